@@ -1,0 +1,72 @@
+set positional-arguments
+
+unexport VIRTUAL_ENV
+
+export UV_NO_PROGRESS := env("UV_NO_PROGRESS", "1")
+
+run := "uv run --quiet"
+demo_dir := justfile_directory() / "build" / "demo"
+
+[doc("List these recipes")]
+_default:
+    @just --list --unsorted
+
+[doc("Make a fresh project in build/demo and run it: web app, worker and services")]
+[no-exit-message]
+demo *args: (render demo_dir)
+    @echo "installing what it needs" >&2
+    @cd "{{ demo_dir }}" && uv sync --quiet
+    @cd "{{ demo_dir }}" && exec uv run --no-sync vibetuner run dev all "$@"
+
+[doc("Run every test: runtime, tour, template, browser")]
+test *args:
+    {{ run }} --group e2e pytest "$@"
+
+[doc("Run the tests that take seconds, not minutes")]
+quick *args:
+    {{ run }} pytest -m "not slow and not e2e" "$@"
+
+[doc("Check format, lint, layers, types and tests, changing nothing")]
+check: lint types test
+
+[doc("Format and fix what can be fixed")]
+format:
+    {{ run }} ruff format .
+    {{ run }} ruff check --fix .
+    just --unstable --fmt
+
+[doc("Check format, lint and layers")]
+lint:
+    {{ run }} ruff format --check .
+    {{ run }} ruff check .
+    {{ run }} lint-imports --no-cache
+
+[doc("Check types")]
+types:
+    {{ run }} mypy
+
+[doc("Measure the tests' coverage of the runtime")]
+coverage *args:
+    {{ run }} coverage run -m pytest -m "not e2e" "$@"
+    {{ run }} coverage combine --quiet
+    {{ run }} coverage report
+
+[doc("Render the template into a folder, replacing what an earlier render left there")]
+render folder=demo_dir *args:
+    @{{ run }} python scripts/render.py "$@"
+
+[doc("Measure what users wait for, beside what they know (docs/benchmarks.md)")]
+bench *names:
+    {{ run }} python benchmarks/run.py "$@"
+
+[doc("Kill, stop and freeze workers and servers at random; judge that no task is lost")]
+chaos *args:
+    {{ run }} python -m chaos "$@"
+
+[doc("Take the README's picture of the generated page")]
+screenshot:
+    {{ run }} --group e2e python scripts/screenshot.py
+
+[doc("Throw away what can be made again")]
+clean:
+    rm -rf build dist .coverage* .mypy_cache .pytest_cache .ruff_cache .hypothesis

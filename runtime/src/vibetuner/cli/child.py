@@ -1,0 +1,80 @@
+"""One web or worker process: ``python -m vibetuner.cli.child``, which the supervisor starts.
+
+A process loads what it serves, and nothing of the other part.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+
+from vibetuner.cli.complaint import complaining
+from vibetuner.config import get_settings
+from vibetuner.logs import configure_logging
+
+__all__ = ["main"]
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Serve one part until a signal comes; an error is one line and an exit code."""
+    options = _parse(arguments)
+    # Until the part that is served listens to it, a signal ends the start, and closes what is open.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit())
+    with complaining():
+        settings = get_settings()
+        as_json = settings.environment == "production"
+        configure_logging(debug=settings.debug, as_json=as_json, process=options.name)
+        if options.supervised:
+            _die_with_parent()
+        if options.part == "frontend":
+            _serve_frontend(options)
+        else:
+            _serve_worker(options)
+
+
+def _serve_frontend(options: argparse.Namespace) -> None:
+    from vibetuner.cli.web import serve_frontend
+
+    with socket.socket(fileno=options.fd) as listener:
+        serve_frontend(listener, dev=options.dev)
+
+
+def _serve_worker(options: argparse.Namespace) -> None:
+    from vibetuner.cli.worker import serve_worker
+
+    monitor = (options.host, options.port) if options.port else None
+    serve_worker(monitor=monitor, schema=options.schema)
+
+
+def _parse(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="vibetuner.cli.child")
+    parser.add_argument("part", choices=["frontend", "worker"])
+    parser.add_argument("--name", default="")
+    parser.add_argument("--dev", action="store_true")
+    parser.add_argument("--schema", action="store_true")
+    parser.add_argument("--supervised", action="store_true")
+    parser.add_argument("--fd", type=int)
+    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--port", type=int, default=0)
+    return parser.parse_args(arguments)
+
+
+def _die_with_parent() -> None:
+    """Stop in order when the supervisor is gone without a word (kill -9)."""
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, daemon=True, name="parent watch").start()
+
+
+if __name__ == "__main__":
+    main()

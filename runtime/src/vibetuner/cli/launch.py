@@ -1,0 +1,129 @@
+"""Prepares what ``vibetuner run`` was asked for, then runs it here or under a supervisor."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+import sys
+from collections.abc import Iterator
+from contextlib import closing, nullcontext
+from dataclasses import dataclass
+from typing import Literal, NoReturn
+
+from vibetuner.cli.ports import listen
+from vibetuner.cli.program import Program
+from vibetuner.config import EMBEDDED, REDIS_MISSING, Settings, get_settings
+from vibetuner.embedded import open_services
+from vibetuner.errors import CommandError, NotConfigured, SettingsError
+from vibetuner.logs import configure_logging
+from vibetuner.project import ensure_env_file, project_root
+
+__all__ = ["Launch"]
+
+logger = logging.getLogger(__name__)
+
+WEB_PORT = 8000
+MONITOR_PORT = 11111
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Launch:
+    """One call of ``vibetuner run``."""
+
+    mode: Literal["dev", "prod"]
+    part: Literal["frontend", "worker", "all"]
+    host: str
+    port: int | None
+    workers: int
+
+    def run(self) -> None:
+        """Check, then run; returns when everything has stopped.
+
+        Raises:
+            VibetunerError: the settings, the project or the port are not fit to start with.
+        """
+        project_root()
+        self._set_environment()
+        settings = get_settings()
+        as_json = settings.environment == "production"
+        configure_logging(debug=settings.debug, as_json=as_json, process="supervisor")
+        self._check(settings)
+        with self._listen() as listener:
+            if self.mode == "prod" and self.part != "all" and self.workers == 1:
+                self._become(next(self._programs(listener)))
+            sys.exit(asyncio.run(self._supervise(settings, listener)))
+
+    def _set_environment(self) -> None:
+        """The mode decides what the processes run for, whatever `.env` says."""
+        if self.mode == "prod":
+            os.environ["ENVIRONMENT"] = "production"
+            return
+        if os.environ.get("ENVIRONMENT") == "production":
+            raise CommandError(
+                "ENVIRONMENT=production is set here. Use `vibetuner run prod`, or unset it"
+            )
+        os.environ |= {"ENVIRONMENT": "development", "DEBUG": "true"}
+        if made := ensure_env_file():
+            print(f"made {made.name} from .env.example, with a fresh SECRET_KEY", file=sys.stderr)
+
+    def _check(self, settings: Settings) -> None:
+        if self.part != "frontend" and not settings.redis_url:
+            raise NotConfigured(REDIS_MISSING)
+        if self.mode == "prod" and settings.secret_key is None:
+            raise SettingsError(
+                "SECRET_KEY is empty, and production signs what it stores. Make one with:  "
+                'python -c "import secrets; print(secrets.token_urlsafe(48))"'
+            )
+
+    def _listen(self) -> closing[socket.socket] | nullcontext[None]:
+        if self.part == "worker":
+            return nullcontext()
+        return closing(listen(self.host, self.port or WEB_PORT))
+
+    def _become(self, program: Program) -> NoReturn:
+        """Turn into the one process that is asked for: without what only this command needs."""
+        sys.stderr.flush()
+        os.execv(sys.executable, [sys.executable, *program.arguments])  # noqa: S606
+
+    async def _supervise(self, settings: Settings, listener: socket.socket | None) -> int:
+        from vibetuner.cli.supervisor import Supervisor
+
+        if EMBEDDED in {settings.redis_url, settings.mongodb_url}:
+            logger.info("starting the embedded services")
+        root = project_root()
+        async with open_services(settings):
+            return await Supervisor(
+                [program.supervised() for program in self._programs(listener)],
+                watch=(root / "src", root / ".env") if self.mode == "dev" else (),
+                # JSON lines name their process themselves, and must stay JSON.
+                label=self.mode == "dev",
+            ).run()
+
+    def _programs(self, listener: socket.socket | None) -> Iterator[Program]:
+        dev = ["--dev"] if self.mode == "dev" else []
+        if listener:
+            arguments = ["frontend", *dev, "--fd", str(listener.fileno())]
+            yield from self._copies("web", arguments, fd=listener.fileno())
+        if self.part != "frontend":
+            schema = ["--schema"] if dev and self.part == "worker" else []
+            yield from self._copies("worker", ["worker", *dev, *schema], monitored=True)
+
+    @property
+    def _monitor(self) -> tuple[str, int]:
+        """Where a worker's page is; host and port are the web app's where there is one."""
+        if self.part == "worker":
+            return self.host, self.port or MONITOR_PORT
+        return "127.0.0.1", MONITOR_PORT
+
+    def _copies(
+        self, name: str, arguments: list[str], *, fd: int | None = None, monitored: bool = False
+    ) -> Iterator[Program]:
+        host, port = self._monitor
+        for number in range(1, self.workers + 1):
+            label = f"{name}-{number}" if self.workers > 1 else name
+            command = ["-m", "vibetuner.cli.child", *arguments, "--name", label]
+            if monitored and number == 1:
+                command += ["--host", host, "--port", str(port)]
+            yield Program(label, tuple(command), fd)

@@ -1,0 +1,237 @@
+"""What the commands about dead letters do, apart from how it looks."""
+
+from __future__ import annotations
+
+import asyncio
+import getpass
+import re
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any, TypeVar
+
+import typer
+
+from vibetuner.cli.letters_view import counting
+from vibetuner.errors import CommandError, DeadLetterError, VibetunerError
+from vibetuner.loader import make_importable
+from vibetuner.project import project_info
+from vibetuner.tasks.dead_letters import (
+    Cause,
+    DeadLetter,
+    count,
+    discard,
+    get,
+    list_letters,
+    open_dead_letters,
+    retry,
+)
+
+__all__ = [
+    "DISCARD",
+    "RETRY",
+    "Job",
+    "Outcome",
+    "Wanted",
+    "fetch",
+    "fetch_count",
+    "fetch_one",
+    "parse_cause",
+    "parse_since",
+    "run",
+    "settle_all",
+    "settle_some",
+]
+
+T = TypeVar("T")
+
+PAGE = 100
+UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """The filters that were typed."""
+
+    task: str | None = None
+    cause: Cause | None = None
+    fingerprint: str | None = None
+    since: datetime | None = None
+    open_only: bool = True
+
+    @property
+    def narrowed(self) -> bool:
+        """Whether any of them leaves something out."""
+        return any((self.task, self.cause, self.fingerprint, self.since))
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What is done with each letter."""
+
+    verb: str
+    done: str
+    next_step: str
+    act: Callable[[str | DeadLetter, str | None], Awaitable[str | None]]
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What came of it: ids of tasks with their new ids, those refused with the reason."""
+
+    done: dict[str, str | None] = field(default_factory=dict)
+    refused: dict[str, str] = field(default_factory=dict)
+    error: VibetunerError | None = None
+
+
+class NotConfirmed(CommandError):  # noqa: N818 - what has happened
+    """Many were meant, and nobody could be asked."""
+
+    exit_code = 2
+
+
+async def _retry(letter: str | DeadLetter, by: str | None) -> str | None:
+    return await retry(letter, by=by)
+
+
+async def _discard(letter: str | DeadLetter, by: str | None) -> None:
+    await discard(letter, by=by)
+
+
+RETRY = Job("retry", "retried", "vibetuner dead-letters list   (those that fail again)", _retry)
+DISCARD = Job("discard", "discarded", "vibetuner dead-letters list --all   (the record)", _discard)
+
+
+def run(work: Coroutine[Any, Any, T]) -> T:
+    """Do ``work`` with everything open that dead letters need."""
+
+    async def opened() -> T:
+        # Arguments may be of the project's classes, and are read before they are enqueued again.
+        make_importable(project_info())
+        async with open_dead_letters():
+            return await work
+
+    try:
+        return asyncio.run(opened())
+    finally:
+        work.close()
+
+
+async def fetch(wanted: Wanted, limit: int) -> tuple[list[DeadLetter], int]:
+    """The newest letters, and how many there are in all."""
+    letters: list[DeadLetter] = []
+    async for letter in _matching(wanted):
+        letters.append(letter)
+        if len(letters) == limit:
+            break
+    return letters, await count(**_filters(wanted))
+
+
+async def fetch_count(wanted: Wanted) -> int:
+    """How many match."""
+    return await count(**_filters(wanted))
+
+
+async def fetch_one(task_id: str) -> DeadLetter:
+    """The letter of one task."""
+    return await get(task_id)
+
+
+async def settle_some(job: Job, ids: list[str]) -> Outcome:
+    """Do the job for the tasks of these ids."""
+
+    async def named() -> AsyncIterator[str]:
+        for task_id in dict.fromkeys(ids):
+            yield task_id
+
+    return await _settle(job, named(), total=len(ids))
+
+
+async def settle_all(job: Job, wanted: Wanted, *, limit: int | None, yes: bool) -> Outcome:
+    """Do the job for all that match, once a person has agreed to how many that are.
+
+    Raises:
+        NotConfirmed: there is no terminal to ask on, and no --yes.
+    """
+    total = await count(**_filters(wanted))
+    total = total if limit is None else min(total, limit)
+    if not total:
+        return Outcome()
+    if not yes:
+        _confirm(job, total)
+    return await _settle(job, _matching(wanted, limit=total), total=total)
+
+
+def parse_since(text: str, now: datetime) -> datetime:
+    """A moment: so long before ``now``, or a date, in UTC unless it says otherwise.
+
+    >>> parse_since("2h", datetime(2026, 5, 1, 12, tzinfo=UTC)).isoformat()
+    '2026-05-01T10:00:00+00:00'
+    >>> parse_since("2026-04-30", datetime(2026, 5, 1, tzinfo=UTC)).isoformat()
+    '2026-04-30T00:00:00+00:00'
+    """
+    try:
+        if match := re.fullmatch(r"(\d+)\s*([smhdw])", text.strip()):
+            return now - timedelta(**{UNITS[match[2]]: int(match[1])})
+        moment = datetime.fromisoformat(text.strip())
+    except (ValueError, OverflowError):
+        raise CommandError(
+            f"--since takes 30m, 2h, 3d or a date such as {now:%Y-%m-%d}, not {text!r}"
+        ) from None
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
+def parse_cause(text: str) -> Cause:
+    """The cause of this name; raises CommandError with the names that there are."""
+    try:
+        return Cause(text.strip().lower().replace("-", "_"))
+    except ValueError:
+        raise CommandError(f"--cause takes one of {', '.join(Cause)}, not {text!r}") from None
+
+
+async def _settle(job: Job, letters: AsyncIterator[str | DeadLetter], *, total: int) -> Outcome:
+    outcome, person = Outcome(), _person()
+    with counting(job.verb, total) as advance:
+        try:
+            async for letter in letters:
+                task_id = letter if isinstance(letter, str) else letter.task_id
+                try:
+                    outcome.done[task_id] = await job.act(letter, person)
+                except DeadLetterError as error:
+                    outcome.refused[task_id] = str(error)
+                advance()
+        except VibetunerError as error:  # what was done until then is told all the same
+            outcome.error = error
+    return outcome
+
+
+def _confirm(job: Job, total: int) -> None:
+    what = f"{job.verb} {total} dead letter{'' if total == 1 else 's'}"
+    if not sys.stdin.isatty():
+        raise NotConfirmed(f"This would {what}. Pass --yes to do it without a terminal")
+    if not typer.confirm(f"{what[0].upper()}{what[1:]}?", err=True):
+        raise NotConfirmed("Nothing was done")
+
+
+async def _matching(wanted: Wanted, limit: int | None = None) -> AsyncIterator[DeadLetter]:
+    after, left = None, limit
+    while True:
+        page = await list_letters(**_filters(wanted), limit=PAGE, after=after)
+        for letter in page.letters[:left]:
+            yield letter
+        left = None if left is None else max(0, left - len(page.letters))
+        after = page.next
+        if after is None or left == 0:
+            return
+
+
+def _filters(wanted: Wanted) -> dict[str, Any]:
+    return asdict(wanted)
+
+
+def _person() -> str | None:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container's user may have no name
+        return None

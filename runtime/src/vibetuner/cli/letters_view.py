@@ -1,0 +1,190 @@
+"""How dead letters look on a terminal, in a pipe and as JSON."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+if TYPE_CHECKING:
+    from vibetuner.cli.letters import Job, Outcome
+    from vibetuner.tasks.dead_letters import DeadLetter
+
+__all__ = [
+    "counting",
+    "print_json_letter",
+    "print_json_list",
+    "print_json_outcome",
+    "print_letter",
+    "print_list",
+    "print_outcome",
+]
+
+LONGEST_ERROR = 100
+MOST_REFUSALS = 10
+
+
+def print_list(letters: Sequence[DeadLetter], total: int) -> None:
+    """One line a letter, the newest first; what to type next below."""
+    console = _console()
+    if not letters:
+        console.print("No dead letters here.")
+        return
+    names = max(len(one_line(letter.task_name)) for letter in letters)
+    causes = max(len(letter.cause.value) for letter in letters)
+    for letter in letters:
+        console.print(_moment(letter.failed_at), style="dim", end="  ")
+        console.print(one_line(letter.task_id), end="  ")
+        console.print(f"{one_line(letter.task_name):<{names}}", style="bold", end="  ")
+        console.print(f"{letter.cause.value:<{causes}}", style="yellow", end="  ")
+        console.print(_error(letter), style=None if letter.is_open else "dim")
+    if total > len(letters):
+        console.print(f"{len(letters)} of {total}; see more with:  --limit {total}")
+    if sys.stdout.isatty():
+        first = one_line(letters[0].task_id)
+        console.print(f"Next:  vibetuner dead-letters show {first}   (or retry, discard)")
+
+
+def print_letter(letter: DeadLetter) -> None:
+    """Everything that a person can use: never the payload itself."""
+    console = _console()
+    for name, value in _facts(letter).items():
+        if value not in {None, ""}:
+            console.print(f"{name:<12}", style="dim", end=" ")
+            console.print(one_line(str(value)))
+    if letter.traceback:
+        console.print()
+        console.print("\n".join(map(one_line, letter.traceback.splitlines())), style="red")
+    if letter.is_open and sys.stdout.isatty():
+        console.print(f"\nNext:  vibetuner dead-letters retry {one_line(letter.task_id)}")
+
+
+def print_outcome(job: Job, outcome: Outcome) -> None:
+    """A summary, the reasons of what was refused, and the next step."""
+    console = _console()
+    for task_id, new_id in list(outcome.done.items()) if len(outcome.done) == 1 else []:
+        console.print(f"{task_id} {job.done}" + (f" as {new_id}" if new_id else ""))
+    if len(outcome.done) > 1:
+        console.print(f"{len(outcome.done)} {job.done}")
+    _print_refusals(outcome)
+    if not outcome.done and not outcome.refused and outcome.error is None:
+        console.print("Nothing matched.")
+    elif outcome.done:
+        console.print(f"Next:  {job.next_step}")
+
+
+def print_json_list(letters: Sequence[DeadLetter], total: int) -> None:
+    """``{"count": of all that match, "letters": [...]}``, without tracebacks."""
+    shown = [_without(_plain(letter), "traceback") for letter in letters]
+    _print_json({"count": total, "letters": shown})
+
+
+def print_json_letter(letter: DeadLetter) -> None:
+    """One object, with its traceback."""
+    _print_json(_plain(letter))
+
+
+def print_json_outcome(job: Job, outcome: Outcome) -> None:
+    """``{"retried": {id: new id}, "refused": {id: reason}}``."""
+    _print_json({job.done: outcome.done, "refused": outcome.refused})
+
+
+@contextmanager
+def counting(verb: str, total: int) -> Iterator[Callable[[], None]]:
+    """A bar that the yielded function advances; only on a terminal, and only for many."""
+    progress = Progress(
+        TextColumn(verb),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+        transient=True,
+        disable=total == 1 or not sys.stderr.isatty(),
+    )
+    with progress:
+        bar = progress.add_task(verb, total=total)
+        yield lambda: progress.advance(bar)
+
+
+def one_line(text: str) -> str:
+    """Text from elsewhere, without what could steer a terminal.
+
+    >>> one_line("a" + chr(27) + "[31m" + chr(10) + "b")
+    'a�[31m b'
+    """
+    flat = " ".join(text.splitlines()) if len(text.splitlines()) > 1 else text
+    return "".join(c if c.isprintable() else "\ufffd" for c in flat)
+
+
+def _print_refusals(outcome: Outcome) -> None:
+    for reason in list(outcome.refused.values())[:MOST_REFUSALS]:
+        print(f"error: {one_line(reason)}", file=sys.stderr)
+    more = len(outcome.refused) - MOST_REFUSALS
+    if more > 0:
+        print(f"error: {more} more were refused; --json names them", file=sys.stderr)
+
+
+def _console() -> Console:
+    # Lines stay whole and plain when they go to a file or a pipe.
+    return Console(soft_wrap=True, highlight=False, markup=False, emoji=False)
+
+
+def _error(letter: DeadLetter) -> str:
+    text = one_line(f"{letter.error_type}: {letter.error}")
+    text = text if len(text) <= LONGEST_ERROR else f"{text[:LONGEST_ERROR]}…"
+    return text if letter.is_open else f"{text}  [{_act(letter)}]"
+
+
+def _act(letter: DeadLetter) -> str:
+    by = f" by {letter.acted_by}" if letter.acted_by else ""
+    at = letter.retried_at or letter.discarded_at
+    when = f" at {_moment(at)}" if at else ""
+    verb = f"retried as {letter.retried_as}" if letter.retried_as else "discarded"
+    return one_line(f"{verb}{by}{when}")
+
+
+def _facts(letter: DeadLetter) -> dict[str, Any]:
+    return {
+        "task": letter.task_name,
+        "id": letter.task_id,
+        "cause": letter.cause.value,
+        "error": f"{letter.error_type}: {letter.error}",
+        "tries": letter.tries,
+        "failed": _moment(letter.failed_at),
+        "enqueued": letter.enqueued_at and _moment(letter.enqueued_at),
+        "arguments": _call(letter),
+        "payload": f"{len(letter.payload)} bytes" if letter.payload else "gone",
+        "fingerprint": letter.fingerprint,
+        "queue": letter.queue,
+        "worker": letter.worker_id,
+        "acted on": None if letter.is_open else _act(letter),
+    }
+
+
+def _call(letter: DeadLetter) -> str:
+    given = [json.dumps(value, ensure_ascii=False) for value in letter.args]
+    given += [f"{k}={json.dumps(v, ensure_ascii=False)}" for k, v in letter.kwargs.items()]
+    return ", ".join(given) or "none"
+
+
+def _plain(letter: DeadLetter) -> dict[str, Any]:
+    values = _without(letter.to_document(), "payload")
+    return {**values, "payload_bytes": len(letter.payload)}
+
+
+def _without(values: dict[str, Any], name: str) -> dict[str, Any]:
+    return {key: value for key, value in values.items() if key != name}
+
+
+def _print_json(content: dict[str, Any]) -> None:
+    print(json.dumps(content, default=datetime.isoformat, indent=2))
+
+
+def _moment(moment: datetime) -> str:
+    return f"{moment.astimezone(UTC):%Y-%m-%d %H:%M:%S}Z"

@@ -1,0 +1,65 @@
+"""The command line; a command imports what it needs when it runs, so that help is quick."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+from typer.exceptions import TyperException
+
+from vibetuner.cli.complaint import complaining
+from vibetuner.cli.db import app as db
+from vibetuner.cli.dead_letters import app as dead_letters
+from vibetuner.cli.run import run
+from vibetuner.cli.services import app as services
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="vibetuner",
+    help="Run and look after a web app with background tasks.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command("run")(run)
+app.add_typer(services, name="services")
+app.add_typer(db, name="db")
+app.add_typer(dead_letters, name="dead-letters")
+
+
+def main() -> None:
+    """The entry point: every error that we foresee is one line and an exit code."""
+    with complaining():
+        sys.exit(_run())
+
+
+def _run() -> int:
+    """Run the command that was typed; returns the exit code."""
+    try:
+        return app(standalone_mode=False) or 0
+    except typer.Abort:
+        print("error: not confirmed, nothing was done", file=sys.stderr)
+        return 1
+    except TyperException as error:
+        message = error.format_message()
+        context: typer.Context | None = getattr(error, "ctx", None)
+        if context is None or message != context.get_help():
+            message = f"error: {' '.join(message.split()).rstrip('.')}"
+            message += f". See:  {context.command_path} --help" if context else ""
+        print(message, file=sys.stderr)
+        return error.exit_code
+
+
+@app.callback(invoke_without_command=True)
+def _options(
+    version: Annotated[bool, typer.Option("--version", help="Show the version.")] = False,
+) -> None:
+    if version:
+        from vibetuner import __version__
+
+        print(f"vibetuner {__version__}")
+        raise typer.Exit

@@ -1,0 +1,49 @@
+"""``vibetuner run``: the web app, the worker, or both under one supervisor."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+
+__all__ = ["run"]
+
+
+class Mode(StrEnum):
+    """What the processes run for."""
+
+    dev = "dev"
+    prod = "prod"
+
+
+class Part(StrEnum):
+    """Which processes to run."""
+
+    frontend = "frontend"
+    worker = "worker"
+    all = "all"
+
+
+def run(
+    mode: Annotated[Mode, typer.Argument(help="dev reloads on change and sets DEBUG.")],
+    part: Annotated[Part, typer.Argument(help="What to run.")] = Part.all,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[
+        int | None,
+        typer.Option(
+            help="Port of the web app (8000), or of a lone worker's monitor (11111).",
+            min=1,
+            max=65535,
+        ),
+    ] = None,
+    workers: Annotated[int, typer.Option(help="How many processes of each part.", min=1)] = 1,
+) -> None:
+    """Run the web app, the worker, or both.
+
+    In dev, embedded services, .env and the SQL schema are made as needed, and a change of the
+    code restarts what runs. One Ctrl-C stops everything in order, a second one at once.
+    """
+    from vibetuner.cli.launch import Launch
+
+    Launch(mode=mode.value, part=part.value, host=host, port=port, workers=workers).run()

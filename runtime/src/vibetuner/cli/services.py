@@ -1,0 +1,115 @@
+"""``vibetuner services``: look at the embedded services, keep them up, stop them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from vibetuner.embedded import ServicesStatus, ServiceStatus
+
+__all__ = ["app"]
+
+app = typer.Typer(
+    help="The local servers behind REDIS_URL=embedded and MONGODB_URL=embedded.",
+    no_args_is_help=True,
+)
+
+NOT_RUNNING = 3
+COLOURS = {"running": "green", "starting": "yellow", "failed": "red", "orphaned": "red"}
+
+
+@app.command()
+def status(
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Show what runs, where, and for whom.
+
+    Exit code 0 when they run, 3 when they are stopped or one of them failed.
+    """
+    from vibetuner import embedded
+    from vibetuner.config import project_root
+
+    seen = embedded.status(project_root())
+    if as_json:
+        _print_json(seen)
+    else:
+        _print_lines(seen)
+    if not seen.running:
+        raise typer.Exit(NOT_RUNNING)
+
+
+@app.command()
+def up() -> None:
+    """Start those that the settings call embedded; they stay up until `down`."""
+    from vibetuner import embedded
+    from vibetuner.config import get_settings, project_root
+    from vibetuner.errors import CommandError
+
+    project_root()
+    services = embedded.embedded_services(get_settings())
+    if not services:
+        raise CommandError(
+            "Nothing to start: no setting says embedded. "
+            "Add to .env:  REDIS_URL=embedded  or  MONGODB_URL=embedded"
+        )
+    _print_lines(embedded.up(embedded.services_root(), services))
+    print("Next:  vibetuner run dev   (to stop them:  vibetuner services down)")
+
+
+@app.command()
+def down(
+    force: Annotated[bool, typer.Option("--force", help="Stop them although used.")] = False,
+) -> None:
+    """Stop them; refuses while others use them."""
+    from vibetuner import embedded
+    from vibetuner.config import project_root
+
+    embedded.down(project_root(), force=force)
+    print("Embedded services are stopped.")
+
+
+def _print_json(seen: ServicesStatus) -> None:
+    import json
+    from dataclasses import asdict
+
+    content: dict[str, Any] = {"running": seen.running, **asdict(seen)}
+    print(json.dumps(content, default=str, indent=2))
+
+
+def _print_lines(seen: ServicesStatus) -> None:
+    from rich.console import Console
+
+    # Lines stay whole and plain when they go to a file or a pipe.
+    console = Console(soft_wrap=True, highlight=False, markup=False)
+    for service in seen.services:
+        console.print(f"{service.name:<8}", end=" ")
+        console.print(f"{service.state:<9}", style=COLOURS.get(service.state, "dim"), end=" ")
+        console.print(_describe(service))
+    for user in seen.users:
+        console.print(f"used by  {user.command} (pid {user.pid}): {', '.join(user.services)}")
+    if seen.pinned:
+        console.print("kept up until:  vibetuner services down")
+
+
+def _describe(service: ServiceStatus) -> str:
+    from datetime import UTC, datetime
+
+    facts = []
+    if service.state == "failed":
+        facts.append(f"{service.error}. See {service.log}")
+    if service.url:
+        facts.append(service.url)
+    if service.pid:
+        facts.append(f"pid {service.pid}")
+    if service.state == "running" and service.since:
+        uptime = datetime.now(UTC) - service.since
+        facts.append(f"up {str(uptime).split('.', maxsplit=1)[0]}")
+    return "  ".join((*facts, f"data {_human(service.data_bytes)}"))
+
+
+def _human(size: int) -> str:
+    if size < 1_000_000:
+        return f"{size / 1000:.1f} kB"
+    return f"{size / 1_000_000:.1f} MB"

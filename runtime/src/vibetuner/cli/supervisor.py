@@ -1,0 +1,186 @@
+"""Runs several processes as one: named log lines, restarts, one Ctrl-C, nothing left behind."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import sys
+import time
+from asyncio.subprocess import PIPE, STDOUT, Process
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from watchfiles import DefaultFilter, awatch
+
+from vibetuner.cli.program import Program
+from vibetuner.logs import is_colourful
+
+__all__ = ["Supervisor"]
+
+logger = logging.getLogger(__name__)
+
+SETTLE_SECONDS = 10.0
+BACKOFF_SECONDS = (0.5, 1, 2, 5, 10, 30)
+STOP_SECONDS = 35.0
+NAME_COLOURS = ("36", "35", "32", "34")
+
+
+class Supervisor:
+    """Keeps programs running until a signal comes.
+
+    With ``watch``, a change of a watched Python file restarts them all, and one that ended waits
+    for the next change. Without, one that ended is started again, later each time; when that
+    does not help, everything stops. A program that fails in its first seconds stops everything
+    too: what can't start should say so and not go on half.
+    """
+
+    def __init__(
+        self, programs: Sequence[Program], *, watch: Sequence[Path] = (), label: bool = True
+    ) -> None:
+        self._programs = programs
+        self._watch = [path for path in watch if path.exists()]
+        self._running: dict[str, Process] = {}
+        self._stopping = asyncio.Event()
+        self._changed = asyncio.Event()
+        self._generation = 0
+        self._code = 0
+        self._label = label and len(programs) > 1
+        self._told: set[str] = set()
+        self._width = max(len(program.name) for program in programs)
+        self._colourful = is_colourful(sys.stderr)
+
+    async def run(self) -> int:
+        """Run until everything has stopped; returns the exit code."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            loop.add_signal_handler(number, self._on_signal)
+        try:
+            async with asyncio.TaskGroup() as group:
+                keepers = [group.create_task(self._keep(program)) for program in self._programs]
+                if self._watch:
+                    group.create_task(self._reload_on_change())
+                await asyncio.wait(keepers)
+                self._stopping.set()
+        finally:
+            self._signal_all(signal.SIGKILL)
+        return self._code
+
+    def _on_signal(self) -> None:
+        if self._stopping.is_set():
+            self._signal_all(signal.SIGKILL)
+            return
+        logger.info("stopping; Ctrl-C again stops at once")
+        self._stop()
+
+    def _stop(self, code: int = 0) -> None:
+        self._code = self._code or code
+        self._stopping.set()
+        self._changed.set()
+        self._signal_all(signal.SIGTERM)
+        loop = asyncio.get_running_loop()
+        loop.call_later(STOP_SECONDS, self._signal_all, signal.SIGKILL)
+
+    async def _keep(self, program: Program) -> None:
+        failures = 0
+        while not self._stopping.is_set():
+            generation, began = self._generation, time.monotonic()
+            code = await self._run_once(program)
+            if self._stopping.is_set():
+                return
+            if generation != self._generation:
+                failures = 0
+                continue
+            quick = time.monotonic() - began < SETTLE_SECONDS
+            failures = failures + 1 if quick else 1
+            await self._recover(program, code, failures, first=generation == 0 and quick)
+
+    async def _recover(self, program: Program, code: int, failures: int, *, first: bool) -> None:
+        ended = f"{program.name} ended with exit code {code}"
+        # What can't start has said why, and exits by itself; who is killed was fit to run.
+        if (first and code > 0 and failures == 1) or failures > len(BACKOFF_SECONDS):
+            if failures > 1:
+                logger.info("%s, %d times in a row; giving up", ended, failures)
+            self._stop(code if code > 0 else 1)
+        elif self._watch:
+            logger.info("%s; waiting for a change", ended)
+            self._changed.clear()
+            await self._changed.wait()
+        else:
+            wait = BACKOFF_SECONDS[failures - 1]
+            logger.info("%s; starting it again in %g s", ended, wait)
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._stopping.wait(), wait)
+
+    async def _run_once(self, program: Program) -> int:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            *program.arguments,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=PIPE,
+            stderr=STDOUT,
+            pass_fds=() if program.fd is None else (program.fd,),
+            env={**os.environ, "FORCE_COLOR": "1"} if self._colourful else None,
+            # Ctrl-C reaches the supervisor alone, which stops its programs in order.
+            start_new_session=True,
+        )
+        self._running[program.name] = process
+        if self._stopping.is_set():
+            process.terminate()
+        try:
+            await self._relay_output(program, process)
+            return await process.wait()
+        finally:
+            del self._running[program.name]
+
+    async def _relay_output(self, program: Program, process: Process) -> None:
+        assert process.stdout  # noqa: S101 - PIPE is asked for above
+        prefix = self._prefix(program.name) if self._label else ""
+        while True:
+            try:
+                line = await process.stdout.readuntil(b"\n")
+            except asyncio.IncompleteReadError as end:
+                line = end.partial
+            except asyncio.LimitOverrunError as long:
+                line = await process.stdout.readexactly(long.consumed)
+            if not line:
+                return
+            text = line.decode(errors="replace").rstrip("\n")
+            if text.startswith("error: "):
+                if text in self._told:
+                    continue  # what keeps both from starting is said once
+                self._told.add(text)
+            print(f"{prefix}{text}", file=sys.stderr, flush=True)
+
+    async def _reload_on_change(self) -> None:
+        async for changes in awatch(
+            *self._watch, watch_filter=CodeFilter(), stop_event=self._stopping, step=100
+        ):
+            names = sorted({Path(path).name for _, path in changes})
+            more = " …" if names[3:] else ""
+            logger.info("changed: %s%s; restarting", ", ".join(names[:3]), more)
+            self._generation += 1
+            self._changed.set()
+            self._signal_all(signal.SIGTERM)
+
+    def _signal_all(self, number: signal.Signals) -> None:
+        for process in tuple(self._running.values()):
+            with suppress(ProcessLookupError):
+                process.send_signal(number)
+
+    def _prefix(self, name: str) -> str:
+        label = f"{name:<{self._width}} | "
+        names = [program.name for program in self._programs]
+        colour = NAME_COLOURS[names.index(name) % len(NAME_COLOURS)]
+        return f"\x1b[{colour}m{label}\x1b[0m" if self._colourful else label
+
+
+class CodeFilter(DefaultFilter):
+    """Python files and `.env`; templates are read anew by themselves."""
+
+    def __call__(self, _change: object, path: str) -> bool:
+        """Whether a change of ``path`` restarts the programs."""
+        name = Path(path).name
+        return (path.endswith(".py") or name == ".env") and "__pycache__" not in path

@@ -1,0 +1,254 @@
+"""Settings: what the environment says, as typed values."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from vibetuner.env_file import check_env_file, find_value, mask_url
+from vibetuner.errors import SettingsError
+from vibetuner.project import (
+    ProjectInfo,
+    data_dir,
+    find_root,
+    project_info,
+    project_root,
+)
+from vibetuner.state import Slot
+
+__all__ = [
+    "ProjectInfo",
+    "Settings",
+    "data_dir",
+    "get_settings",
+    "mask_url",
+    "project_info",
+    "project_root",
+    "using_settings",
+]
+
+EMBEDDED = "embedded"
+REDIS_MISSING = (
+    "Background tasks: Redis not configured. Add to .env:  REDIS_URL=redis://localhost:6379"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """Says in an error what a variable should have held."""
+
+    text: str
+
+
+class Settings(BaseSettings):
+    """Typed settings, from the environment and from `.env`; a variable wins over the file."""
+
+    model_config = SettingsConfigDict(
+        env_ignore_empty=True, extra="ignore", frozen=True, hide_input_in_errors=True
+    )
+
+    redis_url: Annotated[
+        str | None,
+        Expected("redis://host:6379, rediss://host:6379 or embedded"),
+    ] = Field(None, description="Redis or Valkey: the queue and the event relay")
+    mongodb_url: Annotated[
+        str | None,
+        Expected("mongodb://host:27017, mongodb+srv://host or embedded"),
+    ] = Field(None, description="MongoDB: documents and dead letters")
+    database_url: Annotated[
+        str | None,
+        Expected("sqlite+aiosqlite:///file.db or postgresql+asyncpg://user:password@host/name"),
+    ] = Field(None, description="SQL database")
+    debug: Annotated[bool, Expected("true or false")] = Field(
+        default=False, description="Verbose logs, tracebacks, open /debug pages"
+    )
+    environment: Annotated[
+        Literal["development", "test", "production"],
+        Expected("development, test or production"),
+    ] = Field("development", description="What this process runs for")
+    secret_key: Annotated[SecretStr | None, Expected("a long random text")] = Field(
+        None, description="Signs payloads and tickets"
+    )
+    secret_key_previous: Annotated[SecretStr | None, Expected("a long random text")] = Field(
+        None, description="The SECRET_KEY before the last change; still accepted"
+    )
+    debug_access_token: Annotated[SecretStr | None, Expected("a long random text")] = Field(
+        None, description="Opens the /debug pages outside development"
+    )
+    worker_concurrency: Annotated[int, Expected("a whole number of at least 1")] = Field(
+        16, ge=1, description="Tasks that one worker runs at the same time"
+    )
+    worker_grace_period: Annotated[float, Expected("seconds, 0 or more")] = Field(
+        30.0, ge=0, description="Seconds that running tasks get to finish at a planned stop"
+    )
+    worker_watchdog_timeout: Annotated[float, Expected("seconds, 0 or more")] = Field(
+        60.0, ge=0, description="Seconds of a blocked event loop that end a worker; 0 for never"
+    )
+    worker_idle_timeout: Annotated[float, Expected("seconds, at least 1")] = Field(
+        60.0, ge=1, description="Seconds after which a lost worker's tasks are started again"
+    )
+    redis_key_prefix: Annotated[
+        str, Expected("letters, digits, '-', '_' and '.', with ':' at the end")
+    ] = Field("", description="Starts every key in Redis; names the queue")
+    smtp_url: Annotated[
+        SecretStr | None,
+        Expected("smtp://user:password@host:587 or smtps://user:password@host:465"),
+    ] = Field(None, description="Outgoing mail")
+    mail_from: Annotated[str | None, Expected("an address such as team@example.com")] = Field(
+        None, description="Sender of outgoing mail"
+    )
+
+    @field_validator("redis_url")
+    @classmethod
+    def _redis_scheme(cls, value: str | None) -> str | None:
+        return _with_scheme(value, "redis://", "rediss://", "unix://")
+
+    @field_validator("mongodb_url")
+    @classmethod
+    def _mongodb_scheme(cls, value: str | None) -> str | None:
+        return _with_scheme(value, "mongodb://", "mongodb+srv://")
+
+    @field_validator("database_url")
+    @classmethod
+    def _database_driver(cls, value: str | None) -> str | None:
+        if value is None:
+            return None
+        for plain, driver in ASYNC_DRIVERS.items():
+            if value.startswith(f"{plain}://"):
+                value = f"{driver}{value.removeprefix(plain)}"
+        if not value.startswith(tuple(f"{driver}://" for driver in ASYNC_DRIVERS.values())):
+            raise ValueError("unknown scheme")
+        return _sqlite_below_root(value)
+
+    @field_validator("smtp_url")
+    @classmethod
+    def _smtp_scheme(cls, value: SecretStr | None) -> SecretStr | None:
+        if value and not value.get_secret_value().startswith(("smtp://", "smtps://")):
+            raise ValueError("unknown scheme")
+        return value
+
+    @field_validator("mail_from")
+    @classmethod
+    def _address(cls, value: str | None) -> str | None:
+        if value is not None and not re.fullmatch(r"[^\r\n]+@[^\r\n]+", value):
+            raise ValueError("not an address")
+        return value
+
+    @field_validator("redis_key_prefix")
+    @classmethod
+    def _prefix(cls, value: str) -> str:
+        if not re.fullmatch(r"[\w.:-]*", value):
+            raise ValueError("unexpected character")
+        return f"{value.rstrip(':')}:"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _default_prefix(cls, values: dict[str, Any]) -> dict[str, Any]:
+        if not values.get("redis_key_prefix"):
+            return {**values, "redis_key_prefix": _slug()}
+        return values
+
+    @model_validator(mode="after")
+    def _no_embedded_services_in_production(self) -> Settings:
+        if self.environment == "production":
+            for name in ("redis_url", "mongodb_url"):
+                if getattr(self, name) == EMBEDDED:
+                    raise ValueError(name)
+        return self
+
+    @property
+    def queue_name(self) -> str:
+        """The queue's name: the key prefix without its colon."""
+        return self.redis_key_prefix.rstrip(":")
+
+
+ASYNC_DRIVERS = {
+    "sqlite": "sqlite+aiosqlite",
+    "postgresql": "postgresql+asyncpg",
+    "postgres": "postgresql+asyncpg",
+}
+
+
+def _with_scheme(value: str | None, *schemes: str) -> str | None:
+    if value is None or value == EMBEDDED or value.startswith(schemes):
+        return value
+    raise ValueError("unknown scheme")
+
+
+def _sqlite_below_root(url: str) -> str:
+    """A relative SQLite file lies below the project's root, wherever the command was typed."""
+    match = re.fullmatch(r"(sqlite\+aiosqlite:///)([^/:?][^?]*)(\?.*)?", url)
+    if match is None or find_root() is None:
+        return url
+    return f"{match[1]}{project_root() / match[2]}{match[3] or ''}"
+
+
+def _slug() -> str:
+    return project_info().slug if find_root() else "vibetuner"
+
+
+_override = Slot[Settings](lambda: LookupError("no override"))
+
+
+def get_settings() -> Settings:
+    """The process's settings; read once.
+
+    Raises:
+        SettingsError: a variable or a line of `.env` holds a wrong value.
+    """
+    return _override.peek() or _load_settings()
+
+
+@contextmanager
+def using_settings(settings: Settings) -> Iterator[Settings]:
+    """Make :func:`get_settings` return ``settings`` for the length of the block."""
+    with _override.hold(settings):
+        yield settings
+
+
+@cache
+def _load_settings() -> Settings:
+    env_file = (find_root() or Path.cwd()) / ".env"
+    check_env_file(env_file)
+    try:
+        return Settings(_env_file=env_file)
+    except ValidationError as error:
+        raise SettingsError(_explain(error, env_file)) from None
+
+
+def _explain(error: ValidationError, env_file: Path) -> str:
+    return "; ".join(_explain_one(dict(detail), env_file) for detail in error.errors())
+
+
+def _explain_one(detail: dict[str, Any], env_file: Path) -> str:
+    if not detail["loc"]:
+        name = str(detail["ctx"]["error"])
+        return (
+            f"{name.upper()}={EMBEDDED} is for development and tests; ENVIRONMENT=production needs "
+            f"the URL of a real server, e.g. {name.upper()}={REAL_SERVERS[name]}"
+        )
+    name = str(detail["loc"][0]).lower()
+    field = Settings.model_fields[name]
+    expected = next(item.text for item in field.metadata if isinstance(item, Expected))
+    variable = name.upper()
+    where = "the environment" if os.environ.get(variable) else env_file.name
+    return f"{variable}: expected {expected}, found {_shown(name, env_file)} in {where}"
+
+
+REAL_SERVERS = {"redis_url": "redis://valkey:6379", "mongodb_url": "mongodb://mongo:27017"}
+
+
+def _shown(name: str, env_file: Path) -> str:
+    if Settings.model_fields[name].annotation == (SecretStr | None):
+        return "a value that is not shown"
+    value = os.environ.get(name.upper()) or find_value(env_file, name)
+    return repr(mask_url(value))

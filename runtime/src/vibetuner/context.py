@@ -1,0 +1,57 @@
+"""What a task may know: the project's metadata and shared clients."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, cast
+
+from vibetuner.errors import NotConfigured
+from vibetuner.state import Slot
+
+if TYPE_CHECKING:
+    from httpx2 import AsyncClient
+
+__all__ = ["Context", "ctx", "current_context"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Context:
+    """What the lifespans yield. Extend it by a subclass, or by ``dataclasses.replace``.
+
+    Args:
+        project_name: as people write it.
+        project_slug: as machines write it.
+        version: the project's version.
+        environment: development, test or production.
+        debug: whether DEBUG is set.
+        http_client: one shared HTTP client, closed with the process.
+    """
+
+    project_name: str
+    project_slug: str
+    version: str
+    environment: str
+    debug: bool
+    http_client: AsyncClient
+
+
+current_context: Slot[Context] = Slot(
+    lambda: NotConfigured(
+        "There is no context here. Use it inside a task, a route, or `async with base_lifespan():`"
+    )
+)
+
+
+class _CurrentContext:
+    """Hands every attribute on to the context that the process has open."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):  # what tools probe for is no question to the context
+            raise AttributeError(name)
+        return getattr(current_context.get(), name)
+
+    def __repr__(self) -> str:
+        return f"<ctx: {current_context.peek()!r}>"
+
+
+ctx = cast("Context", _CurrentContext())

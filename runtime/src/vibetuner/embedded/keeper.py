@@ -1,0 +1,133 @@
+"""The keeper: the process that runs the servers for as long as somebody uses them.
+
+It polls the leases four times a second. The decision to stop is taken, and carried out, under the
+start lock, so that nobody joins servers that are about to go.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+from vibetuner.embedded.folder import Folder, Service
+from vibetuner.embedded.locks import try_lock, wait_for_lock
+from vibetuner.embedded.record import Record, read_record, write_record
+from vibetuner.embedded.servers import Mongo, Server, Valkey, stop_all
+from vibetuner.embedded.users import live_users, remove_dead
+
+__all__ = ["main"]
+
+IDLE_POLL = 0.25
+START_POLL = 0.02
+LOCK_SECONDS = 10.0
+
+
+def main() -> None:
+    """``python -m vibetuner.embedded.keeper <folder> <descriptor of the keeper's lock>``."""
+    folder, lock = Folder(Path(sys.argv[1])), int(sys.argv[2])
+    os.set_inheritable(lock, False)
+    logging.basicConfig(format="%(asctime)s %(message)s", level=logging.INFO)
+    if os.fork() == 0:
+        Keeper(folder, lock).run()
+    else:
+        os._exit(0)
+
+
+class Keeper:
+    """Runs what the live leases ask for."""
+
+    def __init__(self, folder: Folder, lock: int) -> None:
+        self._folder = folder
+        self._lock = lock
+        ports = {name: one.port for name, one in read_record(folder).services.items()}
+        servers = (Valkey(folder, ports["redis"]), Mongo(folder, ports["mongodb"]))
+        self._servers: dict[Service, Server] = {server.service: server for server in servers}
+        self._wanted: set[Service] = set()
+        self._published = Record()
+        self._told_to_stop = False
+
+    def run(self) -> None:
+        """Serve until nobody is left."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._on_signal)
+        start_lock: int | None = None
+        try:
+            for server in self._servers.values():
+                server.reclaim()
+            start_lock = self._serve()
+        finally:
+            stop_all(self._servers.values())
+            self._wanted.clear()
+            self._publish(keeper=None)
+            # In this order: who gets the start lock must find the keeper's lock free.
+            os.close(self._lock)
+            if start_lock is not None:
+                os.close(start_lock)
+
+    def _serve(self) -> int | None:
+        """Look after the servers; returns with the start lock held when it is time to stop."""
+        while True:
+            if self._is_evicted():
+                return None
+            if self._told_to_stop or self._folder.stop_request.exists():
+                self._folder.stop_request.unlink(missing_ok=True)
+                return self._await_start_lock()
+            if not self._users_want_services():
+                start_lock = self._start_lock_if_unused()
+                if start_lock is not None:
+                    return start_lock
+            for service in self._wanted:
+                self._servers[service].look()
+            self._publish(keeper=os.getpid())
+            time.sleep(START_POLL if self._is_busy() else IDLE_POLL)
+
+    def _users_want_services(self) -> bool:
+        users = live_users(self._folder)
+        # A service stays once it is up: what one user left, the next may be about to join.
+        self._wanted.update(service for user in users for service in user.services)
+        return bool(users) or self._folder.pin.exists()
+
+    def _start_lock_if_unused(self) -> int | None:
+        start_lock = try_lock(self._folder.start_lock)
+        if start_lock is None:
+            return None
+        if self._users_want_services():
+            os.close(start_lock)
+            return None
+        remove_dead(self._folder)
+        return start_lock
+
+    def _await_start_lock(self) -> int | None:
+        return wait_for_lock(
+            self._folder.start_lock, patience=LOCK_SECONDS, give_up=self._is_evicted
+        )
+
+    def _is_evicted(self) -> bool:
+        """Whether somebody removed the folder below us; then nothing in it is ours any more."""
+        try:
+            return not os.path.samestat(self._folder.keeper_lock.stat(), os.fstat(self._lock))
+        except OSError:
+            return True
+
+    def _is_busy(self) -> bool:
+        return any(self._servers[service].record.state == "starting" for service in self._wanted)
+
+    def _publish(self, *, keeper: int | None) -> None:
+        record = Record(keeper, {name: server.record for name, server in self._servers.items()})
+        if record == self._published or self._is_evicted():
+            return
+        # A keeper that can't write this ends: whoever waits for it then meets the same obstacle,
+        # and says so.
+        write_record(self._folder, record)
+        self._published = record
+
+    def _on_signal(self, *_: object) -> None:
+        self._told_to_stop = True
+
+
+if __name__ == "__main__":
+    main()

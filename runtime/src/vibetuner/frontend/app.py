@@ -1,0 +1,67 @@
+"""The web app: the project's routes, templates and static files, and htmx beside them."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from importlib.resources import files
+from pathlib import Path
+
+from fastapi import FastAPI
+from fastapi.staticfiles import StaticFiles
+
+from vibetuner.config import get_settings
+from vibetuner.errors import ProjectError
+from vibetuner.frontend import health
+from vibetuner.frontend.lifespan import frontend_lifespan
+from vibetuner.frontend.templates import ASSETS_PATH
+from vibetuner.loader import load_project
+from vibetuner.project import ProjectInfo, project_info
+
+__all__ = ["create_app"]
+
+
+def create_app() -> FastAPI:
+    """The ASGI app of the project that the current folder lies in.
+
+    Raises:
+        ProjectError: there is no project, or its tune.py is broken.
+    """
+    project = project_info()
+    app = FastAPI(
+        title=project.name,
+        version=project.version,
+        description=project.description,
+        debug=get_settings().debug,
+        lifespan=_lifespan,
+        docs_url=None,
+        redoc_url=None,
+    )
+    app.include_router(health.router)
+    for router in load_project().routes:
+        app.include_router(router)
+    _mount_files(app, project)
+    return app
+
+
+@asynccontextmanager
+async def _lifespan(_app: FastAPI) -> AsyncIterator[None]:
+    async with frontend_lifespan():
+        yield
+
+
+def _mount_files(app: FastAPI, project: ProjectInfo) -> None:
+    app.mount(ASSETS_PATH, StaticFiles(directory=_assets_folder()), name="vibetuner")
+    static = project.root / "src" / project.package / "static"
+    if static.is_dir():
+        app.mount("/static", StaticFiles(directory=static), name="static")
+
+
+def _assets_folder() -> Path:
+    try:
+        return Path(str(files("vibetuner_htmx").joinpath("htmx.min.js"))).parent
+    except ModuleNotFoundError:
+        raise ProjectError(
+            "htmx is not installed beside the runtime: it was not built as a wheel. "
+            "Run:  uv sync --reinstall-package vibetuner-runtime"
+        ) from None

@@ -1,0 +1,39 @@
+"""What surrounds the web process's life."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from typing import Any
+
+from vibetuner.config import get_settings
+from vibetuner.context import Context
+from vibetuner.lifespan import open_context
+from vibetuner.loader import load_project
+from vibetuner.resources.slots import redis_client
+from vibetuner.sse.hub import get_hub
+from vibetuner.sse.relay import open_relay
+from vibetuner.tasks.worker import get_worker
+
+__all__ = ["base_lifespan", "frontend_lifespan"]
+
+
+@asynccontextmanager
+async def base_lifespan() -> AsyncIterator[Context]:
+    """Open what is configured, the queue to enqueue to, and the relay of events.
+
+    Without REDIS_URL the pages work, and enqueueing says what is missing.
+    """
+    settings = get_settings()
+    async with AsyncExitStack() as stack:
+        context = await stack.enter_async_context(open_context(settings, load_project()))
+        if client := redis_client.peek():
+            await stack.enter_async_context(get_worker())
+            relay = open_relay(client, get_hub(), settings.redis_key_prefix)
+            await stack.enter_async_context(relay)
+        yield context
+
+
+def frontend_lifespan() -> AbstractAsyncContextManager[Any]:
+    """The project's own lifespan if tune.py names one, else :func:`base_lifespan`."""
+    return (load_project().frontend_lifespan or base_lifespan)()

@@ -1,0 +1,55 @@
+"""Opens what is configured, in order, and closes it in reverse."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+
+from anyio import CancelScope
+from httpx2 import AsyncClient
+
+from vibetuner.app import VibetunerApp
+from vibetuner.config import Settings
+from vibetuner.context import Context, current_context
+from vibetuner.embedded import open_services
+from vibetuner.project import find_root, project_info
+from vibetuner.resources.table import RESOURCES
+
+__all__ = ["make_context", "open_context"]
+
+
+@asynccontextmanager
+async def open_context(settings: Settings, project: VibetunerApp) -> AsyncIterator[Context]:
+    """The context of a process, with each configured resource open behind it.
+
+    Whatever happens inside, or while one of them opens, those that are open are closed.
+
+    Raises:
+        ServiceUnavailable: a configured resource does not answer.
+    """
+    with CancelScope() as scope:
+        async with AsyncExitStack() as stack:
+            settings = await stack.enter_async_context(open_services(settings))
+            for resource in RESOURCES:
+                if resource.enabled(settings):
+                    await stack.enter_async_context(resource.open(settings, project))
+            client = await stack.enter_async_context(AsyncClient())
+            context = make_context(settings, client)
+            try:
+                yield stack.enter_context(current_context.hold(context))
+            finally:
+                # Closing takes awaiting, which a cancellation from outside would cut short.
+                scope.shield = True
+
+
+def make_context(settings: Settings, client: AsyncClient) -> Context:
+    """The project's metadata beside a client."""
+    project = project_info() if find_root() else None
+    return Context(
+        project_name=project.name if project else settings.queue_name,
+        project_slug=project.slug if project else settings.queue_name,
+        version=project.version if project else "0",
+        environment=settings.environment,
+        debug=settings.debug,
+        http_client=client,
+    )

@@ -1,0 +1,94 @@
+"""Finds ``src/<package>/tune.py`` and returns what it declares."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from difflib import get_close_matches
+from functools import cache
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from types import ModuleType
+
+from vibetuner.app import VibetunerApp
+from vibetuner.errors import ProjectError, VibetunerError
+from vibetuner.project import ProjectInfo, project_info
+
+__all__ = ["import_module_of", "load_project"]
+
+
+@cache
+def load_project() -> VibetunerApp:
+    """The project's :class:`VibetunerApp`, found from any folder of the project; loaded once.
+
+    Raises:
+        ProjectError: tune.py is missing, ambiguous or broken; the message names file and line.
+    """
+    project = project_info()
+    tune = project.root / "src" / project.package / "tune.py"
+    make_importable(project)
+    app = getattr(import_module_of(project, f"{project.package}.tune"), "app", None)
+    if not isinstance(app, VibetunerApp):
+        found = "nothing" if app is None else f"a {type(app).__name__}"
+        raise ProjectError(f"{tune}: expected `app = VibetunerApp(...)`, found {found} named app")
+    return app
+
+
+def make_importable(project: ProjectInfo) -> None:
+    """Put ``src/`` on the path unless it is there already; it wins over an installed copy.
+
+    Raises:
+        ProjectError: the package's name belongs to something else.
+    """
+    source = project.root / "src"
+    spec = find_spec(project.package)
+    # A mere folder of that name has no origin, and is a package only where nothing else is.
+    origin = spec.origin if spec else None
+    installed = Path(origin).resolve().parent if origin else None
+    if installed == (source / project.package).resolve():
+        return
+    if installed is not None and not (installed / "tune.py").is_file():
+        raise ProjectError(
+            f"The name of the package src/{project.package} is taken by {origin}. "
+            "Rename the package"
+        )
+    sys.path.insert(0, str(source))
+
+
+def import_module_of(project: ProjectInfo, name: str) -> ModuleType:
+    """Import a module of the project.
+
+    Raises:
+        ProjectError: it is broken; the message names file and line.
+    """
+    try:
+        return import_module(name)
+    except VibetunerError:
+        raise
+    except Exception as error:
+        raise ProjectError(_locate(error, project.root / "src", name)) from error
+
+
+def _locate(error: Exception, source: Path, name: str) -> str:
+    """``file:line: what``, with the line of the project that led to the error."""
+    module = source / f"{name.replace('.', '/')}.py"
+    if isinstance(error, SyntaxError):
+        return f"{error.filename or module}:{error.lineno or 0}: syntax error: {error.msg}"
+    frames = [
+        frame
+        for frame in traceback.extract_tb(error.__traceback__)
+        if frame.filename.startswith(str(source))
+    ]
+    file, line = (frames[-1].filename, frames[-1].lineno) if frames else (str(module), 1)
+    message = str(error).splitlines()[0] if str(error) else "no message"
+    return f"{file}:{line}: {type(error).__name__}: {message}{_suggestion(message)}"
+
+
+def _suggestion(message: str) -> str:
+    if "VibetunerApp" not in message or "unexpected keyword argument" not in message:
+        return ""
+    wrong = message.rsplit("'", 2)[-2]
+    close = get_close_matches(wrong, VibetunerApp.__dataclass_fields__, n=1)
+    known = ", ".join(VibetunerApp.__dataclass_fields__)
+    return f". Did you mean {close[0]}=?" if close else f". It takes {known}"

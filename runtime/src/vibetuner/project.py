@@ -1,0 +1,155 @@
+"""Where the project lies, and what it is called."""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+import tomllib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vibetuner.errors import ProjectError
+from vibetuner.state import Slot
+
+__all__ = [
+    "ProjectInfo",
+    "data_dir",
+    "ensure_env_file",
+    "find_root",
+    "find_tunes",
+    "project_info",
+    "project_root",
+    "using_data_dir",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class ProjectInfo:
+    """What ``pyproject.toml`` says of the project."""
+
+    name: str
+    slug: str
+    package: str
+    version: str
+    description: str
+    root: Path
+
+
+def find_root() -> Path | None:
+    """The nearest folder, from here upwards, that holds ``pyproject.toml`` and a ``tune.py``."""
+    here = Path.cwd()
+    for folder in (here, *here.parents):
+        if (folder / "pyproject.toml").is_file() and find_tunes(folder):
+            return folder
+    return None
+
+
+def find_tunes(root: Path) -> list[Path]:
+    """All ``src/<package>/tune.py`` of a folder, sorted."""
+    return sorted(root.glob("src/*/tune.py"))
+
+
+def project_root() -> Path:
+    """The root of the project that the current folder lies in.
+
+    Raises:
+        ProjectError: the current folder is in no project.
+    """
+    root = find_root()
+    if root is None:
+        raise ProjectError(_why_no_root(Path.cwd()))
+    return root
+
+
+def _why_no_root(here: Path) -> str:
+    for folder in (here, *here.parents):
+        if (folder / "pyproject.toml").is_file() and (folder / "src").is_dir():
+            return (
+                f"No tune.py in {folder}. Create src/<package>/tune.py with: "
+                "from vibetuner import VibetunerApp; app = VibetunerApp()"
+            )
+    return (
+        f"{here} is in no vibetuner project. Go to one, or make one: "
+        "copier copy gh:org/vibetuner-template myproject"
+    )
+
+
+def project_info() -> ProjectInfo:
+    """What the project is called.
+
+    Raises:
+        ProjectError: there is no project here, two packages have a ``tune.py``, or
+            ``pyproject.toml`` can't be read.
+    """
+    root = project_root()
+    tunes = find_tunes(root)
+    if len(tunes) > 1:
+        names = " and ".join(str(tune.relative_to(root)) for tune in tunes)
+        raise ProjectError(f"{root} has more than one tune.py: {names}. Keep one")
+    project = _read_pyproject(root / "pyproject.toml")
+    slug = str(project.get("name", tunes[0].parent.name))
+    return ProjectInfo(
+        name=str(project.get("title", slug)),
+        slug=slug,
+        package=tunes[0].parent.name,
+        version=str(project.get("version", "0")),
+        description=str(project.get("description", "")),
+        root=root,
+    )
+
+
+def _read_pyproject(path: Path) -> dict[str, Any]:
+    try:
+        document = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ProjectError(f"{path} can't be read: {error}") from None
+    project = document.get("project", {})
+    title = document.get("tool", {}).get("vibetuner", {}).get("title")
+    return {**project, "title": title} if title else project
+
+
+_data_dir = Slot[Path](lambda: LookupError("no override"))
+
+
+@contextmanager
+def using_data_dir(folder: Path) -> Iterator[Path]:
+    """Make :func:`data_dir` return ``folder`` for the length of the block."""
+    with _data_dir.hold(folder):
+        yield folder
+
+
+def data_dir() -> Path:
+    """The folder for what the project makes at run time: ``.vibetuner/``, kept out of git."""
+    folder = _data_dir.peek() or (find_root() or Path.cwd()) / ".vibetuner"
+    ignore = folder / ".gitignore"
+    if not ignore.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        ignore.write_text("*\n", encoding="utf-8")
+    return folder
+
+
+def ensure_env_file() -> Path | None:
+    """Make `.env` from `.env.example`, with a fresh SECRET_KEY, unless it is there already.
+
+    Returns the new file's path, or None when there was nothing to do.
+    """
+    root = find_root()
+    if root is None or (root / ".env").exists() or not (root / ".env.example").is_file():
+        return None
+    example = (root / ".env.example").read_text(encoding="utf-8")
+    text = re.sub(r"(?m)^SECRET_KEY=$", f"SECRET_KEY={secrets.token_urlsafe(48)}", example)
+    draft = root / f".env.{secrets.token_hex(4)}"
+    draft.touch(mode=0o600)
+    try:
+        draft.write_text(text, encoding="utf-8")
+        # link() refuses to replace: of two commands that start at once, one file wins whole.
+        os.link(draft, root / ".env")
+    except FileExistsError:
+        return None
+    finally:
+        draft.unlink()
+    return root / ".env"

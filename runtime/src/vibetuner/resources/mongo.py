@@ -1,0 +1,99 @@
+"""MongoDB through PyMongo's asynchronous client, with Beanie's documents."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from beanie import init_beanie
+from pymongo import AsyncMongoClient
+from pymongo.asynchronous.database import AsyncDatabase
+from pymongo.errors import ConfigurationError, PyMongoError
+
+from vibetuner.app import VibetunerApp
+from vibetuner.config import Settings, mask_url
+from vibetuner.errors import ServiceUnavailable, first_line
+from vibetuner.models import CORE_MODELS
+from vibetuner.resources.slots import mongo_database
+
+__all__ = ["Database", "check", "open_database", "open_mongo", "open_resource", "unreachable"]
+
+CONNECT_MS = 5000
+
+Database = AsyncDatabase[dict[str, Any]]
+
+
+@asynccontextmanager
+async def open_mongo(settings: Settings, project: VibetunerApp) -> AsyncIterator[Database]:
+    """The database with every document of the project ready for use, indexes made.
+
+    Raises:
+        ServiceUnavailable: no answer within 5 seconds, or a refusal.
+    """
+    async with open_database(settings) as database:
+        try:
+            await init_beanie(database=database, document_models=[*CORE_MODELS, *project.models])
+        except PyMongoError as error:
+            raise ServiceUnavailable(unreachable(settings, error)) from error
+        yield database
+
+
+@asynccontextmanager
+async def open_database(settings: Settings) -> AsyncIterator[Database]:
+    """The database alone, without the project's documents; it has answered once.
+
+    The name comes from the URL's path, else from REDIS_KEY_PREFIX, which is the project's slug.
+
+    Raises:
+        ServiceUnavailable: no answer within 5 seconds, or a refusal.
+    """
+    client = _make_client(settings)
+    try:
+        try:
+            await client.admin.command("ping")
+        except PyMongoError as error:
+            raise ServiceUnavailable(unreachable(settings, error)) from error
+        # A dot or a colon may stand in a key, and not in a database's name.
+        name = re.sub(r"[.:]", "-", settings.queue_name)
+        database = client.get_default_database(name)
+        with mongo_database.hold(database):
+            yield database
+    finally:
+        await client.close()
+
+
+open_resource = open_mongo
+
+
+async def check(settings: Settings) -> None:
+    """One ping; raises ServiceUnavailable when there is no answer."""
+    client = _make_client(settings)
+    try:
+        await client.admin.command("ping")
+    except PyMongoError as error:
+        raise ServiceUnavailable(unreachable(settings, error)) from error
+    finally:
+        await client.close()
+
+
+def _make_client(settings: Settings) -> AsyncMongoClient[dict[str, Any]]:
+    try:
+        return AsyncMongoClient(
+            settings.mongodb_url,
+            serverSelectionTimeoutMS=CONNECT_MS,
+            connectTimeoutMS=CONNECT_MS,
+            tz_aware=True,
+        )
+    except (ConfigurationError, ValueError) as error:
+        raise ServiceUnavailable(unreachable(settings, error)) from error
+
+
+def unreachable(settings: Settings, error: Exception) -> str:
+    """What to say when MongoDB did not do as asked: where, why, and the cure."""
+    reason = first_line(error).split(",", 1)[0]
+    return (
+        f"MongoDB at {mask_url(settings.mongodb_url or '')} can't be used: {reason}. "
+        "Start it, correct MONGODB_URL, or set MONGODB_URL=embedded in development"
+    )

@@ -1,0 +1,48 @@
+"""Which setting enables which resource."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any, cast
+
+from vibetuner.app import VibetunerApp
+from vibetuner.config import Settings
+
+__all__ = ["RESOURCES", "Resource"]
+
+Opener = Callable[[Settings, VibetunerApp], AbstractAsyncContextManager[Any]]
+Check = Callable[[Settings], Awaitable[None]]
+
+
+@dataclass(frozen=True, slots=True)
+class Resource:
+    """An outside system: opened in a lifespan when its setting is not empty.
+
+    The module is named, not imported: a process loads the driver of what it uses.
+    """
+
+    name: str
+    setting: str
+    module: str
+
+    def enabled(self, settings: Settings) -> bool:
+        """Whether the setting that enables it holds a value."""
+        return bool(getattr(settings, self.setting))
+
+    def open(self, settings: Settings, project: VibetunerApp) -> AbstractAsyncContextManager[Any]:
+        """The resource, open for the length of the block."""
+        return cast("Opener", import_module(self.module).open_resource)(settings, project)
+
+    async def check(self, settings: Settings) -> None:
+        """Make one round trip; raises ServiceUnavailable when there is no answer."""
+        await cast("Check", import_module(self.module).check)(settings)
+
+
+RESOURCES = (
+    Resource("Redis", "redis_url", "vibetuner.resources.redis"),
+    Resource("MongoDB", "mongodb_url", "vibetuner.resources.mongo"),
+    Resource("SQL database", "database_url", "vibetuner.resources.sql"),
+)

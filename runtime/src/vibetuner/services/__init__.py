@@ -1,0 +1,1 @@
+"""Capabilities that tasks and pages use: one a module."""

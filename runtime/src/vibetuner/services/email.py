@@ -1,0 +1,86 @@
+"""Outgoing mail.
+
+``SMTP_URL`` names the server. Without it, development and tests keep each message in the
+project's ``.vibetuner/outbox/``, and production refuses.
+"""
+
+from __future__ import annotations
+
+from email.headerregistry import Address
+from email.message import EmailMessage
+from typing import Protocol
+
+from vibetuner.config import Settings, data_dir, get_settings, project_info
+from vibetuner.errors import NotConfigured, ProjectError
+from vibetuner.services.message import compose, mailbox
+from vibetuner.services.outbox import ConsoleMailer
+from vibetuner.services.smtp import SmtpMailer, SmtpServer
+
+__all__ = ["ConsoleMailer", "Mailer", "SmtpMailer", "choose_mailer", "send_email"]
+
+
+async def send_email(  # noqa: PLR0913 - the parts of a message, by name
+    *,
+    to_email: str,
+    subject: str,
+    html_content: str,
+    text_content: str | None = None,
+    from_email: str | None = None,
+    reply_to: str | None = None,
+) -> None:
+    """Send one message to one person.
+
+    Addresses may carry a name: ``Ann Lee <ann@example.com>``. ``text_content`` is derived from
+    the HTML, and ``from_email`` is ``MAIL_FROM``, unless given.
+
+    Raises:
+        NotConfigured: production without SMTP_URL, or without a sender.
+        MailError: the message is malformed, or the server refuses it.
+        ServiceUnavailable: the server does not answer.
+    """
+    settings = get_settings()
+    mailer = choose_mailer(settings)
+    message = compose(
+        sender=_sender(from_email, settings),
+        to_email=to_email,
+        subject=subject,
+        html_content=html_content,
+        text_content=text_content,
+        reply_to=reply_to,
+    )
+    await mailer.send(message)
+
+
+class Mailer(Protocol):
+    """Takes a finished message off our hands."""
+
+    async def send(self, message: EmailMessage) -> None:
+        """Deliver, or raise one of vibetuner's errors."""
+
+
+def choose_mailer(settings: Settings) -> Mailer:
+    """The server that SMTP_URL names, else, outside production, the outbox."""
+    if settings.smtp_url is not None:
+        return SmtpMailer(SmtpServer.from_url(settings.smtp_url.get_secret_value()))
+    if settings.environment == "production":
+        raise NotConfigured(
+            "Email: SMTP not configured. Add to .env:  SMTP_URL=smtp://user:password@host:587"
+        )
+    return ConsoleMailer(data_dir() / "outbox", debug=settings.debug)
+
+
+def _sender(from_email: str | None, settings: Settings) -> Address:
+    if from_email is not None:
+        return mailbox("from_email", from_email)
+    if settings.mail_from is not None:
+        return mailbox("MAIL_FROM", settings.mail_from)
+    if settings.environment == "production":
+        raise NotConfigured("Email: no sender configured. Add to .env:  MAIL_FROM=team@example.com")
+    return mailbox("the project's name", f"{_slug()}@localhost")
+
+
+def _slug() -> str:
+    try:
+        return project_info().slug
+    except ProjectError:
+        return "vibetuner"

@@ -1,0 +1,230 @@
+"""Mail through an SMTP server."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import re
+import ssl
+from base64 import b64encode
+from dataclasses import dataclass, field
+from email.message import EmailMessage
+from typing import Literal
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+from aiosmtplib import (
+    SMTP,
+    SMTPAuthenticationError,
+    SMTPConnectError,
+    SMTPException,
+    SMTPRecipientsRefused,
+    SMTPResponseException,
+    SMTPSenderRefused,
+    SMTPServerDisconnected,
+    SMTPTimeoutError,
+)
+
+from vibetuner.errors import MailError, ServiceUnavailable, SettingsError, VibetunerError
+
+__all__ = ["SmtpMailer", "SmtpServer"]
+
+logger = logging.getLogger(__name__)
+
+PORTS = {"smtp": 587, "smtps": 465}
+HOST = re.compile(r"[\w.:-]+", re.ASCII)
+LOOPBACK = frozenset(("localhost", "127.0.0.1", "::1"))
+LONGEST_TIMEOUT = 600.0
+SHOWN = 200
+
+
+@dataclass(frozen=True, slots=True)
+class SmtpServer:
+    """Where to hand mail in, as ``SMTP_URL`` says it."""
+
+    host: str
+    port: int
+    encryption: Literal["tls", "starttls if offered", "off"]
+    username: str | None = field(default=None, repr=False)
+    password: str = field(default="", repr=False)
+    timeout: float = 30.0
+
+    @classmethod
+    def from_url(cls, url: str) -> SmtpServer:
+        """Read an SMTP URL; user and password are percent-encoded.
+
+        >>> SmtpServer.from_url("smtp://ann:s%40crt@mail.example.com?timeout=5")
+        SmtpServer(host='mail.example.com', port=587, encryption='starttls if offered', timeout=5.0)
+
+        Raises:
+            SettingsError: it can't be read; the message never quotes it.
+        """
+        try:
+            return cls._parse(url)
+        except ValueError:
+            raise SettingsError(
+                "SMTP_URL: expected smtp://user:password@host:587 or "
+                "smtps://user:password@host:465, with ?timeout=<seconds> or ?starttls=off if need "
+                "be; percent-encode special characters in user and password"
+            ) from None
+
+    @classmethod
+    def _parse(cls, url: str) -> SmtpServer:
+        parts = urlsplit(url)
+        options = dict(parse_qsl(parts.query, keep_blank_values=True))
+        host = (parts.hostname or "").encode("idna").decode()
+        if not HOST.fullmatch(host) or parts.path.strip("/") or parts.fragment:
+            raise ValueError
+        return cls(
+            host=host,
+            port=parts.port or PORTS[_one_of(parts.scheme, *PORTS)],
+            encryption=_encryption(parts.scheme, options.pop("starttls", None)),
+            username=None if parts.username is None else unquote(parts.username, errors="strict"),
+            password=unquote(parts.password or "", errors="strict"),
+            timeout=_timeout(options.pop("timeout", "30"), leftover=options),
+        )
+
+    @property
+    def name(self) -> str:
+        """Host and port, for people."""
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+def _one_of(value: str, *allowed: str) -> str:
+    if value not in allowed:
+        raise ValueError
+    return value
+
+
+def _encryption(scheme: str, starttls: str | None) -> Literal["tls", "starttls if offered", "off"]:
+    if starttls is not None:
+        _one_of(f"{scheme} {starttls}", "smtp off")
+        return "off"
+    return "tls" if scheme == "smtps" else "starttls if offered"
+
+
+def _timeout(text: str, *, leftover: dict[str, str]) -> float:
+    seconds = float(text)
+    if leftover or not math.isfinite(seconds) or not 0 < seconds <= LONGEST_TIMEOUT:
+        raise ValueError
+    return seconds
+
+
+@dataclass(frozen=True, slots=True)
+class SmtpMailer:
+    """Hands a message in, one connection a message."""
+
+    server: SmtpServer
+    tls_context: ssl.SSLContext | None = None
+
+    async def send(self, message: EmailMessage) -> None:
+        """Deliver to the server.
+
+        Raises:
+            ServiceUnavailable: the server does not answer.
+            MailError: it does, and refuses the login, the sender, the recipient or the message.
+        """
+        try:
+            await self._hand_in(message)
+        except (SMTPException, OSError) as error:
+            raise _explained(error, self.server) from error
+        logger.info("mail %s accepted by %s", message["Message-ID"], self.server.name)
+
+    async def _hand_in(self, message: EmailMessage) -> None:
+        server = self.server
+        sender = message["From"].addresses[0]
+        client = SMTP(
+            hostname=server.host,
+            port=server.port,
+            timeout=server.timeout,
+            use_tls=server.encryption == "tls",
+            start_tls=None if server.encryption == "starttls if offered" else False,
+            tls_context=self.tls_context,
+            # The greeting would carry this machine's name, and look it up first.
+            local_hostname=sender.domain,
+        )
+        async with client:
+            if server.username is not None:
+                _refuse_to_shout(client, server)
+                await client.login(server.username, server.password)
+            recipients = [address.addr_spec for address in message["To"].addresses]
+            await client.sendmail(sender.addr_spec, recipients, message.as_bytes())
+
+
+def _refuse_to_shout(client: SMTP, server: SmtpServer) -> None:
+    """Keep the password off an open line: someone in the middle can hide the STARTTLS offer."""
+    encrypted = client.get_transport_info("sslcontext") is not None
+    if not encrypted and server.host not in LOOPBACK and server.encryption != "off":
+        raise MailError(
+            f"Email: {server.name} offers no encryption, so the password was not sent. Use smtps "
+            "in SMTP_URL, or add ?starttls=off to it if the network is private"
+        )
+
+
+def _explained(error: SMTPException | OSError, server: SmtpServer) -> VibetunerError:
+    said = _said(error, server)
+    match error:
+        case _ if isinstance(error, ssl.SSLError) or isinstance(error.__cause__, ssl.SSLError):
+            return MailError(
+                f"Email: no trusted connection to {server.name} ({said}). Check SMTP_URL: its host "
+                "as the certificate has it, and smtp or smtps; SSL_CERT_FILE names a private "
+                "authority"
+            )
+        case (
+            SMTPConnectError()
+            | SMTPServerDisconnected()
+            | SMTPTimeoutError()
+            | SMTPResponseException(code=-1)  # what speaks there speaks no SMTP
+            | OSError()
+        ):
+            return ServiceUnavailable(
+                f"Email: {server.name} does not answer ({said}). Start it, or correct SMTP_URL"
+            )
+        case SMTPAuthenticationError():
+            return MailError(
+                f"Email: {server.name} refused the login ({said}). Correct user and password in "
+                "SMTP_URL"
+            )
+        case SMTPSenderRefused():
+            return MailError(
+                f"Email: {server.name} refused the sender ({said}). Set MAIL_FROM to an address it "
+                "may send for"
+            )
+        case SMTPRecipientsRefused():
+            return MailError(
+                f"Email: {server.name} refused the recipient ({said}). Check the address"
+            )
+        case _:
+            return MailError(
+                f"Email: {server.name} refused the message ({said}). Check SMTP_URL and the message"
+            )
+
+
+def _said(error: SMTPException | OSError, server: SmtpServer) -> str:
+    """What the server or the network said: one line, without what it may echo of the login."""
+    if isinstance(error, SMTPRecipientsRefused):
+        error = error.recipients[0]
+    text = _network_said(error.__cause__) or str(getattr(error, "message", error))
+    text = " ".join(text.split())
+    if isinstance(error, SMTPResponseException) and error.code > 0:
+        text = f"{error.code} {text}"
+    for secret in _spellings(server):
+        text = text.replace(secret, "***")
+    text = "".join(character if character.isprintable() else "?" for character in text)
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
+
+
+def _network_said(cause: BaseException | None) -> str | None:
+    """The plain word for a failed connection, such as "Connection refused"."""
+    if not isinstance(cause, OSError) or isinstance(cause, ssl.SSLError) or not cause.errno:
+        return None
+    # asyncio writes its own text over that of the system, but for names that don't resolve.
+    return os.strerror(cause.errno) if cause.errno > 0 else cause.strerror
+
+
+def _spellings(server: SmtpServer) -> list[str]:
+    if not server.password:
+        return []
+    plain = f"\0{server.username}\0{server.password}"
+    encoded = [b64encode(text.encode()).decode() for text in (plain, server.password)]
+    return [*encoded, server.password]

@@ -1,0 +1,192 @@
+"""What a person or a page does with dead letters: look, count, retry, discard."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import UTC, datetime
+from importlib import import_module
+from typing import cast
+
+from vibetuner.config import get_settings
+from vibetuner.embedded import open_services
+from vibetuner.errors import DeadLetterError, DeadLetterNotFound, ServiceUnavailable, VibetunerError
+from vibetuner.resources.slots import mongo_database
+from vibetuner.tasks.dead_letters.act import Act, retry_id
+from vibetuner.tasks.dead_letters.letter import Cause, DeadLetter
+from vibetuner.tasks.dead_letters.requeue import Requeue
+from vibetuner.tasks.dead_letters.store import Filters, Page, Store, StreamStore
+from vibetuner.tasks.worker import get_worker, open_queue
+
+__all__ = ["count", "discard", "get", "list_letters", "open_dead_letters", "retry"]
+
+
+@asynccontextmanager
+async def open_dead_letters() -> AsyncIterator[None]:
+    """Open what the functions of this package need, in scripts; a lifespan has it open already.
+
+    What is open already is used, and stays open.
+
+    Raises:
+        NotConfigured: REDIS_URL is empty.
+        ServiceUnavailable: Redis, or MongoDB where it is configured, does not answer.
+    """
+    async with AsyncExitStack() as stack:
+        settings = await stack.enter_async_context(open_services(get_settings()))
+        if not _queue_is_open():
+            await stack.enter_async_context(open_queue())
+        if settings.mongodb_url and mongo_database.peek() is None:
+            # Named, not imported: a process loads the driver of what it uses.
+            mongo = import_module("vibetuner.resources.mongo")
+            await stack.enter_async_context(mongo.open_database(settings))
+        yield
+
+
+async def list_letters(  # noqa: PLR0913 - filters, each with its name
+    *,
+    task: str | None = None,
+    cause: Cause | None = None,
+    fingerprint: str | None = None,
+    since: datetime | None = None,
+    open_only: bool = True,
+    limit: int = 50,
+    after: str | None = None,
+) -> Page:
+    """Dead letters, the newest first.
+
+    Args:
+        task: those of the task of this name.
+        cause: those that ended in this way.
+        fingerprint: those of the same bug.
+        since: those that failed at this time or later; with a time zone.
+        open_only: leave out what was retried or discarded.
+        limit: how many at the most.
+        after: the ``next`` of the page before.
+
+    Raises:
+        ServiceUnavailable: MongoDB or Redis does not answer, or is not open here.
+    """
+    if limit < 1:
+        raise ValueError(f"limit takes at least 1, not {limit!r}")
+    filters = _filters(task, cause, fingerprint, since, open_only=open_only)
+    return await _store().page(filters, limit=limit, after=after)
+
+
+async def count(
+    *,
+    task: str | None = None,
+    cause: Cause | None = None,
+    fingerprint: str | None = None,
+    since: datetime | None = None,
+    open_only: bool = True,
+) -> int:
+    """How many dead letters match; the filters are those of :func:`list_letters`."""
+    return await _store().count(_filters(task, cause, fingerprint, since, open_only=open_only))
+
+
+async def get(task_id: str) -> DeadLetter:
+    """The dead letter of one task.
+
+    Raises:
+        DeadLetterNotFound: there is none.
+    """
+    letter = await _store().get(task_id)
+    if letter is None:
+        raise DeadLetterNotFound(
+            f"There is no dead letter of {task_id}. See:  vibetuner dead-letters list --all"
+        )
+    return letter
+
+
+async def retry(letter: str | DeadLetter, *, by: str | None = None) -> str:
+    """Enqueue a dead letter's task again, with the arguments it had; returns the new task's id.
+
+    That is done once. Who asks again, or at the same time, gets the same id.
+
+    Args:
+        letter: the task's id, or the letter where it is at hand.
+        by: who asks, for the record.
+
+    Raises:
+        DeadLetterNotFound: there is no such letter.
+        DeadLetterError: it was discarded, or its arguments are gone or can't be trusted.
+    """
+    letter = await get(letter) if isinstance(letter, str) else letter
+    if letter.is_open:
+        requeue = _requeue()
+        payload = await requeue.payload_of(letter)
+        act = Act(at=_now(), by=by, retried_as=retry_id(letter.task_id))
+        decided = await _store().settle(letter, act, payload)
+        letter = letter.acted_on(**decided.fields())
+    if letter.retried_as is None:
+        raise DeadLetterError(f"{_was_acted_on(letter)}, so it is not retried")
+    return letter.retried_as
+
+
+async def discard(letter: str | DeadLetter, *, by: str | None = None) -> None:
+    """Decide that a dead letter's task is not tried again; the record stays.
+
+    Raises:
+        DeadLetterNotFound: there is no such letter.
+        DeadLetterError: it was retried.
+    """
+    letter = await get(letter) if isinstance(letter, str) else letter
+    if letter.is_open:
+        decided = await _store().settle(letter, Act(at=_now(), by=by), None)
+        letter = letter.acted_on(**decided.fields())
+    if letter.discarded_at is None:
+        raise DeadLetterError(f"{_was_acted_on(letter)}, so it is not discarded")
+
+
+def _queue_is_open() -> bool:
+    try:
+        return bool(get_worker().redis)
+    except VibetunerError:
+        return False
+
+
+def _store() -> Store:
+    worker, settings = get_worker(), get_settings()
+    redis, prefix = worker.redis, settings.redis_key_prefix
+    if not settings.mongodb_url:
+        return StreamStore(redis, prefix, _requeue())
+    database = mongo_database.peek()
+    if database is None:
+        raise ServiceUnavailable(
+            "MongoDB is not open here. In a script:  async with open_dead_letters(): "
+            "(from vibetuner.tasks.dead_letters)"
+        )
+    module = import_module("vibetuner.tasks.dead_letters.mongo_store")
+    return cast("Store", module.MongoStore(database, redis, prefix, _requeue()))
+
+
+def _requeue() -> Requeue:
+    return Requeue(get_worker(), get_settings().redis_key_prefix)
+
+
+def _filters(
+    task: str | None,
+    cause: Cause | None,
+    fingerprint: str | None,
+    since: datetime | None,
+    *,
+    open_only: bool,
+) -> Filters:
+    if since is not None and since.tzinfo is None:
+        raise ValueError(f"since takes a time with a time zone, not {since!r}")
+    return Filters(
+        task=task, cause=cause, fingerprint=fingerprint, since=since, open_only=open_only
+    )
+
+
+def _was_acted_on(letter: DeadLetter) -> str:
+    verb, at = "discarded", letter.discarded_at
+    if letter.retried_as:
+        verb, at = f"retried as {letter.retried_as}", letter.retried_at
+    by = f" by {letter.acted_by}" if letter.acted_by else ""
+    when = f" on {at.astimezone(UTC):%Y-%m-%d %H:%M} UTC" if at else ""
+    return f"{letter.task_name} {letter.task_id} was {verb}{by}{when}"
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)

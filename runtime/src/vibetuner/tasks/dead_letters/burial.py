@@ -1,0 +1,122 @@
+"""Writes the dead letters of one worker."""
+
+from __future__ import annotations
+
+import logging
+from datetime import UTC, datetime
+from typing import Any
+
+from anyio import move_on_after
+from streaq import StreaqError, Worker
+from streaq.constants import REDIS_PREVIOUS
+
+from vibetuner.config import get_settings
+from vibetuner.errors import PayloadError
+from vibetuner.logs import format_traceback
+from vibetuner.tasks.dead_letters.letter import (
+    LONGEST_TRACEBACK,
+    Cause,
+    DeadLetter,
+    fingerprint,
+    plain,
+    plain_text,
+)
+from vibetuner.tasks.dead_letters.stream import keep
+
+__all__ = ["Burial"]
+
+logger = logging.getLogger(__name__)
+
+UNKNOWN = "unknown"
+
+
+class Burial:
+    """Keeps a record of each task that one worker gives up."""
+
+    def __init__(self, worker: Worker[Any]) -> None:
+        self._worker = worker
+
+    async def bury(
+        self, task_id: str, error: BaseException, cause: Cause, tries: int
+    ) -> DeadLetter:
+        """Write the letter of a task into the stream, before the engine forgets its payload."""
+        # What is no text, as a pickle is not, comes as bytes in spite of the client's type.
+        raw: Any = await self._worker.redis.get(self._worker.task_key + task_id)
+        payload = raw.encode() if isinstance(raw, str) else bytes(raw or b"")
+        data = await self._read(payload) if cause is not Cause.UNREADABLE_PAYLOAD else {}
+        if "A" in data:
+            data, payload = await self._with_arguments(data, payload)
+        name = data.get("f", UNKNOWN)
+        letter = DeadLetter(
+            task_name=name,
+            task_id=task_id,
+            error=plain_text(error),
+            error_type=type(error).__name__,
+            tries=tries,
+            failed_at=_now(),
+            cause=cause,
+            args=plain(data.get("a", ())),
+            kwargs=plain(data.get("k", {})),
+            traceback=_traceback(error),
+            worker_id=self._worker.id,
+            queue=self._worker.queue_name,
+            enqueued_at=_moment(data.get("t")),
+            fingerprint=fingerprint(name, cause, error),
+            payload=payload,
+        )
+        await keep(self._worker.redis, get_settings().redis_key_prefix, letter)
+        return letter
+
+    async def _read(self, payload: bytes) -> dict[str, Any]:
+        if not payload:
+            return {}
+        try:
+            data = await self._worker.deserialize(payload)
+        except StreaqError:
+            return {}
+        return data if isinstance(data, dict) else {}
+
+    async def _with_arguments(
+        self, data: dict[str, Any], payload: bytes
+    ) -> tuple[dict[str, Any], bytes]:
+        """A task whose arguments are another's result, with these; nobody keeps them for it."""
+        worker = self._worker
+        handed_on: Any = await worker.redis.get(worker.prefix + REDIS_PREVIOUS + data["A"])
+        try:
+            arguments = await worker.deserialize(handed_on)
+            whole = {**data, "a": arguments}
+            del whole["A"]
+            serialized = await worker.serialize(whole)
+        except (StreaqError, PayloadError):
+            return data, payload
+        return whole, serialized.encode() if isinstance(serialized, str) else serialized
+
+
+def _now() -> datetime:
+    """To the millisecond, which is what MongoDB keeps."""
+    now = datetime.now(UTC)
+    return now.replace(microsecond=now.microsecond // 1000 * 1000)
+
+
+def _traceback(error: BaseException) -> str:
+    if error.__traceback__ is None:
+        return ""
+    try:
+        return plain_text(format_traceback(error), LONGEST_TRACEBACK)
+    except Exception as failure:  # noqa: BLE001 - somebody's __str__ must not cost the letter
+        return f"can't be shown ({type(failure).__name__})"
+
+
+def _moment(milliseconds: int | None) -> datetime | None:
+    return datetime.fromtimestamp(milliseconds / 1000, UTC) if milliseconds else None
+
+
+async def notify(on_failure: Any, letter: DeadLetter, error: BaseException, limit: float) -> None:
+    """Call a task's ``on_failure``; what it raises is logged and changes nothing."""
+    try:
+        with move_on_after(limit):
+            outcome = on_failure(letter.task_name, letter.task_id, error)
+            if hasattr(outcome, "__await__"):
+                await outcome
+    except Exception:
+        logger.exception("on_failure of %s failed", letter.task_name)

@@ -1,0 +1,133 @@
+"""Dead letters in MongoDB, where workers move them; loaded only where MongoDB is used."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import datetime
+from typing import Any
+
+from pymongo.asynchronous.cursor import AsyncCursor
+from pymongo.errors import PyMongoError
+
+from vibetuner.config import get_settings
+from vibetuner.errors import ServiceUnavailable
+from vibetuner.resources.mongo import Database, unreachable
+from vibetuner.tasks.dead_letters.act import Act
+from vibetuner.tasks.dead_letters.letter import DeadLetter
+from vibetuner.tasks.dead_letters.relay import ANSWER_SECONDS, COLLECTION, move_letters
+from vibetuner.tasks.dead_letters.requeue import Requeue
+from vibetuner.tasks.dead_letters.store import Filters, Page, bad_end
+from vibetuner.tasks.dead_letters.stream import Client
+
+__all__ = ["MongoStore"]
+
+NEWEST_FIRST = [("failed_at", -1), ("_id", -1)]
+ABSENT = {"$exists": False}
+
+
+class MongoStore:
+    """The collection ``dead_letters``. What still waits in the stream is moved before a look.
+
+    Raises, whatever is asked: ServiceUnavailable when MongoDB does not answer.
+    """
+
+    def __init__(self, database: Database, redis: Client, prefix: str, requeue: Requeue) -> None:
+        self._database = database
+        self._letters = database[COLLECTION]
+        self._redis = redis
+        self._prefix = prefix
+        self._requeue = requeue
+
+    async def page(self, filters: Filters, *, limit: int, after: str | None) -> Page:
+        """As :meth:`Store.page`; a page's end is the time and the id of its last letter."""
+        wanted = _query(filters)
+        async with self._up_to_date():
+            found: list[DeadLetter] = []
+            for part in _behind(after):
+                # One more than the page has room for tells whether there is another.
+                room = limit + 1 - len(found)
+                if room:
+                    cursor = self._letters.find(_both(wanted, part)).sort(NEWEST_FIRST).limit(room)
+                    found += await _read(cursor)
+        return Page(found[:limit], _end(found[limit - 1]) if len(found) > limit else None)
+
+    async def count(self, filters: Filters) -> int:
+        """As :meth:`Store.count`."""
+        async with self._up_to_date():
+            return await self._letters.count_documents(_query(filters))
+
+    async def get(self, task_id: str) -> DeadLetter | None:
+        """As :meth:`Store.get`."""
+        async with self._up_to_date():
+            found = await self._letters.find_one({"_id": task_id})
+        return DeadLetter.from_document(found) if found else None
+
+    async def settle(self, letter: DeadLetter, act: Act, payload: bytes | None) -> Act:
+        """As :meth:`Store.settle`; Redis decides, then the record is told.
+
+        Between the two steps the mark in Redis stands for the record: who presses again gets
+        the same answer, and completes the record.
+        """
+        decided = await self._requeue.settle(letter.task_id, act, payload)
+        async with _answering():
+            await self._letters.update_one({"_id": letter.task_id}, {"$set": decided.fields()})
+        await self._requeue.forget(letter.task_id)
+        return decided
+
+    @asynccontextmanager
+    async def _up_to_date(self) -> AsyncIterator[None]:
+        # Each letter has its own limit; how many there are to move is open.
+        async with _answering(limit=None):
+            await move_letters(self._redis, self._database, self._prefix)
+        async with _answering():
+            yield
+
+
+@asynccontextmanager
+async def _answering(limit: float | None = ANSWER_SECONDS) -> AsyncIterator[None]:
+    try:
+        async with asyncio.timeout(limit):
+            yield
+    except (PyMongoError, TimeoutError) as error:
+        reason = error if str(error) else TimeoutError(f"no answer within {limit:g} s")
+        raise ServiceUnavailable(unreachable(get_settings(), reason)) from error
+
+
+def _query(filters: Filters) -> dict[str, Any]:
+    exact = {
+        "task_name": filters.task,
+        "cause": filters.cause and filters.cause.value,
+        "fingerprint": filters.fingerprint,
+        "failed_at": filters.since and {"$gte": filters.since},
+    }
+    wanted = {name: value for name, value in exact.items() if value is not None}
+    return {**wanted, "retried_as": ABSENT, "discarded_at": ABSENT} if filters.open_only else wanted
+
+
+def _behind(after: str | None) -> tuple[dict[str, Any], ...]:
+    """What follows the end of a page, in two parts: ids of the same moment, earlier moments."""
+    if after is None:
+        return ({},)
+    moment, _, task_id = after.partition(" ")
+    try:
+        failed_at = datetime.fromisoformat(moment)
+    except ValueError:
+        raise bad_end(after) from None
+    return ({"failed_at": failed_at, "_id": {"$lt": task_id}}, {"failed_at": {"$lt": failed_at}})
+
+
+def _both(wanted: dict[str, Any], part: dict[str, Any]) -> dict[str, Any]:
+    since, moment = wanted.get("failed_at"), part.get("failed_at")
+    if since and isinstance(moment, dict):
+        return {**wanted, "failed_at": {**since, **moment}}
+    return {**wanted, **part}
+
+
+def _end(letter: DeadLetter) -> str:
+    return f"{letter.failed_at.isoformat()} {letter.task_id}"
+
+
+async def _read(cursor: AsyncCursor[dict[str, Any]]) -> list[DeadLetter]:
+    return [DeadLetter.from_document(values) async for values in cursor]

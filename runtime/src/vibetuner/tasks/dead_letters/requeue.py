@@ -1,0 +1,108 @@
+"""Enqueues a dead letter's task again, in one step with the mark that this was done."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from streaq import StreaqError, Worker
+
+from vibetuner.errors import DeadLetterError
+from vibetuner.tasks.dead_letters.act import Act
+from vibetuner.tasks.dead_letters.letter import DeadLetter
+from vibetuner.tasks.dead_letters.stream import acts_key, stream_key
+
+__all__ = ["Requeue"]
+
+# The first to come decides; all get the decision. What is enqueued is what the engine's own
+# publish_task would write (streaq 7.2, lua/streaq.lua).
+SETTLE = """
+local decided = redis.call('get', KEYS[1]) or redis.call('hget', KEYS[2], ARGV[1])
+if decided then return decided end
+if ARGV[3] ~= '' and redis.call('set', KEYS[3], ARGV[4], 'nx') then
+  redis.call('xadd', KEYS[4], '*', 'task_id', ARGV[3], 'enqueue_time', ARGV[5])
+end
+if ARGV[6] == '1' then
+  redis.call('hset', KEYS[2], ARGV[1], ARGV[2])
+else
+  redis.call('set', KEYS[1], ARGV[2])
+end
+return ARGV[2]
+"""
+
+# Who has read a letter before it was acted on has this long to press, and still finds the mark.
+MARK_TIME = timedelta(days=1)
+
+ARGUMENTS = {"f", "a", "k", "t"}
+DEPENDENCIES = {"A", "T", "F", "O"}
+
+
+class Requeue:
+    """The queue's side of an act."""
+
+    def __init__(self, worker: Worker[Any], prefix: str) -> None:
+        self._worker = worker
+        self._prefix = prefix
+
+    async def payload_of(self, letter: DeadLetter) -> bytes:
+        """What to enqueue: just what was stored, without the ties to tasks that are gone.
+
+        Raises:
+            DeadLetterError: it is gone, forged or unreadable, or does not hold all arguments.
+        """
+        if not letter.payload:
+            raise _refusal(letter, "its arguments are gone, they were not kept any longer")
+        try:
+            data = await self._worker.deserialize(letter.payload)
+        except StreaqError as error:
+            raise _refusal(letter, f"its arguments can't be read ({error})") from None
+        if not isinstance(data, dict) or not data.keys() >= ARGUMENTS:
+            raise _refusal(letter, "what was stored is no task")
+        if source := data.get("A"):
+            raise _refusal(letter, f"its arguments were to come from {source}, which gave none")
+        if not data.keys() & DEPENDENCIES:
+            return letter.payload
+        alone = {name: data[name] for name in data.keys() - DEPENDENCIES}
+        serialized = await self._worker.serialize(alone)
+        return serialized.encode() if isinstance(serialized, str) else serialized
+
+    async def settle(
+        self, task_id: str, act: Act, payload: bytes | None, *, keep: bool = False
+    ) -> Act:
+        """Do ``act``, unless one was done; returns the one that holds.
+
+        With ``keep`` the mark is the record, and stays beside the stream.
+        """
+        worker = self._worker
+        new_id = act.retried_as or ""
+        keys = [
+            self._mark(task_id),
+            acts_key(self._prefix),
+            worker.task_key + new_id,
+            worker.stream_key + worker.priorities[-1],
+        ]
+        now = int(datetime.now(UTC).timestamp() * 1000)
+        values: list[str | bytes | int] = [
+            task_id,
+            act.to_json(),
+            new_id,
+            payload or b"",
+            now,
+            int(keep),
+        ]
+        decided: Any = await worker.redis.eval(SETTLE, keys, values)
+        return Act.from_json(decided)
+
+    async def forget(self, task_id: str) -> None:
+        """Let the mark go, some time after the record tells what was done."""
+        await self._worker.redis.expire(self._mark(task_id), MARK_TIME)
+
+    def _mark(self, task_id: str) -> str:
+        return f"{stream_key(self._prefix)}:acted:{task_id}"
+
+
+def _refusal(letter: DeadLetter, reason: str) -> DeadLetterError:
+    return DeadLetterError(
+        f"{letter.task_name} {letter.task_id} can't be retried: {reason}. "
+        "Enqueue it anew with arguments of your own, or discard the letter"
+    )

@@ -1,0 +1,135 @@
+"""The stream next to the queue: where a dead letter is kept before its task is finished."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from coredis import Redis, RedisCluster
+
+from vibetuner.tasks.dead_letters.act import Act
+from vibetuner.tasks.dead_letters.letter import DeadLetter
+
+__all__ = [
+    "Client",
+    "StreamedLetter",
+    "acts_key",
+    "find_letter",
+    "keep",
+    "read_letters",
+    "remove_letters",
+    "stream_key",
+    "walk_letters",
+]
+
+Client = Redis[str] | RedisCluster[str]
+FIELD = "letter"
+BATCH = 100
+
+# One letter an id: the second of two deaths of a task, as when a worker is lost between the
+# letter and the end of the task, tells less.
+KEEP = """
+local known = redis.call('hget', KEYS[2], ARGV[1])
+if known and #redis.call('xrange', KEYS[1], known, known) > 0 then return end
+redis.call('hset', KEYS[2], ARGV[1], redis.call('xadd', KEYS[1], '*', 'letter', ARGV[2]))
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class StreamedLetter:
+    """A letter with its place in the stream."""
+
+    entry_id: str
+    letter: DeadLetter
+
+
+def stream_key(prefix: str) -> str:
+    """The stream's key.
+
+    >>> stream_key("shop:")
+    'shop:dead_letters'
+    """
+    return f"{prefix}dead_letters"
+
+
+def acts_key(prefix: str) -> str:
+    """The key of the hash that tells what was done with the letters of the stream."""
+    return f"{stream_key(prefix)}:acted"
+
+
+async def keep(redis: Client, prefix: str, letter: DeadLetter) -> None:
+    """Append a letter; when this returns, it survives whatever happens to the worker."""
+    keys = [stream_key(prefix), _places_key(prefix)]
+    await redis.eval(KEEP, keys, [letter.task_id, letter.to_json()])
+
+
+async def read_letters(redis: Client, prefix: str) -> list[StreamedLetter]:
+    """The oldest letters, in the order in which they came; empty when there is none."""
+    after = "-"
+    while entries := await redis.xrange(stream_key(prefix), start=after, end="+", count=BATCH):
+        if letters := await _read(redis, prefix, entries):
+            return letters
+        after = f"({_entry_id(entries[-1])}"
+    return []
+
+
+async def walk_letters(
+    redis: Client, prefix: str, *, before: str | None = None
+) -> AsyncIterator[StreamedLetter]:
+    """Every letter, the newest first; those that came before the entry ``before``."""
+    end = f"({before}" if before else "+"
+    while entries := await redis.xrevrange(stream_key(prefix), end=end, start="-", count=BATCH):
+        for streamed in reversed(await _read(redis, prefix, entries[::-1])):
+            yield streamed
+        end = f"({_entry_id(entries[-1])}"
+
+
+async def find_letter(redis: Client, prefix: str, task_id: str) -> DeadLetter | None:
+    """The letter of a task, if the stream holds one."""
+    place = await redis.hget(_places_key(prefix), task_id)
+    if place is None:
+        return None
+    letters = await _read(redis, prefix, await redis.xrange(stream_key(prefix), place, place))
+    return letters[0].letter if letters else None
+
+
+async def remove_letters(redis: Client, prefix: str, letters: Sequence[StreamedLetter]) -> None:
+    """Take letters out, once they are kept elsewhere."""
+    if not letters:
+        return
+    ids = [streamed.letter.task_id for streamed in letters]
+    await redis.xdel(stream_key(prefix), [streamed.entry_id for streamed in letters])
+    await redis.hdel(_places_key(prefix), ids)
+    await redis.hdel(acts_key(prefix), ids)
+
+
+async def _read(redis: Client, prefix: str, entries: Sequence[Any]) -> list[StreamedLetter]:
+    letters = [letter for entry in entries if (letter := _parse(entry))]
+    if not letters:
+        return []
+    acts = await redis.hmget(acts_key(prefix), [streamed.letter.task_id for streamed in letters])
+    return [
+        StreamedLetter(
+            streamed.entry_id,
+            streamed.letter.acted_on(**Act.from_json(act).fields()) if act else streamed.letter,
+        )
+        for streamed, act in zip(letters, acts, strict=True)
+    ]
+
+
+def _parse(entry: Any) -> StreamedLetter | None:
+    try:
+        letter = DeadLetter.from_json(entry.field_values[FIELD])
+    except (ValueError, TypeError, KeyError):
+        # A newer version's, say. It waits for one that can read it, and holds up no other.
+        return None
+    return StreamedLetter(_entry_id(entry), letter)
+
+
+def _entry_id(entry: Any) -> str:
+    return str(entry.identifier)
+
+
+def _places_key(prefix: str) -> str:
+    return f"{stream_key(prefix)}:places"

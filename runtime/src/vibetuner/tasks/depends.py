@@ -1,0 +1,85 @@
+"""``ctx=WorkerDepends()``: hands a task the context of its worker."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from contextvars import ContextVar
+from functools import wraps
+from inspect import Signature, iscoroutinefunction, signature
+from typing import Any, TypeVar, cast
+
+from httpx2 import AsyncClient
+
+from vibetuner.config import get_settings
+from vibetuner.context import current_context
+from vibetuner.lifespan import make_context
+
+__all__ = ["WorkerDepends", "inject", "running_context"]
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+running_context: ContextVar[Any] = ContextVar("running_context")
+
+
+class _Dependency:
+    def __repr__(self) -> str:
+        return "WorkerDepends()"
+
+
+def WorkerDepends() -> Any:  # noqa: N802 - the guide's name
+    """The default of a task's parameter that is to receive the worker's context.
+
+    Inside a worker that is what its lifespan yields. Called directly, a task gets the context
+    that is open in the process, or one made for the call.
+    """
+    return _Dependency()
+
+
+def inject(function: F) -> F:
+    """Fill in every ``WorkerDepends()`` of ``function`` that the caller left out."""
+    sign = signature(function)
+    if not any(isinstance(p.default, _Dependency) for p in sign.parameters.values()):
+        return function
+    if iscoroutinefunction(function):
+
+        @wraps(function)
+        async def asynchronous(*args: Any, **kwargs: Any) -> Any:
+            async with _open_context() as context:
+                return await function(*args, **kwargs, **_missing(sign, args, kwargs, context))
+
+        return cast("F", asynchronous)
+
+    @wraps(function)
+    def synchronous(*args: Any, **kwargs: Any) -> Any:
+        context = _existing_context()
+        if context is None:
+            context = make_context(get_settings(), AsyncClient())
+        return function(*args, **kwargs, **_missing(sign, args, kwargs, context))
+
+    return cast("F", synchronous)
+
+
+def _missing(
+    sign: Signature, args: tuple[Any, ...], kwargs: dict[str, Any], context: Any
+) -> dict[str, Any]:
+    given = sign.bind_partial(*args, **kwargs).arguments
+    return {
+        name: context
+        for name, parameter in sign.parameters.items()
+        if isinstance(parameter.default, _Dependency) and name not in given
+    }
+
+
+@asynccontextmanager
+async def _open_context() -> AsyncIterator[Any]:
+    if (context := _existing_context()) is not None:
+        yield context
+        return
+    async with AsyncClient() as client:
+        yield make_context(get_settings(), client)
+
+
+def _existing_context() -> Any:
+    context = running_context.get(None)  # what a lifespan yields may be empty
+    return current_context.peek() if context is None else context

@@ -1,0 +1,37 @@
+"""What surrounds a worker's life."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from typing import Any
+
+from vibetuner.config import get_settings
+from vibetuner.context import Context
+from vibetuner.lifespan import open_context
+from vibetuner.loader import load_project
+from vibetuner.resources.slots import mongo_database, redis_client
+from vibetuner.tasks.dead_letters.relay import relaying
+
+__all__ = ["base_lifespan", "worker_lifespan"]
+
+
+@asynccontextmanager
+async def base_lifespan() -> AsyncIterator[Context]:
+    """Open MongoDB, SQL and Redis where they are configured, and close them whatever happens.
+
+    While it is open, dead letters are moved from Redis to MongoDB.
+    """
+    settings = get_settings()
+    async with AsyncExitStack() as stack:
+        context = await stack.enter_async_context(open_context(settings, load_project()))
+        redis, database = redis_client.peek(), mongo_database.peek()
+        if redis is not None and database is not None:
+            relay = relaying(redis, database, settings.redis_key_prefix)
+            await stack.enter_async_context(relay)
+        yield context
+
+
+def worker_lifespan() -> AbstractAsyncContextManager[Any]:
+    """The project's own lifespan if tune.py names one, else :func:`base_lifespan`."""
+    return (load_project().worker_lifespan or base_lifespan)()

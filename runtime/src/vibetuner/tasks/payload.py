@@ -1,0 +1,118 @@
+"""How arguments and results are stored: pickled, and signed by the engine with a derived key."""
+
+from __future__ import annotations
+
+import hmac
+import os
+import pickle
+from collections.abc import Sequence
+from contextlib import suppress
+from secrets import token_hex
+from typing import Any
+
+from streaq import StreaqError
+
+from vibetuner.config import Settings, data_dir
+from vibetuner.errors import PayloadError
+
+__all__ = ["dump", "read", "signing_keys"]
+
+SIGNATURE_BYTES = 32
+
+
+def signing_keys(settings: Settings) -> list[bytes]:
+    """The keys that payloads may be signed with; new ones are signed with the first.
+
+    They are derived from SECRET_KEY and SECRET_KEY_PREVIOUS. Without a SECRET_KEY, which
+    production does not allow, the project's data folder keeps one.
+    """
+    secrets = [settings.secret_key, settings.secret_key_previous]
+    given = [secret.get_secret_value() for secret in secrets if secret is not None]
+    return [_derive(secret) for secret in given or [_local_secret()]]
+
+
+def read(data: bytes, keys: Sequence[bytes]) -> Any:
+    """Check the signature, then unpickle; never the other way round.
+
+    Raises:
+        StreaqError: the signature is none of ours, or what is signed can't be unpickled.
+    """
+    body, signature = data[:-SIGNATURE_BYTES], data[-SIGNATURE_BYTES:]
+    if not any(hmac.compare_digest(_sign(key, body), signature) for key in keys):
+        raise StreaqError("Invalid signature for task data!")
+    try:
+        return pickle.loads(body)  # noqa: S301 - signed by us
+    except Exception as error:
+        raise StreaqError(f"Failed to deserialize data ({type(error).__name__})!") from error
+
+
+def _sign(key: bytes, body: bytes) -> bytes:
+    return hmac.digest(key, body, "sha256")
+
+
+def _derive(secret: str) -> bytes:
+    return hmac.digest(secret.encode(), b"vibetuner task payloads", "sha256")
+
+
+def _local_secret() -> str:
+    path = data_dir() / "signing-key"
+    draft = path.with_name(f"{path.name}.{token_hex(4)}")
+    if not path.exists():
+        draft.touch(mode=0o600)
+        draft.write_text(token_hex(32), encoding="ascii")
+        with suppress(FileExistsError):
+            os.link(draft, path)  # whoever comes first wins, whole
+        draft.unlink()
+    return path.read_text(encoding="ascii")
+
+
+def dump(data: Any) -> bytes:
+    """Serialise what the engine stores.
+
+    A task's arguments must be storable. A result or an exception that isn't becomes a
+    :class:`PayloadError` result: the task has run, and its end must be recorded.
+
+    Raises:
+        PayloadError: an argument can't be stored; the message names it.
+    """
+    try:
+        return _dump(data)
+    except Exception as error:  # noqa: BLE001 - pickling runs anybody's code
+        if isinstance(data, dict) and "r" in data:
+            return _dump({**data, "s": False, "r": _unstorable(data, error)})
+        if isinstance(data, dict) and "a" in data:
+            raise PayloadError(_blame(data)) from None
+        raise PayloadError(f"A result can't be stored: {error}") from None
+
+
+def _dump(data: Any) -> bytes:
+    raw = pickle.dumps(data)
+    if isinstance(data, dict) and isinstance(data.get("r"), BaseException):
+        # Some exceptions can be pickled and not unpickled; the reader must not pay for that.
+        pickle.loads(raw)  # noqa: S301 - what this process wrote a line above
+    return raw
+
+
+def _unstorable(data: dict[str, Any], error: Exception) -> PayloadError:
+    outcome = data["r"]
+    if isinstance(outcome, BaseException):
+        return PayloadError(f"{type(outcome).__name__}: {outcome}")
+    return PayloadError(
+        f"{data['f']}: its result, a {type(outcome).__name__}, can't be stored ({error}). "
+        "Return plain data"
+    )
+
+
+def _blame(data: dict[str, Any]) -> str:
+    named = {f"argument {place}": value for place, value in enumerate(data["a"], start=1)}
+    named |= {f"argument {name}=": value for name, value in data["k"].items()}
+    for name, value in named.items():
+        try:
+            pickle.dumps(value)
+        except Exception as error:  # noqa: BLE001 - as above
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            return (
+                f"{data['f']}: {name}, a {type(value).__name__}, can't be stored ({reason}). "
+                "Pass plain data, such as an id, and load the rest in the task"
+            )
+    return f"{data['f']}: its arguments can't be stored. Pass plain data"

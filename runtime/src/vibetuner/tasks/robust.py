@@ -1,0 +1,127 @@
+"""``@robust_task()``: tried again when it fails, kept as a dead letter when that does not help."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any, cast
+
+from streaq.types import CronDecorator, TaskDecorator
+
+from vibetuner.tasks.guard import Guard, OnFailure
+from vibetuner.tasks.retry import RetryPolicy, check_number
+from vibetuner.tasks.worker import get_worker
+
+__all__ = ["robust_cron", "robust_task"]
+
+# The engine's own limit only ends what ours could not.
+SLACK = timedelta(seconds=5)
+# Until then a worker can still tell whose task has expired, and keep its arguments.
+KEPT_AFTER_EXPIRY = timedelta(days=7)
+
+
+def robust_task(  # noqa: PLR0913 - the guide's parameters
+    max_retries: int = 3,
+    backoff_base: float = 2.0,
+    backoff_max: float = 300.0,
+    timeout: timedelta | int | None = None,
+    on_failure: OnFailure | None = None,
+    *,
+    jitter: float = 0.0,
+    **task_kwargs: Any,
+) -> TaskDecorator:
+    """Register a task that is tried again after an exception, a timeout or a lost worker.
+
+    Args:
+        max_retries: how often it is run at the most, the first time included.
+        backoff_base: after try n the wait is ``backoff_base ** n`` seconds.
+        backoff_max: and never longer than this, in seconds.
+        timeout: the limit of one try, in seconds; a try that takes longer has failed like any
+            other. A function that is not async can't be stopped: its thread runs on, unheard.
+        on_failure: called with task name, task id and exception once no try is left; sync or
+            async, for 30 seconds at the most. What it raises is logged and changes nothing.
+        jitter: 0.2 draws each wait from the upper fifth of the formula's.
+        task_kwargs: go to ``worker.task()``: ``name``, ``expire``, ``ttl``, ``unique``, ``silent``.
+
+    Raises:
+        TypeError, ValueError: a parameter of a wrong kind or out of range, at decoration.
+    """
+    guard = _guard(max_retries, backoff_base, backoff_max, timeout, on_failure, jitter)
+    guard.expire = _limit("expire", task_kwargs.pop("expire", None))
+    options = _options(guard, task_kwargs)
+    if options.get("unique") and timeout is None:
+        raise ValueError("unique=True needs timeout=: for that long, and a little, the lock holds")
+    return cast("TaskDecorator", _decorator(guard, lambda: get_worker().task(**options)))
+
+
+def robust_cron(  # noqa: PLR0913, PLR0917 - as robust_task
+    tab: str,
+    max_retries: int = 3,
+    backoff_base: float = 2.0,
+    backoff_max: float = 300.0,
+    timeout: timedelta | int = timedelta(hours=1),
+    on_failure: OnFailure | None = None,
+    *,
+    jitter: float = 0.0,
+    **cron_kwargs: Any,
+) -> CronDecorator:
+    """Run a function on a schedule, with the policy of :func:`robust_task`.
+
+    Args:
+        tab: when, as five crontab fields, in UTC.
+        cron_kwargs: go to ``worker.cron()``: ``name``, ``max_schedule_drift``, ``ttl``, ``unique``.
+    """
+    guard = _guard(max_retries, backoff_base, backoff_max, timeout, on_failure, jitter)
+    options = _options(guard, cron_kwargs)
+    return cast("CronDecorator", _decorator(guard, lambda: get_worker().cron(tab, **options)))
+
+
+def _guard(  # noqa: PLR0913, PLR0917 - as robust_task
+    max_retries: int,
+    backoff_base: float,
+    backoff_max: float,
+    timeout: timedelta | int | None,
+    on_failure: OnFailure | None,
+    jitter: float,
+) -> Guard:
+    policy = RetryPolicy(
+        max_tries=max_retries,
+        base=backoff_base,
+        cap=timedelta(seconds=check_number("backoff_max", backoff_max)),
+        jitter=jitter,
+    )
+    if on_failure is not None and not callable(on_failure):
+        raise TypeError(f"on_failure takes a function, not {on_failure!r}")
+    return Guard(policy, _limit("timeout", timeout), on_failure)
+
+
+def _limit(name: str, given: timedelta | int | None) -> timedelta | None:
+    if given is None:
+        return None
+    limit = given
+    if not isinstance(limit, timedelta):
+        limit = timedelta(seconds=check_number(name, limit))
+    if limit <= timedelta(0):
+        raise ValueError(f"{name} takes more than 0 seconds, not {given!r}")
+    return limit
+
+
+def _options(guard: Guard, given: dict[str, Any]) -> dict[str, Any]:
+    """What the engine is told: it counts lost workers, and leaves timeouts to the guard."""
+    for name, ours in {"max_tries": "max_retries", "retry_timeouts": "max_retries"}.items():
+        if name in given:
+            raise TypeError(f"{name}= is decided by {ours}= here; leave it out")
+    limit = None if guard.limit is None else guard.limit + SLACK
+    if guard.expire is not None:
+        given = {"expire": guard.expire + KEPT_AFTER_EXPIRY, **given}
+    return {"max_tries": guard.policy.max_tries, "timeout": limit, **given}
+
+
+def _decorator(guard: Guard, register: Callable[[], Any]) -> Callable[[Any], Any]:
+    def decorate(function: Any) -> Any:
+        task = register()(function)
+        # Called directly it stays the plain function; only the worker takes the guarded way.
+        task.runner = guard.wrap(task)
+        return task
+
+    return decorate

@@ -1,0 +1,82 @@
+"""Notices an event loop that something blocks, and ends the process."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import sys
+import threading
+import time
+import traceback
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from vibetuner.logs import is_machinery
+
+__all__ = ["EXIT_CODE", "watching"]
+
+logger = logging.getLogger(__name__)
+
+EXIT_CODE = 70  # EX_SOFTWARE of sysexits.h
+
+
+@asynccontextmanager
+async def watching(limit: float) -> AsyncIterator[None]:
+    """End the process when the event loop makes no step for ``limit`` seconds; 0 is never.
+
+    Whoever supervises the process starts a new one, and the tasks that it held are started again.
+    """
+    if not limit:
+        yield
+        return
+    watchdog = _Watchdog(limit)
+    pulse = asyncio.create_task(watchdog.beat())
+    watchdog.start()
+    try:
+        yield
+    finally:
+        watchdog.stop()
+        pulse.cancel()
+
+
+class _Watchdog(threading.Thread):
+    def __init__(self, limit: float) -> None:
+        super().__init__(daemon=True, name="watchdog")
+        self._limit = limit
+        self._loop_thread = threading.get_ident()
+        self._last_beat = time.monotonic()
+        self._stopped = threading.Event()
+
+    async def beat(self) -> None:
+        while True:
+            self._last_beat = time.monotonic()
+            await asyncio.sleep(min(1.0, self._limit / 4))
+
+    def run(self) -> None:
+        asleep_since = time.monotonic()
+        while not self._stopped.wait(min(1.0, self._limit / 4)):
+            now = time.monotonic()
+            if now - asleep_since > self._limit / 2:
+                self._last_beat = now  # the whole process was stopped, not its loop
+            asleep_since = now
+            if now - self._last_beat > self._limit:
+                self._end()
+
+    def stop(self) -> None:
+        self._stopped.set()
+
+    def _end(self) -> None:
+        where = _where(self._loop_thread)
+        logger.critical("the event loop is blocked for %g s by %s; ending", self._limit, where)
+        logging.shutdown()
+        os._exit(EXIT_CODE)
+
+
+def _where(thread: int) -> str:
+    """The project's line that a thread is in."""
+    frames = list(traceback.walk_stack(sys._current_frames().get(thread)))  # noqa: SLF001
+    for frame, line in frames:
+        if not is_machinery(frame) and "site-packages" not in frame.f_code.co_filename:
+            return f"{frame.f_code.co_filename}:{line}, {frame.f_code.co_name}()"
+    return "something out of sight"

@@ -1,0 +1,253 @@
+"""The worker that a process has: registers tasks at import, connects when used."""
+
+from __future__ import annotations
+
+import logging
+from collections import defaultdict
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from datetime import timedelta
+from functools import cache
+from typing import TYPE_CHECKING, Any, Self
+
+from anyio import (
+    TASK_STATUS_IGNORED,
+    CancelScope,
+    ClosedResourceError,
+    EndOfStream,
+    WouldBlock,
+)
+from anyio.abc import TaskStatus
+from anyio.streams.memory import MemoryObjectReceiveStream
+from coredis import Redis, RedisCluster
+from streaq import StreaqError
+from streaq import Worker as StreaqWorker
+from streaq.constants import REDIS_GROUP
+from streaq.task import RegisteredTask
+from streaq.types import StreamMessage, StreaqCancelled
+
+from vibetuner.config import REDIS_MISSING, Settings, get_settings
+from vibetuner.embedded import open_services
+from vibetuner.errors import NotConfigured, ServiceUnavailable
+from vibetuner.logs import current_task
+from vibetuner.resources.redis import check, make_client, ungrouped
+from vibetuner.tasks.dead_letters.burial import Burial
+from vibetuner.tasks.dead_letters.letter import Cause, cause_of
+from vibetuner.tasks.depends import inject, running_context
+from vibetuner.tasks.guard import guard_of, queued_at
+from vibetuner.tasks.lifespan import worker_lifespan
+from vibetuner.tasks.payload import dump, read, signing_keys
+from vibetuner.tasks.report import Reporter
+
+__all__ = ["TaskWorker", "get_worker", "open_queue"]
+
+logger = logging.getLogger(__name__)
+
+# In development a reload should not wait; what is cut short is handed back at no cost.
+DEVELOPMENT_GRACE_SECONDS = 3
+
+# How long a result waits to be another task's arguments; the engine's five minutes are less than
+# a backlog or a backoff.
+HANDED_ON_TIME = timedelta(days=7)
+
+
+class ArgumentsGone(StreaqError):  # noqa: N818 - as the engine's own kin
+    """The result that was to be a task's arguments is not there any more."""
+
+
+@cache
+def get_worker() -> TaskWorker:
+    """The process's worker: decorate with ``@worker.task()`` and ``@worker.cron()``.
+
+    Needs no Redis and no project; what needs Redis fails when it is used, and says what is
+    missing.
+    """
+    return TaskWorker(get_settings())
+
+
+@asynccontextmanager
+async def open_queue() -> AsyncIterator[TaskWorker]:
+    """Connect to the queue for the length of the block, for scripts that enqueue."""
+    async with get_worker() as worker:
+        yield worker
+
+
+class TaskWorker(StreaqWorker[Any]):
+    """streaq's worker, with connections made at use, contexts injected and one line a happening.
+
+    Raises, when it is entered: NotConfigured without REDIS_URL; ServiceUnavailable when Redis
+    does not answer.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__(
+            queue_name=settings.queue_name,
+            concurrency=settings.worker_concurrency,
+            grace_period=_grace_period(settings),
+            idle_timeout=settings.worker_idle_timeout,
+            serializer=dump,
+        )
+        self._reporter = Reporter(self)
+        self.burial = Burial(self)
+        self._keys: list[bytes] = []
+        self._run_scope: CancelScope | None = None
+
+    if not TYPE_CHECKING:  # the engine's own overloads say it all to a type checker
+
+        def task(self, function=None, **options):  # noqa: ANN001, ANN003, ANN201
+            """As the engine's ``task``; parameters with ``WorkerDepends()`` are filled in."""
+            if function is not None:
+                return super().task(inject(function), **options)
+            register = super().task(**options)
+            return lambda function: register(inject(function))
+
+        def cron(self, tab, **options):  # noqa: ANN001, ANN003, ANN201
+            """As the engine's ``cron``; parameters with ``WorkerDepends()`` are filled in."""
+            register = super().cron(tab, **options)
+            return lambda function: register(inject(function))
+
+    @asynccontextmanager
+    async def __asynccontextmanager__(self) -> AsyncIterator[Self]:
+        async with AsyncExitStack() as stack:
+            stack.enter_context(ungrouped())
+            settings = await stack.enter_async_context(open_services(get_settings()))
+            await check(settings)
+            self._redis = make_client(settings)
+            self._keys = signing_keys(settings)
+            self.signing_secret = self._keys[0]
+            stack.callback(setattr, self, "_initialized", False)
+            yield await stack.enter_async_context(super().__asynccontextmanager__())
+
+    async def run_async(self, *, task_status: TaskStatus[None] = TASK_STATUS_IGNORED) -> None:
+        """Run tasks until a signal or a cancellation ends it; may be called again afterwards."""
+        self.lifespan = worker_lifespan()
+        self._forget_last_run()
+        await super().run_async(task_status=task_status)
+
+    async def serialize(self, data: Any) -> str | bytes:
+        """Store data; raises PayloadError, which names what can't be stored."""
+        try:
+            return await super().serialize(data)
+        except StreaqError as error:
+            # The engine's own message would show the arguments' values.
+            raise error.__cause__ or error from None
+
+    async def deserialize(self, data: Any) -> Any:
+        """Read stored data; raises StreaqError when its signature is none of ours."""
+        if data is None:  # only asked for where a task gets its arguments from another's result
+            raise ArgumentsGone("Dependency failed, or its result was not kept so long!")
+        return read(data.encode() if isinstance(data, str) else bytes(data), self._keys)
+
+    def stop(self) -> None:
+        """End :meth:`run_async` as a signal does: nothing new begins, what runs is handed back."""
+        if self._run_scope is not None:
+            self._run_scope.cancel("stop() was called")
+
+    async def signal_handler(self, scope: CancelScope) -> None:
+        """Wait for SIGINT or SIGTERM; remembers what they end, for :meth:`stop`."""
+        self._run_scope = scope
+        await super().signal_handler(scope)
+
+    async def run_consumers(
+        self, receive: MemoryObjectReceiveStream[StreamMessage], *args: Any, **kwargs: Any
+    ) -> None:
+        """Run the consumers; at the end hand back at once what none of them has begun."""
+        with receive:
+            try:
+                await super().run_consumers(receive, *args, **kwargs)
+            finally:
+                with CancelScope(shield=True):
+                    await self._hand_back(receive)
+
+    @property
+    def redis(self) -> Redis[str] | RedisCluster[str]:
+        """The open connection; raises NotConfigured or ServiceUnavailable when there is none."""
+        if self._initialized:
+            return super().redis
+        if not get_settings().redis_url:
+            raise NotConfigured(REDIS_MISSING)
+        raise ServiceUnavailable(
+            "The queue is not open here. In a script:  async with open_queue(): "
+            "(from vibetuner.tasks.worker)"
+        )
+
+    async def run_task(self, msg: StreamMessage) -> None:
+        """Run one task; its id is in every log line that it writes."""
+        task_token = current_task.set(msg.task_id)
+        context_token = running_context.set(self.context)
+        queued_token = queued_at.set(msg.enqueue_time)
+        try:
+            await super().run_task(msg)
+        except ArgumentsGone as error:
+            tries = int(await self.redis.get(self._retry_key + msg.task_id) or 0)
+            await self.finish_failed_task(msg, error, tries, 0)
+        finally:
+            queued_at.reset(queued_token)
+            running_context.reset(context_token)
+            current_task.reset(task_token)
+
+    async def finish_task(self, msg: StreamMessage, *args: Any, **kwargs: Any) -> None:
+        """Record the end of a try, and report it."""
+        if not kwargs["finish"] and kwargs["schedule"] is None:
+            # Cut short by a planned stop, which is no fault of the task's: this try is not counted.
+            await self.redis.decr(self._retry_key + msg.task_id)
+        await super().finish_task(msg, *args, **kwargs)
+        if kwargs["success"] and kwargs["triggers"]:
+            await self.redis.expire(self._previous_key + msg.task_id, HANDED_ON_TIME)
+        self._reporter.finished(**kwargs)
+
+    async def finish_failed_task(
+        self, msg: StreamMessage, exc: BaseException, tries: int, *args: Any, **kwargs: Any
+    ) -> None:
+        """Record the end of a task that could not be run, and report it."""
+        fn_name = kwargs.get("fn_name", "unknown task")
+        if not isinstance(exc, StreaqCancelled):
+            await self._bury(msg.task_id, exc, tries, self.registry.get(fn_name))
+        await super().finish_failed_task(msg, exc, tries, *args, **kwargs)
+        self._reporter.not_run(exc, fn_name)
+
+    async def fail_task_dependents(self, dependents: list[str], otherwise: str | None) -> None:
+        """Record the end of tasks whose dependency has failed."""
+        error = StreaqError("Dependency failed, not running task!")
+        for task_id in dependents:
+            await self._bury(task_id, error, 0, None)
+        await super().fail_task_dependents(dependents, otherwise)
+
+    async def _bury(
+        self, task_id: str, error: BaseException, tries: int, task: RegisteredTask | None
+    ) -> None:
+        """Keep a letter of a robust task, or of one that can't be told any more."""
+        guard = guard_of(task)
+        if task is not None and guard is None:
+            return
+        cause = cause_of(error)
+        # The try that finds the limit reached did not run.
+        begun = tries - 1 if cause is Cause.CRASHED else tries
+        letter = await self.burial.bury(task_id, error, cause, begun)
+        guard = guard or guard_of(self.registry.get(letter.task_name))
+        if guard is not None:
+            await guard.notify(letter, error)
+
+    async def _hand_back(self, receive: MemoryObjectReceiveStream[StreamMessage]) -> None:
+        """Make messages that were fetched and not begun available to other workers at once."""
+        waiting: defaultdict[str, list[str]] = defaultdict(list)
+        with suppress(WouldBlock, EndOfStream, ClosedResourceError):
+            while True:
+                message = receive.receive_nowait()
+                waiting[self.stream_key + message.priority].append(message.message_id)
+        for stream, ids in waiting.items():
+            await self.redis.xclaim(
+                stream, REDIS_GROUP, self.id, 0, ids, justid=True, idle=self.idle_timeout
+            )
+
+    def _forget_last_run(self) -> None:
+        self._count = 0
+        self._running = self._stream_empty = False
+        self._running_tasks.clear()
+        self._cancel_scopes.clear()
+
+
+def _grace_period(settings: Settings) -> int:
+    if settings.environment == "production":
+        return round(settings.worker_grace_period)
+    return min(round(settings.worker_grace_period), DEVELOPMENT_GRACE_SECONDS)

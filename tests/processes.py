@@ -1,0 +1,158 @@
+"""Real `vibetuner` processes for tests: started, waited for, and always ended."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx2
+
+from vibetuner.config import Settings
+
+OURS = {name.upper() for name in Settings.model_fields} | {
+    "VIRTUAL_ENV",
+    "FORCE_COLOR",
+    "NO_COLOR",
+}
+
+
+@dataclass
+class Command:
+    """A running command and what it has printed."""
+
+    process: subprocess.Popen[str]
+    log: Path
+
+    @property
+    def output(self) -> str:
+        """All that was printed so far."""
+        return self.log.read_text(encoding="utf-8", errors="replace")
+
+    def wait_for(self, text: str, seconds: float = 20) -> None:
+        """Wait until ``text`` is printed; fails with the output when it isn't."""
+        wait_until(
+            lambda: text in self.output or self.process.poll() is not None,
+            seconds=seconds,
+            what=lambda: f"{text!r} in:\n{self.output}",
+        )
+        assert text in self.output, f"{text!r} not in:\n{self.output}"
+
+    def stop(self, number: signal.Signals = signal.SIGINT, seconds: float = 40) -> int:
+        """Send a signal as Ctrl-C does, and return the exit code."""
+        if self.process.poll() is None:
+            self.process.send_signal(number)
+        return self.process.wait(seconds)
+
+
+def clean_environment(**variables: str) -> dict[str, str]:
+    """The environment without this project's settings, and with ``variables``."""
+    return {k: v for k, v in os.environ.items() if k not in OURS} | variables
+
+
+@contextmanager
+def vibetuner(
+    *arguments: str, folder: Path, log: Path, environment: Mapping[str, str]
+) -> Iterator[Command]:
+    """``vibetuner …`` running in ``folder``; killed at the end if it still runs."""
+    with log.open("w", encoding="utf-8") as file:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "vibetuner", *arguments],
+            cwd=folder,
+            env=clean_environment(**environment),
+            stdin=subprocess.DEVNULL,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+    command = Command(process, log)
+    try:
+        yield command
+    finally:
+        try:
+            command.stop(signal.SIGTERM)
+        except subprocess.TimeoutExpired:
+            process.kill()  # its children see that and end by themselves
+            raise
+
+
+def run_vibetuner(
+    *arguments: str, folder: Path, seconds: float = 60, **environment: str
+) -> subprocess.CompletedProcess[str]:
+    """``vibetuner …`` in ``folder``, run to its end."""
+    return subprocess.run(
+        [sys.executable, "-m", "vibetuner", *arguments],
+        cwd=folder,
+        env=clean_environment(**environment),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=seconds,
+        check=False,
+    )
+
+
+def children_of(pid: int) -> set[int]:
+    """The processes that a process has started, and those that these have started."""
+    listed = subprocess.run(["ps", "-A", "-o", "pid=,ppid="], capture_output=True, check=True)
+    pairs = [tuple(map(int, line.split())) for line in listed.stdout.splitlines()]
+    found, new = set[int](), {pid}
+    while new:
+        new = {child for child, parent in pairs if parent in new} - found
+        found |= new
+    return found
+
+
+def is_gone(pid: int) -> bool:
+    """Whether a process has ended (a zombie has, whoever may still have to collect it)."""
+    state = subprocess.run(
+        ["ps", "-o", "stat=", "-p", str(pid)], capture_output=True, text=True, check=False
+    ).stdout
+    return not state.strip() or state.startswith("Z")
+
+
+def free_port() -> int:
+    """A port that nobody listens on right now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def wait_until(
+    condition: Callable[[], object],
+    *,
+    seconds: float = 20,
+    what: Callable[[], str] = lambda: "a condition",
+) -> None:
+    """Poll ``condition`` until it holds; fails with ``what`` after ``seconds``."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"waited {seconds} s in vain for {what()}"
+        time.sleep(0.05)
+
+
+def wait_for_http(url: str, seconds: float = 20) -> None:
+    """Wait until ``url`` answers."""
+
+    def answers() -> bool:
+        try:
+            return httpx2.get(url, timeout=2).status_code < 500
+        except httpx2.TransportError:
+            return False
+
+    wait_until(answers, seconds=seconds, what=lambda: url)
+
+
+@dataclass
+class Site:
+    """A web process with its address."""
+
+    command: Command
+    url: str

@@ -1,0 +1,336 @@
+"""Whatever is wrong at the start is one line that names the cure, and an exit code."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+
+from tests.processes import free_port, run_vibetuner, vibetuner
+from tests.projects import SHOP, SHOP_TUNE, write, write_project, write_shop
+from vibetuner.embedded import Lease
+
+Refused = Callable[..., str]
+WORKER = ("run", "prod", "worker")
+NOWHERE = {"REDIS_URL": "redis://127.0.0.1:1", "SECRET_KEY": "s"}
+
+
+@pytest.fixture
+def refused(tmp_path: Path) -> Refused:
+    """Run ``vibetuner …`` in a project; returns its one line, which starts with ``error: ``."""
+
+    def run(root: Path, *arguments: str, code: int = 1, **environment: str) -> str:
+        if arguments[0] == "run" and not {"--port", "--help"} & set(arguments):
+            arguments = (*arguments, "--port", str(free_port()))
+        done = run_vibetuner(*arguments, folder=root, **environment)
+        assert done.stdout == ""
+        lines = done.stderr.splitlines()
+        assert len(lines) == 1, done.stderr
+        assert lines[0].startswith("error: "), done.stderr
+        assert done.returncode == code
+        assert "hunter2" not in done.stderr
+        return lines[0].removeprefix("error: ")
+
+    return run
+
+
+@pytest.fixture
+def shop(tmp_path: Path) -> Path:
+    return write_shop(tmp_path / "shop")
+
+
+@pytest.fixture
+def real(servers: Lease) -> dict[str, str]:
+    return {
+        "REDIS_URL": servers.urls["redis"],
+        "REDIS_KEY_PREFIX": f"bad-{uuid4().hex[:12]}",
+        "SECRET_KEY": "s",
+    }
+
+
+# Outside systems
+
+
+@pytest.mark.parametrize("arguments", [("dev", "worker"), ("dev", "all"), ("prod", "worker")])
+def test_without_redis_url_there_is_no_worker(
+    shop: Path, refused: Refused, arguments: tuple[str, str]
+):
+    """The guide's own words."""
+    assert refused(shop, "run", *arguments) == (
+        "Background tasks: Redis not configured. Add to .env:  REDIS_URL=redis://localhost:6379"
+    )
+
+
+@pytest.mark.parametrize("arguments", [("dev", "worker"), ("prod", "frontend")])
+def test_redis_that_is_down_at_the_start(shop: Path, refused: Refused, arguments: tuple[str, str]):
+    """Where it was looked for, why it failed, three cures; the password stays private."""
+    url = "redis://ann:hunter2@127.0.0.1:1"
+    line = refused(shop, "run", *arguments, **{**NOWHERE, "REDIS_URL": url})
+
+    assert line.startswith("Redis at redis://***@127.0.0.1:1 can't be used: ")
+    assert line.endswith("Start it, correct REDIS_URL, or set REDIS_URL=embedded in development")
+
+
+def test_redis_that_is_down_is_said_once_for_all_processes(shop: Path):
+    """Web app and worker both need it; what one has said, the other need not repeat."""
+    done = run_vibetuner(
+        "run", "dev", "all", "--port", str(free_port()), folder=shop, **NOWHERE
+    )  # fmt: skip
+
+    assert done.returncode == 1
+    assert done.stderr.count("error: Redis at redis://127.0.0.1:1 can't be used") == 1
+    assert len(done.stderr.splitlines()) == 1
+    assert "Traceback" not in done.stderr
+
+
+def test_mongodb_that_is_down_at_the_start_stops_the_web_app(
+    shop: Path, refused: Refused, real: dict[str, str]
+):
+    """After five seconds; the first visitor need not find out."""
+    url = "mongodb://ann:hunter2@127.0.0.1:1/shop"
+    line = refused(shop, "run", "prod", "frontend", **real, MONGODB_URL=url)
+
+    assert line.startswith("MongoDB at mongodb://***@127.0.0.1:1/shop can't be used: ")
+    assert line.endswith("correct MONGODB_URL, or set MONGODB_URL=embedded in development")
+
+
+def test_a_worker_waits_for_mongodb_and_says_so_once(
+    shop: Path, real: dict[str, str], tmp_path: Path
+):
+    """Its tasks are safe in Redis until then; a signal ends the waiting."""
+    arguments = (*WORKER, "--port", str(free_port()))
+    environment = {**real, "MONGODB_URL": "mongodb://ann:hunter2@127.0.0.1:1/shop"}
+    log = tmp_path / "log"
+    with vibetuner(*arguments, folder=shop, log=log, environment=environment) as command:
+        command.wait_for("MongoDB at mongodb://***@127.0.0.1:1/shop can't be used")
+        assert command.stop() == 0
+
+    assert command.output.count("trying again") == 1
+    assert "Traceback" not in command.output
+    assert "hunter2" not in command.output
+
+
+def test_a_database_that_cannot_be_opened(shop: Path, refused: Refused, real: dict[str, str]):
+    """Its file lies where no file can be."""
+    line = refused(
+        shop, "run", "prod", "frontend", **real, DATABASE_URL="sqlite:////dev/null/shop.db"
+    )
+
+    assert line.startswith("SQL database at sqlite+aiosqlite:////dev/null/shop.db can't be used: ")
+    assert line.endswith("Start it, or correct DATABASE_URL")
+
+
+# Settings
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "shown"),
+    [
+        ("REDIS_URL", "http://ann:hunter2@cache", "'http://***@cache' in the environment"),
+        ("REDIS_URL", "ann:hunter2@cache:6379", "'***@cache:6379' in the environment"),
+        ("MONGODB_URL", "mongo://ann:hunter2@db", "'mongo://***@db' in the environment"),
+        ("DATABASE_URL", "mysql://ann:hunter2@db/x", "'mysql://***@db/x' in the environment"),
+        ("SMTP_URL", "http://ann:hunter2@mail", "a value that is not shown in the environment"),
+        ("WORKER_CONCURRENCY", "many", "'many' in the environment"),
+        ("ENVIRONMENT", "staging", "'staging' in the environment"),
+        ("DEBUG", "perhaps", "'perhaps' in the environment"),
+    ],
+)
+def test_a_wrong_value_is_named_with_what_is_expected(
+    shop: Path, refused: Refused, name: str, value: str, shown: str
+):
+    """Never with the password in it."""
+    line = refused(shop, "db", "create-schema", **{name: value})
+
+    assert line.startswith(f"{name}: expected ")
+    assert line.endswith(f", found {shown}")
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (None, ".env can't be read (Is a directory). Make it a UTF-8 text file"),
+        ("MAIL_FROM=Böhm".encode("latin-1"), ".env can't be read (not UTF-8). Make it a UTF-8"),
+        (b"DEBUG=true\nhunter2 is = my password\n", ".env:2: not a NAME=value line. Quote the"),
+    ],
+    ids=["a folder", "another encoding", "no NAME=value"],
+)
+def test_an_env_file_that_cannot_be_read(
+    shop: Path, refused: Refused, content: bytes | None, words: str
+):
+    """Path, line and cure."""
+    if content is None:
+        (shop / ".env").mkdir()
+    else:
+        (shop / ".env").write_bytes(content)
+
+    assert words in refused(shop, "run", "dev", "worker")
+
+
+@pytest.mark.parametrize("name", ["REDIS_URL", "MONGODB_URL"])
+def test_embedded_services_are_refused_in_production(shop: Path, refused: Refused, name: str):
+    """With what to set instead."""
+    line = refused(shop, *WORKER, **{**NOWHERE, name: "embedded"})
+
+    assert line.startswith(f"{name}=embedded is for development and tests; ENVIRONMENT=production")
+
+
+def test_production_needs_a_secret(shop: Path, refused: Refused):
+    """With the command that makes one."""
+    line = refused(shop, *WORKER, REDIS_URL="redis://127.0.0.1:1")
+
+    assert line.startswith("SECRET_KEY is empty, and production signs what it stores. Make one")
+
+
+def test_development_refuses_a_production_environment(shop: Path, refused: Refused):
+    """A machine that is marked as production is no place to try things out."""
+    line = refused(shop, "run", "dev", ENVIRONMENT="production", **NOWHERE)
+
+    assert line == "ENVIRONMENT=production is set here. Use `vibetuner run prod`, or unset it"
+
+
+# The project
+
+
+def test_outside_a_project(refused: Refused, tmp_path: Path):
+    """Every command that needs one says how to get into one."""
+    for command in (WORKER, ("run", "dev"), ("db", "create-schema"), ("services", "status")):
+        line = refused(tmp_path, *command)
+        assert line.startswith(f"{tmp_path} is in no vibetuner project. Go to one, or make one: ")
+
+
+BROKEN: dict[str, tuple[dict[str, str], str | None, str]] = {
+    "missing": ({}, None, "No tune.py in "),
+    "syntax": ({}, "app = (\n", "src/shop/tune.py:1: syntax error: "),
+    "import": ({}, "import nothing_like_it\n", "src/shop/tune.py:1: ModuleNotFoundError: No mod"),
+    "misspelt": ({}, "from vibetuner import VibetunerApp\napp = VibetunerApp(task=[])\n",
+                 "src/shop/tune.py:2: TypeError: VibetunerApp.__init__() got an unexpected keyword "
+                 "argument 'task'. Did you mean tasks=?"),
+    "wrong type": ({}, "app = {}\n", "expected `app = VibetunerApp(...)`, found a dict named app"),
+    "no list": ({}, "from vibetuner import VibetunerApp\napp = VibetunerApp(tasks=print)\n",
+                "src/shop/tune.py:2: TypeError: tasks= takes a list"),
+    "not listed": (SHOP, SHOP_TUNE.replace("[add, ", "["), "The task add ("),
+    "not imported": ({"tasks/__init__.py": "", "tasks/hidden.py": SHOP["jobs.py"]},
+                     "from vibetuner import VibetunerApp\napp = VibetunerApp()\n",
+                     "shop/tasks/hidden.py:"),
+    "broken task": ({"tasks/__init__.py": "", "tasks/hidden.py": "def f(:\n"},
+                    "from vibetuner import VibetunerApp\napp = VibetunerApp()\n",
+                    "shop/tasks/hidden.py:1: syntax error"),
+    "no task": (SHOP, SHOP_TUNE.replace("[add, ", "[add, print, "),
+                "tune.py lists print, which is not a task. Decorate it with @worker.task(), or"),
+    "twice": (SHOP, SHOP_TUNE.replace("[add, ", "[add, add, "),
+              "tune.py lists add more than once. Keep one"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", BROKEN)
+def test_a_tune_that_is_broken_or_untrue(tmp_path: Path, refused: Refused, what: str):
+    """File, line and cure; Redis is not even asked."""
+    files, tune, words = BROKEN[what]
+    root = write_project(tmp_path / "project", files, tune=tune)
+
+    assert words in refused(root, *WORKER, **NOWHERE)
+
+
+def test_a_part_that_cannot_start_stops_the_other(tmp_path: Path, real: dict[str, str]):
+    """What runs half would only puzzle; the line is said once, by the part that knows."""
+    files, tune, words = BROKEN["not listed"]
+    root = write_project(tmp_path / "project", files, tune=tune)
+
+    done = run_vibetuner("run", "dev", "all", "--port", str(free_port()), folder=root, **real)
+
+    assert done.returncode == 1
+    (line,) = [line for line in done.stderr.splitlines() if "error: " in line]
+    assert line.startswith(f"worker | error: {words}")
+    assert "Traceback" not in done.stderr
+
+
+SURPRISE = """
+    from contextlib import asynccontextmanager
+
+    from vibetuner import VibetunerApp
+
+
+    @asynccontextmanager
+    async def lifespan():
+        raise LookupError("nobody\\nthought of this")
+        yield
+
+
+    app = VibetunerApp(frontend_lifespan=lifespan)
+"""
+
+
+def test_a_surprise_is_one_line_too_unless_one_is_debugging(tmp_path: Path, refused: Refused):
+    """What we did not foresee says how to see more."""
+    root = write_project(tmp_path / "project", tune=SURPRISE)
+    arguments = ("run", "prod", "frontend", "--port", str(free_port()))
+
+    assert refused(root, *arguments, SECRET_KEY="s") == (
+        "LookupError: nobody (set DEBUG=true to see where)"
+    )
+    debugging = run_vibetuner(*arguments, folder=root, SECRET_KEY="s", DEBUG="true")
+    assert debugging.returncode == 1
+    assert "tune.py" in debugging.stderr
+    assert "LookupError: nobody" in debugging.stderr
+
+
+def test_two_tunes(shop: Path, refused: Refused):
+    """Both are named."""
+    write(shop / "src" / "market" / "tune.py", "")
+
+    line = refused(shop, *WORKER, **NOWHERE)
+
+    assert "more than one tune.py: src/market/tune.py and src/shop/tune.py. Keep one" in line
+
+
+# The command line
+
+
+@pytest.mark.parametrize("arguments", [("dev", "all"), ("prod", "frontend")])
+def test_a_port_in_use(shop: Path, refused: Refused, arguments: tuple[str, str]):
+    """With the next one to try."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        line = refused(shop, "run", *arguments, "--port", str(port), **NOWHERE)
+
+    assert line == (
+        f"Port {port} on 127.0.0.1 can't be used: Address already in use. "
+        f"Stop what uses it, or choose another:  --port {port + 1}"
+    )
+
+
+def test_a_host_that_is_none(shop: Path, refused: Refused):
+    """A name that does not resolve."""
+    line = refused(shop, "run", "prod", "frontend", "--host", "nowhere.invalid", **NOWHERE)
+
+    assert line.startswith("Port ")
+    assert "on nowhere.invalid can't be used: " in line
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("run", "dev", "--prot", "1"), "No such option: --prot"),
+        (("run",), "Missing argument 'mode'"),
+        (("run", "test", "all"), "Invalid value for 'mode'"),
+        (("run", "dev", "everything"), "Invalid value for 'part'"),
+        (("run", "dev", "--port", "99999"), "Invalid value for '--port'"),
+        (("run", "dev", "--workers", "0"), "Invalid value for '--workers'"),
+        (("start",), "No such command 'start'"),
+        (("db", "drop-schema"), "No such command 'drop-schema'"),
+    ],
+)
+def test_what_the_command_line_does_not_know(
+    shop: Path, refused: Refused, arguments: tuple[str, ...], words: str
+):
+    """With the page that explains it."""
+    line = refused(shop, *arguments, code=2)
+
+    assert line.startswith(words)
+    assert line.endswith("--help")

@@ -1,0 +1,385 @@
+"""``vibetuner run``: real processes from their start to their end."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import httpx2
+import pytest
+
+from tests.processes import (
+    Command,
+    children_of,
+    free_port,
+    is_gone,
+    vibetuner,
+    wait_for_http,
+    wait_until,
+)
+from tests.projects import ROUTES, write, write_shop
+from vibetuner.embedded import Lease, status
+
+ALL_READY = 60  # seconds: a machine that runs other tests too
+
+
+class Running:
+    """``vibetuner run …`` in a project of its own, and what can be seen of it."""
+
+    def __init__(self, command: Command, root: Path, port: int) -> None:
+        self.command = command
+        self.root = root
+        self.url = f"http://127.0.0.1:{port}"
+
+    @property
+    def pid(self) -> int:
+        return self.command.process.pid
+
+    @property
+    def lines(self) -> list[str]:
+        """What was printed, without the label of the process."""
+        return [line.split(" | ", 1)[-1] for line in self.command.output.splitlines()]
+
+    def wait_for_worker(self, times: int = 1) -> None:
+        self.wait_for("worker ready", times)
+
+    def wait_for_web(self, times: int = 1) -> None:
+        self.wait_for("web app ready", times)
+
+    def wait_for(self, words: str, times: int = 1) -> None:
+        wait_until(
+            lambda: self.command.output.count(words) >= times,
+            seconds=ALL_READY,
+            what=lambda: f"{words!r} {times} times in:\n{self.command.output}",
+        )
+
+    def start(self, task: str, *arguments: Any) -> str:
+        """Enqueue a task through the web app; returns its id."""
+        answer = httpx2.post(f"{self.url}/tasks/{task}", json=list(arguments), timeout=20)
+        return str(answer.json()["id"])
+
+    def outcome(self, task_id: str) -> str:
+        """A task's result, or its exception's message."""
+        return str(httpx2.get(f"{self.url}/tasks/{task_id}", timeout=30).json()["outcome"])
+
+    def web_pid(self) -> int:
+        return int(httpx2.get(self.url, timeout=20).json()["pid"])
+
+    def services(self) -> set[int]:
+        """The processes of the project's embedded services."""
+        seen = status(self.root)
+        return {pid for pid in (seen.keeper, *(one.pid for one in seen.services)) if pid}
+
+
+@contextmanager
+def running(root: Path, *arguments: str, **environment: str) -> Iterator[Running]:
+    """``vibetuner run <arguments> --port …`` with ``environment``, until the block ends."""
+    port = free_port()
+    with vibetuner(
+        "run", *arguments, "--port", str(port),
+        folder=root, log=root / "log", environment=environment,
+    ) as command:  # fmt: skip
+        yield Running(command, root, port)
+
+
+@pytest.fixture
+def real(servers: Lease) -> dict[str, str]:
+    """An environment with real servers, and a queue of the test's own."""
+    return {
+        "REDIS_URL": servers.urls["redis"],
+        "REDIS_KEY_PREFIX": f"run-{uuid4().hex[:12]}",
+        "SECRET_KEY": "a secret of the tests",
+    }
+
+
+@pytest.fixture
+def shop(tmp_path: Path) -> Path:
+    return write_shop(tmp_path / "shop")
+
+
+def all_gone(pids: set[int]) -> None:
+    wait_until(
+        lambda: all(map(is_gone, pids)),
+        what=lambda: f"the end of {[pid for pid in pids if not is_gone(pid)]}",
+    )
+
+
+def test_one_command_runs_everything_and_one_ctrl_c_ends_it(shop: Path):
+    """From a fresh checkout: `.env`, servers, web app, worker; then none of it is left."""
+    example = "SECRET_KEY=\nREDIS_URL=embedded\nMONGODB_URL=embedded\n"
+    (shop / ".env.example").write_text(example)
+
+    with running(shop, "dev", "all") as run:
+        run.wait_for_web()
+        run.wait_for_worker()
+        assert run.outcome(run.start("add", 1, 2)) == "3"
+
+        output = run.command.output
+        assert "made .env from .env.example, with a fresh SECRET_KEY\n" in output
+        assert re.search(rf"(?m)^web    \| .* web app ready at {run.url}$", output)
+        assert re.search(r"(?m)^worker \| .* worker ready: queue corner-shop, 4 tasks", output)
+        assert "\x1b" not in output, "nobody's terminal reads it"
+        pids = {run.pid, *children_of(run.pid), *run.services()}
+        assert len(pids) == 6, "supervisor, web, worker, keeper, Valkey, document server"
+
+        with httpx2.stream("GET", f"{run.url}/events", timeout=30) as stream:
+            chunks = stream.iter_text()
+            assert next(chunks).startswith("retry:")
+            assert run.command.stop(signal.SIGINT) == 0
+            assert list(chunks) == [], "an open stream ends, and holds up nobody"
+
+    all_gone(pids)
+    assert run.lines.count("Traceback (most recent call last):") == 0
+    assert sum("stopping; Ctrl-C again stops at once" in line for line in run.lines) == 1
+    assert sum("worker stopped" in line for line in run.lines) == 1
+    assert "graceful shutdown exceeded" not in run.command.output
+
+
+def test_a_second_ctrl_c_stops_at_once(shop: Path, real: dict[str, str]):
+    """A task that does not end has a grace period, which nobody has to wait for."""
+    with running(shop, "dev", "all", **real) as run:
+        pids = wait_with_an_endless_task(run)
+        run.command.process.send_signal(signal.SIGINT)
+        run.wait_for("stopping; Ctrl-C again stops at once")
+        run.command.stop(signal.SIGINT)
+
+    all_gone(pids)
+    assert "worker stopped" not in run.command.output
+
+
+def test_two_ctrl_cs_in_the_same_moment_leave_nothing_either(shop: Path, real: dict[str, str]):
+    """An impatient person; the system may hand them on as one."""
+    with running(shop, "dev", "all", **real) as run:
+        pids = wait_with_an_endless_task(run)
+        run.command.process.send_signal(signal.SIGINT)
+        run.command.stop(signal.SIGINT)
+
+    all_gone(pids)
+    assert "Traceback" not in run.command.output
+
+
+def wait_with_an_endless_task(run: Running) -> set[int]:
+    """Until it runs; returns the processes."""
+    run.wait_for_web()
+    run.wait_for_worker()
+    run.start("wait_for_ever")
+    run.wait_for("wait_for_ever started")
+    return {run.pid, *children_of(run.pid)}
+
+
+BLOCKED_IMPORT = """
+    import sys
+    import time
+
+    print("begun", flush=True)
+    time.sleep(3600)
+"""
+
+BLOCKED_LIFESPAN = """
+    import asyncio
+    from contextlib import asynccontextmanager
+
+    from vibetuner import VibetunerApp
+    from vibetuner.tasks.lifespan import base_lifespan
+
+
+    @asynccontextmanager
+    async def lifespan():
+        async with base_lifespan() as context:
+            print("begun", flush=True)
+            try:
+                await asyncio.sleep(3600)
+            finally:
+                print("closed", flush=True)
+            yield context
+
+
+    app = VibetunerApp(worker_lifespan=lifespan, frontend_lifespan=lifespan)
+"""
+
+
+@pytest.mark.parametrize(
+    ("number", "tune"),
+    [
+        (signal.SIGINT, BLOCKED_LIFESPAN),
+        (signal.SIGTERM, BLOCKED_IMPORT),
+        (signal.SIGHUP, BLOCKED_LIFESPAN),
+    ],
+    ids=["SIGINT", "SIGTERM", "SIGHUP"],
+)
+def test_a_signal_during_the_start_leaves_nothing(shop: Path, number: signal.Signals, tune: str):
+    """Whatever had begun by then: Ctrl-C, a service manager, a closed terminal."""
+    write(shop / "src" / "shop" / "tune.py", tune)
+    (shop / ".env").write_text("REDIS_URL=embedded\n")
+    with running(shop, "dev", "all") as run:
+        run.wait_for("begun", 2)
+        pids = {run.pid, *children_of(run.pid), *run.services()}
+        run.command.stop(number, seconds=20)
+
+    all_gone(pids)
+    assert len(pids) == 5
+    assert "Traceback" not in run.command.output
+    if tune is BLOCKED_LIFESPAN:
+        assert run.command.output.count("closed") == 2
+
+
+@pytest.mark.parametrize(
+    ("part", "tune"),
+    [("frontend", BLOCKED_LIFESPAN), ("worker", BLOCKED_IMPORT)],
+    ids=["frontend", "worker"],
+)
+def test_a_lone_process_can_be_stopped_while_it_starts(
+    shop: Path, real: dict[str, str], part: str, tune: str
+):
+    """A container that is told to go at once does not make its host wait."""
+    write(shop / "src" / "shop" / "tune.py", tune)
+    with running(shop, "prod", part, **real) as run:
+        run.wait_for("begun")
+        assert run.command.stop(signal.SIGTERM, seconds=20) == 0
+
+    assert "Traceback" not in run.command.output
+    assert ("closed" in run.command.output) == (tune is BLOCKED_LIFESPAN)
+
+
+def test_a_killed_supervisor_leaves_nothing_behind(shop: Path):
+    """kill -9 can't be caught: the others see for themselves that they are alone."""
+    (shop / ".env").write_text("REDIS_URL=embedded\n")
+    with running(shop, "dev", "all", FORCE_COLOR="1") as run:
+        run.wait_for_web()
+        run.wait_for_worker()
+        pids = {run.pid, *children_of(run.pid), *run.services()}
+        assert len(pids) == 5
+
+        run.command.stop(signal.SIGKILL)
+
+        all_gone(pids)
+    for label in ("\x1b[36mweb    | \x1b[0m", "\x1b[35mworker | \x1b[0m"):
+        assert label in run.command.output, "FORCE_COLOR reaches every process"
+
+
+def test_a_change_restarts_and_a_mistake_waits_for_the_next_change(
+    shop: Path, real: dict[str, str]
+):
+    """Save, and it runs; save something broken, and one line says what; mend it, and it runs."""
+    routes = shop / "src" / "shop" / "routes.py"
+    with running(shop, "dev", "all", **real) as run:
+        run.wait_for_web()
+        run.wait_for_worker()
+        first, supervisor = run.web_pid(), run.pid
+
+        write(routes, ROUTES.replace('{"pid": os.getpid()}', '{"pid": os.getpid(), "new": 1}'))
+        run.wait_for_web(2)
+        run.wait_for_worker(2)
+        assert sum("changed: routes.py; restarting" in line for line in run.lines) == 1
+        assert httpx2.get(run.url).json()["new"] == 1
+        assert run.web_pid() != first
+        assert is_gone(first)
+
+        write(routes, ROUTES + "\n    def broken(:\n")
+        run.wait_for("web ended with exit code 1; waiting for a change")
+        run.wait_for("worker ended with exit code 1; waiting for a change")
+        broken = [line for line in run.lines if line.startswith("error: ")]
+        assert len(broken) == 1, "what keeps both from starting is said once"
+        assert f"{routes}:{len(routes.read_text().splitlines())}: syntax error" in broken[0]
+        assert "Traceback" not in run.command.output
+
+        write(routes, ROUTES)
+        run.wait_for_web(3)
+        run.wait_for_worker(3)
+        assert run.outcome(run.start("add", 20, 22)) == "42"
+        assert run.pid == supervisor
+        assert run.command.stop() == 0
+
+
+def test_in_production_children_come_back_and_every_line_is_json(shop: Path, real: dict[str, str]):
+    """Two of each; one of each is killed; a task fails twice: machines can read all of it."""
+    with running(shop, "prod", "all", "--workers", "2", **real) as run:
+        run.wait_for_web(2)
+        run.wait_for_worker(2)
+        before = children_of(run.pid)
+        assert len(before) == 4
+
+        failed = run.start("fails_twice", "hunter2")
+        assert run.outcome(failed) == "the till is empty"
+        assert run.outcome(run.start("add", 1, 2)) == "3"
+
+        web, worker = run.web_pid(), int(run.outcome(run.start("which_process")))
+        for pid in (web, worker):
+            os.kill(pid, signal.SIGKILL)
+        all_gone({web, worker})
+        run.wait_for_web(3)
+        run.wait_for_worker(3)
+        assert len(children_of(run.pid) & before) == 2
+        assert len(children_of(run.pid)) == 4
+        wait_for_http(run.url)
+        assert run.outcome(run.start("add", 2, 2)) == "4"
+
+        assert run.command.stop(signal.SIGTERM) == 0
+
+    all_gone(before | {run.pid})
+    entries = [json.loads(line) for line in run.command.output.splitlines()]
+    assert {entry.get("process") for entry in entries} == {
+        "supervisor", "web-1", "web-2", "worker-1", "worker-2",
+    }  # fmt: skip
+    restarts = [entry["message"] for entry in entries if "starting it again" in entry["message"]]
+    assert len(restarts) == 2
+    assert all("ended with exit code -9; starting it again in 0.5 s" in line for line in restarts)
+    about = [entry for entry in entries if entry.get("task_id") == failed]
+    assert [entry["level"] for entry in about] == ["info", "warning", "warning", "info", "error"]
+    assert {entry["process"] for entry in about} <= {"worker-1", "worker-2"}
+    assert [entry["message"].split(" after")[0] for entry in about if "traceback" in entry] == [
+        "fails_twice failed", "fails_twice failed",
+    ]  # fmt: skip
+    for entry in about:
+        assert entry.get("traceback", "").count("ValueError: the till is empty") <= 1
+    assert "hunter2" not in run.command.output
+
+
+def test_a_lone_worker_is_one_process_with_a_page_and_ends_in_order(
+    shop: Path, real: dict[str, str]
+):
+    """As in a container: no supervisor between it and the signal."""
+    with running(shop, "prod", "worker", **real) as run:
+        run.wait_for_worker()
+        assert children_of(run.pid) == set()
+        health = httpx2.get(f"{run.url}/health").json()
+        assert health["queue"] == real["REDIS_KEY_PREFIX"]
+        assert health["tasks"] == ["add", "fails_twice", "wait_for_ever", "which_process"]
+
+        assert run.command.stop(signal.SIGTERM) == 0
+
+    messages = [json.loads(line)["message"] for line in run.command.output.splitlines()]
+    assert messages == [
+        f"worker ready: queue {real['REDIS_KEY_PREFIX']}, 4 tasks, 16 at a time",
+        "worker stopped",
+    ]
+
+
+def test_a_lone_web_process_ends_with_its_streams(shop: Path, real: dict[str, str]):
+    """A deploy does not wait for browsers to go away."""
+    with running(shop, "prod", "frontend", **real) as run:
+        run.wait_for_web()
+        assert children_of(run.pid) == set()
+        with httpx2.stream("GET", f"{run.url}/events", timeout=30) as stream:
+            chunks = stream.iter_text()
+            assert next(chunks).startswith("retry:")
+            assert run.command.stop(signal.SIGTERM) == 0
+            assert list(chunks) == []
+    assert all("Traceback" not in line for line in run.lines)
+    assert len(run.lines) == 1
+
+
+def test_pages_need_no_redis(shop: Path):
+    """`run dev frontend` serves them, and tells who came."""
+    with running(shop, "dev", "frontend") as run:
+        run.wait_for_web()
+        assert set(httpx2.get(run.url).json()) == {"pid"}
+        run.wait_for('"GET / HTTP/1.1" 200')
+        assert run.command.stop() == 0

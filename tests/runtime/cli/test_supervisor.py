@@ -1,0 +1,63 @@
+"""The supervisor's own work: lines, exit codes, restarts."""
+
+from __future__ import annotations
+
+import pytest
+
+from vibetuner.cli.program import Program
+from vibetuner.cli.supervisor import Supervisor
+
+PRINT = "import sys; sys.stdout.{}"
+
+
+def program(code: str, name: str = "web") -> Program:
+    return Program(name, ("-c", code))
+
+
+async def run(*programs: Program, label: bool = True) -> int:
+    return await Supervisor(programs, label=label).run()
+
+
+async def test_what_cannot_start_ends_everything_with_its_exit_code(
+    capfd: pytest.CaptureFixture[str],
+):
+    """The other program is stopped, although it would run on."""
+    code = await run(
+        program("import sys; sys.exit('error: no money')"),
+        program("import time; time.sleep(3600)", "worker"),
+    )
+
+    assert code == 1
+    assert "web    | error: no money\n" in capfd.readouterr().err
+
+
+async def test_an_error_that_several_have_is_said_once(capfd: pytest.CaptureFixture[str]):
+    """By whoever is first."""
+    failing = "import sys; sys.exit('error: no money')"
+    await run(program(failing), program(failing, "worker"))
+
+    assert capfd.readouterr().err.count("error: no money") == 1
+
+
+@pytest.mark.parametrize("size", [1, 200_000])
+async def test_no_line_is_too_long_and_none_is_lost(capfd: pytest.CaptureFixture[str], size: int):
+    """Nor does it matter that the last one has no end, or that its bytes are no text."""
+    code = PRINT.format(f"buffer.write(b'x' * {size} + bytes([10]) + b'last ' + bytes([255]))")
+
+    await run(program(code + "; sys.exit(3)"), label=False)
+
+    printed = capfd.readouterr().err
+    assert printed.replace("\n", "") == "x" * size + "last \ufffd"
+    assert printed.endswith("last \ufffd\n")
+
+
+async def test_who_is_killed_is_started_again(tmp_path, capfd: pytest.CaptureFixture[str]):
+    """It was fit to run; the memory of the machine was not enough, or a person was impatient."""
+    trace = tmp_path / "begun"
+    code = (
+        f"import os, pathlib, signal, sys; trace = pathlib.Path({str(trace)!r})\n"
+        "if trace.exists(): sys.exit(4)\n"
+        "trace.touch(); os.kill(os.getpid(), signal.SIGKILL)"
+    )
+
+    assert await run(program(code)) == 4

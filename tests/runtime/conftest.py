@@ -1,0 +1,100 @@
+"""A stage for the runtime's tests: a project to stand in, settings of one's own, real servers."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
+from uuid import uuid4
+
+import anyio
+import pytest
+
+from tests.processes import OURS
+from tests.projects import write_project
+from vibetuner import config
+from vibetuner.config import Settings, using_settings
+from vibetuner.embedded import Lease
+from vibetuner.frontend.templates import get_templates
+from vibetuner.loader import load_project
+from vibetuner.project import using_data_dir
+from vibetuner.tasks.worker import TaskWorker, get_worker
+from vibetuner.testing import name_database
+
+CACHES = (config._load_settings, load_project, get_templates)
+
+
+@pytest.fixture
+def fresh(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """As in a process that has just begun: nothing read, no project imported, nothing set."""
+    for name in OURS:
+        monkeypatch.delenv(name, raising=False)
+    path, modules, tasks = list(sys.path), set(sys.modules), set(get_worker().registry)
+    _forget()
+    yield
+    sys.path[:] = path
+    for name in set(get_worker().registry) - tasks:
+        del get_worker().registry[name]
+    for name in set(sys.modules) - modules:
+        if name.partition(".")[0] == "shop":
+            del sys.modules[name]
+    _forget()
+
+
+def _forget() -> None:
+    for cached in CACHES:
+        cached.cache_clear()
+
+
+@pytest.fixture
+def stand_in(fresh: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
+    """Write a project and stand in it: ``stand_in(files, tune=...)``."""
+
+    def go(*arguments: object, **options: object) -> Path:
+        root = write_project(tmp_path / "project", *arguments, **options)
+        monkeypatch.chdir(root)
+        return root
+
+    return go
+
+
+@pytest.fixture
+def settings(servers: Lease, tmp_path: Path) -> Iterator[Settings]:
+    """Settings with real servers, and with keys, database and data folder of the test's own."""
+    name = f"test-{uuid4().hex[:12]}"
+    own = Settings(
+        environment="test",
+        redis_url=servers.urls["redis"],
+        redis_key_prefix=name,
+        mongodb_url=name_database(servers.urls["mongodb"], name),
+        database_url=f"sqlite+aiosqlite:///{tmp_path / 'test.db'}",
+        secret_key="a secret of the tests",
+    )
+    with using_data_dir(tmp_path / ".vibetuner"), using_settings(own):
+        yield own
+
+
+@pytest.fixture
+async def refused_by_sqlite() -> AsyncIterator[None]:
+    """Let aiosqlite's thread tell its loop that it ends, before the test's loop is closed."""
+    yield
+    async with asyncio.timeout(10):
+        while any("_connection_worker_thread" in thread.name for thread in threading.enumerate()):
+            await asyncio.sleep(0.01)
+
+
+@asynccontextmanager
+async def _running(worker: TaskWorker) -> AsyncIterator[TaskWorker]:
+    async with anyio.create_task_group() as group:
+        await group.start(worker.run_async)
+        yield worker
+        worker.stop()
+
+
+@pytest.fixture
+def running() -> Callable[[TaskWorker], AbstractAsyncContextManager[TaskWorker]]:
+    """Run a worker beside the block: ``async with running(worker):``."""
+    return _running

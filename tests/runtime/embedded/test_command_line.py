@@ -1,0 +1,78 @@
+"""``vibetuner services``, as a person types it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+
+@pytest.fixture
+def services(world):
+    """Run ``vibetuner services ...`` in a new project whose settings say ``embedded``."""
+    package = world.root / "src" / "demo"
+    package.mkdir(parents=True)
+    (package / "tune.py").write_text("from vibetuner import VibetunerApp\napp = VibetunerApp()\n")
+    (world.root / "pyproject.toml").write_text('[project]\nname = "demo"\nversion = "1"\n')
+    (world.root / ".env").write_text("REDIS_URL=embedded\n")
+
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "vibetuner", "services", *arguments],
+            cwd=world.root,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    return run
+
+
+def test_status_up_status_down(services, world):
+    """The whole round, each answer in plain text because nobody's terminal reads it."""
+    before = services("status")
+    assert (before.returncode, before.stdout.count("stopped")) == (3, 2)
+
+    up = services("up")
+    assert up.returncode == 0, up.stderr
+    assert f"redis    running   {world.service('redis').url}" in up.stdout
+    assert "Next:  vibetuner run dev" in up.stdout
+    assert "\x1b" not in up.stdout
+
+    during = json.loads(services("status", "--json").stdout)
+    assert (during["running"], during["pinned"]) == (True, True)
+    assert [service["state"] for service in during["services"]] == ["running", "stopped"]
+
+    assert services("down").returncode == 0
+    assert world.stopped()
+
+
+def test_down_names_who_is_in_the_way(services, world):
+    """One line on stderr, exit code 1; `--force` does it."""
+    world.user("redis", command="run dev").urls  # noqa: B018
+
+    refused = services("down")
+    assert refused.returncode == 1
+    assert len(refused.stderr.splitlines()) == 1
+    assert "run dev (pid" in refused.stderr
+
+    assert services("down", "--force").returncode == 0
+    assert world.stopped()
+
+
+def test_up_without_embedded_settings_says_what_to_set(services, world):
+    """It does not start what nobody would use."""
+    (world.root / ".env").write_text("REDIS_URL=redis://127.0.0.1:6379\n")
+
+    refused = services("up")
+
+    assert refused.returncode == 1
+    assert "REDIS_URL=embedded" in refused.stderr
+    assert world.stopped()
+
+
+def test_help_tells_the_exit_codes(services):
+    """A script needs them."""
+    assert "3 when they are stopped" in services("status", "--help").stdout

@@ -1,0 +1,83 @@
+"""Whoever comes first starts the services, others join, the last one out stops them."""
+
+from __future__ import annotations
+
+from vibetuner.embedded import join
+
+
+def test_a_second_user_joins_the_servers_of_the_first(world):
+    """Nobody gets a server of its own."""
+    first, second = world.user(), world.user()
+
+    assert first.urls == second.urls
+    assert {user.pid for user in world.status().users} == {first.pid, second.pid}
+
+
+def test_the_last_one_out_stops_the_servers(world, until, is_gone, is_closed):
+    """The first may leave; when the last one does, no process and no open port remains."""
+    first, second = world.user(), world.user()
+    urls, _ = first.urls, second.urls
+    pids = world.pids()
+    assert len(pids) == 3
+
+    first.leave()
+    until(lambda: len(world.status().users) == 1)
+    assert second.urls == urls
+    assert not any(map(is_gone, pids))
+
+    second.leave()
+    until(world.stopped)
+    until(lambda: all(map(is_gone, pids)))
+    assert all(map(is_closed, urls.values()))
+
+
+def test_a_killed_user_leaves_nothing_behind(world, until, is_gone, is_closed):
+    """kill -9 is as good as leaving, and the next start finds nothing in its way."""
+    user = world.user()
+    urls, pids = user.urls, world.pids()
+
+    user.kill()
+
+    until(world.stopped)
+    until(lambda: all(map(is_gone, pids)))
+    assert all(map(is_closed, urls.values()))
+    assert list((world.folder / "leases").iterdir()) == []
+    assert world.user().urls == urls
+
+
+def test_users_that_start_in_the_same_moment_share_one_keeper(world):
+    """Six at once: one keeper, one server of each kind."""
+    users = [world.user() for _ in range(6)]
+
+    assert len({tuple(user.urls.items()) for user in users}) == 1
+    assert len(world.status().users) == 6
+    assert (world.folder / "keeper.log").read_text().count("redis starting") == 1
+    assert not (world.folder / "keeper.log.1").exists()
+
+
+def test_users_that_come_and_go_never_meet_servers_that_are_about_to_stop(world, until):
+    """Joining while the keeper decides to stop works, whoever is first."""
+    for _ in range(5):
+        with join(world.root, ["redis"], command="short") as lease:
+            assert world.service("redis").url == lease.urls["redis"]
+    until(world.stopped)
+
+
+def test_a_service_starts_when_somebody_wants_it(world):
+    """Who needs only Redis does not pay for MongoDB; who comes later gets it."""
+    world.user("redis").urls  # noqa: B018
+    assert world.service("mongodb").state == "stopped"
+
+    assert world.user("mongodb").urls.keys() == {"mongodb"}
+    assert {service.state for service in world.status().services} == {"running"}
+
+
+def test_a_process_may_use_them_twice(world, until):
+    """Each lease counts; leaving twice is as good as once."""
+    outer = join(world.root, ["redis"], command="outer")
+    with join(world.root, ["redis"], command="inner") as inner:
+        assert inner.urls == outer.urls
+    inner.leave()
+    assert [user.command for user in world.status().users] == ["outer"]
+    outer.leave()
+    until(world.stopped)

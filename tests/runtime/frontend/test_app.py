@@ -1,0 +1,209 @@
+"""The web app of a project."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fastapi import FastAPI
+from httpx2 import ASGITransport, AsyncClient
+
+from tests.projects import SHOP, SHOP_TUNE
+from vibetuner.config import Settings, using_settings
+from vibetuner.context import current_context
+from vibetuner.errors import NotConfigured, ProjectError, ServiceUnavailable
+from vibetuner.frontend.app import create_app
+from vibetuner.frontend.lifespan import base_lifespan
+from vibetuner.resources.slots import redis_client
+
+NOTHING = Settings(environment="test", redis_url=None, mongodb_url=None, database_url=None)
+
+LIFESPAN = """
+    from contextlib import asynccontextmanager
+
+    from fastapi import APIRouter
+
+    from vibetuner import VibetunerApp
+    from vibetuner.frontend.lifespan import base_lifespan
+
+    steps = []
+    router = APIRouter()
+
+
+    @router.get("/steps")
+    async def tell() -> list[str]:
+        return steps
+
+
+    @asynccontextmanager
+    async def lifespan():
+        async with base_lifespan() as context:
+            steps.append(f"opened {context.project_slug}")
+            yield context
+        steps.append("closed")
+
+
+    app = VibetunerApp(frontend_lifespan=lifespan, routes=[router])
+"""
+
+
+@asynccontextmanager
+async def visiting(app: FastAPI, *, raising: bool = True) -> AsyncIterator[AsyncClient]:
+    """A client on ``app``, while its lifespan runs."""
+    transport = ASGITransport(app, raise_app_exceptions=raising)
+    async with app.router.lifespan_context(app):
+        async with AsyncClient(transport=transport, base_url="http://testserver") as client:
+            yield client
+
+
+async def test_the_projects_routes_are_served_and_health_beside_them(stand_in):
+    """Health needs no outside system."""
+    stand_in(SHOP, tune=SHOP_TUNE)
+    with using_settings(NOTHING):
+        async with visiting(create_app()) as client:
+            assert set((await client.get("/")).json()) == {"pid"}
+            health = await client.get("/health")
+
+    assert health.json() == {"status": "ok", "project": "corner-shop", "version": "1.2.3"}
+
+
+async def test_without_redis_pages_work_and_enqueueing_says_what_is_missing(stand_in):
+    """The error is the guide's."""
+    stand_in(SHOP, tune=SHOP_TUNE)
+    with using_settings(NOTHING):
+        async with visiting(create_app()) as client:
+            with pytest.raises(NotConfigured, match="Redis not configured"):
+                await client.post("/tasks/add", json=[1, 2])
+
+
+async def test_redis_that_is_down_stops_the_start(stand_in):
+    """Not the first visitor finds out."""
+    stand_in()
+    with using_settings(NOTHING.model_copy(update={"redis_url": "redis://127.0.0.1:1"})):
+        with pytest.raises(ServiceUnavailable, match="Redis at redis://127.0.0.1:1 can't be used"):
+            async with visiting(create_app()):
+                pytest.fail("it started")
+
+
+async def test_the_queue_is_open_while_the_app_lives(stand_in, settings: Settings):
+    """A task can be enqueued, here or anywhere in the process; afterwards all is closed."""
+    stand_in(SHOP, tune=SHOP_TUNE)
+    async with visiting(create_app()) as client:
+        answer = await client.post("/tasks/add", json=[1, 2])
+        assert len(answer.json()["id"]) == 32
+        assert redis_client.peek() is not None
+
+    assert redis_client.peek() is None
+    assert current_context.peek() is None
+
+
+async def test_an_exception_inside_the_lifespan_comes_out_as_it_is(stand_in, settings: Settings):
+    """``except`` around it must work, although clients run groups of tasks inside."""
+    stand_in()
+
+    with pytest.raises(KeyError, match="mine"):
+        async with base_lifespan():
+            raise KeyError("mine")
+
+
+async def test_the_project_may_bring_its_own_lifespan(stand_in):
+    """It wraps ours."""
+    stand_in(tune=LIFESPAN)
+    with using_settings(NOTHING):
+        async with visiting(create_app()) as client:
+            assert (await client.get("/steps")).json() == ["opened corner-shop"]
+
+        from shop.tune import steps
+
+        assert steps == ["opened corner-shop", "closed"]
+
+
+@pytest.mark.parametrize(
+    ("name", "words"), [("htmx.min.js", "htmx"), ("htmx-sse.min.js", "EventSource")]
+)
+async def test_htmx_is_served_by_the_app_itself(stand_in, name: str, words: str):
+    """A page works without a network, and without Node."""
+    stand_in()
+    with using_settings(NOTHING):
+        async with visiting(create_app()) as client:
+            answer = await client.get(f"/_vibetuner/{name}")
+
+    assert answer.headers["content-type"].startswith("text/javascript")
+    assert words in answer.text
+
+
+async def test_static_files_are_the_projects_and_nothing_above_them(stand_in):
+    """A path that climbs out finds nothing."""
+    stand_in({"static/app.css": "body { margin: 0 }\n"})
+    with using_settings(NOTHING):
+        async with visiting(create_app()) as client:
+            assert (await client.get("/static/app.css")).text == "body { margin: 0 }\n"
+            for path in ("../tune.py", "%2e%2e/tune.py", "..%2ftune.py", "", "nothing.css"):
+                assert (await client.get(f"/static/{path}")).status_code == 404
+
+
+async def test_without_a_static_folder_there_is_no_static_path(stand_in):
+    """An API needs none."""
+    stand_in()
+    with using_settings(NOTHING):
+        async with visiting(create_app()) as client:
+            assert (await client.get("/static/app.css")).status_code == 404
+
+
+async def test_the_app_describes_itself_as_pyproject_does(stand_in):
+    """Its schema is there; the pages that load it from a CDN are not."""
+    stand_in()
+    with using_settings(NOTHING):
+        async with visiting(create_app()) as client:
+            about = (await client.get("/openapi.json")).json()
+            assert (await client.get("/docs")).status_code == 404
+            assert (await client.get("/redoc")).status_code == 404
+
+    assert about["info"] == {"title": "Corner Shop", "description": "Sells", "version": "1.2.3"}
+    assert "/health" not in about["paths"]
+
+
+@pytest.mark.parametrize("debug", [False, True])
+async def test_only_debug_shows_a_visitor_where_it_broke(stand_in, debug: bool):
+    """Everybody else reads that it broke."""
+    routes = """
+        from fastapi import APIRouter
+        from vibetuner import VibetunerApp
+
+        router = APIRouter()
+
+
+        @router.get("/")
+        async def broken() -> None:
+            raise ValueError("hunter2")
+
+
+        app = VibetunerApp(routes=[router])
+    """
+    stand_in(tune=routes)
+    with using_settings(NOTHING.model_copy(update={"debug": debug})):
+        async with visiting(create_app(), raising=False) as client:
+            answer = await client.get("/")
+
+    assert answer.status_code == 500
+    assert ("hunter2" in answer.text) == debug
+
+
+def test_outside_a_project_there_is_no_app(
+    fresh: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """The error says how to get into one."""
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ProjectError, match="in no vibetuner project"):
+        create_app()
+
+
+def test_one_process_can_make_more_than_one_app(stand_in):
+    """Tests do."""
+    stand_in(SHOP, tune=SHOP_TUNE)
+    apps: list[Any] = [create_app(), create_app()]
+
+    assert apps[0] is not apps[1]

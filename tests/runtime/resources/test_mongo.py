@@ -1,0 +1,89 @@
+"""MongoDB and Beanie's documents."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from beanie import Document, Indexed
+from pydantic import ValidationError
+from pymongo.errors import DuplicateKeyError
+
+from vibetuner import VibetunerApp
+from vibetuner.config import Settings
+from vibetuner.embedded import Lease
+from vibetuner.errors import ServiceUnavailable
+from vibetuner.models import UserModel
+from vibetuner.resources.mongo import check, open_mongo
+from vibetuner.resources.slots import mongo_database
+
+APP = VibetunerApp()
+
+
+async def test_a_user_is_found_by_id_and_unique_by_address(settings: Settings):
+    """The address is kept in lower case, so that nobody signs up twice."""
+    async with open_mongo(settings, APP) as database:
+        ann = await UserModel(email="Ann@Example.com", name="Ann").insert()
+
+        found = await UserModel.get(ann.id)
+        assert found is not None
+        assert (found.email, found.name) == ("ann@example.com", "Ann")
+        assert datetime.now(UTC) - found.created_at < timedelta(minutes=1)
+        assert await database["users"].count_documents({}) == 1
+        with pytest.raises(DuplicateKeyError):
+            await UserModel(email="ANN@example.com").insert()
+
+
+def test_a_user_without_a_real_address_is_refused():
+    """Before anything is stored."""
+    with pytest.raises(ValidationError):
+        UserModel.model_validate({"email": "nobody"})
+
+
+async def test_the_projects_documents_get_their_indexes(settings: Settings):
+    """Those that tune.py lists."""
+
+    class Receipt(Document):
+        number: Indexed(int, unique=True)  # type: ignore[valid-type]
+
+    async with open_mongo(settings, VibetunerApp(models=[Receipt])):
+        await Receipt(number=1).insert()
+        with pytest.raises(DuplicateKeyError):
+            await Receipt(number=1).insert()
+
+
+@pytest.mark.parametrize(
+    ("path", "prefix", "name"),
+    [
+        ("shop", "other", "shop"),
+        ("", "corner-shop", "corner-shop"),
+        ("", "shop.example:eu", "shop-example-eu"),
+    ],
+)
+async def test_the_database_is_named_by_the_url_or_by_the_project(
+    servers: Lease, path: str, prefix: str, name: str
+):
+    """A key may hold a dot or a colon, a database's name may not."""
+    base, _, query = servers.urls["mongodb"].partition("?")
+    settings = Settings(mongodb_url=f"{base}{path}?{query}", redis_key_prefix=prefix)
+
+    async with open_mongo(settings, APP) as database:
+        assert database.name == name
+        assert mongo_database.get() is database
+    assert mongo_database.peek() is None
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "mongodb://ann:hun/ter2@host",
+        "mongodb://ann:hun@ter2@host",
+        "mongodb://",
+        "mongodb://h:port",
+    ],
+)
+async def test_a_malformed_url_is_one_line(url: str):
+    """A password with special characters must be percent-encoded; the reason says so."""
+    with pytest.raises(ServiceUnavailable, match="MongoDB at .* can't be used: ") as caught:
+        await check(Settings(mongodb_url=url))
+    assert "ter2" not in str(caught.value)

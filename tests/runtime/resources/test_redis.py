@@ -1,0 +1,75 @@
+"""Redis or Valkey: the client."""
+
+from __future__ import annotations
+
+import socket
+
+import pytest
+
+from vibetuner.config import Settings
+from vibetuner.errors import NotConfigured, ServiceUnavailable
+from vibetuner.resources.redis import check, open_redis, ungrouped
+
+
+async def test_a_client_that_is_handed_out_has_answered(settings: Settings):
+    """And answers in text."""
+    async with open_redis(settings) as client:
+        await client.set(f"{settings.redis_key_prefix}name", "größe", ex=60)
+        assert await client.get(f"{settings.redis_key_prefix}name") == "größe"
+
+
+async def test_without_a_url_the_cure_is_named(fresh: None):
+    """In the guide's words."""
+    with pytest.raises(NotConfigured, match="Redis not configured. Add to .env:  REDIS_URL=redis:"):
+        await check(Settings())
+
+
+@pytest.mark.parametrize(
+    ("url", "words"),
+    [
+        ("redis://ann:hunter2@127.0.0.1:1", "Unable to establish a connection"),
+        ("redis://hun/ter2@h:port", "."),
+        ("redis://ann:hun/ter2@h", "the URL is malformed; percent-encode"),
+        ("unix:///nowhere/redis.sock", "."),
+    ],
+)
+async def test_a_server_that_cannot_be_used_is_one_line(url: str, words: str):
+    """Where, why, and the cure; never a password, not even a piece of one."""
+    with pytest.raises(ServiceUnavailable, match=f"^Redis at .* can't be used: {words}") as caught:
+        await check(Settings(redis_url=url))
+
+    assert str(caught.value).endswith("or set REDIS_URL=embedded in development")
+    assert "\n" not in str(caught.value)
+    for piece in ("hunter2", "hun/", "'hun'", "ter2"):
+        assert piece not in str(caught.value)
+
+
+async def test_a_server_that_never_answers_is_given_up():
+    """It listens, and says nothing."""
+    with socket.socket() as mute:
+        mute.bind(("127.0.0.1", 0))
+        mute.listen()
+        url = f"redis://127.0.0.1:{mute.getsockname()[1]}"
+        with pytest.raises(ServiceUnavailable, match="can't be used: "):
+            await check(Settings(redis_url=url))
+
+
+async def test_a_wrong_password_is_the_servers_refusal(settings: Settings):
+    """The reason is what the server says."""
+    url = (settings.redis_url or "").replace("redis://", "redis://ann:hunter2@")
+    with pytest.raises(ServiceUnavailable, match="(?i)WRONGPASS|invalid|password") as caught:
+        await check(Settings(redis_url=url))
+    assert "hunter2" not in str(caught.value)
+
+
+def test_an_error_leaves_the_group_that_a_client_wraps_around_it():
+    """With its cause and its context; a group of several is left alone."""
+    cause, mine = LookupError("cause"), ValueError("mine")
+    mine.__cause__ = cause
+    with pytest.raises(ValueError, match="mine") as caught, ungrouped():
+        raise ExceptionGroup("tasks", [mine])
+    assert caught.value.__cause__ is cause
+    assert caught.value.__context__ is None
+
+    with pytest.raises(ExceptionGroup), ungrouped():
+        raise ExceptionGroup("tasks", [mine, cause])

@@ -1,0 +1,55 @@
+"""A client outlives any number of connections."""
+
+from __future__ import annotations
+
+import asyncio
+
+import anyio
+import pytest
+
+from vibetuner.config import Settings
+from vibetuner.errors import ServiceUnavailable
+from vibetuner.resources.redis import check, make_client
+
+PLACES = 64
+
+
+async def test_connections_that_die_in_use_leave_their_places(settings: Settings):
+    """A server that restarts often must not bring a web process to a standstill."""
+    async with make_client(settings) as victim, make_client(settings) as killer:
+        me = await killer.client_id()
+        for _ in range(PLACES + 1):
+            async with asyncio.timeout(5):
+                async with victim.connection_pool.acquire() as connection:
+                    for client in await killer.client_list():
+                        if int(client["id"]) != me:
+                            await killer.client_kill(identifier=int(client["id"]))
+                    while connection.usable:
+                        await asyncio.sleep(0.001)
+
+        async with asyncio.timeout(5):
+            assert await victim.ping()
+
+
+async def test_connecting_that_is_cancelled_leaves_its_place(settings: Settings):
+    """Whoever asks and does not wait costs nothing either."""
+    async with make_client(settings) as client:
+        for _ in range(PLACES + 1):
+            async with anyio.create_task_group() as group:
+                group.start_soon(client.connection_pool.get_connection)
+                for _ in range(3):
+                    await anyio.lowlevel.checkpoint()
+                group.cancel_scope.cancel()
+
+        async with asyncio.timeout(5):
+            assert await client.ping()
+
+
+async def test_a_server_that_is_not_there_is_named_without_its_password():
+    """And asking again and again costs no place."""
+    nowhere = Settings(redis_url="redis://ann:secret@127.0.0.1:1")
+    with pytest.raises(ServiceUnavailable) as caught:
+        await check(nowhere)
+
+    assert "127.0.0.1:1" in str(caught.value)
+    assert "secret" not in str(caught.value)

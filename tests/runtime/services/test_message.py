@@ -1,0 +1,166 @@
+"""What a message looks like on the wire."""
+
+from __future__ import annotations
+
+import re
+import socket
+from datetime import UTC, datetime, timedelta
+from email.headerregistry import Address
+from email.message import EmailMessage
+from email.parser import BytesParser
+from email.policy import default
+from email.utils import parsedate_to_datetime
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from vibetuner.errors import MailError
+from vibetuner.services.message import compose, mailbox
+
+SMUGGLERS = st.sampled_from(
+    [*"\r\n\0\t\v\f\x1b\x7f\x85\u2028\u2029\ud800", "=?utf-8?q?=0aBcc:_v@example.com?="]
+)
+# What people can be called: anything printable but the brackets that end a name.
+PRINTABLE = st.characters(exclude_categories=("C", "Z"), include_characters=" ")
+NAMES = st.text(PRINTABLE.filter(lambda character: character not in "<>"), max_size=120).filter(
+    lambda text: "=?" not in text
+)
+
+
+def message(**parts) -> EmailMessage:
+    return compose(
+        **{
+            "sender": Address(addr_spec="shop@example.com"),
+            "to_email": "ann@example.com",
+            "subject": "Welcome!",
+            "html_content": "<p>Hello</p>",
+            **parts,
+        }
+    )
+
+
+def received(sent: EmailMessage) -> EmailMessage:
+    return BytesParser(EmailMessage, policy=default).parsebytes(sent.as_bytes())
+
+
+def test_a_message_has_both_parts_in_reading_order():
+    """Text first, HTML last: a reader shows the last it understands."""
+    arrived = received(message(html_content="<p>Grüße</p>"))
+    assert arrived.get_content_type() == "multipart/alternative"
+    assert [part.get_content_type() for part in arrived.iter_parts()] == ["text/plain", "text/html"]
+    assert [part.get_content().strip() for part in arrived.iter_parts()] == [
+        "Grüße",
+        "<p>Grüße</p>",
+    ]
+
+
+def test_a_message_tells_nothing_of_the_machine():
+    """Message-ID carries the sender's domain, the date is in UTC."""
+    arrived = received(message())
+    assert re.fullmatch(r"<[^@]+@example\.com>", arrived["Message-ID"])
+    assert socket.gethostname() not in str(arrived["Message-ID"])
+    sent_at = parsedate_to_datetime(arrived["Date"])
+    assert sent_at.utcoffset() == timedelta(0)
+    assert abs(datetime.now(UTC) - sent_at) < timedelta(minutes=1)
+
+
+def test_only_seven_bits_and_short_lines_travel():
+    """Any server passes such a message on unchanged."""
+    wire = message(subject="é" * 300, html_content="<p>" + "ü" * 5000 + "</p>").as_bytes()
+    wire.decode("ascii")
+    assert max(len(line) for line in wire.split(b"\r\n")) <= 998
+    assert b"\n" not in wire.replace(b"\r\n", b"")
+
+
+@given(st.text(PRINTABLE, max_size=200).filter(lambda text: "=?" not in text))
+@example("Ihre Bestellung ist unterwegs: 「ご注文」 🚚")
+def test_a_subject_arrives_as_it_was_written(subject):
+    """Whatever the script, however long."""
+    arrived = received(message(subject=subject))
+    assert arrived["Subject"].strip() == subject.strip()
+
+
+@given(NAMES)
+@example("Jörg Müller, Straße 1; (Hof) " + "ß" * 90)
+@example('Dwayne "The Rock" Johnson')
+@example("Ann, bob@evil.example")
+def test_a_name_arrives_as_one_address(name):
+    """Neither a comma nor an @ in a name makes a second recipient."""
+    arrived = received(message(to_email=f"{name} <ann@example.com>"))
+    assert [address.addr_spec for address in arrived["To"].addresses] == ["ann@example.com"]
+
+
+@given(
+    field=st.sampled_from(["to_email", "subject", "reply_to"]),
+    before=st.text(max_size=20),
+    smuggler=SMUGGLERS,
+    after=st.one_of(st.text(max_size=20), st.just("Bcc: victim@example.com")),
+)
+@example(field="subject", before="Hi", smuggler="\n", after="Bcc: victim@example.com")
+@example(field="to_email", before="ann@example.com", smuggler="\r\n", after="")
+def test_no_header_can_be_smuggled_in(field, before, smuggler, after):
+    """A line break or control character in any header is refused, encoded or not, in one line."""
+    with pytest.raises(MailError) as caught:
+        message(**{field: before + smuggler + after})
+    assert len(str(caught.value).splitlines()) == 1
+
+
+@given(
+    field=st.sampled_from(["to_email", "subject", "reply_to"]),
+    value=st.lists(
+        st.one_of(
+            st.text(max_size=20),
+            SMUGGLERS,
+            st.sampled_from(["a@example.com", "<", ">", ",", '"', "=?utf-8?b?Cg==", "?=", "Bcc: "]),
+        ),
+        max_size=5,
+    ).map("".join),
+)
+def test_whatever_is_passed_never_adds_a_header(field, value):
+    """Either the message is refused, or it has exactly the headers it always has."""
+    try:
+        arrived = received(message(**{field: value}))
+    except MailError:
+        return
+    expected = ["Subject", "From", "To", "Date", "Message-ID", "MIME-Version", "Content-Type"]
+    assert set(arrived.keys()) - {"Reply-To"} == set(expected)
+    assert len(arrived["To"].addresses) == 1
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        *("", "ann", "@example.com", "ann@", "ann@@example.com", "a b@example.com"),
+        *("ann@example..com", "ann@example.com, bob@example.com", "<ann@example.com", "Ann <>"),
+        *("ann@example.com>", "Ann <ann@example.com> <bob@example.com>", "ann@-example.com"),
+    ],
+)
+def test_a_malformed_address_is_refused(address):
+    """The error names the field, and shows what an address looks like."""
+    with pytest.raises(MailError, match=r"^Email: to_email is not an address: .+name@example\.com"):
+        message(to_email=address)
+
+
+@pytest.mark.parametrize(
+    ("written", "name", "address"),
+    [
+        ("ann@example.com", "", "ann@example.com"),
+        ("ann@localhost", "", "ann@localhost"),
+        ("ann@shop.test", "", "ann@shop.test"),
+        ("Ann Lee <ann@example.com>", "Ann Lee", "ann@example.com"),
+        ("Ann's Co., Ltd. <ann@example.com>", "Ann's Co., Ltd.", "ann@example.com"),
+        (r'"Ann \"Bo\" Lee" <ann@example.com>', 'Ann "Bo" Lee', "ann@example.com"),
+        ("Zoë <zoe@bücher.example>", "Zoë", "zoe@xn--bcher-kva.example"),
+    ],
+)
+def test_an_address_may_carry_a_name(written, name, address):
+    """International domains travel in their ASCII form; local ones are fine."""
+    parsed = mailbox("to_email", written)
+    assert (parsed.display_name, parsed.addr_spec) == (name, address)
+
+
+def test_half_a_character_in_the_content_is_refused():
+    """A lone surrogate can't be encoded: say so before anything is sent."""
+    with pytest.raises(MailError, match="lone surrogate"):
+        message(html_content="<p>\ud83d</p>")

@@ -1,0 +1,180 @@
+"""The SMTP mailer against a real server on a real socket."""
+
+from __future__ import annotations
+
+from email.headerregistry import Address
+from email.message import EmailMessage
+
+import pytest
+
+from vibetuner.errors import MailError, ServiceUnavailable, SettingsError
+from vibetuner.services.message import compose
+from vibetuner.services.smtp import SmtpMailer, SmtpServer
+
+
+def message(**parts) -> EmailMessage:
+    return compose(
+        **{
+            "sender": Address("Shop", addr_spec="shop@example.com"),
+            "to_email": "Ann <ann@example.com>",
+            "subject": "Welcome!",
+            "html_content": "<p>Hello</p>",
+            **parts,
+        }
+    )
+
+
+def mailer(server, login: str = "", *, options: str = "", scheme: str = "smtp", tls=None):
+    url = f"{scheme}://{login}127.0.0.1:{server.port}{options}"
+    return SmtpMailer(SmtpServer.from_url(url), tls_context=tls)
+
+
+def one_line(error) -> str:
+    text = str(error.value)
+    assert len(text.splitlines()) == 1
+    return text
+
+
+async def test_a_message_arrives_as_it_was_made(smtp):
+    """Byte for byte, from and to the addresses in it."""
+    sent = message(subject="Grüße aus 東京", html_content="<p>.</p>\n.\n..dots")
+    await mailer(smtp).send(sent)
+    assert smtp.raw == [sent.as_bytes()]
+    assert smtp.envelopes == [["<shop@example.com>", "<ann@example.com>"]]
+    [arrived] = smtp.messages
+    assert arrived["Subject"] == "Grüße aus 東京"
+
+
+async def test_the_greeting_does_not_tell_this_machines_name(smtp):
+    """The sender's domain stands for us."""
+    await mailer(smtp).send(message())
+    assert smtp.greeted_as == ["example.com"]
+
+
+async def test_a_percent_encoded_login_is_decoded(start_smtp):
+    """Keys often hold characters that a URL gives another meaning."""
+    async with start_smtp(users={"ann@shop": "p@ss/w:ö"}) as server:
+        await mailer(server, "ann%40shop:p%40ss%2Fw%3A%C3%B6@").send(message())
+    assert server.logins == [("ann@shop", "p@ss/w:ö")]
+    assert len(server.messages) == 1
+
+
+@pytest.mark.parametrize("echo_login", [False, True])
+async def test_a_refused_login_says_which_setting_to_correct(start_smtp, echo_login):
+    """And never the password, even where the server repeats it in its answer."""
+    async with start_smtp(users={"ann": "right"}, echo_login=echo_login) as server:
+        with pytest.raises(MailError) as caught:
+            await mailer(server, "ann:wrongpassword@").send(message())
+    text = one_line(caught)
+    assert "refused the login (535 5.7.8 no" in text
+    assert "Correct user and password in SMTP_URL" in text
+    assert "wrongpassword" not in text
+    assert "AGFubgB3cm9uZ3Bhc3N3b3Jk" not in text
+
+
+async def test_starttls_is_used_when_offered(start_smtp, server_tls, client_tls):
+    """Login and message travel encrypted."""
+    async with start_smtp(tls=server_tls, users={"ann": "right"}) as server:
+        await mailer(server, "ann:right@", tls=client_tls).send(message())
+    assert server.encrypted == [True]
+    assert server.logins == [("ann", "right")]
+
+
+async def test_smtps_is_encrypted_from_the_start(start_smtp, server_tls, client_tls):
+    """No plain word is exchanged."""
+    async with start_smtp(tls=server_tls, implicit_tls=True) as server:
+        await mailer(server, scheme="smtps", tls=client_tls).send(message())
+    assert server.encrypted == [True]
+
+
+@pytest.mark.parametrize("implicit_tls", [False, True])
+async def test_an_unknown_certificate_is_not_trusted(start_smtp, server_tls, implicit_tls):
+    """Nothing is sent, and the error says what to look at."""
+    scheme = "smtps" if implicit_tls else "smtp"
+    async with start_smtp(tls=server_tls, implicit_tls=implicit_tls) as server:
+        with pytest.raises(MailError) as caught:
+            await mailer(server, scheme=scheme).send(message())
+    assert "no trusted connection" in one_line(caught)
+    assert "SSL_CERT_FILE" in one_line(caught)
+    assert server.raw == []
+
+
+async def test_starttls_can_be_switched_off(start_smtp, server_tls):
+    """For a server on a private network whose certificate nobody vouches for."""
+    async with start_smtp(tls=server_tls) as server:
+        await mailer(server, options="?starttls=off").send(message())
+    assert server.encrypted == [False]
+
+
+async def test_a_password_is_not_sent_over_an_open_line(start_smtp):
+    """Someone in the middle could have removed the server's offer of STARTTLS."""
+    # Another spelling of loopback stands for a host far away.
+    async with start_smtp(users={"ann": "right"}, host="127.0.0.2") as server:
+        url = f"smtp://ann:right@127.0.0.2:{server.port}"
+        with pytest.raises(MailError, match="the password was not sent"):
+            await SmtpMailer(SmtpServer.from_url(url)).send(message())
+        assert server.logins == []
+        await SmtpMailer(SmtpServer.from_url(f"{url}?starttls=off")).send(message())
+    assert server.logins == [("ann", "right")]
+
+
+@pytest.mark.parametrize(
+    ("refusal", "says"),
+    [
+        ({"MAIL": "553 not your address"}, "refused the sender (553 not your address). Set MAIL_F"),
+        ({"RCPT": "550 nobody\r\n"}, "refused the recipient (550 nobody). Check the address"),
+        ({"DATA": "552-too\r\n552 big"}, "refused the message (552 too big)"),
+        ({"EHLO": "554 go away", "HELO": "554 go away"}, "refused the message (554 go away)"),
+    ],
+)
+async def test_a_refusal_is_one_line_with_the_servers_words(start_smtp, refusal, says):
+    """What the server said, and what to do."""
+    async with start_smtp(refusals=refusal) as server:
+        with pytest.raises(MailError) as caught:
+            await mailer(server).send(message())
+    assert says in one_line(caught)
+
+
+@pytest.mark.parametrize(
+    "answers", [{"silent": True}, {"greeting": "554 closed"}, {"greeting": "\x1b[31mno\x1b[0m"}]
+)
+async def test_a_server_that_does_not_answer_properly_is_unavailable(start_smtp, answers):
+    """The limit is the URL's; control characters do not reach a terminal."""
+    async with start_smtp(**answers) as server:
+        with pytest.raises(ServiceUnavailable, match="does not answer") as caught:
+            await mailer(server, options="?timeout=0.3").send(message())
+    assert one_line(caught).isprintable()
+
+
+@pytest.mark.parametrize(
+    ("url", "port", "encryption"),
+    [
+        ("smtp://mail.example.com", 587, "starttls if offered"),
+        ("smtp://mail.example.com:25/", 25, "starttls if offered"),
+        ("smtps://mail.example.com", 465, "tls"),
+        ("smtp://mailpit:1025?starttls=off", 1025, "off"),
+    ],
+)
+def test_a_url_has_sensible_defaults(url, port, encryption):
+    """The ports are those of mail submission."""
+    server = SmtpServer.from_url(url)
+    assert (server.port, server.encryption, server.timeout) == (port, encryption, 30)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        *("", "smtp://", "smtp://:secret@", "http://secret@host", "mail.example.com:587"),
+        *("smtp://u:secret@host:port", "smtp://u:secret@host:99999", "smtp://u:se/cret@host"),
+        *("smtp://u:secret@host/path", "smtp://u:secret@host#x", "smtp://u:%ff@host"),
+        *("smtp://host?timeout=0", "smtp://host?timeout=nan", "smtp://host?timeout=1e9"),
+        *("smtp://host?timeout=secret", "smtp://host?secret", "smtp://host?secret=1"),
+        *("smtp://host?starttls=maybe", "smtps://host?starttls=off", "smtp://a..secret"),
+        *("smtp://[::1", "smtp://ho st", "smtp://u:secret@host?timeout=5&timeout="),
+    ],
+)
+def test_an_unreadable_url_is_refused_without_being_quoted(url):
+    """It may hold a password in any place."""
+    with pytest.raises(SettingsError, match=r"^SMTP_URL: expected smtp://") as caught:
+        SmtpServer.from_url(url)
+    assert "secret" not in one_line(caught)

@@ -1,0 +1,216 @@
+"""How arguments and results are stored: signed, and with a recorded end whatever they are."""
+
+from __future__ import annotations
+
+import hmac
+import logging
+import pickle
+import stat
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from streaq import StreaqError
+
+from vibetuner.config import Settings
+from vibetuner.errors import PayloadError
+from vibetuner.project import using_data_dir
+from vibetuner.tasks.payload import dump, read, signing_keys
+from vibetuner.tasks.worker import TaskWorker
+
+
+class Stubborn(Exception):
+    """Pickles, and does not unpickle: its constructor wants two arguments."""
+
+    def __init__(self, what: str, why: str) -> None:
+        super().__init__(f"{what}: {why}")
+
+
+class Attack:
+    """A pickle that makes a file when somebody unpickles it."""
+
+    def __init__(self, trace: Path) -> None:
+        self._trace = trace
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (self._trace,)
+
+
+@pytest.fixture
+def worker(stand_in, settings: Settings) -> TaskWorker:
+    """A worker of the test's own, in a project that says nothing."""
+    stand_in()
+    return TaskWorker(settings)
+
+
+async def test_a_result_that_cannot_be_stored_ends_as_a_failure(worker: TaskWorker, running):
+    """The task has run; its end is recorded with the cure, and the worker goes on."""
+
+    @worker.task(name="lock")
+    async def lock() -> Any:
+        return threading.Lock()
+
+    @worker.task()
+    async def fine() -> str:
+        return "fine"
+
+    async with running(worker):
+        failed = await (await lock.enqueue()).result(timeout=10)
+        after = await (await fine.enqueue()).result(timeout=10)
+
+    assert not failed.success
+    assert isinstance(failed.exception, PayloadError)
+    assert str(failed.exception).startswith("lock: its result, a lock, can't be stored (cannot")
+    assert str(failed.exception).endswith("Return plain data")
+    assert after.result == "fine"
+
+
+async def test_an_exception_that_cannot_be_stored_ends_as_a_failure_that_names_it(
+    worker: TaskWorker, running
+):
+    """Whether it can't be pickled or can't be unpickled: who asks for the result gets an answer."""
+
+    @worker.task()
+    async def stubborn() -> None:
+        raise Stubborn("the till", "is empty")
+
+    @worker.task()
+    async def holding_a_lock() -> None:
+        raise ValueError(threading.Lock())
+
+    async with running(worker):
+        first = await (await stubborn.enqueue()).result(timeout=10)
+        second = await (await holding_a_lock.enqueue()).result(timeout=10)
+
+    assert isinstance(first.exception, PayloadError)
+    assert str(first.exception) == "Stubborn: the till: is empty"
+    assert isinstance(second.exception, PayloadError)
+    assert str(second.exception).startswith("ValueError: <unlocked _thread.lock")
+
+
+@pytest.mark.parametrize(
+    ("args", "kwargs", "named"),
+    [
+        ((1, threading.Lock()), {}, "argument 2, a lock"),
+        ((1,), {"key": threading.Lock()}, "argument key=, a lock"),
+        (((n for n in [1]),), {}, "argument 1, a generator"),
+    ],
+)
+def test_an_argument_that_cannot_be_stored_is_named_and_not_shown(args, kwargs, named: str):
+    """Its place or its name, its class and the cure; no value, not even of the others."""
+    with pytest.raises(PayloadError, match=f"^bill: {named}, can't be stored") as caught:
+        dump({"f": "bill", "a": ("hunter2", *args)[1:], "k": {"secret": "hunter2", **kwargs}})
+
+    assert str(caught.value).endswith(
+        "Pass plain data, such as an id, and load the rest in the task"
+    )
+    assert "hunter2" not in str(caught.value)
+
+
+def keys(**values: str) -> list[bytes]:
+    return signing_keys(Settings(**values))
+
+
+def sealed(data: Any, key: bytes) -> bytes:
+    body = dump(data)
+    return body + hmac.digest(key, body, "sha256")
+
+
+@given(st.binary(max_size=200))
+def test_what_is_not_signed_is_not_read(data: bytes):
+    """Whatever it is."""
+    with pytest.raises(StreaqError, match="Invalid signature"):
+        read(data, keys(secret_key="ours"))
+
+
+def test_a_signature_holds_for_what_was_signed_and_for_one_secret():
+    """One bit changed, or another secret, and it is none of ours."""
+    data = sealed({"a": 1}, keys(secret_key="ours")[0])
+
+    assert read(data, keys(secret_key="ours")) == {"a": 1}
+    for changed in (data[:-1] + bytes([data[-1] ^ 1]), bytes([data[0] ^ 1]) + data[1:]):
+        with pytest.raises(StreaqError, match="Invalid signature"):
+            read(changed, keys(secret_key="ours"))
+    with pytest.raises(StreaqError, match="Invalid signature"):
+        read(data, keys(secret_key="theirs"))
+
+
+def test_the_secret_can_be_changed_while_tasks_wait():
+    """What was signed with the previous one is still read; new ones are signed with the new."""
+    old = sealed("old", keys(secret_key="old")[0])
+    both = keys(secret_key="new", secret_key_previous="old")
+
+    assert read(old, both) == "old"
+    assert both[0] == keys(secret_key="new")[0]
+
+
+def test_the_key_is_not_the_secret_itself():
+    """SECRET_KEY signs other things too."""
+    assert b"ours" not in keys(secret_key="ours")[0]
+
+
+def test_without_a_secret_the_projects_folder_keeps_one(fresh: None, tmp_path: Path):
+    """One for all its processes, readable by its owner alone."""
+    with using_data_dir(tmp_path / "a"):
+        first, again = keys(), keys()
+    with using_data_dir(tmp_path / "b"):
+        other = keys()
+
+    assert first == again
+    assert first != other
+    assert stat.S_IMODE((tmp_path / "a" / "signing-key").stat().st_mode) == 0o600
+    assert sorted(path.name for path in (tmp_path / "a").iterdir()) == [".gitignore", "signing-key"]
+
+
+def test_what_was_signed_and_cannot_be_unpickled_says_no_value():
+    """A class that was renamed while its object waited in the queue."""
+    body = pickle.dumps(Stubborn("hunter2", "hunter2"))
+    key = keys(secret_key="ours")[0]
+    with pytest.raises(StreaqError, match=r"Failed to deserialize data \(TypeError\)") as caught:
+        read(body + hmac.digest(key, body, "sha256"), [key])
+    assert "hunter2" not in str(caught.value)
+
+
+async def test_a_forged_payload_is_never_unpickled(
+    worker: TaskWorker, running, tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    """Who can write to Redis can't make a worker run code; the task ends, the worker goes on."""
+    caplog.set_level(logging.INFO)
+    trace = tmp_path / "attacked"
+
+    @worker.task(name="greet")
+    async def greet(name: str) -> str:
+        return f"hello {name}"
+
+    async with worker:
+        forged = await greet.enqueue("hunter2")
+        for attack in (pickle.dumps(Attack(trace)), pickle.dumps(Attack(trace)) + bytes(32)):
+            await worker.redis.set(worker.task_key + forged.id, attack)
+    async with running(worker):
+        with pytest.raises(StreaqError, match="Invalid signature"):
+            raise (await forged.result(timeout=10)).exception
+        assert (await (await greet.enqueue("you")).result(timeout=10)).result == "hello you"
+
+    assert not trace.exists()
+    assert any("not run: Invalid signature" in message for message in caplog.messages)
+    assert "hunter2" not in caplog.text
+
+
+async def test_a_forged_result_is_never_unpickled(worker: TaskWorker, tmp_path: Path):
+    """Nor one that a web process asks for."""
+    trace = tmp_path / "attacked"
+
+    @worker.task(name="greet")
+    async def greet() -> None: ...
+
+    async with worker:
+        task = await greet.enqueue()
+        await worker.redis.set(
+            worker.results_key + task.id, pickle.dumps(Attack(trace)) + bytes(32)
+        )
+        with pytest.raises(StreaqError, match="Invalid signature"):
+            await task.result(timeout=10)
+    assert not trace.exists()

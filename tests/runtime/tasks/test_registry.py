@@ -1,0 +1,126 @@
+"""``tasks=[...]`` is true: what tune.py lists and what is decorated are compared."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+
+from vibetuner import VibetunerApp
+from vibetuner.config import Settings
+from vibetuner.errors import ProjectError
+from vibetuner.loader import load_project
+from vibetuner.project import project_info
+from vibetuner.tasks.registry import check_tasks, import_tasks
+from vibetuner.tasks.worker import TaskWorker
+
+
+async def forgotten() -> None: ...
+
+
+@pytest.fixture
+def worker(fresh: None) -> TaskWorker:
+    """A worker that nothing is registered with."""
+    return TaskWorker(Settings())
+
+
+def test_what_is_listed_and_decorated_agrees(worker: TaskWorker):
+    """Tasks and cron tasks, under their own names or others."""
+
+    @worker.task(name="mail")
+    async def mail() -> None: ...
+
+    @worker.task(name="billing")
+    def bill() -> None: ...
+
+    @worker.cron("0 3 * * *")
+    async def nightly() -> None: ...
+
+    check_tasks(VibetunerApp(tasks=[mail, bill, nightly]), worker)
+
+
+def test_a_task_that_is_not_listed_is_named_with_its_place(worker: TaskWorker):
+    """File and line of the function, also behind our own wrappers; and the cure."""
+
+    @worker.task(name="mail")
+    async def mail() -> None: ...
+
+    with pytest.raises(ProjectError) as caught:
+        check_tasks(VibetunerApp(), worker)
+
+    line = mail.fn.__code__.co_firstlineno
+    assert str(caught.value) == (
+        f"The task mail ({__file__}:{line}) is not listed in tune.py. Add it to tasks=[...] there"
+    )
+
+
+def test_what_is_listed_and_no_task_is_named_with_its_place(worker: TaskWorker):
+    """A function whose decorator was forgotten, and anything else."""
+
+    with pytest.raises(ProjectError) as caught:
+        check_tasks(VibetunerApp(tasks=[forgotten, "mail", 7]), worker)
+
+    first, second, third = str(caught.value).split("; ")
+    place = f"{__file__}:{forgotten.__code__.co_firstlineno}"
+    assert f"forgotten ({place}), which is not a task. Decorate it with" in first
+    assert "tune.py lists 'mail', which is not a task" in second
+    assert "tune.py lists 7, which is not a task" in third
+
+
+def test_what_is_listed_twice_is_named_once(worker: TaskWorker):
+    """However often it stands there."""
+
+    @worker.task(name="mail")
+    async def mail() -> None: ...
+
+    with pytest.raises(ProjectError, match="^tune.py lists mail more than once. Keep one$"):
+        check_tasks(VibetunerApp(tasks=[mail, mail, mail]), worker)
+
+
+def test_a_task_of_another_worker_is_no_task_of_this_one(worker: TaskWorker):
+    """It would be enqueued, and nobody would run it."""
+    other = TaskWorker(Settings(redis_key_prefix="other"))
+
+    @other.task(name="mail")
+    async def mail() -> None: ...
+
+    with pytest.raises(ProjectError, match="mail .*a task of another worker"):
+        check_tasks(VibetunerApp(tasks=[mail]), worker)
+
+
+def test_every_module_of_the_tasks_package_is_imported(stand_in):
+    """A task in a module that tune.py forgot must not hide."""
+    stand_in({"tasks/__init__.py": "", "tasks/mail.py": "", "tasks/deep/er.py": ""})
+    load_project()
+
+    import_tasks(project_info())
+
+    assert {"shop.tasks.mail", "shop.tasks.deep.er"} <= set(sys.modules)
+
+
+def test_a_tasks_module_is_as_good_as_a_package(stand_in):
+    """Small projects have one file, or none."""
+    root = stand_in({"tasks.py": "done = True\n"})
+    load_project()
+
+    import_tasks(project_info())
+    (root / "src" / "shop" / "tasks.py").unlink()
+    del sys.modules["shop.tasks"]
+    import_tasks(project_info())
+
+
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [
+        ("def f(:\n", r"shop/tasks/mail\.py:1: syntax error"),
+        ("import nothing_like_it\n", r"shop/tasks/mail\.py:1: ModuleNotFoundError"),
+    ],
+)
+def test_a_broken_module_that_tune_does_not_import_is_one_line(stand_in, source: str, words: str):
+    """With file and line, as for tune.py itself."""
+    stand_in({"tasks/__init__.py": "", "tasks/mail.py": source})
+    load_project()
+
+    with pytest.raises(ProjectError, match=words) as caught:
+        import_tasks(project_info())
+    assert "\n" not in str(caught.value)

@@ -1,0 +1,61 @@
+"""Read by mypy and never run: what a type checker says of tasks (see test_types.py).
+
+Every ``type: ignore`` stands for an error that must be there; strict mode reports the unused.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import assert_type
+
+from streaq.task import SyncRegisteredTask, Task
+
+from vibetuner.context import Context
+from vibetuner.tasks import WorkerDepends
+from vibetuner.tasks.robust import robust_cron, robust_task
+from vibetuner.tasks.worker import get_worker
+
+worker = get_worker()
+
+
+@worker.task(timeout=timedelta(minutes=5))
+async def plain(account: str, context: Context = WorkerDepends()) -> int:
+    return len(account)
+
+
+@robust_task(max_retries=5, backoff_max=600, jitter=0.2, ttl=60)
+async def robust(account: str, *, days: int = 7) -> dict[str, int]:
+    return {account: days}
+
+
+@robust_task()
+def in_a_thread(number: int) -> str:
+    return str(number)
+
+
+@robust_cron("0 3 * * *")
+async def nightly() -> None: ...
+
+
+async def use() -> None:
+    assert_type(await robust("acme", days=3), dict[str, int])
+    assert_type(in_a_thread(1), str)
+    task = await robust.enqueue("acme", days=3)
+    assert_type((await task.result(timeout=5)).result, dict[str, int])
+    assert_type((await (await in_a_thread.enqueue(1)).result()).result, str)
+    assert_type((await (await plain.enqueue("acme")).result()).result, int)
+    await nightly.enqueue()
+
+    robust.enqueue(3)  # type: ignore[arg-type]
+    robust.enqueue("acme", days="3")  # type: ignore[arg-type]
+    robust.enqueue()  # type: ignore[call-arg]
+    robust.enqueue("acme", weeks=1)  # type: ignore[call-arg]
+    in_a_thread.enqueue("1")  # type: ignore[arg-type]
+    plain.enqueue(1)  # type: ignore[arg-type]
+    nightly.enqueue(1)  # type: ignore[call-arg]
+    robust_task(max_retries="3")  # type: ignore[arg-type]
+    robust_task(on_failure=lambda name: None)  # type: ignore[arg-type,misc]
+
+
+def kinds(a: SyncRegisteredTask[[int], str], b: Task[[int], str]) -> None:
+    assert_type(a.enqueue(1), Task[[int], str])

@@ -1,0 +1,56 @@
+"""VibetunerApp: what a project declares."""
+
+from __future__ import annotations
+
+from contextlib import asynccontextmanager
+from dataclasses import FrozenInstanceError
+
+import pytest
+from fastapi import APIRouter
+
+from vibetuner import VibetunerApp
+
+
+def test_a_declaration_is_not_changed_afterwards():
+    """Neither its fields nor the lists in them: who holds it can trust it."""
+    tasks: list[object] = [print]
+    app = VibetunerApp(tasks=tasks, routes=[APIRouter()])
+
+    tasks.append(len)
+
+    assert app.tasks == (print,)
+    with pytest.raises(FrozenInstanceError):
+        app.tasks = ()  # type: ignore[misc]
+
+
+def test_everything_is_optional_and_named():
+    """An empty declaration is a project too; places have no meaning."""
+    app = VibetunerApp()
+
+    assert (app.tasks, app.routes, app.models, app.sql_models) == ((), (), (), ())
+    assert app.worker_lifespan is None
+    assert app.frontend_lifespan is None
+    with pytest.raises(TypeError):
+        VibetunerApp([])  # type: ignore[misc]
+
+
+def test_a_lifespan_is_a_function_that_makes_one():
+    """The function is kept, and called when the process starts."""
+
+    @asynccontextmanager
+    async def lifespan():
+        yield
+
+    assert VibetunerApp(worker_lifespan=lifespan).worker_lifespan is lifespan
+    with pytest.raises(TypeError, match=r"worker_lifespan= takes a function decorated with"):
+        VibetunerApp(worker_lifespan=lifespan())  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", ["tasks", "routes", "models", "sql_models"])
+@pytest.mark.parametrize(
+    "value", ["text", print, None, {1}], ids=["text", "function", "None", "set"]
+)
+def test_what_is_no_list_is_refused_by_name(name: str, value: object):
+    """``tasks=my_task`` is the mistake that everybody makes once."""
+    with pytest.raises(TypeError, match=f"{name}= takes a list, not"):
+        VibetunerApp(**{name: value})

@@ -1,0 +1,207 @@
+"""Settings: what the environment and `.env` say, as typed values."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vibetuner.config import Settings, get_settings, mask_url, using_settings
+from vibetuner.errors import SettingsError
+
+
+def test_with_nothing_set_everything_has_a_sensible_default(stand_in):
+    """No outside system, development, keys that start with the project's slug."""
+    stand_in()
+
+    settings = get_settings()
+
+    assert (settings.redis_url, settings.mongodb_url, settings.database_url) == (None, None, None)
+    assert (settings.environment, settings.debug) == ("development", False)
+    assert settings.worker_concurrency == 16
+    assert settings.redis_key_prefix == "corner-shop:"
+    assert settings.queue_name == "corner-shop"
+
+
+def test_a_variable_wins_over_the_env_file(stand_in, monkeypatch: pytest.MonkeyPatch):
+    """An empty one is as good as none; unknown names are not ours to judge."""
+    stand_in(env="WORKER_CONCURRENCY=4\nDEBUG=true\nREDIS_URL=redis://file\nPATH_TO=x\n")
+    monkeypatch.setenv("WORKER_CONCURRENCY", "8")
+    monkeypatch.setenv("REDIS_URL", "")
+
+    settings = get_settings()
+
+    assert settings.worker_concurrency == 8
+    assert settings.redis_url == "redis://file"
+    assert settings.debug is True
+
+
+def test_the_env_file_is_the_projects_wherever_one_stands(
+    stand_in, monkeypatch: pytest.MonkeyPatch
+):
+    """Not that of the folder below; and it is read once."""
+    root = stand_in(env="WORKER_CONCURRENCY=4\n")
+    (root / "src" / ".env").write_text("WORKER_CONCURRENCY=99\n")
+    monkeypatch.chdir(root / "src")
+
+    settings = get_settings()
+    (root / ".env").write_text("WORKER_CONCURRENCY=5\n")
+
+    assert settings.worker_concurrency == 4
+    assert get_settings() is settings
+
+
+def test_settings_can_be_others_for_a_while():
+    """The inner ones win, and are gone afterwards, whatever happens."""
+    outer, inner = Settings(worker_concurrency=2), Settings(worker_concurrency=3)
+    with using_settings(outer):
+        with pytest.raises(KeyError), using_settings(inner):
+            assert get_settings() is inner
+            raise KeyError
+        assert get_settings() is outer
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [
+        ("sqlite:////tmp/a.db", "sqlite+aiosqlite:////tmp/a.db"),
+        ("sqlite+aiosqlite://", "sqlite+aiosqlite://"),
+        ("sqlite:///:memory:", "sqlite+aiosqlite:///:memory:"),
+        ("postgres://u:p@h/shop", "postgresql+asyncpg://u:p@h/shop"),
+        ("postgresql://u:p@h/shop", "postgresql+asyncpg://u:p@h/shop"),
+        ("postgresql+asyncpg://h/shop", "postgresql+asyncpg://h/shop"),
+    ],
+)
+def test_a_database_url_gets_the_asynchronous_driver(fresh, given: str, kept: str):
+    """Hosting companies hand out plain URLs."""
+    assert Settings(database_url=given).database_url == kept
+
+
+def test_a_relative_database_file_lies_below_the_project(stand_in, monkeypatch):
+    """Web, worker and a script in another folder open the same file."""
+    root = stand_in()
+    monkeypatch.chdir(root / "src")
+
+    settings = Settings(database_url="sqlite+aiosqlite:///.vibetuner/app.db?cache=shared")
+
+    assert settings.database_url == f"sqlite+aiosqlite:///{root}/.vibetuner/app.db?cache=shared"
+
+
+@pytest.mark.parametrize("given", ["orders", "orders:", "orders::"])
+def test_a_key_prefix_ends_with_one_colon(fresh, given: str):
+    """Whoever sets it need not know."""
+    assert Settings(redis_key_prefix=given).redis_key_prefix == "orders:"
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("REDIS_URL", "http://cache", "redis://host:6379, rediss://host:6379 or embedded"),
+        ("MONGODB_URL", "mongo://db", "mongodb://host:27017, mongodb+srv://host or embedded"),
+        ("DATABASE_URL", "mysql://db/x", "sqlite+aiosqlite:///file.db or postgresql+asyncpg://"),
+        ("WORKER_CONCURRENCY", "many", "a whole number of at least 1"),
+        ("WORKER_CONCURRENCY", "0", "a whole number of at least 1"),
+        ("DEBUG", "perhaps", "true or false"),
+        ("ENVIRONMENT", "staging", "development, test or production"),
+        ("REDIS_KEY_PREFIX", "a b", "letters, digits, '-', '_' and '.', with ':' at the end"),
+        ("MAIL_FROM", "nobody", "an address such as team@example.com"),
+    ],
+)
+def test_a_wrong_value_is_named_with_what_is_expected(
+    stand_in, monkeypatch: pytest.MonkeyPatch, name: str, value: str, expected: str
+):
+    """Variable, expectation, what was found, and where: in the environment or in the file."""
+    stand_in()
+    monkeypatch.setenv(name, value)
+    with pytest.raises(SettingsError) as from_environment:
+        get_settings()
+    monkeypatch.delenv(name)
+    Path(".env").write_text(f"{name}='{value}'\n")
+    with pytest.raises(SettingsError) as from_file:
+        get_settings()
+
+    assert str(from_environment.value).startswith(f"{name}: expected {expected}")
+    assert str(from_environment.value).endswith(f"found {value!r} in the environment")
+    assert str(from_file.value).endswith(f"found {value!r} in .env")
+
+
+def test_the_place_of_a_wrong_value_is_the_one_that_counts(stand_in, monkeypatch):
+    """An empty variable leaves the word to the file, where the last line wins."""
+    stand_in(env="DEBUG=maybe\nDEBUG=perhaps\n")
+    monkeypatch.setenv("DEBUG", "")
+
+    with pytest.raises(SettingsError, match="found 'perhaps' in .env$"):
+        get_settings()
+
+
+def test_all_wrong_values_are_told_at_once(stand_in):
+    """Nobody likes to correct them one by one."""
+    stand_in(env="DEBUG=perhaps\nWORKER_CONCURRENCY=many\n")
+
+    with pytest.raises(SettingsError, match=r"^DEBUG: .* in .env; WORKER_CONCURRENCY: .* in .env$"):
+        get_settings()
+
+
+def test_a_secret_is_not_shown_when_it_is_wrong(stand_in):
+    """Only that it is there."""
+    stand_in(env="SMTP_URL=http://ann:hunter2@mail\n")
+
+    with pytest.raises(SettingsError) as caught:
+        get_settings()
+    assert "found a value that is not shown in .env" in str(caught.value)
+    assert "hunter2" not in str(caught.value)
+
+
+def test_secrets_do_not_show_in_a_repr(fresh):
+    """Settings end up in tracebacks and logs."""
+    settings = Settings(
+        secret_key="hunter2", debug_access_token="hunter2", smtp_url="smtp://u:hunter2@h"
+    )
+
+    assert "hunter2" not in repr(settings)
+
+
+@pytest.mark.parametrize("name", ["REDIS_URL", "MONGODB_URL"])
+def test_production_refuses_embedded_services(stand_in, name: str):
+    """They are made for one machine and one developer."""
+    stand_in(env=f"ENVIRONMENT=production\n{name}=embedded\n")
+
+    with pytest.raises(SettingsError, match=f"{name}=embedded is for development.* e.g. {name}="):
+        get_settings()
+
+
+def test_an_env_file_that_cannot_be_read_is_named(stand_in):
+    """A folder, another encoding, a line that says nothing: path, line and cure."""
+    root = stand_in()
+    env = root / ".env"
+
+    env.mkdir()
+    with pytest.raises(SettingsError, match=r"\.env can't be read \(Is a directory\)\. Make it"):
+        get_settings()
+    env.rmdir()
+
+    env.write_bytes("MAIL_FROM=Böhm".encode("latin-1"))
+    with pytest.raises(SettingsError, match=r"\.env can't be read \(not UTF-8\)\. Make it"):
+        get_settings()
+
+    env.write_text("# fine\nDEBUG=true\nMAIL FROM=hunter2\n")
+    with pytest.raises(SettingsError, match=r"\.env:3: not a NAME=value line") as caught:
+        get_settings()
+    assert "hunter2" not in str(caught.value)
+
+
+WORDS = st.text(st.characters(codec="ascii", categories=["L", "N", "P", "S"]), min_size=1)
+
+
+@given(user=WORDS, password=WORDS)
+def test_a_masked_url_never_shows_a_password(user: str, password: str):
+    """Not even one that should have been percent-encoded, nor one without a scheme."""
+    for url in (
+        f"redis://{user}:{password}@cache:6379/0",
+        f"redis:/{user}:{password}@cache:6379/0",
+        f"{user}:{password}@cache:6379/0",
+    ):
+        assert re.fullmatch(r"([\w+.-]*://)?\*\*\*@cache:6379/0", mask_url(url))

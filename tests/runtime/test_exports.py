@@ -1,0 +1,124 @@
+"""What the runtime hands out, what it costs to import, and its one version."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import tomllib
+from importlib import import_module
+from importlib.metadata import version
+from pathlib import Path
+from pkgutil import walk_packages
+
+import pytest
+
+import vibetuner
+
+ROOT = Path(__file__).parents[2]
+FOUND = [module.name for module in walk_packages(vibetuner.__path__, "vibetuner.")]
+MODULES = ["vibetuner", *(name for name in FOUND if name != "vibetuner.__main__")]
+HEAVY = {
+    "anyio", "asyncio", "beanie", "coredis", "email", "fastapi", "httpx2", "importlib.metadata",
+    "jinja2", "logging", "pydantic", "pymongo", "pytest", "rich", "sqlalchemy", "sqlmodel",
+    "starlette", "streaq", "typer", "uvicorn", "watchfiles",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_what_a_module_hands_out_is_there(name: str):
+    """``__all__`` holds no name twice and none that doesn't exist."""
+    module = import_module(name)
+    exported = getattr(module, "__all__", [])
+
+    assert [item for item in exported if not hasattr(module, item)] == []
+    assert len(exported) == len(set(exported))
+    assert module.__doc__, "a module says in a sentence what it is"
+    if not hasattr(module, "__path__"):
+        assert exported, "a module says what it hands out"
+
+
+def test_the_names_of_the_guide_are_where_it_says():
+    """Whoever follows the guide types these lines."""
+    from vibetuner import VibetunerApp
+    from vibetuner.context import Context, ctx
+    from vibetuner.frontend.lifespan import base_lifespan as frontend_lifespan
+    from vibetuner.models import UserModel
+    from vibetuner.services.email import send_email
+    from vibetuner.sse import broadcast, sse_endpoint
+    from vibetuner.tasks import WorkerDepends
+    from vibetuner.tasks.lifespan import base_lifespan
+    from vibetuner.tasks.robust import robust_task
+    from vibetuner.tasks.worker import get_worker
+
+    for thing in (
+        VibetunerApp, Context, UserModel, send_email, broadcast, sse_endpoint, WorkerDepends,
+        base_lifespan, frontend_lifespan, robust_task, get_worker,
+    ):  # fmt: skip
+        assert callable(thing)
+    assert repr(ctx) == "<ctx: None>"
+
+
+def test_importing_vibetuner_is_silent_and_loads_next_to_nothing(tmp_path: Path):
+    """Every command and every tune.py pays for it, also where there is no project."""
+    assert loaded_by("import vibetuner", tmp_path) & HEAVY == set()
+
+
+def test_help_loads_no_framework(tmp_path: Path):
+    """A command imports what it needs when it runs."""
+    heavy = HEAVY - {"typer", "rich", "email", "logging", "asyncio", "importlib.metadata"}
+
+    assert loaded_by("import vibetuner.cli.main", tmp_path) & heavy == set()
+
+
+def test_a_worker_loads_no_web_framework_and_no_driver_that_it_does_not_use(tmp_path: Path):
+    """What is not configured costs no memory."""
+    program = "import vibetuner.cli.worker"
+
+    assert not loaded_by(program, tmp_path) & {
+        "fastapi", "starlette", "uvicorn", "pymongo", "beanie", "sqlalchemy", "sqlmodel", "typer",
+    }  # fmt: skip
+
+
+def test_no_module_needs_an_environment_to_be_imported(tmp_path: Path):
+    """Nothing is read, opened, made or said by an import."""
+    modules = loaded_by(f"import {', '.join(MODULES)}", tmp_path)
+
+    assert {name for name in modules if name.startswith("vibetuner.")} == set(MODULES[1:])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_there_is_one_version():
+    """Root, runtime, installed package, newest heading of the changelog, and ``__version__``."""
+    versions = {
+        str(path): tomllib.loads(path.read_text())["project"]["version"]
+        for path in (ROOT / "pyproject.toml", ROOT / "runtime" / "pyproject.toml")
+    }
+    changelog = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    versions["CHANGELOG.md"] = re.findall(r"(?m)^## \[(\d[^]]*)\]", changelog)[0]
+    versions["installed"] = version("vibetuner-runtime")
+    versions["__version__"] = vibetuner.__version__
+
+    assert len(set(versions.values())) == 1, versions
+
+
+def test_a_name_that_is_not_there_is_an_attribute_error():
+    """The lazy version must not swallow typing mistakes."""
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        vibetuner.nothing  # noqa: B018
+
+
+def loaded_by(program: str, folder: Path) -> set[str]:
+    """The modules that a fresh interpreter loads for ``program``, which must print nothing."""
+    script = f"import sys; before = set(sys.modules)\n{program}\nprint(*set(sys.modules) - before)"
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", script],
+        cwd=folder,
+        env={},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stderr == ""
+    (line,) = done.stdout.splitlines()
+    return set(line.split())

@@ -1,0 +1,198 @@
+"""open_context: what is configured is opened in order and closed in reverse, whatever happens."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import AbstractAsyncContextManager
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+from beanie import Document
+from coredis import Redis
+from sqlalchemy import event
+
+from vibetuner import VibetunerApp
+from vibetuner.config import Settings, using_settings
+from vibetuner.context import Context, ctx, current_context
+from vibetuner.embedded import Lease, status
+from vibetuner.errors import NotConfigured, ServiceUnavailable
+from vibetuner.lifespan import open_context
+from vibetuner.models import UserModel
+from vibetuner.project import using_data_dir
+from vibetuner.resources.slots import mongo_database, redis_client, sql_engine
+from vibetuner.resources.sql import open_session
+
+SLOTS = (redis_client, mongo_database, sql_engine, current_context)
+
+
+def open_here(settings: Settings) -> AbstractAsyncContextManager[Context]:
+    return open_context(settings, VibetunerApp())
+
+
+def nothing_is_open() -> bool:
+    return [slot.peek() for slot in SLOTS] == [None] * len(SLOTS)
+
+
+async def connections(servers: Lease) -> int:
+    """How many connections the Valkey of the tests has."""
+    async with Redis.from_url(servers.urls["redis"], decode_responses=True) as client:
+        return len(await client.client_list())
+
+
+async def until_connections(servers: Lease, wanted: int) -> None:
+    """A closed connection leaves the server's list a moment later."""
+    with anyio.fail_after(10):
+        while await connections(servers) > wanted:
+            await anyio.sleep(0.02)
+
+
+async def test_what_is_configured_is_open_inside_and_closed_outside(
+    settings: Settings, servers: Lease
+):
+    """Each resource is used once, for real; the context knows which project this is."""
+    before = await connections(servers)
+
+    async with open_here(settings) as context:
+        assert await redis_client.get().ping()
+        assert await UserModel.count() == 0
+        async with open_session() as session:
+            assert (await session.connection()).closed is False
+        assert (context.environment, context.debug) == ("test", False)
+        assert context.project_slug == settings.queue_name
+        assert ctx.http_client is context.http_client
+
+    assert nothing_is_open()
+    assert context.http_client.is_closed
+    await until_connections(servers, before)
+    with pytest.raises(NotConfigured, match="There is no context here"):
+        ctx.environment  # noqa: B018
+
+
+async def test_what_is_not_configured_stays_closed(fresh: None):
+    """With nothing set there is still a context, with its client."""
+    async with open_here(Settings(environment="test")) as context:
+        assert [slot.peek() for slot in SLOTS] == [None, None, None, context]
+        assert not context.http_client.is_closed
+
+
+async def test_a_project_gives_the_context_its_name_and_version(stand_in):
+    """As pyproject.toml has them."""
+    stand_in()
+
+    async with open_here(Settings(environment="test")) as context:
+        assert (context.project_name, context.project_slug) == ("Corner Shop", "corner-shop")
+        assert context.version == "1.2.3"
+
+
+async def test_what_was_opened_last_is_closed_first(settings: Settings):
+    """When the SQL engine goes, the client is gone already, and the others are still there."""
+    seen: list[tuple[Any, ...]] = []
+
+    async with open_here(settings) as context:
+
+        @event.listens_for(sql_engine.get().sync_engine, "engine_disposed")
+        def look(_engine: object) -> None:
+            seen.append((context.http_client.is_closed, mongo_database.peek(), redis_client.peek()))
+
+        mongo, redis = mongo_database.get(), redis_client.get()
+
+    assert seen == [(True, mongo, redis)]
+
+
+async def test_a_resource_that_does_not_open_closes_those_before_it(
+    settings: Settings, servers: Lease, tmp_path: Path, refused_by_sqlite: None
+):
+    """The error is the resource's own, in one line."""
+    before = await connections(servers)
+    broken = settings.model_copy(update={"database_url": f"sqlite+aiosqlite:///{tmp_path}"})
+
+    with pytest.raises(ServiceUnavailable, match="SQL database at .* can't be used") as caught:
+        async with open_here(broken):
+            pytest.fail("it opened")
+
+    assert "\n" not in str(caught.value)
+    assert nothing_is_open()
+    await until_connections(servers, before)
+
+
+async def test_an_exception_inside_comes_out_as_it_is(settings: Settings, servers: Lease):
+    """Not in a group: ``except`` around a lifespan must work."""
+    before = await connections(servers)
+
+    with pytest.raises(KeyError, match="mine"):
+        async with open_here(settings):
+            raise KeyError("mine")
+
+    assert nothing_is_open()
+    await until_connections(servers, before)
+
+
+async def test_a_cancellation_inside_closes_everything(settings: Settings, servers: Lease):
+    """Closing takes awaiting, which the cancellation must not cut short."""
+    before = await connections(servers)
+    inside = asyncio.Event()
+    contexts: list[Context] = []
+
+    async def use() -> None:
+        async with open_here(settings) as context:
+            contexts.append(context)
+            inside.set()
+            await asyncio.sleep(3600)
+
+    task = asyncio.create_task(use())
+    await inside.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+    assert nothing_is_open()
+    assert contexts[0].http_client.is_closed
+    await until_connections(servers, before)
+
+
+async def test_a_cancelled_scope_closes_everything_too(settings: Settings, servers: Lease):
+    """As the engine cancels: anyio's scopes cancel again at every await."""
+    before = await connections(servers)
+
+    with anyio.CancelScope() as scope:
+        async with open_here(settings) as context:
+            scope.cancel()
+            await anyio.sleep(3600)
+
+    assert scope.cancelled_caught
+    assert nothing_is_open()
+    assert context.http_client.is_closed
+    await until_connections(servers, before)
+
+
+async def test_embedded_services_end_with_a_start_that_fails(
+    tmp_path: Path, refused_by_sqlite: None
+):
+    """The servers were up before the database refused; nobody else uses them."""
+    settings = Settings(
+        environment="test",
+        redis_url="embedded",
+        redis_key_prefix="lifespan",
+        database_url=f"sqlite+aiosqlite:///{tmp_path}",
+    )
+    with using_data_dir(tmp_path / ".vibetuner"), using_settings(settings):
+        with pytest.raises(ServiceUnavailable, match="SQL database"):
+            async with open_here(settings):
+                pytest.fail("it opened")
+
+        with anyio.fail_after(10):
+            while status(tmp_path).keeper is not None:
+                await anyio.sleep(0.02)
+
+
+async def test_documents_of_the_project_are_ready_inside(settings: Settings):
+    """Those that tune.py lists in models=[...], beside our own."""
+
+    class Receipt(Document):
+        total: int
+
+    async with open_context(settings, VibetunerApp(models=[Receipt])):
+        receipt = await Receipt(total=7).insert()
+        assert (await Receipt.get(receipt.id)).total == 7

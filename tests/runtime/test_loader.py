@@ -1,0 +1,86 @@
+"""Finding and importing tune.py."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+
+from tests.projects import EMPTY_TUNE, write
+from vibetuner import VibetunerApp
+from vibetuner.errors import NotConfigured, ProjectError
+from vibetuner.loader import load_project
+
+
+def test_the_project_is_loaded_once(stand_in):
+    """From any folder of it; who asks again gets the same object."""
+    root = stand_in()
+
+    app = load_project()
+
+    assert isinstance(app, VibetunerApp)
+    assert load_project() is app
+    assert str(root / "src") in sys.path
+
+
+@pytest.mark.parametrize(
+    ("tune", "files", "expected"),
+    [
+        ("app = = 1\n", {}, "src/shop/tune.py:1: syntax error: invalid syntax"),
+        ("import nothing_like_it\n", {}, "src/shop/tune.py:1: ModuleNotFoundError: No module"),
+        (
+            "from shop import jobs\n",
+            {"jobs.py": "x = 1\n\n1 / 0\n"},
+            "src/shop/jobs.py:3: ZeroDivision",
+        ),
+        ("from shop import jobs\n", {"jobs.py": "def f(:\n"}, "src/shop/jobs.py:1: syntax error"),
+        ("raise ValueError\n", {}, "src/shop/tune.py:1: ValueError: no message"),
+        ("raise ValueError('a\\nb')\n", {}, "src/shop/tune.py:1: ValueError: a"),
+        ("ap = 1\n", {}, "found nothing named app"),
+        ("app = []\n", {}, "expected `app = VibetunerApp(...)`, found a list named app"),
+        (EMPTY_TUNE.replace("()", "(task=[])"), {}, "'task'. Did you mean tasks=?"),
+        (EMPTY_TUNE.replace("()", "(xyz=[])"), {}, "'xyz'. It takes tasks, routes, models, sql_mo"),
+        (
+            EMPTY_TUNE.replace("()", "(tasks=print)"),
+            {},
+            "tune.py:3: TypeError: tasks= takes a list",
+        ),
+    ],
+)
+def test_a_broken_tune_is_one_line_with_file_and_line(stand_in, tune, files, expected):
+    """The line is the project's own that led to the error, however deep it broke."""
+    stand_in(files, tune=tune)
+
+    with pytest.raises(ProjectError) as caught:
+        load_project()
+
+    assert expected in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_error_of_ours_passes_as_it_is(stand_in):
+    """It says its cure already."""
+    tune = "from vibetuner.errors import NotConfigured\nraise NotConfigured('add this')\n"
+    stand_in(tune=tune)
+
+    with pytest.raises(NotConfigured, match="^add this$"):
+        load_project()
+
+
+def test_a_package_whose_name_is_taken_is_named_with_its_place(stand_in):
+    """``src/email`` would never be imported; the standard library's is."""
+    root = stand_in()
+    (root / "src" / "shop").rename(root / "src" / "email")
+
+    with pytest.raises(ProjectError, match=r"package src/email is taken by .*Rename the package"):
+        load_project()
+
+
+def test_this_checkout_wins_over_an_installed_copy(stand_in, tmp_path):
+    """An old copy of the project in the environment must not be what runs."""
+    write(tmp_path / "installed" / "shop" / "__init__.py", "")
+    write(tmp_path / "installed" / "shop" / "tune.py", "raise RuntimeError('the old copy')\n")
+    sys.path.append(str(tmp_path / "installed"))
+    stand_in()
+
+    assert isinstance(load_project(), VibetunerApp)

@@ -1,0 +1,166 @@
+"""Logging: one line an event, for people or for machines."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from collections.abc import Iterator
+from datetime import datetime, timedelta
+from io import StringIO
+
+import anyio
+import pytest
+
+from vibetuner.logs import configure_logging, current_task, is_colourful
+
+logger = logging.getLogger("shop.orders")
+
+
+class Terminal(StringIO):
+    """A stream that a person looks at."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.fixture(autouse=True)
+def _logging_as_before(fresh: None) -> Iterator[None]:
+    """Configuring replaces the process's handlers; pytest wants its own back."""
+    names = [None, "vibetuner", "streaq", "pymongo", "coredis", "watchfiles", "uvicorn.error"]
+    names += ["httpx2", "httpcore2"]
+    loggers = [logging.getLogger(name) for name in names]
+    levels, handlers = [one.level for one in loggers], list(loggers[0].handlers)
+    # force=True closes what it replaces, and pytest's own handlers must live on.
+    loggers[0].handlers.clear()
+    yield
+    loggers[0].handlers[:] = handlers
+    for one, level in zip(loggers, levels, strict=True):
+        one.setLevel(level)
+
+
+def log_to(stream: StringIO, **options: bool | str) -> StringIO:
+    configure_logging(**{"debug": False, "as_json": False, "stream": stream, **options})
+    return stream
+
+
+def test_a_line_has_time_level_and_message():
+    """Line breaks in a message don't make two lines of it."""
+    out = log_to(StringIO())
+
+    logger.info("order %s\nis paid", 7)
+
+    assert re.fullmatch(r"\d\d:\d\d:\d\d INFO    order 7 is paid\n", out.getvalue())
+
+
+def test_a_line_of_a_task_has_its_id():
+    """The first eight characters: enough to find it, little enough to read past it."""
+    out = log_to(StringIO())
+    token = current_task.set("0123456789abcdef")
+
+    logger.info("working")
+
+    current_task.reset(token)
+    logger.info("idle")
+    assert "INFO    [01234567] working\n" in out.getvalue()
+    assert "INFO    idle\n" in out.getvalue()
+
+
+def test_in_production_a_line_is_a_json_object():
+    """With everything that a log collector sorts by; the whole task id among it."""
+    out = log_to(StringIO(), as_json=True, process="worker-2")
+    token = current_task.set("0123456789abcdef")
+
+    logger.warning("größer\nals \x1b[31mrot")
+
+    current_task.reset(token)
+    (line,) = out.getvalue().splitlines()
+    entry = json.loads(line)
+    assert datetime.fromisoformat(entry.pop("time")).utcoffset() == timedelta(0)
+    assert entry == {
+        "level": "warning",
+        "logger": "shop.orders",
+        "message": "größer\nals \x1b[31mrot",
+        "process": "worker-2",
+        "task_id": "0123456789abcdef",
+    }
+
+
+def test_a_json_line_leaves_out_what_there_is_not():
+    """Neither a task's id outside a task, nor the name of a process that is alone."""
+    out = log_to(StringIO(), as_json=True)
+
+    logger.info("hello")
+
+    assert set(json.loads(out.getvalue())) == {"time", "level", "logger", "message"}
+
+
+@pytest.mark.parametrize("as_json", [False, True], ids=["text", "json"])
+def test_a_traceback_is_told_once_and_begins_in_the_projects_code(as_json: bool):
+    """Whoever called it on the way there is no news."""
+    out = log_to(StringIO(), as_json=as_json)
+
+    async def pay() -> None:
+        raise ValueError("no money")
+
+    try:
+        anyio.run(pay)
+    except ValueError:
+        logger.exception("failed")
+
+    text = json.loads(out.getvalue())["traceback"] if as_json else out.getvalue()
+    assert text.count("ValueError: no money") == 1
+    assert text.count("Traceback") == 1
+    assert 'test_logs.py", line' in text
+    if as_json:
+        assert len(out.getvalue().splitlines()) == 1
+
+
+def test_the_machinery_around_a_task_is_left_out_of_its_traceback():
+    """Frames of ours and of the engine's stand above the project's."""
+    out = log_to(StringIO())
+    scope = {"__name__": "streaq.worker"}
+    exec("def run_task(function):\n    function()\n", scope)  # a frame as the engine's are
+
+    def pay() -> None:
+        raise ValueError("no money")
+
+    try:
+        scope["run_task"](pay)
+    except ValueError as error:
+        logger.error("failed", exc_info=error.with_traceback(error.__traceback__.tb_next))
+
+    assert "run_task" not in out.getvalue()
+    assert "in pay" in out.getvalue()
+
+
+def test_colour_is_for_terminals(monkeypatch: pytest.MonkeyPatch):
+    """FORCE_COLOR and NO_COLOR have the last word, NO_COLOR the very last."""
+    for stream in (StringIO(), Terminal()):
+        log_to(stream)
+        logger.error("red")
+        logger.info("plain")
+    assert "\x1b[31m" in stream.getvalue()
+    assert stream.getvalue().count("\x1b[0m") == 1
+    assert (is_colourful(StringIO()), is_colourful(Terminal())) == (False, True)
+
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    assert is_colourful(StringIO())
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert not is_colourful(Terminal())
+
+
+@pytest.mark.parametrize("debug", [False, True])
+def test_debug_shows_ours_and_not_everybodys(debug: bool):
+    """The engine says nothing, since our worker says it; the drivers only warn."""
+    out = log_to(StringIO(), debug=debug)
+
+    logging.getLogger("vibetuner.tasks").debug("ours")
+    logging.getLogger("streaq").error("said twice")
+    logging.getLogger("pymongo.command").info("chatter")
+    logging.getLogger("pymongo").warning("trouble")
+
+    assert ("ours" in out.getvalue()) == debug
+    assert "said twice" not in out.getvalue()
+    assert "chatter" not in out.getvalue()
+    assert "trouble" in out.getvalue()

@@ -1,0 +1,169 @@
+"""Where the project lies, and what it is called."""
+
+from __future__ import annotations
+
+import os
+import stat
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from threading import Barrier
+
+import pytest
+
+from tests.projects import write_project
+from vibetuner.errors import ProjectError
+from vibetuner.project import (
+    ProjectInfo,
+    data_dir,
+    ensure_env_file,
+    find_root,
+    project_info,
+    project_root,
+    using_data_dir,
+)
+
+
+def test_a_project_is_found_from_any_folder_below_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """The nearest one, as with git."""
+    outer = write_project(tmp_path / "outer")
+    inner = write_project(outer / "examples" / "inner", package="inner")
+
+    for folder, root in (
+        (outer / "src" / "shop", outer),
+        (outer / "examples", outer),
+        (inner / "src", inner),
+    ):
+        monkeypatch.chdir(folder)
+        assert project_root() == root
+
+
+def test_a_project_is_known_by_its_pyproject(stand_in):
+    """Its package is the folder with tune.py; its title is optional."""
+    root = stand_in()
+
+    assert project_info() == ProjectInfo(
+        name="Corner Shop",
+        slug="corner-shop",
+        package="shop",
+        version="1.2.3",
+        description="Sells",
+        root=root,
+    )
+
+    (root / "pyproject.toml").write_text("[project]\n")
+    assert project_info() == ProjectInfo("shop", "shop", "shop", "0", "", root)
+
+
+def test_outside_a_project_the_error_says_how_to_get_into_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """No pyproject.toml above, or one without tune.py: two situations, two cures."""
+    monkeypatch.chdir(tmp_path)
+    assert find_root() is None
+    with pytest.raises(ProjectError, match="in no vibetuner project.*copier copy"):
+        project_root()
+
+    write_project(tmp_path / "bare", tune=None)
+    monkeypatch.chdir(tmp_path / "bare" / "src")
+    with pytest.raises(
+        ProjectError, match=r"No tune\.py in .*bare\. Create src/<package>/tune\.py"
+    ):
+        project_root()
+
+
+def test_two_tunes_are_one_too_many(stand_in):
+    """Both are named; which one is meant is not for us to guess."""
+    root = stand_in()
+    (root / "src" / "market").mkdir()
+    (root / "src" / "market" / "tune.py").touch()
+
+    with pytest.raises(ProjectError, match=r"src/market/tune\.py and src/shop/tune\.py\. Keep one"):
+        project_info()
+
+
+@pytest.mark.parametrize("content", [b"[project\n", b"\xff\xfe"], ids=["no TOML", "no UTF-8"])
+def test_a_pyproject_that_cannot_be_read_is_named(stand_in, content: bytes):
+    """One line, with the parser's reason."""
+    (stand_in() / "pyproject.toml").write_bytes(content)
+
+    with pytest.raises(ProjectError, match=r"pyproject\.toml can't be read: .+") as caught:
+        project_info()
+    assert "\n" not in str(caught.value)
+
+
+def test_what_a_project_makes_is_kept_out_of_git(stand_in):
+    """``.vibetuner/`` is made when it is first asked for, and ignores itself."""
+    root = stand_in()
+
+    assert data_dir() == root / ".vibetuner"
+    assert (data_dir() / ".gitignore").read_text() == "*\n"
+
+
+def test_a_test_run_may_have_a_data_folder_of_its_own(stand_in, tmp_path: Path):
+    """For the length of a block."""
+    root = stand_in()
+
+    with using_data_dir(tmp_path / "other"):
+        assert data_dir() == tmp_path / "other"
+    assert not (root / ".vibetuner").exists()
+
+
+def test_env_is_made_from_the_example_with_a_secret_of_its_own(stand_in):
+    """Once; readable by its owner alone; and it changes nothing else in the example."""
+    root = stand_in()
+    example = "# what the app needs\nSECRET_KEY=\nREDIS_URL=embedded\n"
+    (root / ".env.example").write_text(example)
+
+    made = ensure_env_file()
+
+    assert made == root / ".env"
+    comment, key, redis = made.read_text().splitlines()
+    assert (comment, redis) == ("# what the app needs", "REDIS_URL=embedded")
+    assert len(key.removeprefix("SECRET_KEY=")) == 64
+    assert stat.S_IMODE(made.stat().st_mode) == 0o600
+    before = made.read_text()
+    assert ensure_env_file() is None
+    assert made.read_text() == before
+    assert sorted(os.listdir(root)) == [".env", ".env.example", "pyproject.toml", "src"]
+
+
+def test_of_commands_that_start_at_once_one_makes_the_file(stand_in):
+    """Whole, and for all of them."""
+    root = stand_in()
+    (root / ".env.example").write_text("SECRET_KEY=\n")
+    barrier = Barrier(8)
+
+    def start(_: int) -> Path | None:
+        barrier.wait()
+        return ensure_env_file()
+
+    with ThreadPoolExecutor(8) as pool:
+        made = list(pool.map(start, range(8)))
+
+    assert [path for path in made if path] == [root / ".env"]
+    assert len((root / ".env").read_text()) == len("SECRET_KEY=") + 64 + 1
+    assert sorted(os.listdir(root)) == [".env", ".env.example", "pyproject.toml", "src"]
+
+
+def test_two_secrets_are_never_the_same(stand_in):
+    """Two checkouts of one project sign with two keys."""
+    root = stand_in()
+    (root / ".env.example").write_text("SECRET_KEY=\n")
+    keys = set()
+    for _ in range(2):
+        keys.add((ensure_env_file() or root).read_text())
+        (root / ".env").unlink()
+
+    assert len(keys) == 2
+
+
+def test_without_an_example_there_is_nothing_to_make(
+    stand_in, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Nor outside a project."""
+    stand_in()
+    assert ensure_env_file() is None
+    monkeypatch.chdir(tmp_path)
+    assert ensure_env_file() is None

@@ -1,0 +1,241 @@
+"""The pytest plugin, as the tests of a project use it."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+from pymongo import AsyncMongoClient
+
+from tests.processes import clean_environment, wait_until
+from tests.projects import write, write_project
+from vibetuner.embedded import Lease, status
+from vibetuner.testing import MockTasks, held_open
+
+MODELS = """
+    from beanie import Document
+    from sqlmodel import Field, SQLModel
+
+
+    class Customer(Document):
+        name: str
+
+
+    class Order(SQLModel, table=True):
+        id: int | None = Field(default=None, primary_key=True)
+        item: str
+"""
+
+JOBS = """
+    from vibetuner.tasks.worker import get_worker
+
+    worker = get_worker()
+
+
+    @worker.task()
+    async def pack(order_id: int) -> str:
+        return f"packed {order_id}"
+"""
+
+ROUTES = """
+    from fastapi import APIRouter
+
+    from shop import jobs
+    from shop.models import Customer, Order
+    from vibetuner.resources.sql import open_session
+
+    router = APIRouter()
+
+
+    @router.post("/orders")
+    async def order(item: str) -> dict[str, str]:
+        await Customer(name="Ann").insert()
+        async with open_session() as session:
+            new = Order(item=item)
+            session.add(new)
+            await session.commit()
+        task = await jobs.pack.enqueue(new.id)
+        return {"task": task.id}
+"""
+
+TUNE = """
+    from shop.jobs import pack
+    from shop.models import Customer, Order
+    from shop.routes import router
+    from vibetuner import VibetunerApp
+
+    app = VibetunerApp(tasks=[pack], routes=[router], models=[Customer], sql_models=[Order])
+"""
+
+# What a user would write; numbered, because some look at what an earlier one left.
+TESTS = """
+    from unittest.mock import patch
+
+    import pytest
+    from sqlmodel import select
+
+    from vibetuner.config import data_dir, get_settings
+    from vibetuner.errors import NotConfigured
+    from vibetuner.resources.sql import open_session
+
+
+    @pytest.mark.parametrize("time", [1, 2])
+    async def test_1_route(vibetuner_client, mock_tasks, time):
+        from shop.models import Customer, Order
+
+        with patch("shop.jobs.pack", mock_tasks.pack):
+            answer = await vibetuner_client.post("/orders", params={"item": "tea"})
+        assert answer.status_code == 200
+        assert len(answer.json()["task"]) == 32
+        mock_tasks.pack.enqueue.assert_awaited_once_with(1)
+        assert await Customer.count() == 1  # the first time's customer is gone
+        async with open_session() as session:
+            assert (await session.exec(select(Order.item))).all() == ["tea"]
+
+
+    async def test_2_client_alone(vibetuner_client):
+        assert str(vibetuner_client.base_url) == "http://testserver"
+        assert (await vibetuner_client.get("/health")).json()["project"] == "corner-shop"
+
+
+    async def test_3_without_mock_tasks_it_says_what_is_missing(vibetuner_client):
+        with pytest.raises(NotConfigured, match="Redis not configured"):
+            await vibetuner_client.post("/orders", params={"item": "tea"})
+
+
+    async def test_4_a_task_is_called_directly(vibetuner_settings):
+        from shop.jobs import pack
+
+        assert await pack(7) == "packed 7"
+
+
+    async def test_5_database(vibetuner_db):
+        from shop.models import Customer
+
+        assert await Customer.count() == 0
+        assert vibetuner_db.name.startswith("test_")
+
+
+    async def test_6_sql(vibetuner_sql):
+        from shop.models import Order
+
+        async with open_session() as session:
+            assert (await session.exec(select(Order))).all() == []
+
+
+    def test_7_settings(vibetuner_settings, tmp_path):
+        assert get_settings() is vibetuner_settings
+        assert vibetuner_settings.environment == "test"
+        assert (vibetuner_settings.redis_url, vibetuner_settings.smtp_url) == (None, None)
+        assert data_dir() == tmp_path / ".vibetuner"
+
+
+    def test_8_mock_tasks(mock_tasks):
+        assert not mock_tasks.anything.enqueue.called
+        assert mock_tasks.anything is not mock_tasks.other
+"""
+
+IDLE = """
+    import sys
+
+
+    def test_nothing_is_loaded():
+        loaded = {name.partition(".")[0] for name in sys.modules}
+        assert not loaded & {"fastapi", "pymongo", "beanie", "sqlalchemy", "streaq", "coredis"}
+"""
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """With a `.env` that names servers which no test must reach."""
+    files = {"models.py": MODELS, "jobs.py": JOBS, "routes.py": ROUTES}
+    env = "REDIS_URL=redis://127.0.0.1:1\nMONGODB_URL=embedded\nDATABASE_URL=sqlite:////dev/null\n"
+    root = write_project(tmp_path / "project", files, tune=TUNE, env=env)
+    write(root / "tests" / "test_shop.py", TESTS)
+    write(root / "tests" / "test_idle.py", IDLE)
+    with (root / "pyproject.toml").open("a") as file:
+        file.write(
+            '[tool.pytest.ini_options]\nasyncio_mode = "auto"\nfilterwarnings = ["error"]\n'
+            'pythonpath = ["src"]\nasyncio_default_fixture_loop_scope = "function"\n'
+        )
+    return root
+
+
+def run_pytest(project: Path, *arguments: str, **environment: str) -> str:
+    """What ``pytest`` prints in ``project``, where all tests must pass."""
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *arguments],
+        cwd=project,
+        env=clean_environment(**environment),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_a_projects_tests_pass_with_nothing_running(project: Path, tmp_path: Path):
+    """Routes, tasks and databases, each test with data of its own; servers start and end alone."""
+    base = tmp_path / "base"
+
+    printed = run_pytest(project, "tests/test_shop.py", f"--basetemp={base}")
+
+    assert re.search(r"^9 passed in ", printed, re.MULTILINE), printed
+    assert not (project / ".vibetuner").exists()
+    services = base / "mongodb0"
+    assert (services / ".vibetuner" / "services").is_dir()
+    wait_until(lambda: status(services).keeper is None, what=lambda: "the servers' end")
+
+
+async def test_a_server_that_the_environment_names_is_used_and_left_clean(
+    project: Path, tmp_path: Path, servers: Lease
+):
+    """As in CI; only the throw-away database is touched."""
+    url = servers.urls["mongodb"]
+    async with AsyncMongoClient(url) as client:
+        await client["shop"]["customers"].insert_one({"name": "Bob"})
+        before = set(await client.list_database_names())
+
+        run_pytest(
+            project, "tests/test_shop.py", "-k", "1 or 5", f"--basetemp={tmp_path / 'base'}",
+            MONGODB_URL=url,
+        )  # fmt: skip
+
+        assert set(await client.list_database_names()) == before
+        assert await client["shop"]["customers"].count_documents({}) == 1
+        await client.drop_database("shop")
+    assert list((tmp_path / "base").glob("mongodb*")) == []
+
+
+async def test_a_lifespan_that_does_not_open_fails_where_it_is_asked_for():
+    """Not in a task that nobody awaits."""
+
+    @asynccontextmanager
+    async def broken() -> AsyncIterator[None]:
+        raise KeyError("no server")
+        yield
+
+    with pytest.raises(KeyError, match="no server"):
+        async with held_open(broken()):
+            pytest.fail("it opened")
+
+
+def test_fake_tasks_do_not_answer_to_what_tools_probe_for():
+    """``inspect`` and ``copy`` ask for names with two underscores."""
+    assert not hasattr(MockTasks(), "__wrapped__")
+
+
+def test_a_run_that_asks_for_no_fixture_loads_nothing(project: Path):
+    """The plugin is active everywhere the runtime is installed."""
+    run_pytest(project, "tests/test_idle.py")
+    fixtures = run_pytest(project, "--fixtures", "tests/test_idle.py")
+
+    for name in ("client", "db", "sql", "settings"):
+        assert re.search(rf"^vibetuner_{name}\b.*\n +[A-Z]", fixtures, re.MULTILINE), name

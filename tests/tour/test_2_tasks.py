@@ -1,0 +1,137 @@
+"""Creating tasks: with a timeout, sync or async, with the worker's context."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from datetime import timedelta
+
+import pytest
+
+from vibetuner.context import Context, ctx
+from vibetuner.errors import PayloadError
+from vibetuner.logs import current_task
+from vibetuner.tasks import WorkerDepends
+from vibetuner.tasks.worker import TaskWorker, get_worker
+
+tasks = get_worker()
+
+
+@tasks.task()
+async def generate_report(account_id: str) -> dict[str, str]:
+    """Pretend to work."""
+    return {"status": "complete", "account_id": account_id}
+
+
+@tasks.task(timeout=timedelta(milliseconds=100))
+async def process_large_file(file_id: str) -> None:
+    await asyncio.sleep(30)
+
+
+@tasks.task()
+def crunch(numbers: list[int]) -> int:
+    """A sync function runs in a thread and doesn't hold up the others."""
+    time.sleep(0.01)
+    return sum(numbers)
+
+
+@tasks.task(timeout=5)
+async def who_am_i(greeting: str, context: Context = WorkerDepends()) -> str:
+    return f"{greeting}, {context.project_slug} {context.version}"
+
+
+@tasks.task(timeout=5)
+def who_am_i_in_a_thread(context: Context = WorkerDepends()) -> str:
+    return context.environment
+
+
+@tasks.task()
+async def shared_client(context: Context = WorkerDepends()) -> tuple[bool, bool]:
+    return context.http_client.is_closed, context.http_client is ctx.http_client
+
+
+@tasks.task()
+async def own_id() -> str | None:
+    return current_task.get()
+
+
+async def test_a_task_runs_in_the_worker_and_returns_its_value(worker: TaskWorker):
+    """Enqueue, wait, read."""
+    task = await generate_report.enqueue("acme")
+
+    result = await task.result(timeout=5)
+
+    assert result.result == {"status": "complete", "account_id": "acme"}
+
+
+async def test_a_task_that_takes_longer_than_its_timeout_is_ended(worker: TaskWorker):
+    """A timeout is the limit of one run."""
+    result = await (await process_large_file.enqueue("video")).result(timeout=5)
+
+    assert not result.success
+    assert isinstance(result.exception, TimeoutError)
+
+
+async def test_a_sync_function_is_a_task_too(worker: TaskWorker):
+    """The engine gives it a thread."""
+    result = await (await crunch.enqueue([1, 2, 3])).result(timeout=5)
+
+    assert result.result == 6
+
+
+async def test_a_task_receives_the_context_of_its_worker(worker: TaskWorker):
+    """What the worker's lifespan yields, under the same timeout as without it."""
+    task = await who_am_i.enqueue("hello")
+
+    assert (await task.result(timeout=5)).result == "hello, tour 1.2.3"
+
+
+async def test_a_sync_task_receives_the_context_too(worker: TaskWorker):
+    """Threads are no exception."""
+    task = await who_am_i_in_a_thread.enqueue()
+
+    assert (await task.result(timeout=5)).result == "test"
+
+
+async def test_tasks_share_one_http_client(worker: TaskWorker):
+    """It is open while the worker runs; ``ctx`` is the same context without a parameter."""
+    task = await shared_client.enqueue()
+
+    assert (await task.result(timeout=5)).result == (False, True)
+
+
+async def test_the_context_is_there_when_the_function_is_called_directly():
+    """No worker runs here; the context is made for the call."""
+    assert await who_am_i("hi") == "hi, tour 1.2.3"
+    assert who_am_i_in_a_thread() == "test"
+
+
+async def test_a_context_that_the_caller_passes_wins(worker: TaskWorker):
+    """As with any default."""
+    other = Context(
+        project_name="Other",
+        project_slug="other",
+        version="9",
+        environment="test",
+        debug=False,
+        http_client=ctx.http_client,
+    )
+
+    assert await who_am_i("hi", other) == "hi, other 9"
+
+
+async def test_every_log_line_of_a_task_can_carry_its_id(worker: TaskWorker):
+    """The id that the caller got is the one that the logs show."""
+    task = await own_id.enqueue()
+
+    assert (await task.result(timeout=5)).result == task.id
+
+
+async def test_an_argument_that_cannot_be_stored_is_named(worker: TaskWorker):
+    """It fails where it is enqueued, not later in the worker."""
+    with pytest.raises(Exception, match="Unable to serialize") as caught:
+        await generate_report.enqueue(lambda: "a function")  # type: ignore[arg-type]
+
+    cause = caught.value.__cause__
+    assert isinstance(cause, PayloadError)
+    assert "generate_report: argument 1, a function, can't be stored" in str(cause)

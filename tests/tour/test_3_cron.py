@@ -1,0 +1,44 @@
+"""Scheduled tasks: run by the worker at the times of a crontab line."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+from vibetuner.context import Context
+from vibetuner.tasks import WorkerDepends
+from vibetuner.tasks.worker import TaskWorker, get_worker
+
+tasks = get_worker()
+
+
+@tasks.cron("0 9 * * *")
+async def morning_digest(context: Context = WorkerDepends()) -> str:
+    return f"digest of {context.project_slug}"
+
+
+@tasks.cron("*/15 * * * *")
+def check_expired_sessions() -> int:
+    return 0
+
+
+async def test_a_cron_task_is_scheduled_for_its_next_time(worker: TaskWorker):
+    """The engine works in UTC."""
+    due = worker.next_run("0 9 * * *")
+
+    scheduled = await worker.redis.zscore(worker.cron_schedule_key, "morning_digest")
+
+    assert scheduled == due
+    assert datetime.fromtimestamp(due / 1000, UTC).strftime("%H:%M") == "09:00"
+
+
+async def test_a_cron_task_can_be_enqueued_like_any_other(worker: TaskWorker):
+    """For the day on which nine o'clock was missed; its context is there too."""
+    task = await morning_digest.enqueue()
+
+    assert (await task.result(timeout=5)).result == "digest of tour"
+
+
+async def test_a_sync_function_can_be_a_cron_task(worker: TaskWorker):
+    """Its schedule is known to the worker all the same."""
+    assert check_expired_sessions.crontab == "*/15 * * * *"
+    assert (await (await check_expired_sessions.enqueue()).result(timeout=5)).result == 0

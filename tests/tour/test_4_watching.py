@@ -1,0 +1,87 @@
+"""Enqueueing and watching: status, result, abort."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from streaq import TaskStatus
+from streaq.types import StreaqCancelled
+
+from vibetuner.config import get_settings, using_settings
+from vibetuner.errors import NotConfigured, ServiceUnavailable
+from vibetuner.tasks.worker import TaskWorker, get_worker, open_queue
+
+tasks = get_worker()
+
+
+@tasks.task()
+async def sleep_for_ever() -> None:
+    await asyncio.sleep(3600)
+
+
+@tasks.task()
+async def divide(a: int, b: int) -> float:
+    return a / b
+
+
+async def test_a_queued_task_says_so_until_a_worker_comes():
+    """Enqueueing needs no worker, only the queue."""
+    async with open_queue():
+        task = await divide.enqueue(1, 2)
+        assert await task.status() == TaskStatus.QUEUED
+        assert await task.abort(timeout=0) is False
+
+
+async def test_the_status_follows_the_task(worker: TaskWorker):
+    """Queued, running, done."""
+    task = await divide.enqueue(6, 3)
+    await task.result(timeout=5)
+
+    assert await task.status() == TaskStatus.DONE
+
+
+async def test_a_result_carries_the_value_or_the_exception(worker: TaskWorker):
+    """``success`` tells which of the two there is."""
+    good = await (await divide.enqueue(6, 3)).result(timeout=5)
+    bad = await (await divide.enqueue(6, 0)).result(timeout=5)
+
+    assert good.success
+    assert good.result == 2
+    assert not bad.success
+    assert isinstance(bad.exception, ZeroDivisionError)
+
+
+async def test_waiting_for_a_result_can_end_without_one(worker: TaskWorker):
+    """The task goes on; only the wait is over."""
+    task = await sleep_for_ever.enqueue()
+    with pytest.raises(TimeoutError):
+        await task.result(timeout=1)
+
+    assert await task.status() == TaskStatus.RUNNING
+    assert await task.abort() is True
+
+
+async def test_an_aborted_task_is_stopped_where_it_waits(worker: TaskWorker):
+    """True means that it was still to be had."""
+    task = await sleep_for_ever.enqueue()
+
+    assert await task.abort() is True
+
+    result = await task.result(timeout=5)
+    assert isinstance(result.exception, StreaqCancelled)
+
+
+async def test_without_redis_url_enqueueing_says_what_to_add():
+    """Importing tasks needs nothing; using them does."""
+    nothing = get_settings().model_copy(update={"redis_url": None})
+    with using_settings(nothing), pytest.raises(NotConfigured, match="Redis not configured") as e:
+        await divide.enqueue(1, 1)
+
+    assert "REDIS_URL=redis://localhost:6379" in str(e.value)
+
+
+async def test_outside_the_queue_enqueueing_says_how_to_open_it():
+    """A script has no lifespan that would have done it."""
+    with pytest.raises(ServiceUnavailable, match="async with open_queue"):
+        await divide.enqueue(1, 1)

@@ -1,0 +1,149 @@
+"""``@robust_task()``: tried again with growing pauses, then kept as a dead letter."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from streaq import TaskStatus
+
+from vibetuner.resources.slots import mongo_database
+from vibetuner.tasks.robust import robust_task
+from vibetuner.tasks.worker import TaskWorker
+
+told: list[tuple[str, str, str]] = []
+
+
+def tell(name: str, task_id: str, error: Exception) -> None:
+    told.append((name, task_id, str(error)))
+
+
+async def tell_later(name: str, task_id: str, error: Exception) -> None:
+    await asyncio.sleep(0)
+    tell(name, task_id, error)
+
+
+@robust_task(max_retries=3, backoff_base=0.1)
+async def send_webhook(payload: dict[str, int]) -> int:
+    """Fails twice, then goes through: ``tries`` counts from one."""
+    tries = send_webhook.context.tries
+    if tries < payload["good_from"]:
+        raise ConnectionError(f"try {tries} went wrong")
+    return tries
+
+
+@robust_task(max_retries=2, backoff_base=0.1, on_failure=tell_later)
+async def critical_sync(data: str) -> None:
+    raise ValueError(f"{data} is no use")
+
+
+@robust_task(max_retries=1, on_failure=tell)
+def in_a_thread() -> None:
+    raise LookupError("nothing there")
+
+
+@robust_task(max_retries=2, backoff_base=0.1, timeout=timedelta(milliseconds=50))
+async def too_slow() -> None:
+    await asyncio.sleep(30)
+
+
+@robust_task(max_retries=2, backoff_base=1000, backoff_max=120)
+async def patient() -> None:
+    raise ConnectionError("later")
+
+
+async def test_a_failing_task_is_tried_again_until_it_succeeds(worker: TaskWorker):
+    """The result is the last try's."""
+    result = await (await send_webhook.enqueue({"good_from": 3})).result(timeout=10)
+
+    assert result.result == 3
+    assert result.tries == 3
+
+
+async def test_a_task_that_never_succeeds_becomes_a_dead_letter(worker: TaskWorker):
+    """After its last try, a failing task is kept for a person to look at."""
+    task = await critical_sync.enqueue("this")
+
+    result = await task.result(timeout=10)
+
+    assert isinstance(result.exception, ValueError)
+    letter = await letter_of(task.id)
+    assert letter["task_name"] == "critical_sync"
+    assert letter["error"] == "this is no use"
+    assert letter["error_type"] == "ValueError"
+    assert letter["tries"] == 2
+    assert datetime.now(UTC) - letter["failed_at"] < timedelta(seconds=30)
+
+
+async def test_on_failure_is_told_sync_or_async(worker: TaskWorker):
+    """Name, id and exception; once no try is left."""
+    later = await critical_sync.enqueue("that")
+    thread = await in_a_thread.enqueue()
+    await later.result(timeout=10)
+    await thread.result(timeout=10)
+
+    assert ("critical_sync", later.id, "that is no use") in told
+    assert ("in_a_thread", thread.id, "nothing there") in told
+
+
+async def test_a_timeout_is_a_failed_try_like_any_other(worker: TaskWorker):
+    """Tried again, then buried."""
+    task = await too_slow.enqueue()
+
+    result = await task.result(timeout=10)
+
+    assert isinstance(result.exception, TimeoutError)
+    assert (await letter_of(task.id))["tries"] == 2
+
+
+async def test_the_pause_is_capped(worker: TaskWorker):
+    """``min(backoff_base ** tries, backoff_max)`` seconds: 1000 becomes 120."""
+    task = await patient.enqueue()
+    async with asyncio.timeout(10):
+        while await task.status() != TaskStatus.SCHEDULED:
+            await asyncio.sleep(0.05)
+
+    info = await task.info()
+
+    assert info is not None
+    assert info.scheduled is not None
+    pause = (info.scheduled - datetime.now(UTC)).total_seconds()
+    assert 110 < pause <= 120
+    assert await task.abort() is True
+
+
+async def test_called_directly_it_raises_like_any_function():
+    """No worker, no second try."""
+    with pytest.raises(ValueError, match="here is no use"):
+        await critical_sync("here")
+    with pytest.raises(LookupError):
+        in_a_thread()
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "named"),
+    [
+        ({"max_retries": 0}, ValueError, "max_retries.*0"),
+        ({"max_retries": "3"}, TypeError, "max_retries.*'3'"),
+        ({"backoff_base": -1}, ValueError, "backoff_base.*-1"),
+        ({"backoff_max": -5}, ValueError, "backoff_max.*-5"),
+    ],
+)
+def test_a_wrong_parameter_is_refused_where_it_is_written(
+    options: dict[str, Any], error: type[Exception], named: str
+):
+    """At decoration, naming parameter and value."""
+    with pytest.raises(error, match=named):
+        robust_task(**options)
+
+
+async def letter_of(task_id: str) -> dict[str, Any]:
+    """The one record in the collection ``dead_letters``; it comes there by way of Redis."""
+    letters = mongo_database.get()["dead_letters"]
+    async with asyncio.timeout(10):
+        while not (found := await letters.find({"task_id": task_id}).to_list()):
+            await asyncio.sleep(0.05)
+    (letter,) = found
+    return letter

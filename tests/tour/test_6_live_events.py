@@ -1,0 +1,125 @@
+"""Server-sent events: from the worker's process to a browser."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from uuid import uuid4
+
+import httpx2
+import pytest
+
+from tests.processes import Command, Site, wait_until
+from vibetuner.sse import broadcast
+
+
+class Browser:
+    """Reads an event stream as a browser does."""
+
+    def __init__(self) -> None:
+        self.text = ""
+        self.open = threading.Event()
+
+    @property
+    def events(self) -> list[tuple[str, str]]:
+        """What has arrived: names and data."""
+        blocks = [block for block in self.text.split("\n\n")[:-1] if "event: " in block]
+        return [
+            (
+                block.split("event: ", 1)[1].split("\n", 1)[0],
+                "\n".join(x[6:] for x in block.splitlines() if x.startswith("data: ")),
+            )
+            for block in blocks
+        ]
+
+
+@contextmanager
+def listening(url: str) -> Iterator[Browser]:
+    """A browser on the stream at ``url``."""
+    browser, client = Browser(), httpx2.Client(timeout=10)
+
+    def read() -> None:
+        try:
+            with client.stream("GET", url) as response:
+                for text in response.iter_text():
+                    browser.text += text
+                    browser.open.set()
+        except (httpx2.HTTPError, RuntimeError):
+            pass
+
+    thread = threading.Thread(target=read, daemon=True)
+    thread.start()
+    assert browser.open.wait(10)
+    yield browser
+    client.close()
+
+
+def test_what_a_task_broadcasts_arrives_in_the_browser(site: Site, worker_process: Command):
+    """In order, whole lines included, through another process and Redis."""
+    user = uuid4().hex
+    with listening(f"{site.url}/events/upload/{user}") as browser:
+        httpx2.post(f"{site.url}/uploads/{user}")
+        wait_until(lambda: len(browser.events) == 3, what=lambda: browser.text)
+
+    assert browser.events == [
+        ("progress", "started"),
+        ("progress", "half\nway"),
+        ("complete", "<b>photo.jpg is done</b>"),
+    ]
+
+
+def test_a_stream_is_told_apart_from_its_neighbour(site: Site, worker_process: Command):
+    """A channel is private to those who listen to it."""
+    mine, theirs = uuid4().hex, uuid4().hex
+    with (
+        listening(f"{site.url}/events/upload/{mine}") as me,
+        listening(f"{site.url}/events/upload/{theirs}") as them,
+    ):
+        httpx2.post(f"{site.url}/uploads/{mine}")
+        wait_until(lambda: len(me.events) == 3, what=lambda: me.text)
+
+    assert them.events == []
+
+
+def test_an_endpoint_refuses_before_it_streams(site: Site):
+    """It is a FastAPI dependency like any other."""
+    answer = httpx2.get(f"{site.url}/events/upload/stranger")
+
+    assert answer.status_code == 403
+    assert answer.json() == {"detail": "these are not your uploads"}
+
+
+def test_a_stream_is_not_kept_by_proxies_and_says_what_it_is(site: Site):
+    """Headers, and its place in the API's description."""
+    with httpx2.stream("GET", f"{site.url}/events/upload/x") as response:
+        assert response.headers["content-type"].startswith("text/event-stream")
+        assert response.headers["cache-control"] == "no-cache"
+        assert response.headers["x-accel-buffering"] == "no"
+
+    described = httpx2.get(f"{site.url}/openapi.json").json()["paths"]
+    operation = described["/events/upload/{user_id}"]["get"]
+    assert "text/event-stream" in operation["responses"]["200"]["content"]
+
+
+async def test_a_script_can_broadcast_too(site: Site, settings):
+    """It opens the connection that no lifespan has opened for it."""
+    from vibetuner.config import using_settings
+
+    user = uuid4().hex
+    same_prefix = settings.model_copy(update={"redis_key_prefix": "tour-processes:"})
+    with listening(f"{site.url}/events/upload/{user}") as browser:
+        with using_settings(same_prefix):
+            await broadcast(f"upload:{user}", "progress", data={"percent": 50})
+        wait_until(lambda: browser.events, what=lambda: browser.text)
+
+    assert browser.events == [("progress", '{"percent": 50}')]
+
+
+@pytest.mark.parametrize("name", ["", "two words", "line\nbreak", "x" * 201])
+async def test_a_name_that_would_break_the_stream_is_refused(name: str):
+    """Channel and event alike."""
+    with pytest.raises(ValueError, match="not usable"):
+        await broadcast(name, "progress")
+    with pytest.raises(ValueError, match="not usable"):
+        await broadcast("channel", name)

@@ -1,0 +1,488 @@
+"""No task ends in silence: whatever ends a robust task for good leaves a dead letter."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import pickle
+import signal
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.processes import Command, free_port, vibetuner
+from tests.projects import write_project
+from tests.tour.conftest import running
+from vibetuner.config import Settings, using_settings
+from vibetuner.embedded import join, status
+from vibetuner.errors import DeadLetterError, DeadLetterNotFound, ServiceUnavailable
+from vibetuner.tasks.dead_letters import (
+    Cause,
+    count,
+    discard,
+    get,
+    list_letters,
+    open_dead_letters,
+    retry,
+)
+from vibetuner.tasks.robust import robust_cron, robust_task
+from vibetuner.tasks.worker import TaskWorker, get_worker, open_queue
+from vibetuner.testing import name_database
+
+tasks = get_worker()
+told: dict[str, tuple[str, Exception]] = {}
+charged: list[tuple[str, int]] = []
+bank_is_open: list[bool] = []
+
+
+def tell(name: str, task_id: str, error: Exception) -> None:
+    told[task_id] = (name, error)
+
+
+@robust_task(max_retries=2, backoff_base=0.01, on_failure=tell)
+async def send_invoice(customer: str, *, cents: int) -> None:
+    raise ValueError(f"{customer} has no address")
+
+
+@robust_task(max_retries=1, timeout=timedelta(milliseconds=50), on_failure=tell)
+async def render_film() -> None:
+    await asyncio.sleep(30)
+
+
+@robust_task(expire=timedelta(milliseconds=100), on_failure=tell)
+async def remind(name: str) -> str:
+    return f"reminded {name}"
+
+
+@robust_task(unique=True, timeout=20, on_failure=tell)
+async def rebuild_index() -> None:
+    await asyncio.sleep(0.5)
+
+
+@robust_cron("0 3 1 1 *", max_schedule_drift=timedelta(minutes=1), on_failure=tell)
+async def new_year_offer() -> str:
+    return "sent"
+
+
+@robust_task(on_failure=tell)
+async def pack(order: int) -> str:
+    return f"packed {order}"
+
+
+@robust_task(max_retries=1)
+async def charge(customer: str, cents: int) -> str:
+    """Goes through once the bank is open."""
+    if not bank_is_open:
+        raise ConnectionError("the bank is closed")
+    charged.append((customer, cents))
+    return "paid"
+
+
+@robust_task(max_retries=1)
+async def sleepy() -> None:
+    await asyncio.sleep(60)
+
+
+@tasks.task()
+async def measure() -> int:
+    return 20
+
+
+# Each way to end, its cause, and who is told.
+
+
+async def test_an_exception_on_the_last_try(worker: TaskWorker):
+    """Everything that a person needs to understand it is in the letter."""
+    before = datetime.now(UTC) - timedelta(milliseconds=1)
+    task = await send_invoice.enqueue("acme", cents=1200)
+    await task.result(timeout=10)
+
+    letter = await get(task.id)
+
+    assert letter.task_name == "send_invoice"
+    assert letter.task_id == task.id
+    assert (letter.error_type, letter.error) == ("ValueError", "acme has no address")
+    assert letter.cause is Cause.EXCEPTION
+    assert letter.tries == 2
+    assert (letter.args, letter.kwargs) == (["acme"], {"cents": 1200})
+    assert letter.traceback.splitlines()[-1] == "ValueError: acme has no address"
+    assert "in send_invoice" in letter.traceback
+    assert letter.worker_id == worker.id
+    assert letter.queue == worker.queue_name
+    assert letter.enqueued_at is not None
+    assert before <= letter.enqueued_at <= letter.failed_at <= datetime.now(UTC)
+    assert letter.is_open
+    await was_told(task.id, "send_invoice", ValueError)
+
+
+async def test_a_timeout(worker: TaskWorker):
+    """A try that takes too long has failed."""
+    task = await render_film.enqueue()
+    await task.result(timeout=10)
+
+    assert (await get(task.id)).cause is Cause.TIMEOUT
+    await was_told(task.id, "render_film", TimeoutError)
+
+
+async def test_a_task_that_kills_every_worker(servers: Any, tmp_path: Path):
+    """Each worker that is lost counts as a try; the one that finds none left writes the letter."""
+    with kiosk(servers.urls, tmp_path, KILLER) as (command, settings):
+        with using_settings(settings):
+            async with TaskWorker(settings) as queue:
+                task = await queue.enqueue_unsafe("kill_worker", "till 3")
+                await task.result(timeout=40)
+            async with open_dead_letters():
+                letter = await get(task.id)
+
+        assert letter.cause is Cause.CRASHED
+        assert (letter.task_name, letter.args, letter.tries) == ("kill_worker", ["till 3"], 2)
+        assert "kill_worker" in (tmp_path / "told").read_text()
+        assert command.output.count("kill_worker started") == 2
+
+
+async def test_a_task_that_waited_too_long_in_the_queue(servers: Any):
+    """No worker ran; when one comes, the task is out of date, and a person may still want it."""
+    async with open_queue():
+        task = await remind.enqueue("ann")
+    await asyncio.sleep(0.2)
+
+    async with running(get_worker()):
+        await task.result(timeout=10)
+        letter = await get(task.id)
+        assert (letter.cause, letter.task_name, letter.args) == (Cause.EXPIRED, "remind", ["ann"])
+        await was_told(task.id, "remind", Exception)
+
+        again = await retry(task.id)
+        result = await get_worker().result_by_id(again, timeout=10)
+
+    assert result.result == "reminded ann"
+
+
+async def test_a_task_of_a_function_that_no_worker_knows(worker: TaskWorker):
+    """Renamed or removed while it waited; nobody is left to be told but the letter's reader."""
+    task = await worker.enqueue_unsafe("long_gone", 1)
+    await task.result(timeout=10)
+
+    letter = await get(task.id)
+
+    assert letter.cause is Cause.UNKNOWN_FUNCTION
+    assert (letter.task_name, letter.args) == ("long_gone", [1])
+
+
+async def test_a_payload_that_cannot_be_read(worker: TaskWorker):
+    """What it was meant to be can't be told; its bytes are kept aside."""
+    task = await pack.enqueue(1).start(delay=1)
+    await worker.redis.set(worker.task_key + task.id, b"\x80garbage")
+    await task.result(timeout=10)
+
+    letter = await get(task.id)
+
+    assert letter.cause is Cause.UNREADABLE_PAYLOAD
+    assert (letter.task_name, letter.args) == ("unknown", [])
+    assert letter.payload == b"\x80garbage"
+    with pytest.raises(DeadLetterError, match="can't be retried: its arguments can't be read"):
+        await retry(task.id)
+
+
+async def test_a_forged_payload_is_never_unpickled(worker: TaskWorker, tmp_path: Path):
+    """Not when it is taken from the queue, not for its letter, not by a retry."""
+    trap = tmp_path / "unpickled"
+    forged = pickle.dumps({"f": "pack", "a": Trap(trap), "k": {}, "t": 1}) + b"s" * 32
+    task = await pack.enqueue(1).start(delay=1)
+    await worker.redis.set(worker.task_key + task.id, forged)
+    await task.result(timeout=10)
+
+    assert (await get(task.id)).cause is Cause.UNREADABLE_PAYLOAD
+    with pytest.raises(DeadLetterError, match="Invalid signature"):
+        await retry(task.id)
+    assert not trap.exists()
+
+
+async def test_a_unique_task_that_meets_itself(worker: TaskWorker):
+    """One runs, the other is kept for later."""
+    first, second = await rebuild_index.enqueue(), await rebuild_index.enqueue()
+    results = [await task.result(timeout=10) for task in (first, second)]
+
+    (lost,) = [result.task_id for result in results if not result.success]
+
+    assert (await get(lost)).cause is Cause.UNIQUE_CLASH
+    await was_told(lost, "rebuild_index", Exception)
+
+
+async def test_a_cron_task_that_comes_too_late(worker: TaskWorker):
+    """No worker ran at its time, and one a minute later is no use."""
+    task = await new_year_offer.enqueue().start(schedule=datetime.now(UTC) - timedelta(hours=1))
+    await task.result(timeout=10)
+
+    assert (await get(task.id)).cause is Cause.CRON_DRIFT
+    await was_told(task.id, "new_year_offer", Exception)
+
+
+async def test_a_task_whose_dependency_failed(worker: TaskWorker):
+    """Both leave a letter, each with its own arguments."""
+    invoice = send_invoice.enqueue("acme", cents=1)
+    after = await pack.enqueue(7).start(after=invoice.id)
+    await invoice
+    await after.result(timeout=10)
+
+    letter = await get(after.id)
+    assert (letter.cause, letter.args) == (Cause.FAILED_DEPENDENCY, [7])
+    await was_told(after.id, "pack", Exception)
+
+    again = await retry(after.id)
+    assert (await worker.result_by_id(again, timeout=10)).result == "packed 7"
+
+
+async def test_arguments_that_came_from_another_task_are_kept_too(worker: TaskWorker):
+    """``a.then(b)``: the letter of b holds what a has returned."""
+    first = measure.enqueue()
+    second = await first.then(send_invoice, cents=5)
+    await second.result(timeout=10)
+
+    letter = await get(second.id)
+
+    assert (letter.args, letter.kwargs) == ([20], {"cents": 5})
+    again = await retry(second.id)
+    result = await worker.result_by_id(again, timeout=10)
+    assert str(result.exception) == "20 has no address"
+
+
+async def test_a_dependency_whose_result_is_gone_costs_no_worker(worker: TaskWorker):
+    """The task can't be run, and is kept like any other."""
+    payload = {"f": "pack", "a": (), "k": {}, "t": 1, "A": "long-ago"}
+    await worker.redis.set(worker.task_key + "orphan", await worker.serialize(payload))
+    await worker.redis.xadd(worker.stream_key + "normal", {"task_id": "orphan"})
+    await worker.result_by_id("orphan", timeout=10)
+
+    letter = await get("orphan")
+    assert (letter.cause, letter.task_name) == (Cause.FAILED_DEPENDENCY, "pack")
+    await was_told("orphan", "pack", Exception)
+    with pytest.raises(DeadLetterError, match="were to come from long-ago"):
+        await retry("orphan")
+    assert (await (await pack.enqueue(1)).result(timeout=10)).result == "packed 1"
+
+
+async def test_an_abort_is_an_abort(worker: TaskWorker):
+    """A person has ended it; there is nothing to look into."""
+    task = await sleepy.enqueue()
+    await until(lambda: is_running(worker, task.id))
+
+    assert await task.abort() is True
+
+    with pytest.raises(DeadLetterNotFound, match=f"no dead letter of {task.id}"):
+        await get(task.id)
+
+
+# What a person does with them.
+
+
+async def test_the_same_bug_has_the_same_fingerprint(worker: TaskWorker):
+    """Whatever the arguments were, and whatever the message says."""
+    ids = [(await send_invoice.enqueue(name, cents=1)).id for name in ("acme", "zenith")]
+    other = await render_film.enqueue()
+    for task_id in (*ids, other.id):
+        await worker.result_by_id(task_id, timeout=10)
+
+    one, two, film = [await get(task_id) for task_id in (*ids, other.id)]
+
+    assert one.fingerprint == two.fingerprint != film.fingerprint
+    page = await list_letters(fingerprint=one.fingerprint, limit=1)
+    assert page.letters[0].task_name == "send_invoice"
+
+
+async def test_a_retry_runs_it_once_more_with_its_arguments(worker: TaskWorker):
+    """Under a new id, which the letter remembers; asking again changes nothing."""
+    task = await charge.enqueue("zenith", cents=990)
+    await task.result(timeout=10)
+    bank_is_open.append(True)
+
+    first = await retry(task.id, by="ann")
+    second = await retry(task.id, by="bob")
+
+    assert first == second != task.id
+    assert (await worker.result_by_id(first, timeout=10)).result == "paid"
+    assert charged == [("zenith", 990)]
+    letter = await get(task.id)
+    assert (letter.retried_as, letter.acted_by) == (first, "ann")
+    with pytest.raises(DeadLetterError, match=f"was retried as {first} by ann on .* UTC"):
+        await discard(task.id)
+
+
+async def test_a_discarded_letter_stays_on_record(worker: TaskWorker):
+    """It is out of the way, and it is not retried by mistake."""
+    task = await render_film.enqueue()
+    await task.result(timeout=10)
+
+    await discard(task.id, by="ann")
+    await discard(task.id, by="bob")
+
+    assert (await get(task.id)).acted_by == "ann"
+    assert task.id not in [letter.task_id for letter in (await list_letters()).letters]
+    with pytest.raises(DeadLetterError, match="was discarded by ann on .* UTC, so it is not"):
+        await retry(task.id)
+
+
+# And nothing is lost on the way.
+
+
+async def test_without_mongodb_the_stream_is_the_store(settings: Settings):
+    """The same functions, on Redis alone."""
+    bare = {"mongodb_url": None, "redis_key_prefix": "tour-bare:"}
+    with using_settings(settings.model_copy(update=bare)):
+        async with running(get_worker()) as worker:
+            task = await send_invoice.enqueue("acme", cents=1)
+            await task.result(timeout=10)
+
+            assert (await get(task.id)).error == "acme has no address"
+            assert await count(task="send_invoice") == 1
+            again = await retry(task.id)
+            assert await retry(task.id) == again
+            assert (await get(task.id)).retried_as == again
+            await worker.result_by_id(again, timeout=10)
+            assert [letter.task_id for letter in (await list_letters()).letters] == [again]
+
+
+async def test_while_mongodb_is_away_nothing_is_lost_and_no_task_waits(
+    settings: Settings, mongo: Mongo
+):
+    """Frozen in the middle of it all; the letters wait beside the queue and come later."""
+    with using_settings(settings.model_copy(update={"mongodb_url": mongo.url})):
+        async with running(get_worker()) as worker:
+            mongo.freeze()
+            began = asyncio.get_running_loop().time()
+            ids = [(await send_invoice.enqueue(str(n), cents=n)).id for n in range(20)]
+            for task_id in ids:
+                await worker.result_by_id(task_id, timeout=10)
+            assert (await (await pack.enqueue(1)).result(timeout=5)).result == "packed 1"
+            assert asyncio.get_running_loop().time() - began < 5
+
+            mongo.thaw()
+            assert [(await get(task_id)).args for task_id in ids] == [[str(n)] for n in range(20)]
+            assert await count() == 20
+            assert await worker.redis.xlen("tour:dead_letters") == 0
+
+
+async def test_a_person_is_told_that_mongodb_does_not_answer(settings: Settings, mongo: Mongo):
+    """In one line, and soon."""
+    with using_settings(settings.model_copy(update={"mongodb_url": mongo.url})):
+        mongo.freeze()
+        async with asyncio.timeout(20):
+            with pytest.raises(ServiceUnavailable, match=r"^MongoDB at mongodb://.* can't be used"):
+                async with open_dead_letters():
+                    pass
+
+
+class Mongo:
+    """A server of the test's own, which can be frozen."""
+
+    def __init__(self, url: str, pid: int) -> None:
+        self.url = url
+        self._pid = pid
+
+    def freeze(self) -> None:
+        os.kill(self._pid, signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        os.kill(self._pid, signal.SIGCONT)
+
+
+@pytest.fixture
+def mongo(tmp_path: Path) -> Iterator[Mongo]:
+    """A document server that other tests don't use."""
+    root = tmp_path / "mongo"
+    root.mkdir()
+    with join(root, ["mongodb"], command="pytest") as lease:
+        (service,) = [service for service in status(root).services if service.name == "mongodb"]
+        assert service.pid
+        server = Mongo(name_database(lease.urls["mongodb"], "tour"), service.pid)
+        try:
+            yield server
+        finally:
+            server.thaw()
+
+
+class Trap:
+    """Unpickling it would make a folder."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, (str(self._path),)
+
+
+KILLER = """
+    import os
+    import signal
+    from pathlib import Path
+
+    from vibetuner.tasks.robust import robust_task
+
+
+    def tell(name: str, task_id: str, error: Exception) -> None:
+        Path("../told").write_text(f"{name} {task_id}")
+
+
+    @robust_task(max_retries=2, on_failure=tell)
+    async def kill_worker(till: str) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@contextmanager
+def kiosk(urls: dict[str, str], folder: Path, jobs: str) -> Iterator[tuple[Command, Settings]]:
+    """A small project's worker in production, and the settings that it runs with."""
+    tune = """
+        from shop.jobs import kill_worker
+        from vibetuner import VibetunerApp
+
+        app = VibetunerApp(tasks=[kill_worker])
+    """
+    project = write_project(folder / "kiosk", {"jobs.py": jobs}, tune=tune)
+    values = {
+        "redis_url": urls["redis"],
+        "mongodb_url": name_database(urls["mongodb"], "tour-killer"),
+        "redis_key_prefix": "tour-killer",
+        "secret_key": "a secret of the kiosk",
+        "worker_idle_timeout": "1",
+    }
+    environment = {name.upper(): value for name, value in values.items()}
+    log = folder / "log"
+    with vibetuner(
+        "run", "prod", "worker", "--workers", "2", "--port", str(free_port()),
+        folder=project, log=log, environment=environment,
+    ) as command:  # fmt: skip
+        command.wait_for("worker ready")
+        yield command, Settings(**values, environment="production")
+
+
+@pytest.fixture(autouse=True)
+def nobody_was_told() -> None:
+    """Each test has its own news."""
+    for news in (told, charged, bank_is_open):
+        news.clear()
+
+
+async def was_told(task_id: str, name: str, kind: type[Exception]) -> None:
+    """``on_failure`` of the task was called with its name, its id and the error."""
+    await until(lambda: _known(task_id))
+    assert told[task_id][0] == name
+    assert isinstance(told[task_id][1], kind)
+
+
+async def _known(task_id: str) -> bool:
+    return task_id in told
+
+
+async def is_running(worker: TaskWorker, task_id: str) -> bool:
+    return (await worker.status_by_id(task_id)).value == "running"
+
+
+async def until(condition: Callable[[], Awaitable[bool]]) -> None:
+    async with asyncio.timeout(10):
+        while not await condition():
+            await asyncio.sleep(0.02)

@@ -1,0 +1,270 @@
+"""Stops, kills, outages: what happens to the tasks that were under way."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import subprocess
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+from typing import Any, Self
+from uuid import uuid4
+
+import pytest
+from coredis import Redis
+
+from tests.processes import Command, free_port, vibetuner, wait_until
+from tests.projects import write_project
+from vibetuner.config import Settings, using_settings
+from vibetuner.embedded.packages import valkey_binary
+from vibetuner.tasks.worker import TaskWorker
+
+JOBS = """
+    import asyncio
+    import time
+    from pathlib import Path
+
+    from vibetuner.tasks.robust import robust_task
+
+
+    @robust_task(max_retries=2, backoff_base=0.1)
+    async def work(journal: str, seconds: float) -> None:
+        with Path(journal).open("a") as file:
+            print("begun, try", work.context.tries, file=file, flush=True)
+            await asyncio.sleep(seconds)
+            print("done", file=file, flush=True)
+
+
+    @robust_task(max_retries=1)
+    async def block() -> None:
+        time.sleep(60)
+"""
+
+TUNE = """
+    from shop.jobs import block, work
+    from vibetuner import VibetunerApp
+
+    app = VibetunerApp(tasks=[work, block])
+"""
+
+
+class Workshop:
+    """A project whose workers are real processes, and a journal that its task writes."""
+
+    def __init__(self, folder: Path, redis_url: str) -> None:
+        self.root = write_project(folder / "project", {"jobs.py": JOBS}, tune=TUNE)
+        self.journal = folder / "journal"
+        self.journal.touch()
+        self.variables = {
+            "REDIS_URL": redis_url,
+            "REDIS_KEY_PREFIX": f"workshop-{uuid4().hex[:8]}",
+            "SECRET_KEY": "a secret of the workshop",
+            "ENVIRONMENT": "production",
+            "WORKER_IDLE_TIMEOUT": "1",
+        }
+
+    @property
+    def lines(self) -> list[str]:
+        """What the task has written."""
+        return self.journal.read_text().splitlines()
+
+    @contextmanager
+    def worker(self, **variables: str) -> Iterator[Command]:
+        """`vibetuner run prod worker`, ready."""
+        log = self.journal.with_name(f"log-{uuid4().hex[:8]}")
+        arguments = ("run", "prod", "worker", "--port", str(free_port()))
+        environment = self.variables | variables
+        with vibetuner(*arguments, folder=self.root, log=log, environment=environment) as command:
+            command.wait_for("worker ready", seconds=60)
+            yield command
+
+    async def enqueue(self, name: str, *arguments: Any) -> None:
+        """Enqueue as another process would, which has none of the code."""
+        async with self.queue() as queue:
+            await queue.enqueue_unsafe(name, *arguments)
+
+    async def begin(self, seconds: float) -> None:
+        """Enqueue the task, and wait until a worker has begun it."""
+        await self.enqueue("work", str(self.journal), seconds)
+        await asyncio.to_thread(wait_until, lambda: self.lines, what=lambda: "a begun task")
+
+    @asynccontextmanager
+    async def queue(self) -> AsyncIterator[TaskWorker]:
+        """The queue, open."""
+        settings = Settings(**{name.lower(): value for name, value in self.variables.items()})
+        with using_settings(settings):
+            async with TaskWorker(settings) as worker:
+                yield worker
+
+    def wait_for(self, *lines: str) -> None:
+        """Wait until the journal is just this."""
+        wait_until(
+            lambda: self.lines == list(lines), seconds=60, what=lambda: f"{lines}, got {self.lines}"
+        )
+
+
+@pytest.fixture
+def workshop(servers: Any, tmp_path: Path) -> Workshop:
+    """One with the session's Valkey."""
+    return Workshop(tmp_path, servers.urls["redis"])
+
+
+async def test_a_planned_stop_lets_a_task_finish(workshop: Workshop):
+    """SIGTERM: nothing new is begun, and what runs has WORKER_GRACE_PERIOD seconds."""
+    with workshop.worker(WORKER_GRACE_PERIOD="20") as worker:
+        await workshop.begin(seconds=2)
+        assert worker.stop(signal.SIGTERM) == 0
+
+    assert workshop.lines == ["begun, try 1", "done"]
+
+
+@pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGINT])
+async def test_a_planned_stop_costs_no_try(workshop: Workshop, stop: signal.Signals):
+    """What the grace period cuts short is handed back, and begun again as if for the first time."""
+    for begun in (1, 2, 3):
+        with workshop.worker(WORKER_GRACE_PERIOD="0") as worker:
+            if begun == 1:
+                await workshop.begin(seconds=30)
+            workshop.wait_for(*["begun, try 1"] * begun)
+            assert worker.stop(stop) == 0
+
+
+async def test_a_second_signal_stops_at_once(workshop: Workshop):
+    """Whoever presses Ctrl-C twice does not want to wait."""
+    with workshop.worker(WORKER_GRACE_PERIOD="60") as worker:
+        await workshop.begin(seconds=60)
+        worker.process.send_signal(signal.SIGTERM)
+        await asyncio.sleep(1)  # it waits for the task now
+        assert worker.process.poll() is None
+        worker.stop(signal.SIGTERM, seconds=5)
+
+
+async def test_the_tasks_of_a_killed_worker_start_again(workshop: Workshop):
+    """Within WORKER_IDLE_TIMEOUT and a little; the loss counts as a try."""
+    with workshop.worker() as worker:
+        await workshop.begin(seconds=2)
+        worker.stop(signal.SIGKILL)
+    with workshop.worker():
+        workshop.wait_for("begun, try 1", "begun, try 2", "done")
+
+
+async def test_a_worker_waits_for_redis_and_goes_on(tmp_path: Path):
+    """It says so in one line; the queue is there again, and so are the tasks."""
+    with Valkey(tmp_path) as valkey:
+        workshop = Workshop(tmp_path, valkey.url)
+        with workshop.worker() as worker:
+            valkey.kill()
+            worker.wait_for("lost Redis")
+            await asyncio.sleep(2)
+            valkey.start()
+            wait_until(lambda: worker.output.count("worker ready") == 2)
+            await workshop.begin(seconds=0)
+            workshop.wait_for("begun, try 1", "done")
+            assert worker.output.count("trying again") == 1
+
+
+async def test_a_worker_survives_a_flushed_redis(tmp_path: Path):
+    """What was in the queue is gone; what comes is run."""
+    with Valkey(tmp_path) as valkey:
+        workshop = Workshop(tmp_path, valkey.url)
+        with workshop.worker() as worker:
+            async with Redis.from_url(valkey.url) as redis:
+                await redis.flushall()
+            await workshop.begin(seconds=0)
+            workshop.wait_for("begun, try 1", "done")
+            assert worker.process.poll() is None
+
+
+async def test_a_worker_waits_for_mongodb_at_its_start(workshop: Workshop, servers: Any):
+    """One line says what is missing; the worker begins when it is there."""
+    port, log = free_port(), workshop.journal.with_name("log")
+    variables = workshop.variables | {"MONGODB_URL": f"mongodb://127.0.0.1:{port}/workshop"}
+    arguments = ("run", "prod", "worker", "--port", str(free_port()))
+    with vibetuner(*arguments, folder=workshop.root, log=log, environment=variables) as worker:
+        await asyncio.to_thread(worker.wait_for, "can't be used")
+        async with forwarding(port, servers.urls["mongodb"]):
+            await asyncio.to_thread(worker.wait_for, "worker ready")
+            worker.process.send_signal(signal.SIGTERM)
+            await asyncio.to_thread(worker.process.wait, 20)
+
+    assert worker.output.count("trying again") == 1
+
+
+async def test_a_blocked_event_loop_ends_its_worker(workshop: Workshop):
+    """It names the line that blocks; whoever supervises it starts another."""
+    with workshop.worker(WORKER_WATCHDOG_TIMEOUT="1") as worker:
+        await workshop.enqueue("block")
+
+        assert worker.process.wait(20) == 70
+        assert "jobs.py:" in worker.output
+        assert "block()" in worker.output
+
+
+class Valkey:
+    """A server of its own that can be killed, with a queue that survives on disk."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._port = free_port()
+        self.url = f"redis://127.0.0.1:{self._port}"
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.kill()
+
+    def start(self) -> None:
+        """Start it; the workers find it when it is up."""
+        options = {"port": str(self._port), "bind": "127.0.0.1", "dir": str(self._folder)}
+        options |= {"appendonly": "yes", "appendfsync": "always", "save": ""}
+        arguments = [part for name, value in options.items() for part in (f"--{name}", value)]
+        self._process = subprocess.Popen(
+            [str(valkey_binary()), *arguments], stdout=subprocess.DEVNULL
+        )
+        wait_until(self._answers, what=lambda: "valkey")
+
+    def kill(self) -> None:
+        """As a power cut would."""
+        if self._process:
+            self._process.kill()
+            self._process.wait()
+
+    def _answers(self) -> bool:
+        from vibetuner.embedded.wire import ask
+
+        return ask(self._port, b"PING\r\nQUIT\r\n").startswith(b"+PONG")
+
+
+@asynccontextmanager
+async def forwarding(port: int, url: str) -> AsyncIterator[None]:
+    """Let a real server answer on ``port``, for the length of the block."""
+    host, _, target = url.split("//")[1].split("/", maxsplit=1)[0].partition(":")
+    pumps: set[asyncio.Task[None]] = set()
+
+    async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            while data := await reader.read(65536):
+                writer.write(data)
+                await writer.drain()
+        except OSError:
+            pass
+        finally:
+            writer.close()
+
+    async def connect(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        there, back = await asyncio.open_connection(host, int(target))
+        for ends in ((reader, back), (there, writer)):
+            pumps.add(asyncio.create_task(pump(*ends)))
+
+    server = await asyncio.start_server(connect, "127.0.0.1", port)
+    try:
+        yield
+    finally:
+        server.close()
+        for task in pumps:
+            task.cancel()
+        await asyncio.gather(*pumps, return_exceptions=True)
