@@ -1,0 +1,47 @@
+"""CSV files that are safe to open, and never half there."""
+
+import csv
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import NamedTemporaryFile
+
+PARTIAL = ".part"
+FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n")
+
+AddRow = Callable[[Sequence[object]], None]
+
+
+@contextmanager
+def csv_file(path: Path) -> Iterator[AddRow]:
+    """A function that adds a row; the file appears under its name when all of it is written.
+
+    Whatever ends the block early, an error or a cancellation, leaves no file behind.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with NamedTemporaryFile(
+        "w",
+        encoding="utf-8",
+        newline="",
+        dir=path.parent,
+        prefix=f"{path.stem}-",
+        suffix=PARTIAL,
+        delete=False,
+    ) as file:
+        partial = Path(file.name)
+        writer = csv.writer(file)
+        try:
+            yield lambda cells: writer.writerow([safe_cell(cell) for cell in cells])
+        except BaseException:
+            partial.unlink(missing_ok=True)
+            raise
+    partial.replace(path)
+
+
+def safe_cell(cell: object) -> object:
+    """Keep a spreadsheet from taking a text for a formula.
+
+    >>> safe_cell("=1+1"), safe_cell("Ann"), safe_cell(-3)
+    ("'=1+1", 'Ann', -3)
+    """
+    return f"'{cell}" if isinstance(cell, str) and cell.startswith(FORMULA_STARTS) else cell

@@ -1,0 +1,77 @@
+"""The tables."""
+
+from datetime import UTC, datetime
+from enum import StrEnum
+from secrets import token_hex
+
+from sqlalchemy import DateTime, Dialect
+from sqlalchemy.types import TypeDecorator
+from sqlmodel import Field, SQLModel
+
+
+class UtcDateTime(TypeDecorator[datetime]):
+    """A moment in UTC in every database; SQLite alone would forget the time zone."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        """What is stored."""
+        return value and value.astimezone(UTC)
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        """What is read."""
+        return value and value.replace(tzinfo=UTC)
+
+
+def now() -> datetime:
+    """This moment."""
+    return datetime.now(UTC)
+
+
+class Order(SQLModel, table=True):
+    """What a customer has bought."""
+
+    __tablename__ = "orders"
+
+    id: int | None = Field(default=None, primary_key=True)
+    number: str = Field(unique=True)
+    customer: str
+    product: str
+    quantity: int
+    unit_price_cents: int
+    ordered_at: datetime = Field(sa_type=UtcDateTime)
+
+
+class ExportStatus(StrEnum):
+    """Where an export stands."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    DONE = "done"
+    CANCELLED = "cancelled"
+    FAILED = "failed"
+
+
+class Export(SQLModel, table=True):
+    """One request for a CSV file of all orders, and how far it has come."""
+
+    __tablename__ = "exports"
+
+    id: str = Field(default_factory=lambda: token_hex(6), primary_key=True)  # not to be guessed
+    task_id: str | None = None
+    status: ExportStatus = ExportStatus.QUEUED
+    done: int = 0
+    total: int = 0
+    created_at: datetime = Field(default_factory=now, sa_type=UtcDateTime, index=True)
+    finished_at: datetime | None = Field(default=None, sa_type=UtcDateTime)
+
+    @property
+    def is_active(self) -> bool:
+        """Whether there is something to wait for."""
+        return self.status in {ExportStatus.QUEUED, ExportStatus.RUNNING}
+
+    @property
+    def percent(self) -> int:
+        """How much of it is done."""
+        return 100 * self.done // self.total if self.total else 0

@@ -1,0 +1,20 @@
+"""What is raised when an outside system is missing or does not answer."""
+
+from coredis.exceptions import RedisError
+from pymongo.errors import ConnectionFailure
+from sqlalchemy.exc import OperationalError
+from vibetuner.errors import VibetunerError
+
+OUTAGES = (VibetunerError, RedisError, ConnectionFailure, OperationalError)
+
+
+def explain(error: Exception) -> str:
+    """One line for people, with the cure."""
+    match error:
+        case RedisError():
+            return "The queue does not answer. Start Redis, or correct REDIS_URL in .env."
+        case ConnectionFailure():
+            return "MongoDB does not answer. Start it, or correct MONGODB_URL in .env."
+        case OperationalError():
+            return "The SQL database refuses. Start it, or correct DATABASE_URL in .env."
+    return str(error)

@@ -1,0 +1,115 @@
+"""A freshly generated project, installed and running, and a Chromium that looks at it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from copier import run_copy
+from copier.errors import DirtyLocalWarning
+
+from tests.processes import Command, Site, clean_environment, free_port, wait_for_http
+
+playwright = pytest.importorskip("playwright.sync_api", reason="uv run --group e2e pytest")
+
+ROOT = Path(__file__).parents[2]
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+QUIET = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+
+
+@pytest.fixture(scope="session")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The template with every question at its default, installed."""
+    folder = tmp_path_factory.mktemp("e2e") / "my-project"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DirtyLocalWarning)
+        run_copy(str(ROOT), folder, defaults=True, quiet=True, vcs_ref="HEAD")
+    subprocess.run(
+        ["uv", "sync", "--quiet"], cwd=folder, env=clean_environment(), check=True, timeout=300
+    )
+    return folder
+
+
+@pytest.fixture(scope="session")
+def site(project: Path) -> Iterator[Site]:
+    """`just local-all-with-worker` in the project, on a free port."""
+    port, log = free_port(), project.parent / "log"
+    with log.open("w", encoding="utf-8") as file:
+        process = subprocess.Popen(
+            ["uv", "run", "--quiet", "just", "local-all-with-worker", "--port", str(port)],
+            cwd=project,
+            env=clean_environment(),
+            stdin=subprocess.DEVNULL,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+    command = Command(process, log)
+    url = f"http://127.0.0.1:{port}"
+    try:
+        command.wait_for("worker ready", seconds=60)
+        wait_for_http(url, seconds=60)
+        yield Site(command, url)
+    finally:
+        interrupt(process)
+
+
+def interrupt(process: subprocess.Popen[str]) -> None:
+    """Ctrl-C reaches every process of the terminal's foreground group."""
+    if process.poll() is None:
+        os.killpg(process.pid, 2)
+    process.wait(60)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[playwright.Browser]:
+    """Headless Chromium: CHROMIUM, one on the PATH, or the one that playwright has fetched.
+
+    It lives no longer than its module: playwright keeps an event loop running, and asyncio's own
+    tests would find it.
+    """
+    executable = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, BROWSERS)), None)
+    with playwright.sync_playwright() as engine:
+        if executable is None and not Path(engine.chromium.executable_path).exists():
+            reason = (
+                "no Chromium: install one, or run: uv run --group e2e playwright install chromium"
+            )
+            if os.environ.get("CI"):
+                pytest.fail(reason)
+            pytest.skip(reason)
+        browser = engine.chromium.launch(executable_path=executable, args=QUIET)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(browser: playwright.Browser, site: Site) -> Iterator[playwright.Page]:
+    """A tab; the test fails when the page asks another host, or complains in the console."""
+    context = browser.new_context(base_url=site.url, viewport={"width": 1280, "height": 800})
+    page = context.new_page()
+    foreign, complaints = [], []
+    page.on("request", lambda r: foreign.append(r.url) if not r.url.startswith(site.url) else None)
+    page.on("console", lambda m: complaints.append(m.text) if is_complaint(m) else None)
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    yield page
+    context.close()
+    assert foreign == []
+    assert complaints == []
+
+
+def is_complaint(message: playwright.ConsoleMessage) -> bool:
+    """Chromium notes every answer above 399 as an error; a refusal that is shown is none."""
+    return message.type == "error" and not message.text.startswith("Failed to load resource")

@@ -1,0 +1,145 @@
+"""The generated project, used as a person uses it."""
+
+from __future__ import annotations
+
+import csv
+import email
+import time
+from email import policy
+from pathlib import Path
+
+import pytest
+
+from tests.processes import Site, wait_until
+
+playwright = pytest.importorskip("playwright.sync_api", reason="uv run --group e2e pytest")
+expect = playwright.expect
+
+pytestmark = [pytest.mark.e2e, pytest.mark.slow]
+
+DEMO_ORDERS = 10_000
+
+
+def test_an_export_moves_and_its_file_holds_every_order(page: playwright.Page, tmp_path: Path):
+    """Click, watch the bar, download, count."""
+    page.goto("/")
+    page.get_by_role("button", name="Start an export").click()
+    card = page.locator("#exports article").first
+
+    positions = watch_bar(card)
+
+    assert len(positions) >= 4, positions
+    assert positions == sorted(positions)
+    expect(card).to_contain_text("Done")
+    expect(card).to_contain_text("10,000 orders")
+    with page.expect_download() as download:
+        card.get_by_role("link", name="Download").click()
+    file = tmp_path / "orders.csv"
+    download.value.save_as(file)
+    with file.open(encoding="utf-8", newline="") as lines:
+        header, *rows = csv.reader(lines)
+    assert header[0] == "number"
+    assert len({row[0] for row in rows}) == DEMO_ORDERS
+
+
+def test_an_export_can_be_cancelled(page: playwright.Page, project: Path):
+    """It stops at once, and leaves no half-written file."""
+    page.goto("/")
+    page.get_by_role("button", name="Start an export").click()
+    card = page.locator("#exports article").first
+    expect(card).to_contain_text("Running", timeout=10_000)
+
+    card.get_by_role("button", name="Cancel").click()
+
+    expect(card).to_contain_text("Cancelled")
+    expect(card.get_by_role("link", name="Download")).to_have_count(0)
+    number = card.get_attribute("id").removeprefix("export-")
+    folder = project / ".vibetuner" / "exports"
+    wait_until(lambda: not list(folder.glob(f"orders-{number}*")))
+
+
+def test_a_signup_sends_a_welcome_mail(page: playwright.Page, project: Path):
+    """The mail is in the outbox, addressed and greeting by name."""
+    page.goto("/signup")
+    page.get_by_label("Name").fill("Ann <b>O'Neill</b>")
+    page.get_by_label("Email").fill("Ann@Example.com")
+    page.get_by_role("button", name="Sign up").click()
+
+    expect(page.get_by_role("heading", name="Welcome!")).to_be_visible()
+    outbox = project / ".vibetuner" / "outbox"
+    wait_until(lambda: list(outbox.glob("*.eml")))
+    (file,) = outbox.glob("*.eml")
+    letter = email.message_from_bytes(file.read_bytes(), policy=policy.default)
+    assert letter["To"] == "ann@example.com"
+    assert letter["Subject"] == "Welcome!"
+    assert "Ann <b>O'Neill</b>" in letter.get_body(("plain",)).get_content()
+
+
+def test_the_same_address_signs_up_once(page: playwright.Page):
+    """The form says so, and keeps what was typed."""
+    for _ in range(2):
+        page.goto("/signup")
+        page.get_by_label("Email").fill("twice@example.com")
+        page.get_by_role("button", name="Sign up").click()
+        page.wait_for_load_state()
+
+    expect(page.get_by_text("already")).to_be_visible()
+    expect(page.get_by_label("Email")).to_have_value("twice@example.com")
+
+
+def test_the_page_works_by_keyboard_alone(page: playwright.Page):
+    """Tab to the button, Enter, Tab to cancel."""
+    page.goto("/")
+    for _ in range(12):
+        page.keyboard.press("Tab")
+        if page.evaluate("document.activeElement.id") == "start":
+            break
+    page.keyboard.press("Enter")
+    card = page.locator("#exports article").first
+    expect(card.get_by_role("button", name="Cancel")).to_be_visible()
+    card.get_by_role("button", name="Cancel").press("Enter")
+
+    expect(card).to_contain_text("Cancelled")
+
+
+@pytest.mark.parametrize("path", ["/", "/signup"])
+@pytest.mark.parametrize("width", [360, 1280])
+def test_nothing_sticks_out_at_phone_width(page: playwright.Page, path: str, width: int):
+    """No sideways scrolling, at the width of a small phone and of a desk."""
+    page.set_viewport_size({"width": width, "height": 800})
+    page.goto(path)
+
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+def test_it_works_without_javascript(browser: playwright.Browser, site: Site):
+    """Forms post, and the page comes back."""
+    context = browser.new_context(base_url=site.url, java_script_enabled=False)
+    page = context.new_page()
+    page.goto("/")
+    before = page.locator("#exports article").count()
+    page.get_by_role("button", name="Start an export").click()
+    expect(page.locator("#exports article")).to_have_count(before + 1)
+
+    def is_done() -> bool:
+        page.reload()
+        return "Done" in page.locator("#exports article").first.inner_text()
+
+    wait_until(is_done, seconds=30)
+    context.close()
+
+
+def watch_bar(card: playwright.Locator) -> list[int]:
+    """The positions that the bar takes until it is gone."""
+    positions: list[int] = []
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        if "Done" in card.inner_text():
+            return positions
+        value = card.locator("progress").first.evaluate(
+            "bar => bar.getAttribute('value')", timeout=1000
+        ) if card.locator("progress").count() else None  # fmt: skip
+        if value is not None and (not positions or int(value) != positions[-1]):
+            positions.append(int(value))
+        time.sleep(0.05)
+    raise AssertionError(f"not done: {card.inner_text()}, bar at {positions}")

@@ -1,0 +1,114 @@
+"""The template in the places that people copy it from, without the state of this checkout."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from tests.processes import clean_environment
+
+ROOT = Path(__file__).parents[2]
+CACHES = shutil.ignore_patterns("__pycache__", ".*_cache", ".DS_Store")
+
+GIT_CONFIG = """
+[user]
+    name = Ann Lee
+    email = ann@example.com
+[init]
+    defaultBranch = main
+[protocol "file"]
+    allow = always
+"""
+
+
+@pytest.fixture(scope="session")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The template and its runtime in a folder that is no repository."""
+    folder = tmp_path_factory.mktemp("plain") / "vibetuner-template"
+    write_template(folder)
+    return folder
+
+
+def write_template(folder: Path) -> None:
+    """Copy what makes the template: settings, template, runtime."""
+    folder.mkdir(parents=True)
+    shutil.copy(ROOT / "copier.yml", folder)
+    shutil.copytree(ROOT / "template", folder / "template", ignore=CACHES)
+    shutil.copytree(ROOT / "runtime", folder / "runtime", ignore=CACHES)
+
+
+@dataclass(frozen=True)
+class Repository:
+    """A git repository, and how the tests talk to git, Copier and uv about it."""
+
+    folder: Path
+    environment: dict[str, str] = field(repr=False)
+
+    def git(self, *arguments: str) -> str:
+        """The output of a git command in the repository."""
+        return run("git", *arguments, cwd=self.folder, environment=self.environment).stdout.strip()
+
+    def commit(self, message: str, *, tag: str | None = None) -> str:
+        """Commit everything, perhaps under a tag; returns the commit's hash."""
+        self.git("add", "--all")
+        self.git("commit", "--quiet", "--message", message)
+        if tag:
+            self.git("tag", tag)
+        return self.git("rev-parse", "HEAD")
+
+    def copy(
+        self, source: str, project: Path, *options: str, cwd: Path | None = None
+    ) -> subprocess.CompletedProcess[str]:
+        """``copier copy --defaults SOURCE PROJECT`` as a person types it: without --trust."""
+        arguments = (sys.executable, "-m", "copier", "copy", "--defaults", *options, source)
+        return run(*arguments, str(project), cwd=cwd, environment=self.environment)
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Repository:
+    """The template with a release, v0.9.0, and a commit after it."""
+    folder, settings = tmp_path / "templates" / "vibetuner template", tmp_path / "gitconfig"
+    settings.write_text(GIT_CONFIG, encoding="utf-8")
+    environment = clean_environment(
+        GIT_CONFIG_GLOBAL=str(settings),
+        GIT_CONFIG_SYSTEM=os.devnull,
+        COPIER_CACHE_DIR=str(tmp_path / "copier-cache"),
+        UV_NO_GITHUB_FAST_PATH="1",
+    )
+    write_template(folder)
+    repository = Repository(folder, environment)
+    repository.git("init", "--quiet")
+    repository.commit("Release", tag="v0.9.0")
+    (folder / "NEWS").write_text("more to come\n", encoding="utf-8")
+    repository.commit("Go on")
+    return repository
+
+
+def run(
+    *command: str, cwd: Path | None, environment: dict[str, str], seconds: float = 60
+) -> subprocess.CompletedProcess[str]:
+    """A command that is expected to succeed."""
+    process = subprocess.run(
+        command,
+        cwd=cwd,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=seconds,
+        check=False,
+    )
+    assert process.returncode == 0, f"{command}\n{process.stdout}\n{process.stderr}"
+    return process
+
+
+def rendered_files(project: Path) -> dict[str, str]:
+    """The text of every file of a fresh project, by its path."""
+    paths = (path for path in sorted(project.rglob("*")) if path.is_file())
+    return {path.relative_to(project).as_posix(): path.read_text("utf-8") for path in paths}

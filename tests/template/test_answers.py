@@ -1,0 +1,186 @@
+"""Whatever people answer, the project is whole."""
+
+from __future__ import annotations
+
+import ast
+import json
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from pytest_copie.plugin import Copie
+
+from tests.template.conftest import rendered_files
+
+SLUGS = {
+    "My Project": "my-project",
+    "Über-Größe GmbH & Co. KG": "ueber-groesse-gmbh-co-kg",
+    "L'été à Łódź": "lete-a-lodz",
+    "日本語 😀": "my-project",
+    "3D Printing": "d-printing",
+    '"Quoted" \\ back\\slash': "quoted-back-slash",
+    "<b>Bold</b> {braces}": "b-bold-b-braces",
+    "Test": "test-app",
+    "JSON": "json-app",
+    "Vibetuner Runtime": "vibetuner-runtime-app",
+    "Async": "async-app",
+    "x" * 60: "x" * 36,
+}
+
+
+@pytest.mark.parametrize(("name", "slug"), SLUGS.items())
+def test_a_project_of_any_name_is_whole(copie: Copie, plain: Path, name: str, slug: str):
+    """The name is kept as it was typed; the short name derived from it serves Python and uv."""
+    project = render(copie, plain, project_name=name)
+
+    pyproject = tomllib.loads((project / "pyproject.toml").read_text("utf-8"))
+    assert pyproject["tool"]["vibetuner"]["title"] == name
+    assert pyproject["project"]["name"] == slug
+    assert (project / "README.md").read_text("utf-8").startswith(f"# {name}\n")
+    assert (project / "src" / slug.replace("-", "_") / "tune.py").is_file()
+    assert_whole(project)
+
+
+def test_a_short_name_of_the_greatest_length_is_still_well_formatted(copie: Copie, plain: Path):
+    """Forty characters are the most; no line of code breaks for them."""
+    project = render(copie, plain, project_slug="a" * 40)
+
+    assert_whole(project)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "plain",
+        'He said "hi"',
+        "back\\slash \\n \\u0041",
+        "it's 😀 日本",
+        "{{ 1 + 1 }} {% raw %}",
+        "# no",
+    ],
+)
+def test_what_is_typed_is_data_and_nothing_else(copie: Copie, plain: Path, text: str):
+    """Quotes, backslashes and braces reach pyproject.toml and the answers as they are."""
+    project = render(copie, plain, description=text, author_name=text)
+
+    metadata = tomllib.loads((project / "pyproject.toml").read_text("utf-8"))["project"]
+    answers = yaml.safe_load((project / ".copier-answers.yml").read_text("utf-8"))
+    assert metadata["description"] == answers["description"] == text
+    assert metadata["authors"] == [{"name": text, "email": "you@example.com"}]
+
+
+def test_only_questions_are_remembered(copie: Copie, plain: Path):
+    """What is computed is computed anew at every update."""
+    project = render(copie, plain)
+
+    answers = yaml.safe_load((project / ".copier-answers.yml").read_text("utf-8"))
+    assert set(answers) == {
+        "_src_path", "author_email", "author_name", "description", "project_name", "project_slug",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        ({"project_slug": "Bad_Slug"}, "Use lower-case letters"),
+        ({"project_slug": "-dash"}, "Use lower-case letters"),
+        ({"project_slug": "two--dashes"}, "Use lower-case letters"),
+        ({"project_slug": "1st"}, "Use lower-case letters"),
+        ({"project_slug": "line\n"}, "Use lower-case letters"),
+        ({"project_slug": "über"}, "Use lower-case letters"),
+        ({"project_slug": "a" * 41}, "at most 40 characters"),
+        ({"project_slug": "fastapi"}, "fastapi-app is free"),
+        ({"project_slug": "email-validator"}, "email-validator-app is free"),
+        ({"project_slug": "lambda"}, "lambda-app is free"),
+        ({"project_slug": "tests"}, "tests-app is free"),
+        ({"project_name": "  "}, "Give the project a name"),
+        ({"project_name": "two\nlines"}, "Use one line"),
+        ({"project_name": "x" * 61}, "at most 60 characters"),
+        ({"description": "bell\x07"}, "Use one line"),
+        ({"description": "x" * 201}, "at most 200 characters"),
+        ({"author_name": "\u2028"}, "Give a name"),
+        ({"author_name": "a\u2028b"}, "Use one line"),
+        ({"author_email": "nobody"}, "Give an address"),
+        ({"author_email": 'a"b@example.com'}, "Give an address"),
+    ],
+)
+def test_a_wrong_answer_is_refused_with_its_cure(
+    copie: Copie, plain: Path, answer: dict[str, str], message: str
+):
+    """One sentence that says what would be right, and nothing is written."""
+    result = copie.copy(extra_answers=answer, template_dir=plain)
+
+    question = next(iter(answer))
+    assert str(result.exception).startswith(f"Validation error for question '{question}': ")
+    assert message in str(result.exception)
+    assert "\n" not in str(result.exception)
+
+
+def test_no_name_of_python_or_of_a_library_is_free():
+    """`import x` would find theirs; the list holds whatever this Python and the runtime bring."""
+    settings = yaml.safe_load((Path(__file__).parents[2] / "copier.yml").read_text("utf-8"))
+    reserved = set(settings["reserved_names"]["default"].split())
+
+    code = (
+        "import json, sys, keyword; print(json.dumps([*sys.stdlib_module_names, *keyword.kwlist]))"
+    )
+    output = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout
+    taken = {name for name in json.loads(output) if name[0] in "abcdefghijklmnopqrstuvwxyz"}
+    assert {name for name in taken if name.islower()} <= reserved
+    assert required_names("vibetuner-runtime", {"embedded"}) <= reserved
+
+
+def required_names(name: str, extras: set[str]) -> set[str]:
+    """What a distribution and all that it needs are called, as packages are."""
+    from importlib import metadata
+
+    from packaging.requirements import Requirement
+
+    found: set[str] = set()
+    todo = [(name, frozenset(extras))]
+    seen = set()
+    while todo:
+        current = todo.pop()
+        if current in seen:
+            continue
+        seen.add(current)
+        found.add(current[0].lower().replace("-", "_").replace(".", "_"))
+        for text in metadata.requires(current[0]) or []:
+            requirement = Requirement(text)
+            wanted = [{"extra": extra} for extra in (*current[1], "")]
+            if requirement.marker is None or any(map(requirement.marker.evaluate, wanted)):
+                todo.append((requirement.name, frozenset(requirement.extras)))
+    for module, distributions in metadata.packages_distributions().items():
+        if any(item.lower().replace("-", "_") in found for item in distributions):
+            found.add(module)
+    return {name for name in found if name.isidentifier() and name.islower() and name[0] != "_"}
+
+
+def render(copie: Copie, template: Path, **answers: str) -> Path:
+    result = copie.copy(extra_answers=answers, template_dir=template)
+    assert result.exception is None
+    assert result.project_dir is not None
+    return result.project_dir
+
+
+def assert_whole(project: Path) -> None:
+    """Every file parses, and the code is formatted and free of lint."""
+    for name, text in rendered_files(project).items():
+        if name.endswith(".py"):
+            ast.parse(text, name)
+        elif name.endswith((".yml", ".yaml")):
+            load_yaml(text)
+    for command in (["format", "--check"], ["check"]):
+        process = subprocess.run(
+            [sys.executable, "-m", "ruff", *command, "--no-cache", "--quiet", "."],
+            cwd=project, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert process.returncode == 0, process.stdout + process.stderr
+
+
+def load_yaml(text: str) -> Any:
+    return yaml.safe_load(text)

@@ -1,0 +1,208 @@
+"""What a fresh project consists of."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+from copier import run_copy
+
+from tests.processes import clean_environment
+from tests.template.conftest import ROOT, rendered_files, run
+
+MANAGED = {
+    ".copier-answers.yml",
+    ".dockerignore",
+    ".env.example",
+    ".github/workflows/ci.yml",
+    ".gitignore",
+    ".just/main.just",
+    ".just/quality.just",
+    ".just/run.just",
+    "Dockerfile",
+    "compose.dev.yml",
+    "compose.prod.yml",
+    "pyproject.toml",
+}
+PATHS = {
+    "{{ package_name }}": "my_project",
+    "{{ _copier_conf.answers_file }}": ".copier-answers.yml",
+}
+SEEDS = ("README.md", "justfile", "src/", "tests/")
+
+
+@pytest.fixture(scope="module")
+def project(plain: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Every question at its default, nothing trusted."""
+    folder = tmp_path_factory.mktemp("rendered") / "my-project"
+    run_copy(str(plain), folder, defaults=True, quiet=True, unsafe=False)
+    return folder
+
+
+def test_nothing_in_the_template_asks_for_trust():
+    """No tasks, no migrations, no extensions."""
+    settings = yaml.safe_load((ROOT / "copier.yml").read_text("utf-8"))
+
+    assert not {"_tasks", "_migrations", "_jinja_extensions", "_external_data"} & set(settings)
+
+
+def test_every_file_is_either_the_users_or_the_templates(project: Path):
+    """A new file must be put on one of the two lists on purpose."""
+    files = set(rendered_files(project))
+
+    assert {name for name in files if not name.startswith(SEEDS)} == MANAGED
+
+
+def test_both_lists_of_the_users_files_are_the_same():
+    """Skipped alone, a deleted file returns; excluded alone, recopy overwrites."""
+    settings = yaml.safe_load((ROOT / "copier.yml").read_text("utf-8"))
+
+    form = r"\{% if _copier_operation == 'update' %\}(.+)\{% endif %\}"
+    excluded = [m[1] for entry in settings["_exclude"] if (m := re.fullmatch(form, entry))]
+    assert excluded == settings["_skip_if_exists"]
+    assert {entry.strip("/") for entry in excluded} == {seed.strip("/") for seed in SEEDS}
+
+
+def test_what_copier_renders_keeps_no_trace_of_its_own_language(project: Path):
+    """Files with other braces, such as pages and recipes, are copied as they are."""
+    files = rendered_files(project)
+    for path in (ROOT / "template").rglob("*.jinja"):
+        name = path.relative_to(ROOT / "template").as_posix().removesuffix(".jinja")
+        for expression, value in PATHS.items():
+            name = name.replace(expression, value)
+        assert not re.search(r"\{\{|\{%|\{#|\}\}|%\}", files[name]), name
+    assert not [name for name in files if "{" in name or name.endswith(".jinja")]
+
+
+def test_no_file_of_a_fresh_project_is_ignored_by_git(project: Path):
+    """A user's changes to an ignored file would be lost at the next update."""
+    environment = clean_environment(GIT_CONFIG_GLOBAL="/dev/null", GIT_CONFIG_SYSTEM="/dev/null")
+    run("git", "init", "--quiet", cwd=project, environment=environment)
+    names = [name for name in rendered_files(project) if not name.startswith(".git/")]
+
+    process = subprocess.run(
+        ["git", "check-ignore", *names], cwd=project, env=environment, capture_output=True,
+        text=True, check=False,
+    )  # fmt: skip
+    (project / ".git").rename(project.parent / "git")
+    assert process.stdout == ""
+
+
+def test_no_path_of_the_machine_is_rendered_but_where_the_runtime_is(plain: Path, project: Path):
+    """What is committed must mean the same on the next machine."""
+    expected = {
+        ".copier-answers.yml": [f"_src_path: {plain}"],
+        "pyproject.toml": [f'path = "{plain}/runtime"'],
+    }
+    machine = (str(plain), str(project), str(ROOT), str(Path.home()) + "/", "/tmp/", "/home/")
+    in_image = "--mount=type=cache,target="
+    for name, text in rendered_files(project).items():
+        found = [line for line in text.splitlines() if any(path in line for path in machine)]
+        assert [line for line in found if in_image not in line] == expected.get(name, []), name
+
+
+def test_the_worker_is_a_service_of_its_own_in_production(project: Path):
+    """It has the page's image and settings; Valkey keeps every task."""
+    services = yaml.safe_load((project / "compose.prod.yml").read_text("utf-8"))["services"]
+
+    assert services["worker"]["command"] == ["prod", "worker"]
+    assert services["web"]["command"][:2] == ["prod", "frontend"]
+    assert services["worker"]["env_file"] == services["web"]["env_file"] == [".env"]
+    assert services["worker"]["environment"]["ENVIRONMENT"] == "production"
+    assert services["worker"]["image"] == services["web"]["image"] == "my-project:latest"
+    assert services["schema"]["entrypoint"] + services["schema"]["command"] == [
+        "vibetuner", "db", "create-schema",
+    ]  # fmt: skip
+    valkey = " ".join(services["valkey"]["command"])
+    assert "--appendonly yes" in valkey
+    assert "--maxmemory-policy noeviction" in valkey
+
+
+def test_docker_development_runs_page_and_worker_beside_real_servers(project: Path):
+    """The same two processes, in development mode."""
+    services = yaml.safe_load((project / "compose.dev.yml").read_text("utf-8"))["services"]
+
+    assert services["web"]["command"][:2] == ["dev", "frontend"]
+    assert services["worker"]["command"][:2] == ["dev", "worker"]
+    assert set(services) == {"web", "worker", "valkey", "mongo"}
+
+
+def test_the_image_starts_vibetuner_run_as_somebody_without_rights(project: Path):
+    """git is needed to build, not to run."""
+    builder, final = (project / "Dockerfile").read_text("utf-8").split("\nFROM ")[1:]
+
+    assert 'ENTRYPOINT ["vibetuner", "run"]' in final
+    assert "USER app" in final
+    assert "git" in builder
+    assert "git" not in final
+
+
+def test_env_example_names_every_setting_with_a_line_about_it(project: Path):
+    """Development needs no other file; the key is made at first use."""
+    from vibetuner.config import Settings
+
+    text = (project / ".env.example").read_text("utf-8")
+    values = dict(re.findall(r"(?m)^# \S.*\n([A-Z_]+)=(.*)$", text))
+    assert set(values) == {name.upper() for name in Settings.model_fields}
+    assert len(values) == len(re.findall(r"(?m)^[A-Z_]+=", text))
+    assert values["SECRET_KEY"] == ""
+    assert (values["REDIS_URL"], values["MONGODB_URL"]) == ("embedded", "embedded")
+
+
+def test_the_example_settings_are_valid(project: Path):
+    """A file that is offered as a start must be one."""
+    from vibetuner.config import Settings
+
+    settings = Settings(_env_file=project / ".env.example")
+
+    assert settings.environment == "development"
+    assert settings.database_url is not None
+
+
+def test_ci_runs_what_people_run(project: Path):
+    """One command, on every Python that the project supports."""
+    workflow = yaml.safe_load((project / ".github/workflows/ci.yml").read_text("utf-8"))
+
+    [job] = workflow["jobs"].values()
+    assert job["steps"][-1] == {"run": "uv run just check"}
+    assert job["strategy"]["matrix"]["python"] == ["3.11", "3.12", "3.13", "3.14"]
+    assert not (project / ".python-version").exists()
+
+
+def test_no_recipe_freezes_the_lock_file(project: Path):
+    """After an update the next `uv run` must move to the runtime of the new version."""
+    for name, text in rendered_files(project).items():
+        if name.endswith("just") or name.startswith(".just/"):
+            assert "--frozen" not in text, name
+
+
+@pytest.mark.parametrize(
+    "recipe",
+    ["dev", "worker-dev", "local-all", "local-all-with-worker", "test", "check", "format"],
+)
+def test_just_lists_the_recipe_with_a_sentence(project: Path, recipe: str):
+    """`just` alone is the help."""
+    listing = run("just", cwd=project, environment=clean_environment()).stdout
+
+    [line] = [line for line in listing.splitlines() if line.split()[:1] == [recipe]]
+    assert re.search(r"# [A-Z].*\.$", line)
+
+
+def test_a_recipe_of_the_users_wins_and_arguments_are_passed_on_whole(project: Path):
+    """justfile is the user's; what it defines replaces the template's recipe."""
+    justfile = project / "justfile"
+    original = justfile.read_text("utf-8")
+    justfile.write_text(
+        f"{original}\n[positional-arguments]\ntest *args:\n    @printf '<%s>' \"$@\"\n"
+    )
+    try:
+        command = ("just", "test", "-k", "one or two")
+        output = run(*command, cwd=project, environment=clean_environment()).stdout
+        default = run("just", cwd=project, environment=clean_environment()).stdout
+    finally:
+        justfile.write_text(original)
+    assert output == "<-k><one or two>"
+    assert default.startswith("Available recipes:")

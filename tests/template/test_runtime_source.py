@@ -1,0 +1,205 @@
+"""Where a project gets its runtime from: always the version of the template that made it."""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from pathlib import Path
+from urllib.parse import quote
+
+import pytest
+import yaml
+from copier import run_copy
+from copier.errors import DirtyLocalWarning
+
+from tests.processes import clean_environment
+from tests.template.conftest import Repository, rendered_files, run
+
+GITHUB = "https://github.com/org/vibetuner-template.git"
+
+
+@pytest.fixture
+def github(repository: Repository, tmp_path: Path) -> Repository:
+    """As ``repository``, which git also finds under its address at GitHub, by both protocols."""
+    settings = tmp_path / "gitconfig"
+    with settings.open("a", encoding="utf-8") as file:
+        file.write(f'[url "{file_url(repository.folder)}"]\n')
+        file.write(f"insteadOf = {GITHUB}\n")
+        file.write("insteadOf = git@github.com:org/vibetuner-template.git\n")
+        file.write("insteadOf = ssh://git@github.com/org/vibetuner-template.git\n")
+    return repository
+
+
+def test_from_github_it_is_the_latest_release(github: Repository, tmp_path: Path):
+    """`copier copy gh:org/vibetuner-template my-project`, as the README has it."""
+    project = tmp_path / "my-project"
+    output = github.copy("gh:org/vibetuner-template", project).stderr
+
+    assert source(project) == {
+        "git": GITHUB, "subdirectory": "runtime", "rev": github.git("rev-parse", "v0.9.0"),
+    }  # fmt: skip
+    assert answers(project)["_src_path"] == "gh:org/vibetuner-template"
+    assert answers(project)["_commit"] == "v0.9.0"
+    assert str(tmp_path) not in "".join(rendered_files(project).values())
+    assert "uv run just local-all-with-worker" in output
+
+
+def test_from_a_branch_at_github_it_is_that_commit(github: Repository, tmp_path: Path):
+    """What is rendered and what is installed never differ."""
+    project = tmp_path / "my-project"
+    github.copy("gh:org/vibetuner-template", project, "--vcs-ref", "main", "--quiet")
+
+    assert source(project)["rev"] == github.git("rev-parse", "main")
+    assert source(project)["git"] == GITHUB
+
+
+@pytest.mark.parametrize(
+    ("address", "url"),
+    [
+        ("gh:org/vibetuner-template.git", GITHUB),
+        ("https://github.com/org/vibetuner-template.git", GITHUB),
+        ("git+https://github.com/org/vibetuner-template.git", GITHUB),
+        (
+            "git@github.com:org/vibetuner-template.git",
+            "ssh://git@github.com/org/vibetuner-template.git",
+        ),
+    ],
+)
+def test_any_address_of_a_repository_becomes_one_that_uv_reads(
+    github: Repository, tmp_path: Path, address: str, url: str
+):
+    """Copier's short forms mean nothing to uv."""
+    project = tmp_path / "my-project"
+    github.copy(address, project, "--quiet")
+
+    assert source(project)["git"] == url
+
+
+def test_from_a_clone_with_a_release_it_is_that_release(repository: Repository, tmp_path: Path):
+    """The clone is named by a URL, whatever stands in its path."""
+    project = tmp_path / "my-project"
+    run_copy(str(repository.folder), project, defaults=True, quiet=True, unsafe=False)
+
+    assert source(project) == {
+        "git": file_url(repository.folder),
+        "subdirectory": "runtime",
+        "rev": repository.git("rev-parse", "v0.9.0"),
+    }
+
+
+def test_from_a_relative_path_it_is_found_from_anywhere(repository: Repository, tmp_path: Path):
+    """The path is made absolute, as the project may move."""
+    here = repository.folder.parent
+    repository.copy(f"./{repository.folder.name}", tmp_path / "p", "--quiet", cwd=here)
+
+    assert source(tmp_path / "p")["git"] == file_url(repository.folder)
+
+
+def test_from_a_clone_between_releases_it_is_the_folder(repository: Repository, tmp_path: Path):
+    """There the template is being worked on, and the runtime with it."""
+    project = tmp_path / "my-project"
+    run_copy(str(repository.folder), project, defaults=True, quiet=True, vcs_ref="HEAD")
+
+    assert source(project) == {"path": f"{repository.folder}/runtime", "editable": True}
+
+
+def test_from_a_dirty_clone_it_is_the_release_unless_asked_otherwise(
+    repository: Repository, tmp_path: Path
+):
+    """Copier takes the latest tag, and leaves out what is not committed."""
+    make_dirty(repository)
+    project = tmp_path / "my-project"
+    run_copy(str(repository.folder), project, defaults=True, quiet=True)
+
+    assert source(project)["rev"] == repository.git("rev-parse", "v0.9.0")
+    assert "dirty" not in (project / "README.md").read_text("utf-8")
+
+
+def test_from_a_dirty_clone_at_its_head_it_is_the_folder(repository: Repository, tmp_path: Path):
+    """Copier makes a commit that exists nowhere else; nobody could install it."""
+    repository.git("reset", "--hard", "--quiet", "v0.9.0")
+    make_dirty(repository)
+    project = tmp_path / "my-project"
+    with pytest.warns(DirtyLocalWarning):
+        run_copy(str(repository.folder), project, defaults=True, quiet=True, vcs_ref="HEAD")
+
+    assert source(project) == {"path": f"{repository.folder}/runtime", "editable": True}
+    assert "dirty" in (project / "README.md").read_text("utf-8")
+
+
+def test_from_a_clone_without_releases_it_is_the_folder(repository: Repository, tmp_path: Path):
+    """A fresh fork has no tags."""
+    repository.git("tag", "--delete", "v0.9.0")
+    project = tmp_path / "my-project"
+    run_copy(str(repository.folder), project, defaults=True, quiet=True)
+
+    assert source(project) == {"path": f"{repository.folder}/runtime", "editable": True}
+
+
+def test_from_a_plain_folder_it_is_the_folder(plain: Path, tmp_path: Path):
+    """Without git there is no version to speak of."""
+    project = tmp_path / "my-project"
+    run_copy(str(plain), project, defaults=True, quiet=True, unsafe=False)
+
+    assert source(project) == {"path": f"{plain}/runtime", "editable": True}
+    assert "_commit" not in answers(project)
+
+
+def test_the_table_stands_between_others_of_the_template(plain: Path, tmp_path: Path):
+    """`uv add` appends after a table; an own neighbour keeps merges free of conflicts."""
+    run_copy(str(plain), tmp_path / "p", defaults=True, quiet=True)
+    text = (tmp_path / "p" / "pyproject.toml").read_text("utf-8")
+
+    tables = [line for line in text.splitlines() if line.startswith("[")]
+    place = tables.index("[tool.uv.sources.vibetuner-runtime]")
+    assert tables[place + 1] == "[tool.vibetuner]"
+    assert tomllib.loads(text)["project"]["dependencies"] == ["vibetuner-runtime"]
+
+
+def test_uv_installs_from_the_folder(plain: Path, tmp_path: Path):
+    """`uv lock` resolves, and names the folder."""
+    project = tmp_path / "my-project"
+    run_copy(str(plain), project, defaults=True, quiet=True)
+    environment = clean_environment(UV_NO_GITHUB_FAST_PATH="1")
+    run("uv", "lock", "--quiet", cwd=project, environment=environment)
+
+    [runtime] = locked_runtime(project)
+    assert (project / runtime["source"]["editable"]).resolve() == plain / "runtime"
+
+
+def test_uv_installs_from_a_release(github: Repository, tmp_path: Path):
+    """`uv lock` finds that very commit, through the same addresses as git does."""
+    project = tmp_path / "my-project"
+    github.copy("gh:org/vibetuner-template", project, "--quiet")
+    run("uv", "lock", "--quiet", cwd=project, environment=github.environment)
+
+    rev = github.git("rev-parse", "v0.9.0")
+    [runtime] = locked_runtime(project)
+    assert runtime["source"]["git"] == f"{GITHUB}?subdirectory=runtime&rev={rev}#{rev}"
+
+
+def make_dirty(repository: Repository) -> None:
+    with (repository.folder / "template" / "README.md.jinja").open("a", encoding="utf-8") as file:
+        file.write("\ndirty\n")
+
+
+def source(project: Path) -> dict[str, object]:
+    document = tomllib.loads((project / "pyproject.toml").read_text("utf-8"))
+    found = document["tool"]["uv"]["sources"]["vibetuner-runtime"]
+    assert isinstance(found, dict)
+    return found
+
+
+def answers(project: Path) -> dict[str, str]:
+    found = yaml.safe_load((project / ".copier-answers.yml").read_text("utf-8"))
+    assert isinstance(found, dict)
+    return found
+
+
+def locked_runtime(project: Path) -> list[dict[str, dict[str, str]]]:
+    packages = tomllib.loads((project / "uv.lock").read_text("utf-8"))["package"]
+    return [package for package in packages if package["name"] == "vibetuner-runtime"]
+
+
+def file_url(path: Path) -> str:
+    return f"file://{quote(os.path.realpath(path))}"
