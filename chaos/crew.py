@@ -1,0 +1,51 @@
+"""The workers, and what keeps them running."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+from chaos.journal import note
+from chaos.processes import Child, free_port
+
+__all__ = ["Crewman"]
+
+QUICK_END = 3.0
+PAUSE, PAUSE_AFTER_QUICK_END = 0.05, 1.0
+
+
+class Crewman(Child):
+    """``vibetuner run prod worker``, started again whenever it ends, as a service manager does."""
+
+    def __init__(
+        self, name: str, folder: Path, environment: Mapping[str, str], *, processes: int = 1
+    ) -> None:
+        super().__init__(name, folder, environment)
+        self._log = folder / f"{name}.log"
+        self._arguments = ["run", "prod", "worker", "--port", str(free_port())]
+        if processes > 1:
+            self._arguments += ["--workers", str(processes)]
+
+    async def serve(self) -> None:
+        """Keep it running until cancelled."""
+        while True:
+            began = time.monotonic()
+            self.start([sys.executable, "-m", "vibetuner", *self._arguments])
+            code = await self.ended()
+            # A SIGKILL has been noted by who sent it.
+            if self.pid not in self.told_to_end and code != -signal.SIGKILL:
+                note("exit", name=self.name, worker=self.pid, code=code)
+            quick = time.monotonic() - began < QUICK_END
+            await asyncio.sleep(PAUSE_AFTER_QUICK_END if quick else PAUSE)
+
+    async def ready(self) -> None:
+        """Return once it says that it is."""
+        while not self._log.exists() or b"worker ready" not in self._log.read_bytes():
+            if self.code not in {None, 0}:
+                lines = self._log.read_text(encoding="utf-8").splitlines()
+                raise RuntimeError(f"{self.name} does not start: {lines[-1] if lines else ''}")
+            await asyncio.sleep(0.1)

@@ -1,0 +1,166 @@
+"""One run: everything is started, stormed at, brought up again, waited for, judged and ended."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import sys
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from chaos.crew import Crewman
+from chaos.faults import Storm, plan
+from chaos.journal import JOURNAL, read_notes
+from chaos.ledger import Ledger, judge
+from chaos.processes import Child
+from chaos.servers import Mongo, Valkey
+from chaos.store import look, wait_until_idle
+from vibetuner.config import Settings
+
+__all__ = ["Run", "run"]
+
+ROOT = Path(__file__).parent.parent
+PROJECT = Path(__file__).parent / "project"
+SUPERVISED = 2
+START_SECONDS = 60
+IDLE_SECONDS = 180
+LAST_ANSWERS_SECONDS = 120
+PROGRESS_SECONDS = 10
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """What a run was asked for; ``folder`` is its own."""
+
+    seed: int
+    seconds: float
+    workers: int
+    folder: Path
+    say: Say
+
+
+async def run(wanted: Run) -> Ledger:
+    """Do a whole run; whatever happens, no process is left behind."""
+    journal = wanted.folder / "journal.jsonl"
+    journal.touch()
+    os.environ[JOURNAL] = str(journal)
+    shutil.copytree(PROJECT, wanted.folder, dirs_exist_ok=True)
+    async with _servers(wanted.folder) as (valkey, mongo):
+        variables = _variables(valkey, mongo)
+        environment = _environment() | variables
+        settings = Settings.model_validate(
+            {name.lower(): value for name, value in variables.items()}
+        )
+        async with _crew(wanted, environment) as (workers, supervisor), _progress(wanted, journal):
+            storm = Storm(workers, supervisor, valkey, mongo)
+            await _live_through(wanted, storm, environment)
+            await valkey.ready()
+            await mongo.ready()
+            wanted.say("the storm is over; waiting until the queue is idle")
+            took = await wait_until_idle(settings, lambda: _known(journal), IDLE_SECONDS)
+            wanted.say(f"idle after {took:.0f} s" if took is not None else "still not idle")
+            stored = await look(settings, _known(journal))
+    return judge(read_notes(journal), stored)
+
+
+async def _live_through(wanted: Run, storm: Storm, environment: dict[str, str]) -> None:
+    producer = Child("producer", wanted.folder, environment)
+    try:
+        producer.start(
+            [sys.executable, "-m", "app.producer", f"{wanted.seed} tasks", str(wanted.seconds)]
+        )
+        await storm.run(plan(wanted.seed, wanted.seconds))
+        async with asyncio.timeout(LAST_ANSWERS_SECONDS):
+            if code := await producer.ended():
+                raise RuntimeError(f"the producer ended with exit code {code}; see producer.log")
+    finally:
+        producer.end()
+
+
+@asynccontextmanager
+async def _servers(folder: Path) -> AsyncIterator[tuple[Valkey, Mongo]]:
+    environment = _environment()
+    valkey = Valkey("valkey", folder, environment)
+    mongo = Mongo("mongodb", folder, environment)
+    try:
+        for server in (valkey, mongo):
+            server.launch()
+            await server.ready()
+        yield valkey, mongo
+    finally:
+        valkey.end()
+        mongo.end()
+
+
+@asynccontextmanager
+async def _crew(
+    wanted: Run, environment: dict[str, str]
+) -> AsyncIterator[tuple[list[Crewman], Crewman]]:
+    names = [f"worker-{number}" for number in range(1, wanted.workers + 1)]
+    workers = [Crewman(name, wanted.folder, environment) for name in names]
+    supervisor = Crewman("supervisor", wanted.folder, environment, processes=SUPERVISED)
+    crew = [*workers, supervisor]
+    keepers = [asyncio.create_task(crewman.serve()) for crewman in crew]
+    try:
+        async with asyncio.timeout(START_SECONDS):
+            await asyncio.gather(*(crewman.ready() for crewman in crew))
+        yield workers, supervisor
+    finally:
+        for keeper in keepers:
+            keeper.cancel()
+        await asyncio.gather(*keepers, return_exceptions=True)
+        for crewman in crew:
+            crewman.end()
+
+
+@asynccontextmanager
+async def _progress(wanted: Run, journal: Path) -> AsyncIterator[None]:
+    telling = asyncio.create_task(_tell_progress(wanted.say, journal))
+    try:
+        yield
+    finally:
+        telling.cancel()
+
+
+async def _tell_progress(say: Say, journal: Path) -> None:
+    began = time.monotonic()
+    while True:
+        await asyncio.sleep(PROGRESS_SECONDS)
+        what = Counter(entry.get("outcome", entry["what"]) for entry in read_notes(journal))
+        say(
+            f"{time.monotonic() - began:4.0f} s: {what['accepted']} accepted, "
+            f"{what['unknown']} unknown; {what['start']} tries, {what['done']} done, "
+            f"{what['raised'] + what['timeout']} failed, {what['cancelled']} cut short, "
+            f"{what['suicide']} suicides; {what['fault']} faults, {what['exit']} unasked exits"
+        )
+
+
+def _known(journal: Path) -> set[str]:
+    return {entry["id"] for entry in read_notes(journal) if "id" in entry}
+
+
+def _variables(valkey: Valkey, mongo: Mongo) -> dict[str, str]:
+    """What the project's `.env` would say: short times, so that two minutes tell something."""
+    return {
+        "REDIS_URL": valkey.url,
+        "MONGODB_URL": mongo.url,
+        "REDIS_KEY_PREFIX": "chaos:",
+        "ENVIRONMENT": "production",
+        "SECRET_KEY": "a secret of the storm",
+        "WORKER_GRACE_PERIOD": "3",
+        "WORKER_IDLE_TIMEOUT": "5",
+    }
+
+
+def _environment() -> dict[str, str]:
+    """This process's environment without settings of its own."""
+    ours = {name.upper() for name in Settings.model_fields}
+    kept = {name: value for name, value in os.environ.items() if name not in ours}
+    return kept | {"PYTHONPATH": f"src{os.pathsep}{ROOT}"}

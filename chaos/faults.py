@@ -1,0 +1,220 @@
+"""What is done to the processes: a plan drawn from the seed, and the doing of it."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from random import Random
+from typing import Literal, get_args
+
+from chaos.journal import note
+from chaos.processes import Child, descendants, gone, send
+from chaos.servers import Server
+from chaos.story import FORCED, Effect
+
+__all__ = ["Kind", "PlannedFault", "Storm", "plan"]
+
+Kind = Literal[
+    "worker killed",
+    "worker stopped",
+    "worker frozen briefly",
+    "worker frozen long",
+    "deploy",
+    "supervisor stopped",
+    "supervisor killed",
+    "valkey killed",
+    "valkey stopped",
+    "mongodb killed",
+    "mongodb frozen",
+]
+
+# Weight, and the shortest and longest duration in seconds.
+CHANCES: dict[Kind, tuple[int, float, float]] = {
+    "worker killed": (5, 0, 0),
+    "worker stopped": (5, 0, 0),
+    "worker frozen briefly": (3, 0.3, 3),
+    "worker frozen long": (3, 6, 12),
+    "deploy": (2, 0, 0),
+    "supervisor stopped": (1, 0, 0),
+    "supervisor killed": (1, 0, 0),
+    "valkey killed": (2, 0, 4),
+    "valkey stopped": (2, 0, 4),
+    "mongodb killed": (2, 1, 8),
+    "mongodb frozen": (2, 2, 12),
+}
+FIRST_PAUSE, LAST_PAUSE = 1.0, 4.0
+
+# A stop takes the grace period, what can't be interrupted, and a little.
+STOP_SECONDS = 20.0
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedFault:
+    """One fault: after which pause, which of its possible targets, for how long."""
+
+    number: int
+    pause: float
+    kind: Kind
+    target: int
+    seconds: float
+    by: signal.Signals
+
+
+def plan(seed: int, seconds: float) -> Iterator[PlannedFault]:
+    """The faults of so many seconds; the same for the same seed."""
+    chance = Random(f"{seed} faults")  # noqa: S311 - repeatable on purpose
+    kinds: Sequence[Kind] = get_args(Kind)
+    weights = [CHANCES[kind][0] for kind in kinds]
+    spent, number = 0.0, 0
+    while True:
+        number += 1
+        kind = chance.choices(kinds, weights)[0]
+        _, shortest, longest = CHANCES[kind]
+        fault = PlannedFault(
+            number,
+            round(chance.uniform(FIRST_PAUSE, LAST_PAUSE), 1),
+            kind,
+            chance.randrange(1000),
+            round(chance.uniform(shortest, longest), 1),
+            chance.choice([signal.SIGTERM, signal.SIGTERM, signal.SIGINT]),
+        )
+        spent += fault.pause
+        if spent > seconds:
+            return
+        yield fault
+
+
+class Storm:
+    """Does to a run's processes what the plan says."""
+
+    def __init__(
+        self, workers: Sequence[Child], supervisor: Child, valkey: Server, mongo: Server
+    ) -> None:
+        self._workers = workers
+        self._supervisor = supervisor
+        self._valkey = valkey
+        self._mongo = mongo
+
+    async def run(self, faults: Iterator[PlannedFault]) -> None:
+        """Do it all; returns when the last fault is over and everything is up again."""
+        async with asyncio.TaskGroup() as group:
+            for fault in faults:
+                await asyncio.sleep(fault.pause)
+                group.create_task(self._strike(fault))
+
+    async def _strike(self, fault: PlannedFault) -> None:
+        match fault.kind:
+            case "worker killed" | "worker stopped":
+                await self._end_worker(fault)
+            case "worker frozen briefly" | "worker frozen long":
+                await self._freeze_worker(fault)
+            case "deploy":
+                await self._deploy(fault)
+            case "supervisor stopped" | "supervisor killed":
+                await self._end_supervisor(fault)
+            case "valkey killed" | "valkey stopped":
+                await self._restart(self._valkey, fault, "outage")
+            case "mongodb killed":
+                await self._restart(self._mongo, fault, "none")
+            case "mongodb frozen":
+                await self._freeze(self._mongo, self._mongo.pid, fault, "none")
+
+    async def _end_worker(self, fault: PlannedFault) -> None:
+        if (chosen := self._choose(fault)) is None:
+            return
+        child, pid = chosen
+        async with child.busy:
+            if fault.kind == "worker killed":
+                async with _noted(fault, "kill", [pid]):
+                    send(pid, signal.SIGKILL)
+            else:
+                async with _noted(fault, "stop", [pid]):
+                    child.told_to_end.add(pid)
+                    send(pid, fault.by)
+                    await _see_off(fault, [pid])
+
+    async def _freeze_worker(self, fault: PlannedFault) -> None:
+        if (chosen := self._choose(fault)) is not None:
+            await self._freeze(*chosen, fault, "freeze")
+
+    async def _deploy(self, fault: PlannedFault) -> None:
+        """Everybody at once, as when a new version is rolled out."""
+        struck = [child for child in (*self._workers, self._supervisor) if _is_free(child)]
+        if not struck:
+            return
+        async with AsyncExitStack() as stack:
+            for child in struck:
+                await stack.enter_async_context(child.busy)
+            pids = [pid for child in struck for pid in (child.pid, *descendants(child.pid))]
+            async with _noted(fault, "stop", pids):
+                for child in struck:
+                    child.told_to_end.add(child.pid)
+                    send(child.pid, signal.SIGTERM)
+                await _see_off(fault, pids)
+
+    async def _end_supervisor(self, fault: PlannedFault) -> None:
+        if not _is_free(self._supervisor):
+            return
+        async with self._supervisor.busy:
+            pid = self._supervisor.pid
+            # Its workers stop in order, also when it is gone without a word.
+            pids = [pid, *descendants(pid)]
+            async with _noted(fault, "stop", pids):
+                self._supervisor.told_to_end.add(pid)
+                send(pid, signal.SIGKILL if fault.kind == "supervisor killed" else fault.by)
+                await _see_off(fault, pids)
+
+    async def _restart(self, server: Server, fault: PlannedFault, effect: Effect) -> None:
+        if not _is_free(server):
+            return
+        async with server.busy, _noted(fault, effect, [server.pid]):
+            stopped = fault.kind.endswith("stopped")
+            send(server.pid, signal.SIGTERM if stopped else signal.SIGKILL)
+            await server.ended()
+            await asyncio.sleep(fault.seconds)
+            server.launch()
+            await server.ready()
+
+    async def _freeze(self, child: Child, pid: int, fault: PlannedFault, effect: Effect) -> None:
+        if not _is_free(child):
+            return
+        async with child.busy, _noted(fault, effect, [pid]):
+            send(pid, signal.SIGSTOP)
+            try:
+                await asyncio.sleep(fault.seconds)
+            finally:
+                send(pid, signal.SIGCONT)
+
+    def _choose(self, fault: PlannedFault) -> tuple[Child, int] | None:
+        """A process that runs tasks, and whose it is; None while all are in trouble."""
+        targets = [(child, child.pid) for child in self._workers if _is_free(child)]
+        if _is_free(self._supervisor):
+            below = descendants(self._supervisor.pid)
+            targets += [(self._supervisor, pid) for pid in below]
+        return targets[fault.target % len(targets)] if targets else None
+
+
+def _is_free(child: Child) -> bool:
+    return not child.busy.locked() and child.code is None
+
+
+@asynccontextmanager
+async def _noted(fault: PlannedFault, effect: Effect, pids: Sequence[int]) -> AsyncIterator[None]:
+    note("fault", number=fault.number, kind=fault.kind, effect=effect, pids=pids)
+    try:
+        yield
+    finally:
+        note("mended", number=fault.number)
+
+
+async def _see_off(fault: PlannedFault, pids: Sequence[int]) -> None:
+    """Wait until all have stopped; what does not stop is killed, and that is a fault of its own."""
+    if left := await gone(pids, STOP_SECONDS):
+        number = -fault.number
+        note("fault", number=number, kind=FORCED, effect="kill", pids=sorted(left))
+        for pid in left:
+            send(pid, signal.SIGKILL)
+        note("mended", number=number)

@@ -1,0 +1,117 @@
+"""The processes of a run: started, struck, and ended by their ids whatever happens."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from random import sample
+
+__all__ = ["Child", "descendants", "free_port", "gone", "send"]
+
+
+class Child:
+    """One process that can be started again and again, with its output in a file."""
+
+    def __init__(self, name: str, folder: Path, environment: Mapping[str, str]) -> None:
+        self.name = name
+        self.busy = asyncio.Lock()
+        self.told_to_end: set[int] = set()
+        self._folder = folder
+        self._environment = environment
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def pid(self) -> int:
+        """The id of the process that was started last."""
+        assert self._process is not None, f"{self.name} was never started"  # noqa: S101
+        return self._process.pid
+
+    @property
+    def code(self) -> int | None:
+        """Its exit code; None while it runs."""
+        return self._process.poll() if self._process else 0
+
+    def start(self, command: Sequence[str | Path], *, descriptors: Sequence[int] = ()) -> None:
+        """Start it; its session is its own, so that Ctrl-C reaches the driver alone."""
+        with (self._folder / f"{self.name}.log").open("ab") as log:
+            self._process = subprocess.Popen(
+                command,
+                cwd=self._folder,
+                env=self._environment,
+                pass_fds=descriptors,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+
+    async def ended(self) -> int:
+        """Its exit code, once it has ended."""
+        while True:
+            if (code := self.code) is not None:
+                return code
+            await asyncio.sleep(0.02)
+
+    def end(self) -> None:
+        """End it and all that it has started, at once; a stopped process too."""
+        if self._process is None:
+            return
+        family = [self.pid, *descendants(self.pid)]
+        for pid in family if self.code is None else family[1:]:
+            send(pid, signal.SIGKILL)
+        self._process.wait()
+
+
+def send(pid: int, number: signal.Signals) -> None:
+    """Send a signal to a process that may be gone by now."""
+    with suppress(ProcessLookupError):
+        os.kill(pid, number)
+
+
+def descendants(pid: int) -> list[int]:
+    """The processes below ``pid``, nearest first."""
+    parents = _process_table()
+    found: list[int] = []
+    front = [pid]
+    while front:
+        front = [own for own, parent in parents.items() if parent in front]
+        found += front
+    return found
+
+
+async def gone(pids: Iterable[int], seconds: float) -> set[int]:
+    """Wait until the processes have ended; those that have not after so many seconds."""
+    deadline = time.monotonic() + seconds
+    while True:
+        left = set(pids) & _process_table().keys()
+        if not left or time.monotonic() > deadline:
+            return left
+        await asyncio.sleep(0.1)
+
+
+def free_port() -> int:
+    """A port that nobody listens on.
+
+    It is below those that outgoing connections get: while a server is away, nobody takes its port.
+    """
+    for port in sample(range(20_000, 30_000), 100):
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise OSError("no free port between 20000 and 30000")
+
+
+def _process_table() -> dict[int, int]:
+    """The parent of each process; what has ended and waits to be noticed is left out."""
+    shown = subprocess.run(
+        ["ps", "-A", "-o", "pid=,ppid=,stat="], capture_output=True, text=True, check=True
+    )
+    rows = (line.split() for line in shown.stdout.splitlines())
+    return {int(own): int(parent) for own, parent, state in rows if not state.startswith("Z")}

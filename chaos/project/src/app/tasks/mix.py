@@ -1,0 +1,126 @@
+"""The mix: the harmless, the unlucky and the harmful.
+
+``ttl=None`` keeps results for ever, so that the ledger finds them. Tasks that run for long get
+many tries: each neighbour that kills their worker takes one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import time
+
+from chaos.journal import note
+from vibetuner.tasks.robust import robust_cron, robust_task
+
+from .recorded import recorded
+
+__all__ = [
+    "endless", "flaky", "hopeless", "one_at_a_time", "perishable", "poisonous", "quick", "sick",
+    "slow", "threaded", "ticking", "too_slow",
+]  # fmt: skip
+
+TIMEOUT = 1
+LONG_ENOUGH = 8
+
+
+@robust_task(max_retries=8, backoff_base=0.5, ttl=None)
+async def quick() -> str:
+    """Done at once."""
+    with recorded(quick):
+        await asyncio.sleep(0.02)
+    return "done"
+
+
+@robust_task(max_retries=8, backoff_base=0.5, ttl=None)
+async def slow(seconds: float) -> float:
+    """Longer than the grace period, more often than not."""
+    with recorded(slow):
+        await asyncio.sleep(seconds)
+    return seconds
+
+
+@robust_task(max_retries=8, backoff_base=0.5, ttl=None)
+def threaded(seconds: float) -> float:
+    """Not async: it blocks a thread, and can't be stopped."""
+    with recorded(threaded):
+        time.sleep(seconds)
+    return seconds
+
+
+@robust_task(max_retries=3, backoff_base=0.5, ttl=None)
+async def hopeless(message: str) -> None:
+    """Fails at every try."""
+    with recorded(hopeless):
+        await asyncio.sleep(0.05)
+        raise ValueError(message)
+
+
+@robust_task(max_retries=6, backoff_base=0.5, ttl=None)
+async def flaky(good_from: int) -> int:
+    """Fails, then succeeds."""
+    with recorded(flaky) as run:
+        await asyncio.sleep(0.05)
+        if run.tries < good_from:
+            raise ConnectionError(f"try {run.tries} went wrong")
+        return run.tries
+
+
+@robust_task(max_retries=2, backoff_base=0.5, timeout=TIMEOUT, ttl=None)
+async def too_slow() -> None:
+    """Hits its time limit at every try."""
+    with recorded(too_slow, TIMEOUT):
+        await asyncio.sleep(60)
+
+
+@robust_task(max_retries=5, backoff_base=0.5, ttl=None)
+async def sick(well_from: int) -> int:
+    """Takes its worker with it at the first tries."""
+    with recorded(sick) as run:
+        await asyncio.sleep(0.1)
+        if run.tries < well_from:
+            _kill_this_worker()
+        return run.tries
+
+
+@robust_task(max_retries=2, backoff_base=0.5, ttl=None)
+async def poisonous() -> None:
+    """Takes its worker with it whenever it runs."""
+    with recorded(poisonous):
+        await asyncio.sleep(0.1)
+        _kill_this_worker()
+
+
+@robust_task(max_retries=4, backoff_base=0.5, timeout=LONG_ENOUGH, unique=True, ttl=None)
+async def one_at_a_time(seconds: float) -> float:
+    """A second one at the same time is a clash."""
+    with recorded(one_at_a_time, LONG_ENOUGH):
+        await asyncio.sleep(seconds)
+    return seconds
+
+
+@robust_task(max_retries=4, backoff_base=0.5, expire=2, ttl=None)
+async def perishable() -> None:
+    """Of no use after two seconds in the queue."""
+    with recorded(perishable):
+        await asyncio.sleep(0.02)
+
+
+@robust_task(max_retries=8, backoff_base=0.5, ttl=None)
+async def endless() -> None:
+    """Runs until somebody aborts it, or nearly so."""
+    with recorded(endless):
+        await asyncio.sleep(20)
+
+
+@robust_cron("* * * * *", max_retries=4, backoff_base=0.5, ttl=None)
+async def ticking() -> None:
+    """Every minute, and whenever the producer asks for it too."""
+    with recorded(ticking, 3600):
+        await asyncio.sleep(0.5)
+
+
+def _kill_this_worker() -> None:
+    note("suicide")
+    os.kill(os.getpid(), signal.SIGKILL)

@@ -1,0 +1,34 @@
+"""Each run of a task leaves a line where it starts and one where it ends."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from secrets import token_hex
+
+from streaq import TaskContext
+from streaq.task import RegisteredTask
+
+from chaos.journal import note
+
+__all__ = ["recorded"]
+
+
+@contextmanager
+def recorded(task: RegisteredTask, limit: float | None = None) -> Iterator[TaskContext]:
+    """Around a task's body; ``limit`` is its timeout, which tells one from a planned stop."""
+    run, token, began = task.context, token_hex(6), time.monotonic()
+    note("start", id=run.task_id, kind=run.fn_name, tries=run.tries, run=token)
+    outcome = "done"
+    try:
+        yield run
+    except Exception:
+        outcome = "raised"
+        raise
+    except BaseException:
+        late = limit is not None and time.monotonic() - began >= limit
+        outcome = "timeout" if late else "cancelled"
+        raise
+    finally:
+        note("end", id=run.task_id, run=token, outcome=outcome)

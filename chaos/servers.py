@@ -1,0 +1,96 @@
+"""Valkey and the MongoDB-protocol server, each on one port and one set of data for a whole run."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from chaos.processes import Child, free_port
+from vibetuner.embedded.packages import valkey_binary
+from vibetuner.embedded.wire import HELLO, ask
+
+__all__ = ["Mongo", "Server", "Valkey"]
+
+START_SECONDS = 30
+
+
+class Server(Child):
+    """A server that is taken away and comes back as the same."""
+
+    def __init__(self, name: str, folder: Path, environment: Mapping[str, str]) -> None:
+        super().__init__(name, folder, environment)
+        self.port = free_port()
+        self.data = folder / f"{name}-data"
+        self.data.mkdir()
+
+    def launch(self) -> None:
+        """Start it on its port."""
+        raise NotImplementedError
+
+    async def ready(self) -> None:
+        """Return once it answers."""
+        async with asyncio.timeout(START_SECONDS):
+            while True:
+                if await asyncio.to_thread(self.answers):
+                    return
+                await asyncio.sleep(0.02)
+
+    def answers(self) -> bool:
+        """Whether it serves."""
+        raise NotImplementedError
+
+
+class Valkey(Server):
+    """Every write is on the disk before it is acknowledged: what was accepted can't be lost."""
+
+    @property
+    def url(self) -> str:
+        """What REDIS_URL says."""
+        return f"redis://127.0.0.1:{self.port}"
+
+    def launch(self) -> None:
+        """Start it on its port."""
+        options = {
+            "bind": "127.0.0.1",
+            "port": str(self.port),
+            "dir": str(self.data),
+            "daemonize": "no",
+            "appendonly": "yes",
+            "appendfsync": "always",
+            "save": "",
+        }
+        given = (part for name, value in options.items() for part in (f"--{name}", value))
+        self.start([valkey_binary(), *given])
+
+    def answers(self) -> bool:
+        """Whether its data is loaded."""
+        return ask(self.port, b"PING\r\n", enough=5).startswith(b"+PONG")
+
+
+class Mongo(Server):
+    """nx-27017, run as the embedded services run it."""
+
+    @property
+    def url(self) -> str:
+        """What MONGODB_URL says."""
+        return f"mongodb://127.0.0.1:{self.port}/chaos"
+
+    def launch(self) -> None:
+        """Start it on a socket of ours; it ends by itself when we are gone."""
+        with socket.socket() as listener:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind(("127.0.0.1", self.port))
+            listener.listen(128)
+            descriptor = listener.fileno()
+            module = [sys.executable, "-P", "-m", "vibetuner.embedded.mongo"]
+            self.start(
+                [*module, self.data, str(descriptor), str(os.getpid())], descriptors=[descriptor]
+            )
+
+    def answers(self) -> bool:
+        """Whether it takes connections; its socket is there before it is."""
+        return len(ask(self.port, HELLO, enough=16)) >= 16

@@ -1,0 +1,143 @@
+"""What happened, read from the journal: tasks with their runs, and the faults around them. Pure."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from chaos.journal import Note
+
+__all__ = ["FORCED", "Effect", "Fault", "Run", "Story", "TaskStory", "tell"]
+
+# A worker that did not stop when it was told to, and had to be killed.
+FORCED = "stop forced"
+
+Effect = Literal["kill", "stop", "freeze", "outage", "none"]
+Origin = Literal["accepted", "unknown", "scheduled"]
+
+
+@dataclass(slots=True)
+class Run:
+    """One run of a task's function, with the number that it had among the task's tries."""
+
+    tries: int
+    pid: int
+    began: float
+    ended: float | None = None
+    outcome: str | None = None
+
+
+@dataclass(slots=True)
+class TaskStory:
+    """All that the journal knows of a task.
+
+    A task is *accepted* when ``enqueue`` returned, *unknown* when it raised, and *scheduled* when
+    nobody enqueued it: a cron task.
+    """
+
+    task_id: str
+    kind: str
+    origin: Origin = "scheduled"
+    enqueued: float | None = None
+    runs: list[Run] = field(default_factory=list)
+    aborts: list[str] = field(default_factory=list)
+    lines: list[Note] = field(default_factory=list)
+
+    @property
+    def completions(self) -> int:
+        """How often it ran to its end."""
+        return sum(run.outcome == "done" for run in self.runs)
+
+
+@dataclass(slots=True)
+class Fault:
+    """Something that was done to processes, and what that means for the tasks that they run."""
+
+    kind: str
+    effect: Effect
+    began: float
+    ended: float
+    pids: frozenset[int] = frozenset()
+
+    def within(self, start: float, end: float) -> bool:
+        """Whether any part of it lies between two moments."""
+        return self.began <= end and self.ended >= start
+
+    def hits(self, pid: int) -> bool:
+        """Whether it takes a process away; an outage of Redis meets them all."""
+        return self.effect == "outage" or pid in self.pids
+
+
+@dataclass(slots=True)
+class Story:
+    """A whole run of the storm. ``injected`` are the faults of its plan, ``faults`` are all."""
+
+    tasks: dict[str, TaskStory] = field(default_factory=dict)
+    faults: list[Fault] = field(default_factory=list)
+    injected: list[Fault] = field(default_factory=list)
+    exits: list[Note] = field(default_factory=list)
+
+
+def tell(notes: Iterable[Note]) -> Story:
+    """Put the lines of a journal together."""
+    teller = _Teller()
+    for entry in sorted(notes, key=lambda entry: entry["at"]):
+        teller.hear(entry)
+    return teller.story
+
+
+class _Teller:
+    def __init__(self) -> None:
+        self.story = Story()
+        self._runs: dict[str, Run] = {}
+        self._open: dict[int, Fault] = {}
+
+    def hear(self, entry: Note) -> None:
+        if "id" in entry:
+            self._hear_of_task(self._task(entry), entry)
+        else:
+            self._hear_of_process(entry)
+
+    def _task(self, entry: Note) -> TaskStory:
+        unheard = TaskStory(entry["id"], entry.get("kind", "?"))
+        task = self.story.tasks.setdefault(entry["id"], unheard)
+        task.lines.append(entry)
+        return task
+
+    def _hear_of_task(self, task: TaskStory, entry: Note) -> None:
+        at: float = entry["at"]
+        match entry["what"]:
+            case "accepted" | "unknown" as origin:
+                # It may have begun before its producer wrote that it was accepted.
+                task.origin, task.enqueued = origin, min(at, *(r.began for r in task.runs), at)
+            case "abort":
+                task.aborts.append(entry["answer"])
+            case "start":
+                run = self._runs[entry["run"]] = Run(entry["tries"], entry["pid"], at)
+                task.runs.append(run)
+            case "end":
+                run = self._runs[entry["run"]]
+                run.ended, run.outcome = at, entry["outcome"]
+
+    def _hear_of_process(self, entry: Note) -> None:
+        at: float = entry["at"]
+        match entry["what"]:
+            case "fault":
+                fault = Fault(
+                    entry["kind"], entry["effect"], at, math.inf, frozenset(entry["pids"])
+                )
+                self._open[entry["number"]] = fault
+                self.story.faults.append(fault)
+                self.story.injected.append(fault)
+            case "mended":
+                self._open.pop(entry["number"]).ended = at
+            case "suicide":
+                self._lose("suicide", at, entry["pid"])
+            case "exit":
+                self.story.exits.append(entry)
+                self._lose("exit", at, entry["worker"])
+
+    def _lose(self, kind: str, at: float, pid: Any) -> None:
+        self.story.faults.append(Fault(kind, "kill", at, at, frozenset([pid])))
