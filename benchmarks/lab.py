@@ -1,0 +1,181 @@
+"""What the benchmarks share: a rendered project, its environments, and a fair stopwatch."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from statistics import median
+from tempfile import TemporaryDirectory
+
+from copier import run_copy
+
+ROOT = Path(__file__).resolve().parent.parent
+STOPWATCH = Path(__file__).with_name("stopwatch.py")
+# Another product, from PyPI, where `--beside` asks for it. Nothing of it is kept.
+EXISTING = "vibetuner"
+MEGABYTE = 1_000_000
+MEBIBYTE = 1024 * 1024
+
+Command = Sequence[str | Path]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Figure:
+    """One line of a table. ``beside`` was measured here and now, ``reported`` by others."""
+
+    what: str
+    ours: float
+    unit: str
+    aim: str = ""
+    beside: float | None = None
+    reported: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Runs:
+    """What several runs of one command took."""
+
+    seconds: tuple[float, ...]
+    peak: tuple[float, ...]
+
+    @property
+    def milliseconds(self) -> float:
+        """The median wall time."""
+        return median(self.seconds) * 1000
+
+    @property
+    def mebibytes(self) -> float:
+        """The median of the largest resident memory."""
+        return median(self.peak)
+
+
+def race(commands: Mapping[str, Command], *, rounds: int, **env: str) -> dict[str, Runs]:
+    """Run commands in turn, A B C A B C, so that a busy moment of the machine meets them all."""
+    results: dict[str, list[tuple[float, float]]] = {name: [] for name in commands}
+    for command in commands.values():
+        run_measured(command, env)
+    for _ in range(rounds):
+        for name, command in commands.items():
+            results[name].append(run_measured(command, env))
+    return {
+        name: Runs(tuple(seconds for seconds, _ in runs), tuple(peak for _, peak in runs))
+        for name, runs in results.items()
+    }
+
+
+def run_measured(command: Command, env: dict[str, str]) -> tuple[float, float]:
+    """Seconds, and mebibytes at the peak; fails when the command does."""
+    log = workplace() / "last-run.log"
+    stopwatch = (sys.executable, "-I", "-S", STOPWATCH, log)
+    shown = subprocess.run(
+        [*stopwatch, *command],
+        cwd=workplace(),
+        env=clean_env(**env),
+        check=True,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    code, seconds, peak = map(float, shown.stdout.split())
+    if code:
+        raise SystemExit(f"{command} failed:\n{log.read_text(errors='replace')}")
+    return seconds, peak * (1 if platform.system() == "Darwin" else 1024) / MEBIBYTE
+
+
+def clean_env(**extra: str) -> dict[str, str]:
+    """This process's environment without what would bend a figure; bytecode may be cached."""
+    unwanted = ("PYTHON", "COVERAGE", "VIRTUAL_ENV", "UV_PROJECT", "UV_RUN")
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(unwanted)}
+    return {**kept, "UV_NO_PROGRESS": "1", "UV_NO_GITHUB_FAST_PATH": "1", **extra}
+
+
+@cache
+def workplace() -> Path:
+    """A folder for all of it, gone when this process ends."""
+    return Path(_scratch().name)
+
+
+@cache
+def _scratch() -> TemporaryDirectory[str]:
+    return TemporaryDirectory(prefix="benchmarks-", ignore_cleanup_errors=True)
+
+
+@cache
+def sources() -> Path:
+    """The template and the runtime as they stand here, in a folder without history."""
+    target = workplace() / "sources"
+    target.mkdir()
+    caches = shutil.ignore_patterns("__pycache__", "*.egg-info", "dist", ".*_cache")
+    for name in ("template", "runtime"):
+        shutil.copytree(ROOT / name, target / name, ignore=caches)
+    shutil.copy(ROOT / "copier.yml", target)
+    return target
+
+
+@cache
+def project() -> Path:
+    """A fresh project, every question at its default."""
+    target = workplace() / "project"
+    run_copy(str(sources()), target, defaults=True, quiet=True)
+    return target
+
+
+@cache
+def environment(*, dev: bool) -> Path:
+    """The project's environment, as its users install it; for production, or with its tools."""
+    target = workplace() / ("dev-env" if dev else "production-env")
+    # From a folder the runtime would be editable; from a release, as here, it is not.
+    installed = ("--no-editable-package", "vibetuner-runtime")
+    command = ["uv", "sync", "--quiet", *installed, "--python", platform.python_version()]
+    subprocess.run(
+        command if dev else [*command, "--no-dev"],
+        cwd=project(),
+        env=clean_env(UV_PROJECT_ENVIRONMENT=str(target)),
+        check=True,
+    )
+    return target
+
+
+@cache
+def existing(*extras: str) -> Path:
+    """The existing product in an environment of its own."""
+    target = workplace() / "-".join(("existing-env", *extras))
+    python = target / "bin" / "python"
+    wanted = f"{EXISTING}[{','.join(extras)}]" if extras else EXISTING
+    commands: tuple[Command, ...] = (
+        ("uv", "venv", "--quiet", "--python", platform.python_version(), target),
+        ("uv", "pip", "install", "--quiet", "--python", python, wanted),
+    )
+    for command in commands:
+        subprocess.run(command, cwd=workplace(), env=clean_env(), check=True)
+    return target
+
+
+@contextmanager
+def started(command: Command, **env: str) -> Iterator[subprocess.Popen[str]]:
+    """A process in the project's folder, ended with the block."""
+    process = subprocess.Popen(
+        command,
+        cwd=project(),
+        env=clean_env(**env),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    try:
+        yield process
+    finally:
+        process.terminate()
+        try:
+            process.communicate(timeout=40)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.communicate()
