@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from vibetuner.cli.letters import Job, Wanted
+    from vibetuner.cli.letter_jobs import Job
+    from vibetuner.cli.letters import Wanted
 
 __all__ = ["app"]
 

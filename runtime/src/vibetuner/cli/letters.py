@@ -6,13 +6,14 @@ import asyncio
 import getpass
 import re
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
-from dataclasses import asdict, dataclass, field
+from collections.abc import AsyncIterator, Coroutine
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
 
 import typer
 
+from vibetuner.cli.letter_jobs import Job, Outcome
 from vibetuner.cli.letters_view import counting
 from vibetuner.errors import CommandError, DeadLetterError, VibetunerError
 from vibetuner.loader import make_importable
@@ -31,8 +32,6 @@ from vibetuner.tasks.dead_letters import (
 __all__ = [
     "DISCARD",
     "RETRY",
-    "Job",
-    "Outcome",
     "Wanted",
     "fetch",
     "fetch_count",
@@ -64,25 +63,6 @@ class Wanted:
     def narrowed(self) -> bool:
         """Whether any of them leaves something out."""
         return any((self.task, self.cause, self.fingerprint, self.since))
-
-
-@dataclass(frozen=True, slots=True)
-class Job:
-    """What is done with each letter."""
-
-    verb: str
-    done: str
-    next_step: str
-    act: Callable[[str | DeadLetter, str | None], Awaitable[str | None]]
-
-
-@dataclass(slots=True)
-class Outcome:
-    """What came of it: ids of tasks with their new ids, those refused with the reason."""
-
-    done: dict[str, str | None] = field(default_factory=dict)
-    refused: dict[str, str] = field(default_factory=dict)
-    error: VibetunerError | None = None
 
 
 class NotConfirmed(CommandError):  # noqa: N818 - what has happened

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 if TYPE_CHECKING:
-    from vibetuner.cli.letters import Job, Outcome
+    from vibetuner.cli.letter_jobs import Job, Outcome
     from vibetuner.tasks.dead_letters import DeadLetter
 
 __all__ = [
