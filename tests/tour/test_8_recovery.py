@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import signal
-import subprocess
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 from uuid import uuid4
 
 import pytest
@@ -16,8 +15,8 @@ from coredis import Redis
 
 from tests.processes import Command, free_port, vibetuner, wait_until
 from tests.projects import write_project
+from tests.valkey import Valkey
 from vibetuner.config import Settings, using_settings
-from vibetuner.embedded.packages import valkey_binary
 from vibetuner.tasks.worker import TaskWorker
 
 JOBS = """
@@ -199,44 +198,6 @@ async def test_a_blocked_event_loop_ends_its_worker(workshop: Workshop):
         assert worker.process.wait(20) == 70
         assert "jobs.py:" in worker.output
         assert "block()" in worker.output
-
-
-class Valkey:
-    """A server of its own that can be killed, with a queue that survives on disk."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._port = free_port()
-        self.url = f"redis://127.0.0.1:{self._port}"
-        self._process: subprocess.Popen[bytes] | None = None
-
-    def __enter__(self) -> Self:
-        self.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.kill()
-
-    def start(self) -> None:
-        """Start it; the workers find it when it is up."""
-        options = {"port": str(self._port), "bind": "127.0.0.1", "dir": str(self._folder)}
-        options |= {"appendonly": "yes", "appendfsync": "always", "save": ""}
-        arguments = [part for name, value in options.items() for part in (f"--{name}", value)]
-        self._process = subprocess.Popen(
-            [str(valkey_binary()), *arguments], stdout=subprocess.DEVNULL
-        )
-        wait_until(self._answers, what=lambda: "valkey")
-
-    def kill(self) -> None:
-        """As a power cut would."""
-        if self._process:
-            self._process.kill()
-            self._process.wait()
-
-    def _answers(self) -> bool:
-        from vibetuner.embedded.wire import ask
-
-        return ask(self._port, b"PING\r\nQUIT\r\n").startswith(b"+PONG")
 
 
 @asynccontextmanager

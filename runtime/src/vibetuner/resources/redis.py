@@ -13,6 +13,7 @@ from vibetuner.app import VibetunerApp
 from vibetuner.config import REDIS_MISSING, Settings, mask_url
 from vibetuner.errors import NotConfigured, ServiceUnavailable, first_line
 from vibetuner.resources.redis_pool import ReliablePool
+from vibetuner.resources.redis_pubsub import ReliableRedis
 from vibetuner.resources.slots import redis_client
 
 __all__ = ["check", "innermost", "make_client", "open_redis", "open_resource", "ungrouped"]
@@ -58,7 +59,7 @@ def make_client(settings: Settings) -> Redis[str]:
         raise NotConfigured(REDIS_MISSING)
     try:
         pool = ReliablePool.from_url(settings.redis_url, decode_responses=True)
-        return Redis(connection_pool=pool, decode_responses=True)
+        return ReliableRedis(connection_pool=pool, decode_responses=True)
     except ValueError:  # its text may show a piece of the password
         malformed = ValueError("the URL is malformed; percent-encode what is special in a password")
         raise ServiceUnavailable(_unreachable(settings, malformed)) from None

@@ -1,0 +1,49 @@
+"""A subscription ends when it is told to, whatever the server does."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from tests.valkey import Valkey
+from vibetuner.config import Settings
+from vibetuner.resources.redis import make_client, ungrouped
+
+
+async def test_a_subscription_ends_while_the_server_is_away(tmp_path: Path):
+    """Who waits for a task's result, and no longer, must not wait for the server's return."""
+    with Valkey(tmp_path) as valkey, ungrouped():
+        async with make_client(Settings(redis_url=valkey.url)) as client, asyncio.timeout(20):
+            async with client.pubsub(channels=["news"]) as pubsub:
+                valkey.kill()
+                while pubsub.connection.usable:
+                    await asyncio.sleep(0.01)
+
+
+async def test_a_subscription_comes_back_with_the_server(tmp_path: Path):
+    """And hears what is said from then on."""
+    with Valkey(tmp_path) as valkey, ungrouped():
+        async with make_client(Settings(redis_url=valkey.url)) as client, asyncio.timeout(20):
+            async with client.pubsub(channels=["news"], ignore_subscribe_messages=True) as pubsub:
+                lost = pubsub.connection
+                valkey.kill()
+                while lost.usable:
+                    await asyncio.sleep(0.01)
+                valkey.start()
+                while not await client.publish("news", "it is back"):
+                    await asyncio.sleep(0.01)
+
+                assert (await anext(pubsub))["data"] == "it is back"
+
+
+@pytest.mark.parametrize("messages", [0, 3])
+async def test_a_subscription_ends_in_the_ordinary_way(settings: Settings, messages: int):
+    """Its connection goes back to the pool, without what nobody has read."""
+    async with make_client(settings) as client, asyncio.timeout(20):
+        async with client.pubsub(channels=["news"]):
+            for _ in range(messages):
+                await client.publish("news", "unread")
+
+        assert await client.ping()
