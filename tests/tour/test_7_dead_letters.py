@@ -6,6 +6,7 @@ import asyncio
 import os
 import pickle
 import signal
+import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
@@ -50,6 +51,12 @@ async def send_invoice(customer: str, *, cents: int) -> None:
 
 @robust_task(max_retries=1, timeout=timedelta(milliseconds=50), on_failure=tell)
 async def render_film() -> None:
+    await asyncio.sleep(30)
+
+
+@robust_task(max_retries=1, timeout=timedelta(milliseconds=50), on_failure=tell)
+async def block_the_loop() -> None:
+    time.sleep(6)  # noqa: ASYNC251 - that is the point
     await asyncio.sleep(30)
 
 
@@ -126,6 +133,16 @@ async def test_a_timeout(worker: TaskWorker):
 
     assert (await get(task.id)).cause is Cause.TIMEOUT
     await was_told(task.id, "render_film", TimeoutError)
+
+
+@pytest.mark.slow
+async def test_a_timeout_that_is_noticed_late(worker: TaskWorker):
+    """So late that the engine's own limit is over too, as in a process that was frozen."""
+    task = await block_the_loop.enqueue()
+    await task.result(timeout=20)
+
+    assert (await get(task.id)).cause is Cause.TIMEOUT
+    await was_told(task.id, "block_the_loop", TimeoutError)
 
 
 async def test_a_task_that_kills_every_worker(servers: Any, tmp_path: Path):

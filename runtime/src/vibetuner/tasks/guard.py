@@ -52,18 +52,19 @@ class Guard:
 
         @wraps(run)
         async def guarded(*args: Any, **kwargs: Any) -> Any:
-            if self._has_expired(task):
-                raise await self._give_up(task, StreaqError("Task expired!"), Cause.EXPIRED)
+            context: TaskContext = task.context
+            if self._has_expired(context):
+                expired = StreaqError("Task expired!")
+                raise await self._give_up(task, context, expired, Cause.EXPIRED)
             try:
                 if seconds is None:
                     return await run(*args, **kwargs)
                 with move_on_after(seconds):
                     return await run(*args, **kwargs)
             except Exception as error:  # noqa: BLE001 - any failure is judged
-                verdict = await self._judge(task, error, Cause.EXCEPTION)
+                verdict = await self._judge(task, context, error, Cause.EXCEPTION)
                 raise verdict from verdict.__cause__
-            late = TimeoutError(f"{task.fn_name} took longer than {seconds:g} s")
-            raise await self._judge(task, late, Cause.TIMEOUT)
+            raise await self.judge_late(task, context)
 
         guarded.guard = self  # type: ignore[attr-defined]
         return guarded
@@ -73,9 +74,16 @@ class Guard:
         if self._on_failure is not None:
             await notify(self._on_failure, letter, error, ON_FAILURE_SECONDS)
 
-    async def _judge(self, task: RegisteredTask, error: Exception, cause: Cause) -> Exception:
+    async def judge_late(self, task: RegisteredTask, run: TaskContext) -> Exception:
+        """What follows a try that took longer than the limit: a StreaqRetry, or the end."""
+        seconds = self.limit.total_seconds() if self.limit else 0
+        late = TimeoutError(f"{task.fn_name} took longer than {seconds:g} s")
+        return await self._judge(task, run, late, Cause.TIMEOUT)
+
+    async def _judge(
+        self, task: RegisteredTask, run: TaskContext, error: Exception, cause: Cause
+    ) -> Exception:
         """What to raise: that which makes the engine try again, or, once buried, the error."""
-        run: TaskContext = task.context
         if isinstance(error, StreaqCancelled):
             return error
         if self.policy.allows_another(tries=run.tries):
@@ -85,17 +93,18 @@ class Guard:
             retry = StreaqRetry(delay=delay)
             retry.__cause__ = error
             return retry
-        return await self._give_up(task, _final(error), cause)
+        return await self._give_up(task, run, _final(error), cause)
 
-    async def _give_up(self, task: RegisteredTask, error: Exception, cause: Cause) -> Exception:
-        run: TaskContext = task.context
+    async def _give_up(
+        self, task: RegisteredTask, run: TaskContext, error: Exception, cause: Cause
+    ) -> Exception:
         burial: Burial = task.worker.burial  # type: ignore[attr-defined]
         letter = await burial.bury(run.task_id, error, cause, run.tries)
         await self.notify(letter, error)
         return error
 
-    def _has_expired(self, task: RegisteredTask) -> bool:
-        if self.expire is None or task.context.tries > 1:
+    def _has_expired(self, run: TaskContext) -> bool:
+        if self.expire is None or run.tries > 1:
             return False
         return time.time() * 1000 - queued_at.get() > self.expire / timedelta(milliseconds=1)
 

@@ -9,7 +9,7 @@ from typing import Any
 from streaq import StreaqRetry, Worker
 from streaq.types import StreaqCancelled
 
-__all__ = ["Reporter"]
+__all__ = ["Reporter", "hit_the_engines_limit"]
 
 logger = logging.getLogger(__name__)
 
@@ -42,7 +42,7 @@ class Reporter:
             logger.info("%s done in %s", fn_name, took)
         elif finish and isinstance(return_value, StreaqCancelled):
             logger.info("%s aborted after %s", fn_name, took)
-        elif finish and isinstance(return_value, TimeoutError) and not return_value.__traceback__:
+        elif hit_the_engines_limit(return_value, finish=finish):
             logger.error("%s timed out after %s", fn_name, took)
         elif finish:
             logger.error("%s failed after %s", fn_name, took, exc_info=return_value)
@@ -77,6 +77,15 @@ class Reporter:
                 raise
 
         return announced
+
+
+def hit_the_engines_limit(outcome: object, *, finish: bool) -> bool:
+    """Whether the engine has ended a try for good at its time limit: that error was never raised.
+
+    >>> hit_the_engines_limit(TimeoutError(), finish=True)
+    True
+    """
+    return finish and isinstance(outcome, TimeoutError) and outcome.__traceback__ is None
 
 
 def _which_try(tries: int) -> str:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections import defaultdict
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from datetime import timedelta
 from functools import cache
@@ -18,13 +19,15 @@ from anyio import (
     WouldBlock,
 )
 from anyio.abc import TaskStatus
+from anyio.lowlevel import checkpoint
 from anyio.streams.memory import MemoryObjectReceiveStream
 from coredis import Redis, RedisCluster
-from streaq import StreaqError
+from streaq import StreaqError, StreaqRetry
 from streaq import Worker as StreaqWorker
 from streaq.constants import REDIS_GROUP
 from streaq.task import RegisteredTask
 from streaq.types import StreamMessage, StreaqCancelled
+from streaq.utils import now_ms, to_ms
 
 from vibetuner.config import REDIS_MISSING, Settings, get_settings
 from vibetuner.embedded import open_services
@@ -37,7 +40,7 @@ from vibetuner.tasks.depends import inject, running_context
 from vibetuner.tasks.guard import guard_of, queued_at
 from vibetuner.tasks.lifespan import worker_lifespan
 from vibetuner.tasks.payload import dump, read, signing_keys
-from vibetuner.tasks.report import Reporter
+from vibetuner.tasks.report import Reporter, hit_the_engines_limit
 
 __all__ = ["TaskWorker", "get_worker", "open_queue"]
 
@@ -87,6 +90,7 @@ class TaskWorker(StreaqWorker[Any]):
             idle_timeout=settings.worker_idle_timeout,
             serializer=dump,
         )
+        self.middleware(self._begin_nothing_late)
         self._reporter = Reporter(self)
         self.burial = Burial(self)
         self._keys: list[bytes] = []
@@ -177,7 +181,9 @@ class TaskWorker(StreaqWorker[Any]):
         context_token = running_context.set(self.context)
         queued_token = queued_at.set(msg.enqueue_time)
         try:
-            await super().run_task(msg)
+            # The try is counted before the function begins, and a stop in between would burn it.
+            with CancelScope(shield=True):
+                await super().run_task(msg)
         except ArgumentsGone as error:
             tries = int(await self.redis.get(self._retry_key + msg.task_id) or 0)
             await self.finish_failed_task(msg, error, tries, 0)
@@ -186,8 +192,23 @@ class TaskWorker(StreaqWorker[Any]):
             running_context.reset(context_token)
             current_task.reset(task_token)
 
+    def _begin_nothing_late(self, run: Callable[..., Any]) -> Callable[..., Any]:
+        """A middleware: once a stop was asked for, what has not begun is handed back at no cost."""
+
+        async def begin(*args: Any, **kwargs: Any) -> Any:
+            if self._run_scope is not None and self._run_scope.cancel_called:
+                # To the engine a deadline that was moved means the end of the grace period.
+                self._cancel_scopes[current_task.get() or ""].deadline = -math.inf
+                await checkpoint()
+            return await run(*args, **kwargs)
+
+        return begin
+
     async def finish_task(self, msg: StreamMessage, *args: Any, **kwargs: Any) -> None:
         """Record the end of a try, and report it."""
+        late = hit_the_engines_limit(kwargs["return_value"], finish=kwargs["finish"])
+        if late and not kwargs["success"]:
+            kwargs |= await self._judge_late(msg, kwargs["fn_name"], kwargs["tries"])
         if not kwargs["finish"] and kwargs["schedule"] is None:
             # Cut short by a planned stop, which is no fault of the task's: this try is not counted.
             await self.redis.decr(self._retry_key + msg.task_id)
@@ -195,6 +216,23 @@ class TaskWorker(StreaqWorker[Any]):
         if kwargs["success"] and kwargs["triggers"]:
             await self.redis.expire(self._previous_key + msg.task_id, HANDED_ON_TIME)
         self._reporter.finished(**kwargs)
+
+    async def _judge_late(self, msg: StreamMessage, fn_name: str, tries: int) -> dict[str, Any]:
+        """What becomes of a robust task that the engine has ended, and not our own limit.
+
+        Both limits are over when a worker comes back that was stopped in between, or whose loop
+        was blocked, and the engine's then speaks first.
+        """
+        task = self.registry[fn_name]
+        guard = guard_of(task)
+        if guard is None:
+            return {}
+        verdict = await guard.judge_late(task, task.build_context(msg.task_id, tries))
+        if not isinstance(verdict, StreaqRetry):
+            return {"return_value": verdict}
+        self.counters["retried"] += 1
+        schedule = now_ms() + to_ms(verdict.delay or 0)
+        return {"finish": False, "schedule": schedule, "return_value": None}
 
     async def finish_failed_task(
         self, msg: StreamMessage, exc: BaseException, tries: int, *args: Any, **kwargs: Any
@@ -241,6 +279,7 @@ class TaskWorker(StreaqWorker[Any]):
             )
 
     def _forget_last_run(self) -> None:
+        self._run_scope = None
         self._count = 0
         self._running = self._stream_empty = False
         self._running_tasks.clear()

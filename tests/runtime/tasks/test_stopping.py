@@ -1,0 +1,34 @@
+"""A stop in the middle of much work."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+
+from vibetuner.config import Settings
+from vibetuner.tasks.worker import TaskWorker
+
+TASKS = 200
+
+
+async def test_a_stop_burns_no_try_of_what_was_about_to_begin(
+    stand_in, settings: Settings, running
+):
+    """A try is counted a moment before its function begins; a stop in that moment takes it back."""
+    stand_in()
+    worker = TaskWorker(settings.model_copy(update={"worker_idle_timeout": 1}))
+    tries: dict[int, int] = {}
+
+    @worker.task(max_tries=3)
+    async def note(number: int) -> None:
+        tries[number] = note.context.tries
+
+    async with worker:
+        await worker.enqueue_many([note.enqueue(number) for number in range(TASKS)])
+    async with asyncio.timeout(60):
+        for enough in range(20, TASKS + 1, 20):
+            async with running(worker):
+                while len(tries) < enough:
+                    await asyncio.sleep(0.001)
+
+    assert Counter(tries.values()) == {1: TASKS}
