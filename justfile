@@ -20,7 +20,7 @@ demo *args: (render demo_dir)
 
 [doc("Run every test: runtime, tour, template, browser")]
 test *args:
-    {{ run }} --group e2e pytest "$@"
+    {{ run }} --group e2e --group docs pytest "$@"
 
 [doc("Run the tests that take seconds, not minutes")]
 quick *args:
@@ -62,6 +62,10 @@ bench *names:
 [doc("Kill, stop and freeze workers and servers at random; judge that no task is lost")]
 chaos *args:
     {{ run }} python -m chaos "$@"
+
+[doc("Build the documentation into build/docs; --serve shows it while you write")]
+docs *args:
+    @{{ run }} --group docs python scripts/docs.py "$@"
 
 [doc("Take the README's picture of the generated page")]
 screenshot:
