@@ -140,8 +140,8 @@ def log_lines() -> Iterator[tuple[str, str, str]]:
             match call.func:
                 case ast.Attribute(value=ast.Name(id="logger"), attr=method):
                     text = call.args[1 if method == "log" else 0]
-                    assert isinstance(text, ast.Constant), f"{path}:{call.lineno}: no plain text"
-                    yield level(method), f"`{text.value}`", f"`{module.removesuffix('.__init__')}`"
+                    line = ast.literal_eval(text)
+                    yield level(method), f"`{line}`", f"`{module.removesuffix('.__init__')}`"
 
 
 def level(method: str) -> str:
