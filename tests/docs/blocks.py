@@ -10,7 +10,9 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")))
 
-FENCE = re.compile(r"^(?P<mark>```+)(?P<language>[a-z]*)[^\n]*\n(?P<text>.*?)^(?P=mark)$", re.M | re.S)
+FENCE = re.compile(
+    r"^(?P<mark>```+)(?P<language>[a-z]*)[^\n]*\n(?P<text>.*?)^(?P=mark)$", re.MULTILINE | re.DOTALL
+)
 NOTE = re.compile(r"<!-- (?P<note>[^>]*) -->\n+\Z")
 FILE = re.compile(r"(?:#|\{#|<!--) (?P<path>(?:src|tests)/\S+)")
 
@@ -86,14 +88,15 @@ def differs(expected: str, found: str) -> str | None:
     >>> differs("one\\n", "two\\n") is None
     False
     """
-    wanted, came = _settled(expected), _settled(found)
+    wanted, came = settled(expected), settled(found)
     pattern = re.escape(wanted).replace(re.escape("..."), ".*")
-    if re.fullmatch(pattern, came, re.S):
+    if re.fullmatch(pattern, came, re.DOTALL):
         return None
     return f"the page says:\n{wanted}\nbut this came:\n{came}"
 
 
-def _settled(text: str) -> str:
+def settled(text: str) -> str:
+    """A text without what changes from run to run."""
     for pattern, name in CHANGING.items():
         text = re.sub(pattern, name, text)
     return text.strip()

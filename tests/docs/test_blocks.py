@@ -32,7 +32,9 @@ name = "{package}"
 version = "0.1.0"
 
 [tool.pytest.ini_options]
+addopts = ["--import-mode=importlib"]
 asyncio_mode = "auto"
+asyncio_default_fixture_loop_scope = "function"
 filterwarnings = ["error"]
 """
 
