@@ -67,9 +67,10 @@ chaos *args:
 docs *args:
     @{{ run }} --group docs python scripts/docs.py "$@"
 
-[doc("Take the README's picture of the generated page")]
+[doc("Take the README's pictures: the generated page, and the terminal that runs it")]
 screenshot:
     {{ run }} --group e2e python scripts/screenshot.py
+    {{ run }} python scripts/terminal.py
 
 [doc("Throw away what can be made again")]
 clean:

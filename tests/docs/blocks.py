@@ -20,6 +20,7 @@ FILE = re.compile(r"(?:#|\{#|<!--) (?P<path>(?:src|tests)/\S+)")
 CHANGING = {
     r"\x1b\[[\d;]*m": "",
     r"\b[0-9a-f]{8,}(…|\b)": "ID",
+    r"\bup \d+:\d\d:\d\d\b": "up TIME",
     r"\b\d\d:\d\d:\d\d(\.\d+)?Z?\b": "TIME",
     r"\b\d{4}-\d\d-\d\d\b": "DATE",
     r"\b\d+(\.\d+)? (ms|s|kB|MB)\b": "SOME",
