@@ -7,6 +7,8 @@ import re
 import subprocess
 import sys
 from html.parser import HTMLParser
+from importlib import import_module
+from inspect import isclass, isroutine
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -78,6 +80,21 @@ def test_the_browser_fetches_nothing_from_anybody_else(site: dict[Path, Page]):
         for address in page.fetched
         if is_elsewhere(address)
     ] == []
+
+
+def test_what_a_module_hands_out_stands_on_its_page(site: dict[Path, Page]):
+    """Functions and classes; constants are spoken of where they are used."""
+    pages = {path.stem: page for path, page in site.items() if path.parent.name == "modules"}
+    missing = [
+        f"{name}.{item}"
+        for name, page in pages.items()
+        for item in getattr(import_module(name), "__all__", [])
+        if isroutine(thing := getattr(import_module(name), item, None)) or isclass(thing)
+        if not any(place.endswith(f".{thing.__name__}") for place in page.ids)
+    ]
+
+    assert "vibetuner.sse" in pages
+    assert missing == []
 
 
 def test_a_picture_in_words_is_drawn_as_a_picture(site: dict[Path, Page]):
