@@ -133,7 +133,16 @@ def play(
         SECRET_KEY="of the documentation's tests",
         ENVIRONMENT="test",
     )
-    told = [{"language": s.language, "text": s.text, "place": s.place} for s in steps]
+    told = [
+        {
+            "language": s.language,
+            "text": s.text,
+            "place": s.place,
+            "note": s.note,
+            "output": s.output,
+        }
+        for s in steps
+    ]
     ended = subprocess.run(
         [sys.executable, str(PLAY), str(folder / "report.json")],
         cwd=folder / "project",
