@@ -1,5 +1,4 @@
-"""Writes the tables of the reference that the code knows best: settings, commands,
-events, modules, decisions.
+"""Writes the tables of the documentation that the code knows best, such as settings and commands.
 
 Each stands in its page between ``<!-- table: NAME -->`` and ``<!-- end of table -->``. With
 ``--check`` nothing is written, and a table that the code has outgrown is an error.
@@ -20,11 +19,11 @@ import typer
 from pydantic import SecretStr
 from pydantic_core import PydanticUndefined
 
+from docs_scan import RUNTIME, log_lines, parse, sent_events
 from vibetuner.cli.main import app
 from vibetuner.config import Expected, Settings
 
 ROOT = Path(__file__).resolve().parent.parent
-RUNTIME = ROOT / "runtime" / "src"
 TABLE = re.compile(r"(<!-- table: ([a-z-]+) -->\n).*?(<!-- end of table -->)", re.DOTALL)
 
 
@@ -132,57 +131,9 @@ def log_lines_table() -> str:
     return table(("level", "line", "logger"), sorted(set(log_lines()), key=lambda row: row[::-1]))
 
 
-def log_lines() -> Iterator[tuple[str, str, str]]:
-    """Level, text and logger of each log call of the runtime."""
-    for path in sorted((RUNTIME / "vibetuner").rglob("*.py")):
-        module = ".".join(path.relative_to(RUNTIME).with_suffix("").parts)
-        for call in calls(path):
-            match call.func:
-                case ast.Attribute(value=ast.Name(id="logger"), attr=method):
-                    text = call.args[1 if method == "log" else 0]
-                    line = ast.literal_eval(text)
-                    yield level(method), f"`{line}`", f"`{module.removesuffix('.__init__')}`"
-
-
-def level(method: str) -> str:
-    """The level that a logger's method writes at."""
-    return {"exception": "error", "log": "varies"}.get(method, method)
-
-
 def sent_events_table() -> str:
     """The events that are sent under a name that the code spells out."""
     return table(("event", "channel", "sent by"), sorted(set(sent_events())))
-
-
-def sent_events() -> Iterator[tuple[str, str, str]]:
-    """Name, channel and sender of each event of the runtime and of the template."""
-    sources = [*RUNTIME.rglob("*.py"), *(ROOT / "template").rglob("*.py*")]
-    for path in sorted(sources):
-        for call in calls(path):
-            match call:
-                case ast.Call(func=ast.Name(id="broadcast"), args=[channel, ast.Constant(), *_]):
-                    name = call.args[1].value  # type: ignore[attr-defined]
-                    module = path.relative_to(ROOT).as_posix()
-                    yield f"`{name}`", f"`{channel_of(channel, path)}`", sender(module)
-
-
-def channel_of(node: ast.expr, path: Path) -> str:
-    """A channel's name as the code builds it."""
-    if isinstance(node, ast.Name):
-        for found in ast.walk(parse(path)):
-            match found:
-                case ast.Assign(targets=[ast.Name(id=node.id)], value=value):
-                    return channel_of(value, path)
-    if isinstance(node, ast.Constant):
-        return str(node.value)
-    return ast.unparse(node).removeprefix("f").strip("'\"")
-
-
-def sender(module: str) -> str:
-    """Where an event comes from, in words."""
-    place = module.split("/", 1)[0]
-    name = Path(module).name.removesuffix(".jinja")
-    return f"a generated project, `{name}`" if place == "template" else f"the runtime, `{name}`"
 
 
 def decisions_table() -> str:
@@ -205,21 +156,6 @@ def modules_table() -> str:
         first = text.split("\n", 1)[0].replace("``", "`")
         rows.append((f"[`{path.stem}`](modules/{path.name})", first))
     return table(("module", "what it is for"), rows)
-
-
-def calls(path: Path) -> Iterator[ast.Call]:
-    """Every call in a file, in order."""
-    for node in ast.walk(parse(path)):
-        if isinstance(node, ast.Call):
-            yield node
-
-
-def parse(path: Path) -> ast.Module:
-    """A file's syntax; what Jinja would fill in stands as a name."""
-    text = path.read_text(encoding="utf-8")
-    if path.suffix == ".jinja":
-        text = re.sub(r"\{\{.*?\}\}", "project", text)
-    return ast.parse(text)
 
 
 def table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
