@@ -64,6 +64,7 @@ chaos *args:
     {{ run }} python -m chaos "$@"
 
 [doc("Build the documentation into build/docs; --serve shows it while you write")]
+[no-exit-message]
 docs *args:
     @{{ run }} --group docs python scripts/docs.py "$@"
 
