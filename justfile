@@ -20,7 +20,7 @@ demo *args: (render demo_dir)
 
 [doc("Run every test: runtime, tour, template, browser")]
 test *args:
-    {{ run }} --group e2e pytest "$@"
+    {{ run }} --group e2e --group docs pytest "$@"
 
 [doc("Run the tests that take seconds, not minutes")]
 quick *args:
@@ -63,9 +63,15 @@ bench *names:
 chaos *args:
     {{ run }} python -m chaos "$@"
 
-[doc("Take the README's picture of the generated page")]
+[doc("Build the documentation into build/docs; --serve shows it while you write")]
+[no-exit-message]
+docs *args:
+    @{{ run }} --group docs python scripts/docs.py "$@"
+
+[doc("Take the README's pictures: the generated page, and the terminal that runs it")]
 screenshot:
     {{ run }} --group e2e python scripts/screenshot.py
+    {{ run }} python scripts/terminal.py
 
 [doc("Throw away what can be made again")]
 clean:

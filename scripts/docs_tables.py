@@ -1,0 +1,183 @@
+"""Writes the tables of the documentation that the code knows best, such as settings and commands.
+
+Each stands in its page between ``<!-- table: NAME -->`` and ``<!-- end of table -->``. With
+``--check`` nothing is written, and a table that the code has outgrown is an error.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import re
+import sys
+from collections.abc import Callable, Iterator
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+import typer
+from pydantic import SecretStr
+from pydantic_core import PydanticUndefined
+
+from docs_scan import RUNTIME, log_lines, parse, sent_events
+from vibetuner.cli.main import app
+from vibetuner.config import Expected, Settings
+
+ROOT = Path(__file__).resolve().parent.parent
+TABLE = re.compile(r"(<!-- table: ([a-z-]+) -->\n).*?(<!-- end of table -->)", re.DOTALL)
+
+
+def main() -> None:
+    """Bring every page up to date, or with ``--check`` say which is not."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--check", action="store_true")
+    options = parser.parse_args()
+    stale = []
+    for page in sorted((ROOT / "docs").rglob("*.md")):
+        text = page.read_text(encoding="utf-8")
+        renewed = renew(text)
+        if renewed == text:
+            continue
+        stale.append(str(page.relative_to(ROOT)))
+        if not options.check:
+            page.write_text(renewed, encoding="utf-8")
+    if stale and options.check:
+        sys.exit(f"error: not up to date: {', '.join(stale)}. Run:  uv run just docs")
+
+
+def renew(text: str) -> str:
+    """The text of a page with its tables as the code has them now."""
+    return TABLE.sub(lambda found: f"{found[1]}\n{TABLES[found[2]]()}\n\n{found[3]}", text)
+
+
+def settings_table() -> str:
+    """Every variable with its default and what it may hold."""
+    rows = []
+    for name, field in Settings.model_fields.items():
+        expected = next(item.text for item in field.metadata if isinstance(item, Expected))
+        secret = " (secret)" if field.annotation == (SecretStr | None) else ""
+        rows.append((f"`{name.upper()}`", f"{field.description}{secret}", expected, default(field)))
+    return table(("variable", "what it is for", "holds", "default"), rows)
+
+
+def default(field: Any) -> str:
+    """A setting's default, as it would be typed."""
+    if field.default in {None, "", PydanticUndefined}:
+        return "none"
+    match field.default:
+        case bool() as value:
+            return f"`{str(value).lower()}`"
+        case float() as value:
+            return f"`{value:g}`"
+        case value:
+            return f"`{value}`"
+
+
+def commands_tables() -> str:
+    """A section a command: what it does, its arguments and options."""
+    return "\n\n".join(command_section(path, command) for path, command in commands())
+
+
+def commands() -> Iterator[tuple[str, Any]]:
+    """Every command that can be typed, by its full name."""
+    yield from _commands("vibetuner", typer.main.get_command(app))
+
+
+def _commands(path: str, command: Any) -> Iterator[tuple[str, Any]]:
+    inner = getattr(command, "commands", None)
+    if inner is None:
+        yield path, command
+        return
+    for name, child in inner.items():
+        yield from _commands(f"{path} {name}", child)
+
+
+def command_section(path: str, command: Any) -> str:
+    """The help of one command as Markdown."""
+    rows = [
+        (f"`{usage(item)}`", item.help or "", shown(item))
+        for item in command.params
+        if not item.hidden and item.name != "help"
+    ]
+    text = "\n\n".join(part.replace("\n", " ") for part in (command.help or "").split("\n\n"))
+    parts = [f"## {path}", text]
+    if rows:
+        parts.append(table(("argument or option", "meaning", "default"), rows))
+    return "\n\n".join(parts)
+
+
+def usage(item: Any) -> str:
+    """How an argument or an option is typed."""
+    kind = item.type_descriptor.annotation
+    values = "|".join(kind) if isinstance(kind, type) and issubclass(kind, Enum) else None
+    if item.opts[0].startswith("-"):
+        value = "" if item.is_flag else f" {values or item.metavar or item.name.upper()}"
+        return f"{', '.join(item.opts)}{value}"
+    return values or item.metavar or item.name.upper()
+
+
+def shown(item: Any) -> str:
+    """The default of an argument or an option."""
+    if item.required:
+        return "required"
+    if item.default in (None, False, ()):
+        return ""
+    value = item.default.value if isinstance(item.default, Enum) else item.default
+    return f"`{value}`"
+
+
+def log_lines_table() -> str:
+    """Every line that the runtime writes to the log, as it stands in the code."""
+    return table(("level", "line", "logger"), sorted(set(log_lines()), key=lambda row: row[::-1]))
+
+
+def sent_events_table() -> str:
+    """The events that are sent under a name that the code spells out."""
+    return table(("event", "channel", "sent by"), sorted(set(sent_events())))
+
+
+def decisions_table() -> str:
+    """Every decision with its date."""
+    rows = []
+    for path in sorted((ROOT / "docs" / "decisions").glob("0*.md")):
+        title, _, date = path.read_text(encoding="utf-8").split("\n", 3)[:3]
+        number, name = title.removeprefix("# ").split(". ", 1)
+        rows.append((number, f"[{name}]({path.name})", date.split(" ")[-1].rstrip(".")))
+    return table(("number", "decision", "since"), rows)
+
+
+def modules_table() -> str:
+    """Every module that has a page, with what it is for."""
+    rows = []
+    for path in sorted((ROOT / "docs" / "reference" / "modules").glob("*.md")):
+        source = RUNTIME / path.stem.replace(".", "/")
+        source = source / "__init__.py" if source.is_dir() else source.with_suffix(".py")
+        text = ast.get_docstring(parse(source)) or ""
+        first = text.split("\n", 1)[0].replace("``", "`")
+        rows.append((f"[`{path.stem}`](modules/{path.name})", first))
+    return table(("module", "what it is for"), rows)
+
+
+def table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+    """A Markdown table."""
+    lines = [head, tuple("---" for _ in head), *rows]
+    return "\n".join(f"| {' | '.join(map(escape, line))} |" for line in lines)
+
+
+def escape(cell: str) -> str:
+    """A cell's text, where a bar would end the cell."""
+    return cell.replace("|", "\\|")
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    "settings": settings_table,
+    "commands": commands_tables,
+    "log-lines": log_lines_table,
+    "decisions": decisions_table,
+    "modules": modules_table,
+    "sent-events": sent_events_table,
+}
+
+
+if __name__ == "__main__":
+    main()

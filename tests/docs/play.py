@@ -1,0 +1,147 @@
+"""Plays a page in its project: a worker runs, scripts and commands take their turns.
+
+Run as a program in the project's folder, with the page's steps as JSON on stdin; prints what each
+of them has written, as JSON.
+"""
+
+from __future__ import annotations
+
+import ast
+import asyncio
+import io
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import traceback
+from contextlib import redirect_stdout
+from pathlib import Path
+from types import CodeType, FunctionType
+from typing import Any
+
+import anyio
+
+from vibetuner.frontend.app import create_app
+from vibetuner.loader import load_project
+from vibetuner.logs import configure_logging
+from vibetuner.project import project_info
+from vibetuner.tasks.registry import check_tasks, import_tasks
+from vibetuner.tasks.worker import get_worker
+
+# As a person types it, and as it runs here: in the environment that is there already.
+STARTS = {"uv run vibetuner": f"{sys.executable} -m vibetuner", "uv run pytest": "pytest"}
+ENVIRONMENT = {**os.environ, "COLUMNS": "120", "NO_COLOR": "1"}
+
+
+async def play(steps: list[dict[str, str]]) -> list[dict[str, Any]]:
+    """Run the steps in order, beside a worker; what a script names, the next one knows."""
+    check_project()
+    worker, names, seen = get_worker(), {"__name__": "page", "__builtins__": __builtins__}, []
+    shell = Shell()
+    async with anyio.create_task_group() as group:
+        await group.start(worker.run_async)
+        try:
+            for step in steps:
+                seen.append(await run(step, names, shell))
+                if seen[-1]["error"]:
+                    break
+        finally:
+            await asyncio.to_thread(shell.close)
+            worker.stop()
+    return seen
+
+
+async def run(step: dict[str, str], names: dict[str, Any], shell: Shell) -> dict[str, Any]:
+    """Run one step in the way that the page asks for."""
+    if step["language"] == "python":
+        return await run_script(step, names)
+    runs_on = step["note"].startswith("terminal")
+    return await asyncio.to_thread(shell.leave_running if runs_on else shell.type, step)
+
+
+def check_project() -> None:
+    """What `vibetuner run` checks before it starts: tasks, tune.py, routes."""
+    app = load_project()
+    import_tasks(project_info())
+    check_tasks(app, get_worker())
+    create_app()
+
+
+async def run_script(step: dict[str, str], names: dict[str, Any]) -> dict[str, Any]:
+    """Run a block of Python in which `await` may stand anywhere."""
+    written = io.StringIO()
+    try:
+        code: CodeType = compile(
+            step["text"], step["place"], "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
+        )
+        with redirect_stdout(written):
+            async with asyncio.timeout(60):
+                result = FunctionType(code, names)()
+                if asyncio.iscoroutine(result):
+                    await result
+    except BaseException:  # noqa: BLE001 - reported by the test
+        return {"output": written.getvalue(), "error": traceback.format_exc()}
+    return {"output": written.getvalue(), "error": None}
+
+
+class Shell:
+    """Runs blocks of shell; the web app that one of them starts has a port of its own."""
+
+    def __init__(self) -> None:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self._port = str(probe.getsockname()[1])
+        self._running: list[subprocess.Popen[bytes]] = []
+
+    def type(self, step: dict[str, str]) -> dict[str, Any]:
+        """Run a block to its end."""
+        ended = subprocess.run(
+            ["bash", "-euo", "pipefail", "-c", self._here(step["text"])],
+            capture_output=True,
+            text=True,
+            stdin=subprocess.DEVNULL,
+            env=ENVIRONMENT,
+            timeout=120,
+            check=False,
+        )
+        output = (ended.stdout + ended.stderr).replace(f":{self._port}", ":8000")
+        error = f"exit code {ended.returncode}\n{output}" if ended.returncode else None
+        return {"output": output, "error": error}
+
+    def leave_running(self, step: dict[str, str]) -> dict[str, Any]:
+        """Start a block and wait until the last line that the page shows has come."""
+        log = Path(f"terminal-{len(self._running)}.log")
+        command = f"exec {self._here(step['text']).strip()} --port {self._port}"
+        with log.open("wb") as file:
+            process = subprocess.Popen(
+                ["bash", "-c", command], stdout=file, stderr=subprocess.STDOUT, env=ENVIRONMENT
+            )
+        self._running.append(process)
+        awaited = step["output"].strip().splitlines()[-1].split(" at ")[0]
+        deadline = time.monotonic() + 120
+        while awaited not in (printed := log.read_text("utf-8")):
+            if process.poll() is not None or time.monotonic() > deadline:
+                return {"output": printed, "error": f"no {awaited!r} in:\n{printed}"}
+            time.sleep(0.1)
+        return {"output": step["output"], "error": None}
+
+    def close(self) -> None:
+        """End what runs."""
+        for process in self._running:
+            process.send_signal(signal.SIGINT)
+        for process in self._running:
+            process.wait(60)
+
+    def _here(self, text: str) -> str:
+        for typed, run_as in STARTS.items():
+            text = text.replace(typed, run_as)
+        return text.replace("127.0.0.1:8000", f"127.0.0.1:{self._port}")
+
+
+if __name__ == "__main__":
+    configure_logging(debug=False, as_json=False)
+    report = asyncio.run(play(json.load(sys.stdin)))
+    Path(sys.argv[1]).write_text(json.dumps(report), encoding="utf-8")

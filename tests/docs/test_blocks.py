@@ -1,0 +1,173 @@
+"""Each page's code runs: its files make a project, its scripts and commands are played in it."""
+
+from __future__ import annotations
+
+import ast
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.docs.blocks import PAGES, ROOT, Block, differs, read_blocks
+from tests.processes import clean_environment
+from vibetuner.embedded import Lease
+from vibetuner.testing import name_database
+
+PLAY = Path(__file__).with_name("play.py")
+TUTORIAL = ROOT / "docs" / "tutorial.md"
+# A page in which something runs; the tutorial is played from its first command to its last.
+PLAYED = [
+    page
+    for page in PAGES
+    if page != TUTORIAL
+    and any(b.language in {"python", "bash"} and not b.why_not_run for b in read_blocks(page))
+]
+DECORATORS = {"task", "cron", "robust_task", "robust_cron"}
+PYPROJECT = """
+[project]
+name = "{package}"
+version = "0.1.0"
+
+[tool.pytest.ini_options]
+addopts = ["--import-mode=importlib"]
+asyncio_mode = "auto"
+asyncio_default_fixture_loop_scope = "function"
+filterwarnings = ["error"]
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", PLAYED, ids=lambda page: page.stem)
+def test_the_code_of_a_page_runs_and_prints_what_the_page_says(
+    page: Path, servers: Lease, tmp_path: Path
+):
+    """Against a real queue and a real document server, with a worker beside it."""
+    blocks = [block for block in read_blocks(page) if not block.why_not_run]
+    write_files(tmp_path / "project", blocks)
+    steps = [b for b in blocks if not b.file and b.language in {"python", "bash"}]
+
+    report, log = play(page, tmp_path, steps, servers)
+
+    for step, seen in zip(steps, report, strict=False):
+        assert not seen["error"], f"{step.place}\n{seen['error']}\n{log}"
+        if step.output is not None:
+            difference = differs(step.output, seen["output"])
+            assert difference is None, f"{step.place}\n{difference}"
+    assert len(report) == len(steps)
+    run_its_tests(tmp_path / "project")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_a_block_that_does_not_run_says_why(page: Path):
+    """Python and shell run, or the page gives the reason in a comment; other blocks are no code."""
+    blocks = read_blocks(page)
+    fences = sum(line.lstrip().startswith("```") for line in page.read_text("utf-8").splitlines())
+
+    assert fences == 2 * sum(2 if block.output is not None else 1 for block in blocks), "indented"
+    assert [b.place for b in blocks if not b.language] == [], "each names its language"
+    assert [b.place for b in blocks if b.why_not_run == ""] == []
+    files = [block.file for block in blocks if block.file and not block.why_not_run]
+    assert page == TUTORIAL or len(files) == len(set(files)), "a file is shown once, whole"
+
+
+def write_files(project: Path, blocks: list[Block]) -> None:
+    """Make a project of the page's files, and of what it leaves unsaid."""
+    files = {block.file: block.text for block in blocks if block.file}
+    package = next((name.split("/")[1] for name in files if name.startswith("src/")), "app")
+    source = f"src/{package}"
+    files.setdefault("pyproject.toml", PYPROJECT.format(package=package.replace("_", "-")))
+    files.setdefault(f"{source}/tune.py", tune(files, package))
+    for name, text in files.items():
+        path = project / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+        if name.startswith("src/") and name.endswith(".py"):
+            for folder in path.relative_to(project / "src").parents[:-1]:
+                (project / "src" / folder / "__init__.py").touch()
+
+
+def tune(files: dict[str, str], package: str) -> str:
+    """A tune.py that lists what the page's files hold."""
+    imports, tasks, routes = [], [], []
+    for name, text in files.items():
+        if not name.startswith(f"src/{package}/") or not name.endswith(".py"):
+            continue
+        module = name.removeprefix("src/").removesuffix(".py").replace("/", ".")
+        found = list(task_names(text))
+        imports += [f"from {module} import {task}" for task in found]
+        tasks += found
+        if "router = APIRouter(" in text:
+            alias = module.replace(".", "_")
+            imports.append(f"from {module} import router as {alias}")
+            routes.append(alias)
+    return "\n".join(
+        [
+            *imports,
+            "from vibetuner import VibetunerApp",
+            f"app = VibetunerApp(tasks=[{', '.join(tasks)}], routes=[{', '.join(routes)}])",
+            "",
+        ]
+    )
+
+
+def task_names(text: str) -> Iterator[str]:
+    """The functions that a file makes tasks of."""
+    for node in ast.parse(text).body:
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            names = {ast.unparse(item).split("(")[0].split(".")[-1] for item in node.decorator_list}
+            if names & DECORATORS:
+                yield node.name
+
+
+def play(
+    page: Path, folder: Path, steps: list[Block], servers: Lease
+) -> tuple[list[dict[str, str | None]], str]:
+    """Play the steps in a process of their own; what they printed, and what the log says."""
+    environment = clean_environment(
+        REDIS_URL=servers.urls["redis"],
+        REDIS_KEY_PREFIX=f"docs-{page.stem}",
+        MONGODB_URL=name_database(servers.urls["mongodb"], f"docs_{page.stem}"),
+        SECRET_KEY="of the documentation's tests",
+        ENVIRONMENT="test",
+    )
+    told = [
+        {
+            "language": s.language,
+            "text": s.text,
+            "place": s.place,
+            "note": s.note,
+            "output": s.output,
+        }
+        for s in steps
+    ]
+    ended = subprocess.run(
+        [sys.executable, str(PLAY), str(folder / "report.json")],
+        cwd=folder / "project",
+        env=environment,
+        input=json.dumps(told),
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert ended.returncode == 0, f"{page}\n{ended.stdout}\n{ended.stderr}"
+    return json.loads((folder / "report.json").read_text("utf-8")), ended.stderr
+
+
+def run_its_tests(project: Path) -> None:
+    """The tests that a page shows pass, with nothing running."""
+    if not (project / "tests").is_dir():
+        return
+    ended = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests"],
+        cwd=project,
+        env=clean_environment(PYTHONPATH="src"),
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stdout + ended.stderr

@@ -1,0 +1,108 @@
+"""What the code has, the documentation has: settings, commands, events, modules, messages."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from tests.docs.blocks import PAGES, ROOT, read_blocks
+from vibetuner.config import Settings
+
+DOCS = ROOT / "docs"
+MODULES = DOCS / "reference" / "modules"
+IMPORT = re.compile(r"^\s*from (vibetuner[\w.]*) import", re.MULTILINE)
+CELL = re.compile(r"^\| `([^`]+)` \|", re.MULTILINE)
+
+
+def test_the_tables_of_the_reference_are_what_the_code_says():
+    """Settings, commands, events, log lines, modules, decisions: `just docs` writes them."""
+    check = [sys.executable, "scripts/docs_tables.py", "--check"]
+    checked = subprocess.run(check, cwd=ROOT, capture_output=True, text=True, check=False)
+
+    assert checked.returncode == 0, checked.stderr
+
+
+def test_every_setting_is_documented():
+    """By the name that is typed."""
+    page = (DOCS / "reference" / "settings.md").read_text("utf-8")
+
+    assert [n.upper() for n in Settings.model_fields if f"| `{n.upper()}` |" not in page] == []
+
+
+def test_every_command_is_documented():
+    """A command is what `vibetuner --help` leads to, group by group."""
+    page = (DOCS / "reference" / "commands.md").read_text("utf-8")
+    found = set(commands("vibetuner"))
+
+    assert "vibetuner run" in found
+    assert found == set(re.findall(r"^## (vibetuner .+)$", page, re.MULTILINE))
+
+
+def test_every_event_and_log_line_is_documented():
+    """Counted in the sources in another way than the table is written."""
+    page = (DOCS / "reference" / "events.md").read_text("utf-8")
+    sources = [path.read_text("utf-8") for path in (ROOT / "runtime/src").rglob("*.py")]
+    sources += [path.read_text("utf-8") for path in (ROOT / "template").rglob("*.py*")]
+    lines = re.findall(
+        r'logger\.(?:info|warning|error|critical|exception)\(\s*"([^"]+)"', "\n".join(sources)
+    )
+    events = re.findall(r'broadcast\(\w+, "([^"]+)"', "\n".join(sources))
+
+    assert len(lines) > 20
+    ours = [line for line in lines if "demo orders" not in line]
+    assert [line for line in ours if line not in page] == []
+    assert len(events) > 1
+    assert [event for event in events if f"| `{event}` |" not in page] == []
+
+
+def test_every_module_that_people_import_has_a_page():
+    """What the documentation and a generated project import is public."""
+    sources = [block.text for page in PAGES for block in read_blocks(page)]
+    sources += [path.read_text("utf-8") for path in (ROOT / "template").rglob("*.py*")]
+    imported = {name for source in sources for name in IMPORT.findall(source)}
+    documented = {path.stem for path in MODULES.glob("*.md")}
+
+    assert "vibetuner.tasks.robust" in imported
+    assert imported - documented == set()
+
+
+def test_the_messages_that_the_help_page_quotes_are_said_by_the_code():
+    """Somebody who searches for what a command said must find it."""
+    page = (DOCS / "how-to" / "troubleshooting.md").read_text("utf-8")
+    said = [text for path in (ROOT / "runtime/src").rglob("*.py") for text in texts(path)]
+    quoted = [cell for cell in CELL.findall(page) if "…" in cell or " " in cell]
+
+    assert len(quoted) > 5
+    assert [message for message in quoted if not is_said(message, said)] == []
+
+
+def commands(*path: str) -> Iterator[str]:
+    """Every command below a group, as the help lists it."""
+    module = [sys.executable, "-m", "vibetuner", *path[1:], "--help"]
+    shown = subprocess.run(module, capture_output=True, text=True, check=True).stdout
+    _, found, listed = shown.partition("Commands:\n")
+    if not found:
+        yield " ".join(path)
+    for name in re.findall(r"^  ([\w-]+)", listed, re.MULTILINE):
+        yield from commands(*path, name)
+
+
+def texts(path: Path) -> Iterator[str]:
+    """The string constants of a file; what is filled in is left out as ``…``."""
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            yield re.sub(r"%[sdg]", "…", node.value)
+        elif isinstance(node, ast.JoinedStr):
+            yield "".join(
+                str(part.value) if isinstance(part, ast.Constant) else "…" for part in node.values
+            )
+
+
+def is_said(message: str, said: list[str]) -> bool:
+    """Whether the pieces of a message stand together in one text of the code."""
+    pieces = [piece.strip(" .") for piece in message.split("…") if piece.strip(" .")]
+    return any(all(piece in text for piece in pieces) for text in said)

@@ -1,0 +1,98 @@
+"""What the guide to background tasks promises its readers is found in these pages."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from tests.docs.blocks import PAGES, ROOT
+
+DOCS = ROOT / "docs"
+ROW = re.compile(r"^\| ([^|*]+?) \| (.*\[.*\]\(.*) \|$", re.MULTILINE)
+LINK = re.compile(r"\]\(([^)#\s]+)?(?:#([^)\s]+))?\)")
+
+# Each heading of the guide, retold, and what its page must at least name.
+TOPICS = {
+    "what has to be there first": "REDIS_URL",
+    "the package's name in the examples": "src/my_project/",
+    "write a first task": "robust_task",
+    "list it in `tune.py`": "VibetunerApp(",
+    "enqueue it from a route": ".enqueue(",
+    "start a worker": "just local-all-with-worker",
+    "a plain task": "@worker.task()",
+    "a time limit": "timeout",
+    "where task modules lie": "src/app/tasks/",
+    "the worker's context in a task": "WorkerDepends()",
+    "tasks that are tried again": "@robust_task(",
+    "their parameters": "`backoff_max` | `300.0`",
+    "when and how often they are tried again": "backoff_base ** n",
+    "dead letters and their fields": "`failed_at`",
+    "being told of a failure": "on_failure",
+    "run a task on a schedule": "@worker.cron(",
+    "the five fields of a schedule": "day of the week",
+    "enqueue with arguments": ".enqueue(",
+    "status and result": "task.status()",
+    "cancel": "task.abort()",
+    "send events from a task to the browser": "broadcast(",
+    "what happens without Redis": "Without Redis",
+    "the page that listens": "sse-connect",
+    "the stream's address": "@sse_endpoint(",
+    "what is opened and closed by itself": "opens MongoDB, SQL and Redis",
+    "a lifespan of your own": "base_lifespan()",
+    "the worker's page and its port": "11111",
+    "the log": "task_id",
+    "who may look at `/debug`": "DEBUG_ACCESS_TOKEN",
+    "in development, with reload": "--port",
+    "in production, with and without containers": "compose.prod.yml",
+    "several workers": "--workers 4",
+    "concurrency, queue name, ports": "WORKER_CONCURRENCY",
+    "a route that enqueues": "mock_tasks",
+    "a task's own logic": "vibetuner_db",
+    "Redis is not configured": "Redis not configured",
+    "tasks are not run": "worker ready",
+    "tasks fail silently": "dead-letters list",
+    "schedules don't strike": "Only a worker runs it",
+    "how it is built": "layer",
+    "all commands": "## vibetuner run",
+}
+
+
+@pytest.mark.parametrize("topic", TOPICS)
+def test_a_topic_of_the_guide_has_a_page_that_treats_it(topic: str):
+    """The table names it, and the page that it leads to names the thing itself."""
+    rows = dict(ROW.findall((DOCS / "topics.md").read_text("utf-8")))
+    assert topic in rows
+
+    pages = [DOCS / path for path, _ in LINK.findall(rows[topic])]
+
+    assert pages
+    assert any(TOPICS[topic] in page.read_text("utf-8") for page in pages)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_links_between_the_files_of_the_repository_hold(page):
+    """For whoever reads them as files, README and CONTRIBUTING included."""
+    text = re.sub(r"```.*?```", "", page.read_text("utf-8"), flags=re.DOTALL)
+
+    broken = [
+        f"{path}#{anchor}"
+        for path, anchor in LINK.findall(text)
+        if not re.match(r"[a-z]+:", path) and not holds(page, path, anchor)
+    ]
+
+    assert broken == []
+
+
+def holds(page, path: str, anchor: str) -> bool:
+    """Whether a file is there, and the heading on it."""
+    target = (page.parent / path).resolve() if path else page
+    if not target.exists():
+        return False
+    return not anchor or anchor in anchors(target.read_text("utf-8"))
+
+
+def anchors(text: str) -> set[str]:
+    """The anchors of a page's headings, as GitHub and MkDocs both make them."""
+    headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}

@@ -1,0 +1,202 @@
+"""The tutorial, typed from its first command to its last in an empty folder."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from tests.docs.blocks import Block, differs, read_blocks, settled
+from tests.docs.test_blocks import TUTORIAL
+from tests.processes import clean_environment, free_port, wait_until
+from tests.template.conftest import GIT_CONFIG, Repository, write_template
+
+# What a page shows of one run and the next run has otherwise: ids, and ports that were free.
+OWN = re.compile(r"\b[0-9a-f]{16,}\b|(?<=127\.0\.0\.1:)\d{4,5}\b")
+STARTS_WEB = ("just local-all-with-worker", "run prod frontend")
+
+
+@dataclass
+class Terminal:
+    """A command that goes on running, and what it has printed."""
+
+    process: subprocess.Popen[bytes]
+    log: Path
+
+    @property
+    def text(self) -> str:
+        """Everything so far."""
+        return self.log.read_text(encoding="utf-8", errors="replace")
+
+
+@dataclass
+class Reader:
+    """Somebody who does what the tutorial says, and whose machine has a port 8000 of its own."""
+
+    folder: Path
+    environment: dict[str, str]
+    port: int = field(default_factory=free_port)
+    terminals: list[Terminal] = field(default_factory=list)
+    mine: dict[str, str] = field(default_factory=dict)
+
+    def follow(self, block: Block) -> None:
+        """Save a file, or type a command and compare what comes."""
+        if block.file:
+            (self.folder / block.file).write_text(block.text, encoding="utf-8")
+            return
+        if block.note == "after Ctrl-C":
+            self.press_ctrl_c()
+        if block.note.startswith("terminal"):
+            self.leave_running(block)
+        else:
+            self.type(block)
+
+    def type(self, block: Block) -> None:
+        """Run a block to its end, in the folder and with the variables of the ones before."""
+        deadline = time.monotonic() + 90
+        ended = self.run(self.with_my_values(block.text))
+        while ended.returncode and block.note == "once it has restarted":
+            assert time.monotonic() < deadline, self.report(block, ended)
+            time.sleep(0.5)
+            ended = self.run(self.with_my_values(block.text))
+        assert ended.returncode == 0, self.report(block, ended)
+        if block.output is not None:
+            came = ended.stdout.replace(f":{self.port}", ":8000")
+            difference = differs(block.output, came)
+            assert difference is None, f"{block.place}\n{difference}\n{self.logs}"
+            self.mine |= dict(zip(own(block.output), own(came), strict=False))
+
+    def run(self, text: str) -> subprocess.CompletedProcess[str]:
+        """A block of shell; where it leads and what it exports holds for the next one."""
+        after = self.folder / ".after"
+        ended = subprocess.run(
+            ["bash", "-euo", "pipefail", "-c", f'{text}\n(pwd; env -0) > "{after}"'],
+            cwd=self.folder,
+            env=self.environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=600,
+            check=False,
+        )
+        if ended.returncode == 0:
+            place, _, variables = after.read_text("utf-8").partition("\n")
+            after.unlink()
+            self.folder = Path(place)
+            exported = dict(item.split("=", 1) for item in variables.split("\0") if "=" in item)
+            self.environment |= {k: v for k, v in exported.items() if k.endswith("_URL")}
+        return ended
+
+    def leave_running(self, block: Block) -> None:
+        """Start a command and wait until each line that the page shows has come."""
+        text = self.with_my_values(block.text).strip()
+        if text.endswith(STARTS_WEB):
+            text += f" --port {self.port}"
+        log = self.folder.parent / f"terminal-{len(self.terminals)}"
+        with log.open("wb") as file:
+            process = subprocess.Popen(
+                ["bash", "-c", f"exec {text}"],
+                cwd=self.folder,
+                env=self.environment,
+                stdin=subprocess.DEVNULL,
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        terminal = Terminal(process, log)
+        self.terminals.append(terminal)
+        for line in (block.output or "").splitlines():
+            wait_until(
+                lambda line=line: self.shows(terminal, line) or process.poll() is not None,
+                seconds=300,
+                what=lambda line=line: f"{block.place}: {line!r} in\n{terminal.text}",
+            )
+            assert self.shows(terminal, line), f"{block.place}: {line!r} not in\n{terminal.text}"
+
+    def shows(self, terminal: Terminal, line: str) -> bool:
+        """Whether a terminal has printed a line of the page."""
+        return settled(line) in settled(terminal.text.replace(f":{self.port}", ":8000"))
+
+    def press_ctrl_c(self) -> None:
+        """End what runs, as a terminal does it: a signal to the whole group."""
+        for terminal in self.terminals:
+            if terminal.process.poll() is None:
+                os.killpg(terminal.process.pid, signal.SIGINT)
+        for terminal in self.terminals:
+            code = terminal.process.wait(60)
+            assert code in {0, 130, -signal.SIGINT}, terminal.text
+        self.terminals.clear()
+
+    def with_my_values(self, text: str) -> str:
+        """A command as this reader types it: with the ids and ports that they were shown."""
+        text = OWN.sub(lambda found: self.mine.get(found[0], found[0]), text)
+        return text.replace("127.0.0.1:8000", f"127.0.0.1:{self.port}")
+
+    def report(self, block: Block, ended: subprocess.CompletedProcess[str]) -> str:
+        """What to read when a command has failed."""
+        return f"{block.place}: exit code {ended.returncode}\n{ended.stdout}\n{self.logs}"
+
+    @property
+    def logs(self) -> str:
+        """What the terminals show, the end of it."""
+        return "\n".join(terminal.text[-4000:] for terminal in self.terminals)
+
+
+def own(text: str) -> list[str]:
+    """The ids and ports of a text, in order."""
+    return [value for value in OWN.findall(text) if value not in {"8000", "11111"}]
+
+
+@pytest.fixture
+def reader(tmp_path: Path) -> Iterator[Reader]:
+    """A reader with an empty folder, for whom this checkout is the release at GitHub."""
+    template, config = tmp_path / "github", tmp_path / "gitconfig"
+    write_template(template)
+    environment = clean_environment(GIT_CONFIG_GLOBAL=str(config), GIT_CONFIG_SYSTEM=os.devnull)
+    environment |= {"UV_NO_GITHUB_FAST_PATH": "1", "COLUMNS": "120", "NO_COLOR": "1"}
+    config.write_text(GIT_CONFIG, encoding="utf-8")
+    release = Repository(template, environment)
+    release.git("init", "--quiet")
+    release.commit("Release", tag="v0.9.0")
+    address = "https://github.com/org/vibetuner-template.git"
+    with config.open("a", encoding="utf-8") as file:
+        file.write(f'[url "{template.as_uri()}"]\ninsteadOf = {address}\n')
+    with settled_down(Reader(tmp_path / "home", environment)) as reader:
+        reader.folder.mkdir()
+        yield reader
+
+
+@contextmanager
+def settled_down(reader: Reader) -> Iterator[Reader]:
+    """End what a failed run has left."""
+    try:
+        yield reader
+    finally:
+        for terminal in reader.terminals:
+            if terminal.process.poll() is None:
+                os.killpg(terminal.process.pid, signal.SIGTERM)
+        for terminal in reader.terminals:
+            terminal.process.wait(60)
+        if (reader.folder / ".venv").is_dir():
+            reader.run("uv run vibetuner services down --force")
+
+
+@pytest.mark.slow
+def test_the_tutorial_does_what_it_says(reader: Reader):
+    """Every file is saved, every command typed, and what it prints is what the page shows."""
+    followed = [block for block in read_blocks(TUTORIAL) if not block.why_not_run]
+
+    for block in followed:
+        reader.follow(block)
+
+    assert len(followed) > 20
+    assert reader.terminals == []
