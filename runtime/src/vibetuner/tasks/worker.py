@@ -129,7 +129,7 @@ class TaskWorker(StreaqWorker[Any]):
             await super().__aenter__()
         return self
 
-    async def __aexit__(self, *raised: Any) -> bool | None:  # type: ignore[misc]  # as above
+    async def __aexit__(self, *raised: object) -> bool | None:  # type: ignore[misc]  # as above
         """Disconnect, at the end of the outermost block."""
         if not self._inner_entries:
             return await super().__aexit__(*raised)

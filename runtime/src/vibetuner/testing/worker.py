@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, nullcontext
 from contextvars import ContextVar
@@ -203,9 +204,14 @@ def _prepared(engine: TaskWorker) -> Iterator[None]:
         name: getattr(engine, name) for name in ("burst", "handle_signals", "on_enqueue", "ahead")
     }
     engine.burst, engine.handle_signals = True, False
+    chatter = logging.getLogger("streaq")
+    level = chatter.level
+    # As in a worker's process: what ours says once, the engine says again.
+    chatter.setLevel(logging.CRITICAL)
     try:
         yield
     finally:
+        chatter.setLevel(level)
         for name, value in as_it_was.items():
             setattr(engine, name, value)
         _forget_local_tasks(engine)
