@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 
-@pytest.fixture(autouse=True)
-def project(stand_in: Callable[..., Path]) -> Path:
+@pytest.fixture
+def in_a_project(stand_in: Callable[..., Path]) -> Path:
     """With nothing in it; the tasks are those of the test."""
     return stand_in()

@@ -15,6 +15,8 @@ from vibetuner.tasks.robust import robust_task
 from vibetuner.tasks.worker import get_worker
 from vibetuner.testing import replay_fuzz
 
+pytestmark = pytest.mark.usefixtures("in_a_project")
+
 tasks = get_worker()
 sent: list[str] = []
 paid: dict[str, int] = {}
@@ -121,7 +123,7 @@ async def test_a_first_try_that_keeps_the_second_from_working_is_found(folder: P
             file.unlink()
 
     def files() -> list[str]:
-        return sorted(file.name for file in folder.iterdir())
+        return names_in(folder)
 
     await replay_fuzz(begin_once, folder, observe=files)
     with pytest.raises(
@@ -134,7 +136,7 @@ async def test_cleaning_up_runs_to_its_end(folder: Path):
     """Awaits and all, as when a worker stops."""
 
     async def files() -> list[str]:
-        return sorted(file.name for file in folder.iterdir())
+        return names_in(folder)
 
     await replay_fuzz(tidy, folder, observe=files)
 
@@ -167,3 +169,7 @@ async def test_only_asynchronous_tasks_have_awaits():
         await replay_fuzz(synchronous, observe=lambda: None)
     with pytest.raises(TypeError, match="replay_fuzz takes a task, not <function"):
         await replay_fuzz(post, "x", observe=lambda: None)
+
+
+def names_in(folder: Path) -> list[str]:
+    return sorted(file.name for file in folder.iterdir())

@@ -11,6 +11,8 @@ from vibetuner.tasks.robust import robust_task
 from vibetuner.tasks.worker import get_worker
 from vibetuner.testing import ManualWorker
 
+pytestmark = pytest.mark.usefixtures("in_a_project")
+
 tasks = get_worker()
 ran: list[str] = []
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from streaq import TaskStatus
 from streaq.constants import REDIS_GROUP
-from streaq.task import RegisteredTask, Task
+from streaq.task import RegisteredTask, Task, TaskResult
 
 from vibetuner.tasks.dead_letters import DeadLetter
 from vibetuner.tasks.dead_letters.api import list_letters
@@ -24,7 +24,7 @@ from vibetuner.testing.leaks import lasting_keys
 
 __all__ = ["ManualWorker", "open_manual_worker"]
 
-MOST_LETTERS = 1000
+MOST_LETTERS = MOST_RESULTS = 1000
 
 # Whether this code is run by the worker, which then comes to what is enqueued here by itself.
 _in_worker: ContextVar[bool] = ContextVar("in_worker", default=False)
@@ -94,6 +94,10 @@ class ManualWorker:
     def enqueued(self) -> list[Task[Any, Any]]:
         """The calls that this test has enqueued, in order; each has ``args`` and ``kwargs``."""
         return list(self._enqueued.calls)
+
+    async def results(self) -> list[TaskResult[Any]]:
+        """How the tasks of this test ended, cron's among them; the latest first."""
+        return await self._engine.get_tasks_by_status(TaskStatus.DONE, limit=MOST_RESULTS)
 
     def assert_enqueued(
         self,
