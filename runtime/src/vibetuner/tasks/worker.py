@@ -13,6 +13,7 @@ from contextlib import (
 )
 from datetime import datetime, timedelta
 from functools import cache
+from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from anyio import (
@@ -122,17 +123,22 @@ class TaskWorker(StreaqWorker[Any]):
             return lambda function: register(inject(function))
 
     async def __aenter__(self) -> Self:  # type: ignore[misc]  # anyio's refuses a block in a block
-        """Connect; inside a block that has done so, use its connection."""
+        """Connect; inside a block that has done so, use its connection, which must outlast this."""
         if self._initialized:
             self._inner_entries += 1
         else:
             await super().__aenter__()
         return self
 
-    async def __aexit__(self, *raised: object) -> bool | None:  # type: ignore[misc]  # as above
+    async def __aexit__(  # type: ignore[misc]  # as above
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> bool | None:
         """Disconnect, at the end of the outermost block."""
         if not self._inner_entries:
-            return await super().__aexit__(*raised)
+            return await super().__aexit__(kind, error, trace)
         self._inner_entries -= 1
         return None
 
