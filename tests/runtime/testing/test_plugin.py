@@ -280,7 +280,7 @@ def start_pytest(
         capture_output=True,
         text=True,
         check=False,
-        timeout=120,
+        timeout=300,
     )
 
 
