@@ -15,7 +15,7 @@ from pymongo import AsyncMongoClient
 from tests.processes import clean_environment, wait_until
 from tests.projects import write, write_project
 from vibetuner.embedded import Lease, status
-from vibetuner.testing import MockTasks, held_open
+from vibetuner.testing import held_open
 
 MODELS = """
     from beanie import Document
@@ -243,6 +243,10 @@ IDLE = """
     def test_nothing_is_loaded():
         loaded = {name.partition(".")[0] for name in sys.modules}
         assert not loaded & {"fastapi", "pymongo", "beanie", "sqlalchemy", "streaq", "coredis"}
+        ours = {name for name in sys.modules if name.partition(".")[0] == "vibetuner"}
+        assert ours == {
+            "vibetuner", "vibetuner.app", "vibetuner.testing", "vibetuner.testing.plugin"
+        }
 """
 
 
@@ -365,15 +369,10 @@ async def test_a_lifespan_that_does_not_open_fails_where_it_is_asked_for():
             pytest.fail("it opened")
 
 
-def test_fake_tasks_do_not_answer_to_what_tools_probe_for():
-    """``inspect`` and ``copy`` ask for names with two underscores."""
-    assert not hasattr(MockTasks(), "__wrapped__")
-
-
 def test_a_run_that_asks_for_no_fixture_loads_nothing(project: Path):
     """The plugin is active everywhere the runtime is installed."""
     run_pytest(project, "tests/test_idle.py")
     fixtures = run_pytest(project, "--fixtures", "tests/test_idle.py")
 
-    for name in ("client", "db", "sql", "settings"):
+    for name in ("app", "client", "db", "settings", "sql", "worker"):
         assert re.search(rf"^vibetuner_{name}\b.*\n +[A-Z]", fixtures, re.MULTILINE), name

@@ -22,6 +22,16 @@ if TYPE_CHECKING:
     from vibetuner.testing.overrides import SettingsOverride
     from vibetuner.testing.worker import ManualWorker
 
+__all__ = [
+    "mock_tasks",
+    "vibetuner_app",
+    "vibetuner_client",
+    "vibetuner_db",
+    "vibetuner_settings",
+    "vibetuner_sql",
+    "vibetuner_worker",
+]
+
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_fixture_setup(
