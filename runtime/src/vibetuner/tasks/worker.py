@@ -6,9 +6,15 @@ import logging
 import math
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from datetime import timedelta
+from contextlib import (
+    AbstractAsyncContextManager,
+    AsyncExitStack,
+    asynccontextmanager,
+    suppress,
+)
+from datetime import datetime, timedelta
 from functools import cache
+from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from anyio import (
@@ -22,10 +28,11 @@ from anyio.abc import TaskStatus
 from anyio.lowlevel import checkpoint
 from anyio.streams.memory import MemoryObjectReceiveStream
 from coredis import Redis, RedisCluster
+from crontab import CronTab
 from streaq import StreaqError, StreaqRetry
 from streaq import Worker as StreaqWorker
 from streaq.constants import REDIS_GROUP
-from streaq.task import RegisteredTask
+from streaq.task import RegisteredTask, Task
 from streaq.types import StreamMessage, StreaqCancelled
 from streaq.utils import now_ms, to_ms
 
@@ -52,6 +59,10 @@ DEVELOPMENT_GRACE_SECONDS = 3
 # How long a result waits to be another task's arguments; the engine's five minutes are less than
 # a backlog or a backoff.
 HANDED_ON_TIME = timedelta(days=7)
+
+
+# Gets the task and the request that sends it; returns what the enqueuer awaits.
+OnEnqueue = Callable[[Task[Any, Any], Any], Any]
 
 
 class ArgumentsGone(StreaqError):  # noqa: N818 - as the engine's own kin
@@ -95,6 +106,11 @@ class TaskWorker(StreaqWorker[Any]):
         self.burial = Burial(self)
         self._keys: list[bytes] = []
         self._run_scope: CancelScope | None = None
+        self._inner_entries = 0
+        # What a test kit sets: who hears of each task that is enqueued here, and how far the
+        # calendar that cron goes by is ahead of the clock.
+        self.on_enqueue: OnEnqueue = _send
+        self.ahead = timedelta(0)
 
     if not TYPE_CHECKING:  # the engine's own overloads say it all to a type checker
 
@@ -110,6 +126,26 @@ class TaskWorker(StreaqWorker[Any]):
             register = super().cron(tab, **options)
             return lambda function: register(inject(function))
 
+    async def __aenter__(self) -> Self:  # type: ignore[misc]  # anyio's refuses a block in a block
+        """Connect; inside a block that has done so, use its connection, which must outlast this."""
+        if self._initialized:
+            self._inner_entries += 1
+        else:
+            await super().__aenter__()
+        return self
+
+    async def __aexit__(  # type: ignore[misc]  # as above
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> bool | None:
+        """Disconnect, at the end of the outermost block."""
+        if not self._inner_entries:
+            return await super().__aexit__(kind, error, trace)
+        self._inner_entries -= 1
+        return None
+
     @asynccontextmanager
     async def __asynccontextmanager__(self) -> AsyncIterator[Self]:
         async with AsyncExitStack() as stack:
@@ -122,9 +158,17 @@ class TaskWorker(StreaqWorker[Any]):
             stack.callback(setattr, self, "_initialized", False)
             yield await stack.enter_async_context(super().__asynccontextmanager__())
 
-    async def run_async(self, *, task_status: TaskStatus[None] = TASK_STATUS_IGNORED) -> None:
-        """Run tasks until a signal or a cancellation ends it; may be called again afterwards."""
-        self.lifespan = worker_lifespan()
+    async def run_async(
+        self,
+        *,
+        task_status: TaskStatus[None] = TASK_STATUS_IGNORED,
+        lifespan: AbstractAsyncContextManager[Any] | None = None,
+    ) -> None:
+        """Run tasks until a signal or a cancellation ends it; may be called again afterwards.
+
+        Around it is ``lifespan``, else the project's own.
+        """
+        self.lifespan = lifespan or worker_lifespan()
         self._forget_last_run()
         await super().run_async(task_status=task_status)
 
@@ -150,7 +194,8 @@ class TaskWorker(StreaqWorker[Any]):
     async def signal_handler(self, scope: CancelScope) -> None:
         """Wait for SIGINT or SIGTERM; remembers what they end, for :meth:`stop`."""
         self._run_scope = scope
-        await super().signal_handler(scope)
+        if self.handle_signals:
+            await super().signal_handler(scope)
 
     async def run_consumers(
         self, receive: MemoryObjectReceiveStream[StreamMessage], *args: Any, **kwargs: Any
@@ -174,6 +219,10 @@ class TaskWorker(StreaqWorker[Any]):
             "The queue is not open here. In a script:  async with open_queue(): "
             "(from vibetuner.tasks.worker)"
         )
+
+    def publish_task(self, pipe: Any, task: Task[Any, Any], *args: Any, **kwargs: Any) -> Any:
+        """Enqueue a task, and say so to :attr:`on_enqueue`."""
+        return self.on_enqueue(task, super().publish_task(pipe, task, *args, **kwargs))
 
     async def run_task(self, msg: StreamMessage) -> None:
         """Run one task; its id is in every log line that it writes."""
@@ -278,12 +327,22 @@ class TaskWorker(StreaqWorker[Any]):
                 stream, REDIS_GROUP, self.id, 0, ids, justid=True, idle=self.idle_timeout
             )
 
+    def _next_datetime(self, tab: str) -> datetime:
+        """When a crontab line is next due, by the clock."""
+        calendar = datetime.now(self.tz) + self.ahead
+        due: datetime = CronTab(tab).next(now=calendar, return_datetime=True)
+        return due - self.ahead
+
     def _forget_last_run(self) -> None:
         self._run_scope = None
         self._count = 0
         self._running = self._stream_empty = False
         self._running_tasks.clear()
         self._cancel_scopes.clear()
+
+
+def _send(_task: Task[Any, Any], request: Any) -> Any:
+    return request
 
 
 def _grace_period(settings: Settings) -> int:

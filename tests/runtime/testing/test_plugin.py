@@ -15,7 +15,7 @@ from pymongo import AsyncMongoClient
 from tests.processes import clean_environment, wait_until
 from tests.projects import write, write_project
 from vibetuner.embedded import Lease, status
-from vibetuner.testing import MockTasks, held_open
+from vibetuner.testing import held_open
 
 MODELS = """
     from beanie import Document
@@ -26,12 +26,19 @@ MODELS = """
         name: str
 
 
+    class Parcel(Document):
+        item: str
+
+
     class Order(SQLModel, table=True):
         id: int | None = Field(default=None, primary_key=True)
         item: str
 """
 
 JOBS = """
+    from shop.models import Order, Parcel
+    from vibetuner.resources.sql import open_session
+    from vibetuner.tasks.robust import robust_task
     from vibetuner.tasks.worker import get_worker
 
     worker = get_worker()
@@ -39,7 +46,20 @@ JOBS = """
 
     @worker.task()
     async def pack(order_id: int) -> str:
+        async with open_session() as session:
+            order = await session.get(Order, order_id)
+        await Parcel(item=order.item).insert()
         return f"packed {order_id}"
+
+
+    @robust_task(max_retries=2)
+    async def deliver(order_id: int) -> None:
+        raise ConnectionError("no courier")
+
+
+    @worker.cron("0 9 * * *")
+    async def count_parcels() -> int:
+        return await Parcel.count()
 """
 
 ROUTES = """
@@ -64,12 +84,15 @@ ROUTES = """
 """
 
 TUNE = """
-    from shop.jobs import pack
-    from shop.models import Customer, Order
+    from shop.jobs import count_parcels, deliver, pack
+    from shop.models import Customer, Order, Parcel
     from shop.routes import router
     from vibetuner import VibetunerApp
 
-    app = VibetunerApp(tasks=[pack], routes=[router], models=[Customer], sql_models=[Order])
+    app = VibetunerApp(
+        tasks=[pack, deliver, count_parcels], routes=[router], models=[Customer, Parcel],
+        sql_models=[Order],
+    )
 """
 
 # What a user would write; numbered, because some look at what an earlier one left.
@@ -109,9 +132,10 @@ TESTS = """
 
 
     async def test_4_a_task_is_called_directly(vibetuner_settings):
-        from shop.jobs import pack
+        from shop.jobs import deliver
 
-        assert await pack(7) == "packed 7"
+        with pytest.raises(ConnectionError):
+            await deliver(7)
 
 
     async def test_5_database(vibetuner_db):
@@ -129,8 +153,7 @@ TESTS = """
 
 
     def test_7_settings(vibetuner_settings, tmp_path):
-        assert get_settings() is vibetuner_settings
-        assert vibetuner_settings.environment == "test"
+        assert get_settings().environment == vibetuner_settings.environment == "test"
         assert (vibetuner_settings.redis_url, vibetuner_settings.smtp_url) == (None, None)
         assert data_dir() == tmp_path / ".vibetuner"
 
@@ -138,6 +161,79 @@ TESTS = """
     def test_8_mock_tasks(mock_tasks):
         assert not mock_tasks.anything.enqueue.called
         assert mock_tasks.anything is not mock_tasks.other
+
+
+    async def test_9_worker(vibetuner_client, vibetuner_worker):
+        from shop.jobs import pack
+        from shop.models import Parcel
+
+        await vibetuner_client.post("/orders", params={"item": "tea"})
+        assert await Parcel.count() == 0
+        await vibetuner_worker.run_until_idle()
+        assert (await Parcel.find_one()).item == "tea"
+        vibetuner_worker.assert_enqueued(pack, args=(1,), times=1)
+
+
+    @pytest.mark.parametrize("time", [1, 2])
+    async def test_10_worker_inline(vibetuner_worker, vibetuner_client, time):
+        from shop.models import Parcel
+
+        async with vibetuner_worker.inline():
+            await vibetuner_client.post("/orders", params={"item": "tea"})
+            assert await Parcel.count() == 1
+
+
+    async def test_11_dead_letters_of_mongodb(vibetuner_worker, vibetuner_db):
+        from shop.jobs import deliver
+
+        await deliver.enqueue(1)
+        await vibetuner_worker.advance(minutes=1)
+        assert [letter.error for letter in vibetuner_worker.dead_letters] == ["no courier"]
+
+
+    async def test_12_dead_letters_without_mongodb(vibetuner_worker):
+        from shop.jobs import deliver
+
+        await deliver.enqueue(2)
+        await vibetuner_worker.advance(minutes=1)
+        assert [letter.args for letter in vibetuner_worker.dead_letters] == [[2]]
+
+
+    async def test_13_app(vibetuner_app, vibetuner_client):
+        assert vibetuner_app.title == "Corner Shop"
+        vibetuner_app.add_api_route("/hello", lambda: "hello")
+        assert (await vibetuner_client.get("/hello")).json() == "hello"
+"""
+
+# The same for either plugin; MARK is what its users write above their tests.
+MARKED = """
+    import pytest
+
+    pytestmark = MARK
+
+
+    @pytest.fixture
+    def anyio_backend():
+        return "asyncio"
+
+
+    async def test_client_and_worker(vibetuner_client, vibetuner_worker):
+        from shop.models import Parcel
+
+        await vibetuner_client.post("/orders", params={"item": "tea"})
+        await vibetuner_worker.run_until_idle()
+        assert await Parcel.count() == 1
+
+
+    async def test_databases(vibetuner_db, vibetuner_sql, vibetuner_worker):
+        await vibetuner_worker.advance(minutes=1)
+"""
+
+LEAKY = """
+    async def test_leak(vibetuner_worker):
+        from vibetuner.tasks.worker import get_worker
+
+        await get_worker().redis.set("shop:prices", "1")
 """
 
 IDLE = """
@@ -147,6 +243,10 @@ IDLE = """
     def test_nothing_is_loaded():
         loaded = {name.partition(".")[0] for name in sys.modules}
         assert not loaded & {"fastapi", "pymongo", "beanie", "sqlalchemy", "streaq", "coredis"}
+        ours = {name for name in sys.modules if name.partition(".")[0] == "vibetuner"}
+        assert ours == {
+            "vibetuner", "vibetuner.app", "vibetuner.testing", "vibetuner.testing.plugin"
+        }
 """
 
 
@@ -158,6 +258,7 @@ def project(tmp_path: Path) -> Path:
     root = write_project(tmp_path / "project", files, tune=TUNE, env=env)
     write(root / "tests" / "test_shop.py", TESTS)
     write(root / "tests" / "test_idle.py", IDLE)
+    write(root / "anyio.ini", "[pytest]\nfilterwarnings = error\npythonpath = src\n")
     with (root / "pyproject.toml").open("a") as file:
         file.write(
             '[tool.pytest.ini_options]\nasyncio_mode = "auto"\nfilterwarnings = ["error"]\n'
@@ -168,17 +269,23 @@ def project(tmp_path: Path) -> Path:
 
 def run_pytest(project: Path, *arguments: str, **environment: str) -> str:
     """What ``pytest`` prints in ``project``, where all tests must pass."""
-    done = subprocess.run(
+    done = start_pytest(project, *arguments, **environment)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def start_pytest(
+    project: Path, *arguments: str, **environment: str
+) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *arguments],
         cwd=project,
         env=clean_environment(**environment),
         capture_output=True,
         text=True,
         check=False,
-        timeout=60,
+        timeout=300,
     )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
 
 
 def test_a_projects_tests_pass_with_nothing_running(project: Path, tmp_path: Path):
@@ -187,9 +294,9 @@ def test_a_projects_tests_pass_with_nothing_running(project: Path, tmp_path: Pat
 
     printed = run_pytest(project, "tests/test_shop.py", f"--basetemp={base}")
 
-    assert re.search(r"^9 passed in ", printed, re.MULTILINE), printed
+    assert re.search(r"^15 passed in ", printed, re.MULTILINE), printed
     assert not (project / ".vibetuner").exists()
-    services = base / "mongodb0"
+    services = base / "services0"
     assert (services / ".vibetuner" / "services").is_dir()
     wait_until(lambda: status(services).keeper is None, what=lambda: "the servers' end")
 
@@ -204,14 +311,49 @@ async def test_a_server_that_the_environment_names_is_used_and_left_clean(
         before = set(await client.list_database_names())
 
         run_pytest(
-            project, "tests/test_shop.py", "-k", "1 or 5", f"--basetemp={tmp_path / 'base'}",
-            MONGODB_URL=url,
+            project, "tests/test_shop.py", "-k", "test_1_ or test_5_",
+            f"--basetemp={tmp_path / 'base'}", MONGODB_URL=url,
         )  # fmt: skip
 
         assert set(await client.list_database_names()) == before
         assert await client["shop"]["customers"].count_documents({}) == 1
         await client.drop_database("shop")
-    assert list((tmp_path / "base").glob("mongodb*")) == []
+    assert not (tmp_path / "base" / "services0" / ".vibetuner").exists()
+
+
+def test_tests_may_run_in_parallel(project: Path, tmp_path: Path):
+    """Under pytest-xdist each process has servers of its own."""
+    printed = run_pytest(project, "tests/test_shop.py", "-n", "2", "-k", "worker or dead or route")
+
+    assert re.search(r"^7 passed in ", printed, re.MULTILINE), printed
+
+
+@pytest.mark.parametrize(
+    ("mark", "options"),
+    [
+        ("pytest.mark.anyio", ["-p", "no:asyncio", "-c", "anyio.ini"]),
+        ("pytest.mark.anyio", ["-o", "asyncio_mode=strict"]),
+        ("pytest.mark.asyncio", ["-o", "asyncio_mode=strict"]),
+    ],
+    ids=["anyio alone", "anyio beside pytest-asyncio", "pytest-asyncio, strict"],
+)
+def test_either_plugin_may_run_the_tests(project: Path, mark: str, options: list[str]):
+    """Fixtures and tests share the loop, whoever makes it."""
+    write(project / "tests" / "test_marked.py", MARKED.replace("MARK", mark))
+
+    printed = run_pytest(project, "tests/test_marked.py", *options)
+
+    assert re.search(r"^2 passed in ", printed, re.MULTILINE), printed
+
+
+def test_a_test_that_leaves_a_key_for_ever_fails(project: Path):
+    """At its teardown, with the key's name."""
+    write(project / "tests" / "test_leak.py", LEAKY)
+
+    done = start_pytest(project, "tests/test_leak.py")
+
+    assert done.returncode == 1
+    assert "AssertionError: Left in Redis without a time to live: shop:prices. Set" in done.stdout
 
 
 async def test_a_lifespan_that_does_not_open_fails_where_it_is_asked_for():
@@ -227,15 +369,10 @@ async def test_a_lifespan_that_does_not_open_fails_where_it_is_asked_for():
             pytest.fail("it opened")
 
 
-def test_fake_tasks_do_not_answer_to_what_tools_probe_for():
-    """``inspect`` and ``copy`` ask for names with two underscores."""
-    assert not hasattr(MockTasks(), "__wrapped__")
-
-
 def test_a_run_that_asks_for_no_fixture_loads_nothing(project: Path):
     """The plugin is active everywhere the runtime is installed."""
     run_pytest(project, "tests/test_idle.py")
     fixtures = run_pytest(project, "--fixtures", "tests/test_idle.py")
 
-    for name in ("client", "db", "sql", "settings"):
+    for name in ("app", "client", "db", "settings", "sql", "worker"):
         assert re.search(rf"^vibetuner_{name}\b.*\n +[A-Z]", fixtures, re.MULTILINE), name

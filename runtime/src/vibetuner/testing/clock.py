@@ -1,0 +1,101 @@
+"""The queue's clock: to move it, what waits in Redis is made older.
+
+The worker, its engine and the tasks go by the real time all along, so that every delay is worked
+out by the very code that does so in production. What is stored is moved instead: a task that was
+due in an hour is due now. Only cron goes by a calendar, and that one is told how far it is ahead.
+"""
+
+from __future__ import annotations
+
+import math
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from coredis import PureToken
+from streaq.utils import now_ms
+from streaq.worker import _deterministic_id
+
+from vibetuner.tasks.worker import TaskWorker
+
+__all__ = ["QueueClock"]
+
+MILLISECOND = timedelta(milliseconds=1)
+
+
+class QueueClock:
+    """The time that a worker's queue believes in. Move it while the worker does not run."""
+
+    def __init__(self, worker: TaskWorker) -> None:
+        self._worker = worker
+        self._redis: Any = worker.redis
+
+    @property
+    def now(self) -> datetime:
+        """The time, UTC, by the calendar that cron goes by."""
+        return datetime.now(UTC) + self._worker.ahead
+
+    async def next_due(self) -> datetime | None:
+        """When the next of what waits is due; it may be in the past."""
+        scores = [score for key in self._queues() for _, score in await self._members(key, last=0)]
+        if not scores:
+            return None
+        return datetime.fromtimestamp(min(scores) / 1000, UTC) + self._worker.ahead
+
+    async def move_to(self, moment: datetime) -> None:
+        """Let it be ``moment``; nothing happens when that is past."""
+        step = math.ceil((moment - self.now) / MILLISECOND)
+        if step <= 0:
+            return
+        await self._age_cron(step)
+        for key in self._queues():
+            await self._age_set(key, step)
+        for priority in self._worker.priorities:
+            await self._age_stream(self._worker.stream_key + priority, step)
+        await self._age_payloads(step)
+        self._worker.ahead += step * MILLISECOND
+
+    async def publish_due(self) -> None:
+        """Put what is due into the streams, as the engine does twice a second."""
+        worker, now = self._worker, now_ms()
+        for priority in worker.priorities:
+            await worker._lib.publish_delayed_tasks(  # noqa: SLF001
+                worker.queue_key + priority, worker.stream_key + priority, now
+            )
+        ready = await self._redis.zrange(worker.cron_schedule_key, 0, now, sortby=PureToken.BYSCORE)
+        if ready:
+            await worker.schedule_cron_jobs(ready)
+
+    def _queues(self) -> list[str]:
+        return [self._worker.queue_key + priority for priority in self._worker.priorities]
+
+    async def _members(self, key: str, *, last: int = -1) -> list[tuple[str, float]]:
+        members = await self._redis.zrange(key, 0, last, withscores=True)
+        return [(str(member), score) for member, score in members]
+
+    async def _age_set(self, key: str, step: int) -> None:
+        if aged := {member: score - step for member, score in await self._members(key)}:
+            await self._redis.zadd(key, aged)
+
+    async def _age_cron(self, step: int) -> None:
+        """A cron task's next run has an id that its time is part of."""
+        worker = self._worker
+        for name, due in await self._members(worker.cron_schedule_key):
+            old, new = (_deterministic_id(f"{name}{int(time)}") for time in (due, due - step))
+            for queue in self._queues():
+                if await self._redis.zrem(queue, [old]):
+                    await self._redis.zadd(queue, {new: due})
+                    await self._redis.rename(worker.task_key + old, worker.task_key + new)
+        await self._age_set(worker.cron_schedule_key, step)
+
+    async def _age_stream(self, key: str, step: int) -> None:
+        for entry in await self._redis.xrange(key):
+            fields = dict(entry.field_values)
+            fields["enqueue_time"] = int(fields["enqueue_time"]) - step
+            await self._redis.xadd(key, fields)
+            await self._redis.xdel(key, [entry.identifier])
+
+    async def _age_payloads(self, step: int) -> None:
+        async for key in self._redis.scan_iter(f"{self._worker.task_key}*"):
+            left = await self._redis.pttl(key)
+            if left > 0:
+                await self._redis.pexpire(key, max(1, left - step))

@@ -1,0 +1,87 @@
+"""What a test has enqueued."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
+from datetime import datetime
+from inspect import signature
+from typing import Any
+
+from streaq.task import RegisteredTask, Task
+
+__all__ = ["AfterSending", "Enqueued"]
+
+
+class Enqueued:
+    """The calls of tasks that were enqueued in this process, in order."""
+
+    def __init__(self) -> None:
+        self.calls: list[Task[Any, Any]] = []
+
+    def note(self, task: Task[Any, Any]) -> None:
+        """Keep a call, unless it is the worker that schedules its cron tasks."""
+        if not (task.parent.crontab and isinstance(task.schedule, datetime)):
+            self.calls.append(task)
+
+    def check(
+        self,
+        task: RegisteredTask,
+        args: Sequence[Any] | Mapping[str, Any] | None,
+        times: int | None,
+    ) -> None:
+        """Raises AssertionError when ``task`` was not enqueued as described, and says what was."""
+        if not isinstance(task, RegisteredTask):
+            raise TypeError(f"assert_enqueued takes a task, not {task!r}")
+        if isinstance(args, str | bytes):
+            raise TypeError(f"args takes the arguments in a tuple: args=({args!r},)")
+        same = [call for call in self.calls if call.parent.fn_name == task.fn_name]
+        fitting = same if args is None else [call for call in same if _has(call, args)]
+        if len(fitting) == times or (times is None and fitting):
+            return
+        wanted = task.fn_name if args is None else f"{task.fn_name}{_shown(args)}"
+        often = "once or more" if times is None else _often(times)
+        raise AssertionError(
+            f"{wanted} should have been enqueued {often}, and was {_often(len(fitting))}.\n"
+            f"Enqueued: {_list(same or self.calls)}"
+        )
+
+
+class AfterSending:
+    """Awaits a request, and then what follows it."""
+
+    def __init__(self, request: Awaitable[Any], follow: Callable[[], Awaitable[None]]) -> None:
+        self._request = request
+        self._follow = follow
+
+    def __await__(self) -> Generator[Any, Any, Any]:
+        sent = yield from self._request.__await__()
+        yield from self._follow().__await__()
+        return sent
+
+
+def _has(call: Task[Any, Any], args: Sequence[Any] | Mapping[str, Any]) -> bool:
+    function = call.parent.fn  # type: ignore[attr-defined]
+    given, named = ((), args) if isinstance(args, Mapping) else (args, {})
+    try:
+        expected = signature(function).bind(*given, **named)
+        actual = signature(function).bind(*call.args, **call.kwargs)
+    except TypeError:
+        return (tuple(given), dict(named)) == (tuple(call.args), dict(call.kwargs))
+    expected.apply_defaults()
+    actual.apply_defaults()
+    return bool(expected.arguments == actual.arguments)
+
+
+def _list(calls: list[Task[Any, Any]]) -> str:
+    lines = [f"  {call.parent.fn_name}{_shown(call.args, call.kwargs)}" for call in calls]
+    return "\n".join(["", *lines]) if lines else "nothing"
+
+
+def _shown(args: Sequence[Any] | Mapping[str, Any], kwargs: Mapping[str, Any] | None = None) -> str:
+    named = args if isinstance(args, Mapping) else kwargs or {}
+    given = () if isinstance(args, Mapping) else args
+    return f"({', '.join([*map(repr, given), *(f'{k}={v!r}' for k, v in named.items())])})"
+
+
+def _often(times: int) -> str:
+    return {0: "never", 1: "once", 2: "twice"}.get(times, f"{times} times")

@@ -1,0 +1,52 @@
+"""Finds what would stay in Redis for ever."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from fnmatch import fnmatchcase
+from typing import Any
+
+from vibetuner.config import get_settings
+from vibetuner.tasks.worker import TaskWorker
+
+__all__ = ["lasting_keys"]
+
+
+async def lasting_keys(worker: TaskWorker, allowed: Iterable[str]) -> list[str]:
+    """The keys without a time to live that belong to no waiting task, sorted.
+
+    The structure of the queue, the dead letters, and results that are kept on request may stay;
+    so may what fits one of the patterns in ``allowed``.
+    """
+    may_stay = [*_structure(worker), *allowed]
+    waiting = await _waiting(worker)
+    redis: Any = worker.redis
+    return sorted(
+        [
+            key
+            async for key in redis.scan_iter()
+            if not any(fnmatchcase(key, pattern) for pattern in may_stay)
+            and key.rpartition(":")[2] not in waiting
+            and await redis.pttl(key) == -1
+        ]
+    )
+
+
+def _structure(worker: TaskWorker) -> list[str]:
+    places = ("queues:*", "cron:*", "index:*", "aborted", "task:results:*")
+    letters = f"{get_settings().redis_key_prefix}dead_letters"
+    return [f"{worker.prefix}:{place}" for place in places] + [letters, f"{letters}:*"]
+
+
+async def _waiting(worker: TaskWorker) -> set[str]:
+    """The ids of tasks that are in the queue, scheduled, or held up by another."""
+    redis: Any = worker.redis
+    ids: set[str] = set()
+    for priority in worker.priorities:
+        ids.update(await redis.zrange(worker.queue_key + priority, 0, -1))
+        for entry in await redis.xrange(worker.stream_key + priority):
+            ids.add(str(entry.field_values["task_id"]))
+    for prefix in (worker.dependencies_key, worker.dependents_key):
+        async for key in redis.scan_iter(f"{prefix}*"):
+            ids.add(key.removeprefix(prefix))
+    return ids

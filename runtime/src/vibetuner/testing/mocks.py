@@ -1,0 +1,52 @@
+"""Tasks that only remember that they were enqueued."""
+
+from __future__ import annotations
+
+from collections.abc import Coroutine, Generator
+from typing import Any, Self
+from unittest.mock import AsyncMock, MagicMock
+from uuid import uuid4
+
+__all__ = ["MockTasks"]
+
+
+class MockTasks:
+    """Stands in for tasks: every attribute is a fake task whose ``enqueue`` is recorded.
+
+    >>> tasks = MockTasks()
+    >>> tasks.send_report is tasks.send_report
+    True
+    >>> tasks.send_report.enqueue.called
+    False
+    """
+
+    def __getattr__(self, name: str) -> MagicMock:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        task = MagicMock(name=name)
+        task.enqueue = _Enqueue(name=f"{name}.enqueue", side_effect=_enqueued)
+        setattr(self, name, task)
+        return task
+
+
+class _Enqueue(AsyncMock):
+    """``await enqueue(...)`` and ``await enqueue(...).start(delay=60)``, as with a task."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> _Pending:
+        return _Pending(super().__call__(*args, **kwargs))
+
+
+class _Pending:
+    def __init__(self, call: Coroutine[Any, Any, MagicMock]) -> None:
+        self._call = call
+
+    def start(self, **_: Any) -> Self:
+        """Takes what a real task's ``start`` takes."""
+        return self
+
+    def __await__(self) -> Generator[Any, None, MagicMock]:
+        return self._call.__await__()
+
+
+def _enqueued(*_: Any, **__: Any) -> MagicMock:
+    return MagicMock(name="enqueued task", id=uuid4().hex)

@@ -1,0 +1,233 @@
+"""A real worker that runs when the test says so."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, nullcontext
+from contextvars import ContextVar
+from datetime import datetime, timedelta
+from typing import Any
+
+from streaq import TaskStatus
+from streaq.constants import REDIS_GROUP
+from streaq.task import RegisteredTask, Task, TaskResult
+
+from vibetuner.tasks.dead_letters import DeadLetter
+from vibetuner.tasks.dead_letters.api import list_letters
+from vibetuner.tasks.lifespan import worker_lifespan
+from vibetuner.tasks.worker import TaskWorker, get_worker
+from vibetuner.testing.clock import QueueClock
+from vibetuner.testing.enqueued import AfterSending, Enqueued
+from vibetuner.testing.leaks import lasting_keys
+
+__all__ = ["ManualWorker", "open_manual_worker"]
+
+MOST_LETTERS = MOST_RESULTS = 1000
+
+# Whether this code is run by the worker, which then comes to what is enqueued here by itself.
+_in_worker: ContextVar[bool] = ContextVar("in_worker", default=False)
+
+
+class ManualWorker:
+    """The process's own worker on a real queue, and the queue's clock.
+
+    Nothing runs by itself: not what is enqueued, not what is due, not cron.
+
+    Attributes:
+        dead_letters: what was kept of tasks that are given up, in the order of their failing, as
+            of the last run.
+    """
+
+    def __init__(self, engine: TaskWorker, context: Any) -> None:
+        self.dead_letters: list[DeadLetter] = []
+        self._engine = engine
+        self._context = context
+        self._clock = QueueClock(engine)
+        self._enqueued = Enqueued()
+        self._allowed: list[str] = []
+        self._inline = False
+        self._lock = asyncio.Lock()
+
+    @property
+    def now(self) -> datetime:
+        """The time by the queue's clock, UTC."""
+        return self._clock.now
+
+    async def run_until_idle(self, *, limit: float = 30) -> None:
+        """Run what is due, and what that enqueues, until there is nothing left to run now.
+
+        What is scheduled for later, a retry among it, waits for the clock: see :meth:`advance`.
+
+        Raises:
+            AssertionError: something still runs after ``limit`` seconds; it is aborted.
+        """
+        async with self._lock:
+            token = _in_worker.set(True)
+            try:
+                await self._run(asyncio.get_running_loop().time() + limit)
+            finally:
+                _in_worker.reset(token)
+            self.dead_letters = await _letters()
+
+    async def advance(self, **time: float) -> None:
+        """Let time pass, and run what falls due on the way, each at its time.
+
+        ``advance(minutes=5)``; the names are those of :class:`datetime.timedelta`.
+        """
+        await self.advance_to(self.now + timedelta(**time))
+
+    async def advance_to(self, moment: datetime) -> None:
+        """As :meth:`advance`, up to a moment with a time zone."""
+        await self.run_until_idle()
+        while (due := await self._clock.next_due()) and due <= moment:
+            await self._clock.move_to(due)
+            await self.run_until_idle()
+        await self._clock.move_to(moment)
+
+    async def skip(self, **time: float) -> None:
+        """Let time pass while no worker runs, as in an outage."""
+        await self._clock.move_to(self.now + timedelta(**time))
+
+    @property
+    def enqueued(self) -> list[Task[Any, Any]]:
+        """The calls that this test has enqueued, in order; each has ``args`` and ``kwargs``."""
+        return list(self._enqueued.calls)
+
+    async def results(self) -> list[TaskResult[Any]]:
+        """How the tasks of this test ended, cron's among them; the latest first."""
+        return await self._engine.get_tasks_by_status(TaskStatus.DONE, limit=MOST_RESULTS)
+
+    def assert_enqueued(
+        self,
+        task: RegisteredTask,
+        args: Sequence[Any] | Mapping[str, Any] | None = None,
+        times: int | None = None,
+    ) -> None:
+        """Fail unless ``task`` was enqueued.
+
+        Args:
+            task: which task.
+            args: with exactly these arguments, in order or by name; left out, with any.
+            times: exactly so often; left out, once or more.
+        """
+        self._enqueued.check(task, args, times)
+
+    @asynccontextmanager
+    async def inline(self) -> AsyncIterator[None]:
+        """Inside the block, ``await task.enqueue()`` returns when the task has run.
+
+        So does what the task enqueues itself. A chain, or what ``enqueue_many`` sends, has run at
+        the block's end.
+        """
+        self._inline = True
+        try:
+            yield
+        finally:
+            self._inline = False
+        await self.run_until_idle()
+
+    def allow_keys(self, *patterns: str) -> None:
+        """Let keys stay in Redis without a time to live: ``allow_keys("shop:prices:*")``."""
+        self._allowed += patterns
+
+    async def check_keys(self) -> None:
+        """Raises AssertionError when the test leaves something in Redis for ever."""
+        if keys := await lasting_keys(self._engine, self._allowed):
+            raise AssertionError(
+                f"Left in Redis without a time to live: {', '.join(keys)}. Set one (EXPIRE), or "
+                "say that it may stay:  vibetuner_worker.allow_keys(...)"
+            )
+
+    def hear(self, task: Task[Any, Any], request: Any) -> Any:
+        """Note a task that is being enqueued; returns what the enqueuer is to await."""
+        self._enqueued.note(task)
+        if self._inline and not _in_worker.get():
+            return AfterSending(request, self.run_until_idle)
+        return request
+
+    async def _run(self, deadline: float) -> None:
+        while await self._has_work():
+            run = asyncio.create_task(self._engine.run_async(lifespan=nullcontext(self._context)))
+            try:
+                left = deadline - asyncio.get_running_loop().time()
+                await asyncio.wait({run}, timeout=max(0, left))
+            finally:
+                stuck = [] if run.done() else await self._abort()
+                await run
+            if stuck:
+                raise AssertionError(f"{' and '.join(stuck)} did not end in time; aborted")
+            await self._give_back()
+
+    async def _has_work(self) -> bool:
+        await self._clock.publish_due()
+        return await self._engine.queue_size(include_scheduled=False) > 0
+
+    async def _abort(self) -> list[str]:
+        running = await self._engine.get_tasks_by_status(TaskStatus.RUNNING)
+        self._engine.abort_tasks({task.task_id for task in running})
+        self._engine.stop()
+        return [f"{task.fn_name} {task.task_id}" for task in running] or ["The worker"]
+
+    async def _give_back(self) -> None:
+        """What was fetched just when the run ended is there for the next one."""
+        redis: Any = self._engine.redis
+        for priority in self._engine.priorities:
+            key = self._engine.stream_key + priority
+            pending = await redis.xpending(key, REDIS_GROUP, start="-", end="+", count=1000)
+            if ids := [entry.identifier for entry in pending]:
+                idle = self._engine.idle_timeout
+                await redis.xclaim(
+                    key, REDIS_GROUP, self._engine.id, 0, ids, justid=True, idle=idle
+                )
+
+
+@asynccontextmanager
+async def open_manual_worker() -> AsyncIterator[ManualWorker]:
+    """The process's worker on the server of REDIS_URL, which is emptied before and after."""
+    engine = get_worker()
+    async with AsyncExitStack() as stack:
+        stack.enter_context(_prepared(engine))
+        await stack.enter_async_context(engine)
+        await engine.redis.flushall()
+        stack.push_async_callback(engine.redis.flushall)
+        async with worker_lifespan() as context:
+            worker = ManualWorker(engine, context)
+            engine.on_enqueue = worker.hear
+            # A first run, with nothing to do, makes the streams and schedules what is cron's.
+            await engine.run_async(lifespan=nullcontext(context))
+            yield worker
+        await worker.check_keys()
+
+
+@contextmanager
+def _prepared(engine: TaskWorker) -> Iterator[None]:
+    """Have the worker stop when there is nothing to do; afterwards it is as it was."""
+    as_it_was = {
+        name: getattr(engine, name) for name in ("burst", "handle_signals", "on_enqueue", "ahead")
+    }
+    engine.burst, engine.handle_signals = True, False
+    chatter = logging.getLogger("streaq")
+    level = chatter.level
+    # As in a worker's process: what ours says once, the engine says again.
+    chatter.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        chatter.setLevel(level)
+        for name, value in as_it_was.items():
+            setattr(engine, name, value)
+        _forget_local_tasks(engine)
+
+
+def _forget_local_tasks(engine: TaskWorker) -> None:
+    """Tasks that were decorated inside a test end with it."""
+    for name, task in list(engine.registry.items()):
+        if "<locals>" in getattr(task.fn, "__qualname__", ""):
+            del engine.registry[name]
+
+
+async def _letters() -> list[DeadLetter]:
+    page = await list_letters(open_only=False, limit=MOST_LETTERS)
+    return page.letters[::-1]

@@ -1,0 +1,42 @@
+"""Fake tasks."""
+
+from __future__ import annotations
+
+import pytest
+
+from vibetuner.testing import MockTasks
+
+
+async def test_what_is_awaited_has_an_id():
+    """Another one for each call."""
+    tasks = MockTasks()
+
+    first, second = await tasks.send.enqueue("a", loud=True), await tasks.send.enqueue("b")
+
+    assert len({first.id, second.id}) == 2
+    assert tasks.send.enqueue.call_count == tasks.send.enqueue.await_count == 2
+    tasks.send.enqueue.assert_any_await("a", loud=True)
+
+
+async def test_a_start_may_stand_in_between():
+    """As routes write it that enqueue for later."""
+    tasks = MockTasks()
+
+    task = await tasks.send.enqueue("a").start(delay=60)
+
+    assert task.id
+    tasks.send.enqueue.assert_awaited_once_with("a")
+
+
+def test_fake_tasks_do_not_answer_to_what_tools_probe_for():
+    """``inspect`` and ``copy`` ask for names with two underscores."""
+    assert not hasattr(MockTasks(), "__wrapped__")
+
+
+async def test_a_fake_can_be_made_to_fail():
+    """It is a mock like any other."""
+    tasks = MockTasks()
+    tasks.send.enqueue.side_effect = ConnectionError("no queue")
+
+    with pytest.raises(ConnectionError, match="no queue"):
+        await tasks.send.enqueue("a")

@@ -1,0 +1,286 @@
+"""The worker that runs when a test says so."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from vibetuner.tasks.robust import robust_task
+from vibetuner.tasks.worker import get_worker
+from vibetuner.testing import ManualWorker
+
+pytestmark = pytest.mark.usefixtures("in_a_project")
+
+tasks = get_worker()
+ran: list[str] = []
+
+
+@tasks.task()
+async def note(text: str, *, loud: bool = False) -> str:
+    ran.append(text)
+    return text.upper() if loud else text
+
+
+@tasks.task()
+async def note_in_turn(count: int) -> None:
+    ran.append(f"{count} left")
+    if count:
+        await note_in_turn.enqueue(count - 1)
+
+
+@tasks.task()
+async def never_ends() -> None:
+    await asyncio.Event().wait()
+
+
+@tasks.cron("0 9 * * *", name="at_nine")
+async def at_nine() -> None:
+    ran.append("nine")
+
+
+@tasks.cron("*/15 * * * *", name="quarterly", max_schedule_drift=timedelta(minutes=5))
+async def quarterly() -> None:
+    ran.append("quarter")
+
+
+@robust_task(max_retries=3)
+async def fails(times: int) -> str:
+    ran.append(f"try {fails.context.tries}")
+    if fails.context.tries <= times:
+        raise ValueError("not yet")
+    return "at last"
+
+
+@robust_task(expire=timedelta(minutes=10))
+async def only_while_fresh() -> None:
+    ran.append("fresh")
+
+
+@pytest.fixture(autouse=True)
+def nothing_ran() -> None:
+    ran.clear()
+
+
+async def test_nothing_runs_before_it_is_asked_to(vibetuner_worker: ManualWorker):
+    """So that a test can look at what is enqueued."""
+    task = await note.enqueue("hello", loud=True)
+    await asyncio.sleep(0.05)
+    assert (ran, str(await task.status())) == ([], "queued")
+
+    await vibetuner_worker.run_until_idle()
+
+    assert ran == ["hello"]
+    assert (await task.result(timeout=1)).result == "HELLO"
+
+
+async def test_what_a_task_enqueues_runs_too(vibetuner_worker: ManualWorker):
+    """Idle is when nothing is left."""
+    await note_in_turn.enqueue(30)
+
+    await vibetuner_worker.run_until_idle()
+
+    assert ran[-1] == "0 left"
+    assert len(ran) == 31
+
+
+async def test_it_may_run_again_and_again(vibetuner_worker: ManualWorker):
+    """Each run takes what came in the meantime."""
+    for number in range(5):
+        await note.enqueue(str(number))
+        await vibetuner_worker.run_until_idle()
+
+    assert ran == list("01234")
+
+
+async def test_many_at_once_and_chains(vibetuner_worker: ManualWorker):
+    """More than the worker takes at a time."""
+    await tasks.enqueue_many([note.enqueue(str(number)) for number in range(200)])
+    await note.enqueue("first").then(note, loud=True)
+
+    await vibetuner_worker.run_until_idle()
+
+    assert sorted(ran) == sorted([*map(str, range(200)), "first", "first"])
+
+
+async def test_a_retry_waits_for_the_clock(vibetuner_worker: ManualWorker):
+    """After two seconds, and after four more."""
+    task = await fails.enqueue(2)
+    await vibetuner_worker.run_until_idle()
+    assert ran == ["try 1"]
+
+    await vibetuner_worker.advance(seconds=1)
+    assert ran == ["try 1"]
+    await vibetuner_worker.advance(seconds=1)
+    assert ran == ["try 1", "try 2"]
+    await vibetuner_worker.advance(seconds=3)
+    assert len(ran) == 2
+    await vibetuner_worker.advance(seconds=1)
+
+    assert len(ran) == 3
+    assert (await task.result(timeout=1)).result == "at last"
+
+
+async def test_one_long_step_comes_by_all_that_is_due_on_the_way(vibetuner_worker: ManualWorker):
+    """A task that fails for good has been tried as often as in production."""
+    await fails.enqueue(9)
+
+    await vibetuner_worker.advance(minutes=2)
+
+    assert [text for text in ran if text.startswith("try")] == ["try 1", "try 2", "try 3"]
+    [letter] = vibetuner_worker.dead_letters
+    assert (letter.task_name, letter.tries, letter.error) == ("fails", 3, "not yet")
+
+
+async def test_a_delay_and_a_time_need_no_sleeping(vibetuner_worker: ManualWorker):
+    """In their order."""
+    await note.enqueue("at").start(schedule=datetime.now(UTC) + timedelta(hours=3))
+    await note.enqueue("after").start(delay=timedelta(hours=2))
+
+    await vibetuner_worker.advance(hours=1, minutes=59)
+    assert "after" not in ran
+    await vibetuner_worker.advance(hours=2)
+
+    assert [text for text in ran if text in {"at", "after"}] == ["after", "at"]
+
+
+async def test_cron_follows_the_calendar(vibetuner_worker: ManualWorker):
+    """At each of its times once, in order, whatever the step."""
+    start = vibetuner_worker.now.replace(hour=8, minute=50, second=0) + timedelta(days=1)
+    await vibetuner_worker.skip(seconds=(start - vibetuner_worker.now).total_seconds())
+    await vibetuner_worker.run_until_idle()
+    ran.clear()
+
+    await vibetuner_worker.advance(minutes=5)
+    assert ran == []
+    await vibetuner_worker.advance(minutes=6)
+    assert sorted(ran) == ["nine", "quarter"]
+    ran.clear()
+    await vibetuner_worker.advance(hours=2)
+
+    assert ran == ["quarter"] * 8
+    await vibetuner_worker.skip(days=1)
+    await vibetuner_worker.run_until_idle()
+    assert ran[8:] == ["nine"]  # late, where its drift allows that
+
+
+async def test_steps_in_between_do_not_multiply_cron(vibetuner_worker: ManualWorker):
+    """The worker starts anew at each run; its schedule stays one."""
+    for _ in range(12):
+        await vibetuner_worker.advance(minutes=5)
+
+    assert ran.count("quarter") == 4
+
+
+async def test_an_outage_is_time_without_a_worker(vibetuner_worker: ManualWorker):
+    """What has expired meanwhile is not run."""
+    await only_while_fresh.enqueue()
+    await vibetuner_worker.skip(minutes=11)
+
+    await vibetuner_worker.run_until_idle()
+
+    assert "fresh" not in ran
+    assert [letter.cause.value for letter in vibetuner_worker.dead_letters][-1] == "expired"
+
+
+async def test_inline_runs_what_is_enqueued_at_once(vibetuner_worker: ManualWorker):
+    """And what that enqueues."""
+    async with vibetuner_worker.inline():
+        await note_in_turn.enqueue(2)
+        assert ran == ["2 left", "1 left", "0 left"]
+        await tasks.enqueue_many([note.enqueue("one"), note.enqueue("two")])
+        await note.enqueue("then").then(note, loud=True)
+    assert sorted(ran[3:]) == ["one", "then", "then", "two"]
+
+    await note.enqueue("later")
+    assert "later" not in ran
+
+
+async def test_inline_serves_several_at_a_time(vibetuner_worker: ManualWorker):
+    """As a web app does."""
+    async with vibetuner_worker.inline():
+        await asyncio.gather(*(note.enqueue(str(number)) for number in range(5)))
+        assert sorted(ran) == list("01234")
+
+
+async def test_what_was_enqueued_can_be_asserted(vibetuner_worker: ManualWorker):
+    """By task, arguments and number, before and after it ran."""
+    await note.enqueue("a", loud=True)
+    await note.enqueue(text="b")
+    await note_in_turn.enqueue(1)
+    await vibetuner_worker.run_until_idle()
+    check = vibetuner_worker.assert_enqueued
+
+    check(note)
+    check(note, times=2)
+    check(note, args=("b",), times=1)
+    check(note, args={"text": "a", "loud": True})
+    check(note_in_turn, times=2)
+    check(fails, times=0)
+    assert [call.args for call in vibetuner_worker.enqueued][-1] == (0,)
+    with pytest.raises(AssertionError, match=r"note\('c',\) should|note\('c'\) should") as raised:
+        check(note, args=("c",))
+    assert str(raised.value).splitlines() == [
+        "note('c') should have been enqueued once or more, and was never.",
+        "Enqueued: ",
+        "  note('a', loud=True)",
+        "  note(text='b')",
+    ]
+    with pytest.raises(
+        AssertionError, match="fails should have been enqueued 3 times, and was never"
+    ):
+        check(fails, times=3)
+    with pytest.raises(TypeError, match=r"args=\('b',\)"):
+        check(note, args="b")
+
+
+async def test_a_task_that_does_not_end_is_named(vibetuner_worker: ManualWorker):
+    """And the next run is not disturbed."""
+    await never_ends.enqueue()
+    with pytest.raises(AssertionError, match=r"^never_ends \w{32} did not end in time; aborted$"):
+        await vibetuner_worker.run_until_idle(limit=0.5)
+
+    await note.enqueue("next")
+    await vibetuner_worker.run_until_idle()
+    assert ran == ["next"]
+
+
+async def test_a_cancelled_run_leaves_nothing_running(vibetuner_worker: ManualWorker):
+    """As when a test has a time limit of its own."""
+    await never_ends.enqueue()
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.5):
+            await vibetuner_worker.run_until_idle()
+
+    await note.enqueue("next")
+    await vibetuner_worker.run_until_idle()
+    assert ran == ["next"]
+
+
+async def test_a_key_that_would_stay_for_ever_is_found(vibetuner_worker: ManualWorker):
+    """At the end of the test, unless it says that this is meant."""
+    await tasks.redis.set("shop:prices", "1")
+    await tasks.redis.set("shop:cache", "1", ex=60)
+    await note.enqueue("waiting").start(delay=60)
+    with pytest.raises(AssertionError, match=r"^Left in Redis .* live: shop:prices\. Set one"):
+        await vibetuner_worker.check_keys()
+    vibetuner_worker.allow_keys("shop:*")
+    await vibetuner_worker.check_keys()
+
+
+@pytest.mark.parametrize("time", [1, 2])
+async def test_no_test_sees_what_another_has_left(vibetuner_worker: ManualWorker, time: int):
+    """Neither in the queue nor on the clock; a task of the test's own may have the same name."""
+
+    @tasks.task()
+    async def local() -> None:
+        ran.append("local")
+
+    assert abs(vibetuner_worker.now - datetime.now(UTC)) < timedelta(minutes=1)
+    assert await tasks.queue_size(include_scheduled=False) == 0
+    await vibetuner_worker.run_until_idle()
+    assert ran == []
+    await local.enqueue()
+    await note.enqueue("waiting")
+    await vibetuner_worker.skip(hours=3)
