@@ -168,6 +168,7 @@ async def test_cron_follows_the_calendar(vibetuner_worker: ManualWorker):
 async def test_steps_in_between_do_not_multiply_cron(vibetuner_worker: ManualWorker):
     """The worker starts anew at each run; its schedule stays one."""
     for _ in range(12):
+        await note.enqueue("in between")
         await vibetuner_worker.advance(minutes=5)
 
     assert ran.count("quarter") == 4
@@ -182,6 +183,14 @@ async def test_an_outage_is_time_without_a_worker(vibetuner_worker: ManualWorker
 
     assert "fresh" not in ran
     assert [letter.cause.value for letter in vibetuner_worker.dead_letters][-1] == "expired"
+
+
+async def test_the_clock_goes_forward_only(vibetuner_worker: ManualWorker):
+    """And it takes no guess at a time zone."""
+    with pytest.raises(ValueError, match=r"forward only, not by -60 s"):
+        await vibetuner_worker.advance(minutes=-1)
+    with pytest.raises(ValueError, match="advance_to takes a time with a time zone"):
+        await vibetuner_worker.advance_to(datetime(2030, 1, 1))  # noqa: DTZ001
 
 
 async def test_inline_runs_what_is_enqueued_at_once(vibetuner_worker: ManualWorker):

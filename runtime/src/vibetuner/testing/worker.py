@@ -76,10 +76,12 @@ class ManualWorker:
 
         ``advance(minutes=5)``; the names are those of :class:`datetime.timedelta`.
         """
-        await self.advance_to(self.now + timedelta(**time))
+        await self.advance_to(self.now + _span(time))
 
     async def advance_to(self, moment: datetime) -> None:
         """As :meth:`advance`, up to a moment with a time zone."""
+        if moment.tzinfo is None:
+            raise ValueError(f"advance_to takes a time with a time zone, not {moment!r}")
         await self.run_until_idle()
         while (due := await self._clock.next_due()) and due <= moment:
             await self._clock.move_to(due)
@@ -88,7 +90,7 @@ class ManualWorker:
 
     async def skip(self, **time: float) -> None:
         """Let time pass while no worker runs, as in an outage."""
-        await self._clock.move_to(self.now + timedelta(**time))
+        await self._clock.move_to(self.now + _span(time))
 
     @property
     def enqueued(self) -> list[Task[Any, Any]]:
@@ -226,6 +228,13 @@ def _forget_local_tasks(engine: TaskWorker) -> None:
     for name, task in list(engine.registry.items()):
         if "<locals>" in getattr(task.fn, "__qualname__", ""):
             del engine.registry[name]
+
+
+def _span(time: dict[str, float]) -> timedelta:
+    span = timedelta(**time)
+    if span < timedelta(0):
+        raise ValueError(f"The clock goes forward only, not by {span.total_seconds():g} s")
+    return span
 
 
 async def _letters() -> list[DeadLetter]:
