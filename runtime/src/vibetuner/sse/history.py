@@ -7,12 +7,17 @@ from dataclasses import dataclass
 from typing import Any
 
 from coredis import Redis, RedisCluster
+from coredis.exceptions import RedisError
 
 from vibetuner.config import Settings, get_settings
+from vibetuner.errors import ServiceUnavailable
 from vibetuner.resources.slots import redis_client
 from vibetuner.sse.event import Event, Place, idle_id, parse_id
 
-__all__ = ["SEND", "History", "Past", "history_of", "open_history"]
+__all__ = ["OUTAGES", "SEND", "History", "Past", "history_of", "open_history"]
+
+# What is raised while Redis is away.
+OUTAGES = (RedisError, OSError, ExceptionGroup, ServiceUnavailable)
 
 # A function for scripts: appends to a channel's stream, renews its time to live, and tells every
 # web process; one step, so that ids and messages have the same order.
@@ -130,7 +135,7 @@ def open_history() -> History | None:
     return None if client is None else history_of(client, get_settings())
 
 
-def history_of(client: Redis[str], settings: Settings) -> History:
+def history_of(client: Redis[str] | RedisCluster[str], settings: Settings) -> History:
     """The history of a project."""
     return History(
         client, settings.redis_key_prefix, size=settings.sse_history, ttl=settings.sse_history_ttl

@@ -3,32 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Awaitable, Callable
 
-from coredis.exceptions import RedisError
 from starlette.background import BackgroundTask
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from vibetuner.errors import ServiceUnavailable
 from vibetuner.sse.event import RESET, Event
 from vibetuner.sse.feed import Subscriber
-from vibetuner.sse.history import open_history
+from vibetuner.sse.history import OUTAGES, open_history
 from vibetuner.sse.hub import get_hub
 
-__all__ = ["OUTAGES", "EventStream", "Write"]
-
-logger = logging.getLogger(__name__)
+__all__ = ["KEEPALIVE", "OUTAGE_SECONDS", "EventStream", "Write"]
 
 Write = Callable[[bytes], Awaitable[None]]
 
 RETRY = b"retry: 1000\n\n"
 KEEPALIVE = b": keepalive\n\n"
 HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
-
-OUTAGES = (RedisError, OSError, ExceptionGroup, ServiceUnavailable)
 OUTAGE_SECONDS = 1.0
 
 
