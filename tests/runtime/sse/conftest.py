@@ -92,7 +92,7 @@ def serve(shop: Path, tmp_path_factory: pytest.TempPathFactory) -> Serve:
             "run", "prod", "frontend", "--port", str(port),
             folder=shop, log=log, environment=variables,
         ) as command:  # fmt: skip
-            wait_for_http(f"http://127.0.0.1:{port}/health")
+            wait_for_http(f"http://127.0.0.1:{port}/health", seconds=90)
             yield Site(command, f"http://127.0.0.1:{port}")
 
     return run

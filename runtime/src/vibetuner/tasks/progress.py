@@ -29,13 +29,14 @@ from vibetuner.sse.history import OUTAGES
 from vibetuner.tasks import progress_store
 from vibetuner.tasks.progress_hook import reporting
 from vibetuner.tasks.progress_state import ProgressState, ProgressStatus, RateMeter, remaining
-from vibetuner.tasks.progress_stream import progress_endpoint, watch_progress
+from vibetuner.tasks.progress_stream import progress_endpoint, render_bar, watch_progress
 
 __all__ = [
     "Progress",
     "ProgressState",
     "ProgressStatus",
     "progress_endpoint",
+    "render_bar",
     "watch_progress",
 ]
 

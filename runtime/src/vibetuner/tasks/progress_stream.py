@@ -85,10 +85,10 @@ def progress_endpoint(
     return register
 
 
-def render_bar(state: ProgressState) -> str:
+def render_bar(state: ProgressState, label: str = "Progress") -> str:
     """The bar alone, as the macro ``bar`` of ``vibetuner/progress.html`` draws it."""
     module: Any = get_templates().get_template("vibetuner/progress.html").module
-    return str(module.bar(state))
+    return str(module.bar(state, label))
 
 
 async def watch_progress(task_id: str) -> AsyncIterator[ProgressState]:
