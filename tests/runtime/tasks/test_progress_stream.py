@@ -170,7 +170,7 @@ def test_the_stream_begins_with_the_truth_and_ends_with_the_task(site: Site, sta
                     assert done(source) == sorted(done(source))
     with listening(f"{site.url}/json/{task_id}") as after:
         after.wait_until_over()
-        assert [e.name for e in after.events] == ["progress", "complete", "close"]
+        assert [e.name for e in after.events] == ["complete", "close"]
 
 
 def test_the_bar_is_drawn_and_what_it_says_is_escaped(site: Site, start_worker):

@@ -53,8 +53,8 @@ def progress_endpoint(
 
     The function is a FastAPI dependency as that of ``sse_endpoint``, and may refuse. The stream
     begins with an event ``progress`` that says how things stand, goes on with one for each change,
-    and ends with ``complete``, ``failed`` or ``aborted``, followed by ``close``. A task that
-    nobody knows is answered with 404.
+    and ends with ``complete``, ``failed`` or ``aborted``, followed by ``close``; of a task that
+    has ended it says just that. A task that nobody knows is answered with 404.
 
     Args:
         render: makes the events' data of a state, sync or async; the bar of
@@ -103,7 +103,7 @@ async def watch_progress(task_id: str) -> AsyncIterator[ProgressState]:
     async with open_relay(_history(), hub):
         with hub.subscribe(task_id) as subscriber:
             async for step in follow(subscriber):
-                if step is not None and (step.name in ENDS or not step.state.is_over):
+                if step is not None:
                     yield step.state
 
 
@@ -120,7 +120,8 @@ async def follow(subscriber: Subscriber) -> AsyncIterator[Step | None]:
     """What there is to tell of the task that names the channel; None after a silence."""
     task_id, missing = subscriber.channel, 0
     state, position = await _begin(subscriber)
-    yield Step(PROGRESS, state, position)
+    if not state.is_over:
+        yield Step(PROGRESS, state, position)
     while not state.is_over:
         events = await subscriber.events()
         if events is None:
@@ -132,7 +133,8 @@ async def follow(subscriber: Subscriber) -> AsyncIterator[Step | None]:
                 await _give_up(task_id)
         elif any(event.name == RESET for event in events):
             state, position = await _begin(subscriber)
-            yield Step(PROGRESS, state, position)
+            if not state.is_over:
+                yield Step(PROGRESS, state, position)
         elif step := _last_of(events):
             state, position = step.state, step.id
             if not state.is_over:
