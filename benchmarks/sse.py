@@ -92,6 +92,7 @@ def run_once(kind: str, url: str, channels: int, events: int, pause: float) -> d
         cwd=workplace(),
         env=clean_env(),
         stdin=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,  # the others complain of every reader that leaves
     )
     try:
         wait_for(port)

@@ -15,8 +15,10 @@ __all__ = ["KEEPALIVE_SECONDS", "Hub", "get_hub"]
 
 KEEPALIVE_SECONDS = 15.0
 
-# A wake-up costs as much as an event or twenty: those that come together are sent together.
+# A wake-up costs as much as an event or twenty: those that come together are sent together. With
+# many subscribers they are collected for as long as it takes to wake all of these.
 COLLECT_SECONDS = 0.002
+COLLECT_SECONDS_AT_MOST = 0.05
 
 
 class Hub:
@@ -34,6 +36,7 @@ class Hub:
         self._keepalive = keepalive
         self._waking: asyncio.TimerHandle | None = None
         self._beating: asyncio.TimerHandle | None = None
+        self._collect_seconds = COLLECT_SECONDS
         self._closed = False
         self._last_place: Place = (0, 0)
 
@@ -103,13 +106,22 @@ class Hub:
     def _wake_soon(self, feed: Feed) -> None:
         self._to_wake.add(feed)
         if self._waking is None:
-            self._waking = asyncio.get_running_loop().call_later(COLLECT_SECONDS, self._wake)
+            loop = asyncio.get_running_loop()
+            self._waking = loop.call_later(self._collect_seconds, self._wake)
 
     def _wake(self) -> None:
         self._waking = None
         feeds, self._to_wake = self._to_wake, set()
+        loop = asyncio.get_running_loop()
+        began = loop.time()
         for feed in feeds:
             feed.wake()
+        # It is called when all who were woken have had their turn.
+        loop.call_soon(self._note_cost, began)
+
+    def _note_cost(self, began: float) -> None:
+        took = asyncio.get_running_loop().time() - began
+        self._collect_seconds = min(max(took, COLLECT_SECONDS), COLLECT_SECONDS_AT_MOST)
 
     def _start_beating(self) -> None:
         if self._beating is None:
