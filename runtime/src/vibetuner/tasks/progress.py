@@ -20,7 +20,8 @@ import logging
 import time
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Sized
 from dataclasses import asdict
-from typing import TypeVar
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from vibetuner.logs import current_task
 from vibetuner.sse.broadcast import broadcast
@@ -29,7 +30,9 @@ from vibetuner.sse.history import OUTAGES
 from vibetuner.tasks import progress_store
 from vibetuner.tasks.progress_hook import reporting
 from vibetuner.tasks.progress_state import ProgressState, ProgressStatus, RateMeter, remaining
-from vibetuner.tasks.progress_stream import progress_endpoint, render_bar, watch_progress
+
+if TYPE_CHECKING:
+    from vibetuner.tasks.progress_stream import progress_endpoint, render_bar, watch_progress
 
 __all__ = [
     "Progress",
@@ -43,6 +46,14 @@ __all__ = [
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
+
+
+def __getattr__(name: str) -> Any:
+    # What watches needs the web framework, which a worker does without.
+    if name not in {"progress_endpoint", "render_bar", "watch_progress"}:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module("vibetuner.tasks.progress_stream"), name)
+
 
 # However often a task advances, it is told so often at the most.
 INTERVAL_SECONDS = 0.25
