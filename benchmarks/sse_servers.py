@@ -48,7 +48,7 @@ def one_each(url: str) -> FastAPI:
     from redis.asyncio import Redis
     from sse_starlette.sse import EventSourceResponse
 
-    client = Redis.from_url(url, decode_responses=True)
+    client = Redis.from_url(url, decode_responses=True, max_connections=5000)
     app = FastAPI()
 
     @app.get("/events/{channel}")
