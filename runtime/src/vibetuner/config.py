@@ -96,6 +96,12 @@ class Settings(BaseSettings):
     worker_idle_timeout: Annotated[float, Expected("seconds, at least 1")] = Field(
         60.0, ge=1, description="Seconds after which a lost worker's tasks are started again"
     )
+    sse_history: Annotated[int, Expected("a whole number of at least 1")] = Field(
+        200, ge=1, description="Events that a channel keeps for browsers that come back"
+    )
+    sse_history_ttl: Annotated[int, Expected("whole seconds, at least 1")] = Field(
+        3600, ge=1, description="Seconds that a channel keeps them after its last event"
+    )
     redis_key_prefix: Annotated[
         str, Expected("letters, digits, '-', '_' and '.', with ':' at the end")
     ] = Field("", description="Starts every key in Redis; names the queue")

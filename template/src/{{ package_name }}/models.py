@@ -7,6 +7,7 @@ from secrets import token_hex
 from sqlalchemy import DateTime, Dialect
 from sqlalchemy.types import TypeDecorator
 from sqlmodel import Field, SQLModel
+from vibetuner.tasks.progress_state import ProgressState, ProgressStatus
 
 
 class UtcDateTime(TypeDecorator[datetime]):
@@ -59,7 +60,7 @@ class Export(SQLModel, table=True):
     __tablename__ = "exports"
 
     id: str = Field(default_factory=lambda: token_hex(6), primary_key=True)  # not to be guessed
-    task_id: str | None = None
+    task_id: str | None = Field(default=None, index=True)
     status: ExportStatus = ExportStatus.QUEUED
     done: int = 0
     total: int = 0
@@ -72,6 +73,12 @@ class Export(SQLModel, table=True):
         return self.status in {ExportStatus.QUEUED, ExportStatus.RUNNING}
 
     @property
-    def percent(self) -> int:
-        """How much of it is done."""
-        return 100 * self.done // self.total if self.total else 0
+    def progress(self) -> ProgressState:
+        """How far it has come, for a page that is drawn anew; live pages hear it from the task."""
+        running = self.status is ExportStatus.RUNNING
+        return ProgressState(
+            task_id=self.task_id or "",
+            status=ProgressStatus.RUNNING if running else ProgressStatus.QUEUED,
+            done=self.done,
+            total=self.total or None,
+        )

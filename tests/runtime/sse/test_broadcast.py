@@ -8,25 +8,59 @@ import pytest
 
 from vibetuner.config import Settings, using_settings
 from vibetuner.errors import ServiceUnavailable
+from vibetuner.resources.redis import open_redis, open_resource
 from vibetuner.sse import broadcast
 from vibetuner.sse.broadcast import _warn_once
-from vibetuner.sse.hub import Event, get_hub
+from vibetuner.sse.history import history_of
+from vibetuner.sse.hub import get_hub
 
 
 async def test_without_redis_only_this_process_is_reached(
     fresh: None, caplog: pytest.LogCaptureFixture
 ):
-    """A warning says so once, with the line to add."""
+    """A warning says so once, with the line to add; the ids rise all the same."""
     _warn_once.cache_clear()
-    with using_settings(Settings(redis_url=None)), get_hub().subscribe("news") as subscriber:
-        await broadcast("news", "hello", {"percent": 50})
-        await broadcast("news", "hello", "<b>you</b>")
+    with using_settings(Settings(redis_url=None)), get_hub().serving():
+        with get_hub().subscribe("news") as subscriber:
+            ids = [
+                await broadcast("news", "hello", {"percent": 50}),
+                await broadcast("news", "hello", "<b>you</b>"),
+            ]
+            events = await subscriber.events()
 
-    assert subscriber.queue.get_nowait() == Event("hello", '{"percent": 50}')
-    assert subscriber.queue.get_nowait() == Event("hello", "<b>you</b>")
+    assert [(e.name, e.data, e.id) for e in events or ()] == [
+        ("hello", '{"percent": 50}', ids[0]),
+        ("hello", "<b>you</b>", ids[1]),
+    ]
+    assert len(set(ids)) == 2
     warnings = [r for r in caplog.records if r.levelno == logging.WARNING]
     assert len(warnings) == 1
     assert warnings[0].getMessage().endswith("Add to .env:  REDIS_URL=redis://localhost:6379")
+
+
+async def test_the_id_that_it_returns_is_that_of_the_stream(settings: Settings):
+    """The same in every process: with a connection of the process's, or one for the call."""
+    alone = await broadcast("news", "hello", "1")
+    async with open_resource(settings, None):
+        shared = await broadcast("news", "hello", ["two"])
+    async with open_redis(settings) as client:
+        past = await history_of(client, settings).read("news", "0-0")
+        kept = await client.xrange(f"{settings.redis_key_prefix}sse:news")
+    assert past.missed is None
+    assert [entry.identifier for entry in kept] == [alone, shared]
+    assert kept[1].field_values == {"event": "hello", "data": '["two"]'}
+
+
+async def test_how_much_is_kept_and_how_long_is_a_setting(settings: Settings):
+    """SSE_HISTORY and SSE_HISTORY_TTL."""
+    small = settings.model_copy(update={"sse_history": 1, "sse_history_ttl": 40})
+    with using_settings(small):
+        async with open_resource(small, None) as client:
+            for _ in range(250):
+                await broadcast("news", "hello", "x")
+            key = f"{settings.redis_key_prefix}sse:news"
+            assert await client.xlen(key) <= 101  # whole nodes of the stream are dropped
+            assert 0 < await client.ttl(key) <= 40
 
 
 async def test_redis_that_is_down_is_one_line():
@@ -37,7 +71,16 @@ async def test_redis_that_is_down_is_one_line():
     assert "\n" not in str(caught.value)
 
 
-async def test_data_that_cannot_be_sent_is_refused():
+@pytest.mark.parametrize("data", [object(), {"a": {1, 2}}])
+async def test_data_that_cannot_be_sent_is_refused(data: object):
     """Before anything is sent."""
-    with pytest.raises(ValueError, match="The event's data can't be sent: .*object is not JSON"):
-        await broadcast("news", "hello", object())
+    with pytest.raises(ValueError, match="The event's data can't be sent: .*is not JSON"):
+        await broadcast("news", "hello", data)
+
+
+async def test_half_a_character_is_sent_as_a_question_mark(settings: Settings):
+    """It has no bytes that Redis could keep."""
+    async with open_resource(settings, None) as client:
+        await broadcast("news", "hello", "half \ud83d")
+        [kept] = await client.xrange(f"{settings.redis_key_prefix}sse:news")
+    assert kept.field_values["data"] == "half ?"

@@ -4,102 +4,90 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import subprocess
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
 
-from tests.processes import free_port
+from tests.valkeys import OwnValkey
 from vibetuner.config import Settings
-from vibetuner.embedded.packages import valkey_binary
 from vibetuner.resources.redis import make_client, open_redis
-from vibetuner.sse.hub import Event, Hub, Subscriber
-from vibetuner.sse.relay import open_relay, publish
-
-
-class OwnValkey:
-    """A server of the test's own, to be killed and started again at the same address."""
-
-    def __init__(self, folder: Path) -> None:
-        self.port = free_port()
-        self._folder = folder
-        self._process: subprocess.Popen[bytes] | None = None
-
-    @property
-    def settings(self) -> Settings:
-        return Settings(redis_url=f"redis://127.0.0.1:{self.port}", redis_key_prefix="relay")
-
-    async def start(self) -> None:
-        command = [valkey_binary(), "--port", str(self.port), "--bind", "127.0.0.1", "--save", ""]
-        self._process = subprocess.Popen(
-            command, cwd=self._folder, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL
-        )
-        async with asyncio.timeout(10):
-            while True:
-                try:
-                    _, writer = await asyncio.open_connection("127.0.0.1", self.port)
-                except OSError:
-                    await asyncio.sleep(0.02)
-                else:
-                    writer.close()
-                    return
-
-    async def tries(self, wanted: int) -> None:
-        """Hang up on those who call, until so many have."""
-        seen = asyncio.Semaphore(0)
-
-        def hang_up(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            writer.close()
-            seen.release()
-
-        async with await asyncio.start_server(hang_up, "127.0.0.1", self.port):
-            async with asyncio.timeout(15):
-                for _ in range(wanted):
-                    await seen.acquire()
-
-    def kill(self) -> None:
-        if self._process is not None:
-            self._process.kill()
-            self._process.wait()
+from vibetuner.sse.event import Event
+from vibetuner.sse.feed import Subscriber
+from vibetuner.sse.history import History, history_of
+from vibetuner.sse.hub import Hub
+from vibetuner.sse.relay import open_relay
 
 
 @pytest.fixture
 def valkey(tmp_path: Path) -> Iterator[OwnValkey]:
-    """Not started yet; gone at the end."""
+    """Forgets everything when it is killed."""
     server = OwnValkey(tmp_path)
     yield server
     server.kill()
 
 
+@pytest.fixture
+def lasting_valkey(tmp_path: Path) -> Iterator[OwnValkey]:
+    """Knows after a restart what it knew before."""
+    server = OwnValkey(tmp_path, lasting=True)
+    yield server
+    server.kill()
+
+
 @asynccontextmanager
-async def relaying(settings: Settings, hub: Hub) -> AsyncIterator[Subscriber]:
-    """A subscriber of the channel ``news`` behind a relay."""
+async def relaying(
+    settings: Settings, hub: Hub, **options: float
+) -> AsyncIterator[tuple[Subscriber, History]]:
+    """A subscriber of the channel ``news`` behind a relay, and the history beside it."""
     async with open_redis(settings) as client:
-        async with open_relay(client, hub, settings.redis_key_prefix):
+        history = history_of(client, settings)
+        async with open_relay(history, hub, **options):
             with hub.subscribe("news") as subscriber:
-                yield subscriber
+                subscriber.begin_after((await history.read("news", None)).end)
+                yield subscriber, history
 
 
-async def next_of(subscriber: Subscriber) -> Event | None:
-    async with asyncio.timeout(10):
-        return await anext(subscriber.events(keepalive=60))
+async def next_of(subscriber: Subscriber, count: int = 1) -> list[tuple[str, str]]:
+    """Names and data of the next events, so many at least."""
+    got: list[Event] = []
+    async with asyncio.timeout(20):
+        while len(got) < count:
+            events = await subscriber.events()
+            assert events is not None
+            got += events
+    return [(event.name, event.data) for event in got]
+
+
+async def send(settings: Settings, *texts: str, event: str = "hello") -> None:
+    """As another process does, with a connection of its own."""
+    async with open_redis(settings) as client:
+        for text in texts:
+            await history_of(client, settings).send("news", event, text)
 
 
 async def until_said(caplog: pytest.LogCaptureFixture, words: str, times: int = 1) -> None:
-    async with asyncio.timeout(15):
+    async with asyncio.timeout(20):
         while sum(words in message for message in caplog.messages) < times:
             await asyncio.sleep(0.02)
 
 
+def said(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [message.split(" (")[0] for message in caplog.messages if "relay" in message]
+
+
+LOST_AND_FOUND = ["event relay: lost Redis", "event relay: connected again"]
+
+
 async def test_the_relay_comes_back_with_redis_and_says_so_once_each_way(
-    valkey: OwnValkey, caplog: pytest.LogCaptureFixture
+    lasting_valkey: OwnValkey, caplog: pytest.LogCaptureFixture
 ):
     """However often it tries in between; a second outage is news again."""
+    valkey = lasting_valkey
     caplog.set_level(logging.INFO, "vibetuner")
     await valkey.start()
-    async with relaying(valkey.settings, Hub()) as subscriber:
+    async with relaying(valkey.settings, Hub()) as (subscriber, _):
         for outage in (1, 2):
             valkey.kill()
             await until_said(caplog, "lost Redis", outage)
@@ -107,12 +95,78 @@ async def test_the_relay_comes_back_with_redis_and_says_so_once_each_way(
             await valkey.start()
             await until_said(caplog, "connected again", outage)
 
-            async with open_redis(valkey.settings) as client:
-                await publish(client, "relay:", "news", Event("hello", str(outage)))
-            assert await next_of(subscriber) == Event("hello", str(outage))
+            await send(valkey.settings, str(outage))
+            assert await next_of(subscriber) == [("hello", str(outage))]
 
-    words = [message.split(" (")[0] for message in caplog.messages if "relay" in message]
-    assert words == ["event relay: lost Redis", "event relay: connected again"] * 2
+    assert said(caplog) == LOST_AND_FOUND * 2
+
+
+async def test_the_gap_is_filled_from_the_stream(
+    lasting_valkey: OwnValkey, caplog: pytest.LogCaptureFixture
+):
+    """What others sent before this process was back arrives once, in order, before what follows."""
+    valkey = lasting_valkey
+    caplog.set_level(logging.INFO, "vibetuner")
+    await valkey.start()
+    async with relaying(valkey.settings, Hub()) as (subscriber, _):
+        await send(valkey.settings, "before")
+        assert await next_of(subscriber) == [("hello", "before")]
+        valkey.kill()
+        await until_said(caplog, "lost Redis")
+        await valkey.tries(2)
+        await valkey.start()
+        await send(valkey.settings, *map(str, range(50)))  # the relay waits a moment longer
+        await until_said(caplog, "connected again")
+        await send(valkey.settings, "after")
+
+        wanted = [*map(str, range(50)), "after"]
+        assert await next_of(subscriber, 51) == [("hello", text) for text in wanted]
+
+
+async def test_what_a_redis_that_forgets_has_lost_is_told(
+    valkey: OwnValkey, caplog: pytest.LogCaptureFixture
+):
+    """A subscriber who had events gets a reset, and then what comes."""
+    caplog.set_level(logging.INFO, "vibetuner")
+    await valkey.start()
+    async with relaying(valkey.settings, Hub()) as (subscriber, _):
+        await send(valkey.settings, "before")
+        assert await next_of(subscriber) == [("hello", "before")]
+        valkey.kill()
+        await until_said(caplog, "lost Redis")
+        await valkey.start()
+        await until_said(caplog, "connected again")
+        await send(valkey.settings, "after")
+
+        assert await next_of(subscriber, 2) == [("reset", ""), ("hello", "after")]
+
+
+async def test_a_connection_that_is_gone_without_a_word_is_noticed(
+    lasting_valkey: OwnValkey, caplog: pytest.LogCaptureFixture
+):
+    """Nothing is heard any more, not even from oneself; then Redis thaws."""
+    valkey = lasting_valkey
+    caplog.set_level(logging.INFO, "vibetuner")
+    await valkey.start()
+    async with relaying(valkey.settings, Hub(), watch=0.2, silence=0.6) as (subscriber, _):
+        valkey.freeze()
+        await until_said(caplog, "lost Redis")
+        valkey.thaw()
+        await until_said(caplog, "connected again")
+        await send(valkey.settings, "hello")
+        assert await next_of(subscriber) == [("hello", "hello")]
+    assert said(caplog) == LOST_AND_FOUND
+
+
+async def test_a_quiet_relay_is_not_taken_for_a_lost_one(
+    settings: Settings, caplog: pytest.LogCaptureFixture
+):
+    """Its own messages keep it alive."""
+    async with relaying(settings, Hub(), watch=0.1, silence=1.5) as (subscriber, _):
+        await asyncio.sleep(2.5)
+        await send(settings, "hello")
+        assert await next_of(subscriber) == [("hello", "hello")]
+    assert said(caplog) == []
 
 
 async def test_a_web_process_starts_while_redis_is_away(
@@ -122,55 +176,59 @@ async def test_a_web_process_starts_while_redis_is_away(
     caplog.set_level(logging.INFO, "vibetuner")
     hub = Hub()
     async with make_client(valkey.settings) as client, asyncio.timeout(20):
-        async with open_relay(client, hub, "relay:"):
+        async with open_relay(history_of(client, valkey.settings), hub):
             await valkey.start()
             await until_said(caplog, "connected again")
             with hub.subscribe("news") as subscriber:
-                await publish(client, "relay:", "news", Event("hello", "you"))
-                assert await next_of(subscriber) == Event("hello", "you")
+                await send(valkey.settings, "you")
+                assert await next_of(subscriber) == [("hello", "you")]
 
 
 async def test_what_is_published_inside_the_block_arrives(settings: Settings):
     """Any text, in order; the subscription stands when the block begins."""
-    texts = ["", "<b>größer</b>", "two\nlines", '"quoted"']
-    async with relaying(settings, Hub()) as subscriber, open_redis(settings) as client:
-        for text in texts:
-            await publish(client, settings.redis_key_prefix, "news", Event("progress", text))
+    texts = ["", "<b>größer</b>", "two\nlines", '"quoted"', "a\n1-1\nforged\ndata"]
+    async with relaying(settings, Hub()) as (subscriber, _):
+        await send(settings, *texts)
 
-        assert [await next_of(subscriber) for _ in texts] == [Event("progress", t) for t in texts]
+        assert await next_of(subscriber, len(texts)) == [("hello", text) for text in texts]
 
 
 async def test_projects_that_share_a_redis_do_not_hear_each_other(settings: Settings):
     """Each has its prefix."""
-    async with relaying(settings, Hub()) as subscriber, open_redis(settings) as client:
-        await publish(client, "another:", "news", Event("hello", "others"))
-        await publish(client, settings.redis_key_prefix, "news", Event("hello", "us"))
+    others = settings.model_copy(update={"redis_key_prefix": "another:"})
+    async with relaying(settings, Hub()) as (subscriber, _):
+        await send(others, "others")
+        await send(settings, "us")
 
-        assert await next_of(subscriber) == Event("hello", "us")
+        assert await next_of(subscriber) == [("hello", "us")]
 
 
-@pytest.mark.parametrize("message", ["hello", "5", "null", '["a"]', '["a", 5]', '{"a": 1, "b": 2}'])
+@pytest.mark.parametrize("message", ["hello", "5", "a\nb\nc\nd", "a\n1-1\n\nd", "\n", "[1, 2]"])
 async def test_a_message_that_is_not_ours_is_left_out(
     settings: Settings, caplog: pytest.LogCaptureFixture, message: str
 ):
     """Somebody else's message ends neither the relay nor a browser's stream."""
-    async with relaying(settings, Hub()) as subscriber, open_redis(settings) as client:
-        await client.publish(f"{settings.redis_key_prefix}sse:news", message)
-        await publish(client, settings.redis_key_prefix, "news", Event("hello", "you"))
+    async with relaying(settings, Hub()) as (subscriber, history):
+        await history.redis.publish(history.topic, message)
+        await send(settings, "you")
 
-        assert await next_of(subscriber) == Event("hello", "you")
+        assert await next_of(subscriber) == [("hello", "you")]
     assert len([m for m in caplog.messages if "not ours on" in m]) == 1
     assert not any("lost Redis" in m for m in caplog.messages)
 
 
 async def test_the_relay_ends_with_its_block(settings: Settings):
-    """No task goes on listening."""
+    """No task goes on listening, and no subscription stays at the server."""
     hub = Hub()
     before = len(asyncio.all_tasks())
     async with open_redis(settings) as client:
-        async with open_relay(client, hub, settings.redis_key_prefix):
-            pass
+        history = history_of(client, settings)
+        async with open_relay(history, hub):
+            assert (await client.pubsub_numsub(history.topic))[history.topic] == 1
         with hub.subscribe("news") as subscriber:
-            await publish(client, settings.redis_key_prefix, "news", Event("hello", "nobody"))
-            assert subscriber.queue.empty()
+            await history.send("news", "hello", "nobody")
+            assert not subscriber._feed.events
+        async with asyncio.timeout(10):
+            while (await client.pubsub_numsub(history.topic))[history.topic]:
+                await asyncio.sleep(0.02)
     assert len(asyncio.all_tasks()) == before

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import signal
 import socket
+from asyncio import WriteTransport
 
 import anyio
 import uvicorn
 
 from vibetuner.cli.schema import make_schema
 from vibetuner.frontend.app import create_app
-from vibetuner.sse.hub import get_hub
+from vibetuner.sse.hub import KEEPALIVE_SECONDS, get_hub
 
 __all__ = ["serve_frontend"]
 
 logger = logging.getLogger(__name__)
 
 CLOSE_SECONDS = 5
+
+# What an event stream gets to send its last words; a browser that doesn't read would take longer.
+STREAM_SECONDS = 0.3
 
 
 def serve_frontend(listener: socket.socket, *, dev: bool) -> None:
@@ -30,6 +35,7 @@ def serve_frontend(listener: socket.socket, *, dev: bool) -> None:
 
 
 async def _serve_frontend(listener: socket.socket, dev: bool) -> None:
+    _notice_who_is_gone(listener)
     if dev:
         await make_schema()
     app = create_app()
@@ -48,6 +54,17 @@ async def _serve_frontend(listener: socket.socket, dev: bool) -> None:
         await WebServer(config).serve(sockets=[listener])
 
 
+def _notice_who_is_gone(listener: socket.socket) -> None:
+    """End connections whose other side has left without a word, such as a phone in a tunnel.
+
+    What a listener is told holds for the connections that it accepts.
+    """
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    if unacknowledged := getattr(socket, "TCP_USER_TIMEOUT", None):  # Linux
+        milliseconds = int(KEEPALIVE_SECONDS * 1000)
+        listener.setsockopt(socket.IPPROTO_TCP, unacknowledged, milliseconds)
+
+
 class WebServer(uvicorn.Server):
     """uvicorn's server, which says when it is ready and ends open event streams first."""
 
@@ -61,4 +78,13 @@ class WebServer(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Close what is open, event streams at once."""
         get_hub().close()
+        timer = asyncio.get_running_loop().call_later(STREAM_SECONDS, self._hang_up)
         await super().shutdown(sockets=sockets)
+        timer.cancel()
+
+    def _hang_up(self) -> None:
+        """End the connections whose browsers don't take what is sent."""
+        for connection in tuple(self.server_state.connections):
+            flow, transport = getattr(connection, "flow", None), connection.transport
+            if flow is not None and flow.write_paused and isinstance(transport, WriteTransport):
+                transport.abort()

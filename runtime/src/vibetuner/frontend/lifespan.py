@@ -11,6 +11,7 @@ from vibetuner.context import Context
 from vibetuner.lifespan import open_context
 from vibetuner.loader import load_project
 from vibetuner.resources.slots import redis_client
+from vibetuner.sse.history import history_of
 from vibetuner.sse.hub import get_hub
 from vibetuner.sse.relay import open_relay
 from vibetuner.tasks.worker import get_worker
@@ -27,10 +28,10 @@ async def base_lifespan() -> AsyncIterator[Context]:
     settings = get_settings()
     async with AsyncExitStack() as stack:
         context = await stack.enter_async_context(open_context(settings, load_project()))
+        stack.enter_context(get_hub().serving())
         if client := redis_client.peek():
             await stack.enter_async_context(get_worker())
-            relay = open_relay(client, get_hub(), settings.redis_key_prefix)
-            await stack.enter_async_context(relay)
+            await stack.enter_async_context(open_relay(history_of(client, settings), get_hub()))
         yield context
 
 

@@ -10,36 +10,49 @@ from typing import Any
 from vibetuner.config import get_settings
 from vibetuner.embedded import open_services
 from vibetuner.resources.redis import open_redis
-from vibetuner.resources.slots import redis_client
-from vibetuner.sse.hub import Event, check_channel, check_event, get_hub
-from vibetuner.sse.relay import publish
+from vibetuner.sse.event import Event, check_channel, check_event
+from vibetuner.sse.history import history_of, open_history
+from vibetuner.sse.hub import get_hub
 
-__all__ = ["broadcast"]
+__all__ = ["broadcast", "storable"]
 
 logger = logging.getLogger(__name__)
 
 
-async def broadcast(channel: str, event: str, data: Any = "") -> None:
-    """Send ``event`` to every open browser that listens to ``channel``, through Redis.
+async def broadcast(channel: str, event: str, data: Any = "") -> str:
+    """Send ``event`` to every open browser that listens to ``channel``; returns the event's id.
 
-    Text and HTML are sent as they are, anything else as JSON. Without REDIS_URL only this
-    process's own subscribers are reached, and a warning says so once.
+    Text and HTML are sent as they are, anything else as JSON. The event is kept for browsers that
+    come back: the last SSE_HISTORY of a channel, for SSE_HISTORY_TTL seconds. Without REDIS_URL
+    only this process's own subscribers are reached, and a warning says so once.
 
     Raises:
         ValueError: a name that can't be used, or data that JSON can't hold.
         ServiceUnavailable: Redis does not answer.
     """
     check_channel(channel)
-    sent = Event(check_event(event), _as_text(data))
+    check_event(event)
+    text = storable(_as_text(data))
     settings = get_settings()
     if not settings.redis_url:
         _warn_once()
-        get_hub().publish(channel, sent)
-    elif client := redis_client.peek():
-        await publish(client, settings.redis_key_prefix, channel, sent)
-    else:
-        async with open_services(settings) as live, open_redis(live) as client:
-            await publish(client, settings.redis_key_prefix, channel, sent)
+        return _send_here(channel, event, text)
+    if history := open_history():
+        return await history.send(channel, event, text)
+    async with open_services(settings) as live, open_redis(live) as client:
+        return await history_of(client, live).send(channel, event, text)
+
+
+def storable(text: str) -> str:
+    """Text that has bytes: half a character, as a careless slice leaves it, becomes a ``?``."""
+    return text if text.isascii() else text.encode(errors="replace").decode()
+
+
+def _send_here(channel: str, event: str, text: str) -> str:
+    hub = get_hub()
+    sent = Event(event, text, hub.next_id())
+    hub.publish(channel, sent)
+    return sent.id
 
 
 def _as_text(data: Any) -> str:
@@ -47,7 +60,7 @@ def _as_text(data: Any) -> str:
         return data
     try:
         return json.dumps(data)
-    except TypeError as error:
+    except (TypeError, ValueError) as error:
         raise ValueError(f"The event's data can't be sent: {error}") from None
 
 

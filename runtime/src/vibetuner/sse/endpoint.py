@@ -2,60 +2,57 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from typing import Any, TypeVar
 
-from fastapi import APIRouter, Depends
-from fastapi.responses import StreamingResponse
+from fastapi import APIRouter, Depends, HTTPException, Request
 
-from vibetuner.sse.hub import Hub, check_channel, get_hub
+from vibetuner.sse.event import check_channel
+from vibetuner.sse.stream import EventStream
 
-__all__ = ["EventStream", "sse_endpoint"]
-
-KEEPALIVE_SECONDS = 15.0
-RETRY_MS = 1000
+__all__ = ["add_stream_route", "sse_endpoint"]
 
 F = TypeVar("F", bound=Callable[..., Any])
-
-
-class EventStream(StreamingResponse):
-    """A response that stays open and sends the events of one channel."""
-
-    media_type = "text/event-stream"
 
 
 def sse_endpoint(path: str, *, router: APIRouter, **options: Any) -> Callable[[F], F]:
     """Serve the event stream of the channel whose name the decorated function returns.
 
     The function, sync or async, is a FastAPI dependency: it takes path and query parameters,
-    the request and other dependencies, and may refuse with an HTTPException. ``options`` go to
-    ``router.add_api_route``.
+    the request and other dependencies, and may refuse with an HTTPException. A browser that
+    returns gets what it has missed; where that is gone, one event ``reset`` tells it to fetch its
+    state anew. ``options`` go to ``router.add_api_route``.
     """
 
     def register(function: F) -> F:
-        async def endpoint(channel: str = Depends(function)) -> EventStream:
-            return EventStream(
-                _stream(get_hub(), check_channel(channel)),
-                headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"},
-            )
+        async def endpoint(request: Request, channel: str = Depends(function)) -> EventStream:
+            try:
+                check_channel(channel)
+            except ValueError as error:
+                raise HTTPException(400, str(error)) from None
+            return EventStream(channel, last_id=EventStream.last_id_of(request))
 
-        endpoint.__name__ = getattr(function, "__name__", "events")
-        endpoint.__doc__ = function.__doc__
-        router.add_api_route(
-            path,
-            endpoint,
-            methods=["GET"],
-            response_class=EventStream,
-            response_model=None,
-            **options,
-        )
+        add_stream_route(router, path, endpoint, function, options)
         return function
 
     return register
 
 
-async def _stream(hub: Hub, channel: str) -> AsyncIterator[bytes]:
-    with hub.subscribe(channel) as subscriber:
-        yield f"retry: {RETRY_MS}\n\n".encode()
-        async for event in subscriber.events(keepalive=KEEPALIVE_SECONDS):
-            yield event.encode() if event else b": keepalive\n\n"
+def add_stream_route(
+    router: APIRouter,
+    path: str,
+    endpoint: Callable[..., Any],
+    function: Callable[..., Any],
+    options: dict[str, Any],
+) -> None:
+    """Register ``endpoint`` under the name and description of ``function``, as an event stream."""
+    endpoint.__name__ = getattr(function, "__name__", "events")
+    endpoint.__doc__ = function.__doc__
+    router.add_api_route(
+        path,
+        endpoint,
+        methods=["GET"],
+        response_class=EventStream,
+        response_model=None,
+        **{"response_description": "Server-sent events, until either side leaves", **options},
+    )

@@ -3,137 +3,146 @@
 from __future__ import annotations
 
 import asyncio
-import re
-from collections import defaultdict
-from collections.abc import AsyncIterator, Iterator
+import time
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from functools import cache
 
-__all__ = ["Event", "Hub", "Subscriber", "check_channel", "check_event", "get_hub"]
+from vibetuner.sse.event import Event, Place
+from vibetuner.sse.feed import Feed, Subscriber
 
-BACKLOG = 200
-NAME = re.compile(r"[^\x00-\x20\x7f]{1,200}")
+__all__ = ["KEEPALIVE_SECONDS", "Hub", "get_hub"]
 
+KEEPALIVE_SECONDS = 15.0
 
-@dataclass(frozen=True, slots=True)
-class Event:
-    """What is sent: a name, and data of any number of lines."""
-
-    name: str
-    data: str
-
-    def encode(self) -> bytes:
-        r"""The event as the bytes of a ``text/event-stream``.
-
-        The format is that of the HTML standard, section 9.2.6: one ``data`` field a line.
-
-        >>> Event("progress", "<p>1\r\n2</p>").encode()
-        b'event: progress\ndata: <p>1\ndata: 2</p>\n\n'
-        """
-        lines = re.split(r"\r\n|\r|\n", self.data)
-        data = "".join(f"data: {line}\n" for line in lines)
-        # A lone surrogate has no bytes; it must not end the stream of everybody who listens.
-        return f"event: {self.name}\n{data}\n".encode(errors="replace")
-
-
-@dataclass(eq=False, slots=True)
-class Subscriber:
-    """One open connection and the events that it has yet to send."""
-
-    channel: str
-    queue: asyncio.Queue[Event | None] = field(default_factory=lambda: asyncio.Queue(BACKLOG + 1))
-
-    def offer(self, event: Event) -> bool:
-        """Queue an event; False when the subscriber is too far behind."""
-        if self.queue.qsize() >= BACKLOG:
-            return False
-        self.queue.put_nowait(event)
-        return True
-
-    def close(self) -> None:
-        """End the stream after what is queued; the last place is kept for this."""
-        if not self.queue.full():
-            self.queue.put_nowait(None)
-
-    async def events(self, *, keepalive: float) -> AsyncIterator[Event | None]:
-        """The events to come; None after every ``keepalive`` seconds of silence."""
-        while True:
-            try:
-                async with asyncio.timeout(keepalive):
-                    event = await self.queue.get()
-            except TimeoutError:
-                yield None
-                continue
-            if event is None:
-                return
-            yield event
+# A wake-up costs as much as an event or twenty: those that come together are sent together. With
+# many subscribers they are collected for as long as it takes to wake all of these.
+COLLECT_SECONDS = 0.002
+COLLECT_SECONDS_AT_MOST = 0.05
 
 
 class Hub:
-    """Hands each published event to the subscribers of its channel."""
+    """Hands each published event to the subscribers of its channel.
 
-    def __init__(self) -> None:
-        self._subscribers: defaultdict[str, set[Subscriber]] = defaultdict(set)
+    It lives in one event loop at a time.
+
+    Args:
+        keepalive: after how many seconds of silence a subscriber is woken all the same.
+    """
+
+    def __init__(self, *, keepalive: float = KEEPALIVE_SECONDS) -> None:
+        self._feeds: dict[str, Feed] = {}
+        self._to_wake: set[Feed] = set()
+        self._keepalive = keepalive
+        self._waking: asyncio.TimerHandle | None = None
+        self._beating: asyncio.TimerHandle | None = None
+        self._collect_seconds = COLLECT_SECONDS
+        self._closed = False
+        self._last_place: Place = (0, 0)
 
     def __len__(self) -> int:
-        return sum(map(len, self._subscribers.values()))
+        return sum(len(feed.subscribers) for feed in self._feeds.values())
+
+    @contextmanager
+    def serving(self) -> Iterator[None]:
+        """Take subscribers for the length of the block; those that are left then are closed."""
+        self._closed = False
+        try:
+            yield
+        finally:
+            self.close()
 
     @contextmanager
     def subscribe(self, channel: str) -> Iterator[Subscriber]:
         """A subscriber of ``channel`` for the length of the block."""
-        subscriber = Subscriber(channel)
-        self._subscribers[channel].add(subscriber)
+        feed = self._feeds.get(channel)
+        if feed is None:
+            feed = self._feeds[channel] = Feed(channel)
+        subscriber = feed.join()
+        if self._closed:
+            subscriber.close()
+        self._start_beating()
         try:
             yield subscriber
         finally:
-            self._remove(subscriber)
+            feed.leave(subscriber)
+            if not feed.subscribers and self._feeds.get(channel) is feed:
+                del self._feeds[channel]
+                self._to_wake.discard(feed)
+            if not self._feeds:
+                self._stop_timers()
 
     def publish(self, channel: str, event: Event) -> None:
-        """Offer ``event`` to every subscriber; one that is too far behind is closed.
+        """Hand ``event`` to the channel's subscribers; one that they have had is left out."""
+        feed = self._feeds.get(channel)
+        if feed is not None and feed.add(event):
+            self._wake_soon(feed)
 
-        The browser comes back by itself, and the page fetches its state anew.
-        """
-        for subscriber in tuple(self._subscribers.get(channel, ())):
-            if not subscriber.offer(event):
-                self._remove(subscriber)
-                subscriber.close()
+    def reset(self, channel: str, event: Event) -> None:
+        """Hand on an event that says that others are lost, whatever ids were seen before."""
+        feed = self._feeds.get(channel)
+        if feed is not None:
+            feed.restart(event)
+            self._wake_soon(feed)
+
+    def cursors(self) -> dict[str, str]:
+        """For each channel with subscribers the id up to which it is heard, where that is known."""
+        return {name: feed.cursor for name, feed in self._feeds.items() if feed.cursor}
+
+    def next_id(self) -> str:
+        """An id for an event that no Redis gives one to."""
+        now = (time.time_ns() // 1_000_000, 0)
+        last = self._last_place
+        self._last_place = now if now > last else (last[0], last[1] + 1)
+        return "{}-{}".format(*self._last_place)
 
     def close(self) -> None:
-        """End every stream."""
-        for subscribers in tuple(self._subscribers.values()):
-            for subscriber in tuple(subscribers):
+        """End every stream, and those that are still to come."""
+        self._closed = True
+        for feed in self._feeds.values():
+            for subscriber in feed.subscribers:
                 subscriber.close()
 
-    def _remove(self, subscriber: Subscriber) -> None:
-        subscribers = self._subscribers.get(subscriber.channel)
-        if subscribers is None:
-            return
-        subscribers.discard(subscriber)
-        if not subscribers:
-            del self._subscribers[subscriber.channel]
+    def _wake_soon(self, feed: Feed) -> None:
+        self._to_wake.add(feed)
+        if self._waking is None:
+            loop = asyncio.get_running_loop()
+            self._waking = loop.call_later(self._collect_seconds, self._wake)
+
+    def _wake(self) -> None:
+        self._waking = None
+        feeds, self._to_wake = self._to_wake, set()
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        for feed in feeds:
+            feed.wake()
+        # It is called when all who were woken have had their turn.
+        loop.call_soon(self._note_cost, began)
+
+    def _note_cost(self, began: float) -> None:
+        took = asyncio.get_running_loop().time() - began
+        self._collect_seconds = min(max(took, COLLECT_SECONDS), COLLECT_SECONDS_AT_MOST)
+
+    def _start_beating(self) -> None:
+        if self._beating is None:
+            loop = asyncio.get_running_loop()
+            self._beating = loop.call_later(self._keepalive, self._beat)
+
+    def _beat(self) -> None:
+        self._beating = None
+        self._start_beating()
+        for feed in self._feeds.values():
+            feed.wake(trim=True)
+
+    def _stop_timers(self) -> None:
+        for timer in (self._waking, self._beating):
+            if timer is not None:
+                timer.cancel()
+        self._waking = self._beating = None
+        self._to_wake.clear()
 
 
 @cache
 def get_hub() -> Hub:
     """The process's hub."""
     return Hub()
-
-
-def check_channel(channel: str) -> str:
-    """Return ``channel``, or raise ValueError: 1 to 200 characters, no spaces or line breaks."""
-    return _check("channel", channel)
-
-
-def check_event(event: str) -> str:
-    """Return ``event``, or raise ValueError: 1 to 200 characters, no spaces or line breaks."""
-    return _check("event", event)
-
-
-def _check(what: str, name: str) -> str:
-    if not NAME.fullmatch(name):
-        raise ValueError(
-            f"The {what} name {name!r} is not usable: take 1 to 200 characters without spaces, "
-            "line breaks or control characters"
-        )
-    return name

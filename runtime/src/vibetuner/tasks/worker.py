@@ -47,6 +47,7 @@ from vibetuner.tasks.depends import inject, running_context
 from vibetuner.tasks.guard import guard_of, queued_at
 from vibetuner.tasks.lifespan import worker_lifespan
 from vibetuner.tasks.payload import dump, read, signing_keys
+from vibetuner.tasks.progress_hook import Ends
 from vibetuner.tasks.report import Reporter, hit_the_engines_limit
 
 __all__ = ["TaskWorker", "get_worker", "open_queue"]
@@ -104,6 +105,7 @@ class TaskWorker(StreaqWorker[Any]):
         self.middleware(self._begin_nothing_late)
         self._reporter = Reporter(self)
         self.burial = Burial(self)
+        self._ends = Ends(self)
         self._keys: list[bytes] = []
         self._run_scope: CancelScope | None = None
         self._inner_entries = 0
@@ -231,7 +233,7 @@ class TaskWorker(StreaqWorker[Any]):
         queued_token = queued_at.set(msg.enqueue_time)
         try:
             # The try is counted before the function begins, and a stop in between would burn it.
-            with CancelScope(shield=True):
+            with CancelScope(shield=True), self._ends.reporting(msg.task_id):
                 await super().run_task(msg)
         except ArgumentsGone as error:
             tries = int(await self.redis.get(self._retry_key + msg.task_id) or 0)
@@ -261,7 +263,11 @@ class TaskWorker(StreaqWorker[Any]):
         if not kwargs["finish"] and kwargs["schedule"] is None:
             # Cut short by a planned stop, which is no fault of the task's: this try is not counted.
             await self.redis.decr(self._retry_key + msg.task_id)
+        await self._ends.settle(again=not kwargs["finish"])
         await super().finish_task(msg, *args, **kwargs)
+        if kwargs["finish"]:
+            outcome, success = kwargs["return_value"], kwargs["success"]
+            await self._ends.tell(msg.task_id, outcome, success=success)
         if kwargs["success"] and kwargs["triggers"]:
             await self.redis.expire(self._previous_key + msg.task_id, HANDED_ON_TIME)
         self._reporter.finished(**kwargs)
@@ -291,6 +297,7 @@ class TaskWorker(StreaqWorker[Any]):
         if not isinstance(exc, StreaqCancelled):
             await self._bury(msg.task_id, exc, tries, self.registry.get(fn_name))
         await super().finish_failed_task(msg, exc, tries, *args, **kwargs)
+        await self._ends.tell(msg.task_id, exc)
         self._reporter.not_run(exc, fn_name)
 
     async def fail_task_dependents(self, dependents: list[str], otherwise: str | None) -> None:
@@ -299,6 +306,15 @@ class TaskWorker(StreaqWorker[Any]):
         for task_id in dependents:
             await self._bury(task_id, error, 0, None)
         await super().fail_task_dependents(dependents, otherwise)
+        for task_id in dependents:
+            await self._ends.tell(task_id, error)
+
+    async def abort_by_id(self, task_id: str, timeout: timedelta | int | None = 5) -> bool:  # noqa: ASYNC109
+        """End a task; one that no worker has begun is told to have ended here."""
+        aborted = await super().abort_by_id(task_id, timeout)
+        if aborted:
+            await self._ends.tell(task_id, StreaqCancelled("Task aborted!"))
+        return aborted
 
     async def _bury(
         self, task_id: str, error: BaseException, tries: int, task: RegisteredTask | None

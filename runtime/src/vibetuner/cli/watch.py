@@ -1,0 +1,164 @@
+"""``vibetuner tasks watch ID``: a task's progress on a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
+
+    from vibetuner.tasks.progress import ProgressState
+
+__all__ = ["watch"]
+
+ENDED_BADLY = 1
+WORDS = {
+    "queued": "waiting",
+    "running": "running",
+    "complete": "done",
+    "failed": "failed",
+    "aborted": "aborted",
+}
+
+Show = Callable[["ProgressState"], None]
+
+
+def watch(
+    task_id: Annotated[str, typer.Argument(metavar="ID", help="The task's id.")],
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object a line, the last is the end.")
+    ] = False,
+) -> None:
+    """Show how far a task has come, until it ends; Ctrl-C leaves it running.
+
+    Exit code 0 when it is done, 1 when it failed or was aborted, 3 when nobody knows it.
+    """
+    import asyncio
+    import sys
+
+    if as_json:
+        with _as_json() as show:
+            last = asyncio.run(_watch(task_id, show))
+    elif sys.stdout.isatty():
+        with _as_bar() as show:
+            last = asyncio.run(_watch(task_id, show))
+    else:
+        with _as_lines() as show:
+            last = asyncio.run(_watch(task_id, show))
+    if last.status != "complete":
+        if not as_json and sys.stdout.isatty():
+            print(f"Next:  vibetuner dead-letters show {_one_line(task_id)}   (where it is kept)")
+        raise typer.Exit(ENDED_BADLY)
+
+
+async def _watch(task_id: str, show: Show) -> ProgressState:
+    """Show each state; returns the last."""
+    from vibetuner.errors import CommandError
+    from vibetuner.loader import make_importable
+    from vibetuner.project import project_info
+    from vibetuner.tasks.progress import watch_progress
+    from vibetuner.tasks.worker import open_queue
+
+    class UnknownTask(CommandError):  # noqa: N818 - as DeadLetterNotFound
+        exit_code = 3
+
+    # A result may be of the project's classes.
+    make_importable(project_info())
+    last: ProgressState | None = None
+    async with open_queue():
+        try:
+            async for state in watch_progress(task_id):
+                show(state)
+                last = state
+        except LookupError:
+            pass
+    if last is None:
+        raise UnknownTask(
+            f"There is no task {_one_line(task_id)}, or its result is not kept any more. "
+            "Take the id that enqueue() returned"
+        )
+    return last
+
+
+@contextmanager
+def _as_json() -> Iterator[Show]:
+    yield lambda state: print(state.to_json(), flush=True)
+
+
+@contextmanager
+def _as_lines() -> Iterator[Show]:
+    said: set[str] = set()
+
+    def show(state: ProgressState) -> None:
+        line = _line(state)
+        if line not in said:
+            print(line, flush=True)
+        said.clear()
+        said.add(line)
+
+    yield show
+
+
+@contextmanager
+def _as_bar() -> Iterator[Show]:
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
+
+    with Progress(
+        TextColumn("{task.fields[word]:<8}", markup=False),
+        BarColumn(),
+        TaskProgressColumn(),
+        TextColumn("{task.fields[facts]}", markup=False, style="dim"),
+    ) as progress:
+        bar = progress.add_task("", total=None, word="waiting", facts="")
+        yield lambda state: _draw(progress, bar, state)
+
+
+def _draw(progress: Progress, bar: TaskID, state: ProgressState) -> None:
+    total = state.total or (1 if state.is_over else None)
+    done = total if state.status == "complete" and total else state.done
+    progress.update(bar, total=total, completed=done, word=WORDS[state.status], facts=_facts(state))
+    if state.is_over:
+        progress.stop_task(bar)
+
+
+def _line(state: ProgressState) -> str:
+    """One state in one line.
+
+    >>> from vibetuner.tasks.progress_state import ProgressState, ProgressStatus
+    >>> _line(ProgressState(task_id="a", status=ProgressStatus.RUNNING, done=5, total=10, eta=61.2))
+    'running 50 % 5 of 10, 1 min 2 s left'
+    """
+    percent = "" if state.percent is None else f" {state.percent} %"
+    return f"{WORDS[state.status]}{percent} {_facts(state)}".rstrip()
+
+
+def _facts(state: ProgressState) -> str:
+    counted = f"{state.done:,} of {state.total:,}" if state.total else f"{state.done:,}"
+    facts = [
+        counted if state.total or state.done else "",
+        f"{state.rate:,.1f}/s" if state.rate else "",
+        f"{_duration(state.eta)} left" if state.eta is not None else "",
+        _one_line(state.message),
+    ]
+    return ", ".join(filter(None, facts))
+
+
+def _duration(seconds: float) -> str:
+    import math
+
+    whole = math.ceil(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def _one_line(text: str) -> str:
+    from vibetuner.cli.letters_view import one_line
+
+    return one_line(text)

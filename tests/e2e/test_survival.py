@@ -1,0 +1,235 @@
+"""The bar of an export, whatever happens between the browser and the task."""
+
+from __future__ import annotations
+
+import csv
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Self
+
+import pytest
+
+from tests.processes import Command, clean_environment, free_port, wait_for_http, wait_until
+
+playwright = pytest.importorskip("playwright.sync_api", reason="uv run --group e2e pytest")
+expect = playwright.expect
+
+pytestmark = [pytest.mark.e2e, pytest.mark.slow]
+
+DEMO_ORDERS = 10_000
+PATIENCE = 90_000  # milliseconds; the machine may have other things to do
+
+
+@pytest.fixture(scope="module")
+def slow_project(project: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The generated project, its exports slow enough for something to happen meanwhile."""
+    folder = tmp_path_factory.mktemp("slow") / project.name
+    shutil.copytree(project, folder, ignore=shutil.ignore_patterns(".venv", ".vibetuner"))
+    (folder / ".venv").symlink_to(project / ".venv")
+    [tasks] = folder.glob("src/*/tasks/exports.py")
+    text = tasks.read_text("utf-8")
+    slower = re.sub(r"(?m)^PAUSE_SECONDS = .*$", "PAUSE_SECONDS = 0.8", text)
+    assert slower != text
+    tasks.write_text(slower, "utf-8")
+    return folder
+
+
+@contextmanager
+def running(folder: Path, *arguments: str) -> Iterator[Command]:
+    """``vibetuner run …`` in a group of its own, killed at the end."""
+    log = folder / f"{arguments[0]}.log"
+    with log.open("a", encoding="utf-8") as file:
+        process = subprocess.Popen(
+            [folder / ".venv/bin/python", "-m", "vibetuner", "run", "dev", *arguments],
+            cwd=folder,
+            env=clean_environment(),
+            stdin=subprocess.DEVNULL,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+    try:
+        yield Command(process, log)
+    finally:
+        if process.poll() is None:
+            process.send_signal(signal.SIGINT)
+        process.wait(60)
+
+
+@pytest.fixture(scope="module")
+def worker(slow_project: Path) -> Iterator[Command]:
+    """The worker lives through all of it."""
+    with running(slow_project, "worker", "--port", str(free_port())) as command:
+        command.wait_for("worker ready", seconds=90)
+        yield command
+
+
+@contextmanager
+def serving(folder: Path, port: int) -> Iterator[Command]:
+    """A web process at ``port``."""
+    with running(folder, "frontend", "--port", str(port)) as command:
+        wait_for_http(f"http://127.0.0.1:{port}/health", seconds=90)
+        yield command
+
+
+def kill(command: Command) -> None:
+    """As the kernel does when memory is short: no goodbye, for nobody."""
+    from tests.processes import children_of
+
+    victims = {*children_of(command.process.pid), command.process.pid}
+    for pid in victims:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    command.process.wait(20)
+
+
+@pytest.fixture
+def tab(browser: playwright.Browser) -> Iterator[playwright.Page]:
+    """A tab that counts how often its page was loaded."""
+    context = browser.new_context(viewport={"width": 1280, "height": 800})
+    page = context.new_page()
+    yield page
+    context.close()
+
+
+def start_export(tab: playwright.Page, url: str) -> playwright.Locator:
+    """Open the page, start, and wait until the bar moves; returns the export's card."""
+    tab.goto(url)
+    tab.evaluate("window.neverReloaded = true")
+    tab.get_by_role("button", name="Start an export").click()
+    card = tab.locator("#exports article").first
+    expect(card).to_contain_text("Running", timeout=PATIENCE)
+    wait_until(lambda: bar(card) >= 5, seconds=60, what=card.inner_text)
+    return tab.locator(f"#{card.get_attribute('id')}")
+
+
+def bar(card: playwright.Locator) -> int:
+    """Where the bar stands."""
+    value = card.evaluate("card => card.querySelector('progress')?.getAttribute('value')")
+    return int(value or 0)
+
+
+def ends_well(tab: playwright.Page, card: playwright.Locator, folder: Path) -> None:
+    """The card ends as it should, the page was never loaded again, and the file is whole."""
+    expect(card).to_contain_text("Done", timeout=PATIENCE)
+    expect(card).to_contain_text("10,000 orders")
+    expect(card.get_by_role("progressbar")).to_have_attribute("value", "100")
+    assert tab.evaluate("window.neverReloaded") is True
+    with tab.expect_download() as download:
+        card.get_by_role("link", name="Download").click()
+    file = folder / "downloaded.csv"
+    download.value.save_as(file)
+    with file.open(encoding="utf-8", newline="") as lines:
+        _, *rows = csv.reader(lines)
+    assert len({row[0] for row in rows}) == DEMO_ORDERS
+
+
+def test_the_web_process_is_killed_in_the_middle_and_started_again(
+    slow_project: Path, worker: Command, tab: playwright.Page
+):
+    """The bar goes on where the task is, ends at 100 %, and the download works, with no reload."""
+    port = free_port()
+    with serving(slow_project, port) as web:
+        card = start_export(tab, f"http://127.0.0.1:{port}/")
+        kill(web)
+    before = bar(card)
+    with serving(slow_project, port):
+        wait_until(lambda: bar(card) > before, seconds=90, what=card.inner_text)
+        ends_well(tab, card, slow_project)
+
+
+def test_a_page_that_is_loaded_in_the_middle_shows_the_truth_at_once(
+    slow_project: Path, worker: Command, tab: playwright.Page, browser: playwright.Browser
+):
+    """Also in a browser that has never been here, and both end well."""
+    port = free_port()
+    with serving(slow_project, port):
+        card = start_export(tab, f"http://127.0.0.1:{port}/")
+        wait_until(lambda: bar(card) >= 20, seconds=60)
+        reached = bar(card)
+        context = browser.new_context()
+        late = context.new_page()
+        late.goto(f"http://127.0.0.1:{port}/")
+        late.evaluate("window.neverReloaded = true")
+        late_card = late.locator(f"#{card.get_attribute('id')}")
+        assert bar(late_card) >= reached - 5
+        ends_well(tab, card, slow_project)
+        ends_well(late, late_card, slow_project)
+        context.close()
+
+
+@pytest.mark.parametrize("way", ["offline", "wire"])
+def test_the_network_is_cut_and_restored(
+    slow_project: Path, worker: Command, tab: playwright.Page, way: str
+):
+    """The browser's own switch, and a wire that is pulled: connections die, none is made."""
+    port = free_port()
+    with serving(slow_project, port), Wire(port) as wire:
+        card = start_export(tab, f"http://127.0.0.1:{wire.port}/")
+        if way == "offline":
+            tab.context.set_offline(True)
+        wire.cut()
+        stuck = bar(card)
+        tab.wait_for_timeout(2500)
+        assert bar(card) <= stuck + 5
+        wire.mend()
+        tab.context.set_offline(False)
+        ends_well(tab, card, slow_project)
+
+
+class Wire:
+    """Carries bytes between a browser and a web process, until it is cut."""
+
+    def __init__(self, target: int) -> None:
+        self.port = free_port()
+        self._target = target
+        self._ends: set[socket.socket] = set()
+        self._listener: socket.socket | None = None
+
+    def __enter__(self) -> Self:
+        self.mend()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.cut()
+
+    def mend(self) -> None:
+        self._listener = socket.create_server(("127.0.0.1", self.port), backlog=50)
+        threading.Thread(target=self._accept, args=(self._listener,), daemon=True).start()
+
+    def cut(self) -> None:
+        for end in (self._listener, *self._ends):
+            if end is not None:
+                with suppress(OSError):
+                    end.shutdown(socket.SHUT_RDWR)
+                end.close()
+        self._listener = None
+        self._ends.clear()
+
+    def _accept(self, listener: socket.socket) -> None:
+        with suppress(OSError):
+            while True:
+                near, _ = listener.accept()
+                far = socket.create_connection(("127.0.0.1", self._target))
+                self._ends |= {near, far}
+                for source, sink in ((near, far), (far, near)):
+                    threading.Thread(target=self._carry, args=(source, sink), daemon=True).start()
+
+    def _carry(self, source: socket.socket, sink: socket.socket) -> None:
+        with suppress(OSError):
+            while data := source.recv(65536):
+                sink.sendall(data)
+        for end in (source, sink):
+            with suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+            end.close()
+            self._ends.discard(end)

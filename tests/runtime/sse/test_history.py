@@ -1,0 +1,120 @@
+"""What a browser that returns has missed, and when nobody can tell."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+
+from vibetuner.config import Settings
+from vibetuner.resources.redis import open_redis
+from vibetuner.sse.event import idle_id, parse_id
+from vibetuner.sse.history import History
+from vibetuner.testing import held_open
+
+
+@pytest.fixture
+async def history(settings: Settings) -> AsyncIterator[History]:
+    """Keeps few events, so that they can overrun."""
+    async with held_open(open_redis(settings)) as client:
+        yield History(client, settings.redis_key_prefix, size=5, ttl=60)
+
+
+async def test_who_returns_gets_what_was_missed_in_order_and_once(history: History):
+    """From any place that the stream still has."""
+    ids = [await history.send("news", "n", str(number)) for number in range(5)]
+    for place, event_id in enumerate(ids):
+        past = await history.read("news", event_id)
+        assert past.missed is not None
+        assert [event.id for event in past.missed] == ids[place + 1 :]
+        assert [event.data for event in past.missed] == [str(n) for n in range(place + 1, 5)]
+        assert past.end == ids[-1]
+
+
+async def test_who_comes_for_the_first_time_gets_nothing_old_and_learns_where_it_is(
+    history: History,
+):
+    """With that id it can return before anything has come."""
+    sent = await history.send("news", "n", "old")
+    past = await history.read("news", None)
+    assert (past.missed, past.end) == ([], sent)
+
+
+async def test_who_came_before_anything_was_sent_misses_nothing(history: History):
+    """The id of silence reads the stream from its beginning."""
+    first = await history.read("news", None)
+    sent = [await history.send("news", "n", str(number)) for number in range(5 - 1)]
+    past = await history.read("news", first.end)
+    assert past.missed is not None
+    assert [event.id for event in past.missed] == sent
+    quiet = await history.read("silence", first.end)
+    assert quiet.missed == []
+
+
+async def test_who_comes_after_the_history_was_overrun_is_told(history: History):
+    """Streams are trimmed in whole nodes, so it takes more than the size to lose one."""
+    first = await history.send("news", "n", "x")
+    for _ in range(400):
+        await history.send("news", "n", "x")
+    length = await history.redis.xlen(history.key("news"))
+    assert 5 <= length <= 5 + 100
+    past = await history.read("news", first)
+    assert past.missed is None
+    assert parse_id(past.end) > parse_id(first)
+    kept = await history.read("news", past.end)
+    assert kept.missed == []
+
+
+async def test_who_came_before_anything_and_after_an_overrun_is_told(history: History):
+    """The id of silence does not prove that the beginning is still there."""
+    first = await history.read("news", None)
+    for _ in range(400):
+        await history.send("news", "n", "x")
+    assert (await history.read("news", first.end)).missed is None
+
+
+@pytest.mark.parametrize(
+    "forged", ["abc", "99999999999999-0", "1-1", idle_id(5), idle_id(99999999999999), "1-2\n"]
+)
+async def test_an_id_that_the_stream_never_gave_has_missed_everything(
+    history: History, forged: str
+):
+    """Another life of the stream, or somebody's invention."""
+    assert (await history.read("news", forged)).missed is None
+    await history.send("news", "n", "x")
+    assert (await history.read("news", forged)).missed is None
+
+
+async def test_a_stream_that_has_run_out_of_time_is_told(history: History):
+    """An hour without an event, here a second; and no key stays."""
+    short = History(history.redis, history.prefix, size=5, ttl=1)
+    sent = await short.send("news", "n", "x")
+    silent = (await short.read("other", None)).end
+    async with asyncio.timeout(20):
+        while await short.redis.exists([short.key("news")]):
+            await asyncio.sleep(0.05)
+    await asyncio.sleep(1.1)
+    assert (await short.read("news", sent)).missed is None
+    assert (await short.read("other", silent)).missed is None
+
+
+async def test_every_key_has_a_time_to_live(history: History):
+    """However many channels there were, Redis forgets them."""
+    for number in range(20):
+        await history.send(f"channel:{number}", "n", "x")
+        await history.read(f"unheard:{number}", None)
+    keys = [key async for key in history.redis.scan_iter(match=f"{history.prefix}*")]
+    assert len(keys) == 20
+    assert all([0 < await history.redis.ttl(key) <= 60 for key in keys])
+
+
+async def test_any_data_comes_back_as_it_was(history: History):
+    """Line breaks, quotes and what is not ASCII included."""
+    texts = ["", "two\nlines", "\r\n", '"größer" <b>', "\x00", "a\n\nevent: forged"]
+    first = await history.send("news", "n", "first")
+    for text in texts:
+        await history.send("news", "n", text)
+    past = await history.read("news", first)
+    assert past.missed is not None
+    assert [event.data for event in past.missed] == texts

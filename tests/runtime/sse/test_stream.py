@@ -1,0 +1,371 @@
+"""Event streams from real web processes, two of them, to browsers that come and go."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from urllib.parse import quote, urlsplit
+from uuid import uuid4
+
+import httpx2
+import pytest
+
+from tests.browsers import EventSource, listening
+from tests.processes import Site, free_port, wait_until
+from tests.valkeys import OwnValkey
+from vibetuner.resources.redis import make_client
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def channel() -> str:
+    """A channel that no other test uses."""
+    return f"test:{uuid4().hex}"
+
+
+def send(site: Site, channel: str, *texts: str) -> list[str]:
+    """Broadcast from a web process; returns the ids."""
+    answer = httpx2.post(f"{site.url}/send/{channel}", json=texts, timeout=30)
+    assert answer.status_code == 200, answer.text
+    ids: list[str] = answer.json()
+    return ids
+
+
+def inside(site: Site) -> dict[str, int]:
+    counts: dict[str, int] = httpx2.get(f"{site.url}/inside", timeout=30).json()
+    return counts
+
+
+def numbers(*bounds: int) -> list[str]:
+    return [str(number) for number in range(*bounds)]
+
+
+def test_what_one_process_sends_arrives_at_the_other_with_the_id_that_it_has(
+    two_sites: tuple[Site, Site], channel: str
+):
+    """The stream's id, the same everywhere."""
+    one, two = two_sites
+    with listening(f"{one.url}/events/{channel}") as here:
+        with listening(f"{two.url}/events/{channel}") as there:
+            ids = send(one, channel, "1", "two\nlines")
+            for browser in (here, there):
+                events = browser.wait_for(2)
+                assert [(e.data, e.id) for e in events] == [("1", ids[0]), ("two\nlines", ids[1])]
+
+
+def test_who_returns_to_another_process_gets_what_was_missed_once_and_in_order(
+    two_sites: tuple[Site, Site], channel: str
+):
+    """Then what is live, while others keep sending."""
+    one, two = two_sites
+    with listening(f"{one.url}/events/{channel}") as first:
+        ids = send(one, channel, *numbers(3))
+        first.wait_for(3)
+    send(one, channel, *numbers(3, 100))
+    with listening(f"{two.url}/events/{channel}", last_id=ids[2]) as second:
+        send(one, channel, *numbers(100, 150))
+        send(two, channel, *numbers(150, 200))
+        second.wait_for(197)
+        assert second.data == numbers(3, 200)
+
+
+def test_who_left_before_anything_was_sent_gets_all_of_it(
+    two_sites: tuple[Site, Site], channel: str
+):
+    """The stream says where it is before its first event."""
+    one, two = two_sites
+    with listening(f"{one.url}/events/{channel}") as first:
+        wait_until(lambda: first.last_id, what=lambda: "an id")
+    send(two, channel, "1", "2")
+    with listening(f"{two.url}/events/{channel}", last_id=first.last_id) as second:
+        second.wait_for(2)
+        assert second.data == ["1", "2"]
+
+
+def test_who_comes_back_too_late_gets_one_reset_and_then_what_is_live(
+    two_sites: tuple[Site, Site], channel: str
+):
+    """The history was overrun; the page fetches its state anew, and can return from there."""
+    one, two = two_sites
+    old = send(one, channel, "old")[0]
+    send(one, channel, *numbers(600))
+    with listening(f"{two.url}/events/{channel}", last_id=old) as browser:
+        browser.wait_for(1)
+        send(one, channel, "new")
+        browser.wait_for(2)
+        assert browser.pairs == [("reset", ""), ("n", "new")]
+    send(one, channel, "newer")
+    with listening(f"{one.url}/events/{channel}", last_id=browser.events[0].id) as again:
+        again.wait_for(2)
+        assert again.pairs == [("n", "new"), ("n", "newer")]
+
+
+@pytest.mark.parametrize("forged", ["nonsense", "99999999999999-0", "0-1", "x" * 5000])
+def test_an_invented_id_is_answered_with_a_reset(
+    two_sites: tuple[Site, Site], channel: str, forged: str
+):
+    """Whatever the header says, the stream goes on."""
+    one, _ = two_sites
+    send(one, channel, "old")
+    with listening(f"{one.url}/events/{channel}", last_id=forged) as browser:
+        send(one, channel, "new")
+        browser.wait_for(2)
+        assert browser.pairs == [("reset", ""), ("n", "new")]
+
+
+def test_the_answer_says_what_it_is_and_how_soon_to_return(two_sites: tuple[Site, Site]):
+    """Headers for proxies, a hint for browsers, a line in the API's description."""
+    one, _ = two_sites
+    with httpx2.stream("GET", f"{one.url}/events/x") as response:
+        assert response.headers["content-type"].startswith("text/event-stream")
+        assert response.headers["cache-control"] == "no-cache"
+        assert response.headers["x-accel-buffering"] == "no"
+        assert "content-length" not in response.headers
+        assert next(response.iter_text()).startswith("retry: 1000\n\n")
+    described = httpx2.get(f"{one.url}/openapi.json").json()["paths"]["/events/{channel}"]["get"]
+    assert list(described["responses"]["200"]["content"]) == ["text/event-stream"]
+    assert described["description"] == "What is sent on a channel."
+    assert [parameter["name"] for parameter in described["parameters"]] == ["channel"]
+
+
+def test_an_endpoint_refuses_before_it_streams(two_sites: tuple[Site, Site]):
+    """As any route: by its own word, a dependency's, or because the name is none."""
+    one, _ = two_sites
+    before = inside(one)["subscribers"]
+    refused = httpx2.get(f"{one.url}/events/x?as=eve")
+    assert (refused.status_code, refused.json()) == (403, {"detail": "not yours"})
+    for name in ("a b", "a\rb", "\x00", "x" * 201, "\u2028"):
+        answer = httpx2.get(f"{one.url}/events/{quote(name)}")
+        assert answer.status_code == 400, name
+        assert "is not usable" in answer.json()["detail"]
+    assert httpx2.get(f"{one.url}/events/{quote('a' + chr(10) + 'event: forged')}").is_error
+    assert inside(one)["subscribers"] == before
+
+
+def test_the_function_may_be_one_that_is_not_async(two_sites: tuple[Site, Site]):
+    """FastAPI runs it beside the loop."""
+    one, _ = two_sites
+    with listening(f"{one.url}/sync/plain") as browser:
+        send(one, "plain", "1")
+        assert browser.wait_for(1)[0].data == "1"
+
+
+def test_five_hundred_visits_leave_nothing_behind(two_sites: tuple[Site, Site], channel: str):
+    """No task, no queue, no subscription, no open file; and there is one subscription a process."""
+    one, _ = two_sites
+    before = settled(one)
+    assert before["subscriptions"] == 2
+    for _ in range(10):
+        with ExitStack() as stack:
+            for number in range(50):
+                stack.enter_context(raw_stream(one, f"{channel}:{number % 7}"))
+            wait_until(lambda: inside(one)["subscribers"] == 50)
+            send(one, f"{channel}:1", "x")
+            assert inside(one)["subscriptions"] == 2
+    wait_until(lambda: inside(one)["subscribers"] == 0)
+    after = settled(one)
+    assert after["feeds"] == 0
+    assert after["subscriptions"] == 2
+    assert after["tasks"] <= before["tasks"] + 1
+    assert after["handles"] <= before["handles"] + 3
+
+
+def settled(site: Site) -> dict[str, int]:
+    """The counts, once nobody listens and they rest."""
+    last = inside(site)
+    for _ in range(50):
+        time.sleep(0.2)
+        now = inside(site)
+        if now == last and not now["subscribers"]:
+            return now
+        last = now
+    return last
+
+
+def test_a_reader_that_cannot_keep_up_is_closed_and_comes_back_by_replay(
+    two_sites: tuple[Site, Site], channel: str
+):
+    """It stops reading while more is sent than its queue holds; others notice nothing."""
+    one, two = two_sites
+    text = "x" * 20_000
+    with listening(f"{one.url}/events/{channel}") as quick:
+        with raw_stream(one, f"{channel}") as slow:
+            for _ in range(6):
+                send(two, channel, *[text] * 50)
+            quick.wait_for(300)
+            received = read_to_end(slow)
+    got = received.count(b"event: n")
+    assert 0 < got < 300
+    last_id = received[: received.rindex(b"\n\n")].rsplit(b"id: ", 1)[1].split(b"\n")[0].decode()
+    with listening(f"{one.url}/events/{channel}", last_id=last_id) as back:
+        back.wait_for(300 - got)
+        assert [e.id for e in back.events] == [e.id for e in quick.events[got:]]
+
+
+def test_a_keepalive_comes_when_nothing_else_does(two_sites: tuple[Site, Site], channel: str):
+    """After fifteen seconds; the comment is no event."""
+    one, _ = two_sites
+    with listening(f"{one.url}/events/{channel}") as browser:
+        wait_until(lambda: browser.comments, seconds=40)
+        assert browser.events == []
+
+
+def test_no_key_is_left_without_a_time_to_live(
+    two_sites: tuple[Site, Site], environment: dict[str, str], channel: str
+):
+    """After all that these tests have done."""
+    one, _ = two_sites
+    send(one, channel, "1")
+
+    async def lasting() -> tuple[int, list[str]]:
+        from vibetuner.config import Settings
+
+        async with make_client(Settings(redis_url=environment["REDIS_URL"])) as client:
+            pattern = f"{environment['REDIS_KEY_PREFIX']}:*"
+            keys = [key async for key in client.scan_iter(match=pattern)]
+            return len(keys), [key for key in keys if await client.ttl(key) < 0]
+
+    count, without = asyncio.run(lasting())
+    assert count > 0
+    assert without == []
+
+
+def test_streams_go_on_over_a_restart_of_the_web_process(serve, environment, channel: str):
+    """The browser returns to the next process by itself, and misses nothing."""
+    port = free_port()
+    with serve(**environment) as other:
+        with serve(port=port, **environment) as site:
+            source = EventSource(f"{site.url}/events/{channel}")
+            source.wait_until_open()
+            send(other, channel, "1")
+            source.wait_for(1)
+        send(other, channel, "2", "3")
+        with serve(port=port, **environment):
+            send(other, channel, "4")
+            source.wait_for(4)
+            assert source.data == numbers(1, 5)
+            source.close()
+
+
+def test_open_streams_do_not_hold_up_a_stop(serve, environment, channel: str):
+    """They end in order at once, with nothing in the log; also one whose browser doesn't read."""
+    took: list[float] = []
+    for _ in range(3):  # the machine may have other things to do, but not three times
+        with serve(**environment) as site, ExitStack() as stack:
+            sources = [
+                EventSource(f"{site.url}/events/{channel}", returns=False) for _ in range(20)
+            ]
+            for source in sources:
+                source.wait_until_open()
+            stuck = stack.enter_context(raw_stream(site, channel))
+            for _ in range(10):
+                send(site, channel, *["x" * 90_000] * 10)
+            began = time.monotonic()
+            site.command.process.terminate()
+            assert site.command.process.wait(20) == 0
+            took.append(time.monotonic() - began)
+            for source in sources:
+                source.wait_until_over()
+            stuck.close()
+            assert "Exception" not in site.command.output
+            assert "Cancel " not in site.command.output
+        if took[-1] < 2:
+            return
+    raise AssertionError(took)
+
+
+def test_streams_go_on_over_a_restart_of_redis(serve, tmp_path: Path, channel: str):
+    """Open ones are filled up from the stream; nobody has to return."""
+    valkey = OwnValkey(tmp_path, lasting=True)
+    asyncio.run(valkey.start())
+    try:
+        variables = {"REDIS_URL": valkey.url, "REDIS_KEY_PREFIX": "restart"}
+        with serve(**variables) as one, serve(**variables) as two:
+            with listening(f"{one.url}/events/{channel}") as browser:
+                send(two, channel, "1")
+                browser.wait_for(1)
+                valkey.kill()
+                one.command.wait_for("lost Redis")
+                asyncio.run(valkey.start())
+                two.command.wait_for("connected again")
+                send(two, channel, "2", "3")
+                browser.wait_for(3)
+                assert browser.pairs == [("n", "1"), ("n", "2"), ("n", "3")]
+                assert browser.opened == 1
+                assert one.command.output.count("lost Redis") == 1
+    finally:
+        valkey.kill()
+
+
+def test_who_comes_while_redis_is_away_is_served_when_it_is_back(
+    serve, tmp_path: Path, channel: str
+):
+    """An answer of 503 would make a browser give up for good."""
+    valkey = OwnValkey(tmp_path, lasting=True)
+    asyncio.run(valkey.start())
+    try:
+        with serve(REDIS_URL=valkey.url, REDIS_KEY_PREFIX="away") as site:
+            last = send(site, channel, "1")[0]
+            valkey.kill()
+            site.command.wait_for("lost Redis")
+            with listening(f"{site.url}/events/{channel}", last_id=last) as browser:
+                asyncio.run(valkey.start())
+                site.command.wait_for("connected again")
+                send(site, channel, "2")
+                browser.wait_for(1)
+                assert browser.pairs == [("n", "2")]
+                assert browser.opened == 1
+    finally:
+        valkey.kill()
+
+
+def test_without_redis_events_reach_the_same_process(serve, channel: str):
+    """One warning; who returns is told that what was sent is gone."""
+    with serve() as site, listening(f"{site.url}/events/{channel}") as browser:
+        send(site, channel, "1", "2")
+        browser.wait_for(2)
+        assert browser.data == ["1", "2"]
+        assert site.command.output.count("Events reach this process only") == 1
+        with listening(f"{site.url}/events/{channel}", last_id=browser.last_id) as back:
+            assert back.wait_for(1)[0].name == "reset"
+
+
+@contextmanager
+def raw_stream(site: Site, channel: str) -> Iterator[socket.socket]:
+    """A connection that has asked for a stream, and reads only what is asked of it."""
+    address = urlsplit(site.url)
+    with socket.socket() as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8192)
+        connection.connect((address.hostname, address.port))
+        connection.sendall(
+            f"GET /events/{channel} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode()
+        )
+        head = b""
+        while b"retry: 1000" not in head:
+            head += connection.recv(1024)
+        yield connection
+
+
+def read_to_end(connection: socket.socket) -> bytes:
+    """What the stream still had to say, without the lengths of its chunks."""
+    connection.settimeout(20)
+    received = b""
+    while data := connection.recv(65536):
+        received += data
+    body, rest = b"", b"\r\n" + received
+    while b"\r\n" in rest:
+        _, _, rest = rest.partition(b"\r\n")
+        size, _, rest = rest.partition(b"\r\n")
+        if not size.strip():
+            break
+        try:
+            length = int(size, 16)
+        except ValueError:
+            continue
+        body, rest = body + rest[:length], rest[length:]
+    return body

@@ -1,0 +1,361 @@
+"""What a task tells of itself, and how its end is told."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vibetuner.config import Settings
+from vibetuner.sse.event import Event
+from vibetuner.sse.history import History, history_of
+from vibetuner.tasks import progress_store
+from vibetuner.tasks.progress import Progress, ProgressState, ProgressStatus, watch_progress
+from vibetuner.tasks.robust import robust_task
+from vibetuner.tasks.worker import TaskWorker, get_worker
+from vibetuner.testing import held_open
+
+ENDS = {"complete", "failed", "aborted"}
+
+
+@pytest.fixture
+async def worker(
+    fresh: None, settings: Settings, stand_in: Callable[..., Any], running: Callable[..., Any]
+) -> AsyncIterator[TaskWorker]:
+    """A worker of a project that has no tasks yet."""
+    stand_in()
+    get_worker.cache_clear()
+    worker = get_worker()
+    async with held_open(running(worker)):
+        yield worker
+    get_worker.cache_clear()
+
+
+async def watch(task_id: str, seconds: float = 30) -> list[ProgressState]:
+    """All states of a task, until it ends."""
+    async with asyncio.timeout(seconds):
+        return [state async for state in watch_progress(task_id)]
+
+
+async def events_of(worker: TaskWorker, settings: Settings, channel: str) -> list[Event]:
+    past = await history_of(worker.redis, settings).read(channel, "0-0")
+    assert past.missed is None  # 0-0 proves nothing
+    entries = await worker.redis.xrange(f"{settings.redis_key_prefix}sse:{channel}")
+    return [
+        Event(str(e.field_values["event"]), str(e.field_values["data"]), str(e.identifier))
+        for e in entries
+    ]
+
+
+async def until_closed(worker: TaskWorker, settings: Settings, task_id: str) -> list[Event]:
+    async with asyncio.timeout(30):
+        while True:
+            events = await events_of(worker, settings, task_id)
+            if events and events[-1].name in ENDS:
+                return events
+            await asyncio.sleep(0.02)
+
+
+async def test_a_task_tells_how_far_it_has_come_and_that_it_is_done(
+    worker: TaskWorker, settings: Settings
+):
+    """The watcher sees rising numbers, a rate, and one end; the end is the truth."""
+
+    @worker.task()
+    async def count() -> str:
+        progress = Progress(total=8, message="counting")
+        for _ in range(8):
+            await progress.advance()
+            await asyncio.sleep(0.15)
+        return "counted"
+
+    task = await count.enqueue()
+    states = await watch(task.id)
+
+    done = [state.done for state in states]
+    assert done == sorted(done)
+    assert len(set(done)) > 3
+    assert {state.total for state in states if state.done} == {8}
+    assert any(state.rate and state.eta for state in states)
+    assert states[-1] == ProgressState(
+        task_id=task.id, status=ProgressStatus.COMPLETE, done=8, total=8, message="counting"
+    )
+    assert [s.is_over for s in states].count(True) == 1
+
+
+async def test_however_often_it_advances_few_events_are_sent_and_always_the_last(
+    worker: TaskWorker, settings: Settings
+):
+    """A hundred thousand steps are a handful of messages."""
+
+    @worker.task()
+    async def race() -> None:
+        progress = Progress()
+        async for _ in progress.track(range(100_000)):
+            pass
+
+    task = await race.enqueue()
+    events = await until_closed(worker, settings, task.id)
+
+    result = await task.result(timeout=30)
+    seconds = (result.finish_time - result.start_time) / 1000
+    assert len(events) <= 4 + seconds / 0.25
+    assert [e.name for e in events if e.name in ENDS] == ["complete"]
+    last = ProgressState.from_json(events[-1].data)
+    assert (last.done, last.total, last.percent) == (100_000, 100_000, 100)
+
+
+async def test_what_is_told_last_is_shown_though_the_task_is_silent_then(
+    worker: TaskWorker, settings: Settings
+):
+    """A step that takes long must not hide the one before it."""
+    go_on = asyncio.Event()
+
+    @worker.task()
+    async def pause() -> None:
+        progress = Progress(total=3)
+        await progress.advance()
+        await progress.advance()
+        await progress.update(message="resting")
+        await go_on.wait()
+
+    task = await pause.enqueue()
+    async with asyncio.timeout(30):
+        async for state in watch_progress(task.id):
+            if (state.done, state.message) == (2, "resting"):
+                go_on.set()
+    assert go_on.is_set()
+
+
+async def test_another_channel_may_hear_of_it_too(worker: TaskWorker, settings: Settings):
+    """The updates and the end, beside the channel of the task itself."""
+
+    @worker.task()
+    async def upload() -> None:
+        progress = Progress(total=1, channel="uploads:ann")
+        await progress.advance()
+
+    task = await upload.enqueue()
+    own = await until_closed(worker, settings, task.id)
+    other = await until_closed(worker, settings, "uploads:ann")
+    assert [(e.name, e.data) for e in own] == [(e.name, e.data) for e in other]
+
+
+async def failing(worker: TaskWorker) -> Any:
+    @worker.task()
+    async def fail() -> None:
+        await Progress(total=2).advance()
+        raise ValueError("the till is empty")
+
+    return fail
+
+
+async def timing_out(worker: TaskWorker) -> Any:
+    @worker.task(timeout=timedelta(seconds=0.2))
+    async def time_out() -> None:
+        await Progress(total=2).advance()
+        await asyncio.sleep(60)
+
+    return time_out
+
+
+async def robust_failing(worker: TaskWorker) -> Any:
+    @robust_task(max_retries=2, backoff_base=0.1)
+    async def robust() -> None:
+        await Progress(total=2).advance()
+        raise ValueError("the till is empty")
+
+    return robust
+
+
+async def quiet_failing(worker: TaskWorker) -> Any:
+    @worker.task()
+    async def quiet() -> None:
+        await asyncio.sleep(0.5)
+        raise ValueError("the till is empty")
+
+    return quiet
+
+
+@pytest.mark.parametrize("make", [failing, timing_out, robust_failing, quiet_failing])
+async def test_the_end_is_told_whatever_ends_the_task(
+    worker: TaskWorker, settings: Settings, make: Callable[..., Any]
+):
+    """An error, a timeout, the last of several tries; also where the task itself told nothing."""
+    task = await (await make(worker)).enqueue()
+    states = await watch(task.id)
+    assert states[-1].status is ProgressStatus.FAILED
+    events = await events_of(worker, settings, task.id)
+    assert [e.name for e in events if e.name in ENDS] == ["failed"]
+
+
+async def test_a_task_that_a_person_ends_is_aborted(worker: TaskWorker, settings: Settings):
+    """While it runs, and while it waits for its time."""
+
+    @worker.task()
+    async def endless() -> None:
+        await Progress(total=2).advance()
+        await asyncio.sleep(3600)
+
+    task = await endless.enqueue()
+    waiting = endless.enqueue().start(delay=3600)
+    await waiting
+    seen: dict[str, list[ProgressStatus]] = {}
+
+    async def see(task_id: str) -> None:
+        seen[task_id] = [state.status for state in await watch(task_id)]
+
+    async with asyncio.TaskGroup() as group:
+        group.create_task(see(task.id))
+        group.create_task(see(waiting.id))
+        async with asyncio.timeout(30):
+            while (await progress_store.read(history(worker, settings), task.id))[0] is None:
+                await asyncio.sleep(0.02)
+            while (await progress_store.read(history(worker, settings), waiting.id))[0] is None:
+                await asyncio.sleep(0.02)
+            await asyncio.sleep(0.5)
+            assert await task.abort()
+            assert await waiting.abort()
+    assert seen[task.id][-1] is ProgressStatus.ABORTED
+    assert seen[waiting.id] == [ProgressStatus.QUEUED, ProgressStatus.ABORTED]
+
+
+async def test_what_waits_for_a_task_that_fails_is_told_to_have_failed(
+    worker: TaskWorker, settings: Settings
+):
+    """It never begins."""
+
+    @worker.task()
+    async def first() -> None:
+        await asyncio.sleep(1)
+        raise ValueError("no")
+
+    @worker.task()
+    async def second() -> None: ...
+
+    one = await first.enqueue()
+    two = second.enqueue().start(after=one.id)
+    await two
+    assert (await watch(two.id))[-1].status is ProgressStatus.FAILED
+
+
+async def test_a_new_try_begins_anew_and_the_pause_between_says_so(
+    worker: TaskWorker, settings: Settings
+):
+    """Numbers go back to the beginning: so does the work."""
+
+    @robust_task(max_retries=2, backoff_base=1.0)
+    async def twice() -> None:
+        progress = Progress(total=4)
+        await progress.advance(3)
+        if twice.context.tries == 1:
+            raise ValueError("not yet")
+        await progress.advance()
+
+    task = await twice.enqueue()
+    states = await watch(task.id)
+    shown = [(s.status.value, s.done) for s in states]
+    assert ("queued", 3) in shown
+    assert shown[-1] == ("complete", 4)
+
+
+async def test_who_comes_after_the_end_sees_the_end(worker: TaskWorker, settings: Settings):
+    """Also of a task that told nothing, as long as its result is kept."""
+
+    @worker.task()
+    async def quick() -> None: ...
+
+    task = await quick.enqueue()
+    await task.result(timeout=30)
+    assert [state.status for state in await watch(task.id)] == [ProgressStatus.COMPLETE]
+    with pytest.raises(LookupError):
+        await watch("nobody")
+
+
+async def test_a_worker_that_was_believed_dead_cannot_undo_an_end(
+    worker: TaskWorker, settings: Settings
+):
+    """It wakes up and goes on telling; the page has its end already."""
+    store = history(worker, settings)
+    state = ProgressState(task_id="t", status=ProgressStatus.RUNNING, done=1, total=2)
+    await progress_store.write(store, state, anew=True)
+    await progress_store.end(store, "t", ProgressStatus.COMPLETE)
+    await progress_store.end(store, "t", ProgressStatus.FAILED)
+    await progress_store.write(store, state)
+    assert (await progress_store.read(store, "t"))[0] == state.at_end(ProgressStatus.COMPLETE)
+    assert [e.name for e in await events_of(worker, settings, "t")] == ["progress", "complete"]
+
+
+async def test_nothing_is_kept_of_tasks_that_nobody_watches_and_all_keys_expire(
+    worker: TaskWorker, settings: Settings
+):
+    """Progress costs only those who use it."""
+
+    @worker.task()
+    async def plain() -> None: ...
+
+    @worker.task()
+    async def telling() -> None:
+        await Progress(total=1, channel="other").advance()
+
+    for task in (await plain.enqueue(), await telling.enqueue()):
+        await task.result(timeout=30)
+    await until_closed(worker, settings, task.id)
+    prefix = settings.redis_key_prefix
+    keys = sorted([k async for k in worker.redis.scan_iter(match=f"{prefix}*")])
+    assert keys == sorted(
+        [f"{prefix}progress:{task.id}", f"{prefix}sse:{task.id}", f"{prefix}sse:other"]
+    )
+    assert all([await worker.redis.ttl(key) > 0 for key in keys])
+
+
+async def test_a_function_that_is_called_directly_counts_and_tells_nobody():
+    """A project's tests call their tasks as what they are: functions."""
+    progress = Progress(total=3)
+    rows = [row async for row in progress.track(["a", "b", "c"])]
+    assert (rows, progress.done) == (["a", "b", "c"], 3)
+
+
+async def test_rows_may_come_one_after_the_other():
+    """From a database, say; a length they need not have."""
+
+    async def rows() -> AsyncIterator[int]:
+        for number in range(3):
+            yield number
+
+    progress = Progress()
+    assert [row async for row in progress.track(rows())] == [0, 1, 2]
+    assert (progress.done, progress.total) == (3, None)
+
+
+@given(
+    done=st.integers(0, 10**15), total=st.none() | st.integers(0, 10**15), message=st.text(),
+    rate=st.none() | st.floats(0, 1e9), status=st.sampled_from(ProgressStatus),
+)  # fmt: skip
+def test_a_state_comes_back_as_it_was_kept(
+    done: int, total: int | None, message: str, rate: float | None, status: ProgressStatus
+):
+    """And its percent is one, whatever was counted."""
+    state = ProgressState(
+        task_id="t", status=status, done=done, total=total, message=message, rate=rate
+    )
+    assert ProgressState.from_json(state.to_json()) == state
+    assert state.percent is None or 0 <= state.percent <= 100
+
+
+@pytest.mark.parametrize(
+    "text", ["", "5", "[]", "{}", '{"task_id": 5}', '{"task_id": "a", "status": "x"}']
+)
+def test_what_is_no_state_is_refused(text: str):
+    """Somebody else's event of the same name."""
+    with pytest.raises(ValueError, match=r"no progress|valid|Expecting"):
+        ProgressState.from_json(text)
+
+
+def history(worker: TaskWorker, settings: Settings) -> History:
+    return history_of(worker.redis, settings)
