@@ -23,7 +23,7 @@ bank_is_open: list[bool] = []
 
 
 @robust_task(max_retries=3)
-async def send_invoice(customer: str) -> None:
+async def send_bill(customer: str) -> None:
     if not bank_is_open:
         raise ConnectionError("the bank is closed")
     invoices.append(customer)
@@ -110,7 +110,7 @@ async def test_inline_a_task_has_run_when_enqueue_returns(
 
 async def test_a_retry_waits_for_the_clock(vibetuner_worker: ManualWorker):
     """The pauses are those of production, and take no time here."""
-    await send_invoice.enqueue("acme")
+    await send_bill.enqueue("acme")
     await vibetuner_worker.run_until_idle()
     bank_is_open.append(True)
     assert invoices == []
@@ -122,12 +122,12 @@ async def test_a_retry_waits_for_the_clock(vibetuner_worker: ManualWorker):
 
 async def test_a_task_that_is_given_up_is_a_dead_letter(vibetuner_worker: ManualWorker):
     """One step over all of its tries."""
-    await send_invoice.enqueue("acme")
+    await send_bill.enqueue("acme")
 
     await vibetuner_worker.advance(minutes=1)
 
     [letter] = vibetuner_worker.dead_letters
-    assert (letter.task_name, letter.tries, letter.args) == ("send_invoice", 3, ["acme"])
+    assert (letter.task_name, letter.tries, letter.args) == ("send_bill", 3, ["acme"])
 
 
 async def test_cron_runs_at_its_hour(vibetuner_worker: ManualWorker):
