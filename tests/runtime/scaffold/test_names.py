@@ -52,7 +52,7 @@ def test_a_name_is_taken_as_it_is_meant(typed: str, path: str):
         ("print", "a name of Python's", "print_job"),
         ("json", "a module of Python's", "json_job"),
         ("email/digest", "a module of Python's", "email_job/digest"),
-        ("httpx2", "an installed package", "httpx2_job"),
+        ("httpx2", "a package here", "httpx2_job"),
         ("worker", "something in the project", "worker_job"),
         ("task", "something in the project", "task_job"),
         ("../secrets", "would leave the folder", "secrets_job"),

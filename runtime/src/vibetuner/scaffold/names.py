@@ -154,7 +154,7 @@ def _problem_of(part: str, is_taken: Callable[[str], bool]) -> str | None:
         "means something in the project already": part in RESERVED,
     }
     found = next((problem for problem, holds in problems.items() if holds), None)
-    return found or ("is the name of an installed package" if is_taken(part) else None)
+    return found or ("is the name of a package here" if is_taken(part) else None)
 
 
 def _suggest(parts: list[str], kind: str, is_taken: Callable[[str], bool]) -> str:

@@ -1,0 +1,186 @@
+"""A task: its module, its test, its line in tune.py."""
+
+from __future__ import annotations
+
+import ast
+import re
+from dataclasses import dataclass
+from datetime import timedelta
+
+from crontab import CronTab
+
+from vibetuner.errors import CommandError
+from vibetuner.scaffold.draft import Draft, Place
+from vibetuner.scaffold.edits import Entry
+from vibetuner.scaffold.names import Name
+from vibetuner.scaffold.registered import find_tasks
+from vibetuner.scaffold.rendering import Renderer
+
+__all__ = ["TaskOptions", "check_free", "draft_task", "parse_timeout", "read_task_options"]
+
+UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
+# unique=True needs a limit: for that long the lock holds.
+DEFAULT_UNIQUE_TIMEOUT = timedelta(minutes=5)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskOptions:
+    """What a new task is to be like.
+
+    Raises:
+        CommandError: options that exclude each other, or a schedule that is none.
+    """
+
+    cron: str | None = None
+    unique: bool = False
+    timeout: timedelta | None = None
+    sync: bool = False
+    test: bool = True
+
+    def __post_init__(self) -> None:
+        if self.cron is not None:
+            _check_cron(self.cron)
+
+    @property
+    def limit(self) -> timedelta | None:
+        """The timeout that is written."""
+        needed = self.unique and self.cron is None
+        return self.timeout or (DEFAULT_UNIQUE_TIMEOUT if needed else None)
+
+
+def draft_task(place: Place, name: Name, options: TaskOptions) -> Draft:
+    """Everything that a task of this name consists of."""
+    render = Renderer(place).render
+    values = {
+        "name": name,
+        "cron": options.cron,
+        "sync": options.sync,
+        "timeout": options.limit,
+        "arguments": _decorator_arguments(options),
+    }
+    files = {f"{place.source}/tasks/{name.path}.py": render("task.py", **values)}
+    test = "/".join(("tests/tasks", *name.folders, f"test_{name.leaf}.py"))
+    if options.test:
+        files[test] = render("test_task.py", **values)
+    return Draft(
+        files=files,
+        packages=_packages(place, name, with_tests=options.test),
+        entries=(task_entry(place, name),),
+        next_steps=(
+            f"uv run pytest {test}" if options.test else "uv run just test",
+            "uv run just worker-dev",
+            "uv run just check",
+        ),
+    )
+
+
+def task_entry(place: Place, name: Name) -> Entry:
+    """What tune.py says of a task."""
+    module = f"{place.package}.tasks.{name.dotted}"
+    return Entry("tasks", module, name.leaf, f"{name.leaf}_task")
+
+
+def check_free(place: Place, name: Name) -> None:
+    """Raise CommandError when another file registers a task of this name."""
+    path, line = find_tasks(place.root / place.source).get(name.leaf, (None, 0))
+    if path is None or path == place.root / place.source / "tasks" / f"{name.path}.py":
+        return
+    free = "_".join((*name.folders[-1:], name.leaf)) if name.folders else f"{name.leaf}_2"
+    where = f"{path.relative_to(place.root)}:{line}"
+    suggestion = "/".join((*name.folders, free))
+    raise CommandError(f"The task name {name.leaf} is taken by {where}. Try:  {suggestion}")
+
+
+def parse_timeout(text: str) -> timedelta:
+    """A time from ``90``, ``90s``, ``5m`` or ``1h``; raises CommandError for anything else.
+
+    >>> parse_timeout("5m"), parse_timeout("90")
+    (datetime.timedelta(seconds=300), datetime.timedelta(seconds=90))
+    """
+    found = re.fullmatch(r"0*([1-9]\d{0,6})\s*([smhd]?)", text.strip())
+    if not found:
+        raise CommandError(f"--timeout takes seconds, or 90s, 5m, 1h, not {text!r}")
+    return timedelta(**{UNITS[found[2] or "s"]: int(found[1])})
+
+
+def read_task_options(text: str, name: Name) -> TaskOptions | None:
+    """The options that a task's file was made with; None when it was not made like that.
+
+    >>> read_task_options("@robust_task(unique=True)\\nasync def a(): ...", Name((), "a")).unique
+    True
+    """
+    try:
+        tree = ast.parse(text)
+    except (SyntaxError, ValueError):
+        return None
+    for node in tree.body:
+        match node:
+            case (
+                ast.FunctionDef(name=found, decorator_list=[ast.Call() as call])
+                | ast.AsyncFunctionDef(name=found, decorator_list=[ast.Call() as call])
+            ) if found == name.leaf:
+                return _options_of(call, sync=isinstance(node, ast.FunctionDef))
+    return None
+
+
+def _options_of(call: ast.Call, *, sync: bool) -> TaskOptions | None:
+    values = {keyword.arg: keyword.value for keyword in call.keywords}
+    tab = call.args[0] if call.args else None
+    try:
+        return TaskOptions(
+            cron=str(ast.literal_eval(tab)) if tab else None,
+            unique="unique" in values,
+            timeout=_read_timedelta(values.get("timeout")),
+            sync=sync,
+        )
+    except (ValueError, TypeError, CommandError):
+        return None
+
+
+def _read_timedelta(value: ast.expr | None) -> timedelta | None:
+    if not isinstance(value, ast.Call):
+        return None
+    return timedelta(**{k.arg: ast.literal_eval(k.value) for k in value.keywords if k.arg})
+
+
+def _decorator_arguments(options: TaskOptions) -> list[str]:
+    given = ["max_retries=3"]
+    if options.cron is not None:
+        given.insert(0, f'"{options.cron}"')
+    if options.limit is not None:
+        given.append(f"timeout={_written(options.limit)}")
+    if options.unique and options.cron is None:
+        given.append("unique=True")
+    return given
+
+
+def _written(limit: timedelta) -> str:
+    """In the largest unit that it is a whole number of.
+
+    >>> _written(timedelta(seconds=300)), _written(timedelta(seconds=90))
+    ('timedelta(minutes=5)', 'timedelta(seconds=90)')
+    """
+    seconds = round(limit.total_seconds())
+    for size, unit in ((86400, "days"), (3600, "hours"), (60, "minutes")):
+        if seconds % size == 0:
+            return f"timedelta({unit}={seconds // size})"
+    return f"timedelta(seconds={seconds})"
+
+
+def _check_cron(tab: str) -> None:
+    try:
+        CronTab(tab)
+        valid = len(tab.split()) == 5 and '"' not in tab and tab.isprintable()
+    except (ValueError, IndexError, KeyError, TypeError):
+        valid = False
+    if not valid:
+        raise CommandError(f"--cron takes five crontab fields such as '0 3 * * *', not {tab!r}")
+
+
+def _packages(place: Place, name: Name, *, with_tests: bool) -> tuple[str, ...]:
+    tops = [f"{place.source}/tasks", *(["tests/tasks"] if with_tests else [])]
+    return tuple(
+        "/".join((top, *name.folders[:depth]))
+        for top in tops
+        for depth in range(len(name.folders) + 1)
+    )
