@@ -19,7 +19,7 @@ def project(repository: Repository, tmp_path: Path) -> Repository:
     project = Repository(folder, repository.environment)
     project.git("init", "--quiet")
     project.commit("Start")
-    for name in (".just/run.just", "README.md.jinja", "src/{{ package_name }}/models.py"):
+    for name in (".just/run.just", "README.md.jinja", "src/{{ package_name }}/models/__init__.py"):
         with (repository.folder / "template" / name).open("a", encoding="utf-8") as file:
             file.write("\n# new in v0.9.1\n")
     repository.commit("Next", tag="v0.9.1")

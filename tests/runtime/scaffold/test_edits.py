@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from vibetuner.errors import CommandError
 from vibetuner.scaffold.edits import Entry, add_entry, remove_entry
 
-REPORTS = Entry("tasks", "shop.tasks.reports", "reports", "reports_task")
-SIGNUP = Entry("tasks", "shop.tasks.signup", "signup", "signup_task")
+REPORTS = Entry("tasks", "shop.tasks.reports", "reports", ("reports", "reports_task"))
+SIGNUP = Entry("tasks", "shop.tasks.signup", "signup", ("signup", "signup_task"))
 
 CASES = {
     "an empty project": (
@@ -305,7 +305,7 @@ def test_whatever_is_listed_the_result_is_well_formatted(listed: list[str], new:
         one_line = f"app = VibetunerApp(\n{inner})\n"
     blank = "\n" if imports else ""
     text = f"from vibetuner import VibetunerApp\n{blank}{imports}\n{one_line}"
-    entry = Entry("tasks", f"shop.tasks.{new}", new, f"{new}_task")
+    entry = Entry("tasks", f"shop.tasks.{new}", new, (new, f"{new}_task"))
     edited = add_entry(text, entry)
 
     tree = ast.parse(edited)

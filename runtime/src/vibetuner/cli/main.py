@@ -11,6 +11,7 @@ from typer.exceptions import TyperException
 from vibetuner.cli.complaint import complaining
 from vibetuner.cli.db import app as db
 from vibetuner.cli.dead_letters import app as dead_letters
+from vibetuner.cli.destroy import app as destroy
 from vibetuner.cli.new import app as new
 from vibetuner.cli.run import run
 from vibetuner.cli.services import app as services
@@ -28,6 +29,7 @@ app = typer.Typer(
 )
 app.command("run")(run)
 app.add_typer(new, name="new")
+app.add_typer(destroy, name="destroy")
 app.add_typer(services, name="services")
 app.add_typer(db, name="db")
 app.add_typer(dead_letters, name="dead-letters")

@@ -87,6 +87,54 @@ def task(  # noqa: PLR0913, PLR0917 - options
     _write(draft, force=force, skip=skip, dry_run=dry_run, as_json=as_json)
 
 
+@app.command()
+def route(  # noqa: PLR0913, PLR0917 - options
+    name: NameArgument,
+    no_test: NoTest = False,
+    force: Force = False,
+    skip: Skip = False,
+    dry_run: DryRun = False,
+    as_json: AsJson = False,
+) -> None:
+    """Write a page: its route and its template."""
+    from vibetuner.scaffold.route import draft_route
+
+    def draft(place: Place) -> Draft:
+        return draft_route(place, place.parse_name(name, "route"), test=not no_test)
+
+    _write(draft, force=force, skip=skip, dry_run=dry_run, as_json=as_json)
+
+
+@app.command()
+def model(  # noqa: PLR0913, PLR0917 - options
+    name: NameArgument,
+    fields: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[FIELD:TYPE]...",
+            help="str, int, float, bool, date, datetime or uuid; with ? when it may be empty.",
+        ),
+    ] = None,
+    document: Annotated[
+        bool, typer.Option("--document", help="A MongoDB document, not an SQL table.")
+    ] = False,
+    no_test: NoTest = False,
+    force: Force = False,
+    skip: Skip = False,
+    dry_run: DryRun = False,
+    as_json: AsJson = False,
+) -> None:
+    """Write a model: an SQL table, or a MongoDB document."""
+    from vibetuner.scaffold.model import draft_model, parse_fields
+
+    def draft(place: Place) -> Draft:
+        parsed = parse_fields(fields or [], document=document)
+        parsed_name = place.parse_name(name, "model")
+        return draft_model(place, parsed_name, parsed, document=document, test=not no_test)
+
+    _write(draft, force=force, skip=skip, dry_run=dry_run, as_json=as_json)
+
+
 def _write(
     draft: Callable[[Place], Draft], *, force: bool, skip: bool, dry_run: bool, as_json: bool
 ) -> None:

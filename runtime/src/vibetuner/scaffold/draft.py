@@ -12,7 +12,7 @@ from vibetuner.project import ProjectInfo, project_info
 from vibetuner.scaffold.edits import Entry
 from vibetuner.scaffold.names import Name, parse_name
 
-__all__ = ["Draft", "Place", "find_place"]
+__all__ = ["Draft", "Place", "find_place", "packages_of", "test_path"]
 
 FORMATTERS_WIDTH = 88
 
@@ -61,6 +61,28 @@ def find_place() -> Place:
     """The project around the current folder; raises ProjectError when there is none."""
     project: ProjectInfo = project_info()
     return Place(project.root, project.package, _line_length(project.root))
+
+
+def test_path(kind: str, name: Name) -> str:
+    """Where the test of a thing lies, below the root.
+
+    >>> test_path("tasks", Name(("billing",), "send_report"))
+    'tests/tasks/billing/test_send_report.py'
+    """
+    return "/".join(("tests", kind, *name.folders, f"test_{name.leaf}.py"))
+
+
+def packages_of(place: Place, folder: str, kind: str, name: Name, *, test: bool) -> tuple[str, ...]:
+    """The packages around a module below ``folder``, and around its test, from the top down."""
+    parts = folder.split("/")
+    tops = ["/".join((place.source, *parts[: depth + 1])) for depth in range(len(parts))]
+    inner = [tops[-1], *([f"tests/{kind}"] if test else [])]
+    below = [
+        "/".join((top, *name.folders[: depth + 1]))
+        for top in inner
+        for depth in range(len(name.folders))
+    ]
+    return (*tops, *inner[1:], *below)
 
 
 def _line_length(root: Path) -> int:

@@ -19,12 +19,15 @@ __all__ = ["Entry", "add_entry", "has_entry", "remove_entry"]
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """What tune.py lists: ``from module import name``, and it in the list ``keyword=[...]``."""
+    """What tune.py lists: ``from module import name``, and it in the list ``keyword=[...]``.
+
+    ``locals`` are what tune.py may call it, the first that is free; the last one in any case.
+    """
 
     keyword: str
     module: str
     name: str
-    alias: str
+    locals: tuple[str, ...]
 
     def statement(self, local: str) -> str:
         """The import, in one line."""
@@ -44,14 +47,14 @@ def add_entry(text: str, entry: Entry, *, width: int = 88) -> str:
         CommandError: it can't be edited safely; the message has the two lines to add by hand.
 
     >>> print(add_entry("from vibetuner import VibetunerApp\\n\\napp = VibetunerApp()\\n",
-    ...     Entry("tasks", "shop.tasks.reports", "reports", "reports_task")), end="")
+    ...     Entry("tasks", "shop.tasks.reports", "reports", ("reports",))), end="")
     from vibetuner import VibetunerApp
     <BLANKLINE>
     from shop.tasks.reports import reports
     <BLANKLINE>
     app = VibetunerApp(tasks=[reports])
     """
-    local = entry.name
+    local = entry.locals[0]
     try:
         local = _local_name(text, entry)
         with_element = add_element(text, entry.keyword, local, width=width)
@@ -71,7 +74,7 @@ def remove_entry(text: str, entry: Entry, *, width: int = 88) -> str:
     Raises:
         CommandError: it can't be edited safely; the message has what to take out by hand.
     """
-    local = entry.name
+    local = entry.locals[0]
     try:
         if not has_entry(text, entry):
             return text
@@ -103,7 +106,7 @@ def _local_name(text: str, entry: Entry) -> str:
     for local, origin in names.items():
         if origin == (entry.module, entry.name):
             return local
-    return entry.name if entry.name not in names else entry.alias
+    return next((local for local in entry.locals if local not in names), entry.locals[-1])
 
 
 def _compare(less: str, more: str, entry: Entry, local: str) -> None:

@@ -106,7 +106,7 @@ def plan_removal(place: Place, draft: Draft, *, force: bool = False, skip: bool 
             steps.append(Step(Action.EDIT, edited))
     going = {step.change.path for step in steps if step.action is Action.REMOVE}
     steps += _empty_packages(place, draft, going)
-    return Plan(place, tuple(steps), draft.next_steps)
+    return Plan(place, tuple(steps), ("git status", "uv run just check"))
 
 
 def _missing_packages(place: Place, draft: Draft) -> Iterator[Step]:

@@ -44,7 +44,7 @@ class Renderer:
         self._environment.globals.update(
             package=place.package,
             import_lines=lambda module, *names: import_lines(module, names, width=place.width),
-            call_lines=lambda start, items, end="": call_lines(start, items, end, place.width),
+            call_lines=lambda start, items, indent=0: call_lines(start, items, place.width, indent),
         )
 
     def render(self, template: str, /, **values: Any) -> str:
@@ -62,23 +62,23 @@ class Renderer:
             raise CommandError(f"{own}: {error.message}") from None
 
 
-def call_lines(start: str, items: Sequence[str], end: str, width: int) -> str:
+def call_lines(start: str, items: Sequence[str], width: int, indent: int = 0) -> str:
     """A call as formatters write it: in one line, in one indented line, or one item a line.
 
-    >>> call_lines("@cron", ['"* * * * *"', "unique=True"], "", 40)
+    >>> call_lines("@cron", ['"* * * * *"', "unique=True"], 40)
     '@cron("* * * * *", unique=True)'
-    >>> print(call_lines("@cron", ['"* * * * *"', "unique=True"], "", 30))
+    >>> print(call_lines("@cron", ['"* * * * *"', "unique=True"], 30))
     @cron(
         "* * * * *", unique=True
     )
     """
-    line = f"{start}({', '.join(items)}){end}"
+    width, margin = width - indent, " " * indent
+    line = f"{start}({', '.join(items)})"
     if len(line) <= width:
         return line
-    indented = f"    {', '.join(items)}"
-    if len(indented) <= width:
-        return f"{start}(\n{indented}\n){end}"
-    return "\n".join([f"{start}(", *(f"    {item}," for item in items), f"){end}"])
+    together = f"    {', '.join(items)}"
+    inside = [together] if len(together) <= width else [f"    {item}," for item in items]
+    return "\n".join([f"{start}(", *(f"{margin}{line}" for line in inside), f"{margin})"])
 
 
 def list_templates() -> dict[str, str]:

@@ -10,7 +10,7 @@ from datetime import timedelta
 from crontab import CronTab
 
 from vibetuner.errors import CommandError
-from vibetuner.scaffold.draft import Draft, Place
+from vibetuner.scaffold.draft import Draft, Place, packages_of, test_path
 from vibetuner.scaffold.edits import Entry
 from vibetuner.scaffold.names import Name
 from vibetuner.scaffold.registered import find_tasks
@@ -59,12 +59,12 @@ def draft_task(place: Place, name: Name, options: TaskOptions) -> Draft:
         "arguments": _decorator_arguments(options),
     }
     files = {f"{place.source}/tasks/{name.path}.py": render("task.py", **values)}
-    test = "/".join(("tests/tasks", *name.folders, f"test_{name.leaf}.py"))
+    test = test_path("tasks", name)
     if options.test:
         files[test] = render("test_task.py", **values)
     return Draft(
         files=files,
-        packages=_packages(place, name, with_tests=options.test),
+        packages=packages_of(place, "tasks", "tasks", name, test=options.test),
         entries=(task_entry(place, name),),
         next_steps=(
             f"uv run pytest {test}" if options.test else "uv run just test",
@@ -77,7 +77,7 @@ def draft_task(place: Place, name: Name, options: TaskOptions) -> Draft:
 def task_entry(place: Place, name: Name) -> Entry:
     """What tune.py says of a task."""
     module = f"{place.package}.tasks.{name.dotted}"
-    return Entry("tasks", module, name.leaf, f"{name.leaf}_task")
+    return Entry("tasks", module, name.leaf, (name.leaf, f"{name.leaf}_task"))
 
 
 def check_free(place: Place, name: Name) -> None:
@@ -175,12 +175,3 @@ def _check_cron(tab: str) -> None:
         valid = False
     if not valid:
         raise CommandError(f"--cron takes five crontab fields such as '0 3 * * *', not {tab!r}")
-
-
-def _packages(place: Place, name: Name, *, with_tests: bool) -> tuple[str, ...]:
-    tops = [f"{place.source}/tasks", *(["tests/tasks"] if with_tests else [])]
-    return tuple(
-        "/".join((top, *name.folders[:depth]))
-        for top in tops
-        for depth in range(len(name.folders) + 1)
-    )
