@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 import sys
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 from copier import run_copy
 
 from tests.processes import clean_environment
-from tests.template.conftest import run
+from tests.template.conftest import rendered_files, run
 
 pytestmark = pytest.mark.slow
 
@@ -43,20 +44,21 @@ LOOKS = [("ruff", "format", "--check", "--diff"), ("ruff", "check")]
 
 
 @pytest.mark.parametrize("slug", ["shop", "a" * 40])
-@pytest.mark.parametrize("variant", VARIANTS)
-def test_a_variant_alone_is_formatted_and_free_of_lint(
-    rendered: dict[str, Path], slug: str, variant: str
-):
-    """In a project of a short name and in one of the longest; and it is taken back again."""
-    project = rendered[slug]
-    generate(project, variant)
-    try:
-        for look in LOOKS:
-            command = (sys.executable, "-m", *look, "--no-cache", ".")
-            run(*command, cwd=project, environment=clean_environment())
-    finally:
-        kind, name = variant.split()[:2]
-        vibetuner(project, "destroy", kind, name, "--force")
+def test_every_variant_is_formatted_and_free_of_lint(plain: Path, tmp_path: Path, slug: str):
+    """In a project of a short name and in one of the longest; and all are taken back again."""
+    project = tmp_path / "project"
+    run_copy(str(plain), project, data={"project_slug": slug}, defaults=True, quiet=True)
+    before = rendered_files(project)
+    generate(project)
+    for look in LOOKS:
+        command = (sys.executable, "-m", *look, "--no-cache", ".")
+        run(*command, cwd=project, environment=clean_environment())
+    take_back(project)
+
+    after = rendered_files(project)
+    tune = f"src/{slug}/tune.py"
+    assert {name for name in before if before[name] != after[name]} == {tune}
+    assert {name.rpartition("/")[2] for name in after.keys() - before} <= {"__init__.py"}
 
 
 def test_all_of_them_together_pass_the_projects_own_check(plain: Path, tmp_path: Path):
@@ -65,8 +67,7 @@ def test_all_of_them_together_pass_the_projects_own_check(plain: Path, tmp_path:
     run_copy(str(plain), project, data={"project_slug": "shop"}, defaults=True, quiet=True)
     environment = clean_environment(UV_NO_GITHUB_FAST_PATH="1")
     run("uv", "sync", "--quiet", cwd=project, environment=environment, seconds=600)
-    for variant in VARIANTS:
-        generate(project, variant)
+    generate(project)
 
     check = ("uv", "run", "just", "check")
     checked = run(*check, cwd=project, environment=environment, seconds=900)
@@ -75,21 +76,21 @@ def test_all_of_them_together_pass_the_projects_own_check(plain: Path, tmp_path:
         assert name in checked.stdout
 
 
-@pytest.fixture(scope="module")
-def rendered(plain: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Projects that need not be installed for a look at their code."""
-    projects = {}
-    for slug in ("shop", "a" * 40):
-        projects[slug] = tmp_path_factory.mktemp("rendered") / "project"
-        data = {"project_slug": slug}
-        run_copy(str(plain), projects[slug], data=data, defaults=True, quiet=True)
-    return projects
+def generate(project: Path) -> None:
+    """Everything, by one process: starting one for each would take minutes."""
+    type_all(project, [["new", *shlex.split(variant)] for variant in VARIANTS])
 
 
-def generate(project: Path, variant: str) -> None:
-    vibetuner(project, "new", *shlex.split(variant))
+def take_back(project: Path) -> None:
+    """Everything again."""
+    type_all(project, [["destroy", *variant.split()[:2]] for variant in VARIANTS])
 
 
-def vibetuner(project: Path, *arguments: str) -> None:
-    command = (sys.executable, "-m", "vibetuner", *arguments)
+def type_all(project: Path, commands: list[list[str]]) -> None:
+    script = (
+        "import json, sys\nfrom vibetuner.cli.main import app\n"
+        "for command in json.loads(sys.argv[1]):\n"
+        "    assert not app(command, standalone_mode=False), command\n"
+    )
+    command = (sys.executable, "-c", script, json.dumps(commands))
     run(*command, cwd=project, environment=clean_environment(REDIS_URL="", MONGODB_URL=""))

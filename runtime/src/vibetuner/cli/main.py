@@ -15,6 +15,7 @@ from vibetuner.cli.destroy import app as destroy
 from vibetuner.cli.new import app as new
 from vibetuner.cli.run import run
 from vibetuner.cli.services import app as services
+from vibetuner.cli.template_changes import template_changes
 
 __all__ = ["app", "main"]
 
@@ -28,6 +29,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("run")(run)
+app.command("template-changes")(template_changes)
 app.add_typer(new, name="new")
 app.add_typer(destroy, name="destroy")
 app.add_typer(services, name="services")
