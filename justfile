@@ -63,6 +63,10 @@ bench *names:
 chaos *args:
     {{ run }} python -m chaos "$@"
 
+[doc("Set the version, date the changelog, test updates, commit and tag: just release 0.2.0")]
+release version:
+    {{ run }} python scripts/release.py "$@"
+
 [doc("Take the README's picture of the generated page")]
 screenshot:
     {{ run }} --group e2e python scripts/screenshot.py
