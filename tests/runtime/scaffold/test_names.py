@@ -85,6 +85,20 @@ def test_a_name_that_can_not_be_is_refused_with_one_that_can(
     assert parse_name(offered, "task").path == offered
 
 
+@pytest.mark.parametrize(
+    ("typed", "suggestion"),
+    [
+        ("billing/send_the_report", "send_the_report"),
+        ("send_the_very_long_report", "send_the_very_long"),
+        ("a" * 30, "a" * 20),
+    ],
+)
+def test_a_name_that_makes_lines_too_long_is_refused(typed: str, suggestion: str):
+    """The project's own name stands in the same line, and can't be helped."""
+    with pytest.raises(CommandError, match=f"20 characters are the most here. Try:  {suggestion}$"):
+        parse_name(typed, "task", room=20)
+
+
 @given(st.text(max_size=60), st.sampled_from(["task", "route", "model"]))
 def test_every_text_is_a_name_or_refused_with_one(text: str, kind: str):
     """A name can be imported and means itself; a refusal is one line and suggests such a name."""

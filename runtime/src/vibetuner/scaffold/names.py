@@ -65,13 +65,20 @@ class Name:
         return self.leaf.replace("_", " ").capitalize()
 
 
-def parse_name(text: str, kind: str, *, is_taken: Callable[[str], bool] = lambda _: False) -> Name:
+def parse_name(
+    text: str,
+    kind: str,
+    *,
+    is_taken: Callable[[str], bool] = lambda _: False,
+    room: int = (LONGEST + 1) * DEEPEST,
+) -> Name:
     """The name that is meant by what was typed.
 
     Args:
         text: as typed; folders are separated by ``/`` or ``.``.
         kind: task, route or model: that word at the end is left out.
         is_taken: whether a name belongs to an installed package.
+        room: how long folders and name may be together, so that an import of it fits in a line.
 
     Raises:
         CommandError: it can't be one; the message suggests another.
@@ -83,9 +90,11 @@ def parse_name(text: str, kind: str, *, is_taken: Callable[[str], bool] = lambda
     """
     parts = _split(text, kind)
     problem = _problem(parts, kind, is_taken)
+    if problem is None and len("/".join(parts)) > room:
+        problem = f"makes lines too long: {room} characters are the most here"
     if problem:
         shown = text if text.isprintable() and len(text) <= 2 * LONGEST else f"{text[:LONGEST]!r}…"
-        suggestion = _suggest(parts, kind, is_taken)
+        suggestion = _suggest(parts, kind, is_taken, room)
         raise CommandError(f"{shown or 'The name'} {problem}. Try:  {suggestion}")
     return Name(tuple(parts[:-1]), parts[-1])
 
@@ -157,10 +166,12 @@ def _problem_of(part: str, is_taken: Callable[[str], bool]) -> str | None:
     return found or ("is the name of a package here" if is_taken(part) else None)
 
 
-def _suggest(parts: list[str], kind: str, is_taken: Callable[[str], bool]) -> str:
+def _suggest(parts: list[str], kind: str, is_taken: Callable[[str], bool], room: int) -> str:
     flat = [part for text in parts for part in re.split(r"[/.\\~]+", text)]
     mended = [_mend(part, kind, is_taken) for part in flat]
     kept = [part for part in mended if part][-DEEPEST:]
+    while len("/".join(kept)) > room:
+        kept = kept[1:] or [_mend(_shortened(kept[0], room), kind, is_taken)]
     return "/".join(kept) or EXAMPLES[kind]
 
 
@@ -172,7 +183,11 @@ def _mend(part: str, kind: str, is_taken: Callable[[str], bool]) -> str:
     if not words or words[0].isdigit():
         return ""
     if len(words) > LONGEST:
-        words = words[:LONGEST].rpartition("_")[0] or words[:LONGEST]
+        words = _shortened(words, LONGEST)
     if _problem_of(words, is_taken) is None:
         return words
     return f"{words[: LONGEST - 7]}_{TAILS[kind]}".replace("__", "_")
+
+
+def _shortened(words: str, length: int) -> str:
+    return words[:length].rpartition("_")[0] or words[:length]
