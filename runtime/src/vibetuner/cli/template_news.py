@@ -103,8 +103,9 @@ def _number(version: str) -> tuple[int, ...]:
 def _read_answers(root: Path) -> dict[str, str]:
     path = root / ANSWERS
     text = path.read_text(encoding="utf-8") if path.is_file() else ""
-    found = re.findall(r"(?m)^(_\w+): (.+)$", text)
-    return {name: value.strip().strip("'\"") for name, value in found}
+    # Copier folds a long line at a space.
+    found = re.findall(r"(?m)^(_\w+): (.+(?:\n +.+)*)$", text)
+    return {name: re.sub(r"\n +", " ", value).strip().strip("'\"") for name, value in found}
 
 
 def _git(*arguments: str, cwd: Path) -> str:
@@ -122,5 +123,5 @@ def _git(*arguments: str, cwd: Path) -> str:
         raise CommandError(f"git {arguments[0]} did not work: {error}") from None
     if done.returncode:
         lines = done.stderr.strip().splitlines() or ["no message"]
-        raise CommandError(f"git {arguments[0]} did not work: {lines[-1].removeprefix('fatal: ')}")
+        raise CommandError(f"git {arguments[0]} did not work: {lines[0].removeprefix('fatal: ')}")
     return done.stdout
