@@ -11,6 +11,7 @@ from statistics import median
 
 from copying import COPIER
 from lab import Figure, clean_env, sources, workplace
+from worker import free_port
 
 ROUNDS = 3
 # A worker with embedded servers, and a client that enqueues one task and waits for its end.
@@ -57,7 +58,7 @@ def one_start(number: int) -> tuple[float, float, float, float]:
     step(["uv", "sync", "--quiet"])
     step([binaries / "vibetuner", "new", "task", "first-task"])
     worker = subprocess.Popen(
-        [binaries / "vibetuner", "run", "dev", "worker", "--port", "0"],
+        [binaries / "vibetuner", "run", "dev", "worker", "--port", str(free_port())],
         cwd=project, env=clean_env(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
     try:

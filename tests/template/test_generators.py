@@ -26,6 +26,8 @@ VARIANTS = [
     "task sync-cron --sync --cron '*/5 * * * *'",
     "task sync-unique --sync --unique --timeout 1h",
     "task untested --no-test",
+    "task watched --progress --timeout 10m",
+    "task billing/watched-too --progress --unique",
     "task signup",
     f"task {'l' * 29}",
     "route reports",

@@ -23,6 +23,7 @@ THINGS = [
     ("task", "billing/send-report", "--cron", "0 3 * * *", "--timeout", "2h"),
     ("task", "send-report", "--sync", "--unique"),
     ("task", "send-report", "--no-test"),
+    ("task", "send-report", "--progress"),
     ("route", "reports"),
     ("route", "billing/reports"),
     ("model", "invoice", "number", "paid_at:datetime?", "total:int"),
@@ -41,6 +42,7 @@ def test_what_new_writes_destroy_takes_back(project: Path, type_: Type, argument
     after = snapshot(project)
     tune = after.pop("src/shop/tune.py").decode()
     assert tune.startswith("from vibetuner import VibetunerApp\n\napp = VibetunerApp(")
+    assert "send_report" not in tune
     assert tune.endswith("=[])\n")
     del before["src/shop/tune.py"]
     left = {path for path in after if path not in before}

@@ -57,6 +57,9 @@ def task(  # noqa: PLR0913, PLR0917 - options
     timeout: Annotated[
         str | None, typer.Option("--timeout", help="Limit of one try: 90s, 5m, 1h.")
     ] = None,
+    progress: Annotated[
+        bool, typer.Option("--progress", help="With a page that shows how far it is.")
+    ] = False,
     sync: Annotated[
         bool, typer.Option("--sync", help="A plain function, run in a thread.")
     ] = False,
@@ -78,6 +81,7 @@ def task(  # noqa: PLR0913, PLR0917 - options
             unique=unique,
             timeout=parse_timeout(timeout) if timeout is not None else None,
             sync=sync,
+            progress=progress,
             test=not no_test,
         )
         parsed = place.parse_name(name, "task")

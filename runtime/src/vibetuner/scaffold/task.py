@@ -6,6 +6,7 @@ import ast
 import re
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Any
 
 from crontab import CronTab
 
@@ -15,6 +16,7 @@ from vibetuner.scaffold.edits import Entry
 from vibetuner.scaffold.names import Name
 from vibetuner.scaffold.registered import find_tasks
 from vibetuner.scaffold.rendering import Renderer
+from vibetuner.scaffold.route import has_base, route_entry
 
 __all__ = ["TaskOptions", "check_free", "draft_task", "parse_timeout", "read_task_options"]
 
@@ -35,11 +37,17 @@ class TaskOptions:
     unique: bool = False
     timeout: timedelta | None = None
     sync: bool = False
+    progress: bool = False
     test: bool = True
 
     def __post_init__(self) -> None:
         if self.cron is not None:
             _check_cron(self.cron)
+        if self.progress and (self.sync or self.cron is not None):
+            raise CommandError(
+                "--progress is for somebody who watches, and sends events: it goes neither with "
+                "--cron nor with --sync"
+            )
 
     @property
     def limit(self) -> timedelta | None:
@@ -58,6 +66,8 @@ def draft_task(place: Place, name: Name, options: TaskOptions) -> Draft:
         "timeout": options.limit,
         "arguments": _decorator_arguments(options),
     }
+    if options.progress:
+        return _draft_progress(place, name, values, test=options.test)
     files = {f"{place.source}/tasks/{name.path}.py": render("task.py", **values)}
     test = test_path("tasks", name)
     if options.test:
@@ -69,6 +79,37 @@ def draft_task(place: Place, name: Name, options: TaskOptions) -> Draft:
         next_steps=(
             f"uv run pytest {test}" if options.test else "uv run just test",
             "uv run just worker-dev",
+            "uv run just check",
+        ),
+    )
+
+
+def _draft_progress(place: Place, name: Name, values: dict[str, Any], *, test: bool) -> Draft:
+    """A task that tells how far it is, and the page that starts it and shows that."""
+    render = Renderer(place).render
+    values = {**values, "base": has_base(place.root / place.source)}
+    page = f"{place.source}/templates/{name.path}"
+    files = {
+        f"{place.source}/tasks/{name.path}.py": render("progress_task.py", **values),
+        f"{place.source}/frontend/routes/{name.path}.py": render("progress_route.py", **values),
+        f"{page}.html": render("progress_page.html", **values),
+        f"{page}_run.html": render("progress_run.html", **values),
+        f"{page}_progress.html": render("progress_bar.html", **values),
+    }
+    path = test_path("tasks", name)
+    if test:
+        files[path] = render("test_progress.py", **values)
+    packages = (
+        *packages_of(place, "tasks", "tasks", name, test=test),
+        *packages_of(place, "frontend/routes", "routes", name, test=False),
+    )
+    return Draft(
+        files=files,
+        packages=packages,
+        entries=(task_entry(place, name), route_entry(place, name)),
+        next_steps=(
+            f"uv run pytest {path}" if test else "uv run just test",
+            f"uv run just local-all-with-worker    # http://127.0.0.1:8000/{name.slug}",
             "uv run just check",
         ),
     )
@@ -119,11 +160,12 @@ def read_task_options(text: str, name: Name) -> TaskOptions | None:
                 ast.FunctionDef(name=found, decorator_list=[ast.Call() as call])
                 | ast.AsyncFunctionDef(name=found, decorator_list=[ast.Call() as call])
             ) if found == name.leaf:
-                return _options_of(call, sync=isinstance(node, ast.FunctionDef))
+                progress = "async def _report(" in text
+                return _options_of(call, sync=isinstance(node, ast.FunctionDef), progress=progress)
     return None
 
 
-def _options_of(call: ast.Call, *, sync: bool) -> TaskOptions | None:
+def _options_of(call: ast.Call, *, sync: bool, progress: bool) -> TaskOptions | None:
     values = {keyword.arg: keyword.value for keyword in call.keywords}
     tab = call.args[0] if call.args else None
     try:
@@ -132,6 +174,7 @@ def _options_of(call: ast.Call, *, sync: bool) -> TaskOptions | None:
             unique="unique" in values,
             timeout=_read_timedelta(values.get("timeout")),
             sync=sync,
+            progress=progress,
         )
     except (ValueError, TypeError, CommandError):
         return None
