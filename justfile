@@ -68,6 +68,10 @@ chaos *args:
 docs *args:
     @{{ run }} --group docs python scripts/docs.py "$@"
 
+[doc("Set the version, date the changelog, test updates, commit and tag: just release 0.2.0")]
+release version:
+    {{ run }} python scripts/release.py "$@"
+
 [doc("Take the README's pictures: the generated page, and the terminal that runs it")]
 screenshot:
     {{ run }} --group e2e python scripts/screenshot.py

@@ -14,7 +14,7 @@ from lab import ROOT, Figure
 from rich.console import Console
 from rich.markdown import Markdown
 
-NAMES = ("copying", "imports", "worker", "footprint", "drain", "sse")
+NAMES = ("copying", "coldstart", "imports", "worker", "footprint", "drain", "sse")
 PAGE = ROOT / "docs" / "benchmarks.md"
 HEAD = """# Benchmarks
 

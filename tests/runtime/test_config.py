@@ -205,3 +205,56 @@ def test_a_masked_url_never_shows_a_password(user: str, password: str):
         f"{user}:{password}@cache:6379/0",
     ):
         assert re.fullmatch(r"([\w+.-]*://)?\*\*\*@cache:6379/0", mask_url(url))
+
+
+def test_a_secret_may_lie_in_a_file(stand_in, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """As Docker and Kubernetes hand them out; `.env` and a variable win over it."""
+    stand_in(env="MAIL_FROM=env@example.com\nSECRET_KEY=\n")
+    secrets = tmp_path / "secrets"
+    secrets.mkdir()
+    (secrets / "secret_key").write_text("from a file\n")
+    (secrets / "MAIL_FROM").write_text("file@example.com")
+    (secrets / "smtp_url").write_text("smtp://file")
+    monkeypatch.setenv("SECRETS_DIR", str(secrets))
+    monkeypatch.setenv("SMTP_URL", "smtp://variable")
+    settings = get_settings()
+
+    assert settings.secret_key
+    assert settings.secret_key.get_secret_value() == "from a file"
+    assert settings.mail_from == "env@example.com"
+    assert settings.smtp_url
+    assert settings.smtp_url.get_secret_value() == "smtp://variable"
+
+
+def test_an_empty_variable_lets_the_file_speak(
+    stand_in, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """compose.prod.yml empties what a .env of development would bring along."""
+    stand_in()
+    (tmp_path / "secret_key").write_text("from a file")
+    monkeypatch.setenv("SECRETS_DIR", str(tmp_path))
+    monkeypatch.setenv("SECRET_KEY", "")
+
+    assert "from a file" in repr(get_settings().secret_key.get_secret_value())
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"mysql://ann:pw@host", "DATABASE_URL: expected sqlite"),
+        (b"\xff\xfe", "can't be read"),
+    ],
+)
+def test_a_wrong_secret_file_is_named_without_what_it_holds(
+    stand_in, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes, message: str
+):
+    """One line, and where to look."""
+    stand_in()
+    (tmp_path / "database_url").write_bytes(content)
+    monkeypatch.setenv("SECRETS_DIR", str(tmp_path))
+    with pytest.raises(SettingsError) as refused:
+        get_settings()
+
+    assert message in str(refused.value)
+    assert str(tmp_path) in str(refused.value)
+    assert "ann" not in str(refused.value)

@@ -37,7 +37,7 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def write_template(folder: Path) -> None:
     """Copy what makes the template: settings, template, runtime."""
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
     shutil.copy(ROOT / "copier.yml", folder)
     shutil.copytree(ROOT / "template", folder / "template", ignore=CACHES)
     shutil.copytree(ROOT / "runtime", folder / "runtime", ignore=CACHES)
@@ -57,7 +57,7 @@ class Repository:
     def commit(self, message: str, *, tag: str | None = None) -> str:
         """Commit everything, perhaps under a tag; returns the commit's hash."""
         self.git("add", "--all")
-        self.git("commit", "--quiet", "--message", message)
+        self.git("commit", "--quiet", "--allow-empty", "--message", message)
         if tag:
             self.git("tag", tag)
         return self.git("rev-parse", "HEAD")
@@ -108,7 +108,8 @@ def run(
     return process
 
 
-def rendered_files(project: Path) -> dict[str, str]:
-    """The text of every file of a fresh project, by its path."""
+def rendered_files(project: Path, *, without: str = "") -> dict[str, str]:
+    """The text of every file of a fresh project, by its path; perhaps without a folder's."""
     paths = (path for path in sorted(project.rglob("*")) if path.is_file())
+    paths = (path for path in paths if path.relative_to(project).parts[0] != without)
     return {path.relative_to(project).as_posix(): path.read_text("utf-8") for path in paths}

@@ -22,6 +22,7 @@ MANAGED = {
     ".just/main.just",
     ".just/quality.just",
     ".just/run.just",
+    ".just/update.just",
     "Dockerfile",
     "compose.dev.yml",
     "compose.prod.yml",
@@ -135,7 +136,7 @@ def test_the_image_starts_vibetuner_run_as_somebody_without_rights(project: Path
     builder, final = (project / "Dockerfile").read_text("utf-8").split("\nFROM ")[1:]
 
     assert 'ENTRYPOINT ["vibetuner", "run"]' in final
-    assert "USER app" in final
+    assert "USER 10001" in final
     assert "git" in builder
     assert "git" not in final
 
@@ -181,7 +182,7 @@ def test_no_recipe_freezes_the_lock_file(project: Path):
 
 @pytest.mark.parametrize(
     "recipe",
-    ["dev", "worker-dev", "local-all", "local-all-with-worker", "test", "check", "format"],
+    ["dev", "worker-dev", "local-all", "local-all-with-worker", "test", "check", "format", "template-update"],
 )
 def test_just_lists_the_recipe_with_a_sentence(project: Path, recipe: str):
     """`just` alone is the help."""

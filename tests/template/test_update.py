@@ -2,72 +2,219 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
-from copier import run_copy, run_update
+from copier import run_copy, run_recopy, run_update
 
-from tests.template.conftest import Repository, rendered_files
+from tests.template.conftest import ROOT, Repository, rendered_files, write_template
 from tests.template.test_runtime_source import answers, source
+
+SEEDS = ("README.md", "justfile", "src/", "tests/")
+MODEL = "src/{{ package_name }}/models/__init__.py"
 
 
 @pytest.fixture
 def project(repository: Repository, tmp_path: Path) -> Repository:
     """A committed project of v0.9.0, while the template has gone on to v0.9.1."""
-    folder = tmp_path / "my-project"
-    run_copy(str(repository.folder), folder, defaults=True, quiet=True)
-    project = Repository(folder, repository.environment)
-    project.git("init", "--quiet")
-    project.commit("Start")
-    for name in (".just/run.just", "README.md.jinja", "src/{{ package_name }}/models.py"):
+    project = start(repository, tmp_path / "my-project")
+    for name in (".just/run.just", "README.md.jinja", MODEL):
         with (repository.folder / "template" / name).open("a", encoding="utf-8") as file:
             file.write("\n# new in v0.9.1\n")
     repository.commit("Next", tag="v0.9.1")
     return project
 
 
+def releases() -> list[str]:
+    """The releases of this repository, the oldest first; none in a clone without tags."""
+    done = subprocess.run(
+        ["git", "tag", "--list", "v[0-9]*", "--sort", "version:refname", "--merged"],
+        cwd=ROOT, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    return done.stdout.split() if done.returncode == 0 else []
+
+
+@pytest.fixture(params=[*releases(), "v0.0.1"])
+def history(request: pytest.FixtureRequest, repository: Repository) -> Repository:
+    """The template at a release that was, and, as v999.0.0, as it stands here.
+
+    Besides the real releases there is always one made up: v0.0.1, this state under an older name.
+    """
+    tag = request.param
+    for old in repository.git("tag").split():
+        repository.git("tag", "--delete", old)
+    if tag in releases():
+        replace_with_release(repository.folder, tag)
+    repository.commit("Then", tag=tag)
+    clear(repository.folder)
+    write_template(repository.folder)
+    repository.commit("Now", tag="v999.0.0")
+    return repository
+
+
+def test_from_every_release_an_untouched_project_becomes_a_fresh_one(
+    history: Repository, tmp_path: Path
+):
+    """Every file that is the template's; README.md, justfile, src/ and tests/ stay as they were."""
+    first = history.git("tag", "--sort", "version:refname").split()[0]
+    project = start(history, tmp_path / "my-project", first)
+    before = rendered_files(project.folder, without=".git")
+    update(project)
+
+    run_copy(str(history.folder), tmp_path / "fresh", defaults=True, quiet=True)
+    after, fresh = rendered_files(project.folder, without=".git"), rendered_files(tmp_path / "fresh")
+    assert managed(after) == managed(fresh)
+    assert seeds(after) == seeds(before)
+    assert answers(project.folder)["_commit"] == "v999.0.0"
+    assert source(project.folder)["rev"] == history.git("rev-parse", "v999.0.0")
+
+
+def test_from_every_release_a_users_work_survives(history: Repository, tmp_path: Path):
+    """Dependencies, recipes, a rewritten tune.py, a deleted example, an edited compose file."""
+    first = history.git("tag", "--sort", "version:refname").split()[0]
+    project = start(history, tmp_path / "my-project", first)
+    work(project)
+    before = seeds(rendered_files(project.folder, without=".git"))
+    update(project)
+
+    assert_work_survives(project, before)
+    assert source(project.folder)["rev"] == history.git("rev-parse", "v999.0.0")
+
+
 def test_an_untouched_project_becomes_what_a_fresh_copy_is(
     project: Repository, repository: Repository, tmp_path: Path
 ):
-    """Every file that is the template's; README.md, src/ and tests/ stay as they were."""
-    before = rendered_files(project.folder / "src")
+    """Where the template has really changed, in files of both classes."""
     update(project)
 
     run_copy(str(repository.folder), tmp_path / "fresh", defaults=True, quiet=True)
-    for name, text in rendered_files(tmp_path / "fresh").items():
-        if not name.startswith(("README.md", "justfile", "src/", "tests/")):
-            assert (project.folder / name).read_text("utf-8") == text, name
-    assert rendered_files(project.folder / "src") == before
-    assert "v0.9.1" not in (project.folder / "README.md").read_text("utf-8")
-    assert answers(project.folder)["_commit"] == "v0.9.1"
-    assert source(project.folder)["rev"] == repository.git("rev-parse", "v0.9.1")
+    after = rendered_files(project.folder, without=".git")
+    assert managed(after) == managed(rendered_files(tmp_path / "fresh"))
+    assert "# new in v0.9.1" in after[".just/run.just"]
+    assert not [name for name, text in seeds(after).items() if "v0.9.1" in text]
 
 
 def test_what_a_person_has_changed_survives(project: Repository, repository: Repository):
-    """An added dependency and source, own recipes, a rewritten tune.py, a deleted example."""
-    pyproject = project.folder / "pyproject.toml"
-    text = pyproject.read_text("utf-8")
-    text = text.replace(
-        '    "vibetuner-runtime",\n', '    "polars>=1",\n    "vibetuner-runtime",\n'
-    )
-    pyproject.write_text(f'{text}\n[tool.uv.sources.polars]\npath = "../polars"\n', "utf-8")
-    tune = project.folder / "src" / "my_project" / "tune.py"
-    tune.write_text("# all mine\n", "utf-8")
-    (project.folder / "src" / "my_project" / "demo_data.py").unlink()
-    justfile = project.folder / "justfile"
-    justfile.write_text(justfile.read_text("utf-8") + "\ncheck:\n    true\n", "utf-8")
-    project.commit("Make it mine")
+    """And what the template has changed beside it arrives."""
+    work(project)
+    before = seeds(rendered_files(project.folder, without=".git"))
     update(project)
 
-    assert '"polars>=1"' in pyproject.read_text("utf-8")
-    assert '[tool.uv.sources.polars]\npath = "../polars"' in pyproject.read_text("utf-8")
+    assert_work_survives(project, before)
+    assert "# new in v0.9.1" in (project.folder / ".just/run.just").read_text("utf-8")
     assert source(project.folder)["rev"] == repository.git("rev-parse", "v0.9.1")
-    assert tune.read_text("utf-8") == "# all mine\n"
-    assert not (project.folder / "src" / "my_project" / "demo_data.py").exists()
-    assert justfile.read_text("utf-8").endswith("check:\n    true\n")
-    assert "<<<<<<<" not in "".join(rendered_files(project.folder / ".just").values())
-    assert "<<<<<<<" not in pyproject.read_text("utf-8")
 
 
-def update(project: Repository) -> None:
-    run_update(project.folder, defaults=True, overwrite=True, quiet=True, unsafe=False)
+def test_recopy_renews_the_templates_files_and_no_others(project: Repository):
+    """The way out when a project can't be updated; a deleted example comes back with it."""
+    work(project)
+    (project.folder / ".just" / "run.just").write_text("broken")
+    project.commit("Break something")
+    run_recopy(project.folder, defaults=True, overwrite=True, quiet=True, unsafe=False)
+
+    after = rendered_files(project.folder, without=".git")
+    assert "# new in v0.9.1" in after[".just/run.just"]
+    assert after["src/my_project/tune.py"] == "# all mine\n"
+    assert after["justfile"].endswith("check:\n    true\n")
+
+
+def test_pretending_changes_nothing(project: Repository):
+    """`copier update --pretend` only looks."""
+    before = rendered_files(project.folder, without=".git")
+    run_update(
+        project.folder, defaults=True, overwrite=True, quiet=True, pretend=True, unsafe=False
+    )
+
+    assert rendered_files(project.folder, without=".git") == before
+
+
+def test_a_changed_answer_changes_the_templates_files(project: Repository):
+    """The rest is the user's, and keeps the old answer."""
+    update(project, data={"description": "Now it sells books", "author_name": "Bo Li"})
+
+    text = (project.folder / "pyproject.toml").read_text("utf-8")
+    assert 'description = "Now it sells books"' in text
+    assert 'name = "Bo Li"' in text
+    assert answers(project.folder)["description"] == "Now it sells books"
+    assert "books" not in (project.folder / "README.md").read_text("utf-8")
+
+
+def start(template: Repository, folder: Path, version: str | None = None) -> Repository:
+    """A committed project of a version."""
+    run_copy(str(template.folder), folder, defaults=True, quiet=True, vcs_ref=version, unsafe=False)
+    project = Repository(folder, template.environment)
+    project.git("init", "--quiet")
+    project.commit("Start")
+    return project
+
+
+def work(project: Repository) -> None:
+    """What a user does to a project."""
+    edit(
+        project.folder / "pyproject.toml",
+        ('    "vibetuner-runtime",\n]', '    "polars>=1",\n    "vibetuner-runtime",\n]'),
+        ('    "ruff>=', '    "pytest-xdist>=3",\n    "ruff>='),
+        ("\\Z", '\n[tool.uv.sources.polars]\npath = "../polars"\n'),
+    )
+    edit(project.folder / "compose.prod.yml", ('"127.0.0.1:8000:8000"', '"127.0.0.1:9000:8000"'))
+    edit(project.folder / ".env.example", ("\\Z", "\n# Ours.\nSHOP_NAME=Corner\n"))
+    edit(project.folder / "justfile", ("\\Z", "\ncheck:\n    true\n"))
+    (project.folder / "src/my_project/tune.py").write_text("# all mine\n", "utf-8")
+    (project.folder / "src/my_project/demo_data.py").unlink()
+    shutil.rmtree(project.folder / "src/my_project/templates")
+    (project.folder / "compose.override.yml").write_text("services: {}\n", "utf-8")
+    project.commit("Make it mine")
+
+
+def assert_work_survives(project: Repository, before: dict[str, str]) -> None:
+    after = rendered_files(project.folder, without=".git")
+    assert seeds(after) == before
+    for part in ('    "polars>=1",', "pytest-xdist>=3", '[tool.uv.sources.polars]\npath = "../polars"'):
+        assert part in after["pyproject.toml"]
+    assert '"127.0.0.1:9000:8000"' in after["compose.prod.yml"]
+    assert "SHOP_NAME=Corner" in after[".env.example"]
+    assert after["compose.override.yml"] == "services: {}\n"
+    assert not [name for name, text in after.items() if "<<<<<<<" in text]
+    assert not [name for name in after if name.endswith(".rej")]
+    assert project.git("ls-files", "--unmerged") == ""
+
+
+def edit(path: Path, *changes: tuple[str, str]) -> None:
+    text = path.read_text("utf-8")
+    for old, new in changes:
+        if old == "\\Z":
+            text += new
+        else:
+            assert old in text, f"{old!r} is not in {path.name}"
+            text = text.replace(old, new, 1)
+    path.write_text(text, "utf-8")
+
+
+def update(project: Repository, **options: object) -> None:
+    run_update(project.folder, defaults=True, overwrite=True, quiet=True, unsafe=False, **options)
+
+
+def managed(files: dict[str, str]) -> dict[str, str]:
+    return {name: text for name, text in files.items() if not name.startswith(SEEDS)}
+
+
+def seeds(files: dict[str, str]) -> dict[str, str]:
+    return {name: text for name, text in files.items() if name.startswith(SEEDS)}
+
+
+def clear(folder: Path) -> None:
+    for path in folder.iterdir():
+        if path.name != ".git":
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def replace_with_release(folder: Path, tag: str) -> None:
+    """The template as it was at a release of this repository."""
+    clear(folder)
+    paths = ("copier.yml", "template", "runtime")
+    archive = subprocess.run(
+        ["git", "archive", "--format=tar", tag, *paths], cwd=ROOT, capture_output=True, check=True
+    )
+    subprocess.run(["tar", "-x", "-C", folder], input=archive.stdout, check=True)

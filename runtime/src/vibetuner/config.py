@@ -23,6 +23,7 @@ from vibetuner.project import (
     project_info,
     project_root,
 )
+from vibetuner.secret_files import check_secrets, find_secret, secrets_dir
 from vibetuner.state import Slot
 
 __all__ = [
@@ -50,7 +51,10 @@ class Expected:
 
 
 class Settings(BaseSettings):
-    """Typed settings, from the environment and from `.env`; a variable wins over the file."""
+    """Typed settings, from the environment, from `.env`, or from a file each in /run/secrets.
+
+    A variable wins over `.env`, and that over a secret's file, which is named after the setting.
+    """
 
     model_config = SettingsConfigDict(
         env_ignore_empty=True, extra="ignore", frozen=True, hide_input_in_errors=True
@@ -225,8 +229,9 @@ def using_settings(settings: Settings) -> Iterator[Settings]:
 def _load_settings() -> Settings:
     env_file = (find_root() or Path.cwd()) / ".env"
     check_env_file(env_file)
+    check_secrets(Settings.model_fields)
     try:
-        return Settings(_env_file=env_file)
+        return Settings(_env_file=env_file, _secrets_dir=secrets_dir())
     except ValidationError as error:
         raise SettingsError(_explain(error, env_file)) from None
 
@@ -247,6 +252,9 @@ def _explain_one(detail: dict[str, Any], env_file: Path) -> str:
     expected = next(item.text for item in field.metadata if isinstance(item, Expected))
     variable = name.upper()
     where = "the environment" if os.environ.get(variable) else env_file.name
+    secret = find_secret(name)
+    if secret and not os.environ.get(variable) and not find_value(env_file, name):
+        return f"{variable}: expected {expected}, found something else in {secret}"
     return f"{variable}: expected {expected}, found {_shown(name, env_file)} in {where}"
 
 

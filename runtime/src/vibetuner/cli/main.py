@@ -11,9 +11,12 @@ from typer.exceptions import TyperException
 from vibetuner.cli.complaint import complaining
 from vibetuner.cli.db import app as db
 from vibetuner.cli.dead_letters import app as dead_letters
+from vibetuner.cli.destroy import app as destroy
+from vibetuner.cli.new import app as new
 from vibetuner.cli.run import run
 from vibetuner.cli.services import app as services
 from vibetuner.cli.tasks import app as tasks
+from vibetuner.cli.template_changes import template_changes
 
 __all__ = ["app", "main"]
 
@@ -27,6 +30,9 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("run")(run)
+app.command("template-changes")(template_changes)
+app.add_typer(new, name="new")
+app.add_typer(destroy, name="destroy")
 app.add_typer(services, name="services")
 app.add_typer(db, name="db")
 app.add_typer(dead_letters, name="dead-letters")

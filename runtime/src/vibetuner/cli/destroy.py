@@ -1,0 +1,99 @@
+"""``vibetuner destroy``: takes back what `vibetuner new` has written."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from vibetuner.cli.new import AsJson, DryRun, Force, Skip
+
+if TYPE_CHECKING:
+    from vibetuner.scaffold.draft import Draft, Place
+    from vibetuner.scaffold.names import Name
+
+__all__ = ["app"]
+
+app = typer.Typer(
+    help="Take back a task, a route or a model, with its test and its line in tune.py.",
+    no_args_is_help=True,
+)
+
+NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="As `vibetuner new` took it.")]
+
+
+@app.command()
+def task(
+    name: NameArgument,
+    force: Force = False,
+    skip: Skip = False,
+    dry_run: DryRun = False,
+    as_json: AsJson = False,
+) -> None:
+    """Remove a task that is still as it was generated; tell what is queued or dead of it.
+
+    Exit code 0 when it is gone, 1 when something has changed since, or there is no such task.
+    """
+    from vibetuner.scaffold.removal import draft_of_task
+
+    def left_over(parsed: Name) -> dict[str, Any]:
+        from vibetuner.cli.left_over import ask_left_over
+
+        return ask_left_over(parsed.leaf)
+
+    _remove(
+        "task", name, draft_of_task, left_over,
+        force=force, skip=skip, dry_run=dry_run, as_json=as_json,
+    )  # fmt: skip
+
+
+@app.command()
+def route(
+    name: NameArgument,
+    force: Force = False,
+    skip: Skip = False,
+    dry_run: DryRun = False,
+    as_json: AsJson = False,
+) -> None:
+    """Remove a page that is still as it was generated."""
+    from vibetuner.scaffold.removal import draft_of_route
+
+    _remove("route", name, draft_of_route, force=force, skip=skip, dry_run=dry_run, as_json=as_json)
+
+
+@app.command()
+def model(
+    name: NameArgument,
+    force: Force = False,
+    skip: Skip = False,
+    dry_run: DryRun = False,
+    as_json: AsJson = False,
+) -> None:
+    """Remove a model that is still as it was generated; its data stays where it is."""
+    from vibetuner.scaffold.removal import draft_of_model
+
+    _remove("model", name, draft_of_model, force=force, skip=skip, dry_run=dry_run, as_json=as_json)
+
+
+def _remove(  # noqa: PLR0913 - options
+    kind: str,
+    text: str,
+    draft: Callable[[Place, Name], Draft],
+    facts: Callable[[Name], dict[str, Any]] = lambda _: {},
+    *,
+    force: bool,
+    skip: bool,
+    dry_run: bool,
+    as_json: bool,
+) -> None:
+    from vibetuner.cli.new_work import carry_out, check_choice
+    from vibetuner.scaffold.draft import find_place
+    from vibetuner.scaffold.plan import plan_removal
+
+    check_choice(force=force, skip=skip)
+    place = find_place()
+    name = place.parse_name(text, kind)
+    plan = plan_removal(place, draft(place, name), force=force, skip=skip)
+    told = {} if plan.conflicts else facts(name)
+    raise typer.Exit(carry_out(plan, dry_run=dry_run, as_json=as_json, facts=told))

@@ -1,0 +1,62 @@
+"""What the queue and the dead letters still hold of a task that is taken out of the code."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from typing import Any
+
+from streaq import TaskStatus
+
+from vibetuner.config import EMBEDDED, get_settings
+from vibetuner.errors import VibetunerError
+from vibetuner.project import project_root
+from vibetuner.tasks.dead_letters import count, open_dead_letters
+from vibetuner.tasks.worker import get_worker
+
+__all__ = ["ask_left_over"]
+
+MOST = 10_000
+WAITING = (TaskStatus.QUEUED, TaskStatus.SCHEDULED, TaskStatus.RUNNING)
+
+
+def ask_left_over(task: str) -> dict[str, Any]:
+    """How many are queued and dead; says so, or why it can't tell, on stderr.
+
+    ``{"queued": None}`` stands for a queue that could not be asked.
+    """
+    try:
+        found = asyncio.run(_count(task)) if _is_worth_asking() else (0, 0)
+    except VibetunerError as error:
+        print(f"note: queued and dead tasks were not looked for. {error}", file=sys.stderr)
+        return {"queued": None, "dead": None}
+    queued, dead = found
+    if queued:
+        print(
+            f"note: {queued} of {task} still in the queue: a worker without it makes dead letters "
+            "of them. Let them finish before you deploy",
+            file=sys.stderr,
+        )
+    if dead:
+        print(
+            f"note: {dead} dead letter{'' if dead == 1 else 's'} of {task}. See:  "
+            f"vibetuner dead-letters list --task {task}",
+            file=sys.stderr,
+        )
+    return {"queued": queued, "dead": dead}
+
+
+def _is_worth_asking() -> bool:
+    """Embedded servers that have never run hold nothing, and need not be started."""
+    url = get_settings().redis_url
+    return bool(url) and (url != EMBEDDED or (project_root() / ".vibetuner").is_dir())
+
+
+async def _count(task: str) -> tuple[int, int]:
+    async with open_dead_letters():
+        infos = [
+            info
+            for status in WAITING
+            for info in await get_worker().get_tasks_by_status(status, limit=MOST)
+        ]
+        return sum(info.fn_name == task for info in infos), await count(task=task)

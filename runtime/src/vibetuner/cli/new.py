@@ -1,0 +1,152 @@
+"""``vibetuner new``: writes a task, a route or a model into the project."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from vibetuner.scaffold.draft import Draft, Place
+
+__all__ = ["AsJson", "DryRun", "Force", "Skip", "app"]
+
+app = typer.Typer(
+    help="Write a task, a route or a model, with its test and its line in tune.py.",
+    invoke_without_command=True,
+)
+
+NameArgument = Annotated[
+    str, typer.Argument(metavar="NAME", help="E.g. send-report or billing/send-report.")
+]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would change; write nothing.")]
+Force = Annotated[bool, typer.Option("--force", help="Also where files hold something else.")]
+Skip = Annotated[bool, typer.Option("--skip", help="Leave files alone that hold something else.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
+NoTest = Annotated[bool, typer.Option("--no-test", help="Without a test.")]
+
+
+@app.callback()
+def new(
+    context: typer.Context,
+    eject_templates: Annotated[
+        bool,
+        typer.Option(
+            "--eject-templates", help="Copy the templates into scaffold/, to be changed there."
+        ),
+    ] = False,
+) -> None:
+    """Write a task, a route or a model, with its test and its line in tune.py."""
+    if eject_templates:
+        from vibetuner.cli.new_work import eject
+
+        eject()
+    elif context.invoked_subcommand is None:
+        print(context.get_help())
+        raise typer.Exit(2)
+
+
+@app.command()
+def task(  # noqa: PLR0913, PLR0917 - options
+    name: NameArgument,
+    cron: Annotated[
+        str | None, typer.Option("--cron", help="Run on a schedule, e.g. '0 3 * * *' (UTC).")
+    ] = None,
+    unique: Annotated[bool, typer.Option("--unique", help="Only one at a time.")] = False,
+    timeout: Annotated[
+        str | None, typer.Option("--timeout", help="Limit of one try: 90s, 5m, 1h.")
+    ] = None,
+    progress: Annotated[
+        bool, typer.Option("--progress", help="With a page that shows how far it is.")
+    ] = False,
+    sync: Annotated[
+        bool, typer.Option("--sync", help="A plain function, run in a thread.")
+    ] = False,
+    no_test: NoTest = False,
+    force: Force = False,
+    skip: Skip = False,
+    dry_run: DryRun = False,
+    as_json: AsJson = False,
+) -> None:
+    """Write a background task that is tried again when it fails.
+
+    Exit code 0 when it is there, 1 when a file holds something else or can't be written.
+    """
+    from vibetuner.scaffold.task import TaskOptions, check_free, draft_task, parse_timeout
+
+    def draft(place: Place) -> Draft:
+        options = TaskOptions(
+            cron=cron,
+            unique=unique,
+            timeout=parse_timeout(timeout) if timeout is not None else None,
+            sync=sync,
+            progress=progress,
+            test=not no_test,
+        )
+        parsed = place.parse_name(name, "task")
+        check_free(place, parsed)
+        return draft_task(place, parsed, options)
+
+    _write(draft, force=force, skip=skip, dry_run=dry_run, as_json=as_json)
+
+
+@app.command()
+def route(  # noqa: PLR0913, PLR0917 - options
+    name: NameArgument,
+    no_test: NoTest = False,
+    force: Force = False,
+    skip: Skip = False,
+    dry_run: DryRun = False,
+    as_json: AsJson = False,
+) -> None:
+    """Write a page: its route and its template."""
+    from vibetuner.scaffold.route import draft_route
+
+    def draft(place: Place) -> Draft:
+        return draft_route(place, place.parse_name(name, "route"), test=not no_test)
+
+    _write(draft, force=force, skip=skip, dry_run=dry_run, as_json=as_json)
+
+
+@app.command()
+def model(  # noqa: PLR0913, PLR0917 - options
+    name: NameArgument,
+    fields: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[FIELD:TYPE]...",
+            help="str, int, float, bool, date, datetime or uuid; with ? when it may be empty.",
+        ),
+    ] = None,
+    document: Annotated[
+        bool, typer.Option("--document", help="A MongoDB document, not an SQL table.")
+    ] = False,
+    no_test: NoTest = False,
+    force: Force = False,
+    skip: Skip = False,
+    dry_run: DryRun = False,
+    as_json: AsJson = False,
+) -> None:
+    """Write a model: an SQL table, or a MongoDB document."""
+    from vibetuner.scaffold.model import draft_model, parse_fields
+
+    def draft(place: Place) -> Draft:
+        parsed = parse_fields(fields or [], document=document)
+        parsed_name = place.parse_name(name, "model")
+        return draft_model(place, parsed_name, parsed, document=document, test=not no_test)
+
+    _write(draft, force=force, skip=skip, dry_run=dry_run, as_json=as_json)
+
+
+def _write(
+    draft: Callable[[Place], Draft], *, force: bool, skip: bool, dry_run: bool, as_json: bool
+) -> None:
+    from vibetuner.cli.new_work import carry_out, check_choice
+    from vibetuner.scaffold.draft import find_place
+    from vibetuner.scaffold.plan import plan_new
+
+    check_choice(force=force, skip=skip)
+    place = find_place()
+    plan = plan_new(place, draft(place), force=force, skip=skip)
+    raise typer.Exit(carry_out(plan, dry_run=dry_run, as_json=as_json))

@@ -1,0 +1,124 @@
+"""Carries out what `vibetuner new` and `vibetuner destroy` have planned, and tells about it."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Any
+
+from rich.console import Console
+from rich.text import Text
+
+from vibetuner.errors import CommandError
+from vibetuner.scaffold.changes import Change, apply_changes, diff
+from vibetuner.scaffold.draft import Draft, find_place
+from vibetuner.scaffold.plan import Action, Plan, Step, plan_new
+from vibetuner.scaffold.rendering import EJECTED, list_templates
+
+__all__ = ["carry_out", "check_choice", "eject"]
+
+COLOURS = {
+    Action.CREATE: "green",
+    Action.EDIT: "cyan",
+    Action.OVERWRITE: "yellow",
+    Action.REMOVE: "red",
+    Action.KEEP: "dim",
+    Action.UNCHANGED: "dim",
+    Action.DIFFERS: "yellow",
+}
+
+
+def carry_out(
+    plan: Plan, *, dry_run: bool, as_json: bool, facts: dict[str, Any] | None = None
+) -> int:
+    """Write what is planned, unless something speaks against it; returns the exit code.
+
+    Args:
+        plan: what is to be done.
+        dry_run: show the whole diff, and write nothing.
+        as_json: print one JSON document.
+        facts: what else the document should hold.
+    """
+    blocked = bool(plan.conflicts)
+    if not (blocked or dry_run):
+        apply_changes(plan.changes)
+    if as_json:
+        _print_json(plan, written=not (blocked or dry_run), facts=facts or {})
+    elif dry_run or blocked:
+        _print_diff(plan, [*plan.changes, *plan.conflicts] if dry_run else plan.conflicts)
+    else:
+        _print_done(plan)
+    if blocked:
+        names = ", ".join(c.path.relative_to(plan.place.root).as_posix() for c in plan.conflicts)
+        raise CommandError(
+            f"Nothing was written: {names} would be different. --force takes the new text, "
+            "--skip keeps the old"
+            if plan.conflicts[0].after is not None
+            else f"Nothing was removed: {names} has changed since it was generated. --force "
+            "removes it all the same, --skip keeps it"
+        )
+    return 0
+
+
+def check_choice(*, force: bool, skip: bool) -> None:
+    """Raise CommandError when both are asked for."""
+    if force and skip:
+        raise CommandError("--force overwrites and --skip keeps: choose one")
+
+
+def eject() -> None:
+    """Copy the templates into the project; what is there already is kept."""
+    place = find_place()
+    files = {f"{EJECTED}/{name}": text for name, text in list_templates().items()}
+    draft = Draft(
+        files=files, next_steps=(f"$EDITOR {EJECTED}/task.py.jinja", "vibetuner new task NAME")
+    )
+    carry_out(plan_new(place, draft, skip=True), dry_run=False, as_json=False)
+
+
+def _print_done(plan: Plan) -> None:
+    console = _console()
+    if not plan.changes and all(step.action is Action.UNCHANGED for step in plan.steps):
+        console.print("unchanged")
+        return
+    for step in plan.steps:
+        if step.action is not Action.UNCHANGED:
+            console.print(Text(f"{step.action:>9}  ", COLOURS[step.action]), end="")
+            console.print(plan.path_of(step))
+    if plan.next_steps:
+        console.print("Next:")
+        for command in plan.next_steps:
+            console.print(f"    {command}")
+
+
+def _print_diff(plan: Plan, changes: list[Change]) -> None:
+    console = _console()
+    for line in diff(changes, plan.place.root).splitlines():
+        style = {"+": "green", "-": "red", "@": "cyan"}.get(line[:1], "")
+        console.print(Text(line, style))
+    if not changes:
+        console.print("unchanged")
+
+
+def _print_json(plan: Plan, *, written: bool, facts: dict[str, Any]) -> None:
+    document = {
+        "written": written,
+        "files": [_described(plan, step) for step in plan.steps if step.action is not Action.EDIT],
+        "edits": [_described(plan, step) for step in plan.steps if step.action is Action.EDIT],
+        "next": list(plan.next_steps),
+        **facts,
+    }
+    json.dump(document, sys.stdout, indent=2)
+    print()
+
+
+def _described(plan: Plan, step: Step) -> dict[str, str]:
+    described = {"path": plan.path_of(step), "action": step.action.value}
+    if step.action is not Action.UNCHANGED:
+        described["diff"] = diff([step.change], plan.place.root)
+    return described
+
+
+def _console() -> Console:
+    # Lines stay whole and plain when they go to a file or a pipe.
+    return Console(soft_wrap=True, highlight=False, markup=False, emoji=False)

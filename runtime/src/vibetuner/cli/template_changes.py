@@ -1,0 +1,34 @@
+"""``vibetuner template-changes``: what an update of the template would bring."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+__all__ = ["template_changes"]
+
+NOTHING_NEWER = 3
+
+
+def template_changes(
+    version: Annotated[
+        str, typer.Argument(help="A version such as v0.2.0; the newest unless you say so.")
+    ] = "",
+) -> None:
+    """Show what is new in the template and the runtime since this project's version.
+
+    Exit code 0 when there is something, 3 when there is nothing newer, 1 when something is not
+    committed yet or the template can't be reached.
+    """
+    from vibetuner.cli.template_news import check_committed, fetch_news, sections_between
+    from vibetuner.project import project_root
+
+    root = project_root()
+    check_committed(root)
+    news = fetch_news(root, version)
+    if news.present == news.next:
+        print(f"{news.present} is {'this version' if version else 'the newest version'} already.")
+        raise typer.Exit(NOTHING_NEWER)
+    print(f"The template and the runtime go from {news.present} to {news.next}.\n")
+    print(sections_between(news.changelog, news.present, news.next) or "The changelog is silent.")

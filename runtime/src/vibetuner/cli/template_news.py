@@ -1,0 +1,127 @@
+"""Which versions of the template there are, and what its changelog says of them."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from vibetuner.errors import CommandError
+
+__all__ = ["News", "check_committed", "fetch_news", "git_url", "sections_between"]
+
+ANSWERS = ".copier-answers.yml"
+GIT_SECONDS = 120
+SHORT_FORMS = {
+    r"^git\+": "",
+    r"^gh:/?(.*?)(\.git)?$": r"https://github.com/\1.git",
+    r"^gl:/?(.*?)(\.git)?$": r"https://gitlab.com/\1.git",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class News:
+    """The version that a project has, the one it could have, and that one's changelog."""
+
+    present: str
+    next: str
+    changelog: str
+
+
+def check_committed(root: Path) -> None:
+    """Raise CommandError unless everything in the project is committed: only then a way back is."""
+    changed = _git("status", "--porcelain", cwd=root).splitlines()
+    if changed:
+        names = ", ".join(line[3:] for line in changed[:3]) + (", …" if len(changed) > 3 else "")
+        raise CommandError(
+            f"Commit or stash your changes first ({names}); then there is a way back"
+        )
+
+
+def fetch_news(root: Path, version: str = "") -> News:
+    """What the template's repository has for this project.
+
+    Raises:
+        CommandError: the project follows no versions, or the repository can't be reached.
+    """
+    answers = _read_answers(root)
+    present, source = answers.get("_commit", ""), git_url(answers.get("_src_path", ""))
+    if not present or not source:
+        raise CommandError(
+            f"{ANSWERS} names no version: this project was made from a folder. Make it follow a "
+            "repository:  uvx copier recopy --vcs-ref v… gh:org/vibetuner-template"
+        )
+    target = version or _newest(source) or present
+    if target == present:
+        return News(present, present, "")
+    with TemporaryDirectory() as folder:
+        _git(
+            "clone", "--quiet", "--no-checkout", "--branch", target, "--", source, folder, cwd=root
+        )
+        return News(present, target, _git("show", "HEAD:CHANGELOG.md", cwd=Path(folder)))
+
+
+def sections_between(changelog: str, present: str, target: str) -> str:
+    """The changelog's sections after one version, up to and with another.
+
+    >>> text = "# C\\n\\n## [0.3.0]\\nc\\n\\n## [0.2.0] - 2026\\nb\\n\\n## [0.1.0]\\na\\n\\n[x]: y"
+    >>> print(sections_between(text, "v0.1.0", "v0.2.0"))
+    ## [0.2.0] - 2026
+    b
+    """
+    found = re.findall(r"(?ms)^## \[v?(\d[^]]*)\].*?(?=^## |^\[[^]]+\]: |\Z)", changelog)
+    texts = re.findall(r"(?ms)^## \[v?\d[^]]*\].*?(?=^## |^\[[^]]+\]: |\Z)", changelog)
+    low, high = _number(present), _number(target)
+    wanted = [t for v, t in zip(found, texts, strict=True) if low < _number(v) <= high]
+    return "\n\n".join(text.strip() for text in wanted)
+
+
+def git_url(source: str) -> str:
+    """What git calls a template's source.
+
+    >>> git_url("gh:org/vibetuner-template")
+    'https://github.com/org/vibetuner-template.git'
+    """
+    for short, long in SHORT_FORMS.items():
+        source = re.sub(short, long, source)
+    return str(Path(source).expanduser()) if source.startswith("~") else source
+
+
+def _newest(source: str) -> str:
+    """The highest version among the tags, releases only; empty when there is none."""
+    listed = _git("ls-remote", "--tags", "--refs", "--", source, cwd=Path.cwd())
+    tags = re.findall(r"refs/tags/(v?\d+(?:\.\d+)+)$", listed, re.MULTILINE)
+    return max(tags, key=_number, default="")
+
+
+def _number(version: str) -> tuple[int, ...]:
+    return tuple(map(int, re.findall(r"\d+", version)[:3]))
+
+
+def _read_answers(root: Path) -> dict[str, str]:
+    path = root / ANSWERS
+    text = path.read_text(encoding="utf-8") if path.is_file() else ""
+    # Copier folds a long line at a space.
+    found = re.findall(r"(?m)^(_\w+): (.+(?:\n +.+)*)$", text)
+    return {name: re.sub(r"\n +", " ", value).strip().strip("'\"") for name, value in found}
+
+
+def _git(*arguments: str, cwd: Path) -> str:
+    try:
+        done = subprocess.run(
+            ["git", *arguments],
+            cwd=cwd,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=GIT_SECONDS,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise CommandError(f"git {arguments[0]} did not work: {error}") from None
+    if done.returncode:
+        lines = done.stderr.strip().splitlines() or ["no message"]
+        raise CommandError(f"git {arguments[0]} did not work: {lines[0].removeprefix('fatal: ')}")
+    return done.stdout

@@ -1,0 +1,1 @@
+"""What `vibetuner new` and `vibetuner destroy` write: names, templates, edits, all or nothing."""

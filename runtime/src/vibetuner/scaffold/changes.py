@@ -1,0 +1,179 @@
+"""Several files at once, or none of them."""
+
+from __future__ import annotations
+
+import difflib
+import secrets
+import signal
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+
+from vibetuner.errors import CommandError
+
+__all__ = ["Change", "apply_changes", "diff"]
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A file's bytes before and after; None where there is no file."""
+
+    path: Path
+    before: bytes | None
+    after: bytes | None
+
+
+def apply_changes(changes: Sequence[Change]) -> None:
+    """Write all changes, or none: on any failure everything is as it was.
+
+    Everything is first written beside its place, then renamed into it. A file keeps its mode; a
+    link stays a link. Folders are made as needed, and empty ones that a removal leaves are removed.
+
+    Raises:
+        CommandError: a file can't be written, or is not any more what ``before`` says.
+    """
+    done: list[Change] = []
+    drafts: dict[Path, Path] = {}
+    made: list[Path] = []
+    with _uninterrupted():
+        try:
+            for change in changes:
+                _prepare(change, drafts, made)
+            for change in changes:
+                done.append(change)
+                _carry_out(change, drafts)
+        except BaseException as error:
+            _roll_back(done, drafts, made)
+            if isinstance(error, OSError):
+                where = error.filename2 or error.filename or "a file"
+                raise CommandError(
+                    f"{where} can't be written ({error.strerror}). Nothing was changed"
+                ) from error
+            raise
+        for change in changes:
+            if change.after is None:
+                _remove_empty_folders(change.path.parent)
+
+
+def diff(changes: Iterable[Change], root: Path) -> str:
+    """All changes as one unified diff, with paths below ``root``.
+
+    >>> print(diff([Change(Path("/p/a.py"), b"x\\n", b"y\\n")], Path("/p")), end="")
+    --- a/a.py
+    +++ b/a.py
+    @@ -1 +1 @@
+    -x
+    +y
+    """
+    return "".join(_diff_of(change, change.path.relative_to(root).as_posix()) for change in changes)
+
+
+def _diff_of(change: Change, name: str) -> str:
+    before, after = _lines(change.before), _lines(change.after)
+    old = "/dev/null" if change.before is None else f"a/{name}"
+    new = "/dev/null" if change.after is None else f"b/{name}"
+    if not before and not after and old != new:
+        return f"--- {old}\n+++ {new}\n"  # an empty file has no line to show
+    shown = difflib.unified_diff(before, after, old, new)
+    return "".join(
+        line if line.endswith("\n") else f"{line}\n\\ No newline at end of file\n" for line in shown
+    )
+
+
+def _lines(content: bytes | None) -> list[str]:
+    return (content or b"").decode("utf-8", "replace").splitlines(keepends=True)
+
+
+def _prepare(change: Change, drafts: dict[Path, Path], made: list[Path]) -> None:
+    """Check what is there, and write beside it what will be."""
+    if _read(change.path) != change.before:
+        raise CommandError(
+            f"{change.path} was changed in the meantime. Nothing was changed; try again"
+        )
+    if change.after is None:
+        return
+    target = change.path.resolve()
+    missing = [folder for folder in (target.parent, *target.parents) if not folder.exists()]
+    target.parent.mkdir(parents=True, exist_ok=True)
+    made.extend(missing)
+    draft = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
+    drafts[change.path] = draft
+    _write(draft, change.after, like=target)
+
+
+def _carry_out(change: Change, drafts: dict[Path, Path]) -> None:
+    if change.after is None:
+        if change.before is not None:
+            change.path.unlink()
+    else:
+        drafts[change.path].replace(change.path.resolve())
+
+
+def _roll_back(done: list[Change], drafts: dict[Path, Path], made: list[Path]) -> None:
+    """Put back what was; goes on where one file can't be."""
+    for draft in drafts.values():
+        with suppress(OSError):
+            draft.unlink(missing_ok=True)
+    for change in reversed(done):
+        with suppress(OSError):
+            if _read(change.path) == change.before:
+                continue
+            if change.before is None:
+                change.path.unlink(missing_ok=True)
+            else:
+                target = change.path.resolve()
+                draft = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
+                _write(draft, change.before, like=target)
+                draft.replace(target)
+    for folder in made:
+        with suppress(OSError):
+            folder.rmdir()
+
+
+def _write(path: Path, content: bytes, *, like: Path) -> None:
+    path.write_bytes(content)
+    if like.exists():
+        path.chmod(like.stat().st_mode & 0o777)
+
+
+def _read(path: Path) -> bytes | None:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        return None
+
+
+def _remove_empty_folders(folder: Path) -> None:
+    """Remove a folder that holds nothing any more but Python's cache."""
+    with suppress(OSError):
+        for cached in (folder / "__pycache__").glob("*.pyc"):
+            if not (folder / f"{cached.name.partition('.')[0]}.py").exists():
+                cached.unlink()
+        with suppress(OSError):
+            (folder / "__pycache__").rmdir()
+        folder.rmdir()
+
+
+@contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Hold Ctrl-C and SIGTERM back until everything is written, or nothing: milliseconds."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    came: list[int] = []
+
+    def remember(number: int, _: FrameType | None) -> None:
+        came.append(number)
+
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = {number: signal.signal(number, remember) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        if came:
+            signal.raise_signal(came[0])

@@ -1,0 +1,193 @@
+"""What a person means by a name: ``Reports``, ``send-report``, ``billing/reports_task``."""
+
+from __future__ import annotations
+
+import builtins
+import keyword
+import re
+import sys
+import unicodedata
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from vibetuner.errors import CommandError
+
+__all__ = ["Name", "parse_name", "plural", "snake"]
+
+LONGEST = 40
+DEEPEST = 3
+# What generated files and tune.py call things themselves.
+RESERVED = {
+    "app", "broadcast", "conftest", "lifespan", "load_project", "mock_tasks", "model", "models",
+    "patch", "progress", "render", "request", "route", "router", "routes", "task", "tasks", "test",
+    "timedelta", "tune", "worker",
+}  # fmt: skip
+# What a suggestion is made of where nothing is left of the name, and what keeps it apart.
+EXAMPLES = {"task": "send_report", "route": "reports", "model": "invoice"}
+TAILS = {"task": "job", "route": "page", "model": "record"}
+
+
+@dataclass(frozen=True, slots=True)
+class Name:
+    """A name that Python, its tools and people can live with.
+
+    >>> name = Name(("billing",), "send_report")
+    >>> name.dotted, name.path, name.class_name, name.title
+    ('billing.send_report', 'billing/send_report', 'SendReport', 'Send report')
+    """
+
+    folders: tuple[str, ...]
+    leaf: str
+
+    @property
+    def dotted(self) -> str:
+        """As a module."""
+        return ".".join((*self.folders, self.leaf))
+
+    @property
+    def path(self) -> str:
+        """As a path, without a suffix."""
+        return "/".join((*self.folders, self.leaf))
+
+    @property
+    def slug(self) -> str:
+        """As part of an address."""
+        return self.path.replace("_", "-")
+
+    @property
+    def class_name(self) -> str:
+        """As a class."""
+        return "".join(word.capitalize() for word in self.leaf.split("_"))
+
+    @property
+    def title(self) -> str:
+        """For people."""
+        return self.leaf.replace("_", " ").capitalize()
+
+
+def parse_name(
+    text: str,
+    kind: str,
+    *,
+    is_taken: Callable[[str], bool] = lambda _: False,
+    room: int = (LONGEST + 1) * DEEPEST,
+) -> Name:
+    """The name that is meant by what was typed.
+
+    Args:
+        text: as typed; folders are separated by ``/`` or ``.``.
+        kind: task, route or model: that word at the end is left out.
+        is_taken: whether a name belongs to an installed package.
+        room: how long folders and name may be together, so that an import of it fits in a line.
+
+    Raises:
+        CommandError: it can't be one; the message suggests another.
+
+    >>> [parse_name(text, "task").path for text in ("Reports", "reports_task", "SendReport")]
+    ['reports', 'reports', 'send_report']
+    >>> parse_name("billing/reports", "task")
+    Name(folders=('billing',), leaf='reports')
+    """
+    parts = _split(text, kind)
+    problem = _problem(parts, kind, is_taken)
+    if problem is None and len("/".join(parts)) > room:
+        problem = f"makes lines too long: {room} characters are the most here"
+    if problem:
+        shown = text if text.isprintable() and len(text) <= 2 * LONGEST else f"{text[:LONGEST]!r}…"
+        suggestion = _suggest(parts, kind, is_taken, room)
+        raise CommandError(f"{shown or 'The name'} {problem}. Try:  {suggestion}")
+    return Name(tuple(parts[:-1]), parts[-1])
+
+
+def snake(text: str) -> str:
+    """Words in lower case between underscores; what is no letter or digit stays as it is.
+
+    >>> snake("SendReport"), snake("HTTPServer"), snake(" send-report "), snake("Ärger!")
+    ('send_report', 'http_server', 'send_report', 'ärger!')
+    """
+    text = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", text.strip())
+    return re.sub(r"[\s_-]+", "_", text).strip("_").lower()
+
+
+def plural(word: str) -> str:
+    """More than one of it, as English mostly has it.
+
+    >>> [plural(word) for word in ("order", "category", "day", "address", "orders")]
+    ['orders', 'categories', 'days', 'addresses', 'orders']
+    """
+    if re.search(r"[^aeiou]y$", word):
+        return f"{word[:-1]}ies"
+    if word.endswith(("ss", "x", "ch", "sh")):
+        return f"{word}es"
+    return word if word.endswith("s") else f"{word}s"
+
+
+def _split(text: str, kind: str) -> list[str]:
+    """The parts in snake case, without what only says where files of this kind lie."""
+    text = text.strip().removesuffix(".py")
+    if ".." in text or text.startswith(("/", "~")) or "\\" in text:
+        return [text]
+    parts = [snake(part) for part in re.split(r"[/.]", text.rstrip("/"))]
+    if parts[0] == "src":
+        parts = parts[2:]
+    if parts[:1] == ["frontend"]:
+        parts = parts[1:]
+    if len(parts) > 1 and parts[0] == f"{kind}s":
+        parts = parts[1:]
+    return [*parts[:-1], _without_kind(parts[-1], kind)] if parts else [""]
+
+
+def _without_kind(leaf: str, kind: str) -> str:
+    return leaf.removesuffix(f"_{kind}") or leaf
+
+
+def _problem(parts: list[str], kind: str, is_taken: Callable[[str], bool]) -> str | None:
+    if re.search(r"\.\.|^[/~]|\\", parts[-1]):
+        return f"would leave the folder of the {kind}s"
+    if len(parts) > DEEPEST:
+        return f"lies too deep: {DEEPEST - 1} folders at the most"
+    return next(filter(None, (_problem_of(part, is_taken) for part in parts)), None)
+
+
+def _problem_of(part: str, is_taken: Callable[[str], bool]) -> str | None:
+    """What is wrong with one part, the most telling first."""
+    problems = {
+        "is empty": not part,
+        "begins with a digit": part[:1].isdigit(),
+        "holds more than letters of a to z, digits and underscores": not part.isascii()
+        or not f"_{part}".isidentifier(),
+        f"is longer than {LONGEST} characters": len(part) > LONGEST,
+        "is a word of Python's": keyword.iskeyword(part) or keyword.issoftkeyword(part),
+        "is a name of Python's": hasattr(builtins, part),
+        "is a module of Python's": part in sys.stdlib_module_names,
+        "means something in the project already": part in RESERVED,
+    }
+    found = next((problem for problem, holds in problems.items() if holds), None)
+    return found or ("is the name of a package here" if is_taken(part) else None)
+
+
+def _suggest(parts: list[str], kind: str, is_taken: Callable[[str], bool], room: int) -> str:
+    flat = [part for text in parts for part in re.split(r"[/.\\~]+", text)]
+    mended = [_mend(part, kind, is_taken) for part in flat]
+    kept = [part for part in mended if part][-DEEPEST:]
+    while len("/".join(kept)) > room:
+        kept = kept[1:] or [_mend(_shortened(kept[0], room), kind, is_taken)]
+    return "/".join(kept) or EXAMPLES[kind]
+
+
+def _mend(part: str, kind: str, is_taken: Callable[[str], bool]) -> str:
+    """The nearest that would do; empty when nothing is left."""
+    plain = unicodedata.normalize("NFKD", part.replace("ß", "ss")).encode("ascii", "ignore")
+    words = snake(re.sub(r"[^A-Za-z0-9]+", "_", plain.decode()))
+    words = re.sub(r"^([0-9_]+)(.+)", r"\2_\1", words).strip("_")
+    if not words or words[0].isdigit():
+        return ""
+    if len(words) > LONGEST:
+        words = _shortened(words, LONGEST)
+    if _problem_of(words, is_taken) is None:
+        return words
+    return f"{words[: LONGEST - 7]}_{TAILS[kind]}".replace("__", "_")
+
+
+def _shortened(words: str, length: int) -> str:
+    return words[:length].rpartition("_")[0] or words[:length]

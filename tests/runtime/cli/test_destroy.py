@@ -1,0 +1,164 @@
+"""`vibetuner destroy`, and the other things that `vibetuner new` writes."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.processes import run_vibetuner
+from tests.projects import write_project
+from tests.runtime.cli.test_new import TASK, TEST, Type, project, snapshot, type_
+from tests.runtime.tasks.dead_letters.conftest import make_letter, payload_of
+from vibetuner.config import Settings
+from vibetuner.tasks.dead_letters.stream import keep
+from vibetuner.tasks.worker import get_worker, open_queue
+
+__all__ = ["project", "type_"]
+
+THINGS = [
+    ("task", "send-report"),
+    ("task", "billing/send-report", "--cron", "0 3 * * *", "--timeout", "2h"),
+    ("task", "send-report", "--sync", "--unique"),
+    ("task", "send-report", "--no-test"),
+    ("task", "send-report", "--progress"),
+    ("route", "reports"),
+    ("route", "billing/reports"),
+    ("model", "invoice", "number", "paid_at:datetime?", "total:int"),
+    ("model", "note", "text:str", "--document"),
+]
+
+
+@pytest.mark.parametrize("arguments", THINGS, ids=" ".join)
+def test_what_new_writes_destroy_takes_back(project: Path, type_: Type, arguments: tuple[str, ...]):
+    """Whatever its options were; only packages and an empty list stay."""
+    before = snapshot(project)
+    made = type_("new", *arguments)
+    taken = type_("destroy", *arguments[:2])
+
+    assert (made.returncode, taken.returncode) == (0, 0), taken.stderr
+    after = snapshot(project)
+    tune = after.pop("src/shop/tune.py").decode()
+    assert tune.startswith("from vibetuner import VibetunerApp\n\napp = VibetunerApp(")
+    assert "send_report" not in tune
+    assert tune.endswith("=[])\n")
+    del before["src/shop/tune.py"]
+    left = {path for path in after if path not in before}
+    assert {path.rpartition("/")[2] for path in left} <= {"__init__.py"}
+    assert not any(path.startswith("tests/") or "billing" in path for path in left)
+
+
+def test_what_was_changed_since_is_kept(project: Path, type_: Type):
+    """Until --force; --skip takes back the rest."""
+    type_("new", "task", "send-report")
+    (project / TEST).write_text("# my own\n")
+    before = snapshot(project)
+    refused = type_("destroy", "task", "send-report")
+
+    assert refused.returncode == 1
+    assert f"{TEST} has changed since it was generated" in refused.stderr
+    assert "-# my own" in refused.stdout
+    assert snapshot(project) == before
+    assert type_("destroy", "task", "send-report", "--skip").returncode == 0
+    assert (project / TEST).is_file()
+    assert not (project / TASK).exists()
+
+
+def test_a_task_that_is_kept_stays_in_tune_py(project: Path, type_: Type):
+    """A worker refuses to start when tune.py and the decorated tasks disagree."""
+    type_("new", "task", "send-report")
+    with (project / TASK).open("a") as file:
+        file.write("\n\nLIMIT = 1\n")
+    type_("destroy", "task", "send-report", "--skip")
+
+    assert "tasks=[send_report]" in (project / "src/shop/tune.py").read_text()
+    assert not (project / TEST).exists()
+    assert type_("destroy", "task", "send-report", "--force").returncode == 0
+    assert not (project / TASK).exists()
+
+
+def test_a_dry_run_and_json_tell_and_change_nothing(project: Path, type_: Type):
+    """As of `vibetuner new`."""
+    type_("new", "task", "send-report")
+    before = snapshot(project)
+    document = json.loads(type_("destroy", "task", "send-report", "--dry-run", "--json").stdout)
+
+    assert document["written"] is False
+    assert {file["path"]: file["action"] for file in document["files"]}[TASK] == "remove"
+    assert snapshot(project) == before
+
+
+def test_a_thing_that_is_not_there_can_not_be_destroyed(type_: Type):
+    """The message says where it was looked for."""
+    refused = type_("destroy", "task", "send-report")
+
+    assert refused.returncode == 1
+    assert refused.stderr == (f"error: There is no task send_report: {TASK} does not exist\n")
+
+
+def test_queued_and_dead_tasks_of_that_name_are_told(tmp_path: Path, settings: Settings):
+    """They would come to nothing: a person should know."""
+    folder = write_project(tmp_path / "shop")
+    environment = {
+        "REDIS_URL": settings.redis_url or "",
+        "REDIS_KEY_PREFIX": get_worker().queue_name,
+        "SECRET_KEY": "a secret of the tests",
+    }
+    run_vibetuner("new", "task", "send-report", folder=folder)
+    asyncio.run(leave_some("send_report"))
+    gone = run_vibetuner("destroy", "task", "send-report", "--json", folder=folder, **environment)
+
+    document = json.loads(gone.stdout)
+    assert (document["queued"], document["dead"]) == (1, 1), gone.stderr
+    assert "1 of send_report still in the queue" in gone.stderr
+    assert "vibetuner dead-letters list --task send_report" in gone.stderr
+
+
+async def leave_some(name: str) -> None:
+    """One of that name in the queue, and one dead letter."""
+    async with open_queue() as worker:
+        await worker.enqueue_unsafe(name, "42")
+        letter = make_letter("a1", task_name=name, payload=await payload_of(worker, "42"))
+        await keep(worker.redis, f"{worker.queue_name}:", letter)
+
+
+def test_a_queue_that_does_not_answer_is_no_obstacle(project: Path, type_: Type):
+    """It is said that nobody looked."""
+    type_("new", "task", "send-report")
+    gone = run_vibetuner(
+        "destroy", "task", "send-report", folder=project, REDIS_URL="redis://127.0.0.1:1"
+    )
+
+    assert gone.returncode == 0
+    assert gone.stderr.startswith("note: queued and dead tasks were not looked for.")
+    assert not (project / TASK).exists()
+
+
+def test_a_page_stands_in_the_projects_own_frame(project: Path, type_: Type):
+    """Where there is a base page with room for content; else it is a page of its own."""
+    page = project / "src/shop/templates/reports.html"
+    type_("new", "route", "reports")
+    assert page.read_text().startswith("<!doctype html>")
+    page.with_name("base.html").write_text("{% block content %}{% endblock %}")
+    type_("new", "route", "reports", "--force")
+    assert '{% extends "base.html" %}' in page.read_text()
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        (["number:text"], "A field is name:type"),
+        (["number:str", "number:int"], "The field number is there twice. Keep one"),
+        (["copy:str"], "A model can't have a field named copy. Try:  copy_value"),
+        (["class:str"], "A model can't have a field named class. Try:  class_value"),
+        (["a:date", "--document"], "A field is name:type"),
+    ],
+)
+def test_a_field_that_can_not_be_is_refused(type_: Type, fields: list[str], message: str):
+    """In one line, with what would be right."""
+    refused = type_("new", "model", "invoice", *fields)
+
+    assert refused.returncode == 1
+    assert refused.stderr.startswith(f"error: {message}")

@@ -1,0 +1,255 @@
+"""`vibetuner new`, typed in a small project."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.processes import run_vibetuner
+from tests.projects import write_project, write_shop
+
+Type = Callable[..., subprocess.CompletedProcess[str]]
+
+TASK = "src/shop/tasks/send_report.py"
+TEST = "tests/tasks/test_send_report.py"
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """A project without tasks."""
+    return write_project(tmp_path / "shop")
+
+
+@pytest.fixture
+def type_(project: Path) -> Type:
+    """Type `vibetuner …` in the project, or in a folder below it."""
+
+    def type_(*arguments: str, folder: str = ".") -> subprocess.CompletedProcess[str]:
+        return run_vibetuner(*arguments, folder=project / folder)
+
+    return type_
+
+
+def test_a_task_its_test_and_its_line_in_tune_py(project: Path, type_: Type):
+    """All three, and what to type next."""
+    done = type_("new", "task", "SendReport")
+
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "async def send_report(item_id: str)" in (project / TASK).read_text()
+    assert "await send_report(" in (project / TEST).read_text()
+    assert "tasks=[send_report]" in (project / "src/shop/tune.py").read_text()
+    head, _, steps = done.stdout.partition("Next:\n")
+    assert head.split()[:2] == ["create", TASK]
+    assert [line.strip() for line in steps.splitlines()] == [
+        f"uv run pytest {TEST}", "uv run just worker-dev", "uv run just check",
+    ]  # fmt: skip
+
+
+def test_the_same_again_changes_nothing(project: Path, type_: Type):
+    """Whichever way the name is spelled, and wherever one stands."""
+    type_("new", "task", "send-report")
+    before = snapshot(project)
+    again = type_("new", "task", "SendReport", folder="src/shop")
+
+    assert (again.returncode, again.stdout) == (0, "unchanged\n")
+    assert snapshot(project) == before
+
+
+def test_a_file_that_differs_is_shown_and_left_alone(project: Path, type_: Type):
+    """Nothing else is written either."""
+    (project / TASK).parent.mkdir()
+    (project / TASK).write_text("mine = 1\n")
+    before = snapshot(project)
+    refused = type_("new", "task", "send-report")
+
+    assert refused.returncode == 1
+    assert "-mine = 1\n+" in refused.stdout
+    assert refused.stderr.splitlines() == [
+        f"error: Nothing was written: {TASK} would be different. --force takes the new text, "
+        "--skip keeps the old"
+    ]
+    assert snapshot(project) == before
+
+
+def test_force_overwrites_and_skip_keeps(project: Path, type_: Type):
+    """One or the other, never both."""
+    (project / TASK).parent.mkdir()
+    (project / TASK).write_text("mine = 1\n")
+
+    assert type_("new", "task", "send-report", "--force", "--skip").returncode == 1
+    assert type_("new", "task", "send-report", "--skip").returncode == 0
+    assert (project / TASK).read_text() == "mine = 1\n"
+    assert (project / TEST).is_file()
+    forced = type_("new", "task", "send-report", "--force")
+    assert f"overwrite  {TASK}" in forced.stdout
+    assert "async def send_report" in (project / TASK).read_text()
+
+
+def test_a_dry_run_shows_the_whole_diff(project: Path, type_: Type):
+    """And writes nothing."""
+    before = snapshot(project)
+    shown = type_("new", "task", "send-report", "--dry-run")
+
+    assert shown.returncode == 0
+    for line in (f"+++ b/{TASK}", f"+++ b/{TEST}", "+app = VibetunerApp(tasks=[send_report])"):
+        assert line in shown.stdout
+    assert snapshot(project) == before
+
+
+def test_the_diff_of_a_dry_run_can_be_applied(project: Path, type_: Type):
+    """`git apply` makes of it what the command would have made."""
+    shown = type_("new", "task", "billing/send-report", "--dry-run").stdout
+    subprocess.run(["git", "apply", "-p1", "-"], cwd=project, input=shown, text=True, check=True)
+
+    assert (
+        "async def send_report" in (project / "src/shop/tasks/billing/send_report.py").read_text()
+    )
+    assert "tasks=[send_report]" in (project / "src/shop/tune.py").read_text()
+
+
+def test_json_names_files_edits_and_next_steps(type_: Type):
+    """One document, of a run and of a dry run alike."""
+    planned = json.loads(type_("new", "task", "send-report", "--json", "--dry-run").stdout)
+    document = json.loads(type_("new", "task", "send-report", "--json").stdout)
+
+    assert (planned["written"], document["written"]) == (False, True)
+    assert planned["files"] == document["files"]
+    assert [file["path"] for file in document["files"]][:2] == [TASK, TEST]
+    assert {file["action"] for file in document["files"]} == {"create"}
+    [edit] = document["edits"]
+    assert (edit["path"], edit["action"]) == ("src/shop/tune.py", "edit")
+    assert "+from shop.tasks.send_report import send_report" in edit["diff"]
+    assert len(document["next"]) == 3
+
+
+@pytest.mark.parametrize(
+    ("options", "line"),
+    [
+        (["--cron", "0 3 * * *"], '@robust_cron("0 3 * * *", max_retries=3)'),
+        (["--unique"], "@robust_task(max_retries=3, timeout=timedelta(minutes=5), unique=True)"),
+        (["--timeout", "90"], "@robust_task(max_retries=3, timeout=timedelta(seconds=90))"),
+        (["--timeout", "2h"], "@robust_task(max_retries=3, timeout=timedelta(hours=2))"),
+        (["--sync"], "\ndef send_report(item_id: str)"),
+    ],
+)
+def test_options_shape_the_task(project: Path, type_: Type, options: list[str], line: str):
+    """In its decorator, or in how it is defined."""
+    assert type_("new", "task", "send-report", *options).returncode == 0
+    assert line in (project / TASK).read_text()
+
+
+def test_without_a_test_there_is_none(project: Path, type_: Type):
+    """And no folder for it."""
+    type_("new", "task", "send-report", "--no-test")
+
+    assert (project / TASK).is_file()
+    assert not (project / "tests").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["json"], "json is a module of Python's. Try:  json_job"),
+        (["fastapi"], "fastapi is the name of a package here. Try:  fastapi_job"),
+        (["shop"], "shop is the name of a package here. Try:  shop_job"),
+        (["../x"], "../x would leave the folder of the tasks. Try:  x"),
+        (["x", "--cron", "often"], "--cron takes five crontab fields such as '0 3 * * *'"),
+        (["x", "--cron", "99 3 * * *"], "--cron takes five crontab fields such as '0 3 * * *'"),
+        (["x", "--timeout", "soon"], "--timeout takes seconds, or 90s, 5m, 1h, not 'soon'"),
+        (["x", "--timeout", "0"], "--timeout takes seconds, or 90s, 5m, 1h, not '0'"),
+    ],
+)
+def test_what_can_not_be_is_refused_in_one_line(
+    project: Path, type_: Type, arguments: list[str], message: str
+):
+    """Nothing is written."""
+    before = snapshot(project)
+    refused = type_("new", "task", *arguments)
+
+    assert refused.returncode == 1
+    assert refused.stderr.startswith(f"error: {message}")
+    assert refused.stderr.count("\n") == 1
+    assert snapshot(project) == before
+
+
+def test_a_task_name_is_free_only_once(tmp_path: Path):
+    """Redis knows a task by its function's name, wherever that is defined."""
+    project = write_shop(tmp_path / "shop")
+    refused = run_vibetuner("new", "task", "billing/add", folder=project)
+
+    assert refused.returncode == 1
+    assert refused.stderr.startswith("error: The task name add is taken by src/shop/jobs.py:")
+    assert refused.stderr.endswith("Try:  billing/billing_add\n")
+
+
+def test_tune_py_that_can_not_be_edited_leaves_everything_as_it_was(project: Path, type_: Type):
+    """The message has the two lines to add by hand."""
+    (project / "src/shop/tune.py").write_text(
+        "from vibetuner import VibetunerApp\nTASKS = []\napp = VibetunerApp(tasks=TASKS)\n"
+    )
+    before = snapshot(project)
+    refused = type_("new", "task", "send-report")
+
+    assert refused.returncode == 1
+    assert "from shop.tasks.send_report import send_report" in refused.stderr
+    assert "tasks=[..., send_report]" in refused.stderr
+    assert snapshot(project) == before
+
+
+def test_a_module_in_the_way_of_a_package_is_named_with_the_cure(project: Path, type_: Type):
+    """`tasks.py` is fine for a start; more than one file needs a folder."""
+    (project / "src/shop/tasks.py").write_text("")
+    refused = type_("new", "task", "send-report")
+
+    assert "mkdir src/shop/tasks && git mv src/shop/tasks.py" in refused.stderr
+
+
+def test_outside_a_project_it_says_so(tmp_path: Path):
+    """In one line."""
+    refused = run_vibetuner("new", "task", "reports", folder=tmp_path)
+
+    assert refused.returncode == 1
+    assert refused.stderr.startswith(f"error: {tmp_path} is in no vibetuner project.")
+    assert refused.stderr.count("\n") == 1
+
+
+def test_a_projects_own_template_wins(project: Path, type_: Type):
+    """Once they are copied, they are the project's to change; copying again keeps them."""
+    ejected = type_("new", "--eject-templates")
+    template = project / "scaffold" / "task.py.jinja"
+    template.write_text('"""Ours: {{ name.title }}."""\n', encoding="utf-8")
+    again = type_("new", "--eject-templates")
+    type_("new", "task", "send-report")
+
+    assert "create  scaffold/test_task.py.jinja" in ejected.stdout
+    assert "keep  scaffold/task.py.jinja" in again.stdout
+    assert (project / TASK).read_text() == '"""Ours: Send report."""\n'
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{{ nmae }}", "scaffold/task.py.jinja: 'nmae' is undefined"),
+        ("\n{% if %}", "scaffold/task.py.jinja:2: Expected an expression"),
+    ],
+)
+def test_a_broken_template_is_named(project: Path, type_: Type, text: str, message: str):
+    """With its line where it is known."""
+    (project / "scaffold").mkdir()
+    (project / "scaffold" / "task.py.jinja").write_text(text)
+    refused = type_("new", "task", "send-report")
+
+    assert refused.returncode == 1
+    assert message in refused.stderr
+
+
+def snapshot(folder: Path) -> dict[str, bytes]:
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file() and ".vibetuner" not in path.parts
+    }

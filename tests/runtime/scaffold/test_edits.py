@@ -1,0 +1,333 @@
+"""One entry more in tune.py, one entry less, and every other byte as it was."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from textwrap import dedent
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vibetuner.errors import CommandError
+from vibetuner.scaffold.edits import Entry, add_entry, remove_entry
+
+REPORTS = Entry("tasks", "shop.tasks.reports", "reports", ("reports", "reports_task"))
+SIGNUP = Entry("tasks", "shop.tasks.signup", "signup", ("signup", "signup_task"))
+
+CASES = {
+    "an empty project": (
+        """
+        from vibetuner import VibetunerApp
+
+        app = VibetunerApp()
+        """,
+        """
+        from vibetuner import VibetunerApp
+
+        from shop.tasks.reports import reports
+
+        app = VibetunerApp(tasks=[reports])
+        """,
+    ),
+    "an empty list": (
+        """
+        from vibetuner import VibetunerApp
+
+        app = VibetunerApp(tasks=[])  # none so far
+        """,
+        """
+        from vibetuner import VibetunerApp
+
+        from shop.tasks.reports import reports
+
+        app = VibetunerApp(tasks=[reports])  # none so far
+        """,
+    ),
+    "between two imports, with a comment that stays where it is": (
+        """
+        from vibetuner import VibetunerApp
+
+        from shop.tasks.emails import send  # to people
+        # every night
+        from shop.tasks.shelf import clean
+
+        app = VibetunerApp(
+            tasks=[send, clean],  # in this order
+            routes=[],
+        )
+        """,
+        """
+        from vibetuner import VibetunerApp
+
+        from shop.tasks.emails import send  # to people
+        from shop.tasks.reports import reports
+        # every night
+        from shop.tasks.shelf import clean
+
+        app = VibetunerApp(
+            tasks=[send, clean, reports],  # in this order
+            routes=[],
+        )
+        """,
+    ),
+    "one a line, with comments": (
+        """
+        from vibetuner import VibetunerApp
+        from shop.tasks.emails import send
+
+        app = VibetunerApp(
+            tasks=[
+                # mail
+                send,  # now
+            ],
+        )
+        """,
+        """
+        from vibetuner import VibetunerApp
+        from shop.tasks.emails import send
+        from shop.tasks.reports import reports
+
+        app = VibetunerApp(
+            tasks=[
+                # mail
+                send,  # now
+                reports,
+            ],
+        )
+        """,
+    ),
+    "no comma at the end": (
+        """
+        from vibetuner import VibetunerApp
+        from shop.tasks.emails import send
+
+        app = VibetunerApp(tasks=[
+          send
+        ])
+        """,
+        """
+        from vibetuner import VibetunerApp
+        from shop.tasks.emails import send
+        from shop.tasks.reports import reports
+
+        app = VibetunerApp(tasks=[
+          send,
+          reports,
+        ])
+        """,
+    ),
+    "other arguments, one a line": (
+        """
+        import vibetuner
+
+        app = vibetuner.VibetunerApp(
+            # pages
+            routes=[],
+        )
+        """,
+        """
+        import vibetuner
+
+        from shop.tasks.reports import reports
+
+        app = vibetuner.VibetunerApp(
+            # pages
+            tasks=[reports],
+            routes=[],
+        )
+        """,
+    ),
+    "a line that gets too long": (
+        """
+        from vibetuner import VibetunerApp
+        from shop import some_router, another_router
+
+        app = VibetunerApp(routes=[some_router, another_router], models=[], sql_models=[])
+        """,
+        """
+        from vibetuner import VibetunerApp
+        from shop import some_router, another_router
+        from shop.tasks.reports import reports
+
+        app = VibetunerApp(
+            tasks=[reports],
+            routes=[some_router, another_router],
+            models=[],
+            sql_models=[],
+        )
+        """,
+    ),
+    "a list that gets too long": (
+        """
+        from vibetuner import VibetunerApp
+        from shop.tasks import jobs
+
+        app = VibetunerApp(
+            tasks=[jobs.the_first_of_them, jobs.the_second_of_them, jobs.the_third_one],
+        )
+        """,
+        """
+        from vibetuner import VibetunerApp
+        from shop.tasks import jobs
+        from shop.tasks.reports import reports
+
+        app = VibetunerApp(
+            tasks=[
+                jobs.the_first_of_them,
+                jobs.the_second_of_them,
+                jobs.the_third_one,
+                reports,
+            ],
+        )
+        """,
+    ),
+    "an import from the same module": (
+        """
+        from vibetuner import VibetunerApp
+
+        from shop.tasks.reports import LIMIT, send
+
+        app = VibetunerApp(tasks=[send])
+        """,
+        """
+        from vibetuner import VibetunerApp
+
+        from shop.tasks.reports import LIMIT, reports, send
+
+        app = VibetunerApp(tasks=[send, reports])
+        """,
+    ),
+}
+
+
+@pytest.mark.parametrize(("before", "after"), CASES.values(), ids=CASES)
+def test_an_entry_is_added_where_it_belongs(before: str, after: str):
+    """The import where a sorter would have it, the element at the end of the list."""
+    assert add_entry(clean(before), REPORTS) == clean(after)
+
+
+@pytest.mark.parametrize(("before", "after"), CASES.values(), ids=CASES)
+def test_adding_twice_is_adding_once(before: str, after: str):
+    """The same command again changes nothing."""
+    assert add_entry(clean(after), REPORTS) == clean(after)
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [case for name, case in CASES.items() if "long" not in name and "comma" not in name],
+    ids=[name for name in CASES if "long" not in name and "comma" not in name],
+)
+def test_taking_out_undoes_adding(before: str, after: str):
+    """But for an empty list, and for what was too long for a line."""
+    taken_out = remove_entry(clean(after), REPORTS)
+
+    assert taken_out.replace("tasks=[],\n    ", "").replace("(tasks=[])", "()") in {
+        clean(before),
+        clean(before).replace("(tasks=[])", "()"),
+    }
+
+
+def test_a_name_that_is_in_use_is_imported_as_another():
+    """Here a module of routes is called what the new task is called."""
+    before = clean("""
+        from vibetuner import VibetunerApp
+
+        from shop.routes import signup
+
+        app = VibetunerApp(routes=[signup.router])
+    """)
+    after = add_entry(before, SIGNUP)
+
+    assert "from shop.tasks.signup import signup as signup_task\n" in after
+    assert "VibetunerApp(tasks=[signup_task], routes=[signup.router])" in after
+    assert remove_entry(after, SIGNUP) == before.replace("(routes", "(tasks=[], routes")
+
+
+@pytest.mark.parametrize("newline", ["\n", "\r\n"])
+@pytest.mark.parametrize("mark", ["", "\ufeff"])
+@pytest.mark.parametrize("end", ["", "NEWLINE"])
+def test_line_ends_marks_and_characters_stay(newline: str, mark: str, end: str):
+    """As an editor on another system has saved it."""
+    lines = [
+        "from vibetuner import VibetunerApp",
+        "",
+        "x = 'ü\x0c', '\u2028'",
+        "app = VibetunerApp()",
+    ]
+    text = mark + newline.join(lines) + end.replace("NEWLINE", newline)
+    edited = add_entry(text, REPORTS)
+
+    added = f"{newline}from shop.tasks.reports import reports{newline}"
+    assert edited.replace("tasks=[reports]", "").replace(added, "", 1) == text
+    assert edited.count("\n") == edited.count(newline)
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        ("app = VibetunerApp(tasks=TASKS)", "tasks= is not written as a list"),
+        ("app = VibetunerApp(tasks=[*TASKS] + [a])", "tasks= is not written as a list"),
+        ("app = VibetunerApp(**OPTIONS)", "takes its arguments from elsewhere"),
+        ("app = make_app()", "it has no VibetunerApp"),
+        ("a = VibetunerApp()\napp = VibetunerApp()", "it has 2 VibetunerApp"),
+        ("app = VibetunerApp(tasks=[(a)])", "its form is unexpected"),
+        ("app = VibetunerApp(tasks=[\n    # none yet\n])", "nothing but space or a comment"),
+        ("app = VibetunerApp(", "line 2"),
+    ],
+)
+def test_what_can_not_be_edited_safely_is_left_with_the_lines_to_add(line: str, reason: str):
+    """A person does it, and is told what to write."""
+    with pytest.raises(CommandError, match=reason) as refused:
+        add_entry(f"from vibetuner import VibetunerApp\n{line}\n", REPORTS)
+
+    assert "from shop.tasks.reports import reports" in str(refused.value)
+    assert "tasks=[..., reports]" in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+names = st.from_regex(r"[a-z][a-z]{0,11}", fullmatch=True).map(lambda name: f"t_{name}")
+
+
+@given(st.lists(names, max_size=6, unique=True), names.map(lambda name: f"{name}_new"))
+def test_whatever_is_listed_the_result_is_well_formatted(listed: list[str], new: str):
+    """Formatted as before, sorted as before, and back to the same bytes."""
+    imports = "".join(f"from shop.tasks.{name} import {name}\n" for name in sorted(listed))
+    one_line = f"app = VibetunerApp(tasks=[{', '.join(listed)}])\n"
+    if len(one_line) > 89:
+        inner = f"    tasks=[{', '.join(listed)}],\n"
+        if len(inner) > 89:
+            inner = (
+                f"    tasks=[\n{''.join(f'        {name},{chr(10)}' for name in listed)}    ],\n"
+            )
+        one_line = f"app = VibetunerApp(\n{inner})\n"
+    blank = "\n" if imports else ""
+    text = f"from vibetuner import VibetunerApp\n{blank}{imports}\n{one_line}"
+    entry = Entry("tasks", f"shop.tasks.{new}", new, (new, f"{new}_task"))
+    edited = add_entry(text, entry)
+
+    tree = ast.parse(edited)
+    modules = [node.module for node in tree.body if isinstance(node, ast.ImportFrom)][1:]
+    assert modules == sorted(modules)
+    assert max(map(len, edited.splitlines())) <= 88
+    if edited.count("\n") - text.count("\n") <= 2:
+        assert remove_entry(edited, entry) == text
+
+
+def test_the_formatter_has_nothing_to_do_afterwards():
+    """What stands in the table above as the result is what the formatter would write."""
+    for name, (_, after) in CASES.items():
+        if "comma" in name or "pages" in after or "comment that stays" in name:
+            continue
+        text = clean(after)
+        done = subprocess.run(
+            [sys.executable, "-m", "ruff", "format", "--no-cache", "--isolated", "-"],
+            input=text, capture_output=True, text=True, check=True,
+        )  # fmt: skip
+        assert done.stdout == text, name
+
+
+def clean(text: str) -> str:
+    return dedent(text.removeprefix("\n"))

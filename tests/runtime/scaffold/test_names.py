@@ -1,0 +1,136 @@
+"""What a person means by a name, and what is suggested where it can't be one."""
+
+from __future__ import annotations
+
+import keyword
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vibetuner.errors import CommandError
+from vibetuner.scaffold.names import Name, parse_name, plural, snake
+
+
+@pytest.mark.parametrize(
+    ("typed", "path"),
+    [
+        ("reports", "reports"),
+        ("Reports", "reports"),
+        ("send-report", "send_report"),
+        ("send report", "send_report"),
+        ("SendReport", "send_report"),
+        ("sendReport", "send_report"),
+        ("HTTPPing", "http_ping"),
+        ("reports_task", "reports"),
+        ("ReportsTask", "reports"),
+        ("reports.py", "reports"),
+        ("billing/reports", "billing/reports"),
+        ("billing.reports", "billing/reports"),
+        ("Billing/SendReports", "billing/send_reports"),
+        ("tasks/reports", "reports"),
+        ("src/shop/tasks/reports.py", "reports"),
+        ("src/shop/tasks/billing/reports.py", "billing/reports"),
+        ("  reports  ", "reports"),
+        ("reports/", "reports"),
+        ("_reports_", "reports"),
+        ("reports2", "reports2"),
+    ],
+)
+def test_a_name_is_taken_as_it_is_meant(typed: str, path: str):
+    """However it is spelled, and wherever its file is said to be."""
+    assert parse_name(typed, "task").path == path
+
+
+@pytest.mark.parametrize(
+    ("typed", "problem", "suggestion"),
+    [
+        ("", "is empty", "send_report"),
+        ("/", "would leave the folder", "send_report"),
+        ("class", "a word of Python's", "class_job"),
+        ("match", "a word of Python's", "match_job"),
+        ("print", "a name of Python's", "print_job"),
+        ("json", "a module of Python's", "json_job"),
+        ("email/digest", "a module of Python's", "email_job/digest"),
+        ("httpx2", "a package here", "httpx2_job"),
+        ("worker", "something in the project", "worker_job"),
+        ("task", "something in the project", "task_job"),
+        ("../secrets", "would leave the folder", "secrets_job"),
+        ("../reports", "would leave the folder", "reports"),
+        ("/etc/reports", "would leave the folder", "etc/reports"),
+        ("~/reports", "would leave the folder", "reports"),
+        ("a\\b", "would leave the folder", "a/b"),
+        ("3d_report", "begins with a digit", "d_report_3"),
+        ("42", "begins with a digit", "send_report"),
+        ("Ärger", "letters of a to z", "arger"),
+        ("Größe", "letters of a to z", "grosse"),
+        ("send!report", "letters of a to z", "send_report"),
+        ("日本", "letters of a to z", "send_report"),
+        ("a" * 41, "longer than 40", "a" * 40),
+        ("send_the_very_long_report_of_all_the_things", "longer than 40", None),
+        ("a/b/c/d", "too deep", "b/c/d"),
+    ],
+)
+def test_a_name_that_can_not_be_is_refused_with_one_that_can(
+    typed: str, problem: str, suggestion: str | None
+):
+    """One line: what is wrong, and what to type instead."""
+    with pytest.raises(CommandError, match=problem) as refused:
+        parse_name(typed, "task", is_taken={"httpx2"}.__contains__)
+
+    message = str(refused.value)
+    assert "\n" not in message
+    offered = message.partition("Try:  ")[2]
+    assert suggestion is None or offered == suggestion
+    assert parse_name(offered, "task").path == offered
+
+
+@pytest.mark.parametrize(
+    ("typed", "suggestion"),
+    [
+        ("billing/send_the_report", "send_the_report"),
+        ("send_the_very_long_report", "send_the_very_long"),
+        ("a" * 30, "a" * 20),
+    ],
+)
+def test_a_name_that_makes_lines_too_long_is_refused(typed: str, suggestion: str):
+    """The project's own name stands in the same line, and can't be helped."""
+    with pytest.raises(CommandError, match=f"20 characters are the most here. Try:  {suggestion}$"):
+        parse_name(typed, "task", room=20)
+
+
+@given(st.text(max_size=60), st.sampled_from(["task", "route", "model"]))
+def test_every_text_is_a_name_or_refused_with_one(text: str, kind: str):
+    """A name can be imported and means itself; a refusal is one line and suggests such a name."""
+    try:
+        name = parse_name(text, kind)
+    except CommandError as refused:
+        message = str(refused)
+        name = parse_name(message.rpartition("Try:  ")[2], kind)
+        assert name.path == message.rpartition("Try:  ")[2]
+        assert message.isprintable()
+    for part in (*name.folders, name.leaf):
+        assert part.isidentifier()
+        assert part.isascii()
+        assert part == part.lower()
+        assert len(part) <= 40
+        assert not keyword.iskeyword(part)
+    assert len(name.folders) <= 2
+
+
+@given(st.from_regex(r"[a-z][a-z0-9]{0,8}(_[a-z][a-z0-9]{0,8}){0,3}", fullmatch=True))
+def test_every_spelling_of_a_name_means_the_same(words: str):
+    """Dashes, spaces and capitals are spellings."""
+    capitals = "".join(word.capitalize() for word in words.split("_"))
+
+    assert snake(words.replace("_", "-")) == snake(words.replace("_", " ")) == words
+    if all(len(word) > 1 for word in words.split("_")):
+        assert snake(capitals) == words
+    assert Name((), words).class_name == capitals
+
+
+@pytest.mark.parametrize("word", ["order", "box", "city", "tax", "dish", "key"])
+def test_more_than_one_is_told_apart_from_one(word: str):
+    """A table is named after what it holds many of."""
+    assert plural(word) != word
+    assert plural(plural(word)) == plural(word)

@@ -1,0 +1,207 @@
+"""What can be proven of a deployment without a container engine."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from copier import run_copy
+
+from tests.processes import clean_environment, free_port, wait_for_http
+from tests.template.conftest import Repository, run
+from vibetuner.config import Settings
+from vibetuner.embedded import Lease
+
+
+
+@pytest.fixture(scope="module")
+def project(plain: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A fresh project."""
+    folder = tmp_path_factory.mktemp("deployed") / "my-project"
+    run_copy(str(plain), folder, defaults=True, quiet=True)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("schema", "name"),
+    [
+        ("vendor.compose-spec", "compose.dev.yml"),
+        ("vendor.compose-spec", "compose.prod.yml"),
+        ("vendor.github-workflows", ".github/workflows/ci.yml"),
+    ],
+)
+def test_a_file_is_valid_by_its_schema(project: Path, schema: str, name: str):
+    """Of the compose specification, and of GitHub's workflows; both come with the checker."""
+    check_schema(schema, project / name)
+
+
+def test_the_schema_would_notice_a_mistake(project: Path, tmp_path: Path):
+    """A misspelt key is no compose file."""
+    broken = tmp_path / "compose.yml"
+    text = (project / "compose.prod.yml").read_text("utf-8")
+    broken.write_text(text.replace("stop_grace_period", "stop_graceperiod"))
+
+    with pytest.raises(AssertionError, match="stop_graceperiod"):
+        check_schema("vendor.compose-spec", broken)
+
+
+def test_the_dockerfile_has_no_lint(project: Path):
+    """What hadolint knows of good images."""
+    hadolint = Path(sys.executable).with_name("hadolint")
+    run(str(hadolint), "--no-color", "Dockerfile", cwd=project, environment=clean_environment())
+
+
+def test_ci_runs_what_people_run(project: Path):
+    """`just check` runs format, lint, types and tests; CI runs `just check`, and nothing else."""
+    workflow = yaml.safe_load((project / ".github/workflows/ci.yml").read_text("utf-8"))
+    [job] = workflow["jobs"].values()
+    assert [step["run"] for step in job["steps"] if "run" in step] == ["uv run just check"]
+
+    shown = run("just", "--dry-run", "check", cwd=project, environment=clean_environment()).stderr
+    assert shown.splitlines() == [
+        "uv run ruff format --check", "uv run ruff check", "uv run mypy", "uv run pytest",
+    ]  # fmt: skip
+
+
+def test_in_production_everything_has_limits_and_comes_back(project: Path):
+    """Restarted unless stopped, within bounds, without rights, secrets in files."""
+    compose = load(project, "compose.prod.yml")
+    for name, service in compose["services"].items():
+        expected = "no" if name == "schema" else "unless-stopped"
+        assert service["restart"] == expected, name
+        assert {"cpus", "memory"} <= set(service["deploy"]["resources"]["limits"]), name
+    for name in ("web", "worker", "schema"):
+        service = compose["services"][name]
+        assert service["secrets"] == ["secret_key", "smtp_url"]
+        assert service["cap_drop"] == ["ALL"]
+        assert service["environment"]["SECRET_KEY"] == ""
+    assert set(compose["secrets"]) <= set(Settings.model_fields)
+    assert all("file" in secret for secret in compose["secrets"].values())
+
+
+def test_a_worker_gets_more_time_to_stop_than_its_tasks(project: Path):
+    """Else it would be killed while it hands back what it could not finish."""
+    worker = load(project, "compose.prod.yml")["services"]["worker"]
+    grace = Settings.model_fields["worker_grace_period"].default
+
+    assert worker["command"] == ["prod", "worker"]
+    assert int(worker["stop_grace_period"].removesuffix("s")) > grace
+
+
+def test_development_follows_changes(project: Path):
+    """The code is seen as it is; what has to be installed makes the image anew."""
+    for name in ("web", "worker"):
+        service = load(project, "compose.dev.yml")["services"][name]
+        watched = {rule["path"]: rule["action"] for rule in service["develop"]["watch"]}
+        assert watched == {"pyproject.toml": "rebuild", "uv.lock": "rebuild"}
+        assert "./src:/app/src:ro" in service["volumes"]
+
+
+@pytest.mark.slow
+def test_every_step_of_the_image_works_and_compose_starts_what_it_says(
+    repository: Repository, tmp_path: Path, servers: Lease
+):
+    """The builder's RUN lines in a scratch folder; then the entry point with compose's arguments.
+
+    Only apt and useradd are left out: they belong to the machine that this runs on.
+    """
+    source = tmp_path / "my-project"
+    repository.copy(str(repository.folder), source, "--quiet")
+    run("uv", "lock", "--quiet", cwd=source, environment=repository.environment, seconds=300)
+    app = tmp_path / "app"
+    build(source, app, repository.environment)
+    binaries = app / ".venv" / "bin"
+    assert not list((app / ".venv").rglob("pytest")), "no development tools in the image"
+
+    services = load(source, "compose.prod.yml")["services"]
+    secrets = tmp_path / "secrets"
+    secrets.mkdir()
+    (secrets / "secret_key").write_text("long and random " * 3)
+    (secrets / "smtp_url").write_text("smtp://127.0.0.1:1")
+    environment = {
+        **clean_environment(),
+        **services["web"]["environment"],
+        "PATH": f"{binaries}{os.pathsep}{os.environ['PATH']}",
+        "REDIS_URL": servers.urls["redis"],
+        "MONGODB_URL": servers.urls["mongodb"],
+        "DATABASE_URL": f"sqlite+aiosqlite:///{tmp_path / 'app.db'}",
+        "MAIL_FROM": "shop@example.com",
+        "SECRETS_DIR": str(secrets),
+    }
+    schema = services["schema"]
+    run(*schema["entrypoint"], *schema["command"], cwd=app, environment=environment)
+
+    entrypoint = instructions(source)["ENTRYPOINT"]
+    port = str(free_port())
+    web = [*entrypoint, *services["web"]["command"], "--port", port]
+    worker = [*entrypoint, *services["worker"]["command"], "--port", str(free_port())]
+    processes = [start(command, app, environment) for command in (web, worker)]
+    try:
+        wait_for_http(f"http://127.0.0.1:{port}/health", seconds=60)
+        health = instructions(source)["HEALTHCHECK"]
+        assert services["web"]["healthcheck"]["test"][1:] == health
+        asked = [part.replace(":8000", f":{port}") for part in health]
+        run(*asked, cwd=app, environment=environment)
+        assert processes[1].poll() is None
+    finally:
+        codes = [stop(process) for process in processes]
+    assert codes == [0, 0]
+
+
+def build(source: Path, app: Path, environment: dict[str, str]) -> None:
+    """Do what the builder stage does: COPY and RUN, in their order."""
+    stage = (source / "Dockerfile").read_text("utf-8").split("\nFROM ")[1]
+    app.mkdir()
+    ran = 0
+    for line in stage.splitlines():
+        words = shlex.split(line, comments=True)
+        if words[:1] == ["COPY"] and not words[1].startswith("--from"):
+            for name in words[1:-1]:
+                copy = shutil.copytree if (source / name).is_dir() else shutil.copy
+                copy(source / name, app / name if (source / name).is_dir() else app)
+        elif words[:1] == ["RUN"] and "apt-get" not in words:
+            command = re.sub(r"^RUN (--mount=\S+ )*", "", line)
+            settings = {"UV_COMPILE_BYTECODE": "1", "UV_LINK_MODE": "copy"}
+            run("sh", "-c", command, cwd=app, environment={**environment, **settings}, seconds=600)
+            ran += 1
+    assert ran == 2
+
+
+def instructions(source: Path) -> dict[str, Any]:
+    """The final stage's instructions that are written as a list."""
+    text = (source / "Dockerfile").read_text("utf-8").split("\nFROM ")[2].replace("\\\n", "")
+    lists = re.findall(r"(?m)^(ENTRYPOINT|CMD|HEALTHCHECK)[^\[\n]*(\[.*\])$", text)
+    return {name: json.loads(value) for name, value in lists}
+
+
+def start(command: list[str], folder: Path, environment: dict[str, str]) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(command, cwd=folder, env=environment, stdin=subprocess.DEVNULL)
+
+
+def stop(process: subprocess.Popen[bytes]) -> int:
+    """End a service as `docker stop` does."""
+    process.terminate()
+    try:
+        return process.wait(60)
+    finally:
+        process.kill()
+
+
+def check_schema(schema: str, path: Path) -> None:
+    command = (sys.executable, "-m", "check_jsonschema", "--builtin-schema", schema, str(path))
+    run(*command, cwd=path.parent, environment=clean_environment())
+
+
+def load(project: Path, name: str) -> dict[str, Any]:
+    found = yaml.safe_load((project / name).read_text("utf-8"))
+    assert isinstance(found, dict)
+    return found

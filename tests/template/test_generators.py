@@ -1,0 +1,98 @@
+"""Whatever `vibetuner new` writes, a generated project's own checks have nothing to say."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from pathlib import Path
+
+import pytest
+from copier import run_copy
+
+from tests.processes import clean_environment
+from tests.template.conftest import rendered_files, run
+
+pytestmark = pytest.mark.slow
+
+VARIANTS = [
+    "task plain-one",
+    "task billing/deep/in-a-folder",
+    "task nightly-clean --cron '0 3 * * *'",
+    "task hourly-look --cron '0 */1 * * *' --timeout 90s --unique",
+    "task only-one --unique",
+    "task quick-one --timeout 90",
+    "task sync-one --sync",
+    "task sync-cron --sync --cron '*/5 * * * *'",
+    "task sync-unique --sync --unique --timeout 1h",
+    "task untested --no-test",
+    "task watched --progress --timeout 10m",
+    "task billing/watched-too --progress --unique",
+    "task signup",
+    f"task {'l' * 29}",
+    "route reports",
+    "route billing/open-invoices",
+    f"route {'p' * 29}",
+    "route untested-page --no-test",
+    "model plain",
+    "model invoice number:str paid:bool cents:int at:datetime due:date key:uuid rate:float",
+    "model draft number:str? paid:bool? cents:int? at:datetime? due:date? key:uuid? rate:float?",
+    f"model {'m' * 29} {'f' * 40}:datetime",
+    "model note --document text:str stars:int? at:datetime ok:bool rate:float when:datetime?",
+    "model small --document",
+    "model untested --no-test",
+]
+LOOKS = [("ruff", "format", "--check", "--diff"), ("ruff", "check")]
+
+
+@pytest.mark.parametrize("slug", ["shop", "a" * 40])
+def test_every_variant_is_formatted_and_free_of_lint(plain: Path, tmp_path: Path, slug: str):
+    """In a project of a short name and in one of the longest; and all are taken back again."""
+    project = tmp_path / "project"
+    run_copy(str(plain), project, data={"project_slug": slug}, defaults=True, quiet=True)
+    before = rendered_files(project)
+    generate(project)
+    for look in LOOKS:
+        command = (sys.executable, "-m", *look, "--no-cache", ".")
+        run(*command, cwd=project, environment=clean_environment())
+    take_back(project)
+
+    after = rendered_files(project)
+    tune = f"src/{slug}/tune.py"
+    assert {name for name in before if before[name] != after[name]} == {tune}
+    assert {name.rpartition("/")[2] for name in after.keys() - before} <= {"__init__.py"}
+
+
+def test_all_of_them_together_pass_the_projects_own_check(plain: Path, tmp_path: Path):
+    """Format, lint, types and tests, as `just check` runs them."""
+    project = tmp_path / "shop"
+    run_copy(str(plain), project, data={"project_slug": "shop"}, defaults=True, quiet=True)
+    environment = clean_environment(UV_NO_GITHUB_FAST_PATH="1")
+    run("uv", "sync", "--quiet", cwd=project, environment=environment, seconds=600)
+    generate(project)
+
+    check = ("uv", "run", "just", "check")
+    checked = run(*check, cwd=project, environment=environment, seconds=900)
+    assert " passed" in checked.stdout
+    for name in ("test_plain_one.py", "test_reports.py", "test_invoice.py", "test_note.py"):
+        assert name in checked.stdout
+
+
+def generate(project: Path) -> None:
+    """Everything, by one process: starting one for each would take minutes."""
+    type_all(project, [["new", *shlex.split(variant)] for variant in VARIANTS])
+
+
+def take_back(project: Path) -> None:
+    """Everything again."""
+    type_all(project, [["destroy", *variant.split()[:2]] for variant in VARIANTS])
+
+
+def type_all(project: Path, commands: list[list[str]]) -> None:
+    script = (
+        "import json, sys\nfrom vibetuner.cli.main import app\n"
+        "for command in json.loads(sys.argv[1]):\n"
+        "    assert not app(command, standalone_mode=False), command\n"
+    )
+    command = (sys.executable, "-c", script, json.dumps(commands))
+    run(*command, cwd=project, environment=clean_environment(REDIS_URL="", MONGODB_URL=""))

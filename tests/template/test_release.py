@@ -1,0 +1,93 @@
+"""`just release`: a version, a dated changelog, a commit and a tag."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.template.conftest import ROOT, Repository
+
+CHANGELOG = """# Changelog
+
+## [Unreleased]
+
+- Sings.
+
+## [0.9.0] - 2026-11-01
+
+- Begins.
+
+[Unreleased]: https://x/compare/v0.9.0...HEAD
+[0.9.0]: https://x/releases/tag/v0.9.0
+"""
+
+
+@pytest.fixture
+def here(repository: Repository) -> Repository:
+    """A repository like this one, with something to release."""
+    for name in ("pyproject.toml", "scripts/release.py"):
+        (repository.folder / name).parent.mkdir(exist_ok=True)
+        (repository.folder / name).write_bytes((ROOT / name).read_bytes())
+    (repository.folder / "CHANGELOG.md").write_text(CHANGELOG, encoding="utf-8")
+    repository.commit("News")
+    return repository
+
+
+def release(here: Repository, version: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "scripts/release.py", version, "--no-tests"],
+        cwd=here.folder, env=here.environment, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+
+
+def test_a_release_is_one_commit_and_one_tag(here: Repository):
+    """The number stands in both projects and in the changelog, above the one before."""
+    done = release(here, "0.10.0")
+
+    assert done.returncode == 0, done.stderr
+    assert "git push origin HEAD v0.10.0" in done.stdout
+    assert here.git("describe", "--exact-match") == "v0.10.0"
+    assert here.git("status", "--porcelain") == ""
+    for name in ("pyproject.toml", "runtime/pyproject.toml"):
+        assert 'version = "0.10.0"' in (here.folder / name).read_text("utf-8")
+    text = (here.folder / "CHANGELOG.md").read_text("utf-8")
+    assert "## [Unreleased]\n\n## [0.10.0] - 20" in text
+    assert "[Unreleased]: https://x/compare/v0.10.0...HEAD\n[0.10.0]: https://x/" in text
+
+
+@pytest.mark.parametrize(
+    ("version", "message"),
+    [
+        ("1", "a version is X.Y.Z"),
+        ("0.9.0", "v0.9.0 is there already"),
+        ("0.8.9", "0.8.9 is not newer"),
+        ("0.9.0rc1", "0.9.0rc1 is not newer"),
+    ],
+)
+def test_what_is_no_new_version_is_refused(here: Repository, version: str, message: str):
+    """And nothing is changed."""
+    refused = release(here, version)
+
+    assert refused.returncode == 1
+    assert message in refused.stderr
+    assert here.git("status", "--porcelain") == ""
+    assert here.git("tag") == "v0.9.0"
+
+
+def test_without_news_there_is_no_release(here: Repository):
+    """Somebody must say what users notice."""
+    changelog = here.folder / "CHANGELOG.md"
+    changelog.write_text(CHANGELOG.replace("- Sings.\n\n", ""), encoding="utf-8")
+    here.commit("Silence")
+
+    assert "says nothing under [Unreleased]" in release(here, "0.10.0").stderr
+
+
+def test_a_dirty_tree_is_refused(here: Repository):
+    """What is released is what is committed."""
+    Path(here.folder / "draft").touch()
+
+    assert "something is not committed" in release(here, "0.10.0").stderr
