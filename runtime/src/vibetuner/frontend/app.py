@@ -13,6 +13,8 @@ from fastapi.staticfiles import StaticFiles
 from vibetuner.config import get_settings
 from vibetuner.errors import ProjectError
 from vibetuner.frontend import health
+from vibetuner.frontend.debug import unlock
+from vibetuner.frontend.debug.gate import Gate
 from vibetuner.frontend.lifespan import frontend_lifespan
 from vibetuner.frontend.templates import ASSETS_PATH
 from vibetuner.loader import load_project
@@ -37,7 +39,9 @@ def create_app() -> FastAPI:
         docs_url=None,
         redoc_url=None,
     )
+    app.add_middleware(Gate, settings=get_settings)
     app.include_router(health.router)
+    app.include_router(unlock.make_router())
     for router in load_project().routes:
         app.include_router(router)
     _mount_files(app, project)
