@@ -13,6 +13,7 @@ from vibetuner.cli.db import app as db
 from vibetuner.cli.dead_letters import app as dead_letters
 from vibetuner.cli.run import run
 from vibetuner.cli.services import app as services
+from vibetuner.cli.tasks import app as tasks
 
 __all__ = ["app", "main"]
 
@@ -28,6 +29,7 @@ app = typer.Typer(
 app.command("run")(run)
 app.add_typer(services, name="services")
 app.add_typer(db, name="db")
+app.add_typer(tasks, name="tasks")
 app.add_typer(dead_letters, name="dead-letters")
 
 
