@@ -11,9 +11,11 @@ from typer.exceptions import TyperException
 from vibetuner.cli.complaint import complaining
 from vibetuner.cli.db import app as db
 from vibetuner.cli.dead_letters import app as dead_letters
+from vibetuner.cli.doctor import doctor
 from vibetuner.cli.run import run
 from vibetuner.cli.services import app as services
 from vibetuner.cli.tasks import app as tasks
+from vibetuner.cli.worker_health import worker_health
 
 __all__ = ["app", "main"]
 
@@ -27,6 +29,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("run")(run)
+app.command("doctor")(doctor)
+app.command("worker-health")(worker_health)
 app.add_typer(services, name="services")
 app.add_typer(db, name="db")
 app.add_typer(tasks, name="tasks")
