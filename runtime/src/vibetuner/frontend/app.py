@@ -14,6 +14,7 @@ from vibetuner.config import get_settings
 from vibetuner.errors import ProjectError
 from vibetuner.frontend import health
 from vibetuner.frontend.debug import unlock
+from vibetuner.frontend.debug.dashboard import make_dashboard
 from vibetuner.frontend.debug.gate import Gate
 from vibetuner.frontend.lifespan import frontend_lifespan
 from vibetuner.frontend.templates import ASSETS_PATH
@@ -42,6 +43,7 @@ def create_app() -> FastAPI:
     app.add_middleware(Gate, settings=get_settings)
     app.include_router(health.router)
     app.include_router(unlock.make_router())
+    app.include_router(make_dashboard())
     for router in load_project().routes:
         app.include_router(router)
     _mount_files(app, project)

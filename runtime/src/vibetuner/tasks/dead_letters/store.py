@@ -9,6 +9,7 @@ from typing import Protocol
 
 from vibetuner.errors import DeadLetterError
 from vibetuner.tasks.dead_letters.act import Act
+from vibetuner.tasks.dead_letters.group import Group, group_letters
 from vibetuner.tasks.dead_letters.letter import Cause, DeadLetter
 from vibetuner.tasks.dead_letters.requeue import Requeue
 from vibetuner.tasks.dead_letters.stream import Client, StreamedLetter, find_letter, walk_letters
@@ -61,6 +62,10 @@ class Store(Protocol):
         """How many match."""
         ...
 
+    async def groups(self, filters: Filters) -> list[Group]:
+        """The letters that match, by their fingerprint; the largest group first."""
+        ...
+
     async def get(self, task_id: str) -> DeadLetter | None:
         """The letter of one task."""
         ...
@@ -98,6 +103,11 @@ class StreamStore:
         """As :meth:`Store.count`."""
         walk = walk_letters(self._redis, self._prefix)
         return sum([filters.match(streamed.letter) async for streamed in walk])
+
+    async def groups(self, filters: Filters) -> list[Group]:
+        """As :meth:`Store.groups`."""
+        walk = walk_letters(self._redis, self._prefix)
+        return group_letters([one.letter async for one in walk if filters.match(one.letter)])
 
     async def get(self, task_id: str) -> DeadLetter | None:
         """As :meth:`Store.get`."""

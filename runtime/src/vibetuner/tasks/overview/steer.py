@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
@@ -14,13 +15,15 @@ from vibetuner.errors import TaskError, TaskNotFound
 from vibetuner.tasks.depends import is_injected
 from vibetuner.tasks.journal.entry import Ended, Outcome
 from vibetuner.tasks.journal.write import Batch, write
-from vibetuner.tasks.overview.detail import find_row, gather, letter_of
+from vibetuner.tasks.overview.detail import Facts, find_row, gather, letter_of
 from vibetuner.tasks.overview.model import ENDED, State
 from vibetuner.tasks.overview.queue import Queue, now_ms
 
 __all__ = ["abort", "check_arguments", "enqueue", "enqueue_again"]
 
 CONFIRM_SECONDS = 3
+JOURNAL_LOOKS = 6
+JOURNAL_SECONDS = 0.25
 
 
 async def abort(queue: Queue, task_id: str) -> bool:
@@ -70,7 +73,7 @@ async def enqueue_again(queue: Queue, task_id: str) -> str:
         TaskNotFound: nothing is known of it.
         TaskError: its arguments are gone, or the project has no such task any more.
     """
-    facts = await gather(queue, task_id)
+    facts = await _settled(queue, task_id)
     data = facts.data
     if not data and facts.entry_id:
         found = await queue.redis.xrange(queue.keys.payloads, facts.entry_id, facts.entry_id)
@@ -88,6 +91,16 @@ async def enqueue_again(queue: Queue, task_id: str) -> str:
     task = _task(queue, str(data["f"]))
     enqueued = await task.enqueue(*data["a"], **data["k"])
     return str(enqueued.id)
+
+
+async def _settled(queue: Queue, task_id: str) -> Facts:
+    """What is known of a task; of one that ended this moment, once its worker has told of it."""
+    for _ in range(JOURNAL_LOOKS):
+        facts = await gather(queue, task_id)
+        if facts.has_payload or facts.ended or not facts.result:
+            break
+        await asyncio.sleep(JOURNAL_SECONDS)
+    return facts
 
 
 def check_arguments(
