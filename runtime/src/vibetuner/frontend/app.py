@@ -21,7 +21,7 @@ from vibetuner.frontend.templates import ASSETS_PATH
 from vibetuner.loader import load_project
 from vibetuner.project import ProjectInfo, project_info
 
-__all__ = ["create_app"]
+__all__ = ["assets_folder", "create_app"]
 
 
 def create_app() -> FastAPI:
@@ -57,13 +57,14 @@ async def _lifespan(_app: FastAPI) -> AsyncIterator[None]:
 
 
 def _mount_files(app: FastAPI, project: ProjectInfo) -> None:
-    app.mount(ASSETS_PATH, StaticFiles(directory=_assets_folder()), name="vibetuner")
+    app.mount(ASSETS_PATH, StaticFiles(directory=assets_folder()), name="vibetuner")
     static = project.root / "src" / project.package / "static"
     if static.is_dir():
         app.mount("/static", StaticFiles(directory=static), name="static")
 
 
-def _assets_folder() -> Path:
+def assets_folder() -> Path:
+    """Where htmx lies; raises ProjectError when the runtime was not built as a wheel."""
     try:
         return Path(str(files("vibetuner_htmx").joinpath("htmx.min.js"))).parent
     except ModuleNotFoundError:
