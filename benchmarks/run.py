@@ -14,7 +14,7 @@ from lab import ROOT, Figure
 from rich.console import Console
 from rich.markdown import Markdown
 
-NAMES = ("copying", "imports", "worker", "footprint", "drain")
+NAMES = ("copying", "imports", "worker", "footprint", "drain", "dashboard")
 PAGE = ROOT / "docs" / "benchmarks.md"
 HEAD = """# Benchmarks
 

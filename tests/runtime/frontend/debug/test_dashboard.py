@@ -212,7 +212,7 @@ async def test_an_open_page_hears_that_something_has_happened(
     from vibetuner.frontend.debug.events import changes
 
     stream = changes()
-    assert await anext(stream) == b"retry: 2000\n\n"
+    assert b"event: changed" in await anext(stream)  # in case the page is older than the stream
     await worker.registry["echo"].enqueue("news")
     async with asyncio.timeout(10):
         assert (await anext(stream)).startswith(b"event: changed\n")

@@ -18,7 +18,8 @@ KEEPALIVE_LOOKS = 15
 async def changes() -> AsyncIterator[bytes]:
     """An event whenever the queue has changed; looked for once a second, while somebody watches."""
     last, quiet = await _pulse(), 0
-    yield b"retry: 2000\n\n"
+    # What happened between the page and its stream must not be missed: it looks again at once.
+    yield b"retry: 2000\n\n" + Event("changed", "").encode()
     with get_hub().subscribe(CHANNEL) as subscriber:
         async for event in subscriber.events(keepalive=LOOK_SECONDS):
             now = await _pulse()

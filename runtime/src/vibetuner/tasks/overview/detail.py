@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
+from streaq.types import StreaqCancelled
+
 from vibetuner.errors import TaskNotFound, VibetunerError
 from vibetuner.tasks.dead_letters import DeadLetter
 from vibetuner.tasks.dead_letters.api import get as get_letter
@@ -124,10 +126,11 @@ async def find_row(queue: Queue, task_id: str, facts: Facts) -> Row | None:
 
 def _result_row(task_id: str, result: dict[str, Any]) -> Row:
     """A task that ended where nothing was recorded, as with an older version."""
+    failed = State.ABORTED if isinstance(result["r"], StreaqCancelled) else State.FAILED
     return Row(
         task_id=task_id,
         name=str(result["f"]),
-        state=State.DONE if result["s"] else State.FAILED,
+        state=State.DONE if result["s"] else failed,
         created=moment(result["ct"]),
         due=moment(result["et"]),
         started=moment(result["st"]),
