@@ -121,7 +121,7 @@ def test_worker_health_loads_no_framework_and_no_driver(shop: Path, environment:
     loaded = {name.partition(".")[0] for name in done.stdout.split()}
     assert "typer" in loaded
     assert not loaded & {
-        "asyncio", "beanie", "coredis", "fastapi", "pydantic", "pymongo", "rich", "sqlalchemy",
+        "asyncio", "beanie", "coredis", "fastapi", "pydantic_core", "pymongo", "rich", "sqlalchemy",
         "starlette", "streaq",
     }  # fmt: skip
 

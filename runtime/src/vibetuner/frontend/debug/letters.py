@@ -28,16 +28,17 @@ Verb = Literal["retry", "discard"]
 async def dead(request: Request, fingerprint: str = "", after: str = "") -> HTMLResponse:
     """The groups, and the newest letters of all or of one."""
     found = await list_letters(fingerprint=fingerprint or None, limit=PAGE, after=after or None)
+    by_bug = await groups()
     return page(
         request,
         "dead.html",
-        groups=await groups(),
+        groups=by_bug,
         letters=[
             (letter, name_arguments(None, letter.args, letter.kwargs)) for letter in found.letters
         ],
         fingerprint=fingerprint,
         following=found.next and f"fingerprint={quote(fingerprint)}&after={quote(found.next)}",
-        total=await count(),
+        total=sum(group.count for group in by_bug),
     )
 
 

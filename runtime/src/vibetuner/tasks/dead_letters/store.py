@@ -12,7 +12,13 @@ from vibetuner.tasks.dead_letters.act import Act
 from vibetuner.tasks.dead_letters.group import Group, group_letters
 from vibetuner.tasks.dead_letters.letter import Cause, DeadLetter
 from vibetuner.tasks.dead_letters.requeue import Requeue
-from vibetuner.tasks.dead_letters.stream import Client, StreamedLetter, find_letter, walk_letters
+from vibetuner.tasks.dead_letters.stream import (
+    Client,
+    StreamedLetter,
+    count_open,
+    find_letter,
+    walk_letters,
+)
 
 __all__ = ["Filters", "Page", "Store", "StreamStore", "bad_end"]
 
@@ -100,7 +106,9 @@ class StreamStore:
         return Page([kept.letter for kept in found])
 
     async def count(self, filters: Filters) -> int:
-        """As :meth:`Store.count`."""
+        """As :meth:`Store.count`; all that are open are counted without a look at them."""
+        if filters == Filters():
+            return await count_open(self._redis, self._prefix)
         walk = walk_letters(self._redis, self._prefix)
         return sum([filters.match(streamed.letter) async for streamed in walk])
 
