@@ -33,12 +33,13 @@ async def dead(request: Request, fingerprint: str = "", after: str = "") -> HTML
         request,
         "dead.html",
         groups=by_bug,
+        grouped=sum(group.count for group in by_bug),
         letters=[
             (letter, name_arguments(None, letter.args, letter.kwargs)) for letter in found.letters
         ],
         fingerprint=fingerprint,
         following=found.next and f"fingerprint={quote(fingerprint)}&after={quote(found.next)}",
-        total=sum(group.count for group in by_bug),
+        total=await count(),
     )
 
 

@@ -22,6 +22,8 @@ from vibetuner.tasks.dead_letters.stream import (
 
 __all__ = ["Filters", "Page", "Store", "StreamStore", "bad_end"]
 
+MOST_GROUPED = 2000
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Filters:
@@ -113,9 +115,14 @@ class StreamStore:
         return sum([filters.match(streamed.letter) async for streamed in walk])
 
     async def groups(self, filters: Filters) -> list[Group]:
-        """As :meth:`Store.groups`."""
-        walk = walk_letters(self._redis, self._prefix)
-        return group_letters([one.letter async for one in walk if filters.match(one.letter)])
+        """As :meth:`Store.groups`, of the newest 2,000: a walk through more takes too long."""
+        letters: list[DeadLetter] = []
+        async for streamed in walk_letters(self._redis, self._prefix):
+            if filters.match(streamed.letter):
+                letters.append(streamed.letter)
+            if len(letters) == MOST_GROUPED:
+                break
+        return group_letters(letters)
 
     async def get(self, task_id: str) -> DeadLetter | None:
         """As :meth:`Store.get`."""
