@@ -14,7 +14,9 @@ from lab import ROOT, Figure
 from rich.console import Console
 from rich.markdown import Markdown
 
-NAMES = ("copying", "coldstart", "imports", "worker", "footprint", "drain", "sse")
+NAMES = (
+    "copying", "coldstart", "imports", "worker", "footprint", "drain", "sse", "dashboard",
+)  # fmt: skip
 PAGE = ROOT / "docs" / "benchmarks.md"
 HEAD = """# Benchmarks
 

@@ -113,6 +113,8 @@ def test_the_worker_is_a_service_of_its_own_in_production(project: Path):
     assert services["web"]["command"][:2] == ["prod", "frontend"]
     assert services["worker"]["env_file"] == services["web"]["env_file"] == [".env"]
     assert services["worker"]["environment"]["ENVIRONMENT"] == "production"
+    health = services["worker"]["healthcheck"]["test"]
+    assert health == ["CMD", "vibetuner", "worker-health", "--here"]
     assert services["worker"]["image"] == services["web"]["image"] == "my-project:latest"
     assert services["schema"]["entrypoint"] + services["schema"]["command"] == [
         "vibetuner", "db", "create-schema",

@@ -10,6 +10,8 @@
     ├── PayloadError         a task's arguments or result can't be stored
     ├── DeadLetterError      a dead letter can't be retried or discarded
     │   └── DeadLetterNotFound   there is none of that id (also a LookupError)
+    ├── TaskError            an enqueued task can't be aborted or enqueued again
+    │   └── TaskNotFound     there is none of that id (also a LookupError)
     ├── MailError            a message is malformed, or was not accepted
     └── CommandError         a command can't do what was asked
 
@@ -29,6 +31,8 @@ __all__ = [
     "ProjectError",
     "ServiceUnavailable",
     "SettingsError",
+    "TaskError",
+    "TaskNotFound",
     "VibetunerError",
     "first_line",
 ]
@@ -66,6 +70,16 @@ class DeadLetterError(VibetunerError):
 
 class DeadLetterNotFound(DeadLetterError, LookupError):  # noqa: N818 - as LookupError's own kin
     """There is no dead letter of that task id."""
+
+    exit_code = 3
+
+
+class TaskError(VibetunerError):
+    """An enqueued task can't be aborted, enqueued again, or enqueued like this."""
+
+
+class TaskNotFound(TaskError, LookupError):  # noqa: N818 - as LookupError's own kin
+    """There is no enqueued task of that id, or nothing is known of it any more."""
 
     exit_code = 3
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import secrets
 import tomllib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from vibetuner.state import Slot
 
 __all__ = [
     "ProjectInfo",
+    "code_digest",
     "data_dir",
     "ensure_env_file",
     "find_root",
@@ -110,6 +112,18 @@ def _read_pyproject(path: Path) -> dict[str, Any]:
     project = document.get("project", {})
     title = document.get("tool", {}).get("vibetuner", {}).get("title")
     return {**project, "title": title} if title else project
+
+
+def code_digest(project: ProjectInfo) -> str:
+    """The same for the same Python files of the project's package, wherever they lie."""
+    package = project.root / "src" / project.package
+    digest = hashlib.sha256()
+    for path in sorted(package.rglob("*.py")):
+        with suppress(OSError):
+            content = path.read_bytes()
+            digest.update(f"{path.relative_to(package).as_posix()}\0{len(content)}\0".encode())
+            digest.update(content)
+    return digest.hexdigest()[:12]
 
 
 _data_dir = Slot[Path](lambda: LookupError("no override"))

@@ -12,7 +12,7 @@ from markupsafe import Markup
 from vibetuner.config import get_settings
 from vibetuner.project import project_info
 
-__all__ = ["ASSETS_PATH", "get_templates", "render_fragment"]
+__all__ = ["ASSETS_PATH", "OURS", "get_templates", "htmx_scripts", "render_fragment"]
 
 ASSETS_PATH = "/_vibetuner"
 

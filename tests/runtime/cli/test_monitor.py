@@ -1,64 +1,124 @@
-"""The monitor's thread."""
+"""The monitor beside a worker: started when somebody looks."""
 
 from __future__ import annotations
 
 import socket
 import threading
+from collections.abc import Iterator
+from pathlib import Path
+from uuid import uuid4
 
 import httpx2
 import pytest
 
-from tests.processes import free_port, wait_for_http
+from tests.processes import Site, children_of, free_port, vibetuner, wait_for_http, wait_until
+from tests.projects import write_shop
 from vibetuner.cli.monitor import monitored
-from vibetuner.config import Settings
-from vibetuner.tasks.worker import TaskWorker
+from vibetuner.embedded import Lease
 
-
-@pytest.fixture
-def worker(fresh: None) -> TaskWorker:
-    return TaskWorker(Settings(redis_key_prefix="watched"))
+TOKEN = "a token that nobody guesses"
 
 
 def threads() -> set[str]:
     return {thread.name for thread in threading.enumerate() if thread.name.startswith("monitor")}
 
 
-def test_the_page_is_there_inside_the_block_and_gone_after_it(worker: TaskWorker):
-    """Its port is free again, its threads have ended."""
-    port = free_port()
-    with monitored(worker, ("127.0.0.1", port)):
+@pytest.fixture
+def environment(servers: Lease) -> dict[str, str]:
+    return {
+        "REDIS_URL": servers.urls["redis"],
+        "REDIS_KEY_PREFIX": f"test-{uuid4().hex[:8]}",
+        "SECRET_KEY": "a secret of the tests",
+        "DEBUG_ACCESS_TOKEN": TOKEN,
+    }
+
+
+@pytest.fixture
+def watched(tmp_path: Path, environment: dict[str, str]) -> Iterator[Site]:
+    """A worker in production, whose monitor is at an address that the test may choose."""
+    folder, port = write_shop(tmp_path / "shop"), free_port()
+    with vibetuner(
+        *("run", "prod", "worker", "--port", str(port)),
+        folder=folder,
+        log=tmp_path / "log",
+        environment=environment,
+    ) as command:
+        command.wait_for("worker ready", seconds=60)
+        yield Site(command, f"http://127.0.0.1:{port}")
+
+
+@pytest.mark.slow
+def test_the_pages_are_there_when_somebody_looks(watched: Site):
+    """From this machine without a ticket; the process that serves them ends with the worker."""
+    worker = watched.command.process.pid
+    assert children_of(worker) == set()
+
+    wait_for_http(f"{watched.url}/health", seconds=60)
+    health = httpx2.get(f"{watched.url}/health", timeout=20).json()
+    assert (health["status"], health["project"]) == ("ok", "corner-shop")
+    assert health["concurrency"] == 16
+    assert "wait_for_ever" in health["tasks"]
+    page = httpx2.get(watched.url, follow_redirects=True, timeout=20)
+    assert str(page.url).endswith("/debug/tasks")
+    assert health["worker"] in page.text
+    assert children_of(worker)
+
+    rebound = httpx2.get(f"{watched.url}/debug/tasks", headers={"Host": "evil.example"})
+    assert rebound.status_code == 404
+    children = children_of(worker)
+    assert watched.command.stop() == 0
+    wait_until(lambda: not any(map(_is_there, children)), what=lambda: "the monitor's end")
+
+
+def _is_there(pid: int) -> bool:
+    from tests.processes import is_gone
+
+    return not is_gone(pid)
+
+
+@pytest.mark.slow
+def test_on_any_other_address_the_gate_is_shut(tmp_path: Path, environment: dict[str, str]):
+    """Nothing is told without the token, and the token opens it."""
+    folder, port = write_shop(tmp_path / "shop"), free_port()
+    with vibetuner(
+        *("run", "prod", "worker", "--host", "0.0.0.0", "--port", str(port)),
+        folder=folder,
+        log=tmp_path / "log",
+        environment=environment,
+    ) as command:
+        command.wait_for("worker ready", seconds=60)
+        url = f"http://127.0.0.1:{port}"
+        wait_for_http(f"{url}/health", seconds=60)
+        assert httpx2.get(f"{url}/health").json() == {"status": "ok"}
+        assert httpx2.get(f"{url}/debug/tasks").status_code == 404
+        unlocked = httpx2.get(f"{url}/_unlock-debug", params={"token": TOKEN})
+        ticket = unlocked.headers["set-cookie"].partition(";")[0]
+        opened = httpx2.get(f"{url}/debug/tasks", headers={"Cookie": ticket}, timeout=20)
+        assert opened.status_code == 200
+
+
+def test_a_monitor_that_nobody_looks_at_ends_too():
+    """Although it never started a web process."""
+    with monitored("w1", ("127.0.0.1", free_port())):
         assert threads() == {"monitor"}
-        wait_for_http(f"http://127.0.0.1:{port}/health")
-        health = httpx2.get(f"http://127.0.0.1:{port}/health").json()
-        assert health["queue"] == "watched"
-
-    assert threads() == set()
-    with pytest.raises(httpx2.ConnectError):
-        httpx2.get(f"http://127.0.0.1:{port}/health")
-
-
-def test_a_monitor_that_nobody_looks_at_ends_too(worker: TaskWorker):
-    """Although it never loaded a web server."""
-    with monitored(worker, ("127.0.0.1", free_port())):
-        pass
 
     assert threads() == set()
 
 
-def test_a_port_in_use_is_no_reason_to_stop(worker: TaskWorker, caplog: pytest.LogCaptureFixture):
+def test_a_port_in_use_is_no_reason_to_stop(caplog: pytest.LogCaptureFixture):
     """A second worker on the machine works unwatched, and says so."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        with monitored(worker, ("127.0.0.1", port)):
+        with monitored("w1", ("127.0.0.1", port)):
             assert threads() == set()
 
     (message,) = caplog.messages
     assert message.startswith(f"no monitor: Port {port} on 127.0.0.1 can't be used")
 
 
-def test_without_an_address_there_is_no_monitor(worker: TaskWorker):
+def test_without_an_address_there_is_no_monitor():
     """The second of several workers."""
-    with monitored(worker, None):
+    with monitored("w1", None):
         assert threads() == set()

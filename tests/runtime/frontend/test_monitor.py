@@ -1,76 +1,59 @@
-"""The page beside a worker."""
+"""The monitor's app, without its process."""
 
 from __future__ import annotations
+
+import asyncio
 
 import pytest
 from httpx2 import ASGITransport, AsyncClient
 
-from vibetuner.config import Settings
-from vibetuner.frontend.monitor import create_monitor
-from vibetuner.tasks.worker import TaskWorker
+from vibetuner.config import Settings, using_settings
+from vibetuner.frontend.monitor import Attention, create_monitor
+from vibetuner.tasks.worker import get_worker
+from vibetuner.testing import held_open
 
 
-@pytest.fixture
-def worker(stand_in, settings: Settings) -> TaskWorker:
-    """A worker with a task that works, one that doesn't, and one with a name for attackers."""
+@pytest.fixture(autouse=True)
+def project(stand_in) -> None:
     stand_in()
-    worker = TaskWorker(settings)
-
-    @worker.task(name="good")
-    async def good() -> None: ...
-
-    @worker.task(name="bad")
-    async def bad() -> None:
-        raise ValueError
-
-    @worker.task(name="<script>")
-    async def ugly() -> None: ...
-
-    return worker
+    get_worker.cache_clear()
 
 
-@pytest.fixture
-async def client(worker: TaskWorker):
-    transport = ASGITransport(create_monitor(worker))
-    async with AsyncClient(transport=transport, base_url="http://monitor") as client:
-        yield client
+async def test_it_says_what_is_wrong_while_redis_is_away(settings: Settings):
+    """Within five seconds, and with what to check; then it opens by itself."""
+    away = settings.model_copy(update={"redis_url": "redis://127.0.0.1:1", "mongodb_url": None})
+    with using_settings(away):
+        app = create_monitor()
+        async with held_open(app.router.lifespan_context(app)), visiting(app) as client:
+            async with asyncio.timeout(5):
+                answer = await client.get("/debug/tasks")
+            assert answer.status_code == 503
+            assert "Redis at redis://127.0.0.1:1 can&#39;t be used" in answer.text
+            assert (await client.get("/debug/tasks/debug.css")).status_code == 200
+            assert (await client.get("/health")).json()["status"] == "ok"
+
+            with using_settings(settings):
+                async with asyncio.timeout(20):
+                    while (await client.get("/debug/tasks")).status_code != 200:
+                        await asyncio.sleep(0.2)
 
 
-async def test_a_machine_reads_how_the_worker_has_fared(
-    worker: TaskWorker, client: AsyncClient, running, settings: Settings
-):
-    """Who it is, what it runs, and its counters."""
-    async with running(worker):
-        for name in ("good", "good", "bad"):
-            await (await worker.registry[name].enqueue()).result(timeout=10)
-        health = (await client.get("/health")).json()
-
-    assert health == {
-        "status": "ok",
-        "worker": worker.id,
-        "queue": settings.queue_name,
-        "concurrency": 16,
-        "running": 0,
-        "completed": 2,
-        "failed": 1,
-        "retried": 0,
-        "aborted": 0,
-        "tasks": ["<script>", "bad", "good"],
-    }
+async def test_it_knows_whether_somebody_looks(settings: Settings):
+    """So that its process can end when nobody does."""
+    attention = Attention()
+    async with visiting(create_monitor(attention=attention)) as client:
+        attention.last -= 100
+        assert attention.idle_seconds >= 100
+        await client.get("/health")
+        assert attention.idle_seconds < 50
 
 
-async def test_a_person_reads_the_same_as_a_page(worker: TaskWorker, client: AsyncClient):
-    """It refreshes itself, is never kept, and escapes what it shows."""
-    answer = await client.get("/")
-
-    assert answer.headers["cache-control"] == "no-store"
-    assert f"<h1>Worker {worker.id}</h1>" in answer.text
-    assert "http-equiv=refresh" in answer.text
-    assert "&lt;script&gt;, bad, good" in answer.text
-    assert "<script>" not in answer.text
-
-
-async def test_the_monitor_has_nothing_else(client: AsyncClient):
+async def test_the_monitor_has_nothing_else(settings: Settings):
     """No schema, no documentation pages."""
-    for path in ("/openapi.json", "/docs", "/redoc"):
-        assert (await client.get(path)).status_code == 404
+    async with visiting(create_monitor()) as client:
+        for path in ("/openapi.json", "/docs", "/redoc"):
+            assert (await client.get(path)).status_code == 404
+
+
+def visiting(app) -> AsyncClient:
+    return AsyncClient(transport=ASGITransport(app), base_url="http://localhost:11111")

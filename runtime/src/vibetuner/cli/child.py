@@ -1,4 +1,4 @@
-"""One web or worker process: ``python -m vibetuner.cli.child``, which the supervisor starts.
+"""One process of a project: ``python -m vibetuner.cli.child``, which the supervisor starts.
 
 A process loads what it serves, and nothing of the other part.
 """
@@ -33,6 +33,8 @@ def main(arguments: list[str] | None = None) -> None:
             _die_with_parent()
         if options.part == "frontend":
             _serve_frontend(options)
+        elif options.part == "monitor":
+            _serve_monitor(options)
         else:
             _serve_worker(options)
 
@@ -44,6 +46,13 @@ def _serve_frontend(options: argparse.Namespace) -> None:
         serve_frontend(listener, dev=options.dev)
 
 
+def _serve_monitor(options: argparse.Namespace) -> None:
+    from vibetuner.cli.monitor_web import serve_monitor
+
+    with socket.socket(fileno=options.fd) as listener:
+        serve_monitor(listener, host=options.host, worker_id=options.worker)
+
+
 def _serve_worker(options: argparse.Namespace) -> None:
     from vibetuner.cli.worker import serve_worker
 
@@ -53,13 +62,14 @@ def _serve_worker(options: argparse.Namespace) -> None:
 
 def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="vibetuner.cli.child")
-    parser.add_argument("part", choices=["frontend", "worker"])
+    parser.add_argument("part", choices=["frontend", "worker", "monitor"])
     parser.add_argument("--name", default="")
     parser.add_argument("--dev", action="store_true")
     parser.add_argument("--schema", action="store_true")
     parser.add_argument("--supervised", action="store_true")
     parser.add_argument("--fd", type=int)
     parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--worker", default="")
     parser.add_argument("--port", type=int, default=0)
     return parser.parse_args(arguments)
 

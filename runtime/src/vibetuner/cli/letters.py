@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import getpass
-import re
 import sys
 from collections.abc import AsyncIterator, Coroutine
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from typing import Any, TypeVar
 
 import typer
@@ -28,6 +27,7 @@ from vibetuner.tasks.dead_letters import (
     open_dead_letters,
     retry,
 )
+from vibetuner.tasks.overview.when import parse_moment
 
 __all__ = [
     "DISCARD",
@@ -46,7 +46,6 @@ __all__ = [
 T = TypeVar("T")
 
 PAGE = 100
-UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,22 +143,8 @@ async def settle_all(job: Job, wanted: Wanted, *, limit: int | None, yes: bool) 
 
 
 def parse_since(text: str, now: datetime) -> datetime:
-    """A moment: so long before ``now``, or a date, in UTC unless it says otherwise.
-
-    >>> parse_since("2h", datetime(2026, 5, 1, 12, tzinfo=UTC)).isoformat()
-    '2026-05-01T10:00:00+00:00'
-    >>> parse_since("2026-04-30", datetime(2026, 5, 1, tzinfo=UTC)).isoformat()
-    '2026-04-30T00:00:00+00:00'
-    """
-    try:
-        if match := re.fullmatch(r"(\d+)\s*([smhdw])", text.strip()):
-            return now - timedelta(**{UNITS[match[2]]: int(match[1])})
-        moment = datetime.fromisoformat(text.strip())
-    except (ValueError, OverflowError):
-        raise CommandError(
-            f"--since takes 30m, 2h, 3d or a date such as {now:%Y-%m-%d}, not {text!r}"
-        ) from None
-    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+    """What was typed after --since, as a moment."""
+    return parse_moment(text, now, "--since")
 
 
 def parse_cause(text: str) -> Cause:

@@ -12,11 +12,13 @@ from vibetuner.cli.complaint import complaining
 from vibetuner.cli.db import app as db
 from vibetuner.cli.dead_letters import app as dead_letters
 from vibetuner.cli.destroy import app as destroy
+from vibetuner.cli.doctor import doctor
 from vibetuner.cli.new import app as new
 from vibetuner.cli.run import run
 from vibetuner.cli.services import app as services
 from vibetuner.cli.tasks import app as tasks
 from vibetuner.cli.template_changes import template_changes
+from vibetuner.cli.worker_health import worker_health
 
 __all__ = ["app", "main"]
 
@@ -33,10 +35,12 @@ app.command("run")(run)
 app.command("template-changes")(template_changes)
 app.add_typer(new, name="new")
 app.add_typer(destroy, name="destroy")
+app.command("doctor")(doctor)
+app.command("worker-health")(worker_health)
 app.add_typer(services, name="services")
 app.add_typer(db, name="db")
-app.add_typer(dead_letters, name="dead-letters")
 app.add_typer(tasks, name="tasks")
+app.add_typer(dead_letters, name="dead-letters")
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""The page beside a worker, in a thread of its own."""
+"""The page beside a worker: a process that is there while somebody looks."""
 
 from __future__ import annotations
 
@@ -6,36 +6,42 @@ import logging
 import os
 import select
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 
 from vibetuner.cli.ports import listen
 from vibetuner.errors import CommandError
-from vibetuner.tasks.worker import TaskWorker
 
 __all__ = ["monitored"]
 
 logger = logging.getLogger(__name__)
 
+STOP_SECONDS = 5.0
+AGAIN_SECONDS = 2.0
+
 
 @contextmanager
-def monitored(worker: TaskWorker, address: tuple[str, int] | None) -> Iterator[None]:
-    """Serve the worker's page for the length of the block; a port in use is no reason to stop.
+def monitored(worker_id: str, address: tuple[str, int] | None) -> Iterator[None]:
+    """Serve the dashboard for the length of the block; a port in use is no reason to stop.
 
-    The thread answers while a task blocks the worker's event loop. It loads a web server when
-    somebody looks for the first time: a worker that nobody watches does without.
+    A thread waits for somebody to look, and starts a web process then, which ends when nobody has
+    looked for some minutes: a worker that nobody watches does without, its tasks share no
+    interpreter with the page, and the page answers while a task blocks the worker.
     """
     try:
         listener = listen(*address) if address else None
     except CommandError as error:
         logger.warning("no monitor: %s", error)
         listener = None
-    if listener is None:
+    if listener is None or address is None:
         yield
         return
     reader, writer = os.pipe()
-    thread = threading.Thread(target=_serve, args=(worker, listener, reader), name="monitor")
+    arguments = (worker_id, address[0], listener, reader)
+    thread = threading.Thread(target=_serve, args=arguments, name="monitor")
     thread.start()
     try:
         yield
@@ -44,23 +50,35 @@ def monitored(worker: TaskWorker, address: tuple[str, int] | None) -> Iterator[N
         thread.join()
 
 
-def _serve(worker: TaskWorker, listener: socket.socket, stop: int) -> None:
-    """Serve until the other end of the pipe ``stop`` is closed."""
+def _serve(worker_id: str, host: str, listener: socket.socket, stop: int) -> None:
+    """Have a web process whenever somebody looks, until the pipe's other end is closed."""
     with closing(listener), open(stop, "rb"):
-        looked_at, _, _ = select.select([listener.fileno(), stop], [], [])
-        if stop in looked_at:
-            return
+        while True:
+            looked_at, _, _ = select.select([listener.fileno(), stop], [], [])
+            if stop in looked_at:
+                return
+            process = _start(worker_id, host, listener)
+            while process.poll() is None:
+                if select.select([stop], [], [], 0.5)[0]:
+                    _end(process)
+                    return
+            if process.returncode and select.select([stop], [], [], AGAIN_SECONDS)[0]:
+                return
 
-        import uvicorn
 
-        from vibetuner.frontend.monitor import create_monitor
+def _start(worker_id: str, host: str, listener: socket.socket) -> subprocess.Popen[bytes]:
+    number = listener.fileno()
+    options = ["--fd", str(number), "--host", host, "--worker", worker_id]
+    command = [sys.executable, "-m", "vibetuner.cli.child", "monitor", "--name", "monitor"]
+    return subprocess.Popen(
+        [*command, *options, "--supervised"], stdin=subprocess.DEVNULL, pass_fds=(number,)
+    )
 
-        config = uvicorn.Config(
-            create_monitor(worker), lifespan="off", log_config=None, access_log=False
-        )
-        server = uvicorn.Server(config)
-        thread = threading.Thread(target=server.run, args=([listener],), name="monitor server")
-        thread.start()
-        select.select([stop], [], [])
-        server.should_exit = True
-        thread.join()
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    process.terminate()
+    try:
+        process.wait(STOP_SECONDS)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()

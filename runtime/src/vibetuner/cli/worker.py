@@ -50,7 +50,7 @@ async def _serve_worker(monitor: tuple[str, int] | None, schema: bool) -> None:
         await check(settings)
         if schema:
             await make_schema()
-        with monitored(worker, monitor):
+        with monitored(worker.id, monitor):
             async with watching(settings.worker_watchdog_timeout):
                 await _run_and_return(worker)
     logger.info("worker stopped")

@@ -10,7 +10,12 @@ from __future__ import annotations
 
 from vibetuner.embedded.control import ServicesStatus, ServiceStatus, down, status, up
 from vibetuner.embedded.leases import Lease, join
-from vibetuner.embedded.opening import embedded_services, open_services, services_root
+from vibetuner.embedded.opening import (
+    embedded_services,
+    open_services,
+    running_services,
+    services_root,
+)
 from vibetuner.embedded.users import User
 
 __all__ = [
@@ -22,6 +27,7 @@ __all__ = [
     "embedded_services",
     "join",
     "open_services",
+    "running_services",
     "services_root",
     "status",
     "up",

@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING
 
 from vibetuner.embedded.folder import Folder, Service, file_errors
 from vibetuner.embedded.leases import Lease
+from vibetuner.embedded.record import read_record
 from vibetuner.errors import SettingsError
 from vibetuner.project import data_dir
 
 if TYPE_CHECKING:
     from vibetuner.config import Settings
 
-__all__ = ["embedded_services", "open_services", "services_root"]
+__all__ = ["embedded_services", "open_services", "running_services", "services_root"]
 
 SETTINGS: dict[Service, str] = {"redis": "redis_url", "mongodb": "mongodb_url"}
 
@@ -52,6 +53,16 @@ async def open_services(settings: Settings) -> AsyncIterator[Settings]:
         yield settings.model_copy(update={SETTINGS[name]: url for name, url in lease.urls.items()})
     finally:
         lease.leave()
+
+
+def running_services(settings: Settings) -> Settings:
+    """The settings with the URLs of the embedded servers that run now; starts none."""
+    services = embedded_services(settings)
+    if not services:
+        return settings
+    record = read_record(Folder.of(services_root()))
+    urls = {SETTINGS[name]: record.url(name) for name in services}
+    return settings.model_copy(update={field: url for field, url in urls.items() if url})
 
 
 def services_root() -> Path:

@@ -13,12 +13,15 @@ from fastapi.staticfiles import StaticFiles
 from vibetuner.config import get_settings
 from vibetuner.errors import ProjectError
 from vibetuner.frontend import health
+from vibetuner.frontend.debug import unlock
+from vibetuner.frontend.debug.dashboard import make_dashboard
+from vibetuner.frontend.debug.gate import Gate
 from vibetuner.frontend.lifespan import frontend_lifespan
 from vibetuner.frontend.templates import ASSETS_PATH
 from vibetuner.loader import load_project
 from vibetuner.project import ProjectInfo, project_info
 
-__all__ = ["create_app"]
+__all__ = ["assets_folder", "create_app"]
 
 
 def create_app() -> FastAPI:
@@ -37,7 +40,10 @@ def create_app() -> FastAPI:
         docs_url=None,
         redoc_url=None,
     )
+    app.add_middleware(Gate, settings=get_settings)
     app.include_router(health.router)
+    app.include_router(unlock.make_router())
+    app.include_router(make_dashboard())
     for router in load_project().routes:
         app.include_router(router)
     _mount_files(app, project)
@@ -51,13 +57,14 @@ async def _lifespan(_app: FastAPI) -> AsyncIterator[None]:
 
 
 def _mount_files(app: FastAPI, project: ProjectInfo) -> None:
-    app.mount(ASSETS_PATH, StaticFiles(directory=_assets_folder()), name="vibetuner")
+    app.mount(ASSETS_PATH, StaticFiles(directory=assets_folder()), name="vibetuner")
     static = project.root / "src" / project.package / "static"
     if static.is_dir():
         app.mount("/static", StaticFiles(directory=static), name="static")
 
 
-def _assets_folder() -> Path:
+def assets_folder() -> Path:
+    """Where htmx lies; raises ProjectError when the runtime was not built as a wheel."""
     try:
         return Path(str(files("vibetuner_htmx").joinpath("htmx.min.js"))).parent
     except ModuleNotFoundError:

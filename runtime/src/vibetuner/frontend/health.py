@@ -1,12 +1,21 @@
-"""Is this process alive?"""
+"""Is this process alive, and can it do its work?"""
 
 from __future__ import annotations
 
-from fastapi import APIRouter
+import logging
+from typing import Any
 
+from fastapi import APIRouter
+from fastapi.responses import JSONResponse
+
+from vibetuner.config import get_settings
+from vibetuner.embedded import running_services
 from vibetuner.project import project_info
+from vibetuner.resources.probe import probe
 
 __all__ = ["router"]
+
+logger = logging.getLogger(__name__)
 
 router = APIRouter()
 
@@ -16,3 +25,25 @@ async def health() -> dict[str, str]:
     """Answers as long as the process can answer."""
     project = project_info()
     return {"status": "ok", "project": project.slug, "version": project.version}
+
+
+@router.get("/health/ready", include_in_schema=False)
+async def ready() -> JSONResponse:
+    """200 when every configured system answers, else 503 with the reasons.
+
+    Everybody may ask, so outside development the reason names no address; the log has it.
+    """
+    settings = get_settings()
+    probes = await probe(running_services(settings))
+    is_ready = not any(one.problem for one in probes)
+    resources: dict[str, Any] = {}
+    for one in probes:
+        resources[one.name] = {"ok": not one.problem, "ms": round(one.milliseconds, 1)}
+        if one.problem:
+            logger.warning("not ready: %s", one.problem)
+            open_words = settings.environment != "production"
+            reason = one.problem if open_words else f"{one.name} does not answer; see the log"
+            resources[one.name]["reason"] = reason
+    content = {"status": "ok" if is_ready else "unavailable", "resources": resources}
+    headers = {"Cache-Control": "no-store"}
+    return JSONResponse(content, 200 if is_ready else 503, headers)

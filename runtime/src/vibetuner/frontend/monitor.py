@@ -1,77 +1,187 @@
-"""The page beside a worker: what it runs, and how it has fared."""
+"""The same pages as the web app's dashboard, for a worker that has no web app beside it."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from html import escape
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from ipaddress import ip_address
 from typing import Any
 
-from fastapi import FastAPI
-from fastapi.responses import HTMLResponse
+from fastapi import Depends, FastAPI, Request
+from fastapi.responses import RedirectResponse
+from fastapi.staticfiles import StaticFiles
+from starlette.types import ASGIApp, Receive, Scope, Send
 
-from vibetuner.tasks.worker import TaskWorker
+from vibetuner.config import get_settings
+from vibetuner.errors import ServiceUnavailable, VibetunerError
+from vibetuner.frontend.app import assets_folder
+from vibetuner.frontend.debug import unlock
+from vibetuner.frontend.debug.dashboard import make_dashboard
+from vibetuner.frontend.debug.gate import Gate, is_open
+from vibetuner.frontend.templates import ASSETS_PATH
+from vibetuner.project import project_info
+from vibetuner.tasks.dead_letters import open_dead_letters
+from vibetuner.tasks.overview.queue import answering, this_queue
+from vibetuner.tasks.worker import open_queue
 
-__all__ = ["create_monitor"]
+__all__ = ["Attention", "create_monitor", "is_loopback"]
 
-
-@dataclass(frozen=True, slots=True)
-class WorkerState:
-    """A worker at one moment."""
-
-    worker: str
-    queue: str
-    concurrency: int
-    running: int
-    completed: int
-    failed: int
-    retried: int
-    aborted: int
-    tasks: list[str]
+AGAIN_SECONDS = 1.0
+OPEN_SECONDS = 3.5
 
 
-def create_monitor(worker: TaskWorker) -> FastAPI:
-    """An app with a page for people at ``/`` and the same as JSON at ``/health``."""
-    app = FastAPI(title="worker monitor", openapi_url=None, docs_url=None, redoc_url=None)
+@dataclass(slots=True)
+class Attention:
+    """Whether somebody looks: open requests, and when the last one ended."""
+
+    looking: int = 0
+    last: float = field(default_factory=time.monotonic)
+
+    @property
+    def idle_seconds(self) -> float:
+        """For how long nobody has looked."""
+        return 0.0 if self.looking else time.monotonic() - self.last
+
+
+class _Door:
+    """What the monitor has open; tried again until it succeeds."""
+
+    def __init__(self) -> None:
+        self._opened = asyncio.Event()
+        self._problem = "The queue is not open yet. Try again in a moment"
+
+    async def keep_queue(self) -> None:
+        await self._keep(open_queue, self._opened)
+
+    async def keep_letters(self) -> None:
+        await self._opened.wait()
+        await self._keep(open_dead_letters, asyncio.Event())
+
+    async def _keep(
+        self, opener: Callable[[], AbstractAsyncContextManager[Any]], opened: asyncio.Event
+    ) -> None:
+        while True:
+            try:
+                async with opener():
+                    opened.set()
+                    await asyncio.Event().wait()
+            except (VibetunerError, OSError) as error:
+                self._problem = str(error)
+            await asyncio.sleep(AGAIN_SECONDS)
+
+    async def passed(self, request: Request) -> None:
+        """Wait a moment for the queue; raises ServiceUnavailable when it does not open."""
+        if request.url.path.endswith("/debug.css"):
+            return
+        try:
+            async with asyncio.timeout(OPEN_SECONDS):
+                await self._opened.wait()
+        except TimeoutError:
+            raise ServiceUnavailable(self._problem) from None
+
+
+def create_monitor(
+    host: str = "127.0.0.1", worker_id: str = "", attention: Attention | None = None
+) -> FastAPI:
+    """An app with the dashboard, and with the worker's state as JSON at ``/health``.
+
+    Args:
+        host: the address that it listens on; on any but a loopback address the gate is shut as it
+            is before the web app's pages.
+        worker_id: the worker that ``/health`` tells of.
+        attention: is kept up to date.
+    """
+    is_local, door = is_loopback(host), _Door()
+
+    @asynccontextmanager
+    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+        keepers = [asyncio.create_task(door.keep_queue()), asyncio.create_task(door.keep_letters())]
+        try:
+            yield
+        finally:
+            for keeper in keepers:
+                keeper.cancel()
+            await asyncio.gather(*keepers, return_exceptions=True)
+
+    def free(request: Request) -> bool:
+        # A name of its own on a loopback address is what a page from elsewhere would come with.
+        return _is_local_name(request) if is_local else is_open(get_settings())
+
+    app = FastAPI(
+        title="worker monitor", lifespan=lifespan, openapi_url=None, docs_url=None, redoc_url=None
+    )
+    app.add_middleware(Gate, settings=get_settings, free=free)
+    app.add_middleware(_Watched, attention=attention or Attention())
+    app.include_router(unlock.make_router())
+    app.include_router(make_dashboard(), dependencies=[Depends(door.passed)])
+    app.mount(ASSETS_PATH, StaticFiles(directory=assets_folder()), name="vibetuner")
+
+    @app.get("/")
+    async def home() -> RedirectResponse:
+        return RedirectResponse("/debug/tasks", 303)
 
     @app.get("/health")
     async def health() -> dict[str, Any]:
-        return {"status": "ok", **asdict(observe(worker))}
-
-    @app.get("/")
-    async def page() -> HTMLResponse:
-        return HTMLResponse(_page(observe(worker)), headers={"Cache-Control": "no-store"})
+        return await _tell(worker_id) if is_local else {"status": "ok"}
 
     return app
 
 
-def observe(worker: TaskWorker) -> WorkerState:
-    """What ``worker`` says of itself right now."""
-    counters = worker.counters
-    return WorkerState(
-        worker=worker.id,
-        queue=worker.queue_name,
-        concurrency=worker.concurrency,
-        running=worker.running(),
-        completed=counters.get("completed", 0),
-        failed=counters.get("failed", 0),
-        retried=counters.get("retried", 0),
-        aborted=counters.get("aborted", 0),
-        tasks=sorted(worker.registry),
-    )
+def is_loopback(host: str) -> bool:
+    """Whether an address is reached from this machine alone.
+
+    >>> [is_loopback(host) for host in ("127.0.0.1", "::1", "localhost", "0.0.0.0", "box")]
+    [True, True, True, False, False]
+    """
+    if host.lower() == "localhost":
+        return True
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
-def _page(state: WorkerState) -> str:
-    rows = "".join(
-        f"<tr><th scope=row>{escape(name)}<td>{escape(_shown(value))}"
-        for name, value in asdict(state).items()
-    )
-    return (
-        "<!doctype html><html lang=en><meta charset=utf-8><meta http-equiv=refresh content=2>"
-        "<meta name=viewport content='width=device-width'><meta name=color-scheme "
-        f"content='light dark'><title>Worker {escape(state.worker)}</title>"
-        f"<h1>Worker {escape(state.worker)}</h1><table>{rows}</table></html>"
-    )
+def _is_local_name(request: Request) -> bool:
+    return is_loopback(request.url.hostname or "")
 
 
-def _shown(value: object) -> str:
-    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+async def _tell(worker_id: str) -> dict[str, Any]:
+    told: dict[str, Any] = {"status": "ok", "project": project_info().slug, "worker": worker_id}
+    with suppress(VibetunerError):
+        async with answering(2.0):
+            views = await this_queue().workers()
+        beat = next((view.beat for view in views if view.beat.id == worker_id), None)
+        if beat is not None:
+            told |= {
+                "queue": get_settings().queue_name,
+                "concurrency": beat.concurrency,
+                "running": beat.running,
+                **{name: beat.counters.get(name, 0) for name in COUNTERS},
+                "tasks": list(beat.tasks),
+            }
+    return told
+
+
+COUNTERS = ("completed", "failed", "retried", "aborted")
+
+
+class _Watched:
+    """Counts the requests that are open."""
+
+    def __init__(self, app: ASGIApp, attention: Attention) -> None:
+        self._app = app
+        self._attention = attention
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        self._attention.looking += 1
+        try:
+            await self._app(scope, receive, send)
+        finally:
+            self._attention.looking -= 1
+            self._attention.last = time.monotonic()

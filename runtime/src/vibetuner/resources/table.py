@@ -36,6 +36,10 @@ class Resource:
         """The resource, open for the length of the block."""
         return cast("Opener", import_module(self.module).open_resource)(settings, project)
 
+    def load(self) -> None:
+        """Import its driver, unless that is done already."""
+        import_module(self.module)
+
     async def check(self, settings: Settings) -> None:
         """Make one round trip; raises ServiceUnavailable when there is no answer."""
         await cast("Check", import_module(self.module).check)(settings)

@@ -15,7 +15,7 @@ from vibetuner.config import get_settings
 from vibetuner.context import current_context
 from vibetuner.lifespan import make_context
 
-__all__ = ["WorkerDepends", "inject", "running_context"]
+__all__ = ["WorkerDepends", "inject", "is_injected", "running_context"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -34,6 +34,11 @@ def WorkerDepends() -> Any:  # noqa: N802 - the guide's name
     that is open in the process, or one made for the call.
     """
     return _Dependency()
+
+
+def is_injected(default: object) -> bool:
+    """Whether a parameter's default stands for the worker's context."""
+    return isinstance(default, _Dependency)
 
 
 def inject(function: F) -> F:

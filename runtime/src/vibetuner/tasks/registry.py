@@ -15,7 +15,7 @@ from vibetuner.errors import ProjectError
 from vibetuner.loader import import_module_of
 from vibetuner.project import ProjectInfo
 
-__all__ = ["check_tasks", "import_tasks"]
+__all__ = ["check_tasks", "find_problems", "import_tasks"]
 
 
 def import_tasks(project: ProjectInfo) -> None:
@@ -39,14 +39,18 @@ def check_tasks(app: VibetunerApp, worker: Worker[Any]) -> None:
         ProjectError: something listed is not a task of this worker, is listed twice, or a task is
             not listed; the message names it, its file and line.
     """
-    problems = [
+    if problems := find_problems(app, worker):
+        raise ProjectError("; ".join(problems))
+
+
+def find_problems(app: VibetunerApp, worker: Worker[Any]) -> list[str]:
+    """Where ``app.tasks`` and the tasks of ``worker`` disagree; each says what to do."""
+    return [
         *_not_tasks(app),
         *_foreign_tasks(app, worker),
         *_listed_twice(app),
         *_not_listed(app, worker),
     ]
-    if problems:
-        raise ProjectError("; ".join(problems))
 
 
 def _not_tasks(app: VibetunerApp) -> Iterator[str]:

@@ -9,16 +9,20 @@ from typing import Any
 from streaq import StreaqRetry, Worker
 from streaq.types import StreaqCancelled
 
+from vibetuner.tasks.guard import queued_at
+from vibetuner.tasks.journal.recorder import Recorder
+
 __all__ = ["Reporter", "hit_the_engines_limit"]
 
 logger = logging.getLogger(__name__)
 
 
 class Reporter:
-    """Writes the log lines of one worker's tasks."""
+    """Writes the log lines of one worker's tasks, and lets ``recorder`` know of each try."""
 
-    def __init__(self, worker: Worker[Any]) -> None:
+    def __init__(self, worker: Worker[Any], recorder: Recorder) -> None:
         self._worker = worker
+        self._recorder = recorder
         self._middleware = worker.middleware(self._announce)
 
     def finished(  # noqa: PLR0913 - what the engine knows of a try
@@ -65,14 +69,16 @@ class Reporter:
     ) -> Callable[..., Coroutine[Any, Any, Any]]:
         async def announced(*args: Any, **kwargs: Any) -> Any:
             context = self._middleware.context
+            self._recorder.started(context, queued_at.get())
             silent = self._worker.registry[context.fn_name].silent
             if not silent:
                 logger.info("%s started%s", context.fn_name, _which_try(context.tries))
             try:
                 return await run(*args, **kwargs)
             except StreaqRetry as retry:
+                cause = retry.__cause__ or retry
+                self._recorder.failing(context.task_id, cause)
                 if not silent:
-                    cause = retry.__cause__ or retry
                     logger.warning("%s failed", context.fn_name, exc_info=cause)
                 raise
 

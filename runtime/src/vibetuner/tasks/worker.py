@@ -42,9 +42,10 @@ from vibetuner.errors import NotConfigured, ServiceUnavailable
 from vibetuner.logs import current_task
 from vibetuner.resources.redis import check, make_client, ungrouped
 from vibetuner.tasks.dead_letters.burial import Burial
-from vibetuner.tasks.dead_letters.letter import Cause, cause_of
+from vibetuner.tasks.dead_letters.letter import Cause, DeadLetter, cause_of
 from vibetuner.tasks.depends import inject, running_context
 from vibetuner.tasks.guard import guard_of, queued_at
+from vibetuner.tasks.journal.recorder import Recorder, payload_of_run
 from vibetuner.tasks.lifespan import worker_lifespan
 from vibetuner.tasks.payload import dump, read, signing_keys
 from vibetuner.tasks.progress_hook import Ends
@@ -103,7 +104,8 @@ class TaskWorker(StreaqWorker[Any]):
             serializer=dump,
         )
         self.middleware(self._begin_nothing_late)
-        self._reporter = Reporter(self)
+        self._recorder = Recorder(self)
+        self._reporter = Reporter(self, self._recorder)
         self.burial = Burial(self)
         self._ends = Ends(self)
         self._keys: list[bytes] = []
@@ -184,6 +186,8 @@ class TaskWorker(StreaqWorker[Any]):
 
     async def deserialize(self, data: Any) -> Any:
         """Read stored data; raises StreaqError when its signature is none of ours."""
+        if payload_of_run.get(b"") is None:
+            payload_of_run.set(data)
         if data is None:  # only asked for where a task gets its arguments from another's result
             raise ArgumentsGone("Dependency failed, or its result was not kept so long!")
         return read(data.encode() if isinstance(data, str) else bytes(data), self._keys)
@@ -204,11 +208,12 @@ class TaskWorker(StreaqWorker[Any]):
     ) -> None:
         """Run the consumers; at the end hand back at once what none of them has begun."""
         with receive:
-            try:
-                await super().run_consumers(receive, *args, **kwargs)
-            finally:
-                with CancelScope(shield=True):
-                    await self._hand_back(receive)
+            async with self._recorder.recording():
+                try:
+                    await super().run_consumers(receive, *args, **kwargs)
+                finally:
+                    with CancelScope(shield=True):
+                        await self._hand_back(receive)
 
     @property
     def redis(self) -> Redis[str] | RedisCluster[str]:
@@ -231,6 +236,7 @@ class TaskWorker(StreaqWorker[Any]):
         task_token = current_task.set(msg.task_id)
         context_token = running_context.set(self.context)
         queued_token = queued_at.set(msg.enqueue_time)
+        payload_token = payload_of_run.set(None)
         try:
             # The try is counted before the function begins, and a stop in between would burn it.
             with CancelScope(shield=True), self._ends.reporting(msg.task_id):
@@ -239,6 +245,7 @@ class TaskWorker(StreaqWorker[Any]):
             tries = int(await self.redis.get(self._retry_key + msg.task_id) or 0)
             await self.finish_failed_task(msg, error, tries, 0)
         finally:
+            payload_of_run.reset(payload_token)
             queued_at.reset(queued_token)
             running_context.reset(context_token)
             current_task.reset(task_token)
@@ -271,6 +278,7 @@ class TaskWorker(StreaqWorker[Any]):
         if kwargs["success"] and kwargs["triggers"]:
             await self.redis.expire(self._previous_key + msg.task_id, HANDED_ON_TIME)
         self._reporter.finished(**kwargs)
+        self._recorder.finished(msg, **kwargs)
 
     async def _judge_late(self, msg: StreamMessage, fn_name: str, tries: int) -> dict[str, Any]:
         """What becomes of a robust task that the engine has ended, and not our own limit.
@@ -299,12 +307,14 @@ class TaskWorker(StreaqWorker[Any]):
         await super().finish_failed_task(msg, exc, tries, *args, **kwargs)
         await self._ends.tell(msg.task_id, exc)
         self._reporter.not_run(exc, fn_name)
+        self._recorder.not_run(msg.task_id, exc, fn_name, tries, queued=msg.enqueue_time)
 
     async def fail_task_dependents(self, dependents: list[str], otherwise: str | None) -> None:
         """Record the end of tasks whose dependency has failed."""
         error = StreaqError("Dependency failed, not running task!")
         for task_id in dependents:
-            await self._bury(task_id, error, 0, None)
+            if letter := await self._bury(task_id, error, 0, None):
+                self._recorder.not_run(task_id, error, letter.task_name, 0, letter.payload)
         await super().fail_task_dependents(dependents, otherwise)
         for task_id in dependents:
             await self._ends.tell(task_id, error)
@@ -318,11 +328,11 @@ class TaskWorker(StreaqWorker[Any]):
 
     async def _bury(
         self, task_id: str, error: BaseException, tries: int, task: RegisteredTask | None
-    ) -> None:
+    ) -> DeadLetter | None:
         """Keep a letter of a robust task, or of one that can't be told any more."""
         guard = guard_of(task)
         if task is not None and guard is None:
-            return
+            return None
         cause = cause_of(error)
         # The try that finds the limit reached did not run.
         begun = tries - 1 if cause is Cause.CRASHED else tries
@@ -330,6 +340,7 @@ class TaskWorker(StreaqWorker[Any]):
         guard = guard or guard_of(self.registry.get(letter.task_name))
         if guard is not None:
             await guard.notify(letter, error)
+        return letter
 
     async def _hand_back(self, receive: MemoryObjectReceiveStream[StreamMessage]) -> None:
         """Make messages that were fetched and not begun available to other workers at once."""

@@ -13,12 +13,13 @@ from vibetuner.embedded import open_services
 from vibetuner.errors import DeadLetterError, DeadLetterNotFound, ServiceUnavailable, VibetunerError
 from vibetuner.resources.slots import mongo_database
 from vibetuner.tasks.dead_letters.act import Act, retry_id
+from vibetuner.tasks.dead_letters.group import Group
 from vibetuner.tasks.dead_letters.letter import Cause, DeadLetter
 from vibetuner.tasks.dead_letters.requeue import Requeue
 from vibetuner.tasks.dead_letters.store import Filters, Page, Store, StreamStore
 from vibetuner.tasks.worker import get_worker, open_queue
 
-__all__ = ["count", "discard", "get", "list_letters", "open_dead_letters", "retry"]
+__all__ = ["count", "discard", "get", "groups", "list_letters", "open_dead_letters", "retry"]
 
 
 @asynccontextmanager
@@ -82,6 +83,11 @@ async def count(
 ) -> int:
     """How many dead letters match; the filters are those of :func:`list_letters`."""
     return await _store().count(_filters(task, cause, fingerprint, since, open_only=open_only))
+
+
+async def groups(*, task: str | None = None) -> list[Group]:
+    """The open dead letters by bug, the one with the most letters first."""
+    return await _store().groups(_filters(task, None, None, None, open_only=True))
 
 
 async def get(task_id: str) -> DeadLetter:

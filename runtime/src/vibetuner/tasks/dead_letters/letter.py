@@ -20,6 +20,7 @@ __all__ = [
     "LONGEST_TRACEBACK",
     "Cause",
     "DeadLetter",
+    "as_moment",
     "cause_of",
     "fingerprint",
     "plain",
@@ -153,14 +154,19 @@ class DeadLetter:
         """Read what :meth:`to_document` wrote; fields of other versions are left out."""
         known = {name: values[name] for name in cls.__dataclass_fields__ if name in values}
         for name in MOMENTS & known.keys():
-            if isinstance(known[name], str):  # in JSON, and where the embedded server has updated
-                moment = datetime.fromisoformat(known[name])
-                known[name] = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+            if known[name] is not None:
+                known[name] = as_moment(known[name])
         return cls(**{**known, "cause": Cause(known["cause"])})
 
     def acted_on(self, **fields: Any) -> Self:
         """The same, once a person has retried or discarded it."""
         return replace(self, **fields)
+
+
+def as_moment(stored: datetime | str) -> datetime:
+    """A moment as a store gives it: in JSON, and where the embedded server has updated, a text."""
+    moment = datetime.fromisoformat(stored) if isinstance(stored, str) else stored
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
 def fingerprint(task_name: str, cause: Cause, error: BaseException) -> str:

@@ -15,7 +15,8 @@ from vibetuner.config import get_settings
 from vibetuner.errors import ServiceUnavailable
 from vibetuner.resources.mongo import Database, unreachable
 from vibetuner.tasks.dead_letters.act import Act
-from vibetuner.tasks.dead_letters.letter import DeadLetter
+from vibetuner.tasks.dead_letters.group import Group
+from vibetuner.tasks.dead_letters.letter import Cause, DeadLetter, as_moment
 from vibetuner.tasks.dead_letters.relay import ANSWER_SECONDS, COLLECTION, move_letters
 from vibetuner.tasks.dead_letters.requeue import Requeue
 from vibetuner.tasks.dead_letters.store import Filters, Page, bad_end
@@ -25,6 +26,13 @@ __all__ = ["MongoStore"]
 
 NEWEST_FIRST = [("failed_at", -1), ("_id", -1)]
 ABSENT = {"$exists": False}
+GROUPED = {
+    "_id": "$fingerprint",
+    "count": {"$sum": 1},
+    "first": {"$min": "$failed_at"},
+    "last": {"$max": "$failed_at"},
+    **{name: {"$first": f"${name}"} for name in ("task_name", "cause", "error", "error_type")},
+}
 
 
 class MongoStore:
@@ -57,6 +65,13 @@ class MongoStore:
         """As :meth:`Store.count`."""
         async with self._up_to_date():
             return await self._letters.count_documents(_query(filters))
+
+    async def groups(self, filters: Filters) -> list[Group]:
+        """As :meth:`Store.groups`."""
+        steps = [{"$match": _query(filters)}, {"$sort": {"failed_at": -1}}, {"$group": GROUPED}]
+        async with self._up_to_date():
+            found = [one async for one in await self._letters.aggregate(steps)]
+        return sorted(map(_group, found), key=lambda group: (-group.count, group.fingerprint))
 
     async def get(self, task_id: str) -> DeadLetter | None:
         """As :meth:`Store.get`."""
@@ -104,6 +119,18 @@ def _query(filters: Filters) -> dict[str, Any]:
     }
     wanted = {name: value for name, value in exact.items() if value is not None}
     return {**wanted, "retried_as": ABSENT, "discarded_at": ABSENT} if filters.open_only else wanted
+
+
+def _group(found: dict[str, Any]) -> Group:
+    return Group(
+        fingerprint=found["_id"],
+        task=found["task_name"],
+        cause=Cause(found["cause"]),
+        error=f"{found['error_type']}: {found['error']}",
+        count=found["count"],
+        first=as_moment(found["first"]),
+        last=as_moment(found["last"]),
+    )
 
 
 def _behind(after: str | None) -> tuple[dict[str, Any], ...]:

@@ -9,11 +9,20 @@ from typing import Protocol
 
 from vibetuner.errors import DeadLetterError
 from vibetuner.tasks.dead_letters.act import Act
+from vibetuner.tasks.dead_letters.group import Group, group_letters
 from vibetuner.tasks.dead_letters.letter import Cause, DeadLetter
 from vibetuner.tasks.dead_letters.requeue import Requeue
-from vibetuner.tasks.dead_letters.stream import Client, StreamedLetter, find_letter, walk_letters
+from vibetuner.tasks.dead_letters.stream import (
+    Client,
+    StreamedLetter,
+    count_open,
+    find_letter,
+    walk_letters,
+)
 
 __all__ = ["Filters", "Page", "Store", "StreamStore", "bad_end"]
+
+MOST_GROUPED = 2000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,6 +70,10 @@ class Store(Protocol):
         """How many match."""
         ...
 
+    async def groups(self, filters: Filters) -> list[Group]:
+        """The letters that match, by their fingerprint; the largest group first."""
+        ...
+
     async def get(self, task_id: str) -> DeadLetter | None:
         """The letter of one task."""
         ...
@@ -95,9 +108,21 @@ class StreamStore:
         return Page([kept.letter for kept in found])
 
     async def count(self, filters: Filters) -> int:
-        """As :meth:`Store.count`."""
+        """As :meth:`Store.count`; all that are open are counted without a look at them."""
+        if filters == Filters():
+            return await count_open(self._redis, self._prefix)
         walk = walk_letters(self._redis, self._prefix)
         return sum([filters.match(streamed.letter) async for streamed in walk])
+
+    async def groups(self, filters: Filters) -> list[Group]:
+        """As :meth:`Store.groups`, of the newest 2,000: a walk through more takes too long."""
+        letters: list[DeadLetter] = []
+        async for streamed in walk_letters(self._redis, self._prefix):
+            if filters.match(streamed.letter):
+                letters.append(streamed.letter)
+            if len(letters) == MOST_GROUPED:
+                break
+        return group_letters(letters)
 
     async def get(self, task_id: str) -> DeadLetter | None:
         """As :meth:`Store.get`."""

@@ -15,6 +15,7 @@ __all__ = [
     "Client",
     "StreamedLetter",
     "acts_key",
+    "count_open",
     "find_letter",
     "keep",
     "read_letters",
@@ -26,6 +27,7 @@ __all__ = [
 Client = Redis[str] | RedisCluster[str]
 FIELD = "letter"
 BATCH = 100
+WALKED = 500
 
 # One letter an id: the second of two deaths of a task, as when a worker is lost between the
 # letter and the end of the task, tells less.
@@ -79,10 +81,16 @@ async def walk_letters(
 ) -> AsyncIterator[StreamedLetter]:
     """Every letter, the newest first; those that came before the entry ``before``."""
     end = f"({before}" if before else "+"
-    while entries := await redis.xrevrange(stream_key(prefix), end=end, start="-", count=BATCH):
+    while entries := await redis.xrevrange(stream_key(prefix), end=end, start="-", count=WALKED):
         for streamed in reversed(await _read(redis, prefix, entries[::-1])):
             yield streamed
         end = f"({_entry_id(entries[-1])}"
+
+
+async def count_open(redis: Client, prefix: str) -> int:
+    """How many letters nobody has acted on."""
+    letters = await redis.xlen(stream_key(prefix))
+    return max(0, letters - await redis.hlen(acts_key(prefix)))
 
 
 async def find_letter(redis: Client, prefix: str, task_id: str) -> DeadLetter | None:

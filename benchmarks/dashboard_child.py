@@ -1,0 +1,156 @@
+"""One process of dashboard.py: fills a queue, then asks for each page."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sys
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from statistics import median
+from typing import Any
+from uuid import uuid4
+
+ENDED, DEAD, ROUNDS = 100_000, 10_000, 10
+os.environ |= {
+    "REDIS_URL": sys.argv[1],
+    "REDIS_KEY_PREFIX": f"pages-{uuid4().hex[:8]}",
+    "SECRET_KEY": "benchmark" * 8,
+    "ENVIRONMENT": "development",
+    "DEBUG": "true",
+}
+
+
+async def main() -> None:
+    """Fill, measure, print one JSON object."""
+    from httpx2 import ASGITransport, AsyncClient
+
+    from vibetuner.frontend.app import create_app
+    from vibetuner.tasks.overview.listing import list_tasks
+    from vibetuner.tasks.overview.model import Filters
+    from vibetuner.tasks.overview.queue import this_queue
+    from vibetuner.tasks.overview.stats import read_span
+
+    app = create_app()
+    async with app.router.lifespan_context(app):
+        queue = this_queue()
+        before = await used_memory(queue)
+        times = {"write": await fill(queue)}
+        times["memory"] = (await used_memory(queue) - before) / 1e6
+        await fill_results(queue)
+        await bury(queue)
+        async with AsyncClient(transport=ASGITransport(app), base_url="http://x") as client:
+
+            async def get(path: str) -> str:
+                answer = await client.get(f"/debug/tasks{path}")
+                assert answer.status_code == 200, answer.text
+                return answer.text
+
+            deep = ""
+            for _ in range(10):
+                found = (await get(f"/list?state=done&{deep}")).split('id="next" href="')
+                deep = found[1].split('"')[0].replace("&amp;", "&").split("after=")[1]
+                deep = f"after={deep}"
+            for name, path in {
+                "overview": "",
+                "list": "/list",
+                "list_deep": f"/list?state=done&{deep}",
+                "failed": "/list?state=failed&name=task_3",
+                "task": f"/task/{task_id(ENDED - 7)}",
+                "cron": "/cron",
+                "dead": "/dead",
+            }.items():
+                times[name] = await timed(lambda path=path: get(path))
+        times["cli_list"] = await timed(lambda: list_tasks(queue, Filters(), limit=50))
+        times["cli_stats"] = await timed(lambda: read_span(queue, "day"))
+        times["streaq"] = await timed(lambda: streaqs_page(queue))
+    print(json.dumps(times))
+
+
+def task_id(number: int) -> str:
+    """The same for the same number, and as long as a real one."""
+    return f"{number:032x}"
+
+
+async def fill(queue: Any) -> float:
+    """100,000 ends of ten names, a hundredth of them failed; returns milliseconds a batch."""
+    from vibetuner.tasks.journal.entry import Ended, Outcome
+    from vibetuner.tasks.journal.write import Batch, write
+
+    payload = await queue.worker.serialize({"f": "task_1", "a": ("abc", 7), "k": {}, "t": 1})
+    spent = []
+    for start in range(0, ENDED, 100):
+        batch, now = Batch("w1"), time.time_ns() // 1_000_000
+        for n in range(start, start + 100):
+            outcome = Outcome.FAILED if n % 100 == 3 else Outcome.DONE
+            error = "ValueError: no" if outcome is Outcome.FAILED else ""
+            ended = Ended(task_id(n), f"task_{n % 10}", outcome, now, now, now, now, 1, "w1", error)
+            batch.ended.append((ended, bytes(payload), "Traceback ..." if error else ""))
+        began = time.perf_counter()
+        await write(queue.redis, queue.keys.prefix, batch, now)
+        spent.append((time.perf_counter() - began) * 1000)
+    return median(spent)
+
+
+async def fill_results(queue: Any) -> None:
+    """The engine's own results of the same tasks."""
+    worker = queue.worker
+    now = time.time_ns() // 1_000_000
+    raw = await worker.serialize(
+        {"f": "task_1", "ct": now, "et": now, "s": True, "r": None, "st": now, "ft": now, "t": 1,
+         "w": "w1"}
+    )  # fmt: skip
+    key = worker.prefix + ":index:results"
+    for start in range(0, ENDED, 1000):
+        async with worker.redis.pipeline(transaction=False) as pipe:
+            for n in range(start, start + 1000):
+                pipe.set(worker.results_key + task_id(n), raw, ex=3600)
+            pipe.zadd(key, {task_id(n): now + 3_600_000 for n in range(start, start + 1000)})
+
+
+async def bury(queue: Any) -> None:
+    """10,000 dead letters of fifty bugs, in the stream."""
+    from vibetuner.tasks.dead_letters import Cause, DeadLetter
+    from vibetuner.tasks.dead_letters.stream import keep
+
+    now = datetime.now(UTC)
+    letter = DeadLetter(
+        task_name="task_3", task_id="", error="no", error_type="ValueError", tries=3, failed_at=now,
+        cause=Cause.EXCEPTION, args=["abc", 7], kwargs={}, traceback="Traceback ...",
+        worker_id="w1", queue="q", enqueued_at=now, fingerprint="", payload=b"x" * 150,
+    )  # fmt: skip
+    for n in range(DEAD):
+        at = now + timedelta(milliseconds=n)
+        one = replace(letter, task_id=f"dead-{n}", fingerprint=f"f{n % 50}", failed_at=at)
+        await keep(queue.redis, queue.keys.prefix, one)
+
+
+async def streaqs_page(queue: Any) -> None:
+    """What streaq's own list of tasks does before it renders; it shows the newest hundred."""
+    from streaq import TaskStatus
+    from streaq.ui.tasks import _get_context
+
+    with suppress(StopAsyncIteration):
+        await _get_context(queue.worker, "/", [TaskStatus.DONE])
+
+
+async def timed(look: Callable[[], Awaitable[object]]) -> float:
+    """The median of some rounds, in milliseconds."""
+    spent = []
+    for _ in range(ROUNDS):
+        began = time.perf_counter()
+        await look()
+        spent.append((time.perf_counter() - began) * 1000)
+    return median(spent)
+
+
+async def used_memory(queue: Any) -> float:
+    """What Redis occupies, in bytes."""
+    return float((await queue.redis.info("memory"))["used_memory"])
+
+
+asyncio.run(main())

@@ -1,0 +1,97 @@
+"""Whether a worker is alive: loads next to nothing, as a container asks every few seconds."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import time
+from typing import Any
+
+__all__ = ["check_alive"]
+
+# The same as vibetuner.tasks.overview.model's, which would load the queue's driver.
+LIVE_SECONDS = 15.0
+
+
+def check_alive(*, here: bool, as_json: bool) -> None:
+    """Say which workers of this queue are alive.
+
+    Raises:
+        CommandError: none is.
+        ServiceUnavailable: Redis does not answer.
+    """
+    from vibetuner.errors import CommandError
+
+    url, prefix = _settings()
+    workers = _workers(url, prefix)
+    host = socket.gethostname()
+    live = [
+        one
+        for one in workers
+        if time.time() - one["at"] / 1000 < LIVE_SECONDS and (not here or one["host"] == host)
+    ]
+    if as_json:
+        print(json.dumps({"healthy": bool(live), "workers": [one["id"] for one in live]}))
+    if not live:
+        where = f" on {host}" if here else ""
+        raise CommandError(
+            f"No live worker of the queue {prefix.rstrip(':')}{where}. "
+            "Start one:  vibetuner run prod worker"
+        )
+    if not as_json:
+        print(f"healthy: {', '.join(one['id'] for one in live)}")
+
+
+def _workers(url: str, prefix: str) -> list[dict[str, Any]]:
+    from vibetuner.cli.redis_wire import RefusedError, ask
+    from vibetuner.env_file import mask_url
+    from vibetuner.errors import ServiceUnavailable, first_line
+
+    try:
+        (ids,) = ask(url, ["ZRANGE", f"{prefix}journal:workers", "0", "-1"])
+        keys = [f"{prefix}journal:worker:{one}" for one in ids] if isinstance(ids, list) else []
+        texts = ask(url, ["MGET", *keys])[0] if keys else []
+    except (OSError, RefusedError, ValueError) as error:
+        raise ServiceUnavailable(
+            f"Redis at {mask_url(url)} does not answer: {first_line(error)}. "
+            "Start it, or correct REDIS_URL"
+        ) from None
+    found = texts if isinstance(texts, list) else []
+    return [json.loads(text) for text in found if isinstance(text, str)]
+
+
+def _settings() -> tuple[str, str]:
+    """REDIS_URL and the key prefix, as vibetuner.config reads them, without its start-up time."""
+    from pathlib import Path
+
+    from vibetuner.env_file import check_env_file, find_value
+    from vibetuner.errors import NotConfigured
+    from vibetuner.project import find_root, project_info
+
+    root = find_root()
+    env_file = (root or Path.cwd()) / ".env"
+    check_env_file(env_file)
+    environment = {name.lower(): value for name, value in os.environ.items() if value}
+    url = environment.get("redis_url") or find_value(env_file, "redis_url")
+    prefix = environment.get("redis_key_prefix") or find_value(env_file, "redis_key_prefix")
+    if url == "embedded":
+        url = _embedded_url()
+    if not url:
+        raise NotConfigured(
+            "Background tasks: Redis not configured. Add to .env:  REDIS_URL=redis://localhost:6379"
+        )
+    prefix = prefix or (project_info().slug if root else "vibetuner")
+    return url, f"{prefix.rstrip(':')}:"
+
+
+def _embedded_url() -> str:
+    from vibetuner.embedded import services_root, status
+    from vibetuner.errors import ServiceUnavailable
+
+    for service in status(services_root()).services:
+        if service.name == "redis" and service.url:
+            return service.url
+    raise ServiceUnavailable(
+        "The embedded Redis is not running, so no worker is. Start one:  vibetuner run dev worker"
+    )

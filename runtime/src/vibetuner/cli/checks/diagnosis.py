@@ -1,0 +1,68 @@
+"""Everything that the doctor looks at, as much as possible at the same time."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable
+
+from coredis.exceptions import RedisError
+
+from vibetuner.cli.checks.finding import Finding, of_message
+from vibetuner.cli.checks.project import check_ports, check_settings, check_tune
+from vibetuner.cli.checks.redis import check_redis
+from vibetuner.cli.checks.template import check_template
+from vibetuner.config import EMBEDDED, Settings, get_settings
+from vibetuner.embedded import running_services
+from vibetuner.errors import VibetunerError, first_line
+from vibetuner.project import project_info
+from vibetuner.resources.probe import PROBE_SECONDS, probe
+
+__all__ = ["diagnose"]
+
+
+async def diagnose() -> list[Finding]:
+    """What is well, and what is not, in the order in which to mend it."""
+    try:
+        project = project_info()
+        settings = get_settings()
+    except VibetunerError as error:
+        return [of_message("project", str(error))]
+    parts = await asyncio.gather(
+        _services(settings),
+        _apart(lambda: check_template(project)),
+        _apart(lambda: check_ports(project)),
+    )
+    # Last, as to load the project keeps the loop from hearing that a service answers.
+    own = [*check_tune(project), *check_settings(settings)]
+    return own + [finding for part in parts for finding in part]
+
+
+async def _apart(check: Callable[[], Iterable[Finding]]) -> list[Finding]:
+    return await asyncio.to_thread(lambda: list(check()))
+
+
+async def _services(settings: Settings) -> list[Finding]:
+    live = running_services(settings)
+    stopped = [name for name in ("redis_url", "mongodb_url") if getattr(live, name) == EMBEDDED]
+    findings = [
+        Finding("note", name, "embedded, and not running", "any command that needs it starts it")
+        for name in (one.removesuffix("_url") for one in stopped)
+    ]
+    asked = live.model_copy(update=dict.fromkeys(stopped))
+    for one in await probe(asked):
+        if one.problem:
+            findings.append(of_message(one.name, one.problem))
+        else:
+            findings.append(Finding("ok", one.name, f"answers in {one.milliseconds:.0f} ms"))
+            if one.setting == "redis_url":
+                findings += await _bounded(check_redis(asked, project_info()))
+    return findings
+
+
+async def _bounded(check: Awaitable[list[Finding]]) -> list[Finding]:
+    try:
+        async with asyncio.timeout(PROBE_SECONDS):
+            return await check
+    except (RedisError, OSError, TimeoutError) as error:
+        text = f"it can't be looked at: {first_line(error)}"
+        return [Finding("warning", "Redis", text, "give its user the right to INFO")]

@@ -1,0 +1,136 @@
+"""Whether Redis keeps what it is given, and whether a worker of this code is at work."""
+
+from __future__ import annotations
+
+from importlib.resources import files
+from typing import Any
+
+from coredis import Redis
+from coredis.exceptions import RedisError
+
+from vibetuner.cli.checks.finding import Finding, Level
+from vibetuner.config import Settings
+from vibetuner.errors import first_line
+from vibetuner.project import ProjectInfo, code_digest
+from vibetuner.resources.redis import make_client, ungrouped
+from vibetuner.tasks.journal.entry import Beat
+from vibetuner.tasks.journal.keys import Keys
+from vibetuner.tasks.overview.model import WorkerView
+from vibetuner.tasks.overview.queue import now_ms
+
+__all__ = ["check_redis", "judge_server", "judge_workers"]
+
+OLDEST = 7
+
+
+async def check_redis(settings: Settings, project: ProjectInfo) -> list[Finding]:
+    """Look at a server that has answered."""
+    with ungrouped():
+        async with make_client(settings) as redis:
+            info = await redis.info()
+            config = await _config(redis)
+            library = await _library(redis)
+            workers = await _workers(redis, Keys(settings.redis_key_prefix))
+    in_production = settings.environment == "production"
+    return [
+        *judge_server(dict(info), config, library, in_production=in_production),
+        *judge_workers(workers, code_digest(project), settings, in_production=in_production),
+    ]
+
+
+def judge_server(
+    info: dict[str, Any], config: dict[str, str], library: str | None, *, in_production: bool
+) -> list[Finding]:
+    """What would lose tasks, or refuse them.
+
+    Args:
+        info: the answer to INFO.
+        config: the answer to CONFIG GET; empty where that is forbidden.
+        library: the code of the engine's functions there; None where there are none yet.
+        in_production: whether what loses tasks is an error.
+    """
+    grave: Level = "error" if in_production else "warning"
+    version = str(info.get("redis_version", "0"))
+    findings = []
+    if int(version.split(".", maxsplit=1)[0]) < OLDEST:
+        cure = "use Redis 7.2 or newer, or Valkey"
+        findings.append(Finding("error", "Redis", f"version {version} has no functions", cure))
+    if info.get("role") == "slave":
+        cure = "point REDIS_URL at the primary"
+        findings.append(Finding("error", "Redis", "it is a read-only replica", cure))
+    if info.get("rdb_last_bgsave_status", "ok") != "ok":
+        cure = "make room on its disk; until then it refuses writes"
+        findings.append(Finding("error", "Redis", "its last snapshot has failed", cure))
+    if config and config.get("appendonly") != "yes":
+        kept = "only now and then" if config.get("save") else "never"
+        findings.append(
+            Finding(grave, "Redis", f"it saves {kept}: a crash loses tasks", "set appendonly yes")
+        )
+    policy = config.get("maxmemory-policy", "noeviction")
+    if policy != "noeviction":
+        text = f"it may evict tasks when memory is short (maxmemory-policy {policy})"
+        findings.append(Finding(grave, "Redis", text, "set maxmemory-policy noeviction"))
+    if not config:
+        cure = "check appendonly and maxmemory-policy by hand"
+        findings.append(Finding("note", "Redis", "its configuration can't be read", cure))
+    if library is not None and library != _our_library():
+        text = "another version of the queue's engine uses this server, and replaces our functions"
+        findings.append(Finding("warning", "Redis", text, "give each project its own server"))
+    return findings or [Finding("ok", "Redis", f"{version}: keeps what it is given")]
+
+
+def judge_workers(
+    workers: list[WorkerView], code: str, settings: Settings, *, in_production: bool
+) -> list[Finding]:
+    """Whether a worker is alive, and runs this very code."""
+    start = "vibetuner run prod worker" if in_production else "vibetuner run dev worker"
+    live = [view for view in workers if view.is_live]
+    findings = [
+        Finding(
+            "warning",
+            "worker",
+            f"{view.beat.id} on {view.beat.host} has been silent for {view.silent:.0f} s",
+            "look at its log, and restart it",
+        )
+        for view in workers
+        if not view.is_live
+    ]
+    if not live:
+        grave: Level = "error" if in_production else "warning"
+        text = f"no live worker on the queue {settings.queue_name}"
+        findings.append(Finding(grave, "worker", text, f"start one:  {start}"))
+    for view in live:
+        if view.beat.code != code:
+            text = f"{view.beat.id} runs other code (version {view.beat.version}) than lies here"
+            findings.append(Finding("warning", "worker", text, "restart it"))
+        else:
+            findings.append(Finding("ok", "worker", f"{view.beat.id} on {view.beat.host}"))
+    return findings
+
+
+async def _workers(redis: Redis[str], keys: Keys) -> list[WorkerView]:
+    ids = await redis.zrange(keys.workers, 0, -1)
+    texts = await redis.mget([keys.worker(str(one)) for one in ids]) if ids else ()
+    beats = [Beat.from_json(str(text)) for text in texts if text]
+    return [WorkerView(beat, max(0.0, (now_ms() - beat.at) / 1000)) for beat in beats]
+
+
+async def _config(redis: Redis[str]) -> dict[str, str]:
+    try:
+        found = await redis.config_get(["appendonly", "save", "maxmemory-policy"])
+    except RedisError:  # managed servers forbid it
+        return {}
+    return {str(name): str(value) for name, value in found.items()}
+
+
+async def _library(redis: Redis[str]) -> str | None:
+    try:
+        found: Any = await redis.function_list("streaq", withcode=True)
+    except RedisError as error:
+        return first_line(error)
+    library = dict(found).get("streaq") if found else None
+    return str(library["library_code"]) if library else None
+
+
+def _our_library() -> str:
+    return files("streaq").joinpath("lua/streaq.lua").read_text(encoding="utf-8")

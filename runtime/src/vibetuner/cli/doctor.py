@@ -1,0 +1,61 @@
+"""``vibetuner doctor``: says what is wrong, and what to do about it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from vibetuner.cli.checks.finding import Finding
+
+__all__ = ["doctor"]
+
+COLOURS = {"ok": "green", "note": "cyan", "warning": "yellow", "error": "red"}
+
+
+def doctor(
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+) -> None:
+    """Look at the project, its settings, its services and its workers; name the cure of each fault.
+
+    Exit code 0 when nothing is in the way, 1 when there is an error.
+    """
+    import asyncio
+
+    from vibetuner.cli.checks.diagnosis import diagnose
+
+    findings = asyncio.run(diagnose())
+    if as_json:
+        _print_json(findings)
+    else:
+        _print_lines(findings)
+    if any(finding.level == "error" for finding in findings):
+        raise typer.Exit(1)
+
+
+def _print_json(findings: Sequence[Finding]) -> None:
+    import json
+    from dataclasses import asdict
+
+    healthy = not any(finding.level == "error" for finding in findings)
+    print(json.dumps({"ok": healthy, "findings": [asdict(f) for f in findings]}, indent=2))
+
+
+def _print_lines(findings: Sequence[Finding]) -> None:
+    from rich.console import Console
+
+    from vibetuner.cli.letters_view import one_line
+
+    console = Console(soft_wrap=True, highlight=False, markup=False, emoji=False)
+    for finding in findings:
+        console.print(f"{finding.level:<7}", style=COLOURS[finding.level], end="  ")
+        console.print(f"{finding.area:<12}", style="dim", end=" ")
+        console.print(one_line(finding.text))
+        if finding.cure:
+            console.print(f"{'':<22} {one_line(finding.cure)}", style="green")
+    errors = sum(finding.level == "error" for finding in findings)
+    warnings = sum(finding.level == "warning" for finding in findings)
+    console.print(f"{errors} errors, {warnings} warnings")

@@ -1,0 +1,63 @@
+"""The monitor's web process."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import socket
+
+import uvicorn
+
+from vibetuner.errors import VibetunerError
+from vibetuner.frontend.monitor import Attention, create_monitor
+from vibetuner.loader import load_project
+from vibetuner.project import project_info
+from vibetuner.sse.hub import get_hub
+from vibetuner.tasks.registry import import_tasks
+
+__all__ = ["serve_monitor"]
+
+IDLE_SECONDS = 300.0
+CLOSE_SECONDS = 2
+
+
+def serve_monitor(listener: socket.socket, *, host: str, worker_id: str) -> None:
+    """Serve the dashboard until a signal comes, or until nobody has looked for five minutes."""
+    try:
+        load_project()
+        import_tasks(project_info())
+    except VibetunerError:
+        pass  # pages can be looked at without the project's functions
+    asyncio.run(_serve(listener, host, worker_id))
+
+
+async def _serve(listener: socket.socket, host: str, worker_id: str) -> None:
+    attention = Attention()
+    app = create_monitor(host, worker_id, attention)
+    async with app.router.lifespan_context(app):
+        config = uvicorn.Config(
+            app,
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            timeout_graceful_shutdown=CLOSE_SECONDS,
+        )
+        server = _Server(config)
+        signal.signal(signal.SIGTERM, lambda *_: None)
+        idling = asyncio.create_task(_end_when_idle(server, attention))
+        await server.serve(sockets=[listener])
+        idling.cancel()
+
+
+async def _end_when_idle(server: uvicorn.Server, attention: Attention) -> None:
+    while attention.idle_seconds < IDLE_SECONDS:  # noqa: ASYNC110 - time makes no event
+        await asyncio.sleep(1)
+    server.should_exit = True
+
+
+class _Server(uvicorn.Server):
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Close what is open, event streams at once."""
+        get_hub().close()
+        await super().shutdown(sockets=sockets)

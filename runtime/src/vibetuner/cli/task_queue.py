@@ -1,0 +1,104 @@
+"""What the commands about tasks do, apart from how it looks."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack, suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TypeVar
+
+from vibetuner.cli.letters import parse_since
+from vibetuner.config import get_settings
+from vibetuner.embedded import open_services
+from vibetuner.errors import CommandError, ServiceUnavailable
+from vibetuner.loader import load_project, make_importable
+from vibetuner.project import project_info
+from vibetuner.tasks.dead_letters import count, open_dead_letters
+from vibetuner.tasks.overview.model import Counts, Filters, State, WorkerView
+from vibetuner.tasks.overview.queue import Queue, answering, this_queue
+from vibetuner.tasks.overview.stats import Span, read_span
+from vibetuner.tasks.registry import import_tasks
+from vibetuner.tasks.worker import open_queue
+
+__all__ = ["Stats", "parse_filters", "read_stats", "run"]
+
+T = TypeVar("T")
+
+SECONDS = 30.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stats:
+    """How the queue is doing; ``dead`` is None when MongoDB does not answer."""
+
+    counts: Counts
+    dead: int | None
+    hour: Span
+    day: Span
+    workers: list[WorkerView]
+
+
+def run(
+    look: Callable[[Queue], Awaitable[T]], *, with_project: bool = False, with_letters: bool = False
+) -> T:
+    """Look at the queue, with what that needs open.
+
+    Args:
+        look: what to do.
+        with_project: load the project, for the names and the functions of its tasks.
+        with_letters: open MongoDB too where it is configured; without it, Redis must do.
+    """
+    make_importable(project_info())
+    if with_project:
+        load_project()
+        import_tasks(project_info())
+    return asyncio.run(_look(look, with_letters))
+
+
+async def _look(look: Callable[[Queue], Awaitable[T]], with_letters: bool) -> T:
+    async with AsyncExitStack() as stack:
+        await stack.enter_async_context(open_services(get_settings()))
+        await stack.enter_async_context(open_queue())
+        if with_letters:
+            with suppress(ServiceUnavailable):  # what Redis knows can still be told
+                await stack.enter_async_context(open_dead_letters())
+        async with answering(SECONDS):
+            return await look(this_queue())
+
+
+async def read_stats(queue: Queue) -> Stats:
+    """Everything of ``vibetuner tasks stats``."""
+    workers = await queue.workers()
+    try:
+        dead = await count()
+    except ServiceUnavailable:
+        dead = None
+    return Stats(
+        counts=await queue.counts(workers),
+        dead=dead,
+        hour=await read_span(queue, "hour"),
+        day=await read_span(queue, "day"),
+        workers=workers,
+    )
+
+
+def parse_filters(
+    states: list[str], task: str | None, since: str | None, until: str | None
+) -> Filters:
+    """The filters that were typed; raises CommandError for a state that there is not."""
+    now = datetime.now(UTC)
+    return Filters(
+        states=frozenset(map(_state, states)),
+        name=task,
+        since=parse_since(since, now) if since else None,
+        until=parse_since(until, now) if until else None,
+    )
+
+
+def _state(text: str) -> State:
+    try:
+        return State(text.strip().lower())
+    except ValueError:
+        raise CommandError(f"--state takes one of {', '.join(State)}, not {text!r}") from None

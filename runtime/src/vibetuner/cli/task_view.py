@@ -1,0 +1,239 @@
+"""How tasks look on a terminal, in a pipe and as JSON."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+
+from vibetuner.cli.letters_view import one_line
+from vibetuner.tasks.overview.model import ENDED, Page, Row, State, TaskDetail
+
+if TYPE_CHECKING:
+    from vibetuner.cli.task_queue import Stats
+    from vibetuner.tasks.overview.stats import Span
+    from vibetuner.tasks.overview.why import Reason
+
+__all__ = [
+    "print_detail",
+    "print_json",
+    "print_json_detail",
+    "print_json_page",
+    "print_json_reasons",
+    "print_json_stats",
+    "print_page",
+    "print_reasons",
+    "print_stats",
+]
+
+COLOURS = {
+    State.RUNNING: "cyan",
+    State.DONE: "green",
+    State.FAILED: "red",
+    State.LOST: "red",
+    State.ABORTED: "yellow",
+}
+
+
+def print_page(page: Page) -> None:
+    """One line a task; what to type next below."""
+    console = _console()
+    if not page.rows and page.next is None:
+        console.print("No tasks here.")
+        return
+    width = max([len(one_line(row.name)) for row in page.rows], default=0)
+    for row in page.rows:
+        console.print(_moment(row.at), style="dim", end="  ")
+        console.print(one_line(row.task_id), end="  ")
+        console.print(f"{one_line(row.name):<{width}}", style="bold", end="  ")
+        console.print(f"{row.state.value:<9}", style=COLOURS.get(row.state), end="  ")
+        console.print(_remark(row))
+    if page.next:
+        console.print(f"More:  --after '{page.next}'")
+    if page.rows and sys.stdout.isatty():
+        console.print(f"Next:  vibetuner tasks show {one_line(page.rows[0].task_id)}")
+
+
+def print_detail(detail: TaskDetail) -> None:
+    """Everything that a person can use."""
+    console = _console()
+    for name, value in _facts(detail.row).items():
+        if value:
+            _fact(console, name, value)
+    _fact(console, "arguments", "" if detail.arguments else detail.note or "none")
+    for name, value in (detail.arguments or {}).items():
+        console.print(f"  {one_line(name)} = {one_line(value)}")
+    for one in detail.failed_tries:
+        when = _moment(datetime.fromtimestamp(one.finished / 1000, UTC))
+        _fact(console, f"try {one.tries}", f"{when}  {one.error or 'handed back'}")
+    if detail.result is not None:
+        _fact(console, "result", detail.result)
+    for name, ids in {"waits for": detail.parents, "needed by": detail.children}.items():
+        if ids:
+            _fact(console, name, ", ".join(ids))
+    if detail.traceback:
+        console.print()
+        console.print("\n".join(map(one_line, detail.traceback.splitlines())), style="red")
+    if sys.stdout.isatty():
+        console.print(f"\nNext:  {_next_step(detail)}")
+
+
+def print_reasons(row: Row, reasons: Sequence[Reason]) -> None:
+    """What holds a task up, each reason with its cure."""
+    console = _console()
+    console.print(one_line(row.name or row.task_id), style="bold", end=" is ")
+    console.print(row.state.value, style=COLOURS.get(row.state))
+    for reason in reasons:
+        console.print(f"- {one_line(reason.text)}")
+        if reason.cure:
+            console.print(f"  {one_line(reason.cure)}", style="green")
+
+
+def print_stats(stats: Stats) -> None:
+    """Counts, times and workers."""
+    console = _console()
+    counts, dead = stats.counts, "unknown" if stats.dead is None else stats.dead
+    console.print(
+        f"{counts.running} running, {counts.queued} queued, {counts.scheduled} scheduled, "
+        f"{dead} dead"
+    )
+    for span in (stats.hour, stats.day):
+        console.print(f"last {span.name:<5}", style="dim", end=" ")
+        console.print(
+            f"{span.total('done')} done, {span.total('failed')} failed, "
+            f"{span.total('retried')} retried, {span.total('aborted')} aborted;  "
+            f"wait p50 {_ms(span.wait(0.5))}, p95 {_ms(span.wait(0.95))};  "
+            f"run p50 {_ms(span.run(0.5))}, p95 {_ms(span.run(0.95))}"
+        )
+    for view in stats.workers:
+        beat = view.beat
+        console.print(f"worker {beat.id}", style="bold", end="  ")
+        state = "live" if view.is_live else f"silent for {view.silent:.0f} s"
+        console.print(state, style="green" if view.is_live else "red", end="  ")
+        console.print(
+            f"{beat.running} of {beat.concurrency} running, {one_line(beat.host)} pid {beat.pid}, "
+            f"version {one_line(beat.version)}"
+        )
+    if not any(view.is_live for view in stats.workers):
+        console.print("No live worker. Start one:  vibetuner run prod worker")
+
+
+def print_json_page(page: Page) -> None:
+    """``{"tasks": [...], "next": ...}``."""
+    print_json({"tasks": [_plain_row(row) for row in page.rows], "next": page.next})
+
+
+def print_json_detail(detail: TaskDetail) -> None:
+    """One object."""
+    values = asdict(detail)
+    del values["row"]
+    print_json({**_plain_row(detail.row), **values})
+
+
+def print_json_reasons(row: Row, reasons: Sequence[Reason]) -> None:
+    """``{"id": ..., "state": ..., "reasons": [{"text": ..., "cure": ...}]}``."""
+    print_json({**_plain_row(row), "reasons": [asdict(reason) for reason in reasons]})
+
+
+def print_json_stats(stats: Stats) -> None:
+    """Counts, times in milliseconds, and workers."""
+    print_json(
+        {
+            **asdict(stats.counts),
+            "dead": stats.dead,
+            "hour": _plain_span(stats.hour),
+            "day": _plain_span(stats.day),
+            "workers": [
+                {**asdict(view.beat), "silent": view.silent, "live": view.is_live}
+                for view in stats.workers
+            ],
+        }
+    )
+
+
+def print_json(content: dict[str, Any]) -> None:
+    """One JSON document."""
+    print(json.dumps(content, default=_iso, indent=2, ensure_ascii=False))
+
+
+def _plain_row(row: Row) -> dict[str, Any]:
+    values = asdict(row)
+    return {"id": values.pop("task_id"), "task": values.pop("name"), **values}
+
+
+def _plain_span(span: Span) -> dict[str, Any]:
+    return {
+        **{what: span.total(what) for what in ("done", "failed", "aborted", "retried")},
+        "wait_ms": {"p50": span.wait(0.5), "p95": span.wait(0.95)},
+        "run_ms": {"p50": span.run(0.5), "p95": span.run(0.95)},
+    }
+
+
+def _facts(row: Row) -> dict[str, str]:
+    return {
+        "id": row.task_id,
+        "task": row.name,
+        "state": row.state.value,
+        "enqueued": _moment(row.created) if row.created else "",
+        "due": _moment(row.due) if row.due else "",
+        "started": _moment(row.started) if row.started else "",
+        "ended": _moment(row.finished) if row.finished else "",
+        "waited": str(row.waited or ""),
+        "ran": str(row.ran or ""),
+        "tries": str(row.tries or ""),
+        "worker": row.worker,
+        "error": row.error,
+    }
+
+
+def _next_step(detail: TaskDetail) -> str:
+    task_id = one_line(detail.row.task_id)
+    if detail.is_dead:
+        return f"vibetuner dead-letters retry {task_id}"
+    if detail.row.state in ENDED:
+        return "vibetuner tasks list"
+    return f"vibetuner tasks why {task_id}   (or abort)"
+
+
+def _remark(row: Row) -> str:
+    if row.error:
+        return one_line(row.error)[:100]
+    if row.ran is not None:
+        return f"in {_ms(row.ran.total_seconds() * 1000)}"
+    return f"on {row.worker}" if row.worker else ""
+
+
+def _fact(console: Console, name: str, value: str) -> None:
+    console.print(f"{name:<10}", style="dim", end=" ")
+    console.print(one_line(value))
+
+
+def _ms(value: float | None) -> str:
+    """A span of time, short.
+
+    >>> _ms(None), _ms(12.3), _ms(1500), _ms(90_000)
+    ('-', '12 ms', '1.5 s', '1.5 min')
+    """
+    if value is None:
+        return "-"
+    if value < 1000:
+        return f"{value:.0f} ms"
+    return f"{value / 1000:.1f} s" if value < 60_000 else f"{value / 60_000:.1f} min"
+
+
+def _moment(at: datetime | None) -> str:
+    return f"{at.astimezone(UTC):%Y-%m-%d %H:%M:%S}" if at else " " * 19
+
+
+def _iso(value: object) -> str:
+    return value.isoformat() if isinstance(value, datetime) else str(value)
+
+
+def _console() -> Console:
+    # Lines stay whole and plain when they go to a file or a pipe.
+    return Console(soft_wrap=True, highlight=False, markup=False, emoji=False)

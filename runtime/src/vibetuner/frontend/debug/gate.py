@@ -1,0 +1,140 @@
+"""The gate: lets a request below ``/debug`` pass in development, or with a ticket."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+from urllib.parse import urlsplit
+
+from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import MutableHeaders
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from vibetuner.config import Settings
+from vibetuner.frontend.debug.tickets import is_valid
+
+__all__ = ["COOKIE", "Gate", "is_open", "never_kept"]
+
+COOKIE = "vibetuner_debug"
+SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
+NEVER_KEPT = {
+    "Cache-Control": "no-store",
+    "X-Robots-Tag": "noindex, nofollow",
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+}
+
+
+def is_open(settings: Settings) -> bool:
+    """Whether everybody may pass: in development with DEBUG, and in production never."""
+    return settings.debug and settings.environment != "production"
+
+
+class Gate:
+    """Answers 404 to everything below ``/debug`` that may not pass, as if nothing were there.
+
+    What changes something must come from a page of our own; what is behind the gate is neither
+    cached nor indexed.
+
+    Args:
+        app: the app behind the gate.
+        settings: called for each request.
+        free: whether a request may pass without a ticket.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        settings: Callable[[], Settings],
+        free: Callable[[Request], bool] | None = None,
+    ) -> None:
+        self._app = app
+        self._settings = settings
+        self._free = free or (lambda _request: is_open(settings()))
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request or connection."""
+        if scope["type"] not in {"http", "websocket"} or not _is_debug(_path(scope)):
+            await self._app(scope, receive, send)
+            return
+        if scope["type"] == "websocket":
+            await self._websocket(scope, receive, send)
+            return
+        request = Request(scope, receive)
+        if not self._may_pass(request):
+            answer = await _not_found(request)
+            await answer(scope, receive, never_kept(send))
+        elif request.method not in SAFE_METHODS and not is_own_origin(request):
+            answer = PlainTextResponse(FOREIGN, status_code=403)
+            await answer(scope, receive, never_kept(send))
+        else:
+            await self._app(scope, receive, never_kept(send))
+
+    async def _websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
+        # A handshake has the headers of a GET, and its Origin counts as a change's does.
+        request = Request({**scope, "type": "http", "method": "GET"}, receive)
+        if self._may_pass(request) and is_own_origin(request):
+            await self._app(scope, receive, send)
+        else:
+            await send({"type": "websocket.close", "code": 1008})
+
+    def _may_pass(self, request: Request) -> bool:
+        ticket = request.cookies.get(COOKIE, "")
+        return self._free(request) or (bool(ticket) and is_valid(self._settings(), ticket))
+
+
+FOREIGN = (
+    "This request does not come from a page of this site. If it does, let the proxy in front "
+    "hand on the Host header.\n"
+)
+
+
+def is_own_origin(request: Request) -> bool:
+    """Whether a browser says that the request comes from a page of this very site."""
+    if request.headers.get("Sec-Fetch-Site") == "same-origin":
+        return True  # no page can set it
+    origin, host = request.headers.get("Origin", ""), request.headers.get("Host", "")
+    return bool(host) and urlsplit(origin).netloc.lower() == host.lower()
+
+
+def never_kept(send: Send) -> Send:
+    """``send``, with headers that keep an answer out of caches, indexes and frames."""
+
+    async def sending(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            MutableHeaders(scope=message).update(NEVER_KEPT)
+        await send(message)
+
+    return sending
+
+
+def _path(scope: Scope) -> str:
+    path, root = str(scope["path"]), str(scope.get("root_path", ""))
+    return path.removeprefix(root)
+
+
+def _is_debug(path: str) -> bool:
+    """Whether a path lies below ``/debug``, however it is written.
+
+    >>> [_is_debug(path) for path in ("/debug", "/debug/x", "//debug/x", "/debugger")]
+    [True, True, True, False]
+    """
+    first = next(filter(None, path.split("/")), "")
+    return first.lower() == "debug"
+
+
+async def _not_found(request: Request) -> Response:
+    """The answer that the app gives for what is not there."""
+    error = HTTPException(404)
+    handlers: dict[Any, Any] = getattr(request.scope.get("app"), "exception_handlers", {})
+    handler = handlers.get(404) or handlers.get(HTTPException)
+    if handler is None:
+        return JSONResponse({"detail": error.detail}, 404)
+    answer = handler(request, error)
+    if not hasattr(answer, "__await__"):
+        return await run_in_threadpool(handler, request, error)
+    response: Response = await answer
+    return response

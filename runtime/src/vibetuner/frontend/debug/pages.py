@@ -1,0 +1,125 @@
+"""The pages that only look: overview, tasks, one task, schedules."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from datetime import UTC, datetime
+from typing import Annotated
+from urllib.parse import urlencode
+
+from fastapi import APIRouter, Query, Request
+from fastapi.responses import FileResponse, HTMLResponse, Response
+
+from vibetuner.errors import CommandError, VibetunerError
+from vibetuner.frontend.debug.events import ChangeStream
+from vibetuner.frontend.debug.render import FOLDER, DebugRoute, page
+from vibetuner.tasks.dead_letters import count
+from vibetuner.tasks.overview.cron import list_crons
+from vibetuner.tasks.overview.detail import find_task
+from vibetuner.tasks.overview.listing import list_tasks
+from vibetuner.tasks.overview.model import Filters, State
+from vibetuner.tasks.overview.queue import this_queue
+from vibetuner.tasks.overview.stats import read_span
+from vibetuner.tasks.overview.when import parse_moment
+from vibetuner.tasks.overview.why import explain
+
+__all__ = ["router"]
+
+router = APIRouter(route_class=DebugRoute)
+
+LETTERS_SECONDS = 2.0
+PAGE = 50
+STATES = tuple(state for state in State if state not in {State.WAITING, State.LOST})
+
+
+@router.get("")
+async def overview(request: Request) -> HTMLResponse:
+    """How the queue is doing."""
+    queue = this_queue()
+    workers = await queue.workers()
+    return page(
+        request,
+        "overview.html",
+        counts=await queue.counts(workers),
+        dead=await count_dead(),
+        hour=await read_span(queue, "hour"),
+        day=await read_span(queue, "day"),
+        workers=workers,
+    )
+
+
+@router.get("/list")
+async def tasks(  # noqa: PLR0913, PLR0917 - filters
+    request: Request,
+    state: str = "",
+    name: str = "",
+    since: str = "",
+    until: str = "",
+    after: Annotated[str | None, Query(max_length=100)] = None,
+    task_id: Annotated[str, Query(alias="id")] = "",
+) -> Response:
+    """Tasks that match, a page at a time."""
+    queue = this_queue()
+    if task_id.strip():
+        return await task(request, task_id.strip())
+    filters = Filters(
+        states=frozenset({_state(state)} if state else ()),
+        name=name or None,
+        since=parse_moment(since, datetime.now(UTC)) if since else None,
+        until=parse_moment(until, datetime.now(UTC)) if until else None,
+    )
+    found = await list_tasks(queue, filters, limit=PAGE, after=after or None)
+    asked = {"state": state, "name": name, "since": since, "until": until}
+    return page(
+        request,
+        "tasks.html",
+        rows=found.rows,
+        following=urlencode({**asked, "after": found.next}) if found.next else None,
+        is_first=not after,
+        states=STATES,
+        names=await queue.names(),
+        asked=asked,
+    )
+
+
+@router.get("/task/{task_id}")
+async def task(request: Request, task_id: str) -> HTMLResponse:
+    """One task, and why it isn't running."""
+    queue = this_queue()
+    detail = await find_task(queue, task_id)
+    _, reasons = await explain(queue, task_id)
+    return page(request, "task.html", task=detail, row=detail.row, reasons=reasons)
+
+
+@router.get("/cron")
+async def cron(request: Request) -> HTMLResponse:
+    """What runs on a schedule."""
+    return page(request, "cron.html", crons=await list_crons(this_queue()))
+
+
+@router.get("/events")
+async def events() -> ChangeStream:
+    """The stream that tells an open page to look again."""
+    return ChangeStream()
+
+
+@router.get("/debug.css")
+async def style() -> FileResponse:
+    """How the pages look."""
+    return FileResponse(FOLDER / "debug.css", media_type="text/css")
+
+
+async def count_dead() -> int | None:
+    """How many dead letters are open; None where nobody can say so soon."""
+    with suppress(VibetunerError, TimeoutError):
+        async with asyncio.timeout(LETTERS_SECONDS):
+            return await count()
+    return None
+
+
+def _state(text: str) -> State:
+    try:
+        return State(text)
+    except ValueError:
+        raise CommandError(f"There is no state {text!r}. Take one of {', '.join(State)}") from None

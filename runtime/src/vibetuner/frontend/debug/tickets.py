@@ -1,0 +1,64 @@
+"""The signed cookie that opens the gate for a while."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from secrets import token_hex
+
+from itsdangerous import BadSignature, URLSafeTimedSerializer
+
+from vibetuner.config import Settings
+from vibetuner.tasks.payload import signing_keys
+
+__all__ = ["LIFETIME_SECONDS", "is_valid", "issue", "token_matches"]
+
+LIFETIME_SECONDS = 8 * 3600
+
+
+def issue(settings: Settings) -> str:
+    """A new ticket; :func:`is_valid` accepts it for eight hours."""
+    return _signer(settings).dumps(token_hex(8))
+
+
+def is_valid(settings: Settings, ticket: str) -> bool:
+    """Whether this project's key has signed ``ticket``, less than eight hours ago.
+
+    A change of SECRET_KEY or of DEBUG_ACCESS_TOKEN ends every ticket; without a
+    DEBUG_ACCESS_TOKEN none is valid.
+    """
+    if not _token(settings):
+        return False
+    try:
+        _signer(settings).loads(ticket, max_age=LIFETIME_SECONDS)
+    except BadSignature:  # an expired one is of its kin
+        return False
+    return True
+
+
+def token_matches(settings: Settings, given: str) -> bool:
+    """Whether ``given`` is DEBUG_ACCESS_TOKEN; takes as long for a near miss as for a far one."""
+    expected = _token(settings)
+    # Digests are compared, so that not even the length shows in the time that it takes.
+    same = hmac.compare_digest(_digest(given), _digest(expected))
+    return same and bool(expected)
+
+
+def _signer(settings: Settings) -> URLSafeTimedSerializer:
+    # The newest key alone: with SECRET_KEY_PREVIOUS a ticket would outlive the change.
+    purpose = b"vibetuner debug ticket\0" + _digest(_token(settings))
+    key = hmac.digest(signing_keys(settings)[0], purpose, "sha256")
+    return URLSafeTimedSerializer(
+        key,
+        salt=settings.queue_name,
+        signer_kwargs={"key_derivation": "hmac", "digest_method": hashlib.sha256},
+    )
+
+
+def _token(settings: Settings) -> str:
+    token = settings.debug_access_token
+    return token.get_secret_value() if token else ""
+
+
+def _digest(text: str) -> bytes:
+    return hashlib.sha256(text.encode(errors="surrogatepass")).digest()

@@ -1,0 +1,249 @@
+"""The worker's hand in the journal: remembers what happens, and writes it down in batches."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import time
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from contextvars import ContextVar
+from typing import Any
+
+from anyio import CancelScope, create_task_group, move_on_after, sleep
+from coredis.exceptions import RedisError
+from streaq import TaskContext, Worker
+from streaq.types import StreamMessage, StreaqCancelled
+
+from vibetuner import __version__
+from vibetuner.config import get_settings
+from vibetuner.errors import first_line
+from vibetuner.logs import format_traceback
+from vibetuner.project import code_digest, find_root, project_info
+from vibetuner.tasks.dead_letters.letter import plain_text
+from vibetuner.tasks.journal.entry import Beat, Ended, FailedTry, Outcome, Started, bucket
+from vibetuner.tasks.journal.keys import MINUTE_MS
+from vibetuner.tasks.journal.write import Batch, write
+
+__all__ = ["BEAT_SECONDS", "Recorder", "payload_of_run"]
+
+logger = logging.getLogger(__name__)
+
+BEAT_SECONDS = 2.0
+WRITE_SECONDS = 0.25
+LEAVE_SECONDS = 2.0
+MOST_REMEMBERED = 20_000
+LONGEST_ERROR = 200
+LONGEST_TRACEBACK = 4000
+LARGEST_PAYLOAD = 4096
+
+# What was enqueued, as it was stored, of the task that runs; None until it is read.
+payload_of_run: ContextVar[bytes | None] = ContextVar("payload_of_run")
+
+
+class Recorder:
+    """Remembers what happens to one worker's tasks.
+
+    To remember costs a task some microseconds; what is remembered goes to Redis in one command
+    four times a second. What Redis does not take waits there, the newest of it. The journal is
+    for people to look at: the engine's own keys stay the truth.
+    """
+
+    def __init__(self, worker: Worker[Any]) -> None:
+        self._worker = worker
+        self._batch = Batch(worker.id)
+        self._running: dict[str, Started] = {}
+        self._reasons: dict[str, str] = {}
+        self._born = _now()
+        self._about: dict[str, Any] = {}
+
+    def started(self, run: TaskContext, queued: int) -> None:
+        """A try begins."""
+        one = Started(run.task_id, run.fn_name, run.tries, _now(), queued)
+        self._running[run.task_id] = self._batch.started[run.task_id] = one
+
+    def failing(self, task_id: str, error: BaseException) -> None:
+        """Why the try that is about to end is repeated."""
+        self._reasons[task_id] = _one_line(error)
+
+    def finished(  # noqa: PLR0913 - what the engine knows of a try
+        self,
+        msg: StreamMessage,
+        *,
+        finish: bool,
+        fn_name: str,
+        success: bool,
+        return_value: Any,
+        created_time: int,
+        start_time: int,
+        finish_time: int,
+        tries: int,
+        **_: Any,
+    ) -> None:
+        """A try has ended, and where ``finish`` says so its task with it."""
+        reason = self._reasons.pop(msg.task_id, "")
+        if not finish:
+            self._stopped(msg.task_id)
+            one = FailedTry(tries, start_time, finish_time, self._worker.id, reason)
+            self._batch.tries.append((msg.task_id, one))
+            self._counts(finish_time)["retried"] += 1
+            self._keep_it_small()
+            return
+        counts = self._counts(finish_time)
+        counts[f"r{bucket(finish_time - start_time)}"] += 1
+        if tries <= 1:  # later tries wait on purpose
+            counts[f"w{bucket(start_time - msg.enqueue_time)}"] += 1
+        entry = Ended(
+            task_id=msg.task_id,
+            name=fn_name,
+            outcome=Outcome.DONE if success else _outcome(return_value),
+            created=created_time,
+            queued=msg.enqueue_time,
+            started=start_time,
+            finished=finish_time,
+            tries=tries,
+            worker=self._worker.id,
+            error="" if success else _one_line(return_value),
+        )
+        self._ended(entry, None if success else return_value, payload_of_run.get(None))
+
+    def not_run(  # noqa: PLR0913 - as above
+        self,
+        task_id: str,
+        error: BaseException,
+        fn_name: str,
+        tries: int,
+        payload: bytes | None = None,
+        *,
+        queued: int = 0,
+    ) -> None:
+        """A task has ended without being run."""
+        entry = Ended(
+            task_id=task_id,
+            name=fn_name,
+            outcome=_outcome(error),
+            created=queued,
+            queued=queued,
+            started=0,
+            finished=_now(),
+            tries=tries,
+            worker=self._worker.id,
+            error=_one_line(error),
+        )
+        self._ended(entry, error, payload or payload_of_run.get(None))
+
+    def _ended(self, entry: Ended, error: BaseException | None, payload: bytes | None) -> None:
+        self._stopped(entry.task_id)
+        trace = _traceback(error) if error is not None and entry.outcome is Outcome.FAILED else ""
+        kept = payload if payload and len(payload) <= LARGEST_PAYLOAD else b""
+        self._batch.ended.append((entry, kept, trace))
+        self._counts(entry.finished)[entry.outcome.value] += 1
+        self._keep_it_small()
+
+    @asynccontextmanager
+    async def recording(self) -> AsyncIterator[None]:
+        """Write down what happens inside the block, and say every few seconds that all is well."""
+        self._running.clear()
+        self._about = self._describe()
+        async with create_task_group() as group:
+            # A planned stop cancels what is around; the tasks under way are recorded to their end.
+            scope = CancelScope(shield=True)
+            group.start_soon(self._keep_writing, scope)
+            try:
+                yield
+            finally:
+                scope.cancel()
+                with CancelScope(shield=True), move_on_after(LEAVE_SECONDS):
+                    self._batch.leaving = True
+                    await self._write()
+
+    async def _keep_writing(self, scope: CancelScope) -> None:
+        next_beat = 0.0
+        with scope:
+            while True:
+                if time.monotonic() >= next_beat:
+                    next_beat = time.monotonic() + BEAT_SECONDS
+                    self._batch.beat = self._beat()
+                await self._write()
+                await sleep(WRITE_SECONDS)
+
+    async def _write(self) -> None:
+        if self._batch.is_empty:
+            return
+        batch, self._batch = self._batch, Batch(self._worker.id)
+        try:
+            await write(self._worker.redis, get_settings().redis_key_prefix, batch, _now())
+        except (RedisError, OSError) as error:
+            logger.debug("journal: %s", first_line(error))
+            self._take_back(batch)
+
+    def _take_back(self, batch: Batch) -> None:
+        new, self._batch = self._batch, batch
+        batch.beat, batch.leaving = new.beat, new.leaving
+        batch.ended += new.ended
+        batch.stopped += new.stopped
+        batch.tries += new.tries
+        batch.started = dict(self._running)
+        for minute, counts in new.minutes.items():
+            batch.minutes.setdefault(minute, Counter()).update(counts)
+        self._keep_it_small()
+
+    def _keep_it_small(self) -> None:
+        if len(self._batch.ended) > MOST_REMEMBERED:
+            del self._batch.ended[: -MOST_REMEMBERED // 2]
+        if len(self._batch.tries) > MOST_REMEMBERED:
+            del self._batch.tries[: -MOST_REMEMBERED // 2]
+
+    def _stopped(self, task_id: str) -> None:
+        self._running.pop(task_id, None)
+        # What began and ended between two writes never stands among those that run.
+        if self._batch.started.pop(task_id, None) is None:
+            self._batch.stopped.append(task_id)
+
+    def _counts(self, at: int) -> Counter[str]:
+        return self._batch.minutes.setdefault(at // MINUTE_MS * MINUTE_MS, Counter())
+
+    def _beat(self) -> Beat:
+        worker = self._worker
+        self._batch.crons = tuple(n for n, task in worker.registry.items() if task.crontab)
+        counters = {name: worker.counters[name] for name in sorted(worker.counters)}
+        return Beat(at=_now(), running=worker.running(), counters=counters, **self._about)
+
+    def _describe(self) -> dict[str, Any]:
+        project = project_info() if find_root() else None
+        return {
+            "id": self._worker.id,
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
+            "started": self._born,
+            "concurrency": self._worker.concurrency,
+            "tasks": tuple(sorted(self._worker.registry)),
+            "version": project.version if project else "",
+            "code": code_digest(project) if project else "",
+            "runtime": __version__,
+        }
+
+
+def _now() -> int:
+    return time.time_ns() // 1_000_000
+
+
+def _outcome(error: object) -> Outcome:
+    return Outcome.ABORTED if isinstance(error, StreaqCancelled) else Outcome.FAILED
+
+
+def _one_line(error: BaseException) -> str:
+    text = plain_text(first_line(error), LONGEST_ERROR)
+    kind = type(error).__name__
+    return text if text == kind else f"{kind}: {text}"
+
+
+def _traceback(error: BaseException) -> str:
+    if error.__traceback__ is None:
+        return ""
+    try:
+        return plain_text(format_traceback(error), LONGEST_TRACEBACK)
+    except Exception as failure:  # noqa: BLE001 - somebody's __str__ must not cost the record
+        return f"can't be shown ({type(failure).__name__})"

@@ -1,0 +1,191 @@
+"""Writes a batch into the journal: one command, however many tasks it tells of."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from dataclasses import dataclass, field
+
+from coredis import Redis, RedisCluster
+
+from vibetuner.tasks.journal.entry import Beat, Ended, FailedTry, Outcome, Started
+from vibetuner.tasks.journal.keys import Keys
+
+__all__ = ["KEPT_SECONDS", "LIMITS", "Batch", "Limits", "write"]
+
+KEPT_SECONDS = 7 * 24 * 3600
+BEAT_KEPT_SECONDS = 60
+TRIES_KEPT_SECONDS = 24 * 3600
+MOST_TRIES = 20
+MINUTES_KEPT_SECONDS = 2 * 3600
+QUARTERS_KEPT_SECONDS = 26 * 3600
+# What is trimmed goes in one piece, when so much has come together.
+SLACK = 1000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """How many are kept at the most: ended tasks, those that failed, and those with arguments."""
+
+    ended: int = 100_000
+    failed: int = 10_000
+    payloads: int = 10_000
+
+
+LIMITS = Limits()
+
+# The argument is one JSON object, but for payloads, which are no text.
+WRITE = """
+local prefix, kept, batch = ARGV[1], tonumber(ARGV[2]), cjson.decode(ARGV[3])
+local key = function(name) return prefix .. 'journal:' .. name end
+local ended, ids, names = key('ended'), key('ids'), key('names')
+local touched = {}
+for i, e in ipairs(batch.ended) do
+  local id, name, outcome = e[1], e[2], e[3]
+  local entry = redis.call('xadd', ended, '*', 'd', e[4])
+  redis.call('xadd', key('ended:of:' .. name), entry, 's', outcome)
+  redis.call('hset', ids, id, entry)
+  if outcome ~= 'done' then
+    redis.call('xadd', key('ended:failed'), 'maxlen', '~', batch.most_failed, entry,
+      's', outcome, 'n', name, 't', e[5])
+  end
+  local payload = ARGV[3 + i]
+  if payload ~= '' then
+    redis.call('xadd', key('payloads'), 'maxlen', '~', batch.most_payloads, entry, 'p', payload)
+  end
+  touched[name] = true
+end
+if next(touched) then
+  local surplus = redis.call('xlen', ended) - batch.most
+  local oldest = redis.call('xrange', ended, '-', '+', 'count', 1)[1]
+  if tonumber(string.match(oldest[1], '%d+')) < batch.now - kept * 1000 then
+    surplus = math.max(surplus, batch.slack)
+  end
+  if surplus >= batch.slack then
+    local last
+    for _, old in ipairs(redis.call('xrange', ended, '-', '+', 'count', surplus)) do
+      local id = cjson.decode(old[2][2])[1]
+      if redis.call('hget', ids, id) == old[1] then redis.call('hdel', ids, id) end
+      last = old[1]
+    end
+    redis.call('xtrim', ended, 'minid', last)
+    redis.call('xdel', ended, last)
+    redis.call('zremrangebyscore', names, 0, batch.now - kept * 1000)
+  end
+  oldest = redis.call('xrange', ended, '-', '+', 'count', 1)[1]
+  for name in pairs(touched) do
+    redis.call('zadd', names, batch.now, name)
+    if oldest then redis.call('xtrim', key('ended:of:' .. name), 'minid', '~', oldest[1]) end
+    redis.call('expire', key('ended:of:' .. name), kept)
+  end
+  for _, name in ipairs({'ended', 'ended:failed', 'payloads', 'ids'}) do
+    redis.call('expire', key(name), kept)
+  end
+end
+for _, t in ipairs(batch.tries) do
+  local list = key('tries:' .. t[1])
+  redis.call('rpush', list, t[2])
+  redis.call('ltrim', list, -batch.most_tries, -1)
+  redis.call('expire', list, batch.tries_kept)
+end
+for name, counts in pairs(batch.counts) do
+  for field, n in pairs(counts.fields) do redis.call('hincrby', name, field, n) end
+  redis.call('expire', name, counts.kept)
+end
+local running = key('running:' .. batch.worker)
+for _, id in ipairs(batch.stopped) do redis.call('hdel', running, id) end
+for _, s in ipairs(batch.started) do redis.call('hset', running, s[1], s[2]) end
+if batch.leaving then
+  redis.call('zrem', key('workers'), batch.worker)
+  redis.call('del', key('worker:' .. batch.worker), running)
+elseif batch.beat then
+  redis.call('set', key('worker:' .. batch.worker), batch.beat, 'ex', batch.beat_kept)
+  redis.call('zadd', key('workers'), batch.now, batch.worker)
+  redis.call('zremrangebyscore', key('workers'), 0, batch.now - batch.beat_kept * 1000)
+end
+redis.call('expire', running, batch.beat_kept)
+for _, name in ipairs(batch.crons) do redis.call('hsetnx', key('cron'), name, batch.now) end
+if #batch.ended + #batch.started + #batch.stopped + #batch.tries > 0 or batch.leaving then
+  redis.call('incr', key('pulse'))
+  redis.call('expire', key('pulse'), kept)
+end
+"""
+
+
+@dataclass(slots=True)
+class Batch:
+    """What has happened since the last one.
+
+    Args:
+        worker: who tells; empty for one that is no worker.
+        ended: tasks that ended, with what was enqueued, and with a traceback where one is worth it.
+        started: tasks that run now.
+        stopped: ids of tasks that do not run any more.
+        tries: failed tries by the task's id.
+        beat: what the worker says of itself, if it is time.
+        leaving: whether the worker stops as planned.
+        crons: names of the worker's cron tasks.
+    """
+
+    worker: str = ""
+    ended: list[tuple[Ended, bytes, str]] = field(default_factory=list)
+    started: dict[str, Started] = field(default_factory=dict)
+    stopped: list[str] = field(default_factory=list)
+    tries: list[tuple[str, FailedTry]] = field(default_factory=list)
+    beat: Beat | None = None
+    leaving: bool = False
+    crons: tuple[str, ...] = ()
+    minutes: dict[int, Counter[str]] = field(default_factory=dict)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is nothing to tell."""
+        happened = self.ended or self.started or self.stopped or self.tries
+        return not (happened or self.beat or self.leaving)
+
+
+async def write(
+    redis: Redis[str] | RedisCluster[str],
+    prefix: str,
+    batch: Batch,
+    now: int,
+    limits: Limits = LIMITS,
+) -> None:
+    """Write a batch down; ``now`` is in milliseconds."""
+    keys = Keys(prefix)
+    content = {
+        "worker": batch.worker,
+        "now": now,
+        "most": limits.ended,
+        "most_failed": limits.failed,
+        "most_payloads": limits.payloads,
+        "most_tries": MOST_TRIES,
+        "slack": SLACK,
+        "tries_kept": TRIES_KEPT_SECONDS,
+        "beat_kept": BEAT_KEPT_SECONDS,
+        "ended": [
+            [ended.task_id, ended.name, ended.outcome.value, ended.to_json()]
+            + ([] if ended.outcome is Outcome.DONE else [trace])
+            for ended, _, trace in batch.ended
+        ],
+        "started": [[task_id, one.to_json()] for task_id, one in batch.started.items()],
+        "stopped": batch.stopped,
+        "tries": [[task_id, one.to_json()] for task_id, one in batch.tries],
+        "counts": _counts(keys, batch.minutes),
+        "beat": batch.beat.to_json() if batch.beat else False,
+        "leaving": batch.leaving,
+        "crons": batch.crons,
+    }
+    payloads = [payload for _, payload, _ in batch.ended]
+    await redis.eval(WRITE, [], [prefix, KEPT_SECONDS, json.dumps(content), *payloads])
+
+
+def _counts(keys: Keys, minutes: dict[int, Counter[str]]) -> dict[str, dict[str, object]]:
+    found: dict[str, dict[str, object]] = {}
+    quarters: dict[str, Counter[str]] = {}
+    for at, counts in minutes.items():
+        found[keys.minute(at)] = {"fields": counts, "kept": MINUTES_KEPT_SECONDS}
+        quarters.setdefault(keys.quarter(at), Counter()).update(counts)
+    for name, counts in quarters.items():
+        found[name] = {"fields": counts, "kept": QUARTERS_KEPT_SECONDS}
+    return found

@@ -1,0 +1,232 @@
+"""Lists of tasks, a page at a time; no page looks at more than some thousand entries."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from datetime import datetime
+from typing import Any
+
+from vibetuner.errors import CommandError
+from vibetuner.tasks.journal.entry import Ended
+from vibetuner.tasks.overview.model import ENDED, Filters, Page, Row, State, moment
+from vibetuner.tasks.overview.queue import Queue
+
+__all__ = ["ended_row", "list_tasks"]
+
+CHUNK = 500
+# A page that has looked at so many and is not full yet is handed out as it is.
+MOST_LOOKED_AT = 5000
+
+Found = tuple[list[Row], str | None]
+Section = Callable[[Queue, Filters, int, str], Awaitable[Found]]
+
+
+async def list_tasks(
+    queue: Queue, filters: Filters, *, limit: int = 50, after: str | None = None
+) -> Page:
+    """Tasks that match: those that run, wait, are scheduled, and then those that ended last.
+
+    Args:
+        queue: where to look.
+        filters: which are meant.
+        limit: how many at the most; there may be fewer, and still a next page.
+        after: the ``next`` of the page before.
+
+    Raises:
+        CommandError: ``after`` is not where a page ended.
+    """
+    sections = [name for name, states in STATES.items() if any(map(filters.wants, states))]
+    first, place = _begin(after, sections)
+    rows: list[Row] = []
+    for name in sections[sections.index(first) :] if sections else []:
+        found, following = await SECTIONS[name](queue, filters, limit - len(rows), place)
+        rows += found
+        if following is not None:
+            return Page(rows, f"{name}!{following}")
+        place = ""
+        if len(rows) >= limit and name != sections[-1]:
+            return Page(rows, f"{sections[sections.index(name) + 1]}!")
+    return Page(rows)
+
+
+def _begin(after: str | None, sections: list[str]) -> tuple[str, str]:
+    if after is None:
+        return (sections[0] if sections else "", "")
+    name, mark, place = after.partition("!")
+    if not mark or name not in sections or not all(c.isdigit() or c in "-:" for c in place):
+        raise CommandError(f"A page begins where another ended, not at {after!r}")
+    return name, place
+
+
+async def _list_running(queue: Queue, filters: Filters, limit: int, after: str) -> Found:
+    rows = [
+        row
+        for row in await queue.running()
+        if filters.wants(row.state) and filters.match(row.name, row.at)
+    ]
+    first = int(after or 0)
+    more = len(rows) > first + limit
+    return rows[first : first + limit], str(first + limit) if more else None
+
+
+async def _list_queued(queue: Queue, filters: Filters, limit: int, after: str) -> Found:
+    """The oldest first, as they will be taken."""
+    held = {row.task_id for row in await queue.running()}
+    number, _, place = after.partition(":")
+    rows: list[Row] = []
+    looked = 0
+    for index in range(int(number or 0), len(queue.streams)):
+        while True:
+            start = f"({place}" if place else "-"
+            entries = await queue.redis.xrange(queue.streams[index], start=start, count=CHUNK)
+            if not entries:
+                break
+            found = await _queued_rows(queue, entries, held)
+            for entry_id, row in found:
+                place = entry_id
+                if row and filters.match(row.name, row.at):
+                    rows.append(row)
+                if len(rows) >= limit:
+                    return rows, f"{index}:{place}"
+            looked += len(entries)
+            if looked >= MOST_LOOKED_AT:
+                return rows, f"{index}:{place}"
+        place = ""
+    return rows, None
+
+
+async def _queued_rows(queue: Queue, entries: Any, held: set[str]) -> list[tuple[str, Row | None]]:
+    ids = [str(entry.field_values["task_id"]) for entry in entries]
+    payloads = await queue.payloads(ids)
+    found: list[tuple[str, Row | None]] = []
+    for entry, task_id, data in zip(entries, ids, payloads, strict=True):
+        row = Row(
+            task_id=task_id,
+            name=str(data.get("f", "")),
+            state=State.QUEUED,
+            created=moment(data.get("t")),
+            due=moment(int(entry.field_values.get("enqueue_time", 0))),
+        )
+        found.append((str(entry.identifier), None if task_id in held else row))
+    return found
+
+
+async def _list_scheduled(queue: Queue, filters: Filters, limit: int, after: str) -> Found:
+    """The next one first."""
+    rows: list[Row] = []
+    number, _, rank = after.partition(":")
+    place, looked = int(rank or 0), 0
+    for index in range(int(number or 0), len(queue.delayed)):
+        while True:
+            members = await queue.redis.zrange(
+                queue.delayed[index], place, place + CHUNK - 1, withscores=True
+            )
+            if not members:
+                break
+            payloads = await queue.payloads([str(member) for member, _ in members])
+            for (member, score), data in zip(members, payloads, strict=True):
+                place += 1
+                row = Row(
+                    task_id=str(member),
+                    name=str(data.get("f", "")),
+                    state=State.SCHEDULED,
+                    created=moment(data.get("t")),
+                    due=moment(score),
+                )
+                if filters.match(row.name, row.due):
+                    rows.append(row)
+                if len(rows) >= limit:
+                    return rows, f"{index}:{place}"
+            looked += len(members)
+            if looked >= MOST_LOOKED_AT:
+                return rows, f"{index}:{place}"
+        place = 0
+    return rows, None
+
+
+async def _list_ended(queue: Queue, filters: Filters, limit: int, after: str) -> Found:
+    """The newest first."""
+    stream = _narrowest(queue, filters)
+    end = f"({after}" if after else _edge(filters.until, "+")
+    rows: list[Row] = []
+    looked, place = 0, after
+    while looked < MOST_LOOKED_AT:
+        entries = await queue.redis.xrevrange(
+            stream, end=end, start=_edge(filters.since, "-"), count=min(CHUNK, 4 * limit)
+        )
+        if not entries:
+            return rows, None
+        for entry_id, ended in await _read_ended(queue, stream, entries, filters):
+            place = entry_id
+            row = ended_row(ended) if ended else None
+            if row and filters.wants(row.state) and filters.match(row.name, row.finished):
+                rows.append(row)
+            if len(rows) >= limit:
+                return rows, place
+        looked += len(entries)
+        end = f"({place}"
+    return rows, place
+
+
+def _narrowest(queue: Queue, filters: Filters) -> str:
+    """The shortest stream that holds all that are meant."""
+    if filters.states and State.DONE not in filters.states:
+        return queue.keys.failed
+    return queue.keys.of(filters.name) if filters.name else queue.keys.ended
+
+
+async def _read_ended(
+    queue: Queue, stream: str, entries: Any, filters: Filters
+) -> list[tuple[str, Ended | None]]:
+    """The tasks behind entries; None for those that are trimmed away or not meant."""
+    ids = [str(entry.identifier) for entry in entries]
+    if stream == queue.keys.ended:
+        texts = [str(entry.field_values["d"]) for entry in entries]
+        return [(i, Ended.from_json(t)) for i, t in zip(ids, texts, strict=True)]
+    meant = {
+        entry_id: entry
+        for entry_id, entry in zip(ids, entries, strict=True)
+        if filters.wants(State(str(entry.field_values["s"])))
+        and filters.name in {None, entry.field_values.get("n", filters.name)}
+    }
+    async with queue.redis.pipeline(transaction=False) as pipe:
+        asked = {one: pipe.xrange(queue.keys.ended, one, one) for one in meant}
+    found = {one: await entry for one, entry in asked.items()}
+    return [
+        (one, Ended.from_json(str(found[one][0].field_values["d"])) if found.get(one) else None)
+        for one in ids
+    ]
+
+
+def ended_row(ended: Ended) -> Row:
+    """A task that has ended, as a row."""
+    return Row(
+        task_id=ended.task_id,
+        name=ended.name,
+        state=State(ended.outcome.value),
+        created=moment(ended.created),
+        due=moment(ended.queued),
+        started=moment(ended.started),
+        finished=moment(ended.finished),
+        tries=ended.tries,
+        worker=ended.worker,
+        error=ended.error,
+    )
+
+
+def _edge(at: datetime | None, otherwise: str) -> str:
+    return otherwise if at is None else str(int(at.timestamp() * 1000))
+
+
+STATES: dict[str, tuple[State, ...]] = {
+    "running": (State.RUNNING, State.LOST),
+    "queued": (State.QUEUED,),
+    "scheduled": (State.SCHEDULED,),
+    "ended": tuple(sorted(ENDED)),
+}
+SECTIONS: dict[str, Section] = {
+    "running": _list_running,
+    "queued": _list_queued,
+    "scheduled": _list_scheduled,
+    "ended": _list_ended,
+}

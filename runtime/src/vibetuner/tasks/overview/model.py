@@ -1,0 +1,189 @@
+"""What there is to see. Pure: nothing here talks to anything."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from enum import StrEnum
+
+from vibetuner.tasks.journal.entry import Beat, FailedTry
+
+__all__ = [
+    "ENDED",
+    "LIVE_SECONDS",
+    "Counts",
+    "Filters",
+    "Page",
+    "Row",
+    "State",
+    "TaskDetail",
+    "WorkerView",
+    "moment",
+]
+
+# A worker speaks every two seconds; after this many of silence it counts as lost.
+LIVE_SECONDS = 15.0
+
+
+class State(StrEnum):
+    """Where an enqueued task is."""
+
+    RUNNING = "running"
+    QUEUED = "queued"
+    SCHEDULED = "scheduled"
+    WAITING = "waiting"
+    LOST = "lost"
+    DONE = "done"
+    FAILED = "failed"
+    ABORTED = "aborted"
+
+
+ENDED = frozenset({State.DONE, State.FAILED, State.ABORTED})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Filters:
+    """Which tasks are meant; what is None does not matter.
+
+    Args:
+        states: those in one of these.
+        name: those of the task of this name.
+        since: ended, enqueued or due at this time or later.
+        until: and before this one.
+    """
+
+    states: frozenset[State] = frozenset()
+    name: str | None = None
+    since: datetime | None = None
+    until: datetime | None = None
+
+    def wants(self, state: State) -> bool:
+        """Whether tasks in this state are meant."""
+        return not self.states or state in self.states
+
+    def match(self, name: str, at: datetime | None) -> bool:
+        """Whether a task of that name, at that time, is meant."""
+        return (
+            self.name in {None, name}
+            and (self.since is None or (at is not None and at >= self.since))
+            and (self.until is None or (at is not None and at < self.until))
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One task in a list.
+
+    Args:
+        task_id: its id.
+        name: the task's name; empty when its payload is gone or can't be read.
+        state: where it is.
+        created: when it was enqueued.
+        due: when it was put, or will be put, into the queue.
+        started: when its last try began.
+        finished: when it ended.
+        tries: how often it was begun.
+        worker: the worker that runs it, or saw its end.
+        error: what went wrong, in one line.
+    """
+
+    task_id: str
+    name: str
+    state: State
+    created: datetime | None = None
+    due: datetime | None = None
+    started: datetime | None = None
+    finished: datetime | None = None
+    tries: int = 0
+    worker: str = ""
+    error: str = ""
+
+    @property
+    def at(self) -> datetime | None:
+        """The moment by which it is listed."""
+        return self.finished or self.started or self.due or self.created
+
+    @property
+    def waited(self) -> timedelta | None:
+        """From when it was due until its last try began."""
+        return self.started - self.due if self.started and self.due else None
+
+    @property
+    def ran(self) -> timedelta | None:
+        """How long its last try took."""
+        return self.finished - self.started if self.started and self.finished else None
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Rows, and where the next page begins; None after the last."""
+
+    rows: list[Row]
+    next: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Counts:
+    """How many tasks there are."""
+
+    queued: int
+    running: int
+    scheduled: int
+    ended: int
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether no task was ever seen here."""
+        return not (self.queued or self.running or self.scheduled or self.ended)
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerView:
+    """A worker, and how long it has been silent."""
+
+    beat: Beat
+    silent: float
+
+    @property
+    def is_live(self) -> bool:
+        """Whether its event loop has moved lately."""
+        return self.silent < LIVE_SECONDS
+
+    @property
+    def is_full(self) -> bool:
+        """Whether it can't begin another task."""
+        return self.beat.running >= self.beat.concurrency
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskDetail:
+    """All that can be told of one task.
+
+    Args:
+        row: the task.
+        arguments: shortened texts by name; None when they are not kept any more.
+        note: why there are none.
+        result: what it returned, as a text; None when there is nothing to show.
+        traceback: where it failed.
+        failed_tries: the tries before its last.
+        parents: ids of the tasks that it waits for.
+        children: ids of the tasks that wait for it.
+        is_dead: whether it left a dead letter that nobody has acted on.
+        can_repeat: whether it can be enqueued again.
+    """
+
+    row: Row
+    arguments: dict[str, str] | None = None
+    note: str = ""
+    result: str | None = None
+    traceback: str = ""
+    failed_tries: list[FailedTry] = field(default_factory=list)
+    parents: list[str] = field(default_factory=list)
+    children: list[str] = field(default_factory=list)
+    is_dead: bool = False
+    can_repeat: bool = False
+
+
+def moment(milliseconds: float | None) -> datetime | None:
+    """A point in time, UTC; None for none and for 0."""
+    return datetime.fromtimestamp(milliseconds / 1000, UTC) if milliseconds else None

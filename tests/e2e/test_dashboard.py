@@ -1,0 +1,182 @@
+"""An operator in a browser: through the gate, a task watched and aborted, a letter retried."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import tarfile
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+
+from tests.e2e.conftest import playwright
+from tests.processes import Site, free_port, run_vibetuner, vibetuner, wait_for_http
+from tests.projects import write_project
+from vibetuner.embedded import Lease
+from vibetuner.testing import name_database
+
+pytestmark = [pytest.mark.e2e, pytest.mark.slow]
+
+TOKEN = "a token that nobody guesses"
+JOBS = """
+    import asyncio
+
+    from vibetuner.tasks.robust import robust_task
+    from vibetuner.tasks.worker import get_worker
+
+    worker = get_worker()
+
+
+    @worker.task()
+    async def wait_long(order: str, api_key: str) -> None:
+        await asyncio.sleep(3600)
+
+
+    @worker.task()
+    async def add(a: int, b: int) -> int:
+        return a + b
+
+
+    @robust_task(max_retries=1)
+    async def send_invoice(customer: str) -> None:
+        raise ValueError(f"{customer} has no address <b>yet</b>")
+
+
+    @worker.cron("0 3 * * *")
+    async def tidy_up() -> None: ...
+"""
+TUNE = """
+    from shop.jobs import add, send_invoice, tidy_up, wait_long
+    from vibetuner import VibetunerApp
+
+    app = VibetunerApp(tasks=[add, send_invoice, tidy_up, wait_long])
+"""
+
+
+@pytest.fixture(scope="module")
+def environment(servers: Lease) -> dict[str, str]:
+    name = f"test-{uuid4().hex[:8]}"
+    return {
+        "REDIS_URL": servers.urls["redis"],
+        "REDIS_KEY_PREFIX": name,
+        "MONGODB_URL": name_database(servers.urls["mongodb"], name),
+        "SECRET_KEY": "a secret of the tests",
+        "DEBUG_ACCESS_TOKEN": TOKEN,
+    }
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("operated") / "shop"
+    return write_project(root, {"jobs.py": JOBS}, tune=TUNE)
+
+
+@pytest.fixture(scope="module")
+def site(folder: Path, environment: dict[str, str]) -> Iterator[Site]:
+    """Web app and worker in production, with tasks that ended, one dead, and one that waits."""
+    port = free_port()
+    with ExitStack() as stack:
+        for part, extra in (("frontend", port), ("worker", free_port())):
+            log = folder.parent / f"{part}.log"
+            arguments = ("run", "prod", part, "--port", str(extra))
+            command = stack.enter_context(
+                vibetuner(*arguments, folder=folder, log=log, environment=environment)
+            )
+            command.wait_for("ready", seconds=120)
+        wait_for_http(f"http://localhost:{port}/health", seconds=60)
+        for arguments in (("add", "--args", "[1, 2]"), ("send_invoice", "--args", '["ann"]')):
+            enqueue(folder, environment, *arguments)
+        yield Site(command, f"http://localhost:{port}")
+
+
+def enqueue(folder: Path, environment: dict[str, str], *arguments: str) -> str:
+    done = run_vibetuner("tasks", "enqueue", *arguments, folder=folder, seconds=180, **environment)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.split()[0]
+
+
+def test_an_operator_unlocks_watches_aborts_retries_and_locks(
+    site: Site, page: playwright.Page, folder: Path, environment: dict[str, str]
+):
+    """What is on the page moves by itself; nobody reloads."""
+    page.set_default_timeout(60_000)
+    assert page.goto("/debug/tasks").status == 404
+    page.goto(f"/_unlock-debug?token={TOKEN}")
+    assert page.url == f"{site.url}/debug/tasks"
+
+    playwright.expect(page.locator("#count-running")).to_have_text("0")
+    arguments = ("--args", '["A-17"]', "--kwargs", '{"api_key": "sk-live-1"}')
+    task_id = enqueue(folder, environment, "wait_long", *arguments)
+    playwright.expect(page.locator("#count-running")).to_have_text("1", timeout=60_000)
+
+    page.get_by_role("link", name="running").click()
+    page.get_by_role("link", name="wait_long").first.click()
+    assert page.url.endswith(task_id)
+    playwright.expect(page.locator(".badge").first).to_have_text("running")
+    assert "sk-live-1" not in page.content()
+    page.get_by_role("button", name="Abort").click()
+    playwright.expect(page.get_by_text("The task has ended.")).to_be_visible()
+    playwright.expect(page.locator(".badge").first).to_have_text("aborted")
+
+    page.get_by_role("link", name="Dead letters").click()
+    playwright.expect(page.get_by_text("1 open, by bug")).to_be_visible()
+    page.locator("#retry-1").click()
+    playwright.expect(page.get_by_text("Enqueued again.")).to_be_visible()
+    playwright.expect(page.locator(".badge").first).to_have_text("failed", timeout=60_000)
+
+    page.goto("/debug/tasks")
+    page.get_by_role("link", name="Lock").click()
+    assert page.goto("/debug/tasks").status == 404
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [390, 1280])
+def test_no_page_keeps_anybody_out(
+    site: Site, page: playwright.Page, axe: str, scheme: str, width: int
+):
+    """axe-core finds nothing serious, and no page is wider than its window."""
+    page.set_default_timeout(60_000)
+    page.emulate_media(color_scheme=scheme)
+    page.set_viewport_size({"width": width, "height": 850})
+    page.goto(f"/_unlock-debug?token={TOKEN}")
+    pages = ["", "/list", "/cron", "/dead", "/dead/confirm?verb=retry", "/task/nobody"]
+    page.goto("/debug/tasks/list")
+    links = page.locator("tbody th a")
+    pages += [
+        str(links.nth(n).get_attribute("href")).removeprefix("/debug/tasks")
+        for n in range(links.count())
+    ][:3]
+    for path in pages:
+        page.goto(f"/debug/tasks{path}")
+        shown = page.evaluate("document.documentElement.scrollWidth")
+        assert shown <= width, path
+        if shots := os.environ.get("SCREENSHOTS"):
+            name = f"{path.strip('/').replace('/', '-')[:16] or 'overview'}-{width}-{scheme}.png"
+            page.screenshot(path=Path(shots) / name, full_page=True)
+        # The debugger's world is not under the page's Content-Security-Policy.
+        page.evaluate(f"(() => {{ {axe} }})()")
+        found = page.evaluate("async () => (await axe.run()).violations")
+        serious = [v for v in found if v["impact"] in {"serious", "critical"}]
+        assert not serious, (path, [(v["id"], v["nodes"][0]["html"]) for v in serious])
+
+
+@pytest.fixture(scope="module")
+def axe(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """axe-core's script: AXE names the file, else npm fetches it."""
+    if given := os.environ.get("AXE"):
+        return Path(given).read_text(encoding="utf-8")
+    folder = tmp_path_factory.mktemp("axe")
+    if shutil.which("npm") is None:
+        pytest.skip("npm is not installed: set AXE to the path of axe.min.js")
+    command = ["npm", "pack", "--silent", "axe-core@4"]
+    packed = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    if packed.returncode:
+        pytest.skip(f"npm could not fetch axe-core: {packed.stderr[-200:]}")
+    with tarfile.open(folder / packed.stdout.split()[-1]) as archive:
+        file = archive.extractfile("package/axe.min.js")
+        assert file is not None
+        return file.read().decode()

@@ -1,0 +1,66 @@
+"""The dashboard of a small project, with a queue of its own."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+from httpx2 import ASGITransport, AsyncClient
+
+from vibetuner.config import Settings, using_settings
+from vibetuner.frontend.app import create_app
+from vibetuner.tasks.worker import TaskWorker, get_worker
+from vibetuner.testing import held_open
+
+HOSTILE = "<script>alert(1)</script>"
+
+
+@pytest.fixture
+def worker(stand_in, settings: Settings) -> TaskWorker:
+    """The process's worker, with tasks of which some are named by an attacker."""
+    stand_in()
+    get_worker.cache_clear()
+    return register(get_worker())
+
+
+@pytest.fixture
+def runner(worker: TaskWorker, settings: Settings) -> TaskWorker:
+    """Another worker on the same queue, to run."""
+    return register(TaskWorker(settings))
+
+
+def register(worker: TaskWorker) -> TaskWorker:
+    @worker.task(name="echo")
+    async def echo(text: str, password: str = "") -> str:
+        return text
+
+    @worker.task(name=HOSTILE)
+    async def hostile(text: str) -> str:
+        raise ValueError(text)
+
+    @worker.task(name="waits")
+    async def waits() -> None:
+        await asyncio.sleep(3600)
+
+    @worker.cron("0 3 * * *", name="nightly")
+    async def nightly() -> None: ...
+
+    return worker
+
+
+@pytest.fixture
+async def client(worker: TaskWorker, settings: Settings) -> AsyncIterator[AsyncClient]:
+    """A browser's requests to a web process in development."""
+    opened = settings.model_copy(update={"environment": "development", "debug": True})
+    with using_settings(opened):
+        app = create_app()
+        async with held_open(app.router.lifespan_context(app)):
+            async with AsyncClient(
+                transport=ASGITransport(app),
+                base_url="http://shop.test",
+                headers={"Origin": "http://shop.test"},
+                follow_redirects=True,
+            ) as client:
+                yield client
+    get_worker.cache_clear()

@@ -1,0 +1,219 @@
+"""The dashboard's pages and actions."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+from httpx2 import AsyncClient
+
+from tests.runtime.frontend.debug.conftest import HOSTILE
+from tests.runtime.tasks.dead_letters.conftest import make_letter, payload_of
+from vibetuner.config import Settings, get_settings, using_settings
+from vibetuner.tasks.dead_letters.stream import keep
+from vibetuner.tasks.worker import TaskWorker
+
+HOME = "/debug/tasks"
+PAGES = ("", "/list", "/cron", "/dead", "/dead/confirm?verb=retry")
+
+
+async def until(look: Callable[[], Awaitable[Any]], holds: Callable[[Any], bool]) -> Any:
+    async with asyncio.timeout(20):
+        while not holds(found := await look()):
+            await asyncio.sleep(0.1)
+    return found
+
+
+async def bury(worker: TaskWorker, *ids: str, **changes: Any) -> None:
+    for task_id in ids:
+        payload = await payload_of(worker, task_id, f="echo")
+        values = {"task_name": "echo", "payload": payload, "args": [task_id], **changes}
+        letter = make_letter(task_id, **values)
+        await keep(worker.redis, get_settings().redis_key_prefix, letter)
+
+
+async def test_every_page_works_before_any_worker_has_run(client: AsyncClient):
+    """And says what to start; a strict policy stands on each."""
+    for path in PAGES:
+        answer = await client.get(HOME + path)
+        assert answer.status_code == 200, path
+        policy = answer.headers["content-security-policy"]
+        assert "default-src 'none'; script-src 'self'; style-src 'self'" in policy
+        assert answer.headers["cache-control"] == "no-store"
+        assert " style=" not in answer.text
+        assert "<script>" not in answer.text
+        assert not re.search(r'(src|href)="(https?:)?//', answer.text)
+    assert "No worker is alive" in (await client.get(HOME)).text
+
+
+async def test_a_task_is_watched_from_the_queue_to_its_end(
+    client: AsyncClient, worker: TaskWorker, runner: TaskWorker, running
+):
+    """Queued, with what holds it up; then done, with its result; secrets are masked."""
+    task = await worker.registry["echo"].enqueue("hello", password="hunter2")
+    url = f"{HOME}/task/{task.id}"
+    before = (await client.get(url)).text
+    assert "No worker is running on the queue" in before
+    assert "hunter2" not in before
+
+    async with running(runner):
+        text = (await until(lambda: client.get(url), lambda a: "badge done" in a.text)).text
+        overview = (await client.get(HOME)).text
+        schedule = (await client.get(f"{HOME}/cron")).text
+    assert '<pre tabindex="0">hello</pre>' in text
+    assert f"<code>{runner.id}</code>" in overview
+    assert "0 3 * * *" in schedule
+
+
+async def test_what_an_attacker_names_is_shown_and_never_run(
+    client: AsyncClient, worker: TaskWorker, runner: TaskWorker, running
+):
+    """A task's name, its arguments, its error, a filter, an id."""
+    async with running(runner):
+        task = await worker.registry[HOSTILE].enqueue('"><img src=x onerror=alert(1)>')
+        await task.result(timeout=10)
+        await bury(worker, f"{HOSTILE}-id", error=HOSTILE, task_name=HOSTILE, args=[HOSTILE])
+        texts = [
+            (await client.get(path)).text
+            for path in (
+                f"{HOME}/task/{task.id}",
+                f"{HOME}/list?state=failed",
+                f"{HOME}/list?name=%22%3E%3Cscript%3Ealert(1)",
+                f"{HOME}/list?since=%3Cscript%3Ealert(1)",
+                f"{HOME}/dead",
+                f"{HOME}/task/%3Cscript%3Ealert(1)",
+            )
+        ]
+
+    for text in texts:
+        assert "<script>alert" not in text
+        assert "<img" not in text
+        assert '"><' not in re.sub(r'"><(?!script|img)', "", text)
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in texts[0]
+
+
+async def test_a_task_is_aborted_and_enqueued_again(
+    client: AsyncClient, worker: TaskWorker, runner: TaskWorker, running
+):
+    """Each answer leads to the page of the task that it is about."""
+    async with running(runner):
+        task = await worker.registry["waits"].enqueue()
+        await until(
+            lambda: client.get(f"{HOME}/task/{task.id}"), lambda a: "badge running" in a.text
+        )
+        ended = await client.post(f"{HOME}/task/{task.id}/abort")
+        assert "The task has ended." in ended.text
+        again = await client.post(f"{HOME}/task/{task.id}/abort")
+        assert again.status_code == 409
+        assert "has ended already" in again.text
+
+        done = await worker.registry["echo"].enqueue("twice")
+        await until(lambda: client.get(f"{HOME}/task/{done.id}"), lambda a: "again" in a.text)
+        second = await client.post(f"{HOME}/task/{done.id}/again")
+        assert "Enqueued. This is the new task." in second.text
+        assert done.id not in str(second.url)
+
+        night = await client.post(f"{HOME}/cron/run", data={"name": "nightly"})
+        assert "Enqueued. This is the new task." in night.text
+        missing = await client.post(f"{HOME}/cron/run", data={"name": "nobody"})
+        assert missing.status_code == 409
+
+
+async def test_one_dead_letter_is_retried_and_one_discarded(
+    client: AsyncClient, worker: TaskWorker
+):
+    """By their buttons; a second press changes nothing."""
+    await bury(worker, "d1", "d2")
+    page = (await client.get(f"{HOME}/dead")).text
+    assert "2 open, by bug" in page
+
+    retried = await client.post(f"{HOME}/dead/d1/retry")
+    assert "Enqueued again. This is the new task." in retried.text
+    discarded = await client.post(f"{HOME}/dead/d2/discard")
+    assert "No dead letters" in discarded.text
+    refused = await client.post(f"{HOME}/dead/d2/retry")
+    assert refused.status_code == 409
+    assert "was discarded by the dashboard" in refused.text
+    assert (await client.post(f"{HOME}/dead/d9/retry")).status_code == 404
+
+
+@pytest.mark.parametrize("store", ["mongodb", "stream"])
+async def test_a_group_and_then_all_are_settled_with_a_count_before(
+    client: AsyncClient, worker: TaskWorker, store: str
+):
+    """And a bar during; the letters of another bug stay."""
+    settings = get_settings()
+    url = settings.mongodb_url if store == "mongodb" else None
+    with using_settings(settings.model_copy(update={"mongodb_url": url})):
+        await bury(worker, *(f"a{n}" for n in range(5)), fingerprint="f1")
+        await bury(worker, *(f"b{n}" for n in range(3)), fingerprint="f2")
+        asked = await client.get(f"{HOME}/dead/confirm?verb=retry&fingerprint=f1")
+        assert "Retry 5 dead letters?" in asked.text
+
+        form = {"verb": "retry", "fingerprint": "f1"}
+        begun = await client.post(f"{HOME}/dead/act", data=form)
+        done = await until(lambda: client.get(str(begun.url)), lambda a: 'id="over"' in a.text)
+        assert "Done: 5 retried" in done.text
+        assert "3 open, by bug" in (await client.get(f"{HOME}/dead")).text
+
+        begun = await client.post(f"{HOME}/dead/act", data={"verb": "discard"})
+        await until(lambda: client.get(str(begun.url)), lambda a: "Done: 3 discarded" in a.text)
+        assert "No dead letters" in (await client.get(f"{HOME}/dead")).text
+
+
+async def test_no_action_is_taken_for_another_site(client: AsyncClient, worker: TaskWorker):
+    """Although the gate is open in development."""
+    task = await worker.registry["echo"].enqueue("mine")
+    foreign = {"Origin": "http://evil.test"}
+    for path in (
+        f"/task/{task.id}/abort",
+        f"/task/{task.id}/again",
+        "/cron/run",
+        "/dead/act",
+        "/dead/d1/retry",
+        "/dead/d1/discard",
+    ):
+        answer = await client.post(HOME + path, headers=foreign, data={"name": "nightly"})
+        assert answer.status_code == 403, path
+
+
+async def test_a_redis_that_is_gone_gives_a_page_that_says_so(
+    client: AsyncClient, settings: Settings, monkeypatch: pytest.MonkeyPatch
+):
+    """With what to check; nothing else of the page is needed for that."""
+    from vibetuner.tasks.worker import get_worker
+
+    get_worker()._initialized = False
+    for path in PAGES:
+        answer = await client.get(HOME + path)
+        assert answer.status_code == 503, path
+        assert "The queue can&#39;t be looked at" in answer.text or "can't be looked" in answer.text
+    get_worker()._initialized = True
+
+
+async def test_wrong_addresses_are_answered_in_words(client: AsyncClient):
+    """A changed cursor, an unknown state, a time that is none."""
+    for query in ("after=x", "state=dine", "since=yesterday"):
+        answer = await client.get(f"{HOME}/list?{query}")
+        assert answer.status_code == 400, query
+        assert 'role="alert"' in answer.text
+    assert (await client.get(f"{HOME}/task/nobody")).status_code == 404
+    assert (await client.get(f"{HOME}/dead/job/nobody")).status_code == 404
+    assert (await client.get(f"{HOME}/debug.css")).headers["content-type"].startswith("text/css")
+
+
+async def test_an_open_page_hears_that_something_has_happened(
+    client: AsyncClient, worker: TaskWorker
+):
+    """Through a stream of events, looked for only while somebody listens."""
+    from vibetuner.frontend.debug.events import changes
+
+    stream = changes()
+    assert b"event: changed" in await anext(stream)  # in case the page is older than the stream
+    await worker.registry["echo"].enqueue("news")
+    async with asyncio.timeout(10):
+        assert (await anext(stream)).startswith(b"event: changed\n")
+    await stream.aclose()

@@ -1,0 +1,191 @@
+"""What a worker writes down of its tasks."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from vibetuner.config import Settings
+from vibetuner.tasks.journal.entry import Beat, Ended, FailedTry, Outcome, Started
+from vibetuner.tasks.journal.keys import Keys
+from vibetuner.tasks.journal.write import Batch, Limits, write
+from vibetuner.tasks.worker import TaskWorker
+
+
+@pytest.fixture
+def worker(stand_in, settings: Settings) -> TaskWorker:
+    stand_in()
+    worker = TaskWorker(settings)
+
+    @worker.task(name="double")
+    async def double(number: int) -> int:
+        return 2 * number
+
+    @worker.task(name="fails")
+    async def fails(tries: int = 1) -> None:
+        from streaq import StreaqRetry
+
+        try:
+            raise ValueError("the till is empty")  # noqa: TRY301 - as a task does
+        except ValueError as error:
+            if fails.context.tries < tries:
+                raise StreaqRetry(delay=0) from error
+            raise
+
+    @worker.task(name="waits")
+    async def waits() -> None:
+        await asyncio.sleep(3600)
+
+    return worker
+
+
+@pytest.fixture
+def keys(settings: Settings) -> Keys:
+    return Keys(settings.redis_key_prefix)
+
+
+async def journal(worker: TaskWorker, stream: str, count: int) -> list[dict[str, Any]]:
+    """The entries of a stream, once there are so many."""
+    async with asyncio.timeout(10):
+        while len(entries := await worker.redis.xrange(stream)) < count:
+            await asyncio.sleep(0.05)
+    return [dict(entry.field_values) for entry in entries]
+
+
+async def test_each_end_is_written_down_with_its_moments(worker: TaskWorker, keys: Keys, running):
+    """In one stream for all, in one a task, and for those that did not succeed in another."""
+    async with running(worker):
+        good = await worker.registry["double"].enqueue(21)
+        bad = await worker.registry["fails"].enqueue()
+        await good.result(timeout=10)
+        await bad.result(timeout=10)
+        entries = await journal(worker, keys.ended, 2)
+        of_double = await journal(worker, keys.of("double"), 1)
+        (failed,) = await journal(worker, keys.failed, 1)
+        entry_id = await worker.redis.hget(keys.ids, good.id)
+        (payload,) = await worker.redis.xrange(keys.payloads, entry_id, entry_id)
+        stored = await worker.deserialize(payload.field_values["p"])
+
+    ended = {one.task_id: one for one in (Ended.from_json(e["d"]) for e in entries)}
+    done = ended[good.id]
+    assert (done.name, done.outcome, done.tries, done.worker) == ("double", "done", 1, worker.id)
+    assert 0 < done.created <= done.queued <= done.started <= done.finished
+    assert ended[bad.id].error == "ValueError: the till is empty"
+    assert of_double == [{"s": "done"}]
+    assert (failed["s"], failed["n"]) == ("failed", "fails")
+    assert 'raise ValueError("the till is empty")' in failed["t"]
+    assert (stored["f"], stored["a"]) == ("double", (21,))
+
+
+async def test_a_task_that_runs_stands_with_its_worker(worker: TaskWorker, keys: Keys, running):
+    """Until it ends, or its worker stops as planned."""
+    async with running(worker):
+        task = await worker.registry["waits"].enqueue()
+        async with asyncio.timeout(10):
+            while not (found := await worker.redis.hgetall(keys.running(worker.id))):
+                await asyncio.sleep(0.05)
+        one = Started.from_json(found[task.id])
+        assert (one.task_id, one.name, one.tries) == (task.id, "waits", 1)
+        beat = Beat.from_json(str(await worker.redis.get(keys.worker(worker.id))))
+        assert beat.tasks == ("double", "fails", "waits")
+        assert beat.concurrency == 16
+        assert await worker.redis.zrange(keys.workers, 0, -1) == (worker.id,)
+        assert await task.abort()
+        (aborted,) = await journal(worker, keys.ended, 1)
+        assert Ended.from_json(aborted["d"]).outcome is Outcome.ABORTED
+        assert not await worker.redis.hgetall(keys.running(worker.id))
+
+    async with worker:
+        assert not await worker.redis.zrange(keys.workers, 0, -1)
+        assert not await worker.redis.exists([keys.worker(worker.id), keys.running(worker.id)])
+
+
+async def test_failed_tries_are_kept_with_their_reasons(worker: TaskWorker, keys: Keys, running):
+    """The timeline of a task that is tried again."""
+    async with running(worker):
+        task = await worker.registry["fails"].enqueue(3)
+        await task.result(timeout=20)
+        await journal(worker, keys.ended, 1)
+        tries = await worker.redis.lrange(keys.tries(task.id), 0, -1)
+
+    assert [FailedTry.from_json(str(one)).tries for one in tries] == [1, 2]
+    assert {FailedTry.from_json(str(one)).error for one in tries} == {
+        "ValueError: the till is empty"
+    }
+
+
+async def test_the_counts_of_a_minute_add_up(worker: TaskWorker, keys: Keys, running):
+    """With a histogram of waits and of runs."""
+    async with running(worker):
+        tasks = [await worker.registry["double"].enqueue(n) for n in range(5)]
+        for task in tasks:
+            await task.result(timeout=10)
+        entries = await journal(worker, keys.ended, 5)
+        counts: dict[str, int] = {}
+        for at in {Ended.from_json(e["d"]).finished for e in entries}:
+            counts |= {k: int(v) for k, v in (await worker.redis.hgetall(keys.quarter(at))).items()}
+
+    assert counts["done"] == 5
+    assert sum(n for name, n in counts.items() if name.startswith("w")) == 5
+    assert sum(n for name, n in counts.items() if name.startswith("r") and name[1].isdigit()) == 5
+
+
+async def test_an_outage_loses_nothing_that_fits_into_memory(worker: TaskWorker, keys: Keys):
+    """What Redis did not take waits for the next time."""
+    recorder = worker._recorder
+    recorder._batch.ended.append((make_ended(1), b"", ""))
+    async with worker:
+        await recorder._write()
+        assert len(await worker.redis.xrange(keys.ended)) == 1
+        recorder._batch.ended.append((make_ended(2), b"", ""))
+        redis, worker._redis = worker._redis, Broken()
+        await recorder._write()
+        recorder._batch.ended.append((make_ended(3), b"", ""))
+        worker._redis = redis
+        await recorder._write()
+        entries = await worker.redis.xrange(keys.ended)
+
+    assert [Ended.from_json(e.field_values["d"]).task_id for e in entries] == ["t1", "t2", "t3"]
+
+
+async def test_the_journal_does_not_grow_without_bound(
+    worker: TaskWorker, keys: Keys, settings: Settings
+):
+    """The oldest go, with every trace of them; each key has a limit or an end."""
+    limits = Limits(ended=2000, failed=100, payloads=100)
+    async with worker:
+        for start in range(0, 6000, 500):
+            batch = Batch(
+                "w1", ended=[(make_ended(n), b"p", "") for n in range(start, start + 500)]
+            )
+            await write(worker.redis, settings.redis_key_prefix, batch, start + 1, limits)
+        ended = await worker.redis.xlen(keys.ended)
+        assert 2000 <= ended <= 3000
+        assert await worker.redis.hlen(keys.ids) == ended
+        assert await worker.redis.hget(keys.ids, "t0") is None
+        assert await worker.redis.hget(keys.ids, "t5999") is not None
+        assert await worker.redis.xlen(keys.of("double")) <= ended + 200
+        assert await worker.redis.xlen(keys.failed) <= 300
+        assert await worker.redis.xlen(keys.payloads) <= 300
+        cursor, mine = 0, set[str]()
+        while True:
+            cursor, found = await worker.redis.scan(
+                cursor, match=f"{settings.redis_key_prefix}*", count=1000
+            )
+            mine |= {str(key) for key in found}
+            if not cursor:
+                break
+        for key in mine - {keys.names}:
+            assert await worker.redis.ttl(key) > 0, key
+
+
+def make_ended(number: int) -> Ended:
+    outcome = Outcome.FAILED if number % 5 == 0 else Outcome.DONE
+    return Ended(f"t{number}", "double", outcome, 1, 2, 3, 4, 1, "w1")
+
+
+class Broken:
+    async def eval(self, *_: object) -> None:
+        raise ConnectionResetError("gone")
