@@ -87,7 +87,6 @@ class TaskWorker(FastWorker):
             grace_period=_grace_period(settings),
             idle_timeout=settings.worker_idle_timeout,
             serializer=dump,
-            letter_keys=letter_keys(settings.redis_key_prefix),
         )
         self._reporter = Reporter(self)
         self.burial = Burial(self)
@@ -117,6 +116,7 @@ class TaskWorker(FastWorker):
             self._redis = make_client(settings)
             self._keys = signing_keys(settings)
             self.signing_secret = self._keys[0]
+            self.letter_keys = letter_keys(settings.redis_key_prefix)
             stack.callback(setattr, self, "_initialized", False)
             yield await stack.enter_async_context(super().__asynccontextmanager__())
 

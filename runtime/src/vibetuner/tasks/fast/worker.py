@@ -48,9 +48,10 @@ class FastWorker(Worker[Any]):
     and with Sentinel or Cluster, every method is streaq's own.
     """
 
-    def __init__(self, *, letter_keys: tuple[str, str], **options: Any) -> None:
+    def __init__(self, **options: Any) -> None:
         super().__init__(**options)
-        self._letter_keys = letter_keys
+        #: where dead letters are kept, and where each task's is; before it is entered
+        self.letter_keys = ("", "")
         self._letters: dict[str, str] = {}
         self._begun: dict[str, Begun] = {}
         self._library: Library | None = None
@@ -199,7 +200,7 @@ class FastWorker(Worker[Any]):
             priorities=self.priorities,
             idle_ms=self.idle_timeout,
             slots=self.concurrency,
-            letters=self._letter_keys,
+            letters=self.letter_keys,
         )
 
     async def _consume(self, flow: Flow, scope: CancelScope, errors: list[Exception]) -> None:
