@@ -30,7 +30,6 @@ from anyio.streams.memory import MemoryObjectReceiveStream
 from coredis import Redis, RedisCluster
 from crontab import CronTab
 from streaq import StreaqError, StreaqRetry
-from streaq import Worker as StreaqWorker
 from streaq.constants import REDIS_GROUP
 from streaq.task import RegisteredTask, Task
 from streaq.types import StreamMessage, StreaqCancelled
@@ -43,7 +42,9 @@ from vibetuner.logs import current_task
 from vibetuner.resources.redis import check, make_client, ungrouped
 from vibetuner.tasks.dead_letters.burial import Burial
 from vibetuner.tasks.dead_letters.letter import Cause, DeadLetter, cause_of
+from vibetuner.tasks.dead_letters.stream import letter_keys
 from vibetuner.tasks.depends import inject, running_context
+from vibetuner.tasks.fast import FastWorker
 from vibetuner.tasks.guard import guard_of, queued_at
 from vibetuner.tasks.journal.recorder import Recorder, payload_of_run
 from vibetuner.tasks.lifespan import worker_lifespan
@@ -88,8 +89,8 @@ async def open_queue() -> AsyncIterator[TaskWorker]:
         yield worker
 
 
-class TaskWorker(StreaqWorker[Any]):
-    """streaq's worker, with connections made at use, contexts injected and one line a happening.
+class TaskWorker(FastWorker):
+    """streaq's worker on a fast path: connects at use, injects contexts, reports in one line each.
 
     Raises, when it is entered: NotConfigured without REDIS_URL; ServiceUnavailable when Redis
     does not answer.
@@ -159,6 +160,7 @@ class TaskWorker(StreaqWorker[Any]):
             self._redis = make_client(settings)
             self._keys = signing_keys(settings)
             self.signing_secret = self._keys[0]
+            self.letter_keys = letter_keys(settings.redis_key_prefix)
             stack.callback(setattr, self, "_initialized", False)
             yield await stack.enter_async_context(super().__asynccontextmanager__())
 
@@ -262,23 +264,25 @@ class TaskWorker(StreaqWorker[Any]):
 
         return begin
 
-    async def finish_task(self, msg: StreamMessage, *args: Any, **kwargs: Any) -> None:
-        """Record the end of a try, and report it."""
+    async def finish_task(self, msg: StreamMessage, *args: Any, **kwargs: Any) -> bool:  # type: ignore[override]
+        """Record the end of a try, and report it; False when it was another worker's by then."""
         late = hit_the_engines_limit(kwargs["return_value"], finish=kwargs["finish"])
         if late and not kwargs["success"]:
             kwargs |= await self._judge_late(msg, kwargs["fn_name"], kwargs["tries"])
-        if not kwargs["finish"] and kwargs["schedule"] is None:
+        if not kwargs["finish"] and kwargs["schedule"] is None and not self.is_fast:
             # Cut short by a planned stop, which is no fault of the task's: this try is not counted.
             await self.redis.decr(self._retry_key + msg.task_id)
         await self._ends.settle(again=not kwargs["finish"])
-        await super().finish_task(msg, *args, **kwargs)
+        if not await super().finish_task(msg, *args, **kwargs):
+            return False
         if kwargs["finish"]:
             outcome, success = kwargs["return_value"], kwargs["success"]
             await self._ends.tell(msg.task_id, outcome, success=success)
-        if kwargs["success"] and kwargs["triggers"]:
+        if kwargs["success"] and kwargs["triggers"] and not self.is_fast:
             await self.redis.expire(self._previous_key + msg.task_id, HANDED_ON_TIME)
         self._reporter.finished(**kwargs)
         self._recorder.finished(msg, **kwargs)
+        return True
 
     async def _judge_late(self, msg: StreamMessage, fn_name: str, tries: int) -> dict[str, Any]:
         """What becomes of a robust task that the engine has ended, and not our own limit.
@@ -313,7 +317,7 @@ class TaskWorker(StreaqWorker[Any]):
         """Record the end of tasks whose dependency has failed."""
         error = StreaqError("Dependency failed, not running task!")
         for task_id in dependents:
-            if letter := await self._bury(task_id, error, 0, None):
+            if letter := await self._bury(task_id, error, 0, None, with_end=False):
                 self._recorder.not_run(task_id, error, letter.task_name, 0, letter.payload)
         await super().fail_task_dependents(dependents, otherwise)
         for task_id in dependents:
@@ -327,7 +331,13 @@ class TaskWorker(StreaqWorker[Any]):
         return aborted
 
     async def _bury(
-        self, task_id: str, error: BaseException, tries: int, task: RegisteredTask | None
+        self,
+        task_id: str,
+        error: BaseException,
+        tries: int,
+        task: RegisteredTask | None,
+        *,
+        with_end: bool = True,
     ) -> DeadLetter | None:
         """Keep a letter of a robust task, or of one that can't be told any more."""
         guard = guard_of(task)
@@ -336,7 +346,7 @@ class TaskWorker(StreaqWorker[Any]):
         cause = cause_of(error)
         # The try that finds the limit reached did not run.
         begun = tries - 1 if cause is Cause.CRASHED else tries
-        letter = await self.burial.bury(task_id, error, cause, begun)
+        letter = await self.burial.bury(task_id, error, cause, begun, with_end=with_end)
         guard = guard or guard_of(self.registry.get(letter.task_name))
         if guard is not None:
             await guard.notify(letter, error)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import logging
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from anyio import move_on_after
-from streaq import StreaqError, Worker
+from streaq import StreaqError
 from streaq.constants import REDIS_PREVIOUS
 
 from vibetuner.config import get_settings
@@ -23,6 +23,9 @@ from vibetuner.tasks.dead_letters.letter import (
 )
 from vibetuner.tasks.dead_letters.stream import keep
 
+if TYPE_CHECKING:
+    from vibetuner.tasks.fast import FastWorker
+
 __all__ = ["Burial"]
 
 logger = logging.getLogger(__name__)
@@ -33,13 +36,23 @@ UNKNOWN = "unknown"
 class Burial:
     """Keeps a record of each task that one worker gives up."""
 
-    def __init__(self, worker: Worker[Any]) -> None:
+    def __init__(self, worker: FastWorker) -> None:
         self._worker = worker
 
     async def bury(
-        self, task_id: str, error: BaseException, cause: Cause, tries: int
+        self,
+        task_id: str,
+        error: BaseException,
+        cause: Cause,
+        tries: int,
+        *,
+        with_end: bool = True,
     ) -> DeadLetter:
-        """Write the letter of a task into the stream, before the engine forgets its payload."""
+        """Write the letter of a task into the stream, before the engine forgets its payload.
+
+        It is kept in the step that records the task's end, which follows; without ``with_end``, or
+        where the server has no such step, at once.
+        """
         # What is no text, as a pickle is not, comes as bytes in spite of the client's type.
         raw: Any = await self._worker.redis.get(self._worker.task_key + task_id)
         payload = raw.encode() if isinstance(raw, str) else bytes(raw or b"")
@@ -64,7 +77,8 @@ class Burial:
             fingerprint=fingerprint(name, cause, error),
             payload=payload,
         )
-        await keep(self._worker.redis, get_settings().redis_key_prefix, letter)
+        if not (with_end and self._worker.keep_with_end(task_id, letter.to_json())):
+            await keep(self._worker.redis, get_settings().redis_key_prefix, letter)
         return letter
 
     async def _read(self, payload: bytes) -> dict[str, Any]:

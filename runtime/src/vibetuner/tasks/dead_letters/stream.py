@@ -18,6 +18,7 @@ __all__ = [
     "count_open",
     "find_letter",
     "keep",
+    "letter_keys",
     "read_letters",
     "remove_letters",
     "stream_key",
@@ -60,10 +61,14 @@ def acts_key(prefix: str) -> str:
     return f"{stream_key(prefix)}:acted"
 
 
+def letter_keys(prefix: str) -> tuple[str, str]:
+    """The keys that a letter is kept under: the stream's, and that of each task's place in it."""
+    return stream_key(prefix), _places_key(prefix)
+
+
 async def keep(redis: Client, prefix: str, letter: DeadLetter) -> None:
     """Append a letter; when this returns, it survives whatever happens to the worker."""
-    keys = [stream_key(prefix), _places_key(prefix)]
-    await redis.eval(KEEP, keys, [letter.task_id, letter.to_json()])
+    await redis.eval(KEEP, list(letter_keys(prefix)), [letter.task_id, letter.to_json()])
 
 
 async def read_letters(redis: Client, prefix: str) -> list[StreamedLetter]:

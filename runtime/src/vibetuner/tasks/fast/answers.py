@@ -1,0 +1,122 @@
+"""One subscription for all that a process waits for."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter, defaultdict
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from typing import Any, Self
+
+from coredis.exceptions import ConnectionError as Disconnected
+
+from vibetuner.resources.wire import Address, Wire
+
+__all__ = ["Answers"]
+
+# A server that restarts is waited for this long; what it published meanwhile is looked up.
+PATIENCE_SECONDS = (0.05, 0.1, 0.2, 0.5, 1, 2, 5, 5, 5, 5)
+
+Waiter = asyncio.Future[bytes]
+
+
+class Answers:
+    """Hands out what is published on channels, to as many as wait for it.
+
+    Args:
+        address: the server; it is connected to when somebody waits for the first time.
+        commands: the connection for everything else.
+    """
+
+    def __init__(self, address: Address, commands: Wire) -> None:
+        self._wire = Wire(address, on_push=self._hear, on_loss=self._lose)
+        self._commands = commands
+        self._waiters: defaultdict[str, set[Waiter]] = defaultdict(set)
+        self._unconfirmed: Counter[str] = Counter()
+        self._confirmed: dict[str, asyncio.Event] = {}
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._lose()
+        await self._wire.close()
+
+    async def wait(self, channel: str, key: str) -> bytes:
+        """What stands at ``key``, or is published on ``channel``, whichever comes first."""
+        for pause in PATIENCE_SECONDS:
+            with suppress(Disconnected):
+                return await self._wait(channel, key)
+            await asyncio.sleep(pause)
+        return await self._wait(channel, key)
+
+    @asynccontextmanager
+    async def listening(self, channel: str) -> AsyncIterator[Waiter]:
+        """Subscribed once the block begins; the future has the first message."""
+        await self._wire.connect()
+        waiter: Waiter = asyncio.get_running_loop().create_future()
+        waiters = self._waiters[channel]
+        waiters.add(waiter)
+        if len(waiters) == 1:
+            self._confirmed[channel] = asyncio.Event()
+            self._unconfirmed[channel] += 1
+            self._wire.tell("SUBSCRIBE", channel)
+        try:
+            await self._confirmed[channel].wait()
+            if waiter.done():
+                waiter.result()  # it was lost before it was confirmed
+            yield waiter
+        finally:
+            self._leave(channel, waiter)
+
+    async def each(self, channel: str, heard: Callable[[], None]) -> None:
+        """Call ``heard`` at each message, and once at the beginning; ends with the connection."""
+        while True:
+            async with self.listening(channel) as message:
+                heard()
+                await message
+            heard()
+
+    async def _wait(self, channel: str, key: str) -> bytes:
+        async with self.listening(channel) as message:
+            stored: bytes | None = await self._commands.call("GET", key)
+            return await message if stored is None else stored
+
+    def _leave(self, channel: str, waiter: Waiter) -> None:
+        waiter.cancel()
+        if waiter.done() and not waiter.cancelled():
+            waiter.exception()  # nobody else will look at it
+        waiters = self._waiters.get(channel)
+        if waiters is None:
+            return
+        waiters.discard(waiter)
+        if not waiters:
+            del self._waiters[channel]
+            self._confirmed.pop(channel, None)
+            with suppress(Disconnected):
+                self._wire.tell("UNSUBSCRIBE", channel)
+
+    def _hear(self, push: list[Any]) -> None:
+        kind, channel = push[0], push[1].decode()
+        if kind == b"message":
+            for waiter in self._waiters.get(channel, ()):
+                if not waiter.done():
+                    waiter.set_result(push[2])
+        elif kind == b"subscribe":
+            self._unconfirmed[channel] -= 1
+            # Who has left and come back waits for the second of two confirmations.
+            if self._unconfirmed[channel] <= 0:
+                del self._unconfirmed[channel]
+                if channel in self._confirmed:
+                    self._confirmed[channel].set()
+
+    def _lose(self) -> None:
+        waiters, self._waiters = self._waiters, defaultdict(set)
+        confirmed, self._confirmed = self._confirmed, {}
+        self._unconfirmed.clear()
+        for channel_waiters in waiters.values():
+            for waiter in channel_waiters:
+                if not waiter.done():
+                    waiter.set_exception(Disconnected("The subscription was lost"))
+        for event in confirmed.values():
+            event.set()

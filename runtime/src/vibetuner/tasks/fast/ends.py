@@ -1,0 +1,108 @@
+"""What is recorded at the end of a try; those of one turn of the loop go to the server together."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from coredis.exceptions import ConnectionError as Disconnected
+
+from vibetuner.tasks.fast.library import Library
+
+__all__ = ["SUPERSEDED", "End", "Ends"]
+
+SUPERSEDED = None
+
+# A server that restarts is back within this; an end is recorded once, however often it is sent.
+PATIENCE_SECONDS = (0.05, 0.1, 0.2, 0.5, 1.0)
+
+
+class End(NamedTuple):
+    """The end of one try, as functions.lua takes it."""
+
+    kind: str
+    priority: str
+    message_id: str
+    task_id: str
+    value: str | bytes | int = ""
+    ttl: str | int = ""
+    lock: str = ""
+    following: str | bytes = ""
+    otherwise: str = ""
+    letter: str = ""
+
+
+@dataclass(slots=True)
+class _Batch:
+    future: asyncio.Future[list[Any]]
+    values: list[Any] = field(default_factory=list)
+    size: int = 0
+
+
+class Ends:
+    """Records ends; ``on_end`` is told of each message as soon as its end is on the way."""
+
+    def __init__(
+        self,
+        library: Library,
+        keys: tuple[str, ...],
+        head: tuple[str, str, int],
+        on_end: Callable[[str], None],
+    ) -> None:
+        self._library = library
+        self._keys = keys
+        self._head = head
+        self._on_end = on_end
+        self._loop = asyncio.get_running_loop()
+        self._batch: _Batch | None = None
+        self._sending: set[asyncio.Task[None]] = set()
+
+    async def record(self, end: End) -> list[str] | None:
+        """Record ``end``; returns the tasks that go on or fail with it, or :data:`SUPERSEDED`."""
+        batch = self._batch
+        if batch is None:
+            batch = self._batch = _Batch(self._loop.create_future())
+            self._loop.call_soon(self._send)
+        place = batch.size
+        batch.size += 1
+        batch.values.extend(end)
+        self._on_end(end.message_id)
+        outcome = (await batch.future)[place]
+        return SUPERSEDED if outcome is None else [name.decode() for name in outcome]
+
+    def _send(self) -> None:
+        batch, self._batch = self._batch, None
+        if batch is not None:
+            task = self._loop.create_task(self._finish(batch))
+            self._sending.add(task)
+            task.add_done_callback(self._sending.discard)
+
+    async def _finish(self, batch: _Batch) -> None:
+        values = [*self._head, round(time.time() * 1000), *batch.values]
+        try:
+            outcomes = await self._insist(values)
+        except Exception as error:  # noqa: BLE001 - it is raised where it is waited for
+            if not batch.future.done():
+                batch.future.set_exception(error)
+        else:
+            if not batch.future.done():
+                batch.future.set_result(outcomes)
+
+    async def _insist(self, values: list[Any]) -> list[Any]:
+        """Send them, again after a loss: recording an end twice changes nothing."""
+        in_doubt = False
+        for pause in (*PATIENCE_SECONDS, None):
+            try:
+                outcomes: list[Any] = await self._library.call("finish", self._keys, values)
+            except Disconnected:
+                if pause is None:
+                    raise
+                in_doubt = True
+                await asyncio.sleep(pause)
+            else:
+                # What the server had recorded before it was lost looks as if it were superseded.
+                return [[] if o is None and in_doubt else o for o in outcomes]
+        raise AssertionError("unreachable")

@@ -1,0 +1,215 @@
+-- What a worker asks of the server, in one step each. Keys, values and their meaning are those of
+-- streaq 7.2, so that its own workers and ours share a queue. KEYS[1] starts every key of the queue.
+
+local function owns(stream, group, consumer, id)
+  local pending = redis.pcall('xpending', stream, group, id, id, 1, consumer)
+  -- Without the stream, as after a flush, nobody else can own the message.
+  return pending.err ~= nil or #pending > 0
+end
+
+-- ARGV: group, consumer, idle, count, then the priorities, highest first.
+-- Returns priority, message, task and moment of each message, in one flat list.
+local function read(keys, argv)
+  local group, consumer, idle, count = argv[1], argv[2], argv[3], tonumber(argv[4])
+  local found = {}
+  for i = 5, #argv do
+    local stream = keys[1] .. ':queues:' .. argv[i]
+    local claimed = redis.call('xautoclaim', stream, group, consumer, idle, '0-0', 'count', count)[2]
+    local fresh = {}
+    if #claimed < count then
+      local answer = redis.call(
+        'xreadgroup', 'group', group, consumer, 'count', count - #claimed, 'streams', stream, '>')
+      fresh = answer and answer[1][2] or {}
+    end
+    for _, entries in ipairs({ claimed, fresh }) do
+      for _, entry in ipairs(entries) do
+        local fields = {}
+        for j = 1, #entry[2], 2 do fields[entry[2][j]] = entry[2][j + 1] end
+        found[#found + 1] = argv[i]
+        found[#found + 1] = entry[1]
+        found[#found + 1] = fields['task_id']
+        found[#found + 1] = fields['enqueue_time'] or '0'
+        count = count - 1
+      end
+    end
+    if count <= 0 then break end
+  end
+  return found
+end
+
+-- ARGV: group, consumer, then priority, message and task of each that is to begin.
+-- Returns for each: payload, try and whether it was aborted; nothing if another worker has it.
+local function start(keys, argv)
+  local prefix, group, consumer = keys[1], argv[1], argv[2]
+  local begun = {}
+  for i = 3, #argv, 3 do
+    local stream, id, task = prefix .. ':queues:' .. argv[i], argv[i + 1], argv[i + 2]
+    if #redis.call('xpending', stream, group, id, id, 1, consumer) == 0 then
+      begun[#begun + 1] = false
+    else
+      redis.call('xclaim', stream, group, consumer, 0, id, 'justid')
+      redis.call('sadd', prefix .. ':index:running', task)
+      begun[#begun + 1] = {
+        redis.call('get', prefix .. ':task:data:' .. task),
+        redis.call('incr', prefix .. ':task:retry:' .. task),
+        redis.call('srem', prefix .. ':aborted', task),
+      }
+    end
+  end
+  return begun
+end
+
+local function keep_letter(letters, places, task, letter)
+  local known = redis.call('hget', places, task)
+  if known and #redis.call('xrange', letters, known, known) > 0 then return end
+  redis.call('hset', places, task, redis.call('xadd', letters, '*', 'letter', letter))
+end
+
+local function release_dependents(prefix, stream, task, result, otherwise, now)
+  local released = {}
+  for _, dependent in ipairs(redis.call('smembers', prefix .. ':task:dependents:' .. task)) do
+    local dependencies = prefix .. ':task:dependencies:' .. dependent
+    redis.call('srem', dependencies, task)
+    if redis.call('scard', dependencies) == 0 then
+      if dependent == otherwise then
+        redis.call('set', prefix .. ':task:fallback:' .. dependent, result)
+      end
+      redis.call('xadd', stream, '*', 'task_id', dependent, 'enqueue_time', now)
+      released[#released + 1] = dependent
+    end
+  end
+  redis.call('del', prefix .. ':task:dependents:' .. task, prefix .. ':task:dependencies:' .. task)
+  return released
+end
+
+-- All that depend on a task, near and far; what depends on its fallback alone is left out.
+local function fail_dependents(prefix, task, otherwise)
+  local seen, failed, open = {}, {}, { task }
+  while #open > 0 do
+    local current = table.remove(open)
+    if not seen[current] then
+      seen[current] = true
+      for _, dependent in ipairs(redis.call('smembers', prefix .. ':task:dependents:' .. current)) do
+        redis.call('srem', prefix .. ':task:dependencies:' .. dependent, current)
+        if dependent ~= otherwise then open[#open + 1] = dependent end
+      end
+      redis.call('del', prefix .. ':task:dependents:' .. current)
+      if current ~= task then failed[#failed + 1] = current end
+    end
+  end
+  return failed
+end
+
+-- KEYS: prefix, dead letters, their places. ARGV: group, consumer, idle, now, then ten of each task:
+-- kind (success, failure, retry, hand-back), priority, message, task, result or moment of the
+-- retry, lifetime of the result, lock, arguments for what follows, fallback, dead letter.
+-- Returns for each: the tasks that were released or have failed with it; nothing if another worker
+-- has taken the task over, whose run it is that counts.
+local function finish(keys, argv)
+  local prefix, group, consumer, idle, now = keys[1], argv[1], argv[2], argv[3], argv[4]
+  local ends = {}
+  for i = 5, #argv, 10 do
+    local kind, priority, id, task, value = argv[i], argv[i + 1], argv[i + 2], argv[i + 3], argv[i + 4]
+    local ttl, lock, following = argv[i + 5], argv[i + 6], argv[i + 7]
+    local otherwise, letter = argv[i + 8], argv[i + 9]
+    local stream = prefix .. ':queues:' .. priority
+    local outcome = {}
+    if not owns(stream, group, consumer, id) then
+      outcome = false
+    elseif kind == 'h' then
+      redis.call('srem', prefix .. ':index:running', task)
+      redis.call('decr', prefix .. ':task:retry:' .. task)
+      redis.pcall('xclaim', stream, group, consumer, 0, id, 'idle', idle, 'justid')
+      if lock ~= '' then redis.call('del', lock) end
+    else
+      redis.call('xack', stream, group, id)
+      redis.call('xdel', stream, id)
+      redis.call('srem', prefix .. ':index:running', task)
+      if lock ~= '' then redis.call('del', lock) end
+      if kind == 'r' then
+        redis.call('zadd', prefix .. ':queues:delayed:' .. priority, value, task)
+        redis.call('publish', prefix .. ':delayed', value)
+      else
+        redis.call('publish', prefix .. ':channels:' .. task, value)
+        redis.call('srem', prefix .. ':aborted', task)
+        redis.call('del', prefix .. ':task:retry:' .. task, prefix .. ':task:data:' .. task)
+        if ttl == '' then
+          redis.call('zadd', prefix .. ':index:results', now + 1e14, task)
+          redis.call('set', prefix .. ':task:results:' .. task, value)
+        elseif ttl ~= '0' then
+          redis.call('zadd', prefix .. ':index:results', now + ttl, task)
+          redis.call('set', prefix .. ':task:results:' .. task, value, 'px', ttl)
+        end
+        if letter ~= '' then keep_letter(keys[2], keys[3], task, letter) end
+        if kind == 's' then
+          if following ~= '' then
+            redis.call('set', prefix .. ':task:previous:' .. task, following, 'px', 604800000)
+          end
+          outcome = release_dependents(prefix, stream, task, value, otherwise, now)
+        else
+          outcome = fail_dependents(prefix, task, otherwise)
+        end
+      end
+    end
+    ends[#ends + 1] = outcome
+  end
+  return ends
+end
+
+-- ARGV: now, then the priorities. Puts what is due into the queue; returns when the next will be.
+local function due(keys, argv)
+  local now, soonest = argv[1], false
+  for i = 2, #argv do
+    local delayed = keys[1] .. ':queues:delayed:' .. argv[i]
+    local ready = redis.call(
+      'zrange', delayed, 0, now, 'byscore', 'limit', 0, 1000, 'withscores')
+    for j = 1, #ready, 2 do
+      redis.call('zrem', delayed, ready[j])
+      redis.call('xadd', keys[1] .. ':queues:' .. argv[i], '*',
+        'task_id', ready[j], 'enqueue_time', ready[j + 1])
+    end
+    local first = redis.call('zrange', delayed, 0, 0, 'withscores')[2]
+    if first and (not soonest or tonumber(first) < tonumber(soonest)) then soonest = first end
+  end
+  return soonest
+end
+
+-- ARGV: now, then of each task: id, payload, moment or 0, lifetime or 0, priority, number of
+-- dependencies, these. Returns for each what streaq's own function does.
+local function enqueue(keys, argv)
+  local prefix, now, i = keys[1], argv[1], 2
+  local answers = {}
+  while i <= #argv do
+    local task, data, score, lifetime, priority = argv[i], argv[i + 1], argv[i + 2], argv[i + 3], argv[i + 4]
+    local last = i + 5 + tonumber(argv[i + 5])
+    local key, answer = prefix .. ':task:data:' .. task, 1
+    local new
+    if lifetime == '0' then
+      new = redis.call('set', key, data, 'nx')
+    else
+      new = redis.call('set', key, data, 'nx', 'px', lifetime)
+    end
+    if not new then
+      answer = 0
+    else
+      local waits = false
+      for j = i + 6, last do
+        if redis.call('exists', prefix .. ':task:results:' .. argv[j]) == 0 then
+          waits = true
+          redis.call('sadd', prefix .. ':task:dependencies:' .. task, argv[j])
+          redis.call('sadd', prefix .. ':task:dependents:' .. argv[j], task)
+        end
+      end
+      if not waits and score ~= '0' then
+        redis.call('zadd', prefix .. ':queues:delayed:' .. priority, score, task)
+        redis.call('publish', prefix .. ':delayed', score)
+      elseif not waits then
+        answer = redis.call(
+          'xadd', prefix .. ':queues:' .. priority, '*', 'task_id', task, 'enqueue_time', now)
+      end
+    end
+    answers[#answers + 1] = answer
+    i = last + 1
+  end
+  return answers
+end

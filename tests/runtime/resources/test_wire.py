@@ -1,0 +1,245 @@
+"""The small connection: order, loss, return, and being let in."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+import subprocess
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from coredis import ConnectionPool, RedisCluster
+from coredis.connection import TCPLocation
+from coredis.exceptions import ConnectionError as Disconnected
+from coredis.exceptions import ResponseError
+
+from tests.processes import free_port, wait_until
+from vibetuner.embedded.packages import valkey_binary
+from vibetuner.resources.wire import Address, Wire
+
+
+def address(url: str) -> Address:
+    """As our settings' URL is read."""
+    found = Address.of(ConnectionPool.from_url(url, decode_responses=True))
+    assert found is not None
+    return found
+
+
+@pytest.fixture
+async def wire(servers: Any) -> AsyncIterator[Wire]:
+    """One to the session's server."""
+    async with Wire(address(servers.urls["redis"])) as wire:
+        yield wire
+
+
+class Server:
+    """A server of the test's own, which can be killed and started again."""
+
+    def __init__(self, folder: Path) -> None:
+        self.port = free_port()
+        self.socket = folder / "socket"
+        self._folder = folder
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Start it, and wait for its socket."""
+        self.socket.unlink(missing_ok=True)
+        self._process = subprocess.Popen(
+            [
+                str(valkey_binary()), "--port", str(self.port), "--bind", "127.0.0.1",
+                "--unixsocket", str(self.socket), "--save", "", "--dir", str(self._folder),
+                "--user", "default", "off",
+                "--user", "writer", "on", ">sesame", "~*", "&*", "+@all",
+            ],
+            stdout=subprocess.DEVNULL,
+        )  # fmt: skip
+        wait_until(self.socket.exists, what=lambda: "a socket")
+
+    def kill(self) -> None:
+        """Without a word."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Server]:
+    """One that lets in the user ``writer`` with the password ``sesame``."""
+    server = Server(tmp_path)
+    try:
+        server.start()
+        yield server
+    finally:
+        server.kill()
+
+
+async def test_replies_come_in_the_order_of_the_calls(wire: Wire):
+    """However many are made in one turn of the loop."""
+    replies = await asyncio.gather(*(wire.call("ECHO", n) for n in range(5000)))
+
+    assert replies == [str(n).encode() for n in range(5000)]
+
+
+async def test_calls_of_one_turn_go_out_in_one_write(servers: Any):
+    """Between two turns the server has one thing to read."""
+    url = servers.urls["redis"]
+    reads: list[int] = []
+    async with through(address(url), on_read=reads.append) as port:
+        async with Wire(Address(host="127.0.0.1", port=port)) as wire:
+            await asyncio.gather(*(wire.call("PING") for _ in range(100)))
+
+    assert len(reads) == 1
+
+
+async def test_a_refused_command_raises_and_the_others_go_on(wire: Wire):
+    """The error is the server's own line."""
+    wrong, right = wire.call("NONSENSE"), wire.call("PING")
+
+    with pytest.raises(ResponseError, match="unknown command"):
+        await wrong
+    assert await right == b"PONG"
+
+
+async def test_who_stops_waiting_disturbs_nobody(wire: Wire):
+    """The reply that nobody wants is dropped."""
+    first, second = wire.call("ECHO", "1"), wire.call("ECHO", "2")
+    first.cancel()
+
+    assert await second == b"2"
+
+
+@pytest.mark.parametrize("way", ["tcp", "socket"])
+async def test_a_user_is_let_in_and_a_database_chosen(server: Server, way: str):
+    """By host and port, or by a socket's path."""
+    url = f"redis://writer:sesame@127.0.0.1:{server.port}/3"
+    if way == "socket":
+        url = f"unix://writer:sesame@{server.socket}?db=3"
+    async with Wire(address(url)) as wire:
+        info = await wire.call("CLIENT", "INFO")
+
+    assert b"db=3" in info
+    assert b"user=writer" in info
+
+
+async def test_a_wrong_password_is_told(server: Server):
+    """And the connection is not left open."""
+    wire = Wire(address(f"redis://writer:wrong@127.0.0.1:{server.port}"))
+    with pytest.raises(ResponseError, match="WRONGPASS"):
+        await wire.call("PING")
+    await wire.close()
+
+
+async def test_a_lost_server_fails_what_is_under_way_and_is_found_again(server: Server):
+    """Nothing is sent twice; the next call connects."""
+    lost = asyncio.Event()
+    url = f"redis://writer:sesame@127.0.0.1:{server.port}"
+    wire = Wire(address(url), on_loss=lost.set)
+    waiting = wire.call("BLPOP", "nothing", 0)
+    await asyncio.sleep(0.1)
+    server.kill()
+    with pytest.raises(Disconnected, match="lost"):
+        await waiting
+    async with asyncio.timeout(5):
+        await lost.wait()
+    with pytest.raises(Disconnected, match=f"127.0.0.1:{server.port} can't be reached"):
+        await wire.call("PING")
+
+    await asyncio.to_thread(server.start)
+
+    assert await wire.call("PING") == b"PONG"
+    await wire.close()
+
+
+async def test_a_closed_one_refuses(servers: Any):
+    """What waits is told, and so is who calls later."""
+    wire = Wire(address(servers.urls["redis"]))
+    await wire.connect()
+    waiting = wire.call("BLPOP", "nothing", 0)
+    await asyncio.sleep(0.05)
+    await wire.close()
+
+    with pytest.raises(Disconnected):
+        await waiting
+    with pytest.raises(Disconnected, match="closed"):
+        wire.call("PING")
+
+
+async def test_pushes_go_to_who_takes_them(servers: Any, wire: Wire):
+    """The messages of a subscription."""
+    pushes: asyncio.Queue[Any] = asyncio.Queue()
+    async with Wire(address(servers.urls["redis"]), on_push=pushes.put_nowait) as listener:
+        listener.tell("SUBSCRIBE", "news-of-the-wire")
+        assert (await pushes.get())[0] == b"subscribe"
+        await wire.call("PUBLISH", "news-of-the-wire", "hello")
+        assert await pushes.get() == [b"message", b"news-of-the-wire", b"hello"]
+
+
+async def test_tls(servers: Any, tmp_path: Path):
+    """``rediss://``: the certificate is checked as coredis is told to."""
+    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
+    await asyncio.to_thread(
+        subprocess.run,
+        [
+            "openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2",
+            "-keyout", str(key), "-out", str(certificate), "-subj", "/CN=localhost",
+            "-addext", "subjectAltName=DNS:localhost",
+        ],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(certificate, key)
+    async with through(address(servers.urls["redis"]), tls=context) as port:
+        trusted = f"rediss://localhost:{port}?ssl_cert_reqs=required&ssl_ca_certs={certificate}"
+        async with Wire(address(trusted)) as wire:
+            assert await wire.call("PING") == b"PONG"
+        doubtful = Wire(address(f"rediss://localhost:{port}?ssl_cert_reqs=required"))
+        with pytest.raises(Disconnected, match=r"certificate|CERTIFICATE"):
+            await doubtful.call("PING")
+        await doubtful.close()
+
+
+def test_what_it_cannot_serve_is_left_to_coredis():
+    """A Cluster has no one address."""
+    cluster: Any = RedisCluster(startup_nodes=[TCPLocation("127.0.0.1", 1)])
+    assert Address.of(cluster.connection_pool) is None
+
+
+@asynccontextmanager
+async def through(
+    target: Address, *, tls: ssl.SSLContext | None = None, on_read: Any = None
+) -> AsyncIterator[int]:
+    """A door in front of the server that counts what comes in, or wants TLS; gives its port."""
+    pumps: set[asyncio.Task[None]] = set()
+
+    async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, told: Any) -> None:
+        try:
+            while data := await reader.read(1 << 20):
+                if told is not None:
+                    told(len(data))
+                writer.write(data)
+                await writer.drain()
+        except OSError:
+            pass
+        finally:
+            writer.close()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        there, back = (
+            await asyncio.open_unix_connection(target.path)
+            if target.path
+            else await asyncio.open_connection(target.host, target.port)
+        )
+        for ends, told in (((reader, back), on_read), ((there, writer), None)):
+            pumps.add(asyncio.create_task(pump(*ends, told)))
+
+    door = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=tls)
+    try:
+        yield door.sockets[0].getsockname()[1]
+    finally:
+        door.close()
+        for task in pumps:
+            task.cancel()
+        await asyncio.gather(*pumps, return_exceptions=True)

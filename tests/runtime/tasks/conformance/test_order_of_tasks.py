@@ -1,0 +1,252 @@
+"""When a task is begun: priorities, delays, schedules, chains and fallbacks."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from datetime import UTC, datetime
+from typing import Any
+
+from streaq import StreaqError, TaskStatus, Worker
+
+from .conftest import Make, at_work, drain, soon, until
+
+
+async def test_higher_priorities_come_first(make: Make):
+    """They are named from the lowest to the highest; the lowest is the default."""
+    worker = make(concurrency=1, priorities=["low", "high"])
+    begun: list[str] = []
+
+    @worker.task(name="note")
+    async def note(name: str) -> None:
+        begun.append(name)
+
+    async with worker:
+        await note.enqueue("default")
+        await note.enqueue("low").start(priority="low")
+        await note.enqueue("high").start(priority="high")
+    await drain(worker)
+
+    assert begun == ["high", "default", "low"]
+
+
+async def test_no_more_run_at_a_time_than_concurrency(make: Make):
+    """And as many as that."""
+    worker = make(concurrency=3)
+    now: list[int] = []
+    most: list[int] = []
+
+    @worker.task(name="count")
+    async def count() -> None:
+        now.append(1)
+        most.append(len(now))
+        await asyncio.sleep(0.02)
+        now.pop()
+
+    async with worker:
+        await worker.enqueue_many([count.enqueue() for _ in range(20)])
+    await drain(worker)
+
+    assert max(most) == 3
+    assert worker.counters["completed"] == 20
+
+
+async def test_a_delayed_task_is_not_early(worker: Worker[Any]):
+    """Delay and schedule; the status says that it waits."""
+
+    @worker.task(name="now")
+    async def now() -> float:
+        return time.time()
+
+    async with at_work(worker):
+        began = time.time()
+        delayed = await now.enqueue().start(delay=soon(0.3))
+        planned = await now.enqueue().start(schedule=datetime.now(UTC) + soon(0.4))
+        far = await now.enqueue().start(delay=3600)
+
+        assert (await delayed.result(timeout=10)).result - began >= 0.299
+        assert (await planned.result(timeout=10)).result - began >= 0.399
+        assert await far.status() == TaskStatus.SCHEDULED
+
+
+async def test_a_task_can_wait_for_others(worker: Worker[Any]):
+    """``after`` takes ids; one that has a result already is no hindrance."""
+    done: list[str] = []
+
+    @worker.task(name="step")
+    async def step(name: str) -> None:
+        done.append(name)
+
+    async with at_work(worker):
+        earlier = await step.enqueue("earlier")
+        await earlier.result(timeout=10)
+        first = step.enqueue("first")
+        last = await step.enqueue("last").start(after=[first.id, earlier.id])
+        assert await last.status() == TaskStatus.SCHEDULED
+        await first
+        await last.result(timeout=10)
+
+    assert done == ["earlier", "first", "last"]
+
+
+async def test_a_chain_hands_results_on(worker: Worker[Any]):
+    """A tuple becomes several arguments."""
+
+    @worker.task(name="pair")
+    async def pair(number: int) -> tuple[int, int]:
+        return number, number + 1
+
+    @worker.task(name="add")
+    async def add(left: int, right: int, *, more: int = 0) -> int:
+        return left + right + more
+
+    @worker.task(name="show")
+    async def show(number: int) -> str:
+        return f"<{number}>"
+
+    async with at_work(worker):
+        task = await (pair.enqueue(3).then(add, more=10) | show)
+        assert (await task.result(timeout=10)).result == "<17>"
+
+
+async def test_who_depends_on_a_failure_fails(worker: Worker[Any]):
+    """And so does who depends on that."""
+
+    @worker.task(name="fail")
+    async def fail() -> int:
+        raise ValueError("no")
+
+    @worker.task(name="next")
+    async def next_(number: int) -> int:
+        return number
+
+    async with at_work(worker):
+        second = fail.enqueue() | next_
+        third = await (second | next_)
+        for task in (second, third):
+            result = await task.result(timeout=10)
+            assert str(result.exception) == "Dependency failed, not running task!"
+            assert isinstance(result.exception, StreaqError)
+
+
+async def test_a_fallback_runs_when_a_task_fails(worker: Worker[Any]):
+    """With the same arguments; else it is skipped, and has the first's result."""
+    ran: list[int] = []
+
+    @worker.task(name="risky")
+    async def risky(number: int) -> str:
+        if number < 0:
+            raise ValueError("below zero")
+        return f"risky {number}"
+
+    @worker.task(name="safe")
+    async def safe(number: int) -> str:
+        ran.append(number)
+        return f"safe {number}"
+
+    async with at_work(worker):
+        needed = await (risky.enqueue(-1) ^ safe)
+        skipped = await (risky.enqueue(1) ^ safe)
+
+        assert (await needed.result(timeout=10)).result == "safe -1"
+        assert (await skipped.result(timeout=10)).result == "risky 1"
+    assert ran == [-1]
+
+
+async def test_what_follows_a_fallback_gets_the_result_of_whichever_ran(worker: Worker[Any]):
+    """A chain goes on through it."""
+
+    @worker.task(name="risky")
+    async def risky(number: int) -> int:
+        if number < 0:
+            raise ValueError("below zero")
+        return number
+
+    @worker.task(name="safe")
+    async def safe(number: int) -> int:
+        return -number
+
+    @worker.task(name="last")
+    async def last(number: int) -> str:
+        return f"last {number}"
+
+    async with at_work(worker):
+        ends = [await ((risky.enqueue(n) ^ safe) | last) for n in (5, -7)]
+        results = [await end.result(timeout=10) for end in ends]
+
+    assert results[0].result == "last 5"
+    # The engine looks for the first's result, which has none when the fallback ran.
+    assert not results[1].success or results[1].result == "last 7"
+
+
+async def test_a_cron_task_runs_by_itself(worker: Worker[Any]):
+    """On its schedule, with an id that follows from name and moment."""
+    ran: list[str] = []
+
+    @worker.cron("* * * * * * *", name="tick")
+    async def tick() -> None:
+        ran.append(tick.context.task_id)
+
+    async with at_work(worker):
+        await until(lambda: len(ran) >= 2)
+
+    assert len(set(ran)) == len(ran)
+
+
+async def test_a_repeated_task_can_be_unscheduled(worker: Worker[Any]):
+    """A crontab in ``schedule`` makes one; its id stops it."""
+    ran: list[str] = []
+
+    @worker.task(name="tock")
+    async def tock() -> None:
+        ran.append(tock.context.task_id)
+
+    async with at_work(worker):
+        task = tock.enqueue().start(schedule="* * * * * * *")
+        await worker.enqueue_many([task])
+        await until(lambda: len(ran) >= 2)
+        assert await task.unschedule() is True
+
+
+async def test_a_cron_task_that_comes_too_late_is_dropped(worker: Worker[Any]):
+    """``max_schedule_drift``."""
+
+    @worker.cron("0 0 1 1 *", name="yearly", max_schedule_drift=5)
+    async def yearly() -> None:
+        raise AssertionError("too late")
+
+    async with worker:
+        task = await yearly.enqueue()
+        stream = worker.stream_key + worker.priorities[-1]
+        ((entry, _),) = [(e.identifier, e) for e in await worker.redis.xrange(stream)]
+        await worker.redis.xdel(stream, [entry])
+        late = int(time.time() * 1000) - 60_000
+        await worker.redis.xadd(stream, {"task_id": task.id, "enqueue_time": late})
+    await drain(worker)
+    async with worker:
+        result = await task.result(timeout=5)
+        assert str(result.exception) == "Cron task exceeded max schedule drift!"
+
+
+async def test_info_tells_what_a_task_waits_with(worker: Worker[Any]):
+    """Name, arguments, moment, tries, dependents."""
+
+    @worker.task(name="noop")
+    async def noop(*args: int, **kwargs: int) -> None: ...
+
+    async with worker:
+        task = noop.enqueue(1, two=2).start(delay=100)
+        after = await noop.enqueue().start(after=task.id)
+        await task
+        info, later = await task.info(), await after.info()
+        assert info is not None
+        assert later is not None
+        assert (info.fn_name, info.args, info.kwargs, info.tries) == ("noop", (1,), {"two": 2}, 0)
+        assert info.status == TaskStatus.SCHEDULED
+        assert info.scheduled is not None
+        assert 90 < (info.scheduled - datetime.now(UTC)).total_seconds() <= 100
+        assert info.dependents == {after.id}
+        assert later.dependencies == {task.id}
+        assert await worker.queue_size() == 1
+        waiting = await worker.get_tasks_by_status(TaskStatus.SCHEDULED)
+        assert [found.task_id for found in waiting] == [task.id]

@@ -1,0 +1,183 @@
+"""A queue that a worker of streaq's and one of ours share, each with the other's tasks."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+from streaq import StreaqRetry, Worker
+
+from vibetuner.config import Settings
+
+from .conftest import MAKERS, at_work, drain, make_ours, make_stock, soon, until
+
+
+@pytest.fixture
+def pair(stand_in, settings: Settings) -> dict[str, Worker[Any]]:
+    """One of each, on the same queue."""
+    stand_in()
+    return {name: maker(settings) for name, maker in MAKERS.items()}
+
+
+@pytest.mark.parametrize(("client", "runner"), [("streaq", "vibetuner"), ("vibetuner", "streaq")])
+async def test_one_enqueues_and_the_other_runs(
+    pair: dict[str, Worker[Any]], client: str, runner: str
+):
+    """Values, exceptions, retries, chains, fallbacks and aborts go through, in both directions."""
+    add, fail, later, endless, fallback = register(pair[client])
+    register(pair[runner])
+    async with at_work(pair[runner]), pair[client]:
+        value = await (await add.enqueue(1, 2)).result(timeout=10)
+        failed = await (await fail.enqueue(-1)).result(timeout=10)
+        again = await (await later.enqueue()).result(timeout=10)
+        chained = await (await (add.enqueue(1, 2) | fail)).result(timeout=10)
+        fallen = await (await (fail.enqueue(-4) ^ fallback)).result(timeout=10)
+        many = [add.enqueue(n, n) for n in range(50)]
+        await pair[client].enqueue_many(many)
+        doubled = [(await task.result(timeout=10)).result for task in many]
+        stuck = await endless.enqueue()
+        await until(lambda: pair[runner].running() == 1)
+        aborted = await stuck.abort(timeout=10)
+
+    assert value.result == 3
+    assert value.worker_id == pair[runner].id
+    assert isinstance(failed.exception, ValueError)
+    assert again.result == again.tries == 2
+    assert chained.result == 3
+    assert fallen.result == 4
+    assert doubled == [2 * n for n in range(50)]
+    assert aborted is True
+
+
+async def test_both_work_on_one_backlog(stand_in, settings: Settings):
+    """Each task is run once, and each worker has its part."""
+    stand_in()
+    workers = [make_stock(settings, concurrency=2), make_ours(settings, concurrency=2)]
+    ran: list[tuple[str, int]] = []
+    for worker in workers:
+
+        @worker.task(name="part")
+        async def part(number: int, *, who: str = worker.id) -> None:
+            ran.append((who, number))
+            await asyncio.sleep(0.01)
+
+    async with workers[1]:
+        await workers[1].enqueue_many([part.enqueue(n) for n in range(100)])
+    async with asyncio.TaskGroup() as group:
+        for worker in workers:
+            group.create_task(drain(worker))
+
+    assert sorted(number for _, number in ran) == list(range(100))
+    assert {who for who, _ in ran} == {worker.id for worker in workers}
+
+
+@pytest.mark.parametrize(("lost", "heir"), [("streaq", "vibetuner"), ("vibetuner", "streaq")])
+async def test_one_takes_over_what_the_other_has_begun(
+    stand_in, settings: Settings, lost: str, heir: str
+):
+    """A worker that is gone without a word: its task is begun again, as another try."""
+    stand_in()
+    first, second = (MAKERS[name](settings, idle_timeout=1) for name in (lost, heir))
+    begun: list[int] = []
+
+    @second.task(name="long")
+    async def long() -> int:
+        begun.append(long.context.tries)
+        return long.context.tries
+
+    async with first:
+        task = await first.enqueue_unsafe("long")
+        stream = first.stream_key + first.priorities[-1]
+        await first._lib.create_groups(first.stream_key, "workers", *first.priorities)
+        await first.redis.xreadgroup("workers", "gone", {stream: ">"}, count=1)
+        await first.redis.incr(first._retry_key + task.id)
+    await asyncio.sleep(1.1)
+    async with at_work(second):
+        assert (await task_of(second, task.id).result(timeout=10)).result == 2
+
+    assert begun == [2]
+
+
+async def test_both_leave_the_same_behind(stand_in, settings: Settings):
+    """After the same tasks, the same keys of the same types are there, and as many entries."""
+    stand_in()
+    left = []
+    for name, maker in MAKERS.items():
+        worker = maker(settings.model_copy(update={"redis_key_prefix": f"{name}-leaves:"}))
+        left.append(await leave(worker))
+
+    # Ours on purpose: a result that is to be arguments outlives a backlog.
+    handed_on = [keys.pop(":task:previous") for keys in left]
+    assert [len(keys) for keys in handed_on] == [2, 2]
+    assert left[0] == left[1]
+
+
+async def leave(worker: Worker[Any]) -> dict[str, Any]:
+    """Run one of everything; returns each key without names of its own: type, size, lifetime."""
+    add, fail, later, _, fallback = register(worker)
+    async with at_work(worker):
+        ends = [
+            await add.enqueue(1, 2),
+            await fail.enqueue(-1),
+            await later.enqueue(),
+            await (add.enqueue(1, 2) | fail | fail),
+            await (fail.enqueue(-4) ^ fallback),
+            await (fail.enqueue(4) ^ fallback),
+            await (fail.enqueue(-4) | fail),
+            await worker.enqueue_unsafe("nobody"),
+        ]
+        for task in ends:
+            await task.result(timeout=10)
+        await add.enqueue(3, 4).start(delay=3600)
+        redis, shape = worker.redis, {}
+        async for key in redis.scan_iter(match=f"{worker.prefix}:*"):
+            name = key.removeprefix(worker.prefix)
+            kind = await redis.type(key)
+            if ":health:" in name:
+                continue
+            parts = [part for part in name.split(":") if len(part) != 32]
+            size = {
+                "zset": redis.zcard, "set": redis.scard, "stream": redis.xlen, "hash": redis.hlen,
+            }.get(kind)  # fmt: skip
+            ttl = await redis.ttl(key)
+            entry = (kind, await size(key) if size else None, round(ttl, -2))
+            shape.setdefault(":".join(parts), []).append(entry)
+        return {name: sorted(entries, key=str) for name, entries in shape.items()}
+
+
+def register(worker: Worker[Any]) -> tuple[Any, ...]:
+    """The same tasks with any worker."""
+
+    @worker.task(name="add")
+    async def add(left: int, right: int) -> int:
+        return left + right
+
+    @worker.task(name="fail")
+    async def fail(number: int) -> int:
+        if number < 0:
+            raise ValueError("below zero")
+        return number
+
+    @worker.task(name="later")
+    async def later() -> int:
+        if later.context.tries == 1:
+            raise StreaqRetry(delay=soon(0.05))
+        return later.context.tries
+
+    @worker.task(name="endless")
+    async def endless() -> None:
+        await asyncio.sleep(60)
+
+    @worker.task(name="fallback")
+    async def fallback(number: int) -> int:
+        return -number
+
+    return add, fail, later, endless, fallback
+
+
+def task_of(worker: Worker[Any], task_id: str) -> Any:
+    """A handle of a task that another has enqueued."""
+    task = worker.enqueue_unsafe("long")
+    task.id = task_id
+    return task

@@ -1,0 +1,270 @@
+"""What the fast path does beyond the engine: fences, gives tries back, and gives way."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import AbstractAsyncContextManager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from coredis import ConnectionPool, Redis
+
+from tests.processes import free_port, wait_until
+from vibetuner.config import Settings, using_settings
+from vibetuner.embedded.packages import valkey_binary
+from vibetuner.resources.wire import Address, Wire
+from vibetuner.tasks.dead_letters.stream import stream_key
+from vibetuner.tasks.fast.ends import End
+from vibetuner.tasks.fast.library import Library
+from vibetuner.tasks.guard import Guard
+from vibetuner.tasks.retry import RetryPolicy
+from vibetuner.tasks.worker import TaskWorker
+
+Running = Callable[[TaskWorker], AbstractAsyncContextManager[TaskWorker]]
+
+# All that streaq itself calls, and none of ours.
+STREAQS_FUNCTIONS = (
+    "create_groups fail_dependents publish_delayed_tasks publish_task read_streams "
+    "update_dependents refresh_timeout schedule_cron_job"
+)
+
+
+class Server:
+    """A server of the test's own, with users of the test's own."""
+
+    def __init__(self, folder: Path, *rules: str) -> None:
+        self._folder, self._rules = folder, rules
+        self._port = free_port()
+        self.url = f"redis://tester:x@127.0.0.1:{self._port}"
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Start it, and wait until it answers."""
+        arguments = ["--port", str(self._port), "--bind", "127.0.0.1", "--save", ""]
+        rules = ["--user", "tester", "on", ">x", "~*", "&*", "+@all", *self._rules]
+        self._process = subprocess.Popen(
+            [str(valkey_binary()), *arguments, "--dir", str(self._folder), *rules],
+            stdout=subprocess.DEVNULL,
+        )
+        wait_until(self._answers, what=lambda: "valkey")
+
+    def kill(self) -> None:
+        """Without a word."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+
+    def _answers(self) -> bool:
+        from vibetuner.embedded.wire import ask
+
+        return ask(self._port, b"PING\r\nQUIT\r\n").startswith(b"+PONG")
+
+
+@pytest.fixture
+def server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Server]:
+    """One whose user has the rules of the test's parameter."""
+    server = Server(tmp_path, *getattr(request, "param", "").split())
+    try:
+        server.start()
+        yield server
+    finally:
+        server.kill()
+
+
+@pytest.fixture
+def worker(stand_in, settings: Settings) -> TaskWorker:
+    """A worker of the test's own, in a project that says nothing."""
+    stand_in()
+    return TaskWorker(settings)
+
+
+async def test_the_path_is_open_where_the_server_allows_it(worker: TaskWorker):
+    """For whoever enqueues, too; and closed with the connection."""
+    async with worker:
+        assert worker.is_fast
+    assert not worker.is_fast
+
+
+async def test_the_run_of_a_worker_that_was_given_up_is_void(
+    worker: TaskWorker, running: Running, settings: Settings, caplog: pytest.LogCaptureFixture
+):
+    """Neither a result nor a dead letter: who has taken the task over decides."""
+    go = asyncio.Event()
+
+    @worker.task(name="slow")
+    async def slow() -> None:
+        await go.wait()
+        raise ValueError("too late")
+
+    slow.runner = Guard(RetryPolicy(max_tries=1), None, None).wrap(slow)
+    async with running(worker):
+        task = await slow.enqueue()
+        await eventually(lambda: worker.running() == 1)
+        stream = worker.stream_key + worker.priorities[-1]
+        ((entry, *_),) = [(e.identifier,) for e in await worker.redis.xrange(stream)]
+        await worker.redis.xclaim(stream, "workers", "another", 0, [entry])
+        go.set()
+        await eventually(lambda: worker.counters["superseded"] == 1)
+        assert await worker.redis.exists([worker.results_key + task.id]) == 0
+        assert await worker.redis.xlen(stream_key(settings.redis_key_prefix)) == 0
+        assert await worker.redis.exists([worker.task_key + task.id]) == 1
+
+    assert "slow was taken over by another worker; its run here is void" in caplog.messages
+
+
+async def test_a_message_of_another_workers_burns_no_try(worker: TaskWorker, running: Running):
+    """It is left alone, with its abort mark and its counter."""
+
+    @worker.task(name="noop")
+    async def noop() -> None: ...
+
+    async with worker:
+        task = await noop.enqueue()
+        stream = worker.stream_key + worker.priorities[-1]
+        await worker._lib.create_groups(worker.stream_key, "workers", *worker.priorities)
+        await worker.redis.xreadgroup("workers", "another", {stream: ">"}, count=1)
+        ((entry, *_),) = [(e.identifier,) for e in await worker.redis.xrange(stream)]
+        assert worker._library is not None
+        begun = await worker._library.call(
+            "start", (worker.prefix,), ["workers", worker.id, "normal", entry, task.id]
+        )
+        assert begun == [None]
+        assert await worker.redis.exists([worker._retry_key + task.id]) == 0
+
+
+async def test_what_a_stopping_worker_has_not_run_is_another_workers_at_once(
+    worker: TaskWorker, running: Running, settings: Settings
+):
+    """No try is counted for it."""
+    go = asyncio.Event()
+    tries: list[int] = []
+    second = TaskWorker(settings)
+
+    async def wait() -> None:
+        tries.append(1)
+        await go.wait()
+
+    worker.task(name="wait")(wait)
+
+    @second.task(name="wait")
+    async def wait_there() -> int:
+        return wait_there.context.tries
+
+    async with running(worker):
+        tasks = [wait_task(worker).enqueue() for _ in range(40)]
+        await worker.enqueue_many(tasks)
+        await eventually(lambda: len(tries) == worker.concurrency)
+        worker.stop()
+        async with running(second):
+            results = [await task_in(second, task.id).result(timeout=20) for task in tasks[-5:]]
+        go.set()
+
+    assert [result.tries for result in results] == [1] * 5
+
+
+async def test_an_end_is_recorded_after_an_outage(stand_in, server: Server, settings: Settings):
+    """A server that is back within two seconds costs no second run."""
+    stand_in()
+    own = settings.model_copy(update={"redis_url": server.url, "mongodb_url": None})
+    with using_settings(own):
+        worker = TaskWorker(own)
+        async with worker:
+            address = Address.of(worker._redis.connection_pool)
+            assert address is not None
+            assert worker._library is not None
+            async with Wire(address) as listener:
+                flow = worker._make_flow(worker._library, listener)
+                await asyncio.to_thread(server.kill)
+                end = End("s", "normal", "1-1", "task", b"result", 1000)
+                recording = asyncio.ensure_future(flow.ends.record(end))
+                await asyncio.sleep(0.1)
+                await asyncio.to_thread(server.start)
+                assert await recording == []
+
+
+async def test_functions_that_the_server_forgets_are_loaded_again(worker: TaskWorker):
+    """As after a restart without a disk."""
+
+    @worker.task(name="noop")
+    async def noop() -> None: ...
+
+    async with worker:
+        names = await _libraries(worker.redis)
+        (ours,) = [name for name in names if name.startswith("vibetuner_v1_")]
+        await worker.redis.function_delete(ours)
+        await noop.enqueue()
+        assert await worker.queue_size() == 1
+        assert ours in await _libraries(worker.redis)
+
+
+async def _libraries(redis: Any) -> list[str]:
+    return [str(name) for name in await redis.function_list()]
+
+
+STREAQ_ONLY = " ".join(["-fcall", "-evalsha", *(f"+fcall|{n}" for n in STREAQS_FUNCTIONS.split())])
+
+
+@pytest.mark.parametrize("server", [STREAQ_ONLY], indirect=True, ids=["streaq's functions only"])
+async def test_a_server_that_refuses_our_functions_gets_the_engines_own_way(
+    stand_in, server: Server, settings: Settings, running: Running, caplog
+):
+    """Tasks run, and one line says that they could run faster."""
+    caplog.set_level(logging.INFO)
+    stand_in()
+    own = settings.model_copy(update={"redis_url": server.url, "mongodb_url": None})
+    with using_settings(own):
+        worker = TaskWorker(own)
+
+        @worker.task(name="double")
+        async def double(number: int) -> int:
+            return 2 * number
+
+        async with running(worker):
+            assert not worker.is_fast
+            assert (await (await double.enqueue(2)).result(timeout=10)).result == 4
+
+    assert any("refuses functions" in message for message in caplog.messages)
+
+
+@pytest.mark.parametrize(
+    ("server", "way"),
+    [("-function", "EVALSHA"), ("-fcall", "EVALSHA"), ("-function -script", None)],
+    indirect=["server"],
+)
+async def test_scripts_stand_in_for_functions(server: Server, way: str | None):
+    """Where they are refused as well, the library says so."""
+    address = Address.of(ConnectionPool.from_url(server.url, decode_responses=True))
+    assert address is not None
+    async with Wire(address) as wire:
+        library = Library(wire)
+        assert await library.load() is (way is not None)
+        if way is None:
+            return
+        assert library._heads["enqueue"][0] == way
+        values = [1, "an-id", b"payload", 0, 0, "normal", 0]
+        assert len(await library.call("enqueue", ("streaq:q",), values)) == 1
+        async with Redis.from_url(server.url, decode_responses=True) as redis:
+            assert await redis.xlen("streaq:q:queues:normal") == 1
+
+
+async def eventually(condition: Callable[[], bool]) -> None:
+    """Wait until it holds."""
+    async with asyncio.timeout(15):
+        while not condition():
+            await asyncio.sleep(0.01)
+
+
+def wait_task(worker: TaskWorker) -> Any:
+    """The task that waits."""
+    return worker.registry["wait"]
+
+
+def task_in(worker: TaskWorker, task_id: str) -> Any:
+    """A handle of a task that another has enqueued."""
+    task = worker.enqueue_unsafe("wait")
+    task.id = task_id
+    return task
