@@ -12,7 +12,7 @@ from lab import Figure, workplace
 
 from vibetuner.embedded import join
 
-TASKS = 2000
+TASKS = 1000
 ROUNDS = 5
 CHILD = Path(__file__).with_name("drain_child.py")
 VARIANTS = ("streaq", "streaq signed", "plain", "robust")
@@ -41,14 +41,16 @@ def measure(*, beside: bool) -> list[Figure]:
 
 
 def figures(what: str, rates: dict[str, list[float]]) -> list[Figure]:
-    """The medians; the ratio is the engine's rate over ours."""
+    """The medians; the ratio is our rate over the engine's."""
     raw = median(rates["streaq"])
     return [
         Figure(
             what=f"{what}: {WORDS[name]}",
             ours=median(rates[name]),
             unit="tasks/s",
-            aim=f"0.95 of the engine's: {0.95 * raw:.0f}" if name == "robust" else "",
+            aim=f"8 times the engine's: {8 * raw:.0f}"
+            if (name, what) == ("robust", "drained")
+            else "",
             beside=None if name == "streaq" else raw,
         )
         for name in VARIANTS

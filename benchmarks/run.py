@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.markdown import Markdown
 
 NAMES = (
-    "copying", "coldstart", "imports", "worker", "footprint", "drain", "sse", "dashboard",
+    "copying", "coldstart", "imports", "worker", "footprint", "drain", "waiting", "sse", "dashboard",
 )  # fmt: skip
 PAGE = ROOT / "docs" / "benchmarks.md"
 HEAD = """# Benchmarks
@@ -28,9 +28,10 @@ turn with ours.
 Times are medians of several runs, on a machine that has other things to do; commands that are \
 compared take turns. Memory is in MiB, as `ps` and `top` count; files are in MB. *Beside* was \
 measured in the same minutes as ours; *as measured by others* is quoted: it was measured on the \
-same kind of machine, in a way that we have not seen. A ratio says how many times as much the \
-existing product takes, against *beside* where there is one. These figures inform; no test \
-asserts a time.
+same kind of machine, in a way that we have not seen. A ratio \
+above 1 says how many times as much time or space the other takes, or how many times its rate ours \
+is; it is against *beside* where there is one. Where the engine is measured, *beside* is streaq \
+alone. These figures inform; no test asserts a time.
 """
 HEADER = "| | ours | aim | existing, beside | existing, as measured by others | ratio |"
 
@@ -66,13 +67,19 @@ def cells(figure: Figure) -> list[str]:
         figure.aim,
         shown(figure.beside, figure.unit),
         shown(figure.reported, figure.unit.replace("MiB", "MB")),
-        "" if against is None else f"{against / figure.ours:.1f}",
+        "" if against is None else f"{ratio(figure, against):.1f}",
     ]
+
+
+def ratio(figure: Figure, against: float) -> float:
+    """How many times as good ours is: less of a time or a size, more of a rate."""
+    ours = figure.ours
+    return ours / against if figure.unit.endswith("/s") else against / ours
 
 
 def shown(value: float | None, unit: str) -> str:
     """A number with its unit, or nothing."""
-    return "" if value is None else f"{value:.0f} {unit}".strip()
+    return "" if value is None else f"{value:.{0 if value >= 10 else 1}f} {unit}".strip()
 
 
 def machine() -> str:
