@@ -78,7 +78,7 @@ if next(touched) then
     if oldest then redis.call('xtrim', key('ended:of:' .. name), 'minid', '~', oldest[1]) end
     redis.call('expire', key('ended:of:' .. name), kept)
   end
-  for _, name in ipairs({'ended', 'ended:failed', 'payloads', 'ids'}) do
+  for _, name in ipairs({'ended', 'ended:failed', 'payloads', 'ids', 'names'}) do
     redis.call('expire', key(name), kept)
   end
 end
@@ -105,6 +105,7 @@ elseif batch.beat then
 end
 redis.call('expire', running, batch.beat_kept)
 for _, name in ipairs(batch.crons) do redis.call('hsetnx', key('cron'), name, batch.now) end
+if #batch.crons > 0 then redis.call('expire', key('cron'), kept) end
 if #batch.ended + #batch.started + #batch.stopped + #batch.tries > 0 or batch.leaving then
   redis.call('incr', key('pulse'))
   redis.call('expire', key('pulse'), kept)
