@@ -47,15 +47,17 @@ def main() -> None:
     sections = read_sections()
     for name in options.names or NAMES:
         question = import_module(name)
-        sections[name] = render(question.__doc__ or name, question.measure(beside=options.beside))
+        figures = question.measure(beside=options.beside)
+        sections[name] = render(question.__doc__ or name, figures, getattr(question, "NOTE", ""))
         Console().print(Markdown(sections[name]))
         write_sections(sections)
 
 
-def render(question: str, figures: Sequence[Figure]) -> str:
-    """One question with its table."""
+def render(question: str, figures: Sequence[Figure], note: str) -> str:
+    """One question with its table, and what must be known of it."""
     rows = "\n".join(f"| {' | '.join(cells(figure))} |" for figure in figures)
-    return f"## {question}\n\n{machine()}\n\n{HEADER}\n|---|--:|---|--:|--:|--:|\n{rows}\n"
+    head = "\n\n".join(filter(None, (f"## {question}", machine(), note)))
+    return f"{head}\n\n{HEADER}\n|---|--:|---|--:|--:|--:|\n{rows}\n"
 
 
 def cells(figure: Figure) -> list[str]:

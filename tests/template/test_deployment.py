@@ -16,11 +16,10 @@ import pytest
 import yaml
 from copier import run_copy
 
-from tests.processes import clean_environment, free_port, wait_for_http
+from tests.processes import clean_environment, free_port, wait_for_http, wait_until
 from tests.template.conftest import Repository, run
 from vibetuner.config import Settings
 from vibetuner.embedded import Lease
-
 
 
 @pytest.fixture(scope="module")
@@ -112,7 +111,7 @@ def test_every_step_of_the_image_works_and_compose_starts_what_it_says(
 ):
     """The builder's RUN lines in a scratch folder; then the entry point with compose's arguments.
 
-    Only apt and useradd are left out: they belong to the machine that this runs on.
+    Only apt-get and useradd are left out: they need a machine of their own.
     """
     source = tmp_path / "my-project"
     repository.copy(str(repository.folder), source, "--quiet")
@@ -148,13 +147,17 @@ def test_every_step_of_the_image_works_and_compose_starts_what_it_says(
     try:
         wait_for_http(f"http://127.0.0.1:{port}/health", seconds=60)
         health = instructions(source)["HEALTHCHECK"]
-        assert services["web"]["healthcheck"]["test"][1:] == health
-        asked = [part.replace(":8000", f":{port}") for part in health]
-        run(*asked, cwd=app, environment=environment)
+        of_page = [part.replace(":8000", f":{port}") for part in health]
+        run(*of_page, cwd=app, environment=environment)
+        own = services["worker"]["healthcheck"]["test"][1:]
+        of_worker = [part.replace(":8000", f":{free_port()}") for part in health]
+        for command in (own, of_worker):
+            wait_until(lambda c=command: succeeds(c, app, environment), seconds=60)
         assert processes[1].poll() is None
     finally:
         codes = [stop(process) for process in processes]
     assert codes == [0, 0]
+    assert not succeeds(of_page, app, environment), "nothing runs any more"
 
 
 def build(source: Path, app: Path, environment: dict[str, str]) -> None:
@@ -181,6 +184,11 @@ def instructions(source: Path) -> dict[str, Any]:
     text = (source / "Dockerfile").read_text("utf-8").split("\nFROM ")[2].replace("\\\n", "")
     lists = re.findall(r"(?m)^(ENTRYPOINT|CMD|HEALTHCHECK)[^\[\n]*(\[.*\])$", text)
     return {name: json.loads(value) for name, value in lists}
+
+
+def succeeds(command: list[str], folder: Path, environment: dict[str, str]) -> bool:
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, check=False)
+    return done.returncode == 0
 
 
 def start(command: list[str], folder: Path, environment: dict[str, str]) -> subprocess.Popen[bytes]:

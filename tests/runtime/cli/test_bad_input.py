@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import socket
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from uuid import uuid4
@@ -334,3 +336,20 @@ def test_what_the_command_line_does_not_know(
 
     assert line.startswith(words)
     assert line.endswith("--help")
+
+
+def test_ctrl_c_while_it_still_loads_is_no_traceback():
+    """Whoever changes their mind at once sees nothing but their prompt."""
+    code = (
+        "import sys\n"
+        "from vibetuner.__main__ import main\n"
+        "class CtrlC:\n"
+        "    def find_spec(self, name, *_):\n"
+        "        if name == 'vibetuner.cli.main':\n"
+        "            raise KeyboardInterrupt\n"
+        "sys.meta_path.insert(0, CtrlC())\n"
+        "main()\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False)
+
+    assert (ended.returncode, ended.stdout, ended.stderr) == (130, b"", b"")

@@ -58,7 +58,7 @@ def test_what_was_changed_since_is_kept(project: Path, type_: Type):
     refused = type_("destroy", "task", "send-report")
 
     assert refused.returncode == 1
-    assert f"{TEST} has changed since it was generated" in refused.stderr
+    assert f"Changed since it was generated: {TEST}. " in refused.stderr
     assert "-# my own" in refused.stdout
     assert snapshot(project) == before
     assert type_("destroy", "task", "send-report", "--skip").returncode == 0

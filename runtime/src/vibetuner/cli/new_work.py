@@ -54,8 +54,8 @@ def carry_out(
             f"Nothing was written: {names} would be different. --force takes the new text, "
             "--skip keeps the old"
             if plan.conflicts[0].after is not None
-            else f"Nothing was removed: {names} has changed since it was generated. --force "
-            "removes it all the same, --skip keeps it"
+            else f"Nothing was removed. Changed since it was generated: {names}. --force removes "
+            "that all the same, --skip keeps it"
         )
     return 0
 

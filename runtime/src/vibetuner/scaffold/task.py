@@ -20,6 +20,7 @@ from vibetuner.scaffold.route import has_base, route_entry
 
 __all__ = ["TaskOptions", "check_free", "draft_task", "parse_timeout", "read_task_options"]
 
+PROGRESS = "vibetuner.tasks.progress"
 UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 # unique=True needs a limit: for that long the lock holds.
 DEFAULT_UNIQUE_TIMEOUT = timedelta(minutes=5)
@@ -94,7 +95,6 @@ def _draft_progress(place: Place, name: Name, values: dict[str, Any], *, test: b
         f"{place.source}/frontend/routes/{name.path}.py": render("progress_route.py", **values),
         f"{page}.html": render("progress_page.html", **values),
         f"{page}_run.html": render("progress_run.html", **values),
-        f"{page}_progress.html": render("progress_bar.html", **values),
     }
     path = test_path("tasks", name)
     if test:
@@ -160,7 +160,7 @@ def read_task_options(text: str, name: Name) -> TaskOptions | None:
                 ast.FunctionDef(name=found, decorator_list=[ast.Call() as call])
                 | ast.AsyncFunctionDef(name=found, decorator_list=[ast.Call() as call])
             ) if found == name.leaf:
-                progress = "async def _report(" in text
+                progress = f"from {PROGRESS} import" in text
                 return _options_of(call, sync=isinstance(node, ast.FunctionDef), progress=progress)
     return None
 
