@@ -39,6 +39,8 @@ def sent_events() -> Iterator[tuple[str, str, str]]:
         module = path.relative_to(ROOT).as_posix()
         for call in calls(path):
             match call:
+                case ast.Call(func=ast.Name(id="broadcast"), args=[ast.Attribute(), *_]):
+                    continue  # whoever calls it has named the channel
                 case ast.Call(func=ast.Name(id="broadcast"), args=[channel, event, *_]):
                     place = f"`{channel_of(channel, path)}`"
                 case ast.Call(func=ast.Name(id="Event"), args=[event, *_]):

@@ -22,6 +22,8 @@ from pydantic_core import PydanticUndefined
 from docs_scan import RUNTIME, log_lines, parse, sent_events
 from vibetuner.cli.main import app
 from vibetuner.config import Expected, Settings
+from vibetuner.tasks.progress_state import ProgressState, ProgressStatus
+from vibetuner.tasks.progress_store import PROGRESS
 
 ROOT = Path(__file__).resolve().parent.parent
 TABLE = re.compile(r"(<!-- table: ([a-z-]+) -->\n).*?(<!-- end of table -->)", re.DOTALL)
@@ -132,8 +134,16 @@ def log_lines_table() -> str:
 
 
 def sent_events_table() -> str:
-    """The events that are sent under a name that the code spells out."""
-    return table(("event", "channel", "sent by"), sorted(set(sent_events())))
+    """The events that are sent under a name that the code spells out, and those of progress."""
+    rows = {*sent_events(), *progress_events()}
+    return table(("event", "channel", "sent by"), sorted(rows))
+
+
+def progress_events() -> Iterator[tuple[str, str, str]]:
+    """What tells of a task: one event for what changes, and one for each end."""
+    ends = [status for status in ProgressStatus if ProgressState(task_id="", status=status).is_over]
+    for name in (PROGRESS, *ends):
+        yield f"`{name}`", "the task's id, and `Progress(channel=)`", "the runtime, `progress.py`"
 
 
 def decisions_table() -> str:

@@ -51,6 +51,8 @@ def test_every_event_and_log_line_is_documented():
         r'logger\.(?:info|warning|error|critical|exception)\(\s*"([^"]+)"', "\n".join(sources)
     )
     events = re.findall(r'broadcast\(\w+, "([^"]+)"', "\n".join(sources))
+    events += re.findall(r'(?:COMPLETE|FAILED|ABORTED) = "(\w+)"', "\n".join(sources))
+    events += re.findall(r' Event\("(\w+)"', "\n".join(sources))
 
     assert len(lines) > 20
     ours = [line for line in lines if "demo orders" not in line]

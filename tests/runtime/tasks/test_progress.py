@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vibetuner.config import Settings
+from tests.valkeys import OwnValkey
+from vibetuner.config import Settings, using_settings
 from vibetuner.sse.event import Event
 from vibetuner.sse.history import History, history_of
 from vibetuner.tasks import progress_store
 from vibetuner.tasks.progress import Progress, ProgressState, ProgressStatus, watch_progress
+from vibetuner.tasks.progress_hook import Ends
 from vibetuner.tasks.robust import robust_task
 from vibetuner.tasks.worker import TaskWorker, get_worker
 from vibetuner.testing import held_open
@@ -312,6 +316,88 @@ async def test_nothing_is_kept_of_tasks_that_nobody_watches_and_all_keys_expire(
         [f"{prefix}progress:{task.id}", f"{prefix}sse:{task.id}", f"{prefix}sse:other"]
     )
     assert all([await worker.redis.ttl(key) > 0 for key in keys])
+
+
+async def test_who_asks_whether_anybody_watches_asks_for_many_tasks_at_once(
+    worker: TaskWorker, settings: Settings
+):
+    """Twenty requests a second are the most, however many tasks end; the tasks wait for none."""
+
+    @worker.task()
+    async def plain() -> None: ...
+
+    async def requests() -> int:
+        stats: Any = await worker.redis.info("commandstats")
+        return int(stats.get("cmdstat_eval", {}).get("calls", 0))
+
+    before, began = await requests(), time.monotonic()
+    tasks = [plain.enqueue() for _ in range(300)]
+    await worker.enqueue_many(tasks)
+    for task in tasks:
+        await task.result(timeout=60)
+    assert await requests() - before <= 2 + (time.monotonic() - began) / 0.05
+
+
+async def test_a_task_is_finished_though_its_last_report_cannot_be_sent(
+    worker: TaskWorker, settings: Settings, caplog: pytest.LogCaptureFixture
+):
+    """The report is the task's own fault; the result is not lost for it, and the end is told."""
+
+    @worker.task()
+    async def odd() -> str:
+        progress = Progress(total=3)
+        await progress.advance()
+        progress.message = {"a set"}  # type: ignore[assignment]
+        await progress.advance()
+        return "kept"
+
+    task = await odd.enqueue()
+    result = await task.result(timeout=30)
+    assert (result.success, result.result) == (True, "kept")
+    assert (await until_closed(worker, settings, task.id))[-1].name == "complete"
+    assert "progress is not told: TypeError" in caplog.messages
+
+
+async def test_a_task_is_finished_though_its_end_cannot_be_told(
+    worker: TaskWorker, settings: Settings, caplog: pytest.LogCaptureFixture
+):
+    """Somebody else wrote where its state belongs; of other tasks the end is told all the same."""
+
+    @worker.task()
+    async def plain() -> None: ...
+
+    @worker.task()
+    async def telling() -> None:
+        await Progress(total=1).advance()
+
+    spoilt = plain.enqueue()
+    await worker.redis.set(f"{settings.redis_key_prefix}progress:{spoilt.id}", "x", ex=60)
+    await spoilt
+    task = await telling.enqueue()
+    assert (await spoilt.result(timeout=30)).success
+    assert (await until_closed(worker, settings, task.id))[-1].name == "complete"
+    async with asyncio.timeout(30):
+        while not any(m.startswith("progress is not told") for m in caplog.messages):
+            await asyncio.sleep(0.02)
+
+
+async def test_an_end_that_redis_did_not_hear_is_told_when_it_is_back(tmp_path: Path):
+    """Redis is away in the moment after the task was finished, and nobody's browser is there."""
+    valkey = OwnValkey(tmp_path, lasting=True)
+    await valkey.start()
+    try:
+        with using_settings(valkey.settings):
+            async with TaskWorker(valkey.settings) as own:
+                store = history(own, valkey.settings)
+                await progress_store.register(store, ProgressState(task_id="t"))
+                valkey.kill()
+                ends = Ends(own)
+                ends.tell("t", None, success=True)
+                await asyncio.sleep(0.3)
+                await valkey.start()
+                assert (await until_closed(own, valkey.settings, "t"))[-1].name == "complete"
+    finally:
+        valkey.kill()
 
 
 async def test_a_function_that_is_called_directly_counts_and_tells_nobody():

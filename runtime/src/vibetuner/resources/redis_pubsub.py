@@ -1,17 +1,22 @@
-"""coredis's subscriptions, without the exit that may never come."""
+"""coredis's subscriptions, without the exit that may never come, and many messages at a time."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from typing import Any, Self
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, suppress
+from typing import Any, Self, TypeVar
 
-from anyio import TASK_STATUS_IGNORED, CancelScope
+from anyio import TASK_STATUS_IGNORED, CancelScope, WouldBlock
 from anyio.abc import TaskStatus
+from anyio.streams.memory import MemoryObjectReceiveStream
 from coredis import Redis
-from coredis.patterns.pubsub import PubSub
+from coredis.patterns.pubsub import ClusterPubSub, PubSub
+from coredis.response.types import PubSubMessage
 
-__all__ = ["ReliableRedis"]
+__all__ = ["ReliableRedis", "in_batches"]
+
+T = TypeVar("T")
+Messages = PubSub[str] | ClusterPubSub[str]
 
 
 class ReliableRedis(Redis[str]):
@@ -23,10 +28,11 @@ class ReliableRedis(Redis[str]):
 
 
 class _ReliablePubSub(PubSub[str]):
-    """Ends also while it has no connection.
+    """Ends also while it has no connection, and hands on at once what has come at once.
 
     In coredis 6.9 leaving the block ends the connection that there was. One that is being made
     anew, because the server has gone away, goes on for ever, and who left the block waits for it.
+    And each message takes two turns of the event loop there, in which all others have theirs.
     """
 
     _reconnecting: CancelScope
@@ -42,3 +48,23 @@ class _ReliablePubSub(PubSub[str]):
         """Keep a connection, until the block is left."""
         with CancelScope() as self._reconnecting:
             await super().run(task_status=task_status)
+
+    async def _consume_push_messages(self) -> None:
+        connection = self.connection
+        async for first in connection.push_messages:
+            for response in (first, *waiting(connection._push_message_buffer_out)):  # noqa: SLF001
+                self._send_stream.send_nowait(await self._handle_message(response))
+
+
+async def in_batches(messages: Messages) -> AsyncIterator[list[PubSubMessage]]:
+    """The messages of a subscription, as many at a time as there are."""
+    async for first in messages:
+        others = waiting(messages._receive_stream)  # noqa: SLF001 - it gives out one at a time
+        yield [first, *(m for m in others if m is not None and m["type"] == "message")]
+
+
+def waiting(stream: MemoryObjectReceiveStream[T]) -> Iterator[T]:
+    """What has come already."""
+    with suppress(WouldBlock):
+        while True:
+            yield stream.receive_nowait()

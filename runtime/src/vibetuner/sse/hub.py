@@ -15,8 +15,9 @@ __all__ = ["KEEPALIVE_SECONDS", "Hub", "get_hub"]
 
 KEEPALIVE_SECONDS = 15.0
 
-# A wake-up costs as much as an event or twenty: those that come together are sent together. With
-# many subscribers they are collected for as long as it takes to wake all of these.
+# A wake-up costs as much as an event or twenty: those that come together are sent together. While
+# they keep coming, as much time is spent collecting as it took to wake everybody; the first after
+# a pause goes out at once.
 COLLECT_SECONDS = 0.002
 COLLECT_SECONDS_AT_MOST = 0.05
 
@@ -36,7 +37,7 @@ class Hub:
         self._keepalive = keepalive
         self._waking: asyncio.TimerHandle | None = None
         self._beating: asyncio.TimerHandle | None = None
-        self._collect_seconds = COLLECT_SECONDS
+        self._next_wake = 0.0
         self._closed = False
         self._last_place: Place = (0, 0)
 
@@ -71,6 +72,10 @@ class Hub:
                 self._to_wake.discard(feed)
             if not self._feeds:
                 self._stop_timers()
+
+    def has(self, channel: str) -> bool:
+        """Whether anybody here listens to ``channel``."""
+        return channel in self._feeds
 
     def publish(self, channel: str, event: Event) -> None:
         """Hand ``event`` to the channel's subscribers; one that they have had is left out."""
@@ -107,7 +112,8 @@ class Hub:
         self._to_wake.add(feed)
         if self._waking is None:
             loop = asyncio.get_running_loop()
-            self._waking = loop.call_later(self._collect_seconds, self._wake)
+            soonest = loop.time() + COLLECT_SECONDS
+            self._waking = loop.call_at(max(soonest, self._next_wake), self._wake)
 
     def _wake(self) -> None:
         self._waking = None
@@ -120,8 +126,8 @@ class Hub:
         loop.call_soon(self._note_cost, began)
 
     def _note_cost(self, began: float) -> None:
-        took = asyncio.get_running_loop().time() - began
-        self._collect_seconds = min(max(took, COLLECT_SECONDS), COLLECT_SECONDS_AT_MOST)
+        now = asyncio.get_running_loop().time()
+        self._next_wake = now + min(now - began, COLLECT_SECONDS_AT_MOST)
 
     def _start_beating(self) -> None:
         if self._beating is None:

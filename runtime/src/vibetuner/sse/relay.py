@@ -10,6 +10,7 @@ from secrets import token_hex
 from typing import Any
 
 from vibetuner.resources.redis import innermost
+from vibetuner.resources.redis_pubsub import in_batches
 from vibetuner.sse.event import RESET, Event, parse_id
 from vibetuner.sse.history import History
 from vibetuner.sse.hub import Hub
@@ -87,8 +88,10 @@ class _Relay:
                 watch = group.create_task(self._watch())
                 await self._fill_gaps()
                 self._say_connected()
-                async for message in messages:
-                    self._take(message)
+                async for batch in in_batches(messages):
+                    self._heard_at = asyncio.get_running_loop().time()
+                    for message in batch:
+                        self._take(message)
                 watch.cancel()
 
     def _say_connected(self) -> None:
@@ -117,12 +120,12 @@ class _Relay:
                 self._hub.publish(channel, event)
 
     def _take(self, message: Any) -> None:
-        self._heard_at = asyncio.get_running_loop().time()
         if message["channel"] == self._own:
             return
         match str(message["data"]).split("\n", 3):
             case [channel, event_id, name, data] if name and parse_id(event_id):
-                self._hub.publish(channel, Event(name, data, event_id))
+                if self._hub.has(channel):
+                    self._hub.publish(channel, Event(name, data, event_id))
             case _:
                 logger.warning(
                     "event relay: a message that is not ours on %s was left out",

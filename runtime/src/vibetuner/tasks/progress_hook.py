@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from coredis.exceptions import ResponseError
 from streaq import Worker
 from streaq.types import StreaqCancelled
 
 from vibetuner.config import get_settings
-from vibetuner.sse.history import History, history_of
+from vibetuner.sse.history import OUTAGES, History, history_of
 from vibetuner.tasks import progress_store
 from vibetuner.tasks.progress_state import ProgressStatus
 
 __all__ = ["Ends", "Reporting", "reporting", "status_of"]
+
+logger = logging.getLogger(__name__)
+
+# How long ends are collected before they are told; and when Redis is away, until the next try.
+PAUSES = (0.05, 0.2, 0.5, 1, 2, 5, 10)
+FLUSH_SECONDS = 2
 
 
 class Report(Protocol):
@@ -40,10 +49,15 @@ reporting: ContextVar[Reporting | None] = ContextVar("reporting", default=None)
 
 
 class Ends:
-    """Tells how the tasks of one worker end, to those who watch them."""
+    """Tells how the tasks of one worker end, to those who watch them.
+
+    Whatever goes wrong here is logged, and keeps no task from being finished.
+    """
 
     def __init__(self, worker: Worker[Any]) -> None:
         self._worker = worker
+        self._untold: dict[str, ProgressStatus] = {}
+        self._teller: asyncio.Task[None] | None = None
 
     @contextmanager
     def reporting(self, task_id: str) -> Iterator[None]:
@@ -58,14 +72,56 @@ class Ends:
         """Send what the task that runs has told and not sent."""
         current = reporting.get()
         for report in current.reports if current else ():
-            await report.settle(again=again)
+            try:
+                await report.settle(again=again)
+            except Exception as error:  # noqa: BLE001 - of whatever kind, the task has ended
+                _complain(error)
 
-    async def tell(self, task_id: str, outcome: object, *, success: bool = False) -> None:
-        """Send the closing event of a task that has ended with ``outcome``."""
-        await progress_store.end(self._history(), task_id, status_of(outcome, success=success))
+    def tell(self, task_id: str, outcome: object, *, success: bool = False) -> None:
+        """Send soon the closing event of a task that has ended with ``outcome``, if it is watched.
+
+        Who watches is asked for many tasks at once and beside their way: a task waits for nothing,
+        and twenty requests a second are the most there are, however many tasks end.
+        """
+        self._untold[task_id] = status_of(outcome, success=success)
+        if self._teller is None or self._teller.done():
+            self._teller = asyncio.create_task(self._tell_all())
+
+    async def flush(self) -> None:
+        """Wait until everything is told, for two seconds at the most."""
+        if self._teller is not None:
+            await asyncio.wait([self._teller], timeout=FLUSH_SECONDS)
+
+    async def _tell_all(self) -> None:
+        failures = 0
+        while self._untold:
+            await asyncio.sleep(PAUSES[failures])
+            ended, self._untold = self._untold, {}
+            try:
+                await self._tell_now(ended)
+            except Exception as error:  # noqa: BLE001 - as above
+                failures += 1
+                if not isinstance(error, OUTAGES) or failures == len(PAUSES):
+                    _complain(error)
+                    return
+                self._untold = ended | self._untold
+            else:
+                failures = 0
+
+    async def _tell_now(self, ended: dict[str, ProgressStatus]) -> None:
+        history = self._history()
+        for task_id in await progress_store.known_of(history, list(ended)):
+            try:
+                await progress_store.end(history, task_id, ended[task_id])
+            except (ResponseError, ValueError, TypeError) as error:
+                _complain(error)  # what is kept there is not ours; the others are told
 
     def _history(self) -> History:
         return history_of(self._worker.redis, get_settings())
+
+
+def _complain(error: Exception) -> None:
+    logger.warning("progress is not told: %s", type(error).__name__)
 
 
 def status_of(outcome: object, *, success: bool) -> ProgressStatus:

@@ -8,7 +8,7 @@ from vibetuner.sse.event import idle_id
 from vibetuner.sse.history import SEND, History
 from vibetuner.tasks.progress_state import ProgressState, ProgressStatus
 
-__all__ = ["PROGRESS", "end", "read", "register", "write"]
+__all__ = ["PROGRESS", "end", "known_of", "read", "register", "write"]
 
 PROGRESS = "progress"  # the event
 
@@ -33,6 +33,12 @@ REGISTER = """
 if redis.call('hsetnx', KEYS[1], 'state', ARGV[1]) == 1 then
   redis.call('expire', KEYS[1], ARGV[2])
 end
+"""
+
+KNOWN = """
+local known = {}
+for i, key in ipairs(KEYS) do known[i] = redis.call('exists', key) end
+return known
 """
 
 # The state, and the id of the last event that is in it.
@@ -66,6 +72,12 @@ async def end(history: History, task_id: str, status: ProgressStatus) -> None:
         state = ProgressState.from_json(str(known)).at_end(status)
         if await _write(history, state, status.value, "", expected=str(known)) != "?":
             return
+
+
+async def known_of(history: History, task_ids: list[str]) -> list[str]:
+    """Those of the tasks that report, or are watched."""
+    answer: Any = await history.redis.eval(KNOWN, [_key(history, name) for name in task_ids])
+    return [name for name, known in zip(task_ids, answer, strict=True) if known]
 
 
 async def register(history: History, state: ProgressState) -> None:

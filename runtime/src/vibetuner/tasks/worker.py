@@ -176,7 +176,11 @@ class TaskWorker(FastWorker):
         """
         self.lifespan = lifespan or worker_lifespan()
         self._forget_last_run()
-        await super().run_async(task_status=task_status)
+        try:
+            await super().run_async(task_status=task_status)
+        finally:
+            with CancelScope(shield=True):
+                await self._ends.flush()
 
     async def serialize(self, data: Any) -> str | bytes:
         """Store data; raises PayloadError, which names what can't be stored."""
@@ -276,8 +280,7 @@ class TaskWorker(FastWorker):
         if not await super().finish_task(msg, *args, **kwargs):
             return False
         if kwargs["finish"]:
-            outcome, success = kwargs["return_value"], kwargs["success"]
-            await self._ends.tell(msg.task_id, outcome, success=success)
+            self._ends.tell(msg.task_id, kwargs["return_value"], success=kwargs["success"])
         if kwargs["success"] and kwargs["triggers"] and not self.is_fast:
             await self.redis.expire(self._previous_key + msg.task_id, HANDED_ON_TIME)
         self._reporter.finished(**kwargs)
@@ -309,7 +312,7 @@ class TaskWorker(FastWorker):
         if not isinstance(exc, StreaqCancelled):
             await self._bury(msg.task_id, exc, tries, self.registry.get(fn_name))
         await super().finish_failed_task(msg, exc, tries, *args, **kwargs)
-        await self._ends.tell(msg.task_id, exc)
+        self._ends.tell(msg.task_id, exc)
         self._reporter.not_run(exc, fn_name)
         self._recorder.not_run(msg.task_id, exc, fn_name, tries, queued=msg.enqueue_time)
 
@@ -321,13 +324,14 @@ class TaskWorker(FastWorker):
                 self._recorder.not_run(task_id, error, letter.task_name, 0, letter.payload)
         await super().fail_task_dependents(dependents, otherwise)
         for task_id in dependents:
-            await self._ends.tell(task_id, error)
+            self._ends.tell(task_id, error)
 
     async def abort_by_id(self, task_id: str, timeout: timedelta | int | None = 5) -> bool:  # noqa: ASYNC109
         """End a task; one that no worker has begun is told to have ended here."""
         aborted = await super().abort_by_id(task_id, timeout)
         if aborted:
-            await self._ends.tell(task_id, StreaqCancelled("Task aborted!"))
+            self._ends.tell(task_id, StreaqCancelled("Task aborted!"))
+            await self._ends.flush()
         return aborted
 
     async def _bury(

@@ -1,0 +1,65 @@
+"""The sender of the event stream benchmark: ``sse_sender.py REDIS_URL CHANNELS EVENTS PAUSE``.
+
+The same commands go to Redis whoever listens, many in one write, so that neither a driver nor a
+turn's round trip is measured. An event's data is the moment at which it was sent, in nanoseconds
+of the clock that all processes of a machine share.
+"""
+
+from __future__ import annotations
+
+import socket
+import sys
+import time
+from urllib.parse import urlsplit
+
+PREFIX = "bench:"
+# Nobody sends more at once than Redis takes in one turn.
+AT_ONCE = 50
+
+
+def main() -> None:
+    url, channels, events, pause = sys.argv[1], *map(float, sys.argv[2:])
+    place = urlsplit(url)
+    with socket.create_connection((place.hostname, place.port)) as redis:
+        began = time.monotonic()
+        for number in range(int(events)):
+            for first in range(0, int(channels), AT_ONCE):
+                names = range(first, min(first + AT_ONCE, int(channels)))
+                redis.sendall(b"".join([commands(f"c{name}", number) for name in names]))
+                await_answers(redis, 4 * len(names))
+            time.sleep(max(0.0, began + (number + 1) * pause - time.monotonic()))
+
+
+def commands(channel: str, number: int) -> bytes:
+    """What `broadcast` does, and a plain message for those who keep nothing."""
+    event_id = f"{time.time_ns() // 1_000_000}-{number}"
+    data = f"{time.monotonic_ns():020d}"
+    stream = f"{PREFIX}sse:{channel}"
+    kept = ("maxlen", "~", "200", event_id, "event", "n", "data", data)
+    return b"".join(
+        [
+            command("xadd", stream, *kept),
+            command("expire", stream, "3600"),
+            command("publish", f"{PREFIX}sse", f"{channel}\n{event_id}\nn\n{data}"),
+            command("publish", f"{PREFIX}plain:{channel}", data),
+        ]
+    )
+
+
+def command(*words: str) -> bytes:
+    """A command as Redis reads it; all of it is ASCII."""
+    parts = "".join([f"${len(word)}\r\n{word}\r\n" for word in words])
+    return f"*{len(words)}\r\n{parts}".encode()
+
+
+def await_answers(redis: socket.socket, count: int) -> None:
+    """Read so many answers of one line, or two where it is a text."""
+    lines = b""
+    while lines.count(b"\r\n") - lines.count(b"$") < count:
+        lines += redis.recv(65536)
+        if b"\n-" in b"\n" + lines:
+            raise SystemExit(f"Redis refuses: {lines.decode()}")
+
+
+if __name__ == "__main__":
+    main()
