@@ -13,6 +13,7 @@ from fastapi.responses import FileResponse, HTMLResponse, Response
 
 from vibetuner.errors import CommandError, VibetunerError
 from vibetuner.frontend.debug.events import ChangeStream
+from vibetuner.frontend.debug.progress import read_progress
 from vibetuner.frontend.debug.render import FOLDER, DebugRoute, page
 from vibetuner.tasks.dead_letters import count
 from vibetuner.tasks.overview.cron import list_crons
@@ -89,7 +90,16 @@ async def task(request: Request, task_id: str) -> HTMLResponse:
     queue = this_queue()
     detail = await find_task(queue, task_id)
     _, reasons = await explain(queue, task_id)
-    return page(request, "task.html", task=detail, row=detail.row, reasons=reasons)
+    progress = await read_progress(queue, task_id)
+    return page(
+        request,
+        "task.html",
+        task=detail,
+        row=detail.row,
+        reasons=reasons,
+        state=progress,
+        progress=progress,
+    )
 
 
 @router.get("/cron")
