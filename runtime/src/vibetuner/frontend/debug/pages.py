@@ -18,6 +18,7 @@ from vibetuner.frontend.debug.render import FOLDER, DebugRoute, page
 from vibetuner.tasks.dead_letters import count
 from vibetuner.tasks.overview.cron import list_crons
 from vibetuner.tasks.overview.detail import find_task
+from vibetuner.tasks.overview.ids import whole_id
 from vibetuner.tasks.overview.listing import list_tasks
 from vibetuner.tasks.overview.model import Filters, State
 from vibetuner.tasks.overview.queue import this_queue
@@ -63,7 +64,7 @@ async def tasks(  # noqa: PLR0913, PLR0917 - filters
     """Tasks that match, a page at a time."""
     queue = this_queue()
     if task_id.strip():
-        return await task(request, task_id.strip())
+        return await task(request, await whole_id(queue, task_id.strip()))
     filters = Filters(
         states=frozenset({_state(state)} if state else ()),
         name=name or None,
