@@ -34,7 +34,7 @@ def is_valid(settings: Settings, ticket: str, now: datetime | None = None) -> bo
         _, signed = _signer(settings).loads(ticket, return_timestamp=True)
     except BadSignature:
         return False
-    age = (now or datetime.now(UTC)) - signed
+    age: timedelta = (now or datetime.now(UTC)) - signed
     return timedelta(0) <= age <= timedelta(seconds=LIFETIME_SECONDS)
 
 

@@ -126,7 +126,7 @@ async def _chunks(  # noqa: PLR0913, PLR0917 - all that a script is given
     keys = [stream_key(prefix), acts_key(prefix)]
     end = f"({before}" if before else "+"
     while True:
-        arguments = [end, wanted, since, int(filters.open_only), CHUNK, most]
+        arguments: list[str | int] = [end, wanted, since, int(filters.open_only), CHUNK, most]
         answer: Any = await redis.eval(script, keys, arguments)
         last, found = answer
         if not last:
