@@ -77,7 +77,10 @@ async def time_pages(app: Any) -> dict[str, float]:
             "dead_letter": "/task/dead-77",
             "dead_confirm": "/dead/confirm?verb=retry&fingerprint=f7",
         }
-        return {name: await timed(lambda path=path: get(path)) for name, path in pages.items()}
+        return {
+            name: await timed(lambda path=path: get(path), told=name)
+            for name, path in pages.items()
+        }
 
 
 async def time_streaqs_pages(worker: Any) -> dict[str, float]:
@@ -197,13 +200,17 @@ async def bury(queue: Any) -> None:
         await asyncio.gather(*(keep(queue.redis, queue.keys.prefix, one) for one in some))
 
 
-async def timed(look: Callable[[], Awaitable[object]], rounds: int = ROUNDS) -> float:
-    """The median of some rounds, in milliseconds."""
+async def timed(
+    look: Callable[[], Awaitable[object]], rounds: int = ROUNDS, told: str = ""
+) -> float:
+    """The median of some rounds, in milliseconds; ``told`` is said as soon as it is known."""
     spent = []
     for _ in range(rounds):
         began = time.perf_counter()
         await look()
         spent.append((time.perf_counter() - began) * 1000)
+    if told:
+        print(f"{told}: {median(spent):.0f} ms", file=sys.stderr, flush=True)
     return median(spent)
 
 
