@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import subprocess
 import sys
 import time
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from statistics import median
@@ -16,6 +16,7 @@ from typing import Any
 from uuid import uuid4
 
 ENDED, DEAD, ROUNDS = 100_000, 10_000, 10
+TRACEBACK = "Traceback (most recent call last):\n" + 20 * (99 * "x" + "\n")
 os.environ |= {
     "REDIS_URL": sys.argv[1],
     "REDIS_KEY_PREFIX": f"pages-{uuid4().hex[:8]}",
@@ -27,14 +28,13 @@ os.environ |= {
 
 async def main() -> None:
     """Fill, measure, print one JSON object."""
-    from httpx2 import ASGITransport, AsyncClient
-
     from vibetuner.frontend.app import create_app
-    from vibetuner.tasks.overview.listing import list_tasks
-    from vibetuner.tasks.overview.model import Filters
     from vibetuner.tasks.overview.queue import this_queue
-    from vibetuner.tasks.overview.stats import read_span
+    from vibetuner.tasks.worker import get_worker
 
+    worker = get_worker()
+    worker.burst = True
+    await worker.run_async()  # which makes the queue that streaq's page reads
     app = create_app()
     async with app.router.lifespan_context(app):
         queue = this_queue()
@@ -43,32 +43,95 @@ async def main() -> None:
         times["memory"] = (await used_memory(queue) - before) / 1e6
         await fill_results(queue)
         await bury(queue)
-        async with AsyncClient(transport=ASGITransport(app), base_url="http://x") as client:
-
-            async def get(path: str) -> str:
-                answer = await client.get(f"/debug/tasks{path}")
-                assert answer.status_code == 200, answer.text
-                return answer.text
-
-            deep = ""
-            for _ in range(10):
-                found = (await get(f"/list?state=done&{deep}")).split('id="next" href="')
-                deep = found[1].split('"')[0].replace("&amp;", "&").split("after=")[1]
-                deep = f"after={deep}"
-            for name, path in {
-                "overview": "",
-                "list": "/list",
-                "list_deep": f"/list?state=done&{deep}",
-                "failed": "/list?state=failed&name=task_3",
-                "task": f"/task/{task_id(ENDED - 7)}",
-                "cron": "/cron",
-                "dead": "/dead",
-            }.items():
-                times[name] = await timed(lambda path=path: get(path))
-        times["cli_list"] = await timed(lambda: list_tasks(queue, Filters(), limit=50))
-        times["cli_stats"] = await timed(lambda: read_span(queue, "day"))
-        times["streaq"] = await timed(lambda: streaqs_page(queue))
+        times |= await time_pages(app)
+        times |= await time_streaqs_pages(worker)
+    times |= time_commands()
     print(json.dumps(times))
+
+
+async def time_pages(app: Any) -> dict[str, float]:
+    """Each page of ours, whole."""
+    from httpx2 import ASGITransport, AsyncClient
+
+    async with AsyncClient(transport=ASGITransport(app), base_url="http://x") as client:
+
+        async def get(path: str) -> str:
+            answer = await client.get(f"/debug/tasks{path}")
+            assert answer.status_code == 200, answer.text
+            return answer.text
+
+        deep = ""
+        for _ in range(10):
+            found = (await get(f"/list?state=done&{deep}")).split('id="next" href="')
+            deep = found[1].split('"')[0].replace("&amp;", "&").split("after=")[1]
+            deep = f"after={deep}"
+        pages = {
+            "overview": "",
+            "list": "/list",
+            "list_deep": f"/list?state=done&{deep}",
+            "failed": "/list?state=failed&name=task_3",
+            "task": f"/task/{task_id(ENDED - 7)}",
+            "cron": "/cron",
+            "dead": "/dead",
+            "dead_bug": "/dead?fingerprint=f7",
+            "dead_letter": "/task/dead-77",
+            "dead_confirm": "/dead/confirm?verb=retry&fingerprint=f7",
+        }
+        return {
+            name: await timed(lambda path=path: get(path), told=name)
+            for name, path in pages.items()
+        }
+
+
+async def time_streaqs_pages(worker: Any) -> dict[str, float]:
+    """The engine's own pages, whole; its list shows a hundred tasks of each state."""
+    from fastapi import FastAPI
+    from httpx2 import ASGITransport, AsyncClient
+    from streaq.ui import get_worker, router
+
+    app = FastAPI()
+    app.dependency_overrides[get_worker] = lambda: worker
+    app.include_router(router)
+    async with AsyncClient(transport=ASGITransport(app), base_url="http://x") as client:
+
+        async def get(path: str) -> None:
+            answer = await client.get(path)
+            assert answer.status_code == 200, answer.text
+
+        pages = {
+            "overview": "/workers", "list": "/queue", "task": f"/task/{task_id(ENDED - 7)}",
+            "cron": "/cron",
+        }  # fmt: skip
+        return {
+            f"streaq_{name}": await timed(lambda path=path: get(path), rounds=3)
+            for name, path in pages.items()
+        }
+
+
+def time_commands() -> dict[str, float]:
+    """Each command of ours, from the start of its process to its end."""
+    commands = {
+        "cli_list": "tasks list",
+        "cli_failed": "tasks list --state failed --task task_3",
+        "cli_show": f"tasks show {task_id(ENDED - 7)}",
+        "cli_why": f"tasks why {task_id(ENDED - 7)}",
+        "cli_stats": "tasks stats",
+        "cli_dead": "dead-letters list",
+        "cli_letter": "dead-letters show dead-77",
+        "cli_help": "tasks --help",
+    }
+    return {name: time_command(command) for name, command in commands.items()}
+
+
+def time_command(command: str) -> float:
+    """The median of three runs, in milliseconds."""
+    spent = []
+    for _ in range(3):
+        began = time.perf_counter()
+        arguments = [sys.executable, "-m", "vibetuner", *command.split()]
+        subprocess.run(arguments, check=True, stdout=subprocess.DEVNULL)
+        spent.append((time.perf_counter() - began) * 1000)
+    return median(spent)
 
 
 def task_id(number: int) -> str:
@@ -120,31 +183,34 @@ async def bury(queue: Any) -> None:
     now = datetime.now(UTC)
     letter = DeadLetter(
         task_name="task_3", task_id="", error="no", error_type="ValueError", tries=3, failed_at=now,
-        cause=Cause.EXCEPTION, args=["abc", 7], kwargs={}, traceback="Traceback ...",
+        cause=Cause.EXCEPTION, args=["abc", 7], kwargs={}, traceback=TRACEBACK,
         worker_id="w1", queue="q", enqueued_at=now, fingerprint="", payload=b"x" * 150,
     )  # fmt: skip
-    for n in range(DEAD):
-        at = now + timedelta(milliseconds=n)
-        one = replace(letter, task_id=f"dead-{n}", fingerprint=f"f{n % 50}", failed_at=at)
-        await keep(queue.redis, queue.keys.prefix, one)
+    letters = [
+        replace(
+            letter,
+            task_id=f"dead-{n}",
+            fingerprint=f"f{n % 50}",
+            failed_at=now + timedelta(milliseconds=n),
+        )
+        for n in range(DEAD)
+    ]
+    for start in range(0, DEAD, 50):
+        some = letters[start : start + 50]
+        await asyncio.gather(*(keep(queue.redis, queue.keys.prefix, one) for one in some))
 
 
-async def streaqs_page(queue: Any) -> None:
-    """What streaq's own list of tasks does before it renders; it shows the newest hundred."""
-    from streaq import TaskStatus
-    from streaq.ui.tasks import _get_context
-
-    with suppress(StopAsyncIteration):
-        await _get_context(queue.worker, "/", [TaskStatus.DONE])
-
-
-async def timed(look: Callable[[], Awaitable[object]]) -> float:
-    """The median of some rounds, in milliseconds."""
+async def timed(
+    look: Callable[[], Awaitable[object]], rounds: int = ROUNDS, told: str = ""
+) -> float:
+    """The median of some rounds, in milliseconds; ``told`` is said as soon as it is known."""
     spent = []
-    for _ in range(ROUNDS):
+    for _ in range(rounds):
         began = time.perf_counter()
         await look()
         spent.append((time.perf_counter() - began) * 1000)
+    if told:
+        print(f"{told}: {median(spent):.0f} ms", file=sys.stderr, flush=True)
     return median(spent)
 
 

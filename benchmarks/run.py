@@ -15,7 +15,8 @@ from rich.console import Console
 from rich.markdown import Markdown
 
 NAMES = (
-    "copying", "coldstart", "imports", "worker", "footprint", "drain", "waiting", "sse", "dashboard",
+    "copying", "coldstart", "imports", "worker", "footprint", "drain", "waiting", "sse",
+    "dashboard",
 )  # fmt: skip
 PAGE = ROOT / "docs" / "benchmarks.md"
 HEAD = """# Benchmarks

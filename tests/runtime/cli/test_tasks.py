@@ -7,7 +7,7 @@ import re
 import socket
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from uuid import uuid4
 
@@ -15,9 +15,13 @@ import pytest
 
 from tests.processes import free_port, run_vibetuner, vibetuner
 from tests.projects import SHOP, SHOP_TUNE, write, write_project, write_shop
+from tests.valkey import Valkey
+from vibetuner.cli.checks.finding import Finding
 from vibetuner.cli.checks.redis import judge_server
+from vibetuner.cli.checks.template import check_drift, check_version
 from vibetuner.cli.redis_wire import RefusedError, ask
 from vibetuner.embedded import Lease
+from vibetuner.project import ProjectInfo
 
 Typed = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -182,3 +186,74 @@ def test_the_small_client_speaks_enough_of_the_protocol(servers: Lease):
         deaf.bind(("127.0.0.1", 0))
         with pytest.raises(OSError, match="refused"):
             ask(f"redis://127.0.0.1:{deaf.getsockname()[1]}", ["PING"])
+
+
+def test_the_doctor_compares_a_project_with_its_template(tmp_path: Path):
+    """Its version with the newest tag, its managed files with what the template wrote."""
+    template, root = repository(tmp_path / "template"), repository(tmp_path / "shop")
+    for version in ("v1.2.0", "v1.10.0", "nightly"):
+        git(template, "tag", version)
+    project = ProjectInfo("Shop", "shop", "shop", "0", "", root)
+    assert not [*check_version(project), *check_drift(project)]  # it was made from no template
+
+    write(root / ".copier-answers.yml", f"_commit: v1.2.0\n_src_path: {template}\n")
+    write(root / "Dockerfile", "FROM template\n")
+    git(root, "add", ".")
+    git(root, "commit", "-qm", "from the template")
+    assert texts_of(check_version(project)) == ["note version v1.2.0; there is v1.10.0"]
+    assert not list(check_drift(project))
+
+    write(root / "Dockerfile", "FROM me\n")
+    write(root / ".copier-answers.yml", f"_commit: v1.10.0\n_src_path: {template}\n")
+    assert texts_of(check_version(project)) == ["ok version v1.10.0, the newest known"]
+    (drift,) = check_drift(project)
+    assert drift.text == "changed since the template wrote them: Dockerfile"
+
+    write(root / ".copier-answers.yml", f"_commit: v1.10.0\n_src_path: {tmp_path / 'gone'}\n")
+    assert "newest is not known from here" in texts_of(check_version(project))[0]
+
+
+def test_a_frozen_redis_keeps_no_command_waiting(
+    shop: Path, environment: dict[str, str], tmp_path: Path
+):
+    """Each says so in one line and fails; the doctor tells of it, and of all else."""
+    with Valkey(tmp_path) as server:
+        frozen = environment | {"REDIS_URL": server.url}
+        with server.frozen():
+            for arguments in ("tasks stats", "tasks why 0123456789", "tasks watch 0123456789"):
+                done = run_vibetuner(*arguments.split(), folder=shop, seconds=60, **frozen)
+                assert done.returncode == 1, arguments
+                assert len(done.stderr.splitlines()) == 1, done.stderr
+                assert f"Redis at {server.url} can't be used" in done.stderr
+            done = run_vibetuner("doctor", "--json", folder=shop, seconds=60, **frozen)
+    findings = json.loads(done.stdout)["findings"]
+    assert done.returncode == 1
+    assert any("no answer within 3 s" in one["text"] for one in findings)
+    assert any(one["area"] == "project" and one["level"] == "ok" for one in findings)
+
+
+def test_the_first_characters_of_an_id_will_do(typed: Typed):
+    """Where they begin one task; fewer than eight, or those of two, are refused."""
+    task_id = json.loads(typed("tasks", "enqueue", "add", "--args", "[1, 2]", "--json").stdout)[
+        "id"
+    ]
+    shown = typed("tasks", "show", task_id[:8], "--json")
+    assert (shown.returncode, json.loads(shown.stdout)["id"]) == (0, task_id)
+    assert typed("tasks", "show", task_id[:7]).returncode == 3
+
+
+def repository(folder: Path) -> Path:
+    write(folder / "README.md", "one\n")
+    git(folder, "init", "-q")
+    git(folder, "add", ".")
+    git(folder, "commit", "-qm", "first")
+    return folder
+
+
+def git(folder: Path, *arguments: str) -> None:
+    who = ("-c", "user.name=test", "-c", "user.email=test@example.org")
+    subprocess.run(["git", *who, *arguments], cwd=folder, check=True)
+
+
+def texts_of(findings: Iterable[Finding]) -> list[str]:
+    return [f"{finding.level} {finding.text}" for finding in findings]

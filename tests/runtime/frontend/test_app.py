@@ -207,3 +207,33 @@ def test_one_process_can_make_more_than_one_app(stand_in):
     apps: list[Any] = [create_app(), create_app()]
 
     assert apps[0] is not apps[1]
+
+
+async def test_readiness_names_what_does_not_answer(stand_in, settings: Settings):
+    """503 with the reasons as soon as one system is away, and 200 while all answer.
+
+    In production the reason names no address.
+    """
+    stand_in()
+    app = create_app()
+    transport = ASGITransport(app)
+    async with AsyncClient(transport=transport, base_url="http://testserver") as client:
+        well = await client.get("/health/ready")
+        away = {"redis_url": "redis://:hunter2@127.0.0.1:1"}
+        with using_settings(settings.model_copy(update=away)):
+            ill = await client.get("/health/ready")
+        with using_settings(settings.model_copy(update=away | {"environment": "production"})):
+            discreet = await client.get("/health/ready")
+            alive = await client.get("/health")
+
+    assert (well.status_code, well.json()["status"]) == (200, "ok")
+    assert set(well.json()["resources"]) == {"Redis", "MongoDB", "SQL database"}
+    assert well.headers["cache-control"] == "no-store"
+    assert (ill.status_code, ill.json()["status"]) == (503, "unavailable")
+    assert (
+        "Redis at redis://***@127.0.0.1:1 can't be used"
+        in ill.json()["resources"]["Redis"]["reason"]
+    )
+    assert ill.json()["resources"]["MongoDB"]["ok"]
+    assert "127.0.0.1" not in discreet.text
+    assert alive.status_code == 200

@@ -10,7 +10,7 @@ __all__ = ["list_", "show", "stats", "why"]
 
 NOTHING_MATCHED = 3
 
-Id = Annotated[str, typer.Argument(metavar="ID", help="The task's id.")]
+Id = Annotated[str, typer.Argument(metavar="ID", help="Its id, or the first 8 characters.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 StateNames = Annotated[
     list[str] | None,
@@ -58,7 +58,7 @@ def show(task_id: Id, as_json: AsJson = False) -> None:
     from vibetuner.cli.task_view import print_detail, print_json_detail
     from vibetuner.tasks.overview.detail import find_task
 
-    detail = run(lambda queue: find_task(queue, task_id), with_project=True, with_letters=True)
+    detail = run(find_task, of=task_id, with_project=True, with_letters=True)
     (print_json_detail if as_json else print_detail)(detail)
 
 
@@ -71,7 +71,7 @@ def why(task_id: Id, as_json: AsJson = False) -> None:
     from vibetuner.cli.task_view import print_json_reasons, print_reasons
     from vibetuner.tasks.overview.why import explain
 
-    row, reasons = run(lambda queue: explain(queue, task_id), with_project=True, with_letters=True)
+    row, reasons = run(explain, of=task_id, with_project=True, with_letters=True)
     (print_json_reasons if as_json else print_reasons)(row, reasons)
 
 

@@ -16,6 +16,7 @@ from vibetuner.errors import CommandError, ServiceUnavailable
 from vibetuner.loader import load_project, make_importable
 from vibetuner.project import project_info
 from vibetuner.tasks.dead_letters import count, open_dead_letters
+from vibetuner.tasks.overview.ids import whole_id
 from vibetuner.tasks.overview.model import Counts, Filters, State, WorkerView
 from vibetuner.tasks.overview.queue import Queue, answering, this_queue
 from vibetuner.tasks.overview.stats import Span, read_span
@@ -41,12 +42,17 @@ class Stats:
 
 
 def run(
-    look: Callable[[Queue], Awaitable[T]], *, with_project: bool = False, with_letters: bool = False
+    look: Callable[..., Awaitable[T]],
+    *,
+    of: str | None = None,
+    with_project: bool = False,
+    with_letters: bool = False,
 ) -> T:
     """Look at the queue, with what that needs open.
 
     Args:
-        look: what to do.
+        look: what to do; gets the queue, and where ``of`` is given the whole id behind it.
+        of: an id as it was typed.
         with_project: load the project, for the names and the functions of its tasks.
         with_letters: open MongoDB too where it is configured; without it, Redis must do.
     """
@@ -54,10 +60,10 @@ def run(
     if with_project:
         load_project()
         import_tasks(project_info())
-    return asyncio.run(_look(look, with_letters))
+    return asyncio.run(_look(look, of, with_letters))
 
 
-async def _look(look: Callable[[Queue], Awaitable[T]], with_letters: bool) -> T:
+async def _look(look: Callable[..., Awaitable[T]], of: str | None, with_letters: bool) -> T:
     async with AsyncExitStack() as stack:
         await stack.enter_async_context(open_services(get_settings()))
         await stack.enter_async_context(open_queue())
@@ -65,7 +71,8 @@ async def _look(look: Callable[[Queue], Awaitable[T]], with_letters: bool) -> T:
             with suppress(ServiceUnavailable):  # what Redis knows can still be told
                 await stack.enter_async_context(open_dead_letters())
         async with answering(SECONDS):
-            return await look(this_queue())
+            queue = this_queue()
+            return await (look(queue) if of is None else look(queue, await whole_id(queue, of)))
 
 
 async def read_stats(queue: Queue) -> Stats:

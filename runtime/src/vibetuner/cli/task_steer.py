@@ -12,7 +12,9 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")
 
 
 def abort(
-    task_id: Annotated[str, typer.Argument(metavar="ID", help="The task's id.")],
+    task_id: Annotated[
+        str, typer.Argument(metavar="ID", help="Its id, or the first 8 characters.")
+    ],
     as_json: AsJson = False,
 ) -> None:
     """End a task, wherever it is.
@@ -24,7 +26,7 @@ def abort(
     from vibetuner.cli.task_view import print_json
     from vibetuner.tasks.overview.steer import abort as abort_task
 
-    is_ended = run(lambda queue: abort_task(queue, task_id))
+    is_ended = run(abort_task, of=task_id)
     if as_json:
         print_json({"id": task_id, "aborted": is_ended})
     elif is_ended:

@@ -28,7 +28,9 @@ Show = Callable[["ProgressState"], None]
 
 
 def watch(
-    task_id: Annotated[str, typer.Argument(metavar="ID", help="The task's id.")],
+    task_id: Annotated[
+        str, typer.Argument(metavar="ID", help="Its id, or the first 8 characters.")
+    ],
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON object a line, the last is the end.")
     ] = False,
@@ -60,6 +62,8 @@ async def _watch(task_id: str, show: Show) -> ProgressState:
     from vibetuner.errors import CommandError
     from vibetuner.loader import make_importable
     from vibetuner.project import project_info
+    from vibetuner.tasks.overview.ids import whole_id
+    from vibetuner.tasks.overview.queue import answering, this_queue
     from vibetuner.tasks.progress import watch_progress
     from vibetuner.tasks.worker import open_queue
 
@@ -70,6 +74,8 @@ async def _watch(task_id: str, show: Show) -> ProgressState:
     make_importable(project_info())
     last: ProgressState | None = None
     async with open_queue():
+        async with answering():
+            task_id = await whole_id(this_queue(), task_id)
         try:
             async for state in watch_progress(task_id):
                 show(state)

@@ -23,6 +23,9 @@ from vibetuner.frontend.debug.dashboard import make_dashboard
 from vibetuner.frontend.debug.gate import Gate, is_open
 from vibetuner.frontend.templates import ASSETS_PATH
 from vibetuner.project import project_info
+from vibetuner.sse.history import history_of
+from vibetuner.sse.hub import get_hub
+from vibetuner.sse.relay import open_relay
 from vibetuner.tasks.dead_letters import open_dead_letters
 from vibetuner.tasks.overview.queue import answering, this_queue
 from vibetuner.tasks.worker import open_queue
@@ -54,7 +57,7 @@ class _Door:
         self._problem = "The queue is not open yet. Try again in a moment"
 
     async def keep_queue(self) -> None:
-        await self._keep(open_queue, self._opened)
+        await self._keep(_open_queue_and_relay, self._opened)
 
     async def keep_letters(self) -> None:
         await self._opened.wait()
@@ -81,6 +84,15 @@ class _Door:
                 await self._opened.wait()
         except TimeoutError:
             raise ServiceUnavailable(self._problem) from None
+
+
+@asynccontextmanager
+async def _open_queue_and_relay() -> AsyncIterator[None]:
+    async with (
+        open_queue() as worker,
+        open_relay(history_of(worker.redis, get_settings()), get_hub()),
+    ):
+        yield
 
 
 def create_monitor(

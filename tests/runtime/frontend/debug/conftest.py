@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 import pytest
 from httpx2 import ASGITransport, AsyncClient
 
 from vibetuner.config import Settings, using_settings
 from vibetuner.frontend.app import create_app
+from vibetuner.tasks.progress import Progress
 from vibetuner.tasks.worker import TaskWorker, get_worker
 from vibetuner.testing import held_open
 
@@ -43,6 +45,12 @@ def register(worker: TaskWorker) -> TaskWorker:
     async def waits() -> None:
         await asyncio.sleep(3600)
 
+    @worker.task(name="counts")
+    async def counts() -> None:
+        progress = Progress(total=4, message="<b>reading</b>")
+        await progress.advance()
+        await asyncio.sleep(3600)
+
     @worker.cron("0 3 * * *", name="nightly")
     async def nightly() -> None: ...
 
@@ -52,6 +60,13 @@ def register(worker: TaskWorker) -> TaskWorker:
 @pytest.fixture
 async def client(worker: TaskWorker, settings: Settings) -> AsyncIterator[AsyncClient]:
     """A browser's requests to a web process in development."""
+    async with browsing(settings) as client:
+        yield client
+
+
+@asynccontextmanager
+async def browsing(settings: Settings) -> AsyncIterator[AsyncClient]:
+    """Requests to a web process in development that has these settings."""
     opened = settings.model_copy(update={"environment": "development", "debug": True})
     with using_settings(opened):
         app = create_app()
@@ -61,6 +76,7 @@ async def client(worker: TaskWorker, settings: Settings) -> AsyncIterator[AsyncC
                 base_url="http://shop.test",
                 headers={"Origin": "http://shop.test"},
                 follow_redirects=True,
+                timeout=30,
             ) as client:
                 yield client
     get_worker.cache_clear()

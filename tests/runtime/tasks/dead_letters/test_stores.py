@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from tests.runtime.tasks.dead_letters.conftest import Bury
+from tests.runtime.tasks.dead_letters.conftest import Bury, make_letter
 from vibetuner.config import Settings, using_settings
 from vibetuner.errors import (
     DeadLetterError,
@@ -21,6 +21,7 @@ from vibetuner.tasks.dead_letters import (
     count,
     discard,
     get,
+    groups,
     list_letters,
     open_dead_letters,
     retry,
@@ -197,3 +198,24 @@ async def test_without_redis_there_are_no_dead_letters(settings: Settings):
     ):
         async with open_dead_letters():
             pass
+
+
+async def test_a_stream_of_hundreds_is_searched_to_its_end(
+    settings: Settings, queue: TaskWorker, bury: Bury
+):
+    """Groups add up over what Redis looks at in one go; letters of no known form are passed by."""
+    with using_settings(settings.model_copy(update={"mongodb_url": None})):
+        for number in range(450):
+            await bury(f"t{number}", fingerprint="rare" if number % 100 == 7 else "often")
+        newer = make_letter("t9999").to_json().replace('"exception"', '"a_cause_of_tomorrow"')
+        for text in ("garbage", "[1]", "7", '{"task_id": 3}', newer):
+            await queue.redis.xadd(f"{settings.redis_key_prefix}dead_letters", {"letter": text})
+        by_bug = {group.fingerprint: group.count for group in await groups()}
+        rare = await list_letters(fingerprint="rare", limit=3)
+        rest = await list_letters(fingerprint="rare", limit=3, after=rare.next)
+        counted = await count(fingerprint="rare")
+
+    assert {name: by_bug[name] for name in ("rare", "often")} == {"rare": 5, "often": 445}
+    assert [letter.task_id for letter in rare.letters] == ["t407", "t307", "t207"]
+    assert [letter.task_id for letter in rest.letters] == ["t107", "t7"]
+    assert (rest.next, counted) == (None, 5)

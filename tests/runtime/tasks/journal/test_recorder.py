@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from vibetuner.config import Settings
+from tests.valkeys import OwnValkey
+from vibetuner.config import Settings, using_settings
 from vibetuner.tasks.journal.entry import Beat, Ended, FailedTry, Outcome, Started
 from vibetuner.tasks.journal.keys import Keys
+from vibetuner.tasks.journal.recorder import Recorder
 from vibetuner.tasks.journal.write import Batch, Limits, write
 from vibetuner.tasks.worker import TaskWorker
+from vibetuner.testing import held_open
 
 
 @pytest.fixture
@@ -33,6 +37,10 @@ def worker(stand_in, settings: Settings) -> TaskWorker:
             if fails.context.tries < tries:
                 raise StreaqRetry(delay=0) from error
             raise
+
+    @worker.task(name="unspeakable")
+    async def unspeakable() -> None:
+        raise Unspeakable
 
     @worker.task(name="waits")
     async def waits() -> None:
@@ -89,7 +97,7 @@ async def test_a_task_that_runs_stands_with_its_worker(worker: TaskWorker, keys:
         one = Started.from_json(found[task.id])
         assert (one.task_id, one.name, one.tries) == (task.id, "waits", 1)
         beat = Beat.from_json(str(await worker.redis.get(keys.worker(worker.id))))
-        assert beat.tasks == ("double", "fails", "waits")
+        assert beat.tasks == ("double", "fails", "unspeakable", "waits")
         assert beat.concurrency == 16
         assert await worker.redis.zrange(keys.workers, 0, -1) == (worker.id,)
         assert await task.abort()
@@ -132,22 +140,50 @@ async def test_the_counts_of_a_minute_add_up(worker: TaskWorker, keys: Keys, run
     assert sum(n for name, n in counts.items() if name.startswith("r") and name[1].isdigit()) == 5
 
 
-async def test_an_outage_loses_nothing_that_fits_into_memory(worker: TaskWorker, keys: Keys):
+async def test_an_outage_loses_nothing_that_fits_into_memory(
+    worker: TaskWorker, settings: Settings, tmp_path: Path
+):
     """What Redis did not take waits for the next time."""
-    recorder = worker._recorder
-    recorder._batch.ended.append((make_ended(1), b"", ""))
-    async with worker:
-        await recorder._write()
-        assert len(await worker.redis.xrange(keys.ended)) == 1
-        recorder._batch.ended.append((make_ended(2), b"", ""))
-        redis, worker._redis = worker._redis, Broken()
-        await recorder._write()
-        recorder._batch.ended.append((make_ended(3), b"", ""))
-        worker._redis = redis
-        await recorder._write()
-        entries = await worker.redis.xrange(keys.ended)
+    server = OwnValkey(tmp_path, lasting=True)
+    await server.start()
+    keys = Keys(settings.redis_key_prefix)
+    with using_settings(settings.model_copy(update={"redis_url": server.url})):
+        async with held_open(worker):
+            recorder = Recorder(worker)
+            async with held_open(recorder.recording()):
+                end(recorder, "t1")
+                await journal(worker, keys.ended, 1)
+                server.kill()
+                end(recorder, "t2")
+                await server.tries(3)
+                end(recorder, "t3")
+                await server.start()
+                entries = await journal(worker, keys.ended, 3)
+    server.kill()
 
-    assert [Ended.from_json(e.field_values["d"]).task_id for e in entries] == ["t1", "t2", "t3"]
+    assert [Ended.from_json(entry["d"]).task_id for entry in entries] == ["t1", "t2", "t3"]
+
+
+async def test_what_can_not_be_recorded_keeps_no_task_from_its_end(
+    worker: TaskWorker, keys: Keys, running
+):
+    """An error that can't be told; a journal that Redis refuses; a call that makes no sense."""
+    await occupied(worker, keys)
+    async with running(worker):
+        bad = await worker.registry["unspeakable"].enqueue()
+        assert isinstance((await bad.result(timeout=10)).exception, Unspeakable)
+        good = await worker.registry["double"].enqueue(4)
+        assert (await good.result(timeout=10)).result == 8
+        Recorder(worker).started(None, 0)  # type: ignore[arg-type]
+        await worker.redis.delete([keys.ended])
+        told = {Ended.from_json(e["d"]).task_id: e for e in await journal(worker, keys.ended, 2)}
+
+    assert "Unspeakable" in Ended.from_json(told[bad.id]["d"]).error
+
+
+async def occupied(worker: TaskWorker, keys: Keys) -> None:
+    async with worker:
+        await worker.redis.set(keys.ended, "no stream")
 
 
 async def test_the_journal_does_not_grow_without_bound(
@@ -186,6 +222,10 @@ def make_ended(number: int) -> Ended:
     return Ended(f"t{number}", "double", outcome, 1, 2, 3, 4, 1, "w1")
 
 
-class Broken:
-    async def eval(self, *_: object) -> None:
-        raise ConnectionResetError("gone")
+def end(recorder: Recorder, task_id: str) -> None:
+    recorder.not_run(task_id, ValueError("no"), "double", 1)
+
+
+class Unspeakable(Exception):
+    def __str__(self) -> str:
+        raise RuntimeError("not even this")

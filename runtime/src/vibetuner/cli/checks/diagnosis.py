@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable
+from functools import partial
 
 from coredis.exceptions import RedisError
 
 from vibetuner.cli.checks.finding import Finding, of_message
-from vibetuner.cli.checks.project import check_ports, check_settings, check_tune
+from vibetuner.cli.checks.project import PORTS, check_port, check_settings, check_tune
 from vibetuner.cli.checks.redis import check_redis
-from vibetuner.cli.checks.template import check_template
+from vibetuner.cli.checks.template import check_drift, check_version
 from vibetuner.config import EMBEDDED, Settings, get_settings
 from vibetuner.embedded import running_services
 from vibetuner.errors import VibetunerError, first_line
@@ -29,8 +30,9 @@ async def diagnose() -> list[Finding]:
         return [of_message("project", str(error))]
     parts = await asyncio.gather(
         _services(settings),
-        _apart(lambda: check_template(project)),
-        _apart(lambda: check_ports(project)),
+        _apart(lambda: check_version(project)),
+        _apart(lambda: check_drift(project)),
+        *(_apart(partial(check_port, project, port, what)) for port, what in PORTS.items()),
     )
     # Last, as to load the project keeps the loop from hearing that a service answers.
     own = [*check_tune(project), *check_settings(settings)]
@@ -49,19 +51,22 @@ async def _services(settings: Settings) -> list[Finding]:
         for name in (one.removesuffix("_url") for one in stopped)
     ]
     asked = live.model_copy(update=dict.fromkeys(stopped))
-    for one in await probe(asked):
+    probes = await probe(asked)
+    # What is left of the three seconds; a Redis that answers so slowly is told of as it is.
+    left = PROBE_SECONDS - max((one.milliseconds for one in probes), default=0.0) / 1000
+    for one in probes:
         if one.problem:
             findings.append(of_message(one.name, one.problem))
         else:
             findings.append(Finding("ok", one.name, f"answers in {one.milliseconds:.0f} ms"))
             if one.setting == "redis_url":
-                findings += await _bounded(check_redis(asked, project_info()))
+                findings += await _bounded(check_redis(asked, project_info()), max(left, 0.5))
     return findings
 
 
-async def _bounded(check: Awaitable[list[Finding]]) -> list[Finding]:
+async def _bounded(check: Awaitable[list[Finding]], seconds: float) -> list[Finding]:
     try:
-        async with asyncio.timeout(PROBE_SECONDS):
+        async with asyncio.timeout(seconds):
             return await check
     except (RedisError, OSError, TimeoutError) as error:
         text = f"it can't be looked at: {first_line(error)}"

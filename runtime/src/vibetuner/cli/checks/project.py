@@ -18,8 +18,9 @@ from vibetuner.project import ProjectInfo
 from vibetuner.tasks.registry import find_problems, import_tasks
 from vibetuner.tasks.worker import get_worker
 
-__all__ = ["check_ports", "check_settings", "check_tune"]
+__all__ = ["PORTS", "check_port", "check_settings", "check_tune"]
 
+PORTS = {8000: "web app", 11111: "monitor"}
 ENOUGH = 32
 FRESH_KEY = 'python -c "import secrets; print(secrets.token_urlsafe(48))"'
 WEAK = ("change", "secret", "example", "password", "test", "xxx")
@@ -77,20 +78,19 @@ def check_settings(settings: Settings) -> Iterator[Finding]:
         )
 
 
-def check_ports(project: ProjectInfo) -> Iterator[Finding]:
-    """Whether what is on our ports is ours."""
-    for port, what in ((8000, "web app"), (11111, "monitor")):
-        owner = _owner(port)
-        if owner == project.slug:
-            yield Finding("ok", "ports", f"{port}: this project's {what}")
-        elif owner is not None:
-            other = f"the project {owner}" if owner else "something else"
-            yield Finding(
-                "warning",
-                "ports",
-                f"{port}, for the {what}, is taken by {other}",
-                f"stop it, or choose another:  --port {port + 1}",
-            )
+def check_port(project: ProjectInfo, port: int, what: str) -> Iterator[Finding]:
+    """Whether what is on one of our ports is ours."""
+    owner = _owner(port)
+    if owner == project.slug:
+        yield Finding("ok", "ports", f"{port}: this project's {what}")
+    elif owner is not None:
+        other = f"the project {owner}" if owner else "something else"
+        yield Finding(
+            "warning",
+            "ports",
+            f"{port}, for the {what}, is taken by {other}",
+            f"stop it, or choose another:  --port {port + 1}",
+        )
 
 
 def _owner(port: int) -> str | None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from vibetuner.cli.checks.finding import Finding
 from vibetuner.project import ProjectInfo
 
-__all__ = ["check_template"]
+__all__ = ["check_drift", "check_version"]
 
 ANSWERS = ".copier-answers.yml"
 SECONDS = 2.5
@@ -22,8 +22,8 @@ MANAGED = (
 VERSION = re.compile(r"refs/tags/v(\d+)\.(\d+)\.(\d+)$")
 
 
-def check_template(project: ProjectInfo) -> Iterator[Finding]:
-    """Its version against the newest known, and managed files that were changed by hand."""
+def check_version(project: ProjectInfo) -> Iterator[Finding]:
+    """The template's version against the newest known."""
     answers = _read(project.root / ANSWERS)
     commit, source = answers.get("_commit", ""), answers.get("_src_path", "")
     if not commit or not source:
@@ -36,8 +36,11 @@ def check_template(project: ProjectInfo) -> Iterator[Finding]:
         yield Finding("note", "template", text, "uvx copier update")
     else:
         yield Finding("ok", "template", f"version {commit}, the newest known")
-    drifted = _drifted(project.root)
-    if drifted:
+
+
+def check_drift(project: ProjectInfo) -> Iterator[Finding]:
+    """Managed files that were changed by hand."""
+    if drifted := _drifted(project.root):
         names = ", ".join(drifted[:5]) + (" …" if drifted[5:] else "")
         cure = "keep your own in justfile, src/ or a compose override; copier update merges them"
         yield Finding("note", "template", f"changed since the template wrote them: {names}", cure)

@@ -44,6 +44,10 @@ class Guesses:
         self._longest = longest
         self._clients: OrderedDict[str, _Client] = OrderedDict()
 
+    def __len__(self) -> int:
+        """How many clients are remembered."""
+        return len(self._clients)
+
     @asynccontextmanager
     async def turn(self, address: str) -> AsyncIterator[None]:
         """Wait for the client's turn, and for what its earlier failures cost.

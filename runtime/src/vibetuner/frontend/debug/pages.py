@@ -13,10 +13,12 @@ from fastapi.responses import FileResponse, HTMLResponse, Response
 
 from vibetuner.errors import CommandError, VibetunerError
 from vibetuner.frontend.debug.events import ChangeStream
+from vibetuner.frontend.debug.progress import read_progress
 from vibetuner.frontend.debug.render import FOLDER, DebugRoute, page
 from vibetuner.tasks.dead_letters import count
 from vibetuner.tasks.overview.cron import list_crons
 from vibetuner.tasks.overview.detail import find_task
+from vibetuner.tasks.overview.ids import whole_id
 from vibetuner.tasks.overview.listing import list_tasks
 from vibetuner.tasks.overview.model import Filters, State
 from vibetuner.tasks.overview.queue import this_queue
@@ -62,7 +64,7 @@ async def tasks(  # noqa: PLR0913, PLR0917 - filters
     """Tasks that match, a page at a time."""
     queue = this_queue()
     if task_id.strip():
-        return await task(request, task_id.strip())
+        return await task(request, await whole_id(queue, task_id.strip()))
     filters = Filters(
         states=frozenset({_state(state)} if state else ()),
         name=name or None,
@@ -89,7 +91,16 @@ async def task(request: Request, task_id: str) -> HTMLResponse:
     queue = this_queue()
     detail = await find_task(queue, task_id)
     _, reasons = await explain(queue, task_id)
-    return page(request, "task.html", task=detail, row=detail.row, reasons=reasons)
+    progress = await read_progress(queue, task_id)
+    return page(
+        request,
+        "task.html",
+        task=detail,
+        row=detail.row,
+        reasons=reasons,
+        state=progress,
+        progress=progress,
+    )
 
 
 @router.get("/cron")

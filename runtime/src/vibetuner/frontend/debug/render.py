@@ -12,7 +12,7 @@ from urllib.parse import quote
 from fastapi import Request
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
 from fastapi.routing import APIRoute
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import ChoiceLoader, Environment, FileSystemLoader, PrefixLoader, StrictUndefined
 
 from vibetuner.config import get_settings
 from vibetuner.errors import (
@@ -27,9 +27,9 @@ from vibetuner.frontend.debug.gate import COOKIE
 from vibetuner.frontend.debug.plots import bars, lines
 from vibetuner.project import find_root, project_info
 from vibetuner.tasks.overview.queue import answering
-from vibetuner.templates import htmx_scripts
+from vibetuner.templates import OURS, htmx_scripts
 
-__all__ = ["FOLDER", "DebugRoute", "back_to", "page"]
+__all__ = ["FOLDER", "DebugRoute", "back_to", "draw", "page"]
 
 FOLDER = Path(__file__).parent
 HOME = "/debug/tasks"
@@ -88,6 +88,11 @@ def page(request: Request, name: str, status: int = 200, **values: Any) -> HTMLR
     return HTMLResponse(template.render({**shared, **values}), status, HEADERS)
 
 
+def draw(name: str, **values: Any) -> str:
+    """A piece of a page from ``templates/``."""
+    return _templates().get_template(name).render(values)
+
+
 def back_to(path: str, said: str = "") -> RedirectResponse:
     """Go on to a page after an action; ``said`` is a key of what it then says."""
     mark = "&" if "?" in path else "?"
@@ -115,7 +120,12 @@ def _problem(request: Request, error: VibetunerError) -> HTMLResponse:
 @cache
 def _templates() -> Environment:
     environment = Environment(
-        loader=FileSystemLoader(FOLDER / "templates"),
+        loader=ChoiceLoader(
+            [
+                FileSystemLoader(FOLDER / "templates"),
+                PrefixLoader({"vibetuner": FileSystemLoader(OURS)}),
+            ]
+        ),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from datetime import datetime
 
-from vibetuner.tasks.dead_letters.letter import Cause, DeadLetter
+from vibetuner.tasks.dead_letters.letter import Cause
 
-__all__ = ["Group", "group_letters"]
+__all__ = ["Group"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,23 +32,6 @@ class Group:
     first: datetime
     last: datetime
 
-
-def group_letters(letters: Iterable[DeadLetter]) -> list[Group]:
-    """The groups of letters that come the newest first; those with the most letters first."""
-    groups: dict[str, Group] = {}
-    for letter in letters:
-        known = groups.get(letter.fingerprint)
-        groups[letter.fingerprint] = (
-            replace(known, count=known.count + 1, first=min(known.first, letter.failed_at))
-            if known
-            else Group(
-                fingerprint=letter.fingerprint,
-                task=letter.task_name,
-                cause=letter.cause,
-                error=f"{letter.error_type}: {letter.error}",
-                count=1,
-                first=letter.failed_at,
-                last=letter.failed_at,
-            )
-        )
-    return sorted(groups.values(), key=lambda group: (-group.count, group.fingerprint))
+    def with_older(self, older: Group) -> Group:
+        """The two as one."""
+        return replace(self, count=self.count + older.count, first=min(self.first, older.first))

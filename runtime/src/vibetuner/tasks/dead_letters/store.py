@@ -4,46 +4,17 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Protocol
 
 from vibetuner.errors import DeadLetterError
 from vibetuner.tasks.dead_letters.act import Act
-from vibetuner.tasks.dead_letters.group import Group, group_letters
-from vibetuner.tasks.dead_letters.letter import Cause, DeadLetter
+from vibetuner.tasks.dead_letters.group import Group
+from vibetuner.tasks.dead_letters.letter import DeadLetter
 from vibetuner.tasks.dead_letters.requeue import Requeue
-from vibetuner.tasks.dead_letters.stream import (
-    Client,
-    StreamedLetter,
-    count_open,
-    find_letter,
-    walk_letters,
-)
+from vibetuner.tasks.dead_letters.search import Filters, search_groups, search_letters
+from vibetuner.tasks.dead_letters.stream import Client, count_open, find_letter
 
 __all__ = ["Filters", "Page", "Store", "StreamStore", "bad_end"]
-
-MOST_GROUPED = 2000
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Filters:
-    """Which letters are meant; what is None does not matter."""
-
-    task: str | None = None
-    cause: Cause | None = None
-    fingerprint: str | None = None
-    since: datetime | None = None
-    open_only: bool = True
-
-    def match(self, letter: DeadLetter) -> bool:
-        """Whether ``letter`` is one of them."""
-        return (
-            self.task in {None, letter.task_name}
-            and self.cause in {None, letter.cause}
-            and self.fingerprint in {None, letter.fingerprint}
-            and (self.since is None or letter.failed_at >= self.since)
-            and (letter.is_open or not self.open_only)
-        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,31 +69,20 @@ class StreamStore:
         """As :meth:`Store.page`; a page's end is its last entry's id."""
         if after is not None and not re.fullmatch(r"\d+-\d+", after):
             raise bad_end(after)
-        found: list[StreamedLetter] = []
-        async for streamed in walk_letters(self._redis, self._prefix, before=after):
-            if not filters.match(streamed.letter):
-                continue
-            if len(found) == limit:
-                return Page([kept.letter for kept in found], found[-1].entry_id)
-            found.append(streamed)
-        return Page([kept.letter for kept in found])
+        search = search_letters(self._redis, self._prefix, filters, most=limit + 1, before=after)
+        found = [streamed async for streamed in search]
+        letters = [streamed.letter for streamed in found[:limit]]
+        return Page(letters, found[limit - 1].entry_id if len(found) > limit else None)
 
     async def count(self, filters: Filters) -> int:
         """As :meth:`Store.count`; all that are open are counted without a look at them."""
         if filters == Filters():
             return await count_open(self._redis, self._prefix)
-        walk = walk_letters(self._redis, self._prefix)
-        return sum([filters.match(streamed.letter) async for streamed in walk])
+        return sum(group.count for group in await self.groups(filters))
 
     async def groups(self, filters: Filters) -> list[Group]:
-        """As :meth:`Store.groups`, of the newest 2,000: a walk through more takes too long."""
-        letters: list[DeadLetter] = []
-        async for streamed in walk_letters(self._redis, self._prefix):
-            if filters.match(streamed.letter):
-                letters.append(streamed.letter)
-            if len(letters) == MOST_GROUPED:
-                break
-        return group_letters(letters)
+        """As :meth:`Store.groups`."""
+        return await search_groups(self._redis, self._prefix, filters)
 
     async def get(self, task_id: str) -> DeadLetter | None:
         """As :meth:`Store.get`."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,16 +19,16 @@ __all__ = [
     "find_letter",
     "keep",
     "letter_keys",
+    "parse_letter",
     "read_letters",
     "remove_letters",
     "stream_key",
-    "walk_letters",
+    "with_acts",
 ]
 
 Client = Redis[str] | RedisCluster[str]
 FIELD = "letter"
 BATCH = 100
-WALKED = 500
 
 # One letter an id: the second of two deaths of a task, as when a worker is lost between the
 # letter and the end of the task, tells less.
@@ -81,17 +81,6 @@ async def read_letters(redis: Client, prefix: str) -> list[StreamedLetter]:
     return []
 
 
-async def walk_letters(
-    redis: Client, prefix: str, *, before: str | None = None
-) -> AsyncIterator[StreamedLetter]:
-    """Every letter, the newest first; those that came before the entry ``before``."""
-    end = f"({before}" if before else "+"
-    while entries := await redis.xrevrange(stream_key(prefix), end=end, start="-", count=WALKED):
-        for streamed in reversed(await _read(redis, prefix, entries[::-1])):
-            yield streamed
-        end = f"({_entry_id(entries[-1])}"
-
-
 async def count_open(redis: Client, prefix: str) -> int:
     """How many letters nobody has acted on."""
     letters = await redis.xlen(stream_key(prefix))
@@ -117,8 +106,19 @@ async def remove_letters(redis: Client, prefix: str, letters: Sequence[StreamedL
     await redis.hdel(acts_key(prefix), ids)
 
 
-async def _read(redis: Client, prefix: str, entries: Sequence[Any]) -> list[StreamedLetter]:
-    letters = [letter for entry in entries if (letter := _parse(entry))]
+def parse_letter(entry_id: str, text: str) -> StreamedLetter | None:
+    """The letter of an entry; None where it can't be read, as of a newer version's."""
+    try:
+        return StreamedLetter(entry_id, DeadLetter.from_json(text))
+    except (ValueError, TypeError, KeyError):
+        # It waits for a version that can read it, and holds up no other.
+        return None
+
+
+async def with_acts(
+    redis: Client, prefix: str, letters: Sequence[StreamedLetter]
+) -> list[StreamedLetter]:
+    """The same letters, with what was done with them."""
     if not letters:
         return []
     acts = await redis.hmget(acts_key(prefix), [streamed.letter.task_id for streamed in letters])
@@ -131,13 +131,10 @@ async def _read(redis: Client, prefix: str, entries: Sequence[Any]) -> list[Stre
     ]
 
 
-def _parse(entry: Any) -> StreamedLetter | None:
-    try:
-        letter = DeadLetter.from_json(entry.field_values[FIELD])
-    except (ValueError, TypeError, KeyError):
-        # A newer version's, say. It waits for one that can read it, and holds up no other.
-        return None
-    return StreamedLetter(_entry_id(entry), letter)
+async def _read(redis: Client, prefix: str, entries: Sequence[Any]) -> list[StreamedLetter]:
+    pairs = [(_entry_id(entry), str(entry.field_values.get(FIELD, ""))) for entry in entries]
+    letters = [letter for pair in pairs if (letter := parse_letter(*pair))]
+    return await with_acts(redis, prefix, letters)
 
 
 def _entry_id(entry: Any) -> str:

@@ -7,10 +7,11 @@ import os
 import socket
 import time
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
-from typing import Any
+from functools import wraps
+from typing import Any, ParamSpec
 
 from anyio import CancelScope, create_task_group, move_on_after, sleep
 from coredis.exceptions import RedisError
@@ -31,6 +32,8 @@ __all__ = ["BEAT_SECONDS", "Recorder", "payload_of_run"]
 
 logger = logging.getLogger(__name__)
 
+P = ParamSpec("P")
+
 BEAT_SECONDS = 2.0
 WRITE_SECONDS = 0.25
 LEAVE_SECONDS = 2.0
@@ -41,6 +44,19 @@ LARGEST_PAYLOAD = 4096
 
 # What was enqueued, as it was stored, of the task that runs; None until it is read.
 payload_of_run: ContextVar[bytes | None] = ContextVar("payload_of_run")
+
+
+def _harmless(record: Callable[P, None]) -> Callable[P, None]:
+    """What can't be recorded is missing in the journal, and hurts nothing else."""
+
+    @wraps(record)
+    def try_to_record(*args: P.args, **kwargs: P.kwargs) -> None:
+        try:
+            record(*args, **kwargs)
+        except Exception:
+            logger.exception("the journal misses a task: %s failed", record.__name__)
+
+    return try_to_record
 
 
 class Recorder:
@@ -59,15 +75,18 @@ class Recorder:
         self._born = _now()
         self._about: dict[str, Any] = {}
 
+    @_harmless
     def started(self, run: TaskContext, queued: int) -> None:
         """A try begins."""
         one = Started(run.task_id, run.fn_name, run.tries, _now(), queued)
         self._running[run.task_id] = self._batch.started[run.task_id] = one
 
+    @_harmless
     def failing(self, task_id: str, error: BaseException) -> None:
         """Why the try that is about to end is repeated."""
         self._reasons[task_id] = _one_line(error)
 
+    @_harmless
     def finished(  # noqa: PLR0913 - what the engine knows of a try
         self,
         msg: StreamMessage,
@@ -109,6 +128,7 @@ class Recorder:
         )
         self._ended(entry, None if success else return_value, payload_of_run.get(None))
 
+    @_harmless
     def not_run(  # noqa: PLR0913 - as above
         self,
         task_id: str,
@@ -178,6 +198,9 @@ class Recorder:
         except (RedisError, OSError) as error:
             logger.debug("journal: %s", first_line(error))
             self._take_back(batch)
+        except Exception:
+            # It would fail again; and an error here would end the worker.
+            logger.exception("the journal misses what happened in the last moment")
 
     def _take_back(self, batch: Batch) -> None:
         new, self._batch = self._batch, batch
@@ -235,8 +258,10 @@ def _outcome(error: object) -> Outcome:
 
 
 def _one_line(error: BaseException) -> str:
-    text = plain_text(first_line(error), LONGEST_ERROR)
     kind = type(error).__name__
+    # Made a text first: somebody's __str__ must not cost the record.
+    text = next(iter(plain_text(error, LONGEST_TRACEBACK).splitlines()), kind)
+    text = plain_text(text, LONGEST_ERROR)
     return text if text == kind else f"{kind}: {text}"
 
 

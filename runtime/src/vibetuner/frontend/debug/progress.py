@@ -1,0 +1,37 @@
+"""The progress of one task on its page: nothing where the task tells none, else a live bar."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter
+
+from vibetuner.config import get_settings
+from vibetuner.frontend.debug.render import DebugRoute, draw
+from vibetuner.sse.history import history_of
+from vibetuner.tasks import progress_store
+from vibetuner.tasks.overview.queue import Queue
+from vibetuner.tasks.progress import progress_endpoint
+from vibetuner.tasks.progress_state import ProgressState
+
+__all__ = ["read_progress", "router"]
+
+router = APIRouter(route_class=DebugRoute)
+
+
+def draw_bar(state: ProgressState) -> str:
+    """The bar as it is sent; of our own template, whatever the project has put in its place."""
+    return draw("bar.html", state=state)
+
+
+@progress_endpoint("/progress/{task_id}", router=router, render=draw_bar)
+async def events(task_id: str) -> str:
+    """How far a task has come, until it ends."""
+    return task_id
+
+
+async def read_progress(queue: Queue, task_id: str) -> ProgressState | None:
+    """What a task has told of itself; None where it never did."""
+    history = history_of(queue.redis, get_settings())
+    state, _ = await progress_store.read(history, task_id)
+    # Who listens to a task that tells nothing leaves a state of it, too.
+    told = state is not None and (state.done or state.total is not None or state.message)
+    return state if told else None
