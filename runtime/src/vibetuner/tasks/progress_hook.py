@@ -89,8 +89,9 @@ class Ends:
 
     async def flush(self) -> None:
         """Wait until everything is told, for two seconds at the most."""
-        if self._teller is not None:
-            await asyncio.wait([self._teller], timeout=FLUSH_SECONDS)
+        teller, self._teller = self._teller, None  # the next one may be of another loop
+        if teller is not None:
+            await asyncio.wait([teller], timeout=FLUSH_SECONDS)
 
     async def _tell_all(self) -> None:
         failures = 0

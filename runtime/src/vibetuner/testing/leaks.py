@@ -15,8 +15,8 @@ __all__ = ["lasting_keys"]
 async def lasting_keys(worker: TaskWorker, allowed: Iterable[str]) -> list[str]:
     """The keys without a time to live that belong to no waiting task, sorted.
 
-    The structure of the queue, its journal, which trims itself, the dead letters, and results that
-    are kept on request may stay; so may what fits one of the patterns in ``allowed``.
+    The structure of the queue, the dead letters, and results that are kept on request may stay; so
+    may what fits one of the patterns in ``allowed``.
     """
     may_stay = [*_structure(worker), *allowed]
     waiting = await _waiting(worker)
@@ -34,7 +34,7 @@ async def lasting_keys(worker: TaskWorker, allowed: Iterable[str]) -> list[str]:
 
 def _structure(worker: TaskWorker) -> list[str]:
     places = ("queues:*", "cron:*", "index:*", "aborted", "task:results:*")
-    ours = ("journal:*", "dead_letters", "dead_letters:*")
+    ours = ("dead_letters", "dead_letters:*")
     prefix = get_settings().redis_key_prefix
     return [f"{worker.prefix}:{place}" for place in places] + [f"{prefix}{key}" for key in ours]
 

@@ -102,6 +102,7 @@ elseif batch.beat then
   redis.call('set', key('worker:' .. batch.worker), batch.beat, 'ex', batch.beat_kept)
   redis.call('zadd', key('workers'), batch.now, batch.worker)
   redis.call('zremrangebyscore', key('workers'), 0, batch.now - batch.beat_kept * 1000)
+  redis.call('expire', key('workers'), kept)
 end
 redis.call('expire', running, batch.beat_kept)
 for _, name in ipairs(batch.crons) do redis.call('hsetnx', key('cron'), name, batch.now) end
