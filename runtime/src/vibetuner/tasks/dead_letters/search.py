@@ -22,9 +22,10 @@ from vibetuner.tasks.dead_letters.stream import (
 __all__ = ["Filters", "search_groups", "search_letters"]
 
 # So many are looked at in one go, for some milliseconds in which Redis does nothing else.
-CHUNK = 200
+CHUNK = 250
 CAUSES = frozenset(cause.value for cause in Cause)
 
+# An entry holds the letter and, but for older ones, what a search needs of it.
 # Gets the entry before which to begin, the fields that must match, and a moment; calls `found` for
 # each letter that matches, until that returns true. Texts of moments compare as moments do.
 SEARCH = """
@@ -34,7 +35,7 @@ local texts = {'task_id', 'task_name', 'cause', 'fingerprint', 'error', 'error_t
 local function search(found)
   for _, entry in ipairs(redis.call('xrevrange', KEYS[1], before, '-', 'count', ARGV[5])) do
     last = entry[1]
-    local known, letter = pcall(cjson.decode, entry[2][2])
+    local known, letter = pcall(cjson.decode, entry[2][4] or entry[2][2])
     local meant = known and type(letter) == 'table'
     for _, name in ipairs(texts) do meant = meant and type(letter[name]) == 'string' end
     meant = meant and letter.failed_at >= since

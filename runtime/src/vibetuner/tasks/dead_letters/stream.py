@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -29,13 +30,15 @@ __all__ = [
 Client = Redis[str] | RedisCluster[str]
 FIELD = "letter"
 BATCH = 100
+SEARCHED = ("task_id", "task_name", "cause", "fingerprint", "error", "error_type")
 
 # One letter an id: the second of two deaths of a task, as when a worker is lost between the
 # letter and the end of the task, tells less.
 KEEP = """
 local known = redis.call('hget', KEYS[2], ARGV[1])
 if known and #redis.call('xrange', KEYS[1], known, known) > 0 then return end
-redis.call('hset', KEYS[2], ARGV[1], redis.call('xadd', KEYS[1], '*', 'letter', ARGV[2]))
+local place = redis.call('xadd', KEYS[1], '*', 'letter', ARGV[2], 'about', ARGV[3])
+redis.call('hset', KEYS[2], ARGV[1], place)
 """
 
 
@@ -68,7 +71,8 @@ def letter_keys(prefix: str) -> tuple[str, str]:
 
 async def keep(redis: Client, prefix: str, letter: DeadLetter) -> None:
     """Append a letter; when this returns, it survives whatever happens to the worker."""
-    await redis.eval(KEEP, list(letter_keys(prefix)), [letter.task_id, letter.to_json()])
+    values = [letter.task_id, letter.to_json(), _about(letter)]
+    await redis.eval(KEEP, list(letter_keys(prefix)), values)
 
 
 async def read_letters(redis: Client, prefix: str) -> list[StreamedLetter]:
@@ -135,6 +139,12 @@ async def _read(redis: Client, prefix: str, entries: Sequence[Any]) -> list[Stre
     pairs = [(_entry_id(entry), str(entry.field_values.get(FIELD, ""))) for entry in entries]
     letters = [letter for pair in pairs if (letter := parse_letter(*pair))]
     return await with_acts(redis, prefix, letters)
+
+
+def _about(letter: DeadLetter) -> str:
+    """What a search compares and groups by; to parse whole letters for that takes too long."""
+    values = {name: getattr(letter, name) for name in SEARCHED}
+    return json.dumps({**values, "failed_at": letter.failed_at.isoformat()})
 
 
 def _entry_id(entry: Any) -> str:
