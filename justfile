@@ -20,7 +20,7 @@ demo *args: (render demo_dir)
 
 [doc("Run every test: runtime, tour, template, browser")]
 test *args:
-    {{ run }} --group e2e --group docs pytest "$@"
+    {{ run }} --group e2e --group docs pytest {{ if args == "" { "-n auto --dist loadfile" } else { "" } }} "$@"
 
 [doc("Run the tests that take seconds, not minutes")]
 quick *args:
