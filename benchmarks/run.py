@@ -26,8 +26,9 @@ rewrites this page; `just bench imports` does one question, and `just bench --be
 installs the existing product from PyPI, in an environment that is thrown away, to measure it in \
 turn with ours.
 
-Times are medians of several runs, on a machine that has other things to do; commands that are \
-compared take turns. Memory is in MiB, as `ps` and `top` count; files are in MB. *Beside* was \
+Times are medians of several runs, those of event streams of one, on a machine that has other \
+things to do; commands that are compared take turns. Memory is in MiB, as \
+`ps` and `top` count; files are in MB. *Beside* was \
 measured in the same minutes as ours; *as measured by others* is quoted: it was measured on the \
 same kind of machine, in a way that we have not seen. A ratio \
 above 1 says how many times as much time or space the other takes, or how many times its rate ours \
@@ -89,7 +90,8 @@ def machine() -> str:
     """What it ran on, in general terms."""
     today = datetime.now(UTC).date()
     system, python = platform.system(), platform.python_version()
-    return f"{os.cpu_count()} cores, {system}, Python {python}; {today}."
+    load = f"{os.getloadavg()[0]:.0f}"
+    return f"{os.cpu_count()} cores, {system}, Python {python}; {today}, under a load of {load}."
 
 
 def read_sections() -> dict[str, str]:
