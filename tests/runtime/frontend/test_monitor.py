@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
 
 import pytest
 from httpx2 import ASGITransport, AsyncClient
 
 from vibetuner.config import Settings, using_settings
 from vibetuner.frontend.monitor import Attention, create_monitor
-from vibetuner.tasks.worker import get_worker
+from vibetuner.tasks.worker import TaskWorker, using_worker
 from vibetuner.testing import held_open
 
 
 @pytest.fixture(autouse=True)
-def project(stand_in) -> None:
+def project(stand_in, settings: Settings) -> Iterator[None]:
     stand_in()
-    get_worker.cache_clear()
+    with using_worker(TaskWorker(settings)):
+        yield
 
 
 async def test_it_says_what_is_wrong_while_redis_is_away(settings: Settings):

@@ -21,7 +21,7 @@ from vibetuner.tasks import progress_store
 from vibetuner.tasks.progress import Progress, ProgressState, ProgressStatus, watch_progress
 from vibetuner.tasks.progress_hook import Ends
 from vibetuner.tasks.robust import robust_task
-from vibetuner.tasks.worker import TaskWorker, get_worker
+from vibetuner.tasks.worker import TaskWorker, using_worker
 from vibetuner.testing import held_open
 
 ENDS = {"complete", "failed", "aborted"}
@@ -33,11 +33,9 @@ async def worker(
 ) -> AsyncIterator[TaskWorker]:
     """A worker of a project that has no tasks yet."""
     stand_in()
-    get_worker.cache_clear()
-    worker = get_worker()
-    async with held_open(running(worker)):
-        yield worker
-    get_worker.cache_clear()
+    with using_worker(TaskWorker(settings)) as worker:
+        async with held_open(running(worker)):
+            yield worker
 
 
 async def watch(task_id: str, seconds: float = 30) -> list[ProgressState]:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import logging
 import math
 from collections import defaultdict
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import (
     AbstractAsyncContextManager,
     AsyncExitStack,
     asynccontextmanager,
+    contextmanager,
     suppress,
 )
 from datetime import datetime, timedelta
@@ -40,6 +41,7 @@ from vibetuner.embedded import open_services
 from vibetuner.errors import NotConfigured, ServiceUnavailable
 from vibetuner.logs import current_task
 from vibetuner.resources.redis import check, make_client, ungrouped
+from vibetuner.state import Slot
 from vibetuner.tasks.dead_letters.burial import Burial
 from vibetuner.tasks.dead_letters.letter import Cause, DeadLetter, cause_of
 from vibetuner.tasks.dead_letters.stream import letter_keys
@@ -52,7 +54,7 @@ from vibetuner.tasks.payload import dump, read, signing_keys
 from vibetuner.tasks.progress_hook import Ends
 from vibetuner.tasks.report import Reporter, hit_the_engines_limit
 
-__all__ = ["TaskWorker", "get_worker", "open_queue"]
+__all__ = ["TaskWorker", "get_worker", "open_queue", "using_worker"]
 
 logger = logging.getLogger(__name__)
 
@@ -72,13 +74,27 @@ class ArgumentsGone(StreaqError):  # noqa: N818 - as the engine's own kin
     """The result that was to be a task's arguments is not there any more."""
 
 
-@cache
+_override: Slot[TaskWorker] = Slot(lambda: LookupError("no override"))
+
+
 def get_worker() -> TaskWorker:
     """The process's worker: decorate with ``@worker.task()`` and ``@worker.cron()``.
 
     Needs no Redis and no project; what needs Redis fails when it is used, and says what is
     missing.
     """
+    return _override.peek() or _process_worker()
+
+
+@contextmanager
+def using_worker(worker: TaskWorker) -> Iterator[TaskWorker]:
+    """Make :func:`get_worker` return ``worker`` for the length of the block."""
+    with _override.hold(worker):
+        yield worker
+
+
+@cache
+def _process_worker() -> TaskWorker:
     return TaskWorker(get_settings())
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 
 import pytest
@@ -12,18 +12,18 @@ from httpx2 import ASGITransport, AsyncClient
 from vibetuner.config import Settings, using_settings
 from vibetuner.frontend.app import create_app
 from vibetuner.tasks.progress import Progress
-from vibetuner.tasks.worker import TaskWorker, get_worker
+from vibetuner.tasks.worker import TaskWorker, using_worker
 from vibetuner.testing import held_open
 
 HOSTILE = "<script>alert(1)</script>"
 
 
 @pytest.fixture
-def worker(stand_in, settings: Settings) -> TaskWorker:
+def worker(stand_in, settings: Settings) -> Iterator[TaskWorker]:
     """The process's worker, with tasks of which some are named by an attacker."""
     stand_in()
-    get_worker.cache_clear()
-    return register(get_worker())
+    with using_worker(register(TaskWorker(settings))) as worker:
+        yield worker
 
 
 @pytest.fixture
@@ -79,4 +79,3 @@ async def browsing(settings: Settings) -> AsyncIterator[AsyncClient]:
                 timeout=30,
             ) as client:
                 yield client
-    get_worker.cache_clear()
