@@ -12,14 +12,13 @@ from streaq.constants import REDIS_PREVIOUS
 
 from vibetuner.config import get_settings
 from vibetuner.errors import PayloadError
-from vibetuner.logs import format_traceback
 from vibetuner.tasks.dead_letters.letter import (
-    LONGEST_TRACEBACK,
     Cause,
     DeadLetter,
     fingerprint,
     plain,
     plain_text,
+    plain_traceback,
 )
 from vibetuner.tasks.dead_letters.stream import keep
 
@@ -70,7 +69,7 @@ class Burial:
             cause=cause,
             args=plain(data.get("a", ())),
             kwargs=plain(data.get("k", {})),
-            traceback=_traceback(error),
+            traceback=plain_traceback(error),
             worker_id=self._worker.id,
             queue=self._worker.queue_name,
             enqueued_at=_moment(data.get("t")),
@@ -110,15 +109,6 @@ def _now() -> datetime:
     """To the millisecond, which is what MongoDB keeps."""
     now = datetime.now(UTC)
     return now.replace(microsecond=now.microsecond // 1000 * 1000)
-
-
-def _traceback(error: BaseException) -> str:
-    if error.__traceback__ is None:
-        return ""
-    try:
-        return plain_text(format_traceback(error), LONGEST_TRACEBACK)
-    except Exception as failure:  # noqa: BLE001 - somebody's __str__ must not cost the letter
-        return f"can't be shown ({type(failure).__name__})"
 
 
 def _moment(milliseconds: int | None) -> datetime | None:

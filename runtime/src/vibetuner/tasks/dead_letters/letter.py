@@ -16,8 +16,9 @@ from typing import Any, Self
 
 from streaq.types import StreaqError
 
+from vibetuner.logs import format_traceback
+
 __all__ = [
-    "LONGEST_TRACEBACK",
     "Cause",
     "DeadLetter",
     "as_moment",
@@ -25,6 +26,7 @@ __all__ = [
     "fingerprint",
     "plain",
     "plain_text",
+    "plain_traceback",
 ]
 
 ACT_FIELDS = frozenset({"retried_as", "retried_at", "discarded_at", "acted_by"})
@@ -237,3 +239,13 @@ def plain_text(value: Any, longest: int = LONGEST_TEXT) -> str:
     if len(text) > longest:
         text = f"{text[: longest // 2]}…{text[-(longest - longest // 2 - 1) :]}"
     return text.encode("utf-8", "replace").decode().replace("\x00", "\ufffd")
+
+
+def plain_traceback(error: BaseException, longest: int = LONGEST_TRACEBACK) -> str:
+    """Where an error comes from, as :func:`plain_text`; empty for one that was never raised."""
+    if error.__traceback__ is None:
+        return ""
+    try:
+        return plain_text(format_traceback(error), longest)
+    except Exception as failure:  # noqa: BLE001 - somebody's __str__ must not cost the record
+        return f"can't be shown ({type(failure).__name__})"

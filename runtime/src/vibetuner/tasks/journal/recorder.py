@@ -21,9 +21,8 @@ from streaq.types import StreamMessage, StreaqCancelled
 from vibetuner import __version__
 from vibetuner.config import get_settings
 from vibetuner.errors import first_line
-from vibetuner.logs import format_traceback
 from vibetuner.project import code_digest, find_root, project_info
-from vibetuner.tasks.dead_letters.letter import plain_text
+from vibetuner.tasks.dead_letters.letter import plain_text, plain_traceback
 from vibetuner.tasks.journal.entry import Beat, Ended, FailedTry, Outcome, Started, bucket
 from vibetuner.tasks.journal.keys import MINUTE_MS
 from vibetuner.tasks.journal.write import Batch, write
@@ -156,7 +155,11 @@ class Recorder:
 
     def _ended(self, entry: Ended, error: BaseException | None, payload: bytes | None) -> None:
         self._stopped(entry.task_id)
-        trace = _traceback(error) if error is not None and entry.outcome is Outcome.FAILED else ""
+        trace = (
+            plain_traceback(error, LONGEST_TRACEBACK)
+            if error is not None and entry.outcome is Outcome.FAILED
+            else ""
+        )
         kept = payload if payload and len(payload) <= LARGEST_PAYLOAD else b""
         self._batch.ended.append((entry, kept, trace))
         self._counts(entry.finished)[entry.outcome.value] += 1
@@ -263,12 +266,3 @@ def _one_line(error: BaseException) -> str:
     text = next(iter(plain_text(error, LONGEST_TRACEBACK).splitlines()), kind)
     text = plain_text(text, LONGEST_ERROR)
     return text if text == kind else f"{kind}: {text}"
-
-
-def _traceback(error: BaseException) -> str:
-    if error.__traceback__ is None:
-        return ""
-    try:
-        return plain_text(format_traceback(error), LONGEST_TRACEBACK)
-    except Exception as failure:  # noqa: BLE001 - somebody's __str__ must not cost the record
-        return f"can't be shown ({type(failure).__name__})"
