@@ -34,9 +34,9 @@ async def greet(name: str) -> None:
 
 
 @robust_task()
-async def charge(name: str, *, cents: int, context: Context = WorkerDepends()) -> None:
+async def charge_card(name: str, *, cents: int, context: Context = WorkerDepends()) -> None:
     await asyncio.sleep(0)
-    paid[f"{name} {charge.context.task_id} {context.project_slug}"] = cents
+    paid[f"{name} {charge_card.context.task_id} {context.project_slug}"] = cents
     await asyncio.sleep(0)
 
 
@@ -112,7 +112,9 @@ async def test_a_message_that_goes_out_twice_is_found():
 
 async def test_a_task_that_knows_its_id_passes():
     """Both tries are those of one enqueued task, with the worker's context."""
-    await replay_fuzz(charge, "Ann", cents=5, observe=lambda: list(paid.values()), reset=paid.clear)
+    await replay_fuzz(
+        charge_card, "Ann", cents=5, observe=lambda: list(paid.values()), reset=paid.clear
+    )
 
 
 async def test_a_first_try_that_keeps_the_second_from_working_is_found(folder: Path):
