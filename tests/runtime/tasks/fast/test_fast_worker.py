@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import logging
 import subprocess
-from collections.abc import Callable, Iterator
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 from coredis import ConnectionPool, Redis
+from streaq import StreaqError
 
 from tests.processes import free_port, wait_until
 from vibetuner.config import Settings, using_settings
@@ -186,6 +188,35 @@ async def test_an_end_is_recorded_after_an_outage(stand_in, server: Server, sett
                 assert await recording == []
 
 
+async def test_an_answer_that_is_lost_is_asked_for_again(
+    stand_in, settings: Settings, running: Running
+):
+    """What the server did before the connection broke is known, down to the tasks that fall."""
+    stand_in()
+    async with lossy_proxy(settings.redis_url or "", b"_finish\r\n") as (url, lost):
+        own = settings.model_copy(update={"redis_url": url, "mongodb_url": None})
+        with using_settings(own):
+            worker = TaskWorker(own)
+
+            @worker.task(name="fail")
+            async def fail() -> None:
+                raise ValueError("no")
+
+            @worker.task(name="follow")
+            async def follow() -> None: ...
+
+            async with running(worker):
+                first = fail.enqueue()
+                following = follow.enqueue().start(after=first.id)
+                await following
+                await first
+                result = await following.result(timeout=30)
+                assert isinstance(result.exception, StreaqError)
+                assert "Dependency failed" in str(result.exception)
+                assert worker.counters["superseded"] == 0
+            assert lost.is_set()
+
+
 async def test_functions_that_the_server_forgets_are_loaded_again(worker: TaskWorker):
     """As after a restart without a disk."""
 
@@ -249,6 +280,41 @@ async def test_scripts_stand_in_for_functions(server: Server, way: str | None):
         assert len(await library.call("enqueue", ("streaq:q",), values)) == 1
         async with Redis.from_url(server.url, decode_responses=True) as redis:
             assert await redis.xlen("streaq:q:queues:normal") == 1
+
+
+@asynccontextmanager
+async def lossy_proxy(url: str, word: bytes) -> AsyncIterator[tuple[str, asyncio.Event]]:
+    """The server by way of a proxy that loses, once, the connection that ``word`` came by.
+
+    The server gets what was sent, and its answer is what is lost.
+    """
+    there, lost = urlsplit(url), asyncio.Event()
+
+    async def relay(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        answers, server = await asyncio.open_connection(there.hostname, there.port)
+        losing = False
+
+        async def bring_answers() -> None:
+            while data := await answers.read(65536):
+                if losing:
+                    lost.set()
+                    break
+                writer.write(data)
+            writer.close()
+            server.close()
+
+        back = asyncio.create_task(bring_answers())
+        with suppress(OSError):
+            while data := await reader.read(65536):
+                losing = losing or (word in data and not lost.is_set())
+                server.write(data)
+        server.close()
+        await back
+
+    proxy = await asyncio.start_server(relay, "127.0.0.1", 0)
+    async with proxy:
+        port = proxy.sockets[0].getsockname()[1]
+        yield there._replace(netloc=f"127.0.0.1:{port}").geturl(), lost
 
 
 async def eventually(condition: Callable[[], bool]) -> None:

@@ -6,6 +6,7 @@ import asyncio
 from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from typing import Any, Self
 
 from coredis.exceptions import ConnectionError as Disconnected
@@ -18,6 +19,7 @@ __all__ = ["Answers"]
 PATIENCE_SECONDS = (0.05, 0.1, 0.2, 0.5, 1, 2, 5, 5, 5, 5)
 
 Waiter = asyncio.Future[bytes]
+Hear = Callable[[bytes], None]
 
 
 class Answers:
@@ -31,7 +33,7 @@ class Answers:
     def __init__(self, address: Address, commands: Wire) -> None:
         self._wire = Wire(address, on_push=self._hear, on_loss=self._lose)
         self._commands = commands
-        self._waiters: defaultdict[str, set[Waiter]] = defaultdict(set)
+        self._waiters: defaultdict[str, dict[Waiter, Hear]] = defaultdict(dict)
         self._unconfirmed: Counter[str] = Counter()
         self._confirmed: dict[str, asyncio.Event] = {}
 
@@ -51,12 +53,15 @@ class Answers:
         return await self._wait(channel, key)
 
     @asynccontextmanager
-    async def listening(self, channel: str) -> AsyncIterator[Waiter]:
-        """Subscribed once the block begins; the future has the first message."""
+    async def listening(self, channel: str, hear: Hear | None = None) -> AsyncIterator[Waiter]:
+        """Subscribed once the block begins; the future has the first message.
+
+        With ``hear``, that gets the messages, and the future has nothing but the loss.
+        """
         await self._wire.connect()
         waiter: Waiter = asyncio.get_running_loop().create_future()
         waiters = self._waiters[channel]
-        waiters.add(waiter)
+        waiters[waiter] = hear or partial(_answer, waiter)
         if len(waiters) == 1:
             self._confirmed[channel] = asyncio.Event()
             self._unconfirmed[channel] += 1
@@ -71,11 +76,9 @@ class Answers:
 
     async def each(self, channel: str, heard: Callable[[], None]) -> None:
         """Call ``heard`` at each message, and once at the beginning; ends with the connection."""
-        while True:
-            async with self.listening(channel) as message:
-                heard()
-                await message
+        async with self.listening(channel, lambda _: heard()) as loss:
             heard()
+            await loss
 
     async def _wait(self, channel: str, key: str) -> bytes:
         async with self.listening(channel) as message:
@@ -89,7 +92,7 @@ class Answers:
         waiters = self._waiters.get(channel)
         if waiters is None:
             return
-        waiters.discard(waiter)
+        waiters.pop(waiter, None)
         if not waiters:
             del self._waiters[channel]
             self._confirmed.pop(channel, None)
@@ -99,9 +102,8 @@ class Answers:
     def _hear(self, push: list[Any]) -> None:
         kind, channel = push[0], push[1].decode()
         if kind == b"message":
-            for waiter in self._waiters.get(channel, ()):
-                if not waiter.done():
-                    waiter.set_result(push[2])
+            for hear in tuple(self._waiters.get(channel, {}).values()):
+                hear(push[2])
         elif kind == b"subscribe":
             self._unconfirmed[channel] -= 1
             # Who has left and come back waits for the second of two confirmations.
@@ -111,7 +113,7 @@ class Answers:
                     self._confirmed[channel].set()
 
     def _lose(self) -> None:
-        waiters, self._waiters = self._waiters, defaultdict(set)
+        waiters, self._waiters = self._waiters, defaultdict(dict)
         confirmed, self._confirmed = self._confirmed, {}
         self._unconfirmed.clear()
         for channel_waiters in waiters.values():
@@ -120,3 +122,8 @@ class Answers:
                     waiter.set_exception(Disconnected("The subscription was lost"))
         for event in confirmed.values():
             event.set()
+
+
+def _answer(waiter: Waiter, message: bytes) -> None:
+    if not waiter.done():
+        waiter.set_result(message)

@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import count
 from typing import Any, NamedTuple
 
 from coredis.exceptions import ConnectionError as Disconnected
@@ -16,7 +17,7 @@ __all__ = ["SUPERSEDED", "End", "Ends"]
 
 SUPERSEDED = None
 
-# A server that restarts is back within this; an end is recorded once, however often it is sent.
+# A server that restarts is back within this.
 PATIENCE_SECONDS = (0.05, 0.1, 0.2, 0.5, 1.0)
 
 
@@ -59,6 +60,7 @@ class Ends:
         self._loop = asyncio.get_running_loop()
         self._batch: _Batch | None = None
         self._sending: set[asyncio.Task[None]] = set()
+        self._steps = count(time.time_ns())
 
     async def record(self, end: End) -> list[str] | None:
         """Record ``end``; returns the tasks that go on or fail with it, or :data:`SUPERSEDED`."""
@@ -81,9 +83,8 @@ class Ends:
             task.add_done_callback(self._sending.discard)
 
     async def _finish(self, batch: _Batch) -> None:
-        values = [*self._head, round(time.time() * 1000), *batch.values]
         try:
-            outcomes = await self._insist(values)
+            outcomes = await self._insist(batch)
         except Exception as error:  # noqa: BLE001 - it is raised where it is waited for
             if not batch.future.done():
                 batch.future.set_exception(error)
@@ -91,18 +92,19 @@ class Ends:
             if not batch.future.done():
                 batch.future.set_result(outcomes)
 
-    async def _insist(self, values: list[Any]) -> list[Any]:
-        """Send them, again after a loss: recording an end twice changes nothing."""
-        in_doubt = False
+    async def _insist(self, batch: _Batch) -> list[Any]:
+        """Send them, again after a loss: the server knows what it has answered to this step."""
+        now, step = round(time.time() * 1000), f"{self._head[1]}:{next(self._steps)}"
+        again = False
         for pause in (*PATIENCE_SECONDS, None):
+            values = [*self._head, now, step, int(again), *batch.values]
             try:
                 outcomes: list[Any] = await self._library.call("finish", self._keys, values)
             except Disconnected:
                 if pause is None:
                     raise
-                in_doubt = True
+                again = True
                 await asyncio.sleep(pause)
             else:
-                # What the server had recorded before it was lost looks as if it were superseded.
-                return [[] if o is None and in_doubt else o for o in outcomes]
+                return outcomes
         raise AssertionError("unreachable")

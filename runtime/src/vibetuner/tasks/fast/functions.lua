@@ -107,15 +107,21 @@ local function fail_dependents(prefix, task, otherwise)
   return failed
 end
 
--- KEYS: prefix, dead letters, their places. ARGV: group, consumer, idle, now, then ten of each task:
+-- KEYS: prefix, dead letters, their places. ARGV: group, consumer, idle, now, the name of this step,
+-- 1 where it is sent again, then ten of each task:
 -- kind (success, failure, retry, hand-back), priority, message, task, result or moment of the
 -- retry, lifetime of the result, lock, arguments for what follows, fallback, dead letter.
 -- Returns for each: the tasks that were released or have failed with it; nothing if another worker
 -- has taken the task over, whose run it is that counts.
 local function finish(keys, argv)
   local prefix, group, consumer, idle, now = keys[1], argv[1], argv[2], argv[3], argv[4]
+  local answered = prefix .. ':answered:' .. argv[5]
+  if argv[6] == '1' then
+    local known = redis.call('get', answered)
+    if known then return cjson.decode(known) end
+  end
   local ends = {}
-  for i = 5, #argv, 10 do
+  for i = 7, #argv, 10 do
     local kind, priority, id, task, value = argv[i], argv[i + 1], argv[i + 2], argv[i + 3], argv[i + 4]
     local ttl, lock, following = argv[i + 5], argv[i + 6], argv[i + 7]
     local otherwise, letter = argv[i + 8], argv[i + 9]
@@ -160,6 +166,7 @@ local function finish(keys, argv)
     end
     ends[#ends + 1] = outcome
   end
+  redis.call('set', answered, cjson.encode(ends), 'px', 30000)
   return ends
 end
 
