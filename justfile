@@ -26,6 +26,11 @@ test *args:
 quick *args:
     {{ run }} pytest -m "not slow and not e2e" "$@"
 
+[doc("Run the tests of tasks and events on another server: just test-on redis-server")]
+[no-exit-message]
+test-on server *args:
+    @{{ run }} python scripts/test_on.py "$@"
+
 [doc("Check format, lint, layers, types and tests, changing nothing")]
 check: lint types test
 

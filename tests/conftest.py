@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 
 import pytest
@@ -14,6 +15,11 @@ collect_ignore = ["runtime/tasks/typed_tasks.py", "tour/project"]
 
 @pytest.fixture(scope="session")
 def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lease]:
-    """A Valkey and a MongoDB-protocol server with data in a temporary folder."""
+    """A Valkey and a MongoDB-protocol server with data in a temporary folder.
+
+    TEST_REDIS_URL names another one instead of the Valkey.
+    """
     with join(tmp_path_factory.mktemp("servers"), ["redis", "mongodb"], command="pytest") as lease:
+        if other := os.environ.get("TEST_REDIS_URL"):
+            lease.urls["redis"] = other
         yield lease

@@ -8,9 +8,9 @@ import signal
 import socket
 from asyncio import WriteTransport
 
-import anyio
 import uvicorn
 
+from vibetuner.cli.event_loop import run_in_loop
 from vibetuner.cli.schema import make_schema
 from vibetuner.frontend.app import create_app
 from vibetuner.sse.hub import KEEPALIVE_SECONDS, get_hub
@@ -31,7 +31,7 @@ def serve_frontend(listener: socket.socket, *, dev: bool) -> None:
     Raises:
         VibetunerError: the project is broken, or a resource does not answer.
     """
-    anyio.run(_serve_frontend, listener, dev)
+    run_in_loop(_serve_frontend, listener, dev)
 
 
 async def _serve_frontend(listener: socket.socket, dev: bool) -> None:

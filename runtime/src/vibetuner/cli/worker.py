@@ -11,6 +11,7 @@ from anyio import move_on_after, open_signal_receiver
 from coredis.exceptions import RedisError
 
 from vibetuner.cli.complaint import find_known
+from vibetuner.cli.event_loop import run_in_loop
 from vibetuner.cli.monitor import monitored
 from vibetuner.cli.schema import make_schema
 from vibetuner.config import get_settings
@@ -39,7 +40,7 @@ def serve_worker(*, monitor: tuple[str, int] | None, schema: bool = False) -> No
         VibetunerError: the project is broken, its tasks are not those of tune.py, or Redis does
             not answer at the start.
     """
-    anyio.run(_serve_worker, monitor, schema)
+    run_in_loop(_serve_worker, monitor, schema)
 
 
 async def _serve_worker(monitor: tuple[str, int] | None, schema: bool) -> None:
