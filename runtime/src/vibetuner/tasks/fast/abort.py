@@ -12,7 +12,7 @@ from streaq.types import Streaq, StreaqCancelled
 from streaq.utils import to_seconds
 
 if TYPE_CHECKING:
-    from vibetuner.tasks.fast.worker import FastWorker
+    from vibetuner.tasks.fast.queue import FastQueue
 
 __all__ = ["Abort"]
 
@@ -20,7 +20,7 @@ __all__ = ["Abort"]
 class Abort:
     """One request, in the engine's keys: its mark, and what that means for a delayed task."""
 
-    def __init__(self, worker: FastWorker, task_id: str) -> None:
+    def __init__(self, worker: FastQueue, task_id: str) -> None:
         self._worker = worker
         self._task_id = task_id
 

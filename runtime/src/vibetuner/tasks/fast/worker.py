@@ -1,52 +1,36 @@
-"""streaq's worker with a fast path: one step on the server where the engine takes fifteen."""
+"""The running half of the fast path: one step on the server where the engine takes fifteen."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import timedelta
-from typing import Any, Self
+from typing import Any
 
-from anyio import (
-    TASK_STATUS_IGNORED,
-    CancelScope,
-    CapacityLimiter,
-    create_task_group,
-    fail_after,
-)
+from anyio import TASK_STATUS_IGNORED, CancelScope, CapacityLimiter, create_task_group
 from anyio.abc import TaskStatus
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 from coredis.exceptions import RedisError
-from streaq import StreaqError, Worker
 from streaq.constants import REDIS_GROUP
-from streaq.task import Task, TaskResult
 from streaq.types import StreamMessage
-from streaq.utils import datetime_ms, now_ms, to_ms, to_seconds, to_tuple
+from streaq.utils import now_ms, to_ms, to_tuple
 
 from vibetuner.resources.wire import Address, Wire
-from vibetuner.tasks.fast.abort import Abort
-from vibetuner.tasks.fast.answers import Answers
 from vibetuner.tasks.fast.due import DueClock
 from vibetuner.tasks.fast.ends import SUPERSEDED, End
 from vibetuner.tasks.fast.flow import Begun, Flow
 from vibetuner.tasks.fast.library import Library
+from vibetuner.tasks.fast.queue import FastQueue
 from vibetuner.tasks.fast.trial import Trial
 
 __all__ = ["FastWorker"]
 
 logger = logging.getLogger(__name__)
 
-ENQUEUED_AT_ONCE = 500
 UNRUN_RESULT_SECONDS = 300
 
 
-class FastWorker(Worker[Any]):
-    """Runs, finishes and enqueues by functions of its own on the server; else as streaq does.
-
-    The functions keep streaq's keys and formats. Without them, as on a server that refuses them,
-    and with Sentinel or Cluster, every method is streaq's own.
-    """
+class FastWorker(FastQueue):
+    """Begins and finishes tasks by functions of its own on the server; else as streaq does."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
@@ -54,57 +38,8 @@ class FastWorker(Worker[Any]):
         self.letter_keys = ("", "")
         self._letters: dict[str, str] = {}
         self._begun: dict[str, Begun] = {}
-        self._library: Library | None = None
         self._flow: Flow | None = None
-        self._answers: Answers | None = None
         self._trial = Trial(self)
-
-    @property
-    def is_fast(self) -> bool:
-        """Whether the fast path is open."""
-        return self._library is not None
-
-    @asynccontextmanager
-    async def __asynccontextmanager__(self) -> AsyncIterator[Self]:
-        async with AsyncExitStack() as stack:
-            await stack.enter_async_context(super().__asynccontextmanager__())
-            address = Address.of(self._redis.connection_pool)
-            if address is not None and self.anyio_backend == "asyncio":
-                library = Library(await stack.enter_async_context(Wire(address)))
-                if await library.load():
-                    answers = Answers(address, library.wire)
-                    self._answers = await stack.enter_async_context(answers)
-                    self._library = library
-                    stack.callback(setattr, self, "_answers", None)
-                    stack.callback(setattr, self, "_library", None)
-                else:
-                    logger.info("this Redis refuses functions and scripts; tasks run more slowly")
-            yield self
-
-    async def result_by_id(
-        self,
-        task_id: str,
-        timeout: timedelta | int | None = None,  # noqa: ASYNC109 - the engine's own parameter
-    ) -> TaskResult[Any]:
-        """Wait for a task's result; raises TimeoutError after ``timeout`` seconds."""
-        if self._answers is None:
-            return await super().result_by_id(task_id, timeout)
-        with fail_after(to_seconds(timeout)):
-            raw = await self._answers.wait(self._channel_key + task_id, self.results_key + task_id)
-        return read_result(task_id, await self.deserialize(raw))
-
-    async def abort_by_id(
-        self,
-        task_id: str,
-        timeout: timedelta | int | None = 5,  # noqa: ASYNC109 - as above
-    ) -> bool:
-        """Ask that a task be stopped; whether it was, in ``timeout`` seconds (0: don't wait)."""
-        if self._answers is None:
-            return await super().abort_by_id(task_id, timeout)
-        async with self._answers.listening(self._channel_key + task_id) as message:
-            return await Abort(self, task_id).ask(message, timeout)
-
-    # -- running
 
     async def schedule_delayed_tasks(self) -> None:
         """Queue delayed tasks when they are due; twice a second look for aborts and cron jobs."""
@@ -233,8 +168,6 @@ class FastWorker(Worker[Any]):
         else:
             await self._trial.run(begun)
 
-    # -- recording
-
     async def finish_task(  # type: ignore[override]  # noqa: PLR0913, PLR0917 - the engine's own parameters
         self,
         msg: StreamMessage,
@@ -318,61 +251,6 @@ class FastWorker(Worker[Any]):
             return False
         self._letters[task_id] = letter
         return True
-
-    # -- enqueueing
-
-    def publish_task(self, pipe: Any, task: Task[Any, Any], data: Any, *args: Any, **kwargs: Any):  # type: ignore[no-untyped-def]  # noqa: ANN201
-        """Enqueue ``task``; in one step where it is not part of a pipeline."""
-        if self._library is None or pipe is not self._redis or isinstance(task.schedule, str):
-            return super().publish_task(pipe, task, data, *args, **kwargs)
-        return self._enqueue([task], [data], *args)
-
-    async def enqueue_many(self, tasks: Sequence[Task[Any, Any]]) -> None:
-        """Enqueue tasks for immediate execution, hundreds in one step."""
-        if self._library is None or any(isinstance(task.schedule, str) for task in tasks):
-            await super().enqueue_many(tasks)
-            return
-        if any(task._after for task in tasks):  # noqa: SLF001 - the engine's own check
-            raise StreaqError("Pipelined tasks can't be enqueued in batches!")
-        now = now_ms()
-        for at in range(0, len(tasks), ENQUEUED_AT_ONCE):
-            part = tasks[at : at + ENQUEUED_AT_ONCE]
-            await self._enqueue(part, [await task.serialize(now) for task in part], now)
-
-    async def _enqueue(
-        self, tasks: Sequence[Task[Any, Any]], payloads: Sequence[Any], now: int
-    ) -> None:
-        assert self._library is not None  # noqa: S101 - both callers have looked
-        values: list[Any] = [now]
-        for task, payload in zip(tasks, payloads, strict=True):
-            task.priority = task.priority or self.priorities[-1]
-            values += (
-                task.id, payload, _moment(task, now), to_ms(task.parent.expire or 0),
-                task.priority, len(task.after), *task.after,
-            )  # fmt: skip
-        await self._library.call("enqueue", (self.prefix,), values)
-
-
-def read_result(task_id: str, data: dict[str, Any]) -> TaskResult[Any]:
-    """A result as it is stored."""
-    return TaskResult(
-        task_id=task_id,
-        fn_name=data["f"],
-        created_time=data["ct"],
-        enqueue_time=data["et"],
-        success=data["s"],
-        start_time=data["st"],
-        finish_time=data["ft"],
-        tries=data["t"],
-        worker_id=data["w"],
-        _result=data["r"],
-    )
-
-
-def _moment(task: Task[Any, Any], now: int) -> int:
-    if task.schedule is not None:
-        return datetime_ms(task.schedule)  # type: ignore[arg-type]
-    return 0 if task.delay is None else now + to_ms(task.delay)
 
 
 def _lifetime(ttl: timedelta | int | None) -> str | int:
