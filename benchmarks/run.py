@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.markdown import Markdown
 
 NAMES = (
-    "copying", "coldstart", "imports", "worker", "footprint", "drain", "waiting", "sse",
+    "copying", "coldstart", "imports", "worker", "start", "footprint", "drain", "waiting", "sse",
     "dashboard",
 )  # fmt: skip
 PAGE = ROOT / "docs" / "benchmarks.md"

@@ -3,26 +3,45 @@
 from __future__ import annotations
 
 import sys
+from typing import Any
+
+from vibetuner.cli.plain import read_plainly
 
 __all__ = ["main"]
 
 
 def main() -> None:
-    """Run the command that was typed; a health check does without the command line's libraries."""
+    """Run the command that was typed; what must start soon does without its libraries."""
     command, *options = sys.argv[1:] or [""]
     try:
         if command == "worker-health" and {*options} <= {"--here", "--json"}:
-            from vibetuner.cli.alive import check_alive  # noqa: PLC0415 - only one is loaded
-            from vibetuner.cli.complaint import complaining  # noqa: PLC0415
+            _check_alive(options)
+        elif command == "run" and (told := read_plainly(options)):
+            _launch(told)
+        else:
+            from vibetuner.cli.main import main as run  # noqa: PLC0415 - only one is loaded
 
-            with complaining():
-                check_alive(here="--here" in options, as_json="--json" in options)
-            return
-        from vibetuner.cli.main import main as run  # noqa: PLC0415
-
-        run()
+            run()
     except KeyboardInterrupt:  # also while it is still loading
         sys.exit(130)
+
+
+def _check_alive(options: list[str]) -> None:
+    from vibetuner.cli.alive import check_alive  # noqa: PLC0415 - as above
+    from vibetuner.cli.complaint import complaining  # noqa: PLC0415
+
+    with complaining():
+        check_alive(here="--here" in options, as_json="--json" in options)
+
+
+def _launch(told: dict[str, Any]) -> None:
+    from vibetuner.cli.complaint import complaining  # noqa: PLC0415 - as above
+    from vibetuner.cli.loading import loading  # noqa: PLC0415
+
+    with complaining():
+        with loading():
+            from vibetuner.cli.launch import Launch  # noqa: PLC0415
+        Launch(**told).run()
 
 
 if __name__ == "__main__":

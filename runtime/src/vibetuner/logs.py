@@ -85,22 +85,23 @@ class JsonFormatter(logging.Formatter):
 
     def __init__(self, process: str) -> None:
         super().__init__()
-        self._process = {"process": process} if process else {}
+        self._quote = json.JSONEncoder(ensure_ascii=False).encode
+        self._process = f', "process": {self._quote(process)}' if process else ""
 
     def format(self, record: logging.LogRecord) -> str:
-        """The record as JSON."""
-        entry = {
-            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
-            "level": record.levelname.lower(),
-            "logger": record.name,
-            "message": record.getMessage(),
-            **self._process,
-        }
+        """The record as JSON; put together by hand, as a worker writes two of them for a task."""
+        quote = self._quote
+        time = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
+        line = (
+            f'{{"time": "{time}", "level": "{record.levelname.lower()}", '
+            f'"logger": {quote(record.name)}, "message": {quote(record.getMessage())}'
+            f"{self._process}"
+        )
         if task := getattr(record, "task_id", None):
-            entry["task_id"] = task
+            line += f', "task_id": {quote(task)}'
         if record.exc_info and record.exc_info[1]:
-            entry["traceback"] = format_traceback(record.exc_info[1])
-        return json.dumps(entry, ensure_ascii=False)
+            line += f', "traceback": {quote(format_traceback(record.exc_info[1]))}'
+        return f"{line}}}"
 
 
 def format_traceback(error: BaseException) -> str:

@@ -14,6 +14,7 @@ import threading
 import time
 
 from vibetuner.cli.complaint import complaining
+from vibetuner.cli.loading import loading
 from vibetuner.config import get_settings
 from vibetuner.logs import configure_logging
 
@@ -40,7 +41,8 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _serve_frontend(options: argparse.Namespace) -> None:
-    from vibetuner.cli.web import serve_frontend
+    with loading():
+        from vibetuner.cli.web import serve_frontend
 
     with socket.socket(fileno=options.fd) as listener:
         serve_frontend(listener, dev=options.dev)
@@ -54,7 +56,8 @@ def _serve_monitor(options: argparse.Namespace) -> None:
 
 
 def _serve_worker(options: argparse.Namespace) -> None:
-    from vibetuner.cli.worker import serve_worker
+    with loading():
+        from vibetuner.cli.worker import serve_worker
 
     monitor = (options.host, options.port) if options.port else None
     serve_worker(monitor=monitor, schema=options.schema)

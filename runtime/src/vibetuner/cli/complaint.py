@@ -19,7 +19,11 @@ def complaining() -> Iterator[None]:
         yield
     except KeyboardInterrupt:
         sys.exit(130)
-    except Exception as error:
+    except BaseException as error:
+        if (code := _asked_to_end(error)) is not None:
+            sys.exit(code)
+        if not isinstance(error, Exception):
+            raise
         known = find_known(error)
         if known is None and os.environ.get("DEBUG", "").lower() in {"1", "true", "yes", "on"}:
             raise
@@ -36,6 +40,18 @@ def find_known(error: BaseException | None) -> VibetunerError | None:
             return next(filter(None, map(find_known, error.exceptions)), None)
         error = error.__cause__
     return None
+
+
+def _asked_to_end(error: BaseException) -> int | None:
+    """The exit code of a signal that met a start in the middle of a task group; else None."""
+    if not isinstance(error, BaseExceptionGroup):
+        return None
+    end: BaseException | None = error.subgroup((SystemExit, KeyboardInterrupt))
+    while isinstance(end, BaseExceptionGroup):
+        end = end.exceptions[0]
+    if isinstance(end, SystemExit):
+        return end.code if isinstance(end.code, int) else int(end.code is not None)
+    return None if end is None else 130
 
 
 def _surprise(error: Exception) -> str:

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import closing, nullcontext
 from dataclasses import dataclass
-from typing import Literal, NoReturn
+from typing import Literal
 
 from vibetuner.cli.ports import listen
 from vibetuner.cli.program import Program
@@ -52,7 +52,8 @@ class Launch:
         self._check(settings)
         with self._listen() as listener:
             if self.mode == "prod" and self.part != "all" and self.workers == 1:
-                self._become(next(self._programs(listener)))
+                self._serve(next(self._programs(listener)), listener)
+                return
             sys.exit(asyncio.run(self._supervise(settings, listener)))
 
     def _set_environment(self) -> None:
@@ -82,10 +83,13 @@ class Launch:
             return nullcontext()
         return closing(listen(self.host, self.port or WEB_PORT))
 
-    def _become(self, program: Program) -> NoReturn:
-        """Turn into the one process that is asked for: without what only this command needs."""
-        sys.stderr.flush()
-        os.execv(sys.executable, [sys.executable, *program.arguments])  # noqa: S606
+    def _serve(self, program: Program, listener: socket.socket | None) -> None:
+        """Be the one process that is asked for."""
+        from vibetuner.cli import child
+
+        if listener is not None:
+            listener.detach()  # it is the child's
+        child.main(list(program.arguments[2:]))
 
     async def _supervise(self, settings: Settings, listener: socket.socket | None) -> int:
         from vibetuner.cli.supervisor import Supervisor

@@ -7,6 +7,7 @@ import logging
 import signal
 import socket
 from asyncio import WriteTransport
+from typing import cast
 
 import uvicorn
 
@@ -85,6 +86,6 @@ class WebServer(uvicorn.Server):
     def _hang_up(self) -> None:
         """End the connections whose browsers don't take what is sent."""
         for connection in tuple(self.server_state.connections):
-            flow, transport = getattr(connection, "flow", None), connection.transport
-            if flow is not None and flow.write_paused and isinstance(transport, WriteTransport):
-                transport.abort()
+            flow = getattr(connection, "flow", None)
+            if flow is not None and flow.write_paused:
+                cast("WriteTransport", connection.transport).abort()

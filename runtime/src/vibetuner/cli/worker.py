@@ -12,6 +12,7 @@ from coredis.exceptions import RedisError
 
 from vibetuner.cli.complaint import find_known
 from vibetuner.cli.event_loop import run_in_loop
+from vibetuner.cli.loading import loading
 from vibetuner.cli.monitor import monitored
 from vibetuner.cli.schema import make_schema
 from vibetuner.config import get_settings
@@ -44,8 +45,9 @@ def serve_worker(*, monitor: tuple[str, int] | None, schema: bool = False) -> No
 
 
 async def _serve_worker(monitor: tuple[str, int] | None, schema: bool) -> None:
-    project, app, worker = project_info(), load_project(), get_worker()
-    import_tasks(project)
+    with loading():
+        project, app, worker = project_info(), load_project(), get_worker()
+        import_tasks(project)
     check_tasks(app, worker)
     async with open_services(get_settings()) as settings:
         await check(settings)

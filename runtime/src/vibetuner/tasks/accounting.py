@@ -16,7 +16,7 @@ from vibetuner.tasks.dead_letters.burial import Burial
 from vibetuner.tasks.dead_letters.letter import Cause, DeadLetter, cause_of
 from vibetuner.tasks.guard import guard_of
 from vibetuner.tasks.journal.recorder import Recorder
-from vibetuner.tasks.progress_hook import Ends
+from vibetuner.tasks.progress_hook import Ends, Reporting, reporting
 from vibetuner.tasks.report import Reporter, hit_the_engines_limit
 from vibetuner.tasks.stopping import StoppableWorker
 
@@ -52,8 +52,11 @@ class AccountingWorker(StoppableWorker):
 
     async def run_task(self, msg: StreamMessage) -> None:
         """Run one task, which may report its progress."""
-        with self._ends.reporting(msg.task_id):
+        token = reporting.set(Reporting(msg.task_id, self._ends))
+        try:
             await super().run_task(msg)
+        finally:
+            reporting.reset(token)
 
     async def finish_task(self, msg: StreamMessage, *args: Any, **kwargs: Any) -> bool:  # type: ignore[override]
         """Record the end of a try, and report it; False when it was another worker's by then."""

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -41,8 +39,13 @@ class Reporting:
     """The task that runs, and what it reports with."""
 
     task_id: str
-    history: History
+    ends: Ends
     reports: list[Report] = field(default_factory=list)
+
+    @property
+    def history(self) -> History:
+        """Where it is told."""
+        return self.ends.history
 
 
 reporting: ContextVar[Reporting | None] = ContextVar("reporting", default=None)
@@ -58,15 +61,6 @@ class Ends:
         self._worker = worker
         self._untold: dict[str, ProgressStatus] = {}
         self._teller: asyncio.Task[None] | None = None
-
-    @contextmanager
-    def reporting(self, task_id: str) -> Iterator[None]:
-        """Let the task that runs inside report."""
-        token = reporting.set(Reporting(task_id, self._history()))
-        try:
-            yield
-        finally:
-            reporting.reset(token)
 
     async def settle(self, *, again: bool) -> None:
         """Send what the task that runs has told and not sent."""
@@ -110,14 +104,16 @@ class Ends:
                 failures = 0
 
     async def _tell_now(self, ended: dict[str, ProgressStatus]) -> None:
-        history = self._history()
+        history = self.history
         for task_id in await progress_store.known_of(history, list(ended)):
             try:
                 await progress_store.end(history, task_id, ended[task_id])
             except (ResponseError, ValueError, TypeError) as error:
                 _complain(error)  # what is kept there is not ours; the others are told
 
-    def _history(self) -> History:
+    @property
+    def history(self) -> History:
+        """Where the worker's tasks are told of."""
         return history_of(self._worker.redis, get_settings())
 
 

@@ -23,6 +23,7 @@ __all__ = ["Begun", "Flow"]
 logger = logging.getLogger(__name__)
 
 UNBLOCK_SECONDS = 2
+PORTIONS = 2
 
 
 class Begun(NamedTuple):
@@ -67,6 +68,8 @@ class Flow:
         self._priorities = list(priorities)
         self._idle_ms = idle_ms
         self._slots = slots
+        # In portions the server begins tasks while others run here.
+        self._portion = max(1, slots // PORTIONS)
         self._loop = asyncio.get_running_loop()
         self._waiting: deque[StreamMessage] = deque()
         self._begun: deque[Begun] = deque()
@@ -190,9 +193,14 @@ class Flow:
         self._filling = False
         free = min(self._slots - len(self._active), len(self._waiting))
         self._room.set()
-        if free <= 0 or self.stopping or self._error is not None:
+        if self.stopping or self._error is not None:
             return
-        messages = [self._waiting.popleft() for _ in range(free)]
+        while free > 0:
+            count = min(free, self._portion)
+            free -= count
+            self._begin([self._waiting.popleft() for _ in range(count)])
+
+    def _begin(self, messages: list[StreamMessage]) -> None:
         ids = [message.message_id for message in messages]
         self._active.update(ids)
         self._held.update(ids)

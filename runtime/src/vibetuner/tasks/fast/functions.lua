@@ -1,10 +1,50 @@
 -- What a worker asks of the server, in one step each. Keys, values and their meaning are those of
 -- streaq 7.2, so that its own workers and ours share a queue. KEYS[1] starts every key of the queue.
 
-local function owns(stream, group, consumer, id)
-  local pending = redis.pcall('xpending', stream, group, id, id, 1, consumer)
-  -- Without the stream, as after a flush, nobody else can own the message.
-  return pending.err ~= nil or #pending > 0
+-- A command with a long list in it, in portions that fit into a call; returns the sum of answers
+-- that are numbers.
+local function each(head, list, ...)
+  local sum = 0
+  for at = 1, #list, 500 do
+    local words = { unpack(head) }
+    for i = at, math.min(at + 499, #list) do words[#words + 1] = list[i] end
+    for _, word in ipairs({ ... }) do words[#words + 1] = word end
+    local answer = redis.call(unpack(words))
+    if type(answer) == 'number' then sum = sum + answer end
+  end
+  return sum
+end
+
+local function before(one, other)
+  local ms, seq = one:match('(%d+)-(%d+)')
+  local other_ms, other_seq = other:match('(%d+)-(%d+)')
+  if ms ~= other_ms then return tonumber(ms) < tonumber(other_ms) end
+  return tonumber(seq) < tonumber(other_seq)
+end
+
+-- Whether messages are this consumer's, by their ids. ``messages`` has the ids of each stream.
+local function owned(group, consumer, messages)
+  local mine = {}
+  for stream, ids in pairs(messages) do
+    local first, last = ids[1], ids[1]
+    for _, id in ipairs(ids) do
+      if before(id, first) then first = id end
+      if before(last, id) then last = id end
+    end
+    local pending = redis.pcall('xpending', stream, group, first, last, 1000000, consumer)
+    if pending.err then
+      -- Without the stream, as after a flush, nobody else can own them.
+      for _, id in ipairs(ids) do mine[stream .. id] = true end
+    else
+      for _, entry in ipairs(pending) do mine[stream .. entry[1]] = true end
+    end
+  end
+  return mine
+end
+
+local function add(lists, name, item)
+  lists[name] = lists[name] or {}
+  table.insert(lists[name], item)
 end
 
 -- ARGV: group, consumer, idle, count, then the priorities, highest first.
@@ -41,21 +81,28 @@ end
 -- Returns for each: payload, try and whether it was aborted; nothing if another worker has it.
 local function start(keys, argv)
   local prefix, group, consumer = keys[1], argv[1], argv[2]
-  local begun = {}
+  local messages, owned_messages, running, begun = {}, {}, {}, {}
+  for i = 3, #argv, 3 do add(messages, prefix .. ':queues:' .. argv[i], argv[i + 1]) end
+  local mine = owned(group, consumer, messages)
+  local aborts = redis.call('exists', prefix .. ':aborted') == 1
   for i = 3, #argv, 3 do
     local stream, id, task = prefix .. ':queues:' .. argv[i], argv[i + 1], argv[i + 2]
-    if #redis.call('xpending', stream, group, id, id, 1, consumer) == 0 then
+    if not mine[stream .. id] then
       begun[#begun + 1] = false
     else
-      redis.call('xclaim', stream, group, consumer, 0, id, 'justid')
-      redis.call('sadd', prefix .. ':index:running', task)
+      add(owned_messages, stream, id)
+      running[#running + 1] = task
       begun[#begun + 1] = {
         redis.call('get', prefix .. ':task:data:' .. task),
         redis.call('incr', prefix .. ':task:retry:' .. task),
-        redis.call('srem', prefix .. ':aborted', task),
+        aborts and redis.call('srem', prefix .. ':aborted', task) or 0,
       }
     end
   end
+  for stream, ids in pairs(owned_messages) do
+    each({ 'xclaim', stream, group, consumer, 0 }, ids, 'justid')
+  end
+  each({ 'sadd', prefix .. ':index:running' }, running)
   return begun
 end
 
@@ -120,52 +167,72 @@ local function finish(keys, argv)
     local known = redis.call('get', answered)
     if known then return cjson.decode(known) end
   end
-  local ends = {}
+  local messages, links = {}, {}
+  for i = 7, #argv, 10 do
+    add(messages, prefix .. ':queues:' .. argv[i + 1], argv[i + 2])
+    links[#links + 1] = prefix .. ':task:dependents:' .. argv[i + 3]
+    links[#links + 1] = prefix .. ':task:dependencies:' .. argv[i + 3]
+  end
+  local mine = owned(group, consumer, messages)
+  local linked = each({ 'exists' }, links) > 0
+  local acked, run, forgotten, ended, kept, ends = {}, {}, {}, {}, {}, {}
   for i = 7, #argv, 10 do
     local kind, priority, id, task, value = argv[i], argv[i + 1], argv[i + 2], argv[i + 3], argv[i + 4]
     local ttl, lock, following = argv[i + 5], argv[i + 6], argv[i + 7]
     local otherwise, letter = argv[i + 8], argv[i + 9]
     local stream = prefix .. ':queues:' .. priority
     local outcome = {}
-    if not owns(stream, group, consumer, id) then
+    if not mine[stream .. id] then
       outcome = false
-    elseif kind == 'h' then
-      redis.call('srem', prefix .. ':index:running', task)
-      redis.call('decr', prefix .. ':task:retry:' .. task)
-      redis.pcall('xclaim', stream, group, consumer, 0, id, 'idle', idle, 'justid')
-      if lock ~= '' then redis.call('del', lock) end
     else
-      redis.call('xack', stream, group, id)
-      redis.call('xdel', stream, id)
-      redis.call('srem', prefix .. ':index:running', task)
-      if lock ~= '' then redis.call('del', lock) end
+      run[#run + 1] = task
+      if lock ~= '' then forgotten[#forgotten + 1] = lock end
+      if kind == 'h' then
+        redis.call('decr', prefix .. ':task:retry:' .. task)
+        redis.pcall('xclaim', stream, group, consumer, 0, id, 'idle', idle, 'justid')
+      else
+        add(acked, stream, id)
+      end
       if kind == 'r' then
         redis.call('zadd', prefix .. ':queues:delayed:' .. priority, value, task)
         redis.call('publish', prefix .. ':delayed', value)
-      else
+      elseif kind ~= 'h' then
         redis.call('publish', prefix .. ':channels:' .. task, value)
-        redis.call('srem', prefix .. ':aborted', task)
-        redis.call('del', prefix .. ':task:retry:' .. task, prefix .. ':task:data:' .. task)
+        ended[#ended + 1] = task
+        forgotten[#forgotten + 1] = prefix .. ':task:retry:' .. task
+        forgotten[#forgotten + 1] = prefix .. ':task:data:' .. task
         if ttl == '' then
-          redis.call('zadd', prefix .. ':index:results', now + 1e14, task)
           redis.call('set', prefix .. ':task:results:' .. task, value)
         elseif ttl ~= '0' then
-          redis.call('zadd', prefix .. ':index:results', now + ttl, task)
           redis.call('set', prefix .. ':task:results:' .. task, value, 'px', ttl)
         end
+        if ttl ~= '0' then
+          kept[#kept + 1] = now + (ttl == '' and 1e14 or ttl)
+          kept[#kept + 1] = task
+        end
         if letter ~= '' then keep_letter(keys[2], keys[3], task, letter) end
-        if kind == 's' then
-          if following ~= '' then
-            redis.call('set', prefix .. ':task:previous:' .. task, following, 'px', 604800000)
-          end
+        if following ~= '' then
+          redis.call('set', prefix .. ':task:previous:' .. task, following, 'px', 604800000)
+        end
+        if linked and kind == 's' then
           outcome = release_dependents(prefix, stream, task, value, otherwise, now)
-        else
+        elseif linked then
           outcome = fail_dependents(prefix, task, otherwise)
         end
       end
     end
     ends[#ends + 1] = outcome
   end
+  for stream, ids in pairs(acked) do
+    each({ 'xack', stream, group }, ids)
+    each({ 'xdel', stream }, ids)
+  end
+  each({ 'srem', prefix .. ':index:running' }, run)
+  if redis.call('exists', prefix .. ':aborted') == 1 then
+    each({ 'srem', prefix .. ':aborted' }, ended)
+  end
+  each({ 'del' }, forgotten)
+  each({ 'zadd', prefix .. ':index:results' }, kept)
   redis.call('set', answered, cjson.encode(ends), 'px', 30000)
   return ends
 end

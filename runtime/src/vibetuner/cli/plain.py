@@ -1,0 +1,51 @@
+"""The plain forms of ``vibetuner run``, read without the command line's libraries.
+
+A worker would carry those as long as it runs, and its start would wait for them. Help, mistakes and
+whatever else is not plain are the full command line's.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+__all__ = ["read_plainly"]
+
+MODES = {"dev", "prod"}
+PARTS = {"frontend", "worker", "all"}
+LIMITS = {"port": 65535, "workers": 1000}
+
+
+def read_plainly(arguments: list[str]) -> dict[str, Any] | None:
+    """What ``vibetuner run`` was told, as Launch takes it; None when that isn't plain.
+
+    >>> read_plainly(["prod", "worker", "--workers", "4"])
+    {'mode': 'prod', 'part': 'worker', 'host': '127.0.0.1', 'port': None, 'workers': 4}
+    >>> read_plainly(["prod", "--port=many"]) is read_plainly(["--help"]) is None
+    True
+    """
+    told: dict[str, Any] = {"host": "127.0.0.1", "port": None, "workers": 1}
+    words, left = [], iter(arguments)
+    for word in left:
+        if not word.startswith("-"):
+            words.append(word)
+            continue
+        name, equals, value = word.removeprefix("--").partition("=")
+        if name not in told:
+            return None
+        told[name] = _value(name, value if equals else next(left, ""))
+        if told[name] is None:
+            return None
+    match words:
+        case [mode] if mode in MODES:
+            return {"mode": mode, "part": "all", **told}
+        case [mode, part] if mode in MODES and part in PARTS:
+            return {"mode": mode, "part": part, **told}
+    return None
+
+
+def _value(name: str, text: str) -> str | int | None:
+    if name == "host":
+        return text if text and not text.startswith("-") else None
+    if text.isascii() and text.isdecimal() and 1 <= int(text) <= LIMITS[name]:
+        return int(text)
+    return None

@@ -1,0 +1,24 @@
+"""What becomes of an error, and of a signal, on its way to the shell."""
+
+from __future__ import annotations
+
+import anyio
+import pytest
+
+from vibetuner.cli.complaint import complaining
+
+
+@pytest.mark.parametrize(
+    ("end", "code"), [(SystemExit(), 0), (SystemExit(3), 3), (KeyboardInterrupt(), 130)]
+)
+def test_a_signal_that_meets_a_start_in_a_task_group_ends_it(end: BaseException, code: int):
+    """Without a traceback, and with the code that it asks for."""
+
+    async def start() -> None:
+        async with anyio.create_task_group():
+            raise end
+
+    with pytest.raises(SystemExit) as ended, complaining():
+        anyio.run(start)
+
+    assert (ended.value.code or 0) == code
