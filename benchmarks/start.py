@@ -16,8 +16,8 @@ from worker import free_port
 from vibetuner.embedded import join
 
 ROUNDS = 7
-NOTE = """Both workers have one task, which waits in the queue when they start. Streaq's is started \
-by its own command, ours by `vibetuner run prod worker`, with its monitor's port, journal, \
+NOTE = """Both workers have one task, which waits in the queue when they start. Streaq's is \
+started by its own command, ours by `vibetuner run prod worker`, with its monitor's port, journal, \
 watchdog, retries and signatures."""
 
 TASK = "    print('first task', flush=True)\n"
