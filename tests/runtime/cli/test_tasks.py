@@ -7,6 +7,7 @@ import re
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from uuid import uuid4
@@ -260,6 +261,78 @@ def test_the_first_characters_of_an_id_will_do(typed: Typed):
     shown = typed("tasks", "show", task_id[:8], "--json")
     assert (shown.returncode, json.loads(shown.stdout)["id"]) == (0, task_id)
     assert typed("tasks", "show", task_id[:7]).returncode == 3
+    assert "No worker is running" in typed("tasks", "why", task_id[:8]).stdout
+    aborted = json.loads(typed("tasks", "abort", task_id[:8], "--json").stdout)
+    assert aborted == {"id": task_id, "aborted": False}
+
+
+def test_characters_that_begin_several_ids_are_refused_with_those_ids(
+    typed: Typed, environment: dict[str, str]
+):
+    """By each command that takes an id, in one line; a longer piece of one will do."""
+    ids = [f"{TWINS}{last * 24}" for last in "ab"]
+    schedule(environment, *ids)
+    for command in ("show", "why", "abort", "watch"):
+        refused = typed("tasks", command, TWINS)
+        assert refused.returncode == 1, command
+        (line,) = refused.stderr.splitlines()
+        assert line == f"error: 2 tasks begin with {TWINS}: {ids[0]}, {ids[1]}. Take more of the id"
+    assert json.loads(typed("tasks", "show", f"{TWINS}b", "--json").stdout)["id"] == ids[1]
+
+
+def test_the_first_characters_will_do_to_watch(
+    shop: Path, environment: dict[str, str], tmp_path: Path, typed: Typed
+):
+    """The task waits here; Ctrl-C ends the watching."""
+    schedule(environment, f"{TWINS}{'a' * 24}")
+    with vibetuner(
+        *("tasks", "watch", TWINS), folder=shop, log=tmp_path / "log", environment=environment
+    ) as command:
+        command.wait_for("waiting", seconds=60)
+        assert command.stop() == 130
+
+
+TWINS = "0123abcd"
+
+
+def schedule(environment: dict[str, str], *ids: str) -> None:
+    """Tasks of these ids, due in an hour, as the engine keeps them."""
+    prefix = f"streaq:{environment['REDIS_KEY_PREFIX']}:"
+    due = str(int((time.time() + 3600) * 1000))
+    commands = [["ZADD", f"{prefix}queues:delayed:normal", due, task_id] for task_id in ids]
+    commands += [["SET", f"{prefix}task:data:{task_id}", "unread"] for task_id in ids]
+    ask(environment["REDIS_URL"], *commands)
+
+
+def test_watch_says_that_redis_is_silent_and_goes_on_when_it_is_back(
+    shop: Path, environment: dict[str, str], tmp_path: Path
+):
+    """And Ctrl-C ends it also in between."""
+    with Valkey(tmp_path) as server:
+        own = environment | {"REDIS_URL": server.url}
+        enqueued = run_vibetuner(
+            "tasks", "enqueue", "add", "--args", "[1, 2]", "--json", folder=shop, seconds=120, **own
+        )
+        watch = ("tasks", "watch", json.loads(enqueued.stdout)["id"])
+        with vibetuner(*watch, folder=shop, log=tmp_path / "one", environment=own) as command:
+            command.wait_for("waiting", seconds=60)
+            with server.frozen():
+                command.wait_for(f"Redis at {server.url} does not answer; waiting for it")
+            command.wait_for("answers again")
+            worker = ("run", "prod", "worker", "--port", str(free_port()))
+            with vibetuner(*worker, folder=shop, log=tmp_path / "worker", environment=own):
+                command.wait_for("done", seconds=90)
+            assert command.process.wait(20) == 0
+
+        (tmp_path / "two").touch()
+        schedule(own, f"{TWINS}{'a' * 24}")
+        watch = ("tasks", "watch", TWINS)
+        with vibetuner(*watch, folder=shop, log=tmp_path / "two", environment=own) as command:
+            command.wait_for("waiting", seconds=60)
+            with server.frozen():
+                command.wait_for("does not answer")
+                assert command.stop(seconds=10) == 130
+            assert "Traceback" not in command.output
 
 
 def repository(folder: Path) -> Path:

@@ -23,11 +23,9 @@ def doctor(
 
     Exit code 0 when nothing is in the way, 1 when there is an error.
     """
-    import asyncio
-
     from vibetuner.cli.checks.diagnosis import diagnose
 
-    findings = asyncio.run(diagnose())
+    findings = diagnose()
     if as_json:
         _print_json(findings)
     else:
