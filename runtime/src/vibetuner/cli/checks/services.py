@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 
-from coredis.exceptions import RedisError
-
 from vibetuner.cli.checks.finding import Finding, of_message
 from vibetuner.cli.checks.redis import check_redis
 from vibetuner.config import EMBEDDED, Settings
@@ -58,6 +56,6 @@ async def _look_at_redis(settings: Settings, project: ProjectInfo) -> list[Findi
     except TimeoutError:
         text = f"it can't be looked at within {PROBE_SECONDS:g} s, so busy or so far away is it"
         return [Finding("warning", "Redis", text, "look at its load, and at the way to it")]
-    except (RedisError, OSError, ExceptionGroup) as error:
+    except Exception as error:  # noqa: BLE001 - whatever it is, the others are told of all the same
         text = f"it can't be looked at: {first_line(innermost(error))}"
         return [Finding("warning", "Redis", text, "give its user the right to INFO")]
