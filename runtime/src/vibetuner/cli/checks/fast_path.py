@@ -17,10 +17,15 @@ COST = "the fast path is closed, so that tasks run at about a seventh of the rat
 NOBODYS = "0" * 40
 REFUSALS = ("noperm", "no permission", "unknown command", "not allowed")
 
+Command = tuple[str | int, ...]
+
 # None of these can do anything: each ends in the server's complaint that something is missing,
 # or in its refusal, which comes first.
-LOAD = ("FUNCTION", "LOAD", "")
-SCRIPTS = {"+script|load": ("SCRIPT", "LOAD", "return ("), "+evalsha": ("EVALSHA", NOBODYS, 1)}
+LOAD: Command = ("FUNCTION", "LOAD", "")
+SCRIPTS: dict[str, Command] = {
+    "+script|load": ("SCRIPT", "LOAD", "return ("),
+    "+evalsha": ("EVALSHA", NOBODYS, 1),
+}
 
 
 async def check_fast_path(pool: Any) -> list[Finding]:
@@ -60,7 +65,7 @@ def _engine_functions() -> list[str]:
     return re.findall(r"register_function\(\s*['\"](\w+)['\"]", engine_library())
 
 
-async def _is_refused(wire: Wire, command: tuple[str | int, ...]) -> bool:
+async def _is_refused(wire: Wire, command: Command) -> bool:
     try:
         await wire.call(*command)
     except ResponseError as error:
