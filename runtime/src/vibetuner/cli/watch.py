@@ -58,7 +58,9 @@ def watch(
         last = asyncio.run(_watch(task_id, view))
     if last.status != "complete":
         if not as_json and sys.stdout.isatty():
-            print(f"Next:  vibetuner dead-letters show {_one_line(task_id)}   (where it is kept)")
+            print(
+                f"Next:  vibetuner dead-letters show {_one_line(last.task_id)}   (where it is kept)"
+            )
         raise typer.Exit(ENDED_BADLY)
 
 
