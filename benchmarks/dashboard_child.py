@@ -170,7 +170,7 @@ async def say_alive(queue: Any) -> None:
     from vibetuner.tasks.journal.write import write
 
     now = time.time_ns() // 1_000_000
-    await write(queue.redis, queue.keys.prefix, Batch("w1", beat=Beat("w1", now)), now)
+    await write(queue.redis, queue.keys.prefix, Batch("w1", beat=Beat(id="w1", at=now)), now)
 
 
 async def fill_results(queue: Any) -> None:
