@@ -23,21 +23,35 @@ def measure(*, beside: bool) -> list[Figure]:
     """Robust no-ops through one worker at concurrency 32, with the journal and without."""
     del beside
     folder = make_project()
-    rates: dict[str, list[float]] = {name: [] for name in VARIANTS}
+    runs: dict[str, list[dict[str, float]]] = {name: [] for name in VARIANTS}
     with join(workplace() / "services", ["redis"], command="benchmark") as lease:
         for number in range(ROUNDS):
             for name in VARIANTS if number % 2 else reversed(VARIANTS):
-                rates[name].append(drain(name, lease.urls["redis"], folder))
-    kept = [ours / bare for ours, bare in zip(rates["with"], rates["without"], strict=True)]
+                runs[name].append(drain(name, lease.urls["redis"], folder))
+    pairs = list(zip(runs["with"], runs["without"], strict=True))
+    kept = [ours["drained"] / bare["drained"] for ours, bare in pairs]
+    added = [ours["spent"] - bare["spent"] for ours, bare in pairs]
+    middle = {
+        (name, what): median(run[what] for run in runs[name])
+        for name in VARIANTS
+        for what in ("drained", "spent")
+    }
     return [
-        Figure(what="drained, with the journal", ours=median(rates["with"]), unit="tasks/s"),
-        Figure(what="drained, without it", ours=median(rates["without"]), unit="tasks/s"),
+        Figure(what="drained, with the journal", ours=middle["with", "drained"], unit="tasks/s"),
+        Figure(what="drained, without it", ours=middle["without", "drained"], unit="tasks/s"),
         Figure(what="of the rate, the journal leaves", ours=100 * median(kept), unit="%"),
+        Figure(
+            what="processor time a task, with the journal", ours=middle["with", "spent"], unit="µs"
+        ),
+        Figure(
+            what="processor time a task, without it", ours=middle["without", "spent"], unit="µs"
+        ),
+        Figure(what="what the journal adds", ours=median(added), unit="µs"),
     ]
 
 
-def drain(variant: str, url: str, folder: Path) -> float:
-    """One process; returns tasks a second."""
+def drain(variant: str, url: str, folder: Path) -> dict[str, float]:
+    """One process; returns tasks a second, and microseconds of the worker's processor a task."""
     done = subprocess.run(
         [sys.executable, CHILD, variant, url, str(TASKS)],
         cwd=folder,
@@ -46,6 +60,6 @@ def drain(variant: str, url: str, folder: Path) -> float:
         stderr=subprocess.DEVNULL,
         text=True,
     )
-    rate = json.loads(done.stdout.splitlines()[-1])["drained"]
-    print(f"{variant}: {rate:.0f} tasks/s", file=sys.stderr, flush=True)
-    return float(rate)
+    run: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    print(f"{variant}: {run}", file=sys.stderr, flush=True)
+    return run

@@ -49,17 +49,23 @@ async def main() -> None:
         leave_out_the_journal()
     configure_logging(debug=False, as_json=True)
 
+    moments: list[float] = []
+
     @robust_task()
     async def noop() -> None:
-        pass
+        moments.append(time.perf_counter())
 
     worker = noop.worker
     async with worker:
         await worker.enqueue_many([noop.enqueue() for _ in range(count)])
     worker.burst = True
-    began = time.perf_counter()
+    before = time.process_time()
     await worker.run_async()
-    print(json.dumps({"drained": count / (time.perf_counter() - began)}))
+    spent = time.process_time() - before
+    # From the first task to the last: a worker in burst mode may take two seconds more to stop, in
+    # which it does nothing, and does so more often without the journal.
+    drained = (len(moments) - 1) / (moments[-1] - moments[0])
+    print(json.dumps({"drained": drained, "spent": spent / count * 1e6}))
 
 
 asyncio.run(main())
