@@ -16,7 +16,7 @@ from rich.markdown import Markdown
 
 NAMES = (
     "copying", "coldstart", "imports", "worker", "start", "footprint", "drain", "waiting", "sse",
-    "dashboard",
+    "dashboard", "journal",
 )  # fmt: skip
 PAGE = ROOT / "docs" / "benchmarks.md"
 HEAD = """# Benchmarks

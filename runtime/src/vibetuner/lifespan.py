@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from importlib import import_module
+from typing import TYPE_CHECKING, cast
 
 from anyio import CancelScope
-from httpx2 import AsyncClient
 
 from vibetuner.app import VibetunerApp
 from vibetuner.config import Settings
@@ -15,7 +16,10 @@ from vibetuner.embedded import open_services
 from vibetuner.project import find_root, project_info
 from vibetuner.resources.table import RESOURCES
 
-__all__ = ["make_context", "open_context"]
+if TYPE_CHECKING:
+    from httpx2 import AsyncClient
+
+__all__ = ["make_context", "make_http_client", "open_context"]
 
 
 @asynccontextmanager
@@ -33,13 +37,21 @@ async def open_context(settings: Settings, project: VibetunerApp) -> AsyncIterat
             for resource in RESOURCES:
                 if resource.enabled(settings):
                     await stack.enter_async_context(resource.open(settings, project))
-            client = await stack.enter_async_context(AsyncClient())
+            client = await stack.enter_async_context(make_http_client())
             context = make_context(settings, client)
             try:
                 yield stack.enter_context(current_context.hold(context))
             finally:
                 # Closing takes awaiting, which a cancellation from outside would cut short.
                 scope.shield = True
+
+
+def make_http_client() -> AsyncClient:
+    """A client that nobody has used yet.
+
+    Its library is named, not imported: who only looks at the queue asks for no page.
+    """
+    return cast("AsyncClient", import_module("httpx2").AsyncClient())
 
 
 def make_context(settings: Settings, client: AsyncClient) -> Context:

@@ -7,6 +7,7 @@ import re
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from uuid import uuid4
@@ -111,23 +112,43 @@ def test_beside_a_worker_health_and_doctor_see_it(
     assert typed("worker-health").returncode == 1
 
 
-def test_worker_health_loads_no_framework_and_no_driver(shop: Path, environment: dict[str, str]):
-    """A container asks every few seconds."""
+FRAMEWORKS = {"beanie", "fastapi", "httpx2", "jinja2", "rich", "sqlalchemy", "starlette", "shop"}
+DRIVERS = {"asyncio", "coredis", "pydantic", "pymongo", "streaq"}
+
+
+@pytest.mark.parametrize(
+    ("command", "without"),
+    [
+        ("worker-health", FRAMEWORKS | DRIVERS | {"typer"}),
+        ("tasks --help", FRAMEWORKS | DRIVERS),
+        ("tasks list --help", FRAMEWORKS | DRIVERS),
+        ("dead-letters --help", FRAMEWORKS | DRIVERS),
+        ("tasks list", FRAMEWORKS),
+        ("tasks stats", FRAMEWORKS),
+        ("dead-letters list", FRAMEWORKS),
+    ],
+)
+def test_a_command_loads_no_more_than_it_needs(
+    command: str,
+    without: set[str],
+    shop: Path,
+    environment: dict[str, str],
+    servers: Lease,
+):
+    """A container asks for the health every few seconds, and a person doesn't like to wait."""
     code = (
-        "import sys\nsys.argv = ['vibetuner', 'worker-health']\n"
-        "from vibetuner.__main__ import main\n"
-        "try:\n    main()\nexcept SystemExit:\n    print(*sys.modules)\n"
+        f"import atexit, sys\nsys.argv = ['vibetuner', *{command.split()}]\n"
+        "atexit.register(lambda: print('loaded:', *sys.modules))\n"
+        "from vibetuner.__main__ import main\nmain()\n"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code], cwd=shop, env={**environment}, capture_output=True,
-        text=True, check=True,
+        [sys.executable, "-c", code], cwd=shop, capture_output=True, text=True, check=False,
+        env={**environment, "MONGODB_URL": servers.urls["mongodb"]},
     )  # fmt: skip
-    loaded = {name.partition(".")[0] for name in done.stdout.split()}
-    assert "socket" in loaded
-    assert not loaded & {
-        "asyncio", "beanie", "coredis", "fastapi", "pydantic", "pymongo", "rich", "sqlalchemy",
-        "starlette", "streaq", "typer",
-    }  # fmt: skip
+    modules = done.stdout.rpartition("loaded: ")[2].split()
+    loaded = {name.partition(".")[0] for name in modules}
+    assert "vibetuner" in loaded, done.stderr
+    assert not loaded & without
 
 
 def test_the_doctor_names_each_fault_and_its_cure(tmp_path: Path, environment: dict[str, str]):
@@ -240,6 +261,78 @@ def test_the_first_characters_of_an_id_will_do(typed: Typed):
     shown = typed("tasks", "show", task_id[:8], "--json")
     assert (shown.returncode, json.loads(shown.stdout)["id"]) == (0, task_id)
     assert typed("tasks", "show", task_id[:7]).returncode == 3
+    assert "No worker is running" in typed("tasks", "why", task_id[:8]).stdout
+    aborted = json.loads(typed("tasks", "abort", task_id[:8], "--json").stdout)
+    assert aborted == {"id": task_id, "aborted": False}
+
+
+def test_characters_that_begin_several_ids_are_refused_with_those_ids(
+    typed: Typed, environment: dict[str, str]
+):
+    """By each command that takes an id, in one line; a longer piece of one will do."""
+    ids = [f"{TWINS}{last * 24}" for last in "ab"]
+    schedule(environment, *ids)
+    for command in ("show", "why", "abort", "watch"):
+        refused = typed("tasks", command, TWINS)
+        assert refused.returncode == 1, command
+        (line,) = refused.stderr.splitlines()
+        assert line == f"error: 2 tasks begin with {TWINS}: {ids[0]}, {ids[1]}. Take more of the id"
+    assert json.loads(typed("tasks", "show", f"{TWINS}b", "--json").stdout)["id"] == ids[1]
+
+
+def test_the_first_characters_will_do_to_watch(
+    shop: Path, environment: dict[str, str], tmp_path: Path, typed: Typed
+):
+    """The task waits here; Ctrl-C ends the watching."""
+    schedule(environment, f"{TWINS}{'a' * 24}")
+    with vibetuner(
+        *("tasks", "watch", TWINS), folder=shop, log=tmp_path / "log", environment=environment
+    ) as command:
+        command.wait_for("waiting", seconds=60)
+        assert command.stop() == 130
+
+
+TWINS = "0123abcd"
+
+
+def schedule(environment: dict[str, str], *ids: str) -> None:
+    """Tasks of these ids, due in an hour, as the engine keeps them."""
+    prefix = f"streaq:{environment['REDIS_KEY_PREFIX']}:"
+    due = str(int((time.time() + 3600) * 1000))
+    commands = [["ZADD", f"{prefix}queues:delayed:normal", due, task_id] for task_id in ids]
+    commands += [["SET", f"{prefix}task:data:{task_id}", "unread"] for task_id in ids]
+    ask(environment["REDIS_URL"], *commands)
+
+
+def test_watch_says_that_redis_is_silent_and_goes_on_when_it_is_back(
+    shop: Path, environment: dict[str, str], tmp_path: Path
+):
+    """And Ctrl-C ends it also in between."""
+    with Valkey(tmp_path) as server:
+        own = environment | {"REDIS_URL": server.url}
+        enqueued = run_vibetuner(
+            "tasks", "enqueue", "add", "--args", "[1, 2]", "--json", folder=shop, seconds=120, **own
+        )
+        watch = ("tasks", "watch", json.loads(enqueued.stdout)["id"])
+        with vibetuner(*watch, folder=shop, log=tmp_path / "one", environment=own) as command:
+            command.wait_for("waiting", seconds=60)
+            with server.frozen():
+                command.wait_for(f"Redis at {server.url} does not answer; waiting for it")
+            command.wait_for("answers again")
+            worker = ("run", "prod", "worker", "--port", str(free_port()))
+            with vibetuner(*worker, folder=shop, log=tmp_path / "worker", environment=own):
+                command.wait_for("done", seconds=90)
+            assert command.process.wait(20) == 0
+
+        (tmp_path / "two").touch()
+        schedule(own, f"{TWINS}{'a' * 24}")
+        watch = ("tasks", "watch", TWINS)
+        with vibetuner(*watch, folder=shop, log=tmp_path / "two", environment=own) as command:
+            command.wait_for("waiting", seconds=60)
+            with server.frozen():
+                command.wait_for("does not answer")
+                assert command.stop(seconds=10) == 130
+            assert "Traceback" not in command.output
 
 
 def repository(folder: Path) -> Path:

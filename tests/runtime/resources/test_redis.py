@@ -30,6 +30,7 @@ async def test_without_a_url_the_cure_is_named(fresh: None):
         ("redis://ann:hunter2@127.0.0.1:1", "Unable to establish a connection"),
         ("redis://hun/ter2@h:port", "."),
         ("redis://ann:hun/ter2@h", "the URL is malformed; percent-encode"),
+        ("redis://:6379", "the URL is malformed; percent-encode .*, and name the host"),
         ("unix:///nowhere/redis.sock", "."),
     ],
 )

@@ -23,11 +23,9 @@ def doctor(
 
     Exit code 0 when nothing is in the way, 1 when there is an error.
     """
-    import asyncio
-
     from vibetuner.cli.checks.diagnosis import diagnose
 
-    findings = asyncio.run(diagnose())
+    findings = diagnose()
     if as_json:
         _print_json(findings)
     else:
@@ -45,11 +43,10 @@ def _print_json(findings: Sequence[Finding]) -> None:
 
 
 def _print_lines(findings: Sequence[Finding]) -> None:
-    from rich.console import Console
-
+    from vibetuner.cli.console import Console
     from vibetuner.cli.letters_view import one_line
 
-    console = Console(soft_wrap=True, highlight=False, markup=False, emoji=False)
+    console = Console()
     for finding in findings:
         console.print(f"{finding.level:<7}", style=COLOURS[finding.level], end="  ")
         console.print(f"{finding.area:<12}", style="dim", end=" ")

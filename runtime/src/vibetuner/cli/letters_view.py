@@ -9,8 +9,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from vibetuner.cli.console import Console
 
 if TYPE_CHECKING:
     from vibetuner.cli.letter_jobs import Job, Outcome
@@ -32,7 +31,7 @@ MOST_REFUSALS = 10
 
 def print_list(letters: Sequence[DeadLetter], total: int) -> None:
     """One line a letter, the newest first; what to type next below."""
-    console = _console()
+    console = Console()
     if not letters:
         console.print("No dead letters here.")
         return
@@ -53,7 +52,7 @@ def print_list(letters: Sequence[DeadLetter], total: int) -> None:
 
 def print_letter(letter: DeadLetter) -> None:
     """Everything that a person can use: never the payload itself."""
-    console = _console()
+    console = Console()
     for name, value in _facts(letter).items():
         if value not in {None, ""}:
             console.print(f"{name:<12}", style="dim", end=" ")
@@ -67,7 +66,7 @@ def print_letter(letter: DeadLetter) -> None:
 
 def print_outcome(job: Job, outcome: Outcome) -> None:
     """A summary, the reasons of what was refused, and the next step."""
-    console = _console()
+    console = Console()
     for task_id, new_id in list(outcome.done.items()) if len(outcome.done) == 1 else []:
         console.print(f"{task_id} {job.done}" + (f" as {new_id}" if new_id else ""))
     if len(outcome.done) > 1:
@@ -98,16 +97,20 @@ def print_json_outcome(job: Job, outcome: Outcome) -> None:
 @contextmanager
 def counting(verb: str, total: int) -> Iterator[Callable[[], None]]:
     """A bar that the yielded function advances; only on a terminal, and only for many."""
-    progress = Progress(
-        TextColumn(verb),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        console=Console(stderr=True),
-        transient=True,
-        disable=total == 1 or not sys.stderr.isatty(),
+    if total == 1 or not sys.stderr.isatty():
+        yield lambda: None
+        return
+    from rich.console import Console as Screen
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
     )
-    with progress:
+
+    columns = (TextColumn(verb), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Screen(stderr=True), transient=True) as progress:
         bar = progress.add_task(verb, total=total)
         yield lambda: progress.advance(bar)
 
@@ -128,11 +131,6 @@ def _print_refusals(outcome: Outcome) -> None:
     more = len(outcome.refused) - MOST_REFUSALS
     if more > 0:
         print(f"error: {more} more were refused; --json names them", file=sys.stderr)
-
-
-def _console() -> Console:
-    # Lines stay whole and plain when they go to a file or a pipe.
-    return Console(soft_wrap=True, highlight=False, markup=False, emoji=False)
 
 
 def _error(letter: DeadLetter) -> str:

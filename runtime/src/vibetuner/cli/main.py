@@ -13,6 +13,7 @@ from vibetuner.cli.db import app as db
 from vibetuner.cli.dead_letters import app as dead_letters
 from vibetuner.cli.destroy import app as destroy
 from vibetuner.cli.doctor import doctor
+from vibetuner.cli.group import Group
 from vibetuner.cli.new import app as new
 from vibetuner.cli.run import run
 from vibetuner.cli.services import app as services
@@ -24,6 +25,7 @@ __all__ = ["app", "main"]
 
 app = typer.Typer(
     name="vibetuner",
+    cls=Group,
     help="Run and look after a web app with background tasks.",
     no_args_is_help=True,
     add_completion=False,
@@ -33,14 +35,14 @@ app = typer.Typer(
 )
 app.command("run")(run)
 app.command("template-changes")(template_changes)
-app.add_typer(new, name="new")
-app.add_typer(destroy, name="destroy")
+app.add_typer(new, name="new", cls=Group)
+app.add_typer(destroy, name="destroy", cls=Group)
 app.command("doctor")(doctor)
 app.command("worker-health")(worker_health)
-app.add_typer(services, name="services")
-app.add_typer(db, name="db")
-app.add_typer(tasks, name="tasks")
-app.add_typer(dead_letters, name="dead-letters")
+app.add_typer(services, name="services", cls=Group)
+app.add_typer(db, name="db", cls=Group)
+app.add_typer(tasks, name="tasks", cls=Group)
+app.add_typer(dead_letters, name="dead-letters", cls=Group)
 
 
 def main() -> None:

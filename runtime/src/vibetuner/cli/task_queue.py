@@ -9,17 +9,16 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TypeVar
 
-from vibetuner.cli.letters import parse_since
 from vibetuner.config import get_settings
 from vibetuner.embedded import open_services
 from vibetuner.errors import CommandError, ServiceUnavailable
 from vibetuner.loader import load_project, make_importable
 from vibetuner.project import project_info
-from vibetuner.tasks.dead_letters import count, open_dead_letters
 from vibetuner.tasks.overview.ids import whole_id
 from vibetuner.tasks.overview.model import Counts, Filters, State, WorkerView
 from vibetuner.tasks.overview.queue import Queue, answering, this_queue
 from vibetuner.tasks.overview.stats import Span, read_span
+from vibetuner.tasks.overview.when import parse_moment
 from vibetuner.tasks.registry import import_tasks
 from vibetuner.tasks.worker import open_queue
 
@@ -68,6 +67,8 @@ async def _look(look: Callable[..., Awaitable[T]], of: str | None, with_letters:
         await stack.enter_async_context(open_services(get_settings()))
         await stack.enter_async_context(open_queue())
         if with_letters:
+            from vibetuner.tasks.dead_letters import open_dead_letters
+
             with suppress(ServiceUnavailable):  # what Redis knows can still be told
                 await stack.enter_async_context(open_dead_letters())
         async with answering(SECONDS):
@@ -77,6 +78,8 @@ async def _look(look: Callable[..., Awaitable[T]], of: str | None, with_letters:
 
 async def read_stats(queue: Queue) -> Stats:
     """Everything of ``vibetuner tasks stats``."""
+    from vibetuner.tasks.dead_letters import count
+
     workers = await queue.workers()
     try:
         dead = await count()
@@ -99,8 +102,8 @@ def parse_filters(
     return Filters(
         states=frozenset(map(_state, states)),
         name=task,
-        since=parse_since(since, now) if since else None,
-        until=parse_since(until, now) if until else None,
+        since=parse_moment(since, now, "--since") if since else None,
+        until=parse_moment(until, now, "--until") if until else None,
     )
 
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from vibetuner.tasks.overview.queue import Queue
 
 __all__ = ["abort", "enqueue"]
 
@@ -26,14 +29,17 @@ def abort(
     from vibetuner.cli.task_view import print_json
     from vibetuner.tasks.overview.steer import abort as abort_task
 
-    is_ended = run(abort_task, of=task_id)
+    async def end(queue: Queue, whole: str) -> tuple[str, bool]:
+        return whole, await abort_task(queue, whole)
+
+    whole, is_ended = run(end, of=task_id)
     if as_json:
-        print_json({"id": task_id, "aborted": is_ended})
+        print_json({"id": whole, "aborted": is_ended})
     elif is_ended:
-        print(f"{task_id} is aborted")
+        print(f"{whole} is aborted")
     else:
-        print(f"{task_id} is marked: the worker that takes it ends it. If it does not end:")
-        print(f"Next:  vibetuner tasks why {task_id}")
+        print(f"{whole} is marked: the worker that takes it ends it. If it does not end:")
+        print(f"Next:  vibetuner tasks why {whole}")
 
 
 def enqueue(

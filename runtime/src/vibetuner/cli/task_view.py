@@ -9,8 +9,7 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-
+from vibetuner.cli.console import Console
 from vibetuner.cli.letters_view import one_line
 from vibetuner.tasks.overview.model import ENDED, Page, Row, State, TaskDetail
 
@@ -42,7 +41,7 @@ COLOURS = {
 
 def print_page(page: Page) -> None:
     """One line a task; what to type next below."""
-    console = _console()
+    console = Console()
     if not page.rows and page.next is None:
         console.print("No tasks here.")
         return
@@ -61,7 +60,7 @@ def print_page(page: Page) -> None:
 
 def print_detail(detail: TaskDetail) -> None:
     """Everything that a person can use."""
-    console = _console()
+    console = Console()
     for name, value in _facts(detail.row).items():
         if value:
             _fact(console, name, value)
@@ -85,7 +84,7 @@ def print_detail(detail: TaskDetail) -> None:
 
 def print_reasons(row: Row, reasons: Sequence[Reason]) -> None:
     """What holds a task up, each reason with its cure."""
-    console = _console()
+    console = Console()
     console.print(one_line(row.name or row.task_id), style="bold", end=" is ")
     console.print(row.state.value, style=COLOURS.get(row.state))
     for reason in reasons:
@@ -96,7 +95,7 @@ def print_reasons(row: Row, reasons: Sequence[Reason]) -> None:
 
 def print_stats(stats: Stats) -> None:
     """Counts, times and workers."""
-    console = _console()
+    console = Console()
     counts, dead = stats.counts, "unknown" if stats.dead is None else stats.dead
     console.print(
         f"{counts.running} running, {counts.queued} queued, {counts.scheduled} scheduled, "
@@ -232,8 +231,3 @@ def _moment(at: datetime | None) -> str:
 
 def _iso(value: object) -> str:
     return value.isoformat() if isinstance(value, datetime) else str(value)
-
-
-def _console() -> Console:
-    # Lines stay whole and plain when they go to a file or a pipe.
-    return Console(soft_wrap=True, highlight=False, markup=False, emoji=False)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -24,7 +25,17 @@ WORDS = {
     "aborted": "aborted",
 }
 
-Show = Callable[["ProgressState"], None]
+# So often Redis is asked whether it is there, and so long it has for the answer.
+LOOK_SECONDS = 2.0
+SILENT_SECONDS = 3.0
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """Where a person looks: ``show`` draws a state, ``say`` tells of anything else."""
+
+    show: Callable[[ProgressState], None]
+    say: Callable[[str], None]
 
 
 def watch(
@@ -42,22 +53,18 @@ def watch(
     import asyncio
     import sys
 
-    if as_json:
-        with _as_json() as show:
-            last = asyncio.run(_watch(task_id, show))
-    elif sys.stdout.isatty():
-        with _as_bar() as show:
-            last = asyncio.run(_watch(task_id, show))
-    else:
-        with _as_lines() as show:
-            last = asyncio.run(_watch(task_id, show))
+    as_text = _as_bar if sys.stdout.isatty() else _as_lines
+    with (_as_json if as_json else as_text)() as view:
+        last = asyncio.run(_watch(task_id, view))
     if last.status != "complete":
         if not as_json and sys.stdout.isatty():
-            print(f"Next:  vibetuner dead-letters show {_one_line(task_id)}   (where it is kept)")
+            print(
+                f"Next:  vibetuner dead-letters show {_one_line(last.task_id)}   (where it is kept)"
+            )
         raise typer.Exit(ENDED_BADLY)
 
 
-async def _watch(task_id: str, show: Show) -> ProgressState:
+async def _watch(task_id: str, view: View) -> ProgressState:
     """Show each state; returns the last."""
     from vibetuner.errors import CommandError
     from vibetuner.loader import make_importable
@@ -77,9 +84,10 @@ async def _watch(task_id: str, show: Show) -> ProgressState:
         async with answering():
             task_id = await whole_id(this_queue(), task_id)
         try:
-            async for state in watch_progress(task_id):
-                show(state)
-                last = state
+            async with _telling_of_outages(view.say):
+                async for state in watch_progress(task_id):
+                    view.show(state)
+                    last = state
         except LookupError:
             pass
     if last is None:
@@ -90,13 +98,55 @@ async def _watch(task_id: str, show: Show) -> ProgressState:
     return last
 
 
-@contextmanager
-def _as_json() -> Iterator[Show]:
-    yield lambda state: print(state.to_json(), flush=True)
+@asynccontextmanager
+async def _telling_of_outages(say: Callable[[str], None]) -> AsyncIterator[None]:
+    """Inside the block, say when Redis falls silent, and when it is back."""
+    import asyncio
+
+    looking = asyncio.create_task(_look_for_outages(say))
+    try:
+        yield
+    finally:
+        looking.cancel()
+
+
+async def _look_for_outages(say: Callable[[str], None]) -> None:
+    import asyncio
+
+    from vibetuner.config import get_settings, mask_url
+    from vibetuner.embedded import running_services
+    from vibetuner.errors import ServiceUnavailable
+    from vibetuner.resources.redis import check
+
+    settings = running_services(get_settings())
+    where = f"Redis at {mask_url(settings.redis_url or '')}"
+    was_silent = False
+    while True:
+        await asyncio.sleep(LOOK_SECONDS)
+        try:
+            async with asyncio.timeout(SILENT_SECONDS):
+                await check(settings)
+            is_silent = False
+        except (ServiceUnavailable, TimeoutError):
+            is_silent = True
+        if is_silent != was_silent:
+            say(f"{where} {'does not answer; waiting for it' if is_silent else 'answers again'}")
+        was_silent = is_silent
+
+
+def _say(text: str) -> None:
+    import sys
+
+    print(text, file=sys.stderr, flush=True)
 
 
 @contextmanager
-def _as_lines() -> Iterator[Show]:
+def _as_json() -> Iterator[View]:
+    yield View(lambda state: print(state.to_json(), flush=True), _say)
+
+
+@contextmanager
+def _as_lines() -> Iterator[View]:
     said: set[str] = set()
 
     def show(state: ProgressState) -> None:
@@ -106,11 +156,11 @@ def _as_lines() -> Iterator[Show]:
         said.clear()
         said.add(line)
 
-    yield show
+    yield View(show, _say)
 
 
 @contextmanager
-def _as_bar() -> Iterator[Show]:
+def _as_bar() -> Iterator[View]:
     from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 
     with Progress(
@@ -120,7 +170,7 @@ def _as_bar() -> Iterator[Show]:
         TextColumn("{task.fields[facts]}", markup=False, style="dim"),
     ) as progress:
         bar = progress.add_task("", total=None, word="waiting", facts="")
-        yield lambda state: _draw(progress, bar, state)
+        yield View(lambda state: _draw(progress, bar, state), progress.console.out)
 
 
 def _draw(progress: Progress, bar: TaskID, state: ProgressState) -> None:

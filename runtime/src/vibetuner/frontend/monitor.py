@@ -33,7 +33,8 @@ from vibetuner.tasks.worker import open_queue
 __all__ = ["Attention", "create_monitor", "is_loopback"]
 
 AGAIN_SECONDS = 1.0
-OPEN_SECONDS = 3.5
+# Less than a page has in all, so that it is the reason that is told.
+OPEN_SECONDS = 3.0
 
 
 @dataclass(slots=True)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from importlib import import_module
 from typing import Any
 
-from beanie import init_beanie
 from pymongo import AsyncMongoClient
 from pymongo.asynchronous.database import AsyncDatabase
 from pymongo.errors import ConfigurationError, PyMongoError
@@ -15,7 +15,6 @@ from pymongo.errors import ConfigurationError, PyMongoError
 from vibetuner.app import VibetunerApp
 from vibetuner.config import Settings, mask_url
 from vibetuner.errors import ServiceUnavailable, first_line
-from vibetuner.models import CORE_MODELS
 from vibetuner.resources.slots import mongo_database
 
 __all__ = ["Database", "check", "open_database", "open_mongo", "open_resource", "unreachable"]
@@ -34,7 +33,7 @@ async def open_mongo(settings: Settings, project: VibetunerApp) -> AsyncIterator
     """
     async with open_database(settings) as database:
         try:
-            await init_beanie(database=database, document_models=[*CORE_MODELS, *project.models])
+            await _init_documents(database, project)
         except PyMongoError as error:
             raise ServiceUnavailable(unreachable(settings, error)) from error
         yield database
@@ -65,6 +64,14 @@ async def open_database(settings: Settings) -> AsyncIterator[Database]:
 
 
 open_resource = open_mongo
+
+
+async def _init_documents(database: Database, project: VibetunerApp) -> None:
+    # Named, not imported: a look at the dead letters takes the database alone.
+    core = import_module("vibetuner.models").CORE_MODELS
+    await import_module("beanie").init_beanie(
+        database=database, document_models=[*core, *project.models]
+    )
 
 
 async def check(settings: Settings) -> None:

@@ -19,6 +19,9 @@ from vibetuner.resources.slots import redis_client
 __all__ = ["check", "innermost", "make_client", "open_redis", "open_resource", "ungrouped"]
 
 CONNECT_SECONDS = 5
+MALFORMED = ValueError(
+    "the URL is malformed; percent-encode what is special in a password, and name the host"
+)
 
 
 @asynccontextmanager
@@ -59,10 +62,11 @@ def make_client(settings: Settings) -> Redis[str]:
         raise NotConfigured(REDIS_MISSING)
     try:
         pool = ReliablePool.from_url(settings.redis_url, decode_responses=True)
-        return ReliableRedis(connection_pool=pool, decode_responses=True)
     except ValueError:  # its text may show a piece of the password
-        malformed = ValueError("the URL is malformed; percent-encode what is special in a password")
-        raise ServiceUnavailable(_unreachable(settings, malformed)) from None
+        raise ServiceUnavailable(_unreachable(settings, MALFORMED)) from None
+    if not pool.location:
+        raise ServiceUnavailable(_unreachable(settings, MALFORMED))
+    return ReliableRedis(connection_pool=pool, decode_responses=True)
 
 
 @contextmanager

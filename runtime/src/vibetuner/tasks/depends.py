@@ -9,11 +9,9 @@ from functools import wraps
 from inspect import Signature, iscoroutinefunction, signature
 from typing import Any, TypeVar, cast
 
-from httpx2 import AsyncClient
-
 from vibetuner.config import get_settings
 from vibetuner.context import current_context
-from vibetuner.lifespan import make_context
+from vibetuner.lifespan import make_context, make_http_client
 
 __all__ = ["WorkerDepends", "inject", "is_injected", "running_context"]
 
@@ -59,7 +57,7 @@ def inject(function: F) -> F:
     def synchronous(*args: Any, **kwargs: Any) -> Any:
         context = _existing_context()
         if context is None:
-            context = make_context(get_settings(), AsyncClient())
+            context = make_context(get_settings(), make_http_client())
         return function(*args, **kwargs, **_missing(sign, args, kwargs, context))
 
     return cast("F", synchronous)
@@ -81,7 +79,7 @@ async def _open_context() -> AsyncIterator[Any]:
     if (context := _existing_context()) is not None:
         yield context
         return
-    async with AsyncClient() as client:
+    async with make_http_client() as client:
         yield make_context(get_settings(), client)
 
 

@@ -69,6 +69,8 @@ async def test_a_task_is_watched_from_the_queue_to_its_end(
         overview = (await client.get(HOME)).text
         schedule = (await client.get(f"{HOME}/cron")).text
     assert '<pre tabindex="0">hello</pre>' in text
+    assert "What holds it up" in before
+    assert "What holds it up" not in text
     assert f"<code>{runner.id}</code>" in overview
     assert "0 3 * * *" in schedule
 

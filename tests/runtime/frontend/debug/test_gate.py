@@ -5,20 +5,25 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AsyncExitStack, contextmanager
 from datetime import UTC, datetime, timedelta
 from http.cookies import SimpleCookie
+from pathlib import Path
 from typing import Any
 
 import pytest
 from httpx2 import ASGITransport, AsyncClient, Response
 from itsdangerous import URLSafeTimedSerializer
 
-from vibetuner.config import Settings, using_settings
+from tests.valkey import Valkey
+from vibetuner.config import Settings, get_settings, using_settings
+from vibetuner.embedded import Lease
 from vibetuner.frontend.app import create_app
 from vibetuner.frontend.debug.gate import COOKIE
 from vibetuner.frontend.debug.guesses import Guesses, TooManyWaiting
-from vibetuner.frontend.debug.tickets import LIFETIME_SECONDS, is_valid, issue
+from vibetuner.frontend.debug.revoked import get_revoked
+from vibetuner.frontend.debug.tickets import LIFETIME_SECONDS, issue, read
+from vibetuner.tasks.worker import get_worker
 
 TOKEN = "a token that nobody guesses"
 OPENED = "/debug/own"
@@ -162,6 +167,47 @@ async def test_locking_takes_the_ticket_back(client: AsyncClient):
     assert (await client.get(OPENED)).status_code == 404
 
 
+@pytest.mark.parametrize("redis_url", ["running", None, "frozen"])
+async def test_a_copy_of_a_ticket_is_worth_nothing_once_it_was_taken_back(
+    project: None, servers: Lease, tmp_path: Path, redis_url: str | None
+):
+    """In every process that shares a Redis; without one, or beside one that is silent, in this."""
+    with Valkey(tmp_path) as frozen:
+        url = {"running": servers.urls["redis"], "frozen": frozen.url}.get(redis_url or "")
+        with using_settings(production(redis_url=url)):
+            async with AsyncExitStack() as stack:
+                if url:
+                    await stack.enter_async_context(get_worker())
+                await refuses_copies(stack, frozen if redis_url == "frozen" else None)
+
+
+async def refuses_copies(stack: AsyncExitStack, frozen: Valkey | None) -> None:
+    transport = ASGITransport(create_app())
+    client = AsyncClient(transport=transport, base_url="https://shop.example")
+    await stack.enter_async_context(client)
+    await unlock(client)
+    ticket = client.cookies[COOKIE]
+    other = issue(get_settings())
+    if frozen:
+        stack.enter_context(frozen.frozen())
+
+    assert (await client.get("/_lock-debug")).status_code == 303
+    with_copy = {"Cookie": f"{COOKIE}={ticket}"}
+    assert (await client.get(OPENED, headers=with_copy)).status_code == 404
+    assert (await client.get(OPENED, headers={"Cookie": f"{COOKIE}={other}"})).status_code == 200
+    if get_settings().redis_url and not frozen:
+        get_revoked.cache_clear()  # as another process
+        assert (await client.get(OPENED, headers=with_copy)).status_code == 404
+        left = await get_worker().redis.pttl(f"shop:debug:revoked:{read_id(ticket)}")
+        assert 0 < left <= (LIFETIME_SECONDS + 1) * 1000
+
+
+def read_id(ticket: str) -> str:
+    found = read(get_settings(), ticket)
+    assert found is not None
+    return found.id
+
+
 @pytest.mark.parametrize(
     "changes",
     [{"secret_key": "another" * 9}, {"debug_access_token": "another"}, {"redis_key_prefix": "b"}],
@@ -192,10 +238,10 @@ def test_a_ticket_ends_after_eight_hours(fresh: None):
     """One second before it is good, and one second after it is not."""
     settings = production()
     ticket, now = issue(settings), datetime.now(UTC)
-    assert is_valid(settings, ticket)
-    assert is_valid(settings, ticket, now + timedelta(seconds=LIFETIME_SECONDS - 1))
-    assert not is_valid(settings, ticket, now + timedelta(seconds=LIFETIME_SECONDS + 2))
-    assert not is_valid(settings, ticket, now - timedelta(seconds=2))
+    assert read(settings, ticket)
+    assert read(settings, ticket, now + timedelta(seconds=LIFETIME_SECONDS - 1))
+    assert not read(settings, ticket, now + timedelta(seconds=LIFETIME_SECONDS + 2))
+    assert not read(settings, ticket, now - timedelta(seconds=2))
 
 
 async def test_what_changes_something_must_come_from_our_own_pages(client: AsyncClient):

@@ -10,10 +10,11 @@ import pytest
 
 from tests.valkeys import OwnValkey
 from vibetuner.config import Settings, using_settings
+from vibetuner.tasks.journal.batch import Batch
 from vibetuner.tasks.journal.entry import Beat, Ended, FailedTry, Outcome, Started
 from vibetuner.tasks.journal.keys import Keys
 from vibetuner.tasks.journal.recorder import Recorder
-from vibetuner.tasks.journal.write import Batch, Limits, write
+from vibetuner.tasks.journal.write import Limits, write
 from vibetuner.tasks.worker import TaskWorker
 from vibetuner.testing import held_open
 

@@ -8,8 +8,9 @@ import pytest
 
 from tests.runtime.tasks.overview.conftest import until
 from vibetuner.errors import CommandError
+from vibetuner.tasks.journal.batch import Batch
 from vibetuner.tasks.journal.entry import Ended, Outcome
-from vibetuner.tasks.journal.write import Batch, write
+from vibetuner.tasks.journal.write import write
 from vibetuner.tasks.overview.listing import list_tasks
 from vibetuner.tasks.overview.model import Filters, State
 from vibetuner.tasks.overview.queue import Queue, now_ms

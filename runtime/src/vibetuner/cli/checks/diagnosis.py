@@ -1,73 +1,63 @@
-"""Everything that the doctor looks at, as much as possible at the same time."""
+"""Everything that the doctor looks at: what has to be waited for begins first, and goes on beside.
+
+What takes long here is to import: drivers, and the project with all it uses. Git, ports and
+services are waited for in threads meanwhile.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from functools import partial
 
-from coredis.exceptions import RedisError
-
 from vibetuner.cli.checks.finding import Finding, of_message
-from vibetuner.cli.checks.project import PORTS, check_port, check_settings, check_tune
-from vibetuner.cli.checks.redis import check_redis
+from vibetuner.cli.checks.ports import PORTS, check_port
 from vibetuner.cli.checks.template import check_drift, check_version
-from vibetuner.config import EMBEDDED, Settings, get_settings
-from vibetuner.embedded import running_services
-from vibetuner.errors import VibetunerError, first_line
-from vibetuner.project import project_info
-from vibetuner.resources.probe import PROBE_SECONDS, probe
+from vibetuner.errors import VibetunerError
+from vibetuner.project import ProjectInfo, project_info
 
 __all__ = ["diagnose"]
 
+# The services are left alone for as long: to load a project keeps a loop from hearing an answer.
+ALONE_SECONDS = 1.0
 
-async def diagnose() -> list[Finding]:
+
+def diagnose() -> list[Finding]:
     """What is well, and what is not, in the order in which to mend it."""
     try:
         project = project_info()
-        settings = get_settings()
+        with ThreadPoolExecutor(thread_name_prefix="doctor") as pool:
+            return _diagnose(project, pool)
     except VibetunerError as error:
         return [of_message("project", str(error))]
-    parts = await asyncio.gather(
-        _services(settings),
-        _apart(lambda: check_version(project)),
-        _apart(lambda: check_drift(project)),
-        *(_apart(partial(check_port, project, port, what)) for port, what in PORTS.items()),
-    )
-    # Last, as to load the project keeps the loop from hearing that a service answers.
-    own = [*check_tune(project), *check_settings(settings)]
-    return own + [finding for part in parts for finding in part]
 
 
-async def _apart(check: Callable[[], Iterable[Finding]]) -> list[Finding]:
-    return await asyncio.to_thread(lambda: list(check()))
-
-
-async def _services(settings: Settings) -> list[Finding]:
-    live = running_services(settings)
-    stopped = [name for name in ("redis_url", "mongodb_url") if getattr(live, name) == EMBEDDED]
-    findings = [
-        Finding("note", name, "embedded, and not running", "any command that needs it starts it")
-        for name in (one.removesuffix("_url") for one in stopped)
+def _diagnose(project: ProjectInfo, pool: ThreadPoolExecutor) -> list[Finding]:
+    checks: list[Callable[[], Iterable[Finding]]] = [
+        partial(check_version, project),
+        partial(check_drift, project),
+        *(partial(check_port, project, port, what) for port, what in PORTS.items()),
     ]
-    asked = live.model_copy(update=dict.fromkeys(stopped))
-    probes = await probe(asked)
-    # What is left of the three seconds; a Redis that answers so slowly is told of as it is.
-    left = PROBE_SECONDS - max((one.milliseconds for one in probes), default=0.0) / 1000
-    for one in probes:
-        if one.problem:
-            findings.append(of_message(one.name, one.problem))
-        else:
-            findings.append(Finding("ok", one.name, f"answers in {one.milliseconds:.0f} ms"))
-            if one.setting == "redis_url":
-                findings += await _bounded(check_redis(asked, project_info()), max(left, 0.5))
-    return findings
+    outside = [pool.submit(_listed, check) for check in checks]
+
+    from vibetuner.config import get_settings
+
+    settings = get_settings()
+
+    from vibetuner.cli.checks.project import check_settings, check_tune
+    from vibetuner.cli.checks.services import check_services, load_drivers
+
+    load_drivers(settings)
+    services = pool.submit(lambda: asyncio.run(check_services(settings, project)))
+    wait([services], ALONE_SECONDS)
+    own = [*check_tune(project), *check_settings(settings)]
+    return [*own, *_all_of([services, *outside])]
 
 
-async def _bounded(check: Awaitable[list[Finding]], seconds: float) -> list[Finding]:
-    try:
-        async with asyncio.timeout(seconds):
-            return await check
-    except (RedisError, OSError, TimeoutError) as error:
-        text = f"it can't be looked at: {first_line(error)}"
-        return [Finding("warning", "Redis", text, "give its user the right to INFO")]
+def _listed(check: Callable[[], Iterable[Finding]]) -> list[Finding]:
+    return list(check())
+
+
+def _all_of(parts: Iterable[Future[list[Finding]]]) -> list[Finding]:
+    return [finding for part in parts for finding in part.result()]

@@ -1,12 +1,8 @@
-"""The project itself: tune.py, its tasks, its settings, its ports."""
+"""The project itself: tune.py, its tasks, its settings."""
 
 from __future__ import annotations
 
-import json
-import socket
 from collections.abc import Iterator
-from contextlib import suppress
-from urllib.request import urlopen
 
 from pydantic import SecretStr
 
@@ -18,9 +14,8 @@ from vibetuner.project import ProjectInfo
 from vibetuner.tasks.registry import find_problems, import_tasks
 from vibetuner.tasks.worker import get_worker
 
-__all__ = ["PORTS", "check_port", "check_settings", "check_tune"]
+__all__ = ["check_settings", "check_tune"]
 
-PORTS = {8000: "web app", 11111: "monitor"}
 ENOUGH = 32
 FRESH_KEY = 'python -c "import secrets; print(secrets.token_urlsafe(48))"'
 WEAK = ("change", "secret", "example", "password", "test", "xxx")
@@ -76,32 +71,6 @@ def check_settings(settings: Settings) -> Iterator[Finding]:
             "Background tasks: Redis not configured",
             "add to .env:  REDIS_URL=redis://localhost:6379",
         )
-
-
-def check_port(project: ProjectInfo, port: int, what: str) -> Iterator[Finding]:
-    """Whether what is on one of our ports is ours."""
-    owner = _owner(port)
-    if owner == project.slug:
-        yield Finding("ok", "ports", f"{port}: this project's {what}")
-    elif owner is not None:
-        other = f"the project {owner}" if owner else "something else"
-        yield Finding(
-            "warning",
-            "ports",
-            f"{port}, for the {what}, is taken by {other}",
-            f"stop it, or choose another:  --port {port + 1}",
-        )
-
-
-def _owner(port: int) -> str | None:
-    """The project that answers there; None where nothing listens."""
-    with suppress(OSError), socket.create_connection(("127.0.0.1", port), 0.3):
-        try:
-            with urlopen(f"http://127.0.0.1:{port}/health", timeout=1.5) as answer:
-                return str(json.load(answer).get("project", ""))
-        except (OSError, ValueError, AttributeError):
-            return ""
-    return None
 
 
 def _is_weak(secret: SecretStr, enough: int) -> bool:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from importlib.resources import files
 from typing import Any
 
 from coredis import Redis
 from coredis.exceptions import RedisError
 
+from vibetuner.cli.checks.fast_path import check_fast_path, engine_library
 from vibetuner.cli.checks.finding import Finding, Level
 from vibetuner.config import Settings
 from vibetuner.errors import first_line
@@ -31,9 +31,11 @@ async def check_redis(settings: Settings, project: ProjectInfo) -> list[Finding]
             config = await _config(redis)
             library = await _library(redis)
             workers = await _workers(redis, Keys(settings.redis_key_prefix))
+            allowed = await _fast_path(redis, dict(info))
     in_production = settings.environment == "production"
     return [
         *judge_server(dict(info), config, library, in_production=in_production),
+        *allowed,
         *judge_workers(workers, code_digest(project), settings, in_production=in_production),
     ]
 
@@ -52,7 +54,10 @@ def judge_server(
     grave: Level = "error" if in_production else "warning"
     version = str(info.get("redis_version", "0"))
     findings = []
-    if int(version.split(".", maxsplit=1)[0]) < OLDEST:
+    if info.get("redis_mode", "standalone") != "standalone":
+        text = f"it is a {str(info['redis_mode']).capitalize()}, and a queue needs one server"
+        findings.append(Finding("error", "Redis", text, "point REDIS_URL at the primary itself"))
+    if _is_too_old(info):
         cure = "use Redis 7.2 or newer, or Valkey"
         findings.append(Finding("error", "Redis", f"version {version} has no functions", cure))
     if info.get("role") == "slave":
@@ -73,7 +78,7 @@ def judge_server(
     if not config:
         cure = "check appendonly and maxmemory-policy by hand"
         findings.append(Finding("note", "Redis", "its configuration can't be read", cure))
-    if library is not None and library != _our_library():
+    if library is not None and library != engine_library():
         text = "another version of the queue's engine uses this server, and replaces our functions"
         findings.append(Finding("warning", "Redis", text, "give each project its own server"))
     return findings or [Finding("ok", "Redis", f"{version}: keeps what it is given")]
@@ -108,6 +113,16 @@ def judge_workers(
     return findings
 
 
+async def _fast_path(redis: Redis[str], info: dict[str, Any]) -> list[Finding]:
+    if info.get("role") == "slave" or _is_too_old(info):
+        return []  # it is no server to enqueue at, and that is said already
+    return await check_fast_path(redis.connection_pool)
+
+
+def _is_too_old(info: dict[str, Any]) -> bool:
+    return int(str(info.get("redis_version", "0")).split(".", maxsplit=1)[0]) < OLDEST
+
+
 async def _workers(redis: Redis[str], keys: Keys) -> list[WorkerView]:
     ids = await redis.zrange(keys.workers, 0, -1)
     texts = await redis.mget([keys.worker(str(one)) for one in ids]) if ids else ()
@@ -130,7 +145,3 @@ async def _library(redis: Redis[str]) -> str | None:
         return first_line(error)
     library = dict(found).get("streaq") if found else None
     return str(library["library_code"]) if library else None
-
-
-def _our_library() -> str:
-    return files("streaq").joinpath("lua/streaq.lua").read_text(encoding="utf-8")

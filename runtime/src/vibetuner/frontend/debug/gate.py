@@ -14,7 +14,8 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from vibetuner.config import Settings
-from vibetuner.frontend.debug.tickets import is_valid
+from vibetuner.frontend.debug.revoked import get_revoked
+from vibetuner.frontend.debug.tickets import read
 
 __all__ = ["COOKIE", "Gate", "is_open", "never_kept"]
 
@@ -64,7 +65,7 @@ class Gate:
             await self._websocket(scope, receive, send)
             return
         request = Request(scope, receive)
-        if not self._may_pass(request):
+        if not await self._may_pass(request):
             answer = await _not_found(request)
             await answer(scope, receive, never_kept(send))
         elif request.method not in SAFE_METHODS and not is_own_origin(request):
@@ -76,14 +77,17 @@ class Gate:
     async def _websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
         # A handshake has the headers of a GET, and its Origin counts as a change's does.
         request = Request({**scope, "type": "http", "method": "GET"}, receive)
-        if self._may_pass(request) and is_own_origin(request):
+        if await self._may_pass(request) and is_own_origin(request):
             await self._app(scope, receive, send)
         else:
             await send({"type": "websocket.close", "code": 1008})
 
-    def _may_pass(self, request: Request) -> bool:
-        ticket = request.cookies.get(COOKIE, "")
-        return self._free(request) or (bool(ticket) and is_valid(self._settings(), ticket))
+    async def _may_pass(self, request: Request) -> bool:
+        if self._free(request):
+            return True
+        shown = request.cookies.get(COOKIE, "")
+        ticket = read(self._settings(), shown) if shown else None
+        return ticket is not None and not await get_revoked().holds(ticket)
 
 
 FOREIGN = (

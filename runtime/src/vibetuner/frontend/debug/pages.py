@@ -20,7 +20,7 @@ from vibetuner.tasks.overview.cron import list_crons
 from vibetuner.tasks.overview.detail import find_task
 from vibetuner.tasks.overview.ids import whole_id
 from vibetuner.tasks.overview.listing import list_tasks
-from vibetuner.tasks.overview.model import Filters, State
+from vibetuner.tasks.overview.model import ENDED, Filters, State
 from vibetuner.tasks.overview.queue import this_queue
 from vibetuner.tasks.overview.stats import read_span
 from vibetuner.tasks.overview.when import parse_moment
@@ -90,7 +90,8 @@ async def task(request: Request, task_id: str) -> HTMLResponse:
     """One task, and why it isn't running."""
     queue = this_queue()
     detail = await find_task(queue, task_id)
-    _, reasons = await explain(queue, task_id)
+    # Of one that has ended the timeline says it all.
+    _, reasons = (None, []) if detail.row.state in ENDED else await explain(queue, task_id)
     progress = await read_progress(queue, task_id)
     return page(
         request,

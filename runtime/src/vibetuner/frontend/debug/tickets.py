@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from secrets import token_hex
 
@@ -12,30 +13,41 @@ from itsdangerous import BadSignature, URLSafeTimedSerializer
 from vibetuner.config import Settings
 from vibetuner.tasks.payload import signing_keys
 
-__all__ = ["LIFETIME_SECONDS", "is_valid", "issue", "token_matches"]
+__all__ = ["LIFETIME_SECONDS", "Ticket", "issue", "read", "token_matches"]
 
 LIFETIME_SECONDS = 8 * 3600
 
 
+@dataclass(frozen=True, slots=True)
+class Ticket:
+    """A ticket that is good, and for how many seconds more."""
+
+    id: str
+    seconds: float
+
+
 def issue(settings: Settings) -> str:
-    """A new ticket; :func:`is_valid` accepts it for eight hours."""
+    """A new ticket; :func:`read` accepts it for eight hours."""
     return _signer(settings).dumps(token_hex(8))
 
 
-def is_valid(settings: Settings, ticket: str, now: datetime | None = None) -> bool:
-    """Whether this project's key has signed ``ticket``, less than eight hours ago.
+def read(settings: Settings, ticket: str, now: datetime | None = None) -> Ticket | None:
+    """What this project's key has signed less than eight hours ago; None for anything else.
 
     A change of SECRET_KEY or of DEBUG_ACCESS_TOKEN ends every ticket; without a
     DEBUG_ACCESS_TOKEN none is valid.
     """
     if not _token(settings):
-        return False
+        return None
     try:
-        _, signed = _signer(settings).loads(ticket, return_timestamp=True)
+        name, signed = _signer(settings).loads(ticket, return_timestamp=True)
     except BadSignature:
-        return False
+        return None
     age: timedelta = (now or datetime.now(UTC)) - signed
-    return timedelta(0) <= age <= timedelta(seconds=LIFETIME_SECONDS)
+    left = timedelta(seconds=LIFETIME_SECONDS) - age
+    if age < timedelta(0) or left < timedelta(0):
+        return None
+    return Ticket(str(name), left.total_seconds())
 
 
 def token_matches(settings: Settings, given: str) -> bool:

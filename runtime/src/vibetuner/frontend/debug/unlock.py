@@ -8,7 +8,8 @@ from fastapi.responses import HTMLResponse, RedirectResponse
 from vibetuner.config import Settings, get_settings
 from vibetuner.frontend.debug.gate import COOKIE, NEVER_KEPT, is_open
 from vibetuner.frontend.debug.guesses import Guesses, TooManyWaiting
-from vibetuner.frontend.debug.tickets import LIFETIME_SECONDS, issue, token_matches
+from vibetuner.frontend.debug.revoked import get_revoked
+from vibetuner.frontend.debug.tickets import LIFETIME_SECONDS, issue, read, token_matches
 
 __all__ = ["make_router"]
 
@@ -47,9 +48,11 @@ def make_router(guesses: Guesses | None = None) -> APIRouter:
         raise HTTPException(404, headers=NEVER_KEPT)
 
     @router.get("/_lock-debug")
-    async def lock() -> Response:
-        """Take the ticket back."""
+    async def lock(request: Request) -> Response:
+        """Take the ticket back, and every copy of it."""
         settings = get_settings()
+        if ticket := read(settings, request.cookies.get(COOKIE, "")):
+            await get_revoked().add(ticket)
         response = RedirectResponse(HOME if is_open(settings) else LEFT, 303, HEADERS)
         response.delete_cookie(COOKIE, path="/", secure=_secure(settings), httponly=True)
         return response

@@ -6,7 +6,6 @@ import logging
 import os
 import socket
 import time
-from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
@@ -23,9 +22,9 @@ from vibetuner.config import get_settings
 from vibetuner.errors import first_line
 from vibetuner.project import code_digest, find_root, project_info
 from vibetuner.tasks.dead_letters.letter import plain_text, plain_traceback
+from vibetuner.tasks.journal.batch import Batch
 from vibetuner.tasks.journal.entry import Beat, Ended, FailedTry, Outcome, Started, bucket
-from vibetuner.tasks.journal.keys import MINUTE_MS
-from vibetuner.tasks.journal.write import Batch, write
+from vibetuner.tasks.journal.write import write
 
 __all__ = ["BEAT_SECONDS", "Recorder", "payload_of_run"]
 
@@ -36,7 +35,6 @@ P = ParamSpec("P")
 BEAT_SECONDS = 2.0
 WRITE_SECONDS = 0.25
 LEAVE_SECONDS = 2.0
-MOST_REMEMBERED = 20_000
 LONGEST_ERROR = 200
 LONGEST_TRACEBACK = 4000
 LARGEST_PAYLOAD = 4096
@@ -78,7 +76,8 @@ class Recorder:
     def started(self, run: TaskContext, queued: int) -> None:
         """A try begins."""
         one = Started(run.task_id, run.fn_name, run.tries, _now(), queued)
-        self._running[run.task_id] = self._batch.started[run.task_id] = one
+        self._running[one.task_id] = one
+        self._batch.begin(one)
 
     @_harmless
     def failing(self, task_id: str, error: BaseException) -> None:
@@ -105,11 +104,9 @@ class Recorder:
         if not finish:
             self._stopped(msg.task_id)
             one = FailedTry(tries, start_time, finish_time, self._worker.id, reason)
-            self._batch.tries.append((msg.task_id, one))
-            self._counts(finish_time)["retried"] += 1
-            self._keep_it_small()
+            self._batch.fail(msg.task_id, one)
             return
-        counts = self._counts(finish_time)
+        counts = self._batch.counts(finish_time)
         counts[f"r{bucket(finish_time - start_time)}"] += 1
         if tries <= 1:  # later tries wait on purpose
             counts[f"w{bucket(start_time - msg.enqueue_time)}"] += 1
@@ -161,9 +158,7 @@ class Recorder:
             else ""
         )
         kept = payload if payload and len(payload) <= LARGEST_PAYLOAD else b""
-        self._batch.ended.append((entry, kept, trace))
-        self._counts(entry.finished)[entry.outcome.value] += 1
-        self._keep_it_small()
+        self._batch.end(entry, kept, trace)
 
     @asynccontextmanager
     async def recording(self) -> AsyncIterator[None]:
@@ -200,36 +195,15 @@ class Recorder:
             await write(self._worker.redis, get_settings().redis_key_prefix, batch, _now())
         except (RedisError, OSError) as error:
             logger.debug("journal: %s", first_line(error))
-            self._take_back(batch)
+            batch.add(self._batch, self._running)
+            self._batch = batch
         except Exception:
             # It would fail again; and an error here would end the worker.
             logger.exception("the journal misses what happened in the last moment")
 
-    def _take_back(self, batch: Batch) -> None:
-        new, self._batch = self._batch, batch
-        batch.beat, batch.leaving = new.beat, new.leaving
-        batch.ended += new.ended
-        batch.stopped += new.stopped
-        batch.tries += new.tries
-        batch.started = dict(self._running)
-        for minute, counts in new.minutes.items():
-            batch.minutes.setdefault(minute, Counter()).update(counts)
-        self._keep_it_small()
-
-    def _keep_it_small(self) -> None:
-        if len(self._batch.ended) > MOST_REMEMBERED:
-            del self._batch.ended[: -MOST_REMEMBERED // 2]
-        if len(self._batch.tries) > MOST_REMEMBERED:
-            del self._batch.tries[: -MOST_REMEMBERED // 2]
-
     def _stopped(self, task_id: str) -> None:
         self._running.pop(task_id, None)
-        # What began and ended between two writes never stands among those that run.
-        if self._batch.started.pop(task_id, None) is None:
-            self._batch.stopped.append(task_id)
-
-    def _counts(self, at: int) -> Counter[str]:
-        return self._batch.minutes.setdefault(at // MINUTE_MS * MINUTE_MS, Counter())
+        self._batch.stop(task_id)
 
     def _beat(self) -> Beat:
         worker = self._worker

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from coredis import Redis, RedisCluster
 
-from vibetuner.tasks.journal.entry import Beat, Ended, FailedTry, Outcome, Started
+from vibetuner.tasks.journal.batch import Batch
+from vibetuner.tasks.journal.entry import Outcome
 from vibetuner.tasks.journal.keys import Keys
 
-__all__ = ["KEPT_SECONDS", "LIMITS", "Batch", "Limits", "write"]
+__all__ = ["KEPT_SECONDS", "LIMITS", "Limits", "write"]
 
 KEPT_SECONDS = 7 * 24 * 3600
 BEAT_KEPT_SECONDS = 60
@@ -112,38 +113,6 @@ if #batch.ended + #batch.started + #batch.stopped + #batch.tries > 0 or batch.le
   redis.call('expire', key('pulse'), kept)
 end
 """
-
-
-@dataclass(slots=True)
-class Batch:
-    """What has happened since the last one.
-
-    Args:
-        worker: who tells; empty for one that is no worker.
-        ended: tasks that ended, with what was enqueued, and with a traceback where one is worth it.
-        started: tasks that run now.
-        stopped: ids of tasks that do not run any more.
-        tries: failed tries by the task's id.
-        beat: what the worker says of itself, if it is time.
-        leaving: whether the worker stops as planned.
-        crons: names of the worker's cron tasks.
-    """
-
-    worker: str = ""
-    ended: list[tuple[Ended, bytes, str]] = field(default_factory=list)
-    started: dict[str, Started] = field(default_factory=dict)
-    stopped: list[str] = field(default_factory=list)
-    tries: list[tuple[str, FailedTry]] = field(default_factory=list)
-    beat: Beat | None = None
-    leaving: bool = False
-    crons: tuple[str, ...] = ()
-    minutes: dict[int, Counter[str]] = field(default_factory=dict)
-
-    @property
-    def is_empty(self) -> bool:
-        """Whether there is nothing to tell."""
-        happened = self.ended or self.started or self.stopped or self.tries
-        return not (happened or self.beat or self.leaving)
 
 
 async def write(

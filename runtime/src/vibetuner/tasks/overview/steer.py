@@ -13,8 +13,9 @@ from pydantic.errors import PydanticUserError
 
 from vibetuner.errors import TaskError, TaskNotFound
 from vibetuner.tasks.depends import is_injected
+from vibetuner.tasks.journal.batch import Batch
 from vibetuner.tasks.journal.entry import Ended, Outcome
-from vibetuner.tasks.journal.write import Batch, write
+from vibetuner.tasks.journal.write import write
 from vibetuner.tasks.overview.detail import Facts, find_row, gather, letter_of
 from vibetuner.tasks.overview.model import ENDED, State
 from vibetuner.tasks.overview.queue import Queue, now_ms

@@ -1,0 +1,71 @@
+"""One process of journal.py: enqueues no-op tasks, then runs a worker until the queue is empty."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sys
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+from uuid import uuid4
+
+variant, url, count = sys.argv[1], sys.argv[2], int(sys.argv[3])
+os.environ |= {
+    "REDIS_URL": url,
+    "REDIS_KEY_PREFIX": f"journal-{uuid4().hex[:8]}",
+    "SECRET_KEY": "benchmark" * 8,
+    "WORKER_CONCURRENCY": "32",
+    "ENVIRONMENT": "test",
+}
+
+
+def leave_out_the_journal() -> None:
+    """Let workers have a recorder that remembers nothing."""
+    from vibetuner.tasks import worker
+    from vibetuner.tasks.journal.recorder import Recorder
+
+    def nothing(*_: Any, **__: Any) -> None:
+        pass
+
+    class Silent(Recorder):
+        started = failing = finished = not_run = nothing  # type: ignore[assignment]
+
+        @asynccontextmanager
+        async def recording(self) -> AsyncIterator[None]:
+            yield
+
+    worker.Recorder = Silent  # type: ignore[misc]
+
+
+async def main() -> None:
+    """Enqueue ``count`` tasks at once, then drain them."""
+    from vibetuner.logs import configure_logging
+    from vibetuner.tasks.robust import robust_task
+
+    if variant == "without":
+        leave_out_the_journal()
+    configure_logging(debug=False, as_json=True)
+
+    moments: list[float] = []
+
+    @robust_task()
+    async def noop() -> None:
+        moments.append(time.perf_counter())
+
+    worker = noop.worker
+    async with worker:
+        await worker.enqueue_many([noop.enqueue() for _ in range(count)])
+    worker.burst = True
+    before = time.process_time()
+    await worker.run_async()
+    spent = time.process_time() - before
+    # From the first task to the last: a worker in burst mode may take two seconds more to stop, in
+    # which it does nothing, and does so more often without the journal.
+    drained = (len(moments) - 1) / (moments[-1] - moments[0])
+    print(json.dumps({"drained": drained, "spent": spent / count * 1e6}))
+
+
+asyncio.run(main())

@@ -1,0 +1,42 @@
+"""Whether what listens on our ports is ours."""
+
+from __future__ import annotations
+
+import json
+import socket
+from collections.abc import Iterator
+from contextlib import suppress
+from urllib.request import urlopen
+
+from vibetuner.cli.checks.finding import Finding
+from vibetuner.project import ProjectInfo
+
+__all__ = ["PORTS", "check_port"]
+
+PORTS = {8000: "web app", 11111: "monitor"}
+
+
+def check_port(project: ProjectInfo, port: int, what: str) -> Iterator[Finding]:
+    """Whether what is on one of our ports is ours."""
+    owner = _owner(port)
+    if owner == project.slug:
+        yield Finding("ok", "ports", f"{port}: this project's {what}")
+    elif owner is not None:
+        other = f"the project {owner}" if owner else "something else"
+        yield Finding(
+            "warning",
+            "ports",
+            f"{port}, for the {what}, is taken by {other}",
+            f"stop it, or choose another:  --port {port + 1}",
+        )
+
+
+def _owner(port: int) -> str | None:
+    """The project that answers there; None where nothing listens."""
+    with suppress(OSError), socket.create_connection(("127.0.0.1", port), 0.3):
+        try:
+            with urlopen(f"http://127.0.0.1:{port}/health", timeout=1.5) as answer:
+                return str(json.load(answer).get("project", ""))
+        except (OSError, ValueError, AttributeError):
+            return ""
+    return None

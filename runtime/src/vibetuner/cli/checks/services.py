@@ -1,0 +1,61 @@
+"""Every configured service, asked at the same time; all of them together have three seconds."""
+
+from __future__ import annotations
+
+import asyncio
+
+from vibetuner.cli.checks.finding import Finding, of_message
+from vibetuner.cli.checks.redis import check_redis
+from vibetuner.config import EMBEDDED, Settings
+from vibetuner.embedded import running_services
+from vibetuner.errors import first_line
+from vibetuner.project import ProjectInfo
+from vibetuner.resources.probe import PROBE_SECONDS, Probe, probe
+from vibetuner.resources.redis import innermost
+from vibetuner.resources.table import RESOURCES
+
+__all__ = ["check_services", "load_drivers"]
+
+
+def load_drivers(settings: Settings) -> None:
+    """Import what the services are asked with, which is no waiting of theirs."""
+    for resource in RESOURCES:
+        if resource.enabled(settings):
+            resource.load()
+
+
+async def check_services(settings: Settings, project: ProjectInfo) -> list[Finding]:
+    """Whether each answers; and of a Redis that does, whether it is one to keep tasks in."""
+    live = running_services(settings)
+    stopped = [name for name in ("redis_url", "mongodb_url") if getattr(live, name) == EMBEDDED]
+    findings = [
+        Finding("note", name, "embedded, and not running", "any command that needs it starts it")
+        for name in (one.removesuffix("_url") for one in stopped)
+    ]
+    asked = live.model_copy(update=dict.fromkeys(stopped))
+    probes, of_redis = await asyncio.gather(probe(asked), _look_at_redis(asked, project))
+    for one in probes:
+        findings.append(_answered(one))
+        if one.setting == "redis_url" and not one.problem:
+            findings += of_redis
+    return findings
+
+
+def _answered(one: Probe) -> Finding:
+    if one.problem:
+        return of_message(one.name, one.problem)
+    return Finding("ok", one.name, f"answers in {one.milliseconds:.0f} ms")
+
+
+async def _look_at_redis(settings: Settings, project: ProjectInfo) -> list[Finding]:
+    if not settings.redis_url:
+        return []
+    try:
+        async with asyncio.timeout(PROBE_SECONDS):
+            return await check_redis(settings, project)
+    except TimeoutError:
+        text = f"it can't be looked at within {PROBE_SECONDS:g} s, so busy or so far away is it"
+        return [Finding("warning", "Redis", text, "look at its load, and at the way to it")]
+    except Exception as error:  # noqa: BLE001 - whatever it is, the others are told of all the same
+        text = f"it can't be looked at: {first_line(innermost(error))}"
+        return [Finding("warning", "Redis", text, "give its user the right to INFO")]
