@@ -74,7 +74,7 @@ docs *args:
     @{{ run }} --group docs python scripts/docs.py "$@"
 
 [doc("Set the version, date the changelog, test updates, commit and tag: just release 0.2.0")]
-release version:
+release version *args:
     {{ run }} python scripts/release.py "$@"
 
 [doc("Take the README's pictures: the generated page, and the terminal that runs it")]

@@ -175,8 +175,13 @@ def table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
 
 
 def escape(cell: str) -> str:
-    """A cell's text, where a bar would end the cell."""
-    return cell.replace("|", "\\|")
+    """A cell's text, where a bar would end the cell; in code, readers of Markdown disagree how.
+
+    >>> escape("`dev|prod`")
+    '<code>dev&#124;prod</code>'
+    """
+    coded = re.sub(r"`([^`]*\|[^`]*)`", r"<code>\1</code>", cell)
+    return coded.replace("|", "&#124;")
 
 
 TABLES: dict[str, Callable[[], str]] = {

@@ -129,13 +129,14 @@ def wait_until(
     condition: Callable[[], object],
     *,
     seconds: float = 20,
+    pause: float = 0.05,
     what: Callable[[], str] = lambda: "a condition",
 ) -> None:
     """Poll ``condition`` until it holds; fails with ``what`` after ``seconds``."""
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, f"waited {seconds} s in vain for {what()}"
-        time.sleep(0.05)
+        time.sleep(pause)
 
 
 def wait_for_http(url: str, seconds: float = 20) -> None:

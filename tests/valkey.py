@@ -1,7 +1,8 @@
-"""A Valkey server of a test's own, to be taken away and brought back."""
+"""A Valkey of a test's own, to be taken away and brought back at the same address."""
 
 from __future__ import annotations
 
+import asyncio
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -10,19 +11,24 @@ from pathlib import Path
 from typing import Self
 
 from tests.processes import free_port, wait_until
+from vibetuner.config import Settings
 from vibetuner.embedded.packages import valkey_binary
 from vibetuner.embedded.wire import ask
 
 __all__ = ["Valkey"]
 
+LASTING = ("--appendonly", "yes", "--appendfsync", "always")
+
 
 class Valkey:
-    """A server of its own that can be killed, with a queue that survives on disk."""
+    """Started by ``with`` or by ``start()``; if ``lasting``, what it holds outlives a kill."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, lasting: bool = True) -> None:
+        self.port = free_port()
+        self.url = f"redis://127.0.0.1:{self.port}"
+        self.settings = Settings(redis_url=self.url, redis_key_prefix="own")
         self._folder = folder
-        self._port = free_port()
-        self.url = f"redis://127.0.0.1:{self._port}"
+        self._options = LASTING if lasting else ()
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
@@ -33,12 +39,13 @@ class Valkey:
         self.kill()
 
     def start(self) -> None:
-        """Start it; the workers find it when it is up."""
-        options = {"port": str(self._port), "bind": "127.0.0.1", "dir": str(self._folder)}
-        options |= {"appendonly": "yes", "appendfsync": "always", "save": ""}
-        arguments = [part for name, value in options.items() for part in (f"--{name}", value)]
+        """Start it, and wait until it answers."""
+        command = [valkey_binary(), "--port", str(self.port), "--bind", "127.0.0.1", "--save", ""]
         self._process = subprocess.Popen(
-            [str(valkey_binary()), *arguments], stdout=subprocess.DEVNULL
+            [*command, *self._options],
+            cwd=self._folder,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
         )
         wait_until(self._answers, what=lambda: "valkey")
 
@@ -48,15 +55,37 @@ class Valkey:
             self._process.kill()
             self._process.wait()
 
-    @contextmanager
-    def frozen(self) -> Iterator[None]:
-        """Inside the block it answers nobody, and hangs up on nobody."""
+    def freeze(self) -> None:
+        """Answer nobody, and hang up on nobody."""
         assert self._process is not None
         self._process.send_signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """Answer again."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGCONT)
+
+    @contextmanager
+    def frozen(self) -> Iterator[None]:
+        """Frozen inside the block."""
+        self.freeze()
         try:
             yield
         finally:
-            self._process.send_signal(signal.SIGCONT)
+            self.thaw()
+
+    async def tries(self, wanted: int) -> None:
+        """While it is away: hang up on those who call, until so many have."""
+        seen = asyncio.Semaphore(0)
+
+        def hang_up(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            writer.close()
+            seen.release()
+
+        async with await asyncio.start_server(hang_up, "127.0.0.1", self.port):
+            async with asyncio.timeout(15):
+                for _ in range(wanted):
+                    await seen.acquire()
 
     def _answers(self) -> bool:
-        return ask(self._port, b"PING\r\nQUIT\r\n").startswith(b"+PONG")
+        return ask(self.port, b"PING\r\nQUIT\r\n").startswith(b"+PONG")

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import ast
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from re import DOTALL, MULTILINE
 
 import pytest
 
@@ -25,6 +27,10 @@ PLAYED = [
     if page != TUTORIAL
     and any(b.language in {"python", "bash"} and not b.why_not_run for b in read_blocks(page))
 ]
+# A page that shows a file of a project.
+WITH_FILES = [
+    page for page in PAGES if any(b.file and b.language == "python" for b in read_blocks(page))
+]
 DECORATORS = {"task", "cron", "robust_task", "robust_cron"}
 PYPROJECT = """
 [project]
@@ -37,6 +43,8 @@ asyncio_mode = "auto"
 asyncio_default_fixture_loop_scope = "function"
 filterwarnings = ["error"]
 """
+# A page shows a part of a project, so ruff can't see what else is in its package.
+ISORT = "[lint.isort]\nknown-first-party = {}\n"
 
 
 @pytest.mark.slow
@@ -71,6 +79,27 @@ def test_a_block_that_does_not_run_says_why(page: Path):
     assert [b.place for b in blocks if b.why_not_run == ""] == []
     files = [block.file for block in blocks if block.file and not block.why_not_run]
     assert page == TUTORIAL or len(files) == len(set(files)), "a file is shown once, whole"
+
+
+@pytest.mark.parametrize("page", WITH_FILES, ids=lambda page: page.stem)
+def test_the_files_of_a_page_pass_a_projects_own_lint(page: Path, tmp_path: Path):
+    """Whoever copies them into a generated project has nothing to mend; examples may print."""
+    blocks = [b for b in read_blocks(page) if b.file and b.language == "python"]
+    write_files(tmp_path, blocks)
+    packages = [path.name for path in (tmp_path / "src").iterdir()]
+    (tmp_path / "ruff.toml").write_text(projects_lint() + ISORT.format(packages), "utf-8")
+    files = [tmp_path / block.file for block in blocks if block.file]
+    for look in (("check", "--ignore", "T201"), ("format", "--diff")):
+        command = (sys.executable, "-m", "ruff", *look, "--quiet", "--no-cache", *files)
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, f"{page}\n{done.stdout}{done.stderr}"
+
+
+def projects_lint() -> str:
+    """What a generated pyproject.toml says to ruff, as a file of ruff's own."""
+    template = (ROOT / "template" / "pyproject.toml.jinja").read_text(encoding="utf-8")
+    [section] = re.findall(r"^\[tool\.ruff\].*?(?=^\[tool\.(?!ruff))", template, MULTILINE | DOTALL)
+    return re.sub(r"(?m)^\[tool\.ruff\.?", "[", section).removeprefix("[]\n")
 
 
 def write_files(project: Path, blocks: list[Block]) -> None:

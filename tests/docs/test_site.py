@@ -97,6 +97,11 @@ def test_what_a_module_hands_out_stands_on_its_page(site: dict[Path, Page]):
     assert missing == []
 
 
+def test_a_bar_in_a_table_is_a_bar_on_the_page(site: dict[Path, Page]):
+    """GitHub takes a backslash before it away, and MkDocs shows that in code."""
+    assert [path.name for path in site if "\\|" in path.read_text("utf-8")] == []
+
+
 def test_a_picture_in_words_is_drawn_as_a_picture(site: dict[Path, Page]):
     """A browser would have to fetch a library first, and from elsewhere, to draw such a block."""
     sources = "\n".join(path.read_text("utf-8") for path in (ROOT / "docs").rglob("*.md"))

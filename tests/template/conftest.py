@@ -73,12 +73,17 @@ class Repository:
 @pytest.fixture
 def repository(tmp_path: Path) -> Repository:
     """The template with a release, v0.9.0, and a commit after it."""
-    folder, settings = tmp_path / "templates" / "vibetuner template", tmp_path / "gitconfig"
+    return make_repository(tmp_path)
+
+
+def make_repository(place: Path) -> Repository:
+    """The template in a new repository below a folder, with a release and a commit after it."""
+    folder, settings = place / "templates" / "vibetuner template", place / "gitconfig"
     settings.write_text(GIT_CONFIG, encoding="utf-8")
     environment = clean_environment(
         GIT_CONFIG_GLOBAL=str(settings),
         GIT_CONFIG_SYSTEM=os.devnull,
-        COPIER_CACHE_DIR=str(tmp_path / "copier-cache"),
+        COPIER_CACHE_DIR=str(place / "copier-cache"),
         UV_NO_GITHUB_FAST_PATH="1",
     )
     write_template(folder)

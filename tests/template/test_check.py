@@ -1,4 +1,4 @@
-"""A fresh project, checked by its own means."""
+"""A fresh project, checked by its own means; and again with everything that can be generated."""
 
 from __future__ import annotations
 
@@ -9,27 +9,50 @@ from copier import run_copy
 
 from tests.processes import clean_environment
 from tests.template.conftest import GIT_CONFIG, Repository, run
+from tests.template.test_generators import generate
 
 pytestmark = pytest.mark.slow
 
 
-def test_a_fresh_project_passes_its_own_check_and_stays_as_it_is(plain: Path, tmp_path: Path):
-    """Installed, formatted, linted, typed and tested with nothing running, without a diff."""
-    (tmp_path / "gitconfig").write_text(GIT_CONFIG, encoding="utf-8")
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory, plain: Path) -> Repository:
+    """One project for both, installed and committed."""
+    place = tmp_path_factory.mktemp("check")
+    (place / "gitconfig").write_text(GIT_CONFIG, encoding="utf-8")
     environment = clean_environment(
-        GIT_CONFIG_GLOBAL=str(tmp_path / "gitconfig"), UV_NO_GITHUB_FAST_PATH="1"
+        GIT_CONFIG_GLOBAL=str(place / "gitconfig"), UV_NO_GITHUB_FAST_PATH="1"
     )
-    project = Repository(tmp_path / "my-project", environment)
+    project = Repository(place / "my-project", environment)
     run_copy(str(plain), project.folder, defaults=True, quiet=True, unsafe=False)
     project.git("init", "--quiet")
-    uv = {"cwd": project.folder, "environment": environment, "seconds": 600}
-    run("uv", "sync", "--quiet", **uv)
+    uv(project, "sync", "--quiet")
     project.commit("Start")
+    return project
 
-    checked = run("uv", "run", "just", "check", **uv)
-    formatted = run("uv", "run", "just", "format", **uv)
 
-    assert " passed" in checked.stdout
-    assert "failed" not in checked.stdout
+def test_a_fresh_project_passes_its_own_check_and_stays_as_it_is(project: Repository):
+    """Formatted, linted, typed and tested with nothing running, without a diff."""
+    checked = uv(project, "run", "just", "check")
+    uv(project, "run", "just", "format")
+
+    assert " passed" in checked
+    assert "failed" not in checked
     assert project.git("status", "--porcelain") == ""
-    assert formatted.returncode == 0
+
+
+def test_all_that_can_be_generated_passes_it_too(project: Repository):
+    """Types included, and the tests that were written with it."""
+    generate(project.folder)
+    checked = uv(project, "run", "just", "check")
+
+    assert " passed" in checked
+    for name in ("test_plain_one.py", "test_reports.py", "test_invoice.py", "test_note.py"):
+        assert name in checked
+
+
+def uv(project: Repository, *arguments: str) -> str:
+    """What a command of uv prints."""
+    done = run(
+        "uv", *arguments, cwd=project.folder, environment=project.environment, seconds=900
+    )
+    return done.stdout

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
-from pathlib import Path
 
 import pytest
 
-from tests.template.conftest import Repository, run
+from tests.template.conftest import Repository, make_repository, run
 from tests.template.test_runtime_source import answers, source
 from tests.template.test_update import start
 
 pytestmark = pytest.mark.slow
 
+TEMPLATE_UPDATE = ("uv", "run", "just", "template-update")
 CHANGELOG = """# Changelog
 
 ## [Unreleased]
@@ -27,19 +29,41 @@ CHANGELOG = """# Changelog
 """
 
 
-@pytest.fixture
-def project(repository: Repository, tmp_path: Path) -> Repository:
-    """An installed project of v0.9.0, with a check of its own that is quick."""
-    project = start(repository, tmp_path / "my-project")
+CHECK = """
+check:
+    @test ! -e broken && echo checked && sleep "${PAUSE:-0}"
+"""
+
+
+@pytest.fixture(scope="module")
+def repository(tmp_path_factory: pytest.TempPathFactory) -> Repository:
+    """The template at v0.9.0."""
+    return make_repository(tmp_path_factory.mktemp("update"))
+
+
+@pytest.fixture(scope="module")
+def installed(repository: Repository) -> Repository:
+    """A project of v0.9.0 with a check of its own that is quick, while v0.9.1 is out."""
+    project = start(repository, repository.folder.parent / "my-project")
     with (project.folder / "justfile").open("a", encoding="utf-8") as file:
-        file.write("\ncheck:\n    @test ! -e broken && echo checked\n")
-    run("uv", "sync", "--quiet", cwd=project.folder, environment=project.environment, seconds=600)
-    project.commit("Make it mine")
+        file.write(CHECK)
+    sync(project)
+    project.commit("Make it mine", tag="mine")
     (repository.folder / "CHANGELOG.md").write_text(CHANGELOG, encoding="utf-8")
-    with (repository.folder / "template/.just/run.just").open("a", encoding="utf-8") as file:
-        file.write("\n# new in v0.9.1\n")
+    for name in (".just/run.just", "Dockerfile"):
+        with (repository.folder / "template" / name).open("a", encoding="utf-8") as file:
+            file.write("\n# new in v0.9.1\n")
     repository.commit("Next", tag="v0.9.1")
     return project
+
+
+@pytest.fixture
+def project(installed: Repository) -> Repository:
+    """That project, as it was before any update."""
+    installed.git("reset", "--quiet", "--hard", "mine")
+    installed.git("clean", "--quiet", "--force", "-d")
+    sync(installed)
+    return installed
 
 
 def test_an_update_from_one_version_to_the_next(project: Repository, repository: Repository):
@@ -47,10 +71,13 @@ def test_an_update_from_one_version_to_the_next(project: Repository, repository:
     (project.folder / "draft.txt").touch()
     refused = template_update(project)
     (project.folder / "draft.txt").unlink()
+    unknown = template_update(project, "v9.9.9")
     done = template_update(project)
 
     assert refused.returncode == 1
     assert "error: Commit or stash your changes first (draft.txt)" in refused.stderr
+    assert unknown.returncode == 1
+    assert "error: The template has no version v9.9.9; the newest is v0.9.1" in unknown.stderr
     assert done.returncode == 0, done.stdout + done.stderr
     assert "go from v0.9.0 to v0.9.1" in done.stdout
     assert "Recipes that sing." in done.stdout
@@ -77,16 +104,56 @@ def test_a_check_that_fails_tells_the_way_back(project: Repository):
     failed = template_update(project)
 
     assert failed.returncode != 0
-    [way_back] = [line.strip() for line in failed.stderr.splitlines() if "git reset" in line]
+    assert_way_back_leads_to(head, project, failed.stderr)
+
+
+def test_lines_that_both_have_changed_are_named_with_what_to_do(project: Repository):
+    """Nothing is installed then, and there is a way back."""
+    with (project.folder / "Dockerfile").open("a", encoding="utf-8") as file:
+        file.write("\n# mine\n")
+    project.commit("Edit the end")
+    head = project.git("rev-parse", "HEAD")
+    clashed = template_update(project)
+
+    assert clashed.returncode == 1
+    assert "have changed the same lines of Dockerfile\n" in clashed.stderr
+    assert "# mine\n=======\n# new in v0.9.1" in (project.folder / "Dockerfile").read_text("utf-8")
+    assert_way_back_leads_to(head, project, clashed.stderr)
+
+
+def test_ctrl_c_in_the_middle_tells_the_way_back(project: Repository):
+    """As a terminal sends it, to every process of the command, while the check runs."""
+    head = project.git("rev-parse", "HEAD")
+    process = subprocess.Popen(
+        TEMPLATE_UPDATE,
+        cwd=project.folder,
+        env=project.environment | {"PAUSE": "600"},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    assert process.stdout is not None
+    assert "checked\n" in iter(process.stdout.readline, "")
+    os.killpg(process.pid, signal.SIGINT)
+    _, stderr = process.communicate(timeout=60)
+
+    assert process.returncode == 130
+    assert_way_back_leads_to(head, project, stderr)
+
+
+def assert_way_back_leads_to(commit: str, project: Repository, stderr: str) -> None:
+    [way_back] = [line.strip() for line in stderr.splitlines() if "git reset" in line]
     run("sh", "-c", way_back, cwd=project.folder, environment=project.environment, seconds=600)
     assert project.git("status", "--porcelain") == ""
-    assert project.git("rev-parse", "HEAD") == head
+    assert project.git("rev-parse", "HEAD") == commit
     assert answers(project.folder)["_commit"] == "v0.9.0"
 
 
 def template_update(project: Repository, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        ["uv", "run", "just", "template-update", *arguments],
+        [*TEMPLATE_UPDATE, *arguments],
         cwd=project.folder,
         env=project.environment,
         stdin=subprocess.DEVNULL,
@@ -95,3 +162,7 @@ def template_update(project: Repository, *arguments: str) -> subprocess.Complete
         timeout=900,
         check=False,
     )
+
+
+def sync(project: Repository) -> None:
+    run("uv", "sync", "--quiet", cwd=project.folder, environment=project.environment, seconds=600)

@@ -120,13 +120,12 @@ def test_recopy_renews_the_templates_files_and_no_others(project: Repository):
     assert after["justfile"].endswith("check:\n    true\n")
 
 
-def test_pretending_changes_nothing(project: Repository):
-    """`copier update --pretend` only looks."""
+def test_pretending_changes_nothing(project: Repository, capsys: pytest.CaptureFixture[str]):
+    """`copier update --pretend` only looks, and says so."""
     before = rendered_files(project.folder, without=".git")
-    run_update(
-        project.folder, defaults=True, overwrite=True, quiet=True, pretend=True, unsafe=False
-    )
+    run_update(project.folder, defaults=True, overwrite=True, pretend=True, unsafe=False)
 
+    assert "Nothing was changed." in capsys.readouterr().err
     assert rendered_files(project.folder, without=".git") == before
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.valkeys import OwnValkey
+from tests.valkey import Valkey
 from vibetuner.config import Settings
 from vibetuner.resources.redis import make_client, open_redis
 from vibetuner.sse.event import Event
@@ -21,17 +21,17 @@ from vibetuner.sse.relay import open_relay
 
 
 @pytest.fixture
-def valkey(tmp_path: Path) -> Iterator[OwnValkey]:
+def valkey(tmp_path: Path) -> Iterator[Valkey]:
     """Forgets everything when it is killed."""
-    server = OwnValkey(tmp_path)
+    server = Valkey(tmp_path, lasting=False)
     yield server
     server.kill()
 
 
 @pytest.fixture
-def lasting_valkey(tmp_path: Path) -> Iterator[OwnValkey]:
+def lasting_valkey(tmp_path: Path) -> Iterator[Valkey]:
     """Knows after a restart what it knew before."""
-    server = OwnValkey(tmp_path, lasting=True)
+    server = Valkey(tmp_path)
     yield server
     server.kill()
 
@@ -81,18 +81,18 @@ LOST_AND_FOUND = ["event relay: lost Redis", "event relay: connected again"]
 
 
 async def test_the_relay_comes_back_with_redis_and_says_so_once_each_way(
-    lasting_valkey: OwnValkey, caplog: pytest.LogCaptureFixture
+    lasting_valkey: Valkey, caplog: pytest.LogCaptureFixture
 ):
     """However often it tries in between; a second outage is news again."""
     valkey = lasting_valkey
     caplog.set_level(logging.INFO, "vibetuner")
-    await valkey.start()
+    valkey.start()
     async with relaying(valkey.settings, Hub()) as (subscriber, _):
         for outage in (1, 2):
             valkey.kill()
             await until_said(caplog, "lost Redis", outage)
             await valkey.tries(2)
-            await valkey.start()
+            valkey.start()
             await until_said(caplog, "connected again", outage)
 
             await send(valkey.settings, str(outage))
@@ -102,19 +102,19 @@ async def test_the_relay_comes_back_with_redis_and_says_so_once_each_way(
 
 
 async def test_the_gap_is_filled_from_the_stream(
-    lasting_valkey: OwnValkey, caplog: pytest.LogCaptureFixture
+    lasting_valkey: Valkey, caplog: pytest.LogCaptureFixture
 ):
     """What others sent before this process was back arrives once, in order, before what follows."""
     valkey = lasting_valkey
     caplog.set_level(logging.INFO, "vibetuner")
-    await valkey.start()
+    valkey.start()
     async with relaying(valkey.settings, Hub()) as (subscriber, _):
         await send(valkey.settings, "before")
         assert await next_of(subscriber) == [("hello", "before")]
         valkey.kill()
         await until_said(caplog, "lost Redis")
         await valkey.tries(2)
-        await valkey.start()
+        valkey.start()
         await send(valkey.settings, *map(str, range(50)))  # the relay waits a moment longer
         await until_said(caplog, "connected again")
         await send(valkey.settings, "after")
@@ -124,17 +124,17 @@ async def test_the_gap_is_filled_from_the_stream(
 
 
 async def test_what_a_redis_that_forgets_has_lost_is_told(
-    valkey: OwnValkey, caplog: pytest.LogCaptureFixture
+    valkey: Valkey, caplog: pytest.LogCaptureFixture
 ):
     """A subscriber who had events gets a reset, and then what comes."""
     caplog.set_level(logging.INFO, "vibetuner")
-    await valkey.start()
+    valkey.start()
     async with relaying(valkey.settings, Hub()) as (subscriber, _):
         await send(valkey.settings, "before")
         assert await next_of(subscriber) == [("hello", "before")]
         valkey.kill()
         await until_said(caplog, "lost Redis")
-        await valkey.start()
+        valkey.start()
         await until_said(caplog, "connected again")
         await send(valkey.settings, "after")
 
@@ -142,12 +142,12 @@ async def test_what_a_redis_that_forgets_has_lost_is_told(
 
 
 async def test_a_connection_that_is_gone_without_a_word_is_noticed(
-    lasting_valkey: OwnValkey, caplog: pytest.LogCaptureFixture
+    lasting_valkey: Valkey, caplog: pytest.LogCaptureFixture
 ):
     """Nothing is heard any more, not even from oneself; then Redis thaws."""
     valkey = lasting_valkey
     caplog.set_level(logging.INFO, "vibetuner")
-    await valkey.start()
+    valkey.start()
     async with relaying(valkey.settings, Hub(), watch=0.2, silence=0.6) as (subscriber, _):
         valkey.freeze()
         await until_said(caplog, "lost Redis")
@@ -170,14 +170,14 @@ async def test_a_quiet_relay_is_not_taken_for_a_lost_one(
 
 
 async def test_a_web_process_starts_while_redis_is_away(
-    valkey: OwnValkey, caplog: pytest.LogCaptureFixture
+    valkey: Valkey, caplog: pytest.LogCaptureFixture
 ):
     """The relay lets it begin, and joins when Redis is there."""
     caplog.set_level(logging.INFO, "vibetuner")
     hub = Hub()
     async with make_client(valkey.settings) as client, asyncio.timeout(20):
         async with open_relay(history_of(client, valkey.settings), hub):
-            await valkey.start()
+            valkey.start()
             await until_said(caplog, "connected again")
             with hub.subscribe("news") as subscriber:
                 await send(valkey.settings, "you")

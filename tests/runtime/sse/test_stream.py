@@ -16,7 +16,7 @@ import pytest
 
 from tests.browsers import EventSource, listening
 from tests.processes import Site, free_port, wait_until
-from tests.valkeys import OwnValkey
+from tests.valkey import Valkey
 from vibetuner.resources.redis import make_client
 
 pytestmark = pytest.mark.slow
@@ -281,8 +281,8 @@ def test_open_streams_do_not_hold_up_a_stop(serve, environment, channel: str):
 
 def test_streams_go_on_over_a_restart_of_redis(serve, tmp_path: Path, channel: str):
     """Open ones are filled up from the stream; nobody has to return."""
-    valkey = OwnValkey(tmp_path, lasting=True)
-    asyncio.run(valkey.start())
+    valkey = Valkey(tmp_path)
+    valkey.start()
     try:
         variables = {"REDIS_URL": valkey.url, "REDIS_KEY_PREFIX": "restart"}
         with serve(**variables) as one, serve(**variables) as two:
@@ -291,7 +291,7 @@ def test_streams_go_on_over_a_restart_of_redis(serve, tmp_path: Path, channel: s
                 browser.wait_for(1)
                 valkey.kill()
                 one.command.wait_for("lost Redis")
-                asyncio.run(valkey.start())
+                valkey.start()
                 two.command.wait_for("connected again")
                 send(two, channel, "2", "3")
                 browser.wait_for(3)
@@ -306,15 +306,15 @@ def test_who_comes_while_redis_is_away_is_served_when_it_is_back(
     serve, tmp_path: Path, channel: str
 ):
     """An answer of 503 would make a browser give up for good."""
-    valkey = OwnValkey(tmp_path, lasting=True)
-    asyncio.run(valkey.start())
+    valkey = Valkey(tmp_path)
+    valkey.start()
     try:
         with serve(REDIS_URL=valkey.url, REDIS_KEY_PREFIX="away") as site:
             last = send(site, channel, "1")[0]
             valkey.kill()
             site.command.wait_for("lost Redis")
             with listening(f"{site.url}/events/{channel}", last_id=last) as browser:
-                asyncio.run(valkey.start())
+                valkey.start()
                 site.command.wait_for("connected again")
                 send(site, channel, "2")
                 browser.wait_for(1)

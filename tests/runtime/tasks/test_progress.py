@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.valkeys import OwnValkey
+from tests.valkey import Valkey
 from vibetuner.config import Settings, using_settings
 from vibetuner.sse.event import Event
 from vibetuner.sse.history import History, history_of
@@ -382,8 +382,8 @@ async def test_a_task_is_finished_though_its_end_cannot_be_told(
 
 async def test_an_end_that_redis_did_not_hear_is_told_when_it_is_back(tmp_path: Path):
     """Redis is away in the moment after the task was finished, and nobody's browser is there."""
-    valkey = OwnValkey(tmp_path, lasting=True)
-    await valkey.start()
+    valkey = Valkey(tmp_path)
+    valkey.start()
     try:
         with using_settings(valkey.settings):
             async with TaskWorker(valkey.settings) as own:
@@ -393,7 +393,7 @@ async def test_an_end_that_redis_did_not_hear_is_told_when_it_is_back(tmp_path: 
                 ends = Ends(own)
                 ends.tell("t", None, success=True)
                 await asyncio.sleep(0.3)
-                await valkey.start()
+                valkey.start()
                 assert (await until_closed(own, valkey.settings, "t"))[-1].name == "complete"
     finally:
         valkey.kill()

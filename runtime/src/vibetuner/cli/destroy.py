@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from vibetuner.cli.new import AsJson, DryRun, Force, Skip
+from vibetuner.cli.new import AsJson, DryRun, Force, Skip, nothing_written
 
 if TYPE_CHECKING:
     from vibetuner.scaffold.draft import Draft, Place
@@ -87,13 +87,14 @@ def _remove(  # noqa: PLR0913 - options
     dry_run: bool,
     as_json: bool,
 ) -> None:
-    from vibetuner.cli.new_work import carry_out, check_choice
-    from vibetuner.scaffold.draft import find_place
-    from vibetuner.scaffold.plan import plan_removal
+    with nothing_written():
+        from vibetuner.cli.new_work import carry_out, check_choice
+        from vibetuner.scaffold.draft import find_place
+        from vibetuner.scaffold.plan import plan_removal
 
-    check_choice(force=force, skip=skip)
-    place = find_place()
-    name = place.parse_name(text, kind)
-    plan = plan_removal(place, draft(place, name), force=force, skip=skip)
-    told = {} if plan.conflicts else facts(name)
+        check_choice(force=force, skip=skip)
+        place = find_place()
+        name = place.parse_name(text, kind)
+        plan = plan_removal(place, draft(place, name), force=force, skip=skip)
+        told = {} if plan.conflicts else facts(name)
     raise typer.Exit(carry_out(plan, dry_run=dry_run, as_json=as_json, facts=told))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -10,7 +12,7 @@ import typer
 if TYPE_CHECKING:
     from vibetuner.scaffold.draft import Draft, Place
 
-__all__ = ["AsJson", "DryRun", "Force", "Skip", "app"]
+__all__ = ["AsJson", "DryRun", "Force", "Skip", "app", "nothing_written"]
 
 app = typer.Typer(
     help="Write a task, a route or a model, with its test and its line in tune.py.",
@@ -139,14 +141,25 @@ def model(  # noqa: PLR0913, PLR0917 - options
     _write(draft, force=force, skip=skip, dry_run=dry_run, as_json=as_json)
 
 
+@contextmanager
+def nothing_written() -> Iterator[None]:
+    """Say so when Ctrl-C comes."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        print("interrupted: nothing was written", file=sys.stderr)
+        raise
+
+
 def _write(
     draft: Callable[[Place], Draft], *, force: bool, skip: bool, dry_run: bool, as_json: bool
 ) -> None:
-    from vibetuner.cli.new_work import carry_out, check_choice
-    from vibetuner.scaffold.draft import find_place
-    from vibetuner.scaffold.plan import plan_new
+    with nothing_written():
+        from vibetuner.cli.new_work import carry_out, check_choice
+        from vibetuner.scaffold.draft import find_place
+        from vibetuner.scaffold.plan import plan_new
 
-    check_choice(force=force, skip=skip)
-    place = find_place()
-    plan = plan_new(place, draft(place), force=force, skip=skip)
+        check_choice(force=force, skip=skip)
+        place = find_place()
+        plan = plan_new(place, draft(place), force=force, skip=skip)
     raise typer.Exit(carry_out(plan, dry_run=dry_run, as_json=as_json))

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import sys
+from contextlib import nullcontext
 from typing import Any
 
 from rich.console import Console
 from rich.text import Text
 
 from vibetuner.errors import CommandError
-from vibetuner.scaffold.changes import Change, apply_changes, diff
+from vibetuner.scaffold.changes import Change, apply_changes, diff, uninterrupted
 from vibetuner.scaffold.draft import Draft, find_place
 from vibetuner.scaffold.plan import Action, Plan, Step, plan_new
 from vibetuner.scaffold.rendering import EJECTED, list_templates
@@ -40,14 +41,17 @@ def carry_out(
         facts: what else the document should hold.
     """
     blocked = bool(plan.conflicts)
-    if not (blocked or dry_run):
-        apply_changes(plan.changes)
-    if as_json:
-        _print_json(plan, written=not (blocked or dry_run), facts=facts or {})
-    elif dry_run or blocked:
-        _print_diff(plan, [*plan.changes, *plan.conflicts] if dry_run else plan.conflicts)
-    else:
-        _print_done(plan)
+    written = not (blocked or dry_run)
+    # Whoever presses Ctrl-C while files are written still hears what was done.
+    with uninterrupted() if written else nullcontext():
+        if written:
+            apply_changes(plan.changes)
+        if as_json:
+            _print_json(plan, written=written, facts=facts or {})
+        elif written:
+            _print_done(plan)
+        else:
+            _print_diff(plan, [*plan.changes, *plan.conflicts] if dry_run else plan.conflicts)
     if blocked:
         names = ", ".join(c.path.relative_to(plan.place.root).as_posix() for c in plan.conflicts)
         raise CommandError(

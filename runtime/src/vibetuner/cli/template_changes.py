@@ -15,17 +15,21 @@ def template_changes(
     version: Annotated[
         str, typer.Argument(help="A version such as v0.2.0; the newest unless you say so.")
     ] = "",
+    committed: Annotated[
+        bool, typer.Option("--committed", help="Refuse while something is not committed.")
+    ] = False,
 ) -> None:
     """Show what is new in the template and the runtime since this project's version.
 
-    Exit code 0 when there is something, 3 when there is nothing newer, 1 when something is not
-    committed yet or the template can't be reached.
+    Exit code 0 when there is something, 3 when there is nothing newer, 1 when the template can't
+    be reached or something is not committed.
     """
     from vibetuner.cli.template_news import check_committed, fetch_news, sections_between
     from vibetuner.project import project_root
 
     root = project_root()
-    check_committed(root)
+    if committed:
+        check_committed(root)
     news = fetch_news(root, version)
     if news.present == news.next:
         print(f"{news.present} is {'this version' if version else 'the newest version'} already.")

@@ -53,9 +53,15 @@ def fetch_news(root: Path, version: str = "") -> News:
             f"{ANSWERS} names no version: this project was made from a folder. Make it follow a "
             "repository:  uvx copier recopy --vcs-ref v… gh:org/vibetuner-template"
         )
-    target = version or _newest(source) or present
+    versions, others = _fetch_names(source)
+    target = version or max(versions, key=_number, default=present)
     if target == present:
         return News(present, present, "")
+    if target not in versions | others:
+        raise CommandError(
+            f"The template has no version {target}; the newest is "
+            f"{max(versions, key=_number, default='none')}"
+        )
     with TemporaryDirectory() as folder:
         _git(
             "clone", "--quiet", "--no-checkout", "--branch", target, "--", source, folder, cwd=root
@@ -89,11 +95,12 @@ def git_url(source: str) -> str:
     return str(Path(source).expanduser()) if source.startswith("~") else source
 
 
-def _newest(source: str) -> str:
-    """The highest version among the tags, releases only; empty when there is none."""
-    listed = _git("ls-remote", "--tags", "--refs", "--", source, cwd=Path.cwd())
-    tags = re.findall(r"refs/tags/(v?\d+(?:\.\d+)+)$", listed, re.MULTILINE)
-    return max(tags, key=_number, default="")
+def _fetch_names(source: str) -> tuple[set[str], set[str]]:
+    """The released versions among the template's tags, and what else its tags and branches are."""
+    listed = _git("ls-remote", "--tags", "--heads", "--refs", "--", source, cwd=Path.cwd())
+    names = set(re.findall(r"refs/(?:tags|heads)/(\S+)$", listed, re.MULTILINE))
+    tags = set(re.findall(r"refs/tags/(v?\d+(?:\.\d+)+)$", listed, re.MULTILINE))
+    return tags, names - tags
 
 
 def _number(version: str) -> tuple[int, ...]:

@@ -14,7 +14,7 @@ from types import FrameType
 
 from vibetuner.errors import CommandError
 
-__all__ = ["Change", "apply_changes", "diff"]
+__all__ = ["Change", "apply_changes", "diff", "uninterrupted"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +38,7 @@ def apply_changes(changes: Sequence[Change]) -> None:
     done: list[Change] = []
     drafts: dict[Path, Path] = {}
     made: list[Path] = []
-    with _uninterrupted():
+    with uninterrupted():
         try:
             for change in changes:
                 _prepare(change, drafts, made)
@@ -56,6 +56,28 @@ def apply_changes(changes: Sequence[Change]) -> None:
         for change in changes:
             if change.after is None:
                 _remove_empty_folders(change.path.parent)
+
+
+@contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Hold Ctrl-C and SIGTERM back until what is inside is done; an error inside wins over them."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    came: list[int] = []
+
+    def remember(number: int, _: FrameType | None) -> None:
+        came.append(number)
+
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = {number: signal.signal(number, remember) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    if came:
+        signal.raise_signal(came[0])
 
 
 def diff(changes: Iterable[Change], root: Path) -> str:
@@ -155,25 +177,3 @@ def _remove_empty_folders(folder: Path) -> None:
         with suppress(OSError):
             (folder / "__pycache__").rmdir()
         folder.rmdir()
-
-
-@contextmanager
-def _uninterrupted() -> Iterator[None]:
-    """Hold Ctrl-C and SIGTERM back until everything is written, or nothing: milliseconds."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    came: list[int] = []
-
-    def remember(number: int, _: FrameType | None) -> None:
-        came.append(number)
-
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    before = {number: signal.signal(number, remember) for number in numbers}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-        if came:
-            signal.raise_signal(came[0])

@@ -14,7 +14,7 @@ from httpx2 import AsyncClient
 
 from tests.runtime.frontend.debug.conftest import HOSTILE, browsing
 from tests.runtime.tasks.dead_letters.conftest import make_letter, payload_of
-from tests.valkeys import OwnValkey
+from tests.valkey import Valkey
 from vibetuner.config import Settings, get_settings, using_settings
 from vibetuner.frontend.debug.events import ChangeStream
 from vibetuner.sse.hub import Hub
@@ -219,8 +219,8 @@ async def test_a_redis_that_is_gone_gives_a_page_that_says_so(
     worker: TaskWorker, settings: Settings, tmp_path: Path, fault: str
 ):
     """Each within five seconds, with what to check; once it is back, so are the pages."""
-    server = OwnValkey(tmp_path)
-    await server.start()
+    server = Valkey(tmp_path, lasting=False)
+    server.start()
     own = settings.model_copy(update={"redis_url": server.url, "mongodb_url": None})
     try:
         async with browsing(own) as client:
@@ -229,7 +229,7 @@ async def test_a_redis_that_is_gone_gives_a_page_that_says_so(
             began = time.monotonic()
             answers = await asyncio.gather(*(client.get(HOME + path) for path in PAGES))
             spent = time.monotonic() - began
-            server.thaw() if fault == "frozen" else await server.start()
+            server.thaw() if fault == "frozen" else server.start()
             back = await until(lambda: client.get(HOME), lambda a: a.status_code == 200)
     finally:
         server.kill()

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.valkeys import OwnValkey
+from tests.valkey import Valkey
 from vibetuner.config import Settings, using_settings
 from vibetuner.tasks.journal.batch import Batch
 from vibetuner.tasks.journal.entry import Beat, Ended, FailedTry, Outcome, Started
@@ -145,8 +145,8 @@ async def test_an_outage_loses_nothing_that_fits_into_memory(
     worker: TaskWorker, settings: Settings, tmp_path: Path
 ):
     """What Redis did not take waits for the next time."""
-    server = OwnValkey(tmp_path, lasting=True)
-    await server.start()
+    server = Valkey(tmp_path)
+    server.start()
     keys = Keys(settings.redis_key_prefix)
     with using_settings(settings.model_copy(update={"redis_url": server.url})):
         async with held_open(worker):
@@ -158,7 +158,7 @@ async def test_an_outage_loses_nothing_that_fits_into_memory(
                 end(recorder, "t2")
                 await server.tries(3)
                 end(recorder, "t3")
-                await server.start()
+                server.start()
                 entries = await journal(worker, keys.ended, 3)
     server.kill()
 

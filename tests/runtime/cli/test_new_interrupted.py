@@ -1,0 +1,112 @@
+"""`vibetuner new task`, stopped at the moments that matter: all three files, or none."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.processes import clean_environment, wait_until
+from tests.projects import write_project
+
+TASKS = "src/shop/tasks"
+# Large enough that its writing takes a while.
+LONG_TEMPLATE = "# {{ 'x' * 30_000_000 }}\n"
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """A project without tasks."""
+    return write_project(tmp_path / "shop")
+
+
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, -signal.SIGTERM)]
+)
+def test_a_signal_while_files_are_written_waits_for_all_three(
+    project: Path, number: signal.Signals, code: int
+):
+    """And is heard right after; nothing is left over beside them."""
+    (project / "scaffold").mkdir()
+    for name in ("task.py.jinja", "test_task.py.jinja"):
+        (project / "scaffold" / name).write_text(LONG_TEMPLATE)
+    with new_task(project) as process:
+        wait_until(lambda: leftovers(project), what=lambda: "the first file", pause=0)
+        process.send_signal(number)
+        stdout, stderr = process.communicate(timeout=60)
+
+    assert (process.returncode, stderr) == (code, "")
+    assert written(project) == 3
+    assert "Next:" in stdout
+    assert not leftovers(project)
+
+
+def test_ctrl_c_before_that_leaves_everything_as_it_was(project: Path):
+    """It reads the project's code, and one of the files doesn't come to an end."""
+    endless = project / "src" / "shop" / "endless.py"
+    os.mkfifo(endless)
+    with new_task(project) as process, opened_by_reader(endless):
+        process.send_signal(signal.SIGINT)
+        stdout, stderr = process.communicate(timeout=60)
+
+    assert (process.returncode, stdout) == (130, "")
+    assert stderr == "interrupted: nothing was written\n"
+    assert written(project) == 0
+    assert not (project / "tests").exists()
+    assert not leftovers(project)
+
+
+@contextmanager
+def new_task(project: Path) -> Iterator[subprocess.Popen[str]]:
+    """The command, running; it is killed when the test fails."""
+    with subprocess.Popen(
+        [sys.executable, "-m", "vibetuner", "new", "task", "send-report"],
+        cwd=project,
+        env=clean_environment(),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        with ExitStack() as stack:
+            stack.callback(process.kill)
+            yield process
+
+
+@contextmanager
+def opened_by_reader(fifo: Path) -> Iterator[None]:
+    """Wait until somebody reads from a pipe, and keep them waiting."""
+    opened: list[int] = []
+
+    def is_read() -> bool:
+        try:
+            opened.append(os.open(fifo, os.O_WRONLY | os.O_NONBLOCK))
+        except OSError:
+            return False
+        return True
+
+    wait_until(is_read, what=lambda: f"a reader of {fifo}")
+    try:
+        yield
+    finally:
+        os.close(opened[0])
+
+
+def written(project: Path) -> int:
+    """How many of the three are there."""
+    return (
+        (project / TASKS / "send_report.py").exists()
+        + (project / "tests/tasks/test_send_report.py").exists()
+        + ("send_report" in (project / "src/shop/tune.py").read_text())
+    )
+
+
+def leftovers(project: Path) -> list[Path]:
+    """Drafts that lie beside what they will be."""
+    return [*project.rglob(".*.py.*")]
