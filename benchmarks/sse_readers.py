@@ -1,7 +1,9 @@
 """The browsers of the event stream benchmark: ``sse_readers.py PORT CLIENTS CHANNELS EVENTS``.
 
-Writes ``ready`` when all of them listen, and one JSON object at the end. While events come it only
-notes what came when: whoever reads must not be what is measured.
+Writes ``ready`` when all of them listen. On a line ``SENT SECONDS`` it learns when the last event
+was sent, on the clock that all processes of a machine share, and how long to wait for it; then it
+writes one JSON object. While events come it only notes what came when: whoever reads must not be
+what is measured.
 """
 
 from __future__ import annotations
@@ -16,20 +18,24 @@ from bisect import bisect_left
 
 MARK = b"data: "
 EVENT = re.compile(rb"data: (\d{20})\r?\n")
-# After so long without an event none is waited for any more.
-SILENCE_SECONDS = 20.0
+# A thousand browsers are not one process: to wake it would cost a server that writes to them one by
+# one more than to write. It looks after pauses instead; what came in one came at its end.
+PAUSE_SECONDS = 0.002
+
+Chunks = list[tuple[int, bytes]]
 
 
 def main() -> None:
     port, clients, channels, events = map(int, sys.argv[1:])
     selector = selectors.DefaultSelector()
-    chunks: list[list[tuple[int, bytes]]] = [[] for _ in range(clients)]
-    for number in range(clients):
+    browsers: list[Chunks] = [[] for _ in range(clients)]
+    for number, chunks in enumerate(browsers):
         browser = open_browser(port, number % channels)
-        selector.register(browser, selectors.EVENT_READ, chunks[number])
+        selector.register(browser, selectors.EVENT_READ, (browser, chunks))
+    selector.register(sys.stdin, selectors.EVENT_READ)
     print("ready", flush=True)
-    receive(selector, clients * events)
-    report(chunks, clients * events)
+    sent, until = receive(selector, clients * events)
+    report(browsers, clients * events, until - sent)
 
 
 def open_browser(port: int, channel: int) -> socket.socket:
@@ -43,41 +49,58 @@ def open_browser(port: int, channel: int) -> socket.socket:
     return browser
 
 
-def receive(selector: selectors.BaseSelector, wanted: int) -> None:
-    """Note what comes, until all has come."""
-    clock, count, patience = time.monotonic_ns, 0, 60.0
-    while count < wanted and (ready := selector.select(patience)):
-        patience = SILENCE_SECONDS
-        for key, _ in ready:
-            data = key.fileobj.recv(262144)  # type: ignore[union-attr]
-            key.data.append((clock(), data))
+def receive(selector: selectors.BaseSelector, wanted: int) -> tuple[int, int]:
+    """Note what comes, until all has come or it has taken too long.
+
+    Returns when the last event was sent, and until when it was waited for.
+    """
+    clock, count = time.monotonic_ns, 0
+    sent = until = 0
+    space = bytearray(262144)
+    view = memoryview(space)
+    while not until or (count < wanted and clock() < until):
+        for key, _ in selector.select(max(0.0, (until - clock()) / 1e9) if until else None):
+            if key.data is None:
+                last, seconds = sys.stdin.readline().split()
+                sent, until = int(last), int(last) + int(float(seconds) * 1e9)
+                selector.unregister(sys.stdin)
+                continue
+            browser, chunks = key.data
+            size = browser.recv_into(space)
+            data = bytes(view[:size])
+            chunks.append((clock(), data))
             count += data.count(MARK)
+            if not size:
+                selector.unregister(browser)
+        time.sleep(PAUSE_SECONDS)
+    return sent, until
 
 
-def report(chunks: list[list[tuple[int, bytes]]], wanted: int) -> None:
+def report(browsers: list[Chunks], wanted: int, late: int) -> None:
     """Find each event, and the moment at which the last of its bytes came."""
     latencies: list[float] = []
     first_sent, last_came = sys.maxsize, 0
-    for browser in chunks:
+    for chunks in browsers:
         ends: list[int] = []
         size = 0
-        for _, data in browser:
+        for _, data in chunks:
             size += len(data)
             ends.append(size)
-        for event in EVENT.finditer(b"".join([data for _, data in browser])):
-            sent, came = int(event[1]), browser[bisect_left(ends, event.end())][0]
+        for event in EVENT.finditer(b"".join([data for _, data in chunks])):
+            sent, came = int(event[1]), chunks[bisect_left(ends, event.end())][0]
             first_sent, last_came = min(first_sent, sent), max(last_came, came)
             latencies.append((came - sent) / 1e6)
+    events = len(latencies)
+    latencies += [late / 1e6] * (wanted - events)
     latencies.sort()
-    seconds = (last_came - first_sent) / 1e9
     print(
         json.dumps(
             {
-                "delivered": len(latencies) / wanted,
-                "rate": len(latencies) / seconds,
-                "p50": latencies[len(latencies) // 2],
-                "p99": latencies[len(latencies) * 99 // 100],
-                "events": len(latencies),
+                "delivered": events / wanted,
+                "rate": events / (last_came - first_sent) * 1e9,
+                "p50": latencies[wanted // 2],
+                "p99": latencies[wanted * 99 // 100],
+                "events": events,
             }
         )
     )

@@ -2,7 +2,7 @@
 
 The same commands go to Redis whoever listens, many in one write, so that neither a driver nor a
 turn's round trip is measured. An event's data is the moment at which it was sent, in nanoseconds
-of the clock that all processes of a machine share.
+of the clock that all processes of a machine share. Writes the moment of the last.
 """
 
 from __future__ import annotations
@@ -25,9 +25,11 @@ def main() -> None:
         for number in range(int(events)):
             for first in range(0, int(channels), AT_ONCE):
                 names = range(first, min(first + AT_ONCE, int(channels)))
+                last = time.monotonic_ns()
                 redis.sendall(b"".join([commands(f"c{name}", number) for name in names]))
                 await_answers(redis, 4 * len(names))
             time.sleep(max(0.0, began + (number + 1) * pause - time.monotonic()))
+    print(last)
 
 
 def commands(channel: str, number: int) -> bytes:

@@ -207,6 +207,19 @@ def test_a_reader_that_cannot_keep_up_is_closed_and_comes_back_by_replay(
         assert [e.id for e in back.events] == [e.id for e in quick.events[got:]]
 
 
+@pytest.mark.skipif(not hasattr(socket, "TCP_USER_TIMEOUT"), reason="only Linux gives up so soon")
+def test_a_browser_that_neither_reads_nor_leaves_is_hung_up(
+    two_sites: tuple[Site, Site], channel: str
+):
+    """Its process is stopped, or its phone is off: nobody closes the connection but the server."""
+    one, _ = two_sites
+    with raw_stream(one, channel):
+        for _ in range(10):
+            send(one, channel, *["x" * 90_000] * 10)
+        assert inside(one)["subscribers"] == 1
+        wait_until(lambda: inside(one)["subscribers"] == 0, seconds=60)
+
+
 def test_a_keepalive_comes_when_nothing_else_does(two_sites: tuple[Site, Site], channel: str):
     """After fifteen seconds; the comment is no event."""
     one, _ = two_sites

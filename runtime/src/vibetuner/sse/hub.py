@@ -16,8 +16,8 @@ __all__ = ["KEEPALIVE_SECONDS", "Hub", "get_hub"]
 KEEPALIVE_SECONDS = 15.0
 
 # A wake-up costs as much as an event or twenty: those that come together are sent together. While
-# they keep coming, as much time is spent collecting as it took to wake everybody; the first after
-# a pause goes out at once.
+# they come faster than they are sent, as much time is spent collecting as it took to wake
+# everybody; otherwise they go out at once.
 COLLECT_SECONDS = 0.002
 COLLECT_SECONDS_AT_MOST = 0.05
 
@@ -34,6 +34,7 @@ class Hub:
     def __init__(self, *, keepalive: float = KEEPALIVE_SECONDS) -> None:
         self._feeds: dict[str, Feed] = {}
         self._to_wake: set[Feed] = set()
+        self._waiting = 0
         self._keepalive = keepalive
         self._waking: asyncio.TimerHandle | None = None
         self._beating: asyncio.TimerHandle | None = None
@@ -110,6 +111,7 @@ class Hub:
 
     def _wake_soon(self, feed: Feed) -> None:
         self._to_wake.add(feed)
+        self._waiting += 1
         if self._waking is None:
             loop = asyncio.get_running_loop()
             soonest = loop.time() + COLLECT_SECONDS
@@ -118,12 +120,14 @@ class Hub:
     def _wake(self) -> None:
         self._waking = None
         feeds, self._to_wake = self._to_wake, set()
+        crowded, self._waiting = self._waiting > len(feeds), 0
         loop = asyncio.get_running_loop()
         began = loop.time()
         for feed in feeds:
             feed.wake()
-        # It is called when all who were woken have had their turn.
-        loop.call_soon(self._note_cost, began)
+        if crowded:
+            # It is called when all who were woken have had their turn.
+            loop.call_soon(self._note_cost, began)
 
     def _note_cost(self, began: float) -> None:
         now = asyncio.get_running_loop().time()
