@@ -5,8 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Any
 
-from anyio import TASK_STATUS_IGNORED, CancelScope
-from anyio.abc import TaskStatus
+from anyio import CancelScope
 from streaq import StreaqError, StreaqRetry
 from streaq.task import RegisteredTask
 from streaq.types import StreamMessage, StreaqCancelled
@@ -37,18 +36,14 @@ class AccountingWorker(StoppableWorker):
         self._reporter = Reporter(self, self._recorder)
         self._ends = Ends(self)
 
-    async def run_async(self, *, task_status: TaskStatus[None] = TASK_STATUS_IGNORED) -> None:
-        """Run tasks; what has ended is told before it returns."""
-        try:
-            await super().run_async(task_status=task_status)
-        finally:
-            with CancelScope(shield=True):
-                await self._ends.flush()
-
     async def run_consumers(self, *args: Any, **kwargs: Any) -> None:
-        """Run the consumers, and write down what happens."""
+        """Run the consumers, and write down what happens; at the end everything is told."""
         async with self._recorder.recording():
-            await super().run_consumers(*args, **kwargs)
+            try:
+                await super().run_consumers(*args, **kwargs)
+            finally:
+                with CancelScope(shield=True):
+                    await self._ends.flush()
 
     async def run_task(self, msg: StreamMessage) -> None:
         """Run one task, which may report its progress."""
