@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import count
 from typing import Any, NamedTuple
 
@@ -41,6 +43,7 @@ class _Batch:
     future: asyncio.Future[list[Any]]
     values: list[Any] = field(default_factory=list)
     size: int = 0
+    step: str = ""
 
 
 class Ends:
@@ -77,14 +80,30 @@ class Ends:
 
     def _send(self) -> None:
         batch, self._batch = self._batch, None
-        if batch is not None:
-            task = self._loop.create_task(self._finish(batch))
+        if batch is None:
+            return
+        batch.step = f"{self._head[1]}:{next(self._steps)}"
+        try:
+            answer = self._library.ask("finish", self._keys, self._values(batch, again=False))
+        except Disconnected as error:
+            batch.future.set_exception(error)
+        else:
+            answer.add_done_callback(partial(self._take, batch))
+
+    def _take(self, batch: _Batch, answer: asyncio.Future[list[Any]]) -> None:
+        if batch.future.done():
+            return
+        if answer.cancelled() or answer.exception() is not None:
+            task = self._loop.create_task(self._insist(batch))
             self._sending.add(task)
             task.add_done_callback(self._sending.discard)
+        else:
+            batch.future.set_result(answer.result())
 
-    async def _finish(self, batch: _Batch) -> None:
+    async def _insist(self, batch: _Batch) -> None:
+        """Send them again after a loss: the server knows what it has answered to this step."""
         try:
-            outcomes = await self._insist(batch)
+            outcomes = await self._send_again(batch)
         except Exception as error:  # noqa: BLE001 - it is raised where it is waited for
             if not batch.future.done():
                 batch.future.set_exception(error)
@@ -92,19 +111,17 @@ class Ends:
             if not batch.future.done():
                 batch.future.set_result(outcomes)
 
-    async def _insist(self, batch: _Batch) -> list[Any]:
-        """Send them, again after a loss: the server knows what it has answered to this step."""
-        now, step = round(time.time() * 1000), f"{self._head[1]}:{next(self._steps)}"
-        again = False
-        for pause in (*PATIENCE_SECONDS, None):
-            values = [*self._head, now, step, int(again), *batch.values]
-            try:
-                outcomes: list[Any] = await self._library.call("finish", self._keys, values)
-            except Disconnected:
-                if pause is None:
-                    raise
-                again = True
-                await asyncio.sleep(pause)
-            else:
-                return outcomes
-        raise AssertionError("unreachable")
+    async def _send_again(self, batch: _Batch) -> list[Any]:
+        values = self._values(batch, again=True)
+        for pause in PATIENCE_SECONDS:
+            with suppress(Disconnected):
+                return await self._call(values)
+            await asyncio.sleep(pause)
+        return await self._call(values)
+
+    async def _call(self, values: list[Any]) -> list[Any]:
+        outcomes: list[Any] = await self._library.call("finish", self._keys, values)
+        return outcomes
+
+    def _values(self, batch: _Batch, *, again: bool) -> list[Any]:
+        return [*self._head, round(time.time() * 1000), batch.step, int(again), *batch.values]

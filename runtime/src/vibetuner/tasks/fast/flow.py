@@ -7,32 +7,25 @@ import logging
 from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import Any, NamedTuple
+from functools import partial
+from typing import Any
 
 from anyio import CancelScope
-from coredis.exceptions import RedisError
+from coredis.exceptions import ConnectionError as Disconnected
+from coredis.exceptions import RedisError, ResponseError
 from streaq.constants import REDIS_GROUP
 from streaq.types import StreamMessage
 
 from vibetuner.resources.wire import Wire
 from vibetuner.tasks.fast.ends import End, Ends
 from vibetuner.tasks.fast.library import Library
+from vibetuner.tasks.fast.waves import Begun, Waves
 
-__all__ = ["Begun", "Flow"]
+__all__ = ["Flow"]
 
 logger = logging.getLogger(__name__)
 
 UNBLOCK_SECONDS = 2
-PORTIONS = 2
-
-
-class Begun(NamedTuple):
-    """A message that this worker has begun, or that another has taken over: then ``tries`` is 0."""
-
-    message: StreamMessage
-    payload: bytes | None = None
-    tries: int = 0
-    aborted: bool = False
 
 
 class Flow:
@@ -68,18 +61,15 @@ class Flow:
         self._priorities = list(priorities)
         self._idle_ms = idle_ms
         self._slots = slots
-        # In portions the server begins tasks while others run here.
-        self._portion = max(1, slots // PORTIONS)
+        self._waves = Waves(slots)
         self._loop = asyncio.get_running_loop()
         self._waiting: deque[StreamMessage] = deque()
-        self._begun: deque[Begun] = deque()
-        self._idle: deque[asyncio.Future[None]] = deque()
         self._active: set[str] = set()  # a slot each, until their end is on its way
         self._held: set[str] = set()  # and until it is recorded
-        self._starting: set[asyncio.Task[None]] = set()
+        self._starting: set[asyncio.Future[Any]] = set()
         self._filling = False
         self._room = asyncio.Event()
-        self._error: Exception | None = None
+        self._error: BaseException | None = None
 
     @property
     def is_empty(self) -> bool:
@@ -88,13 +78,7 @@ class Flow:
 
     async def next(self) -> Begun | None:
         """The next message for a free slot; None when there will be no more."""
-        while not self.stopping:
-            if self._begun:
-                return self._begun.popleft()
-            idle = self._loop.create_future()
-            self._idle.append(idle)
-            await idle
-        return None
+        return await self._waves.next()
 
     def done(self, message: StreamMessage) -> None:
         """Tell that nothing more is to be done for a message that :meth:`next` has given out."""
@@ -151,12 +135,8 @@ class Flow:
         self.stopping = True
         while self._starting:
             await asyncio.wait(self._starting)
-        begun, waiting = list(self._begun), list(self._waiting)
-        self._begun.clear()
+        begun, waiting = self._waves.stop(), list(self._waiting)
         self._waiting.clear()
-        for idle in self._idle:
-            if not idle.done():
-                idle.set_result(None)
         ends = [
             self.ends.record(End("h", m.priority, m.message_id, m.task_id))
             for m in (item.message for item in begun if item.tries)
@@ -193,46 +173,50 @@ class Flow:
         self._filling = False
         free = min(self._slots - len(self._active), len(self._waiting))
         self._room.set()
-        if self.stopping or self._error is not None:
+        if free <= 0 or self.stopping or self._error is not None:
             return
-        while free > 0:
-            count = min(free, self._portion)
-            free -= count
-            self._begin([self._waiting.popleft() for _ in range(count)])
-
-    def _begin(self, messages: list[StreamMessage]) -> None:
+        messages = [self._waiting.popleft() for _ in range(free)]
         ids = [message.message_id for message in messages]
         self._active.update(ids)
         self._held.update(ids)
-        task = self._loop.create_task(self._start(messages))
-        self._starting.add(task)
-        task.add_done_callback(self._starting.discard)
-
-    async def _start(self, messages: list[StreamMessage]) -> None:
         values: list[Any] = [REDIS_GROUP, self._consumer]
         for message in messages:
             values += (message.priority, message.message_id, message.task_id)
         try:
-            answers = await self._library.call("start", (self._prefix,), values)
+            answer = self._library.ask("start", (self._prefix,), values)
         except RedisError as error:
             self._break(error)
             return
-        for message, answer in zip(messages, answers, strict=True):
-            self._begun.append(
-                Begun(message)
-                if answer is None
-                else Begun(message, answer[0], answer[1], bool(answer[2]))
-            )
-        self._wake(len(messages))
+        self._starting.add(answer)
+        answer.add_done_callback(partial(self._take_started, messages, values))
 
-    def _wake(self, count: int) -> None:
-        while count and self._idle:
-            idle = self._idle.popleft()
-            if not idle.done():
-                idle.set_result(None)
-                count -= 1
+    def _take_started(
+        self, messages: list[StreamMessage], values: list[Any], answer: asyncio.Future[Any]
+    ) -> None:
+        self._starting.discard(answer)
+        error = Disconnected("It was cancelled") if answer.cancelled() else answer.exception()
+        if error is None:
+            self._keep_begun(messages, answer.result())
+        elif isinstance(error, ResponseError):  # perhaps the server has forgotten our functions
+            task = self._loop.create_task(self._start_again(messages, values))
+            self._starting.add(task)
+            task.add_done_callback(self._starting.discard)
+        else:
+            self._break(error)
 
-    def _break(self, error: Exception) -> None:
+    async def _start_again(self, messages: list[StreamMessage], values: list[Any]) -> None:
+        try:
+            self._keep_begun(messages, await self._library.call("start", (self._prefix,), values))
+        except RedisError as error:
+            self._break(error)
+
+    def _keep_begun(self, messages: list[StreamMessage], answers: list[Any]) -> None:
+        self._waves.put(
+            Begun(message) if answer is None else Begun(message, *answer)
+            for message, answer in zip(messages, answers, strict=True)
+        )
+
+    def _break(self, error: BaseException) -> None:
         logger.debug("starting tasks failed: %s", error)
         self._error = error
         self._room.set()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import logging
 from functools import cache
@@ -41,15 +42,19 @@ class Library:
                 return False
         return True
 
+    def ask(self, name: str, keys: tuple[str, ...], values: list[Any]) -> asyncio.Future[Any]:
+        """Call a function; it fails when the server has forgotten it, having done nothing."""
+        return self.wire.call(*self._heads[name], len(keys), *keys, *values)
+
     async def call(self, name: str, keys: tuple[str, ...], values: list[Any]) -> Any:
         """Call a function; one that the server has forgotten is loaded again first."""
         try:
-            return await self.wire.call(*self._heads[name], len(keys), *keys, *values)
+            return await self.ask(name, keys, values)
         except ResponseError as error:
             # Nothing was done, so that doing it now is not doing it twice.
             if not any(word in str(error) for word in GONE) or not await self.load():
                 raise
-        return await self.wire.call(*self._heads[name], len(keys), *keys, *values)
+        return await self.ask(name, keys, values)
 
     async def unblock(self, client: int) -> None:
         """End the blocking call of another connection of ours."""

@@ -16,7 +16,7 @@ from streaq.task import RegisteredTask, _task_context
 from streaq.types import StreamMessage, StreaqCancelled
 from streaq.utils import datetime_ms, now_ms, to_ms, to_seconds
 
-from vibetuner.tasks.fast.flow import Begun
+from vibetuner.tasks.fast.waves import Begun
 
 if TYPE_CHECKING:
     from vibetuner.tasks.fast.worker import FastWorker

@@ -17,10 +17,11 @@ from streaq.utils import now_ms, to_ms, to_tuple
 from vibetuner.resources.wire import Address, Wire
 from vibetuner.tasks.fast.due import DueClock
 from vibetuner.tasks.fast.ends import SUPERSEDED, End
-from vibetuner.tasks.fast.flow import Begun, Flow
+from vibetuner.tasks.fast.flow import Flow
 from vibetuner.tasks.fast.library import Library
 from vibetuner.tasks.fast.queue import FastQueue
 from vibetuner.tasks.fast.trial import Trial
+from vibetuner.tasks.fast.waves import Begun
 
 __all__ = ["FastWorker"]
 
