@@ -26,7 +26,7 @@ rewrites this page; `just bench imports` does one question, and `just bench --be
 installs the existing product from PyPI, in an environment that is thrown away, to measure it in \
 turn with ours.
 
-Times are medians of several runs, those of event streams of one, on a machine that has other \
+Times are medians of several runs, on a machine that has other \
 things to do; commands that are compared take turns. Memory is in MiB, as \
 `ps` and `top` count; files are in MB. *Beside* was \
 measured in the same minutes as ours; *as measured by others* is quoted: it was measured on the \
