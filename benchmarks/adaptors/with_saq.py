@@ -1,0 +1,24 @@
+"""SAQ. Tuned: more operations at a time than its 20."""
+
+from __future__ import annotations
+
+from contextlib import asynccontextmanager
+from typing import Any
+
+from saq import Queue
+from yardstick import BIN, CONCURRENCY, TUNED, URL, note
+
+WORKER = [BIN / "saq", "with_saq.settings"]
+queue = Queue.from_url(URL, **({"max_concurrent_ops": 200} if TUNED else {}))
+
+
+async def noop(_ctx: Any) -> None:
+    note()
+
+
+settings = {"queue": queue, "functions": [noop], "concurrency": CONCURRENCY}
+
+
+@asynccontextmanager
+async def client():
+    yield lambda: queue.enqueue("noop"), lambda: queue.apply("noop")
