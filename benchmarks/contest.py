@@ -35,9 +35,12 @@ def compare(*, tuned: bool) -> Table:
     seen: Measured = {engine.title: [] for engine in ENGINES}
     with join(workplace() / "services", ["redis"], command="benchmark") as lease:
         for number in range(ROUNDS):
-            print(f"round {number + 1} of {ROUNDS}", file=sys.stderr, flush=True)
             for engine in ENGINES:
-                seen[engine.title].append(run_once(engine, lease.urls["redis"], tuned=tuned))
+                run = run_once(engine, lease.urls["redis"], tuned=tuned)
+                seen[engine.title].append(run)
+                said = f"{run.drained:.0f} drained, {run.enqueued:.0f} enqueued a second"
+                said += f", {median(run.results):.1f} ms to a result"
+                print(f"{number + 1}. {engine.title}: {said}", file=sys.stderr, flush=True)
     note = HOW.format(rounds=ROUNDS, versions=versions(ENGINES))
     return Table(HEADER, [line(engine, seen) for engine in ENGINES], f"{note}\n\n{verdict(seen)}")
 

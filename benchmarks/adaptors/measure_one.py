@@ -22,8 +22,8 @@ from pathlib import Path
 
 from yardstick import MARKS
 
-RESULTS, RESULT_SECONDS = 200, 1.0
-SETTLE_SECONDS = 0.3
+RESULTS, RESULT_SECONDS = 100, 0.6
+SETTLE_SECONDS = 0.2
 PATIENCE_SECONDS = 60
 
 
@@ -46,7 +46,7 @@ async def main(name: str, count: int) -> None:
 
 
 async def wait_for_results(result: Callable[[], Awaitable[object]]) -> list[float]:
-    """Milliseconds of each; two hundred, or as many as a second has, but no less than five."""
+    """Milliseconds of each; a hundred, or what half a second has room for, but no less than five."""
     waited: list[float] = []
     until = time.monotonic() + RESULT_SECONDS
     while len(waited) < RESULTS and (time.monotonic() < until or len(waited) < 5):
