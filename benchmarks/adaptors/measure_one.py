@@ -46,7 +46,7 @@ async def main(name: str, count: int) -> None:
 
 
 async def wait_for_results(result: Callable[[], Awaitable[object]]) -> list[float]:
-    """Milliseconds of each; a hundred, or what half a second has room for, but no less than five."""
+    """Milliseconds of each; a hundred, or what half a second has room for, at least five."""
     waited: list[float] = []
     until = time.monotonic() + RESULT_SECONDS
     while len(waited) < RESULTS and (time.monotonic() < until or len(waited) < 5):
