@@ -50,15 +50,15 @@ PREFORK, THREADS = {"BENCH_POOL": "prefork"}, {"BENCH_POOL": "threads"}
 CELERY = ("celery[redis]", "hiredis")
 # All that speak through redis-py get hiredis, which is faster than what they come with.
 ENGINES = (
-    Engine("SAQ", "with_saq", ("saq[redis]", "hiredis", "typing-extensions"), 800, 1000),
+    Engine("SAQ", "with_saq", ("saq[redis]", "hiredis", "typing-extensions"), 500, 1000),
     Engine("taskiq", "with_taskiq", ("taskiq", "taskiq-redis", "hiredis"), 500, 1000),
     Engine("dramatiq", "with_dramatiq", ("dramatiq[redis]", "hiredis"), 1000, 2000),
-    Engine("arq", "with_arq", ("arq", "hiredis"), 500, 1000),
-    Engine("Celery, prefork", "with_celery", CELERY, 600, 800, PREFORK),
-    Engine("Celery, threads", "with_celery", CELERY, 500, 600, THREADS),
+    Engine("arq", "with_arq", ("arq", "hiredis"), 300, 1000),
+    Engine("Celery, prefork", "with_celery", CELERY, 400, 800, PREFORK),
+    Engine("Celery, threads", "with_celery", CELERY, 400, 600, THREADS),
     Engine("RQ", "with_rq", ("rq", "hiredis"), 40, 250),
     Engine("docket", "with_docket", ("pydocket", "hiredis"), 500, 500),
-    Engine("streaq alone", "with_streaq", ("streaq",), 500, 500),
+    Engine("streaq alone", "with_streaq", ("streaq",), 400, 400),
     Engine("ours", "with_ours", (), 4000, 4000),
 )  # fmt: skip
 

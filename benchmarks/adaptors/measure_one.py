@@ -46,10 +46,10 @@ async def main(name: str, count: int) -> None:
 
 
 async def wait_for_results(result: Callable[[], Awaitable[object]]) -> list[float]:
-    """Milliseconds of each; a hundred, or what half a second has room for, at least five."""
+    """Milliseconds of each; a hundred, or what half a second has room for, at least three."""
     waited: list[float] = []
     until = time.monotonic() + RESULT_SECONDS
-    while len(waited) < RESULTS and (time.monotonic() < until or len(waited) < 5):
+    while len(waited) < RESULTS and (time.monotonic() < until or len(waited) < 3):
         began = time.perf_counter()
         await result()
         waited.append((time.perf_counter() - began) * 1000)
