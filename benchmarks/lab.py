@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import shutil
@@ -14,6 +15,7 @@ from functools import cache
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
+from typing import Any
 
 from copier import run_copy
 
@@ -29,14 +31,29 @@ Command = Sequence[str | Path]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Figure:
-    """One line of a table. ``beside`` was measured here and now, ``reported`` by others."""
+    """One line of a table. ``beside`` was measured here and now, ``reported`` by others.
+
+    A spread is the least and the most of all rounds; ``held`` says whether the aim is reached.
+    """
 
     what: str
     ours: float
     unit: str
     aim: str = ""
+    held: bool | None = None
+    spread: tuple[float, float] | None = None
     beside: float | None = None
+    beside_spread: tuple[float, float] | None = None
     reported: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A table of a shape of its own, for what has more than one beside it; cells are Markdown."""
+
+    header: tuple[str, ...]
+    rows: list[tuple[str, ...]]
+    note: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,6 +173,20 @@ def existing(*extras: str) -> Path:
     for command in commands:
         subprocess.run(command, cwd=workplace(), env=clean_env(), check=True)
     return target
+
+
+def ask_child(script: Path, *arguments: str | int, folder: Path) -> dict[str, Any]:
+    """What one run of a small program of ours prints as its last line, which is JSON."""
+    done = subprocess.run(
+        [sys.executable, script, *map(str, arguments)],
+        cwd=folder,
+        check=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return found
 
 
 @contextmanager

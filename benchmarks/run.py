@@ -10,13 +10,13 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib import import_module
 
-from lab import ROOT, Figure
+from lab import ROOT, Figure, Table
 from rich.console import Console
 from rich.markdown import Markdown
 
 NAMES = (
-    "copying", "coldstart", "imports", "worker", "start", "footprint", "drain", "waiting", "sse",
-    "dashboard", "journal",
+    "copying", "coldstart", "imports", "worker", "start", "footprint", "drain", "waiting",
+    "ceiling", "backlog", "traffic", "peers", "defaults", "sse", "dashboard", "journal",
 )  # fmt: skip
 PAGE = ROOT / "docs" / "benchmarks.md"
 HEAD = """# Benchmarks
@@ -35,7 +35,10 @@ above 1 says how many times as much time or space the other takes, or how many t
 is; it is against *beside* where there is one. Where the engine is measured, *beside* is streaq \
 alone. These figures inform; no test asserts a time.
 """
-HEADER = "| | ours | aim | existing, beside | existing, as measured by others | ratio |"
+HEADER = (
+    "", "ours", "aim", "existing, beside", "existing, as measured by others", "ratio",
+)  # fmt: skip
+RULE = "|---|{}"
 
 
 def main() -> None:
@@ -55,35 +58,51 @@ def main() -> None:
         write_sections(sections)
 
 
-def render(question: str, figures: Sequence[Figure], note: str) -> str:
+def render(question: str, found: Sequence[Figure] | Table, note: str) -> str:
     """One question with its table, and what must be known of it."""
-    rows = "\n".join(f"| {' | '.join(cells(figure))} |" for figure in figures)
-    head = "\n\n".join(filter(None, (f"## {question}", machine(), note)))
-    return f"{head}\n\n{HEADER}\n|---|--:|---|--:|--:|--:|\n{rows}\n"
+    table = found if isinstance(found, Table) else Table(HEADER, [cells(line) for line in found])
+    lines = [row(table.header), RULE.format("--:|" * (len(table.header) - 1))]
+    lines += [row(line) for line in table.rows]
+    parts = (f"## {question}", machine(), note, table.note, "\n".join(lines))
+    return "\n\n".join(filter(None, parts)) + "\n"
 
 
-def cells(figure: Figure) -> list[str]:
-    """One line of the table."""
+def row(texts: Sequence[str]) -> str:
+    """One line of a table."""
+    return f"| {' | '.join(texts)} |"
+
+
+def cells(figure: Figure) -> tuple[str, ...]:
+    """The texts of one line."""
     against = figure.reported if figure.beside is None else figure.beside
-    return [
+    verdict = {None: "", True: ", held", False: ", **missed**"}[figure.held]
+    return (
         figure.what,
-        shown(figure.ours, figure.unit),
-        figure.aim,
-        shown(figure.beside, figure.unit),
+        shown(figure.ours, figure.unit, figure.spread),
+        figure.aim + verdict,
+        shown(figure.beside, figure.unit, figure.beside_spread),
         shown(figure.reported, figure.unit.replace("MiB", "MB")),
         "" if against is None else f"{ratio(figure, against):.1f}",
-    ]
+    )
 
 
 def ratio(figure: Figure, against: float) -> float:
     """How many times as good ours is: less of a time or a size, more of a rate."""
     ours = figure.ours
-    return ours / against if figure.unit.endswith("/s") else against / ours
+    return ours / against if figure.unit.endswith(("/s", "%")) else against / ours
 
 
-def shown(value: float | None, unit: str) -> str:
-    """A number with its unit, or nothing."""
-    return "" if value is None else f"{value:.{0 if value >= 10 else 1}f} {unit}".strip()
+def shown(value: float | None, unit: str, spread: tuple[float, float] | None = None) -> str:
+    """A number with its unit and its spread, or nothing."""
+    if value is None:
+        return ""
+    between = f"({rounded(spread[0])} to {rounded(spread[1])})" if spread else ""
+    return " ".join(filter(None, (rounded(value), unit, between)))
+
+
+def rounded(value: float) -> str:
+    """To what can be told apart."""
+    return f"{value:.{0 if value >= 10 else 1 if value >= 0.95 else 2}f}"
 
 
 def machine() -> str:

@@ -11,38 +11,15 @@ import sys
 import time
 from datetime import timedelta
 from typing import Any
-from uuid import uuid4
 
 import anyio
+from both import configure, make_task
 
 variant, url = sys.argv[1], sys.argv[2]
-RESULTS, DELAYED, DRAINED = 200, 20, 500
-os.environ |= {
-    "REDIS_URL": url,
-    "REDIS_KEY_PREFIX": f"waiting-{uuid4().hex[:8]}",
-    "SECRET_KEY": "benchmark" * 8,
-    "WORKER_CONCURRENCY": "32",
-    "ENVIRONMENT": "test",
-}
-
-
-def make_task() -> Any:
-    """A task that returns when it was started; logged as each command line does."""
-    if variant == "streaq":
-        import logging.config
-        from datetime import UTC
-
-        from streaq import Worker
-        from streaq.utils import default_log_config
-
-        logging.config.dictConfig(default_log_config(UTC, verbose=False))
-        worker: Any = Worker(url, queue_name=os.environ["REDIS_KEY_PREFIX"], concurrency=32)
-        return worker.task()(started)
-    from vibetuner.logs import configure_logging
-    from vibetuner.tasks.robust import robust_task
-
-    configure_logging(debug=False, as_json=True)
-    return robust_task()(started)
+# streaq's results take a tenth of a second each.
+RESULTS = 50 if variant == "streaq" else 300
+DELAYED, APART_MS, DRAINED = 40, 37, 1000
+configure(url)
 
 
 async def started() -> float:
@@ -52,34 +29,44 @@ async def started() -> float:
 
 async def main() -> None:
     """Wait for results one by one, for delayed starts, then drain under a profiler."""
-    task = make_task()
-    worker = task.worker
-    results, late = [], []
+    task = make_task(variant, started)
     async with anyio.create_task_group() as group:
-        await group.start(worker.run_async)
-        for _ in range(RESULTS):
-            began = time.perf_counter()
-            await (await task.enqueue()).result(timeout=30)
-            results.append((time.perf_counter() - began) * 1000)
-        for _ in range(DELAYED):
-            waiting = await task.enqueue().start(delay=timedelta(milliseconds=300))
-            result = await waiting.result(timeout=30)
-            late.append(result.result * 1000 - result.enqueue_time)
-        profile = cProfile.Profile()
-        profile.enable()
-        waiting = [task.enqueue() for _ in range(DRAINED)]
-        await worker.enqueue_many(waiting)
-        while worker.counters["completed"] < RESULTS + DELAYED + DRAINED:  # noqa: ASYNC110 - theirs
-            await asyncio.sleep(0.05)
-        profile.disable()
-        calls = pstats.Stats(profile).total_calls / DRAINED  # type: ignore[attr-defined]
-        report(results, late, calls)
+        await group.start(task.worker.run_async)
+        results = [await one_result(task) for _ in range(RESULTS)]
+        late = await asyncio.gather(*(one_delay(task, place) for place in range(DELAYED)))
+        calls = await calls_of_one(task)
+        report(sorted(results), sorted(late), calls)
+
+
+async def one_result(task: Any) -> float:
+    """Milliseconds from before the enqueueing to the result."""
+    began = time.perf_counter()
+    await (await task.enqueue()).result(timeout=30)
+    return (time.perf_counter() - began) * 1000
+
+
+async def one_delay(task: Any, place: int) -> float:
+    """Milliseconds from the moment that a task was delayed to, to its start."""
+    delay = timedelta(milliseconds=300 + APART_MS * place)
+    result = await (await task.enqueue().start(delay=delay)).result(timeout=30)
+    return float(result.result * 1000 - result.enqueue_time)
+
+
+async def calls_of_one(task: Any) -> float:
+    """Python calls for each of many tasks, from enqueueing them together to the last one's end."""
+    counters = task.worker.counters
+    until = counters["completed"] + DRAINED
+    profile = cProfile.Profile()
+    profile.enable()
+    await task.worker.enqueue_many([task.enqueue() for _ in range(DRAINED)])
+    while counters["completed"] < until:  # noqa: ASYNC110 - theirs
+        await asyncio.sleep(0.05)
+    profile.disable()
+    return pstats.Stats(profile).total_calls / DRAINED  # type: ignore[attr-defined]
 
 
 def report(results: list[float], late: list[float], calls: float) -> None:
     """Print the figures, and end: how the worker stops is no part of the question."""
-    results.sort()
-    late.sort()
     figures = {
         "result p50": results[len(results) // 2],
         "result p99": results[int(len(results) * 0.99)],

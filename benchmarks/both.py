@@ -1,0 +1,54 @@
+"""What the children of benchmarks share that measure streaq alone and ours, in one process each."""
+
+from __future__ import annotations
+
+import logging.config
+import os
+from collections.abc import Awaitable, Callable
+from typing import Any
+from uuid import uuid4
+
+
+def configure(url: str, *, concurrency: int = 32, prefix: str = "") -> None:
+    """The settings of both; each process has a queue of its own, or that of ``prefix``."""
+    os.environ |= {
+        "REDIS_URL": url,
+        "REDIS_KEY_PREFIX": prefix or f"bench-{uuid4().hex[:8]}",
+        "SECRET_KEY": "benchmark" * 8,
+        "WORKER_CONCURRENCY": str(concurrency),
+        "ENVIRONMENT": "test",
+    }
+
+
+def make_task(variant: str, function: Callable[[], Awaitable[Any]]) -> Any:
+    """``function`` as a task, logged as the command line of each has it."""
+    if variant.startswith("streaq"):
+        return _make_engine_task(variant, function)
+    from vibetuner.logs import configure_logging
+    from vibetuner.tasks.robust import robust_task
+    from vibetuner.tasks.worker import get_worker
+
+    configure_logging(debug=False, as_json=True)
+    return (robust_task() if variant == "robust" else get_worker().task())(function)
+
+
+def _make_engine_task(variant: str, function: Callable[[], Awaitable[Any]]) -> Any:
+    from datetime import UTC
+
+    from streaq import Worker
+    from streaq.utils import default_log_config
+
+    logging.config.dictConfig(default_log_config(UTC, verbose=False))
+    worker: Worker[None] = Worker(
+        os.environ["REDIS_URL"],
+        queue_name=os.environ["REDIS_KEY_PREFIX"],
+        concurrency=int(os.environ["WORKER_CONCURRENCY"]),
+        signing_secret=os.environ["SECRET_KEY"] if variant == "streaq signed" else None,
+        handle_signals=False,
+    )
+    return worker.task()(function)
+
+
+def rate(moments: list[float]) -> float:
+    """Tasks a second, from the first to the last."""
+    return (len(moments) - 1) / (moments[-1] - moments[0])

@@ -1,0 +1,124 @@
+"""Task queues in turns: a table of all, and whether ours is as far ahead as is aimed at."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from statistics import median
+
+from engines import ENGINES, Engine, Run, run_once, versions
+from lab import Table, workplace
+
+from vibetuner.embedded import join
+
+ROUNDS = 5
+HEADER = (
+    "", "drained, tasks/s", "ours is", "enqueued, tasks/s", "ours is", "result p50, ms", "ours is",
+    "result p99, ms", "ours is",
+)  # fmt: skip
+HOW = (
+    "Each engine's own command runs one worker process at concurrency 32 (Celery's prefork a "
+    "process a core, RQ one task at a time) against the same Valkey; a client process has enqueued "
+    "one by one. The task only notes when it runs, with one write to a file; a drain is from the "
+    "first note to the last, so that no start is in it. Then the client enqueues and waits for a "
+    "result, one by one. Tasks are async, but for dramatiq's, Celery's and RQ's, which come "
+    "without. dramatiq and Celery keep no results in the drain; ours are signed, kept, logged and "
+    "journaled. In brackets the least and the most of {rounds} rounds; p99 is of all rounds "
+    "together. *Ours is* says how many times as fast; **bold** where ours is the slower one. "
+    "Measured: {versions}."
+)
+Measured = dict[str, list[Run]]
+
+
+def compare(*, tuned: bool) -> Table:
+    """Measure all of them, A B C A B C."""
+    seen: Measured = {engine.title: [] for engine in ENGINES}
+    with join(workplace() / "services", ["redis"], command="benchmark") as lease:
+        for number in range(ROUNDS):
+            for engine in ENGINES:
+                run = run_once(engine, lease.urls["redis"], tuned=tuned)
+                seen[engine.title].append(run)
+                said = f"{run.drained:.0f} drained, {run.enqueued:.0f} enqueued a second"
+                said += f", {median(run.results):.1f} ms to a result"
+                print(f"{number + 1}. {engine.title}: {said}", file=sys.stderr, flush=True)
+    note = HOW.format(rounds=ROUNDS, versions=versions(ENGINES))
+    return Table(HEADER, [line(engine, seen) for engine in ENGINES], f"{note}\n\n{verdict(seen)}")
+
+
+def line(engine: Engine, seen: Measured) -> tuple[str, ...]:
+    """One engine's."""
+    runs, ours = seen[engine.title], seen["ours"]
+    mine = engine.title == "ours"
+    return (
+        f"**{engine.title}**" if mine else engine.title,
+        between([run.drained for run in runs]),
+        "" if mine else times(drained(ours) / drained(runs)),
+        between([run.enqueued for run in runs]),
+        "" if mine else times(enqueued(ours) / enqueued(runs)),
+        between([median(run.results) for run in runs]),
+        "" if mine else times(p50(runs) / p50(ours)),
+        number(p99(runs)),
+        "" if mine else times(p99(runs) / p99(ours)),
+    )
+
+
+def verdict(seen: Measured) -> str:
+    """The aims, one after the other."""
+    peers = {title: runs for title, runs in seen.items() if title not in {"ours", "streaq alone"}}
+    ours, engine = seen["ours"], seen["streaq alone"]
+    said = (
+        ahead("drain 8 times streaq's", drained(ours) / drained(engine), 8),
+        ahead("drain 4 times the fastest peer's", most(drained, ours, peers), 4),
+        ahead("enqueue 2 times streaq's", enqueued(ours) / enqueued(engine), 2),
+        ahead("enqueue ahead of every peer", most(enqueued, ours, peers), 1),
+        under("result p50 at most 4 ms", p50(ours), 4),
+        under("result p99 at most 15 ms", p99(ours), 15),
+        ahead("result p50 ahead of every peer", min(map(p50, peers.values())) / p50(ours), 1),
+        ahead("result p99 ahead of every peer", min(map(p99, peers.values())) / p99(ours), 1),
+    )
+    return f"Aims: {'; '.join(said)}."
+
+
+def most(rate: Callable[[Sequence[Run]], float], ours: list[Run], peers: Measured) -> float:
+    """How many times the best peer's rate ours is."""
+    return rate(ours) / max(map(rate, peers.values()))
+
+
+def ahead(aim: str, found: float, least: float) -> str:
+    """One verdict on a ratio."""
+    return f"{aim}: {found:.1f}, {'held' if found >= least else '**missed**'}"
+
+
+def under(aim: str, found: float, limit: float) -> str:
+    """One verdict on a time."""
+    return f"{aim}: {found:.1f}, {'held' if found <= limit else '**missed**'}"
+
+
+def drained(runs: Sequence[Run]) -> float:
+    return median(run.drained for run in runs)
+
+
+def enqueued(runs: Sequence[Run]) -> float:
+    return median(run.enqueued for run in runs)
+
+
+def p50(runs: Sequence[Run]) -> float:
+    return median(median(run.results) for run in runs)
+
+
+def p99(runs: Sequence[Run]) -> float:
+    waited = sorted(time for run in runs for time in run.results)
+    return waited[int(len(waited) * 0.99)]
+
+
+def between(values: list[float]) -> str:
+    return f"{number(median(values))} ({number(min(values))} to {number(max(values))})"
+
+
+def number(value: float) -> str:
+    return f"{value:.{0 if value >= 100 else 1}f}"
+
+
+def times(ratio: float) -> str:
+    shown = f"{ratio:.{0 if ratio >= 10 else 1}f}"
+    return shown if ratio >= 1 else f"**{ratio:.2f}**"
