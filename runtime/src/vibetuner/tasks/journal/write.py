@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from coredis import Redis, RedisCluster
 
 from vibetuner.tasks.journal.batch import Batch
-from vibetuner.tasks.journal.entry import Outcome
 from vibetuner.tasks.journal.keys import Keys
 
 __all__ = ["KEPT_SECONDS", "LIMITS", "Limits", "write"]
@@ -35,26 +34,31 @@ class Limits:
 
 LIMITS = Limits()
 
-# The argument is one JSON object, but for payloads, which are no text.
+# After one JSON object six arguments of each task that has ended: its id, name and outcome, all of
+# it as JSON, a traceback where there is one, and its payload, which is no text.
 WRITE = """
 local prefix, kept, batch = ARGV[1], tonumber(ARGV[2]), cjson.decode(ARGV[3])
 local key = function(name) return prefix .. 'journal:' .. name end
 local ended, ids, names = key('ended'), key('ids'), key('names')
 local touched = {}
-for i, e in ipairs(batch.ended) do
-  local id, name, outcome = e[1], e[2], e[3]
-  local entry = redis.call('xadd', ended, '*', 'd', e[4])
-  redis.call('xadd', key('ended:of:' .. name), entry, 's', outcome)
-  redis.call('hset', ids, id, entry)
+local payloads, places = key('payloads'), {}
+for i = 4, #ARGV, 6 do
+  local id, name, outcome, payload = ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 5]
+  local entry = redis.call('xadd', ended, '*', 'd', ARGV[i + 3])
+  touched[name] = touched[name] or key('ended:of:' .. name)
+  redis.call('xadd', touched[name], entry, 's', outcome)
+  places[#places + 1] = id
+  places[#places + 1] = entry
   if outcome ~= 'done' then
     redis.call('xadd', key('ended:failed'), 'maxlen', '~', batch.most_failed, entry,
-      's', outcome, 'n', name, 't', e[5])
+      's', outcome, 'n', name, 't', ARGV[i + 4])
   end
-  local payload = ARGV[3 + i]
   if payload ~= '' then
-    redis.call('xadd', key('payloads'), 'maxlen', '~', batch.most_payloads, entry, 'p', payload)
+    redis.call('xadd', payloads, 'maxlen', '~', batch.most_payloads, entry, 'p', payload)
   end
-  touched[name] = true
+end
+for i = 1, #places, 500 do
+  redis.call('hset', ids, unpack(places, i, math.min(i + 499, #places)))
 end
 if next(touched) then
   local surplus = redis.call('xlen', ended) - batch.most
@@ -74,10 +78,10 @@ if next(touched) then
     redis.call('zremrangebyscore', names, 0, batch.now - kept * 1000)
   end
   oldest = redis.call('xrange', ended, '-', '+', 'count', 1)[1]
-  for name in pairs(touched) do
+  for name, of_name in pairs(touched) do
     redis.call('zadd', names, batch.now, name)
-    if oldest then redis.call('xtrim', key('ended:of:' .. name), 'minid', '~', oldest[1]) end
-    redis.call('expire', key('ended:of:' .. name), kept)
+    if oldest then redis.call('xtrim', of_name, 'minid', '~', oldest[1]) end
+    redis.call('expire', of_name, kept)
   end
   for _, name in ipairs({'ended', 'ended:failed', 'payloads', 'ids', 'names'}) do
     redis.call('expire', key(name), kept)
@@ -108,7 +112,7 @@ end
 redis.call('expire', running, batch.beat_kept)
 for _, name in ipairs(batch.crons) do redis.call('hsetnx', key('cron'), name, batch.now) end
 if #batch.crons > 0 then redis.call('expire', key('cron'), kept) end
-if #batch.ended + #batch.started + #batch.stopped + #batch.tries > 0 or batch.leaving then
+if next(touched) or #batch.started + #batch.stopped + #batch.tries > 0 or batch.leaving then
   redis.call('incr', key('pulse'))
   redis.call('expire', key('pulse'), kept)
 end
@@ -134,11 +138,6 @@ async def write(
         "slack": SLACK,
         "tries_kept": TRIES_KEPT_SECONDS,
         "beat_kept": BEAT_KEPT_SECONDS,
-        "ended": [
-            [ended.task_id, ended.name, ended.outcome.value, ended.to_json()]
-            + ([] if ended.outcome is Outcome.DONE else [trace])
-            for ended, _, trace in batch.ended
-        ],
         "started": [[task_id, one.to_json()] for task_id, one in batch.started.items()],
         "stopped": batch.stopped,
         "tries": [[task_id, one.to_json()] for task_id, one in batch.tries],
@@ -147,8 +146,10 @@ async def write(
         "leaving": batch.leaving,
         "crons": batch.crons,
     }
-    payloads = [payload for _, payload, _ in batch.ended]
-    await redis.eval(WRITE, [], [prefix, KEPT_SECONDS, json.dumps(content), *payloads])
+    told: list[str | bytes] = []
+    for ended, payload, trace in batch.ended:
+        told += (ended.task_id, ended.name, ended.outcome.value, ended.to_json(), trace, payload)
+    await redis.eval(WRITE, [], [prefix, KEPT_SECONDS, json.dumps(content), *told])
 
 
 def _counts(keys: Keys, minutes: dict[int, Counter[str]]) -> dict[str, dict[str, object]]:
