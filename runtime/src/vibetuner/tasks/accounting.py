@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+from collections import deque
 from datetime import timedelta
 from typing import Any
 
-from anyio import CancelScope
+from anyio import CancelScope, sleep
+from coredis.exceptions import RedisError
 from streaq import StreaqError, StreaqRetry
 from streaq.task import RegisteredTask
 from streaq.types import StreamMessage, StreaqCancelled
 from streaq.utils import now_ms, to_ms
 
-from vibetuner.tasks.dead_letters.burial import Burial
+from vibetuner.tasks.dead_letters.burial import Burial, Unburied
 from vibetuner.tasks.dead_letters.letter import Cause, DeadLetter, cause_of
 from vibetuner.tasks.guard import guard_of
-from vibetuner.tasks.journal.recorder import Recorder
+from vibetuner.tasks.journal.recorder import Recorder, payload_of_run
 from vibetuner.tasks.progress_hook import Ends, Reporting, reporting
 from vibetuner.tasks.report import Reporter, hit_the_engines_limit
 from vibetuner.tasks.stopping import StoppableWorker
@@ -24,6 +26,9 @@ __all__ = ["AccountingWorker"]
 # How long a result waits to be another task's arguments; the engine's five minutes are less than
 # a backlog or a backoff.
 HANDED_ON_TIME = timedelta(days=7)
+
+# A server that restarts is waited for this long.
+PATIENCE_SECONDS = (0.1, 0.2, 0.5, 1, 2, 5, 5, 5, 10, 10)
 
 
 class AccountingWorker(StoppableWorker):
@@ -102,12 +107,22 @@ class AccountingWorker(StoppableWorker):
         self._recorder.not_run(msg.task_id, exc, fn_name, tries, queued=msg.enqueue_time)
 
     async def fail_task_dependents(self, dependents: list[str], otherwise: str | None) -> None:
-        """Record the end of tasks whose dependency has failed."""
+        """Record the end of tasks whose dependency has failed; nobody else knows of them by now."""
         error = StreaqError("Dependency failed, not running task!")
-        for task_id in dependents:
-            if letter := await self._bury(task_id, error, 0, None, with_end=False):
-                self._recorder.not_run(task_id, error, letter.task_name, 0, letter.payload)
-        await super().fail_task_dependents(dependents, otherwise)
+        left = deque(dependents)
+        for pause in (*PATIENCE_SECONDS, None):
+            try:
+                while left:
+                    letter = await self._bury(left[0], error, 0, None, with_end=False)
+                    task_id = left.popleft()
+                    if letter is not None:
+                        self._recorder.not_run(task_id, error, letter.task_name, 0, letter.payload)
+                await super().fail_task_dependents(dependents, otherwise)
+                break
+            except (Unburied, RedisError, OSError):
+                if pause is None:
+                    raise
+                await sleep(pause)
         for task_id in dependents:
             self._ends.tell(task_id, error)
 
@@ -135,7 +150,10 @@ class AccountingWorker(StoppableWorker):
         cause = cause_of(error)
         # The try that finds the limit reached did not run.
         begun = tries - 1 if cause is Cause.CRASHED else tries
-        letter = await self.burial.bury(task_id, error, cause, begun, with_end=with_end)
+        payload = payload_of_run.get(None) if with_end else None
+        letter = await self.burial.bury(
+            task_id, error, cause, begun, payload=payload, with_end=with_end
+        )
         guard = guard or guard_of(self.registry.get(letter.task_name))
         if guard is not None:
             await guard.notify(letter, error)

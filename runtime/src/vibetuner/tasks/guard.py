@@ -17,6 +17,7 @@ from streaq.types import StreaqCancelled
 
 from vibetuner.tasks.dead_letters.burial import Burial, notify
 from vibetuner.tasks.dead_letters.letter import Cause, DeadLetter
+from vibetuner.tasks.journal.recorder import payload_of_run
 from vibetuner.tasks.retry import RetryPolicy
 
 __all__ = ["Guard", "OnFailure", "guard_of", "queued_at"]
@@ -99,7 +100,8 @@ class Guard:
         self, task: RegisteredTask, run: TaskContext, error: Exception, cause: Cause
     ) -> Exception:
         burial: Burial = task.worker.burial  # type: ignore[attr-defined]
-        letter = await burial.bury(run.task_id, error, cause, run.tries)
+        payload = payload_of_run.get(None)
+        letter = await burial.bury(run.task_id, error, cause, run.tries, payload=payload)
         await self.notify(letter, error)
         return error
 

@@ -177,7 +177,7 @@ class TaskWorker(AccountingWorker):
     async def deserialize(self, data: Any) -> Any:
         """Read stored data; raises StreaqError when its signature is none of ours."""
         if payload_of_run.get(b"") is None:
-            payload_of_run.set(data)
+            payload_of_run.set(data.encode() if isinstance(data, str) else data)
         if data is None:  # only asked for where a task gets its arguments from another's result
             raise ArgumentsGone("Dependency failed, or its result was not kept so long!")
         return read(data.encode() if isinstance(data, str) else bytes(data), self._keys)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import subprocess
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from pathlib import Path
@@ -186,6 +187,38 @@ async def test_an_end_is_recorded_after_an_outage(stand_in, server: Server, sett
                 await asyncio.sleep(0.1)
                 await asyncio.to_thread(server.start)
                 assert await recording == []
+
+
+async def test_a_task_that_fails_while_redis_is_away_has_its_letter(
+    stand_in, server: Server, settings: Settings
+):
+    """Its end is recorded when the server is back, and never without the letter."""
+    stand_in()
+    own = settings.model_copy(update={"redis_url": server.url, "mongodb_url": None})
+
+    def restart() -> None:
+        time.sleep(0.5)
+        server.start()
+
+    with using_settings(own):
+        worker = TaskWorker(own)
+
+        @worker.task(name="fail")
+        async def fail() -> None:
+            await asyncio.to_thread(server.kill)
+            restarting.append(asyncio.create_task(asyncio.to_thread(restart)))
+            raise ValueError("no")
+
+        restarting: list[asyncio.Task[None]] = []
+        fail.runner = Guard(RetryPolicy(max_tries=1), None, None).wrap(fail)
+        async with worker:
+            await fail.enqueue()
+            with suppress(Exception):  # the worker itself begins anew after an outage
+                await worker.run_async()
+        await asyncio.gather(*restarting)
+        async with Redis.from_url(server.url, decode_responses=True) as redis:
+            results = [key async for key in redis.scan_iter(match="*:task:results:*")]
+            assert len(results) == await redis.xlen(stream_key(own.redis_key_prefix)) == 1
 
 
 async def test_an_answer_that_is_lost_is_asked_for_again(

@@ -7,11 +7,12 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from anyio import move_on_after
+from coredis.exceptions import RedisError
 from streaq import StreaqError
 from streaq.constants import REDIS_PREVIOUS
 
 from vibetuner.config import get_settings
-from vibetuner.errors import PayloadError
+from vibetuner.errors import PayloadError, ServiceUnavailable
 from vibetuner.tasks.dead_letters.letter import (
     Cause,
     DeadLetter,
@@ -25,11 +26,15 @@ from vibetuner.tasks.dead_letters.stream import keep
 if TYPE_CHECKING:
     from vibetuner.tasks.fast import FastWorker
 
-__all__ = ["Burial"]
+__all__ = ["Burial", "Unburied"]
 
 logger = logging.getLogger(__name__)
 
 UNKNOWN = "unknown"
+
+
+class Unburied(ServiceUnavailable):
+    """A task that has failed for good has no letter yet, and must not end without one."""
 
 
 class Burial:
@@ -38,23 +43,46 @@ class Burial:
     def __init__(self, worker: FastWorker) -> None:
         self._worker = worker
 
-    async def bury(
+    async def bury(  # noqa: PLR0913 - what is known of an end
         self,
         task_id: str,
         error: BaseException,
         cause: Cause,
         tries: int,
         *,
+        payload: bytes | None = None,
         with_end: bool = True,
     ) -> DeadLetter:
         """Write the letter of a task into the stream, before the engine forgets its payload.
 
         It is kept in the step that records the task's end, which follows; without ``with_end``, or
         where the server has no such step, at once.
+
+        Args:
+            payload: what was enqueued, where that is known; else it is looked up.
+
+        Raises:
+            Unburied: Redis is away. The task must not be ended without its letter.
         """
-        # What is no text, as a pickle is not, comes as bytes in spite of the client's type.
-        raw: Any = await self._worker.redis.get(self._worker.task_key + task_id)
-        payload = raw.encode() if isinstance(raw, str) else bytes(raw or b"")
+        try:
+            return await self._bury(task_id, error, cause, tries, payload, with_end=with_end)
+        except (RedisError, OSError) as problem:
+            raise Unburied(f"lost Redis, dead letters can't be kept ({problem})") from problem
+
+    async def _bury(  # noqa: PLR0913 - as above
+        self,
+        task_id: str,
+        error: BaseException,
+        cause: Cause,
+        tries: int,
+        payload: bytes | None,
+        *,
+        with_end: bool,
+    ) -> DeadLetter:
+        if payload is None:
+            # What is no text, as a pickle is not, comes as bytes in spite of the client's type.
+            raw: Any = await self._worker.redis.get(self._worker.task_key + task_id)
+            payload = raw.encode() if isinstance(raw, str) else bytes(raw or b"")
         data = await self._read(payload) if cause is not Cause.UNREADABLE_PAYLOAD else {}
         if "A" in data:
             data, payload = await self._with_arguments(data, payload)

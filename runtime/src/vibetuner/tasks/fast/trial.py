@@ -16,6 +16,7 @@ from streaq.task import RegisteredTask, _task_context
 from streaq.types import StreamMessage, StreaqCancelled
 from streaq.utils import datetime_ms, now_ms, to_ms, to_seconds
 
+from vibetuner.tasks.dead_letters.burial import Unburied
 from vibetuner.tasks.fast.waves import Begun
 
 if TYPE_CHECKING:
@@ -123,6 +124,8 @@ class Trial:
         except StreaqRetry as retry:
             worker.counters["retried"] += 1
             outcome = _Outcome(False, False, _next_try(retry, begun.tries))
+        except Unburied:
+            raise
         except Exception as error:  # noqa: BLE001 - whatever it is, it is the task's end
             outcome = _Outcome(False, value=error)
         else:
