@@ -32,8 +32,9 @@ things to do; commands that are compared take turns. Memory is in MiB, as \
 measured in the same minutes as ours; *as measured by others* is quoted: it was measured on the \
 same kind of machine, in a way that we have not seen. A ratio \
 above 1 says how many times as much time or space the other takes, or how many times its rate ours \
-is; it is against *beside* where there is one. Where the engine is measured, *beside* is streaq \
-alone. These figures inform; no test asserts a time.
+is; it is against *beside* where there is one, and below 1 where we are slower or larger. Where \
+the engine is measured, *beside* is streaq alone. In brackets stand the least and the most of all \
+rounds; an aim says whether it was held or **missed**. These figures inform; no test asserts a time.
 """
 HEADER = (
     "", "ours", "aim", "existing, beside", "existing, as measured by others", "ratio",

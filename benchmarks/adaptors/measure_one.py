@@ -82,4 +82,5 @@ def running(command: list[str | Path]) -> Iterator[None]:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that no worker is left behind
     asyncio.run(main(sys.argv[1], int(sys.argv[3])))
