@@ -57,7 +57,7 @@ def test_the_code_of_a_page_runs_and_prints_what_the_page_says(
     write_files(tmp_path / "project", blocks)
     steps = [b for b in blocks if not b.file and b.language in {"python", "bash"}]
 
-    report, log = play(page, tmp_path, steps, servers)
+    report, log = play(page, tmp_path, steps, servers) if steps else ([], "")
 
     for step, seen in zip(steps, report, strict=False):
         assert not seen["error"], f"{step.place}\n{seen['error']}\n{log}"
@@ -200,3 +200,6 @@ def run_its_tests(project: Path) -> None:
         check=False,
     )
     assert ended.returncode == 0, ended.stdout + ended.stderr
+    texts = [path.read_text("utf-8") for path in (project / "tests").rglob("test_*.py")]
+    written = sum(text.count("def test_") for text in texts)
+    assert f"{written} passed" in ended.stdout

@@ -9,7 +9,10 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from typer.testing import CliRunner
+
 from tests.docs.blocks import PAGES, ROOT, read_blocks
+from vibetuner.cli.main import app
 from vibetuner.config import Settings
 
 DOCS = ROOT / "docs"
@@ -84,8 +87,7 @@ def test_the_messages_that_the_help_page_quotes_are_said_by_the_code():
 
 def commands(*path: str) -> Iterator[str]:
     """Every command below a group, as the help lists it."""
-    module = [sys.executable, "-m", "vibetuner", *path[1:], "--help"]
-    shown = subprocess.run(module, capture_output=True, text=True, check=True).stdout
+    shown = CliRunner().invoke(app, [*path[1:], "--help"]).stdout
     _, found, listed = shown.partition("Commands:\n")
     if not found:
         yield " ".join(path)

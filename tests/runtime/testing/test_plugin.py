@@ -236,6 +236,17 @@ LEAKY = """
         await get_worker().redis.set("shop:prices", "1")
 """
 
+HALF_MADE = """
+    import gc
+
+    from anyio import create_memory_object_stream
+
+
+    def test_streams_as_coredis_leaves_them():
+        create_memory_object_stream()
+        gc.collect()
+"""
+
 IDLE = """
     import sys
 
@@ -376,3 +387,10 @@ def test_a_run_that_asks_for_no_fixture_loads_nothing(project: Path):
 
     for name in ("app", "client", "db", "settings", "sql", "worker"):
         assert re.search(rf"^vibetuner_{name}\b.*\n +[A-Z]", fixtures, re.MULTILINE), name
+
+
+def test_a_connection_that_is_cut_off_half_made_fails_no_test(project: Path):
+    """coredis leaves its buffers open then, and here a warning is an error."""
+    write(project / "tests" / "test_half_made.py", HALF_MADE)
+
+    assert "1 passed" in run_pytest(project, "tests/test_half_made.py")
