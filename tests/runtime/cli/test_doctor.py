@@ -94,7 +94,7 @@ def test_the_doctor_tells_what_a_closed_path_costs_and_a_worker_of_no_function_a
     ask(server.url, ["ACL", "SETUSER", "slow", *rules, *slow])
     ask(server.url, ["ACL", "SETUSER", "none", *rules, "-function"])
     for user, code, words in (
-        ("slow", 0, "about a seventh of the rate"),
+        ("slow", 0, "about a sixth of the rate"),
         ("none", 1, "refuses functions, without which no task can be enqueued"),
     ):
         url = server.url.replace("://", f"://{user}:x@")

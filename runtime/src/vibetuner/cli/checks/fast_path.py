@@ -13,7 +13,7 @@ from vibetuner.resources.wire import Address, Wire
 
 __all__ = ["check_fast_path", "engine_library"]
 
-COST = "the fast path is closed, so that tasks run at about a seventh of the rate"
+COST = "the fast path is closed, so that tasks run at about a sixth of the rate"
 NOBODYS = "0" * 40
 REFUSALS = ("noperm", "no permission", "unknown command", "not allowed")
 
