@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import sys
+import time
 import traceback
 from contextvars import ContextVar
-from datetime import UTC, datetime
-from typing import TYPE_CHECKING, TextIO
+from datetime import UTC, datetime, tzinfo
+from json.encoder import encode_basestring as quote
+from typing import TYPE_CHECKING, Any, TextIO
 
 if TYPE_CHECKING:
     from types import FrameType
 
-__all__ = ["configure_logging", "current_task", "is_colourful", "is_machinery"]
+__all__ = ["Speaker", "configure_logging", "current_task", "is_colourful", "is_machinery"]
 
 current_task: ContextVar[str | None] = ContextVar("current_task", default=None)
 
@@ -37,10 +38,9 @@ def configure_logging(
         stream: where to; colour only when it is a terminal.
     """
     stream = stream or sys.stderr
-    handler = logging.StreamHandler(stream)
+    handler = LineHandler(stream)
     colourful = is_colourful(stream)
     handler.setFormatter(JsonFormatter(process) if as_json else TextFormatter(colourful))
-    handler.addFilter(_add_task_id)
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
     logging.getLogger("vibetuner").setLevel(logging.DEBUG if debug else logging.INFO)
     # Our worker reports each event of a task once, with its id; the engine would say it again.
@@ -56,9 +56,75 @@ def is_colourful(stream: TextIO) -> bool:
     return bool(os.environ.get("FORCE_COLOR")) or stream.isatty()
 
 
-def _add_task_id(record: logging.LogRecord) -> bool:
-    record.task_id = current_task.get()
-    return True
+class Speaker:
+    """Says what is said for every task, at a fifth of what :meth:`logging.Logger.info` costs.
+
+    Its records are ordinary ones, for any handler; what is the same in all of them, such as the
+    module, was found out once.
+    """
+
+    def __init__(self, logger: logging.Logger) -> None:
+        self._logger = logger
+        place = (logger.name, logging.INFO, __file__, 0, "", (), None)
+        self._same = vars(logger.makeRecord(*place))
+
+    def info(self, task_id: str, message: str, *args: object) -> None:
+        """Log a line of a task."""
+        logger = self._logger
+        if not logger.isEnabledFor(logging.INFO):
+            return
+        if logging.getLogRecordFactory() is not logging.LogRecord:
+            logger.info(message, *args, extra={"task_id": task_id})
+            return
+        record = logging.LogRecord.__new__(logging.LogRecord)
+        now = time.time()
+        record.__dict__ = {
+            **self._same,
+            "msg": message,
+            "args": args,
+            "created": now,
+            "msecs": now % 1 * 1000 // 1 + 0.0,
+            "process": os.getpid(),
+            "task_id": task_id,
+        }
+        logger.handle(record)
+
+
+class LineHandler(logging.StreamHandler[TextIO]):
+    """Writes each record to its stream, whole and at once."""
+
+    def handle(self, record: logging.LogRecord) -> Any:
+        """Write it; by the long way only where somebody has given this handler a filter."""
+        if self.filters or self.lock is None:
+            return super().handle(record)
+        try:
+            line = f"{self.format(record)}\n"
+            with self.lock:
+                self.stream.write(line)
+                self.stream.flush()
+        except RecursionError:
+            raise
+        except Exception:  # noqa: BLE001 - logging's own way
+            self.handleError(record)
+        return True
+
+
+class _Clock:
+    """Moments as text; a second is put into words once."""
+
+    def __init__(self, form: str, zone: tzinfo | None) -> None:
+        self._form = form
+        self._zone = zone
+        self._second = -1
+        self._text = ""
+
+    def read(self, moment: float) -> str:
+        """The second that a moment is in."""
+        second = int(moment)
+        if second != self._second:
+            self._text = datetime.fromtimestamp(second, self._zone).strftime(self._form)
+            self._second = second
+        return self._text
 
 
 class TextFormatter(logging.Formatter):
@@ -67,13 +133,14 @@ class TextFormatter(logging.Formatter):
     def __init__(self, colourful: bool) -> None:
         super().__init__()
         self._colourful = colourful
+        self._clock = _Clock("%H:%M:%S", None)
 
     def format(self, record: logging.LogRecord) -> str:
         """One line, and the traceback below it where there is one."""
-        time = datetime.fromtimestamp(record.created).strftime("%H:%M:%S")  # noqa: DTZ006 - local
-        task = getattr(record, "task_id", None)
+        task = _task_of(record)
         message = " ".join(record.getMessage().splitlines())
-        line = f"{time} {record.levelname:<7} {f'[{task[:8]}] ' if task else ''}{message}"
+        moment = self._clock.read(record.created)
+        line = f"{moment} {record.levelname:<7} {f'[{task[:8]}] ' if task else ''}{message}"
         if record.exc_info and record.exc_info[1]:
             line = f"{line}\n{format_traceback(record.exc_info[1])}"
         colour = COLOURS.get(record.levelname)
@@ -85,23 +152,27 @@ class JsonFormatter(logging.Formatter):
 
     def __init__(self, process: str) -> None:
         super().__init__()
-        self._quote = json.JSONEncoder(ensure_ascii=False).encode
-        self._process = f', "process": {self._quote(process)}' if process else ""
+        self._process = f', "process": {quote(process)}' if process else ""
+        self._clock = _Clock("%Y-%m-%dT%H:%M:%S", UTC)
 
     def format(self, record: logging.LogRecord) -> str:
         """The record as JSON; put together by hand, as a worker writes two of them for a task."""
-        quote = self._quote
-        time = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
         line = (
-            f'{{"time": "{time}", "level": "{record.levelname.lower()}", '
-            f'"logger": {quote(record.name)}, "message": {quote(record.getMessage())}'
-            f"{self._process}"
+            f'{{"time": "{self._clock.read(record.created)}.{int(record.msecs):03d}+00:00", '
+            f'"level": "{record.levelname.lower()}", "logger": {quote(record.name)}, '
+            f'"message": {quote(record.getMessage())}{self._process}'
         )
-        if task := getattr(record, "task_id", None):
+        if task := _task_of(record):
             line += f', "task_id": {quote(task)}'
         if record.exc_info and record.exc_info[1]:
             line += f', "traceback": {quote(format_traceback(record.exc_info[1]))}'
         return f"{line}}}"
+
+
+def _task_of(record: logging.LogRecord) -> str | None:
+    """The task that a line is about: the one it names, else the one that runs."""
+    named: str | None = record.__dict__.get("task_id")
+    return named or current_task.get()
 
 
 def format_traceback(error: BaseException) -> str:

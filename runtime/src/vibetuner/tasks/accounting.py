@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable, Coroutine
 from datetime import timedelta
 from typing import Any
 
 from anyio import CancelScope, sleep
 from coredis.exceptions import RedisError
-from streaq import StreaqError, StreaqRetry
-from streaq.task import RegisteredTask
+from streaq import StreaqError, StreaqRetry, TaskContext
+from streaq.task import RegisteredTask, _task_context
 from streaq.types import StreamMessage, StreaqCancelled
 from streaq.utils import now_ms, to_ms
 
 from vibetuner.tasks.dead_letters.burial import Burial, Unburied
 from vibetuner.tasks.dead_letters.letter import Cause, DeadLetter, cause_of
-from vibetuner.tasks.guard import guard_of
+from vibetuner.tasks.guard import guard_of, queued_at
 from vibetuner.tasks.journal.recorder import Recorder, payload_of_run
 from vibetuner.tasks.progress_hook import Ends, Reporting, reporting
 from vibetuner.tasks.report import Reporter, hit_the_engines_limit
 from vibetuner.tasks.stopping import StoppableWorker
+from vibetuner.tasks.try_end import TryEnd
 
 __all__ = ["AccountingWorker"]
 
@@ -38,8 +40,9 @@ class AccountingWorker(StoppableWorker):
         super().__init__(**options)
         self.burial = Burial(self)
         self._recorder = Recorder(self)
-        self._reporter = Reporter(self, self._recorder)
+        self._reporter = Reporter(self)
         self._ends = Ends(self)
+        self.own_middlewares.append(self._announce)
 
     async def run_consumers(self, *args: Any, **kwargs: Any) -> None:
         """Run the consumers, and write down what happens; at the end everything is told."""
@@ -50,49 +53,86 @@ class AccountingWorker(StoppableWorker):
                 with CancelScope(shield=True):
                     await self._ends.flush()
 
-    async def run_task(self, msg: StreamMessage) -> None:
-        """Run one task, which may report its progress."""
-        token = reporting.set(Reporting(msg.task_id, self._ends))
-        try:
-            await super().run_task(msg)
-        finally:
-            reporting.reset(token)
+    def begin_try(self, message: StreamMessage, payload: bytes | None) -> None:
+        """From now on what this context reports is of the message's task."""
+        super().begin_try(message, payload)
+        reporting.set(Reporting(message.task_id, self._ends))
+        payload_of_run.set(payload)
+        queued_at.set(message.enqueue_time)
 
-    async def finish_task(self, msg: StreamMessage, *args: Any, **kwargs: Any) -> bool:  # type: ignore[override]
-        """Record the end of a try, and report it; False when it was another worker's by then."""
-        late = hit_the_engines_limit(kwargs["return_value"], finish=kwargs["finish"])
-        if late and not kwargs["success"]:
-            kwargs |= await self._judge_late(msg, kwargs["fn_name"], kwargs["tries"])
-        if not kwargs["finish"] and kwargs["schedule"] is None and not self.is_fast:
+    def try_started(self, run: TaskContext, *, silent: bool) -> None:
+        """Write down that a try has begun."""
+        self._recorder.started(run, queued_at.get())
+        if not silent:
+            self._reporter.started(run)
+
+    def try_failed(self, run: TaskContext, retry: StreaqRetry, *, silent: bool) -> None:
+        """Write down why there will be another try."""
+        cause = retry.__cause__ or retry
+        self._recorder.failing(run.task_id, cause)
+        if not silent:
+            self._reporter.failed(run, cause)
+
+    async def settle_try(self, end: TryEnd) -> None:
+        """Judge a try that took too long, and send what its task has reported."""
+        if not end.success and hit_the_engines_limit(end.return_value, finish=end.finish):
+            await self._judge_late(end)
+        await self._ends.settle(again=not end.finish)
+
+    def try_recorded(self, end: TryEnd) -> None:
+        """Tell of the end of a try, and write it down."""
+        if end.finish:
+            self._ends.tell(end.message.task_id, end.return_value, success=end.success)
+        self._reporter.finished(end)
+        self._recorder.finished(end)
+
+    async def finish_task(self, msg: StreamMessage, *args: Any, **kwargs: Any) -> None:
+        """Record the end of a try as the engine does, and account for it."""
+        end = TryEnd(message=msg, payload=payload_of_run.get(None), **kwargs)
+        await self.settle_try(end)
+        kwargs |= {name: getattr(end, name) for name in ("finish", "schedule", "return_value")}
+        if not end.finish and end.schedule is None:
             # Cut short by a planned stop, which is no fault of the task's: this try is not counted.
             await self.redis.decr(self._retry_key + msg.task_id)
-        await self._ends.settle(again=not kwargs["finish"])
-        if not await super().finish_task(msg, *args, **kwargs):
-            return False
-        if kwargs["finish"]:
-            self._ends.tell(msg.task_id, kwargs["return_value"], success=kwargs["success"])
-        if kwargs["success"] and kwargs["triggers"] and not self.is_fast:
+        await super().finish_task(msg, *args, **kwargs)
+        if end.success and end.triggers:
             await self.redis.expire(self._previous_key + msg.task_id, HANDED_ON_TIME)
-        self._reporter.finished(**kwargs)
-        self._recorder.finished(msg, **kwargs)
-        return True
+        self.try_recorded(end)
 
-    async def _judge_late(self, msg: StreamMessage, fn_name: str, tries: int) -> dict[str, Any]:
+    def _announce(
+        self, run: Callable[..., Coroutine[Any, Any, Any]]
+    ) -> Callable[..., Coroutine[Any, Any, Any]]:
+        """A middleware: what the fast path tells by itself."""
+
+        async def announced(*args: Any, **kwargs: Any) -> Any:
+            context = _task_context.get()
+            silent = self.registry[context.fn_name].silent
+            self.try_started(context, silent=silent)
+            try:
+                return await run(*args, **kwargs)
+            except StreaqRetry as retry:
+                self.try_failed(context, retry, silent=silent)
+                raise
+
+        return announced
+
+    async def _judge_late(self, end: TryEnd) -> None:
         """What becomes of a robust task that the engine has ended, and not our own limit.
 
         Both limits are over when a worker comes back that was stopped in between, or whose loop
         was blocked, and the engine's then speaks first.
         """
-        task = self.registry[fn_name]
+        task = self.registry[end.fn_name]
         guard = guard_of(task)
         if guard is None:
-            return {}
-        verdict = await guard.judge_late(task, task.build_context(msg.task_id, tries))
+            return
+        verdict = await guard.judge_late(task, task.build_context(end.message.task_id, end.tries))
         if not isinstance(verdict, StreaqRetry):
-            return {"return_value": verdict}
+            end.return_value = verdict
+            return
         self.counters["retried"] += 1
-        schedule = now_ms() + to_ms(verdict.delay or 0)
-        return {"finish": False, "schedule": schedule, "return_value": None}
+        end.finish, end.return_value = False, None
+        end.schedule = now_ms() + to_ms(verdict.delay or 0)
 
     async def finish_failed_task(
         self, msg: StreamMessage, exc: BaseException, tries: int, *args: Any, **kwargs: Any

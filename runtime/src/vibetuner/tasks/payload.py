@@ -15,9 +15,13 @@ from streaq import StreaqError
 from vibetuner.config import Settings, data_dir
 from vibetuner.errors import PayloadError
 
-__all__ = ["dump", "read", "signing_keys"]
+__all__ = ["ArgumentsGone", "dump", "read", "signing_keys"]
 
 SIGNATURE_BYTES = 32
+
+
+class ArgumentsGone(StreaqError):  # noqa: N818 - as the engine's own kin
+    """The result that was to be a task's arguments is not there any more."""
 
 
 def signing_keys(settings: Settings) -> list[bytes]:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Coroutine
 from typing import Any
 
-from streaq import StreaqRetry, Worker
+from streaq import TaskContext, Worker
 from streaq.types import StreaqCancelled
 
-from vibetuner.tasks.guard import queued_at
-from vibetuner.tasks.journal.recorder import Recorder
+from vibetuner.logs import Speaker
+from vibetuner.tasks.try_end import TryEnd
 
 __all__ = ["Reporter", "hit_the_engines_limit"]
 
@@ -18,43 +17,42 @@ logger = logging.getLogger(__name__)
 
 
 class Reporter:
-    """Writes the log lines of one worker's tasks, and lets ``recorder`` know of each try."""
+    """Writes the log lines of one worker's tasks."""
 
-    def __init__(self, worker: Worker[Any], recorder: Recorder) -> None:
+    def __init__(self, worker: Worker[Any]) -> None:
         self._worker = worker
-        self._recorder = recorder
-        self._middleware = worker.middleware(self._announce)
+        self._speaker = Speaker(logger)
 
-    def finished(  # noqa: PLR0913 - what the engine knows of a try
-        self,
-        *,
-        finish: bool,
-        schedule: int | None,
-        return_value: Any,
-        start_time: int,
-        finish_time: int,
-        fn_name: str,
-        success: bool,
-        silent: bool,
-        **_: Any,
-    ) -> None:
-        """Report the end of a try: done, failed, aborted, or handed back."""
-        if silent:
-            return
-        took = _duration(finish_time - start_time)
-        if success:
-            logger.info("%s done in %s", fn_name, took)
-        elif finish and isinstance(return_value, StreaqCancelled):
-            logger.info("%s aborted after %s", fn_name, took)
-        elif hit_the_engines_limit(return_value, finish=finish):
-            logger.error("%s timed out after %s", fn_name, took)
-        elif finish:
-            logger.error("%s failed after %s", fn_name, took, exc_info=return_value)
-        elif schedule is None:
-            logger.info("%s handed back after %s, the worker is stopping", fn_name, took)
+    def started(self, run: TaskContext) -> None:
+        """Report that a try begins."""
+        if run.tries > 1:
+            self._speaker.info(run.task_id, "%s started (try %d)", run.fn_name, run.tries)
         else:
-            wait = _duration(max(0, schedule - finish_time))
-            logger.warning("%s will be tried again in %s", fn_name, wait)
+            self._speaker.info(run.task_id, "%s started", run.fn_name)
+
+    def failed(self, run: TaskContext, error: BaseException) -> None:
+        """Report why there will be another try."""
+        logger.warning("%s failed", run.fn_name, exc_info=error, extra={"task_id": run.task_id})
+
+    def finished(self, end: TryEnd) -> None:
+        """Report the end of a try: done, failed, aborted, or handed back."""
+        if end.silent:
+            return
+        took = _duration(end.finish_time - end.start_time)
+        error, name, about = end.return_value, end.fn_name, {"task_id": end.message.task_id}
+        if end.success:
+            self._speaker.info(end.message.task_id, "%s done in %s", name, took)
+        elif end.finish and isinstance(error, StreaqCancelled):
+            logger.info("%s aborted after %s", name, took, extra=about)
+        elif hit_the_engines_limit(error, finish=end.finish):
+            logger.error("%s timed out after %s", name, took, extra=about)
+        elif end.finish:
+            logger.error("%s failed after %s", name, took, exc_info=error, extra=about)
+        elif end.schedule is None:
+            logger.info("%s handed back after %s, the worker is stopping", name, took, extra=about)
+        else:
+            wait = _duration(max(0, end.schedule - end.finish_time))
+            logger.warning("%s will be tried again in %s", name, wait, extra=about)
 
     def not_run(self, error: BaseException, fn_name: str) -> None:
         """Report a task that ended without being run."""
@@ -64,26 +62,6 @@ class Reporter:
         level = logging.INFO if isinstance(error, StreaqCancelled) else logging.ERROR
         logger.log(level, "%s not run: %s", fn_name, error)
 
-    def _announce(
-        self, run: Callable[..., Coroutine[Any, Any, Any]]
-    ) -> Callable[..., Coroutine[Any, Any, Any]]:
-        async def announced(*args: Any, **kwargs: Any) -> Any:
-            context = self._middleware.context
-            self._recorder.started(context, queued_at.get())
-            silent = self._worker.registry[context.fn_name].silent
-            if not silent:
-                logger.info("%s started%s", context.fn_name, _which_try(context.tries))
-            try:
-                return await run(*args, **kwargs)
-            except StreaqRetry as retry:
-                cause = retry.__cause__ or retry
-                self._recorder.failing(context.task_id, cause)
-                if not silent:
-                    logger.warning("%s failed", context.fn_name, exc_info=cause)
-                raise
-
-        return announced
-
 
 def hit_the_engines_limit(outcome: object, *, finish: bool) -> bool:
     """Whether the engine has ended a try for good at its time limit: that error was never raised.
@@ -92,10 +70,6 @@ def hit_the_engines_limit(outcome: object, *, finish: bool) -> bool:
     True
     """
     return finish and isinstance(outcome, TimeoutError) and outcome.__traceback__ is None
-
-
-def _which_try(tries: int) -> str:
-    return f" (try {tries})" if tries > 1 else ""
 
 
 def _duration(milliseconds: int) -> str:

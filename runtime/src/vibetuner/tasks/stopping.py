@@ -27,7 +27,7 @@ class StoppableWorker(FastWorker):
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
         self._run_scope: CancelScope | None = None
-        self.middleware(self._begin_nothing_late)
+        self.own_middlewares.append(self._begin_nothing_late)
 
     async def run_async(self, *, task_status: TaskStatus[None] = TASK_STATUS_IGNORED) -> None:
         """Run tasks until a signal or a cancellation ends it."""
@@ -56,11 +56,15 @@ class StoppableWorker(FastWorker):
                 with CancelScope(shield=True):
                     await self._hand_back(receive)
 
+    def may_start(self) -> bool:
+        """Whether no stop was asked for."""
+        return self._run_scope is None or not self._run_scope.cancel_called
+
     def _begin_nothing_late(self, run: Callable[..., Any]) -> Callable[..., Any]:
         """A middleware: once a stop was asked for, what has not begun is handed back at no cost."""
 
         async def begin(*args: Any, **kwargs: Any) -> Any:
-            if self._run_scope is not None and self._run_scope.cancel_called:
+            if not self.may_start():
                 # To the engine a deadline that was moved means the end of the grace period.
                 self._cancel_scopes[current_task.get() or ""].deadline = -math.inf
                 await checkpoint()

@@ -9,7 +9,6 @@ from contextlib import (
     AsyncExitStack,
     asynccontextmanager,
     contextmanager,
-    nullcontext,
 )
 from datetime import datetime, timedelta
 from functools import cache
@@ -33,10 +32,9 @@ from vibetuner.state import Slot
 from vibetuner.tasks.accounting import AccountingWorker
 from vibetuner.tasks.dead_letters.stream import letter_keys
 from vibetuner.tasks.depends import inject, running_context
-from vibetuner.tasks.guard import queued_at
 from vibetuner.tasks.journal.recorder import payload_of_run
 from vibetuner.tasks.lifespan import worker_lifespan
-from vibetuner.tasks.payload import dump, read, signing_keys
+from vibetuner.tasks.payload import ArgumentsGone, dump, read, signing_keys
 
 __all__ = ["TaskWorker", "get_worker", "open_queue", "using_worker"]
 
@@ -47,10 +45,6 @@ DEVELOPMENT_GRACE_SECONDS = 3
 
 # Gets the task and the request that sends it; returns what the enqueuer awaits.
 OnEnqueue = Callable[[Task[Any, Any], Any], Any]
-
-
-class ArgumentsGone(StreaqError):  # noqa: N818 - as the engine's own kin
-    """The result that was to be a task's arguments is not there any more."""
 
 
 _override: Slot[TaskWorker] = Slot(lambda: LookupError("no override"))
@@ -198,25 +192,22 @@ class TaskWorker(AccountingWorker):
         """Enqueue a task, and say so to :attr:`on_enqueue`."""
         return self.on_enqueue(task, super().publish_task(pipe, task, *args, **kwargs))
 
+    def begin_try(self, message: StreamMessage, payload: bytes | None) -> None:
+        """From now on this context is a task's: its id is in every log line."""
+        current_task.set(message.task_id)
+        running_context.set(self.context)
+        super().begin_try(message, payload)
+
     async def run_task(self, msg: StreamMessage) -> None:
-        """Run one task; its id is in every log line that it writes."""
-        task_token = current_task.set(msg.task_id)
-        context_token = running_context.set(self.context)
-        queued_token = queued_at.set(msg.enqueue_time)
-        payload_token = payload_of_run.set(None)
+        """Run one task as the engine does."""
+        self.begin_try(msg, None)
         try:
-            # The try is counted before the function begins, and a stop in between would burn it; on
-            # the fast path a stop reaches no consumer.
-            with nullcontext() if self.is_fast else CancelScope(shield=True):
+            # The try is counted before the function begins, and a stop in between would burn it.
+            with CancelScope(shield=True):
                 await super().run_task(msg)
         except ArgumentsGone as error:
             tries = int(await self.redis.get(self._retry_key + msg.task_id) or 0)
             await self.finish_failed_task(msg, error, tries, 0)
-        finally:
-            payload_of_run.reset(payload_token)
-            queued_at.reset(queued_token)
-            running_context.reset(context_token)
-            current_task.reset(task_token)
 
     def _next_datetime(self, tab: str) -> datetime:
         """When a crontab line is next due, by the clock."""

@@ -15,9 +15,14 @@ from coredis.exceptions import ConnectionError as Disconnected
 
 from vibetuner.tasks.fast.library import Library
 
-__all__ = ["SUPERSEDED", "End", "Ends"]
+__all__ = ["SUPERSEDED", "End", "Ends", "Outcome", "Then"]
 
 SUPERSEDED = None
+
+# The tasks that go on or fail with one that has ended, or SUPERSEDED.
+Outcome = list[bytes] | None
+# Gets that, or the error because of which nobody knows.
+Then = Callable[[Outcome, BaseException | None], None]
 
 # A server that restarts is back within this.
 PATIENCE_SECONDS = (0.05, 0.1, 0.2, 0.5, 1.0)
@@ -38,11 +43,11 @@ class End(NamedTuple):
     letter: str = ""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Batch:
-    future: asyncio.Future[list[Any]]
+    recorded: asyncio.Future[None]
     values: list[Any] = field(default_factory=list)
-    size: int = 0
+    thens: list[Then] = field(default_factory=list)
     step: str = ""
 
 
@@ -62,21 +67,32 @@ class Ends:
         self._on_end = on_end
         self._loop = asyncio.get_running_loop()
         self._batch: _Batch | None = None
+        self._unrecorded: set[asyncio.Future[None]] = set()
         self._sending: set[asyncio.Task[None]] = set()
         self._steps = count(time.time_ns())
 
-    async def record(self, end: End) -> list[str] | None:
-        """Record ``end``; returns the tasks that go on or fail with it, or :data:`SUPERSEDED`."""
+    def add(self, end: End, then: Then) -> None:
+        """Record ``end`` with the others of this turn of the loop; ``then`` hears of it."""
         batch = self._batch
         if batch is None:
             batch = self._batch = _Batch(self._loop.create_future())
+            self._unrecorded.add(batch.recorded)
+            batch.recorded.add_done_callback(self._unrecorded.discard)
             self._loop.call_soon(self._send)
-        place = batch.size
-        batch.size += 1
         batch.values.extend(end)
+        batch.thens.append(then)
         self._on_end(end.message_id)
-        outcome = (await batch.future)[place]
-        return SUPERSEDED if outcome is None else [name.decode() for name in outcome]
+
+    async def record(self, end: End) -> Outcome:
+        """Record ``end``, and wait until that is done."""
+        outcome: asyncio.Future[Outcome] = self._loop.create_future()
+        self.add(end, partial(_settle, outcome))
+        return await outcome
+
+    async def settled(self) -> None:
+        """Wait until everything is recorded."""
+        while self._unrecorded:
+            await asyncio.wait(self._unrecorded)
 
     def _send(self) -> None:
         batch, self._batch = self._batch, None
@@ -86,30 +102,29 @@ class Ends:
         try:
             answer = self._library.ask("finish", self._keys, self._values(batch, again=False))
         except Disconnected as error:
-            batch.future.set_exception(error)
+            _fail(batch, error)
         else:
             answer.add_done_callback(partial(self._take, batch))
 
     def _take(self, batch: _Batch, answer: asyncio.Future[list[Any]]) -> None:
-        if batch.future.done():
-            return
         if answer.cancelled() or answer.exception() is not None:
             task = self._loop.create_task(self._insist(batch))
             self._sending.add(task)
             task.add_done_callback(self._sending.discard)
         else:
-            batch.future.set_result(answer.result())
+            _tell(batch, answer.result())
 
     async def _insist(self, batch: _Batch) -> None:
         """Send them again after a loss: the server knows what it has answered to this step."""
         try:
             outcomes = await self._send_again(batch)
-        except Exception as error:  # noqa: BLE001 - it is raised where it is waited for
-            if not batch.future.done():
-                batch.future.set_exception(error)
+        except asyncio.CancelledError as error:
+            _fail(batch, error)
+            raise
+        except Exception as error:  # noqa: BLE001 - who has ended hears of it
+            _fail(batch, error)
         else:
-            if not batch.future.done():
-                batch.future.set_result(outcomes)
+            _tell(batch, outcomes)
 
     async def _send_again(self, batch: _Batch) -> list[Any]:
         values = self._values(batch, again=True)
@@ -125,3 +140,24 @@ class Ends:
 
     def _values(self, batch: _Batch, *, again: bool) -> list[Any]:
         return [*self._head, round(time.time() * 1000), batch.step, int(again), *batch.values]
+
+
+def _tell(batch: _Batch, outcomes: list[Any]) -> None:
+    for then, outcome in zip(batch.thens, outcomes, strict=True):
+        then(outcome, None)
+    batch.recorded.set_result(None)
+
+
+def _fail(batch: _Batch, error: BaseException) -> None:
+    for then in batch.thens:
+        then(None, error)
+    batch.recorded.set_result(None)
+
+
+def _settle(future: asyncio.Future[Outcome], outcome: Outcome, error: BaseException | None) -> None:
+    if future.done():  # nobody waits any more
+        return
+    if error is None:
+        future.set_result(outcome)
+    else:
+        future.set_exception(error)

@@ -83,7 +83,9 @@ class Flow:
     def done(self, message: StreamMessage) -> None:
         """Tell that nothing more is to be done for a message that :meth:`next` has given out."""
         self._held.discard(message.message_id)
-        self._forget(message.message_id)
+        if message.message_id in self._active:
+            self._forget(message.message_id)
+        self._room.set()
 
     async def change(self) -> None:
         """Wait until a slot becomes free, or a message is done."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import timedelta
 from typing import Any, Self
@@ -36,6 +36,8 @@ class FastQueue(Worker[Any]):
         super().__init__(**options)
         self._library: Library | None = None
         self._answers: Answers | None = None
+        #: stands before the project's middlewares where the fast path, which needs none, is closed
+        self.own_middlewares: list[Callable[[Any], Any]] = []
 
     @property
     def is_fast(self) -> bool:
@@ -57,6 +59,9 @@ class FastQueue(Worker[Any]):
                     stack.callback(setattr, self, "_library", None)
                 else:
                     logger.info("this Redis refuses functions and scripts; tasks run more slowly")
+            if self._library is None:
+                stack.callback(setattr, self, "middlewares", self.middlewares)
+                self.middlewares = [*self.own_middlewares, *self.middlewares]  # type: ignore[list-item]
             yield self
 
     async def result_by_id(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from anyio import CancelScope
@@ -18,6 +17,8 @@ from streaq.utils import datetime_ms, now_ms, to_ms, to_seconds
 
 from vibetuner.tasks.dead_letters.burial import Unburied
 from vibetuner.tasks.fast.waves import Begun
+from vibetuner.tasks.payload import ArgumentsGone
+from vibetuner.tasks.try_end import TryEnd
 
 if TYPE_CHECKING:
     from vibetuner.tasks.fast.worker import FastWorker
@@ -35,37 +36,28 @@ class _Refused(Exception):  # noqa: N818 - no error of the program's
         self.error = error
 
 
-@dataclass(slots=True)
-class _Outcome:
-    """What a run has come to: finished or not, and when it is to be tried again."""
-
-    success: bool = True
-    finished: bool = True
-    schedule: int | None = None
-    value: Any = None
-
-
 class Trial:
     """Runs tasks as streaq 7.2 does, in the same order of checks and with the same words."""
 
     def __init__(self, worker: FastWorker) -> None:
         self._worker = worker
 
-    async def run(self, begun: Begun) -> None:
-        """Run one try to its recorded end."""
+    async def run(self, begun: Begun) -> bool:
+        """Run one try; whether its end is being recorded, and not done with."""
         worker, message, tries = self._worker, begun.message, begun.tries
         if not tries:
             worker.counters["relinquished"] += 1
             logger.debug("%s is another worker's now", message.task_id)
-            return
+            return False
+        worker.begin_try(message, begun.payload)
         if begun.payload is None:
             await worker.finish_failed_task(message, StreaqError("Task expired!"), tries, 0)
-            return
+            return False
         try:
             data: dict[str, Any] = await worker.deserialize(begun.payload)
         except StreaqError as error:
             await worker.finish_failed_task(message, error, tries, 0)
-            return
+            return False
         name = data["f"]
         task = worker.registry.get(name)
         try:
@@ -73,83 +65,87 @@ class Trial:
                 raise _Refused(StreaqError(f"Missing function {name}!"))  # noqa: TRY301
             _check_limits(task, begun)
             lock = await self._lock(task, message) if task.unique else None
+            stands_in = await self._result_of_first(message) if data.get("F") else None
+            args = () if stands_in else await self._arguments(data)
         except _Refused as refusal:
             options = {} if task is None else {"ttl": task.ttl}
             await worker.finish_failed_task(
                 message, refusal.error, tries, data["t"], fn_name=name,
                 otherwise=data.get("O"), **options,
             )  # fmt: skip
-            return
+            return False
         assert task is not None  # noqa: S101 - refused above
-        await self._run(task, begun, data, lock)
-
-    async def _run(
-        self, task: RegisteredTask, begun: Begun, data: dict[str, Any], lock: str | None
-    ) -> None:
-        worker, message = self._worker, begun.message
-        start_time, silent = now_ms(), task.silent
-        if data.get("F") and (stands_in := await self._result_of_first(message)):
-            outcome, silent = _Outcome(value=stands_in["r"]), True
-        else:
-            arguments = await self._arguments(data)
-            start_time = now_ms()
-            outcome = await self._attempt(task, begun, arguments, data["k"])
-        await worker.finish_task(
-            message, finish=outcome.finished, schedule=outcome.schedule,
-            return_value=outcome.value, start_time=start_time, finish_time=now_ms(),
-            created_time=data["t"], fn_name=data["f"], success=outcome.success, silent=silent,
-            ttl=task.ttl, triggers=data.get("T"), lock_key=lock, tries=begun.tries,
-            otherwise=data.get("O"),
+        end = TryEnd(
+            message=message, payload=begun.payload, fn_name=name, tries=tries,
+            start_time=now_ms(), created_time=data["t"], silent=task.silent, ttl=task.ttl,
+            triggers=data.get("T"), lock_key=lock, otherwise=data.get("O"),
         )  # fmt: skip
+        if stands_in:
+            end.return_value, end.silent = stands_in["r"], True
+        else:
+            await self._attempt(task, end, args, data["k"])
+        end.finish_time = now_ms()
+        await worker.finish_try(end)
+        return True
 
     async def _attempt(
-        self, task: Any, begun: Begun, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> _Outcome:
-        worker, message = self._worker, begun.message
+        self, task: Any, end: TryEnd, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> None:
+        worker, message = self._worker, end.message
+        task_id = message.task_id
         run = task.runner
         for middleware in reversed(worker.middlewares):
             run = middleware(run)
+        if not worker.may_start():
+            self._hand_back(end)
+            return
         limit = to_seconds(task.timeout)
         deadline = math.inf if limit is None else asyncio.get_running_loop().time() + limit
-        running = worker._running_tasks[message.priority]  # noqa: SLF001 - the base class's
+        context = task.build_context(task_id, end.tries)
+        scopes = worker._cancel_scopes  # noqa: SLF001 - the base class's
+        running = worker._running_tasks[message.priority]  # noqa: SLF001 - as above
         running.add(message.message_id)
-        token = _task_context.set(task.build_context(message.task_id, begun.tries))
-        scope = worker._cancel_scopes[message.task_id] = CancelScope(  # noqa: SLF001 - as above
-            deadline=deadline, shield=True
-        )
-        outcome = _Outcome()
+        token = _task_context.set(context)
+        scope = scopes[task_id] = CancelScope(deadline=deadline, shield=True)
+        end.start_time = now_ms()
+        worker.try_started(context, silent=task.silent)
         try:
             with scope:
-                outcome.value = await run(*args, **kwargs)
+                end.return_value = await run(*args, **kwargs)
         except StreaqRetry as retry:
+            worker.try_failed(context, retry, silent=task.silent)
             worker.counters["retried"] += 1
-            outcome = _Outcome(False, False, _next_try(retry, begun.tries))
+            end.success, end.finish, end.schedule = False, False, _next_try(retry, end.tries)
         except Unburied:
             raise
         except Exception as error:  # noqa: BLE001 - whatever it is, it is the task's end
-            outcome = _Outcome(False, value=error)
+            end.success, end.return_value = False, error
         else:
             if scope.cancelled_caught:
-                outcome = self._cut_short(task, begun, scope.deadline == deadline)
+                self._cut_short(task, end, on_its_own_time=scope.deadline == deadline)
         finally:
-            worker._cancel_scopes.pop(message.task_id, None)  # noqa: SLF001 - as above
+            scopes.pop(task_id, None)
             _task_context.reset(token)
             running.discard(message.message_id)
-        return outcome
 
-    def _cut_short(self, task: RegisteredTask, begun: Begun, on_its_own_time: bool) -> _Outcome:
+    def _cut_short(self, task: RegisteredTask, end: TryEnd, *, on_its_own_time: bool) -> None:
         counters = self._worker.counters
-        if begun.message.task_id not in self._worker._cancel_scopes:  # noqa: SLF001 - as above
+        end.success = False
+        if end.message.task_id not in self._worker._cancel_scopes:  # noqa: SLF001 - as above
             counters["aborted"] += 1
             counters["failed"] -= 1  # recording its end adds it
-            return _Outcome(False, value=StreaqCancelled("Task aborted by user!"))
-        if not on_its_own_time:
-            counters["relinquished"] += 1
-            return _Outcome(False, False)
-        if task.retry_timeouts:
+            end.return_value = StreaqCancelled("Task aborted by user!")
+        elif not on_its_own_time:
+            self._hand_back(end)
+        elif task.retry_timeouts:
             counters["retried"] += 1
-            return _Outcome(False, False, now_ms() + begun.tries**2 * 1000)
-        return _Outcome(False, value=TimeoutError("Task timed out!"))
+            end.finish, end.schedule = False, now_ms() + end.tries**2 * 1000
+        else:
+            end.return_value = TimeoutError("Task timed out!")
+
+    def _hand_back(self, end: TryEnd) -> None:
+        self._worker.counters["relinquished"] += 1
+        end.success = end.finish = False
 
     async def _lock(self, task: RegisteredTask, message: StreamMessage) -> str:
         worker = self._worker
@@ -176,7 +172,10 @@ class Trial:
         worker = self._worker
         if source := data.get("A"):
             handed_on = await worker.redis.get(worker.prefix + REDIS_PREVIOUS + source)
-            return await worker.deserialize(handed_on)  # type: ignore[no-any-return]
+            try:
+                return await worker.deserialize(handed_on)  # type: ignore[no-any-return]
+            except ArgumentsGone as error:
+                raise _Refused(error) from None
         return data["a"]  # type: ignore[no-any-return]
 
 

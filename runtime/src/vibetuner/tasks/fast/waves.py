@@ -51,7 +51,9 @@ class Waves:
                 if not self._moving:
                     self._moving = True
                     self._after(TURNS, self._next_wave)
-                return self._begun.popleft()
+                begun = self._begun.popleft()
+                self._wake()
+                return begun
             idle = self._loop.create_future()
             self._idle.append(idle)
             await idle
@@ -73,12 +75,14 @@ class Waves:
         self._wake()
 
     def _wake(self) -> None:
-        count = min(self._left, len(self._begun))
-        while count > 0 and self._idle:
+        """Wake a slot, which wakes the next; a task that waits for nothing leaves its own free."""
+        if not (self._left and self._begun):
+            return
+        while self._idle:
             idle = self._idle.popleft()
             if not idle.done():
                 idle.set_result(None)
-                count -= 1
+                return
 
     def _after(self, turns: int, callback: Callable[[], None]) -> None:
         """Call it some turns of the loop later."""

@@ -4,24 +4,27 @@ from __future__ import annotations
 
 import logging
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 from anyio import TASK_STATUS_IGNORED, CancelScope, CapacityLimiter, create_task_group
-from anyio.abc import TaskStatus
+from anyio.abc import TaskGroup, TaskStatus
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 from coredis.exceptions import RedisError
+from streaq import StreaqRetry, TaskContext
 from streaq.constants import REDIS_GROUP
 from streaq.types import StreamMessage
 from streaq.utils import now_ms, to_ms, to_tuple
 
 from vibetuner.resources.wire import Address, Wire
 from vibetuner.tasks.fast.due import DueClock
-from vibetuner.tasks.fast.ends import SUPERSEDED, End
+from vibetuner.tasks.fast.ends import SUPERSEDED, End, Outcome
 from vibetuner.tasks.fast.flow import Flow
 from vibetuner.tasks.fast.library import Library
 from vibetuner.tasks.fast.queue import FastQueue
 from vibetuner.tasks.fast.trial import Trial
 from vibetuner.tasks.fast.waves import Begun
+from vibetuner.tasks.try_end import TryEnd
 
 __all__ = ["FastWorker"]
 
@@ -38,8 +41,10 @@ class FastWorker(FastQueue):
         #: where dead letters are kept, and where each task's is; before it is entered
         self.letter_keys = ("", "")
         self._letters: dict[str, str] = {}
-        self._begun: dict[str, Begun] = {}
         self._flow: Flow | None = None
+        self._group: TaskGroup | None = None
+        self._errors: list[BaseException] = []
+        self._stop_producing: CancelScope | None = None
         self._trial = Trial(self)
 
     async def schedule_delayed_tasks(self) -> None:
@@ -111,20 +116,20 @@ class FastWorker(FastQueue):
             return
         address = Address.of(self._redis.connection_pool)
         assert address is not None  # noqa: S101 - else there were no library
+        self._errors, self._stop_producing = [], produce_scope
         try:
             async with Wire(address) as listener:
                 self._flow = self._make_flow(self._library, listener)
-                errors: list[Exception] = []
                 # Their end is the flow's, so that none of them is cut short while it records.
                 with CancelScope(shield=True):
-                    async with create_task_group() as group:
+                    async with create_task_group() as self._group:
                         for _ in range(self.concurrency):
-                            group.start_soon(self._consume, self._flow, produce_scope, errors)
+                            self._group.start_soon(self._consume, self._flow, produce_scope)
                         task_status.started(CapacityLimiter(self.concurrency))
-                if errors:
-                    raise errors[0]
+                if self._errors:
+                    raise self._errors[0]
         finally:
-            self._flow = None
+            self._flow = self._group = None
             renew_scope.cancel()
 
     def _make_flow(self, library: Library, listener: Wire) -> Flow:
@@ -139,21 +144,22 @@ class FastWorker(FastQueue):
             letters=self.letter_keys,
         )
 
-    async def _consume(self, flow: Flow, scope: CancelScope, errors: list[Exception]) -> None:
+    async def _consume(self, flow: Flow, scope: CancelScope) -> None:
         while (begun := await flow.next()) is not None:
-            message = begun.message
             try:
                 if scope.cancel_called:
                     await self._give_back(flow, begun)
-                else:
-                    self._begun[message.message_id] = begun
-                    await self.run_task(message)
+                elif await self._trial.run(begun):
+                    continue  # whoever hears that its end is recorded tells the flow
             except Exception as error:  # noqa: BLE001 - raised when the others have ended
-                errors.append(error)
-                scope.cancel("A task's end could not be recorded")
-            finally:
-                self._begun.pop(message.message_id, None)
-                flow.done(message)
+                self._break(error)
+            flow.done(begun.message)
+        await flow.ends.settled()
+
+    def _break(self, error: BaseException) -> None:
+        self._errors.append(error)
+        if self._stop_producing is not None:
+            self._stop_producing.cancel("A task's end could not be recorded")
 
     async def _give_back(self, flow: Flow, begun: Begun) -> None:
         if begun.tries:
@@ -161,60 +167,84 @@ class FastWorker(FastQueue):
             end = End("h", message.priority, message.message_id, message.task_id)
             await flow.ends.record(end)
 
-    async def run_task(self, msg: StreamMessage) -> None:
-        """Run one task that has begun."""
-        begun = self._begun.pop(msg.message_id, None)
-        if begun is None:
-            await super().run_task(msg)
-        else:
-            await self._trial.run(begun)
+    def begin_try(self, message: StreamMessage, payload: bytes | None) -> None:
+        """Hear that a message is looked at; what runs in this context is about it from now on."""
 
-    async def finish_task(  # type: ignore[override]  # noqa: PLR0913, PLR0917 - the engine's own parameters
-        self,
-        msg: StreamMessage,
-        finish: bool,
-        schedule: int | None,
-        return_value: Any,
-        start_time: int,
-        finish_time: int,
-        created_time: int,
-        fn_name: str,
-        success: bool,
-        silent: bool,
-        ttl: timedelta | int | None,
-        triggers: str | None,
-        lock_key: str | None,
-        tries: int,
-        otherwise: str | None,
-    ) -> bool:
-        """Record the end of a try; False when another worker has taken the task over."""
+    def may_start(self) -> bool:
+        """Whether a function may still be called; what may not is handed back at no cost."""
+        return True
+
+    def try_started(self, run: TaskContext, *, silent: bool) -> None:
+        """Hear that a task's function is called."""
+
+    def try_failed(self, run: TaskContext, retry: StreaqRetry, *, silent: bool) -> None:
+        """Hear that a try has failed, and that there will be another."""
+
+    async def settle_try(self, end: TryEnd) -> None:
+        """Have a last word about the end of a try, before it is recorded."""
+
+    def try_recorded(self, end: TryEnd) -> None:
+        """Hear that the end of a try is recorded."""
+
+    async def finish_try(self, end: TryEnd) -> None:
+        """Have the end of a try recorded, and go on; the slot of its task is free at once."""
         flow = self._flow
-        if flow is None:
-            await super().finish_task(
-                msg, finish, schedule, return_value, start_time, finish_time, created_time,
-                fn_name, success, silent, ttl, triggers, lock_key, tries, otherwise,
-            )  # fmt: skip
-            return True
-        place = (msg.priority, msg.message_id, msg.task_id)
-        letter = self._letters.pop(msg.task_id, "")
-        if not finish:
-            end = End("r", *place, schedule) if schedule is not None else End("h", *place)
-            return await self._record(flow, end._replace(lock=lock_key or ""), fn_name)
+        assert flow is not None  # noqa: S101 - it is what has begun the task
+        await self.settle_try(end)
+        recorded = await self._as_recorded(end)
+        flow.ends.add(recorded, partial(self._take_recorded, flow, end))
+
+    async def _as_recorded(self, end: TryEnd) -> End:
+        message = end.message
+        place = (message.priority, message.message_id, message.task_id)
+        letter = self._letters.pop(message.task_id, "")
+        lock = end.lock_key or ""
+        if not end.finish:
+            if end.schedule is None:
+                return End("h", *place, lock=lock)
+            return End("r", *place, end.schedule, lock=lock)
         result = await self.serialize(
             {
-                "f": fn_name, "ct": created_time, "et": msg.enqueue_time, "s": success,
-                "r": return_value, "st": start_time, "ft": finish_time, "t": tries, "w": self.id,
+                "f": end.fn_name, "ct": end.created_time, "et": message.enqueue_time,
+                "s": end.success, "r": end.return_value, "st": end.start_time,
+                "ft": end.finish_time, "t": end.tries, "w": self.id,
             }
         )  # fmt: skip
         handed_on: str | bytes = ""
-        if success and triggers:
-            handed_on = await self.serialize(to_tuple(return_value))
-        end = End(
-            "s" if success else "f", *place, result, _lifetime(ttl), lock_key or "", handed_on,
-            otherwise or "", letter,
+        if end.success and end.triggers:
+            handed_on = await self.serialize(to_tuple(end.return_value))
+        self.counters["completed" if end.success else "failed"] += 1
+        return End(
+            "s" if end.success else "f", *place, result, _lifetime(end.ttl), lock, handed_on,
+            end.otherwise or "", letter,
         )  # fmt: skip
-        self.counters["completed" if success else "failed"] += 1
-        return await self._record(flow, end, fn_name)
+
+    def _take_recorded(
+        self, flow: Flow, end: TryEnd, outcome: Outcome, error: BaseException | None
+    ) -> None:
+        if error is not None:
+            self._break(error)
+        elif outcome is SUPERSEDED:
+            self._was_superseded(end)
+        else:
+            self.try_recorded(end)
+            if self._group is not None and _has_failed_others(end, outcome):
+                self._group.start_soon(self._fail_others, flow, end, outcome)
+                return
+        flow.done(end.message)
+
+    def _was_superseded(self, end: TryEnd) -> None:
+        self.counters["superseded"] += 1
+        logger.warning("%s was taken over by another worker; its run here is void", end.fn_name)
+
+    async def _fail_others(self, flow: Flow, end: TryEnd, outcome: list[bytes]) -> None:
+        try:
+            names = [name.decode() for name in outcome]
+            await self.fail_task_dependents(names, end.otherwise or None)
+        except Exception as error:  # noqa: BLE001 - raised when the tasks have ended
+            self._break(error)
+        finally:
+            flow.done(end.message)
 
     async def finish_failed_task(  # noqa: PLR0913, PLR0917 - as above
         self,
@@ -231,20 +261,16 @@ class FastWorker(FastQueue):
             await super().finish_failed_task(msg, exc, tries, created_time, fn_name, ttl, otherwise)
             return
         now = now_ms()
-        await FastWorker.finish_task(
-            self, msg, True, None, exc, now, now, created_time, fn_name, False, True, ttl,
-            None, None, tries, otherwise,
+        end = TryEnd(
+            message=msg, fn_name=fn_name, tries=tries, return_value=exc, success=False,
+            start_time=now, finish_time=now, created_time=created_time, silent=True, ttl=ttl,
+            otherwise=otherwise,
         )  # fmt: skip
-
-    async def _record(self, flow: Flow, end: End, fn_name: str) -> bool:
-        outcome = await flow.ends.record(end)
+        outcome = await self._flow.ends.record(await self._as_recorded(end))
         if outcome is SUPERSEDED:
-            self.counters["superseded"] += 1
-            logger.warning("%s was taken over by another worker; its run here is void", fn_name)
-            return False
-        if end.kind == "f" and (outcome or end.otherwise):
-            await self.fail_task_dependents(outcome, end.otherwise or None)
-        return True
+            self._was_superseded(end)
+        elif _has_failed_others(end, outcome):
+            await self.fail_task_dependents([name.decode() for name in outcome], otherwise)
 
     def keep_with_end(self, task_id: str, letter: str) -> bool:
         """Keep a dead letter in the step that records its task's end; False if there is none."""
@@ -252,6 +278,10 @@ class FastWorker(FastQueue):
             return False
         self._letters[task_id] = letter
         return True
+
+
+def _has_failed_others(end: TryEnd, outcome: list[bytes]) -> bool:
+    return end.finish and not end.success and bool(outcome or end.otherwise)
 
 
 def _lifetime(ttl: timedelta | int | None) -> str | int:

@@ -46,7 +46,10 @@ class Batch:
 
     def counts(self, at: int) -> Counter[str]:
         """What is counted in the minute of this moment, to be added to."""
-        return self.minutes.setdefault(at // MINUTE_MS * MINUTE_MS, Counter())
+        minute = at // MINUTE_MS * MINUTE_MS
+        if minute not in self.minutes:
+            self.minutes[minute] = Counter()
+        return self.minutes[minute]
 
     def begin(self, one: Started) -> None:
         """A try begins."""

@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 __all__ = ["Beat", "Ended", "FailedTry", "Outcome", "Started", "bucket", "bucket_ms"]
 
@@ -20,8 +20,7 @@ class Outcome(StrEnum):
     ABORTED = "aborted"
 
 
-@dataclass(frozen=True, slots=True)
-class Ended:
+class Ended(NamedTuple):
     """A task that ended; moments are in milliseconds since 1970, 0 where there is none.
 
     Args:
@@ -50,20 +49,7 @@ class Ended:
 
     def to_json(self) -> str:
         """One line of JSON; :meth:`from_json` reads it back."""
-        return json.dumps(
-            [
-                self.task_id,
-                self.name,
-                self.outcome.value,
-                self.created,
-                self.queued,
-                self.started,
-                self.finished,
-                self.tries,
-                self.worker,
-                self.error,
-            ]
-        )
+        return json.dumps(self)
 
     @classmethod
     def from_json(cls, text: str) -> Self:
@@ -73,8 +59,7 @@ class Ended:
         return cls(*values[:10])
 
 
-@dataclass(frozen=True, slots=True)
-class Started:
+class Started(NamedTuple):
     """A task that a worker runs."""
 
     task_id: str
@@ -85,7 +70,7 @@ class Started:
 
     def to_json(self) -> str:
         """One line of JSON; :meth:`from_json` reads it back."""
-        return json.dumps([self.task_id, self.name, self.tries, self.started, self.queued])
+        return json.dumps(self)
 
     @classmethod
     def from_json(cls, text: str) -> Self:
@@ -93,8 +78,7 @@ class Started:
         return cls(*json.loads(text)[:5])
 
 
-@dataclass(frozen=True, slots=True)
-class FailedTry:
+class FailedTry(NamedTuple):
     """A try after which the task is tried again, or was handed back."""
 
     tries: int
@@ -105,7 +89,7 @@ class FailedTry:
 
     def to_json(self) -> str:
         """One line of JSON; :meth:`from_json` reads it back."""
-        return json.dumps([self.tries, self.started, self.finished, self.worker, self.error])
+        return json.dumps(self)
 
     @classmethod
     def from_json(cls, text: str) -> Self:

@@ -15,7 +15,7 @@ from typing import Any, ParamSpec
 from anyio import CancelScope, create_task_group, move_on_after, sleep
 from coredis.exceptions import RedisError
 from streaq import TaskContext, Worker
-from streaq.types import StreamMessage, StreaqCancelled
+from streaq.types import StreaqCancelled
 
 from vibetuner import __version__
 from vibetuner.config import get_settings
@@ -25,6 +25,7 @@ from vibetuner.tasks.dead_letters.letter import plain_text, plain_traceback
 from vibetuner.tasks.journal.batch import Batch
 from vibetuner.tasks.journal.entry import Beat, Ended, FailedTry, Outcome, Started, bucket
 from vibetuner.tasks.journal.write import write
+from vibetuner.tasks.try_end import TryEnd
 
 __all__ = ["BEAT_SECONDS", "Recorder", "payload_of_run"]
 
@@ -85,44 +86,32 @@ class Recorder:
         self._reasons[task_id] = _one_line(error)
 
     @_harmless
-    def finished(  # noqa: PLR0913 - what the engine knows of a try
-        self,
-        msg: StreamMessage,
-        *,
-        finish: bool,
-        fn_name: str,
-        success: bool,
-        return_value: Any,
-        created_time: int,
-        start_time: int,
-        finish_time: int,
-        tries: int,
-        **_: Any,
-    ) -> None:
-        """A try has ended, and where ``finish`` says so its task with it."""
-        reason = self._reasons.pop(msg.task_id, "")
-        if not finish:
-            self._stopped(msg.task_id)
-            one = FailedTry(tries, start_time, finish_time, self._worker.id, reason)
-            self._batch.fail(msg.task_id, one)
+    def finished(self, end: TryEnd) -> None:
+        """A try has ended, and where its ``finish`` says so its task with it."""
+        message, began, ended = end.message, end.start_time, end.finish_time
+        reason = self._reasons.pop(message.task_id, "")
+        if not end.finish:
+            self._stopped(message.task_id)
+            one = FailedTry(end.tries, began, ended, self._worker.id, reason)
+            self._batch.fail(message.task_id, one)
             return
-        counts = self._batch.counts(finish_time)
-        counts[f"r{bucket(finish_time - start_time)}"] += 1
-        if tries <= 1:  # later tries wait on purpose
-            counts[f"w{bucket(start_time - msg.enqueue_time)}"] += 1
+        counts = self._batch.counts(ended)
+        counts[f"r{bucket(ended - began)}"] += 1
+        if end.tries <= 1:  # later tries wait on purpose
+            counts[f"w{bucket(began - message.enqueue_time)}"] += 1
         entry = Ended(
-            task_id=msg.task_id,
-            name=fn_name,
-            outcome=Outcome.DONE if success else _outcome(return_value),
-            created=created_time,
-            queued=msg.enqueue_time,
-            started=start_time,
-            finished=finish_time,
-            tries=tries,
-            worker=self._worker.id,
-            error="" if success else _one_line(return_value),
+            message.task_id,
+            end.fn_name,
+            Outcome.DONE if end.success else _outcome(end.return_value),
+            end.created_time,
+            message.enqueue_time,
+            began,
+            ended,
+            end.tries,
+            self._worker.id,
+            "" if end.success else _one_line(end.return_value),
         )
-        self._ended(entry, None if success else return_value, payload_of_run.get(None))
+        self._ended(entry, None if end.success else end.return_value, end.payload)
 
     @_harmless
     def not_run(  # noqa: PLR0913 - as above
