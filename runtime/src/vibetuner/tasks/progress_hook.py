@@ -6,15 +6,15 @@ import asyncio
 import logging
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Protocol
 
 from coredis.exceptions import ResponseError
-from streaq import Worker
 from streaq.types import StreaqCancelled
 
 from vibetuner.config import get_settings
 from vibetuner.sse.history import OUTAGES, History, history_of
 from vibetuner.tasks import progress_store
+from vibetuner.tasks.fast.queue import FastQueue
 from vibetuner.tasks.progress_state import ProgressStatus
 
 __all__ = ["Ends", "Reporting", "reporting", "status_of"]
@@ -57,7 +57,7 @@ class Ends:
     Whatever goes wrong here is logged, and keeps no task from being finished.
     """
 
-    def __init__(self, worker: Worker[Any]) -> None:
+    def __init__(self, worker: FastQueue) -> None:
         self._worker = worker
         self._untold: dict[str, ProgressStatus] = {}
         self._teller: asyncio.Task[None] | None = None
@@ -105,7 +105,7 @@ class Ends:
 
     async def _tell_now(self, ended: dict[str, ProgressStatus]) -> None:
         history = self.history
-        for task_id in await progress_store.known_of(history, list(ended)):
+        for task_id in await progress_store.known_of(self._worker.scripts, history, list(ended)):
             try:
                 await progress_store.end(history, task_id, ended[task_id])
             except (ResponseError, ValueError, TypeError) as error:

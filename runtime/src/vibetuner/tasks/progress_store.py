@@ -6,6 +6,7 @@ from typing import Any
 
 from vibetuner.sse.event import idle_id
 from vibetuner.sse.history import SEND, History
+from vibetuner.tasks.fast.library import Scripts
 from vibetuner.tasks.progress_state import ProgressState, ProgressStatus
 
 __all__ = ["PROGRESS", "end", "known_of", "read", "register", "write"]
@@ -74,9 +75,9 @@ async def end(history: History, task_id: str, status: ProgressStatus) -> None:
             return
 
 
-async def known_of(history: History, task_ids: list[str]) -> list[str]:
+async def known_of(scripts: Scripts, history: History, task_ids: list[str]) -> list[str]:
     """Those of the tasks that report, or are watched."""
-    answer: Any = await history.redis.eval(KNOWN, [_key(history, name) for name in task_ids])
+    answer = await scripts.eval(KNOWN, [_key(history, name) for name in task_ids], [])
     return [name for name, known in zip(task_ids, answer, strict=True) if known]
 
 

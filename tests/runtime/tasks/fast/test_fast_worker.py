@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 import pytest
 from coredis import ConnectionPool, Redis
 from streaq import StreaqError
+from streaq.types import StreaqCancelled
 
 from tests.processes import free_port, wait_until
 from vibetuner.config import Settings, using_settings
@@ -22,6 +23,7 @@ from vibetuner.embedded.packages import valkey_binary
 from vibetuner.resources.wire import Address, Wire
 from vibetuner.tasks.dead_letters.stream import stream_key
 from vibetuner.tasks.fast.ends import End
+from vibetuner.tasks.fast.flow import FRESH_SECONDS
 from vibetuner.tasks.fast.library import Library
 from vibetuner.tasks.guard import Guard
 from vibetuner.tasks.retry import RetryPolicy
@@ -133,10 +135,67 @@ async def test_a_message_of_another_workers_burns_no_try(worker: TaskWorker, run
         ((entry, *_),) = [(e.identifier,) for e in await worker.redis.xrange(stream)]
         assert worker._library is not None
         begun = await worker._library.call(
-            "start", (worker.prefix,), ["workers", worker.id, "normal", entry, task.id]
+            "start", (worker.prefix,), ["workers", worker.id, "1", "normal", entry, task.id]
         )
         assert begun == [None]
         assert await worker.redis.exists([worker._retry_key + task.id]) == 0
+
+
+async def test_what_is_begun_ahead_costs_no_try_until_it_runs(worker: TaskWorker):
+    """Whoever is killed before that has taken nothing from it."""
+
+    @worker.task(name="noop")
+    async def noop() -> None: ...
+
+    async with worker:
+        task = await noop.enqueue()
+        stream = worker.stream_key + worker.priorities[-1]
+        await worker._lib.create_groups(worker.stream_key, "workers", *worker.priorities)
+        await worker.redis.xreadgroup("workers", worker.id, {stream: ">"}, count=1)
+        ((entry, *_),) = [(e.identifier,) for e in await worker.redis.xrange(stream)]
+        assert worker._library is not None
+        head, place = ["workers", worker.id], ["normal", entry, task.id]
+        begun = await worker._library.call("start", (worker.prefix,), [*head, "0", *place])
+        ((payload, tries, aborted),) = begun
+        assert (payload is not None, tries, aborted) == (True, 1, 0)
+        assert await worker.redis.exists([worker._retry_key + task.id]) == 0
+        await worker._library.call("start", (worker.prefix,), [*head, "+", *place])
+        assert await worker.redis.get(worker._retry_key + task.id) == "1"
+
+
+async def test_what_was_begun_ahead_and_stands_behind_long_tasks_can_be_aborted(
+    worker: TaskWorker, running: Running
+):
+    """Many short tasks have a worker look ahead; what it saw is asked again when it is old."""
+    go = asyncio.Event()
+    holding: list[int] = []
+    ran: list[int] = []
+
+    @worker.task(name="quick")
+    async def quick() -> None: ...
+
+    @worker.task(name="hold")
+    async def hold() -> None:
+        holding.append(1)
+        await go.wait()
+
+    @worker.task(name="late")
+    async def late() -> None:
+        ran.append(1)
+
+    async with running(worker):
+        waiting = [late.enqueue() for _ in range(8)]
+        holds = [hold.enqueue() for _ in range(worker.concurrency)]
+        await worker.enqueue_many([*(quick.enqueue() for _ in range(600)), *holds, *waiting])
+        await eventually(lambda: len(holding) == worker.concurrency)
+        for task in waiting:
+            await task.abort(timeout=0)
+        await asyncio.sleep(FRESH_SECONDS * 1.5)
+        go.set()
+        results = [await task.result(timeout=10) for task in waiting]
+
+    assert [type(result.exception) for result in results] == [StreaqCancelled] * 8
+    assert not ran
 
 
 async def test_what_a_stopping_worker_has_not_run_is_another_workers_at_once(

@@ -17,24 +17,33 @@ from streaq.constants import REDIS_GROUP
 from streaq.types import StreamMessage
 
 from vibetuner.resources.wire import Wire
-from vibetuner.tasks.fast.ends import End, Ends
+from vibetuner.tasks.fast.ends import SUPERSEDED, End, Ends, Outcome
 from vibetuner.tasks.fast.library import Library
-from vibetuner.tasks.fast.waves import Begun, Waves
+from vibetuner.tasks.fast.lookahead import Lookahead
+from vibetuner.tasks.fast.slots import Begun, Slots
 
 __all__ = ["Flow"]
 
 logger = logging.getLogger(__name__)
 
 UNBLOCK_SECONDS = 2
+# What was begun ahead and had no slot for so long is begun anew; the engine looks for aborts less
+# often than that.
+FRESH_SECONDS = 0.2
+# As functions.lua has it: begin and count a try, begin without, count.
+NOW, AHEAD, CHARGE = "1", "0", "+"
+HEAD = 2
 
 
 class Flow:
-    """Reads messages ahead, and begins as many of them as there are free slots.
+    """Reads messages, and begins as many of them as there are free slots, and a few ahead.
+
+    What is begun ahead costs no try until it has a slot: whoever is killed before that has taken
+    nothing from it.
 
     Args:
         library: our functions on the server.
         listener: where a read may block.
-        ends: where the end of a try is recorded.
         slots: how many tasks run at the same time.
     """
 
@@ -60,12 +69,15 @@ class Flow:
         self._consumer = consumer
         self._priorities = list(priorities)
         self._idle_ms = idle_ms
-        self._slots = slots
-        self._waves = Waves(slots)
+        self._count = slots
+        self._slots = Slots(slots)
         self._loop = asyncio.get_running_loop()
+        self._lookahead = Lookahead(slots=slots, now=self._loop.time())
         self._waiting: deque[StreamMessage] = deque()
+        self._ahead: deque[Begun] = deque()
+        self._asked_ahead = 0
         self._active: set[str] = set()  # a slot each, until their end is on its way
-        self._held: set[str] = set()  # and until it is recorded
+        self._held: set[str] = set()  # whatever is neither waiting nor recorded
         self._starting: set[asyncio.Future[Any]] = set()
         self._filling = False
         self._room = asyncio.Event()
@@ -78,7 +90,13 @@ class Flow:
 
     async def next(self) -> Begun | None:
         """The next message for a free slot; None when there will be no more."""
-        return await self._waves.next()
+        while (begun := await self._slots.next()) is not None:
+            if not begun.until or self._loop.time() < begun.until or begun.aborted:
+                return begun
+            m = begun.message
+            end = End("b", m.priority, m.message_id, m.task_id)
+            self.ends.add(end, partial(self._take_uncounted, m))
+        return None
 
     def done(self, message: StreamMessage) -> None:
         """Tell that nothing more is to be done for a message that :meth:`next` has given out."""
@@ -93,15 +111,18 @@ class Flow:
         await self._room.wait()
 
     async def room(self, ahead: int) -> int:
-        """Wait until fewer than half of ``ahead`` messages wait; returns how many to read.
+        """Wait until fewer than half of those messages wait that are wanted; returns how many.
+
+        These are ``ahead``, and as many again as are begun ahead.
 
         Raises what has broken a start.
         """
-        while self._error is None and len(self._waiting) > ahead // 2:
+        while self._error is None:
+            wanted = ahead + 2 * self._lookahead.count
+            if len(self._waiting) <= wanted // 2:
+                return max(1, wanted - len(self._waiting) + self._count - len(self._active))
             await self.change()
-        if self._error is not None:
-            raise self._error
-        return max(1, ahead - len(self._waiting) + self._slots - len(self._active))
+        raise self._error
 
     async def read(self, count: int) -> int:
         """Read what is there, lost messages of other workers first; returns how many."""
@@ -137,8 +158,11 @@ class Flow:
         self.stopping = True
         while self._starting:
             await asyncio.wait(self._starting)
-        begun, waiting = self._waves.stop(), list(self._waiting)
+        begun = self._slots.stop()
+        await self.ends.settled()  # what has begun in vain waits again then
+        waiting = [*self._waiting, *(one.message for one in self._ahead)]
         self._waiting.clear()
+        self._ahead.clear()
         ends = [
             self.ends.record(End("h", m.priority, m.message_id, m.task_id))
             for m in (item.message for item in begun if item.tries)
@@ -164,6 +188,7 @@ class Flow:
 
     def _forget(self, message_id: str) -> None:
         self._active.discard(message_id)
+        self._lookahead.one_ended()
         self._fill_soon()
 
     def _fill_soon(self) -> None:
@@ -172,51 +197,120 @@ class Flow:
             self._loop.call_soon(self._fill)
 
     def _fill(self) -> None:
+        """Give the free slots what was begun ahead, and begin what takes its place."""
         self._filling = False
-        free = min(self._slots - len(self._active), len(self._waiting))
         self._room.set()
-        if free <= 0 or self.stopping or self._error is not None:
+        if self.stopping or self._error is not None:
             return
-        messages = [self._waiting.popleft() for _ in range(free)]
-        ids = [message.message_id for message in messages]
-        self._active.update(ids)
-        self._held.update(ids)
         values: list[Any] = [REDIS_GROUP, self._consumer]
-        for message in messages:
-            values += (message.priority, message.message_id, message.task_id)
+        self._charge(values)
+        now = self._choose(self._count - len(self._active) - self._asked_ahead)
+        self._active.update(message.message_id for message in now)
+        ahead = self._choose(self._lookahead.count - self._asked_ahead - len(self._ahead))
+        self._asked_ahead += len(ahead)
+        for mode, messages in ((NOW, now), (AHEAD, ahead)):
+            for message in messages:
+                self._held.add(message.message_id)
+                values += (mode, message.priority, message.message_id, message.task_id)
+        if len(values) > HEAD:
+            self._start(now, ahead, values)
+
+    def _charge(self, values: list[Any]) -> None:
+        """Have a try counted for what was begun ahead, before it runs."""
+        now = self._loop.time()
+        left = self._slots.portion
+        # A few more than there are slots, where these are free so often that it is for a moment.
+        count = self._count + min(left, self._lookahead.count // 2)
+        while self._ahead and len(self._active) < count:
+            if not left:
+                self._fill_soon()
+                return
+            left -= 1
+            begun = self._ahead.popleft()
+            message = begun.message
+            if begun.until < now and not begun.aborted:
+                self._wait_again(message)
+                continue
+            if len(self._active) < self._count:
+                begun = begun._replace(until=0)
+            self._active.add(message.message_id)
+            values += (CHARGE, message.priority, message.message_id, message.task_id)
+            self._slots.put(begun)
+
+    def _wait_again(self, message: StreamMessage) -> None:
+        """Begin it anew when it has a slot; whether it was aborted meanwhile is asked then."""
+        self._held.discard(message.message_id)
+        self._waiting.appendleft(message)
+
+    def _take_uncounted(
+        self, message: StreamMessage, outcome: Outcome, error: BaseException | None
+    ) -> None:
+        if error is not None:
+            self._break(error)
+        elif outcome is SUPERSEDED:
+            self.done(message)
+        else:
+            self._wait_again(message)
+            self._fill_soon()
+
+    def _choose(self, count: int) -> list[StreamMessage]:
+        return [self._waiting.popleft() for _ in range(min(count, len(self._waiting)))]
+
+    def _start(
+        self, now: list[StreamMessage], ahead: list[StreamMessage], values: list[Any]
+    ) -> None:
         try:
             answer = self._library.ask("start", (self._prefix,), values)
         except RedisError as error:
             self._break(error)
             return
         self._starting.add(answer)
-        answer.add_done_callback(partial(self._take_started, messages, values))
+        asked = self._loop.time()
+        answer.add_done_callback(partial(self._take_started, now, ahead, values, asked))
 
     def _take_started(
-        self, messages: list[StreamMessage], values: list[Any], answer: asyncio.Future[Any]
+        self,
+        now: list[StreamMessage],
+        ahead: list[StreamMessage],
+        values: list[Any],
+        asked: float,
+        answer: asyncio.Future[Any],
     ) -> None:
         self._starting.discard(answer)
         error = Disconnected("It was cancelled") if answer.cancelled() else answer.exception()
         if error is None:
-            self._keep_begun(messages, answer.result())
+            self._lookahead.answered(asked=asked, now=self._loop.time())
+            self._keep_begun(now, ahead, answer.result())
         elif isinstance(error, ResponseError):  # perhaps the server has forgotten our functions
-            task = self._loop.create_task(self._start_again(messages, values))
+            task = self._loop.create_task(self._start_again(now, ahead, values))
             self._starting.add(task)
             task.add_done_callback(self._starting.discard)
         else:
             self._break(error)
 
-    async def _start_again(self, messages: list[StreamMessage], values: list[Any]) -> None:
+    async def _start_again(
+        self, now: list[StreamMessage], ahead: list[StreamMessage], values: list[Any]
+    ) -> None:
         try:
-            self._keep_begun(messages, await self._library.call("start", (self._prefix,), values))
+            answers = await self._library.call("start", (self._prefix,), values)
         except RedisError as error:
             self._break(error)
+        else:
+            self._keep_begun(now, ahead, answers)
 
-    def _keep_begun(self, messages: list[StreamMessage], answers: list[Any]) -> None:
-        self._waves.put(
-            Begun(message) if answer is None else Begun(message, *answer)
-            for message, answer in zip(messages, answers, strict=True)
-        )
+    def _keep_begun(
+        self, now: list[StreamMessage], ahead: list[StreamMessage], answers: list[Any]
+    ) -> None:
+        until = self._loop.time() + FRESH_SECONDS
+        self._asked_ahead -= len(ahead)
+        for place, message in enumerate(now):
+            answer = answers[place]
+            self._slots.put(Begun(message) if answer is None else Begun(message, *answer))
+        for message, answer in zip(ahead, answers[len(now) :], strict=True):
+            payload, tries, aborted = answer
+            self._ahead.append(Begun(message, payload, tries, aborted, until))
+        if ahead:
+            self._fill_soon()
 
     def _break(self, error: BaseException) -> None:
         logger.debug("starting tasks failed: %s", error)

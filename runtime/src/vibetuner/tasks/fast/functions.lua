@@ -15,6 +15,16 @@ local function each(head, list, ...)
   return sum
 end
 
+-- What stands at keys, in portions that fit into a call.
+local function values(keys)
+  local found = {}
+  for at = 1, #keys, 500 do
+    local part = redis.call('mget', unpack(keys, at, math.min(at + 499, #keys)))
+    for i = 1, #part do found[#found + 1] = part[i] end
+  end
+  return found
+end
+
 local function before(one, other)
   local ms, seq = one:match('(%d+)-(%d+)')
   local other_ms, other_seq = other:match('(%d+)-(%d+)')
@@ -77,26 +87,41 @@ local function read(keys, argv)
   return found
 end
 
--- ARGV: group, consumer, then priority, message and task of each that is to begin.
--- Returns for each: payload, try and whether it was aborted; nothing if another worker has it.
+-- ARGV: group, consumer, then mode, priority, message and task of each. Mode 1 begins it and counts
+-- a try, 0 begins it ahead, and + counts the try of one that was begun ahead and is now run.
+-- Returns for each but the last kind: payload, try and whether it was aborted; in mode 1 nothing if
+-- another worker has it.
 local function start(keys, argv)
   local prefix, group, consumer = keys[1], argv[1], argv[2]
-  local messages, owned_messages, running, begun = {}, {}, {}, {}
-  for i = 3, #argv, 3 do add(messages, prefix .. ':queues:' .. argv[i], argv[i + 1]) end
+  local messages, owned_messages, running, begun, wanted = {}, {}, {}, {}, {}
+  for i = 3, #argv, 4 do
+    if argv[i] ~= '0' then add(messages, prefix .. ':queues:' .. argv[i + 1], argv[i + 2]) end
+    if argv[i] ~= '+' then wanted[#wanted + 1] = prefix .. ':task:data:' .. argv[i + 3] end
+    if argv[i] == '0' then wanted[#wanted + 1] = prefix .. ':task:retry:' .. argv[i + 3] end
+  end
   local mine = owned(group, consumer, messages)
   local aborts = redis.call('exists', prefix .. ':aborted') == 1
-  for i = 3, #argv, 3 do
-    local stream, id, task = prefix .. ':queues:' .. argv[i], argv[i + 1], argv[i + 2]
-    if not mine[stream .. id] then
-      begun[#begun + 1] = false
-    else
+  local found = values(wanted)
+  local at = 0
+  for i = 3, #argv, 4 do
+    local mode, stream, id, task = argv[i], prefix .. ':queues:' .. argv[i + 1], argv[i + 2], argv[i + 3]
+    local tries, payload
+    if mode ~= '+' then
+      at = at + 1
+      payload = found[at]
+    end
+    if mode == '0' then
+      at = at + 1
+      tries = tonumber(found[at] or 0) + 1
+    elseif mine[stream .. id] then
       add(owned_messages, stream, id)
       running[#running + 1] = task
-      begun[#begun + 1] = {
-        redis.call('get', prefix .. ':task:data:' .. task),
-        redis.call('incr', prefix .. ':task:retry:' .. task),
-        aborts and redis.call('srem', prefix .. ':aborted', task) or 0,
-      }
+      tries = redis.call('incr', prefix .. ':task:retry:' .. task)
+    end
+    if mode ~= '+' then
+      begun[#begun + 1] = tries
+        and { payload, tries, aborts and redis.call('srem', prefix .. ':aborted', task) or 0 }
+        or false
     end
   end
   for stream, ids in pairs(owned_messages) do
@@ -156,7 +181,7 @@ end
 
 -- KEYS: prefix, dead letters, their places. ARGV: group, consumer, idle, now, the name of this step,
 -- 1 where it is sent again, then ten of each task:
--- kind (success, failure, retry, hand-back), priority, message, task, result or moment of the
+-- kind (success, failure, retry, hand-back, begun in vain), priority, message, task, result or moment of the
 -- retry, lifetime of the result, lock, arguments for what follows, fallback, dead letter.
 -- Returns for each: the tasks that were released or have failed with it; nothing if another worker
 -- has taken the task over, whose run it is that counts.
@@ -187,16 +212,18 @@ local function finish(keys, argv)
     else
       run[#run + 1] = task
       if lock ~= '' then forgotten[#forgotten + 1] = lock end
-      if kind == 'h' then
+      if kind == 'h' or kind == 'b' then
         redis.call('decr', prefix .. ':task:retry:' .. task)
-        redis.pcall('xclaim', stream, group, consumer, 0, id, 'idle', idle, 'justid')
+        if kind == 'h' then
+          redis.pcall('xclaim', stream, group, consumer, 0, id, 'idle', idle, 'justid')
+        end
       else
         add(acked, stream, id)
       end
       if kind == 'r' then
         redis.call('zadd', prefix .. ':queues:delayed:' .. priority, value, task)
         redis.call('publish', prefix .. ':delayed', value)
-      elseif kind ~= 'h' then
+      elseif kind == 's' or kind == 'f' then
         redis.call('publish', prefix .. ':channels:' .. task, value)
         ended[#ended + 1] = task
         forgotten[#forgotten + 1] = prefix .. ':task:retry:' .. task

@@ -5,21 +5,32 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
+from collections.abc import Awaitable, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from coredis.exceptions import ResponseError
 
 from vibetuner.errors import first_line
 from vibetuner.resources.wire import Wire
 
-__all__ = ["Library"]
+__all__ = ["Library", "Scripts"]
 
 logger = logging.getLogger(__name__)
 
 NAMES = ("read", "start", "finish", "enqueue", "due")
 GONE = ("Function not found", "NOSCRIPT")
+
+
+class Scripts(Protocol):
+    """What runs scripts on the server: a client, or a :class:`Library`."""
+
+    def eval(
+        self, script: str, keys: Sequence[str], args: Sequence[str | bytes | float]
+    ) -> Awaitable[Any]:
+        """Run one."""
+        ...
 
 
 class Library:
@@ -55,6 +66,12 @@ class Library:
             if not any(word in str(error) for word in GONE) or not await self.load():
                 raise
         return await self.ask(name, keys, values)
+
+    def eval(
+        self, script: str, keys: Sequence[str], args: Sequence[str | bytes | float]
+    ) -> asyncio.Future[Any]:
+        """Run a script, as the client's method of that name does."""
+        return self.wire.call("EVAL", script, len(keys), *keys, *args)
 
     async def unblock(self, client: int) -> None:
         """End the blocking call of another connection of ours."""

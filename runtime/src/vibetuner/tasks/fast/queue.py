@@ -16,7 +16,7 @@ from streaq.utils import datetime_ms, now_ms, to_ms, to_seconds
 from vibetuner.resources.wire import Address, Wire
 from vibetuner.tasks.fast.abort import Abort
 from vibetuner.tasks.fast.answers import Answers
-from vibetuner.tasks.fast.library import Library
+from vibetuner.tasks.fast.library import Library, Scripts
 
 __all__ = ["FastQueue"]
 
@@ -43,6 +43,11 @@ class FastQueue(Worker[Any]):
     def is_fast(self) -> bool:
         """Whether the fast path is open."""
         return self._library is not None
+
+    @property
+    def scripts(self) -> Scripts:
+        """What runs a script with many arguments, and costs little."""
+        return self._library or self.redis
 
     @asynccontextmanager
     async def __asynccontextmanager__(self) -> AsyncIterator[Self]:

@@ -16,7 +16,7 @@ from streaq.types import StreamMessage, StreaqCancelled
 from streaq.utils import datetime_ms, now_ms, to_ms, to_seconds
 
 from vibetuner.tasks.dead_letters.burial import Unburied
-from vibetuner.tasks.fast.waves import Begun
+from vibetuner.tasks.fast.slots import Begun
 from vibetuner.tasks.payload import ArgumentsGone
 from vibetuner.tasks.try_end import TryEnd
 

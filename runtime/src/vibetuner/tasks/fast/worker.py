@@ -22,8 +22,8 @@ from vibetuner.tasks.fast.ends import SUPERSEDED, End, Outcome
 from vibetuner.tasks.fast.flow import Flow
 from vibetuner.tasks.fast.library import Library
 from vibetuner.tasks.fast.queue import FastQueue
+from vibetuner.tasks.fast.slots import Begun
 from vibetuner.tasks.fast.trial import Trial
-from vibetuner.tasks.fast.waves import Begun
 from vibetuner.tasks.try_end import TryEnd
 
 __all__ = ["FastWorker"]

@@ -14,7 +14,7 @@ from typing import Any, ParamSpec
 
 from anyio import CancelScope, create_task_group, move_on_after, sleep
 from coredis.exceptions import RedisError
-from streaq import TaskContext, Worker
+from streaq import TaskContext
 from streaq.types import StreaqCancelled
 
 from vibetuner import __version__
@@ -22,6 +22,7 @@ from vibetuner.config import get_settings
 from vibetuner.errors import first_line
 from vibetuner.project import code_digest, find_root, project_info
 from vibetuner.tasks.dead_letters.letter import plain_text, plain_traceback
+from vibetuner.tasks.fast.queue import FastQueue
 from vibetuner.tasks.journal.batch import Batch
 from vibetuner.tasks.journal.entry import Beat, Ended, FailedTry, Outcome, Started, bucket
 from vibetuner.tasks.journal.write import write
@@ -65,7 +66,7 @@ class Recorder:
     for people to look at: the engine's own keys stay the truth.
     """
 
-    def __init__(self, worker: Worker[Any]) -> None:
+    def __init__(self, worker: FastQueue) -> None:
         self._worker = worker
         self._batch = Batch(worker.id)
         self._running: dict[str, Started] = {}
@@ -181,7 +182,7 @@ class Recorder:
             return
         batch, self._batch = self._batch, Batch(self._worker.id)
         try:
-            await write(self._worker.redis, get_settings().redis_key_prefix, batch, _now())
+            await write(self._worker.scripts, get_settings().redis_key_prefix, batch, _now())
         except (RedisError, OSError) as error:
             logger.debug("journal: %s", first_line(error))
             batch.add(self._batch, self._running)

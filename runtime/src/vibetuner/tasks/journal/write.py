@@ -6,8 +6,7 @@ import json
 from collections import Counter
 from dataclasses import dataclass
 
-from coredis import Redis, RedisCluster
-
+from vibetuner.tasks.fast.library import Scripts
 from vibetuner.tasks.journal.batch import Batch
 from vibetuner.tasks.journal.keys import Keys
 
@@ -120,7 +119,7 @@ end
 
 
 async def write(
-    redis: Redis[str] | RedisCluster[str],
+    scripts: Scripts,
     prefix: str,
     batch: Batch,
     now: int,
@@ -149,7 +148,7 @@ async def write(
     told: list[str | bytes] = []
     for ended, payload, trace in batch.ended:
         told += (ended.task_id, ended.name, ended.outcome.value, ended.to_json(), trace, payload)
-    await redis.eval(WRITE, [], [prefix, KEPT_SECONDS, json.dumps(content), *told])
+    await scripts.eval(WRITE, [], [prefix, KEPT_SECONDS, json.dumps(content), *told])
 
 
 def _counts(keys: Keys, minutes: dict[int, Counter[str]]) -> dict[str, dict[str, object]]:

@@ -1,62 +1,68 @@
-"""Hands out what has begun to the slots of a worker, in waves."""
+"""Hands out what has begun to the slots of a worker."""
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 from streaq.types import StreamMessage
 
-__all__ = ["Begun", "Waves"]
+__all__ = ["Begun", "Slots"]
 
-# The server begins and ends the tasks of one wave while those of another run here. A task that
-# waits for nothing has ended, and that is on its way, some turns of the loop after its slot woke.
-WAVES = 4
-TURNS = 4
+# In one turn of the loop no more than a half begins: the server begins and ends their tasks while
+# those of the other half run here.
+PORTIONS = 4
 
 
 class Begun(NamedTuple):
-    """A message that this worker has begun, or that another has taken over: then ``tries`` is 0."""
+    """A message that this worker has begun, or that another has taken over: then ``tries`` is 0.
+
+    What was begun ahead of a slot is to be run ``until`` a moment of the loop's clock.
+    """
 
     message: StreamMessage
     payload: bytes | None = None
     tries: int = 0
     aborted: int = 0
+    until: float = 0
 
 
-class Waves:
-    """Lets a quarter of the slots begin in the same turn of the loop, the next soon after."""
+class Slots:
+    """The slots that are free, and what waits for one."""
 
-    def __init__(self, slots: int) -> None:
+    def __init__(self, count: int) -> None:
         self._loop = asyncio.get_running_loop()
-        self._portion = max(1, slots // WAVES)
-        self._left = self._portion
-        self._moving = False
+        self.portion = max(1, count // PORTIONS)
+        self._left = self.portion
+        self._turning = False
+        self._waking = False
         self._stopped = False
         self._begun: deque[Begun] = deque()
         self._idle: deque[asyncio.Future[None]] = deque()
 
-    def put(self, begun: Iterable[Begun]) -> None:
-        """Hand these out as slots are free."""
-        self._begun.extend(begun)
+    def put(self, begun: Begun) -> None:
+        """Hand this out when a slot is free."""
+        self._begun.append(begun)
         self._wake()
 
     async def next(self) -> Begun | None:
         """The next one for a free slot; None when there will be no more."""
         while not self._stopped:
             if self._begun and self._left:
-                self._left -= 1
-                if not self._moving:
-                    self._moving = True
-                    self._after(TURNS, self._next_wave)
                 begun = self._begun.popleft()
+                self._left -= 1
+                if not self._turning:
+                    self._turning = True
+                    self._loop.call_soon(self._turn)
                 self._wake()
                 return begun
             idle = self._loop.create_future()
             self._idle.append(idle)
-            await idle
+            try:
+                await idle
+            finally:
+                self._waking = False
         return None
 
     def stop(self) -> list[Begun]:
@@ -69,24 +75,18 @@ class Waves:
         self._begun.clear()
         return left
 
-    def _next_wave(self) -> None:
-        self._moving = False
-        self._left = self._portion
+    def _turn(self) -> None:
+        self._turning = False
+        self._left = self.portion
         self._wake()
 
     def _wake(self) -> None:
         """Wake a slot, which wakes the next; a task that waits for nothing leaves its own free."""
-        if not (self._left and self._begun):
+        if self._waking or not (self._left and self._begun):
             return
         while self._idle:
             idle = self._idle.popleft()
             if not idle.done():
                 idle.set_result(None)
+                self._waking = True
                 return
-
-    def _after(self, turns: int, callback: Callable[[], None]) -> None:
-        """Call it some turns of the loop later."""
-        if turns:
-            self._loop.call_soon(self._after, turns - 1, callback)
-        else:
-            callback()
