@@ -7,6 +7,8 @@ import os
 import sys
 import time
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import UTC, datetime, tzinfo
 from json.encoder import encode_basestring as quote
@@ -15,7 +17,14 @@ from typing import TYPE_CHECKING, Any, TextIO
 if TYPE_CHECKING:
     from types import FrameType
 
-__all__ = ["Speaker", "configure_logging", "current_task", "is_colourful", "is_machinery"]
+__all__ = [
+    "Speaker",
+    "configure_logging",
+    "current_task",
+    "is_colourful",
+    "is_machinery",
+    "together",
+]
 
 current_task: ContextVar[str | None] = ContextVar("current_task", default=None)
 
@@ -90,23 +99,47 @@ class Speaker:
         logger.handle(record)
 
 
+_held: ContextVar[list[tuple[LineHandler, str]] | None] = ContextVar("held", default=None)
+
+
+@contextmanager
+def together() -> Iterator[None]:
+    """Write what is logged inside the block, which awaits nothing, at its end and in one piece."""
+    held: list[tuple[LineHandler, str]] = []
+    token = _held.set(held)
+    try:
+        yield
+    finally:
+        _held.reset(token)
+        for handler in {handler for handler, _ in held}:
+            handler.write("".join(line for of, line in held if of is handler))
+
+
 class LineHandler(logging.StreamHandler[TextIO]):
     """Writes each record to its stream, whole and at once."""
 
     def handle(self, record: logging.LogRecord) -> Any:
         """Write it; by the long way only where somebody has given this handler a filter."""
-        if self.filters or self.lock is None:
+        if self.filters:
             return super().handle(record)
         try:
             line = f"{self.format(record)}\n"
-            with self.lock:
-                self.stream.write(line)
-                self.stream.flush()
+            if (held := _held.get()) is not None:
+                held.append((self, line))
+            else:
+                self.write(line)
         except RecursionError:
             raise
         except Exception:  # noqa: BLE001 - logging's own way
             self.handleError(record)
         return True
+
+    def write(self, lines: str) -> None:
+        """Write whole lines."""
+        assert self.lock is not None  # noqa: S101 - it has one from the beginning
+        with self.lock:
+            self.stream.write(lines)
+            self.stream.flush()
 
 
 class _Clock:

@@ -7,6 +7,8 @@ import os
 import pickle
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import cache
+from hashlib import sha256
 from secrets import token_hex
 from typing import Any
 
@@ -15,9 +17,10 @@ from streaq import StreaqError
 from vibetuner.config import Settings, data_dir
 from vibetuner.errors import PayloadError
 
-__all__ = ["ArgumentsGone", "dump", "read", "signing_keys"]
+__all__ = ["ArgumentsGone", "dump", "read", "sign", "signing_keys"]
 
 SIGNATURE_BYTES = 32
+BLOCK_BYTES = 64
 
 
 class ArgumentsGone(StreaqError):  # noqa: N818 - as the engine's own kin
@@ -42,7 +45,10 @@ def read(data: bytes, keys: Sequence[bytes]) -> Any:
         StreaqError: the signature is none of ours, or what is signed can't be unpickled.
     """
     body, signature = data[:-SIGNATURE_BYTES], data[-SIGNATURE_BYTES:]
-    if not any(hmac.compare_digest(_sign(key, body), signature) for key in keys):
+    for key in keys:
+        if hmac.compare_digest(sign(key, body), signature):
+            break
+    else:
         raise StreaqError("Invalid signature for task data!")
     try:
         return pickle.loads(body)  # noqa: S301 - signed by us
@@ -50,8 +56,28 @@ def read(data: bytes, keys: Sequence[bytes]) -> Any:
         raise StreaqError(f"Failed to deserialize data ({type(error).__name__})!") from error
 
 
-def _sign(key: bytes, body: bytes) -> bytes:
-    return hmac.digest(key, body, "sha256")
+def sign(key: bytes, body: bytes) -> bytes:
+    """The signature that the engine appends: HMAC (RFC 2104) with SHA-256.
+
+    Its two hashes are begun once for each key: :func:`hmac.digest` looks the algorithm up at each
+    call, which costs a worker more than the rest of it.
+
+    >>> sign(b"key", b"what is stored") == hmac.digest(b"key", b"what is stored", "sha256")
+    True
+    """
+    begun_inner, begun_outer = _begun_hashes(key)
+    inner, outer = begun_inner.copy(), begun_outer.copy()
+    inner.update(body)
+    outer.update(inner.digest())
+    signature: bytes = outer.digest()
+    return signature
+
+
+@cache
+def _begun_hashes(key: bytes) -> tuple[Any, Any]:
+    block = sha256(key).digest() if len(key) > BLOCK_BYTES else key
+    block = block.ljust(BLOCK_BYTES, b"\0")
+    return sha256(bytes(b ^ 0x36 for b in block)), sha256(bytes(b ^ 0x5C for b in block))
 
 
 def _derive(secret: str) -> bytes:

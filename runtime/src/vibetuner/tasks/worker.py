@@ -19,7 +19,6 @@ from anyio import TASK_STATUS_IGNORED, CancelScope
 from anyio.abc import TaskStatus
 from coredis import Redis, RedisCluster
 from crontab import CronTab
-from streaq import StreaqError
 from streaq.task import Task
 from streaq.types import StreamMessage
 
@@ -34,7 +33,7 @@ from vibetuner.tasks.dead_letters.stream import letter_keys
 from vibetuner.tasks.depends import inject, running_context
 from vibetuner.tasks.journal.recorder import payload_of_run
 from vibetuner.tasks.lifespan import worker_lifespan
-from vibetuner.tasks.payload import ArgumentsGone, dump, read, signing_keys
+from vibetuner.tasks.payload import ArgumentsGone, dump, read, sign, signing_keys
 
 __all__ = ["TaskWorker", "get_worker", "open_queue", "using_worker"]
 
@@ -91,7 +90,6 @@ class TaskWorker(AccountingWorker):
             concurrency=settings.worker_concurrency,
             grace_period=_grace_period(settings),
             idle_timeout=settings.worker_idle_timeout,
-            serializer=dump,
         )
         self._keys: list[bytes] = []
         self._inner_entries = 0
@@ -142,7 +140,6 @@ class TaskWorker(AccountingWorker):
             await check(settings)
             self._redis = make_client(settings)
             self._keys = signing_keys(settings)
-            self.signing_secret = self._keys[0]
             self.letter_keys = letter_keys(settings.redis_key_prefix)
             stack.callback(setattr, self, "_initialized", False)
             yield await stack.enter_async_context(super().__asynccontextmanager__())
@@ -160,13 +157,10 @@ class TaskWorker(AccountingWorker):
         self.lifespan = lifespan or worker_lifespan()
         await super().run_async(task_status=task_status)
 
-    async def serialize(self, data: Any) -> str | bytes:
-        """Store data; raises PayloadError, which names what can't be stored."""
-        try:
-            return await super().serialize(data)
-        except StreaqError as error:
-            # The engine's own message would show the arguments' values.
-            raise error.__cause__ or error from None
+    async def serialize(self, data: Any) -> bytes:
+        """Store data, signed; raises PayloadError, which names what can't be stored."""
+        body = dump(data)
+        return body + sign(self._keys[0], body)
 
     async def deserialize(self, data: Any) -> Any:
         """Read stored data; raises StreaqError when its signature is none of ours."""

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from coredis.exceptions import ConnectionError as Disconnected
 
+from vibetuner.logs import together
 from vibetuner.tasks.fast.library import Library
 
 __all__ = ["SUPERSEDED", "End", "Ends", "Outcome", "Then"]
@@ -143,8 +144,9 @@ class Ends:
 
 
 def _tell(batch: _Batch, outcomes: list[Any]) -> None:
-    for then, outcome in zip(batch.thens, outcomes, strict=True):
-        then(outcome, None)
+    with together():
+        for then, outcome in zip(batch.thens, outcomes, strict=True):
+            then(outcome, None)
     batch.recorded.set_result(None)
 
 
