@@ -38,8 +38,8 @@ class DueClock:
             pause = LONGEST_SLEEP_SECONDS
             if soonest is not None:
                 pause = min(pause, max(0.0, float(soonest) / 1000 - time.time()))
+            timer = asyncio.get_running_loop().call_later(pause, self._woken.set)
             try:
-                async with asyncio.timeout(pause):
-                    await self._woken.wait()
-            except TimeoutError:
-                pass
+                await self._woken.wait()
+            finally:
+                timer.cancel()

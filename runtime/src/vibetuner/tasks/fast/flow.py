@@ -134,8 +134,8 @@ class Flow:
         self._fill_soon()
         return len(found) // 4
 
-    async def wait(self, count: int) -> None:
-        """Read like :meth:`read`, and wait for the first message when there is none.
+    async def wait(self, count: int) -> int:
+        """Read new messages, and wait for the first when there is none; returns how many.
 
         Cancelled, it still takes in what the server has handed out meanwhile.
         """
@@ -150,8 +150,9 @@ class Flow:
         except asyncio.CancelledError:
             await self._take_back(reading, client)
             raise
-        self._take_in(answer)
-        self._fill_soon()
+        found = self._take_in(answer)
+        self._fill()
+        return found
 
     async def stop(self) -> list[StreamMessage]:
         """Begin nothing more; give back what was begun and not run, return what was not begun."""
@@ -170,7 +171,8 @@ class Flow:
         await asyncio.gather(*ends)
         return waiting
 
-    def _take_in(self, answer: Any) -> None:
+    def _take_in(self, answer: Any) -> int:
+        before = len(self._waiting)
         for stream, entries in answer or ():
             priority = stream.decode().removeprefix(f"{self._prefix}:queues:")
             for entry, pairs in entries:
@@ -178,6 +180,7 @@ class Flow:
                 moment = int(fields.get(b"enqueue_time", 0))
                 task = fields[b"task_id"].decode()
                 self._waiting.append(StreamMessage(entry.decode(), task, priority, moment))
+        return len(self._waiting) - before
 
     async def _take_back(self, reading: asyncio.Future[Any], client: asyncio.Future[int]) -> None:
         """End a read that waits; what it brought at the last moment is not left behind."""

@@ -7,7 +7,13 @@ from datetime import timedelta
 from functools import partial
 from typing import Any
 
-from anyio import TASK_STATUS_IGNORED, CancelScope, CapacityLimiter, create_task_group
+from anyio import (
+    TASK_STATUS_IGNORED,
+    CancelScope,
+    CapacityLimiter,
+    create_task_group,
+    current_time,
+)
 from anyio.abc import TaskGroup, TaskStatus
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 from coredis.exceptions import RedisError
@@ -31,6 +37,7 @@ __all__ = ["FastWorker"]
 logger = logging.getLogger(__name__)
 
 UNRUN_RESULT_SECONDS = 300
+LOOK_SECONDS = 0.5
 
 
 class FastWorker(FastQueue):
@@ -82,12 +89,21 @@ class FastWorker(FastQueue):
             if await flow.read(count):
                 continue
             if not self.burst:
-                await flow.wait(count)
+                await self._wait(flow, count)
             elif flow.is_empty:
                 scope.cancel("No tasks left for worker with --burst")
                 return
             else:
                 await flow.change()
+
+    async def _wait(self, flow: Flow, count: int) -> None:
+        """Take what comes as long as that is little, and what others have lost only now and then.
+
+        To look for it each time would have the newest wait.
+        """
+        until = current_time() + LOOK_SECONDS
+        while await flow.wait(count) < count and current_time() < until:
+            count = await flow.room(self.prefetch - self.concurrency)
 
     async def _stop(self, flow: Flow) -> None:
         try:
