@@ -82,13 +82,15 @@ def _locate(error: Exception, source: Path, name: str) -> str:
     ]
     file, line = (frames[-1].filename, frames[-1].lineno) if frames else (str(module), 1)
     message = str(error).splitlines()[0] if str(error) else "no message"
-    return f"{file}:{line}: {type(error).__name__}: {message}{_suggestion(message)}"
+    return f"{file}:{line}: {type(error).__name__}: {_with_cure(message)}"
 
 
-def _suggestion(message: str) -> str:
+def _with_cure(message: str) -> str:
     if "VibetunerApp" not in message or "unexpected keyword argument" not in message:
-        return ""
+        return message
+    message = message.partition(". Did you mean")[0]  # what Python 3.13 adds
     wrong = message.rsplit("'", 2)[-2]
     close = get_close_matches(wrong, VibetunerApp.__dataclass_fields__, n=1)
     known = ", ".join(VibetunerApp.__dataclass_fields__)
-    return f". Did you mean {close[0]}=?" if close else f". It takes {known}"
+    cure = f"Did you mean {close[0]}=?" if close else f"It takes {known}"
+    return f"{message}. {cure}"
