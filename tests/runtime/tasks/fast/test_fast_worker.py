@@ -228,6 +228,42 @@ async def test_what_a_stopping_worker_has_not_run_is_another_workers_at_once(
     assert [result.tries for result in results] == [1] * 5
 
 
+async def test_long_tasks_that_were_read_for_short_ones_are_another_workers(
+    worker: TaskWorker, running: Running, settings: Settings
+):
+    """After many short tasks one worker has read far ahead; what stands there goes to the other."""
+    go = asyncio.Event()
+    held: list[TaskWorker] = []
+    second = TaskWorker(settings)
+
+    async def hold_here() -> None:
+        held.append(worker)
+        await go.wait()
+
+    async def hold_there() -> None:
+        held.append(second)
+        await go.wait()
+
+    @worker.task(name="quick")
+    async def quick() -> None: ...
+
+    hold = worker.task(name="hold")(hold_here)
+    second.task(name="hold")(hold_there)
+    many = 3 * worker.concurrency  # those that run, those that a worker may read ahead, the others
+    async with running(worker):
+        tasks = [hold.enqueue() for _ in range(many)]
+        await worker.enqueue_many([*(quick.enqueue() for _ in range(600)), *tasks])
+        await eventually(lambda: len(held) == worker.concurrency)
+        async with running(second):
+            try:
+                await eventually(lambda: held.count(second) == second.concurrency)
+            finally:
+                go.set()
+            results = [await task.result(timeout=10) for task in tasks]
+
+    assert [result.tries for result in results] == [1] * many
+
+
 async def test_an_end_is_recorded_after_an_outage(stand_in, server: Server, settings: Settings):
     """A server that is back within two seconds costs no second run."""
     stand_in()

@@ -9,16 +9,33 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import count
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 from coredis.exceptions import ConnectionError as Disconnected
+from streaq.types import StreamMessage
 
 from vibetuner.logs import together
 from vibetuner.tasks.fast.library import Library
 
-__all__ = ["SUPERSEDED", "End", "Ends", "Outcome", "Then"]
+__all__ = [
+    "FAILURE",
+    "HAND_BACK",
+    "IN_VAIN",
+    "RETRY",
+    "SUCCESS",
+    "SUPERSEDED",
+    "UNREAD",
+    "End",
+    "Ends",
+    "Outcome",
+    "Then",
+]
 
 SUPERSEDED = None
+
+# Kinds of ends, as functions.lua has them. Handed back: the try is not counted, and who comes first
+# has the task. Begun in vain: the try is not counted. Unread: who comes first has the task.
+SUCCESS, FAILURE, RETRY, HAND_BACK, IN_VAIN, UNREAD = "s", "f", "r", "h", "b", "u"
 
 # The tasks that go on or fail with one that has ended, or SUPERSEDED.
 Outcome = list[bytes] | None
@@ -42,6 +59,11 @@ class End(NamedTuple):
     following: str | bytes = ""
     otherwise: str = ""
     letter: str = ""
+
+    @classmethod
+    def without_run(cls, kind: str, message: StreamMessage) -> Self:
+        """The end of what was not run, or not to its end."""
+        return cls(kind, message.priority, message.message_id, message.task_id)
 
 
 @dataclass(slots=True, eq=False)

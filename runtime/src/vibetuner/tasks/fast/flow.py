@@ -10,29 +10,35 @@ from contextlib import suppress
 from functools import partial
 from typing import Any
 
-from anyio import CancelScope
 from coredis.exceptions import ConnectionError as Disconnected
 from coredis.exceptions import RedisError, ResponseError
 from streaq.constants import REDIS_GROUP
 from streaq.types import StreamMessage
 
 from vibetuner.resources.wire import Wire
-from vibetuner.tasks.fast.ends import SUPERSEDED, End, Ends, Outcome
+from vibetuner.tasks.fast.ends import (
+    HAND_BACK,
+    IN_VAIN,
+    SUPERSEDED,
+    UNREAD,
+    End,
+    Ends,
+    Outcome,
+)
 from vibetuner.tasks.fast.library import Library
 from vibetuner.tasks.fast.lookahead import Lookahead
+from vibetuner.tasks.fast.reader import Reader
 from vibetuner.tasks.fast.slots import Begun, Slots
 
 __all__ = ["Flow"]
 
 logger = logging.getLogger(__name__)
 
-UNBLOCK_SECONDS = 2
 # What was begun ahead and had no slot for so long is begun anew; the engine looks for aborts less
 # often than that.
 FRESH_SECONDS = 0.2
 # As functions.lua has it: begin and count a try, begin without, count.
 NOW, AHEAD, CHARGE = "1", "0", "+"
-HEAD = 2
 
 
 class Flow:
@@ -64,23 +70,31 @@ class Flow:
             library, (prefix, *letters), (REDIS_GROUP, consumer, idle_ms), self._forget
         )
         self._library = library
-        self._listener = listener
         self._prefix = prefix
-        self._consumer = consumer
-        self._priorities = list(priorities)
-        self._idle_ms = idle_ms
+        self._head = (REDIS_GROUP, consumer)
+        self._reader = Reader(
+            library,
+            listener,
+            prefix=prefix,
+            consumer=consumer,
+            priorities=priorities,
+            idle_ms=idle_ms,
+        )
+        self._waiting = self._reader.waiting
         self._count = slots
         self._slots = Slots(slots)
         self._loop = asyncio.get_running_loop()
         self._lookahead = Lookahead(slots=slots, now=self._loop.time())
-        self._waiting: deque[StreamMessage] = deque()
         self._ahead: deque[Begun] = deque()
         self._asked_ahead = 0
         self._active: set[str] = set()  # a slot each, until their end is on its way
         self._held: set[str] = set()  # whatever is neither waiting nor recorded
         self._starting: set[asyncio.Future[Any]] = set()
+        self._moved = 0.0  # when a slot has last become free
         self._filling = False
+        self._few = 0  # so few may wait before more are read
         self._room = asyncio.Event()
+        self._changed = asyncio.Event()
         self._error: BaseException | None = None
 
     @property
@@ -93,69 +107,57 @@ class Flow:
         while (begun := await self._slots.next()) is not None:
             if not begun.until or self._loop.time() < begun.until or begun.aborted:
                 return begun
-            m = begun.message
-            end = End("b", m.priority, m.message_id, m.task_id)
-            self.ends.add(end, partial(self._take_uncounted, m))
+            end = End.without_run(IN_VAIN, begun.message)
+            self.ends.add(end, partial(self._take_uncounted, begun.message))
         return None
 
     def done(self, message: StreamMessage) -> None:
         """Tell that nothing more is to be done for a message that :meth:`next` has given out."""
         self._held.discard(message.message_id)
-        if message.message_id in self._active:
-            self._forget(message.message_id)
-        self._room.set()
+        self._forget(message.message_id)
+        self._changed.set()
 
     async def change(self) -> None:
         """Wait until a slot becomes free, or a message is done."""
-        self._room.clear()
-        await self._room.wait()
+        self._changed.clear()
+        await self._changed.wait()
 
     async def room(self, ahead: int) -> int:
         """Wait until fewer than half of those messages wait that are wanted; returns how many.
 
-        These are ``ahead``, and as many again as are begun ahead.
+        These are ``ahead``, and more where tasks are short. When they turn out to be long, what is
+        too much goes back into the queue.
 
         Raises what has broken a start.
         """
         while self._error is None:
-            wanted = ahead + 2 * self._lookahead.count
-            if len(self._waiting) <= wanted // 2:
+            now = self._loop.time()
+            if now > self._moved + FRESH_SECONDS:
+                await self._give_back_surplus(ahead, now)
+            wanted = ahead + 2 * self._lookahead.count(now)
+            self._few = wanted // 2
+            if len(self._waiting) <= self._few:
                 return max(1, wanted - len(self._waiting) + self._count - len(self._active))
-            await self.change()
+            self._room.clear()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(FRESH_SECONDS):
+                    await self._room.wait()
         raise self._error
 
     async def read(self, count: int) -> int:
         """Read what is there, lost messages of other workers first; returns how many."""
-        values = [REDIS_GROUP, self._consumer, self._idle_ms, count, *self._priorities]
-        found = await self._library.call("read", (self._prefix,), values)
-        for at in range(0, len(found), 4):
-            priority, message, task, moment = (text.decode() for text in found[at : at + 4])
-            self._waiting.append(StreamMessage(message, task, priority, int(moment)))
+        found = await self._reader.read(count)
         self._fill_soon()
-        return len(found) // 4
+        return found
 
     async def wait(self, count: int) -> int:
-        """Read new messages, and wait for the first when there is none; returns how many.
-
-        Cancelled, it still takes in what the server has handed out meanwhile.
-        """
-        streams = [f"{self._prefix}:queues:{priority}" for priority in self._priorities]
-        client = self._listener.call("CLIENT", "ID")
-        reading = self._listener.call(
-            "XREADGROUP", "GROUP", REDIS_GROUP, self._consumer, "COUNT", count,
-            "BLOCK", self._idle_ms, "STREAMS", *streams, *([">"] * len(streams)),
-        )  # fmt: skip
-        try:
-            answer = await asyncio.shield(reading)
-        except asyncio.CancelledError:
-            await self._take_back(reading, client)
-            raise
-        found = self._take_in(answer)
+        """Read new messages, and wait a second for the first; returns how many."""
+        found = await self._reader.wait(count)
         self._fill()
         return found
 
-    async def stop(self) -> list[StreamMessage]:
-        """Begin nothing more; give back what was begun and not run, return what was not begun."""
+    async def stop(self) -> None:
+        """Begin nothing more; give back what has not run."""
         self.stopping = True
         while self._starting:
             await asyncio.wait(self._starting)
@@ -164,35 +166,28 @@ class Flow:
         waiting = [*self._waiting, *(one.message for one in self._ahead)]
         self._waiting.clear()
         self._ahead.clear()
-        ends = [
-            self.ends.record(End("h", m.priority, m.message_id, m.task_id))
-            for m in (item.message for item in begun if item.tries)
-        ]
-        await asyncio.gather(*ends)
-        return waiting
+        ends = [End.without_run(HAND_BACK, one.message) for one in begun if one.tries]
+        ends += [End.without_run(UNREAD, message) for message in waiting]
+        await asyncio.gather(*map(self.ends.record, ends))
 
-    def _take_in(self, answer: Any) -> int:
-        before = len(self._waiting)
-        for stream, entries in answer or ():
-            priority = stream.decode().removeprefix(f"{self._prefix}:queues:")
-            for entry, pairs in entries:
-                fields = dict(zip(pairs[::2], pairs[1::2], strict=True))
-                moment = int(fields.get(b"enqueue_time", 0))
-                task = fields[b"task_id"].decode()
-                self._waiting.append(StreamMessage(entry.decode(), task, priority, moment))
-        return len(self._waiting) - before
-
-    async def _take_back(self, reading: asyncio.Future[Any], client: asyncio.Future[int]) -> None:
-        """End a read that waits; what it brought at the last moment is not left behind."""
-        with CancelScope(shield=True), suppress(RedisError, TimeoutError):
-            async with asyncio.timeout(UNBLOCK_SECONDS):
-                await self._library.unblock(await client)
-                self._take_in(await reading)
+    async def _give_back_surplus(self, ahead: int, now: float) -> None:
+        """What was read for short tasks, and stands behind long ones, is for other workers."""
+        while self._ahead and self._ahead[-1].until < now:
+            self._wait_again(self._ahead.pop().message)
+        counted = [begun.message for begun in self._slots.take_old(now)]
+        ends = [End.without_run(HAND_BACK, message) for message in counted]
+        while len(self._waiting) > ahead:
+            ends.append(End.without_run(UNREAD, self._waiting.pop()))
+        await asyncio.gather(*map(self.ends.record, ends))
+        for message in counted:
+            self.done(message)
 
     def _forget(self, message_id: str) -> None:
-        self._active.discard(message_id)
-        self._lookahead.one_ended()
-        self._fill_soon()
+        if message_id in self._active:
+            self._active.remove(message_id)
+            self._moved = self._loop.time()
+            self._lookahead.one_ended()
+            self._fill_soon()
 
     def _fill_soon(self) -> None:
         if not self._filling:
@@ -202,20 +197,23 @@ class Flow:
     def _fill(self) -> None:
         """Give the free slots what was begun ahead, and begin what takes its place."""
         self._filling = False
-        self._room.set()
+        self._changed.set()
         if self.stopping or self._error is not None:
             return
-        values: list[Any] = [REDIS_GROUP, self._consumer]
+        values: list[Any] = [*self._head]
         self._charge(values)
         now = self._choose(self._count - len(self._active) - self._asked_ahead)
         self._active.update(message.message_id for message in now)
-        ahead = self._choose(self._lookahead.count - self._asked_ahead - len(self._ahead))
+        wanted = self._lookahead.count(self._loop.time())
+        ahead = self._choose(wanted - self._asked_ahead - len(self._ahead))
         self._asked_ahead += len(ahead)
+        if len(self._waiting) <= self._few:
+            self._room.set()
         for mode, messages in ((NOW, now), (AHEAD, ahead)):
             for message in messages:
                 self._held.add(message.message_id)
                 values += (mode, message.priority, message.message_id, message.task_id)
-        if len(values) > HEAD:
+        if len(values) > len(self._head):
             self._start(now, ahead, values)
 
     def _charge(self, values: list[Any]) -> None:
@@ -223,7 +221,7 @@ class Flow:
         now = self._loop.time()
         left = self._slots.portion
         # A few more than there are slots, where these are free so often that it is for a moment.
-        count = self._count + min(left, self._lookahead.count // 2)
+        count = self._count + min(left, self._lookahead.count(now) // 2)
         while self._ahead and len(self._active) < count:
             if not left:
                 self._fill_soon()
@@ -319,3 +317,4 @@ class Flow:
         logger.debug("starting tasks failed: %s", error)
         self._error = error
         self._room.set()
+        self._changed.set()

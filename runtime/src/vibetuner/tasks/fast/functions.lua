@@ -181,7 +181,7 @@ end
 
 -- KEYS: prefix, dead letters, their places. ARGV: group, consumer, idle, now, the name of this step,
 -- 1 where it is sent again, then ten of each task:
--- kind (success, failure, retry, hand-back, begun in vain), priority, message, task, result or moment of the
+-- kind (success, failure, retry, hand-back, begun in vain, unread), priority, message, task, result or moment of the
 -- retry, lifetime of the result, lock, arguments for what follows, fallback, dead letter.
 -- Returns for each: the tasks that were released or have failed with it; nothing if another worker
 -- has taken the task over, whose run it is that counts.
@@ -214,10 +214,10 @@ local function finish(keys, argv)
       if lock ~= '' then forgotten[#forgotten + 1] = lock end
       if kind == 'h' or kind == 'b' then
         redis.call('decr', prefix .. ':task:retry:' .. task)
-        if kind == 'h' then
-          redis.pcall('xclaim', stream, group, consumer, 0, id, 'idle', idle, 'justid')
-        end
-      else
+      end
+      if kind == 'h' or kind == 'u' then
+        redis.pcall('xclaim', stream, group, consumer, 0, id, 'idle', idle, 'justid')
+      elseif kind ~= 'b' then
         add(acked, stream, id)
       end
       if kind == 'r' then

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 __all__ = ["Lookahead"]
 
-# Shorter spans say too little; and a step that took long by chance should not count for long.
+# Shorter spans say too little.
 SPAN_SECONDS = 0.02
 WEIGHT = 0.25
-# What ends while the server is asked, and as many again: the answer comes in one piece.
-MARGIN = 2
+# Two questions to the server are under way at a time.
+QUESTIONS = 2
 
 
 class Lookahead:
@@ -20,17 +20,16 @@ class Lookahead:
     >>> for _ in range(100):
     ...     ahead.one_ended()
     >>> ahead.answered(asked=0.097, now=0.1)
-    >>> ahead.count
-    6
+    >>> ahead.count(0.1), ahead.count(5.1)
+    (6, 0)
     """
 
     def __init__(self, *, slots: int, now: float) -> None:
-        self._slots = slots
+        self._most = QUESTIONS * slots
         self._ended = 0
         self._since = now
         self._rate = 0.0
         self._wait = 0.0
-        self.count = 0
 
     def one_ended(self) -> None:
         """A slot has become free."""
@@ -40,7 +39,11 @@ class Lookahead:
         """The server has answered a question of that moment, in seconds."""
         wait = now - asked
         self._wait = wait if not self._wait else self._wait + WEIGHT * (wait - self._wait)
+        self.count(now)
+
+    def count(self, now: float) -> int:
+        """How many, by now."""
         span = now - self._since
         if span >= SPAN_SECONDS:
             self._rate, self._ended, self._since = self._ended / span, 0, now
-        self.count = min(2 * self._slots, round(MARGIN * self._rate * self._wait))
+        return min(self._most, round(QUESTIONS * self._rate * self._wait))

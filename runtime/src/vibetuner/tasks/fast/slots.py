@@ -65,6 +65,12 @@ class Slots:
                 self._waking = False
         return None
 
+    def take_old(self, now: float) -> list[Begun]:
+        """What was to be run until before this moment; it is not handed out."""
+        old = [begun for begun in self._begun if 0 < begun.until < now]
+        self._begun = deque(begun for begun in self._begun if begun not in old)
+        return old
+
     def stop(self) -> list[Begun]:
         """Hand out nothing more; returns what was not."""
         self._stopped = True

@@ -18,13 +18,20 @@ from anyio.abc import TaskGroup, TaskStatus
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 from coredis.exceptions import RedisError
 from streaq import StreaqRetry, TaskContext
-from streaq.constants import REDIS_GROUP
 from streaq.types import StreamMessage
 from streaq.utils import now_ms, to_ms, to_tuple
 
 from vibetuner.resources.wire import Address, Wire
 from vibetuner.tasks.fast.due import DueClock
-from vibetuner.tasks.fast.ends import SUPERSEDED, End, Outcome
+from vibetuner.tasks.fast.ends import (
+    FAILURE,
+    HAND_BACK,
+    RETRY,
+    SUCCESS,
+    SUPERSEDED,
+    End,
+    Outcome,
+)
 from vibetuner.tasks.fast.flow import Flow
 from vibetuner.tasks.fast.library import Library
 from vibetuner.tasks.fast.queue import FastQueue
@@ -107,11 +114,7 @@ class FastWorker(FastQueue):
 
     async def _stop(self, flow: Flow) -> None:
         try:
-            for message in await flow.stop():
-                await self.redis.xclaim(
-                    self.stream_key + message.priority, REDIS_GROUP, self.id, 0,
-                    [message.message_id], justid=True, idle=self.idle_timeout,
-                )  # fmt: skip
+            await flow.stop()
         except RedisError as error:
             # Whoever takes them over when they are idle long enough begins them again.
             logger.debug("messages could not be given back: %s", error)
@@ -179,9 +182,7 @@ class FastWorker(FastQueue):
 
     async def _give_back(self, flow: Flow, begun: Begun) -> None:
         if begun.tries:
-            message = begun.message
-            end = End("h", message.priority, message.message_id, message.task_id)
-            await flow.ends.record(end)
+            await flow.ends.record(End.without_run(HAND_BACK, begun.message))
 
     def begin_try(self, message: StreamMessage, payload: bytes | None) -> None:
         """Hear that a message is looked at; what runs in this context is about it from now on."""
@@ -217,8 +218,8 @@ class FastWorker(FastQueue):
         lock = end.lock_key or ""
         if not end.finish:
             if end.schedule is None:
-                return End("h", *place, lock=lock)
-            return End("r", *place, end.schedule, lock=lock)
+                return End(HAND_BACK, *place, lock=lock)
+            return End(RETRY, *place, end.schedule, lock=lock)
         result = await self.serialize(
             {
                 "f": end.fn_name, "ct": end.created_time, "et": message.enqueue_time,
@@ -231,8 +232,8 @@ class FastWorker(FastQueue):
             handed_on = await self.serialize(to_tuple(end.return_value))
         self.counters["completed" if end.success else "failed"] += 1
         return End(
-            "s" if end.success else "f", *place, result, _lifetime(end.ttl), lock, handed_on,
-            end.otherwise or "", letter,
+            SUCCESS if end.success else FAILURE, *place, result, _lifetime(end.ttl), lock,
+            handed_on, end.otherwise or "", letter,
         )  # fmt: skip
 
     def _take_recorded(
