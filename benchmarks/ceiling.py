@@ -18,7 +18,8 @@ AIM = 85
 NOTE = (
     "Possible is concurrency / 10 ms: 3,200 tasks a second at 32, 25,600 at 256. A single process "
     "of Python would have 39 µs for each of the latter, in which asyncio itself can hardly start a "
-    "sleep and end it: that aim says how far we are from what one core can do."
+    "sleep and end it: that aim says how far we are from what one core can do. Both run in "
+    "uvloop's event loop, as our image does; asyncio's own wakes sleepers half a millisecond later."
 )
 
 

@@ -7,6 +7,7 @@ import json
 import sys
 import time
 
+import uvloop
 from both import configure, make_task
 
 variant, url, concurrency, count = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
@@ -39,4 +40,4 @@ async def main() -> None:
     print(json.dumps({"rate": rate, "share": share, "cores": cores, "slept": 1000 * slept / count}))
 
 
-asyncio.run(main())
+uvloop.run(main())

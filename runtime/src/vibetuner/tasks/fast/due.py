@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Sequence
 
@@ -12,6 +13,8 @@ __all__ = ["DueClock"]
 
 # A stock client of streaq's tells nobody of a delayed task; this is how late it can be noticed.
 LONGEST_SLEEP_SECONDS = 0.5
+# An event loop sleeps in whole milliseconds, rounded up; the last one is waited out turn by turn.
+TICK_SECONDS = 0.001
 
 
 class DueClock:
@@ -35,11 +38,15 @@ class DueClock:
             now = int(time.time() * 1000)  # rounded down: nothing is ever early
             values = [now, *self._priorities]
             soonest = await self._library.call("due", (self._prefix,), values)
-            pause = LONGEST_SLEEP_SECONDS
-            if soonest is not None:
-                pause = min(pause, max(0.0, float(soonest) / 1000 - time.time()))
-            timer = asyncio.get_running_loop().call_later(pause, self._woken.set)
-            try:
-                await self._woken.wait()
-            finally:
-                timer.cancel()
+            await self._sleep(math.inf if soonest is None else float(soonest) / 1000)
+
+    async def _sleep(self, moment: float) -> None:
+        """Until that moment, half a second, or until something is delayed."""
+        pause = min(LONGEST_SLEEP_SECONDS, max(0.0, moment - time.time() - TICK_SECONDS))
+        timer = asyncio.get_running_loop().call_later(pause, self._woken.set)
+        try:
+            await self._woken.wait()
+        finally:
+            timer.cancel()
+        while 0 < moment - time.time() <= TICK_SECONDS:  # noqa: ASYNC110 - no event is so exact
+            await asyncio.sleep(0)

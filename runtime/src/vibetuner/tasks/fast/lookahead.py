@@ -7,12 +7,13 @@ __all__ = ["Lookahead"]
 # Shorter spans say too little.
 SPAN_SECONDS = 0.02
 WEIGHT = 0.25
-# Two questions to the server are under way at a time.
-QUESTIONS = 2
+# Tasks end in bunches, and each bunch should find the next one here.
+MARGIN = 8
+MOST_PER_SLOT = 2
 
 
 class Lookahead:
-    """As many tasks as end while the server is asked for the next, by what was measured.
+    """Some times as many tasks as end while the server is asked for the next, as was measured.
 
     Long tasks need none, and whoever needs none holds nothing that another worker could run.
 
@@ -21,11 +22,11 @@ class Lookahead:
     ...     ahead.one_ended()
     >>> ahead.answered(asked=0.097, now=0.1)
     >>> ahead.count(0.1), ahead.count(5.1)
-    (6, 0)
+    (24, 0)
     """
 
     def __init__(self, *, slots: int, now: float) -> None:
-        self._most = QUESTIONS * slots
+        self._most = MOST_PER_SLOT * slots
         self._ended = 0
         self._since = now
         self._rate = 0.0
@@ -46,4 +47,4 @@ class Lookahead:
         span = now - self._since
         if span >= SPAN_SECONDS:
             self._rate, self._ended, self._since = self._ended / span, 0, now
-        return min(self._most, round(QUESTIONS * self._rate * self._wait))
+        return min(self._most, round(MARGIN * self._rate * self._wait))

@@ -12,7 +12,7 @@ __all__ = ["Begun", "Slots"]
 
 # In one turn of the loop no more than a half begins: the server begins and ends their tasks while
 # those of the other half run here.
-PORTIONS = 4
+PORTIONS = 2
 
 
 class Begun(NamedTuple):
