@@ -19,11 +19,25 @@ def log_lines() -> Iterator[tuple[str, str, str]]:
     for path in sorted((RUNTIME / "vibetuner").rglob("*.py")):
         module = ".".join(path.relative_to(RUNTIME).with_suffix("").parts)
         for call in calls(path):
-            match call.func:
-                case ast.Attribute(value=ast.Name(id="logger"), attr=method):
-                    text = call.args[1 if method == "log" else 0]
-                    line = ast.literal_eval(text)
-                    yield level(method), f"`{line}`", f"`{module.removesuffix('.__init__')}`"
+            match call:
+                case ast.Call(
+                    func=ast.Attribute(value=ast.Name(id="logger"), attr="log" as method),
+                    args=[_, ast.Constant(value=line), *_],
+                ):
+                    pass
+                case ast.Call(
+                    func=ast.Attribute(value=ast.Name(id="logger"), attr=method),
+                    args=[ast.Constant(value=line), *_],
+                ):
+                    pass
+                case ast.Call(
+                    func=ast.Attribute(value=ast.Attribute(attr="_speaker"), attr=method),
+                    args=[_, ast.Constant(value=line), *_],
+                ):
+                    pass
+                case _:
+                    continue
+            yield level(method), f"`{line}`", f"`{module.removesuffix('.__init__')}`"
 
 
 def level(method: str) -> str:

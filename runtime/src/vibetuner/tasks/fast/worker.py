@@ -244,15 +244,25 @@ class FastWorker(FastQueue):
         elif outcome is SUPERSEDED:
             self._was_superseded(end)
         else:
-            self.try_recorded(end)
+            self._tell_recorded(end)
             if self._group is not None and _has_failed_others(end, outcome):
                 self._group.start_soon(self._fail_others, flow, end, outcome)
                 return
         flow.done(end.message)
 
+    def _tell_recorded(self, end: TryEnd) -> None:
+        try:
+            self.try_recorded(end)
+        except Exception as error:  # noqa: BLE001 - the others of its batch hear of theirs
+            self._break(error)
+
     def _was_superseded(self, end: TryEnd) -> None:
         self.counters["superseded"] += 1
-        logger.warning("%s was taken over by another worker; its run here is void", end.fn_name)
+        logger.warning(
+            "%s was taken over by another worker; its run here is void",
+            end.fn_name,
+            extra={"task_id": end.message.task_id},
+        )
 
     async def _fail_others(self, flow: Flow, end: TryEnd, outcome: list[bytes]) -> None:
         try:
