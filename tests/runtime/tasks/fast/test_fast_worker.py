@@ -134,10 +134,14 @@ async def test_a_message_of_another_workers_burns_no_try(worker: TaskWorker, run
         await worker.redis.xreadgroup("workers", "another", {stream: ">"}, count=1)
         ((entry, *_),) = [(e.identifier,) for e in await worker.redis.xrange(stream)]
         assert worker._library is not None
-        begun = await worker._library.call(
-            "start", (worker.prefix,), ["workers", worker.id, "1", "normal", entry, task.id]
+        for mode in ("1", "0"):
+            begun = await worker._library.call(
+                "start", (worker.prefix,), ["workers", worker.id, mode, "normal", entry, task.id]
+            )
+            assert begun == [None]
+        await worker._library.call(
+            "start", (worker.prefix,), ["workers", worker.id, "+", "normal", entry, task.id]
         )
-        assert begun == [None]
         assert await worker.redis.exists([worker._retry_key + task.id]) == 0
 
 

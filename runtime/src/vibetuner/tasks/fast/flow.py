@@ -308,8 +308,11 @@ class Flow:
             answer = answers[place]
             self._slots.put(Begun(message) if answer is None else Begun(message, *answer))
         for message, answer in zip(ahead, answers[len(now) :], strict=True):
-            payload, tries, aborted = answer
-            self._ahead.append(Begun(message, payload, tries, aborted, until))
+            if answer is None:  # it waited here for so long that another worker has it
+                self.done(message)
+            else:
+                payload, tries, aborted = answer
+                self._ahead.append(Begun(message, payload, tries, aborted, until))
         if ahead:
             self._fill_soon()
 

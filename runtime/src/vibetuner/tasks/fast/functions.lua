@@ -89,13 +89,13 @@ end
 
 -- ARGV: group, consumer, then mode, priority, message and task of each. Mode 1 begins it and counts
 -- a try, 0 begins it ahead, and + counts the try of one that was begun ahead and is now run.
--- Returns for each but the last kind: payload, try and whether it was aborted; in mode 1 nothing if
--- another worker has it.
+-- Returns for each but the last kind: payload, try and whether it was aborted; nothing if another
+-- worker has it.
 local function start(keys, argv)
   local prefix, group, consumer = keys[1], argv[1], argv[2]
   local messages, owned_messages, running, begun, wanted = {}, {}, {}, {}, {}
   for i = 3, #argv, 4 do
-    if argv[i] ~= '0' then add(messages, prefix .. ':queues:' .. argv[i + 1], argv[i + 2]) end
+    add(messages, prefix .. ':queues:' .. argv[i + 1], argv[i + 2])
     if argv[i] ~= '+' then wanted[#wanted + 1] = prefix .. ':task:data:' .. argv[i + 3] end
     if argv[i] == '0' then wanted[#wanted + 1] = prefix .. ':task:retry:' .. argv[i + 3] end
   end
@@ -105,15 +105,20 @@ local function start(keys, argv)
   local at = 0
   for i = 3, #argv, 4 do
     local mode, stream, id, task = argv[i], prefix .. ':queues:' .. argv[i + 1], argv[i + 2], argv[i + 3]
-    local tries, payload
+    local tries, payload, earlier
     if mode ~= '+' then
       at = at + 1
       payload = found[at]
     end
     if mode == '0' then
       at = at + 1
-      tries = tonumber(found[at] or 0) + 1
-    elseif mine[stream .. id] then
+      earlier = tonumber(found[at] or 0)
+    end
+    if not mine[stream .. id] then
+      -- Who has it counts its own.
+    elseif mode == '0' then
+      tries = earlier + 1
+    else
       add(owned_messages, stream, id)
       running[#running + 1] = task
       tries = redis.call('incr', prefix .. ':task:retry:' .. task)
