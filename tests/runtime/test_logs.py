@@ -6,13 +6,14 @@ import json
 import logging
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import datetime, timedelta
 from io import StringIO
 
 import anyio
 import pytest
 
-from vibetuner.logs import configure_logging, current_task, is_colourful
+from vibetuner.logs import Speaker, configure_logging, current_task, is_colourful, together
 
 logger = logging.getLogger("shop.orders")
 
@@ -84,6 +85,65 @@ def test_in_production_a_line_is_a_json_object():
         "process": "worker-2",
         "task_id": "0123456789abcdef",
     }
+
+
+@pytest.mark.parametrize("factory", [logging.LogRecord, type("Own", (logging.LogRecord,), {})])
+def test_a_speaker_says_what_the_logger_would(factory: type[logging.LogRecord]):
+    """Of the task that it names, whichever runs; and to handlers of other kinds as well."""
+    out = log_to(StringIO(), as_json=True)
+    heard: list[logging.LogRecord] = []
+    other = logging.Handler()
+    other.emit = heard.append  # type: ignore[method-assign]
+    logging.getLogger().addHandler(other)
+    token = current_task.set("another")
+    before = logging.getLogRecordFactory()
+    logging.setLogRecordFactory(factory)
+    try:
+        Speaker(logger).info("0123456789abcdef", "%s done in %d %%", "bill", 7)
+        logger.info("%s done in %d %%", "bill", 7, extra={"task_id": "0123456789abcdef"})
+    finally:
+        logging.setLogRecordFactory(before)
+        current_task.reset(token)
+        logging.getLogger().removeHandler(other)
+
+    said, logged = (json.loads(line) for line in out.getvalue().splitlines())
+    assert said.pop("time") <= logged.pop("time")
+    assert said == logged
+    assert said["task_id"] == "0123456789abcdef"
+    assert vars(heard[0]).keys() == vars(heard[1]).keys()
+    assert abs(heard[0].relativeCreated - heard[1].relativeCreated) < 1000
+
+
+def test_a_speaker_is_silent_where_its_logger_is():
+    """The level of a logger above it decides, as for any line."""
+    out = log_to(StringIO())
+    logging.getLogger("shop").setLevel(logging.WARNING)
+    try:
+        Speaker(logger).info("0123456789abcdef", "hello")
+    finally:
+        logging.getLogger("shop").setLevel(logging.NOTSET)
+
+    assert not out.getvalue()
+
+
+def test_what_is_logged_together_is_written_in_one_piece():
+    """In its order, at the end of the block, also when that fails."""
+    written: list[str] = []
+
+    class Stream(StringIO):
+        def write(self, text: str) -> int:
+            written.append(text)
+            return len(text)
+
+    log_to(Stream())
+    with suppress(ValueError), together():
+        logger.info("one")
+        logger.warning("two")
+        assert not written
+        raise ValueError
+    logger.info("three")
+
+    assert [re.findall("one|two|three", text) for text in written] == [["one", "two"], ["three"]]
 
 
 def test_a_json_line_leaves_out_what_there_is_not():

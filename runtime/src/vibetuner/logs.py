@@ -66,7 +66,7 @@ def is_colourful(stream: TextIO) -> bool:
 
 
 class Speaker:
-    """Says what is said for every task, at a fifth of what :meth:`logging.Logger.info` costs.
+    """Says what is said for every task, at less than half of what ``logger.info`` costs.
 
     Its records are ordinary ones, for any handler; what is the same in all of them, such as the
     module, was found out once.
@@ -87,12 +87,14 @@ class Speaker:
             return
         record = logging.LogRecord.__new__(logging.LogRecord)
         now = time.time()
+        same = self._same
         record.__dict__ = {
-            **self._same,
+            **same,
             "msg": message,
             "args": args,
             "created": now,
-            "msecs": now % 1 * 1000 // 1 + 0.0,
+            "msecs": float(int(now % 1 * 1000)),
+            "relativeCreated": same["relativeCreated"] + (now - same["created"]) * 1000,
             "process": os.getpid(),
             "task_id": task_id,
         }
