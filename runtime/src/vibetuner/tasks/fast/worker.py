@@ -273,7 +273,7 @@ class FastWorker(FastQueue):
         finally:
             flow.done(end.message)
 
-    async def finish_failed_task(  # noqa: PLR0913, PLR0917 - as above
+    async def finish_failed_task(  # noqa: PLR0913, PLR0917 - the engine's own parameters
         self,
         msg: StreamMessage,
         exc: BaseException,
