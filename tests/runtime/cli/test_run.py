@@ -332,7 +332,10 @@ def test_in_production_children_come_back_and_every_line_is_json(shop: Path, rea
     assert len(restarts) == 2
     assert all("ended with exit code -9; starting it again in 0.5 s" in line for line in restarts)
     about = [entry for entry in entries if entry.get("task_id") == failed]
-    assert [entry["level"] for entry in about] == ["info", "warning", "warning", "info", "error"]
+    levels = [entry["level"] for entry in about]
+    assert levels[:2] == ["info", "warning"]
+    # The other worker may have run the second try before the first says that there will be one.
+    assert sorted(levels[2:]) == ["error", "info", "warning"]
     assert {entry["process"] for entry in about} <= {"worker-1", "worker-2"}
     assert [entry["message"].split(" after")[0] for entry in about if "traceback" in entry] == [
         "fails_twice failed", "fails_twice failed",
