@@ -20,24 +20,21 @@ def log_lines() -> Iterator[tuple[str, str, str]]:
         module = ".".join(path.relative_to(RUNTIME).with_suffix("").parts)
         for call in calls(path):
             match call:
-                case ast.Call(
-                    func=ast.Attribute(value=ast.Name(id="logger"), attr="log" as method),
-                    args=[_, ast.Constant(value=line), *_],
+                case (
+                    ast.Call(
+                        func=ast.Attribute(value=ast.Name(id="logger"), attr="log" as method),
+                        args=[_, ast.Constant(value=line), *_],
+                    )
+                    | ast.Call(
+                        func=ast.Attribute(value=ast.Name(id="logger"), attr=method),
+                        args=[ast.Constant(value=line), *_],
+                    )
+                    | ast.Call(
+                        func=ast.Attribute(value=ast.Attribute(attr="_speaker"), attr=method),
+                        args=[_, ast.Constant(value=line), *_],
+                    )
                 ):
-                    pass
-                case ast.Call(
-                    func=ast.Attribute(value=ast.Name(id="logger"), attr=method),
-                    args=[ast.Constant(value=line), *_],
-                ):
-                    pass
-                case ast.Call(
-                    func=ast.Attribute(value=ast.Attribute(attr="_speaker"), attr=method),
-                    args=[_, ast.Constant(value=line), *_],
-                ):
-                    pass
-                case _:
-                    continue
-            yield level(method), f"`{line}`", f"`{module.removesuffix('.__init__')}`"
+                    yield level(method), f"`{line}`", f"`{module.removesuffix('.__init__')}`"
 
 
 def level(method: str) -> str:

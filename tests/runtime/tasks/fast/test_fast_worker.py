@@ -129,10 +129,7 @@ async def test_a_message_of_another_workers_burns_no_try(worker: TaskWorker, run
 
     async with worker:
         task = await noop.enqueue()
-        stream = worker.stream_key + worker.priorities[-1]
-        await worker._lib.create_groups(worker.stream_key, "workers", *worker.priorities)
-        await worker.redis.xreadgroup("workers", "another", {stream: ">"}, count=1)
-        ((entry, *_),) = [(e.identifier,) for e in await worker.redis.xrange(stream)]
+        entry = await read_for("another", worker)
         assert worker._library is not None
         for mode in ("1", "0"):
             begun = await worker._library.call(
@@ -153,10 +150,7 @@ async def test_what_is_begun_ahead_costs_no_try_until_it_runs(worker: TaskWorker
 
     async with worker:
         task = await noop.enqueue()
-        stream = worker.stream_key + worker.priorities[-1]
-        await worker._lib.create_groups(worker.stream_key, "workers", *worker.priorities)
-        await worker.redis.xreadgroup("workers", worker.id, {stream: ">"}, count=1)
-        ((entry, *_),) = [(e.identifier,) for e in await worker.redis.xrange(stream)]
+        entry = await read_for(worker.id, worker)
         assert worker._library is not None
         head, place = ["workers", worker.id], ["normal", entry, task.id]
         begun = await worker._library.call("start", (worker.prefix,), [*head, "0", *place])
@@ -454,6 +448,15 @@ async def eventually(condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(15):
         while not condition():
             await asyncio.sleep(0.01)
+
+
+async def read_for(consumer: str, worker: TaskWorker) -> str:
+    """Have a consumer read the one message of the queue; returns its id."""
+    stream = worker.stream_key + worker.priorities[-1]
+    await worker._lib.create_groups(worker.stream_key, "workers", *worker.priorities)
+    await worker.redis.xreadgroup("workers", consumer, {stream: ">"}, count=1)
+    (entry,) = await worker.redis.xrange(stream)
+    return str(entry.identifier)
 
 
 def wait_task(worker: TaskWorker) -> Any:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Any
@@ -15,7 +14,6 @@ from coredis.exceptions import RedisError, ResponseError
 from streaq.constants import REDIS_GROUP
 from streaq.types import StreamMessage
 
-from vibetuner.resources.wire import Wire
 from vibetuner.tasks.fast.ends import (
     HAND_BACK,
     IN_VAIN,
@@ -49,38 +47,32 @@ class Flow:
 
     Args:
         library: our functions on the server.
-        listener: where a read may block.
+        reader: where messages come from.
         slots: how many tasks run at the same time.
+        prefetch: how many messages wait here while all slots are taken.
+        letters: where dead letters are kept, and where each task's is.
     """
 
-    def __init__(  # noqa: PLR0913 - one value of each kind
+    def __init__(
         self,
         library: Library,
-        listener: Wire,
+        reader: Reader,
         *,
-        prefix: str,
-        consumer: str,
-        priorities: Sequence[str],
-        idle_ms: int,
         slots: int,
+        prefetch: int,
         letters: tuple[str, str],
     ) -> None:
-        self.stopping = False
         self.ends = Ends(
-            library, (prefix, *letters), (REDIS_GROUP, consumer, idle_ms), self._forget
+            library,
+            (reader.prefix, *letters),
+            (REDIS_GROUP, reader.consumer, reader.idle_ms),
+            self._forget,
         )
         self._library = library
-        self._prefix = prefix
-        self._head = (REDIS_GROUP, consumer)
-        self._reader = Reader(
-            library,
-            listener,
-            prefix=prefix,
-            consumer=consumer,
-            priorities=priorities,
-            idle_ms=idle_ms,
-        )
-        self._waiting = self._reader.waiting
+        self._reader = reader
+        self._prefetch = prefetch
+        self._head = (REDIS_GROUP, reader.consumer)
+        self._waiting = reader.waiting
         self._count = slots
         self._slots = Slots(slots)
         self._loop = asyncio.get_running_loop()
@@ -92,6 +84,7 @@ class Flow:
         self._starting: set[asyncio.Future[Any]] = set()
         self._moved = 0.0  # when a slot has last become free
         self._filling = False
+        self._stopping = False
         self._few = 0  # so few may wait before more are read
         self._room = asyncio.Event()
         self._changed = asyncio.Event()
@@ -122,19 +115,19 @@ class Flow:
         self._changed.clear()
         await self._changed.wait()
 
-    async def room(self, ahead: int) -> int:
+    async def room(self) -> int:
         """Wait until fewer than half of those messages wait that are wanted; returns how many.
 
-        These are ``ahead``, and more where tasks are short. When they turn out to be long, what is
-        too much goes back into the queue.
+        These are the prefetch, and more where tasks are short. When they turn out to be long, what
+        is too much goes back into the queue.
 
         Raises what has broken a start.
         """
         while self._error is None:
             now = self._loop.time()
             if now > self._moved + FRESH_SECONDS:
-                await self._give_back_surplus(ahead, now)
-            wanted = ahead + 2 * self._lookahead.count(now)
+                await self._give_back_surplus(now)
+            wanted = self._prefetch + 2 * self._lookahead.count(now)
             self._few = wanted // 2
             if len(self._waiting) <= self._few:
                 return max(1, wanted - len(self._waiting) + self._count - len(self._active))
@@ -158,7 +151,7 @@ class Flow:
 
     async def stop(self) -> None:
         """Begin nothing more; give back what has not run."""
-        self.stopping = True
+        self._stopping = True
         while self._starting:
             await asyncio.wait(self._starting)
         begun = self._slots.stop()
@@ -170,13 +163,13 @@ class Flow:
         ends += [End.without_run(UNREAD, message) for message in waiting]
         await asyncio.gather(*map(self.ends.record, ends))
 
-    async def _give_back_surplus(self, ahead: int, now: float) -> None:
+    async def _give_back_surplus(self, now: float) -> None:
         """What was read for short tasks, and stands behind long ones, is for other workers."""
         while self._ahead and self._ahead[-1].until < now:
             self._wait_again(self._ahead.pop().message)
         counted = [begun.message for begun in self._slots.take_old(now)]
         ends = [End.without_run(HAND_BACK, message) for message in counted]
-        while len(self._waiting) > ahead:
+        while len(self._waiting) > self._prefetch:
             ends.append(End.without_run(UNREAD, self._waiting.pop()))
         await asyncio.gather(*map(self.ends.record, ends))
         for message in counted:
@@ -198,7 +191,7 @@ class Flow:
         """Give the free slots what was begun ahead, and begin what takes its place."""
         self._filling = False
         self._changed.set()
-        if self.stopping or self._error is not None:
+        if self._stopping or self._error is not None:
             return
         values: list[Any] = [*self._head]
         self._charge(values)
@@ -261,7 +254,7 @@ class Flow:
         self, now: list[StreamMessage], ahead: list[StreamMessage], values: list[Any]
     ) -> None:
         try:
-            answer = self._library.ask("start", (self._prefix,), values)
+            answer = self._library.ask("start", (self._reader.prefix,), values)
         except RedisError as error:
             self._break(error)
             return
@@ -293,7 +286,7 @@ class Flow:
         self, now: list[StreamMessage], ahead: list[StreamMessage], values: list[Any]
     ) -> None:
         try:
-            answers = await self._library.call("start", (self._prefix,), values)
+            answers = await self._library.call("start", (self._reader.prefix,), values)
         except RedisError as error:
             self._break(error)
         else:

@@ -45,15 +45,15 @@ class Reader:
         self.waiting: deque[StreamMessage] = deque()
         self._library = library
         self._listener = listener
-        self._prefix = prefix
-        self._consumer = consumer
+        self.prefix = prefix
+        self.consumer = consumer
+        self.idle_ms = idle_ms
         self._priorities = list(priorities)
-        self._idle_ms = idle_ms
 
     async def read(self, count: int) -> int:
         """Read what is there, lost messages of other workers first; returns how many."""
-        values = [REDIS_GROUP, self._consumer, self._idle_ms, count, *self._priorities]
-        found = await self._library.call("read", (self._prefix,), values)
+        values = [REDIS_GROUP, self.consumer, self.idle_ms, count, *self._priorities]
+        found = await self._library.call("read", (self.prefix,), values)
         for at in range(0, len(found), 4):
             priority, message, task, moment = [text.decode() for text in found[at : at + 4]]
             self.waiting.append(StreamMessage(message, task, priority, int(moment)))
@@ -64,11 +64,11 @@ class Reader:
 
         Cancelled, it still takes in what the server has handed out meanwhile.
         """
-        streams = [f"{self._prefix}:queues:{priority}" for priority in self._priorities]
+        streams = [f"{self.prefix}:queues:{priority}" for priority in self._priorities]
         client = self._listener.call("CLIENT", "ID")
         reading = self._listener.call(
-            "XREADGROUP", "GROUP", REDIS_GROUP, self._consumer, "COUNT", count,
-            "BLOCK", min(self._idle_ms, LONGEST_WAIT_MS), "STREAMS", *streams,
+            "XREADGROUP", "GROUP", REDIS_GROUP, self.consumer, "COUNT", count,
+            "BLOCK", min(self.idle_ms, LONGEST_WAIT_MS), "STREAMS", *streams,
             *([">"] * len(streams)),
         )  # fmt: skip
         try:
@@ -81,7 +81,7 @@ class Reader:
     def _take_in(self, answer: Any) -> int:
         before = len(self.waiting)
         for stream, entries in answer or ():
-            priority = stream.decode().removeprefix(f"{self._prefix}:queues:")
+            priority = stream.decode().removeprefix(f"{self.prefix}:queues:")
             for entry, pairs in entries:
                 fields = dict(zip(pairs[::2], pairs[1::2], strict=True))
                 moment = int(fields.get(b"enqueue_time", 0))

@@ -107,7 +107,6 @@ class Trial:
         running.add(message.message_id)
         token = _task_context.set(context)
         scope = scopes[task_id] = CancelScope(deadline=deadline, shield=True)
-        end.start_time = now_ms()
         worker.try_started(context, silent=task.silent)
         try:
             with scope:

@@ -35,6 +35,7 @@ from vibetuner.tasks.fast.ends import (
 from vibetuner.tasks.fast.flow import Flow
 from vibetuner.tasks.fast.library import Library
 from vibetuner.tasks.fast.queue import FastQueue
+from vibetuner.tasks.fast.reader import Reader
 from vibetuner.tasks.fast.slots import Begun
 from vibetuner.tasks.fast.trial import Trial
 from vibetuner.tasks.try_end import TryEnd
@@ -90,9 +91,8 @@ class FastWorker(FastQueue):
                     await self._stop(self._flow)
 
     async def _read_on(self, flow: Flow, scope: CancelScope) -> None:
-        ahead = self.prefetch - self.concurrency
         while True:
-            count = await flow.room(ahead)
+            count = await flow.room()
             if await flow.read(count):
                 continue
             if not self.burst:
@@ -110,7 +110,7 @@ class FastWorker(FastQueue):
         """
         until = current_time() + LOOK_SECONDS
         while await flow.wait(count) < count and current_time() < until:
-            count = await flow.room(self.prefetch - self.concurrency)
+            count = await flow.room()
 
     async def _stop(self, flow: Flow) -> None:
         try:
@@ -152,15 +152,18 @@ class FastWorker(FastQueue):
             renew_scope.cancel()
 
     def _make_flow(self, library: Library, listener: Wire) -> Flow:
-        return Flow(
+        reader = Reader(
             library,
             listener,
             prefix=self.prefix,
             consumer=self.id,
             priorities=self.priorities,
             idle_ms=self.idle_timeout,
-            slots=self.concurrency,
-            letters=self.letter_keys,
+        )
+        # The engine's own number has those in it that run.
+        prefetch = self.prefetch - self.concurrency
+        return Flow(
+            library, reader, slots=self.concurrency, prefetch=prefetch, letters=self.letter_keys
         )
 
     async def _consume(self, flow: Flow, scope: CancelScope) -> None:
