@@ -1,0 +1,34 @@
+-- Helpers of all our functions. Files stand in alphabetical order, and see those before them.
+
+-- Answer, so that a client knows that it may call functions or scripts.
+local function ping(keys, argv)
+  return 'PONG'
+end
+
+local function append(list, ...)
+  for _, item in ipairs({ ... }) do list[#list + 1] = item end
+end
+
+-- Run a command on a long list, in portions that fit into a call, each with the same words around
+-- it; returns the sum of the answers that are numbers.
+local function each(head, list, ...)
+  local sum = 0
+  for at = 1, #list, 500 do
+    local words = { unpack(head) }
+    for i = at, math.min(at + 499, #list) do words[#words + 1] = list[i] end
+    for _, word in ipairs({ ... }) do words[#words + 1] = word end
+    local answer = redis.call(unpack(words))
+    if type(answer) == 'number' then sum = sum + answer end
+  end
+  return sum
+end
+
+-- The values of many keys; false where a key does not exist or holds no text.
+local function values_of(keys)
+  local found = {}
+  for at = 1, #keys, 500 do
+    local part = redis.call('mget', unpack(keys, at, math.min(at + 499, #keys)))
+    for i = 1, #part do found[#found + 1] = part[i] end
+  end
+  return found
+end
