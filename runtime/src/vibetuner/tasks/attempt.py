@@ -83,6 +83,8 @@ class Attempt:
         is_aborted: whether somebody asked for its end before it was begun.
         claimed: when this worker has claimed the message, by the server's clock.
         claimed_at: the same by the event loop's clock, in seconds.
+        context: what the worker's lifespan has yielded.
+        history: where progress is published.
     """
 
     task_id: str
@@ -108,6 +110,7 @@ class Attempt:
     lock: str = ""
 
     context: Any = None
+    history: Any = None
     started: int = 0
     finished: int = 0
     handle: asyncio.Task[None] | None = None

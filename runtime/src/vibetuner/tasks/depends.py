@@ -17,6 +17,7 @@ __all__ = ["WorkerDepends", "inject", "is_injected"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+
 class _Dependency:
     def __repr__(self) -> str:
         return "WorkerDepends()"

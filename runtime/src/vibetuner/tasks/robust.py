@@ -1,4 +1,4 @@
-"""``@robust_task()``: a task that is retried when it fails, and becomes a dead letter in the end."""
+"""``@robust_task()``: retries a task that fails, and keeps a dead letter in the end."""
 
 from __future__ import annotations
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import (
@@ -16,7 +15,7 @@ from functools import cache
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from anyio import TASK_STATUS_IGNORED, CancelScope
+from anyio import TASK_STATUS_IGNORED
 from anyio.abc import TaskStatus
 from coredis import Redis, RedisCluster
 from crontab import CronTab
@@ -24,11 +23,12 @@ from streaq import StreaqError, Worker
 from streaq.task import Task, TaskResult
 from streaq.utils import datetime_ms
 
-from vibetuner.config import REDIS_MISSING, Settings, get_settings
+from vibetuner.config import Settings, get_settings
 from vibetuner.embedded import open_services
 from vibetuner.errors import NotConfigured, ServiceUnavailable
+from vibetuner.logs import task_id_source
+from vibetuner.redis import REDIS_MISSING
 from vibetuner.redis.client import check, make_client, ungrouped
-from vibetuner.redis.connection import Connection
 from vibetuner.redis.keys import Keys
 from vibetuner.redis.url import parse_url
 from vibetuner.state import Slot
@@ -44,9 +44,10 @@ from vibetuner.tasks.engine import (
 )
 from vibetuner.tasks.lifespan import worker_lifespan
 from vibetuner.tasks.payload import Codec, signing_keys
+from vibetuner.tasks.run.delayed import Cron, DelayedQueue
+from vibetuner.tasks.run.outage import Outage
 from vibetuner.tasks.run.runner import Run
 from vibetuner.tasks.run.stop import Stop
-from vibetuner.logs import task_id_source
 
 __all__ = ["TaskWorker", "get_worker", "open_queue", "using_worker"]
 
@@ -91,7 +92,7 @@ async def open_queue() -> AsyncIterator[TaskWorker]:
 class TaskWorker(Worker[Any]):
     """streaq's tasks and queue, run by an engine of our own.
 
-    It registers tasks and connects; enqueueing is the affair of ``client``, running that of ``run``.
+    It registers tasks and connects. What enqueues is in ``client``, and what runs in ``run``.
 
     Raises, when it is entered: NotConfigured without REDIS_URL; ServiceUnavailable when Redis
     does not answer, or refuses functions and scripts.
@@ -208,17 +209,17 @@ class TaskWorker(Worker[Any]):
             context = await stack.enter_async_context(lifespan or worker_lifespan())
             worker_context.set(context)
             task_id_source.set(current_task_id)
-            listener = Connection(self.client.functions.connection.address)
-            stack.push_async_callback(listener.close)
-            self._run = Run(
-                self, self.client, listener,
-                settings=get_settings(), context=context, stop=self._stop,
-            )  # fmt: skip
+            self._run = self._make_run(context)
             stack.callback(self._forget_run)
             await self._run.prepare()
             set_open(self, is_open=True, is_running=True)
             task_status.started()
             await self._run.serve()
+
+    def _make_run(self, context: Any = None) -> Run:
+        return Run(
+            self, self.client, settings=get_settings(), context=context, stop=self._stop or Stop()
+        )
 
     def _forget_run(self) -> None:
         self._run = None
@@ -238,6 +239,16 @@ class TaskWorker(Worker[Any]):
         if self._run is not None:
             self._run.abort(tasks)
 
+    async def queue_due(self) -> None:
+        """Queue delayed tasks and cron runs that are due, as a running worker does by itself."""
+        client = self.client
+        await DelayedQueue(client.functions, client.keys, self.priorities, Outage()).queue_due()
+        await self._cron().schedule_due()
+
+    def _cron(self) -> Cron:
+        client = self.client
+        return Cron(client.functions, client.keys, self.priorities[-1], self.next_run)
+
     async def serialize(self, data: Any) -> bytes:
         """Store data, signed; raises PayloadError, which names what can't be stored."""
         return self.client.codec.dump(data)
@@ -247,7 +258,7 @@ class TaskWorker(Worker[Any]):
         return self.client.codec.load(data.encode() if isinstance(data, str) else bytes(data))
 
     def publish_task(  # type: ignore[override]
-        self, pipe: Any, task: Task[Any, Any], data: Any, enqueue_time: int, lib: Any = None
+        self, pipe: Any, task: Task[Any, Any], data: Any, enqueue_time: int, **_: Any
     ) -> Awaitable[Any]:
         """Enqueue a task, or add it to the pipeline of a chain; tells :attr:`on_enqueue`."""
         client = self.client
@@ -265,8 +276,9 @@ class TaskWorker(Worker[Any]):
         """Enqueue tasks for immediate execution, hundreds in one step."""
         if any(follows_another(task) for task in tasks):
             raise StreaqError("Pipelined tasks can't be enqueued in batches!")
-        now = time.time_ns() // 1_000_000
-        await self.client.enqueue_many(tasks, now)
+        await self.client.enqueue_many(tasks, time.time_ns() // 1_000_000)
+        for task in tasks:
+            self.on_enqueue(task, None)
 
     async def result_by_id(
         self,
@@ -282,7 +294,10 @@ class TaskWorker(Worker[Any]):
         timeout: timedelta | int | None = 5,  # noqa: ASYNC109 - as above
     ) -> bool:
         """End a task; returns whether that ended it, within ``timeout`` seconds (0: don't wait)."""
-        return await self.client.abort(self, task_id, timeout)
+        is_ended, failed = await self.client.abort(self, task_id, timeout)
+        if failed is not None:
+            await (self._run or self._make_run()).publish_abort(task_id, failed)
+        return is_ended
 
     def next_run(self, tab: str) -> int:
         """Return when a crontab line is next due, in milliseconds, by the worker's calendar."""

@@ -11,10 +11,7 @@ import math
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from coredis import PureToken
-from streaq.utils import now_ms
-from streaq.worker import _deterministic_id
-
+from vibetuner.tasks.engine import cron_id
 from vibetuner.tasks.worker import TaskWorker
 
 __all__ = ["QueueClock"]
@@ -55,15 +52,8 @@ class QueueClock:
         self._worker.ahead += step * MILLISECOND
 
     async def publish_due(self) -> None:
-        """Put what is due into the streams, as the engine does twice a second."""
-        worker, now = self._worker, now_ms()
-        for priority in worker.priorities:
-            await worker._lib.publish_delayed_tasks(  # noqa: SLF001
-                worker.queue_key + priority, worker.stream_key + priority, now
-            )
-        ready = await self._redis.zrange(worker.cron_schedule_key, 0, now, sortby=PureToken.BYSCORE)
-        if ready:
-            await worker.schedule_cron_jobs(ready)
+        """Put what is due into the streams, as a running worker does."""
+        await self._worker.queue_due()
 
     def _queues(self) -> list[str]:
         return [self._worker.queue_key + priority for priority in self._worker.priorities]
@@ -80,7 +70,7 @@ class QueueClock:
         """A cron task's next run has an id that its time is part of."""
         worker = self._worker
         for name, due in await self._members(worker.cron_schedule_key):
-            old, new = (_deterministic_id(f"{name}{int(time)}") for time in (due, due - step))
+            old, new = (cron_id(name, int(time)) for time in (due, due - step))
             for queue in self._queues():
                 if await self._redis.zrem(queue, [old]):
                     await self._redis.zadd(queue, {new: due})

@@ -79,8 +79,12 @@ class QueueClient:
 
     async def enqueue_many(self, tasks: Sequence[Task[Any, Any]], now: int) -> None:
         """Enqueue many tasks, hundreds in one step."""
-        for at in range(0, len(tasks), ENQUEUED_AT_ONCE):
-            part = tasks[at : at + ENQUEUED_AT_ONCE]
+        for task in tasks:
+            if isinstance(task.schedule, str):
+                await self.repeat(task, await task.serialize(now), now)
+        once = [task for task in tasks if not isinstance(task.schedule, str)]
+        for at in range(0, len(once), ENQUEUED_AT_ONCE):
+            part = once[at : at + ENQUEUED_AT_ONCE]
             await self.enqueue(part, [await task.serialize(now) for task in part], now)
 
     async def repeat(self, task: Task[Any, Any], payload: bytes, now: int) -> None:
@@ -111,24 +115,25 @@ class QueueClient:
         worker: Worker[Any],
         task_id: str,
         timeout: timedelta | int | None,  # noqa: ASYNC109 - as above
-    ) -> bool:
-        """End a task; returns whether it has ended by that, within ``timeout`` seconds.
+    ) -> tuple[bool, list[str] | None]:
+        """End a task; returns whether that ended it, within ``timeout`` seconds.
 
-        A delayed task ends at once, with a result like that of any other. One that waits or runs
-        is marked for its worker. With 0 the answer for such a one is False, without waiting.
+        A delayed task ends at once, with a result like that of any other; the second value then
+        names the tasks that fail with it. One that waits or runs is marked for its worker. With 0
+        the answer for such a one is False, without waiting.
         """
         async with self.listener.listening(self.keys.channel(task_id)) as message:
             outcome, *failed = await self._abort(worker, task_id)
             if outcome == b"ended":
-                return True
+                return True, [name.decode() for name in failed]
             if outcome == b"over" or (timeout is not None and not timeout):
-                return False
+                return False, None
             try:
                 async with asyncio.timeout(to_seconds(timeout)):
                     data = self.codec.load(await message)
             except TimeoutError:
-                return False
-            return not data["s"] and isinstance(data["r"], StreaqCancelled)
+                return False, None
+            return not data["s"] and isinstance(data["r"], StreaqCancelled), None
 
     async def _abort(self, worker: Worker[Any], task_id: str) -> list[bytes]:
         keys = self.keys

@@ -56,9 +56,7 @@ class LogObserver(Observer):
             case End.ABORTED:
                 logger.info("%s aborted after %s", name, took, extra=about)
             case End.REQUEUED:
-                logger.info(
-                    "%s requeued after %s, the worker is stopping", name, took, extra=about
-                )
+                logger.info("%s requeued after %s, the worker is stopping", name, took, extra=about)
             case End.RETRYING:
                 wait = duration(max(0, attempt.retry_at - attempt.finished))
                 number = _number(attempt)

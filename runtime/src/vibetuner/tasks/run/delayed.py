@@ -59,9 +59,7 @@ class DelayedQueue:
     async def queue_due(self) -> float | None:
         """Queue what is due now; returns when the next one is, in milliseconds."""
         now = int(time.time() * 1000)  # rounded down: nothing is ever early
-        soonest = await self._functions.call(
-            "due", (self._keys.queue,), [now, *self._priorities]
-        )
+        soonest = await self._functions.call("due", (self._keys.queue,), [now, *self._priorities])
         return None if soonest is None else float(soonest)
 
     async def _sleep(self, moment: float) -> None:

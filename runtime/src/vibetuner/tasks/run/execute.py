@@ -112,10 +112,10 @@ class Executor:
         if attempt.policy is None or attempt.policy.on_failure is None:
             return
         notice = asyncio.ensure_future(_notify(attempt, attempt.policy.on_failure))
-        try:
+        with suppress(
+            asyncio.CancelledError
+        ):  # a stop: the end is recorded all the same
             await asyncio.wait({notice}, timeout=ON_FAILURE_SECONDS)
-        except asyncio.CancelledError:
-            pass  # the worker leaves; the end is recorded all the same
         if not notice.done():
             notice.cancel()
             logger.error("on_failure of %s did not return in time", attempt.fn_name)
@@ -202,7 +202,7 @@ def load(attempt: Attempt, codec: Codec, registry: dict[str, Any], keys: Keys) -
         attempt.args, attempt.kwargs = tuple(data["a"]), dict(data["k"])
         attempt.triggers, attempt.otherwise = data.get("T") or "", data.get("O") or ""
         attempt.arguments_from, attempt.is_fallback = data.get("A") or "", bool(data.get("F"))
-    except Exception as error:  # noqa: BLE001 - signed or not, it may be of any shape
+    except Exception as error:
         problem = f"Failed to deserialize data ({type(error).__name__})!"
         raise Rejected(StreaqError(problem), Cause.UNREADABLE_PAYLOAD) from error
     if attempt.task is None:
@@ -222,9 +222,9 @@ def check(attempt: Attempt) -> None:
     waited = _now() - attempt.queued
     if task.max_schedule_drift is not None and waited > to_ms(task.max_schedule_drift):
         raise Rejected(StreaqError("Cron task exceeded max schedule drift!"), Cause.CRON_DRIFT)
-    if policy is not None and policy.expire is not None and attempt.tries == 1:
-        if waited > policy.expire / timedelta(milliseconds=1):
-            raise Rejected(StreaqError("Task expired!"), Cause.EXPIRED)
+    limit = None if policy is None or attempt.tries > 1 else policy.expire
+    if limit is not None and waited > limit / timedelta(milliseconds=1):
+        raise Rejected(StreaqError("Task expired!"), Cause.EXPIRED)
 
 
 def judge(attempt: Attempt, chance: Callable[[], float]) -> None:
@@ -257,9 +257,7 @@ def judge(attempt: Attempt, chance: Callable[[], float]) -> None:
         _judge_failure(attempt, chance, may_retry=asked or attempt.policy is not None)
 
 
-def _judge_failure(
-    attempt: Attempt, chance: Callable[[], float], *, may_retry: bool
-) -> None:
+def _judge_failure(attempt: Attempt, chance: Callable[[], float], *, may_retry: bool) -> None:
     error, policy = attempt.error, attempt.policy
     if policy is not None:
         may_retry = policy.retry.allows_another(tries=attempt.tries)

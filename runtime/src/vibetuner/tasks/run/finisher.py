@@ -99,6 +99,16 @@ class Finisher:
         attempt = Attempt("", priority, message_id)
         self._add(attempt, [UNCOUNTED, priority, message_id, "", 0, "", "", "", "", "", "", 0])
 
+    def abandon(self, attempt: Attempt) -> None:
+        """Requeue a task whose function does not end; what it still returns is discarded."""
+        attempt.end, attempt.finished = End.REQUEUED, time.time_ns() // 1_000_000
+        self.add(attempt)
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether everything is recorded."""
+        return not self._busy and self._batch is None
+
     async def settled(self) -> None:
         """Wait until everything is recorded."""
         while self._busy or self._batch is not None:
@@ -241,7 +251,7 @@ class Finisher:
                 if attempt.end is not None:
                     self._observers.ended(attempt)
                 if failed := exceptions.get(place):
-                    self._fail([name.decode() for name in failed], attempt)
+                    self.fail([name.decode() for name in failed], attempt.priority)
 
     def _forget(self, message_id: str) -> None:
         left = self.unrecorded.pop(message_id, 1) - 1
@@ -258,13 +268,15 @@ class Finisher:
             extra={"task_id": attempt.task_id},
         )
 
-    def _fail(self, task_ids: list[str], parent: Attempt) -> None:
-        failing = self._loop.create_task(self._fail_dependents(task_ids, parent.priority))
+    def fail(self, task_ids: list[str], priority: str) -> None:
+        """Record the end of tasks that waited for one that has failed."""
+        if not task_ids:
+            return
+        failing = self._loop.create_task(self._fail_dependents(task_ids, priority))
         self._busy.add(failing)
         failing.add_done_callback(self._busy.discard)
 
     async def _fail_dependents(self, task_ids: list[str], priority: str) -> None:
-        """Record the end of tasks that waited for one that has failed."""
         for task_id in task_ids:
             attempt = Attempt(task_id, priority, tries=0)
             attempt.payload = await self._payload_of(task_id)

@@ -10,6 +10,7 @@ from contextlib import suppress
 from contextvars import Context, copy_context
 from typing import TYPE_CHECKING, Any
 
+from anyio import CancelScope
 from coredis.exceptions import RedisError
 
 from vibetuner.redis.connection import Connection
@@ -20,6 +21,7 @@ from vibetuner.tasks.observers.journal import JournalObserver
 from vibetuner.tasks.observers.letters import LetterWriter
 from vibetuner.tasks.observers.log import LogObserver
 from vibetuner.tasks.observers.progress import ProgressObserver
+from vibetuner.tasks.progress_state import ProgressStatus
 from vibetuner.tasks.run.delayed import Cron, DelayedQueue, sweep
 from vibetuner.tasks.run.dispatcher import Dispatcher
 from vibetuner.tasks.run.execute import Executor, Rejected, load
@@ -49,17 +51,15 @@ class Run:
     Args:
         worker: the registry, the options and the counters.
         client: the queue, connected.
-        listener: a connection on which reads may block.
         settings: the process's settings.
         context: what the worker's lifespan has yielded.
         stop: the request to stop.
     """
 
-    def __init__(  # noqa: PLR0913 - one collaborator of each kind
+    def __init__(
         self,
         worker: TaskWorker,
         client: QueueClient,
-        listener: Connection,
         *,
         settings: Settings,
         context: Any,
@@ -68,13 +68,15 @@ class Run:
         functions, keys = client.functions, client.keys
         self._worker = worker
         self._client = client
+        self._listener = Connection(functions.connection.address)  # on which reads may block
         self._stop = stop
         self._outage = Outage()
         self._context = context
         self._base: Context = copy_context()
         self._log = LogObserver()
         self._journal = JournalObserver(functions, worker, keys.journal)
-        self._progress = ProgressObserver(functions, history_of(worker.redis, settings))
+        self._history = history_of(worker.redis, settings)
+        self._progress = ProgressObserver(functions, self._history)
         letters = LetterWriter(client.codec, worker_id=worker.id, queue=worker.queue_name)
         observers = Observers([letters, self._journal, self._log, self._progress])
         self._finisher = Finisher(
@@ -90,7 +92,7 @@ class Run:
         self._finisher.load_failed = self._load_failed
         self._dispatcher = Dispatcher(
             functions,
-            listener,
+            self._listener,
             keys=keys,
             consumer=worker.id,
             priorities=worker.priorities,
@@ -131,6 +133,13 @@ class Run:
             if attempt.task_id in task_ids:
                 attempt.cut(Cut.ABORT)
 
+    async def publish_abort(self, task_id: str, failed: list[str]) -> None:
+        """Publish the end of a delayed task, and record that of the tasks that fail with it."""
+        self._progress.publish(task_id, ProgressStatus.ABORTED)
+        self._finisher.fail(failed, self._worker.priorities[-1])
+        await self._finisher.settled()
+        await self._progress.flush()
+
     async def prepare(self) -> None:
         """Make the streams, and schedule the cron tasks."""
         await self._dispatcher.make_groups()
@@ -157,7 +166,8 @@ class Run:
             await asyncio.wait([*loops, reading, requested], return_when=asyncio.FIRST_COMPLETED)
         finally:
             requested.cancel()
-            await self._leave(reading, [one for one in loops if one is not journal], journal)
+            with CancelScope(shield=True):
+                await self._leave(reading, [one for one in loops if one is not journal], journal)
         for task in (*loops, reading):
             if not task.cancelled() and (error := task.exception()):
                 raise error
@@ -170,7 +180,8 @@ class Run:
     ) -> None:
         """Claim no more, let running tasks end, record all of it, and say goodbye."""
         self._dispatcher.stop()
-        await self._client.close_listener(reading)
+        await self._listener.close()
+        await asyncio.wait([reading], timeout=HURRY_SECONDS)
         await self._dispatcher.requeue_unbegun()
         await self._finish_running()
         with suppress(TimeoutError):
@@ -193,13 +204,14 @@ class Run:
         for attempt in tuple(self.running):
             attempt.cut(Cut.STOP)
         await self._wait_for_running(CLEANUP_SECONDS)
+        if self._stop.hurried.is_set() and (handles := self._handles()):
+            await asyncio.wait(handles, timeout=HURRY_SECONDS)
         for attempt in tuple(self.running):
             self._abandon(attempt)
 
     async def _wait_for_running(self, seconds: float) -> None:
-        """Until all have ended, or the time is over; after a second request, very soon."""
-        handles = [one.handle for one in self.running if one.handle is not None]
-        if not handles:
+        """Wait until all have ended, the time is over, or the stop is hurried."""
+        if not (handles := self._handles()):
             return
         ended = self._start(_all_of(handles))
         hurried = self._start(self._stop.hurried.wait())
@@ -207,13 +219,12 @@ class Run:
             await asyncio.wait(
                 {ended, hurried}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED
             )
-            if hurried.done() and not ended.done():
-                for attempt in tuple(self.running):
-                    attempt.cut(Cut.STOP)
-                await asyncio.wait({ended}, timeout=HURRY_SECONDS)
         finally:
             ended.cancel()
             hurried.cancel()
+
+    def _handles(self) -> list[asyncio.Task[None]]:
+        return [one.handle for one in self.running if one.handle is not None]
 
     def _abandon(self, attempt: Attempt) -> None:
         """Requeue a task whose function does not end."""
@@ -225,7 +236,7 @@ class Run:
         self._finisher.abandon(attempt)
 
     def _begin(self, attempt: Attempt) -> None:
-        attempt.context = self._context
+        attempt.context, attempt.history = self._context, self._history
         # A context of its own: nothing that one task sets is seen by another.
         attempt.handle = asyncio.get_running_loop().create_task(
             self._executor.execute(attempt), context=self._base.copy()
@@ -242,7 +253,7 @@ class Run:
         await self._executor.give_up(attempt)
 
     def _is_over(self) -> bool:
-        return not self._finisher.unrecorded
+        return self._finisher.is_settled
 
     async def _schedule_cron(self) -> None:
         connection, keys = self._client.functions.connection, self._client.keys
