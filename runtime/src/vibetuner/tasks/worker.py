@@ -143,6 +143,11 @@ class TaskWorker(Worker[Any]):
         return super().redis
 
     @property
+    def is_running(self) -> bool:
+        """Whether tasks are run here, or brought to an end."""
+        return self._run is not None
+
+    @property
     def is_connected(self) -> bool:
         """Whether the server has answered the running worker's last question."""
         return self._run is not None and self._run.is_connected

@@ -112,9 +112,7 @@ class Executor:
         if attempt.policy is None or attempt.policy.on_failure is None:
             return
         notice = asyncio.ensure_future(_notify(attempt, attempt.policy.on_failure))
-        with suppress(
-            asyncio.CancelledError
-        ):  # a stop: the end is recorded all the same
+        with suppress(asyncio.CancelledError):  # a stop: the end is recorded all the same
             await asyncio.wait({notice}, timeout=ON_FAILURE_SECONDS)
         if not notice.done():
             notice.cancel()

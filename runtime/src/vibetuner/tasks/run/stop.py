@@ -30,7 +30,7 @@ class Stop:
 
     def __init__(self) -> None:
         self._requests = 0
-        self._last = 0.0
+        self._last = -ONE_SIGNAL_SECONDS
         self.requested = asyncio.Event()
         self.hurried = asyncio.Event()
 
