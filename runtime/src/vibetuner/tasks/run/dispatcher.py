@@ -24,6 +24,7 @@ FRESH_SECONDS = 0.2
 # A blocking read ends after this, so that the queue is looked through for lost messages.
 BLOCK_MS = 1000
 LOOK_SECONDS = 0.5
+BURST_SECONDS = 0.02
 # Within one turn of the loop no more than a half begins: the server counts and claims for one half
 # while the functions of the other half run here.
 PORTIONS = 2
@@ -144,7 +145,7 @@ class Dispatcher:
             if self.is_empty and self.on_idle():
                 self.stop()
             else:
-                await self._change(BLOCK_MS / 1000)
+                await self._change(BURST_SECONDS)
             return
         until = self._loop.time() + LOOK_SECONDS
         while await self._listen(count) < count and self._loop.time() < until:
