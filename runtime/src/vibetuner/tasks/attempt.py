@@ -127,6 +127,7 @@ class Attempt:
     letter: str = ""
     entry: str = ""
     trace: str = ""
+    is_listed: bool = False
 
     @property
     def is_silent(self) -> bool:

@@ -3,10 +3,11 @@
 local ATTEMPTS_KEPT, MOST_ATTEMPTS = 86400, 20
 
 local function journal_batch(prefix)
-  return { prefix = (prefix or '') .. 'journal:', ids = {}, names = {} }
+  return { prefix = (prefix or '') .. 'journal:', ids = {}, names = {}, unlisted = {} }
 end
 
 -- Add the entry of a task that ended. `one` is what finish got of it; an entry is a JSON list.
+-- A key of the journal that holds something else costs the entry, and no task its end.
 local function journal_end(journal, one)
   local prefix, name, outcome = journal.prefix, one.name, one.outcome
   local of_name = journal.names[name]
@@ -14,27 +15,29 @@ local function journal_end(journal, one)
     of_name = prefix .. 'ended:of:' .. name
     journal.names[name] = of_name
   end
-  local place = redis.call('xadd', prefix .. 'ended', '*', 'd', one.entry)
-  redis.call('xadd', of_name, place, 's', outcome)
+  local place = redis.pcall('xadd', prefix .. 'ended', '*', 'd', one.entry)
+  if type(place) == 'table' then return end
+  redis.pcall('xadd', of_name, place, 's', outcome)
   local ids = journal.ids
   ids[#ids + 1], ids[#ids + 2] = one.task, place
   if outcome ~= 'done' then
-    redis.call('xadd', prefix .. 'ended:failed', place, 's', outcome, 'n', name, 't', one.trace or '')
+    redis.pcall('xadd', prefix .. 'ended:failed', place, 's', outcome, 'n', name, 't', one.trace or '')
   end
-  if one.payload ~= '' then redis.call('xadd', prefix .. 'payloads', place, 'p', one.payload) end
+  if one.payload ~= '' then redis.pcall('xadd', prefix .. 'payloads', place, 'p', one.payload) end
 end
 
 -- Add an attempt that failed or was cut short, and will be followed by another.
 local function journal_attempt(journal, task, attempt)
   local list = journal.prefix .. 'tries:' .. task
-  redis.call('rpush', list, attempt)
-  redis.call('ltrim', list, -MOST_ATTEMPTS, -1)
+  redis.pcall('rpush', list, attempt)
+  redis.pcall('ltrim', list, -MOST_ATTEMPTS, -1)
   redis.call('expire', list, ATTEMPTS_KEPT)
 end
 
--- Write the places of what ended; `journal` sets the other lifetimes.
-local function flush_journal(journal)
-  each({ 'hset', journal.prefix .. 'ids' }, journal.ids)
+-- Write the places of what ended, and take it off the list of what its worker runs.
+local function flush_journal(journal, worker)
+  pcall(each, { 'hset', journal.prefix .. 'ids' }, journal.ids)
+  if worker then pcall(each, { 'hdel', journal.prefix .. 'running:' .. worker }, journal.unlisted) end
   for _, of_name in pairs(journal.names) do redis.call('expire', of_name, 604800) end
 end
 

@@ -32,7 +32,8 @@ local function load_messages(prefix, messages, reply)
     reply[n + 1], reply[n + 2], reply[n + 3], reply[n + 4] =
       message[1], message[2], message[3], message[4]
     reply[n + 5], reply[n + 6] = found[2 * i - 1], found[2 * i] or '0'
-    reply[n + 7] = aborts and redis.call('sismember', prefix .. ':aborted', message[3]) or 0
+    local aborted = aborts and redis.pcall('sismember', prefix .. ':aborted', message[3])
+    reply[n + 7] = aborted == 1 and 1 or 0
     n = n + 7
   end
   return reply
@@ -115,8 +116,14 @@ local function renew(keys, argv)
   return reply
 end
 
+-- The members of a set; none of a key that holds something else.
+local function members(key)
+  local found = redis.pcall('smembers', key)
+  return found.err and {} or found
+end
+
 local function release_dependents(prefix, stream, task, result, otherwise, now)
-  for _, dependent in ipairs(redis.call('smembers', prefix .. ':task:dependents:' .. task)) do
+  for _, dependent in ipairs(members(prefix .. ':task:dependents:' .. task)) do
     local dependencies = prefix .. ':task:dependencies:' .. dependent
     redis.call('srem', dependencies, task)
     if redis.call('scard', dependencies) == 0 then
@@ -136,7 +143,7 @@ local function fail_dependents(prefix, task, otherwise)
     local current = table.remove(open)
     if not seen[current] then
       seen[current] = true
-      for _, dependent in ipairs(redis.call('smembers', prefix .. ':task:dependents:' .. current)) do
+      for _, dependent in ipairs(members(prefix .. ':task:dependents:' .. current)) do
         redis.call('srem', prefix .. ':task:dependencies:' .. dependent, current)
         if dependent ~= otherwise then open[#open + 1] = dependent end
       end
@@ -188,7 +195,7 @@ local function new_batch(keys)
   }
 end
 
-local function flush_batch(prefix, group, batch)
+local function flush_batch(prefix, group, batch, consumer)
   for stream, ids in pairs(batch.acknowledged) do
     each({ 'xack', stream, group }, ids)
     each({ 'xdel', stream }, ids)
@@ -199,11 +206,11 @@ local function flush_batch(prefix, group, batch)
   end
   each({ 'del' }, batch.deleted)
   each({ 'zadd', prefix .. ':index:results' }, batch.results)
-  flush_journal(batch.journal)
+  flush_journal(batch.journal, consumer)
 end
 
 local EXTRAS = {
-  l = 'lock', f = 'following', o = 'otherwise', d = 'letter', t = 'attempt', x = 'trace',
+  j = 'listed', l = 'lock', f = 'following', o = 'otherwise', d = 'letter', t = 'attempt', x = 'trace',
 }
 
 -- Record how attempts ended, many in one step.
@@ -266,10 +273,11 @@ local function finish(keys, argv)
         end
       end
       if one.attempt then journal_attempt(batch.journal, task, one.attempt) end
+      if one.listed then append(batch.journal.unlisted, task) end
     end
   end
   if soonest then redis.call('publish', prefix .. ':delayed', soonest) end
-  flush_batch(prefix, group, batch)
+  flush_batch(prefix, group, batch, consumer)
   redis.call('set', answered, cjson.encode(reply), 'px', 30000)
   return reply
 end

@@ -84,6 +84,7 @@ class JournalObserver(Observer):
         """Form the entry of an end, or of an attempt that another one follows."""
         end, error = attempt.end, attempt.error
         self._happened = True
+        attempt.is_listed = self._written.pop(attempt.task_id, None) is not None
         if end is End.RETRYING or end is End.REQUEUED:
             reason = _one_line(error) if end is End.RETRYING and error else ""
             attempt.entry = FailedTry(
@@ -126,16 +127,23 @@ class JournalObserver(Observer):
                 if beat:
                     next_beat = time.monotonic() + BEAT_SECONDS
                 if beat or self._happened:
-                    await self._write(running, with_beat=beat)
+                    await self.write(running, with_beat=beat)
                 await asyncio.sleep(WRITE_SECONDS)
         finally:
             with suppress(TimeoutError):
                 async with asyncio.timeout(LEAVE_SECONDS):
-                    await self._write((), leaving=True)
+                    await self.write((), leaving=True)
 
-    async def _write(
+    async def write(
         self, running: Iterable[Attempt], *, with_beat: bool = False, leaving: bool = False
     ) -> None:
+        """Write what has happened since the last time, and trim what is too much.
+
+        Args:
+            running: what the worker runs.
+            with_beat: write the heartbeat, too.
+            leaving: the worker stops, and must not be listed any more.
+        """
         minutes, names = self._minutes, self._names
         self._minutes, self._names = {}, set()
         happened, self._happened = self._happened or leaving, False

@@ -263,13 +263,14 @@ def _judge_failure(attempt: Attempt, chance: Callable[[], float], *, may_retry: 
         attempt.end, attempt.error = End.FAILED, _final(error)
         return
     attempt.end = End.RETRYING
-    if isinstance(error, StreaqRetry) and error.schedule:
-        attempt.retry_at = datetime_ms(error.schedule)
-        return
     delay: timedelta | float = attempt.tries**2
-    if isinstance(error, StreaqRetry) and error.delay is not None:
-        delay = error.delay
-    elif policy is not None and not isinstance(error, StreaqRetry):
+    if isinstance(error, StreaqRetry):
+        attempt.error = error.__cause__ or error
+        if error.schedule:
+            attempt.retry_at = datetime_ms(error.schedule)
+            return
+        delay = delay if error.delay is None else error.delay
+    elif policy is not None:
         delay = policy.retry.delay(tries=attempt.tries, chance=chance())
     attempt.retry_at = attempt.finished + to_ms(delay)
 

@@ -148,6 +148,8 @@ class Finisher:
                 extras += ("x", attempt.trace)
             if attempt.payload is not None and len(attempt.payload) <= LARGEST_PAYLOAD:
                 payload = attempt.payload
+        if attempt.is_listed:
+            extras += ("j", "")
         if attempt.lock:
             extras += ("l", attempt.lock)
         entry = attempt.entry
