@@ -15,7 +15,16 @@ from streaq.task import RegisteredTask
 from vibetuner.tasks.engine import running_attempt
 from vibetuner.tasks.retry import FailurePolicy, policy_of
 
-__all__ = ["Attempt", "Cause", "Cut", "End", "Report", "current_attempt", "current_task_id"]
+__all__ = [
+    "Attempt",
+    "Cause",
+    "Cut",
+    "End",
+    "Report",
+    "current_attempt",
+    "current_task_id",
+    "moment",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -23,6 +32,7 @@ UNKNOWN = "unknown"
 
 # A function that was cut off has this long to clean up before it is cut off once more.
 CLEANUP_SECONDS = 10.0
+LAST_MOMENT = 253_402_300_800_000  # the year 10000, in milliseconds
 
 
 class End(StrEnum):
@@ -125,6 +135,7 @@ class Attempt:
     cause: Cause | None = None
     retry_at: int = 0
     letter: str = ""
+    following: bytes = b""
     entry: str = ""
     trace: str = ""
     is_listed: bool = False
@@ -168,6 +179,21 @@ class Attempt:
                 extra={"task_id": self.task_id},
             )
             self.handle.cancel()
+
+
+def moment(value: float) -> int:
+    """Return a moment in milliseconds since 1970.
+
+    Raises:
+        TypeError, ValueError: it is no number, before 1970 or after the year 9999.
+
+    >>> moment(1_700_000_000_000)
+    1700000000000
+    """
+    whole = int(value)
+    if not 0 <= whole < LAST_MOMENT:
+        raise ValueError("a moment out of range")
+    return whole
 
 
 def current_attempt() -> Attempt | None:

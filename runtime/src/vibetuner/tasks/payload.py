@@ -41,10 +41,11 @@ class Codec:
 
     def dump(self, data: Any) -> bytes:
         """Store data; raises PayloadError, which names what can't be stored."""
-        body = dump(data)
-        return body + sign(self._keys[0], body)
+        return self.sign(dump(data))
 
-    dump_result = dump
+    def sign(self, body: bytes) -> bytes:
+        """Return what is stored for a pickle."""
+        return body + sign(self._keys[0], body)
 
     def load(self, data: bytes) -> Any:
         """Read stored data; raises StreaqError when its signature is none of ours."""

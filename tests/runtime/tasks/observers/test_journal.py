@@ -8,15 +8,14 @@ from typing import Any
 
 import pytest
 
+from tests.runtime.tasks.journaled import make_ended, record
 from tests.valkey import Valkey
 from vibetuner.config import Settings, using_settings
 from vibetuner.redis.keys import JournalKeys
-from vibetuner.tasks.attempt import Attempt, End
+from vibetuner.tasks.attempt import Attempt
 from vibetuner.tasks.journal.entry import Beat, Ended, FailedTry, Outcome, Started
 from vibetuner.tasks.observers import Observer, Observers
-from vibetuner.tasks.observers.journal import JournalObserver, Limits
-from vibetuner.tasks.run.finisher import Finisher
-from vibetuner.tasks.run.outage import Outage
+from vibetuner.tasks.observers.journal import Limits
 from vibetuner.tasks.worker import TaskWorker
 
 
@@ -210,18 +209,11 @@ async def test_the_journal_does_not_grow_without_bound(
     """The oldest go, with every trace of them; each key has a limit or an end."""
     limits = Limits(ended=2000, failed=100, payloads=100)
     async with worker:
-        client = worker.client
-        observer = JournalObserver(client.functions, worker, keys, limits)
-        finisher = Finisher(
-            client.functions, client.codec, keys=client.keys, worker_id=worker.id,
-            idle_ms=1000, observers=Observers([observer]), counters=worker.counters,
-            outage=Outage(),
-        )  # fmt: skip
         for start in range(0, 6000, 500):
-            for number in range(start, start + 500):
-                finisher.add(make_ended(number))
-            await finisher.settled()
-            await observer.write(())
+            ended_now = [
+                make_ended(f"t{n}", "double", failed=n % 5 == 0) for n in range(start, start + 500)
+            ]
+            await record(worker, keys, ended_now, limits)
         ended = await worker.redis.xlen(keys.ended)
         assert 2000 <= ended <= 3000
         assert await worker.redis.hlen(keys.ids) == ended
@@ -234,16 +226,6 @@ async def test_the_journal_does_not_grow_without_bound(
         letters = {key for key in mine if "dead_letters" in key}
         for key in mine - letters - {keys.names}:
             assert await worker.redis.ttl(key) > 0, key
-
-
-def make_ended(number: int) -> Attempt:
-    """An attempt that has ended, every fifth one badly."""
-    attempt = Attempt(f"t{number}", "normal", queued=2, payload=b"p", fn_name="double")
-    attempt.created, attempt.started, attempt.finished = 1, 3, 4
-    attempt.end = End.DONE
-    if number % 5 == 0:
-        attempt.end, attempt.error = End.FAILED, ValueError("no")
-    return attempt
 
 
 class Broken(Observer):

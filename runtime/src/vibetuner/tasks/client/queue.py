@@ -149,7 +149,7 @@ class QueueClient:
         if task is not None:
             lifetime = "" if task.ttl is None else to_ms(task.ttl)
         error = StreaqCancelled("Task aborted prior to run!")
-        result = self.codec.dump_result(
+        result = self.codec.dump(
             {
                 "f": name, "ct": created, "et": created, "s": False, "r": error,
                 "st": now, "ft": now, "t": 0, "w": worker.id,

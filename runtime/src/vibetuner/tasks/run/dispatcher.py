@@ -13,7 +13,7 @@ from coredis.exceptions import RedisError, ResponseError
 from vibetuner.redis.connection import Connection
 from vibetuner.redis.functions import Functions
 from vibetuner.redis.keys import GROUP, Keys
-from vibetuner.tasks.attempt import Attempt
+from vibetuner.tasks.attempt import Attempt, moment
 from vibetuner.tasks.run.finisher import Finisher, fresh_ms
 from vibetuner.tasks.run.outage import Outage
 
@@ -214,7 +214,7 @@ class Dispatcher:
                     task_id=task.decode("utf-8", "replace"),
                     priority=priority.decode(),
                     message_id=message_id,
-                    queued=_number(queued),
+                    queued=_moment(queued),
                     payload=payload,
                     tries=_number(tries) + 1,
                     is_aborted=bool(aborted),
@@ -337,6 +337,13 @@ class Lookahead:
         if span >= self.SPAN_SECONDS:
             self._rate, self._finished, self._since = self._finished / span, 0, now
         return min(self._most, round(self.MARGIN * self._rate * self._wait))
+
+
+def _moment(stored: bytes) -> int:
+    try:
+        return moment(int(stored))
+    except ValueError:
+        return 0
 
 
 def _number(stored: bytes) -> int:

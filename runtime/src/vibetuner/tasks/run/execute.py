@@ -19,7 +19,7 @@ from streaq.utils import datetime_ms, to_ms, to_seconds
 from vibetuner.errors import first_line
 from vibetuner.redis.connection import Connection
 from vibetuner.redis.keys import Keys
-from vibetuner.tasks.attempt import Attempt, Cause, Cut, End, logger
+from vibetuner.tasks.attempt import Attempt, Cause, Cut, End, logger, moment
 from vibetuner.tasks.engine import running_attempt
 from vibetuner.tasks.observers import Observers
 from vibetuner.tasks.payload import ArgumentsGone, Codec
@@ -187,6 +187,9 @@ def load(attempt: Attempt, codec: Codec, registry: dict[str, Any], keys: Keys) -
     Raises:
         Rejected: it is gone, forged, unreadable or no task; or nobody here knows the task.
     """
+    if not attempt.task_id:
+        attempt.task_id = f"message-{attempt.message_id}"
+        raise Rejected(StreaqError("A message that names no task!"), Cause.UNREADABLE_PAYLOAD)
     if attempt.payload is None:
         raise Rejected(StreaqError("Task expired!"), Cause.EXPIRED)
     try:
@@ -194,12 +197,13 @@ def load(attempt: Attempt, codec: Codec, registry: dict[str, Any], keys: Keys) -
     except StreaqError as error:
         raise Rejected(error, Cause.UNREADABLE_PAYLOAD) from error
     try:
-        name, created = data["f"], int(data["t"])
+        name, created = _text(data["f"]), moment(data["t"])
+        ties = [_text(data.get(field) or "") for field in ("T", "O", "A")]
+        args, kwargs = tuple(data["a"]), {_text(key): value for key, value in data["k"].items()}
+        attempt.is_fallback = bool(data.get("F"))
         attempt.name_task(name, registry.get(name))
-        attempt.created = created
-        attempt.args, attempt.kwargs = tuple(data["a"]), dict(data["k"])
-        attempt.triggers, attempt.otherwise = data.get("T") or "", data.get("O") or ""
-        attempt.arguments_from, attempt.is_fallback = data.get("A") or "", bool(data.get("F"))
+        attempt.created, attempt.args, attempt.kwargs = created, args, kwargs
+        attempt.triggers, attempt.otherwise, attempt.arguments_from = ties
     except Exception as error:
         problem = f"Failed to deserialize data ({type(error).__name__})!"
         raise Rejected(StreaqError(problem), Cause.UNREADABLE_PAYLOAD) from error
@@ -207,6 +211,14 @@ def load(attempt: Attempt, codec: Codec, registry: dict[str, Any], keys: Keys) -
         raise Rejected(StreaqError(f"Missing function {name}!"), Cause.UNKNOWN_FUNCTION)
     if attempt.task.unique:
         attempt.lock = keys.lock(name)
+
+
+def _text(value: object) -> str:
+    """Return a name or an id; raises TypeError or UnicodeError for what Redis would not take."""
+    if not isinstance(value, str):
+        raise TypeError(f"not a text: {type(value).__name__}")
+    value.encode()
+    return value
 
 
 def check(attempt: Attempt) -> None:

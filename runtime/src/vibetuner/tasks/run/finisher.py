@@ -89,6 +89,8 @@ class Finisher:
 
     def add(self, attempt: Attempt) -> None:
         """Record the end of an attempt with the others of this turn of the loop."""
+        if attempt.end is End.DONE and attempt.triggers:
+            self._store_following(attempt)
         self._observers.ending(attempt)
         values = self._values(attempt)
         self._count(attempt)
@@ -138,8 +140,8 @@ class Finisher:
         elif end is not End.REQUEUED:
             lifetime = _lifetime(attempt)
             value = self._result(attempt)
-            if end is End.DONE and attempt.triggers:
-                extras += ("f", self._following(attempt))
+            if attempt.following:
+                extras += ("f", attempt.following)
             if attempt.otherwise:
                 extras += ("o", attempt.otherwise)
             if attempt.letter:
@@ -165,7 +167,7 @@ class Finisher:
 
     def _result(self, attempt: Attempt) -> bytes:
         """The result as streaq stores it; one that can't be stored fails its task."""
-        return self._codec.dump_result(
+        return self._codec.dump(
             {
                 "f": attempt.fn_name, "ct": attempt.created, "et": attempt.queued,
                 "s": attempt.end is End.DONE,
@@ -175,9 +177,12 @@ class Finisher:
             }
         )  # fmt: skip
 
-    def _following(self, attempt: Attempt) -> bytes:
-        """The result as the arguments of the task that follows."""
-        return self._codec.dump_result(to_tuple(attempt.value))
+    def _store_following(self, attempt: Attempt) -> None:
+        """Store a result as the arguments of the task that follows, or fail the task."""
+        try:
+            attempt.following = self._codec.dump(to_tuple(attempt.value))
+        except Exception as error:  # noqa: BLE001 - pickling runs anybody's code
+            attempt.end, attempt.error, attempt.cause = End.FAILED, error, Cause.EXCEPTION
 
     def _count(self, attempt: Attempt) -> None:
         counters = self._counters
@@ -199,7 +204,7 @@ class Finisher:
         step = f"{self._worker_id}:{next(self._steps)}"
         try:
             answer = self._functions.ask("finish", self._keys, self._step(batch, step))
-        except RedisError:
+        except Exception:  # noqa: BLE001 - the connection is lost, or a value can't be sent
             self._insist(batch, step)
             return
         self._busy.add(answer)
@@ -224,19 +229,31 @@ class Finisher:
                 values = self._step(batch, step, again=True)
                 reply = await self._functions.call("finish", self._keys, values)
             except ResponseError as error:
-                if len(batch.attempts) > 1:  # one of them may be what the server refuses
-                    for part in _split(batch):
-                        self._insist(part, f"{self._worker_id}:{next(self._steps)}")
+                if len(batch.attempts) > 1:
+                    self._split(batch)
                     return
                 name = batch.attempts[0].fn_name
                 logger.error("could not record the end of %s: %s", name, first_line(error))
                 await self._outage.wait(error)
             except (RedisError, OSError) as error:
                 await self._outage.wait(error)
+            except Exception:  # noqa: BLE001 - a value that can't be sent
+                if len(batch.attempts) > 1:
+                    self._split(batch)
+                    return
+                attempt = batch.attempts[0]
+                logger.exception("could not record the end of %s", attempt.fn_name)
+                self._forget(attempt.message_id)  # it is taken over when it is idle enough
+                return
             else:
                 self._outage.over()
                 self._recorded(batch, reply)
                 return
+
+    def _split(self, batch: Batch) -> None:
+        """Record the ends of a batch one by one: only one of them may be what is refused."""
+        for part in _split(batch):
+            self._insist(part, f"{self._worker_id}:{next(self._steps)}")
 
     def _step(self, batch: Batch, step: str, *, again: bool = False) -> list[Any]:
         now = time.time_ns() // 1_000_000

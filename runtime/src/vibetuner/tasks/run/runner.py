@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import decimal
 import logging
 import time
 from collections.abc import Coroutine, Iterable
@@ -73,6 +74,7 @@ class Run:
         self._outage = Outage()
         self._context = context
         self._base: Context = copy_context()
+        self._decimal = decimal.getcontext().copy()
         self._log = LogObserver()
         self._journal = JournalObserver(functions, worker, keys.journal)
         self._history = history_of(worker.redis, settings)
@@ -237,9 +239,12 @@ class Run:
 
     def _begin(self, attempt: Attempt) -> None:
         attempt.context, attempt.history = self._context, self._history
-        # A context of its own: nothing that one task sets is seen by another.
+        # A context of its own: nothing that one task sets is seen by another. What decimal keeps
+        # there is an object that would be shared.
+        context = self._base.copy()
+        context.run(decimal.setcontext, self._decimal.copy())
         attempt.handle = asyncio.get_running_loop().create_task(
-            self._executor.execute(attempt), context=self._base.copy()
+            self._executor.execute(attempt), context=context
         )
 
     def _finish(self, attempt: Attempt) -> None:
