@@ -144,33 +144,44 @@ def task_id(number: int) -> str:
 
 async def fill(queue: Any) -> float:
     """100,000 ends of ten names, a hundredth of them failed; returns milliseconds a batch."""
-    from vibetuner.tasks.journal.batch import Batch
-    from vibetuner.tasks.journal.entry import Ended, Outcome
-    from vibetuner.tasks.journal.write import write
+    from vibetuner.tasks.attempt import Attempt, End
+    from vibetuner.tasks.observers import Observers
+    from vibetuner.tasks.observers.journal import JournalObserver
+    from vibetuner.tasks.run.finisher import Finisher
+    from vibetuner.tasks.run.outage import Outage
 
-    payload = await queue.worker.serialize({"f": "task_1", "a": ("abc", 7), "k": {}, "t": 1})
-    spent = []
+    worker, spent = queue.worker, []
+    client = worker.client
+    journal = JournalObserver(client.functions, worker, client.keys.journal)
+    finisher = Finisher(
+        client.functions, client.codec, keys=client.keys, worker_id="w1", idle_ms=60_000,
+        observers=Observers([journal]), counters=worker.counters, outage=Outage(),
+    )  # fmt: skip
+    payload = await worker.serialize({"f": "task_1", "a": ("abc", 7), "k": {}, "t": 1})
     for start in range(0, ENDED, 100):
-        batch, now = Batch("w1"), time.time_ns() // 1_000_000
+        now = time.time_ns() // 1_000_000
         for n in range(start, start + 100):
-            outcome = Outcome.FAILED if n % 100 == 3 else Outcome.DONE
-            error = "ValueError: no" if outcome is Outcome.FAILED else ""
-            ended = Ended(task_id(n), f"task_{n % 10}", outcome, now, now, now, now, 1, "w1", error)
-            batch.ended.append((ended, bytes(payload), "Traceback ..." if error else ""))
+            one = Attempt(
+                task_id(n), "normal", queued=now, payload=payload, fn_name=f"task_{n % 10}"
+            )
+            one.created = one.started = one.finished = now
+            one.end = End.FAILED if n % 100 == 3 else End.DONE
+            one.error = ValueError("no") if one.end is End.FAILED else None
+            finisher.add(one)
         began = time.perf_counter()
-        await write(queue.redis, queue.keys.prefix, batch, now)
+        await finisher.settled()
         spent.append((time.perf_counter() - began) * 1000)
+    await journal.write(())
     return median(spent)
 
 
 async def say_alive(queue: Any) -> None:
     """What a worker says of itself, in its stead."""
-    from vibetuner.tasks.journal.batch import Batch
-    from vibetuner.tasks.journal.entry import Beat
-    from vibetuner.tasks.journal.write import write
+    from vibetuner.tasks.observers.journal import JournalObserver
 
-    now = time.time_ns() // 1_000_000
-    await write(queue.redis, queue.keys.prefix, Batch("w1", beat=Beat(id="w1", at=now)), now)
+    client = queue.worker.client
+    journal = JournalObserver(client.functions, queue.worker, client.keys.journal)
+    await journal.write((), with_beat=True)
 
 
 async def fill_results(queue: Any) -> None:

@@ -7,9 +7,6 @@ import json
 import os
 import sys
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from typing import Any
 from uuid import uuid4
 
 variant, url, count = sys.argv[1], sys.argv[2], int(sys.argv[3])
@@ -23,21 +20,17 @@ os.environ |= {
 
 
 def leave_out_the_journal() -> None:
-    """Let workers have a recorder that remembers nothing."""
-    from vibetuner.tasks import worker
-    from vibetuner.tasks.journal.recorder import Recorder
+    """Let workers have a journal that notes nothing."""
+    from vibetuner.tasks.observers import Observer
+    from vibetuner.tasks.run import runner
 
-    def nothing(*_: Any, **__: Any) -> None:
-        pass
+    class Silent(Observer):
+        def __init__(self, *_: object) -> None: ...
 
-    class Silent(Recorder):
-        started = failing = finished = not_run = nothing  # type: ignore[assignment]
+        async def run(self, _running: object) -> None:
+            await asyncio.Event().wait()
 
-        @asynccontextmanager
-        async def recording(self) -> AsyncIterator[None]:
-            yield
-
-    worker.Recorder = Silent  # type: ignore[misc]
+    runner.JournalObserver = Silent  # type: ignore[assignment,misc]
 
 
 async def main() -> None:

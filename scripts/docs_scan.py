@@ -30,7 +30,7 @@ def log_lines() -> Iterator[tuple[str, str, str]]:
                         args=[ast.Constant(value=line), *_],
                     )
                     | ast.Call(
-                        func=ast.Attribute(value=ast.Attribute(attr="_speaker"), attr=method),
+                        func=ast.Attribute(value=ast.Attribute(attr="_quick"), attr=method),
                         args=[_, ast.Constant(value=line), *_],
                     )
                 ):

@@ -13,7 +13,7 @@ from io import StringIO
 import anyio
 import pytest
 
-from vibetuner.logs import Speaker, configure_logging, current_task, is_colourful, together
+from vibetuner.logs import TaskLogger, configure_logging, is_colourful, task_id_source, together
 
 logger = logging.getLogger("shop.orders")
 
@@ -57,11 +57,11 @@ def test_a_line_has_time_level_and_message():
 def test_a_line_of_a_task_has_its_id():
     """The first eight characters: enough to find it, little enough to read past it."""
     out = log_to(StringIO())
-    token = current_task.set("0123456789abcdef")
+    token = task_id_source.set(lambda: "0123456789abcdef")
 
     logger.info("working")
 
-    current_task.reset(token)
+    task_id_source.reset(token)
     logger.info("idle")
     assert "INFO    [01234567] working\n" in out.getvalue()
     assert "INFO    idle\n" in out.getvalue()
@@ -70,11 +70,11 @@ def test_a_line_of_a_task_has_its_id():
 def test_in_production_a_line_is_a_json_object():
     """With everything that a log collector sorts by; the whole task id among it."""
     out = log_to(StringIO(), as_json=True, process="worker-2")
-    token = current_task.set("0123456789abcdef")
+    token = task_id_source.set(lambda: "0123456789abcdef")
 
     logger.warning("größer\nals \x1b[31mrot")
 
-    current_task.reset(token)
+    task_id_source.reset(token)
     (line,) = out.getvalue().splitlines()
     entry = json.loads(line)
     assert datetime.fromisoformat(entry.pop("time")).utcoffset() == timedelta(0)
@@ -88,22 +88,22 @@ def test_in_production_a_line_is_a_json_object():
 
 
 @pytest.mark.parametrize("factory", [logging.LogRecord, type("Own", (logging.LogRecord,), {})])
-def test_a_speaker_says_what_the_logger_would(factory: type[logging.LogRecord]):
+def test_a_task_logger_logs_what_the_logger_would(factory: type[logging.LogRecord]):
     """Of the task that it names, whichever runs; and to handlers of other kinds as well."""
     out = log_to(StringIO(), as_json=True)
     heard: list[logging.LogRecord] = []
     other = logging.Handler()
     other.emit = heard.append  # type: ignore[method-assign]
     logging.getLogger().addHandler(other)
-    token = current_task.set("another")
+    token = task_id_source.set(lambda: "another")
     before = logging.getLogRecordFactory()
     logging.setLogRecordFactory(factory)
     try:
-        Speaker(logger).info("0123456789abcdef", "%s done in %d %%", "bill", 7)
+        TaskLogger(logger).info("0123456789abcdef", "%s done in %d %%", "bill", 7)
         logger.info("%s done in %d %%", "bill", 7, extra={"task_id": "0123456789abcdef"})
     finally:
         logging.setLogRecordFactory(before)
-        current_task.reset(token)
+        task_id_source.reset(token)
         logging.getLogger().removeHandler(other)
 
     said, logged = (json.loads(line) for line in out.getvalue().splitlines())
@@ -114,12 +114,12 @@ def test_a_speaker_says_what_the_logger_would(factory: type[logging.LogRecord]):
     assert abs(heard[0].relativeCreated - heard[1].relativeCreated) < 1000
 
 
-def test_a_speaker_is_silent_where_its_logger_is():
+def test_a_task_logger_is_silent_where_its_logger_is():
     """The level of a logger above it decides, as for any line."""
     out = log_to(StringIO())
     logging.getLogger("shop").setLevel(logging.WARNING)
     try:
-        Speaker(logger).info("0123456789abcdef", "hello")
+        TaskLogger(logger).info("0123456789abcdef", "hello")
     finally:
         logging.getLogger("shop").setLevel(logging.NOTSET)
 

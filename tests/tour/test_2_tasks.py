@@ -10,8 +10,8 @@ import pytest
 
 from vibetuner.context import Context, ctx
 from vibetuner.errors import PayloadError
-from vibetuner.logs import current_task
 from vibetuner.tasks import WorkerDepends
+from vibetuner.tasks.attempt import current_task_id
 from vibetuner.tasks.worker import TaskWorker, get_worker
 
 tasks = get_worker()
@@ -52,7 +52,7 @@ async def shared_client(context: Context = WorkerDepends()) -> tuple[bool, bool]
 
 @tasks.task()
 async def own_id() -> str | None:
-    return current_task.get()
+    return current_task_id()
 
 
 async def test_a_task_runs_in_the_worker_and_returns_its_value(worker: TaskWorker):

@@ -35,7 +35,7 @@ JOBS = """
     import signal
 
     from streaq import TaskStatus
-    from vibetuner.logs import current_task
+    from vibetuner.tasks.attempt import current_task_id
     from vibetuner.tasks.progress import Progress
     from vibetuner.tasks.worker import get_worker
 
@@ -58,7 +58,7 @@ JOBS = """
 
     @worker.task()
     async def untold() -> None:
-        task_id = current_task.get()
+        task_id = current_task_id()
 
         async def die_when_recorded() -> None:
             while await worker.status_by_id(task_id) is not TaskStatus.DONE:

@@ -15,7 +15,6 @@ from streaq.worker import Worker, _deterministic_id, _worker_context
 if TYPE_CHECKING:
     from coredis import Redis
 
-    from vibetuner.tasks.attempt import Attempt
 
 __all__ = [
     "cron_id",
@@ -28,7 +27,7 @@ __all__ = [
 ]
 
 #: The attempt that this context belongs to; ``task.context`` and ``middleware.context`` read it.
-running_attempt = cast("ContextVar[Attempt]", _task_context)
+running_attempt = cast("ContextVar[Any]", _task_context)
 
 #: What the worker's lifespan has yielded; ``worker.context`` reads it.
 worker_context: ContextVar[Any] = _worker_context

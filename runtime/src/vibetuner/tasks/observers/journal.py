@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import os
 import socket
 import time
@@ -24,12 +25,14 @@ from vibetuner.redis.keys import MINUTE_MS, JournalKeys
 from vibetuner.tasks.attempt import Attempt, End
 from vibetuner.tasks.dead_letters.letter import plain_text, plain_traceback
 from vibetuner.tasks.journal.entry import Beat, FailedTry, Started, bucket
-from vibetuner.tasks.observers import Observer, logger
+from vibetuner.tasks.observers import Observer
 
 if TYPE_CHECKING:
     from streaq import Worker
 
 __all__ = ["BEAT_SECONDS", "LIMITS", "JournalObserver", "Limits"]
+
+logger = logging.getLogger(__name__)
 
 BEAT_SECONDS = 2.0
 WRITE_SECONDS = 0.25
@@ -119,7 +122,6 @@ class JournalObserver(Observer):
         Args:
             running: what the worker runs, by the time it is looked at.
         """
-        self._about = self._describe()
         next_beat = 0.0
         try:
             while True:
@@ -202,6 +204,7 @@ class JournalObserver(Observer):
         return kept
 
     def _beat(self) -> Beat:
+        self._about = self._about or self._describe()
         counters = {name: self._worker.counters[name] for name in sorted(self._worker.counters)}
         return Beat(at=_now(), running=self._worker.running(), counters=counters, **self._about)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import random
 import time
 from collections.abc import Callable, Coroutine, Sequence
@@ -19,12 +20,14 @@ from streaq.utils import datetime_ms, to_ms, to_seconds
 from vibetuner.errors import first_line
 from vibetuner.redis.connection import Connection
 from vibetuner.redis.keys import Keys
-from vibetuner.tasks.attempt import Attempt, Cause, Cut, End, logger, moment
+from vibetuner.tasks.attempt import Attempt, Cause, Cut, End, moment
 from vibetuner.tasks.engine import running_attempt
 from vibetuner.tasks.observers import Observers
 from vibetuner.tasks.payload import ArgumentsGone, Codec
 
 __all__ = ["Executor", "judge", "load"]
+
+logger = logging.getLogger(__name__)
 
 ON_FAILURE_SECONDS = 30.0
 REPORT_SECONDS = 2.0
@@ -314,7 +317,7 @@ async def _notify(attempt: Attempt, on_failure: Callable[..., Any]) -> None:
         outcome = on_failure(attempt.fn_name, attempt.task_id, attempt.error)
         if hasattr(outcome, "__await__"):
             await outcome
-    except BaseException as error:  # noqa: BLE001 - whatever it raises, the end is recorded
+    except BaseException as error:
         logger.exception(
             "on_failure of %s failed: %s",
             attempt.fn_name,

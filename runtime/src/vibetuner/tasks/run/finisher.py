@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -17,12 +18,14 @@ from vibetuner.errors import first_line
 from vibetuner.logs import together
 from vibetuner.redis.functions import Functions
 from vibetuner.redis.keys import GROUP, Keys
-from vibetuner.tasks.attempt import Attempt, Cause, End, logger
+from vibetuner.tasks.attempt import Attempt, Cause, End
 from vibetuner.tasks.observers import Observers
 from vibetuner.tasks.payload import Codec
 from vibetuner.tasks.run.outage import Outage
 
 __all__ = ["Finisher", "fresh_ms"]
+
+logger = logging.getLogger(__name__)
 
 # Kinds of ends, as lua/queue.lua has them.
 SUCCESS, FAILURE, RETRY, REQUEUE, UNCOUNTED = "s", "f", "r", "h", "u"
@@ -237,7 +240,7 @@ class Finisher:
                 await self._outage.wait(error)
             except (RedisError, OSError) as error:
                 await self._outage.wait(error)
-            except Exception:  # noqa: BLE001 - a value that can't be sent
+            except Exception:
                 if len(batch.attempts) > 1:
                     self._split(batch)
                     return

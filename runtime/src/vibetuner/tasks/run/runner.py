@@ -31,9 +31,10 @@ from vibetuner.tasks.run.outage import Outage
 from vibetuner.tasks.run.stop import Stop
 
 if TYPE_CHECKING:
+    from streaq import Worker
+
     from vibetuner.config import Settings
     from vibetuner.tasks.client.queue import QueueClient
-    from vibetuner.tasks.worker import TaskWorker
 
 __all__ = ["Run"]
 
@@ -59,7 +60,7 @@ class Run:
 
     def __init__(
         self,
-        worker: TaskWorker,
+        worker: Worker[Any],
         client: QueueClient,
         *,
         settings: Settings,
