@@ -17,7 +17,6 @@ from streaq.task import RegisteredTask
 from streaq.types import StreaqCancelled
 from streaq.utils import datetime_ms, to_ms, to_seconds
 
-from vibetuner.errors import first_line
 from vibetuner.redis.connection import Connection
 from vibetuner.redis.keys import Keys
 from vibetuner.tasks.attempt import Attempt, Cause, Cut, End, moment
@@ -317,11 +316,10 @@ async def _notify(attempt: Attempt, on_failure: Callable[..., Any]) -> None:
         outcome = on_failure(attempt.fn_name, attempt.task_id, attempt.error)
         if hasattr(outcome, "__await__"):
             await outcome
-    except BaseException as error:
+    except BaseException:
         logger.exception(
-            "on_failure of %s failed: %s",
+            "on_failure of %s failed",
             attempt.fn_name,
-            first_line(error),
             extra={"task_id": attempt.task_id},
         )
 

@@ -236,7 +236,7 @@ class Finisher:
                     self._split(batch)
                     return
                 name = batch.attempts[0].fn_name
-                logger.error("could not record the end of %s: %s", name, first_line(error))
+                logger.warning("could not record the end of %s yet: %s", name, first_line(error))
                 await self._outage.wait(error)
             except (RedisError, OSError) as error:
                 await self._outage.wait(error)
