@@ -15,31 +15,44 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Protocol
 
-from coredis.exceptions import ResponseError
+from coredis import Redis, RedisCluster
+from coredis.exceptions import NoScriptError, ResponseError
 
 from vibetuner.errors import ServiceUnavailable, first_line
 from vibetuner.redis.connection import Connection
 
-__all__ = ["Functions", "FunctionsRefused", "Scripts"]
+__all__ = ["Caller", "Functions", "FunctionsRefused", "Scripts"]
 
 logger = logging.getLogger(__name__)
 
 CALLABLE = re.compile(r"^local function (\w+)\(keys, argv\)", re.MULTILINE)
 FORGOTTEN = ("Function not found", "NOSCRIPT")
 
-Value = str | bytes | float
-
 
 class FunctionsRefused(ServiceUnavailable):
     """The server lets us neither load functions nor scripts."""
 
 
-class Scripts(Protocol):
-    """What runs scripts on the server: a client, or :class:`Functions`."""
+class Caller(Protocol):
+    """What calls our functions: :class:`Functions` or :class:`Scripts`."""
 
-    def eval(self, script: str, keys: Sequence[str], args: Sequence[Value]) -> Awaitable[Any]:
-        """Run one."""
+    def call(self, name: str, keys: Sequence[str], values: Sequence[Any]) -> Awaitable[Any]:
+        """Call one, and return its reply."""
         ...
+
+
+class Scripts:
+    """Calls our functions through coredis's client, one by one and as scripts."""
+
+    def __init__(self, client: Redis[Any] | RedisCluster[Any]) -> None:
+        self._client = client
+
+    async def call(self, name: str, keys: Sequence[str], values: Sequence[Any]) -> Any:
+        """Call a function; one that the server doesn't know goes with the call."""
+        try:
+            return await self._client.evalsha(_digest(name), keys, values)
+        except NoScriptError:
+            return await self._client.eval(_script(name), keys, values)
 
 
 class Functions:
@@ -82,10 +95,6 @@ class Functions:
                 raise
         await self.load()
         return await self.ask(name, keys, values)
-
-    def eval(self, script: str, keys: Sequence[str], args: Sequence[Value]) -> asyncio.Future[Any]:
-        """Run a script, as the client's method of that name does."""
-        return self.connection.call("EVAL", script, len(keys), *keys, *args)
 
     async def unblock(self, client: int) -> None:
         """End the blocking call of another connection of ours."""
@@ -144,3 +153,8 @@ def _script(name: str) -> str:
     subject = next(stem for stem, code in files.items() if name in CALLABLE.findall(code))
     own = "" if subject == "common" else files[subject]
     return f"{files['common']}\n{own}\nreturn {name}(KEYS, ARGV)"
+
+
+@cache
+def _digest(name: str) -> str:
+    return hashlib.sha1(_script(name).encode(), usedforsecurity=False).hexdigest()

@@ -28,9 +28,9 @@ from vibetuner.errors import NotConfigured, ServiceUnavailable
 from vibetuner.logs import current_task
 from vibetuner.redis import REDIS_MISSING
 from vibetuner.redis.client import check, make_client, ungrouped
+from vibetuner.redis.keys import Keys
 from vibetuner.state import Slot
 from vibetuner.tasks.accounting import AccountingWorker
-from vibetuner.tasks.dead_letters.stream import letter_keys
 from vibetuner.tasks.depends import inject, running_context
 from vibetuner.tasks.journal.recorder import payload_of_run
 from vibetuner.tasks.lifespan import worker_lifespan
@@ -141,7 +141,8 @@ class TaskWorker(AccountingWorker):
             await check(settings)
             self._redis = make_client(settings)
             self._keys = signing_keys(settings)
-            self.letter_keys = letter_keys(settings.redis_key_prefix)
+            keys = Keys(settings.redis_key_prefix)
+            self.letter_keys = (keys.letters, keys.letter_places)
             stack.callback(setattr, self, "_initialized", False)
             yield await stack.enter_async_context(super().__asynccontextmanager__())
 

@@ -23,8 +23,8 @@ from vibetuner.embedded.packages import valkey_binary
 from vibetuner.redis.blocking import responds
 from vibetuner.redis.connection import Connection
 from vibetuner.redis.functions import Functions, FunctionsRefused
+from vibetuner.redis.keys import Keys
 from vibetuner.redis.url import parse_url
-from vibetuner.tasks.dead_letters.stream import stream_key
 from vibetuner.tasks.fast.ends import End
 from vibetuner.tasks.fast.flow import FRESH_SECONDS
 from vibetuner.tasks.guard import Guard
@@ -115,7 +115,7 @@ async def test_the_run_of_a_worker_that_was_given_up_is_void(
         go.set()
         await eventually(lambda: worker.counters["superseded"] == 1)
         assert await worker.redis.exists([worker.results_key + task.id]) == 0
-        assert await worker.redis.xlen(stream_key(settings.redis_key_prefix)) == 0
+        assert await worker.redis.xlen(Keys(settings.redis_key_prefix).letters) == 0
         assert await worker.redis.exists([worker.task_key + task.id]) == 1
 
     assert "slow was taken over by another worker; its run here is void" in caplog.messages
@@ -309,7 +309,7 @@ async def test_a_task_that_fails_while_redis_is_away_has_its_letter(
         await asyncio.gather(*restarting)
         async with Redis.from_url(server.url, decode_responses=True) as redis:
             results = [key async for key in redis.scan_iter(match="*:task:results:*")]
-            assert len(results) == await redis.xlen(stream_key(own.redis_key_prefix)) == 1
+            assert len(results) == await redis.xlen(Keys(own.redis_key_prefix).letters) == 1
 
 
 async def test_an_answer_that_is_lost_is_asked_for_again(

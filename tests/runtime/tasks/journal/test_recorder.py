@@ -203,7 +203,7 @@ async def test_the_journal_does_not_grow_without_bound(
             batch = Batch(
                 "w1", ended=[(make_ended(n), b"p", "") for n in range(start, start + 500)]
             )
-            await write(worker.redis, settings.redis_key_prefix, batch, start + 1, limits)
+            await write(worker.scripts, settings.redis_key_prefix, batch, start + 1, limits)
         ended = await worker.redis.xlen(keys.ended)
         assert 2000 <= ended <= 3000
         assert await worker.redis.hlen(keys.ids) == ended

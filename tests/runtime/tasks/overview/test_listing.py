@@ -8,6 +8,7 @@ import pytest
 
 from tests.runtime.tasks.overview.conftest import until
 from vibetuner.errors import CommandError
+from vibetuner.redis.functions import Scripts
 from vibetuner.tasks.journal.batch import Batch
 from vibetuner.tasks.journal.entry import Ended, Outcome
 from vibetuner.tasks.journal.write import write
@@ -37,7 +38,7 @@ async def end(queue: Queue, count: int) -> None:
         outcome = Outcome.FAILED if n % 10 == 0 else Outcome.DONE
         name = "even" if n % 2 == 0 else "odd"
         batch.ended.append((Ended(f"e{n}", name, outcome, 1, 2, 3, now_ms(), 1, "w"), b"", ""))
-    await write(queue.redis, queue.keys.prefix, batch, now_ms())
+    await write(Scripts(queue.redis), queue.keys.prefix, batch, now_ms())
 
 
 async def test_an_empty_queue_has_an_empty_list(queue: Queue):

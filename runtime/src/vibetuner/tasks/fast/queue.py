@@ -15,7 +15,7 @@ from streaq.utils import datetime_ms, now_ms, to_ms, to_seconds
 
 from vibetuner.redis.client import ReliablePool
 from vibetuner.redis.connection import Connection
-from vibetuner.redis.functions import Functions, FunctionsRefused, Scripts
+from vibetuner.redis.functions import Caller, Functions, FunctionsRefused, Scripts
 from vibetuner.tasks.fast.abort import Abort
 from vibetuner.tasks.fast.answers import Answers
 
@@ -46,9 +46,9 @@ class FastQueue(Worker[Any]):
         return self._library is not None
 
     @property
-    def scripts(self) -> Scripts:
-        """What runs a script with many arguments, and costs little."""
-        return self._library or self.redis
+    def scripts(self) -> Caller:
+        """What calls our functions."""
+        return self._library or Scripts(self.redis)
 
     @asynccontextmanager
     async def __asynccontextmanager__(self) -> AsyncIterator[Self]:

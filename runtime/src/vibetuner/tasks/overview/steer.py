@@ -12,6 +12,7 @@ from pydantic import TypeAdapter, ValidationError
 from pydantic.errors import PydanticUserError
 
 from vibetuner.errors import TaskError, TaskNotFound
+from vibetuner.redis.functions import Scripts
 from vibetuner.tasks.depends import is_injected
 from vibetuner.tasks.journal.batch import Batch
 from vibetuner.tasks.journal.entry import Ended, Outcome
@@ -49,7 +50,7 @@ async def abort(queue: Queue, task_id: str) -> bool:
             row.tries, "", "aborted before it was due",
         )  # fmt: skip
         batch = Batch(ended=[(ended, b"", "")])
-        await write(queue.redis, queue.keys.prefix, batch, now)
+        await write(Scripts(queue.redis), queue.keys.prefix, batch, now)
     return is_ended
 
 
