@@ -1,4 +1,4 @@
--- Helpers for the other files, each of which is loaded behind this one.
+-- Helpers of all our functions. Files stand in alphabetical order, and see those before them.
 
 -- A command with a long list in it, in portions that fit into a call; returns the sum of answers
 -- that are numbers.
@@ -29,7 +29,7 @@ local function add(lists, name, item)
   table.insert(lists[name], item)
 end
 
--- Does nothing; tells whether functions may be called.
+-- Answer, so that a client knows that it may call functions or scripts.
 local function ping(keys, argv)
-  return 1
+  return 'PONG'
 end

@@ -1,9 +1,20 @@
--- Dead letters: searched, grouped, and acted on. An entry of the stream holds the letter and, but for
--- older ones, what a search needs of it.
+-- Dead letters: a stream of them, and a hash from a task to its place in the stream.
 
-local TEXTS = { 'task_id', 'task_name', 'cause', 'fingerprint', 'error', 'error_type', 'failed_at' }
+local SEARCHED = {
+  'task_id', 'task_name', 'cause', 'fingerprint', 'error', 'error_type', 'failed_at' }
 
--- Calls found for each letter that matches, until that returns true. Texts of moments compare as
+-- Keep a letter, one for each task: the second of two deaths of a task tells less than the first.
+local function keep_letter(letters, places, task, letter)
+  local known = redis.call('hget', places, task)
+  if known and #redis.call('xrange', letters, known, known) > 0 then return end
+  -- Beside the letter what a search compares: to parse whole letters for that takes too long.
+  local whole, about = cjson.decode(letter), {}
+  for _, name in ipairs(SEARCHED) do about[name] = whole[name] end
+  local place = redis.call('xadd', letters, '*', 'letter', letter, 'about', cjson.encode(about))
+  redis.call('hset', places, task, place)
+end
+
+-- Call found for each letter that matches, until that returns true. Texts of moments compare as
 -- moments do.
 -- KEYS: the letters, what was done with them. ARGV: the entry before which to begin, the fields that
 -- must match, a moment, 1 for those that nobody has acted on, how many entries to look at.
@@ -15,7 +26,7 @@ local function search(keys, argv, found)
     last = entry[1]
     local known, letter = pcall(cjson.decode, entry[2][4] or entry[2][2])
     local meant = known and type(letter) == 'table'
-    for _, name in ipairs(TEXTS) do meant = meant and type(letter[name]) == 'string' end
+    for _, name in ipairs(SEARCHED) do meant = meant and type(letter[name]) == 'string' end
     meant = meant and letter.failed_at >= since
     for name, value in pairs(wanted) do meant = meant and letter[name] == value end
     if meant and open_only then
@@ -75,12 +86,7 @@ local function settle_letter(keys, argv)
   return argv[2]
 end
 
--- KEYS: the letters, their places. ARGV: the task, its letter, what a search needs of it.
--- One letter a task: the second of two deaths, as when a worker is lost between the letter and the
--- end of the task, tells less.
-local function keep_letter(keys, argv)
-  local known = redis.call('hget', keys[2], argv[1])
-  if known and #redis.call('xrange', keys[1], known, known) > 0 then return end
-  local place = redis.call('xadd', keys[1], '*', 'letter', argv[2], 'about', argv[3])
-  redis.call('hset', keys[2], argv[1], place)
+-- KEYS: the letters, their places. ARGV: the task, its letter.
+local function bury_letter(keys, argv)
+  keep_letter(keys[1], keys[2], argv[1], argv[2])
 end

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -29,7 +28,6 @@ __all__ = [
 Client = Redis[str] | RedisCluster[str]
 FIELD = "letter"
 BATCH = 100
-SEARCHED = ("task_id", "task_name", "cause", "fingerprint", "error", "error_type")
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +40,9 @@ class StreamedLetter:
 
 async def keep(redis: Client, prefix: str, letter: DeadLetter) -> None:
     """Append a letter; when this returns, it survives whatever happens to the worker."""
-    keys, values = Keys(prefix), [letter.task_id, letter.to_json(), _about(letter)]
-    await Scripts(redis).call("keep_letter", [keys.letters, keys.letter_places], values)
+    keys = Keys(prefix)
+    values = [letter.task_id, letter.to_json()]
+    await Scripts(redis).call("bury_letter", [keys.letters, keys.letter_places], values)
 
 
 async def read_letters(redis: Client, prefix: str) -> list[StreamedLetter]:
@@ -110,12 +109,6 @@ async def _read(redis: Client, prefix: str, entries: Sequence[Any]) -> list[Stre
     pairs = [(_entry_id(entry), str(entry.field_values.get(FIELD, ""))) for entry in entries]
     letters = [letter for pair in pairs if (letter := parse_letter(*pair))]
     return await with_acts(redis, prefix, letters)
-
-
-def _about(letter: DeadLetter) -> str:
-    """What a search compares and groups by; to parse whole letters for that takes too long."""
-    values = {name: getattr(letter, name) for name in SEARCHED}
-    return json.dumps({**values, "failed_at": letter.failed_at.isoformat()})
 
 
 def _entry_id(entry: Any) -> str:
