@@ -18,8 +18,9 @@ from typing import Any, Protocol
 from coredis import Redis, RedisCluster
 from coredis.exceptions import NoScriptError, ResponseError
 
-from vibetuner.errors import ServiceUnavailable, first_line
+from vibetuner.errors import first_line
 from vibetuner.redis.connection import Connection
+from vibetuner.redis.rights import RightsMissing, is_refused
 
 __all__ = ["Caller", "Functions", "FunctionsRefused", "Scripts"]
 
@@ -29,7 +30,7 @@ CALLABLE = re.compile(r"^local function (\w+)\(keys, argv\)", re.MULTILINE)
 FORGOTTEN = ("Function not found", "NOSCRIPT")
 
 
-class FunctionsRefused(ServiceUnavailable):
+class FunctionsRefused(RightsMissing):
     """The server lets us neither load functions nor scripts."""
 
 
@@ -53,6 +54,17 @@ class Scripts:
             return await self._client.evalsha(_digest(name), keys, values)
         except NoScriptError:
             return await self._client.eval(_script(name), keys, values)
+        except ResponseError as error:
+            if not is_refused(error):
+                raise
+        library, code, _ = _library()
+        try:
+            return await self._client.fcall(f"{library}_{name}", keys, values)
+        except ResponseError as error:
+            if FORGOTTEN[0] not in str(error):
+                raise
+        await self._client.function_load(code)
+        return await self._client.fcall(f"{library}_{name}", keys, values)
 
 
 class Functions:
