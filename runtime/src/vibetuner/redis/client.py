@@ -13,9 +13,11 @@ from anyio.abc import TaskStatus
 from anyio.streams.memory import MemoryObjectReceiveStream
 from coredis import ConnectionPool, Redis
 from coredis.connection import TCPConnection, TCPLocation, UnixDomainSocketLocation
+from coredis.exceptions import ConnectionError as Disconnected
 from coredis.exceptions import RedisError
 from coredis.patterns.pubsub import ClusterPubSub, PubSub
 from coredis.response.types import PubSubMessage
+from coredis.retry import ConstantRetryPolicy
 
 from vibetuner.app import VibetunerApp
 from vibetuner.config import Settings, mask_url
@@ -40,6 +42,9 @@ __all__ = [
 
 T = TypeVar("T")
 Messages = PubSub[str] | ClusterPubSub[str]
+
+# What had no answer in time may have been done, and is not sent again.
+RETRIES = ConstantRetryPolicy((Disconnected,), retries=1, delay=0.01)
 
 _connecting: ContextVar[bool] = ContextVar("connecting", default=False)
 
@@ -102,7 +107,7 @@ def make_client(settings: Settings) -> Redis[str]:
         pool = ReliablePool(_address(settings))
     except OSError as error:
         raise ServiceUnavailable(_unreachable(settings, error)) from None
-    return ReliableRedis(connection_pool=pool, decode_responses=True)
+    return ReliableRedis(connection_pool=pool, decode_responses=True, retry_policy=RETRIES)
 
 
 class ReliablePool(ConnectionPool[TCPConnection]):
@@ -124,8 +129,8 @@ class ReliablePool(ConnectionPool[TCPConnection]):
             ssl_context=address.tls.context() if address.tls else None,
             decode_responses=True,
             connect_timeout=CONNECT_SECONDS,
-            stream_timeout=ANSWER_SECONDS,
-            timeout=ANSWER_SECONDS,
+            stream_timeout=CONNECT_SECONDS,
+            timeout=2 * ANSWER_SECONDS,  # for a place, and for connecting, which has limits too
         )
 
     async def get_connection(self, **options: Any) -> TCPConnection:
