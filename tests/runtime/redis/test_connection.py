@@ -211,30 +211,6 @@ async def test_pushes_go_to_who_takes_them(servers: Any, wire: Connection):
         assert await pushes.get() == [b"message", b"news-of-the-wire", b"hello"]
 
 
-async def test_tls(servers: Any, tmp_path: Path):
-    """``rediss://``: the certificate is checked as coredis is told to."""
-    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
-    await asyncio.to_thread(
-        subprocess.run,
-        [
-            "openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2",
-            "-keyout", str(key), "-out", str(certificate), "-subj", "/CN=localhost",
-            "-addext", "subjectAltName=DNS:localhost",
-        ],
-        check=True, capture_output=True,
-    )  # fmt: skip
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    context.load_cert_chain(certificate, key)
-    async with through(parse_url(servers.urls["redis"]), tls=context) as port:
-        trusted = f"rediss://localhost:{port}?ssl_cert_reqs=required&ssl_ca_certs={certificate}"
-        async with Connection(parse_url(trusted)) as wire:
-            assert await wire.call("PING") == b"PONG"
-        doubtful = Connection(parse_url(f"rediss://localhost:{port}?ssl_cert_reqs=required"))
-        with pytest.raises(Disconnected, match=r"certificate|CERTIFICATE"):
-            await doubtful.call("PING")
-        await doubtful.close()
-
-
 @asynccontextmanager
 async def through(
     target: Address, *, tls: ssl.SSLContext | None = None, on_read: Any = None
