@@ -24,8 +24,8 @@ __all__ = [
 
 #: What is called by name, by us or by our functions.
 COMMANDS = (
-    "auth", "client|id", "client|setinfo", "client|setname", "client|unblock", "decr", "del",
-    "discard", "eval", "evalsha", "exec", "exists", "expire", "fcall", "function|list",
+    "auth", "client|id", "client|setinfo", "client|setname", "client|unblock", "copy", "decr",
+    "del", "discard", "eval", "evalsha", "exec", "exists", "expire", "fcall", "function|list",
     "function|load", "get", "hdel", "hello", "hexists", "hget", "hgetall", "hincrby", "hlen",
     "hmget", "hset", "hsetnx", "incr", "info", "llen", "lrange", "ltrim", "mget", "mset",
     "multi", "pexpire", "ping", "pttl", "publish", "rpush", "sadd", "scan", "scard",
