@@ -105,7 +105,10 @@ class Settings(BaseSettings):
     )
     redis_key_prefix: Annotated[
         str, Expected("letters, digits, '-', '_' and '.', with ':' at the end")
-    ] = Field("", description="Starts every key in Redis; names the queue")
+    ] = Field(
+        "",
+        description="Names the queue; keys in Redis begin with it, or with `streaq:` and it",
+    )
     smtp_url: Annotated[
         SecretStr | None,
         Expected("smtp://user:password@host:587 or smtps://user:password@host:465"),

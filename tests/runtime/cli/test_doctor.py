@@ -17,20 +17,10 @@ import pytest
 from tests.processes import run_vibetuner
 from tests.projects import write_shop
 from tests.valkey import Valkey
-from vibetuner.cli.checks.fast_path import check_fast_path
-from vibetuner.config import Settings
-from vibetuner.redis.blocking import Reply, ask
-from vibetuner.redis.client import make_client
+from vibetuner.redis.blocking import ask
 from vibetuner.redis.url import parse_url
 
 pytestmark = pytest.mark.slow
-
-# All that the engine itself calls.
-ENGINES_FUNCTIONS = (
-    "+fcall|create_groups +fcall|fail_dependents +fcall|publish_delayed_tasks "
-    "+fcall|publish_task +fcall|read_streams +fcall|update_dependents "
-    "+fcall|refresh_timeout +fcall|schedule_cron_job"
-)
 
 
 @pytest.fixture
@@ -55,64 +45,43 @@ def test_frozen_services_keep_the_doctor_no_longer_than_one_of_them(tmp_path: Pa
     assert any(one["area"] == "project" and one["level"] == "ok" for one in findings)
 
 
-@pytest.mark.parametrize(
-    ("rules", "level", "cure"),
-    [
-        ("", None, ""),
-        ("-script", None, ""),
-        (
-            f"-fcall -evalsha {ENGINES_FUNCTIONS}",
-            "warning",
-            "ACL SETUSER tester +fcall   (or +evalsha)",
-        ),
-        (f"-fcall -script {ENGINES_FUNCTIONS}", "warning", "(or +script|load)"),
-        ("-function -script", "error", "ACL SETUSER tester +function|load"),
-        ("-fcall", "error", "ACL SETUSER tester +fcall"),
-    ],
-)
-async def test_a_server_that_closes_the_fast_path_is_told_of_with_the_right_that_is_missing(
-    server: Valkey, rules: str, level: str | None, cure: str
-):
-    """Without leaving anything on the server."""
-    user = ["ACL", "SETUSER", "tester", "on", ">x", "~*", "&*", "+@all", *rules.split()]
-    ask(parse_url(server.url), user)
-    before = loaded(server)
-    url = server.url.replace("://", "://tester:x@")
-    async with make_client(Settings(redis_url=url)) as client:
-        findings = await check_fast_path(client.connection_pool.address)
-    assert [one.level for one in findings] == ([level] if level else [])
-    assert cure in "".join(one.cure for one in findings)
-    assert loaded(server) == before
-
-
-def test_the_doctor_tells_what_a_closed_path_costs_and_a_worker_of_no_function_at_all(
-    tmp_path: Path, server: Valkey
-):
-    """The one is a warning; the other is an error, as nothing can be enqueued."""
+def test_the_doctor_names_the_rights_that_are_missing(tmp_path: Path, server: Valkey):
+    """An error, with the line that grants them; whoever starts or enqueues is told the same."""
     shop = write_shop(tmp_path / "shop")
-    rules = ["on", ">x", "~*", "&*", "+@all"]
-    slow = ["-fcall", "-evalsha", *ENGINES_FUNCTIONS.split()]
-    ask(parse_url(server.url), ["ACL", "SETUSER", "slow", *rules, *slow])
-    ask(parse_url(server.url), ["ACL", "SETUSER", "none", *rules, "-function"])
-    for user, code, words in (
-        ("slow", 0, "about a sixth of the rate"),
-        ("none", 1, "refuses functions, without which no task can be enqueued"),
+    ask(parse_url(server.url), ["ACL", "SETUSER", "ann", "on", ">x", "~*", "+@all", "-fcall"])
+    url = server.url.replace("://", "://ann:x@")
+    done = run_vibetuner("doctor", "--json", folder=shop, seconds=60, REDIS_URL=url)
+    cures = [one["cure"] for one in json.loads(done.stdout)["findings"] if one["area"] == "Redis"]
+    assert done.returncode == 1
+    assert cures == [
+        "Allow it:  ACL SETUSER ann &corner-shop:* &streaq:corner-shop &streaq:corner-shop:*"
+    ]
+    for command in (
+        ("tasks", "enqueue", "add", "--args", "[1, 2]"),
+        ("run", "prod", "worker"),
     ):
-        url = server.url.replace("://", f"://{user}:x@")
-        done = run_vibetuner("doctor", folder=shop, seconds=60, REDIS_URL=url)
-        assert words in done.stdout
-        assert done.returncode == code
-        enqueued = run_vibetuner(
-            "tasks", "enqueue", "add", "--args", "[1, 2]", folder=shop, seconds=60, REDIS_URL=url
+        refused = run_vibetuner(
+            *command, folder=shop, seconds=60, REDIS_URL=url, SECRET_KEY="of the tests"
         )
-        assert enqueued.returncode == code, enqueued.stderr
+        assert refused.returncode == 1
+        assert cures[0] in refused.stdout + refused.stderr
 
 
-def loaded(server: Valkey) -> list[Reply]:
-    """The functions and the number of scripts that a server keeps."""
-    info, functions = ask(parse_url(server.url), ["INFO", "memory"], ["FUNCTION", "LIST"])
-    scripts = [line for line in str(info).splitlines() if line.startswith("number_of_cached")]
-    return [*scripts, functions]
+@pytest.mark.parametrize(("percent", "level"), [(95, "warning"), (150, "error")])
+def test_the_doctor_says_how_full_the_memory_is(
+    tmp_path: Path, server: Valkey, percent: int, level: str
+):
+    """And what to do."""
+    shop = write_shop(tmp_path / "shop")
+    address = parse_url(server.url)
+    ask(address, ["SET", "big", "x" * (1 << 24)])  # beside which a connection more is nothing
+    (info,) = ask(address, ["INFO", "memory"])
+    used = int(str(info).partition("used_memory:")[2].split()[0])
+    ask(address, ["CONFIG", "SET", "maxmemory", str(used * 100 // percent)])
+    done = run_vibetuner("doctor", "--json", folder=shop, seconds=60, REDIS_URL=server.url)
+    (found,) = [one for one in json.loads(done.stdout)["findings"] if "memory is" in one["text"]]
+    assert found["level"] == level
+    assert found["cure"].startswith("raise maxmemory")
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 import subprocess
+import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -15,6 +16,7 @@ from coredis.exceptions import ConnectionError as Disconnected
 from coredis.exceptions import ResponseError
 
 from tests.processes import free_port, wait_until
+from tests.valkey import Valkey
 from vibetuner.embedded.packages import valkey_binary
 from vibetuner.redis.connection import Connection
 from vibetuner.redis.url import Address, parse_url
@@ -145,6 +147,47 @@ async def test_a_lost_server_fails_what_is_under_way_and_is_found_again(server: 
     await wire.close()
 
 
+async def test_a_silent_server_is_given_up(tmp_path: Path):
+    """As one that has gone; a command that blocks has its own time besides."""
+    with Valkey(tmp_path) as valkey:
+        async with Connection(parse_url(valkey.url), timeout=0.5) as connection:
+            assert await connection.call("BLPOP", "nothing", 2) is None
+            with valkey.frozen():
+                begun = time.monotonic()
+                with pytest.raises(Disconnected, match="lost: no answer for [12] s"):
+                    await connection.call("PING")
+                assert time.monotonic() - begun < 3
+            assert await connection.call("PING") == b"PONG"
+
+
+async def test_a_subscription_to_a_silent_server_is_given_up(tmp_path: Path):
+    """Whoever waits for its confirmation waits no longer than for a reply."""
+    with Valkey(tmp_path) as valkey:
+        async with Connection(parse_url(valkey.url), timeout=0.5) as connection:
+            with valkey.frozen(), pytest.raises(Disconnected, match="no answer"):
+                await connection.tell("SUBSCRIBE", "news")
+
+
+async def test_a_refused_subscription_is_an_error(server: Server):
+    """The others on the connection go on."""
+    pushes: asyncio.Queue[Any] = asyncio.Queue()
+    admin = f"redis://writer:sesame@127.0.0.1:{server.port}"
+    async with Connection(parse_url(admin)) as connection:
+        rules = ["on", ">x", "allkeys", "allcommands", "resetchannels", "&open:*"]
+        await connection.call("ACL", "SETUSER", "limited", *rules)
+        limited = parse_url(f"redis://limited:x@127.0.0.1:{server.port}")
+        async with Connection(limited, on_push=pushes.put_nowait) as listener:
+            refused, confirmed = (
+                listener.tell("SUBSCRIBE", "news"),
+                listener.tell("SUBSCRIBE", "open:1"),
+            )
+            with pytest.raises(ResponseError, match="(?i)noperm|no permissions"):
+                await refused
+            await confirmed
+            await connection.call("PUBLISH", "open:1", "hello")
+            assert await pushes.get() == [b"message", b"open:1", b"hello"]
+
+
 async def test_a_closed_one_refuses(servers: Any):
     """What waits is told, and so is who calls later."""
     wire = Connection(parse_url(servers.urls["redis"]))
@@ -163,34 +206,9 @@ async def test_pushes_go_to_who_takes_them(servers: Any, wire: Connection):
     """The messages of a subscription."""
     pushes: asyncio.Queue[Any] = asyncio.Queue()
     async with Connection(parse_url(servers.urls["redis"]), on_push=pushes.put_nowait) as listener:
-        listener.tell("SUBSCRIBE", "news-of-the-wire")
-        assert (await pushes.get())[0] == b"subscribe"
+        await listener.tell("SUBSCRIBE", "news-of-the-wire")
         await wire.call("PUBLISH", "news-of-the-wire", "hello")
         assert await pushes.get() == [b"message", b"news-of-the-wire", b"hello"]
-
-
-async def test_tls(servers: Any, tmp_path: Path):
-    """``rediss://``: the certificate is checked as coredis is told to."""
-    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
-    await asyncio.to_thread(
-        subprocess.run,
-        [
-            "openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2",
-            "-keyout", str(key), "-out", str(certificate), "-subj", "/CN=localhost",
-            "-addext", "subjectAltName=DNS:localhost",
-        ],
-        check=True, capture_output=True,
-    )  # fmt: skip
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    context.load_cert_chain(certificate, key)
-    async with through(parse_url(servers.urls["redis"]), tls=context) as port:
-        trusted = f"rediss://localhost:{port}?ssl_cert_reqs=required&ssl_ca_certs={certificate}"
-        async with Connection(parse_url(trusted)) as wire:
-            assert await wire.call("PING") == b"PONG"
-        doubtful = Connection(parse_url(f"rediss://localhost:{port}?ssl_cert_reqs=required"))
-        with pytest.raises(Disconnected, match=r"certificate|CERTIFICATE"):
-            await doubtful.call("PING")
-        await doubtful.close()
 
 
 @asynccontextmanager

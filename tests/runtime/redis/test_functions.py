@@ -35,7 +35,7 @@ async def test_every_function_is_loaded_and_its_script_too(settings: Settings):
     async with Connection(parse_url(settings.redis_url or "")) as connection:
         functions = Functions(connection)
         await functions.load()
-        assert await functions.call("ping", (), ()) == 1
+        assert await functions.call("ping", (), ()) == b"PONG"
         for name in _library()[2]:
             assert await connection.call("SCRIPT", "LOAD", _script(name))
             assert functions._heads[name] == ("FCALL", f"{_library()[0]}_{name}")
@@ -48,4 +48,4 @@ async def test_functions_that_the_server_forgets_are_loaded_again(settings: Sett
         await functions.load()
         async with Redis.from_url(settings.redis_url or "", decode_responses=True) as client:
             await client.function_delete(_library()[0])
-        assert await functions.call("ping", (), ()) == 1
+        assert await functions.call("ping", (), ()) == b"PONG"

@@ -57,7 +57,7 @@ async def test_who_comes_after_the_history_was_overrun_is_told(history: History)
     first = await history.send("news", "n", "x")
     for _ in range(400):
         await history.send("news", "n", "x")
-    length = await history.redis.xlen(history.key("news"))
+    length = await history.redis.xlen(history.keys.events("news"))
     assert 5 <= length <= 5 + 100
     past = await history.read("news", first)
     assert past.missed is None
@@ -88,11 +88,11 @@ async def test_an_id_that_the_stream_never_gave_has_missed_everything(
 
 async def test_a_stream_that_has_run_out_of_time_is_told(history: History):
     """An hour without an event, here a second; and no key stays."""
-    short = History(history.redis, history.prefix, size=5, ttl=1)
+    short = History(history.redis, history.keys.prefix, size=5, ttl=1)
     sent = await short.send("news", "n", "x")
     silent = (await short.read("other", None)).end
     async with asyncio.timeout(20):
-        while await short.redis.exists([short.key("news")]):
+        while await short.redis.exists([short.keys.events("news")]):
             await asyncio.sleep(0.05)
     await asyncio.sleep(1.1)
     assert (await short.read("news", sent)).missed is None
@@ -104,7 +104,7 @@ async def test_every_key_has_a_time_to_live(history: History):
     for number in range(20):
         await history.send(f"channel:{number}", "n", "x")
         await history.read(f"unheard:{number}", None)
-    keys = [key async for key in history.redis.scan_iter(match=f"{history.prefix}*")]
+    keys = [key async for key in history.redis.scan_iter(match=f"{history.keys.prefix}*")]
     assert len(keys) == 20
     assert all([0 < await history.redis.ttl(key) <= 60 for key in keys])
 

@@ -209,7 +209,7 @@ async def test_a_message_that_is_not_ours_is_left_out(
 ):
     """Somebody else's message ends neither the relay nor a browser's stream."""
     async with relaying(settings, Hub()) as (subscriber, history):
-        await history.redis.publish(history.topic, message)
+        await history.redis.publish(history.keys.topic, message)
         await send(settings, "you")
 
         assert await next_of(subscriber) == [("hello", "you")]
@@ -224,11 +224,11 @@ async def test_the_relay_ends_with_its_block(settings: Settings):
     async with open_redis(settings) as client:
         history = history_of(client, settings)
         async with open_relay(history, hub):
-            assert (await client.pubsub_numsub(history.topic))[history.topic] == 1
+            assert (await client.pubsub_numsub(history.keys.topic))[history.keys.topic] == 1
         with hub.subscribe("news") as subscriber:
             await history.send("news", "hello", "nobody")
             assert not subscriber._feed.events
         async with asyncio.timeout(10):
-            while (await client.pubsub_numsub(history.topic))[history.topic]:
+            while (await client.pubsub_numsub(history.keys.topic))[history.keys.topic]:
                 await asyncio.sleep(0.02)
     assert len(asyncio.all_tasks()) == before

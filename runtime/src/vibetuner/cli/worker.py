@@ -24,6 +24,7 @@ from vibetuner.errors import ServiceUnavailable
 from vibetuner.loader import load_project
 from vibetuner.project import project_info
 from vibetuner.redis.client import check
+from vibetuner.redis.rights import RightsMissing
 from vibetuner.tasks.registry import check_tasks, import_tasks
 from vibetuner.tasks.run.stop import Stop
 from vibetuner.tasks.watchdog import watching
@@ -125,7 +126,7 @@ def _leave() -> None:
 def _outage(error: Exception) -> str | None:
     """What a passing outage says in one line; None for an error that waiting won't mend."""
     known = find_known(error)
-    if isinstance(known, ServiceUnavailable):
+    if isinstance(known, ServiceUnavailable) and not isinstance(known, RightsMissing):
         return str(known)
     leaves = list(_leaves(error))
     if leaves and all(isinstance(leaf, RedisError | OSError) for leaf in leaves):

@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from contextvars import ContextVar
 from typing import Any, Self, TypeVar
 
-from anyio import TASK_STATUS_IGNORED, CancelScope, WouldBlock, fail_after
+from anyio import TASK_STATUS_IGNORED, CancelScope, WouldBlock
 from anyio.abc import TaskStatus
 from anyio.streams.memory import MemoryObjectReceiveStream
 from coredis import ConnectionPool, Redis
 from coredis.connection import TCPConnection, TCPLocation, UnixDomainSocketLocation
+from coredis.exceptions import ConnectionError as Disconnected
 from coredis.exceptions import RedisError
 from coredis.patterns.pubsub import ClusterPubSub, PubSub
 from coredis.response.types import PubSubMessage
+from coredis.retry import ConstantRetryPolicy
 
 from vibetuner.app import VibetunerApp
 from vibetuner.config import Settings, mask_url
 from vibetuner.errors import NotConfigured, ServiceUnavailable, first_line
 from vibetuner.redis import REDIS_MISSING, redis_client
+from vibetuner.redis.connection import ANSWER_SECONDS, CONNECT_SECONDS, Connection
+from vibetuner.redis.keys import Keys
+from vibetuner.redis.rights import require_rights
 from vibetuner.redis.url import Address, parse_url
 
 __all__ = [
@@ -37,7 +43,8 @@ __all__ = [
 T = TypeVar("T")
 Messages = PubSub[str] | ClusterPubSub[str]
 
-CONNECT_SECONDS = 5
+# What had no answer in time may have been done, and is not sent again.
+RETRIES = ConstantRetryPolicy((Disconnected,), retries=1, delay=0.01)
 
 _connecting: ContextVar[bool] = ContextVar("connecting", default=False)
 
@@ -66,14 +73,26 @@ async def open_resource(settings: Settings, _project: VibetunerApp) -> AsyncIter
 
 
 async def check(settings: Settings) -> None:
-    """Send one PING; raises ServiceUnavailable when there is no answer."""
-    client = make_client(settings)
+    """Look whether the server answers and lets its user do what a project needs.
+
+    Raises:
+        NotConfigured: REDIS_URL is empty.
+        SettingsError: REDIS_URL can't be meant.
+        RightsMissing: the user lacks rights; the message has the line that grants them.
+        ServiceUnavailable: no answer within 5 seconds, or a refusal.
+    """
+    address = _address(settings)
     try:
-        with fail_after(CONNECT_SECONDS):
-            async with client:
-                await client.ping()
-    except (RedisError, OSError, ExceptionGroup) as error:
+        async with asyncio.timeout(CONNECT_SECONDS), Connection(address) as connection:
+            await require_rights(connection, Keys(settings.redis_key_prefix))
+    except (RedisError, OSError) as error:
         raise ServiceUnavailable(_unreachable(settings, error)) from None
+
+
+def _address(settings: Settings) -> Address:
+    if not settings.redis_url:
+        raise NotConfigured(REDIS_MISSING)
+    return parse_url(settings.redis_url)
 
 
 def make_client(settings: Settings) -> Redis[str]:
@@ -84,14 +103,11 @@ def make_client(settings: Settings) -> Redis[str]:
         SettingsError: REDIS_URL can't be meant.
         ServiceUnavailable: a certificate that it names can't be used.
     """
-    if not settings.redis_url:
-        raise NotConfigured(REDIS_MISSING)
-    address = parse_url(settings.redis_url)
     try:
-        pool = ReliablePool(address)
+        pool = ReliablePool(_address(settings))
     except OSError as error:
         raise ServiceUnavailable(_unreachable(settings, error)) from None
-    return ReliableRedis(connection_pool=pool, decode_responses=True)
+    return ReliableRedis(connection_pool=pool, decode_responses=True, retry_policy=RETRIES)
 
 
 class ReliablePool(ConnectionPool[TCPConnection]):
@@ -112,6 +128,9 @@ class ReliablePool(ConnectionPool[TCPConnection]):
             db=address.db,
             ssl_context=address.tls.context() if address.tls else None,
             decode_responses=True,
+            connect_timeout=CONNECT_SECONDS,
+            stream_timeout=CONNECT_SECONDS,
+            timeout=2 * ANSWER_SECONDS,  # for a place, and for connecting, which has limits too
         )
 
     async def get_connection(self, **options: Any) -> TCPConnection:
@@ -214,6 +233,7 @@ def innermost(error: Exception) -> Exception:
 
 def _unreachable(settings: Settings, error: Exception) -> str:
     reason = first_line(innermost(error))
+    reason = reason.partition(" can't be reached: ")[2] or reason
     return (
         f"Redis at {mask_url(settings.redis_url or '')} can't be used: {reason}. "
         "Start it, correct REDIS_URL, or set REDIS_URL=embedded in development"

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import socket
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Self, cast
 
 import hiredis
@@ -15,21 +17,31 @@ from coredis.exceptions import ResponseError
 from vibetuner.errors import first_line
 from vibetuner.redis.url import Address
 
-__all__ = ["Connection"]
+__all__ = ["ANSWER_SECONDS", "CONNECT_SECONDS", "Command", "Connection"]
 
 CONNECT_SECONDS = 5
+ANSWER_SECONDS = 10.0
+LOOK_SECONDS = 0.5
+#: Commands that the server answers late on purpose.
+BLOCKING = frozenset({"XREADGROUP", "XREAD", "BLPOP", "BRPOP", "BLMOVE", "BLMPOP", "BZPOPMIN"})
+
+#: What the server says when a subscription begins or ends.
+CONFIRMATIONS = frozenset({b"subscribe", b"unsubscribe", b"psubscribe", b"punsubscribe"})
 
 Push = Callable[[list[Any]], None]
+Command = Sequence[str | bytes | float]
 
 
 class Connection:
     """Sends commands and gives out their replies, as bytes, in order.
 
     It connects when something is called, and again after a loss. What was under way at a loss
-    fails, and is never sent a second time: nobody can tell whether the server has done it.
+    fails, and is never sent a second time: nobody can tell whether the server has done it. A server
+    that says nothing while somebody waits is given up like one that has gone.
 
     Args:
         address: the server.
+        timeout: how many seconds it may be silent, beyond the time that a command blocks for.
         on_push: takes what no command has asked for: the messages of subscriptions.
         on_loss: called when an open connection is lost.
     """
@@ -38,16 +50,20 @@ class Connection:
         self,
         address: Address,
         *,
+        timeout: float = ANSWER_SECONDS,
         on_push: Push | None = None,
         on_loss: Callable[[], None] | None = None,
     ) -> None:
         self.address = address
+        self._timeout = timeout
         self._on_push = on_push
         self._on_loss = on_loss
         self._loop = asyncio.get_running_loop()
         self._line: _Line | None = None
         self._unsent: list[bytes] = []
         self._asked: list[asyncio.Future[Any]] = []
+        self._subscribing: list[asyncio.Future[Any]] = []
+        self._patience = timeout
         self._connecting: asyncio.Task[None] | None = None
         self._closed = False
 
@@ -65,12 +81,20 @@ class Connection:
         before it has answered, and its ResponseError when the server refuses the command.
         """
         future = self._loop.create_future()
-        self._send(hiredis.pack_command(command), future)  # type: ignore[arg-type]
+        if command[0] in BLOCKING:
+            self._patience = max(self._patience, self._timeout + _blocked(command))
+        self._send(command, future, self._asked)
         return future
 
-    def tell(self, *command: str | bytes | float) -> None:
-        """Send a command whose answers are pushes: SUBSCRIBE and its kin."""
-        self._send(hiredis.pack_command(command), None)  # type: ignore[arg-type]
+    def tell(self, verb: str, channel: str) -> asyncio.Future[None]:
+        """Send SUBSCRIBE or its kin; the future is done when the server has confirmed it.
+
+        It raises as that of :meth:`call` does; nobody has to look at it.
+        """
+        future = self._loop.create_future()
+        future.add_done_callback(_look_at)
+        self._send((verb, channel), future, self._subscribing)
+        return future
 
     async def connect(self) -> None:
         """Connect if that is not done; raises as the future of :meth:`call` does."""
@@ -88,14 +112,15 @@ class Connection:
             await self._line.gone.wait()
         self._fail(Disconnected("The connection is closed"))
 
-    def _send(self, packed: bytes, future: asyncio.Future[Any] | None) -> None:
+    def _send(
+        self, command: Command, future: asyncio.Future[Any], asked: list[asyncio.Future[Any]]
+    ) -> None:
         if self._closed:
             raise Disconnected("The connection is closed")
         if not self._unsent:
             self._loop.call_soon(self._flush)
-        self._unsent.append(packed)
-        if future is not None:
-            self._asked.append(future)
+        self._unsent.append(hiredis.pack_command(command))  # type: ignore[arg-type]
+        asked.append(future)
 
     def _flush(self) -> None:
         if not self._unsent or self._closed:
@@ -103,9 +128,10 @@ class Connection:
         if self._line is None:
             self._start_connecting()
             return
-        packed, asked = b"".join(self._unsent), self._asked
-        self._unsent, self._asked = [], []
-        self._line.write(packed, asked)
+        packed, asked, subscribing = b"".join(self._unsent), self._asked, self._subscribing
+        self._unsent, self._asked, self._subscribing = [], [], []
+        self._line.write(packed, asked, subscribing, self._patience)
+        self._patience = self._timeout
 
     def _start_connecting(self) -> asyncio.Task[None]:
         if self._connecting is None:
@@ -120,7 +146,8 @@ class Connection:
                 line = await self._open()
                 for greeting in self.address.greeting():
                     asked = self._loop.create_future()
-                    line.write(hiredis.pack_command(greeting), [asked])  # type: ignore[arg-type]
+                    packed = hiredis.pack_command(greeting)  # type: ignore[arg-type]
+                    line.write(packed, [asked], (), self._timeout)
                     await asked
             line.on_loss, self._line = self._lost, line
         except (OSError, TimeoutError) as error:
@@ -153,7 +180,8 @@ class Connection:
             self._flush()
 
     def _fail(self, error: BaseException) -> None:
-        asked, self._asked, self._unsent = self._asked, [], []
+        asked = [*self._asked, *self._subscribing]
+        self._asked, self._subscribing, self._unsent = [], [], []
         for future in asked:
             _settle(future, error)
 
@@ -171,15 +199,46 @@ class _Line(asyncio.Protocol):
         self.gone = asyncio.Event()
         self._on_push = on_push
         self._waiting: deque[asyncio.Future[Any]] = deque()
+        self._subscribing: deque[asyncio.Future[Any]] = deque()
+        self._loop = asyncio.get_running_loop()
+        self._looking: asyncio.TimerHandle | None = None
+        self._heard = self._patience = 0.0
+        self._reason = ""
         self._reader = hiredis.Reader(replyError=ResponseError)
         self._transport: asyncio.Transport | None = None
 
-    def write(self, packed: bytes, asked: list[asyncio.Future[Any]]) -> None:
+    def write(
+        self,
+        packed: bytes,
+        asked: Sequence[asyncio.Future[Any]],
+        subscribing: Sequence[asyncio.Future[Any]],
+        patience: float,
+    ) -> None:
+        if not self._waiting and not self._subscribing:
+            self._heard, self._patience = self._loop.time(), 0.0
+        if self._looking is None:
+            self._looking = self._loop.call_later(LOOK_SECONDS, self._look)
+        self._patience = max(self._patience, patience)
         self._waiting.extend(asked)
+        self._subscribing.extend(subscribing)
         if self._transport is None:
             self.connection_lost(None)
         else:
             self._transport.write(packed)
+
+    def _look(self, *, again: bool = False) -> None:
+        """Give the server up when it has been silent for too long."""
+        if not self._waiting and not self._subscribing:
+            self._looking = None
+            return
+        silent = self._loop.time() - self._heard
+        if silent <= self._patience:
+            self._looking = self._loop.call_later(LOOK_SECONDS, self._look)
+        elif not again:  # this process may have slept, with the answer at its door
+            self._looking = self._loop.call_later(0.1, partial(self._look, again=True))
+        else:
+            self._reason = f": no answer for {silent:.0f} s"
+            self.close()
 
     def close(self) -> None:
         if self._transport is not None:
@@ -192,12 +251,17 @@ class _Line(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         reader, waiting = self._reader, self._waiting
+        self._heard = self._loop.time()
         try:
             reader.feed(data)
             while (reply := reader.gets()) is not False:
                 if waiting:
                     _settle(waiting.popleft(), reply)
-                elif self._on_push is not None:
+                elif self._subscribing and (
+                    isinstance(reply, ResponseError) or reply[0] in CONFIRMATIONS
+                ):
+                    _settle(self._subscribing.popleft(), reply)
+                elif self._on_push is not None and not isinstance(reply, ResponseError):
                     self._on_push(reply)
         except hiredis.ProtocolError:
             self.close()
@@ -205,12 +269,32 @@ class _Line(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
         self.gone.set()
-        reason = f": {first_line(exc)}" if exc else ""
+        if self._looking is not None:
+            self._looking.cancel()
+        reason = f": {first_line(exc)}" if exc else self._reason
         error = Disconnected(f"The connection to Redis was lost{reason}")
-        while self._waiting:
-            _settle(self._waiting.popleft(), error)
+        for queue in (self._waiting, self._subscribing):
+            while queue:
+                _settle(queue.popleft(), error)
         if self.on_loss is not None:
             self.on_loss()
+
+
+def _blocked(command: Command) -> float:
+    """For how many seconds a command may block."""
+    words = [word.upper() if isinstance(word, str) else word for word in command]
+    if words[0] not in {"XREADGROUP", "XREAD"}:
+        limit = float(words[1 if words[0] == "BLMPOP" else -1])
+    elif "BLOCK" in words:
+        limit = float(words[words.index("BLOCK") + 1]) / 1000
+    else:
+        return 0
+    return limit or math.inf
+
+
+def _look_at(future: asyncio.Future[Any]) -> None:
+    if not future.cancelled():
+        future.exception()
 
 
 def _settle(future: asyncio.Future[Any], reply: Any) -> None:

@@ -15,31 +15,56 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Protocol
 
-from coredis.exceptions import ResponseError
+from coredis import Redis, RedisCluster
+from coredis.exceptions import NoScriptError, ResponseError
 
-from vibetuner.errors import ServiceUnavailable, first_line
+from vibetuner.errors import first_line
 from vibetuner.redis.connection import Connection
+from vibetuner.redis.rights import RightsMissing, is_refused
 
-__all__ = ["Functions", "FunctionsRefused", "Scripts"]
+__all__ = ["Caller", "Functions", "FunctionsRefused", "Scripts"]
 
 logger = logging.getLogger(__name__)
 
 CALLABLE = re.compile(r"^local function (\w+)\(keys, argv\)", re.MULTILINE)
 FORGOTTEN = ("Function not found", "NOSCRIPT")
 
-Value = str | bytes | float
 
-
-class FunctionsRefused(ServiceUnavailable):
+class FunctionsRefused(RightsMissing):
     """The server lets us neither load functions nor scripts."""
 
 
-class Scripts(Protocol):
-    """What runs scripts on the server: a client, or :class:`Functions`."""
+class Caller(Protocol):
+    """What calls our functions: :class:`Functions` or :class:`Scripts`."""
 
-    def eval(self, script: str, keys: Sequence[str], args: Sequence[Value]) -> Awaitable[Any]:
-        """Run one."""
+    def call(self, name: str, keys: Sequence[str], values: Sequence[Any]) -> Awaitable[Any]:
+        """Call one, and return its reply."""
         ...
+
+
+class Scripts:
+    """Calls our functions through coredis's client, one by one and as scripts."""
+
+    def __init__(self, client: Redis[Any] | RedisCluster[Any]) -> None:
+        self._client = client
+
+    async def call(self, name: str, keys: Sequence[str], values: Sequence[Any]) -> Any:
+        """Call a function; one that the server doesn't know goes with the call."""
+        try:
+            return await self._client.evalsha(_digest(name), keys, values)
+        except NoScriptError:
+            return await self._client.eval(_script(name), keys, values)
+        except ResponseError as error:
+            if not is_refused(error):
+                raise
+        library, code, _ = _library()
+        try:
+            return await self._client.fcall(f"{library}_{name}", keys, values)
+        except ResponseError as error:
+            if FORGOTTEN[0] not in str(error):
+                raise
+        await self._client.function_load(code)
+        return await self._client.fcall(f"{library}_{name}", keys, values)
 
 
 class Functions:
@@ -94,10 +119,6 @@ class Functions:
         scripted: Awaitable[Any] = pipe.eval(_script(name), keys, values)
         return scripted
 
-    def eval(self, script: str, keys: Sequence[str], args: Sequence[Value]) -> asyncio.Future[Any]:
-        """Run a script, as the client's method of that name does."""
-        return self.connection.call("EVAL", script, len(keys), *keys, *args)
-
     async def unblock(self, client: int) -> None:
         """End the blocking call of another connection of ours."""
         await self.connection.call("CLIENT", "UNBLOCK", client)
@@ -123,9 +144,13 @@ class Functions:
 
 
 @cache
-def _body() -> str:
+def _files() -> tuple[str, ...]:
     folder = Path(__file__).with_name("lua")
-    return "\n".join(path.read_text(encoding="utf-8") for path in sorted(folder.glob("*.lua")))
+    return tuple(path.read_text(encoding="utf-8") for path in sorted(folder.glob("*.lua")))
+
+
+def _body() -> str:
+    return "\n".join(_files())
 
 
 @cache
@@ -138,5 +163,12 @@ def _library() -> tuple[str, str, tuple[str, ...]]:
 
 
 def _script(name: str) -> str:
-    """The code of one function as a script."""
-    return f"{_body()}\nreturn {name}(KEYS, ARGV)"
+    """The code of one function as a script: its file, and those that it sees."""
+    files = _files()
+    last = next(at for at, code in enumerate(files) if name in CALLABLE.findall(code))
+    return "\n".join([*files[: last + 1], f"return {name}(KEYS, ARGV)"])
+
+
+@cache
+def _digest(name: str) -> str:
+    return hashlib.sha1(_script(name).encode(), usedforsecurity=False).hexdigest()

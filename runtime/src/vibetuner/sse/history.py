@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from coredis import Redis, RedisCluster
 from coredis.exceptions import RedisError
@@ -12,37 +11,14 @@ from coredis.exceptions import RedisError
 from vibetuner.config import Settings, get_settings
 from vibetuner.errors import ServiceUnavailable
 from vibetuner.redis import redis_client
+from vibetuner.redis.functions import Scripts
+from vibetuner.redis.keys import Keys
 from vibetuner.sse.event import Event, Place, idle_id, parse_id
 
-__all__ = ["OUTAGES", "SEND", "History", "Past", "history_of", "open_history"]
+__all__ = ["OUTAGES", "History", "Past", "history_of", "open_history"]
 
 # What is raised while Redis is away.
 OUTAGES = (RedisError, OSError, ExceptionGroup, ServiceUnavailable)
-
-# A function for scripts: appends to a channel's stream, renews its time to live, and tells every
-# web process; one step, so that ids and messages have the same order.
-SEND = """
-local function send(stream, topic, kept, ttl, channel, event, data)
-  local id = redis.call('xadd', stream, 'maxlen', '~', kept, '*', 'event', event, 'data', data)
-  redis.call('expire', stream, ttl)
-  redis.call('publish', topic, channel .. '\\n' .. id .. '\\n' .. event .. '\\n' .. data)
-  return id
-end
-"""
-BROADCAST = f"{SEND}return send(KEYS[1], unpack(ARGV))"
-
-# All of it of the same moment.
-READ = """
-local moment = redis.call('time')
-local oldest = redis.call('xrange', KEYS[1], '-', '+', 'count', 1)[1]
-local newest = redis.call('xrevrange', KEYS[1], '+', '-', 'count', 1)[1]
-local missed = {}
-if ARGV[1] ~= '' then missed = redis.call('xrange', KEYS[1], '(' .. ARGV[1], '+') end
-return {
-  tostring(moment[1] * 1000 + math.floor(moment[2] / 1000)),
-  oldest and oldest[1] or '', newest and newest[1] or '', redis.call('xlen', KEYS[1]), missed
-}
-"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,29 +46,15 @@ class History:
         self, redis: Redis[str] | RedisCluster[str], prefix: str, *, size: int, ttl: int
     ) -> None:
         self.redis = redis
-        self.prefix = prefix
+        self.functions = Scripts(redis)
+        self.keys = Keys(prefix)
         self.size = size
         self.ttl = ttl
 
-    @property
-    def topic(self) -> str:
-        """What every web process subscribes to."""
-        return f"{self.prefix}sse"
-
-    def key(self, channel: str) -> str:
-        """The stream of ``channel``."""
-        return f"{self.prefix}sse:{channel}"
-
-    def arguments(self, channel: str, event: str, data: str) -> Sequence[str | int]:
-        """What ``send`` of :data:`SEND` takes behind the stream's key."""
-        return [self.topic, self.size, self.ttl, channel, event, data]
-
     async def send(self, channel: str, event: str, data: str) -> str:
         """Keep an event and send it to every web process; returns its id."""
-        sent: Any = await self.redis.eval(
-            BROADCAST, [self.key(channel)], self.arguments(channel, event, data)
-        )
-        return str(sent)
+        values = (self.keys.topic, self.size, self.ttl, channel, event, data)
+        return str(await self.functions.call("broadcast", [self.keys.events(channel)], values))
 
     async def read(self, channel: str, after: str | None) -> Past:
         """What ``channel`` has sent after the id ``after``; None asks for the end alone.
@@ -101,7 +63,7 @@ class History:
         """
         place = parse_id(after)
         known = after if after and place else ""
-        answer: Any = await self.redis.eval(READ, [self.key(channel)], [known])
+        answer = await self.functions.call("read_events", [self.keys.events(channel)], [known])
         now, oldest, newest, length, entries = answer
         end = newest or idle_id(int(now))
         if after is None:

@@ -57,7 +57,7 @@ class _Relay:
         self._hub = hub
         self._watch_seconds = watch
         self._silence_seconds = silence
-        self._own = f"{history.topic}:{token_hex(8)}"
+        self._own = f"{history.keys.topic}:{token_hex(8)}"
         self._heard_at = 0.0
         self._lost = False
         self._failures = 0
@@ -77,7 +77,7 @@ class _Relay:
 
     async def _listen_once(self) -> None:
         async with self._history.redis.pubsub(
-            channels=[self._history.topic, self._own],
+            channels=[self._history.keys.topic, self._own],
             ignore_subscribe_messages=True,
             subscription_timeout=5,
             retry_policy=None,  # the driver's own tries would be silent, and up to 16 s apart

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from vibetuner.redis.functions import Scripts
+from vibetuner.redis.functions import Caller
 from vibetuner.sse.event import idle_id
-from vibetuner.sse.history import SEND, History
+from vibetuner.sse.history import History
 from vibetuner.tasks.progress_state import ProgressState, ProgressStatus
 
 __all__ = ["PROGRESS", "end", "known_of", "read", "register", "write"]
@@ -15,42 +15,6 @@ PROGRESS = "progress"  # the event
 
 # A task may be silent for long, and its page be opened long after it has ended.
 KEPT_SECONDS = 24 * 3600
-
-# What has ended stays so, whatever a worker says that was believed dead: but a new try begins anew.
-WRITE = f"""{SEND}
-local key, anew, expected, over, state, extra = KEYS[1], ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
-local known = redis.call('hmget', key, 'state', 'over', 'channel')
-if anew == '' and known[2] == '1' then return '' end
-if expected ~= '' and known[1] ~= expected then return '?' end
-if expected ~= '' then extra = known[3] or '' end
-redis.call('hset', key, 'state', state, 'over', over, 'channel', extra)
-redis.call('expire', key, ARGV[6])
-local prefix, topic, kept, ttl, event = ARGV[7], ARGV[8], ARGV[9], ARGV[10], ARGV[11]
-if extra ~= '' then send(prefix .. extra, topic, kept, ttl, extra, event, state) end
-return send(KEYS[2], topic, kept, ttl, ARGV[12], event, state)
-"""
-
-REGISTER = """
-if redis.call('hsetnx', KEYS[1], 'state', ARGV[1]) == 1 then
-  redis.call('expire', KEYS[1], ARGV[2])
-end
-"""
-
-KNOWN = """
-local known = {}
-for i, key in ipairs(KEYS) do known[i] = redis.call('exists', key) end
-return known
-"""
-
-# The state, and the id of the last event that is in it.
-READ = """
-local newest = redis.call('xrevrange', KEYS[2], '+', '-', 'count', 1)[1]
-local moment = redis.call('time')
-return {
-  redis.call('hget', KEYS[1], 'state') or '', newest and newest[1] or '',
-  tostring(moment[1] * 1000 + math.floor(moment[2] / 1000))
-}
-"""
 
 
 async def write(
@@ -67,7 +31,7 @@ async def write(
 async def end(history: History, task_id: str, status: ProgressStatus) -> None:
     """Send the closing event of a task, if somebody reports on it or listens; once."""
     while True:
-        known: Any = await history.redis.hget(_key(history, task_id), "state")
+        known: Any = await history.redis.hget(history.keys.progress(task_id), "state")
         if not known:
             return
         state = ProgressState.from_json(str(known)).at_end(status)
@@ -75,22 +39,23 @@ async def end(history: History, task_id: str, status: ProgressStatus) -> None:
             return
 
 
-async def known_of(scripts: Scripts, history: History, task_ids: list[str]) -> list[str]:
+async def known_of(functions: Caller, history: History, task_ids: list[str]) -> list[str]:
     """Those of the tasks that report, or are watched."""
-    answer = await scripts.eval(KNOWN, [_key(history, name) for name in task_ids], [])
+    keys = [history.keys.progress(task_id) for task_id in task_ids]
+    answer = await functions.call("know_progress", keys, ())
     return [name for name, known in zip(task_ids, answer, strict=True) if known]
 
 
 async def register(history: History, state: ProgressState) -> None:
     """Note that somebody listens, so that the end is told even where nothing was reported."""
-    key = _key(history, state.task_id)
-    await history.redis.eval(REGISTER, [key], [state.to_json(), KEPT_SECONDS])
+    keys, values = [history.keys.progress(state.task_id)], [state.to_json(), KEPT_SECONDS]
+    await history.functions.call("register_progress", keys, values)
 
 
 async def read(history: History, task_id: str) -> tuple[ProgressState | None, str]:
     """What is known of a task, and the id of having heard everything until then."""
-    keys = [_key(history, task_id), history.key(task_id)]
-    answer: Any = await history.redis.eval(READ, keys)
+    keys = [history.keys.progress(task_id), history.keys.events(task_id)]
+    answer = await history.functions.call("read_progress", keys, ())
     text, newest, now = answer
     return ProgressState.from_json(text) if text else None, newest or idle_id(int(now))
 
@@ -105,9 +70,9 @@ async def _write(  # noqa: PLR0913 - each with its name
     expected: str = "",
 ) -> str:
     task_id = state.task_id
-    answer: Any = await history.redis.eval(
-        WRITE,
-        [_key(history, task_id), history.key(task_id)],
+    answer = await history.functions.call(
+        "write_progress",
+        [history.keys.progress(task_id), history.keys.events(task_id)],
         [
             "1" if anew else "",
             expected,
@@ -115,8 +80,8 @@ async def _write(  # noqa: PLR0913 - each with its name
             state.to_json(),
             channel,
             KEPT_SECONDS,
-            history.key(""),
-            history.topic,
+            history.keys.events(""),
+            history.keys.topic,
             history.size,
             history.ttl,
             event,
@@ -124,7 +89,3 @@ async def _write(  # noqa: PLR0913 - each with its name
         ],
     )
     return str(answer)
-
-
-def _key(history: History, task_id: str) -> str:
-    return f"{history.prefix}progress:{task_id}"

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
+from importlib.resources import files
 from typing import Any
 
 from coredis import Redis
 from coredis.exceptions import RedisError
 
-from vibetuner.cli.checks.fast_path import check_fast_path, engine_library
 from vibetuner.cli.checks.finding import Finding, Level
 from vibetuner.config import Settings
 from vibetuner.errors import first_line
 from vibetuner.project import ProjectInfo, code_digest
 from vibetuner.redis.client import make_client, ungrouped
 from vibetuner.redis.keys import JournalKeys
-from vibetuner.redis.url import parse_url
 from vibetuner.tasks.journal.entry import Beat
 from vibetuner.tasks.overview.model import WorkerView
 from vibetuner.tasks.overview.queue import now_ms
@@ -22,6 +21,7 @@ from vibetuner.tasks.overview.queue import now_ms
 __all__ = ["check_redis", "judge_server", "judge_workers"]
 
 OLDEST = 7
+NEARLY_FULL = 0.9
 
 
 async def check_redis(settings: Settings, project: ProjectInfo) -> list[Finding]:
@@ -32,11 +32,9 @@ async def check_redis(settings: Settings, project: ProjectInfo) -> list[Finding]
             config = await _config(redis)
             library = await _library(redis)
             workers = await _workers(redis, JournalKeys(settings.redis_key_prefix))
-            allowed = await _fast_path(settings, dict(info))
     in_production = settings.environment == "production"
     return [
         *judge_server(dict(info), config, library, in_production=in_production),
-        *allowed,
         *judge_workers(workers, code_digest(project), settings, in_production=in_production),
     ]
 
@@ -72,6 +70,13 @@ def judge_server(
         findings.append(
             Finding(grave, "Redis", f"it saves {kept}: a crash loses tasks", "set appendonly yes")
         )
+    used, most = int(info.get("used_memory", 0)), int(info.get("maxmemory", 0))
+    if most and used > NEARLY_FULL * most:
+        level: Level = "error" if used >= most else "warning"
+        text = f"its memory is {100 * used // most} % full ({_mb(used)} of {_mb(most)} MB)"
+        text += "; it refuses new tasks and events" if used >= most else ""
+        cure = "raise maxmemory, or see what fills it:  vibetuner tasks stats"
+        findings.append(Finding(level, "Redis", text, cure))
     policy = config.get("maxmemory-policy", "noeviction")
     if policy != "noeviction":
         text = f"it may evict tasks when memory is short (maxmemory-policy {policy})"
@@ -79,7 +84,7 @@ def judge_server(
     if not config:
         cure = "check appendonly and maxmemory-policy by hand"
         findings.append(Finding("note", "Redis", "its configuration can't be read", cure))
-    if library is not None and library != engine_library():
+    if library is not None and library != _engine_library():
         text = "another version of the queue's engine uses this server, and replaces our functions"
         findings.append(Finding("warning", "Redis", text, "give each project its own server"))
     return findings or [Finding("ok", "Redis", f"{version}: keeps what it is given")]
@@ -114,14 +119,17 @@ def judge_workers(
     return findings
 
 
-async def _fast_path(settings: Settings, info: dict[str, Any]) -> list[Finding]:
-    if info.get("role") == "slave" or _is_too_old(info):
-        return []  # it is no server to enqueue at, and that is said already
-    return await check_fast_path(parse_url(settings.redis_url or ""))
+def _mb(size: int) -> int:
+    return round(size / 1_000_000)
 
 
 def _is_too_old(info: dict[str, Any]) -> bool:
     return int(str(info.get("redis_version", "0")).split(".", maxsplit=1)[0]) < OLDEST
+
+
+def _engine_library() -> str:
+    """The code of streaq's own functions."""
+    return files("streaq").joinpath("lua/streaq.lua").read_text(encoding="utf-8")
 
 
 async def _workers(redis: Redis[str], keys: JournalKeys) -> list[WorkerView]:

@@ -12,6 +12,7 @@ from coredis.exceptions import RedisError
 from vibetuner.config import get_settings
 from vibetuner.errors import VibetunerError, first_line
 from vibetuner.frontend.debug.tickets import Ticket
+from vibetuner.redis.keys import Keys
 from vibetuner.tasks.worker import get_worker
 
 __all__ = ["Revoked", "get_revoked"]
@@ -66,4 +67,4 @@ def get_revoked() -> Revoked:
 
 
 def _key(ticket: Ticket) -> str:
-    return f"{get_settings().redis_key_prefix}debug:revoked:{ticket.id}"
+    return Keys(get_settings().redis_key_prefix).revoked(ticket.id)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from functools import partial
@@ -35,8 +35,7 @@ class ResultListener:
         self._connection = Connection(address, on_push=self._hear, on_loss=self._lose)
         self._commands = commands
         self._waiters: defaultdict[str, dict[Waiter, Hear]] = defaultdict(dict)
-        self._unconfirmed: Counter[str] = Counter()
-        self._confirmed: dict[str, asyncio.Event] = {}
+        self._confirmed: dict[str, asyncio.Future[None]] = {}
 
     async def __aenter__(self) -> Self:
         return self
@@ -64,11 +63,9 @@ class ResultListener:
         waiters = self._waiters[channel]
         waiters[waiter] = hear or partial(_answer, waiter)
         if len(waiters) == 1:
-            self._confirmed[channel] = asyncio.Event()
-            self._unconfirmed[channel] += 1
-            self._connection.tell("SUBSCRIBE", channel)
+            self._confirmed[channel] = self._connection.tell("SUBSCRIBE", channel)
         try:
-            await self._confirmed[channel].wait()
+            await asyncio.shield(self._confirmed[channel])
             if waiter.done():
                 waiter.result()  # it was lost before it was confirmed
             yield waiter
@@ -101,28 +98,16 @@ class ResultListener:
                 self._connection.tell("UNSUBSCRIBE", channel)
 
     def _hear(self, push: list[Any]) -> None:
-        kind, channel = push[0], push[1].decode()
-        if kind == b"message":
-            for hear in tuple(self._waiters.get(channel, {}).values()):
-                hear(push[2])
-        elif kind == b"subscribe":
-            self._unconfirmed[channel] -= 1
-            # Who has left and come back waits for the second of two confirmations.
-            if self._unconfirmed[channel] <= 0:
-                del self._unconfirmed[channel]
-                if channel in self._confirmed:
-                    self._confirmed[channel].set()
+        for hear in tuple(self._waiters.get(push[1].decode(), {}).values()):
+            hear(push[2])
 
     def _lose(self) -> None:
         waiters, self._waiters = self._waiters, defaultdict(dict)
-        confirmed, self._confirmed = self._confirmed, {}
-        self._unconfirmed.clear()
+        self._confirmed.clear()
         for channel_waiters in waiters.values():
             for waiter in channel_waiters:
                 if not waiter.done():
                     waiter.set_exception(Disconnected("The subscription was lost"))
-        for event in confirmed.values():
-            event.set()
 
 
 def _answer(waiter: Waiter, message: bytes) -> None:

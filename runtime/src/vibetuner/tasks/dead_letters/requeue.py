@@ -8,27 +8,12 @@ from typing import Any
 from streaq import StreaqError, Worker
 
 from vibetuner.errors import DeadLetterError
+from vibetuner.redis.functions import Scripts
+from vibetuner.redis.keys import Keys
 from vibetuner.tasks.dead_letters.act import Act
 from vibetuner.tasks.dead_letters.letter import DeadLetter
-from vibetuner.tasks.dead_letters.stream import acts_key, stream_key
 
 __all__ = ["Requeue"]
-
-# The first to come decides; all get the decision. What is enqueued is what the engine's own
-# publish_task would write (streaq 7.2, lua/streaq.lua).
-SETTLE = """
-local decided = redis.call('get', KEYS[1]) or redis.call('hget', KEYS[2], ARGV[1])
-if decided then return decided end
-if ARGV[3] ~= '' and redis.call('set', KEYS[3], ARGV[4], 'nx') then
-  redis.call('xadd', KEYS[4], '*', 'task_id', ARGV[3], 'enqueue_time', ARGV[5])
-end
-if ARGV[6] == '1' then
-  redis.call('hset', KEYS[2], ARGV[1], ARGV[2])
-else
-  redis.call('set', KEYS[1], ARGV[2])
-end
-return ARGV[2]
-"""
 
 # Who has read a letter before it was acted on has this long to press, and still finds the mark.
 MARK_TIME = timedelta(days=1)
@@ -42,7 +27,7 @@ class Requeue:
 
     def __init__(self, worker: Worker[Any], prefix: str) -> None:
         self._worker = worker
-        self._prefix = prefix
+        self._keys = Keys(prefix)
 
     async def payload_of(self, letter: DeadLetter) -> bytes:
         """What to enqueue: just what was stored, without the ties to tasks that are gone.
@@ -76,8 +61,8 @@ class Requeue:
         worker = self._worker
         new_id = act.retried_as or ""
         keys = [
-            self._mark(task_id),
-            acts_key(self._prefix),
+            self._keys.act(task_id),
+            self._keys.acted,
             worker.task_key + new_id,
             worker.stream_key + worker.priorities[-1],
         ]
@@ -90,15 +75,12 @@ class Requeue:
             now,
             int(keep),
         ]
-        decided: Any = await worker.redis.eval(SETTLE, keys, values)
+        decided = await Scripts(worker.redis).call("settle_letter", keys, values)
         return Act.from_json(decided)
 
     async def forget(self, task_id: str) -> None:
         """Let the mark go, some time after the record tells what was done."""
-        await self._worker.redis.expire(self._mark(task_id), MARK_TIME)
-
-    def _mark(self, task_id: str) -> str:
-        return f"{stream_key(self._prefix)}:acted:{task_id}"
+        await self._worker.redis.expire(self._keys.act(task_id), MARK_TIME)
 
 
 def _refusal(letter: DeadLetter, reason: str) -> DeadLetterError:

@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from vibetuner.redis.functions import Scripts
+from vibetuner.redis.keys import Keys
 from vibetuner.tasks.dead_letters.group import Group
 from vibetuner.tasks.dead_letters.letter import Cause
 from vibetuner.tasks.dead_letters.stream import (
     Client,
     StreamedLetter,
-    acts_key,
     parse_letter,
-    stream_key,
     with_acts,
 )
 
@@ -24,56 +24,6 @@ __all__ = ["Filters", "search_groups", "search_letters"]
 # So many are looked at in one go, for some milliseconds in which Redis does nothing else.
 CHUNK = 250
 CAUSES = frozenset(cause.value for cause in Cause)
-
-# An entry holds the letter and, but for older ones, what a search needs of it.
-# Gets the entry before which to begin, the fields that must match, and a moment; calls `found` for
-# each letter that matches, until that returns true. Texts of moments compare as moments do.
-SEARCH = """
-local before, wanted, since = ARGV[1], cjson.decode(ARGV[2]), ARGV[3]
-local open_only, last = ARGV[4] == '1', ''
-local texts = {'task_id', 'task_name', 'cause', 'fingerprint', 'error', 'error_type', 'failed_at'}
-local function search(found)
-  for _, entry in ipairs(redis.call('xrevrange', KEYS[1], before, '-', 'count', ARGV[5])) do
-    last = entry[1]
-    local known, letter = pcall(cjson.decode, entry[2][4] or entry[2][2])
-    local meant = known and type(letter) == 'table'
-    for _, name in ipairs(texts) do meant = meant and type(letter[name]) == 'string' end
-    meant = meant and letter.failed_at >= since
-    for name, value in pairs(wanted) do meant = meant and letter[name] == value end
-    if meant and open_only then
-      meant = redis.call('hexists', KEYS[2], letter.task_id) == 0
-    end
-    if meant and found(entry, letter) then return end
-  end
-end
-"""
-
-LETTERS = f"""{SEARCH}
-local most, answer = tonumber(ARGV[6]), {{}}
-search(function(entry)
-  table.insert(answer, entry[1])
-  table.insert(answer, entry[2][2])
-  return #answer == 2 * most
-end)
-return {{last, answer}}
-"""
-
-GROUPS = f"""{SEARCH}
-local groups, order = {{}}, {{}}
-search(function(_, letter)
-  local known = groups[letter.fingerprint]
-  if known then
-    known[5], known[6] = known[5] + 1, letter.failed_at
-  else
-    local error = letter.error_type .. ': ' .. letter.error
-    local first = letter.failed_at
-    known = {{letter.fingerprint, letter.task_name, letter.cause, error, 1, first, first}}
-    groups[letter.fingerprint] = known
-    table.insert(order, known)
-  end
-end)
-return {{last, #order > 0 and cjson.encode(order) or '[]'}}
-"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,7 +41,7 @@ async def search_letters(
     redis: Client, prefix: str, filters: Filters, *, most: int, before: str | None = None
 ) -> AsyncIterator[StreamedLetter]:
     """At most so many letters that match, the newest first; those before the entry ``before``."""
-    async for found in _chunks(redis, prefix, LETTERS, filters, most, before):
+    async for found in _chunks(redis, prefix, "search_letters", filters, most, before):
         pairs = zip(found[::2], found[1::2], strict=True)
         letters = [letter for pair in pairs if (letter := parse_letter(*map(str, pair)))]
         for streamed in await with_acts(redis, prefix, letters):
@@ -104,7 +54,7 @@ async def search_letters(
 async def search_groups(redis: Client, prefix: str, filters: Filters) -> list[Group]:
     """The letters that match, by their bug; those with the most letters first."""
     groups: dict[str, Group] = {}
-    async for found in _chunks(redis, prefix, GROUPS, filters, 0, None):
+    async for found in _chunks(redis, prefix, "group_letters", filters, 0, None):
         for values in json.loads(found):
             if values[2] not in CAUSES:  # a newer version's
                 continue
@@ -114,8 +64,8 @@ async def search_groups(redis: Client, prefix: str, filters: Filters) -> list[Gr
     return sorted(groups.values(), key=lambda group: (-group.count, group.fingerprint))
 
 
-async def _chunks(  # noqa: PLR0913, PLR0917 - all that a script is given
-    redis: Client, prefix: str, script: str, filters: Filters, most: int, before: str | None
+async def _chunks(  # noqa: PLR0913, PLR0917 - all that a function is given
+    redis: Client, prefix: str, function: str, filters: Filters, most: int, before: str | None
 ) -> AsyncIterator[Any]:
     values = {
         "task_name": filters.task,
@@ -124,19 +74,18 @@ async def _chunks(  # noqa: PLR0913, PLR0917 - all that a script is given
     }
     wanted = json.dumps({name: value for name, value in values.items() if value is not None})
     since = filters.since.astimezone(UTC).isoformat() if filters.since else ""
-    keys = [stream_key(prefix), acts_key(prefix)]
-    end = f"({before}" if before else "+"
+    keys = [Keys(prefix).letters, Keys(prefix).acted]
+    end, functions = f"({before}" if before else "+", Scripts(redis)
     while True:
         arguments: list[str | int] = [end, wanted, since, int(filters.open_only), CHUNK, most]
-        answer: Any = await redis.eval(script, keys, arguments)
-        last, found = answer
+        last, found = await functions.call(function, keys, arguments)
         if not last:
             return
         yield found
         end = f"({last}"
 
 
-def _group(  # noqa: PLR0913, PLR0917 - in the script's order
+def _group(  # noqa: PLR0913, PLR0917 - in the function's order
     fingerprint: str, task: str, cause: str, error: str, count: int, first: str, last: str
 ) -> Group:
     return Group(

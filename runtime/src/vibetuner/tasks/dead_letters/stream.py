@@ -2,44 +2,32 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from coredis import Redis, RedisCluster
 
+from vibetuner.redis.functions import Scripts
+from vibetuner.redis.keys import Keys
 from vibetuner.tasks.dead_letters.act import Act
 from vibetuner.tasks.dead_letters.letter import DeadLetter
 
 __all__ = [
     "Client",
     "StreamedLetter",
-    "acts_key",
     "count_open",
     "find_letter",
     "keep",
-    "letter_keys",
     "parse_letter",
     "read_letters",
     "remove_letters",
-    "stream_key",
     "with_acts",
 ]
 
 Client = Redis[str] | RedisCluster[str]
 FIELD = "letter"
 BATCH = 100
-SEARCHED = ("task_id", "task_name", "cause", "fingerprint", "error", "error_type")
-
-# One letter an id: the second of two deaths of a task, as when a worker is lost between the
-# letter and the end of the task, tells less.
-KEEP = """
-local known = redis.call('hget', KEYS[2], ARGV[1])
-if known and #redis.call('xrange', KEYS[1], known, known) > 0 then return end
-local place = redis.call('xadd', KEYS[1], '*', 'letter', ARGV[2], 'about', ARGV[3])
-redis.call('hset', KEYS[2], ARGV[1], place)
-"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,35 +38,17 @@ class StreamedLetter:
     letter: DeadLetter
 
 
-def stream_key(prefix: str) -> str:
-    """The stream's key.
-
-    >>> stream_key("shop:")
-    'shop:dead_letters'
-    """
-    return f"{prefix}dead_letters"
-
-
-def acts_key(prefix: str) -> str:
-    """The key of the hash that tells what was done with the letters of the stream."""
-    return f"{stream_key(prefix)}:acted"
-
-
-def letter_keys(prefix: str) -> tuple[str, str]:
-    """The keys that a letter is kept under: the stream's, and that of each task's place in it."""
-    return stream_key(prefix), _places_key(prefix)
-
-
 async def keep(redis: Client, prefix: str, letter: DeadLetter) -> None:
     """Append a letter; when this returns, it survives whatever happens to the worker."""
-    values = [letter.task_id, letter.to_json(), _about(letter)]
-    await redis.eval(KEEP, list(letter_keys(prefix)), values)
+    keys = Keys(prefix)
+    values = [letter.task_id, letter.to_json()]
+    await Scripts(redis).call("bury_letter", [keys.letters, keys.letter_places], values)
 
 
 async def read_letters(redis: Client, prefix: str) -> list[StreamedLetter]:
     """The oldest letters, in the order in which they came; empty when there is none."""
     after = "-"
-    while entries := await redis.xrange(stream_key(prefix), start=after, end="+", count=BATCH):
+    while entries := await redis.xrange(Keys(prefix).letters, start=after, end="+", count=BATCH):
         if letters := await _read(redis, prefix, entries):
             return letters
         after = f"({_entry_id(entries[-1])}"
@@ -87,16 +57,16 @@ async def read_letters(redis: Client, prefix: str) -> list[StreamedLetter]:
 
 async def count_open(redis: Client, prefix: str) -> int:
     """How many letters nobody has acted on."""
-    letters = await redis.xlen(stream_key(prefix))
-    return max(0, letters - await redis.hlen(acts_key(prefix)))
+    letters = await redis.xlen(Keys(prefix).letters)
+    return max(0, letters - await redis.hlen(Keys(prefix).acted))
 
 
 async def find_letter(redis: Client, prefix: str, task_id: str) -> DeadLetter | None:
     """The letter of a task, if the stream holds one."""
-    place = await redis.hget(_places_key(prefix), task_id)
+    place = await redis.hget(Keys(prefix).letter_places, task_id)
     if place is None:
         return None
-    letters = await _read(redis, prefix, await redis.xrange(stream_key(prefix), place, place))
+    letters = await _read(redis, prefix, await redis.xrange(Keys(prefix).letters, place, place))
     return letters[0].letter if letters else None
 
 
@@ -105,9 +75,9 @@ async def remove_letters(redis: Client, prefix: str, letters: Sequence[StreamedL
     if not letters:
         return
     ids = [streamed.letter.task_id for streamed in letters]
-    await redis.xdel(stream_key(prefix), [streamed.entry_id for streamed in letters])
-    await redis.hdel(_places_key(prefix), ids)
-    await redis.hdel(acts_key(prefix), ids)
+    await redis.xdel(Keys(prefix).letters, [streamed.entry_id for streamed in letters])
+    await redis.hdel(Keys(prefix).letter_places, ids)
+    await redis.hdel(Keys(prefix).acted, ids)
 
 
 def parse_letter(entry_id: str, text: str) -> StreamedLetter | None:
@@ -125,7 +95,7 @@ async def with_acts(
     """The same letters, with what was done with them."""
     if not letters:
         return []
-    acts = await redis.hmget(acts_key(prefix), [streamed.letter.task_id for streamed in letters])
+    acts = await redis.hmget(Keys(prefix).acted, [streamed.letter.task_id for streamed in letters])
     return [
         StreamedLetter(
             streamed.entry_id,
@@ -141,15 +111,5 @@ async def _read(redis: Client, prefix: str, entries: Sequence[Any]) -> list[Stre
     return await with_acts(redis, prefix, letters)
 
 
-def _about(letter: DeadLetter) -> str:
-    """What a search compares and groups by; to parse whole letters for that takes too long."""
-    values = {name: getattr(letter, name) for name in SEARCHED}
-    return json.dumps({**values, "failed_at": letter.failed_at.isoformat()})
-
-
 def _entry_id(entry: Any) -> str:
     return str(entry.identifier)
-
-
-def _places_key(prefix: str) -> str:
-    return f"{stream_key(prefix)}:places"

@@ -1,0 +1,164 @@
+"""The rights that a project needs on the server, and a look at which are missing."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from coredis.exceptions import ResponseError
+
+from vibetuner.errors import ServiceUnavailable
+from vibetuner.redis.connection import Command, Connection
+from vibetuner.redis.keys import GROUP, Keys
+
+__all__ = [
+    "COMMANDS",
+    "Missing",
+    "RightsMissing",
+    "acl_rules",
+    "find_missing",
+    "is_refused",
+    "require_rights",
+]
+
+#: What is called by name, by us or by our functions.
+COMMANDS = (
+    "auth", "client|id", "client|setinfo", "client|setname", "client|unblock", "copy", "decr",
+    "del", "discard", "eval", "evalsha", "exec", "exists", "expire", "fcall", "function|list",
+    "function|load", "get", "hdel", "hello", "hexists", "hget", "hgetall", "hincrby", "hlen",
+    "hmget", "hset", "hsetnx", "incr", "info", "llen", "lrange", "ltrim", "mget", "mset",
+    "multi", "pexpire", "ping", "pttl", "publish", "rpush", "sadd", "scan", "scard",
+    "script|load", "select", "set", "sismember", "smembers", "srem", "subscribe", "time",
+    "unsubscribe", "xack", "xadd", "xautoclaim", "xclaim", "xdel", "xgroup|create",
+    "xinfo|groups", "xlen", "xpending", "xrange", "xreadgroup", "xrevrange", "xtrim", "zadd",
+    "zcard", "zrange", "zrem", "zremrangebyscore", "zscore",
+)  # fmt: skip
+
+PROBE = "rights-probe"
+REFUSALS = ("noperm", "no permission", "unknown command", "unknown subcommand")
+FUNCTIONS: tuple[Command, ...] = (("FUNCTION", "LOAD", ""), ("FCALL", PROBE, 0))
+SCRIPTS: tuple[Command, ...] = (("SCRIPT", "LOAD", ""), ("EVALSHA", PROBE, 0))
+
+
+class RightsMissing(ServiceUnavailable):
+    """The server's user may not do what a project needs; to wait doesn't help."""
+
+
+@dataclass(frozen=True, slots=True)
+class Missing:
+    """A right that the user lacks, and the rule that grants it."""
+
+    what: str
+    rule: str
+
+
+def acl_rules(keys: Keys) -> list[str]:
+    """Return the rules of ``ACL SETUSER`` that are enough for a project, and no more."""
+    places = [f"{mark}{place}" for place in _places(keys) for mark in "~&"]
+    return ["resetkeys", "resetchannels", *places, *(f"+{command}" for command in COMMANDS)]
+
+
+async def require_rights(connection: Connection, keys: Keys) -> None:
+    """Raise RightsMissing, with the line that grants them, where some are missing."""
+    missing = await find_missing(connection, keys)
+    if not missing:
+        return
+    address = connection.address
+    what = ", ".join(one.what for one in missing[:5]) + (" and more" if len(missing) > 5 else "")
+    rules = " ".join(one.rule for one in missing)
+    raise RightsMissing(
+        f"Redis at {address} refuses its user {what}. "
+        f"Allow it:  ACL SETUSER {address.username or 'default'} {rules}"
+    )
+
+
+async def find_missing(connection: Connection, keys: Keys) -> list[Missing]:
+    """Ask the server what it would refuse; nothing is written, loaded or published.
+
+    The commands stand in a transaction that is thrown away: a server looks at the rights when a
+    command is put into it.
+    """
+    try:
+        await connection.call("MULTI")
+    except ResponseError as error:
+        if is_refused(error):
+            return [Missing("the command MULTI", "+multi +exec +discard")]
+        raise
+    probes = list(_probes(keys))
+    commands = [*(probe.command for probe in probes), *FUNCTIONS, *SCRIPTS, ("DISCARD",)]
+    asked = [connection.call(*command) for command in commands]
+    replies = await asyncio.gather(*asked, return_exceptions=True)
+    for reply in replies:
+        if isinstance(reply, BaseException) and not isinstance(reply, ResponseError):
+            raise reply
+    refused = [is_refused(reply) for reply in replies]
+    found = [
+        probe.missing
+        for probe, reply, is_refused in zip(probes, replies, refused, strict=False)
+        if is_refused and probe.is_meant(str(reply))
+    ]
+    functions, scripts = refused[len(probes) : -1][:2], refused[len(probes) : -1][2:]
+    if any(functions) and any(scripts):
+        found.append(Missing("functions and scripts", "+function|load +fcall"))
+    return list(dict.fromkeys(found))
+
+
+@dataclass(frozen=True, slots=True)
+class _Probe:
+    command: Command
+    missing: Missing
+
+    def is_meant(self, refusal: str) -> bool:
+        """Tell whether the refusal is for this right, and not for a key of the command."""
+        return ("access" in refusal) is (self.missing.rule[0] in "~&")
+
+
+def _probes(keys: Keys) -> Iterator[_Probe]:
+    stream = keys.stream(PROBE)
+    for command in _commands(stream):
+        name = "xgroup|create" if command[0] == "XGROUP" else str(command[0]).lower()
+        yield _Probe(command, Missing(f"the command {name.upper()}", f"+{name}"))
+    for place in _places(keys):
+        name = place.replace("*", PROBE)
+        yield _Probe(("EXISTS", name), Missing(f"the keys {place}", f"~{place}"))
+        for channel in (("PUBLISH", name, ""), ("SUBSCRIBE", name)):
+            yield _Probe(channel, Missing(f"the channels {place}", f"&{place}"))
+
+
+def _commands(key: str) -> Iterable[Command]:
+    """One of each command that no project can do without, with as many words as it asks for."""
+    ids: Sequence[str] = (GROUP, PROBE)
+    return (
+        ("XADD", key, "*", "f", "v"),
+        ("XREADGROUP", "GROUP", *ids, "STREAMS", key, ">"),
+        ("XAUTOCLAIM", key, *ids, 0, "0-0"),
+        ("XCLAIM", key, *ids, 0, "0-1"),
+        ("XPENDING", key, GROUP),
+        ("XACK", key, GROUP, "0-1"),
+        ("XDEL", key, "0-1"),
+        ("XRANGE", key, "-", "+"),
+        ("XTRIM", key, "MAXLEN", 0),
+        ("XGROUP", "CREATE", key, GROUP, "0"),
+        ("ZADD", key, 0, "m"),
+        ("ZRANGE", key, 0, 0),
+        ("SADD", key, "m"),
+        ("SET", key, "v"),
+        ("GET", key),
+        ("DEL", key),
+        ("HSET", key, "f", "v"),
+        ("HGET", key, "f"),
+        ("EXPIRE", key, 1),
+        ("EXISTS", key),
+        ("PUBLISH", key, ""),
+        ("SUBSCRIBE", key),
+    )
+
+
+def _places(keys: Keys) -> tuple[str, ...]:
+    return f"{keys.prefix}*", keys.queue, f"{keys.queue}:*"
+
+
+def is_refused(reply: object) -> bool:
+    """Tell whether a reply is the server's refusal, for want of a right or of the command."""
+    return isinstance(reply, ResponseError) and any(word in str(reply).lower() for word in REFUSALS)

@@ -1,0 +1,158 @@
+"""Whoever speaks to Redis reads a URL alike: the connection, the client, and the blocking probe."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+import string
+import subprocess
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from urllib.parse import quote
+
+import pytest
+from coredis.exceptions import ConnectionError as Disconnected
+
+from tests.processes import run_vibetuner, wait_until
+from tests.projects import write_shop
+from tests.runtime.redis.test_connection import through
+from vibetuner.config import Settings
+from vibetuner.embedded.packages import valkey_binary
+from vibetuner.errors import ServiceUnavailable
+from vibetuner.redis.blocking import ask
+from vibetuner.redis.client import check, open_redis
+from vibetuner.redis.connection import Connection
+from vibetuner.redis.url import Address, parse_url
+
+PASSWORD = string.printable.strip()
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """One on a socket alone, whose user has every printable character in the password."""
+    folder = tmp_path_factory.mktemp("reach")
+    path = folder / "socket"
+    process = subprocess.Popen(
+        [valkey_binary(), "--port", "0", "--unixsocket", path, "--save", "", "--dir", folder],
+        stdout=subprocess.DEVNULL,
+    )
+    try:
+        wait_until(path.exists, what=lambda: "a socket")
+        rules = ["on", f">{PASSWORD}", "~*", "&*", "+@all"]
+        ask(Address(path=str(path)), ["ACL", "SETUSER", "ann", *rules])
+        ask(Address(path=str(path)), ["ACL", "SETUSER", "default", "off"])
+        yield path
+    finally:
+        process.kill()
+        process.wait()
+
+
+async def reach(url: str) -> None:
+    """By each of the three; raises what the first raises that can't."""
+    address = parse_url(url)
+    async with Connection(address) as connection:
+        assert await connection.call("SET", "key", "x") == b"OK"
+    async with open_redis(Settings(redis_url=url)) as client:
+        assert await client.get("key") == "x"
+    found = await asyncio.to_thread(ask, address, ["GET", "key"], ["CLIENT", "INFO"])
+    assert found[0] == "x"
+    assert "user=ann" in str(found[1])
+    assert f"db={address.db}" in str(found[1])
+
+
+async def test_a_password_of_all_characters(server: Path):
+    """Before the host or behind the ``?``; on a socket, by host, and by an IPv6 address."""
+    word = quote(PASSWORD, safe="")
+    await reach(f"unix://ann:{word}@{server}?db=3")
+    await reach(f"unix://{server}?username=ann&password={word}")
+    async with through(Address(path=str(server))) as port:
+        await reach(f"redis://ann:{word}@127.0.0.1:{port}/3")
+        await reach(f"redis://127.0.0.1:{port}?username=ann&password={word}&db=2")
+        await reach(f"redis://ann:{word}@[::ffff:127.0.0.1]:{port}")
+
+
+async def test_a_database_that_the_server_has_not_is_one_line(server: Path):
+    """The server's own words."""
+    url = f"unix://ann:{quote(PASSWORD, safe='')}@{server}?db=9999"
+    with pytest.raises(ServiceUnavailable, match=r"can't be used: .*(?i:out of range)") as caught:
+        await check(Settings(redis_url=url))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.fixture(scope="module")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with an authority, and a server's and a client's certificate of its."""
+    folder = tmp_path_factory.mktemp("certificates")
+
+    def openssl(*arguments: str) -> None:
+        subprocess.run(["openssl", *arguments], check=True, capture_output=True, cwd=folder)
+
+    new = ("req", "-newkey", "rsa:2048", "-nodes")
+    openssl(*new, "-x509", "-days", "2", "-keyout", "ca.key", "-out", "ca.pem", "-subj", "/CN=ours")
+    (folder / "names").write_text("subjectAltName=DNS:localhost\n")
+    for name in ("server", "client"):
+        openssl(*new, "-keyout", f"{name}.key", "-out", f"{name}.csr", "-subj", f"/CN={name}")
+        openssl(
+            "x509", "-req", "-in", f"{name}.csr", "-CA", "ca.pem", "-CAkey", "ca.key", "-days", "2",
+            "-CAcreateserial", "-out", f"{name}.pem", "-extfile", "names",
+        )  # fmt: skip
+    return folder
+
+
+@asynccontextmanager
+async def encrypted(server: Path, certificates: Path, *, mutual: bool) -> AsyncIterator[int]:
+    """A door with TLS before the server; gives its port."""
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=certificates / "ca.pem")
+    context.load_cert_chain(certificates / "server.pem", certificates / "server.key")
+    context.verify_mode = ssl.CERT_REQUIRED if mutual else ssl.CERT_NONE
+    async with through(Address(path=str(server)), tls=context) as port:
+        yield port
+
+
+async def test_tls_and_whom_it_trusts(server: Path, certificates: Path):
+    """The server's certificate must be trusted and the host's own, unless less is asked for."""
+    user, ca = f"ann:{quote(PASSWORD, safe='')}", f"ssl_ca_certs={certificates}/ca.pem"
+    async with encrypted(server, certificates, mutual=False) as port:
+        await reach(f"rediss://{user}@localhost:{port}?{ca}")
+        await reach(f"rediss://{user}@127.0.0.1:{port}?{ca}&ssl_check_hostname=false")
+        for verify in ("none", "CERT_NONE"):
+            await reach(f"rediss://{user}@127.0.0.1:{port}?ssl_cert_reqs={verify}")
+        for doubtful in (
+            f"rediss://{user}@localhost:{port}",
+            f"rediss://{user}@127.0.0.1:{port}?{ca}",
+        ):
+            with pytest.raises(Disconnected, match="(?i)certificate"):
+                await reach(doubtful)
+            with pytest.raises(ServiceUnavailable, match="(?i)certificate"):
+                await check(Settings(redis_url=doubtful))
+            with pytest.raises(OSError, match="(?i)certificate"):
+                await asyncio.to_thread(ask, parse_url(doubtful), ["PING"])
+
+
+async def test_a_clients_certificate(server: Path, certificates: Path):
+    """Where the server asks for one."""
+    user, ca = f"ann:{quote(PASSWORD, safe='')}", f"ssl_ca_certs={certificates}/ca.pem"
+    own = f"ssl_certfile={certificates}/client.pem&ssl_keyfile={certificates}/client.key"
+    async with encrypted(server, certificates, mutual=True) as port:
+        await reach(f"rediss://{user}@localhost:{port}?{ca}&{own}")
+        with pytest.raises(ServiceUnavailable):
+            await check(Settings(redis_url=f"rediss://{user}@localhost:{port}?{ca}"))
+        lost = f"rediss://{user}@localhost:{port}?{ca}&ssl_certfile=/nowhere.pem"
+        with pytest.raises(ServiceUnavailable, match="ssl_certfile=/nowhere.pem.*No such file"):
+            await check(Settings(redis_url=lost))
+
+
+@pytest.mark.slow
+def test_the_health_probe_reads_the_same_url(tmp_path: Path, server: Path):
+    """It gets as far as asking for the workers, and there is none."""
+    shop = write_shop(tmp_path / "shop")
+    url = f"unix://{server}?username=ann&password={quote(PASSWORD, safe='')}"
+    done = run_vibetuner("worker-health", folder=shop, seconds=60, REDIS_URL=url)
+    assert "No live worker" in done.stderr
+    done = run_vibetuner(
+        "worker-health", folder=shop, seconds=60, REDIS_URL="redis://h?ssl_cert_reqs=none"
+    )
+    assert done.returncode == 1
+    assert "ssl_cert_reqs is of no use without TLS" in done.stderr
+    assert "Traceback" not in done.stderr

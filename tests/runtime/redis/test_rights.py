@@ -1,0 +1,124 @@
+"""The rights of a project's user on the server: which it needs, and which are missing."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.docs.blocks import ROOT
+from tests.valkey import Valkey
+from vibetuner import redis
+from vibetuner.config import Settings
+from vibetuner.redis.blocking import ask
+from vibetuner.redis.client import check, open_redis
+from vibetuner.redis.connection import Connection
+from vibetuner.redis.functions import Functions, FunctionsRefused, Scripts
+from vibetuner.redis.keys import Keys
+from vibetuner.redis.rights import COMMANDS, RightsMissing, acl_rules, find_missing
+from vibetuner.redis.url import parse_url
+
+KEYS = Keys("shop:")
+ALL = "~* &* +@all"
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Valkey]:
+    with Valkey(tmp_path_factory.mktemp("rights"), lasting=False) as valkey:
+        yield valkey
+
+
+def user(server: Valkey, *rules: str) -> str:
+    """Make the user; returns its URL."""
+    ask(parse_url(server.url), ["ACL", "SETUSER", "ann", "reset", "on", ">x", *rules])
+    return server.url.replace("://", "://ann:x@")
+
+
+@pytest.mark.parametrize(
+    ("rules", "missing"),
+    [
+        (ALL, ""),
+        (f"{ALL} -script -eval -evalsha", ""),
+        (f"{ALL} -function -fcall", ""),
+        (f"{ALL} -function -script", "+function|load +fcall"),
+        (f"{ALL} -fcall -evalsha", "+function|load +fcall"),
+        (f"{ALL} -xadd -publish", "+xadd +publish"),
+        (f"{ALL} -multi", "+multi +exec +discard"),
+        ("~* +@all", "&shop:* &streaq:shop &streaq:shop:*"),
+        ("~* +@all &shop:*", "&streaq:shop &streaq:shop:*"),
+        ("~shop:* +@all &*", "~streaq:shop ~streaq:shop:*"),
+        ("~shop:* ~streaq:shop* +@all &shop:* &streaq:shop*", ""),
+        (f"{ALL} -@write", ""),
+    ],
+)
+async def test_what_a_user_lacks_is_found_and_its_rule_named(
+    server: Valkey, rules: str, missing: str
+):
+    """Without leaving anything on the server."""
+    async with Connection(parse_url(user(server, *rules.split()))) as connection:
+        found = await find_missing(connection, KEYS)
+    if "-@write" in rules:
+        assert {"+xadd", "+set", "+hset"} < {one.rule for one in found}
+    else:
+        assert " ".join(one.rule for one in found) == missing
+    size, functions = ask(parse_url(server.url), ["DBSIZE"], ["FUNCTION", "LIST"])
+    assert (size, functions) == (0, [])
+
+
+async def test_a_project_does_not_start_without_its_rights(server: Valkey):
+    """It says at once which, and how to grant them."""
+    settings = Settings(redis_url=user(server, "~*", "+@all"), redis_key_prefix="shop")
+    cure = re.escape("Allow it:  ACL SETUSER ann &shop:* &streaq:shop &streaq:shop:*")
+    with pytest.raises(RightsMissing, match=f"refuses its user the channels shop:.*{cure}$"):
+        await check(settings)
+
+
+async def test_a_server_that_refuses_functions_and_scripts_is_an_error(server: Valkey):
+    """There is no other way to run tasks."""
+    url = user(server, *ALL.split(), "-function", "-script")
+    with pytest.raises(RightsMissing, match="functions and scripts"):
+        await check(Settings(redis_url=url, redis_key_prefix="shop"))
+    async with Connection(parse_url(url)) as connection:
+        with pytest.raises(FunctionsRefused, match="refuses functions .* and scripts"):
+            await Functions(connection).load()
+
+
+def test_the_documented_line_grants_just_what_is_needed():
+    """The guide has it for a project that is called shop."""
+    guide = (ROOT / "docs/how-to/scaling.md").read_text(encoding="utf-8")
+    (line,) = re.findall(r"^ACL SETUSER shop on >PASSWORD (.*)$", guide, re.MULTILINE)
+    assert line.split() == acl_rules(KEYS)
+
+
+@pytest.mark.parametrize("without", ["", "-fcall", "-evalsha -eval"])
+async def test_a_user_with_that_line_can_use_all_there_is(server: Valkey, without: str):
+    """Functions or scripts, the shared client, and subscriptions."""
+    url = user(server, *acl_rules(KEYS), *without.split())
+    settings = Settings(redis_url=url, redis_key_prefix="shop")
+    async with Connection(parse_url(url)) as connection, Connection(parse_url(url)) as listener:
+        functions = Functions(connection)
+        await functions.load()
+        assert await functions.call("ping", (), ()) == b"PONG"
+        values = (1, "an-id", b"payload", 0, 0, "normal", 0)
+        assert await functions.call("enqueue", [KEYS.queue], values)
+        await listener.tell("SUBSCRIBE", KEYS.channel("an-id"))
+    async with open_redis(settings) as client:
+        assert await Scripts(client).call("ping", (), ()) == "PONG"
+        assert await client.xlen(KEYS.stream("normal")) == 1
+        async with client.pubsub(channels=[KEYS.topic]), client.pipeline() as pipe:
+            pipe.set(KEYS.revoked("t"), "1")
+    ask(parse_url(server.url), ["FLUSHALL"], ["FUNCTION", "FLUSH"])
+
+
+def test_whatever_a_function_calls_is_granted():
+    """A command that is new in a file needs its place in the list."""
+    called: set[str] = set()
+    for path in Path(redis.__file__).with_name("lua").glob("*.lua"):
+        text = path.read_text(encoding="utf-8")
+        called |= set(re.findall(r"redis\.p?call\(\s*'(\w+)'", text))
+        called |= set(re.findall(r"each\(\{ '(\w+)'", text))
+    granted = {command.partition("|")[0] for command in COMMANDS}
+    assert "xadd" in called
+    assert called <= granted
