@@ -305,7 +305,7 @@ def test_streams_go_on_over_a_restart_of_redis(serve, tmp_path: Path, channel: s
                 valkey.kill()
                 one.command.wait_for("lost Redis")
                 valkey.start()
-                two.command.wait_for("connected again")
+                two.command.wait_for("reconnected to Redis")
                 send(two, channel, "2", "3")
                 browser.wait_for(3)
                 assert browser.pairs == [("n", "1"), ("n", "2"), ("n", "3")]
@@ -328,7 +328,7 @@ def test_who_comes_while_redis_is_away_is_served_when_it_is_back(
             site.command.wait_for("lost Redis")
             with listening(f"{site.url}/events/{channel}", last_id=last) as browser:
                 valkey.start()
-                site.command.wait_for("connected again")
+                site.command.wait_for("reconnected to Redis")
                 send(site, channel, "2")
                 browser.wait_for(1)
                 assert browser.pairs == [("n", "2")]

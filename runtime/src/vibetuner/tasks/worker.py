@@ -24,11 +24,10 @@ from streaq.types import StreamMessage
 
 from vibetuner.config import Settings, get_settings
 from vibetuner.embedded import open_services
-from vibetuner.errors import NotConfigured, ServiceUnavailable
 from vibetuner.logs import current_task
-from vibetuner.redis import REDIS_MISSING
 from vibetuner.redis.client import check, make_client, ungrouped
 from vibetuner.redis.keys import Keys
+from vibetuner.resources.slots import no_queue, task_queue
 from vibetuner.state import Slot
 from vibetuner.tasks.accounting import AccountingWorker
 from vibetuner.tasks.depends import inject, running_context
@@ -144,6 +143,7 @@ class TaskWorker(AccountingWorker):
             keys = Keys(settings.redis_key_prefix)
             self.letter_keys = (keys.letters, keys.letter_places)
             stack.callback(setattr, self, "_initialized", False)
+            stack.enter_context(task_queue.hold(self))
             yield await stack.enter_async_context(super().__asynccontextmanager__())
 
     async def run_async(
@@ -177,12 +177,7 @@ class TaskWorker(AccountingWorker):
         """The open connection; raises NotConfigured or ServiceUnavailable when there is none."""
         if self._initialized:
             return super().redis
-        if not get_settings().redis_url:
-            raise NotConfigured(REDIS_MISSING)
-        raise ServiceUnavailable(
-            "The queue is not open here. In a script:  async with open_queue(): "
-            "(from vibetuner.tasks.worker)"
-        )
+        raise no_queue()
 
     def publish_task(self, pipe: Any, task: Task[Any, Any], *args: Any, **kwargs: Any) -> Any:
         """Enqueue a task, and say so to :attr:`on_enqueue`."""
