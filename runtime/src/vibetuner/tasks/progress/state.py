@@ -151,7 +151,7 @@ async def finish_progress(history: History, task_id: str, status: ProgressStatus
         if not known:
             return
         state = (_parse(known) or ProgressState(task_id=task_id)).at_end(status)
-        if await _write(history, state, status.value, "", expected=str(known)) != "?":
+        if await _write(history, state, status.value, "", expected=known) != "?":
             return
 
 
@@ -193,10 +193,10 @@ async def _write(  # noqa: PLR0913 - each with its name
     channel: str,
     *,
     anew: bool = False,
-    expected: str = "",
+    expected: str | bytes = "",
 ) -> str:
     task_id = state.task_id
-    values: list[str | float] = [
+    values: list[str | bytes | float] = [
         *history.arguments(task_id, event, state.to_json()),
         "1" if anew else "",
         expected,
