@@ -9,7 +9,8 @@ from collections import deque
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Sized
 from contextvars import ContextVar
 from dataclasses import asdict, dataclass, field
-from typing import Protocol, TypeVar
+from operator import index
+from typing import Any, Protocol, TypeVar
 
 from vibetuner.logs import current_task
 from vibetuner.sse.broadcast import broadcast
@@ -23,6 +24,7 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
+MESSAGE_LENGTH = 2000
 # The shortest time between two events, however often a task advances.
 INTERVAL_SECONDS = 0.25
 RATE_SECONDS = 10.0
@@ -58,15 +60,19 @@ class Progress:
     Args:
         total: the number of steps; None when it is not known.
         channel: a channel that gets the events too, beside the one named by the task's id.
-        message: what the task is doing, in words for people.
+        message: what the task is doing, in words for people; its first 2,000 characters are sent.
+
+    Raises:
+        TypeError: the total is no whole number, or the message is no text.
+        ValueError: the channel's name can't be used.
     """
 
     def __init__(
         self, total: int | None = None, *, channel: str | None = None, message: str = ""
     ) -> None:
         self.done = 0
-        self.total = total
-        self.message = message
+        self.total = None if total is None else _count("total", total)
+        self.message = _text(message)
         self._channel = None if channel is None else check_channel(channel)
         self._target = reporting.get()
         self.task_id = self._target.task_id if self._target else current_task.get() or ""
@@ -74,6 +80,7 @@ class Progress:
         self._due = 0.0
         self._is_new = True
         self._is_sent = True
+        self._failing = False
         self._busy = False
         self._over = False
         self._timer: asyncio.TimerHandle | None = None
@@ -83,17 +90,26 @@ class Progress:
         self._meter.rate(time.monotonic(), 0)
 
     async def advance(self, steps: int = 1) -> None:
-        """Count ``steps`` more steps as done."""
-        self.done += steps
+        """Count ``steps`` more steps as done.
+
+        Raises:
+            TypeError: ``steps`` is no whole number.
+        """
+        self.done += _count("steps", steps)
         await self._report()
 
     async def update(
         self, *, message: str | None = None, done: int | None = None, total: int | None = None
     ) -> None:
-        """Replace the values that are given."""
-        self.message = self.message if message is None else message
-        self.done = self.done if done is None else done
-        self.total = self.total if total is None else total
+        """Replace the values that are given.
+
+        Raises:
+            TypeError: ``done`` or ``total`` is no whole number, or ``message`` is no text.
+        """
+        new_message = self.message if message is None else _text(message)
+        new_done = self.done if done is None else _count("done", done)
+        self.total = self.total if total is None else _count("total", total)
+        self.message, self.done = new_message, new_done
         await self._report()
 
     async def track(self, rows: Iterable[T] | AsyncIterable[T]) -> AsyncIterator[T]:
@@ -147,11 +163,14 @@ class Progress:
         self._busy, self._is_sent = True, True
         try:
             await self._send_now(self._state(status))
-        except OUTAGES as error:
-            if self._is_new:
+        except (*OUTAGES, TypeError, ValueError) as error:
+            if not self._failing:
                 logger.warning(
                     "could not publish progress of %s: %s", self.task_id, type(error).__name__
                 )
+            self._failing = True
+        else:
+            self._failing = False
         finally:
             self._busy, self._is_new = False, False
             self._due = time.monotonic() + INTERVAL_SECONDS
@@ -174,10 +193,30 @@ class Progress:
             status=status,
             done=self.done,
             total=self.total,
-            message=self.message,
+            message=self.message[:MESSAGE_LENGTH],
             rate=rate,
             eta=remaining(self.done, self.total, rate),
         )
+
+
+def _count(name: str, value: Any) -> int:
+    try:
+        return index(value)
+    except TypeError:
+        raise TypeError(
+            f"Progress({name}=) takes a whole number, not {_shown(value)}. Round it with int()"
+        ) from None
+
+
+def _text(message: Any) -> str:
+    if isinstance(message, str):
+        return message
+    raise TypeError(f"Progress(message=) takes text, not {_shown(message)}. Convert it with str()")
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return f"{text if len(text) <= 60 else f'{text[:60]}…'} of type {type(value).__name__}"
 
 
 class RateMeter:
