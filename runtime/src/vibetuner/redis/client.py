@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from contextvars import ContextVar
@@ -25,6 +26,7 @@ from vibetuner.redis.url import Address, parse_url
 __all__ = [
     "ReliablePool",
     "ReliableRedis",
+    "answering",
     "check",
     "in_batches",
     "innermost",
@@ -38,6 +40,7 @@ T = TypeVar("T")
 Messages = PubSub[str] | ClusterPubSub[str]
 
 CONNECT_SECONDS = 5
+ANSWER_SECONDS = 5.0
 
 _connecting: ContextVar[bool] = ContextVar("connecting", default=False)
 
@@ -66,7 +69,12 @@ async def open_resource(settings: Settings, _project: VibetunerApp) -> AsyncIter
 
 
 async def check(settings: Settings) -> None:
-    """Send one PING; raises ServiceUnavailable when there is no answer."""
+    """Send one PING.
+
+    Raises:
+        NotConfigured: REDIS_URL is empty.
+        ServiceUnavailable: no answer within 5 seconds, or a refusal.
+    """
     client = make_client(settings)
     try:
         with fail_after(CONNECT_SECONDS):
@@ -187,6 +195,32 @@ def _waiting(stream: MemoryObjectReceiveStream[T]) -> Iterator[T]:
     with suppress(WouldBlock):
         while True:
             yield stream.receive_nowait()
+
+
+@asynccontextmanager
+async def answering(settings: Settings, seconds: float = ANSWER_SECONDS) -> AsyncIterator[None]:
+    """Turn every error of Redis inside the block into one line.
+
+    Raises:
+        ServiceUnavailable: Redis gives no answer in time, or refuses.
+    """
+    try:
+        async with asyncio.timeout(seconds):
+            yield
+    except TimeoutError:
+        reason = f"no answer within {seconds:g} s"
+    except (RedisError, OSError, ExceptionGroup) as error:
+        inner = innermost(error)
+        if isinstance(error, ExceptionGroup) and not isinstance(inner, RedisError | OSError):
+            raise
+        reason = first_line(inner)
+    else:
+        return
+    where = mask_url(settings.redis_url or "")
+    raise ServiceUnavailable(
+        f"Redis at {where} can't be used: {reason}. Check that it runs, that REDIS_URL is right, "
+        "and the output of  vibetuner doctor"
+    )
 
 
 @contextmanager

@@ -10,9 +10,9 @@ from typing import Any
 from vibetuner.config import get_settings
 from vibetuner.embedded import open_services
 from vibetuner.errors import first_line
-from vibetuner.redis.client import open_redis
+from vibetuner.redis.client import answering, open_redis
 from vibetuner.sse.event import Event, check_channel, check_event
-from vibetuner.sse.history import answering, history_of, open_history
+from vibetuner.sse.history import history_of, open_history
 from vibetuner.sse.hub import get_hub
 
 __all__ = ["broadcast", "storable"]

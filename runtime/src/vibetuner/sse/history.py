@@ -2,29 +2,25 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from coredis import Redis, RedisCluster
 from coredis.exceptions import RedisError
 
-from vibetuner.config import Settings, get_settings, mask_url
-from vibetuner.errors import ServiceUnavailable, first_line
+from vibetuner.config import Settings, get_settings
+from vibetuner.errors import ServiceUnavailable
 from vibetuner.redis import redis_client
-from vibetuner.redis.client import innermost
 from vibetuner.redis.functions import Scripts
 from vibetuner.redis.keys import Keys
 from vibetuner.sse.event import Event, Position, idle_id, is_name, next_id, parse_id
 
-__all__ = ["OUTAGES", "History", "Past", "answering", "history_of", "open_history"]
+__all__ = ["OUTAGES", "History", "Past", "history_of", "open_history"]
 
 #: the errors that are raised while Redis is away
 OUTAGES = (RedisError, OSError, ExceptionGroup, ServiceUnavailable)
 
-ANSWER_SECONDS = 5.0
 # The size of one portion of the history; a slow reader holds so much of the process's memory.
 PORTION_BYTES = 64_000
 
@@ -138,32 +134,6 @@ def history_of(client: Redis[str] | RedisCluster[str], settings: Settings) -> Hi
         size=settings.sse_history,
         size_bytes=settings.sse_history_bytes,
         ttl=settings.sse_history_ttl,
-    )
-
-
-@asynccontextmanager
-async def answering(settings: Settings, seconds: float = ANSWER_SECONDS) -> AsyncIterator[None]:
-    """Turn every error of Redis inside the block into one line.
-
-    Raises:
-        ServiceUnavailable: Redis gives no answer in time, or refuses.
-    """
-    try:
-        async with asyncio.timeout(seconds):
-            yield
-    except TimeoutError:
-        reason = f"no answer within {seconds:g} s"
-    except (RedisError, OSError, ExceptionGroup) as error:
-        inner = innermost(error)
-        if isinstance(error, ExceptionGroup) and not isinstance(inner, RedisError | OSError):
-            raise
-        reason = first_line(inner)
-    else:
-        return
-    where = mask_url(settings.redis_url or "")
-    raise ServiceUnavailable(
-        f"Redis at {where} can't be used: {reason}. Check that it runs, that REDIS_URL is right, "
-        "and the output of  vibetuner doctor"
     )
 
 

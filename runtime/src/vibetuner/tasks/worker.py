@@ -72,7 +72,12 @@ def _process_worker() -> TaskWorker:
 
 @asynccontextmanager
 async def open_queue() -> AsyncIterator[TaskWorker]:
-    """Connect to the queue for the length of the block, for scripts that enqueue."""
+    """Connect to the queue for the length of the block, for scripts that enqueue.
+
+    Raises:
+        NotConfigured: REDIS_URL is empty.
+        ServiceUnavailable: Redis does not answer.
+    """
     async with get_worker() as worker:
         yield worker
 

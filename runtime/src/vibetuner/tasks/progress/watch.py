@@ -10,6 +10,7 @@ from streaq import TaskStatus
 from streaq.types import StreaqCancelled
 
 from vibetuner.config import get_settings
+from vibetuner.redis.client import answering
 from vibetuner.resources.slots import task_queue
 from vibetuner.sse.event import RESET, Event
 from vibetuner.sse.feed import Subscriber
@@ -63,8 +64,12 @@ async def watch_progress(task_id: str) -> AsyncIterator[ProgressState]:
 
     Raises:
         LookupError: the task is unknown.
+        NotConfigured: REDIS_URL is empty.
+        ServiceUnavailable: the queue is not open here, or Redis gives no answer at the start.
     """
-    if await load_progress(task_id) is None:
+    async with answering(get_settings()):
+        state = await load_progress(task_id)
+    if state is None:
         raise LookupError(task_id)
     hub = Hub()
     async with open_relay(_history(), hub):
