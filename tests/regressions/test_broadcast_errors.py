@@ -32,7 +32,7 @@ async def test_a_redis_that_does_not_answer_is_waited_for_five_seconds(tmp_path:
             await broadcast("news", "hello")
             with valkey.frozen():
                 began = time.monotonic()
-                with pytest.raises(ServiceUnavailable, match="no answer within 5 s"):
+                with pytest.raises(ServiceUnavailable, match="Redis at .* can.t be used"):
                     await broadcast("news", "hello")
                 assert 4 < time.monotonic() - began < 20
 

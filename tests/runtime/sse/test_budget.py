@@ -101,6 +101,19 @@ def test_a_client_that_opens_hundreds_of_streams_is_refused_and_others_are_serve
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(not hasattr(resource, "prlimit"), reason="Linux alone limits another process")
+def test_few_descriptors_are_enough_for_an_honest_visitor(serve, environment: dict[str, str]):
+    """With 300 of them, 400 attempts of one client leave room for everybody else."""
+    with serve(**environment, SSE_STREAMS_PER_CLIENT="0") as site, ExitStack() as stack:
+        pid = httpx2.get(f"{site.url}/inside").json()["pid"]
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, (300, 300))
+        heads = [stack.enter_context(opened(site, "crowd")) for _ in range(400)]
+        assert [head.split()[1] for head in heads] == ["200"] * 150 + ["503"] * 250
+        assert httpx2.get(f"{site.url}/health", timeout=0.5).status_code == 200
+        assert site.command.output.count("refused") == 1
+
+
+@pytest.mark.slow
 def test_a_process_that_serves_all_it_can_says_so(serve, environment: dict[str, str]):
     """503, and everything that is no stream goes on."""
     with serve(**environment, SSE_STREAMS="3") as site, ExitStack() as stack:

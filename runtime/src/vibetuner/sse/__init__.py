@@ -22,6 +22,9 @@ def sse_endpoint(path: str, *, router: APIRouter, **options: Any) -> Callable[[F
     request and other dependencies, and may refuse with an HTTPException. A browser that reconnects
     gets the events that it missed. If they are no longer kept, it gets one event ``reset``, which
     tells the page to fetch its state again. ``options`` go to ``router.add_api_route``.
+
+    A client with SSE_STREAMS_PER_CLIENT open streams is answered with 429, and any client with 503
+    while the process has SSE_STREAMS; both answers carry ``Retry-After``.
     """
 
     def register(function: F) -> F:

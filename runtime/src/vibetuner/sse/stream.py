@@ -12,6 +12,7 @@ from starlette.background import BackgroundTask
 from starlette.types import Receive, Scope, Send
 
 from vibetuner.config import get_settings
+from vibetuner.redis.client import answering
 from vibetuner.sse.budget import RETRY_SECONDS, TooManyStreams, get_budget
 from vibetuner.sse.event import RESET, Event, check_channel
 from vibetuner.sse.feed import Subscriber
@@ -98,9 +99,9 @@ class EventStream(Response):
             with get_budget().admit(address, get_settings()):
                 await self._stream(receive, send)
         except TooManyStreams as refusal:
-            answer = JSONResponse(
-                {"detail": str(refusal)}, refusal.status, {"Retry-After": str(RETRY_SECONDS)}
-            )
+            # A refused client must not keep its connection, and with it a descriptor.
+            headers = {"Retry-After": str(RETRY_SECONDS), "Connection": "close"}
+            answer = JSONResponse({"detail": str(refusal)}, refusal.status, headers)
             await answer(scope, receive, send)
         if self.background is not None:
             await self.background()
@@ -142,7 +143,8 @@ class EventStream(Response):
         more = True
         while more and not subscriber.closed:
             try:
-                past = await history.read(self.channel, last_id)
+                async with answering(get_settings()):
+                    past = await history.read(self.channel, last_id)
             except OUTAGES:
                 # The relay logs the outage. The browser gets its events when Redis is back.
                 await subscriber.pause(OUTAGE_SECONDS)

@@ -28,6 +28,8 @@ MESSAGE_LENGTH = 2000
 # The shortest time between two events, however often a task advances.
 INTERVAL_SECONDS = 0.25
 RATE_SECONDS = 10.0
+# How long a task waits for Redis to take an event, and how long it waits before the next try.
+PATIENCE_SECONDS = 5.0
 
 
 class HasHistory(Protocol):
@@ -162,7 +164,8 @@ class Progress:
     async def _send(self, status: ProgressStatus) -> None:
         self._busy, self._is_sent = True, True
         try:
-            await self._send_now(self._state(status))
+            async with asyncio.timeout(PATIENCE_SECONDS):
+                await self._send_now(self._state(status))
         except (*OUTAGES, TypeError, ValueError) as error:
             if not self._failing:
                 logger.warning(
@@ -173,7 +176,9 @@ class Progress:
             self._failing = False
         finally:
             self._busy, self._is_new = False, False
-            self._due = time.monotonic() + INTERVAL_SECONDS
+            # A task must not wait for a silent Redis at every step.
+            pause = PATIENCE_SECONDS if self._failing else INTERVAL_SECONDS
+            self._due = time.monotonic() + pause
 
     async def _send_now(self, state: ProgressState) -> None:
         if self._target is not None:

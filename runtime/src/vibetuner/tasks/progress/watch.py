@@ -67,9 +67,7 @@ async def watch_progress(task_id: str) -> AsyncIterator[ProgressState]:
         NotConfigured: REDIS_URL is empty.
         ServiceUnavailable: the queue is not open here, or Redis gives no answer at the start.
     """
-    async with answering(get_settings()):
-        state = await load_progress(task_id)
-    if state is None:
+    if await load_progress(task_id) is None:
         raise LookupError(task_id)
     hub = Hub()
     async with open_relay(_history(), hub):
@@ -119,7 +117,16 @@ async def load_progress(task_id: str) -> ProgressState | None:
     """Return the state of a task, as it was reported or as the queue has it; None if unknown.
 
     From then on the end of the task is published, also if the task itself reports nothing.
+
+    Raises:
+        NotConfigured: REDIS_URL is empty.
+        ServiceUnavailable: the queue is not open here, or Redis gives no answer within 5 seconds.
     """
+    async with answering(get_settings()):
+        return await _load(task_id)
+
+
+async def _load(task_id: str) -> ProgressState | None:
     history = _history()
     state, _ = await read_progress(history, task_id)
     if state is not None and state.is_over:
@@ -147,7 +154,8 @@ async def _begin(subscriber: Subscriber) -> tuple[ProgressState, str]:
     while not subscriber.closed:
         try:
             loaded = await load_progress(task_id)
-            state, position = await read_progress(_history(), task_id)
+            async with answering(get_settings()):
+                state, position = await read_progress(_history(), task_id)
         except OUTAGES:
             await subscriber.pause(OUTAGE_SECONDS)
         else:
