@@ -131,7 +131,7 @@ def start(interpreter: str | Path, name: str, *arguments: str) -> subprocess.Pop
     return subprocess.Popen(
         [interpreter, HERE / name, *arguments],
         cwd=workplace(),
-        env=clean_env(),
+        env=clean_env(SSE_STREAMS_PER_CLIENT="0"),  # all browsers have one address
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,  # the others complain of every reader that leaves

@@ -22,8 +22,7 @@ from pydantic_core import PydanticUndefined
 from docs_scan import RUNTIME, log_lines, parse, sent_events
 from vibetuner.cli.main import app
 from vibetuner.config import Expected, Settings
-from vibetuner.tasks.progress_state import ProgressState, ProgressStatus
-from vibetuner.tasks.progress_store import PROGRESS
+from vibetuner.tasks.progress.state import PROGRESS, ProgressState, ProgressStatus
 
 ROOT = Path(__file__).resolve().parent.parent
 TABLE = re.compile(r"(<!-- table: ([a-z-]+) -->\n).*?(<!-- end of table -->)", re.DOTALL)

@@ -6,11 +6,19 @@ import os
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import HealthCheck
+from hypothesis import settings as hypothesis_settings
 
 from vibetuner.embedded import Lease, join
 
 # Read by others, or run as a project of its own; not for pytest's search for doctests.
 collect_ignore = ["runtime/tasks/typed_tasks.py", "tour/project"]
+
+# The machine may have other things to do; how long an example takes says nothing about the code.
+hypothesis_settings.register_profile(
+    "patient", deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+hypothesis_settings.load_profile("patient")
 
 
 @pytest.fixture(scope="session")

@@ -80,6 +80,13 @@ def test_a_worker_loads_no_web_framework_and_no_driver_that_it_does_not_use(tmp_
     }  # fmt: skip
 
 
+def test_streams_and_progress_load_no_web_framework_until_a_route_is_registered(tmp_path: Path):
+    """A worker's task module imports them beside ``broadcast`` and ``Progress``."""
+    program = "from vibetuner.sse import sse_endpoint; import vibetuner.tasks.progress"
+
+    assert not loaded_by(program, tmp_path) & {"fastapi", "starlette", "uvicorn"}
+
+
 def test_no_module_needs_an_environment_to_be_imported(tmp_path: Path):
     """Nothing is read, opened, made or said by an import."""
     modules = loaded_by(f"import {', '.join(MODULES)}", tmp_path)

@@ -103,6 +103,18 @@ class Settings(BaseSettings):
     sse_history_ttl: Annotated[int, Expected("whole seconds, at least 1")] = Field(
         3600, ge=1, description="Seconds that a channel keeps them after its last event"
     )
+    sse_history_bytes: Annotated[int, Expected("whole bytes, at least 1")] = Field(
+        1_000_000, ge=1, description="Bytes of events that a channel keeps"
+    )
+    sse_event_bytes: Annotated[int, Expected("whole bytes, at least 1")] = Field(
+        250_000, ge=1, description="Bytes of the largest event that may be sent"
+    )
+    sse_streams: Annotated[int, Expected("a whole number of at least 1")] = Field(
+        2000, ge=1, description="Event streams that a web process serves at the same time"
+    )
+    sse_streams_per_client: Annotated[int, Expected("a whole number, 0 or more")] = Field(
+        100, ge=0, description="Event streams of one address at the same time; 0 for no limit"
+    )
     redis_key_prefix: Annotated[
         str, Expected("letters, digits, '-', '_' and '.', with ':' at the end")
     ] = Field(

@@ -15,6 +15,10 @@
     ├── MailError            a message is malformed, or was not accepted
     └── CommandError         a command can't do what was asked
 
+A function's docstring names the errors that it raises. SettingsError comes from whatever reads the
+settings first, and ProjectError from whatever needs the project, so they are named only where they
+are the point.
+
 Every message is one line that names the need and the cure; the command line prints it and
 exits with the class's ``exit_code``.
 """

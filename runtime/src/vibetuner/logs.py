@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "TaskLogger",
+    "Throttle",
     "configure_logging",
     "is_colourful",
     "is_machinery",
@@ -100,6 +101,30 @@ class TaskLogger:
             "task_id": task_id,
         }
         logger.handle(record)
+
+
+class Throttle:
+    """Lets one log line pass a minute, and counts the lines that it held back.
+
+    >>> throttle = Throttle()
+    >>> [throttle.count(now) for now in (0, 1, 2, 60, 300)]
+    [1, 0, 0, 3, 1]
+    """
+
+    def __init__(self, seconds: float = 60.0) -> None:
+        self._seconds = seconds
+        self._next = float("-inf")
+        self._held = 0
+
+    def count(self, now: float | None = None) -> int:
+        """Return 0 if the line must be held back, else the number of lines that it stands for."""
+        now = time.monotonic() if now is None else now
+        self._held += 1
+        if now < self._next:
+            return 0
+        held, self._held = self._held, 0
+        self._next = now + self._seconds
+        return held
 
 
 _held: ContextVar[list[tuple[LineHandler, str]] | None] = ContextVar("held", default=None)

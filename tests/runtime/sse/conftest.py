@@ -105,6 +105,7 @@ def environment(servers: Lease) -> dict[str, str]:
         "REDIS_URL": servers.urls["redis"],
         "REDIS_KEY_PREFIX": f"test-{uuid4().hex[:12]}",
         "SSE_HISTORY": "300",
+        "SSE_HISTORY_BYTES": "10000000",
     }
 
 

@@ -10,7 +10,7 @@ import pytest
 from vibetuner.config import Settings
 from vibetuner.redis.client import open_redis
 from vibetuner.sse.event import idle_id, parse_id
-from vibetuner.sse.history import History
+from vibetuner.sse.history import PORTION_BYTES, History
 from vibetuner.testing import held_open
 
 
@@ -75,7 +75,19 @@ async def test_who_came_before_anything_and_after_an_overrun_is_told(history: Hi
 
 
 @pytest.mark.parametrize(
-    "forged", ["abc", "99999999999999-0", "1-1", idle_id(5), idle_id(99999999999999), "1-2\n"]
+    "forged",
+    [
+        "abc",
+        "99999999999999-0",
+        "1-1",
+        idle_id(5),
+        idle_id(99999999999999),
+        "1-2\n",
+        f"{2**64 - 1}-{2**64 - 1}",
+        f"{2**64 - 1}-0",
+        f"{2**64}-0",
+        f"0-{2**64 - 1}",
+    ],
 )
 async def test_an_id_that_the_stream_never_gave_has_missed_everything(
     history: History, forged: str
@@ -107,6 +119,50 @@ async def test_every_key_has_a_time_to_live(history: History):
     keys = [key async for key in history.redis.scan_iter(match=f"{history.keys.prefix}*")]
     assert len(keys) == 20
     assert all([0 < await history.redis.ttl(key) <= 60 for key in keys])
+
+
+async def test_a_channel_keeps_so_many_bytes_and_no_more(history: History):
+    """A few large events push out what many small ones would not."""
+    small = History(history.redis, history.keys.prefix, size=1000, ttl=60, size_bytes=50_000)
+    ids = [await small.send("news", "n", "x" * 9_999) for _ in range(20)]
+    assert [
+        entry.identifier for entry in await small.redis.xrange(small.keys.events("news"))
+    ] == ids[-5:]
+    assert (await small.read("news", ids[-6])).missed is None
+    kept = (await small.read("news", ids[-5])).missed
+    assert kept is not None
+    assert [event.id for event in kept] == ids[-4:]
+    last = await small.send("news", "n", "x" * 60_000)
+    assert await small.redis.xlen(small.keys.events("news")) == 1
+    assert (await small.read("news", None)).end == last
+
+
+async def test_a_browser_that_came_before_the_first_event_learns_that_some_were_trimmed(
+    history: History,
+):
+    """Bytes push events out long before their number would."""
+    small = History(history.redis, history.keys.prefix, size=1000, ttl=60, size_bytes=20_000)
+    idle = (await small.read("news", None)).end
+    await small.send("news", "n", "x" * 9_999)
+    assert len((await small.read("news", idle)).missed or ()) == 1
+    for _ in range(3):
+        await small.send("news", "n", "x" * 9_999)
+    assert (await small.read("news", idle)).missed is None
+
+
+async def test_a_long_past_is_read_in_portions_of_bounded_size(history: History):
+    """Each portion continues where the one before ended."""
+    large = History(history.redis, history.keys.prefix, size=1000, ttl=60, size_bytes=10_000_000)
+    ids = [await large.send("news", "n", "x" * 20_000) for _ in range(30)]
+    got, portions, position, more = [], 0, ids[0], True
+    while more:
+        past = await large.read("news", position)
+        assert past.missed
+        assert sum(len(event.data) for event in past.missed[:-1]) < PORTION_BYTES
+        got += [event.id for event in past.missed]
+        portions, position, more = portions + 1, past.end, past.more
+    assert got == ids[1:]
+    assert portions == 8
 
 
 async def test_any_data_comes_back_as_it_was(history: History):

@@ -105,7 +105,9 @@ def test_who_comes_back_too_late_gets_one_reset_and_then_what_is_live(
         assert again.pairs == [("n", "new"), ("n", "newer")]
 
 
-@pytest.mark.parametrize("forged", ["nonsense", "99999999999999-0", "0-1", "x" * 5000])
+@pytest.mark.parametrize(
+    "forged", ["nonsense", "99999999999999-0", "0-1", "x" * 5000, f"{2**64 - 1}-{2**64 - 1}"]
+)
 def test_an_invented_id_is_answered_with_a_reset(
     two_sites: tuple[Site, Site], channel: str, forged: str
 ):
@@ -207,6 +209,31 @@ def test_a_reader_that_cannot_keep_up_is_closed_and_comes_back_by_replay(
         assert [e.id for e in back.events] == [e.id for e in quick.events[got:]]
 
 
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="memory is read from /proc")
+def test_readers_that_do_not_read_cost_one_portion_of_the_history_each(serve, environment):
+    """Twenty of them, with an old id and 40 MB to come: the process doesn't grow by it."""
+    big = {"SSE_HISTORY_BYTES": "50000000", "SSE_EVENT_BYTES": "250000"}
+    with serve(**{**environment, **big}) as site, ExitStack() as stack:
+        first = send(site, "big", "first")[0]
+        for _ in range(50):
+            send(site, "big", *["x" * 200_000] * 4)
+        before = resident_megabytes(site)
+        for _ in range(20):
+            stack.enter_context(raw_stream(site, "big", last_id=first))
+        wait_until(lambda: inside(site)["subscribers"] == 20)
+        time.sleep(2)
+        assert resident_megabytes(site) < before + 60
+        with listening(f"{site.url}/events/big", last_id=first) as browser:
+            browser.wait_for(200, seconds=60)
+            assert {event.name for event in browser.events} == {"n"}
+
+
+def resident_megabytes(site: Site) -> int:
+    """The memory of the web process."""
+    pages = Path(f"/proc/{inside(site)['pid']}/statm").read_text(encoding="utf-8").split()[1]
+    return int(pages) * 4096 // 1_000_000
+
+
 @pytest.mark.skipif(not hasattr(socket, "TCP_USER_TIMEOUT"), reason="only Linux gives up so soon")
 def test_a_browser_that_neither_reads_nor_leaves_is_hung_up(
     two_sites: tuple[Site, Site], channel: str
@@ -305,7 +332,7 @@ def test_streams_go_on_over_a_restart_of_redis(serve, tmp_path: Path, channel: s
                 valkey.kill()
                 one.command.wait_for("lost Redis")
                 valkey.start()
-                two.command.wait_for("connected again")
+                two.command.wait_for("reconnected to Redis")
                 send(two, channel, "2", "3")
                 browser.wait_for(3)
                 assert browser.pairs == [("n", "1"), ("n", "2"), ("n", "3")]
@@ -328,7 +355,7 @@ def test_who_comes_while_redis_is_away_is_served_when_it_is_back(
             site.command.wait_for("lost Redis")
             with listening(f"{site.url}/events/{channel}", last_id=last) as browser:
                 valkey.start()
-                site.command.wait_for("connected again")
+                site.command.wait_for("reconnected to Redis")
                 send(site, channel, "2")
                 browser.wait_for(1)
                 assert browser.pairs == [("n", "2")]
@@ -349,14 +376,15 @@ def test_without_redis_events_reach_the_same_process(serve, channel: str):
 
 
 @contextmanager
-def raw_stream(site: Site, channel: str) -> Iterator[socket.socket]:
+def raw_stream(site: Site, channel: str, *, last_id: str = "") -> Iterator[socket.socket]:
     """A connection that has asked for a stream, and reads only what is asked of it."""
     address = urlsplit(site.url)
     with socket.socket() as connection:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8192)
         connection.connect((address.hostname, address.port))
         connection.sendall(
-            f"GET /events/{channel} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode()
+            f"GET /events/{channel} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n"
+            f"Last-Event-ID: {last_id}\r\n\r\n".encode()
         )
         head = b""
         while b"retry: 1000" not in head:

@@ -184,7 +184,7 @@ def _draw(progress: Progress, bar: TaskID, state: ProgressState) -> None:
 def _line(state: ProgressState) -> str:
     """One state in one line.
 
-    >>> from vibetuner.tasks.progress_state import ProgressState, ProgressStatus
+    >>> from vibetuner.tasks.progress import ProgressState, ProgressStatus
     >>> _line(ProgressState(task_id="a", status=ProgressStatus.RUNNING, done=5, total=10, eta=61.2))
     'running 50 % 5 of 10, 1 min 2 s left'
     """

@@ -24,6 +24,9 @@ async def base_lifespan() -> AsyncIterator[Context]:
     """Open what is configured, the queue to enqueue to, and the relay of events.
 
     Without REDIS_URL the pages work, and enqueueing says what is missing.
+
+    Raises:
+        ServiceUnavailable: a configured resource does not answer.
     """
     settings = get_settings()
     async with AsyncExitStack() as stack:
@@ -36,5 +39,9 @@ async def base_lifespan() -> AsyncIterator[Context]:
 
 
 def frontend_lifespan() -> AbstractAsyncContextManager[Any]:
-    """The project's own lifespan if tune.py names one, else :func:`base_lifespan`."""
+    """The project's own lifespan if tune.py names one, else :func:`base_lifespan`.
+
+    Raises, when it is entered, what that raises: ServiceUnavailable for a resource that does not
+    answer.
+    """
     return (load_project().frontend_lifespan or base_lifespan)()

@@ -31,6 +31,7 @@ from vibetuner.redis.url import Address, parse_url
 __all__ = [
     "ReliablePool",
     "ReliableRedis",
+    "answering",
     "check",
     "in_batches",
     "innermost",
@@ -206,6 +207,32 @@ def _waiting(stream: MemoryObjectReceiveStream[T]) -> Iterator[T]:
     with suppress(WouldBlock):
         while True:
             yield stream.receive_nowait()
+
+
+@asynccontextmanager
+async def answering(settings: Settings, seconds: float = ANSWER_SECONDS) -> AsyncIterator[None]:
+    """Turn every error of Redis inside the block into one line.
+
+    Raises:
+        ServiceUnavailable: Redis gives no answer in time, or refuses.
+    """
+    try:
+        async with asyncio.timeout(seconds):
+            yield
+    except TimeoutError:
+        reason = f"no answer within {seconds:g} s"
+    except (RedisError, OSError, ExceptionGroup) as error:
+        inner = innermost(error)
+        if isinstance(error, ExceptionGroup) and not isinstance(inner, RedisError | OSError):
+            raise
+        reason = first_line(inner)
+    else:
+        return
+    where = mask_url(settings.redis_url or "")
+    raise ServiceUnavailable(
+        f"Redis at {where} can't be used: {reason}. Check that it runs, that REDIS_URL is right, "
+        "and the output of  vibetuner doctor"
+    )
 
 
 @contextmanager

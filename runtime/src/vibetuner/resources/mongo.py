@@ -75,7 +75,12 @@ async def _init_documents(database: Database, project: VibetunerApp) -> None:
 
 
 async def check(settings: Settings) -> None:
-    """One ping; raises ServiceUnavailable when there is no answer."""
+    """Send one ping.
+
+    Raises:
+        NotConfigured: MONGODB_URL is empty.
+        ServiceUnavailable: the server refuses, or does not answer.
+    """
     client = _make_client(settings)
     try:
         await client.admin.command("ping")

@@ -4,19 +4,42 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from vibetuner.errors import NotConfigured
+from vibetuner.config import get_settings
+from vibetuner.errors import NotConfigured, ServiceUnavailable, VibetunerError
+from vibetuner.redis import REDIS_MISSING
 from vibetuner.state import Slot
 
 if TYPE_CHECKING:
     from pymongo.asynchronous.database import AsyncDatabase
     from sqlalchemy.ext.asyncio import AsyncEngine
+    from streaq import Worker
 
-__all__ = ["MONGO_MISSING", "SQL_MISSING", "mongo_database", "sql_engine"]
+__all__ = [
+    "MONGO_MISSING",
+    "SQL_MISSING",
+    "mongo_database",
+    "no_queue",
+    "sql_engine",
+    "task_queue",
+]
 
 MONGO_MISSING = "MongoDB not configured. Add to .env:  MONGODB_URL=mongodb://localhost:27017"
 SQL_MISSING = (
     "SQL database not configured. Add to .env:  DATABASE_URL=sqlite+aiosqlite:///.vibetuner/app.db"
 )
+QUEUE_CLOSED = (
+    "The queue is not open here. In a script:  async with open_queue(): "
+    "(from vibetuner.tasks.worker)"
+)
+
+
+def no_queue() -> VibetunerError:
+    """Return the error of using a queue that is not open."""
+    if get_settings().redis_url:
+        return ServiceUnavailable(QUEUE_CLOSED)
+    return NotConfigured(REDIS_MISSING)
+
 
 mongo_database: Slot[AsyncDatabase[dict[str, Any]]] = Slot(lambda: NotConfigured(MONGO_MISSING))
 sql_engine: Slot[AsyncEngine] = Slot(lambda: NotConfigured(SQL_MISSING))
+task_queue: Slot[Worker[Any]] = Slot(no_queue)

@@ -33,7 +33,11 @@ async def open_session() -> AsyncIterator[AsyncSession]:
 
 
 async def get_session() -> AsyncIterator[AsyncSession]:
-    """FastAPI dependency: ``session: Annotated[AsyncSession, Depends(get_session)]``."""
+    """FastAPI dependency: ``session: Annotated[AsyncSession, Depends(get_session)]``.
+
+    Raises:
+        NotConfigured: DATABASE_URL is empty, or no lifespan is running.
+    """
     async with open_session() as session:
         yield session
 
@@ -62,7 +66,12 @@ async def open_resource(settings: Settings, _project: VibetunerApp) -> AsyncIter
 
 
 async def check(settings: Settings) -> None:
-    """One ``SELECT 1``; raises ServiceUnavailable when there is no answer."""
+    """Send one ``SELECT 1``.
+
+    Raises:
+        NotConfigured: DATABASE_URL is empty.
+        ServiceUnavailable: the database refuses, or does not answer.
+    """
     engine = _make_engine(settings)
     try:
         await _ping(engine, settings)

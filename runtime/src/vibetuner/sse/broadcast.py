@@ -1,4 +1,4 @@
-"""Sending an event to everybody who listens."""
+"""Sending an event to every subscriber of a channel."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from typing import Any
 
 from vibetuner.config import get_settings
 from vibetuner.embedded import open_services
-from vibetuner.redis.client import open_redis
+from vibetuner.errors import first_line
+from vibetuner.redis.client import answering, open_redis
 from vibetuner.sse.event import Event, check_channel, check_event
 from vibetuner.sse.history import history_of, open_history
 from vibetuner.sse.hub import get_hub
@@ -20,32 +21,46 @@ logger = logging.getLogger(__name__)
 
 
 async def broadcast(channel: str, event: str, data: Any = "") -> str:
-    """Send ``event`` to every open browser that listens to ``channel``; returns the event's id.
+    """Send ``event`` to every open browser that listens to ``channel``; return the event's id.
 
     Text and HTML are sent as they are, anything else as JSON. The event is kept for browsers that
-    come back: the last SSE_HISTORY of a channel, for SSE_HISTORY_TTL seconds. Without REDIS_URL
-    only this process's own subscribers are reached, and a warning says so once.
+    reconnect: a channel keeps its last SSE_HISTORY events and SSE_HISTORY_BYTES bytes, for
+    SSE_HISTORY_TTL seconds. Without REDIS_URL only this process's own subscribers get it, and a
+    warning says so once.
 
     Raises:
-        ValueError: a name that can't be used, or data that JSON can't hold.
-        ServiceUnavailable: Redis does not answer.
+        ValueError: a name can't be used, JSON can't hold the data, or the event is larger than
+            SSE_EVENT_BYTES.
+        ServiceUnavailable: Redis refuses, or gives no answer within 5 seconds.
+        SettingsError: a setting holds a wrong value.
     """
     check_channel(channel)
     check_event(event)
     text = storable(_as_text(data))
     settings = get_settings()
+    _check_size(event, text, settings.sse_event_bytes)
     if not settings.redis_url:
         _warn_once()
         return _send_here(channel, event, text)
     if history := open_history():
-        return await history.send(channel, event, text)
-    async with open_services(settings) as live, open_redis(live) as client:
+        async with answering(settings):
+            return await history.send(channel, event, text)
+    async with open_services(settings) as live, open_redis(live) as client, answering(live):
         return await history_of(client, live).send(channel, event, text)
 
 
 def storable(text: str) -> str:
-    """Text that has bytes: half a character, as a careless slice leaves it, becomes a ``?``."""
+    """Return ``text`` with a ``?`` for each lone surrogate, which has no bytes."""
     return text if text.isascii() else text.encode(errors="replace").decode()
+
+
+def _check_size(event: str, text: str, limit: int) -> None:
+    size = len(event.encode()) + len(text if text.isascii() else text.encode())
+    if size > limit:
+        raise ValueError(
+            f"The event has {size:,} bytes, and SSE_EVENT_BYTES allows {limit:,}. Send an id, and "
+            "let the page fetch the rest"
+        )
 
 
 def _send_here(channel: str, event: str, text: str) -> str:
@@ -59,9 +74,9 @@ def _as_text(data: Any) -> str:
     if isinstance(data, str):
         return data
     try:
-        return json.dumps(data)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"The event's data can't be sent: {error}") from None
+        return json.dumps(data, allow_nan=False)  # browsers refuse NaN
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ValueError(f"The event's data can't be sent: {first_line(error)}") from None
 
 
 @cache

@@ -1,4 +1,4 @@
-"""What is sent: an event with its id, and the names that it and its channel may have."""
+"""An event with its id, and the names that an event and a channel may have."""
 
 from __future__ import annotations
 
@@ -9,42 +9,45 @@ from typing import Any
 __all__ = [
     "RESET",
     "Event",
-    "Place",
+    "Position",
     "check_channel",
     "check_event",
     "idle_id",
+    "is_name",
+    "next_id",
     "parse_id",
 ]
 
-# In which order events were sent: the two numbers of an id in a Redis stream.
-Place = tuple[int, int]
+#: the two numbers of an id in a Redis stream; they order a channel's events
+Position = tuple[int, int]
 
-# Tells a browser that events are missing which nobody has any more.
+#: the event that tells a browser that it missed events which are no longer kept
 RESET = "reset"
 
 NAME = re.compile(r"[^\x00-\x20\x7f-\x9f\u2028\u2029\ud800-\udfff]{1,200}")
 ID = re.compile(r"(\d{1,20})-(\d{1,20})", re.ASCII)
+LARGEST = 2**64 - 1
 
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """A name, data of any number of lines, and the id that a browser comes back with."""
+    """A name, data of any number of lines, and the id that a reconnecting browser sends back."""
 
     name: str
     data: str
     id: str = ""
-    place: Place = field(init=False, repr=False, compare=False)
+    position: Position = field(init=False, repr=False, compare=False)
     frame: bytes = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "place", parse_id(self.id) or (0, 0))
-        # Encoded once, for everybody who listens.
+        object.__setattr__(self, "position", parse_id(self.id) or (0, 0))
+        # Encoded once for all subscribers.
         object.__setattr__(self, "frame", self.encode())
 
     def encode(self) -> bytes:
-        r"""The event as the bytes of a ``text/event-stream``.
+        r"""Return the event as the bytes of a ``text/event-stream``.
 
-        The format is that of the HTML standard, section 9.2.6: one ``data`` field a line.
+        The format is that of the HTML standard, section 9.2.6: one ``data`` field for each line.
 
         >>> Event("progress", "<p>1\r\n2</p>", "17-0").encode()
         b'id: 17-0\nevent: progress\ndata: <p>1\ndata: 2</p>\n\n'
@@ -52,31 +55,48 @@ class Event:
         lines = re.split(r"\r\n|\r|\n", self.data) if "\r" in self.data else self.data.split("\n")
         data = "".join([f"data: {line}\n" for line in lines])
         mark = f"id: {self.id}\n" if self.id else ""
-        # A lone surrogate has no bytes; it must not end the stream of everybody who listens.
+        # A lone surrogate can't be encoded; it must not end the streams of all subscribers.
         return f"{mark}event: {self.name}\n{data}\n".encode(errors="replace")
 
 
-def parse_id(text: str | None) -> Place | None:
-    """The place that an id stands for; None when it is no id.
+def parse_id(text: str | None) -> Position | None:
+    """Return the position that an id stands for; None when it is not an id.
 
     >>> parse_id("1764028000000-3"), parse_id("first"), parse_id(None)
     ((1764028000000, 3), None, None)
     """
     match = ID.fullmatch(text or "")
-    if match is None or max(place := (int(match[1]), int(match[2]))) >= 2**64:
+    if match is None or max(position := (int(match[1]), int(match[2]))) > LARGEST:
         return None
-    return place
+    return position
+
+
+def next_id(position: Position) -> str | None:
+    """Return the smallest id after a position; None when there is none.
+
+    >>> next_id((5, 0)), next_id((5, 2**64 - 1)), next_id((2**64 - 1, 2**64 - 1))
+    ('5-1', '6-0', None)
+    """
+    milliseconds, number = position
+    if number < LARGEST:
+        return f"{milliseconds}-{number + 1}"
+    return f"{milliseconds + 1}-0" if milliseconds < LARGEST else None
 
 
 def idle_id(now: int) -> str:
-    """The id of having heard all of a channel on which nothing was sent until ``now``, in ms.
+    """Return the id for a channel on which nothing was sent until ``now``, in milliseconds.
 
-    It is smaller than that of any event, so that a stream can be read from it on.
+    It is smaller than the id of any event, so a stream can be read from it.
 
     >>> idle_id(1764028000000)
     '0-1764028000000'
     """
     return f"0-{now}"
+
+
+def is_name(name: object) -> bool:
+    """Whether a channel or an event may have this name."""
+    return isinstance(name, str) and NAME.fullmatch(name) is not None
 
 
 def check_channel(channel: str) -> str:
@@ -89,15 +109,11 @@ def check_event(event: str) -> str:
     return _check("event", event)
 
 
-def _check(what: str, name: Any) -> str:
-    if not isinstance(name, str) or not NAME.fullmatch(name):
+def _check(kind: str, name: Any) -> str:
+    if not is_name(name):
+        shown = repr(name)
         raise ValueError(
-            f"The {what} name {_shown(name)} is not usable: take 1 to 200 characters without "
-            "spaces, line breaks or control characters"
+            f"The {kind} name {shown if len(shown) <= 80 else f'{shown[:80]}…'} is not usable: "
+            "take 1 to 200 characters without spaces, line breaks or control characters"
         )
     return str(name)
-
-
-def _shown(name: Any) -> str:
-    text = repr(name)
-    return text if len(text) <= 80 else f"{text[:80]}…"

@@ -1,7 +1,7 @@
-"""One channel inside a process: its latest events, and how far each subscriber has come.
+"""One channel inside a process: its latest events, and the position of each subscriber.
 
-The events stand in one queue that all subscribers read, each at a place of its own. It is bounded,
-and so is what a subscriber can be behind: who falls off its end is closed.
+All subscribers read one queue, each at its own position. The queue is bounded, and so is the
+distance by which a subscriber may be behind: one that falls off its end is closed.
 """
 
 from __future__ import annotations
@@ -10,16 +10,18 @@ import asyncio
 from collections import deque
 from itertools import islice
 
-from vibetuner.sse.event import RESET, Event, Place, parse_id
+from vibetuner.sse.event import RESET, Event, Position, parse_id
 
 __all__ = ["BACKLOG", "Feed", "Subscriber"]
 
-# How far a subscriber may be behind, in events and in bytes.
+# The distance by which a subscriber may be behind, in events and in bytes.
 BACKLOG = 256
 BACKLOG_BYTES = 1_000_000
 
-# What is sent at once; a browser that is slow holds so much of the process's memory.
+# The size of one write; the process holds so much memory for each slow browser.
 BATCH_BYTES = 64_000
+# Slow subscribers ask for batches at many positions; only the last few are kept.
+BATCHES = 8
 
 
 class Feed:
@@ -27,22 +29,22 @@ class Feed:
 
     def __init__(self, channel: str) -> None:
         self.channel = channel
-        # Up to which id it is heard; before the first event, where the first subscriber began.
+        #: the id of the newest event; before the first event, the earliest id of a subscriber
         self.cursor = ""
         self.subscribers: set[Subscriber] = set()
         self.start = 0
         self.events: deque[Event] = deque()
-        self._last: Place | None = None
+        self._last: Position | None = None
         self._size = 0
         self._batches: dict[int, tuple[bytes, int]] = {}
 
     @property
     def end(self) -> int:
-        """The place behind the last event."""
+        """The index after the last event."""
         return self.start + len(self.events)
 
     def join(self) -> Subscriber:
-        """A subscriber who hears what comes from now on."""
+        """Return a subscriber that gets the events from now on."""
         subscriber = Subscriber(self)
         self.subscribers.add(subscriber)
         return subscriber
@@ -52,16 +54,16 @@ class Feed:
         self.subscribers.discard(subscriber)
 
     def begin(self, cursor: str) -> None:
-        """Note from where a subscriber listens; of several, the earliest counts."""
-        if self._last is None and (not self.cursor or _place(cursor) < _place(self.cursor)):
+        """Note the id from which a subscriber listens; of several, the earliest counts."""
+        if self._last is None and (not self.cursor or _position(cursor) < _position(self.cursor)):
             self.cursor = cursor
 
     def add(self, event: Event) -> bool:
-        """Queue an event; False when it was heard before."""
+        """Queue an event; return False if it was queued before."""
         if event.id:
-            if self._last is not None and event.place <= self._last:
+            if self._last is not None and event.position <= self._last:
                 return False
-            self.cursor, self._last = event.id, event.place
+            self.cursor, self._last = event.id, event.position
         self.events.append(event)
         self._size += len(event.frame)
         self._batches.clear()
@@ -70,31 +72,33 @@ class Feed:
         return True
 
     def restart(self, event: Event) -> None:
-        """Queue an event that begins a new order of ids."""
+        """Queue an event after which ids may start again from a smaller one."""
         self._last = None
         self.add(event)
 
     def wake(self, *, trim: bool = False) -> None:
-        """Let every subscriber look; with ``trim`` drop first what all of them have had."""
+        """Wake every subscriber; with ``trim`` first drop the events that all of them have read."""
         if trim and self.events:
-            first = min((s.position for s in self.subscribers), default=self.end)
+            first = min((s.index for s in self.subscribers), default=self.end)
             while self.start < first:
                 self._drop_first()
         for subscriber in self.subscribers:
             subscriber.wake()
 
-    def batch(self, position: int) -> tuple[bytes, int]:
-        """The next events as bytes, and the place behind them; joined once for all who ask."""
-        known = self._batches.get(position)
+    def batch(self, index: int) -> tuple[bytes, int]:
+        """Return the next events as bytes, and the index after them; joined once for everybody."""
+        known = self._batches.get(index)
         if known is None:
             frames: list[bytes] = []
             size = 0
-            for event in islice(self.events, position - self.start, None):
+            for event in islice(self.events, index - self.start, None):
                 if frames and size + len(event.frame) > BATCH_BYTES:
                     break
                 frames.append(event.frame)
                 size += len(event.frame)
-            known = self._batches[position] = (b"".join(frames), position + len(frames))
+            if len(self._batches) >= BATCHES:
+                self._batches.clear()
+            known = self._batches[index] = (b"".join(frames), index + len(frames))
         return known
 
     def _drop_first(self) -> None:
@@ -104,39 +108,39 @@ class Feed:
 
 
 class Subscriber:
-    """One open connection, and its place in the queue."""
+    """One open connection, and the index in the queue that it has reached."""
 
-    __slots__ = ("_after", "_feed", "_waiter", "closed", "position")
+    __slots__ = ("_after", "_feed", "_waiter", "closed", "index")
 
     def __init__(self, feed: Feed) -> None:
         self._feed = feed
         self._waiter: asyncio.Future[None] | None = None
-        self._after: Place | None = None
-        self.position = feed.end
+        self._after: Position | None = None
+        self.index = feed.end
         self.closed = False
 
     @property
     def channel(self) -> str:
-        """What it listens to."""
+        """The channel's name."""
         return self._feed.channel
 
     def begin_after(self, event_id: str) -> None:
-        """Skip queued events up to this id: it has had them from the history."""
+        """Skip queued events up to this id: the subscriber got them from the history."""
         self._after = parse_id(event_id)
         self._feed.begin(event_id)
 
     def close(self) -> None:
-        """End the stream after what is queued."""
+        """End the stream after the events that are queued."""
         self.closed = True
         self.wake()
 
     def wake(self) -> None:
-        """Let it look whether there is something to send."""
+        """Let it look for something to send."""
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 
     async def pause(self, seconds: float) -> None:
-        """Wait so long, or until it is closed."""
+        """Wait for so many seconds, or until it is closed."""
         deadline = asyncio.get_running_loop().time() + seconds
         while not self.closed:
             try:
@@ -146,41 +150,41 @@ class Subscriber:
                 return
 
     async def batch(self) -> bytes | None:
-        """The bytes to send next; none after a span of silence, None at the stream's end."""
-        if not self._is_behind() and not self.closed:
-            await self._wait()
-        if self._is_over():
+        """Return the bytes to send next; none after a silence, None at the end of the stream."""
+        if not await self._has_more():
             return None
-        if self._after is not None:
-            return b"".join([event.frame for event in self._take()])
-        data, self.position = self._feed.batch(self.position)
+        self._skip()
+        data, self.index = self._feed.batch(self.index)
         return data
 
     async def events(self) -> list[Event] | None:
-        """As :meth:`batch`, not encoded."""
-        if not self._is_behind() and not self.closed:
+        """Return all queued events; none after a silence, None at the end of the stream."""
+        if not await self._has_more():
+            return None
+        self._skip()
+        events = list(islice(self._feed.events, self.index - self._feed.start, None))
+        self.index = self._feed.end
+        return events
+
+    async def _has_more(self) -> bool:
+        """Wait for an event or a silence; return False if it fell behind, or is closed and done."""
+        if self.index == self._feed.end and not self.closed:
             await self._wait()
-        return None if self._is_over() else self._take()
+        if self.index < self._feed.start:
+            return False
+        return not self.closed or self.index != self._feed.end
 
-    def _is_behind(self) -> bool:
-        return self.position != self._feed.end
-
-    def _is_over(self) -> bool:
-        """Whether nothing more comes: it was overtaken, or closed and is at the end."""
-        return self.position < self._feed.start or (self.closed and not self._is_behind())
-
-    def _take(self) -> list[Event]:
-        feed = self._feed
-        events = list(islice(feed.events, self.position - feed.start, None))
-        self.position = feed.end
-        return [event for event in events if self._is_new(event)]
-
-    def _is_new(self, event: Event) -> bool:
-        if self._after is not None and event.id and event.name != RESET:
-            if event.place <= self._after:
-                return False
-            self._after = None
-        return True
+    def _skip(self) -> None:
+        """Pass the events that the subscriber got from the history."""
+        if self._after is None:
+            return
+        for event in islice(self._feed.events, self.index - self._feed.start, None):
+            if not event.id:
+                return
+            if event.name == RESET or event.position > self._after:
+                self._after = None
+                return
+            self.index += 1
 
     async def _wait(self) -> None:
         self._waiter = asyncio.get_running_loop().create_future()
@@ -190,5 +194,5 @@ class Subscriber:
             self._waiter = None
 
 
-def _place(event_id: str) -> Place:
+def _position(event_id: str) -> Position:
     return parse_id(event_id) or (0, 0)

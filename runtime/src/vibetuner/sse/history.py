@@ -1,9 +1,10 @@
-"""The recent events of each channel, in Redis streams: what a browser that returns has missed."""
+"""The recent events of each channel, in Redis streams, for browsers that reconnect."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from coredis import Redis, RedisCluster
 from coredis.exceptions import RedisError
@@ -13,97 +14,133 @@ from vibetuner.errors import ServiceUnavailable
 from vibetuner.redis import redis_client
 from vibetuner.redis.functions import Scripts
 from vibetuner.redis.keys import Keys
-from vibetuner.sse.event import Event, Place, idle_id, parse_id
+from vibetuner.sse.event import Event, Position, idle_id, is_name, next_id, parse_id
 
 __all__ = ["OUTAGES", "History", "Past", "history_of", "open_history"]
 
-# What is raised while Redis is away.
+#: the errors that are raised while Redis is away
 OUTAGES = (RedisError, OSError, ExceptionGroup, ServiceUnavailable)
+
+# The size of one portion of the history; a slow reader holds so much of the process's memory.
+PORTION_BYTES = 64_000
 
 
 @dataclass(frozen=True, slots=True)
 class Past:
-    """What a channel's stream says to somebody who returns.
+    """The answer of a channel's stream to a browser that reconnects.
 
     Args:
-        missed: the events since then, in order; None when some of them are gone.
-        end: the id of having heard everything until now.
+        missed: the next events that it missed, in order; None when some are no longer kept.
+        end: the id of a browser that has them.
+        more: further events follow; read again from ``end``.
     """
 
     missed: list[Event] | None
     end: str
+    more: bool = False
 
 
 class History:
     """The streams of all channels, below one key prefix.
 
     Args:
-        size: how many events a channel keeps at least, if it had as many.
-        ttl: for how many seconds after its last event.
+        size: the number of events that a channel keeps, or up to a hundred more.
+        size_bytes: the bytes of events that a channel keeps at most.
+        ttl: the seconds for which it keeps them after the last event.
     """
 
     def __init__(
-        self, redis: Redis[str] | RedisCluster[str], prefix: str, *, size: int, ttl: int
+        self,
+        redis: Redis[str] | RedisCluster[str],
+        prefix: str,
+        *,
+        size: int,
+        ttl: int,
+        size_bytes: int = 1_000_000,
     ) -> None:
         self.redis = redis
         self.functions = Scripts(redis)
         self.keys = Keys(prefix)
         self.size = size
+        self.size_bytes = size_bytes
         self.ttl = ttl
 
+    def arguments(self, channel: str, event: str, data: str) -> list[str | float]:
+        """Return the values that our functions take for an event."""
+        return [self.keys.topic, self.size, self.size_bytes, self.ttl, channel, event, data]
+
     async def send(self, channel: str, event: str, data: str) -> str:
-        """Keep an event and send it to every web process; returns its id."""
-        values = (self.keys.topic, self.size, self.ttl, channel, event, data)
+        """Keep an event and publish it to every web process; return its id."""
+        values = self.arguments(channel, event, data)
         return str(await self.functions.call("broadcast", [self.keys.events(channel)], values))
 
     async def read(self, channel: str, after: str | None) -> Past:
-        """What ``channel`` has sent after the id ``after``; None asks for the end alone.
+        """Return the next events of ``channel`` after the id ``after``; None asks for the end.
 
-        An id that is none, or that this stream never gave, has missed everything.
+        An id that this stream never gave has missed everything.
         """
-        place = parse_id(after)
-        known = after if after and place else ""
-        answer = await self.functions.call("read_events", [self.keys.events(channel)], [known])
-        now, oldest, newest, length, entries = answer
+        position = parse_id(after)
+        start = next_id(position) if position else None
+        values: list[str | float] = [start or "", PORTION_BYTES]
+        answer = await self.functions.call("read_events", [self.keys.events(channel)], values)
+        now, oldest, is_first, newest, entries = answer
         end = newest or idle_id(int(now))
         if after is None:
             return Past([], end)
         bounds = (parse_id(oldest), parse_id(newest))
-        if place is None or not self._is_whole(place, bounds, int(length), int(now)):
+        if position is None or not self._is_whole(position, bounds, int(now), first=bool(is_first)):
             return Past(None, end)
-        return Past([_event(entry_id, fields) for entry_id, fields in entries], end)
+        last = entries[-1][0] if entries else end
+        return Past(list(_events(entries)), last, more=last != end)
 
     def _is_whole(
-        self, after: Place, bounds: tuple[Place | None, Place | None], length: int, now: int
+        self,
+        after: Position,
+        bounds: tuple[Position | None, Position | None],
+        now: int,
+        *,
+        first: bool,
     ) -> bool:
-        """Whether everything that was sent behind ``after`` is still there."""
+        """Return whether every event that was sent after the position is still kept.
+
+        Args:
+            first: the oldest entry is the first that the stream was given.
+        """
         oldest, newest = bounds
         if oldest and newest and oldest <= after:
             return after <= newest
         milliseconds, idle_since = after
         if milliseconds:
             return False
-        # Nothing had been sent when this browser came. Whatever was sent since, and is gone, had
-        # either run out of time or been pushed out.
+        # The channel was idle when this browser came. Events that were sent since may have expired
+        # together, or the oldest of them may have been trimmed.
         limit = self.ttl * 1000
         if oldest is None:
             return 0 <= now - idle_since < limit
-        return length < self.size and 0 <= oldest[0] - idle_since < limit
+        return first and 0 <= oldest[0] - idle_since < limit
 
 
 def open_history() -> History | None:
-    """The history behind the connection that the process has open; None when there is none."""
+    """Return the history behind the process's open connection; None when there is none."""
     client = redis_client.peek()
     return None if client is None else history_of(client, get_settings())
 
 
 def history_of(client: Redis[str] | RedisCluster[str], settings: Settings) -> History:
-    """The history of a project."""
+    """Return the history of a project."""
     return History(
-        client, settings.redis_key_prefix, size=settings.sse_history, ttl=settings.sse_history_ttl
+        client,
+        settings.redis_key_prefix,
+        size=settings.sse_history,
+        size_bytes=settings.sse_history_bytes,
+        ttl=settings.sse_history_ttl,
     )
 
 
-def _event(entry_id: str, fields: Sequence[str]) -> Event:
-    values = dict(zip(fields[::2], fields[1::2], strict=True))
-    return Event(values.get("event", ""), values.get("data", ""), entry_id)
+def _events(entries: Sequence[Any]) -> Iterator[Event]:
+    """Read the entries of a stream, and leave out those that are not ours."""
+    for entry_id, fields in entries:
+        values = dict(zip(fields[::2], fields[1::2], strict=False))
+        name, data = values.get("event"), values.get("data")
+        if is_name(name) and isinstance(data, str):
+            yield Event(str(name), data, entry_id)

@@ -1,4 +1,4 @@
-"""The in-process switchboard between what is sent and who listens; it does no I/O."""
+"""The switchboard of one process, from events to subscribers; it does no I/O."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 
-from vibetuner.sse.event import Event, Place
+from vibetuner.sse.event import Event, Position
 from vibetuner.sse.feed import Feed, Subscriber
 
 __all__ = ["KEEPALIVE_SECONDS", "Hub", "get_hub"]
 
 KEEPALIVE_SECONDS = 15.0
 
-# A wake-up costs as much as an event or twenty: those that come together are sent together. While
-# they come faster than they are sent, as much time is spent collecting as it took to wake
-# everybody; otherwise they go out at once.
+# A wake-up costs as much for one event as for twenty, so events that arrive together are sent
+# together. While they arrive faster than they are sent, the hub collects them for as long as the
+# last wake-up took; otherwise it sends them at once.
 COLLECT_SECONDS = 0.002
 COLLECT_SECONDS_AT_MOST = 0.05
 
@@ -28,7 +28,7 @@ class Hub:
     It lives in one event loop at a time.
 
     Args:
-        keepalive: after how many seconds of silence a subscriber is woken all the same.
+        keepalive: the seconds of silence after which subscribers are woken.
     """
 
     def __init__(self, *, keepalive: float = KEEPALIVE_SECONDS) -> None:
@@ -40,14 +40,14 @@ class Hub:
         self._beating: asyncio.TimerHandle | None = None
         self._next_wake = 0.0
         self._closed = False
-        self._last_place: Place = (0, 0)
+        self._last_id: Position = (0, 0)
 
     def __len__(self) -> int:
         return sum(len(feed.subscribers) for feed in self._feeds.values())
 
     @contextmanager
     def serving(self) -> Iterator[None]:
-        """Take subscribers for the length of the block; those that are left then are closed."""
+        """Accept subscribers for the length of the block, and close those that are left."""
         self._closed = False
         try:
             yield
@@ -56,7 +56,7 @@ class Hub:
 
     @contextmanager
     def subscribe(self, channel: str) -> Iterator[Subscriber]:
-        """A subscriber of ``channel`` for the length of the block."""
+        """Subscribe to ``channel`` for the length of the block."""
         feed = self._feeds.get(channel)
         if feed is None:
             feed = self._feeds[channel] = Feed(channel)
@@ -75,35 +75,35 @@ class Hub:
                 self._stop_timers()
 
     def has(self, channel: str) -> bool:
-        """Whether anybody here listens to ``channel``."""
+        """Return whether ``channel`` has a subscriber in this process."""
         return channel in self._feeds
 
     def publish(self, channel: str, event: Event) -> None:
-        """Hand ``event`` to the channel's subscribers; one that they have had is left out."""
+        """Hand ``event`` to the channel's subscribers, unless they already got it."""
         feed = self._feeds.get(channel)
         if feed is not None and feed.add(event):
             self._wake_soon(feed)
 
     def reset(self, channel: str, event: Event) -> None:
-        """Hand on an event that says that others are lost, whatever ids were seen before."""
+        """Hand on an event that reports a gap; ids may start again from a smaller one."""
         feed = self._feeds.get(channel)
         if feed is not None:
             feed.restart(event)
             self._wake_soon(feed)
 
     def cursors(self) -> dict[str, str]:
-        """For each channel with subscribers the id up to which it is heard, where that is known."""
+        """Return the id that each channel with subscribers has reached, where it is known."""
         return {name: feed.cursor for name, feed in self._feeds.items() if feed.cursor}
 
     def next_id(self) -> str:
-        """An id for an event that no Redis gives one to."""
+        """Return an id for an event that doesn't go through Redis."""
         now = (time.time_ns() // 1_000_000, 0)
-        last = self._last_place
-        self._last_place = now if now > last else (last[0], last[1] + 1)
-        return "{}-{}".format(*self._last_place)
+        last = self._last_id
+        self._last_id = now if now > last else (last[0], last[1] + 1)
+        return "{}-{}".format(*self._last_id)
 
     def close(self) -> None:
-        """End every stream, and those that are still to come."""
+        """End every stream, and each that is opened later."""
         self._closed = True
         for feed in self._feeds.values():
             for subscriber in feed.subscribers:
@@ -126,7 +126,7 @@ class Hub:
         for feed in feeds:
             feed.wake()
         if crowded:
-            # It is called when all who were woken have had their turn.
+            # Runs after the subscribers that were woken.
             loop.call_soon(self._note_cost, began)
 
     def _note_cost(self, began: float) -> None:
@@ -154,5 +154,5 @@ class Hub:
 
 @cache
 def get_hub() -> Hub:
-    """The process's hub."""
+    """Return the process's hub."""
     return Hub()

@@ -1,16 +1,18 @@
-"""Carries events between processes: one Redis subscription a web process."""
+"""Carries events between processes: one Redis subscription for each web process."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from secrets import token_hex
 from typing import Any
 
+from vibetuner.logs import Throttle
 from vibetuner.redis.client import in_batches, innermost
-from vibetuner.sse.event import RESET, Event, parse_id
+from vibetuner.sse.event import RESET, Event, Position, is_name, parse_id
 from vibetuner.sse.history import History
 from vibetuner.sse.hub import Hub
 
@@ -20,10 +22,14 @@ logger = logging.getLogger(__name__)
 
 BACKOFF_SECONDS = (0.1, 0.5, 1, 2, 5)
 
-# A connection can be gone without a word. The relay sends itself a message so often, and gives
-# the connection up when nothing has come for so long.
+# A connection can break without a sign. The relay sends itself a message this often, and
+# reconnects when it has received nothing for so long.
 WATCH_SECONDS = 5.0
 SILENCE_SECONDS = 12.0
+
+# A message whose id lies further in the future is checked against its stream: an invented id would
+# make all later events look like events that were sent before.
+FUTURE_MS = 3_600_000
 
 
 @asynccontextmanager
@@ -34,10 +40,14 @@ async def open_relay(
     watch: float = WATCH_SECONDS,
     silence: float = SILENCE_SECONDS,
 ) -> AsyncIterator[None]:
-    """Hand to ``hub`` whatever any process sends; subscribed when the block begins.
+    """Hand the events of every process to ``hub``; subscribed when the block begins.
 
-    After a loss it fills the gap from the streams; where they don't hold all of it, the channel's
-    subscribers get a ``reset``.
+    After an outage it fills the gap from the streams. Where they don't hold all of it, the
+    channel's subscribers get a ``reset``.
+
+    Args:
+        watch: the seconds between two messages to itself.
+        silence: the seconds without any message after which it reconnects.
     """
     relay = _Relay(history, hub, watch=watch, silence=silence)
     listener = asyncio.create_task(relay.listen())
@@ -61,15 +71,16 @@ class _Relay:
         self._heard_at = 0.0
         self._lost = False
         self._failures = 0
+        self._throttle = Throttle()
 
     async def listen(self) -> None:
         while True:
             try:
                 await self._listen_once()
-            except Exception as error:  # noqa: BLE001 - whatever breaks it, the relay comes back
+            except Exception as error:  # noqa: BLE001 - whatever breaks it, the relay reconnects
                 if not self._lost:
                     reason = type(innermost(error)).__name__
-                    logger.warning("event relay: lost Redis (%s), trying again", reason)
+                    logger.warning("event relay lost Redis (%s), reconnecting", reason)
                 self._lost = True
             await asyncio.sleep(BACKOFF_SECONDS[min(self._failures, len(BACKOFF_SECONDS) - 1)])
             self._failures += 1
@@ -80,53 +91,65 @@ class _Relay:
             channels=[self._history.keys.topic, self._own],
             ignore_subscribe_messages=True,
             subscription_timeout=5,
-            retry_policy=None,  # the driver's own tries would be silent, and up to 16 s apart
+            retry_policy=None,  # the driver's own retries are silent, and up to 16 s apart
         ) as messages:
             self._heard_at = asyncio.get_running_loop().time()
             async with asyncio.TaskGroup() as group:
                 watch = group.create_task(self._watch())
-                await self._fill_gaps()
-                self._say_connected()
+                for channel, cursor in self._hub.cursors().items():
+                    await self._fill_gap(channel, cursor)
+                self._connected()
                 async for batch in in_batches(messages):
                     self._heard_at = asyncio.get_running_loop().time()
                     for message in batch:
-                        self._take(message)
+                        await self._take(message)
                 watch.cancel()
 
-    def _say_connected(self) -> None:
+    def _connected(self) -> None:
         if self._lost:
-            logger.info("event relay: connected again")
+            logger.info("event relay reconnected to Redis")
         self._lost, self._failures = False, 0
         self.tried.set()
 
     async def _watch(self) -> None:
-        """Raise TimeoutError when nothing is heard any more, not even from oneself."""
+        """Raise TimeoutError when no message arrives any more, not even the relay's own."""
         loop = asyncio.get_running_loop()
         while True:
             async with asyncio.timeout(self._silence_seconds):
                 await self._history.redis.publish(self._own, "")
             await asyncio.sleep(self._watch_seconds)
             if loop.time() - self._heard_at > self._silence_seconds:
-                raise TimeoutError("nothing was heard")
+                raise TimeoutError("no message arrived")
 
-    async def _fill_gaps(self) -> None:
-        """Hand on what was sent while nobody listened; what comes meanwhile waits its turn."""
-        for channel, cursor in self._hub.cursors().items():
+    async def _fill_gap(self, channel: str, cursor: str) -> None:
+        """Hand on the events that a channel's stream has after ``cursor``."""
+        while True:
             past = await self._history.read(channel, cursor)
             if past.missed is None:
                 self._hub.reset(channel, Event(RESET, "", past.end))
             for event in past.missed or ():
                 self._hub.publish(channel, event)
+            if not past.more:
+                return
+            cursor = past.end
 
-    def _take(self, message: Any) -> None:
+    async def _take(self, message: Any) -> None:
         if message["channel"] == self._own:
             return
         match str(message["data"]).split("\n", 3):
-            case [channel, event_id, name, data] if name and parse_id(event_id):
+            case [channel, event_id, name, data] if is_name(name) and (at := parse_id(event_id)):
                 if self._hub.has(channel):
-                    self._hub.publish(channel, Event(name, data, event_id))
+                    await self._publish(channel, Event(name, data, event_id), at)
             case _:
-                logger.warning(
-                    "event relay: a message that is not ours on %s was left out",
-                    message["channel"],
-                )
+                if count := self._throttle.count():
+                    logger.warning(
+                        "event relay ignored %d messages on %s that are not events",
+                        count,
+                        self._history.keys.topic,
+                    )
+
+    async def _publish(self, channel: str, event: Event, at: Position) -> None:
+        if at[0] <= time.time() * 1000 + FUTURE_MS:
+            self._hub.publish(channel, event)
+        elif cursor := self._hub.cursors().get(channel):
+            await self._fill_gap(channel, cursor)

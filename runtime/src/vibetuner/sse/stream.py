@@ -4,18 +4,29 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from typing import Any
 
+from fastapi import APIRouter, Depends, HTTPException, Request, Response
+from fastapi.responses import JSONResponse
 from starlette.background import BackgroundTask
-from starlette.requests import Request
-from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from vibetuner.sse.event import RESET, Event
+from vibetuner.config import get_settings
+from vibetuner.redis.client import answering
+from vibetuner.sse.budget import RETRY_SECONDS, TooManyStreams, get_budget
+from vibetuner.sse.event import RESET, Event, check_channel
 from vibetuner.sse.feed import Subscriber
 from vibetuner.sse.history import OUTAGES, open_history
 from vibetuner.sse.hub import get_hub
 
-__all__ = ["KEEPALIVE", "OUTAGE_SECONDS", "EventStream", "Write"]
+__all__ = [
+    "KEEPALIVE",
+    "OUTAGE_SECONDS",
+    "EventStream",
+    "Write",
+    "add_events_route",
+    "add_stream_route",
+]
 
 Write = Callable[[bytes], Awaitable[None]]
 
@@ -25,10 +36,45 @@ HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
 OUTAGE_SECONDS = 1.0
 
 
-class EventStream(Response):
-    """Sends what the browser has missed, then what comes, for as long as both sides live.
+def add_events_route(
+    router: APIRouter, path: str, function: Callable[..., Any], options: dict[str, Any]
+) -> None:
+    """Register the stream of the channel that the dependency ``function`` returns."""
 
-    It is written straight to the server, many events at once where they come at once: this is
+    async def endpoint(request: Request, channel: str = Depends(function)) -> EventStream:
+        try:
+            check_channel(channel)
+        except ValueError as error:
+            raise HTTPException(400, str(error)) from None
+        return EventStream(channel, last_id=EventStream.last_id_of(request))
+
+    add_stream_route(router, path, endpoint, function, options)
+
+
+def add_stream_route(
+    router: APIRouter,
+    path: str,
+    endpoint: Callable[..., Any],
+    function: Callable[..., Any],
+    options: dict[str, Any],
+) -> None:
+    """Register ``endpoint`` under the name and description of ``function``, as an event stream."""
+    endpoint.__name__ = getattr(function, "__name__", "events")
+    endpoint.__doc__ = function.__doc__
+    router.add_api_route(
+        path,
+        endpoint,
+        methods=["GET"],
+        response_class=EventStream,
+        response_model=None,
+        **{"response_description": "Server-sent events, until either side leaves", **options},
+    )
+
+
+class EventStream(Response):
+    """Sends the events that the browser missed, then new ones, until one side leaves.
+
+    It is written straight to the server, many events at once where they arrive at once: this is
     where a process with thousands of subscribers spends its time.
     """
 
@@ -43,12 +89,30 @@ class EventStream(Response):
 
     @staticmethod
     def last_id_of(request: Request) -> str | None:
-        """Where a returning browser stopped; None for one that comes for the first time."""
+        """Return the id at which a reconnecting browser stopped; None for a new one."""
         return request.headers.get("last-event-id") or None
 
-    async def __call__(self, _scope: Scope, receive: Receive, send: Send) -> None:
-        """Stream until the browser has gone, the hub closes, or nothing more is to come."""
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Stream until the browser leaves, the hub closes, or the stream ends."""
+        address = scope["client"][0] if scope.get("client") else ""
+        try:
+            with get_budget().admit(address, get_settings()):
+                await self._stream(receive, send)
+        except TooManyStreams as refusal:
+            # A refused client must not keep its connection, and with it a descriptor.
+            headers = {"Retry-After": str(RETRY_SECONDS), "Connection": "close"}
+            answer = JSONResponse({"detail": str(refusal)}, refusal.status, headers)
+            await answer(scope, receive, send)
+        if self.background is not None:
+            await self.background()
 
+    async def run(self, subscriber: Subscriber, write: Write) -> None:
+        """Send the events; return at the end of the stream."""
+        await self._replay(subscriber, write)
+        while (data := await subscriber.batch()) is not None:
+            await write(data or KEEPALIVE)
+
+    async def _stream(self, receive: Receive, send: Send) -> None:
         async def write(data: bytes, *, more: bool = True) -> None:
             await send({"type": "http.response.body", "body": data, "more_body": more})
 
@@ -67,36 +131,32 @@ class EventStream(Response):
                 await write(b"", more=False)
             finally:
                 watch.cancel()
-        if self.background is not None:
-            await self.background()
 
-    async def run(self, subscriber: Subscriber, write: Write) -> None:
-        """Send what there is to send; returns at the stream's end."""
-        if missed := await self._catch_up(subscriber):
-            await write(missed)
-        while (data := await subscriber.batch()) is not None:
-            await write(data or KEEPALIVE)
-
-    async def _catch_up(self, subscriber: Subscriber) -> bytes:
-        """What the browser has missed, and where it stands then."""
-        while not subscriber.closed:
-            try:
-                return await self._read_past(subscriber)
-            except OUTAGES:
-                # The relay says that Redis is away. Who waits here is told when it is back.
-                await subscriber.pause(OUTAGE_SECONDS)
-        return b""
-
-    async def _read_past(self, subscriber: Subscriber) -> bytes:
+    async def _replay(self, subscriber: Subscriber, write: Write) -> None:
+        """Send the events that the browser missed, one portion at a time."""
+        last_id = self.last_id
         history = open_history()
         if history is None:
-            return Event(RESET, "").frame if self.last_id else b""
-        past = await history.read(self.channel, self.last_id)
-        subscriber.begin_after(past.end)
-        if past.missed is None:
-            return Event(RESET, "", past.end).frame
-        # An id alone is no event; it tells the browser where to go on if nothing comes before.
-        return b"".join([*(event.frame for event in past.missed), f"id: {past.end}\n\n".encode()])
+            if last_id:
+                await write(Event(RESET, "").frame)
+            return
+        more = True
+        while more and not subscriber.closed:
+            try:
+                async with answering(get_settings()):
+                    past = await history.read(self.channel, last_id)
+            except OUTAGES:
+                # The relay logs the outage. The browser gets its events when Redis is back.
+                await subscriber.pause(OUTAGE_SECONDS)
+                continue
+            subscriber.begin_after(past.end)
+            if past.missed is None:
+                await write(Event(RESET, "", past.end).frame)
+            else:
+                # An id alone is no event; it tells the browser where to go on.
+                end = f"id: {past.end}\n\n".encode()
+                await write(b"".join([*(event.frame for event in past.missed), end]))
+            last_id, more = past.end, past.more
 
 
 async def _close_when_gone(receive: Receive, subscriber: Subscriber) -> None:

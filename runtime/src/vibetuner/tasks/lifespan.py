@@ -22,6 +22,9 @@ async def base_lifespan() -> AsyncIterator[Context]:
     """Open MongoDB, SQL and Redis where they are configured, and close them whatever happens.
 
     While it is open, dead letters are moved from Redis to MongoDB.
+
+    Raises:
+        ServiceUnavailable: a configured resource does not answer.
     """
     settings = get_settings()
     async with AsyncExitStack() as stack:
@@ -34,5 +37,9 @@ async def base_lifespan() -> AsyncIterator[Context]:
 
 
 def worker_lifespan() -> AbstractAsyncContextManager[Any]:
-    """The project's own lifespan if tune.py names one, else :func:`base_lifespan`."""
+    """The project's own lifespan if tune.py names one, else :func:`base_lifespan`.
+
+    Raises, when it is entered, what that raises: ServiceUnavailable for a resource that does not
+    answer.
+    """
     return (load_project().worker_lifespan or base_lifespan)()

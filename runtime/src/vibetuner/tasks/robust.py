@@ -72,6 +72,9 @@ def robust_cron(  # noqa: PLR0913, PLR0917 - as robust_task
     Args:
         tab: when, as five crontab fields, in UTC.
         cron_kwargs: go to ``worker.cron()``: ``name``, ``max_schedule_drift``, ``ttl``, ``unique``.
+
+    Raises:
+        TypeError, ValueError: a parameter of a wrong kind or out of range, at decoration.
     """
     policy = FailurePolicy(
         retry=_retry_policy(max_retries, backoff_base, backoff_max, jitter),

@@ -25,12 +25,11 @@ from streaq.utils import datetime_ms
 
 from vibetuner.config import Settings, get_settings
 from vibetuner.embedded import open_services
-from vibetuner.errors import NotConfigured, ServiceUnavailable
 from vibetuner.logs import task_id_source
-from vibetuner.redis import REDIS_MISSING
 from vibetuner.redis.client import check, make_client, ungrouped
 from vibetuner.redis.keys import Keys
 from vibetuner.redis.url import parse_url
+from vibetuner.resources.slots import no_queue, task_queue
 from vibetuner.state import Slot
 from vibetuner.tasks.attempt import current_task_id
 from vibetuner.tasks.client.queue import QueueClient, open_queue_client
@@ -84,7 +83,12 @@ def _process_worker() -> TaskWorker:
 
 @asynccontextmanager
 async def open_queue() -> AsyncIterator[TaskWorker]:
-    """Connect to the queue for the length of the block, for scripts that enqueue."""
+    """Connect to the queue for the length of the block, for scripts that enqueue.
+
+    Raises:
+        NotConfigured: REDIS_URL is empty.
+        ServiceUnavailable: Redis does not answer.
+    """
     async with get_worker() as worker:
         yield worker
 
@@ -132,14 +136,14 @@ class TaskWorker(Worker[Any]):
     def client(self) -> QueueClient:
         """The open queue; raises NotConfigured or ServiceUnavailable when there is none."""
         if self._client is None:
-            raise _not_open()
+            raise no_queue()
         return self._client
 
     @property
     def redis(self) -> Redis[str] | RedisCluster[str]:
         """The open connection; raises NotConfigured or ServiceUnavailable when there is none."""
         if not is_open(self):
-            raise _not_open()
+            raise no_queue()
         return super().redis
 
     @property
@@ -186,6 +190,7 @@ class TaskWorker(Worker[Any]):
             codec = Codec(signing_keys(settings))
             self._client = await stack.enter_async_context(open_queue_client(address, keys, codec))
             stack.callback(self._close)
+            stack.enter_context(task_queue.hold(self))
             set_open(self, is_open=True)
             yield self
 
@@ -310,15 +315,6 @@ class TaskWorker(Worker[Any]):
         calendar = datetime.now(self.tz) + self.ahead
         due: datetime = CronTab(tab).next(now=calendar, return_datetime=True)
         return datetime_ms(due - self.ahead)
-
-
-def _not_open() -> Exception:
-    if not get_settings().redis_url:
-        return NotConfigured(REDIS_MISSING)
-    return ServiceUnavailable(
-        "The queue is not open here. In a script:  async with open_queue(): "
-        "(from vibetuner.tasks.worker)"
-    )
 
 
 def _send(_task: Task[Any, Any], request: Any) -> Any:

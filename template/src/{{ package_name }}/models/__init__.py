@@ -7,7 +7,7 @@ from secrets import token_hex
 from sqlalchemy import DateTime, Dialect
 from sqlalchemy.types import TypeDecorator
 from sqlmodel import Field, SQLModel
-from vibetuner.tasks.progress_state import ProgressState, ProgressStatus
+from vibetuner.tasks.progress import ProgressState, ProgressStatus
 
 
 class UtcDateTime(TypeDecorator[datetime]):

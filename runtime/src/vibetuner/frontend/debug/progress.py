@@ -7,10 +7,9 @@ from fastapi import APIRouter
 from vibetuner.config import get_settings
 from vibetuner.frontend.debug.render import DebugRoute, draw
 from vibetuner.sse.history import history_of
-from vibetuner.tasks import progress_store
 from vibetuner.tasks.overview.queue import Queue
-from vibetuner.tasks.progress import progress_endpoint
-from vibetuner.tasks.progress_state import ProgressState
+from vibetuner.tasks.progress import ProgressState, progress_endpoint
+from vibetuner.tasks.progress.state import read_progress as read_state
 
 __all__ = ["read_progress", "router"]
 
@@ -31,7 +30,7 @@ async def events(task_id: str) -> str:
 async def read_progress(queue: Queue, task_id: str) -> ProgressState | None:
     """What a task has told of itself; None where it never did."""
     history = history_of(queue.redis, get_settings())
-    state, _ = await progress_store.read(history, task_id)
+    state, _ = await read_state(history, task_id)
     # Who listens to a task that tells nothing leaves a state of it, too.
     told = state is not None and (state.done or state.total is not None or state.message)
     return state if told else None

@@ -1,9 +1,38 @@
--- Events for browsers: each channel's last ones, and the progress that tasks report.
+-- The history of events: a stream for each channel, and the state of each task's progress. What a
+-- key holds is data from outside: a key of another kind reads as one that is not there.
 
--- Appends to a channel's stream, renews its time to live, and tells every web process; one step, so
+-- Returns the bytes that a stream was given until this entry, itself included, and its own bytes.
+-- So the first and the last entry of a stream tell how many bytes are kept.
+local function sizes(entry)
+  local total, size = 0, 0
+  for i = 1, #entry[2], 2 do
+    local name, value = entry[2][i], entry[2][i + 1]
+    if name == 'total' then total = tonumber(value) or 0 else size = size + #value end
+  end
+  return total, size
+end
+
+-- Drops the oldest entries until at most `kept` bytes are left, or one entry.
+local function trim(stream, total, kept)
+  while true do
+    local first = redis.call('xrange', stream, '-', '+', 'count', 2)
+    if not first[2] then return end
+    local before, size = sizes(first[1])
+    if total - before + size <= kept then return end
+    redis.call('xdel', stream, first[1][1])
+  end
+end
+
+-- Appends an event to its channel's stream and publishes it to every web process; in one step, so
 -- that ids and messages have the same order.
-local function send(stream, topic, kept, ttl, channel, event, data)
-  local id = redis.call('xadd', stream, 'maxlen', '~', kept, '*', 'event', event, 'data', data)
+local function send(limits, stream, channel, event, data)
+  local topic, events, bytes, ttl = unpack(limits)
+  local newest = redis.call('xrevrange', stream, '+', '-', 'count', 1)[1]
+  local total = (newest and sizes(newest) or 0) + #event + #data
+  local id = redis.call(
+    'xadd', stream, 'maxlen', '~', events, '*', 'event', event, 'data', data, 'total', total
+  )
+  trim(stream, total, tonumber(bytes))
   redis.call('expire', stream, ttl)
   redis.call('publish', topic, channel .. '\n' .. id .. '\n' .. event .. '\n' .. data)
   return id
@@ -14,63 +43,78 @@ local function milliseconds()
   return tostring(moment[1] * 1000 + math.floor(moment[2] / 1000))
 end
 
-local function newest(stream)
-  local entry = redis.call('xrevrange', stream, '+', '-', 'count', 1)[1]
-  return entry and entry[1] or ''
-end
-
--- KEYS: the channel's stream. ARGV: topic, length, lifetime, channel, event, data.
--- Returns the event's id.
+-- KEYS: the stream. ARGV: topic, events, bytes and seconds to keep, channel, event, data.
 local function broadcast(keys, argv)
-  return send(keys[1], unpack(argv))
+  return send(argv, keys[1], argv[5], argv[6], argv[7])
 end
 
--- KEYS: the channel's stream. ARGV: an id, or nothing.
--- Returns, all of the same moment: the time, the oldest id, the newest, the length of the stream,
--- and what came after that id.
+-- Returns the next portion of a stream, the ids of its first and last entry, and whether the first
+-- is the first that the stream was given, all at the same moment.
+-- KEYS: the stream. ARGV: the id to begin with or '', the bytes of a portion.
 local function read_events(keys, argv)
-  local oldest = redis.call('xrange', keys[1], '-', '+', 'count', 1)[1]
-  local missed = {}
-  if argv[1] ~= '' then missed = redis.call('xrange', keys[1], '(' .. argv[1], '+') end
+  local oldest = redis.pcall('xrange', keys[1], '-', '+', 'count', 1)[1]
+  local newest = redis.pcall('xrevrange', keys[1], '+', '-', 'count', 1)[1]
+  local portion, size, from, limit = {}, 0, argv[1], tonumber(argv[2])
+  while from ~= '' and size < limit do
+    local entries = redis.pcall('xrange', keys[1], from, '+', 'count', 8)
+    from = ''
+    for _, entry in ipairs(entries) do
+      if size < limit then
+        portion[#portion + 1] = entry
+        size = size + select(2, sizes(entry))
+        from = '(' .. entry[1]
+      end
+    end
+  end
+  local is_first = 0
+  if oldest then
+    local total, own = sizes(oldest)
+    if total == own then is_first = 1 end
+  end
   return {
-    milliseconds(), oldest and oldest[1] or '', newest(keys[1]), redis.call('xlen', keys[1]), missed
+    milliseconds(), oldest and oldest[1] or '', is_first, newest and newest[1] or '', portion
   }
 end
 
--- KEYS: the task's progress, its channel's stream. ARGV: 1 where an attempt begins, the state that is
--- expected, 1 where this one is the last, the state, a second channel, the lifetime of the state,
--- what starts a stream's key, topic, length, lifetime, event, the task's channel.
--- A state that has ended stays, whatever a worker says that was believed dead; only a new attempt
--- begins anew. Returns the event's id; nothing if it has ended, ? if the state is another.
+-- Stores a task's state and publishes it. A final state stays, whatever a worker reports that was
+-- believed dead; a new attempt starts anew.
+-- KEYS: the state, the stream of the task's channel. ARGV: as broadcast's up to the data, which is
+-- the state; '1' for a new attempt, the state that is expected or '', '1' for a final state,
+-- another channel or '', what starts a stream's key, the seconds to keep the state.
 local function write_progress(keys, argv)
-  local anew, expected, over, state, extra = argv[1], argv[2], argv[3], argv[4], argv[5]
+  local state, anew, expected, over = argv[7], argv[8], argv[9], argv[10]
+  local extra, prefix, seconds = argv[11], argv[12], argv[13]
   local known = redis.call('hmget', keys[1], 'state', 'over', 'channel')
   if anew == '' and known[2] == '1' then return '' end
   if expected ~= '' and known[1] ~= expected then return '?' end
   if expected ~= '' then extra = known[3] or '' end
   redis.call('hset', keys[1], 'state', state, 'over', over, 'channel', extra)
-  redis.call('expire', keys[1], argv[6])
-  local prefix, topic, kept, ttl, event = argv[7], argv[8], argv[9], argv[10], argv[11]
-  if extra ~= '' then send(prefix .. extra, topic, kept, ttl, extra, event, state) end
-  return send(keys[2], topic, kept, ttl, argv[12], event, state)
+  redis.call('expire', keys[1], seconds)
+  if extra ~= '' then send(argv, prefix .. extra, extra, argv[6], state) end
+  return send(argv, keys[2], argv[5], argv[6], state)
 end
 
--- KEYS: the task's progress. ARGV: a state for a task without one, its lifetime.
+-- Stores a task's state if none is stored.
+-- KEYS: the state. ARGV: the state, the seconds to keep it.
 local function register_progress(keys, argv)
   if redis.call('hsetnx', keys[1], 'state', argv[1]) == 1 then
     redis.call('expire', keys[1], argv[2])
   end
 end
 
--- KEYS: the progress of some tasks. Returns 1 for each that is there, else 0.
+-- Returns for each state whether it is stored.
 local function know_progress(keys, argv)
   local known = {}
   for i, key in ipairs(keys) do known[i] = redis.call('exists', key) end
   return known
 end
 
--- KEYS: the task's progress, its channel's stream. Returns the state, the id of the last event that
--- is in it, and the time.
+-- Returns a task's state, the id of the newest event that it includes, and the time.
+-- KEYS: the state, the stream of the task's channel.
 local function read_progress(keys, argv)
-  return { redis.call('hget', keys[1], 'state') or '', newest(keys[2]), milliseconds() }
+  local state = redis.pcall('hget', keys[1], 'state')
+  local newest = redis.pcall('xrevrange', keys[2], '+', '-', 'count', 1)[1]
+  return {
+    type(state) == 'string' and state or '', newest and newest[1] or '', milliseconds()
+  }
 end

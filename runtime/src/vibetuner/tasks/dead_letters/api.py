@@ -65,7 +65,9 @@ async def list_letters(  # noqa: PLR0913 - filters, each with its name
         after: the ``next`` of the page before.
 
     Raises:
-        ServiceUnavailable: MongoDB or Redis does not answer, or is not open here.
+        NotConfigured: REDIS_URL is empty.
+        ServiceUnavailable: the queue is not open here, or MongoDB is not.
+        ValueError: ``limit`` is less than 1, or ``since`` has no time zone.
     """
     if limit < 1:
         raise ValueError(f"limit takes at least 1, not {limit!r}")
@@ -81,12 +83,23 @@ async def count(
     since: datetime | None = None,
     open_only: bool = True,
 ) -> int:
-    """How many dead letters match; the filters are those of :func:`list_letters`."""
+    """Return how many dead letters match; the filters are those of :func:`list_letters`.
+
+    Raises:
+        NotConfigured: REDIS_URL is empty.
+        ServiceUnavailable: the queue is not open here, or MongoDB is not.
+        ValueError: ``since`` has no time zone.
+    """
     return await _store().count(_filters(task, cause, fingerprint, since, open_only=open_only))
 
 
 async def groups(*, task: str | None = None) -> list[Group]:
-    """The open dead letters by bug, the one with the most letters first."""
+    """Return the open dead letters by bug, the one with the most letters first.
+
+    Raises:
+        NotConfigured: REDIS_URL is empty.
+        ServiceUnavailable: the queue is not open here, or MongoDB is not.
+    """
     return await _store().groups(_filters(task, None, None, None, open_only=True))
 
 
@@ -95,6 +108,8 @@ async def get(task_id: str) -> DeadLetter:
 
     Raises:
         DeadLetterNotFound: there is none.
+        NotConfigured: REDIS_URL is empty.
+        ServiceUnavailable: the queue is not open here, or MongoDB is not.
     """
     letter = await _store().get(task_id)
     if letter is None:
@@ -116,6 +131,8 @@ async def retry(letter: str | DeadLetter, *, by: str | None = None) -> str:
     Raises:
         DeadLetterNotFound: there is no such letter.
         DeadLetterError: it was discarded, or its arguments are gone or can't be trusted.
+        NotConfigured: REDIS_URL is empty.
+        ServiceUnavailable: the queue is not open here, or MongoDB is not.
     """
     letter = await get(letter) if isinstance(letter, str) else letter
     if letter.is_open:
@@ -135,6 +152,8 @@ async def discard(letter: str | DeadLetter, *, by: str | None = None) -> None:
     Raises:
         DeadLetterNotFound: there is no such letter.
         DeadLetterError: it was retried.
+        NotConfigured: REDIS_URL is empty.
+        ServiceUnavailable: the queue is not open here, or MongoDB is not.
     """
     letter = await get(letter) if isinstance(letter, str) else letter
     if letter.is_open:

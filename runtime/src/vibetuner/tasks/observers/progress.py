@@ -9,10 +9,9 @@ from coredis.exceptions import ResponseError
 
 from vibetuner.redis.functions import Functions
 from vibetuner.sse.history import OUTAGES, History
-from vibetuner.tasks import progress_store
 from vibetuner.tasks.attempt import Attempt, End
 from vibetuner.tasks.observers import Observer
-from vibetuner.tasks.progress_state import ProgressStatus
+from vibetuner.tasks.progress.state import ProgressStatus, find_known, finish_progress
 
 __all__ = ["ProgressObserver"]
 
@@ -68,20 +67,22 @@ class ProgressObserver(Observer):
             except Exception as error:  # noqa: BLE001 - of whatever kind, the tasks have ended
                 failures += 1
                 if not isinstance(error, OUTAGES) or failures == len(PAUSES):
-                    _complain(error)
+                    _complain(next(iter(ended)), error)
                     return
                 self._ended = ended | self._ended
             else:
                 failures = 0
 
     async def _publish(self, ended: dict[str, ProgressStatus]) -> None:
-        watched = await progress_store.known_of(self._functions, self._history, list(ended))
+        watched = await find_known(self._functions, self._history, list(ended))
         for task_id in watched:
             try:
-                await progress_store.end(self._history, task_id, ended[task_id])
+                await finish_progress(self._history, task_id, ended[task_id])
             except (ResponseError, ValueError, TypeError) as error:
-                _complain(error)  # what is kept there is not ours; the others are published
+                _complain(
+                    task_id, error
+                )  # what is kept there is not ours; the others are published
 
 
-def _complain(error: Exception) -> None:
-    logger.warning("could not publish progress: %s", type(error).__name__)
+def _complain(task_id: str, error: Exception) -> None:
+    logger.warning("could not publish progress of %s: %s", task_id, type(error).__name__)

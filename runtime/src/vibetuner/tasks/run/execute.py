@@ -180,7 +180,8 @@ class Executor:
             if not sent.done():
                 sent.cancel()
             elif not sent.cancelled() and (error := sent.exception()):
-                logger.warning("could not publish progress: %s", type(error).__name__)
+                name = type(error).__name__
+                logger.warning("could not publish progress of %s: %s", attempt.task_id, name)
 
 
 def load(attempt: Attempt, codec: Codec, registry: dict[str, Any], keys: Keys) -> None:

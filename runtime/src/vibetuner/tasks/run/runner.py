@@ -22,7 +22,7 @@ from vibetuner.tasks.observers.journal import JournalObserver
 from vibetuner.tasks.observers.letters import LetterWriter
 from vibetuner.tasks.observers.log import LogObserver
 from vibetuner.tasks.observers.progress import ProgressObserver
-from vibetuner.tasks.progress_state import ProgressStatus
+from vibetuner.tasks.progress.state import ProgressStatus
 from vibetuner.tasks.run.delayed import Cron, DelayedQueue, sweep
 from vibetuner.tasks.run.dispatcher import Dispatcher
 from vibetuner.tasks.run.execute import Executor, Rejected, load

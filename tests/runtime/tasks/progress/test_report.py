@@ -17,9 +17,14 @@ from tests.valkey import Valkey
 from vibetuner.config import Settings, using_settings
 from vibetuner.sse.event import Event
 from vibetuner.sse.history import History, history_of
-from vibetuner.tasks import progress_store
 from vibetuner.tasks.observers.progress import ProgressObserver
 from vibetuner.tasks.progress import Progress, ProgressState, ProgressStatus, watch_progress
+from vibetuner.tasks.progress.state import (
+    finish_progress,
+    read_progress,
+    register_watch,
+    write_progress,
+)
 from vibetuner.tasks.robust import robust_task
 from vibetuner.tasks.worker import TaskWorker, using_worker
 from vibetuner.testing import held_open
@@ -216,9 +221,9 @@ async def test_a_task_that_a_person_ends_is_aborted(worker: TaskWorker, settings
         group.create_task(see(task.id))
         group.create_task(see(waiting.id))
         async with asyncio.timeout(30):
-            while (await progress_store.read(history(worker, settings), task.id))[0] is None:
+            while (await read_progress(history(worker, settings), task.id))[0] is None:
                 await asyncio.sleep(0.02)
-            while (await progress_store.read(history(worker, settings), waiting.id))[0] is None:
+            while (await read_progress(history(worker, settings), waiting.id))[0] is None:
                 await asyncio.sleep(0.02)
             await asyncio.sleep(0.5)
             assert await task.abort()
@@ -285,11 +290,11 @@ async def test_a_worker_that_was_believed_dead_cannot_undo_an_end(
     """It wakes up and goes on telling; the page has its end already."""
     store = history(worker, settings)
     state = ProgressState(task_id="t", status=ProgressStatus.RUNNING, done=1, total=2)
-    await progress_store.write(store, state, anew=True)
-    await progress_store.end(store, "t", ProgressStatus.COMPLETE)
-    await progress_store.end(store, "t", ProgressStatus.FAILED)
-    await progress_store.write(store, state)
-    assert (await progress_store.read(store, "t"))[0] == state.at_end(ProgressStatus.COMPLETE)
+    await write_progress(store, state, anew=True)
+    await finish_progress(store, "t", ProgressStatus.COMPLETE)
+    await finish_progress(store, "t", ProgressStatus.FAILED)
+    await write_progress(store, state)
+    assert (await read_progress(store, "t"))[0] == state.at_end(ProgressStatus.COMPLETE)
     assert [e.name for e in await events_of(worker, settings, "t")] == ["progress", "complete"]
 
 
@@ -354,7 +359,7 @@ async def test_a_task_is_finished_though_its_last_report_cannot_be_sent(
     result = await task.result(timeout=30)
     assert (result.success, result.result) == (True, "kept")
     assert (await until_closed(worker, settings, task.id))[-1].name == "complete"
-    assert "progress is not told: TypeError" in caplog.messages
+    assert f"could not publish progress of {task.id}: TypeError" in caplog.messages
 
 
 async def test_a_task_is_finished_though_its_end_cannot_be_told(
@@ -388,7 +393,7 @@ async def test_an_end_that_redis_did_not_hear_is_told_when_it_is_back(tmp_path: 
         with using_settings(valkey.settings):
             async with TaskWorker(valkey.settings) as own:
                 store = history(own, valkey.settings)
-                await progress_store.register(store, ProgressState(task_id="t"))
+                await register_watch(store, ProgressState(task_id="t"))
                 valkey.kill()
                 observer = ProgressObserver(own.client.functions, store)
                 observer.publish("t", ProgressStatus.COMPLETE)

@@ -79,8 +79,8 @@ ROUTES = """
     from shop import jobs
     from vibetuner.config import get_settings
     from vibetuner.sse.history import history_of
-    from vibetuner.tasks import progress_store
     from vibetuner.tasks.progress import ProgressState, progress_endpoint
+    from vibetuner.tasks.progress.state import read_progress
     from vibetuner.tasks.worker import get_worker
 
     router = APIRouter()
@@ -90,7 +90,7 @@ ROUTES = """
     async def known(task_id: str) -> dict[str, bool]:
         worker = get_worker()
         history = history_of(worker.redis, get_settings())
-        state, _ = await progress_store.read(history, task_id)
+        state, _ = await read_progress(history, task_id)
         return {
             "recorded": await worker.status_by_id(task_id) == "done",
             "told": state is not None and state.is_over,

@@ -1,0 +1,106 @@
+"""The budget of open event streams: so many for each client, and so many in all."""
+
+from __future__ import annotations
+
+import logging
+import resource
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from ipaddress import IPv6Address, ip_address, ip_network
+
+from vibetuner.config import Settings
+from vibetuner.logs import Throttle
+
+__all__ = ["RETRY_SECONDS", "StreamBudget", "TooManyStreams", "client_of", "get_budget", "most"]
+
+logger = logging.getLogger(__name__)
+
+#: the seconds after which a refused client should try again
+RETRY_SECONDS = 10
+
+
+class TooManyStreams(Exception):  # noqa: N818 - a state, as in HTTP 429
+    """A stream was refused; ``status`` is the HTTP status of the answer."""
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class StreamBudget:
+    """Counts the open streams of one process."""
+
+    def __init__(self) -> None:
+        self._open: Counter[str] = Counter()
+        self._throttle = Throttle()
+
+    def __len__(self) -> int:
+        return self._open.total()
+
+    @contextmanager
+    def admit(self, address: str, settings: Settings) -> Iterator[None]:
+        """Count one stream of a client for the length of the block.
+
+        Raises:
+            TooManyStreams: the client has SSE_STREAMS_PER_CLIENT streams open (429), or the
+                process has SSE_STREAMS (503).
+        """
+        client = client_of(address)
+        self._check(client, settings)
+        self._open[client] += 1
+        try:
+            yield
+        finally:
+            self._open[client] -= 1
+            if not self._open[client]:
+                del self._open[client]
+
+    def _check(self, client: str, settings: Settings) -> None:
+        limit = settings.sse_streams_per_client
+        if client and limit and self._open[client] >= limit:
+            self._warn(f"{client} has {limit} open, which is SSE_STREAMS_PER_CLIENT")
+            raise TooManyStreams(429, "Too many event streams are open at your address.")
+        limit = most(settings)
+        if len(self) >= limit:
+            self._warn(f"{limit} are open, which is SSE_STREAMS or half of the open files allowed")
+            raise TooManyStreams(503, "Too many event streams are open.")
+
+    def _warn(self, reason: str) -> None:
+        if count := self._throttle.count():
+            logger.warning("refused %d event streams: %s", count, reason)
+
+
+def most(settings: Settings) -> int:
+    """Return how many streams this process may have open.
+
+    Each takes a file descriptor, and half of those stay free for requests and databases.
+    """
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY:
+        return settings.sse_streams
+    return max(1, min(settings.sse_streams, soft // 2))
+
+
+def client_of(address: str) -> str:
+    """Return the name under which an address is counted; an IPv6 client owns a /64 network.
+
+    >>> client_of("192.0.2.7"), client_of("2001:db8:1:2:3::4"), client_of("::ffff:192.0.2.7")
+    ('192.0.2.7', '2001:db8:1:2::/64', '192.0.2.7')
+    """
+    try:
+        ip = ip_address(address)
+    except ValueError:
+        return repr(address[:64]) if address else ""  # a proxy's word, or a Unix socket
+    if not isinstance(ip, IPv6Address):
+        return str(ip)
+    if ip.ipv4_mapped:
+        return str(ip.ipv4_mapped)
+    return str(ip_network((ip, 64), strict=False)) if not ip.is_loopback else str(ip)
+
+
+@cache
+def get_budget() -> StreamBudget:
+    """Return the process's budget."""
+    return StreamBudget()

@@ -1,0 +1,234 @@
+"""Reporting progress from inside a task."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import deque
+from collections.abc import AsyncIterable, AsyncIterator, Iterable, Sized
+from dataclasses import asdict
+from operator import index
+from typing import Any, TypeVar
+
+from vibetuner.sse.broadcast import broadcast
+from vibetuner.sse.event import check_channel
+from vibetuner.sse.history import OUTAGES
+from vibetuner.tasks.attempt import current_attempt, current_task_id
+from vibetuner.tasks.progress.state import PROGRESS, ProgressState, ProgressStatus, write_progress
+
+__all__ = ["Progress", "RateMeter", "remaining"]
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+MESSAGE_LENGTH = 2000
+# The shortest time between two events, however often a task advances.
+INTERVAL_SECONDS = 0.25
+RATE_SECONDS = 10.0
+# How long a task waits for Redis to take an event, and how long it waits before the next try.
+PATIENCE_SECONDS = 5.0
+
+
+class Progress:
+    """Reports the progress of the task that creates it.
+
+    Outside a worker, as in a test that calls a task's function, it counts and publishes only to
+    ``channel``, where one is given. While Redis is away nothing is published, and the task goes on.
+
+    Args:
+        total: the number of steps; None when it is not known.
+        channel: a channel that gets the events too, beside the one named by the task's id.
+        message: what the task is doing, in words for people; its first 2,000 characters are sent.
+
+    Raises:
+        TypeError: the total is no whole number, or the message is no text.
+        ValueError: the channel's name can't be used.
+    """
+
+    def __init__(
+        self, total: int | None = None, *, channel: str | None = None, message: str = ""
+    ) -> None:
+        self.done = 0
+        self.total = None if total is None else _count("total", total)
+        self.message = _text(message)
+        self._channel = None if channel is None else check_channel(channel)
+        self._attempt = current_attempt()
+        self.task_id = current_task_id()
+        self._meter = RateMeter()
+        self._due = 0.0
+        self._is_new = True
+        self._is_sent = True
+        self._failing = False
+        self._busy = False
+        self._over = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._late: asyncio.Task[None] | None = None
+        if self._attempt is not None:
+            self._attempt.reports.append(self)
+        self._meter.rate(time.monotonic(), 0)
+
+    async def advance(self, steps: int = 1) -> None:
+        """Count ``steps`` more steps as done.
+
+        Raises:
+            TypeError: ``steps`` is no whole number.
+        """
+        self.done += _count("steps", steps)
+        await self._report()
+
+    async def update(
+        self, *, message: str | None = None, done: int | None = None, total: int | None = None
+    ) -> None:
+        """Replace the values that are given.
+
+        Raises:
+            TypeError: ``done`` or ``total`` is no whole number, or ``message`` is no text.
+        """
+        new_message = self.message if message is None else _text(message)
+        new_done = self.done if done is None else _count("done", done)
+        self.total = self.total if total is None else _count("total", total)
+        self.message, self.done = new_message, new_done
+        await self._report()
+
+    async def track(self, rows: Iterable[T] | AsyncIterable[T]) -> AsyncIterator[T]:
+        """Yield the rows; each counts as a step that is done when the next is asked for.
+
+        If ``rows`` has a length and no total was given, the length is the total.
+        """
+        if self.total is None and isinstance(rows, Sized):
+            self.total = len(rows)
+        if isinstance(rows, AsyncIterable):
+            async for row in rows:
+                yield row
+                await self.advance()
+        else:
+            for row in rows:
+                yield row
+                await self.advance()
+
+    async def settle(self, *, again: bool) -> None:
+        """Publish the last state; the worker calls it at the end of an attempt.
+
+        Args:
+            again: the task waits for another attempt.
+        """
+        self._over = True
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._late is not None:
+            await self._late
+        if again:
+            await self._send(ProgressStatus.QUEUED)
+        elif not self._is_sent:
+            await self._send(ProgressStatus.RUNNING)
+
+    async def _report(self) -> None:
+        self._is_sent = False
+        wait = self._due - time.monotonic()
+        if wait <= 0 and not self._busy:
+            await self._send(ProgressStatus.RUNNING)
+        elif self._timer is None and self._attempt is not None and not self._over:
+            loop = asyncio.get_running_loop()
+            self._timer = loop.call_later(max(wait, INTERVAL_SECONDS / 2), self._send_late)
+
+    def _send_late(self) -> None:
+        """Publish the last state of a task that reports nothing for a while."""
+        self._timer = None
+        if not self._is_sent and not self._busy and not self._over:
+            self._late = asyncio.create_task(self._send(ProgressStatus.RUNNING))
+
+    async def _send(self, status: ProgressStatus) -> None:
+        self._busy, self._is_sent = True, True
+        try:
+            async with asyncio.timeout(PATIENCE_SECONDS):
+                await self._send_now(self._state(status))
+        except (*OUTAGES, TypeError, ValueError) as error:
+            if not self._failing:
+                logger.warning(
+                    "could not publish progress of %s: %s", self.task_id, type(error).__name__
+                )
+            self._failing = True
+        else:
+            self._failing = False
+        finally:
+            self._busy, self._is_new = False, False
+            # A task must not wait for a silent Redis at every step.
+            pause = PATIENCE_SECONDS if self._failing else INTERVAL_SECONDS
+            self._due = time.monotonic() + pause
+
+    async def _send_now(self, state: ProgressState) -> None:
+        if self._attempt is not None:
+            await write_progress(
+                self._attempt.history,
+                state,
+                channel=self._channel,
+                anew=self._is_new and state.status is ProgressStatus.RUNNING,
+            )
+        elif self._channel is not None:
+            await broadcast(self._channel, PROGRESS, asdict(state))
+
+    def _state(self, status: ProgressStatus) -> ProgressState:
+        rate = self._meter.rate(time.monotonic(), self.done)
+        return ProgressState(
+            task_id=self.task_id,
+            status=status,
+            done=self.done,
+            total=self.total,
+            message=self.message[:MESSAGE_LENGTH],
+            rate=rate,
+            eta=remaining(self.done, self.total, rate),
+        )
+
+
+def _count(name: str, value: Any) -> int:
+    try:
+        return index(value)
+    except TypeError:
+        raise TypeError(
+            f"Progress({name}=) takes a whole number, not {_shown(value)}. Round it with int()"
+        ) from None
+
+
+def _text(message: Any) -> str:
+    if isinstance(message, str):
+        return message
+    raise TypeError(f"Progress(message=) takes text, not {_shown(message)}. Convert it with str()")
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return f"{text if len(text) <= 60 else f'{text[:60]}…'} of type {type(value).__name__}"
+
+
+class RateMeter:
+    """Measures steps a second over the last seconds.
+
+    >>> meter = RateMeter()
+    >>> [meter.rate(at, done) for at, done in ((0, 0), (1, 10), (2, 30), (20, 30))]
+    [None, 10.0, 15.0, 0.0]
+    """
+
+    def __init__(self, span: float = RATE_SECONDS) -> None:
+        self._span = span
+        self._samples: deque[tuple[float, int]] = deque()
+
+    def rate(self, now: float, done: int) -> float | None:
+        """Add a sample and return the rate; None for the first sample."""
+        samples = self._samples
+        samples.append((now, done))
+        # The last sample before the span is kept, so that the whole span is covered.
+        while len(samples) > 2 and samples[1][0] <= now - self._span:
+            samples.popleft()
+        began, first = samples[0]
+        return (done - first) / (now - began) if now > began else None
+
+
+def remaining(done: int, total: int | None, rate: float | None) -> float | None:
+    """Return the seconds that are left; None when they can't be estimated.
+
+    >>> remaining(50, 100, 5), remaining(50, None, 5), remaining(50, 100, 0)
+    (10.0, None, None)
+    """
+    return max(0, total - done) / rate if total is not None and rate else None

@@ -1,0 +1,209 @@
+"""The progress of one task: its state, and the key in Redis that keeps it."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import asdict, dataclass, fields, replace
+from enum import StrEnum
+from typing import Any, Self
+
+from vibetuner.redis.functions import Caller
+from vibetuner.sse.event import idle_id
+from vibetuner.sse.history import History
+
+__all__ = [
+    "PROGRESS",
+    "ProgressState",
+    "ProgressStatus",
+    "find_known",
+    "finish_progress",
+    "read_progress",
+    "register_watch",
+    "write_progress",
+]
+
+#: the name of the event that reports a state
+PROGRESS = "progress"
+
+# A task may be silent for hours, and its page may be opened hours after it has ended.
+KEPT_SECONDS = 24 * 3600
+
+
+class ProgressStatus(StrEnum):
+    """The stage of a task; the last three are final, and name the closing events."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    COMPLETE = "complete"
+    FAILED = "failed"
+    ABORTED = "aborted"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProgressState:
+    """The progress of a task at one moment.
+
+    Args:
+        done: the number of steps that are done.
+        total: the number of all steps; None when it is not known.
+        message: what the task is doing, in words for people.
+        rate: steps a second, over the last ten seconds.
+        eta: the seconds that are left at this rate.
+    """
+
+    task_id: str
+    status: ProgressStatus = ProgressStatus.QUEUED
+    done: int = 0
+    total: int | None = None
+    message: str = ""
+    rate: float | None = None
+    eta: float | None = None
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the task has ended."""
+        return self.status not in {ProgressStatus.QUEUED, ProgressStatus.RUNNING}
+
+    @property
+    def percent(self) -> int | None:
+        """0 to 100; None when the total is not known.
+
+        >>> ProgressState(task_id="a", done=1, total=3).percent
+        33
+        >>> ProgressState(task_id="a", status=ProgressStatus.COMPLETE).percent
+        100
+        """
+        if self.status is ProgressStatus.COMPLETE:
+            return 100
+        if not self.total:
+            return None
+        return max(0, min(100, 100 * self.done // self.total))
+
+    def at_end(self, status: ProgressStatus) -> Self:
+        """Return the same state with a final status."""
+        return replace(self, status=status, rate=None, eta=None)
+
+    def to_json(self) -> str:
+        """Return the JSON text that is stored and sent, ``percent`` included."""
+        return json.dumps({**asdict(self), "percent": self.percent})
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """Read what :meth:`to_json` wrote.
+
+        Raises:
+            ValueError: it is something else, or a value is of the wrong type.
+        """
+        try:
+            values: Any = json.loads(text)
+        except RecursionError:
+            raise ValueError("no progress: too deeply nested") from None
+        if not isinstance(values, dict):
+            raise ValueError("no progress: not a JSON object")  # noqa: TRY004 - one error for all
+        known = {field.name: values[field.name] for field in fields(cls) if field.name in values}
+        for name, is_valid in CHECKS.items():
+            if name in known and not is_valid(known[name]):
+                raise ValueError(f"no progress: unexpected value of {name!r}")
+        if "task_id" not in known:
+            raise ValueError("no progress: 'task_id' is missing")
+        return cls(**{**known, "status": ProgressStatus(values.get("status", "queued"))})
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_number(value: Any) -> bool:
+    return value is None or (
+        isinstance(value, int | float)
+        and not isinstance(value, bool)
+        and abs(value) < 2**63
+        and math.isfinite(value)
+    )
+
+
+CHECKS = {
+    "task_id": lambda value: isinstance(value, str),
+    "done": _is_count,
+    "total": lambda value: value is None or _is_count(value),
+    "message": lambda value: isinstance(value, str),
+    "rate": _is_number,
+    "eta": _is_number,
+}
+
+
+async def write_progress(
+    history: History, state: ProgressState, *, channel: str | None = None, anew: bool = False
+) -> None:
+    """Store a state and publish it on the task's channel, and on ``channel`` if one is named.
+
+    Args:
+        anew: an attempt begins, and may replace a final state.
+    """
+    await _write(history, state, PROGRESS, channel or "", anew=anew)
+
+
+async def finish_progress(history: History, task_id: str, status: ProgressStatus) -> None:
+    """Publish the closing event of a task once, if the task reports progress or is watched."""
+    while True:
+        known: Any = await history.redis.hget(history.keys.progress(task_id), "state")
+        if not known:
+            return
+        state = (_parse(known) or ProgressState(task_id=task_id)).at_end(status)
+        if await _write(history, state, status.value, "", expected=known) != "?":
+            return
+
+
+async def find_known(functions: Caller, history: History, task_ids: list[str]) -> list[str]:
+    """Return those of the tasks that report progress or are watched."""
+    keys = [history.keys.progress(task_id) for task_id in task_ids]
+    answer = await functions.call("know_progress", keys, ())
+    return [name for name, known in zip(task_ids, answer, strict=True) if known]
+
+
+async def register_watch(history: History, state: ProgressState) -> None:
+    """Note that somebody watches, so that the end is published for a task that reports nothing."""
+    key = history.keys.progress(state.task_id)
+    values: list[str | float] = [state.to_json(), KEPT_SECONDS]
+    await history.functions.call("register_progress", [key], values)
+
+
+async def read_progress(history: History, task_id: str) -> tuple[ProgressState | None, str]:
+    """Return the stored state of a task, and the id of the newest event that it includes.
+
+    A state that can't be read counts as none.
+    """
+    keys = [history.keys.progress(task_id), history.keys.events(task_id)]
+    text, newest, now = await history.functions.call("read_progress", keys, ())
+    return _parse(text), newest or idle_id(int(now))
+
+
+def _parse(text: Any) -> ProgressState | None:
+    try:
+        return ProgressState.from_json(text) if isinstance(text, str) else None
+    except ValueError:
+        return None
+
+
+async def _write(  # noqa: PLR0913 - each with its name
+    history: History,
+    state: ProgressState,
+    event: str,
+    channel: str,
+    *,
+    anew: bool = False,
+    expected: str | bytes = "",
+) -> str:
+    task_id = state.task_id
+    values: list[str | bytes | float] = [
+        *history.arguments(task_id, event, state.to_json()),
+        "1" if anew else "",
+        expected,
+        "1" if state.is_over else "0",
+        channel,
+        history.keys.events(""),
+        KEPT_SECONDS,
+    ]
+    keys = [history.keys.progress(task_id), history.keys.events(task_id)]
+    return str(await history.functions.call("write_progress", keys, values))

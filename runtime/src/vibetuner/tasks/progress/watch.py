@@ -1,0 +1,212 @@
+"""Watching the progress of a task: the present state, each change, and the end."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any
+
+from streaq import TaskStatus
+from streaq.types import StreaqCancelled
+
+from vibetuner.config import get_settings
+from vibetuner.redis.client import answering
+from vibetuner.resources.slots import task_queue
+from vibetuner.sse.event import RESET, Event
+from vibetuner.sse.feed import Subscriber
+from vibetuner.sse.history import OUTAGES, History, history_of
+from vibetuner.sse.hub import Hub
+from vibetuner.sse.relay import open_relay
+from vibetuner.tasks.progress.state import (
+    PROGRESS,
+    ProgressState,
+    ProgressStatus,
+    finish_progress,
+    read_progress,
+    register_watch,
+)
+from vibetuner.templates import get_templates
+
+__all__ = [
+    "ENDS",
+    "Render",
+    "Step",
+    "follow_progress",
+    "load_progress",
+    "render_bar",
+    "status_of",
+    "watch_progress",
+]
+
+Render = Callable[[ProgressState], str | Awaitable[str]]
+
+ENDS = frozenset(
+    status.value
+    for status in (ProgressStatus.COMPLETE, ProgressStatus.FAILED, ProgressStatus.ABORTED)
+)
+STATUS = {
+    TaskStatus.QUEUED: ProgressStatus.QUEUED,
+    TaskStatus.SCHEDULED: ProgressStatus.QUEUED,
+    TaskStatus.RUNNING: ProgressStatus.RUNNING,
+}
+RESULT_SECONDS = 2
+OUTAGE_SECONDS = 1.0
+
+
+def render_bar(state: ProgressState, label: str = "Progress") -> str:
+    """Draw the bar alone, with the macro ``bar`` of ``vibetuner/progress.html``."""
+    module: Any = get_templates().get_template("vibetuner/progress.html").module
+    return str(module.bar(state, label))
+
+
+async def watch_progress(task_id: str) -> AsyncIterator[ProgressState]:
+    """Yield the states of a task until it ends, the present one first; needs an open queue.
+
+    Raises:
+        LookupError: the task is unknown.
+        NotConfigured: REDIS_URL is empty.
+        ServiceUnavailable: the queue is not open here, or Redis gives no answer at the start.
+    """
+    if await load_progress(task_id) is None:
+        raise LookupError(task_id)
+    hub = Hub()
+    async with open_relay(_history(), hub):
+        with hub.subscribe(task_id) as subscriber:
+            async for step in follow_progress(subscriber):
+                if step is not None:
+                    yield step.state
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A state, with the name and the id of the event that reports it."""
+
+    name: str
+    state: ProgressState
+    id: str
+
+
+async def follow_progress(subscriber: Subscriber) -> AsyncIterator[Step | None]:
+    """Yield the steps of the task that names the subscriber's channel; None after a silence."""
+    task_id, missing = subscriber.channel, 0
+    state, position = await _begin(subscriber)
+    if not state.is_over:
+        yield Step(PROGRESS, state, position)
+    while not state.is_over:
+        events = await subscriber.events()
+        if events is None:
+            return
+        if not events:
+            yield None
+            missing = missing + 1 if await _is_lost(task_id) else 0
+            if missing > 1:
+                await _give_up(task_id)
+        elif any(event.name == RESET for event in events):
+            state, position = await _begin(subscriber)
+            if not state.is_over:
+                yield Step(PROGRESS, state, position)
+        elif step := _newest_step(events):
+            state, position = step.state, step.id
+            if not state.is_over:
+                yield step
+    if state.is_over:
+        yield Step(state.status.value, state, position)
+
+
+async def load_progress(task_id: str) -> ProgressState | None:
+    """Return the state of a task, as it was reported or as the queue has it; None if unknown.
+
+    From then on the end of the task is published, also if the task itself reports nothing.
+
+    Raises:
+        NotConfigured: REDIS_URL is empty.
+        ServiceUnavailable: the queue is not open here, or Redis gives no answer within 5 seconds.
+    """
+    async with answering(get_settings()):
+        return await _load(task_id)
+
+
+async def _load(task_id: str) -> ProgressState | None:
+    history = _history()
+    state, _ = await read_progress(history, task_id)
+    if state is not None and state.is_over:
+        return state
+    asked = await _ask_queue(task_id)
+    if asked is not None and asked.is_over and state is not None:
+        await finish_progress(history, task_id, asked.status)
+        return state.at_end(asked.status)
+    if state is None and asked is not None:
+        await register_watch(history, asked)
+    return state or asked
+
+
+def status_of(outcome: object, *, success: bool) -> ProgressStatus:
+    """Return the final status of a task that ended with ``outcome``."""
+    if success:
+        return ProgressStatus.COMPLETE
+    aborted = isinstance(outcome, StreaqCancelled)
+    return ProgressStatus.ABORTED if aborted else ProgressStatus.FAILED
+
+
+async def _begin(subscriber: Subscriber) -> tuple[ProgressState, str]:
+    """Return the present state and its position in the stream; wait while Redis is away."""
+    task_id = subscriber.channel
+    while not subscriber.closed:
+        try:
+            loaded = await load_progress(task_id)
+            async with answering(get_settings()):
+                state, position = await read_progress(_history(), task_id)
+        except OUTAGES:
+            await subscriber.pause(OUTAGE_SECONDS)
+        else:
+            subscriber.begin_after(position)
+            gone = ProgressState(task_id=task_id, status=ProgressStatus.FAILED)
+            return state or loaded or gone, position
+    return ProgressState(task_id=task_id), ""
+
+
+async def _ask_queue(task_id: str) -> ProgressState | None:
+    queue = task_queue.get()
+    status = await queue.status_by_id(task_id)
+    if status in STATUS:
+        return ProgressState(task_id=task_id, status=STATUS[status])
+    if status is TaskStatus.NOT_FOUND:
+        return None
+    try:
+        result = await queue.result_by_id(task_id, timeout=RESULT_SECONDS)
+    except TimeoutError:
+        return None
+    outcome = None if result.success else result.exception
+    return ProgressState(task_id=task_id, status=status_of(outcome, success=result.success))
+
+
+async def _is_lost(task_id: str) -> bool:
+    """Whether the queue no longer knows a task whose end was not published.
+
+    This happens if its worker was lost between the two, or if Redis lost its data.
+    """
+    try:
+        return await load_progress(task_id) is None or await _ask_queue(task_id) is None
+    except OUTAGES:
+        return False
+
+
+async def _give_up(task_id: str) -> None:
+    history = _history()
+    await register_watch(history, ProgressState(task_id=task_id))
+    await finish_progress(history, task_id, ProgressStatus.FAILED)
+
+
+def _newest_step(events: list[Event]) -> Step | None:
+    """Return the newest state among the events; older ones are of no more interest."""
+    for event in reversed(events):
+        if event.name == PROGRESS or event.name in ENDS:
+            try:
+                return Step(PROGRESS, ProgressState.from_json(event.data), event.id)
+            except ValueError:
+                continue  # an event of the project's own, of the same name
+    return None
+
+
+def _history() -> History:
+    return history_of(task_queue.get().redis, get_settings())

@@ -1,0 +1,52 @@
+"""An id that a browser invents must not silence its stream."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from vibetuner.config import Settings
+from vibetuner.redis.client import open_resource
+from vibetuner.sse import broadcast
+from vibetuner.sse.history import history_of
+from vibetuner.sse.hub import get_hub
+from vibetuner.sse.relay import open_relay
+from vibetuner.sse.stream import EventStream
+
+LARGEST = 2**64 - 1
+
+
+@pytest.mark.parametrize(
+    "forged", [f"{LARGEST}-{LARGEST}", f"{LARGEST}-0", f"0-{LARGEST}", f"{LARGEST + 1}-0", "-", "0"]
+)
+async def test_a_stream_begun_at_an_invented_id_says_reset_and_goes_on(
+    settings: Settings, forged: str
+):
+    """Redis refuses to read after the largest id; the stream waited for it to come to its mind."""
+    sent: list[bytes] = []
+    leave = asyncio.Event()
+
+    async def send(message: Any) -> None:
+        sent.append(message.get("body", b""))
+
+    async def receive() -> dict[str, str]:
+        await leave.wait()
+        return {"type": "http.disconnect"}
+
+    async def until(text: bytes) -> None:
+        async with asyncio.timeout(10):
+            while text not in b"".join(sent):
+                await asyncio.sleep(0.01)
+
+    async with open_resource(settings, None) as client:
+        with get_hub().serving():
+            async with open_relay(history_of(client, settings), get_hub()):
+                stream = EventStream("news", last_id=forged)
+                serving = asyncio.create_task(stream({"type": "http"}, receive, send))
+                await until(b"event: reset")
+                await broadcast("news", "headline", "it goes on")
+                await until(b"it goes on")
+                leave.set()
+                await serving

@@ -1,0 +1,62 @@
+"""A Redis that is frozen, and hangs up on nobody, holds up neither a task nor a request."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.valkey import Valkey
+from vibetuner.config import using_settings
+from vibetuner.errors import ServiceUnavailable
+from vibetuner.redis.client import open_resource
+from vibetuner.sse.history import open_history
+from vibetuner.tasks.attempt import Attempt
+from vibetuner.tasks.engine import running_attempt
+from vibetuner.tasks.progress import Progress, watch_progress
+from vibetuner.tasks.worker import TaskWorker, using_worker
+
+
+async def test_a_task_that_reports_waits_once_and_goes_on(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    """Its next steps don't wait at all until five seconds have passed."""
+    with Valkey(tmp_path) as valkey, using_settings(valkey.settings):
+        async with open_resource(valkey.settings, None):
+            token = running_attempt.set(Attempt("t", history=open_history()))
+            progress = Progress(total=100)
+            await progress.advance()
+            progress._due = 0.0
+            with valkey.frozen():
+                began = time.monotonic()
+                for _ in range(99):
+                    await progress.advance()
+                assert time.monotonic() - began < 9
+            assert progress.done == 100
+            told = [m for m in caplog.messages if m.startswith("could not publish progress of t")]
+            assert len(told) == 1
+            await progress.settle(again=False)
+            running_attempt.reset(token)
+
+
+async def test_whoever_asks_for_progress_is_told_within_seconds(
+    tmp_path: Path, fresh: None, stand_in: Callable[..., Any]
+):
+    """ServiceUnavailable, as documented."""
+    stand_in()
+
+    async def first(states: AsyncIterator[Any]) -> None:
+        async for _ in states:
+            break
+
+    with Valkey(tmp_path) as valkey, using_settings(valkey.settings):
+        with using_worker(TaskWorker(valkey.settings)) as worker:
+            async with worker:
+                with valkey.frozen():
+                    began = time.monotonic()
+                    with pytest.raises(ServiceUnavailable, match="Redis at .* can.t be used"):
+                        await first(watch_progress("t"))
+                    assert time.monotonic() - began < 15

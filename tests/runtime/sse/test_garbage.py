@@ -1,0 +1,170 @@
+"""Whatever somebody else wrote into Redis: the relay and the streams go on."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from coredis import Redis
+from hypothesis import given
+from hypothesis import settings as rounds
+from hypothesis import strategies as st
+
+from vibetuner.config import Settings
+from vibetuner.redis.client import open_redis
+from vibetuner.sse.history import history_of
+from vibetuner.sse.hub import Hub
+from vibetuner.sse.relay import open_relay
+from vibetuner.tasks.progress.state import (
+    ProgressState,
+    ProgressStatus,
+    finish_progress,
+    read_progress,
+    register_watch,
+)
+
+LARGEST = 2**64 - 1
+FAR = f"{LARGEST - 1}-0"
+
+names = st.text(max_size=20) | st.sampled_from(["news", "reset", "n"])
+ids = st.sampled_from(["1-1", FAR, f"{LARGEST}-{LARGEST}", "0-0", "x", "", "99999999999999-1"])
+messages = (
+    st.binary(max_size=60)
+    | st.builds(lambda *parts: "\n".join(parts).encode(errors="replace"), names, ids, names, names)
+    | st.builds(
+        lambda event_id, name: f"news\n{event_id}\n{name}\nforged".encode(errors="replace"),
+        ids, names,
+    )
+)  # fmt: skip
+fields = st.dictionaries(st.binary(max_size=8), st.binary(max_size=40), min_size=1, max_size=4)
+values = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=9)
+jsons = st.recursive(values, lambda inner: st.lists(inner, max_size=3), max_leaves=5)
+states = st.dictionaries(
+    st.sampled_from(["task_id", "status", "done", "total", "message", "rate", "eta", "x"]), jsons
+)
+
+
+async def wrong_type(client: Redis[Any], key: str) -> None:
+    await client.set(key, "x")
+
+
+async def no_fields_of_ours(client: Redis[Any], key: str) -> None:
+    await client.xadd(key, {"a": "1"})
+    await client.xadd(key, {"event": "two words", "data": "x", "total": "many"})
+    await client.xadd(key, {b"event": b"\xff", b"data": b"\xff\xfe"})
+
+
+async def an_id_from_the_future(client: Redis[Any], key: str) -> None:
+    await client.xadd(key, {"event": "n", "data": "x"}, identifier=FAR)
+
+
+@given(st.lists(messages, min_size=1, max_size=15))
+@rounds(max_examples=15)
+def test_no_message_on_the_topic_stops_the_relay(servers, garbage: list[bytes]):
+    """An event that is sent afterwards arrives, and Redis was never believed lost."""
+
+    async def run() -> None:
+        settings = Settings(redis_url=servers.urls["redis"], redis_key_prefix="garbage")
+        hub = Hub()
+        async with open_redis(settings) as client:
+            history = history_of(client, settings)
+            async with open_relay(history, hub):
+                with hub.subscribe("news") as subscriber:
+                    first = await history.send("news", "n", "first")
+                    subscriber.begin_after(first)
+                    for message in garbage:
+                        await client.publish(history.keys.topic, message)
+                    await history.send("news", "n", "real")
+                    async with asyncio.timeout(10):
+                        while not any(e.data == "real" for e in await subscriber.events() or ()):
+                            pass
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("spoil", [wrong_type, no_fields_of_ours, an_id_from_the_future])
+async def test_a_stream_that_holds_something_else_can_be_read(
+    settings: Settings, spoil: Callable[..., Any]
+):
+    """A browser that reconnects is told to fetch its state again, and goes on from there."""
+    async with open_redis(settings) as client:
+        history = history_of(client, settings)
+        await spoil(client, history.keys.events("news"))
+        for after in (None, "1-1", FAR, "0-0"):
+            past = await history.read("news", after)
+            assert past.missed == [] or past.missed is None or spoil is an_id_from_the_future
+        other = await history.send("other", "n", "x")
+        assert (await history.read("other", other)).missed == []
+
+
+async def test_a_channel_that_was_spoilt_keeps_no_relay_from_coming_back(settings: Settings):
+    """Its subscribers get a reset, and the others what they missed."""
+    hub = Hub()
+    async with open_redis(settings) as client:
+        history = history_of(client, settings)
+        with hub.subscribe("spoilt") as one, hub.subscribe("whole") as two:
+            for subscriber in (one, two):
+                sent = await history.send(subscriber.channel, "n", "first")
+                subscriber.begin_after(sent)
+            await client.delete([history.keys.events("spoilt")])
+            await client.set(history.keys.events("spoilt"), "x", ex=60)
+            await history.send("whole", "n", "missed")
+            async with open_relay(history, hub), asyncio.timeout(10):
+                assert [event.name for event in await one.events() or ()] == ["reset"]
+                assert [event.data for event in await two.events() or ()] == ["missed"]
+
+
+@given(fields, fields)
+@rounds(max_examples=15)
+def test_no_entry_of_a_stream_ends_a_replay(
+    servers, one: dict[bytes, bytes], two: dict[bytes, bytes]
+):
+    """Entries that are not events are left out, and the events between them are there."""
+
+    async def run() -> None:
+        settings = Settings(redis_url=servers.urls["redis"], redis_key_prefix="garbage")
+        async with open_redis(settings) as client:
+            history = history_of(client, settings)
+            await client.delete([history.keys.events("entries")])
+            first = await history.send("entries", "n", "first")
+            await client.xadd(history.keys.events("entries"), one)
+            await history.send("entries", "n", "real")
+            await client.xadd(history.keys.events("entries"), two)
+            missed = (await history.read("entries", first)).missed
+            assert missed is not None
+            assert "real" in [event.data for event in missed]
+
+    asyncio.run(run())
+
+
+@given(st.binary(max_size=30) | states.map(lambda state: repr(state).encode()) | states)
+@rounds(max_examples=30)
+def test_no_stored_state_stops_whoever_watches_the_task(servers, stored: Any):
+    """One that can't be read counts as none, and the end is published over it."""
+    data = json.dumps(stored).encode() if isinstance(stored, dict) else stored
+
+    async def run() -> None:
+        settings = Settings(redis_url=servers.urls["redis"], redis_key_prefix="garbage")
+        async with open_redis(settings) as client:
+            history = history_of(client, settings)
+            key = f"{settings.redis_key_prefix}progress:t"
+            await client.delete([key])
+            await client.hset(key, {"state": data})
+            state, _ = await read_progress(history, "t")
+            assert state is None or isinstance(state.percent, int | None)
+            await register_watch(history, ProgressState(task_id="t"))
+            await finish_progress(history, "t", ProgressStatus.COMPLETE)
+            state, _ = await read_progress(history, "t")
+            assert state is None or state.is_over
+
+    asyncio.run(run())
+
+
+async def test_a_key_of_progress_that_holds_something_else_reads_as_none(settings: Settings):
+    """The page asks the queue instead."""
+    async with open_redis(settings) as client:
+        await client.set(f"{settings.redis_key_prefix}progress:t", "x", ex=60)
+        assert (await read_progress(history_of(client, settings), "t"))[0] is None
