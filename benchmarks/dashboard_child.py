@@ -192,7 +192,7 @@ async def fill_results(queue: Any) -> None:
 async def bury(queue: Any) -> None:
     """10,000 dead letters of fifty bugs, in the stream."""
     from vibetuner.tasks.dead_letters import Cause, DeadLetter
-    from vibetuner.tasks.dead_letters.stream import keep
+    from vibetuner.tasks.letters.stream import keep
 
     now = datetime.now(UTC)
     letter = DeadLetter(

@@ -14,10 +14,10 @@ from streaq.task import RegisteredTask, _task_context
 from streaq.types import StreamMessage, StreaqCancelled
 from streaq.utils import now_ms, to_ms
 
-from vibetuner.tasks.dead_letters.burial import Burial, Unburied
-from vibetuner.tasks.dead_letters.letter import Cause, DeadLetter, cause_of
 from vibetuner.tasks.guard import guard_of, queued_at
 from vibetuner.tasks.journal.recorder import Recorder, payload_of_run
+from vibetuner.tasks.letters.burial import Burial, Unburied
+from vibetuner.tasks.letters.letter import Cause, DeadLetter, cause_of
 from vibetuner.tasks.progress_hook import Ends, Reporting, reporting
 from vibetuner.tasks.report import Reporter, hit_the_engines_limit
 from vibetuner.tasks.stopping import StoppableWorker

@@ -15,9 +15,9 @@ from streaq import StreaqError, StreaqRetry, TaskContext
 from streaq.task import RegisteredTask
 from streaq.types import StreaqCancelled
 
-from vibetuner.tasks.dead_letters.burial import Burial, notify
-from vibetuner.tasks.dead_letters.letter import Cause, DeadLetter
 from vibetuner.tasks.journal.recorder import payload_of_run
+from vibetuner.tasks.letters.burial import Burial, notify
+from vibetuner.tasks.letters.letter import Cause, DeadLetter
 from vibetuner.tasks.retry import RetryPolicy
 
 __all__ = ["Guard", "OnFailure", "guard_of", "queued_at"]

@@ -13,12 +13,12 @@ import pytest
 from httpx2 import AsyncClient
 
 from tests.runtime.frontend.debug.conftest import HOSTILE, browsing
-from tests.runtime.tasks.dead_letters.conftest import make_letter, payload_of
+from tests.runtime.tasks.letters.conftest import make_letter, payload_of
 from tests.valkey import Valkey
 from vibetuner.config import Settings, get_settings, using_settings
 from vibetuner.frontend.debug.events import ChangeStream
 from vibetuner.sse.hub import Hub
-from vibetuner.tasks.dead_letters.stream import keep
+from vibetuner.tasks.letters.stream import keep
 from vibetuner.tasks.worker import TaskWorker
 
 HOME = "/debug/tasks"

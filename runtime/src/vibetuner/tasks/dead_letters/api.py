@@ -12,11 +12,9 @@ from vibetuner.config import get_settings
 from vibetuner.embedded import open_services
 from vibetuner.errors import DeadLetterError, DeadLetterNotFound, ServiceUnavailable, VibetunerError
 from vibetuner.resources.slots import mongo_database
-from vibetuner.tasks.dead_letters.act import Act, retry_id
-from vibetuner.tasks.dead_letters.group import Group
-from vibetuner.tasks.dead_letters.letter import Cause, DeadLetter
-from vibetuner.tasks.dead_letters.requeue import Requeue
-from vibetuner.tasks.dead_letters.store import Filters, Page, Store, StreamStore
+from vibetuner.tasks.letters.letter import Act, Cause, DeadLetter, Group, retry_id
+from vibetuner.tasks.letters.requeue import Requeue
+from vibetuner.tasks.letters.store import Filters, Page, Store, StreamStore
 from vibetuner.tasks.worker import get_worker, open_queue
 
 __all__ = ["count", "discard", "get", "groups", "list_letters", "open_dead_letters", "retry"]
@@ -162,7 +160,7 @@ def _store() -> Store:
             "MongoDB is not open here. In a script:  async with open_dead_letters(): "
             "(from vibetuner.tasks.dead_letters)"
         )
-    module = import_module("vibetuner.tasks.dead_letters.mongo_store")
+    module = import_module("vibetuner.tasks.letters.mongo_store")
     return cast("Store", module.MongoStore(database, redis, prefix, _requeue()))
 
 

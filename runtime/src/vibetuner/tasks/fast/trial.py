@@ -15,8 +15,8 @@ from streaq.task import RegisteredTask, _task_context
 from streaq.types import StreamMessage, StreaqCancelled
 from streaq.utils import datetime_ms, now_ms, to_ms, to_seconds
 
-from vibetuner.tasks.dead_letters.burial import Unburied
 from vibetuner.tasks.fast.slots import Begun
+from vibetuner.tasks.letters.burial import Unburied
 from vibetuner.tasks.payload import ArgumentsGone
 from vibetuner.tasks.try_end import TryEnd
 

@@ -21,11 +21,11 @@ from vibetuner import __version__
 from vibetuner.config import get_settings
 from vibetuner.errors import first_line
 from vibetuner.project import code_digest, find_root, project_info
-from vibetuner.tasks.dead_letters.letter import plain_text, plain_traceback
 from vibetuner.tasks.fast.queue import FastQueue
 from vibetuner.tasks.journal.batch import Batch
 from vibetuner.tasks.journal.entry import Beat, Ended, FailedTry, Outcome, Started, bucket
 from vibetuner.tasks.journal.write import write
+from vibetuner.tasks.letters.plain import plain_text, plain_traceback
 from vibetuner.tasks.try_end import TryEnd
 
 __all__ = ["BEAT_SECONDS", "Recorder", "payload_of_run"]

@@ -9,9 +9,9 @@ from streaq.types import StreaqCancelled
 
 from vibetuner.errors import TaskNotFound, VibetunerError
 from vibetuner.tasks.dead_letters import DeadLetter
-from vibetuner.tasks.dead_letters.api import get as get_letter
-from vibetuner.tasks.dead_letters.stream import find_letter
+from vibetuner.tasks.dead_letters import get as get_letter
 from vibetuner.tasks.journal.entry import Ended, FailedTry
+from vibetuner.tasks.letters.stream import find_letter
 from vibetuner.tasks.overview.listing import ended_row
 from vibetuner.tasks.overview.model import ENDED, Row, State, TaskDetail, moment
 from vibetuner.tasks.overview.queue import Queue

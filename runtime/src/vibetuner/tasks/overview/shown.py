@@ -10,7 +10,7 @@ from itertools import pairwise
 from typing import Any
 
 from vibetuner.config import mask_url
-from vibetuner.tasks.dead_letters.letter import plain, plain_text
+from vibetuner.tasks.letters.plain import plain, plain_text
 
 __all__ = ["MASK", "looks_secret", "name_arguments", "shown"]
 

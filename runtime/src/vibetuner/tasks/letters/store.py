@@ -7,12 +7,10 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from vibetuner.errors import DeadLetterError
-from vibetuner.tasks.dead_letters.act import Act
-from vibetuner.tasks.dead_letters.group import Group
-from vibetuner.tasks.dead_letters.letter import DeadLetter
-from vibetuner.tasks.dead_letters.requeue import Requeue
-from vibetuner.tasks.dead_letters.search import Filters, search_groups, search_letters
-from vibetuner.tasks.dead_letters.stream import Client, count_open, find_letter
+from vibetuner.tasks.letters.letter import Act, DeadLetter, Group
+from vibetuner.tasks.letters.requeue import Requeue
+from vibetuner.tasks.letters.search import Filters, search_groups, search_letters
+from vibetuner.tasks.letters.stream import Client, count_open, find_letter
 
 __all__ = ["Filters", "Page", "Store", "StreamStore", "bad_end"]
 

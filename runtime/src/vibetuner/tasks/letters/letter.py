@@ -1,13 +1,15 @@
-"""What is kept of a task that will not be tried again. Pure: nothing here talks to anything."""
+"""The record of a task that is not retried by itself, the decision about it, and its group.
+
+Pure: nothing here speaks to an outside system.
+"""
 
 from __future__ import annotations
 
 import base64
 import hashlib
 import json
-import math
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -16,28 +18,20 @@ from typing import Any, Self
 
 from streaq.types import StreaqError
 
-from vibetuner.logs import format_traceback
-
 __all__ = [
+    "Act",
     "Cause",
     "DeadLetter",
+    "Group",
     "as_moment",
     "cause_of",
     "fingerprint",
-    "plain",
-    "plain_text",
-    "plain_traceback",
+    "retry_id",
 ]
 
 ACT_FIELDS = frozenset({"retried_as", "retried_at", "discarded_at", "acted_by"})
 
 MOMENTS = frozenset({"enqueued_at", "failed_at", "retried_at", "discarded_at"})
-
-LONGEST_TEXT = 1000
-LONGEST_TRACEBACK = 20_000
-LONGEST_VALUE = 50_000
-MOST_VALUES = 1000
-DEEPEST = 10
 
 
 class Cause(StrEnum):
@@ -184,68 +178,63 @@ def fingerprint(task_name: str, cause: Cause, error: BaseException) -> str:
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
 
-def plain(value: Any) -> Any:
-    """A value that JSON and MongoDB both take: numbers, texts, lists and dicts of such, else text.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Act:
+    """A person's decision about a letter: retried or, where ``retried_as`` is None, discarded."""
 
-    It is for people to read, so what is very long or deep is cut short.
+    at: datetime
+    by: str | None = None
+    retried_as: str | None = None
 
-    >>> plain({"at": datetime(2026, 1, 2, tzinfo=UTC), "ids": (1, 2)})
-    {'at': '2026-01-02 00:00:00+00:00', 'ids': [1, 2]}
+    def fields(self) -> dict[str, Any]:
+        """Return the fields of the letter that it sets."""
+        who = {"acted_by": self.by} if self.by else {}
+        if self.retried_as is None:
+            return {"discarded_at": self.at, **who}
+        return {"retried_as": self.retried_as, "retried_at": self.at, **who}
+
+    def to_json(self) -> str:
+        """Return one line of JSON that :meth:`from_json` reads back."""
+        return json.dumps({"at": self.at.isoformat(), "by": self.by, "retried_as": self.retried_as})
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """Read what :meth:`to_json` wrote."""
+        values = json.loads(text)
+        return cls(**{**values, "at": datetime.fromisoformat(values["at"])})
+
+
+def retry_id(task_id: str) -> str:
+    """Return the id under which a task is retried: the same, whoever asks.
+
+    >>> retry_id("7f3a") == retry_id("7f3a") != retry_id("7f3b")
+    True
     """
-    shown = _plain(value, DEEPEST, iter(range(MOST_VALUES)))
-    size = len(json.dumps(shown))
-    if size <= LONGEST_VALUE:
-        return shown
-    # A list stays a list and a dict a dict, as whoever reads the record expects.
-    note = f"too long to show: {size} characters"
-    return [note] if isinstance(shown, list) else {"…": note} if isinstance(shown, dict) else note
+    return hashlib.sha256(f"retry of {task_id}".encode()).hexdigest()[:32]
 
 
-def _plain(value: Any, depth: int, budget: Iterator[int]) -> Any:
-    shown: Any
-    match value:
-        case None | bool():
-            shown = value
-        case int() if -(2**63) <= value < 2**63:
-            shown = int(value)
-        case float() if math.isfinite(value):
-            return float(value)
-        case list() | tuple() | dict() if not depth:
-            return "…"
-        case list() | tuple():
-            return [_plain(item, depth - 1, budget) for item, _ in zip(value, budget, strict=False)]
-        case dict():
-            shown = {
-                plain_text(name): _plain(item, depth - 1, budget)
-                for (name, item), _ in zip(value.items(), budget, strict=False)
-            }
-        case _:
-            shown = plain_text(value)
-    return shown
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Group:
+    """The open letters of one fingerprint.
 
-
-def plain_text(value: Any, longest: int = LONGEST_TEXT) -> str:
-    """``str(value)``, cut in the middle to ``longest``; what neither store takes is replaced.
-
-    >>> plain_text("abcdefghij", longest=5)
-    'ab…ij'
-    >>> plain_text(chr(0) + chr(0xDCFF))
-    '�?'
+    Args:
+        fingerprint: identifies the bug.
+        task: the task's name.
+        cause: why the tasks were given up.
+        error: the newest message, with its class before it.
+        count: how many letters there are.
+        first: when the oldest task failed.
+        last: when the newest task failed.
     """
-    try:
-        text = str(value)
-    except Exception as error:  # noqa: BLE001 - somebody's __str__ must not cost the letter
-        text = f"a {type(value).__name__} ({type(error).__name__} in its __str__)"
-    if len(text) > longest:
-        text = f"{text[: longest // 2]}…{text[-(longest - longest // 2 - 1) :]}"
-    return text.encode("utf-8", "replace").decode().replace("\x00", "\ufffd")
 
+    fingerprint: str
+    task: str
+    cause: Cause
+    error: str
+    count: int
+    first: datetime
+    last: datetime
 
-def plain_traceback(error: BaseException, longest: int = LONGEST_TRACEBACK) -> str:
-    """Where an error comes from, as :func:`plain_text`; empty for one that was never raised."""
-    if error.__traceback__ is None:
-        return ""
-    try:
-        return plain_text(format_traceback(error), longest)
-    except Exception as failure:  # noqa: BLE001 - somebody's __str__ must not cost the record
-        return f"can't be shown ({type(failure).__name__})"
+    def with_older(self, older: Group) -> Group:
+        """Return both as one group."""
+        return replace(self, count=self.count + older.count, first=min(self.first, older.first))

@@ -13,15 +13,9 @@ from streaq.constants import REDIS_PREVIOUS
 
 from vibetuner.config import get_settings
 from vibetuner.errors import PayloadError, ServiceUnavailable
-from vibetuner.tasks.dead_letters.letter import (
-    Cause,
-    DeadLetter,
-    fingerprint,
-    plain,
-    plain_text,
-    plain_traceback,
-)
-from vibetuner.tasks.dead_letters.stream import keep
+from vibetuner.tasks.letters.letter import Cause, DeadLetter, fingerprint
+from vibetuner.tasks.letters.plain import plain, plain_text, plain_traceback
+from vibetuner.tasks.letters.stream import keep
 
 if TYPE_CHECKING:
     from vibetuner.tasks.fast import FastWorker

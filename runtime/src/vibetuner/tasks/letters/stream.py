@@ -11,8 +11,7 @@ from coredis import Redis, RedisCluster
 
 from vibetuner.redis.functions import Scripts
 from vibetuner.redis.keys import Keys
-from vibetuner.tasks.dead_letters.act import Act
-from vibetuner.tasks.dead_letters.letter import DeadLetter
+from vibetuner.tasks.letters.letter import Act, DeadLetter
 
 __all__ = [
     "Client",

@@ -7,12 +7,12 @@ import logging
 
 import pytest
 
-from tests.runtime.tasks.dead_letters.conftest import Bury, make_letter
+from tests.runtime.tasks.letters.conftest import Bury, make_letter
 from vibetuner.config import Settings
 from vibetuner.resources.slots import mongo_database
 from vibetuner.tasks.dead_letters import count, get
-from vibetuner.tasks.dead_letters.relay import move_letters, relaying
-from vibetuner.tasks.dead_letters.stream import read_letters
+from vibetuner.tasks.letters.relay import move_letters, relaying
+from vibetuner.tasks.letters.stream import read_letters
 from vibetuner.tasks.worker import TaskWorker
 
 

@@ -9,8 +9,8 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from vibetuner.tasks.dead_letters.letter import DeadLetter
-from vibetuner.tasks.dead_letters.stream import Client, read_letters, remove_letters
+from vibetuner.tasks.letters.letter import DeadLetter
+from vibetuner.tasks.letters.stream import Client, read_letters, remove_letters
 
 if TYPE_CHECKING:
     from coredis import Redis

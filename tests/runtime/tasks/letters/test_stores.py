@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from tests.runtime.tasks.dead_letters.conftest import Bury, make_letter
+from tests.runtime.tasks.letters.conftest import Bury, make_letter
 from vibetuner.config import Settings, using_settings
 from vibetuner.errors import (
     DeadLetterError,

@@ -10,8 +10,7 @@ from streaq import StreaqError, Worker
 from vibetuner.errors import DeadLetterError
 from vibetuner.redis.functions import Scripts
 from vibetuner.redis.keys import Keys
-from vibetuner.tasks.dead_letters.act import Act
-from vibetuner.tasks.dead_letters.letter import DeadLetter
+from vibetuner.tasks.letters.letter import Act, DeadLetter
 
 __all__ = ["Requeue"]
 

@@ -10,7 +10,7 @@ import pytest
 
 from vibetuner.config import Settings, using_settings
 from vibetuner.tasks.dead_letters import Cause, DeadLetter, open_dead_letters
-from vibetuner.tasks.dead_letters.stream import keep
+from vibetuner.tasks.letters.stream import keep
 from vibetuner.tasks.worker import TaskWorker, get_worker
 from vibetuner.testing import held_open
 

@@ -14,13 +14,11 @@ from pymongo.errors import PyMongoError
 from vibetuner.config import get_settings
 from vibetuner.errors import ServiceUnavailable
 from vibetuner.resources.mongo import Database, unreachable
-from vibetuner.tasks.dead_letters.act import Act
-from vibetuner.tasks.dead_letters.group import Group
-from vibetuner.tasks.dead_letters.letter import Cause, DeadLetter, as_moment
-from vibetuner.tasks.dead_letters.relay import ANSWER_SECONDS, COLLECTION, move_letters
-from vibetuner.tasks.dead_letters.requeue import Requeue
-from vibetuner.tasks.dead_letters.store import Filters, Page, bad_end
-from vibetuner.tasks.dead_letters.stream import Client
+from vibetuner.tasks.letters.letter import Act, Cause, DeadLetter, Group, as_moment
+from vibetuner.tasks.letters.relay import ANSWER_SECONDS, COLLECTION, move_letters
+from vibetuner.tasks.letters.requeue import Requeue
+from vibetuner.tasks.letters.store import Filters, Page, bad_end
+from vibetuner.tasks.letters.stream import Client
 
 __all__ = ["MongoStore"]
 

@@ -10,9 +10,8 @@ from typing import Any
 
 from vibetuner.redis.functions import Scripts
 from vibetuner.redis.keys import Keys
-from vibetuner.tasks.dead_letters.group import Group
-from vibetuner.tasks.dead_letters.letter import Cause
-from vibetuner.tasks.dead_letters.stream import (
+from vibetuner.tasks.letters.letter import Cause, Group
+from vibetuner.tasks.letters.stream import (
     Client,
     StreamedLetter,
     parse_letter,

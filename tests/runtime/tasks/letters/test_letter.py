@@ -10,9 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.runtime.tasks.dead_letters.conftest import make_letter
+from tests.runtime.tasks.letters.conftest import make_letter
 from vibetuner.tasks.dead_letters import Cause, DeadLetter
-from vibetuner.tasks.dead_letters.letter import cause_of, fingerprint, plain, plain_text
+from vibetuner.tasks.letters.letter import cause_of, fingerprint
+from vibetuner.tasks.letters.plain import plain, plain_text
 
 
 class Mute:
