@@ -23,7 +23,7 @@ import pytest
 from tests.processes import clean_environment, free_port, run_vibetuner
 from tests.projects import write_project
 from tests.runtime.tasks.letters.conftest import enqueued, make_letter, payload_of
-from vibetuner.cli.letters import parse_since
+from vibetuner.cli.letters import parse_filters
 from vibetuner.config import Settings, using_settings
 from vibetuner.embedded import Lease
 from vibetuner.errors import CommandError
@@ -332,7 +332,7 @@ sys.stdout.buffer.write(body + hmac.digest(signing_keys(get_settings())[0], body
 def test_a_span_that_is_none_is_refused(text: str):
     """Also one that is longer than the calendar."""
     with pytest.raises(CommandError, match="--since takes"):
-        parse_since(text, NOW)
+        parse_filters(None, None, None, text)
 
 
 def on_terminal(desk: Desk, *arguments: str, answer: str = "", **variables: str) -> tuple[int, str]:

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 from vibetuner.cli.console import Console
 
 if TYPE_CHECKING:
-    from vibetuner.cli.letter_jobs import Job, Outcome
     from vibetuner.tasks.dead_letters import DeadLetter
+    from vibetuner.tasks.dead_letters.bulk import Outcome, Verb
 
 __all__ = [
     "counting",
@@ -27,6 +27,11 @@ __all__ = [
 
 LONGEST_ERROR = 100
 MOST_REFUSALS = 10
+DONE: dict[Verb, str] = {"retry": "retried", "discard": "discarded"}
+NEXT: dict[Verb, str] = {
+    "retry": "vibetuner dead-letters list   (those that fail again)",
+    "discard": "vibetuner dead-letters list --all   (the record)",
+}
 
 
 def print_list(letters: Sequence[DeadLetter], total: int) -> None:
@@ -64,18 +69,18 @@ def print_letter(letter: DeadLetter) -> None:
         console.print(f"\nNext:  vibetuner dead-letters retry {one_line(letter.task_id)}")
 
 
-def print_outcome(job: Job, outcome: Outcome) -> None:
+def print_outcome(verb: Verb, outcome: Outcome) -> None:
     """A summary, the reasons of what was refused, and the next step."""
-    console = Console()
+    console, done = Console(), DONE[verb]
     for task_id, new_id in list(outcome.done.items()) if len(outcome.done) == 1 else []:
-        console.print(f"{task_id} {job.done}" + (f" as {new_id}" if new_id else ""))
+        console.print(f"{task_id} {done}" + (f" as {new_id}" if new_id else ""))
     if len(outcome.done) > 1:
-        console.print(f"{len(outcome.done)} {job.done}")
+        console.print(f"{len(outcome.done)} {done}")
     _print_refusals(outcome)
     if not outcome.done and not outcome.refused and outcome.error is None:
         console.print("Nothing matched.")
     elif outcome.done:
-        console.print(f"Next:  {job.next_step}")
+        console.print(f"Next:  {NEXT[verb]}")
 
 
 def print_json_list(letters: Sequence[DeadLetter], total: int) -> None:
@@ -89,9 +94,9 @@ def print_json_letter(letter: DeadLetter) -> None:
     _print_json(_plain(letter))
 
 
-def print_json_outcome(job: Job, outcome: Outcome) -> None:
+def print_json_outcome(verb: Verb, outcome: Outcome) -> None:
     """``{"retried": {id: new id}, "refused": {id: reason}}``."""
-    _print_json({job.done: outcome.done, "refused": outcome.refused})
+    _print_json({DONE[verb]: outcome.done, "refused": outcome.refused})
 
 
 @contextmanager

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated
 from urllib.parse import quote
 
 from fastapi import APIRouter, Form, Request
@@ -12,6 +12,7 @@ from vibetuner.frontend.debug.actions import to_task
 from vibetuner.frontend.debug.jobs import find_job, start_job
 from vibetuner.frontend.debug.render import DebugRoute, back_to, page
 from vibetuner.tasks.dead_letters import count, discard, get, groups, list_letters, retry
+from vibetuner.tasks.dead_letters.bulk import Verb
 from vibetuner.tasks.overview.shown import name_arguments
 
 __all__ = ["router"]
@@ -20,8 +21,6 @@ router = APIRouter(prefix="/dead", route_class=DebugRoute)
 
 BY = "the dashboard"
 PAGE = 50
-
-Verb = Literal["retry", "discard"]
 
 
 @router.get("")

@@ -22,6 +22,7 @@ __all__ = [
     "Act",
     "Cause",
     "DeadLetter",
+    "Filters",
     "Group",
     "as_moment",
     "cause_of",
@@ -238,3 +239,27 @@ class Group:
     def with_older(self, older: Group) -> Group:
         """Return both as one group."""
         return replace(self, count=self.count + older.count, first=min(self.first, older.first))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Filters:
+    """The letters that are asked for; a filter that is None lets all pass.
+
+    Raises:
+        ValueError: ``since`` has no time zone.
+    """
+
+    task: str | None = None
+    cause: Cause | None = None
+    fingerprint: str | None = None
+    since: datetime | None = None
+    open_only: bool = True
+
+    def __post_init__(self) -> None:
+        if self.since is not None and self.since.tzinfo is None:
+            raise ValueError(f"since takes a time with a time zone, not {self.since!r}")
+
+    @property
+    def narrowed(self) -> bool:
+        """Whether anything but ``open_only`` leaves letters out."""
+        return any((self.task, self.cause, self.fingerprint, self.since))

@@ -14,10 +14,10 @@ from pymongo.errors import PyMongoError
 from vibetuner.config import get_settings
 from vibetuner.errors import ServiceUnavailable
 from vibetuner.resources.mongo import Database, unreachable
-from vibetuner.tasks.letters.letter import Act, Cause, DeadLetter, Group, as_moment
+from vibetuner.tasks.letters.letter import Act, Cause, DeadLetter, Filters, Group, as_moment
 from vibetuner.tasks.letters.relay import ANSWER_SECONDS, COLLECTION, move_letters
 from vibetuner.tasks.letters.requeue import Requeue
-from vibetuner.tasks.letters.store import Filters, Page, bad_end
+from vibetuner.tasks.letters.store import Page, bad_end
 from vibetuner.tasks.letters.stream import Client
 
 __all__ = ["MongoStore"]

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 from vibetuner.redis.functions import Scripts
 from vibetuner.redis.keys import Keys
-from vibetuner.tasks.letters.letter import Cause, Group
+from vibetuner.tasks.letters.letter import Cause, Filters, Group
 from vibetuner.tasks.letters.stream import (
     Client,
     StreamedLetter,
@@ -18,22 +17,11 @@ from vibetuner.tasks.letters.stream import (
     with_acts,
 )
 
-__all__ = ["Filters", "search_groups", "search_letters"]
+__all__ = ["search_groups", "search_letters"]
 
 # So many are looked at in one go, for some milliseconds in which Redis does nothing else.
 CHUNK = 250
 CAUSES = frozenset(cause.value for cause in Cause)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Filters:
-    """Which letters are meant; what is None does not matter."""
-
-    task: str | None = None
-    cause: Cause | None = None
-    fingerprint: str | None = None
-    since: datetime | None = None
-    open_only: bool = True
 
 
 async def search_letters(

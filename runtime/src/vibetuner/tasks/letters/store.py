@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from vibetuner.errors import DeadLetterError
-from vibetuner.tasks.letters.letter import Act, DeadLetter, Group
+from vibetuner.tasks.letters.letter import Act, DeadLetter, Filters, Group
 from vibetuner.tasks.letters.requeue import Requeue
-from vibetuner.tasks.letters.search import Filters, search_groups, search_letters
+from vibetuner.tasks.letters.search import search_groups, search_letters
 from vibetuner.tasks.letters.stream import Client, count_open, find_letter
 
-__all__ = ["Filters", "Page", "Store", "StreamStore", "bad_end"]
+__all__ = ["Page", "Store", "StreamStore", "bad_end"]
 
 
 @dataclass(frozen=True, slots=True)
