@@ -29,7 +29,7 @@ os.environ |= {
 async def main() -> None:
     """Fill, measure, print one JSON object."""
     from vibetuner.frontend.app import create_app
-    from vibetuner.tasks.overview.queue import this_queue
+    from vibetuner.tasks.inspect.queue import this_queue
     from vibetuner.tasks.worker import get_worker
 
     worker = get_worker()

@@ -10,7 +10,7 @@ from typing import Any
 
 __all__ = ["check_alive"]
 
-# The same as vibetuner.tasks.overview.model's, which would load the queue's driver.
+# The same as vibetuner.tasks.inspect.model's, which would load the queue's driver.
 LIVE_SECONDS = 15.0
 
 

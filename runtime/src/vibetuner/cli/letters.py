@@ -19,7 +19,7 @@ from vibetuner.tasks.dead_letters import Cause, DeadLetter, open_dead_letters
 from vibetuner.tasks.dead_letters.api import total
 from vibetuner.tasks.dead_letters.bulk import Outcome, Verb, matching, settle
 from vibetuner.tasks.letters.letter import Filters
-from vibetuner.tasks.overview.when import parse_moment
+from vibetuner.timing import parse_moment
 
 __all__ = ["fetch", "parse_filters", "run", "settle_all", "settle_some"]
 

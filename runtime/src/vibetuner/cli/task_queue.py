@@ -14,13 +14,12 @@ from vibetuner.embedded import open_services
 from vibetuner.errors import CommandError, ServiceUnavailable
 from vibetuner.loader import load_project, make_importable
 from vibetuner.project import project_info
-from vibetuner.tasks.overview.ids import whole_id
-from vibetuner.tasks.overview.model import Counts, Filters, State, WorkerView
-from vibetuner.tasks.overview.queue import Queue, answering, this_queue
-from vibetuner.tasks.overview.stats import Span, read_span
-from vibetuner.tasks.overview.when import parse_moment
+from vibetuner.tasks.inspect.model import Counts, Filters, State, WorkerView
+from vibetuner.tasks.inspect.queue import Queue, answering, this_queue, whole_id
+from vibetuner.tasks.inspect.stats import Span, read_span
 from vibetuner.tasks.registry import import_tasks
 from vibetuner.tasks.worker import open_queue
+from vibetuner.timing import parse_moment
 
 __all__ = ["Stats", "parse_filters", "read_stats", "run"]
 

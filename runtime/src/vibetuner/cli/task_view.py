@@ -6,17 +6,18 @@ import json
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from vibetuner.cli.console import Console
 from vibetuner.cli.letters_view import one_line
-from vibetuner.tasks.overview.model import ENDED, Page, Row, State, TaskDetail
+from vibetuner.tasks.inspect.model import ENDED, Page, Row, State, TaskDetail
+from vibetuner.timing import duration
 
 if TYPE_CHECKING:
     from vibetuner.cli.task_queue import Stats
-    from vibetuner.tasks.overview.stats import Span
-    from vibetuner.tasks.overview.why import Reason
+    from vibetuner.tasks.inspect.stats import Span
+    from vibetuner.tasks.inspect.why import Reason
 
 __all__ = [
     "print_detail",
@@ -106,8 +107,8 @@ def print_stats(stats: Stats) -> None:
         console.print(
             f"{span.total('done')} done, {span.total('failed')} failed, "
             f"{span.total('retried')} retried, {span.total('aborted')} aborted;  "
-            f"wait p50 {_ms(span.wait(0.5))}, p95 {_ms(span.wait(0.95))};  "
-            f"run p50 {_ms(span.run(0.5))}, p95 {_ms(span.run(0.95))}"
+            f"wait p50 {duration(span.wait(0.5))}, p95 {duration(span.wait(0.95))};  "
+            f"run p50 {duration(span.run(0.5))}, p95 {duration(span.run(0.95))}"
         )
     for view in stats.workers:
         beat = view.beat
@@ -182,8 +183,8 @@ def _facts(row: Row) -> dict[str, str]:
         "due": _moment(row.due) if row.due else "",
         "started": _moment(row.started) if row.started else "",
         "ended": _moment(row.finished) if row.finished else "",
-        "waited": str(row.waited or ""),
-        "ran": str(row.ran or ""),
+        "waited": duration(_ms(row.waited)) if row.waited else "",
+        "ran": duration(_ms(row.ran)) if row.ran else "",
         "tries": str(row.tries or ""),
         "worker": row.worker,
         "error": row.error,
@@ -203,7 +204,7 @@ def _remark(row: Row) -> str:
     if row.error:
         return one_line(row.error)[:100]
     if row.ran is not None:
-        return f"in {_ms(row.ran.total_seconds() * 1000)}"
+        return f"in {duration(_ms(row.ran))}"
     return f"on {row.worker}" if row.worker else ""
 
 
@@ -212,17 +213,8 @@ def _fact(console: Console, name: str, value: str) -> None:
     console.print(one_line(value))
 
 
-def _ms(value: float | None) -> str:
-    """A span of time, short.
-
-    >>> _ms(None), _ms(12.3), _ms(1500), _ms(90_000)
-    ('-', '12 ms', '1.5 s', '1.5 min')
-    """
-    if value is None:
-        return "-"
-    if value < 1000:
-        return f"{value:.0f} ms"
-    return f"{value / 1000:.1f} s" if value < 60_000 else f"{value / 60_000:.1f} min"
+def _ms(span: timedelta) -> float:
+    return span / timedelta(milliseconds=1)
 
 
 def _moment(at: datetime | None) -> str:

@@ -24,12 +24,11 @@ from vibetuner.redis.client import check
 from vibetuner.tasks.registry import check_tasks, import_tasks
 from vibetuner.tasks.watchdog import watching
 from vibetuner.tasks.worker import TaskWorker, get_worker
+from vibetuner.timing import backoff
 
 __all__ = ["serve_worker"]
 
 logger = logging.getLogger(__name__)
-
-BACKOFF_SECONDS = (0.2, 0.5, 1, 2)
 
 
 def serve_worker(*, monitor: tuple[str, int] | None, schema: bool = False) -> None:
@@ -79,9 +78,9 @@ async def _run_and_return(worker: TaskWorker) -> None:
                 raise
             level = logging.DEBUG if failures else logging.WARNING  # said once, until it is over
             logger.log(level, "%s; trying again", outage)
-            if await _signal_within(BACKOFF_SECONDS[min(failures, len(BACKOFF_SECONDS) - 1)]):
-                return
             failures += 1
+            if await _signal_within(backoff(failures, 0.2, 2)):
+                return
         else:
             return
 

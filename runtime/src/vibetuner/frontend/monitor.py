@@ -27,7 +27,7 @@ from vibetuner.sse.history import history_of
 from vibetuner.sse.hub import get_hub
 from vibetuner.sse.relay import open_relay
 from vibetuner.tasks.dead_letters import open_dead_letters
-from vibetuner.tasks.overview.queue import answering, this_queue
+from vibetuner.tasks.inspect.queue import answering, this_queue
 from vibetuner.tasks.worker import open_queue
 
 __all__ = ["Attention", "create_monitor", "is_loopback"]

@@ -10,6 +10,7 @@ from streaq.types import StreaqCancelled
 
 from vibetuner.logs import Speaker
 from vibetuner.tasks.try_end import TryEnd
+from vibetuner.timing import duration
 
 __all__ = ["Reporter", "hit_the_engines_limit"]
 
@@ -38,7 +39,7 @@ class Reporter:
         """Report the end of a try: done, failed, aborted, or handed back."""
         if end.silent:
             return
-        took = _duration(end.finish_time - end.start_time)
+        took = duration(end.finish_time - end.start_time)
         error, name, about = end.return_value, end.fn_name, {"task_id": end.message.task_id}
         if end.success:
             self._speaker.info(end.message.task_id, "%s done in %s", name, took)
@@ -51,7 +52,7 @@ class Reporter:
         elif end.schedule is None:
             logger.info("%s handed back after %s, the worker is stopping", name, took, extra=about)
         else:
-            wait = _duration(max(0, end.schedule - end.finish_time))
+            wait = duration(max(0, end.schedule - end.finish_time))
             logger.warning("%s will be tried again in %s", name, wait, extra=about)
 
     def not_run(self, error: BaseException, fn_name: str) -> None:
@@ -70,17 +71,3 @@ def hit_the_engines_limit(outcome: object, *, finish: bool) -> bool:
     True
     """
     return finish and isinstance(outcome, TimeoutError) and outcome.__traceback__ is None
-
-
-def _duration(milliseconds: int) -> str:
-    """A span of time as people say it.
-
-    >>> _duration(12), _duration(4210), _duration(125_000)
-    ('12 ms', '4.2 s', '2 min 5 s')
-    """
-    if milliseconds < 1000:
-        return f"{milliseconds} ms"
-    seconds = milliseconds / 1000
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    return f"{int(seconds // 60)} min {int(seconds % 60)} s"

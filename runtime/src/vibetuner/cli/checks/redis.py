@@ -15,9 +15,9 @@ from vibetuner.project import ProjectInfo, code_digest
 from vibetuner.redis.client import make_client, ungrouped
 from vibetuner.redis.keys import JournalKeys
 from vibetuner.redis.url import parse_url
+from vibetuner.tasks.inspect.model import WorkerView
+from vibetuner.tasks.inspect.queue import now_ms
 from vibetuner.tasks.journal.entry import Beat
-from vibetuner.tasks.overview.model import WorkerView
-from vibetuner.tasks.overview.queue import now_ms
 
 __all__ = ["check_redis", "judge_server", "judge_workers"]
 

@@ -9,8 +9,8 @@ from fastapi import APIRouter, Form
 from fastapi.responses import Response
 
 from vibetuner.frontend.debug.render import DebugRoute, back_to
-from vibetuner.tasks.overview.queue import this_queue
-from vibetuner.tasks.overview.steer import abort, enqueue, enqueue_again
+from vibetuner.tasks.inspect.queue import this_queue
+from vibetuner.tasks.inspect.steer import abort, enqueue, enqueue_again
 
 __all__ = ["router", "to_task"]
 

@@ -7,7 +7,7 @@ from vibetuner.frontend.debug.render import HEADERS
 from vibetuner.sse.event import Event
 from vibetuner.sse.feed import Subscriber
 from vibetuner.sse.stream import KEEPALIVE, EventStream, Write
-from vibetuner.tasks.overview.queue import answering, this_queue
+from vibetuner.tasks.inspect.queue import answering, this_queue
 
 __all__ = ["ChangeStream"]
 

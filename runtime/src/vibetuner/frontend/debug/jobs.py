@@ -11,8 +11,8 @@ from secrets import token_hex
 
 from vibetuner.errors import TaskNotFound, VibetunerError, first_line
 from vibetuner.tasks.dead_letters.bulk import Verb, matching, settle
+from vibetuner.tasks.inspect.queue import now_ms, this_queue
 from vibetuner.tasks.letters.letter import Filters
-from vibetuner.tasks.overview.queue import now_ms, this_queue
 
 __all__ = ["Job", "find_job", "start_job"]
 

@@ -13,7 +13,7 @@ from vibetuner.frontend.debug.jobs import find_job, start_job
 from vibetuner.frontend.debug.render import DebugRoute, back_to, page
 from vibetuner.tasks.dead_letters import count, discard, get, groups, list_letters, retry
 from vibetuner.tasks.dead_letters.bulk import Verb
-from vibetuner.tasks.overview.shown import name_arguments
+from vibetuner.tasks.inspect.shown import name_arguments
 
 __all__ = ["router"]
 

@@ -16,15 +16,14 @@ from vibetuner.frontend.debug.events import ChangeStream
 from vibetuner.frontend.debug.progress import read_progress
 from vibetuner.frontend.debug.render import FOLDER, DebugRoute, page
 from vibetuner.tasks.dead_letters import count
-from vibetuner.tasks.overview.cron import list_crons
-from vibetuner.tasks.overview.detail import find_task
-from vibetuner.tasks.overview.ids import whole_id
-from vibetuner.tasks.overview.listing import list_tasks
-from vibetuner.tasks.overview.model import ENDED, Filters, State
-from vibetuner.tasks.overview.queue import this_queue
-from vibetuner.tasks.overview.stats import read_span
-from vibetuner.tasks.overview.when import parse_moment
-from vibetuner.tasks.overview.why import explain
+from vibetuner.tasks.inspect.cron import list_crons
+from vibetuner.tasks.inspect.detail import find_task
+from vibetuner.tasks.inspect.listing import list_tasks
+from vibetuner.tasks.inspect.model import ENDED, Filters, State
+from vibetuner.tasks.inspect.queue import this_queue, whole_id
+from vibetuner.tasks.inspect.stats import read_span
+from vibetuner.tasks.inspect.why import explain
+from vibetuner.timing import parse_moment
 
 __all__ = ["router"]
 

@@ -8,7 +8,7 @@ from vibetuner.config import get_settings
 from vibetuner.frontend.debug.render import DebugRoute, draw
 from vibetuner.sse.history import history_of
 from vibetuner.tasks import progress_store
-from vibetuner.tasks.overview.queue import Queue
+from vibetuner.tasks.inspect.queue import Queue
 from vibetuner.tasks.progress import progress_endpoint
 from vibetuner.tasks.progress_state import ProgressState
 

@@ -26,8 +26,9 @@ from vibetuner.errors import (
 from vibetuner.frontend.debug.gate import COOKIE
 from vibetuner.frontend.debug.plots import bars, lines
 from vibetuner.project import find_root, project_info
-from vibetuner.tasks.overview.queue import answering
+from vibetuner.tasks.inspect.queue import answering
 from vibetuner.templates import OURS, htmx_scripts
+from vibetuner.timing import ago, duration
 
 __all__ = ["FOLDER", "DebugRoute", "back_to", "draw", "page"]
 
@@ -131,33 +132,8 @@ def _templates() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(ms=_ms, ago=_ago, secs=lambda span: _ms(span.total_seconds() * 1000))
+    environment.filters.update(
+        ms=duration, ago=ago, secs=lambda span: duration(span.total_seconds() * 1000)
+    )
     environment.globals.update(home=HOME, htmx_scripts=htmx_scripts, bars=bars, lines=lines)
     return environment
-
-
-def _ms(value: float | None) -> str:
-    """A span of time, short.
-
-    >>> _ms(None), _ms(12.3), _ms(1500), _ms(90_000), _ms(9_000_000)
-    ('-', '12 ms', '1.5 s', '1.5 min', '2.5 h')
-    """
-    if value is None:
-        return "-"
-    for limit, unit, name in ((1000, 1, "ms"), (60_000, 1000, "s"), (3_600_000, 60_000, "min")):
-        if value < limit:
-            return f"{value / unit:.0f} {name}" if unit == 1 else f"{value / unit:.1f} {name}"
-    return f"{value / 3_600_000:.1f} h"
-
-
-def _ago(at: datetime, now: datetime) -> str:
-    """How far a moment is from now.
-
-    >>> at = datetime(2026, 5, 1, 12, tzinfo=UTC)
-    >>> _ago(at, at.replace(minute=3)), _ago(at.replace(hour=15), at)
-    ('3.0 min ago', 'in 3.0 h')
-    """
-    seconds = (now - at).total_seconds()
-    if abs(seconds) < 2:
-        return "now"
-    return f"{_ms(seconds * 1000)} ago" if seconds > 0 else f"in {_ms(-seconds * 1000)}"

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from vibetuner.tasks.letters.letter import DeadLetter
 from vibetuner.tasks.letters.stream import Client, read_letters, remove_letters
+from vibetuner.timing import backoff
 
 if TYPE_CHECKING:
     from coredis import Redis
@@ -24,7 +25,7 @@ logger = logging.getLogger(__name__)
 
 COLLECTION = "dead_letters"
 POLL_SECONDS = 0.5
-BACKOFF_SECONDS = (1, 2, 5, 10, 30)
+LONGEST_PAUSE = 30
 ANSWER_SECONDS = 10
 
 # What the filters of lists ask for; a compound with _id is more than the embedded server takes.
@@ -108,8 +109,8 @@ async def _relay(redis: Redis[str], database: Database, prefix: str) -> None:
             if not failures:
                 reason = str(error).split(",", 1)[0]
                 logger.warning("dead letters wait in Redis, MongoDB did not take them: %s", reason)
-            await asyncio.sleep(BACKOFF_SECONDS[min(failures, len(BACKOFF_SECONDS) - 1)])
             failures += 1
+            await asyncio.sleep(backoff(failures, 1, LONGEST_PAUSE))
         else:
             if failures:
                 logger.info("dead letters are moved to MongoDB again")

@@ -8,10 +8,10 @@ from enum import StrEnum
 
 from crontab import CronTab
 
+from vibetuner.tasks.inspect.listing import ended_row
+from vibetuner.tasks.inspect.model import Row, moment
+from vibetuner.tasks.inspect.queue import Queue, now_ms
 from vibetuner.tasks.journal.entry import Ended
-from vibetuner.tasks.overview.listing import ended_row
-from vibetuner.tasks.overview.model import Row, moment
-from vibetuner.tasks.overview.queue import Queue, now_ms
 
 __all__ = ["CronHealth", "CronView", "list_crons"]
 

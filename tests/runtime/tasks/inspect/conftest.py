@@ -11,7 +11,7 @@ import pytest
 
 from vibetuner.config import Settings
 from vibetuner.redis.keys import JournalKeys
-from vibetuner.tasks.overview.queue import Queue
+from vibetuner.tasks.inspect.queue import Queue
 from vibetuner.tasks.worker import TaskWorker
 from vibetuner.testing import held_open
 

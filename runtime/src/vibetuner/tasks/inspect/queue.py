@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -15,17 +16,23 @@ from streaq import StreaqError
 from streaq.constants import REDIS_ABORT, REDIS_RETRY, REDIS_UNIQUE
 
 from vibetuner.config import get_settings, mask_url
-from vibetuner.errors import ServiceUnavailable, first_line
+from vibetuner.errors import ServiceUnavailable, TaskError, first_line
 from vibetuner.redis.client import innermost
 from vibetuner.redis.keys import JournalKeys
+from vibetuner.tasks.inspect.model import Counts, Row, State, WorkerView, moment
 from vibetuner.tasks.journal.entry import Beat, Started
-from vibetuner.tasks.overview.model import Counts, Row, State, WorkerView, moment
 from vibetuner.tasks.worker import TaskWorker, get_worker
 
-__all__ = ["ANSWER_SECONDS", "Queue", "answering", "now_ms", "this_queue"]
+__all__ = ["ANSWER_SECONDS", "Queue", "answering", "now_ms", "this_queue", "whole_id"]
 
 # With what the gate may wait, a page has to come within five seconds.
 ANSWER_SECONDS = 3.5
+
+# An id is found by this many of its first characters.
+SHORTEST = 8
+WHOLE = 32
+COUNT = 5000
+NAMED = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +143,56 @@ class Queue:
 def this_queue() -> Queue:
     """The queue of this process's project."""
     return Queue(get_worker(), JournalKeys(get_settings().redis_key_prefix))
+
+
+async def whole_id(queue: Queue, text: str) -> str:
+    """The id that begins with ``text``; ``text`` itself where it is one, or begins none.
+
+    Looked for among the tasks that run, are scheduled, have ended, or are the oldest 5,000 in the
+    queue; nothing else in Redis is searched.
+
+    Raises:
+        TaskError: several begin so.
+    """
+    if not SHORTEST <= len(text) < WHOLE or not re.fullmatch(r"[\w-]+", text, re.ASCII):
+        return text
+    if await _is_known(queue, text):
+        return text
+    found = sorted(await _that_begin(queue, text))
+    if len(found) > 1:
+        named = ", ".join(found[:NAMED]) + (", ..." if len(found) > NAMED else "")
+        raise TaskError(f"{len(found)} tasks begin with {text}: {named}. Take more of the id")
+    return found[0] if found else text
+
+
+async def _is_known(queue: Queue, text: str) -> bool:
+    async with queue.redis.pipeline(transaction=False) as pipe:
+        keys = [queue.worker.task_key + text, queue.worker.results_key + text]
+        asked = [pipe.exists([key]) for key in keys]
+        ended = pipe.hexists(queue.keys.ids, text)
+    return any([await one for one in asked]) or bool(await ended)
+
+
+async def _that_begin(queue: Queue, text: str) -> set[str]:
+    found = {row.task_id for row in await queue.running() if row.task_id.startswith(text)}
+    for key in queue.streams:
+        entries = await queue.redis.xrange(key, count=COUNT)
+        ids = [str(entry.field_values.get("task_id", "")) for entry in entries]
+        found |= {task_id for task_id in ids if task_id.startswith(text)}
+    for key in queue.delayed:
+        found |= await _scan(queue.redis.zscan, key, text)
+    return found | await _scan(queue.redis.hscan, queue.keys.ids, text)
+
+
+async def _scan(scan: Any, key: str, text: str) -> set[str]:
+    """The members of one key that begin so; sets hold pairs, hashes names."""
+    found: set[str] = set()
+    cursor = 0
+    while True:
+        cursor, some = await scan(key, cursor, match=f"{text}*", count=COUNT)
+        found |= {str(one if isinstance(some, dict) else one[0]) for one in some}
+        if not cursor:
+            return found
 
 
 @asynccontextmanager

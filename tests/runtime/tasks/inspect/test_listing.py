@@ -6,15 +6,15 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from tests.runtime.tasks.overview.conftest import until
+from tests.runtime.tasks.inspect.conftest import until
 from vibetuner.errors import CommandError
 from vibetuner.redis.functions import Scripts
+from vibetuner.tasks.inspect.listing import list_tasks
+from vibetuner.tasks.inspect.model import Filters, State
+from vibetuner.tasks.inspect.queue import Queue, now_ms
 from vibetuner.tasks.journal.batch import Batch
 from vibetuner.tasks.journal.entry import Ended, Outcome
 from vibetuner.tasks.journal.write import write
-from vibetuner.tasks.overview.listing import list_tasks
-from vibetuner.tasks.overview.model import Filters, State
-from vibetuner.tasks.overview.queue import Queue, now_ms
 
 FAILED = frozenset({State.FAILED})
 

@@ -10,12 +10,12 @@ from streaq.types import StreaqCancelled
 from vibetuner.errors import TaskNotFound, VibetunerError
 from vibetuner.tasks.dead_letters import DeadLetter
 from vibetuner.tasks.dead_letters import get as get_letter
+from vibetuner.tasks.inspect.listing import ended_row
+from vibetuner.tasks.inspect.model import ENDED, Row, State, TaskDetail, moment
+from vibetuner.tasks.inspect.queue import Queue
+from vibetuner.tasks.inspect.shown import name_arguments, shown
 from vibetuner.tasks.journal.entry import Ended, FailedTry
 from vibetuner.tasks.letters.stream import find_letter
-from vibetuner.tasks.overview.listing import ended_row
-from vibetuner.tasks.overview.model import ENDED, Row, State, TaskDetail, moment
-from vibetuner.tasks.overview.queue import Queue
-from vibetuner.tasks.overview.shown import name_arguments, shown
 
 __all__ = ["Facts", "find_row", "find_task", "gather", "letter_of"]
 

@@ -6,15 +6,15 @@ from datetime import UTC, date, datetime, timedelta
 
 import pytest
 
-from tests.runtime.tasks.overview.conftest import until
+from tests.runtime.tasks.inspect.conftest import until
 from vibetuner.errors import TaskError, TaskNotFound
-from vibetuner.tasks.overview.cron import CronHealth, judge
-from vibetuner.tasks.overview.detail import find_task
-from vibetuner.tasks.overview.model import Row, State
-from vibetuner.tasks.overview.queue import Queue
-from vibetuner.tasks.overview.stats import read_span
-from vibetuner.tasks.overview.steer import abort, check_arguments, enqueue, enqueue_again
-from vibetuner.tasks.overview.why import explain
+from vibetuner.tasks.inspect.cron import CronHealth, judge
+from vibetuner.tasks.inspect.detail import find_task
+from vibetuner.tasks.inspect.model import Row, State
+from vibetuner.tasks.inspect.queue import Queue
+from vibetuner.tasks.inspect.stats import read_span
+from vibetuner.tasks.inspect.steer import abort, check_arguments, enqueue, enqueue_again
+from vibetuner.tasks.inspect.why import explain
 
 
 async def state(queue: Queue, task_id: str) -> State:

@@ -7,9 +7,9 @@ from datetime import datetime
 from typing import Any
 
 from vibetuner.errors import CommandError
+from vibetuner.tasks.inspect.model import ENDED, Filters, Page, Row, State, moment
+from vibetuner.tasks.inspect.queue import Queue
 from vibetuner.tasks.journal.entry import Ended
-from vibetuner.tasks.overview.model import ENDED, Filters, Page, Row, State, moment
-from vibetuner.tasks.overview.queue import Queue
 
 __all__ = ["ended_row", "list_tasks"]
 

@@ -14,12 +14,12 @@ from pydantic.errors import PydanticUserError
 from vibetuner.errors import TaskError, TaskNotFound
 from vibetuner.redis.functions import Scripts
 from vibetuner.tasks.depends import is_injected
+from vibetuner.tasks.inspect.detail import Facts, find_row, gather, letter_of
+from vibetuner.tasks.inspect.model import ENDED, State
+from vibetuner.tasks.inspect.queue import Queue, now_ms
 from vibetuner.tasks.journal.batch import Batch
 from vibetuner.tasks.journal.entry import Ended, Outcome
 from vibetuner.tasks.journal.write import write
-from vibetuner.tasks.overview.detail import Facts, find_row, gather, letter_of
-from vibetuner.tasks.overview.model import ENDED, State
-from vibetuner.tasks.overview.queue import Queue, now_ms
 
 __all__ = ["abort", "check_arguments", "enqueue", "enqueue_again"]
 

@@ -9,9 +9,9 @@ from datetime import datetime
 from typing import Literal
 
 from vibetuner.redis.keys import MINUTE_MS, QUARTER_MS
+from vibetuner.tasks.inspect.model import moment
+from vibetuner.tasks.inspect.queue import Queue, now_ms
 from vibetuner.tasks.journal.entry import bucket_ms
-from vibetuner.tasks.overview.model import moment
-from vibetuner.tasks.overview.queue import Queue, now_ms
 
 __all__ = ["Slice", "Span", "SpanName", "percentile", "read_span"]
 

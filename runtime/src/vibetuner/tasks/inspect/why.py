@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from datetime import datetime
 
 from coredis.exceptions import RedisError
 
 from vibetuner.errors import first_line
-from vibetuner.tasks.overview.detail import Facts, find_row, find_task, gather
-from vibetuner.tasks.overview.model import ENDED, Row, State, WorkerView, moment
-from vibetuner.tasks.overview.queue import Queue, now_ms
+from vibetuner.tasks.inspect.detail import Facts, find_row, find_task, gather
+from vibetuner.tasks.inspect.model import ENDED, Row, State, WorkerView
+from vibetuner.tasks.inspect.queue import Queue, now_ms
+from vibetuner.timing import duration
 
 __all__ = ["Reason", "explain"]
 
@@ -103,7 +103,7 @@ def _ended(row: Row) -> Reason:
 def _running(row: Row, workers: list[WorkerView]) -> Reason:
     beat = next((view.beat for view in workers if view.beat.id == row.worker), None)
     where = f"{row.worker} ({beat.host}, pid {beat.pid})" if beat else row.worker
-    since = f", for {_span(row.started)}" if row.started else ""
+    since = f", for {duration(now_ms() - row.started.timestamp() * 1000)}" if row.started else ""
     return Reason(f"It runs on worker {where}{since}", f"vibetuner tasks abort {row.task_id}")
 
 
@@ -175,8 +175,3 @@ async def _refused_write(queue: Queue) -> Reason | None:
             "vibetuner doctor   (memory, disk and role of Redis)",
         )
     return None
-
-
-def _span(since: datetime) -> str:
-    now = moment(now_ms()) or since
-    return str(now - since).split(".", maxsplit=1)[0]
