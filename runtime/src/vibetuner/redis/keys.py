@@ -125,6 +125,11 @@ class Keys:
         return f"{self.letters}:places"
 
     @property
+    def letter_groups(self) -> str:
+        """Hash: a fingerprint -> the group of its open letters."""
+        return f"{self.letters}:groups"
+
+    @property
     def acted(self) -> str:
         """Hash: a task's id -> what was done with its letter."""
         return f"{self.letters}:acted"

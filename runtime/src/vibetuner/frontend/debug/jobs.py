@@ -10,8 +10,9 @@ from functools import cache
 from secrets import token_hex
 
 from vibetuner.errors import TaskNotFound, VibetunerError, first_line
+from vibetuner.stored import Count, Millis
 from vibetuner.tasks.dead_letters.bulk import Verb, matching, settle
-from vibetuner.tasks.inspect.queue import now_ms, this_queue
+from vibetuner.tasks.inspect.queue import now_ms, readable, this_queue
 from vibetuner.tasks.letters.letter import Filters
 
 __all__ = ["Job", "find_job", "start_job"]
@@ -31,13 +32,13 @@ class Job:
     id: str
     verb: Verb
     fingerprint: str | None
-    total: int
-    done: int = 0
-    refused: int = 0
+    total: Count
+    done: Count = 0
+    refused: Count = 0
     reasons: list[str] = field(default_factory=list)
     error: str = ""
     is_over: bool = False
-    at: int = 0
+    at: Millis = 0
 
     @property
     def is_stale(self) -> bool:
@@ -61,10 +62,10 @@ async def find_job(job_id: str) -> Job:
     Raises:
         TaskNotFound: there is none.
     """
-    text = await this_queue().redis.get(_key(job_id))
-    if text is None:
+    job = readable(Job, await this_queue().redis.get(_key(job_id)))
+    if job is None:
         raise TaskNotFound(f"There is no such job {job_id}, or it is an hour old. Start it anew")
-    return Job(**json.loads(str(text)))
+    return job
 
 
 async def _run(job: Job, by: str) -> None:

@@ -24,7 +24,7 @@ from vibetuner.errors import (
     VibetunerError,
 )
 from vibetuner.frontend.debug.gate import COOKIE
-from vibetuner.frontend.debug.plots import bars, lines
+from vibetuner.frontend.debug.plots import HEIGHT, bar_chart, line_chart
 from vibetuner.project import find_root, project_info
 from vibetuner.tasks.inspect.queue import answering
 from vibetuner.templates import OURS, htmx_scripts
@@ -135,5 +135,11 @@ def _templates() -> Environment:
     environment.filters.update(
         ms=duration, ago=ago, secs=lambda span: duration(span.total_seconds() * 1000)
     )
-    environment.globals.update(home=HOME, htmx_scripts=htmx_scripts, bars=bars, lines=lines)
+    environment.globals.update(
+        home=HOME,
+        htmx_scripts=htmx_scripts,
+        height=HEIGHT,
+        bar_chart=bar_chart,
+        line_chart=line_chart,
+    )
     return environment

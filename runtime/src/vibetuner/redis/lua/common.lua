@@ -33,3 +33,53 @@ end
 local function ping(keys, argv)
   return 1
 end
+
+local SEARCHED = {
+  'task_id', 'task_name', 'cause', 'fingerprint', 'error', 'error_type', 'failed_at' }
+
+-- Decode an object of JSON; nothing for anything else.
+local function object(text)
+  local known, found = pcall(cjson.decode, text or '')
+  return known and type(found) == 'table' and found or nil
+end
+
+-- What a search compares of a letter, from its entry: older ones hold the letter alone.
+local function about_entry(entry)
+  local about = object(entry[2][4] or entry[2][2])
+  for _, name in ipairs(SEARCHED) do
+    if not about or type(about[name]) ~= 'string' then return nil end
+  end
+  return about
+end
+
+-- Add open letters to the group of their bug: n of them, fewer where n is negative.
+local function count_letter(letters, about, n, first)
+  local groups, group = letters .. ':groups', nil
+  group = object(redis.call('hget', groups, about.fingerprint))
+  if group and type(group.count) == 'number' and type(group.last) == 'string' then
+    group.count = group.count + n
+    if first and type(group.first) == 'string' and first < group.first then group.first = first end
+  elseif n > 0 then
+    group = { fingerprint = about.fingerprint, count = n, first = first, last = '' }
+  else
+    return
+  end
+  if group.count <= 0 then return redis.call('hdel', groups, about.fingerprint) end
+  if n > 0 and about.failed_at >= group.last then
+    group.task, group.cause, group.last = about.task_name, about.cause, about.failed_at
+    group.error = about.error_type .. ': ' .. about.error
+  end
+  redis.call('hset', groups, about.fingerprint, cjson.encode(group))
+end
+
+-- Keep a letter, one for each task: the second of two deaths of a task tells less than the first.
+local function keep_letter(letters, places, task, letter)
+  local known = redis.call('hget', places, task)
+  if known and #redis.pcall('xrange', letters, known, known) > 0 then return end
+  -- Beside the letter what a search compares: to parse whole letters for that takes too long.
+  local whole, about = cjson.decode(letter), {}
+  for _, name in ipairs(SEARCHED) do about[name] = whole[name] end
+  local place = redis.call('xadd', letters, '*', 'letter', letter, 'about', cjson.encode(about))
+  redis.call('hset', places, task, place)
+  count_letter(letters, about, 1, about.failed_at)
+end

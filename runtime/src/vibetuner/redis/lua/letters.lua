@@ -1,66 +1,59 @@
--- Dead letters: searched, grouped, and acted on. An entry of the stream holds the letter and, but for
--- older ones, what a search needs of it.
+-- Dead letters: kept, searched, grouped and acted on. The letters are a stream, whose entries hold
+-- a letter and, but for older ones, what a search compares; beside it stand a hash of each task's
+-- entry, a hash of what was done, and a hash of the groups of open letters.
 
-local TEXTS = { 'task_id', 'task_name', 'cause', 'fingerprint', 'error', 'error_type', 'failed_at' }
-
--- Calls found for each letter that matches, until that returns true. Texts of moments compare as
--- moments do.
+-- Call found for each letter that matches, until that returns true; unread for those that can't be
+-- read. Texts of moments compare as moments do.
 -- KEYS: the letters, what was done with them. ARGV: the entry before which to begin, the fields that
 -- must match, a moment, 1 for those that nobody has acted on, how many entries to look at.
 -- Returns the last entry that was looked at.
-local function search(keys, argv, found)
+local function search(keys, argv, found, unread)
   local before, wanted, since = argv[1], cjson.decode(argv[2]), argv[3]
   local open_only, last = argv[4] == '1', ''
   for _, entry in ipairs(redis.call('xrevrange', keys[1], before, '-', 'count', argv[5])) do
     last = entry[1]
-    local known, letter = pcall(cjson.decode, entry[2][4] or entry[2][2])
-    local meant = known and type(letter) == 'table'
-    for _, name in ipairs(TEXTS) do meant = meant and type(letter[name]) == 'string' end
-    meant = meant and letter.failed_at >= since
-    for name, value in pairs(wanted) do meant = meant and letter[name] == value end
-    if meant and open_only then
-      meant = redis.call('hexists', keys[2], letter.task_id) == 0
+    local letter = about_entry(entry)
+    if letter then
+      local matches = letter.failed_at >= since
+      for name, value in pairs(wanted) do matches = matches and letter[name] == value end
+      if matches and open_only then
+        matches = redis.call('hexists', keys[2], letter.task_id) == 0
+      end
+      if matches and found(entry, letter) then return last end
+    elseif unread and not next(wanted) and since == '' and unread(entry) then
+      return last
     end
-    if meant and found(entry, letter) then return last end
   end
   return last
 end
 
--- KEYS and ARGV as above, then how many letters at the most.
+-- KEYS and ARGV as above, then how many letters at most.
 -- Returns the last entry that was looked at, then entry and letter of each that matches.
 local function search_letters(keys, argv)
   local most, answer = tonumber(argv[6]), {}
-  local last = search(keys, argv, function(entry)
+  local function add(entry)
     table.insert(answer, entry[1])
-    table.insert(answer, entry[2][2])
+    table.insert(answer, entry[2][2] or '')
     return #answer == 2 * most
-  end)
-  return { last, answer }
+  end
+  return { search(keys, argv, add, add), answer }
 end
 
--- KEYS and ARGV as above. Returns the last entry that was looked at, and as JSON of each bug:
--- fingerprint, task, cause, error, number, first moment, last moment.
+-- KEYS and ARGV as above, then 1 to count them into their groups.
+-- Returns the last entry that was looked at, and the number of letters that match.
 local function group_letters(keys, argv)
-  local groups, order = {}, {}
+  local number = 0
   local last = search(keys, argv, function(_, letter)
-    local known = groups[letter.fingerprint]
-    if known then
-      known[5], known[6] = known[5] + 1, letter.failed_at
-    else
-      local error = letter.error_type .. ': ' .. letter.error
-      local first = letter.failed_at
-      known = { letter.fingerprint, letter.task_name, letter.cause, error, 1, first, first }
-      groups[letter.fingerprint] = known
-      table.insert(order, known)
-    end
+    if argv[7] == '1' then count_letter(keys[1], letter, 1, letter.failed_at) end
+    number = number + 1
   end)
-  return { last, #order > 0 and cjson.encode(order) or '[]' }
+  return { last, number }
 end
 
--- KEYS: the mark of this letter, the marks of the stream, the payload of the new task, its queue.
--- ARGV: the dead task, the act, the new task or nothing, its payload, the time, 1 where the mark is
--- kept in the stream's. The first to come decides; all get the decision. What is enqueued is what
--- streaq's own publish_task would write.
+-- KEYS: the mark of this letter, the marks of the stream, the payload of the new task, its queue,
+-- the letters, their places. ARGV: the dead task, the act, the new task or nothing, its payload, the
+-- time, 1 where the mark is kept in the stream's. The first to come decides; all get the decision.
+-- What is enqueued is what streaq's own publish_task would write.
 local function settle_letter(keys, argv)
   local decided = redis.call('get', keys[1]) or redis.call('hget', keys[2], argv[1])
   if decided then return decided end
@@ -69,18 +62,30 @@ local function settle_letter(keys, argv)
   end
   if argv[6] == '1' then
     redis.call('hset', keys[2], argv[1], argv[2])
+    local place = redis.call('hget', keys[6], argv[1])
+    local entry = place and redis.pcall('xrange', keys[5], place, place)[1]
+    local about = entry and about_entry(entry)
+    if about then count_letter(keys[5], about, -1) end
   else
     redis.call('set', keys[1], argv[2])
   end
   return argv[2]
 end
 
--- KEYS: the letters, their places. ARGV: the task, its letter, what a search needs of it.
--- One letter a task: the second of two deaths, as when a worker is lost between the letter and the
--- end of the task, tells less.
-local function keep_letter(keys, argv)
-  local known = redis.call('hget', keys[2], argv[1])
-  if known and #redis.call('xrange', keys[1], known, known) > 0 then return end
-  local place = redis.call('xadd', keys[1], '*', 'letter', argv[2], 'about', argv[3])
-  redis.call('hset', keys[2], argv[1], place)
+-- KEYS: the letters, their places. ARGV: the task, its letter.
+local function bury_letter(keys, argv)
+  keep_letter(keys[1], keys[2], argv[1], argv[2])
+end
+
+-- Take letters out that are kept elsewhere.
+-- KEYS: the letters, their places, what was done with them. ARGV: entry and task of each.
+local function remove_letters(keys, argv)
+  for i = 1, #argv, 2 do
+    local entry = redis.call('xrange', keys[1], argv[i], argv[i])[1]
+    local about = entry and about_entry(entry)
+    local acted = redis.call('hdel', keys[3], argv[i + 1])
+    if about and acted == 0 then count_letter(keys[1], about, -1) end
+    redis.call('xdel', keys[1], argv[i])
+    redis.call('hdel', keys[2], argv[i + 1])
+  end
 end

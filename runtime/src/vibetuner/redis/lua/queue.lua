@@ -107,19 +107,6 @@ local function start(keys, argv)
   return begun
 end
 
-local SEARCHED = {
-  'task_id', 'task_name', 'cause', 'fingerprint', 'error', 'error_type', 'failed_at' }
-
-local function keep_letter(letters, places, task, letter)
-  local known = redis.call('hget', places, task)
-  if known and #redis.call('xrange', letters, known, known) > 0 then return end
-  -- Beside the letter what a search compares; see dead_letters/stream.py.
-  local whole, about = cjson.decode(letter), {}
-  for _, name in ipairs(SEARCHED) do about[name] = whole[name] end
-  local place = redis.call('xadd', letters, '*', 'letter', letter, 'about', cjson.encode(about))
-  redis.call('hset', places, task, place)
-end
-
 local function release_dependents(prefix, stream, task, result, otherwise, now)
   local released = {}
   for _, dependent in ipairs(redis.call('smembers', prefix .. ':task:dependents:' .. task)) do

@@ -8,10 +8,9 @@ from enum import StrEnum
 
 from crontab import CronTab
 
-from vibetuner.tasks.inspect.listing import ended_row
+from vibetuner.tasks.inspect.listing import stored_row
 from vibetuner.tasks.inspect.model import Row, moment
 from vibetuner.tasks.inspect.queue import Queue, now_ms
-from vibetuner.tasks.journal.entry import Ended
 
 __all__ = ["CronHealth", "CronView", "list_crons"]
 
@@ -65,7 +64,7 @@ async def list_crons(queue: Queue) -> list[CronView]:
     for name, score, first, end in zip(names, scores, seen, ends, strict=True):
         last = await _last(queue, await end)
         due = moment(await score)
-        began = moment(int(await first or 0))
+        began = moment(await first)
         health, note = judge(
             str(tabs[name]), due, last, began, is_running=name in running, now=_now()
         )
@@ -110,13 +109,13 @@ async def _last(queue: Queue, entries: tuple[object, ...]) -> Row | None:
         return None
     entry_id = str(getattr(entries[0], "identifier", ""))
     found = await queue.redis.xrange(queue.keys.ended, entry_id, entry_id)
-    return ended_row(Ended.from_json(str(found[0].field_values["d"]))) if found else None
+    return stored_row(entry_id, found[0]) if found else None
 
 
 def _previous(tab: str, now: datetime) -> datetime | None:
     try:
         seconds = CronTab(tab).previous(now=now, default_utc=True)
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, ArithmeticError, LookupError):  # somebody's idea of a crontab
         return None
     return None if seconds is None else now + timedelta(seconds=seconds)
 

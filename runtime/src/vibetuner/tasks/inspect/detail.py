@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 from streaq.types import StreaqCancelled
 
 from vibetuner.errors import TaskNotFound, VibetunerError
+from vibetuner.stored import read_number
 from vibetuner.tasks.dead_letters import DeadLetter
 from vibetuner.tasks.dead_letters import get as get_letter
 from vibetuner.tasks.inspect.listing import ended_row
 from vibetuner.tasks.inspect.model import ENDED, Row, State, TaskDetail, moment
-from vibetuner.tasks.inspect.queue import Queue
+from vibetuner.tasks.inspect.queue import Queue, readable, unreadable_row
 from vibetuner.tasks.inspect.shown import name_arguments, shown
 from vibetuner.tasks.journal.entry import Ended, FailedTry
+from vibetuner.tasks.letters.plain import plain_text
 from vibetuner.tasks.letters.stream import find_letter
 
-__all__ = ["Facts", "find_row", "find_task", "gather", "letter_of"]
+__all__ = ["Facts", "can_call", "find_row", "find_task", "gather", "letter_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,13 +67,13 @@ async def find_task(queue: Queue, task_id: str) -> TaskDetail:
         row=row,
         arguments=arguments,
         note=note,
-        result=shown(facts.result["r"]) if facts.result.get("s") else None,
+        result=shown(facts.result.get("r")) if facts.result.get("s") else None,
         traceback=(letter.traceback if letter else "") or await _trace(queue, facts.entry_id),
         failed_tries=facts.failed_tries,
         parents=facts.parents,
         children=facts.children,
         is_dead=letter is not None and letter.is_open,
-        can_repeat="a" in data and row.name in queue.worker.registry,
+        can_repeat=can_call(data) and row.name in queue.worker.registry,
     )
 
 
@@ -88,6 +92,8 @@ async def gather(queue: Queue, task_id: str) -> Facts:
         entry = pipe.hget(keys.ids, task_id)
     raw: Any = await data
     entry_id = str(await entry or "")
+    if not re.fullmatch(r"\d{1,20}-\d{1,20}", entry_id, re.ASCII):
+        entry_id = ""
     return Facts(
         data=await queue.read(raw),
         result=await queue.read(await result),
@@ -95,8 +101,8 @@ async def gather(queue: Queue, task_id: str) -> Facts:
         entry_id=entry_id,
         due=next((score for score in [await one for one in scores] if score is not None), None),
         in_abort_set=bool(await aborted),
-        tries=int(await tries or 0),
-        failed_tries=[FailedTry.from_json(str(text)) for text in await failed],
+        tries=read_number(await tries),
+        failed_tries=[one for text in await failed if (one := readable(FailedTry, text))],
         parents=sorted(map(str, await parents)),
         children=sorted(map(str, await children)),
         has_payload=bool(raw),
@@ -112,7 +118,7 @@ async def find_row(queue: Queue, task_id: str, facts: Facts) -> Row | None:
         state = State.WAITING if facts.parents else State.QUEUED
         return Row(
             task_id=task_id,
-            name=str(facts.data.get("f", "")),
+            name=plain_text(facts.data.get("f", "")),
             state=State.SCHEDULED if facts.due is not None else state,
             created=moment(facts.data.get("t")),
             due=moment(facts.due),
@@ -125,18 +131,20 @@ async def find_row(queue: Queue, task_id: str, facts: Facts) -> Row | None:
 
 
 def _result_row(task_id: str, result: dict[str, Any]) -> Row:
-    """A task that ended where nothing was recorded, as with an older version."""
+    """Return a task that ended where nothing was recorded, as with another worker of streaq's."""
+    if not result.keys() >= {"f", "s", "r"}:
+        return unreadable_row(task_id, "Its result")
     failed = State.ABORTED if isinstance(result["r"], StreaqCancelled) else State.FAILED
     return Row(
         task_id=task_id,
-        name=str(result["f"]),
+        name=plain_text(result["f"]),
         state=State.DONE if result["s"] else failed,
-        created=moment(result["ct"]),
-        due=moment(result["et"]),
-        started=moment(result["st"]),
-        finished=moment(result["ft"]),
-        tries=int(result["t"]),
-        worker=str(result["w"]),
+        created=moment(result.get("ct")),
+        due=moment(result.get("et")),
+        started=moment(result.get("st")),
+        finished=moment(result.get("ft")),
+        tries=read_number(result.get("t")),
+        worker=plain_text(result.get("w", "")),
         error="" if result["s"] else f"{type(result['r']).__name__}: {shown(result['r'], 200)}",
     )
 
@@ -168,14 +176,14 @@ async def _ended(queue: Queue, entry_id: str) -> Ended | None:
     if not entry_id:
         return None
     found = await queue.redis.xrange(queue.keys.ended, entry_id, entry_id)
-    return Ended.from_json(str(found[0].field_values["d"])) if found else None
+    return readable(Ended, found[0].field_values.get("d")) if found else None
 
 
 async def _kept_payload(queue: Queue, entry_id: str) -> dict[str, Any]:
     if not entry_id:
         return {}
     found = await queue.redis.xrange(queue.keys.payloads, entry_id, entry_id)
-    return await queue.read(found[0].field_values["p"]) if found else {}
+    return await queue.read(found[0].field_values.get("p")) if found else {}
 
 
 async def _trace(queue: Queue, entry_id: str) -> str:
@@ -186,9 +194,19 @@ async def _trace(queue: Queue, entry_id: str) -> str:
 
 
 def _arguments(queue: Queue, data: dict[str, Any]) -> dict[str, str] | None:
-    if "a" not in data or data.get("A"):
+    if not can_call(data):
         return None
     return name_arguments(_function(queue, str(data["f"])), data["a"], data["k"])
+
+
+def can_call(data: Mapping[str, Any]) -> bool:
+    """Whether a payload holds a task's name and all of its arguments."""
+    return (
+        isinstance(data.get("f"), str)
+        and isinstance(data.get("a"), list | tuple)
+        and isinstance(data.get("k"), dict)
+        and not data.get("A")
+    )
 
 
 def _note(row: Row, facts: Facts, data: dict[str, Any]) -> str:

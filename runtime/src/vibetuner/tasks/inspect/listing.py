@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from datetime import datetime
 from typing import Any
 
 from vibetuner.errors import CommandError
 from vibetuner.tasks.inspect.model import ENDED, Filters, Page, Row, State, moment
-from vibetuner.tasks.inspect.queue import Queue
+from vibetuner.tasks.inspect.queue import Queue, readable, unreadable_row
 from vibetuner.tasks.journal.entry import Ended
+from vibetuner.tasks.letters.plain import plain_text
 
-__all__ = ["ended_row", "list_tasks"]
+__all__ = ["ended_row", "list_tasks", "stored_row"]
 
 CHUNK = 500
 # A page that has looked at so many and is not full yet is handed out as it is.
@@ -96,16 +97,16 @@ async def _list_queued(queue: Queue, filters: Filters, limit: int, after: str) -
 
 
 async def _queued_rows(queue: Queue, entries: Any, held: set[str]) -> list[tuple[str, Row | None]]:
-    ids = [str(entry.field_values["task_id"]) for entry in entries]
+    ids = [str(entry.field_values.get("task_id", "")) for entry in entries]
     payloads = await queue.payloads(ids)
     found: list[tuple[str, Row | None]] = []
     for entry, task_id, data in zip(entries, ids, payloads, strict=True):
         row = Row(
             task_id=task_id,
-            name=str(data.get("f", "")),
+            name=plain_text(data.get("f", "")),
             state=State.QUEUED,
             created=moment(data.get("t")),
-            due=moment(int(entry.field_values.get("enqueue_time", 0))),
+            due=moment(entry.field_values.get("enqueue_time")),
         )
         found.append((str(entry.identifier), None if task_id in held else row))
     return found
@@ -128,7 +129,7 @@ async def _list_scheduled(queue: Queue, filters: Filters, limit: int, after: str
                 place += 1
                 row = Row(
                     task_id=str(member),
-                    name=str(data.get("f", "")),
+                    name=plain_text(data.get("f", "")),
                     state=State.SCHEDULED,
                     created=moment(data.get("t")),
                     due=moment(score),
@@ -156,9 +157,8 @@ async def _list_ended(queue: Queue, filters: Filters, limit: int, after: str) ->
         )
         if not entries:
             return rows, None
-        for entry_id, ended in await _read_ended(queue, stream, entries, filters):
+        for entry_id, row in await _read_ended(queue, stream, entries, filters):
             place = entry_id
-            row = ended_row(ended) if ended else None
             if row and filters.wants(row.state) and filters.match(row.name, row.finished):
                 rows.append(row)
             if len(rows) >= limit:
@@ -177,25 +177,36 @@ def _narrowest(queue: Queue, filters: Filters) -> str:
 
 async def _read_ended(
     queue: Queue, stream: str, entries: Any, filters: Filters
-) -> list[tuple[str, Ended | None]]:
-    """The tasks behind entries; None for those that are trimmed away or not meant."""
+) -> list[tuple[str, Row | None]]:
+    """Return the rows of entries; None for those that are trimmed away or left out."""
     ids = [str(entry.identifier) for entry in entries]
     if stream == queue.keys.ended:
-        texts = [str(entry.field_values["d"]) for entry in entries]
-        return [(i, Ended.from_json(t)) for i, t in zip(ids, texts, strict=True)]
+        return [(i, stored_row(i, entry)) for i, entry in zip(ids, entries, strict=True)]
     meant = {
-        entry_id: entry
+        entry_id
         for entry_id, entry in zip(ids, entries, strict=True)
-        if filters.wants(State(str(entry.field_values["s"])))
-        and filters.name in {None, entry.field_values.get("n", filters.name)}
+        if _is_meant(entry.field_values, filters)
     }
     async with queue.redis.pipeline(transaction=False) as pipe:
         asked = {one: pipe.xrange(queue.keys.ended, one, one) for one in meant}
     found = {one: await entry for one, entry in asked.items()}
-    return [
-        (one, Ended.from_json(str(found[one][0].field_values["d"])) if found.get(one) else None)
-        for one in ids
-    ]
+    return [(one, stored_row(one, found[one][0]) if found.get(one) else None) for one in ids]
+
+
+def _is_meant(fields: Mapping[str, Any], filters: Filters) -> bool:
+    outcome = str(fields.get("s"))
+    wanted = outcome not in ENDED or filters.wants(State(outcome))
+    return wanted and filters.name in {None, fields.get("n", filters.name)}
+
+
+def stored_row(entry_id: str, entry: Any) -> Row:
+    """Return a task that has ended, from its entry of the journal."""
+    ended = readable(Ended, entry.field_values.get("d"))
+    if ended is not None:
+        return ended_row(ended)
+    return unreadable_row(
+        "", f"Entry {entry_id} of the journal", moment(entry_id.split("-", maxsplit=1)[0])
+    )
 
 
 def ended_row(ended: Ended) -> Row:
@@ -222,7 +233,7 @@ STATES: dict[str, tuple[State, ...]] = {
     "running": (State.RUNNING, State.LOST),
     "queued": (State.QUEUED,),
     "scheduled": (State.SCHEDULED,),
-    "ended": tuple(sorted(ENDED)),
+    "ended": (*sorted(ENDED), State.UNREADABLE),
 }
 SECTIONS: dict[str, Section] = {
     "running": _list_running,

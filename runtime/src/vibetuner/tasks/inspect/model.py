@@ -1,4 +1,4 @@
-"""What there is to see. Pure: nothing here talks to anything."""
+"""Tasks, counts and workers as they are shown. Pure: nothing here speaks to an outside system."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 
+from vibetuner.stored import read_number
 from vibetuner.tasks.journal.entry import Beat, FailedTry
 
 __all__ = [
@@ -36,6 +37,7 @@ class State(StrEnum):
     DONE = "done"
     FAILED = "failed"
     ABORTED = "aborted"
+    UNREADABLE = "unreadable"
 
 
 ENDED = frozenset({State.DONE, State.FAILED, State.ABORTED})
@@ -184,6 +186,7 @@ class TaskDetail:
     can_repeat: bool = False
 
 
-def moment(milliseconds: float | None) -> datetime | None:
-    """A point in time, UTC; None for none and for 0."""
-    return datetime.fromtimestamp(milliseconds / 1000, UTC) if milliseconds else None
+def moment(milliseconds: object) -> datetime | None:
+    """Return a point in time, UTC; None for none, for 0 and for what is no moment."""
+    number = read_number(milliseconds)
+    return datetime.fromtimestamp(number / 1000, UTC) if number else None

@@ -8,7 +8,8 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any
+from datetime import datetime
+from typing import Any, TypeVar
 
 from coredis import Redis, RedisCluster
 from coredis.exceptions import RedisError
@@ -19,11 +20,23 @@ from vibetuner.config import get_settings, mask_url
 from vibetuner.errors import ServiceUnavailable, TaskError, first_line
 from vibetuner.redis.client import innermost
 from vibetuner.redis.keys import JournalKeys
+from vibetuner.stored import Unreadable, read_record
 from vibetuner.tasks.inspect.model import Counts, Row, State, WorkerView, moment
 from vibetuner.tasks.journal.entry import Beat, Started
 from vibetuner.tasks.worker import TaskWorker, get_worker
 
-__all__ = ["ANSWER_SECONDS", "Queue", "answering", "now_ms", "this_queue", "whole_id"]
+__all__ = [
+    "ANSWER_SECONDS",
+    "Queue",
+    "answering",
+    "now_ms",
+    "readable",
+    "this_queue",
+    "unreadable_row",
+    "whole_id",
+]
+
+T = TypeVar("T")
 
 # With what the gate may wait, a page has to come within five seconds.
 ANSWER_SECONDS = 3.5
@@ -76,7 +89,7 @@ class Queue:
         if not spoke:
             return []
         texts = await self.redis.mget([self.keys.worker(str(one)) for one in spoke])
-        beats = [Beat.from_json(str(text)) for text in texts if text]
+        beats = [beat for text in texts if text and (beat := readable(Beat, text))]
         now = now_ms()
         views = [WorkerView(beat, max(0.0, (now - beat.at) / 1000)) for beat in beats]
         return sorted(views, key=lambda view: (view.beat.started, view.beat.id))
@@ -87,9 +100,9 @@ class Queue:
         async with self.redis.pipeline(transaction=False) as pipe:
             asked = [pipe.hgetall(self.keys.running(view.beat.id)) for view in views]
         rows = [
-            _running_row(Started.from_json(str(text)), view)
+            _running_row(str(task_id), readable(Started, text), view)
             for view, found in zip(views, asked, strict=True)
-            for text in (await found).values()
+            for task_id, text in (await found).items()
         ]
         return sorted(rows, key=lambda row: (str(row.started), row.task_id))
 
@@ -137,7 +150,11 @@ class Queue:
             data = await self.worker.deserialize(raw)
         except StreaqError:
             return {}
-        return data if isinstance(data, dict) else {}
+        return data if isinstance(data, dict) and all(map(_is_text, data)) else {}
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str)
 
 
 def this_queue() -> Queue:
@@ -227,7 +244,28 @@ def _silent(reason: str) -> str:
     )
 
 
-def _running_row(one: Started, view: WorkerView) -> Row:
+def readable(kind: type[T], stored: object) -> T | None:
+    """Return a record of the journal, or None where it can't be read."""
+    try:
+        return read_record(kind, stored)
+    except Unreadable:
+        return None
+
+
+def unreadable_row(task_id: str, what: str, at: datetime | None = None) -> Row:
+    """Return the row of a record that can't be read."""
+    return Row(
+        task_id=task_id,
+        name="",
+        state=State.UNREADABLE,
+        finished=at,
+        error=f"{what} can't be read: it is damaged, or of a newer version",
+    )
+
+
+def _running_row(task_id: str, one: Started | None, view: WorkerView) -> Row:
+    if one is None:
+        return unreadable_row(task_id, f"What {view.beat.id} records of it")
     return Row(
         task_id=one.task_id,
         name=one.name,

@@ -59,7 +59,10 @@ def name_arguments(
     """
     names = _names(function, len(args))
     named = {**dict(zip(names, args, strict=True)), **kwargs}
-    return {name: MASK if looks_secret(name) else shown(value) for name, value in named.items()}
+    return {
+        plain_text(name): MASK if looks_secret(str(name)) else shown(value)
+        for name, value in named.items()
+    }
 
 
 def _names(function: Callable[..., Any] | None, count: int) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -9,6 +10,7 @@ from datetime import datetime
 from typing import Literal
 
 from vibetuner.redis.keys import MINUTE_MS, QUARTER_MS
+from vibetuner.stored import read_number
 from vibetuner.tasks.inspect.model import moment
 from vibetuner.tasks.inspect.queue import Queue, now_ms
 from vibetuner.tasks.journal.entry import bucket_ms
@@ -16,6 +18,9 @@ from vibetuner.tasks.journal.entry import bucket_ms
 __all__ = ["Slice", "Span", "SpanName", "percentile", "read_span"]
 
 SpanName = Literal["hour", "day"]
+
+# The field of a bucket: r for run times, w for waits, and its number.
+BUCKET = re.compile(r"[rw]\d{1,3}", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +87,7 @@ async def read_span(queue: Queue, name: SpanName) -> Span:
     return Span(
         name,
         [
-            Slice(moment(at), {str(field): int(n) for field, n in counts.items()})
+            Slice(moment(at), {str(field): read_number(n) for field, n in counts.items()})
             for at, counts in zip(moments, found, strict=True)
         ],
     )
@@ -107,5 +112,9 @@ def percentile(histogram: Mapping[int, int], part: float) -> float | None:
 
 def _histogram(counts: Mapping[str, int], kind: str) -> Counter[int]:
     return Counter(
-        {int(name[1:]): n for name, n in counts.items() if name[0] == kind and name[1:].isdigit()}
+        {
+            int(name[1:]): n
+            for name, n in counts.items()
+            if BUCKET.fullmatch(name) and name[0] == kind
+        }
     )

@@ -13,8 +13,9 @@ from pydantic.errors import PydanticUserError
 
 from vibetuner.errors import TaskError, TaskNotFound
 from vibetuner.redis.functions import Scripts
+from vibetuner.stored import read_number
 from vibetuner.tasks.depends import is_injected
-from vibetuner.tasks.inspect.detail import Facts, find_row, gather, letter_of
+from vibetuner.tasks.inspect.detail import Facts, can_call, find_row, gather, letter_of
 from vibetuner.tasks.inspect.model import ENDED, State
 from vibetuner.tasks.inspect.queue import Queue, now_ms
 from vibetuner.tasks.journal.batch import Batch
@@ -46,7 +47,7 @@ async def abort(queue: Queue, task_id: str) -> bool:
         # No worker was there to write it down.
         now = now_ms()
         ended = Ended(
-            task_id, row.name, Outcome.ABORTED, int(facts.data.get("t", 0)), now, 0, now,
+            task_id, row.name, Outcome.ABORTED, read_number(facts.data.get("t")), now, 0, now,
             row.tries, "", "aborted before it was due",
         )  # fmt: skip
         batch = Batch(ended=[(ended, b"", "")])
@@ -79,13 +80,13 @@ async def enqueue_again(queue: Queue, task_id: str) -> str:
     data = facts.data
     if not data and facts.entry_id:
         found = await queue.redis.xrange(queue.keys.payloads, facts.entry_id, facts.entry_id)
-        data = await queue.read(found[0].field_values["p"]) if found else {}
+        data = await queue.read(found[0].field_values.get("p")) if found else {}
     if not data:
         letter = await letter_of(queue, task_id)
         data = await queue.read(letter.payload) if letter else {}
     if not data and facts.ended is None and not facts.has_payload:
         raise TaskNotFound(f"There is no task {task_id}. See:  vibetuner tasks list")
-    if "a" not in data or data.get("A"):
+    if not can_call(data):
         raise TaskError(
             f"{task_id} can't be enqueued again: its arguments are not kept. "
             "Enqueue it with arguments of your own:  vibetuner tasks enqueue NAME --args '[...]'"

@@ -11,12 +11,14 @@ import json
 import traceback
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from datetime import UTC, datetime
+from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, Self
 
 from streaq.types import StreaqError
+
+from vibetuner.stored import Count, Moment, Unreadable, read_record
 
 __all__ = [
     "Act",
@@ -24,15 +26,12 @@ __all__ = [
     "DeadLetter",
     "Filters",
     "Group",
-    "as_moment",
     "cause_of",
     "fingerprint",
     "retry_id",
 ]
 
 ACT_FIELDS = frozenset({"retried_as", "retried_at", "discarded_at", "acted_by"})
-
-MOMENTS = frozenset({"enqueued_at", "failed_at", "retried_at", "discarded_at"})
 
 
 class Cause(StrEnum):
@@ -107,20 +106,20 @@ class DeadLetter:
     task_id: str
     error: str
     error_type: str
-    tries: int
-    failed_at: datetime
+    tries: Count
+    failed_at: Moment
     cause: Cause
     args: list[Any]
     kwargs: dict[str, Any]
     traceback: str
     worker_id: str
     queue: str
-    enqueued_at: datetime | None
+    enqueued_at: Moment | None
     fingerprint: str
     payload: bytes = b""
     retried_as: str | None = None
-    retried_at: datetime | None = None
-    discarded_at: datetime | None = None
+    retried_at: Moment | None = None
+    discarded_at: Moment | None = None
     acted_by: str | None = None
 
     @property
@@ -136,9 +135,12 @@ class DeadLetter:
 
     @classmethod
     def from_json(cls, text: str) -> Self:
-        """Read what :meth:`to_json` wrote."""
-        values = json.loads(text)
-        values["payload"] = base64.b64decode(values["payload"])
+        """Read what :meth:`to_json` wrote; raises Unreadable for anything else."""
+        try:
+            values = json.loads(text)
+            values["payload"] = base64.b64decode(values["payload"])
+        except (ValueError, TypeError, KeyError, RecursionError) as error:
+            raise Unreadable(type(error).__name__) from None
         return cls.from_document(values)
 
     def to_document(self) -> dict[str, Any]:
@@ -148,22 +150,12 @@ class DeadLetter:
 
     @classmethod
     def from_document(cls, values: Mapping[str, Any]) -> Self:
-        """Read what :meth:`to_document` wrote; fields of other versions are left out."""
-        known = {name: values[name] for name in cls.__dataclass_fields__ if name in values}
-        for name in MOMENTS & known.keys():
-            if known[name] is not None:
-                known[name] = as_moment(known[name])
-        return cls(**{**known, "cause": Cause(known["cause"])})
+        """Read what :meth:`to_document` wrote; raises Unreadable for anything else."""
+        return read_record(cls, values)
 
     def acted_on(self, **fields: Any) -> Self:
         """The same, once a person has retried or discarded it."""
         return replace(self, **fields)
-
-
-def as_moment(stored: datetime | str) -> datetime:
-    """A moment as a store gives it: in JSON, and where the embedded server has updated, a text."""
-    moment = datetime.fromisoformat(stored) if isinstance(stored, str) else stored
-    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
 def fingerprint(task_name: str, cause: Cause, error: BaseException) -> str:
@@ -183,7 +175,7 @@ def fingerprint(task_name: str, cause: Cause, error: BaseException) -> str:
 class Act:
     """A person's decision about a letter: retried or, where ``retried_as`` is None, discarded."""
 
-    at: datetime
+    at: Moment
     by: str | None = None
     retried_as: str | None = None
 
@@ -200,9 +192,8 @@ class Act:
 
     @classmethod
     def from_json(cls, text: str) -> Self:
-        """Read what :meth:`to_json` wrote."""
-        values = json.loads(text)
-        return cls(**{**values, "at": datetime.fromisoformat(values["at"])})
+        """Read what :meth:`to_json` wrote; raises Unreadable for anything else."""
+        return read_record(cls, text)
 
 
 def retry_id(task_id: str) -> str:
@@ -232,13 +223,9 @@ class Group:
     task: str
     cause: Cause
     error: str
-    count: int
-    first: datetime
-    last: datetime
-
-    def with_older(self, older: Group) -> Group:
-        """Return both as one group."""
-        return replace(self, count=self.count + older.count, first=min(self.first, older.first))
+    count: Count
+    first: Moment
+    last: Moment
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -263,3 +250,11 @@ class Filters:
     def narrowed(self) -> bool:
         """Whether anything but ``open_only`` leaves letters out."""
         return any((self.task, self.cause, self.fingerprint, self.since))
+
+    def match(self, group: Group) -> bool:
+        """Whether the letters of a group pass, as far as a group tells."""
+        return (
+            self.task in {None, group.task}
+            and self.cause in {None, group.cause}
+            and self.fingerprint in {None, group.fingerprint}
+        )

@@ -8,16 +8,16 @@ from contextlib import asynccontextmanager
 from datetime import datetime
 from typing import Any
 
-from pymongo.asynchronous.cursor import AsyncCursor
 from pymongo.errors import PyMongoError
 
 from vibetuner.config import get_settings
 from vibetuner.errors import ServiceUnavailable
 from vibetuner.resources.mongo import Database, unreachable
-from vibetuner.tasks.letters.letter import Act, Cause, DeadLetter, Filters, Group, as_moment
+from vibetuner.stored import Unreadable, read_record
+from vibetuner.tasks.letters.letter import Act, DeadLetter, Filters, Group
 from vibetuner.tasks.letters.relay import ANSWER_SECONDS, COLLECTION, move_letters
 from vibetuner.tasks.letters.requeue import Requeue
-from vibetuner.tasks.letters.store import Page, bad_end
+from vibetuner.tasks.letters.store import Page, bad_end, unreadable
 from vibetuner.tasks.letters.stream import Client
 
 __all__ = ["MongoStore"]
@@ -50,14 +50,25 @@ class MongoStore:
         """As :meth:`Store.page`; a page's end is the time and the id of its last letter."""
         wanted = _query(filters)
         async with self._up_to_date():
-            found: list[DeadLetter] = []
+            found: list[dict[str, Any]] = []
             for part in _behind(after):
                 # One more than the page has room for tells whether there is another.
                 room = limit + 1 - len(found)
                 if room:
                     cursor = self._letters.find(_both(wanted, part)).sort(NEWEST_FIRST).limit(room)
-                    found += await _read(cursor)
-        return Page(found[:limit], _end(found[limit - 1]) if len(found) > limit else None)
+                    found += [values async for values in cursor]
+        letters = [_letter(values) for values in found]
+        last = letters[limit - 1] if len(letters) > limit else None
+        return Page(
+            [letter for letter in letters[:limit] if letter],
+            # What can't be read sorts behind all moments, and nothing but such follows it.
+            _end(last) if last else None,
+            [
+                str(values["_id"])
+                for values, letter in zip(found[:limit], letters, strict=False)
+                if letter is None
+            ],
+        )
 
     async def count(self, filters: Filters) -> int:
         """As :meth:`Store.count`."""
@@ -69,13 +80,19 @@ class MongoStore:
         steps = [{"$match": _query(filters)}, {"$sort": {"failed_at": -1}}, {"$group": GROUPED}]
         async with self._up_to_date():
             found = [one async for one in await self._letters.aggregate(steps)]
-        return sorted(map(_group, found), key=lambda group: (-group.count, group.fingerprint))
+        groups = [group for one in found if (group := _group(one))]
+        return sorted(groups, key=lambda group: (-group.count, group.fingerprint))
 
     async def get(self, task_id: str) -> DeadLetter | None:
         """As :meth:`Store.get`."""
         async with self._up_to_date():
             found = await self._letters.find_one({"_id": task_id})
-        return DeadLetter.from_document(found) if found else None
+        if not found:
+            return None
+        try:
+            return DeadLetter.from_document(found)
+        except Unreadable as error:
+            raise unreadable(task_id, error) from None
 
     async def settle(self, letter: DeadLetter, act: Act, payload: bytes | None) -> Act:
         """As :meth:`Store.settle`; Redis decides, then the record is told.
@@ -119,16 +136,20 @@ def _query(filters: Filters) -> dict[str, Any]:
     return {**wanted, "retried_as": ABSENT, "discarded_at": ABSENT} if filters.open_only else wanted
 
 
-def _group(found: dict[str, Any]) -> Group:
-    return Group(
-        fingerprint=found["_id"],
-        task=found["task_name"],
-        cause=Cause(found["cause"]),
-        error=f"{found['error_type']}: {found['error']}",
-        count=found["count"],
-        first=as_moment(found["first"]),
-        last=as_moment(found["last"]),
-    )
+def _group(found: dict[str, Any]) -> Group | None:
+    values = {**found, "fingerprint": found["_id"], "task": found.get("task_name")}
+    values["error"] = f"{found.get('error_type')}: {found.get('error')}"
+    try:
+        return read_record(Group, values)
+    except Unreadable:
+        return None
+
+
+def _letter(found: dict[str, Any]) -> DeadLetter | None:
+    try:
+        return DeadLetter.from_document(found)
+    except Unreadable:
+        return None
 
 
 def _behind(after: str | None) -> tuple[dict[str, Any], ...]:
@@ -152,7 +173,3 @@ def _both(wanted: dict[str, Any], part: dict[str, Any]) -> dict[str, Any]:
 
 def _end(letter: DeadLetter) -> str:
     return f"{letter.failed_at.isoformat()} {letter.task_id}"
-
-
-async def _read(cursor: AsyncCursor[dict[str, Any]]) -> list[DeadLetter]:
-    return [DeadLetter.from_document(values) async for values in cursor]

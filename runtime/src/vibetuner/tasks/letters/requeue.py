@@ -10,6 +10,7 @@ from streaq import StreaqError, Worker
 from vibetuner.errors import DeadLetterError
 from vibetuner.redis.functions import Scripts
 from vibetuner.redis.keys import Keys
+from vibetuner.stored import Unreadable
 from vibetuner.tasks.letters.letter import Act, DeadLetter
 
 __all__ = ["Requeue"]
@@ -75,7 +76,13 @@ class Requeue:
             int(keep),
         ]
         decided = await Scripts(worker.redis).call("settle_letter", keys, values)
-        return Act.from_json(decided)
+        try:
+            return Act.from_json(decided)
+        except Unreadable:
+            raise DeadLetterError(
+                f"Something was done with the dead letter of {task_id}, and its record can't be "
+                f"read. Remove that record:  HDEL {self._keys.acted} {task_id}"
+            ) from None
 
     async def forget(self, task_id: str) -> None:
         """Let the mark go, some time after the record tells what was done."""

@@ -1,59 +1,116 @@
-"""Search in the stream, done by Redis: thousands of letters are looked at, few are sent."""
+"""Searches and counts letters on the server: thousands are looked at, few are sent."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator
-from datetime import UTC, datetime
+from datetime import UTC
 from typing import Any
+
+from coredis.tokens import PureToken
 
 from vibetuner.redis.functions import Scripts
 from vibetuner.redis.keys import Keys
-from vibetuner.tasks.letters.letter import Cause, Filters, Group
+from vibetuner.stored import Unreadable, read_number, read_record
+from vibetuner.tasks.letters.letter import Filters, Group
 from vibetuner.tasks.letters.stream import (
     Client,
     StreamedLetter,
+    count_open,
     parse_letter,
     with_acts,
 )
 
-__all__ = ["search_groups", "search_letters"]
+__all__ = ["count_letters", "open_groups", "search_letters"]
 
-# So many are looked at in one go, for some milliseconds in which Redis does nothing else.
-CHUNK = 250
-CAUSES = frozenset(cause.value for cause in Cause)
+# The server looks at this many in one go, some milliseconds in which it does nothing else.
+CHUNK = 500
+# A page that has looked at this many is returned as it is.
+MOST_LOOKED_AT = 20_000
+# The field of the groups that counts the letters of no group.
+UNGROUPED = "?"
+RECOUNT_SECONDS = 60
 
 
 async def search_letters(
-    redis: Client, prefix: str, filters: Filters, *, most: int, before: str | None = None
-) -> AsyncIterator[StreamedLetter]:
-    """At most so many letters that match, the newest first; those before the entry ``before``."""
-    async for found in _chunks(redis, prefix, "search_letters", filters, most, before):
-        pairs = zip(found[::2], found[1::2], strict=True)
-        letters = [letter for pair in pairs if (letter := parse_letter(*map(str, pair)))]
-        for streamed in await with_acts(redis, prefix, letters):
-            yield streamed
-            most -= 1
-            if most <= 0:
-                return
+    redis: Client, prefix: str, filters: Filters, *, limit: int, before: str | None = None
+) -> tuple[list[StreamedLetter | str], str | None]:
+    """Return letters that match, the newest first, and the entry before which the next page begins.
+
+    A letter that can't be read is the id of its entry. There may be fewer than ``limit``, and
+    still a next page.
+    """
+    found: list[StreamedLetter | str] = []
+    looked_at = 0
+    async for last, entries in _chunks(redis, prefix, "search_letters", filters, limit + 1, before):
+        pairs = zip(map(str, entries[::2]), map(str, entries[1::2]), strict=True)
+        parsed = {entry_id: parse_letter(entry_id, text) for entry_id, text in pairs}
+        acted = await with_acts(redis, prefix, [one for one in parsed.values() if one])
+        letters = {one.entry_id: one for one in acted}
+        found += [letters.get(entry_id, entry_id) for entry_id in parsed]
+        if len(found) > limit:
+            end = found[limit - 1]
+            return found[:limit], end if isinstance(end, str) else end.entry_id
+        looked_at += CHUNK
+        if looked_at >= MOST_LOOKED_AT:
+            return found, last
+    return found, None
 
 
-async def search_groups(redis: Client, prefix: str, filters: Filters) -> list[Group]:
-    """The letters that match, by their bug; those with the most letters first."""
-    groups: dict[str, Group] = {}
-    async for found in _chunks(redis, prefix, "group_letters", filters, 0, None):
-        for values in json.loads(found):
-            if values[2] not in CAUSES:  # a newer version's
-                continue
-            group = _group(*values)
-            known = groups.get(group.fingerprint)
-            groups[group.fingerprint] = known.with_older(group) if known else group
-    return sorted(groups.values(), key=lambda group: (-group.count, group.fingerprint))
+async def count_letters(redis: Client, prefix: str, filters: Filters) -> int:
+    """Return how many letters match, by a look at each."""
+    chunks = _chunks(redis, prefix, "group_letters", filters, 0, None)
+    return sum([number async for _, number in chunks])
+
+
+async def open_groups(redis: Client, prefix: str) -> list[Group]:
+    """Return the groups of the open letters, which are counted as letters come and go.
+
+    They are counted anew where they don't add up, as after a version that did not keep them.
+    """
+    keys = Keys(prefix)
+    groups, total = await _kept_groups(redis, keys)
+    if total == await count_open(redis, prefix):
+        return groups
+    lock = f"{keys.letter_groups}:recount"
+    if await redis.set(lock, "1", ex=RECOUNT_SECONDS, condition=PureToken.NX):
+        total = await count_open(redis, prefix)
+        await redis.delete([keys.letter_groups])
+        filters = Filters()
+        async for _, number in _chunks(redis, prefix, "group_letters", filters, 0, None, keep=True):
+            total -= number
+        if total > 0:
+            await redis.hset(keys.letter_groups, {UNGROUPED: total})
+        await redis.delete([lock])
+        groups, _ = await _kept_groups(redis, keys)
+    return groups
+
+
+async def _kept_groups(redis: Client, keys: Keys) -> tuple[list[Group], int]:
+    groups: list[Group] = []
+    texts = await redis.hgetall(keys.letter_groups)
+    total = read_number(texts.pop(UNGROUPED, 0))
+    for text in texts.values():
+        try:
+            group = read_record(Group, text)
+        except Unreadable:
+            continue
+        groups.append(group)
+        total += group.count
+    return groups, total
 
 
 async def _chunks(  # noqa: PLR0913, PLR0917 - all that a function is given
-    redis: Client, prefix: str, function: str, filters: Filters, most: int, before: str | None
-) -> AsyncIterator[Any]:
+    redis: Client,
+    prefix: str,
+    function: str,
+    filters: Filters,
+    most: int,
+    before: str | None,
+    *,
+    keep: bool = False,
+) -> AsyncIterator[tuple[str, Any]]:
+    """Call a function on one part of the stream after another; yield last entry and answer."""
     values = {
         "task_name": filters.task,
         "cause": filters.cause and filters.cause.value,
@@ -64,23 +121,9 @@ async def _chunks(  # noqa: PLR0913, PLR0917 - all that a function is given
     keys = [Keys(prefix).letters, Keys(prefix).acted]
     end, functions = f"({before}" if before else "+", Scripts(redis)
     while True:
-        arguments: list[str | int] = [end, wanted, since, int(filters.open_only), CHUNK, most]
-        last, found = await functions.call(function, keys, arguments)
+        arguments: list[str | int] = [end, wanted, since, int(filters.open_only), CHUNK]
+        last, found = await functions.call(function, keys, [*arguments, most, int(keep)])
         if not last:
             return
-        yield found
+        yield str(last), found
         end = f"({last}"
-
-
-def _group(  # noqa: PLR0913, PLR0917 - in the function's order
-    fingerprint: str, task: str, cause: str, error: str, count: int, first: str, last: str
-) -> Group:
-    return Group(
-        fingerprint=fingerprint,
-        task=task,
-        cause=Cause(cause),
-        error=error,
-        count=count,
-        first=datetime.fromisoformat(first),
-        last=datetime.fromisoformat(last),
-    )

@@ -1,54 +1,69 @@
-"""Where dead letters are kept: what every store can do, and the one that is the stream itself."""
+"""The stores of dead letters: what each can do, and the one that is the stream itself."""
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from vibetuner.errors import DeadLetterError
 from vibetuner.tasks.letters.letter import Act, DeadLetter, Filters, Group
 from vibetuner.tasks.letters.requeue import Requeue
-from vibetuner.tasks.letters.search import search_groups, search_letters
+from vibetuner.tasks.letters.search import count_letters, open_groups, search_letters
 from vibetuner.tasks.letters.stream import Client, count_open, find_letter
 
-__all__ = ["Page", "Store", "StreamStore", "bad_end"]
+__all__ = ["Page", "Store", "StreamStore", "bad_end", "unreadable"]
 
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """Letters, the newest first, and where the next page begins; None after the last."""
+    """A page of letters, the newest first.
+
+    Args:
+        letters: the letters.
+        next: where the next page begins; None after the last.
+        unreadable: where letters are that can't be read: damaged, or of a newer version.
+    """
 
     letters: list[DeadLetter]
     next: str | None = None
+    unreadable: list[str] = field(default_factory=list)
 
 
 def bad_end(after: str) -> DeadLetterError:
-    """What to say when ``after`` is not where a page of this store ended."""
+    """Return the error for an ``after`` that is not where a page of this store ended."""
     return DeadLetterError(f"after= takes the `next` of an earlier page, not {after!r}")
 
 
+def unreadable(task_id: str, reason: Exception) -> DeadLetterError:
+    """Return the error for a letter that can't be read."""
+    return DeadLetterError(
+        f"The dead letter of {task_id} can't be read ({reason}): it is damaged, or of a newer "
+        "version of vibetuner"
+    )
+
+
 class Store(Protocol):
-    """What can be done with the letters, wherever they are kept."""
+    """The letters, wherever they are kept."""
 
     async def page(self, filters: Filters, *, limit: int, after: str | None) -> Page:
-        """The newest letters that match, those behind the page that ended at ``after``."""
+        """Return the newest letters that match, from where the page before ended."""
         ...
 
     async def count(self, filters: Filters) -> int:
-        """How many match."""
+        """Return how many match."""
         ...
 
     async def groups(self, filters: Filters) -> list[Group]:
-        """The letters that match, by their fingerprint; the largest group first."""
+        """Return the open letters of a task, a cause or a bug in groups, the largest first."""
         ...
 
     async def get(self, task_id: str) -> DeadLetter | None:
-        """The letter of one task."""
+        """Return the letter of one task."""
         ...
 
     async def settle(self, letter: DeadLetter, act: Act, payload: bytes | None) -> Act:
-        """Do ``act``, unless one was done; returns the one that holds.
+        """Record ``act`` unless another was recorded before; return the one that holds.
 
         With a ``payload``, that is enqueued as ``act.retried_as`` in the same step.
         """
@@ -56,7 +71,7 @@ class Store(Protocol):
 
 
 class StreamStore:
-    """The stream in Redis, where no MongoDB is configured; made for thousands, not for millions."""
+    """Keeps letters in the stream in Redis, where no MongoDB is configured."""
 
     def __init__(self, redis: Client, prefix: str, requeue: Requeue) -> None:
         self._redis = redis
@@ -67,20 +82,28 @@ class StreamStore:
         """As :meth:`Store.page`; a page's end is its last entry's id."""
         if after is not None and not re.fullmatch(r"\d+-\d+", after):
             raise bad_end(after)
-        search = search_letters(self._redis, self._prefix, filters, most=limit + 1, before=after)
-        found = [streamed async for streamed in search]
-        letters = [streamed.letter for streamed in found[:limit]]
-        return Page(letters, found[limit - 1].entry_id if len(found) > limit else None)
+        found, following = await search_letters(
+            self._redis, self._prefix, filters, limit=limit, before=after
+        )
+        return Page(
+            [one.letter for one in found if not isinstance(one, str)],
+            following,
+            [one for one in found if isinstance(one, str)],
+        )
 
     async def count(self, filters: Filters) -> int:
-        """As :meth:`Store.count`; all that are open are counted without a look at them."""
+        """As :meth:`Store.count`."""
         if filters == Filters():
             return await count_open(self._redis, self._prefix)
+        if filters.since or not filters.open_only:
+            return await count_letters(self._redis, self._prefix, filters)
         return sum(group.count for group in await self.groups(filters))
 
     async def groups(self, filters: Filters) -> list[Group]:
-        """As :meth:`Store.groups`."""
-        return await search_groups(self._redis, self._prefix, filters)
+        """As :meth:`Store.groups`; groups are open letters, of whatever time."""
+        groups = await open_groups(self._redis, self._prefix)
+        wanted = [group for group in groups if filters.match(group)]
+        return sorted(wanted, key=lambda group: (-group.count, group.fingerprint))
 
     async def get(self, task_id: str) -> DeadLetter | None:
         """As :meth:`Store.get`."""
