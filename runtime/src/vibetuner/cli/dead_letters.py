@@ -55,11 +55,11 @@ def list_(  # noqa: PLR0913, PLR0917 - options
     from vibetuner.cli.letters_view import print_json_list, print_list
 
     filters = parse_filters(task, cause, fingerprint, since, open_only=not acted)
-    letters, total = run(fetch(filters, limit))
+    page, total = run(fetch(filters, limit))
     if as_json:
-        print_json_list(letters, total)
+        print_json_list(page, total)
     else:
-        print_list(letters, total)
+        print_list(page, total)
     if not total:
         raise typer.Exit(NOTHING_MATCHED)
 

@@ -15,8 +15,8 @@ from vibetuner.cli.letters_view import counting
 from vibetuner.errors import CommandError, VibetunerError
 from vibetuner.loader import make_importable
 from vibetuner.project import project_info
-from vibetuner.tasks.dead_letters import Cause, DeadLetter, open_dead_letters
-from vibetuner.tasks.dead_letters.api import total
+from vibetuner.tasks.dead_letters import Cause, DeadLetter, Page, open_dead_letters
+from vibetuner.tasks.dead_letters.api import find, total
 from vibetuner.tasks.dead_letters.bulk import Outcome, Verb, matching, settle
 from vibetuner.tasks.letters.letter import Filters
 from vibetuner.timing import parse_moment
@@ -69,10 +69,14 @@ def parse_filters(
     )
 
 
-async def fetch(filters: Filters, limit: int) -> tuple[list[DeadLetter], int]:
-    """Return the newest letters, and how many match in all."""
-    letters = [letter async for letter in matching(filters, limit=limit)]
-    return letters, await total(filters)
+async def fetch(filters: Filters, limit: int) -> tuple[Page, int]:
+    """Return the newest letters as one page, and how many match in all."""
+    page = await find(filters, limit=limit)
+    while page.next and len(page.letters) + len(page.unreadable) < limit:
+        left = limit - len(page.letters) - len(page.unreadable)
+        more = await find(filters, limit=left, after=page.next)
+        page = Page(page.letters + more.letters, more.next, page.unreadable + more.unreadable)
+    return page, await total(filters)
 
 
 async def settle_some(verb: Verb, ids: list[str]) -> Outcome:

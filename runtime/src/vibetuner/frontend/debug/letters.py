@@ -32,10 +32,11 @@ async def dead(request: Request, fingerprint: str = "", after: str = "") -> HTML
         request,
         "dead.html",
         groups=by_bug,
-        grouped=sum(group.count for group in by_bug),
+        grouped=sum(group.count for group in by_bug) + len(found.unreadable),
         letters=[
             (letter, name_arguments(None, letter.args, letter.kwargs)) for letter in found.letters
         ],
+        unreadable=found.unreadable,
         fingerprint=fingerprint,
         following=found.next and f"fingerprint={quote(fingerprint)}&after={quote(found.next)}",
         total=await count(),

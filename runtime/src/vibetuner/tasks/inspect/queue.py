@@ -12,7 +12,7 @@ from datetime import datetime
 from typing import Any, TypeVar
 
 from coredis import Redis, RedisCluster
-from coredis.exceptions import RedisError
+from coredis.exceptions import RedisError, ResponseError
 from streaq import StreaqError
 from streaq.constants import REDIS_ABORT, REDIS_RETRY, REDIS_UNIQUE
 
@@ -228,12 +228,19 @@ async def answering(seconds: float = ANSWER_SECONDS) -> AsyncIterator[None]:
         inner = innermost(error)
         if not isinstance(inner, RedisError | OSError):
             raise
+        if isinstance(inner, ResponseError):
+            raise ServiceUnavailable(_refused(first_line(inner))) from None
         raise ServiceUnavailable(_silent(first_line(inner))) from None
 
 
 def now_ms() -> int:
     """Now, in milliseconds since 1970."""
     return time.time_ns() // 1_000_000
+
+
+def _refused(reason: str) -> str:
+    where = mask_url(get_settings().redis_url or "")
+    return f"Redis at {where} refused a command: {reason}. See what  vibetuner doctor  says"
 
 
 def _silent(reason: str) -> str:

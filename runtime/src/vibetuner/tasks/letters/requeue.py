@@ -65,6 +65,8 @@ class Requeue:
             self._keys.acted,
             worker.task_key + new_id,
             worker.stream_key + worker.priorities[-1],
+            self._keys.letters,
+            self._keys.letter_places,
         ]
         now = int(datetime.now(UTC).timestamp() * 1000)
         values: list[str | bytes | int] = [
