@@ -129,6 +129,10 @@ class Keys:
         """Hash: a fingerprint -> the group of its open letters."""
         return f"{self.letters}:groups"
 
+    def letters_of(self, fingerprint: str) -> str:
+        """Sorted set: the entries of the open letters of one bug, in their order."""
+        return f"{self.letters}:of:{fingerprint}"
+
     @property
     def acted(self) -> str:
         """Hash: a task's id -> what was done with its letter."""

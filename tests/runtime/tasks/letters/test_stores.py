@@ -80,10 +80,11 @@ async def test_the_last_page_says_that_it_is(store: str, bury: Bury):
 
 async def test_letters_are_chosen_by_task_cause_bug_and_time(store: str, bury: Bury):
     """Each alone, and together."""
-    await bury("a", task_name="pack", failed_at=NOON)
-    await bury("b", cause=Cause.TIMEOUT, failed_at=NOON + timedelta(seconds=1))
+    await bury("a", task_name="pack", fingerprint="f3", failed_at=NOON)
+    late = {"cause": Cause.TIMEOUT, "fingerprint": "f4"}
+    await bury("b", **late, failed_at=NOON + timedelta(seconds=1))
     await bury("c", fingerprint="f2", failed_at=NOON + timedelta(seconds=2))
-    await bury("d", cause=Cause.TIMEOUT, failed_at=NOON + timedelta(seconds=3))
+    await bury("d", **late, failed_at=NOON + timedelta(seconds=3))
 
     for filters, expected in [
         ({}, "dcba"),

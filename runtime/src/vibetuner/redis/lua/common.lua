@@ -52,22 +52,36 @@ local function about_entry(entry)
   return about
 end
 
--- Add open letters to the group of their bug: n of them, fewer where n is negative.
-local function count_letter(letters, about, n, first)
-  local groups, group = letters .. ':groups', nil
-  group = object(redis.call('hget', groups, about.fingerprint))
-  if group and type(group.count) == 'number' and type(group.last) == 'string' then
-    group.count = group.count + n
-    if first and type(group.first) == 'string' and first < group.first then group.first = first end
-  elseif n > 0 then
-    group = { fingerprint = about.fingerprint, count = n, first = first, last = '' }
-  else
+-- An entry's place in the order of the stream, as a number.
+local function order(place)
+  local ms, seq = place:match('^(%d+)-(%d+)$')
+  return ms * 4096 + math.min(tonumber(seq), 4095)
+end
+
+-- Count an open letter into the group of its bug, n = 1, or out of it, n = -1. Beside the groups
+-- stands, of each bug, a sorted set of the entries of its open letters.
+local function count_letter(letters, about, n, place)
+  local groups, index = letters .. ':groups', letters .. ':of:' .. about.fingerprint
+  local group = object(redis.call('hget', groups, about.fingerprint))
+  if not group or type(group.count) ~= 'number' or type(group.last) ~= 'string' then
+    if n < 0 then return end
+    group = { fingerprint = about.fingerprint, count = 0, first = about.failed_at, last = '' }
+  end
+  group.count = group.count + n
+  if group.count <= 0 then
+    redis.call('hdel', groups, about.fingerprint)
+    redis.call('del', index)
     return
   end
-  if group.count <= 0 then return redis.call('hdel', groups, about.fingerprint) end
-  if n > 0 and about.failed_at >= group.last then
-    group.task, group.cause, group.last = about.task_name, about.cause, about.failed_at
-    group.error = about.error_type .. ': ' .. about.error
+  if n < 0 then
+    redis.call('zrem', index, place)
+  else
+    redis.call('zadd', index, order(place), place)
+    if about.failed_at < tostring(group.first) then group.first = about.failed_at end
+    if about.failed_at >= group.last then
+      group.task, group.cause, group.last = about.task_name, about.cause, about.failed_at
+      group.error = about.error_type .. ': ' .. about.error
+    end
   end
   redis.call('hset', groups, about.fingerprint, cjson.encode(group))
 end
@@ -81,5 +95,5 @@ local function keep_letter(letters, places, task, letter)
   for _, name in ipairs(SEARCHED) do about[name] = whole[name] end
   local place = redis.call('xadd', letters, '*', 'letter', letter, 'about', cjson.encode(about))
   redis.call('hset', places, task, place)
-  count_letter(letters, about, 1, about.failed_at)
+  count_letter(letters, about, 1, place)
 end

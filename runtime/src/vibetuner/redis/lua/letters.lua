@@ -1,6 +1,6 @@
 -- Dead letters: kept, searched, grouped and acted on. The letters are a stream, whose entries hold
 -- a letter and, but for older ones, what a search compares; beside it stand a hash of each task's
--- entry, a hash of what was done, and a hash of the groups of open letters.
+-- entry, a hash of what was done, a hash of the groups of open letters, and their entries by group.
 
 -- Call found for each letter that matches, until that returns true; unread for those that can't be
 -- read. Texts of moments compare as moments do.
@@ -39,15 +39,48 @@ local function search_letters(keys, argv)
   return { search(keys, argv, add, add), answer }
 end
 
--- KEYS and ARGV as above, then 1 to count them into their groups.
+-- KEYS and ARGV as above.
 -- Returns the last entry that was looked at, and the number of letters that match.
-local function group_letters(keys, argv)
+local function count_letters(keys, argv)
   local number = 0
-  local last = search(keys, argv, function(_, letter)
-    if argv[7] == '1' then count_letter(keys[1], letter, 1, letter.failed_at) end
-    number = number + 1
-  end)
+  local last = search(keys, argv, function() number = number + 1 end)
   return { last, number }
+end
+
+-- KEYS: the letters, what was done with them. ARGV: a fingerprint, the entry before which to begin,
+-- how many letters at most. Returns entry and letter of each open letter of this bug.
+local function letters_of(keys, argv)
+  local index, answer = keys[1] .. ':of:' .. argv[1], {}
+  local before = argv[2] == '' and '+inf' or '(' .. string.format('%.0f', order(argv[2]))
+  local places = redis.call('zrange', index, before, '-inf', 'byscore', 'rev', 'limit', 0, argv[3])
+  for _, place in ipairs(places) do
+    local entry = redis.call('xrange', keys[1], place, place)[1]
+    if entry then
+      table.insert(answer, place)
+      table.insert(answer, entry[2][2] or '')
+    else
+      redis.call('zrem', index, place)
+    end
+  end
+  return answer
+end
+
+-- Count the open letters into their groups anew, one part after the other, whoever calls.
+-- KEYS: the letters, what was done with them, the groups. ARGV: how many entries to look at.
+-- Returns 1 once all are counted.
+local function recount_letters(keys, argv)
+  local marker = keys[3] .. ':recount'
+  local before = redis.call('get', marker)
+  if not before then redis.call('del', keys[3]) end
+  local last = search(keys, { before or '+', '{}', '', '1', argv[1] }, function(entry, letter)
+    count_letter(keys[1], letter, 1, entry[1])
+  end)
+  if last == '' then
+    redis.call('del', marker)
+    return 1
+  end
+  redis.call('set', marker, '(' .. last)
+  return 0
 end
 
 -- KEYS: the mark of this letter, the marks of the stream, the payload of the new task, its queue,
@@ -65,7 +98,7 @@ local function settle_letter(keys, argv)
     local place = redis.call('hget', keys[6], argv[1])
     local entry = place and redis.pcall('xrange', keys[5], place, place)[1]
     local about = entry and about_entry(entry)
-    if about then count_letter(keys[5], about, -1) end
+    if about then count_letter(keys[5], about, -1, place) end
   else
     redis.call('set', keys[1], argv[2])
   end
@@ -84,7 +117,7 @@ local function remove_letters(keys, argv)
     local entry = redis.call('xrange', keys[1], argv[i], argv[i])[1]
     local about = entry and about_entry(entry)
     local acted = redis.call('hdel', keys[3], argv[i + 1])
-    if about and acted == 0 then count_letter(keys[1], about, -1) end
+    if about and acted == 0 then count_letter(keys[1], about, -1, argv[i]) end
     redis.call('xdel', keys[1], argv[i])
     redis.call('hdel', keys[2], argv[i + 1])
   end
