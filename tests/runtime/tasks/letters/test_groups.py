@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
 from tests.runtime.tasks.letters.conftest import Bury, make_letter
 from vibetuner.config import Settings, using_settings
+from vibetuner.embedded import Lease
 from vibetuner.redis.keys import Keys
+from vibetuner.resources.mongo import open_database
+from vibetuner.resources.slots import mongo_database
 from vibetuner.tasks.dead_letters import count, discard, groups, list_letters, retry
-from vibetuner.tasks.letters.stream import keep, read_letters, remove_letters
+from vibetuner.tasks.letters.relay import count_groups, move_letters
+from vibetuner.tasks.letters.stream import keep
 from vibetuner.tasks.worker import TaskWorker
+from vibetuner.testing import held_open, name_database
 
 NOW = datetime(2026, 5, 1, 12, tzinfo=UTC)
 
@@ -23,6 +28,16 @@ def settings(settings: Settings) -> Iterator[Settings]:
     own = settings.model_copy(update={"mongodb_url": None})
     with using_settings(own):
         yield own
+
+
+@pytest.fixture
+async def in_mongodb(settings: Settings, servers: Lease) -> AsyncIterator[Settings]:
+    """The same settings with MongoDB, which is open."""
+    url = name_database(servers.urls["mongodb"], settings.redis_key_prefix.rstrip(":"))
+    own = settings.model_copy(update={"mongodb_url": url})
+    with using_settings(own):
+        async with held_open(open_database(own)):
+            yield own
 
 
 async def counted() -> dict[str, int]:
@@ -75,21 +90,28 @@ async def test_the_letters_of_one_bug_are_found_without_a_search(bury: Bury, que
     assert found == [f"t{n}" for n in range(24, -1, -1)]
 
 
-async def test_a_letter_that_moves_elsewhere_leaves_its_group(
-    queue: TaskWorker, settings: Settings
+async def test_letters_in_mongodb_are_counted_by_the_workers(
+    settings: Settings, queue: TaskWorker, in_mongodb: Settings
 ):
-    """As when a project begins to use MongoDB; one that was settled has left it already."""
+    """Those that were there, those that come, and those that are settled; once a day anew."""
+    database, keys = mongo_database.get(), Keys(in_mongodb.redis_key_prefix)
     for task_id in ("a", "b", "c"):
-        await keep(queue.redis, settings.redis_key_prefix, make_letter(task_id))
+        await keep(queue.redis, keys.prefix, make_letter(task_id))
+    await move_letters(queue.redis, database, keys.prefix)
+    await queue.redis.delete([keys.letter_groups])
+
+    await count_groups(queue.redis, database, keys.prefix)
+    await keep(queue.redis, keys.prefix, make_letter("d"))
     await discard("a")
-    letters = await read_letters(queue.redis, settings.redis_key_prefix)
+    await count_groups(queue.redis, database, keys.prefix)
 
-    await remove_letters(queue.redis, settings.redis_key_prefix, letters[:2])
-
-    assert await counted() == {"f1": 1}
-    await remove_letters(queue.redis, settings.redis_key_prefix, letters[2:])
-    keys = Keys(settings.redis_key_prefix)
-    assert await queue.redis.exists([keys.letter_groups, keys.letters_of("f1")]) == 0
+    assert await counted() == {"f1": 3}
+    assert await count() == 3
+    await database["dead_letters"].delete_one({"_id": "b"})
+    await queue.redis.delete([keys.letters_counted])
+    assert await counted() == {"f1": 2}
+    await count_groups(queue.redis, database, keys.prefix)
+    assert await counted() == {"f1": 2}
 
 
 async def test_letters_of_a_version_that_kept_no_groups_are_counted(

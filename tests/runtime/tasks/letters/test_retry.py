@@ -90,7 +90,7 @@ async def test_who_dies_between_the_queue_and_the_record_leaves_no_second_run(
     assert await count() == 1
     act = Act(at=datetime.now(UTC), by="ann", retried_as=retry_id("t1"))
     requeue = Requeue(queue, settings.redis_key_prefix)
-    await requeue.settle("t1", act, letter.payload)
+    await requeue.settle(letter, act, letter.payload)
     assert (await get("t1")).is_open
 
     assert await retry("t1", by="bob") == act.retried_as

@@ -85,8 +85,8 @@ end
 
 -- KEYS: the mark of this letter, the marks of the stream, the payload of the new task, its queue,
 -- the letters, their places. ARGV: the dead task, the act, the new task or nothing, its payload, the
--- time, 1 where the mark is kept in the stream's. The first to come decides; all get the decision.
--- What is enqueued is what streaq's own publish_task would write.
+-- time, 1 where the mark is kept in the stream's, the fingerprint. The first to come decides; all get
+-- the decision. What is enqueued is what streaq's own publish_task would write.
 local function settle_letter(keys, argv)
   local decided = redis.call('get', keys[1]) or redis.call('hget', keys[2], argv[1])
   if decided then return decided end
@@ -95,13 +95,11 @@ local function settle_letter(keys, argv)
   end
   if argv[6] == '1' then
     redis.call('hset', keys[2], argv[1], argv[2])
-    local place = redis.call('hget', keys[6], argv[1])
-    local entry = place and redis.pcall('xrange', keys[5], place, place)[1]
-    local about = entry and about_entry(entry)
-    if about then count_letter(keys[5], about, -1, place) end
   else
     redis.call('set', keys[1], argv[2])
   end
+  local place = redis.call('hget', keys[6], argv[1]) or ''
+  count_letter(keys[5], { fingerprint = argv[7] }, -1, place)
   return argv[2]
 end
 
@@ -110,15 +108,25 @@ local function bury_letter(keys, argv)
   keep_letter(keys[1], keys[2], argv[1], argv[2])
 end
 
--- Take letters out that are kept elsewhere.
+-- Take letters out that are kept elsewhere; they stay in the groups of their bugs.
 -- KEYS: the letters, their places, what was done with them. ARGV: entry and task of each.
 local function remove_letters(keys, argv)
   for i = 1, #argv, 2 do
     local entry = redis.call('xrange', keys[1], argv[i], argv[i])[1]
     local about = entry and about_entry(entry)
-    local acted = redis.call('hdel', keys[3], argv[i + 1])
-    if about and acted == 0 then count_letter(keys[1], about, -1, argv[i]) end
+    if about then redis.call('zrem', keys[1] .. ':of:' .. about.fingerprint, argv[i]) end
     redis.call('xdel', keys[1], argv[i])
     redis.call('hdel', keys[2], argv[i + 1])
+    redis.call('hdel', keys[3], argv[i + 1])
+  end
+end
+
+-- Add letters that are kept elsewhere to their groups. KEYS: the groups. ARGV: groups.
+local function add_groups(keys, argv)
+  for _, text in ipairs(argv) do
+    local group = cjson.decode(text)
+    local known = object(redis.call('hget', keys[1], group.fingerprint))
+    if known and type(known.count) == 'number' then group.count = group.count + known.count end
+    redis.call('hset', keys[1], group.fingerprint, cjson.encode(group))
   end
 end

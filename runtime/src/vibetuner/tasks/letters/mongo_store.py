@@ -12,25 +12,25 @@ from pymongo.errors import PyMongoError
 
 from vibetuner.config import get_settings
 from vibetuner.errors import ServiceUnavailable
+from vibetuner.redis.keys import Keys
 from vibetuner.resources.mongo import Database, unreachable
-from vibetuner.stored import Unreadable, read_record
+from vibetuner.stored import Unreadable
 from vibetuner.tasks.letters.letter import Act, DeadLetter, Filters, Group
-from vibetuner.tasks.letters.relay import ANSWER_SECONDS, COLLECTION, move_letters
+from vibetuner.tasks.letters.relay import (
+    ANSWER_SECONDS,
+    COLLECTION,
+    OPEN,
+    group_letters,
+    move_letters,
+)
 from vibetuner.tasks.letters.requeue import Requeue
+from vibetuner.tasks.letters.search import kept_groups
 from vibetuner.tasks.letters.store import Page, bad_end, unreadable
 from vibetuner.tasks.letters.stream import Client
 
 __all__ = ["MongoStore"]
 
 NEWEST_FIRST = [("failed_at", -1), ("_id", -1)]
-ABSENT = {"$exists": False}
-GROUPED = {
-    "_id": "$fingerprint",
-    "count": {"$sum": 1},
-    "first": {"$min": "$failed_at"},
-    "last": {"$max": "$failed_at"},
-    **{name: {"$first": f"${name}"} for name in ("task_name", "cause", "error", "error_type")},
-}
 
 
 class MongoStore:
@@ -72,16 +72,28 @@ class MongoStore:
 
     async def count(self, filters: Filters) -> int:
         """As :meth:`Store.count`."""
+        if filters.open_only and not filters.since:
+            groups = await self._counted(filters)
+            if groups is not None:
+                return sum(group.count for group in groups)
         async with self._up_to_date():
             return await self._letters.count_documents(_query(filters))
 
     async def groups(self, filters: Filters) -> list[Group]:
         """As :meth:`Store.groups`."""
-        steps = [{"$match": _query(filters)}, {"$sort": {"failed_at": -1}}, {"$group": GROUPED}]
-        async with self._up_to_date():
-            found = [one async for one in await self._letters.aggregate(steps)]
-        groups = [group for one in found if (group := _group(one))]
+        groups = await self._counted(filters)
+        if groups is None:
+            async with self._up_to_date():
+                groups = await group_letters(self._database, _query(filters))
         return sorted(groups, key=lambda group: (-group.count, group.fingerprint))
+
+    async def _counted(self, filters: Filters) -> list[Group] | None:
+        """Return the groups that workers keep in Redis; None until one has counted them."""
+        keys = Keys(self._prefix)
+        if not await self._redis.exists([keys.letters_counted]):
+            return None
+        groups, _ = await kept_groups(self._redis, keys)
+        return [group for group in groups if filters.match(group)]
 
     async def get(self, task_id: str) -> DeadLetter | None:
         """As :meth:`Store.get`."""
@@ -100,7 +112,7 @@ class MongoStore:
         Between the two steps the mark in Redis stands for the record: who presses again gets
         the same answer, and completes the record.
         """
-        decided = await self._requeue.settle(letter.task_id, act, payload)
+        decided = await self._requeue.settle(letter, act, payload)
         async with _answering():
             await self._letters.update_one({"_id": letter.task_id}, {"$set": decided.fields()})
         await self._requeue.forget(letter.task_id)
@@ -133,16 +145,7 @@ def _query(filters: Filters) -> dict[str, Any]:
         "failed_at": filters.since and {"$gte": filters.since},
     }
     wanted = {name: value for name, value in exact.items() if value is not None}
-    return {**wanted, "retried_as": ABSENT, "discarded_at": ABSENT} if filters.open_only else wanted
-
-
-def _group(found: dict[str, Any]) -> Group | None:
-    values = {**found, "fingerprint": found["_id"], "task": found.get("task_name")}
-    values["error"] = f"{found.get('error_type')}: {found.get('error')}"
-    try:
-        return read_record(Group, values)
-    except Unreadable:
-        return None
+    return {**wanted, **OPEN} if filters.open_only else wanted
 
 
 def _letter(found: dict[str, Any]) -> DeadLetter | None:

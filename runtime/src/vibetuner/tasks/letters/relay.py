@@ -1,15 +1,22 @@
-"""Moves dead letters from the stream to MongoDB, for as long as a worker lives."""
+"""Moves dead letters from the stream to MongoDB, and counts them into groups, beside a worker."""
 
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
-from dataclasses import replace
+from dataclasses import asdict, replace
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from vibetuner.tasks.letters.letter import DeadLetter
+from coredis.tokens import PureToken
+
+from vibetuner.redis.functions import Scripts
+from vibetuner.redis.keys import Keys
+from vibetuner.stored import Unreadable, read_record
+from vibetuner.tasks.letters.letter import DeadLetter, Group
 from vibetuner.tasks.letters.stream import Client, read_letters, remove_letters
 from vibetuner.timing import backoff
 
@@ -19,11 +26,12 @@ if TYPE_CHECKING:
 
     Database = AsyncDatabase[dict[str, Any]]
 
-__all__ = ["COLLECTION", "move_letters", "relaying"]
+__all__ = ["COLLECTION", "OPEN", "count_groups", "group_letters", "move_letters", "relaying"]
 
 logger = logging.getLogger(__name__)
 
 COLLECTION = "dead_letters"
+BATCH = 100
 POLL_SECONDS = 0.5
 LONGEST_PAUSE = 30
 ANSWER_SECONDS = 10
@@ -34,13 +42,27 @@ INDEXES = (
     *([(field, 1), ("failed_at", -1)] for field in ("task_name", "cause", "fingerprint")),
 )
 
+ABSENT = {"$exists": False}
+OPEN = {"retried_as": ABSENT, "discarded_at": ABSENT}
+GROUPED = {
+    "_id": "$fingerprint",
+    "count": {"$sum": 1},
+    "first": {"$min": "$failed_at"},
+    "last": {"$max": "$failed_at"},
+    **{name: {"$first": f"${name}"} for name in ("task_name", "cause", "error", "error_type")},
+}
+
+# So often the groups are counted anew, as people may delete letters in MongoDB themselves.
+COUNTED_SECONDS = 24 * 3600
+COUNTING_SECONDS = 600
+
 DUPLICATE_KEY = 11000
 LARGEST_PAYLOAD = 12_000_000  # a document of MongoDB has 16 MB at the most
 
 
 @asynccontextmanager
 async def relaying(redis: Redis[str], database: Database, prefix: str) -> AsyncIterator[None]:
-    """Move letters in the background; the tasks never wait for MongoDB."""
+    """Move letters in the background; tasks never wait for MongoDB."""
     relay = asyncio.create_task(_relay(redis, database, prefix))
     try:
         yield
@@ -51,7 +73,7 @@ async def relaying(redis: Redis[str], database: Database, prefix: str) -> AsyncI
 
 
 async def move_letters(redis: Client, database: Database, prefix: str) -> int:
-    """Move what the stream holds now; returns how many letters that were.
+    """Move the letters that the stream holds now; return their number.
 
     A letter that was moved and not yet removed is moved again, onto itself.
     """
@@ -62,6 +84,46 @@ async def move_letters(redis: Client, database: Database, prefix: str) -> int:
         await remove_letters(redis, prefix, letters)
         moved += len(letters)
     return moved
+
+
+async def group_letters(database: Database, query: Mapping[str, Any]) -> list[Group]:
+    """Return the groups of the letters that match, by a look at each; without unreadable ones."""
+    steps: list[Mapping[str, Any]] = [
+        {"$match": query},
+        {"$sort": {"failed_at": -1}},
+        {"$group": GROUPED},
+    ]
+    groups = []
+    async for one in await database[COLLECTION].aggregate(steps):
+        values = {**one, "fingerprint": one["_id"], "task": one.get("task_name")}
+        values["error"] = f"{one.get('error_type')}: {one.get('error')}"
+        with suppress(Unreadable):
+            groups.append(read_record(Group, values))
+    return groups
+
+
+async def count_groups(redis: Client, database: Database, prefix: str) -> None:
+    """Count the letters in MongoDB into the groups in Redis, once a day, whichever worker does it.
+
+    From then on the groups change with each letter. One that is settled in between may be
+    counted until the next time.
+    """
+    keys = Keys(prefix)
+    lock = f"{keys.letters_counted}:lock"
+    if await redis.exists([keys.letters_counted]) or not await redis.set(
+        lock, "1", ex=COUNTING_SECONDS, condition=PureToken.NX
+    ):
+        return
+    await redis.delete([keys.letter_groups])
+    groups = await group_letters(database, OPEN)
+    texts = [
+        json.dumps({**asdict(group), "cause": group.cause.value}, default=datetime.isoformat)
+        for group in groups
+    ]
+    for at in range(0, len(texts), BATCH):
+        await Scripts(redis).call("add_groups", [keys.letter_groups], texts[at : at + BATCH])
+    await redis.set(keys.letters_counted, "1", ex=COUNTED_SECONDS)
+    await redis.delete([lock])
 
 
 async def _insert_once(database: Database, letter: DeadLetter) -> None:
@@ -105,6 +167,7 @@ async def _relay(redis: Redis[str], database: Database, prefix: str) -> None:
             if await move_letters(redis, database, prefix) and not indexed:
                 await _make_indexes(database)
                 indexed = True
+            await count_groups(redis, database, prefix)
         except Exception as error:  # noqa: BLE001 - whatever breaks it, the letters stay in the stream
             if not failures:
                 reason = str(error).split(",", 1)[0]

@@ -52,12 +52,13 @@ class Requeue:
         return serialized.encode() if isinstance(serialized, str) else serialized
 
     async def settle(
-        self, task_id: str, act: Act, payload: bytes | None, *, keep: bool = False
+        self, letter: DeadLetter, act: Act, payload: bytes | None, *, keep: bool = False
     ) -> Act:
         """Do ``act``, unless one was done; returns the one that holds.
 
         With ``keep`` the mark is the record, and stays beside the stream.
         """
+        task_id = letter.task_id
         worker = self._worker
         new_id = act.retried_as or ""
         keys = [
@@ -76,6 +77,7 @@ class Requeue:
             payload or b"",
             now,
             int(keep),
+            letter.fingerprint,
         ]
         decided = await Scripts(worker.redis).call("settle_letter", keys, values)
         try:

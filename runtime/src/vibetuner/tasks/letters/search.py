@@ -20,7 +20,7 @@ from vibetuner.tasks.letters.stream import (
     with_acts,
 )
 
-__all__ = ["count_letters", "open_groups", "search_letters"]
+__all__ = ["count_letters", "kept_groups", "open_groups", "search_letters"]
 
 # The server looks at this many in one go, some milliseconds in which it does nothing else.
 CHUNK = 500
@@ -68,7 +68,7 @@ async def open_groups(redis: Client, prefix: str) -> list[Group]:
     a quarter of a second each time somebody asks, until all are counted.
     """
     keys = Keys(prefix)
-    groups, total = await _kept_groups(redis, keys)
+    groups, total = await kept_groups(redis, keys)
     is_counting = await redis.exists([f"{keys.letter_groups}:recount"])
     if not is_counting and total == await count_open(redis, prefix):
         return groups
@@ -76,12 +76,12 @@ async def open_groups(redis: Client, prefix: str) -> list[Group]:
     places = [keys.letters, keys.acted, keys.letter_groups]
     while time.monotonic() < end:
         if await Scripts(redis).call("recount_letters", places, [CHUNK]):
-            groups, total = await _kept_groups(redis, keys)
+            groups, total = await kept_groups(redis, keys)
             rest = await count_open(redis, prefix) - total
             if rest > 0:
                 await redis.hset(keys.letter_groups, {UNGROUPED: rest})
             return groups
-    return (await _kept_groups(redis, keys))[0]
+    return (await kept_groups(redis, keys))[0]
 
 
 async def _read(redis: Client, prefix: str, entries: list[Any]) -> list[StreamedLetter | str]:
@@ -101,7 +101,8 @@ def _page(
     return found[:limit], end if isinstance(end, str) else end.entry_id
 
 
-async def _kept_groups(redis: Client, keys: Keys) -> tuple[list[Group], int]:
+async def kept_groups(redis: Client, keys: Keys) -> tuple[list[Group], int]:
+    """Return the groups as they stand, and how many letters they hold."""
     groups: list[Group] = []
     texts = await redis.hgetall(keys.letter_groups)
     total = read_number(texts.pop(UNGROUPED, 0))

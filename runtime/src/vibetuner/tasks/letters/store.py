@@ -111,4 +111,4 @@ class StreamStore:
 
     async def settle(self, letter: DeadLetter, act: Act, payload: bytes | None) -> Act:
         """As :meth:`Store.settle`; the act is kept beside the stream, in the same step."""
-        return await self._requeue.settle(letter.task_id, act, payload, keep=True)
+        return await self._requeue.settle(letter, act, payload, keep=True)
