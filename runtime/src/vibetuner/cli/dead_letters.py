@@ -30,7 +30,10 @@ Since = Annotated[
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 WithActed = Annotated[bool, typer.Option("--all", help="Also those retried or discarded.")]
-Ids = Annotated[list[str] | None, typer.Argument(help="Ids of tasks.", metavar="[ID]...")]
+Ids = Annotated[
+    list[str] | None,
+    typer.Argument(help="Ids of tasks, or their first 8 characters.", metavar="[ID]..."),
+]
 Everything = Annotated[bool, typer.Option("--all", help="All that the filters leave.")]
 Limit = Annotated[int, typer.Option("--limit", min=1, help="How many at the most.")]
 AtMost = Annotated[int | None, typer.Option("--limit", min=1, help="How many at the most.")]
@@ -83,7 +86,9 @@ def count(  # noqa: PLR0913, PLR0917 - options
 
 @app.command()
 def show(
-    task_id: Annotated[str, typer.Argument(metavar="ID", help="The task's id.")],
+    task_id: Annotated[
+        str, typer.Argument(metavar="ID", help="Its id, or the first 8 characters.")
+    ],
     as_json: AsJson = False,
 ) -> None:
     """Show one dead letter with its arguments and its traceback.

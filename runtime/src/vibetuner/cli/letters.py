@@ -12,10 +12,10 @@ from typing import Any, TypeVar
 import typer
 
 from vibetuner.cli.letters_view import counting
-from vibetuner.errors import CommandError, VibetunerError
+from vibetuner.errors import CommandError, DeadLetterError, VibetunerError
 from vibetuner.loader import make_importable
 from vibetuner.project import project_info
-from vibetuner.tasks.dead_letters import Cause, DeadLetter, Page, open_dead_letters
+from vibetuner.tasks.dead_letters import Cause, DeadLetter, Page, get, open_dead_letters
 from vibetuner.tasks.dead_letters.api import find, total
 from vibetuner.tasks.dead_letters.bulk import Outcome, Verb, matching, settle
 from vibetuner.tasks.letters.letter import Filters
@@ -79,12 +79,15 @@ async def fetch(filters: Filters, limit: int) -> tuple[Page, int]:
     return page, await total(filters)
 
 
-async def settle_some(verb: Verb, ids: list[str]) -> Outcome:
-    """Retry or discard the letters of these tasks."""
+async def settle_some(verb: Verb, ids: list[str], *, yes: bool) -> Outcome:
+    """Retry or discard the letters of these tasks; on a terminal, ask before discarding."""
+    ids = list(dict.fromkeys(ids))
+    if verb == "discard" and not yes and sys.stdin.isatty():
+        _confirm(verb, len(ids))
 
-    async def named() -> AsyncIterator[str]:
-        for task_id in dict.fromkeys(ids):
-            yield task_id
+    async def named() -> AsyncIterator[str | DeadLetter]:
+        for task_id in ids:
+            yield await _find(task_id)
 
     return await _settle(verb, named(), count=len(ids))
 
@@ -102,6 +105,13 @@ async def settle_all(verb: Verb, filters: Filters, *, limit: int | None, yes: bo
     if not yes:
         _confirm(verb, found)
     return await _settle(verb, matching(filters, limit=found), count=found)
+
+
+async def _find(task_id: str) -> str | DeadLetter:
+    try:
+        return await get(task_id)
+    except DeadLetterError:  # which is reported when its turn comes
+        return task_id
 
 
 def _cause(text: str) -> Cause:

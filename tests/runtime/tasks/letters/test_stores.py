@@ -220,3 +220,18 @@ async def test_a_stream_of_hundreds_is_searched_to_its_end(
     assert [letter.task_id for letter in rare.letters] == ["t407", "t307", "t207"]
     assert [letter.task_id for letter in rest.letters] == ["t107", "t7"]
     assert (rest.next, counted) == (None, 5)
+
+
+async def test_a_letter_is_found_by_the_first_characters_of_its_id(store: str, bury: Bury):
+    """As a log line shows them; too few, or those of several, are refused by name."""
+    await bury("0123456789abcdef")
+    await bury("0123456789abcdee")
+    await bury("f123456789abcdef")
+
+    assert (await get("f1234567")).task_id == "f123456789abcdef"
+    with pytest.raises(DeadLetterError, match="Several dead letters begin with 01234567: .*dee, "):
+        await get("01234567")
+    with pytest.raises(DeadLetterNotFound):
+        await get("f12")
+    with pytest.raises(DeadLetterNotFound):
+        await get("f12345678*")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime
@@ -18,6 +19,7 @@ from vibetuner.tasks.letters.store import Page, Store, StreamStore
 from vibetuner.tasks.worker import get_worker, open_queue
 
 __all__ = [
+    "BEGINNING",
     "count",
     "discard",
     "find",
@@ -28,6 +30,10 @@ __all__ = [
     "retry",
     "total",
 ]
+
+# The first characters of an id, which is 32 characters long.
+BEGINNING = re.compile(r"[\w-]{8,31}", re.ASCII)
+NAMED = 3
 
 
 @asynccontextmanager
@@ -113,12 +119,22 @@ async def groups(*, task: str | None = None) -> list[Group]:
 
 
 async def get(task_id: str) -> DeadLetter:
-    """Return the dead letter of one task.
+    """Return the dead letter of one task, by its id or the first 8 characters, as logs show them.
 
     Raises:
+        DeadLetterError: it can't be read, or several ids begin so.
         DeadLetterNotFound: there is none.
     """
-    letter = await _store().get(task_id)
+    store = _store()
+    letter = await store.get(task_id)
+    if letter is None and BEGINNING.fullmatch(task_id):
+        ids = await store.ids(task_id, limit=NAMED + 1)
+        if len(ids) > 1:
+            named = ", ".join(ids[:NAMED]) + (", ..." if len(ids) > NAMED else "")
+            raise DeadLetterError(
+                f"Several dead letters begin with {task_id}: {named}. Take more of the id"
+            )
+        letter = await store.get(ids[0]) if ids else None
     if letter is None:
         raise DeadLetterNotFound(
             f"There is no dead letter of {task_id}. See:  vibetuner dead-letters list --all"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import re
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -21,6 +20,7 @@ from vibetuner.errors import ServiceUnavailable, TaskError, first_line
 from vibetuner.redis.client import innermost
 from vibetuner.redis.keys import JournalKeys
 from vibetuner.stored import Unreadable, read_record
+from vibetuner.tasks.dead_letters.api import BEGINNING
 from vibetuner.tasks.inspect.model import Counts, Row, State, WorkerView, moment
 from vibetuner.tasks.journal.entry import Beat, Started
 from vibetuner.tasks.worker import TaskWorker, get_worker
@@ -41,9 +41,6 @@ T = TypeVar("T")
 # With what the gate may wait, a page has to come within five seconds.
 ANSWER_SECONDS = 3.5
 
-# An id is found by this many of its first characters.
-SHORTEST = 8
-WHOLE = 32
 COUNT = 5000
 NAMED = 3
 
@@ -171,7 +168,7 @@ async def whole_id(queue: Queue, text: str) -> str:
     Raises:
         TaskError: several begin so.
     """
-    if not SHORTEST <= len(text) < WHOLE or not re.fullmatch(r"[\w-]+", text, re.ASCII):
+    if not BEGINNING.fullmatch(text):
         return text
     if await _is_known(queue, text):
         return text

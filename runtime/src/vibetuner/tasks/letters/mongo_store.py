@@ -106,6 +106,13 @@ class MongoStore:
         except Unreadable as error:
             raise unreadable(task_id, error) from None
 
+    async def ids(self, beginning: str, *, limit: int) -> list[str]:
+        """As :meth:`Store.ids`."""
+        wanted = {"_id": {"$gte": beginning, "$lt": f"{beginning}\uffff"}}
+        async with self._up_to_date():
+            found = self._letters.find(wanted, {"_id": 1}).sort("_id", 1).limit(limit)
+            return [str(one["_id"]) async for one in found]
+
     async def settle(self, letter: DeadLetter, act: Act, payload: bytes | None) -> Act:
         """As :meth:`Store.settle`; Redis decides, then the record is told.
 

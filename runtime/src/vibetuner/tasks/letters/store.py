@@ -10,7 +10,7 @@ from vibetuner.errors import DeadLetterError
 from vibetuner.tasks.letters.letter import Act, DeadLetter, Filters, Group
 from vibetuner.tasks.letters.requeue import Requeue
 from vibetuner.tasks.letters.search import count_letters, open_groups, search_letters
-from vibetuner.tasks.letters.stream import Client, count_open, find_letter
+from vibetuner.tasks.letters.stream import Client, count_open, find_ids, find_letter
 
 __all__ = ["Page", "Store", "StreamStore", "bad_end", "unreadable"]
 
@@ -62,6 +62,10 @@ class Store(Protocol):
         """Return the letter of one task."""
         ...
 
+    async def ids(self, beginning: str, *, limit: int) -> list[str]:
+        """Return ids of letters that begin so, in order."""
+        ...
+
     async def settle(self, letter: DeadLetter, act: Act, payload: bytes | None) -> Act:
         """Record ``act`` unless another was recorded before; return the one that holds.
 
@@ -108,6 +112,10 @@ class StreamStore:
     async def get(self, task_id: str) -> DeadLetter | None:
         """As :meth:`Store.get`."""
         return await find_letter(self._redis, self._prefix, task_id)
+
+    async def ids(self, beginning: str, *, limit: int) -> list[str]:
+        """As :meth:`Store.ids`."""
+        return await find_ids(self._redis, self._prefix, beginning, limit)
 
     async def settle(self, letter: DeadLetter, act: Act, payload: bytes | None) -> Act:
         """As :meth:`Store.settle`; the act is kept beside the stream, in the same step."""

@@ -18,6 +18,7 @@ __all__ = [
     "Client",
     "StreamedLetter",
     "count_open",
+    "find_ids",
     "find_letter",
     "keep",
     "parse_letter",
@@ -29,6 +30,7 @@ __all__ = [
 Client = Redis[str] | RedisCluster[str]
 FIELD = "letter"
 BATCH = 100
+SCANNED = 5000
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +70,17 @@ async def find_letter(redis: Client, prefix: str, task_id: str) -> DeadLetter | 
         return None
     letters = await _read(redis, prefix, await redis.xrange(Keys(prefix).letters, place, place))
     return letters[0].letter if letters else None
+
+
+async def find_ids(redis: Client, prefix: str, beginning: str, limit: int) -> list[str]:
+    """Return ids of letters in the stream that begin so; ``beginning`` is letters and digits."""
+    found: set[str] = set()
+    cursor, places = 0, Keys(prefix).letter_places
+    while True:
+        cursor, some = await redis.hscan(places, cursor, match=f"{beginning}*", count=SCANNED)
+        found.update(map(str, some))
+        if not cursor or len(found) >= limit:
+            return sorted(found)[:limit]
 
 
 async def remove_letters(redis: Client, prefix: str, letters: Sequence[StreamedLetter]) -> None:
