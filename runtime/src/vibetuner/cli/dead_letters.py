@@ -175,7 +175,7 @@ def _act(  # noqa: PLR0913 - options
             "--since and --limit narrow down"
         )
     outcome = run(
-        settle_some(verb, ids) if ids else settle_all(verb, filters, limit=limit, yes=yes)
+        settle_some(verb, ids, yes=yes) if ids else settle_all(verb, filters, limit=limit, yes=yes)
     )
     if as_json:
         print_json_outcome(verb, outcome)
