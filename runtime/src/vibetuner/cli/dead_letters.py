@@ -18,26 +18,28 @@ app = typer.Typer(
 
 NOTHING_MATCHED = 3
 
-Task = Annotated[str | None, typer.Option("--task", help="Those of the task of this name.")]
+Task = Annotated[str | None, typer.Option("--task", help="Only letters of the task of this name.")]
 CauseName = Annotated[
-    str | None, typer.Option("--cause", help="Those that ended like this, e.g. timeout.")
+    str | None, typer.Option("--cause", help="Only letters of this cause, e.g. timeout.")
 ]
 Fingerprint = Annotated[
-    str | None, typer.Option("--fingerprint", help="Those of the same bug; `show` tells which.")
+    str | None, typer.Option("--fingerprint", help="Only letters of this bug; `show` prints it.")
 ]
 Since = Annotated[
     str | None, typer.Option("--since", help="Failed since: 30m, 2h, 3d, or a date (UTC).")
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
-WithActed = Annotated[bool, typer.Option("--all", help="Also those retried or discarded.")]
+WithActed = Annotated[
+    bool, typer.Option("--all", help="Include letters that were retried or discarded.")
+]
 Ids = Annotated[
     list[str] | None,
     typer.Argument(help="Ids of tasks, or their first 8 characters.", metavar="[ID]..."),
 ]
-Everything = Annotated[bool, typer.Option("--all", help="All that the filters leave.")]
-Limit = Annotated[int, typer.Option("--limit", min=1, help="How many at the most.")]
-AtMost = Annotated[int | None, typer.Option("--limit", min=1, help="How many at the most.")]
-Yes = Annotated[bool, typer.Option("--yes", "-y", help="Don't ask.")]
+Everything = Annotated[bool, typer.Option("--all", help="All letters that match.")]
+Limit = Annotated[int, typer.Option("--limit", min=1, help="How many at most.")]
+AtMost = Annotated[int | None, typer.Option("--limit", min=1, help="How many at most.")]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 
 
 @app.command("list")
@@ -141,7 +143,7 @@ def discard(  # noqa: PLR0913, PLR0917 - options
     yes: Yes = False,
     as_json: AsJson = False,
 ) -> None:
-    """Mark dead letters as settled without a retry; their records stay.
+    """Close dead letters without a retry; their records stay.
 
     Exit code 0 when done, 1 when something could not be discarded, 2 when it was not confirmed,
     3 when nothing matches.

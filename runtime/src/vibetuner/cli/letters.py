@@ -1,4 +1,4 @@
-"""What the commands about dead letters do, apart from how it looks."""
+"""The work of the commands about dead letters; ``letters_view`` prints it."""
 
 from __future__ import annotations
 

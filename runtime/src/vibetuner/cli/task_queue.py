@@ -1,4 +1,4 @@
-"""What the commands about tasks do, apart from how it looks."""
+"""The work of the commands about tasks; ``task_view`` prints it."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ SECONDS = 30.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stats:
-    """How the queue is doing; ``dead`` is None when MongoDB does not answer."""
+    """Counts, times and workers; ``dead`` is None when MongoDB does not answer."""
 
     counts: Counts
     dead: int | None
@@ -76,7 +76,7 @@ async def _look(look: Callable[..., Awaitable[T]], of: str | None, with_letters:
 
 
 async def read_stats(queue: Queue) -> Stats:
-    """Everything of ``vibetuner tasks stats``."""
+    """Read everything that ``vibetuner tasks stats`` prints."""
     from vibetuner.tasks.dead_letters import count
 
     workers = await queue.workers()
@@ -96,7 +96,7 @@ async def read_stats(queue: Queue) -> Stats:
 def parse_filters(
     states: list[str], task: str | None, since: str | None, until: str | None
 ) -> Filters:
-    """The filters that were typed; raises CommandError for a state that there is not."""
+    """Read the filters as they were typed; raises CommandError for an unknown state."""
     now = datetime.now(UTC)
     return Filters(
         states=frozenset(map(_state, states)),

@@ -1,4 +1,4 @@
-"""How tasks look on a terminal, in a pipe and as JSON."""
+"""Prints tasks for a terminal, for a pipe and as JSON."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ COLOURS = {
 
 
 def print_page(page: Page) -> None:
-    """One line a task; what to type next below."""
+    """Print one line for each task, and what to type next."""
     console = Console()
     if not page.rows and page.next is None:
         console.print("No tasks here.")
@@ -60,7 +60,7 @@ def print_page(page: Page) -> None:
 
 
 def print_detail(detail: TaskDetail) -> None:
-    """Everything that a person can use."""
+    """Print everything that is known of one task."""
     console = Console()
     for name, value in _facts(detail.row).items():
         if value:
@@ -84,7 +84,7 @@ def print_detail(detail: TaskDetail) -> None:
 
 
 def print_reasons(row: Row, reasons: Sequence[Reason]) -> None:
-    """What holds a task up, each reason with its cure."""
+    """Print what holds a task up, each reason with its cure."""
     console = Console()
     console.print(one_line(row.name or row.task_id), style="bold", end=" is ")
     console.print(row.state.value, style=COLOURS.get(row.state))
@@ -95,7 +95,7 @@ def print_reasons(row: Row, reasons: Sequence[Reason]) -> None:
 
 
 def print_stats(stats: Stats) -> None:
-    """Counts, times and workers."""
+    """Print counts, times and workers."""
     console = Console()
     counts, dead = stats.counts, "unknown" if stats.dead is None else stats.dead
     console.print(
@@ -124,24 +124,24 @@ def print_stats(stats: Stats) -> None:
 
 
 def print_json_page(page: Page) -> None:
-    """``{"tasks": [...], "next": ...}``."""
+    """Print ``{"tasks": [...], "next": ...}``."""
     print_json({"tasks": [_plain_row(row) for row in page.rows], "next": page.next})
 
 
 def print_json_detail(detail: TaskDetail) -> None:
-    """One object."""
+    """Print one object."""
     values = asdict(detail)
     del values["row"]
     print_json({**_plain_row(detail.row), **values})
 
 
 def print_json_reasons(row: Row, reasons: Sequence[Reason]) -> None:
-    """``{"id": ..., "state": ..., "reasons": [{"text": ..., "cure": ...}]}``."""
+    """Print ``{"id": ..., "state": ..., "reasons": [{"text": ..., "cure": ...}]}``."""
     print_json({**_plain_row(row), "reasons": [asdict(reason) for reason in reasons]})
 
 
 def print_json_stats(stats: Stats) -> None:
-    """Counts, times in milliseconds, and workers."""
+    """Print counts, times in milliseconds, and workers."""
     print_json(
         {
             **asdict(stats.counts),
@@ -157,7 +157,7 @@ def print_json_stats(stats: Stats) -> None:
 
 
 def print_json(content: dict[str, Any]) -> None:
-    """One JSON document."""
+    """Print one JSON document."""
     print(json.dumps(content, default=_iso, indent=2, ensure_ascii=False))
 
 

@@ -21,14 +21,14 @@ Id = Annotated[str, typer.Argument(metavar="ID", help="Its id, or the first 8 ch
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 StateNames = Annotated[
     list[str] | None,
-    typer.Option("--state", help="Those in this state, e.g. failed; may be given again."),
+    typer.Option("--state", help="Only tasks in this state, e.g. failed; may be repeated."),
 ]
-Name = Annotated[str | None, typer.Option("--task", help="Those of the task of this name.")]
+Name = Annotated[str | None, typer.Option("--task", help="Only tasks of this name.")]
 Since = Annotated[str | None, typer.Option("--since", help="Since: 30m, 2h, 3d, or a date (UTC).")]
 Until = Annotated[
     str | None, typer.Option("--until", help="Until: 30m, 2h, 3d ago, or a date (UTC).")
 ]
-Limit = Annotated[int, typer.Option("--limit", min=1, max=10_000, help="How many at the most.")]
+Limit = Annotated[int, typer.Option("--limit", min=1, max=10_000, help="How many at most.")]
 After = Annotated[str | None, typer.Option("--after", help="The `next` of an earlier page.")]
 
 
@@ -76,7 +76,7 @@ app.command()(watch)
 
 @app.command()
 def why(task_id: Id, as_json: AsJson = False) -> None:
-    """Say why a task isn't running, and what to do about it.
+    """Explain why a task isn't running, and what to do about it.
 
     Exit code 3 when nothing is known of it.
     """
@@ -103,7 +103,7 @@ def abort(
     task_id: Id,
     as_json: AsJson = False,
 ) -> None:
-    """End a task, wherever it is.
+    """Abort a task, wherever it is.
 
     Exit code 0 when it has ended, or will before it is begun; 1 when it had ended already; 3 when
     nothing is known of it.

@@ -42,7 +42,7 @@ class Job:
 
     @property
     def is_stale(self) -> bool:
-        """Whether the process that ran it is gone."""
+        """Return whether the process that ran it is gone."""
         return not self.is_over and now_ms() - self.at > STALE_MS
 
 

@@ -1,4 +1,4 @@
-"""How a page of the dashboard is made, and what it says when something is missing."""
+"""Renders the pages of the dashboard, and turns errors into pages."""
 
 from __future__ import annotations
 
@@ -55,10 +55,10 @@ Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 
 
 class DebugRoute(APIRoute):
-    """Answers within five seconds, if need be with a page that says what to check."""
+    """Responds within five seconds, if need be with a page that says what to check."""
 
     def get_route_handler(self) -> Handler:
-        """The route's handler, with its errors explained."""
+        """Return the route's handler, with errors turned into pages."""
         handle = super().get_route_handler()
 
         async def respond(request: Request) -> Response:
@@ -75,7 +75,7 @@ class DebugRoute(APIRoute):
 
 
 def page(request: Request, name: str, status: int = 200, **values: Any) -> HTMLResponse:
-    """A page from ``templates/``, under a strict Content-Security-Policy."""
+    """Return a page from ``templates/``, under a strict Content-Security-Policy."""
     root = find_root()
     shared = {
         "project": project_info().name if root else get_settings().queue_name,
@@ -90,12 +90,12 @@ def page(request: Request, name: str, status: int = 200, **values: Any) -> HTMLR
 
 
 def draw(name: str, **values: Any) -> str:
-    """A piece of a page from ``templates/``."""
+    """Return a piece of a page from ``templates/``."""
     return _templates().get_template(name).render(values)
 
 
 def back_to(path: str, said: str = "") -> RedirectResponse:
-    """Go on to a page after an action; ``said`` is a key of what it then says."""
+    """Redirect to a page after an action; ``said`` is the key of its message."""
     mark = "&" if "?" in path else "?"
     target = f"{HOME}{path}{f'{mark}said={quote(said)}' if said else ''}"
     return RedirectResponse(target, 303, HEADERS)

@@ -1,1 +1,1 @@
-"""What the queue, its workers and its tasks look like: one read model for pages and commands."""
+"""The read model of the queue, its workers and its tasks, for pages and commands."""

@@ -1,4 +1,4 @@
-"""The tasks that run on a schedule: when they ran, when they will, and whether they are late."""
+"""The schedules of cron tasks: their last and next runs, and whether they are late."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from vibetuner.tasks.inspect.queue import Queue, now_ms
 
 __all__ = ["CronHealth", "CronView", "list_crons"]
 
-# So long may a run be late before somebody should look.
+# A run may be this late before somebody should look.
 GRACE = timedelta(seconds=60)
 
 
 class CronHealth(StrEnum):
-    """How a schedule is kept."""
+    """The health of a schedule."""
 
     ON_TIME = "on time"
     RUNNING = "running"
@@ -36,7 +36,7 @@ class CronView:
         tab: when it runs, as five fields, in UTC.
         next: when it will run.
         last: its last run that ended.
-        health: how the schedule is kept.
+        health: whether it runs when it should.
         note: what that means, in one line; empty where all is well.
         is_known: whether the project here has it, so that it can be run now.
     """
@@ -51,7 +51,7 @@ class CronView:
 
 
 async def list_crons(queue: Queue) -> list[CronView]:
-    """Every schedule that a worker has registered, by name."""
+    """Return every schedule that a worker has registered, by name."""
     worker, keys = queue.worker, queue.keys
     tabs = await queue.redis.hgetall(worker.cron_registry_key)
     names = sorted(map(str, tabs))
@@ -91,7 +91,7 @@ def judge(  # noqa: PLR0913 - what there is to weigh
     is_running: bool,
     now: datetime,
 ) -> tuple[CronHealth, str]:
-    """How a schedule is kept, and what is wrong with it."""
+    """Return the health of a schedule, and what is wrong with it."""
     if is_running:
         return CronHealth.RUNNING, ""
     if due is not None and now - due > GRACE:

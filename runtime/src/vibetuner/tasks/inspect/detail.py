@@ -1,4 +1,4 @@
-"""One task: where it is, what it was given, how it has fared."""
+"""One task: its state, its arguments, its attempts and its result."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ __all__ = ["Facts", "can_call", "find_row", "find_task", "gather", "letter_of"]
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What Redis has of one id, as it is stored."""
+    """The records of one id, as they are stored in Redis."""
 
     data: dict[str, Any]
     result: dict[str, Any]
@@ -42,7 +42,7 @@ class Facts:
 
 
 async def find_task(queue: Queue, task_id: str) -> TaskDetail:
-    """All that can be told of one task.
+    """Return everything that is known of one task.
 
     Raises:
         TaskNotFound: nothing is known of it.
@@ -78,7 +78,7 @@ async def find_task(queue: Queue, task_id: str) -> TaskDetail:
 
 
 async def gather(queue: Queue, task_id: str) -> Facts:
-    """One look at every key that knows of this id."""
+    """Read every key that knows of this id, in one round trip."""
     worker, keys = queue.worker, queue.keys
     async with queue.redis.pipeline(transaction=False) as pipe:
         data = pipe.get(worker.task_key + task_id)
@@ -110,7 +110,7 @@ async def gather(queue: Queue, task_id: str) -> Facts:
 
 
 async def find_row(queue: Queue, task_id: str, facts: Facts) -> Row | None:
-    """Where the task is; None when nothing but a dead letter may be left of it."""
+    """Return the row of the task; None when nothing but a dead letter may be left of it."""
     if facts.has_payload:
         for running in await queue.running():
             if running.task_id == task_id:
@@ -163,7 +163,7 @@ def _letter_row(letter: DeadLetter) -> Row:
 
 
 async def letter_of(queue: Queue, task_id: str) -> DeadLetter | None:
-    """The dead letter that a task has left; while MongoDB is away, the stream must do."""
+    """Return the dead letter of a task; while MongoDB is away, from the stream."""
     try:
         return await get_letter(task_id)
     except LookupError:
@@ -200,7 +200,7 @@ def _arguments(queue: Queue, data: dict[str, Any]) -> dict[str, str] | None:
 
 
 def can_call(data: Mapping[str, Any]) -> bool:
-    """Whether a payload holds a task's name and all of its arguments."""
+    """Return whether a payload holds a task's name and all of its arguments."""
     return (
         isinstance(data.get("f"), str)
         and isinstance(data.get("a"), list | tuple)

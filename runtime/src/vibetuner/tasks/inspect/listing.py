@@ -15,7 +15,7 @@ from vibetuner.tasks.letters.plain import plain_text
 __all__ = ["ended_row", "list_tasks", "stored_row"]
 
 CHUNK = 500
-# A page that has looked at so many and is not full yet is handed out as it is.
+# A page that has looked at this many and is not full yet is returned as it is.
 MOST_LOOKED_AT = 5000
 
 Found = tuple[list[Row], str | None]
@@ -25,12 +25,12 @@ Section = Callable[[Queue, Filters, int, str], Awaitable[Found]]
 async def list_tasks(
     queue: Queue, filters: Filters, *, limit: int = 50, after: str | None = None
 ) -> Page:
-    """Tasks that match: those that run, wait, are scheduled, and then those that ended last.
+    """Return tasks that match: running, queued, scheduled, and then those that ended last.
 
     Args:
         queue: where to look.
-        filters: which are meant.
-        limit: how many at the most; there may be fewer, and still a next page.
+        filters: the tasks that are asked for.
+        limit: how many at most; there may be fewer, and still a next page.
         after: the ``next`` of the page before.
 
     Raises:
@@ -71,7 +71,7 @@ async def _list_running(queue: Queue, filters: Filters, limit: int, after: str) 
 
 
 async def _list_queued(queue: Queue, filters: Filters, limit: int, after: str) -> Found:
-    """The oldest first, as they will be taken."""
+    """List queued tasks, the oldest first."""
     held = {row.task_id for row in await queue.running()}
     number, _, place = after.partition(":")
     rows: list[Row] = []
@@ -113,7 +113,7 @@ async def _queued_rows(queue: Queue, entries: Any, held: set[str]) -> list[tuple
 
 
 async def _list_scheduled(queue: Queue, filters: Filters, limit: int, after: str) -> Found:
-    """The next one first."""
+    """List scheduled tasks, the next one first."""
     rows: list[Row] = []
     number, _, rank = after.partition(":")
     place, looked = int(rank or 0), 0
@@ -146,7 +146,7 @@ async def _list_scheduled(queue: Queue, filters: Filters, limit: int, after: str
 
 
 async def _list_ended(queue: Queue, filters: Filters, limit: int, after: str) -> Found:
-    """The newest first."""
+    """List ended tasks, the newest first."""
     stream = _narrowest(queue, filters)
     end = f"({after}" if after else _edge(filters.until, "+")
     rows: list[Row] = []
@@ -169,7 +169,7 @@ async def _list_ended(queue: Queue, filters: Filters, limit: int, after: str) ->
 
 
 def _narrowest(queue: Queue, filters: Filters) -> str:
-    """The shortest stream that holds all that are meant."""
+    """Return the shortest stream that holds all tasks that match."""
     if filters.states and State.DONE not in filters.states:
         return queue.keys.failed
     return queue.keys.of(filters.name) if filters.name else queue.keys.ended
@@ -210,7 +210,7 @@ def stored_row(entry_id: str, entry: Any) -> Row:
 
 
 def ended_row(ended: Ended) -> Row:
-    """A task that has ended, as a row."""
+    """Return the row of a task that has ended."""
     return Row(
         task_id=ended.task_id,
         name=ended.name,

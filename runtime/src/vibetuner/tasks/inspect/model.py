@@ -22,12 +22,12 @@ __all__ = [
     "moment",
 ]
 
-# A worker speaks every two seconds; after this many of silence it counts as lost.
+# A worker sends a heartbeat every two seconds; after this long without one it counts as lost.
 LIVE_SECONDS = 15.0
 
 
 class State(StrEnum):
-    """Where an enqueued task is."""
+    """The state of an enqueued task."""
 
     RUNNING = "running"
     QUEUED = "queued"
@@ -45,11 +45,11 @@ ENDED = frozenset({State.DONE, State.FAILED, State.ABORTED})
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Filters:
-    """Which tasks are meant; what is None does not matter.
+    """The tasks that are asked for; a filter that is None lets all pass.
 
     Args:
-        states: those in one of these.
-        name: those of the task of this name.
+        states: tasks in one of these states.
+        name: tasks of this name.
         since: ended, enqueued or due at this time or later.
         until: and before this one.
     """
@@ -60,11 +60,11 @@ class Filters:
     until: datetime | None = None
 
     def wants(self, state: State) -> bool:
-        """Whether tasks in this state are meant."""
+        """Return whether tasks in this state pass."""
         return not self.states or state in self.states
 
     def match(self, name: str, at: datetime | None) -> bool:
-        """Whether a task of that name, at that time, is meant."""
+        """Return whether a task of that name, at that time, passes."""
         return (
             self.name in {None, name}
             and (self.since is None or (at is not None and at >= self.since))
@@ -79,14 +79,14 @@ class Row:
     Args:
         task_id: its id.
         name: the task's name; empty when its payload is gone or can't be read.
-        state: where it is.
+        state: its state.
         created: when it was enqueued.
         due: when it was put, or will be put, into the queue.
-        started: when its last try began.
+        started: when its last attempt started.
         finished: when it ended.
-        tries: how often it was begun.
-        worker: the worker that runs it, or saw its end.
-        error: what went wrong, in one line.
+        tries: the number of attempts.
+        worker: the worker that runs it, or recorded its end.
+        error: the error in one line.
     """
 
     task_id: str
@@ -102,17 +102,17 @@ class Row:
 
     @property
     def at(self) -> datetime | None:
-        """The moment by which it is listed."""
+        """Return the moment by which it is listed."""
         return self.finished or self.started or self.due or self.created
 
     @property
     def waited(self) -> timedelta | None:
-        """From when it was due until its last try began."""
+        """Return the time from when it was due until its last attempt started."""
         return self.started - self.due if self.started and self.due else None
 
     @property
     def ran(self) -> timedelta | None:
-        """How long its last try took."""
+        """Return how long its last attempt took."""
         return self.finished - self.started if self.started and self.finished else None
 
 
@@ -126,7 +126,7 @@ class Page:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Counts:
-    """How many tasks there are."""
+    """The number of tasks in each state."""
 
     queued: int
     running: int
@@ -135,39 +135,39 @@ class Counts:
 
     @property
     def is_empty(self) -> bool:
-        """Whether no task was ever seen here."""
+        """Return whether no task was ever seen here."""
         return not (self.queued or self.running or self.scheduled or self.ended)
 
 
 @dataclass(frozen=True, slots=True)
 class WorkerView:
-    """A worker, and how long it has been silent."""
+    """A worker, and the seconds since its last heartbeat."""
 
     beat: Beat
     silent: float
 
     @property
     def is_live(self) -> bool:
-        """Whether its event loop has moved lately."""
+        """Return whether it has sent a heartbeat lately."""
         return self.silent < LIVE_SECONDS
 
     @property
     def is_full(self) -> bool:
-        """Whether it can't begin another task."""
+        """Return whether all of its slots are in use."""
         return self.beat.running >= self.beat.concurrency
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskDetail:
-    """All that can be told of one task.
+    """Everything that is known of one task.
 
     Args:
         row: the task.
         arguments: shortened texts by name; None when they are not kept any more.
-        note: why there are none.
+        note: the reason why there are none.
         result: what it returned, as a text; None when there is nothing to show.
         traceback: where it failed.
-        failed_tries: the tries before its last.
+        failed_tries: the attempts before its last.
         parents: ids of the tasks that it waits for.
         children: ids of the tasks that wait for it.
         is_dead: whether it left a dead letter that nobody has acted on.

@@ -1,4 +1,4 @@
-"""The queue that a process looks at: its client, its keys, and what is asked of them most."""
+"""The queue as it is read: workers, running tasks, counts, payloads and ids."""
 
 from __future__ import annotations
 
@@ -54,34 +54,34 @@ class Queue:
 
     @property
     def redis(self) -> Redis[str] | RedisCluster[str]:
-        """The open client; raises NotConfigured or ServiceUnavailable when there is none."""
+        """Return the open client; raises NotConfigured or ServiceUnavailable when there is none."""
         return self.worker.redis
 
     @property
     def streams(self) -> list[str]:
-        """What is waiting to be taken, the most urgent first."""
+        """Return the keys of queued tasks, the most urgent first."""
         return [self.worker.stream_key + priority for priority in self.worker.priorities]
 
     @property
     def delayed(self) -> list[str]:
-        """What is waiting for its time."""
+        """Return the keys of scheduled tasks, the most urgent first."""
         return [self.worker.queue_key + priority for priority in self.worker.priorities]
 
     @property
     def abort_key(self) -> str:
-        """The ids that somebody wants to end."""
+        """Return the key of the ids that are to be aborted."""
         return self.worker.prefix + REDIS_ABORT
 
     def retry_key(self, task_id: str) -> str:
-        """How often a task was begun."""
+        """Return the key of the number of attempts of a task."""
         return f"{self.worker.prefix}{REDIS_RETRY}{task_id}"
 
     def lock_key(self, name: str) -> str:
-        """Who holds the lock of a unique task."""
+        """Return the key of the lock of a unique task."""
         return f"{self.worker.prefix}{REDIS_UNIQUE}{name}"
 
     async def workers(self) -> list[WorkerView]:
-        """The workers that spoke in the last minute, the longest-lived first."""
+        """Return the workers with a heartbeat in the last minute, the oldest worker first."""
         spoke = await self.redis.zrange(self.keys.workers, 0, -1)
         if not spoke:
             return []
@@ -92,7 +92,7 @@ class Queue:
         return sorted(views, key=lambda view: (view.beat.started, view.beat.id))
 
     async def running(self, workers: list[WorkerView] | None = None) -> list[Row]:
-        """What runs, the longest first; on a worker that fell silent it counts as lost."""
+        """Return running tasks, the longest first; they are lost if their worker is silent."""
         views = await self.workers() if workers is None else workers
         async with self.redis.pipeline(transaction=False) as pipe:
             asked = [pipe.hgetall(self.keys.running(view.beat.id)) for view in views]
@@ -104,7 +104,7 @@ class Queue:
         return sorted(rows, key=lambda row: (str(row.started), row.task_id))
 
     async def counts(self, workers: list[WorkerView] | None = None) -> Counts:
-        """How many tasks there are."""
+        """Return the number of tasks in each state."""
         running = len(await self.running(workers))
         async with self.redis.pipeline(transaction=False) as pipe:
             streams = [pipe.xlen(key) for key in self.streams]
@@ -119,12 +119,12 @@ class Queue:
         )
 
     async def names(self) -> list[str]:
-        """The names of tasks that were seen or are known here."""
+        """Return the names of tasks that were seen or are registered here."""
         seen = await self.redis.zrange(self.keys.names, 0, -1)
         return sorted({*map(str, seen), *self.worker.registry})
 
     async def pulse(self) -> tuple[object, ...]:
-        """Something else whenever something has happened."""
+        """Return a value that changes whenever something has happened."""
         async with self.redis.pipeline(transaction=False) as pipe:
             asked: list[Any] = [pipe.get(self.keys.pulse), pipe.zcard(self.keys.workers)]
             asked += [pipe.xlen(key) for key in self.streams]
@@ -133,14 +133,14 @@ class Queue:
         return tuple([await one for one in asked])
 
     async def payloads(self, ids: list[str]) -> list[dict[str, Any]]:
-        """What was enqueued under these ids; empty where it is gone, or none of ours."""
+        """Return the payloads of these ids; empty where one is gone, or not signed by us."""
         if not ids:
             return []
         raw = await self.redis.mget([self.worker.task_key + task_id for task_id in ids])
         return [await self.read(one) for one in raw]
 
     async def read(self, raw: Any) -> dict[str, Any]:
-        """What was stored; empty where it is gone, or none of ours."""
+        """Return a payload or a result; empty where it is gone, or not signed by us."""
         if not raw:
             return {}
         try:
@@ -155,12 +155,12 @@ def _is_text(value: object) -> bool:
 
 
 def this_queue() -> Queue:
-    """The queue of this process's project."""
+    """Return the queue of this process's project."""
     return Queue(get_worker(), JournalKeys(get_settings().redis_key_prefix))
 
 
 async def whole_id(queue: Queue, text: str) -> str:
-    """The id that begins with ``text``; ``text`` itself where it is one, or begins none.
+    """Return the id that begins with ``text``, or ``text`` where it is an id or begins none.
 
     Looked for among the tasks that run, are scheduled, have ended, or are the oldest 5,000 in the
     queue; nothing else in Redis is searched.
@@ -199,7 +199,7 @@ async def _that_begin(queue: Queue, text: str) -> set[str]:
 
 
 async def _scan(scan: Any, key: str, text: str) -> set[str]:
-    """The members of one key that begin so; sets hold pairs, hashes names."""
+    """Return the members of one key that begin so; sets hold pairs, hashes names."""
     found: set[str] = set()
     cursor = 0
     while True:
@@ -211,7 +211,7 @@ async def _scan(scan: Any, key: str, text: str) -> set[str]:
 
 @asynccontextmanager
 async def answering(seconds: float = ANSWER_SECONDS) -> AsyncIterator[None]:
-    """Say what to check when Redis does not answer in time.
+    """Turn errors of Redis, and its silence, into one that says what to check.
 
     Raises:
         ServiceUnavailable: it did not, or it refused.
@@ -231,7 +231,7 @@ async def answering(seconds: float = ANSWER_SECONDS) -> AsyncIterator[None]:
 
 
 def now_ms() -> int:
-    """Now, in milliseconds since 1970."""
+    """Return now, in milliseconds since 1970."""
     return time.time_ns() // 1_000_000
 
 

@@ -1,4 +1,4 @@
-"""How arguments and results are shown: shortened, and with what looks secret masked."""
+"""Shows arguments and results: shortened, and with what looks secret masked."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ URL = re.compile(r"\b[\w+.-]+://[^\s/@]+@\S+")
 
 
 def looks_secret(name: str) -> bool:
-    """Whether the name of a value says that nobody should read it.
+    """Return whether the name of a value says that nobody should read it.
 
     >>> [looks_secret(n) for n in ("api_key", "userPassword", "key", "tokenizer", "X-Auth")]
     [True, True, False, False, True]
@@ -38,7 +38,7 @@ def looks_secret(name: str) -> bool:
 
 
 def shown(value: Any, longest: int = LONGEST) -> str:
-    """A value as a text for people.
+    """Return a value as text for people.
 
     >>> shown({"user": "ann", "password": "x", "db": "redis://ann:x@cache"})
     '{"user": "ann", "password": "•••", "db": "redis://***@cache"}'
@@ -51,7 +51,7 @@ def shown(value: Any, longest: int = LONGEST) -> str:
 def name_arguments(
     function: Callable[..., Any] | None, args: Sequence[Any], kwargs: Mapping[str, Any]
 ) -> dict[str, str]:
-    """Arguments as texts, by the names that the function gives them, else by their place.
+    """Return arguments as texts, by the names that the function gives them, else by position.
 
     >>> def greet(name: str, token: str, *more: int) -> None: ...
     >>> name_arguments(greet, ["ann", "x", 1, 2], {})

@@ -1,4 +1,4 @@
-"""How many tasks ended, and how long they waited and ran, over an hour and over a day."""
+"""Numbers of tasks that ended, their waits and run times, over an hour and over a day."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ class Slice:
 
     @property
     def done(self) -> int:
-        """How many tasks succeeded."""
+        """Return the number of tasks that succeeded."""
         return self.counts.get("done", 0)
 
     @property
     def failed(self) -> int:
-        """How many tasks failed for good."""
+        """Return the number of tasks that failed for good."""
         return self.counts.get("failed", 0)
 
 
@@ -49,15 +49,15 @@ class Span:
     slices: list[Slice] = field(default_factory=list)
 
     def total(self, what: str) -> int:
-        """How many: done, failed, aborted or retried."""
+        """Return the number of tasks done, failed, aborted or retried."""
         return sum(one.counts.get(what, 0) for one in self.slices)
 
     def wait(self, part: float) -> float | None:
-        """The wait that this part of the tasks stayed below, in milliseconds; None without any."""
+        """Return the milliseconds that this part of the tasks waited less than; None without tasks."""
         return percentile(self._histogram("w"), part)
 
     def run(self, part: float) -> float | None:
-        """The run time that this part of the tries stayed below, in milliseconds."""
+        """Return the milliseconds that this part of the attempts ran less than."""
         return percentile(self._histogram("r"), part)
 
     def waits(self, part: float) -> list[float | None]:
@@ -94,7 +94,7 @@ async def read_span(queue: Queue, name: SpanName) -> Span:
 
 
 def percentile(histogram: Mapping[int, int], part: float) -> float | None:
-    """The value below which this part of a histogram lies, within a tenth.
+    """Return the value below which this part of a histogram lies, within a tenth.
 
     >>> percentile({1: 98, 41: 2}, 0.5) < 2, round(percentile({1: 90, 41: 10}, 0.95))
     (True, 1117)

@@ -1,4 +1,4 @@
-"""What a person does with tasks: abort, enqueue, enqueue again."""
+"""Aborts tasks, enqueues them by name, and enqueues them again."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ JOURNAL_SECONDS = 0.25
 
 
 async def abort(queue: Queue, task_id: str) -> bool:
-    """End a task; True once it has ended, False when a worker will end it before it is begun.
+    """Abort a task; return whether it has ended, or is only marked for the worker that takes it.
 
     Raises:
         TaskNotFound: nothing is known of it.
@@ -44,7 +44,7 @@ async def abort(queue: Queue, task_id: str) -> bool:
         raise TaskError(f"{row.name} {task_id} has ended already: {row.state}")
     is_ended = await queue.worker.abort_by_id(task_id, timeout=CONFIRM_SECONDS)
     if row.state is State.SCHEDULED and is_ended:
-        # No worker was there to write it down.
+        # No worker was there to record it.
         now = now_ms()
         ended = Ended(
             task_id, row.name, Outcome.ABORTED, read_number(facts.data.get("t")), now, 0, now,
@@ -97,7 +97,7 @@ async def enqueue_again(queue: Queue, task_id: str) -> str:
 
 
 async def _settled(queue: Queue, task_id: str) -> Facts:
-    """What is known of a task; of one that ended this moment, once its worker has told of it."""
+    """Return what is known of a task; if it has just ended, wait for its entry in the journal."""
     for _ in range(JOURNAL_LOOKS):
         facts = await gather(queue, task_id)
         if facts.has_payload or facts.ended or not facts.result:

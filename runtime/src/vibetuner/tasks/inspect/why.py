@@ -27,7 +27,7 @@ class Reason:
 
 
 async def explain(queue: Queue, task_id: str) -> tuple[Row, list[Reason]]:
-    """Where a task is, and what holds it up; the most likely reason first.
+    """Return where a task is, and what holds it up, the most likely reason first.
 
     Raises:
         TaskNotFound: nothing is known of it.
@@ -80,7 +80,7 @@ async def _by_state(
         yield _scheduled(row, facts)
     elif row.state is State.LOST:
         yield Reason(
-            f"Its worker {row.worker} has fallen silent; another worker starts it again once "
+            f"Its worker {row.worker} sends no heartbeat; another worker takes it over once "
             "WORKER_IDLE_TIMEOUT has passed"
         )
     else:
@@ -160,10 +160,10 @@ async def _in_line(queue: Queue, live: list[WorkerView]) -> Reason:
     room = sum(view.beat.concurrency for view in live)
     if all(view.is_full for view in live):
         return Reason(
-            f"All {room} places of {len(live)} live worker(s) are taken; {counts.queued} wait",
+            f"All {room} slots of {len(live)} live worker(s) are in use; {counts.queued} wait",
             "raise WORKER_CONCURRENCY, or start another worker:  " + START,
         )
-    return Reason(f"It waits for its turn: {counts.queued} in the queue, {room} places")
+    return Reason(f"It waits for its turn: {counts.queued} in the queue, {room} slots")
 
 
 async def _refused_write(queue: Queue) -> Reason | None:

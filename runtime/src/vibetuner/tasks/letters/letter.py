@@ -35,7 +35,7 @@ ACT_FIELDS = frozenset({"retried_as", "retried_at", "discarded_at", "acted_by"})
 
 
 class Cause(StrEnum):
-    """Why a task will not be tried again."""
+    """The reason why a task is not retried."""
 
     EXCEPTION = "exception"
     TIMEOUT = "timeout"
@@ -62,7 +62,7 @@ ENGINE_WORDS = {
 
 
 def cause_of(error: BaseException) -> Cause:
-    """The cause behind an error that the engine or a task has ended with.
+    """Return the cause behind the error of a task.
 
     >>> cause_of(StreaqError("Task expired!")).value
     'expired'
@@ -78,16 +78,16 @@ def cause_of(error: BaseException) -> Cause:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeadLetter:
-    """The record of a task that will not be tried again.
+    """The record of a task that is not retried by itself.
 
     Args:
         task_name: the task's name; ``unknown`` when its payload is gone or can't be read.
         task_id: the id that ``enqueue`` returned; there is one record an id.
         error: the message of the last error, shortened to 1,000 characters.
         error_type: its class.
-        tries: how often the task was begun.
+        tries: the number of attempts.
         failed_at: when it was given up, UTC.
-        cause: which of the ways to end it was.
+        cause: the reason why it is not retried.
         args: the arguments, in a form for people: numbers and texts as they are, the rest as text.
         kwargs: the same by name.
         traceback: where it failed, from the project's first line on.
@@ -96,10 +96,10 @@ class DeadLetter:
         enqueued_at: when it was enqueued, UTC.
         fingerprint: the same for the same bug.
         payload: what was enqueued, as it was stored; retrying enqueues just this.
-        retried_as: the id of the task that a retry has enqueued.
+        retried_as: the id of the task that a retry enqueued.
         retried_at: when that was, UTC.
-        discarded_at: when a person has decided against a retry, UTC.
-        acted_by: who has retried or discarded it, if they said so.
+        discarded_at: when it was discarded, UTC.
+        acted_by: the person who retried or discarded it, if they gave a name.
     """
 
     task_name: str
@@ -124,11 +124,11 @@ class DeadLetter:
 
     @property
     def is_open(self) -> bool:
-        """Whether nobody has retried or discarded it yet."""
+        """Return whether it was neither retried nor discarded."""
         return self.retried_as is None and self.discarded_at is None
 
     def to_json(self) -> str:
-        """One line of JSON; :meth:`from_json` reads it back."""
+        """Return one line of JSON that :meth:`from_json` reads back."""
         values = self.to_document()
         values["payload"] = base64.b64encode(self.payload).decode()
         return json.dumps(values, default=datetime.isoformat)
@@ -144,7 +144,7 @@ class DeadLetter:
         return cls.from_document(values)
 
     def to_document(self) -> dict[str, Any]:
-        """The fields as MongoDB keeps them; those of an act only once there was one."""
+        """Return the fields as MongoDB keeps them, without those of an act until there is one."""
         values = {**asdict(self), "cause": self.cause.value}
         return {k: v for k, v in values.items() if k not in ACT_FIELDS or v is not None}
 
@@ -154,12 +154,12 @@ class DeadLetter:
         return read_record(cls, values)
 
     def acted_on(self, **fields: Any) -> Self:
-        """The same, once a person has retried or discarded it."""
+        """Return the same letter with the fields of an act."""
         return replace(self, **fields)
 
 
 def fingerprint(task_name: str, cause: Cause, error: BaseException) -> str:
-    """The same for the same bug: task, cause, error class, and the lines it came through.
+    """Return the same text for the same bug: task, cause, error class, and functions.
 
     Messages are left out, which carry ids and times; so are line numbers, which move.
     """
@@ -248,11 +248,11 @@ class Filters:
 
     @property
     def narrowed(self) -> bool:
-        """Whether anything but ``open_only`` leaves letters out."""
+        """Return whether a filter other than ``open_only`` is set."""
         return any((self.task, self.cause, self.fingerprint, self.since))
 
     def match(self, group: Group) -> bool:
-        """Whether the letters of a group pass, as far as a group tells."""
+        """Return whether the letters of a group pass, as far as a group tells."""
         return (
             self.task in {None, group.task}
             and self.cause in {None, group.cause}

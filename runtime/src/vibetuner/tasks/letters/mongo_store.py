@@ -1,4 +1,4 @@
-"""Dead letters in MongoDB, where workers move them; loaded only where MongoDB is used."""
+"""The store of dead letters in MongoDB; loaded only where MongoDB is used."""
 
 from __future__ import annotations
 
@@ -163,7 +163,7 @@ def _letter(found: dict[str, Any]) -> DeadLetter | None:
 
 
 def _behind(after: str | None) -> tuple[dict[str, Any], ...]:
-    """What follows the end of a page, in two parts: ids of the same moment, earlier moments."""
+    """Return what follows the end of a page, as two queries: same moment, earlier moments."""
     if after is None:
         return ({},)
     moment, _, task_id = after.partition(" ")

@@ -19,7 +19,7 @@ DEEPEST = 10
 
 
 def plain(value: Any) -> Any:
-    """A value that JSON and MongoDB both take: numbers, texts, lists and dicts of such, else text.
+    """Return a value that JSON and MongoDB both accept: numbers, texts, lists, dicts, else text.
 
     It is for people to read, so what is very long or deep is cut short.
 
@@ -60,7 +60,7 @@ def _plain(value: Any, depth: int, budget: Iterator[int]) -> Any:
 
 
 def plain_text(value: Any, longest: int = LONGEST_TEXT) -> str:
-    """``str(value)``, cut in the middle to ``longest``; what neither store takes is replaced.
+    """Return ``str(value)``, cut in the middle, without characters that a store refuses.
 
     >>> plain_text("abcdefghij", longest=5)
     'ab…ij'
@@ -77,7 +77,7 @@ def plain_text(value: Any, longest: int = LONGEST_TEXT) -> str:
 
 
 def plain_traceback(error: BaseException, longest: int = LONGEST_TRACEBACK) -> str:
-    """Where an error comes from, as :func:`plain_text`; empty for one that was never raised."""
+    """Return the traceback of an error as plain text; empty for one that was never raised."""
     if error.__traceback__ is None:
         return ""
     try:

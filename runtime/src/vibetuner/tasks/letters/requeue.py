@@ -15,7 +15,7 @@ from vibetuner.tasks.letters.letter import Act, DeadLetter
 
 __all__ = ["Requeue"]
 
-# Who has read a letter before it was acted on has this long to press, and still finds the mark.
+# A person who has read a letter before it was settled still finds the mark for this long.
 MARK_TIME = timedelta(days=1)
 
 ARGUMENTS = {"f", "a", "k", "t"}
@@ -23,14 +23,14 @@ DEPENDENCIES = {"A", "T", "F", "O"}
 
 
 class Requeue:
-    """The queue's side of an act."""
+    """Settles letters in Redis."""
 
     def __init__(self, worker: Worker[Any], prefix: str) -> None:
         self._worker = worker
         self._keys = Keys(prefix)
 
     async def payload_of(self, letter: DeadLetter) -> bytes:
-        """What to enqueue: just what was stored, without the ties to tasks that are gone.
+        """Return the payload to enqueue: as it was stored, without the ties to tasks that are gone.
 
         Raises:
             DeadLetterError: it is gone, forged or unreadable, or does not hold all arguments.
@@ -54,7 +54,7 @@ class Requeue:
     async def settle(
         self, letter: DeadLetter, act: Act, payload: bytes | None, *, keep: bool = False
     ) -> Act:
-        """Do ``act``, unless one was done; returns the one that holds.
+        """Record ``act`` unless another was recorded before; return the one that holds.
 
         With ``keep`` the mark is the record, and stays beside the stream.
         """
@@ -89,7 +89,7 @@ class Requeue:
             ) from None
 
     async def forget(self, task_id: str) -> None:
-        """Let the mark go, some time after the record tells what was done."""
+        """Let the mark expire, once the record in MongoDB holds the act."""
         await self._worker.redis.expire(self._keys.act(task_id), MARK_TIME)
 
 
