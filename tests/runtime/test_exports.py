@@ -39,8 +39,13 @@ def test_what_a_module_hands_out_is_there(name: str):
 
 
 def test_no_module_hides_an_import_circle():
-    """Inside tasks, names are imported at the top of a module, not when they are asked for."""
-    tasks = [name for name in MODULES if name.startswith("vibetuner.tasks")]
+    """Names are imported at the top of a module, not when they are asked for."""
+    packages = (
+        "vibetuner.tasks.dead_letters",
+        "vibetuner.tasks.letters",
+        "vibetuner.tasks.inspect",
+    )
+    tasks = [name for name in MODULES if name.startswith(packages)]
 
     assert [name for name in tasks if hasattr(import_module(name), "__getattr__")] == []
 

@@ -155,6 +155,7 @@ def test_json_is_one_document(desk: Desk):
     assert json.loads(desk.type("list", "--json", "--task", "x").stdout) == {
         "count": 0,
         "letters": [],
+        "unreadable": [],
     }
 
 

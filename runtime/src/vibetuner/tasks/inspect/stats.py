@@ -53,7 +53,7 @@ class Span:
         return sum(one.counts.get(what, 0) for one in self.slices)
 
     def wait(self, part: float) -> float | None:
-        """Return the milliseconds that this part of the tasks waited less than; None without tasks."""
+        """Return the milliseconds that this part of the tasks waited less than; None if empty."""
         return percentile(self._histogram("w"), part)
 
     def run(self, part: float) -> float | None:
