@@ -27,7 +27,10 @@ def as_moment(stored: object) -> datetime:
     Raises:
         ValueError: it is neither.
     """
-    moment = datetime.fromisoformat(stored) if isinstance(stored, str) else stored
+    try:
+        moment = datetime.fromisoformat(stored) if isinstance(stored, str) else stored
+    except ValueError:
+        moment = None  # the error's own message holds the value
     if not isinstance(moment, datetime):
         raise ValueError("no moment")  # noqa: TRY004 - what pydantic reports as invalid
     try:

@@ -26,6 +26,7 @@ from vibetuner.tasks.dead_letters import (
     open_dead_letters,
     retry,
 )
+from vibetuner.tasks.letters.relay import count_unreadable
 from vibetuner.tasks.worker import TaskWorker, open_queue
 
 NOON = datetime(2026, 5, 1, 12, tzinfo=UTC)
@@ -235,3 +236,19 @@ async def test_a_letter_is_found_by_the_first_characters_of_its_id(store: str, b
         await get("f12")
     with pytest.raises(DeadLetterNotFound):
         await get("f12345678*")
+
+
+async def test_a_document_that_cannot_be_read_holds_up_no_other(
+    settings: Settings, bury: Bury, queue: TaskWorker
+):
+    """It is named in the list, and asked for by its id it says what is wrong."""
+    await bury("a")
+    await mongo_database.get()["dead_letters"].insert_one({"_id": "bad", "failed_at": 5})
+
+    page = await list_letters(open_only=False)
+
+    assert [letter.task_id for letter in page.letters] == ["a"]
+    assert page.unreadable == ["bad"]
+    assert await count_unreadable(mongo_database.get()) == 1
+    with pytest.raises(DeadLetterError, match=r"of bad can't be read \("):
+        await get("bad")

@@ -26,7 +26,15 @@ if TYPE_CHECKING:
 
     Database = AsyncDatabase[dict[str, Any]]
 
-__all__ = ["COLLECTION", "OPEN", "count_groups", "group_letters", "move_letters", "relaying"]
+__all__ = [
+    "COLLECTION",
+    "OPEN",
+    "count_groups",
+    "count_unreadable",
+    "group_letters",
+    "move_letters",
+    "relaying",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -124,6 +132,17 @@ async def count_groups(redis: Client, database: Database, prefix: str) -> None:
         await Scripts(redis).call("add_groups", [keys.letter_groups], texts[at : at + BATCH])
     await redis.set(keys.letters_counted, "1", ex=COUNTED_SECONDS)
     await redis.delete([lock])
+
+
+async def count_unreadable(database: Database, looked_at: int = 1000) -> int:
+    """Return how many of the newest letters in MongoDB can't be read."""
+    number = 0
+    async for values in database[COLLECTION].find({}).sort("failed_at", -1).limit(looked_at):
+        try:
+            DeadLetter.from_document(values)
+        except Unreadable:
+            number += 1
+    return number
 
 
 async def _insert_once(database: Database, letter: DeadLetter) -> None:
