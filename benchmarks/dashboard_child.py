@@ -29,7 +29,7 @@ os.environ |= {
 async def main() -> None:
     """Fill, measure, print one JSON object."""
     from vibetuner.frontend.app import create_app
-    from vibetuner.tasks.overview.queue import this_queue
+    from vibetuner.tasks.inspect.queue import this_queue
     from vibetuner.tasks.worker import get_worker
 
     worker = get_worker()
@@ -203,7 +203,7 @@ async def fill_results(queue: Any) -> None:
 async def bury(queue: Any) -> None:
     """10,000 dead letters of fifty bugs, in the stream."""
     from vibetuner.tasks.dead_letters import Cause, DeadLetter
-    from vibetuner.tasks.dead_letters.stream import keep
+    from vibetuner.tasks.letters.stream import keep
 
     now = datetime.now(UTC)
     letter = DeadLetter(

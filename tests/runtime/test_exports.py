@@ -38,6 +38,24 @@ def test_what_a_module_hands_out_is_there(name: str):
         assert exported, "a module says what it hands out"
 
 
+def test_no_module_hides_an_import_circle():
+    """Names are imported at the top of a module, not when they are asked for."""
+    packages = (
+        "vibetuner.tasks.dead_letters",
+        "vibetuner.tasks.letters",
+        "vibetuner.tasks.inspect",
+    )
+    tasks = [name for name in MODULES if name.startswith(packages)]
+
+    assert [name for name in tasks if hasattr(import_module(name), "__getattr__")] == []
+
+
+@pytest.mark.parametrize("name", ["vibetuner.tasks.dead_letters", "vibetuner.tasks.worker"])
+def test_the_letters_and_the_worker_are_imported_in_any_order(name: str, tmp_path: Path):
+    """The public functions are above the worker, the records that it keeps are below it."""
+    assert "vibetuner.tasks.letters.letter" in loaded_by(f"import {name}", tmp_path)
+
+
 def test_the_names_of_the_guide_are_where_it_says():
     """Whoever follows the guide types these lines."""
     from vibetuner import VibetunerApp

@@ -22,13 +22,13 @@ import pytest
 
 from tests.processes import clean_environment, free_port, run_vibetuner
 from tests.projects import write_project
-from tests.runtime.tasks.dead_letters.conftest import enqueued, make_letter, payload_of
-from vibetuner.cli.letters import parse_since
+from tests.runtime.tasks.letters.conftest import enqueued, make_letter, payload_of
+from vibetuner.cli.letters import parse_filters
 from vibetuner.config import Settings, using_settings
 from vibetuner.embedded import Lease
 from vibetuner.errors import CommandError
-from vibetuner.tasks.dead_letters.act import retry_id
-from vibetuner.tasks.dead_letters.stream import keep
+from vibetuner.tasks.letters.letter import retry_id
+from vibetuner.tasks.letters.stream import keep
 from vibetuner.tasks.worker import TaskWorker
 from vibetuner.testing import name_database
 
@@ -155,6 +155,7 @@ def test_json_is_one_document(desk: Desk):
     assert json.loads(desk.type("list", "--json", "--task", "x").stdout) == {
         "count": 0,
         "letters": [],
+        "unreadable": [],
     }
 
 
@@ -332,7 +333,7 @@ sys.stdout.buffer.write(body + hmac.digest(signing_keys(get_settings())[0], body
 def test_a_span_that_is_none_is_refused(text: str):
     """Also one that is longer than the calendar."""
     with pytest.raises(CommandError, match="--since takes"):
-        parse_since(text, NOW)
+        parse_filters(None, None, None, text)
 
 
 def on_terminal(desk: Desk, *arguments: str, answer: str = "", **variables: str) -> tuple[int, str]:

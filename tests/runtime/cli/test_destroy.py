@@ -11,9 +11,9 @@ import pytest
 from tests.processes import run_vibetuner
 from tests.projects import write_project
 from tests.runtime.cli.test_new import TASK, TEST, Type, project, snapshot, type_
-from tests.runtime.tasks.dead_letters.conftest import make_letter, payload_of
+from tests.runtime.tasks.letters.conftest import make_letter, payload_of
 from vibetuner.config import Settings
-from vibetuner.tasks.dead_letters.stream import keep
+from vibetuner.tasks.letters.stream import keep
 from vibetuner.tasks.worker import get_worker, open_queue
 
 __all__ = ["project", "type_"]

@@ -10,7 +10,7 @@ from typing import Any
 
 __all__ = ["check_alive"]
 
-# The same as vibetuner.tasks.overview.model's, which would load the queue's driver.
+# The same as vibetuner.tasks.inspect.model's, which would load the queue's driver.
 LIVE_SECONDS = 15.0
 
 
@@ -61,7 +61,18 @@ def _workers(url: str, prefix: str) -> list[dict[str, Any]]:
             "Start it, or correct REDIS_URL"
         ) from None
     found = texts if isinstance(texts, list) else []
-    return [json.loads(text) for text in found if isinstance(text, str)]
+    return [beat for text in found if (beat := _read(text))]
+
+
+def _read(text: object) -> dict[str, Any] | None:
+    """Return a heartbeat, or None where it can't be read; by hand, as a library takes too long."""
+    try:
+        beat = json.loads(str(text))
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(beat, dict) or not isinstance(beat.get("at"), int | float):
+        return None
+    return beat if isinstance(beat.get("id"), str) and isinstance(beat.get("host"), str) else None
 
 
 def _settings() -> tuple[str, str]:

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from vibetuner.cli.letter_jobs import Job
-    from vibetuner.cli.letters import Wanted
+    from vibetuner.tasks.dead_letters.bulk import Verb
+    from vibetuner.tasks.letters.letter import Filters
 
 __all__ = ["app"]
 
@@ -18,23 +18,28 @@ app = typer.Typer(
 
 NOTHING_MATCHED = 3
 
-Task = Annotated[str | None, typer.Option("--task", help="Those of the task of this name.")]
+Task = Annotated[str | None, typer.Option("--task", help="Only letters of the task of this name.")]
 CauseName = Annotated[
-    str | None, typer.Option("--cause", help="Those that ended like this, e.g. timeout.")
+    str | None, typer.Option("--cause", help="Only letters of this cause, e.g. timeout.")
 ]
 Fingerprint = Annotated[
-    str | None, typer.Option("--fingerprint", help="Those of the same bug; `show` tells which.")
+    str | None, typer.Option("--fingerprint", help="Only letters of this bug; `show` prints it.")
 ]
 Since = Annotated[
     str | None, typer.Option("--since", help="Failed since: 30m, 2h, 3d, or a date (UTC).")
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
-WithActed = Annotated[bool, typer.Option("--all", help="Also those retried or discarded.")]
-Ids = Annotated[list[str] | None, typer.Argument(help="Ids of tasks.", metavar="[ID]...")]
-Everything = Annotated[bool, typer.Option("--all", help="All that the filters leave.")]
-Limit = Annotated[int, typer.Option("--limit", min=1, help="How many at the most.")]
-AtMost = Annotated[int | None, typer.Option("--limit", min=1, help="How many at the most.")]
-Yes = Annotated[bool, typer.Option("--yes", "-y", help="Don't ask.")]
+WithActed = Annotated[
+    bool, typer.Option("--all", help="Include letters that were retried or discarded.")
+]
+Ids = Annotated[
+    list[str] | None,
+    typer.Argument(help="Ids of tasks, or their first 8 characters.", metavar="[ID]..."),
+]
+Everything = Annotated[bool, typer.Option("--all", help="All letters that match.")]
+Limit = Annotated[int, typer.Option("--limit", min=1, help="How many at most.")]
+AtMost = Annotated[int | None, typer.Option("--limit", min=1, help="How many at most.")]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 
 
 @app.command("list")
@@ -51,15 +56,15 @@ def list_(  # noqa: PLR0913, PLR0917 - options
 
     Exit code 0 when there are some, 3 when nothing matches.
     """
-    from vibetuner.cli.letters import fetch, run
+    from vibetuner.cli.letters import fetch, parse_filters, run
     from vibetuner.cli.letters_view import print_json_list, print_list
 
-    wanted = _wanted(task, cause, fingerprint, since, open_only=not acted)
-    letters, total = run(fetch(wanted, limit))
+    filters = parse_filters(task, cause, fingerprint, since, open_only=not acted)
+    page, total = run(fetch(filters, limit))
     if as_json:
-        print_json_list(letters, total)
+        print_json_list(page, total)
     else:
-        print_list(letters, total)
+        print_list(page, total)
     if not total:
         raise typer.Exit(NOTHING_MATCHED)
 
@@ -73,26 +78,30 @@ def count(  # noqa: PLR0913, PLR0917 - options
     acted: WithActed = False,
     as_json: AsJson = False,
 ) -> None:
-    """Print how many there are."""
-    from vibetuner.cli.letters import fetch_count, run
+    """Print how many dead letters match."""
+    from vibetuner.cli.letters import parse_filters, run
+    from vibetuner.tasks.dead_letters.api import total
 
-    total = run(fetch_count(_wanted(task, cause, fingerprint, since, open_only=not acted)))
-    print(f'{{"count": {total}}}' if as_json else total)
+    found = run(total(parse_filters(task, cause, fingerprint, since, open_only=not acted)))
+    print(f'{{"count": {found}}}' if as_json else found)
 
 
 @app.command()
 def show(
-    task_id: Annotated[str, typer.Argument(metavar="ID", help="The task's id.")],
+    task_id: Annotated[
+        str, typer.Argument(metavar="ID", help="Its id, or the first 8 characters.")
+    ],
     as_json: AsJson = False,
 ) -> None:
     """Show one dead letter with its arguments and its traceback.
 
     Exit code 3 when there is none of this id.
     """
-    from vibetuner.cli.letters import fetch_one, run
+    from vibetuner.cli.letters import run
     from vibetuner.cli.letters_view import print_json_letter, print_letter
+    from vibetuner.tasks.dead_letters import get
 
-    letter = run(fetch_one(task_id))
+    letter = run(get(task_id))
     if as_json:
         print_json_letter(letter)
     else:
@@ -116,10 +125,10 @@ def retry(  # noqa: PLR0913, PLR0917 - options
     Exit code 0 when done, 1 when something could not be retried, 2 when it was not confirmed,
     3 when nothing matches.
     """
-    from vibetuner.cli.letters import RETRY
+    from vibetuner.cli.letters import parse_filters
 
-    wanted = _wanted(task, cause, fingerprint, since)
-    _act(RETRY, ids or [], wanted, everything=everything, limit=limit, yes=yes, as_json=as_json)
+    found = parse_filters(task, cause, fingerprint, since)
+    _act("retry", ids or [], found, everything=everything, limit=limit, yes=yes, as_json=as_json)
 
 
 @app.command()
@@ -134,42 +143,23 @@ def discard(  # noqa: PLR0913, PLR0917 - options
     yes: Yes = False,
     as_json: AsJson = False,
 ) -> None:
-    """Mark dead letters as settled without a retry; their records stay.
+    """Close dead letters without a retry; their records stay.
 
     Exit code 0 when done, 1 when something could not be discarded, 2 when it was not confirmed,
     3 when nothing matches.
     """
-    from vibetuner.cli.letters import DISCARD
+    from vibetuner.cli.letters import parse_filters
 
-    wanted = _wanted(task, cause, fingerprint, since)
-    _act(DISCARD, ids or [], wanted, everything=everything, limit=limit, yes=yes, as_json=as_json)
-
-
-def _wanted(
-    task: str | None,
-    cause: str | None,
-    fingerprint: str | None,
-    since: str | None,
-    *,
-    open_only: bool = True,
-) -> Wanted:
-    from datetime import UTC, datetime
-
-    from vibetuner.cli.letters import Wanted, parse_cause, parse_since
-
-    return Wanted(
-        task=task,
-        cause=parse_cause(cause) if cause else None,
-        fingerprint=fingerprint,
-        since=parse_since(since, datetime.now(UTC)) if since else None,
-        open_only=open_only,
+    filters = parse_filters(task, cause, fingerprint, since)
+    _act(
+        "discard", ids or [], filters, everything=everything, limit=limit, yes=yes, as_json=as_json
     )
 
 
 def _act(  # noqa: PLR0913 - options
-    job: Job,
+    verb: Verb,
     ids: list[str],
-    wanted: Wanted,
+    filters: Filters,
     *,
     everything: bool,
     limit: int | None,
@@ -180,17 +170,19 @@ def _act(  # noqa: PLR0913 - options
     from vibetuner.cli.letters_view import print_json_outcome, print_outcome
     from vibetuner.errors import CommandError
 
-    filtered = wanted.narrowed or limit is not None
+    filtered = filters.narrowed or limit is not None
     if bool(ids) == everything or (ids and filtered):
         raise CommandError(
-            f"Say what to {job.verb}: ids, or --all, which --task, --cause, --fingerprint, "
+            f"Say what to {verb}: ids, or --all, which --task, --cause, --fingerprint, "
             "--since and --limit narrow down"
         )
-    outcome = run(settle_some(job, ids) if ids else settle_all(job, wanted, limit=limit, yes=yes))
+    outcome = run(
+        settle_some(verb, ids, yes=yes) if ids else settle_all(verb, filters, limit=limit, yes=yes)
+    )
     if as_json:
-        print_json_outcome(job, outcome)
+        print_json_outcome(verb, outcome)
     else:
-        print_outcome(job, outcome)
+        print_outcome(verb, outcome)
     if outcome.error is not None:
         raise outcome.error
     if outcome.refused:

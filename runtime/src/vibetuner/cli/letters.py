@@ -1,4 +1,4 @@
-"""What the commands about dead letters do, apart from how it looks."""
+"""The work of the commands about dead letters; ``letters_view`` prints it."""
 
 from __future__ import annotations
 
@@ -6,84 +6,34 @@ import asyncio
 import getpass
 import sys
 from collections.abc import AsyncIterator, Coroutine
-from dataclasses import asdict, dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 import typer
 
-from vibetuner.cli.letter_jobs import Job, Outcome
 from vibetuner.cli.letters_view import counting
 from vibetuner.errors import CommandError, DeadLetterError, VibetunerError
 from vibetuner.loader import make_importable
 from vibetuner.project import project_info
-from vibetuner.tasks.dead_letters import (
-    Cause,
-    DeadLetter,
-    count,
-    discard,
-    get,
-    list_letters,
-    open_dead_letters,
-    retry,
-)
-from vibetuner.tasks.overview.when import parse_moment
+from vibetuner.tasks.dead_letters import Cause, DeadLetter, Page, get, open_dead_letters
+from vibetuner.tasks.dead_letters.api import find, total
+from vibetuner.tasks.dead_letters.bulk import Outcome, Verb, matching, settle
+from vibetuner.tasks.letters.letter import Filters
+from vibetuner.timing import parse_moment
 
-__all__ = [
-    "DISCARD",
-    "RETRY",
-    "Wanted",
-    "fetch",
-    "fetch_count",
-    "fetch_one",
-    "parse_cause",
-    "parse_since",
-    "run",
-    "settle_all",
-    "settle_some",
-]
+__all__ = ["fetch", "parse_filters", "run", "settle_all", "settle_some"]
 
 T = TypeVar("T")
 
-PAGE = 100
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Wanted:
-    """The filters that were typed."""
-
-    task: str | None = None
-    cause: Cause | None = None
-    fingerprint: str | None = None
-    since: datetime | None = None
-    open_only: bool = True
-
-    @property
-    def narrowed(self) -> bool:
-        """Whether any of them leaves something out."""
-        return any((self.task, self.cause, self.fingerprint, self.since))
-
-
-class NotConfirmed(CommandError):  # noqa: N818 - what has happened
-    """Many were meant, and nobody could be asked."""
+class NotConfirmed(CommandError):  # noqa: N818 - a state, as in a dialogue
+    """Many letters are meant, and nobody has agreed."""
 
     exit_code = 2
 
 
-async def _retry(letter: str | DeadLetter, by: str | None) -> str | None:
-    return await retry(letter, by=by)
-
-
-async def _discard(letter: str | DeadLetter, by: str | None) -> None:
-    await discard(letter, by=by)
-
-
-RETRY = Job("retry", "retried", "vibetuner dead-letters list   (those that fail again)", _retry)
-DISCARD = Job("discard", "discarded", "vibetuner dead-letters list --all   (the record)", _discard)
-
-
 def run(work: Coroutine[Any, Any, T]) -> T:
-    """Do ``work`` with everything open that dead letters need."""
+    """Run ``work`` with everything open that dead letters need."""
 
     async def opened() -> T:
         # Arguments may be of the project's classes, and are read before they are enqueued again.
@@ -97,102 +47,98 @@ def run(work: Coroutine[Any, Any, T]) -> T:
         work.close()
 
 
-async def fetch(wanted: Wanted, limit: int) -> tuple[list[DeadLetter], int]:
-    """The newest letters, and how many there are in all."""
-    letters: list[DeadLetter] = []
-    async for letter in _matching(wanted):
-        letters.append(letter)
-        if len(letters) == limit:
-            break
-    return letters, await count(**_filters(wanted))
+def parse_filters(
+    task: str | None,
+    cause: str | None,
+    fingerprint: str | None,
+    since: str | None,
+    *,
+    open_only: bool = True,
+) -> Filters:
+    """Read the filters as they were typed.
+
+    Raises:
+        CommandError: there is no such cause, or ``since`` is no time.
+    """
+    return Filters(
+        task=task,
+        cause=_cause(cause) if cause is not None else None,
+        fingerprint=fingerprint,
+        since=parse_moment(since, datetime.now(UTC), "--since") if since is not None else None,
+        open_only=open_only,
+    )
 
 
-async def fetch_count(wanted: Wanted) -> int:
-    """How many match."""
-    return await count(**_filters(wanted))
+async def fetch(filters: Filters, limit: int) -> tuple[Page, int]:
+    """Return the newest letters as one page, and how many match in all."""
+    page = await find(filters, limit=limit)
+    while page.next and len(page.letters) + len(page.unreadable) < limit:
+        left = limit - len(page.letters) - len(page.unreadable)
+        more = await find(filters, limit=left, after=page.next)
+        page = Page(page.letters + more.letters, more.next, page.unreadable + more.unreadable)
+    return page, await total(filters)
 
 
-async def fetch_one(task_id: str) -> DeadLetter:
-    """The letter of one task."""
-    return await get(task_id)
+async def settle_some(verb: Verb, ids: list[str], *, yes: bool) -> Outcome:
+    """Retry or discard the letters of these tasks; on a terminal, ask before discarding."""
+    ids = list(dict.fromkeys(ids))
+    if verb == "discard" and not yes and sys.stdin.isatty():
+        _confirm(verb, len(ids))
+
+    async def named() -> AsyncIterator[str | DeadLetter]:
+        for task_id in ids:
+            yield await _find(task_id)
+
+    return await _settle(verb, named(), count=len(ids))
 
 
-async def settle_some(job: Job, ids: list[str]) -> Outcome:
-    """Do the job for the tasks of these ids."""
-
-    async def named() -> AsyncIterator[str]:
-        for task_id in dict.fromkeys(ids):
-            yield task_id
-
-    return await _settle(job, named(), total=len(ids))
-
-
-async def settle_all(job: Job, wanted: Wanted, *, limit: int | None, yes: bool) -> Outcome:
-    """Do the job for all that match, once a person has agreed to how many that are.
+async def settle_all(verb: Verb, filters: Filters, *, limit: int | None, yes: bool) -> Outcome:
+    """Retry or discard all that match, once a person has agreed to how many that are.
 
     Raises:
         NotConfirmed: there is no terminal to ask on, and no --yes.
     """
-    total = await count(**_filters(wanted))
-    total = total if limit is None else min(total, limit)
-    if not total:
+    found = await total(filters)
+    found = found if limit is None else min(found, limit)
+    if not found:
         return Outcome()
     if not yes:
-        _confirm(job, total)
-    return await _settle(job, _matching(wanted, limit=total), total=total)
+        _confirm(verb, found)
+    return await _settle(verb, matching(filters, limit=found), count=found)
 
 
-def parse_since(text: str, now: datetime) -> datetime:
-    """What was typed after --since, as a moment."""
-    return parse_moment(text, now, "--since")
+async def _find(task_id: str) -> str | DeadLetter:
+    try:
+        return await get(task_id)
+    except DeadLetterError:  # which is reported when its turn comes
+        return task_id
 
 
-def parse_cause(text: str) -> Cause:
-    """The cause of this name; raises CommandError with the names that there are."""
+def _cause(text: str) -> Cause:
     try:
         return Cause(text.strip().lower().replace("-", "_"))
     except ValueError:
         raise CommandError(f"--cause takes one of {', '.join(Cause)}, not {text!r}") from None
 
 
-async def _settle(job: Job, letters: AsyncIterator[str | DeadLetter], *, total: int) -> Outcome:
-    outcome, person = Outcome(), _person()
-    with counting(job.verb, total) as advance:
+async def _settle(verb: Verb, letters: AsyncIterator[str | DeadLetter], *, count: int) -> Outcome:
+    outcome = Outcome()
+    with counting(verb, count) as advance:
         try:
-            async for letter in letters:
-                task_id = letter if isinstance(letter, str) else letter.task_id
-                try:
-                    outcome.done[task_id] = await job.act(letter, person)
-                except DeadLetterError as error:
-                    outcome.refused[task_id] = str(error)
+            async for one in settle(verb, letters, by=_person()):
+                outcome.add(one)
                 advance()
-        except VibetunerError as error:  # what was done until then is told all the same
+        except VibetunerError as error:  # what was done until then is reported all the same
             outcome.error = error
     return outcome
 
 
-def _confirm(job: Job, total: int) -> None:
-    what = f"{job.verb} {total} dead letter{'' if total == 1 else 's'}"
+def _confirm(verb: Verb, count: int) -> None:
+    what = f"{verb} {count} dead letter{'' if count == 1 else 's'}"
     if not sys.stdin.isatty():
         raise NotConfirmed(f"This would {what}. Pass --yes to do it without a terminal")
     if not typer.confirm(f"{what[0].upper()}{what[1:]}?", err=True):
         raise NotConfirmed("Nothing was done")
-
-
-async def _matching(wanted: Wanted, limit: int | None = None) -> AsyncIterator[DeadLetter]:
-    after, left = None, limit
-    while True:
-        page = await list_letters(**_filters(wanted), limit=PAGE, after=after)
-        for letter in page.letters[:left]:
-            yield letter
-        left = None if left is None else max(0, left - len(page.letters))
-        after = page.next
-        if after is None or left == 0:
-            return
-
-
-def _filters(wanted: Wanted) -> dict[str, Any]:
-    return asdict(wanted)
 
 
 def _person() -> str | None:

@@ -1,10 +1,10 @@
-"""How dead letters look on a terminal, in a pipe and as JSON."""
+"""Prints dead letters for a terminal, for a pipe and as JSON."""
 
 from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 from vibetuner.cli.console import Console
 
 if TYPE_CHECKING:
-    from vibetuner.cli.letter_jobs import Job, Outcome
-    from vibetuner.tasks.dead_letters import DeadLetter
+    from vibetuner.tasks.dead_letters import DeadLetter, Page
+    from vibetuner.tasks.dead_letters.bulk import Outcome, Verb
 
 __all__ = [
     "counting",
@@ -27,31 +27,39 @@ __all__ = [
 
 LONGEST_ERROR = 100
 MOST_REFUSALS = 10
+DONE: dict[Verb, str] = {"retry": "retried", "discard": "discarded"}
+NEXT: dict[Verb, str] = {
+    "retry": "vibetuner dead-letters list   (those that fail again)",
+    "discard": "vibetuner dead-letters list --all   (the record)",
+}
 
 
-def print_list(letters: Sequence[DeadLetter], total: int) -> None:
-    """One line a letter, the newest first; what to type next below."""
-    console = Console()
-    if not letters:
+def print_list(page: Page, total: int) -> None:
+    """Print one line for each letter, the newest first, and what to type next."""
+    console, letters = Console(), page.letters
+    if not letters and not page.unreadable:
         console.print("No dead letters here.")
         return
-    names = max(len(one_line(letter.task_name)) for letter in letters)
-    causes = max(len(letter.cause.value) for letter in letters)
+    names = max([len(one_line(letter.task_name)) for letter in letters], default=0)
+    causes = max([len(letter.cause.value) for letter in letters], default=0)
     for letter in letters:
         console.print(_moment(letter.failed_at), style="dim", end="  ")
         console.print(one_line(letter.task_id), end="  ")
         console.print(f"{one_line(letter.task_name):<{names}}", style="bold", end="  ")
         console.print(f"{letter.cause.value:<{causes}}", style="yellow", end="  ")
         console.print(_error(letter), style=None if letter.is_open else "dim")
+    for place in page.unreadable:
+        console.print(f"{'':<19}  {one_line(place)}", end="  ")
+        console.print("unreadable: damaged, or of a newer version", style="red")
     if total > len(letters):
         console.print(f"{len(letters)} of {total}; see more with:  --limit {total}")
-    if sys.stdout.isatty():
+    if letters and sys.stdout.isatty():
         first = one_line(letters[0].task_id)
         console.print(f"Next:  vibetuner dead-letters show {first}   (or retry, discard)")
 
 
 def print_letter(letter: DeadLetter) -> None:
-    """Everything that a person can use: never the payload itself."""
+    """Print everything that helps a person, and never the payload itself."""
     console = Console()
     for name, value in _facts(letter).items():
         if value not in {None, ""}:
@@ -64,39 +72,39 @@ def print_letter(letter: DeadLetter) -> None:
         console.print(f"\nNext:  vibetuner dead-letters retry {one_line(letter.task_id)}")
 
 
-def print_outcome(job: Job, outcome: Outcome) -> None:
-    """A summary, the reasons of what was refused, and the next step."""
-    console = Console()
+def print_outcome(verb: Verb, outcome: Outcome) -> None:
+    """Print a summary, the reasons of what was refused, and the next step."""
+    console, done = Console(), DONE[verb]
     for task_id, new_id in list(outcome.done.items()) if len(outcome.done) == 1 else []:
-        console.print(f"{task_id} {job.done}" + (f" as {new_id}" if new_id else ""))
+        console.print(f"{task_id} {done}" + (f" as {new_id}" if new_id else ""))
     if len(outcome.done) > 1:
-        console.print(f"{len(outcome.done)} {job.done}")
+        console.print(f"{len(outcome.done)} {done}")
     _print_refusals(outcome)
     if not outcome.done and not outcome.refused and outcome.error is None:
         console.print("Nothing matched.")
     elif outcome.done:
-        console.print(f"Next:  {job.next_step}")
+        console.print(f"Next:  {NEXT[verb]}")
 
 
-def print_json_list(letters: Sequence[DeadLetter], total: int) -> None:
-    """``{"count": of all that match, "letters": [...]}``, without tracebacks."""
-    shown = [_without(_plain(letter), "traceback") for letter in letters]
-    _print_json({"count": total, "letters": shown})
+def print_json_list(page: Page, total: int) -> None:
+    """Print ``{"count": ..., "letters": [...], "unreadable": [...]}``, without tracebacks."""
+    shown = [_without(_plain(letter), "traceback") for letter in page.letters]
+    _print_json({"count": total, "letters": shown, "unreadable": page.unreadable})
 
 
 def print_json_letter(letter: DeadLetter) -> None:
-    """One object, with its traceback."""
+    """Print one object, with its traceback."""
     _print_json(_plain(letter))
 
 
-def print_json_outcome(job: Job, outcome: Outcome) -> None:
-    """``{"retried": {id: new id}, "refused": {id: reason}}``."""
-    _print_json({job.done: outcome.done, "refused": outcome.refused})
+def print_json_outcome(verb: Verb, outcome: Outcome) -> None:
+    """Print ``{"retried": {id: new id}, "refused": {id: reason}}``."""
+    _print_json({DONE[verb]: outcome.done, "refused": outcome.refused})
 
 
 @contextmanager
 def counting(verb: str, total: int) -> Iterator[Callable[[], None]]:
-    """A bar that the yielded function advances; only on a terminal, and only for many."""
+    """Show a bar that the yielded function advances; only on a terminal, and only for many."""
     if total == 1 or not sys.stderr.isatty():
         yield lambda: None
         return
@@ -116,7 +124,7 @@ def counting(verb: str, total: int) -> Iterator[Callable[[], None]]:
 
 
 def one_line(text: str) -> str:
-    """Text from elsewhere, without what could steer a terminal.
+    """Return text from elsewhere without what a terminal would take as a command.
 
     >>> one_line("a" + chr(27) + "[31m" + chr(10) + "b")
     'a�[31m b'

@@ -17,13 +17,15 @@ from watchfiles import DefaultFilter, awatch
 
 from vibetuner.cli.program import Program
 from vibetuner.logs import is_colourful
+from vibetuner.timing import backoff
 
 __all__ = ["Supervisor"]
 
 logger = logging.getLogger(__name__)
 
 SETTLE_SECONDS = 10.0
-BACKOFF_SECONDS = (0.5, 1, 2, 5, 10, 30)
+# A program that ends so often in a row, each time at once, is not started again.
+MOST_FAILURES = 6
 STOP_SECONDS = 35.0
 # A process manager signals a whole group, and `uv run` forwards what it gets: within this, one.
 ONE_SIGNAL_SECONDS = 1.0
@@ -110,7 +112,7 @@ class Supervisor:
     async def _recover(self, program: Program, code: int, failures: int, *, first: bool) -> None:
         ended = f"{program.name} ended with exit code {code}"
         # What can't start has said why, and exits by itself; who is killed was fit to run.
-        if (first and code > 0 and failures == 1) or failures > len(BACKOFF_SECONDS):
+        if (first and code > 0 and failures == 1) or failures > MOST_FAILURES:
             if failures > 1:
                 logger.info("%s, %d times in a row; giving up", ended, failures)
             self._stop(code if code > 0 else 1)
@@ -119,7 +121,7 @@ class Supervisor:
             self._changed.clear()
             await self._changed.wait()
         else:
-            wait = BACKOFF_SECONDS[failures - 1]
+            wait = backoff(failures, 0.5, 30)
             logger.info("%s; starting it again in %g s", ended, wait)
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._stopping.wait(), wait)

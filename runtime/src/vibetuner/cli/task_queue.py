@@ -1,4 +1,4 @@
-"""What the commands about tasks do, apart from how it looks."""
+"""The work of the commands about tasks; ``task_view`` prints it."""
 
 from __future__ import annotations
 
@@ -14,13 +14,12 @@ from vibetuner.embedded import open_services
 from vibetuner.errors import CommandError, ServiceUnavailable
 from vibetuner.loader import load_project, make_importable
 from vibetuner.project import project_info
-from vibetuner.tasks.overview.ids import whole_id
-from vibetuner.tasks.overview.model import Counts, Filters, State, WorkerView
-from vibetuner.tasks.overview.queue import Queue, answering, this_queue
-from vibetuner.tasks.overview.stats import Span, read_span
-from vibetuner.tasks.overview.when import parse_moment
+from vibetuner.tasks.inspect.model import Counts, Filters, State, WorkerView
+from vibetuner.tasks.inspect.queue import Queue, answering, this_queue, whole_id
+from vibetuner.tasks.inspect.stats import Span, read_span
 from vibetuner.tasks.registry import import_tasks
 from vibetuner.tasks.worker import open_queue
+from vibetuner.timing import parse_moment
 
 __all__ = ["Stats", "parse_filters", "read_stats", "run"]
 
@@ -31,7 +30,7 @@ SECONDS = 30.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stats:
-    """How the queue is doing; ``dead`` is None when MongoDB does not answer."""
+    """Counts, times and workers; ``dead`` is None when MongoDB does not answer."""
 
     counts: Counts
     dead: int | None
@@ -77,7 +76,7 @@ async def _look(look: Callable[..., Awaitable[T]], of: str | None, with_letters:
 
 
 async def read_stats(queue: Queue) -> Stats:
-    """Everything of ``vibetuner tasks stats``."""
+    """Read everything that ``vibetuner tasks stats`` prints."""
     from vibetuner.tasks.dead_letters import count
 
     workers = await queue.workers()
@@ -97,7 +96,7 @@ async def read_stats(queue: Queue) -> Stats:
 def parse_filters(
     states: list[str], task: str | None, since: str | None, until: str | None
 ) -> Filters:
-    """The filters that were typed; raises CommandError for a state that there is not."""
+    """Read the filters as they were typed; raises CommandError for an unknown state."""
     now = datetime.now(UTC)
     return Filters(
         states=frozenset(map(_state, states)),

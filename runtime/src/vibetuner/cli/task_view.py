@@ -1,4 +1,4 @@
-"""How tasks look on a terminal, in a pipe and as JSON."""
+"""Prints tasks for a terminal, for a pipe and as JSON."""
 
 from __future__ import annotations
 
@@ -6,17 +6,18 @@ import json
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from vibetuner.cli.console import Console
 from vibetuner.cli.letters_view import one_line
-from vibetuner.tasks.overview.model import ENDED, Page, Row, State, TaskDetail
+from vibetuner.tasks.inspect.model import ENDED, Page, Row, State, TaskDetail
+from vibetuner.timing import duration
 
 if TYPE_CHECKING:
     from vibetuner.cli.task_queue import Stats
-    from vibetuner.tasks.overview.stats import Span
-    from vibetuner.tasks.overview.why import Reason
+    from vibetuner.tasks.inspect.stats import Span
+    from vibetuner.tasks.inspect.why import Reason
 
 __all__ = [
     "print_detail",
@@ -40,7 +41,7 @@ COLOURS = {
 
 
 def print_page(page: Page) -> None:
-    """One line a task; what to type next below."""
+    """Print one line for each task, and what to type next."""
     console = Console()
     if not page.rows and page.next is None:
         console.print("No tasks here.")
@@ -59,7 +60,7 @@ def print_page(page: Page) -> None:
 
 
 def print_detail(detail: TaskDetail) -> None:
-    """Everything that a person can use."""
+    """Print everything that is known of one task."""
     console = Console()
     for name, value in _facts(detail.row).items():
         if value:
@@ -83,7 +84,7 @@ def print_detail(detail: TaskDetail) -> None:
 
 
 def print_reasons(row: Row, reasons: Sequence[Reason]) -> None:
-    """What holds a task up, each reason with its cure."""
+    """Print what holds a task up, each reason with its cure."""
     console = Console()
     console.print(one_line(row.name or row.task_id), style="bold", end=" is ")
     console.print(row.state.value, style=COLOURS.get(row.state))
@@ -94,7 +95,7 @@ def print_reasons(row: Row, reasons: Sequence[Reason]) -> None:
 
 
 def print_stats(stats: Stats) -> None:
-    """Counts, times and workers."""
+    """Print counts, times and workers."""
     console = Console()
     counts, dead = stats.counts, "unknown" if stats.dead is None else stats.dead
     console.print(
@@ -106,8 +107,8 @@ def print_stats(stats: Stats) -> None:
         console.print(
             f"{span.total('done')} done, {span.total('failed')} failed, "
             f"{span.total('retried')} retried, {span.total('aborted')} aborted;  "
-            f"wait p50 {_ms(span.wait(0.5))}, p95 {_ms(span.wait(0.95))};  "
-            f"run p50 {_ms(span.run(0.5))}, p95 {_ms(span.run(0.95))}"
+            f"wait p50 {duration(span.wait(0.5))}, p95 {duration(span.wait(0.95))};  "
+            f"run p50 {duration(span.run(0.5))}, p95 {duration(span.run(0.95))}"
         )
     for view in stats.workers:
         beat = view.beat
@@ -123,24 +124,24 @@ def print_stats(stats: Stats) -> None:
 
 
 def print_json_page(page: Page) -> None:
-    """``{"tasks": [...], "next": ...}``."""
+    """Print ``{"tasks": [...], "next": ...}``."""
     print_json({"tasks": [_plain_row(row) for row in page.rows], "next": page.next})
 
 
 def print_json_detail(detail: TaskDetail) -> None:
-    """One object."""
+    """Print one object."""
     values = asdict(detail)
     del values["row"]
     print_json({**_plain_row(detail.row), **values})
 
 
 def print_json_reasons(row: Row, reasons: Sequence[Reason]) -> None:
-    """``{"id": ..., "state": ..., "reasons": [{"text": ..., "cure": ...}]}``."""
+    """Print ``{"id": ..., "state": ..., "reasons": [{"text": ..., "cure": ...}]}``."""
     print_json({**_plain_row(row), "reasons": [asdict(reason) for reason in reasons]})
 
 
 def print_json_stats(stats: Stats) -> None:
-    """Counts, times in milliseconds, and workers."""
+    """Print counts, times in milliseconds, and workers."""
     print_json(
         {
             **asdict(stats.counts),
@@ -156,7 +157,7 @@ def print_json_stats(stats: Stats) -> None:
 
 
 def print_json(content: dict[str, Any]) -> None:
-    """One JSON document."""
+    """Print one JSON document."""
     print(json.dumps(content, default=_iso, indent=2, ensure_ascii=False))
 
 
@@ -182,8 +183,8 @@ def _facts(row: Row) -> dict[str, str]:
         "due": _moment(row.due) if row.due else "",
         "started": _moment(row.started) if row.started else "",
         "ended": _moment(row.finished) if row.finished else "",
-        "waited": str(row.waited or ""),
-        "ran": str(row.ran or ""),
+        "waited": duration(_ms(row.waited)) if row.waited else "",
+        "ran": duration(_ms(row.ran)) if row.ran else "",
         "tries": str(row.tries or ""),
         "worker": row.worker,
         "error": row.error,
@@ -203,7 +204,7 @@ def _remark(row: Row) -> str:
     if row.error:
         return one_line(row.error)[:100]
     if row.ran is not None:
-        return f"in {_ms(row.ran.total_seconds() * 1000)}"
+        return f"in {duration(_ms(row.ran))}"
     return f"on {row.worker}" if row.worker else ""
 
 
@@ -212,17 +213,8 @@ def _fact(console: Console, name: str, value: str) -> None:
     console.print(one_line(value))
 
 
-def _ms(value: float | None) -> str:
-    """A span of time, short.
-
-    >>> _ms(None), _ms(12.3), _ms(1500), _ms(90_000)
-    ('-', '12 ms', '1.5 s', '1.5 min')
-    """
-    if value is None:
-        return "-"
-    if value < 1000:
-        return f"{value:.0f} ms"
-    return f"{value / 1000:.1f} s" if value < 60_000 else f"{value / 60_000:.1f} min"
+def _ms(span: timedelta) -> float:
+    return span / timedelta(milliseconds=1)
 
 
 def _moment(at: datetime | None) -> str:

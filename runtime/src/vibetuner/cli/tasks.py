@@ -1,21 +1,162 @@
-"""``vibetuner tasks``: look at enqueued tasks, and steer them."""
+"""``vibetuner tasks``: look at enqueued tasks, abort them, enqueue more."""
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Annotated, Any
+
 import typer
 
-from vibetuner.cli.task_look import list_, show, stats, why
-from vibetuner.cli.task_steer import abort, enqueue
 from vibetuner.cli.watch import watch
+
+if TYPE_CHECKING:
+    from vibetuner.tasks.inspect.queue import Queue
 
 __all__ = ["app"]
 
-app = typer.Typer(help="Look at enqueued tasks, and steer them.", no_args_is_help=True)
+app = typer.Typer(help="Look at enqueued tasks, abort them, enqueue more.", no_args_is_help=True)
 
-app.command("list")(list_)
-app.command("show")(show)
-app.command("watch")(watch)
-app.command("why")(why)
-app.command("stats")(stats)
-app.command("abort")(abort)
-app.command("enqueue")(enqueue)
+NOTHING_MATCHED = 3
+
+Id = Annotated[str, typer.Argument(metavar="ID", help="Its id, or the first 8 characters.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
+StateNames = Annotated[
+    list[str] | None,
+    typer.Option("--state", help="Only tasks in this state, e.g. failed; may be repeated."),
+]
+Name = Annotated[str | None, typer.Option("--task", help="Only tasks of this name.")]
+Since = Annotated[str | None, typer.Option("--since", help="Since: 30m, 2h, 3d, or a date (UTC).")]
+Until = Annotated[
+    str | None, typer.Option("--until", help="Until: 30m, 2h, 3d ago, or a date (UTC).")
+]
+Limit = Annotated[int, typer.Option("--limit", min=1, max=10_000, help="How many at most.")]
+After = Annotated[str | None, typer.Option("--after", help="The `next` of an earlier page.")]
+
+
+@app.command("list")
+def list_(  # noqa: PLR0913, PLR0917 - options
+    state: StateNames = None,
+    task: Name = None,
+    since: Since = None,
+    until: Until = None,
+    limit: Limit = 50,
+    after: After = None,
+    as_json: AsJson = False,
+) -> None:
+    """List tasks: those that run, wait, are scheduled, and the newest that ended.
+
+    Exit code 0 when there are some, 3 when nothing matches.
+    """
+    from vibetuner.cli.task_queue import parse_filters, run
+    from vibetuner.cli.task_view import print_json_page, print_page
+    from vibetuner.tasks.inspect.listing import list_tasks
+
+    filters = parse_filters(state or [], task, since, until)
+    page = run(lambda queue: list_tasks(queue, filters, limit=limit, after=after))
+    (print_json_page if as_json else print_page)(page)
+    if not page.rows:
+        raise typer.Exit(NOTHING_MATCHED)
+
+
+@app.command()
+def show(task_id: Id, as_json: AsJson = False) -> None:
+    """Show one task: its arguments, tries and result; what looks secret is masked.
+
+    Exit code 3 when nothing is known of it.
+    """
+    from vibetuner.cli.task_queue import run
+    from vibetuner.cli.task_view import print_detail, print_json_detail
+    from vibetuner.tasks.inspect.detail import find_task
+
+    detail = run(find_task, of=task_id, with_project=True, with_letters=True)
+    (print_json_detail if as_json else print_detail)(detail)
+
+
+app.command()(watch)
+
+
+@app.command()
+def why(task_id: Id, as_json: AsJson = False) -> None:
+    """Explain why a task isn't running, and what to do about it.
+
+    Exit code 3 when nothing is known of it.
+    """
+    from vibetuner.cli.task_queue import run
+    from vibetuner.cli.task_view import print_json_reasons, print_reasons
+    from vibetuner.tasks.inspect.why import explain
+
+    row, reasons = run(explain, of=task_id, with_project=True, with_letters=True)
+    (print_json_reasons if as_json else print_reasons)(row, reasons)
+
+
+@app.command()
+def stats(as_json: AsJson = False) -> None:
+    """Show how many tasks there are, how long they wait and run, and who works."""
+    from vibetuner.cli.task_queue import read_stats, run
+    from vibetuner.cli.task_view import print_json_stats, print_stats
+
+    found = run(read_stats, with_letters=True)
+    (print_json_stats if as_json else print_stats)(found)
+
+
+@app.command()
+def abort(
+    task_id: Id,
+    as_json: AsJson = False,
+) -> None:
+    """Abort a task, wherever it is.
+
+    Exit code 0 when it has ended, or will before it is begun; 1 when it had ended already; 3 when
+    nothing is known of it.
+    """
+    from vibetuner.cli.task_queue import run
+    from vibetuner.cli.task_view import print_json
+    from vibetuner.tasks.inspect.steer import abort as abort_task
+
+    async def end(queue: Queue, whole: str) -> tuple[str, bool]:
+        return whole, await abort_task(queue, whole)
+
+    whole, is_ended = run(end, of=task_id)
+    if as_json:
+        print_json({"id": whole, "aborted": is_ended})
+    elif is_ended:
+        print(f"{whole} is aborted")
+    else:
+        print(f"{whole} is marked: the worker that takes it ends it. If it does not end:")
+        print(f"Next:  vibetuner tasks why {whole}")
+
+
+@app.command()
+def enqueue(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="The task's name.")],
+    args: Annotated[str, typer.Option(help="Its arguments as a JSON list.")] = "[]",
+    kwargs: Annotated[str, typer.Option(help="Its named arguments as a JSON object.")] = "{}",
+    as_json: AsJson = False,
+) -> None:
+    """Enqueue a task of the project, once its arguments fit its function."""
+    from vibetuner.cli.task_queue import run
+    from vibetuner.cli.task_view import print_json
+    from vibetuner.tasks.inspect.steer import enqueue as enqueue_task
+
+    positional = _parse("--args", args, list)
+    named = _parse("--kwargs", kwargs, dict)
+    task_id = run(lambda queue: enqueue_task(queue, name, positional, named), with_project=True)
+    if as_json:
+        print_json({"id": task_id, "task": name})
+    else:
+        print(task_id)
+        print(f"Next:  vibetuner tasks show {task_id}")
+
+
+def _parse(option: str, text: str, kind: type) -> Any:
+    import json
+
+    from vibetuner.errors import CommandError
+
+    example = """'["acme", 3]'""" if kind is list else """'{"user_id": "7"}'"""
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        raise CommandError(f"{option} takes JSON such as {example}: {error}") from None
+    if not isinstance(value, kind):
+        raise CommandError(f"{option} takes JSON such as {example}, not {text}")
+    return value

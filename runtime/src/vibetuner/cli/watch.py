@@ -69,8 +69,7 @@ async def _watch(task_id: str, view: View) -> ProgressState:
     from vibetuner.errors import CommandError
     from vibetuner.loader import make_importable
     from vibetuner.project import project_info
-    from vibetuner.tasks.overview.ids import whole_id
-    from vibetuner.tasks.overview.queue import answering, this_queue
+    from vibetuner.tasks.inspect.queue import answering, this_queue, whole_id
     from vibetuner.tasks.progress import watch_progress
     from vibetuner.tasks.worker import open_queue
 
@@ -193,25 +192,18 @@ def _line(state: ProgressState) -> str:
 
 
 def _facts(state: ProgressState) -> str:
+    import math
+
+    from vibetuner.timing import duration
+
     counted = f"{state.done:,} of {state.total:,}" if state.total else f"{state.done:,}"
     facts = [
         counted if state.total or state.done else "",
         f"{state.rate:,.1f}/s" if state.rate else "",
-        f"{_duration(state.eta)} left" if state.eta is not None else "",
+        f"{duration(math.ceil(state.eta) * 1000)} left" if state.eta is not None else "",
         _one_line(state.message),
     ]
     return ", ".join(filter(None, facts))
-
-
-def _duration(seconds: float) -> str:
-    import math
-
-    whole = math.ceil(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60} s"
-    return f"{whole // 3600} h {whole % 3600 // 60} min"
 
 
 def _one_line(text: str) -> str:

@@ -29,12 +29,12 @@ from vibetuner.tasks.registry import check_tasks, import_tasks
 from vibetuner.tasks.run.stop import Stop
 from vibetuner.tasks.watchdog import watching
 from vibetuner.tasks.worker import TaskWorker, get_worker
+from vibetuner.timing import backoff
 
 __all__ = ["serve_worker"]
 
 logger = logging.getLogger(__name__)
 
-BACKOFF_SECONDS = (0.2, 0.5, 1, 2)
 LEAVE_SECONDS = 1.0
 
 
@@ -101,8 +101,8 @@ async def _run_and_return(worker: TaskWorker, stop: Stop) -> None:
                 raise
             level = logging.DEBUG if failures else logging.WARNING  # said once, until it is over
             logger.log(level, "%s; trying again", outage)
-            await asyncio.sleep(BACKOFF_SECONDS[min(failures, len(BACKOFF_SECONDS) - 1)])
             failures += 1
+            await asyncio.sleep(backoff(failures, 0.2, 2))
         else:
             return
 

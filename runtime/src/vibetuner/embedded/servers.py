@@ -22,6 +22,7 @@ from vibetuner.embedded.record import ServiceRecord, State
 from vibetuner.errors import ServiceUnavailable
 from vibetuner.redis.blocking import RefusedError, Reply, ask, responds
 from vibetuner.redis.url import Address
+from vibetuner.timing import backoff
 
 __all__ = ["Mongo", "Server", "Valkey", "mongo_responds", "stop_all"]
 
@@ -131,7 +132,7 @@ class Server(ABC):
 
     def _fail(self, error: str) -> None:
         self._failures += 1
-        self._next_try = time.monotonic() + min(0.1 * 2**self._failures, MAX_BACKOFF)
+        self._next_try = time.monotonic() + backoff(self._failures, 0.2, MAX_BACKOFF)
         if self._failures >= FAILURES_TO_REPORT:
             self._enter("failed", error=error)
 

@@ -1,4 +1,4 @@
-"""The same pages as the web app's dashboard, for a worker that has no web app beside it."""
+"""The pages of the dashboard as an app of their own, for a worker without a web app."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from vibetuner.sse.history import history_of
 from vibetuner.sse.hub import get_hub
 from vibetuner.sse.relay import open_relay
 from vibetuner.tasks.dead_letters import open_dead_letters
-from vibetuner.tasks.overview.queue import answering, this_queue
+from vibetuner.tasks.inspect.queue import answering, this_queue
 from vibetuner.tasks.worker import open_queue
 
 __all__ = ["Attention", "create_monitor", "is_loopback"]
@@ -39,19 +39,19 @@ OPEN_SECONDS = 3.0
 
 @dataclass(slots=True)
 class Attention:
-    """Whether somebody looks: open requests, and when the last one ended."""
+    """Open requests, and when the last one ended."""
 
     looking: int = 0
     last: float = field(default_factory=time.monotonic)
 
     @property
     def idle_seconds(self) -> float:
-        """For how long nobody has looked."""
+        """Return the seconds since the last request; 0 while one is open."""
         return 0.0 if self.looking else time.monotonic() - self.last
 
 
 class _Door:
-    """What the monitor has open; tried again until it succeeds."""
+    """Opens the queue and the letters, again and again until it succeeds."""
 
     def __init__(self) -> None:
         self._opened = asyncio.Event()
@@ -99,7 +99,7 @@ async def _open_queue_and_relay() -> AsyncIterator[None]:
 def create_monitor(
     host: str = "127.0.0.1", worker_id: str = "", attention: Attention | None = None
 ) -> FastAPI:
-    """An app with the dashboard, and with the worker's state as JSON at ``/health``.
+    """Return an app with the dashboard, and with the worker's state as JSON at ``/health``.
 
     Args:
         host: the address that it listens on; on any but a loopback address the gate is shut as it
@@ -144,7 +144,7 @@ def create_monitor(
 
 
 def is_loopback(host: str) -> bool:
-    """Whether an address is reached from this machine alone.
+    """Return whether an address is reached from this machine alone.
 
     >>> [is_loopback(host) for host in ("127.0.0.1", "::1", "localhost", "0.0.0.0", "box")]
     [True, True, True, False, False]

@@ -127,6 +127,20 @@ class Keys:
         return f"{self.letters}:places"
 
     @property
+    def letter_groups(self) -> str:
+        """Hash: a fingerprint -> the group of its open letters."""
+        return f"{self.letters}:groups"
+
+    @property
+    def letters_counted(self) -> str:
+        """Note: the groups hold the letters in MongoDB, too."""
+        return f"{self.letter_groups}:counted"
+
+    def letters_of(self, fingerprint: str) -> str:
+        """Sorted set: the entries of the open letters of one bug, in their order."""
+        return f"{self.letters}:of:{fingerprint}"
+
+    @property
     def acted(self) -> str:
         """Hash: a task's id -> what was done with its letter."""
         return f"{self.letters}:acted"

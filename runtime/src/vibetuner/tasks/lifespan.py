@@ -12,7 +12,7 @@ from vibetuner.lifespan import open_context
 from vibetuner.loader import load_project
 from vibetuner.redis import redis_client
 from vibetuner.resources.slots import mongo_database
-from vibetuner.tasks.dead_letters.relay import relaying
+from vibetuner.tasks.letters.relay import relaying
 
 __all__ = ["base_lifespan", "worker_lifespan"]
 

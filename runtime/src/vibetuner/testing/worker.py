@@ -14,8 +14,7 @@ from streaq import TaskStatus
 from streaq.constants import REDIS_GROUP
 from streaq.task import RegisteredTask, Task, TaskResult
 
-from vibetuner.tasks.dead_letters import DeadLetter
-from vibetuner.tasks.dead_letters.api import list_letters
+from vibetuner.tasks.dead_letters import DeadLetter, list_letters
 from vibetuner.tasks.lifespan import worker_lifespan
 from vibetuner.tasks.worker import TaskWorker, get_worker
 from vibetuner.testing.clock import QueueClock

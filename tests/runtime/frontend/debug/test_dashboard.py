@@ -13,12 +13,12 @@ import pytest
 from httpx2 import AsyncClient
 
 from tests.runtime.frontend.debug.conftest import HOSTILE, browsing
-from tests.runtime.tasks.dead_letters.conftest import make_letter, payload_of
+from tests.runtime.tasks.letters.conftest import make_letter, payload_of
 from tests.valkey import Valkey
 from vibetuner.config import Settings, get_settings, using_settings
 from vibetuner.frontend.debug.events import ChangeStream
 from vibetuner.sse.hub import Hub
-from vibetuner.tasks.dead_letters.stream import keep
+from vibetuner.tasks.letters.stream import keep
 from vibetuner.tasks.worker import TaskWorker
 
 HOME = "/debug/tasks"
@@ -166,6 +166,9 @@ async def test_one_dead_letter_is_retried_and_one_discarded(
 
     retried = await client.post(f"{HOME}/dead/d1/retry")
     assert "Enqueued again. This is the new task." in retried.text
+    asked = (await client.get(f"{HOME}/dead/confirm?verb=discard&task_id=d2")).text
+    assert "Discard 1 dead letter?" in asked
+    assert f'action="{HOME}/dead/d2/discard"' in asked
     discarded = await client.post(f"{HOME}/dead/d2/discard")
     assert "No dead letters" in discarded.text
     refused = await client.post(f"{HOME}/dead/d2/retry")

@@ -14,7 +14,7 @@ import pytest
 
 from tests.runtime.tasks.run.conftest import eventually
 from vibetuner.config import Settings
-from vibetuner.tasks.dead_letters.stream import stream_key
+from vibetuner.redis.keys import Keys
 from vibetuner.tasks.robust import robust_task
 from vibetuner.tasks.worker import TaskWorker, using_worker
 
@@ -45,7 +45,7 @@ async def test_a_superseded_attempt_is_discarded(
         go.set()
         await eventually(lambda: worker.counters["superseded"] == 1)
         assert await worker.redis.exists([worker.results_key + task.id]) == 0
-        assert await worker.redis.xlen(stream_key(settings.redis_key_prefix)) == 0
+        assert await worker.redis.xlen(Keys(settings.redis_key_prefix).letters) == 0
         assert await worker.redis.exists([worker.task_key + task.id]) == 1
 
     assert "another worker took over slow; result discarded" in caplog.messages

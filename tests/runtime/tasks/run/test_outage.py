@@ -18,8 +18,8 @@ from vibetuner.config import Settings, using_settings
 from vibetuner.redis.blocking import ask
 from vibetuner.redis.connection import Connection
 from vibetuner.redis.functions import Functions, FunctionsRefused
+from vibetuner.redis.keys import Keys
 from vibetuner.redis.url import parse_url
-from vibetuner.tasks.dead_letters.stream import stream_key
 from vibetuner.tasks.robust import robust_task
 from vibetuner.tasks.worker import TaskWorker, using_worker
 
@@ -93,7 +93,7 @@ async def test_a_task_that_fails_while_redis_is_away_has_its_letter(
             async with Redis.from_url(server.url, decode_responses=True) as redis:
                 letters: Any = 0
                 async with asyncio.timeout(15):
-                    while not (letters := await redis.xlen(stream_key(own.redis_key_prefix))):
+                    while not (letters := await redis.xlen(Keys(own.redis_key_prefix).letters)):
                         await asyncio.sleep(0.05)
                 results = [key async for key in redis.scan_iter(match="*:task:results:*")]
                 assert len(results) == letters == 1

@@ -14,11 +14,12 @@ from vibetuner.errors import first_line
 from vibetuner.project import ProjectInfo, code_digest
 from vibetuner.redis.client import make_client, ungrouped
 from vibetuner.redis.keys import JournalKeys
+from vibetuner.tasks.inspect.model import WorkerView
+from vibetuner.tasks.inspect.queue import now_ms, readable
+from vibetuner.tasks.inspect.unreadable import count_unreadable, misused_keys
 from vibetuner.tasks.journal.entry import Beat
-from vibetuner.tasks.overview.model import WorkerView
-from vibetuner.tasks.overview.queue import now_ms
 
-__all__ = ["check_redis", "judge_server", "judge_workers"]
+__all__ = ["check_records", "check_redis", "judge_server", "judge_workers"]
 
 OLDEST = 7
 NEARLY_FULL = 0.9
@@ -31,11 +32,30 @@ async def check_redis(settings: Settings, project: ProjectInfo) -> list[Finding]
             info = await redis.info()
             config = await _config(redis)
             library = await _library(redis)
+            records = await check_records(redis, settings.redis_key_prefix)
             workers = await _workers(redis, JournalKeys(settings.redis_key_prefix))
     in_production = settings.environment == "production"
     return [
         *judge_server(dict(info), config, library, in_production=in_production),
+        *records,
         *judge_workers(workers, code_digest(project), settings, in_production=in_production),
+    ]
+
+
+async def check_records(redis: Redis[str], prefix: str) -> list[Finding]:
+    """Report keys that hold something else than our records, and records that can't be read."""
+    if misused := await misused_keys(redis, prefix):
+        cure = "find out what writes there, and delete the key"
+        return [Finding("error", "records", text, cure) for text in misused]
+    unreadable = await count_unreadable(redis, prefix)
+    return [
+        Finding(
+            "warning",
+            "records",
+            f"{number} of the newest {kind} can't be read: damaged, or of a newer version",
+            "find out what else writes to keys of this REDIS_KEY_PREFIX",
+        )
+        for kind, number in unreadable.items()
     ]
 
 
@@ -135,7 +155,7 @@ def _engine_library() -> str:
 async def _workers(redis: Redis[str], keys: JournalKeys) -> list[WorkerView]:
     ids = await redis.zrange(keys.workers, 0, -1)
     texts = await redis.mget([keys.worker(str(one)) for one in ids]) if ids else ()
-    beats = [Beat.from_json(str(text)) for text in texts if text]
+    beats = [beat for text in texts if text and (beat := readable(Beat, text))]
     return [WorkerView(beat, max(0.0, (now_ms() - beat.at) / 1000)) for beat in beats]
 
 

@@ -38,6 +38,8 @@ async def check_services(settings: Settings, project: ProjectInfo) -> list[Findi
         findings.append(_answered(one))
         if one.setting == "redis_url" and not one.problem:
             findings += of_redis
+        if one.setting == "mongodb_url" and not one.problem:
+            findings += await _look_at_letters(asked)
     return findings
 
 
@@ -45,6 +47,26 @@ def _answered(one: Probe) -> Finding:
     if one.problem:
         return of_message(one.name, one.problem)
     return Finding("ok", one.name, f"answers in {one.milliseconds:.0f} ms")
+
+
+async def _look_at_letters(settings: Settings) -> list[Finding]:
+    """Report dead letters in MongoDB that can't be read."""
+    from vibetuner.resources.mongo import open_database
+    from vibetuner.tasks.letters.relay import count_unreadable
+
+    try:
+        async with asyncio.timeout(PROBE_SECONDS), open_database(settings) as database:
+            number = await count_unreadable(database)
+    except Exception as error:  # noqa: BLE001 - as below
+        text = f"its dead letters can't be looked at: {first_line(innermost(error))}"
+        return [Finding("warning", "MongoDB", text, "look at its load, and at the way to it")]
+    if not number:
+        return []
+    text = (
+        f"{number} of the newest dead letters in it can't be read: damaged, or of a newer version"
+    )
+    cure = "find out what else writes to the collection dead_letters"
+    return [Finding("warning", "records", text, cure)]
 
 
 async def _look_at_redis(settings: Settings, project: ProjectInfo) -> list[Finding]:

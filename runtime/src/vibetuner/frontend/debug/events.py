@@ -1,4 +1,4 @@
-"""Tells an open page that something has happened."""
+"""Streams an event to open pages when something has happened."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from vibetuner.frontend.debug.render import HEADERS
 from vibetuner.sse.event import Event
 from vibetuner.sse.feed import Subscriber
 from vibetuner.sse.stream import KEEPALIVE, EventStream, Write
-from vibetuner.tasks.overview.queue import answering, this_queue
+from vibetuner.tasks.inspect.queue import answering, this_queue
 
 __all__ = ["ChangeStream"]
 
@@ -18,16 +18,16 @@ KEEPALIVE_LOOKS = 15
 
 
 class ChangeStream(EventStream):
-    """An event whenever the queue has changed; looked for once a second, while somebody watches."""
+    """An event whenever the queue has changed, polled once a second while somebody watches."""
 
     def __init__(self) -> None:
         super().__init__(CHANNEL)
         self.headers.update(HEADERS)
 
     async def run(self, subscriber: Subscriber, write: Write) -> None:
-        """Look, and tell, until the browser has gone or the process stops."""
+        """Poll and send until the browser has gone or the process stops."""
         last, quiet = await _pulse(), 0
-        # What happened between the page and its stream must not be missed: it looks again at once.
+        # The page reloads at once, as something may have happened before its stream was open.
         await write(CHANGED)
         while not subscriber.closed:
             await subscriber.pause(LOOK_SECONDS)

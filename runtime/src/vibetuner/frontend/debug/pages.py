@@ -1,4 +1,4 @@
-"""The pages that only look: overview, tasks, one task, schedules."""
+"""The pages that only read: overview, tasks, one task, schedules."""
 
 from __future__ import annotations
 
@@ -16,15 +16,14 @@ from vibetuner.frontend.debug.events import ChangeStream
 from vibetuner.frontend.debug.progress import read_progress
 from vibetuner.frontend.debug.render import FOLDER, DebugRoute, page
 from vibetuner.tasks.dead_letters import count
-from vibetuner.tasks.overview.cron import list_crons
-from vibetuner.tasks.overview.detail import find_task
-from vibetuner.tasks.overview.ids import whole_id
-from vibetuner.tasks.overview.listing import list_tasks
-from vibetuner.tasks.overview.model import ENDED, Filters, State
-from vibetuner.tasks.overview.queue import this_queue
-from vibetuner.tasks.overview.stats import read_span
-from vibetuner.tasks.overview.when import parse_moment
-from vibetuner.tasks.overview.why import explain
+from vibetuner.tasks.inspect.cron import list_crons
+from vibetuner.tasks.inspect.detail import find_task
+from vibetuner.tasks.inspect.listing import list_tasks
+from vibetuner.tasks.inspect.model import ENDED, Filters, State
+from vibetuner.tasks.inspect.queue import this_queue, whole_id
+from vibetuner.tasks.inspect.stats import read_span
+from vibetuner.tasks.inspect.why import explain
+from vibetuner.timing import parse_moment
 
 __all__ = ["router"]
 
@@ -37,7 +36,7 @@ STATES = tuple(state for state in State if state not in {State.WAITING, State.LO
 
 @router.get("")
 async def overview(request: Request) -> HTMLResponse:
-    """How the queue is doing."""
+    """Show counts, charts and workers."""
     queue = this_queue()
     workers = await queue.workers()
     return page(
@@ -61,7 +60,7 @@ async def tasks(  # noqa: PLR0913, PLR0917 - filters
     after: Annotated[str | None, Query(max_length=100)] = None,
     task_id: Annotated[str, Query(alias="id")] = "",
 ) -> Response:
-    """Tasks that match, a page at a time."""
+    """List tasks that match, a page at a time."""
     queue = this_queue()
     if task_id.strip():
         return await task(request, await whole_id(queue, task_id.strip()))
@@ -87,7 +86,7 @@ async def tasks(  # noqa: PLR0913, PLR0917 - filters
 
 @router.get("/task/{task_id}")
 async def task(request: Request, task_id: str) -> HTMLResponse:
-    """One task, and why it isn't running."""
+    """Show one task, and why it isn't running."""
     queue = this_queue()
     detail = await find_task(queue, task_id)
     # Of one that has ended the timeline says it all.
@@ -106,24 +105,24 @@ async def task(request: Request, task_id: str) -> HTMLResponse:
 
 @router.get("/cron")
 async def cron(request: Request) -> HTMLResponse:
-    """What runs on a schedule."""
+    """List the schedules."""
     return page(request, "cron.html", crons=await list_crons(this_queue()))
 
 
 @router.get("/events")
 async def events() -> ChangeStream:
-    """The stream that tells an open page to look again."""
+    """Return the stream that makes an open page reload its live part."""
     return ChangeStream()
 
 
 @router.get("/debug.css")
 async def style() -> FileResponse:
-    """How the pages look."""
+    """Return the style sheet."""
     return FileResponse(FOLDER / "debug.css", media_type="text/css")
 
 
 async def count_dead() -> int | None:
-    """How many dead letters are open; None where nobody can say so soon."""
+    """Return the number of open dead letters; None where the store takes too long."""
     with suppress(VibetunerError, TimeoutError):
         async with asyncio.timeout(LETTERS_SECONDS):
             return await count()

@@ -7,7 +7,7 @@ from fastapi import APIRouter
 from vibetuner.config import get_settings
 from vibetuner.frontend.debug.render import DebugRoute, draw
 from vibetuner.sse.history import history_of
-from vibetuner.tasks.overview.queue import Queue
+from vibetuner.tasks.inspect.queue import Queue
 from vibetuner.tasks.progress import ProgressState, progress_endpoint
 from vibetuner.tasks.progress.state import read_progress as read_state
 

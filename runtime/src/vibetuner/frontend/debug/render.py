@@ -1,4 +1,4 @@
-"""How a page of the dashboard is made, and what it says when something is missing."""
+"""Renders the pages of the dashboard, and turns errors into pages."""
 
 from __future__ import annotations
 
@@ -24,10 +24,11 @@ from vibetuner.errors import (
     VibetunerError,
 )
 from vibetuner.frontend.debug.gate import COOKIE
-from vibetuner.frontend.debug.plots import bars, lines
+from vibetuner.frontend.debug.plots import HEIGHT, bar_chart, line_chart
 from vibetuner.project import find_root, project_info
-from vibetuner.tasks.overview.queue import answering
+from vibetuner.tasks.inspect.queue import answering
 from vibetuner.templates import OURS, htmx_scripts
+from vibetuner.timing import ago, duration
 
 __all__ = ["FOLDER", "DebugRoute", "back_to", "draw", "page"]
 
@@ -54,10 +55,10 @@ Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 
 
 class DebugRoute(APIRoute):
-    """Answers within five seconds, if need be with a page that says what to check."""
+    """Responds within five seconds, if need be with a page that says what to check."""
 
     def get_route_handler(self) -> Handler:
-        """The route's handler, with its errors explained."""
+        """Return the route's handler, with errors turned into pages."""
         handle = super().get_route_handler()
 
         async def respond(request: Request) -> Response:
@@ -74,7 +75,7 @@ class DebugRoute(APIRoute):
 
 
 def page(request: Request, name: str, status: int = 200, **values: Any) -> HTMLResponse:
-    """A page from ``templates/``, under a strict Content-Security-Policy."""
+    """Return a page from ``templates/``, under a strict Content-Security-Policy."""
     root = find_root()
     shared = {
         "project": project_info().name if root else get_settings().queue_name,
@@ -89,12 +90,12 @@ def page(request: Request, name: str, status: int = 200, **values: Any) -> HTMLR
 
 
 def draw(name: str, **values: Any) -> str:
-    """A piece of a page from ``templates/``."""
+    """Return a piece of a page from ``templates/``."""
     return _templates().get_template(name).render(values)
 
 
 def back_to(path: str, said: str = "") -> RedirectResponse:
-    """Go on to a page after an action; ``said`` is a key of what it then says."""
+    """Redirect to a page after an action; ``said`` is the key of its message."""
     mark = "&" if "?" in path else "?"
     target = f"{HOME}{path}{f'{mark}said={quote(said)}' if said else ''}"
     return RedirectResponse(target, 303, HEADERS)
@@ -131,33 +132,14 @@ def _templates() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(ms=_ms, ago=_ago, secs=lambda span: _ms(span.total_seconds() * 1000))
-    environment.globals.update(home=HOME, htmx_scripts=htmx_scripts, bars=bars, lines=lines)
+    environment.filters.update(
+        ms=duration, ago=ago, secs=lambda span: duration(span.total_seconds() * 1000)
+    )
+    environment.globals.update(
+        home=HOME,
+        htmx_scripts=htmx_scripts,
+        height=HEIGHT,
+        bar_chart=bar_chart,
+        line_chart=line_chart,
+    )
     return environment
-
-
-def _ms(value: float | None) -> str:
-    """A span of time, short.
-
-    >>> _ms(None), _ms(12.3), _ms(1500), _ms(90_000), _ms(9_000_000)
-    ('-', '12 ms', '1.5 s', '1.5 min', '2.5 h')
-    """
-    if value is None:
-        return "-"
-    for limit, unit, name in ((1000, 1, "ms"), (60_000, 1000, "s"), (3_600_000, 60_000, "min")):
-        if value < limit:
-            return f"{value / unit:.0f} {name}" if unit == 1 else f"{value / unit:.1f} {name}"
-    return f"{value / 3_600_000:.1f} h"
-
-
-def _ago(at: datetime, now: datetime) -> str:
-    """How far a moment is from now.
-
-    >>> at = datetime(2026, 5, 1, 12, tzinfo=UTC)
-    >>> _ago(at, at.replace(minute=3)), _ago(at.replace(hour=15), at)
-    ('3.0 min ago', 'in 3.0 h')
-    """
-    seconds = (now - at).total_seconds()
-    if abs(seconds) < 2:
-        return "now"
-    return f"{_ms(seconds * 1000)} ago" if seconds > 0 else f"in {_ms(-seconds * 1000)}"

@@ -1,77 +1,156 @@
--- Dead letters: a stream of them, and a hash from a task to its place in the stream.
+-- Dead letters: kept, searched, grouped and acted on. The letters are a stream, whose entries hold
+-- a letter and, but for older ones, what a search compares; beside it stand a hash of each task's
+-- entry, a hash of what was done, a hash of the groups of open letters, and their entries by group.
 
 local SEARCHED = {
   'task_id', 'task_name', 'cause', 'fingerprint', 'error', 'error_type', 'failed_at' }
 
+-- Decode an object of JSON; nothing for anything else.
+local function object(text)
+  local known, found = pcall(cjson.decode, text or '')
+  return known and type(found) == 'table' and found or nil
+end
+
+-- What a search compares of a letter, from its entry: older ones hold the letter alone.
+local function about_entry(entry)
+  local about = object(entry[2][4] or entry[2][2])
+  for _, name in ipairs(SEARCHED) do
+    if not about or type(about[name]) ~= 'string' then return nil end
+  end
+  return about
+end
+
+-- An entry's place in the order of the stream, as a number.
+local function order(place)
+  local ms, seq = place:match('^(%d+)-(%d+)$')
+  return ms * 4096 + math.min(tonumber(seq), 4095)
+end
+
+-- Count an open letter into the group of its bug, n = 1, or out of it, n = -1. Beside the groups
+-- stands, of each bug, a sorted set of the entries of its open letters.
+local function count_letter(letters, about, n, place)
+  local groups, index = letters .. ':groups', letters .. ':of:' .. about.fingerprint
+  local group = object(redis.call('hget', groups, about.fingerprint))
+  if not group or type(group.count) ~= 'number' or type(group.last) ~= 'string' then
+    if n < 0 then return end
+    group = { fingerprint = about.fingerprint, count = 0, first = about.failed_at, last = '' }
+  end
+  group.count = group.count + n
+  if group.count <= 0 then
+    redis.call('hdel', groups, about.fingerprint)
+    redis.call('del', index)
+    return
+  end
+  if n < 0 then
+    redis.call('zrem', index, place)
+  else
+    redis.call('zadd', index, order(place), place)
+    if about.failed_at < tostring(group.first) then group.first = about.failed_at end
+    if about.failed_at >= group.last then
+      group.task, group.cause, group.last = about.task_name, about.cause, about.failed_at
+      group.error = about.error_type .. ': ' .. about.error
+    end
+  end
+  redis.call('hset', groups, about.fingerprint, cjson.encode(group))
+end
+
 -- Keep a letter, one for each task: the second of two deaths of a task tells less than the first.
 local function keep_letter(letters, places, task, letter)
   local known = redis.call('hget', places, task)
-  if known and #redis.call('xrange', letters, known, known) > 0 then return end
+  if known and #redis.pcall('xrange', letters, known, known) > 0 then return end
   -- Beside the letter what a search compares: to parse whole letters for that takes too long.
   local whole, about = cjson.decode(letter), {}
   for _, name in ipairs(SEARCHED) do about[name] = whole[name] end
   local place = redis.call('xadd', letters, '*', 'letter', letter, 'about', cjson.encode(about))
   redis.call('hset', places, task, place)
+  count_letter(letters, about, 1, place)
 end
 
--- Call found for each letter that matches, until that returns true. Texts of moments compare as
--- moments do.
+-- Call found for each letter that matches, until that returns true; unread for those that can't be
+-- read. Texts of moments compare as moments do.
 -- KEYS: the letters, what was done with them. ARGV: the entry before which to begin, the fields that
 -- must match, a moment, 1 for those that nobody has acted on, how many entries to look at.
 -- Returns the last entry that was looked at.
-local function search(keys, argv, found)
+local function search(keys, argv, found, unread)
   local before, wanted, since = argv[1], cjson.decode(argv[2]), argv[3]
   local open_only, last = argv[4] == '1', ''
   for _, entry in ipairs(redis.call('xrevrange', keys[1], before, '-', 'count', argv[5])) do
     last = entry[1]
-    local known, letter = pcall(cjson.decode, entry[2][4] or entry[2][2])
-    local meant = known and type(letter) == 'table'
-    for _, name in ipairs(SEARCHED) do meant = meant and type(letter[name]) == 'string' end
-    meant = meant and letter.failed_at >= since
-    for name, value in pairs(wanted) do meant = meant and letter[name] == value end
-    if meant and open_only then
-      meant = redis.call('hexists', keys[2], letter.task_id) == 0
+    local letter = about_entry(entry)
+    if letter then
+      local matches = letter.failed_at >= since
+      for name, value in pairs(wanted) do matches = matches and letter[name] == value end
+      if matches and open_only then
+        matches = redis.call('hexists', keys[2], letter.task_id) == 0
+      end
+      if matches and found(entry, letter) then return last end
+    elseif unread and not next(wanted) and since == '' and unread(entry) then
+      return last
     end
-    if meant and found(entry, letter) then return last end
   end
   return last
 end
 
--- KEYS and ARGV as above, then how many letters at the most.
+-- KEYS and ARGV as above, then how many letters at most.
 -- Returns the last entry that was looked at, then entry and letter of each that matches.
 local function search_letters(keys, argv)
   local most, answer = tonumber(argv[6]), {}
-  local last = search(keys, argv, function(entry)
+  local function add(entry)
     table.insert(answer, entry[1])
-    table.insert(answer, entry[2][2])
+    table.insert(answer, entry[2][2] or '')
     return #answer == 2 * most
-  end)
-  return { last, answer }
+  end
+  return { search(keys, argv, add, add), answer }
 end
 
--- KEYS and ARGV as above. Returns the last entry that was looked at, and as JSON of each bug:
--- fingerprint, task, cause, error, number, first moment, last moment.
-local function group_letters(keys, argv)
-  local groups, order = {}, {}
-  local last = search(keys, argv, function(_, letter)
-    local known = groups[letter.fingerprint]
-    if known then
-      known[5], known[6] = known[5] + 1, letter.failed_at
+-- KEYS and ARGV as above.
+-- Returns the last entry that was looked at, and the number of letters that match.
+local function count_letters(keys, argv)
+  local number = 0
+  local last = search(keys, argv, function() number = number + 1 end)
+  return { last, number }
+end
+
+-- KEYS: the letters, what was done with them. ARGV: a fingerprint, the entry before which to begin,
+-- how many letters at most. Returns entry and letter of each open letter of this bug.
+local function letters_of(keys, argv)
+  local index, answer = keys[1] .. ':of:' .. argv[1], {}
+  local before = argv[2] == '' and '+inf' or '(' .. string.format('%.0f', order(argv[2]))
+  local places = redis.call('zrange', index, before, '-inf', 'byscore', 'rev', 'limit', 0, argv[3])
+  for _, place in ipairs(places) do
+    local entry = redis.call('xrange', keys[1], place, place)[1]
+    if entry then
+      table.insert(answer, place)
+      table.insert(answer, entry[2][2] or '')
     else
-      local error = letter.error_type .. ': ' .. letter.error
-      local first = letter.failed_at
-      known = { letter.fingerprint, letter.task_name, letter.cause, error, 1, first, first }
-      groups[letter.fingerprint] = known
-      table.insert(order, known)
+      redis.call('zrem', index, place)
     end
-  end)
-  return { last, #order > 0 and cjson.encode(order) or '[]' }
+  end
+  return answer
 end
 
--- KEYS: the mark of this letter, the marks of the stream, the payload of the new task, its queue.
--- ARGV: the dead task, the act, the new task or nothing, its payload, the time, 1 where the mark is
--- kept in the stream's. The first to come decides; all get the decision. What is enqueued is what
--- streaq's own publish_task would write.
+-- Count the open letters into their groups anew, one part after the other, whoever calls.
+-- KEYS: the letters, what was done with them, the groups. ARGV: how many entries to look at.
+-- Returns 1 once all are counted.
+local function recount_letters(keys, argv)
+  local marker = keys[3] .. ':recount'
+  local before = redis.call('get', marker)
+  if not before then redis.call('del', keys[3]) end
+  local last = search(keys, { before or '+', '{}', '', '1', argv[1] }, function(entry, letter)
+    count_letter(keys[1], letter, 1, entry[1])
+  end)
+  if last == '' then
+    redis.call('del', marker)
+    return 1
+  end
+  redis.call('set', marker, '(' .. last)
+  return 0
+end
+
+-- KEYS: the mark of this letter, the marks of the stream, the payload of the new task, its queue,
+-- the letters, their places. ARGV: the dead task, the act, the new task or nothing, its payload, the
+-- time, 1 where the mark is kept in the stream's, the fingerprint. The first to come decides; all get
+-- the decision. What is enqueued is what streaq's own publish_task would write.
 local function settle_letter(keys, argv)
   local decided = redis.call('get', keys[1]) or redis.call('hget', keys[2], argv[1])
   if decided then return decided end
@@ -83,10 +162,35 @@ local function settle_letter(keys, argv)
   else
     redis.call('set', keys[1], argv[2])
   end
+  local place = redis.call('hget', keys[6], argv[1]) or ''
+  count_letter(keys[5], { fingerprint = argv[7] }, -1, place)
   return argv[2]
 end
 
 -- KEYS: the letters, their places. ARGV: the task, its letter.
 local function bury_letter(keys, argv)
   keep_letter(keys[1], keys[2], argv[1], argv[2])
+end
+
+-- Take letters out that are kept elsewhere; they stay in the groups of their bugs.
+-- KEYS: the letters, their places, what was done with them. ARGV: entry and task of each.
+local function remove_letters(keys, argv)
+  for i = 1, #argv, 2 do
+    local entry = redis.call('xrange', keys[1], argv[i], argv[i])[1]
+    local about = entry and about_entry(entry)
+    if about then redis.call('zrem', keys[1] .. ':of:' .. about.fingerprint, argv[i]) end
+    redis.call('xdel', keys[1], argv[i])
+    redis.call('hdel', keys[2], argv[i + 1])
+    redis.call('hdel', keys[3], argv[i + 1])
+  end
+end
+
+-- Add letters that are kept elsewhere to their groups. KEYS: the groups. ARGV: groups.
+local function add_groups(keys, argv)
+  for _, text in ipairs(argv) do
+    local group = cjson.decode(text)
+    local known = object(redis.call('hget', keys[1], group.fingerprint))
+    if known and type(known.count) == 'number' then group.count = group.count + known.count end
+    redis.call('hset', keys[1], group.fingerprint, cjson.encode(group))
+  end
 end

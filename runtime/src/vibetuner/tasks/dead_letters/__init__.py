@@ -1,4 +1,4 @@
-"""The records of tasks that will not be tried again, and what a person does with them.
+"""Dead letters: the records of tasks that are not retried by themselves, and what to do with them.
 
 ::
 
@@ -10,22 +10,17 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
-
-from vibetuner.tasks.dead_letters.letter import Cause, DeadLetter
-
-if TYPE_CHECKING:
-    from vibetuner.tasks.dead_letters.api import (
-        count,
-        discard,
-        get,
-        groups,
-        list_letters,
-        open_dead_letters,
-        retry,
-    )
-    from vibetuner.tasks.dead_letters.store import Page
+from vibetuner.tasks.dead_letters.api import (
+    count,
+    discard,
+    get,
+    groups,
+    list_letters,
+    open_dead_letters,
+    retry,
+)
+from vibetuner.tasks.letters.letter import Cause, DeadLetter
+from vibetuner.tasks.letters.store import Page
 
 __all__ = [
     "Cause",
@@ -39,10 +34,3 @@ __all__ = [
     "open_dead_letters",
     "retry",
 ]
-
-
-def __getattr__(name: str) -> Any:
-    # The functions need the worker, and the worker needs the letters: so they come when asked for.
-    if name not in __all__:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{'store' if name == 'Page' else 'api'}"), name)

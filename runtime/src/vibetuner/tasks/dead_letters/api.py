@@ -1,7 +1,8 @@
-"""What a person or a page does with dead letters: look, count, retry, discard."""
+"""The public functions: list, count, group, retry and discard dead letters."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime
@@ -12,19 +13,32 @@ from vibetuner.config import get_settings
 from vibetuner.embedded import open_services
 from vibetuner.errors import DeadLetterError, DeadLetterNotFound, ServiceUnavailable, VibetunerError
 from vibetuner.resources.slots import mongo_database
-from vibetuner.tasks.dead_letters.act import Act, retry_id
-from vibetuner.tasks.dead_letters.group import Group
-from vibetuner.tasks.dead_letters.letter import Cause, DeadLetter
-from vibetuner.tasks.dead_letters.requeue import Requeue
-from vibetuner.tasks.dead_letters.store import Filters, Page, Store, StreamStore
+from vibetuner.tasks.letters.letter import Act, Cause, DeadLetter, Filters, Group, retry_id
+from vibetuner.tasks.letters.requeue import Requeue
+from vibetuner.tasks.letters.store import Page, Store, StreamStore
 from vibetuner.tasks.worker import get_worker, open_queue
 
-__all__ = ["count", "discard", "get", "groups", "list_letters", "open_dead_letters", "retry"]
+__all__ = [
+    "BEGINNING",
+    "count",
+    "discard",
+    "find",
+    "get",
+    "groups",
+    "list_letters",
+    "open_dead_letters",
+    "retry",
+    "total",
+]
+
+# The first characters of an id, which is 32 characters long.
+BEGINNING = re.compile(r"[\w-]{8,31}", re.ASCII)
+NAMED = 3
 
 
 @asynccontextmanager
 async def open_dead_letters() -> AsyncIterator[None]:
-    """Open what the functions of this package need, in scripts; a lifespan has it open already.
+    """Open what these functions need, in scripts; a lifespan has it open already.
 
     What is open already is used, and stays open.
 
@@ -37,7 +51,7 @@ async def open_dead_letters() -> AsyncIterator[None]:
         if not _queue_is_open():
             await stack.enter_async_context(open_queue())
         if settings.mongodb_url and mongo_database.peek() is None:
-            # Named, not imported: a process loads the driver of what it uses.
+            # Imported here, so that a process loads only the drivers that it uses.
             mongo = import_module("vibetuner.resources.mongo")
             await stack.enter_async_context(mongo.open_database(settings))
         yield
@@ -53,15 +67,15 @@ async def list_letters(  # noqa: PLR0913 - filters, each with its name
     limit: int = 50,
     after: str | None = None,
 ) -> Page:
-    """Dead letters, the newest first.
+    """Return a page of dead letters, the newest first.
 
     Args:
-        task: those of the task of this name.
-        cause: those that ended in this way.
-        fingerprint: those of the same bug.
-        since: those that failed at this time or later; with a time zone.
-        open_only: leave out what was retried or discarded.
-        limit: how many at the most.
+        task: only letters of the task of this name.
+        cause: only letters of this cause.
+        fingerprint: only letters of this bug.
+        since: only tasks that failed at this time or later; with a time zone.
+        open_only: leave out letters that were retried or discarded.
+        limit: how many letters at most.
         after: the ``next`` of the page before.
 
     Raises:
@@ -69,10 +83,10 @@ async def list_letters(  # noqa: PLR0913 - filters, each with its name
         ServiceUnavailable: the queue is not open here, or MongoDB is not.
         ValueError: ``limit`` is less than 1, or ``since`` has no time zone.
     """
-    if limit < 1:
-        raise ValueError(f"limit takes at least 1, not {limit!r}")
-    filters = _filters(task, cause, fingerprint, since, open_only=open_only)
-    return await _store().page(filters, limit=limit, after=after)
+    filters = Filters(
+        task=task, cause=cause, fingerprint=fingerprint, since=since, open_only=open_only
+    )
+    return await find(filters, limit=limit, after=after)
 
 
 async def count(
@@ -83,35 +97,48 @@ async def count(
     since: datetime | None = None,
     open_only: bool = True,
 ) -> int:
-    """Return how many dead letters match; the filters are those of :func:`list_letters`.
+    """Return how many dead letters match; the filters are those of :func:`list_letters`."""
+    return await total(
+        Filters(task=task, cause=cause, fingerprint=fingerprint, since=since, open_only=open_only)
+    )
 
-    Raises:
-        NotConfigured: REDIS_URL is empty.
-        ServiceUnavailable: the queue is not open here, or MongoDB is not.
-        ValueError: ``since`` has no time zone.
-    """
-    return await _store().count(_filters(task, cause, fingerprint, since, open_only=open_only))
+
+async def find(filters: Filters, *, limit: int, after: str | None = None) -> Page:
+    """Return a page of the letters that match."""
+    if limit < 1:
+        raise ValueError(f"limit takes at least 1, not {limit!r}")
+    return await _store().page(filters, limit=limit, after=after)
+
+
+async def total(filters: Filters) -> int:
+    """Return how many letters match."""
+    return await _store().count(filters)
 
 
 async def groups(*, task: str | None = None) -> list[Group]:
-    """Return the open dead letters by bug, the one with the most letters first.
-
-    Raises:
-        NotConfigured: REDIS_URL is empty.
-        ServiceUnavailable: the queue is not open here, or MongoDB is not.
-    """
-    return await _store().groups(_filters(task, None, None, None, open_only=True))
+    """Return the open dead letters by bug, the one with the most letters first."""
+    return await _store().groups(Filters(task=task))
 
 
 async def get(task_id: str) -> DeadLetter:
-    """The dead letter of one task.
+    """Return the dead letter of one task, by its id or the first 8 characters, as logs show them.
 
     Raises:
+        DeadLetterError: it can't be read, or several ids begin so.
         DeadLetterNotFound: there is none.
         NotConfigured: REDIS_URL is empty.
         ServiceUnavailable: the queue is not open here, or MongoDB is not.
     """
-    letter = await _store().get(task_id)
+    store = _store()
+    letter = await store.get(task_id)
+    if letter is None and BEGINNING.fullmatch(task_id):
+        ids = await store.ids(task_id, limit=NAMED + 1)
+        if len(ids) > 1:
+            named = ", ".join(ids[:NAMED]) + (", ..." if len(ids) > NAMED else "")
+            raise DeadLetterError(
+                f"Several dead letters begin with {task_id}: {named}. Take more of the id"
+            )
+        letter = await store.get(ids[0]) if ids else None
     if letter is None:
         raise DeadLetterNotFound(
             f"There is no dead letter of {task_id}. See:  vibetuner dead-letters list --all"
@@ -120,24 +147,21 @@ async def get(task_id: str) -> DeadLetter:
 
 
 async def retry(letter: str | DeadLetter, *, by: str | None = None) -> str:
-    """Enqueue a dead letter's task again, with the arguments it had; returns the new task's id.
+    """Enqueue a dead letter's task again, with the arguments it had; return the new task's id.
 
-    That is done once. Who asks again, or at the same time, gets the same id.
+    This happens once: later and simultaneous calls return the same id.
 
     Args:
-        letter: the task's id, or the letter where it is at hand.
-        by: who asks, for the record.
+        letter: the task's id, or the letter itself.
+        by: the person who asks, for the record.
 
     Raises:
-        DeadLetterNotFound: there is no such letter.
         DeadLetterError: it was discarded, or its arguments are gone or can't be trusted.
-        NotConfigured: REDIS_URL is empty.
-        ServiceUnavailable: the queue is not open here, or MongoDB is not.
+        DeadLetterNotFound: there is no such letter.
     """
     letter = await get(letter) if isinstance(letter, str) else letter
     if letter.is_open:
-        requeue = _requeue()
-        payload = await requeue.payload_of(letter)
+        payload = await _requeue().payload_of(letter)
         act = Act(at=_now(), by=by, retried_as=retry_id(letter.task_id))
         decided = await _store().settle(letter, act, payload)
         letter = letter.acted_on(**decided.fields())
@@ -147,13 +171,13 @@ async def retry(letter: str | DeadLetter, *, by: str | None = None) -> str:
 
 
 async def discard(letter: str | DeadLetter, *, by: str | None = None) -> None:
-    """Decide that a dead letter's task is not tried again; the record stays.
+    """Close a dead letter without a retry; the record stays.
 
     Raises:
-        DeadLetterNotFound: there is no such letter.
         DeadLetterError: it was retried.
         NotConfigured: REDIS_URL is empty.
         ServiceUnavailable: the queue is not open here, or MongoDB is not.
+        DeadLetterNotFound: there is no such letter.
     """
     letter = await get(letter) if isinstance(letter, str) else letter
     if letter.is_open:
@@ -181,27 +205,12 @@ def _store() -> Store:
             "MongoDB is not open here. In a script:  async with open_dead_letters(): "
             "(from vibetuner.tasks.dead_letters)"
         )
-    module = import_module("vibetuner.tasks.dead_letters.mongo_store")
+    module = import_module("vibetuner.tasks.letters.mongo_store")
     return cast("Store", module.MongoStore(database, redis, prefix, _requeue()))
 
 
 def _requeue() -> Requeue:
     return Requeue(get_worker(), get_settings().redis_key_prefix)
-
-
-def _filters(
-    task: str | None,
-    cause: Cause | None,
-    fingerprint: str | None,
-    since: datetime | None,
-    *,
-    open_only: bool,
-) -> Filters:
-    if since is not None and since.tzinfo is None:
-        raise ValueError(f"since takes a time with a time zone, not {since!r}")
-    return Filters(
-        task=task, cause=cause, fingerprint=fingerprint, since=since, open_only=open_only
-    )
 
 
 def _was_acted_on(letter: DeadLetter) -> str:

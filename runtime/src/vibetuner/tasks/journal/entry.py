@@ -1,4 +1,4 @@
-"""What is written down. Pure: nothing here talks to anything."""
+"""The records of the journal. Pure: nothing here speaks to an outside system."""
 
 from __future__ import annotations
 
@@ -7,13 +7,15 @@ import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
-from typing import Any, NamedTuple, Self
+from typing import NamedTuple, Self
+
+from vibetuner.stored import Count, Millis, read_record
 
 __all__ = ["Beat", "Ended", "FailedTry", "Outcome", "Started", "bucket", "bucket_ms"]
 
 
 class Outcome(StrEnum):
-    """How a task ended."""
+    """The end of a task."""
 
     DONE = "done"
     FAILED = "failed"
@@ -26,37 +28,35 @@ class Ended(NamedTuple):
     Args:
         task_id: its id.
         name: the task's name.
-        outcome: how it ended.
+        outcome: its end.
         created: when it was enqueued.
         queued: when it was due.
-        started: when its last try began.
+        started: when its last attempt began.
         finished: when it ended.
-        tries: how often it was begun.
-        worker: the worker that saw its end.
-        error: what went wrong, in one line.
+        tries: the number of attempts.
+        worker: the worker that recorded its end.
+        error: the error in one line.
     """
 
     task_id: str
     name: str
     outcome: Outcome
-    created: int
-    queued: int
-    started: int
-    finished: int
-    tries: int
+    created: Millis
+    queued: Millis
+    started: Millis
+    finished: Millis
+    tries: Count
     worker: str
     error: str = ""
 
     def to_json(self) -> str:
-        """One line of JSON; :meth:`from_json` reads it back."""
+        """Return one line of JSON that :meth:`from_json` reads back."""
         return json.dumps(self)
 
     @classmethod
     def from_json(cls, text: str) -> Self:
-        """Read what :meth:`to_json` wrote."""
-        values = json.loads(text)
-        values[2] = Outcome(values[2])
-        return cls(*values[:10])
+        """Read what :meth:`to_json` wrote; raises Unreadable for anything else."""
+        return read_record(cls, text)
 
 
 class Started(NamedTuple):
@@ -64,85 +64,83 @@ class Started(NamedTuple):
 
     task_id: str
     name: str
-    tries: int
-    started: int
-    queued: int
+    tries: Count
+    started: Millis
+    queued: Millis
 
     def to_json(self) -> str:
-        """One line of JSON; :meth:`from_json` reads it back."""
+        """Return one line of JSON that :meth:`from_json` reads back."""
         return json.dumps(self)
 
     @classmethod
     def from_json(cls, text: str) -> Self:
-        """Read what :meth:`to_json` wrote."""
-        return cls(*json.loads(text)[:5])
+        """Read what :meth:`to_json` wrote; raises Unreadable for anything else."""
+        return read_record(cls, text)
 
 
 class FailedTry(NamedTuple):
-    """A try after which the task is tried again, or was handed back."""
+    """A failed attempt after which the task was retried or requeued."""
 
-    tries: int
-    started: int
-    finished: int
+    tries: Count
+    started: Millis
+    finished: Millis
     worker: str
     error: str
 
     def to_json(self) -> str:
-        """One line of JSON; :meth:`from_json` reads it back."""
+        """Return one line of JSON that :meth:`from_json` reads back."""
         return json.dumps(self)
 
     @classmethod
     def from_json(cls, text: str) -> Self:
-        """Read what :meth:`to_json` wrote."""
-        return cls(*json.loads(text)[:5])
+        """Read what :meth:`to_json` wrote; raises Unreadable for anything else."""
+        return read_record(cls, text)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Beat:
-    """What a worker says of itself every few seconds, from its own event loop.
+    """A worker's heartbeat, sent every two seconds from its own event loop.
 
     Args:
         id: the worker's id.
-        at: when it said so, in milliseconds.
+        at: when it was sent, in milliseconds.
         host: the machine's name.
-        pid: its process.
-        started: when it began, in milliseconds.
-        concurrency: how many tasks it runs at the same time.
-        running: how many that are right now.
-        counters: completed, failed, retried, aborted since it began.
-        tasks: the names that it knows.
+        pid: the process.
+        started: when the worker started, in milliseconds.
+        concurrency: the number of slots.
+        running: the number of slots in use.
+        counters: tasks completed, failed, retried and aborted since it started.
+        tasks: the names of the tasks that it can run.
         version: the project's version.
         code: a digest of the project's code.
         runtime: the version of vibetuner.
     """
 
     id: str
-    at: int
+    at: Millis
     host: str = ""
-    pid: int = 0
-    started: int = 0
-    concurrency: int = 0
-    running: int = 0
-    counters: Mapping[str, int] = field(default_factory=dict)
+    pid: Count = 0
+    started: Millis = 0
+    concurrency: Count = 0
+    running: Count = 0
+    counters: Mapping[str, Count] = field(default_factory=dict)
     tasks: tuple[str, ...] = ()
     version: str = ""
     code: str = ""
     runtime: str = ""
 
     def to_json(self) -> str:
-        """One line of JSON; :meth:`from_json` reads it back."""
+        """Return one line of JSON that :meth:`from_json` reads back."""
         return json.dumps(asdict(self))
 
     @classmethod
     def from_json(cls, text: str) -> Self:
-        """Read what :meth:`to_json` wrote; fields of other versions are left out."""
-        values: dict[str, Any] = json.loads(text)
-        known = {name: values[name] for name in cls.__dataclass_fields__ if name in values}
-        return cls(**{**known, "tasks": tuple(known.get("tasks", ()))})
+        """Read what :meth:`to_json` wrote; raises Unreadable for anything else."""
+        return read_record(cls, text)
 
 
 def bucket(milliseconds: int) -> int:
-    """The bucket of a span of time; each is a fifth wider than the one below it.
+    """Return the bucket of a length of time; each is a fifth wider than the one below it.
 
     >>> bucket(0), bucket(1), bucket(1000), bucket(1100)
     (0, 1, 40, 41)
@@ -151,7 +149,7 @@ def bucket(milliseconds: int) -> int:
 
 
 def bucket_ms(number: int) -> float:
-    """The span in the middle of a bucket, in milliseconds.
+    """Return the length of time in the middle of a bucket, in milliseconds.
 
     >>> bucket_ms(0), round(bucket_ms(bucket(1000)))
     (0.0, 939)

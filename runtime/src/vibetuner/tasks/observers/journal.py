@@ -23,8 +23,8 @@ from vibetuner.project import code_digest, find_root, project_info
 from vibetuner.redis.functions import Functions
 from vibetuner.redis.keys import MINUTE_MS, JournalKeys
 from vibetuner.tasks.attempt import Attempt, End
-from vibetuner.tasks.dead_letters.letter import plain_text, plain_traceback
 from vibetuner.tasks.journal.entry import Beat, FailedTry, Started, bucket
+from vibetuner.tasks.letters.plain import plain_text, plain_traceback
 from vibetuner.tasks.observers import Observer
 
 if TYPE_CHECKING:

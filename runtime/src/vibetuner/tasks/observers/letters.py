@@ -6,13 +6,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 from vibetuner.tasks.attempt import Attempt, Cause, End
-from vibetuner.tasks.dead_letters.letter import (
-    DeadLetter,
-    fingerprint,
-    plain,
-    plain_text,
-    plain_traceback,
-)
+from vibetuner.tasks.letters.letter import DeadLetter, fingerprint
+from vibetuner.tasks.letters.plain import plain, plain_text, plain_traceback
 from vibetuner.tasks.observers import Observer
 from vibetuner.tasks.payload import Codec
 

@@ -11,6 +11,7 @@ from vibetuner.logs import TaskLogger
 from vibetuner.tasks.attempt import Attempt, Cause, End
 from vibetuner.tasks.observers import Observer
 from vibetuner.tasks.retry import policy_of
+from vibetuner.timing import duration
 
 __all__ = ["LogObserver"]
 
@@ -88,17 +89,3 @@ def _number(attempt: Attempt) -> str:
     """``2 of 5`` where it is known how many there may be, else ``2``."""
     policy = policy_of(attempt.task)
     return f"{attempt.tries} of {policy.retry.max_tries}" if policy else str(attempt.tries)
-
-
-def duration(milliseconds: int) -> str:
-    """A span of time as people say it.
-
-    >>> duration(12), duration(4210), duration(125_000)
-    ('12 ms', '4.2 s', '2 min 5 s')
-    """
-    if milliseconds < 1000:
-        return f"{milliseconds} ms"
-    seconds = milliseconds / 1000
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    return f"{int(seconds // 60)} min {int(seconds % 60)} s"

@@ -8,12 +8,13 @@ import logging
 from coredis.exceptions import ConnectionError as Disconnected
 
 from vibetuner.errors import first_line
+from vibetuner.timing import backoff
 
 __all__ = ["Outage"]
 
 logger = logging.getLogger(__name__)
 
-PAUSES = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
+FIRST_PAUSE, LONGEST_PAUSE = 0.05, 2.0
 
 
 class Outage:
@@ -35,9 +36,8 @@ class Outage:
         if not self._failures:
             what = "lost Redis" if isinstance(error, Disconnected | OSError) else "Redis refuses"
             logger.warning("%s (%s); running tasks go on, trying again", what, first_line(error))
-        pause = PAUSES[min(self._failures, len(PAUSES) - 1)]
         self._failures += 1
-        await asyncio.sleep(pause)
+        await asyncio.sleep(backoff(self._failures, FIRST_PAUSE, LONGEST_PAUSE))
 
     def over(self) -> None:
         """Note that the server has answered."""

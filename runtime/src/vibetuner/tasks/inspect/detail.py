@@ -1,0 +1,226 @@
+"""One task: its state, its arguments, its attempts and its result."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from streaq.types import StreaqCancelled
+
+from vibetuner.errors import TaskNotFound, VibetunerError
+from vibetuner.stored import read_number
+from vibetuner.tasks.dead_letters import DeadLetter
+from vibetuner.tasks.dead_letters import get as get_letter
+from vibetuner.tasks.inspect.listing import ended_row
+from vibetuner.tasks.inspect.model import ENDED, Row, State, TaskDetail, moment
+from vibetuner.tasks.inspect.queue import Queue, readable, unreadable_row
+from vibetuner.tasks.inspect.shown import name_arguments, shown
+from vibetuner.tasks.journal.entry import Ended, FailedTry
+from vibetuner.tasks.letters.plain import plain_text
+from vibetuner.tasks.letters.stream import find_letter
+
+__all__ = ["Facts", "can_call", "find_row", "find_task", "gather", "letter_of"]
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """The records of one id, as they are stored in Redis."""
+
+    data: dict[str, Any]
+    result: dict[str, Any]
+    ended: Ended | None
+    entry_id: str
+    due: float | None
+    in_abort_set: bool
+    tries: int
+    failed_tries: list[FailedTry]
+    parents: list[str]
+    children: list[str]
+    has_payload: bool
+
+
+async def find_task(queue: Queue, task_id: str) -> TaskDetail:
+    """Return everything that is known of one task.
+
+    Raises:
+        TaskNotFound: nothing is known of it.
+    """
+    facts = await gather(queue, task_id)
+    row = await find_row(queue, task_id, facts)
+    may_be_dead = row is None or row.state is State.FAILED
+    letter = await letter_of(queue, task_id) if may_be_dead else None
+    if row is None:
+        if letter is None:
+            raise TaskNotFound(
+                f"There is no task {task_id}, or it ended so long ago that nothing is kept of it. "
+                "See:  vibetuner tasks list"
+            )
+        row = _letter_row(letter)
+    data = facts.data or await _kept_payload(queue, facts.entry_id)
+    arguments = _arguments(queue, data)
+    note = _note(row, facts, data) if arguments is None else ""
+    if arguments is None and letter is not None:
+        arguments = name_arguments(_function(queue, row.name), letter.args, letter.kwargs)
+    return TaskDetail(
+        row=row,
+        arguments=arguments,
+        note=note,
+        result=shown(facts.result.get("r")) if facts.result.get("s") else None,
+        traceback=(letter.traceback if letter else "") or await _trace(queue, facts.entry_id),
+        failed_tries=facts.failed_tries,
+        parents=facts.parents,
+        children=facts.children,
+        is_dead=letter is not None and letter.is_open,
+        can_repeat=can_call(data) and row.name in queue.worker.registry,
+    )
+
+
+async def gather(queue: Queue, task_id: str) -> Facts:
+    """Read every key that knows of this id, in one round trip."""
+    worker, keys = queue.worker, queue.keys
+    async with queue.redis.pipeline(transaction=False) as pipe:
+        data = pipe.get(worker.task_key + task_id)
+        result = pipe.get(worker.results_key + task_id)
+        scores = [pipe.zscore(key, task_id) for key in queue.delayed]
+        aborted = pipe.sismember(queue.abort_key, task_id)
+        tries = pipe.get(queue.retry_key(task_id))
+        failed = pipe.lrange(keys.tries(task_id), 0, -1)
+        parents = pipe.smembers(worker.dependencies_key + task_id)
+        children = pipe.smembers(worker.dependents_key + task_id)
+        entry = pipe.hget(keys.ids, task_id)
+    raw: Any = await data
+    entry_id = str(await entry or "")
+    if not re.fullmatch(r"\d{1,20}-\d{1,20}", entry_id, re.ASCII):
+        entry_id = ""
+    return Facts(
+        data=await queue.read(raw),
+        result=await queue.read(await result),
+        ended=await _ended(queue, entry_id),
+        entry_id=entry_id,
+        due=next((score for score in [await one for one in scores] if score is not None), None),
+        in_abort_set=bool(await aborted),
+        tries=read_number(await tries),
+        failed_tries=[one for text in await failed if (one := readable(FailedTry, text))],
+        parents=sorted(map(str, await parents)),
+        children=sorted(map(str, await children)),
+        has_payload=bool(raw),
+    )
+
+
+async def find_row(queue: Queue, task_id: str, facts: Facts) -> Row | None:
+    """Return the row of the task; None when nothing but a dead letter may be left of it."""
+    if facts.has_payload:
+        for running in await queue.running():
+            if running.task_id == task_id:
+                return replace(running, created=moment(facts.data.get("t")))
+        state = State.WAITING if facts.parents else State.QUEUED
+        return Row(
+            task_id=task_id,
+            name=plain_text(facts.data.get("f", "")),
+            state=State.SCHEDULED if facts.due is not None else state,
+            created=moment(facts.data.get("t")),
+            due=moment(facts.due),
+            tries=facts.tries,
+            error=facts.failed_tries[-1].error if facts.failed_tries else "",
+        )
+    if facts.ended:
+        return ended_row(facts.ended)
+    return _result_row(task_id, facts.result) if facts.result else None
+
+
+def _result_row(task_id: str, result: dict[str, Any]) -> Row:
+    """Return a task that ended where nothing was recorded, as with another worker of streaq's."""
+    if not result.keys() >= {"f", "s", "r"}:
+        return unreadable_row(task_id, "Its result")
+    failed = State.ABORTED if isinstance(result["r"], StreaqCancelled) else State.FAILED
+    return Row(
+        task_id=task_id,
+        name=plain_text(result["f"]),
+        state=State.DONE if result["s"] else failed,
+        created=moment(result.get("ct")),
+        due=moment(result.get("et")),
+        started=moment(result.get("st")),
+        finished=moment(result.get("ft")),
+        tries=read_number(result.get("t")),
+        worker=plain_text(result.get("w", "")),
+        error="" if result["s"] else f"{type(result['r']).__name__}: {shown(result['r'], 200)}",
+    )
+
+
+def _letter_row(letter: DeadLetter) -> Row:
+    return Row(
+        task_id=letter.task_id,
+        name=letter.task_name,
+        state=State.FAILED,
+        due=letter.enqueued_at,
+        finished=letter.failed_at,
+        tries=letter.tries,
+        worker=letter.worker_id,
+        error=f"{letter.error_type}: {letter.error}",
+    )
+
+
+async def letter_of(queue: Queue, task_id: str) -> DeadLetter | None:
+    """Return the dead letter of a task; while MongoDB is away, from the stream."""
+    try:
+        return await get_letter(task_id)
+    except LookupError:
+        return None
+    except VibetunerError:
+        return await find_letter(queue.redis, queue.keys.prefix, task_id)
+
+
+async def _ended(queue: Queue, entry_id: str) -> Ended | None:
+    if not entry_id:
+        return None
+    found = await queue.redis.xrange(queue.keys.ended, entry_id, entry_id)
+    return readable(Ended, found[0].field_values.get("d")) if found else None
+
+
+async def _kept_payload(queue: Queue, entry_id: str) -> dict[str, Any]:
+    if not entry_id:
+        return {}
+    found = await queue.redis.xrange(queue.keys.payloads, entry_id, entry_id)
+    return await queue.read(found[0].field_values.get("p")) if found else {}
+
+
+async def _trace(queue: Queue, entry_id: str) -> str:
+    if not entry_id:
+        return ""
+    found = await queue.redis.xrange(queue.keys.failed, entry_id, entry_id)
+    return str(found[0].field_values.get("t", "")) if found else ""
+
+
+def _arguments(queue: Queue, data: dict[str, Any]) -> dict[str, str] | None:
+    if not can_call(data):
+        return None
+    return name_arguments(_function(queue, str(data["f"])), data["a"], data["k"])
+
+
+def can_call(data: Mapping[str, Any]) -> bool:
+    """Return whether a payload holds a task's name and all of its arguments."""
+    return (
+        isinstance(data.get("f"), str)
+        and isinstance(data.get("a"), list | tuple)
+        and isinstance(data.get("k"), dict)
+        and not data.get("A")
+    )
+
+
+def _note(row: Row, facts: Facts, data: dict[str, Any]) -> str:
+    if data.get("A"):
+        return f"They come from the result of {data['A']}."
+    if facts.has_payload:
+        return "They can't be read: they were signed with another SECRET_KEY, or are damaged."
+    if row.state in ENDED:
+        return (
+            "Kept for the newest 10,000 tasks that ended, where they are small; not for this one."
+        )
+    return "They are gone."
+
+
+def _function(queue: Queue, name: str) -> Any:
+    task = queue.worker.registry.get(name)
+    return getattr(task, "fn", None)

@@ -1,0 +1,243 @@
+"""Lists of tasks, a page at a time; no page looks at more than some thousand entries."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from datetime import datetime
+from typing import Any
+
+from vibetuner.errors import CommandError
+from vibetuner.tasks.inspect.model import ENDED, Filters, Page, Row, State, moment
+from vibetuner.tasks.inspect.queue import Queue, readable, unreadable_row
+from vibetuner.tasks.journal.entry import Ended
+from vibetuner.tasks.letters.plain import plain_text
+
+__all__ = ["ended_row", "list_tasks", "stored_row"]
+
+CHUNK = 500
+# A page that has looked at this many and is not full yet is returned as it is.
+MOST_LOOKED_AT = 5000
+
+Found = tuple[list[Row], str | None]
+Section = Callable[[Queue, Filters, int, str], Awaitable[Found]]
+
+
+async def list_tasks(
+    queue: Queue, filters: Filters, *, limit: int = 50, after: str | None = None
+) -> Page:
+    """Return tasks that match: running, queued, scheduled, and then those that ended last.
+
+    Args:
+        queue: where to look.
+        filters: the tasks that are asked for.
+        limit: how many at most; there may be fewer, and still a next page.
+        after: the ``next`` of the page before.
+
+    Raises:
+        CommandError: ``after`` is not where a page ended.
+    """
+    sections = [name for name, states in STATES.items() if any(map(filters.wants, states))]
+    first, place = _begin(after, sections)
+    rows: list[Row] = []
+    for name in sections[sections.index(first) :] if sections else []:
+        found, following = await SECTIONS[name](queue, filters, limit - len(rows), place)
+        rows += found
+        if following is not None:
+            return Page(rows, f"{name}!{following}")
+        place = ""
+        if len(rows) >= limit and name != sections[-1]:
+            return Page(rows, f"{sections[sections.index(name) + 1]}!")
+    return Page(rows)
+
+
+def _begin(after: str | None, sections: list[str]) -> tuple[str, str]:
+    if after is None:
+        return (sections[0] if sections else "", "")
+    name, mark, place = after.partition("!")
+    if not mark or name not in sections or not all(c.isdigit() or c in "-:" for c in place):
+        raise CommandError(f"A page begins where another ended, not at {after!r}")
+    return name, place
+
+
+async def _list_running(queue: Queue, filters: Filters, limit: int, after: str) -> Found:
+    rows = [
+        row
+        for row in await queue.running()
+        if filters.wants(row.state) and filters.match(row.name, row.at)
+    ]
+    first = int(after or 0)
+    more = len(rows) > first + limit
+    return rows[first : first + limit], str(first + limit) if more else None
+
+
+async def _list_queued(queue: Queue, filters: Filters, limit: int, after: str) -> Found:
+    """List queued tasks, the oldest first."""
+    held = {row.task_id for row in await queue.running()}
+    number, _, place = after.partition(":")
+    rows: list[Row] = []
+    looked = 0
+    for index in range(int(number or 0), len(queue.streams)):
+        while True:
+            start = f"({place}" if place else "-"
+            entries = await queue.redis.xrange(queue.streams[index], start=start, count=CHUNK)
+            if not entries:
+                break
+            found = await _queued_rows(queue, entries, held)
+            for entry_id, row in found:
+                place = entry_id
+                if row and filters.match(row.name, row.at):
+                    rows.append(row)
+                if len(rows) >= limit:
+                    return rows, f"{index}:{place}"
+            looked += len(entries)
+            if looked >= MOST_LOOKED_AT:
+                return rows, f"{index}:{place}"
+        place = ""
+    return rows, None
+
+
+async def _queued_rows(queue: Queue, entries: Any, held: set[str]) -> list[tuple[str, Row | None]]:
+    ids = [str(entry.field_values.get("task_id", "")) for entry in entries]
+    payloads = await queue.payloads(ids)
+    found: list[tuple[str, Row | None]] = []
+    for entry, task_id, data in zip(entries, ids, payloads, strict=True):
+        row = Row(
+            task_id=task_id,
+            name=plain_text(data.get("f", "")),
+            state=State.QUEUED,
+            created=moment(data.get("t")),
+            due=moment(entry.field_values.get("enqueue_time")),
+        )
+        found.append((str(entry.identifier), None if task_id in held else row))
+    return found
+
+
+async def _list_scheduled(queue: Queue, filters: Filters, limit: int, after: str) -> Found:
+    """List scheduled tasks, the next one first."""
+    rows: list[Row] = []
+    number, _, rank = after.partition(":")
+    place, looked = int(rank or 0), 0
+    for index in range(int(number or 0), len(queue.delayed)):
+        while True:
+            members = await queue.redis.zrange(
+                queue.delayed[index], place, place + CHUNK - 1, withscores=True
+            )
+            if not members:
+                break
+            payloads = await queue.payloads([str(member) for member, _ in members])
+            for (member, score), data in zip(members, payloads, strict=True):
+                place += 1
+                row = Row(
+                    task_id=str(member),
+                    name=plain_text(data.get("f", "")),
+                    state=State.SCHEDULED,
+                    created=moment(data.get("t")),
+                    due=moment(score),
+                )
+                if filters.match(row.name, row.due):
+                    rows.append(row)
+                if len(rows) >= limit:
+                    return rows, f"{index}:{place}"
+            looked += len(members)
+            if looked >= MOST_LOOKED_AT:
+                return rows, f"{index}:{place}"
+        place = 0
+    return rows, None
+
+
+async def _list_ended(queue: Queue, filters: Filters, limit: int, after: str) -> Found:
+    """List ended tasks, the newest first."""
+    stream = _narrowest(queue, filters)
+    end = f"({after}" if after else _edge(filters.until, "+")
+    rows: list[Row] = []
+    looked, place = 0, after
+    while looked < MOST_LOOKED_AT:
+        entries = await queue.redis.xrevrange(
+            stream, end=end, start=_edge(filters.since, "-"), count=min(CHUNK, 4 * limit)
+        )
+        if not entries:
+            return rows, None
+        for entry_id, row in await _read_ended(queue, stream, entries, filters):
+            place = entry_id
+            if row and filters.wants(row.state) and filters.match(row.name, row.finished):
+                rows.append(row)
+            if len(rows) >= limit:
+                return rows, place
+        looked += len(entries)
+        end = f"({place}"
+    return rows, place
+
+
+def _narrowest(queue: Queue, filters: Filters) -> str:
+    """Return the shortest stream that holds all tasks that match."""
+    if filters.states and State.DONE not in filters.states:
+        return queue.keys.failed
+    return queue.keys.of(filters.name) if filters.name else queue.keys.ended
+
+
+async def _read_ended(
+    queue: Queue, stream: str, entries: Any, filters: Filters
+) -> list[tuple[str, Row | None]]:
+    """Return the rows of entries; None for those that are trimmed away or left out."""
+    ids = [str(entry.identifier) for entry in entries]
+    if stream == queue.keys.ended:
+        return [(i, stored_row(i, entry)) for i, entry in zip(ids, entries, strict=True)]
+    meant = {
+        entry_id
+        for entry_id, entry in zip(ids, entries, strict=True)
+        if _is_meant(entry.field_values, filters)
+    }
+    async with queue.redis.pipeline(transaction=False) as pipe:
+        asked = {one: pipe.xrange(queue.keys.ended, one, one) for one in meant}
+    found = {one: await entry for one, entry in asked.items()}
+    return [(one, stored_row(one, found[one][0]) if found.get(one) else None) for one in ids]
+
+
+def _is_meant(fields: Mapping[str, Any], filters: Filters) -> bool:
+    outcome = str(fields.get("s"))
+    wanted = outcome not in ENDED or filters.wants(State(outcome))
+    return wanted and filters.name in {None, fields.get("n", filters.name)}
+
+
+def stored_row(entry_id: str, entry: Any) -> Row:
+    """Return a task that has ended, from its entry of the journal."""
+    ended = readable(Ended, entry.field_values.get("d"))
+    if ended is not None:
+        return ended_row(ended)
+    return unreadable_row(
+        "", f"Entry {entry_id} of the journal", moment(entry_id.split("-", maxsplit=1)[0])
+    )
+
+
+def ended_row(ended: Ended) -> Row:
+    """Return the row of a task that has ended."""
+    return Row(
+        task_id=ended.task_id,
+        name=ended.name,
+        state=State(ended.outcome.value),
+        created=moment(ended.created),
+        due=moment(ended.queued),
+        started=moment(ended.started),
+        finished=moment(ended.finished),
+        tries=ended.tries,
+        worker=ended.worker,
+        error=ended.error,
+    )
+
+
+def _edge(at: datetime | None, otherwise: str) -> str:
+    return otherwise if at is None else str(int(at.timestamp() * 1000))
+
+
+STATES: dict[str, tuple[State, ...]] = {
+    "running": (State.RUNNING, State.LOST),
+    "queued": (State.QUEUED,),
+    "scheduled": (State.SCHEDULED,),
+    "ended": (*sorted(ENDED), State.UNREADABLE),
+}
+SECTIONS: dict[str, Section] = {
+    "running": _list_running,
+    "queued": _list_queued,
+    "scheduled": _list_scheduled,
+    "ended": _list_ended,
+}

@@ -1,0 +1,192 @@
+"""Tasks, counts and workers as they are shown. Pure: nothing here speaks to an outside system."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from enum import StrEnum
+
+from vibetuner.stored import read_number
+from vibetuner.tasks.journal.entry import Beat, FailedTry
+
+__all__ = [
+    "ENDED",
+    "LIVE_SECONDS",
+    "Counts",
+    "Filters",
+    "Page",
+    "Row",
+    "State",
+    "TaskDetail",
+    "WorkerView",
+    "moment",
+]
+
+# A worker sends a heartbeat every two seconds; after this long without one it counts as lost.
+LIVE_SECONDS = 15.0
+
+
+class State(StrEnum):
+    """The state of an enqueued task."""
+
+    RUNNING = "running"
+    QUEUED = "queued"
+    SCHEDULED = "scheduled"
+    WAITING = "waiting"
+    LOST = "lost"
+    DONE = "done"
+    FAILED = "failed"
+    ABORTED = "aborted"
+    UNREADABLE = "unreadable"
+
+
+ENDED = frozenset({State.DONE, State.FAILED, State.ABORTED})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Filters:
+    """The tasks that are asked for; a filter that is None lets all pass.
+
+    Args:
+        states: tasks in one of these states.
+        name: tasks of this name.
+        since: ended, enqueued or due at this time or later.
+        until: and before this one.
+    """
+
+    states: frozenset[State] = frozenset()
+    name: str | None = None
+    since: datetime | None = None
+    until: datetime | None = None
+
+    def wants(self, state: State) -> bool:
+        """Return whether tasks in this state pass."""
+        return not self.states or state in self.states
+
+    def match(self, name: str, at: datetime | None) -> bool:
+        """Return whether a task of that name, at that time, passes."""
+        return (
+            self.name in {None, name}
+            and (self.since is None or (at is not None and at >= self.since))
+            and (self.until is None or (at is not None and at < self.until))
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One task in a list.
+
+    Args:
+        task_id: its id.
+        name: the task's name; empty when its payload is gone or can't be read.
+        state: its state.
+        created: when it was enqueued.
+        due: when it was put, or will be put, into the queue.
+        started: when its last attempt started.
+        finished: when it ended.
+        tries: the number of attempts.
+        worker: the worker that runs it, or recorded its end.
+        error: the error in one line.
+    """
+
+    task_id: str
+    name: str
+    state: State
+    created: datetime | None = None
+    due: datetime | None = None
+    started: datetime | None = None
+    finished: datetime | None = None
+    tries: int = 0
+    worker: str = ""
+    error: str = ""
+
+    @property
+    def at(self) -> datetime | None:
+        """Return the moment by which it is listed."""
+        return self.finished or self.started or self.due or self.created
+
+    @property
+    def waited(self) -> timedelta | None:
+        """Return the time from when it was due until its last attempt started."""
+        return self.started - self.due if self.started and self.due else None
+
+    @property
+    def ran(self) -> timedelta | None:
+        """Return how long its last attempt took."""
+        return self.finished - self.started if self.started and self.finished else None
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Rows, and where the next page begins; None after the last."""
+
+    rows: list[Row]
+    next: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Counts:
+    """The number of tasks in each state."""
+
+    queued: int
+    running: int
+    scheduled: int
+    ended: int
+
+    @property
+    def is_empty(self) -> bool:
+        """Return whether no task was ever seen here."""
+        return not (self.queued or self.running or self.scheduled or self.ended)
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerView:
+    """A worker, and the seconds since its last heartbeat."""
+
+    beat: Beat
+    silent: float
+
+    @property
+    def is_live(self) -> bool:
+        """Return whether it has sent a heartbeat lately."""
+        return self.silent < LIVE_SECONDS
+
+    @property
+    def is_full(self) -> bool:
+        """Return whether all of its slots are in use."""
+        return self.beat.running >= self.beat.concurrency
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskDetail:
+    """Everything that is known of one task.
+
+    Args:
+        row: the task.
+        arguments: shortened texts by name; None when they are not kept any more.
+        note: the reason why there are none.
+        result: what it returned, as a text; None when there is nothing to show.
+        traceback: where it failed.
+        failed_tries: the attempts before its last.
+        parents: ids of the tasks that it waits for.
+        children: ids of the tasks that wait for it.
+        is_dead: whether it left a dead letter that nobody has acted on.
+        can_repeat: whether it can be enqueued again.
+    """
+
+    row: Row
+    arguments: dict[str, str] | None = None
+    note: str = ""
+    result: str | None = None
+    traceback: str = ""
+    failed_tries: list[FailedTry] = field(default_factory=list)
+    parents: list[str] = field(default_factory=list)
+    children: list[str] = field(default_factory=list)
+    is_dead: bool = False
+    can_repeat: bool = False
+
+
+def moment(milliseconds: object) -> datetime | None:
+    """Return a point in time, UTC; None for none, for 0 and for what is no moment."""
+    number = read_number(milliseconds)
+    return datetime.fromtimestamp(number / 1000, UTC) if number else None

@@ -1,0 +1,281 @@
+"""The queue as it is read: workers, running tasks, counts, payloads and ids."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, TypeVar
+
+from coredis import Redis, RedisCluster
+from coredis.exceptions import RedisError, ResponseError
+from streaq import StreaqError
+from streaq.constants import REDIS_ABORT, REDIS_RETRY, REDIS_UNIQUE
+
+from vibetuner.config import get_settings, mask_url
+from vibetuner.errors import ServiceUnavailable, TaskError, first_line
+from vibetuner.redis.client import innermost
+from vibetuner.redis.keys import JournalKeys
+from vibetuner.stored import Unreadable, read_record
+from vibetuner.tasks.dead_letters.api import BEGINNING
+from vibetuner.tasks.inspect.model import Counts, Row, State, WorkerView, moment
+from vibetuner.tasks.journal.entry import Beat, Started
+from vibetuner.tasks.worker import TaskWorker, get_worker
+
+__all__ = [
+    "ANSWER_SECONDS",
+    "Queue",
+    "answering",
+    "now_ms",
+    "readable",
+    "this_queue",
+    "unreadable_row",
+    "whole_id",
+]
+
+T = TypeVar("T")
+
+# With what the gate may wait, a page has to come within five seconds.
+ANSWER_SECONDS = 3.5
+
+COUNT = 5000
+NAMED = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Queue:
+    """One queue, read through the process's open worker."""
+
+    worker: TaskWorker
+    keys: JournalKeys
+
+    @property
+    def redis(self) -> Redis[str] | RedisCluster[str]:
+        """Return the open client; raises NotConfigured or ServiceUnavailable when there is none."""
+        return self.worker.redis
+
+    @property
+    def streams(self) -> list[str]:
+        """Return the keys of queued tasks, the most urgent first."""
+        return [self.worker.stream_key + priority for priority in self.worker.priorities]
+
+    @property
+    def delayed(self) -> list[str]:
+        """Return the keys of scheduled tasks, the most urgent first."""
+        return [self.worker.queue_key + priority for priority in self.worker.priorities]
+
+    @property
+    def abort_key(self) -> str:
+        """Return the key of the ids that are to be aborted."""
+        return self.worker.prefix + REDIS_ABORT
+
+    def retry_key(self, task_id: str) -> str:
+        """Return the key of the number of attempts of a task."""
+        return f"{self.worker.prefix}{REDIS_RETRY}{task_id}"
+
+    def lock_key(self, name: str) -> str:
+        """Return the key of the lock of a unique task."""
+        return f"{self.worker.prefix}{REDIS_UNIQUE}{name}"
+
+    async def workers(self) -> list[WorkerView]:
+        """Return the workers with a heartbeat in the last minute, the oldest worker first."""
+        spoke = await self.redis.zrange(self.keys.workers, 0, -1)
+        if not spoke:
+            return []
+        texts = await self.redis.mget([self.keys.worker(str(one)) for one in spoke])
+        beats = [beat for text in texts if text and (beat := readable(Beat, text))]
+        now = now_ms()
+        views = [WorkerView(beat, max(0.0, (now - beat.at) / 1000)) for beat in beats]
+        return sorted(views, key=lambda view: (view.beat.started, view.beat.id))
+
+    async def running(self, workers: list[WorkerView] | None = None) -> list[Row]:
+        """Return running tasks, the longest first; they are lost if their worker is silent."""
+        views = await self.workers() if workers is None else workers
+        async with self.redis.pipeline(transaction=False) as pipe:
+            asked = [pipe.hgetall(self.keys.running(view.beat.id)) for view in views]
+        rows = [
+            _running_row(str(task_id), readable(Started, text), view)
+            for view, found in zip(views, asked, strict=True)
+            for task_id, text in (await found).items()
+        ]
+        return sorted(rows, key=lambda row: (str(row.started), row.task_id))
+
+    async def counts(self, workers: list[WorkerView] | None = None) -> Counts:
+        """Return the number of tasks in each state."""
+        running = len(await self.running(workers))
+        async with self.redis.pipeline(transaction=False) as pipe:
+            streams = [pipe.xlen(key) for key in self.streams]
+            delayed = [pipe.zcard(key) for key in self.delayed]
+            ended = pipe.xlen(self.keys.ended)
+        in_streams = sum([await one for one in streams])
+        return Counts(
+            queued=max(0, in_streams - running),
+            running=running,
+            scheduled=sum([await one for one in delayed]),
+            ended=await ended,
+        )
+
+    async def names(self) -> list[str]:
+        """Return the names of tasks that were seen or are registered here."""
+        seen = await self.redis.zrange(self.keys.names, 0, -1)
+        return sorted({*map(str, seen), *self.worker.registry})
+
+    async def pulse(self) -> tuple[object, ...]:
+        """Return a value that changes whenever something has happened."""
+        async with self.redis.pipeline(transaction=False) as pipe:
+            asked: list[Any] = [pipe.get(self.keys.pulse), pipe.zcard(self.keys.workers)]
+            asked += [pipe.xlen(key) for key in self.streams]
+            asked += [pipe.zcard(key) for key in self.delayed]
+            asked.append(pipe.xlen(f"{self.keys.prefix}dead_letters"))
+        return tuple([await one for one in asked])
+
+    async def payloads(self, ids: list[str]) -> list[dict[str, Any]]:
+        """Return the payloads of these ids; empty where one is gone, or not signed by us."""
+        if not ids:
+            return []
+        raw = await self.redis.mget([self.worker.task_key + task_id for task_id in ids])
+        return [await self.read(one) for one in raw]
+
+    async def read(self, raw: Any) -> dict[str, Any]:
+        """Return a payload or a result; empty where it is gone, or not signed by us."""
+        if not raw:
+            return {}
+        try:
+            data = await self.worker.deserialize(raw)
+        except StreaqError:
+            return {}
+        return data if isinstance(data, dict) and all(map(_is_text, data)) else {}
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str)
+
+
+def this_queue() -> Queue:
+    """Return the queue of this process's project."""
+    return Queue(get_worker(), JournalKeys(get_settings().redis_key_prefix))
+
+
+async def whole_id(queue: Queue, text: str) -> str:
+    """Return the id that begins with ``text``, or ``text`` where it is an id or begins none.
+
+    Looked for among the tasks that run, are scheduled, have ended, or are the oldest 5,000 in the
+    queue; nothing else in Redis is searched.
+
+    Raises:
+        TaskError: several begin so.
+    """
+    if not BEGINNING.fullmatch(text):
+        return text
+    if await _is_known(queue, text):
+        return text
+    found = sorted(await _that_begin(queue, text))
+    if len(found) > 1:
+        named = ", ".join(found[:NAMED]) + (", ..." if len(found) > NAMED else "")
+        raise TaskError(f"{len(found)} tasks begin with {text}: {named}. Take more of the id")
+    return found[0] if found else text
+
+
+async def _is_known(queue: Queue, text: str) -> bool:
+    async with queue.redis.pipeline(transaction=False) as pipe:
+        keys = [queue.worker.task_key + text, queue.worker.results_key + text]
+        asked = [pipe.exists([key]) for key in keys]
+        ended = pipe.hexists(queue.keys.ids, text)
+    return any([await one for one in asked]) or bool(await ended)
+
+
+async def _that_begin(queue: Queue, text: str) -> set[str]:
+    found = {row.task_id for row in await queue.running() if row.task_id.startswith(text)}
+    for key in queue.streams:
+        entries = await queue.redis.xrange(key, count=COUNT)
+        ids = [str(entry.field_values.get("task_id", "")) for entry in entries]
+        found |= {task_id for task_id in ids if task_id.startswith(text)}
+    for key in queue.delayed:
+        found |= await _scan(queue.redis.zscan, key, text)
+    return found | await _scan(queue.redis.hscan, queue.keys.ids, text)
+
+
+async def _scan(scan: Any, key: str, text: str) -> set[str]:
+    """Return the members of one key that begin so; sets hold pairs, hashes names."""
+    found: set[str] = set()
+    cursor = 0
+    while True:
+        cursor, some = await scan(key, cursor, match=f"{text}*", count=COUNT)
+        found |= {str(one if isinstance(some, dict) else one[0]) for one in some}
+        if not cursor:
+            return found
+
+
+@asynccontextmanager
+async def answering(seconds: float = ANSWER_SECONDS) -> AsyncIterator[None]:
+    """Turn errors of Redis, and its silence, into one that says what to check.
+
+    Raises:
+        ServiceUnavailable: it did not, or it refused.
+    """
+    try:
+        async with asyncio.timeout(seconds):
+            yield
+    except TimeoutError:
+        raise ServiceUnavailable(_silent(f"no answer within {seconds:g} s")) from None
+    except (RedisError, OSError, ExceptionGroup) as error:
+        inner = innermost(error)
+        if not isinstance(inner, RedisError | OSError):
+            raise
+        if isinstance(inner, ResponseError):
+            raise ServiceUnavailable(_refused(first_line(inner))) from None
+        raise ServiceUnavailable(_silent(first_line(inner))) from None
+
+
+def now_ms() -> int:
+    """Return now, in milliseconds since 1970."""
+    return time.time_ns() // 1_000_000
+
+
+def _refused(reason: str) -> str:
+    where = mask_url(get_settings().redis_url or "")
+    return f"Redis at {where} refused a command: {reason}. See what  vibetuner doctor  says"
+
+
+def _silent(reason: str) -> str:
+    where = mask_url(get_settings().redis_url or "")
+    return (
+        f"Redis at {where} does not answer: {reason}. Check that it runs, that REDIS_URL is "
+        "right, and what  vibetuner doctor  says"
+    )
+
+
+def readable(kind: type[T], stored: object) -> T | None:
+    """Return a record of the journal, or None where it can't be read."""
+    try:
+        return read_record(kind, stored)
+    except Unreadable:
+        return None
+
+
+def unreadable_row(task_id: str, what: str, at: datetime | None = None) -> Row:
+    """Return the row of a record that can't be read."""
+    return Row(
+        task_id=task_id,
+        name="",
+        state=State.UNREADABLE,
+        finished=at,
+        error=f"{what} can't be read: it is damaged, or of a newer version",
+    )
+
+
+def _running_row(task_id: str, one: Started | None, view: WorkerView) -> Row:
+    if one is None:
+        return unreadable_row(task_id, f"What {view.beat.id} records of it")
+    return Row(
+        task_id=one.task_id,
+        name=one.name,
+        state=State.RUNNING if view.is_live else State.LOST,
+        due=moment(one.queued),
+        started=moment(one.started),
+        tries=one.tries,
+        worker=view.beat.id,
+    )

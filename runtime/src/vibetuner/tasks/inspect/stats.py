@@ -1,0 +1,120 @@
+"""Numbers of tasks that ended, their waits and run times, over an hour and over a day."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Literal
+
+from vibetuner.redis.keys import MINUTE_MS, QUARTER_MS
+from vibetuner.stored import read_number
+from vibetuner.tasks.inspect.model import moment
+from vibetuner.tasks.inspect.queue import Queue, now_ms
+from vibetuner.tasks.journal.entry import bucket_ms
+
+__all__ = ["Slice", "Span", "SpanName", "percentile", "read_span"]
+
+SpanName = Literal["hour", "day"]
+
+# The field of a bucket: r for run times, w for waits, and its number.
+BUCKET = re.compile(r"[rw]\d{1,3}", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class Slice:
+    """A minute of the hour, or a quarter of an hour of the day."""
+
+    at: datetime | None
+    counts: Mapping[str, int]
+
+    @property
+    def done(self) -> int:
+        """Return the number of tasks that succeeded."""
+        return self.counts.get("done", 0)
+
+    @property
+    def failed(self) -> int:
+        """Return the number of tasks that failed for good."""
+        return self.counts.get("failed", 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """The last hour or the last day, in 60 or 96 slices, the oldest first."""
+
+    name: SpanName
+    slices: list[Slice] = field(default_factory=list)
+
+    def total(self, what: str) -> int:
+        """Return the number of tasks done, failed, aborted or retried."""
+        return sum(one.counts.get(what, 0) for one in self.slices)
+
+    def wait(self, part: float) -> float | None:
+        """Return the milliseconds that this part of the tasks waited less than; None if empty."""
+        return percentile(self._histogram("w"), part)
+
+    def run(self, part: float) -> float | None:
+        """Return the milliseconds that this part of the attempts ran less than."""
+        return percentile(self._histogram("r"), part)
+
+    def waits(self, part: float) -> list[float | None]:
+        """The same for each slice."""
+        return [percentile(_histogram(one.counts, "w"), part) for one in self.slices]
+
+    def runs(self, part: float) -> list[float | None]:
+        """The same for each slice."""
+        return [percentile(_histogram(one.counts, "r"), part) for one in self.slices]
+
+    def _histogram(self, kind: str) -> Counter[int]:
+        whole: Counter[int] = Counter()
+        for one in self.slices:
+            whole.update(_histogram(one.counts, kind))
+        return whole
+
+
+async def read_span(queue: Queue, name: SpanName) -> Span:
+    """Read one span, in one round trip."""
+    step, count = (MINUTE_MS, 60) if name == "hour" else (QUARTER_MS, 96)
+    key = queue.keys.minute if name == "hour" else queue.keys.quarter
+    last = now_ms() // step * step
+    moments = [last - step * back for back in range(count - 1, -1, -1)]
+    async with queue.redis.pipeline(transaction=False) as pipe:
+        asked = [pipe.hgetall(key(at)) for at in moments]
+    found = [await one for one in asked]
+    return Span(
+        name,
+        [
+            Slice(moment(at), {str(field): read_number(n) for field, n in counts.items()})
+            for at, counts in zip(moments, found, strict=True)
+        ],
+    )
+
+
+def percentile(histogram: Mapping[int, int], part: float) -> float | None:
+    """Return the value below which this part of a histogram lies, within a tenth.
+
+    >>> percentile({1: 98, 41: 2}, 0.5) < 2, round(percentile({1: 90, 41: 10}, 0.95))
+    (True, 1117)
+    >>> percentile({}, 0.5) is None
+    True
+    """
+    total = sum(histogram.values())
+    seen = 0
+    for number in sorted(histogram):
+        seen += histogram[number]
+        if seen >= part * total:
+            return bucket_ms(number)
+    return None
+
+
+def _histogram(counts: Mapping[str, int], kind: str) -> Counter[int]:
+    return Counter(
+        {
+            int(name[1:]): n
+            for name, n in counts.items()
+            if BUCKET.fullmatch(name) and name[0] == kind
+        }
+    )

@@ -1,0 +1,145 @@
+"""Aborts tasks, enqueues them by name, and enqueues them again."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
+from typing import Any, get_type_hints
+
+from pydantic import TypeAdapter, ValidationError
+from pydantic.errors import PydanticUserError
+
+from vibetuner.errors import TaskError, TaskNotFound
+from vibetuner.tasks.depends import is_injected
+from vibetuner.tasks.inspect.detail import Facts, can_call, find_row, gather, letter_of
+from vibetuner.tasks.inspect.model import ENDED
+from vibetuner.tasks.inspect.queue import Queue
+
+__all__ = ["abort", "check_arguments", "enqueue", "enqueue_again"]
+
+CONFIRM_SECONDS = 3
+JOURNAL_LOOKS = 6
+JOURNAL_SECONDS = 0.25
+
+
+async def abort(queue: Queue, task_id: str) -> bool:
+    """Abort a task; return whether it has ended, or is only marked for the worker that takes it.
+
+    Raises:
+        TaskNotFound: nothing is known of it.
+        TaskError: it has ended already.
+    """
+    facts = await gather(queue, task_id)
+    row = await find_row(queue, task_id, facts)
+    if row is None:
+        raise TaskNotFound(f"There is no task {task_id} to abort. See:  vibetuner tasks list")
+    if row.state in ENDED:
+        raise TaskError(f"{row.name} {task_id} has ended already: {row.state}")
+    return await queue.worker.abort_by_id(task_id, timeout=CONFIRM_SECONDS)
+
+
+async def enqueue(
+    queue: Queue, name: str, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+) -> str:
+    """Enqueue a task of the project by its name, once its arguments fit; returns the id.
+
+    Raises:
+        TaskError: there is no such task here, or the arguments don't fit its function.
+    """
+    task = _task(queue, name)
+    args, kwargs = check_arguments(task.fn, name, args, kwargs or {})
+    enqueued = await task.enqueue(*args, **kwargs)
+    return str(enqueued.id)
+
+
+async def enqueue_again(queue: Queue, task_id: str) -> str:
+    """Enqueue a task anew, with the arguments that it had; returns the new id.
+
+    Raises:
+        TaskNotFound: nothing is known of it.
+        TaskError: its arguments are gone, or the project has no such task any more.
+    """
+    facts = await _settled(queue, task_id)
+    data = facts.data
+    if not data and facts.entry_id:
+        found = await queue.redis.xrange(queue.keys.payloads, facts.entry_id, facts.entry_id)
+        data = await queue.read(found[0].field_values.get("p")) if found else {}
+    if not data:
+        letter = await letter_of(queue, task_id)
+        data = await queue.read(letter.payload) if letter else {}
+    if not data and facts.ended is None and not facts.has_payload:
+        raise TaskNotFound(f"There is no task {task_id}. See:  vibetuner tasks list")
+    if not can_call(data):
+        raise TaskError(
+            f"{task_id} can't be enqueued again: its arguments are not kept. "
+            "Enqueue it with arguments of your own:  vibetuner tasks enqueue NAME --args '[...]'"
+        )
+    task = _task(queue, str(data["f"]))
+    enqueued = await task.enqueue(*data["a"], **data["k"])
+    return str(enqueued.id)
+
+
+async def _settled(queue: Queue, task_id: str) -> Facts:
+    """Return what is known of a task; if it has just ended, wait for its entry in the journal."""
+    for _ in range(JOURNAL_LOOKS):
+        facts = await gather(queue, task_id)
+        if facts.has_payload or facts.ended or not facts.result:
+            break
+        await asyncio.sleep(JOURNAL_SECONDS)
+    return facts
+
+
+def check_arguments(
+    function: Any, name: str, args: Sequence[Any], kwargs: Mapping[str, Any]
+) -> tuple[list[Any], dict[str, Any]]:
+    """Fit arguments, as JSON gives them, to a function; texts become dates where it asks for them.
+
+    Raises:
+        TaskError: they don't fit; the message says which, and what is expected.
+    """
+    sign = inspect.signature(function)
+    try:
+        bound = sign.bind(*args, **kwargs)
+    except TypeError as error:
+        raise TaskError(f"{name}{_asked(sign)}: {error}") from None
+    hints = _hints(function)
+    for parameter in bound.arguments:
+        kind = sign.parameters[parameter].kind
+        if parameter in hints and kind not in {kind.VAR_POSITIONAL, kind.VAR_KEYWORD}:
+            value = bound.arguments[parameter]
+            bound.arguments[parameter] = _fit(name, parameter, hints[parameter], value)
+    return list(bound.args), dict(bound.kwargs)
+
+
+def _fit(name: str, parameter: str, hint: Any, value: Any) -> Any:
+    try:
+        return TypeAdapter(hint).validate_python(value)
+    except ValidationError as error:
+        reason = error.errors()[0]["msg"]
+        raise TaskError(f"{name}: {parameter}= does not fit: {reason}") from None
+    except PydanticUserError:  # a type that can't be checked is the task's own affair
+        return value
+
+
+def _hints(function: Any) -> dict[str, Any]:
+    try:
+        return get_type_hints(inspect.unwrap(function), include_extras=True)
+    except Exception:  # noqa: BLE001 - somebody's annotations may name what is not there
+        return {}
+
+
+def _asked(sign: inspect.Signature) -> str:
+    wanted = [p for p in sign.parameters.values() if not is_injected(p.default)]
+    return f"({', '.join(str(parameter) for parameter in wanted)})"
+
+
+def _task(queue: Queue, name: str) -> Any:
+    registry = queue.worker.registry
+    if name in registry:
+        return registry[name]
+    close = get_close_matches(name, registry, n=1)
+    known = ", ".join(sorted(registry)) or "none; tune.py lists no tasks"
+    hint = f"Did you mean {close[0]}?" if close else f"There are: {known}"
+    raise TaskError(f"This project has no task named {name}. {hint}")

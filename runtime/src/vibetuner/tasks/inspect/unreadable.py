@@ -1,0 +1,80 @@
+"""Counts stored records that can't be read, for the doctor."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from coredis import Redis
+
+from vibetuner.redis.keys import Keys
+from vibetuner.stored import Unreadable, read_record
+from vibetuner.tasks.journal.entry import Beat, Ended, Started
+from vibetuner.tasks.letters.letter import Act, DeadLetter, Group
+
+__all__ = ["count_unreadable", "misused_keys"]
+
+# The newest of each kind; what is older is shown as unreadable where somebody looks.
+LOOKED_AT = 1000
+
+
+async def misused_keys(redis: Redis[Any], prefix: str) -> list[str]:
+    """Return the keys of ours that hold another type than we write, each with both types."""
+    keys = Keys(prefix)
+    journal = keys.journal
+    types = {
+        **dict.fromkeys((keys.letters, journal.ended, journal.failed, journal.payloads), "stream"),
+        **dict.fromkeys((keys.letter_places, keys.letter_groups, keys.acted), "hash"),
+        **dict.fromkeys((journal.ids, journal.cron), "hash"),
+        **dict.fromkeys((journal.names, journal.workers), "zset"),
+        journal.pulse: "string",
+    }
+    async with redis.pipeline(transaction=False) as pipe:
+        asked = {key: pipe.type(key) for key in types}
+    found = {key: str(await one) for key, one in asked.items()}
+    return [
+        f"{key} is a {found[key]} and should be a {wanted}"
+        for key, wanted in types.items()
+        if found[key] not in {wanted, "none"}
+    ]
+
+
+async def count_unreadable(redis: Redis[Any], prefix: str) -> dict[str, int]:
+    """Return how many records of each kind can't be read, among the newest 1,000; no kind with 0.
+
+    Raises:
+        ResponseError: a key holds another type than we write; see :func:`misused_keys`.
+    """
+    keys = Keys(prefix)
+    letters = await redis.xrevrange(keys.letters, count=LOOKED_AT)
+    ended = await redis.xrevrange(keys.journal.ended, count=LOOKED_AT)
+    workers = [str(one) for one in await redis.zrange(keys.journal.workers, 0, -1)]
+    beats = await redis.mget([keys.journal.worker(one) for one in workers]) if workers else ()
+    running: list[object] = []
+    for one in workers:
+        running += (await redis.hgetall(keys.journal.running(one))).values()
+    groups = await redis.hgetall(keys.letter_groups)
+    groups.pop("?", None)
+    counts = {
+        "dead letters": _count(_letter, (entry.field_values.get("letter") for entry in letters)),
+        "decisions about dead letters": _count(Act, (await redis.hgetall(keys.acted)).values()),
+        "groups of dead letters": _count(Group, groups.values()),
+        "ended tasks": _count(Ended, (entry.field_values.get("d") for entry in ended)),
+        "running tasks": _count(Started, running),
+        "heartbeats": _count(Beat, (text for text in beats if text is not None)),
+    }
+    return {kind: number for kind, number in counts.items() if number}
+
+
+def _letter(text: object) -> DeadLetter:
+    return DeadLetter.from_json(str(text))
+
+
+def _count(kind: type[Any] | Callable[[object], Any], stored: Iterable[object]) -> int:
+    number = 0
+    for one in stored:
+        try:
+            read_record(kind, one) if isinstance(kind, type) else kind(one)
+        except Unreadable:
+            number += 1
+    return number

@@ -1,0 +1,177 @@
+"""Why a task isn't running, each reason with the command that cures it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+from coredis.exceptions import RedisError
+
+from vibetuner.errors import first_line
+from vibetuner.tasks.inspect.detail import Facts, find_row, find_task, gather
+from vibetuner.tasks.inspect.model import ENDED, Row, State, WorkerView
+from vibetuner.tasks.inspect.queue import Queue, now_ms
+from vibetuner.timing import duration
+
+__all__ = ["Reason", "explain"]
+
+START = "vibetuner run prod worker"
+
+
+@dataclass(frozen=True, slots=True)
+class Reason:
+    """Something that holds a task up, or, where ``cure`` is empty, nothing that needs a cure."""
+
+    text: str
+    cure: str = ""
+
+
+async def explain(queue: Queue, task_id: str) -> tuple[Row, list[Reason]]:
+    """Return where a task is, and what holds it up, the most likely reason first.
+
+    Raises:
+        TaskNotFound: nothing is known of it.
+    """
+    facts = await gather(queue, task_id)
+    row = await find_row(queue, task_id, facts)
+    if row is None:
+        row = (await find_task(queue, task_id)).row
+    workers = await queue.workers()
+    return row, [reason async for reason in _reasons(queue, row, facts, workers)]
+
+
+async def _reasons(
+    queue: Queue, row: Row, facts: Facts, workers: list[WorkerView]
+) -> AsyncIterator[Reason]:
+    if row.state in ENDED:
+        yield _ended(row)
+        return
+    if row.state is State.RUNNING:
+        yield _running(row, workers)
+        return
+    if refusal := await _refused_write(queue):
+        yield refusal
+    if facts.has_payload and not facts.data:
+        yield Reason(
+            "What was enqueued can't be read: it was signed with another SECRET_KEY, or is damaged",
+            "set SECRET_KEY_PREVIOUS to the SECRET_KEY that it was enqueued with",
+        )
+    if facts.in_abort_set:
+        yield Reason("Somebody has asked to abort it: the next worker that takes it ends it")
+    live = [view for view in workers if view.is_live]
+    if not live:
+        yield _no_worker(queue, workers)
+    elif row.name and not any(row.name in view.beat.tasks for view in live):
+        yield Reason(
+            f"No live worker knows the task {row.name}: it would fail as soon as it is taken",
+            f"list {row.name} in tasks=[...] of tune.py, and restart the worker",
+        )
+    async for reason in _by_state(queue, row, facts, live):
+        yield reason
+
+
+async def _by_state(
+    queue: Queue, row: Row, facts: Facts, live: list[WorkerView]
+) -> AsyncIterator[Reason]:
+    if row.state is State.WAITING:
+        async for reason in _parents(queue, row, facts):
+            yield reason
+    elif row.state is State.SCHEDULED:
+        yield _scheduled(row, facts)
+    elif row.state is State.LOST:
+        yield Reason(
+            f"Its worker {row.worker} sends no heartbeat; another worker takes it over once "
+            "WORKER_IDLE_TIMEOUT has passed"
+        )
+    else:
+        if holder := await _lock_holder(queue, row):
+            yield holder
+        if live:
+            yield await _in_line(queue, live)
+
+
+def _ended(row: Row) -> Reason:
+    when = f" at {row.finished:%Y-%m-%d %H:%M:%S} UTC" if row.finished else ""
+    if row.state is State.FAILED:
+        return Reason(
+            f"It has failed{when}: {row.error or 'see its traceback'}",
+            f"vibetuner tasks show {row.task_id}",
+        )
+    return Reason(f"It is {row.state}{when}")
+
+
+def _running(row: Row, workers: list[WorkerView]) -> Reason:
+    beat = next((view.beat for view in workers if view.beat.id == row.worker), None)
+    where = f"{row.worker} ({beat.host}, pid {beat.pid})" if beat else row.worker
+    since = f", for {duration(now_ms() - row.started.timestamp() * 1000)}" if row.started else ""
+    return Reason(f"It runs on worker {where}{since}", f"vibetuner tasks abort {row.task_id}")
+
+
+def _no_worker(queue: Queue, workers: list[WorkerView]) -> Reason:
+    name = queue.worker.queue_name
+    if workers:
+        silent = max(view.silent for view in workers)
+        return Reason(
+            f"No live worker on the queue {name}: the last one has been silent for {silent:.0f} s, "
+            "frozen, blocked by a task, or cut off from Redis",
+            "look at its log, and restart it",
+        )
+    return Reason(f"No worker is running on the queue {name}", START)
+
+
+async def _parents(queue: Queue, row: Row, facts: Facts) -> AsyncIterator[Reason]:
+    for parent in facts.parents:
+        seen = await gather(queue, parent)
+        if seen.has_payload:
+            yield Reason(
+                f"It waits for {seen.data.get('f', 'a task')} {parent}",
+                f"vibetuner tasks why {parent}",
+            )
+        else:
+            yield Reason(
+                f"It waits for {parent}, which is gone and will never end",
+                f"vibetuner tasks abort {row.task_id}   (and enqueue it anew)",
+            )
+
+
+def _scheduled(row: Row, facts: Facts) -> Reason:
+    due = f"{row.due:%Y-%m-%d %H:%M:%S} UTC" if row.due else "a time unknown"
+    again = f" (try {facts.tries + 1}, after: {row.error})" if facts.failed_tries else ""
+    if row.due and row.due.timestamp() * 1000 < now_ms():
+        return Reason(f"It was due at {due}{again}; a live worker puts it into the queue")
+    return Reason(f"It is scheduled for {due}{again}")
+
+
+async def _lock_holder(queue: Queue, row: Row) -> Reason | None:
+    task = queue.worker.registry.get(row.name)
+    if task is None or not task.unique:
+        return None
+    holder = await queue.redis.get(queue.lock_key(row.name))
+    if not holder or holder == row.task_id:
+        return None
+    return Reason(
+        f"{row.name} is unique, and {holder} holds its lock: this one would fail at once",
+        f"vibetuner tasks show {holder}",
+    )
+
+
+async def _in_line(queue: Queue, live: list[WorkerView]) -> Reason:
+    counts = await queue.counts()
+    room = sum(view.beat.concurrency for view in live)
+    if all(view.is_full for view in live):
+        return Reason(
+            f"All {room} slots of {len(live)} live worker(s) are in use; {counts.queued} wait",
+            "raise WORKER_CONCURRENCY, or start another worker:  " + START,
+        )
+    return Reason(f"It waits for its turn: {counts.queued} in the queue, {room} slots")
+
+
+async def _refused_write(queue: Queue) -> Reason | None:
+    try:
+        await queue.redis.set(f"{queue.keys.prefix}journal:probe", "1", px=1000)
+    except RedisError as error:
+        return Reason(
+            f"Redis refuses to write: {first_line(error)}",
+            "vibetuner doctor   (memory, disk and role of Redis)",
+        )
+    return None

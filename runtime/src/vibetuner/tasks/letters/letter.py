@@ -1,0 +1,215 @@
+"""The record of a task that is not retried by itself, the decision about it, and its group.
+
+Pure: nothing here speaks to an outside system.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import traceback
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Self
+
+from vibetuner.stored import Count, Moment, Unreadable, read_record
+from vibetuner.tasks.attempt import Cause
+
+__all__ = [
+    "Act",
+    "Cause",
+    "DeadLetter",
+    "Filters",
+    "Group",
+    "fingerprint",
+    "retry_id",
+]
+
+ACT_FIELDS = frozenset({"retried_as", "retried_at", "discarded_at", "acted_by"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeadLetter:
+    """The record of a task that is not retried by itself.
+
+    Args:
+        task_name: the task's name; ``unknown`` when its payload is gone or can't be read.
+        task_id: the id that ``enqueue`` returned; there is one record an id.
+        error: the message of the last error, shortened to 1,000 characters.
+        error_type: its class.
+        tries: the number of attempts.
+        failed_at: when it was given up, UTC.
+        cause: the reason why it is not retried.
+        args: the arguments, in a form for people: numbers and texts as they are, the rest as text.
+        kwargs: the same by name.
+        traceback: where it failed, from the project's first line on.
+        worker_id: the worker that gave it up.
+        queue: the queue it was in.
+        enqueued_at: when it was enqueued, UTC.
+        fingerprint: the same for the same bug.
+        payload: what was enqueued, as it was stored; retrying enqueues just this.
+        retried_as: the id of the task that a retry enqueued.
+        retried_at: when that was, UTC.
+        discarded_at: when it was discarded, UTC.
+        acted_by: the person who retried or discarded it, if they gave a name.
+    """
+
+    task_name: str
+    task_id: str
+    error: str
+    error_type: str
+    tries: Count
+    failed_at: Moment
+    cause: Cause
+    args: list[Any]
+    kwargs: dict[str, Any]
+    traceback: str
+    worker_id: str
+    queue: str
+    enqueued_at: Moment | None
+    fingerprint: str
+    payload: bytes = b""
+    retried_as: str | None = None
+    retried_at: Moment | None = None
+    discarded_at: Moment | None = None
+    acted_by: str | None = None
+
+    @property
+    def is_open(self) -> bool:
+        """Return whether it was neither retried nor discarded."""
+        return self.retried_as is None and self.discarded_at is None
+
+    def to_json(self) -> str:
+        """Return one line of JSON that :meth:`from_json` reads back."""
+        values = self.to_document()
+        values["payload"] = base64.b64encode(self.payload).decode()
+        return json.dumps(values, default=datetime.isoformat)
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """Read what :meth:`to_json` wrote; raises Unreadable for anything else."""
+        try:
+            values = json.loads(text)
+            values["payload"] = base64.b64decode(values["payload"])
+        except (ValueError, TypeError, KeyError, RecursionError) as error:
+            raise Unreadable(type(error).__name__) from None
+        return cls.from_document(values)
+
+    def to_document(self) -> dict[str, Any]:
+        """Return the fields as MongoDB keeps them, without those of an act until there is one."""
+        values = {**asdict(self), "cause": self.cause.value}
+        return {k: v for k, v in values.items() if k not in ACT_FIELDS or v is not None}
+
+    @classmethod
+    def from_document(cls, values: Mapping[str, Any]) -> Self:
+        """Read what :meth:`to_document` wrote; raises Unreadable for anything else."""
+        return read_record(cls, values)
+
+    def acted_on(self, **fields: Any) -> Self:
+        """Return the same letter with the fields of an act."""
+        return replace(self, **fields)
+
+
+def fingerprint(task_name: str, cause: Cause, error: BaseException) -> str:
+    """Return the same text for the same bug: task, cause, error class, and functions.
+
+    Messages are left out, which carry ids and times; so are line numbers, which move.
+    """
+    frames = traceback.extract_tb(error.__traceback__)
+    places = [f"{Path(frame.filename).name}:{frame.name}" for frame in frames]
+    parts = [task_name, cause.value, type(error).__name__, *places]
+    if cause not in {Cause.EXCEPTION, Cause.TIMEOUT}:
+        parts = [task_name, cause.value]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Act:
+    """A person's decision about a letter: retried or, where ``retried_as`` is None, discarded."""
+
+    at: Moment
+    by: str | None = None
+    retried_as: str | None = None
+
+    def fields(self) -> dict[str, Any]:
+        """Return the fields of the letter that it sets."""
+        who = {"acted_by": self.by} if self.by else {}
+        if self.retried_as is None:
+            return {"discarded_at": self.at, **who}
+        return {"retried_as": self.retried_as, "retried_at": self.at, **who}
+
+    def to_json(self) -> str:
+        """Return one line of JSON that :meth:`from_json` reads back."""
+        return json.dumps({"at": self.at.isoformat(), "by": self.by, "retried_as": self.retried_as})
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """Read what :meth:`to_json` wrote; raises Unreadable for anything else."""
+        return read_record(cls, text)
+
+
+def retry_id(task_id: str) -> str:
+    """Return the id under which a task is retried: the same, whoever asks.
+
+    >>> retry_id("7f3a") == retry_id("7f3a") != retry_id("7f3b")
+    True
+    """
+    return hashlib.sha256(f"retry of {task_id}".encode()).hexdigest()[:32]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Group:
+    """The open letters of one fingerprint.
+
+    Args:
+        fingerprint: identifies the bug.
+        task: the task's name.
+        cause: why the tasks were given up.
+        error: the newest message, with its class before it.
+        count: how many letters there are.
+        first: when the oldest task failed.
+        last: when the newest task failed.
+    """
+
+    fingerprint: str
+    task: str
+    cause: Cause
+    error: str
+    count: Count
+    first: Moment
+    last: Moment
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Filters:
+    """The letters that are asked for; a filter that is None lets all pass.
+
+    Raises:
+        ValueError: ``since`` has no time zone.
+    """
+
+    task: str | None = None
+    cause: Cause | None = None
+    fingerprint: str | None = None
+    since: datetime | None = None
+    open_only: bool = True
+
+    def __post_init__(self) -> None:
+        if self.since is not None and self.since.tzinfo is None:
+            raise ValueError(f"since takes a time with a time zone, not {self.since!r}")
+
+    @property
+    def narrowed(self) -> bool:
+        """Return whether a filter other than ``open_only`` is set."""
+        return any((self.task, self.cause, self.fingerprint, self.since))
+
+    def match(self, group: Group) -> bool:
+        """Return whether the letters of a group pass, as far as a group tells."""
+        return (
+            self.task in {None, group.task}
+            and self.cause in {None, group.cause}
+            and self.fingerprint in {None, group.fingerprint}
+        )

@@ -1,0 +1,185 @@
+"""The store of dead letters in MongoDB; loaded only where MongoDB is used."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import datetime
+from typing import Any
+
+from pymongo.errors import PyMongoError
+
+from vibetuner.config import get_settings
+from vibetuner.errors import ServiceUnavailable
+from vibetuner.redis.keys import Keys
+from vibetuner.resources.mongo import Database, unreachable
+from vibetuner.stored import Unreadable
+from vibetuner.tasks.letters.letter import Act, DeadLetter, Filters, Group
+from vibetuner.tasks.letters.relay import (
+    ANSWER_SECONDS,
+    COLLECTION,
+    OPEN,
+    group_letters,
+    move_letters,
+)
+from vibetuner.tasks.letters.requeue import Requeue
+from vibetuner.tasks.letters.search import kept_groups
+from vibetuner.tasks.letters.store import Page, bad_end, unreadable
+from vibetuner.tasks.letters.stream import Client
+
+__all__ = ["MongoStore"]
+
+NEWEST_FIRST = [("failed_at", -1), ("_id", -1)]
+
+
+class MongoStore:
+    """The collection ``dead_letters``. What still waits in the stream is moved before a look.
+
+    Raises, whatever is asked: ServiceUnavailable when MongoDB does not answer.
+    """
+
+    def __init__(self, database: Database, redis: Client, prefix: str, requeue: Requeue) -> None:
+        self._database = database
+        self._letters = database[COLLECTION]
+        self._redis = redis
+        self._prefix = prefix
+        self._requeue = requeue
+
+    async def page(self, filters: Filters, *, limit: int, after: str | None) -> Page:
+        """As :meth:`Store.page`; a page's end is the time and the id of its last letter."""
+        wanted = _query(filters)
+        async with self._up_to_date():
+            found: list[dict[str, Any]] = []
+            for part in _behind(after):
+                # One more than the page has room for tells whether there is another.
+                room = limit + 1 - len(found)
+                if room:
+                    cursor = self._letters.find(_both(wanted, part)).sort(NEWEST_FIRST).limit(room)
+                    found += [values async for values in cursor]
+        letters = [_letter(values) for values in found]
+        last = letters[limit - 1] if len(letters) > limit else None
+        return Page(
+            [letter for letter in letters[:limit] if letter],
+            # What can't be read sorts behind all moments, and nothing but such follows it.
+            _end(last) if last else None,
+            [
+                str(values["_id"])
+                for values, letter in zip(found[:limit], letters, strict=False)
+                if letter is None
+            ],
+        )
+
+    async def count(self, filters: Filters) -> int:
+        """As :meth:`Store.count`."""
+        if filters.open_only and not filters.since:
+            groups = await self._counted(filters)
+            if groups is not None:
+                return sum(group.count for group in groups)
+        async with self._up_to_date():
+            return await self._letters.count_documents(_query(filters))
+
+    async def groups(self, filters: Filters) -> list[Group]:
+        """As :meth:`Store.groups`."""
+        groups = await self._counted(filters)
+        if groups is None:
+            async with self._up_to_date():
+                groups = await group_letters(self._database, _query(filters))
+        return sorted(groups, key=lambda group: (-group.count, group.fingerprint))
+
+    async def _counted(self, filters: Filters) -> list[Group] | None:
+        """Return the groups that workers keep in Redis; None until one has counted them."""
+        keys = Keys(self._prefix)
+        if not await self._redis.exists([keys.letters_counted]):
+            return None
+        groups, _ = await kept_groups(self._redis, keys)
+        return [group for group in groups if filters.match(group)]
+
+    async def get(self, task_id: str) -> DeadLetter | None:
+        """As :meth:`Store.get`."""
+        async with self._up_to_date():
+            found = await self._letters.find_one({"_id": task_id})
+        if not found:
+            return None
+        try:
+            return DeadLetter.from_document(found)
+        except Unreadable as error:
+            raise unreadable(task_id, error) from None
+
+    async def ids(self, beginning: str, *, limit: int) -> list[str]:
+        """As :meth:`Store.ids`."""
+        wanted = {"_id": {"$gte": beginning, "$lt": f"{beginning}\uffff"}}
+        async with self._up_to_date():
+            found = self._letters.find(wanted, {"_id": 1}).sort("_id", 1).limit(limit)
+            return [str(one["_id"]) async for one in found]
+
+    async def settle(self, letter: DeadLetter, act: Act, payload: bytes | None) -> Act:
+        """As :meth:`Store.settle`; Redis decides, then the record is told.
+
+        Between the two steps the mark in Redis stands for the record: who presses again gets
+        the same answer, and completes the record.
+        """
+        decided = await self._requeue.settle(letter, act, payload)
+        async with _answering():
+            await self._letters.update_one({"_id": letter.task_id}, {"$set": decided.fields()})
+        await self._requeue.forget(letter.task_id)
+        return decided
+
+    @asynccontextmanager
+    async def _up_to_date(self) -> AsyncIterator[None]:
+        # Each letter has its own limit; how many there are to move is open.
+        async with _answering(limit=None):
+            await move_letters(self._redis, self._database, self._prefix)
+        async with _answering():
+            yield
+
+
+@asynccontextmanager
+async def _answering(limit: float | None = ANSWER_SECONDS) -> AsyncIterator[None]:
+    try:
+        async with asyncio.timeout(limit):
+            yield
+    except (PyMongoError, TimeoutError) as error:
+        reason = error if str(error) else TimeoutError(f"no answer within {limit:g} s")
+        raise ServiceUnavailable(unreachable(get_settings(), reason)) from error
+
+
+def _query(filters: Filters) -> dict[str, Any]:
+    exact = {
+        "task_name": filters.task,
+        "cause": filters.cause and filters.cause.value,
+        "fingerprint": filters.fingerprint,
+        "failed_at": filters.since and {"$gte": filters.since},
+    }
+    wanted = {name: value for name, value in exact.items() if value is not None}
+    return {**wanted, **OPEN} if filters.open_only else wanted
+
+
+def _letter(found: dict[str, Any]) -> DeadLetter | None:
+    try:
+        return DeadLetter.from_document(found)
+    except Unreadable:
+        return None
+
+
+def _behind(after: str | None) -> tuple[dict[str, Any], ...]:
+    """Return what follows the end of a page, as two queries: same moment, earlier moments."""
+    if after is None:
+        return ({},)
+    moment, _, task_id = after.partition(" ")
+    try:
+        failed_at = datetime.fromisoformat(moment)
+    except ValueError:
+        raise bad_end(after) from None
+    return ({"failed_at": failed_at, "_id": {"$lt": task_id}}, {"failed_at": {"$lt": failed_at}})
+
+
+def _both(wanted: dict[str, Any], part: dict[str, Any]) -> dict[str, Any]:
+    since, moment = wanted.get("failed_at"), part.get("failed_at")
+    if since and isinstance(moment, dict):
+        return {**wanted, "failed_at": {**since, **moment}}
+    return {**wanted, **part}
+
+
+def _end(letter: DeadLetter) -> str:
+    return f"{letter.failed_at.isoformat()} {letter.task_id}"

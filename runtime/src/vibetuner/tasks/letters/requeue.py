@@ -1,0 +1,100 @@
+"""Enqueues a dead letter's task again, in one step with the mark that this was done."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from streaq import StreaqError, Worker
+
+from vibetuner.errors import DeadLetterError
+from vibetuner.redis.functions import Scripts
+from vibetuner.redis.keys import Keys
+from vibetuner.stored import Unreadable
+from vibetuner.tasks.letters.letter import Act, DeadLetter
+
+__all__ = ["Requeue"]
+
+# A person who has read a letter before it was settled still finds the mark for this long.
+MARK_TIME = timedelta(days=1)
+
+ARGUMENTS = {"f", "a", "k", "t"}
+DEPENDENCIES = {"A", "T", "F", "O"}
+
+
+class Requeue:
+    """Settles letters in Redis."""
+
+    def __init__(self, worker: Worker[Any], prefix: str) -> None:
+        self._worker = worker
+        self._keys = Keys(prefix)
+
+    async def payload_of(self, letter: DeadLetter) -> bytes:
+        """Return the payload to enqueue: as it was stored, without the ties to tasks that are gone.
+
+        Raises:
+            DeadLetterError: it is gone, forged or unreadable, or does not hold all arguments.
+        """
+        if not letter.payload:
+            raise _refusal(letter, "its arguments are gone, they were not kept any longer")
+        try:
+            data = await self._worker.deserialize(letter.payload)
+        except StreaqError as error:
+            raise _refusal(letter, f"its arguments can't be read ({error})") from None
+        if not isinstance(data, dict) or not data.keys() >= ARGUMENTS:
+            raise _refusal(letter, "what was stored is no task")
+        if source := data.get("A"):
+            raise _refusal(letter, f"its arguments were to come from {source}, which gave none")
+        if not data.keys() & DEPENDENCIES:
+            return letter.payload
+        alone = {name: data[name] for name in data.keys() - DEPENDENCIES}
+        serialized = await self._worker.serialize(alone)
+        return serialized.encode() if isinstance(serialized, str) else serialized
+
+    async def settle(
+        self, letter: DeadLetter, act: Act, payload: bytes | None, *, keep: bool = False
+    ) -> Act:
+        """Record ``act`` unless another was recorded before; return the one that holds.
+
+        With ``keep`` the mark is the record, and stays beside the stream.
+        """
+        task_id = letter.task_id
+        worker = self._worker
+        new_id = act.retried_as or ""
+        keys = [
+            self._keys.act(task_id),
+            self._keys.acted,
+            worker.task_key + new_id,
+            worker.stream_key + worker.priorities[-1],
+            self._keys.letters,
+            self._keys.letter_places,
+        ]
+        now = int(datetime.now(UTC).timestamp() * 1000)
+        values: list[str | bytes | int] = [
+            task_id,
+            act.to_json(),
+            new_id,
+            payload or b"",
+            now,
+            int(keep),
+            letter.fingerprint,
+        ]
+        decided = await Scripts(worker.redis).call("settle_letter", keys, values)
+        try:
+            return Act.from_json(decided)
+        except Unreadable:
+            raise DeadLetterError(
+                f"Something was done with the dead letter of {task_id}, and its record can't be "
+                f"read. Remove that record:  HDEL {self._keys.acted} {task_id}"
+            ) from None
+
+    async def forget(self, task_id: str) -> None:
+        """Let the mark expire, once the record in MongoDB holds the act."""
+        await self._worker.redis.expire(self._keys.act(task_id), MARK_TIME)
+
+
+def _refusal(letter: DeadLetter, reason: str) -> DeadLetterError:
+    return DeadLetterError(
+        f"{letter.task_name} {letter.task_id} can't be retried: {reason}. "
+        "Enqueue it anew with arguments of your own, or discard the letter"
+    )

@@ -1,0 +1,122 @@
+"""The stores of dead letters: what each can do, and the one that is the stream itself."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from vibetuner.errors import DeadLetterError
+from vibetuner.tasks.letters.letter import Act, DeadLetter, Filters, Group
+from vibetuner.tasks.letters.requeue import Requeue
+from vibetuner.tasks.letters.search import count_letters, open_groups, search_letters
+from vibetuner.tasks.letters.stream import Client, count_open, find_ids, find_letter
+
+__all__ = ["Page", "Store", "StreamStore", "bad_end", "unreadable"]
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """A page of letters, the newest first.
+
+    Args:
+        letters: the letters.
+        next: where the next page begins; None after the last.
+        unreadable: where letters are that can't be read: damaged, or of a newer version.
+    """
+
+    letters: list[DeadLetter]
+    next: str | None = None
+    unreadable: list[str] = field(default_factory=list)
+
+
+def bad_end(after: str) -> DeadLetterError:
+    """Return the error for an ``after`` that is not where a page of this store ended."""
+    return DeadLetterError(f"after= takes the `next` of an earlier page, not {after!r}")
+
+
+def unreadable(task_id: str, reason: Exception) -> DeadLetterError:
+    """Return the error for a letter that can't be read."""
+    return DeadLetterError(
+        f"The dead letter of {task_id} can't be read ({reason}): it is damaged, or of a newer "
+        "version of vibetuner"
+    )
+
+
+class Store(Protocol):
+    """The letters, wherever they are kept."""
+
+    async def page(self, filters: Filters, *, limit: int, after: str | None) -> Page:
+        """Return the newest letters that match, from where the page before ended."""
+        ...
+
+    async def count(self, filters: Filters) -> int:
+        """Return how many match."""
+        ...
+
+    async def groups(self, filters: Filters) -> list[Group]:
+        """Return the open letters of a task, a cause or a bug in groups, the largest first."""
+        ...
+
+    async def get(self, task_id: str) -> DeadLetter | None:
+        """Return the letter of one task."""
+        ...
+
+    async def ids(self, beginning: str, *, limit: int) -> list[str]:
+        """Return ids of letters that begin so, in order."""
+        ...
+
+    async def settle(self, letter: DeadLetter, act: Act, payload: bytes | None) -> Act:
+        """Record ``act`` unless another was recorded before; return the one that holds.
+
+        With a ``payload``, that is enqueued as ``act.retried_as`` in the same step.
+        """
+        ...
+
+
+class StreamStore:
+    """Keeps letters in the stream in Redis, where no MongoDB is configured."""
+
+    def __init__(self, redis: Client, prefix: str, requeue: Requeue) -> None:
+        self._redis = redis
+        self._prefix = prefix
+        self._requeue = requeue
+
+    async def page(self, filters: Filters, *, limit: int, after: str | None) -> Page:
+        """As :meth:`Store.page`; a page's end is its last entry's id."""
+        if after is not None and not re.fullmatch(r"\d+-\d+", after):
+            raise bad_end(after)
+        found, following = await search_letters(
+            self._redis, self._prefix, filters, limit=limit, before=after
+        )
+        return Page(
+            [one.letter for one in found if not isinstance(one, str)],
+            following,
+            [one for one in found if isinstance(one, str)],
+        )
+
+    async def count(self, filters: Filters) -> int:
+        """As :meth:`Store.count`."""
+        if filters == Filters():
+            return await count_open(self._redis, self._prefix)
+        if filters.since or not filters.open_only:
+            return await count_letters(self._redis, self._prefix, filters)
+        return sum(group.count for group in await self.groups(filters))
+
+    async def groups(self, filters: Filters) -> list[Group]:
+        """As :meth:`Store.groups`; groups are open letters, of whatever time."""
+        groups = await open_groups(self._redis, self._prefix)
+        wanted = [group for group in groups if filters.match(group)]
+        return sorted(wanted, key=lambda group: (-group.count, group.fingerprint))
+
+    async def get(self, task_id: str) -> DeadLetter | None:
+        """As :meth:`Store.get`."""
+        return await find_letter(self._redis, self._prefix, task_id)
+
+    async def ids(self, beginning: str, *, limit: int) -> list[str]:
+        """As :meth:`Store.ids`."""
+        return await find_ids(self._redis, self._prefix, beginning, limit)
+
+    async def settle(self, letter: DeadLetter, act: Act, payload: bytes | None) -> Act:
+        """As :meth:`Store.settle`; the act is kept beside the stream, in the same step."""
+        return await self._requeue.settle(letter, act, payload, keep=True)

@@ -1,0 +1,137 @@
+"""The stream beside the queue, where a dead letter is kept in the step that ends its task."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from coredis import Redis, RedisCluster
+
+from vibetuner.redis.functions import Scripts
+from vibetuner.redis.keys import Keys
+from vibetuner.stored import Unreadable
+from vibetuner.tasks.letters.letter import Act, DeadLetter
+
+__all__ = [
+    "Client",
+    "StreamedLetter",
+    "count_open",
+    "find_ids",
+    "find_letter",
+    "keep",
+    "parse_letter",
+    "read_letters",
+    "remove_letters",
+    "with_acts",
+]
+
+Client = Redis[str] | RedisCluster[str]
+FIELD = "letter"
+BATCH = 100
+SCANNED = 5000
+
+
+@dataclass(frozen=True, slots=True)
+class StreamedLetter:
+    """A letter with its entry of the stream."""
+
+    entry_id: str
+    letter: DeadLetter
+
+
+async def keep(redis: Client, prefix: str, letter: DeadLetter) -> None:
+    """Append a letter; when this returns, it survives the worker."""
+    keys, values = Keys(prefix), [letter.task_id, letter.to_json()]
+    await Scripts(redis).call("bury_letter", [keys.letters, keys.letter_places], values)
+
+
+async def read_letters(redis: Client, prefix: str) -> list[StreamedLetter]:
+    """Return the oldest letters, in the order in which they came."""
+    after = "-"
+    while entries := await redis.xrange(Keys(prefix).letters, start=after, end="+", count=BATCH):
+        if letters := await _read(redis, prefix, entries):
+            return letters
+        after = f"({_entry_id(entries[-1])}"
+    return []
+
+
+async def count_open(redis: Client, prefix: str) -> int:
+    """Return the number of letters that were neither retried nor discarded."""
+    letters = await redis.xlen(Keys(prefix).letters)
+    return max(0, letters - await redis.hlen(Keys(prefix).acted))
+
+
+async def find_letter(redis: Client, prefix: str, task_id: str) -> DeadLetter | None:
+    """Return the letter of a task, if the stream holds one."""
+    place = await redis.hget(Keys(prefix).letter_places, task_id)
+    if not re.fullmatch(r"\d{1,20}-\d{1,20}", str(place), re.ASCII):
+        return None
+    letters = await _read(redis, prefix, await redis.xrange(Keys(prefix).letters, place, place))
+    return letters[0].letter if letters else None
+
+
+async def find_ids(redis: Client, prefix: str, beginning: str, limit: int) -> list[str]:
+    """Return ids of letters in the stream that begin so; ``beginning`` is letters and digits."""
+    found: set[str] = set()
+    cursor, places = 0, Keys(prefix).letter_places
+    while True:
+        cursor, some = await redis.hscan(places, cursor, match=f"{beginning}*", count=SCANNED)
+        found.update(map(str, some))
+        if not cursor or len(found) >= limit:
+            return sorted(found)[:limit]
+
+
+async def remove_letters(redis: Client, prefix: str, letters: Sequence[StreamedLetter]) -> None:
+    """Take letters out that are kept elsewhere."""
+    if not letters:
+        return
+    keys = Keys(prefix)
+    values = [value for one in letters for value in (one.entry_id, one.letter.task_id)]
+    places = [keys.letters, keys.letter_places, keys.acted]
+    await Scripts(redis).call("remove_letters", places, values)
+
+
+def parse_letter(entry_id: str, text: str) -> StreamedLetter | None:
+    """Return the letter of an entry, or None where it can't be read.
+
+    It waits for a version that can read it, and holds up no other.
+    """
+    try:
+        return StreamedLetter(entry_id, DeadLetter.from_json(text))
+    except Unreadable:
+        return None
+
+
+async def with_acts(
+    redis: Client, prefix: str, letters: Sequence[StreamedLetter]
+) -> list[StreamedLetter]:
+    """Return the same letters, each with the decision about it."""
+    if not letters:
+        return []
+    acts = await redis.hmget(Keys(prefix).acted, [streamed.letter.task_id for streamed in letters])
+    return [
+        StreamedLetter(
+            streamed.entry_id,
+            streamed.letter.acted_on(**_act(act, streamed).fields()) if act else streamed.letter,
+        )
+        for streamed, act in zip(letters, acts, strict=True)
+    ]
+
+
+def _act(text: str, streamed: StreamedLetter) -> Act:
+    try:
+        return Act.from_json(text)
+    except Unreadable:  # somebody has decided, and nobody can tell what
+        return Act(at=streamed.letter.failed_at, by="a record that can't be read")
+
+
+async def _read(redis: Client, prefix: str, entries: Sequence[Any]) -> list[StreamedLetter]:
+    pairs = [(_entry_id(entry), str(entry.field_values.get(FIELD, ""))) for entry in entries]
+    letters = [letter for pair in pairs if (letter := parse_letter(*pair))]
+    return await with_acts(redis, prefix, letters)
+
+
+def _entry_id(entry: Any) -> str:
+    return str(entry.identifier)

@@ -1,1 +1,0 @@
-"""What the queue, its workers and its tasks look like: one read model for pages and commands."""

@@ -1,0 +1,61 @@
+"""A queue of one's own, with tasks that do as they are told."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from datetime import date
+from typing import Any
+
+import pytest
+
+from vibetuner.config import Settings
+from vibetuner.redis.keys import JournalKeys
+from vibetuner.tasks.inspect.queue import Queue
+from vibetuner.tasks.worker import TaskWorker
+from vibetuner.testing import held_open
+
+
+@pytest.fixture
+def worker(stand_in, settings: Settings) -> TaskWorker:
+    stand_in()
+    worker = TaskWorker(settings)
+
+    @worker.task(name="double")
+    async def double(number: int, token: str = "", day: date | None = None) -> dict[str, Any]:
+        return {"twice": 2 * number, "password": "hunter2"}
+
+    @worker.task(name="fails")
+    async def fails() -> None:
+        raise ValueError("the till is empty")
+
+    @worker.task(name="waits")
+    async def waits() -> None:
+        await asyncio.sleep(3600)
+
+    @worker.task(name="alone", unique=True, timeout=60)
+    async def alone() -> None:
+        await asyncio.sleep(3600)
+
+    return worker
+
+
+@pytest.fixture
+async def queue(worker: TaskWorker, settings: Settings) -> AsyncIterator[Queue]:
+    """Open, without a worker that runs."""
+    async with held_open(worker):
+        yield Queue(worker, JournalKeys(settings.redis_key_prefix))
+
+
+@pytest.fixture
+def queue_of(worker: TaskWorker, settings: Settings) -> Queue:
+    """For a test that runs the worker itself."""
+    return Queue(worker, JournalKeys(settings.redis_key_prefix))
+
+
+async def until(condition: Callable[[], Awaitable[Any]], seconds: float = 15) -> Any:
+    """What ``condition`` gives, once it gives something."""
+    async with asyncio.timeout(seconds):
+        while not (found := await condition()):
+            await asyncio.sleep(0.05)
+    return found

@@ -1,0 +1,93 @@
+"""Lists of tasks, page by page."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from tests.runtime.tasks.inspect.conftest import until
+from tests.runtime.tasks.journaled import make_ended, record
+from vibetuner.errors import CommandError
+from vibetuner.tasks.inspect.listing import list_tasks
+from vibetuner.tasks.inspect.model import Filters, State
+from vibetuner.tasks.inspect.queue import Queue, now_ms
+
+FAILED = frozenset({State.FAILED})
+
+
+async def ids(queue: Queue, limit: int = 7, **filters: object) -> list[str]:
+    """The ids of every page, one after the other."""
+    found, after = [], None
+    while True:
+        page = await list_tasks(queue, Filters(**filters), limit=limit, after=after)
+        assert len(page.rows) <= limit
+        found += [row.task_id for row in page.rows]
+        if page.next is None:
+            return found
+        after = page.next
+
+
+async def end(queue: Queue, count: int) -> None:
+    """Write down ``count`` tasks of two names; every tenth has failed."""
+    ended = [
+        make_ended(f"e{n}", "even" if n % 2 == 0 else "odd", failed=n % 10 == 0, finished=now_ms())
+        for n in range(count)
+    ]
+    await record(queue.worker, queue.keys, ended)
+
+
+async def test_an_empty_queue_has_an_empty_list(queue: Queue):
+    """Before any worker has ever run."""
+    assert (await list_tasks(queue, Filters())).rows == []
+    assert (await queue.counts()).is_empty
+    assert await queue.workers() == []
+
+
+async def test_every_task_stands_in_exactly_one_page(queue: Queue):
+    """Queued ones first, the oldest first; then scheduled ones; then the newest that ended."""
+    await end(queue, 45)
+    queued = [(await queue.worker.registry["double"].enqueue(n)).id for n in range(10)]
+    later = await queue.worker.registry["fails"].enqueue().start(delay=60)
+
+    expected = [*queued, later.id, *(f"e{n}" for n in reversed(range(45)))]
+    assert await ids(queue) == expected
+    assert await ids(queue, limit=100) == expected
+
+
+async def test_filters_leave_what_is_meant(queue: Queue):
+    """By state, by name, by both, and by time."""
+    await end(queue, 45)
+    queued = await queue.worker.registry["double"].enqueue(1)
+    await queue.worker.registry["fails"].enqueue()
+    soon = datetime.now(UTC) + timedelta(minutes=1)
+
+    assert await ids(queue, states=FAILED) == ["e40", "e30", "e20", "e10", "e0"]
+    assert len(await ids(queue, name="odd")) == 22
+    assert await ids(queue, name="odd", states=FAILED) == []
+    assert len(await ids(queue, name="even", states=frozenset({State.DONE}))) == 18
+    assert await ids(queue, name="double") == [queued.id]
+    assert await ids(queue, since=soon) == []
+    assert len(await ids(queue, until=soon)) == 47
+    assert len(await ids(queue, since=soon - timedelta(minutes=5), states=FAILED)) == 5
+
+
+async def test_what_runs_stands_first_and_no_longer_as_queued(queue_of: Queue, running):
+    """And is lost when its worker falls silent."""
+    async with running(queue_of.worker):
+        task = await queue_of.worker.registry["waits"].enqueue()
+        (row,) = await until(queue_of.running)
+        assert (row.task_id, row.state, row.worker) == (
+            task.id, State.RUNNING, queue_of.worker.id,
+        )  # fmt: skip
+        assert await ids(queue_of) == [task.id]
+        counts = await queue_of.counts()
+        assert (counts.running, counts.queued) == (1, 0)
+        await task.abort()
+
+
+@pytest.mark.parametrize("after", ["", "nowhere!1", "ended!x", "ended"])
+async def test_a_page_can_only_begin_where_another_ended(queue: Queue, after: str):
+    """An address that somebody has changed is refused."""
+    with pytest.raises(CommandError, match="A page begins where another ended"):
+        await list_tasks(queue, Filters(), after=after)

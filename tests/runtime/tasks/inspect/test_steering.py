@@ -1,0 +1,196 @@
+"""Looking at one task, saying why it waits, and steering it."""
+
+from __future__ import annotations
+
+from datetime import UTC, date, datetime, timedelta
+
+import pytest
+
+from tests.runtime.tasks.inspect.conftest import until
+from vibetuner.errors import TaskError, TaskNotFound
+from vibetuner.tasks.inspect.cron import CronHealth, judge
+from vibetuner.tasks.inspect.detail import find_task
+from vibetuner.tasks.inspect.model import Row, State
+from vibetuner.tasks.inspect.queue import Queue
+from vibetuner.tasks.inspect.stats import read_span
+from vibetuner.tasks.inspect.steer import abort, check_arguments, enqueue, enqueue_again
+from vibetuner.tasks.inspect.why import explain
+
+
+async def state(queue: Queue, task_id: str) -> State:
+    return (await find_task(queue, task_id)).row.state
+
+
+async def texts(queue: Queue, task_id: str) -> str:
+    _, reasons = await explain(queue, task_id)
+    return "\n".join(f"{reason.text} -> {reason.cure}" for reason in reasons)
+
+
+async def test_a_task_can_be_told_before_and_after_its_end(queue_of: Queue, running):
+    """Its arguments, its result, where it failed; what looks secret is masked."""
+    worker = queue_of.worker
+    async with worker:
+        good = await worker.registry["double"].enqueue(21, token="t0k3n")
+        before = await find_task(queue_of, good.id)
+        assert before.row.state is State.QUEUED
+        assert before.arguments == {"number": "21", "token": "•••"}
+    async with running(worker):
+        bad = await worker.registry["fails"].enqueue()
+        await good.result(timeout=10)
+        await bad.result(timeout=10)
+        done = await until(lambda: ended(queue_of, good.id))
+        failed = await until(lambda: ended(queue_of, bad.id))
+
+    assert done.row.state is State.DONE
+    assert done.arguments == {"number": "21", "token": "•••"}
+    assert done.result == '{"twice": 42, "password": "•••"}'
+    assert done.row.waited is not None
+    assert done.can_repeat
+    assert failed.row.error == "ValueError: the till is empty"
+    assert 'raise ValueError("the till is empty")' in failed.traceback
+
+
+async def ended(queue: Queue, task_id: str):
+    """The task, once the journal tells of its end."""
+    if await queue.redis.hget(queue.keys.ids, task_id):
+        return await find_task(queue, task_id)
+    return None
+
+
+async def test_a_queued_task_without_a_worker_says_so(queue: Queue):
+    """With the command that cures it."""
+    task = await queue.worker.registry["double"].enqueue(1)
+
+    assert "No worker is running on the queue" in await texts(queue, task.id)
+    assert "-> vibetuner run prod worker" in await texts(queue, task.id)
+    with pytest.raises(TaskNotFound, match="There is no task nobody"):
+        await explain(queue, "nobody")
+
+
+async def test_a_scheduled_task_says_for_when(queue: Queue):
+    """And an abort takes it out at once."""
+    task = await queue.worker.registry["double"].enqueue(1).start(delay=3600)
+
+    assert "It is scheduled for" in await texts(queue, task.id)
+    assert await abort(queue, task.id) is True
+    assert await state(queue, task.id) is State.ABORTED
+    assert "It is aborted" in await texts(queue, task.id)
+    with pytest.raises(TaskError, match="has ended already: aborted"):
+        await abort(queue, task.id)
+
+
+async def test_a_task_that_waits_for_one_that_is_gone_says_so(queue: Queue):
+    """It would wait for ever."""
+    task = await queue.worker.registry["double"].enqueue(1).start(after="vanished")
+
+    assert await state(queue, task.id) is State.WAITING
+    assert "It waits for vanished, which is gone" in await texts(queue, task.id)
+
+
+async def test_a_running_worker_is_looked_at_for_the_reason(queue_of: Queue, running):
+    """Who runs it, who holds the lock of a unique task, who does not know it."""
+    worker = queue_of.worker
+    async with running(worker):
+        holder = await worker.registry["alone"].enqueue()
+        await until(queue_of.running)
+        assert f"It runs on worker {worker.id}" in await texts(queue_of, holder.id)
+        second = await worker.registry["alone"].enqueue().start(delay=600)
+        stranger = await worker.enqueue_unsafe("not_listed").start(delay=600)
+        assert "No live worker knows the task not_listed" in await texts(queue_of, stranger.id)
+        assert "It is scheduled for" in await texts(queue_of, second.id)
+        assert await abort(queue_of, holder.id) is True
+        await until(lambda: ended(queue_of, holder.id))
+        assert await state(queue_of, holder.id) is State.ABORTED
+
+
+async def test_an_abort_without_a_worker_waits_for_one(queue: Queue):
+    """It is marked, and says that the worker which takes it ends it."""
+    task = await queue.worker.registry["double"].enqueue(1)
+
+    assert await abort(queue, task.id) is False
+    assert "asked to abort it" in await texts(queue, task.id)
+
+
+async def test_a_task_is_enqueued_again_with_what_it_had(queue_of: Queue, running):
+    """Under a new id; nothing of a task that never was."""
+    async with running(queue_of.worker):
+        first = await queue_of.worker.registry["double"].enqueue(4)
+        await first.result(timeout=10)
+        await until(lambda: ended(queue_of, first.id))
+        again = await enqueue_again(queue_of, first.id)
+        done = await until(lambda: ended(queue_of, again))
+
+    assert again != first.id
+    assert done.arguments == {"number": "4"}
+    async with queue_of.worker:
+        with pytest.raises(TaskNotFound):
+            await enqueue_again(queue_of, "nobody")
+
+
+async def test_what_is_enqueued_by_name_must_fit_the_function(queue: Queue):
+    """Before it is sent; a text becomes a date where the function asks for one."""
+    task_id = await enqueue(queue, "double", [3], {"day": "2026-05-01"})
+    assert (await find_task(queue, task_id)).arguments == {"number": "3", "day": "2026-05-01"}
+
+    with pytest.raises(TaskError, match="no task named doubel. Did you mean double"):
+        await enqueue(queue, "doubel")
+    with pytest.raises(TaskError, match=r"double\(number: .*missing a required argument"):
+        await enqueue(queue, "double")
+    with pytest.raises(TaskError, match="number= does not fit"):
+        await enqueue(queue, "double", ["three"])
+    with pytest.raises(TaskError, match="unexpected keyword argument 'nmber'"):
+        await enqueue(queue, "double", [3], {"nmber": 3})
+    function = queue.worker.registry["double"].fn
+    assert check_arguments(function, "double", [1, "t", "2026-05-01"], {}) == (
+        [1, "t", date(2026, 5, 1)], {},
+    )  # fmt: skip
+
+
+async def test_an_hour_and_a_day_add_up(queue_of: Queue, running):
+    """Counts, and how long tasks waited and ran."""
+    async with running(queue_of.worker):
+        for name in ("double", "fails"):
+            args = (1,) if name == "double" else ()
+            await (await queue_of.worker.registry[name].enqueue(*args)).result(timeout=10)
+        hour = await until(lambda: counted(queue_of))
+        day = await read_span(queue_of, "day")
+
+    for span, slices in ((hour, 60), (day, 96)):
+        assert len(span.slices) == slices
+        assert (span.total("done"), span.total("failed")) == (1, 1)
+        assert span.wait(0.95) is not None
+        assert span.run(0.5) is not None
+
+
+async def counted(queue: Queue):
+    span = await read_span(queue, "hour")
+    return span if span.total("done") + span.total("failed") == 2 else None
+
+
+NOON = datetime(2026, 5, 1, 12, 0, 30, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    ("due", "last", "seen", "running", "health"),
+    [
+        (60, -30, -9999, False, CronHealth.ON_TIME),
+        (60, None, -9999, True, CronHealth.RUNNING),
+        (-120, -9999, -9999, False, CronHealth.LATE),
+        (60, -9999, -99999, False, CronHealth.MISSED),
+        (60, None, -99999, False, CronHealth.MISSED),
+        (60, None, -10, False, CronHealth.ON_TIME),
+    ],
+)
+def test_a_schedule_is_judged_by_its_last_run(due, last, seen, running, health):
+    """On time, running, late, missed; a schedule that is new has missed nothing."""
+
+    def at(seconds: int) -> datetime:
+        return NOON + timedelta(seconds=seconds)
+
+    row = None if last is None else Row(task_id="x", name="x", state=State.DONE, due=at(last))
+    found, note = judge("55 11 * * *", at(due), row, at(seen), is_running=running, now=NOON)
+
+    if health is CronHealth.ON_TIME and last == -30:
+        assert found is health
+    assert found is health
+    assert bool(note) == (health in {CronHealth.LATE, CronHealth.MISSED})

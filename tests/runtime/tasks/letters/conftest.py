@@ -1,0 +1,79 @@
+"""Letters of one's own, in either store."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from vibetuner.config import Settings, using_settings
+from vibetuner.tasks.dead_letters import Cause, DeadLetter, open_dead_letters
+from vibetuner.tasks.letters.stream import keep
+from vibetuner.tasks.worker import TaskWorker, get_worker
+from vibetuner.testing import held_open
+
+Bury = Callable[..., Awaitable[DeadLetter]]
+
+
+@pytest.fixture(params=["mongodb", "stream"])
+def store(request: pytest.FixtureRequest, settings: Settings) -> Iterator[str]:
+    """The settings of a project with MongoDB, and of one without."""
+    url = settings.mongodb_url if request.param == "mongodb" else None
+    with using_settings(settings.model_copy(update={"mongodb_url": url})):
+        yield request.param
+
+
+@pytest.fixture
+async def queue(settings: Settings) -> AsyncIterator[TaskWorker]:
+    """What dead letters need is open; the stream is the test's own."""
+    async with held_open(open_dead_letters()):
+        yield get_worker()
+
+
+@pytest.fixture
+def bury(settings: Settings, queue: TaskWorker) -> Bury:
+    """Leave a letter as a worker does: in the stream."""
+
+    async def bury(task_id: str, *args: Any, payload: bytes | None = None, **changes: Any):
+        if payload is None:
+            payload = await payload_of(queue, *args)
+        letter = make_letter(task_id, args=list(args), payload=payload, **changes)
+        await keep(queue.redis, settings.redis_key_prefix, letter)
+        return letter
+
+    return bury
+
+
+async def payload_of(queue: TaskWorker, *args: Any, **fields: Any) -> bytes:
+    """Signed, as it was enqueued."""
+    data = {"f": "send_invoice", "a": args, "k": {}, "t": 1, **fields}
+    return bytes(await queue.serialize(data))
+
+
+def make_letter(task_id: str, **changes: Any) -> DeadLetter:
+    """A letter in which all but a few things don't matter."""
+    values: dict[str, Any] = {
+        "task_name": "send_invoice",
+        "task_id": task_id,
+        "error": "no address",
+        "error_type": "ValueError",
+        "tries": 3,
+        "failed_at": datetime.now(UTC).replace(microsecond=0),
+        "cause": Cause.EXCEPTION,
+        "args": [],
+        "kwargs": {},
+        "traceback": "ValueError: no address",
+        "worker_id": "w1",
+        "queue": "shop",
+        "enqueued_at": datetime(2026, 1, 1, tzinfo=UTC),
+        "fingerprint": "f1",
+    }
+    return DeadLetter(**{**values, **changes})
+
+
+async def enqueued(queue: TaskWorker, task_id: str) -> int:
+    """How often a task of this id stands in the queue."""
+    entries = await queue.redis.xrange(queue.stream_key + queue.priorities[-1], "-", "+")
+    return sum(entry.field_values["task_id"] == task_id for entry in entries)

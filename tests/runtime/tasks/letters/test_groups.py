@@ -1,0 +1,132 @@
+"""Groups of dead letters are counted as letters come and go."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from tests.runtime.tasks.letters.conftest import Bury, make_letter
+from vibetuner.config import Settings, using_settings
+from vibetuner.embedded import Lease
+from vibetuner.redis.keys import Keys
+from vibetuner.resources.mongo import open_database
+from vibetuner.resources.slots import mongo_database
+from vibetuner.tasks.dead_letters import count, discard, groups, list_letters, retry
+from vibetuner.tasks.letters.relay import count_groups, move_letters
+from vibetuner.tasks.letters.stream import keep
+from vibetuner.tasks.worker import TaskWorker
+from vibetuner.testing import held_open, name_database
+
+NOW = datetime(2026, 5, 1, 12, tzinfo=UTC)
+
+
+@pytest.fixture
+def settings(settings: Settings) -> Iterator[Settings]:
+    """Settings without MongoDB."""
+    own = settings.model_copy(update={"mongodb_url": None})
+    with using_settings(own):
+        yield own
+
+
+@pytest.fixture
+async def in_mongodb(settings: Settings, servers: Lease) -> AsyncIterator[Settings]:
+    """The same settings with MongoDB, which is open."""
+    url = name_database(servers.urls["mongodb"], settings.redis_key_prefix.rstrip(":"))
+    own = settings.model_copy(update={"mongodb_url": url})
+    with using_settings(own):
+        async with held_open(open_database(own)):
+            yield own
+
+
+async def counted() -> dict[str, int]:
+    return {group.fingerprint: group.count for group in await groups()}
+
+
+async def test_a_letter_is_counted_until_somebody_decides(bury: Bury, queue: TaskWorker):
+    """Once for each task, however often its worker is lost at its end."""
+    for task_id in ("a", "b", "a"):
+        await bury(task_id, fingerprint="f1")
+    await bury("c", fingerprint="f2")
+    assert await counted() == {"f1": 2, "f2": 1}
+
+    await retry("a")
+    await discard("c")
+    await discard("c")
+
+    assert await counted() == {"f1": 1}
+    assert await count() == await count(fingerprint="f1") == 1
+
+
+async def test_a_group_tells_its_newest_error_and_its_span(bury: Bury, queue: TaskWorker):
+    """In whatever order the letters come."""
+    await bury("new", failed_at=NOW, error="now")
+    await bury("old", failed_at=NOW - timedelta(days=2), error="then")
+
+    (group,) = await groups()
+
+    assert (group.error, group.first, group.last) == (
+        "ValueError: now",
+        NOW - timedelta(days=2),
+        NOW,
+    )
+
+
+async def test_the_letters_of_one_bug_are_found_without_a_search(bury: Bury, queue: TaskWorker):
+    """Page after page, in the order of the stream, also where hundreds died in a millisecond."""
+    for n in range(25):
+        await bury(f"t{n}", fingerprint="f1")
+        await bury(f"u{n}", fingerprint="f2")
+
+    found, after = [], None
+    while True:
+        page = await list_letters(fingerprint="f1", limit=10, after=after)
+        found += [letter.task_id for letter in page.letters]
+        after = page.next
+        if after is None:
+            break
+
+    assert found == [f"t{n}" for n in range(24, -1, -1)]
+
+
+async def test_letters_in_mongodb_are_counted_by_the_workers(
+    settings: Settings, queue: TaskWorker, in_mongodb: Settings
+):
+    """Those that were there, those that come, and those that are settled; once a day anew."""
+    database, keys = mongo_database.get(), Keys(in_mongodb.redis_key_prefix)
+    for task_id in ("a", "b", "c"):
+        await keep(queue.redis, keys.prefix, make_letter(task_id))
+    await move_letters(queue.redis, database, keys.prefix)
+    await queue.redis.delete([keys.letter_groups])
+
+    await count_groups(queue.redis, database, keys.prefix)
+    await keep(queue.redis, keys.prefix, make_letter("d"))
+    await discard("a")
+    await count_groups(queue.redis, database, keys.prefix)
+
+    assert await counted() == {"f1": 3}
+    assert await count() == 3
+    await database["dead_letters"].delete_one({"_id": "b"})
+    await queue.redis.delete([keys.letters_counted])
+    assert await counted() == {"f1": 2}
+    await count_groups(queue.redis, database, keys.prefix)
+    assert await counted() == {"f1": 2}
+
+
+async def test_letters_of_a_version_that_kept_no_groups_are_counted(
+    bury: Bury, queue: TaskWorker, settings: Settings
+):
+    """When somebody asks; so are those that a letter that can't be read stands between."""
+    keys = Keys(settings.redis_key_prefix)
+    await bury("a", fingerprint="f1")
+    await queue.redis.xadd(keys.letters, {"letter": "{}"})
+    await bury("b", fingerprint="f1")
+    await bury("c", fingerprint="f2")
+    await discard("c")
+    await queue.redis.delete([keys.letter_groups, keys.letters_of("f1")])
+
+    assert await counted() == {"f1": 2}
+    assert await queue.redis.hget(keys.letter_groups, "?") == "1"
+    assert len((await list_letters(fingerprint="f1")).letters) == 2
+    assert await counted() == {"f1": 2}

@@ -1,0 +1,91 @@
+"""What is kept of a task: whatever its arguments are, there is a letter."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import bson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.runtime.tasks.letters.conftest import make_letter
+from vibetuner.tasks.dead_letters import Cause, DeadLetter
+from vibetuner.tasks.letters.letter import fingerprint
+from vibetuner.tasks.letters.plain import plain, plain_text
+
+
+class Mute:
+    """Can't even say what it is."""
+
+    def __str__(self) -> str:
+        raise RuntimeError("no session is open")
+
+    __repr__ = __str__
+
+
+def deep() -> list[Any]:
+    value: list[Any] = []
+    for _ in range(5000):
+        value = [value]
+    return value
+
+
+def endless() -> list[Any]:
+    value: list[Any] = []
+    value.extend([value] * 10)
+    return value
+
+
+anything = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.binary()
+    | st.text(st.characters()) | st.dates(),
+    lambda inner: (
+        st.lists(inner) | st.dictionaries(st.text(st.characters()) | st.integers(), inner)
+    ),
+    max_leaves=10,
+)  # fmt: skip
+
+
+@given(anything)
+def test_both_stores_take_whatever_was_passed(value: Any):
+    """Also what text can't be encoded, numbers of any size, and odd names."""
+    shown = plain({"value": value})
+
+    assert bson.decode(bson.encode(shown)) == shown
+    assert json.loads(json.dumps(shown)) == shown
+
+
+@pytest.mark.parametrize("value", [Mute(), deep(), endless(), "x" * 10**6, ["y" * 900] * 900])
+def test_what_cannot_be_shown_costs_no_letter(value: Any):
+    """It is cut short, or its kind is named."""
+    letter = make_letter("t1", args=plain([value]), kwargs=plain({"k": value}))
+
+    assert len(letter.to_json()) < 200_000
+    assert DeadLetter.from_json(letter.to_json()) == letter
+    assert isinstance(letter.args, list)
+    assert isinstance(letter.kwargs, dict)
+
+
+def test_an_error_that_cannot_be_shown_is_named():
+    """Somebody's ``__str__`` fails just when the letter is written."""
+    assert plain_text(Mute()) == "a Mute (RuntimeError in its __str__)"
+
+
+def test_fingerprints_differ_by_task_cause_and_place():
+    """And by nothing else."""
+    one, other = raised("here"), raised("there")
+
+    assert fingerprint("a", Cause.EXCEPTION, one) == fingerprint("a", Cause.EXCEPTION, other)
+    assert fingerprint("a", Cause.EXCEPTION, one) != fingerprint("b", Cause.EXCEPTION, one)
+    assert fingerprint("a", Cause.EXCEPTION, one) != fingerprint("a", Cause.TIMEOUT, one)
+    assert fingerprint("a", Cause.EXCEPTION, one) != fingerprint(
+        "a", Cause.EXCEPTION, ValueError("here")
+    )
+
+
+def raised(message: str) -> ValueError:
+    with pytest.raises(ValueError, match=message) as caught:
+        raise ValueError(message)
+    return caught.value

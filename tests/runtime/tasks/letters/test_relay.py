@@ -1,0 +1,93 @@
+"""From the stream to MongoDB: each letter once, and none holds up the others."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+import pytest
+
+from tests.runtime.tasks.letters.conftest import Bury, make_letter
+from vibetuner.config import Settings
+from vibetuner.resources.slots import mongo_database
+from vibetuner.tasks.dead_letters import count, get
+from vibetuner.tasks.letters.relay import move_letters, relaying
+from vibetuner.tasks.letters.stream import read_letters
+from vibetuner.tasks.worker import TaskWorker
+
+
+async def test_letters_arrive_and_leave_the_stream(
+    settings: Settings, bury: Bury, queue: TaskWorker
+):
+    """With nothing left behind beside it but the groups of the open letters."""
+    for number in range(3):
+        await bury(f"t{number}")
+    prefix = settings.redis_key_prefix
+
+    async with relaying(queue.redis, mongo_database.get(), prefix):
+        async with asyncio.timeout(10):
+            while await queue.redis.xlen(f"{prefix}dead_letters"):
+                await asyncio.sleep(0.02)
+
+    documents = await mongo_database.get()["dead_letters"].find({}).to_list()
+    assert {document["_id"] for document in documents} == {"t0", "t1", "t2"}
+    left = {key async for key in queue.redis.scan_iter(match=f"{prefix}*")}
+    assert {key for key in left if ":groups" not in str(key)} == {f"{prefix}dead_letters"}
+
+
+async def test_a_letter_that_is_delivered_twice_is_one_document(
+    settings: Settings, bury: Bury, queue: TaskWorker
+):
+    """Two workers' relays at once, and one that died before it took the letter out."""
+    database, prefix = mongo_database.get(), settings.redis_key_prefix
+    for number in range(30):
+        await bury(f"t{number}")
+
+    await asyncio.gather(*(move_letters(queue.redis, database, prefix) for _ in range(4)))
+    await bury("t3")
+    await move_letters(queue.redis, database, prefix)
+
+    assert await count() == 30
+
+
+async def test_what_was_done_is_not_undone_by_a_second_delivery(
+    settings: Settings, bury: Bury, queue: TaskWorker
+):
+    """The document stays as it is."""
+    database = mongo_database.get()
+    await bury("t1")
+    await move_letters(queue.redis, database, settings.redis_key_prefix)
+    await database["dead_letters"].update_one({"_id": "t1"}, {"$set": {"retried_as": "t2"}})
+    await bury("t1")
+    await move_letters(queue.redis, database, settings.redis_key_prefix)
+
+    assert (await get("t1")).retried_as == "t2"
+
+
+async def test_an_entry_that_cannot_be_read_holds_up_no_other(
+    settings: Settings, bury: Bury, queue: TaskWorker
+):
+    """It stays where it is, for a version that can read it."""
+    key = f"{settings.redis_key_prefix}dead_letters"
+    newer = make_letter("t0").to_json().replace('"exception"', '"a_cause_of_tomorrow"')
+    for number in range(150):
+        await queue.redis.xadd(key, {"letter": newer if number % 2 else "garbage"})
+    await bury("t1")
+
+    assert await count() == 1
+    assert await queue.redis.xlen(key) == 150
+    assert await read_letters(queue.redis, settings.redis_key_prefix) == []
+
+
+async def test_arguments_too_large_for_mongodb_leave_a_letter_without_them(
+    bury: Bury, caplog: pytest.LogCaptureFixture
+):
+    """Said in one line; the others go on."""
+    await bury("large", payload=b"x" * 17_000_000)
+    await bury("small")
+
+    with caplog.at_level(logging.WARNING):
+        assert await count() == 2
+
+    assert (await get("large")).payload == b""
+    assert "send_invoice large is kept without its arguments, 17 MB" in caplog.text
