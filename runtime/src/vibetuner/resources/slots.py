@@ -18,5 +18,7 @@ SQL_MISSING = (
     "SQL database not configured. Add to .env:  DATABASE_URL=sqlite+aiosqlite:///.vibetuner/app.db"
 )
 
-mongo_database: Slot[AsyncDatabase[dict[str, Any]]] = Slot(lambda: NotConfigured(MONGO_MISSING))
-sql_engine: Slot[AsyncEngine] = Slot(lambda: NotConfigured(SQL_MISSING))
+mongo_database: Slot[AsyncDatabase[dict[str, Any]]] = Slot(
+    lambda: NotConfigured(MONGO_MISSING), name="MongoDB"
+)
+sql_engine: Slot[AsyncEngine] = Slot(lambda: NotConfigured(SQL_MISSING), name="The SQL database")
