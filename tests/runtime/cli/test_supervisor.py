@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 
 from vibetuner.cli.program import Program
@@ -61,3 +65,30 @@ async def test_who_is_killed_is_started_again(tmp_path, capfd: pytest.CaptureFix
     )
 
     assert await run(program(code)) == 4
+
+
+def test_it_stops_in_order_when_nobody_reads_what_it_prints(tmp_path: Path):
+    """As after ``2>&1 | head -1``; its programs get their signal and their time."""
+    trace = tmp_path / "stopped"
+    code = (
+        "import pathlib, signal, sys, time\n"
+        "def stop(*_):\n"
+        f"    pathlib.Path({str(trace)!r}).touch()\n"
+        "    sys.exit()\n"
+        "signal.signal(signal.SIGTERM, stop)\n"
+        "while True:\n"
+        "    print('line', flush=True); time.sleep(0.05)"
+    )
+    script = (
+        "import asyncio, sys\n"
+        "from vibetuner.cli.program import Program\n"
+        "from vibetuner.cli.supervisor import Supervisor\n"
+        f"sys.exit(asyncio.run(Supervisor([Program('web', ('-c', {code!r}))]).run()))"
+    )
+    with subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.PIPE) as process:
+        assert process.stderr
+        assert process.stderr.readline() == b"line\n"
+        process.stderr.close()
+
+        assert process.wait(30) == 141
+    assert trace.exists()

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from watchfiles import DefaultFilter, awatch
 
+from vibetuner.cli.complaint import READER_GONE
 from vibetuner.cli.program import Program
 from vibetuner.logs import is_colourful
 
@@ -152,7 +153,16 @@ class Supervisor:
                 if text in self._told:
                     continue  # what keeps both from starting is said once
                 self._told.add(text)
-            print(f"{prefix}{text}", file=sys.stderr, flush=True)
+            self._print(f"{prefix}{text}")
+
+    def _print(self, line: str) -> None:
+        try:
+            print(line, file=sys.stderr, flush=True)
+        except BrokenPipeError:  # nobody reads any more, as after `2>&1 | head`
+            if not self._stopping.is_set():
+                self._stop(READER_GONE)
+        except OSError:
+            pass  # a full disk below the log is no reason to stop
 
     async def _reload_on_change(self) -> None:
         async for changes in awatch(
