@@ -131,7 +131,7 @@ def test_a_schedule_that_cron_reads_differently_is_warned_about(
     line = unlucky.fn.__code__.co_firstlineno
     [warning] = find_warnings(worker)
     assert warning.startswith(f"unlucky ({__file__}:{line}): the schedule '0 9 13 * fri' runs only")
-    assert [record.message for record in caplog.records] == [warning]
+    assert [record.message for record in caplog.records] == [f"ambiguous schedule: {warning}"]
 
 
 def test_a_task_of_another_worker_is_no_task_of_this_one(worker: TaskWorker):

@@ -46,7 +46,7 @@ def check_tasks(app: VibetunerApp, worker: Worker[Any]) -> None:
     if problems := find_problems(app, worker):
         raise ProjectError("; ".join(problems))
     for warning in find_warnings(worker):
-        logger.warning("%s", warning)
+        logger.warning("ambiguous schedule: %s", warning)
 
 
 def check_name(worker: Worker[Any], name: str, function: Callable[..., Any]) -> None:
