@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import subprocess
 import sys
 from pathlib import Path
@@ -65,6 +66,22 @@ async def test_who_is_killed_is_started_again(tmp_path, capfd: pytest.CaptureFix
     )
 
     assert await run(program(code)) == 4
+
+
+async def test_who_is_killed_is_started_again_in_development_too(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+):
+    """It does not wait for a change of the code, which is not at fault."""
+    trace = tmp_path / "begun"
+    code = (
+        f"import os, pathlib, signal, time; trace = pathlib.Path({str(trace)!r})\n"
+        "if not trace.exists(): trace.touch(); os.kill(os.getpid(), signal.SIGKILL)\n"
+        "os.kill(os.getppid(), signal.SIGTERM); time.sleep(60)"
+    )
+    supervisor = Supervisor([program(code, "worker")], watch=[tmp_path])
+
+    assert await asyncio.wait_for(supervisor.run(), 30) == 0
+    assert "waiting for a change" not in capfd.readouterr().err
 
 
 def test_it_stops_in_order_when_nobody_reads_what_it_prints(tmp_path: Path):

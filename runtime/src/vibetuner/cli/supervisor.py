@@ -33,8 +33,8 @@ class Supervisor:
     """Keeps programs running until a signal comes.
 
     With ``watch``, a change of a watched Python file restarts them all, and one that ended waits
-    for the next change. Without, one that ended is started again, later each time; when that
-    does not help, everything stops. A program that fails in its first seconds stops everything
+    for the next change. Without, and when it was killed, it is started again, later each time; when
+    that does not help, everything stops. A program that fails in its first seconds stops everything
     too: what can't start should say so and not go on half.
     """
 
@@ -105,7 +105,7 @@ class Supervisor:
             if failures > 1:
                 logger.info("%s, %d times in a row; giving up", ended, failures)
             self._stop(code if code > 0 else 1)
-        elif self._watch:
+        elif self._watch and code >= 0:
             logger.info("%s; waiting for a change", ended)
             self._changed.clear()
             await self._changed.wait()
