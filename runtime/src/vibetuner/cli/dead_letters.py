@@ -30,7 +30,10 @@ Since = Annotated[
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 WithActed = Annotated[bool, typer.Option("--all", help="Also those retried or discarded.")]
-Ids = Annotated[list[str] | None, typer.Argument(help="Ids of tasks.", metavar="[ID]...")]
+Ids = Annotated[
+    list[str] | None,
+    typer.Argument(help="Ids of tasks, or their first 8 characters.", metavar="[ID]..."),
+]
 Everything = Annotated[bool, typer.Option("--all", help="All that the filters leave.")]
 Limit = Annotated[int, typer.Option("--limit", min=1, help="How many at the most.")]
 AtMost = Annotated[int | None, typer.Option("--limit", min=1, help="How many at the most.")]
@@ -82,7 +85,9 @@ def count(  # noqa: PLR0913, PLR0917 - options
 
 @app.command()
 def show(
-    task_id: Annotated[str, typer.Argument(metavar="ID", help="The task's id.")],
+    task_id: Annotated[
+        str, typer.Argument(metavar="ID", help="The task's id, or its first 8 characters.")
+    ],
     as_json: AsJson = False,
 ) -> None:
     """Show one dead letter with its arguments and its traceback.
@@ -186,7 +191,9 @@ def _act(  # noqa: PLR0913 - options
             f"Say what to {job.verb}: ids, or --all, which --task, --cause, --fingerprint, "
             "--since and --limit narrow down"
         )
-    outcome = run(settle_some(job, ids) if ids else settle_all(job, wanted, limit=limit, yes=yes))
+    outcome = run(
+        settle_some(job, ids, yes=yes) if ids else settle_all(job, wanted, limit=limit, yes=yes)
+    )
     if as_json:
         print_json_outcome(job, outcome)
     else:

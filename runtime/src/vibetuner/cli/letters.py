@@ -41,11 +41,16 @@ __all__ = [
     "run",
     "settle_all",
     "settle_some",
+    "whole_id",
 ]
 
 T = TypeVar("T")
 
 PAGE = 100
+# A short id is looked for among so many letters.
+PAGES = 50
+SHORTEST = 8
+WHOLE = 32
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,16 +118,47 @@ async def fetch_count(wanted: Wanted) -> int:
 
 
 async def fetch_one(task_id: str) -> DeadLetter:
-    """The letter of one task."""
-    return await get(task_id)
+    """The letter of one task, whose id may be short."""
+    return await get(await whole_id(task_id))
 
 
-async def settle_some(job: Job, ids: list[str]) -> Outcome:
-    """Do the job for the tasks of these ids."""
+async def whole_id(text: str) -> str:
+    """Return the id that begins with ``text`` among the newest letters; ``text`` if none does.
+
+    Raises:
+        DeadLetterError: several begin so.
+    """
+    if not SHORTEST <= len(text) < WHOLE:
+        return text
+    found: set[str] = set()
+    after = None
+    for _ in range(PAGES):
+        page = await list_letters(open_only=False, limit=PAGE, after=after)
+        found |= {one.task_id for one in page.letters if one.task_id.startswith(text)}
+        if text in found or (after := page.next) is None:
+            break
+    if text in found or not found:
+        return text
+    if len(found) > 1:
+        raise DeadLetterError(
+            f"{len(found)} dead letters begin with {text}: {', '.join(sorted(found)[:3])}. "
+            "Take more of the id"
+        )
+    return found.pop()
+
+
+async def settle_some(job: Job, ids: list[str], *, yes: bool) -> Outcome:
+    """Do the job for the tasks of these ids; ask on a terminal before any is discarded.
+
+    Raises:
+        NotConfirmed: the person at the terminal does not want it.
+    """
+    if job is DISCARD and not yes and sys.stdin.isatty():
+        _confirm(job, len(ids))
 
     async def named() -> AsyncIterator[str]:
         for task_id in dict.fromkeys(ids):
-            yield task_id
+            yield await whole_id(task_id)
 
     return await _settle(job, named(), total=len(ids))
 
