@@ -13,7 +13,7 @@ from typing import Any
 
 from coredis import PureToken
 from crontab import CronTab
-from streaq.utils import datetime_ms, now_ms
+from streaq.utils import now_ms
 from streaq.worker import _deterministic_id
 
 from vibetuner.tasks.worker import TaskWorker
@@ -80,9 +80,8 @@ class QueueClock:
         for task in cron_tasks(worker):
             if task.fn_name in scheduled:
                 continue
-            due = worker._next_datetime(str(task.crontab))  # noqa: SLF001 - as below
-            name, score = task.fn_name, datetime_ms(due)
-            run = task.enqueue().start(schedule=due)
+            name, score = task.fn_name, worker.next_run(str(task.crontab))
+            run = task.enqueue().start(schedule=datetime.fromtimestamp(score / 1000, UTC))
             run.id = _deterministic_id(f"{name}{score}")
             runs.append(run)
             await self._redis.set(worker.cron_data_key + name, await run.serialize(now))
