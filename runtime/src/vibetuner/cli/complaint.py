@@ -31,10 +31,11 @@ def complaining() -> Iterator[None]:
             _write_the_rest()
     except KeyboardInterrupt:
         sys.exit(130)
-    except BaseException as error:
-        if _has_broken_pipe(error) and reader_is_gone():
+    except BaseException as raised:
+        if _has_broken_pipe(raised) and reader_is_gone():
             _discard_output()
             sys.exit(READER_GONE)
+        error = _behind_typer(raised)
         if (code := _asked_to_end(error)) is not None:
             sys.exit(code)
         if not isinstance(error, Exception):
@@ -76,6 +77,13 @@ def _discard_output() -> None:
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, sys.__stdout__.fileno())
     os.close(nowhere)
+
+
+def _behind_typer(error: BaseException) -> BaseException:
+    """Return the broken pipe that typer exits for without a word, as if it were always stdout's."""
+    if isinstance(error, SystemExit) and isinstance(error.__context__, BrokenPipeError):
+        return error.__context__
+    return error
 
 
 def _has_broken_pipe(error: BaseException | None) -> bool:
