@@ -18,8 +18,8 @@ from vibetuner.config import Settings, using_settings
 from vibetuner.sse.event import Event
 from vibetuner.sse.history import History, history_of
 from vibetuner.tasks import progress_store
+from vibetuner.tasks.observers.progress import ProgressObserver
 from vibetuner.tasks.progress import Progress, ProgressState, ProgressStatus, watch_progress
-from vibetuner.tasks.progress_hook import Ends
 from vibetuner.tasks.robust import robust_task
 from vibetuner.tasks.worker import TaskWorker, using_worker
 from vibetuner.testing import held_open
@@ -376,7 +376,7 @@ async def test_a_task_is_finished_though_its_end_cannot_be_told(
     assert (await spoilt.result(timeout=30)).success
     assert (await until_closed(worker, settings, task.id))[-1].name == "complete"
     async with asyncio.timeout(30):
-        while not any(m.startswith("progress is not told") for m in caplog.messages):
+        while not any(m.startswith("could not publish progress") for m in caplog.messages):
             await asyncio.sleep(0.02)
 
 
@@ -390,8 +390,8 @@ async def test_an_end_that_redis_did_not_hear_is_told_when_it_is_back(tmp_path: 
                 store = history(own, valkey.settings)
                 await progress_store.register(store, ProgressState(task_id="t"))
                 valkey.kill()
-                ends = Ends(own)
-                ends.tell("t", None, success=True)
+                observer = ProgressObserver(own.client.functions, store)
+                observer.publish("t", ProgressStatus.COMPLETE)
                 await asyncio.sleep(0.3)
                 valkey.start()
                 assert (await until_closed(own, valkey.settings, "t"))[-1].name == "complete"

@@ -26,6 +26,8 @@ logger = logging.getLogger(__name__)
 SETTLE_SECONDS = 10.0
 BACKOFF_SECONDS = (0.5, 1, 2, 5, 10, 30)
 STOP_SECONDS = 35.0
+# A process manager signals a whole group, and `uv run` forwards what it gets: within this, one.
+ONE_SIGNAL_SECONDS = 1.0
 NAME_COLOURS = ("36", "35", "32", "34")
 
 
@@ -48,6 +50,8 @@ class Supervisor:
         self._changed = asyncio.Event()
         self._generation = 0
         self._code = 0
+        self._signals = 0
+        self._signalled = -ONE_SIGNAL_SECONDS
         self._label = label and len(programs) > 1
         self._told: set[str] = set()
         self._width = max(len(program.name) for program in programs)
@@ -70,11 +74,17 @@ class Supervisor:
         return self._code
 
     def _on_signal(self) -> None:
-        if self._stopping.is_set():
-            self._signal_all(signal.SIGKILL)
+        """Stop; a second signal, a second or more later, hurries, and a third one kills."""
+        now = time.monotonic()
+        if now - self._signalled < ONE_SIGNAL_SECONDS:
             return
-        logger.info("stopping; Ctrl-C again stops at once")
-        self._stop()
+        self._signalled = now
+        self._signals += 1
+        if self._signals == 1:
+            logger.info("stopping; Ctrl-C again stops at once")
+            self._stop()
+        else:
+            self._signal_all(signal.SIGTERM if self._signals == 2 else signal.SIGKILL)
 
     def _stop(self, code: int = 0) -> None:
         self._code = self._code or code

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
-import signal
+import os
+import threading
 from collections.abc import Iterator
+from contextlib import suppress
+from functools import partial
 
 import anyio
-from anyio import move_on_after, open_signal_receiver
 from coredis.exceptions import RedisError
 
 from vibetuner.cli.complaint import find_known
@@ -22,6 +25,7 @@ from vibetuner.loader import load_project
 from vibetuner.project import project_info
 from vibetuner.redis.client import check
 from vibetuner.tasks.registry import check_tasks, import_tasks
+from vibetuner.tasks.run.stop import Stop
 from vibetuner.tasks.watchdog import watching
 from vibetuner.tasks.worker import TaskWorker, get_worker
 
@@ -30,6 +34,7 @@ __all__ = ["serve_worker"]
 logger = logging.getLogger(__name__)
 
 BACKOFF_SECONDS = (0.2, 0.5, 1, 2)
+LEAVE_SECONDS = 1.0
 
 
 def serve_worker(*, monitor: tuple[str, int] | None, schema: bool = False) -> None:
@@ -49,23 +54,39 @@ async def _serve_worker(monitor: tuple[str, int] | None, schema: bool) -> None:
         project, app, worker = project_info(), load_project(), get_worker()
         import_tasks(project)
     check_tasks(app, worker)
+    stop = Stop()
+    with stop.on_signals():
+        serving = asyncio.create_task(_serve(worker, stop, monitor, schema=schema))
+        requested = asyncio.create_task(stop.requested.wait())
+        await asyncio.wait({serving, requested}, return_when=asyncio.FIRST_COMPLETED)
+        if not worker.is_running:
+            serving.cancel()  # it waits for something at its start
+        requested.cancel()
+        with suppress(asyncio.CancelledError):
+            await serving
+    logger.info("worker stopped")
+    leave_within(LEAVE_SECONDS)
+
+
+async def _serve(
+    worker: TaskWorker, stop: Stop, monitor: tuple[str, int] | None, *, schema: bool
+) -> None:
     async with open_services(get_settings()) as settings:
         await check(settings)
         if schema:
             await make_schema()
         with monitored(worker.id, monitor):
             async with watching(settings.worker_watchdog_timeout):
-                await _run_and_return(worker)
-    logger.info("worker stopped")
+                await _run_and_return(worker, stop)
 
 
-async def _run_and_return(worker: TaskWorker) -> None:
-    """Run, and come back when what broke the run has passed; returns after a signal."""
+async def _run_and_return(worker: TaskWorker, stop: Stop) -> None:
+    """Run, and come back when what broke the start has passed; returns after a stop."""
     failures = 0
-    while True:
+    while not stop.requested.is_set():
         try:
             async with anyio.create_task_group() as group:
-                await group.start(worker.run_async)
+                await group.start(partial(worker.run_async, stop=stop))
                 failures = 0
                 logger.info(
                     "worker ready: queue %s, %d tasks, %d at a time",
@@ -79,11 +100,26 @@ async def _run_and_return(worker: TaskWorker) -> None:
                 raise
             level = logging.DEBUG if failures else logging.WARNING  # said once, until it is over
             logger.log(level, "%s; trying again", outage)
-            if await _signal_within(BACKOFF_SECONDS[min(failures, len(BACKOFF_SECONDS) - 1)]):
-                return
+            await asyncio.sleep(BACKOFF_SECONDS[min(failures, len(BACKOFF_SECONDS) - 1)])
             failures += 1
         else:
             return
+
+
+def leave_within(seconds: float) -> None:
+    """End the process after ``seconds`` if it has not ended by then.
+
+    The thread of a task without ``async`` can't be stopped: Python would wait for it.
+    """
+    timer = threading.Timer(seconds, _leave)
+    timer.daemon = True
+    timer.start()
+
+
+def _leave() -> None:
+    logger.warning("threads of tasks that are not async still run; leaving without them")
+    logging.shutdown()
+    os._exit(0)
 
 
 def _outage(error: Exception) -> str | None:
@@ -103,12 +139,3 @@ def _leaves(error: BaseException) -> Iterator[BaseException]:
             yield from _leaves(inner)
     else:
         yield error
-
-
-async def _signal_within(seconds: float) -> bool:
-    with (
-        open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals,
-        move_on_after(seconds) as scope,
-    ):
-        await anext(signals)
-    return not scope.cancelled_caught

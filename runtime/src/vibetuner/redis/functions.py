@@ -1,7 +1,7 @@
 """Our Lua functions: loaded under a name that nobody else has, replacing nothing.
 
 A file of ``lua/`` holds one subject. Each ``local function name(keys, argv)`` in it can be called;
-one with other parameters is a helper. ``common.lua`` stands before each of the others.
+one with other parameters is a helper. Files stand in alphabetical order; each sees those before it.
 """
 
 from __future__ import annotations
@@ -83,6 +83,17 @@ class Functions:
         await self.load()
         return await self.ask(name, keys, values)
 
+    def add_to(
+        self, pipe: Any, name: str, keys: Sequence[str], values: Sequence[Any]
+    ) -> Awaitable[Any]:
+        """Add a call to a pipeline of coredis's."""
+        kind, loaded = self._heads[name]
+        if kind == "FCALL":
+            added: Awaitable[Any] = pipe.fcall(loaded, keys, values)
+            return added
+        scripted: Awaitable[Any] = pipe.eval(_script(name), keys, values)
+        return scripted
+
     def eval(self, script: str, keys: Sequence[str], args: Sequence[Value]) -> asyncio.Future[Any]:
         """Run a script, as the client's method of that name does."""
         return self.connection.call("EVAL", script, len(keys), *keys, *args)
@@ -112,35 +123,20 @@ class Functions:
 
 
 @cache
-def _files() -> dict[str, str]:
+def _body() -> str:
     folder = Path(__file__).with_name("lua")
-    return {path.stem: path.read_text(encoding="utf-8") for path in sorted(folder.glob("*.lua"))}
+    return "\n".join(path.read_text(encoding="utf-8") for path in sorted(folder.glob("*.lua")))
 
 
 @cache
 def _library() -> tuple[str, str, tuple[str, ...]]:
     """Its name, which changes with what is in it, its code, and the names of its functions."""
-    files = _files()
-    digest = hashlib.sha256("".join(files.values()).encode()).hexdigest()[:8]
-    library = f"vibetuner_v1_{digest}"
-    names: list[str] = []
-
-    def registered(code: str) -> str:
-        found = CALLABLE.findall(code)
-        names.extend(found)
-        lines = (f"redis.register_function('{library}_{name}', {name})" for name in found)
-        return "\n".join([code, *lines])
-
-    # A block each, so that no file sees another's helpers and no limit of Lua's is near.
-    blocks = [f"do\n{registered(code)}\nend" for stem, code in files.items() if stem != "common"]
-    parts = [f"#!lua name={library}", registered(files["common"]), *blocks, ""]
-    return library, "\n".join(parts), tuple(names)
+    library = f"vibetuner_v1_{hashlib.sha256(_body().encode()).hexdigest()[:8]}"
+    names = tuple(CALLABLE.findall(_body()))
+    lines = (f"redis.register_function('{library}_{name}', {name})" for name in names)
+    return library, "\n".join([f"#!lua name={library}", _body(), *lines, ""]), names
 
 
-@cache
 def _script(name: str) -> str:
-    """The code of one function by itself, as a script."""
-    files = _files()
-    subject = next(stem for stem, code in files.items() if name in CALLABLE.findall(code))
-    own = "" if subject == "common" else files[subject]
-    return f"{files['common']}\n{own}\nreturn {name}(KEYS, ARGV)"
+    """The code of one function as a script."""
+    return f"{_body()}\nreturn {name}(KEYS, ARGV)"

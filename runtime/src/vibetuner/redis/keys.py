@@ -23,6 +23,7 @@ class Keys:
 
     Args:
         prefix: REDIS_KEY_PREFIX, with its colon.
+        queue_name: the queue of a worker that was made before the settings were known.
 
     >>> keys = Keys("shop:")
     >>> keys.stream("normal"), keys.data("1a"), keys.letters
@@ -30,11 +31,12 @@ class Keys:
     """
 
     prefix: str
+    queue_name: str = ""
 
     @property
     def queue(self) -> str:
         """What starts every key of streaq's; KEYS[1] of our functions."""
-        return f"streaq:{self.prefix.rstrip(':')}"
+        return f"streaq:{self.queue_name or self.prefix.rstrip(':')}"
 
     def stream(self, priority: str) -> str:
         """Stream: what waits or runs."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from contextvars import ContextVar
 from functools import wraps
 from inspect import Signature, iscoroutinefunction, signature
 from typing import Any, TypeVar, cast
@@ -12,12 +11,11 @@ from typing import Any, TypeVar, cast
 from vibetuner.config import get_settings
 from vibetuner.context import current_context
 from vibetuner.lifespan import make_context, make_http_client
+from vibetuner.tasks.attempt import current_attempt
 
-__all__ = ["WorkerDepends", "inject", "is_injected", "running_context"]
+__all__ = ["WorkerDepends", "inject", "is_injected"]
 
 F = TypeVar("F", bound=Callable[..., Any])
-
-running_context: ContextVar[Any] = ContextVar("running_context")
 
 
 class _Dependency:
@@ -84,5 +82,6 @@ async def _open_context() -> AsyncIterator[Any]:
 
 
 def _existing_context() -> Any:
-    context = running_context.get(None)  # what a lifespan yields may be empty
+    attempt = current_attempt()
+    context = None if attempt is None else attempt.context  # what a lifespan yields may be empty
     return current_context.peek() if context is None else context

@@ -1,4 +1,4 @@
-"""How arguments and results are stored: pickled, and signed by the engine with a derived key."""
+"""Stores arguments and results: pickled, and signed with a key that is derived from SECRET_KEY."""
 
 from __future__ import annotations
 
@@ -17,14 +17,39 @@ from streaq import StreaqError
 from vibetuner.config import Settings, data_dir
 from vibetuner.errors import PayloadError
 
-__all__ = ["ArgumentsGone", "dump", "read", "sign", "signing_keys"]
+__all__ = ["ArgumentsGone", "Codec", "dump", "read", "sign", "signing_keys"]
 
 SIGNATURE_BYTES = 32
+# The opcode of a pickle that names a class or a function (PEP 3154).
+GLOBAL = b"\x93"
 BLOCK_BYTES = 64
 
 
 class ArgumentsGone(StreaqError):  # noqa: N818 - as the engine's own kin
     """The result that was to be a task's arguments is not there any more."""
+
+
+class Codec:
+    """Signs and reads what goes through Redis.
+
+    Args:
+        keys: what is stored may be signed with any of them, and is signed with the first.
+    """
+
+    def __init__(self, keys: Sequence[bytes]) -> None:
+        self._keys = keys
+
+    def dump(self, data: Any) -> bytes:
+        """Store data; raises PayloadError, which names what can't be stored."""
+        return self.sign(dump(data))
+
+    def sign(self, body: bytes) -> bytes:
+        """Return what is stored for a pickle."""
+        return body + sign(self._keys[0], body)
+
+    def load(self, data: bytes) -> Any:
+        """Read stored data; raises StreaqError when its signature is none of ours."""
+        return read(data, self._keys)
 
 
 def signing_keys(settings: Settings) -> list[bytes]:
@@ -112,13 +137,14 @@ def dump(data: Any) -> bytes:
             return _dump({**data, "s": False, "r": _unstorable(data, error)})
         if isinstance(data, dict) and "a" in data:
             raise PayloadError(_blame(data)) from None
-        raise PayloadError(f"A result can't be stored: {error}") from None
+        raise PayloadError(f"A result can't be stored: {_text(error)}") from None
 
 
 def _dump(data: Any) -> bytes:
     raw = pickle.dumps(data)
-    if isinstance(data, dict) and isinstance(data.get("r"), BaseException):
-        # Some exceptions can be pickled and not unpickled; the reader must not pay for that.
+    if GLOBAL in raw and isinstance(data, dict) and "r" in data:
+        # Some objects can be pickled and not unpickled; the reader must not pay for that. Without
+        # a class in it, a pickle can be read.
         pickle.loads(raw)  # noqa: S301 - what this process wrote a line above
     return raw
 
@@ -126,11 +152,19 @@ def _dump(data: Any) -> bytes:
 def _unstorable(data: dict[str, Any], error: Exception) -> PayloadError:
     outcome = data["r"]
     if isinstance(outcome, BaseException):
-        return PayloadError(f"{type(outcome).__name__}: {outcome}")
+        return PayloadError(f"{type(outcome).__name__}: {_text(outcome)}")
     return PayloadError(
-        f"{data['f']}: its result, a {type(outcome).__name__}, can't be stored ({error}). "
+        f"{data['f']}: its result, a {type(outcome).__name__}, can't be stored ({_text(error)}). "
         "Return plain data"
     )
+
+
+def _text(error: BaseException) -> str:
+    """What an error says; somebody's __str__ must not cost the result."""
+    try:
+        return str(error)
+    except Exception:  # noqa: BLE001 - as above
+        return f"a {type(error).__name__} that says nothing"
 
 
 def _blame(data: dict[str, Any]) -> str:

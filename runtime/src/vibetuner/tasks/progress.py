@@ -23,12 +23,11 @@ from dataclasses import asdict
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from vibetuner.logs import current_task
 from vibetuner.sse.broadcast import broadcast
 from vibetuner.sse.event import check_channel
 from vibetuner.sse.history import OUTAGES
 from vibetuner.tasks import progress_store
-from vibetuner.tasks.progress_hook import reporting
+from vibetuner.tasks.attempt import current_attempt, current_task_id
 from vibetuner.tasks.progress_state import ProgressState, ProgressStatus, RateMeter, remaining
 
 if TYPE_CHECKING:
@@ -79,8 +78,8 @@ class Progress:
         self.total = total
         self.message = message
         self._channel = None if channel is None else check_channel(channel)
-        self._target = reporting.get()
-        self._task_id = self._target.task_id if self._target else current_task.get() or ""
+        self._attempt = current_attempt()
+        self._task_id = current_task_id()
         self._meter = RateMeter()
         self._due = 0.0
         self._is_new = True
@@ -89,8 +88,8 @@ class Progress:
         self._over = False
         self._timer: asyncio.TimerHandle | None = None
         self._late: asyncio.Task[None] | None = None
-        if self._target is not None:
-            self._target.reports.append(self)
+        if self._attempt is not None:
+            self._attempt.reports.append(self)
         self._meter.rate(time.monotonic(), 0)
 
     async def advance(self, steps: int = 1) -> None:
@@ -140,7 +139,7 @@ class Progress:
         wait = self._due - time.monotonic()
         if wait <= 0 and not self._busy:
             await self._send(ProgressStatus.RUNNING)
-        elif self._timer is None and self._target is not None and not self._over:
+        elif self._timer is None and self._attempt is not None and not self._over:
             loop = asyncio.get_running_loop()
             self._timer = loop.call_later(max(wait, INTERVAL_SECONDS / 2), self._tell_late)
 
@@ -156,15 +155,15 @@ class Progress:
             await self._send_now(self._state(status))
         except OUTAGES as error:
             if self._is_new:
-                logger.warning("progress is not told: %s", type(error).__name__)
+                logger.warning("could not publish progress: %s", type(error).__name__)
         finally:
             self._busy, self._is_new = False, False
             self._due = time.monotonic() + INTERVAL_SECONDS
 
     async def _send_now(self, state: ProgressState) -> None:
-        if self._target is not None:
+        if self._attempt is not None:
             await progress_store.write(
-                self._target.history,
+                self._attempt.history,
                 state,
                 channel=self._channel,
                 anew=self._is_new and state.status is ProgressStatus.RUNNING,

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 from fastapi import APIRouter, Depends, HTTPException, Request, Response
 from streaq import TaskStatus
+from streaq.types import StreaqCancelled
 
 from vibetuner.config import get_settings
 from vibetuner.sse.endpoint import add_stream_route
@@ -19,7 +20,6 @@ from vibetuner.sse.hub import Hub
 from vibetuner.sse.relay import open_relay
 from vibetuner.sse.stream import KEEPALIVE, OUTAGE_SECONDS, EventStream, Write
 from vibetuner.tasks import progress_store
-from vibetuner.tasks.progress_hook import status_of
 from vibetuner.tasks.progress_state import ProgressState, ProgressStatus
 from vibetuner.tasks.progress_store import PROGRESS
 from vibetuner.tasks.worker import get_worker
@@ -188,8 +188,11 @@ async def _ask_queue(task_id: str) -> ProgressState | None:
         result = await worker.result_by_id(task_id, timeout=RESULT_SECONDS)
     except TimeoutError:
         return None
-    outcome = None if result.success else result.exception
-    return ProgressState(task_id=task_id, status=status_of(outcome, success=result.success))
+    end = ProgressStatus.COMPLETE
+    if not result.success:
+        aborted = isinstance(result.exception, StreaqCancelled)
+        end = ProgressStatus.ABORTED if aborted else ProgressStatus.FAILED
+    return ProgressState(task_id=task_id, status=end)
 
 
 async def _is_lost(task_id: str) -> bool:

@@ -1,12 +1,16 @@
-"""The arithmetic of trying again: pure, without a clock and without chance of its own."""
+"""Retry arithmetic, without a clock and a source of chance of its own; what follows a failure."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Any
 
-__all__ = ["RetryPolicy", "check_number"]
+__all__ = ["FailurePolicy", "OnFailure", "RetryPolicy", "check_number", "policy_of", "set_policy"]
+
+OnFailure = Callable[[str, str, Exception], Any]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,6 +70,33 @@ class RetryPolicy:
         except OverflowError:
             longest = self.cap
         return longest * (1 - self.jitter * chance)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FailurePolicy:
+    """What a robust task adds to a task: retries, and what follows the last attempt.
+
+    Args:
+        retry: when a failed attempt is followed by another.
+        limit: the time limit of one attempt.
+        expire: a task that waits longer for its first attempt is given up.
+        on_failure: called with task name, task id and error once no attempt is left.
+    """
+
+    retry: RetryPolicy
+    limit: timedelta | None = None
+    expire: timedelta | None = None
+    on_failure: OnFailure | None = None
+
+
+def policy_of(task: object) -> FailurePolicy | None:
+    """Return the policy of a robust task; None for any other."""
+    return getattr(task, "failure_policy", None)
+
+
+def set_policy(task: Any, policy: FailurePolicy) -> None:
+    """Make a registered task a robust one."""
+    task.failure_policy = policy
 
 
 def check_number(name: str, value: float) -> float:

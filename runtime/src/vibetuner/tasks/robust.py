@@ -1,4 +1,4 @@
-"""``@robust_task()``: tried again when it fails, kept as a dead letter when that does not help."""
+"""``@robust_task()``: retries a task that fails, and keeps a dead letter in the end."""
 
 from __future__ import annotations
 
@@ -8,15 +8,12 @@ from typing import Any, cast
 
 from streaq.types import CronDecorator, TaskDecorator
 
-from vibetuner.tasks.guard import Guard, OnFailure
-from vibetuner.tasks.retry import RetryPolicy, check_number
+from vibetuner.tasks.retry import FailurePolicy, OnFailure, RetryPolicy, check_number, set_policy
 from vibetuner.tasks.worker import get_worker
 
 __all__ = ["robust_cron", "robust_task"]
 
-# The engine's own limit only ends what ours could not.
-SLACK = timedelta(seconds=5)
-# Until then a worker can still tell whose task has expired, and keep its arguments.
+# A payload is kept this long after its expiry, so that the dead letter has its arguments.
 KEPT_AFTER_EXPIRY = timedelta(days=7)
 
 
@@ -46,12 +43,17 @@ def robust_task(  # noqa: PLR0913 - the guide's parameters
     Raises:
         TypeError, ValueError: a parameter of a wrong kind or out of range, at decoration.
     """
-    guard = _guard(max_retries, backoff_base, backoff_max, timeout, on_failure, jitter)
-    guard.expire = _limit("expire", task_kwargs.pop("expire", None))
-    options = _options(guard, task_kwargs)
+    retry = _retry_policy(max_retries, backoff_base, backoff_max, jitter)
+    policy = FailurePolicy(
+        retry=retry,
+        limit=_limit("timeout", timeout),
+        expire=_limit("expire", task_kwargs.pop("expire", None)),
+        on_failure=_callable(on_failure),
+    )
+    options = _options(policy, task_kwargs)
     if options.get("unique") and timeout is None:
         raise ValueError("unique=True needs timeout=: for that long, and a little, the lock holds")
-    return cast("TaskDecorator", _decorator(guard, lambda: get_worker().task(**options)))
+    return cast("TaskDecorator", _decorator(policy, lambda: get_worker().task(**options)))
 
 
 def robust_cron(  # noqa: PLR0913, PLR0917 - as robust_task
@@ -71,28 +73,30 @@ def robust_cron(  # noqa: PLR0913, PLR0917 - as robust_task
         tab: when, as five crontab fields, in UTC.
         cron_kwargs: go to ``worker.cron()``: ``name``, ``max_schedule_drift``, ``ttl``, ``unique``.
     """
-    guard = _guard(max_retries, backoff_base, backoff_max, timeout, on_failure, jitter)
-    options = _options(guard, cron_kwargs)
-    return cast("CronDecorator", _decorator(guard, lambda: get_worker().cron(tab, **options)))
+    policy = FailurePolicy(
+        retry=_retry_policy(max_retries, backoff_base, backoff_max, jitter),
+        limit=_limit("timeout", timeout),
+        on_failure=_callable(on_failure),
+    )
+    options = _options(policy, cron_kwargs)
+    return cast("CronDecorator", _decorator(policy, lambda: get_worker().cron(tab, **options)))
 
 
-def _guard(  # noqa: PLR0913, PLR0917 - as robust_task
-    max_retries: int,
-    backoff_base: float,
-    backoff_max: float,
-    timeout: timedelta | int | None,
-    on_failure: OnFailure | None,
-    jitter: float,
-) -> Guard:
-    policy = RetryPolicy(
+def _retry_policy(
+    max_retries: int, backoff_base: float, backoff_max: float, jitter: float
+) -> RetryPolicy:
+    return RetryPolicy(
         max_tries=max_retries,
         base=backoff_base,
         cap=timedelta(seconds=check_number("backoff_max", backoff_max)),
         jitter=jitter,
     )
+
+
+def _callable(on_failure: OnFailure | None) -> OnFailure | None:
     if on_failure is not None and not callable(on_failure):
         raise TypeError(f"on_failure takes a function, not {on_failure!r}")
-    return Guard(policy, _limit("timeout", timeout), on_failure)
+    return on_failure
 
 
 def _limit(name: str, given: timedelta | int | None) -> timedelta | None:
@@ -106,22 +110,20 @@ def _limit(name: str, given: timedelta | int | None) -> timedelta | None:
     return limit
 
 
-def _options(guard: Guard, given: dict[str, Any]) -> dict[str, Any]:
-    """What the engine is told: it counts lost workers, and leaves timeouts to the guard."""
-    for name, ours in {"max_tries": "max_retries", "retry_timeouts": "max_retries"}.items():
+def _options(policy: FailurePolicy, given: dict[str, Any]) -> dict[str, Any]:
+    """The options for ``worker.task()``; a timeout that is retried is the policy's affair."""
+    for name in ("max_tries", "retry_timeouts"):
         if name in given:
-            raise TypeError(f"{name}= is decided by {ours}= here; leave it out")
-    limit = None if guard.limit is None else guard.limit + SLACK
-    if guard.expire is not None:
-        given = {"expire": guard.expire + KEPT_AFTER_EXPIRY, **given}
-    return {"max_tries": guard.policy.max_tries, "timeout": limit, **given}
+            raise TypeError(f"{name}= is decided by max_retries= here; leave it out")
+    if policy.expire is not None:
+        given = {"expire": policy.expire + KEPT_AFTER_EXPIRY, **given}
+    return {"max_tries": policy.retry.max_tries, "timeout": policy.limit, **given}
 
 
-def _decorator(guard: Guard, register: Callable[[], Any]) -> Callable[[Any], Any]:
+def _decorator(policy: FailurePolicy, register: Callable[[], Any]) -> Callable[[Any], Any]:
     def decorate(function: Any) -> Any:
         task = register()(function)
-        # Called directly it stays the plain function; only the worker takes the guarded way.
-        task.runner = guard.wrap(task)
+        set_policy(task, policy)
         return task
 
     return decorate

@@ -1,9 +1,10 @@
-"""The worker that a process has: registers tasks at import, connects when used."""
+"""The worker that a process has: registers tasks at import, connects when it is used."""
 
 from __future__ import annotations
 
-import logging
-from collections.abc import AsyncIterator, Callable, Iterator
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import (
     AbstractAsyncContextManager,
     AsyncExitStack,
@@ -15,32 +16,46 @@ from functools import cache
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from anyio import TASK_STATUS_IGNORED, CancelScope
+from anyio import TASK_STATUS_IGNORED
 from anyio.abc import TaskStatus
 from coredis import Redis, RedisCluster
 from crontab import CronTab
-from streaq.task import Task
-from streaq.types import StreamMessage
+from streaq import StreaqError, Worker
+from streaq.task import Task, TaskResult
+from streaq.utils import datetime_ms
 
 from vibetuner.config import Settings, get_settings
+from vibetuner.crontab import check_crontab
 from vibetuner.embedded import open_services
 from vibetuner.errors import NotConfigured, ServiceUnavailable
-from vibetuner.logs import current_task
+from vibetuner.logs import task_id_source
 from vibetuner.redis import REDIS_MISSING
 from vibetuner.redis.client import check, make_client, ungrouped
-from vibetuner.state import Slot
-from vibetuner.tasks.accounting import AccountingWorker
-from vibetuner.tasks.dead_letters.stream import letter_keys
-from vibetuner.tasks.depends import inject, running_context
-from vibetuner.tasks.journal.recorder import payload_of_run
+from vibetuner.redis.keys import Keys
+from vibetuner.redis.url import parse_url
+from vibetuner.state import Slot, check_loop, running_loop
+from vibetuner.tasks.attempt import current_task_id
+from vibetuner.tasks.client.queue import QueueClient, open_queue_client
+from vibetuner.tasks.depends import inject
+from vibetuner.tasks.engine import (
+    follows_another,
+    is_open,
+    open_client,
+    set_open,
+    worker_context,
+)
 from vibetuner.tasks.lifespan import worker_lifespan
-from vibetuner.tasks.payload import ArgumentsGone, dump, read, sign, signing_keys
+from vibetuner.tasks.limits import check_enqueue, check_options
+from vibetuner.tasks.payload import Codec, signing_keys
+from vibetuner.tasks.registry import check_name
+from vibetuner.tasks.run.delayed import Cron, DelayedQueue
+from vibetuner.tasks.run.outage import Outage
+from vibetuner.tasks.run.runner import Run
+from vibetuner.tasks.run.stop import Stop
 
 __all__ = ["TaskWorker", "get_worker", "open_queue", "using_worker"]
 
-logger = logging.getLogger(__name__)
-
-# In development a reload should not wait; what is cut short is handed back at no cost.
+# In development a reload should not wait; what is cut short is requeued at no cost.
 DEVELOPMENT_GRACE_SECONDS = 3
 
 # Gets the task and the request that sends it; returns what the enqueuer awaits.
@@ -51,9 +66,9 @@ _override: Slot[TaskWorker] = Slot(lambda: LookupError("no override"))
 
 
 def get_worker() -> TaskWorker:
-    """The process's worker: decorate with ``@worker.task()`` and ``@worker.cron()``.
+    """Return the process's worker: decorate with ``@worker.task()`` and ``@worker.cron()``.
 
-    Needs no Redis and no project; what needs Redis fails when it is used, and says what is
+    It needs no Redis and no project; what needs Redis fails when it is used, and says what is
     missing.
     """
     return _override.peek() or _process_worker()
@@ -78,11 +93,13 @@ async def open_queue() -> AsyncIterator[TaskWorker]:
         yield worker
 
 
-class TaskWorker(AccountingWorker):
-    """streaq's worker on a fast path: connects at use, injects contexts, reports in one line each.
+class TaskWorker(Worker[Any]):
+    """streaq's tasks and queue, run by an engine of our own.
+
+    It registers tasks and connects. What enqueues is in ``client``, and what runs in ``run``.
 
     Raises, when it is entered: NotConfigured without REDIS_URL; ServiceUnavailable when Redis
-    does not answer.
+    does not answer, or refuses functions and scripts.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -92,30 +109,67 @@ class TaskWorker(AccountingWorker):
             grace_period=_grace_period(settings),
             idle_timeout=settings.worker_idle_timeout,
         )
-        self._keys: list[bytes] = []
+        self._client: QueueClient | None = None
+        self._run: Run | None = None
+        self._stop: Stop | None = None
         self._inner_entries = 0
+        self._loop: asyncio.AbstractEventLoop | None = None
         # What a test kit sets: who hears of each task that is enqueued here, and how far the
         # calendar that cron goes by is ahead of the clock.
         self.on_enqueue: OnEnqueue = _send
         self.ahead = timedelta(0)
 
-    if not TYPE_CHECKING:  # the engine's own overloads say it all to a type checker
+    if not TYPE_CHECKING:  # streaq's own overloads say it all to a type checker
 
         def task(self, function=None, **options):  # noqa: ANN001, ANN003, ANN201
-            """As the engine's ``task``; parameters with ``WorkerDepends()`` are filled in."""
+            """As streaq's ``task``; parameters with ``WorkerDepends()`` are filled in."""
+            check_options(**options)
             if function is not None:
-                return super().task(inject(function), **options)
+                return super().task(self._checked(function, options), **options)
             register = super().task(**options)
-            return lambda function: register(inject(function))
+            return lambda function: register(self._checked(function, options))
 
         def cron(self, tab, **options):  # noqa: ANN001, ANN003, ANN201
-            """As the engine's ``cron``; parameters with ``WorkerDepends()`` are filled in."""
+            """As streaq's ``cron``; parameters with ``WorkerDepends()`` are filled in."""
+            check_crontab(tab)
+            check_options(**options)
             register = super().cron(tab, **options)
-            return lambda function: register(inject(function))
+            return lambda function: register(self._checked(function, options))
+
+    def _checked(self, function: Any, options: dict[str, Any]) -> Any:
+        """Return the function to register; raises ValueError when its name is taken."""
+        check_name(self, options.get("name") or function.__qualname__, function)
+        return inject(function)
+
+    @property
+    def client(self) -> QueueClient:
+        """The open queue; raises NotConfigured or ServiceUnavailable when there is none."""
+        if self._client is None:
+            raise _not_open()
+        check_loop(self._loop, "The queue")
+        return self._client
+
+    @property
+    def redis(self) -> Redis[str] | RedisCluster[str]:
+        """The open connection; raises NotConfigured or ServiceUnavailable when there is none."""
+        if not is_open(self):
+            raise _not_open()
+        check_loop(self._loop, "The queue")
+        return super().redis
+
+    @property
+    def is_running(self) -> bool:
+        """Whether tasks are run here, or brought to an end."""
+        return self._run is not None
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether the server has answered the running worker's last question."""
+        return self._run is not None and self._run.is_connected
 
     async def __aenter__(self) -> Self:  # type: ignore[misc]  # anyio's refuses a block in a block
         """Connect; inside a block that has done so, use its connection, which must outlast this."""
-        if self._initialized:
+        if is_open(self):
             self._inner_entries += 1
         else:
             await super().__aenter__()
@@ -139,76 +193,151 @@ class TaskWorker(AccountingWorker):
             stack.enter_context(ungrouped())
             settings = await stack.enter_async_context(open_services(get_settings()))
             await check(settings)
-            self._redis = make_client(settings)
-            self._keys = signing_keys(settings)
-            self.letter_keys = letter_keys(settings.redis_key_prefix)
-            stack.callback(setattr, self, "_initialized", False)
-            yield await stack.enter_async_context(super().__asynccontextmanager__())
+            client = make_client(settings)
+            await stack.enter_async_context(client)
+            open_client(self, client)
+            address = parse_url(settings.redis_url or "")
+            keys = Keys(settings.redis_key_prefix, self.queue_name)
+            codec = Codec(signing_keys(settings))
+            self._client = await stack.enter_async_context(open_queue_client(address, keys, codec))
+            self._loop = running_loop()
+            stack.callback(self._close)
+            set_open(self, is_open=True)
+            yield self
+
+    def _close(self) -> None:
+        self._client = None
+        set_open(self, is_open=False)
 
     async def run_async(
         self,
         *,
         task_status: TaskStatus[None] = TASK_STATUS_IGNORED,
         lifespan: AbstractAsyncContextManager[Any] | None = None,
+        stop: Stop | None = None,
     ) -> None:
-        """Run tasks until a signal or a cancellation ends it; may be called again afterwards.
+        """Run tasks until a stop is requested; may be called again afterwards.
 
-        Around it is ``lifespan``, else the project's own.
+        Args:
+            task_status: told when the worker is ready.
+            lifespan: what is around it, in place of the project's own.
+            stop: the request to stop, of a process that takes its signals itself.
         """
-        self.lifespan = lifespan or worker_lifespan()
-        await super().run_async(task_status=task_status)
+        async with AsyncExitStack() as stack:
+            self._stop = stop or Stop()
+            if stop is None and self.handle_signals:
+                stack.enter_context(self._stop.on_signals())
+            await stack.enter_async_context(self)
+            context = await stack.enter_async_context(lifespan or worker_lifespan())
+            worker_context.set(context)
+            task_id_source.set(current_task_id)
+            self._run = self._make_run(context)
+            stack.callback(self._forget_run)
+            await self._run.prepare()
+            set_open(self, is_open=True, is_running=True)
+            task_status.started()
+            await self._run.serve()
+
+    def _make_run(self, context: Any = None) -> Run:
+        return Run(
+            self, self.client, settings=get_settings(), context=context, stop=self._stop or Stop()
+        )
+
+    def _forget_run(self) -> None:
+        self._run = None
+        set_open(self, is_open=True)
+
+    def stop(self) -> None:
+        """Request a stop, as a signal does; again, to have what still runs requeued at once."""
+        if self._stop is not None:
+            self._stop.request()
+
+    def running(self) -> int:
+        """Return how many tasks run here."""
+        return 0 if self._run is None else len(list(self._run.running))
+
+    def abort_tasks(self, tasks: set[str]) -> None:
+        """Cut off those of the tasks, by id, that run here."""
+        if self._run is not None:
+            self._run.abort(tasks)
+
+    async def queue_due(self) -> None:
+        """Queue delayed tasks and cron runs that are due, as a running worker does by itself."""
+        client = self.client
+        await DelayedQueue(client.functions, client.keys, self.priorities, Outage()).queue_due()
+        await self._cron().schedule_due()
+
+    def _cron(self) -> Cron:
+        client = self.client
+        return Cron(client.functions, client.keys, self.priorities[-1], self.next_run)
 
     async def serialize(self, data: Any) -> bytes:
         """Store data, signed; raises PayloadError, which names what can't be stored."""
-        body = dump(data)
-        return body + sign(self._keys[0], body)
+        return self.client.codec.dump(data)
 
     async def deserialize(self, data: Any) -> Any:
         """Read stored data; raises StreaqError when its signature is none of ours."""
-        if payload_of_run.get(b"") is None:
-            payload_of_run.set(data.encode() if isinstance(data, str) else data)
-        if data is None:  # only asked for where a task gets its arguments from another's result
-            raise ArgumentsGone("Dependency failed, or its result was not kept so long!")
-        return read(data.encode() if isinstance(data, str) else bytes(data), self._keys)
+        return self.client.codec.load(data.encode() if isinstance(data, str) else bytes(data))
 
-    @property
-    def redis(self) -> Redis[str] | RedisCluster[str]:
-        """The open connection; raises NotConfigured or ServiceUnavailable when there is none."""
-        if self._initialized:
-            return super().redis
-        if not get_settings().redis_url:
-            raise NotConfigured(REDIS_MISSING)
-        raise ServiceUnavailable(
-            "The queue is not open here. In a script:  async with open_queue(): "
-            "(from vibetuner.tasks.worker)"
-        )
+    def publish_task(  # type: ignore[override]
+        self, pipe: Any, task: Task[Any, Any], data: Any, enqueue_time: int, **_: Any
+    ) -> Awaitable[Any]:
+        """Enqueue a task, or add it to the pipeline of a chain; tells :attr:`on_enqueue`."""
+        client = self.client
+        check_enqueue(task, self.priorities)
+        request: Awaitable[Any]
+        if pipe is not super().redis:
+            values = client.values([task], [data], enqueue_time)
+            request = client.functions.add_to(pipe, "enqueue", [client.keys.queue], values)
+        elif isinstance(task.schedule, str):
+            request = client.repeat(task, data, enqueue_time)
+        else:
+            request = client.enqueue([task], [data], enqueue_time)
+        return self.on_enqueue(task, request)  # type: ignore[no-any-return]
 
-    def publish_task(self, pipe: Any, task: Task[Any, Any], *args: Any, **kwargs: Any) -> Any:
-        """Enqueue a task, and say so to :attr:`on_enqueue`."""
-        return self.on_enqueue(task, super().publish_task(pipe, task, *args, **kwargs))
+    async def enqueue_many(self, tasks: Sequence[Task[Any, Any]]) -> None:
+        """Enqueue tasks for immediate execution, hundreds in one step."""
+        if any(follows_another(task) for task in tasks):
+            raise StreaqError("Pipelined tasks can't be enqueued in batches!")
+        for task in tasks:
+            check_enqueue(task, self.priorities)
+        await self.client.enqueue_many(tasks, time.time_ns() // 1_000_000)
+        for task in tasks:
+            self.on_enqueue(task, None)
 
-    def begin_try(self, message: StreamMessage, payload: bytes | None) -> None:
-        """From now on this context is a task's: its id is in every log line."""
-        current_task.set(message.task_id)
-        running_context.set(self.context)
-        super().begin_try(message, payload)
+    async def result_by_id(
+        self,
+        task_id: str,
+        timeout: timedelta | int | None = None,  # noqa: ASYNC109 - streaq's own parameter
+    ) -> TaskResult[Any]:
+        """Wait for a task's result; raises TimeoutError after ``timeout`` seconds."""
+        return await self.client.result(task_id, timeout)
 
-    async def run_task(self, msg: StreamMessage) -> None:
-        """Run one task as the engine does."""
-        self.begin_try(msg, None)
-        try:
-            # The try is counted before the function begins, and a stop in between would burn it.
-            with CancelScope(shield=True):
-                await super().run_task(msg)
-        except ArgumentsGone as error:
-            tries = int(await self.redis.get(self._retry_key + msg.task_id) or 0)
-            await self.finish_failed_task(msg, error, tries, 0)
+    async def abort_by_id(
+        self,
+        task_id: str,
+        timeout: timedelta | int | None = 5,  # noqa: ASYNC109 - as above
+    ) -> bool:
+        """End a task; returns whether that ended it, within ``timeout`` seconds (0: don't wait)."""
+        is_ended, failed = await self.client.abort(self, task_id, timeout)
+        if failed is not None:
+            await (self._run or self._make_run()).publish_abort(task_id, failed)
+        return is_ended
 
-    def _next_datetime(self, tab: str) -> datetime:
-        """When a crontab line is next due, by the clock."""
+    def next_run(self, tab: str) -> int:
+        """Return when a crontab line is next due, in milliseconds, by the worker's calendar."""
         calendar = datetime.now(self.tz) + self.ahead
         due: datetime = CronTab(tab).next(now=calendar, return_datetime=True)
-        return due - self.ahead
+        return datetime_ms(due - self.ahead)
+
+
+def _not_open() -> Exception:
+    if not get_settings().redis_url:
+        return NotConfigured(REDIS_MISSING)
+    return ServiceUnavailable(
+        "The queue is not open here. In a script:  async with open_queue(): "
+        "(from vibetuner.tasks.worker)"
+    )
 
 
 def _send(_task: Task[Any, Any], request: Any) -> Any:

@@ -11,11 +11,10 @@ import math
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from coredis import PureToken
 from crontab import CronTab
 from streaq.utils import now_ms
-from streaq.worker import _deterministic_id
 
+from vibetuner.tasks.engine import cron_id
 from vibetuner.tasks.worker import TaskWorker
 
 __all__ = ["QueueClock", "cron_tasks"]
@@ -82,7 +81,7 @@ class QueueClock:
                 continue
             name, score = task.fn_name, worker.next_run(str(task.crontab))
             run = task.enqueue().start(schedule=datetime.fromtimestamp(score / 1000, UTC))
-            run.id = _deterministic_id(f"{name}{score}")
+            run.id = cron_id(name, score)
             runs.append(run)
             await self._redis.set(worker.cron_data_key + name, await run.serialize(now))
             await self._redis.hset(worker.cron_registry_key, {name: str(task.crontab)})
@@ -95,22 +94,15 @@ class QueueClock:
         for name, due in await self._members(worker.cron_schedule_key):
             if name not in names:
                 continue  # a schedule that the test has enqueued
-            run_id = _deterministic_id(f"{name}{int(due)}")
+            run_id = cron_id(name, int(due))
             for queue in self._queues():
                 await self._redis.zrem(queue, [run_id])
             await self._redis.delete([worker.task_key + run_id])
             await self._redis.zrem(worker.cron_schedule_key, [name])
 
     async def publish_due(self) -> None:
-        """Put what is due into the streams, as the engine does twice a second."""
-        worker, now = self._worker, now_ms()
-        for priority in worker.priorities:
-            await worker._lib.publish_delayed_tasks(  # noqa: SLF001
-                worker.queue_key + priority, worker.stream_key + priority, now
-            )
-        ready = await self._redis.zrange(worker.cron_schedule_key, 0, now, sortby=PureToken.BYSCORE)
-        if ready:
-            await worker.schedule_cron_jobs(ready)
+        """Put what is due into the streams, as a running worker does."""
+        await self._worker.queue_due()
 
     def _queues(self) -> list[str]:
         return [self._worker.queue_key + priority for priority in self._worker.priorities]
@@ -127,7 +119,7 @@ class QueueClock:
         """A cron task's next run has an id that its time is part of."""
         worker = self._worker
         for name, due in await self._members(worker.cron_schedule_key):
-            old, new = (_deterministic_id(f"{name}{int(time)}") for time in (due, due - step))
+            old, new = (cron_id(name, int(time)) for time in (due, due - step))
             for queue in self._queues():
                 if await self._redis.zrem(queue, [old]):
                     await self._redis.zadd(queue, {new: due})

@@ -6,12 +6,14 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from copy import deepcopy
 from inspect import isawaitable, iscoroutinefunction
-from typing import Any
+from typing import Any, cast
 from uuid import uuid4
 
-from streaq.task import RegisteredTask, _task_context
+from streaq.task import RegisteredTask
 
-from vibetuner.logs import current_task
+from vibetuner.logs import task_id_source
+from vibetuner.tasks.attempt import current_task_id
+from vibetuner.tasks.engine import running_attempt
 from vibetuner.testing.cutting import Cut, run_cut
 
 __all__ = ["replay_fuzz"]
@@ -128,8 +130,8 @@ class _Trial:
         return cut
 
     async def _in_context(self, run: Awaitable[Any], tries: int) -> None:
-        _task_context.set(self._task.build_context(self._id, tries))
-        current_task.set(self._id)
+        running_attempt.set(cast("Any", self._task.build_context(self._id, tries)))
+        task_id_source.set(current_task_id)
         await run
 
 

@@ -89,7 +89,7 @@ async def test_one_takes_over_what_the_other_has_begun(
     async with first:
         task = await first.enqueue_unsafe("long")
         stream = first.stream_key + first.priorities[-1]
-        await first._lib.create_groups(first.stream_key, "workers", *first.priorities)
+        await first.redis.xgroup_create(stream, "workers", "0", mkstream=True)
         await first.redis.xreadgroup("workers", "gone", {stream: ">"}, count=1)
         await first.redis.incr(first._retry_key + task.id)
     await asyncio.sleep(1.1)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from tests.runtime.tasks.dead_letters.conftest import make_letter
 from vibetuner.tasks.dead_letters import Cause, DeadLetter
-from vibetuner.tasks.dead_letters.letter import cause_of, fingerprint, plain, plain_text
+from vibetuner.tasks.dead_letters.letter import fingerprint, plain, plain_text
 
 
 class Mute:
@@ -70,11 +70,6 @@ def test_what_cannot_be_shown_costs_no_letter(value: Any):
 def test_an_error_that_cannot_be_shown_is_named():
     """Somebody's ``__str__`` fails just when the letter is written."""
     assert plain_text(Mute()) == "a Mute (RuntimeError in its __str__)"
-
-
-def test_an_unknown_error_of_the_engine_is_an_exception():
-    """Only its own words tell another cause."""
-    assert cause_of(RuntimeError("Task expired!")) is Cause.EXCEPTION
 
 
 def test_fingerprints_differ_by_task_cause_and_place():

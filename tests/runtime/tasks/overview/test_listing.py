@@ -6,11 +6,9 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from tests.runtime.tasks.journaled import make_ended, record
 from tests.runtime.tasks.overview.conftest import until
 from vibetuner.errors import CommandError
-from vibetuner.tasks.journal.batch import Batch
-from vibetuner.tasks.journal.entry import Ended, Outcome
-from vibetuner.tasks.journal.write import write
 from vibetuner.tasks.overview.listing import list_tasks
 from vibetuner.tasks.overview.model import Filters, State
 from vibetuner.tasks.overview.queue import Queue, now_ms
@@ -32,12 +30,11 @@ async def ids(queue: Queue, limit: int = 7, **filters: object) -> list[str]:
 
 async def end(queue: Queue, count: int) -> None:
     """Write down ``count`` tasks of two names; every tenth has failed."""
-    batch = Batch()
-    for n in range(count):
-        outcome = Outcome.FAILED if n % 10 == 0 else Outcome.DONE
-        name = "even" if n % 2 == 0 else "odd"
-        batch.ended.append((Ended(f"e{n}", name, outcome, 1, 2, 3, now_ms(), 1, "w"), b"", ""))
-    await write(queue.redis, queue.keys.prefix, batch, now_ms())
+    ended = [
+        make_ended(f"e{n}", "even" if n % 2 == 0 else "odd", failed=n % 10 == 0, finished=now_ms())
+        for n in range(count)
+    ]
+    await record(queue.worker, queue.keys, ended)
 
 
 async def test_an_empty_queue_has_an_empty_list(queue: Queue):

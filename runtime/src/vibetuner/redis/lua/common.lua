@@ -1,7 +1,16 @@
--- Helpers for the other files, each of which is loaded behind this one.
+-- Helpers of all our functions. Files stand in alphabetical order, and see those before them.
 
--- A command with a long list in it, in portions that fit into a call; returns the sum of answers
--- that are numbers.
+-- Answer, so that a client knows that it may call functions or scripts.
+local function ping(keys, argv)
+  return 'PONG'
+end
+
+local function append(list, ...)
+  for _, item in ipairs({ ... }) do list[#list + 1] = item end
+end
+
+-- Run a command on a long list, in portions that fit into a call, each with the same words around
+-- it; returns the sum of the answers that are numbers.
 local function each(head, list, ...)
   local sum = 0
   for at = 1, #list, 500 do
@@ -14,22 +23,12 @@ local function each(head, list, ...)
   return sum
 end
 
--- What stands at keys, in portions that fit into a call.
-local function values(keys)
+-- The values of many keys; false where a key does not exist or holds no text.
+local function values_of(keys)
   local found = {}
   for at = 1, #keys, 500 do
     local part = redis.call('mget', unpack(keys, at, math.min(at + 499, #keys)))
     for i = 1, #part do found[#found + 1] = part[i] end
   end
   return found
-end
-
-local function add(lists, name, item)
-  lists[name] = lists[name] or {}
-  table.insert(lists[name], item)
-end
-
--- Does nothing; tells whether functions may be called.
-local function ping(keys, argv)
-  return 1
 end

@@ -1,128 +1,129 @@
--- What a worker asks of the server, in one step each. Keys, values and their meaning are those of
--- streaq 7.2, so that its own workers and ours share a queue. KEYS[1] starts every key of the queue.
+-- The queue: claim, renew, finish, requeue, enqueue, delay, abort. Keys and values are those of
+-- streaq 7.2, so that its clients and workers share a queue with ours. KEYS[1] is the queue's prefix.
 
-local function before(one, other)
-  local ms, seq = one:match('(%d+)-(%d+)')
-  local other_ms, other_seq = other:match('(%d+)-(%d+)')
-  if ms ~= other_ms then return tonumber(ms) < tonumber(other_ms) end
-  return tonumber(seq) < tonumber(other_seq)
+-- The server's clock in milliseconds: the same one that counts how long a message has been idle.
+local function clock()
+  local time = redis.call('time')
+  return time[1] * 1000 + math.floor(time[2] / 1000)
 end
 
--- Whether messages are this consumer's, by their ids. ``messages`` has the ids of each stream.
-local function owned(group, consumer, messages)
-  local mine = {}
-  for stream, ids in pairs(messages) do
-    local first, last = ids[1], ids[1]
-    for _, id in ipairs(ids) do
-      if before(id, first) then first = id end
-      if before(last, id) then last = id end
-    end
-    local pending = redis.pcall('xpending', stream, group, first, last, 1000000, consumer)
-    if pending.err then
-      -- Without the stream, as after a flush, nobody else can own them.
-      for _, id in ipairs(ids) do mine[stream .. id] = true end
-    else
-      for _, entry in ipairs(pending) do mine[stream .. entry[1]] = true end
+-- Whether a message is still this consumer's. Nobody else can claim it within `fresh` milliseconds
+-- of this consumer's own claim, which is less than any idle timeout; after that the group is asked.
+-- Without the stream or its group, as after a flush, nobody else can own it.
+local function owns(stream, group, consumer, id, claimed, fresh, now)
+  local age = now - claimed
+  if age >= 0 and age < fresh then return true end
+  local pending = redis.pcall('xpending', stream, group, id, id, 1, consumer)
+  return pending.err ~= nil or #pending > 0
+end
+
+-- Add payload, attempts so far and the abort mark to claimed messages. Each message is
+-- { priority, message, task, enqueue time }; returns seven values a message in one flat list.
+local function load_messages(prefix, messages, reply)
+  local wanted = {}
+  for i, message in ipairs(messages) do
+    wanted[2 * i - 1] = prefix .. ':task:data:' .. message[3]
+    wanted[2 * i] = prefix .. ':task:retry:' .. message[3]
+  end
+  local found = values_of(wanted)
+  local aborts = #messages > 0 and redis.call('exists', prefix .. ':aborted') == 1
+  local n = #reply
+  for i, message in ipairs(messages) do
+    reply[n + 1], reply[n + 2], reply[n + 3], reply[n + 4] =
+      message[1], message[2], message[3], message[4]
+    reply[n + 5], reply[n + 6] = found[2 * i - 1], found[2 * i] or '0'
+    local aborted = aborts and redis.pcall('sismember', prefix .. ':aborted', message[3])
+    reply[n + 7] = aborted == 1 and 1 or 0
+    n = n + 7
+  end
+  return reply
+end
+
+local function fields_of(entry)
+  local task, queued = '', '0'
+  local pairs_of = entry[2] or {}
+  for i = 1, #pairs_of, 2 do
+    if pairs_of[i] == 'task_id' then task = pairs_of[i + 1] end
+    if pairs_of[i] == 'enqueue_time' then queued = pairs_of[i + 1] end
+  end
+  return task, queued
+end
+
+-- Count attempts that begin now, then claim messages: those that other workers have left idle
+-- first, then new ones, in the order of the priorities.
+-- ARGV: group, consumer, idle ms, fresh ms, messages to claim, number of priorities, priorities from
+-- highest to lowest, then of each attempt that begins: priority, message, task, its number, claimed.
+-- Returns the server's time, then seven values of each message; see load_messages.
+local function claim(keys, argv)
+  local prefix, group, consumer, idle = keys[1], argv[1], argv[2], argv[3]
+  local fresh, count, priorities = tonumber(argv[4]), tonumber(argv[5]), tonumber(argv[6])
+  local now = clock()
+  local tries, running = {}, {}
+  for i = 7 + priorities, #argv, 5 do
+    local stream, task = prefix .. ':queues:' .. argv[i], argv[i + 2]
+    -- Where another worker has taken the message over, the attempt is that worker's to count.
+    if owns(stream, group, consumer, argv[i + 1], argv[i + 4], fresh, now) then
+      tries[#tries + 1] = prefix .. ':task:retry:' .. task
+      tries[#tries + 1] = argv[i + 3]
+      running[#running + 1] = task
     end
   end
-  return mine
-end
-
--- ARGV: group, consumer, idle, count, then the priorities, highest first.
--- Returns priority, message, task and moment of each message, in one flat list.
-local function read(keys, argv)
-  local group, consumer, idle, count = argv[1], argv[2], argv[3], tonumber(argv[4])
-  local found = {}
-  for i = 5, #argv do
-    local stream = keys[1] .. ':queues:' .. argv[i]
-    local claimed = redis.call('xautoclaim', stream, group, consumer, idle, '0-0', 'count', count)[2]
-    local fresh = {}
-    if #claimed < count then
+  each({ 'mset' }, tries)
+  each({ 'sadd', prefix .. ':index:running' }, running)
+  local messages = {}
+  for i = 7, 6 + priorities do
+    if count <= 0 then break end
+    local stream = prefix .. ':queues:' .. argv[i]
+    local left = redis.call('xautoclaim', stream, group, consumer, idle, '0-0', 'count', count)[2]
+    local new = {}
+    if #left < count then
       local answer = redis.call(
-        'xreadgroup', 'group', group, consumer, 'count', count - #claimed, 'streams', stream, '>')
-      fresh = answer and answer[1][2] or {}
+        'xreadgroup', 'group', group, consumer, 'count', count - #left, 'streams', stream, '>')
+      new = answer and answer[1][2] or {}
     end
-    for _, entries in ipairs({ claimed, fresh }) do
+    for _, entries in ipairs({ left, new }) do
       for _, entry in ipairs(entries) do
-        local fields = {}
-        for j = 1, #entry[2], 2 do fields[entry[2][j]] = entry[2][j + 1] end
-        found[#found + 1] = argv[i]
-        found[#found + 1] = entry[1]
-        found[#found + 1] = fields['task_id']
-        found[#found + 1] = fields['enqueue_time'] or '0'
+        local task, queued = fields_of(entry)
+        messages[#messages + 1] = { argv[i], entry[1], task, queued }
         count = count - 1
       end
     end
-    if count <= 0 then break end
   end
-  return found
+  return load_messages(prefix, messages, { now })
 end
 
--- ARGV: group, consumer, then mode, priority, message and task of each. Mode 1 begins it and counts
--- a try, 0 begins it ahead, and + counts the try of one that was begun ahead and is now run.
--- Returns for each but the last kind: payload, try and whether it was aborted; nothing if another
--- worker has it.
-local function start(keys, argv)
-  local prefix, group, consumer = keys[1], argv[1], argv[2]
-  local messages, owned_messages, running, begun, wanted = {}, {}, {}, {}, {}
-  for i = 3, #argv, 4 do
-    add(messages, prefix .. ':queues:' .. argv[i + 1], argv[i + 2])
-    if argv[i] ~= '+' then wanted[#wanted + 1] = prefix .. ':task:data:' .. argv[i + 3] end
-    if argv[i] == '0' then wanted[#wanted + 1] = prefix .. ':task:retry:' .. argv[i + 3] end
+-- Load messages that a blocking read has claimed. ARGV: priority, message, task and enqueue time of
+-- each. Returns what claim returns.
+local function load(keys, argv)
+  local messages = {}
+  for i = 1, #argv, 4 do
+    messages[#messages + 1] = { argv[i], argv[i + 1], argv[i + 2], argv[i + 3] }
   end
-  local mine = owned(group, consumer, messages)
-  local aborts = redis.call('exists', prefix .. ':aborted') == 1
-  local found = values(wanted)
-  local at = 0
-  for i = 3, #argv, 4 do
-    local mode, stream, id, task = argv[i], prefix .. ':queues:' .. argv[i + 1], argv[i + 2], argv[i + 3]
-    local tries, payload, earlier
-    if mode ~= '+' then
-      at = at + 1
-      payload = found[at]
-    end
-    if mode == '0' then
-      at = at + 1
-      earlier = tonumber(found[at] or 0)
-    end
-    if not mine[stream .. id] then
-      -- Who has it counts its own.
-    elseif mode == '0' then
-      tries = earlier + 1
-    else
-      add(owned_messages, stream, id)
-      running[#running + 1] = task
-      tries = redis.call('incr', prefix .. ':task:retry:' .. task)
-    end
-    if mode ~= '+' then
-      begun[#begun + 1] = tries
-        and { payload, tries, aborts and redis.call('srem', prefix .. ':aborted', task) or 0 }
-        or false
-    end
-  end
-  for stream, ids in pairs(owned_messages) do
-    each({ 'xclaim', stream, group, consumer, 0 }, ids, 'justid')
-  end
-  each({ 'sadd', prefix .. ':index:running' }, running)
-  return begun
+  return load_messages(keys[1], messages, { clock() })
 end
 
-local SEARCHED = {
-  'task_id', 'task_name', 'cause', 'fingerprint', 'error', 'error_type', 'failed_at' }
+-- Renew the claims on messages whose attempts go on.
+-- ARGV: group, consumer, priority and message of each. Returns the server's time, then for each
+-- message 1, or 0 where another worker has taken it over.
+local function renew(keys, argv)
+  local reply = { clock() }
+  for i = 3, #argv, 2 do
+    local stream, id = keys[1] .. ':queues:' .. argv[i], argv[i + 1]
+    local mine = owns(stream, argv[1], argv[2], id, 0, 0, reply[1])
+    if mine then redis.pcall('xclaim', stream, argv[1], argv[2], 0, id, 'justid') end
+    reply[#reply + 1] = mine and 1 or 0
+  end
+  return reply
+end
 
-local function keep_letter(letters, places, task, letter)
-  local known = redis.call('hget', places, task)
-  if known and #redis.call('xrange', letters, known, known) > 0 then return end
-  -- Beside the letter what a search compares; see dead_letters/stream.py.
-  local whole, about = cjson.decode(letter), {}
-  for _, name in ipairs(SEARCHED) do about[name] = whole[name] end
-  local place = redis.call('xadd', letters, '*', 'letter', letter, 'about', cjson.encode(about))
-  redis.call('hset', places, task, place)
+-- The members of a set; none of a key that holds something else.
+local function members(key)
+  local found = redis.pcall('smembers', key)
+  return found.err and {} or found
 end
 
 local function release_dependents(prefix, stream, task, result, otherwise, now)
-  local released = {}
-  for _, dependent in ipairs(redis.call('smembers', prefix .. ':task:dependents:' .. task)) do
+  for _, dependent in ipairs(members(prefix .. ':task:dependents:' .. task)) do
     local dependencies = prefix .. ':task:dependencies:' .. dependent
     redis.call('srem', dependencies, task)
     if redis.call('scard', dependencies) == 0 then
@@ -130,21 +131,19 @@ local function release_dependents(prefix, stream, task, result, otherwise, now)
         redis.call('set', prefix .. ':task:fallback:' .. dependent, result)
       end
       redis.call('xadd', stream, '*', 'task_id', dependent, 'enqueue_time', now)
-      released[#released + 1] = dependent
     end
   end
   redis.call('del', prefix .. ':task:dependents:' .. task, prefix .. ':task:dependencies:' .. task)
-  return released
 end
 
--- All that depend on a task, near and far; what depends on its fallback alone is left out.
+-- All tasks that depend on a failed one, directly or not, but for its fallback and what follows it.
 local function fail_dependents(prefix, task, otherwise)
   local seen, failed, open = {}, {}, { task }
   while #open > 0 do
     local current = table.remove(open)
     if not seen[current] then
       seen[current] = true
-      for _, dependent in ipairs(redis.call('smembers', prefix .. ':task:dependents:' .. current)) do
+      for _, dependent in ipairs(members(prefix .. ':task:dependents:' .. current)) do
         redis.call('srem', prefix .. ':task:dependencies:' .. dependent, current)
         if dependent ~= otherwise then open[#open + 1] = dependent end
       end
@@ -155,123 +154,180 @@ local function fail_dependents(prefix, task, otherwise)
   return failed
 end
 
--- KEYS: prefix, dead letters, their places. ARGV: group, consumer, idle, now, the name of this step,
--- 1 where it is sent again, then ten of each task:
--- kind (success, failure, retry, hand-back, begun in vain, unread), priority, message, task, result or moment of the
--- retry, lifetime of the result, lock, arguments for what follows, fallback, dead letter.
--- Returns for each: the tasks that were released or have failed with it; nothing if another worker
--- has taken the task over, whose run it is that counts.
-local function finish(keys, argv)
-  local prefix, group, consumer, idle, now = keys[1], argv[1], argv[2], argv[3], argv[4]
-  local answered = prefix .. ':answered:' .. argv[5]
-  if argv[6] == '1' then
-    local known = redis.call('get', answered)
-    if known then return cjson.decode(known) end
-  end
-  local messages, links = {}, {}
-  for i = 7, #argv, 10 do
-    add(messages, prefix .. ':queues:' .. argv[i + 1], argv[i + 2])
-    links[#links + 1] = prefix .. ':task:dependents:' .. argv[i + 3]
-    links[#links + 1] = prefix .. ':task:dependencies:' .. argv[i + 3]
-  end
-  local mine = owned(group, consumer, messages)
-  local linked = each({ 'exists' }, links) > 0
-  local acked, run, forgotten, ended, kept, ends = {}, {}, {}, {}, {}, {}
-  for i = 7, #argv, 10 do
-    local kind, priority, id, task, value = argv[i], argv[i + 1], argv[i + 2], argv[i + 3], argv[i + 4]
-    local ttl, lock, following = argv[i + 5], argv[i + 6], argv[i + 7]
-    local otherwise, letter = argv[i + 8], argv[i + 9]
-    local stream = prefix .. ':queues:' .. priority
-    local outcome = {}
-    if not mine[stream .. id] then
-      outcome = false
+-- Record the end of a task: its result, its dead letter, its dependents and its journal entry.
+-- `one` holds what the worker sent, by name; `batch` gathers what is deleted and indexed together.
+-- Returns the tasks that fail with it.
+local function record_end(prefix, one, batch, now)
+  local task, ttl, failed = one.task, one.ttl, {}
+  redis.call('publish', prefix .. ':channels:' .. task, one.value)
+  if ttl ~= '0' then
+    if ttl == '' then
+      redis.call('set', prefix .. ':task:results:' .. task, one.value)
     else
-      run[#run + 1] = task
-      if lock ~= '' then forgotten[#forgotten + 1] = lock end
-      if kind == 'h' or kind == 'b' then
-        redis.call('decr', prefix .. ':task:retry:' .. task)
-      end
-      if kind == 'h' or kind == 'u' then
-        redis.pcall('xclaim', stream, group, consumer, 0, id, 'idle', idle, 'justid')
-      elseif kind ~= 'b' then
-        add(acked, stream, id)
-      end
-      if kind == 'r' then
-        redis.call('zadd', prefix .. ':queues:delayed:' .. priority, value, task)
-        redis.call('publish', prefix .. ':delayed', value)
-      elseif kind == 's' or kind == 'f' then
-        redis.call('publish', prefix .. ':channels:' .. task, value)
-        ended[#ended + 1] = task
-        forgotten[#forgotten + 1] = prefix .. ':task:retry:' .. task
-        forgotten[#forgotten + 1] = prefix .. ':task:data:' .. task
-        if ttl == '' then
-          redis.call('set', prefix .. ':task:results:' .. task, value)
-        elseif ttl ~= '0' then
-          redis.call('set', prefix .. ':task:results:' .. task, value, 'px', ttl)
-        end
-        if ttl ~= '0' then
-          kept[#kept + 1] = now + (ttl == '' and 1e14 or ttl)
-          kept[#kept + 1] = task
-        end
-        if letter ~= '' then keep_letter(keys[2], keys[3], task, letter) end
-        if following ~= '' then
-          redis.call('set', prefix .. ':task:previous:' .. task, following, 'px', 604800000)
-        end
-        if linked and kind == 's' then
-          outcome = release_dependents(prefix, stream, task, value, otherwise, now)
-        elseif linked then
-          outcome = fail_dependents(prefix, task, otherwise)
-        end
-      end
+      redis.call('set', prefix .. ':task:results:' .. task, one.value, 'px', ttl)
     end
-    ends[#ends + 1] = outcome
+    append(batch.results, now + (ttl == '' and 1e14 or ttl), task)
   end
-  for stream, ids in pairs(acked) do
+  append(batch.ended, task)
+  append(batch.deleted, prefix .. ':task:retry:' .. task, prefix .. ':task:data:' .. task)
+  if one.letter then keep_letter(batch.letters, batch.places, task, one.letter) end
+  if one.following then
+    redis.call('set', prefix .. ':task:previous:' .. task, one.following, 'px', 604800000)
+  end
+  if one.kind == 's' then
+    if batch.linked then
+      release_dependents(prefix, one.stream, task, one.value, one.otherwise, now)
+    end
+  else
+    if batch.linked then failed = fail_dependents(prefix, task, one.otherwise) end
+    if one.otherwise then
+      redis.call('xadd', one.stream, '*', 'task_id', one.otherwise, 'enqueue_time', now)
+    end
+  end
+  if one.entry ~= '' then journal_end(batch.journal, one) end
+  return failed
+end
+
+local function new_batch(keys)
+  return {
+    letters = keys[2], places = keys[3], journal = journal_batch(keys[4]), linked = false,
+    acknowledged = {}, results = {}, ended = {}, deleted = {}, stopped = {},
+  }
+end
+
+local function flush_batch(prefix, group, batch, consumer)
+  for stream, ids in pairs(batch.acknowledged) do
     each({ 'xack', stream, group }, ids)
     each({ 'xdel', stream }, ids)
   end
-  each({ 'srem', prefix .. ':index:running' }, run)
-  if redis.call('exists', prefix .. ':aborted') == 1 then
-    each({ 'srem', prefix .. ':aborted' }, ended)
+  each({ 'srem', prefix .. ':index:running' }, batch.stopped)
+  if #batch.ended > 0 and redis.call('exists', prefix .. ':aborted') == 1 then
+    each({ 'srem', prefix .. ':aborted' }, batch.ended)
   end
-  each({ 'del' }, forgotten)
-  each({ 'zadd', prefix .. ':index:results' }, kept)
-  redis.call('set', answered, cjson.encode(ends), 'px', 30000)
-  return ends
+  each({ 'del' }, batch.deleted)
+  each({ 'zadd', prefix .. ':index:results' }, batch.results)
+  flush_journal(batch.journal, consumer)
 end
 
--- ARGV: now, then the priorities. Puts what is due into the queue; returns when the next will be.
+local EXTRAS = {
+  j = 'listed', l = 'lock', f = 'following', o = 'otherwise', d = 'letter', t = 'attempt', x = 'trace',
+}
+
+-- Record how attempts ended, many in one step.
+-- KEYS: the queue's prefix, dead letters, their places, the journal's prefix.
+-- ARGV: group, consumer, idle ms, fresh ms, the worker's time, the name of this step, 1 where it is
+-- sent again; then of each attempt: kind (s success, f failure, r retry, h requeue and count no
+-- attempt, u requeue what was not counted), priority, message (empty for a task that was in no
+-- stream), task, claimed, result or the moment of the retry, lifetime of the result, task name,
+-- outcome, journal entry, payload for the journal, number of extras, and two values of each extra.
+-- Returns an entry of each attempt that did not just end: its place, then nothing where another
+-- worker has taken its message over, else the tasks that fail with it.
+local function finish(keys, argv)
+  local prefix, group, consumer, idle = keys[1], argv[1], argv[2], argv[3]
+  local fresh, now = tonumber(argv[4]), argv[5]
+  local answered = prefix .. ':answered:' .. argv[6]
+  if argv[7] == '1' then
+    local known = redis.call('get', answered)
+    if known then return cjson.decode(known) end
+  end
+  local ends, links, i = {}, {}, 8
+  while i <= #argv do
+    local one = {
+      kind = argv[i], stream = prefix .. ':queues:' .. argv[i + 1], priority = argv[i + 1],
+      message = argv[i + 2], task = argv[i + 3], claimed = argv[i + 4], value = argv[i + 5],
+      ttl = argv[i + 6], name = argv[i + 7], outcome = argv[i + 8], entry = argv[i + 9],
+      payload = argv[i + 10],
+    }
+    local last = i + 11 + 2 * argv[i + 11]
+    for at = i + 12, last, 2 do one[EXTRAS[argv[at]]] = argv[at + 1] end
+    append(ends, one)
+    if one.kind == 's' or one.kind == 'f' then
+      append(links, prefix .. ':task:dependents:' .. one.task)
+    end
+    i = last + 1
+  end
+  local batch, time, reply, soonest = new_batch(keys), clock(), {}, nil
+  batch.linked = each({ 'exists' }, links) > 0
+  for place, one in ipairs(ends) do
+    local kind, stream, id, task = one.kind, one.stream, one.message, one.task
+    if id ~= '' and not owns(stream, group, consumer, id, one.claimed, fresh, time) then
+      append(reply, { place })
+    else
+      if one.lock and redis.call('get', one.lock) == task then append(batch.deleted, one.lock) end
+      if kind ~= 'u' then append(batch.stopped, task) end
+      if kind == 'h' or kind == 'u' then
+        if kind == 'h' then redis.call('decr', prefix .. ':task:retry:' .. task) end
+        redis.pcall('xclaim', stream, group, consumer, 0, id, 'idle', idle, 'justid')
+      elseif id ~= '' then
+        batch.acknowledged[stream] = batch.acknowledged[stream] or {}
+        append(batch.acknowledged[stream], id)
+      end
+      if kind == 'r' then
+        redis.call('zadd', prefix .. ':queues:delayed:' .. one.priority, one.value, task)
+        if not soonest or tonumber(one.value) < tonumber(soonest) then soonest = one.value end
+      elseif kind == 's' or kind == 'f' then
+        local failed = record_end(prefix, one, batch, now)
+        if #failed > 0 then
+          table.insert(failed, 1, place)
+          append(reply, failed)
+        end
+      end
+      if one.attempt then journal_attempt(batch.journal, task, one.attempt) end
+      if one.listed then append(batch.journal.unlisted, task) end
+    end
+  end
+  if soonest then redis.call('publish', prefix .. ':delayed', soonest) end
+  flush_batch(prefix, group, batch, consumer)
+  redis.call('set', answered, cjson.encode(reply), 'px', 30000)
+  return reply
+end
+
+-- Queue delayed tasks that are due. ARGV: the time, then the priorities.
+-- Returns the moment at which the next one is due.
 local function due(keys, argv)
   local now, soonest = argv[1], false
   for i = 2, #argv do
     local delayed = keys[1] .. ':queues:delayed:' .. argv[i]
+    local stream = keys[1] .. ':queues:' .. argv[i]
     local ready = redis.call(
-      'zrange', delayed, 0, now, 'byscore', 'limit', 0, 1000, 'withscores')
+      'zrange', delayed, '-inf', now, 'byscore', 'limit', 0, 1000, 'withscores')
+    local gone = {}
     for j = 1, #ready, 2 do
-      redis.call('zrem', delayed, ready[j])
-      redis.call('xadd', keys[1] .. ':queues:' .. argv[i], '*',
-        'task_id', ready[j], 'enqueue_time', ready[j + 1])
+      gone[#gone + 1] = ready[j]
+      redis.call('xadd', stream, '*', 'task_id', ready[j], 'enqueue_time', ready[j + 1])
     end
+    each({ 'zrem', delayed }, gone)
     local first = redis.call('zrange', delayed, 0, 0, 'withscores')[2]
     if first and (not soonest or tonumber(first) < tonumber(soonest)) then soonest = first end
   end
   return soonest
 end
 
--- ARGV: now, then of each task: id, payload, moment or 0, lifetime or 0, priority, number of
--- dependencies, these. Returns for each what streaq's own function does.
+-- Schedule the next run of a cron task, unless another worker has done so.
+-- ARGV: task name, id of the next run, its moment, priority. Returns 1 where it was scheduled here.
+local function cron(keys, argv)
+  local prefix, name, task, moment = keys[1], argv[1], argv[2], argv[3]
+  local changed = redis.call('zadd', prefix .. ':cron:schedule', 'gt', 'ch', moment, name)
+  if changed ~= 0 then
+    redis.call('zadd', prefix .. ':queues:delayed:' .. argv[4], moment, task)
+    redis.call('copy', prefix .. ':cron:data:' .. name, prefix .. ':task:data:' .. task)
+  end
+  return changed
+end
+
+-- Enqueue tasks. ARGV: the time, then of each task: id, payload, moment or 0, lifetime or 0,
+-- priority, number of dependencies, and these.
+-- Returns for each 0 where a task of this id is waiting already, else something else.
 local function enqueue(keys, argv)
-  local prefix, now, i = keys[1], argv[1], 2
-  local answers = {}
+  local prefix, now, i, reply, soonest = keys[1], argv[1], 2, {}, nil
   while i <= #argv do
-    local task, data, score, lifetime, priority = argv[i], argv[i + 1], argv[i + 2], argv[i + 3], argv[i + 4]
-    local last = i + 5 + tonumber(argv[i + 5])
-    local key, answer = prefix .. ':task:data:' .. task, 1
-    local new
+    local task, moment, lifetime, priority = argv[i], argv[i + 2], argv[i + 3], argv[i + 4]
+    local last = i + 5 + argv[i + 5]
+    local key, answer, new = prefix .. ':task:data:' .. task, 1, nil
     if lifetime == '0' then
-      new = redis.call('set', key, data, 'nx')
+      new = redis.call('set', key, argv[i + 1], 'nx')
     else
-      new = redis.call('set', key, data, 'nx', 'px', lifetime)
+      new = redis.call('set', key, argv[i + 1], 'nx', 'px', lifetime)
     end
     if not new then
       answer = 0
@@ -284,16 +340,62 @@ local function enqueue(keys, argv)
           redis.call('sadd', prefix .. ':task:dependents:' .. argv[j], task)
         end
       end
-      if not waits and score ~= '0' then
-        redis.call('zadd', prefix .. ':queues:delayed:' .. priority, score, task)
-        redis.call('publish', prefix .. ':delayed', score)
+      if not waits and moment ~= '0' then
+        redis.call('zadd', prefix .. ':queues:delayed:' .. priority, moment, task)
+        if not soonest or tonumber(moment) < tonumber(soonest) then soonest = moment end
       elseif not waits then
         answer = redis.call(
           'xadd', prefix .. ':queues:' .. priority, '*', 'task_id', task, 'enqueue_time', now)
       end
     end
-    answers[#answers + 1] = answer
+    reply[#reply + 1] = answer
     i = last + 1
   end
-  return answers
+  if soonest then redis.call('publish', prefix .. ':delayed', soonest) end
+  return reply
+end
+
+-- Abort a task: one that is delayed ends here, one that waits or runs is marked for its worker.
+-- KEYS as for finish. ARGV: the time, group, task, its result, the result's lifetime, its name, its
+-- journal entry, its fallback, its unique lock, then the priorities.
+-- Returns `over` (it has ended or never was), `marked`, or `ended` and the tasks that fail with it.
+local function abort(keys, argv)
+  local prefix, now, task = keys[1], argv[1], argv[3]
+  if redis.call('exists', prefix .. ':task:results:' .. task) == 1
+    or redis.call('exists', prefix .. ':task:data:' .. task) == 0 then
+    return { 'over' }
+  end
+  for i = 10, #argv do
+    if redis.call('zrem', prefix .. ':queues:delayed:' .. argv[i], task) == 1 then
+      local batch = new_batch(keys)
+      batch.linked = true
+      local one = {
+        kind = 'f', stream = prefix .. ':queues:' .. argv[i], task = task, value = argv[4],
+        ttl = argv[5], name = argv[6], outcome = 'aborted', entry = argv[7], payload = '',
+        otherwise = argv[8] ~= '' and argv[8] or nil,
+      }
+      if redis.call('get', argv[9]) == task then append(batch.deleted, argv[9]) end
+      local failed = record_end(prefix, one, batch, now)
+      flush_batch(prefix, argv[2], batch)
+      table.insert(failed, 1, 'ended')
+      return failed
+    end
+  end
+  redis.call('sadd', prefix .. ':aborted', task)
+  redis.call('expire', prefix .. ':aborted', 604800)
+  return { 'marked' }
+end
+
+-- Every message that this consumer has claimed. ARGV: group, consumer, priorities.
+-- Returns priority and message of each.
+local function held(keys, argv)
+  local reply = {}
+  for i = 3, #argv do
+    local stream = keys[1] .. ':queues:' .. argv[i]
+    local pending = redis.pcall('xpending', stream, argv[1], '-', '+', 10000, argv[2])
+    for _, entry in ipairs(pending.err and {} or pending) do
+      append(reply, argv[i], entry[1])
+    end
+  end
+  return reply
 end

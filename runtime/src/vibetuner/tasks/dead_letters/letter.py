@@ -10,19 +10,16 @@ import traceback
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
-from enum import StrEnum
 from pathlib import Path
 from typing import Any, Self
 
-from streaq.types import StreaqError
-
 from vibetuner.logs import format_traceback
+from vibetuner.tasks.attempt import Cause
 
 __all__ = [
     "Cause",
     "DeadLetter",
     "as_moment",
-    "cause_of",
     "fingerprint",
     "plain",
     "plain_text",
@@ -38,48 +35,6 @@ LONGEST_TRACEBACK = 20_000
 LONGEST_VALUE = 50_000
 MOST_VALUES = 1000
 DEEPEST = 10
-
-
-class Cause(StrEnum):
-    """Why a task will not be tried again."""
-
-    EXCEPTION = "exception"
-    TIMEOUT = "timeout"
-    CRASHED = "crashed"
-    EXPIRED = "expired"
-    UNKNOWN_FUNCTION = "unknown_function"
-    UNREADABLE_PAYLOAD = "unreadable_payload"
-    UNIQUE_CLASH = "unique_clash"
-    CRON_DRIFT = "cron_drift"
-    FAILED_DEPENDENCY = "failed_dependency"
-
-
-# How the engine words the ends that it decides itself (streaq 7.2, worker.py).
-ENGINE_WORDS = {
-    "Max retry attempts": Cause.CRASHED,
-    "Task expired": Cause.EXPIRED,
-    "Missing function": Cause.UNKNOWN_FUNCTION,
-    "Invalid signature": Cause.UNREADABLE_PAYLOAD,
-    "Failed to deserialize": Cause.UNREADABLE_PAYLOAD,
-    "Task is unique": Cause.UNIQUE_CLASH,
-    "Cron task exceeded": Cause.CRON_DRIFT,
-    "Dependency failed": Cause.FAILED_DEPENDENCY,
-}
-
-
-def cause_of(error: BaseException) -> Cause:
-    """The cause behind an error that the engine or a task has ended with.
-
-    >>> cause_of(StreaqError("Task expired!")).value
-    'expired'
-    >>> cause_of(ValueError("no")).value
-    'exception'
-    """
-    if isinstance(error, StreaqError):
-        for words, cause in ENGINE_WORDS.items():
-            if str(error).startswith(words):
-                return cause
-    return Cause.EXCEPTION
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,12 +13,9 @@ from pydantic.errors import PydanticUserError
 
 from vibetuner.errors import TaskError, TaskNotFound
 from vibetuner.tasks.depends import is_injected
-from vibetuner.tasks.journal.batch import Batch
-from vibetuner.tasks.journal.entry import Ended, Outcome
-from vibetuner.tasks.journal.write import write
 from vibetuner.tasks.overview.detail import Facts, find_row, gather, letter_of
-from vibetuner.tasks.overview.model import ENDED, State
-from vibetuner.tasks.overview.queue import Queue, now_ms
+from vibetuner.tasks.overview.model import ENDED
+from vibetuner.tasks.overview.queue import Queue
 
 __all__ = ["abort", "check_arguments", "enqueue", "enqueue_again"]
 
@@ -40,17 +37,7 @@ async def abort(queue: Queue, task_id: str) -> bool:
         raise TaskNotFound(f"There is no task {task_id} to abort. See:  vibetuner tasks list")
     if row.state in ENDED:
         raise TaskError(f"{row.name} {task_id} has ended already: {row.state}")
-    is_ended = await queue.worker.abort_by_id(task_id, timeout=CONFIRM_SECONDS)
-    if row.state is State.SCHEDULED and is_ended:
-        # No worker was there to write it down.
-        now = now_ms()
-        ended = Ended(
-            task_id, row.name, Outcome.ABORTED, int(facts.data.get("t", 0)), now, 0, now,
-            row.tries, "", "aborted before it was due",
-        )  # fmt: skip
-        batch = Batch(ended=[(ended, b"", "")])
-        await write(queue.redis, queue.keys.prefix, batch, now)
-    return is_ended
+    return await queue.worker.abort_by_id(task_id, timeout=CONFIRM_SECONDS)
 
 
 async def enqueue(

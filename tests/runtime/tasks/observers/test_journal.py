@@ -1,4 +1,4 @@
-"""What a worker writes down of its tasks."""
+"""The journal of what a worker runs."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from typing import Any
 
 import pytest
 
+from tests.runtime.tasks.journaled import make_ended, record
 from tests.valkey import Valkey
 from vibetuner.config import Settings, using_settings
 from vibetuner.redis.keys import JournalKeys
-from vibetuner.tasks.journal.batch import Batch
+from vibetuner.tasks.attempt import Attempt
 from vibetuner.tasks.journal.entry import Beat, Ended, FailedTry, Outcome, Started
-from vibetuner.tasks.journal.recorder import Recorder
-from vibetuner.tasks.journal.write import Limits, write
+from vibetuner.tasks.observers import Observer, Observers
+from vibetuner.tasks.observers.journal import Limits
 from vibetuner.tasks.worker import TaskWorker
-from vibetuner.testing import held_open
 
 
 @pytest.fixture
@@ -139,58 +139,68 @@ async def test_the_counts_of_a_minute_add_up(worker: TaskWorker, keys: JournalKe
             await task.result(timeout=10)
         entries = await journal(worker, keys.ended, 5)
         counts: dict[str, int] = {}
-        for at in {Ended.from_json(e["d"]).finished for e in entries}:
-            counts |= {k: int(v) for k, v in (await worker.redis.hgetall(keys.quarter(at))).items()}
+        async with asyncio.timeout(10):
+            while counts.get("done") != 5:
+                for at in {Ended.from_json(e["d"]).finished for e in entries}:
+                    found = await worker.redis.hgetall(keys.quarter(at))
+                    counts |= {k: int(v) for k, v in found.items()}
+                await asyncio.sleep(0.05)
 
     assert counts["done"] == 5
     assert sum(n for name, n in counts.items() if name.startswith("w")) == 5
     assert sum(n for name, n in counts.items() if name.startswith("r") and name[1].isdigit()) == 5
 
 
-async def test_an_outage_loses_nothing_that_fits_into_memory(
-    worker: TaskWorker, settings: Settings, tmp_path: Path
+async def test_an_outage_loses_no_entry(
+    worker: TaskWorker, settings: Settings, tmp_path: Path, running
 ):
-    """What Redis did not take waits for the next time."""
+    """What Redis did not take waits, with the end that it belongs to."""
     server = Valkey(tmp_path)
     server.start()
     keys = JournalKeys(settings.redis_key_prefix)
+    go = asyncio.Event()
+
+    @worker.task(name="held")
+    async def held() -> None:
+        await go.wait()
+
     with using_settings(settings.model_copy(update={"redis_url": server.url})):
-        async with held_open(worker):
-            recorder = Recorder(worker)
-            async with held_open(recorder.recording()):
-                end(recorder, "t1")
-                await journal(worker, keys.ended, 1)
-                server.kill()
-                end(recorder, "t2")
-                await server.tries(3)
-                end(recorder, "t3")
-                server.start()
-                entries = await journal(worker, keys.ended, 3)
+        async with running(worker):
+            first = await worker.registry["double"].enqueue(1)
+            await first.result(timeout=10)
+            second = await held.enqueue()
+            async with asyncio.timeout(10):
+                while not worker.running():
+                    await asyncio.sleep(0.01)
+            await asyncio.to_thread(server.kill)
+            go.set()
+            async with asyncio.timeout(10):
+                while worker.running():
+                    await asyncio.sleep(0.01)
+            await asyncio.to_thread(server.start)
+            entries = await journal(worker, keys.ended, 2)
     server.kill()
 
-    assert [Ended.from_json(entry["d"]).task_id for entry in entries] == ["t1", "t2", "t3"]
+    assert [Ended.from_json(entry["d"]).task_id for entry in entries] == [first.id, second.id]
 
 
 async def test_what_can_not_be_recorded_keeps_no_task_from_its_end(
-    worker: TaskWorker, keys: JournalKeys, running
+    worker: TaskWorker, keys: JournalKeys, running, caplog: pytest.LogCaptureFixture
 ):
-    """An error that can't be told; a journal that Redis refuses; a call that makes no sense."""
-    await occupied(worker, keys)
+    """An error that can't be shown; a journal that Redis refuses; an observer that fails."""
+    async with worker:
+        await worker.redis.set(keys.ended, "no stream")
     async with running(worker):
         bad = await worker.registry["unspeakable"].enqueue()
         assert isinstance((await bad.result(timeout=10)).exception, Unspeakable)
-        good = await worker.registry["double"].enqueue(4)
-        assert (await good.result(timeout=10)).result == 8
-        Recorder(worker).started(None, 0)  # type: ignore[arg-type]
         await worker.redis.delete([keys.ended])
-        told = {Ended.from_json(e["d"]).task_id: e for e in await journal(worker, keys.ended, 2)}
+        good = await worker.registry["unspeakable"].enqueue()
+        await good.result(timeout=10)
+        (entry,) = await journal(worker, keys.ended, 1)
+        assert "Unspeakable" in Ended.from_json(entry["d"]).error
 
-    assert "Unspeakable" in Ended.from_json(told[bad.id]["d"]).error
-
-
-async def occupied(worker: TaskWorker, keys: JournalKeys) -> None:
-    async with worker:
-        await worker.redis.set(keys.ended, "no stream")
+    Observers([Broken()]).ended(Attempt("t1", fn_name="double"))
+    assert "Broken could not note double" in caplog.messages
 
 
 async def test_the_journal_does_not_grow_without_bound(
@@ -200,10 +210,10 @@ async def test_the_journal_does_not_grow_without_bound(
     limits = Limits(ended=2000, failed=100, payloads=100)
     async with worker:
         for start in range(0, 6000, 500):
-            batch = Batch(
-                "w1", ended=[(make_ended(n), b"p", "") for n in range(start, start + 500)]
-            )
-            await write(worker.redis, settings.redis_key_prefix, batch, start + 1, limits)
+            ended_now = [
+                make_ended(f"t{n}", "double", failed=n % 5 == 0) for n in range(start, start + 500)
+            ]
+            await record(worker, keys, ended_now, limits)
         ended = await worker.redis.xlen(keys.ended)
         assert 2000 <= ended <= 3000
         assert await worker.redis.hlen(keys.ids) == ended
@@ -212,25 +222,15 @@ async def test_the_journal_does_not_grow_without_bound(
         assert await worker.redis.xlen(keys.of("double")) <= ended + 200
         assert await worker.redis.xlen(keys.failed) <= 300
         assert await worker.redis.xlen(keys.payloads) <= 300
-        cursor, mine = 0, set[str]()
-        while True:
-            cursor, found = await worker.redis.scan(
-                cursor, match=f"{settings.redis_key_prefix}*", count=1000
-            )
-            mine |= {str(key) for key in found}
-            if not cursor:
-                break
-        for key in mine - {keys.names}:
+        mine = {str(key) async for key in worker.redis.scan_iter(f"{settings.redis_key_prefix}*")}
+        letters = {key for key in mine if "dead_letters" in key}
+        for key in mine - letters - {keys.names}:
             assert await worker.redis.ttl(key) > 0, key
 
 
-def make_ended(number: int) -> Ended:
-    outcome = Outcome.FAILED if number % 5 == 0 else Outcome.DONE
-    return Ended(f"t{number}", "double", outcome, 1, 2, 3, 4, 1, "w1")
-
-
-def end(recorder: Recorder, task_id: str) -> None:
-    recorder.not_run(task_id, ValueError("no"), "double", 1)
+class Broken(Observer):
+    def ended(self, attempt: Attempt) -> None:
+        raise LookupError("not here")
 
 
 class Unspeakable(Exception):

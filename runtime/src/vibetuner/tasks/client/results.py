@@ -1,4 +1,4 @@
-"""One subscription for all that a process waits for."""
+"""Waits for results, on one subscription for all that a process waits for."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from coredis.exceptions import ConnectionError as Disconnected
 from vibetuner.redis.connection import Connection
 from vibetuner.redis.url import Address
 
-__all__ = ["Answers"]
+__all__ = ["ResultListener"]
 
 # A server that restarts is waited for this long; what it published meanwhile is looked up.
 PATIENCE_SECONDS = (0.05, 0.1, 0.2, 0.5, 1, 2, 5, 5, 5, 5)
@@ -23,8 +23,8 @@ Waiter = asyncio.Future[bytes]
 Hear = Callable[[bytes], None]
 
 
-class Answers:
-    """Hands out what is published on channels, to as many as wait for it.
+class ResultListener:
+    """Delivers what is published on channels to as many as wait for it.
 
     Args:
         address: the server; it is connected to when somebody waits for the first time.
@@ -32,7 +32,7 @@ class Answers:
     """
 
     def __init__(self, address: Address, commands: Connection) -> None:
-        self._wire = Connection(address, on_push=self._hear, on_loss=self._lose)
+        self._connection = Connection(address, on_push=self._hear, on_loss=self._lose)
         self._commands = commands
         self._waiters: defaultdict[str, dict[Waiter, Hear]] = defaultdict(dict)
         self._unconfirmed: Counter[str] = Counter()
@@ -43,7 +43,7 @@ class Answers:
 
     async def __aexit__(self, *_: object) -> None:
         self._lose()
-        await self._wire.close()
+        await self._connection.close()
 
     async def wait(self, channel: str, key: str) -> bytes:
         """What stands at ``key``, or is published on ``channel``, whichever comes first."""
@@ -59,14 +59,14 @@ class Answers:
 
         With ``hear``, that gets the messages, and the future has nothing but the loss.
         """
-        await self._wire.connect()
+        await self._connection.connect()
         waiter: Waiter = asyncio.get_running_loop().create_future()
         waiters = self._waiters[channel]
         waiters[waiter] = hear or partial(_answer, waiter)
         if len(waiters) == 1:
             self._confirmed[channel] = asyncio.Event()
             self._unconfirmed[channel] += 1
-            self._wire.tell("SUBSCRIBE", channel)
+            self._connection.tell("SUBSCRIBE", channel)
         try:
             await self._confirmed[channel].wait()
             if waiter.done():
@@ -98,7 +98,7 @@ class Answers:
             del self._waiters[channel]
             self._confirmed.pop(channel, None)
             with suppress(Disconnected):
-                self._wire.tell("UNSUBSCRIBE", channel)
+                self._connection.tell("UNSUBSCRIBE", channel)
 
     def _hear(self, push: list[Any]) -> None:
         kind, channel = push[0], push[1].decode()

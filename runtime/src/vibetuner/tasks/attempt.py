@@ -1,0 +1,208 @@
+"""One attempt to run a task: everything that is known of it, from its claim to its end."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import timedelta
+from enum import StrEnum
+from typing import Any, Protocol
+
+from streaq.task import RegisteredTask
+
+from vibetuner.tasks.engine import running_attempt
+from vibetuner.tasks.retry import FailurePolicy, policy_of
+
+__all__ = [
+    "Attempt",
+    "Cause",
+    "Cut",
+    "End",
+    "Report",
+    "current_attempt",
+    "current_task_id",
+    "moment",
+]
+
+logger = logging.getLogger(__name__)
+
+UNKNOWN = "unknown"
+
+# A function that was cut off has this long to clean up before it is cut off once more.
+CLEANUP_SECONDS = 10.0
+LAST_MOMENT = 253_402_300_800_000  # the year 10000, in milliseconds
+
+
+class End(StrEnum):
+    """How an attempt ended."""
+
+    DONE = "done"
+    FAILED = "failed"
+    ABORTED = "aborted"
+    RETRYING = "retrying"
+    REQUEUED = "requeued"
+
+
+class Cut(StrEnum):
+    """Why a running function was cut off."""
+
+    TIME_LIMIT = "time limit"
+    ABORT = "abort"
+    STOP = "stop"
+
+
+class Cause(StrEnum):
+    """Why a task will not be tried again."""
+
+    EXCEPTION = "exception"
+    TIMEOUT = "timeout"
+    CRASHED = "crashed"
+    EXPIRED = "expired"
+    UNKNOWN_FUNCTION = "unknown_function"
+    UNREADABLE_PAYLOAD = "unreadable_payload"
+    UNIQUE_CLASH = "unique_clash"
+    CRON_DRIFT = "cron_drift"
+    FAILED_DEPENDENCY = "failed_dependency"
+
+
+class Report(Protocol):
+    """Progress that a task has reported, and perhaps not sent yet."""
+
+    async def settle(self, *, again: bool) -> None:
+        """Send what is left; ``again`` when another attempt follows."""
+        ...
+
+
+@dataclass(slots=True, eq=False)
+class Attempt:
+    """One attempt, passed from step to step; nothing about it is kept beside it.
+
+    A running task gets it as ``task.context``: streaq's names are the fields ``fn_name``,
+    ``task_id``, ``tries``, and the properties ``timeout`` and ``ttl``. Moments are in milliseconds
+    since 1970, 0 where there is none.
+
+    Args:
+        task_id: the task's id.
+        priority: the queue that its message came from.
+        message_id: the message; empty for a task that ends without having been in a stream.
+        queued: when the task was due.
+        payload: what was enqueued, as it was stored; None when that has expired.
+        tries: the number of this attempt, from 1.
+        is_aborted: whether somebody asked for its end before it was begun.
+        claimed: when this worker has claimed the message, by the server's clock.
+        claimed_at: the same by the event loop's clock, in seconds.
+        context: what the worker's lifespan has yielded.
+        history: where progress is published.
+    """
+
+    task_id: str
+    priority: str = ""
+    message_id: str = ""
+    queued: int = 0
+    payload: bytes | None = None
+    tries: int = 1
+    is_aborted: bool = False
+    claimed: int = 0
+    claimed_at: float = 0.0
+
+    fn_name: str = UNKNOWN
+    task: RegisteredTask | None = None
+    policy: FailurePolicy | None = None
+    args: Sequence[Any] = ()
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
+    created: int = 0
+    triggers: str = ""
+    otherwise: str = ""
+    arguments_from: str = ""
+    is_fallback: bool = False
+    lock: str = ""
+
+    context: Any = None
+    history: Any = None
+    started: int = 0
+    finished: int = 0
+    handle: asyncio.Task[None] | None = None
+    reports: list[Report] = field(default_factory=list)
+    cut_by: Cut | None = None
+    cut_again: asyncio.TimerHandle | None = None
+    was_announced: bool = False
+
+    end: End | None = None
+    value: Any = None
+    error: BaseException | None = None
+    cause: Cause | None = None
+    retry_at: int = 0
+    letter: str = ""
+    following: bytes = b""
+    entry: str = ""
+    trace: str = ""
+    is_listed: bool = False
+
+    @property
+    def is_silent(self) -> bool:
+        """Whether the task asks for no log lines."""
+        return self.task is not None and self.task.silent
+
+    @property
+    def timeout(self) -> timedelta | int | None:
+        """The time limit of the task, as it was declared."""
+        return None if self.task is None else self.task.timeout
+
+    @property
+    def ttl(self) -> timedelta | int | None:
+        """How long the task's result is kept, as it was declared."""
+        return None if self.task is None else self.task.ttl
+
+    def name_task(self, name: str, task: RegisteredTask | None) -> None:
+        """Set which task this is an attempt of."""
+        self.fn_name, self.task = name, task
+        self.policy = policy_of(task)
+
+    def cut(self, by: Cut) -> None:
+        """Cancel the attempt once, unless it was cut off before; its cleanup has ten seconds."""
+        if self.cut_by is not None or self.handle is None:
+            return
+        self.cut_by = by
+        self.handle.cancel()
+        loop = asyncio.get_running_loop()
+        self.cut_again = loop.call_later(CLEANUP_SECONDS, self._cut_again)
+
+    def _cut_again(self) -> None:
+        if self.handle is not None and not self.handle.done():
+            logger.warning(
+                "%s is still cleaning up %g s after its %s; cancelling it again",
+                self.fn_name,
+                CLEANUP_SECONDS,
+                self.cut_by,
+                extra={"task_id": self.task_id},
+            )
+            self.handle.cancel()
+
+
+def moment(value: float) -> int:
+    """Return a moment in milliseconds since 1970.
+
+    Raises:
+        TypeError, ValueError: it is no number, before 1970 or after the year 9999.
+
+    >>> moment(1_700_000_000_000)
+    1700000000000
+    """
+    whole = int(value)
+    if not 0 <= whole < LAST_MOMENT:
+        raise ValueError("a moment out of range")
+    return whole
+
+
+def current_attempt() -> Attempt | None:
+    """Return the attempt that this code is part of; None outside a worker's task."""
+    attempt = running_attempt.get(None)
+    return attempt if isinstance(attempt, Attempt) else None
+
+
+def current_task_id() -> str:
+    """Return the id of the task that this code is part of; empty outside a task."""
+    attempt = running_attempt.get(None)
+    return "" if attempt is None else attempt.task_id

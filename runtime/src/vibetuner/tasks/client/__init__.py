@@ -1,0 +1,1 @@
+"""What every process needs of the queue: to enqueue, to wait for results, to abort."""

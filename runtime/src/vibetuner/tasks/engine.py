@@ -1,0 +1,59 @@
+"""The private parts of streaq 7.2 that we use: here, and nowhere else.
+
+streaq's tasks, decorators, keys and formats stay as they are, so that its own clients and workers
+share a queue with ours. Its run loop is not used.
+"""
+
+from __future__ import annotations
+
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any, cast
+
+from streaq.task import Task, _task_context
+from streaq.worker import Worker, _deterministic_id, _worker_context
+
+if TYPE_CHECKING:
+    from coredis import Redis
+
+    from vibetuner.tasks.attempt import Attempt
+
+__all__ = [
+    "cron_id",
+    "follows_another",
+    "is_open",
+    "open_client",
+    "running_attempt",
+    "set_open",
+    "worker_context",
+]
+
+#: The attempt that this context belongs to; ``task.context`` and ``middleware.context`` read it.
+running_attempt = cast("ContextVar[Attempt]", _task_context)
+
+#: What the worker's lifespan has yielded; ``worker.context`` reads it.
+worker_context: ContextVar[Any] = _worker_context
+
+
+def is_open(worker: Worker[Any]) -> bool:
+    """Whether the worker is connected."""
+    return worker._initialized  # noqa: SLF001
+
+
+def open_client(worker: Worker[Any], client: Redis[str]) -> None:
+    """Give the worker the client that ``worker.redis`` returns once it is open."""
+    worker._redis = client  # noqa: SLF001
+
+
+def set_open(worker: Worker[Any], *, is_open: bool, is_running: bool = False) -> None:
+    """Say whether the worker is connected, and whether it runs tasks."""
+    worker._initialized, worker._running = is_open, is_running  # noqa: SLF001
+
+
+def follows_another(task: Task[Any, Any]) -> bool:
+    """Whether a call is part of a chain, after another."""
+    return task._after is not None  # noqa: SLF001
+
+
+def cron_id(name: str, moment: int) -> str:
+    """The id of the run of a cron task at a moment, in milliseconds."""
+    return _deterministic_id(f"{name}{moment}")

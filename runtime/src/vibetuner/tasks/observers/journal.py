@@ -1,0 +1,232 @@
+"""Writes the journal: an entry with each recorded end, and what a worker says of itself."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import socket
+import time
+from collections import Counter
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+from json.encoder import encode_basestring as quote
+from typing import TYPE_CHECKING, Any
+
+from coredis.exceptions import RedisError
+
+from vibetuner import __version__
+from vibetuner.errors import first_line
+from vibetuner.project import code_digest, find_root, project_info
+from vibetuner.redis.functions import Functions
+from vibetuner.redis.keys import MINUTE_MS, JournalKeys
+from vibetuner.tasks.attempt import Attempt, End
+from vibetuner.tasks.dead_letters.letter import plain_text, plain_traceback
+from vibetuner.tasks.journal.entry import Beat, FailedTry, Started, bucket
+from vibetuner.tasks.observers import Observer, logger
+
+if TYPE_CHECKING:
+    from streaq import Worker
+
+__all__ = ["BEAT_SECONDS", "LIMITS", "JournalObserver", "Limits"]
+
+BEAT_SECONDS = 2.0
+WRITE_SECONDS = 0.25
+LEAVE_SECONDS = 2.0
+LONGEST_ERROR = 200
+LONGEST_TRACEBACK = 4000
+
+KEPT_SECONDS = 7 * 24 * 3600
+BEAT_KEPT_SECONDS = 60
+MINUTES_KEPT_SECONDS = 2 * 3600
+QUARTERS_KEPT_SECONDS = 26 * 3600
+# What is trimmed goes in one piece, when so much has come together.
+SLACK = 1000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """How many are kept at most: ended tasks, those that failed, and those with arguments."""
+
+    ended: int = 100_000
+    failed: int = 10_000
+    payloads: int = 10_000
+
+
+LIMITS = Limits()
+
+
+class JournalObserver(Observer):
+    """Forms the journal's entries, and writes a worker's heartbeat, counts and running tasks.
+
+    The entry of a task that ended goes to Redis in the step that records its end. The rest goes
+    there in one command, four times a second at most; what Redis does not take is sent again. The
+    journal is for people to look at: streaq's own keys stay the truth.
+    """
+
+    def __init__(
+        self, functions: Functions, worker: Worker[Any], keys: JournalKeys, limits: Limits = LIMITS
+    ) -> None:
+        self._functions = functions
+        self._worker = worker
+        self._keys = keys
+        self._limits = limits
+        self._minutes: dict[int, Counter[str]] = {}
+        self._names: set[str] = set()
+        self._quoted: dict[str, str] = {}
+        self._written: dict[str, Started] = {}
+        self._born = _now()
+        self._about: dict[str, Any] = {}
+        self._happened = False
+
+    def ending(self, attempt: Attempt) -> None:
+        """Form the entry of an end, or of an attempt that another one follows."""
+        end, error = attempt.end, attempt.error
+        self._happened = True
+        attempt.is_listed = self._written.pop(attempt.task_id, None) is not None
+        if end is End.RETRYING or end is End.REQUEUED:
+            reason = _one_line(error) if end is End.RETRYING and error else ""
+            attempt.entry = FailedTry(
+                attempt.tries, attempt.started, attempt.finished, self._worker.id, reason
+            ).to_json()
+            if end is End.RETRYING:
+                self._counts(attempt.finished)["retried"] += 1
+            return
+        name, counts = attempt.fn_name, self._counts(attempt.finished)
+        self._names.add(name)
+        reason, started = "", attempt.started
+        if error is not None:
+            reason = _one_line(error)
+            if end is End.FAILED:
+                attempt.trace = plain_traceback(error, LONGEST_TRACEBACK)
+        if started:
+            counts[f"r{bucket(attempt.finished - started)}"] += 1
+            if attempt.tries <= 1:  # later attempts wait on purpose
+                counts[f"w{bucket(started - attempt.queued)}"] += 1
+        counts[end.value if end else ""] += 1
+        # A JSON list, as journal.entry.Ended reads it.
+        quoted = self._quoted.get(name) or self._quoted.setdefault(name, quote(name))
+        attempt.entry = (
+            f"[{quote(attempt.task_id)}, {quoted}, {quote(end.value if end else '')}, "
+            f"{attempt.created or attempt.queued}, {attempt.queued}, {started}, "
+            f"{attempt.finished}, {attempt.tries}, {quote(self._worker.id)}, {quote(reason)}]"
+        )
+
+    async def run(self, running: Iterable[Attempt]) -> None:
+        """Write what happens, and a heartbeat every two seconds, until it is cancelled.
+
+        Args:
+            running: what the worker runs, by the time it is looked at.
+        """
+        self._about = self._describe()
+        next_beat = 0.0
+        try:
+            while True:
+                beat = time.monotonic() >= next_beat
+                if beat:
+                    next_beat = time.monotonic() + BEAT_SECONDS
+                if beat or self._happened:
+                    await self.write(running, with_beat=beat)
+                await asyncio.sleep(WRITE_SECONDS)
+        finally:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(LEAVE_SECONDS):
+                    await self.write((), leaving=True)
+
+    async def write(
+        self, running: Iterable[Attempt], *, with_beat: bool = False, leaving: bool = False
+    ) -> None:
+        """Write what has happened since the last time, and trim what is too much.
+
+        Args:
+            running: what the worker runs.
+            with_beat: write the heartbeat, too.
+            leaving: the worker stops, and must not be listed any more.
+        """
+        minutes, names = self._minutes, self._names
+        self._minutes, self._names = {}, set()
+        happened, self._happened = self._happened or leaving, False
+        now_running = {
+            one.task_id: Started(one.task_id, one.fn_name, one.tries, one.started, one.queued)
+            for one in running
+            if one.started and one.end is None
+        }
+        started = [one for name, one in now_running.items() if self._written.get(name) != one]
+        stopped = [name for name in self._written if name not in now_running]
+        content = {
+            "worker": self._worker.id,
+            "now": _now(),
+            "kept": KEPT_SECONDS,
+            "most": self._limits.ended,
+            "most_failed": self._limits.failed,
+            "most_payloads": self._limits.payloads,
+            "slack": SLACK,
+            "beat_kept": BEAT_KEPT_SECONDS,
+            "names": sorted(names),
+            "started": [[one.task_id, one.to_json()] for one in started],
+            "stopped": stopped,
+            "counts": self._kept_counts(minutes),
+            "beat": self._beat().to_json() if with_beat else False,
+            "leaving": leaving,
+            "crons": [name for name, task in self._worker.registry.items() if task.crontab],
+            "happened": happened or bool(started or stopped),
+        }
+        try:
+            await self._functions.call("journal", (self._keys.prefix,), [json.dumps(content)])
+        except (RedisError, OSError) as error:
+            logger.debug("could not write the journal: %s", first_line(error))
+            self._names |= names
+            self._happened = True
+            for minute, counts in minutes.items():
+                self._minutes.setdefault(minute, Counter()).update(counts)
+        else:
+            self._written = now_running
+
+    def _counts(self, at: int) -> Counter[str]:
+        """The counts of the minute that a moment lies in."""
+        minute = at // MINUTE_MS * MINUTE_MS
+        counts = self._minutes.get(minute)
+        if counts is None:
+            counts = self._minutes[minute] = Counter()
+        return counts
+
+    def _kept_counts(self, minutes: dict[int, Counter[str]]) -> dict[str, dict[str, object]]:
+        kept: dict[str, dict[str, object]] = {}
+        quarters: dict[str, Counter[str]] = {}
+        for at, counts in minutes.items():
+            kept[self._keys.minute(at)] = {"fields": counts, "kept": MINUTES_KEPT_SECONDS}
+            quarters.setdefault(self._keys.quarter(at), Counter()).update(counts)
+        for name, counts in quarters.items():
+            kept[name] = {"fields": counts, "kept": QUARTERS_KEPT_SECONDS}
+        return kept
+
+    def _beat(self) -> Beat:
+        counters = {name: self._worker.counters[name] for name in sorted(self._worker.counters)}
+        return Beat(at=_now(), running=self._worker.running(), counters=counters, **self._about)
+
+    def _describe(self) -> dict[str, Any]:
+        project = project_info() if find_root() else None
+        return {
+            "id": self._worker.id,
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
+            "started": self._born,
+            "concurrency": self._worker.concurrency,
+            "tasks": tuple(sorted(self._worker.registry)),
+            "version": project.version if project else "",
+            "code": code_digest(project) if project else "",
+            "runtime": __version__,
+        }
+
+
+def _now() -> int:
+    return time.time_ns() // 1_000_000
+
+
+def _one_line(error: BaseException) -> str:
+    kind = type(error).__name__
+    # Made a text first: somebody's __str__ must not cost the entry.
+    text = next(iter(plain_text(error, LONGEST_TRACEBACK).splitlines()), kind)
+    text = plain_text(text, LONGEST_ERROR)
+    return text if text == kind else f"{kind}: {text}"

@@ -1,0 +1,124 @@
+"""Queues delayed tasks and cron runs when they are due, and finds tasks that are to be aborted."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from coredis.exceptions import RedisError
+
+from vibetuner.redis.functions import Functions
+from vibetuner.redis.keys import Keys
+from vibetuner.tasks.client.results import ResultListener
+from vibetuner.tasks.engine import cron_id
+from vibetuner.tasks.run.outage import Outage
+
+__all__ = ["Cron", "DelayedQueue", "sweep"]
+
+# A stock client of streaq's publishes nothing about a delayed task; this is how late it is noticed.
+LONGEST_SLEEP_SECONDS = 0.5
+# An event loop sleeps in whole milliseconds, rounded up; the last one is waited out turn by turn.
+TICK_SECONDS = 0.001
+SWEEP_SECONDS = 0.5
+
+
+class DelayedQueue:
+    """Sleeps until the next delayed task is due, or until one is delayed for less."""
+
+    def __init__(
+        self, functions: Functions, keys: Keys, priorities: Sequence[str], outage: Outage
+    ) -> None:
+        self._functions = functions
+        self._keys = keys
+        self._priorities = list(priorities)
+        self._outage = outage
+        self._woken = asyncio.Event()
+
+    async def run(self) -> None:
+        """Queue what is due until it is cancelled."""
+        while True:
+            self._woken.clear()
+            try:
+                soonest = await self.queue_due()
+            except (RedisError, OSError) as error:
+                await self._outage.wait(error)
+            else:
+                await self._sleep(math.inf if soonest is None else soonest / 1000)
+
+    async def listen(self, listener: ResultListener) -> None:
+        """Wake up when a task is delayed, until it is cancelled."""
+        while True:
+            try:
+                await listener.each(self._keys.wakeups, self._woken.set)
+            except (RedisError, OSError) as error:
+                await self._outage.wait(error)
+
+    async def queue_due(self) -> float | None:
+        """Queue what is due now; returns when the next one is, in milliseconds."""
+        now = int(time.time() * 1000)  # rounded down: nothing is ever early
+        soonest = await self._functions.call("due", (self._keys.queue,), [now, *self._priorities])
+        return None if soonest is None else float(soonest)
+
+    async def _sleep(self, moment: float) -> None:
+        pause = min(LONGEST_SLEEP_SECONDS, max(0.0, moment - time.time() - TICK_SECONDS))
+        timer = asyncio.get_running_loop().call_later(pause, self._woken.set)
+        try:
+            await self._woken.wait()
+        finally:
+            timer.cancel()
+        while 0 < moment - time.time() <= TICK_SECONDS:  # noqa: ASYNC110 - no event is so exact
+            await asyncio.sleep(0)
+
+
+class Cron:
+    """Schedules the next run of each cron task that is due."""
+
+    def __init__(
+        self, functions: Functions, keys: Keys, priority: str, next_run: Callable[[str], int]
+    ) -> None:
+        self._functions = functions
+        self._keys = keys
+        self._priority = priority
+        self._next_run = next_run
+
+    async def schedule_due(self) -> None:
+        """Schedule what is due now."""
+        connection, keys = self._functions.connection, self._keys
+        now = int(time.time() * 1000)
+        due = await connection.call("ZRANGE", keys.cron_schedule, "-inf", now, "BYSCORE")
+        if not due:
+            return
+        tabs = await connection.call("HMGET", keys.cron_tabs, *due)
+        for name, tab in zip(due, tabs, strict=True):
+            if tab is not None:
+                await self.schedule(name.decode(), tab.decode())
+
+    async def schedule(self, name: str, tab: str) -> None:
+        """Schedule the next run of one, unless another worker has."""
+        moment = self._next_run(tab)
+        values: list[Any] = [name, cron_id(name, moment), moment, self._priority]
+        await self._functions.call("cron", (self._keys.queue,), values)
+
+
+async def sweep(
+    functions: Functions,
+    keys: Keys,
+    cron: Cron,
+    *,
+    abort: Callable[[set[str]], None],
+    outage: Outage,
+) -> None:
+    """Twice a second, hand on the tasks that are to be aborted, and schedule cron tasks."""
+    while True:
+        started = time.monotonic()
+        try:
+            members = await functions.connection.call("SMEMBERS", keys.aborted)
+            if members:
+                abort({member.decode() for member in members})
+            await cron.schedule_due()
+        except (RedisError, OSError) as error:
+            await outage.wait(error)
+        await asyncio.sleep(max(0, SWEEP_SECONDS - (time.monotonic() - started)))

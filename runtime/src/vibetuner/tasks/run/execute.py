@@ -1,0 +1,327 @@
+"""The steps of an attempt: load, check, lock, call, judge."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Callable, Coroutine, Sequence
+from contextlib import suppress
+from datetime import timedelta
+from typing import Any
+
+from coredis.exceptions import RedisError
+from streaq import StreaqError, StreaqRetry
+from streaq.task import RegisteredTask
+from streaq.types import StreaqCancelled
+from streaq.utils import datetime_ms, to_ms, to_seconds
+
+from vibetuner.errors import first_line
+from vibetuner.redis.connection import Connection
+from vibetuner.redis.keys import Keys
+from vibetuner.tasks.attempt import Attempt, Cause, Cut, End, logger, moment
+from vibetuner.tasks.engine import running_attempt
+from vibetuner.tasks.observers import Observers
+from vibetuner.tasks.payload import ArgumentsGone, Codec
+
+__all__ = ["Executor", "judge", "load"]
+
+ON_FAILURE_SECONDS = 30.0
+REPORT_SECONDS = 2.0
+
+Runner = Callable[..., Coroutine[Any, Any, Any]]
+
+
+class Rejected(Exception):  # noqa: N818 - no error of the program's
+    """The task must not run; holds what its result is to say."""
+
+    def __init__(self, error: Exception, cause: Cause | None) -> None:
+        super().__init__(error)
+        self.error = error
+        self.cause = cause
+
+
+class Executor:
+    """Runs attempts to their recorded end.
+
+    Args:
+        registry: the tasks by name.
+        middlewares: stand around each function, the first one outermost.
+        codec: reads payloads.
+        connection: for locks and handed-on arguments.
+        keys: the queue's keys.
+        observers: hear what happens.
+        finish: takes an attempt that has ended.
+        idle_ms: how long the lock of a lost worker outlives the time limit.
+    """
+
+    def __init__(  # noqa: PLR0913 - one collaborator of each kind
+        self,
+        registry: dict[str, Any],
+        middlewares: Sequence[Callable[[Any], Any]],
+        *,
+        codec: Codec,
+        connection: Connection,
+        keys: Keys,
+        observers: Observers,
+        finish: Callable[[Attempt], None],
+        idle_ms: int,
+    ) -> None:
+        self._registry = registry
+        self._middlewares = middlewares
+        self._codec = codec
+        self._connection = connection
+        self._keys = keys
+        self._observers = observers
+        self._finish = finish
+        self._idle_ms = idle_ms
+
+    async def execute(self, attempt: Attempt) -> None:
+        """Run one attempt to its recorded end; whatever goes wrong is its end."""
+        running_attempt.set(attempt)
+        try:
+            load(attempt, self._codec, self._registry, self._keys)
+            check(attempt)
+            task = attempt.task
+            assert task is not None  # noqa: S101 - loading rejects unknown tasks
+            if task.unique:
+                await self._lock(task, attempt)
+            if attempt.arguments_from or attempt.is_fallback:
+                await self._load_handed_on(attempt)
+            if attempt.end is None:
+                await self._call(task, attempt)
+        except Rejected as rejection:
+            attempt.error, attempt.cause = rejection.error, rejection.cause
+        except BaseException as error:  # noqa: BLE001 - SystemExit and the like end the task only
+            attempt.error = error
+        attempt.finished = _now()
+        if attempt.cut_again is not None:
+            attempt.cut_again.cancel()
+        judge(attempt, random.random)
+        if attempt.reports:
+            await self._settle_reports(attempt)
+        if attempt.end is End.FAILED:
+            await self.give_up(attempt)
+        self._finish(attempt)
+
+    async def give_up(self, attempt: Attempt) -> None:
+        """Prepare the end of a task that will not be tried again, and call its ``on_failure``."""
+        if attempt.arguments_from and attempt.policy is not None and not attempt.args:
+            with suppress(Exception):  # the letter is worth more than its arguments
+                attempt.args = await self._handed_on(attempt)
+        if attempt.policy is None or attempt.policy.on_failure is None:
+            return
+        notice = asyncio.ensure_future(_notify(attempt, attempt.policy.on_failure))
+        with suppress(asyncio.CancelledError):  # a stop: the end is recorded all the same
+            await asyncio.wait({notice}, timeout=ON_FAILURE_SECONDS)
+        if not notice.done():
+            notice.cancel()
+            logger.error("on_failure of %s did not return in time", attempt.fn_name)
+
+    async def _lock(self, task: RegisteredTask, attempt: Attempt) -> None:
+        lifetime = self._idle_ms + to_ms(task.timeout or 0)
+        holder: bytes | None = await self._connection.call(
+            "SET", attempt.lock, attempt.task_id, "NX", "GET", "PX", lifetime
+        )
+        if holder is not None and holder.decode() != attempt.task_id:
+            raise Rejected(
+                StreaqError(
+                    "Task is unique and another instance of the same task is already running!"
+                ),
+                Cause.UNIQUE_CLASH,
+            )
+
+    async def _load_handed_on(self, attempt: Attempt) -> None:
+        """Take arguments from the task before, or, as its fallback, its result."""
+        if attempt.is_fallback:
+            stored = await self._connection.call("GET", self._keys.fallback(attempt.task_id))
+            if stored is not None:
+                attempt.started = _now()
+                attempt.value, attempt.end = self._codec.load(stored)["r"], End.DONE
+                return
+        if attempt.arguments_from:
+            try:
+                attempt.args = await self._handed_on(attempt)
+            except ArgumentsGone as error:
+                raise Rejected(error, Cause.FAILED_DEPENDENCY) from None
+
+    async def _handed_on(self, attempt: Attempt) -> Sequence[Any]:
+        stored = await self._connection.call("GET", self._keys.previous(attempt.arguments_from))
+        if stored is None:
+            raise ArgumentsGone("Dependency failed, or its result was not kept so long!")
+        arguments: Sequence[Any] = self._codec.load(stored)
+        return arguments
+
+    async def _call(self, task: Any, attempt: Attempt) -> None:
+        attempt.started = _now()
+        self._observers.started(attempt)
+        run: Runner = task.runner
+        for middleware in reversed(self._middlewares):
+            run = middleware(run)
+        if task.timeout is None:
+            attempt.value = await run(*attempt.args, **attempt.kwargs)
+            return
+        limit = to_seconds(task.timeout) or 0
+        timer = asyncio.get_running_loop().call_later(limit, attempt.cut, Cut.TIME_LIMIT)
+        try:
+            attempt.value = await run(*attempt.args, **attempt.kwargs)
+        finally:
+            timer.cancel()
+
+    async def _settle_reports(self, attempt: Attempt) -> None:
+        """Send the progress that was reported last, within two seconds."""
+        again = attempt.end in {End.RETRYING, End.REQUEUED}
+        sending = [asyncio.ensure_future(report.settle(again=again)) for report in attempt.reports]
+        with suppress(asyncio.CancelledError):
+            await asyncio.wait(sending, timeout=REPORT_SECONDS)
+        for sent in sending:
+            if not sent.done():
+                sent.cancel()
+            elif not sent.cancelled() and (error := sent.exception()):
+                logger.warning("could not publish progress: %s", type(error).__name__)
+
+
+def load(attempt: Attempt, codec: Codec, registry: dict[str, Any], keys: Keys) -> None:
+    """Read the payload, once, and find the task.
+
+    Raises:
+        Rejected: it is gone, forged, unreadable or no task; or nobody here knows the task.
+    """
+    if not attempt.task_id:
+        attempt.task_id = f"message-{attempt.message_id}"
+        raise Rejected(StreaqError("A message that names no task!"), Cause.UNREADABLE_PAYLOAD)
+    if attempt.payload is None:
+        raise Rejected(StreaqError("Task expired!"), Cause.EXPIRED)
+    try:
+        data = codec.load(attempt.payload)
+    except StreaqError as error:
+        raise Rejected(error, Cause.UNREADABLE_PAYLOAD) from error
+    try:
+        name, created = _text(data["f"]), moment(data["t"])
+        ties = [_text(data.get(field) or "") for field in ("T", "O", "A")]
+        args, kwargs = tuple(data["a"]), {_text(key): value for key, value in data["k"].items()}
+        attempt.is_fallback = bool(data.get("F"))
+        attempt.name_task(name, registry.get(name))
+        attempt.created, attempt.args, attempt.kwargs = created, args, kwargs
+        attempt.triggers, attempt.otherwise, attempt.arguments_from = ties
+    except Exception as error:
+        problem = f"Failed to deserialize data ({type(error).__name__})!"
+        raise Rejected(StreaqError(problem), Cause.UNREADABLE_PAYLOAD) from error
+    if attempt.task is None:
+        raise Rejected(StreaqError(f"Missing function {name}!"), Cause.UNKNOWN_FUNCTION)
+    if attempt.task.unique:
+        attempt.lock = keys.lock(name)
+
+
+def _text(value: object) -> str:
+    """Return a name or an id; raises TypeError or UnicodeError for what Redis would not take."""
+    if not isinstance(value, str):
+        raise TypeError(f"not a text: {type(value).__name__}")
+    value.encode()
+    return value
+
+
+def check(attempt: Attempt) -> None:
+    """Raise Rejected when the task must not run: aborted, out of attempts, or too late."""
+    task, policy = attempt.task, attempt.policy
+    assert task is not None  # noqa: S101 - loading rejects unknown tasks
+    if attempt.is_aborted:
+        raise Rejected(StreaqCancelled("Task aborted prior to run!"), None)
+    if task.max_tries and attempt.tries > task.max_tries:
+        raise Rejected(StreaqError("Max retry attempts reached for task!"), Cause.CRASHED)
+    waited = _now() - attempt.queued
+    if task.max_schedule_drift is not None and waited > to_ms(task.max_schedule_drift):
+        raise Rejected(StreaqError("Cron task exceeded max schedule drift!"), Cause.CRON_DRIFT)
+    limit = None if policy is None or attempt.tries > 1 else policy.expire
+    if limit is not None and waited > limit / timedelta(milliseconds=1):
+        raise Rejected(StreaqError("Task expired!"), Cause.EXPIRED)
+
+
+def judge(attempt: Attempt, chance: Callable[[], float]) -> None:
+    """Decide how an attempt has ended, from what its function returned, raised, or was cut by."""
+    error = attempt.error
+    if error is None:
+        attempt.end = End.DONE
+        return
+    match attempt.cut_by:
+        case Cut.STOP:
+            attempt.end = End.REQUEUED
+            return
+        case Cut.ABORT:
+            attempt.end, attempt.error = End.ABORTED, StreaqCancelled("Task aborted by user!")
+            return
+        case Cut.TIME_LIMIT:
+            attempt.error = _timed_out(attempt, error)
+            attempt.cause = Cause.TIMEOUT
+            _judge_failure(attempt, chance, may_retry=_retries_timeouts(attempt))
+            return
+    if isinstance(error, StreaqCancelled):
+        attempt.end = End.ABORTED
+    elif attempt.cause is not None:
+        attempt.end = End.FAILED
+    elif attempt.started == 0 and isinstance(error, RedisError | OSError):
+        attempt.end = End.REQUEUED  # Redis went away between the claim and the call
+    else:
+        attempt.cause = Cause.EXCEPTION
+        asked = isinstance(error, StreaqRetry)
+        _judge_failure(attempt, chance, may_retry=asked or attempt.policy is not None)
+
+
+def _judge_failure(attempt: Attempt, chance: Callable[[], float], *, may_retry: bool) -> None:
+    error, policy = attempt.error, attempt.policy
+    if policy is not None:
+        may_retry = policy.retry.allows_another(tries=attempt.tries)
+    if not may_retry:
+        attempt.end, attempt.error = End.FAILED, _final(error)
+        return
+    attempt.end = End.RETRYING
+    delay: timedelta | float = attempt.tries**2
+    if isinstance(error, StreaqRetry):
+        attempt.error = error.__cause__ or error
+        if error.schedule:
+            attempt.retry_at = datetime_ms(error.schedule)
+            return
+        delay = delay if error.delay is None else error.delay
+    elif policy is not None:
+        delay = policy.retry.delay(tries=attempt.tries, chance=chance())
+    attempt.retry_at = attempt.finished + to_ms(delay)
+
+
+def _retries_timeouts(attempt: Attempt) -> bool:
+    return attempt.policy is not None or (attempt.task is not None and attempt.task.retry_timeouts)
+
+
+def _timed_out(attempt: Attempt, error: BaseException) -> TimeoutError:
+    """The error of an attempt that was cut off at its limit; its traceback shows where."""
+    limit = to_seconds(attempt.timeout) or 0
+    text = "Task timed out!"
+    if attempt.policy is not None:
+        text = f"{attempt.fn_name} took longer than {limit:g} s"
+    return TimeoutError(text).with_traceback(error.__traceback__)
+
+
+def _final(error: BaseException | None) -> BaseException | None:
+    """The error of the last attempt; a StreaqRetry only asks for another."""
+    if not isinstance(error, StreaqRetry):
+        return error
+    if isinstance(error.__cause__, Exception):
+        return error.__cause__
+    return StreaqError(f"It asked for another try, and none was left: {error}")
+
+
+async def _notify(attempt: Attempt, on_failure: Callable[..., Any]) -> None:
+    try:
+        outcome = on_failure(attempt.fn_name, attempt.task_id, attempt.error)
+        if hasattr(outcome, "__await__"):
+            await outcome
+    except BaseException as error:  # noqa: BLE001 - whatever it raises, the end is recorded
+        logger.exception(
+            "on_failure of %s failed: %s",
+            attempt.fn_name,
+            first_line(error),
+            extra={"task_id": attempt.task_id},
+        )
+
+
+def _now() -> int:
+    return time.time_ns() // 1_000_000

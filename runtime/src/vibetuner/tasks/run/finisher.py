@@ -1,0 +1,341 @@
+"""Records how attempts ended; those of one turn of the loop go to the server together."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from itertools import count
+from typing import Any
+
+from coredis.exceptions import RedisError, ResponseError
+from streaq import StreaqError
+from streaq.utils import to_ms, to_tuple
+
+from vibetuner.errors import first_line
+from vibetuner.logs import together
+from vibetuner.redis.functions import Functions
+from vibetuner.redis.keys import GROUP, Keys
+from vibetuner.tasks.attempt import Attempt, Cause, End, logger
+from vibetuner.tasks.observers import Observers
+from vibetuner.tasks.payload import Codec
+from vibetuner.tasks.run.outage import Outage
+
+__all__ = ["Finisher", "fresh_ms"]
+
+# Kinds of ends, as lua/queue.lua has them.
+SUCCESS, FAILURE, RETRY, REQUEUE, UNCOUNTED = "s", "f", "r", "h", "u"
+KINDS = {
+    End.DONE: SUCCESS, End.FAILED: FAILURE, End.ABORTED: FAILURE,
+    End.RETRYING: RETRY, End.REQUEUED: REQUEUE,
+}  # fmt: skip
+
+# A task that ends without having been run keeps its result as long as streaq keeps it.
+UNRUN_RESULT_MS = 300_000
+LARGEST_PAYLOAD = 4096
+
+
+@dataclass(slots=True, eq=False)
+class Batch:
+    """Ends that go to the server together."""
+
+    values: list[Any] = field(default_factory=list)
+    sizes: list[int] = field(default_factory=list)
+    attempts: list[Attempt] = field(default_factory=list)
+
+
+class Finisher:
+    """Records the ends of one worker's attempts, through every outage.
+
+    Args:
+        functions: our functions on the server.
+        codec: signs results.
+        keys: the queue's keys.
+        worker_id: the worker, which is the consumer of its messages.
+        idle_ms: after how long another worker takes a message over.
+        observers: hear of ends before and after they are recorded.
+        counters: the worker's counters.
+        outage: hears of lost connections.
+    """
+
+    def __init__(  # noqa: PLR0913 - one collaborator of each kind
+        self,
+        functions: Functions,
+        codec: Codec,
+        *,
+        keys: Keys,
+        worker_id: str,
+        idle_ms: int,
+        observers: Observers,
+        counters: dict[str, int],
+        outage: Outage,
+    ) -> None:
+        self.unrecorded: dict[str, int] = {}  # by message: how many ends are under way
+        self.load_failed: Callable[[Attempt], Any] | None = None
+        self._functions = functions
+        self._codec = codec
+        self._keys = (keys.queue, keys.letters, keys.letter_places, keys.prefix)
+        self._data_key = keys.data
+        self._worker_id = worker_id
+        self._head = (GROUP, worker_id, idle_ms, fresh_ms(idle_ms))
+        self._observers = observers
+        self._counters = counters
+        self._outage = outage
+        self._loop = asyncio.get_running_loop()
+        self._steps = count(time.time_ns())
+        self._batch: Batch | None = None
+        self._busy: set[asyncio.Future[Any]] = set()
+
+    def add(self, attempt: Attempt) -> None:
+        """Record the end of an attempt with the others of this turn of the loop."""
+        if attempt.end is End.DONE and attempt.triggers:
+            self._store_following(attempt)
+        self._observers.ending(attempt)
+        values = self._values(attempt)
+        self._count(attempt)
+        self._add(attempt, values)
+
+    def requeue(self, priority: str, message_id: str) -> None:
+        """Give a message back that was claimed and not begun; it costs no attempt."""
+        attempt = Attempt("", priority, message_id)
+        self._add(attempt, [UNCOUNTED, priority, message_id, "", 0, "", "", "", "", "", "", 0])
+
+    def abandon(self, attempt: Attempt) -> None:
+        """Requeue a task whose function does not end; what it still returns is discarded."""
+        attempt.end, attempt.finished = End.REQUEUED, time.time_ns() // 1_000_000
+        self.add(attempt)
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether everything is recorded."""
+        return not self._busy and self._batch is None
+
+    async def settled(self) -> None:
+        """Wait until everything is recorded."""
+        while self._busy or self._batch is not None:
+            await asyncio.wait(self._busy) if self._busy else await asyncio.sleep(0)
+
+    def _add(self, attempt: Attempt, values: list[Any]) -> None:
+        batch = self._batch
+        if batch is None:
+            batch = self._batch = Batch()
+            self._loop.call_soon(self._send)
+        batch.values += values
+        batch.sizes.append(len(values))
+        batch.attempts.append(attempt)
+        if message := attempt.message_id:
+            self.unrecorded[message] = self.unrecorded.get(message, 0) + 1
+
+    def _values(self, attempt: Attempt) -> list[Any]:
+        """What finish in lua/queue.lua takes of one attempt."""
+        end = attempt.end
+        assert end is not None  # noqa: S101 - it was judged
+        extras: list[Any] = []
+        value: Any = ""
+        lifetime: Any = ""
+        payload: bytes = b""
+        if end is End.RETRYING:
+            value = attempt.retry_at
+        elif end is not End.REQUEUED:
+            lifetime = _lifetime(attempt)
+            value = self._result(attempt)
+            if attempt.following:
+                extras += ("f", attempt.following)
+            if attempt.otherwise:
+                extras += ("o", attempt.otherwise)
+            if attempt.letter:
+                extras += ("d", attempt.letter)
+            if attempt.trace:
+                extras += ("x", attempt.trace)
+            if attempt.payload is not None and len(attempt.payload) <= LARGEST_PAYLOAD:
+                payload = attempt.payload
+        if attempt.is_listed:
+            extras += ("j", "")
+        if attempt.lock:
+            extras += ("l", attempt.lock)
+        entry = attempt.entry
+        if end in {End.RETRYING, End.REQUEUED}:
+            if entry:
+                extras += ("t", entry)
+            entry = ""
+        return [
+            KINDS[end], attempt.priority, attempt.message_id, attempt.task_id, attempt.claimed,
+            value, lifetime, attempt.fn_name, end.value, entry, payload,
+            len(extras) // 2, *extras,
+        ]  # fmt: skip
+
+    def _result(self, attempt: Attempt) -> bytes:
+        """The result as streaq stores it; one that can't be stored fails its task."""
+        return self._codec.dump(
+            {
+                "f": attempt.fn_name, "ct": attempt.created, "et": attempt.queued,
+                "s": attempt.end is End.DONE,
+                "r": attempt.value if attempt.error is None else attempt.error,
+                "st": attempt.started or attempt.finished, "ft": attempt.finished,
+                "t": attempt.tries, "w": self._worker_id,
+            }
+        )  # fmt: skip
+
+    def _store_following(self, attempt: Attempt) -> None:
+        """Store a result as the arguments of the task that follows, or fail the task."""
+        try:
+            attempt.following = self._codec.dump(to_tuple(attempt.value))
+        except Exception as error:  # noqa: BLE001 - pickling runs anybody's code
+            attempt.end, attempt.error, attempt.cause = End.FAILED, error, Cause.EXCEPTION
+
+    def _count(self, attempt: Attempt) -> None:
+        counters = self._counters
+        match attempt.end:
+            case End.DONE:
+                counters["completed"] += 1
+            case End.FAILED:
+                counters["failed"] += 1
+            case End.ABORTED:
+                counters["aborted"] += 1
+            case End.RETRYING:
+                counters["retried"] += 1
+            case _:
+                counters["relinquished"] += 1
+
+    def _send(self) -> None:
+        batch, self._batch = self._batch, None
+        assert batch is not None  # noqa: S101 - it was there when this was called for
+        step = f"{self._worker_id}:{next(self._steps)}"
+        try:
+            answer = self._functions.ask("finish", self._keys, self._step(batch, step))
+        except Exception:  # noqa: BLE001 - the connection is lost, or a value can't be sent
+            self._insist(batch, step)
+            return
+        self._busy.add(answer)
+        answer.add_done_callback(lambda done: self._answered(batch, step, done))
+
+    def _answered(self, batch: Batch, step: str, answer: asyncio.Future[Any]) -> None:
+        self._busy.discard(answer)
+        if answer.cancelled() or answer.exception() is not None:
+            self._insist(batch, step)
+        else:
+            self._recorded(batch, answer.result())
+
+    def _insist(self, batch: Batch, step: str) -> None:
+        sending = self._loop.create_task(self._send_again(batch, step))
+        self._busy.add(sending)
+        sending.add_done_callback(self._busy.discard)
+
+    async def _send_again(self, batch: Batch, step: str) -> None:
+        """Send a step until it is answered: the server knows what it has answered to its name."""
+        while True:
+            try:
+                values = self._step(batch, step, again=True)
+                reply = await self._functions.call("finish", self._keys, values)
+            except ResponseError as error:
+                if len(batch.attempts) > 1:
+                    self._split(batch)
+                    return
+                name = batch.attempts[0].fn_name
+                logger.error("could not record the end of %s: %s", name, first_line(error))
+                await self._outage.wait(error)
+            except (RedisError, OSError) as error:
+                await self._outage.wait(error)
+            except Exception:  # noqa: BLE001 - a value that can't be sent
+                if len(batch.attempts) > 1:
+                    self._split(batch)
+                    return
+                attempt = batch.attempts[0]
+                logger.exception("could not record the end of %s", attempt.fn_name)
+                self._forget(attempt.message_id)  # it is taken over when it is idle enough
+                return
+            else:
+                self._outage.over()
+                self._recorded(batch, reply)
+                return
+
+    def _split(self, batch: Batch) -> None:
+        """Record the ends of a batch one by one: only one of them may be what is refused."""
+        for part in _split(batch):
+            self._insist(part, f"{self._worker_id}:{next(self._steps)}")
+
+    def _step(self, batch: Batch, step: str, *, again: bool = False) -> list[Any]:
+        now = time.time_ns() // 1_000_000
+        return [*self._head, now, step, int(again), *batch.values]
+
+    def _recorded(self, batch: Batch, reply: list[list[Any]]) -> None:
+        exceptions = {int(place): rest for place, *rest in reply}
+        with together():
+            for place, attempt in enumerate(batch.attempts, start=1):
+                self._forget(attempt.message_id)
+                if place in exceptions and not exceptions[place]:
+                    self._superseded(attempt)
+                    continue
+                if attempt.end is not None:
+                    self._observers.ended(attempt)
+                if failed := exceptions.get(place):
+                    self.fail([name.decode() for name in failed], attempt.priority)
+
+    def _forget(self, message_id: str) -> None:
+        left = self.unrecorded.pop(message_id, 1) - 1
+        if left > 0:
+            self.unrecorded[message_id] = left
+
+    def _superseded(self, attempt: Attempt) -> None:
+        if attempt.end is None:
+            return  # it was claimed here and never begun
+        self._counters["superseded"] += 1
+        logger.warning(
+            "another worker took over %s; result discarded",
+            attempt.fn_name,
+            extra={"task_id": attempt.task_id},
+        )
+
+    def fail(self, task_ids: list[str], priority: str) -> None:
+        """Record the end of tasks that waited for one that has failed."""
+        if not task_ids:
+            return
+        failing = self._loop.create_task(self._fail_dependents(task_ids, priority))
+        self._busy.add(failing)
+        failing.add_done_callback(self._busy.discard)
+
+    async def _fail_dependents(self, task_ids: list[str], priority: str) -> None:
+        for task_id in task_ids:
+            attempt = Attempt(task_id, priority, tries=0)
+            attempt.payload = await self._payload_of(task_id)
+            attempt.error = StreaqError("Dependency failed, not running task!")
+            attempt.end, attempt.cause = End.FAILED, Cause.FAILED_DEPENDENCY
+            attempt.finished = time.time_ns() // 1_000_000
+            if self.load_failed is not None:
+                await self.load_failed(attempt)
+            self.add(attempt)
+
+    async def _payload_of(self, task_id: str) -> bytes | None:
+        while True:
+            try:
+                stored: bytes | None = await self._functions.connection.call(
+                    "GET", self._data_key(task_id)
+                )
+            except (RedisError, OSError) as error:
+                await self._outage.wait(error)
+            else:
+                return stored
+
+
+def fresh_ms(idle_ms: int) -> int:
+    """How long after a claim no other worker can have taken the message over.
+
+    Less than the shortest idle timeout that a setting allows, a second.
+    """
+    return min(900, round(idle_ms * 0.9))
+
+
+def _split(batch: Batch) -> list[Batch]:
+    parts, at = [], 0
+    for attempt, size in zip(batch.attempts, batch.sizes, strict=True):
+        parts.append(Batch(batch.values[at : at + size], [size], [attempt]))
+        at += size
+    return parts
+
+
+def _lifetime(attempt: Attempt) -> int | str:
+    """How long a result is kept, in milliseconds; empty is for ever, as streaq has it."""
+    if attempt.task is None:
+        return UNRUN_RESULT_MS
+    return "" if attempt.task.ttl is None else max(0, to_ms(attempt.task.ttl))

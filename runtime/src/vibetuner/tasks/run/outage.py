@@ -1,0 +1,46 @@
+"""Waits out lost connections, with one log line at the loss and one at the return."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+from coredis.exceptions import ConnectionError as Disconnected
+
+from vibetuner.errors import first_line
+
+__all__ = ["Outage"]
+
+logger = logging.getLogger(__name__)
+
+PAUSES = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
+
+
+class Outage:
+    """What all loops of one worker know of the server's absence.
+
+    Running tasks go on meanwhile; what they end with is recorded when the server is back.
+    """
+
+    def __init__(self) -> None:
+        self._failures = 0
+
+    @property
+    def is_on(self) -> bool:
+        """Whether the last thing that anybody asked of the server has failed."""
+        return self._failures > 0
+
+    async def wait(self, error: Exception) -> None:
+        """Note a failure, and pause before the next try: 50 ms at first, 2 s at most."""
+        if not self._failures:
+            what = "lost Redis" if isinstance(error, Disconnected | OSError) else "Redis refuses"
+            logger.warning("%s (%s); running tasks go on, trying again", what, first_line(error))
+        pause = PAUSES[min(self._failures, len(PAUSES) - 1)]
+        self._failures += 1
+        await asyncio.sleep(pause)
+
+    def over(self) -> None:
+        """Note that the server has answered."""
+        if self._failures:
+            self._failures = 0
+            logger.info("Redis is back")

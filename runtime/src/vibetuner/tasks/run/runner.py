@@ -1,0 +1,300 @@
+"""One run of a worker: puts its parts together, and takes them apart when it stops."""
+
+from __future__ import annotations
+
+import asyncio
+import decimal
+import logging
+import time
+from collections.abc import Coroutine, Iterable
+from contextlib import suppress
+from contextvars import Context, copy_context
+from typing import TYPE_CHECKING, Any
+
+from anyio import CancelScope
+from coredis.exceptions import RedisError
+
+from vibetuner.redis.connection import Connection
+from vibetuner.sse.history import history_of
+from vibetuner.tasks.attempt import Attempt, Cut
+from vibetuner.tasks.observers import Observers
+from vibetuner.tasks.observers.journal import JournalObserver
+from vibetuner.tasks.observers.letters import LetterWriter
+from vibetuner.tasks.observers.log import LogObserver
+from vibetuner.tasks.observers.progress import ProgressObserver
+from vibetuner.tasks.progress_state import ProgressStatus
+from vibetuner.tasks.run.delayed import Cron, DelayedQueue, sweep
+from vibetuner.tasks.run.dispatcher import Dispatcher
+from vibetuner.tasks.run.execute import Executor, Rejected, load
+from vibetuner.tasks.run.finisher import Finisher
+from vibetuner.tasks.run.outage import Outage
+from vibetuner.tasks.run.stop import Stop
+
+if TYPE_CHECKING:
+    from vibetuner.config import Settings
+    from vibetuner.tasks.client.queue import QueueClient
+    from vibetuner.tasks.worker import TaskWorker
+
+__all__ = ["Run"]
+
+logger = logging.getLogger(__name__)
+
+# At a hurried stop, functions that were cut off have this long to clean up.
+HURRY_SECONDS = 1.5
+# At an ordinary one they have what Attempt.cut gives them, twice, and a little.
+CLEANUP_SECONDS = 12.0
+RECORD_SECONDS = 5.0
+
+
+class Run:
+    """What a worker consists of while it runs.
+
+    Args:
+        worker: the registry, the options and the counters.
+        client: the queue, connected.
+        settings: the process's settings.
+        context: what the worker's lifespan has yielded.
+        stop: the request to stop.
+    """
+
+    def __init__(
+        self,
+        worker: TaskWorker,
+        client: QueueClient,
+        *,
+        settings: Settings,
+        context: Any,
+        stop: Stop,
+    ) -> None:
+        functions, keys = client.functions, client.keys
+        self._worker = worker
+        self._client = client
+        self._listener = Connection(functions.connection.address)  # on which reads may block
+        self._stop = stop
+        self._outage = Outage()
+        self._context = context
+        self._base: Context = copy_context()
+        self._decimal = decimal.getcontext().copy()
+        self._log = LogObserver()
+        self._journal = JournalObserver(functions, worker, keys.journal)
+        self._history = history_of(worker.redis, settings)
+        self._progress = ProgressObserver(functions, self._history)
+        letters = LetterWriter(client.codec, worker_id=worker.id, queue=worker.queue_name)
+        observers = Observers([letters, self._journal, self._log, self._progress])
+        self._finisher = Finisher(
+            functions,
+            client.codec,
+            keys=keys,
+            worker_id=worker.id,
+            idle_ms=worker.idle_timeout,
+            observers=observers,
+            counters=worker.counters,
+            outage=self._outage,
+        )
+        self._finisher.load_failed = self._load_failed
+        self._dispatcher = Dispatcher(
+            functions,
+            self._listener,
+            keys=keys,
+            consumer=worker.id,
+            priorities=worker.priorities,
+            slots=worker.concurrency,
+            idle_ms=worker.idle_timeout,
+            begin=self._begin,
+            finisher=self._finisher,
+            outage=self._outage,
+        )
+        if worker.burst:
+            self._dispatcher.on_idle = self._is_over
+        self._executor = Executor(
+            worker.registry,
+            worker.middlewares,
+            codec=client.codec,
+            connection=functions.connection,
+            keys=keys,
+            observers=observers,
+            finish=self._finish,
+            idle_ms=worker.idle_timeout,
+        )
+        self._cron = Cron(functions, keys, worker.priorities[-1], worker.next_run)
+        self._delayed = DelayedQueue(functions, keys, worker.priorities, self._outage)
+
+    @property
+    def running(self) -> Iterable[Attempt]:
+        """The attempts in flight."""
+        return self._dispatcher.running.values()
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether the server has answered the last question."""
+        return not self._outage.is_on
+
+    def abort(self, task_ids: set[str]) -> None:
+        """Cut off those of the tasks that run here."""
+        for attempt in tuple(self.running):
+            if attempt.task_id in task_ids:
+                attempt.cut(Cut.ABORT)
+
+    async def publish_abort(self, task_id: str, failed: list[str]) -> None:
+        """Publish the end of a delayed task, and record that of the tasks that fail with it."""
+        self._progress.publish(task_id, ProgressStatus.ABORTED)
+        self._finisher.fail(failed, self._worker.priorities[-1])
+        await self._finisher.settled()
+        await self._progress.flush()
+
+    async def prepare(self) -> None:
+        """Make the streams, and schedule the cron tasks."""
+        await self._dispatcher.make_groups()
+        await self._schedule_cron()
+
+    async def serve(self) -> None:
+        """Run tasks until a stop is requested, then bring those that run to an end."""
+        loops = [
+            self._start(self._renew()),
+            self._start(self._delayed.run()),
+            self._start(self._delayed.listen(self._client.listener)),
+            self._start(
+                sweep(
+                    self._client.functions, self._client.keys, self._cron,
+                    abort=self.abort, outage=self._outage,
+                )
+            ),
+            self._start(self._announce()),
+            journal := self._start(self._journal.run(self._dispatcher.running.values())),
+        ]  # fmt: skip
+        reading = self._start(self._dispatcher.run())
+        requested = self._start(self._stop.requested.wait())
+        try:
+            await asyncio.wait([*loops, reading, requested], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            requested.cancel()
+            with CancelScope(shield=True):
+                await self._leave(reading, [one for one in loops if one is not journal], journal)
+        for task in (*loops, reading):
+            if not task.cancelled() and (error := task.exception()):
+                raise error
+
+    async def _leave(
+        self,
+        reading: asyncio.Task[None],
+        loops: list[asyncio.Task[None]],
+        journal: asyncio.Task[None],
+    ) -> None:
+        """Claim no more, let running tasks end, record all of it, and say goodbye."""
+        self._dispatcher.stop()
+        await self._listener.close()
+        await asyncio.wait([reading], timeout=HURRY_SECONDS)
+        await self._dispatcher.requeue_unbegun()
+        await self._finish_running()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(RECORD_SECONDS):
+                await self._finisher.settled()
+                await self._progress.flush()
+        for task in (*loops, journal):
+            task.cancel()
+        await asyncio.wait([*loops, journal])
+
+    async def _finish_running(self) -> None:
+        """Wait for running tasks within the grace period; requeue the rest."""
+        if not self._dispatcher.running:
+            return
+        grace = self._worker.grace_period
+        if grace and not self._stop.hurried.is_set():
+            count = len(self._dispatcher.running)
+            logger.info("waiting up to %d s for %d running tasks", grace, count)
+            await self._wait_for_running(grace)
+        for attempt in tuple(self.running):
+            attempt.cut(Cut.STOP)
+        await self._wait_for_running(CLEANUP_SECONDS)
+        if self._stop.hurried.is_set() and (handles := self._handles()):
+            await asyncio.wait(handles, timeout=HURRY_SECONDS)
+        for attempt in tuple(self.running):
+            self._abandon(attempt)
+
+    async def _wait_for_running(self, seconds: float) -> None:
+        """Wait until all have ended, the time is over, or the stop is hurried."""
+        if not (handles := self._handles()):
+            return
+        ended = self._start(_all_of(handles))
+        hurried = self._start(self._stop.hurried.wait())
+        try:
+            await asyncio.wait(
+                {ended, hurried}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED
+            )
+        finally:
+            ended.cancel()
+            hurried.cancel()
+
+    def _handles(self) -> list[asyncio.Task[None]]:
+        return [one.handle for one in self.running if one.handle is not None]
+
+    def _abandon(self, attempt: Attempt) -> None:
+        """Requeue a task whose function does not end."""
+        logger.warning(
+            "%s does not end; requeued, and left behind", attempt.fn_name,
+            extra={"task_id": attempt.task_id},
+        )  # fmt: skip
+        self._dispatcher.running.pop(attempt.message_id, None)
+        self._finisher.abandon(attempt)
+
+    def _begin(self, attempt: Attempt) -> None:
+        attempt.context, attempt.history = self._context, self._history
+        # A context of its own: nothing that one task sets is seen by another. What decimal keeps
+        # there is an object that would be shared.
+        context = self._base.copy()
+        context.run(decimal.setcontext, self._decimal.copy())
+        attempt.handle = asyncio.get_running_loop().create_task(
+            self._executor.execute(attempt), context=context
+        )
+
+    def _finish(self, attempt: Attempt) -> None:
+        if attempt.message_id in self._dispatcher.running:
+            self._finisher.add(attempt)
+            self._dispatcher.release(attempt)
+
+    async def _load_failed(self, attempt: Attempt) -> None:
+        with suppress(Rejected):
+            load(attempt, self._client.codec, self._worker.registry, self._client.keys)
+        await self._executor.give_up(attempt)
+
+    def _is_over(self) -> bool:
+        return self._finisher.is_settled
+
+    async def _schedule_cron(self) -> None:
+        connection, keys = self._client.functions.connection, self._client.keys
+        for name, task in self._worker.registry.items():
+            if not task.crontab:
+                continue
+            payload = await task.enqueue().serialize(time.time_ns() // 1_000_000)
+            connection.call("SET", keys.cron_data(name), payload)
+            await connection.call("HSET", keys.cron_tabs, name, task.crontab)
+            await connection.call("ZREM", keys.cron_schedule, name)
+            await self._cron.schedule(name, task.crontab)
+
+    async def _renew(self) -> None:
+        """Renew claims three times as often as they expire, and streaq's mark of a live worker."""
+        functions, keys, idle = self._client.functions, self._client.keys, self._worker.idle_timeout
+        health = f"{keys.queue}:health:{self._worker.id}"
+        while True:
+            try:
+                now = time.time_ns() // 1_000_000
+                functions.connection.call("SET", health, str(self._worker), "PX", idle)
+                await functions.connection.call("ZREMRANGEBYSCORE", keys.results, 0, now)
+                await self._dispatcher.renew()
+            except (RedisError, OSError) as error:
+                await self._outage.wait(error)
+            else:
+                self._outage.over()
+                await asyncio.sleep(idle / 3000)
+
+    async def _announce(self) -> None:
+        while True:
+            await asyncio.sleep(1)
+            self._log.sweep(tuple(self.running), time.time_ns() // 1_000_000)
+
+    def _start(self, coroutine: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+        return asyncio.get_running_loop().create_task(coroutine)
+
+
+async def _all_of(handles: list[asyncio.Task[None]]) -> None:
+    await asyncio.wait(handles)

@@ -1,0 +1,225 @@
+"""Attempts: cut off once, each in a context of its own, and fenced against another worker's."""
+
+from __future__ import annotations
+
+import asyncio
+import decimal
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from contextvars import ContextVar
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from tests.runtime.tasks.run.conftest import eventually
+from vibetuner.config import Settings
+from vibetuner.tasks.dead_letters.stream import stream_key
+from vibetuner.tasks.robust import robust_task
+from vibetuner.tasks.worker import TaskWorker, using_worker
+
+Running = Callable[[TaskWorker], AbstractAsyncContextManager[TaskWorker]]
+
+colour: ContextVar[str] = ContextVar("colour", default="none")
+
+
+async def test_a_superseded_attempt_is_discarded(
+    worker: TaskWorker, running: Running, settings: Settings, caplog: pytest.LogCaptureFixture
+):
+    """Neither a result nor a dead letter: the worker that has taken the task over decides."""
+    go = asyncio.Event()
+    with using_worker(worker):
+
+        @robust_task(max_retries=1, name="slow")
+        async def slow() -> None:
+            await go.wait()
+            raise ValueError("too late")
+
+    async with running(worker):
+        task = await slow.enqueue()
+        await eventually(lambda: worker.running() == 1)
+        stream = worker.stream_key + worker.priorities[-1]
+        (entry,) = await worker.redis.xrange(stream)
+        await asyncio.sleep(1)  # until then nobody else can claim it, and nobody asks
+        await worker.redis.xclaim(stream, "workers", "another", 0, [entry.identifier])
+        go.set()
+        await eventually(lambda: worker.counters["superseded"] == 1)
+        assert await worker.redis.exists([worker.results_key + task.id]) == 0
+        assert await worker.redis.xlen(stream_key(settings.redis_key_prefix)) == 0
+        assert await worker.redis.exists([worker.task_key + task.id]) == 1
+
+    assert "another worker took over slow; result discarded" in caplog.messages
+
+
+@pytest.mark.parametrize("by", ["time limit", "abort", "stop"])
+async def test_a_function_is_cut_off_once(stand_in, settings: Settings, running: Running, by: str):
+    """Its cleanup may await as often as it likes."""
+    stand_in()
+    worker = TaskWorker(settings.model_copy(update={"worker_grace_period": 0}))
+    cleaned: list[str] = []
+    begun = asyncio.Event()
+
+    @worker.task(name="slow", timeout=timedelta(seconds=0.2) if by == "time limit" else None)
+    async def slow() -> None:
+        begun.set()
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            cleaned.append("cut")
+            for _ in range(3):
+                await asyncio.sleep(0.05)
+            cleaned.append("cleaned up")
+            raise
+
+    async with running(worker):
+        task = await slow.enqueue()
+        await begun.wait()
+        if by == "abort":
+            assert await task.abort(timeout=10)
+        elif by == "time limit":
+            result = await task.result(timeout=10)
+            assert isinstance(result.exception, TimeoutError)
+
+    assert cleaned == ["cut", "cleaned up"]
+    if by == "stop":
+        async with worker:
+            assert str(await task.status()) == "queued"
+
+
+async def test_every_attempt_has_a_context_of_its_own(worker: TaskWorker, running: Running):
+    """Neither a context variable nor decimal's precision reaches the next task."""
+    seen: list[tuple[str, int]] = []
+
+    def change() -> None:
+        seen.append((colour.get(), decimal.getcontext().prec))
+        colour.set("red")
+        decimal.getcontext().prec = 3
+
+    async def change_async() -> None:
+        change()
+
+    tasks = [worker.task(name="sync")(change), worker.task(name="async")(change_async)]
+    async with running(worker):
+        for task in [*tasks, *tasks]:
+            await (await task.enqueue()).result(timeout=10)
+
+    assert set(seen) == {("none", decimal.getcontext().prec)}
+    assert len(seen) == 4
+
+
+async def test_a_claimed_message_that_finds_no_slot_goes_back(
+    worker: TaskWorker, running: Running, settings: Settings
+):
+    """After many short tasks a worker has claimed ahead; what stands there goes to another."""
+    go = asyncio.Event()
+    held: list[TaskWorker] = []
+    second = TaskWorker(settings)
+
+    def hold(here: TaskWorker) -> Any:
+        async def holding() -> None:
+            held.append(here)
+            await go.wait()
+
+        return here.task(name="hold")(holding)
+
+    @worker.task(name="quick")
+    async def quick() -> None: ...
+
+    task, _ = hold(worker), hold(second)
+    many = 3 * worker.concurrency
+    async with running(worker):
+        tasks = [task.enqueue() for _ in range(many)]
+        await worker.enqueue_many([*(quick.enqueue() for _ in range(600)), *tasks])
+        await eventually(lambda: len(held) == worker.concurrency)
+        async with running(second):
+            try:
+                await eventually(lambda: held.count(second) == second.concurrency)
+            finally:
+                go.set()
+            results = [await one.result(timeout=10) for one in tasks]
+
+    assert [result.tries for result in results] == [1] * many
+
+
+async def test_a_claim_costs_no_attempt_until_it_runs(worker: TaskWorker):
+    """A worker that is killed before that has taken nothing from the task."""
+
+    @worker.task(name="noop")
+    async def noop() -> None: ...
+
+    async with worker:
+        task = await noop.enqueue()
+        functions, keys = worker.client.functions, worker.client.keys
+        stream = keys.stream("normal")
+        await worker.redis.xgroup_create(stream, "workers", "0", mkstream=True)
+        head = ["workers", worker.id, 60_000, 900]
+        now, *message = await functions.call("claim", (keys.queue,), [*head, 1, 1, "normal"])
+        assert message[2] == task.id.encode()
+        assert message[5] == b"0"
+        assert await worker.redis.exists([keys.retry(task.id)]) == 0
+        begun = ["normal", message[1], task.id, 1, now]
+        await functions.call("claim", (keys.queue,), [*head, 0, 0, *begun])
+        assert await worker.redis.get(keys.retry(task.id)) == "1"
+        await worker.redis.xclaim(stream, "workers", "another", 0, [message[1].decode()])
+        stale = ["normal", message[1], task.id, 2, now - 5000]
+        await functions.call("claim", (keys.queue,), [*head, 0, 0, *stale])
+        assert await worker.redis.get(keys.retry(task.id)) == "1"
+
+
+async def test_what_a_stopping_worker_has_not_begun_is_another_workers_at_once(
+    worker: TaskWorker, running: Running, settings: Settings
+):
+    """No attempt is counted for it."""
+    go = asyncio.Event()
+    begun: list[int] = []
+    second = TaskWorker(settings)
+
+    @worker.task(name="wait")
+    async def wait() -> None:
+        begun.append(1)
+        await go.wait()
+
+    @second.task(name="wait")
+    async def wait_there() -> int:
+        return wait_there.context.tries
+
+    async with running(worker):
+        tasks = [wait.enqueue() for _ in range(40)]
+        await worker.enqueue_many(tasks)
+        await eventually(lambda: len(begun) == worker.concurrency)
+        worker.stop()
+        async with running(second):
+            results = [await second.result_by_id(task.id, timeout=20) for task in tasks[-5:]]
+        go.set()
+
+    assert [result.tries for result in results] == [1] * 5
+
+
+@pytest.mark.parametrize("failing", ["raises SystemExit", "is cancelled", "does not return"])
+async def test_on_failure_costs_no_letter(worker: TaskWorker, running: Running, failing: str):
+    """Whatever it does; it is called once."""
+    called: list[str] = []
+
+    async def on_failure(name: str, _id: str, _error: Exception) -> None:
+        called.append(name)
+        if failing == "raises SystemExit":
+            raise SystemExit(1)
+        if failing == "is cancelled":
+            raise asyncio.CancelledError
+        await asyncio.sleep(60)
+
+    with using_worker(worker):
+
+        @robust_task(max_retries=1, name="fails", on_failure=on_failure)
+        async def fails() -> None:
+            raise ValueError("no")
+
+    async with running(worker):
+        task = await fails.enqueue()
+        if failing == "does not return":
+            await eventually(lambda: bool(called))
+            worker.stop()
+    async with worker:
+        assert not (await task.result(timeout=10)).success
+        assert await worker.redis.hexists(worker.client.keys.letter_places, task.id)
+    assert called == ["fails"]

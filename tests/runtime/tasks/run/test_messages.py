@@ -1,0 +1,226 @@
+"""One message never ends a worker: whatever is wrong with it, it ends in one recorded state."""
+
+from __future__ import annotations
+
+import asyncio
+import pickle
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from streaq import StreaqError
+
+from vibetuner.errors import PayloadError
+from vibetuner.tasks.payload import Codec
+from vibetuner.tasks.robust import robust_task
+from vibetuner.tasks.worker import TaskWorker, using_worker
+
+Running = Callable[[TaskWorker], AbstractAsyncContextManager[TaskWorker]]
+
+ENDS = {"completed", "failed", "aborted"}
+
+
+class Mute(Exception):
+    """Can't say what it is, and can't be pickled."""
+
+    def __str__(self) -> str:
+        raise RuntimeError("no words")
+
+    __repr__ = __str__
+
+    def __reduce__(self) -> Any:
+        raise TypeError("no pickle")
+
+
+class OneWay(Exception):
+    """Can be pickled and not unpickled."""
+
+    def __init__(self, first: str, second: str) -> None:
+        super().__init__(first)
+
+
+class OneWayValue:
+    """Can be pickled and not unpickled."""
+
+    def __reduce__(self) -> Any:
+        return (_refuse, ())
+
+
+def _refuse() -> None:
+    raise LookupError("not here")
+
+
+def nested(depth: int = 100_000) -> list[Any]:
+    """A list in a list in a list."""
+    whole: list[Any] = []
+    for _ in range(depth):
+        whole = [whole]
+    return whole
+
+
+RAISED: dict[str, Callable[[], BaseException]] = {
+    "SystemExit": lambda: SystemExit(3),
+    "KeyboardInterrupt": KeyboardInterrupt,
+    "GeneratorExit": GeneratorExit,
+    "StopIteration": StopIteration,
+    "StopAsyncIteration": StopAsyncIteration,
+    "CancelledError": asyncio.CancelledError,
+    "a group": lambda: BaseExceptionGroup("several", [SystemExit(1), ValueError("no")]),
+    "one that can't speak": Mute,
+    "one that can't be read back": lambda: OneWay("a", "b"),
+    "RecursionError": RecursionError,
+}
+
+
+@pytest.mark.parametrize("kind", RAISED)
+@pytest.mark.parametrize("is_async", [True, False], ids=["async", "sync"])
+async def test_whatever_a_function_raises_is_the_end_of_its_task_alone(
+    worker: TaskWorker, running: Running, kind: str, is_async: bool
+):
+    """The next task runs, and the worker has one failure to show for it."""
+
+    def raise_it() -> None:
+        error = RAISED[kind]()
+        raise error
+
+    async def raise_it_later() -> None:
+        await asyncio.sleep(0)
+        raise_it()
+
+    fails = worker.task(name="fails")(raise_it_later if is_async else raise_it)
+
+    @worker.task(name="noop")
+    async def noop() -> str:
+        return "here"
+
+    async with running(worker):
+        failed = await fails.enqueue()
+        assert not (await failed.result(timeout=10)).success
+        assert (await (await noop.enqueue()).result(timeout=10)).result == "here"
+        assert (worker.counters["failed"], worker.counters["completed"]) == (1, 1)
+
+
+@pytest.mark.parametrize("kind", RAISED)
+async def test_a_robust_task_has_a_letter_for_it(worker: TaskWorker, running: Running, kind: str):
+    """Of every kind of failure."""
+    with using_worker(worker):
+
+        @robust_task(max_retries=1, name="fails")
+        async def fails() -> None:
+            error = RAISED[kind]()
+            raise error
+
+    async with running(worker):
+        task = await fails.enqueue()
+        await task.result(timeout=10)
+        assert await worker.redis.hexists(worker.client.keys.letter_places, task.id)
+
+
+async def test_a_result_that_cannot_be_stored_fails_its_task(worker: TaskWorker, running: Running):
+    """Also one that can be pickled and not unpickled: its reader must not pay for that."""
+    values = [lambda: None, nested(), OneWayValue()]
+
+    @worker.task(name="give")
+    async def give(place: int) -> Any:
+        return values[place]
+
+    @worker.task(name="take")
+    async def take(value: Any) -> Any:
+        return value
+
+    async with running(worker):
+        for place in range(len(values)):
+            result = await (await give.enqueue(place)).result(timeout=10)
+            assert isinstance(result.exception, PayloadError), place
+        following = await give.enqueue(0).then(take)
+        assert not (await following.result(timeout=10)).success
+
+
+async def test_a_middleware_that_raises_fails_its_task(worker: TaskWorker, running: Running):
+    """While it is put around the function, or while that runs."""
+    broken = [True]
+
+    @worker.middleware
+    def around(run: Any) -> Any:
+        if broken:
+            raise LookupError("no middleware")
+        return run
+
+    @worker.task(name="noop")
+    async def noop() -> int:
+        return 1
+
+    async with running(worker):
+        failed = await (await noop.enqueue()).result(timeout=10)
+        assert str(failed.exception) == "no middleware"
+        broken.clear()
+        assert (await (await noop.enqueue()).result(timeout=10)).result == 1
+
+
+SHAPES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text() | st.binary(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner),
+    max_leaves=6,
+)
+CALLS = st.fixed_dictionaries(
+    {},
+    optional={
+        "f": st.just("noop") | SHAPES,
+        "a": st.just(()) | SHAPES,
+        "k": st.just({}) | SHAPES,
+        "t": st.just(1) | SHAPES,
+        "A": SHAPES,
+        "T": SHAPES,
+        "O": SHAPES,
+        "F": SHAPES,
+    },
+)
+
+
+async def test_messages_of_any_shape_end_once(worker: TaskWorker, running: Running):
+    """Foreign fields, payloads that are signed and no call, bytes that are neither."""
+    payloads: list[bytes] = []
+
+    @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+    @given(
+        st.binary(max_size=40) | SHAPES.map(pickle.dumps) | CALLS.map(pickle.dumps), st.booleans()
+    )
+    def collect(body: bytes, is_signed: bool) -> None:
+        payloads.append(codec.sign(body) if is_signed else body)
+
+    @worker.task(name="noop")
+    async def noop(*_: Any, **__: Any) -> None: ...
+
+    async with running(worker):
+        codec: Codec = worker.client.codec
+        collect()
+        stream = worker.stream_key + worker.priorities[-1]
+        await worker.redis.xadd(stream, {"foreign": "field"})
+        await worker.redis.xadd(stream, {"task_id": "gone", "enqueue_time": "not a number"})
+        for number, payload in enumerate(payloads):
+            await worker.redis.set(f"{worker.task_key}odd-{number}", payload)
+            await worker.redis.xadd(stream, {"task_id": f"odd-{number}"})
+        last = await noop.enqueue()
+        await last.result(timeout=30)
+        async with asyncio.timeout(30):
+            while await worker.redis.xlen(stream):
+                await asyncio.sleep(0.02)
+        ended = sum(worker.counters[name] for name in ENDS)
+        assert ended == len(payloads) + 3
+        results = [f"{worker.results_key}odd-{number}" for number in range(len(payloads))]
+        assert await worker.redis.exists(results) == len(payloads)
+
+
+async def test_an_argument_may_be_nested_deep(worker: TaskWorker, running: Running):
+    """What can't be stored is refused at the call; nothing is enqueued."""
+
+    @worker.task(name="take")
+    async def take(_value: Any) -> None: ...
+
+    async with running(worker):
+        with pytest.raises(StreaqError, match="Unable to serialize task take"):
+            await take.enqueue(nested())
+        assert await worker.queue_size() == 0

@@ -1,0 +1,169 @@
+"""Outages: running tasks go on, their ends are recorded afterwards, and nothing runs twice."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from typing import Any
+
+import pytest
+from coredis import Redis
+from coredis.exceptions import RedisError
+from streaq import StreaqError
+
+from tests.runtime.tasks.run.conftest import Server, eventually, lossy_proxy
+from vibetuner.config import Settings, using_settings
+from vibetuner.redis.blocking import ask
+from vibetuner.redis.connection import Connection
+from vibetuner.redis.functions import Functions, FunctionsRefused
+from vibetuner.redis.url import parse_url
+from vibetuner.tasks.dead_letters.stream import stream_key
+from vibetuner.tasks.robust import robust_task
+from vibetuner.tasks.worker import TaskWorker, using_worker
+
+Running = Callable[[TaskWorker], AbstractAsyncContextManager[TaskWorker]]
+
+
+@pytest.mark.parametrize("loss", ["CLIENT KILL", "FUNCTION FLUSH", "FLUSHALL"])
+async def test_free_slots_go_on_beside_a_long_task(
+    worker: TaskWorker, running: Running, caplog: pytest.LogCaptureFixture, loss: str
+):
+    """Within two seconds, with one line at the loss and one at the return."""
+    caplog.set_level(logging.INFO)
+    go = asyncio.Event()
+
+    @worker.task(name="long")
+    async def long() -> None:
+        await go.wait()
+
+    @worker.task(name="quick")
+    async def quick() -> int:
+        return 1
+
+    async with running(worker):
+        await long.enqueue()
+        await eventually(lambda: worker.running() == 1)
+        if loss == "CLIENT KILL":
+            address = worker.client.functions.connection.address
+            kill = ["CLIENT", "KILL", "TYPE", "normal"]
+            await asyncio.to_thread(ask, address, kill)
+        elif loss == "FUNCTION FLUSH":
+            await worker.redis.function_flush()
+        else:
+            await worker.redis.flushall()
+        async with asyncio.timeout(4):
+            while True:
+                try:
+                    task = await quick.enqueue()
+                    break
+                except (RedisError, ExceptionGroup):
+                    await asyncio.sleep(0.05)
+            assert (await task.result(timeout=4)).result == 1
+        assert worker.running() == 1
+        go.set()
+        await eventually(lambda: worker.running() == 0)
+
+    lost = [line for line in caplog.messages if "running tasks go on" in line]
+    assert len(lost) == len([line for line in caplog.messages if line == "Redis is back"])
+    assert len(lost) <= 1
+
+
+async def test_a_task_that_fails_while_redis_is_away_has_its_letter(
+    stand_in, server: Server, settings: Settings, running: Running
+):
+    """Its end is recorded when the server is back, and never without the letter."""
+    stand_in()
+    own = settings.model_copy(update={"redis_url": server.url, "mongodb_url": None})
+    with using_settings(own):
+        worker = TaskWorker(own)
+        with using_worker(worker):
+
+            @robust_task(max_retries=1, name="fail")
+            async def fail() -> None:
+                await asyncio.to_thread(server.kill)
+                raise ValueError("no")
+
+        async with running(worker):
+            await fail.enqueue()
+            await eventually(lambda: worker.counters["failed"] == 1)
+            await asyncio.sleep(0.5)
+            await asyncio.to_thread(server.start)
+            async with Redis.from_url(server.url, decode_responses=True) as redis:
+                letters: Any = 0
+                async with asyncio.timeout(15):
+                    while not (letters := await redis.xlen(stream_key(own.redis_key_prefix))):
+                        await asyncio.sleep(0.05)
+                results = [key async for key in redis.scan_iter(match="*:task:results:*")]
+                assert len(results) == letters == 1
+
+
+async def test_an_answer_that_is_lost_is_asked_for_again(
+    stand_in, settings: Settings, running: Running
+):
+    """What the server did before the connection broke is known, down to the tasks that fail."""
+    stand_in()
+    async with lossy_proxy(settings.redis_url or "", b"_finish\r\n") as (url, lost):
+        own = settings.model_copy(update={"redis_url": url, "mongodb_url": None})
+        with using_settings(own):
+            worker = TaskWorker(own)
+
+            @worker.task(name="fail")
+            async def fail() -> None:
+                raise ValueError("no")
+
+            @worker.task(name="follow")
+            async def follow() -> None: ...
+
+            async with running(worker):
+                first = fail.enqueue()
+                following = follow.enqueue().start(after=first.id)
+                await following
+                await first
+                result = await following.result(timeout=30)
+                assert isinstance(result.exception, StreaqError)
+                assert "Dependency failed" in str(result.exception)
+                assert worker.counters["superseded"] == 0
+            assert lost.is_set()
+
+
+async def test_functions_that_the_server_forgets_are_loaded_again(worker: TaskWorker):
+    """As after a restart without a disk."""
+
+    @worker.task(name="noop")
+    async def noop() -> None: ...
+
+    async with worker:
+        await worker.redis.function_flush()
+        await noop.enqueue()
+        assert await worker.queue_size() == 1
+        names = [str(name) for name in await worker.redis.function_list()]
+        assert [name for name in names if name.startswith("vibetuner_v1_")]
+
+
+@pytest.mark.parametrize("server", ["-function", "-fcall"], indirect=True)
+async def test_scripts_stand_in_for_functions(
+    stand_in, server: Server, settings: Settings, running: Running
+):
+    """Tasks run, chains among them."""
+    stand_in()
+    own = settings.model_copy(update={"redis_url": server.url, "mongodb_url": None})
+    with using_settings(own):
+        worker = TaskWorker(own)
+
+        @worker.task(name="double")
+        async def double(number: int) -> int:
+            return 2 * number
+
+        async with running(worker):
+            chain = await double.enqueue(2).then(double)
+            assert (await chain.result(timeout=20)).result == 8
+
+
+@pytest.mark.parametrize("server", ["-function -script -eval -evalsha"], indirect=True)
+async def test_a_server_that_refuses_both_is_an_error_at_the_start(server: Server):
+    """The message names what to allow."""
+    async with Connection(parse_url(server.url)) as connection:
+        with pytest.raises(FunctionsRefused, match="refuses functions .* and scripts"):
+            await Functions(connection).load()
