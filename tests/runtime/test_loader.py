@@ -9,7 +9,7 @@ import pytest
 from tests.projects import EMPTY_TUNE, write
 from vibetuner import VibetunerApp
 from vibetuner.errors import NotConfigured, ProjectError
-from vibetuner.loader import load_project
+from vibetuner.loader import Terminated, load_project
 
 
 def test_the_project_is_loaded_once(stand_in):
@@ -36,6 +36,34 @@ def test_the_project_is_loaded_once(stand_in):
         ("from shop import jobs\n", {"jobs.py": "def f(:\n"}, "src/shop/jobs.py:1: syntax error"),
         ("raise ValueError\n", {}, "src/shop/tune.py:1: ValueError: no message"),
         ("raise ValueError('a\\nb')\n", {}, "src/shop/tune.py:1: ValueError: a"),
+        (
+            "import sys\nsys.exit('no key')\n",
+            {},
+            "src/shop/tune.py:2: sys.exit('no key') is called while the module is imported. Put it",
+        ),
+        ("import sys\nsys.exit()\n", {}, "src/shop/tune.py:2: sys.exit() is called while"),
+        ("raise SystemExit(0)\n", {}, "src/shop/tune.py:1: sys.exit(0) is called while"),
+        (
+            "from shop import jobs\n",
+            {"jobs.py": "import argparse\n\nargparse.ArgumentParser().parse_args(['-x'])\n"},
+            "src/shop/jobs.py:3: sys.exit(2) is called",
+        ),
+        (
+            "from streaq import WorkerDepends\n",
+            {},
+            "tune.py:1: ImportError: cannot import name 'WorkerDepends' from 'streaq'. "
+            "Write:  from vibetuner.tasks import WorkerDepends",
+        ),
+        (
+            "import httpx\n",
+            {},
+            "tune.py:1: ModuleNotFoundError: No module named 'httpx'. Import httpx2, which comes",
+        ),
+        (
+            "import nothing_like_it.at_all\n",
+            {},
+            "If it is a package that is not installed:  uv add nothing_like_it",
+        ),
         ("ap = 1\n", {}, "found nothing named app"),
         ("app = []\n", {}, "expected `app = VibetunerApp(...)`, found a list named app"),
         (EMPTY_TUNE.replace("()", "(task=[])"), {}, "'task'. Did you mean tasks=?"),
@@ -84,3 +112,11 @@ def test_this_checkout_wins_over_an_installed_copy(stand_in, tmp_path):
     stand_in()
 
     assert isinstance(load_project(), VibetunerApp)
+
+
+def test_a_signal_that_comes_while_it_is_imported_is_no_fault_of_the_project(stand_in):
+    """The process ends, as it was told."""
+    stand_in(tune="from vibetuner.loader import Terminated\nraise Terminated\n")
+
+    with pytest.raises(Terminated):
+        load_project()

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+
 import pytest
 
-from vibetuner.errors import NotConfigured
-from vibetuner.state import Slot
+from vibetuner.errors import NotConfigured, WrongEventLoop
+from vibetuner.state import Slot, check_loop, running_loop
 
 
 def test_an_empty_slot_says_what_is_missing():
@@ -38,3 +42,35 @@ def test_an_exception_empties_the_slot_too():
         raise KeyError
 
     assert slot.peek() is None
+
+
+def test_what_works_in_one_loop_is_refused_in_another():
+    """And handed out where no loop runs, as nothing can be awaited there."""
+    bound, free = (
+        Slot[str](lambda: LookupError("empty"), name="Redis"),
+        Slot[str](lambda: LookupError("empty")),
+    )
+
+    async def hold() -> None:
+        with bound.hold("a client"), free.hold("a setting"):
+            assert bound.get() == bound.peek() == "a client"
+            with ThreadPoolExecutor() as pool:
+                assert pool.submit(bound.get).result() == "a client"
+                assert pool.submit(asyncio.run, _read(free)).result() == "a setting"
+                with pytest.raises(WrongEventLoop, match=r"^Redis is open in another event loop "):
+                    pool.submit(asyncio.run, _read(bound)).result()
+
+    asyncio.run(hold())
+
+
+async def _read(slot: Slot[str]) -> str:
+    return slot.get()
+
+
+async def test_the_loop_that_owns_something_may_use_it():
+    """Nor does anything without an owner belong to anybody."""
+    check_loop(running_loop(), "The queue")
+    check_loop(None, "The queue")
+    with closing(asyncio.new_event_loop()) as other:
+        with pytest.raises(WrongEventLoop, match=r"anyio\.from_thread\.run\(function"):
+            check_loop(other, "The queue")

@@ -38,6 +38,7 @@ __all__ = [
 ]
 
 EMBEDDED = "embedded"
+DAY = 86_400
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,23 +86,35 @@ class Settings(BaseSettings):
     debug_access_token: Annotated[SecretStr | None, Expected("a long random text")] = Field(
         None, description="Opens the /debug pages outside development"
     )
-    worker_concurrency: Annotated[int, Expected("a whole number of at least 1")] = Field(
-        16, ge=1, description="Tasks that one worker runs at the same time"
+    worker_concurrency: Annotated[int, Expected("a whole number, 1 to 10000")] = Field(
+        16, ge=1, le=10_000, description="Tasks that one worker runs at the same time"
     )
-    worker_grace_period: Annotated[float, Expected("seconds, 0 or more")] = Field(
-        30.0, ge=0, description="Seconds that running tasks get to finish at a planned stop"
+    worker_grace_period: Annotated[float, Expected("seconds, 0 to 86400")] = Field(
+        30.0, ge=0, le=DAY, description="Seconds that running tasks get to finish at a planned stop"
     )
-    worker_watchdog_timeout: Annotated[float, Expected("seconds, 0 or more")] = Field(
-        60.0, ge=0, description="Seconds of a blocked event loop that end a worker; 0 for never"
+    worker_watchdog_timeout: Annotated[float, Expected("seconds, 0 to 86400")] = Field(
+        60.0,
+        ge=0,
+        le=DAY,
+        description="Seconds of a blocked event loop that end a worker; 0 for never",
     )
-    worker_idle_timeout: Annotated[float, Expected("seconds, at least 1")] = Field(
-        60.0, ge=1, description="Seconds after which a lost worker's tasks are started again"
+    worker_idle_timeout: Annotated[float, Expected("seconds, 1 to 86400")] = Field(
+        60.0,
+        ge=1,
+        le=DAY,
+        description="Seconds after which a lost worker's tasks are started again",
     )
-    sse_history: Annotated[int, Expected("a whole number of at least 1")] = Field(
-        200, ge=1, description="Events that a channel keeps for browsers that come back"
+    sse_history: Annotated[int, Expected("a whole number, 1 to 1000000")] = Field(
+        200,
+        ge=1,
+        le=1_000_000,
+        description="Events that a channel keeps for browsers that come back",
     )
-    sse_history_ttl: Annotated[int, Expected("whole seconds, at least 1")] = Field(
-        3600, ge=1, description="Seconds that a channel keeps them after its last event"
+    sse_history_ttl: Annotated[int, Expected("whole seconds, 1 to 31536000")] = Field(
+        3600,
+        ge=1,
+        le=365 * DAY,
+        description="Seconds that a channel keeps them after its last event",
     )
     sse_history_bytes: Annotated[int, Expected("whole bytes, at least 1")] = Field(
         1_000_000, ge=1, description="Bytes of events that a channel keeps"

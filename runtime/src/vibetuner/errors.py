@@ -7,6 +7,7 @@
     ├── SettingsError        an environment variable holds a wrong value
     ├── NotConfigured        a capability is used whose setting is empty
     ├── ServiceUnavailable   an outside system does not answer
+    ├── WrongEventLoop       a connection is used in another event loop (also a RuntimeError)
     ├── PayloadError         a task's arguments or result can't be stored
     ├── DeadLetterError      a dead letter can't be retried or discarded
     │   └── DeadLetterNotFound   there is none of that id (also a LookupError)
@@ -38,6 +39,7 @@ __all__ = [
     "TaskError",
     "TaskNotFound",
     "VibetunerError",
+    "WrongEventLoop",
     "first_line",
 ]
 
@@ -62,6 +64,10 @@ class NotConfigured(VibetunerError):  # noqa: N818 - the guide's own words
 
 class ServiceUnavailable(VibetunerError):  # noqa: N818 - a state, as in HTTP 503
     """An outside system is configured and does not answer."""
+
+
+class WrongEventLoop(VibetunerError, RuntimeError):  # noqa: N818 - as asyncio's own RuntimeError
+    """A connection is used in another event loop than the one it was opened in."""
 
 
 class PayloadError(VibetunerError):

@@ -15,7 +15,19 @@ from vibetuner.app import VibetunerApp
 from vibetuner.errors import ProjectError, VibetunerError
 from vibetuner.project import ProjectInfo, project_info
 
-__all__ = ["import_module_of", "load_project"]
+__all__ = ["Terminated", "import_module_of", "load_project"]
+
+# Imports that older guides and other libraries suggest, each with the line that works here.
+CURES = {
+    "cannot import name 'WorkerDepends' from 'streaq'": (
+        "Write:  from vibetuner.tasks import WorkerDepends"
+    ),
+    "No module named 'httpx'": ("Import httpx2, which comes with vibetuner, or run:  uv add httpx"),
+}
+
+
+class Terminated(SystemExit):
+    """A signal ended this process; code that is being imported has not called ``sys.exit()``."""
 
 
 @cache
@@ -60,17 +72,17 @@ def import_module_of(project: ProjectInfo, name: str) -> ModuleType:
     """Import a module of the project.
 
     Raises:
-        ProjectError: it is broken; the message names file and line.
+        ProjectError: it is broken, or calls ``sys.exit()``; the message names file and line.
     """
     try:
         return import_module(name)
-    except VibetunerError:
+    except (VibetunerError, Terminated):
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ProjectError(_locate(error, project.root / "src", name)) from error
 
 
-def _locate(error: Exception, source: Path, name: str) -> str:
+def _locate(error: Exception | SystemExit, source: Path, name: str) -> str:
     """``file:line: what``, with the line of the project that led to the error."""
     module = source / f"{name.replace('.', '/')}.py"
     if isinstance(error, SyntaxError):
@@ -81,11 +93,22 @@ def _locate(error: Exception, source: Path, name: str) -> str:
         if frame.filename.startswith(str(source))
     ]
     file, line = (frames[-1].filename, frames[-1].lineno) if frames else (str(module), 1)
+    if isinstance(error, SystemExit):
+        return (
+            f"{file}:{line}: sys.exit({'' if error.code is None else repr(error.code)}) is called "
+            'while the module is imported. Put it below  if __name__ == "__main__":'
+        )
     message = str(error).splitlines()[0] if str(error) else "no message"
-    return f"{file}:{line}: {type(error).__name__}: {_with_cure(message)}"
+    return f"{file}:{line}: {type(error).__name__}: {_with_cure(error, message)}"
 
 
-def _with_cure(message: str) -> str:
+def _with_cure(error: Exception, message: str) -> str:
+    for beginning, cure in CURES.items():
+        if message.startswith(beginning):
+            return f"{beginning}. {cure}"
+    if isinstance(error, ModuleNotFoundError) and error.name:
+        package = error.name.partition(".")[0]
+        return f"{message}. If it is a package that is not installed:  uv add {package}"
     if "VibetunerApp" not in message or "unexpected keyword argument" not in message:
         return message
     message = message.partition(". Did you mean")[0]  # what Python 3.13 adds

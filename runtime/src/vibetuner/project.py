@@ -26,6 +26,7 @@ __all__ = [
     "project_info",
     "project_root",
     "using_data_dir",
+    "worker_command",
 ]
 
 
@@ -112,6 +113,15 @@ def _read_pyproject(path: Path) -> dict[str, Any]:
     project = document.get("project", {})
     title = document.get("tool", {}).get("vibetuner", {}).get("title")
     return {**project, "title": title} if title else project
+
+
+def worker_command(environment: str) -> str:
+    """Return what starts a worker there: production refuses the embedded services.
+
+    >>> worker_command("production"), worker_command("development")
+    ('vibetuner run prod worker', 'vibetuner run dev worker')
+    """
+    return f"vibetuner run {'prod' if environment == 'production' else 'dev'} worker"
 
 
 def code_digest(project: ProjectInfo) -> str:

@@ -1,21 +1,28 @@
-"""What a process has open right now."""
+"""What a process has open right now, and in which event loop."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+from vibetuner.errors import WrongEventLoop
+
+if TYPE_CHECKING:
+    import asyncio
 
 T = TypeVar("T")
 
-__all__ = ["Slot"]
+__all__ = ["Slot", "check_loop", "running_loop"]
 
 
 class Slot(Generic[T]):
     """A place that is filled while a lifespan runs and empty otherwise.
 
     ``missing`` makes the error that :meth:`get` raises when nothing is open. The latest holder
-    wins, so that a test may open a second one inside the first.
+    wins, so that a test may open a second one inside the first. A slot with a ``name`` holds what
+    works in one event loop only, and refuses to be read in another.
 
     >>> clients = Slot[str](lambda: RuntimeError("no client is open"))
     >>> with clients.hold("a client"):
@@ -25,25 +32,69 @@ class Slot(Generic[T]):
     True
     """
 
-    def __init__(self, missing: Callable[[], Exception]) -> None:
+    def __init__(self, missing: Callable[[], Exception], *, name: str = "") -> None:
         self._missing = missing
-        self._values: list[T] = []
+        self._name = name
+        self._held: list[tuple[T, asyncio.AbstractEventLoop | None]] = []
 
     def get(self) -> T:
-        """Return what is open; raises the error that ``missing`` makes when nothing is."""
-        if not self._values:
+        """Return what is open.
+
+        Raises:
+            Exception: the error that ``missing`` makes: nothing is open.
+            WrongEventLoop: it is open in another event loop.
+        """
+        if not self._held:
             raise self._missing()
-        return self._values[-1]
+        return self._newest()
 
     def peek(self) -> T | None:
-        """Return what is open, or None."""
-        return self._values[-1] if self._values else None
+        """Return what is open, or None; raises WrongEventLoop as :meth:`get` does."""
+        return self._newest() if self._held else None
 
     @contextmanager
     def hold(self, value: T) -> Iterator[T]:
         """Fill the slot for the length of the block."""
-        self._values.append(value)
+        held = (value, running_loop())
+        self._held.append(held)
         try:
             yield value
         finally:
-            self._values.remove(value)
+            self._held.remove(held)
+
+    def _newest(self) -> T:
+        value, loop = self._held[-1]
+        if self._name:
+            check_loop(loop, self._name)
+        return value
+
+
+def check_loop(owner: asyncio.AbstractEventLoop | None, name: str) -> None:
+    """Raise when code runs in another event loop than ``owner``, which ``name`` is open in.
+
+    Call it before anything is sent. Without a running loop, nothing can be awaited, and nothing is
+    refused.
+
+    Raises:
+        WrongEventLoop: the loop that runs here is not ``owner``.
+    """
+    here = running_loop()
+    if owner is None or here is None or here is owner:
+        return
+    raise WrongEventLoop(
+        f"{name} is open in another event loop than the one that runs here, so nothing was sent. "
+        "In a function that is not async, put  anyio.from_thread.run(function, *arguments)  in "
+        "place of asyncio.run(); elsewhere, open it in this loop"
+    )
+
+
+def running_loop() -> asyncio.AbstractEventLoop | None:
+    """Return the event loop that runs in this thread, or None."""
+    # To load asyncio takes longer than some commands; where nobody has, no loop runs.
+    if (module := sys.modules.get("asyncio")) is None:
+        return None
+    try:
+        loop: asyncio.AbstractEventLoop = module.get_running_loop()
+    except (RuntimeError, AttributeError):  # AttributeError: it is only being loaded
+        return None
+    return loop

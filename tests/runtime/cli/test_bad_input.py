@@ -303,7 +303,7 @@ def test_a_port_in_use(shop: Path, refused: Refused, arguments: tuple[str, str])
 
     assert line == (
         f"Port {port} on 127.0.0.1 can't be used: Address already in use. "
-        f"Stop what uses it, or choose another:  --port {port + 1}"
+        f"Stop what uses it, or:  vibetuner run {' '.join(arguments)} --port {port + 1}"
     )
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import anyio
 import pytest
 
@@ -22,3 +24,15 @@ def test_a_signal_that_meets_a_start_in_a_task_group_ends_it(end: BaseException,
         anyio.run(start)
 
     assert (ended.value.code or 0) == code
+
+
+def test_another_pipe_than_the_output_is_told(capsys: pytest.CaptureFixture[str]):
+    """Typer exits quietly for any; that of a server which has gone is no reader's."""
+    with pytest.raises(SystemExit) as ended, complaining():
+        try:
+            raise BrokenPipeError("the server has gone")
+        except OSError:
+            sys.exit(1)
+
+    assert ended.value.code == 1
+    assert capsys.readouterr().err.startswith("error: BrokenPipeError: the server has gone (set")

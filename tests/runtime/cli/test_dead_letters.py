@@ -251,6 +251,25 @@ def test_a_terminal_is_asked_sees_colours_and_a_bar(desk: Desk):
     assert "5 retried" in output
 
 
+@pytest.mark.parametrize("desk", ["stream"], indirect=True)
+def test_discarding_one_asks_at_a_terminal_and_takes_a_short_id(desk: Desk):
+    """As the log prints it; in a script, a named id is word enough."""
+    first, second, third = (f"{n}2345678{uuid4().hex[8:]}" for n in "aab")
+    desk.bury(first, second, third)
+
+    code, output = on_terminal(desk, "discard", third, answer="n\n")
+    assert code == 2
+    assert "Discard 1 dead letter? [y/N]" in output
+    shown = desk.type("show", third[:8], "--json")
+    assert (json.loads(shown.stdout)["task_id"], shown.returncode) == (third, 0)
+    assert desk.type("discard", third[:10]).stdout.startswith(f"{third} discarded")
+    several = desk.type("retry", first[:8])
+    assert several.returncode == 1
+    assert f"2 dead letters begin with {first[:8]}: " in several.stderr
+    assert several.stderr.count("\n") == 1
+    assert desk.type("show", "c2345678").returncode == 3
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

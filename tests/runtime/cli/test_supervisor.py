@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 
 from vibetuner.cli.program import Program
@@ -61,3 +66,46 @@ async def test_who_is_killed_is_started_again(tmp_path, capfd: pytest.CaptureFix
     )
 
     assert await run(program(code)) == 4
+
+
+async def test_who_is_killed_is_started_again_in_development_too(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+):
+    """It does not wait for a change of the code, which is not at fault."""
+    trace = tmp_path / "begun"
+    code = (
+        f"import os, pathlib, signal, time; trace = pathlib.Path({str(trace)!r})\n"
+        "if not trace.exists(): trace.touch(); os.kill(os.getpid(), signal.SIGKILL)\n"
+        "os.kill(os.getppid(), signal.SIGTERM); time.sleep(60)"
+    )
+    supervisor = Supervisor([program(code, "worker")], watch=[tmp_path])
+
+    assert await asyncio.wait_for(supervisor.run(), 30) == 0
+    assert "waiting for a change" not in capfd.readouterr().err
+
+
+def test_it_stops_in_order_when_nobody_reads_what_it_prints(tmp_path: Path):
+    """As after ``2>&1 | head -1``; its programs get their signal and their time."""
+    trace = tmp_path / "stopped"
+    code = (
+        "import pathlib, signal, sys, time\n"
+        "def stop(*_):\n"
+        f"    pathlib.Path({str(trace)!r}).touch()\n"
+        "    sys.exit()\n"
+        "signal.signal(signal.SIGTERM, stop)\n"
+        "while True:\n"
+        "    print('line', flush=True); time.sleep(0.05)"
+    )
+    script = (
+        "import asyncio, sys\n"
+        "from vibetuner.cli.program import Program\n"
+        "from vibetuner.cli.supervisor import Supervisor\n"
+        f"sys.exit(asyncio.run(Supervisor([Program('web', ('-c', {code!r}))]).run()))"
+    )
+    with subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.PIPE) as process:
+        assert process.stderr
+        assert process.stderr.readline() == b"line\n"
+        process.stderr.close()
+
+        assert process.wait(30) == 141
+    assert trace.exists()

@@ -63,7 +63,7 @@ def test_without_a_worker_a_task_is_enqueued_explained_and_marked(typed: Typed):
     why = typed("tasks", "why", task_id)
     assert why.returncode == 0
     assert "No worker is running" in why.stdout
-    assert "vibetuner run prod worker" in why.stdout
+    assert "vibetuner run dev worker" in why.stdout
     shown = json.loads(typed("tasks", "show", task_id, "--json").stdout)
     assert (shown["state"], shown["arguments"]) == ("queued", {"a": "1", "b": "2"})
     assert "is marked" in typed("tasks", "abort", task_id).stdout

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from inspect import unwrap
+from typing import Any
 
 import pytest
 
@@ -11,7 +13,8 @@ from vibetuner.config import Settings
 from vibetuner.errors import ProjectError
 from vibetuner.loader import load_project
 from vibetuner.project import project_info
-from vibetuner.tasks.registry import check_tasks, import_tasks
+from vibetuner.tasks import WorkerDepends
+from vibetuner.tasks.registry import check_name, check_tasks, find_warnings, import_tasks
 from vibetuner.tasks.worker import TaskWorker
 
 
@@ -75,6 +78,60 @@ def test_what_is_listed_twice_is_named_once(worker: TaskWorker):
 
     with pytest.raises(ProjectError, match="^tune.py lists mail more than once. Keep one$"):
         check_tasks(VibetunerApp(tasks=[mail, mail, mail]), worker)
+
+
+def test_two_tasks_of_one_name_are_reported_with_both_places(worker: TaskWorker):
+    """Whoever is registered first, and whatever stands around the function."""
+
+    @worker.task(name="mail")
+    async def mail(ctx: object = WorkerDepends()) -> None: ...
+
+    async def other() -> None: ...
+
+    with pytest.raises(ValueError, match="Two tasks are named mail") as caught:
+        check_name(worker, "mail", other)
+
+    first, second = (f.__code__.co_firstlineno for f in (unwrap(mail.fn), other))
+    assert str(caught.value) == (
+        f"Two tasks are named mail: one ({__file__}:{first}) and one ({__file__}:{second}). "
+        "Pass name=... to the decorator of one"
+    )
+    check_name(worker, "letter", other)
+
+
+def test_a_module_that_is_imported_under_two_names_is_told_from_two_tasks(worker: TaskWorker):
+    """As by ``from src.shop.jobs import mail`` beside ``from shop.jobs import mail``."""
+
+    def make() -> Any:
+        async def mail() -> None: ...
+
+        return mail
+
+    worker.task(name="mail")(make())
+    again = make()
+    again.__module__ = "src.shop.jobs"
+
+    with pytest.raises(ValueError, match=r"imported twice, as .*test_registry and as src\.shop"):
+        check_name(worker, "mail", again)
+
+
+def test_a_schedule_that_cron_reads_differently_is_warned_about(
+    worker: TaskWorker, caplog: pytest.LogCaptureFixture
+):
+    """With its task and place, once a start."""
+
+    @worker.cron("0 9 13 * fri", name="unlucky")
+    async def unlucky() -> None: ...
+
+    @worker.cron("0 9 * * fri", name="weekly")
+    async def weekly() -> None: ...
+
+    check_tasks(VibetunerApp(tasks=[unlucky, weekly]), worker)
+
+    line = unlucky.fn.__code__.co_firstlineno
+    [warning] = find_warnings(worker)
+    assert warning.startswith(f"unlucky ({__file__}:{line}): the schedule '0 9 13 * fri' runs only")
+    assert [record.message for record in caplog.records] == [f"ambiguous schedule: {warning}"]
 
 
 def test_a_task_of_another_worker_is_no_task_of_this_one(worker: TaskWorker):

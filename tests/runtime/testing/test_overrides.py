@@ -30,7 +30,7 @@ def test_a_value_holds_until_the_end():
     [
         ({"redis_ur": "x"}, r"^There is no setting named redis_ur\. Did you mean redis_url=\?$"),
         ({"zzz": 1}, "^There is no setting named zzz. See vibetuner.config.Settings$"),
-        ({"worker_concurrency": 0}, "^worker_concurrency= takes a whole number of at least 1$"),
+        ({"worker_concurrency": 0}, "^worker_concurrency= takes a whole number, 1 to 10000$"),
         ({"environment": "production", "redis_url": "embedded"}, "environment=production$"),
     ],
 )

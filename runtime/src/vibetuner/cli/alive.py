@@ -22,8 +22,9 @@ def check_alive(*, here: bool, as_json: bool) -> None:
         ServiceUnavailable: Redis does not answer.
     """
     from vibetuner.errors import CommandError
+    from vibetuner.project import worker_command
 
-    url, prefix = _settings()
+    url, prefix, environment = _settings()
     workers = _workers(url, prefix)
     host = socket.gethostname()
     live = [
@@ -37,7 +38,7 @@ def check_alive(*, here: bool, as_json: bool) -> None:
         where = f" on {host}" if here else ""
         raise CommandError(
             f"No live worker of the queue {prefix.rstrip(':')}{where}. "
-            "Start one:  vibetuner run prod worker"
+            f"Start one:  {worker_command(environment)}"
         )
     if not as_json:
         print(f"healthy: {', '.join(one['id'] for one in live)}")
@@ -75,8 +76,8 @@ def _read(text: object) -> dict[str, Any] | None:
     return beat if isinstance(beat.get("id"), str) and isinstance(beat.get("host"), str) else None
 
 
-def _settings() -> tuple[str, str]:
-    """REDIS_URL and the key prefix, as vibetuner.config reads them, without its start-up time."""
+def _settings() -> tuple[str, str, str]:
+    """REDIS_URL, key prefix and ENVIRONMENT, without the start-up time of vibetuner.config."""
     from pathlib import Path
 
     from vibetuner.env_file import check_env_file, find_value
@@ -87,15 +88,15 @@ def _settings() -> tuple[str, str]:
     root = find_root()
     env_file = (root or Path.cwd()) / ".env"
     check_env_file(env_file)
-    environment = {name.lower(): value for name, value in os.environ.items() if value}
-    url = environment.get("redis_url") or find_value(env_file, "redis_url")
-    prefix = environment.get("redis_key_prefix") or find_value(env_file, "redis_key_prefix")
+    variables = {name.lower(): value for name, value in os.environ.items() if value}
+    names = ("redis_url", "redis_key_prefix", "environment")
+    url, prefix, environment = (variables.get(n) or find_value(env_file, n) for n in names)
     if url == "embedded":
         url = _embedded_url()
     if not url:
         raise NotConfigured(REDIS_MISSING)
     prefix = prefix or (project_info().slug if root else "vibetuner")
-    return url, f"{prefix.rstrip(':')}:"
+    return url, f"{prefix.rstrip(':')}:", environment
 
 
 def _embedded_url() -> str:

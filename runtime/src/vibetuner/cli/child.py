@@ -9,13 +9,13 @@ import argparse
 import os
 import signal
 import socket
-import sys
 import threading
 import time
 
 from vibetuner.cli.complaint import complaining
 from vibetuner.cli.loading import loading
 from vibetuner.config import get_settings
+from vibetuner.loader import Terminated
 from vibetuner.logs import configure_logging
 
 __all__ = ["main"]
@@ -25,7 +25,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Serve one part until a signal comes; an error is one line and an exit code."""
     options = _parse(arguments)
     # Until the part that is served listens to it, a signal ends the start, and closes what is open.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit())
+    signal.signal(signal.SIGTERM, _terminate)
     with complaining():
         settings = get_settings()
         as_json = settings.environment == "production"
@@ -38,6 +38,10 @@ def main(arguments: list[str] | None = None) -> None:
             _serve_monitor(options)
         else:
             _serve_worker(options)
+
+
+def _terminate(*_: object) -> None:
+    raise Terminated
 
 
 def _serve_frontend(options: argparse.Namespace) -> None:

@@ -2,24 +2,40 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import select
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from vibetuner.errors import VibetunerError
 
-__all__ = ["complaining", "find_known"]
+__all__ = ["READER_GONE", "complaining", "find_known", "reader_is_gone"]
+
+# What a shell reports of a program that SIGPIPE has ended.
+READER_GONE = 141
+NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 @contextmanager
 def complaining() -> Iterator[None]:
-    """Exit with one line about what goes wrong inside; DEBUG shows where a surprise came from."""
+    """Exit with one line about what goes wrong inside; DEBUG shows where a surprise came from.
+
+    When the output goes to a pipe that nobody reads any more, as with ``| head -1``, exit quietly.
+    """
     try:
-        yield
+        try:
+            yield
+        finally:
+            _write_the_rest()
     except KeyboardInterrupt:
         sys.exit(130)
-    except BaseException as error:
+    except BaseException as raised:
+        if _has_broken_pipe(raised) and reader_is_gone():
+            _discard_output()
+            sys.exit(READER_GONE)
+        error = _behind_typer(raised)
         if (code := _asked_to_end(error)) is not None:
             sys.exit(code)
         if not isinstance(error, Exception):
@@ -27,8 +43,58 @@ def complaining() -> Iterator[None]:
         known = find_known(error)
         if known is None and os.environ.get("DEBUG", "").lower() in {"1", "true", "yes", "on"}:
             raise
-        print(f"error: {known or _surprise(error)}", file=sys.stderr)
+        with suppress(OSError):
+            print(f"error: {known or _surprise(error)}", file=sys.stderr)
         sys.exit(known.exit_code if known else 1)
+
+
+def reader_is_gone() -> bool:
+    """Return whether stdout is a pipe whose other end is closed."""
+    if sys.__stdout__ is None or sys.__stdout__.closed:
+        return False
+    poll = select.poll()
+    poll.register(sys.__stdout__.fileno(), 0)  # errors and hang-ups are reported unasked
+    return bool(poll.poll(0))
+
+
+def _write_the_rest() -> None:
+    """Flush stdout here, as at the interpreter's exit a failure would print a traceback."""
+    if sys.__stdout__ is None or sys.__stdout__.closed:
+        return
+    try:
+        sys.__stdout__.flush()
+    except BrokenPipeError:
+        raise
+    except OSError:
+        _discard_output()
+        raise
+
+
+def _discard_output() -> None:
+    """Send what is still buffered to nowhere."""
+    if sys.__stdout__ is None or sys.__stdout__.closed:
+        return
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.__stdout__.fileno())
+    os.close(nowhere)
+
+
+def _behind_typer(error: BaseException) -> BaseException:
+    """Return the broken pipe that typer exits for without a word, as if it were always stdout's."""
+    if isinstance(error, SystemExit) and isinstance(error.__context__, BrokenPipeError):
+        return error.__context__
+    return error
+
+
+def _has_broken_pipe(error: BaseException | None) -> bool:
+    """Look in groups, and behind typer's exit, which it raises in place of a broken pipe."""
+    while error is not None:
+        if isinstance(error, BrokenPipeError):
+            return True
+        if isinstance(error, BaseExceptionGroup):
+            return any(map(_has_broken_pipe, error.exceptions))
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def find_known(error: BaseException | None) -> VibetunerError | None:
@@ -55,5 +121,8 @@ def _asked_to_end(error: BaseException) -> int | None:
 
 
 def _surprise(error: Exception) -> str:
+    if isinstance(error, OSError) and error.errno in NO_ROOM:
+        where = f" to {error.filename}" if error.filename else ""
+        return f"Nothing more can be written{where}: {error.strerror}. Make room, and try again"
     message = str(error).splitlines()[0] if str(error) else "no message"
     return f"{type(error).__name__}: {message} (set DEBUG=true to see where)"

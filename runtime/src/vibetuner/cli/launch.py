@@ -25,6 +25,7 @@ __all__ = ["Launch"]
 
 logger = logging.getLogger(__name__)
 
+DEFAULT_HOST = "127.0.0.1"
 WEB_PORT = 8000
 MONITOR_PORT = 11111
 
@@ -82,7 +83,11 @@ class Launch:
     def _listen(self) -> closing[socket.socket] | nullcontext[None]:
         if self.part == "worker":
             return nullcontext()
-        return closing(listen(self.host, self.port or WEB_PORT))
+        cure = (
+            f"Stop what uses it, or:  vibetuner run {self.mode} {self.part}"
+            f"{'' if self.host == DEFAULT_HOST else f' --host {self.host}'} --port {{port}}"
+        )
+        return closing(listen(self.host, self.port or WEB_PORT, cure=cure))
 
     def _serve(self, program: Program, listener: socket.socket | None) -> None:
         """Be the one process that is asked for."""
@@ -120,7 +125,7 @@ class Launch:
         """Where a worker's page is; host and port are the web app's where there is one."""
         if self.part == "worker":
             return self.host, self.port or MONITOR_PORT
-        return "127.0.0.1", MONITOR_PORT
+        return DEFAULT_HOST, MONITOR_PORT
 
     def _copies(
         self, name: str, arguments: list[str], *, fd: int | None = None, monitored: bool = False

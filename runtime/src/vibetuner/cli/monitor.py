@@ -21,6 +21,11 @@ logger = logging.getLogger(__name__)
 
 STOP_SECONDS = 5.0
 AGAIN_SECONDS = 2.0
+# A worker beside the web app has no option for its monitor's port; --port is the web app's.
+CURE = (
+    "The web app has the same pages at /debug. Stop what uses it, or give a worker that runs alone "
+    "another:  --port {port}"
+)
 
 
 @contextmanager
@@ -32,7 +37,7 @@ def monitored(worker_id: str, address: tuple[str, int] | None) -> Iterator[None]
     interpreter with the page, and the page answers while a task blocks the worker.
     """
     try:
-        listener = listen(*address) if address else None
+        listener = listen(*address, cure=CURE) if address else None
     except CommandError as error:
         logger.warning("no monitor: %s", error)
         listener = None

@@ -75,6 +75,7 @@ def task(  # noqa: PLR0913, PLR0917 - options
 
     Exit code 0 when it is there, 1 when a file holds something else or can't be written.
     """
+    from vibetuner.crontab import find_ambiguity
     from vibetuner.scaffold.task import TaskOptions, check_free, draft_task, parse_timeout
 
     def draft(place: Place) -> Draft:
@@ -88,6 +89,8 @@ def task(  # noqa: PLR0913, PLR0917 - options
         )
         parsed = place.parse_name(name, "task")
         check_free(place, parsed)
+        if warning := find_ambiguity(cron or ""):
+            print(f"warning: {warning}", file=sys.stderr)
         return draft_task(place, parsed, options)
 
     _write(draft, force=force, skip=skip, dry_run=dry_run, as_json=as_json)

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from watchfiles import DefaultFilter, awatch
 
+from vibetuner.cli.complaint import READER_GONE
 from vibetuner.cli.program import Program
 from vibetuner.logs import is_colourful
 from vibetuner.timing import backoff
@@ -36,8 +37,8 @@ class Supervisor:
     """Keeps programs running until a signal comes.
 
     With ``watch``, a change of a watched Python file restarts them all, and one that ended waits
-    for the next change. Without, one that ended is started again, later each time; when that
-    does not help, everything stops. A program that fails in its first seconds stops everything
+    for the next change. Without, and when it was killed, it is started again, later each time; when
+    that does not help, everything stops. A program that fails in its first seconds stops everything
     too: what can't start should say so and not go on half.
     """
 
@@ -116,7 +117,7 @@ class Supervisor:
             if failures > 1:
                 logger.info("%s, %d times in a row; giving up", ended, failures)
             self._stop(code if code > 0 else 1)
-        elif self._watch:
+        elif self._watch and code >= 0:
             logger.info("%s; waiting for a change", ended)
             self._changed.clear()
             await self._changed.wait()
@@ -164,7 +165,16 @@ class Supervisor:
                 if text in self._told:
                     continue  # what keeps both from starting is said once
                 self._told.add(text)
-            print(f"{prefix}{text}", file=sys.stderr, flush=True)
+            self._print(f"{prefix}{text}")
+
+    def _print(self, line: str) -> None:
+        try:
+            print(line, file=sys.stderr, flush=True)
+        except BrokenPipeError:  # nobody reads any more, as after `2>&1 | head`
+            if not self._stopping.is_set():
+                self._stop(READER_GONE)
+        except OSError:
+            pass  # a full disk below the log is no reason to stop
 
     async def _reload_on_change(self) -> None:
         async for changes in awatch(

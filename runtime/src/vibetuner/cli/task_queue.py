@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from difflib import get_close_matches
 from typing import TypeVar
 
 from vibetuner.config import get_settings
@@ -18,14 +19,15 @@ from vibetuner.tasks.inspect.model import Counts, Filters, State, WorkerView
 from vibetuner.tasks.inspect.queue import Queue, answering, this_queue, whole_id
 from vibetuner.tasks.inspect.stats import Span, read_span
 from vibetuner.tasks.registry import import_tasks
-from vibetuner.tasks.worker import open_queue
+from vibetuner.tasks.worker import get_worker, open_queue
 from vibetuner.timing import parse_moment
 
-__all__ = ["Stats", "parse_filters", "read_stats", "run"]
+__all__ = ["Stats", "check_task_name", "parse_filters", "read_stats", "run"]
 
 T = TypeVar("T")
 
 SECONDS = 30.0
+MOST_NAMES = 5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,6 +106,28 @@ def parse_filters(
         since=parse_moment(since, now, "--since") if since else None,
         until=parse_moment(until, now, "--until") if until else None,
     )
+
+
+def check_task_name(name: str) -> None:
+    """Raise when the project has no task of this name.
+
+    Raises:
+        UnknownTask: there is none; the message has those that are like it.
+    """
+    load_project()
+    import_tasks(project_info())
+    names = sorted(get_worker().registry)
+    if name in names:
+        return
+    close = get_close_matches(name, names, n=3) or names[:MOST_NAMES]
+    known = f"Did you mean {' or '.join(close)}?" if close else "The project has no tasks"
+    raise UnknownTask(f"The project has no task {name}. {known}")
+
+
+class UnknownTask(CommandError):  # noqa: N818 - as TaskNotFound
+    """There is no task of that name."""
+
+    exit_code = 3
 
 
 def _state(text: str) -> State:

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from vibetuner.cli.console import Console
 from vibetuner.cli.letters_view import one_line
+from vibetuner.config import get_settings
+from vibetuner.project import worker_command
 from vibetuner.tasks.inspect.model import ENDED, Page, Row, State, TaskDetail
 from vibetuner.timing import duration
 
@@ -120,7 +122,8 @@ def print_stats(stats: Stats) -> None:
             f"version {one_line(beat.version)}"
         )
     if not any(view.is_live for view in stats.workers):
-        console.print("No live worker. Start one:  vibetuner run prod worker")
+        start = worker_command(get_settings().environment)
+        console.print(f"No live worker. Start one:  {start}")
 
 
 def print_json_page(page: Page) -> None:

@@ -46,12 +46,14 @@ def list_(  # noqa: PLR0913, PLR0917 - options
 
     Exit code 0 when there are some, 3 when nothing matches.
     """
-    from vibetuner.cli.task_queue import parse_filters, run
+    from vibetuner.cli.task_queue import check_task_name, parse_filters, run
     from vibetuner.cli.task_view import print_json_page, print_page
     from vibetuner.tasks.inspect.listing import list_tasks
 
     filters = parse_filters(state or [], task, since, until)
     page = run(lambda queue: list_tasks(queue, filters, limit=limit, after=after))
+    if task and not page.rows:  # one that is gone from the project may still have ended tasks
+        check_task_name(task)
     (print_json_page if as_json else print_page)(page)
     if not page.rows:
         raise typer.Exit(NOTHING_MATCHED)

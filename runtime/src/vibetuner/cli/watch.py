@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
+from contextlib import aclosing, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
@@ -82,13 +82,13 @@ async def _watch(task_id: str, view: View) -> ProgressState:
     async with open_queue():
         async with answering():
             task_id = await whole_id(this_queue(), task_id)
-        try:
-            async with _telling_of_outages(view.say):
-                async for state in watch_progress(task_id):
+        states = cast("AsyncGenerator[ProgressState, None]", watch_progress(task_id))
+        # Closed before the queue is: left to the garbage collector, the relay would outlive it.
+        async with _looking_around(view.say), aclosing(states):
+            with suppress(LookupError):
+                async for state in states:
                     view.show(state)
                     last = state
-        except LookupError:
-            pass
     if last is None:
         raise UnknownTask(
             f"There is no task {_one_line(task_id)}, or its result is not kept any more. "
@@ -98,20 +98,24 @@ async def _watch(task_id: str, view: View) -> ProgressState:
 
 
 @asynccontextmanager
-async def _telling_of_outages(say: Callable[[str], None]) -> AsyncIterator[None]:
-    """Inside the block, say when Redis falls silent, and when it is back."""
+async def _looking_around(say: Callable[[str], None]) -> AsyncIterator[None]:
+    """Inside the block, say when Redis falls silent and when it is back; end with the reader.
+
+    Raises:
+        BrokenPipeError: nobody reads the output any more.
+    """
     import asyncio
 
-    looking = asyncio.create_task(_look_for_outages(say))
-    try:
+    async with asyncio.TaskGroup() as group:
+        looking = group.create_task(_look_around(say))
         yield
-    finally:
         looking.cancel()
 
 
-async def _look_for_outages(say: Callable[[str], None]) -> None:
+async def _look_around(say: Callable[[str], None]) -> None:
     import asyncio
 
+    from vibetuner.cli.complaint import reader_is_gone
     from vibetuner.config import get_settings, mask_url
     from vibetuner.embedded import running_services
     from vibetuner.errors import ServiceUnavailable
@@ -122,6 +126,8 @@ async def _look_for_outages(say: Callable[[str], None]) -> None:
     was_silent = False
     while True:
         await asyncio.sleep(LOOK_SECONDS)
+        if reader_is_gone():
+            raise BrokenPipeError
         try:
             async with asyncio.timeout(SILENT_SECONDS):
                 await check(settings)
@@ -201,7 +207,7 @@ def _facts(state: ProgressState) -> str:
         counted if state.total or state.done else "",
         f"{state.rate:,.1f}/s" if state.rate else "",
         f"{duration(math.ceil(state.eta) * 1000)} left" if state.eta is not None else "",
-        _one_line(state.message),
+        _one_line(str(state.message)),
     ]
     return ", ".join(filter(None, facts))
 

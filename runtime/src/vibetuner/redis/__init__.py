@@ -17,4 +17,4 @@ REDIS_MISSING = (
 )
 
 #: The client that a process shares while a lifespan is open.
-redis_client: Slot[Redis[str]] = Slot(lambda: NotConfigured(REDIS_MISSING))
+redis_client: Slot[Redis[str]] = Slot(lambda: NotConfigured(REDIS_MISSING), name="Redis")

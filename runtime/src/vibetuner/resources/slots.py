@@ -40,6 +40,8 @@ def no_queue() -> VibetunerError:
     return NotConfigured(REDIS_MISSING)
 
 
-mongo_database: Slot[AsyncDatabase[dict[str, Any]]] = Slot(lambda: NotConfigured(MONGO_MISSING))
-sql_engine: Slot[AsyncEngine] = Slot(lambda: NotConfigured(SQL_MISSING))
-task_queue: Slot[Worker[Any]] = Slot(no_queue)
+mongo_database: Slot[AsyncDatabase[dict[str, Any]]] = Slot(
+    lambda: NotConfigured(MONGO_MISSING), name="MongoDB"
+)
+sql_engine: Slot[AsyncEngine] = Slot(lambda: NotConfigured(SQL_MISSING), name="The SQL database")
+task_queue: Slot[Worker[Any]] = Slot(no_queue, name="The queue")

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
-from crontab import CronTab
-
+from vibetuner.crontab import check_crontab
 from vibetuner.errors import CommandError
 from vibetuner.scaffold.draft import Draft, Place, packages_of, test_path
 from vibetuner.scaffold.edits import Entry
@@ -212,9 +211,6 @@ def _written(limit: timedelta) -> str:
 
 def _check_cron(tab: str) -> None:
     try:
-        CronTab(tab)
-        valid = len(tab.split()) == 5 and '"' not in tab and tab.isprintable()
-    except (ValueError, IndexError, KeyError, TypeError):
-        valid = False
-    if not valid:
-        raise CommandError(f"--cron takes five crontab fields such as '0 3 * * *', not {tab!r}")
+        check_crontab(tab)
+    except ValueError as error:
+        raise CommandError(f"--cron: {error}") from None

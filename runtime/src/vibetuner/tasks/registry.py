@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator
+import logging
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,14 @@ from streaq import Worker
 from streaq.task import RegisteredTask
 
 from vibetuner.app import VibetunerApp
+from vibetuner.crontab import find_ambiguity
 from vibetuner.errors import ProjectError
 from vibetuner.loader import import_module_of
 from vibetuner.project import ProjectInfo
 
-__all__ = ["check_tasks", "find_problems", "import_tasks"]
+__all__ = ["check_name", "check_tasks", "find_problems", "find_warnings", "import_tasks"]
+
+logger = logging.getLogger(__name__)
 
 
 def import_tasks(project: ProjectInfo) -> None:
@@ -33,7 +37,7 @@ def import_tasks(project: ProjectInfo) -> None:
 
 
 def check_tasks(app: VibetunerApp, worker: Worker[Any]) -> None:
-    """Compare ``app.tasks`` with the tasks that are registered with ``worker``.
+    """Compare ``app.tasks`` with the tasks that are registered with ``worker``; log the warnings.
 
     Raises:
         ProjectError: something listed is not a task of this worker, is listed twice, or a task is
@@ -41,6 +45,36 @@ def check_tasks(app: VibetunerApp, worker: Worker[Any]) -> None:
     """
     if problems := find_problems(app, worker):
         raise ProjectError("; ".join(problems))
+    for warning in find_warnings(worker):
+        logger.warning("ambiguous schedule: %s", warning)
+
+
+def check_name(worker: Worker[Any], name: str, function: Callable[..., Any]) -> None:
+    """Raise when ``worker`` has a task of this name already, before ``function`` is registered.
+
+    Raises:
+        ValueError: two tasks have one name; the message has both places.
+    """
+    if (registered := worker.registry.get(name)) is None:
+        return
+    other = inspect.unwrap(registered.fn)
+    if _place(other) == _place(function) and other.__module__ != function.__module__:
+        raise ValueError(
+            f"The module of the task {name}{_place(function)} is imported twice, as "
+            f"{other.__module__} and as {function.__module__}. Import it under one name"
+        )
+    raise ValueError(
+        f"Two tasks are named {name}: one{_place(other)} and one{_place(function)}. "
+        "Pass name=... to the decorator of one"
+    )
+
+
+def find_warnings(worker: Worker[Any]) -> list[str]:
+    """Schedules that POSIX cron would read differently; each with its task and place."""
+    found = (
+        (name, task, find_ambiguity(task.crontab or "")) for name, task in worker.registry.items()
+    )
+    return [f"{name}{_place(task.fn)}: {warning}" for name, task, warning in found if warning]
 
 
 def find_problems(app: VibetunerApp, worker: Worker[Any]) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import (
@@ -24,13 +25,14 @@ from streaq.task import Task, TaskResult
 from streaq.utils import datetime_ms
 
 from vibetuner.config import Settings, get_settings
+from vibetuner.crontab import check_crontab
 from vibetuner.embedded import open_services
 from vibetuner.logs import task_id_source
 from vibetuner.redis.client import check, make_client, ungrouped
 from vibetuner.redis.keys import Keys
 from vibetuner.redis.url import parse_url
 from vibetuner.resources.slots import no_queue, task_queue
-from vibetuner.state import Slot
+from vibetuner.state import Slot, check_loop, running_loop
 from vibetuner.tasks.attempt import current_task_id
 from vibetuner.tasks.client.queue import QueueClient, open_queue_client
 from vibetuner.tasks.depends import inject
@@ -42,7 +44,9 @@ from vibetuner.tasks.engine import (
     worker_context,
 )
 from vibetuner.tasks.lifespan import worker_lifespan
+from vibetuner.tasks.limits import check_enqueue, check_options
 from vibetuner.tasks.payload import Codec, signing_keys
+from vibetuner.tasks.registry import check_name
 from vibetuner.tasks.run.delayed import Cron, DelayedQueue
 from vibetuner.tasks.run.outage import Outage
 from vibetuner.tasks.run.runner import Run
@@ -113,6 +117,7 @@ class TaskWorker(Worker[Any]):
         self._run: Run | None = None
         self._stop: Stop | None = None
         self._inner_entries = 0
+        self._loop: asyncio.AbstractEventLoop | None = None
         # What a test kit sets: who hears of each task that is enqueued here, and how far the
         # calendar that cron goes by is ahead of the clock.
         self.on_enqueue: OnEnqueue = _send
@@ -122,21 +127,30 @@ class TaskWorker(Worker[Any]):
 
         def task(self, function=None, **options):  # noqa: ANN001, ANN003, ANN201
             """As streaq's ``task``; parameters with ``WorkerDepends()`` are filled in."""
+            check_options(**options)
             if function is not None:
-                return super().task(inject(function), **options)
+                return super().task(self._checked(function, options), **options)
             register = super().task(**options)
-            return lambda function: register(inject(function))
+            return lambda function: register(self._checked(function, options))
 
         def cron(self, tab, **options):  # noqa: ANN001, ANN003, ANN201
             """As streaq's ``cron``; parameters with ``WorkerDepends()`` are filled in."""
+            check_crontab(tab)
+            check_options(**options)
             register = super().cron(tab, **options)
-            return lambda function: register(inject(function))
+            return lambda function: register(self._checked(function, options))
+
+    def _checked(self, function: Any, options: dict[str, Any]) -> Any:
+        """Return the function to register; raises ValueError when its name is taken."""
+        check_name(self, options.get("name") or function.__qualname__, function)
+        return inject(function)
 
     @property
     def client(self) -> QueueClient:
         """The open queue; raises NotConfigured or ServiceUnavailable when there is none."""
         if self._client is None:
             raise no_queue()
+        check_loop(self._loop, "The queue")
         return self._client
 
     @property
@@ -144,6 +158,7 @@ class TaskWorker(Worker[Any]):
         """The open connection; raises NotConfigured or ServiceUnavailable when there is none."""
         if not is_open(self):
             raise no_queue()
+        check_loop(self._loop, "The queue")
         return super().redis
 
     @property
@@ -189,6 +204,7 @@ class TaskWorker(Worker[Any]):
             keys = Keys(settings.redis_key_prefix, self.queue_name)
             codec = Codec(signing_keys(settings))
             self._client = await stack.enter_async_context(open_queue_client(address, keys, codec))
+            self._loop = running_loop()
             stack.callback(self._close)
             stack.enter_context(task_queue.hold(self))
             set_open(self, is_open=True)
@@ -273,6 +289,7 @@ class TaskWorker(Worker[Any]):
     ) -> Awaitable[Any]:
         """Enqueue a task, or add it to the pipeline of a chain; tells :attr:`on_enqueue`."""
         client = self.client
+        check_enqueue(task, self.priorities)
         request: Awaitable[Any]
         if pipe is not super().redis:
             values = client.values([task], [data], enqueue_time)
@@ -287,6 +304,8 @@ class TaskWorker(Worker[Any]):
         """Enqueue tasks for immediate execution, hundreds in one step."""
         if any(follows_another(task) for task in tasks):
             raise StreaqError("Pipelined tasks can't be enqueued in batches!")
+        for task in tasks:
+            check_enqueue(task, self.priorities)
         await self.client.enqueue_many(tasks, time.time_ns() // 1_000_000)
         for task in tasks:
             self.on_enqueue(task, None)

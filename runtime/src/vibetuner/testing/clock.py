@@ -11,12 +11,20 @@ import math
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from crontab import CronTab
+from streaq.utils import now_ms
+
 from vibetuner.tasks.engine import cron_id
 from vibetuner.tasks.worker import TaskWorker
 
-__all__ = ["QueueClock"]
+__all__ = ["QueueClock", "cron_tasks"]
 
 MILLISECOND = timedelta(milliseconds=1)
+
+
+def cron_tasks(worker: TaskWorker) -> list[Any]:
+    """The registered tasks that run on a schedule."""
+    return [task for task in worker.registry.values() if task.crontab]
 
 
 class QueueClock:
@@ -50,6 +58,47 @@ class QueueClock:
             await self._age_stream(self._worker.stream_key + priority, step)
         await self._age_payloads(step)
         self._worker.ahead += step * MILLISECOND
+
+    def count_cron_runs(self, until: datetime, most: int) -> dict[str, int]:
+        """How often each cron task comes due until then; stops counting above ``most``."""
+        counts: dict[str, int] = {}
+        for task in cron_tasks(self._worker):
+            tab, due = CronTab(str(task.crontab)), self.now.astimezone(self._worker.tz)
+            while sum(counts.values()) <= most:
+                due = tab.next(now=due, return_datetime=True)
+                if due is None or due > until:
+                    break
+                counts[task.fn_name] = counts.get(task.fn_name, 0) + 1
+        return counts
+
+    async def start_cron(self) -> None:
+        """Schedule the next run of each cron task, as the engine does when it starts."""
+        worker, now = self._worker, now_ms()
+        scheduled = {name for name, _ in await self._members(worker.cron_schedule_key)}
+        runs = []
+        for task in cron_tasks(worker):
+            if task.fn_name in scheduled:
+                continue
+            name, score = task.fn_name, worker.next_run(str(task.crontab))
+            run = task.enqueue().start(schedule=datetime.fromtimestamp(score / 1000, UTC))
+            run.id = cron_id(name, score)
+            runs.append(run)
+            await self._redis.set(worker.cron_data_key + name, await run.serialize(now))
+            await self._redis.hset(worker.cron_registry_key, {name: str(task.crontab)})
+            await self._redis.zadd(worker.cron_schedule_key, {name: score})
+        await worker.enqueue_many(runs)
+
+    async def stop_cron(self) -> None:
+        """Take the next run of each cron task out of the queue."""
+        worker, names = self._worker, {task.fn_name for task in cron_tasks(self._worker)}
+        for name, due in await self._members(worker.cron_schedule_key):
+            if name not in names:
+                continue  # a schedule that the test has enqueued
+            run_id = cron_id(name, int(due))
+            for queue in self._queues():
+                await self._redis.zrem(queue, [run_id])
+            await self._redis.delete([worker.task_key + run_id])
+            await self._redis.zrem(worker.cron_schedule_key, [name])
 
     async def publish_due(self) -> None:
         """Put what is due into the streams, as a running worker does."""

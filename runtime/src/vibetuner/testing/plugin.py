@@ -45,14 +45,25 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_fixture_setup(
     fixturedef: pytest.FixtureDef[Any], request: pytest.FixtureRequest
 ) -> Generator[None, Any, Any]:
-    """Hand our asynchronous fixtures to the plugin that runs the test.
+    """Hand our asynchronous fixtures to the plugin that runs the test, in the test's event loop.
 
-    pytest-asyncio in its strict mode looks for this mark, and must not find it in anyio's tests.
+    pytest-asyncio in its strict mode looks for the first mark, and must not find it in anyio's
+    tests. The second is the loop: a test may ask for that of its module or session.
     """
     function: Any = fixturedef.func
     if getattr(function, "__module__", None) == __name__ and isasyncgenfunction(function):
         function._force_asyncio_fixture = "anyio_backend" not in request.fixturenames  # noqa: SLF001
+        function._loop_scope = _loop_scope(request)  # noqa: SLF001
     return (yield)
+
+
+def _loop_scope(request: pytest.FixtureRequest) -> str | None:
+    """Return whose event loop pytest-asyncio runs the test in; None for its default."""
+    marker = request.node.get_closest_marker("asyncio")
+    if marker is None:
+        return None
+    scope = marker.kwargs.get("loop_scope") or marker.kwargs.get("scope")
+    return str(scope or request.config.getini("asyncio_default_test_loop_scope"))
 
 
 @pytest.fixture

@@ -17,13 +17,18 @@ from streaq.task import RegisteredTask, Task, TaskResult
 from vibetuner.tasks.dead_letters import DeadLetter, list_letters
 from vibetuner.tasks.lifespan import worker_lifespan
 from vibetuner.tasks.worker import TaskWorker, get_worker
-from vibetuner.testing.clock import QueueClock
+from vibetuner.testing.clock import QueueClock, cron_tasks
 from vibetuner.testing.enqueued import AfterSending, Enqueued
 from vibetuner.testing.leaks import lasting_keys
 
 __all__ = ["ManualWorker", "open_manual_worker"]
 
+logger = logging.getLogger(__name__)
+
+IDLE_SECONDS = 30.0
 MOST_LETTERS = MOST_RESULTS = 1000
+# At so many moments something may fall due in one advance; each takes about a tenth of a second.
+MOST_MOMENTS = 1000
 
 # Whether this code is run by the worker, which then comes to what is enqueued here by itself.
 _in_worker: ContextVar[bool] = ContextVar("in_worker", default=False)
@@ -32,7 +37,8 @@ _in_worker: ContextVar[bool] = ContextVar("in_worker", default=False)
 class ManualWorker:
     """The process's own worker on a real queue, and the queue's clock.
 
-    Nothing runs by itself: not what is enqueued, not what is due, not cron.
+    Nothing runs by itself: not what is enqueued, not what is due, not cron. Cron tasks are only
+    scheduled once a test moves the clock.
 
     Attributes:
         dead_letters: what was kept of tasks that are given up, in the order of their failing, as
@@ -47,6 +53,8 @@ class ManualWorker:
         self._enqueued = Enqueued()
         self._allowed: list[str] = []
         self._inline = False
+        # Whether cron tasks have their next runs in the queue.
+        self._cron = False
         self._lock = asyncio.Lock()
 
     @property
@@ -54,7 +62,7 @@ class ManualWorker:
         """The time by the queue's clock, UTC."""
         return self._clock.now
 
-    async def run_until_idle(self, *, limit: float = 30) -> None:
+    async def run_until_idle(self, *, limit: float = IDLE_SECONDS) -> None:
         """Run what is due, and what that enqueues, until there is nothing left to run now.
 
         What is scheduled for later, a retry among it, waits for the clock: see :meth:`advance`.
@@ -62,33 +70,61 @@ class ManualWorker:
         Raises:
             AssertionError: something still runs after ``limit`` seconds; it is aborted.
         """
-        async with self._lock:
-            token = _in_worker.set(True)
-            try:
-                await self._run(asyncio.get_running_loop().time() + limit)
-            finally:
-                _in_worker.reset(token)
-            self.dead_letters = await _letters()
+        await self._run_until_idle(limit)
+        self.dead_letters = await _letters()
 
-    async def advance(self, **time: float) -> None:
+    async def advance(self, *, cron: bool = True, most: int = MOST_MOMENTS, **time: float) -> None:
         """Let time pass, and run what falls due on the way, each at its time.
 
         ``advance(minutes=5)``; the names are those of :class:`datetime.timedelta`.
-        """
-        await self.advance_to(self.now + _span(time))
 
-    async def advance_to(self, moment: datetime) -> None:
+        Args:
+            cron: run cron tasks, too; without them, what they cost in time is saved.
+            most: at how many moments something may fall due.
+            time: how much time.
+
+        Raises:
+            AssertionError: something falls due more often than that.
+        """
+        await self.advance_to(self.now + _span(time), cron=cron, most=most)
+
+    async def advance_to(
+        self, moment: datetime, *, cron: bool = True, most: int = MOST_MOMENTS
+    ) -> None:
         """As :meth:`advance`, up to a moment with a time zone."""
         if moment.tzinfo is None:
             raise ValueError(f"advance_to takes a time with a time zone, not {moment!r}")
+        if cron:
+            self._check_cron(moment, most)
+        span, moments = moment - self.now, 0
+        await self._schedule_cron(cron)
         await self.run_until_idle()
         while (due := await self._clock.next_due()) and due <= moment:
+            if (moments := moments + 1) > most:
+                raise AssertionError(
+                    f"Until {due:%Y-%m-%d %H:%M:%S} UTC something fell due at {most:,} moments, "
+                    "and it goes on. Look for a task that enqueues itself, or pass most="
+                )
             await self._clock.move_to(due)
-            await self.run_until_idle()
+            await self._run_until_idle()
         await self._clock.move_to(moment)
+        self.dead_letters = await _letters()
+        logger.info(
+            "moved the queue's clock by %s; tasks fell due at %d moment%s%s",
+            timedelta(seconds=round(span.total_seconds())),
+            moments,
+            "" if moments == 1 else "s",
+            "" if cron else ", cron left out",
+        )
 
-    async def skip(self, **time: float) -> None:
-        """Let time pass while no worker runs, as in an outage."""
+    async def skip(self, *, cron: bool = True, **time: float) -> None:
+        """Let time pass while no worker runs, as in an outage.
+
+        Args:
+            cron: have cron tasks miss their time, and run late when a worker runs again.
+            time: how much time, as in :meth:`advance`.
+        """
+        await self._schedule_cron(cron)
         await self._clock.move_to(self.now + _span(time))
 
     @property
@@ -148,18 +184,45 @@ class ManualWorker:
             return AfterSending(request, self.run_until_idle)
         return request
 
+    def _check_cron(self, until: datetime, most: int) -> None:
+        """Refuse before anything runs what would take minutes."""
+        counts = self._clock.count_cron_runs(until, most)
+        if sum(counts.values()) <= most:
+            return
+        name = max(counts, key=lambda one: counts[one])
+        raise AssertionError(
+            f"Until {until:%Y-%m-%d %H:%M:%S} UTC cron tasks would run more than {most:,} times, "
+            f"most of all {name}. Pass cron=False to leave them out, or most= to allow more"
+        )
+
+    async def _schedule_cron(self, wanted: bool) -> None:
+        self._cron = wanted
+        await (self._clock.start_cron() if wanted else self._clock.stop_cron())
+
+    async def _run_until_idle(self, limit: float = IDLE_SECONDS) -> None:
+        async with self._lock:
+            token = _in_worker.set(True)
+            try:
+                await self._run(asyncio.get_running_loop().time() + limit)
+            finally:
+                _in_worker.reset(token)
+
     async def _run(self, deadline: float) -> None:
         while await self._has_work():
-            run = asyncio.create_task(self._engine.run_async(lifespan=nullcontext(self._context)))
-            try:
-                left = deadline - asyncio.get_running_loop().time()
-                await asyncio.wait({run}, timeout=max(0, left))
-            finally:
-                stuck = [] if run.done() else await self._abort()
-                await run
-            if stuck:
-                raise AssertionError(f"{' and '.join(stuck)} did not end in time; aborted")
-            await self._give_back()
+            with nullcontext() if self._cron else _without_cron(self._engine):
+                await self._run_once(deadline)
+
+    async def _run_once(self, deadline: float) -> None:
+        run = asyncio.create_task(self._engine.run_async(lifespan=nullcontext(self._context)))
+        try:
+            left = deadline - asyncio.get_running_loop().time()
+            await asyncio.wait({run}, timeout=max(0, left))
+        finally:
+            stuck = [] if run.done() else await self._abort()
+            await run
+        if stuck:
+            raise AssertionError(f"{' and '.join(stuck)} did not end in time; aborted")
+        await self._give_back()
 
     async def _has_work(self) -> bool:
         await self._clock.publish_due()
@@ -196,8 +259,9 @@ async def open_manual_worker() -> AsyncIterator[ManualWorker]:
         async with worker_lifespan() as context:
             worker = ManualWorker(engine, context)
             engine.on_enqueue = worker.hear
-            # A first run, with nothing to do, makes the streams and schedules what is cron's.
-            await engine.run_async(lifespan=nullcontext(context))
+            # A first run, with nothing to do, makes the streams.
+            with _without_cron(engine):
+                await engine.run_async(lifespan=nullcontext(context))
             yield worker
         await worker.check_keys()
 
@@ -220,6 +284,19 @@ def _prepared(engine: TaskWorker) -> Iterator[None]:
         for name, value in as_it_was.items():
             setattr(engine, name, value)
         _forget_local_tasks(engine)
+
+
+@contextmanager
+def _without_cron(engine: TaskWorker) -> Iterator[None]:
+    """Have the engine schedule no cron task when it starts."""
+    tasks = [(task, task.crontab) for task in cron_tasks(engine)]
+    for task, _ in tasks:
+        task.crontab = None
+    try:
+        yield
+    finally:
+        for task, tab in tasks:
+            task.crontab = tab
 
 
 def _forget_local_tasks(engine: TaskWorker) -> None:

@@ -62,7 +62,7 @@ async def test_a_queued_task_without_a_worker_says_so(queue: Queue):
     task = await queue.worker.registry["double"].enqueue(1)
 
     assert "No worker is running on the queue" in await texts(queue, task.id)
-    assert "-> vibetuner run prod worker" in await texts(queue, task.id)
+    assert "-> vibetuner run dev worker" in await texts(queue, task.id)
     with pytest.raises(TaskNotFound, match="There is no task nobody"):
         await explain(queue, "nobody")
 

@@ -14,6 +14,10 @@ from vibetuner.project import ProjectInfo
 __all__ = ["PORTS", "check_port"]
 
 PORTS = {8000: "web app", 11111: "monitor"}
+CURES = {
+    "web app": "stop it, or choose another:  vibetuner run dev all --port 8001",
+    "monitor": "stop it, or choose another:  vibetuner run dev worker --port 11112",
+}
 
 
 def check_port(project: ProjectInfo, port: int, what: str) -> Iterator[Finding]:
@@ -27,7 +31,7 @@ def check_port(project: ProjectInfo, port: int, what: str) -> Iterator[Finding]:
             "warning",
             "ports",
             f"{port}, for the {what}, is taken by {other}",
-            f"stop it, or choose another:  --port {port + 1}",
+            CURES[what],
         )
 
 

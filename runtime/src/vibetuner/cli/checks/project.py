@@ -11,7 +11,7 @@ from vibetuner.config import Settings
 from vibetuner.errors import VibetunerError
 from vibetuner.loader import load_project
 from vibetuner.project import ProjectInfo
-from vibetuner.tasks.registry import find_problems, import_tasks
+from vibetuner.tasks.registry import find_problems, find_warnings, import_tasks
 from vibetuner.tasks.worker import get_worker
 
 __all__ = ["check_settings", "check_tune"]
@@ -34,7 +34,10 @@ def check_tune(project: ProjectInfo) -> list[Finding]:
     problems = find_problems(app, worker)
     if problems:
         return [of_message("tasks", problem) for problem in problems]
-    return [Finding("ok", "project", f"{project.name}: {len(worker.registry)} tasks in tune.py")]
+    return [
+        Finding("ok", "project", f"{project.name}: {len(worker.registry)} tasks in tune.py"),
+        *(Finding("warning", "tasks", *text.split("; ")) for text in find_warnings(worker)),
+    ]
 
 
 def check_settings(settings: Settings) -> Iterator[Finding]:

@@ -11,7 +11,7 @@ from coredis.exceptions import RedisError
 from vibetuner.cli.checks.finding import Finding, Level
 from vibetuner.config import Settings
 from vibetuner.errors import first_line
-from vibetuner.project import ProjectInfo, code_digest
+from vibetuner.project import ProjectInfo, code_digest, worker_command
 from vibetuner.redis.client import make_client, ungrouped
 from vibetuner.redis.keys import JournalKeys
 from vibetuner.tasks.inspect.model import WorkerView
@@ -114,7 +114,7 @@ def judge_workers(
     workers: list[WorkerView], code: str, settings: Settings, *, in_production: bool
 ) -> list[Finding]:
     """Whether a worker is alive, and runs this very code."""
-    start = "vibetuner run prod worker" if in_production else "vibetuner run dev worker"
+    start = worker_command(settings.environment)
     live = [view for view in workers if view.is_live]
     findings = [
         Finding(

@@ -25,7 +25,7 @@ from vibetuner.errors import (
 )
 from vibetuner.frontend.debug.gate import COOKIE
 from vibetuner.frontend.debug.plots import HEIGHT, bar_chart, line_chart
-from vibetuner.project import find_root, project_info
+from vibetuner.project import find_root, project_info, worker_command
 from vibetuner.tasks.inspect.queue import answering
 from vibetuner.templates import OURS, htmx_scripts
 from vibetuner.timing import ago, duration
@@ -84,6 +84,7 @@ def page(request: Request, name: str, status: int = 200, **values: Any) -> HTMLR
         "may_lock": COOKIE in request.cookies,
         "said": SAID.get(request.query_params.get("said", "")),
         "now": datetime.now(UTC),
+        "start_worker": worker_command(get_settings().environment),
     }
     template = _templates().get_template(name)
     return HTMLResponse(template.render({**shared, **values}), status, HEADERS)

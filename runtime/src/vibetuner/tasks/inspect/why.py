@@ -7,15 +7,15 @@ from dataclasses import dataclass
 
 from coredis.exceptions import RedisError
 
+from vibetuner.config import get_settings
 from vibetuner.errors import first_line
+from vibetuner.project import worker_command
 from vibetuner.tasks.inspect.detail import Facts, find_row, find_task, gather
 from vibetuner.tasks.inspect.model import ENDED, Row, State, WorkerView
 from vibetuner.tasks.inspect.queue import Queue, now_ms
 from vibetuner.timing import duration
 
 __all__ = ["Reason", "explain"]
-
-START = "vibetuner run prod worker"
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +116,7 @@ def _no_worker(queue: Queue, workers: list[WorkerView]) -> Reason:
             "frozen, blocked by a task, or cut off from Redis",
             "look at its log, and restart it",
         )
-    return Reason(f"No worker is running on the queue {name}", START)
+    return Reason(f"No worker is running on the queue {name}", _start())
 
 
 async def _parents(queue: Queue, row: Row, facts: Facts) -> AsyncIterator[Reason]:
@@ -161,7 +161,7 @@ async def _in_line(queue: Queue, live: list[WorkerView]) -> Reason:
     if all(view.is_full for view in live):
         return Reason(
             f"All {room} slots of {len(live)} live worker(s) are in use; {counts.queued} wait",
-            "raise WORKER_CONCURRENCY, or start another worker:  " + START,
+            "raise WORKER_CONCURRENCY, or start another worker:  " + _start(),
         )
     return Reason(f"It waits for its turn: {counts.queued} in the queue, {room} slots")
 
@@ -175,3 +175,7 @@ async def _refused_write(queue: Queue) -> Reason | None:
             "vibetuner doctor   (memory, disk and role of Redis)",
         )
     return None
+
+
+def _start() -> str:
+    return worker_command(get_settings().environment)

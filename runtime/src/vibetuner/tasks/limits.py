@@ -1,0 +1,125 @@
+"""What a task may be decorated and enqueued with: pure checks, before anything is stored."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from datetime import UTC, datetime, timedelta
+from difflib import get_close_matches
+from typing import Any
+
+from streaq.task import Task
+
+from vibetuner.crontab import check_crontab
+from vibetuner.errors import TaskError
+from vibetuner.tasks.retry import check_number
+
+__all__ = ["LONGEST", "check_enqueue", "check_options"]
+
+# A longer time is a mistake: milliseconds where seconds are meant, or a moment for a duration.
+LONGEST = timedelta(days=3653)
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+# What a decorator's durations are called, and whether 0 means something: a result with ttl=0 is
+# not kept, and a drift of 0 allows none.
+DURATIONS = {"expire": False, "timeout": False, "ttl": True, "max_schedule_drift": True}
+
+
+def check_options(**task_kwargs: Any) -> None:
+    """Check the keywords of ``@worker.task()`` or ``@worker.cron()``; others are left alone.
+
+    Raises:
+        TypeError: a value of a wrong type.
+        ValueError: a negative or endless duration, one of more than ten years, or no try at all.
+
+    >>> check_options(ttl=None, timeout=timedelta(minutes=5), max_tries=3)
+    >>> check_options(ttl=-5)
+    Traceback (most recent call last):
+    ValueError: ttl takes 0 seconds or more, not -5
+    """
+    for name, may_be_zero in DURATIONS.items():
+        if (given := task_kwargs.get(name)) is not None:
+            _check_duration(name, given, may_be_zero=may_be_zero)
+    tries = task_kwargs.get("max_tries")
+    if tries is not None:
+        if isinstance(tries, bool) or not isinstance(tries, int):
+            raise TypeError(f"max_tries takes a whole number or None, not {tries!r}")
+        if tries < 1:
+            raise ValueError(f"max_tries takes at least 1, not {tries}")
+
+
+def check_enqueue(task: Task[Any, Any], priorities: Collection[str]) -> None:
+    """Check what ``task.enqueue(...).start(...)`` was given, before it is sent.
+
+    Args:
+        task: the call that is about to be enqueued.
+        priorities: the priorities that workers read.
+
+    Raises:
+        TaskError: a priority that no worker reads, a delay or schedule that is none, before 1970 or
+            more than ten years away, or one behind the time at which the task expires.
+    """
+    name = task.parent.fn_name
+    if task.priority is not None and task.priority not in priorities:
+        close = get_close_matches(str(task.priority), priorities, n=1)
+        cure = f"Did you mean {close[0]!r}?" if close else f"Take one of {', '.join(priorities)}"
+        raise TaskError(f"{name}: no worker reads priority={task.priority!r}. {cure}")
+    try:
+        wait = _wait(task)
+    except (TypeError, ValueError) as error:
+        raise TaskError(f"{name}: {error}") from None
+    expire = _span(task.parent.expire)
+    if wait is not None and expire and wait >= expire:
+        raise TaskError(
+            f"{name} expires after {expire.total_seconds():g} s, and would be gone when it is due "
+            f"in {wait.total_seconds():.0f} s. Raise expire=, or wait less"
+        )
+
+
+def _wait(task: Task[Any, Any]) -> timedelta | None:
+    """Return how long a call waits; None for one that doesn't, or that waits for another task."""
+    if task.delay is not None:
+        _check_duration("delay", task.delay, may_be_negative=True)
+        return _span(task.delay)
+    if task.schedule is None:
+        return None
+    if isinstance(task.schedule, str):
+        check_crontab(task.schedule)
+        return None
+    return _until(task.schedule)
+
+
+def _until(schedule: Any) -> timedelta:
+    if not isinstance(schedule, datetime):
+        raise TypeError(f"schedule takes a datetime or a crontab line, not {schedule!r}")
+    try:
+        moment = schedule.astimezone(UTC)
+    except (OverflowError, ValueError):
+        raise ValueError(f"schedule takes a time within ten years, not {schedule}") from None
+    wait = moment - datetime.now(UTC)
+    if moment < EPOCH:
+        raise ValueError(f"schedule takes a time after 1970, not {schedule}")
+    if wait > LONGEST:
+        raise ValueError(f"schedule takes a time within ten years, not {schedule}")
+    return wait
+
+
+def _check_duration(
+    name: str, given: Any, *, may_be_zero: bool = False, may_be_negative: bool = False
+) -> None:
+    """A delay may be negative: a deadline that has just passed is due now."""
+    seconds = given.total_seconds() if isinstance(given, timedelta) else check_number(name, given)
+    if seconds > LONGEST.total_seconds():
+        raise ValueError(
+            f"{name} takes at most ten years, not {given!r}; it is in seconds: for milliseconds, "
+            "pass timedelta(milliseconds=...)"
+        )
+    if may_be_negative or seconds > 0 or (seconds == 0 and may_be_zero):
+        return
+    lowest = "0 seconds or more" if may_be_zero else "more than 0 seconds"
+    raise ValueError(f"{name} takes {lowest}, not {given!r}")
+
+
+def _span(given: timedelta | float | None) -> timedelta | None:
+    if given is None or isinstance(given, timedelta):
+        return given
+    return timedelta(seconds=given)

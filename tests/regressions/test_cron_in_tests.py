@@ -1,0 +1,98 @@
+"""Cron tasks in tests of a project: they run when the test asks for it, and not for an hour."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from vibetuner.tasks.worker import TaskWorker, get_worker
+from vibetuner.testing import ManualWorker
+
+ran: list[str] = []
+
+
+@pytest.fixture(autouse=True)
+def shop(stand_in: Callable[..., Path]) -> TaskWorker:
+    """A task that runs every minute, beside one that does so on request."""
+    stand_in()
+    ran.clear()
+    worker = get_worker()
+
+    @worker.cron("* * * * *", name="each_minute")
+    async def tick() -> None:
+        ran.append("tick")
+
+    @worker.task(name="written_once")
+    async def note(text: str) -> None:
+        ran.append(text)
+
+    return worker
+
+
+async def test_running_what_is_due_runs_no_cron(vibetuner_worker: ManualWorker, shop: TaskWorker):
+    """However close the next minute is: nothing is scheduled, so that nothing can come due."""
+    await shop.registry["written_once"].enqueue("hello")
+    await vibetuner_worker.run_until_idle()
+
+    assert ran == ["hello"]
+    assert await shop.redis.zcard(shop.cron_schedule_key) == 0
+
+
+async def test_two_weeks_without_cron_take_no_longer_than_what_is_due(
+    vibetuner_worker: ManualWorker, shop: TaskWorker, caplog: pytest.LogCaptureFixture
+):
+    """They took an hour; and the log says what happened."""
+    caplog.set_level(logging.INFO, logger="vibetuner.testing")
+    await shop.registry["written_once"].enqueue("later").start(delay=timedelta(days=12))
+    began, real = vibetuner_worker.now, time.monotonic()
+
+    await vibetuner_worker.advance(days=13, cron=False)
+
+    assert ran == ["later"]
+    assert vibetuner_worker.now - began >= timedelta(days=13)
+    assert time.monotonic() - real < 20
+    assert "by 13 days, 0:00:00; tasks fell due at 1 moment, cron left out" in caplog.text
+
+
+async def test_too_much_cron_is_refused_before_any_of_it_runs(vibetuner_worker: ManualWorker):
+    """With the name of the task, and the ways out."""
+    with pytest.raises(
+        AssertionError, match=r"more than 1,000 times, most of all each_minute\. Pass cron"
+    ):
+        await vibetuner_worker.advance(days=13)
+    with pytest.raises(AssertionError, match="more than 2 times"):
+        await vibetuner_worker.advance(minutes=5, most=2)
+    assert ran == []
+
+
+async def test_a_task_that_enqueues_itself_for_ever_is_found(
+    vibetuner_worker: ManualWorker, shop: TaskWorker
+):
+    """The clock stops where the bound is reached."""
+
+    @shop.task(name="again")
+    async def again() -> None:
+        await shop.registry["again"].enqueue().start(delay=1)
+
+    await again.enqueue()
+    with pytest.raises(AssertionError, match="fell due at 3 moments, and it goes on"):
+        await vibetuner_worker.advance(days=1, cron=False, most=3)
+
+
+async def test_cron_runs_again_from_where_it_was_left_out(vibetuner_worker: ManualWorker):
+    """What was left out is not caught up with."""
+    await vibetuner_worker.advance(minutes=2)
+    assert ran == ["tick"] * 2
+    await vibetuner_worker.advance(hours=5, cron=False)
+    await vibetuner_worker.skip(hours=5, cron=False)
+    await vibetuner_worker.run_until_idle()
+    assert ran == ["tick"] * 2
+
+    await vibetuner_worker.advance(minutes=3)
+
+    assert ran == ["tick"] * 5

@@ -1,0 +1,92 @@
+"""Advice that holds for the command, the environment and the project that it is given in."""
+
+from __future__ import annotations
+
+import json
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+
+from tests.processes import free_port, run_vibetuner
+from tests.projects import write_shop
+from vibetuner.cli.ports import listen
+from vibetuner.embedded import Lease
+from vibetuner.errors import CommandError
+
+
+@pytest.fixture
+def environment(servers: Lease) -> dict[str, str]:
+    return {
+        "REDIS_URL": servers.urls["redis"],
+        "REDIS_KEY_PREFIX": f"test-{uuid4().hex[:8]}",
+        "SECRET_KEY": "Wq9-tests-4kJx81_ZrtPq0-LmNv7-Yb3c5",
+    }
+
+
+@pytest.fixture
+def shop(tmp_path: Path) -> Path:
+    return write_shop(tmp_path / "shop")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("mode", "name"), [("dev", "development"), ("prod", "production")])
+def test_a_worker_is_missed_with_one_cure_everywhere(
+    shop: Path, environment: dict[str, str], mode: str, name: str
+):
+    """``run prod worker`` would refuse the embedded services of a development environment."""
+    environment["ENVIRONMENT"] = name
+    enqueued = run_vibetuner(
+        "tasks", "enqueue", "add", "--args", "[1, 2]", folder=shop, **environment
+    )
+    task_id = enqueued.stdout.split()[0]
+
+    for command in (["doctor"], ["worker-health"], ["tasks", "stats"], ["tasks", "why", task_id]):
+        done = run_vibetuner(*command, folder=shop, **environment)
+        assert f"vibetuner run {mode} worker" in done.stdout + done.stderr, command
+
+
+@pytest.mark.slow
+def test_production_refuses_the_embedded_redis(shop: Path, environment: dict[str, str]):
+    """Whatever ENVIRONMENT says."""
+    environment |= {"REDIS_URL": "embedded", "ENVIRONMENT": "development"}
+
+    done = run_vibetuner("run", "prod", "worker", folder=shop, **environment)
+
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: REDIS_URL=embedded is for development and tests")
+
+
+@pytest.mark.slow
+def test_a_task_that_the_project_does_not_have_is_named(shop: Path, environment: dict[str, str]):
+    """An empty list would say that it has not run yet."""
+    missing = run_vibetuner("tasks", "list", "--task", "fails_twise", folder=shop, **environment)
+    idle = run_vibetuner("tasks", "list", "--task", "add", "--json", folder=shop, **environment)
+
+    assert (missing.returncode, missing.stdout) == (3, "")
+    assert missing.stderr == (
+        "error: The project has no task fails_twise. Did you mean fails_twice?\n"
+    )
+    assert (idle.returncode, json.loads(idle.stdout)) == (3, {"tasks": [], "next": None})
+
+
+def test_a_port_that_is_taken_comes_with_one_that_is_free():
+    """The next one may be taken, too."""
+    with ExitStack() as stack:
+        first = stack.enter_context(listen("127.0.0.1", free_port()))
+        port = first.getsockname()[1]
+        with suppress(CommandError):  # somebody else has it: as good
+            stack.enter_context(listen("127.0.0.1", port + 1))
+        with pytest.raises(CommandError) as caught:
+            listen("127.0.0.1", port, cure="Or:  run --port {port}")
+
+    free = int(str(caught.value).rpartition(" ")[2])
+    assert free > port + 1
+    listen("127.0.0.1", free).close()
+
+
+def test_an_address_of_another_machine_needs_another_host():
+    """No port would help."""
+    with pytest.raises(CommandError, match=r"can't be used: .*\. Name an address of this machine"):
+        listen("203.0.113.1", 8000)

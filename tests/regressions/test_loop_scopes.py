@@ -1,0 +1,122 @@
+"""The fixtures run in the event loop of the test, whatever scope that has."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.processes import clean_environment
+from tests.projects import write, write_project
+
+pytestmark = pytest.mark.slow
+
+JOBS = """
+    from vibetuner.tasks.worker import get_worker
+
+    worker = get_worker()
+    ran = []
+
+
+    @worker.task()
+    async def note(text: str) -> str:
+        ran.append(text)
+        return text
+"""
+TUNE = """
+    from shop.jobs import note
+    from vibetuner import VibetunerApp
+
+    app = VibetunerApp(tasks=[note])
+"""
+# Twice the same, so that the second meets what the first has left in a loop that goes on.
+TESTS = """
+    import pytest
+    from shop.jobs import note, ran
+    from sqlalchemy import text
+
+
+    class TestShop:
+        MARK
+
+        @pytest.mark.parametrize("time", ["first", "second"])
+        async def test_worker_and_database(self, vibetuner_worker, vibetuner_sql, time):
+            task = await note.enqueue(time)
+            await vibetuner_worker.run_until_idle()
+            assert (await task.result(1)).result == ran[-1] == time
+            async with vibetuner_sql.connect() as connection:
+                assert (await connection.execute(text("SELECT 1"))).scalar() == 1
+"""
+BACKEND = """
+    import pytest
+
+
+    @pytest.fixture(scope="SCOPE")
+    def anyio_backend():
+        return "asyncio"
+"""
+SCOPES = ("function", "class", "module", "package", "session")
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    root = write_project(tmp_path / "project", {"jobs.py": JOBS}, tune=TUNE)
+    with (root / "pyproject.toml").open("a") as file:
+        file.write(
+            '[tool.pytest.ini_options]\nfilterwarnings = ["error"]\npythonpath = ["src"]\n'
+            'asyncio_default_fixture_loop_scope = "function"\n'
+        )
+    return root
+
+
+def passed(project: Path, *options: str) -> int:
+    """How many tests of the project pass; all must."""
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *options],
+        cwd=project,
+        env=clean_environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=240,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = re.search(r"^(\d+) passed in ", done.stdout, re.MULTILINE)
+    assert found, done.stdout
+    return int(found[1])
+
+
+def test_every_loop_scope_of_pytest_asyncio(project: Path):
+    """One after the other in one run."""
+    for scope in SCOPES:
+        mark = f'pytestmark = pytest.mark.asyncio(loop_scope="{scope}")'
+        write(project / "tests" / f"test_{scope}.py", TESTS.replace("MARK", mark))
+
+    assert passed(project) == 2 * len(SCOPES)
+
+
+@pytest.mark.parametrize("fixtures", ["function", "session"])
+def test_the_scope_of_tests_may_be_the_projects_default(project: Path, fixtures: str):
+    """Whatever it says of fixtures, as ours run where the test does."""
+    write(project / "tests" / "test_default.py", TESTS.replace("MARK", ""))
+
+    assert passed(
+        project,
+        "-o", "asyncio_mode=auto",
+        "-o", "asyncio_default_test_loop_scope=session",
+        "-o", f"asyncio_default_fixture_loop_scope={fixtures}",
+    ) == 2  # fmt: skip
+
+
+@pytest.mark.parametrize("scope", ["function", "module", "session"])
+def test_every_scope_of_anyios_backend(project: Path, scope: str):
+    """Its plugin keeps one loop for as long as the fixture lives."""
+    write(project / "tests" / "conftest.py", BACKEND.replace("SCOPE", scope))
+    write(
+        project / "tests" / "test_any.py", TESTS.replace("MARK", "pytestmark = pytest.mark.anyio")
+    )
+
+    assert passed(project) == 2

@@ -1,0 +1,65 @@
+"""Another event loop beside the one that has everything open: refused before anything is sent."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Coroutine
+from typing import Any
+
+import anyio.from_thread
+import anyio.to_thread
+import pytest
+
+from vibetuner import VibetunerApp
+from vibetuner.config import Settings
+from vibetuner.errors import WrongEventLoop
+from vibetuner.redis import redis_client
+from vibetuner.redis.client import open_resource
+from vibetuner.resources.sql import open_session, open_sql
+from vibetuner.sse.broadcast import broadcast
+from vibetuner.testing import held_open
+
+
+@pytest.fixture
+async def opened(settings: Settings) -> AsyncIterator[None]:
+    """Redis and SQL as in a worker, or in a web process."""
+    async with (
+        held_open(open_resource(settings, VibetunerApp())),
+        held_open(open_sql(settings)),
+    ):
+        yield
+
+
+async def use_sql() -> None:
+    async with open_session():
+        pass
+
+
+@pytest.mark.usefixtures("opened")
+@pytest.mark.parametrize(
+    ("call", "name"),
+    [(lambda: broadcast("news", "hello"), "Redis"), (use_sql, "The SQL database")],
+    ids=["broadcast", "open_session"],
+)
+async def test_a_plain_function_that_makes_a_loop_of_its_own_is_told_what_to_call(
+    call: Callable[[], Coroutine[Any, Any, Any]], name: str
+):
+    """As a task does that is not async, or such a route; the worker's loop goes on."""
+
+    def plain() -> None:
+        asyncio.run(call())
+
+    with pytest.raises(WrongEventLoop, match=rf"^{name} is open .* anyio\.from_thread\.run\("):
+        await anyio.to_thread.run_sync(plain)
+
+    assert await redis_client.get().keys("*:sse:news") == set()
+
+
+@pytest.mark.usefixtures("opened")
+async def test_the_cure_works():
+    """The event is sent from the thread, in the loop that has the connection."""
+    sent = await anyio.to_thread.run_sync(
+        lambda: anyio.from_thread.run(broadcast, "news", "hello", "world")
+    )
+
+    assert sent.partition("-")[0].isdigit()

@@ -1,0 +1,130 @@
+"""What a task may be decorated and enqueued with."""
+
+from __future__ import annotations
+
+import math
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from vibetuner.config import Settings
+from vibetuner.errors import TaskError
+from vibetuner.tasks.limits import check_enqueue, check_options
+from vibetuner.tasks.worker import TaskWorker
+
+NAMES = ("low", "normal", "high")
+
+
+@pytest.fixture
+def task(fresh: None) -> Any:
+    """A task that expires after a minute."""
+
+    @TaskWorker(Settings()).task(name="mail", expire=60)
+    async def mail() -> None: ...
+
+    return mail
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"ttl": 0, "max_schedule_drift": 0},
+        {"ttl": None, "expire": None, "timeout": None, "max_tries": None},
+        {"ttl": timedelta(days=30), "expire": 0.5, "timeout": timedelta(minutes=5), "max_tries": 1},
+        {"name": "mail", "unique": True, "silent": True},
+    ],
+)
+def test_fair_options_pass(options: dict[str, Any]):
+    """Those that say nothing of time or tries are the engine's."""
+    check_options(**options)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "words"),
+    [
+        ({"ttl": -5}, ValueError, "ttl takes 0 seconds or more, not -5"),
+        ({"ttl": timedelta(seconds=-1)}, ValueError, "ttl takes 0 seconds or more"),
+        ({"ttl": math.inf}, ValueError, "ttl takes a finite number"),
+        ({"ttl": "1h"}, TypeError, "ttl takes a number, not '1h'"),
+        ({"ttl": True}, TypeError, "ttl takes a number, not True"),
+        ({"expire": 0}, ValueError, "expire takes more than 0 seconds, not 0"),
+        ({"timeout": -1}, ValueError, "timeout takes more than 0 seconds"),
+        ({"timeout": math.nan}, ValueError, "timeout takes a finite number"),
+        ({"timeout": 1_800_000_000_000}, ValueError, "timeout takes at most ten years"),
+        ({"max_schedule_drift": -1}, ValueError, "max_schedule_drift takes 0 seconds or more"),
+        ({"max_tries": 0}, ValueError, "max_tries takes at least 1, not 0"),
+        ({"max_tries": 2.5}, TypeError, "max_tries takes a whole number or None, not 2.5"),
+    ],
+)
+def test_unfair_options_are_refused_by_name(
+    options: dict[str, Any], error: type[Exception], words: str
+):
+    """With the value."""
+    with pytest.raises(error, match=words):
+        check_options(**options)
+
+
+@pytest.mark.parametrize(
+    "start",
+    [
+        {},
+        {"delay": 0},
+        {"delay": -0.001},
+        {"delay": timedelta(seconds=59)},
+        {"schedule": datetime(2020, 1, 1, tzinfo=UTC)},
+        {"schedule": "*/5 * * * *"},
+        {"priority": "high"},
+        {"after": "another"},
+    ],
+)
+def test_a_fair_call_passes(task: Any, start: dict[str, Any]):
+    """One whose moment has passed is due now."""
+    check_enqueue(task.enqueue().start(**start), NAMES)
+
+
+@pytest.mark.parametrize(
+    ("start", "words"),
+    [
+        ({"delay": 1_800_000_000_000}, r"mail: delay takes at most ten years, .* milliseconds"),
+        ({"delay": math.nan}, "mail: delay takes a finite number"),
+        ({"delay": "5m"}, "mail: delay takes a number, not '5m'"),
+        (
+            {"schedule": datetime(1969, 12, 31, tzinfo=UTC)},
+            "mail: schedule takes a time after 1970",
+        ),
+        (
+            {"schedule": datetime.min.replace(tzinfo=UTC)},
+            "mail: schedule takes a time (after 1970|within ten years)",
+        ),
+        (
+            {"schedule": datetime.max.replace(tzinfo=UTC)},
+            "mail: schedule takes a time within ten years",
+        ),
+        ({"schedule": 1_800_000_000}, "mail: schedule takes a datetime or a crontab line"),
+        ({"schedule": "60 * * * *"}, "mail: The schedule '60 .* has a wrong minute"),
+        ({"priority": "hihg"}, "mail: no worker reads priority='hihg'. Did you mean 'high'?"),
+        ({"priority": "x"}, "mail: no worker reads priority='x'. Take one of low, normal, high"),
+        ({"delay": 60}, "mail expires after 60 s, and would be gone when it is due in 60 s"),
+        (
+            {"schedule": datetime.now(UTC) + timedelta(days=1)},
+            r"mail expires after 60 s, .* in 86\d\d\d s\. Raise expire=",
+        ),
+    ],
+)
+def test_an_unfair_call_is_refused_with_the_name_of_the_task(
+    task: Any, start: dict[str, Any], words: str
+):
+    """Before anything is sent."""
+    with pytest.raises(TaskError, match=words):
+        check_enqueue(task.enqueue().start(**start), NAMES)
+
+
+def test_without_expire_there_is_no_limit_but_the_ten_years(fresh: None):
+    """A task may wait for longer than a timeout."""
+
+    @TaskWorker(Settings()).task(name="patient", timeout=1)
+    async def patient() -> None: ...
+
+    check_enqueue(patient.enqueue().start(delay=timedelta(days=3000)), NAMES)
