@@ -1,4 +1,4 @@
-"""The SQL engine, and connections that a cancellation can't leave locked.
+"""The SQL engine: its pool, and connections that a cancellation can't leave locked.
 
 A task that is cut off (time limit, abort, stop) can be inside any statement. SQLAlchemy then closes
 the connection, and three things are added here: the close itself can't be cancelled, a statement
@@ -17,10 +17,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from weakref import WeakSet
 
 from anyio import CancelScope
-from sqlalchemy import URL, AdaptedConnection, event, make_url
+from sqlalchemy import URL, AdaptedConnection, PoolProxiedConnection, event, make_url
 from sqlalchemy.engine.interfaces import ExceptionContext
 from sqlalchemy.exc import ArgumentError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.pool import AsyncAdaptedQueuePool
 from sqlalchemy.util import await_, greenlet_spawn
 from sqlalchemy.util.concurrency import in_greenlet
 
@@ -59,6 +61,8 @@ def make_engine(settings: Settings) -> AsyncEngine:
     try:
         url = make_url(settings.database_url)
         options = _sqlite_options(url) if _is_sqlite(url) else {"pool_pre_ping": True}
+        if not _is_in_memory(url):
+            options |= _pool_options(settings)
         engine = create_async_engine(url, **options)
     except ImportError as error:
         raise ServiceUnavailable(
@@ -104,6 +108,26 @@ async def finish(work: Coroutine[Any, Any, T]) -> T:
     return task.result()
 
 
+class Pool(AsyncAdaptedQueuePool):
+    """A pool that says what is exhausted, and the cure."""
+
+    def connect(self) -> PoolProxiedConnection:
+        """Return a connection, waiting for one as long as DATABASE_POOL_TIMEOUT says.
+
+        Raises:
+            ServiceUnavailable: all connections stayed in use.
+        """
+        try:
+            return super().connect()
+        except PoolTimeout as error:
+            raise ServiceUnavailable(
+                f"SQL database: all {self.size() + self._max_overflow} connections of this "
+                f"process stayed in use for {self.timeout():g} s. Close sessions before long "
+                f"work, or set DATABASE_POOL_SIZE (now {self.size()}, and as many again "
+                "under load)"
+            ) from error
+
+
 class SQLiteConnection(sqlite3.Connection):
     """A connection that releases its locks when it is closed.
 
@@ -146,6 +170,17 @@ def _sqlite_options(url: URL) -> dict[str, Any]:
     if not _is_in_memory(url):
         Path(str(url.database)).parent.mkdir(parents=True, exist_ok=True)
     return {"connect_args": {"factory": SQLiteConnection}}
+
+
+def _pool_options(settings: Settings) -> dict[str, Any]:
+    """Two sessions for every task that runs at the same time: one in the other is common."""
+    size = settings.database_pool_size or settings.worker_concurrency
+    return {
+        "poolclass": Pool,
+        "pool_size": size,
+        "max_overflow": size,
+        "pool_timeout": settings.database_pool_timeout,
+    }
 
 
 def _shield(engine: AsyncEngine) -> None:
