@@ -21,7 +21,8 @@ from vibetuner.errors import ServiceUnavailable
 
 __all__ = ["Lease", "join", "starting"]
 
-START_SECONDS = 15.0
+# On a busy machine, the MongoDB server takes 10 s to import what it needs.
+START_SECONDS = 30.0
 # A keeper that stops holds the start lock until its servers are gone.
 LOCK_SECONDS = 30.0
 # A keeper that is killed while it starts is replaced; one that always dies has a reason.
@@ -33,7 +34,7 @@ def join(root: Path, services: Collection[Service], *, command: str) -> Lease:
 
     Raises:
         ServiceUnavailable: a package is missing, the folder can't be written, or a server does
-            not come up within 15 seconds.
+            not come up within 30 seconds.
     """
     lease = Lease(root, services, command=command)
     lease.enter()

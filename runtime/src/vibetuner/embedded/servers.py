@@ -23,7 +23,7 @@ from vibetuner.errors import ServiceUnavailable
 from vibetuner.redis.blocking import RefusedError, Reply, ask, responds
 from vibetuner.redis.url import Address
 
-__all__ = ["Mongo", "Server", "Valkey", "mongo_responds", "stop_all"]
+__all__ = ["Mongo", "Server", "Valkey", "mongo_pid", "stop_all"]
 
 logger = logging.getLogger(__name__)
 
@@ -32,10 +32,10 @@ RECLAIM_SECONDS = 10.0
 MAX_BACKOFF = 2.0
 # One failed start may be a port that someone took in the same moment.
 FAILURES_TO_REPORT = 2
-# OP_MSG with the document {hello: 1, $db: "admin"}
-HELLO = (
-    b"\x34\0\0\0\x01\0\0\0\0\0\0\0\xdd\x07\0\0" + b"\0\0\0\0\0"
-    b"\x1f\0\0\0\x10hello\0\x01\0\0\0\x02$db\0\x06\0\0\0admin\0\0"
+# OP_MSG with the document {serverStatus: 1, $db: "admin"}; the answer has the server's pid.
+SERVER_STATUS = (
+    b"\x3b\0\0\0\x01\0\0\0\0\0\0\0\xdd\x07\0\0" + b"\0\0\0\0\0"
+    b"\x26\0\0\0\x10serverStatus\0\x01\0\0\0\x02$db\0\x06\0\0\0admin\0\0"
 )
 
 
@@ -189,25 +189,21 @@ class Valkey(Server):
 
 
 class Mongo(Server):
-    """nx-27017, on a socket that the keeper bound: its port can't be taken in between."""
+    """SecantusDB out of its wheel."""
 
     service: Service = "mongodb"
 
-    def _command(
-        self,
-        port: int,  # noqa: ARG002 - it is the listener's
-        listener: socket.socket,
-    ) -> tuple[list[str], tuple[int, ...]]:
-        listener.listen(128)
+    def _command(self, port: int, listener: socket.socket) -> tuple[list[str], tuple[int, ...]]:
+        listener.close()
         module = [sys.executable, "-P", "-m", "vibetuner.embedded.mongo"]
-        arguments = (self._folder.data(self.service), listener.fileno(), os.getpid())
-        return [*module, *map(str, arguments)], (listener.fileno(),)
+        arguments = (self._folder.data(self.service), port, os.getpid())
+        return [*module, *map(str, arguments)], ()
 
-    def _answers(self, pid: int) -> bool:  # noqa: ARG002 - nobody else has this socket
-        return mongo_responds(self.record.port)
+    def _answers(self, pid: int) -> bool:
+        return mongo_pid(self.record.port) == pid
 
     def _dismiss_orphan(self) -> None:
-        """It looks for its keeper twice a second."""
+        """Do nothing: it looks for its keeper twice a second."""
 
 
 def stop_all(servers: Iterable[Server]) -> None:
@@ -220,14 +216,17 @@ def stop_all(servers: Iterable[Server]) -> None:
         server.wait(deadline)
 
 
-def mongo_responds(port: int | None) -> bool:
-    """Tell whether a MongoDB, or what speaks its protocol, answers on this machine."""
+def mongo_pid(port: int | None) -> int | None:
+    """Return the pid of the MongoDB-protocol server on this machine, or None without an answer."""
     try:
         with socket.create_connection(("127.0.0.1", port or 0), timeout=0.5) as connection:
-            connection.sendall(HELLO)
-            return len(connection.recv(16, socket.MSG_WAITALL)) == 16
-    except OSError:
-        return False
+            connection.sendall(SERVER_STATUS)
+            length = int.from_bytes(connection.recv(4, socket.MSG_WAITALL), "little")
+            reply = connection.recv(length - 4, socket.MSG_WAITALL)
+    except (OSError, ValueError):
+        return None
+    _, found, after = reply.partition(b"pid\0")
+    return int.from_bytes(after[:4], "little") if found else None
 
 
 def _bind(preferred: int | None) -> socket.socket:
