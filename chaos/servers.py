@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import os
-import socket
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 
 from chaos.processes import Child, free_port
 from vibetuner.embedded.packages import valkey_binary
-from vibetuner.embedded.servers import mongo_responds
+from vibetuner.embedded.servers import mongo_pid
 from vibetuner.redis.blocking import responds
 
 __all__ = ["Mongo", "Server", "Valkey"]
@@ -73,7 +72,7 @@ class Valkey(Server):
 
 
 class Mongo(Server):
-    """nx-27017, run as the embedded services run it."""
+    """SecantusDB, run as the embedded services run it."""
 
     @property
     def url(self) -> str:
@@ -81,17 +80,10 @@ class Mongo(Server):
         return f"mongodb://127.0.0.1:{self.port}/chaos"
 
     def launch(self) -> None:
-        """Start it on a socket of ours; it ends by itself when we are gone."""
-        with socket.socket() as listener:
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            listener.bind(("127.0.0.1", self.port))
-            listener.listen(128)
-            descriptor = listener.fileno()
-            module = [sys.executable, "-P", "-m", "vibetuner.embedded.mongo"]
-            self.start(
-                [*module, self.data, str(descriptor), str(os.getpid())], descriptors=[descriptor]
-            )
+        """Start it; it ends by itself when we are gone."""
+        module = [sys.executable, "-P", "-m", "vibetuner.embedded.mongo"]
+        self.start([*module, self.data, str(self.port), str(os.getpid())])
 
     def answers(self) -> bool:
-        """Whether it takes connections; its socket is there before it is."""
-        return mongo_responds(self.port)
+        """Return whether it takes commands."""
+        return mongo_pid(self.port) is not None

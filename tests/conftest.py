@@ -9,6 +9,7 @@ import pytest
 from hypothesis import HealthCheck
 from hypothesis import settings as hypothesis_settings
 
+from tests.postgres import running_postgres
 from vibetuner.embedded import Lease, join
 
 # Read by others, or run as a project of its own; not for pytest's search for doctests.
@@ -31,3 +32,10 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lease]:
         if other := os.environ.get("TEST_REDIS_URL"):
             lease.urls["redis"] = other
         yield lease
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[str]:
+    """The URL of an empty PostgreSQL database; skips where PostgreSQL is not installed."""
+    with running_postgres() as url:
+        yield url

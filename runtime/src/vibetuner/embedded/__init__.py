@@ -1,9 +1,9 @@
-"""A local Valkey and a Mongo-protocol server, for development and tests.
+"""A local Valkey and a MongoDB-protocol server, for development and tests.
 
-Who comes first starts a *keeper*, a process that runs the servers; others join; when the last one
-is gone, the keeper stops them and ends. Each user holds a *lease*, a locked file: the kernel drops
-the lock of a killed process, so no pid is ever trusted. A keeper that is killed takes its servers
-with it; the next one to join starts a new one over the same data.
+The first process that needs them starts a *keeper*, which runs the servers; others join; the keeper
+stops them and ends when the last user is gone. Each user holds a *lease*, a locked file: the kernel
+drops the lock of a killed process, so no pid is ever trusted. A killed keeper takes its servers
+with it; the next process that joins starts a new keeper over the same data.
 """
 
 from __future__ import annotations

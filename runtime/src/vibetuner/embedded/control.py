@@ -1,4 +1,4 @@
-"""What a person does with the services: look, keep them up, stop them."""
+"""Commands for people: show the services, keep them running, stop them."""
 
 from __future__ import annotations
 
@@ -10,12 +10,17 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
 
-from vibetuner.embedded.folder import SERVICES, Folder, Service, file_errors
-from vibetuner.embedded.leases import join, starting
-from vibetuner.embedded.locks import is_held
-from vibetuner.embedded.record import Record, State, read_record
-from vibetuner.embedded.spawn import ensure_keeper
-from vibetuner.embedded.users import User, live_users
+from vibetuner.embedded.folder import (
+    SERVICES,
+    Folder,
+    Record,
+    Service,
+    State,
+    file_errors,
+    read_record,
+)
+from vibetuner.embedded.leases import ensure_keeper, join, starting
+from vibetuner.embedded.users import User, is_held, live_users
 from vibetuner.errors import CommandError, ServiceUnavailable
 
 __all__ = ["ServiceStatus", "ServicesStatus", "down", "status", "up"]
@@ -25,7 +30,7 @@ STOP_SECONDS = 30.0
 
 @dataclass(frozen=True, slots=True)
 class ServiceStatus:
-    """One service; ``orphaned`` is one whose keeper was killed and that still runs."""
+    """The state of one service; ``orphaned`` means that it outlived its killed keeper."""
 
     name: Service
     state: State | Literal["orphaned"]
@@ -39,7 +44,7 @@ class ServiceStatus:
 
 @dataclass(frozen=True, slots=True)
 class ServicesStatus:
-    """All services, and who uses them."""
+    """The state of all services, and their users."""
 
     services: tuple[ServiceStatus, ...]
     users: tuple[User, ...]
@@ -48,13 +53,13 @@ class ServicesStatus:
 
     @property
     def running(self) -> bool:
-        """Whether something runs and nothing of it failed."""
+        """Return whether a service runs and none failed."""
         states = {service.state for service in self.services}
         return "failed" not in states and bool(states & {"running", "starting"})
 
 
 def status(root: Path) -> ServicesStatus:
-    """What runs, and for whom; changes nothing."""
+    """Return what runs, and for whom, without changing anything."""
     folder = Folder.of(root)
     with file_errors(folder):
         alive = is_held(folder.keeper_lock)
@@ -85,11 +90,11 @@ def up(root: Path, services: Collection[Service] = SERVICES) -> ServicesStatus:
 
 
 def down(root: Path, *, force: bool = False) -> None:
-    """Stop the services; returns when they are gone.
+    """Stop the services, and return when they have ended.
 
     Raises:
-        CommandError: others use them, and ``force`` is not set.
-        ServiceUnavailable: they do not stop.
+        CommandError: other processes use them, and ``force`` is not set.
+        ServiceUnavailable: they do not stop within 30 seconds.
     """
     folder = Folder.of(root)
     with file_errors(folder):
@@ -112,7 +117,7 @@ def _refuse_if_used(folder: Folder) -> None:
 
 
 def _adopt_orphans(folder: Folder) -> None:
-    """Give servers whose keeper was killed a new one: without users it ends them and itself."""
+    """Start a keeper for orphaned servers; without users, it stops them and ends."""
     orphaned = any(is_held(folder.lock(service)) for service in SERVICES)
     if orphaned and not is_held(folder.keeper_lock):
         with starting(folder, threading.Event()):
@@ -126,7 +131,7 @@ def _await_end(folder: Folder, *, force: bool) -> None:
         keeper = read_record(folder).keeper
         first = first or keeper
         if keeper not in {None, first}:
-            return  # ours is gone, somebody started the next one
+            return  # ours has ended, and another process started the next one
         if not force:
             _refuse_if_used(folder)
         if time.monotonic() > deadline:

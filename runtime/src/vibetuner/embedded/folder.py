@@ -1,18 +1,32 @@
-"""What lies in ``.vibetuner/services/``, and the names of the services."""
+"""The folder ``.vibetuner/services/``, and the keeper's record of its servers in it."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
 from vibetuner.errors import ServiceUnavailable
 
-__all__ = ["SERVICES", "TITLES", "Folder", "Service", "file_errors", "last_line", "url_of"]
+__all__ = [
+    "SERVICES",
+    "TITLES",
+    "Folder",
+    "Record",
+    "Service",
+    "ServiceRecord",
+    "State",
+    "file_errors",
+    "last_line",
+    "read_record",
+    "write_record",
+]
 
 Service = Literal["redis", "mongodb"]
+State = Literal["stopped", "starting", "running", "failed"]
 SERVICES: tuple[Service, ...] = ("redis", "mongodb")
 TITLES: dict[Service, str] = {"redis": "Redis", "mongodb": "MongoDB"}
 
@@ -28,59 +42,111 @@ class Folder:
 
     @classmethod
     def of(cls, root: Path) -> Folder:
-        """The folder of the project at ``root``."""
+        """Return the folder of the project at ``root``."""
         return cls(root.resolve() / ".vibetuner" / "services")
 
     @property
     def start_lock(self) -> Path:
-        """Held while a process joins, and while the keeper decides to stop and stops."""
+        """The lock held while a process joins, and while the keeper decides to stop and stops."""
         return self.path / "start.lock"
 
     @property
     def keeper_lock(self) -> Path:
-        """Held by the keeper for its life."""
+        """The lock that the keeper holds while it lives."""
         return self.path / "keeper.lock"
 
     @property
     def leases(self) -> Path:
-        """One file a user."""
+        """The folder of the leases, one file per user."""
         return self.path / "leases"
 
     @property
     def pin(self) -> Path:
-        """While it exists, the keeper stays without users."""
+        """The file that makes the keeper stay without users."""
         return self.path / "pinned"
 
     @property
     def stop_request(self) -> Path:
-        """When it appears, the keeper stops although it has users."""
+        """The file that makes the keeper stop although it has users."""
         return self.path / "stop"
 
     @property
     def record(self) -> Path:
-        """What the keeper last said of itself."""
+        """The keeper's state, as JSON."""
         return self.path / "state.json"
 
     @property
     def keeper_log(self) -> Path:
-        """What the keeper writes."""
+        """The keeper's log."""
         return self.path / "keeper.log"
 
     def data(self, service: Service) -> Path:
-        """Where a server keeps its data."""
+        """Return the data folder of a server."""
         return self.path / service
 
     def log(self, service: Service) -> Path:
-        """What a server writes."""
+        """Return the log of a server."""
         return self.path / f"{service}.log"
 
     def lock(self, service: Service) -> Path:
-        """Held by a server's own process for its life: one writer to the data."""
+        """Return the lock that a server's process holds, so that only one writes to the data."""
         return self.path / f"{service}.lock"
 
 
+@dataclass(frozen=True, slots=True)
+class ServiceRecord:
+    """The state of one server, and ``since`` when (seconds of the epoch) it is in it."""
+
+    state: State = "stopped"
+    port: int | None = None
+    pid: int | None = None
+    since: float | None = None
+    error: str = ""
+
+    def stopped(self) -> ServiceRecord:
+        """Return what is kept while it is down: its port, for the next start."""
+        return ServiceRecord(port=self.port)
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """The keeper's pid and its servers; valid only while the keeper's lock is held."""
+
+    keeper: int | None = None
+    services: dict[Service, ServiceRecord] = field(
+        default_factory=lambda: {service: ServiceRecord() for service in SERVICES}
+    )
+
+    def stopped(self) -> Record:
+        """Return the record of a keeper that has ended."""
+        services = {service: one.stopped() for service, one in self.services.items()}
+        return replace(self, keeper=None, services=services)
+
+    def url(self, service: Service) -> str | None:
+        """Return the service's URL while it runs, else None."""
+        one = self.services[service]
+        return url_of(service, one.port) if one.state == "running" and one.port else None
+
+
+def read_record(folder: Folder) -> Record:
+    """Return the last record, or an empty one when it is missing or malformed."""
+    try:
+        content = json.loads(folder.record.read_text(encoding="utf-8"))
+        services = {name: ServiceRecord(**content["services"][name]) for name in SERVICES}
+        return Record(content["keeper"], services)
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        return Record()
+
+
+def write_record(folder: Folder, record: Record) -> None:
+    """Replace the record in one step."""
+    draft = folder.record.with_suffix(".new")
+    draft.write_text(json.dumps(asdict(record)), encoding="utf-8")
+    draft.replace(folder.record)
+
+
 def url_of(service: Service, port: int) -> str:
-    """The URL at which a service listens.
+    """Return the URL at which a service listens.
 
     >>> url_of("redis", 6379)
     'redis://127.0.0.1:6379'
@@ -91,7 +157,7 @@ def url_of(service: Service, port: int) -> str:
 
 
 def last_line(log: Path) -> str:
-    """The last line of a log that says something; "" when there is none."""
+    """Return the last line of a log that is not empty, or ""."""
     try:
         with log.open("rb") as file:
             file.seek(max(0, log.stat().st_size - 4096))

@@ -1,7 +1,7 @@
 """The keeper: the process that runs the servers for as long as somebody uses them.
 
-It polls the leases four times a second. The decision to stop is taken, and carried out, under the
-start lock, so that nobody joins servers that are about to go.
+It polls the leases four times a second. It decides to stop, and stops, under the start lock, so
+that no process joins servers that are about to end.
 """
 
 from __future__ import annotations
@@ -13,11 +13,9 @@ import sys
 import time
 from pathlib import Path
 
-from vibetuner.embedded.folder import Folder, Service
-from vibetuner.embedded.locks import try_lock, wait_for_lock
-from vibetuner.embedded.record import Record, read_record, write_record
+from vibetuner.embedded.folder import Folder, Record, Service, read_record, write_record
 from vibetuner.embedded.servers import Mongo, Server, Valkey, stop_all
-from vibetuner.embedded.users import live_users, remove_dead
+from vibetuner.embedded.users import live_users, remove_dead, try_lock, wait_for_lock
 
 __all__ = ["main"]
 
@@ -27,7 +25,7 @@ LOCK_SECONDS = 10.0
 
 
 def main() -> None:
-    """``python -m vibetuner.embedded.keeper <folder> <descriptor of the keeper's lock>``."""
+    """Run ``python -m vibetuner.embedded.keeper <folder> <descriptor of the keeper's lock>``."""
     folder, lock = Folder(Path(sys.argv[1])), int(sys.argv[2])
     os.set_inheritable(lock, False)
     logging.basicConfig(format="%(asctime)s %(message)s", level=logging.INFO)
@@ -38,7 +36,7 @@ def main() -> None:
 
 
 class Keeper:
-    """Runs what the live leases ask for."""
+    """The servers that live leases ask for."""
 
     def __init__(self, folder: Folder, lock: int) -> None:
         self._folder = folder
@@ -51,7 +49,7 @@ class Keeper:
         self._told_to_stop = False
 
     def run(self) -> None:
-        """Serve until nobody is left."""
+        """Serve until no user is left."""
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._on_signal)
         start_lock: int | None = None
@@ -63,13 +61,13 @@ class Keeper:
             stop_all(self._servers.values())
             self._wanted.clear()
             self._publish(keeper=None)
-            # In this order: who gets the start lock must find the keeper's lock free.
+            # In this order: whoever gets the start lock must find the keeper's lock free.
             os.close(self._lock)
             if start_lock is not None:
                 os.close(start_lock)
 
     def _serve(self) -> int | None:
-        """Look after the servers; returns with the start lock held when it is time to stop."""
+        """Watch the servers, and return with the start lock held when it is time to stop."""
         while True:
             if self._is_evicted():
                 return None
@@ -87,7 +85,7 @@ class Keeper:
 
     def _users_want_services(self) -> bool:
         users = live_users(self._folder)
-        # A service stays once it is up: what one user left, the next may be about to join.
+        # A service stays up once started: the next user may be about to join it.
         self._wanted.update(service for user in users for service in user.services)
         return bool(users) or self._folder.pin.exists()
 
@@ -107,7 +105,7 @@ class Keeper:
         )
 
     def _is_evicted(self) -> bool:
-        """Whether somebody removed the folder below us; then nothing in it is ours any more."""
+        """Return whether the folder was removed; then nothing in it belongs to this keeper."""
         try:
             return not os.path.samestat(self._folder.keeper_lock.stat(), os.fstat(self._lock))
         except OSError:
@@ -120,8 +118,8 @@ class Keeper:
         record = Record(keeper, {name: server.record for name, server in self._servers.items()})
         if record == self._published or self._is_evicted():
             return
-        # A keeper that can't write this ends: whoever waits for it then meets the same obstacle,
-        # and says so.
+        # A keeper that can't write this ends; whoever waits for it meets the same obstacle and
+        # reports it.
         write_record(self._folder, record)
         self._published = record
 

@@ -1,9 +1,11 @@
-"""A process's claim on the services."""
+"""A process's claim on the embedded services, and the start of their keeper."""
 
 from __future__ import annotations
 
 import os
 import secrets
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Collection, Iterator
@@ -11,29 +13,37 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Self
 
-from vibetuner.embedded.folder import SERVICES, TITLES, Folder, Service, file_errors, last_line
-from vibetuner.embedded.locks import is_held, wait_for_lock
+from vibetuner.embedded.folder import (
+    SERVICES,
+    TITLES,
+    Folder,
+    Record,
+    Service,
+    file_errors,
+    last_line,
+    read_record,
+    write_record,
+)
 from vibetuner.embedded.packages import check_installed
-from vibetuner.embedded.record import Record, read_record
-from vibetuner.embedded.spawn import ensure_keeper
-from vibetuner.embedded.users import User, sign_in
+from vibetuner.embedded.users import User, is_held, sign_in, try_lock, wait_for_lock
 from vibetuner.errors import ServiceUnavailable
 
-__all__ = ["Lease", "join", "starting"]
+__all__ = ["Lease", "ensure_keeper", "join", "starting"]
 
-START_SECONDS = 15.0
+# On a busy machine, the MongoDB server takes 10 s to import what it needs.
+START_SECONDS = 30.0
 # A keeper that stops holds the start lock until its servers are gone.
 LOCK_SECONDS = 30.0
-# A keeper that is killed while it starts is replaced; one that always dies has a reason.
+# Replace a keeper that is killed while it starts; report one that dies every time.
 MAX_KEEPERS = 3
 
 
 def join(root: Path, services: Collection[Service], *, command: str) -> Lease:
-    """Start the services or join those that run; returns when they answer.
+    """Start the services or join those that run, and return when they answer.
 
     Raises:
         ServiceUnavailable: a package is missing, the folder can't be written, or a server does
-            not come up within 15 seconds.
+            not answer within 30 seconds.
     """
     lease = Lease(root, services, command=command)
     lease.enter()
@@ -41,9 +51,9 @@ def join(root: Path, services: Collection[Service], *, command: str) -> Lease:
 
 
 class Lease:
-    """While a lease is held, its services run.
+    """A claim that keeps its services running.
 
-    A killed process gives its lease back too. A process forked off while it is held keeps it.
+    The kernel releases it when its process dies. A forked child keeps it.
     """
 
     def __init__(self, root: Path, services: Collection[Service], *, command: str) -> None:
@@ -58,7 +68,7 @@ class Lease:
         self._guard = threading.Lock()
 
     def enter(self) -> None:
-        """Claim the services and wait for them; blocks until then, or until :meth:`leave`."""
+        """Claim the services and wait until they answer, or until :meth:`leave` is called."""
         check_installed(self._services)
         try:
             with file_errors(self._folder):
@@ -69,7 +79,7 @@ class Lease:
             raise
 
     def leave(self) -> None:
-        """Give the claim back, from any thread, as often as you like; the keeper does the rest."""
+        """Release the claim, from any thread, any number of times."""
         self._left.set()
         with self._guard:
             descriptor, self._descriptor = self._descriptor, None
@@ -126,13 +136,14 @@ class Lease:
             if one.state == "failed" and (one.since or 0) >= joined:
                 raise _unavailable(TITLES[name], one.error, log)
             if late and one.state != "running":
-                reason = f"no answer after {START_SECONDS:.0f} s; {last_line(log) or 'it is mute'}"
+                words = last_line(log) or "its log is empty"
+                reason = f"no answer after {START_SECONDS:.0f} s; {words}"
                 raise _unavailable(TITLES[name], reason, log)
 
 
 @contextmanager
 def starting(folder: Folder, left: threading.Event) -> Iterator[bool]:
-    """Hold the start lock; False when ``left`` is set before it comes free."""
+    """Hold the start lock; yield False when ``left`` is set before it is free."""
     descriptor = wait_for_lock(folder.start_lock, patience=LOCK_SECONDS, give_up=left.is_set)
     if descriptor is None and not left.is_set():
         reason = f"another command has been starting or stopping them for {LOCK_SECONDS:.0f} s"
@@ -142,6 +153,51 @@ def starting(folder: Folder, left: threading.Event) -> Iterator[bool]:
     finally:
         if descriptor is not None:
             os.close(descriptor)
+
+
+def ensure_keeper(folder: Folder) -> bool:
+    """Start a keeper unless one is alive, and return whether it did. Needs the start lock.
+
+    The keeper inherits its lock already locked, so it never runs without one, and never twice.
+    """
+    lock = try_lock(folder.keeper_lock)
+    if lock is None:
+        return False
+    try:
+        _forget_last(folder)
+        _spawn(folder, lock)
+    finally:
+        os.close(lock)
+    return True
+
+
+def _forget_last(folder: Folder) -> None:
+    folder.pin.unlink(missing_ok=True)
+    folder.stop_request.unlink(missing_ok=True)
+    write_record(folder, read_record(folder).stopped())
+    for log in (folder.keeper_log, *(folder.log(service) for service in SERVICES)):
+        with suppress(FileNotFoundError):
+            log.replace(log.with_suffix(".log.1"))
+
+
+def _spawn(folder: Folder, lock: int) -> None:
+    # -P: a project's own json.py must not stand in for the standard library's.
+    command = [sys.executable, "-P", "-m", "vibetuner.embedded.keeper", str(folder.path), str(lock)]
+    with folder.keeper_log.open("ab") as log:
+        # Returns at once: the keeper forks, and its parent exits, so it never becomes a zombie.
+        done = subprocess.run(
+            command,
+            check=False,
+            pass_fds=(lock,),
+            start_new_session=True,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+        )
+    if done.returncode != 0:
+        raise ServiceUnavailable(
+            f"Embedded services: their keeper can't start. Its log: {folder.keeper_log}"
+        )
 
 
 def _unavailable(what: str, reason: str, log: Path) -> ServiceUnavailable:

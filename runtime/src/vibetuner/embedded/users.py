@@ -1,16 +1,30 @@
-"""Who uses the services: the kernel says which of the lease files belong to a live process."""
+"""The users of the services, each a locked file.
+
+The kernel drops a lock when its process dies, however it dies, so no pid is ever trusted.
+"""
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
+import time
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from vibetuner.embedded.folder import Folder, Service
-from vibetuner.embedded.locks import is_held, try_lock
 
-__all__ = ["User", "live_users", "remove_dead", "sign_in"]
+__all__ = [
+    "User",
+    "is_held",
+    "live_users",
+    "remove_dead",
+    "sign_in",
+    "try_lock",
+    "wait_for_lock",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +38,7 @@ class User:
 
 
 def live_users(folder: Folder) -> list[User]:
-    """All users whose process is alive, the longest-standing first."""
+    """Return the users whose process is alive, the oldest first."""
     users = (_read_user(path) for path in folder.leases.glob("*.lease") if is_held(path))
     return sorted((user for user in users if user), key=lambda user: user.since)
 
@@ -38,7 +52,7 @@ def _read_user(path: Path) -> User | None:
 
 
 def sign_in(path: Path, user: User) -> int:
-    """Write a lease; the descriptor that keeps it alive. Needs the start lock."""
+    """Write a lease, and return the descriptor that keeps it alive. Needs the start lock."""
     draft = path.with_suffix(".new")
     descriptor = try_lock(draft)
     if descriptor is None:
@@ -54,7 +68,46 @@ def sign_in(path: Path, user: User) -> int:
 
 
 def remove_dead(folder: Folder) -> None:
-    """Remove what killed users left behind. Needs the start lock."""
+    """Remove the leases of killed users. Needs the start lock."""
     for path in folder.leases.glob("*.*"):
         if not is_held(path):
             path.unlink(missing_ok=True)
+
+
+def try_lock(path: Path) -> int | None:
+    """Lock a file and return its descriptor, or None when another process holds the lock.
+
+    Closing the descriptor releases the lock. It is closed on exec unless it is passed on.
+    """
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BaseException as error:
+        os.close(descriptor)
+        if isinstance(error, BlockingIOError):
+            return None
+        raise
+    return descriptor
+
+
+def wait_for_lock(path: Path, *, patience: float, give_up: Callable[[], bool]) -> int | None:
+    """Repeat :func:`try_lock` for ``patience`` seconds, or until ``give_up()`` is true."""
+    deadline = time.monotonic() + patience
+    while (descriptor := try_lock(path)) is None:
+        if give_up() or time.monotonic() > deadline:
+            return None
+        time.sleep(0.02)
+    return descriptor
+
+
+def is_held(path: Path) -> bool:
+    """Return whether a live process holds the lock; many may ask at once."""
+    with suppress(FileNotFoundError):
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        finally:
+            os.close(descriptor)
+    return False

@@ -26,7 +26,7 @@ Database = AsyncDatabase[dict[str, Any]]
 
 @asynccontextmanager
 async def open_mongo(settings: Settings, project: VibetunerApp) -> AsyncIterator[Database]:
-    """The database with every document of the project ready for use, indexes made.
+    """Open the database with the project's documents registered and their indexes created.
 
     Raises:
         ServiceUnavailable: no answer within 5 seconds, or a refusal.
@@ -41,9 +41,9 @@ async def open_mongo(settings: Settings, project: VibetunerApp) -> AsyncIterator
 
 @asynccontextmanager
 async def open_database(settings: Settings) -> AsyncIterator[Database]:
-    """The database alone, without the project's documents; it has answered once.
+    """Open the database without the project's documents; it has answered a ping.
 
-    The name comes from the URL's path, else from REDIS_KEY_PREFIX, which is the project's slug.
+    The name is the URL's path, or else the queue's name, by default the project's slug.
 
     Raises:
         ServiceUnavailable: no answer within 5 seconds, or a refusal.
@@ -54,7 +54,7 @@ async def open_database(settings: Settings) -> AsyncIterator[Database]:
             await client.admin.command("ping")
         except PyMongoError as error:
             raise ServiceUnavailable(unreachable(settings, error)) from error
-        # A dot or a colon may stand in a key, and not in a database's name.
+        # A key may contain a dot or a colon, a database's name may not.
         name = re.sub(r"[.:]", "-", settings.queue_name)
         database = client.get_default_database(name)
         with mongo_database.hold(database):
@@ -67,7 +67,7 @@ open_resource = open_mongo
 
 
 async def _init_documents(database: Database, project: VibetunerApp) -> None:
-    # Named, not imported: a look at the dead letters takes the database alone.
+    # Imported here: listing dead letters needs the database alone.
     core = import_module("vibetuner.models").CORE_MODELS
     await import_module("beanie").init_beanie(
         database=database, document_models=[*core, *project.models]
@@ -103,7 +103,7 @@ def _make_client(settings: Settings) -> AsyncMongoClient[dict[str, Any]]:
 
 
 def unreachable(settings: Settings, error: Exception) -> str:
-    """What to say when MongoDB did not do as asked: where, why, and the cure."""
+    """Say that MongoDB can't be used: where it is, why, and the cure."""
     reason = first_line(error).split(",", 1)[0]
     return (
         f"MongoDB at {mask_url(settings.mongodb_url or '')} can't be used: {reason}. "

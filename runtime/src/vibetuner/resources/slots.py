@@ -1,4 +1,4 @@
-"""What a process has open of each database; light, so that asking loads no driver."""
+"""The open connection to each database; importing this loads no driver."""
 
 from __future__ import annotations
 

@@ -1,32 +1,34 @@
-"""The SQL database: one asynchronous engine a process, sessions from SQLModel."""
+"""The SQL database: one asynchronous engine per process, sessions from SQLModel."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from pathlib import Path
-from typing import Any
 
-from sqlalchemy import Table, event, make_url, text
-from sqlalchemy.exc import ArgumentError, SQLAlchemyError
-from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy import Table, text
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlmodel import SQLModel
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from vibetuner.app import VibetunerApp
-from vibetuner.config import Settings, mask_url
-from vibetuner.errors import NotConfigured, ServiceUnavailable, first_line
-from vibetuner.resources.slots import SQL_MISSING, sql_engine
+from vibetuner.config import Settings
+from vibetuner.errors import NotConfigured, ServiceUnavailable
+from vibetuner.resources.slots import sql_engine
+from vibetuner.resources.sql_engine import finish, make_engine, unreachable
 
 __all__ = ["check", "create_schema", "get_session", "open_resource", "open_session", "open_sql"]
 
 
 @asynccontextmanager
 async def open_session() -> AsyncIterator[AsyncSession]:
-    """A session on the process's engine; what you don't commit is rolled back.
+    """Open a session on the process's engine; what you don't commit is rolled back.
+
+    A task that is cancelled inside a statement leaves no lock and no connection behind.
 
     Raises:
         NotConfigured: DATABASE_URL is empty, or no lifespan is running.
+        ServiceUnavailable: no connection came free within DATABASE_POOL_TIMEOUT.
     """
     async with AsyncSession(sql_engine.get(), expire_on_commit=False) as session:
         yield session
@@ -44,23 +46,23 @@ async def get_session() -> AsyncIterator[AsyncSession]:
 
 @asynccontextmanager
 async def open_sql(settings: Settings) -> AsyncIterator[AsyncEngine]:
-    """The engine for DATABASE_URL, behind :func:`open_session` while it is open.
+    """Open the engine for DATABASE_URL; :func:`open_session` uses it for the length of the block.
 
     Raises:
-        ServiceUnavailable: the database refuses, or does not answer.
+        ServiceUnavailable: the database refuses the connection or does not answer.
     """
-    engine = _make_engine(settings)
+    engine = make_engine(settings)
     try:
         await _ping(engine, settings)
         with sql_engine.hold(engine):
             yield engine
     finally:
-        await engine.dispose()
+        await finish(engine.dispose())
 
 
 @asynccontextmanager
 async def open_resource(settings: Settings, _project: VibetunerApp) -> AsyncIterator[AsyncEngine]:
-    """As :func:`open_sql`."""
+    """Open the engine, as :func:`open_sql` does."""
     async with open_sql(settings) as engine:
         yield engine
 
@@ -72,15 +74,15 @@ async def check(settings: Settings) -> None:
         NotConfigured: DATABASE_URL is empty.
         ServiceUnavailable: the database refuses, or does not answer.
     """
-    engine = _make_engine(settings)
+    engine = make_engine(settings)
     try:
         await _ping(engine, settings)
     finally:
-        await engine.dispose()
+        await finish(engine.dispose())
 
 
 async def create_schema(settings: Settings, models: Sequence[type[SQLModel]]) -> list[str]:
-    """Create the tables of ``models`` that are missing; returns the names of those made."""
+    """Create the missing tables of ``models``, and return their names."""
     tables = [_table(model) for model in models]
     async with open_sql(settings) as engine, engine.begin() as connection:
         existing = await connection.run_sync(
@@ -96,40 +98,10 @@ def _table(model: type[SQLModel]) -> Table:
     table = getattr(model, "__table__", None)
     if not isinstance(table, Table):
         raise NotConfigured(
-            f"sql_models= lists {model.__name__}, which is no table. Declare it as "
+            f"sql_models= lists {model.__name__}, which is not a table. Declare it as "
             f"`class {model.__name__}(SQLModel, table=True)`"
         )
     return table
-
-
-def _make_engine(settings: Settings) -> AsyncEngine:
-    if not settings.database_url:
-        raise NotConfigured(SQL_MISSING)
-    try:
-        url = make_url(settings.database_url)
-        if url.get_backend_name() == "sqlite" and url.database not in {None, "", ":memory:"}:
-            Path(str(url.database)).parent.mkdir(parents=True, exist_ok=True)
-        engine = create_async_engine(url, pool_pre_ping=url.get_backend_name() != "sqlite")
-    except ImportError as error:
-        raise ServiceUnavailable(
-            f"SQL database: {error.name} is not installed. "
-            "Run:  uv add 'vibetuner-runtime[postgres]'"
-        ) from error
-    except (ArgumentError, OSError, ValueError) as error:
-        raise ServiceUnavailable(_unreachable(settings, error)) from error
-    if url.get_backend_name() == "sqlite":
-        event.listen(engine.sync_engine, "connect", _prepare_sqlite)
-    return engine
-
-
-def _prepare_sqlite(connection: Any, _record: object) -> None:
-    """Let web and worker write to one file: readers don't block, writers wait their turn."""
-    cursor = connection.cursor()
-    cursor.execute("PRAGMA journal_mode=WAL")
-    cursor.execute("PRAGMA synchronous=NORMAL")
-    cursor.execute("PRAGMA busy_timeout=5000")
-    cursor.execute("PRAGMA foreign_keys=ON")
-    cursor.close()
 
 
 async def _ping(engine: AsyncEngine, settings: Settings) -> None:
@@ -137,12 +109,4 @@ async def _ping(engine: AsyncEngine, settings: Settings) -> None:
         async with engine.connect() as connection:
             await connection.execute(text("SELECT 1"))
     except (SQLAlchemyError, OSError) as error:
-        raise ServiceUnavailable(_unreachable(settings, error)) from error
-
-
-def _unreachable(settings: Settings, error: Exception) -> str:
-    reason = first_line(error)
-    return (
-        f"SQL database at {mask_url(settings.database_url or '')} can't be used: {reason}. "
-        "Start it, or correct DATABASE_URL"
-    )
+        raise ServiceUnavailable(unreachable(settings, error)) from error

@@ -1,4 +1,4 @@
-"""Which setting enables which resource."""
+"""The resources, each with the setting that enables it."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ Check = Callable[[Settings], Awaitable[None]]
 
 @dataclass(frozen=True, slots=True)
 class Resource:
-    """An outside system: opened in a lifespan when its setting is not empty.
+    """An outside system that a lifespan opens when its setting is not empty.
 
-    The module is named, not imported: a process loads the driver of what it uses.
+    The module is named, not imported: a process loads only the drivers that it uses.
     """
 
     name: str
@@ -29,15 +29,15 @@ class Resource:
     module: str
 
     def enabled(self, settings: Settings) -> bool:
-        """Whether the setting that enables it holds a value."""
+        """Return whether its setting holds a value."""
         return bool(getattr(settings, self.setting))
 
     def open(self, settings: Settings, project: VibetunerApp) -> AbstractAsyncContextManager[Any]:
-        """The resource, open for the length of the block."""
+        """Open the resource for the length of the block."""
         return cast("Opener", import_module(self.module).open_resource)(settings, project)
 
     def load(self) -> None:
-        """Import its driver, unless that is done already."""
+        """Import its driver."""
         import_module(self.module)
 
     async def check(self, settings: Settings) -> None:

@@ -1,0 +1,225 @@
+"""The SQL engine: its pool, and connections that a cancellation can't leave locked.
+
+A task that is cut off (time limit, abort, stop) can be inside any statement. SQLAlchemy then closes
+the connection, and three things are added here: the close itself can't be cancelled, a statement
+that still runs in SQLite is interrupted, and a half-read one gives its lock back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from collections.abc import Callable, Coroutine
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+from weakref import WeakSet
+
+from anyio import CancelScope
+from sqlalchemy import URL, AdaptedConnection, PoolProxiedConnection, event, make_url
+from sqlalchemy.engine.interfaces import ExceptionContext
+from sqlalchemy.exc import ArgumentError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.pool import AsyncAdaptedQueuePool
+from sqlalchemy.util import await_, greenlet_spawn
+from sqlalchemy.util.concurrency import in_greenlet
+
+from vibetuner.config import Settings, mask_url
+from vibetuner.errors import NotConfigured, ServiceUnavailable, first_line
+from vibetuner.resources.slots import SQL_MISSING
+
+if TYPE_CHECKING:
+    from aiosqlite import Connection
+
+__all__ = ["finish", "make_engine", "unreachable"]
+
+T = TypeVar("T")
+
+# Longer than SQLite waits for a lock, and less than a worker gives a cancelled task to clean up.
+PATIENCE = 8.0
+
+PRAGMAS = {
+    # Let web and worker write to one file: readers don't block, writers wait for their turn.
+    "journal_mode": "WAL",
+    "synchronous": "NORMAL",
+    "busy_timeout": "5000",
+    "foreign_keys": "ON",
+}
+
+
+def make_engine(settings: Settings) -> AsyncEngine:
+    """Return the engine for DATABASE_URL; it connects on first use.
+
+    Raises:
+        NotConfigured: DATABASE_URL is empty.
+        ServiceUnavailable: DATABASE_URL is malformed, or its driver is not installed.
+    """
+    if not settings.database_url:
+        raise NotConfigured(SQL_MISSING)
+    try:
+        url = make_url(settings.database_url)
+        options = _sqlite_options(url) if _is_sqlite(url) else {"pool_pre_ping": True}
+        if not _is_in_memory(url):
+            options |= _pool_options(settings)
+        engine = create_async_engine(url, **options)
+    except ImportError as error:
+        raise ServiceUnavailable(
+            f"SQL database: {error.name} is not installed. "
+            "Run:  uv add 'vibetuner-runtime[postgres]'"
+        ) from error
+    except (ArgumentError, OSError, ValueError) as error:
+        raise ServiceUnavailable(unreachable(settings, error)) from error
+    _shield(engine)
+    if _is_in_memory(url):
+        event.listen(engine.sync_engine, "handle_error", _keep_connected)
+    return engine
+
+
+def unreachable(settings: Settings, error: Exception) -> str:
+    """Say that the database can't be used: where it is, why, and the cure."""
+    return (
+        f"SQL database at {mask_url(settings.database_url or '')} can't be used: "
+        f"{first_line(error)}. Start it, or correct DATABASE_URL"
+    )
+
+
+async def finish(work: Coroutine[Any, Any, T]) -> T:
+    """Run ``work`` in a task of its own, which goes on when the caller is cancelled.
+
+    The cancellation is delivered afterwards, at the caller's next await; ``work`` is cancelled too
+    when it takes 8 seconds longer.
+    """
+    task = asyncio.ensure_future(work)
+    cancelled: asyncio.CancelledError | None = None
+    with CancelScope(shield=True):
+        while not task.done():
+            try:
+                await asyncio.wait({task})
+            except asyncio.CancelledError as error:
+                if cancelled is None:
+                    asyncio.get_running_loop().call_later(PATIENCE, task.cancel)
+                cancelled = error
+    caller = asyncio.current_task()
+    if cancelled is not None and caller is not None:
+        caller.uncancel()
+        caller.cancel(*cancelled.args)
+    return task.result()
+
+
+class Pool(AsyncAdaptedQueuePool):
+    """A pool that says what is exhausted, and the cure."""
+
+    def connect(self) -> PoolProxiedConnection:
+        """Return a connection, waiting for one as long as DATABASE_POOL_TIMEOUT says.
+
+        Raises:
+            ServiceUnavailable: all connections stayed in use.
+        """
+        try:
+            return super().connect()
+        except PoolTimeout as error:
+            raise ServiceUnavailable(
+                f"SQL database: all {self.size() + self._max_overflow} connections of this "
+                f"process stayed in use for {self.timeout():g} s. Close sessions before long "
+                f"work, or set DATABASE_POOL_SIZE (now {self.size()}, and as many again "
+                "under load)"
+            ) from error
+
+
+class SQLiteConnection(sqlite3.Connection):
+    """A connection that releases its locks when it is closed.
+
+    SQLite keeps a closed connection and its locks for as long as a statement is half read, and a
+    cancelled task leaves one behind for the garbage collector.
+    """
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._cursors: WeakSet[sqlite3.Cursor] = WeakSet()
+        try:
+            for name, value in PRAGMAS.items():
+                self.execute(f"PRAGMA {name}={value}").close()
+        except BaseException:
+            self.close()
+            raise
+
+    def cursor(self, *arguments: Any, **options: Any) -> Any:
+        """Return a new cursor, and remember it."""
+        cursor = super().cursor(*arguments, **options)
+        self._cursors.add(cursor)
+        return cursor
+
+    def close(self) -> None:
+        """Close every cursor, then roll back and close the connection."""
+        for cursor in list(self._cursors):
+            cursor.close()
+        super().close()
+
+
+def _is_sqlite(url: URL) -> bool:
+    return url.get_backend_name() == "sqlite"
+
+
+def _is_in_memory(url: URL) -> bool:
+    return _is_sqlite(url) and url.database in {None, "", ":memory:"}
+
+
+def _sqlite_options(url: URL) -> dict[str, Any]:
+    if not _is_in_memory(url):
+        Path(str(url.database)).parent.mkdir(parents=True, exist_ok=True)
+    return {"connect_args": {"factory": SQLiteConnection}}
+
+
+def _pool_options(settings: Settings) -> dict[str, Any]:
+    """Two sessions for every task that runs at the same time: one in the other is common."""
+    size = settings.database_pool_size or settings.worker_concurrency
+    return {
+        "poolclass": Pool,
+        "pool_size": size,
+        "max_overflow": size,
+        "pool_timeout": settings.database_pool_timeout,
+    }
+
+
+def _shield(engine: AsyncEngine) -> None:
+    """Let no cancellation interrupt the steps that would leave a connection open or locked."""
+    dialect = engine.dialect
+    steps: dict[str, Callable[..., Any]] = {
+        "connect": dialect.connect,
+        "do_rollback": dialect.do_rollback,
+        "do_terminate": dialect.do_terminate,
+    }
+    # SQLAlchemy has no events around these steps.
+    for name, step in steps.items():
+        setattr(dialect, name, partial(_finish_step, step))
+    if dialect.name == "sqlite":
+        event.listen(engine.sync_engine, "close", _close_sqlite)
+
+
+def _finish_step(step: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+    """Run one of SQLAlchemy's synchronous steps as :func:`finish` runs a coroutine."""
+    if not in_greenlet():  # the garbage collector closes a forgotten connection
+        return step(*arguments, **options)
+    return await_(finish(greenlet_spawn(step, *arguments, **options)))
+
+
+def _close_sqlite(connection: AdaptedConnection, _record: object) -> None:
+    connection.run_async(lambda driver: finish(_interrupt_and_close(driver)))
+
+
+async def _interrupt_and_close(driver: Connection) -> None:
+    """End what the connection's thread still has to do, which would hold up the close."""
+    closing = asyncio.ensure_future(driver.close())
+    while not closing.done():
+        # A statement that the thread has not begun can't be interrupted yet.
+        with suppress(ValueError):  # closed meanwhile
+            await driver.interrupt()
+        await asyncio.wait({closing}, timeout=0.05)
+    await closing
+
+
+def _keep_connected(context: ExceptionContext) -> None:
+    """Keep the connection of a database in memory, which ends with it."""
+    context.is_disconnect = False

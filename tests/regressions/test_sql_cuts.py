@@ -1,0 +1,256 @@
+"""A task that is cut off inside any SQL statement leaves nothing behind.
+
+The default SQLite file used to stay locked for every process until the garbage collector ran.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import random
+import sqlite3
+import threading
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
+from contextlib import asynccontextmanager
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import anyio
+import asyncpg
+import pytest
+from sqlalchemy import func, text
+from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlmodel import Field, SQLModel, col, select
+from sqlmodel.ext.asyncio.session import AsyncSession
+
+from vibetuner.config import Settings
+from vibetuner.resources.sql import create_schema, open_session, open_sql
+
+CUTS = 120
+BATCH = 40
+
+Work = Callable[[AsyncEngine, int], Coroutine[Any, Any, None]]
+Cut = Callable[[Coroutine[Any, Any, None], float], Awaitable[None]]
+Watch = Callable[[], Awaitable[int]]
+
+
+class CutRow(SQLModel, table=True):
+    id: int | None = Field(default=None, primary_key=True)
+    batch: int
+    content: str = "x" * 50
+
+
+async def flush(engine: AsyncEngine, batch: int) -> None:
+    """The reported task: it adds rows and flushes in a loop."""
+    async with open_session() as session:
+        for _ in range(4):
+            session.add_all(CutRow(batch=batch) for _ in range(BATCH // 4))
+            await session.flush()
+        await session.commit()
+
+
+async def insert(engine: AsyncEngine, batch: int) -> None:
+    """One statement a row, in a session that a user makes of the engine."""
+    async with AsyncSession(engine) as session:
+        for _ in range(BATCH):
+            await session.exec(
+                text("INSERT INTO cutrow (batch, content) VALUES (:batch, 'x')"),
+                params={"batch": batch},
+            )
+        await session.commit()
+
+
+async def commit(engine: AsyncEngine, batch: int) -> None:
+    """Nearly nothing but commits."""
+    async with engine.begin() as connection:
+        await connection.execute(
+            text("INSERT INTO cutrow (batch, content) VALUES (:batch, 'x')"),
+            [{"batch": batch}] * BATCH,
+        )
+
+
+async def rollback(engine: AsyncEngine, batch: int) -> None:
+    """Nearly nothing but rollbacks."""
+    async with open_session() as session:
+        session.add(CutRow(batch=batch))
+        await session.flush()
+        await session.rollback()
+
+
+async def read(engine: AsyncEngine, batch: int) -> None:
+    """Read at once, and row by row, while a row waits to be committed."""
+    async with AsyncSession(engine) as session:
+        session.add(CutRow(batch=batch))
+        await session.flush()
+        (await session.exec(select(CutRow).limit(300))).all()
+        rows = await session.stream(select(CutRow).limit(300).execution_options(yield_per=20))
+        async for _ in rows:
+            pass
+
+
+async def compute(engine: AsyncEngine, batch: int) -> None:
+    """A statement that runs for minutes, behind one that locks."""
+    numbers = "WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x+1 FROM n) SELECT max(x) FROM n"
+    async with open_session() as session:
+        session.add(CutRow(batch=batch))
+        await session.flush()
+        is_sqlite = engine.dialect.name == "sqlite"
+        await session.exec(text(numbers if is_sqlite else "SELECT pg_sleep(300)"))
+
+
+async def once(work: Coroutine[Any, Any, None], delay: float) -> None:
+    """As a worker does it: one ``cancel()``, and wait."""
+    task = asyncio.create_task(work)
+    await asyncio.sleep(delay)
+    task.cancel()
+    await asyncio.wait({task})
+    assert task.cancelled()
+
+
+async def often(work: Coroutine[Any, Any, None], delay: float) -> None:
+    """Impatiently: ``cancel()`` until it has ended."""
+    task = asyncio.create_task(work)
+    await asyncio.sleep(delay)
+    while not task.done():
+        task.cancel()
+        await asyncio.sleep(random.choice([0, 0.0005]))
+    assert task.cancelled()
+
+
+async def scope(work: Coroutine[Any, Any, None], delay: float) -> None:
+    """With anyio's scope, which cancels at every further await."""
+    with anyio.move_on_after(delay) as cut:
+        await work
+    assert cut.cancelled_caught
+
+
+async def limit(work: Coroutine[Any, Any, None], delay: float) -> None:
+    """With asyncio's timeout, which must know its own cancellation again."""
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(delay):
+            await work
+
+
+async def go_on(work: Work, engine: AsyncEngine, batches: Iterator[int]) -> None:
+    """Repeat ``work``, so that every cut falls into some of it."""
+    while True:
+        await work(engine, next(batches))
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+async def database(
+    request: pytest.FixtureRequest, tmp_path: Path
+) -> AsyncIterator[tuple[Settings, Watch]]:
+    """Settings for a database, and a look from outside at how many locks are held in it."""
+    if request.param == "sqlite":
+        file = tmp_path / "cuts.db"
+        yield Settings(database_url=f"sqlite:///{file}"), lambda: _locks_of_sqlite(file)
+    else:
+        url = request.getfixturevalue("postgres")
+        async with _locks_of_postgres(url) as watch:
+            yield Settings(database_url=url), watch
+
+
+async def _locks_of_sqlite(file: Path) -> int:
+    other = sqlite3.connect(file, timeout=0, isolation_level=None)
+    try:
+        other.execute("BEGIN EXCLUSIVE")
+        other.execute("ROLLBACK")
+        # Not even a reader is left: it would keep the log from being written back.
+        return int(other.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0])
+    except sqlite3.OperationalError:
+        return 1
+    finally:
+        other.close()
+
+
+@asynccontextmanager
+async def _locks_of_postgres(url: str) -> AsyncIterator[Watch]:
+    other = await asyncpg.connect(url.replace("+asyncpg", ""))
+    query = (
+        "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend' "
+        "AND pid <> pg_backend_pid() AND state <> 'idle'"
+    )
+    try:
+        yield lambda: other.fetchval(query)
+    finally:
+        await other.execute("SET lock_timeout = 5000; DROP TABLE IF EXISTS cutrow")
+        await other.close()
+
+
+@pytest.fixture
+def no_gc() -> Iterator[None]:
+    """What is left behind stays, instead of being collected by luck."""
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("cut", [once, often, scope, limit])
+async def test_a_cut_leaves_no_lock_no_connection_and_no_half_transaction(
+    database: tuple[Settings, Watch], cut: Cut, no_gc: None, caplog: pytest.LogCaptureFixture
+):
+    """Wherever it falls, how often it is repeated, and for every session of the engine."""
+    settings, locks = database
+    works: tuple[Work, ...] = (flush, insert, commit, rollback, read, compute)
+    batches, chance = count(), random.Random(cut.__name__)
+    await create_schema(settings, [CutRow])
+    async with open_sql(settings) as engine:
+        for number in range(CUTS):
+            work = works[number % len(works)]
+            began, delay = time.monotonic(), chance.uniform(0.001, 0.03)
+            await cut(go_on(work, engine, batches), delay)
+
+            assert await locks() == 0, work.__name__
+            assert engine.pool.checkedout() == 0
+            assert time.monotonic() - began < 5
+
+        async with open_session() as session:
+            counted = select(CutRow.batch, func.count()).group_by(col(CutRow.batch))
+            assert {rows for _, rows in await session.exec(counted)} <= {BATCH}
+        if engine.dialect.name == "sqlite":
+            assert len(_sqlite_threads()) == engine.pool.checkedin() == 1
+        threads = _sqlite_threads()
+    for thread in threads:
+        thread.join(5)
+    assert not _sqlite_threads()
+    assert not caplog.records
+
+
+@pytest.mark.slow
+async def test_a_statement_is_ended_at_whichever_turn_of_the_loop_it_is_cut(
+    database: tuple[Settings, Watch], no_gc: None
+):
+    """SQLite's thread may not have begun it yet, and would then run it for minutes."""
+    settings, locks = database
+    await create_schema(settings, [CutRow])
+    async with open_sql(settings) as engine:
+        for turns in range(60):
+            began, task = time.monotonic(), asyncio.create_task(compute(engine, 0))
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            task.cancel()
+            await asyncio.wait({task})
+
+            assert task.cancelled()
+            assert await locks() == 0, turns
+            assert time.monotonic() - began < 5
+
+
+def _sqlite_threads() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if "connection_worker" in thread.name]
+
+
+async def test_a_cut_keeps_a_database_in_memory():
+    """It is gone with its only connection, which a cut closes elsewhere."""
+    async with open_sql(Settings(database_url="sqlite://")) as engine:
+        async with engine.begin() as connection:
+            await connection.run_sync(SQLModel.metadata.create_all, tables=[CutRow.__table__])
+        for cut in (once, often, scope, limit):
+            await cut(go_on(flush, engine, count()), 0.01)
+        async with open_session() as session:
+            assert (await session.exec(select(func.count(col(CutRow.id))))).one() % BATCH == 0
