@@ -63,8 +63,8 @@ def test_from_every_release_an_untouched_project_becomes_a_fresh_one(
     before = rendered_files(project.folder, without=".git")
     update(project)
 
-    run_copy(str(history.folder), tmp_path / "fresh", defaults=True, quiet=True)
-    after, fresh = rendered_files(project.folder, without=".git"), rendered_files(tmp_path / "fresh")
+    run_copy(str(history.folder), tmp_path / "fresh" / "my-project", defaults=True, quiet=True)
+    after, fresh = rendered_files(project.folder, without=".git"), rendered_files(tmp_path / "fresh" / "my-project")
     assert managed(after) == managed(fresh)
     assert seeds(after) == seeds(before)
     assert answers(project.folder)["_commit"] == "v999.0.0"
@@ -89,9 +89,9 @@ def test_an_untouched_project_becomes_what_a_fresh_copy_is(
     """Where the template has really changed, in files of both classes."""
     update(project)
 
-    run_copy(str(repository.folder), tmp_path / "fresh", defaults=True, quiet=True)
+    run_copy(str(repository.folder), tmp_path / "fresh" / "my-project", defaults=True, quiet=True)
     after = rendered_files(project.folder, without=".git")
-    assert managed(after) == managed(rendered_files(tmp_path / "fresh"))
+    assert managed(after) == managed(rendered_files(tmp_path / "fresh" / "my-project"))
     assert "# new in v0.9.1" in after[".just/run.just"]
     assert not [name for name, text in seeds(after).items() if "v0.9.1" in text]
 
@@ -105,6 +105,18 @@ def test_what_a_person_has_changed_survives(project: Repository, repository: Rep
     assert_work_survives(project, before)
     assert "# new in v0.9.1" in (project.folder / ".just/run.just").read_text("utf-8")
     assert source(project.folder)["rev"] == repository.git("rev-parse", "v0.9.1")
+
+
+def test_a_renamed_folder_keeps_the_projects_name(project: Repository):
+    """The folder names a project once, when it is made; a clone may be called otherwise."""
+    moved = project.folder.rename(project.folder.parent / "elsewhere")
+    project = Repository(moved, project.environment)
+    update(project)
+
+    assert answers(moved)["project_name"] == "My Project"
+    assert answers(moved)["_commit"] == "v0.9.1"
+    assert 'name = "my-project"' in (moved / "pyproject.toml").read_text("utf-8")
+    assert [path.name for path in (moved / "src").iterdir()] == ["my_project"]
 
 
 def test_recopy_renews_the_templates_files_and_no_others(project: Repository):
