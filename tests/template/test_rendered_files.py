@@ -96,7 +96,11 @@ def test_no_path_of_the_machine_is_rendered_but_where_the_runtime_is(plain: Path
     """What is committed must mean the same on the next machine."""
     expected = {
         ".copier-answers.yml": [f"_src_path: {plain}"],
-        "pyproject.toml": [f'path = "{plain}/runtime"'],
+        "pyproject.toml": [
+            f'    "vibetuner-runtime @ file://{plain}/runtime",',
+            f'    "vibetuner-runtime[embedded] @ file://{plain}/runtime",',
+            f'path = "{plain}/runtime"',
+        ],
     }
     machine = (str(plain), str(project), str(ROOT), str(Path.home()) + "/", "/tmp/", "/home/")
     in_image = "--mount=type=cache,target="

@@ -86,7 +86,7 @@ def test_an_update_from_one_version_to_the_next(project: Repository, repository:
     assert "git reset --hard && git clean --force -d && uv sync" in done.stderr
     rev = repository.git("rev-parse", "v0.9.1")
     assert answers(project.folder)["_commit"] == "v0.9.1"
-    assert source(project.folder)["rev"] == rev
+    assert f"@{rev}#" in source(project.folder)
     assert rev in (project.folder / "uv.lock").read_text("utf-8")
 
     project.commit("Update the template")

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from copier import run_copy, run_recopy, run_update
 
-from tests.template.conftest import ROOT, Repository, rendered_files, write_template
+from tests.template.conftest import ROOT, Repository, rendered_files, run, write_template
 from tests.template.test_runtime_source import answers, source
 
 SEEDS = ("README.md", "justfile", "src/", "tests/")
@@ -68,7 +68,7 @@ def test_from_every_release_an_untouched_project_becomes_a_fresh_one(
     assert managed(after) == managed(fresh)
     assert seeds(after) == seeds(before)
     assert answers(project.folder)["_commit"] == "v999.0.0"
-    assert source(project.folder)["rev"] == history.git("rev-parse", "v999.0.0")
+    assert f"@{history.git('rev-parse', 'v999.0.0')}#" in source(project.folder)
 
 
 def test_from_every_release_a_users_work_survives(history: Repository, tmp_path: Path):
@@ -80,7 +80,7 @@ def test_from_every_release_a_users_work_survives(history: Repository, tmp_path:
     update(project)
 
     assert_work_survives(project, before)
-    assert source(project.folder)["rev"] == history.git("rev-parse", "v999.0.0")
+    assert f"@{history.git('rev-parse', 'v999.0.0')}#" in source(project.folder)
 
 
 def test_an_untouched_project_becomes_what_a_fresh_copy_is(
@@ -104,7 +104,7 @@ def test_what_a_person_has_changed_survives(project: Repository, repository: Rep
 
     assert_work_survives(project, before)
     assert "# new in v0.9.1" in (project.folder / ".just/run.just").read_text("utf-8")
-    assert source(project.folder)["rev"] == repository.git("rev-parse", "v0.9.1")
+    assert f"@{repository.git('rev-parse', 'v0.9.1')}#" in source(project.folder)
 
 
 def test_a_renamed_folder_keeps_the_projects_name(project: Repository):
@@ -163,10 +163,11 @@ def start(template: Repository, folder: Path, version: str | None = None) -> Rep
 
 def work(project: Repository) -> None:
     """What a user does to a project."""
+    for command in (["polars>=1", "zstandard"], ["--dev", "attrs", "pytest-xdist>=3", "yarl"]):
+        arguments = ("uv", "add", "--frozen", "--quiet", *command)
+        run(*arguments, cwd=project.folder, environment=project.environment)
     edit(
         project.folder / "pyproject.toml",
-        ('    "vibetuner-runtime",\n]', '    "polars>=1",\n    "vibetuner-runtime",\n]'),
-        ('    "ruff>=', '    "pytest-xdist>=3",\n    "ruff>='),
         ("\\Z", '\n[tool.uv.sources.polars]\npath = "../polars"\n'),
     )
     edit(project.folder / "compose.prod.yml", ('"127.0.0.1:8000:8000"', '"127.0.0.1:9000:8000"'))
@@ -182,7 +183,8 @@ def work(project: Repository) -> None:
 def assert_work_survives(project: Repository, before: dict[str, str]) -> None:
     after = rendered_files(project.folder, without=".git")
     assert seeds(after) == before
-    for part in ('    "polars>=1",', "pytest-xdist>=3", '[tool.uv.sources.polars]\npath = "../polars"'):
+    added = ('"polars>=1"', '"zstandard"', '"attrs"', '"pytest-xdist>=3"', '"yarl"')
+    for part in (*added, '[tool.uv.sources.polars]\npath = "../polars"'):
         assert part in after["pyproject.toml"]
     assert '"127.0.0.1:9000:8000"' in after["compose.prod.yml"]
     assert "SHOP_NAME=Corner" in after[".env.example"]
