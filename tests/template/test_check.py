@@ -50,6 +50,17 @@ def test_all_that_can_be_generated_passes_it_too(project: Repository):
         assert name in checked
 
 
+def test_a_project_without_the_example_passes_it_too(
+    tmp_path: Path, plain: Path, project: Repository
+):
+    """One page, one task, its test."""
+    bare = Repository(tmp_path / "my-project", project.environment)
+    run_copy(str(plain), bare.folder, {"example": False}, defaults=True, quiet=True, unsafe=False)
+    checked = uv(bare, "run", "just", "check")
+
+    assert "3 passed" in checked
+
+
 def uv(project: Repository, *arguments: str) -> str:
     """What a command of uv prints."""
     done = run(

@@ -43,6 +43,15 @@ def project(plain: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def bare(plain: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same without the example."""
+    folder = tmp_path_factory.mktemp("bare") / "my-project"
+    answers = {"example": False}
+    run_copy(str(plain), folder, answers, defaults=True, quiet=True, unsafe=False)
+    return folder
+
+
 def test_nothing_in_the_template_asks_for_trust():
     """No tasks, no migrations, no extensions."""
     settings = yaml.safe_load((ROOT / "copier.yml").read_text("utf-8"))
@@ -50,11 +59,27 @@ def test_nothing_in_the_template_asks_for_trust():
     assert not {"_tasks", "_migrations", "_jinja_extensions", "_external_data"} & set(settings)
 
 
-def test_every_file_is_either_the_users_or_the_templates(project: Path):
+def test_every_file_is_either_the_users_or_the_templates(project: Path, bare: Path):
     """A new file must be put on one of the two lists on purpose."""
-    files = set(rendered_files(project))
+    for folder in (project, bare):
+        files = set(rendered_files(folder))
+        assert {name for name in files if not name.startswith(SEEDS)} == MANAGED
 
-    assert {name for name in files if not name.startswith(SEEDS)} == MANAGED
+
+def test_without_the_example_there_is_one_page_one_task_and_its_test(project: Path, bare: Path):
+    """And nothing to delete; the template's own files are the same with it and without."""
+    with_it, without = rendered_files(project), rendered_files(bare)
+    only = {name for name in without.keys() - with_it.keys() if name.endswith((".py", ".html"))}
+    assert only == {
+        "src/my_project/frontend/routes/home.py", "src/my_project/tasks/count.py",
+        "src/my_project/templates/home.html", "tests/test_home.py",
+    }  # fmt: skip
+    assert [name for name in without if name.startswith("tests/")] == ["tests/test_home.py"]
+    words = re.compile(r"(?i)\bexports?\b|sign.?up|orders?\b")
+    named = [name for name in without if name.endswith((".py", ".html", ".toml", ".md"))]
+    assert not [name for name in named if words.search(without[name])]
+    managed = MANAGED - {".copier-answers.yml"}
+    assert {name: with_it[name] for name in managed} == {name: without[name] for name in managed}
 
 
 def test_both_lists_of_the_users_files_are_the_same():
@@ -67,9 +92,9 @@ def test_both_lists_of_the_users_files_are_the_same():
     assert {entry.strip("/") for entry in excluded} == {seed.strip("/") for seed in SEEDS}
 
 
-def test_what_copier_renders_keeps_no_trace_of_its_own_language(project: Path):
+def test_what_copier_renders_keeps_no_trace_of_its_own_language(project: Path, bare: Path):
     """Files with other braces, such as pages and recipes, are copied as they are."""
-    files = rendered_files(project)
+    files = rendered_files(bare) | rendered_files(project)
     for path in (ROOT / "template").rglob("*.jinja"):
         name = path.relative_to(ROOT / "template").as_posix().removesuffix(".jinja")
         for expression, value in PATHS.items():

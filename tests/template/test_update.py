@@ -96,6 +96,20 @@ def test_an_untouched_project_becomes_what_a_fresh_copy_is(
     assert not [name for name, text in seeds(after).items() if "v0.9.1" in text]
 
 
+def test_a_project_without_the_example_stays_without(
+    project: Repository, repository: Repository, tmp_path: Path
+):
+    """The answer is remembered."""
+    bare = start(repository, tmp_path / "bare" / "my-project", "v0.9.0", example=False)
+    before = seeds(rendered_files(bare.folder, without=".git"))
+    update(bare)
+
+    after = rendered_files(bare.folder, without=".git")
+    assert seeds(after) == before
+    assert "# new in v0.9.1" in after[".just/run.just"]
+    assert "tests/test_signup.py" not in after
+
+
 def test_what_a_person_has_changed_survives(project: Repository, repository: Repository):
     """And what the template has changed beside it arrives."""
     work(project)
@@ -152,9 +166,14 @@ def test_a_changed_answer_changes_the_templates_files(project: Repository):
     assert "books" not in (project.folder / "README.md").read_text("utf-8")
 
 
-def start(template: Repository, folder: Path, version: str | None = None) -> Repository:
+def start(
+    template: Repository, folder: Path, version: str | None = None, *, example: bool = True
+) -> Repository:
     """A committed project of a version."""
-    run_copy(str(template.folder), folder, defaults=True, quiet=True, vcs_ref=version, unsafe=False)
+    run_copy(
+        str(template.folder), folder, {"example": example}, defaults=True, quiet=True,
+        vcs_ref=version, unsafe=False,
+    )  # fmt: skip
     project = Repository(folder, template.environment)
     project.git("init", "--quiet")
     project.commit("Start")

@@ -68,13 +68,20 @@ def _settings() -> tuple[str, str]:
     from vibetuner.env_file import check_env_file, find_value
     from vibetuner.errors import NotConfigured
     from vibetuner.project import find_root, project_info
+    from vibetuner.secret_files import check_secrets, find_secret
 
     root = find_root()
     env_file = (root or Path.cwd()) / ".env"
     check_env_file(env_file)
+    check_secrets(("redis_url", "redis_key_prefix"))
     environment = {name.lower(): value for name, value in os.environ.items() if value}
-    url = environment.get("redis_url") or find_value(env_file, "redis_url")
-    prefix = environment.get("redis_key_prefix") or find_value(env_file, "redis_key_prefix")
+
+    def find(name: str) -> str | None:
+        secret = find_secret(name)
+        in_secret = secret.read_text(encoding="utf-8").strip() if secret else None
+        return environment.get(name) or find_value(env_file, name) or in_secret
+
+    url, prefix = find("redis_url"), find("redis_key_prefix")
     if url == "embedded":
         url = _embedded_url()
     if not url:
