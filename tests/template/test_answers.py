@@ -118,7 +118,8 @@ def test_only_questions_are_remembered(copie: Copie, plain: Path):
 
     answers = yaml.safe_load((project / ".copier-answers.yml").read_text("utf-8"))
     assert set(answers) == {
-        "_src_path", "author_email", "author_name", "description", "example", "project_name", "project_slug",
+        "_src_path", "author_email", "author_name", "description", "example", "pre_commit",
+        "project_name", "project_slug",
     }  # fmt: skip
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 from pathlib import Path
 
 import pytest
@@ -38,6 +40,17 @@ def test_a_fresh_project_passes_its_own_check_and_stays_as_it_is(project: Reposi
     assert " passed" in checked
     assert "failed" not in checked
     assert project.git("status", "--porcelain") == ""
+
+
+def test_every_command_that_agents_are_told_runs(project: Repository):
+    """As AGENTS.md has them, in their order; nothing is left over."""
+    text = (project.folder / "AGENTS.md").read_text("utf-8")
+    [block] = re.findall(r"(?s)```bash\n(.+?)```", text)
+    for line in block.splitlines():
+        uv(project, *shlex.split(line)[1:])
+
+    assert project.git("status", "--porcelain", "src/my_project/tune.py") == ""
+    project.git("clean", "--quiet", "--force", "-d")
 
 
 def test_all_that_can_be_generated_passes_it_too(project: Repository):

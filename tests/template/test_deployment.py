@@ -35,6 +35,7 @@ def project(plain: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     [
         ("vendor.compose-spec", "compose.dev.yml"),
         ("vendor.compose-spec", "compose.prod.yml"),
+        ("vendor.compose-spec", ".devcontainer/compose.yml"),
         ("vendor.github-workflows", ".github/workflows/ci.yml"),
         ("vendor.github-workflows", f"{ROOT}/.github/workflows/release.yml"),
     ],

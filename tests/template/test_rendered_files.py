@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 from pathlib import Path
@@ -15,7 +16,10 @@ from tests.template.conftest import ROOT, rendered_files, run
 
 MANAGED = {
     ".copier-answers.yml",
+    ".devcontainer/compose.yml",
+    ".devcontainer/devcontainer.json",
     ".dockerignore",
+    ".editorconfig",
     ".env.example",
     ".github/workflows/ci.yml",
     ".gitignore",
@@ -32,7 +36,7 @@ PATHS = {
     "{{ package_name }}": "my_project",
     "{{ _copier_conf.answers_file }}": ".copier-answers.yml",
 }
-SEEDS = ("README.md", "justfile", "src/", "tests/")
+SEEDS = (".vscode/", "AGENTS.md", "CLAUDE.md", "README.md", "justfile", "src/", "tests/")
 
 
 @pytest.fixture(scope="module")
@@ -101,6 +105,47 @@ def test_what_copier_renders_keeps_no_trace_of_its_own_language(project: Path, b
             name = name.replace(expression, value)
         assert not re.search(r"\{\{|\{%|\{#|\}\}|%\}", files[name]), name
     assert not [name for name in files if "{" in name or name.endswith(".jinja")]
+
+
+def test_the_editors_files_are_json_that_names_what_is_there(project: Path):
+    """Debugging page and worker, recommended extensions, tasks; a container on the compose file."""
+    launch, tasks, extensions, settings, container = (
+        json.loads((project / name).read_text("utf-8"))
+        for name in (
+            ".vscode/launch.json", ".vscode/tasks.json", ".vscode/extensions.json",
+            ".vscode/settings.json", ".devcontainer/devcontainer.json",
+        )
+    )  # fmt: skip
+    parts = [one["args"][-1] for one in launch["configurations"] if one["module"] == "vibetuner"]
+    assert parts == ["frontend", "worker"]
+    assert all(one["type"] == "debugpy" for one in launch["configurations"])
+    recipes = {task["command"].removeprefix("uv run just ") for task in tasks["tasks"]}
+    listing = run("just", "--summary", cwd=project, environment=clean_environment()).stdout
+    assert recipes <= set(listing.split())
+    assert "ms-python.debugpy" in extensions["recommendations"]
+    assert settings["python.testing.pytestEnabled"] is True
+    files = [(project / ".devcontainer" / name).resolve() for name in container["dockerComposeFile"]]
+    services = [yaml.safe_load(file.read_text("utf-8"))["services"] for file in files]
+    assert container["service"] in services[1]
+    assert {*container["runServices"], *services[1]["dev"]["depends_on"]} <= set(services[0])
+
+
+def test_agents_are_told_ten_things_in_one_place(project: Path):
+    """CLAUDE.md points there; short enough to be read each time."""
+    text = (project / "AGENTS.md").read_text("utf-8")
+    assert re.findall(r"(?m)^(\d+)\. ", text) == [str(number) for number in range(1, 11)]
+    assert len(text.splitlines()) < 60
+    assert (project / "CLAUDE.md").read_text("utf-8") == "@AGENTS.md\n"
+
+
+def test_pre_commit_is_an_option(plain: Path, project: Path, tmp_path: Path):
+    """Off unless asked for; its hooks are the tools of `just check`."""
+    run_copy(str(plain), tmp_path / "p", {"pre_commit": True}, defaults=True, quiet=True)
+    text = (tmp_path / "p" / ".pre-commit-config.yaml").read_text("utf-8")
+    hooks = yaml.safe_load(text)["repos"][0]["hooks"]
+
+    assert [hook["entry"].split()[:3] for hook in hooks] == [["uv", "run", "ruff"]] * 2
+    assert not (project / ".pre-commit-config.yaml").exists()
 
 
 def test_no_file_of_a_fresh_project_is_ignored_by_git(project: Path):

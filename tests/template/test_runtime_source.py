@@ -42,6 +42,9 @@ def test_from_github_it_is_the_latest_release(github: Repository, tmp_path: Path
     assert answers(project)["_commit"] == "v0.9.0"
     assert str(tmp_path) not in "".join(rendered_files(project).values())
     assert "uv run just local-all-with-worker" in output
+    docs = "https://github.com/org/vibetuner-template/blob/v0.9.0/docs/index.md"
+    assert f"]({docs})" in (project / "README.md").read_text("utf-8")
+    assert docs in (project / "AGENTS.md").read_text("utf-8")
 
 
 def test_from_a_branch_at_github_it_is_that_commit(github: Repository, tmp_path: Path):

@@ -12,7 +12,7 @@ from copier import run_copy, run_recopy, run_update
 from tests.template.conftest import ROOT, Repository, rendered_files, run, write_template
 from tests.template.test_runtime_source import answers, source
 
-SEEDS = ("README.md", "justfile", "src/", "tests/")
+SEEDS = (".vscode/", "AGENTS.md", "CLAUDE.md", "README.md", "justfile", "src/", "tests/")
 MODEL = "src/{{ package_name }}/models/__init__.py"
 
 
