@@ -187,6 +187,39 @@ def test_the_secrets_on_the_page_are_settings():
     assert keys <= set(Settings.model_fields)
 
 
+def test_systemd_accepts_the_units_on_the_page(project: Path, tmp_path: Path):
+    """`systemd-analyze verify`, with a program that is there in place of the project's."""
+    verifier = shutil.which("systemd-analyze")
+    if verifier is None:
+        pytest.skip("needs systemd-analyze")
+    page = (ROOT / "docs/how-to/without-containers.md").read_text("utf-8")
+    units = dict(re.findall(r"(?s)```ini\n# /etc/systemd/system/(\S+)\n(.+?)```", page))
+    assert set(units) == {
+        "shop-schema.service", "shop-web.service", "shop-worker.service",
+        "shop-backup.service", "shop-backup.timer",
+    }  # fmt: skip
+    for name, text in units.items():
+        here = re.sub(r"ExecStart=\S+", "ExecStart=/bin/true", text)
+        here = re.sub(r"(?m)^(After|Wants)=.*$", "", here)
+        (tmp_path / name).write_text(here, encoding="utf-8")
+    command = [verifier, "verify", "--man=no", *(str(tmp_path / name) for name in units)]
+    environment = clean_environment(SYSTEMD_UNIT_PATH=f"{tmp_path}:")
+    done = subprocess.run(
+        command, env=environment, capture_output=True, text=True, check=False, timeout=60
+    )
+    assert "shop-" not in done.stderr, done.stderr
+    (tmp_path / "shop-web.service").write_text(units["shop-web.service"].replace("User", "Usr"))
+    done = subprocess.run(
+        command, env=environment, capture_output=True, text=True, check=False, timeout=60
+    )
+    assert "shop-web.service" in done.stderr, "it would notice a mistake"
+
+    services = load(project, "compose.prod.yml")["services"]
+    started = {name: re.findall(r"ExecStart=\S+/vibetuner (.+)", text) for name, text in units.items()}
+    assert started["shop-worker.service"] == ["run " + " ".join(services["worker"]["command"])]
+    assert started["shop-schema.service"] == [" ".join(services["schema"]["command"])]
+
+
 def test_actions_are_pinned_by_commit():
     """Of this repository and of projects; a tag could be moved."""
     files = [*(ROOT / ".github/workflows").glob("*.yml")]
