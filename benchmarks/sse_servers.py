@@ -20,7 +20,7 @@ PREFIX = "bench:"
 
 def ours(url: str) -> FastAPI:
     from vibetuner.config import Settings
-    from vibetuner.resources.redis import open_resource
+    from vibetuner.redis.client import open_resource
     from vibetuner.sse import sse_endpoint
     from vibetuner.sse.history import history_of
     from vibetuner.sse.hub import get_hub

@@ -11,7 +11,8 @@ from pathlib import Path
 
 from chaos.processes import Child, free_port
 from vibetuner.embedded.packages import valkey_binary
-from vibetuner.embedded.wire import HELLO, ask
+from vibetuner.embedded.servers import mongo_responds
+from vibetuner.redis.blocking import responds
 
 __all__ = ["Mongo", "Server", "Valkey"]
 
@@ -68,7 +69,7 @@ class Valkey(Server):
 
     def answers(self) -> bool:
         """Whether its data is loaded."""
-        return ask(self.port, b"PING\r\n", enough=5).startswith(b"+PONG")
+        return responds(self.port)
 
 
 class Mongo(Server):
@@ -93,4 +94,4 @@ class Mongo(Server):
 
     def answers(self) -> bool:
         """Whether it takes connections; its socket is there before it is."""
-        return len(ask(self.port, HELLO, enough=16)) >= 16
+        return mongo_responds(self.port)

@@ -13,7 +13,7 @@ from typing import Self
 from tests.processes import free_port, wait_until
 from vibetuner.config import Settings
 from vibetuner.embedded.packages import valkey_binary
-from vibetuner.embedded.wire import ask
+from vibetuner.redis.blocking import responds
 
 __all__ = ["Valkey"]
 
@@ -88,4 +88,4 @@ class Valkey:
                     await seen.acquire()
 
     def _answers(self) -> bool:
-        return ask(self.port, b"PING\r\nQUIT\r\n").startswith(b"+PONG")
+        return responds(self.port)

@@ -21,7 +21,8 @@ from vibetuner.errors import NotConfigured, ServiceUnavailable
 from vibetuner.lifespan import open_context
 from vibetuner.models import UserModel
 from vibetuner.project import using_data_dir
-from vibetuner.resources.slots import mongo_database, redis_client, sql_engine
+from vibetuner.redis import redis_client
+from vibetuner.resources.slots import mongo_database, sql_engine
 from vibetuner.resources.sql import open_session
 
 SLOTS = (redis_client, mongo_database, sql_engine, current_context)

@@ -38,9 +38,6 @@ __all__ = [
 ]
 
 EMBEDDED = "embedded"
-REDIS_MISSING = (
-    "Background tasks: Redis not configured. Add to .env:  REDIS_URL=redis://localhost:6379"
-)
 
 
 @dataclass(frozen=True, slots=True)

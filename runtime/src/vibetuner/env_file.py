@@ -50,6 +50,6 @@ def mask_url(url: str) -> str:
     >>> mask_url("redis://ann:secret@cache:6379/0?password=x")
     'redis://***@cache:6379/0?password=***'
     """
+    url = re.sub(r"(?i)(password=)[^&]*", r"\1***", url)
     # Up to the last @: one that lacks its scheme or holds a bare @ is no reason to show it.
-    url = re.sub(r"(?s)^([\w+.-]*://)?.*@", r"\1***@", url)
-    return re.sub(r"(?i)(password=)[^&]*", r"\1***", url)
+    return re.sub(r"(?s)^([\w+.-]*://)?.*@", r"\1***@", url)

@@ -18,9 +18,10 @@ from tests.processes import run_vibetuner
 from tests.projects import write_shop
 from tests.valkey import Valkey
 from vibetuner.cli.checks.fast_path import check_fast_path
-from vibetuner.cli.redis_wire import Reply, ask
 from vibetuner.config import Settings
-from vibetuner.resources.redis import make_client
+from vibetuner.redis.blocking import Reply, ask
+from vibetuner.redis.client import make_client
+from vibetuner.redis.url import parse_url
 
 pytestmark = pytest.mark.slow
 
@@ -74,11 +75,11 @@ async def test_a_server_that_closes_the_fast_path_is_told_of_with_the_right_that
 ):
     """Without leaving anything on the server."""
     user = ["ACL", "SETUSER", "tester", "on", ">x", "~*", "&*", "+@all", *rules.split()]
-    ask(server.url, user)
+    ask(parse_url(server.url), user)
     before = loaded(server)
     url = server.url.replace("://", "://tester:x@")
     async with make_client(Settings(redis_url=url)) as client:
-        findings = await check_fast_path(client.connection_pool)
+        findings = await check_fast_path(client.connection_pool.address)
     assert [one.level for one in findings] == ([level] if level else [])
     assert cure in "".join(one.cure for one in findings)
     assert loaded(server) == before
@@ -91,8 +92,8 @@ def test_the_doctor_tells_what_a_closed_path_costs_and_a_worker_of_no_function_a
     shop = write_shop(tmp_path / "shop")
     rules = ["on", ">x", "~*", "&*", "+@all"]
     slow = ["-fcall", "-evalsha", *ENGINES_FUNCTIONS.split()]
-    ask(server.url, ["ACL", "SETUSER", "slow", *rules, *slow])
-    ask(server.url, ["ACL", "SETUSER", "none", *rules, "-function"])
+    ask(parse_url(server.url), ["ACL", "SETUSER", "slow", *rules, *slow])
+    ask(parse_url(server.url), ["ACL", "SETUSER", "none", *rules, "-function"])
     for user, code, words in (
         ("slow", 0, "about a sixth of the rate"),
         ("none", 1, "refuses functions, without which no task can be enqueued"),
@@ -109,7 +110,7 @@ def test_the_doctor_tells_what_a_closed_path_costs_and_a_worker_of_no_function_a
 
 def loaded(server: Valkey) -> list[Reply]:
     """The functions and the number of scripts that a server keeps."""
-    info, functions = ask(server.url, ["INFO", "memory"], ["FUNCTION", "LIST"])
+    info, functions = ask(parse_url(server.url), ["INFO", "memory"], ["FUNCTION", "LIST"])
     scripts = [line for line in str(info).splitlines() if line.startswith("number_of_cached")]
     return [*scripts, functions]
 

@@ -20,9 +20,10 @@ from tests.valkey import Valkey
 from vibetuner.cli.checks.finding import Finding
 from vibetuner.cli.checks.redis import judge_server
 from vibetuner.cli.checks.template import check_drift, check_version
-from vibetuner.cli.redis_wire import RefusedError, ask
 from vibetuner.embedded import Lease
 from vibetuner.project import ProjectInfo
+from vibetuner.redis.blocking import RefusedError, ask
+from vibetuner.redis.url import parse_url
 
 Typed = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -197,16 +198,17 @@ def test_a_redis_that_would_lose_tasks_is_named():
 def test_the_small_client_speaks_enough_of_the_protocol(servers: Lease):
     """Texts, numbers, lists, nothing, and a refusal."""
     url, key = servers.urls["redis"], f"test-{uuid4().hex}"
-    assert ask(f"{url}/1", ["SET", key, "ä"], ["GET", key], ["DEL", key], ["GET", key]) == [
+    second = parse_url(f"{url}/1")
+    assert ask(second, ["SET", key, "ä"], ["GET", key], ["DEL", key], ["GET", key]) == [
         "OK", "ä", 1, None,
     ]  # fmt: skip
-    assert ask(url, ["LRANGE", key, "0", "-1"]) == [[]]
+    assert ask(parse_url(url), ["LRANGE", key, "0", "-1"]) == [[]]
     with pytest.raises(RefusedError, match="unknown command"):
-        ask(url, ["NONSENSE"])
+        ask(parse_url(url), ["NONSENSE"])
     with socket.socket() as deaf:
         deaf.bind(("127.0.0.1", 0))
         with pytest.raises(OSError, match="refused"):
-            ask(f"redis://127.0.0.1:{deaf.getsockname()[1]}", ["PING"])
+            ask(parse_url(f"redis://127.0.0.1:{deaf.getsockname()[1]}"), ["PING"])
 
 
 def test_the_doctor_compares_a_project_with_its_template(tmp_path: Path):
@@ -301,7 +303,7 @@ def schedule(environment: dict[str, str], *ids: str) -> None:
     due = str(int((time.time() + 3600) * 1000))
     commands = [["ZADD", f"{prefix}queues:delayed:normal", due, task_id] for task_id in ids]
     commands += [["SET", f"{prefix}task:data:{task_id}", "unread"] for task_id in ids]
-    ask(environment["REDIS_URL"], *commands)
+    ask(parse_url(environment["REDIS_URL"]), *commands)
 
 
 def test_watch_says_that_redis_is_silent_and_goes_on_when_it_is_back(

@@ -17,7 +17,7 @@ from vibetuner.context import current_context
 from vibetuner.errors import NotConfigured, ProjectError, ServiceUnavailable
 from vibetuner.frontend.app import create_app
 from vibetuner.frontend.lifespan import base_lifespan
-from vibetuner.resources.slots import redis_client
+from vibetuner.redis import redis_client
 
 NOTHING = Settings(environment="test", redis_url=None, mongodb_url=None, database_url=None)
 

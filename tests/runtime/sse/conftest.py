@@ -19,7 +19,7 @@ ROUTES = """
 
     from fastapi import APIRouter, Body, Depends, HTTPException, Request
 
-    from vibetuner.resources.slots import redis_client
+    from vibetuner.redis import redis_client
     from vibetuner.sse import broadcast, sse_endpoint
     from vibetuner.sse.hub import get_hub
 

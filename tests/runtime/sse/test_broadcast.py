@@ -8,7 +8,7 @@ import pytest
 
 from vibetuner.config import Settings, using_settings
 from vibetuner.errors import ServiceUnavailable
-from vibetuner.resources.redis import open_redis, open_resource
+from vibetuner.redis.client import open_redis, open_resource
 from vibetuner.sse import broadcast
 from vibetuner.sse.broadcast import _warn_once
 from vibetuner.sse.history import history_of

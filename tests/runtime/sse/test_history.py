@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from vibetuner.config import Settings
-from vibetuner.resources.redis import open_redis
+from vibetuner.redis.client import open_redis
 from vibetuner.sse.event import idle_id, parse_id
 from vibetuner.sse.history import History
 from vibetuner.testing import held_open

@@ -12,7 +12,7 @@ import pytest
 
 from tests.valkey import Valkey
 from vibetuner.config import Settings
-from vibetuner.resources.redis import make_client, open_redis
+from vibetuner.redis.client import make_client, open_redis
 from vibetuner.sse.event import Event
 from vibetuner.sse.feed import Subscriber
 from vibetuner.sse.history import History, history_of

@@ -17,7 +17,7 @@ import pytest
 from tests.browsers import EventSource, listening
 from tests.processes import Site, free_port, wait_until
 from tests.valkey import Valkey
-from vibetuner.resources.redis import make_client
+from vibetuner.redis.client import make_client
 
 pytestmark = pytest.mark.slow
 

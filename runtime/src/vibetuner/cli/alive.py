@@ -44,15 +44,18 @@ def check_alive(*, here: bool, as_json: bool) -> None:
 
 
 def _workers(url: str, prefix: str) -> list[dict[str, Any]]:
-    from vibetuner.cli.redis_wire import RefusedError, ask
     from vibetuner.env_file import mask_url
     from vibetuner.errors import ServiceUnavailable, first_line
+    from vibetuner.redis.blocking import RefusedError, ask
+    from vibetuner.redis.keys import JournalKeys
+    from vibetuner.redis.url import parse_url
 
+    address, keys = parse_url(url), JournalKeys(prefix)
     try:
-        (ids,) = ask(url, ["ZRANGE", f"{prefix}journal:workers", "0", "-1"])
-        keys = [f"{prefix}journal:worker:{one}" for one in ids] if isinstance(ids, list) else []
-        texts = ask(url, ["MGET", *keys])[0] if keys else []
-    except (OSError, RefusedError, ValueError) as error:
+        (ids,) = ask(address, ["ZRANGE", keys.workers, "0", "-1"])
+        beats = [keys.worker(str(one)) for one in ids] if isinstance(ids, list) else []
+        texts = ask(address, ["MGET", *beats])[0] if beats else []
+    except (OSError, RefusedError) as error:
         raise ServiceUnavailable(
             f"Redis at {mask_url(url)} does not answer: {first_line(error)}. "
             "Start it, or correct REDIS_URL"
@@ -68,6 +71,7 @@ def _settings() -> tuple[str, str]:
     from vibetuner.env_file import check_env_file, find_value
     from vibetuner.errors import NotConfigured
     from vibetuner.project import find_root, project_info
+    from vibetuner.redis import REDIS_MISSING
     from vibetuner.secret_files import check_secrets, find_secret
 
     root = find_root()
@@ -85,9 +89,7 @@ def _settings() -> tuple[str, str]:
     if url == "embedded":
         url = _embedded_url()
     if not url:
-        raise NotConfigured(
-            "Background tasks: Redis not configured. Add to .env:  REDIS_URL=redis://localhost:6379"
-        )
+        raise NotConfigured(REDIS_MISSING)
     prefix = prefix or (project_info().slug if root else "vibetuner")
     return url, f"{prefix.rstrip(':')}:"
 

@@ -14,11 +14,12 @@ from typing import Literal
 
 from vibetuner.cli.ports import listen
 from vibetuner.cli.program import Program
-from vibetuner.config import EMBEDDED, REDIS_MISSING, Settings, get_settings
+from vibetuner.config import EMBEDDED, Settings, get_settings
 from vibetuner.embedded import open_services
 from vibetuner.errors import CommandError, NotConfigured, SettingsError
 from vibetuner.logs import configure_logging
 from vibetuner.project import ensure_env_file, project_root
+from vibetuner.redis import REDIS_MISSING
 
 __all__ = ["Launch"]
 

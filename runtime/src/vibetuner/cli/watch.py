@@ -116,7 +116,7 @@ async def _look_for_outages(say: Callable[[str], None]) -> None:
     from vibetuner.config import get_settings, mask_url
     from vibetuner.embedded import running_services
     from vibetuner.errors import ServiceUnavailable
-    from vibetuner.resources.redis import check
+    from vibetuner.redis.client import check
 
     settings = running_services(get_settings())
     where = f"Redis at {mask_url(settings.redis_url or '')}"

@@ -20,7 +20,7 @@ from vibetuner.embedded import open_services
 from vibetuner.errors import ServiceUnavailable
 from vibetuner.loader import load_project
 from vibetuner.project import project_info
-from vibetuner.resources.redis import check
+from vibetuner.redis.client import check
 from vibetuner.tasks.registry import check_tasks, import_tasks
 from vibetuner.tasks.watchdog import watching
 from vibetuner.tasks.worker import TaskWorker, get_worker

@@ -19,10 +19,11 @@ from vibetuner.embedded.folder import Folder, Service, last_line
 from vibetuner.embedded.locks import is_held, try_lock
 from vibetuner.embedded.packages import valkey_binary
 from vibetuner.embedded.record import ServiceRecord, State
-from vibetuner.embedded.wire import HELLO, ask, bind
 from vibetuner.errors import ServiceUnavailable
+from vibetuner.redis.blocking import RefusedError, Reply, ask, responds
+from vibetuner.redis.url import Address
 
-__all__ = ["Mongo", "Server", "Valkey", "stop_all"]
+__all__ = ["Mongo", "Server", "Valkey", "mongo_responds", "stop_all"]
 
 logger = logging.getLogger(__name__)
 
@@ -31,6 +32,11 @@ RECLAIM_SECONDS = 10.0
 MAX_BACKOFF = 2.0
 # One failed start may be a port that someone took in the same moment.
 FAILURES_TO_REPORT = 2
+# OP_MSG with the document {hello: 1, $db: "admin"}
+HELLO = (
+    b"\x34\0\0\0\x01\0\0\0\0\0\0\0\xdd\x07\0\0" + b"\0\0\0\0\0"
+    b"\x1f\0\0\0\x10hello\0\x01\0\0\0\x02$db\0\x06\0\0\0admin\0\0"
+)
 
 
 class Server(ABC):
@@ -81,7 +87,7 @@ class Server(ABC):
 
     def _start(self) -> None:
         try:
-            with bind(self.record.port) as listener:
+            with _bind(self.record.port) as listener:
                 port = int(listener.getsockname()[1])
                 self._process = self._spawn(port, listener)
         except (OSError, ServiceUnavailable) as error:
@@ -166,14 +172,20 @@ class Valkey(Server):
         return [str(valkey_binary()), *arguments], ()
 
     def _answers(self, pid: int) -> bool:
-        reply = ask(self.record.port, b"PING\r\nINFO server\r\nQUIT\r\n")
         # Its pid proves that no stranger answers on the port; PING, that its data is loaded.
-        return reply.startswith(b"+PONG") and f"process_id:{pid}\r\n".encode() in reply
+        return responds(self.record.port) and f"process_id:{pid}\r\n" in str(self._ask("INFO"))
 
     def _dismiss_orphan(self) -> None:
-        data = str(self._folder.data(self.service)).encode()
-        if data in ask(self.record.port, b"CONFIG GET dir\r\nQUIT\r\n").splitlines():
-            ask(self.record.port, b"SHUTDOWN\r\n")
+        folder = self._ask("CONFIG", "GET", "dir")
+        if isinstance(folder, list) and str(self._folder.data(self.service)) in folder:
+            self._ask("SHUTDOWN")
+
+    def _ask(self, *command: str) -> Reply:
+        address = Address(host="127.0.0.1", port=self.record.port or 0)
+        try:
+            return ask(address, command, seconds=0.5)[0]
+        except (OSError, RefusedError):
+            return None
 
 
 class Mongo(Server):
@@ -192,7 +204,7 @@ class Mongo(Server):
         return [*module, *map(str, arguments)], (listener.fileno(),)
 
     def _answers(self, pid: int) -> bool:  # noqa: ARG002 - nobody else has this socket
-        return len(ask(self.record.port, HELLO, enough=16)) >= 16
+        return mongo_responds(self.record.port)
 
     def _dismiss_orphan(self) -> None:
         """It looks for its keeper twice a second."""
@@ -206,6 +218,32 @@ def stop_all(servers: Iterable[Server]) -> None:
     deadline = time.monotonic() + STOP_SECONDS
     for server in servers:
         server.wait(deadline)
+
+
+def mongo_responds(port: int | None) -> bool:
+    """Tell whether a MongoDB, or what speaks its protocol, answers on this machine."""
+    try:
+        with socket.create_connection(("127.0.0.1", port or 0), timeout=0.5) as connection:
+            connection.sendall(HELLO)
+            return len(connection.recv(16, socket.MSG_WAITALL)) == 16
+    except OSError:
+        return False
+
+
+def _bind(preferred: int | None) -> socket.socket:
+    """A loopback socket on the preferred port, or on a free one when that is taken."""
+    for port in (preferred, 0) if preferred else (0,):
+        listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+        try:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind(("127.0.0.1", port or 0))
+        except OSError:
+            listener.close()
+            if not port:
+                raise
+        else:
+            return listener
+    raise AssertionError("port 0 is bound or raises")
 
 
 def _make_die_with(keeper: int) -> Callable[[], None] | None:

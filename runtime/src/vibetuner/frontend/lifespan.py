@@ -10,7 +10,7 @@ from vibetuner.config import get_settings
 from vibetuner.context import Context
 from vibetuner.lifespan import open_context
 from vibetuner.loader import load_project
-from vibetuner.resources.slots import redis_client
+from vibetuner.redis import redis_client
 from vibetuner.sse.history import history_of
 from vibetuner.sse.hub import get_hub
 from vibetuner.sse.relay import open_relay

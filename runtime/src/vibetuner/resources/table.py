@@ -46,7 +46,7 @@ class Resource:
 
 
 RESOURCES = (
-    Resource("Redis", "redis_url", "vibetuner.resources.redis"),
+    Resource("Redis", "redis_url", "vibetuner.redis.client"),
     Resource("MongoDB", "mongodb_url", "vibetuner.resources.mongo"),
     Resource("SQL database", "database_url", "vibetuner.resources.sql"),
 )

@@ -9,7 +9,7 @@ from typing import Any
 
 from vibetuner.config import get_settings
 from vibetuner.embedded import open_services
-from vibetuner.resources.redis import open_redis
+from vibetuner.redis.client import open_redis
 from vibetuner.sse.event import Event, check_channel, check_event
 from vibetuner.sse.history import history_of, open_history
 from vibetuner.sse.hub import get_hub

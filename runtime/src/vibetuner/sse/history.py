@@ -11,7 +11,7 @@ from coredis.exceptions import RedisError
 
 from vibetuner.config import Settings, get_settings
 from vibetuner.errors import ServiceUnavailable
-from vibetuner.resources.slots import redis_client
+from vibetuner.redis import redis_client
 from vibetuner.sse.event import Event, Place, idle_id, parse_id
 
 __all__ = ["OUTAGES", "SEND", "History", "Past", "history_of", "open_history"]

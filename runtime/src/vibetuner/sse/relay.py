@@ -9,8 +9,7 @@ from contextlib import asynccontextmanager, suppress
 from secrets import token_hex
 from typing import Any
 
-from vibetuner.resources.redis import innermost
-from vibetuner.resources.redis_pubsub import in_batches
+from vibetuner.redis.client import in_batches, innermost
 from vibetuner.sse.event import RESET, Event, parse_id
 from vibetuner.sse.history import History
 from vibetuner.sse.hub import Hub

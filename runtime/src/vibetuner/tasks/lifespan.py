@@ -10,7 +10,8 @@ from vibetuner.config import get_settings
 from vibetuner.context import Context
 from vibetuner.lifespan import open_context
 from vibetuner.loader import load_project
-from vibetuner.resources.slots import mongo_database, redis_client
+from vibetuner.redis import redis_client
+from vibetuner.resources.slots import mongo_database
 from vibetuner.tasks.dead_letters.relay import relaying
 
 __all__ = ["base_lifespan", "worker_lifespan"]

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from vibetuner.redis.functions import Scripts
 from vibetuner.sse.event import idle_id
 from vibetuner.sse.history import SEND, History
-from vibetuner.tasks.fast.library import Scripts
 from vibetuner.tasks.progress_state import ProgressState, ProgressStatus
 
 __all__ = ["PROGRESS", "end", "known_of", "read", "register", "write"]

@@ -22,11 +22,12 @@ from crontab import CronTab
 from streaq.task import Task
 from streaq.types import StreamMessage
 
-from vibetuner.config import REDIS_MISSING, Settings, get_settings
+from vibetuner.config import Settings, get_settings
 from vibetuner.embedded import open_services
 from vibetuner.errors import NotConfigured, ServiceUnavailable
 from vibetuner.logs import current_task
-from vibetuner.resources.redis import check, make_client, ungrouped
+from vibetuner.redis import REDIS_MISSING
+from vibetuner.redis.client import check, make_client, ungrouped
 from vibetuner.state import Slot
 from vibetuner.tasks.accounting import AccountingWorker
 from vibetuner.tasks.dead_letters.stream import letter_keys

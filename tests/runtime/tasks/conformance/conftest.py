@@ -14,7 +14,7 @@ from coredis.exceptions import ConnectionError as Disconnected
 from streaq import Worker
 
 from vibetuner.config import Settings
-from vibetuner.resources.redis import make_client
+from vibetuner.redis.client import make_client
 from vibetuner.tasks.payload import signing_keys
 from vibetuner.tasks.worker import TaskWorker
 

@@ -13,18 +13,20 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
-from coredis import ConnectionPool, Redis
+from coredis import Redis
 from streaq import StreaqError
 from streaq.types import StreaqCancelled
 
 from tests.processes import free_port, wait_until
 from vibetuner.config import Settings, using_settings
 from vibetuner.embedded.packages import valkey_binary
-from vibetuner.resources.wire import Address, Wire
+from vibetuner.redis.blocking import responds
+from vibetuner.redis.connection import Connection
+from vibetuner.redis.functions import Functions, FunctionsRefused
+from vibetuner.redis.url import parse_url
 from vibetuner.tasks.dead_letters.stream import stream_key
 from vibetuner.tasks.fast.ends import End
 from vibetuner.tasks.fast.flow import FRESH_SECONDS
-from vibetuner.tasks.fast.library import Library
 from vibetuner.tasks.guard import Guard
 from vibetuner.tasks.retry import RetryPolicy
 from vibetuner.tasks.worker import TaskWorker
@@ -64,9 +66,7 @@ class Server:
             self._process.wait()
 
     def _answers(self) -> bool:
-        from vibetuner.embedded.wire import ask
-
-        return ask(self._port, b"PING\r\nQUIT\r\n").startswith(b"+PONG")
+        return responds(self._port)
 
 
 @pytest.fixture
@@ -269,10 +269,8 @@ async def test_an_end_is_recorded_after_an_outage(stand_in, server: Server, sett
     with using_settings(own):
         worker = TaskWorker(own)
         async with worker:
-            address = Address.of(worker._redis.connection_pool)
-            assert address is not None
             assert worker._library is not None
-            async with Wire(address) as listener:
+            async with Connection(parse_url(server.url)) as listener:
                 flow = worker._make_flow(worker._library, listener)
                 await asyncio.to_thread(server.kill)
                 end = End("s", "normal", "1-1", "task", b"result", 1000)
@@ -394,13 +392,13 @@ async def test_a_server_that_refuses_our_functions_gets_the_engines_own_way(
 )
 async def test_scripts_stand_in_for_functions(server: Server, way: str | None):
     """Where they are refused as well, the library says so."""
-    address = Address.of(ConnectionPool.from_url(server.url, decode_responses=True))
-    assert address is not None
-    async with Wire(address) as wire:
-        library = Library(wire)
-        assert await library.load() is (way is not None)
+    async with Connection(parse_url(server.url)) as connection:
+        library = Functions(connection)
         if way is None:
+            with pytest.raises(FunctionsRefused, match="refuses functions .* and scripts"):
+                await library.load()
             return
+        await library.load()
         assert library._heads["enqueue"][0] == way
         values = [1, "an-id", b"payload", 0, 0, "normal", 0]
         assert len(await library.call("enqueue", ("streaq:q",), values)) == 1

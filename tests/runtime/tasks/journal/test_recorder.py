@@ -10,9 +10,9 @@ import pytest
 
 from tests.valkey import Valkey
 from vibetuner.config import Settings, using_settings
+from vibetuner.redis.keys import JournalKeys
 from vibetuner.tasks.journal.batch import Batch
 from vibetuner.tasks.journal.entry import Beat, Ended, FailedTry, Outcome, Started
-from vibetuner.tasks.journal.keys import Keys
 from vibetuner.tasks.journal.recorder import Recorder
 from vibetuner.tasks.journal.write import Limits, write
 from vibetuner.tasks.worker import TaskWorker
@@ -51,8 +51,8 @@ def worker(stand_in, settings: Settings) -> TaskWorker:
 
 
 @pytest.fixture
-def keys(settings: Settings) -> Keys:
-    return Keys(settings.redis_key_prefix)
+def keys(settings: Settings) -> JournalKeys:
+    return JournalKeys(settings.redis_key_prefix)
 
 
 async def journal(worker: TaskWorker, stream: str, count: int) -> list[dict[str, Any]]:
@@ -63,7 +63,9 @@ async def journal(worker: TaskWorker, stream: str, count: int) -> list[dict[str,
     return [dict(entry.field_values) for entry in entries]
 
 
-async def test_each_end_is_written_down_with_its_moments(worker: TaskWorker, keys: Keys, running):
+async def test_each_end_is_written_down_with_its_moments(
+    worker: TaskWorker, keys: JournalKeys, running
+):
     """In one stream for all, in one a task, and for those that did not succeed in another."""
     async with running(worker):
         good = await worker.registry["double"].enqueue(21)
@@ -88,7 +90,9 @@ async def test_each_end_is_written_down_with_its_moments(worker: TaskWorker, key
     assert (stored["f"], stored["a"]) == ("double", (21,))
 
 
-async def test_a_task_that_runs_stands_with_its_worker(worker: TaskWorker, keys: Keys, running):
+async def test_a_task_that_runs_stands_with_its_worker(
+    worker: TaskWorker, keys: JournalKeys, running
+):
     """Until it ends, or its worker stops as planned."""
     async with running(worker):
         task = await worker.registry["waits"].enqueue()
@@ -111,7 +115,9 @@ async def test_a_task_that_runs_stands_with_its_worker(worker: TaskWorker, keys:
         assert not await worker.redis.exists([keys.worker(worker.id), keys.running(worker.id)])
 
 
-async def test_failed_tries_are_kept_with_their_reasons(worker: TaskWorker, keys: Keys, running):
+async def test_failed_tries_are_kept_with_their_reasons(
+    worker: TaskWorker, keys: JournalKeys, running
+):
     """The timeline of a task that is tried again."""
     async with running(worker):
         task = await worker.registry["fails"].enqueue(3)
@@ -125,7 +131,7 @@ async def test_failed_tries_are_kept_with_their_reasons(worker: TaskWorker, keys
     }
 
 
-async def test_the_counts_of_a_minute_add_up(worker: TaskWorker, keys: Keys, running):
+async def test_the_counts_of_a_minute_add_up(worker: TaskWorker, keys: JournalKeys, running):
     """With a histogram of waits and of runs."""
     async with running(worker):
         tasks = [await worker.registry["double"].enqueue(n) for n in range(5)]
@@ -147,7 +153,7 @@ async def test_an_outage_loses_nothing_that_fits_into_memory(
     """What Redis did not take waits for the next time."""
     server = Valkey(tmp_path)
     server.start()
-    keys = Keys(settings.redis_key_prefix)
+    keys = JournalKeys(settings.redis_key_prefix)
     with using_settings(settings.model_copy(update={"redis_url": server.url})):
         async with held_open(worker):
             recorder = Recorder(worker)
@@ -166,7 +172,7 @@ async def test_an_outage_loses_nothing_that_fits_into_memory(
 
 
 async def test_what_can_not_be_recorded_keeps_no_task_from_its_end(
-    worker: TaskWorker, keys: Keys, running
+    worker: TaskWorker, keys: JournalKeys, running
 ):
     """An error that can't be told; a journal that Redis refuses; a call that makes no sense."""
     await occupied(worker, keys)
@@ -182,13 +188,13 @@ async def test_what_can_not_be_recorded_keeps_no_task_from_its_end(
     assert "Unspeakable" in Ended.from_json(told[bad.id]["d"]).error
 
 
-async def occupied(worker: TaskWorker, keys: Keys) -> None:
+async def occupied(worker: TaskWorker, keys: JournalKeys) -> None:
     async with worker:
         await worker.redis.set(keys.ended, "no stream")
 
 
 async def test_the_journal_does_not_grow_without_bound(
-    worker: TaskWorker, keys: Keys, settings: Settings
+    worker: TaskWorker, keys: JournalKeys, settings: Settings
 ):
     """The oldest go, with every trace of them; each key has a limit or an end."""
     limits = Limits(ended=2000, failed=100, payloads=100)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from vibetuner.config import Settings
-from vibetuner.tasks.journal.keys import Keys
+from vibetuner.redis.keys import JournalKeys
 from vibetuner.tasks.overview.queue import Queue
 from vibetuner.tasks.worker import TaskWorker
 from vibetuner.testing import held_open
@@ -44,13 +44,13 @@ def worker(stand_in, settings: Settings) -> TaskWorker:
 async def queue(worker: TaskWorker, settings: Settings) -> AsyncIterator[Queue]:
     """Open, without a worker that runs."""
     async with held_open(worker):
-        yield Queue(worker, Keys(settings.redis_key_prefix))
+        yield Queue(worker, JournalKeys(settings.redis_key_prefix))
 
 
 @pytest.fixture
 def queue_of(worker: TaskWorker, settings: Settings) -> Queue:
     """For a test that runs the worker itself."""
-    return Queue(worker, Keys(settings.redis_key_prefix))
+    return Queue(worker, JournalKeys(settings.redis_key_prefix))
 
 
 async def until(condition: Callable[[], Awaitable[Any]], seconds: float = 15) -> Any:

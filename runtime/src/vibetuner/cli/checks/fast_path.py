@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 from importlib.resources import files
-from typing import Any
 
 from coredis.exceptions import ResponseError
 
 from vibetuner.cli.checks.finding import Finding
-from vibetuner.resources.wire import Address, Wire
+from vibetuner.redis.connection import Connection
+from vibetuner.redis.url import Address
 
 __all__ = ["check_fast_path", "engine_library"]
 
@@ -28,18 +28,14 @@ SCRIPTS: dict[str, Command] = {
 }
 
 
-async def check_fast_path(pool: Any) -> list[Finding]:
+async def check_fast_path(address: Address) -> list[Finding]:
     """What a worker would have to do without; nothing is loaded, run or replaced.
 
     Args:
-        pool: the client's connection pool.
+        address: the server, and the user that the project is there.
     """
-    address = Address.of(pool)
-    if address is None:
-        text = f"{COST}: it needs one server, and this is a Sentinel, a Cluster or the like"
-        return [Finding("warning", "Redis", text, "point REDIS_URL at one server")]
     grant = f"ACL SETUSER {address.username or 'default'}"
-    async with Wire(address) as wire:
+    async with Connection(address) as wire:
         calls = [("FCALL", name, 1) for name in _engine_functions()]
         missing = {"+function|load": await _is_refused(wire, LOAD)}
         missing["+fcall"] = any([await _is_refused(wire, call) for call in calls])
@@ -65,7 +61,7 @@ def _engine_functions() -> list[str]:
     return re.findall(r"register_function\(\s*['\"](\w+)['\"]", engine_library())
 
 
-async def _is_refused(wire: Wire, command: Command) -> bool:
+async def _is_refused(wire: Connection, command: Command) -> bool:
     try:
         await wire.call(*command)
     except ResponseError as error:

@@ -12,9 +12,10 @@ from vibetuner.cli.checks.finding import Finding, Level
 from vibetuner.config import Settings
 from vibetuner.errors import first_line
 from vibetuner.project import ProjectInfo, code_digest
-from vibetuner.resources.redis import make_client, ungrouped
+from vibetuner.redis.client import make_client, ungrouped
+from vibetuner.redis.keys import JournalKeys
+from vibetuner.redis.url import parse_url
 from vibetuner.tasks.journal.entry import Beat
-from vibetuner.tasks.journal.keys import Keys
 from vibetuner.tasks.overview.model import WorkerView
 from vibetuner.tasks.overview.queue import now_ms
 
@@ -30,8 +31,8 @@ async def check_redis(settings: Settings, project: ProjectInfo) -> list[Finding]
             info = await redis.info()
             config = await _config(redis)
             library = await _library(redis)
-            workers = await _workers(redis, Keys(settings.redis_key_prefix))
-            allowed = await _fast_path(redis, dict(info))
+            workers = await _workers(redis, JournalKeys(settings.redis_key_prefix))
+            allowed = await _fast_path(settings, dict(info))
     in_production = settings.environment == "production"
     return [
         *judge_server(dict(info), config, library, in_production=in_production),
@@ -113,17 +114,17 @@ def judge_workers(
     return findings
 
 
-async def _fast_path(redis: Redis[str], info: dict[str, Any]) -> list[Finding]:
+async def _fast_path(settings: Settings, info: dict[str, Any]) -> list[Finding]:
     if info.get("role") == "slave" or _is_too_old(info):
         return []  # it is no server to enqueue at, and that is said already
-    return await check_fast_path(redis.connection_pool)
+    return await check_fast_path(parse_url(settings.redis_url or ""))
 
 
 def _is_too_old(info: dict[str, Any]) -> bool:
     return int(str(info.get("redis_version", "0")).split(".", maxsplit=1)[0]) < OLDEST
 
 
-async def _workers(redis: Redis[str], keys: Keys) -> list[WorkerView]:
+async def _workers(redis: Redis[str], keys: JournalKeys) -> list[WorkerView]:
     ids = await redis.zrange(keys.workers, 0, -1)
     texts = await redis.mget([keys.worker(str(one)) for one in ids]) if ids else ()
     beats = [Beat.from_json(str(text)) for text in texts if text]

@@ -10,8 +10,8 @@ from vibetuner.config import EMBEDDED, Settings
 from vibetuner.embedded import running_services
 from vibetuner.errors import first_line
 from vibetuner.project import ProjectInfo
+from vibetuner.redis.client import innermost
 from vibetuner.resources.probe import PROBE_SECONDS, Probe, probe
-from vibetuner.resources.redis import innermost
 from vibetuner.resources.table import RESOURCES
 
 __all__ = ["check_services", "load_drivers"]

@@ -11,7 +11,8 @@ from typing import Any, Self
 
 from coredis.exceptions import ConnectionError as Disconnected
 
-from vibetuner.resources.wire import Address, Wire
+from vibetuner.redis.connection import Connection
+from vibetuner.redis.url import Address
 
 __all__ = ["Answers"]
 
@@ -30,8 +31,8 @@ class Answers:
         commands: the connection for everything else.
     """
 
-    def __init__(self, address: Address, commands: Wire) -> None:
-        self._wire = Wire(address, on_push=self._hear, on_loss=self._lose)
+    def __init__(self, address: Address, commands: Connection) -> None:
+        self._wire = Connection(address, on_push=self._hear, on_loss=self._lose)
         self._commands = commands
         self._waiters: defaultdict[str, dict[Waiter, Hear]] = defaultdict(dict)
         self._unconfirmed: Counter[str] = Counter()

@@ -7,7 +7,7 @@ import math
 import time
 from collections.abc import Sequence
 
-from vibetuner.tasks.fast.library import Library
+from vibetuner.redis.functions import Functions
 
 __all__ = ["DueClock"]
 
@@ -20,7 +20,7 @@ TICK_SECONDS = 0.001
 class DueClock:
     """Sleeps until the next task is due, or until one is delayed for less."""
 
-    def __init__(self, library: Library, prefix: str, priorities: Sequence[str]) -> None:
+    def __init__(self, library: Functions, prefix: str, priorities: Sequence[str]) -> None:
         self.channel = f"{prefix}:delayed"
         self._library = library
         self._prefix = prefix

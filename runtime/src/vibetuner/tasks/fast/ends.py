@@ -15,7 +15,7 @@ from coredis.exceptions import ConnectionError as Disconnected
 from streaq.types import StreamMessage
 
 from vibetuner.logs import together
-from vibetuner.tasks.fast.library import Library
+from vibetuner.redis.functions import Functions
 
 __all__ = [
     "FAILURE",
@@ -79,7 +79,7 @@ class Ends:
 
     def __init__(
         self,
-        library: Library,
+        library: Functions,
         keys: tuple[str, ...],
         head: tuple[str, str, int],
         on_end: Callable[[str], None],

@@ -14,6 +14,7 @@ from coredis.exceptions import RedisError, ResponseError
 from streaq.constants import REDIS_GROUP
 from streaq.types import StreamMessage
 
+from vibetuner.redis.functions import Functions
 from vibetuner.tasks.fast.ends import (
     HAND_BACK,
     IN_VAIN,
@@ -23,7 +24,6 @@ from vibetuner.tasks.fast.ends import (
     Ends,
     Outcome,
 )
-from vibetuner.tasks.fast.library import Library
 from vibetuner.tasks.fast.lookahead import Lookahead
 from vibetuner.tasks.fast.reader import Reader
 from vibetuner.tasks.fast.slots import Begun, Slots
@@ -55,7 +55,7 @@ class Flow:
 
     def __init__(
         self,
-        library: Library,
+        library: Functions,
         reader: Reader,
         *,
         slots: int,

@@ -13,10 +13,11 @@ from streaq import StreaqError, Worker
 from streaq.task import Task, TaskResult
 from streaq.utils import datetime_ms, now_ms, to_ms, to_seconds
 
-from vibetuner.resources.wire import Address, Wire
+from vibetuner.redis.client import ReliablePool
+from vibetuner.redis.connection import Connection
+from vibetuner.redis.functions import Functions, FunctionsRefused, Scripts
 from vibetuner.tasks.fast.abort import Abort
 from vibetuner.tasks.fast.answers import Answers
-from vibetuner.tasks.fast.library import Library, Scripts
 
 __all__ = ["FastQueue"]
 
@@ -34,7 +35,7 @@ class FastQueue(Worker[Any]):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
-        self._library: Library | None = None
+        self._library: Functions | None = None
         self._answers: Answers | None = None
         #: stands before the project's middlewares where the fast path, which needs none, is closed
         self.own_middlewares: list[Callable[[Any], Any]] = []
@@ -53,17 +54,20 @@ class FastQueue(Worker[Any]):
     async def __asynccontextmanager__(self) -> AsyncIterator[Self]:
         async with AsyncExitStack() as stack:
             await stack.enter_async_context(super().__asynccontextmanager__())
-            address = Address.of(self._redis.connection_pool)
-            if address is not None and self.anyio_backend == "asyncio":
-                library = Library(await stack.enter_async_context(Wire(address)))
-                if await library.load():
-                    answers = Answers(address, library.wire)
+            pool = self._redis.connection_pool
+            if isinstance(pool, ReliablePool) and self.anyio_backend == "asyncio":
+                address = pool.address
+                library = Functions(await stack.enter_async_context(Connection(address)))
+                try:
+                    await library.load()
+                except FunctionsRefused:
+                    logger.info("this Redis refuses functions and scripts; tasks run more slowly")
+                else:
+                    answers = Answers(address, library.connection)
                     self._answers = await stack.enter_async_context(answers)
                     self._library = library
                     stack.callback(setattr, self, "_answers", None)
                     stack.callback(setattr, self, "_library", None)
-                else:
-                    logger.info("this Redis refuses functions and scripts; tasks run more slowly")
             if self._library is None:
                 stack.callback(setattr, self, "middlewares", self.middlewares)
                 self.middlewares = [*self.own_middlewares, *self.middlewares]  # type: ignore[list-item]

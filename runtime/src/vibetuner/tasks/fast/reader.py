@@ -13,8 +13,8 @@ from coredis.exceptions import RedisError
 from streaq.constants import REDIS_GROUP
 from streaq.types import StreamMessage
 
-from vibetuner.resources.wire import Wire
-from vibetuner.tasks.fast.library import Library
+from vibetuner.redis.connection import Connection
+from vibetuner.redis.functions import Functions
 
 __all__ = ["Reader"]
 
@@ -34,8 +34,8 @@ class Reader:
 
     def __init__(  # noqa: PLR0913 - one value of each kind
         self,
-        library: Library,
-        listener: Wire,
+        library: Functions,
+        listener: Connection,
         *,
         prefix: str,
         consumer: str,

@@ -21,7 +21,8 @@ from streaq import StreaqRetry, TaskContext
 from streaq.types import StreamMessage
 from streaq.utils import now_ms, to_ms, to_tuple
 
-from vibetuner.resources.wire import Address, Wire
+from vibetuner.redis.connection import Connection
+from vibetuner.redis.functions import Functions
 from vibetuner.tasks.fast.due import DueClock
 from vibetuner.tasks.fast.ends import (
     FAILURE,
@@ -33,7 +34,6 @@ from vibetuner.tasks.fast.ends import (
     Outcome,
 )
 from vibetuner.tasks.fast.flow import Flow
-from vibetuner.tasks.fast.library import Library
 from vibetuner.tasks.fast.queue import FastQueue
 from vibetuner.tasks.fast.reader import Reader
 from vibetuner.tasks.fast.slots import Begun
@@ -133,11 +133,10 @@ class FastWorker(FastQueue):
                 receive, renew_scope, produce_scope, task_status=task_status
             )
             return
-        address = Address.of(self._redis.connection_pool)
-        assert address is not None  # noqa: S101 - else there were no library
+        address = self._library.connection.address
         self._errors, self._stop_producing = [], produce_scope
         try:
-            async with Wire(address) as listener:
+            async with Connection(address) as listener:
                 self._flow = self._make_flow(self._library, listener)
                 # Their end is the flow's, so that none of them is cut short while it records.
                 with CancelScope(shield=True):
@@ -151,7 +150,7 @@ class FastWorker(FastQueue):
             self._flow = self._group = None
             renew_scope.cancel()
 
-    def _make_flow(self, library: Library, listener: Wire) -> Flow:
+    def _make_flow(self, library: Functions, listener: Connection) -> Flow:
         reader = Reader(
             library,
             listener,

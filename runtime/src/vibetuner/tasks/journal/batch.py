@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 
+from vibetuner.redis.keys import MINUTE_MS
 from vibetuner.tasks.journal.entry import Beat, Ended, FailedTry, Started
-from vibetuner.tasks.journal.keys import MINUTE_MS
 
 __all__ = ["Batch"]
 

@@ -6,9 +6,9 @@ import json
 from collections import Counter
 from dataclasses import dataclass
 
-from vibetuner.tasks.fast.library import Scripts
+from vibetuner.redis.functions import Scripts
+from vibetuner.redis.keys import JournalKeys
 from vibetuner.tasks.journal.batch import Batch
-from vibetuner.tasks.journal.keys import Keys
 
 __all__ = ["KEPT_SECONDS", "LIMITS", "Limits", "write"]
 
@@ -126,7 +126,7 @@ async def write(
     limits: Limits = LIMITS,
 ) -> None:
     """Write a batch down; ``now`` is in milliseconds."""
-    keys = Keys(prefix)
+    keys = JournalKeys(prefix)
     content = {
         "worker": batch.worker,
         "now": now,
@@ -151,7 +151,7 @@ async def write(
     await scripts.eval(WRITE, [], [prefix, KEPT_SECONDS, json.dumps(content), *told])
 
 
-def _counts(keys: Keys, minutes: dict[int, Counter[str]]) -> dict[str, dict[str, object]]:
+def _counts(keys: JournalKeys, minutes: dict[int, Counter[str]]) -> dict[str, dict[str, object]]:
     found: dict[str, dict[str, object]] = {}
     quarters: dict[str, Counter[str]] = {}
     for at, counts in minutes.items():

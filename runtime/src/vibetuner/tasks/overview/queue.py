@@ -16,9 +16,9 @@ from streaq.constants import REDIS_ABORT, REDIS_RETRY, REDIS_UNIQUE
 
 from vibetuner.config import get_settings, mask_url
 from vibetuner.errors import ServiceUnavailable, first_line
-from vibetuner.resources.redis import innermost
+from vibetuner.redis.client import innermost
+from vibetuner.redis.keys import JournalKeys
 from vibetuner.tasks.journal.entry import Beat, Started
-from vibetuner.tasks.journal.keys import Keys
 from vibetuner.tasks.overview.model import Counts, Row, State, WorkerView, moment
 from vibetuner.tasks.worker import TaskWorker, get_worker
 
@@ -33,7 +33,7 @@ class Queue:
     """One queue, read through the process's open worker."""
 
     worker: TaskWorker
-    keys: Keys
+    keys: JournalKeys
 
     @property
     def redis(self) -> Redis[str] | RedisCluster[str]:
@@ -135,7 +135,7 @@ class Queue:
 
 def this_queue() -> Queue:
     """The queue of this process's project."""
-    return Queue(get_worker(), Keys(get_settings().redis_key_prefix))
+    return Queue(get_worker(), JournalKeys(get_settings().redis_key_prefix))
 
 
 @asynccontextmanager

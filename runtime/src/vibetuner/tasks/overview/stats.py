@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Literal
 
+from vibetuner.redis.keys import MINUTE_MS, QUARTER_MS
 from vibetuner.tasks.journal.entry import bucket_ms
-from vibetuner.tasks.journal.keys import MINUTE_MS, QUARTER_MS
 from vibetuner.tasks.overview.model import moment
 from vibetuner.tasks.overview.queue import Queue, now_ms
 

@@ -9,7 +9,7 @@ import pytest
 
 from vibetuner.config import Settings
 from vibetuner.errors import ServiceUnavailable
-from vibetuner.resources.redis import check, make_client
+from vibetuner.redis.client import check, make_client
 
 PLACES = 64
 

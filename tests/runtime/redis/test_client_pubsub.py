@@ -9,7 +9,7 @@ import pytest
 
 from tests.valkey import Valkey
 from vibetuner.config import Settings
-from vibetuner.resources.redis import make_client, ungrouped
+from vibetuner.redis.client import make_client, ungrouped
 
 
 async def test_a_subscription_ends_while_the_server_is_away(tmp_path: Path):

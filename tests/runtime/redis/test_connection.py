@@ -11,27 +11,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from coredis import ConnectionPool, RedisCluster
-from coredis.connection import TCPLocation
 from coredis.exceptions import ConnectionError as Disconnected
 from coredis.exceptions import ResponseError
 
 from tests.processes import free_port, wait_until
 from vibetuner.embedded.packages import valkey_binary
-from vibetuner.resources.wire import Address, Wire
-
-
-def address(url: str) -> Address:
-    """As our settings' URL is read."""
-    found = Address.of(ConnectionPool.from_url(url, decode_responses=True))
-    assert found is not None
-    return found
+from vibetuner.redis.connection import Connection
+from vibetuner.redis.url import Address, parse_url
 
 
 @pytest.fixture
-async def wire(servers: Any) -> AsyncIterator[Wire]:
+async def wire(servers: Any) -> AsyncIterator[Connection]:
     """One to the session's server."""
-    async with Wire(address(servers.urls["redis"])) as wire:
+    async with Connection(parse_url(servers.urls["redis"])) as wire:
         yield wire
 
 
@@ -76,7 +68,7 @@ def server(tmp_path: Path) -> Iterator[Server]:
         server.kill()
 
 
-async def test_replies_come_in_the_order_of_the_calls(wire: Wire):
+async def test_replies_come_in_the_order_of_the_calls(wire: Connection):
     """However many are made in one turn of the loop."""
     replies = await asyncio.gather(*(wire.call("ECHO", n) for n in range(5000)))
 
@@ -87,14 +79,14 @@ async def test_calls_of_one_turn_go_out_in_one_write(servers: Any):
     """Between two turns the server has one thing to read."""
     url = servers.urls["redis"]
     reads: list[int] = []
-    async with through(address(url), on_read=reads.append) as port:
-        async with Wire(Address(host="127.0.0.1", port=port)) as wire:
+    async with through(parse_url(url), on_read=reads.append) as port:
+        async with Connection(Address(host="127.0.0.1", port=port)) as wire:
             await asyncio.gather(*(wire.call("PING") for _ in range(100)))
 
     assert len(reads) == 1
 
 
-async def test_a_refused_command_raises_and_the_others_go_on(wire: Wire):
+async def test_a_refused_command_raises_and_the_others_go_on(wire: Connection):
     """The error is the server's own line."""
     wrong, right = wire.call("NONSENSE"), wire.call("PING")
 
@@ -103,7 +95,7 @@ async def test_a_refused_command_raises_and_the_others_go_on(wire: Wire):
     assert await right == b"PONG"
 
 
-async def test_who_stops_waiting_disturbs_nobody(wire: Wire):
+async def test_who_stops_waiting_disturbs_nobody(wire: Connection):
     """The reply that nobody wants is dropped."""
     first, second = wire.call("ECHO", "1"), wire.call("ECHO", "2")
     first.cancel()
@@ -117,7 +109,7 @@ async def test_a_user_is_let_in_and_a_database_chosen(server: Server, way: str):
     url = f"redis://writer:sesame@127.0.0.1:{server.port}/3"
     if way == "socket":
         url = f"unix://writer:sesame@{server.socket}?db=3"
-    async with Wire(address(url)) as wire:
+    async with Connection(parse_url(url)) as wire:
         info = await wire.call("CLIENT", "INFO")
 
     assert b"db=3" in info
@@ -126,7 +118,7 @@ async def test_a_user_is_let_in_and_a_database_chosen(server: Server, way: str):
 
 async def test_a_wrong_password_is_told(server: Server):
     """And the connection is not left open."""
-    wire = Wire(address(f"redis://writer:wrong@127.0.0.1:{server.port}"))
+    wire = Connection(parse_url(f"redis://writer:wrong@127.0.0.1:{server.port}"))
     with pytest.raises(ResponseError, match="WRONGPASS"):
         await wire.call("PING")
     await wire.close()
@@ -136,7 +128,7 @@ async def test_a_lost_server_fails_what_is_under_way_and_is_found_again(server: 
     """Nothing is sent twice; the next call connects."""
     lost = asyncio.Event()
     url = f"redis://writer:sesame@127.0.0.1:{server.port}"
-    wire = Wire(address(url), on_loss=lost.set)
+    wire = Connection(parse_url(url), on_loss=lost.set)
     waiting = wire.call("BLPOP", "nothing", 0)
     await asyncio.sleep(0.1)
     server.kill()
@@ -155,7 +147,7 @@ async def test_a_lost_server_fails_what_is_under_way_and_is_found_again(server: 
 
 async def test_a_closed_one_refuses(servers: Any):
     """What waits is told, and so is who calls later."""
-    wire = Wire(address(servers.urls["redis"]))
+    wire = Connection(parse_url(servers.urls["redis"]))
     await wire.connect()
     waiting = wire.call("BLPOP", "nothing", 0)
     await asyncio.sleep(0.05)
@@ -167,10 +159,10 @@ async def test_a_closed_one_refuses(servers: Any):
         wire.call("PING")
 
 
-async def test_pushes_go_to_who_takes_them(servers: Any, wire: Wire):
+async def test_pushes_go_to_who_takes_them(servers: Any, wire: Connection):
     """The messages of a subscription."""
     pushes: asyncio.Queue[Any] = asyncio.Queue()
-    async with Wire(address(servers.urls["redis"]), on_push=pushes.put_nowait) as listener:
+    async with Connection(parse_url(servers.urls["redis"]), on_push=pushes.put_nowait) as listener:
         listener.tell("SUBSCRIBE", "news-of-the-wire")
         assert (await pushes.get())[0] == b"subscribe"
         await wire.call("PUBLISH", "news-of-the-wire", "hello")
@@ -191,20 +183,14 @@ async def test_tls(servers: Any, tmp_path: Path):
     )  # fmt: skip
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.load_cert_chain(certificate, key)
-    async with through(address(servers.urls["redis"]), tls=context) as port:
+    async with through(parse_url(servers.urls["redis"]), tls=context) as port:
         trusted = f"rediss://localhost:{port}?ssl_cert_reqs=required&ssl_ca_certs={certificate}"
-        async with Wire(address(trusted)) as wire:
+        async with Connection(parse_url(trusted)) as wire:
             assert await wire.call("PING") == b"PONG"
-        doubtful = Wire(address(f"rediss://localhost:{port}?ssl_cert_reqs=required"))
+        doubtful = Connection(parse_url(f"rediss://localhost:{port}?ssl_cert_reqs=required"))
         with pytest.raises(Disconnected, match=r"certificate|CERTIFICATE"):
             await doubtful.call("PING")
         await doubtful.close()
-
-
-def test_what_it_cannot_serve_is_left_to_coredis():
-    """A Cluster has no one address."""
-    cluster: Any = RedisCluster(startup_nodes=[TCPLocation("127.0.0.1", 1)])
-    assert Address.of(cluster.connection_pool) is None
 
 
 @asynccontextmanager

@@ -13,16 +13,16 @@ from coredis.exceptions import ConnectionError as Disconnected
 from coredis.exceptions import ResponseError
 
 from vibetuner.errors import first_line
-from vibetuner.resources.wire.address import Address
+from vibetuner.redis.url import Address
 
-__all__ = ["Wire"]
+__all__ = ["Connection"]
 
 CONNECT_SECONDS = 5
 
 Push = Callable[[list[Any]], None]
 
 
-class Wire:
+class Connection:
     """Sends commands and gives out their replies, as bytes, in order.
 
     It connects when something is called, and again after a loss. What was under way at a loss
@@ -41,7 +41,7 @@ class Wire:
         on_push: Push | None = None,
         on_loss: Callable[[], None] | None = None,
     ) -> None:
-        self._address = address
+        self.address = address
         self._on_push = on_push
         self._on_loss = on_loss
         self._loop = asyncio.get_running_loop()
@@ -118,27 +118,28 @@ class Wire:
         try:
             async with asyncio.timeout(CONNECT_SECONDS):
                 line = await self._open()
-                for greeting in self._address.greeting():
+                for greeting in self.address.greeting():
                     asked = self._loop.create_future()
                     line.write(hiredis.pack_command(greeting), [asked])  # type: ignore[arg-type]
                     await asked
             line.on_loss, self._line = self._lost, line
         except (OSError, TimeoutError) as error:
             reason = "no answer" if isinstance(error, TimeoutError) else first_line(error)
-            raise Disconnected(f"Redis at {self._address} can't be reached: {reason}") from None
+            raise Disconnected(f"Redis at {self.address} can't be reached: {reason}") from None
         finally:
             if line is not None and self._line is not line:
                 line.close()
 
     async def _open(self) -> _Line:
-        address, loop = self._address, self._loop
+        address, loop = self.address, self._loop
         new = lambda: _Line(self._on_push)  # noqa: E731
         if address.path:
             _, line = await loop.create_unix_connection(new, address.path)
         else:
-            name = address.host if address.tls else None
+            tls = address.tls.context() if address.tls else None
+            name = address.host if tls else None
             _, line = await loop.create_connection(
-                new, address.host, address.port, ssl=address.tls, server_hostname=name
+                new, address.host, address.port, ssl=tls, server_hostname=name
             )
         return line
 

@@ -1,4 +1,4 @@
-"""Just enough of Redis's protocol to ask a question, without a driver's start-up time."""
+"""A client for one question, without an event loop, a driver or their start-up time."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ import socket
 from collections.abc import Sequence
 from contextlib import closing
 from typing import BinaryIO
-from urllib.parse import parse_qs, unquote, urlsplit
 
-__all__ = ["RefusedError", "ask"]
+from vibetuner.redis.url import Address
+
+__all__ = ["RefusedError", "Reply", "ask", "responds"]
 
 SECONDS = 3.0
 Reply = str | int | list["Reply"] | None
@@ -18,50 +19,43 @@ class RefusedError(Exception):
     """The server has answered with an error."""
 
 
-def ask(url: str, *commands: Sequence[str]) -> list[Reply]:
-    """The answers to some commands, in their order, on one connection.
+def ask(address: Address, *commands: Sequence[str], seconds: float = SECONDS) -> list[Reply]:
+    """Return the replies to some commands, in their order, on one connection.
 
     Raises:
-        OSError: no answer within three seconds.
+        OSError: no answer for ``seconds``.
         RefusedError: the server refused one of them.
-        ValueError: the URL makes no sense.
     """
-    greeting = _greeting(url)
-    with closing(_connect(url)) as connection:
-        connection.settimeout(SECONDS)
+    greeting = [[str(word) for word in command] for command in address.greeting()]
+    with closing(_connect(address, seconds)) as connection:
         connection.sendall(b"".join(map(_encode, [*greeting, *commands])))
         with connection.makefile("rb") as answers:
             replies = [_read(answers) for _ in [*greeting, *commands]]
     return replies[len(greeting) :]
 
 
-def _connect(url: str) -> socket.socket:
-    parts = urlsplit(url)
-    if parts.scheme == "unix":
+def responds(port: int | None) -> bool:
+    """Tell whether a server of this machine takes commands."""
+    try:
+        return ask(Address(host="127.0.0.1", port=port or 0), ["PING"], seconds=0.5) == ["PONG"]
+    except (OSError, RefusedError):
+        return False
+
+
+def _connect(address: Address, seconds: float) -> socket.socket:
+    if address.path:
         connection = socket.socket(socket.AF_UNIX)
-        connection.settimeout(SECONDS)
-        connection.connect(parts.path)
+        connection.settimeout(seconds)
+        try:
+            connection.connect(address.path)
+        except OSError:
+            connection.close()
+            raise
         return connection
-    host = parts.hostname or "localhost"
-    connection = socket.create_connection((host, parts.port or 6379), SECONDS)
-    if parts.scheme == "rediss":
-        import ssl
-
-        return ssl.create_default_context().wrap_socket(connection, server_hostname=host)
+    connection = socket.create_connection((address.host, address.port), seconds)
+    if address.tls:
+        return address.tls.context().wrap_socket(connection, server_hostname=address.host)
     return connection
-
-
-def _greeting(url: str) -> list[list[str]]:
-    parts = urlsplit(url)
-    commands = []
-    if parts.password:
-        user = [unquote(parts.username)] if parts.username else []
-        commands.append(["AUTH", *user, unquote(parts.password)])
-    named = parse_qs(parts.query).get("db", [""])[0]
-    database = named or ("" if parts.scheme == "unix" else parts.path.strip("/"))
-    if database and database != "0":
-        commands.append(["SELECT", str(int(database))])
-    return commands
 
 
 def _encode(command: Sequence[str]) -> bytes:

@@ -1,0 +1,220 @@
+"""Redis or Valkey: the client that a process shares for commands and subscriptions."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
+from contextvars import ContextVar
+from typing import Any, Self, TypeVar
+
+from anyio import TASK_STATUS_IGNORED, CancelScope, WouldBlock, fail_after
+from anyio.abc import TaskStatus
+from anyio.streams.memory import MemoryObjectReceiveStream
+from coredis import ConnectionPool, Redis
+from coredis.connection import TCPConnection, TCPLocation, UnixDomainSocketLocation
+from coredis.exceptions import RedisError
+from coredis.patterns.pubsub import ClusterPubSub, PubSub
+from coredis.response.types import PubSubMessage
+
+from vibetuner.app import VibetunerApp
+from vibetuner.config import Settings, mask_url
+from vibetuner.errors import NotConfigured, ServiceUnavailable, first_line
+from vibetuner.redis import REDIS_MISSING, redis_client
+from vibetuner.redis.url import Address, parse_url
+
+__all__ = [
+    "ReliablePool",
+    "ReliableRedis",
+    "check",
+    "in_batches",
+    "innermost",
+    "make_client",
+    "open_redis",
+    "open_resource",
+    "ungrouped",
+]
+
+T = TypeVar("T")
+Messages = PubSub[str] | ClusterPubSub[str]
+
+CONNECT_SECONDS = 5
+
+_connecting: ContextVar[bool] = ContextVar("connecting", default=False)
+
+
+@asynccontextmanager
+async def open_redis(settings: Settings) -> AsyncIterator[Redis[str]]:
+    """A client for REDIS_URL that has answered once.
+
+    Raises:
+        NotConfigured: REDIS_URL is empty.
+        SettingsError: REDIS_URL can't be meant.
+        ServiceUnavailable: no answer within 5 seconds, or a refusal.
+    """
+    await check(settings)
+    with ungrouped():
+        async with make_client(settings) as client:
+            yield client
+
+
+@asynccontextmanager
+async def open_resource(settings: Settings, _project: VibetunerApp) -> AsyncIterator[Redis[str]]:
+    """The process's shared client, in :data:`redis_client` while it is open."""
+    async with open_redis(settings) as client:
+        with redis_client.hold(client):
+            yield client
+
+
+async def check(settings: Settings) -> None:
+    """Send one PING; raises ServiceUnavailable when there is no answer."""
+    client = make_client(settings)
+    try:
+        with fail_after(CONNECT_SECONDS):
+            async with client:
+                await client.ping()
+    except (RedisError, OSError, ExceptionGroup) as error:
+        raise ServiceUnavailable(_unreachable(settings, error)) from None
+
+
+def make_client(settings: Settings) -> Redis[str]:
+    """Return a client that is not connected yet.
+
+    Raises:
+        NotConfigured: REDIS_URL is empty.
+        SettingsError: REDIS_URL can't be meant.
+        ServiceUnavailable: a certificate that it names can't be used.
+    """
+    if not settings.redis_url:
+        raise NotConfigured(REDIS_MISSING)
+    address = parse_url(settings.redis_url)
+    try:
+        pool = ReliablePool(address)
+    except OSError as error:
+        raise ServiceUnavailable(_unreachable(settings, error)) from None
+    return ReliableRedis(connection_pool=pool, decode_responses=True)
+
+
+class ReliablePool(ConnectionPool[TCPConnection]):
+    """Gives a place back to the pool whatever ends the connection that had it.
+
+    In coredis 6.9 the place of a connection that dies while it is in use, or whose connecting is
+    cancelled, is lost. A process that lives through some sixty of these waits for ever.
+    """
+
+    def __init__(self, address: Address) -> None:
+        self.address = address
+        super().__init__(
+            location=UnixDomainSocketLocation(address.path)
+            if address.path
+            else TCPLocation(address.host, address.port),  # type: ignore[arg-type]
+            username=address.username,
+            password=address.password,
+            db=address.db,
+            ssl_context=address.tls.context() if address.tls else None,
+            decode_responses=True,
+        )
+
+    async def get_connection(self, **options: Any) -> TCPConnection:
+        """A connection from the pool, or a new one in a free place of it."""
+        token = _connecting.set(False)
+        try:
+            return await super().get_connection(**options)
+        except RedisError:
+            raise  # coredis itself gives the place back
+        except BaseException:
+            if _connecting.get():
+                self._available_connections.append_nowait(None)
+            raise
+        finally:
+            _connecting.reset(token)
+
+    def release(self, connection: TCPConnection) -> None:
+        """Take a connection back, or its place when it is of no more use."""
+        super().release(connection)
+        if not connection.usable:
+            self._available_connections.append_nowait(None)
+
+    async def _construct_connection(self) -> TCPConnection:
+        _connecting.set(True)
+        return await super()._construct_connection()
+
+
+class ReliableRedis(Redis[str]):
+    """coredis's client, with subscriptions that end when they are told to."""
+
+    def pubsub(self, **options: Any) -> PubSub[str]:
+        """As coredis's own."""
+        return _ReliablePubSub(self.connection_pool, **options)
+
+
+class _ReliablePubSub(PubSub[str]):
+    """Ends also while it has no connection, and hands on at once what has come at once.
+
+    In coredis 6.9 leaving the block ends the connection that there was. One that is being made
+    anew, because the server has gone away, goes on for ever, and who left the block waits for it.
+    And each message takes two turns of the event loop there, in which all others have theirs.
+    """
+
+    _reconnecting: CancelScope
+
+    @asynccontextmanager
+    async def __asynccontextmanager__(self) -> AsyncIterator[Self]:
+        async with super().__asynccontextmanager__():
+            yield self
+            if self._connection is None or not self._connection.usable:
+                self._reconnecting.cancel("the block was left")
+
+    async def run(self, *, task_status: TaskStatus[None] = TASK_STATUS_IGNORED) -> None:
+        """Keep a connection, until the block is left."""
+        with CancelScope() as self._reconnecting:
+            await super().run(task_status=task_status)
+
+    async def _consume_push_messages(self) -> None:
+        connection = self.connection
+        async for first in connection.push_messages:
+            for response in (first, *_waiting(connection._push_message_buffer_out)):  # noqa: SLF001
+                self._send_stream.send_nowait(await self._handle_message(response))
+
+
+async def in_batches(messages: Messages) -> AsyncIterator[list[PubSubMessage]]:
+    """Yield the messages of a subscription, as many at a time as there are."""
+    async for first in messages:
+        others = _waiting(messages._receive_stream)  # noqa: SLF001 - it gives out one at a time
+        yield [first, *(m for m in others if m is not None and m["type"] == "message")]
+
+
+def _waiting(stream: MemoryObjectReceiveStream[T]) -> Iterator[T]:
+    with suppress(WouldBlock):
+        while True:
+            yield stream.receive_nowait()
+
+
+@contextmanager
+def ungrouped() -> Iterator[None]:
+    """Raise the one error in a group of errors; a client's task group wraps whatever it raises."""
+    try:
+        yield
+    except BaseExceptionGroup as group:
+        if len(group.exceptions) > 1:
+            raise
+        error = group.exceptions[0]
+        context = error.__context__
+        try:
+            raise error
+        finally:
+            error.__context__ = context
+
+
+def innermost(error: Exception) -> Exception:
+    """Return the first error inside a group of groups; any other error itself."""
+    while isinstance(error, ExceptionGroup):
+        error = error.exceptions[0]
+    return error
+
+
+def _unreachable(settings: Settings, error: Exception) -> str:
+    reason = first_line(innermost(error))
+    return (
+        f"Redis at {mask_url(settings.redis_url or '')} can't be used: {reason}. "
+        "Start it, correct REDIS_URL, or set REDIS_URL=embedded in development"
+    )

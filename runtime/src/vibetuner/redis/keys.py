@@ -1,0 +1,245 @@
+"""Every key and channel in Redis.
+
+streaq's own begin with ``streaq:<queue>:``; all others begin with REDIS_KEY_PREFIX, which is
+``<queue>:``, and none of them grows for ever.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+__all__ = ["GROUP", "MINUTE_MS", "QUARTER_MS", "JournalKeys", "Keys"]
+
+MINUTE_MS = 60_000
+QUARTER_MS = 15 * MINUTE_MS
+
+#: The consumer group of a queue's streams.
+GROUP = "workers"
+
+
+@dataclass(frozen=True, slots=True)
+class Keys:
+    """Where everything of one queue is.
+
+    Args:
+        prefix: REDIS_KEY_PREFIX, with its colon.
+
+    >>> keys = Keys("shop:")
+    >>> keys.stream("normal"), keys.data("1a"), keys.letters
+    ('streaq:shop:queues:normal', 'streaq:shop:task:data:1a', 'shop:dead_letters')
+    """
+
+    prefix: str
+
+    @property
+    def queue(self) -> str:
+        """What starts every key of streaq's; KEYS[1] of our functions."""
+        return f"streaq:{self.prefix.rstrip(':')}"
+
+    def stream(self, priority: str) -> str:
+        """Stream: what waits or runs."""
+        return f"{self.queue}:queues:{priority}"
+
+    def delayed(self, priority: str) -> str:
+        """Sorted set: the tasks that wait for a moment, by that moment."""
+        return f"{self.queue}:queues:delayed:{priority}"
+
+    @property
+    def wakeups(self) -> str:
+        """Channel: the moments of newly delayed tasks."""
+        return f"{self.queue}:delayed"
+
+    def data(self, task_id: str) -> str:
+        """The payload of a task."""
+        return f"{self.queue}:task:data:{task_id}"
+
+    def retry(self, task_id: str) -> str:
+        """The number of a task's tries."""
+        return f"{self.queue}:task:retry:{task_id}"
+
+    def result(self, task_id: str) -> str:
+        """The result of a task."""
+        return f"{self.queue}:task:results:{task_id}"
+
+    @property
+    def results(self) -> str:
+        """Sorted set: the tasks that have a result, by when it expires."""
+        return f"{self.queue}:index:results"
+
+    @property
+    def running(self) -> str:
+        """Set: the tasks that run."""
+        return f"{self.queue}:index:running"
+
+    @property
+    def aborted(self) -> str:
+        """Set: the tasks to be aborted."""
+        return f"{self.queue}:aborted"
+
+    def channel(self, task_id: str) -> str:
+        """Channel: the result of a task."""
+        return f"{self.queue}:channels:{task_id}"
+
+    def dependents(self, task_id: str) -> str:
+        """Set: the tasks that wait for this one."""
+        return f"{self.queue}:task:dependents:{task_id}"
+
+    def dependencies(self, task_id: str) -> str:
+        """Set: the tasks that this one waits for."""
+        return f"{self.queue}:task:dependencies:{task_id}"
+
+    def previous(self, task_id: str) -> str:
+        """The result of a task for what follows it."""
+        return f"{self.queue}:task:previous:{task_id}"
+
+    def fallback(self, task_id: str) -> str:
+        """The error that a fallback is called with."""
+        return f"{self.queue}:task:fallback:{task_id}"
+
+    def lock(self, name: str) -> str:
+        """The id of the unique task of that name that runs."""
+        return f"{self.queue}:task:lock:{name}"
+
+    @property
+    def cron_tabs(self) -> str:
+        """Hash: a cron task's name -> its crontab."""
+        return f"{self.queue}:cron:jobs"
+
+    @property
+    def cron_schedule(self) -> str:
+        """Sorted set: the cron tasks, by when they are due."""
+        return f"{self.queue}:cron:schedule"
+
+    def cron_data(self, name: str) -> str:
+        """The payload of a cron task."""
+        return f"{self.queue}:cron:data:{name}"
+
+    @property
+    def letters(self) -> str:
+        """Stream: the dead letters."""
+        return f"{self.prefix}dead_letters"
+
+    @property
+    def letter_places(self) -> str:
+        """Hash: a task's id -> its entry in :attr:`letters`."""
+        return f"{self.letters}:places"
+
+    @property
+    def acted(self) -> str:
+        """Hash: a task's id -> what was done with its letter."""
+        return f"{self.letters}:acted"
+
+    def act(self, task_id: str) -> str:
+        """What was done with a letter that is kept elsewhere."""
+        return f"{self.acted}:{task_id}"
+
+    @property
+    def journal(self) -> JournalKeys:
+        """What was run, and by whom; heartbeats too."""
+        return JournalKeys(self.prefix)
+
+    def progress(self, task_id: str) -> str:
+        """Hash: how far a task is."""
+        return f"{self.prefix}progress:{task_id}"
+
+    @property
+    def topic(self) -> str:
+        """Channel: every event for browsers."""
+        return f"{self.prefix}sse"
+
+    def events(self, channel: str) -> str:
+        """Stream: the last events of a channel."""
+        return f"{self.topic}:{channel}"
+
+    def revoked(self, ticket_id: str) -> str:
+        """Note: a ticket for the debug pages that was taken back."""
+        return f"{self.prefix}debug:revoked:{ticket_id}"
+
+
+@dataclass(frozen=True, slots=True)
+class JournalKeys:
+    """The journal of one queue.
+
+    ::
+
+        journal:ended             stream: every task that ended, the oldest trimmed away
+        journal:ended:of:<name>   stream: the same entry ids, of one task
+        journal:ended:failed      stream: the same entry ids, of those that did not succeed
+        journal:payloads          stream: the same entry ids, with what was enqueued
+        journal:ids               hash: a task's id -> its entry
+        journal:tries:<id>        list: the failed tries of a task that is tried again
+        journal:names             sorted set: the tasks' names, by when one of them last ended
+        journal:workers           sorted set: the workers' ids, by their last beat
+        journal:worker:<id>       what a worker says of itself
+        journal:running:<id>      hash: what a worker runs
+        journal:minute:<n>        hash: the counts of a minute
+        journal:quarter:<n>       hash: the counts of a quarter of an hour
+        journal:cron              hash: a cron task -> when it was first seen
+        journal:pulse             a number that moves when something happens
+    """
+
+    prefix: str
+
+    @property
+    def ended(self) -> str:
+        """Every task that ended."""
+        return f"{self.prefix}journal:ended"
+
+    def of(self, name: str) -> str:
+        """Those of one task."""
+        return f"{self.ended}:of:{name}"
+
+    @property
+    def failed(self) -> str:
+        """Those that did not succeed."""
+        return f"{self.ended}:failed"
+
+    @property
+    def payloads(self) -> str:
+        """What was enqueued."""
+        return f"{self.prefix}journal:payloads"
+
+    @property
+    def ids(self) -> str:
+        """From a task's id to its entry."""
+        return f"{self.prefix}journal:ids"
+
+    def tries(self, task_id: str) -> str:
+        """The failed tries of a task."""
+        return f"{self.prefix}journal:tries:{task_id}"
+
+    @property
+    def names(self) -> str:
+        """The tasks' names."""
+        return f"{self.prefix}journal:names"
+
+    @property
+    def workers(self) -> str:
+        """The workers by their last beat."""
+        return f"{self.prefix}journal:workers"
+
+    def worker(self, worker_id: str) -> str:
+        """What a worker says of itself."""
+        return f"{self.prefix}journal:worker:{worker_id}"
+
+    def running(self, worker_id: str) -> str:
+        """What a worker runs."""
+        return f"{self.prefix}journal:running:{worker_id}"
+
+    def minute(self, at: int) -> str:
+        """The counts of the minute that ``at``, in milliseconds, lies in."""
+        return f"{self.prefix}journal:minute:{at // MINUTE_MS}"
+
+    def quarter(self, at: int) -> str:
+        """The counts of the quarter of an hour that ``at``, in milliseconds, lies in."""
+        return f"{self.prefix}journal:quarter:{at // QUARTER_MS}"
+
+    @property
+    def cron(self) -> str:
+        """When each cron task was first seen."""
+        return f"{self.prefix}journal:cron"
+
+    @property
+    def pulse(self) -> str:
+        """A number that moves when something happens."""
+        return f"{self.prefix}journal:pulse"

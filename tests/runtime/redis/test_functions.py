@@ -1,0 +1,51 @@
+"""Our functions on the server: found in the files, each under one name."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from coredis import Redis
+
+from vibetuner import redis
+from vibetuner.config import Settings
+from vibetuner.redis.connection import Connection
+from vibetuner.redis.functions import Functions, _library, _script
+from vibetuner.redis.url import parse_url
+
+FILES = sorted(Path(redis.__file__).with_name("lua").glob("*.lua"))
+
+
+def test_no_two_functions_share_a_name():
+    """A call names the function, not the file."""
+    names = _library()[2]
+    assert {"ping", "enqueue", "start", "finish"} <= set(names)
+    assert len(names) == len(set(names))
+
+
+def test_every_function_begins_with_a_comment():
+    """It says what it is given, and what it returns."""
+    for path in FILES:
+        for before in re.findall(r"(.*)\nlocal function \w+\(keys, argv\)", path.read_text()):
+            assert before.startswith("--"), path.name
+
+
+async def test_every_function_is_loaded_and_its_script_too(settings: Settings):
+    """One that had a fault in its text would be refused."""
+    async with Connection(parse_url(settings.redis_url or "")) as connection:
+        functions = Functions(connection)
+        await functions.load()
+        assert await functions.call("ping", (), ()) == 1
+        for name in _library()[2]:
+            assert await connection.call("SCRIPT", "LOAD", _script(name))
+            assert functions._heads[name] == ("FCALL", f"{_library()[0]}_{name}")
+
+
+async def test_functions_that_the_server_forgets_are_loaded_again(settings: Settings):
+    """As after a restart without a disk."""
+    async with Connection(parse_url(settings.redis_url or "")) as connection:
+        functions = Functions(connection)
+        await functions.load()
+        async with Redis.from_url(settings.redis_url or "", decode_responses=True) as client:
+            await client.function_delete(_library()[0])
+        assert await functions.call("ping", (), ()) == 1

@@ -1,0 +1,129 @@
+"""REDIS_URL: one reader, for everything that can be meant."""
+
+from __future__ import annotations
+
+import ssl
+import string
+from urllib.parse import quote
+
+import pytest
+
+from vibetuner.errors import SettingsError
+from vibetuner.redis.url import Address, Tls, parse_url
+
+
+@pytest.mark.parametrize("letter", [*string.printable, "ß", "\N{SNOWMAN}"])
+def test_every_character_can_stand_in_a_password(letter: str):
+    """Encoded, before the host or as an option; in a name and in a path too."""
+    word = f"a{letter}b"
+    coded = quote(word, safe="")
+    assert parse_url(f"redis://ann:{coded}@h").password == word
+    assert parse_url(f"redis://{coded}:x@h/3?db=2").username == word
+    assert parse_url(f"redis://h?password={coded}&db=2").password == word
+    assert parse_url(f"unix://ann:{coded}@/run/{coded}?db=2").path == f"/run/{word}"
+    assert parse_url(f"unix:///s?username={coded}").username == word
+
+
+@pytest.mark.parametrize("letter", sorted(set(string.printable) - set("/?#%")))
+def test_only_four_characters_must_be_encoded(letter: str):
+    """An ``@`` and a ``:`` are told apart by where they stand."""
+    found = parse_url(f"redis://ann:a{letter}b@h:7")
+    assert (found.password, found.host, found.port) == (f"a{letter}b", "h", 7)
+
+
+@pytest.mark.parametrize(
+    ("url", "address"),
+    [
+        ("redis://h", Address(host="h")),
+        ("redis://h/", Address(host="h")),
+        ("redis://h:7/3", Address(host="h", port=7, db=3)),
+        ("redis://h/3?db=4", Address(host="h", db=4)),
+        ("redis://:secret@h", Address(host="h", password="secret")),
+        ("redis://ann@h", Address(host="h", username="ann")),
+        ("redis://[::1]:7/3", Address(host="::1", port=7, db=3)),
+        (
+            "redis://ann:x@[fe80::1%25eth0]",
+            Address(host="fe80::1%eth0", username="ann", password="x"),
+        ),
+        ("unix:///run/s.sock?db=3", Address(path="/run/s.sock", db=3)),
+        ("rediss://h", Address(host="h", tls=Tls())),
+        (
+            "rediss://h?ssl_cert_reqs=CERT_NONE&ssl_ca_certs=%2Fca.pem",
+            Address(host="h", tls=Tls(verify="none", ca_certs="/ca.pem")),
+        ),
+        (
+            "rediss://h?ssl_certfile=/c.pem&ssl_keyfile=/k.pem&ssl_check_hostname=False",
+            Address(host="h", tls=Tls(check_hostname=False, certfile="/c.pem", keyfile="/k.pem")),
+        ),
+    ],
+)
+def test_what_a_url_means(url: str, address: Address):
+    """Servers, sockets, databases, users, TLS."""
+    assert parse_url(url) == address
+
+
+@pytest.mark.parametrize(
+    ("url", "words"),
+    [
+        ("redis://", "malformed. Name the host"),
+        ("redis://:6379", "malformed. Name the host"),
+        ("redis://hun/ter2@h:port", "malformed. .*percent-encode"),
+        ("redis://ann:hun/ter2@h", "malformed. .*percent-encode"),
+        ("redis://ann:12/ter2@h", "malformed. .*percent-encode"),
+        ("redis://ann:hun#ter2@h", "malformed. .*percent-encode"),
+        ("redis://ann:hun?ter2@h", "malformed. .*percent-encode|an option"),
+        ("redis://ann:hunter2", "malformed. Name the host"),
+        ("redis://h h", "malformed"),
+        ("redis://[::1", "malformed"),
+        ("unix://tmp/s.sock", "malformed"),
+        ("redis://h:0", "there is no port 0"),
+        ("redis://h:65536", "there is no port 65536"),
+        ("redis://h/shop", "the database 'shop' is no number. Write /0"),
+        ("redis://h/-1", "the database '-1' is no number"),
+        ("redis://h/1/2", "the database '1/2' is no number"),
+        ("redis://h?db=x", "the database 'x' is no number"),
+        ("redis://h?ssl_cert_reqs=none", "ssl_cert_reqs is of no use without TLS. .*rediss://"),
+        ("rediss://h?ssl_cert_reqs=maybe", "none, optional or required"),
+        ("rediss://h?ssl_check_hostname=maybe", "true or false"),
+        ("rediss://h?ssl_keyfile=/k.pem", "Add ssl_certfile"),
+        ("redis://h?sslcertreqs=none", "an option after the . is unknown. There are db, username"),
+    ],
+)
+def test_what_cannot_be_meant_is_one_line(url: str, words: str):
+    """What, where, and the cure; not a piece of a password."""
+    with pytest.raises(SettingsError, match=f"^REDIS_URL=.*{words}") as caught:
+        parse_url(url)
+    assert "\n" not in str(caught.value)
+    for piece in ("hun", "ter2", "hunter2"):
+        assert piece not in str(caught.value).replace("percent-encode what is special", "")
+
+
+def test_an_address_shows_no_password():
+    """Neither in words nor in a traceback."""
+    address = parse_url("redis://ann:hunter2@[::1]/3")
+    assert str(address) == "[::1]:6379"
+    assert "hunter2" not in repr(address)
+
+
+@pytest.mark.parametrize(
+    ("option", "name"), [("ca_certs", "ssl_ca_certs"), ("certfile", "ssl_certfile")]
+)
+def test_a_file_that_is_missing_is_named(option: str, name: str):
+    """With its option."""
+    with pytest.raises(OSError, match=f"{name}=/nowhere.pem.* can't be used: No such file"):
+        Tls(**{option: "/nowhere.pem"}).context()
+
+
+@pytest.mark.parametrize(
+    ("tls", "mode", "checks"),
+    [
+        (Tls(), ssl.CERT_REQUIRED, True),
+        (Tls(check_hostname=False), ssl.CERT_REQUIRED, False),
+        (Tls(verify="optional"), ssl.CERT_OPTIONAL, True),
+        (Tls(verify="none"), ssl.CERT_NONE, False),
+    ],
+)
+def test_whom_a_connection_trusts(tls: Tls, mode: ssl.VerifyMode, checks: bool):
+    """A certificate of the host's own, unless less is asked for."""
+    context = tls.context()
+    assert (context.verify_mode, context.check_hostname) == (mode, checks)
