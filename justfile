@@ -77,6 +77,11 @@ docs *args:
 release version *args:
     {{ run }} python scripts/release.py "$@"
 
+[doc("Write a list of all that the runtime installs, as CycloneDX: just sbom build/sbom.json")]
+sbom file:
+    mkdir -p "$(dirname "$1")"
+    uv export --quiet --package vibetuner-runtime --no-dev --all-extras --format cyclonedx1.5 --output-file "$1" >/dev/null
+
 [doc("Take the README's pictures: the generated page, and the terminal that runs it")]
 screenshot:
     {{ run }} --group e2e python scripts/screenshot.py

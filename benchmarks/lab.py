@@ -140,7 +140,7 @@ def sources() -> Path:
 def project() -> Path:
     """A fresh project, every question at its default."""
     target = workplace() / "project"
-    run_copy(str(sources()), target, defaults=True, quiet=True)
+    run_copy(str(sources()), target, data={"project_name": "My Project"}, defaults=True, quiet=True)
     return target
 
 

@@ -30,7 +30,7 @@ def main() -> None:
         run_copy(
             str(ROOT),
             folder,
-            data=dict(item.split("=", 1) for item in options.data),
+            data={"project_name": "My Project"} | dict(item.split("=", 1) for item in options.data),
             defaults=True,
             quiet=True,
             vcs_ref="HEAD" if (ROOT / ".git").exists() else None,

@@ -96,3 +96,14 @@ def anchors(text: str) -> set[str]:
     """The anchors of a page's headings, as GitHub and MkDocs both make them."""
     headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def test_llms_txt_lists_every_page_that_answers_a_question():
+    """Of the built site, where each page of docs/ is an HTML file of the same name."""
+    text = (DOCS / "llms.txt").read_text("utf-8")
+    listed = [target.replace(".html", ".md") for target in re.findall(r"\]\((\S+)\)", text)]
+    how_to = {f"how-to/{path.name}" for path in (DOCS / "how-to").glob("*.md")}
+
+    assert set(listed) >= how_to - {"how-to/index.md"}
+    assert [target for target in listed if not (DOCS / target).is_file()] == []
+    assert len(listed) == len(set(listed))

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import yaml
+from copier import run_copy
 from pytest_copie.plugin import Copie
 
 from tests.template.conftest import rendered_files
@@ -53,6 +54,44 @@ def test_a_short_name_of_the_greatest_length_is_still_well_formatted(copie: Copi
 
 
 @pytest.mark.parametrize(
+    ("folder", "name", "slug"),
+    [
+        ("invoice-desk", "Invoice Desk", "invoice-desk"),
+        ("myproject", "Myproject", "myproject"),
+        ("Über_shop", "Über Shop", "ueber-shop"),
+        ("日本語", "日本語", "my-project"),
+        ("{{ 1 + 1 }}", "{{ 1 + 1 }}", "my-project"),
+        ("two\nlines", "Two Lines", "two-lines"),
+        ("---", "My Project", "my-project"),
+        ("y" * 80, "Y" + "y" * 59, "y" * 36),
+    ],
+)
+def test_the_folder_names_the_project(
+    plain: Path, tmp_path: Path, folder: str, name: str, slug: str
+):
+    """Unless the person says otherwise, and whatever the folder is called."""
+    project = tmp_path / folder
+    run_copy(str(plain), project, defaults=True, quiet=True)
+
+    answers = yaml.safe_load((project / ".copier-answers.yml").read_text("utf-8"))
+    assert (answers["project_name"], answers["project_slug"]) == (name, slug)
+    assert (project / "src" / slug.replace("-", "_") / "tune.py").is_file()
+    assert_whole(project)
+
+
+def test_a_project_made_in_the_current_folder_has_its_name(
+    plain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """`copier copy … .` too."""
+    project = tmp_path / "invoice-desk"
+    project.mkdir()
+    monkeypatch.chdir(project)
+    run_copy(str(plain), ".", defaults=True, quiet=True)
+
+    assert (project / "src" / "invoice_desk").is_dir()
+
+
+@pytest.mark.parametrize(
     "text",
     [
         "plain",
@@ -79,7 +118,8 @@ def test_only_questions_are_remembered(copie: Copie, plain: Path):
 
     answers = yaml.safe_load((project / ".copier-answers.yml").read_text("utf-8"))
     assert set(answers) == {
-        "_src_path", "author_email", "author_name", "description", "project_name", "project_slug",
+        "_src_path", "author_email", "author_name", "description", "example", "pre_commit",
+        "project_name", "project_slug",
     }  # fmt: skip
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 from pathlib import Path
 
 import pytest
@@ -34,10 +36,22 @@ def test_a_fresh_project_passes_its_own_check_and_stays_as_it_is(project: Reposi
     """Formatted, linted, typed and tested with nothing running, without a diff."""
     checked = uv(project, "run", "just", "check")
     uv(project, "run", "just", "format")
+    uv(project, "run", "just", "format", "-q")
 
     assert " passed" in checked
     assert "failed" not in checked
     assert project.git("status", "--porcelain") == ""
+
+
+def test_every_command_that_agents_are_told_runs(project: Repository):
+    """As AGENTS.md has them, in their order; nothing is left over."""
+    text = (project.folder / "AGENTS.md").read_text("utf-8")
+    [block] = re.findall(r"(?s)```bash\n(.+?)```", text)
+    for line in block.splitlines():
+        uv(project, *shlex.split(line)[1:])
+
+    assert project.git("status", "--porcelain", "src/my_project/tune.py") == ""
+    project.git("clean", "--quiet", "--force", "-d")
 
 
 def test_all_that_can_be_generated_passes_it_too(project: Repository):
@@ -48,6 +62,17 @@ def test_all_that_can_be_generated_passes_it_too(project: Repository):
     assert " passed" in checked
     for name in ("test_plain_one.py", "test_reports.py", "test_invoice.py", "test_note.py"):
         assert name in checked
+
+
+def test_a_project_without_the_example_passes_it_too(
+    tmp_path: Path, plain: Path, project: Repository
+):
+    """One page, one task, its test."""
+    bare = Repository(tmp_path / "my-project", project.environment)
+    run_copy(str(plain), bare.folder, {"example": False}, defaults=True, quiet=True, unsafe=False)
+    checked = uv(bare, "run", "just", "check")
+
+    assert "3 passed" in checked
 
 
 def uv(project: Repository, *arguments: str) -> str:

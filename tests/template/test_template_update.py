@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 
@@ -86,7 +87,7 @@ def test_an_update_from_one_version_to_the_next(project: Repository, repository:
     assert "git reset --hard && git clean --force -d && uv sync" in done.stderr
     rev = repository.git("rev-parse", "v0.9.1")
     assert answers(project.folder)["_commit"] == "v0.9.1"
-    assert source(project.folder)["rev"] == rev
+    assert f"@{rev}#" in source(project.folder)
     assert rev in (project.folder / "uv.lock").read_text("utf-8")
 
     project.commit("Update the template")
@@ -104,6 +105,14 @@ def test_a_check_that_fails_tells_the_way_back(project: Repository):
     failed = template_update(project)
 
     assert failed.returncode != 0
+    assert "To go on, mend what the check has found, then:\n    uv run just check && git add" in (
+        failed.stderr
+    )
+    (project.folder / "broken").unlink()
+    keep(project, failed.stderr)
+    project.git("reset", "--quiet", "--hard", head)
+    project.git("clean", "--quiet", "--force", "-d")
+    failed = template_update(project)
     assert_way_back_leads_to(head, project, failed.stderr)
 
 
@@ -118,6 +127,10 @@ def test_lines_that_both_have_changed_are_named_with_what_to_do(project: Reposit
     assert clashed.returncode == 1
     assert "have changed the same lines of Dockerfile\n" in clashed.stderr
     assert "# mine\n=======\n# new in v0.9.1" in (project.folder / "Dockerfile").read_text("utf-8")
+    (project.folder / "Dockerfile").write_text("# ours\n", encoding="utf-8")
+    keep(project, clashed.stderr)
+    project.git("reset", "--quiet", "--hard", head)
+    clashed = template_update(project)
     assert_way_back_leads_to(head, project, clashed.stderr)
 
 
@@ -141,6 +154,16 @@ def test_ctrl_c_in_the_middle_tells_the_way_back(project: Repository):
 
     assert process.returncode == 130
     assert_way_back_leads_to(head, project, stderr)
+
+
+def keep(project: Repository, stderr: str) -> None:
+    """Type what the recipe says; everything is committed then, the new lock file too."""
+    [way_on] = [line.strip() for line in stderr.splitlines() if "git commit" in line]
+    run("sh", "-c", way_on, cwd=project.folder, environment=project.environment, seconds=600)
+    assert project.git("status", "--porcelain") == ""
+    assert answers(project.folder)["_commit"] == "v0.9.1"
+    [address] = {*re.findall(r"rev=([0-9a-f]{40})", project.git("show", "HEAD:uv.lock"))}
+    assert f"@{address}#" in source(project.folder)
 
 
 def assert_way_back_leads_to(commit: str, project: Repository, stderr: str) -> None:

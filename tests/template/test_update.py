@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from copier import run_copy, run_recopy, run_update
 
-from tests.template.conftest import ROOT, Repository, rendered_files, write_template
+from tests.template.conftest import ROOT, Repository, rendered_files, run, write_template
 from tests.template.test_runtime_source import answers, source
 
-SEEDS = ("README.md", "justfile", "src/", "tests/")
+SEEDS = (".vscode/", "AGENTS.md", "CLAUDE.md", "README.md", "justfile", "src/", "tests/")
 MODEL = "src/{{ package_name }}/models/__init__.py"
 
 
@@ -63,12 +63,12 @@ def test_from_every_release_an_untouched_project_becomes_a_fresh_one(
     before = rendered_files(project.folder, without=".git")
     update(project)
 
-    run_copy(str(history.folder), tmp_path / "fresh", defaults=True, quiet=True)
-    after, fresh = rendered_files(project.folder, without=".git"), rendered_files(tmp_path / "fresh")
+    run_copy(str(history.folder), tmp_path / "fresh" / "my-project", defaults=True, quiet=True)
+    after, fresh = rendered_files(project.folder, without=".git"), rendered_files(tmp_path / "fresh" / "my-project")
     assert managed(after) == managed(fresh)
     assert seeds(after) == seeds(before)
     assert answers(project.folder)["_commit"] == "v999.0.0"
-    assert source(project.folder)["rev"] == history.git("rev-parse", "v999.0.0")
+    assert f"@{history.git('rev-parse', 'v999.0.0')}#" in source(project.folder)
 
 
 def test_from_every_release_a_users_work_survives(history: Repository, tmp_path: Path):
@@ -80,7 +80,7 @@ def test_from_every_release_a_users_work_survives(history: Repository, tmp_path:
     update(project)
 
     assert_work_survives(project, before)
-    assert source(project.folder)["rev"] == history.git("rev-parse", "v999.0.0")
+    assert f"@{history.git('rev-parse', 'v999.0.0')}#" in source(project.folder)
 
 
 def test_an_untouched_project_becomes_what_a_fresh_copy_is(
@@ -89,11 +89,25 @@ def test_an_untouched_project_becomes_what_a_fresh_copy_is(
     """Where the template has really changed, in files of both classes."""
     update(project)
 
-    run_copy(str(repository.folder), tmp_path / "fresh", defaults=True, quiet=True)
+    run_copy(str(repository.folder), tmp_path / "fresh" / "my-project", defaults=True, quiet=True)
     after = rendered_files(project.folder, without=".git")
-    assert managed(after) == managed(rendered_files(tmp_path / "fresh"))
+    assert managed(after) == managed(rendered_files(tmp_path / "fresh" / "my-project"))
     assert "# new in v0.9.1" in after[".just/run.just"]
     assert not [name for name, text in seeds(after).items() if "v0.9.1" in text]
+
+
+def test_a_project_without_the_example_stays_without(
+    project: Repository, repository: Repository, tmp_path: Path
+):
+    """The answer is remembered."""
+    bare = start(repository, tmp_path / "bare" / "my-project", "v0.9.0", example=False)
+    before = seeds(rendered_files(bare.folder, without=".git"))
+    update(bare)
+
+    after = rendered_files(bare.folder, without=".git")
+    assert seeds(after) == before
+    assert "# new in v0.9.1" in after[".just/run.just"]
+    assert "tests/test_signup.py" not in after
 
 
 def test_what_a_person_has_changed_survives(project: Repository, repository: Repository):
@@ -104,7 +118,19 @@ def test_what_a_person_has_changed_survives(project: Repository, repository: Rep
 
     assert_work_survives(project, before)
     assert "# new in v0.9.1" in (project.folder / ".just/run.just").read_text("utf-8")
-    assert source(project.folder)["rev"] == repository.git("rev-parse", "v0.9.1")
+    assert f"@{repository.git('rev-parse', 'v0.9.1')}#" in source(project.folder)
+
+
+def test_a_renamed_folder_keeps_the_projects_name(project: Repository):
+    """The folder names a project once, when it is made; a clone may be called otherwise."""
+    moved = project.folder.rename(project.folder.parent / "elsewhere")
+    project = Repository(moved, project.environment)
+    update(project)
+
+    assert answers(moved)["project_name"] == "My Project"
+    assert answers(moved)["_commit"] == "v0.9.1"
+    assert 'name = "my-project"' in (moved / "pyproject.toml").read_text("utf-8")
+    assert [path.name for path in (moved / "src").iterdir()] == ["my_project"]
 
 
 def test_recopy_renews_the_templates_files_and_no_others(project: Repository):
@@ -140,9 +166,14 @@ def test_a_changed_answer_changes_the_templates_files(project: Repository):
     assert "books" not in (project.folder / "README.md").read_text("utf-8")
 
 
-def start(template: Repository, folder: Path, version: str | None = None) -> Repository:
+def start(
+    template: Repository, folder: Path, version: str | None = None, *, example: bool = True
+) -> Repository:
     """A committed project of a version."""
-    run_copy(str(template.folder), folder, defaults=True, quiet=True, vcs_ref=version, unsafe=False)
+    run_copy(
+        str(template.folder), folder, {"example": example}, defaults=True, quiet=True,
+        vcs_ref=version, unsafe=False,
+    )  # fmt: skip
     project = Repository(folder, template.environment)
     project.git("init", "--quiet")
     project.commit("Start")
@@ -151,10 +182,11 @@ def start(template: Repository, folder: Path, version: str | None = None) -> Rep
 
 def work(project: Repository) -> None:
     """What a user does to a project."""
+    for command in (["polars>=1", "zstandard"], ["--dev", "attrs", "pytest-xdist>=3", "yarl"]):
+        arguments = ("uv", "add", "--frozen", "--quiet", *command)
+        run(*arguments, cwd=project.folder, environment=project.environment)
     edit(
         project.folder / "pyproject.toml",
-        ('    "vibetuner-runtime",\n]', '    "polars>=1",\n    "vibetuner-runtime",\n]'),
-        ('    "ruff>=', '    "pytest-xdist>=3",\n    "ruff>='),
         ("\\Z", '\n[tool.uv.sources.polars]\npath = "../polars"\n'),
     )
     edit(project.folder / "compose.prod.yml", ('"127.0.0.1:8000:8000"', '"127.0.0.1:9000:8000"'))
@@ -170,7 +202,8 @@ def work(project: Repository) -> None:
 def assert_work_survives(project: Repository, before: dict[str, str]) -> None:
     after = rendered_files(project.folder, without=".git")
     assert seeds(after) == before
-    for part in ('    "polars>=1",', "pytest-xdist>=3", '[tool.uv.sources.polars]\npath = "../polars"'):
+    added = ('"polars>=1"', '"zstandard"', '"attrs"', '"pytest-xdist>=3"', '"yarl"')
+    for part in (*added, '[tool.uv.sources.polars]\npath = "../polars"'):
         assert part in after["pyproject.toml"]
     assert '"127.0.0.1:9000:8000"' in after["compose.prod.yml"]
     assert "SHOP_NAME=Corner" in after[".env.example"]

@@ -237,3 +237,28 @@ async def test_readiness_names_what_does_not_answer(stand_in, settings: Settings
     assert ill.json()["resources"]["MongoDB"]["ok"]
     assert "127.0.0.1" not in discreet.text
     assert alive.status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("files", "status", "kind"),
+    [
+        ([], 204, None),
+        (["icon.svg"], 200, "image/svg+xml"),
+        (["icon.svg", "favicon.ico"], 200, "image/vnd.microsoft.icon"),
+    ],
+)
+async def test_browsers_find_an_icon_where_they_look_for_it(
+    stand_in: Any, files: list[str], status: int, kind: str | None
+):
+    """They ask for /favicon.ico beside every page that names none; a 404 would fill the log."""
+    root = stand_in(SHOP, tune=SHOP_TUNE)
+    for name in files:
+        path = root / "src/shop/static" / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("<svg/>")
+    with using_settings(NOTHING):
+        async with visiting(create_app()) as client:
+            answer = await client.get("/favicon.ico")
+    assert answer.status_code == status
+    found = answer.headers.get("content-type", "").replace("x-icon", "vnd.microsoft.icon")
+    assert (found or None) == kind

@@ -84,13 +84,21 @@ def _settings() -> tuple[str, str, str]:
     from vibetuner.errors import NotConfigured
     from vibetuner.project import find_root, project_info
     from vibetuner.redis import REDIS_MISSING
+    from vibetuner.secret_files import check_secrets, find_secret
 
     root = find_root()
     env_file = (root or Path.cwd()) / ".env"
     check_env_file(env_file)
-    variables = {name.lower(): value for name, value in os.environ.items() if value}
     names = ("redis_url", "redis_key_prefix", "environment")
-    url, prefix, environment = (variables.get(n) or find_value(env_file, n) for n in names)
+    check_secrets(names)
+    variables = {name.lower(): value for name, value in os.environ.items() if value}
+
+    def find(name: str) -> str | None:
+        secret = find_secret(name)
+        in_secret = secret.read_text(encoding="utf-8").strip() if secret else None
+        return variables.get(name) or find_value(env_file, name) or in_secret
+
+    url, prefix, environment = map(find, names)
     if url == "embedded":
         url = _embedded_url()
     if not url:

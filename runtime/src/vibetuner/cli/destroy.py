@@ -76,6 +76,28 @@ def model(
     _remove("model", name, draft_of_model, force=force, skip=skip, dry_run=dry_run, as_json=as_json)
 
 
+@app.command()
+def example(
+    force: Force = False,
+    skip: Skip = False,
+    dry_run: DryRun = False,
+    as_json: AsJson = False,
+) -> None:
+    """Remove the example that the project was made with; put one page and one task in its place.
+
+    Exit code 0 when it is gone, 1 when something of it has changed, is not committed, or there is
+    no example. Its tables and its data stay where they are.
+    """
+    with nothing_written():
+        from vibetuner.cli.example import plan_without_example
+        from vibetuner.cli.new_work import carry_out, check_choice
+        from vibetuner.scaffold.draft import find_place
+
+        check_choice(force=force, skip=skip)
+        plan = plan_without_example(find_place(), force=force, skip=skip)
+    raise typer.Exit(carry_out(plan, dry_run=dry_run, as_json=as_json))
+
+
 def _remove(  # noqa: PLR0913 - options
     kind: str,
     text: str,

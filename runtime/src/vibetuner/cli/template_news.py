@@ -10,7 +10,7 @@ from tempfile import TemporaryDirectory
 
 from vibetuner.errors import CommandError
 
-__all__ = ["News", "check_committed", "fetch_news", "git_url", "sections_between"]
+__all__ = ["News", "check_committed", "fetch_news", "git_url", "read_answers", "sections_between"]
 
 ANSWERS = ".copier-answers.yml"
 GIT_SECONDS = 120
@@ -46,7 +46,8 @@ def fetch_news(root: Path, version: str = "") -> News:
     Raises:
         CommandError: the project follows no versions, or the repository can't be reached.
     """
-    answers = _read_answers(root)
+    path = root / ANSWERS
+    answers = read_answers(path.read_text(encoding="utf-8") if path.is_file() else "")
     present, source = answers.get("_commit", ""), git_url(answers.get("_src_path", ""))
     if not present or not source:
         raise CommandError(
@@ -107,9 +108,8 @@ def _number(version: str) -> tuple[int, ...]:
     return tuple(map(int, re.findall(r"\d+", version)[:3]))
 
 
-def _read_answers(root: Path) -> dict[str, str]:
-    path = root / ANSWERS
-    text = path.read_text(encoding="utf-8") if path.is_file() else ""
+def read_answers(text: str) -> dict[str, str]:
+    """Return where a project comes from: ``_src_path`` and ``_commit``."""
     # Copier folds a long line at a space.
     found = re.findall(r"(?m)^(_\w+): (.+(?:\n +.+)*)$", text)
     return {name: re.sub(r"\n +", " ", value).strip().strip("'\"") for name, value in found}

@@ -8,6 +8,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from fastapi import FastAPI
+from fastapi.responses import FileResponse, Response
 from fastapi.staticfiles import StaticFiles
 
 from vibetuner.config import get_settings
@@ -22,6 +23,8 @@ from vibetuner.loader import load_project
 from vibetuner.project import ProjectInfo, project_info
 
 __all__ = ["assets_folder", "create_app"]
+
+ICONS = ("favicon.ico", "icon.svg")
 
 
 def create_app() -> FastAPI:
@@ -61,6 +64,13 @@ def _mount_files(app: FastAPI, project: ProjectInfo) -> None:
     static = project.root / "src" / project.package / "static"
     if static.is_dir():
         app.mount("/static", StaticFiles(directory=static), name="static")
+
+    @app.get("/favicon.ico", include_in_schema=False)
+    async def favicon() -> Response:
+        """Answer browsers, which ask for it beside every page, whatever the page says."""
+        icons = (static / name for name in ICONS)
+        found = next((icon for icon in icons if icon.is_file()), None)
+        return Response(status_code=204) if found is None else FileResponse(found)
 
 
 def assets_folder() -> Path:

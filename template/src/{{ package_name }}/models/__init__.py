@@ -61,6 +61,8 @@ class Export(SQLModel, table=True):
 
     id: str = Field(default_factory=lambda: token_hex(6), primary_key=True)  # not to be guessed
     task_id: str | None = Field(default=None, index=True)
+    # While it is under way it holds one of a few slots; the database lets nobody share one.
+    slot: int | None = Field(default=None, unique=True)
     status: ExportStatus = ExportStatus.QUEUED
     done: int = 0
     total: int = 0
@@ -82,3 +84,13 @@ class Export(SQLModel, table=True):
             done=self.done,
             total=self.total or None,
         )
+
+
+class Quota(SQLModel, table=True):
+    """How often one visitor has done something in a period."""
+
+    __tablename__ = "quotas"
+
+    key: str = Field(primary_key=True)
+    used: int = 1
+    ends_at: datetime = Field(sa_type=UtcDateTime, index=True)

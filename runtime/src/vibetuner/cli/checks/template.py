@@ -16,8 +16,8 @@ __all__ = ["check_drift", "check_version"]
 ANSWERS = ".copier-answers.yml"
 SECONDS = 2.5
 MANAGED = (
-    ".dockerignore", ".env.example", ".github/workflows/ci.yml", ".gitignore", ".just",
-    "Dockerfile", "compose.dev.yml", "compose.prod.yml", "pyproject.toml",
+    ".devcontainer", ".dockerignore", ".editorconfig", ".env.example", ".github/workflows/ci.yml",
+    ".gitignore", ".just", "Dockerfile", "compose.dev.yml", "compose.prod.yml", "pyproject.toml",
 )  # fmt: skip
 VERSION = re.compile(r"refs/tags/v(\d+)\.(\d+)\.(\d+)$")
 

@@ -1,0 +1,114 @@
+"""``vibetuner destroy example``: the project as it would be, had it been made without the example.
+
+The template itself says what the example is: it is rendered at the version that made the project,
+with the example and without, and what differs between the two is what goes.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from vibetuner.cli.template_news import ANSWERS, check_committed, read_answers
+from vibetuner.errors import CommandError
+from vibetuner.scaffold.changes import Change
+from vibetuner.scaffold.draft import Place
+from vibetuner.scaffold.plan import Action, Plan, Step
+
+__all__ = ["plan_without_example"]
+
+OURS = ("src", "tests", "README.md")
+COPIER_SECONDS = 180
+NEXT_STEPS = ("git diff --stat", "uv run just check")
+
+
+def plan_without_example(place: Place, *, force: bool, skip: bool) -> Plan:
+    """Plan to take the example out; what was changed since it was generated is a conflict.
+
+    Raises:
+        CommandError: there is no example, something is not committed, or the template can't be
+            rendered.
+    """
+    path = place.root / ANSWERS
+    answers = path.read_text(encoding="utf-8") if path.is_file() else ""
+    if not answers:
+        raise CommandError(f"There is no {ANSWERS}, so the template that made this is not known")
+    if re.search(r"(?m)^example: false$", answers):
+        raise CommandError("There is no example: this project is one without")
+    check_committed(place.root)
+    with TemporaryDirectory() as folder:
+        first = _first_answers(place.root) or answers
+        generated = _render(first, Path(folder) / "with", example=True)
+        wanted = _render(answers, Path(folder) / "without", example=False)
+    steps = list(_steps(place.root, generated, wanted, force=force, skip=skip))
+    without, known = re.subn(r"(?m)^example: .*$", "example: false", answers)
+    without += "" if known else "example: false\n"
+    steps.append(Step(Action.EDIT, Change(path, answers.encode(), without.encode())))
+    return Plan(place, tuple(steps), NEXT_STEPS)
+
+
+def _steps(
+    root: Path, generated: dict[str, bytes], wanted: dict[str, bytes], *, force: bool, skip: bool
+) -> Iterator[Step]:
+    for name in sorted(generated.keys() | wanted.keys()):
+        path, after = root / name, wanted.get(name)
+        before = path.read_bytes() if path.is_file() else None
+        if generated.get(name) == after or before == after:
+            continue
+        if before is None and name in generated:
+            continue  # somebody has removed it already
+        if before != generated.get(name):
+            # A README is rewritten by everybody, and nothing depends on it.
+            keep = skip or name == "README.md"
+            if keep or not force:
+                action = Action.KEEP if keep else Action.DIFFERS
+                yield Step(action, Change(path, before, after))
+                continue
+        kinds = {before is None: Action.CREATE, after is None: Action.REMOVE}
+        yield Step(kinds.get(True, Action.EDIT), Change(path, before, after))
+
+
+def _first_answers(root: Path) -> str:
+    """The answers that the project was made with: an update moves the version, and no example."""
+    commits = _run("git", "log", "--format=%H", "--", ANSWERS, cwd=root).split()
+    return _run("git", "show", f"{commits[-1]}:./{ANSWERS}", cwd=root) if commits else ""
+
+
+def _render(answers: str, folder: Path, *, example: bool) -> dict[str, bytes]:
+    """The user's files of a fresh project, by their paths."""
+    known = read_answers(answers)
+    folder.mkdir()
+    data = folder.with_suffix(".yml")
+    data.write_text(re.sub(r"(?m)^_\w+: .*\n(?: +.*\n)*", "", answers), encoding="utf-8")
+    version = ("--vcs-ref", known["_commit"]) if "_commit" in known else ()
+    _run(
+        "uvx", "copier>=9.15", "copy", "--defaults", "--quiet", "--data-file", str(data),
+        "--data", f"example={str(example).lower()}", *version, known["_src_path"], str(folder),
+        cwd=folder,
+    )  # fmt: skip
+    files = (path for name in OURS for path in (folder / name, *(folder / name).rglob("*")))
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes() for path in files if path.is_file()
+    }
+
+
+def _run(*command: str, cwd: Path) -> str:
+    try:
+        done = subprocess.run(
+            command,
+            cwd=cwd,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=COPIER_SECONDS,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise CommandError(f"{command[0]} did not work: {error}") from None
+    if done.returncode:
+        line = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        raise CommandError(f"The template can't be rendered again ({command[0]}: {line})")
+    return done.stdout

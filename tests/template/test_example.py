@@ -1,0 +1,105 @@
+"""`vibetuner destroy example`: what is left is a project without it."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from copier import run_copy
+
+from tests.template.conftest import Repository, make_repository, rendered_files
+from tests.template.test_update import start, update
+
+pytestmark = pytest.mark.slow
+
+ANSWERS = ".copier-answers.yml"
+
+
+@pytest.fixture(scope="module")
+def repository(tmp_path_factory: pytest.TempPathFactory) -> Repository:
+    """The template at v0.9.0, and at v0.9.1 with another example."""
+    repository = make_repository(tmp_path_factory.mktemp("example"))
+    path = repository.folder / "template/src/{{ package_name }}/outages.py"
+    path.write_text(path.read_text("utf-8") + "\n# new in v0.9.1\n", "utf-8")
+    repository.commit("Next", tag="v0.9.1")
+    return repository
+
+
+@pytest.fixture
+def project(repository: Repository, tmp_path: Path) -> Repository:
+    """A project that v0.9.0 has made."""
+    return start(repository, tmp_path / "my-project", "v0.9.0")
+
+
+def test_what_is_left_is_a_project_made_without_it(
+    project: Repository, repository: Repository, tmp_path: Path
+):
+    """Every file, to the byte; also when the template has been updated since."""
+    update(project)
+    project.commit("Update")
+    done = destroy(project)
+
+    assert done.returncode == 0, done.stderr
+    fresh = tmp_path / "fresh" / "my-project"
+    run_copy(str(repository.folder), fresh, {"example": False}, defaults=True, quiet=True)
+    after = rendered_files(project.folder, without=".git")
+    assert after == rendered_files(fresh)
+    assert "\nexample: false\n" in after[ANSWERS]
+
+    project.commit("Without")
+    again = destroy(project)
+    assert again.returncode == 1
+    assert "error: There is no example: this project is one without" in again.stderr
+
+
+def test_what_was_changed_is_named_and_nothing_is_removed(project: Repository):
+    """--skip keeps it and takes out the rest; a README may say what it likes."""
+    (project.folder / "README.md").write_text("mine\n", "utf-8")
+    changed = project.folder / "src/my_project/outages.py"
+    changed.write_text("# mine\n", "utf-8")
+    project.commit("Make it mine")
+    refused = destroy(project)
+    assert refused.returncode == 1
+    assert "Changed since it was generated: src/my_project/outages.py. --force" in refused.stderr
+    assert project.git("status", "--porcelain") == ""
+
+    done = destroy(project, "--skip")
+    assert done.returncode == 0, done.stderr
+    assert changed.read_text("utf-8") == "# mine\n"
+    assert (project.folder / "README.md").read_text("utf-8") == "mine\n"
+    assert not (project.folder / "src/my_project/exports.py").exists()
+
+
+def test_what_a_person_has_removed_already_is_no_obstacle(project: Repository):
+    """The rest goes too."""
+    shutil.rmtree(project.folder / "src/my_project/templates")
+    project.commit("Remove the pages")
+
+    assert destroy(project).returncode == 0
+    assert not (project.folder / "src/my_project/templates/exports.html").exists()
+    assert (project.folder / "src/my_project/templates/home.html").is_file()
+
+
+def test_without_a_commit_there_is_no_way_back_and_nothing_is_removed(project: Repository):
+    """As with an update."""
+    (project.folder / "draft.txt").touch()
+    refused = destroy(project)
+
+    assert refused.returncode == 1
+    assert "error: Commit or stash your changes first (draft.txt)" in refused.stderr
+
+
+def destroy(project: Repository, *options: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "vibetuner", "destroy", "example", *options],
+        cwd=project.folder,
+        env=project.environment,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )

@@ -1,0 +1,132 @@
+"""Where a project's parts come from, when somebody else offers parts of the same name."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from zipfile import ZipFile
+
+import pytest
+
+from tests.processes import clean_environment
+from tests.template.conftest import Repository, make_repository, run
+
+# As much of a runtime as an installer looks at: building the real one would need its dependencies.
+RUNTIME = """
+[build-system]
+requires = ["hatchling"]
+build-backend = "hatchling.build"
+
+[project]
+name = "vibetuner-runtime"
+version = "0.9.1"
+optional-dependencies = { speed = [], embedded = [] }
+
+[tool.hatch.build.targets.wheel]
+packages = ["src/vibetuner"]
+"""
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def index(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of wheels in which a stranger offers a newer vibetuner-runtime."""
+    folder = tmp_path_factory.mktemp("index")
+    name = "vibetuner_runtime-99.0"
+    with ZipFile(folder / f"{name}-py3-none-any.whl", "w") as wheel:
+        wheel.writestr("stranger.py", "")
+        metadata = "Metadata-Version: 2.1\nName: vibetuner-runtime\nVersion: 99.0\n"
+        extras = "Provides-Extra: speed\nProvides-Extra: embedded\n"
+        wheel.writestr(f"{name}.dist-info/METADATA", metadata + extras)
+        tags = "Wheel-Version: 1.0\nGenerator: x\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+        wheel.writestr(f"{name}.dist-info/WHEEL", tags)
+        wheel.writestr(f"{name}.dist-info/RECORD", "")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Repository:
+    """A project of v0.9.1, with an environment that can build and has nothing else."""
+    repository = make_repository(tmp_path_factory.mktemp("supply"))
+    runtime = repository.folder / "runtime"
+    (runtime / "pyproject.toml").write_text(RUNTIME, encoding="utf-8")
+    repository.commit("Next", tag="v0.9.1")
+    folder = repository.folder.parent / "my-project"
+    repository.copy(str(repository.folder), folder, "--quiet")
+    project = Repository(folder, repository.environment)
+    uv(project, "venv", "--seed", "--quiet", "--python", sys.executable)
+    uv(project, "pip", "install", "--quiet", "hatchling", "editables")
+    return project
+
+
+@pytest.mark.parametrize(
+    ("command", "version"),
+    [
+        ("python -m pip install vibetuner-runtime", "99.0"),
+        ("python -m pip install --no-build-isolation .", "0.9.1"),
+        ("python -m pip install --no-build-isolation .[speed]", "0.9.1"),
+        ("uv pip install --no-build-isolation .[speed]", "0.9.1"),
+        ("uv sync --no-build-isolation --no-dev --extra speed --inexact", "0.9.1"),
+    ],
+)
+def test_every_installer_takes_the_runtime_of_the_template(
+    project: Repository, index: Path, command: str, version: str
+):
+    """Only who asks the index by name, as the first line does, gets the stranger's."""
+    install(project, index, command)
+
+    assert installed(project) == version
+
+
+def test_the_projects_wheel_names_the_runtimes_address(project: Repository, index: Path):
+    """Whoever installs the wheel, without the project's folder, takes the same."""
+    uv(project, "build", "--wheel", "--no-build-isolation", "--quiet")
+    [wheel] = (project.folder / "dist").glob("*.whl")
+    install(project, index, f"python -m pip install --no-build-isolation dist/{wheel.name}")
+
+    assert installed(project) == "0.9.1"
+    with ZipFile(wheel) as file:
+        [metadata] = [name for name in file.namelist() if name.endswith("/METADATA")]
+        text = file.read(metadata).decode()
+    assert "Requires-Dist: vibetuner-runtime@ git+file://" in text.replace(" @ ", "@ ")
+
+
+def install(project: Repository, index: Path, command: str) -> None:
+    uv(project, "pip", "uninstall", "--quiet", "vibetuner-runtime")
+    if command.startswith("python"):
+        command = f".venv/bin/{command}"
+    words = [*command.split(), "--find-links", str(index), "--quiet"]
+    run(*words, cwd=project.folder, environment=project.environment, seconds=300)
+
+
+def installed(project: Repository) -> str:
+    folder = project.folder / ".venv" / "lib"
+    [name] = [path.name for path in folder.glob("*/site-packages/vibetuner_runtime-*.dist-info")]
+    return name.removeprefix("vibetuner_runtime-").removesuffix(".dist-info")
+
+
+def uv(project: Repository, *arguments: str) -> str:
+    done = run("uv", *arguments, cwd=project.folder, environment=project.environment, seconds=300)
+    return done.stdout
+
+
+def test_a_build_takes_no_htmx_but_the_one_that_was_reviewed(plain: Path, tmp_path: Path):
+    """Visitors' browsers run these files; another file of the same name ends the build."""
+    runtime = tmp_path / "runtime"
+    shutil.copytree(plain / "runtime", runtime)
+    hook = runtime / "hatch_build.py"
+    text = hook.read_text("utf-8")
+    hook.write_text(text.replace("71ea67185b", "0" * 10), "utf-8")
+    command = ("uv", "build", "--wheel")
+    environment = clean_environment(UV_NO_GITHUB_FAST_PATH="1")
+    done = subprocess.run(
+        command, cwd=runtime, env=environment, capture_output=True, text=True, check=False
+    )
+
+    assert done.returncode != 0
+    assert "htmx-2.min.js has the SHA-256 71ea67185b" in " ".join(done.stderr.split())
+    hook.write_text(text, "utf-8")
+    run(*command, cwd=runtime, environment=environment, seconds=300)
