@@ -35,7 +35,7 @@ def task(
 
     Exit code 0 when it is gone, 1 when something has changed since, or there is no such task.
     """
-    from vibetuner.scaffold.removal import draft_of_task
+    from vibetuner.scaffold.task import draft_of_task
 
     def left_over(parsed: Name) -> dict[str, Any]:
         from vibetuner.cli.left_over import ask_left_over
@@ -57,7 +57,7 @@ def route(
     as_json: AsJson = False,
 ) -> None:
     """Remove a page that is still as it was generated."""
-    from vibetuner.scaffold.removal import draft_of_route
+    from vibetuner.scaffold.route import draft_of_route
 
     _remove("route", name, draft_of_route, force=force, skip=skip, dry_run=dry_run, as_json=as_json)
 
@@ -71,7 +71,7 @@ def model(
     as_json: AsJson = False,
 ) -> None:
     """Remove a model that is still as it was generated; its data stays where it is."""
-    from vibetuner.scaffold.removal import draft_of_model
+    from vibetuner.scaffold.model import draft_of_model
 
     _remove("model", name, draft_of_model, force=force, skip=skip, dry_run=dry_run, as_json=as_json)
 

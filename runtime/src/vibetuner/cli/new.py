@@ -131,11 +131,12 @@ def model(  # noqa: PLR0913, PLR0917 - options
     as_json: AsJson = False,
 ) -> None:
     """Write a model: an SQL table, or a MongoDB document."""
-    from vibetuner.scaffold.model import draft_model, parse_fields
+    from vibetuner.scaffold.model import check_table_free, draft_model, parse_fields
 
     def draft(place: Place) -> Draft:
         parsed = parse_fields(fields or [], document=document)
         parsed_name = place.parse_name(name, "model")
+        check_table_free(place, parsed_name)
         return draft_model(place, parsed_name, parsed, document=document, test=not no_test)
 
     _write(draft, force=force, skip=skip, dry_run=dry_run, as_json=as_json)
