@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.postgres import running_postgres
 from vibetuner.embedded import Lease, join
 
 # Read by others, or run as a project of its own; not for pytest's search for doctests.
@@ -23,3 +24,10 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lease]:
         if other := os.environ.get("TEST_REDIS_URL"):
             lease.urls["redis"] = other
         yield lease
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[str]:
+    """The URL of an empty PostgreSQL database; skips where PostgreSQL is not installed."""
+    with running_postgres() as url:
+        yield url

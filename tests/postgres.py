@@ -1,0 +1,75 @@
+"""A PostgreSQL server of the system's packages, on a free port, with its data in a new folder."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+START_SECONDS = 30.0
+# PostgreSQL refuses to run as root; Debian's package brings this user.
+USER = "postgres" if os.geteuid() == 0 else None
+
+
+@contextmanager
+def running_postgres() -> Iterator[str]:
+    """The URL of an empty database; skips the test where no PostgreSQL is installed."""
+    programs = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
+    initdb = shutil.which("initdb", path=os.pathsep.join(map(str, reversed(programs))))
+    initdb = initdb or shutil.which("initdb")
+    if initdb is None:
+        pytest.skip("PostgreSQL is not installed")
+    # Not below pytest's own folder, which another user may not enter.
+    with tempfile.TemporaryDirectory(prefix="vibetuner-postgres-") as folder:
+        if USER:
+            shutil.chown(folder, USER)
+        data, port = Path(folder) / "data", _free_port()
+        _run(initdb, "-D", str(data), "-U", "app", "-A", "trust", "--no-sync", "-E", "UTF8")
+        options = {"p": str(port), "h": "127.0.0.1", "k": ""}
+        server = subprocess.Popen(
+            [
+                *(str(Path(initdb).with_name("postgres")), "-F", "-D", str(data)),
+                *(part for name, value in options.items() for part in (f"-{name}", value)),
+            ],
+            user=USER,
+            cwd=folder,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        try:
+            _await_answer(server, port)
+            yield f"postgresql+asyncpg://app@127.0.0.1:{port}/postgres"
+        finally:
+            server.send_signal(signal.SIGINT)  # a fast shutdown
+            server.wait(START_SECONDS)
+
+
+def _run(*command: str) -> None:
+    subprocess.run(command, user=USER, cwd="/", check=True, stdout=subprocess.DEVNULL)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _await_answer(server: subprocess.Popen[bytes], port: int) -> None:
+    deadline = time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline and server.poll() is None:
+        try:
+            socket.create_connection(("127.0.0.1", port), timeout=1).close()
+        except OSError:
+            time.sleep(0.05)
+        else:
+            return
+    raise RuntimeError(f"PostgreSQL does not answer on port {port} (exit code {server.poll()})")
