@@ -1,4 +1,4 @@
-"""``vibetuner destroy``: takes back what `vibetuner new` has written."""
+"""``vibetuner destroy``: removes what `vibetuner new` has written."""
 
 from __future__ import annotations
 
@@ -16,11 +16,13 @@ if TYPE_CHECKING:
 __all__ = ["app"]
 
 app = typer.Typer(
-    help="Take back a task, a route or a model, with its test and its line in tune.py.",
+    help="Remove a task, a route or a model, with its test and its line in tune.py.",
     no_args_is_help=True,
 )
 
-NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="As `vibetuner new` took it.")]
+NameArgument = Annotated[
+    str, typer.Argument(metavar="NAME", help="The name given to `vibetuner new`.")
+]
 
 
 @app.command()
@@ -31,9 +33,9 @@ def task(
     dry_run: DryRun = False,
     as_json: AsJson = False,
 ) -> None:
-    """Remove a task that is still as it was generated; tell what is queued or dead of it.
+    """Remove an unchanged task; report queued tasks and dead letters of that name.
 
-    Exit code 0 when it is gone, 1 when something has changed since, or there is no such task.
+    Exit code 0 when it is gone, 1 when a file was changed since, or there is no such task.
     """
     from vibetuner.scaffold.task import draft_of_task
 
@@ -56,7 +58,7 @@ def route(
     dry_run: DryRun = False,
     as_json: AsJson = False,
 ) -> None:
-    """Remove a page that is still as it was generated."""
+    """Remove an unchanged page."""
     from vibetuner.scaffold.route import draft_of_route
 
     _remove("route", name, draft_of_route, force=force, skip=skip, dry_run=dry_run, as_json=as_json)
@@ -70,7 +72,7 @@ def model(
     dry_run: DryRun = False,
     as_json: AsJson = False,
 ) -> None:
-    """Remove a model that is still as it was generated; its data stays where it is."""
+    """Remove an unchanged model; its data and its migration stay."""
     from vibetuner.scaffold.model import draft_of_model
 
     _remove("model", name, draft_of_model, force=force, skip=skip, dry_run=dry_run, as_json=as_json)
