@@ -22,7 +22,7 @@ async def make_schema() -> None:
     settings, app, project = get_settings(), load_project(), project_info()
     if not (settings.database_url and app.sql_models):
         return
-    from vibetuner.resources.schema import describe, find_differences, has_migrations
+    from vibetuner.resources.schema import find_differences, has_migrations, shorten
 
     migrated = has_migrations(project)
     if migrated:
@@ -39,4 +39,7 @@ async def make_schema() -> None:
         if created:
             logger.info("created the tables %s", ", ".join(created))
     if differences := await find_differences(settings, app.sql_models):
-        logger.warning("%s", describe(differences, "vibetuner db revision 'what changed'"))
+        logger.warning(
+            "SQL tables differ from the models: %s. Run:  vibetuner db revision 'what changed'",
+            shorten(differences),
+        )

@@ -30,7 +30,7 @@ from vibetuner.config import Settings, get_settings
 from vibetuner.errors import CommandError, first_line
 from vibetuner.loader import load_project
 from vibetuner.project import ProjectInfo, project_info
-from vibetuner.resources.schema import find_differences, has_migrations
+from vibetuner.resources.schema import find_differences, has_migrations, shorten
 from vibetuner.resources.sql import check as ping
 from vibetuner.resources.sql import table_of
 
@@ -142,7 +142,7 @@ class Migrations:
         if differences:
             raise CommandError(
                 f"The database has tables and no record of a migration, and "
-                f"{', '.join(differences[:3])}. Record the migration that it is at:  "
+                f"{shorten(differences)}. Record the migration that it is at:  "
                 f"vibetuner db stamp {self._scripts.get_base()}"
             )
         await asyncio.to_thread(self.stamp, "heads")

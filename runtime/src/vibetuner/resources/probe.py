@@ -55,7 +55,10 @@ async def probe_tables(
     try:
         async with asyncio.timeout(seconds):
             if differences := await schema.find_differences(settings, models):
-                problem = schema.describe(differences, "vibetuner db upgrade")
+                problem = (
+                    f"SQL tables differ from the models: {schema.shorten(differences)}. "
+                    "Run:  vibetuner db upgrade"
+                )
     except TimeoutError:
         problem = f"SQL tables: no answer within {seconds:g} s. Look at the database's load"
     except VibetunerError as error:

@@ -18,7 +18,7 @@ from vibetuner.project import ProjectInfo
 from vibetuner.resources.slots import sql_engine
 from vibetuner.resources.sql import open_sql, table_of
 
-__all__ = ["UtcDateTime", "describe", "find_differences", "has_migrations"]
+__all__ = ["UtcDateTime", "find_differences", "has_migrations", "shorten"]
 
 SHOWN = 3
 
@@ -74,16 +74,14 @@ async def find_differences(settings: Settings, models: Sequence[type[SQLModel]])
         ) from error
 
 
-def describe(differences: Sequence[str], cure: str) -> str:
-    """Return one sentence about the differences, with the cure.
+def shorten(differences: Sequence[str]) -> str:
+    """Return the first differences in one line.
 
-    >>> describe(["column order.total is missing"], "vibetuner db upgrade")
-    'SQL tables differ from the models: column order.total is missing. Run:  vibetuner db upgrade'
+    >>> shorten(["table a is missing", "table b is missing", "table c is missing", "and d", "e"])
+    'table a is missing, table b is missing, table c is missing and 2 more'
     """
     more = f" and {len(differences) - SHOWN} more" if len(differences) > SHOWN else ""
-    return (
-        f"SQL tables differ from the models: {', '.join(differences[:SHOWN])}{more}. Run:  {cure}"
-    )
+    return f"{', '.join(differences[:SHOWN])}{more}"
 
 
 def has_migrations(project: ProjectInfo) -> bool:
