@@ -88,7 +88,7 @@ def example(
     """Remove the example that the project was made with; put one page and one task in its place.
 
     Exit code 0 when it is gone, 1 when something of it has changed, is not committed, or there is
-    no example. Its tables and its data stay where they are.
+    no example. Its migration goes too, so its tables must be dropped first.
     """
     with nothing_written():
         from vibetuner.cli.example import plan_without_example
@@ -96,8 +96,33 @@ def example(
         from vibetuner.scaffold.draft import find_place
 
         check_choice(force=force, skip=skip)
-        plan = plan_without_example(find_place(), force=force, skip=skip)
+        place = find_place()
+        plan = plan_without_example(place, force=force, skip=skip)
+        _check_migrations(place)
     raise typer.Exit(carry_out(plan, dry_run=dry_run, as_json=as_json))
+
+
+def _check_migrations(place: Place) -> None:
+    """Raise CommandError where the example's migration can't go: applied, or followed by others."""
+    import asyncio
+
+    from vibetuner.config import get_settings
+    from vibetuner.errors import CommandError
+
+    versions = place.root / place.source / "migrations" / "versions"
+    if len(list(versions.glob("*.py"))) > 1:
+        raise CommandError(
+            "Other migrations follow the example's, so it stays. Delete its models by hand, then:  "
+            "vibetuner db revision 'Remove the example'"
+        )
+    if any(versions.glob("*.py")) and get_settings().database_url:
+        from vibetuner.resources.migrations import Migrations
+
+        if asyncio.run(Migrations().current()):
+            raise CommandError(
+                "The database has the example's tables, whose migration would go. Drop them:  "
+                "vibetuner db downgrade base"
+            )
 
 
 def _remove(  # noqa: PLR0913 - options

@@ -119,6 +119,15 @@ class Migrations:
         with _explaining():
             command.check(self._config)
 
+    async def current(self) -> tuple[str, ...]:
+        """Return the revisions that the database is at.
+
+        Raises:
+            ServiceUnavailable: the database refuses, or does not answer.
+        """
+        await ping(get_settings())
+        return (await _look(get_settings()))[0]
+
     async def pending(self, settings: Settings) -> list[str]:
         """Return the revisions that the database has not seen yet, the oldest first."""
         current, _ = await _look(settings)
