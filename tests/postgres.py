@@ -15,6 +15,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.processes import free_port
+
 START_SECONDS = 30.0
 # PostgreSQL refuses to run as root; Debian's package brings this user.
 USER = "postgres" if os.geteuid() == 0 else None
@@ -32,7 +34,7 @@ def running_postgres() -> Iterator[str]:
     with tempfile.TemporaryDirectory(prefix="vibetuner-postgres-") as folder:
         if USER:
             shutil.chown(folder, USER)
-        data, port = Path(folder) / "data", _free_port()
+        data, port = Path(folder) / "data", free_port()
         _run(initdb, "-D", str(data), "-U", "app", "-A", "trust", "--no-sync", "-E", "UTF8")
         options = {"p": str(port), "h": "127.0.0.1", "k": ""}
         server = subprocess.Popen(
@@ -55,12 +57,6 @@ def running_postgres() -> Iterator[str]:
 
 def _run(*command: str) -> None:
     subprocess.run(command, user=USER, cwd="/", check=True, stdout=subprocess.DEVNULL)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def _await_answer(server: subprocess.Popen[bytes], port: int) -> None:

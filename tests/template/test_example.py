@@ -60,9 +60,10 @@ def test_the_examples_tables_are_dropped_before_its_migration_goes(project: Repo
     env = "DATABASE_URL=sqlite:///.vibetuner/app.db\n"
     (project.folder / ".env").write_text(env, "utf-8")
     vibetuner = (sys.executable, "-m", "vibetuner", "db")
-    run(*vibetuner, "upgrade", cwd=project.folder, environment=project.environment)
+    options = {"cwd": project.folder, "environment": project.environment, "seconds": 180}
+    run(*vibetuner, "upgrade", **options)
     refused = destroy(project)
-    run(*vibetuner, "downgrade", "base", cwd=project.folder, environment=project.environment)
+    run(*vibetuner, "downgrade", "base", **options)
 
     assert refused.returncode == 1
     assert refused.stderr == (
