@@ -44,7 +44,9 @@ def level(method: str) -> str:
 
 def sent_events() -> Iterator[tuple[str, str, str]]:
     """Name, channel and sender of each event of the runtime and of the template."""
-    sources = sorted([*RUNTIME.rglob("*.py"), *TEMPLATE.rglob("*.py*")])
+    # Alembic's own template, script.py.mako, is no Python yet.
+    rendered = (path for path in TEMPLATE.rglob("*.py*") if path.suffix != ".mako")
+    sources = sorted([*RUNTIME.rglob("*.py"), *rendered])
     constants = {name: text for path in sources for name, text in text_constants(path)}
     for path in sources:
         module = path.relative_to(ROOT).as_posix()

@@ -90,7 +90,8 @@ def _commands(path: str, command: Any) -> Iterator[tuple[str, Any]]:
         yield path, command
         return
     for name, child in inner.items():
-        yield from _commands(f"{path} {name}", child)
+        if not child.hidden:
+            yield from _commands(f"{path} {name}", child)
 
 
 def command_section(path: str, command: Any) -> str:

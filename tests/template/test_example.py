@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from copier import run_copy
 
-from tests.template.conftest import Repository, make_repository, rendered_files
+from tests.template.conftest import Repository, make_repository, rendered_files, run
 from tests.template.test_update import start, update
 
 pytestmark = pytest.mark.slow
@@ -53,6 +53,25 @@ def test_what_is_left_is_a_project_made_without_it(
     again = destroy(project)
     assert again.returncode == 1
     assert "error: There is no example: this project is one without" in again.stderr
+
+
+def test_the_examples_tables_are_dropped_before_its_migration_goes(project: Repository):
+    """A database at a revision that nobody knows could not be migrated any more."""
+    env = "DATABASE_URL=sqlite:///.vibetuner/app.db\n"
+    (project.folder / ".env").write_text(env, "utf-8")
+    vibetuner = (sys.executable, "-m", "vibetuner", "db")
+    options = {"cwd": project.folder, "environment": project.environment, "seconds": 180}
+    run(*vibetuner, "upgrade", **options)
+    refused = destroy(project)
+    run(*vibetuner, "downgrade", "base", **options)
+
+    assert refused.returncode == 1
+    assert refused.stderr == (
+        "error: The database has the example's tables, whose migration would go. Drop them:  "
+        "vibetuner db downgrade base\n"
+    )
+    assert destroy(project).returncode == 0
+    assert not list(project.folder.glob("src/*/migrations/versions/*.py"))
 
 
 def test_what_was_changed_is_named_and_nothing_is_removed(project: Repository):

@@ -78,7 +78,8 @@ def test_without_the_example_there_is_one_page_one_task_and_its_test(project: Pa
         "src/my_project/frontend/routes/home.py", "src/my_project/tasks/count.py",
         "src/my_project/templates/home.html", "tests/test_home.py",
     }  # fmt: skip
-    assert [name for name in without if name.startswith("tests/")] == ["tests/test_home.py"]
+    tests = [name for name in without if name.startswith("tests/")]
+    assert tests == ["tests/test_home.py", "tests/test_migrations.py"]
     words = re.compile(r"(?i)\bexports?\b|sign.?up|orders?\b")
     named = [name for name in without if name.endswith((".py", ".html", ".toml", ".md"))]
     assert not [name for name in named if words.search(without[name])]
@@ -191,7 +192,7 @@ def test_the_worker_is_a_service_of_its_own_in_production(project: Path):
     assert health == ["CMD", "vibetuner", "worker-health", "--here"]
     assert services["worker"]["image"] == services["web"]["image"] == "my-project:latest"
     assert services["schema"]["entrypoint"] + services["schema"]["command"] == [
-        "vibetuner", "db", "create-schema",
+        "vibetuner", "db", "upgrade",
     ]  # fmt: skip
     valkey = " ".join(services["valkey"]["command"])
     assert "--appendonly yes" in valkey
@@ -258,7 +259,7 @@ def test_no_recipe_freezes_the_lock_file(project: Path):
 
 @pytest.mark.parametrize(
     "recipe",
-    ["dev", "worker-dev", "local-all", "local-all-with-worker", "test", "check", "format", "template-update"],
+    ["db", "dev", "worker-dev", "local-all", "local-all-with-worker", "test", "check", "format", "template-update"],
 )
 def test_just_lists_the_recipe_with_a_sentence(project: Path, recipe: str):
     """`just` alone is the help."""

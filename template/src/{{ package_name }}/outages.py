@@ -15,6 +15,8 @@ def explain(error: Exception) -> str:
             return "The queue does not answer. Start Redis, or correct REDIS_URL in .env."
         case ConnectionFailure():
             return "MongoDB does not answer. Start it, or correct MONGODB_URL in .env."
+        case OperationalError() if "no such" in str(error):  # SQLite's words for table and column
+            return "The SQL tables differ from the models. Run:  uv run vibetuner db upgrade"
         case OperationalError():
             return "The SQL database refuses. Start it, or correct DATABASE_URL in .env."
     return str(error)

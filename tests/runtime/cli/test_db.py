@@ -1,54 +1,308 @@
-"""``vibetuner db``."""
+"""``vibetuner db``, on SQLite and on PostgreSQL."""
 
 from __future__ import annotations
 
+import asyncio
+import json
 import sqlite3
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
+from uuid import uuid4
 
+import asyncpg
 import pytest
+from sqlalchemy import make_url
 
-from tests.processes import free_port, run_vibetuner, vibetuner
-from tests.projects import write_project
+from tests.processes import clean_environment, free_port, run_vibetuner, vibetuner
+from tests.projects import write, write_project
+from vibetuner.scaffold.rendering import list_templates
 
-TUNE = """
+MODELS = """
+    from datetime import datetime
+    from enum import StrEnum
+
+    from sqlalchemy import Column, Enum
     from sqlmodel import Field, SQLModel
 
-    from vibetuner import VibetunerApp
+    from vibetuner.resources.schema import UtcDateTime
 
 
-    class Order(SQLModel, table=True):
-        id: int | None = Field(default=None, primary_key=True)
+    class Status(StrEnum):
+        OPEN = "open"
 
 
     class Customer(SQLModel, table=True):
         id: int | None = Field(default=None, primary_key=True)
+        name: str = Field(max_length=40)
+        status: Status = Field(
+            default=Status.OPEN, sa_column=Column(Enum(Status, native_enum=False), nullable=False)
+        )
+        seen_at: datetime | None = Field(default=None, sa_type=UtcDateTime)
 
+
+    class Order(SQLModel, table=True):
+        id: int | None = Field(default=None, primary_key=True)
+        customer_id: int = Field(foreign_key="customer.id")
+"""
+TUNE = """
+    from shop.models import Customer, Order
+    from vibetuner import VibetunerApp
 
     app = VibetunerApp(sql_models=[Order, Customer])
 """
+MORE = '        city: str = Field(default="", sa_column_kwargs={"server_default": ""})\n'
+SQLITE = "sqlite:///.vibetuner/app.db"
+VERSIONS = "src/shop/migrations/versions"
+
+SCRIPT = """
+import shlex, sys
+from vibetuner.cli.main import app
+from vibetuner.errors import VibetunerError
+for command in sys.argv[1:]:
+    try:
+        app(["db", *shlex.split(command)], standalone_mode=False)
+    except VibetunerError as error:
+        print(f"error: {error}")
+"""
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def url(request: pytest.FixtureRequest) -> str:
+    """An empty database of each kind."""
+    if request.param == "sqlite":
+        return SQLITE
+    return make_database(request.getfixturevalue("postgres"))
+
+
+def make_database(server: str) -> str:
+    """Create an empty database on a PostgreSQL server; returns its URL."""
+    name = f"test_{uuid4().hex[:12]}"
+    url = make_url(server).set(drivername="postgresql")
+
+    async def create() -> None:
+        connection = await asyncpg.connect(url.render_as_string(hide_password=False))
+        await connection.execute(f"CREATE DATABASE {name}")
+        await connection.close()
+
+    asyncio.run(create())
+    return url.set(database=name).render_as_string(hide_password=False)
+
+
+def make_project(folder: Path, url: str) -> Path:
+    return write_project(
+        folder / "shop", {"models.py": MODELS}, tune=TUNE, env=f"DATABASE_URL={url}\n"
+    )
 
 
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
-    env = "DATABASE_URL=sqlite:///.vibetuner/app.db\n"
-    return write_project(tmp_path / "project", tune=TUNE, env=env)
+    """A project on SQLite, without migrations."""
+    return make_project(tmp_path, SQLITE)
 
 
-def tables(project: Path) -> set[str]:
-    with closing(sqlite3.connect(project / ".vibetuner" / "app.db")) as connection:
-        return {name for (name,) in connection.execute("SELECT name FROM sqlite_schema")}
+def db(project: Path, *commands: str) -> str:
+    """What `vibetuner db …` prints, for several commands in one process: to start takes long."""
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT, *commands],
+        cwd=project, env=clean_environment(), capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout
 
 
-def test_create_schema_makes_what_is_missing_and_says_what_it_made(project: Path):
-    """From any folder of the project; a second time there is nothing to do."""
-    first = run_vibetuner("db", "create-schema", folder=project / "src")
-    second = run_vibetuner("db", "create-schema", folder=project)
+def query(project: Path, *statements: str) -> list[object]:
+    """Run statements on the project's SQLite file; returns the rows of the last."""
+    with closing(sqlite3.connect(project / ".vibetuner" / "app.db")) as connection, connection:
+        for statement in statements:
+            rows = connection.execute(statement).fetchall()
+        return rows
 
-    assert (first.returncode, first.stdout) == (0, "created: order, customer\n")
-    assert (second.returncode, second.stdout) == (0, "nothing to do: every table is there\n")
+
+def tables(project: Path) -> set[object]:
+    return {name for (name,) in query(project, "SELECT name FROM sqlite_schema")}
+
+
+def add_column(project: Path, line: str = MORE) -> None:
+    models = project / "src/shop/models.py"
+    models.write_text(models.read_text().replace("    customer_id", f"{line[4:]}    customer_id"))
+
+
+def versions(project: Path) -> list[Path]:
+    return sorted((project / VERSIONS).glob("*.py"), key=lambda path: path.stat().st_mtime_ns)
+
+
+def test_migrations_are_written_run_checked_and_taken_back(tmp_path: Path, url: str):
+    """On either database, and each step says what it did."""
+    project = make_project(tmp_path, url)
+    first = db(project, "revision Start", "check").splitlines()
+    add_column(project)
+    second = db(
+        project, "check", "revision 'Add order.city'", "check", "upgrade", "upgrade", "check"
+    ).splitlines()
+    back = db(project, "downgrade", "downgrade base", "upgrade", "check").splitlines()
+
+    [start, add] = [path.name.partition("_")[0] for path in versions(project)]
+    assert first[-2:] == [f"upgraded to {start} (Start)", "the tables are as the models have them"]
+    assert second[0].startswith("error: The models differ from the tables: add_column order.city.")
+    assert second[1].startswith("created: src/shop/migrations/versions/")
+    assert second[2:4] == ["Next:", "    uv run vibetuner db upgrade"]
+    assert second[4:] == [
+        "error: Target database is not up to date. Run:  vibetuner db upgrade",
+        f"upgraded to {add} (Add order.city)",
+        "nothing to do: the database is at that revision",
+        "the tables are as the models have them",
+    ]
+    assert back == [
+        f"downgraded from {add} (Add order.city)",
+        f"downgraded from {start} (Start)",
+        f"upgraded to {start} (Start)",
+        f"upgraded to {add} (Add order.city)",
+        "the tables are as the models have them",
+    ]
+
+
+def test_a_migration_names_no_code_of_the_project(project: Path):
+    """Types are written as the database has them, so that models may move or go."""
+    db(project, "revision Start")
+    text = versions(project)[0].read_text()
+
+    assert "sa.Column('name', sa.String(length=40), nullable=False)" in text
+    assert "sa.Column('seen_at', sa.DateTime(timezone=True), nullable=True)" in text
+    assert "sqlmodel" not in text
+    assert "shop" not in text
+
+
+def test_without_migrations_missing_tables_are_created(project: Path):
+    """As before there were any, also under the command's old name."""
+    upgraded, again, refused = db(project, "upgrade", "create-schema", "downgrade").splitlines()
+
+    assert upgraded == "created: order, customer"
+    assert again == "nothing to do: every table is there"
     assert tables(project) == {"order", "customer"}
-    assert first.stderr == second.stderr == ""
+    assert refused == (
+        "error: This project has no migrations. Make the first:  vibetuner db revision 'start'"
+    )
+
+
+def test_a_database_that_was_in_use_takes_the_first_migration_as_done(project: Path):
+    """Its tables are those of the models; that is recorded, and its rows stay."""
+    db(project, "upgrade")
+    query(project, "INSERT INTO customer (id, name, status) VALUES (1, 'Ann', 'OPEN')")
+    done = db(project, "revision Start", "check")
+
+    assert "\nstamped " in done
+    assert done.endswith("as the models have them\n")
+    assert query(project, "SELECT count(*) FROM customer") == [(1,)]
+
+
+def test_a_database_of_unknown_age_is_left_alone(project: Path):
+    """It has tables, other than the models', and no revision: a person must say which it is."""
+    db(project, "upgrade")
+    add_column(project)
+    refused = db(project, "revision Start")
+
+    assert "no record of a migration, and column order.city is missing" in refused
+    [first] = versions(project)
+    assert refused.endswith(f"vibetuner db stamp {first.name.partition('_')[0]}\n")
+
+
+def test_a_migration_that_fails_leaves_nothing_behind(tmp_path: Path, url: str):
+    """Neither its tables nor those of the one before it; corrected, both run."""
+    project = make_project(tmp_path, url)
+    db(project, "revision Start", "downgrade base")
+    broken = revision_with(project, 'op.execute("INSERT INTO nowhere VALUES (1)")')
+    refused = db(project, "upgrade")
+    broken.write_text(broken.read_text().replace("INSERT INTO nowhere VALUES (1)", "SELECT 1"))
+
+    assert refused.startswith("error: A migration has failed, and nothing was changed: ")
+    assert "nowhere" in refused
+    assert db(project, "upgrade", "check").count("upgraded to ") == 2
+
+
+def test_of_two_that_migrate_at_once_the_second_waits(tmp_path: Path, url: str):
+    """Replicas do, when they start: every migration runs once, and both succeed."""
+    project = make_project(tmp_path, url)
+    db(project, "revision Start", "downgrade base")
+    revision_with(project, "import time; time.sleep(1)")
+    with ThreadPoolExecutor() as pool:
+        outputs = list(pool.map(lambda _: db(project, "upgrade", "check"), range(2)))
+
+    assert sum(output.count("upgraded to ") for output in outputs) == 2
+    assert all(output.endswith("as the models have them\n") for output in outputs)
+
+
+def test_rows_that_refer_to_a_table_survive_its_change_on_sqlite(project: Path):
+    """SQLite can't alter a column: the table is copied, dropped and renamed meanwhile."""
+    models = project / "src/shop/models.py"
+    models.write_text(
+        models.read_text().replace('"customer.id")', '"customer.id", ondelete="CASCADE")')
+    )
+    db(project, "revision Start")
+    query(
+        project,
+        "INSERT INTO customer (id, name, status) VALUES (1, 'Ann', 'OPEN')",
+        'INSERT INTO "order" VALUES (1, 1)',
+    )
+    models.write_text(models.read_text().replace("name: str = F", "name: str | None = F"))
+    done = db(project, "revision 'A customer may have no name'", "upgrade", "check")
+
+    assert done.endswith("as the models have them\n")
+    assert query(project, 'SELECT id, customer_id FROM "order"') == [(1, 1)]
+    revision_with(project, 'op.execute("DELETE FROM customer")')
+    assert "A row of order would refer to a row of customer" in db(project, "upgrade")
+    assert query(project, "SELECT count(*) FROM customer") == [(1,)]
+
+
+ALL_TYPES = [
+    f"{kind}{number}:{kind}{mark}"
+    for kind in ("str", "int", "float", "bool", "date", "datetime", "uuid")
+    for number, mark in enumerate(("", "?"))
+]
+ROUND_TRIP = """
+import asyncio
+from datetime import UTC, date, datetime
+from uuid import UUID
+from sqlmodel import select
+from vibetuner.config import get_settings
+from vibetuner.loader import load_project
+from vibetuner.resources.sql import open_session, open_sql
+load_project()
+from shop.models.event import Event
+VALUES = dict(
+    str0="text", int0=1, float0=1.5, bool0=True, date0=date(2026, 1, 2), uuid0=UUID(int=1),
+    datetime0=datetime(2026, 1, 2, 3, 4, 5, 6, tzinfo=UTC),
+)
+async def main():
+    async with open_sql(get_settings()):
+        async with open_session() as session:
+            session.add(Event(**VALUES))
+            await session.commit()
+        async with open_session() as session:
+            [found] = (await session.exec(select(Event))).all()
+        for name, value in VALUES.items():
+            assert getattr(found, name) == value, name
+asyncio.run(main())
+"""
+
+
+def test_a_generated_model_and_its_migration_agree(tmp_path: Path, url: str):
+    """On either database; every type comes back as it was stored, moments with their zone."""
+    env = f"DATABASE_URL={url}\n"
+    project = write_project(tmp_path / "shop", {"models/__init__.py": ""}, env=env)
+    write(project / "src/shop/migrations/env.py", list_templates()["env.py.jinja"])
+    made = run_vibetuner("new", "model", "event", *ALL_TYPES, folder=project)
+    done = db(project, "upgrade", "check")
+    stored = subprocess.run(
+        [sys.executable, "-c", ROUND_TRIP], cwd=project, env=clean_environment(),
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+
+    assert made.returncode == 0, made.stderr
+    assert done.splitlines()[-1] == "the tables are as the models have them"
+    assert (stored.returncode, stored.stderr) == (0, "")
 
 
 @pytest.mark.parametrize(
@@ -67,7 +321,9 @@ def test_create_schema_makes_what_is_missing_and_says_what_it_made(project: Path
             "DATABASE_URL=sqlite+aiosqlite:///.vibetuner/app.db\n",
         ),
         (
-            TUNE.replace("class Order(SQLModel, table=True)", "class Order(SQLModel)"),
+            TUNE.replace("shop.models import Customer, Order", "shop.plain import Order").replace(
+                ", Customer", ""
+            ),
             "DATABASE_URL=sqlite:///app.db\n",
             "error: sql_models= lists Order, which is not a table. Declare it as "
             "`class Order(SQLModel, table=True)`\n",
@@ -75,25 +331,88 @@ def test_create_schema_makes_what_is_missing_and_says_what_it_made(project: Path
     ],
     ids=["no tables", "no database", "no table"],
 )
-def test_create_schema_says_what_is_missing(tmp_path: Path, tune: str, env: str, line: str):
+def test_what_is_missing_is_named(tmp_path: Path, tune: str, env: str, line: str):
     """One line, exit code 1, and nothing is made."""
-    root = write_project(tmp_path / "project", tune=tune, env=env)
+    plain = "from sqlmodel import SQLModel\nclass Order(SQLModel):\n    a: int\n"
+    files = {"models.py": MODELS, "plain.py": plain}
+    root = write_project(tmp_path / "project", files, tune=tune, env=env)
 
-    done = run_vibetuner("db", "create-schema", folder=root)
-
+    done = run_vibetuner("db", "upgrade", folder=root)
     assert (done.returncode, done.stdout, done.stderr) == (1, "", line)
     assert not (root / "app.db").exists()
 
 
-def test_a_first_start_in_development_makes_the_schema(project: Path, tmp_path: Path):
-    """And says so, once."""
-    arguments = ("run", "dev", "frontend", "--port", str(free_port()))
-    with vibetuner(*arguments, folder=project, log=tmp_path / "log", environment={}) as command:
-        command.wait_for("web app ready")
-        command.stop()
+def test_nothing_to_write_and_unknown_revisions_are_said_in_one_line(project: Path):
+    """With what to type instead."""
+    db(project, "revision Start")
+    again, unknown, empty = db(
+        project, "revision Again", "upgrade cafe", "revision Fill --empty"
+    ).splitlines()[:3]
 
-    assert tables(project) == {"order", "customer"}
-    assert command.output.count("created the tables order, customer") == 1
+    assert again.startswith("error: Nothing to write: ")
+    assert unknown == (
+        "error: Can't locate revision identified by 'cafe'. "
+        "Look for its file in version control:  git log --stat"
+    )
+    assert empty.startswith("created: ")
+
+
+def test_a_start_in_development_creates_or_migrates(project: Path, tmp_path: Path):
+    """And names what the models have in addition, with the command that writes the migration."""
+    assert "created the tables order, customer" in start(project, tmp_path)
+    db(project, "revision Start")
+    add_column(project)
+    warned = start(project, tmp_path)
+    assert "SQL tables differ from the models: column order.city is missing. Run:  " in warned
+    assert "vibetuner db revision 'what changed'" in warned
+    db(project, "revision 'Add order.city'")
+    output = start(project, tmp_path)
+
+    assert "SQL database upgraded to" in output
+    assert "differ" not in output
+
+
+def test_the_doctor_names_what_the_tables_lack(project: Path):
+    """With the command that helps: an upgrade where a migration waits, or else a new one."""
+    db(project, "revision Start")
+    add_column(project)
+    differs = tables_in_doctor(project)
+    db(project, "revision 'Add order.city'")
+    waits = tables_in_doctor(project)
+    db(project, "upgrade")
+    well = tables_in_doctor(project)
+
+    assert differs["level"] == waits["level"] == "error"
+    assert differs["text"] == "SQL tables differ from the models: column order.city is missing"
+    assert differs["cure"] == "vibetuner db revision 'what changed'"
+    assert waits["text"] == f"the migration {versions(project)[1].name[:12]} has not run"
+    assert waits["cure"] == "vibetuner db upgrade"
+    assert (well["level"], well["text"]) == ("ok", "as the models have them")
+
+
+def tables_in_doctor(project: Path) -> dict[str, str]:
+    """What the doctor finds of the tables."""
+    done = run_vibetuner("doctor", "--json", folder=project)
+    [found] = [one for one in json.loads(done.stdout)["findings"] if one["area"] == "SQL tables"]
+    return found
+
+
+def start(project: Path, folder: Path) -> str:
+    """What `run dev frontend` logs until it is ready."""
+    arguments = ("run", "dev", "frontend", "--port", str(free_port()))
+    with vibetuner(*arguments, folder=project, log=folder / "log", environment={}) as command:
+        command.wait_for("web app ready", seconds=60)
+        command.stop()
+    return command.output
+
+
+def revision_with(project: Path, statement: str) -> Path:
+    """Add a migration that executes a statement."""
+    before = versions(project)
+    db(project, "revision 'By hand' --empty")
+    [path] = set(versions(project)) - set(before)
+    path.write_text(path.read_text().replace("\n    pass", f"\n    {statement}", 1))
+    return path
 
 
 def test_help_and_version_need_no_project(tmp_path: Path):
@@ -103,6 +422,6 @@ def test_help_and_version_need_no_project(tmp_path: Path):
     version = run_vibetuner("--version", folder=tmp_path)
 
     assert (bare.returncode, "db" in bare.stderr) == (2, True)
-    assert (helped.returncode, "create-schema" in helped.stdout) == (0, True)
+    assert (helped.returncode, "revision" in helped.stdout) == (0, True)
     assert (version.returncode, version.stdout.split()[0]) == (0, "vibetuner")
     assert list(tmp_path.iterdir()) == []

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.processes import run_vibetuner
-from tests.projects import write_project
+from tests.projects import write, write_project
 from tests.runtime.cli.test_new import TASK, TEST, Type, project, snapshot, type_
 from tests.runtime.tasks.letters.conftest import make_letter, payload_of
 from vibetuner.config import Settings
@@ -162,3 +162,69 @@ def test_a_field_that_can_not_be_is_refused(type_: Type, fields: list[str], mess
 
     assert refused.returncode == 1
     assert refused.stderr.startswith(f"error: {message}")
+
+
+ORDERS = """
+    from sqlmodel import Field, SQLModel
+
+
+    class Order(SQLModel, table=True):
+        __tablename__ = "orders"
+
+        id: int | None = Field(default=None, primary_key=True)
+"""
+
+
+@pytest.mark.parametrize("arguments", [["Order"], ["sales/orders"], ["order", "--document"]])
+def test_a_model_or_a_table_that_exists_is_named_with_its_file(
+    project: Path, type_: Type, arguments: list[str]
+):
+    """Two of them would break the project at its next start; nothing is written."""
+    write(project / "src/shop/models/__init__.py", ORDERS)
+    before = snapshot(project)
+    refused = type_("new", "model", *arguments)
+
+    assert refused.returncode == 1
+    assert refused.stderr.startswith(
+        "error: src/shop/models/__init__.py:4 has the model Order already, in the table orders. "
+    )
+    assert snapshot(project) == before
+
+
+def test_a_model_comes_with_its_migration(project: Path, type_: Type):
+    """Where there are migrations: it follows the newest one, and stays when the model goes."""
+    write_versions(project, first=None)
+    made = type_("new", "model", "order", "paid_at:datetime?")
+    again = type_("new", "model", "order", "paid_at:datetime?")
+    [path] = (project / "src/shop/migrations/versions").glob("*_create_orders.py")
+    taken = type_("destroy", "model", "order")
+
+    assert "uv run vibetuner db upgrade" in made.stdout
+    assert again.stdout == "unchanged\n"
+    assert 'down_revision = "first"' in path.read_text()
+    assert 'sa.Column("paid_at", sa.DateTime(timezone=True), nullable=True),' in path.read_text()
+    assert "uv run vibetuner db revision 'Remove orders'" in taken.stdout
+    assert path.exists()
+    back = type_("new", "model", "order", "paid_at:datetime?")
+    assert "uv run vibetuner db revision 'Create orders'" in back.stdout
+
+
+def test_a_model_that_can_not_follow_one_migration_is_refused(project: Path, type_: Type):
+    """Two branches have to be joined first."""
+    write_versions(project, first=None, second=None)
+    refused = type_("new", "model", "order")
+
+    assert refused.returncode == 1
+    assert refused.stderr == (
+        "error: There are 2 newest revisions: first, second. Join them:  "
+        "uv run alembic merge heads -m 'merge'\n"
+    )
+
+
+def write_versions(project: Path, **parents: str | None) -> None:
+    """Write a folder of migrations with these revisions."""
+    folder = project / "src/shop/migrations"
+    write(folder / "env.py", "")
+    for name, parent in parents.items():
+        text = f"revision = {name!r}\ndown_revision: str | None = {parent!r}\n"
+        write(folder / "versions" / f"{name}.py", text)

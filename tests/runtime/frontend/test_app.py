@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from fastapi import FastAPI
 from httpx2 import ASGITransport, AsyncClient
+from sqlalchemy import text
 
 from tests.projects import SHOP, SHOP_TUNE
 from vibetuner.config import Settings, using_settings
@@ -18,9 +19,23 @@ from vibetuner.errors import NotConfigured, ProjectError, ServiceUnavailable
 from vibetuner.frontend.app import create_app
 from vibetuner.frontend.lifespan import base_lifespan
 from vibetuner.redis import redis_client
+from vibetuner.resources.sql import open_sql
 
 NOTHING = Settings(environment="test", redis_url=None, mongodb_url=None, database_url=None)
 
+PARCELS = """
+    from sqlmodel import Field, SQLModel
+
+    from vibetuner import VibetunerApp
+
+
+    class Parcel(SQLModel, table=True):
+        id: int = Field(primary_key=True)
+        weight: int
+
+
+    app = VibetunerApp(sql_models=[Parcel])
+"""
 LIFESPAN = """
     from contextlib import asynccontextmanager
 
@@ -262,3 +277,26 @@ async def test_browsers_find_an_icon_where_they_look_for_it(
     assert answer.status_code == status
     found = answer.headers.get("content-type", "").replace("x-icon", "vnd.microsoft.icon")
     assert (found or None) == kind
+
+
+async def test_readiness_compares_the_tables_with_the_models(stand_in, settings: Settings):
+    """A column that the database lacks would fail every statement; one more harms nobody."""
+    stand_in(tune=PARCELS)
+    transport = ASGITransport(create_app())
+    answers = []
+    async with AsyncClient(transport=transport, base_url="http://testserver") as client:
+        for statement in (
+            "CREATE TABLE parcel (id INTEGER PRIMARY KEY)",
+            "ALTER TABLE parcel ADD COLUMN weight INTEGER",
+            "ALTER TABLE parcel ADD COLUMN colour TEXT DEFAULT 'red'",
+        ):
+            async with open_sql(settings) as engine, engine.begin() as connection:
+                await connection.execute(text(statement))
+            answers.append(await client.get("/health/ready"))
+
+    assert [answer.status_code for answer in answers] == [503, 200, 200]
+    assert answers[0].json()["resources"]["SQL tables"]["reason"] == (
+        "SQL tables differ from the models: column parcel.weight is missing. "
+        "Run:  vibetuner db upgrade"
+    )
+    assert answers[0].json()["resources"]["SQL database"]["ok"]

@@ -1,12 +1,26 @@
-"""``vibetuner db``: the SQL database."""
+"""``vibetuner db``: the tables of the SQL database, and their migrations."""
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Annotated
+
 import typer
 
-__all__ = ["app", "create_project_schema"]
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
-app = typer.Typer(help="Look after the SQL database.", no_args_is_help=True)
+    from sqlmodel import SQLModel
+
+    from vibetuner.resources.migrations import Migrations
+
+__all__ = ["app"]
+
+app = typer.Typer(help="Migrate the SQL database, with Alembic.", no_args_is_help=True)
+
+# `downgrade -1` is a revision, not an option.
+RELATIVE = {"ignore_unknown_options": True}
+
+Revision = typer.Argument(metavar="REVISION", help="An id, its beginning, head, base, +1 or -1.")
 
 
 @app.callback()
@@ -14,26 +28,135 @@ def _group() -> None:
     pass
 
 
-@app.command("create-schema")
+@app.command()
+def revision(
+    message: Annotated[str, typer.Argument(help="What it changes, e.g. 'Add orders.total'.")],
+    empty: Annotated[
+        bool, typer.Option("--empty", help="Write no operations: you write them.")
+    ] = False,
+) -> None:
+    """Write a migration with what has changed in the models since the last one.
+
+    The first one makes the folder src/<package>/migrations. Read what was written before you
+    run it: Alembic can't see that something was renamed, for example.
+    """
+    from vibetuner.config import get_settings
+    from vibetuner.project import project_info
+    from vibetuner.resources.migrations import Migrations
+    from vibetuner.resources.schema import has_migrations
+
+    project = project_info()
+    _models()
+    if not has_migrations(project):
+        _write_environment()
+    migrations = Migrations(project)
+    first = not migrations.heads
+    path = migrations.revision(message, empty=empty).relative_to(project.root)
+    print(f"created: {path}")
+    if first and get_settings().database_url:
+        # A database that was in use before the first migration has its tables already.
+        migrations = Migrations(project)
+        migrations.upgrade()
+        _report(migrations)
+    else:
+        print("Next:\n    uv run vibetuner db upgrade")
+
+
+@app.command(context_settings=RELATIVE)
+def upgrade(revision: Annotated[str, Revision] = "head") -> None:
+    """Run the migrations that the database has not seen yet, all or none of them.
+
+    Where the project has no migrations, create the tables that are missing.
+    """
+    migrations = _find()
+    if migrations is None:
+        _create_tables()
+    else:
+        migrations.upgrade(revision)
+        _report(migrations)
+
+
+@app.command(context_settings=RELATIVE)
+def downgrade(revision: Annotated[str, Revision] = "-1") -> None:
+    """Take migrations back: the last one, or all that are newer than REVISION."""
+    from vibetuner.resources.migrations import Migrations
+
+    migrations = Migrations()
+    migrations.downgrade(revision)
+    _report(migrations)
+
+
+@app.command()
+def check() -> None:
+    """Succeed if the database is at the newest migration and the models ask for nothing else.
+
+    Exit code 0 when nothing differs, 1 when something does.
+    """
+    from vibetuner.resources.migrations import Migrations
+
+    Migrations().check()
+    print("the tables are as the models have them")
+
+
+@app.command(context_settings=RELATIVE)
+def stamp(revision: Annotated[str, Revision]) -> None:
+    """Record that the database is at REVISION; run no migration."""
+    from vibetuner.resources.migrations import Migrations
+
+    migrations = Migrations()
+    migrations.stamp(revision)
+    _report(migrations)
+
+
+@app.command("create-schema", hidden=True)
 def create_schema() -> None:
-    """Create the tables of tune.py's sql_models that are missing."""
-    from vibetuner.errors import CommandError
-    from vibetuner.loader import load_project
-
-    if not load_project().sql_models:
-        raise CommandError(
-            "tune.py lists no tables. Add to VibetunerApp(...) there:  sql_models=[YourModel]"
-        )
-    created = create_project_schema()
-    print(f"created: {', '.join(created)}" if created else "nothing to do: every table is there")
+    """Do what `upgrade` does: its name before there were migrations."""
+    upgrade("head")
 
 
-def create_project_schema() -> list[str]:
-    """Create what is missing; returns the names of the tables made."""
+def _find() -> Migrations | None:
+    from vibetuner.project import project_info
+    from vibetuner.resources.schema import has_migrations
+
+    if not has_migrations(project_info()):
+        return None
+    from vibetuner.resources.migrations import Migrations
+
+    return Migrations()
+
+
+def _report(migrations: Migrations) -> None:
+    print("\n".join(migrations.applied) or "nothing to do: the database is at that revision")
+
+
+def _create_tables() -> None:
     import asyncio
 
     from vibetuner.config import get_settings
-    from vibetuner.loader import load_project
     from vibetuner.resources.sql import create_schema
 
-    return asyncio.run(create_schema(get_settings(), load_project().sql_models))
+    created = asyncio.run(create_schema(get_settings(), _models()))
+    print(f"created: {', '.join(created)}" if created else "nothing to do: every table is there")
+
+
+def _models() -> Sequence[type[SQLModel]]:
+    from vibetuner.errors import CommandError
+    from vibetuner.loader import load_project
+
+    models = load_project().sql_models
+    if not models:
+        raise CommandError(
+            "tune.py lists no tables. Add to VibetunerApp(...) there:  sql_models=[YourModel]"
+        )
+    return models
+
+
+def _write_environment() -> None:
+    """Write what Alembic loads, as the template's own projects have it."""
+    from vibetuner.cli.new_work import carry_out
+    from vibetuner.scaffold.draft import find_place
+    from vibetuner.scaffold.migration import draft_environment
+    from vibetuner.scaffold.plan import plan_new
+
+    place = find_place()
+    carry_out(plan_new(place, draft_environment(place)), dry_run=False, as_json=False)

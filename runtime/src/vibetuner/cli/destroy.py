@@ -1,4 +1,4 @@
-"""``vibetuner destroy``: takes back what `vibetuner new` has written."""
+"""``vibetuner destroy``: removes what `vibetuner new` has written."""
 
 from __future__ import annotations
 
@@ -16,11 +16,13 @@ if TYPE_CHECKING:
 __all__ = ["app"]
 
 app = typer.Typer(
-    help="Take back a task, a route or a model, with its test and its line in tune.py.",
+    help="Remove a task, a route or a model, with its test and its line in tune.py.",
     no_args_is_help=True,
 )
 
-NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="As `vibetuner new` took it.")]
+NameArgument = Annotated[
+    str, typer.Argument(metavar="NAME", help="The name given to `vibetuner new`.")
+]
 
 
 @app.command()
@@ -31,11 +33,11 @@ def task(
     dry_run: DryRun = False,
     as_json: AsJson = False,
 ) -> None:
-    """Remove a task that is still as it was generated; tell what is queued or dead of it.
+    """Remove an unchanged task; report queued tasks and dead letters of that name.
 
-    Exit code 0 when it is gone, 1 when something has changed since, or there is no such task.
+    Exit code 0 when it is gone, 1 when a file was changed since, or there is no such task.
     """
-    from vibetuner.scaffold.removal import draft_of_task
+    from vibetuner.scaffold.task import draft_of_task
 
     def left_over(parsed: Name) -> dict[str, Any]:
         from vibetuner.cli.left_over import ask_left_over
@@ -56,8 +58,8 @@ def route(
     dry_run: DryRun = False,
     as_json: AsJson = False,
 ) -> None:
-    """Remove a page that is still as it was generated."""
-    from vibetuner.scaffold.removal import draft_of_route
+    """Remove an unchanged page."""
+    from vibetuner.scaffold.route import draft_of_route
 
     _remove("route", name, draft_of_route, force=force, skip=skip, dry_run=dry_run, as_json=as_json)
 
@@ -70,8 +72,8 @@ def model(
     dry_run: DryRun = False,
     as_json: AsJson = False,
 ) -> None:
-    """Remove a model that is still as it was generated; its data stays where it is."""
-    from vibetuner.scaffold.removal import draft_of_model
+    """Remove an unchanged model; its data and its migration stay."""
+    from vibetuner.scaffold.model import draft_of_model
 
     _remove("model", name, draft_of_model, force=force, skip=skip, dry_run=dry_run, as_json=as_json)
 
@@ -86,7 +88,7 @@ def example(
     """Remove the example that the project was made with; put one page and one task in its place.
 
     Exit code 0 when it is gone, 1 when something of it has changed, is not committed, or there is
-    no example. Its tables and its data stay where they are.
+    no example. Its migration goes too, so its tables must be dropped first.
     """
     with nothing_written():
         from vibetuner.cli.example import plan_without_example
@@ -94,8 +96,33 @@ def example(
         from vibetuner.scaffold.draft import find_place
 
         check_choice(force=force, skip=skip)
-        plan = plan_without_example(find_place(), force=force, skip=skip)
+        place = find_place()
+        plan = plan_without_example(place, force=force, skip=skip)
+        _check_migrations(place)
     raise typer.Exit(carry_out(plan, dry_run=dry_run, as_json=as_json))
+
+
+def _check_migrations(place: Place) -> None:
+    """Raise CommandError where the example's migration can't go: applied, or followed by others."""
+    import asyncio
+
+    from vibetuner.config import get_settings
+    from vibetuner.errors import CommandError
+
+    versions = place.root / place.source / "migrations" / "versions"
+    if len(list(versions.glob("*.py"))) > 1:
+        raise CommandError(
+            "Other migrations follow the example's, so it stays. Delete its models by hand, then:  "
+            "vibetuner db revision 'Remove the example'"
+        )
+    if any(versions.glob("*.py")) and get_settings().database_url:
+        from vibetuner.resources.migrations import Migrations
+
+        if asyncio.run(Migrations().current()):
+            raise CommandError(
+                "The database has the example's tables, whose migration would go. Drop them:  "
+                "vibetuner db downgrade base"
+            )
 
 
 def _remove(  # noqa: PLR0913 - options

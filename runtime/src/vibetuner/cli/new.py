@@ -23,10 +23,10 @@ NameArgument = Annotated[
     str, typer.Argument(metavar="NAME", help="E.g. send-report or billing/send-report.")
 ]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would change; write nothing.")]
-Force = Annotated[bool, typer.Option("--force", help="Also where files hold something else.")]
-Skip = Annotated[bool, typer.Option("--skip", help="Leave files alone that hold something else.")]
+Force = Annotated[bool, typer.Option("--force", help="Overwrite files that differ.")]
+Skip = Annotated[bool, typer.Option("--skip", help="Keep files that differ.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
-NoTest = Annotated[bool, typer.Option("--no-test", help="Without a test.")]
+NoTest = Annotated[bool, typer.Option("--no-test", help="Write no test.")]
 
 
 @app.callback()
@@ -35,7 +35,7 @@ def new(
     eject_templates: Annotated[
         bool,
         typer.Option(
-            "--eject-templates", help="Copy the templates into scaffold/, to be changed there."
+            "--eject-templates", help="Copy the templates into scaffold/, for you to change."
         ),
     ] = False,
 ) -> None:
@@ -55,15 +55,15 @@ def task(  # noqa: PLR0913, PLR0917 - options
     cron: Annotated[
         str | None, typer.Option("--cron", help="Run on a schedule, e.g. '0 3 * * *' (UTC).")
     ] = None,
-    unique: Annotated[bool, typer.Option("--unique", help="Only one at a time.")] = False,
+    unique: Annotated[bool, typer.Option("--unique", help="Run one at a time.")] = False,
     timeout: Annotated[
-        str | None, typer.Option("--timeout", help="Limit of one try: 90s, 5m, 1h.")
+        str | None, typer.Option("--timeout", help="Limit each try: 90s, 5m, 1h.")
     ] = None,
     progress: Annotated[
-        bool, typer.Option("--progress", help="With a page that shows how far it is.")
+        bool, typer.Option("--progress", help="Add a page that starts it and shows its progress.")
     ] = False,
     sync: Annotated[
-        bool, typer.Option("--sync", help="A plain function, run in a thread.")
+        bool, typer.Option("--sync", help="Write a plain function, which runs in a thread.")
     ] = False,
     no_test: NoTest = False,
     force: Force = False,
@@ -71,9 +71,9 @@ def task(  # noqa: PLR0913, PLR0917 - options
     dry_run: DryRun = False,
     as_json: AsJson = False,
 ) -> None:
-    """Write a background task that is tried again when it fails.
+    """Write a background task that is retried when it fails.
 
-    Exit code 0 when it is there, 1 when a file holds something else or can't be written.
+    Exit code 0 when it exists, 1 when a file differs or can't be written.
     """
     from vibetuner.crontab import find_ambiguity
     from vibetuner.scaffold.task import TaskOptions, check_free, draft_task, parse_timeout
@@ -121,11 +121,11 @@ def model(  # noqa: PLR0913, PLR0917 - options
         list[str] | None,
         typer.Argument(
             metavar="[FIELD:TYPE]...",
-            help="str, int, float, bool, date, datetime or uuid; with ? when it may be empty.",
+            help="str, int, float, bool, date, datetime or uuid; add ? if it may be empty.",
         ),
     ] = None,
     document: Annotated[
-        bool, typer.Option("--document", help="A MongoDB document, not an SQL table.")
+        bool, typer.Option("--document", help="Write a MongoDB document, not an SQL table.")
     ] = False,
     no_test: NoTest = False,
     force: Force = False,
@@ -133,12 +133,13 @@ def model(  # noqa: PLR0913, PLR0917 - options
     dry_run: DryRun = False,
     as_json: AsJson = False,
 ) -> None:
-    """Write a model: an SQL table, or a MongoDB document."""
-    from vibetuner.scaffold.model import draft_model, parse_fields
+    """Write a model: an SQL table with its migration, or a MongoDB document."""
+    from vibetuner.scaffold.model import check_table_free, draft_model, parse_fields
 
     def draft(place: Place) -> Draft:
         parsed = parse_fields(fields or [], document=document)
         parsed_name = place.parse_name(name, "model")
+        check_table_free(place, parsed_name)
         return draft_model(place, parsed_name, parsed, document=document, test=not no_test)
 
     _write(draft, force=force, skip=skip, dry_run=dry_run, as_json=as_json)
@@ -146,7 +147,7 @@ def model(  # noqa: PLR0913, PLR0917 - options
 
 @contextmanager
 def nothing_written() -> Iterator[None]:
-    """Say so when Ctrl-C comes."""
+    """Report on Ctrl-C that nothing was written."""
     try:
         yield
     except KeyboardInterrupt:

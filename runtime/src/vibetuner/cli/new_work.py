@@ -1,4 +1,4 @@
-"""Carries out what `vibetuner new` and `vibetuner destroy` have planned, and tells about it."""
+"""Carries out the plans of `vibetuner new` and `vibetuner destroy`, and reports."""
 
 from __future__ import annotations
 
@@ -32,17 +32,17 @@ COLOURS = {
 def carry_out(
     plan: Plan, *, dry_run: bool, as_json: bool, facts: dict[str, Any] | None = None
 ) -> int:
-    """Write what is planned, unless something speaks against it; returns the exit code.
+    """Write what is planned, unless files differ; return the exit code.
 
     Args:
-        plan: what is to be done.
+        plan: the steps.
         dry_run: show the whole diff, and write nothing.
         as_json: print one JSON document.
-        facts: what else the document should hold.
+        facts: more entries of the document.
     """
     blocked = bool(plan.conflicts)
     written = not (blocked or dry_run)
-    # Whoever presses Ctrl-C while files are written still hears what was done.
+    # Ctrl-C while files are written must not hide what was done.
     with uninterrupted() if written else nullcontext():
         if written:
             apply_changes(plan.changes)
@@ -65,13 +65,13 @@ def carry_out(
 
 
 def check_choice(*, force: bool, skip: bool) -> None:
-    """Raise CommandError when both are asked for."""
+    """Raise CommandError when both options are given."""
     if force and skip:
         raise CommandError("--force overwrites and --skip keeps: choose one")
 
 
 def eject() -> None:
-    """Copy the templates into the project; what is there already is kept."""
+    """Copy the templates into the project; files that exist are kept."""
     place = find_place()
     files = {f"{EJECTED}/{name}": text for name, text in list_templates().items()}
     draft = Draft(

@@ -41,8 +41,8 @@ def run(
 ) -> None:
     """Run the web app, the worker, or both.
 
-    In dev, embedded services, .env and the SQL schema are made as needed, and a change of the
-    code restarts what runs. One Ctrl-C stops everything in order, a second one at once.
+    In dev, write .env, start the embedded services and migrate the SQL database as needed, and
+    restart when the code changes. One Ctrl-C stops everything in order, a second one at once.
     """
     from vibetuner.cli.launch import Launch
 

@@ -1,11 +1,13 @@
-"""The SQL schema, made where it is missing."""
+"""The SQL tables, brought up to date when development starts."""
 
 from __future__ import annotations
 
+import asyncio
 import logging
 
 from vibetuner.config import get_settings
 from vibetuner.loader import load_project
+from vibetuner.project import project_info
 
 __all__ = ["make_schema"]
 
@@ -13,11 +15,31 @@ logger = logging.getLogger(__name__)
 
 
 async def make_schema() -> None:
-    """Create the tables that are missing, so that a first start in development just works."""
-    settings, app = get_settings(), load_project()
-    if settings.database_url and app.sql_models:
+    """Run the migrations, or create the tables that are missing where there are none.
+
+    What the models have in addition is a warning: its migration is not written yet.
+    """
+    settings, app, project = get_settings(), load_project(), project_info()
+    if not (settings.database_url and app.sql_models):
+        return
+    from vibetuner.resources.schema import find_differences, has_migrations, shorten
+
+    migrated = has_migrations(project)
+    if migrated:
+        from vibetuner.resources.migrations import Migrations
+
+        migrations = Migrations(project)
+        await asyncio.to_thread(migrations.upgrade)
+        for line in migrations.applied:
+            logger.info("SQL database %s", line)
+    else:
         from vibetuner.resources.sql import create_schema
 
         created = await create_schema(settings, app.sql_models)
         if created:
             logger.info("created the tables %s", ", ".join(created))
+    if differences := await find_differences(settings, app.sql_models):
+        logger.warning(
+            "SQL tables differ from the models: %s. Run:  vibetuner db revision 'what changed'",
+            shorten(differences),
+        )

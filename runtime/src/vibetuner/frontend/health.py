@@ -10,8 +10,9 @@ from fastapi.responses import JSONResponse
 
 from vibetuner.config import get_settings
 from vibetuner.embedded import running_services
+from vibetuner.loader import load_project
 from vibetuner.project import project_info
-from vibetuner.resources.probe import probe
+from vibetuner.resources.probe import probe, probe_tables
 
 __all__ = ["router"]
 
@@ -29,12 +30,14 @@ async def health() -> dict[str, str]:
 
 @router.get("/health/ready", include_in_schema=False)
 async def ready() -> JSONResponse:
-    """200 when every configured system answers, else 503 with the reasons.
+    """Answer 200 when every configured system answers and the tables fit, else 503 with reasons.
 
-    Everybody may ask, so outside development the reason names no address; the log has it.
+    Everybody may ask, so in production the reason names no address; the log has it.
     """
     settings = get_settings()
     probes = await probe(running_services(settings))
+    if all(one.problem == "" for one in probes if one.setting == "database_url"):
+        probes += await probe_tables(settings, load_project().sql_models)
     is_ready = not any(one.problem for one in probes)
     resources: dict[str, Any] = {}
     for one in probes:
@@ -42,7 +45,7 @@ async def ready() -> JSONResponse:
         if one.problem:
             logger.warning("not ready: %s", one.problem)
             open_words = settings.environment != "production"
-            reason = one.problem if open_words else f"{one.name} does not answer; see the log"
+            reason = one.problem if open_words else f"{one.name}: see the log"
             resources[one.name]["reason"] = reason
     content = {"status": "ok" if is_ready else "unavailable", "resources": resources}
     headers = {"Cache-Control": "no-store"}

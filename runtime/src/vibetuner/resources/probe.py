@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib import import_module
+from typing import TYPE_CHECKING
 
 from vibetuner.config import Settings
 from vibetuner.errors import VibetunerError
 from vibetuner.resources.table import RESOURCES, Resource
 
-__all__ = ["PROBE_SECONDS", "Probe", "probe"]
+if TYPE_CHECKING:
+    from sqlmodel import SQLModel
+
+__all__ = ["PROBE_SECONDS", "Probe", "probe", "probe_tables"]
 
 PROBE_SECONDS = 3.0
 
@@ -36,6 +42,28 @@ async def probe(settings: Settings, seconds: float = PROBE_SECONDS) -> list[Prob
     for resource in configured:
         resource.load()  # which takes a while, and is no fault of the system's
     return await asyncio.gather(*(_probe(one, settings, seconds) for one in configured))
+
+
+async def probe_tables(
+    settings: Settings, models: Sequence[type[SQLModel]], seconds: float = PROBE_SECONDS
+) -> list[Probe]:
+    """Compare the SQL tables with the models; returns nothing where there are none to compare."""
+    if not (settings.database_url and models):
+        return []
+    schema = import_module("vibetuner.resources.schema")  # loads the driver
+    began, problem = time.perf_counter(), ""
+    try:
+        async with asyncio.timeout(seconds):
+            if differences := await schema.find_differences(settings, models):
+                problem = (
+                    f"SQL tables differ from the models: {schema.shorten(differences)}. "
+                    "Run:  vibetuner db upgrade"
+                )
+    except TimeoutError:
+        problem = f"SQL tables: no answer within {seconds:g} s. Look at the database's load"
+    except VibetunerError as error:
+        problem = str(error)
+    return [Probe("SQL tables", "", (time.perf_counter() - began) * 1000, problem)]
 
 
 async def _probe(resource: Resource, settings: Settings, seconds: float) -> Probe:

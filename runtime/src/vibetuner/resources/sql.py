@@ -17,7 +17,15 @@ from vibetuner.errors import NotConfigured, ServiceUnavailable
 from vibetuner.resources.slots import sql_engine
 from vibetuner.resources.sql_engine import finish, make_engine, unreachable
 
-__all__ = ["check", "create_schema", "get_session", "open_resource", "open_session", "open_sql"]
+__all__ = [
+    "check",
+    "create_schema",
+    "get_session",
+    "open_resource",
+    "open_session",
+    "open_sql",
+    "table_of",
+]
 
 
 @asynccontextmanager
@@ -83,7 +91,7 @@ async def check(settings: Settings) -> None:
 
 async def create_schema(settings: Settings, models: Sequence[type[SQLModel]]) -> list[str]:
     """Create the missing tables of ``models``, and return their names."""
-    tables = [_table(model) for model in models]
+    tables = [table_of(model) for model in models]
     async with open_sql(settings) as engine, engine.begin() as connection:
         existing = await connection.run_sync(
             lambda sync: {
@@ -94,7 +102,8 @@ async def create_schema(settings: Settings, models: Sequence[type[SQLModel]]) ->
     return [table.name for table in tables if table.name not in existing]
 
 
-def _table(model: type[SQLModel]) -> Table:
+def table_of(model: type[SQLModel]) -> Table:
+    """Return a model's table; raises NotConfigured for a model that has none."""
     table = getattr(model, "__table__", None)
     if not isinstance(table, Table):
         raise NotConfigured(

@@ -1,4 +1,4 @@
-"""Several files at once, or none of them."""
+"""Changes of several files: all of them are written, or none."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ class Change:
 def apply_changes(changes: Sequence[Change]) -> None:
     """Write all changes, or none: on any failure everything is as it was.
 
-    Everything is first written beside its place, then renamed into it. A file keeps its mode; a
-    link stays a link. Folders are made as needed, and empty ones that a removal leaves are removed.
+    Every file is first written beside its target and then renamed. A file keeps its mode, a link
+    stays a link. Folders are made as needed, and removed when a removal leaves them empty.
 
     Raises:
-        CommandError: a file can't be written, or is not any more what ``before`` says.
+        CommandError: a file can't be written, or does not hold ``before`` any more.
     """
     done: list[Change] = []
     drafts: dict[Path, Path] = {}
@@ -44,7 +44,10 @@ def apply_changes(changes: Sequence[Change]) -> None:
                 _prepare(change, drafts, made)
             for change in changes:
                 done.append(change)
-                _carry_out(change, drafts)
+                if change.after is not None:
+                    drafts[change.path].replace(change.path.resolve())
+                elif change.before is not None:
+                    change.path.unlink()
         except BaseException as error:
             _roll_back(done, drafts, made)
             if isinstance(error, OSError):
@@ -60,7 +63,7 @@ def apply_changes(changes: Sequence[Change]) -> None:
 
 @contextmanager
 def uninterrupted() -> Iterator[None]:
-    """Hold Ctrl-C and SIGTERM back until what is inside is done; an error inside wins over them."""
+    """Hold Ctrl-C and SIGTERM back until the block is done; an error inside wins over them."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -81,7 +84,7 @@ def uninterrupted() -> Iterator[None]:
 
 
 def diff(changes: Iterable[Change], root: Path) -> str:
-    """All changes as one unified diff, with paths below ``root``.
+    """Return all changes as one unified diff, with paths below ``root``.
 
     >>> print(diff([Change(Path("/p/a.py"), b"x\\n", b"y\\n")], Path("/p")), end="")
     --- a/a.py
@@ -110,55 +113,41 @@ def _lines(content: bytes | None) -> list[str]:
 
 
 def _prepare(change: Change, drafts: dict[Path, Path], made: list[Path]) -> None:
-    """Check what is there, and write beside it what will be."""
+    """Check what the file holds, and write beside it what it will hold."""
     if _read(change.path) != change.before:
         raise CommandError(
             f"{change.path} was changed in the meantime. Nothing was changed; try again"
         )
-    if change.after is None:
-        return
-    target = change.path.resolve()
-    missing = [folder for folder in (target.parent, *target.parents) if not folder.exists()]
-    target.parent.mkdir(parents=True, exist_ok=True)
-    made.extend(missing)
-    draft = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
-    drafts[change.path] = draft
-    _write(draft, change.after, like=target)
+    if change.after is not None:
+        folders = change.path.resolve().parents
+        made += [folder for folder in folders if not folder.exists()]
+        folders[0].mkdir(parents=True, exist_ok=True)
+        _write_draft(change.path, change.after, drafts)
 
 
-def _carry_out(change: Change, drafts: dict[Path, Path]) -> None:
-    if change.after is None:
-        if change.before is not None:
-            change.path.unlink()
-    else:
-        drafts[change.path].replace(change.path.resolve())
+def _write_draft(path: Path, content: bytes, drafts: dict[Path, Path]) -> None:
+    target = path.resolve()
+    drafts[path] = draft = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
+    draft.write_bytes(content)
+    if target.exists():
+        draft.chmod(target.stat().st_mode & 0o777)
 
 
 def _roll_back(done: list[Change], drafts: dict[Path, Path], made: list[Path]) -> None:
-    """Put back what was; goes on where one file can't be."""
+    """Restore what was; go on where one file can't be restored."""
     for draft in drafts.values():
         with suppress(OSError):
             draft.unlink(missing_ok=True)
     for change in reversed(done):
         with suppress(OSError):
-            if _read(change.path) == change.before:
-                continue
             if change.before is None:
                 change.path.unlink(missing_ok=True)
-            else:
-                target = change.path.resolve()
-                draft = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
-                _write(draft, change.before, like=target)
-                draft.replace(target)
+            elif _read(change.path) != change.before:
+                _write_draft(change.path, change.before, drafts)
+                drafts[change.path].replace(change.path.resolve())
     for folder in made:
         with suppress(OSError):
             folder.rmdir()
-
-
-def _write(path: Path, content: bytes, *, like: Path) -> None:
-    path.write_bytes(content)
-    if like.exists():
-        path.chmod(like.stat().st_mode & 0o777)
 
 
 def _read(path: Path) -> bytes | None:

@@ -1,18 +1,18 @@
-"""What a generator wants to be there: files, packages, and entries in tune.py."""
+"""What a generator wants to exist: files, and entries in tune.py."""
 
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib.util import find_spec
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
-from vibetuner.project import ProjectInfo, project_info
+from vibetuner.errors import CommandError
+from vibetuner.project import project_info
 from vibetuner.scaffold.edits import Entry
 from vibetuner.scaffold.names import Name, parse_name
 
-__all__ = ["Draft", "Place", "find_place", "packages_of", "test_path"]
+__all__ = ["Draft", "Place", "find_place", "read_module", "test_path"]
 
 FORMATTERS_WIDTH = 88
 # In a project whose own name fills the line, lint has to bear with it.
@@ -25,7 +25,6 @@ class Place:
 
     root: Path
     package: str
-    width: int
 
     @property
     def source(self) -> str:
@@ -38,10 +37,21 @@ class Place:
         return self.root / self.source / "tune.py"
 
     def parse_name(self, text: str, kind: str) -> Name:
-        """As :func:`vibetuner.scaffold.names.parse_name`, with what is installed here taken."""
+        """Parse a name as :func:`vibetuner.scaffold.names.parse_name` does, for this project."""
         longest_line = f"from {self.package}.frontend.routes. import ("
-        room = max(self.width - len(longest_line), SHORTEST_ROOM)
-        return parse_name(text, kind, is_taken=_taken_in(self.root, self.package), room=room)
+        room = max(_line_length(self.root) - len(longest_line), SHORTEST_ROOM)
+        return parse_name(text, kind, is_taken=self._is_taken, room=room)
+
+    def _is_taken(self, name: str) -> bool:
+        """Return whether something that is installed has the name."""
+        if name == self.package:
+            return True
+        spec = find_spec(name)
+        if spec is None or spec.origin is None:
+            return False
+        origin = Path(spec.origin)
+        # What only the current folder makes importable is the project's own.
+        return "site-packages" in origin.parts or not origin.is_relative_to(self.root)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,26 +59,41 @@ class Draft:
     """Everything that one thing consists of; paths are below the project's root.
 
     Args:
-        files: texts by path.
-        packages: folders that need an ``__init__.py``; one that is there is left alone.
+        files: texts by path; the first one is what tune.py imports.
         entries: what tune.py must list.
         next_steps: what to type next.
+        after_removal: what to type when all of it was taken back.
     """
 
     files: dict[str, str]
-    packages: tuple[str, ...] = ()
     entries: tuple[Entry, ...] = ()
-    next_steps: tuple[str, ...] = field(default=())
+    next_steps: tuple[str, ...] = ()
+    after_removal: tuple[str, ...] = ("git status", "uv run just check")
+
+    @property
+    def packages(self) -> list[str]:
+        """The folders around Python files that need an ``__init__.py``, from the top down."""
+        modules = [PurePosixPath(path) for path in self.files if path.endswith(".py")]
+        # src/<package> has its own, and so has whatever tests/ is to its project.
+        depth = {"src": 2, "tests": 1}
+        around = {
+            folder.as_posix()
+            for module in modules
+            for folder in module.parents
+            if len(folder.parts) > depth.get(module.parts[0], 9)
+            and "migrations" not in module.parts
+        }
+        return sorted(around, key=len)
 
 
 def find_place() -> Place:
-    """The project around the current folder; raises ProjectError when there is none."""
-    project: ProjectInfo = project_info()
-    return Place(project.root, project.package, _line_length(project.root))
+    """Return the project around the current folder; raises ProjectError when there is none."""
+    project = project_info()
+    return Place(project.root, project.package)
 
 
 def test_path(kind: str, name: Name) -> str:
-    """Where the test of a thing lies, below the root.
+    """Return the path of a thing's test, below the root.
 
     >>> test_path("tasks", Name(("billing",), "send_report"))
     'tests/tasks/billing/test_send_report.py'
@@ -76,34 +101,15 @@ def test_path(kind: str, name: Name) -> str:
     return "/".join(("tests", kind, *name.folders, f"test_{name.leaf}.py"))
 
 
-def packages_of(place: Place, folder: str, kind: str, name: Name, *, test: bool) -> tuple[str, ...]:
-    """The packages around a module below ``folder``, and around its test, from the top down."""
-    parts = folder.split("/")
-    tops = ["/".join((place.source, *parts[: depth + 1])) for depth in range(len(parts))]
-    inner = [tops[-1], *([f"tests/{kind}"] if test else [])]
-    below = [
-        "/".join((top, *name.folders[: depth + 1]))
-        for top in inner
-        for depth in range(len(name.folders))
-    ]
-    return (*tops, *inner[1:], *below)
+def read_module(place: Place, path: str, what: str) -> str:
+    """Return the text of a generated file; raises CommandError when there is none."""
+    file = place.root / path
+    if not file.is_file():
+        raise CommandError(f"There is no {what}: {path} does not exist")
+    return file.read_text(encoding="utf-8", errors="replace")
 
 
 def _line_length(root: Path) -> int:
     settings = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))
     width = settings.get("tool", {}).get("ruff", {}).get("line-length", FORMATTERS_WIDTH)
     return width if isinstance(width, int) else FORMATTERS_WIDTH
-
-
-def _taken_in(root: Path, package: str) -> Callable[[str], bool]:
-    def is_taken(name: str) -> bool:
-        if name == package:
-            return True
-        spec = find_spec(name)
-        if spec is None or spec.origin is None:
-            return False
-        origin = Path(spec.origin)
-        # What only the current folder makes importable is the project's own.
-        return "site-packages" in origin.parts or not origin.is_relative_to(root)
-
-    return is_taken

@@ -2,29 +2,45 @@
 
 from __future__ import annotations
 
-import ast
 import keyword
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from vibetuner.errors import CommandError
-from vibetuner.scaffold.draft import Draft, Place, packages_of, test_path
+from vibetuner.scaffold.draft import Draft, Place, read_module, test_path
 from vibetuner.scaffold.edits import Entry
+from vibetuner.scaffold.migration import draft_migration, has_migrations
 from vibetuner.scaffold.names import Name, plural
+from vibetuner.scaffold.registered import find_models
 from vibetuner.scaffold.rendering import Renderer
 
-__all__ = ["ModelField", "draft_model", "parse_fields", "read_model"]
+__all__ = [
+    "ModelField",
+    "check_table_free",
+    "draft_model",
+    "draft_of_model",
+    "parse_fields",
+]
 
-# A type's annotation, and a value for the test.
+
+class Type(NamedTuple):
+    """A type in Python, a value for a test, and a column's type in a migration."""
+
+    annotation: str
+    sample: str
+    column: str
+
+
 TYPES = {
-    "str": ("str", '"text"'),
-    "int": ("int", "1"),
-    "float": ("float", "1.5"),
-    "bool": ("bool", "True"),
-    "datetime": ("datetime", "datetime(2026, 1, 2, tzinfo=UTC)"),
-    "date": ("date", "date(2026, 1, 2)"),
-    "uuid": ("UUID", "UUID(int=1)"),
+    "str": Type("str", '"text"', "sa.String()"),
+    "int": Type("int", "1", "sa.Integer()"),
+    "float": Type("float", "1.5", "sa.Float()"),
+    "bool": Type("bool", "True", "sa.Boolean()"),
+    "datetime": Type("datetime", "datetime(2026, 1, 2, tzinfo=UTC)", "sa.DateTime(timezone=True)"),
+    "date": Type("date", "date(2026, 1, 2)", "sa.Date()"),
+    "uuid": Type("UUID", "UUID(int=1)", "sa.Uuid()"),
 }
 IN_DOCUMENTS = {"str", "int", "float", "bool", "datetime"}
 # What a model has already.
@@ -46,22 +62,22 @@ class ModelField:
 
     @property
     def annotation(self) -> str:
-        """As Python has it."""
-        return f"{TYPES[self.type][0]}{' | None' if self.optional else ''}"
+        """The annotation in Python."""
+        return f"{TYPES[self.type].annotation}{' | None' if self.optional else ''}"
 
     @property
     def sample(self) -> str:
         """A value for a test."""
-        return TYPES[self.type][1]
+        return TYPES[self.type].sample
 
     @property
-    def is_datetime(self) -> bool:
-        """Whether it is a moment, which SQL databases need told about time zones."""
-        return self.type == "datetime"
+    def column(self) -> str:
+        """The column's type in a migration."""
+        return TYPES[self.type].column
 
 
 def parse_fields(texts: Sequence[str], *, document: bool) -> tuple[ModelField, ...]:
-    """Fields from ``name:type``; ``?`` at the end makes one optional, no type means str.
+    """Parse fields from ``name:type``; ``?`` at the end makes one optional, no type means str.
 
     Raises:
         CommandError: a name or a type that can't be, or a name twice.
@@ -85,56 +101,87 @@ def draft_model(
     document: bool = False,
     test: bool = True,
 ) -> Draft:
-    """Everything that a model of this name consists of."""
+    """Draft a model, and the migration that creates its table where the project has migrations."""
     render = Renderer(place).render
-    kind = "document" if document else "table"
-    types = {field.type for field in fields}
+    kind, table = "document" if document else "table", plural(name.leaf)
     # Required ones first: Python has it so in classes with defaults, and people expect it.
     ordered = sorted(fields, key=lambda field: field.optional)
-    values = {"name": name, "fields": ordered, "types": types, "collection": plural(name.leaf)}
-    files = {f"{place.source}/models/{name.path}.py": render(f"{kind}.py", **values)}
+    types = {field.type for field in fields}
+    values = {"name": name, "fields": ordered, "types": types, "collection": table}
+    files = {_path(place, name): render(f"{kind}.py", **values)}
     path = test_path("models", name)
     if test:
         files[path] = render(f"test_{kind}.py", **values)
-    checked = f"uv run pytest {path}" if test else "uv run just test"
-    steps = (checked, "uv run vibetuner db create-schema", "uv run just check")
+    steps = [f"uv run pytest {path}" if test else "uv run just test", "uv run just check"]
+    if document:
+        steps.insert(1, "uv run just local-all")
+    else:
+        migration = draft_migration(place, table, ordered)
+        files |= migration
+        done = migration or not has_migrations(place)
+        db = "upgrade" if done else f"revision 'Create {table}'"
+        steps.insert(1, f"uv run vibetuner db {db}")
     return Draft(
         files=files,
-        packages=packages_of(place, "models", "models", name, test=test),
         entries=(model_entry(place, name, document=document),),
-        next_steps=steps
-        if not document
-        else (checked, "uv run just local-all", "uv run just check"),
+        next_steps=tuple(steps),
     )
 
 
+def check_table_free(place: Place, name: Name) -> None:
+    """Raise CommandError when another file has a model of this name, or its table."""
+    for class_name, table, (path, line) in find_models(place.root / place.source):
+        if path != place.root / _path(place, name) and (
+            class_name == name.class_name or table == plural(name.leaf)
+        ):
+            suggestion = "/".join((*name.folders, f"{name.leaf}_record"))
+            raise CommandError(
+                f"{path.relative_to(place.root)}:{line} has the model {class_name} already, in "
+                f"the table {table}. Try:  {suggestion}"
+            )
+
+
+def draft_of_model(place: Place, name: Name) -> Draft:
+    """Draft a model as it was made; its migration stays, which a database may have seen.
+
+    Raises:
+        CommandError: there is no model of this name.
+    """
+    text = read_module(place, _path(place, name), f"model {name.path}")
+    document = "(Document):" in text
+    fields = _read_fields(text) or parse_fields([], document=document)
+    draft = draft_model(place, name, fields, document=document)
+    if document or not has_migrations(place):
+        return draft
+    status, *rest = draft.after_removal
+    drop = f"uv run vibetuner db revision 'Remove {plural(name.leaf)}'"
+    return replace(draft, after_removal=(status, drop, *rest))
+
+
+def _path(place: Place, name: Name) -> str:
+    return f"{place.source}/models/{name.path}.py"
+
+
 def model_entry(place: Place, name: Name, *, document: bool) -> Entry:
-    """What tune.py says of a model."""
+    """Return what tune.py lists of a model."""
     module = f"{place.package}.models.{name.dotted}"
     keyword_ = "models" if document else "sql_models"
     return Entry(keyword_, module, name.class_name, (name.class_name, f"{name.class_name}Model"))
 
 
-def read_model(text: str, name: Name) -> tuple[tuple[ModelField, ...], bool] | None:
-    """The fields that a model's file was made with, and whether it is a document; None if other."""
-    kinds = {annotation: kind for kind, (annotation, _) in TYPES.items()}
-    try:
-        tree = ast.parse(text)
-    except (SyntaxError, ValueError):
-        return None
-    for node in tree.body:
-        if isinstance(node, ast.ClassDef) and node.name == name.class_name:
-            fields = [
-                ModelField(item.target.id, kinds[annotation], written != annotation)
-                for item in node.body
-                if isinstance(item, ast.AnnAssign)
-                and isinstance(item.target, ast.Name)
-                and item.target.id != "id"
-                and (written := ast.unparse(item.annotation))
-                and (annotation := written.removesuffix(" | None")) in kinds
-            ]
-            return tuple(fields), ast.unparse(node.bases[0]) == "Document" if node.bases else False
-    return None
+def _read_fields(text: str) -> list[ModelField]:
+    """Return the fields of a generated model.
+
+    >>> _read_fields("    id: int | None = Field()\\n    at: date | None = None")
+    [ModelField(name='at', type='date', optional=True)]
+    """
+    kinds = {one.annotation: kind for kind, one in TYPES.items()}
+    found = re.findall(r"(?m)^    ([a-z]\w*): (\w+)( \| None)?", text)
+    return [
+        ModelField(name, kinds[annotation], bool(optional))
+        for name, annotation, optional in found
+        if name != "id" and annotation in kinds
+    ]
 
 
 def _parse_field(text: str, *, document: bool) -> ModelField:

@@ -1,4 +1,4 @@
-"""What a person means by a name: ``Reports``, ``send-report``, ``billing/reports_task``."""
+"""Names as people type them: ``Reports``, ``send-report``, ``billing/reports_task``."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ __all__ = ["Name", "parse_name", "plural", "snake"]
 
 LONGEST = 40
 DEEPEST = 3
-# What generated files and tune.py call things themselves.
+# Names that generated files and tune.py use themselves.
 RESERVED = {
     "app", "broadcast", "conftest", "lifespan", "load_project", "mock_tasks", "model", "models",
     "patch", "progress", "render", "request", "route", "router", "routes", "task", "tasks", "test",
     "timedelta", "tune", "worker",
 }  # fmt: skip
-# What a suggestion is made of where nothing is left of the name, and what keeps it apart.
+# A suggestion where nothing is left of the name, and a word that keeps one apart from others.
 EXAMPLES = {"task": "send_report", "route": "reports", "model": "invoice"}
 TAILS = {"task": "job", "route": "page", "model": "record"}
 
@@ -72,7 +72,7 @@ def parse_name(
     is_taken: Callable[[str], bool] = lambda _: False,
     room: int = (LONGEST + 1) * DEEPEST,
 ) -> Name:
-    """The name that is meant by what was typed.
+    """Return the name that a person means.
 
     Args:
         text: as typed; folders are separated by ``/`` or ``.``.
@@ -81,7 +81,7 @@ def parse_name(
         room: how long folders and name may be together, so that an import of it fits in a line.
 
     Raises:
-        CommandError: it can't be one; the message suggests another.
+        CommandError: the text is no name; the message suggests one.
 
     >>> [parse_name(text, "task").path for text in ("Reports", "reports_task", "SendReport")]
     ['reports', 'reports', 'send_report']
@@ -100,7 +100,7 @@ def parse_name(
 
 
 def snake(text: str) -> str:
-    """Words in lower case between underscores; what is no letter or digit stays as it is.
+    """Return the words in lower case, joined by underscores; other characters stay as they are.
 
     >>> snake("SendReport"), snake("HTTPServer"), snake(" send-report "), snake("Ärger!")
     ('send_report', 'http_server', 'send_report', 'ärger!')
@@ -110,7 +110,7 @@ def snake(text: str) -> str:
 
 
 def plural(word: str) -> str:
-    """More than one of it, as English mostly has it.
+    """Return the plural, as English mostly has it.
 
     >>> [plural(word) for word in ("order", "category", "day", "address", "orders")]
     ['orders', 'categories', 'days', 'addresses', 'orders']
@@ -123,7 +123,7 @@ def plural(word: str) -> str:
 
 
 def _split(text: str, kind: str) -> list[str]:
-    """The parts in snake case, without what only says where files of this kind lie."""
+    """Return the parts in snake case, without the folders that files of this kind lie in."""
     text = text.strip().removesuffix(".py")
     if ".." in text or text.startswith(("/", "~")) or "\\" in text:
         return [text]
@@ -134,11 +134,7 @@ def _split(text: str, kind: str) -> list[str]:
         parts = parts[1:]
     if len(parts) > 1 and parts[0] == f"{kind}s":
         parts = parts[1:]
-    return [*parts[:-1], _without_kind(parts[-1], kind)] if parts else [""]
-
-
-def _without_kind(leaf: str, kind: str) -> str:
-    return leaf.removesuffix(f"_{kind}") or leaf
+    return [*parts[:-1], parts[-1].removesuffix(f"_{kind}") or parts[-1]] if parts else [""]
 
 
 def _problem(parts: list[str], kind: str, is_taken: Callable[[str], bool]) -> str | None:
@@ -150,7 +146,7 @@ def _problem(parts: list[str], kind: str, is_taken: Callable[[str], bool]) -> st
 
 
 def _problem_of(part: str, is_taken: Callable[[str], bool]) -> str | None:
-    """What is wrong with one part, the most telling first."""
+    """Return the most telling problem of one part."""
     problems = {
         "is empty": not part,
         "begins with a digit": part[:1].isdigit(),
@@ -176,7 +172,7 @@ def _suggest(parts: list[str], kind: str, is_taken: Callable[[str], bool], room:
 
 
 def _mend(part: str, kind: str, is_taken: Callable[[str], bool]) -> str:
-    """The nearest that would do; empty when nothing is left."""
+    """Return the nearest valid name; empty when nothing is left."""
     plain = unicodedata.normalize("NFKD", part.replace("ß", "ss")).encode("ascii", "ignore")
     words = snake(re.sub(r"[^A-Za-z0-9]+", "_", plain.decode()))
     words = re.sub(r"^([0-9_]+)(.+)", r"\2_\1", words).strip("_")

@@ -1,4 +1,4 @@
-"""What it takes to get from the project as it is to the one that a draft describes."""
+"""The steps from the project as it is to the one that a draft describes."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ from vibetuner.errors import CommandError
 from vibetuner.scaffold.changes import Change
 from vibetuner.scaffold.draft import Draft, Place
 from vibetuner.scaffold.edits import Entry, add_entry, remove_entry
+from vibetuner.scaffold.rendering import tidy
 
 __all__ = ["Action", "Plan", "Step", "plan_new", "plan_removal"]
 
 
 class Action(StrEnum):
-    """What happens to a file."""
+    """An action on a file."""
 
     CREATE = "create"
     EDIT = "edit"
@@ -29,7 +30,7 @@ class Action(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One file, and what happens to it."""
+    """One file, and the action on it."""
 
     action: Action
     change: Change
@@ -45,26 +46,26 @@ class Plan:
 
     @property
     def changes(self) -> list[Change]:
-        """What is to be written."""
+        """The changes to write."""
         quiet = {Action.UNCHANGED, Action.KEEP, Action.DIFFERS}
         return [step.change for step in self.steps if step.action not in quiet]
 
     @property
     def conflicts(self) -> list[Change]:
-        """Files that hold something else, about which nothing was said."""
+        """Files that hold something else, where neither force nor skip was given."""
         return [step.change for step in self.steps if step.action is Action.DIFFERS]
 
     def path_of(self, step: Step) -> str:
-        """A step's file, below the project's root."""
+        """Return a step's file, below the project's root."""
         return step.change.path.relative_to(self.place.root).as_posix()
 
 
 def plan_new(place: Place, draft: Draft, *, force: bool = False, skip: bool = False) -> Plan:
-    """How everything of the draft comes to be there.
+    """Plan how everything of the draft comes to exist.
 
     Args:
         place: the project.
-        draft: what is to be there.
+        draft: what shall exist.
         force: overwrite files that hold something else.
         skip: keep them.
 
@@ -73,40 +74,42 @@ def plan_new(place: Place, draft: Draft, *, force: bool = False, skip: bool = Fa
     """
     differing = Action.OVERWRITE if force else Action.KEEP if skip else Action.DIFFERS
     steps: list[Step] = []
-    for path, text in draft.files.items():
-        change = Change(place.root / path, _read(place.root / path), text.encode())
-        if change.before is None:
-            steps.append(Step(Action.CREATE, change))
-        else:
-            same = change.before == change.after
-            steps.append(Step(Action.UNCHANGED if same else differing, change))
+    for path, text in _tidied(place, draft):
+        change = Change(path, _read(path), text)
+        same = Action.UNCHANGED if change.before == text else differing
+        steps.append(Step(Action.CREATE if change.before is None else same, change))
     steps += _missing_packages(place, draft)
-    edited = _edit_tune(place, draft.entries, add_entry)
-    steps.append(Step(Action.UNCHANGED if edited.before == edited.after else Action.EDIT, edited))
+    if draft.entries:
+        steps.append(_edit_tune(place, draft.entries, add_entry))
     return Plan(place, tuple(steps), draft.next_steps)
 
 
 def plan_removal(place: Place, draft: Draft, *, force: bool = False, skip: bool = False) -> Plan:
-    """How everything of the draft goes away again, but for what was changed since.
+    """Plan how everything of the draft goes away again, but for what was changed since.
 
-    ``force`` removes that too, ``skip`` keeps it. The first file of a draft is what tune.py
-    imports: while that is kept, tune.py stays as it is.
+    ``force`` removes that too, ``skip`` keeps it. While the draft's first file is kept, tune.py,
+    which imports it, stays as it is.
     """
     differing = Action.REMOVE if force else Action.KEEP if skip else Action.DIFFERS
     steps: list[Step] = []
-    for path, text in draft.files.items():
-        before = _read(place.root / path)
+    for path, text in _tidied(place, draft):
+        before = _read(path)
         if before is not None:
-            action = Action.REMOVE if before == text.encode() else differing
-            steps.append(Step(action, Change(place.root / path, before, None)))
+            action = Action.REMOVE if before == text else differing
+            steps.append(Step(action, Change(path, before, None)))
     main = place.root / next(iter(draft.files))
     if all(step.change.path != main or step.action is Action.REMOVE for step in steps):
         edited = _edit_tune(place, draft.entries, remove_entry)
-        if edited.before != edited.after:
-            steps.append(Step(Action.EDIT, edited))
+        steps += [edited] if edited.action is Action.EDIT else []
     going = {step.change.path for step in steps if step.action is Action.REMOVE}
     steps += _empty_packages(place, draft, going)
-    return Plan(place, tuple(steps), ("git status", "uv run just check"))
+    return Plan(place, tuple(steps), draft.after_removal)
+
+
+def _tidied(place: Place, draft: Draft) -> Iterator[tuple[Path, bytes]]:
+    for name, text in draft.files.items():
+        path = place.root / name
+        yield path, tidy(place, path, text).encode()
 
 
 def _missing_packages(place: Place, draft: Draft) -> Iterator[Step]:
@@ -122,8 +125,8 @@ def _missing_packages(place: Place, draft: Draft) -> Iterator[Step]:
 
 
 def _empty_packages(place: Place, draft: Draft, going: set[Path]) -> Iterator[Step]:
-    """Packages that hold nothing else any more; the deepest first, and never a top one of src/."""
-    for folder in sorted(draft.packages, key=len, reverse=True):
+    """Remove packages that hold nothing else, the deepest first; never one right in the package."""
+    for folder in reversed(draft.packages):
         package = place.root / folder
         init = package / "__init__.py"
         if _read(init) != b"" or folder.removeprefix(f"{place.source}/").count("/") == 0:
@@ -134,15 +137,21 @@ def _empty_packages(place: Place, draft: Draft, going: set[Path]) -> Iterator[St
             yield Step(Action.REMOVE, Change(init, b"", None))
 
 
-def _edit_tune(place: Place, entries: tuple[Entry, ...], edit: Callable[..., str]) -> Change:
+def _edit_tune(place: Place, entries: tuple[Entry, ...], edit: Callable[[str, Entry], str]) -> Step:
+    """Edit tune.py; the formatter goes over it only where it had nothing to do before."""
     before = place.tune.read_bytes()
     try:
         text = before.decode()
     except UnicodeDecodeError:
         raise CommandError(f"{place.tune} can't be edited: it is not UTF-8") from None
+    edited = text
     for entry in entries:
-        text = edit(text, entry, width=place.width)
-    return Change(place.tune, before, text.encode())
+        edited = edit(edited, entry)
+    if edited == text:
+        return Step(Action.UNCHANGED, Change(place.tune, before, before))
+    if tidy(place, place.tune, text) == text:
+        edited = tidy(place, place.tune, edited)
+    return Step(Action.EDIT, Change(place.tune, before, edited.encode()))
 
 
 def _read(path: Path) -> bytes | None:

@@ -1,37 +1,71 @@
-"""Which tasks the project's code registers, read without running it."""
+"""The tasks and the models of a project, read from its code without running it."""
 
 from __future__ import annotations
 
 import ast
+from collections.abc import Iterator
 from pathlib import Path
 
-__all__ = ["find_tasks"]
+__all__ = ["Found", "find_models", "find_tasks"]
 
 DECORATORS = {"task", "cron", "robust_task", "robust_cron"}
 
+Found = tuple[Path, int]
 
-def find_tasks(source: Path) -> dict[str, tuple[Path, int]]:
-    """File and line of every decorated task below ``source``, by the task's name.
 
-    A file that is no Python is left out: whoever runs it hears of it.
-    """
-    found: dict[str, tuple[Path, int]] = {}
+def find_tasks(source: Path) -> dict[str, Found]:
+    """Return file and line of every decorated task below ``source``, by the task's name."""
+    return {
+        name: (path, node.lineno)
+        for path, node in _walk(source)
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        for decorator in node.decorator_list
+        if (name := _task_name(decorator, node.name))
+    }
+
+
+def find_models(source: Path) -> Iterator[tuple[str, str, Found]]:
+    """Yield class, table, and file and line of every SQL table and document below ``source``."""
+    for path, node in _walk(source):
+        if isinstance(node, ast.ClassDef):
+            is_document = any(ast.unparse(base).endswith("Document") for base in node.bases)
+            if is_document or any(keyword.arg == "table" for keyword in node.keywords):
+                yield node.name, _table_name(node), (path, node.lineno)
+
+
+def _walk(source: Path) -> Iterator[tuple[Path, ast.AST]]:
+    """Yield every node of every file; whoever runs a file that is no Python hears of it."""
     for path in sorted(source.rglob("*.py")):
         try:
             tree = ast.parse(path.read_bytes())
         except (SyntaxError, ValueError):
             continue
         for node in ast.walk(tree):
-            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-                for decorator in node.decorator_list:
-                    name = _task_name(decorator, node.name)
-                    if name:
-                        found[name] = (path, node.lineno)
-    return found
+            yield path, node
+
+
+def _table_name(model: ast.ClassDef) -> str:
+    """Return the name of a model's table or collection.
+
+    >>> text = "class Order(SQLModel, table=True):\\n    __tablename__ = 'orders'"
+    >>> _table_name(ast.parse(text).body[0])
+    'orders'
+    """
+    settings = [node for node in model.body if isinstance(node, ast.ClassDef)]
+    bodies = {"__tablename__": model.body, "name": [n for one in settings for n in one.body]}
+    for wanted, body in bodies.items():
+        for node in body:
+            match node:
+                case (
+                    ast.Assign(targets=[ast.Name(id=target)], value=ast.Constant(value=str(name)))
+                    | ast.AnnAssign(target=ast.Name(id=target), value=ast.Constant(value=str(name)))
+                ) if target == wanted:
+                    return name
+    return model.name.lower()
 
 
 def _task_name(decorator: ast.expr, function: str) -> str | None:
-    """The name that a decorator registers a function under; None when it does not.
+    """Return the name that a decorator registers a function under; None when it does not.
 
     >>> tree = ast.parse("worker.cron('* * * * *', name='nightly')", mode="eval")
     >>> _task_name(tree.body, "clean")

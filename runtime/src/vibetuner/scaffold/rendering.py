@@ -1,9 +1,12 @@
-"""Templates of generated files: the runtime's, or the project's own of the same name."""
+"""The text of generated files: from templates, and as the project's ruff formats it."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+import subprocess
+import sys
 from pathlib import Path
+from shutil import which
 from typing import Any
 
 from jinja2 import (
@@ -18,12 +21,12 @@ from jinja2 import (
 
 from vibetuner.errors import CommandError
 from vibetuner.scaffold.draft import Place
-from vibetuner.scaffold.imports import import_lines
 
-__all__ = ["EJECTED", "Renderer", "call_lines", "list_templates"]
+__all__ = ["EJECTED", "Renderer", "list_templates", "tidy"]
 
 EJECTED = "scaffold"
 PACKAGE = "vibetuner.scaffold"
+LOOKS = (("check", "--select=I", "--fix-only"), ("format",))
 
 
 class Renderer:
@@ -43,12 +46,13 @@ class Renderer:
         )
         self._environment.globals.update(
             package=place.package,
-            import_lines=lambda module, *names: import_lines(module, names, width=place.width),
-            call_lines=lambda start, items, indent=0: call_lines(start, items, place.width, indent),
+            # For templates that were ejected when these still broke lines.
+            import_lines=lambda module, *names: f"from {module} import {', '.join(names)}",
+            call_lines=lambda start, items, indent=0: f"{start}({', '.join(items)})",  # noqa: ARG005
         )
 
     def render(self, template: str, /, **values: Any) -> str:
-        """The text of a file.
+        """Return the text of a file.
 
         Raises:
             CommandError: the template, one of the project's own, is broken.
@@ -62,26 +66,29 @@ class Renderer:
             raise CommandError(f"{own}: {error.message}") from None
 
 
-def call_lines(start: str, items: Sequence[str], width: int, indent: int = 0) -> str:
-    """A call as formatters write it: in one line, in one indented line, or one item a line.
+def tidy(place: Place, path: Path, text: str) -> str:
+    """Return Python formatted by ruff, as the project configures it, with sorted imports.
 
-    >>> call_lines("@cron", ['"* * * * *"', "unique=True"], 40)
-    '@cron("* * * * *", unique=True)'
-    >>> print(call_lines("@cron", ['"* * * * *"', "unique=True"], 30))
-    @cron(
-        "* * * * *", unique=True
-    )
+    The text is returned as it is where ruff is not installed, or can't read it.
     """
-    width, margin = width - indent, " " * indent
-    line = f"{start}({', '.join(items)})"
-    if len(line) <= width:
-        return line
-    together = f"    {', '.join(items)}"
-    inside = [together] if len(together) <= width else [f"    {item}," for item in items]
-    return "\n".join([f"{start}(", *(f"{margin}{line}" for line in inside), f"{margin})"])
+    folders = (str(Path(sys.executable).parent), os.environ.get("PATH", ""))
+    ruff = which("ruff", path=os.pathsep.join(folders))
+    if ruff is None or path.suffix != ".py":
+        return text
+    # It looks for the file of what is imported, which may not be written yet.
+    ours = f'lint.isort.known-first-party = ["{place.package}"]'
+    for look in LOOKS:
+        done = subprocess.run(
+            [ruff, *look, "--quiet", "--no-cache", "--config", ours, "--stdin-filename", path, "-"],
+            cwd=place.root, input=text.encode(), capture_output=True, check=False,
+        )  # fmt: skip
+        if done.returncode:
+            return text
+        text = done.stdout.decode()
+    return text
 
 
 def list_templates() -> dict[str, str]:
-    """The runtime's own templates, by file name."""
+    """Return the runtime's own templates, by file name."""
     folder = Path(__file__).parent / "templates"
     return {path.name: path.read_text(encoding="utf-8") for path in sorted(folder.glob("*.jinja"))}

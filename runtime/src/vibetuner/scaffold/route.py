@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-from vibetuner.scaffold.draft import Draft, Place, packages_of, test_path
+from vibetuner.scaffold.draft import Draft, Place, read_module, test_path
 from vibetuner.scaffold.edits import Entry
 from vibetuner.scaffold.names import Name
 from vibetuner.scaffold.rendering import Renderer
 
-__all__ = ["draft_route"]
+__all__ = ["draft_of_route", "draft_route", "has_base", "route_entry"]
 
 FOLDER = "frontend/routes"
 
 
 def draft_route(place: Place, name: Name, *, test: bool = True) -> Draft:
-    """Everything that a page of this name consists of."""
+    """Draft everything that a page of this name consists of."""
     render = Renderer(place).render
-    values = {"name": name, "base": has_base(place.root / place.source)}
+    values = {"name": name, "base": has_base(place)}
     files = {
-        f"{place.source}/{FOLDER}/{name.path}.py": render("route.py", **values),
+        _path(place, name): render("route.py", **values),
         f"{place.source}/templates/{name.path}.html": render("route.html", **values),
     }
     path = test_path("routes", name)
@@ -27,7 +25,6 @@ def draft_route(place: Place, name: Name, *, test: bool = True) -> Draft:
         files[path] = render("test_route.py", **values)
     return Draft(
         files=files,
-        packages=packages_of(place, FOLDER, "routes", name, test=test),
         entries=(route_entry(place, name),),
         next_steps=(
             f"uv run pytest {path}" if test else "uv run just test",
@@ -37,13 +34,23 @@ def draft_route(place: Place, name: Name, *, test: bool = True) -> Draft:
     )
 
 
+def draft_of_route(place: Place, name: Name) -> Draft:
+    """Draft a route as it was made; raises CommandError when there is none of this name."""
+    read_module(place, _path(place, name), f"route {name.path}")
+    return draft_route(place, name)
+
+
 def route_entry(place: Place, name: Name) -> Entry:
-    """What tune.py says of a page: its router, by a name that no task or module has."""
+    """Return what tune.py lists of a page: its router, by a name that no task or module has."""
     module = f"{place.package}.{FOLDER.replace('/', '.')}.{name.dotted}"
     return Entry("routes", module, "router", (f"{name.dotted.replace('.', '_')}_router",))
 
 
-def has_base(source: Path) -> bool:
-    """Whether the project has a base page with room for content."""
-    base = source / "templates" / "base.html"
+def has_base(place: Place) -> bool:
+    """Return whether the project has a base page with room for content."""
+    base = place.root / place.source / "templates" / "base.html"
     return base.is_file() and "block content" in base.read_text(encoding="utf-8", errors="replace")
+
+
+def _path(place: Place, name: Name) -> str:
+    return f"{place.source}/{FOLDER}/{name.path}.py"

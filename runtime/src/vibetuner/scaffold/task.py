@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import ast
 import re
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
 
 from vibetuner.crontab import check_crontab
 from vibetuner.errors import CommandError
-from vibetuner.scaffold.draft import Draft, Place, packages_of, test_path
+from vibetuner.scaffold.draft import Draft, Place, read_module, test_path
 from vibetuner.scaffold.edits import Entry
 from vibetuner.scaffold.names import Name
 from vibetuner.scaffold.registered import find_tasks
 from vibetuner.scaffold.rendering import Renderer
 from vibetuner.scaffold.route import has_base, route_entry
 
-__all__ = ["TaskOptions", "check_free", "draft_task", "parse_timeout", "read_task_options"]
+__all__ = ["TaskOptions", "check_free", "draft_of_task", "draft_task", "parse_timeout"]
 
 PROGRESS = "vibetuner.tasks.progress"
 UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
@@ -27,7 +25,7 @@ DEFAULT_UNIQUE_TIMEOUT = timedelta(minutes=5)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskOptions:
-    """What a new task is to be like.
+    """The options of a new task.
 
     Raises:
         CommandError: options that exclude each other, or a schedule that is none.
@@ -51,13 +49,13 @@ class TaskOptions:
 
     @property
     def limit(self) -> timedelta | None:
-        """The timeout that is written."""
+        """The time limit that is written."""
         needed = self.unique and self.cron is None
         return self.timeout or (DEFAULT_UNIQUE_TIMEOUT if needed else None)
 
 
 def draft_task(place: Place, name: Name, options: TaskOptions) -> Draft:
-    """Everything that a task of this name consists of."""
+    """Draft everything that a task of this name consists of."""
     render = Renderer(place).render
     values = {
         "name": name,
@@ -65,57 +63,39 @@ def draft_task(place: Place, name: Name, options: TaskOptions) -> Draft:
         "sync": options.sync,
         "timeout": options.limit,
         "arguments": _decorator_arguments(options),
+        "base": has_base(place),
     }
+    module, test = _path(place, name), test_path("tasks", name)
+    entries = [task_entry(place, name)]
+    run = "uv run just worker-dev"
     if options.progress:
-        return _draft_progress(place, name, values, test=options.test)
-    files = {f"{place.source}/tasks/{name.path}.py": render("task.py", **values)}
-    test = test_path("tasks", name)
+        pages = f"{place.source}/templates/{name.path}"
+        files = {
+            module: render("progress_task.py", **values),
+            f"{place.source}/frontend/routes/{name.path}.py": render("progress_route.py", **values),
+            f"{pages}.html": render("progress_page.html", **values),
+            f"{pages}_run.html": render("progress_run.html", **values),
+        }
+        entries.append(route_entry(place, name))
+        run = f"uv run just local-all-with-worker    # http://127.0.0.1:8000/{name.slug}"
+    else:
+        files = {module: render("task.py", **values)}
     if options.test:
-        files[test] = render("test_task.py", **values)
+        files[test] = render("test_progress.py" if options.progress else "test_task.py", **values)
+    checked = f"uv run pytest {test}" if options.test else "uv run just test"
     return Draft(
-        files=files,
-        packages=packages_of(place, "tasks", "tasks", name, test=options.test),
-        entries=(task_entry(place, name),),
-        next_steps=(
-            f"uv run pytest {test}" if options.test else "uv run just test",
-            "uv run just worker-dev",
-            "uv run just check",
-        ),
+        files=files, entries=tuple(entries), next_steps=(checked, run, "uv run just check")
     )
 
 
-def _draft_progress(place: Place, name: Name, values: dict[str, Any], *, test: bool) -> Draft:
-    """A task that tells how far it is, and the page that starts it and shows that."""
-    render = Renderer(place).render
-    values = {**values, "base": has_base(place.root / place.source)}
-    page = f"{place.source}/templates/{name.path}"
-    files = {
-        f"{place.source}/tasks/{name.path}.py": render("progress_task.py", **values),
-        f"{place.source}/frontend/routes/{name.path}.py": render("progress_route.py", **values),
-        f"{page}.html": render("progress_page.html", **values),
-        f"{page}_run.html": render("progress_run.html", **values),
-    }
-    path = test_path("tasks", name)
-    if test:
-        files[path] = render("test_progress.py", **values)
-    packages = (
-        *packages_of(place, "tasks", "tasks", name, test=test),
-        *packages_of(place, "frontend/routes", "routes", name, test=False),
-    )
-    return Draft(
-        files=files,
-        packages=packages,
-        entries=(task_entry(place, name), route_entry(place, name)),
-        next_steps=(
-            f"uv run pytest {path}" if test else "uv run just test",
-            f"uv run just local-all-with-worker    # http://127.0.0.1:8000/{name.slug}",
-            "uv run just check",
-        ),
-    )
+def draft_of_task(place: Place, name: Name) -> Draft:
+    """Draft a task as it was made; raises CommandError when there is none of this name."""
+    text = read_module(place, _path(place, name), f"task {name.path}")
+    return draft_task(place, name, _read_options(text))
 
 
 def task_entry(place: Place, name: Name) -> Entry:
-    """What tune.py says of a task."""
+    """Return what tune.py lists of a task."""
     module = f"{place.package}.tasks.{name.dotted}"
     return Entry("tasks", module, name.leaf, (name.leaf, f"{name.leaf}_task"))
 
@@ -123,7 +103,7 @@ def task_entry(place: Place, name: Name) -> Entry:
 def check_free(place: Place, name: Name) -> None:
     """Raise CommandError when another file registers a task of this name."""
     path, line = find_tasks(place.root / place.source).get(name.leaf, (None, 0))
-    if path is None or path == place.root / place.source / "tasks" / f"{name.path}.py":
+    if path is None or path == place.root / _path(place, name):
         return
     free = "_".join((*name.folders[-1:], name.leaf)) if name.folders else f"{name.leaf}_2"
     where = f"{path.relative_to(place.root)}:{line}"
@@ -132,7 +112,7 @@ def check_free(place: Place, name: Name) -> None:
 
 
 def parse_timeout(text: str) -> timedelta:
-    """A time from ``90``, ``90s``, ``5m`` or ``1h``; raises CommandError for anything else.
+    """Parse a time from ``90``, ``90s``, ``5m`` or ``1h``; raises CommandError for anything else.
 
     >>> parse_timeout("5m"), parse_timeout("90")
     (datetime.timedelta(seconds=300), datetime.timedelta(seconds=90))
@@ -143,46 +123,28 @@ def parse_timeout(text: str) -> timedelta:
     return timedelta(**{UNITS[found[2] or "s"]: int(found[1])})
 
 
-def read_task_options(text: str, name: Name) -> TaskOptions | None:
-    """The options that a task's file was made with; None when it was not made like that.
+def _read_options(text: str) -> TaskOptions:
+    """Return the options that a generated task was made with.
 
-    >>> read_task_options("@robust_task(unique=True)\\nasync def a(): ...", Name((), "a")).unique
-    True
+    Whatever is read from another file: it is not what these options would generate.
+
+    >>> _read_options("@robust_task(timeout=timedelta(hours=2), unique=True)\\nasync def a(): ...")
+    ... # doctest: +NORMALIZE_WHITESPACE
+    TaskOptions(cron=None, unique=True, timeout=datetime.timedelta(seconds=7200), sync=False,
+        progress=False, test=True)
     """
-    try:
-        tree = ast.parse(text)
-    except (SyntaxError, ValueError):
-        return None
-    for node in tree.body:
-        match node:
-            case (
-                ast.FunctionDef(name=found, decorator_list=[ast.Call() as call])
-                | ast.AsyncFunctionDef(name=found, decorator_list=[ast.Call() as call])
-            ) if found == name.leaf:
-                progress = f"from {PROGRESS} import" in text
-                return _options_of(call, sync=isinstance(node, ast.FunctionDef), progress=progress)
-    return None
-
-
-def _options_of(call: ast.Call, *, sync: bool, progress: bool) -> TaskOptions | None:
-    values = {keyword.arg: keyword.value for keyword in call.keywords}
-    tab = call.args[0] if call.args else None
+    cron = re.search(r'@robust_cron\(\s*"([^"]+)"', text)
+    limit = re.search(r"timedelta\((days|hours|minutes|seconds)=(\d{1,7})\)", text)
     try:
         return TaskOptions(
-            cron=str(ast.literal_eval(tab)) if tab else None,
-            unique="unique" in values,
-            timeout=_read_timedelta(values.get("timeout")),
-            sync=sync,
-            progress=progress,
+            cron=cron[1] if cron else None,
+            unique="unique=True" in text,
+            timeout=timedelta(**{limit[1]: int(limit[2])}) if limit else None,
+            sync="async def" not in text,
+            progress=f"from {PROGRESS} import" in text,
         )
-    except (ValueError, TypeError, CommandError):
-        return None
-
-
-def _read_timedelta(value: ast.expr | None) -> timedelta | None:
-    if not isinstance(value, ast.Call):
-        return None
-    return timedelta(**{k.arg: ast.literal_eval(k.value) for k in value.keywords if k.arg})
+    except CommandError:
+        return TaskOptions()
 
 
 def _decorator_arguments(options: TaskOptions) -> list[str]:
@@ -197,7 +159,7 @@ def _decorator_arguments(options: TaskOptions) -> list[str]:
 
 
 def _written(limit: timedelta) -> str:
-    """In the largest unit that it is a whole number of.
+    """Return the limit in the largest unit that it is a whole number of.
 
     >>> _written(timedelta(seconds=300)), _written(timedelta(seconds=90))
     ('timedelta(minutes=5)', 'timedelta(seconds=90)')
@@ -214,3 +176,7 @@ def _check_cron(tab: str) -> None:
         check_crontab(tab)
     except ValueError as error:
         raise CommandError(f"--cron: {error}") from None
+
+
+def _path(place: Place, name: Name) -> str:
+    return f"{place.source}/tasks/{name.path}.py"

@@ -4,25 +4,10 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from secrets import token_hex
 
-from sqlalchemy import DateTime, Dialect
-from sqlalchemy.types import TypeDecorator
+from sqlalchemy import Column, Enum
 from sqlmodel import Field, SQLModel
+from vibetuner.resources.schema import UtcDateTime
 from vibetuner.tasks.progress import ProgressState, ProgressStatus
-
-
-class UtcDateTime(TypeDecorator[datetime]):
-    """A moment in UTC in every database; SQLite alone would forget the time zone."""
-
-    impl = DateTime(timezone=True)
-    cache_ok = True
-
-    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
-        """What is stored."""
-        return value and value.astimezone(UTC)
-
-    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
-        """What is read."""
-        return value and value.replace(tzinfo=UTC)
 
 
 def now() -> datetime:
@@ -63,7 +48,11 @@ class Export(SQLModel, table=True):
     task_id: str | None = Field(default=None, index=True)
     # While it is under way it holds one of a few slots; the database lets nobody share one.
     slot: int | None = Field(default=None, unique=True)
-    status: ExportStatus = ExportStatus.QUEUED
+    # As text: PostgreSQL's own enumerations need a migration for every new value.
+    status: ExportStatus = Field(
+        default=ExportStatus.QUEUED,
+        sa_column=Column(Enum(ExportStatus, native_enum=False, length=20), nullable=False),
+    )
     done: int = 0
     total: int = 0
     created_at: datetime = Field(default_factory=now, sa_type=UtcDateTime, index=True)

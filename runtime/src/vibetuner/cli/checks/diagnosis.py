@@ -46,13 +46,16 @@ def _diagnose(project: ProjectInfo, pool: ThreadPoolExecutor) -> list[Finding]:
     settings = get_settings()
 
     from vibetuner.cli.checks.project import check_settings, check_tune
-    from vibetuner.cli.checks.services import check_services, load_drivers
+    from vibetuner.cli.checks.services import check_services, check_tables, load_drivers
 
     load_drivers(settings)
     services = pool.submit(lambda: asyncio.run(check_services(settings, project)))
     wait([services], ALONE_SECONDS)
     own = [*check_tune(project), *check_settings(settings)]
-    return [*own, *_all_of([services, *outside])]
+    found = [*own, *_all_of([services, *outside])]
+    if all(one.level != "error" for one in found if one.area in {"project", "SQL database"}):
+        found += check_tables(settings, project)
+    return found
 
 
 def _listed(check: Callable[[], Iterable[Finding]]) -> list[Finding]:

@@ -9,12 +9,13 @@ from vibetuner.cli.checks.redis import check_redis
 from vibetuner.config import EMBEDDED, Settings
 from vibetuner.embedded import running_services
 from vibetuner.errors import first_line
+from vibetuner.loader import load_project
 from vibetuner.project import ProjectInfo
 from vibetuner.redis.client import innermost
-from vibetuner.resources.probe import PROBE_SECONDS, Probe, probe
+from vibetuner.resources.probe import PROBE_SECONDS, Probe, probe, probe_tables
 from vibetuner.resources.table import RESOURCES
 
-__all__ = ["check_services", "load_drivers"]
+__all__ = ["check_services", "check_tables", "load_drivers"]
 
 
 def load_drivers(settings: Settings) -> None:
@@ -41,6 +42,32 @@ async def check_services(settings: Settings, project: ProjectInfo) -> list[Findi
         if one.setting == "mongodb_url" and not one.problem:
             findings += await _look_at_letters(asked)
     return findings
+
+
+def check_tables(settings: Settings, project: ProjectInfo) -> list[Finding]:
+    """Compare the SQL tables with the models, and the database with the project's migrations."""
+    return asyncio.run(_check_tables(settings, project))
+
+
+async def _check_tables(settings: Settings, project: ProjectInfo) -> list[Finding]:
+    probes = await probe_tables(settings, load_project().sql_models)
+    if not probes:
+        return []
+    from vibetuner.resources.schema import has_migrations
+
+    pending = []
+    if has_migrations(project):
+        from vibetuner.resources.migrations import Migrations
+
+        pending = await Migrations(project).pending(settings)
+    if pending:
+        more = f" and {len(pending) - 1} more" if len(pending) > 1 else ""
+        text = f"the migration {pending[0]}{more} has not run"
+        return [Finding("error", "SQL tables", text, "vibetuner db upgrade")]
+    if probes[0].problem:
+        text = probes[0].problem.partition(". Run:")[0]
+        return [Finding("error", "SQL tables", text, "vibetuner db revision 'what changed'")]
+    return [Finding("ok", "SQL tables", "as the models have them")]
 
 
 def _answered(one: Probe) -> Finding:

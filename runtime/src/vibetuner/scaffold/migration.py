@@ -1,0 +1,78 @@
+"""The folder of migrations, and the migration that creates a generated model's table."""
+
+from __future__ import annotations
+
+import ast
+import re
+import secrets
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from vibetuner.errors import CommandError
+from vibetuner.scaffold.draft import Draft, Place
+from vibetuner.scaffold.rendering import Renderer
+
+if TYPE_CHECKING:
+    from vibetuner.scaffold.model import ModelField
+
+__all__ = ["draft_environment", "draft_migration", "has_migrations"]
+
+
+def has_migrations(place: Place) -> bool:
+    """Return whether the project has an environment of Alembic's."""
+    return (place.root / place.source / "migrations" / "env.py").is_file()
+
+
+def draft_environment(place: Place) -> Draft:
+    """Draft what Alembic loads: env.py, and the template of a revision."""
+    folder, render = f"{place.source}/migrations", Renderer(place).render
+    files = {f"{folder}/{name}": render(name) for name in ("env.py", "script.py.mako")}
+    # Git keeps no empty folder, and Alembic wants this one.
+    return Draft(files={**files, f"{folder}/versions/.gitkeep": ""})
+
+
+def draft_migration(place: Place, table: str, fields: Sequence[ModelField]) -> dict[str, str]:
+    """Draft the migration that creates a table; nothing where one did it before.
+
+    Raises:
+        CommandError: there are several newest revisions.
+    """
+    folder = place.root / place.source / "migrations" / "versions"
+    texts = [path.read_text(encoding="utf-8") for path in sorted(folder.glob("*.py"))]
+    created = re.compile(rf"op\.create_table\(\s*['\"]{table}['\"]")
+    if not has_migrations(place) or any(created.search(text) for text in texts):
+        return {}
+    ids, parents = _revisions(texts)
+    heads = ids - parents
+    if len(heads) > 1:
+        raise CommandError(
+            f"There are {len(heads)} newest revisions: {', '.join(sorted(heads))}. Join them:  "
+            "uv run alembic merge heads -m 'merge'"
+        )
+    revision = secrets.token_hex(6)
+    text = Renderer(place).render(
+        "migration.py",
+        table=table,
+        fields=fields,
+        revision=revision,
+        parent=next(iter(heads), None),
+    )
+    return {f"{place.source}/migrations/versions/{revision}_create_{table}.py": text}
+
+
+def _revisions(texts: Sequence[str]) -> tuple[set[str], set[str]]:
+    """Return the ids of all revisions, and the ids that one of them follows."""
+    ids: set[str] = set()
+    parents: set[str] = set()
+    for text in texts:
+        for node in ast.parse(text).body:
+            match node:
+                case (
+                    ast.Assign(targets=[ast.Name(id=name)], value=value)
+                    | ast.AnnAssign(target=ast.Name(id=name), value=ast.expr() as value)
+                ) if name in {"revision", "down_revision"}:
+                    found = ast.literal_eval(value) or ()
+                    (ids if name == "revision" else parents).update(
+                        [found] if isinstance(found, str) else found
+                    )
+    return ids, parents
