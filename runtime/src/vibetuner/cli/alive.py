@@ -104,7 +104,7 @@ def _settings() -> tuple[str, str, str]:
     if not url:
         raise NotConfigured(REDIS_MISSING)
     prefix = prefix or (project_info().slug if root else "vibetuner")
-    return url, f"{prefix.rstrip(':')}:", environment
+    return url, f"{prefix.rstrip(':')}:", environment or "development"
 
 
 def _embedded_url() -> str:
