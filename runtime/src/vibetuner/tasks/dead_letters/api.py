@@ -97,7 +97,13 @@ async def count(
     since: datetime | None = None,
     open_only: bool = True,
 ) -> int:
-    """Return how many dead letters match; the filters are those of :func:`list_letters`."""
+    """Return how many dead letters match; the filters are those of :func:`list_letters`.
+
+    Raises:
+        NotConfigured: REDIS_URL is empty.
+        ServiceUnavailable: the queue is not open here, or MongoDB is not.
+        ValueError: ``since`` has no time zone.
+    """
     return await total(
         Filters(task=task, cause=cause, fingerprint=fingerprint, since=since, open_only=open_only)
     )
@@ -116,7 +122,12 @@ async def total(filters: Filters) -> int:
 
 
 async def groups(*, task: str | None = None) -> list[Group]:
-    """Return the open dead letters by bug, the one with the most letters first."""
+    """Return the open dead letters by bug, the one with the most letters first.
+
+    Raises:
+        NotConfigured: REDIS_URL is empty.
+        ServiceUnavailable: the queue is not open here, or MongoDB is not.
+    """
     return await _store().groups(Filters(task=task))
 
 
@@ -158,6 +169,8 @@ async def retry(letter: str | DeadLetter, *, by: str | None = None) -> str:
     Raises:
         DeadLetterError: it was discarded, or its arguments are gone or can't be trusted.
         DeadLetterNotFound: there is no such letter.
+        NotConfigured: REDIS_URL is empty.
+        ServiceUnavailable: the queue is not open here, or MongoDB is not.
     """
     letter = await get(letter) if isinstance(letter, str) else letter
     if letter.is_open:
