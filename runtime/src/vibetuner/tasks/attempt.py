@@ -13,7 +13,7 @@ from typing import Any, Protocol
 from streaq.task import RegisteredTask
 
 from vibetuner.tasks.engine import running_attempt
-from vibetuner.tasks.retry import FailurePolicy, policy_of
+from vibetuner.tasks.retry import FailurePolicy
 
 __all__ = [
     "Attempt",
@@ -158,7 +158,7 @@ class Attempt:
     def name_task(self, name: str, task: RegisteredTask | None) -> None:
         """Set which task this is an attempt of."""
         self.fn_name, self.task = name, task
-        self.policy = policy_of(task)
+        self.policy = getattr(task, "failure_policy", None)
 
     def cut(self, by: Cut) -> None:
         """Cancel the attempt once, unless it was cut off before; its cleanup has ten seconds."""

@@ -41,7 +41,8 @@ class Codec:
 
     def dump(self, data: Any) -> bytes:
         """Store data; raises PayloadError, which names what can't be stored."""
-        return self.sign(dump(data))
+        body = dump(data)
+        return body + sign(self._keys[0], body)
 
     def sign(self, body: bytes) -> bytes:
         """Return what is stored for a pickle."""
@@ -131,21 +132,17 @@ def dump(data: Any) -> bytes:
         PayloadError: an argument can't be stored; the message names it.
     """
     try:
-        return _dump(data)
+        raw = pickle.dumps(data)
+        if GLOBAL in raw and isinstance(data, dict) and "r" in data:
+            # Some objects can be pickled and not unpickled; the reader must not pay for that.
+            # Without a class in it, a pickle can be read.
+            pickle.loads(raw)  # noqa: S301 - what this process wrote a line above
     except Exception as error:  # noqa: BLE001 - pickling runs anybody's code
         if isinstance(data, dict) and "r" in data:
-            return _dump({**data, "s": False, "r": _unstorable(data, error)})
+            return pickle.dumps({**data, "s": False, "r": _unstorable(data, error)})
         if isinstance(data, dict) and "a" in data:
             raise PayloadError(_blame(data)) from None
         raise PayloadError(f"A result can't be stored: {_text(error)}") from None
-
-
-def _dump(data: Any) -> bytes:
-    raw = pickle.dumps(data)
-    if GLOBAL in raw and isinstance(data, dict) and "r" in data:
-        # Some objects can be pickled and not unpickled; the reader must not pay for that. Without
-        # a class in it, a pickle can be read.
-        pickle.loads(raw)  # noqa: S301 - what this process wrote a line above
     return raw
 
 

@@ -27,7 +27,11 @@ def plain(value: Any) -> Any:
     >>> plain({"at": datetime(2026, 1, 2, tzinfo=UTC), "ids": (1, 2)})
     {'at': '2026-01-02 00:00:00+00:00', 'ids': [1, 2]}
     """
-    shown = _plain(value, DEEPEST, iter(range(MOST_VALUES)))
+    try:
+        shown = _plain(value, DEEPEST, iter(range(MOST_VALUES)))
+    except Exception as error:  # noqa: BLE001 - somebody's class must not cost the letter
+        note = f"can't be shown ({type(error).__name__})"
+        return [note] if isinstance(value, list) else {"…": note}
     size = len(json.dumps(shown))
     if size <= LONGEST_VALUE:
         return shown

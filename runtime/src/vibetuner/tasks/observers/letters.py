@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from datetime import UTC, datetime
-from typing import Any
 
+from vibetuner.errors import PayloadError
 from vibetuner.tasks.attempt import Attempt, Cause, End
 from vibetuner.tasks.letters.letter import DeadLetter, fingerprint
 from vibetuner.tasks.letters.plain import plain, plain_text, plain_traceback
@@ -33,43 +34,32 @@ class LetterWriter(Observer):
         assert error is not None  # noqa: S101 - it has failed
         # The attempt that finds the limit reached did not run.
         tries = attempt.tries - 1 if cause is Cause.CRASHED else attempt.tries
+        enqueued_at = None
+        if attempt.created:
+            enqueued_at = datetime.fromtimestamp(attempt.created / 1000, UTC)
+        payload = attempt.payload or b""
+        if attempt.arguments_from and attempt.args:  # what another task handed on is kept nowhere
+            whole = {
+                "f": attempt.fn_name, "a": tuple(attempt.args), "k": dict(attempt.kwargs),
+                "t": attempt.created,
+            }  # fmt: skip
+            with suppress(PayloadError):
+                payload = self._codec.dump(whole)
         letter = DeadLetter(
             task_name=attempt.fn_name,
             task_id=attempt.task_id,
             error=plain_text(error),
             error_type=type(error).__name__,
             tries=tries,
-            failed_at=_moment(attempt.finished),
+            failed_at=datetime.fromtimestamp(attempt.finished / 1000, UTC),
             cause=cause,
-            args=_shown(list(attempt.args), []),
-            kwargs=_shown(dict(attempt.kwargs), {}),
+            args=plain(list(attempt.args)),
+            kwargs=plain(dict(attempt.kwargs)),
             traceback=plain_traceback(error),
             worker_id=self._worker_id,
             queue=self._queue,
-            enqueued_at=_moment(attempt.created) if attempt.created else None,
+            enqueued_at=enqueued_at,
             fingerprint=fingerprint(attempt.fn_name, cause, error),
-            payload=self._payload(attempt),
+            payload=payload,
         )
         attempt.letter = letter.to_json()
-
-    def _payload(self, attempt: Attempt) -> bytes:
-        """What a retry enqueues: what was stored, with arguments that came from another task."""
-        if not attempt.arguments_from or not attempt.args:
-            return attempt.payload or b""
-        whole = {
-            "f": attempt.fn_name, "a": tuple(attempt.args), "k": dict(attempt.kwargs),
-            "t": attempt.created,
-        }  # fmt: skip
-        return self._codec.dump(whole)
-
-
-def _shown(arguments: Any, nothing: Any) -> Any:
-    """Arguments for people; somebody's class must not cost the letter."""
-    try:
-        return plain(arguments)
-    except Exception:  # noqa: BLE001 - as above
-        return nothing
-
-
-def _moment(milliseconds: int) -> datetime:
-    return datetime.fromtimestamp(milliseconds / 1000, UTC)

@@ -13,7 +13,7 @@ from coredis.exceptions import RedisError, ResponseError
 from vibetuner.redis.connection import Connection
 from vibetuner.redis.functions import Functions
 from vibetuner.redis.keys import GROUP, Keys
-from vibetuner.tasks.attempt import Attempt, moment
+from vibetuner.tasks.attempt import LAST_MOMENT, Attempt
 from vibetuner.tasks.run.finisher import Finisher, fresh_ms
 from vibetuner.tasks.run.outage import Outage
 
@@ -25,6 +25,7 @@ FRESH_SECONDS = 0.2
 BLOCK_MS = 1000
 LOOK_SECONDS = 0.5
 BURST_SECONDS = 0.02
+MOST_TRIES = 1_000_000
 # Within one turn of the loop no more than a half begins: the server counts and claims for one half
 # while the functions of the other half run here.
 PORTIONS = 2
@@ -111,8 +112,10 @@ class Dispatcher:
     def release(self, attempt: Attempt) -> None:
         """Free the slot of an attempt whose end is on its way."""
         if self.running.pop(attempt.message_id, None) is not None:
-            self._lookahead.one_finished()
-            self._fill_soon()
+            self._lookahead.finished += 1
+            if not self._filling:
+                self._filling = True
+                self._loop.call_soon(self._fill)
 
     def stop(self) -> None:
         """Begin nothing more; a read that blocks ends with its connection."""
@@ -214,9 +217,9 @@ class Dispatcher:
                     task_id=task.decode("utf-8", "replace"),
                     priority=priority.decode(),
                     message_id=message_id,
-                    queued=_moment(queued),
+                    queued=_number(queued, LAST_MOMENT),
                     payload=payload,
-                    tries=_number(tries) + 1,
+                    tries=_number(tries, MOST_TRIES) + 1,
                     is_aborted=bool(aborted),
                     claimed=claimed,
                     claimed_at=now,
@@ -225,11 +228,6 @@ class Dispatcher:
         if len(reply) > 1:
             self._fill()
         return len(reply) // 7
-
-    def _fill_soon(self) -> None:
-        if not self._filling:
-            self._filling = True
-            self._loop.call_soon(self._fill)
 
     def _fill(self) -> None:
         """Begin what was claimed, as far as there are free slots."""
@@ -240,7 +238,8 @@ class Dispatcher:
         most = max(1, self._slots // PORTIONS)
         while claimed and len(running) < self._slots and not self._stopping:
             if len(begun) == most:
-                self._fill_soon()
+                self._filling = True
+                self._loop.call_soon(self._fill)
                 break
             attempt = claimed.popleft()
             if now - attempt.claimed_at > FRESH_SECONDS:
@@ -302,8 +301,7 @@ class Lookahead:
     a worker that needs none holds nothing that another worker could run.
 
     >>> ahead = Lookahead(slots=32, now=0.0)
-    >>> for _ in range(100):
-    ...     ahead.one_finished()
+    >>> ahead.finished += 100
     >>> ahead.answered(asked=0.097, now=0.1)
     >>> ahead.count(0.1), ahead.count(5.1)
     (24, 0)
@@ -316,14 +314,10 @@ class Lookahead:
 
     def __init__(self, *, slots: int, now: float) -> None:
         self._most = self.MOST_PER_SLOT * slots
-        self._finished = 0
+        self.finished = 0  # slots that became free since the last measurement
         self._since = now
         self._rate = 0.0
         self._wait = 0.0
-
-    def one_finished(self) -> None:
-        """Count a slot that has become free."""
-        self._finished += 1
 
     def answered(self, *, asked: float, now: float) -> None:
         """Measure a round trip, in seconds."""
@@ -335,19 +329,14 @@ class Lookahead:
         """Return how many to hold by now."""
         span = now - self._since
         if span >= self.SPAN_SECONDS:
-            self._rate, self._finished, self._since = self._finished / span, 0, now
+            self._rate, self.finished, self._since = self.finished / span, 0, now
         return min(self._most, round(self.MARGIN * self._rate * self._wait))
 
 
-def _moment(stored: bytes) -> int:
+def _number(stored: bytes, limit: int) -> int:
+    """Return a stored number; 0 for anything else, and for what is out of range."""
     try:
-        return moment(int(stored))
+        number = int(stored)
     except ValueError:
         return 0
-
-
-def _number(stored: bytes) -> int:
-    try:
-        return int(stored)
-    except ValueError:
-        return 0
+    return number if 0 <= number < limit else 0

@@ -96,7 +96,7 @@ class Executor:
             attempt.error, attempt.cause = rejection.error, rejection.cause
         except BaseException as error:  # noqa: BLE001 - SystemExit and the like end the task only
             attempt.error = error
-        attempt.finished = _now()
+        attempt.finished = time.time_ns() // 1_000_000
         if attempt.cut_again is not None:
             attempt.cut_again.cancel()
         judge(attempt, random.random)
@@ -138,7 +138,7 @@ class Executor:
         if attempt.is_fallback:
             stored = await self._connection.call("GET", self._keys.fallback(attempt.task_id))
             if stored is not None:
-                attempt.started = _now()
+                attempt.started = time.time_ns() // 1_000_000
                 attempt.value, attempt.end = self._codec.load(stored)["r"], End.DONE
                 return
         if attempt.arguments_from:
@@ -155,7 +155,7 @@ class Executor:
         return arguments
 
     async def _call(self, task: Any, attempt: Attempt) -> None:
-        attempt.started = _now()
+        attempt.started = time.time_ns() // 1_000_000
         self._observers.started(attempt)
         run: Runner = task.runner
         for middleware in reversed(self._middlewares):
@@ -232,7 +232,7 @@ def check(attempt: Attempt) -> None:
         raise Rejected(StreaqCancelled("Task aborted prior to run!"), None)
     if task.max_tries and attempt.tries > task.max_tries:
         raise Rejected(StreaqError("Max retry attempts reached for task!"), Cause.CRASHED)
-    waited = _now() - attempt.queued
+    waited = time.time_ns() // 1_000_000 - attempt.queued
     if task.max_schedule_drift is not None and waited > to_ms(task.max_schedule_drift):
         raise Rejected(StreaqError("Cron task exceeded max schedule drift!"), Cause.CRON_DRIFT)
     limit = None if policy is None or attempt.tries > 1 else policy.expire
@@ -275,7 +275,11 @@ def _judge_failure(attempt: Attempt, chance: Callable[[], float], *, may_retry: 
     if policy is not None:
         may_retry = policy.retry.allows_another(tries=attempt.tries)
     if not may_retry:
-        attempt.end, attempt.error = End.FAILED, _final(error)
+        attempt.end = End.FAILED
+        if isinstance(error, StreaqRetry):  # it only asks for another attempt
+            attempt.error = error.__cause__ or StreaqError(
+                f"It asked for another try, and none was left: {error}"
+            )
         return
     attempt.end = End.RETRYING
     delay: timedelta | float = attempt.tries**2
@@ -303,15 +307,6 @@ def _timed_out(attempt: Attempt, error: BaseException) -> TimeoutError:
     return TimeoutError(text).with_traceback(error.__traceback__)
 
 
-def _final(error: BaseException | None) -> BaseException | None:
-    """The error of the last attempt; a StreaqRetry only asks for another."""
-    if not isinstance(error, StreaqRetry):
-        return error
-    if isinstance(error.__cause__, Exception):
-        return error.__cause__
-    return StreaqError(f"It asked for another try, and none was left: {error}")
-
-
 async def _notify(attempt: Attempt, on_failure: Callable[..., Any]) -> None:
     try:
         outcome = on_failure(attempt.fn_name, attempt.task_id, attempt.error)
@@ -323,7 +318,3 @@ async def _notify(attempt: Attempt, on_failure: Callable[..., Any]) -> None:
             attempt.fn_name,
             extra={"task_id": attempt.task_id},
         )
-
-
-def _now() -> int:
-    return time.time_ns() // 1_000_000

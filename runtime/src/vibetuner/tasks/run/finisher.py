@@ -33,6 +33,10 @@ KINDS = {
     End.DONE: SUCCESS, End.FAILED: FAILURE, End.ABORTED: FAILURE,
     End.RETRYING: RETRY, End.REQUEUED: REQUEUE,
 }  # fmt: skip
+COUNTERS = {
+    End.DONE: "completed", End.FAILED: "failed", End.ABORTED: "aborted",
+    End.RETRYING: "retried", End.REQUEUED: "relinquished",
+}  # fmt: skip
 
 # A task that ends without having been run keeps its result as long as streaq keeps it.
 UNRUN_RESULT_MS = 300_000
@@ -96,7 +100,8 @@ class Finisher:
             self._store_following(attempt)
         self._observers.ending(attempt)
         values = self._values(attempt)
-        self._count(attempt)
+        assert attempt.end is not None  # noqa: S101 - it was judged
+        self._counters[COUNTERS[attempt.end]] += 1
         self._add(attempt, values)
 
     def requeue(self, priority: str, message_id: str) -> None:
@@ -141,7 +146,9 @@ class Finisher:
         if end is End.RETRYING:
             value = attempt.retry_at
         elif end is not End.REQUEUED:
-            lifetime = _lifetime(attempt)
+            lifetime = UNRUN_RESULT_MS
+            if attempt.task is not None:  # empty is for ever, as streaq has it
+                lifetime = "" if attempt.task.ttl is None else max(0, to_ms(attempt.task.ttl))
             value = self._result(attempt)
             if attempt.following:
                 extras += ("f", attempt.following)
@@ -186,20 +193,6 @@ class Finisher:
             attempt.following = self._codec.dump(to_tuple(attempt.value))
         except Exception as error:  # noqa: BLE001 - pickling runs anybody's code
             attempt.end, attempt.error, attempt.cause = End.FAILED, error, Cause.EXCEPTION
-
-    def _count(self, attempt: Attempt) -> None:
-        counters = self._counters
-        match attempt.end:
-            case End.DONE:
-                counters["completed"] += 1
-            case End.FAILED:
-                counters["failed"] += 1
-            case End.ABORTED:
-                counters["aborted"] += 1
-            case End.RETRYING:
-                counters["retried"] += 1
-            case _:
-                counters["relinquished"] += 1
 
     def _send(self) -> None:
         batch, self._batch = self._batch, None
@@ -335,10 +328,3 @@ def _split(batch: Batch) -> list[Batch]:
         parts.append(Batch(batch.values[at : at + size], [size], [attempt]))
         at += size
     return parts
-
-
-def _lifetime(attempt: Attempt) -> int | str:
-    """How long a result is kept, in milliseconds; empty is for ever, as streaq has it."""
-    if attempt.task is None:
-        return UNRUN_RESULT_MS
-    return "" if attempt.task.ttl is None else max(0, to_ms(attempt.task.ttl))

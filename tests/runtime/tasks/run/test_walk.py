@@ -1,0 +1,88 @@
+"""The walk of a failing robust task, from `enqueue()` to the step that stores its letter."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import AbstractAsyncContextManager, contextmanager
+from pathlib import Path
+from types import CodeType, FrameType
+from typing import Any
+
+import vibetuner
+from tests.runtime.tasks.run.conftest import eventually
+from vibetuner.tasks.robust import robust_task
+from vibetuner.tasks.worker import TaskWorker, using_worker
+
+Running = Callable[[TaskWorker], AbstractAsyncContextManager[TaskWorker]]
+
+PACKAGE = Path(vibetuner.__file__).parent
+PAGE = Path(__file__).parents[4] / "docs/architecture.md"
+MOST_STOPS = 60
+# What it sends to the server holds the letter.
+LAST = "tasks.run.finisher.Finisher._step"
+ROW = re.compile(r"^\| [^|]+ \| `([\w.]+)` \| (.+) \|$", re.MULTILINE)
+
+
+async def test_the_walk_is_as_short_as_the_page_says(worker: TaskWorker, running: Running):
+    """No stop more than the table has, and none that is not made."""
+    with using_worker(worker):
+
+        @robust_task(max_retries=1, name="fails")
+        async def fails() -> None:
+            raise ValueError("no")
+
+    async with running(worker):
+        await (await fails.enqueue()).result(timeout=10)  # loads what is loaded once
+        with stops() as idle:
+            await asyncio.sleep(1.5)
+        with stops() as made:
+            task = await fails.enqueue()
+            await eventually(lambda: worker.counters["failed"] == 2)
+            async with asyncio.timeout(10):
+                while not await worker.redis.hexists(worker.client.keys.letter_places, task.id):
+                    await asyncio.sleep(0.01)
+
+    made_until = list(made)[: list(made).index(LAST) + 1]
+    walk = {stop for stop in made_until if stop not in idle and not stop.startswith("redis.")}
+    print("\n".join(w for w in made if w in walk))
+    print(len(walk))
+    assert walk == documented()
+    assert len(walk) <= MOST_STOPS
+
+
+def documented() -> set[str]:
+    """The stops of the page's table."""
+    section = PAGE.read_text(encoding="utf-8").partition("## The walk of a failing task")[2]
+    return {
+        f"{module}.{name}"
+        for module, names in ROW.findall(section.partition("\n## ")[0])
+        for name in re.findall(r"`([\w.]+)`", names)
+    }
+
+
+@contextmanager
+def stops() -> Iterator[dict[str, None]]:
+    """The functions of ours that are called inside the block, in their order."""
+    found: dict[str, None] = {}
+
+    def note(frame: FrameType, event: str, _argument: Any) -> None:
+        if event == "call" and (name := name_of(frame.f_code)):
+            found.setdefault(name)
+
+    sys.setprofile(note)
+    try:
+        yield found
+    finally:
+        sys.setprofile(None)
+
+
+def name_of(code: CodeType) -> str | None:
+    """Module and name of a function of ours; None for others, and for what has no name."""
+    path = Path(code.co_filename)
+    if not path.is_relative_to(PACKAGE) or "<" in code.co_name or code.co_name.startswith("__"):
+        return None
+    module = ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__")
+    return f"{module}.{code.co_qualname.removesuffix('.<locals>')}".replace(".<locals>", "")
