@@ -56,7 +56,7 @@ async def _serve_worker(monitor: tuple[str, int] | None, schema: bool) -> None:
         import_tasks(project)
     check_tasks(app, worker)
     stop = Stop()
-    with stop.on_signals():
+    with stop.on_signals(is_last=True):
         serving = asyncio.create_task(_serve(worker, stop, monitor, schema=schema))
         requested = asyncio.create_task(stop.requested.wait())
         await asyncio.wait({serving, requested}, return_when=asyncio.FIRST_COMPLETED)

@@ -43,8 +43,12 @@ class Stop:
             self.hurried.set()
 
     @contextmanager
-    def on_signals(self) -> Iterator[None]:
-        """Take SIGINT and SIGTERM for requests inside the block."""
+    def on_signals(self, *, is_last: bool = False) -> Iterator[None]:
+        """Take SIGINT and SIGTERM for requests inside the block.
+
+        Args:
+            is_last: the process ends after the block, and a late signal must not kill it.
+        """
         loop = asyncio.get_running_loop()
         before = {number: signal.getsignal(number) for number in SIGNALS}
         for number in SIGNALS:
@@ -54,7 +58,7 @@ class Stop:
         finally:
             for number in SIGNALS:
                 loop.remove_signal_handler(number)
-                signal.signal(number, before[number])
+                signal.signal(number, signal.SIG_IGN if is_last else before[number])
 
     def _signalled(self, number: int) -> None:
         now = time.monotonic()

@@ -1,0 +1,94 @@
+"""Stop signals: a pair of them is one, a thread holds up nothing, and no attempt is lost."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.processes import Command, free_port, vibetuner
+from tests.workshop import Workshop
+
+
+@pytest.fixture
+def workshop(servers: Any, tmp_path: Path) -> Workshop:
+    """One with the session's Valkey."""
+    return Workshop(tmp_path, servers.urls["redis"])
+
+
+def signal_twice(worker: Command) -> None:
+    """As a process manager that signals the group, and `uv run` that forwards what it gets."""
+    for _ in range(2):
+        os.kill(worker.process.pid, signal.SIGTERM)
+        time.sleep(0.02)
+
+
+@pytest.mark.slow
+async def test_two_signals_at_once_let_a_task_finish(workshop: Workshop):
+    """The grace period holds, and the process ends well."""
+    with workshop.worker(WORKER_GRACE_PERIOD="30") as worker:
+        await workshop.begin(seconds=2)
+        signal_twice(worker)
+        assert await asyncio.to_thread(worker.process.wait, 20) == 0
+
+    assert workshop.lines == ["begun, try 1", "done"]
+
+
+@pytest.mark.slow
+async def test_two_signals_at_once_cost_no_attempt(workshop: Workshop):
+    """However many deployments come one after the other."""
+    for begun in (1, 2, 3):
+        with workshop.worker(WORKER_GRACE_PERIOD="0") as worker:
+            if begun == 1:
+                await workshop.begin(seconds=30)
+            workshop.wait_for(*["begun, try 1"] * begun)
+            signal_twice(worker)
+            assert await asyncio.to_thread(worker.process.wait, 20) == 0
+
+
+@pytest.mark.slow
+async def test_a_later_signal_requeues_what_runs(workshop: Workshop):
+    """Within two seconds, at no cost."""
+    with workshop.worker(WORKER_GRACE_PERIOD="60") as worker:
+        await workshop.begin(seconds=60)
+        worker.process.send_signal(signal.SIGTERM)
+        await asyncio.sleep(1.2)
+        began = time.monotonic()
+        worker.process.send_signal(signal.SIGTERM)
+        assert await asyncio.to_thread(worker.process.wait, 20) == 0
+        assert time.monotonic() - began < 4  # what Python takes to end is in it
+    with workshop.worker(WORKER_GRACE_PERIOD="0"):
+        workshop.wait_for("begun, try 1", "begun, try 1")
+
+
+@pytest.mark.slow
+async def test_a_thread_does_not_hold_up_a_stop(workshop: Workshop):
+    """A task without async can't be stopped; the process leaves, and says so."""
+    with workshop.worker(WORKER_GRACE_PERIOD="1") as worker:
+        await workshop.begin(60, "work_in_a_thread")
+        began = time.monotonic()
+        worker.process.send_signal(signal.SIGTERM)
+        assert await asyncio.to_thread(worker.process.wait, 20) == 0
+        assert time.monotonic() - began < 8
+        assert "leaving without them" in worker.output
+    with workshop.worker():
+        workshop.wait_for("begun, try 1", "begun, try 1")
+
+
+@pytest.mark.slow
+async def test_a_worker_that_waits_at_its_start_ends_at_once(workshop: Workshop):
+    """For a MongoDB that is not there."""
+    log = workshop.journal.with_name("log")
+    variables = workshop.variables | {"MONGODB_URL": f"mongodb://127.0.0.1:{free_port()}/none"}
+    arguments = ("run", "prod", "worker", "--port", str(free_port()))
+    with vibetuner(*arguments, folder=workshop.root, log=log, environment=variables) as worker:
+        await asyncio.to_thread(worker.wait_for, "can't be used", 60)
+        began = time.monotonic()
+        signal_twice(worker)
+        assert await asyncio.to_thread(worker.process.wait, 20) == 0
+        assert time.monotonic() - began < 4

@@ -1,0 +1,52 @@
+"""Rules of the sources that no import tells."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+import vibetuner
+
+PACKAGE = Path(vibetuner.__file__).parent
+# Names of streaq's that begin with an underscore.
+PRIVATE = re.compile(
+    r"\._(?:initialized|running_tasks|cancel_scopes|lib|limiter|streams|abort_key|"
+    r"channel_key|previous_key|results_set|retry_key|running_set|fallback_key)\b"
+    r"|\btask\._after\b|from streaq[\w.]* import [^\n]*\b_\w+"
+)
+
+
+def test_only_one_module_touches_what_is_private_in_streaq():
+    """So that another version of it is one file's affair."""
+    found = {
+        str(path.relative_to(PACKAGE))
+        for path in PACKAGE.rglob("*.py")
+        if PRIVATE.search(path.read_text(encoding="utf-8"))
+    }
+    assert found == {"tasks/engine.py"}
+
+
+def test_streaqs_worker_has_one_subclass():
+    """Whatever else a worker consists of, it has and is not."""
+    found = [
+        (path.name, node.name)
+        for path in PACKAGE.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.ClassDef)
+        for base in node.bases
+        if ast.unparse(base).split("[")[0] in {"Worker", "TaskWorker", "streaq.Worker"}
+    ]
+    assert found == [("worker.py", "TaskWorker")]
+
+
+def test_no_module_of_tasks_makes_its_names_when_they_are_asked_for():
+    """A module's `__getattr__` hides a circle of imports."""
+    found = [
+        str(path.relative_to(PACKAGE))
+        for folder in ("tasks", "sse", "redis")
+        for path in (PACKAGE / folder).rglob("*.py")
+        for node in ast.parse(path.read_text(encoding="utf-8")).body
+        if isinstance(node, ast.FunctionDef) and node.name == "__getattr__"
+    ]
+    assert found == []
