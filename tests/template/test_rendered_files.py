@@ -172,6 +172,7 @@ def test_no_path_of_the_machine_is_rendered_but_where_the_runtime_is(plain: Path
             f'    "vibetuner-runtime[embedded] @ file://{plain}/runtime",',
             f'path = "{plain}/runtime"',
         ],
+        ".devcontainer/compose.yml": ["      UV_PROJECT_ENVIRONMENT: /home/vscode/venv"],
     }
     machine = (str(plain), str(project), str(ROOT), str(Path.home()) + "/", "/tmp/", "/home/")
     in_image = "--mount=type=cache,target="

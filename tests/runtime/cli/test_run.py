@@ -6,6 +6,7 @@ import json
 import os
 import re
 import signal
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -126,8 +127,13 @@ def test_one_command_runs_everything_and_one_ctrl_c_ends_it(shop: Path):
         assert re.search(rf"(?m)^web    \| .* web app ready at {run.url}$", output)
         assert re.search(r"(?m)^worker \| .* worker ready: queue corner-shop, 4 tasks", output)
         assert "\x1b" not in output, "nobody's terminal reads it"
-        pids = {run.pid, *children_of(run.pid), *run.services()}
-        assert len(pids) == 6, "supervisor, web, worker, keeper, Valkey, document server"
+
+        def processes() -> set[int]:
+            return {run.pid, *children_of(run.pid), *run.services()}
+
+        # Supervisor, web, worker, keeper, Valkey, document server; what looks for news is gone soon.
+        wait_until(lambda: len(processes()) == 6, what=processes)
+        pids = processes()
 
         with httpx2.stream("GET", f"{run.url}/events", timeout=30) as stream:
             chunks = stream.iter_text()
@@ -148,10 +154,13 @@ def test_a_second_ctrl_c_stops_at_once(shop: Path, real: dict[str, str]):
         pids = wait_with_an_endless_task(run)
         run.command.process.send_signal(signal.SIGINT)
         run.wait_for("stopping; Ctrl-C again stops at once")
+        time.sleep(1.1)  # until then a second signal is the same one
+        began = time.monotonic()
         run.command.stop(signal.SIGINT)
+        assert time.monotonic() - began < 10
 
     all_gone(pids)
-    assert "worker stopped" not in run.command.output
+    assert "requeueing what still runs" in run.command.output
 
 
 def test_two_ctrl_cs_in_the_same_moment_leave_nothing_either(shop: Path, real: dict[str, str]):
@@ -333,15 +342,13 @@ def test_in_production_children_come_back_and_every_line_is_json(shop: Path, rea
     assert all("ended with exit code -9; starting it again in 0.5 s" in line for line in restarts)
     about = [entry for entry in entries if entry.get("task_id") == failed]
     # Another worker may have run the second try before the first says that there will be one.
-    second = [e for e in about if "(try 2)" in e["message"] or " after " in e["message"]]
-    first = [entry for entry in about if entry not in second]
-    assert [entry["level"] for entry in first] == ["info", "warning", "warning"]
-    assert [entry["level"] for entry in second] == ["info", "error"]
-    assert about[0] == first[0]
+    # Another worker may have run the second attempt before the first says that there will be one.
+    lines = {entry["level"]: entry["message"] for entry in about}
+    assert len(about) == len(lines) == 2
+    assert lines["warning"].startswith("fails_twice failed (attempt 1), retrying in ")
+    assert re.fullmatch(r"fails_twice failed after \S+ ms \(attempt 2\)", lines["error"])
     assert {entry["process"] for entry in about} <= {"worker-1", "worker-2"}
-    assert [entry["message"].split(" after")[0] for entry in about if "traceback" in entry] == [
-        "fails_twice failed", "fails_twice failed",
-    ]  # fmt: skip
+    assert all("traceback" in entry for entry in about)
     for entry in about:
         assert entry.get("traceback", "").count("ValueError: the till is empty") <= 1
     assert "hunter2" not in run.command.output
@@ -368,6 +375,7 @@ def test_a_lone_worker_is_one_process_with_a_page_and_ends_in_order(
     messages = [json.loads(line)["message"] for line in run.command.output.splitlines()]
     assert messages == [
         f"worker ready: queue {real['REDIS_KEY_PREFIX']}, 4 tasks, 16 at a time",
+        "received SIGTERM; stopping",
         "worker stopped",
     ]
 

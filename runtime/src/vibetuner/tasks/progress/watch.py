@@ -25,7 +25,6 @@ from vibetuner.tasks.progress.state import (
     read_progress,
     register_watch,
 )
-from vibetuner.templates import get_templates
 
 __all__ = [
     "ENDS",
@@ -55,6 +54,9 @@ OUTAGE_SECONDS = 1.0
 
 def render_bar(state: ProgressState, label: str = "Progress") -> str:
     """Draw the bar alone, with the macro ``bar`` of ``vibetuner/progress.html``."""
+    # A worker does without templates.
+    from vibetuner.templates import get_templates  # noqa: PLC0415
+
     module: Any = get_templates().get_template("vibetuner/progress.html").module
     return str(module.bar(state, label))
 

@@ -330,7 +330,9 @@ class Lookahead:
         span = now - self._since
         if span >= self.SPAN_SECONDS:
             self._rate, self.finished, self._since = self.finished / span, 0, now
-        return min(self._most, round(self.MARGIN * self._rate * self._wait))
+        # No more than begin before they are stale, with a margin.
+        spell = min(self.MARGIN * self._wait, FRESH_SECONDS / 2)
+        return min(self._most, round(self._rate * spell))
 
 
 def _number(stored: bytes, limit: int) -> int:
