@@ -64,7 +64,7 @@ def environment(servers: Lease) -> dict[str, str]:
         "REDIS_URL": servers.urls["redis"],
         "REDIS_KEY_PREFIX": name,
         "MONGODB_URL": name_database(servers.urls["mongodb"], name),
-        "SECRET_KEY": "a secret of the tests",
+        "SECRET_KEY": "a key that the tests share, and nobody else",
         "DEBUG_ACCESS_TOKEN": TOKEN,
     }
 

@@ -45,8 +45,9 @@ def _diagnose(project: ProjectInfo, pool: ThreadPoolExecutor) -> list[Finding]:
 
     settings = get_settings()
 
-    from vibetuner.cli.checks.project import check_settings, check_tune
+    from vibetuner.cli.checks.project import check_tune
     from vibetuner.cli.checks.services import check_services, load_drivers
+    from vibetuner.cli.checks.settings import check_settings
 
     load_drivers(settings)
     services = pool.submit(lambda: asyncio.run(check_services(settings, project)))

@@ -1,0 +1,64 @@
+"""Checks of the settings, shared by the doctor and by ``vibetuner run prod``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from pydantic import SecretStr
+
+from vibetuner.cli.checks.finding import Finding, Level
+from vibetuner.config import Settings
+
+__all__ = ["check_settings"]
+
+FRESH_KEY = 'make one with:  python -c "import secrets; print(secrets.token_urlsafe(48))"'
+SHORTEST_KEY = 32
+SHORTEST_TOKEN = 20
+FEWEST_CHARACTERS = 10
+# How a placeholder begins; "for development" is the key of the template's compose.dev.yml.
+WEAK = ("change", "secret", "example", "password", "test", "xxx", "for development")
+
+
+def check_settings(settings: Settings) -> Iterator[Finding]:
+    """Report what is missing, weak, or not meant for production.
+
+    >>> weak = Settings(environment="production", secret_key="changeme" * 5)
+    >>> [finding.text for finding in check_settings(weak) if finding.level == "error"]
+    ['SECRET_KEY is weak']
+    """
+    in_production = settings.environment == "production"
+    grave: Level = "error" if in_production else "warning"
+    if in_production and settings.debug:
+        text = "DEBUG=true in production shows source code and values to every visitor"
+        yield Finding("error", "settings", text, "set DEBUG=false, or run with --allow-debug")
+    if settings.secret_key is None:
+        text = "SECRET_KEY is empty"
+        if in_production:
+            yield Finding(
+                "error", "settings", f"{text}, and production signs what it stores", FRESH_KEY
+            )
+        else:
+            yield Finding(
+                "note", "settings", f"{text}; development signs with a key of its own", FRESH_KEY
+            )
+    elif _is_weak(settings.secret_key, SHORTEST_KEY):
+        yield Finding(grave, "settings", "SECRET_KEY is weak", FRESH_KEY)
+    if settings.debug_access_token is None:
+        if in_production:
+            text = "DEBUG_ACCESS_TOKEN is empty: nobody can open /debug"
+            yield Finding("note", "settings", text, FRESH_KEY)
+    elif _is_weak(settings.debug_access_token, SHORTEST_TOKEN):
+        yield Finding(grave, "settings", "DEBUG_ACCESS_TOKEN is weak", FRESH_KEY)
+    if settings.redis_url is None:
+        yield Finding(
+            "warning",
+            "settings",
+            "Background tasks: Redis not configured",
+            "add to .env:  REDIS_URL=redis://localhost:6379",
+        )
+
+
+def _is_weak(secret: SecretStr, shortest: int) -> bool:
+    text = secret.get_secret_value().strip()
+    few = len(set(text)) < FEWEST_CHARACTERS
+    return len(text) < shortest or few or text.lower().startswith(WEAK)
