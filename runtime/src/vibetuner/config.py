@@ -85,6 +85,10 @@ class Settings(BaseSettings):
     debug_access_token: Annotated[SecretStr | None, Expected("a long random text")] = Field(
         None, description="Opens the /debug pages outside development"
     )
+    published_locally: Annotated[bool, Expected("true or false")] = Field(
+        default=False,
+        description="Only this machine reaches the port, as with a container's on 127.0.0.1",
+    )
     worker_concurrency: Annotated[int, Expected("a whole number of at least 1")] = Field(
         16, ge=1, description="Tasks that one worker runs at the same time"
     )

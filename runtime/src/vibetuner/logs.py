@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from types import FrameType
 
 __all__ = [
+    "Sparingly",
     "Speaker",
     "configure_logging",
     "current_task",
@@ -160,6 +161,35 @@ class _Clock:
             self._text = datetime.fromtimestamp(second, self._zone).strftime(self._form)
             self._second = second
         return self._text
+
+
+class Sparingly(logging.Filter):
+    """Lets a logger repeat a message a few times a minute, then counts what it holds back.
+
+    Args:
+        most: how often a message may be logged within ``seconds``, whatever its arguments.
+        prefix: how a message begins that is filtered; others pass.
+    """
+
+    def __init__(self, most: int = 1, *, seconds: float = 60.0, prefix: str = "") -> None:
+        super().__init__()
+        self._most, self._seconds, self._prefix = most, seconds, prefix
+        self._seen: dict[str, tuple[float, int]] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Hold the record back, or let it pass with the number of those that were held back."""
+        message = str(record.msg)
+        if not message.startswith(self._prefix):
+            return True
+        key = self._prefix or message
+        since, count = self._seen.get(key, (record.created, 0))
+        if record.created - since < self._seconds:
+            self._seen[key] = since, count + 1
+            return count < self._most
+        self._seen[key] = record.created, 1
+        if count > self._most:
+            record.msg = f"{message} (and {count - self._most} more like it)"
+        return True
 
 
 class TextFormatter(logging.Formatter):
