@@ -8,10 +8,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic import ByteSize, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from vibetuner.env_file import check_env_file, find_value, mask_url
@@ -89,6 +90,15 @@ class Settings(BaseSettings):
         default=False,
         description="Only this machine reaches the port, as with a container's on 127.0.0.1",
     )
+    forwarded_allow_ips: Annotated[
+        str, Expected("addresses and networks with commas between, or *")
+    ] = Field("127.0.0.1,::1", description="Proxies whose X-Forwarded-For and -Proto are believed")
+    connections_per_client: Annotated[int, Expected("a whole number, 0 for any")] = Field(
+        256, ge=0, description="Connections that one client may have open to a web process"
+    )
+    max_body: Annotated[ByteSize, Expected("bytes, or a size such as 10MB")] = Field(
+        ByteSize(1_000_000), description="Largest body of a request; a route may allow more"
+    )
     worker_concurrency: Annotated[int, Expected("a whole number of at least 1")] = Field(
         16, ge=1, description="Tasks that one worker runs at the same time"
     )
@@ -152,6 +162,14 @@ class Settings(BaseSettings):
     def _address(cls, value: str | None) -> str | None:
         if value is not None and not re.fullmatch(r"[^\r\n]+@[^\r\n]+", value):
             raise ValueError("not an address")
+        return value
+
+    @field_validator("forwarded_allow_ips")
+    @classmethod
+    def _networks(cls, value: str) -> str:
+        for network in value.split(","):
+            if network.strip() != "*":
+                ip_network(network.strip(), strict=False)
         return value
 
     @field_validator("redis_key_prefix")

@@ -168,20 +168,24 @@ class Sparingly(logging.Filter):
 
     Args:
         most: how often a message may be logged within ``seconds``, whatever its arguments.
-        prefix: how a message begins that is filtered; others pass.
+        prefixes: how messages begin that are filtered; without any, all are.
     """
 
-    def __init__(self, most: int = 1, *, seconds: float = 60.0, prefix: str = "") -> None:
+    def __init__(
+        self, most: int = 1, *, seconds: float = 60.0, prefixes: tuple[str, ...] = ()
+    ) -> None:
         super().__init__()
-        self._most, self._seconds, self._prefix = most, seconds, prefix
+        self._most, self._seconds, self._prefixes = most, seconds, prefixes
         self._seen: dict[str, tuple[float, int]] = {}
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Hold the record back, or let it pass with the number of those that were held back."""
         message = str(record.msg)
-        if not message.startswith(self._prefix):
+        key = next((one for one in self._prefixes if message.startswith(one)), "")
+        if not self._prefixes:
+            key = message
+        elif not key:
             return True
-        key = self._prefix or message
         since, count = self._seen.get(key, (record.created, 0))
         if record.created - since < self._seconds:
             self._seen[key] = since, count + 1

@@ -15,6 +15,7 @@ import time
 
 from vibetuner.cli.complaint import complaining
 from vibetuner.cli.loading import loading
+from vibetuner.cli.ports import raise_open_files
 from vibetuner.config import get_settings
 from vibetuner.logs import configure_logging
 
@@ -28,6 +29,7 @@ def main(arguments: list[str] | None = None) -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit())
     with complaining():
         settings = get_settings()
+        raise_open_files()
         as_json = settings.environment == "production"
         configure_logging(debug=settings.debug, as_json=as_json, process=options.name)
         if options.supervised:

@@ -9,10 +9,10 @@ import socket
 from asyncio import WriteTransport
 from typing import cast
 
-import uvicorn
-
+from vibetuner.cli.connections import LimitedServer, make_config
 from vibetuner.cli.event_loop import run_in_loop
 from vibetuner.cli.schema import make_schema
+from vibetuner.config import get_settings
 from vibetuner.frontend.app import create_app
 from vibetuner.sse.hub import KEEPALIVE_SECONDS, get_hub
 
@@ -42,13 +42,8 @@ async def _serve_frontend(listener: socket.socket, dev: bool) -> None:
     app = create_app()
     # The lifespan runs here and not in uvicorn, so that an error at start is ours to tell.
     async with app.router.lifespan_context(app):
-        config = uvicorn.Config(
-            app,
-            lifespan="off",
-            log_config=None,
-            access_log=dev,
-            server_header=False,
-            timeout_graceful_shutdown=CLOSE_SECONDS,
+        config = make_config(
+            app, get_settings(), access_log=dev, timeout_graceful_shutdown=CLOSE_SECONDS
         )
         # uvicorn hands a signal on once it has closed everything; by then there is nothing to end.
         signal.signal(signal.SIGTERM, lambda *_: None)
@@ -66,7 +61,7 @@ def _notice_who_is_gone(listener: socket.socket) -> None:
         listener.setsockopt(socket.IPPROTO_TCP, unacknowledged, milliseconds)
 
 
-class WebServer(uvicorn.Server):
+class WebServer(LimitedServer):
     """uvicorn's server, which says when it is ready and ends open event streams first."""
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:

@@ -30,12 +30,13 @@ def create_app() -> FastAPI:
     Raises:
         ProjectError: there is no project, or its tune.py is broken.
     """
-    project = project_info()
+    project, settings = project_info(), get_settings()
     app = FastAPI(
         title=project.name,
         version=project.version,
         description=project.description,
-        debug=get_settings().debug,
+        debug=settings.debug,
+        max_body_size=settings.max_body,
         lifespan=_lifespan,
         docs_url=None,
         redoc_url=None,

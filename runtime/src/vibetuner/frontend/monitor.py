@@ -123,7 +123,12 @@ def create_monitor(
         return is_local(settings, request) if is_private else is_open(settings, request)
 
     app = FastAPI(
-        title="worker monitor", lifespan=lifespan, openapi_url=None, docs_url=None, redoc_url=None
+        title="worker monitor",
+        lifespan=lifespan,
+        openapi_url=None,
+        docs_url=None,
+        redoc_url=None,
+        max_body_size=get_settings().max_body,
     )
     app.add_middleware(Gate, settings=get_settings, free=free)
     app.add_middleware(_Watched, attention=attention or Attention())

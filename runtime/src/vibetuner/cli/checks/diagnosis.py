@@ -47,12 +47,12 @@ def _diagnose(project: ProjectInfo, pool: ThreadPoolExecutor) -> list[Finding]:
 
     from vibetuner.cli.checks.project import check_tune
     from vibetuner.cli.checks.services import check_services, load_drivers
-    from vibetuner.cli.checks.settings import check_settings
+    from vibetuner.cli.checks.settings import check_limits, check_settings
 
     load_drivers(settings)
     services = pool.submit(lambda: asyncio.run(check_services(settings, project)))
     wait([services], ALONE_SECONDS)
-    own = [*check_tune(project), *check_settings(settings)]
+    own = [*check_tune(project), *check_settings(settings), *check_limits(settings)]
     return [*own, *_all_of([services, *outside])]
 
 

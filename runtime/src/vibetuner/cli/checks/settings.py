@@ -7,14 +7,16 @@ from collections.abc import Iterator
 from pydantic import SecretStr
 
 from vibetuner.cli.checks.finding import Finding, Level
+from vibetuner.cli.ports import open_files, raise_open_files
 from vibetuner.config import Settings
 
-__all__ = ["check_settings"]
+__all__ = ["check_limits", "check_settings"]
 
 FRESH_KEY = 'make one with:  python -c "import secrets; print(secrets.token_urlsafe(48))"'
 SHORTEST_KEY = 32
 SHORTEST_TOKEN = 20
 FEWEST_CHARACTERS = 10
+FEW_FILES = 1024
 # How a placeholder begins; "for development" is the key of the template's compose.dev.yml.
 WEAK = ("change", "secret", "example", "password", "test", "xxx", "for development")
 
@@ -56,6 +58,21 @@ def check_settings(settings: Settings) -> Iterator[Finding]:
             "Background tasks: Redis not configured",
             "add to .env:  REDIS_URL=redis://localhost:6379",
         )
+
+
+def check_limits(settings: Settings) -> Iterator[Finding]:
+    """Report what a web process takes: connections, and of what size a request."""
+    raise_open_files()
+    files = open_files()
+    text = (
+        f"{files} open files, {settings.connections_per_client or 'any number of'} connections a "
+        f"client, {settings.max_body.human_readable(decimal=True)} a request"
+    )
+    if files < FEW_FILES:
+        cure = "raise the limit of open files: ulimit -n, LimitNOFILE= or ulimits: nofile:"
+        yield Finding("warning", "limits", text, cure)
+    else:
+        yield Finding("ok", "limits", text)
 
 
 def _is_weak(secret: SecretStr, shortest: int) -> bool:
