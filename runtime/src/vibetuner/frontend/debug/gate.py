@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import HTTPConnection, Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -22,11 +22,13 @@ __all__ = [
     "COOKIE",
     "FOREIGN",
     "NEVER_KEPT",
+    "SAFE_METHODS",
     "Gate",
     "is_local",
     "is_loopback",
     "is_open",
     "is_own_origin",
+    "is_same_host",
     "never_kept",
 ]
 
@@ -141,6 +143,11 @@ def is_own_origin(request: Request) -> bool:
     """Whether a browser says that the request comes from a page of this very site."""
     if request.headers.get("Sec-Fetch-Site") == "same-origin":
         return True  # no page can set it
+    return is_same_host(request)
+
+
+def is_same_host(request: HTTPConnection) -> bool:
+    """Tell whether ``Origin`` names the host that the request is for."""
     origin, host = request.headers.get("Origin", ""), request.headers.get("Host", "")
     return bool(host) and urlsplit(origin).netloc.lower() == host.lower()
 
