@@ -37,7 +37,7 @@ def create_app() -> FastAPI:
     shows_schema = settings.environment != "production"
     if declared.openapi is not None:
         shows_schema = declared.openapi
-    handlers: dict[Any, Any] = {**declared.exception_handlers}
+    handlers: dict[Any, Any] = {**health.outage_handlers(settings), **declared.exception_handlers}
     app = FastAPI(
         title=project.name,
         version=project.version,

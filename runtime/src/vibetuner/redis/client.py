@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from contextvars import ContextVar
@@ -11,6 +12,7 @@ from anyio import TASK_STATUS_IGNORED, CancelScope, WouldBlock, fail_after
 from anyio.abc import TaskStatus
 from anyio.streams.memory import MemoryObjectReceiveStream
 from coredis import ConnectionPool, Redis
+from coredis.commands.request import CommandRequest
 from coredis.connection import TCPConnection, TCPLocation, UnixDomainSocketLocation
 from coredis.exceptions import RedisError
 from coredis.patterns.pubsub import ClusterPubSub, PubSub
@@ -19,7 +21,7 @@ from coredis.response.types import PubSubMessage
 from vibetuner.app import VibetunerApp
 from vibetuner.config import Settings, mask_url
 from vibetuner.errors import NotConfigured, ServiceUnavailable, first_line
-from vibetuner.redis import REDIS_MISSING, redis_client
+from vibetuner.redis import REDIS_MISSING, answer_seconds, late, redis_client
 from vibetuner.redis.url import Address, parse_url
 
 __all__ = [
@@ -38,6 +40,8 @@ T = TypeVar("T")
 Messages = PubSub[str] | ClusterPubSub[str]
 
 CONNECT_SECONDS = 5
+
+OUTAGES = (RedisError,)
 
 _connecting: ContextVar[bool] = ContextVar("connecting", default=False)
 
@@ -66,10 +70,18 @@ async def open_resource(settings: Settings, _project: VibetunerApp) -> AsyncIter
 
 
 async def check(settings: Settings) -> None:
-    """Send one PING; raises ServiceUnavailable when there is no answer."""
-    client = make_client(settings)
+    """Send one PING, over the open client if there is one.
+
+    Raises:
+        ServiceUnavailable: there is no answer.
+    """
+    opened = redis_client.peek()
+    client = opened or make_client(settings)
     try:
         with fail_after(CONNECT_SECONDS):
+            if opened:
+                await opened.ping()
+                return
             async with client:
                 await client.ping()
     except (RedisError, OSError, ExceptionGroup) as error:
@@ -91,7 +103,9 @@ def make_client(settings: Settings) -> Redis[str]:
         pool = ReliablePool(address)
     except OSError as error:
         raise ServiceUnavailable(_unreachable(settings, error)) from None
-    return ReliableRedis(connection_pool=pool, decode_responses=True)
+    client = ReliableRedis(connection_pool=pool, decode_responses=True)
+    client.seconds = answer_seconds.get()
+    return client
 
 
 class ReliablePool(ConnectionPool[TCPConnection]):
@@ -103,15 +117,19 @@ class ReliablePool(ConnectionPool[TCPConnection]):
 
     def __init__(self, address: Address) -> None:
         self.address = address
+        options: dict[str, Any] = {
+            "username": address.username,
+            "password": address.password,
+            "db": address.db,
+            "ssl_context": address.tls.context() if address.tls else None,
+            "decode_responses": True,
+            "stream_timeout": answer_seconds.get(),
+        }
         super().__init__(
             location=UnixDomainSocketLocation(address.path)
             if address.path
-            else TCPLocation(address.host, address.port),  # type: ignore[arg-type]
-            username=address.username,
-            password=address.password,
-            db=address.db,
-            ssl_context=address.tls.context() if address.tls else None,
-            decode_responses=True,
+            else TCPLocation(address.host, address.port),
+            **options,
         )
 
     async def get_connection(self, **options: Any) -> TCPConnection:
@@ -140,7 +158,22 @@ class ReliablePool(ConnectionPool[TCPConnection]):
 
 
 class ReliableRedis(Redis[str]):
-    """coredis's client, with subscriptions that end when they are told to."""
+    """coredis's client, with subscriptions that end when they are told to, and with a deadline.
+
+    Made where :data:`vibetuner.redis.answer_seconds` is set, it gives a command that much time.
+    """
+
+    seconds: float | None = None
+
+    async def execute_command(self, command: CommandRequest[T]) -> T:
+        """Send one command; raises ServiceUnavailable when its deadline passes."""
+        if self.seconds is None or command.blocking:
+            return await super().execute_command(command)
+        try:
+            async with asyncio.timeout(self.seconds):
+                return await super().execute_command(command)
+        except TimeoutError:
+            raise late(self.seconds) from None
 
     def pubsub(self, **options: Any) -> PubSub[str]:
         """As coredis's own."""

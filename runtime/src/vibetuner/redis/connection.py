@@ -13,6 +13,7 @@ from coredis.exceptions import ConnectionError as Disconnected
 from coredis.exceptions import ResponseError
 
 from vibetuner.errors import first_line
+from vibetuner.redis import answer_seconds, late
 from vibetuner.redis.url import Address
 
 __all__ = ["Connection"]
@@ -50,6 +51,7 @@ class Connection:
         self._asked: list[asyncio.Future[Any]] = []
         self._connecting: asyncio.Task[None] | None = None
         self._closed = False
+        self._seconds = answer_seconds.get()
 
     async def __aenter__(self) -> Self:
         await self.connect()
@@ -62,10 +64,14 @@ class Connection:
         """Send a command with the others of this turn of the loop; the future has its reply.
 
         The future raises coredis's ConnectionError when the server can't be reached or is lost
-        before it has answered, and its ResponseError when the server refuses the command.
+        before it has answered, and its ResponseError when the server refuses the command. Where
+        :data:`vibetuner.redis.answer_seconds` was set, it raises ServiceUnavailable after so long.
         """
         future = self._loop.create_future()
         self._send(hiredis.pack_command(command), future)  # type: ignore[arg-type]
+        if self._seconds is not None:
+            timer = self._loop.call_later(self._seconds, _settle, future, late(self._seconds))
+            future.add_done_callback(lambda _: timer.cancel())
         return future
 
     def tell(self, *command: str | bytes | float) -> None:

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Table, event, make_url, text
-from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+from sqlalchemy.exc import ArgumentError, OperationalError, SQLAlchemyError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlmodel import SQLModel
 from sqlmodel.ext.asyncio.session import AsyncSession
@@ -19,6 +20,9 @@ from vibetuner.errors import NotConfigured, ServiceUnavailable, first_line
 from vibetuner.resources.slots import SQL_MISSING, sql_engine
 
 __all__ = ["check", "create_schema", "get_session", "open_resource", "open_session", "open_sql"]
+
+
+OUTAGES = (OperationalError, PoolTimeoutError)
 
 
 @asynccontextmanager
@@ -62,7 +66,14 @@ async def open_resource(settings: Settings, _project: VibetunerApp) -> AsyncIter
 
 
 async def check(settings: Settings) -> None:
-    """One ``SELECT 1``; raises ServiceUnavailable when there is no answer."""
+    """Send one ``SELECT 1``, over the open engine if there is one.
+
+    Raises:
+        ServiceUnavailable: there is no answer.
+    """
+    if opened := sql_engine.peek():
+        await _ping(opened, settings)
+        return
     engine = _make_engine(settings)
     try:
         await _ping(engine, settings)
