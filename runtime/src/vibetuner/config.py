@@ -90,6 +90,9 @@ class Settings(BaseSettings):
         default=False,
         description="Only this machine reaches the port, as with a container's on 127.0.0.1",
     )
+    allowed_hosts: Annotated[str, Expected("host names with commas between")] = Field(
+        "", description="Host names that are answered; empty for any, in development for localhost"
+    )
     forwarded_allow_ips: Annotated[
         str, Expected("addresses and networks with commas between, or *")
     ] = Field("127.0.0.1,::1", description="Proxies whose X-Forwarded-For and -Proto are believed")
@@ -162,6 +165,14 @@ class Settings(BaseSettings):
     def _address(cls, value: str | None) -> str | None:
         if value is not None and not re.fullmatch(r"[^\r\n]+@[^\r\n]+", value):
             raise ValueError("not an address")
+        return value
+
+    @field_validator("allowed_hosts")
+    @classmethod
+    def _hosts(cls, value: str) -> str:
+        for name in filter(None, value.split(",")):
+            if not re.fullmatch(r"\*|(\*\.)?[\w.-]+", name.strip()):
+                raise ValueError("not a host name")
         return value
 
     @field_validator("forwarded_allow_ips")

@@ -88,6 +88,8 @@ class Lease:
 
     def _claim(self) -> None:
         self._folder.leases.mkdir(parents=True, exist_ok=True)
+        # Nobody else on the machine has business with the servers' data.
+        self._folder.path.chmod(0o700)
         user = User(self._owner, self._command, self._services, time.time())
         with starting(self._folder, self._left) as got_it:
             if not got_it:

@@ -44,6 +44,7 @@ def _forget_last(folder: Folder) -> None:
 def _spawn(folder: Folder, lock: int) -> None:
     # -P: a project's own json.py must not stand in for the standard library's.
     command = [sys.executable, "-P", "-m", "vibetuner.embedded.keeper", str(folder.path), str(lock)]
+    folder.keeper_log.touch(mode=0o600)
     with folder.keeper_log.open("ab") as log:
         # Returns at once: the keeper forks itself off, and is nobody's zombie when it ends.
         done = subprocess.run(
