@@ -14,6 +14,8 @@ from datetime import UTC, datetime, tzinfo
 from json.encoder import encode_basestring as quote
 from typing import TYPE_CHECKING, Any, TextIO
 
+from vibetuner.errors import mask_secrets
+
 if TYPE_CHECKING:
     from types import FrameType
 
@@ -207,7 +209,7 @@ class TextFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """One line, and the traceback below it where there is one."""
         task = _task_of(record)
-        message = " ".join(record.getMessage().splitlines())
+        message = mask_secrets(" ".join(record.getMessage().splitlines()))
         moment = self._clock.read(record.created)
         line = f"{moment} {record.levelname:<7} {f'[{task[:8]}] ' if task else ''}{message}"
         if record.exc_info and record.exc_info[1]:
@@ -229,7 +231,7 @@ class JsonFormatter(logging.Formatter):
         line = (
             f'{{"time": "{self._clock.read(record.created)}.{int(record.msecs):03d}+00:00", '
             f'"level": "{record.levelname.lower()}", "logger": {quote(record.name)}, '
-            f'"message": {quote(record.getMessage())}{self._process}'
+            f'"message": {quote(mask_secrets(record.getMessage()))}{self._process}'
         )
         if task := _task_of(record):
             line += f', "task_id": {quote(task)}'
@@ -249,7 +251,7 @@ def format_traceback(error: BaseException) -> str:
     trace = error.__traceback__
     while trace and trace.tb_next and is_machinery(trace.tb_frame):
         trace = trace.tb_next
-    return "".join(traceback.format_exception(type(error), error, trace)).rstrip()
+    return mask_secrets("".join(traceback.format_exception(type(error), error, trace)).rstrip())
 
 
 def is_machinery(frame: FrameType) -> bool:

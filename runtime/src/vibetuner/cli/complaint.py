@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from vibetuner.errors import VibetunerError
+from vibetuner.errors import VibetunerError, mask_secrets
 
 __all__ = ["complaining", "find_known"]
 
@@ -27,7 +27,7 @@ def complaining() -> Iterator[None]:
         known = find_known(error)
         if known is None and os.environ.get("DEBUG", "").lower() in {"1", "true", "yes", "on"}:
             raise
-        print(f"error: {known or _surprise(error)}", file=sys.stderr)
+        print(f"error: {mask_secrets(str(known or _surprise(error)))}", file=sys.stderr)
         sys.exit(known.exit_code if known else 1)
 
 
