@@ -34,15 +34,12 @@ def check_settings(settings: Settings) -> Iterator[Finding]:
         text = "DEBUG=true in production shows source code and values to every visitor"
         yield Finding("error", "settings", text, "set DEBUG=false, or run with --allow-debug")
     if settings.secret_key is None:
-        text = "SECRET_KEY is empty"
         if in_production:
-            yield Finding(
-                "error", "settings", f"{text}, and production signs what it stores", FRESH_KEY
-            )
+            text = "SECRET_KEY is empty, and production signs what it stores"
+            yield Finding("error", "settings", text, FRESH_KEY)
         else:
-            yield Finding(
-                "note", "settings", f"{text}; development signs with a key of its own", FRESH_KEY
-            )
+            text = "SECRET_KEY is empty; development signs with a key of its own"
+            yield Finding("note", "settings", text, FRESH_KEY)
     elif _is_weak(settings.secret_key, SHORTEST_KEY):
         yield Finding(grave, "settings", "SECRET_KEY is weak", FRESH_KEY)
     if settings.debug_access_token is None:
