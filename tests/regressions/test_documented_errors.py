@@ -18,7 +18,7 @@ from vibetuner import config, errors, sse
 from vibetuner.config import Settings, get_settings, using_settings
 from vibetuner.frontend import app, lifespan, templates
 from vibetuner.loader import load_project
-from vibetuner.redis import client
+from vibetuner.redis import client, rights
 from vibetuner.resources import mongo, sql
 from vibetuner.services import email
 from vibetuner.tasks import dead_letters, progress, robust, worker
@@ -40,7 +40,7 @@ EVERYWHERE = {
 # Decorators and helpers that speak to nobody.
 EXEMPT = {
     "sse_endpoint", "Database", "unreachable", "choose_mailer", "open_resource", "create_schema",
-    "open_database", "open_mongo", "open_sql",
+    "open_database", "open_mongo", "open_sql", "table_of",
 }  # fmt: skip
 SENTENCE = re.compile(r"[Rr]aises(?:, when [^:]*:)? ((?:[A-Z][a-z]\w+(?:, | or | and )?)+)")
 
@@ -180,7 +180,7 @@ async def test_an_error_is_one_that_the_docstring_names(situation: str, call: Ca
 @pytest.mark.parametrize("call", [c for c in CALLS if c.documented], ids=lambda c: c.name)
 def test_a_documented_error_exists(call: Call):
     """A name that nobody can import can't be caught."""
-    known = {*errors.__all__, *vars(builtins)}
+    known = {*errors.__all__, *rights.__all__, *vars(builtins)}
     assert call.documented <= known
 
 

@@ -12,8 +12,8 @@ from tests.processes import run_vibetuner
 from tests.projects import write_project
 from vibetuner.errors import mask_secrets
 from vibetuner.logs import JsonFormatter, TextFormatter
-from vibetuner.tasks.dead_letters.letter import plain_text, plain_traceback
-from vibetuner.tasks.overview.shown import shown
+from vibetuner.tasks.inspect.shown import shown
+from vibetuner.tasks.letters.plain import plain_text, plain_traceback
 
 URLS = [
     "postgresql+asyncpg://ann:hunter2@db:5432/shop",
