@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from vibetuner.cli.checks.finding import Finding, of_message
-from vibetuner.errors import VibetunerError
+from vibetuner.errors import VibetunerError, mask_secrets
 from vibetuner.loader import load_project
 from vibetuner.project import ProjectInfo
 from vibetuner.tasks.registry import find_problems, find_warnings, import_tasks
@@ -18,9 +18,10 @@ def check_tune(project: ProjectInfo) -> list[Finding]:
         app = load_project()
         import_tasks(project)
     except VibetunerError as error:
-        return [of_message("project", str(error))]
+        return [of_message("project", mask_secrets(str(error)))]
     except Exception as error:  # noqa: BLE001 - a task of the same name twice, say
-        return [Finding("error", "project", f"{type(error).__name__}: {error}", "correct it")]
+        text = mask_secrets(f"{type(error).__name__}: {error}")
+        return [Finding("error", "project", text, "correct it")]
     worker = get_worker()
     problems = find_problems(app, worker)
     if problems:
