@@ -14,7 +14,7 @@ def configure(url: str, *, concurrency: int = 32, prefix: str = "") -> None:
     os.environ |= {
         "REDIS_URL": url,
         "REDIS_KEY_PREFIX": prefix or f"bench-{uuid4().hex[:8]}",
-        "SECRET_KEY": "benchmark" * 8,
+        "SECRET_KEY": "for benchmarks only" * 2,
         "WORKER_CONCURRENCY": str(concurrency),
         "ENVIRONMENT": "test",
     }

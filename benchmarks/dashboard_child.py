@@ -20,7 +20,7 @@ TRACEBACK = "Traceback (most recent call last):\n" + 20 * (99 * "x" + "\n")
 os.environ |= {
     "REDIS_URL": sys.argv[1],
     "REDIS_KEY_PREFIX": f"pages-{uuid4().hex[:8]}",
-    "SECRET_KEY": "benchmark" * 8,
+    "SECRET_KEY": "for benchmarks only" * 2,
     "ENVIRONMENT": "development",
     "DEBUG": "true",
 }

@@ -98,7 +98,7 @@ def our_settings(url: str) -> dict[str, str]:
     return {
         "REDIS_URL": url,
         "ENVIRONMENT": "production",
-        "SECRET_KEY": "benchmark" * 8,
+        "SECRET_KEY": "for benchmarks only" * 2,
         "WORKER_CONCURRENCY": "32",
     }
 

@@ -13,7 +13,7 @@ variant, url, count = sys.argv[1], sys.argv[2], int(sys.argv[3])
 os.environ |= {
     "REDIS_URL": url,
     "REDIS_KEY_PREFIX": f"journal-{uuid4().hex[:8]}",
-    "SECRET_KEY": "benchmark" * 8,
+    "SECRET_KEY": "for benchmarks only" * 2,
     "WORKER_CONCURRENCY": "32",
     "ENVIRONMENT": "test",
 }

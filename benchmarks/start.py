@@ -107,7 +107,7 @@ def one_start(kind: str, folder: Path, url: str) -> tuple[float, float]:
     env = clean_env(
         REDIS_URL=url,
         REDIS_KEY_PREFIX=f"start-{uuid4().hex[:8]}",
-        SECRET_KEY="benchmark" * 8,
+        SECRET_KEY="for benchmarks only" * 2,
         PYTHONPATH=os.pathsep.join((str(folder), str(folder / "src"))),
     )
     sent = [binaries / "python", "-c", ENQUEUE[kind] + SEND]

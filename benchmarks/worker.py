@@ -71,7 +71,7 @@ def configured(redis: str, mongodb: str) -> dict[str, str]:
         "REDIS_URL": redis,
         "MONGODB_URL": mongodb,
         "DATABASE_URL": f"sqlite+aiosqlite:///{workplace() / 'app.db'}",
-        "SECRET_KEY": "benchmark" * 8,
+        "SECRET_KEY": "for benchmarks only" * 2,
         "SMTP_URL": "smtp://127.0.0.1:2525",
         "MAIL_FROM": "benchmark@example.com",
     }

@@ -153,7 +153,7 @@ def _variables(valkey: Valkey, mongo: Mongo) -> dict[str, str]:
         "MONGODB_URL": mongo.url,
         "REDIS_KEY_PREFIX": "chaos:",
         "ENVIRONMENT": "production",
-        "SECRET_KEY": "a secret of the storm",
+        "SECRET_KEY": "a key that the storm share, and nobody else",
         "WORKER_GRACE_PERIOD": "3",
         "WORKER_IDLE_TIMEOUT": "5",
     }

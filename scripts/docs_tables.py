@@ -150,9 +150,10 @@ def decisions_table() -> str:
     """Every decision with its date."""
     rows = []
     for path in sorted((ROOT / "docs" / "decisions").glob("0*.md")):
-        title, _, date = path.read_text(encoding="utf-8").split("\n", 3)[:3]
+        title, _, accepted = path.read_text(encoding="utf-8").split("\n", 3)[:3]
         number, name = title.removeprefix("# ").split(". ", 1)
-        rows.append((number, f"[{name}]({path.name})", date.split(" ")[-1].rstrip(".")))
+        date = accepted.removeprefix("Accepted on ").partition(".")[0]
+        rows.append((number, f"[{name}]({path.name})", date))
     return table(("number", "decision", "since"), rows)
 
 

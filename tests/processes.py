@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,12 +59,19 @@ def clean_environment(**variables: str) -> dict[str, str]:
 
 @contextmanager
 def vibetuner(
-    *arguments: str, folder: Path, log: Path, environment: Mapping[str, str]
+    *arguments: str,
+    folder: Path,
+    log: Path,
+    environment: Mapping[str, str],
+    under: Sequence[str] = (),
 ) -> Iterator[Command]:
-    """``vibetuner …`` running in ``folder``; killed at the end if it still runs."""
+    """``vibetuner …`` running in ``folder``; killed at the end if it still runs.
+
+    ``under`` is a program that sets limits and becomes this one, such as prlimit.
+    """
     with log.open("w", encoding="utf-8") as file:
         process = subprocess.Popen(
-            [sys.executable, "-m", "vibetuner", *arguments],
+            [*under, sys.executable, "-m", "vibetuner", *arguments],
             cwd=folder,
             env=clean_environment(**environment),
             stdin=subprocess.DEVNULL,

@@ -63,7 +63,7 @@ class Workshop:
         self.variables = {
             "REDIS_URL": redis_url,
             "REDIS_KEY_PREFIX": f"workshop-{uuid4().hex[:8]}",
-            "SECRET_KEY": "a secret of the workshop",
+            "SECRET_KEY": "a key that the workshop share, and nobody else",
             "ENVIRONMENT": "production",
             "WORKER_IDLE_TIMEOUT": "1",
         }

@@ -159,7 +159,7 @@ def play(
         REDIS_URL=servers.urls["redis"],
         REDIS_KEY_PREFIX=f"docs-{page.stem}",
         MONGODB_URL=name_database(servers.urls["mongodb"], f"docs_{page.stem}"),
-        SECRET_KEY="of the documentation's tests",
+        SECRET_KEY="a key that the documentation's tests share",
         ENVIRONMENT="test",
     )
     told = [

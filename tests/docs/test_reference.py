@@ -36,6 +36,13 @@ def test_every_setting_is_documented():
     assert [n.upper() for n in Settings.model_fields if f"| `{n.upper()}` |" not in page] == []
 
 
+def test_a_new_projects_env_file_lists_every_setting_in_the_order_of_the_code():
+    """Whoever adds a setting and forgets the file, or its place in it, is told here."""
+    example = (ROOT / "template" / ".env.example").read_text(encoding="utf-8")
+    listed = re.findall(r"^([A-Z_]+)=", example, re.MULTILINE)
+    assert listed == [name.upper() for name in Settings.model_fields]
+
+
 def test_every_command_is_documented():
     """A command is what `vibetuner --help` leads to, group by group."""
     page = (DOCS / "reference" / "commands.md").read_text("utf-8")

@@ -64,7 +64,7 @@ def environment(servers: Lease) -> dict[str, str]:
         "REDIS_URL": servers.urls["redis"],
         "REDIS_KEY_PREFIX": name,
         "MONGODB_URL": name_database(servers.urls["mongodb"], name),
-        "SECRET_KEY": "a secret of the tests",
+        "SECRET_KEY": "a key that the tests share, and nobody else",
         "DEBUG_ACCESS_TOKEN": TOKEN,
     }
 
@@ -105,7 +105,9 @@ def test_an_operator_unlocks_watches_aborts_retries_and_locks(
     """What is on the page moves by itself; nobody reloads."""
     page.set_default_timeout(60_000)
     assert page.goto("/debug/tasks").status == 404
-    page.goto(f"/_unlock-debug?token={TOKEN}")
+    page.goto("/_unlock-debug")
+    page.get_by_label("Token").fill(TOKEN)
+    page.get_by_role("button", name="Unlock").click()
     assert page.url == f"{site.url}/debug/tasks"
 
     playwright.expect(page.locator("#count-running")).to_have_text("0")
@@ -129,7 +131,7 @@ def test_an_operator_unlocks_watches_aborts_retries_and_locks(
     playwright.expect(page.locator(".badge").first).to_have_text("failed", timeout=60_000)
 
     page.goto("/debug/tasks")
-    page.get_by_role("link", name="Lock").click()
+    page.get_by_role("button", name="Lock").click()
     assert page.goto("/debug/tasks").status == 404
 
 

@@ -39,9 +39,8 @@ EVERYWHERE = {
 }
 # Decorators and helpers that speak to nobody.
 EXEMPT = {
-    "sse_endpoint", "table_of", "Database", "unreachable", "choose_mailer", "open_resource",
-    "create_schema",
-    "open_database", "open_mongo", "open_sql",
+    "sse_endpoint", "Database", "unreachable", "choose_mailer", "open_resource", "create_schema",
+    "open_database", "open_mongo", "open_sql", "table_of",
 }  # fmt: skip
 SENTENCE = re.compile(r"[Rr]aises(?:, when [^:]*:)? ((?:[A-Z][a-z]\w+(?:, | or | and )?)+)")
 

@@ -13,8 +13,8 @@ from coredis.exceptions import RedisError
 from tests.valkey import Valkey
 from vibetuner.config import using_settings
 from vibetuner.errors import VibetunerError
+from vibetuner.redis import ANSWER_SECONDS
 from vibetuner.redis.client import open_redis
-from vibetuner.redis.connection import ANSWER_SECONDS
 from vibetuner.sse.history import history_of
 from vibetuner.tasks.worker import TaskWorker
 

@@ -71,7 +71,7 @@ def settings(servers: Lease, tmp_path: Path) -> Iterator[Settings]:
         redis_key_prefix=name,
         mongodb_url=name_database(servers.urls["mongodb"], name),
         database_url=f"sqlite+aiosqlite:///{tmp_path / 'test.db'}",
-        secret_key="a secret of the tests",
+        secret_key="a key that the tests share, and nobody else",
     )
     with using_data_dir(tmp_path / ".vibetuner"), using_settings(own):
         yield own

@@ -54,3 +54,30 @@ def test_what_is_no_list_is_refused_by_name(name: str, value: object):
     """``tasks=my_task`` is the mistake that everybody makes once."""
     with pytest.raises(TypeError, match=f"{name}= takes a list, not"):
         VibetunerApp(**{name: value})
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("headers", [], "headers= takes a dict"),
+        ("template_filters", {"shout": "loud"}, "template_filters= takes functions"),
+        ("mounts", {"admin": print}, "mounts= takes paths such as '/admin', not 'admin'"),
+        ("middleware", [print], r"middleware= takes Middleware\(...\) objects"),
+        ("trusted_origins", ["shop.example"], "trusted_origins= takes"),
+        ("openapi", "yes", "openapi= takes True or False"),
+    ],
+)
+def test_a_value_of_the_wrong_kind_is_refused_by_name(name: str, value: object, words: str):
+    """At import, not at the first visitor's request."""
+    with pytest.raises(TypeError, match=words):
+        VibetunerApp(**{name: value})
+
+
+def test_a_declared_dict_is_not_changed_afterwards():
+    """As with the lists."""
+    filters = {"shout": str.upper}
+    app = VibetunerApp(template_filters=filters)
+
+    filters["whisper"] = str.lower
+
+    assert dict(app.template_filters) == {"shout": str.upper}

@@ -25,7 +25,7 @@ def environment(servers: Lease) -> dict[str, str]:
     return {
         "REDIS_URL": servers.urls["redis"],
         "MONGODB_URL": name_database(servers.urls["mongodb"], "tour"),
-        "SECRET_KEY": "a secret of the tour",
+        "SECRET_KEY": "a key that the tour share, and nobody else",
         "ENVIRONMENT": "test",
     }
 

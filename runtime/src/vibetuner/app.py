@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from beanie import Document
     from fastapi import APIRouter
     from sqlmodel import SQLModel
+    from starlette.middleware import Middleware
+    from starlette.types import ExceptionHandler
 
 __all__ = ["Lifespan", "VibetunerApp"]
 
@@ -31,6 +35,17 @@ class VibetunerApp:
             tasks' context. Wrap ``vibetuner.tasks.lifespan.base_lifespan``.
         frontend_lifespan: the same around the web process. Wrap
             ``vibetuner.frontend.lifespan.base_lifespan``.
+        middleware: ``starlette.middleware.Middleware`` objects around the routes, outermost first:
+            CORS, sessions, compression, sign-in.
+        exception_handlers: called for an exception's class or a status code, as FastAPI's.
+        mounts: ASGI apps by path, such as ``{"/admin": admin}``; their lifespans don't run.
+        template_filters: Jinja filters by name, beside Jinja's own.
+        template_globals: names that every template sees.
+        headers: sent with each answer that does not set them itself, on top of the default ones
+            (a Content-Security-Policy and three more); None leaves a default out.
+        trusted_origins: other sites whose pages may change something here, such as
+            ``https://shop.example``; ``*`` turns the check off.
+        openapi: whether ``/openapi.json`` is answered; by default everywhere but in production.
 
     Raises:
         TypeError: an unknown argument, or a value of the wrong kind.
@@ -45,19 +60,61 @@ class VibetunerApp:
     sql_models: Sequence[type[SQLModel]] = ()
     worker_lifespan: Lifespan | None = None
     frontend_lifespan: Lifespan | None = None
+    middleware: Sequence[Middleware] = ()
+    exception_handlers: Mapping[int | type[Exception], ExceptionHandler] = field(
+        default_factory=dict
+    )
+    mounts: Mapping[str, Callable[..., Awaitable[None]]] = field(default_factory=dict)
+    template_filters: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
+    template_globals: Mapping[str, Any] = field(default_factory=dict)
+    headers: Mapping[str, str | None] = field(default_factory=dict)
+    trusted_origins: Sequence[str] = ()
+    openapi: bool | None = None
 
     def __post_init__(self) -> None:
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if field.name.endswith("lifespan"):
-                # What such a function returns can be called too, as a decorator: that is not meant.
-                called = isinstance(value, AbstractAsyncContextManager)
-                if value is not None and (called or not callable(value)):
-                    raise TypeError(
-                        f"{field.name}= takes a function decorated with @asynccontextmanager, "
-                        f"not {value!r}"
-                    )
+        for one in fields(self):
+            value = getattr(self, one.name)
+            if one.name.endswith("lifespan"):
+                _check_lifespan(one.name, value)
+            elif one.name in MAPPINGS:
+                if not isinstance(value, Mapping):
+                    raise TypeError(f"{one.name}= takes a dict, not {value!r}")
+                object.__setattr__(self, one.name, MappingProxyType(dict(value)))
+            elif one.name == "openapi":
+                if value not in {True, False, None}:
+                    raise TypeError(f"openapi= takes True or False, not {value!r}")
             elif isinstance(value, str | bytes) or not isinstance(value, Sequence):
-                raise TypeError(f"{field.name}= takes a list, not {value!r}")
+                raise TypeError(f"{one.name}= takes a list, not {value!r}")
             else:
-                object.__setattr__(self, field.name, tuple(value))
+                object.__setattr__(self, one.name, tuple(value))
+        _check_parts(self)
+
+
+MAPPINGS = frozenset(
+    {"exception_handlers", "mounts", "template_filters", "template_globals", "headers"}
+)
+
+
+def _check_lifespan(name: str, value: object) -> None:
+    # What such a function returns can be called too, as a decorator: that is not meant.
+    called = isinstance(value, AbstractAsyncContextManager)
+    if value is not None and (called or not callable(value)):
+        raise TypeError(
+            f"{name}= takes a function decorated with @asynccontextmanager, not {value!r}"
+        )
+
+
+def _check_parts(app: VibetunerApp) -> None:
+    for name in ("exception_handlers", "mounts", "template_filters"):
+        for key, value in getattr(app, name).items():
+            if not callable(value):
+                raise TypeError(f"{name}= takes functions, not {value!r} for {key!r}")
+    for path in app.mounts:
+        if not re.fullmatch(r"/.*[^/]", path):
+            raise TypeError(f"mounts= takes paths such as '/admin', not {path!r}")
+    for one in app.middleware:
+        if not hasattr(one, "cls"):
+            raise TypeError(f"middleware= takes Middleware(...) objects, not {one!r}")
+    for origin in app.trusted_origins:
+        if origin != "*" and not re.fullmatch(r"https?://[^/]+/?", origin):
+            raise TypeError(f"trusted_origins= takes '*' or 'https://host', not {origin!r}")

@@ -8,10 +8,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic import ByteSize, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from vibetuner.env_file import check_env_file, find_value, mask_url
@@ -58,6 +59,13 @@ class Settings(BaseSettings):
         env_ignore_empty=True, extra="ignore", frozen=True, hide_input_in_errors=True
     )
 
+    environment: Annotated[
+        Literal["development", "test", "production"],
+        Expected("development, test or production"),
+    ] = Field("development", description="What this process runs for")
+    debug: Annotated[bool, Expected("true or false")] = Field(
+        default=False, description="Verbose logs, tracebacks, open /debug pages"
+    )
     redis_url: Annotated[
         str | None,
         Expected("redis://host:6379, rediss://host:6379 or embedded"),
@@ -70,25 +78,6 @@ class Settings(BaseSettings):
         str | None,
         Expected("sqlite+aiosqlite:///file.db or postgresql+asyncpg://user:password@host/name"),
     ] = Field(None, description="SQL database")
-    debug: Annotated[bool, Expected("true or false")] = Field(
-        default=False, description="Verbose logs, tracebacks, open /debug pages"
-    )
-    environment: Annotated[
-        Literal["development", "test", "production"],
-        Expected("development, test or production"),
-    ] = Field("development", description="What this process runs for")
-    secret_key: Annotated[SecretStr | None, Expected("a long random text")] = Field(
-        None, description="Signs payloads and tickets"
-    )
-    secret_key_previous: Annotated[SecretStr | None, Expected("a long random text")] = Field(
-        None, description="The SECRET_KEY before the last change; still accepted"
-    )
-    debug_access_token: Annotated[SecretStr | None, Expected("a long random text")] = Field(
-        None, description="Opens the /debug pages outside development"
-    )
-    worker_concurrency: Annotated[int, Expected("a whole number, 1 to 10000")] = Field(
-        16, ge=1, le=10_000, description="Tasks that one worker runs at the same time"
-    )
     database_pool_size: Annotated[int | None, Expected("a whole number of at least 1")] = Field(
         None,
         ge=1,
@@ -100,6 +89,34 @@ class Settings(BaseSettings):
         gt=0,
         allow_inf_nan=False,
         description="Seconds to wait for a free SQL connection",
+    )
+    secret_key: Annotated[SecretStr | None, Expected("a long random text")] = Field(
+        None, description="Signs payloads and tickets"
+    )
+    secret_key_previous: Annotated[SecretStr | None, Expected("a long random text")] = Field(
+        None, description="The SECRET_KEY before the last change; still accepted"
+    )
+    debug_access_token: Annotated[SecretStr | None, Expected("a long random text")] = Field(
+        None, description="Opens the /debug pages outside development"
+    )
+    published_locally: Annotated[bool, Expected("true or false")] = Field(
+        default=False,
+        description="Only this machine reaches the port, as with a container's on 127.0.0.1",
+    )
+    allowed_hosts: Annotated[str, Expected("host names with commas between")] = Field(
+        "", description="Host names that are answered; empty for any, in development for localhost"
+    )
+    forwarded_allow_ips: Annotated[
+        str, Expected("addresses and networks with commas between, or *")
+    ] = Field("127.0.0.1,::1", description="Proxies whose X-Forwarded-For and -Proto are believed")
+    connections_per_client: Annotated[int, Expected("a whole number, 0 for any")] = Field(
+        256, ge=0, description="Connections that one client may have open to a web process"
+    )
+    max_body: Annotated[ByteSize, Expected("bytes, or a size such as 10MB")] = Field(
+        ByteSize(1_000_000), description="Largest body of a request; a route may allow more"
+    )
+    worker_concurrency: Annotated[int, Expected("a whole number, 1 to 10000")] = Field(
+        16, ge=1, le=10_000, description="Tasks that one worker runs at the same time"
     )
     worker_grace_period: Annotated[float, Expected("seconds, 0 to 86400")] = Field(
         30.0, ge=0, le=DAY, description="Seconds that running tasks get to finish at a planned stop"
@@ -188,6 +205,22 @@ class Settings(BaseSettings):
     def _address(cls, value: str | None) -> str | None:
         if value is not None and not re.fullmatch(r"[^\r\n]+@[^\r\n]+", value):
             raise ValueError("not an address")
+        return value
+
+    @field_validator("allowed_hosts")
+    @classmethod
+    def _hosts(cls, value: str) -> str:
+        for name in filter(None, value.split(",")):
+            if not re.fullmatch(r"\*|(\*\.)?[\w.-]+", name.strip()):
+                raise ValueError("not a host name")
+        return value
+
+    @field_validator("forwarded_allow_ips")
+    @classmethod
+    def _networks(cls, value: str) -> str:
+        for network in value.split(","):
+            if network.strip() != "*":
+                ip_network(network.strip(), strict=False)
         return value
 
     @field_validator("redis_key_prefix")

@@ -26,6 +26,8 @@ exits with the class's ``exit_code``.
 
 from __future__ import annotations
 
+import re
+
 __all__ = [
     "CommandError",
     "DeadLetterError",
@@ -41,7 +43,14 @@ __all__ = [
     "VibetunerError",
     "WrongEventLoop",
     "first_line",
+    "mask_secrets",
 ]
+
+# Up to the last @ of what may be a password; a port before a path, as in host:443/@name, is none.
+USERINFO = re.compile(r"""(?<=://)(?:[^\s<>"']*:(?!\d+/)[^\s<>"']*|[^\s<>"'/]+)@""")
+SECRET_VALUE = re.compile(
+    r"""(?i)(?:(?<=[?&;\s])|^)(password|passwd|pwd|token|secret)=[^\s&;,"'<>)]+"""
+)
 
 
 class VibetunerError(Exception):
@@ -102,10 +111,25 @@ class CommandError(VibetunerError):
     """A command can't do what was asked of it."""
 
 
+def mask_secrets(text: str) -> str:
+    """Hide the passwords of URLs, and the values of ``password=`` and its kin, in any text.
+
+    Everything that leaves the process as text passes here: log lines, errors, records of tasks.
+
+    >>> mask_secrets("no route to redis://ann:p@ss/word@cache:6379/0?password=x")
+    'no route to redis://***@cache:6379/0?password=***'
+    >>> mask_secrets("see https://example.com:443/@ann")
+    'see https://example.com:443/@ann'
+    """
+    if "://" in text and "@" in text:
+        text = USERINFO.sub("***@", text)
+    return SECRET_VALUE.sub(r"\1=***", text) if "=" in text else text
+
+
 def first_line(error: BaseException) -> str:
-    """What an error says in one line: the first of its message, else its class.
+    """Return what an error says in one line: the first of its message, else its class.
 
     >>> first_line(ValueError("no\\nmoney")), first_line(TimeoutError())
     ('no', 'TimeoutError')
     """
-    return next(iter(str(error).splitlines()), type(error).__name__)
+    return mask_secrets(next(iter(str(error).splitlines()), type(error).__name__))

@@ -14,15 +14,17 @@ from datetime import UTC, datetime, tzinfo
 from json.encoder import encode_basestring as quote
 from typing import TYPE_CHECKING, Any, TextIO
 
+from vibetuner.errors import mask_secrets
+
 if TYPE_CHECKING:
     from types import FrameType
 
 __all__ = [
     "TaskLogger",
-    "Throttle",
     "configure_logging",
     "is_colourful",
     "is_machinery",
+    "log_sparingly",
     "task_id_source",
     "together",
 ]
@@ -103,30 +105,6 @@ class TaskLogger:
         logger.handle(record)
 
 
-class Throttle:
-    """Lets one log line pass a minute, and counts the lines that it held back.
-
-    >>> throttle = Throttle()
-    >>> [throttle.count(now) for now in (0, 1, 2, 60, 300)]
-    [1, 0, 0, 3, 1]
-    """
-
-    def __init__(self, seconds: float = 60.0) -> None:
-        self._seconds = seconds
-        self._next = float("-inf")
-        self._held = 0
-
-    def count(self, now: float | None = None) -> int:
-        """Return 0 if the line must be held back, else the number of lines that it stands for."""
-        now = time.monotonic() if now is None else now
-        self._held += 1
-        if now < self._next:
-            return 0
-        held, self._held = self._held, 0
-        self._next = now + self._seconds
-        return held
-
-
 _held: ContextVar[list[tuple[LineHandler, str]] | None] = ContextVar("held", default=None)
 
 
@@ -188,6 +166,48 @@ class _Clock:
         return self._text
 
 
+def log_sparingly(
+    logger: logging.Logger, most: int = 1, prefixes: tuple[str, ...] = (), *, seconds: float = 60.0
+) -> None:
+    """Let a logger repeat a message a few times a minute, and count what it holds back.
+
+    It begins anew, where the logger has been told so before.
+
+    Args:
+        logger: what anybody can make say the same, as often as they like.
+        most: how often a message may be logged within ``seconds``, whatever its arguments.
+        prefixes: how messages begin that are held back; without any, all are.
+        seconds: how long to count.
+    """
+    for former in [one for one in logger.filters if isinstance(one, _Sparingly)]:
+        logger.removeFilter(former)
+    logger.addFilter(_Sparingly(most, prefixes, seconds))
+
+
+class _Sparingly(logging.Filter):
+    def __init__(self, most: int, prefixes: tuple[str, ...], seconds: float) -> None:
+        super().__init__()
+        self._most, self._prefixes, self._seconds = most, prefixes, seconds
+        self._seen: dict[str, tuple[float, int]] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Hold the record back, or let it pass with the number of those that were held back."""
+        message = str(record.msg)
+        key = next((one for one in self._prefixes if message.startswith(one)), "")
+        if not self._prefixes:
+            key = message
+        elif not key:
+            return True
+        since, count = self._seen.get(key, (record.created, 0))
+        if record.created - since < self._seconds:
+            self._seen[key] = since, count + 1
+            return count < self._most
+        self._seen[key] = record.created, 1
+        if count > self._most:
+            record.msg = f"{message} (and {count - self._most} more like it)"
+        return True
+
+
 class TextFormatter(logging.Formatter):
     """``12:00:00 INFO tasks  [7f3a…] export_orders done in 4.2 s``."""
 
@@ -199,7 +219,7 @@ class TextFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """One line, and the traceback below it where there is one."""
         task = _task_of(record)
-        message = " ".join(record.getMessage().splitlines())
+        message = mask_secrets(" ".join(record.getMessage().splitlines()))
         moment = self._clock.read(record.created)
         line = f"{moment} {record.levelname:<7} {f'[{task[:8]}] ' if task else ''}{message}"
         if record.exc_info and record.exc_info[1]:
@@ -221,7 +241,7 @@ class JsonFormatter(logging.Formatter):
         line = (
             f'{{"time": "{self._clock.read(record.created)}.{int(record.msecs):03d}+00:00", '
             f'"level": "{record.levelname.lower()}", "logger": {quote(record.name)}, '
-            f'"message": {quote(record.getMessage())}{self._process}'
+            f'"message": {quote(mask_secrets(record.getMessage()))}{self._process}'
         )
         if task := _task_of(record):
             line += f', "task_id": {quote(task)}'
@@ -241,7 +261,7 @@ def format_traceback(error: BaseException) -> str:
     trace = error.__traceback__
     while trace and trace.tb_next and is_machinery(trace.tb_frame):
         trace = trace.tb_next
-    return "".join(traceback.format_exception(type(error), error, trace)).rstrip()
+    return mask_secrets("".join(traceback.format_exception(type(error), error, trace)).rstrip())
 
 
 def is_machinery(frame: FrameType) -> bool:

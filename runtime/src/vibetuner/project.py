@@ -151,7 +151,7 @@ def data_dir() -> Path:
     folder = _data_dir.peek() or (find_root() or Path.cwd()) / ".vibetuner"
     ignore = folder / ".gitignore"
     if not ignore.exists():
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         ignore.write_text("*\n", encoding="utf-8")
     return folder
 

@@ -10,6 +10,7 @@ from jinja2 import ChoiceLoader, Environment, FileSystemLoader, PrefixLoader, St
 from markupsafe import Markup
 
 from vibetuner.config import get_settings
+from vibetuner.loader import load_project
 from vibetuner.project import project_info
 
 __all__ = ["ASSETS_PATH", "OURS", "get_templates", "htmx_scripts", "render_fragment"]
@@ -48,6 +49,9 @@ def get_templates() -> Environment:
         htmx_scripts=htmx_scripts,
         static=lambda path: f"/static/{path.lstrip('/')}?v={project.version}",
     )
+    app = load_project()
+    environment.filters.update(app.template_filters)
+    environment.globals.update(app.template_globals)
     return environment
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 import subprocess
 import sys
@@ -17,7 +18,8 @@ from vibetuner.embedded import Lease
 
 Refused = Callable[..., str]
 WORKER = ("run", "prod", "worker")
-NOWHERE = {"REDIS_URL": "redis://127.0.0.1:1", "SECRET_KEY": "s"}
+KEY = "a key that the tests share, and nobody else"
+NOWHERE = {"REDIS_URL": "redis://127.0.0.1:1", "SECRET_KEY": KEY}
 
 
 @pytest.fixture
@@ -49,7 +51,7 @@ def real(servers: Lease) -> dict[str, str]:
     return {
         "REDIS_URL": servers.urls["redis"],
         "REDIS_KEY_PREFIX": f"bad-{uuid4().hex[:12]}",
-        "SECRET_KEY": "s",
+        "SECRET_KEY": KEY,
     }
 
 
@@ -187,6 +189,42 @@ def test_production_needs_a_secret(shop: Path, refused: Refused):
     assert line.startswith("SECRET_KEY is empty, and production signs what it stores. Make one")
 
 
+def published_key() -> str:
+    """The key that stands in the template's compose.dev.yml for everybody to read."""
+    text = (Path(__file__).parents[3] / "template" / "compose.dev.yml").read_text()
+    found = re.search(r"\$\{SECRET_KEY:-(.+)\}", text)
+    assert found
+    return found[1]
+
+
+@pytest.mark.parametrize("key", ["x", " " * 40, "changeme" * 6, "ab" * 30, published_key()])
+def test_production_refuses_a_weak_key(shop: Path, refused: Refused, key: str):
+    """Production does not start with what the doctor calls an error, and names the cure."""
+    line = refused(shop, *WORKER, REDIS_URL="redis://127.0.0.1:1", SECRET_KEY=key)
+
+    assert line.startswith("SECRET_KEY is weak. Make one with:  python -c")
+
+
+def test_production_refuses_a_weak_token(shop: Path, refused: Refused):
+    """A token that can be guessed needs no accounting of guesses: it is not accepted."""
+    line = refused(shop, *WORKER, **NOWHERE, DEBUG_ACCESS_TOKEN="letmein")
+
+    assert line.startswith("DEBUG_ACCESS_TOKEN is weak. Make one with:  python -c")
+
+
+def test_production_refuses_debug_until_it_is_allowed(shop: Path, refused: Refused):
+    """With the flag, the start goes on until Redis does not answer."""
+    line = refused(shop, *WORKER, **NOWHERE, DEBUG="true")
+    assert line == (
+        "DEBUG=true in production shows source code and values to every visitor. "
+        "Set DEBUG=false, or run with --allow-debug"
+    )
+
+    allowed = run_vibetuner(*WORKER, "--allow-debug", folder=shop, **NOWHERE, DEBUG="true")
+    assert "every visitor sees source code and values" in allowed.stderr
+    assert "Redis at redis://127.0.0.1:1 can't be used" in allowed.stderr
+
+
 def test_development_refuses_a_production_environment(shop: Path, refused: Refused):
     """A machine that is marked as production is no place to try things out."""
     line = refused(shop, "run", "dev", ENVIRONMENT="production", **NOWHERE)
@@ -271,10 +309,12 @@ def test_a_surprise_is_one_line_too_unless_one_is_debugging(tmp_path: Path, refu
     root = write_project(tmp_path / "project", tune=SURPRISE)
     arguments = ("run", "prod", "frontend", "--port", str(free_port()))
 
-    assert refused(root, *arguments, SECRET_KEY="s") == (
+    assert refused(root, *arguments, SECRET_KEY=KEY) == (
         "LookupError: nobody (set DEBUG=true to see where)"
     )
-    debugging = run_vibetuner(*arguments, folder=root, SECRET_KEY="s", DEBUG="true")
+    debugging = run_vibetuner(
+        *arguments, "--allow-debug", folder=root, SECRET_KEY=KEY, DEBUG="true"
+    )
     assert debugging.returncode == 1
     assert "tune.py" in debugging.stderr
     assert "LookupError: nobody" in debugging.stderr

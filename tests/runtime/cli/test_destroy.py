@@ -104,7 +104,7 @@ def test_queued_and_dead_tasks_of_that_name_are_told(tmp_path: Path, settings: S
     environment = {
         "REDIS_URL": settings.redis_url or "",
         "REDIS_KEY_PREFIX": get_worker().queue_name,
-        "SECRET_KEY": "a secret of the tests",
+        "SECRET_KEY": "a key that the tests share, and nobody else",
     }
     run_vibetuner("new", "task", "send-report", folder=folder)
     asyncio.run(leave_some("send_report"))

@@ -61,7 +61,11 @@ def test_the_doctor_names_the_rights_that_are_missing(tmp_path: Path, server: Va
         ("run", "prod", "worker"),
     ):
         refused = run_vibetuner(
-            *command, folder=shop, seconds=60, REDIS_URL=url, SECRET_KEY="of the tests"
+            *command,
+            folder=shop,
+            seconds=60,
+            REDIS_URL=url,
+            SECRET_KEY="Wq9-tests-4kJx81_ZrtPq0-LmNv7-Yb3c5",
         )
         assert refused.returncode == 1
         assert cures[0] in refused.stdout + refused.stderr

@@ -28,7 +28,7 @@ def environment(servers: Lease) -> dict[str, str]:
     return {
         "REDIS_URL": servers.urls["redis"],
         "REDIS_KEY_PREFIX": f"test-{uuid4().hex[:8]}",
-        "SECRET_KEY": "a secret of the tests",
+        "SECRET_KEY": "a key that the tests share, and nobody else",
         "DEBUG_ACCESS_TOKEN": TOKEN,
     }
 

@@ -96,7 +96,7 @@ def real(servers: Lease) -> dict[str, str]:
     return {
         "REDIS_URL": servers.urls["redis"],
         "REDIS_KEY_PREFIX": f"run-{uuid4().hex[:12]}",
-        "SECRET_KEY": "a secret of the tests",
+        "SECRET_KEY": "a key that the tests share, and nobody else",
     }
 
 
@@ -131,7 +131,7 @@ def test_one_command_runs_everything_and_one_ctrl_c_ends_it(shop: Path):
         def processes() -> set[int]:
             return {run.pid, *children_of(run.pid), *run.services()}
 
-        # Supervisor, web, worker, keeper, Valkey, document server; what looks for news is gone soon.
+        # Supervisor, web, worker, keeper, Valkey, document server; nothing else stays.
         wait_until(lambda: len(processes()) == 6, what=processes)
         pids = processes()
 

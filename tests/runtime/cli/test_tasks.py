@@ -169,7 +169,7 @@ def test_the_doctor_names_each_fault_and_its_cure(tmp_path: Path, environment: d
     assert (done.returncode, report["ok"]) == (1, False)
     assert "error tune.py lists add more than once -> Keep one" in texts
     assert re.search(r"error The task which_process .* is not listed in tune.py", texts)
-    assert "error DEBUG is set in production -> set DEBUG=false" in texts
+    assert "error DEBUG=true in production shows source code and values to every visitor" in texts
     assert "error SECRET_KEY is weak -> make one with:" in texts
     assert "error Redis at redis://127.0.0.1:1 can't be used" in texts
     assert all(finding["cure"] for finding in report["findings"] if finding["level"] != "ok")

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from textwrap import dedent
 from typing import Any
 
 import pytest
@@ -12,10 +17,12 @@ from fastapi import FastAPI
 from httpx2 import ASGITransport, AsyncClient
 from sqlalchemy import text
 
-from tests.projects import SHOP, SHOP_TUNE
+from tests.processes import clean_environment
+from tests.projects import SHOP, SHOP_TUNE, write_project
+from tests.valkey import Valkey
 from vibetuner.config import Settings, using_settings
 from vibetuner.context import current_context
-from vibetuner.errors import NotConfigured, ProjectError, ServiceUnavailable
+from vibetuner.errors import ProjectError, ServiceUnavailable
 from vibetuner.frontend.app import create_app
 from vibetuner.frontend.lifespan import base_lifespan
 from vibetuner.redis import redis_client
@@ -90,8 +97,10 @@ async def test_without_redis_pages_work_and_enqueueing_says_what_is_missing(stan
     stand_in(SHOP, tune=SHOP_TUNE)
     with using_settings(NOTHING):
         async with visiting(create_app()) as client:
-            with pytest.raises(NotConfigured, match="Redis not configured"):
-                await client.post("/tasks/add", json=[1, 2])
+            answer = await client.post("/tasks/add", json=[1, 2])
+
+    assert answer.status_code == 503
+    assert answer.json()["detail"].startswith("Background tasks: Redis not configured. Add to .env")
 
 
 async def test_redis_that_is_down_stops_the_start(stand_in):
@@ -300,3 +309,141 @@ async def test_readiness_compares_the_tables_with_the_models(stand_in, settings:
         "Run:  vibetuner db upgrade"
     )
     assert answers[0].json()["resources"]["SQL database"]["ok"]
+
+
+@pytest.mark.slow
+async def test_a_silent_redis_is_a_503_within_seconds(stand_in, tmp_path: Path):
+    """A request gets its answer, and is told when to come back; production names no address."""
+    stand_in(SHOP, tune=SHOP_TUNE)
+    with Valkey(tmp_path) as valkey:
+        own = {"redis_url": valkey.url, "environment": "production", "secret_key": "k" * 40}
+        with using_settings(Settings(redis_key_prefix="shop", **own)):
+            async with visiting(create_app()) as client:
+                assert (await client.post("/tasks/add", json=[1, 2])).status_code == 200
+                with valkey.frozen():
+                    began = time.monotonic()
+                    answer = await client.post("/tasks/add", json=[1, 2])
+                    took = time.monotonic() - began
+                    unready = await client.get("/health/ready")
+
+    assert (answer.status_code, unready.status_code) == (503, 503)
+    assert answer.headers["retry-after"] == "5"
+    assert 4 < took < 7
+    assert "127.0.0.1" not in answer.text
+
+
+async def test_readiness_uses_the_connections_that_are_open(stand_in, settings: Settings):
+    """A probe each second makes no connection each second."""
+    stand_in()
+    async with visiting(create_app()) as client:
+        redis = redis_client.get()
+        before = int((await redis.info("stats"))["total_connections_received"])
+        for _ in range(10):
+            assert (await client.get("/health/ready")).status_code == 200
+        after = int((await redis.info("stats"))["total_connections_received"])
+
+    assert after - before < 10  # other tests share the server
+
+
+def test_a_full_disk_is_no_place_for_visitors(tmp_path: Path):
+    """Readiness says so in a process that can write nothing."""
+    root = write_project(tmp_path / "project")
+    script = """
+        import asyncio, resource
+        from httpx2 import ASGITransport, AsyncClient
+        from vibetuner.frontend.app import create_app
+
+        async def main():
+            transport = ASGITransport(create_app())
+            async with AsyncClient(transport=transport, base_url="http://localhost") as client:
+                print((await client.get("/health/ready")).status_code)
+                resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+                print((await client.get("/health/ready")).text)
+
+        asyncio.run(main())
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", dedent(script)],
+        cwd=root,
+        env=clean_environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    first, full = done.stdout.splitlines()
+    assert first == "200"
+    assert "takes no data" in json.loads(full)["resources"]["disk"]["reason"]
+
+
+DECLARED = """
+    from fastapi import APIRouter, Request
+    from fastapi.responses import HTMLResponse, PlainTextResponse
+    from starlette.middleware import Middleware
+    from starlette.middleware.sessions import SessionMiddleware
+
+    from vibetuner import VibetunerApp
+    from vibetuner.frontend.templates import render
+
+    router = APIRouter()
+
+
+    @router.get("/page")
+    async def page(request: Request) -> HTMLResponse:
+        request.session["visits"] = request.session.get("visits", 0) + 1
+        return render(request, "page.html", {"visits": request.session["visits"]})
+
+
+    @router.get("/sorry")
+    async def sorry() -> None:
+        raise LookupError("the last one")
+
+
+    async def apologise(request: Request, error: Exception) -> PlainTextResponse:
+        return PlainTextResponse(f"sold out: {error}", 410)
+
+
+    async def admin(scope, receive, send) -> None:
+        await PlainTextResponse("admin" + scope["path"].removeprefix(scope["root_path"]))(
+            scope, receive, send
+        )
+
+
+    app = VibetunerApp(
+        routes=[router],
+        middleware=[Middleware(SessionMiddleware, secret_key="of a test")],
+        exception_handlers={LookupError: apologise},
+        mounts={"/admin": admin},
+        template_filters={"shout": str.upper},
+        template_globals={"shop": "corner shop"},
+        headers={"X-Frame-Options": None, "X-Shop": "corner"},
+        openapi=True,
+    )
+"""
+
+
+async def test_a_project_adds_its_own_without_a_fork(stand_in):
+    """Middleware, error pages, mounted apps, filters and globals of templates, headers."""
+    page = "{{ shop | shout }} {{ visits }}"
+    stand_in({"templates/page.html": page}, tune=DECLARED)
+    with using_settings(NOTHING.model_copy(update={"environment": "production"})):
+        async with visiting(create_app()) as client:
+            first, second = await client.get("/page"), await client.get("/page")
+            gone = await client.get("/sorry")
+            admin = await client.get("/admin/users")
+            schema = await client.get("/openapi.json")
+
+    assert (first.text, second.text) == ("CORNER SHOP 1", "CORNER SHOP 2")
+    assert (gone.status_code, gone.text) == (410, "sold out: the last one")
+    assert admin.text == "admin/users"
+    assert schema.status_code == 200
+    assert first.headers["x-shop"] == "corner"
+    assert "x-frame-options" not in first.headers
+    assert "default-src 'self'" in first.headers["content-security-policy"]
+
+
+async def test_production_answers_no_schema(stand_in):
+    """Unless tune.py says openapi=True."""
+    stand_in()
+    with using_settings(NOTHING.model_copy(update={"environment": "production"})):
+        async with visiting(create_app()) as client:
+            assert (await client.get("/openapi.json")).status_code == 404

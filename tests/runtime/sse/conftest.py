@@ -87,7 +87,11 @@ def serve(shop: Path, tmp_path_factory: pytest.TempPathFactory) -> Serve:
     def run(*, port: int | None = None, **environment: str) -> Iterator[Site]:
         port = port or free_port()
         log = tmp_path_factory.mktemp("web") / "log"
-        variables = {"ENVIRONMENT": "test", "SECRET_KEY": "a secret of the tests", **environment}
+        variables = {
+            "ENVIRONMENT": "test",
+            "SECRET_KEY": "a key that the tests share, and nobody else",
+            **environment,
+        }
         with vibetuner(
             "run", "prod", "frontend", "--port", str(port),
             folder=shop, log=log, environment=variables,

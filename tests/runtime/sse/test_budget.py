@@ -35,7 +35,7 @@ def test_a_client_holds_so_many_streams_and_gets_one_back_for_each_that_ends(
             assert len(budget) == 2
     assert len(budget) == 0
     assert caplog.messages == [
-        "refused 1 event streams: 192.0.2.1 has 2 open, which is SSE_STREAMS_PER_CLIENT"
+        "refused an event stream: 192.0.2.1 has 2 open, which is SSE_STREAMS_PER_CLIENT"
     ]
 
 

@@ -14,6 +14,7 @@ import time
 
 from vibetuner.cli.complaint import complaining
 from vibetuner.cli.loading import loading
+from vibetuner.cli.ports import raise_open_files
 from vibetuner.config import get_settings
 from vibetuner.loader import Terminated
 from vibetuner.logs import configure_logging
@@ -28,6 +29,7 @@ def main(arguments: list[str] | None = None) -> None:
     signal.signal(signal.SIGTERM, _terminate)
     with complaining():
         settings = get_settings()
+        raise_open_files()
         as_json = settings.environment == "production"
         configure_logging(debug=settings.debug, as_json=as_json, process=options.name)
         if options.supervised:

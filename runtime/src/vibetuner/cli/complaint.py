@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
-from vibetuner.errors import VibetunerError
+from vibetuner.errors import VibetunerError, mask_secrets
 
 __all__ = ["READER_GONE", "complaining", "find_known", "reader_is_gone"]
 
@@ -44,7 +44,7 @@ def complaining() -> Iterator[None]:
         if known is None and os.environ.get("DEBUG", "").lower() in {"1", "true", "yes", "on"}:
             raise
         with suppress(OSError):
-            print(f"error: {known or _surprise(error)}", file=sys.stderr)
+            print(f"error: {mask_secrets(str(known or _surprise(error)))}", file=sys.stderr)
         sys.exit(known.exit_code if known else 1)
 
 

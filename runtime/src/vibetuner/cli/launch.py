@@ -12,6 +12,7 @@ from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from typing import Literal
 
+from vibetuner.cli.checks.settings import check_settings
 from vibetuner.cli.ports import listen
 from vibetuner.cli.program import Program
 from vibetuner.config import EMBEDDED, Settings, get_settings
@@ -39,6 +40,7 @@ class Launch:
     host: str
     port: int | None
     workers: int
+    allow_debug: bool = False
 
     def run(self) -> None:
         """Check, then run; returns when everything has stopped.
@@ -74,11 +76,18 @@ class Launch:
     def _check(self, settings: Settings) -> None:
         if self.part != "frontend" and not settings.redis_url:
             raise NotConfigured(REDIS_MISSING)
-        if self.mode == "prod" and settings.secret_key is None:
-            raise SettingsError(
-                "SECRET_KEY is empty, and production signs what it stores. Make one with:  "
-                'python -c "import secrets; print(secrets.token_urlsafe(48))"'
-            )
+        if self.mode == "prod":
+            self._check_production(settings)
+
+    def _check_production(self, settings: Settings) -> None:
+        """Refuse what the doctor calls an error; ``--allow-debug`` forgives DEBUG alone."""
+        if self.allow_debug and settings.debug:
+            logger.warning("DEBUG=true in production: every visitor sees source code and values")
+            settings = settings.model_copy(update={"debug": False})
+        for finding in check_settings(settings):
+            if finding.level == "error":
+                cure = f"{finding.cure[0].upper()}{finding.cure[1:]}"
+                raise SettingsError(f"{finding.text}. {cure}")
 
     def _listen(self) -> closing[socket.socket] | nullcontext[None]:
         if self.part == "worker":

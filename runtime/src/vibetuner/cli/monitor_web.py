@@ -8,6 +8,8 @@ import socket
 
 import uvicorn
 
+from vibetuner.cli.connections import LimitedServer, make_config
+from vibetuner.config import get_settings
 from vibetuner.errors import VibetunerError
 from vibetuner.frontend.monitor import Attention, create_monitor
 from vibetuner.loader import load_project
@@ -35,13 +37,8 @@ async def _serve(listener: socket.socket, host: str, worker_id: str) -> None:
     attention = Attention()
     app = create_monitor(host, worker_id, attention)
     async with app.router.lifespan_context(app):
-        config = uvicorn.Config(
-            app,
-            lifespan="off",
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            timeout_graceful_shutdown=CLOSE_SECONDS,
+        config = make_config(
+            app, get_settings(), access_log=False, timeout_graceful_shutdown=CLOSE_SECONDS
         )
         server = _Server(config)
         signal.signal(signal.SIGTERM, lambda *_: None)
@@ -56,7 +53,7 @@ async def _end_when_idle(server: uvicorn.Server, attention: Attention) -> None:
     server.should_exit = True
 
 
-class _Server(uvicorn.Server):
+class _Server(LimitedServer):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Close what is open, event streams at once."""
         get_hub().close()

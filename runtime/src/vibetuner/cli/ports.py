@@ -1,14 +1,21 @@
-"""Listening sockets."""
+"""Listening sockets, and how many files a process may have open."""
 
 from __future__ import annotations
 
 import errno
+import resource
 import socket
 from contextlib import suppress
 
 from vibetuner.errors import CommandError
 
-__all__ = ["listen"]
+__all__ = ["listen", "open_files", "raise_open_files"]
+
+
+# Until a web process sets its own.
+BACKLOG = 128
+# More would help nobody, and some programs walk through all that they might have open.
+MOST_FILES = 65_536
 
 CURE = "Stop what uses it, or choose another:  --port {port}"
 
@@ -29,7 +36,7 @@ def listen(host: str, port: int, *, cure: str = "") -> socket.socket:
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((host, port))
-        listener.listen(2048)
+        listener.listen(BACKLOG)
     except OSError as error:
         listener.close()
         if error.errno == errno.EADDRNOTAVAIL:
@@ -51,3 +58,18 @@ def _next_free(host: str, port: int, family: socket.AddressFamily) -> int:
             probe.bind((host, other))
             return other
     return first
+
+
+def raise_open_files() -> None:
+    """Raise the soft limit of open files to the hard one, as far as it is of use."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MOST_FILES if hard == resource.RLIM_INFINITY else min(hard, MOST_FILES)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        with suppress(ValueError, OSError):  # macOS has a lower limit than the one it tells
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+def open_files() -> int:
+    """Return how many files this process may have open."""
+    soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return MOST_FILES if soft == resource.RLIM_INFINITY else min(soft, MOST_FILES)

@@ -25,7 +25,7 @@ class Part(StrEnum):
     all = "all"
 
 
-def run(
+def run(  # noqa: PLR0913, PLR0917 - options
     mode: Annotated[Mode, typer.Argument(help="dev reloads on change and sets DEBUG.")],
     part: Annotated[Part, typer.Argument(help="What to run.")] = Part.all,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
@@ -38,6 +38,12 @@ def run(
         ),
     ] = None,
     workers: Annotated[int, typer.Option(help="How many processes of each part.", min=1)] = 1,
+    allow_debug: Annotated[
+        bool,
+        typer.Option(
+            "--allow-debug", help="Start prod with DEBUG=true, which shows your code to visitors."
+        ),
+    ] = False,
 ) -> None:
     """Run the web app, the worker, or both.
 
@@ -46,4 +52,11 @@ def run(
     """
     from vibetuner.cli.launch import Launch
 
-    Launch(mode=mode.value, part=part.value, host=host, port=port, workers=workers).run()
+    Launch(
+        mode=mode.value,
+        part=part.value,
+        host=host,
+        port=port,
+        workers=workers,
+        allow_debug=allow_debug,
+    ).run()

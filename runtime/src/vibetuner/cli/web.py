@@ -9,11 +9,15 @@ import socket
 from asyncio import WriteTransport
 from typing import cast
 
-import uvicorn
+from fastapi import FastAPI
+from fastapi.middleware.trustedhost import TrustedHostMiddleware
 
+from vibetuner.cli.connections import LimitedServer, make_config
 from vibetuner.cli.event_loop import run_in_loop
 from vibetuner.cli.schema import make_schema
+from vibetuner.config import Settings, get_settings
 from vibetuner.frontend.app import create_app
+from vibetuner.frontend.debug.gate import is_loopback
 from vibetuner.sse.hub import KEEPALIVE_SECONDS, get_hub
 
 __all__ = ["serve_frontend"]
@@ -21,6 +25,7 @@ __all__ = ["serve_frontend"]
 logger = logging.getLogger(__name__)
 
 CLOSE_SECONDS = 5
+LOCAL_HOSTS = ("localhost", "*.localhost", "127.0.0.1", "[::1]", "::1")
 
 # What an event stream gets to send its last words; a browser that doesn't read would take longer.
 STREAM_SECONDS = 0.3
@@ -39,20 +44,33 @@ async def _serve_frontend(listener: socket.socket, dev: bool) -> None:
     _notice_who_is_gone(listener)
     if dev:
         await make_schema()
-    app = create_app()
+    app, settings = create_app(), get_settings()
+    _check_hosts(app, settings, listener, dev=dev)
     # The lifespan runs here and not in uvicorn, so that an error at start is ours to tell.
     async with app.router.lifespan_context(app):
-        config = uvicorn.Config(
-            app,
-            lifespan="off",
-            log_config=None,
-            access_log=dev,
-            server_header=False,
-            timeout_graceful_shutdown=CLOSE_SECONDS,
-        )
+        config = make_config(app, settings, access_log=dev, timeout_graceful_shutdown=CLOSE_SECONDS)
         # uvicorn hands a signal on once it has closed everything; by then there is nothing to end.
         signal.signal(signal.SIGTERM, lambda *_: None)
         await WebServer(config).serve(sockets=[listener])
+
+
+def _check_hosts(app: FastAPI, settings: Settings, listener: socket.socket, *, dev: bool) -> None:
+    """Answer only requests for names of ours: ALLOWED_HOSTS, and in development this machine's.
+
+    A page from elsewhere can give its own name this machine's address, and would read what it is
+    answered.
+    """
+    address = str(listener.getsockname()[0])
+    named = [name.strip() for name in settings.allowed_hosts.split(",") if name.strip()]
+    is_private = is_loopback(address) or settings.published_locally
+    if named or (dev and is_private):
+        app.add_middleware(TrustedHostMiddleware, allowed_hosts=[*LOCAL_HOSTS, *named])
+    if dev and not is_private:
+        logger.warning(
+            "other machines reach this web app on %s; /debug is open to this one, and to others "
+            "with DEBUG_ACCESS_TOKEN",
+            address,
+        )
 
 
 def _notice_who_is_gone(listener: socket.socket) -> None:
@@ -66,7 +84,7 @@ def _notice_who_is_gone(listener: socket.socket) -> None:
         listener.setsockopt(socket.IPPROTO_TCP, unacknowledged, milliseconds)
 
 
-class WebServer(uvicorn.Server):
+class WebServer(LimitedServer):
     """uvicorn's server, which says when it is ready and ends open event streams first."""
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:

@@ -28,6 +28,7 @@ def main() -> None:
     """Run ``python -m vibetuner.embedded.keeper <folder> <descriptor of the keeper's lock>``."""
     folder, lock = Folder(Path(sys.argv[1])), int(sys.argv[2])
     os.set_inheritable(lock, False)
+    os.umask(0o077)  # the servers' too, and their files are the user's only
     logging.basicConfig(format="%(asctime)s %(message)s", level=logging.INFO)
     if os.fork() == 0:
         Keeper(folder, lock).run()

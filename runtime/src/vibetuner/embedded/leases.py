@@ -98,6 +98,8 @@ class Lease:
 
     def _claim(self) -> None:
         self._folder.leases.mkdir(parents=True, exist_ok=True)
+        # Nobody else on the machine has business with the servers' data.
+        self._folder.path.chmod(0o700)
         user = User(self._owner, self._command, self._services, time.time())
         with starting(self._folder, self._left) as got_it:
             if not got_it:
@@ -183,6 +185,7 @@ def _forget_last(folder: Folder) -> None:
 def _spawn(folder: Folder, lock: int) -> None:
     # -P: a project's own json.py must not stand in for the standard library's.
     command = [sys.executable, "-P", "-m", "vibetuner.embedded.keeper", str(folder.path), str(lock)]
+    folder.keeper_log.touch(mode=0o600)
     with folder.keeper_log.open("ab") as log:
         # Returns at once: the keeper forks, and its parent exits, so it never becomes a zombie.
         done = subprocess.run(

@@ -79,7 +79,7 @@ def try_lock(path: Path) -> int | None:
 
     Closing the descriptor releases the lock. It is closed on exec unless it is passed on.
     """
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BaseException as error:

@@ -6,8 +6,10 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 from fastapi import FastAPI
+from fastapi.middleware import Middleware
 from fastapi.responses import FileResponse, Response
 from fastapi.staticfiles import StaticFiles
 
@@ -17,6 +19,7 @@ from vibetuner.frontend import health
 from vibetuner.frontend.debug import unlock
 from vibetuner.frontend.debug.dashboard import make_dashboard
 from vibetuner.frontend.debug.gate import Gate
+from vibetuner.frontend.guards import Guards
 from vibetuner.frontend.lifespan import frontend_lifespan
 from vibetuner.frontend.templates import ASSETS_PATH
 from vibetuner.loader import load_project
@@ -33,22 +36,35 @@ def create_app() -> FastAPI:
     Raises:
         ProjectError: there is no project, or its tune.py is broken.
     """
-    project = project_info()
+    project, settings, declared = project_info(), get_settings(), load_project()
+    shows_schema = settings.environment != "production"
+    if declared.openapi is not None:
+        shows_schema = declared.openapi
+    handlers: dict[Any, Any] = {**health.outage_handlers(settings), **declared.exception_handlers}
     app = FastAPI(
         title=project.name,
         version=project.version,
         description=project.description,
-        debug=get_settings().debug,
+        debug=settings.debug,
+        max_body_size=settings.max_body,
         lifespan=_lifespan,
+        openapi_url="/openapi.json" if shows_schema else None,
         docs_url=None,
         redoc_url=None,
+        middleware=[
+            Middleware(Guards, declared.headers, declared.trusted_origins),
+            Middleware(Gate, settings=get_settings),
+            *declared.middleware,
+        ],
+        exception_handlers=handlers,
     )
-    app.add_middleware(Gate, settings=get_settings)
     app.include_router(health.router)
     app.include_router(unlock.make_router())
     app.include_router(make_dashboard())
-    for router in load_project().routes:
+    for router in declared.routes:
         app.include_router(router)
+    for path, mounted in declared.mounts.items():
+        app.mount(path, mounted)
     _mount_files(app, project)
     return app
 

@@ -1,52 +1,104 @@
-"""Is this process alive, and can it do its work?"""
+"""Whether this process can do its work, and what it answers when it can't."""
 
 from __future__ import annotations
 
+import asyncio
+import errno
 import logging
+import tempfile
+from collections.abc import Mapping
 from typing import Any
 
-from fastapi import APIRouter
+from coredis.exceptions import RedisError
+from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
+from starlette.types import ExceptionHandler
 
-from vibetuner.config import get_settings
+from vibetuner.config import Settings, get_settings
 from vibetuner.embedded import running_services
+from vibetuner.errors import NotConfigured, ServiceUnavailable, VibetunerError, first_line
 from vibetuner.loader import load_project
-from vibetuner.project import project_info
-from vibetuner.resources.probe import probe, probe_tables
+from vibetuner.logs import log_sparingly
+from vibetuner.project import data_dir, project_info
+from vibetuner.resources.probe import Probe, probe, probe_tables
+from vibetuner.resources.table import RESOURCES
 
-__all__ = ["router"]
+__all__ = ["outage_handlers", "router"]
 
 logger = logging.getLogger(__name__)
 
 router = APIRouter()
 
+MOST_LINES = 10
+FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO})
+PROBE_BYTES = 64 * 1024
+
 
 @router.get("/health", include_in_schema=False)
 async def health() -> dict[str, str]:
-    """Answers as long as the process can answer."""
+    """Answer as long as the process can answer."""
     project = project_info()
     return {"status": "ok", "project": project.slug, "version": project.version}
 
 
 @router.get("/health/ready", include_in_schema=False)
 async def ready() -> JSONResponse:
-    """Answer 200 when every configured system answers and the tables fit, else 503 with reasons.
+    """Answer 200 when all systems answer, the tables fit and the disk takes data; else 503.
 
     Everybody may ask, so in production the reason names no address; the log has it.
     """
     settings = get_settings()
+    probes, full = await asyncio.gather(_probes(settings), asyncio.to_thread(_disk_problem))
+    resources: dict[str, Any] = {
+        one.name: {"ok": not one.problem, "ms": round(one.milliseconds, 1)} for one in probes
+    }
+    problems = {one.name: one.problem for one in probes if one.problem}
+    if full:
+        resources["disk"], problems["disk"] = {"ok": False}, full
+    for name, problem in problems.items():
+        logger.warning("not ready: %s", problem)
+        open_words = settings.environment != "production"
+        resources[name]["reason"] = problem if open_words else f"{name}: see the log"
+    content = {"status": "unavailable" if problems else "ok", "resources": resources}
+    return JSONResponse(content, 503 if problems else 200, {"Cache-Control": "no-store"})
+
+
+async def _probes(settings: Settings) -> list[Probe]:
     probes = await probe(running_services(settings))
     if all(one.problem == "" for one in probes if one.setting == "database_url"):
         probes += await probe_tables(settings, load_project().sql_models)
-    is_ready = not any(one.problem for one in probes)
-    resources: dict[str, Any] = {}
-    for one in probes:
-        resources[one.name] = {"ok": not one.problem, "ms": round(one.milliseconds, 1)}
-        if one.problem:
-            logger.warning("not ready: %s", one.problem)
-            open_words = settings.environment != "production"
-            reason = one.problem if open_words else f"{one.name}: see the log"
-            resources[one.name]["reason"] = reason
-    content = {"status": "ok" if is_ready else "unavailable", "resources": resources}
-    headers = {"Cache-Control": "no-store"}
-    return JSONResponse(content, 200 if is_ready else 503, headers)
+    return probes
+
+
+def _disk_problem() -> str:
+    """Return what keeps uploads or the project's data from being written; empty where nothing.
+
+    A folder that may not be written at all is no fault: the process needs none, then.
+    """
+    for folder in (data_dir(), tempfile.gettempdir()):
+        try:
+            with tempfile.TemporaryFile(dir=folder) as file:
+                file.write(bytes(PROBE_BYTES))
+                file.flush()
+        except OSError as error:
+            if error.errno in FULL:
+                return f"{folder} takes no data: {error.strerror}. Make room"
+    return ""
+
+
+def outage_handlers(settings: Settings) -> Mapping[int | type[Exception], ExceptionHandler]:
+    """Return what answers when a route raises because an outside system does not answer."""
+    log_sparingly(logger, MOST_LINES)
+    kinds: list[type[Exception]] = [ServiceUnavailable, NotConfigured, RedisError, TimeoutError]
+    for resource in RESOURCES:
+        if resource.enabled(settings):
+            kinds += resource.outages
+    return dict.fromkeys(kinds, _answer_outage)
+
+
+async def _answer_outage(request: Request, error: Exception) -> JSONResponse:
+    problem = str(error) if isinstance(error, VibetunerError) else first_line(error)
+    logger.warning("%s %s: %s", request.method, request.url.path, problem)
+    if get_settings().environment == "production":
+        problem = "What this needs does not answer at the moment"
+    return JSONResponse({"detail": problem}, 503)

@@ -7,7 +7,6 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass, field
-from ipaddress import ip_address
 from typing import Any
 
 from fastapi import Depends, FastAPI, Request
@@ -20,7 +19,7 @@ from vibetuner.errors import ServiceUnavailable, VibetunerError
 from vibetuner.frontend.app import assets_folder
 from vibetuner.frontend.debug import unlock
 from vibetuner.frontend.debug.dashboard import make_dashboard
-from vibetuner.frontend.debug.gate import Gate, is_open
+from vibetuner.frontend.debug.gate import Gate, is_local, is_loopback, is_open
 from vibetuner.frontend.templates import ASSETS_PATH
 from vibetuner.project import project_info
 from vibetuner.sse.history import history_of
@@ -30,7 +29,7 @@ from vibetuner.tasks.dead_letters import open_dead_letters
 from vibetuner.tasks.inspect.queue import answering, this_queue
 from vibetuner.tasks.worker import open_queue
 
-__all__ = ["Attention", "create_monitor", "is_loopback"]
+__all__ = ["Attention", "create_monitor"]
 
 AGAIN_SECONDS = 1.0
 # Less than a page has in all, so that it is the reason that is told.
@@ -107,7 +106,7 @@ def create_monitor(
         worker_id: the worker that ``/health`` tells of.
         attention: is kept up to date.
     """
-    is_local, door = is_loopback(host), _Door()
+    is_private, door = is_loopback(host), _Door()
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
@@ -120,11 +119,16 @@ def create_monitor(
             await asyncio.gather(*keepers, return_exceptions=True)
 
     def free(request: Request) -> bool:
-        # A name of its own on a loopback address is what a page from elsewhere would come with.
-        return _is_local_name(request) if is_local else is_open(get_settings())
+        settings = get_settings()
+        return is_local(settings, request) if is_private else is_open(settings, request)
 
     app = FastAPI(
-        title="worker monitor", lifespan=lifespan, openapi_url=None, docs_url=None, redoc_url=None
+        title="worker monitor",
+        lifespan=lifespan,
+        openapi_url=None,
+        docs_url=None,
+        redoc_url=None,
+        max_body_size=get_settings().max_body,
     )
     app.add_middleware(Gate, settings=get_settings, free=free)
     app.add_middleware(_Watched, attention=attention or Attention())
@@ -138,27 +142,9 @@ def create_monitor(
 
     @app.get("/health")
     async def health() -> dict[str, Any]:
-        return await _tell(worker_id) if is_local else {"status": "ok"}
+        return await _tell(worker_id) if is_private else {"status": "ok"}
 
     return app
-
-
-def is_loopback(host: str) -> bool:
-    """Return whether an address is reached from this machine alone.
-
-    >>> [is_loopback(host) for host in ("127.0.0.1", "::1", "localhost", "0.0.0.0", "box")]
-    [True, True, True, False, False]
-    """
-    if host.lower() == "localhost":
-        return True
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
-def _is_local_name(request: Request) -> bool:
-    return is_loopback(request.url.hostname or "")
 
 
 async def _tell(worker_id: str) -> dict[str, Any]:

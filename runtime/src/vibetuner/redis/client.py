@@ -12,6 +12,7 @@ from anyio import TASK_STATUS_IGNORED, CancelScope, WouldBlock
 from anyio.abc import TaskStatus
 from anyio.streams.memory import MemoryObjectReceiveStream
 from coredis import ConnectionPool, Redis
+from coredis.commands.request import CommandRequest
 from coredis.connection import TCPConnection, TCPLocation, UnixDomainSocketLocation
 from coredis.exceptions import ConnectionError as Disconnected
 from coredis.exceptions import RedisError
@@ -22,8 +23,8 @@ from coredis.retry import ConstantRetryPolicy
 from vibetuner.app import VibetunerApp
 from vibetuner.config import Settings, mask_url
 from vibetuner.errors import NotConfigured, ServiceUnavailable, first_line
-from vibetuner.redis import REDIS_MISSING, redis_client
-from vibetuner.redis.connection import ANSWER_SECONDS, CONNECT_SECONDS, Connection
+from vibetuner.redis import ANSWER_SECONDS, REDIS_MISSING, answer_seconds, redis_client
+from vibetuner.redis.connection import CONNECT_SECONDS, Connection
 from vibetuner.redis.keys import Keys
 from vibetuner.redis.rights import require_rights
 from vibetuner.redis.url import Address, parse_url
@@ -46,6 +47,8 @@ Messages = PubSub[str] | ClusterPubSub[str]
 
 # What had no answer in time may have been done, and is not sent again.
 RETRIES = ConstantRetryPolicy((Disconnected,), retries=1, delay=0.01)
+
+OUTAGES = (RedisError,)
 
 _connecting: ContextVar[bool] = ContextVar("connecting", default=False)
 
@@ -76,6 +79,8 @@ async def open_resource(settings: Settings, _project: VibetunerApp) -> AsyncIter
 async def check(settings: Settings) -> None:
     """Look whether the server answers and lets its user do what a project needs.
 
+    What is open proves its rights at its opening, and is asked for an answer alone.
+
     Raises:
         NotConfigured: REDIS_URL is empty.
         SettingsError: REDIS_URL can't be meant.
@@ -84,8 +89,12 @@ async def check(settings: Settings) -> None:
     """
     address = _address(settings)
     try:
-        async with asyncio.timeout(CONNECT_SECONDS), Connection(address) as connection:
-            await require_rights(connection, Keys(settings.redis_key_prefix))
+        async with asyncio.timeout(CONNECT_SECONDS):
+            if opened := redis_client.peek():
+                await opened.ping()
+                return
+            async with Connection(address) as connection:
+                await require_rights(connection, Keys(settings.redis_key_prefix))
     except (RedisError, OSError) as error:
         raise ServiceUnavailable(_unreachable(settings, error)) from None
 
@@ -108,7 +117,9 @@ def make_client(settings: Settings) -> Redis[str]:
         pool = ReliablePool(_address(settings))
     except OSError as error:
         raise ServiceUnavailable(_unreachable(settings, error)) from None
-    return ReliableRedis(connection_pool=pool, decode_responses=True, retry_policy=RETRIES)
+    client = ReliableRedis(connection_pool=pool, decode_responses=True, retry_policy=RETRIES)
+    client.seconds = answer_seconds.get()
+    return client
 
 
 class ReliablePool(ConnectionPool[TCPConnection]):
@@ -120,18 +131,22 @@ class ReliablePool(ConnectionPool[TCPConnection]):
 
     def __init__(self, address: Address) -> None:
         self.address = address
+        options: dict[str, Any] = {
+            "username": address.username,
+            "password": address.password,
+            "db": address.db,
+            "ssl_context": address.tls.context() if address.tls else None,
+            "decode_responses": True,
+            "connect_timeout": CONNECT_SECONDS,
+            "stream_timeout": answer_seconds.get(),
+            # For a place, and for connecting, which has limits too.
+            "timeout": 2 * answer_seconds.get(),
+        }
         super().__init__(
             location=UnixDomainSocketLocation(address.path)
             if address.path
-            else TCPLocation(address.host, address.port),  # type: ignore[arg-type]
-            username=address.username,
-            password=address.password,
-            db=address.db,
-            ssl_context=address.tls.context() if address.tls else None,
-            decode_responses=True,
-            connect_timeout=CONNECT_SECONDS,
-            stream_timeout=CONNECT_SECONDS,
-            timeout=2 * ANSWER_SECONDS,  # for a place, and for connecting, which has limits too
+            else TCPLocation(address.host, address.port),
+            **options,
         )
 
     async def get_connection(self, **options: Any) -> TCPConnection:
@@ -160,7 +175,26 @@ class ReliablePool(ConnectionPool[TCPConnection]):
 
 
 class ReliableRedis(Redis[str]):
-    """coredis's client, with subscriptions that end when they are told to."""
+    """coredis's client, with subscriptions that end when they are told to, and with a deadline.
+
+    A command has the :data:`vibetuner.redis.answer_seconds` of where the client was made: with
+    all that coredis waits for one after the other, a place, a connection and an answer.
+    """
+
+    seconds: float = ANSWER_SECONDS
+
+    async def execute_command(self, command: CommandRequest[T]) -> T:
+        """Send one command; raises ServiceUnavailable when its deadline passes."""
+        if command.blocking:
+            return await super().execute_command(command)
+        try:
+            async with asyncio.timeout(self.seconds):
+                return await super().execute_command(command)
+        except TimeoutError:
+            raise ServiceUnavailable(
+                f"Redis has not answered within {self.seconds:g} s. Check that it runs and is not "
+                "busy:  vibetuner doctor"
+            ) from None
 
     def pubsub(self, **options: Any) -> PubSub[str]:
         """As coredis's own."""

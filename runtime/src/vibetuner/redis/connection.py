@@ -15,12 +15,12 @@ from coredis.exceptions import ConnectionError as Disconnected
 from coredis.exceptions import ResponseError
 
 from vibetuner.errors import first_line
+from vibetuner.redis import answer_seconds
 from vibetuner.redis.url import Address
 
-__all__ = ["ANSWER_SECONDS", "CONNECT_SECONDS", "Command", "Connection"]
+__all__ = ["CONNECT_SECONDS", "Command", "Connection"]
 
 CONNECT_SECONDS = 5
-ANSWER_SECONDS = 10.0
 LOOK_SECONDS = 0.5
 #: Commands that the server answers late on purpose.
 BLOCKING = frozenset({"XREADGROUP", "XREAD", "BLPOP", "BRPOP", "BLMOVE", "BLMPOP", "BZPOPMIN"})
@@ -41,7 +41,8 @@ class Connection:
 
     Args:
         address: the server.
-        timeout: how many seconds it may be silent, beyond the time that a command blocks for.
+        timeout: how many seconds it may be silent, beyond the time that a command blocks for;
+            without it, as many as :data:`vibetuner.redis.answer_seconds` has here and now.
         on_push: takes what no command has asked for: the messages of subscriptions.
         on_loss: called when an open connection is lost.
     """
@@ -50,12 +51,12 @@ class Connection:
         self,
         address: Address,
         *,
-        timeout: float = ANSWER_SECONDS,
+        timeout: float | None = None,
         on_push: Push | None = None,
         on_loss: Callable[[], None] | None = None,
     ) -> None:
         self.address = address
-        self._timeout = timeout
+        self._timeout = answer_seconds.get() if timeout is None else timeout
         self._on_push = on_push
         self._on_loss = on_loss
         self._loop = asyncio.get_running_loop()
@@ -63,7 +64,7 @@ class Connection:
         self._unsent: list[bytes] = []
         self._asked: list[asyncio.Future[Any]] = []
         self._subscribing: list[asyncio.Future[Any]] = []
-        self._patience = timeout
+        self._patience = self._timeout
         self._connecting: asyncio.Task[None] | None = None
         self._closed = False
 

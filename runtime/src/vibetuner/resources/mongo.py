@@ -10,7 +10,7 @@ from typing import Any
 
 from pymongo import AsyncMongoClient
 from pymongo.asynchronous.database import AsyncDatabase
-from pymongo.errors import ConfigurationError, PyMongoError
+from pymongo.errors import ConfigurationError, ConnectionFailure, PyMongoError
 
 from vibetuner.app import VibetunerApp
 from vibetuner.config import Settings, mask_url
@@ -20,6 +20,8 @@ from vibetuner.resources.slots import mongo_database
 __all__ = ["Database", "check", "open_database", "open_mongo", "open_resource", "unreachable"]
 
 CONNECT_MS = 5000
+
+OUTAGES = (ConnectionFailure,)
 
 Database = AsyncDatabase[dict[str, Any]]
 
@@ -75,12 +77,18 @@ async def _init_documents(database: Database, project: VibetunerApp) -> None:
 
 
 async def check(settings: Settings) -> None:
-    """Send one ping.
+    """Send one ping, over the open client if there is one.
 
     Raises:
         NotConfigured: MONGODB_URL is empty.
         ServiceUnavailable: the server refuses, or does not answer.
     """
+    if (opened := mongo_database.peek()) is not None:
+        try:
+            await opened.command("ping")
+        except PyMongoError as error:
+            raise ServiceUnavailable(unreachable(settings, error)) from error
+        return
     client = _make_client(settings)
     try:
         await client.admin.command("ping")

@@ -6,7 +6,8 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
 from sqlalchemy import Table, text
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import OperationalError, SQLAlchemyError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlmodel import SQLModel
 from sqlmodel.ext.asyncio.session import AsyncSession
@@ -26,6 +27,9 @@ __all__ = [
     "open_sql",
     "table_of",
 ]
+
+
+OUTAGES = (OperationalError, PoolTimeoutError)
 
 
 @asynccontextmanager
@@ -76,12 +80,15 @@ async def open_resource(settings: Settings, _project: VibetunerApp) -> AsyncIter
 
 
 async def check(settings: Settings) -> None:
-    """Send one ``SELECT 1``.
+    """Send one ``SELECT 1``, over the open engine if there is one.
 
     Raises:
         NotConfigured: DATABASE_URL is empty.
         ServiceUnavailable: the database refuses, or does not answer.
     """
+    if opened := sql_engine.peek():
+        await _ping(opened, settings)
+        return
     engine = make_engine(settings)
     try:
         await _ping(engine, settings)

@@ -36,6 +36,11 @@ class Resource:
         """Open the resource for the length of the block."""
         return cast("Opener", import_module(self.module).open_resource)(settings, project)
 
+    @property
+    def outages(self) -> tuple[type[Exception], ...]:
+        """What its driver raises when it does not answer."""
+        return cast("tuple[type[Exception], ...]", import_module(self.module).OUTAGES)
+
     def load(self) -> None:
         """Import its driver."""
         import_module(self.module)

@@ -11,7 +11,7 @@ from functools import cache
 from ipaddress import IPv6Address, ip_address, ip_network
 
 from vibetuner.config import Settings
-from vibetuner.logs import Throttle
+from vibetuner.logs import log_sparingly
 
 __all__ = ["RETRY_SECONDS", "StreamBudget", "TooManyStreams", "client_of", "get_budget", "most"]
 
@@ -34,7 +34,7 @@ class StreamBudget:
 
     def __init__(self) -> None:
         self._open: Counter[str] = Counter()
-        self._throttle = Throttle()
+        log_sparingly(logger)
 
     def __len__(self) -> int:
         return self._open.total()
@@ -58,18 +58,17 @@ class StreamBudget:
                 del self._open[client]
 
     def _check(self, client: str, settings: Settings) -> None:
-        limit = settings.sse_streams_per_client
-        if client and limit and self._open[client] >= limit:
-            self._warn(f"{client} has {limit} open, which is SSE_STREAMS_PER_CLIENT")
-            raise TooManyStreams(429, "Too many event streams are open at your address.")
-        limit = most(settings)
-        if len(self) >= limit:
-            self._warn(f"{limit} are open, which is SSE_STREAMS or half of the open files allowed")
-            raise TooManyStreams(503, "Too many event streams are open.")
-
-    def _warn(self, reason: str) -> None:
-        if count := self._throttle.count():
-            logger.warning("refused %d event streams: %s", count, reason)
+        each, total = settings.sse_streams_per_client, most(settings)
+        if client and each and self._open[client] >= each:
+            reason = f"{client} has {each} open, which is SSE_STREAMS_PER_CLIENT"
+            answer = TooManyStreams(429, "Too many event streams are open at your address.")
+        elif len(self) >= total:
+            reason = f"{total} are open, which is SSE_STREAMS or half of the open files allowed"
+            answer = TooManyStreams(503, "Too many event streams are open.")
+        else:
+            return
+        logger.warning("refused an event stream: %s", reason)
+        raise answer
 
 
 def most(settings: Settings) -> int:

@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager, suppress
 from secrets import token_hex
 from typing import Any
 
-from vibetuner.logs import Throttle
+from vibetuner.logs import log_sparingly
 from vibetuner.redis.client import in_batches, innermost
 from vibetuner.sse.event import RESET, Event, Position, is_name, parse_id
 from vibetuner.sse.history import History
@@ -71,7 +71,7 @@ class _Relay:
         self._heard_at = 0.0
         self._lost = False
         self._failures = 0
-        self._throttle = Throttle()
+        log_sparingly(logger, prefixes=("event relay ignored",))
 
     async def listen(self) -> None:
         while True:
@@ -141,12 +141,8 @@ class _Relay:
                 if self._hub.has(channel):
                     await self._publish(channel, Event(name, data, event_id), at)
             case _:
-                if count := self._throttle.count():
-                    logger.warning(
-                        "event relay ignored %d messages on %s that are not events",
-                        count,
-                        self._history.keys.topic,
-                    )
+                topic = self._history.keys.topic
+                logger.warning("event relay ignored a message on %s that is no event", topic)
 
     async def _publish(self, channel: str, event: Event, at: Position) -> None:
         if at[0] <= time.time() * 1000 + FUTURE_MS:

@@ -73,8 +73,8 @@ async def browsing(settings: Settings) -> AsyncIterator[AsyncClient]:
         async with held_open(app.router.lifespan_context(app)):
             async with AsyncClient(
                 transport=ASGITransport(app),
-                base_url="http://shop.test",
-                headers={"Origin": "http://shop.test"},
+                base_url="http://localhost",
+                headers={"Origin": "http://localhost"},
                 follow_redirects=True,
                 timeout=30,
             ) as client:

@@ -135,7 +135,7 @@ def environment(servers: Lease) -> dict[str, str]:
     return {
         "REDIS_URL": servers.urls["redis"],
         "REDIS_KEY_PREFIX": f"test-{uuid4().hex[:12]}",
-        "SECRET_KEY": "a secret of the tests",
+        "SECRET_KEY": "a key that the tests share, and nobody else",
         "ENVIRONMENT": "test",
         "WORKER_IDLE_TIMEOUT": "2",
     }

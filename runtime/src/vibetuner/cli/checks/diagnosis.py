@@ -45,13 +45,14 @@ def _diagnose(project: ProjectInfo, pool: ThreadPoolExecutor) -> list[Finding]:
 
     settings = get_settings()
 
-    from vibetuner.cli.checks.project import check_settings, check_tune
+    from vibetuner.cli.checks.project import check_tune
     from vibetuner.cli.checks.services import check_services, check_tables, load_drivers
+    from vibetuner.cli.checks.settings import check_limits, check_settings
 
     load_drivers(settings)
     services = pool.submit(lambda: asyncio.run(check_services(settings, project)))
     wait([services], ALONE_SECONDS)
-    own = [*check_tune(project), *check_settings(settings)]
+    own = [*check_tune(project), *check_settings(settings), *check_limits(settings)]
     found = [*own, *_all_of([services, *outside])]
     if all(one.level != "error" for one in found if one.area in {"project", "SQL database"}):
         found += check_tables(settings, project)

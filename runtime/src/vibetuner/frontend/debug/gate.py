@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from ipaddress import ip_address
 from typing import Any
 from urllib.parse import urlsplit
 
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import HTTPConnection, Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -17,7 +18,19 @@ from vibetuner.config import Settings
 from vibetuner.frontend.debug.revoked import get_revoked
 from vibetuner.frontend.debug.tickets import read
 
-__all__ = ["COOKIE", "Gate", "is_open", "never_kept"]
+__all__ = [
+    "COOKIE",
+    "FOREIGN",
+    "NEVER_KEPT",
+    "SAFE_METHODS",
+    "Gate",
+    "is_local",
+    "is_loopback",
+    "is_open",
+    "is_own_origin",
+    "is_same_host",
+    "never_kept",
+]
 
 COOKIE = "vibetuner_debug"
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
@@ -29,9 +42,39 @@ NEVER_KEPT = {
 }
 
 
-def is_open(settings: Settings) -> bool:
-    """Whether everybody may pass: in development with DEBUG, and in production never."""
-    return settings.debug and settings.environment != "production"
+def is_open(settings: Settings, request: Request) -> bool:
+    """Tell whether a request may pass without a ticket.
+
+    With DEBUG, development opens the gate to its own machine; production never opens it.
+    """
+    if not settings.debug or settings.environment == "production":
+        return False
+    return settings.environment == "test" or is_local(settings, request)
+
+
+def is_local(settings: Settings, request: Request) -> bool:
+    """Tell whether a request comes from this machine, and for a name of this machine.
+
+    A page from elsewhere can give its own name a loopback address, and comes with that name.
+    """
+    if not is_loopback(request.url.hostname or ""):
+        return False
+    return settings.published_locally or request.client is None or is_loopback(request.client.host)
+
+
+def is_loopback(host: str) -> bool:
+    """Tell whether an address is reached from this machine alone.
+
+    >>> hosts = ("127.0.0.1", "::1", "localhost", "shop.localhost", "0.0.0.0", "box")
+    >>> [is_loopback(host) for host in hosts]
+    [True, True, True, True, False, False]
+    """
+    if f".{host.lower()}".endswith(".localhost"):
+        return True
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 class Gate:
@@ -54,7 +97,7 @@ class Gate:
     ) -> None:
         self._app = app
         self._settings = settings
-        self._free = free or (lambda _request: is_open(settings()))
+        self._free = free or (lambda request: is_open(settings(), request))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request or connection."""
@@ -100,6 +143,11 @@ def is_own_origin(request: Request) -> bool:
     """Whether a browser says that the request comes from a page of this very site."""
     if request.headers.get("Sec-Fetch-Site") == "same-origin":
         return True  # no page can set it
+    return is_same_host(request)
+
+
+def is_same_host(request: HTTPConnection) -> bool:
+    """Tell whether ``Origin`` names the host that the request is for."""
     origin, host = request.headers.get("Origin", ""), request.headers.get("Host", "")
     return bool(host) and urlsplit(origin).netloc.lower() == host.lower()
 

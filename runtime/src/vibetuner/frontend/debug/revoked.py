@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from contextlib import suppress
 from functools import cache
 
 from coredis.exceptions import RedisError
 
 from vibetuner.config import get_settings
-from vibetuner.errors import VibetunerError, first_line
+from vibetuner.errors import NotConfigured, VibetunerError, first_line
 from vibetuner.frontend.debug.tickets import Ticket
 from vibetuner.redis.keys import Keys
 from vibetuner.tasks.worker import get_worker
@@ -21,6 +22,7 @@ logger = logging.getLogger(__name__)
 
 # What a page may wait for the answer; one about a Redis that is away has its own time to take.
 SECONDS = 0.5
+AGAIN_SECONDS = 2.0
 OUTAGES = (RedisError, OSError, VibetunerError, ExceptionGroup)
 
 
@@ -28,36 +30,56 @@ class Revoked:
     """Remembers tickets until they expire: in Redis for all processes, and here.
 
     Redis has no say while it does not answer: what it keeps from those who look after it would be
-    the page that tells them so.
+    the page that tells them so. What it could not be told is told again until it has heard it.
     """
 
     def __init__(self) -> None:
         self._until: dict[str, float] = {}
+        self._untold: dict[str, float] = {}
+        self._telling: asyncio.Task[None] | None = None
 
     async def add(self, ticket: Ticket) -> None:
-        """Take a ticket back; where Redis does not answer, before this process alone."""
+        """Take a ticket back; where Redis does not answer, in the other processes later."""
         now = time.monotonic()
         self._until = {name: until for name, until in self._until.items() if until > now}
         self._until[ticket.id] = now + ticket.seconds
         try:
-            async with asyncio.timeout(SECONDS):
-                await get_worker().redis.set(_key(ticket), "1", ex=int(ticket.seconds) + 1)
+            await self._tell(ticket.id)
+        except NotConfigured:
+            pass  # there is no other process that would ask
         except OUTAGES as error:
             logger.warning(
-                "a ticket to /debug is taken back in this process alone, as Redis did not hear "
-                "of it: %s",
+                "a ticket to /debug is revoked in this process, and in others once Redis answers: "
+                "%s",
                 first_line(error),
             )
+            self._untold[ticket.id] = self._until[ticket.id]
+            if self._telling is None or self._telling.done():
+                self._telling = asyncio.create_task(self._tell_later())
 
     async def holds(self, ticket: Ticket) -> bool:
-        """Whether a ticket was taken back."""
+        """Tell whether a ticket was taken back."""
         if ticket.id in self._until:
             return True
         try:
             async with asyncio.timeout(SECONDS):
-                return bool(await get_worker().redis.exists([_key(ticket)]))
+                return bool(await get_worker().redis.exists([_key(ticket.id)]))
         except OUTAGES:
             return False
+
+    async def _tell(self, ticket_id: str) -> None:
+        left = self._until[ticket_id] - time.monotonic()
+        async with asyncio.timeout(SECONDS):
+            await get_worker().redis.set(_key(ticket_id), "1", ex=max(1, int(left) + 1))
+
+    async def _tell_later(self) -> None:
+        while self._untold:
+            await asyncio.sleep(AGAIN_SECONDS)
+            for ticket_id, until in tuple(self._untold.items()):
+                with suppress(*OUTAGES):
+                    if until > time.monotonic():
+                        await self._tell(ticket_id)
+                    del self._untold[ticket_id]
 
 
 @cache
@@ -66,5 +88,5 @@ def get_revoked() -> Revoked:
     return Revoked()
 
 
-def _key(ticket: Ticket) -> str:
-    return Keys(get_settings().redis_key_prefix).revoked(ticket.id)
+def _key(ticket_id: str) -> str:
+    return Keys(get_settings().redis_key_prefix).revoked(ticket_id)

@@ -2,62 +2,92 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter, HTTPException, Request, Response
-from fastapi.responses import HTMLResponse, RedirectResponse
+import asyncio
+import logging
+from typing import Annotated
+
+from fastapi import APIRouter, Form, HTTPException, Request, Response
+from fastapi.responses import HTMLResponse, PlainTextResponse, RedirectResponse
 
 from vibetuner.config import Settings, get_settings
-from vibetuner.frontend.debug.gate import COOKIE, NEVER_KEPT, is_open
-from vibetuner.frontend.debug.guesses import Guesses, TooManyWaiting
+from vibetuner.frontend.debug.gate import COOKIE, FOREIGN, NEVER_KEPT, is_open, is_own_origin
 from vibetuner.frontend.debug.revoked import get_revoked
 from vibetuner.frontend.debug.tickets import LIFETIME_SECONDS, issue, read, token_matches
+from vibetuner.logs import log_sparingly
 
 __all__ = ["make_router"]
 
+logger = logging.getLogger(__name__)
+
 HOME = "/debug/tasks"
 LEFT = "/"
+# A token that production accepts is too long to be guessed, at whatever pace.
+PAUSE_SECONDS = 0.5
+MOST_LINES = 10
 
 HEADERS = {
     **NEVER_KEPT,
     "Referrer-Policy": "no-referrer",
-    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'; base-uri 'none'",
+    "Content-Security-Policy": "default-src 'none'; form-action 'self'; frame-ancestors 'none'; "
+    "base-uri 'none'",
 }
-ON_ITS_WAY = (
-    '<!doctype html><html lang="en"><meta charset="utf-8"><title>Unlocked</title>'
+PAGE = '<!doctype html><html lang="en"><meta charset="utf-8"><title>{}</title>{}</html>'
+ON_ITS_WAY = PAGE.format(
+    "Unlocked",
     f'<meta http-equiv="refresh" content="0; url={HOME}">'
-    f'<p>Unlocked. <a href="{HOME}">Go on to the tasks</a></p></html>'
+    f'<p>Unlocked. <a href="{HOME}">Go on to the tasks</a></p>',
+)
+ASK = PAGE.format(
+    "Unlock",
+    '<meta name="viewport" content="width=device-width"><h1>Unlock</h1><form method="post">'
+    '<label>Token <input name="token" type="password" required autofocus '
+    'autocomplete="current-password"></label> <button>Unlock</button></form>',
 )
 
 
-def make_router(guesses: Guesses | None = None) -> APIRouter:
-    """The two routes; ``guesses`` remembers who has guessed wrongly."""
-    router, remembered = APIRouter(include_in_schema=False), guesses or Guesses()
+def make_router() -> APIRouter:
+    """Return the routes that give and take back a ticket."""
+    router = APIRouter(include_in_schema=False)
+    log_sparingly(logger, MOST_LINES)
 
     @router.get("/_unlock-debug")
-    async def unlock(request: Request, token: str = "") -> Response:
-        """Give a ticket for the right token; anything else is a 404 that took a while."""
+    async def ask(request: Request, token: str = "") -> Response:
+        """Ask for the token; one that stands in the address is taken as well."""
         settings = get_settings()
-        address = request.client.host if request.client else "unknown"
-        try:
-            async with remembered.turn(address):
-                if is_open(settings) or token_matches(settings, token):
-                    remembered.succeeded(address)
-                    return _welcome(request, settings)
-                await remembered.failed(address)
-        except TooManyWaiting:
-            pass
-        raise HTTPException(404, headers=NEVER_KEPT)
+        if token or is_open(settings, request):
+            return await _unlock(request, settings, token)
+        if settings.debug_access_token is None:
+            raise HTTPException(404, headers=NEVER_KEPT)
+        # Not no-referrer, with which a browser's form would send the origin "null".
+        return HTMLResponse(ASK, headers={**HEADERS, "Referrer-Policy": "same-origin"})
 
-    @router.get("/_lock-debug")
+    @router.post("/_unlock-debug")
+    async def unlock(request: Request, token: Annotated[str, Form()] = "") -> Response:
+        """Give a ticket for the right token; anything else is a 404 that takes a while."""
+        return await _unlock(request, get_settings(), token)
+
+    @router.post("/_lock-debug")
     async def lock(request: Request) -> Response:
         """Take the ticket back, and every copy of it."""
         settings = get_settings()
+        if not is_own_origin(request):
+            return PlainTextResponse(FOREIGN, 403, NEVER_KEPT)
         if ticket := read(settings, request.cookies.get(COOKIE, "")):
             await get_revoked().add(ticket)
-        response = RedirectResponse(HOME if is_open(settings) else LEFT, 303, HEADERS)
+        response = RedirectResponse(HOME if is_open(settings, request) else LEFT, 303, HEADERS)
         response.delete_cookie(COOKIE, path="/", secure=_secure(settings), httponly=True)
         return response
 
     return router
+
+
+async def _unlock(request: Request, settings: Settings, token: str) -> Response:
+    if is_open(settings, request) or token_matches(settings, token):
+        return _welcome(request, settings)
+    address = request.client.host if request.client else "an unknown address"
+    logger.warning("refused a token for /debug from %s", address)
+    await asyncio.sleep(PAUSE_SECONDS)
+    raise HTTPException(404, headers=NEVER_KEPT)
 
 
 def _welcome(request: Request, settings: Settings) -> Response:
@@ -66,7 +96,7 @@ def _welcome(request: Request, settings: Settings) -> Response:
         # After a click in a chat or a mail, a redirect would not carry a cookie that is Strict;
         # a page of ours that goes on by itself does.
         response = HTMLResponse(ON_ITS_WAY, headers=HEADERS)
-    if not is_open(settings):
+    if not is_open(settings, request):
         response.set_cookie(
             COOKIE,
             issue(settings),

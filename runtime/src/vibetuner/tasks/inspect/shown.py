@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
-from vibetuner.config import mask_url
+from vibetuner.errors import mask_secrets
 from vibetuner.tasks.letters.plain import plain, plain_text
 
 __all__ = ["MASK", "looks_secret", "name_arguments", "shown"]
@@ -21,7 +21,6 @@ SECRET_WORDS = frozenset(
 ).union(("authorization", "auth", "bearer", "cookie", "cookies", "credential", "credentials"))
 SECRET_WORDS |= {"pin", "cvv", "cvc", "iban", "ssn", "otp", "jwt", "session", "sessionid"}
 SECRET_KEYS = frozenset({"api", "access", "private", "secret", "signing", "encryption"})
-URL = re.compile(r"\b[\w+.-]+://[^\s/@]+@\S+")
 
 
 def looks_secret(name: str) -> bool:
@@ -90,6 +89,6 @@ def _masked(value: Any) -> Any:
         case list():
             return [_masked(item) for item in value]
         case str():
-            return URL.sub(lambda match: mask_url(match[0]), value)
+            return mask_secrets(value)
         case _:
             return value

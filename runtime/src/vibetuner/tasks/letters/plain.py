@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
+from vibetuner.errors import mask_secrets
 from vibetuner.logs import format_traceback
 
 __all__ = ["plain", "plain_text", "plain_traceback"]
@@ -75,6 +76,7 @@ def plain_text(value: Any, longest: int = LONGEST_TEXT) -> str:
         text = str(value)
     except Exception as error:  # noqa: BLE001 - somebody's __str__ must not cost the letter
         text = f"a {type(value).__name__} ({type(error).__name__} in its __str__)"
+    text = mask_secrets(text)  # before a cut could leave half of one
     if len(text) > longest:
         text = f"{text[: longest // 2]}…{text[-(longest - longest // 2 - 1) :]}"
     return text.encode("utf-8", "replace").decode().replace("\x00", "\ufffd")

@@ -1,0 +1,78 @@
+"""Checks of the settings, shared by the doctor and by ``vibetuner run prod``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from pydantic import SecretStr
+
+from vibetuner.cli.checks.finding import Finding, Level
+from vibetuner.cli.ports import open_files, raise_open_files
+from vibetuner.config import Settings
+
+__all__ = ["check_limits", "check_settings"]
+
+FRESH_KEY = 'make one with:  python -c "import secrets; print(secrets.token_urlsafe(48))"'
+SHORTEST_KEY = 32
+SHORTEST_TOKEN = 20
+FEWEST_CHARACTERS = 10
+FEW_FILES = 1024
+# How a placeholder begins; "for development" is the key of the template's compose.dev.yml.
+WEAK = ("change", "secret", "example", "password", "test", "xxx", "for development")
+
+
+def check_settings(settings: Settings) -> Iterator[Finding]:
+    """Report what is missing, weak, or not meant for production.
+
+    >>> weak = Settings(environment="production", secret_key="changeme" * 5)
+    >>> [finding.text for finding in check_settings(weak) if finding.level == "error"]
+    ['SECRET_KEY is weak']
+    """
+    in_production = settings.environment == "production"
+    grave: Level = "error" if in_production else "warning"
+    if in_production and settings.debug:
+        text = "DEBUG=true in production shows source code and values to every visitor"
+        yield Finding("error", "settings", text, "set DEBUG=false, or run with --allow-debug")
+    if settings.secret_key is None:
+        if in_production:
+            text = "SECRET_KEY is empty, and production signs what it stores"
+            yield Finding("error", "settings", text, FRESH_KEY)
+        else:
+            text = "SECRET_KEY is empty; development signs with a key of its own"
+            yield Finding("note", "settings", text, FRESH_KEY)
+    elif _is_weak(settings.secret_key, SHORTEST_KEY):
+        yield Finding(grave, "settings", "SECRET_KEY is weak", FRESH_KEY)
+    if settings.debug_access_token is None:
+        if in_production:
+            text = "DEBUG_ACCESS_TOKEN is empty: nobody can open /debug"
+            yield Finding("note", "settings", text, FRESH_KEY)
+    elif _is_weak(settings.debug_access_token, SHORTEST_TOKEN):
+        yield Finding(grave, "settings", "DEBUG_ACCESS_TOKEN is weak", FRESH_KEY)
+    if settings.redis_url is None:
+        yield Finding(
+            "warning",
+            "settings",
+            "Background tasks: Redis not configured",
+            "add to .env:  REDIS_URL=redis://localhost:6379",
+        )
+
+
+def check_limits(settings: Settings) -> Iterator[Finding]:
+    """Report what a web process takes: connections, and of what size a request."""
+    raise_open_files()
+    files = open_files()
+    text = (
+        f"{files} open files, {settings.connections_per_client or 'any number of'} connections a "
+        f"client, {settings.max_body.human_readable(decimal=True)} a request"
+    )
+    if files < FEW_FILES:
+        cure = "raise the limit of open files: ulimit -n, LimitNOFILE= or ulimits: nofile:"
+        yield Finding("warning", "limits", text, cure)
+    else:
+        yield Finding("ok", "limits", text)
+
+
+def _is_weak(secret: SecretStr, shortest: int) -> bool:
+    text = secret.get_secret_value().strip()
+    few = len(set(text)) < FEWEST_CHARACTERS
+    return len(text) < shortest or few or text.lower().startswith(WEAK)

@@ -1,0 +1,238 @@
+"""Limits of what one client may take of a web process: connections, and time for a request."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any, cast
+
+import uvicorn
+from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
+from uvicorn.protocols.http.auto import AutoHTTPProtocol
+
+from vibetuner.cli.ports import open_files
+from vibetuner.config import Settings
+from vibetuner.logs import log_sparingly
+from vibetuner.sse.budget import client_of
+
+__all__ = ["Budget", "LimitedServer", "make_config"]
+
+logger = logging.getLogger(__name__)
+
+SPARE_FILES = 64
+LONGEST_BACKLOG = 256
+
+HEAD_SECONDS = 10.0
+BODY_SECONDS = 20.0
+SLOWEST_BYTES_A_SECOND = 500
+
+ANSWER = (
+    "HTTP/1.1 {}\r\nRetry-After: 5\r\nConnection: close\r\nContent-Type: text/plain\r\n"
+    "Content-Length: {}\r\n\r\n{}"
+)
+# What anybody can make a server say, as often as they like.
+CHEAP_LINES: dict[str, tuple[str, ...]] = {
+    "uvicorn.error": ("Invalid HTTP request", "Unsupported upgrade", "No supported WebSocket"),
+    "asyncio": ("socket.accept()",),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """How many connections a process takes: in all, from one client, and waiting."""
+
+    total: int
+    per_client: int
+    backlog: int
+
+    @classmethod
+    def of(cls, files: int, per_client: int) -> Budget:
+        """Share out the files that a process may have open; one client gets a third at most.
+
+        >>> Budget.of(300, per_client=256)
+        Budget(total=199, per_client=66, backlog=37)
+        """
+        backlog = max(8, min(LONGEST_BACKLOG, files // 8))
+        total = max(16, files - backlog - SPARE_FILES)
+        return cls(total, min(per_client or total, total // 3), backlog)
+
+
+class Clients:
+    """The connections that each client has open; trusted proxies may have any number."""
+
+    def __init__(self, budget: Budget, trusted: str) -> None:
+        self._budget = budget
+        self._open: Counter[str] = Counter()
+        self._trusted = ProxyHeadersMiddleware(cast("Any", None), trusted).trusted_hosts
+
+    def admit(self, address: str | None, in_all: int) -> str:
+        """Count a connection; returns the status to refuse it with, else an empty text."""
+        if in_all >= self._budget.total:
+            logger.warning(
+                "refused a connection, as %d are open. Raise the limit of open files: ulimit -n",
+                in_all,
+            )
+            return "503 Service Unavailable"
+        if address is None:
+            return ""
+        client = client_of(address)
+        if address not in self._trusted and self._open[client] >= self._budget.per_client:
+            logger.warning(
+                "refused a connection of %s, which has %d open. If it is your proxy, add it to "
+                "FORWARDED_ALLOW_IPS; else see CONNECTIONS_PER_CLIENT",
+                address,
+                self._open[client],
+            )
+            return "429 Too Many Requests"
+        self._open[client] += 1
+        return ""
+
+    def leave(self, address: str | None) -> None:
+        """Forget a connection that was admitted."""
+        if address is not None:
+            client = client_of(address)
+            self._open[client] -= 1
+            if self._open[client] <= 0:
+                del self._open[client]
+
+
+def make_config(app: Any, settings: Settings, **options: Any) -> uvicorn.Config:
+    """Return uvicorn's configuration with our limits in it."""
+    _quieten()
+    budget = Budget.of(open_files(), settings.connections_per_client)
+    return uvicorn.Config(
+        app,
+        http=_limited(AutoHTTPProtocol, Clients(budget, settings.forwarded_allow_ips)),
+        lifespan="off",
+        log_config=None,
+        server_header=False,
+        backlog=budget.backlog,
+        ws_max_size=settings.max_body,
+        forwarded_allow_ips=settings.forwarded_allow_ips,
+        **options,
+    )
+
+
+def _quieten() -> None:
+    for name, prefixes in CHEAP_LINES.items():
+        log_sparingly(logging.getLogger(name), prefixes=prefixes)
+    log_sparingly(logger)
+
+
+class LimitedServer(uvicorn.Server):
+    """uvicorn's server; once a second it closes connections whose request is late."""
+
+    async def on_tick(self, counter: int) -> bool:
+        """Look after the connections."""
+        if counter % 10 == 0:
+            now = asyncio.get_running_loop().time()
+            for connection in tuple(self.server_state.connections):
+                if isinstance(connection, _Limits) and connection.is_late(now):
+                    connection.hang_up()
+        return await super().on_tick(counter)
+
+
+class _Limits:
+    """What a limited connection can be asked."""
+
+    def is_late(self, now: float) -> bool:
+        raise NotImplementedError
+
+    def hang_up(self) -> None:
+        raise NotImplementedError
+
+
+def _limited(protocol: Any, clients: Clients) -> Any:
+    """Return uvicorn's protocol, ours in what a client may take.
+
+    A request's head has ten seconds. Its body has twenty, and one more for each 500 bytes, while
+    the app reads.
+    """
+
+    class Limited(protocol, _Limits):  # type: ignore[misc]  # whichever uvicorn has chosen
+        _counted = False
+        _refused = False
+        _heard = False
+        _head_since: float | None = None
+        _body_since = 0.0
+        _body_bytes = 0
+        _last_cycle: Any = None
+
+        def connection_made(self, transport: asyncio.Transport) -> None:
+            peer = transport.get_extra_info("peername")
+            self._address = str(peer[0]) if isinstance(peer, tuple) else None
+            if status := clients.admit(self._address, len(self.connections)):
+                self._refused = True
+                transport.write(ANSWER.format(status, len(status), status).encode())
+                transport.close()
+                return
+            self._counted = True
+            self._head_since = self.loop.time()
+            super().connection_made(transport)
+
+        def data_received(self, data: bytes) -> None:
+            if self._refused:
+                return
+            self._heard = True
+            super().data_received(data)
+            cycle = self.cycle
+            if cycle is None or cycle.response_complete:
+                if self._head_since is None:
+                    self._head_since = self.loop.time()
+            elif cycle is not self._last_cycle:
+                self._last_cycle, self._head_since = cycle, None
+                self._body_since, self._body_bytes = self.loop.time(), 0
+            else:
+                self._body_bytes += len(data)
+
+        def is_late(self, now: float) -> bool:
+            if self._head_since is not None:
+                return now - self._head_since > HEAD_SECONDS
+            cycle = self.cycle
+            if cycle is None or cycle.response_complete or not cycle.more_body:
+                return False
+            if self.flow.read_paused or self._waits_for_us(cycle):
+                self._body_since, self._body_bytes = now, 0
+                return False
+            allowed = BODY_SECONDS + self._body_bytes / SLOWEST_BYTES_A_SECOND
+            return now - self._body_since > allowed
+
+        def _waits_for_us(self, cycle: Any) -> bool:
+            asks = getattr(cycle, "waiting_for_100_continue", False)
+            return bool(asks or getattr(cycle, "expect_100_continue", False))
+
+        def hang_up(self) -> None:
+            logger.warning("closed a connection of %s, whose request did not come", self._address)
+            if self.transport.is_closing():
+                self.transport.abort()
+                return
+            if self._heard and not (self.cycle and self.cycle.response_started):
+                status = "408 Request Timeout"
+                self.transport.write(ANSWER.format(status, len(status), status).encode())
+            self.transport.close()
+
+        def handle_websocket_upgrade(self, *args: Any) -> None:
+            super().handle_websocket_upgrade(*args)
+            self._leave()  # another protocol has the connection from now on
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            self._leave()
+            if not self._refused:
+                super().connection_lost(exc)
+
+        def _leave(self) -> None:
+            if self._counted:
+                self._counted = False
+                clients.leave(self._address)
+
+        def pause_writing(self) -> None:
+            if not self._refused:
+                super().pause_writing()
+
+        def resume_writing(self) -> None:
+            if not self._refused:
+                super().resume_writing()
+
+    return Limited

@@ -1,0 +1,89 @@
+"""Guards around every answer of the web app: headers that browsers obey, and Origin checks."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Collection, Mapping
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import HTTPConnection
+from starlette.responses import PlainTextResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from vibetuner.frontend.debug.gate import FOREIGN, SAFE_METHODS, is_same_host
+
+__all__ = ["CONTENT_SECURITY_POLICY", "Guards"]
+
+CONTENT_SECURITY_POLICY = (
+    "default-src 'self'; img-src 'self' data:; style-src 'self' 'unsafe-inline'; "
+    "object-src 'none'; base-uri 'self'; form-action 'self'; frame-ancestors 'none'"
+)
+DEFAULT_HEADERS: Mapping[str, str] = {
+    "Content-Security-Policy": CONTENT_SECURITY_POLICY,
+    "Referrer-Policy": "same-origin",
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+}
+AGAIN_SECONDS = "5"
+BUSY = frozenset({429, 503})
+
+
+class Guards:
+    """Refuses changes that another site's page asks for, and adds headers that are not there yet.
+
+    A request without ``Origin`` and ``Sec-Fetch-Site`` comes from no browser's page, and passes: a
+    webhook, a script. A 429 or 503 gets ``Retry-After``.
+
+    Args:
+        app: the app inside.
+        headers: added to the default ones; None leaves one of these out.
+        trusted_origins: other origins whose pages may change something; ``*`` for all.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        headers: Mapping[str, str | None] | None = None,
+        trusted_origins: Collection[str] = (),
+    ) -> None:
+        self._app = app
+        self._trusted = frozenset(origin.rstrip("/").lower() for origin in trusted_origins)
+        own = {name.title(): value for name, value in (headers or {}).items()}
+        wanted = {**{name.title(): value for name, value in DEFAULT_HEADERS.items()}, **own}
+        self._headers = [(name, value) for name, value in wanted.items() if value is not None]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request or connection."""
+        if scope["type"] == "http":
+            send = self._adding(send)
+            if scope["method"] not in SAFE_METHODS and self._is_foreign(scope):
+                await PlainTextResponse(REFUSED, 403)(scope, receive, send)
+                return
+        elif scope["type"] == "websocket" and self._is_foreign(scope):
+            await send({"type": "websocket.close", "code": 1008})
+            return
+        await self._app(scope, receive, send)
+
+    def _is_foreign(self, scope: Scope) -> bool:
+        headers = Headers(scope=scope)
+        site, origin = headers.get("sec-fetch-site"), headers.get("origin")
+        if "*" in self._trusted or (origin or "").lower() in self._trusted:
+            return False
+        if site is not None:
+            return site not in {"same-origin", "none"}
+        return origin is not None and not is_same_host(HTTPConnection(scope))
+
+    def _adding(self, send: Send) -> Send:
+        # Not async itself, so that a stream of events pays for no second coroutine.
+        def sending(message: Message) -> Awaitable[None]:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                for name, value in self._headers:
+                    headers.setdefault(name, value)
+                if message["status"] in BUSY:
+                    headers.setdefault("Retry-After", AGAIN_SECONDS)
+            return send(message)
+
+        return sending
+
+
+REFUSED = FOREIGN + "To let the pages of another site do this, add it to trusted_origins=.\n"

@@ -1,0 +1,64 @@
+"""A development machine is on a network too."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import httpx2
+import pytest
+
+from tests.processes import free_port, vibetuner, wait_for_http
+from tests.projects import write_project
+
+pytestmark = pytest.mark.slow
+
+
+def test_development_answers_its_own_machine_and_keeps_its_files_to_itself(tmp_path: Path):
+    """A page that rebinds its name gets nothing, and no other user reads what is stored."""
+    folder, port = write_project(tmp_path / "shop"), free_port()
+    with vibetuner(
+        *("run", "dev", "frontend", "--port", str(port)),
+        folder=folder,
+        log=tmp_path / "log",
+        environment={"REDIS_URL": "embedded", "ALLOWED_HOSTS": "tunnel.example"},
+    ):
+        wait_for_http(f"http://127.0.0.1:{port}/health", seconds=60)
+        answers = {
+            host: httpx2.get(
+                f"http://127.0.0.1:{port}/debug/tasks", headers={"Host": host}, timeout=30
+            ).status_code
+            for host in ("localhost", f"shop.localhost:{port}", "evil.example", "tunnel.example")
+        }
+        modes = {
+            path.relative_to(folder): path.stat().st_mode & 0o777
+            for path in (folder / ".vibetuner", *(folder / ".vibetuner" / "services").rglob("*"))
+        }
+
+    assert answers == {
+        "localhost": 200,
+        f"shop.localhost:{port}": 200,
+        "evil.example": 400,
+        "tunnel.example": 404,
+    }
+    assert modes[Path(".vibetuner")] == 0o700
+    data = Path(".vibetuner/services/redis/appendonlydir")
+    assert data in modes
+    assert modes[data] & 0o077 == 0
+    assert modes[Path(".vibetuner/services/keeper.log")] == 0o600
+    assert {mode & 0o077 for path, mode in modes.items() if path.suffix == ".lock"} == {0}
+
+
+def test_listening_to_the_network_is_said(tmp_path: Path):
+    """With what other machines need for the dashboard."""
+    folder, port = write_project(tmp_path / "shop"), free_port()
+    with vibetuner(
+        *("run", "dev", "frontend", "--host", "0.0.0.0", "--port", str(port)),
+        folder=folder,
+        log=tmp_path / "log",
+        environment={},
+    ) as command:
+        command.wait_for("other machines reach this web app on 0.0.0.0", seconds=60)
+        command.wait_for("web app ready", seconds=60)
+        url = f"http://127.0.0.1:{port}/debug/tasks/debug.css"
+        assert httpx2.get(url).status_code == 200
+        assert httpx2.get(url, headers={"X-Forwarded-For": "192.0.2.1"}).status_code == 404

@@ -1,0 +1,87 @@
+"""No password of a URL leaves the process as text, wherever the text comes from."""
+
+from __future__ import annotations
+
+import io
+import logging
+from pathlib import Path
+
+import pytest
+
+from tests.processes import run_vibetuner
+from tests.projects import write_project
+from vibetuner.errors import mask_secrets
+from vibetuner.logs import JsonFormatter, TextFormatter
+from vibetuner.tasks.inspect.shown import shown
+from vibetuner.tasks.letters.plain import plain_text, plain_traceback
+
+URLS = [
+    "postgresql+asyncpg://ann:hunter2@db:5432/shop",
+    "redis://:hunter2@cache:6379/0",
+    "redis://:hunter2/with/slashes@cache",
+    "redis://ann:hunter2@with@signs@cache",
+    "https://hunter2@api.example.com/v1",
+    "redis://cache:6379?password=hunter2",
+    "host=db user=ann password=hunter2",
+    "GET /_unlock-debug?token=hunter2",
+]
+
+
+def fail() -> None:
+    raise OSError(f"no route to {URLS[0]}")
+
+
+@pytest.mark.parametrize("url", URLS)
+@pytest.mark.parametrize("around", ["{}", "can't reach '{}': refused", '{{"url": "{}", "n": 1}}'])
+def test_a_password_is_masked_in_any_text(url: str, around: str):
+    """Alone, in a sentence, in JSON; what stands around it is kept."""
+    masked = mask_secrets(around.format(url))
+
+    assert "hunter2" not in masked
+    assert "***" in masked
+    assert masked.endswith(around.format("|").partition("|")[2])
+
+
+@pytest.mark.parametrize(
+    "text", ["see https://example.com/@ann", "a@b.example", "x == y", "f(password=password)"]
+)
+def test_other_text_is_left_alone(text: str):
+    """An address is no secret, and neither is a name."""
+    assert mask_secrets(text) == text
+
+
+@pytest.mark.parametrize("formatter", [TextFormatter(colourful=False), JsonFormatter("web")])
+def test_log_lines_and_tracebacks_hide_it(formatter: logging.Formatter):
+    """Of the project's own logger, and of any library's."""
+    stream = io.StringIO()
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(formatter)
+    logger = logging.Logger("shop")
+    logger.addHandler(handler)
+    try:
+        fail()
+    except OSError:
+        logger.exception("could not reach %s", URLS[1])
+
+    assert "hunter2" not in stream.getvalue()
+    assert stream.getvalue().count("***@") == 2
+
+
+def test_records_of_tasks_hide_it():
+    """Dead letters, the journal, and what is shown of arguments."""
+    try:
+        fail()
+    except OSError as error:
+        texts = [plain_text(error), plain_traceback(error), shown({"url": URLS[1]})]
+
+    assert all("***@" in text and "hunter2" not in text for text in texts)
+
+
+def test_a_command_that_fails_hides_it(tmp_path: Path):
+    """Also where the error is nobody's that we know."""
+    root = write_project(tmp_path / "shop", tune=f'raise RuntimeError("at {URLS[0]}")')
+    done = run_vibetuner("db", "create-schema", folder=root)
+
+    assert done.returncode == 1
+    assert "***@db:5432" in done.stderr
+    assert "hunter2" not in done.stderr

@@ -1,0 +1,102 @@
+"""The guards around every page of a project."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from httpx2 import ASGITransport, AsyncClient
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, Response
+from starlette.routing import Route
+
+from vibetuner.frontend.guards import Guards
+
+
+async def change(request: Request) -> Response:
+    if request.url.path == "/away":
+        return Response(status_code=503)
+    return HTMLResponse("changed", headers={"X-Frame-Options": "SAMEORIGIN"})
+
+
+def guarded(**options: Any) -> AsyncClient:
+    routes = [Route(path, change, methods=["GET", "POST"]) for path in ("/", "/away")]
+    app = Guards(Starlette(routes=routes), **options)
+    return AsyncClient(transport=ASGITransport(app), base_url="https://shop.example")
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({}, 200),
+        ({"Origin": "https://shop.example"}, 200),
+        ({"Origin": "null", "Sec-Fetch-Site": "same-origin"}, 200),
+        ({"Sec-Fetch-Site": "none"}, 200),
+        ({"Origin": "https://evil.example"}, 403),
+        ({"Origin": "null"}, 403),
+        ({"Origin": "https://shop.example.evil.example"}, 403),
+        ({"Origin": "https://blog.shop.example", "Sec-Fetch-Site": "same-site"}, 403),
+        ({"Sec-Fetch-Site": "cross-site"}, 403),
+    ],
+)
+async def test_what_changes_something_comes_from_our_pages_or_from_no_page(
+    headers: dict[str, str], status: int
+):
+    """A webhook has no Origin, and passes; a page of another site has one, and does not."""
+    async with guarded() as client:
+        assert (await client.post("/", headers=headers)).status_code == status
+        assert (await client.get("/", headers=headers)).status_code == 200
+
+
+@pytest.mark.parametrize("trusted", [["https://Partner.example/"], ["*"]])
+async def test_another_site_can_be_trusted(trusted: list[str]):
+    """By name, or all of them."""
+    headers = {"Origin": "https://partner.example", "Sec-Fetch-Site": "cross-site"}
+    async with guarded(trusted_origins=trusted) as client:
+        assert (await client.post("/", headers=headers)).status_code == 200
+
+
+async def test_answers_carry_headers_that_they_do_not_set_themselves():
+    """The route's own win; the project's replace the default ones; a refusal has them too."""
+    options = {"headers": {"referrer-policy": "no-referrer", "Content-Security-Policy": None}}
+    async with guarded(**options) as client:
+        answer = await client.get("/")
+        refused = await client.post("/", headers={"Origin": "https://evil.example"})
+    async with guarded() as client:
+        default = await client.get("/")
+
+    assert answer.headers["x-frame-options"] == "SAMEORIGIN"
+    assert answer.headers["referrer-policy"] == "no-referrer"
+    assert answer.headers["x-content-type-options"] == "nosniff"
+    assert "content-security-policy" not in answer.headers
+    assert "trusted_origins=" in refused.text
+    assert refused.headers["x-frame-options"] == "DENY"
+    assert "frame-ancestors 'none'" in default.headers["content-security-policy"]
+
+
+async def test_a_503_says_when_to_come_back():
+    """Whoever made it."""
+    async with guarded() as client:
+        assert (await client.get("/away")).headers["retry-after"] == "5"
+        assert "retry-after" not in (await client.get("/")).headers
+
+
+async def test_a_websocket_of_another_site_is_refused():
+    """Browsers send its Origin, and a cookie with it."""
+    sent: list[dict[str, Any]] = []
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "websocket.connect"}
+
+    async def inside(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "websocket.accept"})
+
+    for origin in (b"https://evil.example", b"https://shop.example"):
+        headers = [(b"host", b"shop.example"), (b"origin", origin)]
+        await Guards(inside)({"type": "websocket", "headers": headers}, receive, send)
+
+    assert sent == [{"type": "websocket.close", "code": 1008}, {"type": "websocket.accept"}]
