@@ -120,7 +120,7 @@ class TaskWorker(Worker[Any]):
         self._loop: asyncio.AbstractEventLoop | None = None
         # What a test kit sets: who hears of each task that is enqueued here, and how far the
         # calendar that cron goes by is ahead of the clock.
-        self.on_enqueue: OnEnqueue = _send
+        self.on_enqueue: OnEnqueue | None = None
         self.ahead = timedelta(0)
 
     if not TYPE_CHECKING:  # streaq's own overloads say it all to a type checker
@@ -298,6 +298,8 @@ class TaskWorker(Worker[Any]):
             request = client.repeat(task, data, enqueue_time)
         else:
             request = client.enqueue([task], [data], enqueue_time)
+        if self.on_enqueue is None:
+            return request
         return self.on_enqueue(task, request)  # type: ignore[no-any-return]
 
     async def enqueue_many(self, tasks: Sequence[Task[Any, Any]]) -> None:
@@ -307,8 +309,9 @@ class TaskWorker(Worker[Any]):
         for task in tasks:
             check_enqueue(task, self.priorities)
         await self.client.enqueue_many(tasks, time.time_ns() // 1_000_000)
-        for task in tasks:
-            self.on_enqueue(task, None)
+        if self.on_enqueue is not None:
+            for task in tasks:
+                self.on_enqueue(task, None)
 
     async def result_by_id(
         self,
@@ -334,10 +337,6 @@ class TaskWorker(Worker[Any]):
         calendar = datetime.now(self.tz) + self.ahead
         due: datetime = CronTab(tab).next(now=calendar, return_datetime=True)
         return datetime_ms(due - self.ahead)
-
-
-def _send(_task: Task[Any, Any], request: Any) -> Any:
-    return request
 
 
 def _grace_period(settings: Settings) -> int:
