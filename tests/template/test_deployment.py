@@ -281,7 +281,7 @@ def test_every_step_of_the_image_works_and_compose_starts_what_it_says(
     services = load(source, "compose.prod.yml")["services"]
     secrets = tmp_path / "secrets"
     secrets.mkdir()
-    (secrets / "secret_key").write_text("long and random " * 3)
+    (secrets / "secret_key").write_text("Wq9-tests-4kJx81_ZrtPq0-LmNv7-Yb3c5")
     (secrets / "smtp_url").write_text("smtp://127.0.0.1:1")
     (secrets / "redis_url").write_text(servers.urls["redis"])
     (secrets / "mongodb_url").write_text(servers.urls["mongodb"])
