@@ -49,7 +49,8 @@ def main() -> None:
         "--storage-path": data,
         "--log-level": "WARNING",
     }
-    sys.argv[1:] = [part for option in options.items() for part in option]
+    # A dead letter leaves Redis once it is here: what was acknowledged outlives a kill.
+    sys.argv[1:] = [*(part for option in options.items() for part in option), "--sync-on-commit"]
     runpy.run_module("secantus", run_name="__main__")
 
 
