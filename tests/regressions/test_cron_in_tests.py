@@ -61,9 +61,7 @@ async def test_two_weeks_without_cron_take_no_longer_than_what_is_due(
 
 async def test_too_much_cron_is_refused_before_any_of_it_runs(vibetuner_worker: ManualWorker):
     """With the name of the task, and the ways out."""
-    with pytest.raises(
-        AssertionError, match=r"more than 1,000 times, most of all each_minute\. Pass cron"
-    ):
+    with pytest.raises(AssertionError, match=r"more than 1,000 times, most of all \w+\. Pass cron"):
         await vibetuner_worker.advance(days=13)
     with pytest.raises(AssertionError, match="more than 2 times"):
         await vibetuner_worker.advance(minutes=5, most=2)

@@ -466,7 +466,7 @@ def kiosk(urls: dict[str, str], folder: Path, jobs: str) -> Iterator[tuple[Comma
         "redis_url": urls["redis"],
         "mongodb_url": name_database(urls["mongodb"], "tour-killer"),
         "redis_key_prefix": "tour-killer",
-        "secret_key": "a secret of the kiosk",
+        "secret_key": "a key that the kiosk share, and nobody else",
         "worker_idle_timeout": "1",
     }
     environment = {name.upper(): value for name, value in values.items()}

@@ -67,7 +67,7 @@ TUNE = """
     from shop.routes import router
     from vibetuner import VibetunerApp
 
-    app = VibetunerApp(routes=[router])
+    app = VibetunerApp(routes=[router], openapi=True)
 """
 
 Serve = Callable[..., AbstractContextManager[Site]]
@@ -90,6 +90,7 @@ def serve(shop: Path, tmp_path_factory: pytest.TempPathFactory) -> Serve:
         variables = {
             "ENVIRONMENT": "test",
             "SECRET_KEY": "a key that the tests share, and nobody else",
+            "MAX_BODY": "100MB",
             **environment,
         }
         with vibetuner(

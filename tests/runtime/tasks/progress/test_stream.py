@@ -119,7 +119,7 @@ TUNE = """
     from shop.routes import router
     from vibetuner import VibetunerApp
 
-    app = VibetunerApp(tasks=[count, doomed, fail, untold], routes=[router])
+    app = VibetunerApp(tasks=[count, doomed, fail, untold], routes=[router], openapi=True)
 """
 
 

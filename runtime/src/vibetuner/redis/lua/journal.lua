@@ -34,9 +34,15 @@ local function journal_attempt(journal, task, attempt)
   redis.call('expire', list, ATTEMPTS_KEPT)
 end
 
--- Write the places of what ended, and take it off the list of what its worker runs.
+-- Write the places of what ended, and take it off the list of what its worker runs. Every key that
+-- was written has a lifetime from the beginning.
 local function flush_journal(journal, worker)
   pcall(each, { 'hset', journal.prefix .. 'ids' }, journal.ids)
+  if #journal.ids > 0 then
+    for _, name in ipairs({ 'ended', 'ended:failed', 'payloads', 'ids' }) do
+      redis.call('expire', journal.prefix .. name, 604800)
+    end
+  end
   if worker then pcall(each, { 'hdel', journal.prefix .. 'running:' .. worker }, journal.unlisted) end
   for _, of_name in pairs(journal.names) do redis.call('expire', of_name, 604800) end
 end
