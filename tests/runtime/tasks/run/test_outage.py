@@ -142,6 +142,19 @@ async def test_functions_that_the_server_forgets_are_loaded_again(worker: TaskWo
         assert [name for name in names if name.startswith("vibetuner_v1_")]
 
 
+async def test_a_flush_costs_no_cron_task_its_schedule(worker: TaskWorker, running: Running):
+    """What an emptied server has lost is made again."""
+
+    @worker.cron("0 0 1 1 *", name="yearly")
+    async def yearly() -> None: ...
+
+    async with running(worker):
+        await worker.redis.flushall()
+        async with asyncio.timeout(10):
+            while await worker.redis.zscore(worker.client.keys.cron_schedule, "yearly") is None:
+                await asyncio.sleep(0.05)
+
+
 @pytest.mark.parametrize("server", ["-function", "-fcall"], indirect=True)
 async def test_scripts_stand_in_for_functions(
     stand_in, server: Server, settings: Settings, running: Running

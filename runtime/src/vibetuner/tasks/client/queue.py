@@ -90,9 +90,11 @@ class QueueClient:
     async def repeat(self, task: Task[Any, Any], payload: bytes, now: int) -> None:
         """Enqueue a task for each moment of the crontab line that is its schedule."""
         keys, tab, connection = self.keys, str(task.schedule), self.functions.connection
-        connection.call("SET", keys.cron_data(task.id), payload)
-        connection.call("HSET", keys.cron_tabs, task.id, tab)
-        connection.call("ZADD", keys.cron_schedule, task.worker.next_run(tab), task.id)
+        await asyncio.gather(
+            connection.call("SET", keys.cron_data(task.id), payload),
+            connection.call("HSET", keys.cron_tabs, task.id, tab),
+            connection.call("ZADD", keys.cron_schedule, task.worker.next_run(tab), task.id),
+        )
         await self.enqueue([task], [payload], now)
 
     async def result(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -46,6 +46,7 @@ class Dispatcher:
         slots: how many attempts run at the same time.
         idle_ms: after how long another worker takes a message over.
         begin: starts an attempt, which ends with a call of :meth:`release`.
+        prepare: makes what a server that was emptied has lost.
         finisher: requeues what was claimed and not begun, and knows what is not recorded yet.
         outage: hears of lost connections.
     """
@@ -61,6 +62,7 @@ class Dispatcher:
         slots: int,
         idle_ms: int,
         begin: Callable[[Attempt], None],
+        prepare: Callable[[], Awaitable[None]],
         finisher: Finisher,
         outage: Outage,
     ) -> None:
@@ -72,6 +74,7 @@ class Dispatcher:
         self._priorities = list(priorities)
         self._slots = slots
         self._begin = begin
+        self._prepare = prepare
         self._finisher = finisher
         self._outage = outage
         self._head = (GROUP, consumer, idle_ms, fresh_ms(idle_ms))
@@ -97,9 +100,10 @@ class Dispatcher:
                 if self._stopping:
                     return
                 await self._outage.wait(error)
-                if isinstance(error, ResponseError):
-                    await self.make_groups()
-                await self._recover()
+                with suppress(RedisError, OSError):  # else it is tried again at the next failure
+                    if isinstance(error, ResponseError):  # a flush takes the streams with it
+                        await self._prepare()
+                    await self._requeue_unknown()
 
     async def make_groups(self) -> None:
         """Create the streams and their consumer group where they are missing."""
@@ -276,14 +280,8 @@ class Dispatcher:
             stale = self._claimed.popleft()
             self._finisher.requeue(stale.priority, stale.message_id)
 
-    async def _recover(self) -> None:
-        """Requeue messages whose claim was answered to a connection that was lost."""
-        try:
-            await self._requeue_unknown()
-        except (RedisError, OSError):
-            return
-
     async def _requeue_unknown(self) -> None:
+        """Requeue messages whose claim was answered to a connection that was lost."""
         held = await self._functions.call(
             "held", (self._keys.queue,), [*self._head[:2], *self._priorities]
         )

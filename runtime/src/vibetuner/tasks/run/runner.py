@@ -102,6 +102,7 @@ class Run:
             slots=worker.concurrency,
             idle_ms=worker.idle_timeout,
             begin=self._begin,
+            prepare=self.prepare,
             finisher=self._finisher,
             outage=self._outage,
         )
@@ -267,9 +268,11 @@ class Run:
             if not task.crontab:
                 continue
             payload = await task.enqueue().serialize(time.time_ns() // 1_000_000)
-            connection.call("SET", keys.cron_data(name), payload)
-            await connection.call("HSET", keys.cron_tabs, name, task.crontab)
-            await connection.call("ZREM", keys.cron_schedule, name)
+            await asyncio.gather(
+                connection.call("SET", keys.cron_data(name), payload),
+                connection.call("HSET", keys.cron_tabs, name, task.crontab),
+                connection.call("ZREM", keys.cron_schedule, name),
+            )
             await self._cron.schedule(name, task.crontab)
 
     async def _renew(self) -> None:
@@ -279,8 +282,10 @@ class Run:
         while True:
             try:
                 now = time.time_ns() // 1_000_000
-                functions.connection.call("SET", health, str(self._worker), "PX", idle)
-                await functions.connection.call("ZREMRANGEBYSCORE", keys.results, 0, now)
+                await asyncio.gather(
+                    functions.connection.call("SET", health, str(self._worker), "PX", idle),
+                    functions.connection.call("ZREMRANGEBYSCORE", keys.results, 0, now),
+                )
                 await self._dispatcher.renew()
             except (RedisError, OSError) as error:
                 await self._outage.wait(error)
