@@ -26,6 +26,8 @@ BLOCK_MS = 1000
 LOOK_SECONDS = 0.5
 BURST_SECONDS = 0.02
 MOST_TRIES = 1_000_000
+# The server does nothing else while it claims and loads.
+MOST_AT_ONCE = 128
 # Within one turn of the loop no more than a half begins: the server counts and claims for one half
 # while the functions of the other half run here.
 PORTIONS = 2
@@ -169,7 +171,7 @@ class Dispatcher:
             if len(self._claimed) <= wanted // 2:
                 room = wanted - len(self._claimed) + self._slots - len(self.running)
                 if room > 0:
-                    return room
+                    return min(room, MOST_AT_ONCE)
             await self._change(FRESH_SECONDS)
         return 0
 
@@ -239,7 +241,7 @@ class Dispatcher:
         claimed, running = self._claimed, self.running
         now = self._loop.time()
         begun: list[Attempt] = []
-        most = max(1, self._slots // PORTIONS)
+        most = max(1, min(self._slots // PORTIONS, MOST_AT_ONCE))
         while claimed and len(running) < self._slots and not self._stopping:
             if len(begun) == most:
                 self._filling = True

@@ -265,6 +265,7 @@ class Finisher:
                     continue
                 if attempt.end is not None:
                     self._observers.ended(attempt)
+                attempt.error = None  # its traceback holds the frames that hold the attempt
                 if failed := exceptions.get(place):
                     self.fail([name.decode() for name in failed], attempt.priority)
 
