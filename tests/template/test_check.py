@@ -72,7 +72,7 @@ def test_a_project_without_the_example_passes_it_too(
     run_copy(str(plain), bare.folder, {"example": False}, defaults=True, quiet=True, unsafe=False)
     checked = uv(bare, "run", "just", "check")
 
-    assert "3 passed" in checked
+    assert "4 passed" in checked
 
 
 def uv(project: Repository, *arguments: str) -> str:
