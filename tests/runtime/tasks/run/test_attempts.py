@@ -216,8 +216,8 @@ async def test_on_failure_costs_no_letter(worker: TaskWorker, running: Running, 
 
     async with running(worker):
         task = await fails.enqueue()
+        await eventually(lambda: bool(called))
         if failing == "does not return":
-            await eventually(lambda: bool(called))
             worker.stop()
     async with worker:
         assert not (await task.result(timeout=10)).success
