@@ -119,10 +119,6 @@ class Functions:
         scripted: Awaitable[Any] = pipe.eval(_script(name), keys, values)
         return scripted
 
-    async def unblock(self, client: int) -> None:
-        """End the blocking call of another connection of ours."""
-        await self.connection.call("CLIENT", "UNBLOCK", client)
-
     async def _load_library(self) -> None:
         library, code, names = _library()
         try:

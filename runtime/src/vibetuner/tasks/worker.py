@@ -166,11 +166,6 @@ class TaskWorker(Worker[Any]):
         """Whether tasks are run here, or brought to an end."""
         return self._run is not None
 
-    @property
-    def is_connected(self) -> bool:
-        """Whether the server has answered the running worker's last question."""
-        return self._run is not None and self._run.is_connected
-
     async def __aenter__(self) -> Self:  # type: ignore[misc]  # anyio's refuses a block in a block
         """Connect; inside a block that has done so, use its connection, which must outlast this."""
         if is_open(self):

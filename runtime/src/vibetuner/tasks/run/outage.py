@@ -26,11 +26,6 @@ class Outage:
     def __init__(self) -> None:
         self._failures = 0
 
-    @property
-    def is_on(self) -> bool:
-        """Whether the last thing that anybody asked of the server has failed."""
-        return self._failures > 0
-
     async def wait(self, error: Exception) -> None:
         """Note a failure, and pause before the next try: 50 ms at first, 2 s at most."""
         if not self._failures:

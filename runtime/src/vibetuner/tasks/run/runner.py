@@ -126,11 +126,6 @@ class Run:
         """The attempts in flight."""
         return self._dispatcher.running.values()
 
-    @property
-    def is_connected(self) -> bool:
-        """Whether the server has answered the last question."""
-        return not self._outage.is_on
-
     def abort(self, task_ids: set[str]) -> None:
         """Cut off those of the tasks that run here."""
         for attempt in tuple(self.running):
