@@ -30,9 +30,11 @@ CHANGELOG = """# Changelog
 """
 
 
+# One process, so that Ctrl-C finds it at whatever moment it comes.
 CHECK = """
 check:
-    @test ! -e broken && echo checked && sleep "${PAUSE:-0}"
+    @test ! -e broken && exec python -c 'import os, time; print("checked", flush=True); \
+        time.sleep(float(os.environ.get("PAUSE", "0")))'
 """
 
 
