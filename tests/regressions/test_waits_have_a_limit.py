@@ -26,7 +26,9 @@ async def test_a_task_that_reports_waits_once_and_goes_on(
     """Its next steps don't wait at all until five seconds have passed."""
     with Valkey(tmp_path) as valkey, using_settings(valkey.settings):
         async with open_resource(valkey.settings, None):
-            token = running_attempt.set(Attempt("t", history=open_history()))
+            attempt = Attempt("t")
+            attempt.history = open_history()
+            token = running_attempt.set(attempt)
             progress = Progress(total=100)
             await progress.advance()
             progress._due = 0.0

@@ -17,8 +17,9 @@ __all__ = ["make_ended", "record"]
 
 def make_ended(task_id: str, name: str, *, failed: bool = False, finished: int = 4) -> Attempt:
     """An attempt that has ended."""
-    attempt = Attempt(task_id, "normal", queued=2, payload=b"p", fn_name=name)
-    attempt.created, attempt.started, attempt.finished = 1, 3, finished
+    attempt = Attempt(task_id, "normal", queued=2, payload=b"p")
+    attempt.fn_name, attempt.created = name, 1
+    attempt.started, attempt.finished = 3, finished
     attempt.end = End.DONE
     if failed:
         attempt.end, attempt.error = End.FAILED, ValueError("no")

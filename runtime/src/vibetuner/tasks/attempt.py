@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from datetime import timedelta
 from enum import StrEnum
 from typing import Any, Protocol
@@ -44,6 +43,8 @@ class End(StrEnum):
     RETRYING = "retrying"
     REQUEUED = "requeued"
 
+    __hash__ = str.__hash__  # that of Enum is a Python function, called several times a task
+
 
 class Cut(StrEnum):
     """Why a running function was cut off."""
@@ -75,7 +76,6 @@ class Report(Protocol):
         ...
 
 
-@dataclass(slots=True, eq=False)
 class Attempt:
     """One attempt, passed from step to step; nothing about it is kept beside it.
 
@@ -97,21 +97,11 @@ class Attempt:
         history: where progress is published.
     """
 
-    task_id: str
-    priority: str = ""
-    message_id: str = ""
-    queued: int = 0
-    payload: bytes | None = None
-    tries: int = 1
-    is_aborted: bool = False
-    claimed: int = 0
-    claimed_at: float = 0.0
-
+    # What later steps set stands here by its default: most of it stays so for most tasks.
     fn_name: str = UNKNOWN
     task: RegisteredTask | None = None
     policy: FailurePolicy | None = None
     args: Sequence[Any] = ()
-    kwargs: Mapping[str, Any] = field(default_factory=dict)
     created: int = 0
     triggers: str = ""
     otherwise: str = ""
@@ -124,7 +114,6 @@ class Attempt:
     started: int = 0
     finished: int = 0
     handle: asyncio.Task[None] | None = None
-    reports: list[Report] = field(default_factory=list)
     cut_by: Cut | None = None
     cut_again: asyncio.TimerHandle | None = None
     was_announced: bool = False
@@ -139,6 +128,31 @@ class Attempt:
     entry: str = ""
     trace: str = ""
     is_listed: bool = False
+
+    def __init__(  # noqa: PLR0913 - what the queue says of a message
+        self,
+        task_id: str,
+        priority: str = "",
+        message_id: str = "",
+        *,
+        queued: int = 0,
+        payload: bytes | None = None,
+        tries: int = 1,
+        is_aborted: bool = False,
+        claimed: int = 0,
+        claimed_at: float = 0.0,
+    ) -> None:
+        self.task_id = task_id
+        self.priority = priority
+        self.message_id = message_id
+        self.queued = queued
+        self.payload = payload
+        self.tries = tries
+        self.is_aborted = is_aborted
+        self.claimed = claimed
+        self.claimed_at = claimed_at
+        self.kwargs: Mapping[str, Any] = {}
+        self.reports: list[Report] = []
 
     @property
     def is_silent(self) -> bool:

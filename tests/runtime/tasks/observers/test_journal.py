@@ -199,7 +199,9 @@ async def test_what_can_not_be_recorded_keeps_no_task_from_its_end(
         (entry,) = await journal(worker, keys.ended, 1)
         assert "Unspeakable" in Ended.from_json(entry["d"]).error
 
-    Observers([Broken()]).ended(Attempt("t1", fn_name="double"))
+    attempt = Attempt("t1")
+    attempt.fn_name = "double"
+    Observers([Broken()]).ended(attempt)
     assert "Broken could not note double" in caplog.messages
 
 

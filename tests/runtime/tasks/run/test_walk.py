@@ -47,8 +47,6 @@ async def test_the_walk_is_as_short_as_the_page_says(worker: TaskWorker, running
 
     made_until = list(made)[: list(made).index(LAST) + 1]
     walk = {stop for stop in made_until if stop not in idle and not stop.startswith("redis.")}
-    print("\n".join(w for w in made if w in walk))
-    print(len(walk))
     assert walk == documented()
     assert len(walk) <= MOST_STOPS
 

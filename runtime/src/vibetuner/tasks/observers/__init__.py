@@ -29,36 +29,28 @@ class Observer:
 
 
 class Observers:
-    """Tells several observers; what one of them raises is logged and changes nothing else."""
+    """Tells several observers; what one of them raises is logged and changes nothing else.
+
+    It has the methods of :class:`Observer`, each of which calls those observers that have one of
+    their own.
+    """
 
     def __init__(self, observers: Sequence[Observer]) -> None:
-        self._started = _bound(observers, "started")
-        self._ending = _bound(observers, "ending")
-        self._ended = _bound(observers, "ended")
-
-    def started(self, attempt: Attempt) -> None:
-        """Tell that a function is about to be called."""
-        _tell(self._started, attempt)
-
-    def ending(self, attempt: Attempt) -> None:
-        """Tell that an attempt has been judged and is about to be recorded."""
-        _tell(self._ending, attempt)
-
-    def ended(self, attempt: Attempt) -> None:
-        """Tell that the end of an attempt is recorded."""
-        _tell(self._ended, attempt)
+        self.started = _to_all(observers, "started")
+        self.ending = _to_all(observers, "ending")
+        self.ended = _to_all(observers, "ended")
 
 
-def _bound(observers: Sequence[Observer], name: str) -> list[Callable[[Attempt], None]]:
-    """The methods of those that have one of their own."""
+def _to_all(observers: Sequence[Observer], name: str) -> Callable[[Attempt], None]:
     plain = getattr(Observer, name)
-    return [getattr(one, name) for one in observers if getattr(type(one), name) is not plain]
+    methods = [getattr(one, name) for one in observers if getattr(type(one), name) is not plain]
 
+    def tell(attempt: Attempt) -> None:
+        for method in methods:
+            try:
+                method(attempt)
+            except Exception:
+                about = type(method.__self__).__name__, attempt.fn_name
+                logger.exception("%s could not note %s", *about)
 
-def _tell(methods: list[Callable[[Attempt], None]], attempt: Attempt) -> None:
-    for method in methods:
-        try:
-            method(attempt)
-        except Exception:
-            name = type(method.__self__).__name__  # type: ignore[attr-defined]
-            logger.exception("%s could not note %s", name, attempt.fn_name)
+    return tell

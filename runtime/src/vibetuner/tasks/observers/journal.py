@@ -107,11 +107,12 @@ class JournalObserver(Observer):
             counts[f"r{bucket(attempt.finished - started)}"] += 1
             if attempt.tries <= 1:  # later attempts wait on purpose
                 counts[f"w{bucket(started - attempt.queued)}"] += 1
-        counts[end.value if end else ""] += 1
+        word = str(end or "")
+        counts[word] += 1
         # A JSON list, as journal.entry.Ended reads it.
         quoted = self._quoted.get(name) or self._quoted.setdefault(name, quote(name))
         attempt.entry = (
-            f"[{quote(attempt.task_id)}, {quoted}, {quote(end.value if end else '')}, "
+            f"[{quote(attempt.task_id)}, {quoted}, {quote(word)}, "
             f"{attempt.created or attempt.queued}, {attempt.queued}, {started}, "
             f"{attempt.finished}, {attempt.tries}, {quote(self._worker.id)}, {quote(reason)}]"
         )

@@ -201,7 +201,7 @@ def load(attempt: Attempt, codec: Codec, registry: dict[str, Any], keys: Keys) -
         raise Rejected(error, Cause.UNREADABLE_PAYLOAD) from error
     try:
         name, created = _text(data["f"]), moment(data["t"])
-        ties = [_text(data.get(field) or "") for field in ("T", "O", "A")]
+        ties = [_text(tie) if (tie := data.get(at)) else "" for at in ("T", "O", "A")]
         args, kwargs = tuple(data["a"]), {_text(key): value for key, value in data["k"].items()}
         attempt.is_fallback = bool(data.get("F"))
         attempt.name_task(name, registry.get(name))

@@ -171,7 +171,7 @@ class Finisher:
             entry = ""
         return [
             KINDS[end], attempt.priority, attempt.message_id, attempt.task_id, attempt.claimed,
-            value, lifetime, attempt.fn_name, end.value, entry, payload,
+            value, lifetime, attempt.fn_name, str(end), entry, payload,
             len(extras) // 2, *extras,
         ]  # fmt: skip
 
