@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
@@ -74,12 +74,16 @@ class Workshop:
         return self.journal.read_text().splitlines()
 
     @contextmanager
-    def worker(self, **variables: str) -> Iterator[Command]:
-        """`vibetuner run prod worker`, ready."""
+    def worker(
+        self, *options: str, under: Sequence[str] = (), **variables: str
+    ) -> Iterator[Command]:
+        """`vibetuner run prod worker`, ready; `under` as :func:`vibetuner` has it."""
         log = self.journal.with_name(f"log-{uuid4().hex[:8]}")
-        arguments = ("run", "prod", "worker", "--port", str(free_port()))
+        arguments = ("run", "prod", "worker", "--port", str(free_port()), *options)
         environment = self.variables | variables
-        with vibetuner(*arguments, folder=self.root, log=log, environment=environment) as command:
+        with vibetuner(
+            *arguments, folder=self.root, log=log, environment=environment, under=under
+        ) as command:
             command.wait_for("worker ready", seconds=60)
             yield command
 

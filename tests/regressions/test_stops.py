@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,14 @@ import pytest
 
 from tests.processes import Command, free_port, vibetuner
 from tests.workshop import Workshop
+
+# A process group of its own, led by `uv run`.
+UV_RUN_IN_A_GROUP = (
+    sys.executable,
+    "-c",
+    "import os, sys; os.setsid(); os.execvp(sys.argv[1], sys.argv[1:])",
+    *("uv", "run", "--no-project", "--"),
+)
 
 
 @pytest.fixture
@@ -49,6 +58,36 @@ async def test_two_signals_at_once_cost_no_attempt(workshop: Workshop):
             workshop.wait_for(*["begun, try 1"] * begun)
             signal_twice(worker)
             assert await asyncio.to_thread(worker.process.wait, 20) == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("options", [(), ("--workers", "2")], ids=["worker", "supervisor"])
+async def test_a_signal_to_the_group_of_uv_run_lets_a_task_finish(
+    workshop: Workshop, options: tuple[str, ...]
+):
+    """Each process of the group gets it, and `uv run` forwards its own."""
+    grace = {"WORKER_GRACE_PERIOD": "30"}
+    with workshop.worker(*options, under=UV_RUN_IN_A_GROUP, **grace) as group:
+        await workshop.begin(seconds=2)
+        os.killpg(group.process.pid, signal.SIGTERM)
+        assert await asyncio.to_thread(group.process.wait, 20) == 0
+
+    assert workshop.lines == ["begun, try 1", "done"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("options", [(), ("--workers", "2")], ids=["worker", "supervisor"])
+async def test_a_signal_to_the_group_of_uv_run_costs_no_attempt(
+    workshop: Workshop, options: tuple[str, ...]
+):
+    """Where nothing is waited for."""
+    grace = {"WORKER_GRACE_PERIOD": "0"}
+    with workshop.worker(*options, under=UV_RUN_IN_A_GROUP, **grace) as group:
+        await workshop.begin(seconds=60)
+        os.killpg(group.process.pid, signal.SIGTERM)
+        assert await asyncio.to_thread(group.process.wait, 20) == 0
+    with workshop.worker(**grace):
+        workshop.wait_for("begun, try 1", "begun, try 1")
 
 
 @pytest.mark.slow
