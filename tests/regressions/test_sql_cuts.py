@@ -12,10 +12,12 @@ import sqlite3
 import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
+from datetime import timedelta
 from itertools import count
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import anyio
 import asyncpg
@@ -24,16 +26,21 @@ from sqlalchemy import func, text
 from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlmodel import Field, SQLModel, col, select
 from sqlmodel.ext.asyncio.session import AsyncSession
+from streaq.types import StreaqCancelled
 
-from vibetuner.config import Settings
+from vibetuner.config import Settings, using_settings
+from vibetuner.embedded import Lease
 from vibetuner.resources.sql import create_schema, open_session, open_sql
+from vibetuner.tasks.worker import TaskWorker
 
 CUTS = 120
+WORKER_CUTS = 60
 BATCH = 40
 
 Work = Callable[[AsyncEngine, int], Coroutine[Any, Any, None]]
 Cut = Callable[[Coroutine[Any, Any, None], float], Awaitable[None]]
 Watch = Callable[[], Awaitable[int]]
+CutAll = Callable[[TaskWorker, AsyncEngine, list[float]], Awaitable[None]]
 
 
 class CutRow(SQLModel, table=True):
@@ -98,6 +105,9 @@ async def compute(engine: AsyncEngine, batch: int) -> None:
         await session.flush()
         is_sqlite = engine.dialect.name == "sqlite"
         await session.exec(text(numbers if is_sqlite else "SELECT pg_sleep(300)"))
+
+
+WORKS: tuple[Work, ...] = (flush, insert, commit, rollback, read, compute)
 
 
 async def once(work: Coroutine[Any, Any, None], delay: float) -> None:
@@ -196,12 +206,11 @@ async def test_a_cut_leaves_no_lock_no_connection_and_no_half_transaction(
 ):
     """Wherever it falls, how often it is repeated, and for every session of the engine."""
     settings, locks = database
-    works: tuple[Work, ...] = (flush, insert, commit, rollback, read, compute)
     batches, chance = count(), random.Random(cut.__name__)
     await create_schema(settings, [CutRow])
     async with open_sql(settings) as engine:
         for number in range(CUTS):
-            work = works[number % len(works)]
+            work = WORKS[number % len(WORKS)]
             began, delay = time.monotonic(), chance.uniform(0.001, 0.03)
             await cut(go_on(work, engine, batches), delay)
 
@@ -219,6 +228,95 @@ async def test_a_cut_leaves_no_lock_no_connection_and_no_half_transaction(
         thread.join(5)
     assert not _sqlite_threads()
     assert not caplog.records
+
+
+@asynccontextmanager
+async def serving(worker: TaskWorker) -> AsyncIterator[None]:
+    """A worker that runs beside the block, and is stopped at its end without grace."""
+    async with anyio.create_task_group() as group:
+        await group.start(lambda **told: worker.run_async(lifespan=nullcontext(), **told))
+        yield
+        worker.stop()
+
+
+async def by_time_limit(worker: TaskWorker, engine: AsyncEngine, delays: list[float]) -> None:
+    """Each task with a limit of its own."""
+    batches = count()
+    async with serving(worker):
+        for number, delay in enumerate(delays):
+
+            @worker.task(name=f"work-{number}", timeout=timedelta(seconds=delay))
+            async def work(number: int) -> None:
+                await go_on(WORKS[number % len(WORKS)], engine, batches)
+
+            ended = await (await work.enqueue(number)).result(timeout=20)
+            assert isinstance(ended.exception, TimeoutError)
+
+
+async def by_abort(worker: TaskWorker, engine: AsyncEngine, delays: list[float]) -> None:
+    """Some time after the task has begun."""
+    batches, begun = count(), asyncio.Event()
+
+    @worker.task(name="work")
+    async def work(number: int) -> None:
+        begun.set()
+        await go_on(WORKS[number % len(WORKS)], engine, batches)
+
+    async with serving(worker):
+        for number, delay in enumerate(delays):
+            begun.clear()
+            task = await work.enqueue(number)
+            await begun.wait()
+            await asyncio.sleep(delay)
+            worker.abort_tasks({task.id})  # as it does when it finds the mark, twice a second
+            assert isinstance((await task.result(timeout=20)).exception, StreaqCancelled)
+
+
+async def by_stop(worker: TaskWorker, engine: AsyncEngine, delays: list[float]) -> None:
+    """One task, which every stop gives back and every start begins again."""
+    batches, begun, numbers = count(), asyncio.Event(), count()
+
+    @worker.task(name="work")
+    async def work() -> None:
+        begun.set()
+        await go_on(WORKS[next(numbers) % len(WORKS)], engine, batches)
+
+    async with worker:
+        await work.enqueue()
+        for delay in delays:
+            begun.clear()
+            async with serving(worker):
+                await begun.wait()
+                await asyncio.sleep(delay)
+    assert next(numbers) == len(delays)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("cut_all", [by_time_limit, by_abort, by_stop])
+async def test_a_worker_that_cuts_off_a_task_leaves_nothing_behind(
+    database: tuple[Settings, Watch], servers: Lease, no_gc: None, cut_all: CutAll
+):
+    """By the ways in which a worker does it."""
+    settings, locks = database
+    given = {
+        "redis_url": servers.urls["redis"], "redis_key_prefix": f"cuts-{uuid4().hex[:8]}",
+        "secret_key": "a key that the tests share, and nobody else", "worker_grace_period": 0,
+    }  # fmt: skip
+    settings = Settings(**settings.model_dump(include={"database_url"}) | given)
+    chance = random.Random(cut_all.__name__)
+    await create_schema(settings, [CutRow])
+    with using_settings(settings):
+        async with open_sql(settings) as engine:
+            worker = TaskWorker(settings)
+            worker.handle_signals = False
+            delays = [chance.uniform(0.001, 0.03) for _ in range(WORKER_CUTS)]
+            await cut_all(worker, engine, delays)
+
+            assert await locks() == 0
+            assert engine.pool.checkedout() == 0
+            async with open_session() as session:
+                counted = select(CutRow.batch, func.count()).group_by(col(CutRow.batch))
+                assert {rows for _, rows in await session.exec(counted)} <= {BATCH}
 
 
 @pytest.mark.slow
