@@ -214,7 +214,7 @@ async def _interrupt_and_close(driver: Connection) -> None:
     closing = asyncio.ensure_future(driver.close())
     while not closing.done():
         # A statement that the thread has not begun can't be interrupted yet.
-        with suppress(ValueError):  # closed meanwhile
+        with suppress(ValueError, sqlite3.ProgrammingError):  # closed meanwhile
             await driver.interrupt()
         await asyncio.wait({closing}, timeout=0.05)
     await closing

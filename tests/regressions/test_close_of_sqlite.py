@@ -1,0 +1,17 @@
+"""A connection that SQLite's thread has closed already is closed without an error."""
+
+from __future__ import annotations
+
+import aiosqlite
+
+from vibetuner.resources.sql_engine import _interrupt_and_close
+
+
+async def test_a_connection_that_its_thread_has_closed_needs_no_interrupt():
+    """The thread may be done before the event loop hears of it."""
+    driver = await aiosqlite.connect(":memory:")
+    await driver._execute(driver._conn.close)
+
+    await _interrupt_and_close(driver)
+
+    assert not driver._running
