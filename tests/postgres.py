@@ -8,7 +8,6 @@ import signal
 import socket
 import subprocess
 import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.processes import free_port
+from tests.waiting import wait_until
 
 START_SECONDS = 30.0
 # PostgreSQL refuses to run as root; Debian's package brings this user.
@@ -60,12 +60,12 @@ def _run(*command: str) -> None:
 
 
 def _await_answer(server: subprocess.Popen[bytes], port: int) -> None:
-    deadline = time.monotonic() + START_SECONDS
-    while time.monotonic() < deadline and server.poll() is None:
+    def answers() -> bool:
+        assert server.poll() is None, f"PostgreSQL ended with {server.returncode}"
         try:
             socket.create_connection(("127.0.0.1", port), timeout=1).close()
         except OSError:
-            time.sleep(0.05)
-        else:
-            return
-    raise RuntimeError(f"PostgreSQL does not answer on port {port} (exit code {server.poll()})")
+            return False
+        return True
+
+    wait_until(answers, seconds=START_SECONDS, what=lambda: f"PostgreSQL on port {port}")

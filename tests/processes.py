@@ -7,14 +7,14 @@ import signal
 import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import httpx2
 
+from tests.waiting import wait_until
 from vibetuner.config import Settings
 
 OURS = {name.upper() for name in Settings.model_fields} | {
@@ -130,20 +130,6 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
-
-
-def wait_until(
-    condition: Callable[[], object],
-    *,
-    seconds: float = 20,
-    pause: float = 0.05,
-    what: Callable[[], str] = lambda: "a condition",
-) -> None:
-    """Poll ``condition`` until it holds; fails with ``what`` after ``seconds``."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"waited {seconds} s in vain for {what()}"
-        time.sleep(pause)
 
 
 def wait_for_http(url: str, seconds: float = 20) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import sys
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -15,6 +14,7 @@ import pytest
 
 from tests.processes import OURS
 from tests.projects import write_project
+from tests.waiting import eventually
 from vibetuner import config
 from vibetuner.config import Settings, using_settings
 from vibetuner.embedded import Lease
@@ -81,9 +81,8 @@ def settings(servers: Lease, tmp_path: Path) -> Iterator[Settings]:
 async def refused_by_sqlite() -> AsyncIterator[None]:
     """Let aiosqlite's thread tell its loop that it ends, before the test's loop is closed."""
     yield
-    async with asyncio.timeout(10):
-        while any("_connection_worker_thread" in thread.name for thread in threading.enumerate()):
-            await asyncio.sleep(0.01)
+    name = "_connection_worker_thread"
+    await eventually(lambda: not any(name in thread.name for thread in threading.enumerate()))
 
 
 @asynccontextmanager

@@ -13,6 +13,7 @@ from beanie import Document
 from coredis import Redis
 from sqlalchemy import event
 
+from tests.waiting import eventually
 from vibetuner import VibetunerApp
 from vibetuner.config import Settings, using_settings
 from vibetuner.context import Context, ctx, current_context
@@ -44,9 +45,11 @@ async def connections(servers: Lease) -> int:
 
 async def until_connections(servers: Lease, wanted: int) -> None:
     """A closed connection leaves the server's list a moment later."""
-    with anyio.fail_after(10):
-        while await connections(servers) > wanted:
-            await anyio.sleep(0.02)
+
+    async def are_closed() -> bool:
+        return await connections(servers) <= wanted
+
+    await eventually(are_closed)
 
 
 async def test_what_is_configured_is_open_inside_and_closed_outside(
@@ -183,9 +186,7 @@ async def test_embedded_services_end_with_a_start_that_fails(
             async with open_here(settings):
                 pytest.fail("it opened")
 
-        with anyio.fail_after(10):
-            while status(tmp_path).keeper is not None:
-                await anyio.sleep(0.02)
+        await eventually(lambda: status(tmp_path).keeper is None)
 
 
 async def test_documents_of_the_project_are_ready_inside(settings: Settings):

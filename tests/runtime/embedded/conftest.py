@@ -8,9 +8,9 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import AsyncIterator, Callable, Collection, Iterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -18,6 +18,8 @@ import pytest
 from coredis import Redis
 from pymongo import AsyncMongoClient
 
+from tests.processes import is_gone as has_ended
+from tests.waiting import wait_until
 from vibetuner import embedded
 
 USER = """
@@ -106,29 +108,15 @@ def world(tmp_path: Path) -> Iterator[World]:
 
 
 @pytest.fixture
-def until() -> Callable[[Callable[[], object]], None]:
-    """Wait until something is so, ten seconds at most."""
-
-    def wait(condition: Callable[[], object]) -> None:
-        deadline = time.monotonic() + 30
-        while not condition():
-            assert time.monotonic() < deadline, "it did not come to pass within 30 seconds"
-            time.sleep(0.01)
-
-    return wait
+def until() -> Callable[[Callable[[], object]], object]:
+    """Wait for a condition, 30 seconds at most."""
+    return partial(wait_until, seconds=30)
 
 
 @pytest.fixture
 def is_gone() -> Callable[[int], bool]:
-    """Whether a process has ended (a zombie has, whoever may still have to collect it)."""
-
-    def is_gone(pid: int) -> bool:
-        state = subprocess.run(
-            ["ps", "-o", "stat=", "-p", str(pid)], capture_output=True, text=True, check=False
-        ).stdout
-        return not state.strip() or state.startswith("Z")
-
-    return is_gone
+    """Return whether a process has ended."""
+    return has_ended
 
 
 @pytest.fixture

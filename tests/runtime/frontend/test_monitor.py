@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import pytest
 from httpx2 import ASGITransport, AsyncClient
 
+from tests.waiting import eventually
 from vibetuner.config import Settings, using_settings
 from vibetuner.frontend.monitor import Attention, create_monitor
 from vibetuner.tasks.worker import TaskWorker, using_worker
@@ -35,9 +36,11 @@ async def test_it_says_what_is_wrong_while_redis_is_away(settings: Settings):
             assert (await client.get("/health")).json()["status"] == "ok"
 
             with using_settings(settings):
-                async with asyncio.timeout(20):
-                    while (await client.get("/debug/tasks")).status_code != 200:
-                        await asyncio.sleep(0.2)
+
+                async def is_shown() -> bool:
+                    return (await client.get("/debug/tasks")).status_code == 200
+
+                await eventually(is_shown)
 
 
 async def test_it_knows_whether_somebody_looks(settings: Settings):

@@ -7,6 +7,7 @@ import asyncio
 import anyio
 import pytest
 
+from tests.waiting import eventually
 from vibetuner.config import Settings
 from vibetuner.errors import ServiceUnavailable
 from vibetuner.redis.client import check, make_client
@@ -24,8 +25,7 @@ async def test_connections_that_die_in_use_leave_their_places(settings: Settings
                     for client in await killer.client_list():
                         if int(client["id"]) != me:
                             await killer.client_kill(identifier=int(client["id"]))
-                    while connection.usable:
-                        await asyncio.sleep(0.001)
+                    await eventually(lambda: not connection.usable)
 
         async with asyncio.timeout(5):
             assert await victim.ping()

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.valkey import Valkey
+from tests.waiting import eventually
 from vibetuner.config import Settings
 from vibetuner.redis.client import make_client, ungrouped
 
@@ -18,8 +19,7 @@ async def test_a_subscription_ends_while_the_server_is_away(tmp_path: Path):
         async with make_client(Settings(redis_url=valkey.url)) as client, asyncio.timeout(20):
             async with client.pubsub(channels=["news"]) as pubsub:
                 valkey.kill()
-                while pubsub.connection.usable:
-                    await asyncio.sleep(0.01)
+                await eventually(lambda: not pubsub.connection.usable)
 
 
 async def test_a_subscription_comes_back_with_the_server(tmp_path: Path):
@@ -29,11 +29,9 @@ async def test_a_subscription_comes_back_with_the_server(tmp_path: Path):
             async with client.pubsub(channels=["news"], ignore_subscribe_messages=True) as pubsub:
                 lost = pubsub.connection
                 valkey.kill()
-                while lost.usable:
-                    await asyncio.sleep(0.01)
+                await eventually(lambda: not lost.usable)
                 valkey.start()
-                while not await client.publish("news", "it is back"):
-                    await asyncio.sleep(0.01)
+                await eventually(lambda: client.publish("news", "it is back"))
 
                 assert (await anext(pubsub))["data"] == "it is back"
 

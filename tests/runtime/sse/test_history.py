@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from tests.waiting import eventually
 from vibetuner.config import Settings
 from vibetuner.redis.client import open_redis
 from vibetuner.sse.event import idle_id, parse_id
@@ -103,9 +104,11 @@ async def test_a_stream_that_has_run_out_of_time_is_told(history: History):
     short = History(history.redis, history.keys.prefix, size=5, ttl=1)
     sent = await short.send("news", "n", "x")
     silent = (await short.read("other", None)).end
-    async with asyncio.timeout(20):
-        while await short.redis.exists([short.keys.events("news")]):
-            await asyncio.sleep(0.05)
+
+    async def is_gone() -> bool:
+        return not await short.redis.exists([short.keys.events("news")])
+
+    await eventually(is_gone)
     await asyncio.sleep(1.1)
     assert (await short.read("news", sent)).missed is None
     assert (await short.read("other", silent)).missed is None

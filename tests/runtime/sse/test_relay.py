@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.valkey import Valkey
+from tests.waiting import eventually
 from vibetuner.config import Settings
 from vibetuner.redis.client import make_client, open_redis
 from vibetuner.sse.event import Event
@@ -68,9 +69,7 @@ async def send(settings: Settings, *texts: str, event: str = "hello") -> None:
 
 
 async def until_said(caplog: pytest.LogCaptureFixture, words: str, times: int = 1) -> None:
-    async with asyncio.timeout(20):
-        while sum(words in message for message in caplog.messages) < times:
-            await asyncio.sleep(0.02)
+    await eventually(lambda: sum(words in message for message in caplog.messages) >= times)
 
 
 def said(caplog: pytest.LogCaptureFixture) -> list[str]:
@@ -228,7 +227,9 @@ async def test_the_relay_ends_with_its_block(settings: Settings):
         with hub.subscribe("news") as subscriber:
             await history.send("news", "hello", "nobody")
             assert not subscriber._feed.events
-        async with asyncio.timeout(10):
-            while (await client.pubsub_numsub(history.keys.topic))[history.keys.topic]:
-                await asyncio.sleep(0.02)
+
+        async def nobody_listens() -> bool:
+            return not (await client.pubsub_numsub(history.keys.topic))[history.keys.topic]
+
+        await eventually(nobody_listens)
     assert len(asyncio.all_tasks()) == before

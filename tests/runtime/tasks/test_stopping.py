@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 
+from tests.waiting import eventually
 from vibetuner.config import Settings
 from vibetuner.tasks.worker import TaskWorker
 
@@ -28,7 +29,6 @@ async def test_a_stop_burns_no_try_of_what_was_about_to_begin(
     async with asyncio.timeout(60):
         for enough in range(20, TASKS + 1, 20):
             async with running(worker):
-                while len(tries) < enough:
-                    await asyncio.sleep(0.001)
+                await eventually(lambda enough=enough: len(tries) >= enough)
 
     assert Counter(tries.values()) == {1: TASKS}

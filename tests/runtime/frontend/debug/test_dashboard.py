@@ -15,6 +15,7 @@ from httpx2 import AsyncClient
 from tests.runtime.frontend.debug.conftest import HOSTILE, browsing
 from tests.runtime.tasks.letters.conftest import make_letter, payload_of
 from tests.valkey import Valkey
+from tests.waiting import eventually
 from vibetuner.config import Settings, get_settings, using_settings
 from vibetuner.frontend.debug.events import ChangeStream
 from vibetuner.sse.hub import Hub
@@ -26,10 +27,11 @@ PAGES = ("", "/list", "/cron", "/dead", "/dead/confirm?verb=retry")
 
 
 async def until(look: Callable[[], Awaitable[Any]], holds: Callable[[Any], bool]) -> Any:
-    async with asyncio.timeout(20):
-        while not holds(found := await look()):
-            await asyncio.sleep(0.1)
-    return found
+    async def found() -> Any:
+        answer = await look()
+        return [answer] if holds(answer) else None
+
+    return (await eventually(found))[0]
 
 
 async def bury(worker: TaskWorker, *ids: str, **changes: Any) -> None:

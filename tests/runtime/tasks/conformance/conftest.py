@@ -101,16 +101,6 @@ async def drain(worker: Worker[Any]) -> None:
         await worker.run_async()
 
 
-async def until(condition: Callable[[], Any], seconds: float = 15) -> None:
-    """Wait until ``condition()`` holds, or is awaited as true."""
-    with anyio.fail_after(seconds):
-        while True:
-            outcome = condition()
-            if await outcome if hasattr(outcome, "__await__") else outcome:
-                return
-            await anyio.sleep(0.02)
-
-
 def soon(seconds: float) -> timedelta:
     """A span that reads better than its constructor."""
     return timedelta(seconds=seconds)

@@ -10,9 +10,10 @@ import pytest
 from streaq import StreaqError, StreaqRetry, TaskStatus, Worker
 from streaq.types import StreaqCancelled
 
+from tests.waiting import eventually
 from vibetuner.tasks.worker import TaskWorker
 
-from .conftest import at_work, drain, soon, until
+from .conftest import at_work, drain, soon
 
 
 async def test_a_success_is_recorded_whole(worker: Worker[Any]):
@@ -167,7 +168,7 @@ async def test_an_expired_task_is_not_run(worker: Worker[Any]):
 
     async with worker:
         task = await brief.enqueue()
-        await until(lambda: _is_gone(worker, worker.task_key + task.id))
+        await eventually(lambda: _is_gone(worker, worker.task_key + task.id))
     await drain(worker)
     async with worker:
         assert str((await task.result(timeout=10)).exception) == "Task expired!"
@@ -226,7 +227,7 @@ async def test_a_unique_task_runs_once_at_a_time(worker: Worker[Any]):
 
     async with at_work(worker):
         first = await single.enqueue(1)
-        await until(lambda: worker.running() == 1)
+        await eventually(lambda: worker.running() == 1)
         clash = await (await single.enqueue(2)).result(timeout=10)
         go.set()
         assert (await first.result(timeout=10)).result == 1
@@ -291,7 +292,7 @@ async def test_an_abort(worker: Worker[Any], when: str):
         return
     async with at_work(worker):
         task = await endless.enqueue()
-        await until(lambda: worker.running() == 1)
+        await eventually(lambda: worker.running() == 1)
         if when == "done":
             release.set()
             await task.result(timeout=10)

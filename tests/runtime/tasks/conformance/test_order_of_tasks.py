@@ -9,7 +9,9 @@ from typing import Any
 
 from streaq import StreaqError, TaskStatus, Worker
 
-from .conftest import Make, at_work, drain, soon, until
+from tests.waiting import eventually
+
+from .conftest import Make, at_work, drain, soon
 
 EVERY_SECOND = "* * * * * * *"
 
@@ -192,7 +194,7 @@ async def test_a_cron_task_runs_by_itself(worker: Worker[Any]):
     # With seconds, as only a plain streaq accepts them.
     tick.crontab = EVERY_SECOND
     async with at_work(worker):
-        await until(lambda: len(ran) >= 2)
+        await eventually(lambda: len(ran) >= 2)
 
     assert len(set(ran)) == len(ran)
 
@@ -210,7 +212,7 @@ async def test_a_repeated_task_can_be_unscheduled(worker: Worker[Any]):
         await worker.enqueue_many([task])
         await worker.redis.hset(worker.cron_registry_key, {task.id: EVERY_SECOND})
         await worker.redis.zadd(worker.cron_schedule_key, {task.id: time.time() * 1000})
-        await until(lambda: len(ran) >= 2)
+        await eventually(lambda: len(ran) >= 2)
         assert await task.unschedule() is True
 
 

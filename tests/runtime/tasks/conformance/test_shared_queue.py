@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 from streaq import StreaqRetry, Worker
 
+from tests.waiting import eventually
 from vibetuner.config import Settings
 
-from .conftest import MAKERS, at_work, drain, make_ours, make_stock, soon, until
+from .conftest import MAKERS, at_work, drain, make_ours, make_stock, soon
 
 
 @pytest.fixture
@@ -37,7 +38,7 @@ async def test_one_enqueues_and_the_other_runs(
         await pair[client].enqueue_many(many)
         doubled = [(await task.result(timeout=10)).result for task in many]
         stuck = await endless.enqueue()
-        await until(lambda: pair[runner].running() == 1)
+        await eventually(lambda: pair[runner].running() == 1)
         aborted = await stuck.abort(timeout=10)
 
     assert value.result == 3

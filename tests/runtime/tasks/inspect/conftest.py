@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from datetime import date
 from typing import Any
 
@@ -51,11 +51,3 @@ async def queue(worker: TaskWorker, settings: Settings) -> AsyncIterator[Queue]:
 def queue_of(worker: TaskWorker, settings: Settings) -> Queue:
     """For a test that runs the worker itself."""
     return Queue(worker, JournalKeys(settings.redis_key_prefix))
-
-
-async def until(condition: Callable[[], Awaitable[Any]], seconds: float = 15) -> Any:
-    """What ``condition`` gives, once it gives something."""
-    async with asyncio.timeout(seconds):
-        while not (found := await condition()):
-            await asyncio.sleep(0.05)
-    return found

@@ -6,8 +6,8 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from tests.runtime.tasks.inspect.conftest import until
 from tests.runtime.tasks.journaled import make_ended, record
+from tests.waiting import eventually
 from vibetuner.errors import CommandError
 from vibetuner.tasks.inspect.listing import list_tasks
 from vibetuner.tasks.inspect.model import Filters, State
@@ -76,7 +76,7 @@ async def test_what_runs_stands_first_and_no_longer_as_queued(queue_of: Queue, r
     """And is lost when its worker falls silent."""
     async with running(queue_of.worker):
         task = await queue_of.worker.registry["waits"].enqueue()
-        (row,) = await until(queue_of.running)
+        (row,) = await eventually(queue_of.running)
         assert (row.task_id, row.state, row.worker) == (
             task.id, State.RUNNING, queue_of.worker.id,
         )  # fmt: skip

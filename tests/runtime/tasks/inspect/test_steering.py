@@ -6,7 +6,7 @@ from datetime import UTC, date, datetime, timedelta
 
 import pytest
 
-from tests.runtime.tasks.inspect.conftest import until
+from tests.waiting import eventually
 from vibetuner.errors import TaskError, TaskNotFound
 from vibetuner.tasks.inspect.cron import CronHealth, judge
 from vibetuner.tasks.inspect.detail import find_task
@@ -38,8 +38,8 @@ async def test_a_task_can_be_told_before_and_after_its_end(queue_of: Queue, runn
         bad = await worker.registry["fails"].enqueue()
         await good.result(timeout=10)
         await bad.result(timeout=10)
-        done = await until(lambda: ended(queue_of, good.id))
-        failed = await until(lambda: ended(queue_of, bad.id))
+        done = await eventually(lambda: ended(queue_of, good.id))
+        failed = await eventually(lambda: ended(queue_of, bad.id))
 
     assert done.row.state is State.DONE
     assert done.arguments == {"number": "21", "token": "•••"}
@@ -92,14 +92,14 @@ async def test_a_running_worker_is_looked_at_for_the_reason(queue_of: Queue, run
     worker = queue_of.worker
     async with running(worker):
         holder = await worker.registry["alone"].enqueue()
-        await until(queue_of.running)
+        await eventually(queue_of.running)
         assert f"It runs on worker {worker.id}" in await texts(queue_of, holder.id)
         second = await worker.registry["alone"].enqueue().start(delay=600)
         stranger = await worker.enqueue_unsafe("not_listed").start(delay=600)
         assert "No live worker knows the task not_listed" in await texts(queue_of, stranger.id)
         assert "It is scheduled for" in await texts(queue_of, second.id)
         assert await abort(queue_of, holder.id) is True
-        await until(lambda: ended(queue_of, holder.id))
+        await eventually(lambda: ended(queue_of, holder.id))
         assert await state(queue_of, holder.id) is State.ABORTED
 
 
@@ -116,9 +116,9 @@ async def test_a_task_is_enqueued_again_with_what_it_had(queue_of: Queue, runnin
     async with running(queue_of.worker):
         first = await queue_of.worker.registry["double"].enqueue(4)
         await first.result(timeout=10)
-        await until(lambda: ended(queue_of, first.id))
+        await eventually(lambda: ended(queue_of, first.id))
         again = await enqueue_again(queue_of, first.id)
-        done = await until(lambda: ended(queue_of, again))
+        done = await eventually(lambda: ended(queue_of, again))
 
     assert again != first.id
     assert done.arguments == {"number": "4"}
@@ -152,7 +152,7 @@ async def test_an_hour_and_a_day_add_up(queue_of: Queue, running):
         for name in ("double", "fails"):
             args = (1,) if name == "double" else ()
             await (await queue_of.worker.registry[name].enqueue(*args)).result(timeout=10)
-        hour = await until(lambda: counted(queue_of))
+        hour = await eventually(lambda: counted(queue_of))
         day = await read_span(queue_of, "day")
 
     for span, slices in ((hour, 60), (day, 96)):

@@ -8,6 +8,7 @@ import logging
 import pytest
 
 from tests.runtime.tasks.letters.conftest import Bury, make_letter
+from tests.waiting import eventually
 from vibetuner.config import Settings
 from vibetuner.resources.slots import mongo_database
 from vibetuner.tasks.dead_letters import count, get
@@ -25,9 +26,11 @@ async def test_letters_arrive_and_leave_the_stream(
     prefix = settings.redis_key_prefix
 
     async with relaying(queue.redis, mongo_database.get(), prefix):
-        async with asyncio.timeout(10):
-            while await queue.redis.xlen(f"{prefix}dead_letters"):
-                await asyncio.sleep(0.02)
+
+        async def is_empty() -> bool:
+            return not await queue.redis.xlen(f"{prefix}dead_letters")
+
+        await eventually(is_empty)
 
     documents = await mongo_database.get()["dead_letters"].find({}).to_list()
     assert {document["_id"] for document in documents} == {"t0", "t1", "t2"}

@@ -10,6 +10,7 @@ import pytest
 
 from tests.runtime.tasks.journaled import make_ended, record
 from tests.valkey import Valkey
+from tests.waiting import eventually
 from vibetuner.config import Settings, using_settings
 from vibetuner.redis.keys import JournalKeys
 from vibetuner.tasks.attempt import Attempt
@@ -57,10 +58,12 @@ def keys(settings: Settings) -> JournalKeys:
 
 async def journal(worker: TaskWorker, stream: str, count: int) -> list[dict[str, Any]]:
     """The entries of a stream, once there are so many."""
-    async with asyncio.timeout(10):
-        while len(entries := await worker.redis.xrange(stream)) < count:
-            await asyncio.sleep(0.05)
-    return [dict(entry.field_values) for entry in entries]
+
+    async def enough() -> list[dict[str, Any]] | None:
+        entries = await worker.redis.xrange(stream)
+        return [dict(entry.field_values) for entry in entries] if len(entries) >= count else None
+
+    return await eventually(enough)
 
 
 async def test_each_end_is_written_down_with_its_moments(
@@ -96,9 +99,7 @@ async def test_a_task_that_runs_stands_with_its_worker(
     """Until it ends, or its worker stops as planned."""
     async with running(worker):
         task = await worker.registry["waits"].enqueue()
-        async with asyncio.timeout(10):
-            while not (found := await worker.redis.hgetall(keys.running(worker.id))):
-                await asyncio.sleep(0.05)
+        found = await eventually(lambda: worker.redis.hgetall(keys.running(worker.id)))
         one = Started.from_json(found[task.id])
         assert (one.task_id, one.name, one.tries) == (task.id, "waits", 1)
         beat = Beat.from_json(str(await worker.redis.get(keys.worker(worker.id))))
@@ -139,12 +140,14 @@ async def test_the_counts_of_a_minute_add_up(worker: TaskWorker, keys: JournalKe
             await task.result(timeout=10)
         entries = await journal(worker, keys.ended, 5)
         counts: dict[str, int] = {}
-        async with asyncio.timeout(10):
-            while counts.get("done") != 5:
-                for at in {Ended.from_json(e["d"]).finished for e in entries}:
-                    found = await worker.redis.hgetall(keys.quarter(at))
-                    counts |= {k: int(v) for k, v in found.items()}
-                await asyncio.sleep(0.05)
+
+        async def all_are_counted() -> bool:
+            for at in {Ended.from_json(e["d"]).finished for e in entries}:
+                found = await worker.redis.hgetall(keys.quarter(at))
+                counts.update({k: int(v) for k, v in found.items()})
+            return counts.get("done") == 5
+
+        await eventually(all_are_counted)
 
     assert counts["done"] == 5
     assert sum(n for name, n in counts.items() if name.startswith("w")) == 5
@@ -169,14 +172,10 @@ async def test_an_outage_loses_no_entry(
             first = await worker.registry["double"].enqueue(1)
             await first.result(timeout=10)
             second = await held.enqueue()
-            async with asyncio.timeout(10):
-                while not worker.running():
-                    await asyncio.sleep(0.01)
+            await eventually(worker.running)
             await asyncio.to_thread(server.kill)
             go.set()
-            async with asyncio.timeout(10):
-                while worker.running():
-                    await asyncio.sleep(0.01)
+            await eventually(lambda: not worker.running())
             await asyncio.to_thread(server.start)
             entries = await journal(worker, keys.ended, 2)
     server.kill()

@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.valkey import Valkey
+from tests.waiting import eventually
 from vibetuner.config import Settings, using_settings
 from vibetuner.sse.event import Event
 from vibetuner.sse.history import History, history_of
@@ -60,12 +61,11 @@ async def events_of(worker: TaskWorker, settings: Settings, channel: str) -> lis
 
 
 async def until_closed(worker: TaskWorker, settings: Settings, task_id: str) -> list[Event]:
-    async with asyncio.timeout(30):
-        while True:
-            events = await events_of(worker, settings, task_id)
-            if events and events[-1].name in ENDS:
-                return events
-            await asyncio.sleep(0.02)
+    async def closed() -> list[Event] | None:
+        events = await events_of(worker, settings, task_id)
+        return events if events and events[-1].name in ENDS else None
+
+    return await eventually(closed, seconds=30)
 
 
 async def test_a_task_tells_how_far_it_has_come_and_that_it_is_done(
@@ -215,19 +215,17 @@ async def test_a_task_that_a_person_ends_is_aborted(worker: TaskWorker, settings
     seen: dict[str, list[ProgressStatus]] = {}
 
     async def see(task_id: str) -> None:
-        seen[task_id] = [state.status for state in await watch(task_id)]
+        async for state in watch_progress(task_id):
+            seen.setdefault(task_id, []).append(state.status)
 
     async with asyncio.TaskGroup() as group:
         group.create_task(see(task.id))
         group.create_task(see(waiting.id))
-        async with asyncio.timeout(30):
-            while (await read_progress(history(worker, settings), task.id))[0] is None:
-                await asyncio.sleep(0.02)
-            while (await read_progress(history(worker, settings), waiting.id))[0] is None:
-                await asyncio.sleep(0.02)
-            await asyncio.sleep(0.5)
-            assert await task.abort()
-            assert await waiting.abort()
+        for task_id in (task.id, waiting.id):
+            await eventually(lambda task_id=task_id: seen.get(task_id))
+        await eventually(lambda: ProgressStatus.RUNNING in seen[task.id])
+        assert await task.abort()
+        assert await waiting.abort()
     assert seen[task.id][-1] is ProgressStatus.ABORTED
     assert seen[waiting.id] == [ProgressStatus.QUEUED, ProgressStatus.ABORTED]
 
@@ -381,9 +379,8 @@ async def test_a_task_is_finished_though_its_end_cannot_be_told(
     task = await telling.enqueue()
     assert (await spoilt.result(timeout=30)).success
     assert (await until_closed(worker, settings, task.id))[-1].name == "complete"
-    async with asyncio.timeout(30):
-        while not any(m.startswith("could not publish progress") for m in caplog.messages):
-            await asyncio.sleep(0.02)
+    words = "could not publish progress"
+    assert await eventually(lambda: any(m.startswith(words) for m in caplog.messages))
 
 
 async def test_an_end_that_redis_did_not_hear_is_told_when_it_is_back(tmp_path: Path):

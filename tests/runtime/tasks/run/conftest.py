@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import subprocess
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
 
-from tests.processes import free_port, wait_until
+from tests.processes import free_port
+from tests.waiting import wait_until
 from vibetuner.config import Settings, using_settings
 from vibetuner.embedded.packages import valkey_binary
 from vibetuner.redis.blocking import responds
@@ -106,10 +107,3 @@ async def lossy_proxy(url: str, word: bytes) -> AsyncIterator[tuple[str, asyncio
     async with proxy:
         port = proxy.sockets[0].getsockname()[1]
         yield there._replace(netloc=f"127.0.0.1:{port}").geturl(), lost
-
-
-async def eventually(condition: Callable[[], bool], seconds: float = 15) -> None:
-    """Wait until it holds."""
-    async with asyncio.timeout(seconds):
-        while not condition():
-            await asyncio.sleep(0.01)

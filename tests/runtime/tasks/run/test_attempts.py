@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.runtime.tasks.run.conftest import eventually
+from tests.waiting import eventually
 from vibetuner.config import Settings
 from vibetuner.redis.keys import Keys
 from vibetuner.tasks.robust import robust_task

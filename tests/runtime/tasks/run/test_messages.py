@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from streaq import StreaqError
 
+from tests.waiting import eventually
 from vibetuner.errors import PayloadError
 from vibetuner.tasks.payload import Codec
 from vibetuner.tasks.robust import robust_task
@@ -205,9 +206,11 @@ async def test_messages_of_any_shape_end_once(worker: TaskWorker, running: Runni
             await worker.redis.xadd(stream, {"task_id": f"odd-{number}"})
         last = await noop.enqueue()
         await last.result(timeout=30)
-        async with asyncio.timeout(30):
-            while await worker.redis.xlen(stream):
-                await asyncio.sleep(0.02)
+
+        async def is_empty() -> bool:
+            return not await worker.redis.xlen(stream)
+
+        await eventually(is_empty, seconds=30)
         ended = sum(worker.counters[name] for name in ENDS)
         assert ended == len(payloads) + 3
         results = [f"{worker.results_key}odd-{number}" for number in range(len(payloads))]

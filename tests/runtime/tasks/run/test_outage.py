@@ -6,14 +6,14 @@ import asyncio
 import logging
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
-from typing import Any
 
 import pytest
 from coredis import Redis
 from coredis.exceptions import RedisError
 from streaq import StreaqError
 
-from tests.runtime.tasks.run.conftest import Server, eventually, lossy_proxy
+from tests.runtime.tasks.run.conftest import Server, lossy_proxy
+from tests.waiting import eventually
 from vibetuner.config import Settings, using_settings
 from vibetuner.redis.blocking import ask
 from vibetuner.redis.connection import Connection
@@ -91,10 +91,8 @@ async def test_a_task_that_fails_while_redis_is_away_has_its_letter(
             await asyncio.sleep(0.5)
             await asyncio.to_thread(server.start)
             async with Redis.from_url(server.url, decode_responses=True) as redis:
-                letters: Any = 0
-                async with asyncio.timeout(15):
-                    while not (letters := await redis.xlen(Keys(own.redis_key_prefix).letters)):
-                        await asyncio.sleep(0.05)
+                stream = Keys(own.redis_key_prefix).letters
+                letters = await eventually(lambda: redis.xlen(stream))
                 results = [key async for key in redis.scan_iter(match="*:task:results:*")]
                 assert len(results) == letters == 1
 
@@ -150,9 +148,8 @@ async def test_a_flush_costs_no_cron_task_its_schedule(worker: TaskWorker, runni
 
     async with running(worker):
         await worker.redis.flushall()
-        async with asyncio.timeout(10):
-            while await worker.redis.zscore(worker.client.keys.cron_schedule, "yearly") is None:
-                await asyncio.sleep(0.05)
+        schedule = worker.client.keys.cron_schedule
+        assert await eventually(lambda: worker.redis.zscore(schedule, "yearly"))
 
 
 @pytest.mark.parametrize("server", ["-function", "-fcall"], indirect=True)

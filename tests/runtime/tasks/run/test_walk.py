@@ -12,7 +12,7 @@ from types import CodeType, FrameType
 from typing import Any
 
 import vibetuner
-from tests.runtime.tasks.run.conftest import eventually
+from tests.waiting import eventually
 from vibetuner.tasks.robust import robust_task
 from vibetuner.tasks.worker import TaskWorker, using_worker
 
@@ -41,9 +41,8 @@ async def test_the_walk_is_as_short_as_the_page_says(worker: TaskWorker, running
         with stops() as made:
             task = await fails.enqueue()
             await eventually(lambda: worker.counters["failed"] == 2)
-            async with asyncio.timeout(10):
-                while not await worker.redis.hexists(worker.client.keys.letter_places, task.id):
-                    await asyncio.sleep(0.01)
+            places = worker.client.keys.letter_places
+            await eventually(lambda: worker.redis.hexists(places, task.id))
 
     made_until = list(made)[: list(made).index(LAST) + 1]
     walk = {stop for stop in made_until if stop not in idle and not stop.startswith("redis.")}
