@@ -5,19 +5,21 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from copier import run_copy
-from copier.errors import DirtyLocalWarning
 
+from tests.environments import Mold
 from tests.processes import Command, Site, clean_environment, free_port, wait_for_http
+from tests.template import conftest as template
+
+# The template, and the environment that its projects install.
+mold, plain = template.mold, template.plain
 
 playwright = pytest.importorskip("playwright.sync_api", reason="uv run --group e2e pytest")
 
-ROOT = Path(__file__).parents[2]
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 QUIET = [
     "--no-sandbox",
@@ -30,12 +32,11 @@ QUIET = [
 
 
 @pytest.fixture(scope="session")
-def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def project(plain: Path, mold: Mold, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The template with every question at its default, installed."""
     folder = tmp_path_factory.mktemp("e2e") / "my-project"
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DirtyLocalWarning)
-        run_copy(str(ROOT), folder, defaults=True, quiet=True, vcs_ref="HEAD")
+    run_copy(str(plain), folder, defaults=True, quiet=True)
+    mold.lend(folder, lock=True)
     subprocess.run(
         ["uv", "sync", "--quiet"], cwd=folder, env=clean_environment(), check=True, timeout=300
     )

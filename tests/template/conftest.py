@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.environments import Mold, make_once, shared_folder
 from tests.processes import clean_environment
 
 ROOT = Path(__file__).parents[2]
@@ -29,10 +30,14 @@ GIT_CONFIG = """
 
 @pytest.fixture(scope="session")
 def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The template and its runtime in a folder that is no repository."""
-    folder = tmp_path_factory.mktemp("plain") / "vibetuner-template"
-    write_template(folder)
-    return folder
+    """The template and its runtime in a folder that is no repository; tests only read it."""
+    return make_once(shared_folder(tmp_path_factory) / "vibetuner-template", write_template)
+
+
+@pytest.fixture(scope="session")
+def mold(plain: Path, tmp_path_factory: pytest.TempPathFactory) -> Mold:
+    """The environment of a project that ``plain`` makes."""
+    return Mold(shared_folder(tmp_path_factory) / "mold", plain)
 
 
 def write_template(folder: Path) -> None:

@@ -93,9 +93,7 @@ def test_in_production_everything_has_limits_and_comes_back(project: Path):
     assert all("file" in secret for secret in compose["secrets"].values())
 
 
-def test_the_head_of_the_compose_file_makes_every_secret(
-    project: Path, tmp_path: Path
-):
+def test_the_head_of_the_compose_file_makes_every_secret(project: Path, tmp_path: Path):
     """Typed as it stands there; and the servers' passwords are those in the addresses."""
     text = (project / "compose.prod.yml").read_text("utf-8")
     lines = re.findall(r"(?m)^#   (.+)$", text.partition("x-app:")[0])
@@ -119,9 +117,7 @@ def test_valkey_takes_its_password_from_the_file_and_its_health_check_knows_it(
     conf = tmp_path / "valkey_conf"
     conf.write_text("requirepass long-and-random\n")
     port = str(free_port())
-    command = [
-        part.replace("/run/secrets/valkey_conf", str(conf)) for part in service["command"]
-    ]
+    command = [part.replace("/run/secrets/valkey_conf", str(conf)) for part in service["command"]]
     server = shutil.which("redis-server")
     client = shutil.which("redis-cli")
     if server is None or client is None:
@@ -215,7 +211,9 @@ def test_systemd_accepts_the_units_on_the_page(project: Path, tmp_path: Path):
     assert "shop-web.service" in done.stderr, "it would notice a mistake"
 
     services = load(project, "compose.prod.yml")["services"]
-    started = {name: re.findall(r"ExecStart=\S+/vibetuner (.+)", text) for name, text in units.items()}
+    started = {
+        name: re.findall(r"ExecStart=\S+/vibetuner (.+)", text) for name, text in units.items()
+    }
     assert started["shop-worker.service"] == ["run " + " ".join(services["worker"]["command"])]
     assert started["shop-schema.service"] == [" ".join(services["schema"]["command"])]
 
@@ -230,7 +228,7 @@ def test_actions_are_pinned_by_commit():
 
 
 def test_a_release_has_a_bill_of_materials(tmp_path: Path):
-    """Everything that the runtime installs, by `just sbom`, which the workflow of releases types."""
+    """It lists all that the runtime installs; `just sbom` writes it, as the workflow types."""
     workflow = (ROOT / ".github/workflows/release.yml").read_text("utf-8")
     assert "uv run just sbom build/sbom.json" in workflow
     environment = clean_environment(UV_NO_GITHUB_FAST_PATH="1")

@@ -125,7 +125,9 @@ def test_the_editors_files_are_json_that_names_what_is_there(project: Path):
     assert recipes <= set(listing.split())
     assert "ms-python.debugpy" in extensions["recommendations"]
     assert settings["python.testing.pytestEnabled"] is True
-    files = [(project / ".devcontainer" / name).resolve() for name in container["dockerComposeFile"]]
+    files = [
+        (project / ".devcontainer" / name).resolve() for name in container["dockerComposeFile"]
+    ]
     services = [yaml.safe_load(file.read_text("utf-8"))["services"] for file in files]
     assert container["service"] in services[1]
     assert {*container["runServices"], *services[1]["dev"]["depends_on"]} <= set(services[0])
@@ -260,7 +262,17 @@ def test_no_recipe_freezes_the_lock_file(project: Path):
 
 @pytest.mark.parametrize(
     "recipe",
-    ["db", "dev", "worker-dev", "local-all", "local-all-with-worker", "test", "check", "format", "template-update"],
+    [
+        "db",
+        "dev",
+        "worker-dev",
+        "local-all",
+        "local-all-with-worker",
+        "test",
+        "check",
+        "format",
+        "template-update",
+    ],
 )
 def test_just_lists_the_recipe_with_a_sentence(project: Path, recipe: str):
     """`just` alone is the help."""

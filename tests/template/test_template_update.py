@@ -9,6 +9,7 @@ import subprocess
 
 import pytest
 
+from tests.environments import Mold
 from tests.template.conftest import Repository, make_repository, run
 from tests.template.test_runtime_source import answers, source
 from tests.template.test_update import start
@@ -45,11 +46,12 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Repository:
 
 
 @pytest.fixture(scope="module")
-def installed(repository: Repository) -> Repository:
+def installed(repository: Repository, mold: Mold) -> Repository:
     """A project of v0.9.0 with a check of its own that is quick, while v0.9.1 is out."""
     project = start(repository, repository.folder.parent / "my-project")
     with (project.folder / "justfile").open("a", encoding="utf-8") as file:
         file.write(CHECK)
+    mold.lend(project.folder)
     sync(project)
     project.commit("Make it mine", tag="mine")
     (repository.folder / "CHANGELOG.md").write_text(CHANGELOG, encoding="utf-8")

@@ -64,7 +64,10 @@ def test_from_every_release_an_untouched_project_becomes_a_fresh_one(
     update(project)
 
     run_copy(str(history.folder), tmp_path / "fresh" / "my-project", defaults=True, quiet=True)
-    after, fresh = rendered_files(project.folder, without=".git"), rendered_files(tmp_path / "fresh" / "my-project")
+    after, fresh = (
+        rendered_files(project.folder, without=".git"),
+        rendered_files(tmp_path / "fresh" / "my-project"),
+    )
     assert managed(after) == managed(fresh)
     assert seeds(after) == seeds(before)
     assert answers(project.folder)["_commit"] == "v999.0.0"

@@ -1,0 +1,74 @@
+"""The environment of a generated project: installed once a run, and hard-linked by tests.
+
+To install one takes twenty processor seconds: packages are linked, the runtime is built, bytecode
+is compiled. A link of it takes one; uv then replaces in it what the project has otherwise.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from copier import run_copy
+
+from tests.processes import clean_environment
+
+__all__ = ["Mold", "make_once", "shared_folder"]
+
+
+def shared_folder(factory: pytest.TempPathFactory) -> Path:
+    """Return the temporary folder that all processes of pytest-xdist share."""
+    own = factory.getbasetemp()
+    return own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+
+
+def make_once(folder: Path, make: Callable[[Path], object]) -> Path:
+    """Have the first process that needs ``folder`` make it, and the others wait."""
+    with folder.with_name(f"{folder.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not folder.exists():
+            draft = folder.with_name(f"{folder.name}.draft")
+            shutil.rmtree(draft, ignore_errors=True)
+            make(draft)
+            draft.rename(folder)
+    return folder
+
+
+class Mold:
+    """A project made of a template, and the environment that it has installed."""
+
+    def __init__(self, folder: Path, template: Path) -> None:
+        self._template = template
+        self._folder = make_once(folder, self._make)
+
+    def _make(self, draft: Path) -> None:
+        project = draft / "my-project"
+        run_copy(str(self._template), project, defaults=True, quiet=True, unsafe=False)
+        # Its scripts name no folder, so that they run wherever they are linked to. And mypy reads
+        # the libraries only here: what it keeps of them holds for every copy.
+        for command in (
+            ("venv", "--relocatable"),
+            ("sync", "--no-install-project", "--compile-bytecode"),
+            ("run", "--no-sync", "mypy"),
+        ):
+            subprocess.run(
+                ["uv", "--quiet", *command],
+                cwd=project,
+                env=clean_environment(UV_NO_GITHUB_FAST_PATH="1"),
+                stdout=subprocess.DEVNULL,
+                check=True,
+                timeout=600,
+            )
+
+    def lend(self, project: Path, *, lock: bool = False) -> None:
+        """Give a project the environment, perhaps with the lock file that belongs to it."""
+        source = self._folder / "my-project"
+        shutil.copytree(source / ".venv", project / ".venv", symlinks=True, copy_function=os.link)
+        shutil.copytree(source / ".mypy_cache", project / ".mypy_cache")
+        if lock:
+            shutil.copy(source / "uv.lock", project)
