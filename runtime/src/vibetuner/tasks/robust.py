@@ -8,10 +8,20 @@ from typing import Any, cast
 
 from streaq.types import CronDecorator, TaskDecorator
 
-from vibetuner.tasks.retry import FailurePolicy, OnFailure, RetryPolicy, check_number, set_policy
+from vibetuner.errors import GiveUp
+from vibetuner.tasks.retry import (
+    ErrorRules,
+    Errors,
+    FailurePolicy,
+    OnFailure,
+    RetryLater,
+    RetryPolicy,
+    check_number,
+    set_policy,
+)
 from vibetuner.tasks.worker import get_worker
 
-__all__ = ["robust_cron", "robust_task"]
+__all__ = ["GiveUp", "RetryLater", "robust_cron", "robust_task"]
 
 # A payload is kept this long after its expiry, so that the dead letter has its arguments.
 KEPT_AFTER_EXPIRY = timedelta(days=7)
@@ -25,6 +35,8 @@ def robust_task(  # noqa: PLR0913 - the guide's parameters
     on_failure: OnFailure | None = None,
     *,
     jitter: float = 0.0,
+    give_up_on: Errors = (),
+    retry_on: Errors = (),
     **task_kwargs: Any,
 ) -> TaskDecorator:
     """Register a task that is tried again after an exception, a timeout or a lost worker.
@@ -38,6 +50,10 @@ def robust_task(  # noqa: PLR0913 - the guide's parameters
         on_failure: called with task name, task id and exception once no try is left; sync or
             async, for 30 seconds at the most. What it raises is logged and changes nothing.
         jitter: 0.2 draws each wait from the upper fifth of the formula's.
+        give_up_on: errors that no other try can mend, a class or a tuple of them: the task is a
+            dead letter at once, with the cause ``gave_up``, as it is after :class:`GiveUp`.
+        retry_on: try again after these errors only. Of all listed classes the one that is nearest
+            to the error's own decides. A timeout and a lost worker are always tried again.
         task_kwargs: go to ``worker.task()``: ``name``, ``expire``, ``ttl``, ``unique``, ``silent``.
 
     Raises:
@@ -46,6 +62,7 @@ def robust_task(  # noqa: PLR0913 - the guide's parameters
     retry = _retry_policy(max_retries, backoff_base, backoff_max, jitter)
     policy = FailurePolicy(
         retry=retry,
+        errors=_rules(give_up_on, retry_on),
         limit=_limit("timeout", timeout),
         expire=_limit("expire", task_kwargs.pop("expire", None)),
         on_failure=_callable(on_failure),
@@ -65,6 +82,8 @@ def robust_cron(  # noqa: PLR0913, PLR0917 - as robust_task
     on_failure: OnFailure | None = None,
     *,
     jitter: float = 0.0,
+    give_up_on: Errors = (),
+    retry_on: Errors = (),
     **cron_kwargs: Any,
 ) -> CronDecorator:
     """Run a function on a schedule, with the policy of :func:`robust_task`.
@@ -78,6 +97,7 @@ def robust_cron(  # noqa: PLR0913, PLR0917 - as robust_task
     """
     policy = FailurePolicy(
         retry=_retry_policy(max_retries, backoff_base, backoff_max, jitter),
+        errors=_rules(give_up_on, retry_on),
         limit=_limit("timeout", timeout),
         on_failure=_callable(on_failure),
     )
@@ -94,6 +114,12 @@ def _retry_policy(
         cap=timedelta(seconds=check_number("backoff_max", backoff_max)),
         jitter=jitter,
     )
+
+
+def _rules(give_up_on: Errors, retry_on: Errors) -> ErrorRules | None:
+    if give_up_on == () and retry_on == ():
+        return None
+    return ErrorRules(give_up_on, retry_on)
 
 
 def _callable(on_failure: OnFailure | None) -> OnFailure | None:

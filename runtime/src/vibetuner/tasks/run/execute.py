@@ -8,7 +8,7 @@ import random
 import time
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from coredis.exceptions import RedisError
@@ -17,12 +17,14 @@ from streaq.task import RegisteredTask
 from streaq.types import StreaqCancelled
 from streaq.utils import datetime_ms, to_ms, to_seconds
 
+from vibetuner.errors import GiveUp
 from vibetuner.redis.connection import Connection
 from vibetuner.redis.keys import Keys
 from vibetuner.tasks.attempt import Attempt, Cause, Cut, End, moment
 from vibetuner.tasks.engine import running_attempt
 from vibetuner.tasks.observers import Observers
 from vibetuner.tasks.payload import ArgumentsGone, Codec
+from vibetuner.tasks.retry import ErrorRules, named_wait
 
 __all__ = ["Executor", "judge", "load"]
 
@@ -30,6 +32,8 @@ logger = logging.getLogger(__name__)
 
 ON_FAILURE_SECONDS = 30.0
 REPORT_SECONDS = 2.0
+# What may give up without rules of the task's own.
+RULED = (GiveUp, BaseExceptionGroup)
 
 Runner = Callable[..., Coroutine[Any, Any, Any]]
 
@@ -266,12 +270,18 @@ def judge(attempt: Attempt, chance: Callable[[], float]) -> None:
         attempt.end = End.REQUEUED  # Redis went away between the claim and the call
     else:
         attempt.cause = Cause.EXCEPTION
-        asked = isinstance(error, StreaqRetry)
+        asked, policy = isinstance(error, StreaqRetry), attempt.policy
+        if policy is not None and (policy.errors or isinstance(error, RULED)):
+            rules = policy.errors or ErrorRules()
+            if rules.gives_up(error):
+                attempt.end, attempt.cause = End.FAILED, Cause.GAVE_UP
+                return
         _judge_failure(attempt, chance, may_retry=asked or attempt.policy is not None)
 
 
 def _judge_failure(attempt: Attempt, chance: Callable[[], float], *, may_retry: bool) -> None:
     error, policy = attempt.error, attempt.policy
+    assert error is not None  # noqa: S101 - it has failed
     if policy is not None:
         may_retry = policy.retry.allows_another(tries=attempt.tries)
     if not may_retry:
@@ -289,6 +299,8 @@ def _judge_failure(attempt: Attempt, chance: Callable[[], float], *, may_retry: 
             attempt.retry_at = datetime_ms(error.schedule)
             return
         delay = delay if error.delay is None else error.delay
+    elif policy is not None and (named := named_wait(error, datetime.now(UTC))) is not None:
+        delay = named
     elif policy is not None:
         delay = policy.retry.delay(tries=attempt.tries, chance=chance())
     attempt.retry_at = attempt.finished + to_ms(delay)
