@@ -30,6 +30,10 @@ def answer(status: int = 503, **headers: str) -> httpx2.HTTPStatusError:
     return httpx2.HTTPStatusError("busy", request=request, response=response)
 
 
+def in_twenty_minutes() -> str:
+    return format_datetime(datetime.now(UTC) + timedelta(minutes=20), usegmt=True)
+
+
 class AccountClosed(GiveUp):
     """Somebody's own."""
 
@@ -85,23 +89,23 @@ async def test_a_task_without_retries_that_gives_up_has_failed(
 
 
 @pytest.mark.parametrize(
-    "error",
+    "make",
     [
-        RetryLater(after=timedelta(minutes=20)),
-        RetryLater("the shop opens soon", after=1200),
-        answer(**{"Retry-After": "1200"}),
-        answer(429, **{"retry-after": format_datetime(datetime.now(UTC) + timedelta(minutes=20))}),
+        lambda: RetryLater(after=timedelta(minutes=20)),
+        lambda: RetryLater("the shop opens soon", after=1200),
+        lambda: answer(**{"Retry-After": "1200"}),
+        lambda: answer(429, **{"retry-after": in_twenty_minutes()}),
     ],
 )
 async def test_the_next_attempt_comes_when_the_error_says(
-    worker: TaskWorker, running: Running, error: Exception
+    worker: TaskWorker, running: Running, make: Callable[[], Exception]
 ):
     """And not when the backoff would have it, which has an upper limit of its own."""
     with using_worker(worker):
 
         @robust_task(max_retries=2, backoff_max=1)
         async def wait() -> None:
-            raise error
+            raise make()
 
     async with running(worker):
         task = await wait.enqueue()
