@@ -13,6 +13,7 @@ from typing import Any
 from streaq import StreaqRetry
 
 from vibetuner.errors import GiveUp
+from vibetuner.tasks.unique import Unique
 
 __all__ = [
     "ErrorRules",
@@ -176,6 +177,7 @@ class FailurePolicy:
         limit: the time limit of one attempt.
         expire: a task that waits longer for its first attempt is given up.
         on_failure: called with task name, task id and error once no attempt is left.
+        unique: which calls are the same, and what becomes of the second one.
     """
 
     retry: RetryPolicy
@@ -183,6 +185,7 @@ class FailurePolicy:
     limit: timedelta | None = None
     expire: timedelta | None = None
     on_failure: OnFailure | None = None
+    unique: Unique | None = None
 
 
 def named_wait(error: BaseException, now: datetime) -> timedelta | None:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any, cast
 
 from streaq.types import CronDecorator, TaskDecorator
 
 from vibetuner.errors import GiveUp
+from vibetuner.tasks.depends import is_injected
 from vibetuner.tasks.retry import (
     ErrorRules,
     Errors,
@@ -19,9 +22,10 @@ from vibetuner.tasks.retry import (
     check_number,
     set_policy,
 )
+from vibetuner.tasks.unique import Unique
 from vibetuner.tasks.worker import get_worker
 
-__all__ = ["GiveUp", "RetryLater", "robust_cron", "robust_task"]
+__all__ = ["GiveUp", "RetryLater", "Unique", "robust_cron", "robust_task"]
 
 # A payload is kept this long after its expiry, so that the dead letter has its arguments.
 KEPT_AFTER_EXPIRY = timedelta(days=7)
@@ -37,6 +41,7 @@ def robust_task(  # noqa: PLR0913 - the guide's parameters
     jitter: float = 0.0,
     give_up_on: Errors = (),
     retry_on: Errors = (),
+    unique: Unique | bool = False,
     **task_kwargs: Any,
 ) -> TaskDecorator:
     """Register a task that is tried again after an exception, a timeout or a lost worker.
@@ -54,7 +59,9 @@ def robust_task(  # noqa: PLR0913 - the guide's parameters
             dead letter at once, with the cause ``gave_up``, as it is after :class:`GiveUp`.
         retry_on: try again after these errors only. Of all listed classes the one that is nearest
             to the error's own decides. A timeout and a lost worker are always tried again.
-        task_kwargs: go to ``worker.task()``: ``name``, ``expire``, ``ttl``, ``unique``, ``silent``.
+        unique: with True, a call fails that begins while another one runs, and a ``timeout`` is
+            needed; :class:`Unique` compares arguments, and has gentler ways.
+        task_kwargs: go to ``worker.task()``: ``name``, ``expire``, ``ttl``, ``silent``.
 
     Raises:
         TypeError, ValueError: a parameter of a wrong kind or out of range, at decoration.
@@ -66,8 +73,11 @@ def robust_task(  # noqa: PLR0913 - the guide's parameters
         limit=_limit("timeout", timeout),
         expire=_limit("expire", task_kwargs.pop("expire", None)),
         on_failure=_callable(on_failure),
+        unique=unique if isinstance(unique, Unique) else None,
     )
     options = _options(policy, task_kwargs)
+    if policy.unique is None:
+        options["unique"] = unique
     if options.get("unique") and timeout is None:
         raise ValueError("unique=True needs timeout=: for that long, and a little, the lock holds")
     return cast("TaskDecorator", _decorator(policy, lambda: get_worker().task(**options)))
@@ -95,6 +105,8 @@ def robust_cron(  # noqa: PLR0913, PLR0917 - as robust_task
     Raises:
         TypeError, ValueError: a parameter of a wrong kind or out of range, at decoration.
     """
+    if isinstance(cron_kwargs.get("unique"), Unique):
+        raise TypeError("A schedule takes unique=True or unique=False: its runs have no arguments")
     policy = FailurePolicy(
         retry=_retry_policy(max_retries, backoff_base, backoff_max, jitter),
         errors=_rules(give_up_on, retry_on),
@@ -149,10 +161,19 @@ def _options(policy: FailurePolicy, given: dict[str, Any]) -> dict[str, Any]:
     return {"max_tries": policy.retry.max_tries, "timeout": policy.limit, **given}
 
 
+def _parameters(function: Any) -> list[str]:
+    """The names of those that a caller passes."""
+    sign = inspect.signature(function)
+    return [name for name, one in sign.parameters.items() if not is_injected(one.default)]
+
+
 def _decorator(policy: FailurePolicy, register: Callable[[], Any]) -> Callable[[Any], Any]:
     def decorate(function: Any) -> Any:
+        unique = policy.unique and policy.unique.of(function.__qualname__, _parameters(function))
         task = register()(function)
-        set_policy(task, policy)
+        set_policy(task, replace(policy, unique=unique))
+        if unique is not None:
+            task.unique = True
         return task
 
     return decorate

@@ -34,7 +34,7 @@ from vibetuner.redis.url import parse_url
 from vibetuner.resources.slots import no_queue, task_queue
 from vibetuner.state import Slot, check_loop, running_loop
 from vibetuner.tasks.attempt import current_task_id
-from vibetuner.tasks.client.queue import QueueClient, open_queue_client
+from vibetuner.tasks.client.queue import QueueClient, check_ties, line_of, open_queue_client
 from vibetuner.tasks.depends import inject
 from vibetuner.tasks.engine import (
     follows_another,
@@ -286,9 +286,14 @@ class TaskWorker(Worker[Any]):
         client = self.client
         check_enqueue(task, self.priorities)
         request: Awaitable[Any]
+        unique = line_of(task) if task.parent.unique else None
         if pipe is not super().redis:
+            if task.parent.unique:
+                check_ties(task)
             values = client.values([task], [data], enqueue_time)
             request = client.functions.add_to(pipe, "enqueue", [client.keys.queue], values)
+        elif unique is not None:
+            request = client.enqueue_unique(task, unique, data, enqueue_time)
         elif isinstance(task.schedule, str):
             request = client.repeat(task, data, enqueue_time)
         else:

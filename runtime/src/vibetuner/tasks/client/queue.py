@@ -14,18 +14,22 @@ from streaq.task import Task, TaskResult
 from streaq.types import StreaqCancelled
 from streaq.utils import datetime_ms, to_ms, to_seconds
 
+from vibetuner.errors import TaskError
 from vibetuner.redis.connection import Connection
 from vibetuner.redis.functions import Functions
 from vibetuner.redis.keys import GROUP, Keys
 from vibetuner.redis.url import Address
 from vibetuner.tasks.client.results import ResultListener
+from vibetuner.tasks.engine import follows_another
 from vibetuner.tasks.journal.entry import Ended, Outcome
 from vibetuner.tasks.payload import Codec
+from vibetuner.tasks.retry import policy_of
+from vibetuner.tasks.unique import Unique
 
 if TYPE_CHECKING:
     from streaq import Worker
 
-__all__ = ["QueueClient", "open_queue_client"]
+__all__ = ["QueueClient", "check_ties", "line_of", "open_queue_client"]
 
 ENQUEUED_AT_ONCE = 500
 ABORTED_RESULT_MS = 300_000
@@ -77,12 +81,38 @@ class QueueClient:
             )  # fmt: skip
         return values
 
+    async def enqueue_unique(
+        self, task: Task[Any, Any], unique: Unique, payload: bytes, now: int
+    ) -> bool:
+        """Enqueue a unique task; it gets the id of the one that stands for it.
+
+        Returns whether that is its own.
+
+        Raises:
+            TaskError: its arguments can't be compared, or it is tied to others.
+        """
+        parent: Any = task.parent
+        if task.after or isinstance(task.schedule, str):
+            raise _tied(task)
+        group = unique.group(parent.fn, parent.fn_name, task.args, task.kwargs)
+        answer = await self.functions.call(
+            "enqueue_unique",
+            (self.keys.queue,),
+            [group, unique.clash, *self.values([task], [payload], now)],
+        )
+        task.id = answer[0].decode()
+        return bool(answer[1])
+
     async def enqueue_many(self, tasks: Sequence[Task[Any, Any]], now: int) -> None:
-        """Enqueue many tasks, hundreds in one step."""
+        """Enqueue many tasks, hundreds in one step; a unique one is a step of its own."""
+        once = []
         for task in tasks:
-            if isinstance(task.schedule, str):
+            if task.parent.unique and (unique := line_of(task)):
+                await self.enqueue_unique(task, unique, await task.serialize(now), now)
+            elif isinstance(task.schedule, str):
                 await self.repeat(task, await task.serialize(now), now)
-        once = [task for task in tasks if not isinstance(task.schedule, str)]
+            else:
+                once.append(task)
         for at in range(0, len(once), ENQUEUED_AT_ONCE):
             part = once[at : at + ENQUEUED_AT_ONCE]
             await self.enqueue(part, [await task.serialize(now) for task in part], now)
@@ -187,6 +217,29 @@ async def open_queue_client(
         await functions.load()
         async with ResultListener(address, connection) as listener:
             yield QueueClient(functions, listener, keys, codec)
+
+
+def line_of(task: Task[Any, Any]) -> Unique | None:
+    """How a call is unique, where that is decided when it is enqueued."""
+    policy = policy_of(task.parent)
+    unique = None if policy is None else policy.unique
+    return unique if unique is not None and unique.has_line else None
+
+
+def check_ties(task: Task[Any, Any]) -> None:
+    """Raise TaskError for a unique task that can't be part of a chain."""
+    policy = policy_of(task.parent)
+    if policy is None or policy.unique is None:
+        return
+    if policy.unique.has_line or (policy.unique.by and follows_another(task)):
+        raise _tied(task)
+
+
+def _tied(task: Task[Any, Any]) -> TaskError:
+    return TaskError(
+        f"{task.parent.fn_name} is unique, so it can't be part of a chain, wait for other tasks "
+        "(after=) or be repeated. Enqueue it alone, at the end of the task that it is to follow"
+    )
 
 
 def read_result(task_id: str, data: dict[str, Any]) -> TaskResult[Any]:

@@ -18,7 +18,7 @@ from streaq.constants import REDIS_ABORT, REDIS_RETRY, REDIS_UNIQUE
 from vibetuner.config import get_settings, mask_url
 from vibetuner.errors import ServiceUnavailable, TaskError, first_line
 from vibetuner.redis.client import innermost
-from vibetuner.redis.keys import JournalKeys
+from vibetuner.redis.keys import JournalKeys, Keys
 from vibetuner.stored import Unreadable, read_record
 from vibetuner.tasks.dead_letters.api import BEGINNING
 from vibetuner.tasks.inspect.model import Counts, Row, State, WorkerView, moment
@@ -79,6 +79,10 @@ class Queue:
     def lock_key(self, name: str) -> str:
         """Return the key of the lock of a unique task."""
         return f"{self.worker.prefix}{REDIS_UNIQUE}{name}"
+
+    def holder_key(self, group: str) -> str:
+        """Return the key of the unique task of a group that comes first."""
+        return Keys("", self.worker.queue_name).holder(group)
 
     async def workers(self) -> list[WorkerView]:
         """Return the workers with a heartbeat in the last minute, the oldest worker first."""
