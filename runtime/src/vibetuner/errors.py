@@ -12,6 +12,7 @@
     ├── DeadLetterError      a dead letter can't be retried or discarded
     │   └── DeadLetterNotFound   there is none of that id (also a LookupError)
     ├── TaskError            an enqueued task can't be aborted or enqueued again
+    │   ├── TaskExists       there is one of that id, or its result is kept
     │   └── TaskNotFound     there is none of that id (also a LookupError)
     ├── MailError            a message was not accepted, for now or until a setting is corrected
     │   └── MailRefused      it is malformed, or refused for good (also a GiveUp)
@@ -45,6 +46,7 @@ __all__ = [
     "ServiceUnavailable",
     "SettingsError",
     "TaskError",
+    "TaskExists",
     "TaskNotFound",
     "VibetunerError",
     "WrongEventLoop",
@@ -110,6 +112,10 @@ class DeadLetterNotFound(DeadLetterError, LookupError):  # noqa: N818 - as Looku
 
 class TaskError(VibetunerError):
     """An enqueued task can't be aborted, enqueued again, or enqueued like this."""
+
+
+class TaskExists(TaskError):  # noqa: N818 - as TaskNotFound's own kin
+    """A task of that id waits or runs, or its result is kept; nothing was enqueued."""
 
 
 class TaskNotFound(TaskError, LookupError):  # noqa: N818 - as LookupError's own kin

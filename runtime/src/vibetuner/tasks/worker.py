@@ -282,7 +282,11 @@ class TaskWorker(Worker[Any]):
     def publish_task(  # type: ignore[override]
         self, pipe: Any, task: Task[Any, Any], data: Any, enqueue_time: int, **_: Any
     ) -> Awaitable[Any]:
-        """Enqueue a task, or add it to the pipeline of a chain; tells :attr:`on_enqueue`."""
+        """Enqueue a task, or add it to the pipeline of a chain; tells :attr:`on_enqueue`.
+
+        Raises:
+            TaskExists: its id is taken, when the answer is awaited; in a chain nothing tells.
+        """
         client = self.client
         check_enqueue(task, self.priorities)
         request: Awaitable[Any]
@@ -297,7 +301,7 @@ class TaskWorker(Worker[Any]):
         elif isinstance(task.schedule, str):
             request = client.repeat(task, data, enqueue_time)
         else:
-            request = client.enqueue([task], [data], enqueue_time)
+            request = client.enqueue_new(task, data, enqueue_time)
         if self.on_enqueue is None:
             return request
         return self.on_enqueue(task, request)  # type: ignore[no-any-return]

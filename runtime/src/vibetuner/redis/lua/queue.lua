@@ -323,20 +323,24 @@ end
 
 -- Enqueue tasks. ARGV: the time, then of each task: id, payload, moment or 0, lifetime or 0,
 -- priority, number of dependencies, and these.
--- Returns for each 0 where a task of this id is waiting already, else something else.
+-- Returns for each 0 where a task of this id waits or runs already, -1 where the result of one is
+-- kept, else something else.
 local function enqueue(keys, argv)
   local prefix, now, i, reply, soonest = keys[1], argv[1], 2, {}, nil
   while i <= #argv do
     local task, moment, lifetime, priority = argv[i], argv[i + 2], argv[i + 3], argv[i + 4]
     local last = i + 5 + argv[i + 5]
     local key, answer, new = prefix .. ':task:data:' .. task, 1, nil
-    if lifetime == '0' then
+    local has_ended = redis.call('exists', prefix .. ':task:results:' .. task) == 1
+    if has_ended then
+      new = false
+    elseif lifetime == '0' then
       new = redis.call('set', key, argv[i + 1], 'nx')
     else
       new = redis.call('set', key, argv[i + 1], 'nx', 'px', lifetime)
     end
     if not new then
-      answer = 0
+      answer = has_ended and -1 or 0
     else
       local waits = false
       for j = i + 6, last do

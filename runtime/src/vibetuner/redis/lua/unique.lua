@@ -32,7 +32,7 @@ end
 
 -- Enqueue a unique task. ARGV: its group, the clash, then what enqueue takes of one task.
 -- Returns the id of the task that stands for the call, and 1 where it is the call's own, 0 where
--- it was there, -1 where the call's own id waits or runs already.
+-- it was there, -1 where the call's own id waits or runs already, -2 where its result is kept.
 local function enqueue_unique(keys, argv)
   local prefix, group, clash, now, task = keys[1], argv[1], argv[2], argv[3], argv[4]
   local new = {
@@ -40,6 +40,7 @@ local function enqueue_unique(keys, argv)
   }
   local state, line = prefix .. ':task:unique:' .. group, prefix .. ':task:line:' .. group
   if is_live(prefix, task) then return { task, -1 } end
+  if redis.call('exists', prefix .. ':task:results:' .. task) == 1 then return { task, -2 } end
   local holder = holder_of(state)
   if holder and not is_live(prefix, holder) then
     leave_group(prefix, holder, now)
