@@ -201,6 +201,28 @@ async def test_an_old_message_of_a_task_that_was_delayed_again_is_dropped(
     assert stage.ran == [(1, "late")]
 
 
+async def test_a_call_that_was_claimed_runs_with_the_arguments_that_hold_when_it_begins(
+    worker: TaskWorker,
+):
+    """A worker claims ahead; and what another worker has taken over is not begun here."""
+    stage = Stage(worker, Unique(clash="replace"))
+    async with worker:
+        call = await stage.charge.enqueue(1, "claimed")
+        functions, keys = worker.client.functions, worker.client.keys
+        await worker.redis.xgroup_create(keys.stream("normal"), "workers", "0")
+        head = ["workers", worker.id, 60_000, 900]
+        now, *claimed = await functions.call("claim", (keys.queue,), [*head, 1, 1, "normal"])
+        message, payload = claimed[1], claimed[4]
+        await stage.charge.enqueue(1, "newer")
+        begin = ["charge", call.id, "normal", message, now, "workers", worker.id, 900]
+        held = await functions.call("hold", (keys.queue,), begin)
+        codec = worker.client.codec
+        assert [codec.load(one)["a"] for one in (payload, held)] == [(1, "claimed"), (1, "newer")]
+        late = [*begin[:4], now - 5000, "workers", "another", 900]
+        assert await functions.call("hold", (keys.queue,), late) is None
+        assert await worker.redis.xlen(keys.stream("normal")) == 1
+
+
 async def test_a_newer_call_aborts_one_that_runs_and_follows_it(
     worker: TaskWorker, running: Running
 ):

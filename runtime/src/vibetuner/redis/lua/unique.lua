@@ -49,7 +49,9 @@ local function enqueue_unique(keys, argv)
   if holder and clash == 'skip' then return { holder, 0 } end
   if holder and clash == 'replace' then
     local waiting = holder
-    if redis.call('hget', state, 'begun') ~= '' then
+    -- A worker of streaq's own says only in the set of running tasks that it has begun one.
+    if redis.call('hget', state, 'begun') ~= ''
+      or redis.call('sismember', prefix .. ':index:running', holder) == 1 then
       redis.call('sadd', prefix .. ':aborted', holder)
       redis.call('expire', prefix .. ':aborted', 604800)
       waiting = redis.call('zrange', line, 0, 0)[1]
