@@ -116,6 +116,11 @@ class Keys:
         return f"{self.queue}:task:line:{group}"
 
     @property
+    def in_line(self) -> str:
+        """Sorted set: the unique tasks in any line, by when they are due."""
+        return f"{self.queue}:line"
+
+    @property
     def cron_tabs(self) -> str:
         """Hash: a cron task's name -> its crontab."""
         return f"{self.queue}:cron:jobs"

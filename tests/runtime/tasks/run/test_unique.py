@@ -48,7 +48,7 @@ class Stage:
         """Those of the queue that unique tasks have."""
         match = f"{self.worker.client.keys.queue}:*"
         found = [str(key) async for key in self.worker.redis.scan_iter(match)]
-        return [key for key in found if ":unique" in key or ":line:" in key or ":lock:" in key]
+        return [key for key in found if ":unique" in key or ":line" in key or ":lock:" in key]
 
 
 @pytest.mark.parametrize("is_running", [True, False])

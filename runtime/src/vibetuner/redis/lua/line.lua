@@ -1,6 +1,7 @@
 -- Unique tasks that skip, wait or replace: a group has one holder, which waits or runs, and a line
 -- of tasks that follow it. A hash, `unique`, has group, priority and moment of each of them; each
 -- group has a hash with its holder, and a sorted set, its line. The hash exists while there is one.
+-- A sorted set has all tasks in any line by their moment, for people who look at the queue.
 
 local function member(prefix, task)
   local known = redis.call('hget', prefix .. ':unique', task)
@@ -9,6 +10,7 @@ local function member(prefix, task)
   return {
     task = task, group = group, priority = priority, at = at,
     state = prefix .. ':task:unique:' .. group, line = prefix .. ':task:line:' .. group,
+    all = prefix .. ':line',
   }
 end
 
@@ -29,6 +31,13 @@ end
 
 local function join_line(one)
   redis.call('zadd', one.line, redis.call('hincrby', one.state, 'joined', 1), one.task)
+  redis.call('zadd', one.all, one.at, one.task)
+end
+
+-- Returns whether the task was in line.
+local function leave_line(one)
+  redis.call('zrem', one.all, one.task)
+  return redis.call('zrem', one.line, one.task) == 1
 end
 
 -- Make a task the holder of its group, and queue it for its moment.
@@ -55,6 +64,7 @@ local function advance(prefix, state, line, now)
       return
     end
     redis.call('zrem', line, first)
+    redis.call('zrem', prefix .. ':line', first)
     local one = member(prefix, first)
     if one and is_live(prefix, first) then return queue_holder(prefix, one, now) end
     if one then
@@ -70,7 +80,7 @@ local function leave_group(prefix, task, now)
   if not one then return end
   redis.call('hdel', prefix .. ':unique', task)
   if holder_of(one.state) == task then return advance(prefix, one.state, one.line, now) end
-  redis.call('zrem', one.line, task)
+  leave_line(one)
 end
 
 -- A task waits again: for its retry, or for another worker.

@@ -376,7 +376,7 @@ local function abort(keys, argv)
     return { 'over' }
   end
   local one = member(prefix, task)
-  local in_line = one and redis.call('zrem', one.line, task) == 1
+  local in_line = one and leave_line(one)
   for i = 10, #argv do
     if in_line or redis.call('zrem', prefix .. ':queues:delayed:' .. argv[i], task) == 1 then
       local batch = new_batch(keys)
