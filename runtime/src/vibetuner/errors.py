@@ -12,9 +12,13 @@
     ├── DeadLetterError      a dead letter can't be retried or discarded
     │   └── DeadLetterNotFound   there is none of that id (also a LookupError)
     ├── TaskError            an enqueued task can't be aborted or enqueued again
+    │   ├── TaskExists       there is one of that id, or its result is kept
     │   └── TaskNotFound     there is none of that id (also a LookupError)
-    ├── MailError            a message is malformed, or was not accepted
+    ├── MailError            a message was not accepted, for now or until a setting is corrected
+    │   └── MailRefused      it is malformed, or refused for good (also a GiveUp)
     └── CommandError         a command can't do what was asked
+
+    GiveUp                   raised by a task that shall not be tried again; no VibetunerError
 
 A function's docstring names the errors that it raises. SettingsError comes from whatever reads the
 settings first, and ProjectError from whatever needs the project, so they are named only where they
@@ -27,18 +31,22 @@ exits with the class's ``exit_code``.
 from __future__ import annotations
 
 import re
+from datetime import timedelta
 
 __all__ = [
     "CommandError",
     "DeadLetterError",
     "DeadLetterNotFound",
+    "GiveUp",
     "MailError",
+    "MailRefused",
     "NotConfigured",
     "PayloadError",
     "ProjectError",
     "ServiceUnavailable",
     "SettingsError",
     "TaskError",
+    "TaskExists",
     "TaskNotFound",
     "VibetunerError",
     "WrongEventLoop",
@@ -51,6 +59,15 @@ USERINFO = re.compile(r"""(?<=://)(?:[^\s<>"']*:(?!\d+/)[^\s<>"']*|[^\s<>"'/]+)@
 SECRET_VALUE = re.compile(
     r"""(?i)(?:(?<=[?&;\s])|^)(password|passwd|pwd|token|secret)=[^\s&;,"'<>)]+"""
 )
+
+
+class GiveUp(Exception):  # noqa: N818 - what the task does, as in RetryLater
+    """Raised by a task that shall not be tried again, with the reason: ``GiveUp("no account")``.
+
+    A robust task is a dead letter at once, with the cause ``gave_up``. Any other task fails, as
+    with any other exception. It pickles as every exception does, so a subclass passes what its
+    ``__init__`` takes on to ``super().__init__()``.
+    """
 
 
 class VibetunerError(Exception):
@@ -97,6 +114,10 @@ class TaskError(VibetunerError):
     """An enqueued task can't be aborted, enqueued again, or enqueued like this."""
 
 
+class TaskExists(TaskError):  # noqa: N818 - as TaskNotFound's own kin
+    """A task of that id waits or runs, or its result is kept; nothing was enqueued."""
+
+
 class TaskNotFound(TaskError, LookupError):  # noqa: N818 - as LookupError's own kin
     """There is no enqueued task of that id, or nothing is known of it any more."""
 
@@ -104,7 +125,14 @@ class TaskNotFound(TaskError, LookupError):  # noqa: N818 - as LookupError's own
 
 
 class MailError(VibetunerError):
-    """A message is malformed, or the mail server did not accept it."""
+    """The mail server did not accept a message, for now or until a setting is corrected."""
+
+    #: The time to wait before the next attempt, where the server has named one.
+    retry_after: timedelta | None = None
+
+
+class MailRefused(GiveUp, MailError):  # noqa: N818 - as GiveUp
+    """A message is malformed, or the mail server refuses it for good: a robust task gives up."""
 
 
 class CommandError(VibetunerError):

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from email.headerregistry import Address
 from email.message import EmailMessage
 
 import pytest
 
-from vibetuner.errors import MailError, ServiceUnavailable, SettingsError
+from vibetuner.errors import MailError, MailRefused, ServiceUnavailable, SettingsError
 from vibetuner.services.message import compose
 from vibetuner.services.smtp import SmtpMailer, SmtpServer
 
@@ -130,9 +131,28 @@ async def test_a_password_is_not_sent_over_an_open_line(start_smtp):
 async def test_a_refusal_is_one_line_with_the_servers_words(start_smtp, refusal, says):
     """What the server said, and what to do."""
     async with start_smtp(refusals=refusal) as server:
-        with pytest.raises(MailError) as caught:
+        with pytest.raises(MailRefused) as caught:
             await mailer(server).send(message())
     assert says in one_line(caught)
+
+
+@pytest.mark.parametrize(
+    ("refusal", "wait"),
+    [
+        ({"RCPT": "450 4.2.0 Greylisted, try again in 5 minutes"}, timedelta(minutes=5)),
+        ({"MAIL": "451 4.7.1 retry after 00:01:30"}, timedelta(seconds=90)),
+        ({"DATA": "452 4.3.1 no space"}, None),
+        ({"EHLO": "451 too busy", "HELO": "451 too busy"}, None),
+    ],
+)
+async def test_a_passing_refusal_blames_nobody_and_names_its_time(start_smtp, refusal, wait):
+    """The address is right, and so are the settings: a task is tried again."""
+    async with start_smtp(refusals=refusal) as server:
+        with pytest.raises(MailError, match="does not take the message for now") as caught:
+            await mailer(server).send(message())
+    assert not isinstance(caught.value, MailRefused)
+    assert "ddress" not in one_line(caught)
+    assert caught.value.retry_after == wait
 
 
 @pytest.mark.parametrize(

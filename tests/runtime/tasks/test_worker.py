@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
-import pytest
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractAsyncContextManager
 
-from vibetuner.config import Settings
-from vibetuner.errors import ServiceUnavailable
-from vibetuner.tasks.worker import TaskWorker, open_queue
+import pytest
+from fastapi import FastAPI
+from httpx2 import ASGITransport, AsyncClient
+
+from vibetuner.config import Settings, using_settings
+from vibetuner.errors import NotConfigured, ServiceUnavailable, WrongEventLoop
+from vibetuner.tasks.worker import TaskWorker, enqueue_sync, open_queue
+from vibetuner.testing import held_open
+
+Running = Callable[[TaskWorker], AbstractAsyncContextManager[TaskWorker]]
 
 
 async def test_a_block_inside_a_block_uses_its_connection(settings: Settings):
@@ -27,3 +37,94 @@ async def test_it_can_be_opened_again(settings: Settings):
         async with open_queue() as queue, open_queue() as same:
             assert queue is same
             assert await queue.redis.ping()
+
+
+@pytest.fixture
+def worker(stand_in, settings: Settings) -> TaskWorker:
+    """A worker of the test's own, with a task that enqueues another from a thread."""
+    stand_in()
+    worker = TaskWorker(settings)
+
+    @worker.task(name="double")
+    async def double(number: int) -> int:
+        return 2 * number
+
+    @worker.task(name="plain")
+    def plain(number: int) -> str:
+        return enqueue_sync(double.enqueue(number)).id
+
+    return worker
+
+
+async def test_a_def_task_enqueues_another(worker: TaskWorker, running: Running):
+    """From its thread, in the loop that has the connection."""
+    async with running(worker):
+        task = await worker.registry["plain"].enqueue(21)
+        other = (await task.result(timeout=10)).result
+        assert (await worker.result_by_id(other, timeout=10)).result == 42
+
+
+async def test_a_def_route_enqueues_a_task(worker: TaskWorker, running: Running):
+    """FastAPI runs it in a thread; many visitors at once are as welcome."""
+    app = FastAPI()
+
+    @app.post("/double/{number}")
+    def double(number: int) -> dict[str, str]:
+        return {"id": enqueue_sync(worker.registry["double"].enqueue(number)).id}
+
+    async with (
+        running(worker),
+        AsyncClient(transport=ASGITransport(app), base_url="http://testserver") as visitor,
+    ):
+        answers = await asyncio.gather(*(visitor.post(f"/double/{n}") for n in range(50)))
+        ids = [answer.json()["id"] for answer in answers]
+        results = [await worker.result_by_id(one, timeout=10) for one in ids]
+    assert [result.result for result in results] == [2 * n for n in range(50)]
+
+
+def test_a_script_enqueues_without_a_loop(worker: TaskWorker, running: Running):
+    """It connects for each call; from several threads as well, and a delayed one or a chain."""
+    double = worker.registry["double"]
+    with ThreadPoolExecutor(4) as threads:
+        calls = list(threads.map(lambda n: enqueue_sync(double.enqueue(n)), range(8)))
+    later = enqueue_sync(double.enqueue(4).start(delay=600))
+    chain = enqueue_sync(double.enqueue(4) | double)
+
+    async def look() -> None:
+        async with running(worker):
+            for number, call in enumerate(calls):
+                assert (await call.result(timeout=10)).result == 2 * number
+            assert (await chain.result(timeout=10)).result == 16
+            assert await later.status() == "scheduled"
+
+    asyncio.run(look())
+
+
+async def test_in_an_event_loop_it_says_what_to_write(worker: TaskWorker):
+    """To wait there would stop the loop; nothing is sent."""
+    async with worker:
+        with pytest.raises(WrongEventLoop, match=r"Write  await double\.enqueue\(\.\.\.\)"):
+            enqueue_sync(worker.registry["double"].enqueue(1))
+        assert await worker.redis.xlen(worker.stream_key + "normal") == 0
+
+
+@pytest.fixture
+async def opened(worker: TaskWorker) -> AsyncIterator[asyncio.AbstractEventLoop]:
+    """The loop of a connection that is open around a test."""
+    async with held_open(worker):
+        yield asyncio.get_running_loop()
+
+
+def test_the_loop_of_its_fixtures_is_used_by_a_test_that_is_not_async(
+    worker: TaskWorker, opened: asyncio.AbstractEventLoop
+):
+    """It stands still meanwhile, and has the connection."""
+    call = enqueue_sync(worker.registry["double"].enqueue(1))
+    assert opened.run_until_complete(call.status()) == "queued"
+
+
+def test_without_redis_it_says_what_is_missing(worker: TaskWorker, settings: Settings):
+    """As the await does."""
+    with using_settings(settings.model_copy(update={"redis_url": None})):
+        with pytest.raises(NotConfigured, match="REDIS_URL"):
+            enqueue_sync(worker.registry["double"].enqueue(1))

@@ -23,7 +23,7 @@ async def plain(account: str, context: Context = WorkerDepends()) -> int:
     return len(account)
 
 
-@robust_task(max_retries=5, backoff_max=600, jitter=0.2, ttl=60)
+@robust_task(max_retries=5, backoff_max=600, jitter=0.2, ttl=60, give_up_on=ValueError)
 async def robust(account: str, *, days: int = 7) -> dict[str, int]:
     return {account: days}
 
@@ -55,6 +55,7 @@ async def use() -> None:
     nightly.enqueue(1)  # type: ignore[call-arg]
     robust_task(max_retries="3")  # type: ignore[arg-type]
     robust_task(on_failure=lambda name: None)  # type: ignore[arg-type,misc]
+    robust_task(retry_on=("ValueError",))  # type: ignore[arg-type]
 
 
 def kinds(a: SyncRegisteredTask[[int], str], b: Task[[int], str]) -> None:

@@ -103,6 +103,24 @@ class Keys:
         return f"{self.queue}:task:lock:{name}"
 
     @property
+    def unique(self) -> str:
+        """Hash: the unique tasks that wait or run, by id; see lua/line.lua."""
+        return f"{self.queue}:unique"
+
+    def holder(self, group: str) -> str:
+        """Hash: the unique task of a group that waits or runs."""
+        return f"{self.queue}:task:unique:{group}"
+
+    def line(self, group: str) -> str:
+        """Sorted set: the unique tasks that follow the holder of their group, in order."""
+        return f"{self.queue}:task:line:{group}"
+
+    @property
+    def in_line(self) -> str:
+        """Sorted set: the unique tasks in any line, by when they are due."""
+        return f"{self.queue}:line"
+
+    @property
     def cron_tabs(self) -> str:
         """Hash: a cron task's name -> its crontab."""
         return f"{self.queue}:cron:jobs"

@@ -35,7 +35,10 @@ async def send_email(  # noqa: PLR0913 - the parts of a message, by name
 
     Raises:
         NotConfigured: production without SMTP_URL, or without a sender.
-        MailError: the message is malformed, or the server refuses it.
+        MailRefused: the message is malformed, or the server refuses it for good (5xx); a robust
+            task that raises it gives up.
+        MailError: the server does not take it for now (4xx), or no connection to it can be
+            trusted; a robust task is tried again, after the time that the server names.
         ServiceUnavailable: the server does not answer.
     """
     settings = get_settings()

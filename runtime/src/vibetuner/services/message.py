@@ -12,7 +12,7 @@ from email.utils import make_msgid
 
 from email_validator import EmailNotValidError, validate_email
 
-from vibetuner.errors import MailError
+from vibetuner.errors import MailRefused
 from vibetuner.services.plaintext import html_to_text
 
 __all__ = ["compose", "mailbox"]
@@ -40,7 +40,7 @@ def compose(  # noqa: PLR0913 - the parts of a message, by name
     """Build a multipart/alternative message.
 
     Raises:
-        MailError: a header holds a control character, or an address is malformed.
+        MailRefused: a header holds a control character, or an address is malformed.
     """
     message = EmailMessage(POLICY)
     message["Subject"] = one_line("subject", subject)
@@ -56,7 +56,7 @@ def compose(  # noqa: PLR0913 - the parts of a message, by name
         message.set_content(text)
         message.add_alternative(html_content, subtype="html")
     except UnicodeEncodeError:
-        raise MailError(
+        raise MailRefused(
             "Email: the content holds half a character (a lone surrogate). Decode it as UTF-8"
         ) from None
     return message
@@ -69,7 +69,7 @@ def mailbox(field: str, value: str) -> Address:
     try:
         return Address(display_name=_unquoted(name), addr_spec=_in_ascii(address.strip()))
     except EmailNotValidError as error:
-        raise MailError(
+        raise MailRefused(
             f"Email: {field} is not an address: {error} Pass one such as name@example.com"
         ) from None
 
@@ -77,13 +77,15 @@ def mailbox(field: str, value: str) -> Address:
 def one_line(field: str, value: str) -> str:
     """Refuse what could end a header line and begin another."""
     if any(unicodedata.category(character) in UNSAFE_IN_HEADER for character in value):
-        raise MailError(
+        raise MailRefused(
             f"Email: {field} holds a line break or control character. Remove it: it could smuggle "
             "in headers"
         )
     # EmailMessage decodes "=?utf-8?q?=0A?=" when it is set, and writes the line break out.
     if "=?" in value:
-        raise MailError(f"Email: {field} holds '=?', which begins an encoded word. Pass plain text")
+        raise MailRefused(
+            f"Email: {field} holds '=?', which begins an encoded word. Pass plain text"
+        )
     return value
 
 

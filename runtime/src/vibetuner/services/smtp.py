@@ -9,6 +9,7 @@ import re
 import ssl
 from base64 import b64encode
 from dataclasses import dataclass, field
+from datetime import timedelta
 from email.message import EmailMessage
 from typing import Literal
 from urllib.parse import parse_qsl, unquote, urlsplit
@@ -25,7 +26,13 @@ from aiosmtplib import (
     SMTPTimeoutError,
 )
 
-from vibetuner.errors import MailError, ServiceUnavailable, SettingsError, VibetunerError
+from vibetuner.errors import (
+    MailError,
+    MailRefused,
+    ServiceUnavailable,
+    SettingsError,
+    VibetunerError,
+)
 
 __all__ = ["SmtpMailer", "SmtpServer"]
 
@@ -36,6 +43,14 @@ HOST = re.compile(r"[\w.:-]+", re.ASCII)
 LOOPBACK = frozenset(("localhost", "127.0.0.1", "::1"))
 LONGEST_TIMEOUT = 600.0
 SHOWN = 200
+# As greylisting says it: "450 4.2.0 Greylisted, please try again in 300 seconds".
+NAMED_TIME = re.compile(
+    r"\b(?:in|after|for|retry)\s+(?:(?P<clock>\d{1,2}:\d\d:\d\d)|(?P<number>\d{1,6})\s*"
+    r"(?P<unit>s|m|h)(?:ec(?:ond)?s?|in(?:ute)?s?|(?:ou)?rs?)?)\b",
+    re.IGNORECASE,
+)
+UNITS = {"s": 1, "m": 60, "h": 3600}
+PERMANENT = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +137,8 @@ class SmtpMailer:
 
         Raises:
             ServiceUnavailable: the server does not answer.
-            MailError: it does, and refuses the login, the sender, the recipient or the message.
+            MailRefused: it refuses the login, the sender, the recipient or the message for good.
+            MailError: it does so for now, or no connection to it can be trusted.
         """
         try:
             await self._hand_in(message)
@@ -180,24 +196,61 @@ def _explained(error: SMTPException | OSError, server: SmtpServer) -> VibetunerE
             return ServiceUnavailable(
                 f"Email: {server.name} does not answer ({said}). Start it, or correct SMTP_URL"
             )
+        case _ if 0 < _code(error) < PERMANENT:
+            passing = MailError(
+                f"Email: {server.name} does not take the message for now ({said}). Try again later"
+            )
+            passing.retry_after = named_time(said)
+            return passing
+        case _:
+            return _refused(error, said, server)
+
+
+def _refused(error: SMTPException | OSError, said: str, server: SmtpServer) -> MailError:
+    match error:
         case SMTPAuthenticationError():
-            return MailError(
+            return MailRefused(
                 f"Email: {server.name} refused the login ({said}). Correct user and password in "
                 "SMTP_URL"
             )
         case SMTPSenderRefused():
-            return MailError(
+            return MailRefused(
                 f"Email: {server.name} refused the sender ({said}). Set MAIL_FROM to an address it "
                 "may send for"
             )
         case SMTPRecipientsRefused():
-            return MailError(
+            return MailRefused(
                 f"Email: {server.name} refused the recipient ({said}). Check the address"
             )
         case _:
-            return MailError(
+            # What has no code is no answer of the server's.
+            kind = MailRefused if _code(error) else MailError
+            return kind(
                 f"Email: {server.name} refused the message ({said}). Check SMTP_URL and the message"
             )
+
+
+def _code(error: SMTPException | OSError) -> int:
+    """The server's answer, as a number; 0 where there is none."""
+    if isinstance(error, SMTPRecipientsRefused):
+        error = error.recipients[0]
+    return error.code if isinstance(error, SMTPResponseException) else 0
+
+
+def named_time(text: str) -> timedelta | None:
+    """Return how long a server asks to wait, in any of the usual words; None where it doesn't.
+
+    >>> named_time("450 4.2.0 Greylisted, please try again in 5 minutes")
+    datetime.timedelta(seconds=300)
+    >>> named_time("451 retry in 00:01:30"), named_time("450 mailbox busy")
+    (datetime.timedelta(seconds=90), None)
+    """
+    if not (found := NAMED_TIME.search(text)):
+        return None
+    if clock := found["clock"]:
+        hours, minutes, seconds = map(int, clock.split(":"))
+        return timedelta(hours=hours, minutes=minutes, seconds=seconds)
+    return timedelta(seconds=int(found["number"]) * UNITS[found["unit"].lower()])
 
 
 def _said(error: SMTPException | OSError, server: SmtpServer) -> str:

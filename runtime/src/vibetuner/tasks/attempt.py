@@ -58,6 +58,7 @@ class Cause(StrEnum):
     """Why a task will not be tried again."""
 
     EXCEPTION = "exception"
+    GAVE_UP = "gave_up"
     TIMEOUT = "timeout"
     CRASHED = "crashed"
     EXPIRED = "expired"

@@ -5,12 +5,107 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
+from functools import partial
 from typing import Any
 
-__all__ = ["FailurePolicy", "OnFailure", "RetryPolicy", "check_number", "policy_of", "set_policy"]
+from streaq import StreaqRetry
+
+from vibetuner.errors import GiveUp
+from vibetuner.tasks.unique import Unique
+
+__all__ = [
+    "ErrorRules",
+    "FailurePolicy",
+    "OnFailure",
+    "RetryLater",
+    "RetryPolicy",
+    "check_number",
+    "named_wait",
+    "policy_of",
+    "set_policy",
+]
 
 OnFailure = Callable[[str, str, Exception], Any]
+Errors = type[BaseException] | tuple[type[BaseException], ...]
+
+# An answer from outside may name any time; a task waits no longer than this for its sake.
+LONGEST_NAMED = timedelta(days=1)
+LONGEST_LATER = timedelta(days=3653)
+
+
+class RetryLater(StreaqRetry):
+    """Raised by a task that is to be tried again after a time of its own: it counts as a try.
+
+    Args:
+        reason: for the log and the journal.
+        after: how long to wait, as a timedelta or in seconds.
+
+    Raises:
+        TypeError, ValueError: ``after`` is no duration from 0 to ten years.
+    """
+
+    def __init__(self, reason: str = "", *, after: timedelta | float) -> None:
+        wait = after
+        if not isinstance(wait, timedelta):
+            check_number("after", wait)
+            wait = timedelta(seconds=min(float(wait), 2 * LONGEST_LATER.total_seconds()))
+        if not timedelta(0) <= wait <= LONGEST_LATER:
+            raise ValueError(f"after takes 0 seconds to ten years, not {after!r}")
+        text = reason or f"asked to be tried again after {wait.total_seconds():g} s"
+        super().__init__(text, delay=wait)
+        self.after = wait
+
+    def __reduce__(self) -> tuple[Any, tuple[Any, ...]]:
+        return partial(RetryLater, after=self.after), self.args
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorRules:
+    """Which errors of its function a robust task is tried again after.
+
+    The listed class that is nearest to the error's own decides, so that an exception to a rule is
+    a subclass: ``give_up_on=(OSError,), retry_on=(ConnectionError,)``. An error that is not
+    listed is retried, unless ``retry_on`` is given. :class:`GiveUp` is never retried.
+
+    Raises:
+        TypeError: something listed is no class of errors.
+        ValueError: a class is listed twice.
+
+    >>> rules = ErrorRules(give_up_on=OSError, retry_on=ConnectionError)
+    >>> [rules.gives_up(error) for error in (FileNotFoundError(), ConnectionResetError())]
+    [True, False]
+    """
+
+    give_up_on: Errors = ()
+    retry_on: Errors = ()
+
+    def __post_init__(self) -> None:
+        listed: set[object] = set()
+        for name in ("give_up_on", "retry_on"):
+            given = getattr(self, name)
+            classes = given if isinstance(given, tuple) else (given,)
+            for item in classes:
+                if not isinstance(item, type) or not issubclass(item, Exception):
+                    raise TypeError(f"{name} takes classes of exceptions, not {item!r}")
+                if item in listed:
+                    raise ValueError(f"{item.__name__} is listed twice in give_up_on and retry_on")
+                listed.add(item)
+            object.__setattr__(self, name, classes)
+
+    def gives_up(self, error: BaseException) -> bool:
+        """Whether a task that raised ``error`` is not to be tried again."""
+        if isinstance(error, BaseExceptionGroup):  # as a TaskGroup raises what its tasks raised
+            return any(map(self.gives_up, error.exceptions))
+        if isinstance(error, StreaqRetry):
+            return False
+        for kind in type(error).__mro__:
+            if kind is GiveUp or kind in self.give_up_on:  # type: ignore[operator]  # now a tuple
+                return True
+            if kind in self.retry_on:  # type: ignore[operator]  # as above
+                return False
+        return bool(self.retry_on)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,15 +173,53 @@ class FailurePolicy:
 
     Args:
         retry: when a failed attempt is followed by another.
+        errors: which errors are; None for all but :class:`GiveUp`.
         limit: the time limit of one attempt.
         expire: a task that waits longer for its first attempt is given up.
         on_failure: called with task name, task id and error once no attempt is left.
+        unique: which calls are the same, and what becomes of the second one.
     """
 
     retry: RetryPolicy
+    errors: ErrorRules | None = None
     limit: timedelta | None = None
     expire: timedelta | None = None
     on_failure: OnFailure | None = None
+    unique: Unique | None = None
+
+
+def named_wait(error: BaseException, now: datetime) -> timedelta | None:
+    """Return how long an answer from outside asks to wait, a day at most; None where it doesn't.
+
+    That is the ``Retry-After`` (RFC 9110) of an HTTP answer, or an attribute ``retry_after``, in
+    seconds or a timedelta, which :class:`~vibetuner.errors.MailError` and many clients have.
+
+    >>> error = OSError()
+    >>> error.response = type("Answer", (), {"headers": {"Retry-After": "120"}})
+    >>> named_wait(error, datetime.now(UTC))
+    datetime.timedelta(seconds=120)
+    """
+    named = getattr(error, "retry_after", None)
+    if named is None:
+        headers: Any = getattr(getattr(error, "response", error), "headers", None)
+        # A dict of one's own may tell apart what HTTP doesn't.
+        for name in ("Retry-After", "retry-after"):
+            if named is None and hasattr(headers, "get"):
+                named = headers.get(name)
+    try:
+        wait = _span(named, now)
+    except (TypeError, ValueError, OverflowError):  # it can hold anything
+        return None
+    return min(max(wait, timedelta(0)), LONGEST_NAMED)
+
+
+def _span(named: Any, now: datetime) -> timedelta:
+    if isinstance(named, timedelta):
+        return named
+    if isinstance(named, str) and not named.strip().isdecimal():
+        moment = parsedate_to_datetime(named)
+        return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)) - now
+    return timedelta(seconds=min(float(named), LONGEST_NAMED.total_seconds()))
 
 
 def policy_of(task: object) -> FailurePolicy | None:

@@ -2,16 +2,30 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any, cast
 
 from streaq.types import CronDecorator, TaskDecorator
 
-from vibetuner.tasks.retry import FailurePolicy, OnFailure, RetryPolicy, check_number, set_policy
+from vibetuner.errors import GiveUp
+from vibetuner.tasks.depends import is_injected
+from vibetuner.tasks.retry import (
+    ErrorRules,
+    Errors,
+    FailurePolicy,
+    OnFailure,
+    RetryLater,
+    RetryPolicy,
+    check_number,
+    set_policy,
+)
+from vibetuner.tasks.unique import Unique
 from vibetuner.tasks.worker import get_worker
 
-__all__ = ["robust_cron", "robust_task"]
+__all__ = ["GiveUp", "RetryLater", "Unique", "robust_cron", "robust_task"]
 
 # A payload is kept this long after its expiry, so that the dead letter has its arguments.
 KEPT_AFTER_EXPIRY = timedelta(days=7)
@@ -25,6 +39,9 @@ def robust_task(  # noqa: PLR0913 - the guide's parameters
     on_failure: OnFailure | None = None,
     *,
     jitter: float = 0.0,
+    give_up_on: Errors = (),
+    retry_on: Errors = (),
+    unique: Unique | bool = False,
     **task_kwargs: Any,
 ) -> TaskDecorator:
     """Register a task that is tried again after an exception, a timeout or a lost worker.
@@ -38,7 +55,13 @@ def robust_task(  # noqa: PLR0913 - the guide's parameters
         on_failure: called with task name, task id and exception once no try is left; sync or
             async, for 30 seconds at the most. What it raises is logged and changes nothing.
         jitter: 0.2 draws each wait from the upper fifth of the formula's.
-        task_kwargs: go to ``worker.task()``: ``name``, ``expire``, ``ttl``, ``unique``, ``silent``.
+        give_up_on: errors that no other try can mend, a class or a tuple of them: the task is a
+            dead letter at once, with the cause ``gave_up``, as it is after :class:`GiveUp`.
+        retry_on: try again after these errors only. Of all listed classes the one that is nearest
+            to the error's own decides. A timeout and a lost worker are always tried again.
+        unique: with True, a call fails that begins while another one runs, and a ``timeout`` is
+            needed; :class:`Unique` compares arguments, and has gentler ways.
+        task_kwargs: go to ``worker.task()``: ``name``, ``expire``, ``ttl``, ``silent``.
 
     Raises:
         TypeError, ValueError: a parameter of a wrong kind or out of range, at decoration.
@@ -46,11 +69,15 @@ def robust_task(  # noqa: PLR0913 - the guide's parameters
     retry = _retry_policy(max_retries, backoff_base, backoff_max, jitter)
     policy = FailurePolicy(
         retry=retry,
+        errors=_rules(give_up_on, retry_on),
         limit=_limit("timeout", timeout),
         expire=_limit("expire", task_kwargs.pop("expire", None)),
         on_failure=_callable(on_failure),
+        unique=unique if isinstance(unique, Unique) else None,
     )
     options = _options(policy, task_kwargs)
+    if policy.unique is None:
+        options["unique"] = unique
     if options.get("unique") and timeout is None:
         raise ValueError("unique=True needs timeout=: for that long, and a little, the lock holds")
     return cast("TaskDecorator", _decorator(policy, lambda: get_worker().task(**options)))
@@ -65,6 +92,8 @@ def robust_cron(  # noqa: PLR0913, PLR0917 - as robust_task
     on_failure: OnFailure | None = None,
     *,
     jitter: float = 0.0,
+    give_up_on: Errors = (),
+    retry_on: Errors = (),
     **cron_kwargs: Any,
 ) -> CronDecorator:
     """Run a function on a schedule, with the policy of :func:`robust_task`.
@@ -76,8 +105,11 @@ def robust_cron(  # noqa: PLR0913, PLR0917 - as robust_task
     Raises:
         TypeError, ValueError: a parameter of a wrong kind or out of range, at decoration.
     """
+    if isinstance(cron_kwargs.get("unique"), Unique):
+        raise TypeError("A schedule takes unique=True or unique=False: its runs have no arguments")
     policy = FailurePolicy(
         retry=_retry_policy(max_retries, backoff_base, backoff_max, jitter),
+        errors=_rules(give_up_on, retry_on),
         limit=_limit("timeout", timeout),
         on_failure=_callable(on_failure),
     )
@@ -94,6 +126,12 @@ def _retry_policy(
         cap=timedelta(seconds=check_number("backoff_max", backoff_max)),
         jitter=jitter,
     )
+
+
+def _rules(give_up_on: Errors, retry_on: Errors) -> ErrorRules | None:
+    if give_up_on == () and retry_on == ():
+        return None
+    return ErrorRules(give_up_on, retry_on)
 
 
 def _callable(on_failure: OnFailure | None) -> OnFailure | None:
@@ -123,10 +161,19 @@ def _options(policy: FailurePolicy, given: dict[str, Any]) -> dict[str, Any]:
     return {"max_tries": policy.retry.max_tries, "timeout": policy.limit, **given}
 
 
+def _parameters(function: Any) -> list[str]:
+    """The names of those that a caller passes."""
+    sign = inspect.signature(function)
+    return [name for name, one in sign.parameters.items() if not is_injected(one.default)]
+
+
 def _decorator(policy: FailurePolicy, register: Callable[[], Any]) -> Callable[[Any], Any]:
     def decorate(function: Any) -> Any:
+        unique = policy.unique and policy.unique.of(function.__qualname__, _parameters(function))
         task = register()(function)
-        set_policy(task, policy)
+        set_policy(task, replace(policy, unique=unique))
+        if unique is not None:
+            task.unique = True
         return task
 
     return decorate

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from concurrent.futures import TimeoutError as FutureTimeout
 from contextlib import (
     AbstractAsyncContextManager,
     AsyncExitStack,
@@ -14,7 +16,7 @@ from contextlib import (
 from datetime import datetime, timedelta
 from functools import cache
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, cast
 
 from anyio import TASK_STATUS_IGNORED
 from anyio.abc import TaskStatus
@@ -22,11 +24,13 @@ from coredis import Redis, RedisCluster
 from crontab import CronTab
 from streaq import StreaqError, Worker
 from streaq.task import Task, TaskResult
+from streaq.types import P, R
 from streaq.utils import datetime_ms
 
 from vibetuner.config import Settings, get_settings
 from vibetuner.crontab import check_crontab
 from vibetuner.embedded import open_services
+from vibetuner.errors import ServiceUnavailable, WrongEventLoop
 from vibetuner.logs import task_id_source
 from vibetuner.redis.client import check, make_client, ungrouped
 from vibetuner.redis.keys import Keys
@@ -34,7 +38,7 @@ from vibetuner.redis.url import parse_url
 from vibetuner.resources.slots import no_queue, task_queue
 from vibetuner.state import Slot, check_loop, running_loop
 from vibetuner.tasks.attempt import current_task_id
-from vibetuner.tasks.client.queue import QueueClient, open_queue_client
+from vibetuner.tasks.client.queue import QueueClient, check_ties, line_of, open_queue_client
 from vibetuner.tasks.depends import inject
 from vibetuner.tasks.engine import (
     follows_another,
@@ -52,10 +56,13 @@ from vibetuner.tasks.run.outage import Outage
 from vibetuner.tasks.run.runner import Run
 from vibetuner.tasks.run.stop import Stop
 
-__all__ = ["TaskWorker", "get_worker", "open_queue", "using_worker"]
+__all__ = ["TaskWorker", "enqueue_sync", "get_worker", "open_queue", "using_worker"]
 
 # In development a reload should not wait; what is cut short is requeued at no cost.
 DEVELOPMENT_GRACE_SECONDS = 3
+
+# A function that is not async waits no longer than this for the loop that has the connection.
+SYNC_SECONDS = 30
 
 # Gets the task and the request that sends it; returns what the enqueuer awaits.
 OnEnqueue = Callable[[Task[Any, Any], Any], Any]
@@ -78,6 +85,24 @@ def using_worker(worker: TaskWorker) -> Iterator[TaskWorker]:
     """Make :func:`get_worker` return ``worker`` for the length of the block."""
     with _override.hold(worker):
         yield worker
+
+
+def enqueue_sync(call: Task[P, R]) -> Task[P, R]:
+    """Enqueue a call from a function that is not async: ``enqueue_sync(charge.enqueue(7))``.
+
+    It is for ``def`` tasks and routes, whose event loop runs in another thread, and for scripts and
+    tests that have none; those connect for each call. The call may be a delayed one, or a chain.
+
+    Raises:
+        WrongEventLoop: an event loop runs in this thread; there, await the call.
+        NotConfigured: REDIS_URL is empty.
+        ServiceUnavailable: Redis does not answer, or that loop does not, within 30 seconds.
+        TaskExists: the id of the call is taken.
+        TaskError: the call can't be enqueued like this.
+        PayloadError: an argument can't be stored.
+    """
+    worker = cast("TaskWorker", call.worker)
+    return worker.enqueue_from_thread(call)
 
 
 @cache
@@ -117,6 +142,7 @@ class TaskWorker(Worker[Any]):
         self._run: Run | None = None
         self._stop: Stop | None = None
         self._inner_entries = 0
+        self._connecting = threading.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
         # What a test kit sets: who hears of each task that is enqueued here, and how far the
         # calendar that cron goes by is ahead of the clock.
@@ -271,6 +297,36 @@ class TaskWorker(Worker[Any]):
         client = self.client
         return Cron(client.functions, client.keys, self.priorities[-1], self.next_run)
 
+    def enqueue_from_thread(self, call: Task[P, R]) -> Task[P, R]:
+        """Enqueue a call in the loop that has the connection, or in one made for it."""
+        if running_loop() is not None:
+            name = call.parent.fn_name
+            raise WrongEventLoop(
+                f"enqueue_sync() would stop the event loop that runs here, so {name} was not "
+                f"enqueued. Write  await {name}.enqueue(...)"
+            )
+        with self._connecting:  # two threads don't connect at the same time
+            loop = self._loop if is_open(self) else None
+            if loop is None:
+                return asyncio.run(self._connect_and(call))
+        if not loop.is_running():  # as in a test that is not async, with fixtures that are
+            return loop.run_until_complete(_awaited(call))
+        sending = asyncio.run_coroutine_threadsafe(_awaited(call), loop)
+        try:
+            return sending.result(SYNC_SECONDS)
+        except FutureTimeout:
+            if sending.done():
+                raise
+            sending.cancel()
+            raise ServiceUnavailable(
+                f"{call.parent.fn_name} was not enqueued: the event loop did not answer within "
+                f"{SYNC_SECONDS} s. Look for a task or route that blocks it"
+            ) from None
+
+    async def _connect_and(self, call: Task[P, R]) -> Task[P, R]:
+        async with self:
+            return await call
+
     async def serialize(self, data: Any) -> bytes:
         """Store data, signed; raises PayloadError, which names what can't be stored."""
         return self.client.codec.dump(data)
@@ -282,17 +338,26 @@ class TaskWorker(Worker[Any]):
     def publish_task(  # type: ignore[override]
         self, pipe: Any, task: Task[Any, Any], data: Any, enqueue_time: int, **_: Any
     ) -> Awaitable[Any]:
-        """Enqueue a task, or add it to the pipeline of a chain; tells :attr:`on_enqueue`."""
+        """Enqueue a task, or add it to the pipeline of a chain; tells :attr:`on_enqueue`.
+
+        Raises:
+            TaskExists: its id is taken, when the answer is awaited; in a chain nothing tells.
+        """
         client = self.client
         check_enqueue(task, self.priorities)
         request: Awaitable[Any]
+        unique = line_of(task) if task.parent.unique else None
         if pipe is not super().redis:
+            if task.parent.unique:
+                check_ties(task)
             values = client.values([task], [data], enqueue_time)
             request = client.functions.add_to(pipe, "enqueue", [client.keys.queue], values)
+        elif unique is not None:
+            request = client.enqueue_unique(task, unique, data, enqueue_time)
         elif isinstance(task.schedule, str):
             request = client.repeat(task, data, enqueue_time)
         else:
-            request = client.enqueue([task], [data], enqueue_time)
+            request = client.enqueue_new(task, data, enqueue_time)
         if self.on_enqueue is None:
             return request
         return self.on_enqueue(task, request)  # type: ignore[no-any-return]
@@ -332,6 +397,10 @@ class TaskWorker(Worker[Any]):
         calendar = datetime.now(self.tz) + self.ahead
         due: datetime = CronTab(tab).next(now=calendar, return_datetime=True)
         return datetime_ms(due - self.ahead)
+
+
+async def _awaited(call: Task[P, R]) -> Task[P, R]:
+    return await call
 
 
 def _grace_period(settings: Settings) -> int:

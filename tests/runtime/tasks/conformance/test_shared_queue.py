@@ -10,6 +10,8 @@ from streaq import StreaqRetry, Worker
 
 from tests.waiting import eventually
 from vibetuner.config import Settings
+from vibetuner.tasks.robust import Unique, robust_task
+from vibetuner.tasks.worker import using_worker
 
 from .conftest import MAKERS, at_work, drain, make_ours, make_stock, soon
 
@@ -98,6 +100,40 @@ async def test_one_takes_over_what_the_other_has_begun(
         assert (await task_of(second, task.id).result(timeout=10)).result == 2
 
     assert begun == [2]
+
+
+@pytest.mark.parametrize("clash", ["skip", "wait", "replace"])
+async def test_a_unique_task_of_ours_runs_with_streaq(stand_in, settings: Settings, clash: Any):
+    """It knows of no groups: ours keep watch over them, and no call is lost."""
+    stand_in()
+    stock, ours = make_stock(settings), make_ours(settings)
+    ran: list[int] = []
+    go = asyncio.Event()
+
+    @stock.task(name="charge")
+    async def charge_there(number: int) -> int:
+        ran.append(number)
+        await go.wait()
+        return number
+
+    with using_worker(ours):
+
+        @robust_task(name="charge", unique=Unique(clash=clash))
+        async def charge(number: int) -> int:
+            ran.append(number)
+            return number
+
+    async with ours, at_work(stock):
+        first = await charge.enqueue(1)
+        await until(lambda: bool(ran))
+        second = await charge.enqueue(2)
+        assert (second.id == first.id) is (clash == "skip")
+        go.set()
+        await first.result(timeout=10)
+        async with at_work(ours):  # whose sweep notices that the first one has ended
+            expected = 1 if clash == "skip" else 2
+            assert (await second.result(timeout=10)).result == expected
+    assert ran == [1] if clash == "skip" else [1, 2]
 
 
 async def test_both_leave_the_same_behind(stand_in, settings: Settings):

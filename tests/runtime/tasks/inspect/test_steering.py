@@ -10,11 +10,14 @@ from tests.waiting import eventually
 from vibetuner.errors import TaskError, TaskNotFound
 from vibetuner.tasks.inspect.cron import CronHealth, judge
 from vibetuner.tasks.inspect.detail import find_task
-from vibetuner.tasks.inspect.model import Row, State
+from vibetuner.tasks.inspect.listing import list_tasks
+from vibetuner.tasks.inspect.model import Filters, Row, State
 from vibetuner.tasks.inspect.queue import Queue
 from vibetuner.tasks.inspect.stats import read_span
 from vibetuner.tasks.inspect.steer import abort, check_arguments, enqueue, enqueue_again
 from vibetuner.tasks.inspect.why import explain
+from vibetuner.tasks.robust import Unique, robust_task
+from vibetuner.tasks.worker import using_worker
 
 
 async def state(queue: Queue, task_id: str) -> State:
@@ -101,6 +104,26 @@ async def test_a_running_worker_is_looked_at_for_the_reason(queue_of: Queue, run
         assert await abort(queue_of, holder.id) is True
         await eventually(lambda: ended(queue_of, holder.id))
         assert await state(queue_of, holder.id) is State.ABORTED
+
+
+async def test_a_task_in_line_names_the_one_that_comes_first(queue: Queue):
+    """Of its own arguments; an abort ends it at once."""
+    with using_worker(queue.worker):
+
+        @robust_task(name="charge", unique=Unique(by=("account",), clash="wait"))
+        async def charge(account: int, note: str) -> None: ...
+
+    first, second = [await charge.enqueue(1, note) for note in ("first", "second")]
+    other = await charge.enqueue(2, "other")
+    assert f"charge is unique, and {first.id} comes first" in await texts(queue, second.id)
+    assert "is unique" not in await texts(queue, first.id) + await texts(queue, other.id)
+    page = await list_tasks(queue, Filters(states=frozenset({State.QUEUED})), limit=2)
+    rest = await list_tasks(queue, Filters(), limit=2, after=page.next)
+    assert {row.task_id for row in (*page.rows, *rest.rows)} == {first.id, second.id, other.id}
+    assert (await queue.counts()).queued == 3
+    assert await abort(queue, second.id) is True
+    assert await state(queue, second.id) is State.ABORTED
+    assert (await queue.counts()).queued == 2
 
 
 async def test_an_abort_without_a_worker_waits_for_one(queue: Queue):

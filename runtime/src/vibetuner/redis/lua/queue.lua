@@ -168,6 +168,7 @@ local function record_end(prefix, one, batch, now)
     end
     append(batch.results, now + (ttl == '' and 1e14 or ttl), task)
   end
+  if batch.grouped then leave_group(prefix, task, now) end
   append(batch.ended, task)
   append(batch.deleted, prefix .. ':task:retry:' .. task, prefix .. ':task:data:' .. task)
   if one.letter then keep_letter(batch.letters, batch.places, task, one.letter) end
@@ -190,7 +191,7 @@ end
 
 local function new_batch(keys)
   return {
-    letters = keys[2], places = keys[3], journal = journal_batch(keys[4]), linked = false,
+    grouped = redis.call('exists', keys[1] .. ':unique') == 1, letters = keys[2], places = keys[3], journal = journal_batch(keys[4]), linked = false,
     acknowledged = {}, results = {}, ended = {}, deleted = {}, stopped = {},
   }
 end
@@ -262,6 +263,7 @@ local function finish(keys, argv)
         batch.acknowledged[stream] = batch.acknowledged[stream] or {}
         append(batch.acknowledged[stream], id)
       end
+      if batch.grouped and (kind == 'r' or kind == 'h') then wait_again(prefix, task, kind == 'r') end
       if kind == 'r' then
         redis.call('zadd', prefix .. ':queues:delayed:' .. one.priority, one.value, task)
         if not soonest or tonumber(one.value) < tonumber(soonest) then soonest = one.value end
@@ -286,6 +288,8 @@ end
 -- Returns the moment at which the next one is due.
 local function due(keys, argv)
   local now, soonest = argv[1], false
+  local grouped = redis.call('exists', keys[1] .. ':unique') == 1
+  if grouped then sweep_groups(keys[1], now) end
   for i = 2, #argv do
     local delayed = keys[1] .. ':queues:delayed:' .. argv[i]
     local stream = keys[1] .. ':queues:' .. argv[i]
@@ -294,7 +298,9 @@ local function due(keys, argv)
     local gone = {}
     for j = 1, #ready, 2 do
       gone[#gone + 1] = ready[j]
-      redis.call('xadd', stream, '*', 'task_id', ready[j], 'enqueue_time', ready[j + 1])
+      local message = redis.call(
+        'xadd', stream, '*', 'task_id', ready[j], 'enqueue_time', ready[j + 1])
+      if grouped then note_message(keys[1], ready[j], message) end
     end
     each({ 'zrem', delayed }, gone)
     local first = redis.call('zrange', delayed, 0, 0, 'withscores')[2]
@@ -317,20 +323,24 @@ end
 
 -- Enqueue tasks. ARGV: the time, then of each task: id, payload, moment or 0, lifetime or 0,
 -- priority, number of dependencies, and these.
--- Returns for each 0 where a task of this id is waiting already, else something else.
+-- Returns for each 0 where a task of this id waits or runs already, -1 where the result of one is
+-- kept, else something else.
 local function enqueue(keys, argv)
   local prefix, now, i, reply, soonest = keys[1], argv[1], 2, {}, nil
   while i <= #argv do
     local task, moment, lifetime, priority = argv[i], argv[i + 2], argv[i + 3], argv[i + 4]
     local last = i + 5 + argv[i + 5]
     local key, answer, new = prefix .. ':task:data:' .. task, 1, nil
-    if lifetime == '0' then
+    local has_ended = redis.call('exists', prefix .. ':task:results:' .. task) == 1
+    if has_ended then
+      new = false
+    elseif lifetime == '0' then
       new = redis.call('set', key, argv[i + 1], 'nx')
     else
       new = redis.call('set', key, argv[i + 1], 'nx', 'px', lifetime)
     end
     if not new then
-      answer = 0
+      answer = has_ended and -1 or 0
     else
       local waits = false
       for j = i + 6, last do
@@ -355,7 +365,7 @@ local function enqueue(keys, argv)
   return reply
 end
 
--- Abort a task: one that is delayed ends here, one that waits or runs is marked for its worker.
+-- Abort a task: one that is delayed or in line ends here, one that waits or runs is marked for its worker.
 -- KEYS as for finish. ARGV: the time, group, task, its result, the result's lifetime, its name, its
 -- journal entry, its fallback, its unique lock, then the priorities.
 -- Returns `over` (it has ended or never was), `marked`, or `ended` and the tasks that fail with it.
@@ -365,8 +375,10 @@ local function abort(keys, argv)
     or redis.call('exists', prefix .. ':task:data:' .. task) == 0 then
     return { 'over' }
   end
+  local one = member(prefix, task)
+  local in_line = one and leave_line(one)
   for i = 10, #argv do
-    if redis.call('zrem', prefix .. ':queues:delayed:' .. argv[i], task) == 1 then
+    if in_line or redis.call('zrem', prefix .. ':queues:delayed:' .. argv[i], task) == 1 then
       local batch = new_batch(keys)
       batch.linked = true
       local one = {

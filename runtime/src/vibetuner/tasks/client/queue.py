@@ -14,20 +14,26 @@ from streaq.task import Task, TaskResult
 from streaq.types import StreaqCancelled
 from streaq.utils import datetime_ms, to_ms, to_seconds
 
+from vibetuner.errors import TaskError, TaskExists
 from vibetuner.redis.connection import Connection
 from vibetuner.redis.functions import Functions
 from vibetuner.redis.keys import GROUP, Keys
 from vibetuner.redis.url import Address
 from vibetuner.tasks.client.results import ResultListener
+from vibetuner.tasks.engine import follows_another
 from vibetuner.tasks.journal.entry import Ended, Outcome
 from vibetuner.tasks.payload import Codec
+from vibetuner.tasks.retry import policy_of
+from vibetuner.tasks.unique import Unique
 
 if TYPE_CHECKING:
     from streaq import Worker
 
-__all__ = ["QueueClient", "open_queue_client"]
+__all__ = ["QueueClient", "check_ties", "line_of", "open_queue_client"]
 
 ENQUEUED_AT_ONCE = 500
+# What enqueue in lua/queue.lua answers where an id waits or runs, and where its result is kept.
+TAKEN = (0, -1)
 ABORTED_RESULT_MS = 300_000
 
 
@@ -52,7 +58,7 @@ class QueueClient:
     async def enqueue(
         self, tasks: Sequence[Task[Any, Any]], payloads: Sequence[bytes], now: int
     ) -> list[int | bytes]:
-        """Enqueue tasks, in one step; returns 0 for each whose id is waiting or running already.
+        """Enqueue tasks, in one step; returns for each one of TAKEN where its id is not new.
 
         Raises:
             RedisError: Redis is away, or refuses.
@@ -77,15 +83,67 @@ class QueueClient:
             )  # fmt: skip
         return values
 
+    async def enqueue_new(self, task: Task[Any, Any], payload: bytes, now: int) -> None:
+        """Enqueue a task whose id is new.
+
+        Raises:
+            TaskExists: it is not: nothing was enqueued.
+            RedisError: Redis is away, or refuses.
+        """
+        values = self.values([task], [payload], now)
+        (answer,) = await self.functions.call("enqueue", (self.keys.queue,), values)
+        if answer in TAKEN:
+            raise _exists(task, answer)
+
+    async def enqueue_unique(
+        self, task: Task[Any, Any], unique: Unique, payload: bytes, now: int
+    ) -> bool:
+        """Enqueue a unique task; it gets the id of the one that stands for it.
+
+        Returns whether that is its own.
+
+        Raises:
+            TaskError: its arguments can't be compared, or it is tied to others.
+        """
+        parent: Any = task.parent
+        if task.after or isinstance(task.schedule, str):
+            raise _tied(task)
+        group = unique.group(parent.fn, parent.fn_name, task.args, task.kwargs)
+        answer = await self.functions.call(
+            "enqueue_unique",
+            (self.keys.queue,),
+            [group, unique.clash, *self.values([task], [payload], now)],
+        )
+        if answer[1] < 0:
+            raise _exists(task, answer[1] + 1)
+        task.id = answer[0].decode()
+        return bool(answer[1])
+
     async def enqueue_many(self, tasks: Sequence[Task[Any, Any]], now: int) -> None:
-        """Enqueue many tasks, hundreds in one step."""
+        """Enqueue many tasks, hundreds in one step; a unique one is a step of its own.
+
+        Raises:
+            TaskExists: an id is taken; all others were enqueued.
+        """
+        once: list[Task[Any, Any]] = []
+        taken: list[TaskExists] = []
         for task in tasks:
-            if isinstance(task.schedule, str):
+            if task.parent.unique and (unique := line_of(task)):
+                try:
+                    await self.enqueue_unique(task, unique, await task.serialize(now), now)
+                except TaskExists as error:
+                    taken.append(error)
+            elif isinstance(task.schedule, str):
                 await self.repeat(task, await task.serialize(now), now)
-        once = [task for task in tasks if not isinstance(task.schedule, str)]
+            else:
+                once.append(task)
         for at in range(0, len(once), ENQUEUED_AT_ONCE):
             part = once[at : at + ENQUEUED_AT_ONCE]
-            await self.enqueue(part, [await task.serialize(now) for task in part], now)
+            answers = await self.enqueue(part, [await task.serialize(now) for task in part], now)
+            pairs = zip(part, answers, strict=True)
+            taken += [_exists(task, answer) for task, answer in pairs if answer in TAKEN]
+        if taken:
+            raise taken[0]
 
     async def repeat(self, task: Task[Any, Any], payload: bytes, now: int) -> None:
         """Enqueue a task for each moment of the crontab line that is its schedule."""
@@ -187,6 +245,37 @@ async def open_queue_client(
         await functions.load()
         async with ResultListener(address, connection) as listener:
             yield QueueClient(functions, listener, keys, codec)
+
+
+def line_of(task: Task[Any, Any]) -> Unique | None:
+    """How a call is unique, where that is decided when it is enqueued."""
+    policy = policy_of(task.parent)
+    unique = None if policy is None else policy.unique
+    return unique if unique is not None and unique.has_line else None
+
+
+def check_ties(task: Task[Any, Any]) -> None:
+    """Raise TaskError for a unique task that can't be part of a chain."""
+    policy = policy_of(task.parent)
+    if policy is None or policy.unique is None:
+        return
+    if policy.unique.has_line or (policy.unique.by and follows_another(task)):
+        raise _tied(task)
+
+
+def _exists(task: Task[Any, Any], answer: int | bytes) -> TaskExists:
+    where = "has ended, and its result is kept" if answer == -1 else "waits or runs already"
+    return TaskExists(
+        f"{task.parent.fn_name} {task.id} {where}, so nothing was enqueued. Take another id, or "
+        "none: enqueue() makes one"
+    )
+
+
+def _tied(task: Task[Any, Any]) -> TaskError:
+    return TaskError(
+        f"{task.parent.fn_name} is unique, so it can't be part of a chain, wait for other tasks "
+        "(after=) or be repeated. Enqueue it alone, at the end of the task that it is to follow"
+    )
 
 
 def read_result(task_id: str, data: dict[str, Any]) -> TaskResult[Any]:

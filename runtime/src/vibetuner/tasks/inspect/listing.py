@@ -112,15 +112,26 @@ async def _queued_rows(queue: Queue, entries: Any, held: set[str]) -> list[tuple
     return found
 
 
+async def _list_in_line(queue: Queue, filters: Filters, limit: int, after: str) -> Found:
+    """List unique tasks that wait in line, the oldest first."""
+    return await _list_sorted(queue, [queue.in_line], State.QUEUED, filters, limit, after)
+
+
 async def _list_scheduled(queue: Queue, filters: Filters, limit: int, after: str) -> Found:
     """List scheduled tasks, the next one first."""
+    return await _list_sorted(queue, queue.delayed, State.SCHEDULED, filters, limit, after)
+
+
+async def _list_sorted(  # noqa: PLR0913, PLR0917 - as a section, of these keys
+    queue: Queue, keys: list[str], state: State, filters: Filters, limit: int, after: str
+) -> Found:
     rows: list[Row] = []
     number, _, rank = after.partition(":")
     place, looked = int(rank or 0), 0
-    for index in range(int(number or 0), len(queue.delayed)):
+    for index in range(int(number or 0), len(keys)):
         while True:
             members = await queue.redis.zrange(
-                queue.delayed[index], place, place + CHUNK - 1, withscores=True
+                keys[index], place, place + CHUNK - 1, withscores=True
             )
             if not members:
                 break
@@ -130,7 +141,7 @@ async def _list_scheduled(queue: Queue, filters: Filters, limit: int, after: str
                 row = Row(
                     task_id=str(member),
                     name=plain_text(data.get("f", "")),
-                    state=State.SCHEDULED,
+                    state=state,
                     created=moment(data.get("t")),
                     due=moment(score),
                 )
@@ -232,12 +243,14 @@ def _edge(at: datetime | None, otherwise: str) -> str:
 STATES: dict[str, tuple[State, ...]] = {
     "running": (State.RUNNING, State.LOST),
     "queued": (State.QUEUED,),
+    "line": (State.QUEUED,),
     "scheduled": (State.SCHEDULED,),
     "ended": (*sorted(ENDED), State.UNREADABLE),
 }
 SECTIONS: dict[str, Section] = {
     "running": _list_running,
     "queued": _list_queued,
+    "line": _list_in_line,
     "scheduled": _list_scheduled,
     "ended": _list_ended,
 }

@@ -18,7 +18,7 @@ from streaq.constants import REDIS_ABORT, REDIS_RETRY, REDIS_UNIQUE
 from vibetuner.config import get_settings, mask_url
 from vibetuner.errors import ServiceUnavailable, TaskError, first_line
 from vibetuner.redis.client import innermost
-from vibetuner.redis.keys import JournalKeys
+from vibetuner.redis.keys import JournalKeys, Keys
 from vibetuner.stored import Unreadable, read_record
 from vibetuner.tasks.dead_letters.api import BEGINNING
 from vibetuner.tasks.inspect.model import Counts, Row, State, WorkerView, moment
@@ -80,6 +80,15 @@ class Queue:
         """Return the key of the lock of a unique task."""
         return f"{self.worker.prefix}{REDIS_UNIQUE}{name}"
 
+    @property
+    def in_line(self) -> str:
+        """Return the key of the unique tasks that wait in line."""
+        return Keys("", self.worker.queue_name).in_line
+
+    def holder_key(self, group: str) -> str:
+        """Return the key of the unique task of a group that comes first."""
+        return Keys("", self.worker.queue_name).holder(group)
+
     async def workers(self) -> list[WorkerView]:
         """Return the workers with a heartbeat in the last minute, the oldest worker first."""
         spoke = await self.redis.zrange(self.keys.workers, 0, -1)
@@ -109,10 +118,11 @@ class Queue:
         async with self.redis.pipeline(transaction=False) as pipe:
             streams = [pipe.xlen(key) for key in self.streams]
             delayed = [pipe.zcard(key) for key in self.delayed]
+            in_line = pipe.zcard(self.in_line)
             ended = pipe.xlen(self.keys.ended)
         in_streams = sum([await one for one in streams])
         return Counts(
-            queued=max(0, in_streams - running),
+            queued=max(0, in_streams - running) + await in_line,
             running=running,
             scheduled=sum([await one for one in delayed]),
             ended=await ended,

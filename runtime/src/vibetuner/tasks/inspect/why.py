@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from coredis.exceptions import RedisError
 
 from vibetuner.config import get_settings
-from vibetuner.errors import first_line
+from vibetuner.errors import TaskError, first_line
 from vibetuner.project import worker_command
 from vibetuner.tasks.inspect.detail import Facts, find_row, find_task, gather
 from vibetuner.tasks.inspect.model import ENDED, Row, State, WorkerView
 from vibetuner.tasks.inspect.queue import Queue, now_ms
+from vibetuner.tasks.retry import policy_of
 from vibetuner.timing import duration
 
 __all__ = ["Reason", "explain"]
@@ -84,7 +85,7 @@ async def _by_state(
             "WORKER_IDLE_TIMEOUT has passed"
         )
     else:
-        if holder := await _lock_holder(queue, row):
+        if holder := await _lock_holder(queue, row, facts):
             yield holder
         if live:
             yield await _in_line(queue, live)
@@ -142,13 +143,28 @@ def _scheduled(row: Row, facts: Facts) -> Reason:
     return Reason(f"It is scheduled for {due}{again}")
 
 
-async def _lock_holder(queue: Queue, row: Row) -> Reason | None:
+async def _lock_holder(queue: Queue, row: Row, facts: Facts) -> Reason | None:
     task = queue.worker.registry.get(row.name)
     if task is None or not task.unique:
         return None
-    holder = await queue.redis.get(queue.lock_key(row.name))
+    policy, group, has_line = policy_of(task), row.name, False
+    if policy is not None and policy.unique is not None:
+        has_line = policy.unique.has_line
+        try:
+            group = policy.unique.group(task.fn, group, facts.data["a"], facts.data["k"])
+        except (TaskError, LookupError):  # arguments that can't be read, or don't fit any more
+            return None
+    if has_line:
+        holder = await queue.redis.hget(queue.holder_key(group), "holder")
+    else:
+        holder = await queue.redis.get(queue.lock_key(group))
     if not holder or holder == row.task_id:
         return None
+    if has_line:
+        return Reason(
+            f"{row.name} is unique, and {holder} comes first: this one waits in line for its end",
+            f"vibetuner tasks why {holder}",
+        )
     return Reason(
         f"{row.name} is unique, and {holder} holds its lock: this one would fail at once",
         f"vibetuner tasks show {holder}",

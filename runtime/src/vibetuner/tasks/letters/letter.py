@@ -121,7 +121,7 @@ def fingerprint(task_name: str, cause: Cause, error: BaseException) -> str:
     frames = traceback.extract_tb(error.__traceback__)
     places = [f"{Path(frame.filename).name}:{frame.name}" for frame in frames]
     parts = [task_name, cause.value, type(error).__name__, *places]
-    if cause not in {Cause.EXCEPTION, Cause.TIMEOUT}:
+    if cause not in {Cause.EXCEPTION, Cause.GAVE_UP, Cause.TIMEOUT}:
         parts = [task_name, cause.value]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 

@@ -8,21 +8,23 @@ import random
 import time
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from coredis.exceptions import RedisError
 from streaq import StreaqError, StreaqRetry
-from streaq.task import RegisteredTask
 from streaq.types import StreaqCancelled
 from streaq.utils import datetime_ms, to_ms, to_seconds
 
-from vibetuner.redis.connection import Connection
-from vibetuner.redis.keys import Keys
+from vibetuner.errors import GiveUp
+from vibetuner.redis.functions import Functions
+from vibetuner.redis.keys import GROUP, Keys
 from vibetuner.tasks.attempt import Attempt, Cause, Cut, End, moment
 from vibetuner.tasks.engine import running_attempt
 from vibetuner.tasks.observers import Observers
 from vibetuner.tasks.payload import ArgumentsGone, Codec
+from vibetuner.tasks.retry import ErrorRules, named_wait
+from vibetuner.tasks.run.finisher import fresh_ms
 
 __all__ = ["Executor", "judge", "load"]
 
@@ -30,6 +32,8 @@ logger = logging.getLogger(__name__)
 
 ON_FAILURE_SECONDS = 30.0
 REPORT_SECONDS = 2.0
+# What may give up without rules of the task's own.
+RULED = (GiveUp, BaseExceptionGroup)
 
 Runner = Callable[..., Coroutine[Any, Any, Any]]
 
@@ -50,11 +54,12 @@ class Executor:
         registry: the tasks by name.
         middlewares: stand around each function, the first one outermost.
         codec: reads payloads.
-        connection: for locks and handed-on arguments.
+        functions: for locks and handed-on arguments.
         keys: the queue's keys.
         observers: hear what happens.
-        finish: takes an attempt that has ended.
-        idle_ms: how long the lock of a lost worker outlives the time limit.
+        finish: takes an attempt that has ended, or that has no end because it waits in line.
+        worker_id: the worker, which is the consumer of its messages.
+        idle_ms: how long the lock of a lost worker outlives it.
     """
 
     def __init__(  # noqa: PLR0913 - one collaborator of each kind
@@ -63,20 +68,23 @@ class Executor:
         middlewares: Sequence[Callable[[Any], Any]],
         *,
         codec: Codec,
-        connection: Connection,
+        functions: Functions,
         keys: Keys,
         observers: Observers,
         finish: Callable[[Attempt], None],
+        worker_id: str,
         idle_ms: int,
     ) -> None:
         self._registry = registry
         self._middlewares = middlewares
         self._codec = codec
-        self._connection = connection
+        self._functions = functions
+        self._connection = functions.connection
         self._keys = keys
         self._observers = observers
         self._finish = finish
         self._idle_ms = idle_ms
+        self._consumer = (GROUP, worker_id, fresh_ms(idle_ms))
 
     async def execute(self, attempt: Attempt) -> None:
         """Run one attempt to its recorded end; whatever goes wrong is its end."""
@@ -86,8 +94,9 @@ class Executor:
             check(attempt)
             task = attempt.task
             assert task is not None  # noqa: S101 - loading rejects unknown tasks
-            if task.unique:
-                await self._lock(task, attempt)
+            if task.unique and not await self._lock(attempt):
+                self._finish(attempt)
+                return
             if attempt.arguments_from or attempt.is_fallback:
                 await self._load_handed_on(attempt)
             if attempt.end is None:
@@ -120,10 +129,13 @@ class Executor:
             notice.cancel()
             logger.error("on_failure of %s did not return in time", attempt.fn_name)
 
-    async def _lock(self, task: RegisteredTask, attempt: Attempt) -> None:
-        lifetime = self._idle_ms + to_ms(task.timeout or 0)
+    async def _lock(self, attempt: Attempt) -> bool:
+        """Take the lock of a unique task; return False where it waits in line for another."""
+        if not attempt.lock:
+            return await self._hold(_group(attempt), attempt)
+        # The worker renews it for as long as the task runs.
         holder: bytes | None = await self._connection.call(
-            "SET", attempt.lock, attempt.task_id, "NX", "GET", "PX", lifetime
+            "SET", attempt.lock, attempt.task_id, "NX", "GET", "PX", self._idle_ms
         )
         if holder is not None and holder.decode() != attempt.task_id:
             raise Rejected(
@@ -132,6 +144,21 @@ class Executor:
                 ),
                 Cause.UNIQUE_CLASH,
             )
+        return True
+
+    async def _hold(self, group: str, attempt: Attempt) -> bool:
+        """Begin the holder of a group, with the arguments that hold now."""
+        values = [
+            group, attempt.task_id, attempt.priority, attempt.message_id, attempt.claimed,
+            *self._consumer,
+        ]  # fmt: skip
+        payload = await self._functions.call("hold", (self._keys.queue,), values)
+        if payload is None:
+            return False
+        if payload != attempt.payload:
+            attempt.payload = payload or None
+            load(attempt, self._codec, self._registry, self._keys)
+        return True
 
     async def _load_handed_on(self, attempt: Attempt) -> None:
         """Take arguments from the task before, or, as its fallback, its result."""
@@ -213,7 +240,18 @@ def load(attempt: Attempt, codec: Codec, registry: dict[str, Any], keys: Keys) -
     if attempt.task is None:
         raise Rejected(StreaqError(f"Missing function {name}!"), Cause.UNKNOWN_FUNCTION)
     if attempt.task.unique:
-        attempt.lock = keys.lock(name)
+        unique = None if attempt.policy is None else attempt.policy.unique
+        if unique is None or not unique.has_line:
+            attempt.lock = keys.lock(_group(attempt))
+
+
+def _group(attempt: Attempt) -> str:
+    """What the calls share that are the same call of a unique task."""
+    unique = None if attempt.policy is None else attempt.policy.unique
+    if unique is None:
+        return attempt.fn_name
+    task: Any = attempt.task
+    return unique.group(task.fn, attempt.fn_name, attempt.args, attempt.kwargs)
 
 
 def _text(value: object) -> str:
@@ -266,12 +304,18 @@ def judge(attempt: Attempt, chance: Callable[[], float]) -> None:
         attempt.end = End.REQUEUED  # Redis went away between the claim and the call
     else:
         attempt.cause = Cause.EXCEPTION
-        asked = isinstance(error, StreaqRetry)
+        asked, policy = isinstance(error, StreaqRetry), attempt.policy
+        if policy is not None and (policy.errors or isinstance(error, RULED)):
+            rules = policy.errors or ErrorRules()
+            if rules.gives_up(error):
+                attempt.end, attempt.cause = End.FAILED, Cause.GAVE_UP
+                return
         _judge_failure(attempt, chance, may_retry=asked or attempt.policy is not None)
 
 
 def _judge_failure(attempt: Attempt, chance: Callable[[], float], *, may_retry: bool) -> None:
     error, policy = attempt.error, attempt.policy
+    assert error is not None  # noqa: S101 - it has failed
     if policy is not None:
         may_retry = policy.retry.allows_another(tries=attempt.tries)
     if not may_retry:
@@ -289,6 +333,8 @@ def _judge_failure(attempt: Attempt, chance: Callable[[], float], *, may_retry: 
             attempt.retry_at = datetime_ms(error.schedule)
             return
         delay = delay if error.delay is None else error.delay
+    elif policy is not None and (named := named_wait(error, datetime.now(UTC))) is not None:
+        delay = named
     elif policy is not None:
         delay = policy.retry.delay(tries=attempt.tries, chance=chance())
     attempt.retry_at = attempt.finished + to_ms(delay)

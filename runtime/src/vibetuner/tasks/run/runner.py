@@ -112,10 +112,11 @@ class Run:
             worker.registry,
             worker.middlewares,
             codec=client.codec,
-            connection=functions.connection,
+            functions=functions,
             keys=keys,
             observers=observers,
             finish=self._finish,
+            worker_id=worker.id,
             idle_ms=worker.idle_timeout,
         )
         self._cron = Cron(functions, keys, worker.priorities[-1], worker.next_run)
@@ -246,7 +247,8 @@ class Run:
 
     def _finish(self, attempt: Attempt) -> None:
         if attempt.message_id in self._dispatcher.running:
-            self._finisher.add(attempt)
+            if attempt.end is not None:  # else it waits in line, and has left the stream
+                self._finisher.add(attempt)
             self._dispatcher.release(attempt)
 
     async def _load_failed(self, attempt: Attempt) -> None:
@@ -282,6 +284,11 @@ class Run:
                     functions.connection.call("ZREMRANGEBYSCORE", keys.results, 0, now),
                 )
                 await self._dispatcher.renew()
+                locks = [
+                    text for one in self.running if one.lock for text in (one.lock, one.task_id)
+                ]
+                if locks:
+                    await functions.call("renew_locks", (keys.queue,), [idle, *locks])
             except (RedisError, OSError) as error:
                 await self._outage.wait(error)
             else:

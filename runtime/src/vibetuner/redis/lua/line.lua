@@ -1,0 +1,114 @@
+-- Unique tasks that skip, wait or replace: a group has one holder, which waits or runs, and a line
+-- of tasks that follow it. A hash, `unique`, has group, priority and moment of each of them; each
+-- group has a hash with its holder, and a sorted set, its line. The hash exists while there is one.
+-- A sorted set has all tasks in any line by their moment, for people who look at the queue.
+
+local function member(prefix, task)
+  local known = redis.call('hget', prefix .. ':unique', task)
+  if not known then return nil end
+  local group, priority, at = unpack(cjson.decode(known))
+  return {
+    task = task, group = group, priority = priority, at = at,
+    state = prefix .. ':task:unique:' .. group, line = prefix .. ':task:line:' .. group,
+    all = prefix .. ':line',
+  }
+end
+
+local function new_member(prefix, task, group, priority, at)
+  redis.call('hset', prefix .. ':unique', task, cjson.encode({ group, priority, at }))
+  return member(prefix, task)
+end
+
+-- Whether a task has not ended yet: its payload is deleted with its end.
+local function is_live(prefix, task)
+  return redis.call('exists', prefix .. ':task:data:' .. task) == 1
+end
+
+-- The task that holds a group; false where there is none.
+local function holder_of(state)
+  return redis.call('hget', state, 'holder')
+end
+
+local function join_line(one)
+  redis.call('zadd', one.line, redis.call('hincrby', one.state, 'joined', 1), one.task)
+  redis.call('zadd', one.all, one.at, one.task)
+end
+
+-- Returns whether the task was in line.
+local function leave_line(one)
+  redis.call('zrem', one.all, one.task)
+  return redis.call('zrem', one.line, one.task) == 1
+end
+
+-- Make a task the holder of its group, and queue it for its moment.
+local function queue_holder(prefix, one, now)
+  local message = '-'
+  if tonumber(one.at) > tonumber(now) then
+    redis.call('zadd', prefix .. ':queues:delayed:' .. one.priority, one.at, one.task)
+    redis.call('publish', prefix .. ':delayed', one.at)
+  else
+    message = redis.call(
+      'xadd', prefix .. ':queues:' .. one.priority, '*', 'task_id', one.task, 'enqueue_time', one.at)
+  end
+  redis.call('hset', one.state, 'holder', one.task, 'message', message, 'begun', '')
+end
+
+-- Let the first in line follow a holder that has ended. One whose payload has expired is queued all
+-- the same, so that a worker records its end.
+local function advance(prefix, state, line, now)
+  redis.call('hset', state, 'holder', '', 'begun', '')
+  while true do
+    local first = redis.call('zrange', line, 0, 0)[1]
+    if not first then
+      redis.call('del', state)
+      return
+    end
+    redis.call('zrem', line, first)
+    redis.call('zrem', prefix .. ':line', first)
+    local one = member(prefix, first)
+    if one and is_live(prefix, first) then return queue_holder(prefix, one, now) end
+    if one then
+      redis.call('hdel', prefix .. ':unique', first)
+      redis.call('xadd', prefix .. ':queues:' .. one.priority, '*', 'task_id', first, 'enqueue_time', one.at)
+    end
+  end
+end
+
+-- A task has ended, or is found to have: it leaves its group, or the line.
+local function leave_group(prefix, task, now)
+  local one = member(prefix, task)
+  if not one then return end
+  redis.call('hdel', prefix .. ':unique', task)
+  if holder_of(one.state) == task then return advance(prefix, one.state, one.line, now) end
+  leave_line(one)
+end
+
+-- A task waits again: for its retry, or for another worker.
+local function wait_again(prefix, task, is_delayed)
+  local one = member(prefix, task)
+  if not one or holder_of(one.state) ~= task then return end
+  redis.call('hset', one.state, 'begun', '')
+  if is_delayed then redis.call('hset', one.state, 'message', '-') end
+end
+
+-- A delayed task is in the stream now.
+local function note_message(prefix, task, message)
+  local one = member(prefix, task)
+  if one and holder_of(one.state) == task then redis.call('hset', one.state, 'message', message) end
+end
+
+-- Look at some members, and let those leave that ended where nothing was noticed: with a worker of
+-- streaq's own, or by expiry.
+local function sweep_groups(prefix, now)
+  local some = redis.call('hrandfield', prefix .. ':unique', 20)
+  for _, task in ipairs(some) do
+    if not is_live(prefix, task) then
+      local one = member(prefix, task)
+      if redis.call('zscore', one.line, task) then
+        redis.call(
+          'xadd', prefix .. ':queues:' .. one.priority, '*', 'task_id', task, 'enqueue_time', one.at)
+      end
+      leave_group(prefix, task, now)
+    end
+  end
+end

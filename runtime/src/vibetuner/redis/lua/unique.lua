@@ -1,0 +1,128 @@
+-- Unique tasks at their two doors: when they are enqueued, and when a worker begins them. What came
+-- by another door, as from a client of streaq's or as a letter that is retried, joins the line when
+-- it is begun.
+
+-- Take a holder that only waits out of the stream or the delayed tasks.
+local function withdraw(prefix, one)
+  local stream, message = prefix .. ':queues:' .. one.priority, redis.call('hget', one.state, 'message')
+  if message and message ~= '-' then
+    redis.pcall('xack', stream, 'workers', message)
+    redis.call('xdel', stream, message)
+  end
+  redis.call('zrem', prefix .. ':queues:delayed:' .. one.priority, one.task)
+end
+
+-- Give a task that waits newer arguments, and another moment. One that is in the stream keeps its
+-- place there, unless it is to wait now.
+local function renew_arguments(prefix, one, new, now)
+  redis.call('del', prefix .. ':task:retry:' .. one.task)
+  if new.lifetime == '0' then
+    redis.call('set', prefix .. ':task:data:' .. one.task, new.payload)
+  else
+    redis.call('set', prefix .. ':task:data:' .. one.task, new.payload, 'px', new.lifetime)
+  end
+  local is_holder = holder_of(one.state) == one.task
+  local message = is_holder and redis.call('hget', one.state, 'message')
+  if message and message ~= '-' and tonumber(new.at) <= tonumber(now)
+    and new.priority == one.priority then return end
+  if is_holder then withdraw(prefix, one) end
+  one = new_member(prefix, one.task, one.group, new.priority, new.at)
+  if is_holder then queue_holder(prefix, one, now) end
+end
+
+-- Enqueue a unique task. ARGV: its group, the clash, then what enqueue takes of one task.
+-- Returns the id of the task that stands for the call, and 1 where it is the call's own, 0 where
+-- it was there, -1 where the call's own id waits or runs already, -2 where its result is kept.
+local function enqueue_unique(keys, argv)
+  local prefix, group, clash, now, task = keys[1], argv[1], argv[2], argv[3], argv[4]
+  local new = {
+    payload = argv[5], at = argv[6] == '0' and now or argv[6], lifetime = argv[7], priority = argv[8],
+  }
+  local state, line = prefix .. ':task:unique:' .. group, prefix .. ':task:line:' .. group
+  if is_live(prefix, task) then return { task, -1 } end
+  if redis.call('exists', prefix .. ':task:results:' .. task) == 1 then return { task, -2 } end
+  local holder = holder_of(state)
+  if holder and not is_live(prefix, holder) then
+    leave_group(prefix, holder, now)
+    holder = holder_of(state)
+  end
+  if holder and clash == 'skip' then return { holder, 0 } end
+  if holder and clash == 'replace' then
+    local waiting = holder
+    -- A worker of streaq's own says only in the set of running tasks that it has begun one.
+    if redis.call('hget', state, 'begun') ~= ''
+      or redis.call('sismember', prefix .. ':index:running', holder) == 1 then
+      redis.call('sadd', prefix .. ':aborted', holder)
+      redis.call('expire', prefix .. ':aborted', 604800)
+      waiting = redis.call('zrange', line, 0, 0)[1]
+    end
+    local one = waiting and is_live(prefix, waiting) and member(prefix, waiting)
+    if one then
+      renew_arguments(prefix, one, new, now)
+      return { waiting, 0 }
+    end
+  end
+  if new.lifetime == '0' then
+    redis.call('set', prefix .. ':task:data:' .. task, new.payload)
+  else
+    redis.call('set', prefix .. ':task:data:' .. task, new.payload, 'px', new.lifetime)
+  end
+  local one = new_member(prefix, task, group, new.priority, new.at)
+  if holder then join_line(one) else queue_holder(prefix, one, now) end
+  return { task, 1 }
+end
+
+-- Whether a message of the holder's is an old one: the task is delayed, or has another message.
+local function is_stale(prefix, one, message)
+  local known = redis.call('hget', one.state, 'message')
+  if known == message then return false end
+  if known == '-' then
+    return redis.call('zscore', prefix .. ':queues:delayed:' .. one.priority, one.task) ~= false
+  end
+  return #redis.call('xrange', prefix .. ':queues:' .. one.priority, known, known) > 0
+end
+
+-- Begin a unique task, or take its message out of the stream: it is an old one, or the task joins
+-- the line. ARGV: its group, task, priority, message, claimed, consumer group, consumer, fresh ms.
+-- Returns the payload that holds now; nothing where the attempt must not go on.
+local function hold(keys, argv)
+  local prefix, group, task, priority, message = keys[1], argv[1], argv[2], argv[3], argv[4]
+  local stream, now = prefix .. ':queues:' .. priority, clock()
+  if not owns(stream, argv[6], argv[7], message, argv[5], tonumber(argv[8]), now) then return false end
+  local state = prefix .. ':task:unique:' .. group
+  local holder = holder_of(state)
+  if holder and holder ~= task and not is_live(prefix, holder) then
+    leave_group(prefix, holder, now)
+    holder = holder_of(state)
+  end
+  local one, is_dropped = member(prefix, task), false
+  if holder and holder ~= task then
+    if not one or one.group ~= group then
+      one = new_member(prefix, task, group, priority, tostring(now))
+    end
+    if not redis.call('zscore', one.line, task) then join_line(one) end
+    is_dropped = true
+  elseif holder and one then
+    is_dropped = is_stale(prefix, one, message)
+  else
+    one = new_member(prefix, task, group, priority, tostring(now))
+  end
+  if is_dropped then
+    redis.call('xack', stream, argv[6], message)
+    redis.call('xdel', stream, message)
+    redis.call('srem', prefix .. ':index:running', task)
+    if redis.call('decr', prefix .. ':task:retry:' .. task) <= 0 then
+      redis.call('del', prefix .. ':task:retry:' .. task)
+    end
+    return false
+  end
+  redis.call('hset', state, 'holder', task, 'message', message, 'begun', '1')
+  return redis.call('get', prefix .. ':task:data:' .. task) or ''
+end
+
+-- Renew the locks of unique tasks that run. ARGV: lifetime, then lock and task of each.
+local function renew_locks(keys, argv)
+  for i = 2, #argv, 2 do
+    if redis.call('get', argv[i]) == argv[i + 1] then redis.call('pexpire', argv[i], argv[1]) end
+  end
+end

@@ -1,0 +1,124 @@
+"""Unique tasks: which calls are the same, and what becomes of the second one."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from hashlib import sha256
+from typing import Any, Literal, get_args
+
+from pydantic_core import PydanticSerializationError, to_jsonable_python
+
+from vibetuner.errors import TaskError
+
+__all__ = ["Clash", "Unique"]
+
+Clash = Literal["skip", "wait", "replace", "fail"]
+
+
+@dataclass(frozen=True, slots=True)
+class Unique:
+    """Which calls of a task are the same one, and what follows when there are two of them.
+
+    A call that waits, runs, or waits for its next try is *there*, until it has ended.
+
+    Args:
+        by: the parameters that make two calls the same: names, ``"all"``, or, left out, none, so
+            that any two calls of the task are.
+        clash: what becomes of a call while another one is there.
+
+            ``"skip"``: nothing; ``enqueue`` returns the task that is there.
+            ``"wait"``: it runs afterwards, in order, and holds no slot meanwhile.
+            ``"replace"``: the one that waits gets its arguments and its delay, and ``enqueue``
+            returns that one; if it runs, it is aborted, and this one follows.
+            ``"fail"``: as with ``unique=True``: it fails if the other one runs when its turn comes.
+
+    Raises:
+        TypeError, ValueError: ``by`` or ``clash`` is none of these.
+    """
+
+    by: Sequence[str] = ()
+    clash: Clash = "skip"
+
+    def __post_init__(self) -> None:
+        if self.clash not in get_args(Clash):
+            known = ", ".join(map(repr, get_args(Clash)))
+            raise ValueError(f"clash takes one of {known}, not {self.clash!r}")
+        if isinstance(self.by, str):
+            if self.by != "all":
+                raise TypeError(f"by takes names, not one: by=({self.by!r},)")
+        elif not all(isinstance(name, str) for name in self.by):
+            raise TypeError(f'by takes names of parameters, or "all", not {self.by!r}')
+
+    @property
+    def has_line(self) -> bool:
+        """Whether it is decided when a call is enqueued."""
+        return self.clash != "fail"
+
+    def of(self, task: str, parameters: Sequence[str]) -> Unique:
+        """Return the same for a task with these parameters: all that ``by`` means, by name.
+
+        Raises:
+            ValueError: ``by`` names none of them.
+        """
+        if self.by == "all":
+            return replace(self, by=tuple(parameters))
+        if wrong := [name for name in self.by if name not in parameters]:
+            has = ", ".join(parameters) or "none"
+            raise ValueError(
+                f"Unique(by=...) names {', '.join(wrong)}, and {task} has no such parameter. "
+                f"It has: {has}"
+            )
+        return self
+
+    def group(
+        self,
+        function: Callable[..., Any],
+        name: str,
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any],
+    ) -> str:
+        """Return a text that is the same for calls that are the same.
+
+        >>> def charge(account_id: int, cents: int = 0): ...
+        >>> unique = Unique(by=("account_id",))
+        >>> unique.group(charge, "charge", (7, 5), {}) == unique.group(
+        ...     charge, "charge", (), {"cents": 9, "account_id": 7}
+        ... )
+        True
+
+        Raises:
+            TaskError: the arguments don't fit the function, or can't be compared.
+        """
+        if not self.by:
+            return name
+        try:
+            bound = _signature(function).bind(*args, **kwargs)
+        except TypeError as error:
+            raise TaskError(f"{name}: {error}, and the task is unique by its arguments") from None
+        bound.apply_defaults()
+        values = {one: _comparable(name, one, bound.arguments[one]) for one in self.by}
+        digest = sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+        return f"{name}:{digest[:32]}"
+
+
+def _comparable(task: str, name: str, value: Any) -> Any:
+    try:
+        plain = to_jsonable_python(value, bytes_mode="base64")
+        json.dumps(plain, sort_keys=True)
+    except (PydanticSerializationError, TypeError, ValueError):
+        raise TaskError(
+            f"{task} is unique by {name}=, and a {type(value).__name__} can't be compared. Pass "
+            "plain data, such as an id, or name other parameters in by="
+        ) from None
+    if isinstance(value, set | frozenset):  # which has no order of its own
+        return sorted(plain, key=repr)
+    return plain
+
+
+@cache
+def _signature(function: Callable[..., Any]) -> inspect.Signature:
+    return inspect.signature(function)

@@ -1,0 +1,59 @@
+"""The same id again: refused while anything is kept of its task, where the old result came back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from typing import Any
+
+import pytest
+
+from vibetuner.config import Settings
+from vibetuner.errors import TaskExists
+from vibetuner.tasks.robust import Unique, robust_task
+from vibetuner.tasks.worker import TaskWorker, using_worker
+
+Running = Callable[[TaskWorker], AbstractAsyncContextManager[TaskWorker]]
+
+
+@pytest.fixture
+def worker(stand_in, settings: Settings) -> TaskWorker:
+    """A worker of the test's own."""
+    stand_in()
+    return TaskWorker(settings)
+
+
+@pytest.mark.parametrize("unique", [False, Unique(by="all")])
+async def test_an_id_that_is_taken_is_refused_and_nothing_is_stored(
+    worker: TaskWorker, running: Running, unique: Any
+):
+    """Whether its task waits or has ended; when nothing is kept of it, it is free again."""
+    ran: list[int] = []
+    with using_worker(worker):
+
+        @robust_task(name="charge", unique=unique)
+        async def charge(number: int) -> int:
+            ran.append(number)
+            return number
+
+    def call(number: int) -> Any:
+        enqueued = charge.enqueue(number)
+        enqueued.id = "order-7"
+        return enqueued
+
+    async with worker:
+        first = await call(1)
+        with pytest.raises(TaskExists, match=r"^charge order-7 waits or runs already, so nothing"):
+            await call(2)
+        async with running(worker):
+            assert (await first.result(timeout=10)).result == 1
+            with pytest.raises(TaskExists, match="order-7 has ended, and its result is kept"):
+                await call(3)
+            other = charge.enqueue(4)
+            with pytest.raises(TaskExists, match="order-7"):
+                await worker.enqueue_many([call(3), other])
+            assert (await other.result(timeout=10)).result == 4  # all others were enqueued
+            await worker.redis.delete([worker.results_key + "order-7"])
+            again = await call(5)
+            assert (await again.result(timeout=10)).result == 5
+    assert ran == [1, 4, 5]

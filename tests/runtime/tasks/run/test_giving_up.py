@@ -1,0 +1,185 @@
+"""Errors that need no second try, and errors that name their time."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
+from typing import Any
+
+import httpx2
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vibetuner.config import Settings
+from vibetuner.errors import MailError, MailRefused
+from vibetuner.tasks.dead_letters import Cause, get, open_dead_letters
+from vibetuner.tasks.retry import ErrorRules, named_wait
+from vibetuner.tasks.robust import GiveUp, RetryLater, robust_task
+from vibetuner.tasks.worker import TaskWorker, using_worker
+
+Running = Callable[[TaskWorker], AbstractAsyncContextManager[TaskWorker]]
+
+
+def answer(status: int = 503, **headers: str) -> httpx2.HTTPStatusError:
+    request = httpx2.Request("GET", "http://shop.example")
+    response = httpx2.Response(status, headers=headers, request=request)
+    return httpx2.HTTPStatusError("busy", request=request, response=response)
+
+
+def in_twenty_minutes() -> str:
+    return format_datetime(datetime.now(UTC) + timedelta(minutes=20), usegmt=True)
+
+
+class AccountClosed(GiveUp):
+    """Somebody's own."""
+
+
+@pytest.mark.parametrize(
+    ("error", "options"),
+    [
+        (GiveUp("account closed"), {}),
+        (AccountClosed("account closed"), {}),
+        (MailRefused("550 no such person"), {"retry_on": MailError}),
+        (ValueError("not a number"), {"give_up_on": (ValueError,)}),
+        (KeyError("unlisted"), {"retry_on": (ConnectionError,)}),
+        (ExceptionGroup("of a TaskGroup", [GiveUp("account closed")]), {}),
+    ],
+)
+async def test_a_task_that_gives_up_is_a_dead_letter_at_once(
+    worker: TaskWorker, running: Running, error: Exception, options: dict[str, Any]
+):
+    """With its cause, whether it says so itself or its decorator does."""
+    told: list[Exception] = []
+    with using_worker(worker):
+
+        @robust_task(
+            max_retries=5, on_failure=lambda _name, _id, error: told.append(error), **options
+        )
+        async def close() -> None:
+            raise error
+
+        async with running(worker), open_dead_letters():
+            task = await close.enqueue()
+            result = await task.result(timeout=10)
+            letter = await get(task.id)
+
+    assert (result.tries, letter.tries, letter.cause) == (1, 1, Cause.GAVE_UP)
+    assert type(result.exception) is type(told[0]) is type(error)
+    assert letter.error_type == type(error).__name__
+
+
+async def test_a_task_without_retries_that_gives_up_has_failed(
+    worker: TaskWorker, running: Running
+):
+    """As with any other error: there is no letter, and the result is the error."""
+
+    @worker.task(name="plain")
+    async def plain() -> None:
+        raise GiveUp("account closed")
+
+    async with running(worker):
+        task = await plain.enqueue()
+        result = await task.result(timeout=10)
+        assert await worker.redis.exists([worker.client.keys.letters]) == 0
+    assert repr(result.exception) == "GiveUp('account closed')"
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: RetryLater(after=timedelta(minutes=20)),
+        lambda: RetryLater("the shop opens soon", after=1200),
+        lambda: answer(**{"Retry-After": "1200"}),
+        lambda: answer(429, **{"retry-after": in_twenty_minutes()}),
+    ],
+)
+async def test_the_next_attempt_comes_when_the_error_says(
+    worker: TaskWorker, running: Running, make: Callable[[], Exception]
+):
+    """And not when the backoff would have it, which has an upper limit of its own."""
+    with using_worker(worker):
+
+        @robust_task(max_retries=2, backoff_max=1)
+        async def wait() -> None:
+            raise make()
+
+    async with running(worker):
+        task = await wait.enqueue()
+        while (due := await worker.redis.zscore(worker.queue_key + "normal", task.id)) is None:
+            pass
+        wait_for = due / 1000 - datetime.now(UTC).timestamp()
+        assert 1140 < wait_for <= 1201
+        await task.abort()
+
+
+async def test_later_has_an_end(worker: TaskWorker, running: Running, settings: Settings):
+    """Each time counts as a try."""
+    with using_worker(worker):
+
+        @robust_task(max_retries=3)
+        async def later() -> None:
+            raise RetryLater("not yet", after=timedelta(0))
+
+        async with running(worker), open_dead_letters():
+            task = await later.enqueue()
+            result = await task.result(timeout=10)
+            letter = await get(task.id)
+    assert (result.tries, letter.cause) == (3, Cause.EXCEPTION)
+    assert "not yet" in letter.error
+
+
+@pytest.mark.parametrize("error", [GiveUp("gone"), AccountClosed("gone"), MailRefused("gone")])
+def test_what_is_raised_arrives_as_it_was(error: Exception):
+    """A result is pickled."""
+    copy = pickle.loads(pickle.dumps(error))
+    assert (type(copy), str(copy)) == (type(error), "gone")
+
+
+def test_a_later_try_can_be_pickled():
+    """Its only argument is named."""
+    copy = pickle.loads(pickle.dumps(RetryLater("soon", after=5)))
+    assert (str(copy), copy.after, copy.delay) == ("soon", timedelta(seconds=5), copy.after)
+
+
+@pytest.mark.parametrize("after", [-1, timedelta(seconds=-1), float("nan"), "5", True, 1e300])
+def test_a_later_try_takes_a_duration(after: Any):
+    """Named where it is raised, and not in the worker."""
+    with pytest.raises((TypeError, ValueError), match="after takes"):
+        RetryLater(after=after)
+
+
+@pytest.mark.parametrize(
+    ("rules", "error", "words"),
+    [
+        ({"give_up_on": "ValueError"}, TypeError, "give_up_on takes classes of exceptions, not 'V"),
+        ({"retry_on": (ValueError("x"),)}, TypeError, "retry_on takes classes of exceptions"),
+        ({"retry_on": (KeyboardInterrupt,)}, TypeError, "retry_on takes classes of exceptions"),
+        ({"retry_on": OSError, "give_up_on": (OSError,)}, ValueError, "OSError is listed twice"),
+    ],
+)
+def test_rules_are_refused_at_decoration(rules, error, words):
+    """With the parameter's name and the value."""
+    with pytest.raises(error, match=words):
+        robust_task(**rules)
+
+
+def test_the_nearest_class_decides():
+    """So that an exception to a rule is one more class."""
+    rules = ErrorRules(give_up_on=(OSError, UnicodeError), retry_on=(ConnectionError, Exception))
+    given_up = [FileNotFoundError(), UnicodeDecodeError("a", b"", 0, 1, "b"), GiveUp()]
+    again = [ConnectionResetError(), ValueError(), KeyError(), RetryLater(after=1)]
+    assert [rules.gives_up(error) for error in given_up] == [True] * 3
+    assert [rules.gives_up(error) for error in again] == [False] * 4
+
+
+@given(named=st.text() | st.floats() | st.integers() | st.none() | st.binary() | st.timedeltas())
+def test_whatever_an_answer_names_the_wait_is_none_or_up_to_a_day(named: object):
+    """It comes from outside."""
+    error = OSError()
+    error.retry_after = named  # type: ignore[attr-defined]
+    wait = named_wait(error, datetime.now(UTC))
+    assert wait is None or timedelta(0) <= wait <= timedelta(days=1)

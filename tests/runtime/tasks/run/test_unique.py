@@ -1,0 +1,591 @@
+"""Unique tasks: what becomes of a call while another one is there."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import time
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager, suppress
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import settings as examples
+from hypothesis import strategies as st
+from streaq import StreaqError
+from streaq.types import StreaqCancelled
+
+from tests.runtime.tasks.run.conftest import eventually
+from vibetuner.config import Settings
+from vibetuner.errors import TaskError
+from vibetuner.tasks.dead_letters import Cause, get, open_dead_letters, retry
+from vibetuner.tasks.robust import RetryLater, Unique, robust_task
+from vibetuner.tasks.worker import TaskWorker, using_worker
+
+Running = Callable[[TaskWorker], AbstractAsyncContextManager[TaskWorker]]
+
+
+class Stage:
+    """A task of a worker's, which runs until it is told to end."""
+
+    def __init__(self, worker: TaskWorker, unique: Unique | bool, **options: Any) -> None:
+        self.worker = worker
+        self.ran: list[tuple[int, str]] = []
+        self.go = asyncio.Event()
+        with using_worker(worker):
+
+            @robust_task(name="charge", unique=unique, **options)
+            async def charge(account_id: int, note: str = "") -> str:
+                self.ran.append((account_id, note))
+                await self.go.wait()
+                return note
+
+        self.charge: Any = charge
+
+    async def keys(self) -> list[str]:
+        """Those of the queue that unique tasks have."""
+        match = f"{self.worker.client.keys.queue}:*"
+        found = [str(key) async for key in self.worker.redis.scan_iter(match)]
+        return [key for key in found if ":unique" in key or ":line" in key or ":lock:" in key]
+
+
+@pytest.mark.parametrize("is_running", [True, False])
+async def test_a_skipped_call_is_answered_with_the_task_that_is_there(
+    worker: TaskWorker, running: Running, is_running: bool
+):
+    """Whether it waits or runs; another account is another matter."""
+    stage = Stage(worker, Unique(by=("account_id",), clash="skip"))
+    async with worker:
+        first = await stage.charge.enqueue(1, "first")
+        async with running(worker) if is_running else worker:
+            if is_running:
+                await eventually(lambda: bool(stage.ran))
+            same = await stage.charge.enqueue(note="again", account_id=1)
+            other = await stage.charge.enqueue(2, "other")
+            assert (same.id == first.id, other.id == first.id) == (True, False)
+            if is_running:
+                stage.go.set()
+        async with running(worker):
+            stage.go.set()
+            assert [(await one.result(timeout=10)).result for one in (same, other)] == [
+                "first",
+                "other",
+            ]
+            after = await stage.charge.enqueue(1, "after")
+            assert (await after.result(timeout=10)).result == "after"
+    async with worker:
+        assert await stage.keys() == []
+    assert sorted(stage.ran) == [(1, "after"), (1, "first"), (2, "other")]
+
+
+async def test_calls_wait_for_their_turn_without_a_slot(worker: TaskWorker, running: Running):
+    """In the order in which they were enqueued."""
+    stage = Stage(worker, Unique(clash="wait"))
+    with using_worker(worker):
+
+        @worker.task(name="other")
+        async def other() -> str:
+            return "ran"
+
+    async with running(worker):
+        calls = [await stage.charge.enqueue(n, str(n)) for n in range(40)]
+        await eventually(lambda: bool(stage.ran))
+        assert worker.running() == 1
+        assert (await (await other.enqueue()).result(timeout=10)).result == "ran"
+        assert await calls[7].abort()  # one that waits in line ends at once
+        assert isinstance((await calls[7].result(timeout=1)).exception, StreaqCancelled)
+        stage.go.set()
+        for n, call in enumerate(calls):
+            if n != 7:
+                assert (await call.result(timeout=10)).result == str(n)
+        assert await stage.keys() == []
+    assert [n for n, _ in stage.ran] == [n for n in range(40) if n != 7]
+
+
+async def test_a_task_keeps_its_turn_between_its_tries(worker: TaskWorker, running: Running):
+    """The next in line follows its end, and not its failure."""
+    ran: list[int] = []
+    with using_worker(worker):
+
+        @robust_task(name="flaky", max_retries=2, unique=Unique(clash="wait"))
+        async def flaky(n: int) -> None:
+            ran.append(n)
+            raise RetryLater(after=0.05)
+
+    async with running(worker):
+        calls = [await flaky.enqueue(n) for n in range(3)]
+        for call in calls:
+            assert not (await call.result(timeout=10)).success
+    assert ran == [0, 0, 1, 1, 2, 2]
+
+
+async def test_a_newer_call_replaces_one_that_waits(worker: TaskWorker, running: Running):
+    """It takes its place, with its arguments and its delay."""
+    stage = Stage(worker, Unique(by="all", clash="replace"))
+    stage.go.set()
+    async with worker:
+        first = await stage.charge.enqueue(1, "a")
+        same = await stage.charge.enqueue(1, "a")
+        assert same.id == first.id
+        assert await worker.redis.xlen(worker.stream_key + "normal") == 1
+    async with running(worker):
+        assert (await same.result(timeout=10)).result == "a"
+    assert stage.ran == [(1, "a")]
+
+
+async def test_a_delay_restarts_with_each_newer_call(worker: TaskWorker, running: Running):
+    """Debounce: only the last of a burst runs, when it has been quiet for so long."""
+    stage = Stage(worker, Unique(by=("account_id",), clash="replace"))
+    stage.go.set()
+    async with running(worker):
+        first = await stage.charge.enqueue(1, "1").start(delay=60)
+        due = await worker.redis.zscore(worker.queue_key + "normal", first.id)
+        second = await stage.charge.enqueue(1, "2").start(delay=120)
+        later = await worker.redis.zscore(worker.queue_key + "normal", first.id)
+        assert second.id == first.id
+        assert later - due > 50_000
+        last = await stage.charge.enqueue(1, "3")
+        assert (await first.result(timeout=10)).result == "3"
+        assert await worker.redis.zcard(worker.queue_key + "normal") == 0
+        # From the stream back to the delayed ones.
+        assert (last.id, await stage.keys()) == (first.id, [])
+    async with worker:
+        waiting = await stage.charge.enqueue(1, "4")
+        assert (await stage.charge.enqueue(1, "5").start(delay=0.5)).id == waiting.id
+        assert await worker.redis.xlen(worker.stream_key + "normal") == 0
+    async with running(worker):
+        assert (await waiting.result(timeout=10)).result == "5"
+    assert stage.ran == [(1, "3"), (1, "5")]
+
+
+async def test_a_newer_call_takes_the_place_of_one_that_waits_for_its_retry(
+    worker: TaskWorker, running: Running
+):
+    """At once, and as a first try."""
+    with using_worker(worker):
+
+        @robust_task(name="charge", unique=Unique(clash="replace"))
+        async def charge(note: str) -> int:
+            if note == "old":
+                raise RetryLater(after=60)
+            return int(charge.context.tries)
+
+    async with running(worker):
+        old = await charge.enqueue("old")
+        while await worker.redis.zscore(worker.queue_key + "normal", old.id) is None:
+            pass
+        newer = await charge.enqueue("newer")
+        assert newer.id == old.id
+        assert (await newer.result(timeout=10)).result == 1
+
+
+async def test_an_old_message_of_a_task_that_was_delayed_again_is_dropped(
+    worker: TaskWorker, running: Running
+):
+    """As of a worker of streaq's own, which queues what is due and tells nobody."""
+    stage = Stage(worker, Unique(clash="replace"))
+    stage.go.set()
+    async with worker:
+        call = await stage.charge.enqueue(1, "early")
+        stream = worker.stream_key + "normal"
+        await worker.redis.xadd(stream, {"task_id": call.id, "enqueue_time": "1700000000000"})
+        await stage.charge.enqueue(1, "late").start(delay=0.5)
+        due = time.monotonic() + 0.45
+    async with running(worker):
+        result = await call.result(timeout=10)
+        assert (result.result, result.tries) == ("late", 1)
+        assert time.monotonic() >= due
+        assert await worker.redis.xlen(stream) == 0
+    assert stage.ran == [(1, "late")]
+
+
+async def test_a_call_that_was_claimed_runs_with_the_arguments_that_hold_when_it_begins(
+    worker: TaskWorker,
+):
+    """A worker claims ahead; and what another worker has taken over is not begun here."""
+    stage = Stage(worker, Unique(clash="replace"))
+    async with worker:
+        call = await stage.charge.enqueue(1, "claimed")
+        functions, keys = worker.client.functions, worker.client.keys
+        await worker.redis.xgroup_create(keys.stream("normal"), "workers", "0")
+        head = ["workers", worker.id, 60_000, 900]
+        now, *claimed = await functions.call("claim", (keys.queue,), [*head, 1, 1, "normal"])
+        message, payload = claimed[1], claimed[4]
+        await stage.charge.enqueue(1, "newer")
+        begin = ["charge", call.id, "normal", message, now, "workers", worker.id, 900]
+        held = await functions.call("hold", (keys.queue,), begin)
+        codec = worker.client.codec
+        assert [codec.load(one)["a"] for one in (payload, held)] == [(1, "claimed"), (1, "newer")]
+        late = [*begin[:4], now - 5000, "workers", "another", 900]
+        assert await functions.call("hold", (keys.queue,), late) is None
+        assert await worker.redis.xlen(keys.stream("normal")) == 1
+
+
+async def test_a_newer_call_aborts_one_that_runs_and_follows_it(
+    worker: TaskWorker, running: Running
+):
+    """Of those that come meanwhile, the newest."""
+    stage = Stage(worker, Unique(by=("account_id",), clash="replace"))
+    async with running(worker):
+        old = await stage.charge.enqueue(1, "old")
+        await eventually(lambda: bool(stage.ran))
+        newer = await stage.charge.enqueue(1, "newer")
+        newest = await stage.charge.enqueue(1, "newest")
+        assert isinstance((await old.result(timeout=10)).exception, StreaqCancelled)
+        stage.go.set()
+        assert (await newest.result(timeout=10)).result == "newest"
+        assert (newer.id == newest.id, newer.id == old.id) == (True, False)
+        assert await stage.keys() == []
+    assert stage.ran == [(1, "old"), (1, "newest")]
+
+
+async def test_a_clash_may_fail(worker: TaskWorker, running: Running):
+    """As with True, and by arguments; the letter says why."""
+    stage = Stage(worker, Unique(by=("account_id",), clash="fail"), max_retries=1)
+    async with running(worker), open_dead_letters():
+        first = await stage.charge.enqueue(1, "first")
+        await eventually(lambda: bool(stage.ran))
+        other = await stage.charge.enqueue(2, "other")
+        clashes = await stage.charge.enqueue(1, "clashes")
+        assert isinstance((await clashes.result(timeout=10)).exception, StreaqError)
+        assert (await get(clashes.id)).cause is Cause.UNIQUE_CLASH
+        stage.go.set()
+        assert [(await one.result(timeout=10)).success for one in (first, other)] == [True, True]
+        assert await stage.keys() == []
+
+
+async def test_a_lock_is_renewed_and_short(stand_in, settings: Settings, running: Running):
+    """So that it outlives a crash by WORKER_IDLE_TIMEOUT, however long the task may take."""
+    stand_in()
+    worker = TaskWorker(settings.model_copy(update={"worker_idle_timeout": 1}))
+    stage = Stage(worker, True, timeout=3600)
+    async with running(worker):
+        await stage.charge.enqueue(1)
+        await eventually(lambda: bool(stage.ran))
+        lock = worker.client.keys.lock("charge")
+        assert 0 < await worker.redis.pttl(lock) <= 1000
+        await worker.redis.pexpire(lock, 400)  # it would be gone before the next renewal but one
+        left: list[int] = []
+        async with asyncio.timeout(5):
+            while not any(one > 400 for one in left):
+                left.append(await worker.redis.pttl(lock))
+                await asyncio.sleep(0.02)
+        stage.go.set()
+
+
+async def test_what_comes_by_another_door_joins_the_line(
+    worker: TaskWorker, running: Running, settings: Settings
+):
+    """From a client of streaq's own, and as a dead letter that is retried."""
+    failing = [True]
+    ran: list[str] = []
+    begun, go = asyncio.Event(), asyncio.Event()
+    with using_worker(worker):
+
+        @robust_task(name="charge", max_retries=1, unique=Unique(clash="skip"))
+        async def charge(note: str) -> str:
+            if failing:
+                failing.clear()
+                raise ValueError(note)
+            ran.append(note)
+            begun.set()
+            await go.wait()
+            return note
+
+        async with running(worker), open_dead_letters():
+            lost = await charge.enqueue("lost")
+            assert not (await lost.result(timeout=10)).success
+            await charge.enqueue("first")
+            await begun.wait()
+            again = await retry(lost.id)
+            theirs = await _enqueue_by_streaq(worker, "theirs")
+            keys = worker.client.keys
+            async with asyncio.timeout(10):
+                while await worker.redis.zcard(keys.line("charge")) < 2:
+                    await asyncio.sleep(0.01)
+            assert worker.running() == 1
+            go.set()
+            for task_id, note in ((again, "lost"), (theirs, "theirs")):
+                result = await worker.result_by_id(task_id, timeout=10)
+                assert (result.result, result.tries) == (note, 1)
+            assert await worker.redis.exists([keys.unique]) == 0
+    assert ran[0] == "first"
+    assert sorted(ran[1:]) == ["lost", "theirs"]
+
+
+async def _enqueue_by_streaq(worker: TaskWorker, note: str) -> str:
+    """As streaq's own client enqueues: it knows nothing of groups."""
+    task = worker.registry["charge"].enqueue(note)
+    data = await task.serialize(1_700_000_000_000)
+    await worker.redis.set(worker.task_key + task.id, data)
+    await worker.redis.xadd(
+        worker.stream_key + "normal", {"task_id": task.id, "enqueue_time": "1700000000000"}
+    )
+    return str(task.id)
+
+
+async def test_what_another_worker_has_ended_is_noticed(worker: TaskWorker, running: Running):
+    """A worker of streaq's own ends a task and knows nothing of the line behind it."""
+    stage = Stage(worker, Unique(clash="wait"))
+    stage.go.set()
+    async with worker:
+        first = await stage.charge.enqueue(1, "first")
+        second = await stage.charge.enqueue(1, "second")
+        stream = worker.stream_key + "normal"
+        (entry,) = await worker.redis.xrange(stream)
+        await worker.redis.xdel(stream, [entry.identifier])
+        await worker.redis.delete([worker.task_key + first.id])
+    async with running(worker):
+        assert (await second.result(timeout=10)).result == "second"
+    assert stage.ran == [(1, "second")]
+
+
+async def test_a_unique_task_stands_alone(worker: TaskWorker):
+    """In a chain, or behind others, nobody could say what is there; nothing is sent."""
+    stage = Stage(worker, Unique(by=("account_id",)))
+
+    @worker.task(name="plain")
+    async def plain(n: int = 0) -> int:
+        return n
+
+    async with worker:
+        other = plain.enqueue()
+        for call in (
+            plain.enqueue() | stage.charge,
+            stage.charge.enqueue(1).then(plain),
+            stage.charge.enqueue(1).start(after=other.id),
+            stage.charge.enqueue(1).start(schedule="* * * * *"),
+        ):
+            with pytest.raises(TaskError, match="charge is unique, so it can't be part of a chain"):
+                await call
+        with pytest.raises(TaskError, match="charge: missing a required argument"):
+            await stage.charge.enqueue()
+        with pytest.raises(TaskError, match=r"unique by account_id=, and a object can't be"):
+            await stage.charge.enqueue(object())
+        found = [key async for key in worker.redis.scan_iter(f"{worker.client.keys.queue}:*")]
+        assert found == []
+
+
+async def test_many_unique_calls_are_sent_together(worker: TaskWorker, running: Running):
+    """Each is answered like one alone."""
+    stage = Stage(worker, Unique(by=("account_id",)))
+    stage.go.set()
+    async with worker:
+        calls = [stage.charge.enqueue(n % 3) for n in range(9)]
+        await worker.enqueue_many(calls)
+        assert len({call.id for call in calls}) == 3
+    async with running(worker):
+        for call in calls:
+            assert (await call.result(timeout=10)).success
+    assert sorted(stage.ran) == [(0, ""), (1, ""), (2, "")]
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "words"),
+    [
+        (lambda: Unique(by="account_id"), TypeError, r"by takes names, not one: by=\('account_id"),
+        (lambda: Unique(by=(1,)), TypeError, "by takes names of parameters"),
+        (lambda: Unique(clash="queue"), ValueError, "clash takes one of 'skip', 'wait', 'replace'"),
+    ],
+)
+def test_a_wrong_rule_is_refused(make, error, words):
+    """With the value, and what to write."""
+    with pytest.raises(error, match=words):
+        make()
+
+
+def test_names_that_are_no_parameters_are_refused_at_decoration(worker: TaskWorker):
+    """With those that there are; nothing is registered."""
+    with using_worker(worker), pytest.raises(ValueError, match="has: account_id, cents$"):
+
+        @robust_task(unique=Unique(by=("acount_id",)))
+        async def charge(account_id: int, cents: int) -> None: ...
+
+    assert "charge" not in str(worker.registry)
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ((1,), (1,), True),
+        ((1,), ("1",), False),
+        (({"a": 1, "b": 2},), ({"b": 2, "a": 1},), True),
+        (({"x", "y", "z"},), ({"z", "y", "x"},), True),
+        ((b"\xff",), (b"\xfe",), False),
+        ((timedelta(1),), (timedelta(2),), False),
+    ],
+)
+def test_equal_arguments_make_one_group(one, other, same):
+    """In every process, in whatever order they come."""
+
+    def function(value: Any) -> None: ...
+
+    unique = Unique(by=("value",))
+    groups = [unique.group(function, "task", args, {}) for args in (one, other)]
+    assert (groups[0] == groups[1]) is same
+
+
+ACTIONS = [
+    "enqueue",
+    "enqueue later",
+    "enqueue failing",
+    "open",
+    "close",
+    "abort",
+    "yield",
+    "begin",
+]
+
+
+class Group:
+    """One account in the property test: what runs, what ran, and what was called."""
+
+    def __init__(self) -> None:
+        self.gate = asyncio.Event()
+        self.calls: list[str] = []
+        self.ran: list[int] = []
+        self.running = 0
+        self.clashed = False
+        self.begun = asyncio.Event()
+
+    async def run(self, number: int, *, fails: bool) -> int:
+        self.clashed = self.clashed or self.running > 0
+        self.running += 1
+        self.ran.append(number)
+        self.begun.set()
+        try:
+            await self.gate.wait()
+            if fails:
+                raise RetryLater("once more", after=0)
+        finally:
+            self.running -= 1
+        return number
+
+    async def act(self, action: str, task: Any, account: int) -> None:
+        if action.startswith("enqueue"):
+            call = task.enqueue(account, len(self.calls), fails=action == "enqueue failing")
+            if action == "enqueue later":
+                call.start(delay=0.05)
+            self.calls.append((await call).id)
+        elif action == "abort" and self.calls:
+            await task.worker.abort_by_id(self.calls[-1], timeout=0)
+        elif action == "begin" and self.calls:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self.begun.wait(), 0.1)
+            self.begun.clear()
+        elif action == "open":
+            self.gate.set()
+        elif action == "close":
+            self.gate.clear()
+        else:
+            await asyncio.sleep(0.001)
+
+
+@pytest.mark.parametrize("clash", ["skip", "wait", "replace"])
+async def test_whatever_happens_one_runs_at_a_time_and_every_call_ends(
+    worker: TaskWorker, running: Running, clash: Any
+):
+    """Any interleaving of calls, delays, failures, retries, ends and aborts."""
+    scripts: list[list[str]] = []
+
+    @examples(max_examples=60, deadline=None, database=None)
+    @given(script=st.lists(st.sampled_from(ACTIONS), min_size=2, max_size=12))
+    def write(script: list[str]) -> None:
+        scripts.append(script)
+
+    write()
+    groups = [Group() for _ in scripts]
+    with using_worker(worker):
+
+        @robust_task(name="act", max_retries=2, unique=Unique(by=("account",), clash=clash))
+        async def act(account: int, number: int, *, fails: bool) -> int:
+            return await groups[account].run(number, fails=fails)
+
+    async def play(account: int) -> None:
+        group = groups[account]
+        for action in scripts[account]:
+            await group.act(action, act, account)
+        group.gate.set()
+        for task_id in group.calls:
+            result = await worker.result_by_id(task_id, timeout=30)
+            assert not isinstance(getattr(result, "_result", None), AssertionError), scripts[
+                account
+            ]
+
+    async with running(worker):
+        await asyncio.gather(*map(play, range(len(groups))))
+        keys = worker.client.keys
+        async with asyncio.timeout(10):  # a replaced task may still be on its way out
+            while await worker.redis.exists([keys.unique]):
+                await asyncio.sleep(0.01)
+        left = [key async for key in worker.redis.scan_iter(f"{keys.queue}:task:*")]
+        assert [key for key in left if ":results:" not in str(key)] == []
+    if clash == "wait":
+        for group in groups:
+            assert group.ran == sorted(group.ran)
+
+
+WORKER = """
+import asyncio, contextlib, sys
+from vibetuner.config import Settings, using_settings
+from vibetuner.tasks.robust import Unique, robust_task
+from vibetuner.tasks.worker import TaskWorker, using_worker
+
+async def main(url, prefix, key, clash):
+    settings = Settings(
+        environment="test", redis_url=url, redis_key_prefix=prefix, secret_key=key,
+        worker_idle_timeout=1,
+    )
+    with using_settings(settings), using_worker(TaskWorker(settings)) as worker:
+
+        @robust_task(name="charge", unique=Unique(clash=clash), timeout=3600)
+        async def charge(note):
+            print("begun", flush=True)
+            await asyncio.sleep(3600)
+
+        await worker.run_async(lifespan=contextlib.nullcontext())
+
+asyncio.run(main(*sys.argv[1:]))
+"""
+
+
+@pytest.mark.parametrize("clash", ["fail", "wait"])
+async def test_a_lock_outlives_no_kill_by_more_than_the_idle_timeout(
+    stand_in, settings: Settings, running: Running, clash: Any
+):
+    """Whoever is next doesn't wait for the task's time limit, which is an hour."""
+    stand_in()
+    worker = TaskWorker(settings.model_copy(update={"worker_idle_timeout": 1}))
+    ran: list[str] = []
+    with using_worker(worker):
+
+        @robust_task(name="charge", unique=Unique(clash=clash), timeout=3600)
+        async def charge(note: str) -> None:
+            ran.append(note)
+
+    assert settings.secret_key is not None
+    key = settings.secret_key.get_secret_value()
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", WORKER, settings.redis_url or "", settings.redis_key_prefix, key,
+        clash, stdout=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    async with worker:
+        first = await charge.enqueue("first")
+        assert process.stdout is not None
+        async with asyncio.timeout(20):
+            assert await process.stdout.readline() == b"begun\n"
+        second = await charge.enqueue("second") if clash == "wait" else None
+        process.kill()
+        await process.wait()
+        killed = time.monotonic()
+        if second is None:
+            while await worker.redis.exists([worker.client.keys.lock("charge")]):
+                await asyncio.sleep(0.01)
+            assert time.monotonic() - killed < 1.2
+    async with running(worker):
+        assert (await first.result(timeout=10)).success
+        if second is not None:
+            assert (await second.result(timeout=10)).success
+    assert ran == (["first"] if second is None else ["first", "second"])
