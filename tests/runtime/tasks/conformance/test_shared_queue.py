@@ -125,7 +125,7 @@ async def test_a_unique_task_of_ours_runs_with_streaq(stand_in, settings: Settin
 
     async with ours, at_work(stock):
         first = await charge.enqueue(1)
-        await until(lambda: bool(ran))
+        await eventually(lambda: bool(ran))
         second = await charge.enqueue(2)
         assert (second.id == first.id) is (clash == "skip")
         go.set()
