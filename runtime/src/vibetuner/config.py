@@ -174,7 +174,7 @@ class Settings(BaseSettings):
     @field_validator("redis_url")
     @classmethod
     def _redis_scheme(cls, value: str | None) -> str | None:
-        return _with_scheme(value, "redis://", "rediss://", "unix://")
+        return _with_scheme(value, "redis://", "rediss://", "unix://", "redis+", "rediss+")
 
     @field_validator("mongodb_url")
     @classmethod

@@ -57,7 +57,7 @@ __all__ = [
 # Up to the last @ of what may be a password; a port before a path, as in host:443/@name, is none.
 USERINFO = re.compile(r"""(?<=://)(?:[^\s<>"']*:(?!\d+/)[^\s<>"']*|[^\s<>"'/]+)@""")
 SECRET_VALUE = re.compile(
-    r"""(?i)(?:(?<=[?&;\s])|^)(password|passwd|pwd|token|secret)=[^\s&;,"'<>)]+"""
+    r"""(?i)(?:(?<=[?&;\s])|^)((?:\w+_)?(?:password|passwd|pwd|token|secret))=[^\s&;,"'<>)]+"""
 )
 
 

@@ -9,7 +9,7 @@ from urllib.parse import quote
 import pytest
 
 from vibetuner.errors import SettingsError
-from vibetuner.redis.url import Address, Tls, parse_url
+from vibetuner.redis.url import Address, Sentinels, Tls, parse_url
 
 
 @pytest.mark.parametrize("letter", [*string.printable, "ß", "\N{SNOWMAN}"])
@@ -55,6 +55,22 @@ def test_only_four_characters_must_be_encoded(letter: str):
             "rediss://h?ssl_certfile=/c.pem&ssl_keyfile=/k.pem&ssl_check_hostname=False",
             Address(host="h", tls=Tls(check_hostname=False, certfile="/c.pem", keyfile="/k.pem")),
         ),
+        (
+            "redis+sentinel://ann:x%2Fy@a:1,[::1],b/shop/3",
+            Address(
+                db=3,
+                username="ann",
+                password="x/y",
+                sentinels=Sentinels(name="shop", hosts=(("a", 1), ("::1", 26379), ("b", 26379))),
+            ),
+        ),
+        (
+            "rediss+sentinel://a/shop?sentinel_username=g&sentinel_password=%40&ssl_cert_reqs=none",
+            Address(
+                tls=Tls(verify="none"),
+                sentinels=Sentinels(name="shop", hosts=(("a", 26379),), username="g", password="@"),
+            ),
+        ),
     ],
 )
 def test_what_a_url_means(url: str, address: Address):
@@ -86,6 +102,16 @@ def test_what_a_url_means(url: str, address: Address):
         ("rediss://h?ssl_cert_reqs=maybe", "none, optional or required"),
         ("rediss://h?ssl_check_hostname=maybe", "true or false"),
         ("rediss://h?ssl_keyfile=/k.pem", "Add ssl_certfile"),
+        ("redis+sentinel://h", "the primary's name is missing. Add the name"),
+        ("redis+sentinel://h/0", "the primary's name is missing"),
+        ("redis+sentinel:///mymaster", "malformed. Name the host"),
+        ("redis+sentinel://h:0/mymaster", "there is no port 0. A Sentinel listens on 26379"),
+        ("redis+sentinel://h/mymaster/x", "the database 'x' is no number"),
+        ("redis+sentinel://h/m?ssl_cert_reqs=none", "Begin it with rediss.sentinel://"),
+        ("redis+cluster://h", "a Cluster is not supported. Name one server, or Sentinels"),
+        ("redis+other://h", "the scheme is unknown. There are redis://"),
+        ("redis://a,b", "it names several hosts. Name one, or begin it with redis.sentinel"),
+        ("redis://h?sentinel_password=hunter2", "no use without Sentinels. Begin it with redis."),
         ("redis://h?sslcertreqs=none", "an option after the . is unknown. There are db, username"),
     ],
 )
@@ -103,6 +129,19 @@ def test_an_address_shows_no_password():
     address = parse_url("redis://ann:hunter2@[::1]/3")
     assert str(address) == "[::1]:6379"
     assert "hunter2" not in repr(address)
+    address = parse_url("redis+sentinel://h/shop?sentinel_password=hunter2")
+    assert str(address) == "shop (Sentinels h:26379)"
+    assert "hunter2" not in repr(address)
+
+
+def test_most_sentinels_are_believed():
+    """One that was away for a while may still name the primary of then."""
+    address = parse_url("redis+sentinel://a,b,c/shop/3")
+    old, new = [b"10.0.0.1", b"6379"], ["10.0.0.2", "6380"]
+    elected = address.elect([old, new, OSError("no route"), new])
+    assert (elected.host, elected.port, elected.db) == ("10.0.0.2", 6380, 3)
+    with pytest.raises(OSError, match=r"no Sentinel names the primary \(the name is unknown; no r"):
+        address.elect([None, OSError("no route"), None])
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from vibetuner.redis.url import Address
 __all__ = ["RefusedError", "Reply", "ask", "responds"]
 
 SECONDS = 3.0
+SENTINEL_SECONDS = 1.0
 Reply = str | int | list["Reply"] | None
 
 
@@ -23,14 +24,17 @@ def ask(address: Address, *commands: Sequence[str], seconds: float = SECONDS) ->
     """Return the replies to some commands, in their order, on one connection.
 
     Raises:
-        OSError: no answer for ``seconds``.
+        OSError: no answer for ``seconds``, or no Sentinel names a primary.
         RefusedError: the server refused one of them.
     """
+    address = _find_primary(address)
     greeting = [[str(word) for word in command] for command in address.greeting()]
     with closing(_connect(address, seconds)) as connection:
         connection.sendall(b"".join(map(_encode, [*greeting, *commands])))
         with connection.makefile("rb") as answers:
             replies = [_read(answers) for _ in [*greeting, *commands]]
+    for reply in replies[: len(greeting)]:
+        address.check(reply)
     return replies[len(greeting) :]
 
 
@@ -40,6 +44,18 @@ def responds(port: int | None) -> bool:
         return ask(Address(host="127.0.0.1", port=port or 0), ["PING"], seconds=0.5) == ["PONG"]
     except (OSError, RefusedError):
         return False
+
+
+def _find_primary(address: Address) -> Address:
+    if address.sentinels is None:
+        return address
+    replies: list[object] = []
+    for sentinel in address.watchers():
+        try:
+            replies += ask(sentinel, address.sentinels.question, seconds=SENTINEL_SECONDS)
+        except (OSError, RefusedError) as error:
+            replies.append(error)
+    return address.elect(replies)
 
 
 def _connect(address: Address, seconds: float) -> socket.socket:
@@ -76,5 +92,6 @@ def _read(answers: BinaryIO) -> Reply:
         size = int(rest)
         return None if size < 0 else answers.read(size + 2)[:-2].decode(errors="replace")
     if kind == b"*":
-        return [_read(answers) for _ in range(int(rest))]
+        size = int(rest)
+        return None if size < 0 else [_read(answers) for _ in range(size)]
     raise ConnectionError("what answers there is no Redis")

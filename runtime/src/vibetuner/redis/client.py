@@ -6,6 +6,8 @@ import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from contextvars import ContextVar
+from functools import partial
+from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from anyio import TASK_STATUS_IGNORED, CancelScope, WouldBlock
@@ -15,7 +17,7 @@ from coredis import ConnectionPool, Redis
 from coredis.commands.request import CommandRequest
 from coredis.connection import TCPConnection, TCPLocation, UnixDomainSocketLocation
 from coredis.exceptions import ConnectionError as Disconnected
-from coredis.exceptions import RedisError
+from coredis.exceptions import ReadOnlyError, RedisError, ResponseError
 from coredis.patterns.pubsub import ClusterPubSub, PubSub
 from coredis.response.types import PubSubMessage
 from coredis.retry import ConstantRetryPolicy
@@ -24,8 +26,9 @@ from vibetuner.app import VibetunerApp
 from vibetuner.config import Settings, mask_url
 from vibetuner.errors import NotConfigured, ServiceUnavailable, first_line
 from vibetuner.redis import ANSWER_SECONDS, REDIS_MISSING, answer_seconds, redis_client
-from vibetuner.redis.connection import CONNECT_SECONDS, Connection
+from vibetuner.redis.connection import AWAY, CONNECT_SECONDS, Connection, connect_sentinel
 from vibetuner.redis.keys import Keys
+from vibetuner.redis.primary import Primary, primary_of
 from vibetuner.redis.rights import require_rights
 from vibetuner.redis.url import Address, parse_url
 
@@ -123,7 +126,7 @@ def make_client(settings: Settings) -> Redis[str]:
 
 
 class ReliablePool(ConnectionPool[TCPConnection]):
-    """Gives a place back to the pool whatever ends the connection that had it.
+    """Connects to the primary, and gives a place back whatever ends the connection that had it.
 
     In coredis 6.9 the place of a connection that dies while it is in use, or whose connecting is
     cancelled, is lost. A process that lives through some sixty of these waits for ever.
@@ -131,6 +134,7 @@ class ReliablePool(ConnectionPool[TCPConnection]):
 
     def __init__(self, address: Address) -> None:
         self.address = address
+        self._primary: Primary | None = None
         options: dict[str, Any] = {
             "username": address.username,
             "password": address.password,
@@ -149,6 +153,26 @@ class ReliablePool(ConnectionPool[TCPConnection]):
             **options,
         )
 
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await super().__aexit__(kind, error, trace)
+        if self._primary is not None and not self._counter:
+            with CancelScope(shield=True):
+                await self._primary.unfollow(self)
+
+    async def _initialize(self) -> None:
+        self._primary = primary_of(self.address, connect_sentinel, self, self._moved)
+        await super()._initialize()
+
+    def _moved(self, primary: Address) -> None:
+        for connection in tuple(self._online_connections):
+            if connection.location != TCPLocation(primary.host, primary.port):
+                connection.invalidate(f"the primary is now {primary}")
+
     async def get_connection(self, **options: Any) -> TCPConnection:
         """A connection from the pool, or a new one in a free place of it."""
         token = _connecting.set(False)
@@ -156,9 +180,11 @@ class ReliablePool(ConnectionPool[TCPConnection]):
             return await super().get_connection(**options)
         except RedisError:
             raise  # coredis itself gives the place back
-        except BaseException:
+        except BaseException as error:
             if _connecting.get():
                 self._available_connections.append_nowait(None)
+            if self._primary is not None and isinstance(error, OSError):
+                raise Disconnected(first_line(error)) from None
             raise
         finally:
             _connecting.reset(token)
@@ -171,7 +197,21 @@ class ReliablePool(ConnectionPool[TCPConnection]):
 
     async def _construct_connection(self) -> TCPConnection:
         _connecting.set(True)
-        return await super()._construct_connection()
+        if self._primary is None:
+            return await super()._construct_connection()
+        server = await self._primary.find()
+        self.location = TCPLocation(server.host, server.port)
+        connection = await super()._construct_connection()
+        connection.register_connect_callback(partial(_check_role, server))
+        return connection
+
+
+async def _check_role(server: Address, connection: TCPConnection) -> None:
+    reply = await connection.create_request(b"HELLO", decode=False)
+    try:
+        server.check(reply)
+    except OSError as error:
+        raise Disconnected(str(error)) from None
 
 
 class ReliableRedis(Redis[str]):
@@ -195,6 +235,15 @@ class ReliableRedis(Redis[str]):
                 f"Redis has not answered within {self.seconds:g} s. Check that it runs and is not "
                 "busy:  vibetuner doctor"
             ) from None
+
+    async def _execute_command(self, command: CommandRequest[T]) -> T:
+        try:
+            return await super()._execute_command(command)
+        except ResponseError as error:
+            if not (isinstance(error, ReadOnlyError) or str(error).startswith(AWAY)):
+                raise
+            self.connection_pool.disconnect()  # another server may be the primary by now
+            raise Disconnected(f"Redis is no primary, or not ready: {error}") from None
 
     def pubsub(self, **options: Any) -> PubSub[str]:
         """As coredis's own."""

@@ -16,9 +16,10 @@ from coredis.exceptions import ResponseError
 
 from vibetuner.errors import first_line
 from vibetuner.redis import answer_seconds
+from vibetuner.redis.primary import ASK_SECONDS, Primary, primary_of
 from vibetuner.redis.url import Address
 
-__all__ = ["CONNECT_SECONDS", "Command", "Connection"]
+__all__ = ["AWAY", "CONNECT_SECONDS", "Command", "Connection", "connect_sentinel"]
 
 CONNECT_SECONDS = 5
 LOOK_SECONDS = 0.5
@@ -27,6 +28,9 @@ BLOCKING = frozenset({"XREADGROUP", "XREAD", "BLPOP", "BRPOP", "BLMOVE", "BLMPOP
 
 #: What the server says when a subscription begins or ends.
 CONFIRMATIONS = frozenset({b"subscribe", b"unsubscribe", b"psubscribe", b"punsubscribe"})
+
+#: How a server refuses that is no primary, or not yet: it has done nothing, and another may do it.
+AWAY = ("READONLY", "LOADING", "MASTERDOWN", "NOREPLICAS", "UNBLOCKED")
 
 Push = Callable[[list[Any]], None]
 Command = Sequence[str | bytes | float]
@@ -37,10 +41,11 @@ class Connection:
 
     It connects when something is called, and again after a loss. What was under way at a loss
     fails, and is never sent a second time: nobody can tell whether the server has done it. A server
-    that says nothing while somebody waits is given up like one that has gone.
+    that says nothing while somebody waits is given up like one that has gone, and so is one that is
+    no primary any more.
 
     Args:
-        address: the server.
+        address: the server, or the Sentinels that know it.
         timeout: how many seconds it may be silent, beyond the time that a command blocks for;
             without it, as many as :data:`vibetuner.redis.answer_seconds` has here and now.
         on_push: takes what no command has asked for: the messages of subscriptions.
@@ -61,6 +66,7 @@ class Connection:
         self._on_loss = on_loss
         self._loop = asyncio.get_running_loop()
         self._line: _Line | None = None
+        self._primary: Primary | None = None
         self._unsent: list[bytes] = []
         self._asked: list[asyncio.Future[Any]] = []
         self._subscribing: list[asyncio.Future[Any]] = []
@@ -111,6 +117,8 @@ class Connection:
         if self._line is not None:
             self._line.close()
             await self._line.gone.wait()
+        if self._primary is not None:
+            await self._primary.unfollow(self)
         self._fail(Disconnected("The connection is closed"))
 
     def _send(
@@ -141,26 +149,30 @@ class Connection:
         return self._connecting
 
     async def _connect(self) -> None:
-        line = None
+        line, address = None, self.address
+        if address.sentinels and self._primary is None:
+            self._primary = primary_of(address, connect_sentinel, self, self._moved)
         try:
+            if self._primary is not None:
+                address = await self._primary.find()
             async with asyncio.timeout(CONNECT_SECONDS):
-                line = await self._open()
-                for greeting in self.address.greeting():
+                line = await self._open(address)
+                for greeting in address.greeting():
                     asked = self._loop.create_future()
                     packed = hiredis.pack_command(greeting)  # type: ignore[arg-type]
                     line.write(packed, [asked], (), self._timeout)
-                    await asked
+                    address.check(await asked)
             line.on_loss, self._line = self._lost, line
         except (OSError, TimeoutError) as error:
             reason = "no answer" if isinstance(error, TimeoutError) else first_line(error)
-            raise Disconnected(f"Redis at {self.address} can't be reached: {reason}") from None
+            raise Disconnected(f"Redis at {address} can't be reached: {reason}") from None
         finally:
             if line is not None and self._line is not line:
                 line.close()
 
-    async def _open(self) -> _Line:
-        address, loop = self.address, self._loop
-        new = lambda: _Line(self._on_push)  # noqa: E731
+    async def _open(self, address: Address) -> _Line:
+        loop = self._loop
+        new = lambda: _Line(self._on_push, address)  # noqa: E731
         if address.path:
             _, line = await loop.create_unix_connection(new, address.path)
         else:
@@ -186,6 +198,10 @@ class Connection:
         for future in asked:
             _settle(future, error)
 
+    def _moved(self, primary: Address) -> None:
+        if self._line is not None and self._line.server != primary:
+            self._line.give_up(f"the primary is now {primary}")
+
     def _lost(self) -> None:
         self._line = None
         if self._on_loss is not None and not self._closed:
@@ -195,7 +211,8 @@ class Connection:
 class _Line(asyncio.Protocol):
     """The protocol below: bytes to replies, replies to who waits for them."""
 
-    def __init__(self, on_push: Push | None) -> None:
+    def __init__(self, on_push: Push | None, server: Address) -> None:
+        self.server = server
         self.on_loss: Callable[[], None] | None = None
         self.gone = asyncio.Event()
         self._on_push = on_push
@@ -205,7 +222,7 @@ class _Line(asyncio.Protocol):
         self._looking: asyncio.TimerHandle | None = None
         self._heard = self._patience = 0.0
         self._reason = ""
-        self._reader = hiredis.Reader(replyError=ResponseError)
+        self._reader = hiredis.Reader(replyError=self._refusal)
         self._transport: asyncio.Transport | None = None
 
     def write(
@@ -238,8 +255,19 @@ class _Line(asyncio.Protocol):
         elif not again:  # this process may have slept, with the answer at its door
             self._looking = self._loop.call_later(0.1, partial(self._look, again=True))
         else:
-            self._reason = f": no answer for {silent:.0f} s"
-            self.close()
+            self.give_up(f"no answer for {silent:.0f} s")
+
+    def give_up(self, reason: str) -> None:
+        """Disconnect; who waits for a reply hears why."""
+        self._reason = f": {reason}"
+        self.close()
+
+    def _refusal(self, text: str) -> Exception:
+        """Return the error for a reply that is one."""
+        if not text.startswith(AWAY):
+            return ResponseError(text)
+        self._loop.call_soon(self.give_up, text)
+        return Disconnected(f"Redis at {self.server} is no primary, or not ready: {text}")
 
     def close(self) -> None:
         if self._transport is not None:
@@ -259,10 +287,10 @@ class _Line(asyncio.Protocol):
                 if waiting:
                     _settle(waiting.popleft(), reply)
                 elif self._subscribing and (
-                    isinstance(reply, ResponseError) or reply[0] in CONFIRMATIONS
+                    isinstance(reply, Exception) or reply[0] in CONFIRMATIONS
                 ):
                     _settle(self._subscribing.popleft(), reply)
-                elif self._on_push is not None and not isinstance(reply, ResponseError):
+                elif self._on_push is not None and not isinstance(reply, Exception):
                     self._on_push(reply)
         except hiredis.ProtocolError:
             self.close()
@@ -279,6 +307,11 @@ class _Line(asyncio.Protocol):
                 _settle(queue.popleft(), error)
         if self.on_loss is not None:
             self.on_loss()
+
+
+def connect_sentinel(address: Address) -> Connection:
+    """A connection that asks a Sentinel for the primary."""
+    return Connection(address, timeout=ASK_SECONDS)
 
 
 def _blocked(command: Command) -> float:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
 from vibetuner.env_file import mask_url
@@ -15,19 +16,22 @@ from vibetuner.errors import SettingsError
 if TYPE_CHECKING:  # costs a health probe some of its start-up time
     from ssl import SSLContext
 
-__all__ = ["Address", "Tls", "parse_url"]
+__all__ = ["Address", "Sentinels", "Tls", "parse_url"]
 
 Command = tuple[str | int, ...]
 
+HOST = r"(?:\[[^\]\s/?#@,]+\]|[^\s:/?#@,\[\]]+)(?::[0-9]*)?"
 SERVER = re.compile(
-    r"(?P<scheme>rediss?)://(?:(?P<user>[^/?#]*)@)?"
-    r"(?P<host>\[[^\]\s/?#@]+\]|[^\s:/?#@\[\]]+)(?::(?P<port>[0-9]*))?"
+    rf"(?P<scheme>rediss?(?:\+\w+)?)://(?:(?P<user>[^/?#]*)@)?(?P<hosts>{HOST}(?:,{HOST})*)"
     r"(?:/(?P<path>[^?#@]*))?(?:\?(?P<query>[^#]*))?"
 )
 SOCKET = re.compile(
     r"(?P<scheme>unix)://(?:(?P<user>[^/?#]*)@)?(?P<path>/[^?#]+)(?:\?(?P<query>[^#]*))?"
 )
 OPTIONS = ("db", "username", "password")
+SENTINEL_OPTIONS = ("sentinel_username", "sentinel_password")
+SCHEMES = ("redis://", "rediss://", "unix://", "redis+sentinel://", "rediss+sentinel://")
+PORT, SENTINEL_PORT = 6379, 26379
 TLS_OPTIONS = (
     "ssl_cert_reqs", "ssl_check_hostname", "ssl_ca_certs", "ssl_certfile", "ssl_keyfile",
 )  # fmt: skip
@@ -74,31 +78,104 @@ class Tls:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Sentinels:
+    """The Sentinels that know which server is the primary, and how to be let in by them."""
+
+    name: str
+    hosts: tuple[tuple[str, int], ...]
+    username: str | None = None
+    password: str | None = field(default=None, repr=False)
+
+    @property
+    def question(self) -> tuple[str, ...]:
+        """The command that asks one of them for the primary."""
+        return ("SENTINEL", "GET-MASTER-ADDR-BY-NAME", self.name)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Address:
-    """One server: a host and port, or the path of a socket; with what it asks of a client."""
+    """One server: a host and port, or the path of a socket; with what it asks of a client.
+
+    With ``sentinels`` and without a host it is whichever server those call the primary.
+    """
 
     host: str = ""
-    port: int = 6379
+    port: int = PORT
     path: str = ""
     db: int = 0
     username: str | None = None
     password: str | None = field(default=None, repr=False)
     tls: Tls | None = None
+    sentinels: Sentinels | None = None
 
     def greeting(self) -> Iterator[Command]:
-        """The commands that a new connection begins with."""
+        """The commands that a new connection begins with; :meth:`check` takes the replies."""
         if self.username or self.password:
             yield ("AUTH", self.username or "default", self.password or "")
         if self.db:
             yield ("SELECT", self.db)
+        if self.sentinels:
+            yield ("HELLO",)
+
+    def check(self, reply: Any) -> None:
+        """Raise OSError when a server says that it is no primary, whatever the Sentinels say."""
+        if isinstance(reply, list):
+            reply = dict(zip(reply[::2], reply[1::2], strict=True))
+        if isinstance(reply, dict):
+            role = _text(reply.get("role") or reply.get(b"role"))
+            if role != "master":
+                raise OSError(f"{self} is a {role}, though Sentinels call it the primary")
+
+    def watchers(self) -> list[Address]:
+        """The addresses of the Sentinels."""
+        given = self.sentinels
+        if given is None:
+            return []
+        return [
+            Address(
+                host=host, port=port, username=given.username, password=given.password, tls=self.tls
+            )
+            for host, port in given.hosts
+        ]
+
+    def elect(self, replies: Sequence[object]) -> Address:
+        """Return the server that most Sentinels call the primary; the first of as many.
+
+        Args:
+            replies: what each Sentinel has answered, or the error in place of an answer.
+
+        Raises:
+            OSError: none of them names one.
+        """
+        named = Counter((_text(r[0]), int(r[1])) for r in replies if isinstance(r, list))
+        if named:
+            ((host, port), _), *_ = named.most_common(1)
+            return replace(self, host=host, port=port)
+        reasons = dict.fromkeys(
+            "the name is unknown" if reply is None else str(reply) for reply in replies
+        )
+        raise OSError(f"no Sentinel names the primary ({'; '.join(reasons)})")
 
     def __str__(self) -> str:
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return self.path or f"{host}:{self.port}"
+        if self.sentinels and not self.host:
+            hosts = ", ".join(_host_and_port(*place) for place in self.sentinels.hosts)
+            return f"{self.sentinels.name} (Sentinels {hosts})"
+        return self.path or _host_and_port(self.host, self.port)
+
+
+def _host_and_port(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _text(word: object) -> str:
+    return word.decode() if isinstance(word, bytes) else str(word)
 
 
 def parse_url(url: str) -> Address:
     """Read ``redis://``, ``rediss://`` or ``unix://``; every part may be percent-encoded.
+
+    ``redis+sentinel://`` and ``rediss+sentinel://`` have the Sentinels for hosts, and the name that
+    they know the primary by as the first part of the path.
 
     Raises:
         SettingsError: it can't be meant; the message shows no password.
@@ -107,41 +184,93 @@ def parse_url(url: str) -> Address:
     'a/b'
     >>> str(parse_url("unix:///run/redis.sock?db=3"))
     '/run/redis.sock'
+    >>> str(parse_url("redis+sentinel://a,b:26380/shop/3"))
+    'shop (Sentinels a:26379, b:26380)'
     """
     found = SERVER.fullmatch(url) or SOCKET.fullmatch(url)
     if found is None:
         raise _malformed(url)
     parts = found.groupdict()
-    options = _options(url, parts["query"] or "", is_tls=parts["scheme"] == "rediss")
+    scheme, _, kind = parts["scheme"].partition("+")
+    hosts = _hosts(url, parts.get("hosts") or "", SENTINEL_PORT if kind else PORT)
+    _check_kind(url, kind, hosts)
+    options = _options(url, parts["query"] or "", scheme=scheme, kind=kind)
     username, _, password = (parts["user"] or "").partition(":")
-    is_socket = parts["scheme"] == "unix"
-    database = options.pop("db", "") or ("" if is_socket else (parts["path"] or "").strip("/"))
+    is_socket = scheme == "unix"
+    path = "" if is_socket else (parts["path"] or "").strip("/")
+    sentinels = None
+    if kind:
+        name, _, path = path.partition("/")
+        sentinels = _sentinels(url, name, hosts, options)
+    database = options.pop("db", "") or path
     if not re.fullmatch(r"[0-9]*", database):
         raise _refusal(url, f"the database {database!r} is no number", "Write /0 for the first")
-    port = int(parts.get("port") or 6379)
-    if not 0 < port < 65536:
-        raise _refusal(url, f"there is no port {port}", "Redis listens on 6379 as a rule")
+    host, port = ("", PORT) if is_socket or kind else hosts[0]
     return Address(
-        host="" if is_socket else unquote(parts["host"].strip("[]")),
+        host=host,
         port=port,
         path=unquote(parts["path"]) if is_socket else "",
         db=int(database or 0),
         username=options.pop("username", "") or unquote(username) or None,
         password=options.pop("password", "") or unquote(password) or None,
-        tls=_tls(url, options) if parts["scheme"] == "rediss" else None,
+        tls=_tls(url, options) if scheme == "rediss" else None,
+        sentinels=sentinels,
     )
 
 
-def _options(url: str, query: str, *, is_tls: bool) -> dict[str, str]:
+def _hosts(url: str, text: str, default: int) -> tuple[tuple[str, int], ...]:
+    hosts = []
+    for given in text.split(",") if text else ():
+        parts = re.fullmatch(r"(\[.*\]|[^:]*)(?::([0-9]*))?", given)
+        assert parts is not None  # noqa: S101 - SERVER has matched
+        port = int(parts[2] or default)
+        if not 0 < port < 65536:
+            usual = f"{'A Sentinel' if default == SENTINEL_PORT else 'Redis'} listens on {default}"
+            raise _refusal(url, f"there is no port {port}", f"{usual} as a rule")
+        hosts.append((unquote(parts[1].strip("[]")), port))
+    return tuple(hosts)
+
+
+def _check_kind(url: str, kind: str, hosts: tuple[tuple[str, int], ...]) -> None:
+    if kind == "cluster":
+        cure = "Name one server, or Sentinels:  redis+sentinel://host:26379/name-of-the-primary"
+        raise _refusal(url, "a Cluster is not supported", cure)
+    if kind not in ("", "sentinel"):
+        raise _refusal(url, "the scheme is unknown", f"There are {', '.join(SCHEMES)}")
+    if not kind and len(hosts) > 1:
+        cure = "Name one, or begin it with redis+sentinel:// if they are Sentinels"
+        raise _refusal(url, "it names several hosts", cure)
+
+
+def _sentinels(
+    url: str, name: str, hosts: tuple[tuple[str, int], ...], options: dict[str, str]
+) -> Sentinels:
+    if not name or name.isdigit():
+        cure = "Add the name that the Sentinels know it by:  redis+sentinel://host:26379/mymaster"
+        raise _refusal(url, "the primary's name is missing", cure)
+    return Sentinels(
+        name=unquote(name),
+        hosts=hosts,
+        username=options.pop("sentinel_username", "") or None,
+        password=options.pop("sentinel_password", "") or None,
+    )
+
+
+def _options(url: str, query: str, *, scheme: str, kind: str) -> dict[str, str]:
     pairs = (part.partition("=") for part in query.split("&") if part)
     # A plus sign stays one: passwords hold it more often than a blank.
     options = {name: unquote(value) for name, _, value in pairs}
+    known = (*OPTIONS, *(SENTINEL_OPTIONS if kind else ()), *TLS_OPTIONS)
     for name in options:
-        if name in TLS_OPTIONS and not is_tls:
-            raise _refusal(url, f"{name} is of no use without TLS", "Begin it with rediss://")
-        if name not in (*OPTIONS, *TLS_OPTIONS):
-            known = ", ".join((*OPTIONS, *TLS_OPTIONS))
-            raise _refusal(url, "an option after the ? is unknown", f"There are {known}")
+        if name in TLS_OPTIONS and scheme != "rediss":
+            start = f"rediss{'+' if kind else ''}{kind}://"
+            raise _refusal(url, f"{name} is of no use without TLS", f"Begin it with {start}")
+        if name in SENTINEL_OPTIONS and not kind:
+            cure = f"Begin it with {scheme}+sentinel://"
+            raise _refusal(url, f"{name} is of no use without Sentinels", cure)
+        if name not in known:
+            cure = f"There are {', '.join(known)}"
+            raise _refusal(url, "an option after the ? is unknown", cure)
     return options
 
 

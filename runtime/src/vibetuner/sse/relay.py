@@ -20,7 +20,7 @@ __all__ = ["open_relay"]
 
 logger = logging.getLogger(__name__)
 
-BACKOFF_SECONDS = (0.1, 0.5, 1, 2, 5)
+BACKOFF_SECONDS = (0.1, 0.5, 1, 2)
 
 # A connection can break without a sign. The relay sends itself a message this often, and
 # reconnects when it has received nothing for so long.

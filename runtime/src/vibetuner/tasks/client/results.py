@@ -17,7 +17,7 @@ from vibetuner.redis.url import Address
 __all__ = ["ResultListener"]
 
 # A server that restarts is waited for this long; what it published meanwhile is looked up.
-PATIENCE_SECONDS = (0.05, 0.1, 0.2, 0.5, 1, 2, 5, 5, 5, 5)
+PATIENCE_SECONDS = (0.05, 0.1, 0.2, 0.5, 1, *[2] * 11)
 
 Waiter = asyncio.Future[bytes]
 Hear = Callable[[bytes], None]

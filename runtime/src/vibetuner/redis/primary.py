@@ -1,0 +1,109 @@
+"""Which server is the primary: asks the Sentinels, and tells who is connected to another."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from anyio.lowlevel import RunVar
+from coredis.exceptions import RedisError
+
+from vibetuner.redis.url import Address
+
+__all__ = ["Primary", "primary_of"]
+
+logger = logging.getLogger(__name__)
+
+WATCH_SECONDS = 0.5
+#: A Sentinel that answers later than this is left out.
+ASK_SECONDS = 1.0
+
+Moved = Callable[[Address], None]
+
+
+class Sentinel(Protocol):
+    """A connection to one."""
+
+    def call(self, *command: str | bytes | float) -> asyncio.Future[Any]:
+        """Send a command."""
+        ...
+
+    async def close(self) -> None:
+        """Disconnect."""
+        ...
+
+
+class Primary:
+    """The server that most of the Sentinels call the primary.
+
+    All connections of an event loop share one: it asks twice a second, and logs each change once.
+    """
+
+    def __init__(self, address: Address, connect: Callable[[Address], Sentinel]) -> None:
+        assert address.sentinels is not None  # noqa: S101 - others have no use for it
+        self._address = address
+        self._question = address.sentinels.question
+        self._sentinels = [connect(one) for one in address.watchers()]
+        self._followers: dict[object, Moved] = {}
+        self._server: Address | None = None
+        self._watching = asyncio.get_running_loop().create_task(self._watch())
+
+    async def find(self) -> Address:
+        """Return the primary; raises OSError when no Sentinel names one."""
+        server = self._address.elect(await asyncio.gather(*map(self._ask, self._sentinels)))
+        if server != self._server:
+            if self._server is not None:
+                logger.warning("the Redis primary is now %s, was %s", server, self._server)
+            self._server = server
+        return server
+
+    def follow(self, follower: object, moved: Moved) -> None:
+        """Call ``moved`` with the primary from time to time, until :meth:`unfollow`."""
+        self._followers[follower] = moved
+
+    async def unfollow(self, follower: object) -> None:
+        """Tell it no more; without followers nobody is asked."""
+        if self._followers.pop(follower, None) is None or self._followers:
+            return
+        _primaries.get({}).pop(self._address, None)
+        self._watching.cancel()
+        await asyncio.wait([self._watching])
+        await asyncio.gather(*(sentinel.close() for sentinel in self._sentinels))
+
+    async def _ask(self, sentinel: Sentinel) -> Any:
+        try:
+            async with asyncio.timeout(ASK_SECONDS):
+                return await sentinel.call(*self._question)
+        except TimeoutError:
+            return TimeoutError(f"no answer within {ASK_SECONDS:g} s")
+        except RedisError as error:
+            return error
+
+    async def _watch(self) -> None:
+        while True:
+            await asyncio.sleep(WATCH_SECONDS)
+            try:
+                server = await self.find()
+            except OSError:
+                continue  # what is connected stays so
+            for moved in tuple(self._followers.values()):
+                moved(server)
+
+
+_primaries: RunVar[dict[Address, Primary]] = RunVar("primaries")
+
+
+def primary_of(
+    address: Address, connect: Callable[[Address], Sentinel], follower: object, moved: Moved
+) -> Primary | None:
+    """Follow the primary that ``address`` has Sentinels for; returns None where it has none."""
+    if address.sentinels is None:
+        return None
+    primaries = _primaries.get({})
+    if address not in primaries:
+        primaries[address] = Primary(address, connect)
+        _primaries.set(primaries)
+    primaries[address].follow(follower, moved)
+    return primaries[address]
