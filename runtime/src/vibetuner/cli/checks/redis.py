@@ -73,14 +73,20 @@ def judge_server(
     grave: Level = "error" if in_production else "warning"
     version = str(info.get("redis_version", "0"))
     findings = []
-    if info.get("redis_mode", "standalone") != "standalone":
-        text = f"it is a {str(info['redis_mode']).capitalize()}, and a queue needs one server"
-        findings.append(Finding("error", "Redis", text, "point REDIS_URL at the primary itself"))
+    match info.get("redis_mode", "standalone"):
+        case "sentinel":
+            text = "it is a Sentinel, which keeps no tasks"
+            cure = "write redis+sentinel://host:26379/mymaster"
+            findings.append(Finding("error", "Redis", text, cure))
+        case "cluster":
+            text = "it is a Cluster, which is not supported"
+            cure = "name one server, or Sentinels:  redis+sentinel://host:26379/mymaster"
+            findings.append(Finding("error", "Redis", text, cure))
     if _is_too_old(info):
         cure = "use Redis 7.2 or newer, or Valkey"
         findings.append(Finding("error", "Redis", f"version {version} has no functions", cure))
     if info.get("role") == "slave":
-        cure = "point REDIS_URL at the primary"
+        cure = "point REDIS_URL at the primary, or at Sentinels"
         findings.append(Finding("error", "Redis", "it is a read-only replica", cure))
     if info.get("rdb_last_bgsave_status", "ok") != "ok":
         cure = "make room on its disk; until then it refuses writes"
