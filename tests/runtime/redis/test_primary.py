@@ -14,6 +14,7 @@ import pytest
 from coredis.exceptions import ConnectionError as Disconnected
 from coredis.exceptions import RedisError
 
+from tests.runtime.sse.test_relay import next_of, relaying
 from tests.sentinels import NAME, Replicated
 from tests.valkey import Valkey
 from tests.waiting import eventually
@@ -23,6 +24,7 @@ from vibetuner.redis.blocking import ask
 from vibetuner.redis.client import check, open_redis
 from vibetuner.redis.connection import Connection
 from vibetuner.redis.url import parse_url
+from vibetuner.sse.hub import Hub
 from vibetuner.tasks.worker import TaskWorker, using_worker
 
 Running = Callable[[TaskWorker], AbstractAsyncContextManager[TaskWorker]]
@@ -154,6 +156,23 @@ async def test_a_primary_that_becomes_a_replica_is_left(tmp_path: Path):
             assert await until_it_works(lambda: client.set("key", "value"))
             assert await connection.call("GET", "key") == b"value"
             assert await connection.call("CLIENT", "ID") != before
+
+
+@pytest.mark.parametrize("how", ["kill", "freeze"])
+async def test_events_go_on_with_the_next_primary(replicated: Replicated, how: str):
+    """Within five seconds of the promotion, to who was connected before."""
+    settings, old = Settings(redis_url=replicated.url, redis_key_prefix="own"), replicated.primary
+    async with relaying(settings, Hub()) as (subscriber, history):
+        await history.send("news", "message", "before")
+        assert await next_of(subscriber) == [("message", "before")]
+        await asyncio.to_thread(ask, parse_url(replicated.url), ["WAIT", "2", "1000"])
+
+        getattr(replicated, how)(old)
+        promoted = await asyncio.to_thread(replicated.wait_for_promotion, old)
+        await until_it_works(lambda: history.send("news", "message", "after"))
+
+        assert ("message", "after") in await next_of(subscriber)
+        assert time.monotonic() - promoted < 5
 
 
 @asynccontextmanager
