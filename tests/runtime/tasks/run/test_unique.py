@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from streaq import StreaqError
 from streaq.types import StreaqCancelled
 
-from tests.runtime.tasks.run.conftest import eventually
+from tests.waiting import eventually
 from vibetuner.config import Settings
 from vibetuner.errors import TaskError
 from vibetuner.tasks.dead_letters import Cause, get, open_dead_letters, retry
@@ -517,7 +517,7 @@ async def test_whatever_happens_one_runs_at_a_time_and_every_call_ends(
     async with running(worker):
         await asyncio.gather(*map(play, range(len(groups))))
         keys = worker.client.keys
-        async with asyncio.timeout(10):  # a replaced task may still be on its way out
+        async with asyncio.timeout(30):  # a replaced task may still be on its way out
             while await worker.redis.exists([keys.unique]):
                 await asyncio.sleep(0.01)
         left = [key async for key in worker.redis.scan_iter(f"{keys.queue}:task:*")]
@@ -579,11 +579,8 @@ async def test_a_lock_outlives_no_kill_by_more_than_the_idle_timeout(
         second = await charge.enqueue("second") if clash == "wait" else None
         process.kill()
         await process.wait()
-        killed = time.monotonic()
         if second is None:
-            while await worker.redis.exists([worker.client.keys.lock("charge")]):
-                await asyncio.sleep(0.01)
-            assert time.monotonic() - killed < 1.2
+            assert await worker.redis.pttl(worker.client.keys.lock("charge")) <= 1000
     async with running(worker):
         assert (await first.result(timeout=10)).success
         if second is not None:
