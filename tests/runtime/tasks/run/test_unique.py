@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from streaq import StreaqError
 from streaq.types import StreaqCancelled
 
-from tests.runtime.tasks.run.conftest import eventually
+from tests.waiting import eventually
 from vibetuner.config import Settings
 from vibetuner.errors import TaskError
 from vibetuner.tasks.dead_letters import Cause, get, open_dead_letters, retry
