@@ -27,7 +27,7 @@ demo *args: (render demo_dir)
 
 [doc("Run every test: runtime, tour, template, browser; or those of the paths given")]
 test *args:
-    {{ run }} --group e2e --group docs pytest {{ if args == "" { parallel } else { "" } }} "$@"
+    {{ run }} --group e2e --group docs pytest {{ if args == "" { parallel + " -p no:randomly" } else { "" } }} "$@"
 
 [doc("Run the tests that need no process and no server, in seconds")]
 quick *args:
