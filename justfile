@@ -4,7 +4,14 @@ unexport VIRTUAL_ENV
 
 export UV_NO_PROGRESS := env("UV_NO_PROGRESS", "1")
 
+# Where it is set, as in images, each process of the tests would compile all that it imports.
+export PYTHONDONTWRITEBYTECODE := ""
+
 run := "uv run --quiet"
+
+# The longest files come first (tests/kinds.py), so that no core is idle at the end.
+parallel := "-n auto --dist loadfile --no-loadscope-reorder"
+without_processes := "--ignore=tests/template --ignore=tests/e2e --ignore=tests/tour --ignore=tests/abuse --ignore=tests/runtime/cli --ignore=tests/runtime/embedded"
 demo_dir := justfile_directory() / "build" / "demo"
 
 [doc("List these recipes")]
@@ -18,13 +25,17 @@ demo *args: (render demo_dir)
     @cd "{{ demo_dir }}" && uv sync --quiet
     @cd "{{ demo_dir }}" && exec uv run --no-sync vibetuner run dev all "$@"
 
-[doc("Run every test: runtime, tour, template, browser")]
+[doc("Run every test: runtime, tour, template, browser; or those of the paths given")]
 test *args:
-    {{ run }} --group e2e --group docs pytest {{ if args == "" { "-n auto --dist loadfile" } else { "" } }} "$@"
+    {{ run }} --group e2e --group docs pytest {{ if args == "" { parallel + " -p no:randomly" } else { "" } }} "$@"
 
-[doc("Run the tests that take seconds, not minutes")]
+[doc("Run the tests that need no process and no server, in seconds")]
 quick *args:
-    {{ run }} pytest -m "not slow and not e2e" "$@"
+    {{ run }} pytest {{ parallel }} {{ without_processes }} -m "not process and not template and not browser and not slow" "$@"
+
+[doc("Run all tests some times beside a process that loads both cores: just soak 20")]
+soak times="20" *args:
+    {{ run }} --group e2e --group docs python scripts/soak.py "$@"
 
 [doc("Run the tests of tasks and events on another server: just test-on redis-server")]
 [no-exit-message]
@@ -40,11 +51,12 @@ format:
     {{ run }} ruff check --fix .
     just --unstable --fmt
 
-[doc("Check format, lint and layers")]
+[doc("Check format, lint, layers, and that every test asserts")]
 lint:
     {{ run }} ruff format --check .
     {{ run }} ruff check .
     {{ run }} lint-imports --no-cache
+    {{ run }} python scripts/lint_tests.py
 
 [doc("Check types")]
 types:
@@ -52,7 +64,7 @@ types:
 
 [doc("Measure the tests' coverage of the runtime")]
 coverage *args:
-    {{ run }} coverage run -m pytest -m "not e2e" "$@"
+    {{ run }} coverage run -m pytest -m "not browser" "$@"
     {{ run }} coverage combine --quiet
     {{ run }} coverage report
 

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import HealthCheck
 from hypothesis import settings as hypothesis_settings
 
+from tests.kinds import Kinds
 from tests.postgres import running_postgres
 from vibetuner.embedded import Lease, join
 
@@ -23,10 +24,11 @@ hypothesis_settings.register_profile(
 hypothesis_settings.load_profile("patient")
 
 
-def pytest_configure() -> None:
+def pytest_configure(config: pytest.Config) -> None:
     """Hear Ctrl-C: a shell's `&` has a job ignore it, and each process that the job starts."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    config.pluginmanager.register(Kinds(config.option.markexpr))
 
 
 @pytest.fixture(scope="session")

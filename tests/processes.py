@@ -21,7 +21,11 @@ OURS = {name.upper() for name in Settings.model_fields} | {
     "VIRTUAL_ENV",
     "FORCE_COLOR",
     "NO_COLOR",
+    # Every process would compile all that it imports.
+    "PYTHONDONTWRITEBYTECODE",
 }
+# Tests of projects, run by tests of ours, come in their order.
+UNSHUFFLED = {"PYTEST_ADDOPTS": "-p no:randomly"}
 
 
 @dataclass
@@ -54,7 +58,7 @@ class Command:
 
 def clean_environment(**variables: str) -> dict[str, str]:
     """The environment without this project's settings, and with ``variables``."""
-    return {k: v for k, v in os.environ.items() if k not in OURS} | variables
+    return {k: v for k, v in os.environ.items() if k not in OURS} | UNSHUFFLED | variables
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from tests.projects import write_project
 from vibetuner.embedded import Lease
 from vibetuner.testing import name_database
 
-pytestmark = [pytest.mark.e2e, pytest.mark.slow]
+pytestmark = pytest.mark.slow
 
 TOKEN = "a token that nobody guesses"
 JOBS = """

@@ -22,7 +22,7 @@ from tests.processes import Command, clean_environment, free_port, wait_for_http
 playwright = pytest.importorskip("playwright.sync_api", reason="uv run --group e2e pytest")
 expect = playwright.expect
 
-pytestmark = [pytest.mark.e2e, pytest.mark.slow]
+pytestmark = pytest.mark.slow
 
 DEMO_ORDERS = 10_000
 PATIENCE = 90_000  # milliseconds; the machine may have other things to do

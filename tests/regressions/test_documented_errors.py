@@ -86,6 +86,11 @@ def first(items: Callable[[], AsyncIterator[Any]]) -> Callable[[], Awaitable[Non
     return run
 
 
+def check_mongo() -> Awaitable[None]:
+    """Wait five seconds for a server."""
+    return mongo.check(get_settings())
+
+
 CALLS = [
     Call(config.get_settings, config.get_settings),
     Call(config.project_info, config.project_info),
@@ -101,7 +106,7 @@ CALLS = [
     Call(worker_lifespan.worker_lifespan, enter(worker_lifespan.worker_lifespan)),
     Call(client.check, lambda: client.check(get_settings())),
     Call(client.open_redis, enter(lambda: client.open_redis(get_settings()))),
-    Call(mongo.check, lambda: mongo.check(get_settings())),
+    Call(mongo.check, check_mongo),
     Call(sql.check, lambda: sql.check(get_settings())),
     Call(sql.open_session, enter(sql.open_session)),
     Call(sql.get_session, first(sql.get_session)),
@@ -156,7 +161,14 @@ def situation(
 
 # asyncpg leaves the socket of a refused connection to the garbage collector.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-@pytest.mark.parametrize("call", CALLS, ids=lambda c: c.name)
+@pytest.mark.parametrize(
+    "call",
+    [
+        pytest.param(call, marks=pytest.mark.slow if call.run is check_mongo else ())
+        for call in CALLS
+    ],
+    ids=lambda call: call.name,
+)
 async def test_an_error_is_one_that_the_docstring_names(situation: str, call: Call):
     """Whoever catches what is documented catches all there is."""
     load_project.cache_clear()

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from tests.waiting import eventually
 from vibetuner.config import Settings
 from vibetuner.redis.client import open_resource
 from vibetuner.sse import broadcast
@@ -35,18 +36,13 @@ async def test_a_stream_begun_at_an_invented_id_says_reset_and_goes_on(
         await leave.wait()
         return {"type": "http.disconnect"}
 
-    async def until(text: bytes) -> None:
-        async with asyncio.timeout(10):
-            while text not in b"".join(sent):
-                await asyncio.sleep(0.01)
-
     async with open_resource(settings, None) as client:
         with get_hub().serving():
             async with open_relay(history_of(client, settings), get_hub()):
                 stream = EventStream("news", last_id=forged)
                 serving = asyncio.create_task(stream({"type": "http"}, receive, send))
-                await until(b"event: reset")
+                await eventually(lambda: b"event: reset" in b"".join(sent))
                 await broadcast("news", "headline", "it goes on")
-                await until(b"it goes on")
+                assert await eventually(lambda: b"it goes on" in b"".join(sent))
                 leave.set()
                 await serving

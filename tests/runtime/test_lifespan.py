@@ -171,6 +171,7 @@ async def test_a_cancelled_scope_closes_everything_too(settings: Settings, serve
     await until_connections(servers, before)
 
 
+@pytest.mark.process
 async def test_embedded_services_end_with_a_start_that_fails(
     tmp_path: Path, refused_by_sqlite: None
 ):

@@ -157,6 +157,7 @@ async def test_a_task_that_must_not_run_twice_is_found_out():
 async def test_a_task_that_may_run_twice_passes():
     """Wherever it is cut off, it comes to the same end."""
     await replay_fuzz(bill_once, "acme", observe=lambda: invoices, reset=invoices.clear)
+    assert invoices == ["acme"]
 
 
 # And what the environment says is the test's to decide.

@@ -56,7 +56,7 @@ def test_a_pin_ends_with_its_keeper(world, until):
 
     world.user("redis").leave()
 
-    until(world.stopped)
+    assert until(world.stopped)
 
 
 def test_down_refuses_while_others_use_them(world):
@@ -87,6 +87,7 @@ def test_down_where_nothing_runs_is_fine(tmp_path):
     """It is the state that was asked for."""
     down(tmp_path)
     down(tmp_path, force=True)
+    assert status(tmp_path).keeper is None
 
 
 def test_a_folder_that_cannot_be_written_is_one_line(tmp_path):

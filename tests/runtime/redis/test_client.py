@@ -41,6 +41,7 @@ async def test_a_server_that_cannot_be_used_is_one_line(url: str, words: str):
     assert "hunter2" not in str(caught.value)
 
 
+@pytest.mark.slow
 async def test_a_server_that_never_answers_is_given_up():
     """It listens, and says nothing."""
     with socket.socket() as mute:

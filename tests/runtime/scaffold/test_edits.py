@@ -225,6 +225,7 @@ def edit(place: Place, text: str, plan: Callable[[Place, Draft], Plan]) -> str:
     return place.tune.read_bytes().decode()
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(("before", "after"), CASES.values(), ids=CASES)
 def test_an_entry_is_added_where_it_belongs(place: Place, before: str, after: str):
     """The import where a sorter has it, the element at the end of the list; twice is once."""
@@ -232,6 +233,7 @@ def test_an_entry_is_added_where_it_belongs(place: Place, before: str, after: st
     assert edit(place, clean(after), plan_new) == clean(after)
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(
     ("before", "after"),
     [case for name, case in CASES.items() if "long" not in name and "comma" not in name],
@@ -247,6 +249,7 @@ def test_taking_out_undoes_adding(place: Place, before: str, after: str):
     }
 
 
+@pytest.mark.process
 def test_a_file_that_is_not_formatted_keeps_its_form(place: Place):
     """Its owner has another taste: nothing but the two lines changes."""
     before = (

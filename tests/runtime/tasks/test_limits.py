@@ -38,7 +38,7 @@ def task(fresh: None) -> Any:
 )
 def test_fair_options_pass(options: dict[str, Any]):
     """Those that say nothing of time or tries are the engine's."""
-    check_options(**options)
+    assert check_options(**options) is None
 
 
 @pytest.mark.parametrize(
@@ -81,7 +81,7 @@ def test_unfair_options_are_refused_by_name(
 )
 def test_a_fair_call_passes(task: Any, start: dict[str, Any]):
     """One whose moment has passed is due now."""
-    check_enqueue(task.enqueue().start(**start), NAMES)
+    assert check_enqueue(task.enqueue().start(**start), NAMES) is None
 
 
 @pytest.mark.parametrize(
@@ -127,4 +127,5 @@ def test_without_expire_there_is_no_limit_but_the_ten_years(fresh: None):
     @TaskWorker(Settings()).task(name="patient", timeout=1)
     async def patient() -> None: ...
 
-    check_enqueue(patient.enqueue().start(delay=timedelta(days=3000)), NAMES)
+    waiting = patient.enqueue().start(delay=timedelta(days=3000))
+    assert check_enqueue(waiting, NAMES) is None

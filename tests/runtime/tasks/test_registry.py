@@ -40,6 +40,7 @@ def test_what_is_listed_and_decorated_agrees(worker: TaskWorker):
     async def nightly() -> None: ...
 
     check_tasks(VibetunerApp(tasks=[mail, bill, nightly]), worker)
+    assert {"mail", "billing"} < set(worker.registry)
 
 
 def test_a_task_that_is_not_listed_is_named_with_its_place(worker: TaskWorker):
@@ -161,9 +162,11 @@ def test_a_tasks_module_is_as_good_as_a_package(stand_in):
     load_project()
 
     import_tasks(project_info())
+    assert sys.modules["shop.tasks"].done is True
     (root / "src" / "shop" / "tasks.py").unlink()
     del sys.modules["shop.tasks"]
     import_tasks(project_info())
+    assert "shop.tasks" not in sys.modules
 
 
 @pytest.mark.parametrize(

@@ -115,6 +115,7 @@ async def test_a_task_that_knows_its_id_passes():
     await replay_fuzz(
         charge_card, "Ann", cents=5, observe=lambda: list(paid.values()), reset=paid.clear
     )
+    assert list(paid.values()) == [5]
 
 
 async def test_a_first_try_that_keeps_the_second_from_working_is_found(folder: Path):
@@ -141,6 +142,7 @@ async def test_cleaning_up_runs_to_its_end(folder: Path):
         return names_in(folder)
 
     await replay_fuzz(tidy, folder, observe=files)
+    assert names_in(folder) == ["file"]
 
 
 async def test_a_second_try_that_fails_is_found(folder: Path):
@@ -162,7 +164,9 @@ async def test_a_task_that_fails_by_itself_fails_as_it_does():
 
 async def test_a_task_may_survive_its_cut():
     """Then it has come to its end."""
-    await replay_fuzz(swallows, observe=lambda: None)
+    looks: list[str] = []
+    await replay_fuzz(swallows, observe=lambda: looks.append("once more"))
+    assert len(looks) > 1
 
 
 async def test_only_asynchronous_tasks_have_awaits():
