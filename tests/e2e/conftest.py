@@ -33,13 +33,14 @@ QUIET = [
 
 @pytest.fixture(scope="session")
 def project(plain: Path, mold: Mold, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The template with every question at its default, installed."""
+    """The template with every question at its default, installed, and with sign-in."""
     folder = tmp_path_factory.mktemp("e2e") / "my-project"
     run_copy(str(plain), folder, defaults=True, quiet=True)
     mold.lend(folder, lock=True)
-    subprocess.run(
-        ["uv", "sync", "--quiet"], cwd=folder, env=clean_environment(), check=True, timeout=300
-    )
+    for command in ("uv add --quiet argon2-cffi", "uv run --quiet vibetuner new auth"):
+        subprocess.run(
+            command.split(), cwd=folder, env=clean_environment(), check=True, timeout=300
+        )
     return folder
 
 

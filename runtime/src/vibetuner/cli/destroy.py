@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 __all__ = ["app"]
 
 app = typer.Typer(
-    help="Remove a task, a route or a model, with its test and its line in tune.py.",
+    help="Remove a task, a route, a model or sign-in, with its test and its line in tune.py.",
     no_args_is_help=True,
 )
 
@@ -76,6 +76,27 @@ def model(
     from vibetuner.scaffold.model import draft_of_model
 
     _remove("model", name, draft_of_model, force=force, skip=skip, dry_run=dry_run, as_json=as_json)
+
+
+@app.command()
+def auth(
+    force: Force = False,
+    skip: Skip = False,
+    dry_run: DryRun = False,
+    as_json: AsJson = False,
+) -> None:
+    """Remove unchanged sign-in; its data and its migration stay."""
+    from vibetuner.scaffold.auth import draft_of_auth
+
+    with nothing_written():
+        from vibetuner.cli.new_work import carry_out, check_choice
+        from vibetuner.scaffold.draft import find_place
+        from vibetuner.scaffold.plan import plan_removal
+
+        check_choice(force=force, skip=skip)
+        place = find_place()
+        plan = plan_removal(place, draft_of_auth(place), force=force, skip=skip)
+    raise typer.Exit(carry_out(plan, dry_run=dry_run, as_json=as_json))
 
 
 @app.command()

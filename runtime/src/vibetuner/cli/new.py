@@ -1,4 +1,4 @@
-"""``vibetuner new``: writes a task, a route or a model into the project."""
+"""``vibetuner new``: writes a task, a route, a model or sign-in into the project."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 __all__ = ["AsJson", "DryRun", "Force", "Skip", "app", "nothing_written"]
 
 app = typer.Typer(
-    help="Write a task, a route or a model, with its test and its line in tune.py.",
+    help="Write a task, a route, a model or sign-in, with its test and its line in tune.py.",
     invoke_without_command=True,
 )
 
@@ -39,7 +39,7 @@ def new(
         ),
     ] = False,
 ) -> None:
-    """Write a task, a route or a model, with its test and its line in tune.py."""
+    """Write a task, a route, a model or sign-in, with its test and its line in tune.py."""
     if eject_templates:
         from vibetuner.cli.new_work import eject
 
@@ -141,6 +141,27 @@ def model(  # noqa: PLR0913, PLR0917 - options
         parsed_name = place.parse_name(name, "model")
         check_table_free(place, parsed_name)
         return draft_model(place, parsed_name, parsed, document=document, test=not no_test)
+
+    _write(draft, force=force, skip=skip, dry_run=dry_run, as_json=as_json)
+
+
+@app.command()
+def auth(
+    force: Force = False,
+    skip: Skip = False,
+    dry_run: DryRun = False,
+    as_json: AsJson = False,
+) -> None:
+    """Write sign-in: passwords, links by mail, sessions, guarded pages and event streams.
+
+    All of it is the project's own code, with its migration and its test. It needs MongoDB, the SQL
+    database, and argon2-cffi: uv add argon2-cffi.
+    """
+    from vibetuner.scaffold.auth import check_auth, draft_auth
+
+    def draft(place: Place) -> Draft:
+        check_auth(place)
+        return draft_auth(place)
 
     _write(draft, force=force, skip=skip, dry_run=dry_run, as_json=as_json)
 

@@ -6,14 +6,11 @@ import ast
 import re
 import secrets
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import Any
 
 from vibetuner.errors import CommandError
 from vibetuner.scaffold.draft import Draft, Place
 from vibetuner.scaffold.rendering import Renderer
-
-if TYPE_CHECKING:
-    from vibetuner.scaffold.model import ModelField
 
 __all__ = ["draft_environment", "draft_migration", "has_migrations"]
 
@@ -31,8 +28,16 @@ def draft_environment(place: Place) -> Draft:
     return Draft(files={**files, f"{folder}/versions/.gitkeep": ""})
 
 
-def draft_migration(place: Place, table: str, fields: Sequence[ModelField]) -> dict[str, str]:
+def draft_migration(
+    place: Place, table: str, template: str = "migration.py", **values: Any
+) -> dict[str, str]:
     """Draft the migration that creates a table; nothing where one did it before.
+
+    Args:
+        place: the project.
+        table: the table's name.
+        template: what the migration is rendered from.
+        values: what the template takes beside the table and the revisions.
 
     Raises:
         CommandError: there are several newest revisions.
@@ -51,11 +56,7 @@ def draft_migration(place: Place, table: str, fields: Sequence[ModelField]) -> d
         )
     revision = secrets.token_hex(6)
     text = Renderer(place).render(
-        "migration.py",
-        table=table,
-        fields=fields,
-        revision=revision,
-        parent=next(iter(heads), None),
+        template, table=table, revision=revision, parent=next(iter(heads), None), **values
     )
     return {f"{place.source}/migrations/versions/{revision}_create_{table}.py": text}
 

@@ -116,7 +116,7 @@ def draft_model(
     if document:
         steps.insert(1, "uv run just local-all")
     else:
-        migration = draft_migration(place, table, ordered)
+        migration = draft_migration(place, table, fields=ordered)
         files |= migration
         done = migration or not has_migrations(place)
         db = "upgrade" if done else f"revision 'Create {table}'"

@@ -1,0 +1,67 @@
+"""What `vibetuner new auth` writes, used as a person uses it."""
+
+from __future__ import annotations
+
+import email
+import re
+from email import policy
+from pathlib import Path
+
+import pytest
+
+from tests.processes import Site, wait_until
+
+playwright = pytest.importorskip("playwright.sync_api", reason="uv run --group e2e pytest")
+expect = playwright.expect
+
+pytestmark = [pytest.mark.e2e, pytest.mark.slow]
+
+PASSWORD = "correct horse battery"
+
+
+def test_from_a_closed_page_by_mail_to_a_password(page: playwright.Page, project: Path, site: Site):
+    """A link opens the account once, and no script of the page can read the session."""
+    page.goto("/account")
+    page.get_by_label("Email", exact=True).fill("Eve@Example.com")
+    page.get_by_role("button", name="Send me a link").click()
+    expect(page.get_by_role("heading", name="Look into your mail")).to_be_visible()
+
+    link = wait_for_link(project, "eve@example.com")
+    assert link.startswith(f"{site.url}/sign-in/link?token=")
+    page.goto(link)
+    page.get_by_role("button", name="Sign in").click()
+    expect(page.get_by_text("You are signed in as eve@example.com")).to_be_visible()
+    assert page.evaluate("document.cookie") == ""
+    page.get_by_label("New password").fill(PASSWORD)
+    page.get_by_role("button", name="Set the password").click()
+    page.get_by_role("button", name="Sign out").click()
+    page.goto(link)
+    expect(page.get_by_role("alert")).to_contain_text("too old, or has been used")
+
+    page.get_by_label("Email, with a password").fill("eve@example.com")
+    page.get_by_label("Password", exact=True).fill(PASSWORD)
+    page.get_by_role("button", name="Sign in", exact=True).click()
+    expect(page.get_by_role("heading", name="Your account")).to_be_visible()
+
+    other = page.context.new_page()
+    with other.expect_response("**/account/events"):  # it listens
+        other.goto("/account")
+    page.get_by_role("button", name="Sign out").click()
+    expect(other.get_by_role("heading", name="Sign in")).to_be_visible()
+    expect(page.get_by_role("heading", name="Sign in")).to_be_visible()
+
+
+def wait_for_link(project: Path, address: str) -> str:
+    """Return the link of the mail to an address."""
+    links: list[str] = []
+
+    def has_come() -> bool:
+        for file in (project / ".vibetuner" / "outbox").glob("*.eml"):
+            mail = email.message_from_bytes(file.read_bytes(), policy=policy.default)
+            if mail["To"] == address:
+                text = mail.get_body(("html",)).get_content()
+                links.extend(re.findall(r'href="(http\S+)"', text))
+        return bool(links)
+
+    wait_until(has_come)
+    return links[0]

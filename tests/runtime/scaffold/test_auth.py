@@ -1,0 +1,83 @@
+"""What `vibetuner new auth` needs, and what it refuses."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.projects import write, write_project
+from vibetuner.errors import CommandError
+from vibetuner.scaffold.auth import check_auth, draft_auth, draft_of_auth
+from vibetuner.scaffold.draft import Place
+from vibetuner.scaffold.rendering import list_templates
+
+ROOT = Path(__file__).parents[3]
+BASE = "{% block content %}{% endblock %}"
+ACCOUNT = """
+    from sqlmodel import SQLModel
+
+    class Account(SQLModel, table=True):
+        name: str
+"""
+TASK = """
+    @robust_task()
+    async def send_sign_in_link(): ...
+"""
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Place:
+    """A project with a base page."""
+    root = write_project(tmp_path, {"templates/base.html": BASE})
+    return Place(root, "shop")
+
+
+def test_a_project_without_limits_gets_them_and_their_table(place: Place):
+    """The example has both; its own are used there."""
+    check_auth(place)
+    alone = draft_auth(place)
+    write(place.root / "src/shop/limits.py", example_limits().replace("{{ package_name }}", "shop"))
+    beside = draft_auth(place)
+
+    assert alone.files.keys() - beside.files.keys() == {"src/shop/limits.py"}
+    assert [entry.name for entry in alone.entries if entry not in beside.entries] == ["Quota"]
+
+
+def test_both_limits_are_the_same_code():
+    """The functions of the example and of the generator differ in nothing."""
+    ours, example = list_templates()["auth_limits.py.jinja"], example_limits()
+    for part in ("async def use", "def client_of", "def mailbox_of", "async def _count"):
+        assert function(part, ours) == function(part, example)
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "problem"),
+    [
+        ("people.py", ACCOUNT, r"src/shop/people.py:3 has the model Account already"),
+        ("mails.py", TASK, r"src/shop/mails.py:2 has the task send_sign_in_link already"),
+        ("auth/__init__.py", "", r"src/shop/auth/ is where auth.py would be"),
+        ("templates/base.html", "<main></main>", r"base.html with a block content"),
+        ("limits.py", "class Limit: ...\n", r"src/shop/limits.py has no client_of"),
+    ],
+)
+def test_what_stands_in_the_way_is_named(place: Place, file: str, text: str, problem: str):
+    """Nothing is overwritten, and no second model or task of a name is made."""
+    write(place.root / "src/shop" / file, text)
+    with pytest.raises(CommandError, match=problem):
+        (check_auth(place), draft_auth(place))
+
+
+def test_sign_in_that_is_not_there_can_not_be_taken_back(place: Place):
+    """As with everything else that `destroy` removes."""
+    with pytest.raises(CommandError, match="There is no sign-in"):
+        draft_of_auth(place)
+
+
+def example_limits() -> str:
+    path = ROOT / "template" / "src" / "{{ package_name }}" / "limits.py.jinja"
+    return path.read_text(encoding="utf-8")
+
+
+def function(start: str, text: str) -> str:
+    return text[text.index(start) :].partition("\n\n\n")[0]
