@@ -12,17 +12,22 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.waiting import eventually
 from vibetuner.app import VibetunerApp
+from vibetuner.cli.checks.redis import judge_queues
 from vibetuner.config import Settings, using_settings
 from vibetuner.errors import CommandError, TaskError
+from vibetuner.redis.keys import JournalKeys
 from vibetuner.tasks.dead_letters import list_letters, retry
+from vibetuner.tasks.inspect.queue import Queue
+from vibetuner.tasks.inspect.why import explain
 from vibetuner.tasks.queues import ReadOrder
 from vibetuner.tasks.registry import find_problems
 from vibetuner.tasks.robust import robust_task
 from vibetuner.tasks.worker import TaskWorker, using_worker
 from vibetuner.testing import held_open
 
-from .conformance.conftest import at_work, drain, soon, until
+from .conformance.conftest import at_work, drain, soon
 
 NAMES = ["critical", "default", "bulk"]
 
@@ -130,9 +135,9 @@ async def test_a_worker_reads_its_own_queues_only(queue: TaskWorker):
     async with at_work(queue):
         for name in NAMES:
             await note.enqueue(name).start(priority=name)
-        await until(lambda: len(seen) == 2)
+        await eventually(lambda: len(seen) == 2)
         await note.enqueue("late").start(priority="default", delay=soon(0.01))
-        await until(lambda: len(seen) == 3)
+        await eventually(lambda: len(seen) == 3)
 
         assert (await lengths(queue))["bulk"] == 1
     assert sorted(seen) == ["critical", "default", "late"]
@@ -157,15 +162,15 @@ async def test_delayed_retried_and_repeated_tasks_stay_in_their_queue(queue: Tas
     async with at_work(queue):
         first = await flaky.enqueue().start(delay=soon(0.01))
         after = await follow.enqueue(0).start(after=first.id)
-        await until(lambda: len(places) == 2)
-        await until(lambda: queue.redis.xlen(queue.stream_key + "critical"))
+        await eventually(lambda: len(places) == 2)
+        await eventually(lambda: queue.redis.xlen(queue.stream_key + "critical"))
         (entry,) = await queue.redis.xrange(queue.stream_key + "critical")
         assert entry.field_values["task_id"] == after.id
 
         repeated = await stay.enqueue(0).start(schedule="0 0 1 1 *", priority="default")
         await queue.redis.delete([queue.queue_key + "default"])
         await queue.redis.zadd(queue.cron_schedule_key, {repeated.id: time.time() * 1000})
-        await until(lambda: queue.redis.zcard(queue.queue_key + "default"))
+        await eventually(lambda: queue.redis.zcard(queue.queue_key + "default"))
         assert await queue.redis.zcard(queue.queue_key + "critical") == 1, tick
         assert await repeated.unschedule()
         assert not await queue.redis.exists([f"{queue.prefix}:cron:queues"])
@@ -232,3 +237,31 @@ def test_shares_add_up_and_follow_the_weights(weights: list[int], counts: list[i
 
     for name, weight in zip(names, weights, strict=True):
         assert abs(given_to[name] - sum(counts) * weight / sum(weights)) < len(names) + 1
+
+
+async def test_a_queue_that_nobody_reads_is_reported(queue: TaskWorker, settings: Settings):
+    """By why, stats and the doctor; a task of another queue is no cause for it."""
+    note, _ = record(queue)
+    queue.order = ReadOrder.parse("critical")
+    async with at_work(queue):
+        look = Queue(queue, JournalKeys(settings.redis_key_prefix))
+        queued = await note.enqueue("a").start(priority="bulk")
+        delayed = await note.enqueue("b").start(priority="bulk", delay=3600)
+        other = await note.enqueue("c").start(priority="critical", delay=3600)
+        await eventually(look.workers)
+        workers = await look.workers()
+        found = {one.name: one for one in await look.queue_views(workers)}
+        reasons = {
+            task.id: " ".join(one.text for one in (await explain(look, task.id))[1])
+            for task in (queued, delayed, other)
+        }
+        (finding,) = judge_queues({"bulk": 2}, workers, settings, in_production=True)
+
+    assert [workers[0].beat.queues, *found] == [("critical",), *NAMES]
+    assert (found["bulk"].queued, found["bulk"].scheduled, found["bulk"].is_unread) == (1, 1, True)
+    assert not found["critical"].is_unread
+    assert "the queue bulk, which no live worker reads" in reasons[queued.id]
+    assert "the queue bulk, which no live worker reads" in reasons[delayed.id]
+    assert "no live worker" not in reasons[other.id]
+    assert finding.level == "error"
+    assert "--queues bulk" in finding.cure

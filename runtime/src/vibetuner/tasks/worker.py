@@ -343,6 +343,11 @@ class TaskWorker(Worker[Any]):
         client = self.client
         return Cron(client.functions, client.keys, self.queue_of, self.next_run)
 
+    @property
+    def known_queues(self) -> Sequence[str]:
+        """The project's queues, where they have been looked up here; never loads the project."""
+        return self._priorities
+
     def queue_of(self, name: str) -> str:
         """Return the queue that calls of the task of that name go into."""
         return declared_queue(self.registry.get(name)) or default_queue(self.priorities)
