@@ -28,6 +28,9 @@ class VibetunerApp:
     Args:
         tasks: every task that the worker may run; the worker refuses to start when a decorated
             task is missing here, or when something here is not a task.
+        queues: the names of the project's queues, highest first; without them there is one. A task
+            names its own with ``queue=``; others go into ``default`` or, without one of that name,
+            into the last.
         routes: FastAPI routers of the web app.
         models: Beanie documents; needs MONGODB_URL.
         sql_models: SQLModel tables; needs DATABASE_URL.
@@ -55,6 +58,7 @@ class VibetunerApp:
     """
 
     tasks: Sequence[object] = ()
+    queues: Sequence[str] = ()
     routes: Sequence[APIRouter] = ()
     models: Sequence[type[Document]] = ()
     sql_models: Sequence[type[SQLModel]] = ()
@@ -90,6 +94,7 @@ class VibetunerApp:
         _check_parts(self)
 
 
+QUEUE = r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}"
 MAPPINGS = frozenset(
     {"exception_handlers", "mounts", "template_filters", "template_globals", "headers"}
 )
@@ -105,6 +110,14 @@ def _check_lifespan(name: str, value: object) -> None:
 
 
 def _check_parts(app: VibetunerApp) -> None:
+    queues: Sequence[object] = app.queues
+    for name in queues:
+        if not isinstance(name, str) or not re.fullmatch(QUEUE, name):
+            raise TypeError(
+                f"queues= takes names of letters, digits, '-', '_' and '.', not {name!r}"
+            )
+    if len(set(app.queues)) < len(app.queues):
+        raise TypeError(f"queues= takes each name once, not {', '.join(app.queues)}")
     for name in ("exception_handlers", "mounts", "template_filters"):
         for key, value in getattr(app, name).items():
             if not callable(value):

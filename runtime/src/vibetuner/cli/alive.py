@@ -14,7 +14,7 @@ __all__ = ["check_alive"]
 LIVE_SECONDS = 15.0
 
 
-def check_alive(*, here: bool, as_json: bool) -> None:
+def check_alive(*, here: bool, queue: str | None = None, as_json: bool) -> None:
     """Say which workers of this queue are alive.
 
     Raises:
@@ -30,12 +30,15 @@ def check_alive(*, here: bool, as_json: bool) -> None:
     live = [
         one
         for one in workers
-        if time.time() - one["at"] / 1000 < LIVE_SECONDS and (not here or one["host"] == host)
+        if time.time() - one["at"] / 1000 < LIVE_SECONDS
+        and (not here or one["host"] == host)
+        and (queue is None or queue in one.get("queues", ()))
     ]
     if as_json:
         print(json.dumps({"healthy": bool(live), "workers": [one["id"] for one in live]}))
     if not live:
         where = f" on {host}" if here else ""
+        where += f" that reads {queue}" if queue else ""
         raise CommandError(
             f"No live worker of the queue {prefix.rstrip(':')}{where}. "
             f"Start one:  {worker_command(environment)}"

@@ -66,7 +66,7 @@ def _serve_worker(options: argparse.Namespace) -> None:
         from vibetuner.cli.worker import serve_worker
 
     monitor = (options.host, options.port) if options.port else None
-    serve_worker(monitor=monitor, schema=options.schema)
+    serve_worker(monitor=monitor, schema=options.schema, queues=options.queues)
 
 
 def _parse(arguments: list[str] | None) -> argparse.Namespace:
@@ -79,6 +79,7 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--fd", type=int)
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--worker", default="")
+    parser.add_argument("--queues")
     parser.add_argument("--port", type=int, default=0)
     return parser.parse_args(arguments)
 

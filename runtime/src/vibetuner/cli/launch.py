@@ -40,6 +40,7 @@ class Launch:
     host: str
     port: int | None
     workers: int
+    queues: str | None = None
     allow_debug: bool = False
 
     def run(self) -> None:
@@ -74,6 +75,12 @@ class Launch:
             print(f"made {made.name} from .env.example, with a fresh SECRET_KEY", file=sys.stderr)
 
     def _check(self, settings: Settings) -> None:
+        if self.queues is not None:
+            if self.part == "frontend":
+                raise CommandError("--queues is for a worker, and frontend runs none. Leave it out")
+            from vibetuner.tasks.queues import ReadOrder
+
+            ReadOrder.parse(self.queues)
         if self.part != "frontend" and not settings.redis_url:
             raise NotConfigured(REDIS_MISSING)
         if self.mode == "prod":
@@ -127,7 +134,8 @@ class Launch:
             yield from self._copies("web", arguments, fd=listener.fileno())
         if self.part != "frontend":
             schema = ["--schema"] if dev and self.part == "worker" else []
-            yield from self._copies("worker", ["worker", *dev, *schema], monitored=True)
+            queues = [] if self.queues is None else ["--queues", self.queues]
+            yield from self._copies("worker", ["worker", *dev, *schema, *queues], monitored=True)
 
     @property
     def _monitor(self) -> tuple[str, int]:

@@ -38,6 +38,13 @@ def run(  # noqa: PLR0913, PLR0917 - options
         ),
     ] = None,
     workers: Annotated[int, typer.Option(help="How many processes of each part.", min=1)] = 1,
+    queues: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAMES",
+            help="Queues that the worker reads, highest first; with weights: critical:6,bulk:1.",
+        ),
+    ] = None,
     allow_debug: Annotated[
         bool,
         typer.Option(
@@ -58,5 +65,6 @@ def run(  # noqa: PLR0913, PLR0917 - options
         host=host,
         port=port,
         workers=workers,
+        queues=queues,
         allow_debug=allow_debug,
     ).run()

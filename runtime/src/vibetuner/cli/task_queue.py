@@ -15,7 +15,7 @@ from vibetuner.embedded import open_services
 from vibetuner.errors import CommandError, ServiceUnavailable
 from vibetuner.loader import load_project, make_importable
 from vibetuner.project import project_info
-from vibetuner.tasks.inspect.model import Counts, Filters, State, WorkerView
+from vibetuner.tasks.inspect.model import Counts, Filters, QueueView, State, WorkerView
 from vibetuner.tasks.inspect.queue import Queue, answering, this_queue, whole_id
 from vibetuner.tasks.inspect.stats import Span, read_span
 from vibetuner.tasks.registry import import_tasks
@@ -39,6 +39,7 @@ class Stats:
     hour: Span
     day: Span
     workers: list[WorkerView]
+    queues: list[QueueView]
 
 
 def run(
@@ -92,6 +93,7 @@ async def read_stats(queue: Queue) -> Stats:
         hour=await read_span(queue, "hour"),
         day=await read_span(queue, "day"),
         workers=workers,
+        queues=await queue.queue_views(workers),
     )
 
 

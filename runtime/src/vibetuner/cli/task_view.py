@@ -112,6 +112,11 @@ def print_stats(stats: Stats) -> None:
             f"wait p50 {duration(span.wait(0.5))}, p95 {duration(span.wait(0.95))};  "
             f"run p50 {duration(span.run(0.5))}, p95 {duration(span.run(0.95))}"
         )
+    for one in stats.queues if len(stats.queues) > 1 else ():
+        console.print(f"queue {one.name}", style="bold", end="  ")
+        console.print(f"{one.queued} queued, {one.scheduled} scheduled", end="  ")
+        read = f"read by {one.readers} live workers" if one.readers else "no live worker reads it"
+        console.print(read, style="red" if one.is_unread else None)
     for view in stats.workers:
         beat = view.beat
         console.print(f"worker {beat.id}", style="bold", end="  ")
@@ -151,6 +156,7 @@ def print_json_stats(stats: Stats) -> None:
             "dead": stats.dead,
             "hour": _plain_span(stats.hour),
             "day": _plain_span(stats.day),
+            "queues": [asdict(one) for one in stats.queues],
             "workers": [
                 {**asdict(view.beat), "silent": view.silent, "live": view.is_live}
                 for view in stats.workers
@@ -182,6 +188,7 @@ def _facts(row: Row) -> dict[str, str]:
         "id": row.task_id,
         "task": row.name,
         "state": row.state.value,
+        "queue": row.queue,
         "enqueued": _moment(row.created) if row.created else "",
         "due": _moment(row.due) if row.due else "",
         "started": _moment(row.started) if row.started else "",

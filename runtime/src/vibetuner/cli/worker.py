@@ -25,6 +25,7 @@ from vibetuner.loader import load_project
 from vibetuner.project import project_info
 from vibetuner.redis.client import check
 from vibetuner.redis.rights import RightsMissing
+from vibetuner.tasks.queues import ReadOrder
 from vibetuner.tasks.registry import check_tasks, import_tasks
 from vibetuner.tasks.run.stop import Stop
 from vibetuner.tasks.watchdog import watching
@@ -38,23 +39,30 @@ logger = logging.getLogger(__name__)
 LEAVE_SECONDS = 1.0
 
 
-def serve_worker(*, monitor: tuple[str, int] | None, schema: bool = False) -> None:
+def serve_worker(
+    *, monitor: tuple[str, int] | None, schema: bool = False, queues: str | None = None
+) -> None:
     """Run the project's worker until a signal comes, with its page at the address ``monitor``.
 
-    Once Redis has answered, an outside system that goes away is waited for.
+    It reads ``queues``, as ``--queues`` has them; all of the project's without it. Once Redis has
+    answered, an outside system that goes away is waited for.
 
     Raises:
         VibetunerError: the project is broken, its tasks are not those of tune.py, or Redis does
             not answer at the start.
     """
-    run_in_loop(_serve_worker, monitor, schema)
+    run_in_loop(_serve_worker, monitor, schema, queues)
 
 
-async def _serve_worker(monitor: tuple[str, int] | None, schema: bool) -> None:
+async def _serve_worker(monitor: tuple[str, int] | None, schema: bool, queues: str | None) -> None:
     with loading():
         project, app, worker = project_info(), load_project(), get_worker()
         import_tasks(project)
     check_tasks(app, worker)
+    if queues is not None:
+        worker.order = ReadOrder.parse(queues)
+        worker.order.check(worker.priorities)
+        logger.info("worker reads these queues only: %s", worker.order)
     stop = Stop()
     with stop.on_signals(is_last=True):
         serving = asyncio.create_task(_serve(worker, stop, monitor, schema=schema))

@@ -13,6 +13,9 @@ def worker_health(
     here: Annotated[
         bool, typer.Option("--here", help="Only workers of this machine or container count.")
     ] = False,
+    queue: Annotated[
+        str | None, typer.Option(help="Only workers that read this queue count.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
     """Succeed if a worker of this queue is alive: its own event loop has said so lately.
@@ -21,4 +24,4 @@ def worker_health(
     """
     from vibetuner.cli.alive import check_alive
 
-    check_alive(here=here, as_json=as_json)
+    check_alive(here=here, queue=queue, as_json=as_json)

@@ -126,6 +126,11 @@ class Keys:
         return f"{self.queue}:cron:jobs"
 
     @property
+    def cron_queues(self) -> str:
+        """Hash: a repeated task's id -> the queue that it was started in; not streaq's."""
+        return f"{self.queue}:cron:queues"
+
+    @property
     def cron_schedule(self) -> str:
         """Sorted set: the cron tasks, by when they are due."""
         return f"{self.queue}:cron:schedule"
@@ -209,6 +214,7 @@ class JournalKeys:
         journal:minute:<n>        hash: the counts of a minute
         journal:quarter:<n>       hash: the counts of a quarter of an hour
         journal:cron              hash: a cron task -> when it was first seen
+        journal:queues            sorted set: the project's queues, by their rank
         journal:pulse             a number that moves when something happens
     """
 
@@ -272,6 +278,11 @@ class JournalKeys:
     def cron(self) -> str:
         """When each cron task was first seen."""
         return f"{self.prefix}journal:cron"
+
+    @property
+    def queues(self) -> str:
+        """The project's queues."""
+        return f"{self.prefix}journal:queues"
 
     @property
     def pulse(self) -> str:

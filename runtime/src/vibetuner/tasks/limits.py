@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
-from difflib import get_close_matches
 from typing import Any
 
 from streaq.task import Task
 
 from vibetuner.crontab import check_crontab
 from vibetuner.errors import TaskError
+from vibetuner.tasks.queues import check_queue, default_queue, suggest
 from vibetuner.tasks.retry import check_number
 
 __all__ = ["LONGEST", "check_enqueue", "check_options"]
@@ -39,6 +39,8 @@ def check_options(**task_kwargs: Any) -> None:
     for name, may_be_zero in DURATIONS.items():
         if (given := task_kwargs.get(name)) is not None:
             _check_duration(name, given, may_be_zero=may_be_zero)
+    if (queue := task_kwargs.get("queue")) is not None:
+        check_queue(queue)
     tries = task_kwargs.get("max_tries")
     if tries is not None:
         if isinstance(tries, bool) or not isinstance(tries, int):
@@ -47,22 +49,27 @@ def check_options(**task_kwargs: Any) -> None:
             raise ValueError(f"max_tries takes at least 1, not {tries}")
 
 
-def check_enqueue(task: Task[Any, Any], priorities: Collection[str]) -> None:
-    """Check what ``task.enqueue(...).start(...)`` was given, before it is sent.
+def check_enqueue(task: Task[Any, Any], priorities: Sequence[str]) -> None:
+    """Check what ``task.enqueue(...).start(...)`` was given, before it is sent; set its queue.
 
     Args:
         task: the call that is about to be enqueued.
-        priorities: the priorities that workers read.
+        priorities: the project's queues.
 
     Raises:
-        TaskError: a priority that no worker reads, a delay or schedule that is none, before 1970 or
-            more than ten years away, or one behind the time at which the task expires.
+        TaskError: a queue that the project does not declare, a delay or schedule that is none,
+            before 1970 or more than ten years away, or one behind the time at which the task
+            expires.
     """
     name = task.parent.fn_name
-    if task.priority is not None and task.priority not in priorities:
-        close = get_close_matches(str(task.priority), priorities, n=1)
-        cure = f"Did you mean {close[0]!r}?" if close else f"Take one of {', '.join(priorities)}"
-        raise TaskError(f"{name}: no worker reads priority={task.priority!r}. {cure}")
+    queue = task.priority or getattr(task.parent, "queue", "")
+    if not queue:
+        queue = priorities[0] if len(priorities) == 1 else default_queue(priorities)
+    task.priority = queue
+    if queue not in priorities:
+        raise TaskError(
+            f"{name}: tune.py declares no queue {queue!r}. {suggest(queue, priorities)}"
+        )
     try:
         wait = _wait(task)
     except (TypeError, ValueError) as error:

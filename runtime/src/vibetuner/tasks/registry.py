@@ -16,6 +16,7 @@ from vibetuner.crontab import find_ambiguity
 from vibetuner.errors import ProjectError
 from vibetuner.loader import import_module_of
 from vibetuner.project import ProjectInfo
+from vibetuner.tasks.queues import declared_queue, suggest
 
 __all__ = ["check_name", "check_tasks", "find_problems", "find_warnings", "import_tasks"]
 
@@ -84,6 +85,7 @@ def find_problems(app: VibetunerApp, worker: Worker[Any]) -> list[str]:
         *_foreign_tasks(app, worker),
         *_listed_twice(app),
         *_not_listed(app, worker),
+        *_in_no_queue(worker),
     ]
 
 
@@ -120,6 +122,16 @@ def _not_listed(app: VibetunerApp, worker: Worker[Any]) -> Iterator[str]:
             yield (
                 f"The task {name}{_place(task.fn)} is not listed in tune.py. "
                 "Add it to tasks=[...] there"
+            )
+
+
+def _in_no_queue(worker: Worker[Any]) -> Iterator[str]:
+    for name, task in worker.registry.items():
+        queue = declared_queue(task)
+        if queue and queue not in worker.priorities:
+            yield (
+                f"The task {name}{_place(task.fn)} goes into the queue {queue!r}, which tune.py "
+                f"does not declare. {suggest(queue, worker.priorities)}, or add it to queues=[...]"
             )
 
 

@@ -31,7 +31,9 @@ from vibetuner.config import Settings, get_settings
 from vibetuner.crontab import check_crontab
 from vibetuner.embedded import open_services
 from vibetuner.errors import ServiceUnavailable, WrongEventLoop
+from vibetuner.loader import load_project
 from vibetuner.logs import task_id_source
+from vibetuner.project import find_root
 from vibetuner.redis.client import check, make_client, ungrouped
 from vibetuner.redis.keys import Keys
 from vibetuner.redis.url import parse_url
@@ -50,6 +52,13 @@ from vibetuner.tasks.engine import (
 from vibetuner.tasks.lifespan import worker_lifespan
 from vibetuner.tasks.limits import check_enqueue, check_options
 from vibetuner.tasks.payload import Codec, signing_keys
+from vibetuner.tasks.queues import (
+    USUAL,
+    ReadOrder,
+    declared_queue,
+    default_queue,
+    set_queue,
+)
 from vibetuner.tasks.registry import check_name
 from vibetuner.tasks.run.delayed import Cron, DelayedQueue
 from vibetuner.tasks.run.outage import Outage
@@ -107,7 +116,11 @@ def enqueue_sync(call: Task[P, R]) -> Task[P, R]:
 
 @cache
 def _process_worker() -> TaskWorker:
-    return TaskWorker(get_settings())
+    return TaskWorker(get_settings(), _project_queues)
+
+
+def _project_queues() -> Sequence[str]:
+    return load_project().queues if find_root() else ()
 
 
 @asynccontextmanager
@@ -127,11 +140,21 @@ class TaskWorker(Worker[Any]):
 
     It registers tasks and connects. What enqueues is in ``client``, and what runs in ``run``.
 
+    Args:
+        settings: the process's settings.
+        find_queues: returns the project's queues, highest first; called when they are needed, as
+            tune.py imports the tasks before it declares them.
+
     Raises, when it is entered: NotConfigured without REDIS_URL; ServiceUnavailable when Redis
     does not answer, or refuses functions and scripts.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(
+        self, settings: Settings, find_queues: Callable[[], Sequence[str]] | None = None
+    ) -> None:
+        self._priorities: list[str] = []
+        self._find_queues = find_queues or tuple
+        self.order: ReadOrder | None = None  # None: all queues, highest first
         super().__init__(
             queue_name=settings.queue_name,
             concurrency=settings.worker_concurrency,
@@ -143,6 +166,7 @@ class TaskWorker(Worker[Any]):
         self._stop: Stop | None = None
         self._inner_entries = 0
         self._connecting = threading.Lock()
+        self._priorities = []
         self._loop: asyncio.AbstractEventLoop | None = None
         # What a test kit sets: who hears of each task that is enqueued here, and how far the
         # calendar that cron goes by is ahead of the clock.
@@ -154,17 +178,31 @@ class TaskWorker(Worker[Any]):
         def task(self, function=None, **options):  # noqa: ANN001, ANN003, ANN201
             """As streaq's ``task``; parameters with ``WorkerDepends()`` are filled in."""
             check_options(**options)
+            queue = options.pop("queue", None)
             if function is not None:
-                return super().task(self._checked(function, options), **options)
+                register = super().task
+                return _in_queue(queue, register(self._checked(function, options), **options))
             register = super().task(**options)
-            return lambda function: register(self._checked(function, options))
+            return lambda function: _in_queue(queue, register(self._checked(function, options)))
 
         def cron(self, tab, **options):  # noqa: ANN001, ANN003, ANN201
             """As streaq's ``cron``; parameters with ``WorkerDepends()`` are filled in."""
             check_crontab(tab)
             check_options(**options)
+            queue = options.pop("queue", None)
             register = super().cron(tab, **options)
-            return lambda function: register(self._checked(function, options))
+            return lambda function: _in_queue(queue, register(self._checked(function, options)))
+
+        @property
+        def priorities(self):  # noqa: ANN201
+            """The project's queues, highest first."""
+            if not self._priorities:
+                self._priorities = list(self._find_queues()) or list(USUAL)
+            return self._priorities
+
+        @priorities.setter
+        def priorities(self, names) -> None:  # noqa: ANN001
+            self._priorities = names
 
     def _checked(self, function: Any, options: dict[str, Any]) -> Any:
         """Return the function to register; raises ValueError when its name is taken."""
@@ -265,8 +303,16 @@ class TaskWorker(Worker[Any]):
             await self._run.serve()
 
     def _make_run(self, context: Any = None) -> Run:
+        order = self.order or ReadOrder(self.priorities)
+        order.check(self.priorities)
         return Run(
-            self, self.client, settings=get_settings(), context=context, stop=self._stop or Stop()
+            self,
+            self.client,
+            order=order,
+            queue_of=self.queue_of,
+            settings=get_settings(),
+            context=context,
+            stop=self._stop or Stop(),
         )
 
     def _forget_run(self) -> None:
@@ -295,7 +341,22 @@ class TaskWorker(Worker[Any]):
 
     def _cron(self) -> Cron:
         client = self.client
-        return Cron(client.functions, client.keys, self.priorities[-1], self.next_run)
+        return Cron(client.functions, client.keys, self.queue_of, self.next_run)
+
+    @property
+    def known_queues(self) -> Sequence[str]:
+        """The project's queues, where they have been looked up here; never loads the project."""
+        return self._priorities
+
+    def queue_of(self, name: str) -> str:
+        """Return the queue that calls of the task of that name go into."""
+        return declared_queue(self.registry.get(name)) or default_queue(self.priorities)
+
+    async def unschedule_by_id(self, task_id: str) -> bool:
+        """Stop scheduling a repeated task; returns whether there was one."""
+        client = self.client
+        await client.functions.connection.call("HDEL", client.keys.cron_queues, task_id)
+        return await super().unschedule_by_id(task_id)
 
     def enqueue_from_thread(self, call: Task[P, R]) -> Task[P, R]:
         """Enqueue a call in the loop that has the connection, or in one made for it."""
@@ -344,7 +405,7 @@ class TaskWorker(Worker[Any]):
             TaskExists: its id is taken, when the answer is awaited; in a chain nothing tells.
         """
         client = self.client
-        check_enqueue(task, self.priorities)
+        check_enqueue(task, self._priorities or self.priorities)
         request: Awaitable[Any]
         unique = line_of(task) if task.parent.unique else None
         if pipe is not super().redis:
@@ -401,6 +462,12 @@ class TaskWorker(Worker[Any]):
 
 async def _awaited(call: Task[P, R]) -> Task[P, R]:
     return await call
+
+
+def _in_queue(queue: str | None, task: Any) -> Any:
+    if queue is not None:
+        set_queue(task, queue)
+    return task
 
 
 def _grace_period(settings: Settings) -> int:

@@ -13,13 +13,14 @@ from vibetuner.config import Settings
 from vibetuner.errors import first_line
 from vibetuner.project import ProjectInfo, code_digest, worker_command
 from vibetuner.redis.client import make_client, ungrouped
-from vibetuner.redis.keys import JournalKeys
+from vibetuner.redis.keys import JournalKeys, Keys
 from vibetuner.tasks.inspect.model import WorkerView
 from vibetuner.tasks.inspect.queue import now_ms, readable
 from vibetuner.tasks.inspect.unreadable import count_unreadable, misused_keys
 from vibetuner.tasks.journal.entry import Beat
+from vibetuner.tasks.queues import USUAL
 
-__all__ = ["check_records", "check_redis", "judge_server", "judge_workers"]
+__all__ = ["check_records", "check_redis", "judge_queues", "judge_server", "judge_workers"]
 
 OLDEST = 7
 NEARLY_FULL = 0.9
@@ -34,11 +35,13 @@ async def check_redis(settings: Settings, project: ProjectInfo) -> list[Finding]
             library = await _library(redis)
             records = await check_records(redis, settings.redis_key_prefix)
             workers = await _workers(redis, JournalKeys(settings.redis_key_prefix))
+            sizes = await _sizes(redis, settings)
     in_production = settings.environment == "production"
     return [
         *judge_server(dict(info), config, library, in_production=in_production),
         *records,
         *judge_workers(workers, code_digest(project), settings, in_production=in_production),
+        *judge_queues(sizes, workers, settings, in_production=in_production),
     ]
 
 
@@ -145,6 +148,32 @@ def judge_workers(
     return findings
 
 
+def judge_queues(
+    sizes: dict[str, int], workers: list[WorkerView], settings: Settings, *, in_production: bool
+) -> list[Finding]:
+    """Report queues that hold tasks, and that no live worker reads.
+
+    Args:
+        sizes: the number of tasks in each queue.
+        workers: the workers that were heard of.
+        settings: the process's settings.
+        in_production: whether that is an error.
+    """
+    grave: Level = "error" if in_production else "warning"
+    read = {name for view in workers if view.is_live for name in view.beat.queues}
+    start = worker_command(settings.environment)
+    return [
+        Finding(
+            grave,
+            "queues",
+            f"no live worker reads the queue {name}, which holds {size} tasks",
+            f"start one that does:  {start} --queues {name}",
+        )
+        for name, size in sizes.items()
+        if read and size and name not in read
+    ]
+
+
 def _mb(size: int) -> int:
     return round(size / 1_000_000)
 
@@ -163,6 +192,16 @@ async def _workers(redis: Redis[str], keys: JournalKeys) -> list[WorkerView]:
     texts = await redis.mget([keys.worker(str(one)) for one in ids]) if ids else ()
     beats = [beat for text in texts if text and (beat := readable(Beat, text))]
     return [WorkerView(beat, max(0.0, (now_ms() - beat.at) / 1000)) for beat in beats]
+
+
+async def _sizes(redis: Redis[str], settings: Settings) -> dict[str, int]:
+    """The number of tasks in each queue that workers have noted."""
+    keys = Keys(settings.redis_key_prefix, settings.queue_name)
+    names = dict.fromkeys([*map(str, await redis.zrange(keys.journal.queues, 0, -1)), *USUAL])
+    return {
+        name: await redis.xlen(keys.stream(name)) + await redis.zcard(keys.delayed(name))
+        for name in names
+    }
 
 
 async def _config(redis: Redis[str]) -> dict[str, str]:

@@ -47,6 +47,7 @@ async def overview(request: Request) -> HTMLResponse:
         hour=await read_span(queue, "hour"),
         day=await read_span(queue, "day"),
         workers=workers,
+        queues=await queue.queue_views(workers),
     )
 
 

@@ -102,7 +102,8 @@ local function journal(keys, argv)
     redis.call('set', key('worker:' .. batch.worker), batch.beat, 'ex', batch.beat_kept)
     redis.call('zadd', key('workers'), batch.now, batch.worker)
     redis.call('zremrangebyscore', key('workers'), 0, batch.now - batch.beat_kept * 1000)
-    redis.call('expire', key('workers'), batch.kept)
+    for rank, name in ipairs(batch.queues) do redis.call('zadd', key('queues'), rank, name) end
+    for _, name in ipairs({ 'workers', 'queues' }) do redis.call('expire', key(name), batch.kept) end
   end
   redis.call('expire', running, batch.beat_kept)
   for _, name in ipairs(batch.crons) do redis.call('hsetnx', key('cron'), name, batch.now) end

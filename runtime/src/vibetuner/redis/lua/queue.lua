@@ -51,15 +51,16 @@ end
 
 -- Count attempts that begin now, then claim messages: those that other workers have left idle
 -- first, then new ones, in the order of the priorities.
--- ARGV: group, consumer, idle ms, fresh ms, messages to claim, number of priorities, priorities from
--- highest to lowest, then of each attempt that begins: priority, message, task, its number, claimed.
+-- ARGV: group, consumer, idle ms, fresh ms, messages to claim, number of shares, of each share a
+-- priority and the most to claim from it, then of each attempt that begins: priority, message, task,
+-- its number, claimed.
 -- Returns the server's time, then seven values of each message; see load_messages.
 local function claim(keys, argv)
   local prefix, group, consumer, idle = keys[1], argv[1], argv[2], argv[3]
-  local fresh, count, priorities = tonumber(argv[4]), tonumber(argv[5]), tonumber(argv[6])
+  local fresh, count, shares = tonumber(argv[4]), tonumber(argv[5]), tonumber(argv[6])
   local now = clock()
   local tries, running = {}, {}
-  for i = 7 + priorities, #argv, 5 do
+  for i = 7 + 2 * shares, #argv, 5 do
     local stream, task = prefix .. ':queues:' .. argv[i], argv[i + 2]
     -- Where another worker has taken the message over, the attempt is that worker's to count.
     if owns(stream, group, consumer, argv[i + 1], argv[i + 4], fresh, now) then
@@ -71,14 +72,14 @@ local function claim(keys, argv)
   each({ 'mset' }, tries)
   each({ 'sadd', prefix .. ':index:running' }, running)
   local messages = {}
-  for i = 7, 6 + priorities do
+  for i = 7, 6 + 2 * shares, 2 do
     if count <= 0 then break end
-    local stream = prefix .. ':queues:' .. argv[i]
-    local left = redis.call('xautoclaim', stream, group, consumer, idle, '0-0', 'count', count)[2]
+    local stream, most = prefix .. ':queues:' .. argv[i], math.min(count, argv[i + 1])
+    local left = redis.call('xautoclaim', stream, group, consumer, idle, '0-0', 'count', most)[2]
     local new = {}
-    if #left < count then
+    if #left < most then
       local answer = redis.call(
-        'xreadgroup', 'group', group, consumer, 'count', count - #left, 'streams', stream, '>')
+        'xreadgroup', 'group', group, consumer, 'count', most - #left, 'streams', stream, '>')
       new = answer and answer[1][2] or {}
     end
     for _, entries in ipairs({ left, new }) do
@@ -122,6 +123,15 @@ local function members(key)
   return found.err and {} or found
 end
 
+-- The stream of a task that waits for another: its own, which enqueue has noted, or else the other's.
+local function queue_of(prefix, task, otherwise)
+  local noted = prefix .. ':task:queue:' .. task
+  local queue = redis.call('get', noted)
+  if not queue then return otherwise end
+  redis.call('del', noted)
+  return prefix .. ':queues:' .. queue
+end
+
 local function release_dependents(prefix, stream, task, result, otherwise, now)
   for _, dependent in ipairs(members(prefix .. ':task:dependents:' .. task)) do
     local dependencies = prefix .. ':task:dependencies:' .. dependent
@@ -130,7 +140,8 @@ local function release_dependents(prefix, stream, task, result, otherwise, now)
       if dependent == otherwise then
         redis.call('set', prefix .. ':task:fallback:' .. dependent, result)
       end
-      redis.call('xadd', stream, '*', 'task_id', dependent, 'enqueue_time', now)
+      redis.call('xadd', queue_of(prefix, dependent, stream), '*', 'task_id', dependent,
+        'enqueue_time', now)
     end
   end
   redis.call('del', prefix .. ':task:dependents:' .. task, prefix .. ':task:dependencies:' .. task)
@@ -171,6 +182,9 @@ local function record_end(prefix, one, batch, now)
   if batch.grouped then leave_group(prefix, task, now) end
   append(batch.ended, task)
   append(batch.deleted, prefix .. ':task:retry:' .. task, prefix .. ':task:data:' .. task)
+  if not one.message or one.message == '' then
+    append(batch.deleted, prefix .. ':task:queue:' .. task)
+  end
   if one.letter then keep_letter(batch.letters, batch.places, task, one.letter) end
   if one.following then
     redis.call('set', prefix .. ':task:previous:' .. task, one.following, 'px', 604800000)
@@ -182,7 +196,8 @@ local function record_end(prefix, one, batch, now)
   else
     if batch.linked then failed = fail_dependents(prefix, task, one.otherwise) end
     if one.otherwise then
-      redis.call('xadd', one.stream, '*', 'task_id', one.otherwise, 'enqueue_time', now)
+      redis.call('xadd', queue_of(prefix, one.otherwise, one.stream), '*', 'task_id', one.otherwise,
+        'enqueue_time', now)
     end
   end
   if one.entry ~= '' then journal_end(batch.journal, one) end
@@ -350,6 +365,7 @@ local function enqueue(keys, argv)
           redis.call('sadd', prefix .. ':task:dependents:' .. argv[j], task)
         end
       end
+      if waits then redis.call('set', prefix .. ':task:queue:' .. task, priority) end
       if not waits and moment ~= '0' then
         redis.call('zadd', prefix .. ':queues:delayed:' .. priority, moment, task)
         if not soonest or tonumber(moment) < tonumber(soonest) then soonest = moment end

@@ -75,11 +75,9 @@ class QueueClient:
         """What enqueue in lua/queue.lua takes of tasks."""
         values: list[Any] = [now]
         for task, payload in zip(tasks, payloads, strict=True):
-            worker = task.worker
-            task.priority = task.priority or worker.priorities[-1]
             values += (
-                task.id, payload, _moment(task, now, worker), to_ms(task.parent.expire or 0),
-                task.priority, len(task.after), *task.after,
+                task.id, payload, _moment(task, now, task.worker), to_ms(task.parent.expire or 0),
+                task.priority or "", len(task.after), *task.after,
             )  # fmt: skip
         return values
 
@@ -151,6 +149,7 @@ class QueueClient:
         await asyncio.gather(
             connection.call("SET", keys.cron_data(task.id), payload),
             connection.call("HSET", keys.cron_tabs, task.id, tab),
+            connection.call("HSET", keys.cron_queues, task.id, task.priority or ""),
             connection.call("ZADD", keys.cron_schedule, task.worker.next_run(tab), task.id),
         )
         await self.enqueue([task], [payload], now)

@@ -39,6 +39,7 @@ class Facts:
     parents: list[str]
     children: list[str]
     has_payload: bool
+    queue: str = ""
 
 
 async def find_task(queue: Queue, task_id: str) -> TaskDetail:
@@ -78,12 +79,12 @@ async def find_task(queue: Queue, task_id: str) -> TaskDetail:
 
 
 async def gather(queue: Queue, task_id: str) -> Facts:
-    """Read every key that knows of this id, in one round trip."""
-    worker, keys = queue.worker, queue.keys
+    """Read every key that knows of this id."""
+    worker, keys, names = queue.worker, queue.keys, await queue.queues()
     async with queue.redis.pipeline(transaction=False) as pipe:
         data = pipe.get(worker.task_key + task_id)
         result = pipe.get(worker.results_key + task_id)
-        scores = [pipe.zscore(key, task_id) for key in queue.delayed]
+        scores = [pipe.zscore(queue.delayed(name), task_id) for name in names]
         aborted = pipe.sismember(queue.abort_key, task_id)
         tries = pipe.get(queue.retry_key(task_id))
         failed = pipe.lrange(keys.tries(task_id), 0, -1)
@@ -94,18 +95,24 @@ async def gather(queue: Queue, task_id: str) -> Facts:
     entry_id = str(await entry or "")
     if not re.fullmatch(r"\d{1,20}-\d{1,20}", entry_id, re.ASCII):
         entry_id = ""
+    dues = {
+        name: due
+        for name, score in zip(names, scores, strict=True)
+        if (due := await score) is not None
+    }
     return Facts(
         data=await queue.read(raw),
         result=await queue.read(await result),
         ended=await _ended(queue, entry_id),
         entry_id=entry_id,
-        due=next((score for score in [await one for one in scores] if score is not None), None),
+        due=next(iter(dues.values()), None),
         in_abort_set=bool(await aborted),
         tries=read_number(await tries),
         failed_tries=[one for text in await failed if (one := readable(FailedTry, text))],
         parents=sorted(map(str, await parents)),
         children=sorted(map(str, await children)),
         has_payload=bool(raw),
+        queue=next(iter(dues), ""),
     )
 
 
@@ -124,6 +131,7 @@ async def find_row(queue: Queue, task_id: str, facts: Facts) -> Row | None:
             due=moment(facts.due),
             tries=facts.tries,
             error=facts.failed_tries[-1].error if facts.failed_tries else "",
+            queue=facts.queue,
         )
     if facts.ended:
         return ended_row(facts.ended)

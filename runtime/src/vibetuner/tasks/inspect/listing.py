@@ -76,13 +76,14 @@ async def _list_queued(queue: Queue, filters: Filters, limit: int, after: str) -
     number, _, place = after.partition(":")
     rows: list[Row] = []
     looked = 0
-    for index in range(int(number or 0), len(queue.streams)):
+    names = await queue.queues()
+    for index in range(int(number or 0), len(names)):
         while True:
             start = f"({place}" if place else "-"
-            entries = await queue.redis.xrange(queue.streams[index], start=start, count=CHUNK)
+            entries = await queue.redis.xrange(queue.stream(names[index]), start=start, count=CHUNK)
             if not entries:
                 break
-            found = await _queued_rows(queue, entries, held)
+            found = await _queued_rows(queue, names[index], entries, held)
             for entry_id, row in found:
                 place = entry_id
                 if row and filters.match(row.name, row.at):
@@ -96,7 +97,9 @@ async def _list_queued(queue: Queue, filters: Filters, limit: int, after: str) -
     return rows, None
 
 
-async def _queued_rows(queue: Queue, entries: Any, held: set[str]) -> list[tuple[str, Row | None]]:
+async def _queued_rows(
+    queue: Queue, name: str, entries: Any, held: set[str]
+) -> list[tuple[str, Row | None]]:
     ids = [str(entry.field_values.get("task_id", "")) for entry in entries]
     payloads = await queue.payloads(ids)
     found: list[tuple[str, Row | None]] = []
@@ -107,6 +110,7 @@ async def _queued_rows(queue: Queue, entries: Any, held: set[str]) -> list[tuple
             state=State.QUEUED,
             created=moment(data.get("t")),
             due=moment(entry.field_values.get("enqueue_time")),
+            queue=name,
         )
         found.append((str(entry.identifier), None if task_id in held else row))
     return found
@@ -114,17 +118,19 @@ async def _queued_rows(queue: Queue, entries: Any, held: set[str]) -> list[tuple
 
 async def _list_in_line(queue: Queue, filters: Filters, limit: int, after: str) -> Found:
     """List unique tasks that wait in line, the oldest first."""
-    return await _list_sorted(queue, [queue.in_line], State.QUEUED, filters, limit, after)
+    return await _list_sorted(queue, {queue.in_line: ""}, State.QUEUED, filters, limit, after)
 
 
 async def _list_scheduled(queue: Queue, filters: Filters, limit: int, after: str) -> Found:
     """List scheduled tasks, the next one first."""
-    return await _list_sorted(queue, queue.delayed, State.SCHEDULED, filters, limit, after)
+    keys = {queue.delayed(name): name for name in await queue.queues()}
+    return await _list_sorted(queue, keys, State.SCHEDULED, filters, limit, after)
 
 
 async def _list_sorted(  # noqa: PLR0913, PLR0917 - as a section, of these keys
-    queue: Queue, keys: list[str], state: State, filters: Filters, limit: int, after: str
+    queue: Queue, queues: Mapping[str, str], state: State, filters: Filters, limit: int, after: str
 ) -> Found:
+    keys = list(queues)
     rows: list[Row] = []
     number, _, rank = after.partition(":")
     place, looked = int(rank or 0), 0
@@ -144,6 +150,7 @@ async def _list_sorted(  # noqa: PLR0913, PLR0917 - as a section, of these keys
                     state=state,
                     created=moment(data.get("t")),
                     due=moment(score),
+                    queue=queues[keys[index]],
                 )
                 if filters.match(row.name, row.due):
                     rows.append(row)

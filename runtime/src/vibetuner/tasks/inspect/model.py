@@ -15,6 +15,7 @@ __all__ = [
     "Counts",
     "Filters",
     "Page",
+    "QueueView",
     "Row",
     "State",
     "TaskDetail",
@@ -87,6 +88,7 @@ class Row:
         tries: the number of attempts.
         worker: the worker that runs it, or recorded its end.
         error: the error in one line.
+        queue: the queue that it runs from or waits in; empty where that is not known.
     """
 
     task_id: str
@@ -99,6 +101,7 @@ class Row:
     tries: int = 0
     worker: str = ""
     error: str = ""
+    queue: str = ""
 
     @property
     def at(self) -> datetime | None:
@@ -137,6 +140,28 @@ class Counts:
     def is_empty(self) -> bool:
         """Return whether no task was ever seen here."""
         return not (self.queued or self.running or self.scheduled or self.ended)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QueueView:
+    """One of the project's queues.
+
+    Args:
+        name: its name.
+        queued: the number of tasks in it that wait for a slot.
+        scheduled: the number of tasks that wait for a moment, to be put into it.
+        readers: the number of live workers that read it.
+    """
+
+    name: str
+    queued: int
+    scheduled: int
+    readers: int
+
+    @property
+    def is_unread(self) -> bool:
+        """Return whether tasks wait in it that no worker will take."""
+        return not self.readers and bool(self.queued or self.scheduled)
 
 
 @dataclass(frozen=True, slots=True)

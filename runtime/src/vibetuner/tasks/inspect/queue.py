@@ -21,8 +21,9 @@ from vibetuner.redis.client import innermost
 from vibetuner.redis.keys import JournalKeys, Keys
 from vibetuner.stored import Unreadable, read_record
 from vibetuner.tasks.dead_letters.api import BEGINNING
-from vibetuner.tasks.inspect.model import Counts, Row, State, WorkerView, moment
+from vibetuner.tasks.inspect.model import Counts, QueueView, Row, State, WorkerView, moment
 from vibetuner.tasks.journal.entry import Beat, Started
+from vibetuner.tasks.queues import USUAL
 from vibetuner.tasks.worker import TaskWorker, get_worker
 
 __all__ = [
@@ -57,15 +58,49 @@ class Queue:
         """Return the open client; raises NotConfigured or ServiceUnavailable when there is none."""
         return self.worker.redis
 
-    @property
-    def streams(self) -> list[str]:
-        """Return the keys of queued tasks, the most urgent first."""
-        return [self.worker.stream_key + priority for priority in self.worker.priorities]
+    async def queues(self) -> list[str]:
+        """Return the names of the queues, the most urgent first; never loads the project."""
+        noted = await self.redis.zrange(self.keys.queues, 0, -1)
+        return list(dict.fromkeys([*self.worker.known_queues, *map(str, noted), *USUAL]))
 
-    @property
-    def delayed(self) -> list[str]:
-        """Return the keys of scheduled tasks, the most urgent first."""
-        return [self.worker.queue_key + priority for priority in self.worker.priorities]
+    def stream(self, queue: str) -> str:
+        """Return the key of the queued tasks of one queue."""
+        return self.worker.stream_key + queue
+
+    def delayed(self, queue: str) -> str:
+        """Return the key of the scheduled tasks of one queue."""
+        return self.worker.queue_key + queue
+
+    async def queue_views(self, workers: list[WorkerView]) -> list[QueueView]:
+        """Return the project's queues, and others that hold tasks."""
+        names, running = await self.queues(), await self.running(workers)
+        async with self.redis.pipeline(transaction=False) as pipe:
+            streams = [pipe.xlen(self.stream(name)) for name in names]
+            delayed = [pipe.zcard(self.delayed(name)) for name in names]
+        views = [
+            QueueView(
+                name=name,
+                queued=max(0, await length - sum(row.queue == name for row in running)),
+                scheduled=await size,
+                readers=sum(view.is_live and name in view.beat.queues for view in workers),
+            )
+            for name, length, size in zip(names, streams, delayed, strict=True)
+        ]
+        strangers = set(USUAL) if len(views) > 1 else set()
+        return [
+            one
+            for one in views
+            if one.name not in strangers or one.queued or one.scheduled or one.readers
+        ]
+
+    async def queue_of(self, task_id: str) -> str:
+        """Return the queue of a queued task; empty where it is not among the oldest 5,000."""
+        names = await self.queues()
+        for name in names:
+            entries = await self.redis.xrange(self.stream(name), count=COUNT)
+            if any(str(entry.field_values.get("task_id", "")) == task_id for entry in entries):
+                return name
+        return ""
 
     @property
     def abort_key(self) -> str:
@@ -114,10 +149,10 @@ class Queue:
 
     async def counts(self, workers: list[WorkerView] | None = None) -> Counts:
         """Return the number of tasks in each state."""
-        running = len(await self.running(workers))
+        running, names = len(await self.running(workers)), await self.queues()
         async with self.redis.pipeline(transaction=False) as pipe:
-            streams = [pipe.xlen(key) for key in self.streams]
-            delayed = [pipe.zcard(key) for key in self.delayed]
+            streams = [pipe.xlen(self.stream(name)) for name in names]
+            delayed = [pipe.zcard(self.delayed(name)) for name in names]
             in_line = pipe.zcard(self.in_line)
             ended = pipe.xlen(self.keys.ended)
         in_streams = sum([await one for one in streams])
@@ -135,10 +170,11 @@ class Queue:
 
     async def pulse(self) -> tuple[object, ...]:
         """Return a value that changes whenever something has happened."""
+        names = await self.queues()
         async with self.redis.pipeline(transaction=False) as pipe:
             asked: list[Any] = [pipe.get(self.keys.pulse), pipe.zcard(self.keys.workers)]
-            asked += [pipe.xlen(key) for key in self.streams]
-            asked += [pipe.zcard(key) for key in self.delayed]
+            asked += [pipe.xlen(self.stream(name)) for name in names]
+            asked += [pipe.zcard(self.delayed(name)) for name in names]
             asked.append(pipe.xlen(f"{self.keys.prefix}dead_letters"))
         return tuple([await one for one in asked])
 
@@ -199,12 +235,13 @@ async def _is_known(queue: Queue, text: str) -> bool:
 
 async def _that_begin(queue: Queue, text: str) -> set[str]:
     found = {row.task_id for row in await queue.running() if row.task_id.startswith(text)}
-    for key in queue.streams:
-        entries = await queue.redis.xrange(key, count=COUNT)
+    names = await queue.queues()
+    for name in names:
+        entries = await queue.redis.xrange(queue.stream(name), count=COUNT)
         ids = [str(entry.field_values.get("task_id", "")) for entry in entries]
         found |= {task_id for task_id in ids if task_id.startswith(text)}
-    for key in queue.delayed:
-        found |= await _scan(queue.redis.zscan, key, text)
+    for name in names:
+        found |= await _scan(queue.redis.zscan, queue.delayed(name), text)
     return found | await _scan(queue.redis.hscan, queue.keys.ids, text)
 
 
@@ -288,4 +325,5 @@ def _running_row(task_id: str, one: Started | None, view: WorkerView) -> Row:
         started=moment(one.started),
         tries=one.tries,
         worker=view.beat.id,
+        queue=one.queue,
     )

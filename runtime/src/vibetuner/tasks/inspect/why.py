@@ -67,6 +67,9 @@ async def _reasons(
             f"No live worker knows the task {row.name}: it would fail as soon as it is taken",
             f"list {row.name} in tasks=[...] of tune.py, and restart the worker",
         )
+    if live and (unread := await _unread(queue, row, live)):
+        yield unread
+        return
     async for reason in _by_state(queue, row, facts, live):
         yield reason
 
@@ -191,6 +194,21 @@ async def _refused_write(queue: Queue) -> Reason | None:
             "vibetuner doctor   (memory, disk and role of Redis)",
         )
     return None
+
+
+async def _unread(queue: Queue, row: Row, live: list[WorkerView]) -> Reason | None:
+    """Return the reason of a task in a queue that no live worker reads."""
+    if row.state is State.WAITING or all(
+        name in view.beat.queues for name in await queue.queues() for view in live
+    ):
+        return None
+    name = row.queue or await queue.queue_of(row.task_id)
+    if not name or any(name in view.beat.queues for view in live):
+        return None
+    return Reason(
+        f"It is in the queue {name}, which no live worker reads",
+        f"start one that does:  {_start()} --queues {name}",
+    )
 
 
 def _start() -> str:

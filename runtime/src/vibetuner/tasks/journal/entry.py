@@ -67,6 +67,7 @@ class Started(NamedTuple):
     tries: Count
     started: Millis
     queued: Millis
+    queue: str = ""
 
     def to_json(self) -> str:
         """Return one line of JSON that :meth:`from_json` reads back."""
@@ -114,6 +115,7 @@ class Beat:
         version: the project's version.
         code: a digest of the project's code.
         runtime: the version of vibetuner.
+        queues: the queues that it reads, highest first.
     """
 
     id: str
@@ -128,6 +130,7 @@ class Beat:
     version: str = ""
     code: str = ""
     runtime: str = ""
+    queues: tuple[str, ...] = ("normal",)
 
     def to_json(self) -> str:
         """Return one line of JSON that :meth:`from_json` reads back."""

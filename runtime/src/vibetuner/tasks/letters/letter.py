@@ -47,7 +47,8 @@ class DeadLetter:
         kwargs: the same by name.
         traceback: where it failed, from the project's first line on.
         worker_id: the worker that gave it up.
-        queue: the queue it was in.
+        queue: the name of the project's keys in Redis.
+        priority: the queue that it was in; empty in letters of older versions.
         enqueued_at: when it was enqueued, UTC.
         fingerprint: the same for the same bug.
         payload: what was enqueued, as it was stored; retrying enqueues just this.
@@ -72,6 +73,7 @@ class DeadLetter:
     enqueued_at: Moment | None
     fingerprint: str
     payload: bytes = b""
+    priority: str = ""
     retried_as: str | None = None
     retried_at: Moment | None = None
     discarded_at: Moment | None = None

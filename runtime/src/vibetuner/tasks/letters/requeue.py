@@ -12,6 +12,7 @@ from vibetuner.redis.functions import Scripts
 from vibetuner.redis.keys import Keys
 from vibetuner.stored import Unreadable
 from vibetuner.tasks.letters.letter import Act, DeadLetter
+from vibetuner.tasks.queues import declared_queue, default_queue
 
 __all__ = ["Requeue"]
 
@@ -65,7 +66,7 @@ class Requeue:
             self._keys.act(task_id),
             self._keys.acted,
             worker.task_key + new_id,
-            worker.stream_key + worker.priorities[-1],
+            worker.stream_key + self._queue_of(letter),
             self._keys.letters,
             self._keys.letter_places,
         ]
@@ -87,6 +88,13 @@ class Requeue:
                 f"Something was done with the dead letter of {task_id}, and its record can't be "
                 f"read. Remove that record:  HDEL {self._keys.acted} {task_id}"
             ) from None
+
+    def _queue_of(self, letter: DeadLetter) -> str:
+        """Return the queue that the task was in, or the one that it would be in now."""
+        worker = self._worker
+        declared = declared_queue(worker.registry.get(letter.task_name))
+        known = (name for name in (letter.priority, declared) if name in worker.priorities)
+        return next(known, default_queue(worker.priorities))
 
     async def forget(self, task_id: str) -> None:
         """Let the mark expire, once the record in MongoDB holds the act."""

@@ -9,7 +9,7 @@ import os
 import socket
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from json.encoder import encode_basestring as quote
@@ -69,12 +69,19 @@ class JournalObserver(Observer):
     """
 
     def __init__(
-        self, functions: Functions, worker: Worker[Any], keys: JournalKeys, limits: Limits = LIMITS
+        self,
+        functions: Functions,
+        worker: Worker[Any],
+        keys: JournalKeys,
+        limits: Limits = LIMITS,
+        *,
+        queues: Sequence[str] = (),
     ) -> None:
         self._functions = functions
         self._worker = worker
         self._keys = keys
         self._limits = limits
+        self._queues = tuple(queues or worker.priorities)
         self._minutes: dict[int, Counter[str]] = {}
         self._names: set[str] = set()
         self._quoted: dict[str, str] = {}
@@ -151,7 +158,9 @@ class JournalObserver(Observer):
         self._minutes, self._names = {}, set()
         happened, self._happened = self._happened or leaving, False
         now_running = {
-            one.task_id: Started(one.task_id, one.fn_name, one.tries, one.started, one.queued)
+            one.task_id: Started(
+                one.task_id, one.fn_name, one.tries, one.started, one.queued, one.priority
+            )
             for one in running
             if one.started and one.end is None
         }
@@ -171,6 +180,7 @@ class JournalObserver(Observer):
             "stopped": stopped,
             "counts": self._kept_counts(minutes),
             "beat": self._beat().to_json() if with_beat else False,
+            "queues": self._worker.priorities,
             "leaving": leaving,
             "crons": [name for name, task in self._worker.registry.items() if task.crontab],
             "happened": happened or bool(started or stopped),
@@ -221,6 +231,7 @@ class JournalObserver(Observer):
             "version": project.version if project else "",
             "code": code_digest(project) if project else "",
             "runtime": __version__,
+            "queues": self._queues,
         }
 
 

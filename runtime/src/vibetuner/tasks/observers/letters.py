@@ -58,6 +58,7 @@ class LetterWriter(Observer):
             traceback=plain_traceback(error),
             worker_id=self._worker_id,
             queue=self._queue,
+            priority=attempt.priority,
             enqueued_at=enqueued_at,
             fingerprint=fingerprint(attempt.fn_name, cause, error),
             payload=payload,

@@ -74,14 +74,25 @@ class DelayedQueue:
 
 
 class Cron:
-    """Schedules the next run of each cron task that is due."""
+    """Schedules the next run of each cron task that is due.
+
+    Args:
+        functions: our functions on the server.
+        keys: the queue's keys.
+        queue_of: returns the queue of a cron task, by its name.
+        next_run: returns when a crontab line is next due, in milliseconds.
+    """
 
     def __init__(
-        self, functions: Functions, keys: Keys, priority: str, next_run: Callable[[str], int]
+        self,
+        functions: Functions,
+        keys: Keys,
+        queue_of: Callable[[str], str],
+        next_run: Callable[[str], int],
     ) -> None:
         self._functions = functions
         self._keys = keys
-        self._priority = priority
+        self._queue_of = queue_of
         self._next_run = next_run
 
     async def schedule_due(self) -> None:
@@ -91,15 +102,19 @@ class Cron:
         due = await connection.call("ZRANGE", keys.cron_schedule, "-inf", now, "BYSCORE")
         if not due:
             return
-        tabs = await connection.call("HMGET", keys.cron_tabs, *due)
-        for name, tab in zip(due, tabs, strict=True):
+        tabs, queues = await asyncio.gather(
+            connection.call("HMGET", keys.cron_tabs, *due),
+            connection.call("HMGET", keys.cron_queues, *due),
+        )
+        for name, tab, queue in zip(due, tabs, queues, strict=True):
             if tab is not None:
-                await self.schedule(name.decode(), tab.decode())
+                await self.schedule(name.decode(), tab.decode(), (queue or b"").decode())
 
-    async def schedule(self, name: str, tab: str) -> None:
-        """Schedule the next run of one, unless another worker has."""
+    async def schedule(self, name: str, tab: str, queue: str = "") -> None:
+        """Schedule the next run of one, unless another worker has; into its own queue if empty."""
         moment = self._next_run(tab)
-        values: list[Any] = [name, cron_id(name, moment), moment, self._priority]
+        queue = queue or self._queue_of(name)
+        values: list[Any] = [name, cron_id(name, moment), moment, queue]
         await self._functions.call("cron", (self._keys.queue,), values)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Any
 
@@ -14,6 +14,7 @@ from vibetuner.redis.connection import Connection
 from vibetuner.redis.functions import Functions
 from vibetuner.redis.keys import GROUP, Keys
 from vibetuner.tasks.attempt import LAST_MOMENT, Attempt
+from vibetuner.tasks.queues import ReadOrder
 from vibetuner.tasks.run.finisher import Finisher, fresh_ms
 from vibetuner.tasks.run.outage import Outage
 
@@ -44,7 +45,7 @@ class Dispatcher:
         listener: a connection of its own, on which reads may block.
         keys: the queue's keys.
         consumer: the worker's id.
-        priorities: the streams, highest first.
+        order: the queues to read, and how a claim is divided among them.
         slots: how many attempts run at the same time.
         idle_ms: after how long another worker takes a message over.
         begin: starts an attempt, which ends with a call of :meth:`release`.
@@ -60,7 +61,7 @@ class Dispatcher:
         *,
         keys: Keys,
         consumer: str,
-        priorities: Sequence[str],
+        order: ReadOrder,
         slots: int,
         idle_ms: int,
         begin: Callable[[Attempt], None],
@@ -73,7 +74,7 @@ class Dispatcher:
         self._functions = functions
         self._listener = listener
         self._keys = keys
-        self._priorities = list(priorities)
+        self._order = order
         self._slots = slots
         self._begin = begin
         self._prepare = prepare
@@ -109,7 +110,7 @@ class Dispatcher:
 
     async def make_groups(self) -> None:
         """Create the streams and their consumer group where they are missing."""
-        for priority in self._priorities:
+        for priority in self._order.names:
             with suppress(ResponseError):  # BUSYGROUP: it exists
                 await self._functions.connection.call(
                     "XGROUP", "CREATE", self._keys.stream(priority), GROUP, "0", "MKSTREAM"
@@ -157,7 +158,7 @@ class Dispatcher:
                 await self._change(BURST_SECONDS)
             return
         until = self._loop.time() + LOOK_SECONDS
-        while await self._listen(count) < count and self._loop.time() < until:
+        while await self._listen(count) and self._loop.time() < until:
             count = await self._room()
             if self._stopping:
                 return
@@ -183,32 +184,37 @@ class Dispatcher:
 
     async def _claim(self, count: int) -> int:
         asked = self._loop.time()
-        values = [*self._head, count, len(self._priorities), *self._priorities]
+        shares = self._order.divide(count)
+        values = [*self._head, count, len(shares) // 2, *shares]
         reply = await self._functions.call("claim", (self._keys.queue,), values)
         self._outage.over()
         self._lookahead.answered(asked=asked, now=self._loop.time())
         return self._take(reply)
 
-    async def _listen(self, count: int) -> int:
-        """Wait for new messages, a second at most; returns how many came."""
-        streams = [self._keys.stream(priority) for priority in self._priorities]
+    async def _listen(self, count: int) -> bool:
+        """Wait for new messages, a second at most; returns False where a queue holds more."""
+        names = self._order.names
+        streams = [self._keys.stream(name) for name in names]
+        most = max(1, count // len(names))  # the server counts for each stream
         reply = await self._listener.call(
-            "XREADGROUP", "GROUP", *self._head[:2], "COUNT", count, "BLOCK",
+            "XREADGROUP", "GROUP", *self._head[:2], "COUNT", most, "BLOCK",
             min(self._head[2], BLOCK_MS), "STREAMS", *streams, *([">"] * len(streams)),
         )  # fmt: skip
-        names = dict(zip(map(str.encode, streams), self._priorities, strict=True))
+        names_of = dict(zip(map(str.encode, streams), names, strict=True))
         values: list[Any] = []
+        is_drained = True
         for stream, entries in reply or ():
+            is_drained = is_drained and len(entries) < most
             for entry, fields in entries:
                 known = dict(zip(fields[::2], fields[1::2], strict=False))
                 values += (
-                    names[stream], entry, known.get(b"task_id", b""),
+                    names_of[stream], entry, known.get(b"task_id", b""),
                     known.get(b"enqueue_time", b"0"),
                 )  # fmt: skip
         self._outage.over()
-        if not values:
-            return 0
-        return self._take(await self._functions.call("load", (self._keys.queue,), values))
+        if values:
+            self._take(await self._functions.call("load", (self._keys.queue,), values))
+        return is_drained
 
     def _take(self, reply: list[Any]) -> int:
         """Take claimed messages in; returns how many."""
@@ -285,7 +291,7 @@ class Dispatcher:
     async def _requeue_unknown(self) -> None:
         """Requeue messages whose claim was answered to a connection that was lost."""
         held = await self._functions.call(
-            "held", (self._keys.queue,), [*self._head[:2], *self._priorities]
+            "held", (self._keys.queue,), [*self._head[:2], *self._order.names]
         )
         known = {*self.running, *self._finisher.unrecorded}
         known.update(one.message_id for one in self._claimed)

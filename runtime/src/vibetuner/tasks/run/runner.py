@@ -6,7 +6,7 @@ import asyncio
 import decimal
 import logging
 import time
-from collections.abc import Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable
 from contextlib import suppress
 from contextvars import Context, copy_context
 from typing import TYPE_CHECKING, Any
@@ -23,6 +23,7 @@ from vibetuner.tasks.observers.letters import LetterWriter
 from vibetuner.tasks.observers.log import LogObserver
 from vibetuner.tasks.observers.progress import ProgressObserver
 from vibetuner.tasks.progress.state import ProgressStatus
+from vibetuner.tasks.queues import ReadOrder
 from vibetuner.tasks.run.delayed import Cron, DelayedQueue, sweep
 from vibetuner.tasks.run.dispatcher import Dispatcher
 from vibetuner.tasks.run.execute import Executor, Rejected, load
@@ -53,16 +54,20 @@ class Run:
     Args:
         worker: the registry, the options and the counters.
         client: the queue, connected.
+        order: the queues that it reads.
+        queue_of: returns the queue of a task, by its name.
         settings: the process's settings.
         context: what the worker's lifespan has yielded.
         stop: the request to stop.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - one collaborator of each kind
         self,
         worker: Worker[Any],
         client: QueueClient,
         *,
+        order: ReadOrder,
+        queue_of: Callable[[str], str],
         settings: Settings,
         context: Any,
         stop: Stop,
@@ -72,12 +77,13 @@ class Run:
         self._client = client
         self._listener = Connection(functions.connection.address)  # on which reads may block
         self._stop = stop
+        self._queue_of = queue_of
         self._outage = Outage()
         self._context = context
         self._base: Context = copy_context()
         self._decimal = decimal.getcontext().copy()
         self._log = LogObserver()
-        self._journal = JournalObserver(functions, worker, keys.journal)
+        self._journal = JournalObserver(functions, worker, keys.journal, queues=order.names)
         self._history = history_of(worker.redis, settings)
         self._progress = ProgressObserver(functions, self._history)
         letters = LetterWriter(client.codec, worker_id=worker.id, queue=worker.queue_name)
@@ -98,7 +104,7 @@ class Run:
             self._listener,
             keys=keys,
             consumer=worker.id,
-            priorities=worker.priorities,
+            order=order,
             slots=worker.concurrency,
             idle_ms=worker.idle_timeout,
             begin=self._begin,
@@ -119,7 +125,7 @@ class Run:
             worker_id=worker.id,
             idle_ms=worker.idle_timeout,
         )
-        self._cron = Cron(functions, keys, worker.priorities[-1], worker.next_run)
+        self._cron = Cron(functions, keys, queue_of, worker.next_run)
         self._delayed = DelayedQueue(functions, keys, worker.priorities, self._outage)
 
     @property
@@ -136,7 +142,7 @@ class Run:
     async def publish_abort(self, task_id: str, failed: list[str]) -> None:
         """Publish the end of a delayed task, and record that of the tasks that fail with it."""
         self._progress.publish(task_id, ProgressStatus.ABORTED)
-        self._finisher.fail(failed, self._worker.priorities[-1])
+        self._finisher.fail(failed, self._queue_of(""))
         await self._finisher.settled()
         await self._progress.flush()
 

@@ -1,0 +1,155 @@
+"""The queues of a project: which one a task is in, and which ones a worker reads. Pure.
+
+A queue is what streaq calls a priority: a stream, and a sorted set of the tasks that are delayed.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from typing import Any
+
+from vibetuner.errors import CommandError
+
+__all__ = ["USUAL", "ReadOrder", "check_queue", "declared_queue", "default_queue", "set_queue"]
+
+#: The queues of a project that declares none; streaq's own.
+USUAL = ("normal",)
+#: A task that names no queue goes into the first of these that the project has, else the last one.
+DEFAULTS = ("default", "normal")
+HEAVIEST = 1000
+
+
+def default_queue(queues: Sequence[str]) -> str:
+    """Return the queue of tasks that name none.
+
+    >>> default_queue(["critical", "default", "bulk"]), default_queue(["high", "low"])
+    ('default', 'low')
+    """
+    for name in DEFAULTS:
+        if name in queues:
+            return name
+    return queues[-1]
+
+
+def declared_queue(task: object) -> str:
+    """Return the queue that a task's decorator names; empty where it names none."""
+    return getattr(task, "queue", "")
+
+
+def set_queue(task: Any, queue: str) -> None:
+    """Make ``queue`` the one that calls of a registered task go into."""
+    task.queue = queue
+
+
+def check_queue(queue: object) -> str:
+    """Return the ``queue=`` of a decorator; raises TypeError for what can't be a queue's name."""
+    if not isinstance(queue, str) or not queue:
+        raise TypeError(f"queue= takes the name of a queue, not {queue!r}")
+    return queue
+
+
+def suggest(name: object, queues: Collection[str]) -> str:
+    """Return what to write in place of a queue that there is not.
+
+    >>> suggest("bluk", ["critical", "bulk"]), suggest("x", ["critical", "bulk"])
+    ("Did you mean 'bulk'?", 'Take one of critical, bulk')
+    """
+    close = get_close_matches(str(name), queues, n=1)
+    return f"Did you mean {close[0]!r}?" if close else f"Take one of {', '.join(queues)}"
+
+
+@dataclass(slots=True)
+class ReadOrder:
+    """The queues that a worker reads, and how a claim is divided among them.
+
+    Without weights, a queue is read when those before it are empty. With weights, each queue has
+    its share of every claim, and what it leaves unused goes to the others in their order.
+
+    Args:
+        names: the queues, highest first.
+        weights: the weight of each; empty for strict order.
+
+    >>> ReadOrder(["critical", "bulk"]).divide(8)
+    ['critical', 8, 'bulk', 8]
+    >>> order = ReadOrder(["critical", "bulk"], [3, 1])
+    >>> order.divide(8)
+    ['critical', 6, 'bulk', 2, 'critical', 8, 'bulk', 8]
+    >>> [order.divide(1)[0] for _ in range(8)].count("bulk")
+    2
+    """
+
+    names: Sequence[str]
+    weights: Sequence[int] = ()
+    _credits: list[float] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._credits = [0.0] * len(self.weights)
+
+    @classmethod
+    def parse(cls, text: str) -> ReadOrder:
+        """Read the value of ``--queues``.
+
+        Raises:
+            CommandError: it is malformed, names a queue twice, or gives weights to some only.
+
+        >>> ReadOrder.parse("critical:6, bulk:1").weights
+        [6, 1]
+        """
+        parts = [part.strip().partition(":") for part in text.split(",")]
+        names = [name.strip() for name, _, _ in parts]
+        marks = {mark for _, mark, _ in parts}
+        if not all(names) or len(set(names)) < len(names):
+            raise CommandError(
+                f"--queues takes names with commas between, each once, not {text!r}. "
+                "For example:  --queues critical,default"
+            )
+        if len(marks) > 1:
+            raise CommandError(
+                f"--queues takes a weight for each queue or for none, not {text!r}. "
+                "For example:  --queues critical:6,bulk:1"
+            )
+        return cls(names, [_weight(text, weight) for _, _, weight in parts] if ":" in marks else [])
+
+    def check(self, queues: Collection[str]) -> None:
+        """Raise CommandError for a queue that the project does not declare."""
+        for name in self.names:
+            if name not in queues:
+                raise CommandError(
+                    f"--queues names {name!r}, which tune.py does not declare. "
+                    f"{suggest(name, queues)}"
+                )
+
+    def __str__(self) -> str:
+        if not self.weights:
+            return ", ".join(self.names)
+        return ", ".join(f"{n}:{w}" for n, w in zip(self.names, self.weights, strict=True))
+
+    def divide(self, count: int) -> list[Any]:
+        """Return queues in the order of a claim, each followed by the most to claim from it."""
+        rest = [part for name in self.names for part in (name, count)]
+        if not self.weights:
+            return rest
+        total, left, shares = sum(self.weights), count, []
+        for at, weight in enumerate(self.weights):
+            self._credits[at] += count * weight / total
+            shares.append(max(0, min(left, int(self._credits[at]))))
+            left -= shares[at]
+        by_credit = sorted(range(len(shares)), key=lambda at: shares[at] - self._credits[at])
+        for at in by_credit[:left]:
+            shares[at] += 1
+        for at, share in enumerate(shares):
+            self._credits[at] -= share
+        given = zip(self.names, shares, strict=True)
+        return [part for name, share in given if share > 0 for part in (name, share)] + rest
+
+
+def _weight(text: str, weight: str) -> int:
+    number = int(weight) if re.fullmatch(r"\s*\d{1,6}\s*", weight, re.ASCII) else 0
+    if not 1 <= number <= HEAVIEST:
+        raise CommandError(
+            f"--queues takes whole weights from 1 to {HEAVIEST}, not {weight!r} in {text!r}"
+        )
+    return number
