@@ -63,6 +63,8 @@ def check_enqueue(task: Task[Any, Any], priorities: Collection[str]) -> None:
         close = get_close_matches(str(task.priority), priorities, n=1)
         cure = f"Did you mean {close[0]!r}?" if close else f"Take one of {', '.join(priorities)}"
         raise TaskError(f"{name}: no worker reads priority={task.priority!r}. {cure}")
+    if task.delay is None and task.schedule is None:
+        return
     try:
         wait = _wait(task)
     except (TypeError, ValueError) as error:
@@ -76,12 +78,10 @@ def check_enqueue(task: Task[Any, Any], priorities: Collection[str]) -> None:
 
 
 def _wait(task: Task[Any, Any]) -> timedelta | None:
-    """Return how long a call waits; None for one that doesn't, or that waits for another task."""
+    """Return how long a call waits; None for one that is repeated."""
     if task.delay is not None:
         _check_duration("delay", task.delay, may_be_negative=True)
         return _span(task.delay)
-    if task.schedule is None:
-        return None
     if isinstance(task.schedule, str):
         check_crontab(task.schedule)
         return None

@@ -6,8 +6,9 @@ from collections.abc import Callable
 from datetime import timedelta
 from typing import Any, cast
 
-from streaq.types import CronDecorator, TaskDecorator
+from streaq.types import CronDecorator
 
+from vibetuner.tasks.call import TaskDecorator
 from vibetuner.tasks.retry import FailurePolicy, OnFailure, RetryPolicy, check_number, set_policy
 from vibetuner.tasks.worker import get_worker
 

@@ -14,7 +14,7 @@ from contextlib import (
 from datetime import datetime, timedelta
 from functools import cache
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, overload
 
 from anyio import TASK_STATUS_IGNORED
 from anyio.abc import TaskStatus
@@ -22,11 +22,15 @@ from coredis import Redis, RedisCluster
 from crontab import CronTab
 from streaq import StreaqError, Worker
 from streaq.task import Task, TaskResult
+from streaq.types import AsyncTask as AsyncFunction
+from streaq.types import P, R
+from streaq.types import SyncTask as SyncFunction
 from streaq.utils import datetime_ms
 
 from vibetuner.config import Settings, get_settings
 from vibetuner.crontab import check_crontab
 from vibetuner.embedded import open_services
+from vibetuner.errors import TaskError
 from vibetuner.logs import task_id_source
 from vibetuner.redis.client import check, make_client, ungrouped
 from vibetuner.redis.keys import Keys
@@ -34,6 +38,13 @@ from vibetuner.redis.url import parse_url
 from vibetuner.resources.slots import no_queue, task_queue
 from vibetuner.state import Slot, check_loop, running_loop
 from vibetuner.tasks.attempt import current_task_id
+from vibetuner.tasks.call import (
+    AsyncTask,
+    ReliableCall,
+    SyncTask,
+    TaskDecorator,
+    define,
+)
 from vibetuner.tasks.client.queue import QueueClient, open_queue_client
 from vibetuner.tasks.depends import inject
 from vibetuner.tasks.engine import (
@@ -123,22 +134,46 @@ class TaskWorker(Worker[Any]):
         self.on_enqueue: OnEnqueue | None = None
         self.ahead = timedelta(0)
 
-    if not TYPE_CHECKING:  # streaq's own overloads say it all to a type checker
+    if TYPE_CHECKING:
+
+        @overload
+        def task(self, fn: AsyncFunction[P, R], /) -> AsyncTask[P, R]: ...  # type: ignore[overload-overlap]
+
+        @overload
+        def task(self, fn: SyncFunction[P, R], /) -> SyncTask[P, R]: ...
+
+        @overload
+        def task(
+            self,
+            *,
+            expire: timedelta | int | None = None,
+            max_tries: int | None = 3,
+            name: str | None = None,
+            retry_timeouts: bool = False,
+            silent: bool = False,
+            timeout: timedelta | int | None = None,
+            ttl: timedelta | int | None = timedelta(minutes=5),
+            unique: bool = False,
+        ) -> TaskDecorator: ...
+
+        def task(self, fn: Any = None, **_: Any) -> Any: ...
+
+    else:
 
         def task(self, function=None, **options):  # noqa: ANN001, ANN003, ANN201
             """As streaq's ``task``; parameters with ``WorkerDepends()`` are filled in."""
             check_options(**options)
             if function is not None:
-                return super().task(self._checked(function, options), **options)
+                return define(super().task(self._checked(function, options), **options))
             register = super().task(**options)
-            return lambda function: register(self._checked(function, options))
+            return lambda function: define(register(self._checked(function, options)))
 
         def cron(self, tab, **options):  # noqa: ANN001, ANN003, ANN201
             """As streaq's ``cron``; parameters with ``WorkerDepends()`` are filled in."""
             check_crontab(tab)
             check_options(**options)
             register = super().cron(tab, **options)
-            return lambda function: register(self._checked(function, options))
+            return lambda function: define(register(self._checked(function, options)))
 
     def _checked(self, function: Any, options: dict[str, Any]) -> Any:
         """Return the function to register; raises ValueError when its name is taken."""
@@ -287,6 +322,11 @@ class TaskWorker(Worker[Any]):
         check_enqueue(task, self.priorities)
         request: Awaitable[Any]
         if pipe is not super().redis:
+            if isinstance(task, ReliableCall):
+                raise TaskError(
+                    f"{task.parent.fn_name}: once() is for a task alone, not for a chain. "
+                    "Enqueue the chain from inside the task"
+                )
             values = client.values([task], [data], enqueue_time)
             request = client.functions.add_to(pipe, "enqueue", [client.keys.queue], values)
         elif isinstance(task.schedule, str):
@@ -297,16 +337,40 @@ class TaskWorker(Worker[Any]):
             return request
         return self.on_enqueue(task, request)  # type: ignore[no-any-return]
 
+    async def enqueue_reliably(self, call: ReliableCall[P, R]) -> ReliableCall[P, R]:
+        """Enqueue a call that has a key, unless a task has that key, whose id the call then gets.
+
+        Raises:
+            TaskError: the key belongs to another call, or the call is repeated by a crontab line.
+        """
+        client = self.client
+        check_enqueue(call, self.priorities)
+        if isinstance(call.schedule, str):
+            raise TaskError(
+                f"{call.parent.fn_name}: once() is for a task that runs once, not for one that "
+                f"is repeated at {call.schedule!r}. Leave once() out"
+            )
+        now = time.time_ns() // 1_000_000
+        is_new = await client.enqueue_once(call, await call.serialize(now), now)
+        if is_new and self.on_enqueue is not None:
+            await self.on_enqueue(call, asyncio.sleep(0))
+        return call
+
     async def enqueue_many(self, tasks: Sequence[Task[Any, Any]]) -> None:
-        """Enqueue tasks for immediate execution, hundreds in one step."""
+        """Enqueue tasks for immediate execution, hundreds in one step.
+
+        A task with a key is a step of its own.
+        """
         if any(follows_another(task) for task in tasks):
             raise StreaqError("Pipelined tasks can't be enqueued in batches!")
-        for task in tasks:
+        plain = [task for task in tasks if not isinstance(task, ReliableCall)]
+        for task in plain:
             check_enqueue(task, self.priorities)
-        await self.client.enqueue_many(tasks, time.time_ns() // 1_000_000)
+        await self.client.enqueue_many(plain, time.time_ns() // 1_000_000)
         if self.on_enqueue is not None:
-            for task in tasks:
+            for task in plain:
                 self.on_enqueue(task, None)
+        await asyncio.gather(*(task for task in tasks if isinstance(task, ReliableCall)))
 
     async def result_by_id(
         self,

@@ -355,6 +355,23 @@ local function enqueue(keys, argv)
   return reply
 end
 
+-- Enqueue a task unless one was enqueued under its idempotency key.
+-- ARGV: the key, its lifetime, the call in a word, then what enqueue takes of one task.
+-- Returns the id of the task that has the key, and its call.
+local function enqueue_once(keys, argv)
+  local once = keys[1] .. ':task:once:' .. argv[1]
+  local known = redis.call('get', once)
+  if known then
+    local space = known:find(' ', 1, true)
+    return { known:sub(1, space - 1), known:sub(space + 1) }
+  end
+  local task = argv[5]
+  redis.call('set', once, task .. ' ' .. argv[3], 'px', argv[2])
+  redis.call('set', keys[1] .. ':task:keyed:' .. task, argv[1], 'px', argv[2])
+  enqueue(keys, { unpack(argv, 4) })
+  return { task, argv[3] }
+end
+
 -- Abort a task: one that is delayed ends here, one that waits or runs is marked for its worker.
 -- KEYS as for finish. ARGV: the time, group, task, its result, the result's lifetime, its name, its
 -- journal entry, its fallback, its unique lock, then the priorities.
