@@ -106,6 +106,10 @@ class Keys:
         """The idempotency key of a task."""
         return f"{self.queue}:task:keyed:{task_id}"
 
+    def handed(self, task_id: str) -> str:
+        """Note: this row of the outbox was handed on."""
+        return f"{self.queue}:task:handed:{task_id}"
+
     def lock(self, name: str) -> str:
         """The id of the unique task of that name that runs."""
         return f"{self.queue}:task:lock:{name}"

@@ -1,6 +1,6 @@
 """The call that ``task.enqueue(...)`` returns, and the definition that a decorator returns.
 
-Both are streaq's; a call has ``once()`` in addition.
+Both are streaq's; a call has ``once()`` and ``within()`` in addition.
 """
 
 from __future__ import annotations
@@ -73,16 +73,32 @@ class TaskCall(Task[P, R]):
         _check_key(self.parent.fn_name, key, keep)
         return replace(self._reliable(), key=key, keep=keep)
 
+    def within(self, session: object) -> ReliableCall[P, R]:
+        """Write the call in the session's transaction, and enqueue it once that is committed.
+
+        Awaiting it needs no Redis. The process that commits enqueues the task at once; what it
+        leaves, as when it crashes, a worker enqueues within five seconds.
+
+        Args:
+            session: an ``AsyncSession`` of SQLModel or SQLAlchemy, or a MongoDB session in a
+                transaction.
+
+        Raises, when it is awaited: TaskError for another object, NotConfigured where the project
+        has no outbox.
+        """
+        return replace(self._reliable(), session=session)
+
     def _reliable(self) -> ReliableCall[P, R]:
         return ReliableCall(**{one.name: getattr(self, one.name) for one in fields(self)})
 
 
 @dataclass(slots=True, eq=False)
 class ReliableCall(TaskCall[P, R]):
-    """A call that is enqueued once under a key."""
+    """A call that is enqueued once under a key, or after a transaction, or both."""
 
     key: str | None = None
     keep: timedelta = timedelta(days=7)
+    session: Any = None
 
     if not TYPE_CHECKING:  # the annotation is TaskCall's
 
@@ -124,7 +140,7 @@ class TaskDecorator(Protocol):
 
 
 def define(registered: Defined) -> Defined:
-    """Make streaq's definition of a task ours, whose calls have ``once()``."""
+    """Make streaq's definition of a task ours, whose calls have ``once()`` and ``within()``."""
     is_async = isinstance(registered, AsyncRegisteredTask)
     registered.__class__ = AsyncTask if is_async else SyncTask  # type: ignore[assignment]
     return registered

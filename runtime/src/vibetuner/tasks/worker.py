@@ -56,6 +56,7 @@ from vibetuner.tasks.engine import (
 )
 from vibetuner.tasks.lifespan import worker_lifespan
 from vibetuner.tasks.limits import check_enqueue, check_options
+from vibetuner.tasks.outbox.courier import Courier
 from vibetuner.tasks.payload import Codec, signing_keys
 from vibetuner.tasks.registry import check_name
 from vibetuner.tasks.run.delayed import Cron, DelayedQueue
@@ -128,6 +129,7 @@ class TaskWorker(Worker[Any]):
         self._run: Run | None = None
         self._stop: Stop | None = None
         self._inner_entries = 0
+        self.courier = Courier(self)
         self._loop: asyncio.AbstractEventLoop | None = None
         # What a test kit sets: who hears of each task that is enqueued here, and how far the
         # calendar that cron goes by is ahead of the clock.
@@ -188,6 +190,17 @@ class TaskWorker(Worker[Any]):
         check_loop(self._loop, "The queue")
         return self._client
 
+    def _offline_client(self) -> QueueClient:
+        """Return a queue that signs calls and can't send them."""
+        settings = get_settings()
+        keys = Keys(settings.redis_key_prefix, self.queue_name)
+        return QueueClient(None, None, keys, Codec(signing_keys(settings)))  # type: ignore[arg-type]
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether the queue is open here, on this event loop."""
+        return self._client is not None and self._loop is running_loop()
+
     @property
     def redis(self) -> Redis[str] | RedisCluster[str]:
         """The open connection; raises NotConfigured or ServiceUnavailable when there is none."""
@@ -236,6 +249,7 @@ class TaskWorker(Worker[Any]):
             self._client = await stack.enter_async_context(open_queue_client(address, keys, codec))
             self._loop = running_loop()
             stack.callback(self._close)
+            stack.push_async_callback(self.courier.close)
             stack.enter_context(task_queue.hold(self))
             set_open(self, is_open=True)
             yield self
@@ -270,6 +284,7 @@ class TaskWorker(Worker[Any]):
             stack.callback(self._forget_run)
             await self._run.prepare()
             set_open(self, is_open=True, is_running=True)
+            await stack.enter_async_context(self.courier.relaying())
             task_status.started()
             await self._run.serve()
 
@@ -308,7 +323,8 @@ class TaskWorker(Worker[Any]):
 
     async def serialize(self, data: Any) -> bytes:
         """Store data, signed; raises PayloadError, which names what can't be stored."""
-        return self.client.codec.dump(data)
+        client = self._offline_client() if self._client is None else self.client
+        return client.codec.dump(data)
 
     async def deserialize(self, data: Any) -> Any:
         """Read stored data; raises StreaqError when its signature is none of ours."""
@@ -324,8 +340,8 @@ class TaskWorker(Worker[Any]):
         if pipe is not super().redis:
             if isinstance(task, ReliableCall):
                 raise TaskError(
-                    f"{task.parent.fn_name}: once() is for a task alone, not for a chain. "
-                    "Enqueue the chain from inside the task"
+                    f"{task.parent.fn_name}: once() and within() are for a task alone, not for a "
+                    "chain. Enqueue the chain from inside the task"
                 )
             values = client.values([task], [data], enqueue_time)
             request = client.functions.add_to(pipe, "enqueue", [client.keys.queue], values)
@@ -338,19 +354,25 @@ class TaskWorker(Worker[Any]):
         return self.on_enqueue(task, request)  # type: ignore[no-any-return]
 
     async def enqueue_reliably(self, call: ReliableCall[P, R]) -> ReliableCall[P, R]:
-        """Enqueue a call that has a key, unless a task has that key, whose id the call then gets.
+        """Enqueue a call that has a key or a session.
+
+        The call gets the id of the task that has its key.
 
         Raises:
             TaskError: the key belongs to another call, or the call is repeated by a crontab line.
         """
-        client = self.client
+        is_offline = self._client is None and call.session is not None
+        client = self._offline_client() if is_offline else self.client
         check_enqueue(call, self.priorities)
         if isinstance(call.schedule, str):
             raise TaskError(
-                f"{call.parent.fn_name}: once() is for a task that runs once, not for one that "
-                f"is repeated at {call.schedule!r}. Leave once() out"
+                f"{call.parent.fn_name}: once() and within() are for a task that runs once, not "
+                f"for one that is repeated at {call.schedule!r}. Leave them out"
             )
         now = time.time_ns() // 1_000_000
+        if call.session is not None:
+            await self.courier.write(call, client, now)
+            return call
         is_new = await client.enqueue_once(call, await call.serialize(now), now)
         if is_new and self.on_enqueue is not None:
             await self.on_enqueue(call, asyncio.sleep(0))

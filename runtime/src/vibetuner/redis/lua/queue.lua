@@ -372,6 +372,20 @@ local function enqueue_once(keys, argv)
   return { task, argv[3] }
 end
 
+-- Enqueue the task of a row of the outbox, once however often the row is handed on.
+-- ARGV: how long to remember it, the idempotency key or nothing, its lifetime, the call in a word, then
+-- what enqueue takes of one task.
+-- Returns nothing where it was handed on before, else the task that has the key, or this one.
+local function hand_on(keys, argv)
+  local task = argv[6]
+  if not redis.call('set', keys[1] .. ':task:handed:' .. task, '1', 'nx', 'px', argv[1]) then
+    return {}
+  end
+  if argv[2] ~= '' then return enqueue_once(keys, { unpack(argv, 2) }) end
+  enqueue(keys, { unpack(argv, 5) })
+  return { task }
+end
+
 -- Abort a task: one that is delayed ends here, one that waits or runs is marked for its worker.
 -- KEYS as for finish. ARGV: the time, group, task, its result, the result's lifetime, its name, its
 -- journal entry, its fallback, its unique lock, then the priorities.
