@@ -38,6 +38,7 @@ async def test_a_committed_call_is_enqueued_at_once(
     assert await database.orders() == {"T1"}
 
 
+@pytest.mark.parametrize("database", ["sqlite", "postgres"], indirect=True)
 async def test_no_commit_is_forgotten_by_the_process_that_made_it(
     database: Database, worker: TaskWorker, receipt: Any
 ):

@@ -63,7 +63,6 @@ class Courier:
 
     def __init__(self, worker: Worker) -> None:
         self._worker = worker
-        self._calls: dict[str, ReliableCall[Any, Any]] = {}  # those that on_enqueue is to hear of
         self._due: dict[Store, list[str]] = {}
         self._handing: asyncio.Task[None] | None = None
 
@@ -88,9 +87,7 @@ class Courier:
                 raise clash(str(row.key), call, *known)
             call.id = known[0]
             return
-        if self._worker.on_enqueue is not None:
-            self._calls[call.id] = call
-        store.on_commit(call.session, lambda: self._hear(store, call.id))
+        store.on_commit(call.session, lambda: self._hear(store, call))
 
     async def hand_on(self, store: Store, task_ids: Sequence[str] | None = None) -> int:
         """Enqueue committed rows, those of these tasks or the oldest, and delete them.
@@ -108,23 +105,26 @@ class Courier:
         answers = await asyncio.gather(
             *(self._send(client, row) for row in rows), return_exceptions=True
         )
-        sent = {
-            row.task_id: answer
+        sent = [
+            row.task_id
             for row, answer in zip(rows, answers, strict=True)
             if not isinstance(answer, BaseException)
-        }
+        ]
         if sent:
-            await store.delete(list(sent))
-        for task_id, is_new in sent.items():
+            await store.delete(sent)
+        for task_id in sent:
             note = client.keys.handed(task_id)
             client.functions.connection.call("PEXPIRE", note, FORGET_MS).add_done_callback(_look_at)
-            call = self._calls.pop(task_id, None)
-            if call is not None and is_new and self._worker.on_enqueue is not None:
-                self._worker.on_enqueue(call, None)
         for answer in answers:
             if isinstance(answer, BaseException):
                 raise answer
         return len(rows)
+
+    async def hand_on_all(self) -> None:
+        """Enqueue every committed row, as a test wants it; raises as :meth:`hand_on` does."""
+        for store in open_stores():
+            while await self.hand_on(store):
+                pass
 
     @asynccontextmanager
     async def relaying(self) -> AsyncIterator[None]:
@@ -158,12 +158,13 @@ class Courier:
                     return task_id, call
         return None
 
-    def _hear(self, store: Store, task_id: str) -> None:
-        """Hand a row on in the background; if it was rolled back, there is none."""
+    def _hear(self, store: Store, call: ReliableCall[Any, Any]) -> None:
+        """Hand a call on in the background; one whose savepoint was rolled back has no row."""
+        if self._worker.on_enqueue is not None:
+            self._worker.on_enqueue(call, None)
         if not self._worker.is_connected:
-            self._calls.pop(task_id, None)
             return
-        self._due.setdefault(store, []).append(task_id)
+        self._due.setdefault(store, []).append(call.id)
         if self._handing is None or self._handing.done():
             self._handing = asyncio.get_running_loop().create_task(self._hand_on_due())
 
@@ -176,12 +177,9 @@ class Courier:
                     await self.hand_on(store, part)
                 except Exception as error:  # noqa: BLE001 - whatever it is, the rows are kept
                     logger.debug("left in the outbox: %s", first_line(error))
-                finally:
-                    for task_id in part:
-                        self._calls.pop(task_id, None)
 
-    async def _send(self, client: QueueClient, row: Row) -> bool:
-        """Enqueue a row's task; return whether this was the first time."""
+    async def _send(self, client: QueueClient, row: Row) -> None:
+        """Enqueue a row's task, unless that was done, or another has its key."""
         answer = await client.functions.call(
             "hand_on",
             (client.keys.queue,),
@@ -198,8 +196,6 @@ class Courier:
                 row.name, row.task_id, row.key, answer[0].decode(),
                 "" if same else ", a task with other arguments",
             )  # fmt: skip
-            return False
-        return bool(answer)
 
     async def _relay(self, store: Store) -> None:
         failed = False

@@ -60,10 +60,8 @@ class MongoOutbox:
 
         async def commit_and_tell() -> None:
             session.__dict__.pop("commit_transaction", None)
-            try:
-                await commit()
-            finally:
-                hear()
+            await commit()
+            hear()
 
         session.__dict__["commit_transaction"] = commit_and_tell
 

@@ -69,7 +69,7 @@ class Store(Protocol):
         ...
 
     def on_commit(self, session: Any, hear: Callable[[], None]) -> None:
-        """Call ``hear`` when the session's transaction has ended, whichever way."""
+        """Call ``hear`` once the session's transaction is committed; never, if it is not."""
         ...
 
     async def read(self, task_ids: Sequence[str] | None, limit: int) -> list[Row]:

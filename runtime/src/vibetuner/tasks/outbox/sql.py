@@ -76,11 +76,11 @@ class SqlOutbox:
         await (await session.connection()).execute(statement)
 
     def on_commit(self, session: AsyncSession, hear: Callable[[], None]) -> None:
-        """As :meth:`Store.on_commit`; savepoints don't count."""
-
+        """As :meth:`Store.on_commit`; the commit of a savepoint is none."""
         session.sync_session.info.setdefault(TABLE, []).append(hear)
-        if not event.contains(session.sync_session, "after_transaction_end", _tell):
-            event.listen(session.sync_session, "after_transaction_end", _tell)
+        for name, listener in LISTENERS.items():
+            if not event.contains(session.sync_session, name, listener):
+                event.listen(session.sync_session, name, listener)
 
     async def read(self, task_ids: Sequence[str] | None, limit: int) -> list[Row]:
         """As :meth:`Store.read`."""
@@ -103,7 +103,18 @@ class SqlOutbox:
         return number, oldest
 
 
-def _tell(session: Session, transaction: SessionTransaction) -> None:
-    if transaction.parent is None:
+def _tell(session: Session) -> None:
+    if not session.in_nested_transaction():
         for hear in session.info.pop(TABLE, ()):
             hear()
+
+
+def _forget(session: Session, transaction: SessionTransaction) -> None:
+    if transaction.parent is None:
+        session.info.pop(TABLE, None)
+
+
+LISTENERS: dict[str, Callable[..., None]] = {
+    "after_commit": _tell,
+    "after_transaction_end": _forget,
+}
