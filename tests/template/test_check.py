@@ -65,7 +65,13 @@ def test_all_that_can_be_generated_passes_it_too(project: Repository):
     checked = uv(project, "run", "just", "check", PYTEST_ADDOPTS=ignored)
 
     assert " passed" in checked
-    for name in ("test_plain_one.py", "test_reports.py", "test_invoice.py", "test_note.py", "test_auth.py"):
+    for name in (
+        "test_plain_one.py",
+        "test_reports.py",
+        "test_invoice.py",
+        "test_note.py",
+        "test_auth.py",
+    ):
         assert name in checked
 
 

@@ -45,7 +45,15 @@ async def use() -> None:
     assert_type((await (await in_a_thread.enqueue(1)).result()).result, str)
     assert_type((await (await plain.enqueue("acme")).result()).result, int)
     await nightly.enqueue()
+    once = await robust.enqueue("acme").start(delay=3).once("key", keep=timedelta(days=1))
+    assert_type((await once.result()).result, dict[str, int])
+    assert_type((await (await in_a_thread.enqueue(1).once("key")).result()).result, str)
+    assert_type((await (await plain.enqueue("acme").once("key")).result()).result, int)
 
+    within = await robust.enqueue("acme").within(object()).once("key")
+    assert_type((await within.result()).result, dict[str, int])
+
+    robust.enqueue("acme").once(3)  # type: ignore[arg-type]
     robust.enqueue(3)  # type: ignore[arg-type]
     robust.enqueue("acme", days="3")  # type: ignore[arg-type]
     robust.enqueue()  # type: ignore[call-arg]

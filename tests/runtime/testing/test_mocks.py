@@ -28,6 +28,16 @@ async def test_a_start_may_stand_in_between():
     tasks.send.enqueue.assert_awaited_once_with("a")
 
 
+async def test_a_key_and_a_session_may_stand_in_between():
+    """As routes write it that enqueue once, or with a commit."""
+    tasks = MockTasks()
+
+    task = await tasks.send.enqueue("a").start(delay=60).once("evt", keep=None).within(object())
+
+    assert task.id
+    tasks.send.enqueue.assert_awaited_once_with("a")
+
+
 def test_fake_tasks_do_not_answer_to_what_tools_probe_for():
     """``inspect`` and ``copy`` ask for names with two underscores."""
     assert not hasattr(MockTasks(), "__wrapped__")

@@ -16,6 +16,7 @@ from vibetuner.errors import CommandError, ServiceUnavailable
 from vibetuner.loader import load_project, make_importable
 from vibetuner.project import project_info
 from vibetuner.tasks.inspect.model import Counts, Filters, QueueView, State, WorkerView
+from vibetuner.tasks.inspect.outbox import Outbox, open_outbox, read_outbox
 from vibetuner.tasks.inspect.queue import Queue, answering, this_queue, whole_id
 from vibetuner.tasks.inspect.stats import Span, read_span
 from vibetuner.tasks.registry import import_tasks
@@ -32,10 +33,14 @@ MOST_NAMES = 5
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stats:
-    """Counts, times and workers; ``dead`` is None when MongoDB does not answer."""
+    """Counts, times and workers; ``dead`` is None when MongoDB does not answer.
+
+    ``outbox`` is None where the project has none, or its database does not answer.
+    """
 
     counts: Counts
     dead: int | None
+    outbox: Outbox | None
     hour: Span
     day: Span
     workers: list[WorkerView]
@@ -55,7 +60,8 @@ def run(
         look: what to do; gets the queue, and where ``of`` is given the whole id behind it.
         of: an id as it was typed.
         with_project: load the project, for the names and the functions of its tasks.
-        with_letters: open MongoDB too where it is configured; without it, Redis must do.
+        with_letters: open the databases too where they are configured; without them, Redis must
+            do.
     """
     make_importable(project_info())
     if with_project:
@@ -73,6 +79,7 @@ async def _look(look: Callable[..., Awaitable[T]], of: str | None, with_letters:
 
             with suppress(ServiceUnavailable):  # what Redis knows can still be told
                 await stack.enter_async_context(open_dead_letters())
+            await stack.enter_async_context(open_outbox())
         async with answering(SECONDS):
             queue = this_queue()
             return await (look(queue) if of is None else look(queue, await whole_id(queue, of)))
@@ -90,6 +97,7 @@ async def read_stats(queue: Queue) -> Stats:
     return Stats(
         counts=await queue.counts(workers),
         dead=dead,
+        outbox=await read_outbox(),
         hour=await read_span(queue, "hour"),
         day=await read_span(queue, "day"),
         workers=workers,

@@ -104,6 +104,10 @@ def print_stats(stats: Stats) -> None:
         f"{counts.running} running, {counts.queued} queued, {counts.scheduled} scheduled, "
         f"{dead} dead"
     )
+    if stats.outbox is not None and stats.outbox.waiting:
+        console.print(stats.outbox.text, style="red" if stats.outbox.is_stuck else None)
+        if stats.outbox.is_stuck:
+            console.print(f"  {stats.outbox.cure}", style="green")
     for span in (stats.hour, stats.day):
         console.print(f"last {span.name:<5}", style="dim", end=" ")
         console.print(
@@ -154,6 +158,7 @@ def print_json_stats(stats: Stats) -> None:
         {
             **asdict(stats.counts),
             "dead": stats.dead,
+            "outbox": stats.outbox and asdict(stats.outbox),
             "hour": _plain_span(stats.hour),
             "day": _plain_span(stats.day),
             "queues": [asdict(one) for one in stats.queues],

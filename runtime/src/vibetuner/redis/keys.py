@@ -98,6 +98,18 @@ class Keys:
         """The error that a fallback is called with."""
         return f"{self.queue}:task:fallback:{task_id}"
 
+    def once(self, key: str) -> str:
+        """The task that was enqueued under an idempotency key, and its call."""
+        return f"{self.queue}:task:once:{key}"
+
+    def keyed(self, task_id: str) -> str:
+        """The idempotency key of a task."""
+        return f"{self.queue}:task:keyed:{task_id}"
+
+    def handed(self, task_id: str) -> str:
+        """Note: this row of the outbox was handed on."""
+        return f"{self.queue}:task:handed:{task_id}"
+
     def lock(self, name: str) -> str:
         """The id of the unique task of that name that runs."""
         return f"{self.queue}:task:lock:{name}"

@@ -70,6 +70,8 @@ def check_enqueue(task: Task[Any, Any], priorities: Sequence[str]) -> None:
         raise TaskError(
             f"{name}: tune.py declares no queue {queue!r}. {suggest(queue, priorities)}"
         )
+    if task.delay is None and task.schedule is None:
+        return
     try:
         wait = _wait(task)
     except (TypeError, ValueError) as error:
@@ -83,12 +85,10 @@ def check_enqueue(task: Task[Any, Any], priorities: Sequence[str]) -> None:
 
 
 def _wait(task: Task[Any, Any]) -> timedelta | None:
-    """Return how long a call waits; None for one that doesn't, or that waits for another task."""
+    """Return how long a call waits; None for one that is repeated."""
     if task.delay is not None:
         _check_duration("delay", task.delay, may_be_negative=True)
         return _span(task.delay)
-    if task.schedule is None:
-        return None
     if isinstance(task.schedule, str):
         check_crontab(task.schedule)
         return None

@@ -8,9 +8,10 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import Any, cast
 
-from streaq.types import CronDecorator, TaskDecorator
+from streaq.types import CronDecorator
 
 from vibetuner.errors import GiveUp
+from vibetuner.tasks.call import TaskDecorator
 from vibetuner.tasks.depends import is_injected
 from vibetuner.tasks.retry import (
     ErrorRules,

@@ -16,7 +16,7 @@ from contextlib import (
 from datetime import datetime, timedelta
 from functools import cache
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, cast
+from typing import TYPE_CHECKING, Any, Self, cast, overload
 
 from anyio import TASK_STATUS_IGNORED
 from anyio.abc import TaskStatus
@@ -24,13 +24,15 @@ from coredis import Redis, RedisCluster
 from crontab import CronTab
 from streaq import StreaqError, Worker
 from streaq.task import Task, TaskResult
+from streaq.types import AsyncTask as AsyncFunction
 from streaq.types import P, R
+from streaq.types import SyncTask as SyncFunction
 from streaq.utils import datetime_ms
 
 from vibetuner.config import Settings, get_settings
 from vibetuner.crontab import check_crontab
 from vibetuner.embedded import open_services
-from vibetuner.errors import ServiceUnavailable, WrongEventLoop
+from vibetuner.errors import ServiceUnavailable, TaskError, WrongEventLoop
 from vibetuner.loader import load_project
 from vibetuner.logs import task_id_source
 from vibetuner.project import find_root
@@ -40,6 +42,13 @@ from vibetuner.redis.url import parse_url
 from vibetuner.resources.slots import no_queue, task_queue
 from vibetuner.state import Slot, check_loop, running_loop
 from vibetuner.tasks.attempt import current_task_id
+from vibetuner.tasks.call import (
+    AsyncTask,
+    ReliableCall,
+    SyncTask,
+    TaskDecorator,
+    define,
+)
 from vibetuner.tasks.client.queue import QueueClient, check_ties, line_of, open_queue_client
 from vibetuner.tasks.depends import inject
 from vibetuner.tasks.engine import (
@@ -51,6 +60,7 @@ from vibetuner.tasks.engine import (
 )
 from vibetuner.tasks.lifespan import worker_lifespan
 from vibetuner.tasks.limits import check_enqueue, check_options
+from vibetuner.tasks.outbox.courier import Courier
 from vibetuner.tasks.payload import Codec, signing_keys
 from vibetuner.tasks.queues import (
     USUAL,
@@ -167,13 +177,39 @@ class TaskWorker(Worker[Any]):
         self._inner_entries = 0
         self._connecting = threading.Lock()
         self._priorities = []
+        self.courier = Courier(self)
         self._loop: asyncio.AbstractEventLoop | None = None
         # What a test kit sets: who hears of each task that is enqueued here, and how far the
         # calendar that cron goes by is ahead of the clock.
         self.on_enqueue: OnEnqueue | None = None
         self.ahead = timedelta(0)
 
-    if not TYPE_CHECKING:  # streaq's own overloads say it all to a type checker
+    if TYPE_CHECKING:
+
+        @overload
+        def task(self, fn: AsyncFunction[P, R], /) -> AsyncTask[P, R]: ...  # type: ignore[overload-overlap]
+
+        @overload
+        def task(self, fn: SyncFunction[P, R], /) -> SyncTask[P, R]: ...
+
+        @overload
+        def task(
+            self,
+            *,
+            expire: timedelta | int | None = None,
+            max_tries: int | None = 3,
+            name: str | None = None,
+            queue: str | None = None,
+            retry_timeouts: bool = False,
+            silent: bool = False,
+            timeout: timedelta | int | None = None,
+            ttl: timedelta | int | None = timedelta(minutes=5),
+            unique: bool = False,
+        ) -> TaskDecorator: ...
+
+        def task(self, fn: Any = None, **_: Any) -> Any: ...
+
+    else:
 
         def task(self, function=None, **options):  # noqa: ANN001, ANN003, ANN201
             """As streaq's ``task``; parameters with ``WorkerDepends()`` are filled in."""
@@ -181,9 +217,9 @@ class TaskWorker(Worker[Any]):
             queue = options.pop("queue", None)
             if function is not None:
                 register = super().task
-                return _in_queue(queue, register(self._checked(function, options), **options))
+                return _defined(queue, register(self._checked(function, options), **options))
             register = super().task(**options)
-            return lambda function: _in_queue(queue, register(self._checked(function, options)))
+            return lambda function: _defined(queue, register(self._checked(function, options)))
 
         def cron(self, tab, **options):  # noqa: ANN001, ANN003, ANN201
             """As streaq's ``cron``; parameters with ``WorkerDepends()`` are filled in."""
@@ -191,7 +227,7 @@ class TaskWorker(Worker[Any]):
             check_options(**options)
             queue = options.pop("queue", None)
             register = super().cron(tab, **options)
-            return lambda function: _in_queue(queue, register(self._checked(function, options)))
+            return lambda function: _defined(queue, register(self._checked(function, options)))
 
         @property
         def priorities(self):  # noqa: ANN201
@@ -216,6 +252,17 @@ class TaskWorker(Worker[Any]):
             raise no_queue()
         check_loop(self._loop, "The queue")
         return self._client
+
+    def _offline_client(self) -> QueueClient:
+        """Return a queue that signs calls and can't send them."""
+        settings = get_settings()
+        keys = Keys(settings.redis_key_prefix, self.queue_name)
+        return QueueClient(None, None, keys, Codec(signing_keys(settings)))  # type: ignore[arg-type]
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether the queue is open here, on this event loop."""
+        return self._client is not None and self._loop is running_loop()
 
     @property
     def redis(self) -> Redis[str] | RedisCluster[str]:
@@ -265,6 +312,7 @@ class TaskWorker(Worker[Any]):
             self._client = await stack.enter_async_context(open_queue_client(address, keys, codec))
             self._loop = running_loop()
             stack.callback(self._close)
+            stack.push_async_callback(self.courier.close)
             stack.enter_context(task_queue.hold(self))
             set_open(self, is_open=True)
             yield self
@@ -299,6 +347,7 @@ class TaskWorker(Worker[Any]):
             stack.callback(self._forget_run)
             await self._run.prepare()
             set_open(self, is_open=True, is_running=True)
+            await stack.enter_async_context(self.courier.relaying())
             task_status.started()
             await self._run.serve()
 
@@ -390,7 +439,8 @@ class TaskWorker(Worker[Any]):
 
     async def serialize(self, data: Any) -> bytes:
         """Store data, signed; raises PayloadError, which names what can't be stored."""
-        return self.client.codec.dump(data)
+        client = self._offline_client() if self._client is None else self.client
+        return client.codec.dump(data)
 
     async def deserialize(self, data: Any) -> Any:
         """Read stored data; raises StreaqError when its signature is none of ours."""
@@ -411,6 +461,11 @@ class TaskWorker(Worker[Any]):
         if pipe is not super().redis:
             if task.parent.unique:
                 check_ties(task)
+            if isinstance(task, ReliableCall):
+                raise TaskError(
+                    f"{task.parent.fn_name}: once() and within() are for a task alone, not for a "
+                    "chain. Enqueue the chain from inside the task"
+                )
             values = client.values([task], [data], enqueue_time)
             request = client.functions.add_to(pipe, "enqueue", [client.keys.queue], values)
         elif unique is not None:
@@ -423,16 +478,46 @@ class TaskWorker(Worker[Any]):
             return request
         return self.on_enqueue(task, request)  # type: ignore[no-any-return]
 
+    async def enqueue_reliably(self, call: ReliableCall[P, R]) -> ReliableCall[P, R]:
+        """Enqueue a call that has a key or a session.
+
+        The call gets the id of the task that has its key.
+
+        Raises:
+            TaskError: the key belongs to another call, or the call is repeated by a crontab line.
+        """
+        is_offline = self._client is None and call.session is not None
+        client = self._offline_client() if is_offline else self.client
+        check_enqueue(call, self.priorities)
+        if isinstance(call.schedule, str):
+            raise TaskError(
+                f"{call.parent.fn_name}: once() and within() are for a task that runs once, not "
+                f"for one that is repeated at {call.schedule!r}. Leave them out"
+            )
+        now = time.time_ns() // 1_000_000
+        if call.session is not None:
+            await self.courier.write(call, client, now)
+            return call
+        is_new = await client.enqueue_once(call, await call.serialize(now), now)
+        if is_new and self.on_enqueue is not None:
+            await self.on_enqueue(call, asyncio.sleep(0))
+        return call
+
     async def enqueue_many(self, tasks: Sequence[Task[Any, Any]]) -> None:
-        """Enqueue tasks for immediate execution, hundreds in one step."""
+        """Enqueue tasks for immediate execution, hundreds in one step.
+
+        A task with a key is a step of its own.
+        """
         if any(follows_another(task) for task in tasks):
             raise StreaqError("Pipelined tasks can't be enqueued in batches!")
-        for task in tasks:
+        plain = [task for task in tasks if not isinstance(task, ReliableCall)]
+        for task in plain:
             check_enqueue(task, self.priorities)
-        await self.client.enqueue_many(tasks, time.time_ns() // 1_000_000)
+        await self.client.enqueue_many(plain, time.time_ns() // 1_000_000)
         if self.on_enqueue is not None:
-            for task in tasks:
+            for task in plain:
                 self.on_enqueue(task, None)
+        await asyncio.gather(*(task for task in tasks if isinstance(task, ReliableCall)))
 
     async def result_by_id(
         self,
@@ -464,10 +549,10 @@ async def _awaited(call: Task[P, R]) -> Task[P, R]:
     return await call
 
 
-def _in_queue(queue: str | None, task: Any) -> Any:
+def _defined(queue: str | None, task: Any) -> Any:
     if queue is not None:
         set_queue(task, queue)
-    return task
+    return define(task)
 
 
 def _grace_period(settings: Settings) -> int:

@@ -44,6 +44,14 @@ class _Pending:
         """Takes what a real task's ``start`` takes."""
         return self
 
+    def once(self, *_: Any, **__: Any) -> Self:
+        """Takes what a real task's ``once`` takes."""
+        return self
+
+    def within(self, *_: Any) -> Self:
+        """Takes a session, and does nothing with it."""
+        return self
+
     def __await__(self) -> Generator[Any, None, MagicMock]:
         return self._call.__await__()
 

@@ -144,6 +144,9 @@ class ManualWorker:
     ) -> None:
         """Fail unless ``task`` was enqueued.
 
+        A call ``within()`` a session counts once that is committed, and one under a key that a
+        task has already does not count.
+
         Args:
             task: which task.
             args: with exactly these arguments, in order or by name; left out, with any.
@@ -155,8 +158,8 @@ class ManualWorker:
     async def inline(self) -> AsyncIterator[None]:
         """Inside the block, ``await task.enqueue()`` returns when the task has run.
 
-        So does what the task enqueues itself. A chain, or what ``enqueue_many`` sends, has run at
-        the block's end.
+        So does what the task enqueues itself. A chain, what ``enqueue_many`` sends and what is
+        enqueued with a commit have run at the block's end.
         """
         self._inline = True
         try:
@@ -225,6 +228,7 @@ class ManualWorker:
         await self._give_back()
 
     async def _has_work(self) -> bool:
+        await self._engine.courier.hand_on_all()
         await self._clock.publish_due()
         return await self._engine.queue_size(include_scheduled=False) > 0
 

@@ -29,6 +29,17 @@ class Order(SQLModel, table=True):
     ordered_at: datetime = Field(sa_type=UtcDateTime)
 
 
+class Person(SQLModel, table=True):
+    """Somebody who has signed up; the address is kept in lower case."""
+
+    __tablename__ = "people"
+
+    id: str = Field(default_factory=lambda: token_hex(12), primary_key=True)
+    email: str = Field(unique=True)
+    name: str = ""
+    created_at: datetime = Field(default_factory=now, sa_type=UtcDateTime)
+
+
 class ExportStatus(StrEnum):
     """Where an export stands."""
 

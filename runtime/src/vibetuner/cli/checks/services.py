@@ -67,7 +67,27 @@ async def _check_tables(settings: Settings, project: ProjectInfo) -> list[Findin
     if probes[0].problem:
         text = probes[0].problem.partition(". Run:")[0]
         return [Finding("error", "SQL tables", text, "vibetuner db revision 'what changed'")]
-    return [Finding("ok", "SQL tables", "as the models have them")]
+    tables = Finding("ok", "SQL tables", "as the models have them")
+    return [tables, *await _look_at_outbox(settings)]
+
+
+async def _look_at_outbox(settings: Settings) -> list[Finding]:
+    """Report tasks that were committed and that no worker enqueues."""
+    from vibetuner.resources.sql import open_sql
+
+    async with open_sql(settings):
+        return await _read_outbox()
+
+
+async def _read_outbox() -> list[Finding]:
+    from vibetuner.tasks.inspect.outbox import read_outbox
+
+    outbox = await read_outbox()
+    if outbox is None or not outbox.waiting:
+        return []
+    if outbox.is_stuck:
+        return [Finding("warning", "outbox", outbox.text, outbox.cure)]
+    return [Finding("ok", "outbox", outbox.text)]
 
 
 def _answered(one: Probe) -> Finding:
@@ -77,23 +97,24 @@ def _answered(one: Probe) -> Finding:
 
 
 async def _look_at_letters(settings: Settings) -> list[Finding]:
-    """Report dead letters in MongoDB that can't be read."""
+    """Report dead letters in MongoDB that can't be read, and an outbox that nobody empties."""
     from vibetuner.resources.mongo import open_database
     from vibetuner.tasks.letters.relay import count_unreadable
 
     try:
         async with asyncio.timeout(PROBE_SECONDS), open_database(settings) as database:
             number = await count_unreadable(database)
+            outbox = await _read_outbox()
     except Exception as error:  # noqa: BLE001 - as below
         text = f"its dead letters can't be looked at: {first_line(innermost(error))}"
         return [Finding("warning", "MongoDB", text, "look at its load, and at the way to it")]
     if not number:
-        return []
+        return outbox
     text = (
         f"{number} of the newest dead letters in it can't be read: damaged, or of a newer version"
     )
     cure = "find out what else writes to the collection dead_letters"
-    return [Finding("warning", "records", text, cure)]
+    return [*outbox, Finding("warning", "records", text, cure)]
 
 
 async def _look_at_redis(settings: Settings, project: ProjectInfo) -> list[Finding]:

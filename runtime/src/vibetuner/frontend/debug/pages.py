@@ -20,6 +20,7 @@ from vibetuner.tasks.inspect.cron import list_crons
 from vibetuner.tasks.inspect.detail import find_task
 from vibetuner.tasks.inspect.listing import list_tasks
 from vibetuner.tasks.inspect.model import ENDED, Filters, State
+from vibetuner.tasks.inspect.outbox import read_outbox
 from vibetuner.tasks.inspect.queue import this_queue, whole_id
 from vibetuner.tasks.inspect.stats import read_span
 from vibetuner.tasks.inspect.why import explain
@@ -44,6 +45,7 @@ async def overview(request: Request) -> HTMLResponse:
         "overview.html",
         counts=await queue.counts(workers),
         dead=await count_dead(),
+        outbox=await read_outbox(),
         hour=await read_span(queue, "hour"),
         day=await read_span(queue, "day"),
         workers=workers,

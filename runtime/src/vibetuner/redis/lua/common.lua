@@ -32,3 +32,17 @@ local function values_of(keys)
   end
   return found
 end
+
+-- Give the idempotency key of a task to the one that takes its place, for what is left of its time.
+local function move_once(prefix, task, new)
+  local keyed = prefix .. ':task:keyed:' .. task
+  local key = redis.call('get', keyed)
+  local once = key and prefix .. ':task:once:' .. key
+  local known = once and redis.call('get', once)
+  if known and known:sub(1, #task + 1) == task .. ' ' then
+    local left = redis.call('pttl', once)
+    redis.call('set', once, new .. known:sub(#task + 1), 'px', left)
+    redis.call('set', prefix .. ':task:keyed:' .. new, key, 'px', left)
+    redis.call('del', keyed)
+  end
+end

@@ -156,6 +156,7 @@ local function settle_letter(keys, argv)
   if decided then return decided end
   if argv[3] ~= '' and redis.call('set', keys[3], argv[4], 'nx') then
     redis.call('xadd', keys[4], '*', 'task_id', argv[3], 'enqueue_time', argv[5])
+    move_once(keys[3]:sub(1, -#(':task:data:' .. argv[3]) - 1), argv[1], argv[3])
   end
   if argv[6] == '1' then
     redis.call('hset', keys[2], argv[1], argv[2])

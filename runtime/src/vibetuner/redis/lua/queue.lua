@@ -381,7 +381,38 @@ local function enqueue(keys, argv)
   return reply
 end
 
--- Abort a task: one that is delayed or in line ends here, one that waits or runs is marked for its worker.
+-- Enqueue a task unless one was enqueued under its idempotency key.
+-- ARGV: the key, its lifetime, the call in a word, then what enqueue takes of one task.
+-- Returns the id of the task that has the key, and its call.
+local function enqueue_once(keys, argv)
+  local once = keys[1] .. ':task:once:' .. argv[1]
+  local known = redis.call('get', once)
+  if known then
+    local space = known:find(' ', 1, true)
+    return { known:sub(1, space - 1), known:sub(space + 1) }
+  end
+  local task = argv[5]
+  redis.call('set', once, task .. ' ' .. argv[3], 'px', argv[2])
+  redis.call('set', keys[1] .. ':task:keyed:' .. task, argv[1], 'px', argv[2])
+  enqueue(keys, { unpack(argv, 4) })
+  return { task, argv[3] }
+end
+
+-- Enqueue the task of a row of the outbox, once however often the row is handed on.
+-- ARGV: how long to remember it, the idempotency key or nothing, its lifetime, the call in a word, then
+-- what enqueue takes of one task.
+-- Returns nothing where it was handed on before, else the task that has the key, or this one.
+local function hand_on(keys, argv)
+  local task = argv[6]
+  if not redis.call('set', keys[1] .. ':task:handed:' .. task, '1', 'nx', 'px', argv[1]) then
+    return {}
+  end
+  if argv[2] ~= '' then return enqueue_once(keys, { unpack(argv, 2) }) end
+  enqueue(keys, { unpack(argv, 5) })
+  return { task }
+end
+
+-- Abort a task: one that is delayed or in line ends here, one that waits or runs is marked.
 -- KEYS as for finish. ARGV: the time, group, task, its result, the result's lifetime, its name, its
 -- journal entry, its fallback, its unique lock, then the priorities.
 -- Returns `over` (it has ended or never was), `marked`, or `ended` and the tasks that fail with it.

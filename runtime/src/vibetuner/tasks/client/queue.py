@@ -19,6 +19,7 @@ from vibetuner.redis.connection import Connection
 from vibetuner.redis.functions import Functions
 from vibetuner.redis.keys import GROUP, Keys
 from vibetuner.redis.url import Address
+from vibetuner.tasks.call import ReliableCall, clash, fingerprint
 from vibetuner.tasks.client.results import ResultListener
 from vibetuner.tasks.engine import follows_another
 from vibetuner.tasks.journal.entry import Ended, Outcome
@@ -68,6 +69,26 @@ class QueueClient:
             "enqueue", (self.keys.queue,), values
         )
         return answers
+
+    async def enqueue_once(self, call: ReliableCall[Any, Any], payload: bytes, now: int) -> bool:
+        """Enqueue a call unless a task has its key, whose id it gets; return whether it was new.
+
+        Raises:
+            TaskError: the key belongs to another task, or to this one with other arguments.
+            RedisError: Redis is away, or refuses.
+        """
+        key, mine = call.key or "", fingerprint(call)
+        found = await self.functions.call(
+            "enqueue_once",
+            (self.keys.queue,),
+            [key, to_ms(call.keep), mine, *self.values([call], [payload], now)],
+        )
+        task_id, known = found[0].decode(), found[1].decode()
+        if known != mine:
+            raise clash(key, call, task_id, known)
+        is_new: bool = task_id == call.id
+        call.id = task_id
+        return is_new
 
     def values(
         self, tasks: Sequence[Task[Any, Any]], payloads: Sequence[bytes], now: int

@@ -15,6 +15,7 @@ from vibetuner.tasks.dead_letters import DeadLetter
 from vibetuner.tasks.dead_letters import get as get_letter
 from vibetuner.tasks.inspect.listing import ended_row
 from vibetuner.tasks.inspect.model import ENDED, Row, State, TaskDetail, moment
+from vibetuner.tasks.inspect.outbox import find_in_outbox
 from vibetuner.tasks.inspect.queue import Queue, readable, unreadable_row
 from vibetuner.tasks.inspect.shown import name_arguments, shown
 from vibetuner.tasks.journal.entry import Ended, FailedTry
@@ -52,6 +53,8 @@ async def find_task(queue: Queue, task_id: str) -> TaskDetail:
     row = await find_row(queue, task_id, facts)
     may_be_dead = row is None or row.state is State.FAILED
     letter = await letter_of(queue, task_id) if may_be_dead else None
+    if row is None and letter is None:
+        row = await find_in_outbox(task_id)
     if row is None:
         if letter is None:
             raise TaskNotFound(

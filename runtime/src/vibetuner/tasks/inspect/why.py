@@ -12,6 +12,7 @@ from vibetuner.errors import TaskError, first_line
 from vibetuner.project import worker_command
 from vibetuner.tasks.inspect.detail import Facts, find_row, find_task, gather
 from vibetuner.tasks.inspect.model import ENDED, Row, State, WorkerView
+from vibetuner.tasks.inspect.outbox import find_in_outbox, read_outbox
 from vibetuner.tasks.inspect.queue import Queue, now_ms
 from vibetuner.tasks.retry import policy_of
 from vibetuner.timing import duration
@@ -35,6 +36,8 @@ async def explain(queue: Queue, task_id: str) -> tuple[Row, list[Reason]]:
     """
     facts = await gather(queue, task_id)
     row = await find_row(queue, task_id, facts)
+    if row is None and (waiting := await find_in_outbox(task_id)):
+        return waiting, [await _in_outbox()]
     if row is None:
         row = (await find_task(queue, task_id)).row
     workers = await queue.workers()
@@ -92,6 +95,13 @@ async def _by_state(
             yield holder
         if live:
             yield await _in_line(queue, live)
+
+
+async def _in_outbox() -> Reason:
+    outbox = await read_outbox()
+    if outbox is not None and outbox.is_stuck:
+        return Reason(f"It is one of {outbox.text}", outbox.cure)
+    return Reason("It waits in the outbox: a worker hands it on within five seconds")
 
 
 def _ended(row: Row) -> Reason:

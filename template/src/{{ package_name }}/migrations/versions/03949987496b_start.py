@@ -59,6 +59,15 @@ def upgrade() -> None:
         sa.UniqueConstraint("number"),
     )
     op.create_table(
+        "people",
+        sa.Column("id", sa.String(), nullable=False),
+        sa.Column("email", sa.String(), nullable=False),
+        sa.Column("name", sa.String(), nullable=False),
+        sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
+        sa.PrimaryKeyConstraint("id"),
+        sa.UniqueConstraint("email"),
+    )
+    op.create_table(
         "quotas",
         sa.Column("key", sa.String(), nullable=False),
         sa.Column("used", sa.Integer(), nullable=False),
@@ -68,13 +77,34 @@ def upgrade() -> None:
     with op.batch_alter_table("quotas", schema=None) as batch_op:
         batch_op.create_index(batch_op.f("ix_quotas_ends_at"), ["ends_at"], unique=False)
 
+    op.create_table(
+        "task_outbox",
+        sa.Column("task_id", sa.String(length=64), nullable=False),
+        sa.Column("name", sa.Text(), nullable=False),
+        sa.Column("payload", sa.LargeBinary(), nullable=False),
+        sa.Column("options", sa.Text(), nullable=False),
+        sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("key", sa.String(length=500), nullable=True),
+        sa.Column("keep", sa.Integer(), nullable=False),
+        sa.Column("call", sa.Text(), nullable=True),
+        sa.PrimaryKeyConstraint("task_id"),
+        sa.UniqueConstraint("key"),
+    )
+    with op.batch_alter_table("task_outbox", schema=None) as batch_op:
+        batch_op.create_index(batch_op.f("ix_task_outbox_created_at"), ["created_at"], unique=False)
+
 
 def downgrade() -> None:
     """Take the change back."""
+    with op.batch_alter_table("task_outbox", schema=None) as batch_op:
+        batch_op.drop_index(batch_op.f("ix_task_outbox_created_at"))
+
+    op.drop_table("task_outbox")
     with op.batch_alter_table("quotas", schema=None) as batch_op:
         batch_op.drop_index(batch_op.f("ix_quotas_ends_at"))
 
     op.drop_table("quotas")
+    op.drop_table("people")
     op.drop_table("orders")
     with op.batch_alter_table("exports", schema=None) as batch_op:
         batch_op.drop_index(batch_op.f("ix_exports_task_id"))

@@ -1,0 +1,219 @@
+"""The call that ``task.enqueue(...)`` returns, and the definition that a decorator returns.
+
+Both are streaq's; a call has ``once()`` and ``within()`` in addition.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Generator, Iterable
+from dataclasses import dataclass, fields, replace
+from datetime import datetime, timedelta
+from enum import Enum
+from hashlib import sha256
+from inspect import signature
+from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar, overload
+
+from streaq.task import AsyncRegisteredTask, RegisteredTask, SyncRegisteredTask, Task
+from streaq.types import AsyncTask as AsyncFunction
+from streaq.types import P, R
+from streaq.types import SyncTask as SyncFunction
+
+from vibetuner.errors import TaskError
+
+__all__ = [
+    "AsyncTask",
+    "ReliableCall",
+    "SyncTask",
+    "TaskCall",
+    "TaskDecorator",
+    "clash",
+    "define",
+    "fingerprint",
+]
+
+LONGEST_KEY = 500
+LONGEST_KEEP = timedelta(days=366)
+DIGEST_LENGTH = 12
+
+Defined = TypeVar("Defined", bound=RegisteredTask)
+
+
+class TaskCall(Task[P, R]):
+    """A call of a task that is about to be enqueued: await it."""
+
+    __slots__ = ()
+
+    if TYPE_CHECKING:  # streaq's own, which returns the call itself
+
+        def start(
+            self,
+            after: str | Iterable[str] | None = None,
+            delay: timedelta | int | None = None,
+            schedule: datetime | str | None = None,
+            priority: str | None = None,
+        ) -> Self: ...
+
+        def __await__(self) -> Generator[Any, None, Self]: ...
+
+    def once(self, key: str, *, keep: timedelta = timedelta(days=7)) -> ReliableCall[P, R]:
+        """Enqueue the task unless one was enqueued under this key, and return the first one's id.
+
+        The id is the same however the first task ended. When its dead letter is retried, the key
+        goes to the task that is enqueued in its place.
+
+        Args:
+            key: the name of the event, such as ``"stripe:evt_123"``; one for all tasks of a queue.
+            keep: how long the server remembers the key.
+
+        Raises:
+            TaskError: the key is empty or too long, or ``keep`` is; and when the call is awaited,
+                if the key belongs to another task, or to this one with other arguments.
+        """
+        _check_key(self.parent.fn_name, key, keep)
+        return replace(self._reliable(), key=key, keep=keep)
+
+    def within(self, session: object) -> ReliableCall[P, R]:
+        """Write the call in the session's transaction, and enqueue it once that is committed.
+
+        Awaiting it needs no Redis. The process that commits enqueues the task at once; what it
+        leaves, as when it crashes, a worker enqueues within five seconds.
+
+        Args:
+            session: an ``AsyncSession`` of SQLModel or SQLAlchemy, or a MongoDB session in a
+                transaction.
+
+        Raises, when it is awaited: TaskError for another object, NotConfigured where the project
+        has no outbox.
+        """
+        return replace(self._reliable(), session=session)
+
+    def _reliable(self) -> ReliableCall[P, R]:
+        return ReliableCall(**{one.name: getattr(self, one.name) for one in fields(self)})
+
+
+@dataclass(slots=True, eq=False)
+class ReliableCall(TaskCall[P, R]):
+    """A call that is enqueued once under a key, or after a transaction, or both."""
+
+    key: str | None = None
+    keep: timedelta = timedelta(days=7)
+    session: Any = None
+
+    if not TYPE_CHECKING:  # the annotation is TaskCall's
+
+        def __await__(self):  # noqa: ANN204
+            return self.worker.enqueue_reliably(self).__await__()
+
+    def _reliable(self) -> ReliableCall[P, R]:
+        return self
+
+
+class AsyncTask(AsyncRegisteredTask[P, R]):
+    """A task whose function is async."""
+
+    def enqueue(self, *args: P.args, **kwargs: P.kwargs) -> TaskCall[P, R]:
+        """Return a call of the task; await it to enqueue it."""
+        return TaskCall(args, kwargs, self, self.worker)
+
+
+class SyncTask(SyncRegisteredTask[P, R]):
+    """A task whose function runs in a thread."""
+
+    def enqueue(self, *args: P.args, **kwargs: P.kwargs) -> TaskCall[P, R]:
+        """Return a call of the task; await it to enqueue it."""
+        return TaskCall(args, kwargs, self, self.worker)
+
+
+class TaskDecorator(Protocol):
+    """Makes a task of a function."""
+
+    @overload
+    def __call__(self, fn: AsyncFunction[P, R], /) -> AsyncTask[P, R]: ...  # type: ignore[overload-overlap]
+
+    @overload
+    def __call__(self, fn: SyncFunction[P, R], /) -> SyncTask[P, R]: ...
+
+    def __call__(
+        self, fn: AsyncFunction[P, R] | SyncFunction[P, R], /
+    ) -> AsyncTask[P, R] | SyncTask[P, R]: ...
+
+
+def define(registered: Defined) -> Defined:
+    """Make streaq's definition of a task ours, whose calls have ``once()`` and ``within()``."""
+    is_async = isinstance(registered, AsyncRegisteredTask)
+    registered.__class__ = AsyncTask if is_async else SyncTask  # type: ignore[assignment]
+    return registered
+
+
+def fingerprint(call: Task[Any, Any]) -> str:
+    """Return a text that two calls share if they call the same task with the same arguments.
+
+    It names each argument with a digest, so that a difference can be named and no argument is
+    shown. How a call is written makes no difference: ``f(1)`` and ``f(number=1)`` are the same.
+    """
+    function = getattr(call.parent, "fn", None)
+    try:
+        parameters = signature(function)  # type: ignore[arg-type]
+        bound = parameters.bind(*call.args, **call.kwargs).arguments
+        defaults = {name: one.default for name, one in parameters.parameters.items()}
+        arguments = {name: given for name, given in bound.items() if given != defaults[name]}
+    except (TypeError, ValueError):  # the task itself will say so
+        arguments = {"args": call.args, "kwargs": call.kwargs}
+    digests = {name: _digest(value) for name, value in arguments.items()}
+    return json.dumps([call.parent.fn_name, digests], sort_keys=True)
+
+
+def clash(key: str, call: Task[Any, Any], task_id: str, known: str) -> TaskError:
+    """Return the error of a call under a key that belongs to another call."""
+    name = call.parent.fn_name
+    other, theirs = json.loads(known)
+    ours = json.loads(fingerprint(call))[1]
+    if other != name:
+        what = f"{other} {task_id}"
+    else:
+        differing = [
+            f"{one}=" for one in sorted({*ours, *theirs}) if ours.get(one) != theirs.get(one)
+        ]
+        what = f"{other} {task_id}, which was enqueued with another {', '.join(differing)}"
+    return TaskError(
+        f"{name}: the key {key!r} belongs to {what}. Use another key for another event"
+    )
+
+
+def _check_key(name: str, key: Any, keep: Any) -> None:
+    if not isinstance(key, str) or not 0 < len(key) <= LONGEST_KEY:
+        raise TaskError(
+            f"{name}: once() takes a key of 1 to {LONGEST_KEY} characters, not {_shorten(key)}"
+        )
+    if not isinstance(keep, timedelta) or not timedelta(0) < keep <= LONGEST_KEEP:
+        raise TaskError(
+            f"{name}: once() takes keep= as a timedelta of up to {LONGEST_KEEP.days} days, "
+            f"not {keep!r}"
+        )
+
+
+def _shorten(value: object) -> str:
+    """Return what a value looks like, at most 60 characters of it."""
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:56]}..."
+
+
+def _digest(value: object) -> str:
+    """Return a digest that equal values share in every process."""
+    try:
+        text = json.dumps(value, sort_keys=True, default=_plain)
+    except (TypeError, ValueError, RecursionError):
+        text = repr(value)
+    return sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:DIGEST_LENGTH]
+
+
+def _plain(value: Any) -> Any:
+    """What stands for a value that JSON does not know."""
+    if isinstance(value, set | frozenset):
+        return sorted(value, key=repr)
+    if isinstance(value, Enum):
+        return [type(value).__qualname__, value.name]
+    if state := getattr(value, "__dict__", None):
+        return [type(value).__qualname__, state]
+    return [type(value).__qualname__, repr(value)]

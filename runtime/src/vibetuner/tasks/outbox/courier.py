@@ -1,0 +1,220 @@
+"""Writes calls into the outbox, and hands them on to the queue: at once, and by the worker's relay.
+
+A row is deleted after it was handed on. Where that fails it is handed on again, and the server
+notes for 30 days that it was; an hour after the row is gone, nobody can hold it any more.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
+from datetime import UTC, datetime
+from typing import Any, Protocol
+
+from coredis.exceptions import RedisError
+from streaq.task import Task
+from streaq.utils import to_ms
+
+from vibetuner.errors import first_line
+from vibetuner.tasks.call import ReliableCall, clash, fingerprint
+from vibetuner.tasks.client.queue import QueueClient
+from vibetuner.tasks.outbox.row import Row, Store, open_stores, store_for
+
+__all__ = ["Courier"]
+
+logger = logging.getLogger(__name__)
+
+AT_ONCE = 200
+POLL_SECONDS = 2.0
+LONGEST_LOOK = 1.0
+CLOSING_SECONDS = 2.0
+NOTE_MS = 30 * 24 * 3_600_000
+# A process that has read a row before it was deleted hands it on within this time, or never.
+STALE_SECONDS = 600
+FORGET_MS = 3_600_000
+
+
+class Worker(Protocol):
+    """What a courier needs of the process's worker."""
+
+    on_enqueue: Callable[[Task[Any, Any], Any], Any] | None
+
+    @property
+    def client(self) -> QueueClient:
+        """The open queue."""
+        ...
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether the queue is open here."""
+        ...
+
+
+class Courier:
+    """One process's way from the outbox to the queue.
+
+    Args:
+        worker: the process's worker.
+    """
+
+    def __init__(self, worker: Worker) -> None:
+        self._worker = worker
+        self._due: dict[Store, list[str]] = {}
+        self._handing: asyncio.Task[None] | None = None
+
+    async def write(self, call: ReliableCall[Any, Any], client: QueueClient, now: int) -> None:
+        """Write a call in the transaction of its session; the task starts after the commit.
+
+        Raises:
+            NotConfigured: the database is not configured, or tune.py does not list the table.
+            TaskError: the session is none, or is in no transaction, or the key has another call.
+        """
+        store = store_for(call.session)
+        values = client.values([call], [await call.serialize(now)], now)
+        row = Row(
+            call.id, call.parent.fn_name, values[2], json.dumps(values[3:]), datetime.now(UTC),
+            call.key, to_ms(call.keep), fingerprint(call) if call.key else None,
+        )  # fmt: skip
+        known = await store.add(row, call.session)
+        if known is None and row.key and (known := await self._ask_server(row)):
+            await store.remove(row.task_id, call.session)
+        if known is not None:
+            if known[1] != row.call:
+                raise clash(str(row.key), call, *known)
+            call.id = known[0]
+            return
+        store.on_commit(call.session, lambda: self._hear(store, call))
+
+    async def hand_on(self, store: Store, task_ids: Sequence[str] | None = None) -> int:
+        """Enqueue committed rows, those of these tasks or the oldest, and delete them.
+
+        Returns their number.
+
+        Raises:
+            VibetunerError, RedisError: the queue is not open, or does not answer.
+        """
+        client = self._worker.client
+        read_at = time.monotonic()
+        rows = await store.read(task_ids, AT_ONCE)
+        if not rows or time.monotonic() - read_at > STALE_SECONDS:
+            return 0
+        answers = await asyncio.gather(
+            *(self._send(client, row) for row in rows), return_exceptions=True
+        )
+        sent = [
+            row.task_id
+            for row, answer in zip(rows, answers, strict=True)
+            if not isinstance(answer, BaseException)
+        ]
+        if sent:
+            await store.delete(sent)
+        for task_id in sent:
+            note = client.keys.handed(task_id)
+            client.functions.connection.call("PEXPIRE", note, FORGET_MS).add_done_callback(_look_at)
+        for answer in answers:
+            if isinstance(answer, BaseException):
+                raise answer
+        return len(rows)
+
+    async def hand_on_all(self) -> None:
+        """Enqueue every committed row, as a test wants it; raises as :meth:`hand_on` does."""
+        for store in open_stores():
+            while await self.hand_on(store):
+                pass
+
+    @asynccontextmanager
+    async def relaying(self) -> AsyncIterator[None]:
+        """Hand on, every two seconds, the rows that the processes which wrote them have left."""
+        stores = open_stores()
+        relays = [asyncio.create_task(self._relay(store)) for store in stores]
+        try:
+            yield
+        finally:
+            for relay in relays:
+                relay.cancel()
+            await asyncio.gather(*relays, return_exceptions=True)
+
+    async def close(self) -> None:
+        """Finish handing on what was committed, for two seconds at the most."""
+        if self._handing is not None:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(CLOSING_SECONDS):
+                    await self._handing
+
+    async def _ask_server(self, row: Row) -> tuple[str, str] | None:
+        """Return the task that has the row's key, and its call; None where nobody can say."""
+        if not self._worker.is_connected:
+            return None
+        client = self._worker.client
+        with suppress(RedisError, TimeoutError):
+            async with asyncio.timeout(LONGEST_LOOK):
+                key = client.keys.once(str(row.key))
+                if found := await client.functions.connection.call("GET", key):
+                    task_id, _, call = found.decode().partition(" ")
+                    return task_id, call
+        return None
+
+    def _hear(self, store: Store, call: ReliableCall[Any, Any]) -> None:
+        """Hand a call on in the background; one whose savepoint was rolled back has no row."""
+        if self._worker.on_enqueue is not None:
+            self._worker.on_enqueue(call, None)
+        if not self._worker.is_connected:
+            return
+        self._due.setdefault(store, []).append(call.id)
+        if self._handing is None or self._handing.done():
+            self._handing = asyncio.get_running_loop().create_task(self._hand_on_due())
+
+    async def _hand_on_due(self) -> None:
+        while self._due:
+            store, task_ids = self._due.popitem()
+            for at in range(0, len(task_ids), AT_ONCE):
+                part = task_ids[at : at + AT_ONCE]
+                try:
+                    await self.hand_on(store, part)
+                except Exception as error:  # noqa: BLE001 - whatever it is, the rows are kept
+                    logger.debug("left in the outbox: %s", first_line(error))
+
+    async def _send(self, client: QueueClient, row: Row) -> None:
+        """Enqueue a row's task, unless that was done, or another has its key."""
+        answer = await client.functions.call(
+            "hand_on",
+            (client.keys.queue,),
+            [
+                NOTE_MS, row.key or "", row.keep, row.call or "", time.time_ns() // 1_000_000,
+                row.task_id, row.payload, *json.loads(row.options),
+            ],
+        )  # fmt: skip
+        if len(answer) > 1 and answer[0].decode() != row.task_id:
+            same = answer[1].decode() == row.call
+            logger.log(
+                logging.DEBUG if same else logging.WARNING,
+                "%s %s was not enqueued: its key %r belongs to %s%s",
+                row.name, row.task_id, row.key, answer[0].decode(),
+                "" if same else ", a task with other arguments",
+            )  # fmt: skip
+
+    async def _relay(self, store: Store) -> None:
+        failed = False
+        while True:
+            try:
+                more = await self.hand_on(store) == AT_ONCE
+            except Exception as error:  # noqa: BLE001 - whatever breaks it, the rows are kept
+                if not failed:
+                    logger.warning("tasks wait in the outbox: %s", first_line(error))
+                failed, more = True, False
+            else:
+                if failed:
+                    logger.info("tasks of the outbox are handed on again")
+                failed = False
+            if not more:
+                await asyncio.sleep(POLL_SECONDS)
+
+
+def _look_at(future: asyncio.Future[Any]) -> None:
+    """Have nobody complain of an error that nobody asked for."""
+    if not future.cancelled():
+        future.exception()

@@ -1,0 +1,89 @@
+"""The outbox in MongoDB: a collection that is written in a transaction."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from typing import Any
+
+from pymongo.asynchronous.client_session import AsyncClientSession
+from pymongo.asynchronous.collection import AsyncCollection
+from pymongo.errors import OperationFailure
+
+from vibetuner.errors import TaskError
+from vibetuner.resources.slots import mongo_database
+from vibetuner.tasks.outbox.row import TABLE, Row
+
+__all__ = ["MongoOutbox"]
+
+NO_TRANSACTIONS = 20  # IllegalOperation: a server that stands alone
+FIELDS = [name for name in Row.__slots__ if name != "task_id"]
+
+
+class MongoOutbox:
+    """The collection, in the database that is open here."""
+
+    async def add(self, row: Row, session: AsyncClientSession) -> tuple[str, str] | None:
+        """As :meth:`Store.add`.
+
+        Raises:
+            TaskError: the session is in no transaction, or the server has none.
+        """
+        if not session.in_transaction:
+            raise TaskError(
+                "within() takes a MongoDB session in a transaction, and this one is in none. "
+                "Begin one:  async with await session.start_transaction():"
+            )
+        values = {name: getattr(row, name) for name in FIELDS}
+        try:
+            if row.key and (
+                found := await _rows().find_one({"key": row.key}, ["call"], session=session)
+            ):
+                return str(found["_id"]), str(found["call"])
+            await _rows().insert_one({"_id": row.task_id, **values}, session=session)
+        except OperationFailure as error:
+            if error.code != NO_TRANSACTIONS:
+                raise
+            raise TaskError(
+                "within() needs transactions, which this MongoDB does not have, as it is no "
+                "replica set. Start it with --replSet rs0 and run rs.initiate()"
+            ) from error
+        return None
+
+    async def remove(self, task_id: str, session: AsyncClientSession) -> None:
+        """As :meth:`Store.remove`."""
+        await _rows().delete_one({"_id": task_id}, session=session)
+
+    def on_commit(self, session: AsyncClientSession, hear: Callable[[], None]) -> None:
+        """As :meth:`Store.on_commit`; PyMongo has no event, so its method tells."""
+        commit = session.commit_transaction
+
+        async def commit_and_tell() -> None:
+            session.__dict__.pop("commit_transaction", None)
+            await commit()
+            hear()
+
+        session.__dict__["commit_transaction"] = commit_and_tell
+
+    async def read(self, task_ids: Sequence[str] | None, limit: int) -> list[Row]:
+        """As :meth:`Store.read`."""
+        query = {} if task_ids is None else {"_id": {"$in": list(task_ids)}}
+        found = _rows().find(query).sort("created_at", 1).limit(limit)
+        return [
+            Row(one["_id"], *(one.get(name) for name in FIELDS))  # type: ignore[arg-type]
+            async for one in found
+        ]
+
+    async def delete(self, task_ids: Sequence[str]) -> None:
+        """As :meth:`Store.delete`."""
+        await _rows().delete_many({"_id": {"$in": list(task_ids)}})
+
+    async def waiting(self) -> tuple[int, datetime | None]:
+        """As :meth:`Store.waiting`."""
+        oldest = await _rows().find_one({}, ["created_at"], sort=[("created_at", 1)])
+        number = await _rows().count_documents({})
+        return number, oldest["created_at"] if oldest else None
+
+
+def _rows() -> AsyncCollection[dict[str, Any]]:
+    return mongo_database.get()[TABLE]

@@ -1,0 +1,120 @@
+"""The outbox in the SQL database: list :class:`Outbox` in ``sql_models=`` of tune.py."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import LargeBinary, Text, event, func
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import Session, SessionTransaction
+from sqlmodel import Field, SQLModel, col, delete, insert, select
+
+from vibetuner.errors import TaskError
+from vibetuner.resources.schema import UtcDateTime
+from vibetuner.resources.slots import sql_engine
+from vibetuner.tasks.outbox.row import TABLE, Row
+
+__all__ = ["Outbox", "SqlOutbox"]
+
+INSERTS: dict[str, Any] = {"postgresql": postgresql.insert, "sqlite": sqlite.insert}
+
+
+class Outbox(SQLModel, table=True):
+    """A call of a task that is enqueued once its transaction is committed."""
+
+    __tablename__ = TABLE
+
+    task_id: str = Field(primary_key=True, max_length=64)
+    name: str = Field(sa_type=Text)
+    payload: bytes = Field(sa_type=LargeBinary)
+    options: str = Field(sa_type=Text)
+    created_at: datetime = Field(sa_type=UtcDateTime, index=True)
+    key: str | None = Field(default=None, unique=True, max_length=500)
+    keep: int = 0
+    call: str | None = Field(default=None, sa_type=Text)
+
+
+FIELDS = [getattr(Outbox, name) for name in Row.__slots__]
+
+
+class SqlOutbox:
+    """The table, by way of the engine that is open here."""
+
+    async def add(self, row: Row, session: AsyncSession) -> tuple[str, str] | None:
+        """As :meth:`Store.add`; waits for a transaction that holds the same key.
+
+        Raises:
+            TaskError: the session is one of another database.
+        """
+        engine = sql_engine.get().sync_engine
+        if session.sync_session.get_bind().engine is not engine:
+            raise TaskError(
+                "within() takes a session of the database of DATABASE_URL, not of "
+                f"{session.sync_session.get_bind().engine.url!r}. Open one with open_session()"
+            )
+        connection = await session.connection()
+        statement = INSERTS.get(engine.dialect.name, insert)(Outbox)
+        values = {name: getattr(row, name) for name in Row.__slots__}
+        if row.key is None or engine.dialect.name not in INSERTS:
+            await connection.execute(statement.values(values))
+            return None
+        known = select(Outbox.task_id, Outbox.call).where(col(Outbox.key) == row.key)
+        while not (
+            await connection.execute(statement.values(values).on_conflict_do_nothing())
+        ).rowcount:
+            # The one that has the key may have been handed on, and deleted, in between.
+            if found := (await connection.execute(known)).first():
+                return str(found[0]), str(found[1])
+        return None
+
+    async def remove(self, task_id: str, session: AsyncSession) -> None:
+        """As :meth:`Store.remove`."""
+        statement = delete(Outbox).where(col(Outbox.task_id) == task_id)
+        await (await session.connection()).execute(statement)
+
+    def on_commit(self, session: AsyncSession, hear: Callable[[], None]) -> None:
+        """As :meth:`Store.on_commit`; the commit of a savepoint is none."""
+        session.sync_session.info.setdefault(TABLE, []).append(hear)
+        for name, listener in LISTENERS.items():
+            if not event.contains(session.sync_session, name, listener):
+                event.listen(session.sync_session, name, listener)
+
+    async def read(self, task_ids: Sequence[str] | None, limit: int) -> list[Row]:
+        """As :meth:`Store.read`."""
+        statement = select(*FIELDS).order_by(col(Outbox.created_at)).limit(limit)
+        if task_ids is not None:
+            statement = statement.where(col(Outbox.task_id).in_(task_ids))
+        async with sql_engine.get().connect() as connection:
+            return [Row(*found) for found in await connection.execute(statement)]
+
+    async def delete(self, task_ids: Sequence[str]) -> None:
+        """As :meth:`Store.delete`."""
+        async with sql_engine.get().begin() as connection:
+            await connection.execute(delete(Outbox).where(col(Outbox.task_id).in_(task_ids)))
+
+    async def waiting(self) -> tuple[int, datetime | None]:
+        """As :meth:`Store.waiting`."""
+        statement = select(func.count(), func.min(Outbox.created_at))
+        async with sql_engine.get().connect() as connection:
+            number, oldest = (await connection.execute(statement)).one()
+        return number, oldest
+
+
+def _tell(session: Session) -> None:
+    if not session.in_nested_transaction():
+        for hear in session.info.pop(TABLE, ()):
+            hear()
+
+
+def _forget(session: Session, transaction: SessionTransaction) -> None:
+    if transaction.parent is None:
+        session.info.pop(TABLE, None)
+
+
+LISTENERS: dict[str, Callable[..., None]] = {
+    "after_commit": _tell,
+    "after_transaction_end": _forget,
+}

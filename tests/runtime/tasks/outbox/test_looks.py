@@ -1,0 +1,54 @@
+"""What commands and pages tell of an outbox."""
+
+from __future__ import annotations
+
+import io
+from contextlib import redirect_stdout
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any
+
+from tests.runtime.tasks.outbox.conftest import Database
+from vibetuner.cli import task_view
+from vibetuner.cli.checks.services import _read_outbox
+from vibetuner.cli.task_queue import read_stats
+from vibetuner.tasks.inspect.detail import find_task
+from vibetuner.tasks.inspect.model import State
+from vibetuner.tasks.inspect.queue import this_queue
+from vibetuner.tasks.inspect.why import explain
+from vibetuner.tasks.worker import TaskWorker, using_worker
+
+
+async def test_a_row_that_waits_is_told_of(database: Database, worker: TaskWorker, receipt: Any):
+    """And a relay that does not run, once a row is older than any relay leaves one."""
+    async with database.session() as session:
+        task = await receipt.enqueue("T1").within(session)
+    with using_worker(worker):
+        async with worker:
+            row, reasons = await explain(this_queue(), task.id)
+            assert (row.name, row.state) == ("receipt", State.WAITING)
+            assert "a worker hands it on within five seconds" in reasons[0].text
+            assert (await find_task(this_queue(), task.id)).row.state is State.WAITING
+            assert [one.level for one in await _read_outbox()] == ["ok"]
+
+            [waiting] = await database.store.read(None, 1)
+            await database.store.delete([task.id])
+            async with database.session() as session:
+                old = replace(waiting, created_at=waiting.created_at - timedelta(minutes=3))
+                await database.store.add(old, session)
+
+            _, reasons = await explain(this_queue(), task.id)
+            assert "no worker hands them on" in reasons[0].text
+            assert "start one:" in reasons[0].cure
+            assert [one.level for one in await _read_outbox()] == ["warning"]
+            assert "1 in the outbox, the oldest for 3 min" in await shown()
+            await worker.courier.hand_on_all()
+            assert "outbox" not in await shown()
+            assert await _read_outbox() == []
+
+
+async def shown() -> str:
+    """What `vibetuner tasks stats` prints."""
+    with redirect_stdout(io.StringIO()) as out:
+        task_view.print_stats(await read_stats(this_queue()))
+    return out.getvalue()

@@ -1,0 +1,222 @@
+"""Calls that are enqueued if, and only if, their transaction is committed."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import nullcontext
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from tests.runtime.tasks.outbox.conftest import Database
+from vibetuner.config import Settings
+from vibetuner.errors import NotConfigured, TaskError
+from vibetuner.tasks.outbox.row import Store
+from vibetuner.tasks.worker import TaskWorker
+
+
+async def emptied(store: Store) -> None:
+    """Wait until no row waits any more."""
+    async with asyncio.timeout(10):
+        while (await store.waiting())[0]:
+            await asyncio.sleep(0.005)
+
+
+async def test_a_committed_call_is_enqueued_at_once(
+    database: Database, worker: TaskWorker, receipt: Any
+):
+    """By the process that has committed; no relay runs here. The id is known before."""
+    async with worker:
+        async with database.session() as session:
+            await database.insert(session, "T1")
+            task = await receipt.enqueue("T1").within(session)
+            assert await worker.queue_size() == 0
+        await emptied(database.store)
+        assert (await worker.info_by_id(task.id)).args == ("T1",)
+        assert await worker.queue_size() == 1
+    assert await database.orders() == {"T1"}
+
+
+@pytest.mark.parametrize("database", ["sqlite", "postgres"], indirect=True)
+async def test_no_commit_is_forgotten_by_the_process_that_made_it(
+    database: Database, worker: TaskWorker, receipt: Any
+):
+    """However commits and the handing on of others coincide; no relay runs here."""
+
+    async def write(name: str) -> None:
+        for number in range(20):
+            async with database.session() as session:
+                await receipt.enqueue(f"{name}{number}").within(session)
+
+    async with worker:
+        await asyncio.gather(*map(write, "ABC"))
+        await emptied(database.store)
+        assert await worker.queue_size() == 60
+
+
+async def test_what_is_rolled_back_is_not_enqueued(
+    database: Database, worker: TaskWorker, receipt: Any
+):
+    """Nor is anything left of it."""
+    async with worker:
+        with pytest.raises(ZeroDivisionError):
+            async with database.session() as session:
+                await database.insert(session, "T1")
+                await receipt.enqueue("T1").within(session)
+                raise ZeroDivisionError
+        async with database.session() as session:
+            await receipt.enqueue("T2").within(session)
+        await emptied(database.store)
+        assert await worker.queue_size() == 1
+    assert await database.orders() == set()
+
+
+async def test_redis_is_not_needed(database: Database, worker: TaskWorker, receipt: Any):
+    """The call is written, and enqueued when somebody can."""
+    async with database.session() as session:
+        await database.insert(session, "T1")
+        task = await receipt.enqueue("T1").within(session)
+    assert (await database.store.waiting())[0] == 1
+    async with worker:
+        assert await worker.courier.hand_on(database.store) == 1
+        assert (await worker.info_by_id(task.id)).args == ("T1",)
+
+
+async def test_a_worker_hands_on_what_a_crash_has_left(
+    database: Database, worker: TaskWorker, receipt: Any, running: Any
+):
+    """The row is there, and whoever has written it is gone."""
+    async with database.session() as session:
+        task = await receipt.enqueue("T1").within(session)
+    async with running(worker):
+        assert (await worker.result_by_id(task.id, 10)).result == "T1"
+        await emptied(database.store)
+
+
+async def test_a_row_that_is_handed_on_twice_is_enqueued_once(
+    database: Database, worker: TaskWorker, receipt: Any
+):
+    """Also when its task has ended in between, and nothing of it is left in the queue."""
+    async with database.session() as session:
+        await receipt.enqueue("T1").within(session)
+    rows = await database.store.read(None, 10)
+    async with worker:
+        assert await worker.courier.hand_on(database.store) == 1
+        worker.burst, worker.handle_signals = True, False
+        await worker.run_async(lifespan=nullcontext())
+        for row in rows:
+            async with database.session() as session:
+                await database.store.add(row, session)
+        assert await worker.courier.hand_on(database.store) == 1
+        assert await worker.queue_size() == 0
+        assert (await database.store.waiting())[0] == 0
+
+
+async def test_it_keeps_delay_and_key(database: Database, worker: TaskWorker, receipt: Any):
+    """What `start()` and `once()` were given holds behind the outbox too."""
+    async with worker:
+        async with database.session() as session:
+            first = await receipt.enqueue("T1").start(delay=60).within(session).once("evt")
+            again = await receipt.enqueue("T1").within(session).once("evt")
+        await emptied(database.store)
+        async with database.session() as session:
+            later = await receipt.enqueue("T1").once("evt").within(session)
+        plain = await receipt.enqueue("T1").once("evt")
+        assert {one.id for one in (first, again, later, plain)} == {first.id}
+        await emptied(database.store)
+        assert await worker.queue_size() == 1
+        assert await worker.queue_size(include_scheduled=False) == 0
+        async with database.session() as session:
+            with pytest.raises(TaskError, match=f"'evt' belongs to receipt {first.id}"):
+                await receipt.enqueue("T2").within(session).once("evt")
+
+
+async def test_of_two_that_were_written_while_redis_was_away_one_is_enqueued(
+    database: Database, worker: TaskWorker, receipt: Any
+):
+    """The first row has gone when the second is written, and nobody could ask the server."""
+    rows = []
+    for _ in range(2):
+        async with database.session() as session:
+            await receipt.enqueue("T1").within(session).once("evt", keep=timedelta(days=1))
+        rows += await database.store.read(None, 1)
+        await database.store.delete([rows[-1].task_id])
+    async with worker:
+        for row in rows:
+            async with database.session() as session:
+                await database.store.add(row, session)
+            assert await worker.courier.hand_on(database.store) == 1
+        assert rows[0].task_id != rows[1].task_id
+        assert await worker.queue_size() == 1
+
+
+async def test_a_row_that_can_not_be_sent_holds_up_no_other(
+    database: Database, worker: TaskWorker, receipt: Any
+):
+    """It stays, and the error is told."""
+    for number in ("T1", "T2"):
+        async with database.session() as session:
+            await receipt.enqueue(number).within(session)
+    rows = await database.store.read(None, 10)
+    await database.store.delete([rows[0].task_id])
+    async with database.session() as session:
+        await database.store.add(
+            type(rows[0])(rows[0].task_id, "receipt", b"", "[]", rows[0].created_at), session
+        )
+    async with worker:
+        with pytest.raises(Exception, match="rgument|nil"):
+            await worker.courier.hand_on(database.store)
+        assert await worker.queue_size() == 1
+        assert [one.task_id for one in await database.store.read(None, 10)] == [rows[0].task_id]
+
+
+@pytest.mark.parametrize("database", ["sqlite", "postgres"], indirect=True)
+async def test_a_savepoint_that_is_rolled_back_takes_its_call_along(
+    database: Database, worker: TaskWorker, receipt: Any
+):
+    """What is enqueued is what the database has kept."""
+    async with worker:
+        async with database.session() as session:
+            kept = await receipt.enqueue("T1").within(session)
+            with pytest.raises(ZeroDivisionError):
+                async with session.begin_nested():
+                    await receipt.enqueue("T2").within(session)
+                    raise ZeroDivisionError
+        await emptied(database.store)
+        assert await worker.queue_size() == 1
+        assert await worker.info_by_id(kept.id)
+
+
+async def test_what_is_no_session_is_refused(database: Database, worker: TaskWorker, receipt: Any):
+    """In one line, with what to open."""
+    with pytest.raises(TaskError, match="takes an AsyncSession .* not a dict. Open one"):
+        await receipt.enqueue("T1").within({})
+    with pytest.raises(TaskError, match="not for one that is repeated"):
+        await receipt.enqueue("T1").start(schedule="0 3 * * *").within({})
+
+
+@pytest.mark.parametrize("database", ["mongodb"], indirect=True)
+async def test_a_session_in_no_transaction_is_refused(
+    database: Database, worker: TaskWorker, receipt: Any
+):
+    """What is written with it is there at once, whatever happens afterwards."""
+    from vibetuner.resources.slots import mongo_database
+
+    async with mongo_database.get().client.start_session() as session:
+        with pytest.raises(TaskError, match="in none. Begin one:  async with await session"):
+            await receipt.enqueue("T1").within(session)
+
+
+async def test_a_project_without_the_table_is_told_what_to_add(stand_in: Any, settings: Settings):
+    """Before anything is written."""
+    stand_in()
+    worker = TaskWorker(settings)
+
+    @worker.task(name="receipt")
+    async def receipt(number: str) -> None: ...
+
+    from sqlmodel.ext.asyncio.session import AsyncSession
+
+    with pytest.raises(NotConfigured, match="Add Outbox .from vibetuner.tasks.outbox.sql. to"):
+        await receipt.enqueue("T1").within(AsyncSession())

@@ -1,0 +1,286 @@
+"""Tasks that are enqueued once under an idempotency key."""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import nullcontext
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from hypothesis import example, given
+from hypothesis import settings as example_settings
+from hypothesis import strategies as st
+
+from vibetuner.config import Settings, using_settings
+from vibetuner.errors import TaskError
+from vibetuner.redis.keys import GROUP, Keys
+from vibetuner.tasks.call import fingerprint
+from vibetuner.tasks.dead_letters import open_dead_letters, retry
+from vibetuner.tasks.robust import robust_task
+from vibetuner.tasks.worker import TaskWorker, using_worker
+from vibetuner.testing import held_open
+
+
+@pytest.fixture
+async def worker(stand_in, settings: Settings) -> AsyncIterator[TaskWorker]:
+    """A worker of the test's own whose queue is open."""
+    stand_in()
+    async with held_open(TaskWorker(settings)) as worker:
+        yield worker
+
+
+@pytest.fixture
+def charge(worker: TaskWorker) -> Any:
+    """A task to be enqueued once."""
+
+    @worker.task(name="charge")
+    async def charge(amount: int, currency: str = "EUR") -> int:
+        return amount
+
+    return charge
+
+
+async def queued(worker: TaskWorker) -> int:
+    """How many messages wait."""
+    return int(await worker.queue_size())
+
+
+async def test_one_of_many_calls_is_enqueued(worker: TaskWorker, charge: Any):
+    """And all of them return the id of that one."""
+    calls = await asyncio.gather(*(charge.enqueue(5).once("evt") for _ in range(50)))
+    assert len({call.id for call in calls}) == 1
+    assert await queued(worker) == 1
+
+
+async def test_a_call_that_is_written_otherwise_is_the_same(worker: TaskWorker, charge: Any):
+    """By position or by name, with or without a default."""
+    first = await charge.enqueue(5).once("evt")
+    assert (await charge.enqueue(amount=5).once("evt")).id == first.id
+    assert (await charge.enqueue(5, currency="EUR").once("evt")).id == first.id
+
+
+async def test_other_arguments_are_an_error_that_names_both(worker: TaskWorker, charge: Any):
+    """The key, the task that has it, and the argument that differs; no argument is shown."""
+    first = await charge.enqueue(4711).once("evt")
+    with pytest.raises(TaskError) as caught:
+        await charge.enqueue(4712).once("evt")
+    assert str(caught.value) == (
+        f"charge: the key 'evt' belongs to charge {first.id}, which was enqueued with another "
+        "amount=. Use another key for another event"
+    )
+    assert await queued(worker) == 1
+
+
+async def test_another_task_is_an_error(worker: TaskWorker, charge: Any):
+    """A key belongs to one task of the queue."""
+
+    @worker.task(name="refund")
+    async def refund(amount: int) -> None: ...
+
+    first = await charge.enqueue(5).once("evt")
+    with pytest.raises(TaskError, match=f"refund: the key 'evt' belongs to charge {first.id}"):
+        await refund.enqueue(5).once("evt")
+
+
+async def test_the_server_forgets_a_key_after_its_time(
+    worker: TaskWorker, charge: Any, settings: Settings
+):
+    """Both keys that it keeps have a lifetime."""
+    first = await charge.enqueue(5).once("evt", keep=timedelta(milliseconds=1))
+    keys = Keys(settings.redis_key_prefix)
+    while await worker.redis.exists([keys.once("evt")]):
+        await asyncio.sleep(0.002)
+    second = await charge.enqueue(6).once("evt", keep=timedelta(hours=1))
+    assert first.id != second.id
+    for key in (keys.once("evt"), keys.keyed(second.id)):
+        assert 3_590_000 < await worker.redis.pttl(key) <= 3_600_000
+
+
+async def test_a_batch_may_hold_calls_with_keys(worker: TaskWorker, charge: Any):
+    """Each of them is a step of its own."""
+    calls = [charge.enqueue(5).once("evt"), charge.enqueue(6), charge.enqueue(5).once("evt")]
+    await worker.enqueue_many(calls)
+    assert calls[0].id == calls[2].id
+    assert await queued(worker) == 2
+
+
+@pytest.mark.parametrize(
+    ("key", "keep", "said"),
+    [
+        ("", timedelta(1), "once() takes a key of 1 to 500 characters, not ''"),
+        ("x" * 501, timedelta(1), "once() takes a key of 1 to 500 characters, not 'xxxx"),
+        (7, timedelta(1), "once() takes a key of 1 to 500 characters, not 7"),
+        ("evt", 60, "once() takes keep= as a timedelta of up to 366 days, not 60"),
+        ("evt", timedelta(0), "once() takes keep= as a timedelta of up to 366 days, not"),
+    ],
+)
+async def test_what_it_refuses(charge: Any, key: Any, keep: Any, said: str):
+    """Before anything is sent."""
+    with pytest.raises(TaskError) as caught:
+        charge.enqueue(5).once(key, keep=keep)
+    assert said in str(caught.value)
+
+
+async def test_it_is_for_a_task_that_runs_once(worker: TaskWorker, charge: Any):
+    """Not for one that is repeated, and not for a chain."""
+    with pytest.raises(TaskError, match="not for one that is repeated"):
+        await charge.enqueue(5).start(schedule="0 3 * * *").once("evt")
+    with pytest.raises(TaskError, match="not for a chain"):
+        await (charge.enqueue(5).once("evt") | charge)
+    assert await queued(worker) == 0
+
+
+async def test_it_keeps_what_start_was_given(worker: TaskWorker, charge: Any):
+    """In either order."""
+    for number, call in enumerate(
+        (
+            charge.enqueue(5).once("a").start(delay=60),
+            charge.enqueue(5).start(delay=60).once("b"),
+        ),
+        start=1,
+    ):
+        await call
+        assert await worker.queue_size(include_scheduled=False) == 0
+        assert await queued(worker) == number
+
+
+class Kind(enum.Enum):
+    """Not JSON's."""
+
+    CARD = 1
+
+
+class Amount:
+    """Nor is this."""
+
+    def __init__(self, cents: int) -> None:
+        self.cents = cents
+
+
+def test_equal_arguments_have_one_fingerprint(charge: Any):
+    """Whatever order a set is in, and wherever an object lies."""
+
+    def prints(numbers: set[int], cents: int) -> str:
+        moment = datetime(2026, 1, 1, tzinfo=UTC)
+        return fingerprint(charge.enqueue([numbers, Kind.CARD, moment, b"x", Amount(cents)]))
+
+    assert list({0, 8}) != list({8, 0})  # as strings are in two processes
+    assert prints({0, 8}, 5) == prints({8, 0}, 5) != prints({0, 8}, 6)
+
+
+STEPS = st.lists(
+    st.tuples(
+        st.sampled_from(["once", "crash", "done", "dead", "abort", "retry", "expire"]),
+        st.sampled_from(["evt1", "evt2"]),
+    ),
+    min_size=1,
+    max_size=15,
+)
+
+
+def test_whatever_happens_a_key_has_one_task(stand_in, settings: Settings):
+    """Enqueue, run, crash, abort, death, retry and expiry, in any order."""
+    stand_in()
+
+    @example_settings(max_examples=15)
+    @given(STEPS)
+    @example([(step, "evt1") for step in ("once", "dead", "retry", "once", "done", "once")])
+    def holds(steps: list[tuple[str, str]]) -> None:
+        changes = {"redis_key_prefix": f"test-{uuid4().hex[:12]}", "mongodb_url": None}
+        with using_settings(settings.model_copy(update=changes)) as own:
+            asyncio.run(walk(own, steps))
+
+    holds()
+
+
+async def walk(own: Settings, steps: list[tuple[str, str]]) -> None:
+    """Take the steps, then let everything run that is left."""
+    worker = TaskWorker(own)
+    worker.burst, worker.handle_signals = True, False
+    with using_worker(worker):
+        async with open_dead_letters(), worker:
+            world = World(worker)
+            await world.done("")  # makes the stream
+            for name, key in steps:
+                await getattr(world, name)(key)
+            await world.done("")
+            world.check()
+
+
+class World:
+    """A queue, and what should be true of its keys."""
+
+    def __init__(self, worker: TaskWorker) -> None:
+        self.worker, self.keys = worker, worker.client.keys
+        self.owners: dict[str, str] = {}  # a key's task, as long as the server keeps the key
+        self.calls = set[str]()  # every task that should have been enqueued
+        self.aborted = set[str]()
+        self.ends = Counter[str]()
+        self.letters = set[str]()
+        self.fails = False
+
+        @robust_task(max_retries=1, name="charge", timeout=60)
+        async def charge(key: str) -> None:
+            self.ends[charge.context.task_id] += 1
+            if self.fails:
+                self.letters.add(charge.context.task_id)
+                raise ValueError(key)
+
+        self.charge = charge
+
+    async def once(self, key: str) -> None:
+        """A call returns the key's task, and a new one only where the key has none."""
+        call = await self.charge.enqueue(key).once(key)
+        assert call.id == self.owners.setdefault(key, call.id)
+        self.calls.add(call.id)
+
+    async def crash(self, _key: str) -> None:
+        """A worker claims what waits, and dies; the next one takes it over at once."""
+        stream = self.keys.stream(self.worker.priorities[-1])
+        redis: Any = self.worker.redis
+        if await redis.exists([stream]):
+            await redis.xreadgroup(GROUP, "dead", {stream: ">"}, count=10)
+            pending = await redis.xpending(stream, GROUP, start="-", end="+", count=100)
+            if ids := [entry.identifier for entry in pending]:
+                await redis.xclaim(
+                    stream, GROUP, "dead", 0, ids, justid=True, idle=self.worker.idle_timeout
+                )
+
+    async def done(self, _key: str) -> None:
+        """What waits is run, and succeeds."""
+        self.fails = False
+        await self.worker.run_async(lifespan=nullcontext())
+
+    async def dead(self, _key: str) -> None:
+        """What waits is run, and fails for good."""
+        self.fails = True
+        await self.worker.run_async(lifespan=nullcontext())
+
+    async def abort(self, key: str) -> None:
+        """Somebody aborts the task of a key."""
+        if key in self.owners and not self.ends[self.owners[key]]:
+            await self.worker.abort_by_id(self.owners[key], timeout=0)
+            self.aborted.add(self.owners[key])
+
+    async def retry(self, key: str) -> None:
+        """Somebody retries the dead letter of a key's task, which hands its key on."""
+        if (old := self.owners.get(key)) in self.letters and old is not None:
+            self.letters.discard(old)
+            new = await retry(old)
+            self.owners[key] = new
+            self.calls.add(new)
+
+    async def expire(self, key: str) -> None:
+        """The server forgets a key."""
+        await self.worker.redis.pexpire(self.keys.once(key), 0)
+        self.owners.pop(key, None)
+
+    def check(self) -> None:
+        """Each task that was enqueued has run once, and nothing else has run."""
+        assert {*self.ends} <= self.calls
+        assert all(self.ends[task] == (task not in self.aborted) for task in self.calls)

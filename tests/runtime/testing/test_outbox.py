@@ -1,0 +1,78 @@
+"""What a test sees of calls that are enqueued once, or with a commit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from vibetuner.resources.sql import open_session
+from vibetuner.tasks.worker import get_worker
+from vibetuner.testing import ManualWorker
+
+TUNE = """
+    from vibetuner import VibetunerApp
+    from vibetuner.tasks.outbox.sql import Outbox
+
+    app = VibetunerApp(sql_models=[Outbox])
+"""
+
+ran: list[str] = []
+
+
+@get_worker().task()
+async def note_once(text: str) -> str:
+    ran.append(text)
+    return text
+
+
+@pytest.fixture
+def in_a_project(stand_in: Callable[..., Path]) -> Path:
+    """With an outbox in its database."""
+    ran.clear()
+    return stand_in(tune=TUNE)
+
+
+async def test_what_is_committed_was_enqueued(
+    in_a_project: Path, vibetuner_sql: AsyncEngine, vibetuner_worker: ManualWorker
+):
+    """And is run; what was rolled back was not."""
+    async with open_session() as session:
+        await note_once.enqueue("a").within(session)
+        vibetuner_worker.assert_enqueued(note_once, times=0)
+        await session.commit()
+        vibetuner_worker.assert_enqueued(note_once, args=("a",), times=1)
+        await note_once.enqueue("b").within(session)
+        await session.rollback()
+    await vibetuner_worker.run_until_idle()
+    assert ran == ["a"]
+    vibetuner_worker.assert_enqueued(note_once, times=1)
+
+
+async def test_a_second_call_with_a_key_was_not_enqueued(
+    in_a_project: Path, vibetuner_sql: AsyncEngine, vibetuner_worker: ManualWorker
+):
+    """Whether alone, in a batch or with a commit."""
+    await note_once.enqueue("a").once("evt")
+    await get_worker().enqueue_many([note_once.enqueue("a").once("evt")])
+    async with open_session() as session:
+        await note_once.enqueue("a").within(session).once("evt")
+        await session.commit()
+    await vibetuner_worker.run_until_idle()
+    assert ran == ["a"]
+    vibetuner_worker.assert_enqueued(note_once, times=1)
+
+
+async def test_inline_runs_what_is_enqueued_once(
+    in_a_project: Path, vibetuner_sql: AsyncEngine, vibetuner_worker: ManualWorker
+):
+    """At once; and what is enqueued with a commit at the block's end."""
+    async with vibetuner_worker.inline():
+        await note_once.enqueue("a").once("evt")
+        assert ran == ["a"]
+        async with open_session() as session:
+            await note_once.enqueue("b").within(session)
+            await session.commit()
+    assert ran == ["a", "b"]
