@@ -153,7 +153,7 @@ async def test_a_claim_costs_no_attempt_until_it_runs(worker: TaskWorker):
         stream = keys.stream("normal")
         await worker.redis.xgroup_create(stream, "workers", "0", mkstream=True)
         head = ["workers", worker.id, 60_000, 900]
-        now, *message = await functions.call("claim", (keys.queue,), [*head, 1, 1, "normal"])
+        now, *message = await functions.call("claim", (keys.queue,), [*head, 1, 1, "normal", 1])
         assert message[2] == task.id.encode()
         assert message[5] == b"0"
         assert await worker.redis.exists([keys.retry(task.id)]) == 0

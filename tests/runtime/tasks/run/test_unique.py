@@ -211,7 +211,7 @@ async def test_a_call_that_was_claimed_runs_with_the_arguments_that_hold_when_it
         functions, keys = worker.client.functions, worker.client.keys
         await worker.redis.xgroup_create(keys.stream("normal"), "workers", "0")
         head = ["workers", worker.id, 60_000, 900]
-        now, *claimed = await functions.call("claim", (keys.queue,), [*head, 1, 1, "normal"])
+        now, *claimed = await functions.call("claim", (keys.queue,), [*head, 1, 1, "normal", 1])
         message, payload = claimed[1], claimed[4]
         await stage.charge.enqueue(1, "newer")
         begin = ["charge", call.id, "normal", message, now, "workers", worker.id, 900]

@@ -149,10 +149,12 @@ class Dispatcher:
     async def _claim_some(self) -> None:
         """Claim what is there; where nothing is, wait for the first new messages."""
         count = await self._room()
+        # Asked before the claim: what is given back while it is under way would be left over.
+        is_over = self.on_idle is not None and self.is_empty and self.on_idle()
         if self._stopping or await self._claim(count) or self._stopping:
             return
         if self.on_idle is not None:  # a burst: it ends when there is nothing left
-            if self.is_empty and self.on_idle():
+            if is_over:
                 self.stop()
             else:
                 await self._change(BURST_SECONDS)
