@@ -22,6 +22,7 @@ from vibetuner.redis.keys import GROUP, Keys
 from vibetuner.tasks.call import fingerprint
 from vibetuner.tasks.dead_letters import open_dead_letters, retry
 from vibetuner.tasks.robust import robust_task
+from vibetuner.tasks.unique import Unique
 from vibetuner.tasks.worker import TaskWorker, using_worker
 from vibetuner.testing import held_open
 
@@ -132,6 +133,18 @@ async def test_it_is_for_a_task_that_runs_once(worker: TaskWorker, charge: Any):
         await charge.enqueue(5).start(schedule="0 3 * * *").once("evt")
     with pytest.raises(TaskError, match="not for a chain"):
         await (charge.enqueue(5).once("evt") | charge)
+    assert await queued(worker) == 0
+
+
+async def test_it_is_not_for_a_task_that_stands_in_line(worker: TaskWorker):
+    """Its place in the line would be passed over."""
+    with using_worker(worker):
+
+        @robust_task(name="sync", unique=Unique(clash="wait"), timeout=60)
+        async def sync() -> None: ...
+
+    with pytest.raises(TaskError, match="sync: .* unique with clash='wait'"):
+        await sync.enqueue().once("evt")
     assert await queued(worker) == 0
 
 

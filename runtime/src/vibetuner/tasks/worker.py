@@ -494,6 +494,11 @@ class TaskWorker(Worker[Any]):
                 f"{call.parent.fn_name}: once() and within() are for a task that runs once, not "
                 f"for one that is repeated at {call.schedule!r}. Leave them out"
             )
+        if call.parent.unique and (unique := line_of(call)):
+            raise TaskError(
+                f"{call.parent.fn_name}: once() and within() are not for a task that is "
+                f"unique with clash={unique.clash!r}. Enqueue it from inside a task of its own"
+            )
         now = time.time_ns() // 1_000_000
         if call.session is not None:
             await self.courier.write(call, client, now)

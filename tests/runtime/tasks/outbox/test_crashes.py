@@ -1,0 +1,80 @@
+"""A process that is killed between any two steps: as many receipts as orders."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.processes import clean_environment
+from tests.runtime.tasks.outbox.conftest import Database
+from vibetuner.config import get_settings
+from vibetuner.tasks.worker import TaskWorker
+
+PROGRAM = Path(__file__).with_name("crashing.py")
+# CRASHED_ORDERS=1000 for a night, at every await; by default at every fourth, as each order starts
+# a process.
+FEW = 16
+ORDERS = int(os.environ.get("CRASHED_ORDERS", FEW))
+STRIDE = 4 if ORDERS == FEW else 1
+SHOP = """
+    from vibetuner.tasks.worker import get_worker
+
+
+    @get_worker().task(name="receipt")
+    async def receipt(number: str) -> None: ...
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("database", ["sqlite", "postgres"], indirect=True)
+async def test_there_are_as_many_receipts_as_orders(
+    database: Database, worker: TaskWorker, running: Any
+):
+    """Killed at the awaits of insert, enqueue, commit and hand on."""
+    project = Path.cwd()
+    tune = project / "src/shop/tune.py"
+    (project / "src/shop/jobs.py").write_text(SHOP.replace("\n    ", "\n").strip() + "\n")
+    tune.write_text(
+        tune.read_text()
+        .replace("app = ", "from shop.jobs import receipt\n\napp = ")
+        .replace("sql_models=", "tasks=[receipt], sql_models=")
+    )
+    settings = get_settings()
+    environment = clean_environment(
+        ENVIRONMENT="test",
+        REDIS_URL=settings.redis_url,
+        REDIS_KEY_PREFIX=settings.redis_key_prefix,
+        DATABASE_URL=settings.database_url or "",
+        SECRET_KEY=settings.secret_key.get_secret_value() if settings.secret_key else "",
+    )
+    command = [sys.executable, str(PROGRAM), str(ORDERS), str(STRIDE)]
+    placing = await asyncio.to_thread(
+        subprocess.run, command, cwd=project, env=environment, capture_output=True, text=True,
+        check=False,
+    )  # fmt: skip
+    assert placing.returncode == 0, placing.stderr
+    assert int(placing.stdout) > 10
+    print(f"{ORDERS} orders, up to {placing.stdout.strip()} passes of the loop each")
+
+    receipts = Counter[str]()
+
+    @worker.task(name="receipt")
+    async def receipt(number: str) -> None:
+        receipts[number] += 1
+
+    async with running(worker):
+        await worker.courier.hand_on_all()
+        async with asyncio.timeout(20):
+            while await worker.queue_size():
+                await asyncio.sleep(0.01)
+    orders = await database.orders()
+    assert set(receipts) == orders
+    assert set(receipts.values()) <= {1}
+    assert 0 < len(orders) < ORDERS
