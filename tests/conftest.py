@@ -31,6 +31,11 @@ def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(Kinds(config.option.markexpr))
 
 
+def pytest_xdist_auto_num_workers() -> int:
+    """Half as many again as there are cores: many a test waits for a process or a clock."""
+    return (os.cpu_count() or 2) * 3 // 2
+
+
 @pytest.fixture(scope="session")
 def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lease]:
     """A Valkey and a MongoDB-protocol server with data in a temporary folder.
