@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -48,7 +47,7 @@ def running_postgres() -> Iterator[str]:
             stderr=subprocess.DEVNULL,
         )
         try:
-            _await_answer(server, port)
+            _await_answer(server, port, str(Path(initdb).with_name("pg_isready")))
             yield f"postgresql+asyncpg://app@127.0.0.1:{port}/postgres"
         finally:
             server.send_signal(signal.SIGINT)  # a fast shutdown
@@ -59,13 +58,11 @@ def _run(*command: str) -> None:
     subprocess.run(command, user=USER, cwd="/", check=True, stdout=subprocess.DEVNULL)
 
 
-def _await_answer(server: subprocess.Popen[bytes], port: int) -> None:
+def _await_answer(server: subprocess.Popen[bytes], port: int, is_ready: str) -> None:
     def answers() -> bool:
         assert server.poll() is None, f"PostgreSQL ended with {server.returncode}"
-        try:
-            socket.create_connection(("127.0.0.1", port), timeout=1).close()
-        except OSError:
-            return False
-        return True
+        # It takes connections, and refuses them, while it starts.
+        asked = [is_ready, "--quiet", "--host=127.0.0.1", f"--port={port}"]
+        return subprocess.run(asked, check=False).returncode == 0
 
     wait_until(answers, seconds=START_SECONDS, what=lambda: f"PostgreSQL on port {port}")

@@ -14,7 +14,7 @@ from tests.processes import Site, wait_until
 playwright = pytest.importorskip("playwright.sync_api", reason="uv run --group e2e pytest")
 expect = playwright.expect
 
-pytestmark = [pytest.mark.e2e, pytest.mark.slow]
+pytestmark = pytest.mark.slow
 
 PASSWORD = "correct horse battery"
 

@@ -67,7 +67,11 @@ def test_the_project_is_loaded_once(stand_in):
         ("ap = 1\n", {}, "found nothing named app"),
         ("app = []\n", {}, "expected `app = VibetunerApp(...)`, found a list named app"),
         (EMPTY_TUNE.replace("()", "(task=[])"), {}, "'task'. Did you mean tasks=?"),
-        (EMPTY_TUNE.replace("()", "(xyz=[])"), {}, "'xyz'. It takes tasks, routes, models, sql_mo"),
+        (
+            EMPTY_TUNE.replace("()", "(xyz=[])"),
+            {},
+            "'xyz'. It takes tasks, queues, routes, models, sql_mo",
+        ),
         (
             EMPTY_TUNE.replace("()", "(tasks=print)"),
             {},

@@ -33,6 +33,11 @@ __all__ = [
 task_id_source: ContextVar[Callable[[], str]] = ContextVar("task_id_source", default=str)
 
 COLOURS = {"DEBUG": "2", "WARNING": "33", "ERROR": "31", "CRITICAL": "1;31"}
+# Ours say what matters of these. SQLAlchemy names a pool's logger after the pool's class.
+CHATTY = (
+    *("uvicorn.error", "httpx2", "httpcore2", "watchfiles", "coredis", "pymongo", "alembic"),
+    "vibetuner.resources.sql_engine.Pool",
+)
 # Whoever calls a task through these is no news to the person who reads its traceback.
 MACHINERY = frozenset(
     ("vibetuner", "streaq", "anyio", "asyncio", "concurrent", "contextlib", "threading")
@@ -58,7 +63,7 @@ def configure_logging(
     logging.getLogger("vibetuner").setLevel(logging.DEBUG if debug else logging.INFO)
     # Our worker reports each event of a task once, with its id; the engine would say it again.
     logging.getLogger("streaq").setLevel(logging.CRITICAL)
-    for chatty in ("uvicorn.error", "httpx2", "httpcore2", "watchfiles", "coredis", "pymongo"):
+    for chatty in CHATTY:
         logging.getLogger(chatty).setLevel(logging.WARNING)
 
 

@@ -273,7 +273,10 @@ def test_discarding_one_asks_at_a_terminal_and_takes_a_short_id(desk: Desk):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["list", "--cause", "bad luck"], "--cause takes one of exception, timeout, crashed"),
+        (
+            ["list", "--cause", "bad luck"],
+            "--cause takes one of exception, gave_up, timeout, crashed",
+        ),
         (["list", "--since", "yesterday"], "--since takes 30m, 2h, 3d or a date such as 20"),
         (["retry"], "Say what to retry: ids, or --all, which --task"),
         (["retry", "t1", "--all"], "Say what to retry: ids, or --all"),

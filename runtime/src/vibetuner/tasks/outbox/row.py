@@ -11,6 +11,7 @@ from typing import Any, Protocol, cast
 
 from vibetuner.errors import NotConfigured, TaskError
 from vibetuner.loader import load_project
+from vibetuner.project import find_root
 from vibetuner.resources.slots import mongo_database, sql_engine
 
 __all__ = ["TABLE", "Row", "Store", "open_stores", "store_for"]
@@ -113,7 +114,7 @@ def store_for(session: Any) -> Store:
 
 
 def _is_listed() -> bool:
-    models = load_project().sql_models
+    models = load_project().sql_models if find_root() else ()
     return any(getattr(model, "__tablename__", None) == TABLE for model in models)
 
 
