@@ -19,7 +19,7 @@ from vibetuner.redis import answer_seconds
 from vibetuner.redis.primary import ASK_SECONDS, Primary, primary_of
 from vibetuner.redis.url import Address
 
-__all__ = ["AWAY", "CONNECT_SECONDS", "Command", "Connection", "connect_sentinel"]
+__all__ = ["AWAY", "CONNECT_SECONDS", "Command", "Connection", "connect_sentinel", "look_at"]
 
 CONNECT_SECONDS = 5
 LOOK_SECONDS = 0.5
@@ -99,7 +99,7 @@ class Connection:
         It raises as that of :meth:`call` does; nobody has to look at it.
         """
         future = self._loop.create_future()
-        future.add_done_callback(_look_at)
+        future.add_done_callback(look_at)
         self._send((verb, channel), future, self._subscribing)
         return future
 
@@ -326,7 +326,8 @@ def _blocked(command: Command) -> float:
     return limit or math.inf
 
 
-def _look_at(future: asyncio.Future[Any]) -> None:
+def look_at(future: asyncio.Future[Any]) -> None:
+    """Have nobody complain of an error that nobody asked for."""
     if not future.cancelled():
         future.exception()
 

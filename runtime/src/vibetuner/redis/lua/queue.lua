@@ -206,7 +206,8 @@ end
 
 local function new_batch(keys)
   return {
-    grouped = redis.call('exists', keys[1] .. ':unique') == 1, letters = keys[2], places = keys[3], journal = journal_batch(keys[4]), linked = false,
+    letters = keys[2], places = keys[3], journal = journal_batch(keys[4]), linked = false,
+    grouped = redis.call('exists', keys[1] .. ':unique') == 1,
     acknowledged = {}, results = {}, ended = {}, deleted = {}, stopped = {},
   }
 end

@@ -20,6 +20,7 @@ from streaq.task import Task
 from streaq.utils import to_ms
 
 from vibetuner.errors import first_line
+from vibetuner.redis.connection import look_at
 from vibetuner.tasks.call import ReliableCall, clash, fingerprint
 from vibetuner.tasks.client.queue import QueueClient
 from vibetuner.tasks.outbox.row import Row, Store, open_stores, store_for
@@ -114,7 +115,7 @@ class Courier:
             await store.delete(sent)
         for task_id in sent:
             note = client.keys.handed(task_id)
-            client.functions.connection.call("PEXPIRE", note, FORGET_MS).add_done_callback(_look_at)
+            client.functions.connection.call("PEXPIRE", note, FORGET_MS).add_done_callback(look_at)
         for answer in answers:
             if isinstance(answer, BaseException):
                 raise answer
@@ -212,9 +213,3 @@ class Courier:
                 failed = False
             if not more:
                 await asyncio.sleep(POLL_SECONDS)
-
-
-def _look_at(future: asyncio.Future[Any]) -> None:
-    """Have nobody complain of an error that nobody asked for."""
-    if not future.cancelled():
-        future.exception()
