@@ -37,6 +37,16 @@ def signal_twice(worker: Command) -> None:
         time.sleep(0.02)
 
 
+async def exit_code_of_the_group(
+    workshop: Workshop, *options: str, seconds: float, grace: str
+) -> int:
+    """Begin a task below `uv run`, and send its process group a stop."""
+    with workshop.worker(*options, under=UV_RUN_IN_A_GROUP, WORKER_GRACE_PERIOD=grace) as group:
+        await workshop.begin(seconds)
+        os.killpg(group.process.pid, signal.SIGTERM)
+        return await asyncio.to_thread(group.process.wait, 20)
+
+
 @pytest.mark.slow
 async def test_two_signals_at_once_let_a_task_finish(workshop: Workshop):
     """The grace period holds, and the process ends well."""
@@ -66,11 +76,7 @@ async def test_a_signal_to_the_group_of_uv_run_lets_a_task_finish(
     workshop: Workshop, options: tuple[str, ...]
 ):
     """Each process of the group gets it, and `uv run` forwards its own."""
-    grace = {"WORKER_GRACE_PERIOD": "30"}
-    with workshop.worker(*options, under=UV_RUN_IN_A_GROUP, **grace) as group:
-        await workshop.begin(seconds=2)
-        os.killpg(group.process.pid, signal.SIGTERM)
-        assert await asyncio.to_thread(group.process.wait, 20) == 0
+    assert await exit_code_of_the_group(workshop, *options, seconds=2, grace="30") == 0
 
     assert workshop.lines == ["begun, try 1", "done"]
 
@@ -81,12 +87,8 @@ async def test_a_signal_to_the_group_of_uv_run_costs_no_attempt(
     workshop: Workshop, options: tuple[str, ...]
 ):
     """Where nothing is waited for."""
-    grace = {"WORKER_GRACE_PERIOD": "0"}
-    with workshop.worker(*options, under=UV_RUN_IN_A_GROUP, **grace) as group:
-        await workshop.begin(seconds=60)
-        os.killpg(group.process.pid, signal.SIGTERM)
-        assert await asyncio.to_thread(group.process.wait, 20) == 0
-    with workshop.worker(**grace):
+    assert await exit_code_of_the_group(workshop, *options, seconds=60, grace="0") == 0
+    with workshop.worker(WORKER_GRACE_PERIOD="0"):
         workshop.wait_for("begun, try 1", "begun, try 1")
 
 
