@@ -334,17 +334,19 @@ def test_two_tunes(shop: Path, refused: Refused):
 
 @pytest.mark.parametrize("arguments", [("dev", "all"), ("prod", "frontend")])
 def test_a_port_in_use(shop: Path, refused: Refused, arguments: tuple[str, str]):
-    """With the next one to try."""
+    """With a later one to try: mostly the next, but that may be another process's."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
         line = refused(shop, "run", *arguments, "--port", str(port), **NOWHERE)
 
-    assert line == (
+    start, _, free = line.rpartition(" ")
+    assert start == (
         f"Port {port} on 127.0.0.1 can't be used: Address already in use. "
-        f"Stop what uses it, or:  vibetuner run {' '.join(arguments)} --port {port + 1}"
+        f"Stop what uses it, or:  vibetuner run {' '.join(arguments)} --port"
     )
+    assert port < int(free) <= 65535
 
 
 def test_a_host_that_is_none(shop: Path, refused: Refused):
