@@ -147,6 +147,7 @@ async def fill(queue: Any) -> float:
     from vibetuner.tasks.attempt import Attempt, End
     from vibetuner.tasks.observers import Observers
     from vibetuner.tasks.observers.journal import JournalObserver
+    from vibetuner.tasks.payload import Kind
     from vibetuner.tasks.run.finisher import Finisher
     from vibetuner.tasks.run.outage import Outage
 
@@ -157,10 +158,11 @@ async def fill(queue: Any) -> float:
         client.functions, client.codec, keys=client.keys, worker_id="w1", idle_ms=60_000,
         observers=Observers([journal]), counters=worker.counters, outage=Outage(),
     )  # fmt: skip
-    payload = await worker.serialize({"f": "task_1", "a": ("abc", 7), "k": {}, "t": 1})
+    call = await worker.serialize({"f": "task_1", "a": ("abc", 7), "k": {}, "t": 1})
     for start in range(0, ENDED, 100):
         now = time.time_ns() // 1_000_000
         for n in range(start, start + 100):
+            payload = client.codec.seal(call, Kind.CALL, task_id(n))
             one = Attempt(
                 task_id(n), "normal", queued=now, payload=payload, fn_name=f"task_{n % 10}"
             )
@@ -186,9 +188,11 @@ async def say_alive(queue: Any) -> None:
 
 async def fill_results(queue: Any) -> None:
     """The engine's own results of the same tasks."""
+    from vibetuner.tasks.payload import Kind
+
     worker = queue.worker
     now = time.time_ns() // 1_000_000
-    raw = await worker.serialize(
+    ended = await worker.serialize(
         {"f": "task_1", "ct": now, "et": now, "s": True, "r": None, "st": now, "ft": now, "t": 1,
          "w": "w1"}
     )  # fmt: skip
@@ -196,6 +200,7 @@ async def fill_results(queue: Any) -> None:
     for start in range(0, ENDED, 1000):
         async with worker.redis.pipeline(transaction=False) as pipe:
             for n in range(start, start + 1000):
+                raw = worker.client.codec.seal(ended, Kind.RESULT, task_id(n))
                 pipe.set(worker.results_key + task_id(n), raw, ex=3600)
             pipe.zadd(key, {task_id(n): now + 3_600_000 for n in range(start, start + 1000)})
 

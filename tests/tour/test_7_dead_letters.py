@@ -30,6 +30,7 @@ from vibetuner.tasks.dead_letters import (
     open_dead_letters,
     retry,
 )
+from vibetuner.tasks.payload import Kind
 from vibetuner.tasks.robust import robust_cron, robust_task
 from vibetuner.tasks.worker import TaskWorker, get_worker, open_queue
 from vibetuner.testing import name_database
@@ -271,7 +272,8 @@ async def test_arguments_that_came_from_another_task_are_kept_too(worker: TaskWo
 async def test_a_dependency_whose_result_is_gone_costs_no_worker(worker: TaskWorker):
     """The task can't be run, and is kept like any other."""
     payload = {"f": "pack", "a": (), "k": {}, "t": 1, "A": "long-ago"}
-    await worker.redis.set(worker.task_key + "orphan", await worker.serialize(payload))
+    signed = worker.client.codec.seal(await worker.serialize(payload), Kind.CALL, "orphan")
+    await worker.redis.set(worker.task_key + "orphan", signed)
     await worker.redis.xadd(worker.stream_key + "normal", {"task_id": "orphan"})
     await worker.result_by_id("orphan", timeout=10)
 

@@ -96,6 +96,10 @@ class Settings(BaseSettings):
     secret_key_previous: Annotated[SecretStr | None, Expected("a long random text")] = Field(
         None, description="The SECRET_KEY before the last change; still accepted"
     )
+    unbound_signatures: Annotated[bool, Expected("true or false")] = Field(
+        default=True,
+        description="Whether to read tasks and results that a version before 0.2 has signed",
+    )
     debug_access_token: Annotated[SecretStr | None, Expected("a long random text")] = Field(
         None, description="Opens the /debug pages outside development"
     )

@@ -18,7 +18,7 @@ from streaq import StreaqError
 from vibetuner.config import Settings
 from vibetuner.errors import PayloadError
 from vibetuner.project import using_data_dir
-from vibetuner.tasks.payload import dump, read, signing_keys
+from vibetuner.tasks.payload import Codec, Kind, dump, signing_keys
 from vibetuner.tasks.worker import TaskWorker
 
 
@@ -112,6 +112,11 @@ def test_an_argument_that_cannot_be_stored_is_named_and_not_shown(args, kwargs, 
 
 def keys(**values: str) -> list[bytes]:
     return signing_keys(Settings(**values))
+
+
+def read(data: bytes, of: list[bytes], *, accepts_unbound: bool = True) -> Any:
+    codec = Codec(of, "streaq:shop", accepts_unbound=accepts_unbound)
+    return codec.load(data, Kind.CALL, "1")
 
 
 def sealed(data: Any, key: bytes) -> bytes:

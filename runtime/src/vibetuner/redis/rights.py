@@ -24,7 +24,7 @@ __all__ = [
 
 #: What is called by name, by us or by our functions.
 COMMANDS = (
-    "auth", "client|id", "client|setinfo", "client|setname", "client|unblock", "copy", "decr",
+    "auth", "client|id", "client|setinfo", "client|setname", "client|unblock", "decr",
     "del", "discard", "eval", "evalsha", "exec", "exists", "expire", "fcall", "function|list",
     "function|load", "get", "hdel", "hello", "hexists", "hget", "hgetall", "hincrby", "hlen",
     "hmget", "hrandfield", "hset", "hsetnx", "incr", "info", "llen", "lrange", "ltrim", "mget",

@@ -107,7 +107,7 @@ class Attempt:
     triggers: str = ""
     otherwise: str = ""
     arguments_from: str = ""
-    is_fallback: bool = False
+    fallback_of: str = ""
     lock: str = ""
 
     context: Any = None

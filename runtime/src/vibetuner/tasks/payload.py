@@ -1,15 +1,24 @@
-"""Stores arguments and results: pickled, and signed with a key that is derived from SECRET_KEY."""
+"""Stores arguments and results: pickled, and signed with a key that is derived from SECRET_KEY.
+
+Between a pickle and its signature stands the place that it was signed for: its task's id, its queue
+and its kind. What lies in another place is refused. Versions before 0.2 signed the pickle alone;
+they read ours, as a pickle ends before the place.
+"""
 
 from __future__ import annotations
 
 import hmac
+import logging
 import os
 import pickle
 from collections.abc import Sequence
 from contextlib import suppress
+from enum import StrEnum
 from functools import cache
 from hashlib import sha256
+from hmac import compare_digest
 from secrets import token_hex
+from struct import Struct
 from typing import Any
 
 from streaq import StreaqError
@@ -17,9 +26,19 @@ from streaq import StreaqError
 from vibetuner.config import Settings, data_dir
 from vibetuner.errors import PayloadError
 
-__all__ = ["ArgumentsGone", "Codec", "dump", "read", "sign", "signing_keys"]
+__all__ = ["KEPT", "ArgumentsGone", "Codec", "Kind", "dump", "sign", "signing_keys", "unpickle"]
+
+logger = logging.getLogger(__name__)
 
 SIGNATURE_BYTES = 32
+LENGTH_BYTES = 4
+LENGTH = Struct(">I").pack
+# Ends a place. A pickle ends with a full stop, so one that was signed alone is none of ours.
+PLACED = b"\x01"
+# Enough of a signature to check what it signs, and too little to make the whole one of it.
+KEPT_BYTES = 16
+#: What is kept of a signed call for later: the app can check it, and nobody can run it.
+KEPT = slice(None, KEPT_BYTES - SIGNATURE_BYTES)
 # The opcode of a pickle that names a class or a function (PEP 3154).
 GLOBAL = b"\x93"
 BLOCK_BYTES = 64
@@ -29,28 +48,153 @@ class ArgumentsGone(StreaqError):  # noqa: N818 - as the engine's own kin
     """The result that was to be a task's arguments is not there any more."""
 
 
+class Kind(StrEnum):
+    """The purpose of something signed, a letter; its id is that of a task, or a schedule's name."""
+
+    CALL = "c"
+    SCHEDULE = "s"
+    RESULT = "r"
+    ARGUMENTS = "a"
+
+
 class Codec:
-    """Signs and reads what goes through Redis.
+    """Signs what goes through Redis for one place, and reads it there.
 
     Args:
         keys: what is stored may be signed with any of them, and is signed with the first.
+        queue: the prefix of the queue's keys.
+        accepts_unbound: whether to read what a version before 0.2 has signed, wherever it lies.
     """
 
-    def __init__(self, keys: Sequence[bytes]) -> None:
+    def __init__(self, keys: Sequence[bytes], queue: str, *, accepts_unbound: bool) -> None:
         self._keys = keys
+        self._accepts_unbound = accepts_unbound
+        self._has_warned = False
+        self._ends = {kind: _end_of_place(kind, queue) for kind in Kind}
+        inner, outer = _begun_hashes(keys[0])
+        self._begin_inner, self._begin_outer = inner.copy, outer.copy
 
-    def dump(self, data: Any) -> bytes:
-        """Store data; raises PayloadError, which names what can't be stored."""
-        body = dump(data)
-        return body + sign(self._keys[0], body)
+    # These two go through their hashes by themselves, as each task is sealed and opened four times.
 
-    def sign(self, body: bytes) -> bytes:
-        """Return what is stored for a pickle."""
-        return body + sign(self._keys[0], body)
+    def seal(self, body: bytes, kind: Kind, name: str) -> bytes:
+        """Return what is stored for a pickle in one place."""
+        named = name.encode()
+        placed = body + named + LENGTH(len(named)) + self._ends[kind]
+        inner, outer = self._begin_inner(), self._begin_outer()
+        inner.update(placed)
+        outer.update(inner.digest())
+        return placed + outer.digest()  # type: ignore[no-any-return]
 
-    def load(self, data: bytes) -> Any:
-        """Read stored data; raises StreaqError when its signature is none of ours."""
-        return read(data, self._keys)
+    def open(
+        self, data: bytes, kind: Kind | None, name: str = "", *, size: int = SIGNATURE_BYTES
+    ) -> bytes:
+        """Return the pickle that was signed for a place; without a kind, for whatever place.
+
+        Raises:
+            StreaqError: the signature is none of ours, or is for another place.
+        """
+        placed, signature = data[:-size], data[-size:]
+        inner, outer = self._begin_inner(), self._begin_outer()
+        inner.update(placed)
+        outer.update(inner.digest())
+        if not compare_digest(outer.digest()[:size], signature):
+            self._check_older_keys(placed, signature)
+        if kind is not None:
+            try:
+                named = name.encode()
+            except UnicodeEncodeError as error:  # nobody can have signed for it
+                raise StreaqError("Task data under an id that is no text!") from error
+            place = named + LENGTH(len(named)) + self._ends[kind]
+            if placed.endswith(place):
+                return placed[: -len(place)]
+        return self._open_elsewhere(placed, kind)
+
+    def load(self, data: bytes, kind: Kind | None, name: str = "") -> Any:
+        """Read what was signed for a place: check it, then unpickle; never the reverse.
+
+        Raises:
+            StreaqError: it was not, or what is signed can't be unpickled.
+        """
+        return unpickle(self.open(data, kind, name))
+
+    def open_kept(self, data: bytes, task_id: str) -> bytes:
+        """Return the pickle of a call of which :data:`KEPT` is in the journal or in a letter.
+
+        Versions before 0.2 kept whole calls.
+
+        Raises:
+            StreaqError: it is no call of this task that we have signed.
+        """
+        with suppress(StreaqError):
+            return self.open(data, Kind.CALL, task_id, size=KEPT_BYTES)
+        return self.open(data, Kind.CALL, task_id)
+
+    def _check_older_keys(self, placed: bytes, signature: bytes) -> None:
+        for key in self._keys[1:]:
+            if compare_digest(sign(key, placed)[: len(signature)], signature):
+                return
+        raise StreaqError("Invalid signature for task data!")
+
+    def _open_elsewhere(self, placed: bytes, kind: Kind | None) -> bytes:
+        """Return the pickle of what is signed, and not for the place where it was found.
+
+        During a deploy, a worker of a version before 0.2 copies a schedule's call to a run's id.
+        """
+        if placed[-1:] != PLACED:
+            self._accept_unbound()
+            return placed
+        body = _without_place(placed)
+        if kind is None:
+            return body
+        if kind is Kind.CALL and self._accepts_unbound:
+            call = unpickle(body)
+            name = str(call.get("f") if isinstance(call, dict) else "").encode("utf-8", "replace")
+            if placed.endswith(name + LENGTH(len(name)) + self._ends[Kind.SCHEDULE]):
+                return body
+        raise StreaqError("Task data that was signed for another place!")
+
+    def _accept_unbound(self) -> None:
+        if not self._accepts_unbound:
+            raise StreaqError(
+                "Task data of a version before 0.2, which UNBOUND_SIGNATURES=false refuses!"
+            )
+        if not self._has_warned:
+            self._has_warned = True
+            logger.warning(
+                "read what a version before 0.2 has signed; set UNBOUND_SIGNATURES=false once "
+                "there is no more of it"
+            )
+
+
+def _end_of_place(kind: Kind, queue: str) -> bytes:
+    r"""Return what follows a name and its length: the queue, its length, the kind and the mark.
+
+    >>> _end_of_place(Kind.CALL, "streaq:shop")
+    b'streaq:shop\x00\x00\x00\x0bc\x01'
+    """
+    named = queue.encode()
+    return named + LENGTH(len(named)) + kind.encode() + PLACED
+
+
+def _without_place(placed: bytes) -> bytes:
+    """Return the pickle before a place, whichever place it is.
+
+    >>> _without_place(b"pickle." + b"id" + LENGTH(2) + _end_of_place(Kind.CALL, "streaq:shop"))
+    b'pickle.'
+    """
+    at = len(placed) - len("c") - len(PLACED)
+    for _ in ("queue", "name"):
+        at -= LENGTH_BYTES
+        at -= int.from_bytes(placed[at : at + LENGTH_BYTES])
+    return placed[:at]
+
+
+def unpickle(body: bytes) -> Any:
+    """Read what :func:`dump` wrote, once it is known to be ours."""
+    try:
+        return pickle.loads(body)  # noqa: S301 - signed by us
+    except Exception as error:
+        raise StreaqError(f"Failed to deserialize data ({type(error).__name__})!") from error
 
 
 def signing_keys(settings: Settings) -> list[bytes]:
@@ -62,24 +206,6 @@ def signing_keys(settings: Settings) -> list[bytes]:
     secrets = [settings.secret_key, settings.secret_key_previous]
     given = [secret.get_secret_value() for secret in secrets if secret is not None]
     return [_derive(secret) for secret in given or [_local_secret()]]
-
-
-def read(data: bytes, keys: Sequence[bytes]) -> Any:
-    """Check the signature, then unpickle; never the other way round.
-
-    Raises:
-        StreaqError: the signature is none of ours, or what is signed can't be unpickled.
-    """
-    body, signature = data[:-SIGNATURE_BYTES], data[-SIGNATURE_BYTES:]
-    for key in keys:
-        if hmac.compare_digest(sign(key, body), signature):
-            break
-    else:
-        raise StreaqError("Invalid signature for task data!")
-    try:
-        return pickle.loads(body)  # noqa: S301 - signed by us
-    except Exception as error:
-        raise StreaqError(f"Failed to deserialize data ({type(error).__name__})!") from error
 
 
 def sign(key: bytes, body: bytes) -> bytes:

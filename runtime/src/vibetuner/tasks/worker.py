@@ -13,6 +13,7 @@ from contextlib import (
     asynccontextmanager,
     contextmanager,
 )
+from contextvars import ContextVar
 from datetime import datetime, timedelta
 from functools import cache
 from types import TracebackType
@@ -23,7 +24,8 @@ from anyio.abc import TaskStatus
 from coredis import Redis, RedisCluster
 from crontab import CronTab
 from streaq import StreaqError, Worker
-from streaq.task import Task, TaskResult
+from streaq import TaskStatus as State
+from streaq.task import Task, TaskInfo, TaskResult
 from streaq.types import AsyncTask as AsyncFunction
 from streaq.types import P, R
 from streaq.types import SyncTask as SyncFunction
@@ -61,7 +63,7 @@ from vibetuner.tasks.engine import (
 from vibetuner.tasks.lifespan import worker_lifespan
 from vibetuner.tasks.limits import check_enqueue, check_options
 from vibetuner.tasks.outbox.courier import Courier
-from vibetuner.tasks.payload import Codec, signing_keys
+from vibetuner.tasks.payload import Codec, Kind, dump, signing_keys
 from vibetuner.tasks.queues import (
     USUAL,
     ReadOrder,
@@ -86,6 +88,9 @@ SYNC_SECONDS = 30
 # Gets the task and the request that sends it; returns what the enqueuer awaits.
 OnEnqueue = Callable[[Task[Any, Any], Any], Any]
 
+
+# What is read on behalf of streaq's own functions, in order.
+_read: ContextVar[list[bytes]] = ContextVar("read")
 
 _override: Slot[TaskWorker] = Slot(lambda: LookupError("no override"))
 
@@ -257,7 +262,7 @@ class TaskWorker(Worker[Any]):
         """Return a queue that signs calls and can't send them."""
         settings = get_settings()
         keys = Keys(settings.redis_key_prefix, self.queue_name)
-        return QueueClient(None, None, keys, Codec(signing_keys(settings)))  # type: ignore[arg-type]
+        return QueueClient(None, None, keys, _codec(settings, keys))  # type: ignore[arg-type]
 
     @property
     def is_connected(self) -> bool:
@@ -308,7 +313,7 @@ class TaskWorker(Worker[Any]):
             open_client(self, client)
             address = parse_url(settings.redis_url or "")
             keys = Keys(settings.redis_key_prefix, self.queue_name)
-            codec = Codec(signing_keys(settings))
+            codec = _codec(settings, keys)
             self._client = await stack.enter_async_context(open_queue_client(address, keys, codec))
             self._loop = running_loop()
             stack.callback(self._close)
@@ -390,7 +395,10 @@ class TaskWorker(Worker[Any]):
 
     def _cron(self) -> Cron:
         client = self.client
-        return Cron(client.functions, client.keys, self.queue_of, self.next_run)
+        return Cron(
+            client.functions, client.keys, client.codec,
+            queue_of=self.queue_of, next_run=self.next_run,
+        )  # fmt: skip
 
     @property
     def known_queues(self) -> Sequence[str]:
@@ -438,13 +446,19 @@ class TaskWorker(Worker[Any]):
             return await call
 
     async def serialize(self, data: Any) -> bytes:
-        """Store data, signed; raises PayloadError, which names what can't be stored."""
-        client = self._offline_client() if self._client is None else self.client
-        return client.codec.dump(data)
+        """Pickle data, to be signed where it is stored; raises PayloadError if it can't be."""
+        return dump(data)
 
     async def deserialize(self, data: Any) -> Any:
-        """Read stored data; raises StreaqError when its signature is none of ours."""
-        return self.client.codec.load(data.encode() if isinstance(data, str) else bytes(data))
+        """Read stored data; raises StreaqError when its signature is none of ours.
+
+        It may have been signed for another place, but for what :meth:`info_by_id` and
+        :meth:`get_tasks_by_status` read.
+        """
+        stored = data.encode() if isinstance(data, str) else bytes(data)
+        if (read := _read.get(None)) is not None:
+            read.append(stored)
+        return self.client.codec.load(stored, None)
 
     def publish_task(  # type: ignore[override]
         self, pipe: Any, task: Task[Any, Any], data: Any, enqueue_time: int, **_: Any
@@ -524,6 +538,25 @@ class TaskWorker(Worker[Any]):
                 self.on_enqueue(task, None)
         await asyncio.gather(*(task for task in tasks if isinstance(task, ReliableCall)))
 
+    async def info_by_id(self, task_id: str) -> TaskInfo | None:
+        """Return what is known of an unfinished task; raises StreaqError if it is not signed."""
+        with _reading() as read:
+            info = await super().info_by_id(task_id)
+        if info is not None:
+            self.client.codec.open(read[0], Kind.CALL, task_id)
+        return info
+
+    if not TYPE_CHECKING:  # as above
+
+        async def get_tasks_by_status(self, status, **options):  # noqa: ANN001, ANN003, ANN201
+            """As streaq's own; raises StreaqError if one of them is not signed for its place."""
+            with _reading() as read:
+                found = await super().get_tasks_by_status(status, **options)
+            for one, stored in zip(found, read, strict=True):
+                kind = Kind.RESULT if status is State.DONE else Kind.CALL
+                self.client.codec.open(stored, kind, one.task_id)
+            return found
+
     async def result_by_id(
         self,
         task_id: str,
@@ -558,6 +591,20 @@ def _defined(queue: str | None, task: Any) -> Any:
     if queue is not None:
         set_queue(task, queue)
     return define(task)
+
+
+def _codec(settings: Settings, keys: Keys) -> Codec:
+    accepts_unbound = settings.unbound_signatures
+    return Codec(signing_keys(settings), keys.queue, accepts_unbound=accepts_unbound)
+
+
+@contextmanager
+def _reading() -> Iterator[list[bytes]]:
+    token = _read.set([])
+    try:
+        yield _read.get()
+    finally:
+        _read.reset(token)
 
 
 def _grace_period(settings: Settings) -> int:

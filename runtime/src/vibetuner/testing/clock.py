@@ -15,6 +15,7 @@ from crontab import CronTab
 from streaq.utils import now_ms
 
 from vibetuner.tasks.engine import cron_id
+from vibetuner.tasks.payload import Kind
 from vibetuner.tasks.worker import TaskWorker
 
 __all__ = ["QueueClock", "cron_tasks"]
@@ -83,7 +84,8 @@ class QueueClock:
             run = task.enqueue().start(schedule=datetime.fromtimestamp(score / 1000, UTC))
             run.id = cron_id(name, score)
             runs.append(run)
-            await self._redis.set(worker.cron_data_key + name, await run.serialize(now))
+            payload = worker.client.codec.seal(await run.serialize(now), Kind.SCHEDULE, name)
+            await self._redis.set(worker.cron_data_key + name, payload)
             await self._redis.hset(worker.cron_registry_key, {name: str(task.crontab)})
             await self._redis.zadd(worker.cron_schedule_key, {name: score})
         await worker.enqueue_many(runs)
@@ -123,8 +125,16 @@ class QueueClock:
             for queue in self._queues():
                 if await self._redis.zrem(queue, [old]):
                     await self._redis.zadd(queue, {new: due})
-                    await self._redis.rename(worker.task_key + old, worker.task_key + new)
+                    await self._move_payload(old, new)
         await self._age_set(worker.cron_schedule_key, step)
+
+    async def _move_payload(self, old: str, new: str) -> None:
+        stored = await self._redis.getdel(self._worker.task_key + old)
+        if stored is not None:
+            codec = self._worker.client.codec
+            raw = stored.encode() if isinstance(stored, str) else stored
+            payload = codec.seal(codec.open(raw, Kind.CALL, old), Kind.CALL, new)
+            await self._redis.set(self._worker.task_key + new, payload)
 
     async def _age_stream(self, key: str, step: int) -> None:
         for entry in await self._redis.xrange(key):

@@ -11,6 +11,7 @@ import pytest
 from vibetuner.config import Settings, using_settings
 from vibetuner.tasks.dead_letters import Cause, DeadLetter, open_dead_letters
 from vibetuner.tasks.letters.stream import keep
+from vibetuner.tasks.payload import Kind
 from vibetuner.tasks.worker import TaskWorker, get_worker
 from vibetuner.testing import held_open
 
@@ -38,7 +39,7 @@ def bury(settings: Settings, queue: TaskWorker) -> Bury:
 
     async def bury(task_id: str, *args: Any, payload: bytes | None = None, **changes: Any):
         if payload is None:
-            payload = await payload_of(queue, *args)
+            payload = await payload_of(queue, *args, task_id=task_id)
         letter = make_letter(task_id, args=list(args), payload=payload, **changes)
         await keep(queue.redis, settings.redis_key_prefix, letter)
         return letter
@@ -46,10 +47,10 @@ def bury(settings: Settings, queue: TaskWorker) -> Bury:
     return bury
 
 
-async def payload_of(queue: TaskWorker, *args: Any, **fields: Any) -> bytes:
+async def payload_of(queue: TaskWorker, *args: Any, task_id: str = "t1", **fields: Any) -> bytes:
     """Signed, as it was enqueued."""
     data = {"f": "send_invoice", "a": args, "k": {}, "t": 1, **fields}
-    return bytes(await queue.serialize(data))
+    return queue.client.codec.seal(await queue.serialize(data), Kind.CALL, task_id)
 
 
 def make_letter(task_id: str, **changes: Any) -> DeadLetter:

@@ -20,19 +20,21 @@ from vibetuner.tasks.dead_letters import count, discard, get, open_dead_letters,
 from vibetuner.tasks.letters.letter import Act, retry_id
 from vibetuner.tasks.letters.requeue import Requeue
 from vibetuner.tasks.letters.stream import keep
-from vibetuner.tasks.payload import signing_keys
+from vibetuner.tasks.payload import Kind, signing_keys
 from vibetuner.tasks.worker import TaskWorker, get_worker
 
 
 async def test_what_was_enqueued_is_enqueued_again(store: str, bury: Bury, queue: TaskWorker):
-    """The very bytes, under a new id, where any worker finds it at once."""
+    """The very call, signed for a new id, where any worker finds it at once."""
     letter = await bury("t1", "acme", 12)
 
     new_id = await retry("t1")
 
     assert await enqueued(queue, new_id) == 1
     stored = await queue.redis.get(queue.task_key + new_id)
-    assert bytes(stored) == letter.payload
+    codec = queue.client.codec
+    body = codec.open_kept(letter.payload, "t1")
+    assert codec.open(bytes(stored), Kind.CALL, new_id) == body
     assert (await queue.status_by_id(new_id)).value == "queued"
 
 
@@ -89,7 +91,7 @@ async def test_who_dies_between_the_queue_and_the_record_leaves_no_second_run(
     letter = await bury("t1", "acme")
     assert await count() == 1
     act = Act(at=datetime.now(UTC), by="ann", retried_as=retry_id("t1"))
-    requeue = Requeue(queue, settings.redis_key_prefix)
+    requeue = Requeue(queue, queue.client.codec, settings.redis_key_prefix)
     await requeue.settle(letter, act, letter.payload)
     assert (await get("t1")).is_open
 
@@ -137,7 +139,8 @@ async def test_what_has_no_arguments_that_can_be_trusted_is_refused(
 
 async def test_what_is_signed_and_no_task_is_refused(store: str, bury: Bury, queue: TaskWorker):
     """A result, say."""
-    await bury("t1", payload=bytes(await queue.serialize({"r": 1})))
+    codec = queue.client.codec
+    await bury("t1", payload=codec.seal(await queue.serialize({"r": 1}), Kind.CALL, "t1"))
 
     with pytest.raises(DeadLetterError, match="what was stored is no task"):
         await retry("t1")

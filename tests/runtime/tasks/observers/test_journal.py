@@ -17,6 +17,7 @@ from vibetuner.tasks.attempt import Attempt
 from vibetuner.tasks.journal.entry import Beat, Ended, FailedTry, Outcome, Started
 from vibetuner.tasks.observers import Observer, Observers
 from vibetuner.tasks.observers.journal import Limits
+from vibetuner.tasks.payload import unpickle
 from vibetuner.tasks.worker import TaskWorker
 
 
@@ -80,7 +81,7 @@ async def test_each_end_is_written_down_with_its_moments(
         (failed,) = await journal(worker, keys.failed, 1)
         entry_id = await worker.redis.hget(keys.ids, good.id)
         (payload,) = await worker.redis.xrange(keys.payloads, entry_id, entry_id)
-        stored = await worker.deserialize(payload.field_values["p"])
+        stored = unpickle(worker.client.codec.open_kept(payload.field_values["p"], good.id))
 
     ended = {one.task_id: one for one in (Ended.from_json(e["d"]) for e in entries)}
     done = ended[good.id]

@@ -15,7 +15,7 @@ from streaq import StreaqError
 
 from tests.waiting import eventually
 from vibetuner.errors import PayloadError
-from vibetuner.tasks.payload import Codec
+from vibetuner.tasks.payload import Codec, Kind
 from vibetuner.tasks.robust import robust_task
 from vibetuner.tasks.worker import TaskWorker, using_worker
 
@@ -190,7 +190,8 @@ async def test_messages_of_any_shape_end_once(worker: TaskWorker, running: Runni
         st.binary(max_size=40) | SHAPES.map(pickle.dumps) | CALLS.map(pickle.dumps), st.booleans()
     )
     def collect(body: bytes, is_signed: bool) -> None:
-        payloads.append(codec.sign(body) if is_signed else body)
+        name = f"odd-{len(payloads)}"
+        payloads.append(codec.seal(body, Kind.CALL, name) if is_signed else body)
 
     @worker.task(name="noop")
     async def noop(*_: Any, **__: Any) -> None: ...

@@ -20,7 +20,9 @@ from streaq.types import StreaqCancelled
 from tests.waiting import eventually
 from vibetuner.config import Settings
 from vibetuner.errors import TaskError
+from vibetuner.tasks.client.queue import SIGN_AGAIN
 from vibetuner.tasks.dead_letters import Cause, get, open_dead_letters, retry
+from vibetuner.tasks.payload import Kind, sign, signing_keys
 from vibetuner.tasks.robust import RetryLater, Unique, robust_task
 from vibetuner.tasks.worker import TaskWorker, using_worker
 
@@ -216,11 +218,43 @@ async def test_a_call_that_was_claimed_runs_with_the_arguments_that_hold_when_it
         await stage.charge.enqueue(1, "newer")
         begin = ["charge", call.id, "normal", message, now, "workers", worker.id, 900]
         held = await functions.call("hold", (keys.queue,), begin)
-        codec = worker.client.codec
-        assert [codec.load(one)["a"] for one in (payload, held)] == [(1, "claimed"), (1, "newer")]
+
+        def read(payload: bytes) -> Any:
+            return worker.client.codec.load(payload, Kind.CALL, call.id)["a"]
+
+        assert [read(payload), read(held)] == [(1, "claimed"), (1, "newer")]
         late = [*begin[:4], now - 5000, "workers", "another", 900]
         assert await functions.call("hold", (keys.queue,), late) is None
         assert await worker.redis.xlen(keys.stream("normal")) == 1
+
+
+async def test_a_newer_call_is_signed_for_the_task_that_is_to_run_it(worker: TaskWorker):
+    """Until it is, nothing changes: not even if the older task begins between the two requests."""
+    stage = Stage(worker, Unique(clash="replace"))
+    async with worker:
+        older = await stage.charge.enqueue(1, "older")
+        client, now = worker.client, 1_700_000_000_000
+        functions, keys = client.functions, client.keys
+        newer = stage.charge.enqueue(1, "newer")
+        own, newer.priority = newer.id, "normal"
+        body = await newer.serialize(now)
+
+        async def send(signed_for: str) -> tuple[str, int]:
+            newer.id = signed_for
+            values = ["charge", "replace", own, *client.values([newer], [body], now)]
+            task_id, answer = await functions.call("enqueue_unique", (keys.queue,), values)
+            return task_id.decode(), answer
+
+        assert await send(own) == (older.id, SIGN_AGAIN)
+        stored = await functions.connection.call("GET", keys.data(older.id))
+        assert client.codec.load(stored, Kind.CALL, older.id)["a"] == (1, "older")
+        await worker.redis.hset(keys.holder("charge"), {"begun": "1"})
+        assert await send(older.id) == (own, SIGN_AGAIN)
+        assert await worker.redis.smembers(keys.aborted) == set()
+        assert await send(own) == (own, 1)
+        assert await worker.redis.smembers(keys.aborted) == {older.id}
+        stored = await functions.connection.call("GET", keys.data(own))
+        assert client.codec.load(stored, Kind.CALL, own)["a"] == (1, "newer")
 
 
 async def test_a_newer_call_aborts_one_that_runs_and_follows_it(
@@ -300,7 +334,7 @@ async def test_what_comes_by_another_door_joins_the_line(
             await charge.enqueue("first")
             await begun.wait()
             again = await retry(lost.id)
-            theirs = await _enqueue_by_streaq(worker, "theirs")
+            theirs = await _enqueue_by_streaq(worker, settings, "theirs")
             keys = worker.client.keys
             async with asyncio.timeout(10):
                 while await worker.redis.zcard(keys.line("charge")) < 2:
@@ -315,11 +349,12 @@ async def test_what_comes_by_another_door_joins_the_line(
     assert sorted(ran[1:]) == ["lost", "theirs"]
 
 
-async def _enqueue_by_streaq(worker: TaskWorker, note: str) -> str:
-    """As streaq's own client enqueues: it knows nothing of groups."""
+async def _enqueue_by_streaq(worker: TaskWorker, settings: Settings, note: str) -> str:
+    """As streaq's own client enqueues: it knows nothing of groups, nor of places."""
     task = worker.registry["charge"].enqueue(note)
     data = await task.serialize(1_700_000_000_000)
-    await worker.redis.set(worker.task_key + task.id, data)
+    signed = data + sign(signing_keys(settings)[0], data)
+    await worker.redis.set(worker.task_key + task.id, signed)
     await worker.redis.xadd(
         worker.stream_key + "normal", {"task_id": task.id, "enqueue_time": "1700000000000"}
     )

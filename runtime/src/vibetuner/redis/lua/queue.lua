@@ -326,13 +326,14 @@ local function due(keys, argv)
 end
 
 -- Schedule the next run of a cron task, unless another worker has done so.
--- ARGV: task name, id of the next run, its moment, priority. Returns 1 where it was scheduled here.
+-- ARGV: task name, id of the next run, its moment, priority, its payload or nothing. Returns 1 where
+-- it was scheduled here.
 local function cron(keys, argv)
   local prefix, name, task, moment = keys[1], argv[1], argv[2], argv[3]
   local changed = redis.call('zadd', prefix .. ':cron:schedule', 'gt', 'ch', moment, name)
   if changed ~= 0 then
     redis.call('zadd', prefix .. ':queues:delayed:' .. argv[4], moment, task)
-    redis.call('copy', prefix .. ':cron:data:' .. name, prefix .. ':task:data:' .. task)
+    if argv[5] ~= '' then redis.call('set', prefix .. ':task:data:' .. task, argv[5], 'nx') end
   end
   return changed
 end

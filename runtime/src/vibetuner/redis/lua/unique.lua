@@ -30,13 +30,15 @@ local function renew_arguments(prefix, one, new, now)
   if is_holder then queue_holder(prefix, one, now) end
 end
 
--- Enqueue a unique task. ARGV: its group, the clash, then what enqueue takes of one task.
+-- Enqueue a unique task. ARGV: its group, the clash, its id, then what enqueue takes of one task,
+-- with the id that the payload is signed for.
 -- Returns the id of the task that stands for the call, and 1 where it is the call's own, 0 where
--- it was there, -1 where the call's own id waits or runs already, -2 where its result is kept.
+-- it was there, -1 where the call's own id waits or runs already, -2 where its result is kept; 2
+-- where nothing was done, as the payload must be signed for that task.
 local function enqueue_unique(keys, argv)
-  local prefix, group, clash, now, task = keys[1], argv[1], argv[2], argv[3], argv[4]
-  local new = {
-    payload = argv[5], at = argv[6] == '0' and now or argv[6], lifetime = argv[7], priority = argv[8],
+  local prefix, group, clash, task, now = keys[1], argv[1], argv[2], argv[3], argv[4]
+  local signed_for, new = argv[5], {
+    payload = argv[6], at = argv[7] == '0' and now or argv[7], lifetime = argv[8], priority = argv[9],
   }
   local state, line = prefix .. ':task:unique:' .. group, prefix .. ':task:line:' .. group
   if is_live(prefix, task) then return { task, -1 } end
@@ -47,20 +49,24 @@ local function enqueue_unique(keys, argv)
     holder = holder_of(state)
   end
   if holder and clash == 'skip' then return { holder, 0 } end
+  local replaced, has_begun = nil, false
   if holder and clash == 'replace' then
-    local waiting = holder
     -- A worker of streaq's own says only in the set of running tasks that it has begun one.
-    if redis.call('hget', state, 'begun') ~= ''
-      or redis.call('sismember', prefix .. ':index:running', holder) == 1 then
-      redis.call('sadd', prefix .. ':aborted', holder)
-      redis.call('expire', prefix .. ':aborted', 604800)
-      waiting = redis.call('zrange', line, 0, 0)[1]
-    end
-    local one = waiting and is_live(prefix, waiting) and member(prefix, waiting)
-    if one then
-      renew_arguments(prefix, one, new, now)
-      return { waiting, 0 }
-    end
+    has_begun = redis.call('hget', state, 'begun') ~= ''
+      or redis.call('sismember', prefix .. ':index:running', holder) == 1
+    local waiting = holder
+    if has_begun then waiting = redis.call('zrange', line, 0, 0)[1] end
+    replaced = waiting and is_live(prefix, waiting) and member(prefix, waiting)
+  end
+  local runs_as = replaced and replaced.task or task
+  if signed_for ~= runs_as then return { runs_as, 2 } end
+  if has_begun then
+    redis.call('sadd', prefix .. ':aborted', holder)
+    redis.call('expire', prefix .. ':aborted', 604800)
+  end
+  if replaced then
+    renew_arguments(prefix, replaced, new, now)
+    return { runs_as, 0 }
   end
   if new.lifetime == '0' then
     redis.call('set', prefix .. ':task:data:' .. task, new.payload)

@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from copy import copy
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +24,7 @@ from vibetuner.tasks.call import ReliableCall, clash, fingerprint
 from vibetuner.tasks.client.results import ResultListener
 from vibetuner.tasks.engine import follows_another
 from vibetuner.tasks.journal.entry import Ended, Outcome
-from vibetuner.tasks.payload import Codec
+from vibetuner.tasks.payload import Codec, Kind, dump
 from vibetuner.tasks.retry import policy_of
 from vibetuner.tasks.unique import Unique
 
@@ -35,6 +36,8 @@ __all__ = ["QueueClient", "check_ties", "line_of", "open_queue_client"]
 ENQUEUED_AT_ONCE = 500
 # What enqueue in lua/queue.lua answers where an id waits or runs, and where its result is kept.
 TAKEN = (0, -1)
+# What enqueue_unique in lua/unique.lua answers where a call must be signed for another task.
+SIGN_AGAIN = 2
 ABORTED_RESULT_MS = 300_000
 
 
@@ -57,65 +60,68 @@ class QueueClient:
         self.codec = codec
 
     async def enqueue(
-        self, tasks: Sequence[Task[Any, Any]], payloads: Sequence[bytes], now: int
+        self, tasks: Sequence[Task[Any, Any]], calls: Sequence[bytes], now: int
     ) -> list[int | bytes]:
-        """Enqueue tasks, in one step; returns for each one of TAKEN where its id is not new.
+        """Enqueue tasks with their pickled calls, in one step.
+
+        Returns for each one of TAKEN where its id is not new.
 
         Raises:
             RedisError: Redis is away, or refuses.
         """
-        values = self.values(tasks, payloads, now)
+        values = self.values(tasks, calls, now)
         answers: list[int | bytes] = await self.functions.call(
             "enqueue", (self.keys.queue,), values
         )
         return answers
 
-    async def enqueue_once(self, call: ReliableCall[Any, Any], payload: bytes, now: int) -> bool:
-        """Enqueue a call unless a task has its key, whose id it gets; return whether it was new.
+    async def enqueue_once(self, task: ReliableCall[Any, Any], call: bytes, now: int) -> bool:
+        """Enqueue a task unless another has its key, whose id it gets; return whether it was new.
 
         Raises:
             TaskError: the key belongs to another task, or to this one with other arguments.
             RedisError: Redis is away, or refuses.
         """
-        key, mine = call.key or "", fingerprint(call)
+        key, mine = task.key or "", fingerprint(task)
         found = await self.functions.call(
             "enqueue_once",
             (self.keys.queue,),
-            [key, to_ms(call.keep), mine, *self.values([call], [payload], now)],
+            [key, to_ms(task.keep), mine, *self.values([task], [call], now)],
         )
         task_id, known = found[0].decode(), found[1].decode()
         if known != mine:
-            raise clash(key, call, task_id, known)
-        is_new: bool = task_id == call.id
-        call.id = task_id
+            raise clash(key, task, task_id, known)
+        is_new: bool = task_id == task.id
+        task.id = task_id
         return is_new
 
     def values(
-        self, tasks: Sequence[Task[Any, Any]], payloads: Sequence[bytes], now: int
+        self, tasks: Sequence[Task[Any, Any]], calls: Sequence[bytes], now: int
     ) -> list[Any]:
-        """What enqueue in lua/queue.lua takes of tasks."""
+        """What enqueue in lua/queue.lua takes of tasks; each call is signed for its task."""
         values: list[Any] = [now]
-        for task, payload in zip(tasks, payloads, strict=True):
+        for task, call in zip(tasks, calls, strict=True):
             values += (
-                task.id, payload, _moment(task, now, task.worker), to_ms(task.parent.expire or 0),
+                task.id, self.codec.seal(call, Kind.CALL, task.id),
+                _moment(task, now, task.worker), to_ms(task.parent.expire or 0),
                 task.priority or "", len(task.after), *task.after,
             )  # fmt: skip
         return values
 
-    async def enqueue_new(self, task: Task[Any, Any], payload: bytes, now: int) -> None:
+    async def enqueue_new(self, task: Task[Any, Any], call: bytes, now: int) -> None:
         """Enqueue a task whose id is new.
 
         Raises:
             TaskExists: it is not: nothing was enqueued.
             RedisError: Redis is away, or refuses.
         """
-        values = self.values([task], [payload], now)
+        values = self.values([task], [call], now)
         (answer,) = await self.functions.call("enqueue", (self.keys.queue,), values)
         if answer in TAKEN:
             raise _exists(task, answer)
 
     async def enqueue_unique(
-        self, task: Task[Any, Any], unique: Unique, payload: bytes, now: int
+        self, task: Task[Any, Any], unique: Unique, call: bytes, now: int
     ) -> bool:
         """Enqueue a unique task; it gets the id of the one that stands for it.
 
@@ -128,14 +134,21 @@ class QueueClient:
         if task.after or isinstance(task.schedule, str):
             raise _tied(task)
         group = unique.group(parent.fn, parent.fn_name, task.args, task.kwargs)
-        answer = await self.functions.call(
-            "enqueue_unique",
-            (self.keys.queue,),
-            [group, unique.clash, *self.values([task], [payload], now)],
-        )
+        signed_for = copy(task)
+        while True:
+            answer = await self.functions.call(
+                "enqueue_unique",
+                (self.keys.queue,),
+                [group, unique.clash, task.id, *self.values([signed_for], [call], now)],
+            )
+            signed_for.id = answer[0].decode()
+            # The server can't sign, so a call that another task is to run is sent again, signed for
+            # that one. Each further round means that a task of the group has begun or ended.
+            if answer[1] != SIGN_AGAIN:
+                break
         if answer[1] < 0:
             raise _exists(task, answer[1] + 1)
-        task.id = answer[0].decode()
+        task.id = signed_for.id
         return bool(answer[1])
 
     async def enqueue_many(self, tasks: Sequence[Task[Any, Any]], now: int) -> None:
@@ -164,16 +177,17 @@ class QueueClient:
         if taken:
             raise taken[0]
 
-    async def repeat(self, task: Task[Any, Any], payload: bytes, now: int) -> None:
+    async def repeat(self, task: Task[Any, Any], call: bytes, now: int) -> None:
         """Enqueue a task for each moment of the crontab line that is its schedule."""
         keys, tab, connection = self.keys, str(task.schedule), self.functions.connection
+        payload = self.codec.seal(call, Kind.SCHEDULE, task.id)
         await asyncio.gather(
             connection.call("SET", keys.cron_data(task.id), payload),
             connection.call("HSET", keys.cron_tabs, task.id, tab),
             connection.call("HSET", keys.cron_queues, task.id, task.priority or ""),
             connection.call("ZADD", keys.cron_schedule, task.worker.next_run(tab), task.id),
         )
-        await self.enqueue([task], [payload], now)
+        await self.enqueue([task], [call], now)
 
     async def result(
         self,
@@ -188,7 +202,7 @@ class QueueClient:
         """
         async with asyncio.timeout(to_seconds(timeout)):
             raw = await self.listener.wait(self.keys.channel(task_id), self.keys.result(task_id))
-        return read_result(task_id, self.codec.load(raw))
+        return read_result(task_id, self.codec.load(raw, Kind.RESULT, task_id))
 
     async def abort(
         self,
@@ -210,7 +224,7 @@ class QueueClient:
                 return False, None
             try:
                 async with asyncio.timeout(to_seconds(timeout)):
-                    data = self.codec.load(await message)
+                    data = self.codec.load(await message, Kind.RESULT, task_id)
             except TimeoutError:
                 return False, None
             return not data["s"] and isinstance(data["r"], StreaqCancelled), None
@@ -219,7 +233,7 @@ class QueueClient:
         keys = self.keys
         stored = await self.functions.connection.call("GET", keys.data(task_id))
         try:
-            data = self.codec.load(stored) if stored else {}
+            data = self.codec.load(stored, Kind.CALL, task_id) if stored else {}
         except StreaqError:
             data = {}
         name, now = str(data.get("f", "unknown")), time.time_ns() // 1_000_000
@@ -229,12 +243,13 @@ class QueueClient:
         if task is not None:
             lifetime = "" if task.ttl is None else to_ms(task.ttl)
         error = StreaqCancelled("Task aborted prior to run!")
-        result = self.codec.dump(
+        ended = dump(
             {
                 "f": name, "ct": created, "et": created, "s": False, "r": error,
                 "st": now, "ft": now, "t": 0, "w": worker.id,
             }
         )  # fmt: skip
+        result = self.codec.seal(ended, Kind.RESULT, task_id)
         entry = Ended(
             task_id, name, Outcome.ABORTED, created, created, 0, now, 0, worker.id,
             "aborted before it was due",

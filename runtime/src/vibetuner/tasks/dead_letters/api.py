@@ -174,7 +174,7 @@ async def retry(letter: str | DeadLetter, *, by: str | None = None) -> str:
     """
     letter = await get(letter) if isinstance(letter, str) else letter
     if letter.is_open:
-        payload = await _requeue().payload_of(letter)
+        payload = _requeue().payload_of(letter)
         act = Act(at=_now(), by=by, retried_as=retry_id(letter.task_id))
         decided = await _store().settle(letter, act, payload)
         letter = letter.acted_on(**decided.fields())
@@ -223,7 +223,8 @@ def _store() -> Store:
 
 
 def _requeue() -> Requeue:
-    return Requeue(get_worker(), get_settings().redis_key_prefix)
+    worker = get_worker()
+    return Requeue(worker, worker.client.codec, get_settings().redis_key_prefix)
 
 
 def _was_acted_on(letter: DeadLetter) -> str:

@@ -21,8 +21,9 @@ from vibetuner.tasks.inspect.shown import name_arguments, shown
 from vibetuner.tasks.journal.entry import Ended, FailedTry
 from vibetuner.tasks.letters.plain import plain_text
 from vibetuner.tasks.letters.stream import find_letter
+from vibetuner.tasks.payload import Kind
 
-__all__ = ["Facts", "can_call", "find_row", "find_task", "gather", "letter_of"]
+__all__ = ["Facts", "can_call", "find_row", "find_task", "gather", "kept_payload", "letter_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +63,7 @@ async def find_task(queue: Queue, task_id: str) -> TaskDetail:
                 "See:  vibetuner tasks list"
             )
         row = _letter_row(letter)
-    data = facts.data or await _kept_payload(queue, facts.entry_id)
+    data = facts.data or await kept_payload(queue, facts.entry_id, task_id)
     arguments = _arguments(queue, data)
     note = _note(row, facts, data) if arguments is None else ""
     if arguments is None and letter is not None:
@@ -104,8 +105,8 @@ async def gather(queue: Queue, task_id: str) -> Facts:
         if (due := await score) is not None
     }
     return Facts(
-        data=await queue.read(raw),
-        result=await queue.read(await result),
+        data=queue.read(raw, Kind.CALL, task_id),
+        result=queue.read(await result, Kind.RESULT, task_id),
         ended=await _ended(queue, entry_id),
         entry_id=entry_id,
         due=next(iter(dues.values()), None),
@@ -190,11 +191,13 @@ async def _ended(queue: Queue, entry_id: str) -> Ended | None:
     return readable(Ended, found[0].field_values.get("d")) if found else None
 
 
-async def _kept_payload(queue: Queue, entry_id: str) -> dict[str, Any]:
+async def kept_payload(queue: Queue, entry_id: str, task_id: str) -> dict[str, Any]:
+    """Return the payload that the journal keeps of a task; empty where there is none."""
     if not entry_id:
         return {}
     found = await queue.redis.xrange(queue.keys.payloads, entry_id, entry_id)
-    return await queue.read(found[0].field_values.get("p")) if found else {}
+    payload = found[0].field_values.get("p") if found else b""
+    return queue.read(payload, Kind.CALL, task_id, is_kept=True)
 
 
 async def _trace(queue: Queue, entry_id: str) -> str:

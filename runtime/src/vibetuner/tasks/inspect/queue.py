@@ -23,6 +23,7 @@ from vibetuner.stored import Unreadable, read_record
 from vibetuner.tasks.dead_letters.api import BEGINNING
 from vibetuner.tasks.inspect.model import Counts, QueueView, Row, State, WorkerView, moment
 from vibetuner.tasks.journal.entry import Beat, Started
+from vibetuner.tasks.payload import Kind, unpickle
 from vibetuner.tasks.queues import USUAL
 from vibetuner.tasks.worker import TaskWorker, get_worker
 
@@ -183,14 +184,25 @@ class Queue:
         if not ids:
             return []
         raw = await self.redis.mget([self.worker.task_key + task_id for task_id in ids])
-        return [await self.read(one) for one in raw]
+        return [self.read(one, Kind.CALL, task_id) for one, task_id in zip(raw, ids, strict=True)]
 
-    async def read(self, raw: Any) -> dict[str, Any]:
-        """Return a payload or a result; empty where it is gone, or not signed by us."""
+    def read(self, raw: Any, kind: Kind, task_id: str, *, is_kept: bool = False) -> dict[str, Any]:
+        """Return a payload or a result; empty where it is gone, or not signed by us for its place.
+
+        Args:
+            raw: what is stored.
+            kind: what it is.
+            task_id: whose it is.
+            is_kept: whether it is a call that was kept after its end.
+        """
         if not raw:
             return {}
+        stored, codec = raw.encode() if isinstance(raw, str) else raw, self.worker.client.codec
         try:
-            data = await self.worker.deserialize(raw)
+            body = (
+                codec.open_kept(stored, task_id) if is_kept else codec.open(stored, kind, task_id)
+            )
+            data = unpickle(body)
         except StreaqError:
             return {}
         return data if isinstance(data, dict) and all(map(_is_text, data)) else {}

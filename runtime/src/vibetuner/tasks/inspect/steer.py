@@ -13,9 +13,17 @@ from pydantic.errors import PydanticUserError
 
 from vibetuner.errors import TaskError, TaskNotFound
 from vibetuner.tasks.depends import is_injected
-from vibetuner.tasks.inspect.detail import Facts, can_call, find_row, gather, letter_of
+from vibetuner.tasks.inspect.detail import (
+    Facts,
+    can_call,
+    find_row,
+    gather,
+    kept_payload,
+    letter_of,
+)
 from vibetuner.tasks.inspect.model import ENDED
 from vibetuner.tasks.inspect.queue import Queue
+from vibetuner.tasks.payload import Kind
 
 __all__ = ["abort", "check_arguments", "enqueue", "enqueue_again"]
 
@@ -64,11 +72,12 @@ async def enqueue_again(queue: Queue, task_id: str) -> str:
     facts = await _settled(queue, task_id)
     data = facts.data
     if not data and facts.entry_id:
-        found = await queue.redis.xrange(queue.keys.payloads, facts.entry_id, facts.entry_id)
-        data = await queue.read(found[0].field_values.get("p")) if found else {}
+        data = await kept_payload(queue, facts.entry_id, task_id)
     if not data:
         letter = await letter_of(queue, task_id)
-        data = await queue.read(letter.payload) if letter else {}
+        data = {}
+        if letter:
+            data = queue.read(letter.payload, Kind.CALL, letter.task_id, is_kept=True)
     if not data and facts.ended is None and not facts.has_payload:
         raise TaskNotFound(f"There is no task {task_id}. See:  vibetuner tasks list")
     if not can_call(data):

@@ -51,7 +51,8 @@ class DeadLetter:
         priority: the queue that it was in; empty in letters of older versions.
         enqueued_at: when it was enqueued, UTC.
         fingerprint: the same for the same bug.
-        payload: what was enqueued, as it was stored; retrying enqueues just this.
+        payload: what was enqueued, with half of its signature: a retry can check it and signs it
+            anew, and nobody else can run it.
         retried_as: the id of the task that a retry enqueued.
         retried_at: when that was, UTC.
         discarded_at: when it was discarded, UTC.

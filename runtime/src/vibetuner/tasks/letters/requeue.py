@@ -11,7 +11,8 @@ from vibetuner.errors import DeadLetterError
 from vibetuner.redis.functions import Scripts
 from vibetuner.redis.keys import Keys
 from vibetuner.stored import Unreadable
-from vibetuner.tasks.letters.letter import Act, DeadLetter
+from vibetuner.tasks.letters.letter import Act, DeadLetter, retry_id
+from vibetuner.tasks.payload import Codec, Kind, dump, unpickle
 from vibetuner.tasks.queues import declared_queue, default_queue
 
 __all__ = ["Requeue"]
@@ -26,12 +27,13 @@ DEPENDENCIES = {"A", "T", "F", "O"}
 class Requeue:
     """Settles letters in Redis."""
 
-    def __init__(self, worker: Worker[Any], prefix: str) -> None:
+    def __init__(self, worker: Worker[Any], codec: Codec, prefix: str) -> None:
         self._worker = worker
+        self._codec = codec
         self._keys = Keys(prefix)
 
-    async def payload_of(self, letter: DeadLetter) -> bytes:
-        """Return the payload to enqueue: as it was stored, without the ties to tasks that are gone.
+    def payload_of(self, letter: DeadLetter) -> bytes:
+        """Return the payload to enqueue, signed anew, without the ties to tasks that are gone.
 
         Raises:
             DeadLetterError: it is gone, forged or unreadable, or does not hold all arguments.
@@ -39,18 +41,19 @@ class Requeue:
         if not letter.payload:
             raise _refusal(letter, "its arguments are gone, they were not kept any longer")
         try:
-            data = await self._worker.deserialize(letter.payload)
+            body = self._codec.open_kept(letter.payload, letter.task_id)
+            data = unpickle(body)
         except StreaqError as error:
             raise _refusal(letter, f"its arguments can't be read ({error})") from None
         if not isinstance(data, dict) or not data.keys() >= ARGUMENTS:
             raise _refusal(letter, "what was stored is no task")
+        if data["f"] != letter.task_name:
+            raise _refusal(letter, "what was stored is a call of another task")
         if source := data.get("A"):
             raise _refusal(letter, f"its arguments were to come from {source}, which gave none")
-        if not data.keys() & DEPENDENCIES:
-            return letter.payload
-        alone = {name: data[name] for name in data.keys() - DEPENDENCIES}
-        serialized = await self._worker.serialize(alone)
-        return serialized.encode() if isinstance(serialized, str) else serialized
+        if data.keys() & DEPENDENCIES:
+            body = dump({name: data[name] for name in data.keys() - DEPENDENCIES})
+        return self._codec.seal(body, Kind.CALL, retry_id(letter.task_id))
 
     async def settle(
         self, letter: DeadLetter, act: Act, payload: bytes | None, *, keep: bool = False

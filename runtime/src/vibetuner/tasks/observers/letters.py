@@ -10,7 +10,7 @@ from vibetuner.tasks.attempt import Attempt, Cause, End
 from vibetuner.tasks.letters.letter import DeadLetter, fingerprint
 from vibetuner.tasks.letters.plain import plain, plain_text, plain_traceback
 from vibetuner.tasks.observers import Observer
-from vibetuner.tasks.payload import Codec
+from vibetuner.tasks.payload import KEPT, Codec, Kind, dump
 
 __all__ = ["LetterWriter"]
 
@@ -44,7 +44,7 @@ class LetterWriter(Observer):
                 "t": attempt.created,
             }  # fmt: skip
             with suppress(PayloadError):
-                payload = self._codec.dump(whole)
+                payload = self._codec.seal(dump(whole), Kind.CALL, attempt.task_id)
         letter = DeadLetter(
             task_name=attempt.fn_name,
             task_id=attempt.task_id,
@@ -61,6 +61,6 @@ class LetterWriter(Observer):
             priority=attempt.priority,
             enqueued_at=enqueued_at,
             fingerprint=fingerprint(attempt.fn_name, cause, error),
-            payload=payload,
+            payload=payload[KEPT],
         )
         attempt.letter = letter.to_json()

@@ -6,14 +6,17 @@ import asyncio
 import math
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 from coredis.exceptions import RedisError
+from streaq import StreaqError
 
 from vibetuner.redis.functions import Functions
 from vibetuner.redis.keys import Keys
 from vibetuner.tasks.client.results import ResultListener
 from vibetuner.tasks.engine import cron_id
+from vibetuner.tasks.payload import Codec, Kind
 from vibetuner.tasks.run.outage import Outage
 
 __all__ = ["Cron", "DelayedQueue", "sweep"]
@@ -79,6 +82,7 @@ class Cron:
     Args:
         functions: our functions on the server.
         keys: the queue's keys.
+        codec: reads schedules, and signs their runs.
         queue_of: returns the queue of a cron task, by its name.
         next_run: returns when a crontab line is next due, in milliseconds.
     """
@@ -87,11 +91,14 @@ class Cron:
         self,
         functions: Functions,
         keys: Keys,
+        codec: Codec,
+        *,
         queue_of: Callable[[str], str],
         next_run: Callable[[str], int],
     ) -> None:
         self._functions = functions
         self._keys = keys
+        self._codec = codec
         self._queue_of = queue_of
         self._next_run = next_run
 
@@ -113,8 +120,13 @@ class Cron:
     async def schedule(self, name: str, tab: str, queue: str = "") -> None:
         """Schedule the next run of one, unless another worker has; into its own queue if empty."""
         moment = self._next_run(tab)
-        queue = queue or self._queue_of(name)
-        values: list[Any] = [name, cron_id(name, moment), moment, queue]
+        run_id, payload = cron_id(name, moment), b""
+        stored = await self._functions.connection.call("GET", self._keys.cron_data(name))
+        if stored is not None:
+            with suppress(StreaqError):  # a run without a payload becomes a dead letter
+                body = self._codec.open(stored, Kind.SCHEDULE, name)
+                payload = self._codec.seal(body, Kind.CALL, run_id)
+        values: list[Any] = [name, run_id, moment, queue or self._queue_of(name), payload]
         await self._functions.call("cron", (self._keys.queue,), values)
 
 

@@ -22,7 +22,7 @@ from vibetuner.redis.keys import GROUP, Keys
 from vibetuner.tasks.attempt import Attempt, Cause, Cut, End, moment
 from vibetuner.tasks.engine import running_attempt
 from vibetuner.tasks.observers import Observers
-from vibetuner.tasks.payload import ArgumentsGone, Codec
+from vibetuner.tasks.payload import ArgumentsGone, Codec, Kind
 from vibetuner.tasks.retry import ErrorRules, named_wait
 from vibetuner.tasks.run.finisher import fresh_ms
 
@@ -97,7 +97,7 @@ class Executor:
             if task.unique and not await self._lock(attempt):
                 self._finish(attempt)
                 return
-            if attempt.arguments_from or attempt.is_fallback:
+            if attempt.arguments_from or attempt.fallback_of:
                 await self._load_handed_on(attempt)
             if attempt.end is None:
                 await self._call(task, attempt)
@@ -162,11 +162,12 @@ class Executor:
 
     async def _load_handed_on(self, attempt: Attempt) -> None:
         """Take arguments from the task before, or, as its fallback, its result."""
-        if attempt.is_fallback:
+        if attempt.fallback_of:
             stored = await self._connection.call("GET", self._keys.fallback(attempt.task_id))
             if stored is not None:
                 attempt.started = time.time_ns() // 1_000_000
-                attempt.value, attempt.end = self._codec.load(stored)["r"], End.DONE
+                result = self._codec.load(stored, Kind.RESULT, attempt.fallback_of)
+                attempt.value, attempt.end = result["r"], End.DONE
                 return
         if attempt.arguments_from:
             try:
@@ -178,7 +179,7 @@ class Executor:
         stored = await self._connection.call("GET", self._keys.previous(attempt.arguments_from))
         if stored is None:
             raise ArgumentsGone("Dependency failed, or its result was not kept so long!")
-        arguments: Sequence[Any] = self._codec.load(stored)
+        arguments: Sequence[Any] = self._codec.load(stored, Kind.ARGUMENTS, attempt.arguments_from)
         return arguments
 
     async def _call(self, task: Any, attempt: Attempt) -> None:
@@ -223,17 +224,16 @@ def load(attempt: Attempt, codec: Codec, registry: dict[str, Any], keys: Keys) -
     if attempt.payload is None:
         raise Rejected(StreaqError("Task expired!"), Cause.EXPIRED)
     try:
-        data = codec.load(attempt.payload)
+        data = codec.load(attempt.payload, Kind.CALL, attempt.task_id)
     except StreaqError as error:
         raise Rejected(error, Cause.UNREADABLE_PAYLOAD) from error
     try:
         name, created = _text(data["f"]), moment(data["t"])
-        ties = [_text(tie) if (tie := data.get(at)) else "" for at in ("T", "O", "A")]
+        ties = [_text(tie) if (tie := data.get(at)) else "" for at in ("T", "O", "A", "F")]
         args, kwargs = tuple(data["a"]), {_text(key): value for key, value in data["k"].items()}
-        attempt.is_fallback = bool(data.get("F"))
         attempt.name_task(name, registry.get(name))
         attempt.created, attempt.args, attempt.kwargs = created, args, kwargs
-        attempt.triggers, attempt.otherwise, attempt.arguments_from = ties
+        attempt.triggers, attempt.otherwise, attempt.arguments_from, attempt.fallback_of = ties
     except Exception as error:
         problem = f"Failed to deserialize data ({type(error).__name__})!"
         raise Rejected(StreaqError(problem), Cause.UNREADABLE_PAYLOAD) from error

@@ -20,7 +20,7 @@ from vibetuner.redis.functions import Functions
 from vibetuner.redis.keys import GROUP, Keys
 from vibetuner.tasks.attempt import Attempt, Cause, End
 from vibetuner.tasks.observers import Observers
-from vibetuner.tasks.payload import Codec
+from vibetuner.tasks.payload import KEPT, Codec, Kind, dump
 from vibetuner.tasks.run.outage import Outage
 
 __all__ = ["Finisher", "fresh_ms"]
@@ -159,7 +159,7 @@ class Finisher:
             if attempt.trace:
                 extras += ("x", attempt.trace)
             if attempt.payload is not None and len(attempt.payload) <= LARGEST_PAYLOAD:
-                payload = attempt.payload
+                payload = attempt.payload[KEPT]
         if attempt.is_listed:
             extras += ("j", "")
         if attempt.lock:
@@ -177,7 +177,7 @@ class Finisher:
 
     def _result(self, attempt: Attempt) -> bytes:
         """The result as streaq stores it; one that can't be stored fails its task."""
-        return self._codec.dump(
+        body = dump(
             {
                 "f": attempt.fn_name, "ct": attempt.created, "et": attempt.queued,
                 "s": attempt.end is End.DONE,
@@ -186,11 +186,13 @@ class Finisher:
                 "t": attempt.tries, "w": self._worker_id,
             }
         )  # fmt: skip
+        return self._codec.seal(body, Kind.RESULT, attempt.task_id)
 
     def _store_following(self, attempt: Attempt) -> None:
         """Store a result as the arguments of the task that follows, or fail the task."""
         try:
-            attempt.following = self._codec.dump(to_tuple(attempt.value))
+            body = dump(to_tuple(attempt.value))
+            attempt.following = self._codec.seal(body, Kind.ARGUMENTS, attempt.task_id)
         except Exception as error:  # noqa: BLE001 - pickling runs anybody's code
             attempt.end, attempt.error, attempt.cause = End.FAILED, error, Cause.EXCEPTION
 

@@ -22,6 +22,7 @@ from vibetuner.tasks.observers.journal import JournalObserver
 from vibetuner.tasks.observers.letters import LetterWriter
 from vibetuner.tasks.observers.log import LogObserver
 from vibetuner.tasks.observers.progress import ProgressObserver
+from vibetuner.tasks.payload import Kind
 from vibetuner.tasks.progress.state import ProgressStatus
 from vibetuner.tasks.queues import ReadOrder
 from vibetuner.tasks.run.delayed import Cron, DelayedQueue, sweep
@@ -125,7 +126,9 @@ class Run:
             worker_id=worker.id,
             idle_ms=worker.idle_timeout,
         )
-        self._cron = Cron(functions, keys, queue_of, worker.next_run)
+        self._cron = Cron(
+            functions, keys, client.codec, queue_of=queue_of, next_run=worker.next_run
+        )
         self._delayed = DelayedQueue(functions, keys, worker.priorities, self._outage)
 
     @property
@@ -270,7 +273,8 @@ class Run:
         for name, task in self._worker.registry.items():
             if not task.crontab:
                 continue
-            payload = await task.enqueue().serialize(time.time_ns() // 1_000_000)
+            body = await task.enqueue().serialize(time.time_ns() // 1_000_000)
+            payload = self._client.codec.seal(body, Kind.SCHEDULE, name)
             await asyncio.gather(
                 connection.call("SET", keys.cron_data(name), payload),
                 connection.call("HSET", keys.cron_tabs, name, task.crontab),

@@ -1,0 +1,194 @@
+"""What was signed for one place is refused in every other, and an upgrade reads what is older."""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import pickle
+from typing import Any
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+from streaq import StreaqError
+
+from vibetuner.config import Settings
+from vibetuner.tasks.payload import KEPT, Codec, Kind, sign
+from vibetuner.tasks.robust import Unique, robust_task
+from vibetuner.tasks.worker import TaskWorker, using_worker
+
+KEY = b"k" * 32
+NAMES = st.text(max_size=12)
+PLACES = st.tuples(st.sampled_from(Kind), NAMES, NAMES)
+
+
+def codec_of(queue: str, *keys: bytes, accepts_unbound: bool = False) -> Codec:
+    return Codec(keys or [KEY], queue, accepts_unbound=accepts_unbound)
+
+
+@given(home=PLACES, other=PLACES, is_lenient=st.booleans())
+@example(home=(Kind.CALL, "q", "12"), other=(Kind.CALL, "q", "2"), is_lenient=False)
+@example(home=(Kind.CALL, "aq", "1"), other=(Kind.CALL, "q", "1a"), is_lenient=False)
+def test_what_is_signed_is_read_in_its_place_alone(home, other, *, is_lenient: bool):
+    """Kind, queue and id are all part of it, and no two places look alike."""
+    kind, queue, name = home
+    data = codec_of(queue).seal(pickle.dumps({"f": "pay"}), kind, name)
+    reader = codec_of(other[1], accepts_unbound=is_lenient)
+
+    if home == other:
+        assert reader.load(data, kind, name) == {"f": "pay"}
+        return
+    if is_lenient and (kind, queue, name, other[0]) == (
+        Kind.SCHEDULE, other[1], "pay", Kind.CALL,
+    ):  # fmt: skip
+        return  # a schedule's own run, copied by an older worker
+    with pytest.raises(StreaqError, match="another place"):
+        reader.load(data, other[0], other[2])
+
+
+@given(st.binary(), st.integers(min_value=0))
+def test_one_bit_is_enough_to_be_refused(value: bytes, at: int):
+    """In the pickle, the place or the signature."""
+    data = bytearray(codec_of("q").seal(pickle.dumps(value), Kind.CALL, "1"))
+    data[at % len(data)] ^= 1
+    with pytest.raises(StreaqError, match="Invalid signature"):
+        codec_of("q", accepts_unbound=True).load(bytes(data), Kind.CALL, "1")
+
+
+def test_a_kept_call_can_be_read_and_not_run():
+    """Half of a signature checks the call, and says nothing about the other half."""
+    call = codec_of("q").seal(pickle.dumps({"f": "pay"}), Kind.CALL, "1")
+    assert pickle.loads(codec_of("q").open_kept(call[KEPT], "1")) == {"f": "pay"}
+    for stored in (call[KEPT], call[KEPT] + bytes(16)):
+        with pytest.raises(StreaqError, match="Invalid signature"):
+            codec_of("q", accepts_unbound=True).load(stored, Kind.CALL, "1")
+    with pytest.raises(StreaqError):
+        codec_of("q").open_kept(call[KEPT], "2")
+
+
+def test_a_version_before_reads_what_this_one_signs():
+    """It checks the last 32 bytes, and a pickle ends before the place."""
+    data = codec_of("q").seal(pickle.dumps({"f": "pay"}), Kind.CALL, "1")
+    assert hmac.compare_digest(sign(KEY, data[:-32]), data[-32:])
+    assert pickle.loads(data[:-32]) == {"f": "pay"}
+
+
+def test_this_version_reads_what_one_before_has_signed_until_a_setting_ends_that():
+    """Also while SECRET_KEY is changed."""
+    body = pickle.dumps({"f": "pay"})
+    data = body + sign(KEY, body)
+    lenient = codec_of("q", b"new" * 10, KEY, accepts_unbound=True)
+    assert lenient.load(data, Kind.CALL, "1") == {"f": "pay"}
+    with pytest.raises(StreaqError, match="UNBOUND_SIGNATURES"):
+        codec_of("q").load(data, Kind.CALL, "1")
+
+
+def test_the_previous_secret_still_opens_what_it_has_signed():
+    """With its place."""
+    data = codec_of("q").seal(pickle.dumps(1), Kind.RESULT, "1")
+    both = codec_of("q", b"new" * 10, KEY)
+    assert both.load(data, Kind.RESULT, "1") == 1
+    with pytest.raises(StreaqError, match="another place"):
+        both.load(data, Kind.RESULT, "2")
+
+
+@pytest.mark.parametrize("accepts_unbound", [True, False])
+async def test_a_call_that_was_moved_is_a_dead_letter_and_a_moved_result_is_none(
+    stand_in, running, settings: Settings, *, accepts_unbound: bool
+):
+    """The worker goes on, and the call runs once, under its own id."""
+    stand_in()
+    worker = TaskWorker(settings.model_copy(update={"unbound_signatures": accepts_unbound}))
+    ran: list[int] = []
+
+    @worker.task(name="pay")
+    async def pay(euros: int) -> int:
+        ran.append(euros)
+        return euros
+
+    async with worker:
+        first = await pay.enqueue(5)
+        call: Any = await worker.redis.get(worker.task_key + first.id)
+    async with running(worker):
+        assert (await first.result(timeout=10)).result == 5
+        result: Any = await worker.redis.get(worker.results_key + first.id)
+        stream = worker.stream_key + worker.priorities[-1]
+        for name, moved in (("moved", call), ("swapped", result), ("half", call[KEPT])):
+            await worker.redis.set(worker.task_key + name, moved)
+            await worker.redis.xadd(stream, {"task_id": name})
+            assert not (await worker.result_by_id(name, timeout=10)).success
+            assert await worker.redis.hexists(worker.client.keys.letter_places, name)
+        await worker.redis.set(worker.results_key + "fake", result)
+        with pytest.raises(StreaqError, match="another place"):
+            await worker.result_by_id("fake", timeout=10)
+        assert (await (await pay.enqueue(6)).result(timeout=10)).result == 6
+    assert ran == [5, 6]
+
+
+async def test_what_changes_its_id_on_the_way_is_signed_for_the_last(
+    stand_in, running, settings: Settings
+):
+    """A newer call of a unique task, which an older one runs, and each run of a schedule."""
+    stand_in()
+    worker = TaskWorker(settings.model_copy(update={"unbound_signatures": False}))
+    with using_worker(worker):
+
+        @robust_task(name="charge", unique=Unique(clash="replace"))
+        async def charge(note: str) -> str:
+            return note
+
+        @worker.task(name="tick")
+        async def tick(note: str) -> str:
+            return note
+
+    async with worker:
+        older = await charge.enqueue("older")
+        newer = await charge.enqueue("newer")
+        await charge.enqueue("newest")
+        repeated = await tick.enqueue("tick").start(schedule="0 0 1 1 *")
+        keys = worker.client.keys
+        (due,) = await worker.redis.zrange(keys.cron_schedule, 0, -1)
+        await worker.redis.zadd(keys.cron_schedule, {due: 1})
+        await worker.queue_due()
+        delayed = keys.delayed(worker.queue_of("tick"))
+        runs = {str(one): 1.0 for one in await worker.redis.zrange(delayed, 0, -1)}
+        assert set(runs) > {repeated.id}
+        await worker.redis.zadd(delayed, runs)
+    async with running(worker):
+        assert (older.id, (await older.result(timeout=10)).result) == (newer.id, "newest")
+        for run in runs:
+            assert (await worker.result_by_id(run, timeout=10)).result == "tick"
+
+
+async def test_a_schedule_that_was_exchanged_runs_nothing(stand_in, running, settings: Settings):
+    """A call of another schedule, or of a task, is none of this one."""
+    stand_in()
+    worker = TaskWorker(settings.model_copy(update={"unbound_signatures": False}))
+    ran: list[str] = []
+
+    @worker.cron("0 0 1 1 *", name="yearly")
+    async def yearly() -> None:
+        ran.append("yearly")
+
+    @worker.task(name="pay")
+    async def pay() -> None:
+        ran.append("pay")
+
+    async with running(worker):
+        task = await pay.enqueue().start(delay=60)
+        call: Any = await worker.redis.get(worker.task_key + task.id)
+        (run,) = [
+            str(one)
+            for one in await worker.redis.zrange(worker.queue_key + worker.priorities[-1], 0, -1)
+            if one != task.id
+        ]
+        await worker.redis.delete([worker.task_key + run])  # so that it is signed anew
+        await worker.redis.set(worker.client.keys.cron_data("yearly"), call)
+        await worker.redis.zadd(worker.client.keys.cron_schedule, {"yearly": 1})
+        async with asyncio.timeout(10):
+            while await worker.redis.zscore(worker.client.keys.cron_schedule, "yearly") == 1:
+                await asyncio.sleep(0.02)
+        await worker.redis.zadd(worker.queue_key + worker.priorities[-1], {run: 1})
+        assert not (await worker.result_by_id(run, timeout=10)).success
+        assert await worker.redis.hexists(worker.client.keys.letter_places, run)
+    assert ran == []
