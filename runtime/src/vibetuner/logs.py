@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import UTC, datetime, tzinfo
 from json.encoder import encode_basestring as quote
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO, cast
 
 from vibetuner.errors import mask_secrets
 
@@ -75,39 +75,41 @@ def is_colourful(stream: TextIO) -> bool:
 
 
 class TaskLogger:
-    """Logs the lines that every task has, at less than half of what ``logger.info`` costs.
+    """Logs the lines that every task has, at a fraction of what ``logger.info`` costs.
 
-    Its records are ordinary ones, for any handler; what is the same in all of them, such as the
-    module, was found out once.
+    Where JSON lines are all that is made of a record, there is no record: a line is put together at
+    once. Any other handler, filter or record factory gets an ordinary record.
     """
 
     def __init__(self, logger: logging.Logger) -> None:
         self._logger = logger
-        place = (logger.name, logging.INFO, __file__, 0, "", (), None)
-        self._same = vars(logger.makeRecord(*place))
 
     def info(self, task_id: str, message: str, *args: object) -> None:
         """Log a line of a task."""
         logger = self._logger
         if not logger.isEnabledFor(logging.INFO):
             return
-        if logging.getLogRecordFactory() is not logging.LogRecord:
+        handler = _sole_handler(logger)
+        if handler is None:
             logger.info(message, *args, extra={"task_id": task_id})
-            return
-        record = logging.LogRecord.__new__(logging.LogRecord)
-        now = time.time()
-        same = self._same
-        record.__dict__ = {
-            **same,
-            "msg": message,
-            "args": args,
-            "created": now,
-            "msecs": float(int(now % 1 * 1000)),
-            "relativeCreated": same["relativeCreated"] + (now - same["created"]) * 1000,
-            "process": os.getpid(),
-            "task_id": task_id,
-        }
-        logger.handle(record)
+        else:
+            handler.emit_line(
+                handler.formatter.line(time.time(), "info", logger.name, message % args, task_id)
+            )
+
+
+def _sole_handler(logger: logging.Logger) -> _JsonHandler | None:
+    """Return the handler if JSON lines are all that becomes of what the logger is told."""
+    if logger.filters or logging.getLogRecordFactory() is not logging.LogRecord:
+        return None
+    while not logger.handlers and logger.propagate and logger.parent is not None:
+        logger = logger.parent
+    if logger.parent is not None or len(logger.handlers) != 1:
+        return None
+    handler = logger.handlers[0]
+    if type(handler) is not LineHandler or type(handler.formatter) is not JsonFormatter:
+        return None
+    return None if handler.filters else cast("_JsonHandler", handler)
 
 
 _held: ContextVar[list[tuple[LineHandler, str]] | None] = ContextVar("held", default=None)
@@ -134,16 +136,19 @@ class LineHandler(logging.StreamHandler[TextIO]):
         if self.filters:
             return super().handle(record)
         try:
-            line = f"{self.format(record)}\n"
-            if (held := _held.get()) is not None:
-                held.append((self, line))
-            else:
-                self.write(line)
+            self.emit_line(self.format(record))
         except RecursionError:
             raise
         except Exception:  # noqa: BLE001 - logging's own way
             self.handleError(record)
         return True
+
+    def emit_line(self, line: str) -> None:
+        """Write a line, or hold it for the end of :func:`together`."""
+        if (held := _held.get()) is not None:
+            held.append((self, f"{line}\n"))
+        else:
+            self.write(f"{line}\n")
 
     def write(self, lines: str) -> None:
         """Write whole lines."""
@@ -242,17 +247,27 @@ class JsonFormatter(logging.Formatter):
         self._clock = _Clock("%Y-%m-%dT%H:%M:%S", UTC)
 
     def format(self, record: logging.LogRecord) -> str:
-        """The record as JSON; put together by hand, as a worker writes two of them for a task."""
-        line = (
-            f'{{"time": "{self._clock.read(record.created)}.{int(record.msecs):03d}+00:00", '
-            f'"level": "{record.levelname.lower()}", "logger": {quote(record.name)}, '
-            f'"message": {quote(mask_secrets(record.getMessage()))}{self._process}'
-        )
-        if task := _task_of(record):
-            line += f', "task_id": {quote(task)}'
+        """Return the record as JSON."""
+        level, message = record.levelname.lower(), record.getMessage()
+        line = self.line(record.created, level, record.name, message, _task_of(record))
         if record.exc_info and record.exc_info[1]:
-            line += f', "traceback": {quote(format_traceback(record.exc_info[1]))}'
-        return f"{line}}}"
+            line = f'{line[:-1]}, "traceback": {quote(format_traceback(record.exc_info[1]))}}}'
+        return line
+
+    def line(self, moment: float, level: str, name: str, message: str, task: str | None) -> str:
+        """Return one object; put together by hand, as a worker writes one for each task."""
+        line = (
+            f'{{"time": "{self._clock.read(moment)}.{int(moment % 1 * 1000):03d}+00:00", '
+            f'"level": "{level}", "logger": {quote(name)}, '
+            f'"message": {quote(mask_secrets(message))}{self._process}'
+        )
+        return f'{line}, "task_id": {quote(task)}}}' if task else f"{line}}}"
+
+
+class _JsonHandler(LineHandler):
+    """The type of a handler that writes JSON lines; there is none of it."""
+
+    formatter: JsonFormatter
 
 
 def _task_of(record: logging.LogRecord) -> str | None:

@@ -86,8 +86,13 @@ async def test_a_function_is_cut_off_once(stand_in, settings: Settings, running:
             assert str(await task.status()) == "queued"
 
 
-async def test_every_attempt_has_a_context_of_its_own(worker: TaskWorker, running: Running):
-    """Neither a context variable nor decimal's precision reaches the next task."""
+@pytest.mark.parametrize("precision", [None, 9])
+async def test_every_attempt_has_a_context_of_its_own(
+    worker: TaskWorker, running: Running, precision: int | None
+):
+    """Neither a context variable nor decimal's precision reaches the next task, set or not."""
+    if precision is not None:
+        decimal.getcontext().prec = precision
     seen: list[tuple[str, int]] = []
 
     def change() -> None:
@@ -103,7 +108,7 @@ async def test_every_attempt_has_a_context_of_its_own(worker: TaskWorker, runnin
         for task in [*tasks, *tasks]:
             await (await task.enqueue()).result(timeout=10)
 
-    assert set(seen) == {("none", decimal.getcontext().prec)}
+    assert set(seen) == {("none", precision or decimal.DefaultContext.prec)}
     assert len(seen) == 4
 
 

@@ -82,7 +82,9 @@ class Run:
         self._outage = Outage()
         self._context = context
         self._base: Context = copy_context()
-        self._decimal = decimal.getcontext().copy()
+        # Only where somebody has set it: reading it would set it too.
+        has_decimal = any(variable.name == "decimal_context" for variable in self._base)
+        self._decimal = decimal.getcontext() if has_decimal else None
         self._log = LogObserver()
         self._journal = JournalObserver(functions, worker, keys.journal, queues=order.names)
         self._history = history_of(worker.redis, settings)
@@ -247,9 +249,10 @@ class Run:
     def _begin(self, attempt: Attempt) -> None:
         attempt.context, attempt.history = self._context, self._history
         # A context of its own: nothing that one task sets is seen by another. What decimal keeps
-        # there is an object that would be shared.
+        # there is an object that would be shared, where there is one.
         context = self._base.copy()
-        context.run(decimal.setcontext, self._decimal.copy())
+        if self._decimal is not None:
+            context.run(decimal.setcontext, self._decimal.copy())
         attempt.handle = asyncio.get_running_loop().create_task(
             self._executor.execute(attempt), context=context
         )
