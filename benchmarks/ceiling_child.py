@@ -1,4 +1,4 @@
-"""One process of ceiling.py: tasks of ten milliseconds, until the queue is empty."""
+"""One process of ceiling.py: tasks that sleep, until the queue is empty."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ import time
 import uvloop
 from both import configure, make_task
 
-variant, url, concurrency, count = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
-SECONDS = 0.01
+variant, url = sys.argv[1:3]
+concurrency, count, milliseconds = map(int, sys.argv[3:6])
+SECONDS = milliseconds / 1000
 configure(url, concurrency=concurrency)
 begun: list[float] = []
 ended: list[float] = []

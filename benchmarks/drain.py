@@ -20,9 +20,9 @@ WORDS = {
     "robust": "`@robust_task()`, signed, logged",
 }
 QUESTIONS = {
-    "drained": ("drained", 8),
-    "enqueued": ("enqueued one by one", 2),
-    "together": ("enqueued by `enqueue_many`", 3),
+    "drained": ("drained", 15),
+    "enqueued": ("enqueued one by one", 5),
+    "together": ("enqueued by `enqueue_many`", 5),
 }
 NOTE = (
     "No-ops through one worker at concurrency 32, in the process that has enqueued them; a drain "

@@ -57,6 +57,8 @@ ENGINES = (
     Engine("Celery, prefork", "with_celery", CELERY, 400, 800, PREFORK),
     Engine("Celery, threads", "with_celery", CELERY, 400, 600, THREADS),
     Engine("RQ", "with_rq", ("rq", "hiredis"), 40, 250),
+    Engine("cauli", "with_cauli", ("cauli", "cauli-worker", "hiredis", "uvloop"), 4000, 4000),
+    Engine("tarsk", "with_tarsk", ("tarsk-redis",), 2000, 4000),
     Engine("docket", "with_docket", ("pydocket", "hiredis"), 500, 500),
     Engine("streaq alone", "with_streaq", ("streaq",), 400, 400),
     Engine("ours", "with_ours", (), 4000, 4000),

@@ -25,7 +25,7 @@ def leave_out_the_journal() -> None:
     from vibetuner.tasks.run import runner
 
     class Silent(Observer):
-        def __init__(self, *_: object) -> None: ...
+        def __init__(self, *_: object, **__: object) -> None: ...
 
         async def run(self, _running: object) -> None:
             await asyncio.Event().wait()
