@@ -54,7 +54,7 @@ async def time_pages(app: Any) -> dict[str, float]:
     """Each page of ours, whole."""
     from httpx2 import ASGITransport, AsyncClient
 
-    async with AsyncClient(transport=ASGITransport(app), base_url="http://x") as client:
+    async with AsyncClient(transport=ASGITransport(app), base_url="http://localhost") as client:
 
         async def get(path: str) -> str:
             answer = await client.get(f"/debug/tasks{path}")
@@ -93,7 +93,7 @@ async def time_streaqs_pages(worker: Any) -> dict[str, float]:
     app = FastAPI()
     app.dependency_overrides[get_worker] = lambda: worker
     app.include_router(router)
-    async with AsyncClient(transport=ASGITransport(app), base_url="http://x") as client:
+    async with AsyncClient(transport=ASGITransport(app), base_url="http://localhost") as client:
 
         async def get(path: str) -> None:
             answer = await client.get(path)
@@ -163,9 +163,8 @@ async def fill(queue: Any) -> float:
         now = time.time_ns() // 1_000_000
         for n in range(start, start + 100):
             payload = client.codec.seal(call, Kind.CALL, task_id(n))
-            one = Attempt(
-                task_id(n), "normal", queued=now, payload=payload, fn_name=f"task_{n % 10}"
-            )
+            one = Attempt(task_id(n), "normal", queued=now, payload=payload)
+            one.name_task(f"task_{n % 10}", None)
             one.created = one.started = one.finished = now
             one.end = End.FAILED if n % 100 == 3 else End.DONE
             one.error = ValueError("no") if one.end is End.FAILED else None
