@@ -21,7 +21,7 @@ WORDS = {
     "result p99": ("the same, 99 of 100", "ms", 4),
     "late p50": ("start after the moment that a task was delayed to, median", "ms", 3),
     "late p95": ("the same, 95 of 100", "ms", 10),
-    "calls": ("Python calls a task, in a drain (cProfile)", "calls", 150),
+    "calls": ("Python calls a task, enqueued and drained (cProfile)", "calls", 200),
 }
 NOTE = (
     "Worker and waiter share a process and its event loop; the peers' table has them apart. "
