@@ -13,7 +13,7 @@ from lab import ROOT, Figure, ask_child, workplace
 
 from vibetuner.embedded import join
 
-ROUNDS = 1
+ROUNDS = 3
 CHILD = Path(__file__).with_name("outbox_child.py")
 DATABASES = ("SQLite", "PostgreSQL")
 TUNE = """from vibetuner import VibetunerApp

@@ -14,7 +14,7 @@ from outbox import DATABASES, database
 
 from vibetuner.embedded import join
 
-ROUNDS = 1
+ROUNDS = 3
 AT_ONCE = (1, 10, 100)
 CHILD = Path(__file__).with_name("webhook_child.py")
 SECRET = "shared with the sender"
