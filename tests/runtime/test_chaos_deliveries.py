@@ -11,6 +11,7 @@ from chaos.deliveries import Outcome, Wanted, deliver
 from chaos.journal import JOURNAL
 
 
+@pytest.mark.process
 @pytest.mark.slow
 async def test_each_event_is_acted_on_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """500 deliveries of 100 events by 10 clients; `just deliveries` makes 100,000 of 20,000."""
