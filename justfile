@@ -80,6 +80,10 @@ bench *names:
 chaos *args:
     {{ run }} python -m chaos "$@"
 
+[doc("Deliver webhooks five times each while web processes are killed; each is to run once")]
+deliveries *args:
+    {{ run }} python -m chaos.deliveries "$@"
+
 [doc("Build the documentation into build/docs; --serve shows it while you write")]
 [no-exit-message]
 docs *args:

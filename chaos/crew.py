@@ -21,6 +21,8 @@ PAUSE, PAUSE_AFTER_QUICK_END = 0.05, 1.0
 class Crewman(Child):
     """``vibetuner run prod worker``, started again whenever it ends, as a service manager does."""
 
+    says = b"worker ready"
+
     def __init__(
         self, name: str, folder: Path, environment: Mapping[str, str], *, processes: int = 1
     ) -> None:
@@ -44,7 +46,7 @@ class Crewman(Child):
 
     async def ready(self) -> None:
         """Return once it says that it is."""
-        while not self._log.exists() or b"worker ready" not in self._log.read_bytes():
+        while not self._log.exists() or self.says not in self._log.read_bytes():
             if self.code not in {None, 0}:
                 lines = self._log.read_text(encoding="utf-8").splitlines()
                 raise RuntimeError(f"{self.name} does not start: {lines[-1] if lines else ''}")

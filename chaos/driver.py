@@ -17,6 +17,7 @@ from chaos.crew import Crewman
 from chaos.faults import Storm, plan
 from chaos.journal import JOURNAL, read_notes
 from chaos.ledger import Ledger, judge
+from chaos.outbox import make_outbox, outbox_url
 from chaos.processes import Child
 from chaos.servers import Mongo, Valkey
 from chaos.store import look, wait_until_idle
@@ -53,11 +54,12 @@ async def run(wanted: Run) -> Ledger:
     os.environ[JOURNAL] = str(journal)
     shutil.copytree(PROJECT, wanted.folder, dirs_exist_ok=True)
     async with _servers(wanted.folder) as (valkey, mongo):
-        variables = _variables(valkey, mongo)
+        variables = _variables(valkey, mongo) | {"DATABASE_URL": outbox_url(wanted.folder)}
         environment = _environment() | variables
         settings = Settings.model_validate(
             {name.lower(): value for name, value in variables.items()}
         )
+        await make_outbox(settings)
         async with _crew(wanted, environment) as (workers, supervisor), _progress(wanted, journal):
             storm = Storm(workers, supervisor, valkey, mongo)
             await _live_through(wanted, storm, environment)

@@ -9,6 +9,7 @@ from statistics import median
 from typing import Any, Literal
 
 from chaos.journal import Note
+from chaos.promises import broken_promises
 from chaos.story import Fault, Run, Story, TaskStory, tell
 from chaos.tries import Rise, rises
 from vibetuner.tasks.dead_letters import Cause
@@ -20,6 +21,8 @@ Result = Literal["done", "failed", "aborted"]
 
 CAUSES = {cause.value for cause in Cause}
 LAST_LINES = 4
+# Nobody was promised that such a task runs.
+UNCOUNTED = {"unknown", "withdrawn"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +88,7 @@ class Ledger:
     unknown: dict[str, int]
     lost: list[Lost]
     rises: list[Rise]
+    broken: list[str]
     two_ends: list[str]
     causes: dict[str, int]
     without_cause: list[str]
@@ -95,9 +99,10 @@ class Ledger:
 
     @property
     def is_clean(self) -> bool:
-        """Whether every accepted task has come to an end, and no stop has cost a try."""
+        """Whether each accepted task has ended, no stop cost a try, and no promise was broken."""
         total = self.total
-        return total.accepted > 0 and total.lost == total.queued == total.burnt == 0
+        ended = total.accepted > 0 and total.lost == total.queued == total.burnt == 0
+        return ended and not self.broken
 
     def to_dict(self) -> dict[str, Any]:
         """For scripts."""
@@ -108,7 +113,7 @@ def judge(notes: Iterable[Note], stored: Stored) -> Ledger:
     """Draw up the ledger from the journal and from what is stored."""
     story = tell(notes)
     tasks = _with_unheard(story, stored)
-    counted = [task for task in tasks.values() if task.origin != "unknown"]
+    counted = [task for task in tasks.values() if task.origin not in UNCOUNTED]
     charged = {task.task_id: _rises(task, story, stored) for task in counted}
     rows: dict[str, Row] = {}
     for task in counted:
@@ -121,6 +126,7 @@ def judge(notes: Iterable[Note], stored: Stored) -> Ledger:
         unknown=_unknown(tasks.values(), stored),
         lost=[_lost(task, stored) for task in counted if _fate(task, stored) == "lost"],
         rises=[rise for found in charged.values() for rise in found],
+        broken=broken_promises(story),
         two_ends=[task.task_id for task in counted if _has_two_ends(task, stored)],
         causes=dict(Counter(str(letter.cause) for letter in letters.values()).most_common()),
         without_cause=[name for name, letter in letters.items() if letter.cause not in CAUSES],

@@ -13,6 +13,7 @@ from typing import Any
 from pymongo import AsyncMongoClient
 from streaq.types import StreaqCancelled
 
+from chaos import outbox
 from chaos.ledger import Letter, Result, Stored
 from vibetuner.config import Settings, using_settings
 from vibetuner.tasks.worker import TaskWorker
@@ -33,7 +34,7 @@ async def wait_until_idle(
     """
     began = time.monotonic()
     async with _opened(settings) as worker:
-        while await _queued(worker) & known():
+        while await _queued(settings, worker) & known():
             if time.monotonic() - began > seconds:
                 return None
             await asyncio.sleep(1)
@@ -47,7 +48,7 @@ async def look(settings: Settings, task_ids: Iterable[str]) -> Stored:
     async with _opened(settings) as worker:
         streamed = await _streamed_letters(settings, worker)
         return Stored(
-            queued=frozenset(await _queued(worker)),
+            queued=frozenset(await _queued(settings, worker)),
             results=await _results(worker, list(task_ids)),
             letters=streamed | await _moved_letters(settings),
             letters_not_moved=len(streamed),
@@ -62,9 +63,9 @@ async def _opened(settings: Settings) -> AsyncIterator[TaskWorker]:
             yield worker
 
 
-async def _queued(worker: TaskWorker) -> set[str]:
-    """The tasks that wait for a worker or a moment, or run."""
-    found: set[str] = set()
+async def _queued(settings: Settings, worker: TaskWorker) -> set[str]:
+    """The tasks that wait in the outbox, for a worker or for a moment, or run."""
+    found = await outbox.waiting(settings)  # first: they go from there into the queue
     for priority in worker.priorities:
         entries = await worker.redis.xrange(worker.stream_key + priority)
         found |= {str(entry.field_values["task_id"]) for entry in entries}

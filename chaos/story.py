@@ -15,7 +15,7 @@ __all__ = ["FORCED", "Effect", "Fault", "Run", "Story", "TaskStory", "tell"]
 FORCED = "stop forced"
 
 Effect = Literal["kill", "stop", "freeze", "outage", "none"]
-Origin = Literal["accepted", "unknown", "scheduled"]
+Origin = Literal["accepted", "unknown", "withdrawn", "scheduled"]
 
 
 @dataclass(slots=True)
@@ -33,8 +33,9 @@ class Run:
 class TaskStory:
     """All that the journal knows of a task.
 
-    A task is *accepted* when ``enqueue`` returned, *unknown* when it raised, and *scheduled* when
-    nobody enqueued it: a cron task.
+    A task is *accepted* when ``enqueue`` or the commit returned, *unknown* when it raised,
+    *withdrawn* when its transaction was rolled back, and *scheduled* when nobody enqueued it: a
+    cron task. One that has a key may be accepted several times.
     """
 
     task_id: str
@@ -109,9 +110,10 @@ class _Teller:
     def _hear_of_task(self, task: TaskStory, entry: Note) -> None:
         at: float = entry["at"]
         match entry["what"]:
-            case "accepted" | "unknown" as origin:
+            case "accepted" | "unknown" | "withdrawn" as origin:
                 # It may have begun before its producer wrote that it was accepted.
-                task.origin, task.enqueued = origin, min(at, *(r.began for r in task.runs), at)
+                known = at if task.enqueued is None else task.enqueued
+                task.origin, task.enqueued = origin, min(known, *(r.began for r in task.runs), at)
             case "abort":
                 task.aborts.append(entry["answer"])
             case "start":

@@ -33,6 +33,7 @@ def _lines(ledger: Ledger) -> Iterator[str]:
     yield from _lost(ledger.lost)
     for rise in ledger.rises[:MANY]:
         yield f"{rise.why}: {rise.tries} of {rise.task_id}"
+    yield from (f"broken: {text}" for text in ledger.broken[:MANY])
     yield ""
     yield _verdict(ledger)
 
@@ -80,5 +81,5 @@ def _verdict(ledger: Ledger) -> str:
         return f"clean: {total.accepted} accepted, none lost, no try burnt"
     return (
         f"NOT CLEAN: {total.accepted} accepted, {total.lost} lost, {total.queued} still queued, "
-        f"{total.burnt} tries burnt by planned stops"
+        f"{total.burnt} tries burnt by planned stops, {len(ledger.broken)} promises broken"
     )

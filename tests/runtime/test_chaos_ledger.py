@@ -336,6 +336,56 @@ def test_a_process_that_ended_unasked_is_named(journal: Journal):
     assert ledger.total.unexplained == 0
 
 
+def test_a_task_of_a_transaction_that_was_rolled_back_must_not_run(journal: Journal):
+    """It is not counted; if it runs, a promise is broken."""
+    journal.accept()
+    journal.run(1, "done")
+    journal.say("withdrawn", id="b", kind="committed")
+    assert judge(journal.notes, Stored()).is_clean
+    journal.run(1, "done", name="b")
+
+    ledger = judge(journal.notes, Stored())
+
+    assert ledger.broken == ["committed b ran, and its transaction was rolled back"]
+    assert ledger.total.accepted == 1
+    assert not ledger.is_clean
+    assert "broken: committed b ran" in show(ledger)
+
+
+def test_one_task_runs_under_a_key(journal: Journal):
+    """However often it was accepted; also where an enqueue raised and was yet heard."""
+    for verdict in ("accepted", "accepted", "unknown"):
+        journal.say(verdict, id="b" if verdict == "unknown" else "a", kind="keyed", key="evt")
+    journal.run(1, "done")
+    assert judge(journal.notes, Stored()).is_clean
+    journal.run(1, "done", name="b")
+
+    ledger = judge(journal.notes, Stored())
+
+    assert ledger.broken == ["2 tasks ran under the key evt: a, b"]
+    assert only_row(ledger).accepted == 1
+
+
+@pytest.mark.parametrize(("effect", "pid", "is_explained"), [
+    ("kill", WORKER, True), ("outage", 1, True), ("kill", OTHER, False), ("stop", WORKER, False),
+])  # fmt: skip
+def test_a_task_is_done_twice_for_a_reason(
+    journal: Journal, effect: str, pid: int, is_explained: bool
+):
+    """Its worker was lost, or Redis, before the end was recorded."""
+    journal.accept()
+    journal.run(1, "done")
+    journal.fault(effect, pid)
+    journal.mend()
+    journal.run(2, "done", pid=OTHER)
+
+    ledger = judge(journal.notes, Stored())
+
+    assert ledger.total.twice == 1
+    said = ["slow a was done 2 times, nothing was lost"]
+    assert ledger.broken == ([] if is_explained else said)
+
+
 def test_a_run_without_tasks_is_not_clean():
     """It would prove nothing."""
     assert not judge([], Stored()).is_clean

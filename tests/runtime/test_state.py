@@ -74,3 +74,14 @@ async def test_the_loop_that_owns_something_may_use_it():
     with closing(asyncio.new_event_loop()) as other:
         with pytest.raises(WrongEventLoop, match=r"anyio\.from_thread\.run\(function"):
             check_loop(other, "The queue")
+
+
+def test_of_two_that_are_equal_the_one_whose_block_ends_is_let_go():
+    """As with two databases of PyMongo on one server: the outer one stays open."""
+    slot: Slot[list[int]] = Slot(lambda: LookupError("nothing"))
+    outer, inner = [1], [1]
+    with slot.hold(outer):
+        with slot.hold(inner):
+            assert slot.get() is inner
+        assert slot.get() is outer
+    assert slot.peek() is None

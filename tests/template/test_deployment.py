@@ -111,6 +111,57 @@ def test_the_head_of_the_compose_file_makes_every_secret(project: Path, tmp_path
     assert settings.database_url is not None
 
 
+MONGOSH = """
+const state = {code: null, initiated: []}
+const rs = {
+  status() { if (!state.initiated.length) throw {codeName: 'NotYetInitialized'} },
+  initiate(config) { state.initiated.push(config) },
+}
+const admin = {auth(user, password) { state.user = [user, password] }}
+const db = {hello: () => ({isWritablePrimary: true}), getSiblingDB: () => admin}
+const quit = (code) => { state.code = code }
+const check = () => { %s }
+check(); check()
+console.log(JSON.stringify(state))
+"""
+
+
+@pytest.mark.parametrize("name", ["compose.dev.yml", "compose.prod.yml"])
+def test_mongodb_becomes_a_replica_set_of_one(project: Path, tmp_path: Path, name: str):
+    """For transactions. Its own check, read by node: it initiates once, and asks for a primary."""
+    service = load(project, name)["services"]["mongo"]
+    assert "--replSet rs0 " in " ".join(service["command"])
+    password = tmp_path / "mongo"
+    password.write_text("long-and-random\n", encoding="utf-8")
+    script = service["healthcheck"]["test"][-1].replace("/run/secrets/mongo", str(password))
+    node = shutil.which("node")
+    if node is None:
+        pytest.skip("needs node")
+    told = run(node, "-e", MONGOSH % script, cwd=tmp_path, environment=clean_environment())
+    seen = json.loads(told.stdout)
+    members = [{"_id": 0, "host": "mongo:27017"}]
+    assert (seen["code"], seen["initiated"]) == (0, [{"_id": "rs0", "members": members}])
+    in_production = name == "compose.prod.yml"
+    assert seen.get("user") == (["app", "long-and-random"] if in_production else None)
+
+
+def test_mongodb_gets_a_key_that_nobody_else_may_read(project: Path, tmp_path: Path):
+    """The service's own command, with this user for the image's, and a look for its entry point."""
+    service = load(project, "compose.prod.yml")["services"]["mongo"]
+    secret, key, entry = tmp_path / "mongo", tmp_path / "key", tmp_path / "docker-entrypoint.sh"
+    secret.write_text("long-and-random\n", encoding="utf-8")
+    entry.write_text('#!/bin/sh\necho "$@"\nstat -c %a "$5"\n', encoding="utf-8")
+    entry.chmod(0o755)
+    *shell, lines = service["command"]
+    for path, own in (("/run/secrets/mongo", secret), ("/tmp/key", key)):
+        lines = lines.replace(path, str(own))
+    lines = lines.replace("-o mongodb -g mongodb ", "")
+    environment = {**os.environ, "PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}"}
+    told = run(*shell, lines, cwd=tmp_path, environment=environment).stdout.splitlines()
+    assert told == [f"mongod --replSet rs0 --keyFile {key} --bind_ip_all", "400"]
+    assert key.read_text("utf-8") == secret.read_text("utf-8")
+
+
 def test_valkey_takes_its_password_from_the_file_and_its_health_check_knows_it(
     project: Path, tmp_path: Path
 ):

@@ -60,7 +60,8 @@ class Slot(Generic[T]):
         try:
             yield value
         finally:
-            self._held.remove(held)
+            # By identity: two databases of PyMongo on one server are equal.
+            self._held[:] = [one for one in self._held if one is not held]
 
     def _newest(self) -> T:
         value, loop = self._held[-1]

@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 from contextlib import AsyncExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import event, text
+from sqlalchemy.exc import OperationalError
 
 from vibetuner.config import Settings
 from vibetuner.errors import ServiceUnavailable
@@ -65,6 +67,81 @@ async def test_an_exhausted_pool_says_so_with_the_cure(tmp_path: Path):
         )
         async with open_session() as session:
             assert (await session.exec(text("SELECT 1"))).scalar() == 1
+
+
+async def test_writers_of_sqlite_take_turns(tmp_path: Path):
+    """Each goes on when the one before has committed or rolled back, in the order that they came.
+
+    SQLite would have them sleep and try again, for seconds under load.
+    """
+    settings = Settings(database_url=f"sqlite:///{tmp_path}/turns.db", worker_concurrency=32)
+    came: list[int] = []
+    wrote: list[int] = []
+
+    def note(_connection: Any, _cursor: Any, statement: str, parameters: Any, *_: Any) -> None:
+        if statement.startswith("INSERT"):
+            came.append(parameters[0])
+
+    async def write(number: int) -> None:
+        async with open_session() as session:
+            await session.exec(text("INSERT INTO turns VALUES (:n)"), params={"n": number})
+            wrote.append(number)
+            await asyncio.sleep(0.01)
+            if number % 3:
+                await session.commit()
+
+    async with open_sql(settings) as engine:
+        async with engine.begin() as connection:
+            await connection.execute(text("CREATE TABLE turns (number INTEGER)"))
+        event.listen(engine.sync_engine, "before_cursor_execute", note, insert=True)
+        async with asyncio.TaskGroup() as group:
+            for number in range(20):
+                group.create_task(write(number))
+        async with open_session() as session:
+            kept = {row[0] for row in await session.exec(text("SELECT number FROM turns"))}
+    assert len(came) == 20
+    assert wrote == came
+    assert kept == {number for number in range(20) if number % 3}
+
+
+async def test_a_writer_that_is_cancelled_gives_up_its_turn(tmp_path: Path):
+    """While it waits for it, and while it has it."""
+    settings = Settings(database_url=f"sqlite:///{tmp_path}/turns.db")
+    has_turn = asyncio.Event()
+
+    async def write(*, forever: bool) -> None:
+        async with open_session() as session:
+            await session.exec(text("INSERT INTO turns VALUES (1)"))
+            if forever:
+                has_turn.set()
+                await asyncio.Event().wait()
+            await session.commit()
+
+    async with open_sql(settings) as engine, asyncio.timeout(20):
+        async with engine.begin() as connection:
+            await connection.execute(text("CREATE TABLE turns (number INTEGER)"))
+        first = asyncio.create_task(write(forever=True))
+        await has_turn.wait()
+        second, third = [asyncio.create_task(write(forever=False)) for _ in range(2)]
+        await asyncio.sleep(0)
+        second.cancel()
+        first.cancel()
+        await third
+        assert (await asyncio.gather(first, second, return_exceptions=True)).count(None) == 0
+
+
+async def test_a_task_that_writes_in_two_sessions_is_told_so_by_sqlite(tmp_path: Path):
+    """It would wait for itself, and does not wait for its turn as well."""
+    settings = Settings(database_url=f"sqlite:///{tmp_path}/turns.db")
+    async with open_sql(settings) as engine:
+        async with engine.begin() as connection:
+            await connection.execute(text("CREATE TABLE turns (number INTEGER)"))
+        async with open_session() as outer, open_session() as inner:
+            await outer.exec(text("INSERT INTO turns VALUES (1)"))
+            await inner.exec(text("PRAGMA busy_timeout=10"))
+            async with asyncio.timeout(4):
+                with pytest.raises(OperationalError, match="database is locked"):
+                    await inner.exec(text("INSERT INTO turns VALUES (2)"))
 
 
 async def test_work_is_finished_although_its_caller_is_cancelled():

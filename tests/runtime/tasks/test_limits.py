@@ -11,6 +11,7 @@ import pytest
 from vibetuner.config import Settings
 from vibetuner.errors import TaskError
 from vibetuner.tasks.limits import check_enqueue, check_options
+from vibetuner.tasks.unique import Unique
 from vibetuner.tasks.worker import TaskWorker
 
 NAMES = ("low", "normal", "high")
@@ -55,6 +56,12 @@ def test_fair_options_pass(options: dict[str, Any]):
         ({"timeout": 1_800_000_000_000}, ValueError, "timeout takes at most ten years"),
         ({"max_schedule_drift": -1}, ValueError, "max_schedule_drift takes 0 seconds or more"),
         ({"max_tries": 0}, ValueError, "max_tries takes at least 1, not 0"),
+        (
+            {"unique": "skip"},
+            TypeError,
+            "unique takes True or False, or in @robust_task.. a Unique",
+        ),
+        ({"unique": Unique()}, TypeError, "a Unique, not Unique.by=.., clash='skip'"),
         ({"max_tries": 2.5}, TypeError, "max_tries takes a whole number or None, not 2.5"),
     ],
 )

@@ -102,6 +102,15 @@ async def test_the_server_forgets_a_key_after_its_time(
         assert 3_590_000 < await worker.redis.pttl(key) <= 3_600_000
 
 
+async def test_a_key_that_clashes_holds_up_no_other_of_a_batch(worker: TaskWorker, charge: Any):
+    """It is told of once all others were enqueued."""
+    await charge.enqueue(5).once("evt")
+    calls = [charge.enqueue(6).once("evt"), charge.enqueue(7).once("other"), charge.enqueue(8)]
+    with pytest.raises(TaskError, match="'evt' belongs to charge"):
+        await worker.enqueue_many(calls)
+    assert await queued(worker) == 3
+
+
 async def test_a_batch_may_hold_calls_with_keys(worker: TaskWorker, charge: Any):
     """Each of them is a step of its own."""
     calls = [charge.enqueue(5).once("evt"), charge.enqueue(6), charge.enqueue(5).once("evt")]
@@ -131,9 +140,40 @@ async def test_it_is_for_a_task_that_runs_once(worker: TaskWorker, charge: Any):
     """Not for one that is repeated, and not for a chain."""
     with pytest.raises(TaskError, match="not for one that is repeated"):
         await charge.enqueue(5).start(schedule="0 3 * * *").once("evt")
-    with pytest.raises(TaskError, match="not for a chain"):
-        await (charge.enqueue(5).once("evt") | charge)
     assert await queued(worker) == 0
+
+
+@pytest.mark.parametrize(
+    "tie",
+    [
+        lambda call, task: call | task,
+        lambda call, task: call ^ task,
+        lambda call, task: call.then(task),
+        lambda call, task: call.otherwise(task),
+    ],
+)
+@pytest.mark.parametrize("ask", [lambda call: call.once("evt"), lambda call: call.within({})])
+async def test_it_is_not_for_a_chain(worker: TaskWorker, charge: Any, tie: Any, ask: Any):
+    """Neither at its beginning, nor at its end, nor once its first call is part of one."""
+    words = r"charge: once\(\) and within\(\) are for a task alone, not for a chain. Enqueue the"
+    first = charge.enqueue(5)
+    chain = tie(first, charge)
+    for refused in (first, chain, tie(chain, charge)):
+        with pytest.raises(TaskError, match=words):
+            ask(refused)
+    with pytest.raises(TaskError, match=words):
+        tie(ask(charge.enqueue(5)), charge)
+    assert await queued(worker) == 0
+
+
+async def test_it_may_wait_for_another_task_and_for_a_moment(worker: TaskWorker, charge: Any):
+    """`after=`, `delay=` and a `schedule=` that is a moment hold as for any other call."""
+    first = await charge.enqueue(5)
+    after = await charge.enqueue(6).start(after=first.id).once("after")
+    soon = await charge.enqueue(7).start(schedule=datetime.now(UTC) + timedelta(hours=1)).once("at")
+    assert (await after.info()).dependencies == {first.id}
+    assert (await soon.info()).scheduled is not None
+    assert await worker.queue_size(include_scheduled=False) == 1
 
 
 async def test_it_is_not_for_a_task_that_stands_in_line(worker: TaskWorker):

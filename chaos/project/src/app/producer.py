@@ -10,15 +10,21 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from random import Random
-from typing import Any
+from secrets import token_hex
+from typing import Any, cast
 
 import anyio
 from anyio.abc import TaskGroup
 from coredis.exceptions import RedisError
+from sqlalchemy import text
+from sqlalchemy.exc import SQLAlchemyError
 from streaq.task import Task
 
 from chaos.journal import note
+from vibetuner.config import get_settings
 from vibetuner.errors import VibetunerError
+from vibetuner.resources.sql import open_session, open_sql
+from vibetuner.tasks.call import TaskCall
 from vibetuner.tasks.worker import open_queue
 
 from .tasks import mix
@@ -26,13 +32,18 @@ from .tasks import mix
 AnyTask = Task[Any, Any]
 
 PASSING = (VibetunerError, RedisError, OSError, TimeoutError, anyio.ClosedResourceError)
+INSERT = text("INSERT INTO orders (number) VALUES (:number)")
 ANSWER_SECONDS = 10
 MEAN_PAUSE = 0.22
 
+# A key is asked for about so often; of so many transactions one is rolled back.
+SAME_KEY, ROLLED_BACK = 3, 4
+
 # How many of a hundred tasks are of each kind.
 SHARES = {
-    "quick": 46, "slow": 13, "threaded": 6, "hopeless": 6, "flaky": 8, "too_slow": 3, "sick": 1,
-    "poisonous": 1, "one_at_a_time": 4, "perishable": 5, "endless": 5, "ticking": 2,
+    "quick": 26, "committed": 10, "keyed": 10, "slow": 13, "threaded": 6, "hopeless": 6, "flaky": 8,
+    "too_slow": 3, "sick": 1, "poisonous": 1, "one_at_a_time": 4, "perishable": 5, "endless": 5,
+    "ticking": 2,
 }  # fmt: skip
 
 
@@ -42,6 +53,7 @@ class Producer:
     def __init__(self, seed: str, aborts: TaskGroup) -> None:
         self._chance = Random(seed)  # noqa: S311 - repeatable on purpose
         self._aborts = aborts
+        self._keys = 0
 
     async def produce(self, seconds: float) -> None:
         """Enqueue for so long, whatever happens to Redis meanwhile."""
@@ -53,7 +65,12 @@ class Producer:
         kind = self._chance.choices(list(SHARES), list(SHARES.values()))[0]
         patience, pause = self._chance.uniform(0.1, 4), self._chance.expovariate(1 / MEAN_PAUSE)
         task = self._draw(kind)
-        await _enqueue(task, kind)
+        if kind == "committed":
+            await _commit(task, is_kept=bool(self._chance.randrange(ROLLED_BACK)))
+        elif kind == "keyed":
+            await _enqueue_keyed(task)
+        else:
+            await _enqueue(task, kind)
         if kind == "endless":
             self._aborts.start_soon(_abort, task, patience)
         await anyio.sleep(pause)
@@ -67,11 +84,42 @@ class Producer:
             "flaky": lambda: mix.flaky.enqueue(chance.randint(2, 3)),
             "sick": lambda: mix.sick.enqueue(chance.randint(2, 3)),
             "one_at_a_time": lambda: mix.one_at_a_time.enqueue(round(chance.uniform(0.2, 1.5), 1)),
+            "committed": lambda: mix.committed.enqueue(token_hex(8)),
+            "keyed": self._draw_keyed,
             # Every second one waits longer than it keeps.
             "perishable": lambda: mix.perishable.enqueue().start(delay=chance.choice([None, 4])),
         }
         draw: Callable[[], AnyTask] = draws.get(kind, getattr(mix, kind).enqueue)
         return draw()
+
+    def _draw_keyed(self) -> AnyTask:
+        self._keys += 1
+        # One of the last keys, so that their calls meet what has happened to the first one.
+        event = f"evt-{max(0, self._keys // SAME_KEY - self._chance.randrange(3))}"
+        return mix.keyed.enqueue(event)
+
+
+async def _commit(task: AnyTask, *, is_kept: bool) -> None:
+    """Store an order and its task, both or neither."""
+    verdict = "unknown"
+    with suppress(*PASSING, SQLAlchemyError, ExceptionGroup), anyio.fail_after(ANSWER_SECONDS):
+        async with open_session() as session:
+            connection = await session.connection()
+            await connection.execute(INSERT, {"number": task.args[0]})
+            await cast("TaskCall[Any, Any]", task).within(session)
+            if is_kept:
+                await session.commit()
+        verdict = "accepted" if is_kept else "withdrawn"
+    note(verdict, id=task.id, kind="committed")
+
+
+async def _enqueue_keyed(task: AnyTask) -> None:
+    verdict, key = "unknown", str(task.args[0])
+    call = cast("TaskCall[Any, Any]", task).once(key)
+    with suppress(*PASSING, ExceptionGroup), anyio.fail_after(ANSWER_SECONDS):
+        await call
+        verdict = "accepted"
+    note(verdict, id=call.id, kind="keyed", key=key)
 
 
 async def _enqueue(task: AnyTask, kind: str) -> None:
@@ -97,7 +145,7 @@ async def _abort(task: AnyTask, patience: float) -> None:
 
 async def main(seed: str, seconds: float) -> None:
     """Produce for ``seconds``, then wait for the last aborts."""
-    async with anyio.create_task_group() as queue:
+    async with open_sql(get_settings()), anyio.create_task_group() as queue:
         queue.start_soon(_hold_queue_open)
         async with anyio.create_task_group() as aborts:
             await Producer(seed, aborts).produce(seconds)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from vibetuner import VibetunerApp
+from vibetuner.tasks.outbox.sql import Outbox
 
 from .tasks import mix
 
-app = VibetunerApp(tasks=[getattr(mix, name) for name in mix.__all__])
+app = VibetunerApp(tasks=[getattr(mix, name) for name in mix.__all__], sql_models=[Outbox])

@@ -29,6 +29,7 @@ from sqlalchemy.util.concurrency import in_greenlet
 from vibetuner.config import Settings, mask_url
 from vibetuner.errors import NotConfigured, ServiceUnavailable, first_line
 from vibetuner.resources.slots import SQL_MISSING
+from vibetuner.resources.write_turns import take_turns
 
 if TYPE_CHECKING:
     from aiosqlite import Connection
@@ -74,6 +75,8 @@ def make_engine(settings: Settings) -> AsyncEngine:
     _shield(engine)
     if _is_in_memory(url):
         event.listen(engine.sync_engine, "handle_error", _keep_connected)
+    elif _is_sqlite(url):
+        take_turns(engine)
     return engine
 
 

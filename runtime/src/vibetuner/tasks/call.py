@@ -20,6 +20,7 @@ from streaq.types import P, R
 from streaq.types import SyncTask as SyncFunction
 
 from vibetuner.errors import TaskError
+from vibetuner.tasks.engine import is_chained
 
 __all__ = [
     "AsyncTask",
@@ -43,6 +44,19 @@ class TaskCall(Task[P, R]):
     """A call of a task that is about to be enqueued: await it."""
 
     __slots__ = ()
+
+    if not TYPE_CHECKING:  # as streaq's, whose calls don't have the methods below
+
+        def then(self, task, *_, **kwargs):  # noqa: ANN001, ANN002, ANN003, ANN201
+            """As streaq's ``then``."""
+            return self._chained(super().then(task, **kwargs))
+
+        def otherwise(self, task):  # noqa: ANN001, ANN201
+            """As streaq's ``otherwise``, which ``^`` is too."""
+            return self._chained(super().otherwise(task))
+
+        def __or__(self, other):  # noqa: ANN001, ANN204
+            return self._chained(super().__or__(other))
 
     if TYPE_CHECKING:  # streaq's own, which returns the call itself
 
@@ -89,7 +103,15 @@ class TaskCall(Task[P, R]):
         return replace(self._reliable(), session=session)
 
     def _reliable(self) -> ReliableCall[P, R]:
+        if is_chained(self):
+            raise _alone(self)
         return ReliableCall(**{one.name: getattr(self, one.name) for one in fields(self)})
+
+    def _chained(self, following: Task[Any, Any]) -> Task[Any, Any]:
+        if isinstance(self, ReliableCall):
+            raise _alone(self)
+        following.__class__ = TaskCall
+        return following
 
 
 @dataclass(slots=True, eq=False)
@@ -178,6 +200,13 @@ def clash(key: str, call: Task[Any, Any], task_id: str, known: str) -> TaskError
         what = f"{other} {task_id}, which was enqueued with another {', '.join(differing)}"
     return TaskError(
         f"{name}: the key {key!r} belongs to {what}. Use another key for another event"
+    )
+
+
+def _alone(call: Task[Any, Any]) -> TaskError:
+    return TaskError(
+        f"{call.parent.fn_name}: once() and within() are for a task alone, not for a chain. "
+        "Enqueue the chain from inside the task"
     )
 
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 __all__ = [
     "cron_id",
     "follows_another",
+    "is_chained",
     "is_open",
     "open_client",
     "running_attempt",
@@ -51,6 +52,11 @@ def set_open(worker: Worker[Any], *, is_open: bool, is_running: bool = False) ->
 def follows_another(task: Task[Any, Any]) -> bool:
     """Whether a call is part of a chain, after another."""
     return task._after is not None  # noqa: SLF001
+
+
+def is_chained(task: Task[Any, Any]) -> bool:
+    """Whether a call is part of a chain, after another or before one."""
+    return task._after is not None or task._triggers is not None  # noqa: SLF001
 
 
 def cron_id(name: str, moment: int) -> str:

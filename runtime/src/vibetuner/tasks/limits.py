@@ -28,7 +28,7 @@ def check_options(**task_kwargs: Any) -> None:
     """Check the keywords of ``@worker.task()`` or ``@worker.cron()``; others are left alone.
 
     Raises:
-        TypeError: a value of a wrong type.
+        TypeError: a value of a wrong type; a Unique is one, as these know a lock alone.
         ValueError: a negative or endless duration, one of more than ten years, or no try at all.
 
     >>> check_options(ttl=None, timeout=timedelta(minutes=5), max_tries=3)
@@ -41,6 +41,10 @@ def check_options(**task_kwargs: Any) -> None:
             _check_duration(name, given, may_be_zero=may_be_zero)
     if (queue := task_kwargs.get("queue")) is not None:
         check_queue(queue)
+    if not isinstance(unique := task_kwargs.get("unique", False), bool):
+        raise TypeError(
+            f"unique takes True or False, or in @robust_task() a Unique, not {unique!r}"
+        )
     tries = task_kwargs.get("max_tries")
     if tries is not None:
         if isinstance(tries, bool) or not isinstance(tries, int):

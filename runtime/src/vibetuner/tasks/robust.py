@@ -13,6 +13,7 @@ from streaq.types import CronDecorator
 from vibetuner.errors import GiveUp
 from vibetuner.tasks.call import TaskDecorator
 from vibetuner.tasks.depends import is_injected
+from vibetuner.tasks.limits import check_options
 from vibetuner.tasks.retry import (
     ErrorRules,
     Errors,
@@ -78,6 +79,7 @@ def robust_task(  # noqa: PLR0913 - the guide's parameters
     )
     options = _options(policy, task_kwargs)
     if policy.unique is None:
+        check_options(unique=unique)
         options["unique"] = unique
     if options.get("unique") and timeout is None:
         raise ValueError("unique=True needs timeout=: for that long, and a little, the lock holds")
@@ -107,7 +109,11 @@ def robust_cron(  # noqa: PLR0913, PLR0917 - as robust_task
         TypeError, ValueError: a parameter of a wrong kind or out of range, at decoration.
     """
     if isinstance(cron_kwargs.get("unique"), Unique):
-        raise TypeError("A schedule takes unique=True or unique=False: its runs have no arguments")
+        raise TypeError(
+            "A schedule takes unique=True or unique=False, as its runs have no arguments, not "
+            f"{cron_kwargs['unique']!r}. To have one wait for another, enqueue a @robust_task() "
+            "from it"
+        )
     policy = FailurePolicy(
         retry=_retry_policy(max_retries, backoff_base, backoff_max, jitter),
         errors=_rules(give_up_on, retry_on),

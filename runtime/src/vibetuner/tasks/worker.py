@@ -475,11 +475,6 @@ class TaskWorker(Worker[Any]):
         if pipe is not super().redis:
             if task.parent.unique:
                 check_ties(task)
-            if isinstance(task, ReliableCall):
-                raise TaskError(
-                    f"{task.parent.fn_name}: once() and within() are for a task alone, not for a "
-                    "chain. Enqueue the chain from inside the task"
-                )
             values = client.values([task], [data], enqueue_time)
             request = client.functions.add_to(pipe, "enqueue", [client.keys.queue], values)
         elif unique is not None:
@@ -526,6 +521,9 @@ class TaskWorker(Worker[Any]):
         """Enqueue tasks for immediate execution, hundreds in one step.
 
         A task with a key is a step of its own.
+
+        Raises:
+            TaskExists, TaskError: some could not be enqueued; all others were.
         """
         if any(follows_another(task) for task in tasks):
             raise StreaqError("Pipelined tasks can't be enqueued in batches!")
@@ -536,7 +534,14 @@ class TaskWorker(Worker[Any]):
         if self.on_enqueue is not None:
             for task in plain:
                 self.on_enqueue(task, None)
-        await asyncio.gather(*(task for task in tasks if isinstance(task, ReliableCall)))
+        reliable = [task for task in tasks if isinstance(task, ReliableCall)]
+        for task in reliable:
+            if task.session is not None:  # which takes one statement at a time
+                await task
+        keyed = (task for task in reliable if task.session is None)
+        for answer in await asyncio.gather(*keyed, return_exceptions=True):
+            if isinstance(answer, BaseException):
+                raise answer
 
     async def info_by_id(self, task_id: str) -> TaskInfo | None:
         """Return what is known of an unfinished task; raises StreaqError if it is not signed."""

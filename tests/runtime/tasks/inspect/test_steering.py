@@ -7,6 +7,8 @@ from datetime import UTC, date, datetime, timedelta
 import pytest
 
 from tests.waiting import eventually
+from vibetuner.cli.checks.redis import check_lines
+from vibetuner.config import Settings
 from vibetuner.errors import TaskError, TaskNotFound
 from vibetuner.tasks.inspect.cron import CronHealth, judge
 from vibetuner.tasks.inspect.detail import find_task
@@ -124,6 +126,28 @@ async def test_a_task_in_line_names_the_one_that_comes_first(queue: Queue):
     assert await abort(queue, second.id) is True
     assert await state(queue, second.id) is State.ABORTED
     assert (await queue.counts()).queued == 2
+
+
+async def test_a_line_that_is_stuck_is_told_of(queue: Queue, settings: Settings):
+    """Its first task's message was deleted; an abort of that one lets the line move on."""
+    with using_worker(queue.worker):
+
+        @robust_task(name="sync", unique=Unique(clash="wait"))
+        async def sync() -> None: ...
+
+    first, second, third = [await sync.enqueue() for _ in range(3)]
+    assert "is in no queue" not in await texts(queue, first.id) + await texts(queue, second.id)
+    assert await check_lines(queue.redis, settings) == []
+    await queue.redis.delete([queue.stream("normal")])
+
+    assert "and it comes first and is in no queue any more" in await texts(queue, first.id)
+    assert f"and {first.id} comes first and is in no queue" in await texts(queue, second.id)
+    [finding] = await check_lines(queue.redis, settings)
+    assert finding.text.startswith("2 tasks wait in the line sync behind")
+    assert finding.cure == f"vibetuner tasks abort {first.id}"
+    assert await abort(queue, first.id) is True
+    assert await check_lines(queue.redis, settings) == []
+    assert f"and {second.id} comes first: this one waits" in await texts(queue, third.id)
 
 
 async def test_an_abort_without_a_worker_waits_for_one(queue: Queue):

@@ -132,6 +132,20 @@ async def test_it_keeps_delay_and_key(database: Database, worker: TaskWorker, re
                 await receipt.enqueue("T2").within(session).once("evt")
 
 
+async def test_a_call_may_wait_for_one_of_its_own_transaction(
+    database: Database, worker: TaskWorker, receipt: Any
+):
+    """In whatever order their rows are handed on; a batch takes one session."""
+    async with worker:
+        async with database.session() as session:
+            first, second = receipt.enqueue("T1"), receipt.enqueue("T2")
+            calls = [second.start(after=first.id).within(session), first.within(session)]
+            await worker.enqueue_many(calls)
+        await emptied(database.store)
+        assert (await calls[0].info()).dependencies == {first.id}
+        assert await worker.queue_size() == 1
+
+
 async def test_of_two_that_were_written_while_redis_was_away_one_is_enqueued(
     database: Database, worker: TaskWorker, receipt: Any
 ):

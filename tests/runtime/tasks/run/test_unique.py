@@ -23,7 +23,7 @@ from vibetuner.errors import TaskError
 from vibetuner.tasks.client.queue import SIGN_AGAIN
 from vibetuner.tasks.dead_letters import Cause, get, open_dead_letters, retry
 from vibetuner.tasks.payload import Kind, sign, signing_keys
-from vibetuner.tasks.robust import RetryLater, Unique, robust_task
+from vibetuner.tasks.robust import RetryLater, Unique, robust_cron, robust_task
 from vibetuner.tasks.worker import TaskWorker, using_worker
 
 Running = Callable[[TaskWorker], AbstractAsyncContextManager[TaskWorker]]
@@ -423,6 +423,12 @@ async def test_many_unique_calls_are_sent_together(worker: TaskWorker, running: 
         (lambda: Unique(by="account_id"), TypeError, r"by takes names, not one: by=\('account_id"),
         (lambda: Unique(by=(1,)), TypeError, "by takes names of parameters"),
         (lambda: Unique(clash="queue"), ValueError, "clash takes one of 'skip', 'wait', 'replace'"),
+        (lambda: robust_task(unique="skip"), TypeError, "a Unique, not 'skip'"),
+        (
+            lambda: robust_cron("0 3 * * *", unique=Unique()),
+            TypeError,
+            r"A schedule takes unique=True or unique=False, .* not Unique\(by=\(\), clash='skip'\)",
+        ),
     ],
 )
 def test_a_wrong_rule_is_refused(make, error, words):

@@ -17,8 +17,8 @@ from vibetuner.tasks.robust import robust_cron, robust_task
 from .recorded import recorded
 
 __all__ = [
-    "endless", "flaky", "hopeless", "one_at_a_time", "perishable", "poisonous", "quick", "sick",
-    "slow", "threaded", "ticking", "too_slow",
+    "committed", "endless", "flaky", "hopeless", "keyed", "one_at_a_time", "perishable",
+    "poisonous", "quick", "sick", "slow", "threaded", "ticking", "too_slow",
 ]  # fmt: skip
 
 TIMEOUT = 1
@@ -31,6 +31,22 @@ async def quick() -> str:
     with recorded(quick):
         await asyncio.sleep(0.02)
     return "done"
+
+
+@robust_task(max_retries=8, backoff_base=0.5, ttl=None)
+async def committed(order: str) -> str:
+    """Enqueued within the transaction that has stored its order."""
+    with recorded(committed):
+        await asyncio.sleep(0.02)
+    return order
+
+
+@robust_task(max_retries=8, backoff_base=0.5, ttl=None)
+async def keyed(event: str) -> str:
+    """Enqueued several times under one key."""
+    with recorded(keyed):
+        await asyncio.sleep(0.02)
+    return event
 
 
 @robust_task(max_retries=8, backoff_base=0.5, ttl=None)

@@ -14,13 +14,21 @@ from vibetuner.errors import first_line
 from vibetuner.project import ProjectInfo, code_digest, worker_command
 from vibetuner.redis.client import make_client, ungrouped
 from vibetuner.redis.keys import JournalKeys, Keys
+from vibetuner.tasks.inspect.line import find_stuck_lines
 from vibetuner.tasks.inspect.model import WorkerView
 from vibetuner.tasks.inspect.queue import now_ms, readable
 from vibetuner.tasks.inspect.unreadable import count_unreadable, misused_keys
 from vibetuner.tasks.journal.entry import Beat
 from vibetuner.tasks.queues import USUAL
 
-__all__ = ["check_records", "check_redis", "judge_queues", "judge_server", "judge_workers"]
+__all__ = [
+    "check_lines",
+    "check_records",
+    "check_redis",
+    "judge_queues",
+    "judge_server",
+    "judge_workers",
+]
 
 OLDEST = 7
 NEARLY_FULL = 0.9
@@ -36,13 +44,22 @@ async def check_redis(settings: Settings, project: ProjectInfo) -> list[Finding]
             records = await check_records(redis, settings.redis_key_prefix)
             workers = await _workers(redis, JournalKeys(settings.redis_key_prefix))
             sizes = await _sizes(redis, settings)
+            lines = await check_lines(redis, settings)
     in_production = settings.environment == "production"
     return [
         *judge_server(dict(info), config, library, in_production=in_production),
         *records,
         *judge_workers(workers, code_digest(project), settings, in_production=in_production),
         *judge_queues(sizes, workers, settings, in_production=in_production),
+        *lines,
     ]
+
+
+async def check_lines(redis: Redis[str], settings: Settings) -> list[Finding]:
+    """Report lines of unique tasks that don't move any more."""
+    keys = Keys(settings.redis_key_prefix, settings.queue_name)
+    stuck = await find_stuck_lines(redis, keys)
+    return [Finding("warning", "unique tasks", one.text, one.cure) for one in stuck]
 
 
 async def check_records(redis: Redis[str], prefix: str) -> list[Finding]:

@@ -97,6 +97,16 @@ local function note_message(prefix, task, message)
   if one and holder_of(one.state) == task then redis.call('hset', one.state, 'message', message) end
 end
 
+-- Whether a holder can't be reached: it is neither in the stream nor among the delayed tasks, as after
+-- somebody has deleted the stream. Its line would wait for ever.
+local function is_stranded(prefix, one)
+  if holder_of(one.state) ~= one.task then return false end
+  if redis.call('zscore', prefix .. ':queues:delayed:' .. one.priority, one.task) then return false end
+  local message = redis.call('hget', one.state, 'message')
+  if not message or message == '-' then return true end
+  return #redis.call('xrange', prefix .. ':queues:' .. one.priority, message, message) == 0
+end
+
 -- Look at some members, and let those leave that ended where nothing was noticed: with a worker of
 -- streaq's own, or by expiry.
 local function sweep_groups(prefix, now)

@@ -414,7 +414,7 @@ local function hand_on(keys, argv)
   return { task }
 end
 
--- Abort a task: one that is delayed or in line ends here, one that waits or runs is marked.
+-- Abort a task: one that is delayed, in line or stranded ends here, one that waits or runs is marked.
 -- KEYS as for finish. ARGV: the time, group, task, its result, the result's lifetime, its name, its
 -- journal entry, its fallback, its unique lock, then the priorities.
 -- Returns `over` (it has ended or never was), `marked`, or `ended` and the tasks that fail with it.
@@ -425,7 +425,7 @@ local function abort(keys, argv)
     return { 'over' }
   end
   local one = member(prefix, task)
-  local in_line = one and leave_line(one)
+  local in_line = one and (leave_line(one) or is_stranded(prefix, one))
   for i = 10, #argv do
     if in_line or redis.call('zrem', prefix .. ':queues:delayed:' .. argv[i], task) == 1 then
       local batch = new_batch(keys)

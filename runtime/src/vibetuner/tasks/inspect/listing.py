@@ -118,7 +118,9 @@ async def _queued_rows(
 
 async def _list_in_line(queue: Queue, filters: Filters, limit: int, after: str) -> Found:
     """List unique tasks that wait in line, the oldest first."""
-    return await _list_sorted(queue, {queue.in_line: ""}, State.QUEUED, filters, limit, after)
+    return await _list_sorted(
+        queue, {queue.engine_keys.in_line: ""}, State.QUEUED, filters, limit, after
+    )
 
 
 async def _list_scheduled(queue: Queue, filters: Filters, limit: int, after: str) -> Found:

@@ -117,13 +117,9 @@ class Queue:
         return f"{self.worker.prefix}{REDIS_UNIQUE}{name}"
 
     @property
-    def in_line(self) -> str:
-        """Return the key of the unique tasks that wait in line."""
-        return Keys("", self.worker.queue_name).in_line
-
-    def holder_key(self, group: str) -> str:
-        """Return the key of the unique task of a group that comes first."""
-        return Keys("", self.worker.queue_name).holder(group)
+    def engine_keys(self) -> Keys:
+        """Return the engine's keys, of which those of unique tasks in line are read here."""
+        return Keys("", self.worker.queue_name)
 
     async def workers(self) -> list[WorkerView]:
         """Return the workers with a heartbeat in the last minute, the oldest worker first."""
@@ -154,7 +150,7 @@ class Queue:
         async with self.redis.pipeline(transaction=False) as pipe:
             streams = [pipe.xlen(self.stream(name)) for name in names]
             delayed = [pipe.zcard(self.delayed(name)) for name in names]
-            in_line = pipe.zcard(self.in_line)
+            in_line = pipe.zcard(self.engine_keys.in_line)
             ended = pipe.xlen(self.keys.ended)
         in_streams = sum([await one for one in streams])
         return Counts(

@@ -11,6 +11,7 @@ from vibetuner.config import get_settings
 from vibetuner.errors import TaskError, first_line
 from vibetuner.project import worker_command
 from vibetuner.tasks.inspect.detail import Facts, find_row, find_task, gather
+from vibetuner.tasks.inspect.line import holder_of, is_stranded
 from vibetuner.tasks.inspect.model import ENDED, Row, State, WorkerView
 from vibetuner.tasks.inspect.outbox import find_in_outbox, read_outbox
 from vibetuner.tasks.inspect.queue import Queue, now_ms
@@ -168,9 +169,17 @@ async def _lock_holder(queue: Queue, row: Row, facts: Facts) -> Reason | None:
         except (TaskError, LookupError):  # arguments that can't be read, or don't fit any more
             return None
     if has_line:
-        holder = await queue.redis.hget(queue.holder_key(group), "holder")
+        keys = queue.engine_keys
+        holder = await holder_of(queue.redis, keys, group)
+        if holder and await is_stranded(queue.redis, keys, group, holder):
+            who = "it" if holder == row.task_id else holder
+            return Reason(
+                f"{row.name} is unique, and {who} comes first and is in no queue any more: "
+                "somebody has deleted its message",
+                f"vibetuner tasks abort {holder}   (the next one in line is queued)",
+            )
     else:
-        holder = await queue.redis.get(queue.lock_key(group))
+        holder = str(await queue.redis.get(queue.lock_key(group)) or "")
     if not holder or holder == row.task_id:
         return None
     if has_line:

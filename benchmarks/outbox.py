@@ -1,0 +1,99 @@
+"""What does `within()` add to a commit, and how soon is a committed task enqueued?"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from statistics import median
+from uuid import uuid4
+
+from lab import ROOT, Figure, ask_child, workplace
+
+from vibetuner.embedded import join
+
+ROUNDS = 3
+CHILD = Path(__file__).with_name("outbox_child.py")
+DATABASES = ("SQLite", "PostgreSQL")
+TUNE = """from vibetuner import VibetunerApp
+from vibetuner.tasks.outbox.sql import Outbox
+
+app = VibetunerApp(sql_models=[Outbox])
+"""
+# What a figure is, and what it is to stay under.
+WORDS = {
+    "p50": ("insert an order, `within()`, commit: median", None),
+    "p99": ("the same, 99 of 100", None),
+    "to start": ("commit to the task's start on an idle worker, median", 10),
+}
+NOTE = (
+    "*Beside* is the same order committed first and `await receipt.enqueue(...)` after it, in "
+    "turns of fifty; that loses the receipt where the process dies between the two. Each "
+    "transaction is one order and its receipt, one after the other; the row of the one is read, "
+    "handed on and deleted while the next one is placed. A server of PostgreSQL without fsync, "
+    "SQLite with WAL; Redis, database and worker on this machine."
+)
+
+Runs = list[dict[str, float]]
+
+
+def measure(*, beside: bool) -> list[Figure]:
+    """Medians of several processes, the databases in turn."""
+    del beside
+    folder = make_project()
+    seen: dict[str, Runs] = {name: [] for name in DATABASES}
+    with join(workplace() / "services", ["redis"], command="benchmark") as lease:
+        for _ in range(ROUNDS):
+            for name, runs in seen.items():
+                with database(name) as url:
+                    runs.append(ask_child(CHILD, lease.urls["redis"], url, folder=folder))
+    return [figure for name, runs in seen.items() for figure in figures(name, runs)]
+
+
+def figures(database: str, runs: Runs) -> Iterator[Figure]:
+    """The lines of one database."""
+    for key, (words, limit) in WORDS.items():
+        ours = [run[key] for run in runs]
+        theirs = [run[f"{key} plain"] for run in runs if f"{key} plain" in run]
+        yield Figure(
+            what=f"{database}: {words}",
+            ours=median(ours),
+            spread=(min(ours), max(ours)),
+            unit="ms",
+            aim=f"{limit} ms" if limit else "",
+            held=median(ours) < limit if limit else None,
+            beside=median(theirs) if theirs else None,
+            beside_spread=(min(theirs), max(theirs)) if theirs else None,
+        )
+    rates = [run["handed"] for run in runs]
+    yield Figure(
+        what=f"{database}: handed on by one process",
+        ours=median(rates),
+        spread=(min(rates), max(rates)),
+        unit="tasks/s",
+    )
+
+
+def make_project() -> Path:
+    """The smallest project with an outbox."""
+    folder = workplace() / "till"
+    package = folder / "src" / "till"
+    package.mkdir(parents=True, exist_ok=True)
+    (package / "__init__.py").touch()
+    (package / "tune.py").write_text(TUNE, encoding="utf-8")
+    (folder / "pyproject.toml").write_text('[project]\nname = "till"\n', encoding="utf-8")
+    return folder
+
+
+@contextmanager
+def database(name: str) -> Iterator[str]:
+    """The address of an empty database; PostgreSQL's has a server of its own."""
+    if name == "SQLite":
+        yield f"sqlite+aiosqlite:///{workplace() / uuid4().hex}.db"
+        return
+    sys.path.append(str(ROOT))  # the tests know how to start one
+    from tests.postgres import running_postgres
+
+    with running_postgres() as url:
+        yield url

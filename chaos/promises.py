@@ -1,0 +1,58 @@
+"""Promises of `within()` and `once()` that were broken, and tasks that were done twice for nothing.
+
+Pure: read from the story alone.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator
+from itertools import pairwise
+
+from chaos.story import Fault, Story, TaskStory
+from chaos.tries import LOSSES
+
+__all__ = ["broken_promises"]
+
+
+def broken_promises(story: Story) -> list[str]:
+    """Return a sentence for each."""
+    return [*_withdrawn(story), *_keys(story), *_done_twice(story)]
+
+
+def _withdrawn(story: Story) -> Iterator[str]:
+    for task in story.tasks.values():
+        if task.origin == "withdrawn" and task.runs:
+            yield f"{task.kind} {task.task_id} ran, and its transaction was rolled back"
+
+
+def _keys(story: Story) -> Iterator[str]:
+    ran: defaultdict[str, set[str]] = defaultdict(set)
+    for task in story.tasks.values():
+        for line in task.lines if task.runs else ():
+            if key := line.get("key"):
+                ran[key].add(task.task_id)
+    for key, task_ids in ran.items():
+        if len(task_ids) > 1:
+            yield f"{len(task_ids)} tasks ran under the key {key}: {', '.join(sorted(task_ids))}"
+
+
+def _done_twice(story: Story) -> Iterator[str]:
+    """A task is done again where its worker, or Redis, was lost before the end was recorded.
+
+    A worker on a busy machine may look lost, so that another begins the task while it runs.
+    """
+    for task in story.tasks.values():
+        if task.completions > 1 and not _is_explained(task, story.faults):
+            yield f"{task.kind} {task.task_id} was done {task.completions} times, nothing was lost"
+
+
+def _is_explained(task: TaskStory, faults: list[Fault]) -> bool:
+    runs = sorted(task.runs, key=lambda run: run.began)
+    losses = [fault for fault in faults if fault.effect in LOSSES]
+    return all(
+        (run.ended or run.began) > following.began
+        or any(fault.hits(run.pid) and fault.within(run.began, following.began) for fault in losses)
+        for run, following in pairwise(runs)
+        if run.outcome == "done"
+    )

@@ -1,0 +1,1 @@
+"""The project whose webhooks are delivered to while its web processes are taken away."""

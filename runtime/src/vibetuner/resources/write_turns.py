@@ -1,0 +1,87 @@
+"""Turns of this process's writers of one SQLite file.
+
+SQLite has one writer at a time. A connection that finds the file locked sleeps, up to 100 ms at a
+time, and tries again: under load the one that has slept longest is as likely to be too late as any
+other. Here the writers of a process queue up, and each goes on as soon as the one before has
+committed; SQLite's own waiting is left to other processes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
+from typing import Any
+
+from sqlalchemy import Connection, event
+from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.util import await_
+from sqlalchemy.util.concurrency import in_greenlet
+
+__all__ = ["take_turns"]
+
+# As long as SQLite itself waits; who has waited in vain is left to it.
+LONGEST_WAIT = 5.0
+
+# The statements before which sqlite3 begins a transaction.
+WRITES = ("INSERT", "UPDATE", "DELETE", "REPLACE")
+# The steps of a dialect that end a transaction whether or not they succeed.
+ENDS = ("do_rollback", "do_terminate", "do_close")
+
+Step = Callable[[Any], None]
+
+
+def take_turns(engine: AsyncEngine) -> None:
+    """Let the writers of an engine wait for each other in order."""
+    turns, dialect = WriteTurns(), engine.dialect
+    event.listen(engine.sync_engine, "before_cursor_execute", turns.take)
+    # SQLAlchemy's events come before these steps, and a turn ends after them.
+    steps = {"do_commit": turns.commit} | dict.fromkeys(ENDS, turns.give_up)
+    for name, step in steps.items():
+        setattr(dialect, name, partial(step, getattr(dialect, name)))
+
+
+class WriteTurns:
+    """One turn, which a connection takes with its first write and gives up with its transaction."""
+
+    def __init__(self) -> None:
+        self._turn = asyncio.Lock()
+        self._holder: Any = None
+        self._task: asyncio.Task[Any] | None = None
+
+    def take(self, connection: Connection, _cursor: object, statement: str, *_: object) -> None:
+        """Wait for the turn before a transaction's first write."""
+        if not statement.lstrip()[:7].upper().startswith(WRITES) or not in_greenlet():
+            return
+        driver = connection.connection.dbapi_connection
+        # A task that writes in two sessions would wait for itself; SQLite says so.
+        if driver is not self._holder and (
+            self._holder is None or asyncio.current_task() is not self._task
+        ):
+            await_(self._wait(driver))
+
+    def commit(self, step: Step, connection: Any) -> None:
+        """Commit; what could not be committed is rolled back, or tried again, in the same turn."""
+        step(connection)
+        self._end(connection)
+
+    def give_up(self, step: Step, connection: Any) -> None:
+        """Roll back or close."""
+        try:
+            step(connection)
+        finally:
+            self._end(connection)
+
+    def _end(self, connection: Any) -> None:
+        if self._holder is not None and self._holder is getattr(
+            connection, "dbapi_connection", connection
+        ):
+            self._holder = self._task = None
+            self._turn.release()
+
+    async def _wait(self, driver: Any) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(LONGEST_WAIT):
+                await self._turn.acquire()
+            self._holder, self._task = driver, asyncio.current_task()

@@ -1,0 +1,36 @@
+"""Webhooks that are delivered often while web processes are taken away: each event runs once."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from chaos.deliveries import Outcome, Wanted, deliver
+from chaos.journal import JOURNAL
+
+
+@pytest.mark.process
+@pytest.mark.slow
+async def test_each_event_is_acted_on_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """500 deliveries of 100 events by 10 clients; `just deliveries` makes 100,000 of 20,000."""
+    monkeypatch.setenv(JOURNAL, "")  # restored afterwards
+    wanted = Wanted(events=100, deliveries=500, clients=10, seed=1)
+
+    outcome = await deliver(wanted, tmp_path)
+
+    print(outcome.text)
+    assert outcome.restarts.total() > 0
+    assert (outcome.deliveries, outcome.runs, outcome.wrong) == (500, 100, {})
+    assert os.environ[JOURNAL] == str(tmp_path / "journal.jsonl")
+
+
+def test_an_event_that_ran_twice_is_named():
+    """For people, with what was sent and done."""
+    outcome = Outcome(deliveries=3, milliseconds=[1.0, 2.0, 9.0], runs=2, wrong={"evt-7": 2})
+    outcome.restarts["killed"] += 1
+    assert "3 deliveries" in outcome.text
+    assert "p50 2 ms, p95 9 ms" in outcome.text
+    assert "web processes killed 1" in outcome.text
+    assert "NOT ONCE: {'evt-7': 2}" in outcome.text
