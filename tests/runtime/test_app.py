@@ -81,3 +81,10 @@ def test_a_declared_dict_is_not_changed_afterwards():
     filters["whisper"] = str.lower
 
     assert dict(app.template_filters) == {"shout": str.upper}
+
+
+@pytest.mark.parametrize("name", ["on_error", "on_failure"])
+def test_a_hook_is_a_function(name: str):
+    """What can't be called is refused at the declaration."""
+    with pytest.raises(TypeError, match=f"{name}= takes a function, not 'sentry'"):
+        VibetunerApp(**{name: "sentry"})  # type: ignore[arg-type]

@@ -81,6 +81,20 @@ async def test_what_is_not_configured_stays_closed(fresh: None):
         assert not context.http_client.is_closed
 
 
+async def test_documents_without_mongodb_are_warned_about(
+    settings: Settings, caplog: pytest.LogCaptureFixture
+):
+    """Beanie's own error, at the first use, names neither the reason nor the cure."""
+    alone = settings.model_copy(update={"mongodb_url": None})
+    for project in (VibetunerApp(), VibetunerApp(models=[UserModel])):
+        async with open_context(alone, project):
+            pass
+    assert caplog.messages == [
+        "the documents of tune.py can't be used: MongoDB not configured. Add to .env:  "
+        "MONGODB_URL=mongodb://localhost:27017"
+    ]
+
+
 async def test_a_project_gives_the_context_its_name_and_version(stand_in):
     """As pyproject.toml has them."""
     stand_in()

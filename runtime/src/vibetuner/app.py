@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from starlette.middleware import Middleware
     from starlette.types import ExceptionHandler
 
+    from vibetuner.errors import ErrorContext
+
 __all__ = ["Lifespan", "VibetunerApp"]
 
 Lifespan = Callable[[], AbstractAsyncContextManager[Any]]
@@ -40,6 +42,11 @@ class VibetunerApp:
             ``vibetuner.frontend.lifespan.base_lifespan``.
         middleware: ``starlette.middleware.Middleware`` objects around the routes, outermost first:
             CORS, sessions, compression, sign-in.
+        on_error: called with each exception of a task's try or of a request, and with its
+            :class:`~vibetuner.errors.ErrorContext`: for a service such as Sentry.
+        on_failure: called with each :class:`~vibetuner.tasks.dead_letters.DeadLetter`, once it is
+            kept. Both hooks may be async; any other function runs in a thread. Nothing waits for
+            them: a call has 30 seconds, and what it raises is logged and changes nothing.
         exception_handlers: called for an exception's class or a status code, as FastAPI's.
         mounts: ASGI apps by path, such as ``{"/admin": admin}``; their lifespans don't run.
         template_filters: Jinja filters by name, beside Jinja's own.
@@ -64,6 +71,8 @@ class VibetunerApp:
     sql_models: Sequence[type[SQLModel]] = ()
     worker_lifespan: Lifespan | None = None
     frontend_lifespan: Lifespan | None = None
+    on_error: Callable[[BaseException, ErrorContext], Any] | None = None
+    on_failure: Callable[[Any], Any] | None = None
     middleware: Sequence[Middleware] = ()
     exception_handlers: Mapping[int | type[Exception], ExceptionHandler] = field(
         default_factory=dict
@@ -80,6 +89,9 @@ class VibetunerApp:
             value = getattr(self, one.name)
             if one.name.endswith("lifespan"):
                 _check_lifespan(one.name, value)
+            elif one.name in HOOKS:
+                if value is not None and not callable(value):
+                    raise TypeError(f"{one.name}= takes a function, not {value!r}")
             elif one.name in MAPPINGS:
                 if not isinstance(value, Mapping):
                     raise TypeError(f"{one.name}= takes a dict, not {value!r}")
@@ -95,6 +107,7 @@ class VibetunerApp:
 
 
 QUEUE = r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}"
+HOOKS = frozenset({"on_error", "on_failure"})
 MAPPINGS = frozenset(
     {"exception_handlers", "mounts", "template_filters", "template_globals", "headers"}
 )

@@ -31,12 +31,18 @@ exits with the class's ``exit_code``.
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from datetime import timedelta
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from starlette.requests import HTTPConnection
 
 __all__ = [
     "CommandError",
     "DeadLetterError",
     "DeadLetterNotFound",
+    "ErrorContext",
     "GiveUp",
     "MailError",
     "MailRefused",
@@ -137,6 +143,25 @@ class MailRefused(GiveUp, MailError):  # noqa: N818 - as GiveUp
 
 class CommandError(VibetunerError):
     """A command can't do what was asked of it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ErrorContext:
+    """Where an error happened, for the function that ``VibetunerApp(on_error=...)`` names.
+
+    Args:
+        name: the task's name, or a request's method and route: ``POST /orders/{order_id}``.
+        task_id: the task's id; empty for a request.
+        tries: the number of the task's try, from 1; 0 for a request.
+        is_final: False when another try follows.
+        request: the request; None for a task. Its body may have been read already.
+    """
+
+    name: str
+    task_id: str = ""
+    tries: int = 0
+    is_final: bool = True
+    request: HTTPConnection | None = None
 
 
 def mask_secrets(text: str) -> str:

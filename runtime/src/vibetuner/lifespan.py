@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from importlib import import_module
@@ -14,12 +15,15 @@ from vibetuner.config import Settings
 from vibetuner.context import Context, current_context
 from vibetuner.embedded import open_services
 from vibetuner.project import find_root, project_info
+from vibetuner.resources.slots import MONGO_MISSING
 from vibetuner.resources.table import RESOURCES
 
 if TYPE_CHECKING:
     from httpx2 import AsyncClient
 
 __all__ = ["make_context", "make_http_client", "open_context"]
+
+logger = logging.getLogger(__name__)
 
 
 @asynccontextmanager
@@ -34,6 +38,8 @@ async def open_context(settings: Settings, project: VibetunerApp) -> AsyncIterat
     with CancelScope() as scope:
         async with AsyncExitStack() as stack:
             settings = await stack.enter_async_context(open_services(settings))
+            if project.models and not settings.mongodb_url:
+                logger.warning("the documents of tune.py can't be used: %s", MONGO_MISSING)
             for resource in RESOURCES:
                 if resource.enabled(settings):
                     await stack.enter_async_context(resource.open(settings, project))

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from tests.projects import write, write_project
-from vibetuner.errors import CommandError
-from vibetuner.scaffold.auth import check_auth, draft_auth, draft_of_auth
+from vibetuner.config import Settings
+from vibetuner.errors import CommandError, NotConfigured
+from vibetuner.scaffold.auth import check_auth, check_databases, draft_auth, draft_of_auth
 from vibetuner.scaffold.draft import Place
 from vibetuner.scaffold.rendering import list_templates
 
@@ -66,6 +67,19 @@ def test_what_stands_in_the_way_is_named(place: Place, file: str, text: str, pro
     write(place.root / "src/shop" / file, text)
     with pytest.raises(CommandError, match=problem):
         (check_auth(place), draft_auth(place))
+
+
+@pytest.mark.parametrize("missing", ["mongodb_url", "database_url"])
+def test_people_and_sessions_need_their_databases(place: Place, missing: str):
+    """A project without .env was not started yet, and gets both with its first start."""
+    urls = {"mongodb_url": "embedded", "database_url": "sqlite+aiosqlite:///app.db"}
+    check_databases(place, Settings(**urls | {missing: None}))
+    write(place.root / ".env", "")
+    check_databases(place, Settings(**urls))
+    with pytest.raises(
+        NotConfigured, match=f"{missing.upper()} is empty. Add to .env:  {missing.upper()}="
+    ):
+        check_databases(place, Settings(**urls | {missing: None}))
 
 
 def test_sign_in_that_is_not_there_can_not_be_taken_back(place: Place):

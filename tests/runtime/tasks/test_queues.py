@@ -36,7 +36,9 @@ NAMES = ["critical", "default", "bulk"]
 def queue(stand_in: Callable[..., Any], settings: Settings) -> TaskWorker:
     """A worker of a project with three queues, one task at a time."""
     stand_in()
-    return TaskWorker(settings.model_copy(update={"worker_concurrency": 1}), lambda: NAMES)
+    return TaskWorker(
+        settings.model_copy(update={"worker_concurrency": 1}), lambda: VibetunerApp(queues=NAMES)
+    )
 
 
 def record(worker: TaskWorker, **options: Any) -> tuple[Any, list[str]]:
@@ -255,7 +257,7 @@ async def test_a_queue_that_nobody_reads_is_reported(queue: TaskWorker, settings
             task.id: " ".join(one.text for one in (await explain(look, task.id))[1])
             for task in (queued, delayed, other)
         }
-        (finding,) = judge_queues({"bulk": 2}, workers, settings, in_production=True)
+        (finding,) = judge_queues({"bulk": 1}, workers, settings, in_production=True)
 
     assert [workers[0].beat.queues, *found] == [("critical",), *NAMES]
     assert (found["bulk"].queued, found["bulk"].scheduled, found["bulk"].is_unread) == (1, 1, True)
@@ -264,4 +266,5 @@ async def test_a_queue_that_nobody_reads_is_reported(queue: TaskWorker, settings
     assert "the queue bulk, which no live worker reads" in reasons[delayed.id]
     assert "no live worker" not in reasons[other.id]
     assert finding.level == "error"
+    assert finding.text == "no live worker reads the queue bulk, which holds 1 task"
     assert "--queues bulk" in finding.cure

@@ -157,10 +157,12 @@ def auth(
     All of it is the project's own code, with its migration and its test. It needs MongoDB, the SQL
     database, and argon2-cffi: uv add argon2-cffi.
     """
-    from vibetuner.scaffold.auth import check_auth, draft_auth
+    from vibetuner.config import get_settings
+    from vibetuner.scaffold.auth import check_auth, check_databases, draft_auth
 
     def draft(place: Place) -> Draft:
         check_auth(place)
+        check_databases(place, get_settings())
         return draft_auth(place)
 
     _write(draft, force=force, skip=skip, dry_run=dry_run, as_json=as_json)

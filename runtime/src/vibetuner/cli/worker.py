@@ -98,9 +98,10 @@ async def _run_and_return(worker: TaskWorker, stop: Stop) -> None:
                 await group.start(partial(worker.run_async, stop=stop))
                 failures = 0
                 logger.info(
-                    "worker ready: queue %s, %d tasks, %d at a time",
+                    "worker ready: queue %s, %d task%s, %d at a time",
                     worker.queue_name,
                     len(worker.registry),
+                    "" if len(worker.registry) == 1 else "s",
                     worker.concurrency,
                 )
         except Exception as error:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from vibetuner.frontend import health
 from vibetuner.frontend.debug import unlock
 from vibetuner.frontend.debug.dashboard import make_dashboard
 from vibetuner.frontend.debug.gate import Gate
+from vibetuner.frontend.error_hook import ErrorHook
 from vibetuner.frontend.guards import Guards
 from vibetuner.frontend.lifespan import frontend_lifespan
 from vibetuner.frontend.templates import ASSETS_PATH
@@ -40,18 +41,30 @@ def create_app() -> FastAPI:
     shows_schema = settings.environment != "production"
     if declared.openapi is not None:
         shows_schema = declared.openapi
-    handlers: dict[Any, Any] = {**health.outage_handlers(settings), **declared.exception_handlers}
+    hook = None if declared.on_error is None else ErrorHook(declared.on_error)
+    outages = health.outage_handlers(settings, hook.call if hook else None)
+    handlers: dict[Any, Any] = {**outages, **declared.exception_handlers}
+
+    @asynccontextmanager
+    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+        async with AsyncExitStack() as stack:
+            await stack.enter_async_context(frontend_lifespan())
+            if hook is not None:
+                await stack.enter_async_context(hook.open())
+            yield
+
     app = FastAPI(
         title=project.name,
         version=project.version,
         description=project.description,
         debug=settings.debug,
         max_body_size=settings.max_body,
-        lifespan=_lifespan,
+        lifespan=lifespan,
         openapi_url="/openapi.json" if shows_schema else None,
         docs_url=None,
         redoc_url=None,
         middleware=[
+            *([Middleware(hook.around)] if hook else []),
             Middleware(Guards, declared.headers, declared.trusted_origins),
             Middleware(Gate, settings=get_settings),
             *declared.middleware,
@@ -67,12 +80,6 @@ def create_app() -> FastAPI:
         app.mount(path, mounted)
     _mount_files(app, project)
     return app
-
-
-@asynccontextmanager
-async def _lifespan(_app: FastAPI) -> AsyncIterator[None]:
-    async with frontend_lifespan():
-        yield
 
 
 def _mount_files(app: FastAPI, project: ProjectInfo) -> None:

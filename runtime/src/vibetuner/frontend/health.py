@@ -6,13 +6,13 @@ import asyncio
 import errno
 import logging
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from coredis.exceptions import RedisError
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
-from starlette.types import ExceptionHandler
+from starlette.types import ExceptionHandler, Scope
 
 from vibetuner.config import Settings, get_settings
 from vibetuner.embedded import running_services
@@ -86,14 +86,27 @@ def _disk_problem() -> str:
     return ""
 
 
-def outage_handlers(settings: Settings) -> Mapping[int | type[Exception], ExceptionHandler]:
-    """Return what answers when a route raises because an outside system does not answer."""
+def outage_handlers(
+    settings: Settings, on_outage: Callable[[BaseException, Scope], None] | None = None
+) -> Mapping[int | type[Exception], ExceptionHandler]:
+    """Return what answers when a route raises because an outside system does not answer.
+
+    Args:
+        settings: say which outside systems there are.
+        on_outage: called with the error and the request's scope before each answer.
+    """
     log_sparingly(logger, MOST_LINES)
     kinds: list[type[Exception]] = [ServiceUnavailable, NotConfigured, RedisError, TimeoutError]
     for resource in RESOURCES:
         if resource.enabled(settings):
             kinds += resource.outages
-    return dict.fromkeys(kinds, _answer_outage)
+
+    async def answer(request: Request, error: Exception) -> JSONResponse:
+        if on_outage is not None:
+            on_outage(error, request.scope)
+        return await _answer_outage(request, error)
+
+    return dict.fromkeys(kinds, answer)
 
 
 async def _answer_outage(request: Request, error: Exception) -> JSONResponse:

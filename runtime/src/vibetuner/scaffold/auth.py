@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from importlib.util import find_spec
 
-from vibetuner.errors import CommandError
+from vibetuner.config import Settings
+from vibetuner.errors import CommandError, NotConfigured
 from vibetuner.scaffold.draft import Draft, Place, read_module
 from vibetuner.scaffold.edits import Entry
 from vibetuner.scaffold.migration import draft_migration
@@ -13,7 +14,7 @@ from vibetuner.scaffold.registered import find_models, find_tasks
 from vibetuner.scaffold.rendering import Renderer
 from vibetuner.scaffold.route import has_base
 
-__all__ = ["check_auth", "draft_auth", "draft_of_auth"]
+__all__ = ["check_auth", "check_databases", "draft_auth", "draft_of_auth"]
 
 # The templates, and the files below src/<package>/ that they make.
 FILES = {
@@ -100,6 +101,25 @@ def check_auth(place: Place) -> None:
         raise CommandError(f"{where} has the task send_sign_in_link already. Rename it first")
     if (folder := source / "auth").is_dir() and any(folder.glob("*.py")):
         raise CommandError(f"{place.source}/auth/ is where auth.py would be. Rename it first")
+
+
+def check_databases(place: Place, settings: Settings) -> None:
+    """Raise NotConfigured when people or sessions would have no database.
+
+    A project without ``.env`` has not been started yet, and gets one that names both.
+    """
+    if not (place.root / ".env").is_file():
+        return
+    if not settings.mongodb_url:
+        raise NotConfigured(
+            "Sign-in keeps people in MongoDB, and MONGODB_URL is empty. Add to .env:  "
+            "MONGODB_URL=embedded"
+        )
+    if not settings.database_url:
+        raise NotConfigured(
+            "Sign-in keeps sessions in the SQL database, and DATABASE_URL is empty. Add to .env:  "
+            "DATABASE_URL=sqlite+aiosqlite:///.vibetuner/app.db"
+        )
 
 
 def _brings_limits(place: Place) -> bool:

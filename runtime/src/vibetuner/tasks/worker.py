@@ -31,6 +31,7 @@ from streaq.types import P, R
 from streaq.types import SyncTask as SyncFunction
 from streaq.utils import datetime_ms
 
+from vibetuner.app import VibetunerApp
 from vibetuner.config import Settings, get_settings
 from vibetuner.crontab import check_crontab
 from vibetuner.embedded import open_services
@@ -131,11 +132,11 @@ def enqueue_sync(call: Task[P, R]) -> Task[P, R]:
 
 @cache
 def _process_worker() -> TaskWorker:
-    return TaskWorker(get_settings(), _project_queues)
+    return TaskWorker(get_settings(), _find_project)
 
 
-def _project_queues() -> Sequence[str]:
-    return load_project().queues if find_root() else ()
+def _find_project() -> VibetunerApp:
+    return load_project() if find_root() else VibetunerApp()
 
 
 @asynccontextmanager
@@ -157,18 +158,18 @@ class TaskWorker(Worker[Any]):
 
     Args:
         settings: the process's settings.
-        find_queues: returns the project's queues, highest first; called when they are needed, as
-            tune.py imports the tasks before it declares them.
+        find_project: returns what the project declares; called when its queues or hooks are
+            needed, as tune.py imports the tasks before it declares them.
 
     Raises, when it is entered: NotConfigured without REDIS_URL; ServiceUnavailable when Redis
     does not answer, or refuses functions and scripts.
     """
 
     def __init__(
-        self, settings: Settings, find_queues: Callable[[], Sequence[str]] | None = None
+        self, settings: Settings, find_project: Callable[[], VibetunerApp] = VibetunerApp
     ) -> None:
         self._priorities: list[str] = []
-        self._find_queues = find_queues or tuple
+        self._find_project = find_project
         self.order: ReadOrder | None = None  # None: all queues, highest first
         super().__init__(
             queue_name=settings.queue_name,
@@ -238,7 +239,7 @@ class TaskWorker(Worker[Any]):
         def priorities(self):  # noqa: ANN201
             """The project's queues, highest first."""
             if not self._priorities:
-                self._priorities = list(self._find_queues()) or list(USUAL)
+                self._priorities = list(self._find_project().queues) or list(USUAL)
             return self._priorities
 
         @priorities.setter
@@ -364,6 +365,7 @@ class TaskWorker(Worker[Any]):
             self.client,
             order=order,
             queue_of=self.queue_of,
+            app=self._find_project(),
             settings=get_settings(),
             context=context,
             stop=self._stop or Stop(),

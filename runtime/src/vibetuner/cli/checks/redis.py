@@ -183,7 +183,8 @@ def judge_queues(
         Finding(
             grave,
             "queues",
-            f"no live worker reads the queue {name}, which holds {size} tasks",
+            f"no live worker reads the queue {name}, which holds {size} "
+            f"{'task' if size == 1 else 'tasks'}",
             f"start one that does:  {start} --queues {name}",
         )
         for name, size in sizes.items()

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from vibetuner.cli.checks.finding import Finding
+from vibetuner.cli.template_news import git_url, read_answers
 from vibetuner.project import ProjectInfo
 
 __all__ = ["check_drift", "check_version"]
@@ -24,7 +25,8 @@ VERSION = re.compile(r"refs/tags/v(\d+)\.(\d+)\.(\d+)$")
 
 def check_version(project: ProjectInfo) -> Iterator[Finding]:
     """The template's version against the newest known."""
-    answers = _read(project.root / ANSWERS)
+    path = project.root / ANSWERS
+    answers = read_answers(path.read_text(encoding="utf-8")) if path.is_file() else {}
     commit, source = answers.get("_commit", ""), answers.get("_src_path", "")
     if not commit or not source:
         return
@@ -46,17 +48,8 @@ def check_drift(project: ProjectInfo) -> Iterator[Finding]:
         yield Finding("note", "template", f"changed since the template wrote them: {names}", cure)
 
 
-def _read(path: Path) -> dict[str, str]:
-    try:
-        text = path.read_text(encoding="utf-8")
-    except OSError:
-        return {}
-    return dict(re.findall(r"(?m)^(_commit|_src_path): *['\"]?(.*?)['\"]?$", text))
-
-
 def _newest(source: str) -> tuple[int, ...] | None:
-    url = re.sub(r"^gh:/*", "https://github.com/", re.sub(r"^gl:/*", "https://gitlab.com/", source))
-    listed = _git(["ls-remote", "--tags", url.removeprefix("git+")])
+    listed = _git(["ls-remote", "--tags", "--", git_url(source)])
     versions = [_version(line) for line in listed.splitlines()]
     return max(filter(None, versions), default=None)
 
@@ -84,11 +77,7 @@ def _git(arguments: list[str], folder: Path | None = None) -> str:
         return subprocess.run(
             ["git", *arguments],
             cwd=folder,
-            env={
-                "GIT_TERMINAL_PROMPT": "0",
-                "PATH": os.environ.get("PATH", ""),
-                "GIT_OPTIONAL_LOCKS": "0",
-            },
+            env={**os.environ, "GIT_TERMINAL_PROMPT": "0", "GIT_OPTIONAL_LOCKS": "0"},
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,

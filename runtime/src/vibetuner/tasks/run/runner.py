@@ -14,10 +14,12 @@ from typing import TYPE_CHECKING, Any
 from anyio import CancelScope
 from coredis.exceptions import RedisError
 
+from vibetuner.hooks import Hooks
 from vibetuner.redis.connection import Connection
 from vibetuner.sse.history import history_of
 from vibetuner.tasks.attempt import Attempt, Cut
-from vibetuner.tasks.observers import Observers
+from vibetuner.tasks.observers import Observer, Observers
+from vibetuner.tasks.observers.hooks import HookObserver
 from vibetuner.tasks.observers.journal import JournalObserver
 from vibetuner.tasks.observers.letters import LetterWriter
 from vibetuner.tasks.observers.log import LogObserver
@@ -35,6 +37,7 @@ from vibetuner.tasks.run.stop import Stop
 if TYPE_CHECKING:
     from streaq import Worker
 
+    from vibetuner.app import VibetunerApp
     from vibetuner.config import Settings
     from vibetuner.tasks.client.queue import QueueClient
 
@@ -57,6 +60,7 @@ class Run:
         client: the queue, connected.
         order: the queues that it reads.
         queue_of: returns the queue of a task, by its name.
+        app: what the project declares; observers are added for its hooks.
         settings: the process's settings.
         context: what the worker's lifespan has yielded.
         stop: the request to stop.
@@ -69,6 +73,7 @@ class Run:
         *,
         order: ReadOrder,
         queue_of: Callable[[str], str],
+        app: VibetunerApp,
         settings: Settings,
         context: Any,
         stop: Stop,
@@ -90,7 +95,11 @@ class Run:
         self._history = history_of(worker.redis, settings)
         self._progress = ProgressObserver(functions, self._history)
         letters = LetterWriter(client.codec, worker_id=worker.id, queue=worker.queue_name)
-        observers = Observers([letters, self._journal, self._log, self._progress])
+        heard: list[Observer] = [letters, self._journal, self._log, self._progress]
+        self._hooks = Hooks() if app.on_error or app.on_failure else None
+        if self._hooks is not None:
+            heard.append(HookObserver(app, self._hooks))
+        observers = Observers(heard)
         self._finisher = Finisher(
             functions,
             client.codec,
@@ -150,6 +159,7 @@ class Run:
         self._finisher.fail(failed, self._queue_of(""))
         await self._finisher.settled()
         await self._progress.flush()
+        await self._close_hooks()
 
     async def prepare(self) -> None:
         """Make the streams, and schedule the cron tasks."""
@@ -199,9 +209,14 @@ class Run:
             async with asyncio.timeout(RECORD_SECONDS):
                 await self._finisher.settled()
                 await self._progress.flush()
+        await self._close_hooks()
         for task in (*loops, journal):
             task.cancel()
         await asyncio.wait([*loops, journal])
+
+    async def _close_hooks(self) -> None:
+        if self._hooks is not None:
+            await self._hooks.close(at_once=self._stop.hurried.is_set())
 
     async def _finish_running(self) -> None:
         """Wait for running tasks within the grace period; requeue the rest."""
@@ -210,7 +225,8 @@ class Run:
         grace = self._worker.grace_period
         if grace and not self._stop.hurried.is_set():
             count = len(self._dispatcher.running)
-            logger.info("waiting up to %d s for %d running tasks", grace, count)
+            ending = "" if count == 1 else "s"
+            logger.info("waiting up to %d s for %d running task%s", grace, count, ending)
             await self._wait_for_running(grace)
         for attempt in tuple(self.running):
             attempt.cut(Cut.STOP)

@@ -1,0 +1,118 @@
+"""Calls the project's hooks, ``on_failure=`` and ``on_error=``, beside what the process does."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import logging
+import threading
+from collections.abc import Callable
+from contextvars import copy_context
+from functools import partial
+from typing import Any
+
+from vibetuner.logs import log_sparingly
+
+__all__ = ["Hooks"]
+
+logger = logging.getLogger(__name__)
+
+CALL_SECONDS = 30.0
+LEAVE_SECONDS = 2.0
+MOST_AT_ONCE = 10
+MOST_WAITING = 1000
+MOST_LINES = 5
+
+
+class Hooks:
+    """Calls functions of the project that nothing waits for.
+
+    An async function runs in the event loop that made the object, any other in a thread. Each has
+    30 seconds, ten run at a time and a thousand wait; a call that finds so many is dropped. What a
+    hook raises, SystemExit too, is one line in the log.
+    """
+
+    def __init__(self) -> None:
+        self._calls: set[asyncio.Task[None]] = set()
+        self._turns = asyncio.Semaphore(MOST_AT_ONCE)
+        log_sparingly(logger, MOST_LINES)
+
+    def call(self, name: str, hook: Callable[..., Any], *args: object) -> None:
+        """Call a hook soon; ``name`` is what the log calls it."""
+        if len(self._calls) >= MOST_WAITING:
+            logger.error("%s is too slow: a call was dropped", name)
+            return
+        call = asyncio.get_running_loop().create_task(self._call(name, hook, args))
+        self._calls.add(call)
+        call.add_done_callback(self._calls.discard)
+
+    async def close(self, *, at_once: bool = False) -> None:
+        """Wait up to two seconds until all calls have returned, and cancel the rest."""
+        if not (calls := set(self._calls)):
+            return
+        _, late = await asyncio.wait(calls, timeout=0 if at_once else LEAVE_SECONDS)
+        for call in late:
+            call.cancel()
+        if late:
+            logger.error("hooks that did not return before the process stopped: %d", len(late))
+
+    async def _call(self, name: str, hook: Callable[..., Any], args: tuple[object, ...]) -> None:
+        async with self._turns:
+            # A task of its own: one that ignores its cancellation holds no turn.
+            running = asyncio.ensure_future(_run(name, hook, args))
+            try:
+                await asyncio.wait({running}, timeout=CALL_SECONDS)
+            finally:
+                if not running.done():
+                    running.cancel()
+            if not running.done():
+                logger.error("%s did not return within %g s", name, CALL_SECONDS)
+
+
+async def _run(name: str, hook: Callable[..., Any], args: tuple[object, ...]) -> None:
+    try:
+        outcome = await _started(hook, args)
+        if inspect.isawaitable(outcome):
+            await outcome
+    except asyncio.CancelledError:
+        return  # it took too long, which is in the log
+    except BaseException:
+        logger.exception("%s failed", name)
+
+
+async def _started(hook: Callable[..., Any], args: tuple[object, ...]) -> Any:
+    """Call an async function here, any other in a thread that no process waits for at its end."""
+    if inspect.iscoroutinefunction(hook) or inspect.iscoroutinefunction(type(hook).__call__):
+        return hook(*args)
+    loop = asyncio.get_running_loop()
+    done: asyncio.Future[tuple[Any, BaseException | None]] = loop.create_future()
+    call = partial(copy_context().run, hook, *args)
+    threading.Thread(target=_in_thread, args=(call, loop, done), daemon=True, name="hook").start()
+    value, error = await done
+    if error is not None:
+        raise error
+    return value
+
+
+def _in_thread(
+    call: Callable[[], Any],
+    loop: asyncio.AbstractEventLoop,
+    done: asyncio.Future[tuple[Any, BaseException | None]],
+) -> None:
+    value, error = None, None
+    try:
+        value = call()
+    except BaseException as raised:  # noqa: BLE001 - SystemExit and the like end the call only
+        error = raised
+    try:
+        loop.call_soon_threadsafe(_settle, done, (value, error))
+    except RuntimeError:  # the loop is closed: nobody hears of it any more
+        return
+
+
+def _settle(
+    done: asyncio.Future[tuple[Any, BaseException | None]],
+    outcome: tuple[Any, BaseException | None],
+) -> None:
+    if not done.done():
+        done.set_result(outcome)

@@ -1,0 +1,93 @@
+"""Small things that stood in the way of the first half hour."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.runtime.frontend.debug.conftest import browsing
+from vibetuner.cli.checks.template import check_version
+from vibetuner.config import Settings, using_settings
+from vibetuner.project import ProjectInfo
+from vibetuner.tasks.dead_letters import Cause, get
+from vibetuner.tasks.robust import robust_task
+from vibetuner.tasks.worker import TaskWorker, using_worker
+
+Running = Callable[[TaskWorker], AbstractAsyncContextManager[TaskWorker]]
+
+
+async def test_a_dead_letter_of_a_timeout_shows_the_line_that_hung(
+    stand_in: Callable[..., Any], settings: Settings, running: Running
+):
+    """And not only that the time was up."""
+    stand_in()
+    own = settings.model_copy(update={"mongodb_url": None})
+    with using_settings(own), using_worker(TaskWorker(own)) as worker:
+
+        @robust_task(name="hangs", max_retries=1, timeout=timedelta(milliseconds=50))
+        async def hangs() -> None:
+            await asyncio.Event().wait()  # nobody sets it
+
+        async with running(worker):
+            task = await hangs.enqueue()
+            await task.result(timeout=10)
+            letter = await get(task.id)
+
+    assert letter.cause is Cause.TIMEOUT
+    assert "await asyncio.Event().wait()  # nobody sets it" in letter.traceback
+
+
+async def test_the_dashboard_counts_one_task_as_one_and_explains_its_charts(
+    stand_in: Callable[..., Any], settings: Settings
+):
+    """Each chart has a scale and a legend, and is told to those who can't see it."""
+    stand_in()
+    worker = TaskWorker(settings)
+
+    @worker.task(name="echo")
+    async def echo() -> None: ...
+
+    with using_worker(worker):
+        async with browsing(settings) as client:
+            await echo.enqueue()
+            page = (await client.get("/debug/tasks")).text
+
+    assert "No worker is alive, and 1 task waits." in page
+    charts = page.count("<figure>")
+    assert charts == 6
+    assert page.count('class="legend"') == page.count('class="axis"') == charts
+    assert page.count('role="img" aria-label="') == charts
+
+
+def test_the_doctor_asks_git_as_the_user_has_configured_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """With a mirror, a proxy or a credential helper: else the newest template is never known."""
+    template, config = tmp_path / "mirror", tmp_path / "gitconfig"
+    config.write_text(
+        "[user]\nname = Ann\nemail = ann@example.com\n"
+        f'[url "{template.as_uri()}"]\ninsteadOf = https://templates.invalid/org/template.git\n'
+        '[protocol "file"]\nallow = always\n',
+        "utf-8",
+    )
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", str(config))
+    for command in (
+        ("init", "--quiet", str(template)),
+        ("-C", str(template), "commit", "--quiet", "--allow-empty", "--message", "Start"),
+        ("-C", str(template), "tag", "v1.2.3"),
+    ):
+        subprocess.run(["git", *command], env=dict(os.environ), check=True)
+    answers = "_commit: v1.2.0\n_src_path: git+https://templates.invalid/org/template.git\n"
+    (tmp_path / ".copier-answers.yml").write_text(answers, "utf-8")
+
+    [found] = check_version(ProjectInfo("Shop", "shop", "shop", "0", "", tmp_path))
+
+    assert (found.text, found.level) == ("version v1.2.0; there is v1.2.3", "note")

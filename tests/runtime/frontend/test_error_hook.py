@@ -1,0 +1,78 @@
+"""``VibetunerApp(on_error=...)`` hears of requests that fail."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from tests.runtime.frontend.test_app import NOTHING, visiting
+from tests.waiting import eventually
+from vibetuner.config import using_settings
+from vibetuner.frontend.app import create_app
+
+FAILING = """
+    from fastapi import APIRouter, HTTPException
+
+    from vibetuner import VibetunerApp
+    from vibetuner.errors import ErrorContext, ServiceUnavailable
+
+    told = []
+    router = APIRouter(prefix="/orders")
+
+
+    @router.get("/fine")
+    async def fine() -> str:
+        return "fine"
+
+
+    @router.post("/{order_id}")
+    async def order(order_id: str) -> None:
+        raise ValueError(f"no order {order_id}")
+
+
+    @router.get("/away")
+    async def away() -> None:
+        raise ServiceUnavailable("The bank does not answer")
+
+
+    @router.get("/gone")
+    async def gone() -> None:
+        raise HTTPException(404)
+
+
+    async def on_error(error: BaseException, about: ErrorContext) -> None:
+        told.append((repr(error), about))
+        if about.name.endswith("/away"):
+            raise SystemExit(3)
+
+
+    app = VibetunerApp(on_error=on_error, routes=[router])
+"""
+
+
+async def test_what_a_route_raises_is_told(
+    stand_in: Callable[..., Any], caplog: pytest.LogCaptureFixture
+):
+    """With the route and the request; an answer that the route chose is no error."""
+    stand_in(tune=FAILING)
+    with using_settings(NOTHING):
+        async with visiting(create_app(), raising=False) as client:
+            assert (await client.get("/orders/fine")).status_code == 200
+            assert (await client.get("/orders/gone")).status_code == 404
+            assert (await client.post("/orders/A-17?by=phone")).status_code == 500
+            assert (await client.get("/orders/away")).status_code == 503
+            told = sys.modules["shop.tune"].told
+            await eventually(lambda: len(told) == 2)
+            assert (await client.get("/orders/fine")).status_code == 200
+    (error, order), (outage, away) = told
+    assert (error, order.name) == ("ValueError('no order A-17')", "POST /orders/{order_id}")
+    assert (order.task_id, order.tries, order.is_final) == ("", 0, True)
+    assert order.request.query_params["by"] == "phone"
+    assert (outage, away.name) == (
+        "ServiceUnavailable('The bank does not answer')",
+        "GET /orders/away",
+    )
+    assert "on_error for GET /orders/away failed" in caplog.text

@@ -1,0 +1,62 @@
+"""Hooks are called in bounds."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from tests.waiting import eventually
+from vibetuner import hooks as module
+from vibetuner.hooks import Hooks
+
+
+async def test_only_so_many_calls_run_and_wait(caplog: pytest.LogCaptureFixture):
+    """Ten run, a thousand wait, and a line says that more were dropped."""
+    hooks, free = Hooks(), asyncio.Event()
+    running, most, calls = 0, 0, 0
+
+    async def hook() -> None:
+        nonlocal running, most, calls
+        running, calls = running + 1, calls + 1
+        most = max(most, running)
+        await free.wait()
+        running -= 1
+
+    for _ in range(module.MOST_WAITING + 1):
+        hooks.call("on_error for charge", hook)
+    await eventually(lambda: running == module.MOST_AT_ONCE)
+    free.set()
+    await hooks.close()
+    assert (most, calls) == (module.MOST_AT_ONCE, module.MOST_WAITING)
+    assert caplog.messages == ["on_error for charge is too slow: a call was dropped"]
+
+
+async def test_a_hook_that_never_returns_is_left_at_the_end(caplog: pytest.LogCaptureFixture):
+    """It is cancelled, and a line counts what was left."""
+    hooks, begun, ended = Hooks(), asyncio.Event(), asyncio.Event()
+
+    async def hook() -> None:
+        try:
+            begun.set()
+            await asyncio.Event().wait()
+        finally:
+            ended.set()
+
+    hooks.call("on_error for charge", hook)
+    await begun.wait()
+    await hooks.close(at_once=True)
+    await ended.wait()
+    assert caplog.messages == ["hooks that did not return before the process stopped: 1"]
+
+
+async def test_an_awaitable_of_a_plain_function_is_awaited():
+    """A lambda around an async function is as good as the function."""
+    hooks, told = Hooks(), []
+
+    async def hook(text: str) -> None:
+        told.append(text)
+
+    hooks.call("on_error", lambda text: [hook(text)][0], "told")
+    await hooks.close()
+    assert told == ["told"]
