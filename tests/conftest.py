@@ -10,6 +10,7 @@ import pytest
 from hypothesis import HealthCheck
 from hypothesis import settings as hypothesis_settings
 
+from tests.clusters import Clustered
 from tests.kinds import Kinds
 from tests.postgres import running_postgres
 from vibetuner.embedded import Lease, join
@@ -46,6 +47,13 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lease]:
         if other := os.environ.get("TEST_REDIS_URL"):
             lease.urls["redis"] = other
         yield lease
+
+
+@pytest.fixture(scope="session")
+def clustered(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Clustered]:
+    """A Cluster of three shards; who breaks it heals it."""
+    with Clustered(tmp_path_factory.mktemp("cluster")) as clustered:
+        yield clustered
 
 
 @pytest.fixture(scope="session")

@@ -22,6 +22,7 @@ FOLDERS = {"template": "template", "e2e": "browser"} | dict.fromkeys(
 FIXTURES = {
     "servers",
     "postgres",
+    "clustered",
     "server",
     "valkey",
     "plain",

@@ -96,6 +96,14 @@ def test_a_key_prefix_ends_with_one_colon(fresh, given: str):
     assert Settings(redis_key_prefix=given).redis_key_prefix == "orders:"
 
 
+def test_the_prefix_is_a_hash_tag_in_a_cluster(fresh):
+    """By default; one that is given stays as it is."""
+    url = "rediss+cluster://h"
+    assert Settings(redis_url=url).redis_key_prefix == "{vibetuner}:"
+    assert Settings(redis_url=url, redis_key_prefix="a{b}").redis_key_prefix == "a{b}:"
+    assert Settings(redis_url="redis://h").redis_key_prefix == "vibetuner:"
+
+
 @pytest.mark.parametrize(
     ("name", "value", "expected"),
     [

@@ -21,6 +21,7 @@ from vibetuner.project import (
     ProjectInfo,
     data_dir,
     find_root,
+    key_prefix,
     project_info,
     project_root,
 )
@@ -162,7 +163,8 @@ class Settings(BaseSettings):
         100, ge=0, description="Event streams of one address at the same time; 0 for no limit"
     )
     redis_key_prefix: Annotated[
-        str, Expected("letters, digits, '-', '_' and '.', with ':' at the end")
+        str,
+        Expected("letters, digits, '-', '_' and '.', with ':' at the end; in braces for a Cluster"),
     ] = Field(
         "",
         description="Names the queue; keys in Redis begin with it, or with `streaq:` and it",
@@ -230,16 +232,15 @@ class Settings(BaseSettings):
     @field_validator("redis_key_prefix")
     @classmethod
     def _prefix(cls, value: str) -> str:
-        if not re.fullmatch(r"[\w.:-]*", value):
+        if not re.fullmatch(r"[\w.:-]*(\{[\w.:-]+\})?[\w.:-]*", value):
             raise ValueError("unexpected character")
         return f"{value.rstrip(':')}:"
 
     @model_validator(mode="before")
     @classmethod
     def _default_prefix(cls, values: dict[str, Any]) -> dict[str, Any]:
-        if not values.get("redis_key_prefix"):
-            return {**values, "redis_key_prefix": _slug()}
-        return values
+        prefix = values.get("redis_key_prefix")
+        return {**values, "redis_key_prefix": prefix or key_prefix("", values.get("redis_url"))}
 
     @model_validator(mode="after")
     def _no_embedded_services_in_production(self) -> Settings:
@@ -274,10 +275,6 @@ def _sqlite_below_root(url: str) -> str:
     if match is None or find_root() is None:
         return url
     return f"{match[1]}{project_root() / match[2]}{match[3] or ''}"
-
-
-def _slug() -> str:
-    return project_info().slug if find_root() else "vibetuner"
 
 
 _override = Slot[Settings](lambda: LookupError("no override"))

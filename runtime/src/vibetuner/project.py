@@ -23,6 +23,7 @@ __all__ = [
     "ensure_env_file",
     "find_root",
     "find_tunes",
+    "key_prefix",
     "project_info",
     "project_root",
     "using_data_dir",
@@ -66,6 +67,18 @@ def project_root() -> Path:
     if root is None:
         raise ProjectError(_why_no_root(Path.cwd()))
     return root
+
+
+def key_prefix(given: str | None, redis_url: str | None) -> str:
+    """Return REDIS_KEY_PREFIX with its colon; the project's slug where it is empty.
+
+    In a Cluster that is a hash tag, which keeps all keys of the project on one node.
+    """
+    if given:
+        return f"{given.rstrip(':')}:"
+    slug = project_info().slug if find_root() else "vibetuner"
+    is_cluster = (redis_url or "").startswith(("redis+cluster:", "rediss+cluster:"))
+    return f"{{{slug}}}:" if is_cluster else f"{slug}:"
 
 
 def _why_no_root(here: Path) -> str:

@@ -196,14 +196,18 @@ def test_a_redis_that_would_lose_tasks_is_named():
 
 
 @pytest.mark.parametrize(
-    ("mode", "words"), [("sentinel", "it is a Sentinel"), ("cluster", "it is a Cluster")]
+    ("mode", "words", "url"),
+    [
+        ("sentinel", "it is a Sentinel", "redis+sentinel://host:26379/mymaster"),
+        ("cluster", "it is a node of a Cluster", "redis+cluster://host:6379"),
+    ],
 )
-def test_a_server_of_another_kind_is_named_with_what_to_write(mode: str, words: str):
-    """A Sentinel that was taken for the server, and a Cluster."""
+def test_a_server_of_another_kind_is_named_with_what_to_write(mode: str, words: str, url: str):
+    """A Sentinel that was taken for the server, and a node of a Cluster."""
     info = {"redis_version": "8.0.0", "redis_mode": mode}
     found, *_ = judge_server(info, {}, None, in_production=True)
     assert (found.level, words in found.text) == ("error", True)
-    assert "redis+sentinel://host:26379/mymaster" in found.cure
+    assert url in found.cure
 
 
 def test_the_small_client_speaks_enough_of_the_protocol(servers: Lease):

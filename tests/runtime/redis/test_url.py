@@ -9,7 +9,7 @@ from urllib.parse import quote
 import pytest
 
 from vibetuner.errors import SettingsError
-from vibetuner.redis.url import Address, Sentinels, Tls, parse_url
+from vibetuner.redis.url import Address, Cluster, Sentinels, Tls, parse_url
 
 
 @pytest.mark.parametrize("letter", [*string.printable, "ß", "\N{SNOWMAN}"])
@@ -108,16 +108,22 @@ def test_what_a_url_means(url: str, address: Address):
         ("redis+sentinel://h:0/mymaster", "there is no port 0. A Sentinel listens on 26379"),
         ("redis+sentinel://h/mymaster/x", "the database 'x' is no number"),
         ("redis+sentinel://h/m?ssl_cert_reqs=none", "Begin it with rediss.sentinel://"),
-        ("redis+cluster://h", "a Cluster is not supported. Name one server, or Sentinels"),
+        ("redis+cluster://h", "has no hash tag, so the keys .* Write  REDIS_KEY_PREFIX={shop}"),
+        ("redis+cluster://h/3", "a Cluster has the database 0 only"),
+        ("redis+cluster://h/shop", "the database 'shop' is no number"),
+        ("redis+cluster://", "malformed. Name the host"),
+        ("redis+cluster://h:0", "there is no port 0. Redis listens on 6379"),
+        ("redis+cluster://h?sentinel_password=hunter2", "no use without Sentinels"),
+        ("redis+cluster://h?ssl_cert_reqs=none", "Begin it with rediss.cluster://"),
         ("redis+other://h", "the scheme is unknown. There are redis://"),
-        ("redis://a,b", "it names several hosts. Name one, or begin it with redis.sentinel"),
+        ("redis://a,b", "it names several hosts. Name one, or begin .* redis.sentinel:// or redis"),
         ("redis://h?sentinel_password=hunter2", "no use without Sentinels. Begin it with redis."),
         ("redis://h?sslcertreqs=none", "an option after the . is unknown. There are db, username"),
     ],
 )
 def test_what_cannot_be_meant_is_one_line(url: str, words: str):
     """What, where, and the cure; not a piece of a password."""
-    with pytest.raises(SettingsError, match=f"^REDIS_URL=.*{words}") as caught:
+    with pytest.raises(SettingsError, match=f"^REDIS_(URL|KEY_PREFIX)=.*{words}") as caught:
         parse_url(url)
     assert "\n" not in str(caught.value)
     for piece in ("hun", "ter2", "hunter2"):
@@ -138,10 +144,45 @@ def test_most_sentinels_are_believed():
     """One that was away for a while may still name the primary of then."""
     address = parse_url("redis+sentinel://a,b,c/shop/3")
     old, new = [b"10.0.0.1", b"6379"], ["10.0.0.2", "6380"]
-    elected = address.elect([old, new, OSError("no route"), new])
+    watchers = [Address(host=name) for name in "abcd"]
+    replies = dict(zip(watchers, [old, new, OSError("no route"), new], strict=True))
+    elected = address.elect(replies)
     assert (elected.host, elected.port, elected.db) == ("10.0.0.2", 6380, 3)
     with pytest.raises(OSError, match=r"no Sentinel names the primary \(the name is unknown; no r"):
-        address.elect([None, OSError("no route"), None])
+        address.elect(dict(zip(watchers, [None, OSError("no route"), None], strict=False)))
+
+
+def test_nodes_of_a_cluster_are_read_from_their_answers():
+    """The primary of the slot that the hash tag decides on; other nodes for when these are gone."""
+    address = parse_url("rediss+cluster://ann:x%2Fy@a:1,[::1]", "{shop}:")
+    assert address.cluster == Cluster(hosts=(("a", 1), ("::1", 6379)), prefix="{shop}:")
+    one, two = address.watchers()
+    assert (one.host, two.host, two.password, two.tls) == ("a", "::1", "x/y", Tls())
+    own, other = [0, 8191, [b"r", 6, b"id"], [b"s", 7, b"id"]], [8192, 16383, [b"l", 5, b"id"]]
+    nameless = [0, 8191, [None, 6, b"id", [b"hostname", b"?"]]]
+
+    elected = address.elect({one: [other, own], two: OSError("no route")})
+    assert (elected.host, elected.port, elected.password) == ("r", 6, "x/y")
+    assert address.elect({one: [nameless, other]}).host == "a"
+    named = [(node.host, node.port) for node in address.others({one: [other, own]})]
+    assert named == [("r", 6), ("s", 7), ("l", 5)]
+    with pytest.raises(OSError, match=r"no node of the Cluster .* \(no node serves the slot of"):
+        address.elect({one: [other]})
+
+
+@pytest.mark.parametrize(
+    ("prefix", "slot"), [("{shop}:", 3808), ("a{own}b:", 11260), ("{foo}:", 12182)]
+)
+def test_a_hash_tag_decides_on_the_slot(prefix: str, slot: int):
+    """As on the servers, which tell with CLUSTER KEYSLOT."""
+    assert Cluster(hosts=(), prefix=prefix).slot == slot
+
+
+@pytest.mark.parametrize("prefix", ["shop:", "{}shop:", "{shop:"])
+def test_a_prefix_without_a_hash_tag_is_one_line(prefix: str):
+    """The cure keeps the name."""
+    with pytest.raises(SettingsError, match=r"no hash tag.*Write  REDIS_KEY_PREFIX=\{shop\}$"):
+        parse_url("redis+cluster://h", prefix)
 
 
 @pytest.mark.parametrize(

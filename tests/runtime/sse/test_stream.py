@@ -15,6 +15,7 @@ import httpx2
 import pytest
 
 from tests.browsers import EventSource, listening
+from tests.clusters import PREFIX, Clustered
 from tests.processes import Site, free_port, wait_until
 from tests.valkey import Valkey
 from vibetuner.redis.client import make_client
@@ -340,6 +341,29 @@ def test_streams_go_on_over_a_restart_of_redis(serve, tmp_path: Path, channel: s
                 assert one.command.output.count("lost Redis") == 1
     finally:
         valkey.kill()
+
+
+def test_streams_go_on_when_their_slot_of_a_cluster_moves(
+    serve, clustered: Clustered, channel: str
+):
+    """Each process follows it, and nothing is lost or sent twice."""
+    variables = {"REDIS_URL": clustered.url, "REDIS_KEY_PREFIX": PREFIX}
+    source = clustered.primary
+    target = next(port for port in clustered.primaries if port != source)
+    with serve(**variables) as one, serve(**variables) as two:
+        with listening(f"{one.url}/events/{channel}") as browser:
+            send(two, channel, "1")
+            browser.wait_for(1)
+            clustered.begin_move(source, target)
+            clustered.move_keys(source, target)
+            clustered.end_move(target)
+            send(two, channel, "2", "3")
+            browser.wait_for(3)
+            one.command.wait_for(f"the Redis primary is now 127.0.0.1:{target}")
+            send(two, channel, "4")
+            browser.wait_for(4)
+            assert browser.pairs == [("n", number) for number in "1234"]
+            assert browser.opened == 1
 
 
 def test_who_comes_while_redis_is_away_is_served_when_it_is_back(

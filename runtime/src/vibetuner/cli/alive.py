@@ -54,7 +54,7 @@ def _workers(url: str, prefix: str) -> list[dict[str, Any]]:
     from vibetuner.redis.keys import JournalKeys
     from vibetuner.redis.url import parse_url
 
-    address, keys = parse_url(url), JournalKeys(prefix)
+    address, keys = parse_url(url, prefix), JournalKeys(prefix)
     try:
         (ids,) = ask(address, ["ZRANGE", keys.workers, "0", "-1"])
         beats = [keys.worker(str(one)) for one in ids] if isinstance(ids, list) else []
@@ -85,7 +85,7 @@ def _settings() -> tuple[str, str, str]:
 
     from vibetuner.env_file import check_env_file, find_value
     from vibetuner.errors import NotConfigured
-    from vibetuner.project import find_root, project_info
+    from vibetuner.project import find_root, key_prefix
     from vibetuner.redis import REDIS_MISSING
     from vibetuner.secret_files import check_secrets, find_secret
 
@@ -106,8 +106,7 @@ def _settings() -> tuple[str, str, str]:
         url = _embedded_url()
     if not url:
         raise NotConfigured(REDIS_MISSING)
-    prefix = prefix or (project_info().slug if root else "vibetuner")
-    return url, f"{prefix.rstrip(':')}:", environment or "development"
+    return url, key_prefix(prefix, url), environment or "development"
 
 
 def _embedded_url() -> str:

@@ -12,7 +12,7 @@ from vibetuner.redis.url import Address
 __all__ = ["RefusedError", "Reply", "ask", "responds"]
 
 SECONDS = 3.0
-SENTINEL_SECONDS = 1.0
+GUIDE_SECONDS = 1.0
 Reply = str | int | list["Reply"] | None
 
 
@@ -24,7 +24,7 @@ def ask(address: Address, *commands: Sequence[str], seconds: float = SECONDS) ->
     """Return the replies to some commands, in their order, on one connection.
 
     Raises:
-        OSError: no answer for ``seconds``, or no Sentinel names a primary.
+        OSError: no answer for ``seconds``, or nobody names a primary.
         RefusedError: the server refused one of them.
     """
     address = _find_primary(address)
@@ -47,14 +47,14 @@ def responds(port: int | None) -> bool:
 
 
 def _find_primary(address: Address) -> Address:
-    if address.sentinels is None:
+    if address.guides is None:
         return address
-    replies: list[object] = []
-    for sentinel in address.watchers():
+    replies: dict[Address, object] = {}
+    for one in address.watchers():
         try:
-            replies += ask(sentinel, address.sentinels.question, seconds=SENTINEL_SECONDS)
+            (replies[one],) = ask(one, address.guides.question, seconds=GUIDE_SECONDS)
         except (OSError, RefusedError) as error:
-            replies.append(error)
+            replies[one] = error
     return address.elect(replies)
 
 

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager, contextmanager, suppress
 from contextvars import ContextVar
 from functools import partial
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Self, TypeVar, cast
 
 from anyio import TASK_STATUS_IGNORED, CancelScope, WouldBlock
 from anyio.abc import TaskStatus
@@ -16,8 +16,16 @@ from anyio.streams.memory import MemoryObjectReceiveStream
 from coredis import ConnectionPool, Redis
 from coredis.commands.request import CommandRequest
 from coredis.connection import TCPConnection, TCPLocation, UnixDomainSocketLocation
+from coredis.exceptions import (
+    AskError,
+    ClusterDownError,
+    MovedError,
+    ReadOnlyError,
+    RedisError,
+    ResponseError,
+    TryAgainError,
+)
 from coredis.exceptions import ConnectionError as Disconnected
-from coredis.exceptions import ReadOnlyError, RedisError, ResponseError
 from coredis.patterns.pubsub import ClusterPubSub, PubSub
 from coredis.response.types import PubSubMessage
 from coredis.retry import ConstantRetryPolicy
@@ -26,7 +34,13 @@ from vibetuner.app import VibetunerApp
 from vibetuner.config import Settings, mask_url
 from vibetuner.errors import NotConfigured, ServiceUnavailable, first_line
 from vibetuner.redis import ANSWER_SECONDS, REDIS_MISSING, answer_seconds, redis_client
-from vibetuner.redis.connection import AWAY, CONNECT_SECONDS, Connection, connect_sentinel
+from vibetuner.redis.connection import (
+    AWAY,
+    CONNECT_SECONDS,
+    Connection,
+    connect_guide,
+    misplaced,
+)
 from vibetuner.redis.keys import Keys
 from vibetuner.redis.primary import Primary, primary_of
 from vibetuner.redis.rights import require_rights
@@ -50,6 +64,7 @@ Messages = PubSub[str] | ClusterPubSub[str]
 
 # What had no answer in time may have been done, and is not sent again.
 RETRIES = ConstantRetryPolicy((Disconnected,), retries=1, delay=0.01)
+MOVING_PAUSE = 0.05
 
 OUTAGES = (RedisError,)
 
@@ -105,7 +120,7 @@ async def check(settings: Settings) -> None:
 def _address(settings: Settings) -> Address:
     if not settings.redis_url:
         raise NotConfigured(REDIS_MISSING)
-    return parse_url(settings.redis_url)
+    return parse_url(settings.redis_url, settings.redis_key_prefix)
 
 
 def make_client(settings: Settings) -> Redis[str]:
@@ -165,7 +180,7 @@ class ReliablePool(ConnectionPool[TCPConnection]):
                 await self._primary.unfollow(self)
 
     async def _initialize(self) -> None:
-        self._primary = primary_of(self.address, connect_sentinel, self, self._moved)
+        self._primary = primary_of(self.address, connect_guide, self, self._moved)
         await super()._initialize()
 
     def _moved(self, primary: Address) -> None:
@@ -237,13 +252,27 @@ class ReliableRedis(Redis[str]):
             ) from None
 
     async def _execute_command(self, command: CommandRequest[T]) -> T:
-        try:
-            return await super()._execute_command(command)
-        except ResponseError as error:
-            if not (isinstance(error, ReadOnlyError) or str(error).startswith(AWAY)):
-                raise
-            self.connection_pool.disconnect()  # another server may be the primary by now
-            raise Disconnected(f"Redis is no primary, or not ready: {error}") from None
+        while True:
+            try:
+                return await super()._execute_command(command)
+            except (AskError, TryAgainError) as error:
+                self._look_for_slot(error)
+                await asyncio.sleep(MOVING_PAUSE)  # the command's deadline ends this
+            except ResponseError as error:
+                is_away = isinstance(error, ReadOnlyError | ClusterDownError)
+                if not (is_away or str(error).startswith(AWAY)):
+                    raise
+                self.connection_pool.disconnect()  # another server may be the primary by now
+                raise Disconnected(f"Redis is no primary, or not ready: {error}") from None
+
+    def _look_for_slot(self, error: AskError | TryAgainError) -> None:
+        """Make way for another node where a slot has moved; raise what no waiting will cure."""
+        has_moved = isinstance(error, MovedError)
+        refusal = f"MOVED {error}" if isinstance(error, AskError) else str(error)
+        if wrong := misplaced(cast("ReliablePool", self.connection_pool).address, refusal):
+            raise wrong from None
+        if has_moved:
+            self.connection_pool.disconnect()
 
     def pubsub(self, **options: Any) -> PubSub[str]:
         """As coredis's own."""

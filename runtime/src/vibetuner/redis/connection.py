@@ -12,17 +12,28 @@ from typing import Any, Self, cast
 
 import hiredis
 from coredis.exceptions import ConnectionError as Disconnected
-from coredis.exceptions import ResponseError
+from coredis.exceptions import RedisError, ResponseError
 
 from vibetuner.errors import first_line
 from vibetuner.redis import answer_seconds
 from vibetuner.redis.primary import ASK_SECONDS, Primary, primary_of
 from vibetuner.redis.url import Address
 
-__all__ = ["AWAY", "CONNECT_SECONDS", "Command", "Connection", "connect_sentinel", "look_at"]
+__all__ = [
+    "AWAY",
+    "CONNECT_SECONDS",
+    "Command",
+    "Connection",
+    "Moving",
+    "WrongNodeError",
+    "connect_guide",
+    "look_at",
+    "misplaced",
+]
 
 CONNECT_SECONDS = 5
 LOOK_SECONDS = 0.5
+LEAVE_SECONDS = 1.0
 #: Commands that the server answers late on purpose.
 BLOCKING = frozenset({"XREADGROUP", "XREAD", "BLPOP", "BRPOP", "BLMOVE", "BLMPOP", "BZPOPMIN"})
 
@@ -30,10 +41,20 @@ BLOCKING = frozenset({"XREADGROUP", "XREAD", "BLPOP", "BRPOP", "BLMOVE", "BLMPOP
 CONFIRMATIONS = frozenset({b"subscribe", b"unsubscribe", b"psubscribe", b"punsubscribe"})
 
 #: How a server refuses that is no primary, or not yet: it has done nothing, and another may do it.
-AWAY = ("READONLY", "LOADING", "MASTERDOWN", "NOREPLICAS", "UNBLOCKED")
+AWAY = ("READONLY", "LOADING", "MASTERDOWN", "NOREPLICAS", "UNBLOCKED", "CLUSTERDOWN")
+#: How a node of a Cluster refuses whose slot lies elsewhere, or is on its way to another node.
+MOVING = ("MOVED", "ASK", "TRYAGAIN")
 
 Push = Callable[[list[Any]], None]
 Command = Sequence[str | bytes | float]
+
+
+class Moving(Disconnected):
+    """The queue's slot lies on another node of the Cluster, or moves; the command was not done."""
+
+
+class WrongNodeError(RedisError):
+    """The key of a command lies on a node that REDIS_URL and REDIS_KEY_PREFIX don't lead to."""
 
 
 class Connection:
@@ -45,7 +66,7 @@ class Connection:
     no primary any more.
 
     Args:
-        address: the server, or the Sentinels that know it.
+        address: the server, or those that know which it is.
         timeout: how many seconds it may be silent, beyond the time that a command blocks for;
             without it, as many as :data:`vibetuner.redis.answer_seconds` has here and now.
         on_push: takes what no command has asked for: the messages of subscriptions.
@@ -66,6 +87,7 @@ class Connection:
         self._on_loss = on_loss
         self._loop = asyncio.get_running_loop()
         self._line: _Line | None = None
+        self._former: _Line | None = None
         self._primary: Primary | None = None
         self._unsent: list[bytes] = []
         self._asked: list[asyncio.Future[Any]] = []
@@ -114,9 +136,10 @@ class Connection:
         if self._connecting is not None:
             self._connecting.cancel()
             await asyncio.wait([self._connecting])
-        if self._line is not None:
-            self._line.close()
-            await self._line.gone.wait()
+        for line in (self._line, self._former):
+            if line is not None:
+                line.close()
+                await line.gone.wait()
         if self._primary is not None:
             await self._primary.unfollow(self)
         self._fail(Disconnected("The connection is closed"))
@@ -150,8 +173,8 @@ class Connection:
 
     async def _connect(self) -> None:
         line, address = None, self.address
-        if address.sentinels and self._primary is None:
-            self._primary = primary_of(address, connect_sentinel, self, self._moved)
+        if address.guides and self._primary is None:
+            self._primary = primary_of(address, connect_guide, self, self._moved)
         try:
             if self._primary is not None:
                 address = await self._primary.find()
@@ -199,11 +222,14 @@ class Connection:
             _settle(future, error)
 
     def _moved(self, primary: Address) -> None:
-        if self._line is not None and self._line.server != primary:
-            self._line.give_up(f"the primary is now {primary}")
+        if self._line is None or self._line.server == primary:
+            return
+        reason = f"the primary is now {primary}"
+        # A node whose slot has moved goes on answering; a primary that was replaced may be frozen.
+        self._line.leave(reason) if primary.cluster else self._line.give_up(reason)
 
     def _lost(self) -> None:
-        self._line = None
+        self._former, self._line = self._line, None
         if self._on_loss is not None and not self._closed:
             self._on_loss()
 
@@ -221,6 +247,7 @@ class _Line(asyncio.Protocol):
         self._loop = asyncio.get_running_loop()
         self._looking: asyncio.TimerHandle | None = None
         self._heard = self._patience = 0.0
+        self._leaving = False
         self._reason = ""
         self._reader = hiredis.Reader(replyError=self._refusal)
         self._transport: asyncio.Transport | None = None
@@ -257,6 +284,19 @@ class _Line(asyncio.Protocol):
         else:
             self.give_up(f"no answer for {silent:.0f} s")
 
+    def leave(self, reason: str) -> None:
+        """Disconnect once what is under way is answered, or a second later."""
+        if self._leaving:
+            return
+        self._leaving = True
+        lost, self.on_loss = self.on_loss, None
+        if lost is not None:
+            lost()
+        if not self._waiting and not self._subscribing:
+            self.give_up(reason)
+        else:
+            self._loop.call_later(LEAVE_SECONDS, self.give_up, reason)
+
     def give_up(self, reason: str) -> None:
         """Disconnect; who waits for a reply hears why."""
         self._reason = f": {reason}"
@@ -264,6 +304,12 @@ class _Line(asyncio.Protocol):
 
     def _refusal(self, text: str) -> Exception:
         """Return the error for a reply that is one."""
+        if text.startswith(MOVING):
+            if error := misplaced(self.server, text):
+                return error
+            if text.startswith("MOVED"):
+                self._loop.call_soon(self.leave, text)
+            return Moving(f"Redis at {self.server} does not have the queue's slot: {text}")
         if not text.startswith(AWAY):
             return ResponseError(text)
         self._loop.call_soon(self.give_up, text)
@@ -294,6 +340,8 @@ class _Line(asyncio.Protocol):
                     self._on_push(reply)
         except hiredis.ProtocolError:
             self.close()
+        if self._leaving and not waiting and not self._subscribing:
+            self.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
@@ -309,9 +357,25 @@ class _Line(asyncio.Protocol):
             self.on_loss()
 
 
-def connect_sentinel(address: Address) -> Connection:
-    """A connection that asks a Sentinel for the primary."""
+def connect_guide(address: Address) -> Connection:
+    """A connection that asks a Sentinel, or a node, for the primary."""
     return Connection(address, timeout=ASK_SECONDS)
+
+
+def misplaced(server: Address, refusal: str) -> WrongNodeError | None:
+    """Return the error for a node's refusal that no waiting will cure; None for others."""
+    if server.cluster is None:
+        return WrongNodeError(
+            f"{server} is a node of a Cluster. Begin REDIS_URL with redis+cluster:// "
+            "(with TLS: rediss+cluster://)"
+        )
+    _, slot, *_ = [*refusal.split(), "", ""]
+    if not slot.isdigit() or int(slot) == server.cluster.slot:
+        return None
+    return WrongNodeError(
+        f"A key lies in slot {slot} of the Cluster, and not with the queue. Begin each key with "
+        f"REDIS_KEY_PREFIX, which is  {server.cluster.prefix}"
+    )
 
 
 def _blocked(command: Command) -> float:

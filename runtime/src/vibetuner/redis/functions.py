@@ -10,6 +10,7 @@ import asyncio
 import hashlib
 import logging
 import re
+import time
 from collections.abc import Awaitable, Sequence
 from functools import cache
 from pathlib import Path
@@ -19,7 +20,8 @@ from coredis import Redis, RedisCluster
 from coredis.exceptions import NoScriptError, ResponseError
 
 from vibetuner.errors import first_line
-from vibetuner.redis.connection import Connection
+from vibetuner.redis import answer_seconds
+from vibetuner.redis.connection import Connection, Moving
 from vibetuner.redis.rights import RightsMissing, is_refused
 
 __all__ = ["Caller", "Functions", "FunctionsRefused", "Scripts"]
@@ -27,6 +29,7 @@ __all__ = ["Caller", "Functions", "FunctionsRefused", "Scripts"]
 logger = logging.getLogger(__name__)
 
 CALLABLE = re.compile(r"^local function (\w+)\(keys, argv\)", re.MULTILINE)
+MOVING_PAUSE = 0.05
 FORGOTTEN = ("Function not found", "NOSCRIPT")
 
 
@@ -72,6 +75,7 @@ class Functions:
 
     def __init__(self, connection: Connection) -> None:
         self.connection = connection
+        self._seconds = answer_seconds.get()
         self._heads: dict[str, tuple[str, str]] = {}
 
     async def load(self) -> None:
@@ -98,13 +102,24 @@ class Functions:
         return self.connection.call(*self._heads[name], len(keys), *keys, *values)
 
     async def call(self, name: str, keys: Sequence[str], values: Sequence[Any]) -> Any:
-        """Call a function; one that the server has forgotten is loaded again first."""
-        try:
-            return await self.ask(name, keys, values)
-        except ResponseError as error:
-            # Nothing was done, so that doing it now is not doing it twice.
-            if not any(word in str(error) for word in FORGOTTEN):
-                raise
+        """Call a function; one that the server has forgotten is loaded again first.
+
+        In a Cluster it waits for a slot that moves. In each case nothing was done, so that doing it
+        now is not doing it twice.
+        """
+        end = 0.0
+        while True:
+            try:
+                return await self.ask(name, keys, values)
+            except Moving:
+                end = end or time.monotonic() + self._seconds
+                if time.monotonic() > end:
+                    raise
+                await asyncio.sleep(MOVING_PAUSE)
+            except ResponseError as error:
+                if not any(word in str(error) for word in FORGOTTEN):
+                    raise
+                break
         await self.load()
         return await self.ask(name, keys, values)
 
@@ -113,7 +128,8 @@ class Functions:
     ) -> Awaitable[Any]:
         """Add a call to a pipeline of coredis's."""
         kind, loaded = self._heads[name]
-        if kind == "FCALL":
+        # Another node of a Cluster may not have them yet, and a pipeline can't be sent twice.
+        if kind == "FCALL" and self.connection.address.cluster is None:
             added: Awaitable[Any] = pipe.fcall(loaded, keys, values)
             return added
         scripted: Awaitable[Any] = pipe.eval(_script(name), keys, values)

@@ -38,6 +38,15 @@ class Keys:
         """What starts every key of streaq's; KEYS[1] of our functions."""
         return f"streaq:{self.queue_name or self.prefix.rstrip(':')}"
 
+    @property
+    def guard(self) -> str:
+        """No key, but named by steps that touch keys which they don't name.
+
+        A node of a Cluster refuses such a step while it hands its slot over. Without this name it
+        would begin, and fail at the first key that has left.
+        """
+        return self.queue
+
     def stream(self, priority: str) -> str:
         """Stream: what waits or runs."""
         return f"{self.queue}:queues:{priority}"

@@ -1,4 +1,4 @@
-"""Which server is the primary: asks the Sentinels, and tells who is connected to another."""
+"""Which server is the primary: asks who knows, and tells who is connected to another."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ __all__ = ["Primary", "primary_of"]
 logger = logging.getLogger(__name__)
 
 WATCH_SECONDS = 0.5
-#: A Sentinel that answers later than this is left out.
+#: A Sentinel, or a node, that answers later than this is left out.
 ASK_SECONDS = 1.0
 
 Moved = Callable[[Address], None]
 
 
-class Sentinel(Protocol):
-    """A connection to one."""
+class Guide(Protocol):
+    """A connection to a Sentinel, or to a node of a Cluster."""
 
     def call(self, *command: str | bytes | float) -> asyncio.Future[Any]:
         """Send a command."""
@@ -36,23 +36,33 @@ class Sentinel(Protocol):
 
 
 class Primary:
-    """The server that most of the Sentinels call the primary.
+    """The server that most of the Sentinels, or of a Cluster's nodes, call the primary.
 
     All connections of an event loop share one: it asks twice a second, and logs each change once.
     """
 
-    def __init__(self, address: Address, connect: Callable[[Address], Sentinel]) -> None:
-        assert address.sentinels is not None  # noqa: S101 - others have no use for it
+    def __init__(self, address: Address, connect: Callable[[Address], Guide]) -> None:
+        assert address.guides is not None  # noqa: S101 - others have no use for it
         self._address = address
-        self._question = address.sentinels.question
-        self._sentinels = [connect(one) for one in address.watchers()]
+        self._question = address.guides.question
+        self._connect = connect
+        self._guides = {one: connect(one) for one in address.watchers()}
+        self._others: list[Address] = []
         self._followers: dict[object, Moved] = {}
         self._server: Address | None = None
         self._watching = asyncio.get_running_loop().create_task(self._watch())
 
     async def find(self) -> Address:
-        """Return the primary; raises OSError when no Sentinel names one."""
-        server = self._address.elect(await asyncio.gather(*map(self._ask, self._sentinels)))
+        """Return the primary; raises OSError when nobody names one."""
+        replies = await self._ask_all(self._guides)
+        try:
+            server = self._address.elect(replies)
+        except OSError:
+            if not self._others:
+                raise
+            server = self._address.elect(await self._ask_others())
+        else:
+            self._others = self._address.others(replies)
         if server != self._server:
             if self._server is not None:
                 logger.warning("the Redis primary is now %s, was %s", server, self._server)
@@ -70,12 +80,23 @@ class Primary:
         _primaries.get({}).pop(self._address, None)
         self._watching.cancel()
         await asyncio.wait([self._watching])
-        await asyncio.gather(*(sentinel.close() for sentinel in self._sentinels))
+        await asyncio.gather(*(guide.close() for guide in self._guides.values()))
 
-    async def _ask(self, sentinel: Sentinel) -> Any:
+    async def _ask_others(self) -> dict[Address, Any]:
+        guides = {one: self._connect(one) for one in self._others}
+        try:
+            return await self._ask_all(guides)
+        finally:
+            await asyncio.gather(*(guide.close() for guide in guides.values()))
+
+    async def _ask_all(self, guides: dict[Address, Guide]) -> dict[Address, Any]:
+        replies = await asyncio.gather(*map(self._ask, guides.values()))
+        return dict(zip(guides, replies, strict=True))
+
+    async def _ask(self, guide: Guide) -> Any:
         try:
             async with asyncio.timeout(ASK_SECONDS):
-                return await sentinel.call(*self._question)
+                return await guide.call(*self._question)
         except TimeoutError:
             return TimeoutError(f"no answer within {ASK_SECONDS:g} s")
         except RedisError as error:
@@ -96,10 +117,10 @@ _primaries: RunVar[dict[Address, Primary]] = RunVar("primaries")
 
 
 def primary_of(
-    address: Address, connect: Callable[[Address], Sentinel], follower: object, moved: Moved
+    address: Address, connect: Callable[[Address], Guide], follower: object, moved: Moved
 ) -> Primary | None:
-    """Follow the primary that ``address`` has Sentinels for; returns None where it has none."""
-    if address.sentinels is None:
+    """Follow the primary that others know; returns None where ``address`` is a server's own."""
+    if address.guides is None:
         return None
     primaries = _primaries.get({})
     if address not in primaries:

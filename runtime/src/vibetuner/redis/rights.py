@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from coredis.exceptions import ResponseError
 
 from vibetuner.errors import ServiceUnavailable
-from vibetuner.redis.connection import Command, Connection
+from vibetuner.redis.connection import Command, Connection, Moving
 from vibetuner.redis.keys import GROUP, Keys
 
 __all__ = [
@@ -24,15 +24,15 @@ __all__ = [
 
 #: What is called by name, by us or by our functions.
 COMMANDS = (
-    "auth", "client|id", "client|setinfo", "client|setname", "client|unblock", "decr",
-    "del", "discard", "eval", "evalsha", "exec", "exists", "expire", "fcall", "function|list",
-    "function|load", "get", "hdel", "hello", "hexists", "hget", "hgetall", "hincrby", "hlen",
-    "hmget", "hrandfield", "hset", "hsetnx", "incr", "info", "llen", "lrange", "ltrim", "mget",
-    "mset", "multi", "pexpire", "ping", "pttl", "publish", "rpush", "sadd", "scan", "scard",
-    "script|load", "select", "set", "sismember", "smembers", "srem", "subscribe", "time",
-    "unsubscribe", "xack", "xadd", "xautoclaim", "xclaim", "xdel", "xgroup|create",
-    "xinfo|groups", "xlen", "xpending", "xrange", "xreadgroup", "xrevrange", "xtrim", "zadd",
-    "zcard", "zrange", "zrem", "zremrangebyscore", "zscore",
+    "auth", "client|id", "client|setinfo", "client|setname", "client|unblock", "cluster|slots",
+    "decr", "del", "discard", "eval", "evalsha", "exec", "exists", "expire", "fcall",
+    "function|list", "function|load", "get", "hdel", "hello", "hexists", "hget", "hgetall",
+    "hincrby", "hlen", "hmget", "hrandfield", "hset", "hsetnx", "incr", "info", "llen", "lrange",
+    "ltrim", "mget", "mset", "multi", "pexpire", "ping", "pttl", "publish", "rpush", "sadd", "scan",
+    "scard", "script|load", "select", "set", "sismember", "smembers", "srem", "subscribe", "time",
+    "unsubscribe", "xack", "xadd", "xautoclaim", "xclaim", "xdel", "xgroup|create", "xinfo|groups",
+    "xlen", "xpending", "xrange", "xreadgroup", "xrevrange", "xtrim", "zadd", "zcard", "zrange",
+    "zrem", "zremrangebyscore", "zscore",
 )  # fmt: skip
 
 PROBE = "rights-probe"
@@ -90,7 +90,8 @@ async def find_missing(connection: Connection, keys: Keys) -> list[Missing]:
     asked = [connection.call(*command) for command in commands]
     replies = await asyncio.gather(*asked, return_exceptions=True)
     for reply in replies:
-        if isinstance(reply, BaseException) and not isinstance(reply, ResponseError):
+        # A server looks at rights first, so one whose slot moves has granted them.
+        if isinstance(reply, BaseException) and not isinstance(reply, ResponseError | Moving):
             raise reply
     refused = [is_refused(reply) for reply in replies]
     found = [

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
+from binascii import crc_hqx
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +17,7 @@ from vibetuner.errors import SettingsError
 if TYPE_CHECKING:  # costs a health probe some of its start-up time
     from ssl import SSLContext
 
-__all__ = ["Address", "Sentinels", "Tls", "parse_url"]
+__all__ = ["Address", "Cluster", "Sentinels", "Tls", "parse_url"]
 
 Command = tuple[str | int, ...]
 
@@ -30,7 +31,14 @@ SOCKET = re.compile(
 )
 OPTIONS = ("db", "username", "password")
 SENTINEL_OPTIONS = ("sentinel_username", "sentinel_password")
-SCHEMES = ("redis://", "rediss://", "unix://", "redis+sentinel://", "rediss+sentinel://")
+SCHEMES = (
+    "redis://", "rediss://", "unix://", "redis+sentinel://", "rediss+sentinel://",
+    "redis+cluster://", "rediss+cluster://",
+)  # fmt: skip
+SLOTS = 16384
+MOST_OTHERS = 5
+NO_CLUSTER = "cluster support disabled"
+UNSERVED = "no node serves the slot of REDIS_KEY_PREFIX"
 PORT, SENTINEL_PORT = 6379, 26379
 TLS_OPTIONS = (
     "ssl_cert_reqs", "ssl_check_hostname", "ssl_ca_certs", "ssl_certfile", "ssl_keyfile",
@@ -93,10 +101,56 @@ class Sentinels:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Cluster:
+    """Nodes of a Cluster, and the one slot that holds all keys of a queue.
+
+    Args:
+        hosts: the nodes that are asked; any of them knows all others.
+        prefix: REDIS_KEY_PREFIX, whose hash tag decides on the slot.
+    """
+
+    hosts: tuple[tuple[str, int], ...]
+    prefix: str
+    question = ("CLUSTER", "SLOTS")
+
+    @property
+    def slot(self) -> int:
+        """The slot of the prefix.
+
+        >>> Cluster(hosts=(), prefix="{shop}:").slot
+        3808
+        """
+        return crc_hqx(_hash_tag(self.prefix).encode(), 0) % SLOTS
+
+    def read(self, reply: list[Any], asked: str) -> list[list[tuple[str, int]]]:
+        """Read nodes from an answer: those of the slot first, in each list the primary first.
+
+        The first list is empty where no node serves the slot.
+
+        Args:
+            reply: the answer to :attr:`question`.
+            asked: the host that has answered, which may not know its own name.
+        """
+        own: list[tuple[str, int]] = []
+        others = []
+        for first, last, *nodes in reply:
+            places = []
+            for host, port, *_ in nodes:
+                name = "" if host is None else _text(host)
+                places.append((asked if name in {"", "?"} else name, int(port)))
+            if first <= self.slot <= last:
+                own = places
+            else:
+                others.append(places)
+        return [own, *others]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Address:
     """One server: a host and port, or the path of a socket; with what it asks of a client.
 
-    With ``sentinels`` and without a host it is whichever server those call the primary.
+    With ``sentinels`` and without a host it is whichever server those call the primary; with
+    ``cluster``, the primary of the queue's slot.
     """
 
     host: str = ""
@@ -107,6 +161,12 @@ class Address:
     password: str | None = field(default=None, repr=False)
     tls: Tls | None = None
     sentinels: Sentinels | None = None
+    cluster: Cluster | None = None
+
+    @property
+    def guides(self) -> Sentinels | Cluster | None:
+        """What knows which server is the primary; None where it is always the same."""
+        return self.sentinels or self.cluster
 
     def greeting(self) -> Iterator[Command]:
         """The commands that a new connection begins with; :meth:`check` takes the replies."""
@@ -114,52 +174,82 @@ class Address:
             yield ("AUTH", self.username or "default", self.password or "")
         if self.db:
             yield ("SELECT", self.db)
-        if self.sentinels:
+        if self.guides:
             yield ("HELLO",)
 
     def check(self, reply: Any) -> None:
-        """Raise OSError when a server says that it is no primary, whatever the Sentinels say."""
+        """Raise OSError when a server says that it is no primary, whatever others say."""
         if isinstance(reply, list):
             reply = dict(zip(reply[::2], reply[1::2], strict=True))
         if isinstance(reply, dict):
             role = _text(reply.get("role") or reply.get(b"role"))
             if role != "master":
+                if self.cluster:
+                    raise OSError(f"{self} is a {role}, though the Cluster calls it the primary")
                 raise OSError(f"{self} is a {role}, though Sentinels call it the primary")
 
     def watchers(self) -> list[Address]:
-        """The addresses of the Sentinels."""
-        given = self.sentinels
-        if given is None:
-            return []
-        return [
-            Address(
-                host=host, port=port, username=given.username, password=given.password, tls=self.tls
-            )
-            for host, port in given.hosts
-        ]
+        """The addresses of the Sentinels, or of the nodes that are asked."""
+        if (given := self.sentinels) is not None:
+            own = Address(username=given.username, password=given.password, tls=self.tls)
+            return [replace(own, host=host, port=port) for host, port in given.hosts]
+        hosts = self.cluster.hosts if self.cluster else ()
+        return [replace(self, host=host, port=port, cluster=None) for host, port in hosts]
 
-    def elect(self, replies: Sequence[object]) -> Address:
-        """Return the server that most Sentinels call the primary; the first of as many.
+    def elect(self, replies: Mapping[Address, object]) -> Address:
+        """Return the server that most of those that were asked call the primary.
+
+        Where two have as many votes, the first of them.
 
         Args:
-            replies: what each Sentinel has answered, or the error in place of an answer.
+            replies: what each of :meth:`watchers` has answered, or the error in place of it.
 
         Raises:
             OSError: none of them names one.
         """
-        named = Counter((_text(r[0]), int(r[1])) for r in replies if isinstance(r, list))
-        if named:
-            ((host, port), _), *_ = named.most_common(1)
+        votes: Counter[tuple[str, int]] = Counter()
+        reasons: dict[str, None] = {}
+        for watcher, reply in replies.items():
+            named = None
+            if isinstance(reply, list):
+                if self.cluster is None:
+                    named = (_text(reply[0]), int(reply[1]))
+                elif own := self.cluster.read(reply, watcher.host)[0]:
+                    named = own[0]
+            if named is not None:
+                votes[named] += 1
+            elif isinstance(reply, BaseException):
+                reasons[str(reply)] = None
+            else:
+                reasons[UNSERVED if self.cluster else "the name is unknown"] = None
+        if votes:
+            ((host, port), _), *_ = votes.most_common(1)
             return replace(self, host=host, port=port)
-        reasons = dict.fromkeys(
-            "the name is unknown" if reply is None else str(reply) for reply in replies
-        )
-        raise OSError(f"no Sentinel names the primary ({'; '.join(reasons)})")
+        if self.cluster and any(NO_CLUSTER in reason for reason in reasons):
+            raise OSError("the server is no Cluster. Begin REDIS_URL with redis:// or rediss://")
+        why = "; ".join(reasons)
+        if self.cluster:
+            raise OSError(f"no node of the Cluster names the primary ({why})")
+        raise OSError(f"no Sentinel names the primary ({why})")
+
+    def others(self, replies: Mapping[Address, object]) -> list[Address]:
+        """Return nodes of the Cluster that may be asked when those of the URL are gone."""
+        if self.cluster is None:
+            return []
+        for watcher, reply in replies.items():
+            if isinstance(reply, list):
+                own, *shards = self.cluster.read(reply, watcher.host)
+                places = dict.fromkeys([*own, *(nodes[0] for nodes in shards if nodes)])
+                known = (replace(self, host=h, port=p, cluster=None) for h, p in places)
+                return [one for one in known if one not in replies][:MOST_OTHERS]
+        return []
 
     def __str__(self) -> str:
-        if self.sentinels and not self.host:
-            hosts = ", ".join(_host_and_port(*place) for place in self.sentinels.hosts)
-            return f"{self.sentinels.name} (Sentinels {hosts})"
+        if self.guides and not self.host:
+            hosts = ", ".join(_host_and_port(*place) for place in self.guides.hosts)
+            if self.sentinels:
+                return f"{self.sentinels.name} (Sentinels {hosts})"
+            return f"a Cluster ({hosts})"
         return self.path or _host_and_port(self.host, self.port)
 
 
@@ -171,14 +261,25 @@ def _text(word: object) -> str:
     return word.decode() if isinstance(word, bytes) else str(word)
 
 
-def parse_url(url: str) -> Address:
+def _hash_tag(key: str) -> str:
+    """The part of a key that decides on its slot; empty where that is the whole key."""
+    found = re.search(r"\{(.*?)\}", key)
+    return found[1] if found else ""
+
+
+def parse_url(url: str, prefix: str = "") -> Address:
     """Read ``redis://``, ``rediss://`` or ``unix://``; every part may be percent-encoded.
 
     ``redis+sentinel://`` and ``rediss+sentinel://`` have the Sentinels for hosts, and the name that
-    they know the primary by as the first part of the path.
+    they know the primary by as the first part of the path. ``redis+cluster://`` and
+    ``rediss+cluster://`` have nodes of a Cluster.
+
+    Args:
+        url: REDIS_URL.
+        prefix: REDIS_KEY_PREFIX, which decides on the node of a Cluster.
 
     Raises:
-        SettingsError: it can't be meant; the message shows no password.
+        SettingsError: they can't be meant; the message shows no password.
 
     >>> parse_url("rediss://app:a%2Fb@cache/3").password
     'a/b'
@@ -186,25 +287,30 @@ def parse_url(url: str) -> Address:
     '/run/redis.sock'
     >>> str(parse_url("redis+sentinel://a,b:26380/shop/3"))
     'shop (Sentinels a:26379, b:26380)'
+    >>> str(parse_url("redis+cluster://a,[::1]:6380", "{shop}:"))
+    'a Cluster (a:6379, [::1]:6380)'
     """
     found = SERVER.fullmatch(url) or SOCKET.fullmatch(url)
     if found is None:
         raise _malformed(url)
     parts = found.groupdict()
     scheme, _, kind = parts["scheme"].partition("+")
-    hosts = _hosts(url, parts.get("hosts") or "", SENTINEL_PORT if kind else PORT)
+    usual = SENTINEL_PORT if kind == "sentinel" else PORT
+    hosts = _hosts(url, parts.get("hosts") or "", usual)
     _check_kind(url, kind, hosts)
     options = _options(url, parts["query"] or "", scheme=scheme, kind=kind)
     username, _, password = (parts["user"] or "").partition(":")
     is_socket = scheme == "unix"
     path = "" if is_socket else (parts["path"] or "").strip("/")
     sentinels = None
-    if kind:
+    if kind == "sentinel":
         name, _, path = path.partition("/")
         sentinels = _sentinels(url, name, hosts, options)
     database = options.pop("db", "") or path
     if not re.fullmatch(r"[0-9]*", database):
         raise _refusal(url, f"the database {database!r} is no number", "Write /0 for the first")
+    if kind == "cluster":
+        _check_cluster(url, prefix, database)
     host, port = ("", PORT) if is_socket or kind else hosts[0]
     return Address(
         host=host,
@@ -215,6 +321,7 @@ def parse_url(url: str) -> Address:
         password=options.pop("password", "") or unquote(password) or None,
         tls=_tls(url, options) if scheme == "rediss" else None,
         sentinels=sentinels,
+        cluster=Cluster(hosts=hosts, prefix=prefix) if kind == "cluster" else None,
     )
 
 
@@ -232,14 +339,22 @@ def _hosts(url: str, text: str, default: int) -> tuple[tuple[str, int], ...]:
 
 
 def _check_kind(url: str, kind: str, hosts: tuple[tuple[str, int], ...]) -> None:
-    if kind == "cluster":
-        cure = "Name one server, or Sentinels:  redis+sentinel://host:26379/name-of-the-primary"
-        raise _refusal(url, "a Cluster is not supported", cure)
-    if kind not in ("", "sentinel"):
+    if kind not in ("", "sentinel", "cluster"):
         raise _refusal(url, "the scheme is unknown", f"There are {', '.join(SCHEMES)}")
     if not kind and len(hosts) > 1:
-        cure = "Name one, or begin it with redis+sentinel:// if they are Sentinels"
+        cure = "Name one, or begin it with redis+sentinel:// or redis+cluster://"
         raise _refusal(url, "it names several hosts", cure)
+
+
+def _check_cluster(url: str, prefix: str, database: str) -> None:
+    if int(database or 0):
+        raise _refusal(url, "a Cluster has the database 0 only", "Leave it out")
+    if not _hash_tag(prefix):
+        name = re.sub(r"[{}:]+", "", prefix) or "shop"
+        raise SettingsError(
+            f"REDIS_KEY_PREFIX={prefix.rstrip(':')} has no hash tag, so the keys of a task would "
+            f"lie on several nodes of the Cluster. Write  REDIS_KEY_PREFIX={{{name}}}"
+        )
 
 
 def _sentinels(
@@ -260,12 +375,13 @@ def _options(url: str, query: str, *, scheme: str, kind: str) -> dict[str, str]:
     pairs = (part.partition("=") for part in query.split("&") if part)
     # A plus sign stays one: passwords hold it more often than a blank.
     options = {name: unquote(value) for name, _, value in pairs}
-    known = (*OPTIONS, *(SENTINEL_OPTIONS if kind else ()), *TLS_OPTIONS)
+    own = SENTINEL_OPTIONS if kind == "sentinel" else ()
+    known = (*OPTIONS, *own, *TLS_OPTIONS)
     for name in options:
         if name in TLS_OPTIONS and scheme != "rediss":
             start = f"rediss{'+' if kind else ''}{kind}://"
             raise _refusal(url, f"{name} is of no use without TLS", f"Begin it with {start}")
-        if name in SENTINEL_OPTIONS and not kind:
+        if name in SENTINEL_OPTIONS and not own:
             cure = f"Begin it with {scheme}+sentinel://"
             raise _refusal(url, f"{name} is of no use without Sentinels", cure)
         if name not in known:

@@ -56,8 +56,9 @@ async def open_database(settings: Settings) -> AsyncIterator[Database]:
             await client.admin.command("ping")
         except PyMongoError as error:
             raise ServiceUnavailable(unreachable(settings, error)) from error
-        # A key may contain a dot or a colon, a database's name may not.
-        name = re.sub(r"[.:]", "-", settings.queue_name)
+        # A key may contain a dot or a colon, a database's name may not. A Cluster's hash tag
+        # changes nothing of it.
+        name = re.sub(r"[.:]", "-", re.sub(r"[{}]", "", settings.queue_name))
         database = client.get_default_database(name)
         with mongo_database.hold(database):
             yield database

@@ -312,7 +312,7 @@ class TaskWorker(Worker[Any]):
             client = make_client(settings)
             await stack.enter_async_context(client)
             open_client(self, client)
-            address = parse_url(settings.redis_url or "")
+            address = parse_url(settings.redis_url or "", settings.redis_key_prefix)
             keys = Keys(settings.redis_key_prefix, self.queue_name)
             codec = _codec(settings, keys)
             self._client = await stack.enter_async_context(open_queue_client(address, keys, codec))

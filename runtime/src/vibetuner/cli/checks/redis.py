@@ -14,6 +14,7 @@ from vibetuner.errors import first_line
 from vibetuner.project import ProjectInfo, code_digest, worker_command
 from vibetuner.redis.client import make_client, ungrouped
 from vibetuner.redis.keys import JournalKeys, Keys
+from vibetuner.redis.url import parse_url
 from vibetuner.tasks.inspect.line import find_stuck_lines
 from vibetuner.tasks.inspect.model import WorkerView
 from vibetuner.tasks.inspect.queue import now_ms, readable
@@ -36,18 +37,27 @@ NEARLY_FULL = 0.9
 
 async def check_redis(settings: Settings, project: ProjectInfo) -> list[Finding]:
     """Look at a server that has answered."""
+    in_production = settings.environment == "production"
+    address = parse_url(settings.redis_url or "", settings.redis_key_prefix)
     with ungrouped():
         async with make_client(settings) as redis:
             info = await redis.info()
+            if info.get("redis_mode") == "cluster" and address.cluster is None:
+                return judge_server(dict(info), {}, None, in_production=in_production)[:1]
             config = await _config(redis)
             library = await _library(redis)
             records = await check_records(redis, settings.redis_key_prefix)
             workers = await _workers(redis, JournalKeys(settings.redis_key_prefix))
             sizes = await _sizes(redis, settings)
             lines = await check_lines(redis, settings)
-    in_production = settings.environment == "production"
     return [
-        *judge_server(dict(info), config, library, in_production=in_production),
+        *judge_server(
+            dict(info),
+            config,
+            library,
+            in_production=in_production,
+            in_cluster=address.cluster is not None,
+        ),
         *records,
         *judge_workers(workers, code_digest(project), settings, in_production=in_production),
         *judge_queues(sizes, workers, settings, in_production=in_production),
@@ -80,7 +90,12 @@ async def check_records(redis: Redis[str], prefix: str) -> list[Finding]:
 
 
 def judge_server(
-    info: dict[str, Any], config: dict[str, str], library: str | None, *, in_production: bool
+    info: dict[str, Any],
+    config: dict[str, str],
+    library: str | None,
+    *,
+    in_production: bool,
+    in_cluster: bool = False,
 ) -> list[Finding]:
     """What would lose tasks, or refuse them.
 
@@ -89,6 +104,7 @@ def judge_server(
         config: the answer to CONFIG GET; empty where that is forbidden.
         library: the code of the engine's functions there; None where there are none yet.
         in_production: whether what loses tasks is an error.
+        in_cluster: whether REDIS_URL names a Cluster.
     """
     grave: Level = "error" if in_production else "warning"
     version = str(info.get("redis_version", "0"))
@@ -98,9 +114,9 @@ def judge_server(
             text = "it is a Sentinel, which keeps no tasks"
             cure = "write redis+sentinel://host:26379/mymaster"
             findings.append(Finding("error", "Redis", text, cure))
-        case "cluster":
-            text = "it is a Cluster, which is not supported"
-            cure = "name one server, or Sentinels:  redis+sentinel://host:26379/mymaster"
+        case "cluster" if not in_cluster:
+            text = "it is a node of a Cluster, and REDIS_URL names one server"
+            cure = "write redis+cluster://host:6379"
             findings.append(Finding("error", "Redis", text, cure))
     if _is_too_old(info):
         cure = "use Redis 7.2 or newer, or Valkey"

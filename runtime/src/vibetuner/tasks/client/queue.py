@@ -278,6 +278,8 @@ async def open_queue_client(
     async with Connection(address) as connection:
         functions = Functions(connection)
         await functions.load()
+        if address.cluster:  # wait for a slot that moves
+            await functions.call("ping", (keys.guard,), ())
         async with ResultListener(address, connection) as listener:
             yield QueueClient(functions, listener, keys, codec)
 

@@ -72,6 +72,7 @@ class Requeue:
             worker.stream_key + self._queue_of(letter),
             self._keys.letters,
             self._keys.letter_places,
+            self._keys.guard,
         ]
         now = int(datetime.now(UTC).timestamp() * 1000)
         values: list[str | bytes | int] = [

@@ -43,7 +43,8 @@ async def search_letters(
     looked_at = 0
     if filters.fingerprint and filters == Filters(fingerprint=filters.fingerprint):
         keys, values = Keys(prefix), [filters.fingerprint, before or "", limit + 1]
-        entries = await Scripts(redis).call("letters_of", [keys.letters, keys.acted], values)
+        places = [keys.letters, keys.acted, keys.guard]
+        entries = await Scripts(redis).call("letters_of", places, values)
         return _page(await _read(redis, prefix, entries), limit)
     async for last, entries in _chunks(redis, prefix, "search_letters", filters, limit + 1, before):
         found += await _read(redis, prefix, entries)
@@ -73,7 +74,7 @@ async def open_groups(redis: Client, prefix: str) -> list[Group]:
     if not is_counting and total == await count_open(redis, prefix):
         return groups
     end = time.monotonic() + RECOUNT_SECONDS
-    places = [keys.letters, keys.acted, keys.letter_groups]
+    places = [keys.letters, keys.acted, keys.letter_groups, keys.guard]
     while time.monotonic() < end:
         if await Scripts(redis).call("recount_letters", places, [CHUNK]):
             groups, total = await kept_groups(redis, keys)

@@ -44,7 +44,8 @@ class StreamedLetter:
 async def keep(redis: Client, prefix: str, letter: DeadLetter) -> None:
     """Append a letter; when this returns, it survives the worker."""
     keys, values = Keys(prefix), [letter.task_id, letter.to_json()]
-    await Scripts(redis).call("bury_letter", [keys.letters, keys.letter_places], values)
+    places = [keys.letters, keys.letter_places, keys.guard]
+    await Scripts(redis).call("bury_letter", places, values)
 
 
 async def read_letters(redis: Client, prefix: str) -> list[StreamedLetter]:
@@ -89,7 +90,7 @@ async def remove_letters(redis: Client, prefix: str, letters: Sequence[StreamedL
         return
     keys = Keys(prefix)
     values = [value for one in letters for value in (one.entry_id, one.letter.task_id)]
-    places = [keys.letters, keys.letter_places, keys.acted]
+    places = [keys.letters, keys.letter_places, keys.acted, keys.guard]
     await Scripts(redis).call("remove_letters", places, values)
 
 

@@ -205,5 +205,6 @@ async def _write(  # noqa: PLR0913 - each with its name
         history.keys.events(""),
         KEPT_SECONDS,
     ]
-    keys = [history.keys.progress(task_id), history.keys.events(task_id)]
+    names = history.keys
+    keys = [names.progress(task_id), names.events(task_id), names.guard]
     return str(await history.functions.call("write_progress", keys, values))

@@ -1,0 +1,247 @@
+"""Three shards with a replica each, of a test's own, which fail over within three seconds."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Self
+
+from tests.processes import free_port
+from tests.waiting import wait_until
+from vibetuner.embedded.packages import valkey_binary
+from vibetuner.redis.blocking import RefusedError, Reply, ask
+from vibetuner.redis.url import SLOTS, Address, Cluster, Tls
+
+__all__ = ["PREFIX", "Clustered"]
+
+PREFIX = "{own}:"
+SHARDS = 3
+
+
+class Clustered:
+    """Nodes by their ports; started by ``with``.
+
+    Args:
+        folder: where they keep what they write.
+        binary: the server's program.
+        options: more of the servers' own.
+        tls: how they are spoken to, where they are to use TLS.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        binary: str | None = None,
+        options: tuple[str, ...] = (),
+        tls: Tls | None = None,
+    ) -> None:
+        self.nodes = [free_port() for _ in range(2 * SHARDS)]
+        self.slot = Cluster(hosts=(), prefix=PREFIX).slot
+        self._buses = {port: free_port() for port in self.nodes}
+        self._folder = folder
+        self._binary = binary or str(valkey_binary())
+        self._options = options
+        self._tls = tls
+        self._processes: dict[int, subprocess.Popen[bytes]] = {}
+
+    @property
+    def url(self) -> str:
+        """What REDIS_URL says: half of the nodes."""
+        scheme = "rediss" if self._tls else "redis"
+        hosts = ",".join(f"127.0.0.1:{port}" for port in self.nodes[:SHARDS])
+        return f"{scheme}+cluster://{hosts}"
+
+    @property
+    def primaries(self) -> list[int]:
+        """The ports of the primaries that live, as the first node that answers knows them."""
+        return [port for port in self.nodes if "myself,master" in self._about(port)]
+
+    @property
+    def primary(self) -> int:
+        """The port of the primary of the queue's slot."""
+        return self.primary_of(self.slot)
+
+    def primary_of(self, slot: int) -> int:
+        """Return the port of the primary that serves a slot, by its own word."""
+        for port in self.primaries:
+            ranges = self.on(port, "CLUSTER", "SLOTS")
+            assert isinstance(ranges, list)
+            for first, last, (_, owner, *_), *_ in ranges:
+                if first <= slot <= last and owner == port:
+                    return port
+        return 0
+
+    def __enter__(self) -> Self:
+        try:
+            self.start()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for process in self._processes.values():
+            process.kill()
+            process.wait()
+
+    def start(self) -> None:
+        """Start all, deal out the slots, and wait until each node knows all the others."""
+        for port in self.nodes:
+            self.launch(port)
+        primaries, replicas = self.nodes[:SHARDS], self.nodes[SHARDS:]
+        for number, port in enumerate(primaries):
+            first, last = (SLOTS * n // SHARDS for n in (number, number + 1))
+            self.on(port, "CLUSTER", "SET-CONFIG-EPOCH", str(number + 1))
+            self.on(port, "CLUSTER", "ADDSLOTSRANGE", str(first), str(last - 1))
+        for port in self.nodes:
+            for other in self.nodes:
+                if port < other:
+                    bus = str(self._buses[other])
+                    self.on(port, "CLUSTER", "MEET", "127.0.0.1", str(other), bus)
+        wait_until(self._know_each_other, what=lambda: "six nodes")
+        for port, primary in zip(replicas, primaries, strict=True):
+            self.on(port, "CLUSTER", "REPLICATE", self._id(primary))
+        self.wait_until_whole()
+
+    def launch(self, port: int) -> None:
+        """Start one of the nodes, and wait until it answers."""
+        folder = self._folder / str(port)
+        folder.mkdir(exist_ok=True)
+        listen = ("--port", str(port))
+        if self._tls:
+            listen = ("--port", "0", "--tls-port", str(port), "--tls-cluster", "yes")
+        self._processes[port] = subprocess.Popen(
+            [
+                self._binary, *listen, "--bind", "127.0.0.1", "--save", "", "--dir", str(folder),
+                "--cluster-enabled", "yes", "--cluster-port", str(self._buses[port]),
+                "--cluster-node-timeout", "1000", "--repl-diskless-sync-delay", "0",
+                *self._options,
+            ],
+            cwd=folder,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+        )  # fmt: skip
+        wait_until(lambda: self._answers(port), what=lambda: f"a node on {port}")
+
+    def wait_until_whole(self) -> None:
+        """Wait until each shard has a replica that follows, and each node serves."""
+        wait_until(lambda: all(map(self._is_ready, self.nodes)), what=lambda: "a whole Cluster")
+        wait_until(
+            lambda: all("connected_slaves:1" in self._info(port) for port in self.primaries),
+            what=lambda: "a replica of each primary",
+        )
+
+    def kill(self, port: int) -> None:
+        """As a power cut would."""
+        self._processes[port].kill()
+        self._processes[port].wait()
+
+    def freeze(self, port: int) -> None:
+        """Answer nobody, and hang up on nobody."""
+        self._processes[port].send_signal(signal.SIGSTOP)
+
+    def thaw(self, port: int) -> None:
+        """Answer again."""
+        self._processes[port].send_signal(signal.SIGCONT)
+
+    def heal(self) -> None:
+        """Bring back what was killed or frozen, and wait until all is as at the start."""
+        for port, process in list(self._processes.items()):
+            process.send_signal(signal.SIGCONT)
+            if process.poll() is not None:
+                self.launch(port)
+        self.wait_until_whole()
+
+    def wait_for_promotion(self, old: int) -> float:
+        """Wait until another node serves the queue's slot; returns when, monotonically."""
+        others = [port for port in self.nodes if port != old]
+        wait_until(
+            lambda: any(self._serves(port) for port in others),
+            what=lambda: f"a primary that is not {old}",
+        )
+        return time.monotonic()
+
+    def begin_move(self, source: int, target: int) -> None:
+        """Mark the queue's slot as one that moves."""
+        slot = str(self.slot)
+        self.on(target, "CLUSTER", "SETSLOT", slot, "IMPORTING", self._id(source))
+        self.on(source, "CLUSTER", "SETSLOT", slot, "MIGRATING", self._id(target))
+
+    def move_keys(self, source: int, target: int, *, most: int | None = None) -> int:
+        """Move keys of the queue's slot, one by one; returns how many."""
+        moved = 0
+        while most is None or moved < most:
+            keys = self.on(source, "CLUSTER", "GETKEYSINSLOT", str(self.slot), "1")
+            if not isinstance(keys, list) or not keys:
+                break
+            self.on(
+                source, "MIGRATE", "127.0.0.1", str(target), "", "0", "5000",
+                "KEYS", *map(str, keys),
+            )  # fmt: skip
+            moved += len(keys)
+        return moved
+
+    def end_move(self, target: int) -> None:
+        """Give the queue's slot to a primary, and wait until all others know."""
+        others = [port for port in self.primaries if port != target]
+        for port in (target, *others):
+            self.on(port, "CLUSTER", "SETSLOT", str(self.slot), "NODE", self._id(target))
+
+    @contextmanager
+    def moving(self, target: int) -> Iterator[None]:
+        """Move the queue's slot to another primary, key by key, around the block."""
+        source = self.primary
+        self.begin_move(source, target)
+        self.move_keys(source, target, most=5)
+        try:
+            yield
+        finally:
+            self.move_keys(source, target)
+            self.end_move(target)
+
+    def on(self, port: int, *command: str) -> Reply:
+        """Send a command to one of them."""
+        return ask(Address(host="127.0.0.1", port=port, tls=self._tls), command)[0]
+
+    def _serves(self, port: int) -> bool:
+        try:
+            return self.on(port, "EXISTS", PREFIX) == 0
+        except (OSError, RefusedError):
+            return False
+
+    def _answers(self, port: int) -> bool:
+        try:
+            return self.on(port, "PING") == "PONG"
+        except (OSError, RefusedError):
+            return False
+
+    def _about(self, port: int) -> str:
+        try:
+            return str(self.on(port, "CLUSTER", "NODES"))
+        except (OSError, RefusedError):
+            return ""
+
+    def _info(self, port: int) -> str:
+        return str(self.on(port, "INFO", "replication"))
+
+    def _id(self, port: int) -> str:
+        return str(self.on(port, "CLUSTER", "MYID"))
+
+    def _know_each_other(self) -> bool:
+        return all(
+            len(self._about(port).splitlines()) == 2 * SHARDS
+            and "handshake" not in self._about(port)
+            for port in self.nodes
+        )
+
+    def _is_ready(self, port: int) -> bool:
+        info = self._info(port)
+        follows = "role:master" in info or "master_link_status:up" in info
+        nodes = self._about(port)
+        is_whole = "fail" not in nodes and nodes.count(" slave ") + nodes.count(",slave ") == SHARDS
+        return follows and is_whole and "cluster_state:ok" in str(self.on(port, "CLUSTER", "INFO"))
