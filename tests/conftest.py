@@ -16,7 +16,7 @@ from tests.postgres import running_postgres
 from vibetuner.embedded import Lease, join
 
 # Read by others, or run as a project of its own; not for pytest's search for doctests.
-collect_ignore = ["runtime/tasks/typed_tasks.py", "tour/project"]
+collect_ignore = ["runtime/tasks/typed_tasks.py", "tour/project", "invoice_desk/app"]
 
 # The machine may have other things to do; how long an example takes says nothing about the code.
 hypothesis_settings.register_profile(

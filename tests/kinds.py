@@ -15,7 +15,7 @@ from tests import processes, valkey, workshop
 __all__ = ["Kinds"]
 
 # A folder whose tests are all of one kind.
-FOLDERS = {"template": "template", "e2e": "browser"} | dict.fromkeys(
+FOLDERS = {"template": "template", "invoice_desk": "template", "e2e": "browser"} | dict.fromkeys(
     ("abuse", "tour", "embedded", "cli", "conformance"), "process"
 )
 # A fixture, and something of a module, that starts a process.

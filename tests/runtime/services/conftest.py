@@ -62,8 +62,8 @@ class SmtpServer:
         envelope: list[str] = []
         while line := (await reader.readline()).decode().strip():
             verb = line.partition(" ")[0].upper()
-            if verb in self.refusals:
-                await say(self.refusals[verb])
+            if refusal := self.refusal(line):
+                await say(refusal)
             elif verb == "EHLO":
                 self.greeted_as.append(line.partition(" ")[2])
                 await say("\r\n".join(self.abilities(writer)))
@@ -87,6 +87,9 @@ class SmtpServer:
                 return
             else:
                 await say("250 ok")
+
+    def refusal(self, line: str) -> str | None:
+        return self.refusals.get(line.partition(" ")[0].upper())
 
     def abilities(self, writer: asyncio.StreamWriter) -> list[str]:
         starttls = ["250-STARTTLS"] if self.tls and not writer.get_extra_info("ssl_object") else []

@@ -131,6 +131,18 @@ async def test_sender_reply_to_and_text_can_be_given(elsewhere):
     assert message.get_body(("plain",)).get_content().strip() == "In my own words"
 
 
+async def test_files_go_with_it(elsewhere):
+    """Read when the mail is sent; one that is gone keeps it from being sent."""
+    path = elsewhere / "terms.txt"
+    path.write_text("our terms", "utf-8")
+    await send_email(**WELCOME, attachments=[path])
+    with pytest.raises(FileNotFoundError, match=r"gone\.pdf"):
+        await send_email(**WELCOME, attachments=[path, elsewhere / "gone.pdf"])
+    [message] = kept(elsewhere)
+    [file] = message.iter_attachments()
+    assert (file.get_filename(), file.get_payload(decode=True)) == ("terms.txt", b"our terms")
+
+
 async def test_a_malformed_sender_is_named_as_the_setting(elsewhere):
     """The reader learns which variable to correct."""
     with settings(mail_from="shop@@example.com"), pytest.raises(MailError, match="MAIL_FROM"):

@@ -55,6 +55,32 @@ def test_a_message_has_both_parts_in_reading_order():
     ]
 
 
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("Rechnung März.pdf", "application/pdf"),
+        ("rows.csv", "text/csv"),
+        ("photo.jpeg", "image/jpeg"),
+        ("what", "application/octet-stream"),
+    ],
+)
+def test_a_file_arrives_as_it_was(name, kind):
+    """Its bytes, its name, and the type that its suffix stands for; the text is still found."""
+    content = bytes(range(256)) + b"\r\n.\r\n"
+    arrived = received(message(attachments=[(name, content), (name, b"")]))
+    files = list(arrived.iter_attachments())
+    assert [(file.get_filename(), file.get_content_type()) for file in files] == [(name, kind)] * 2
+    assert [file.get_payload(decode=True) for file in files] == [content, b""]
+    assert arrived.get_body(("plain",)).get_content().strip() == "Hello"
+    assert message(attachments=[(name, content)]).as_bytes().isascii()
+
+
+def test_a_file_of_a_name_that_breaks_a_line_is_refused():
+    """A name is a header too."""
+    with pytest.raises(MailError, match="attachments holds a line break"):
+        message(attachments=[("a\r\nBcc: v@example.com.pdf", b"")])
+
+
 def test_a_message_tells_nothing_of_the_machine():
     """Message-ID carries the sender's domain, the date is in UTC."""
     arrived = received(message())

@@ -158,6 +158,16 @@ TESTS = """
         assert data_dir() == tmp_path / ".vibetuner"
 
 
+    @pytest.mark.parametrize("time", [1, 2])
+    async def test_7_mails(vibetuner_mails, time):
+        from vibetuner.services.email import send_email
+
+        assert vibetuner_mails() == []
+        for subject in ("first", "second"):
+            await send_email(to_email="ann@example.com", subject=subject, html_content="Hello")
+        assert [mail["Subject"] for mail in vibetuner_mails()] == ["first", "second"]
+
+
     def test_8_mock_tasks(mock_tasks):
         assert not mock_tasks.anything.enqueue.called
         assert mock_tasks.anything is not mock_tasks.other
@@ -305,7 +315,7 @@ def test_a_projects_tests_pass_with_nothing_running(project: Path, tmp_path: Pat
 
     printed = run_pytest(project, "tests/test_shop.py", f"--basetemp={base}")
 
-    assert re.search(r"^15 passed in ", printed, re.MULTILINE), printed
+    assert re.search(r"^17 passed in ", printed, re.MULTILINE), printed
     assert not (project / ".vibetuner").exists()
     services = base / "services0"
     assert (services / ".vibetuner" / "services").is_dir()

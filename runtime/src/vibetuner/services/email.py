@@ -6,8 +6,11 @@ project's ``.vibetuner/outbox/``, and production refuses.
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Sequence
 from email.headerregistry import Address
 from email.message import EmailMessage
+from pathlib import Path
 from typing import Protocol
 
 from vibetuner.config import Settings, data_dir, get_settings, project_info
@@ -27,11 +30,13 @@ async def send_email(  # noqa: PLR0913 - the parts of a message, by name
     text_content: str | None = None,
     from_email: str | None = None,
     reply_to: str | None = None,
+    attachments: Sequence[Path] = (),
 ) -> None:
     """Send one message to one person.
 
     Addresses may carry a name: ``Ann Lee <ann@example.com>``. ``text_content`` is derived from
-    the HTML, and ``from_email`` is ``MAIL_FROM``, unless given.
+    the HTML, and ``from_email`` is ``MAIL_FROM``, unless given. ``attachments`` are files, which
+    keep their names.
 
     Raises:
         NotConfigured: production without SMTP_URL, or without a sender.
@@ -40,9 +45,11 @@ async def send_email(  # noqa: PLR0913 - the parts of a message, by name
         MailError: the server does not take it for now (4xx), or no connection to it can be
             trusted; a robust task is tried again, after the time that the server names.
         ServiceUnavailable: the server does not answer.
+        OSError: an attachment can't be read.
     """
     settings = get_settings()
     mailer = choose_mailer(settings)
+    contents = [(path.name, await asyncio.to_thread(path.read_bytes)) for path in attachments]
     message = compose(
         sender=_sender(from_email, settings),
         to_email=to_email,
@@ -50,6 +57,7 @@ async def send_email(  # noqa: PLR0913 - the parts of a message, by name
         html_content=html_content,
         text_content=text_content,
         reply_to=reply_to,
+        attachments=contents,
     )
     await mailer.send(message)
 

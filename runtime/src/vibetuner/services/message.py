@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from email.headerregistry import Address
 from email.message import EmailMessage
 from email.policy import SMTP
 from email.utils import make_msgid
+from mimetypes import guess_type
 
 from email_validator import EmailNotValidError, validate_email
 
@@ -36,8 +38,9 @@ def compose(  # noqa: PLR0913 - the parts of a message, by name
     html_content: str,
     text_content: str | None = None,
     reply_to: str | None = None,
+    attachments: Sequence[tuple[str, bytes]] = (),
 ) -> EmailMessage:
-    """Build a multipart/alternative message.
+    """Build a multipart/alternative message, inside a multipart/mixed one if files go with it.
 
     Raises:
         MailRefused: a header holds a control character, or an address is malformed.
@@ -59,6 +62,10 @@ def compose(  # noqa: PLR0913 - the parts of a message, by name
         raise MailRefused(
             "Email: the content holds half a character (a lone surrogate). Decode it as UTF-8"
         ) from None
+    for name, content in attachments:
+        maintype, _, subtype = (guess_type(name)[0] or "application/octet-stream").partition("/")
+        filename = one_line("attachments", name)
+        message.add_attachment(content, maintype=maintype, subtype=subtype, filename=filename)
     return message
 
 

@@ -8,12 +8,14 @@ import secrets
 import sys
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from email import message_from_bytes
 from email.message import EmailMessage
+from email.policy import default
 from pathlib import Path
 
 from vibetuner.errors import MailError
 
-__all__ = ["ConsoleMailer"]
+__all__ = ["ConsoleMailer", "read_outbox"]
 
 logger = logging.getLogger(__name__)
 
@@ -41,6 +43,12 @@ class ConsoleMailer:
         logger.info("mail to %s: %s, kept in %s", message["To"], message["Subject"], path)
         if self.debug:
             sys.stdout.write(f"{_text(message)}\n")
+
+
+def read_outbox(outbox: Path) -> list[EmailMessage]:
+    """Return the messages that are kept in a folder, the oldest first."""
+    files = sorted(outbox.glob("*.eml"))
+    return [message_from_bytes(file.read_bytes(), policy=default) for file in files]
 
 
 def _keep(content: bytes, outbox: Path) -> Path:

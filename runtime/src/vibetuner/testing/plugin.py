@@ -5,7 +5,7 @@ It imports next to nothing; what a fixture needs is imported inside it.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Generator, Iterator
+from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from inspect import isasyncgenfunction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
+    from email.message import EmailMessage
+
     from fastapi import FastAPI
     from httpx2 import AsyncClient
     from sqlalchemy.ext.asyncio import AsyncEngine
@@ -27,6 +29,7 @@ __all__ = [
     "vibetuner_app",
     "vibetuner_client",
     "vibetuner_db",
+    "vibetuner_mails",
     "vibetuner_settings",
     "vibetuner_sql",
     "vibetuner_worker",
@@ -87,6 +90,15 @@ def vibetuner_settings(tmp_path: Path) -> Iterator[SettingsOverride]:
     with using_data_dir(tmp_path / ".vibetuner"), overriding() as settings:
         settings(**alone, environment="test")
         yield settings
+
+
+@pytest.fixture
+def vibetuner_mails(vibetuner_settings: SettingsOverride) -> Callable[[], list[EmailMessage]]:
+    """A function that returns the mails that the test has sent so far, the oldest first."""
+    from vibetuner.config import data_dir
+    from vibetuner.services.outbox import read_outbox
+
+    return lambda: read_outbox(data_dir() / "outbox")
 
 
 @pytest.fixture(scope="session")

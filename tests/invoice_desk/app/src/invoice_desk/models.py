@@ -1,0 +1,85 @@
+"""The tables, and where the files lie that belong to their rows."""
+
+from datetime import UTC, date, datetime
+from pathlib import Path
+from secrets import token_hex
+from typing import Annotated
+
+from pydantic import StringConstraints
+from sqlmodel import Field, SQLModel
+from vibetuner.config import data_dir
+from vibetuner.resources.schema import UtcDateTime
+
+# It names a file too.
+Number = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9-]{1,40}$")]
+
+
+def now() -> datetime:
+    """This moment."""
+    return datetime.now(UTC)
+
+
+def new_id() -> str:
+    """An id that nobody guesses."""
+    return token_hex(16)
+
+
+def batch_folder(batch_id: str) -> Path:
+    """Where the documents of a batch lie; their archive lies beside it."""
+    return data_dir() / "batches" / batch_id
+
+
+class Invoice(SQLModel, table=True):
+    """What a customer owes."""
+
+    __tablename__ = "invoices"
+
+    number: Number = Field(primary_key=True)
+    customer: str
+    email: str
+    cents: int = Field(gt=0)
+    due: date = Field(index=True)
+    paid_at: datetime | None = Field(default=None, sa_type=UtcDateTime)
+    reminded_at: datetime | None = Field(default=None, sa_type=UtcDateTime)
+
+
+class Upload(SQLModel, table=True):
+    """A file of invoices, and how many of its rows are imported."""
+
+    __tablename__ = "uploads"
+
+    id: str = Field(default_factory=new_id, primary_key=True)
+    task_id: str = ""
+    rows: int = 0
+
+    @property
+    def path(self) -> Path:
+        """Where the file lies."""
+        return data_dir() / "uploads" / f"{self.id}.csv"
+
+
+class Batch(SQLModel, table=True):
+    """Documents that are made together, and how many of them are made or have failed."""
+
+    __tablename__ = "batches"
+
+    id: str = Field(default_factory=new_id, primary_key=True)
+    total: int
+    settled: int = 0
+    finished_at: datetime | None = Field(default=None, sa_type=UtcDateTime)
+
+
+class Document(SQLModel, table=True):
+    """One document of a batch; its id is that of the task that makes it."""
+
+    __tablename__ = "documents"
+
+    id: str = Field(default_factory=new_id, primary_key=True)
+    batch_id: str = Field(foreign_key="batches.id", index=True)
+    number: str = Field(foreign_key="invoices.number")
+    status: str = "queued"  # then made or failed
+
+    @property
+    def path(self) -> Path:
+        """Where the file lies."""
+        return batch_folder(self.batch_id) / f"{self.number}.html"

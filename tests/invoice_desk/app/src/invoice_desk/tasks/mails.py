@@ -1,0 +1,39 @@
+"""Mail to customers."""
+
+from datetime import timedelta
+
+from vibetuner.frontend.templates import render_fragment
+from vibetuner.resources.sql import open_session
+from vibetuner.services.email import send_email
+from vibetuner.tasks.robust import robust_task
+
+from invoice_desk.models import Document, Invoice
+
+MINUTE = timedelta(minutes=1)
+
+
+@robust_task(max_retries=8, timeout=MINUTE)
+async def mail_document(document_id: str) -> None:
+    """Send an invoice as a document."""
+    async with open_session() as session:
+        document = await session.get_one(Document, document_id)
+        invoice = await session.get_one(Invoice, document.number)
+    await send_email(
+        to_email=invoice.email,
+        subject=f"Your invoice {invoice.number}",
+        html_content=render_fragment("mail/document.html", invoice=invoice),
+        attachments=[document.path],
+    )
+
+
+@robust_task(max_retries=8, timeout=MINUTE)
+async def mail_reminder(number: str) -> None:
+    """Remind of an invoice, unless it has been paid meanwhile."""
+    async with open_session() as session:
+        invoice = await session.get_one(Invoice, number)
+    if invoice.paid_at is None:
+        await send_email(
+            to_email=invoice.email,
+            subject=f"Reminder: invoice {number} is overdue",
+            html_content=render_fragment("mail/reminder.html", invoice=invoice),
+        )

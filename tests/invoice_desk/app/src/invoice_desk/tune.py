@@ -1,0 +1,26 @@
+"""What the project consists of."""
+
+from vibetuner import VibetunerApp
+from vibetuner.tasks.outbox.sql import Outbox
+
+from invoice_desk.frontend.routes import batches, home, payments, uploads
+from invoice_desk.models import Batch, Document, Invoice, Upload
+from invoice_desk.tasks.documents import finish_batch, make_document
+from invoice_desk.tasks.imports import import_invoices
+from invoice_desk.tasks.mails import mail_document, mail_reminder
+from invoice_desk.tasks.payments import book_payment
+from invoice_desk.tasks.reminders import remind_overdue
+
+app = VibetunerApp(
+    tasks=[
+        import_invoices,
+        make_document,
+        finish_batch,
+        mail_document,
+        mail_reminder,
+        book_payment,
+        remind_overdue,
+    ],
+    routes=[home.router, uploads.router, batches.router, payments.router],
+    sql_models=[Invoice, Upload, Batch, Document, Outbox],
+)

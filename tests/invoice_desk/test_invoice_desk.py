@@ -1,0 +1,194 @@
+"""A project that is built from the documentation alone, run as its owner runs it.
+
+app/ holds what the owner has written over a fresh project without the example.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import json
+import re
+import shutil
+import signal
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from io import BytesIO
+from pathlib import Path
+from zipfile import ZipFile
+
+import httpx2
+import pytest
+
+from tests.environments import Mold
+from tests.invoice_desk.conftest import APP, Desk, FlakySmtp
+from tests.processes import Site, clean_environment
+from tests.template.conftest import run
+from tests.waiting import eventually
+
+pytestmark = pytest.mark.slow
+
+DOCUMENTS = 500
+ROWS = 300
+LAST_ROW = 119
+# The insert of the row after the last one takes for ever, and the end of each row is noted.
+TRIGGERS = f"""
+    CREATE TABLE noted (row INTEGER);
+    CREATE TRIGGER note AFTER UPDATE OF rows ON uploads BEGIN
+        INSERT INTO noted VALUES (NEW.rows);
+    END;
+    CREATE VIEW endless AS
+        WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT i FROM n;
+    CREATE TRIGGER halt BEFORE INSERT ON invoices WHEN NEW.number = 'I-{LAST_ROW + 1}' BEGIN
+        SELECT count(*) FROM endless;
+    END;
+"""
+
+
+def test_the_readme_says_what_is_written_by_hand():
+    """The lines of each feature, and no file is left out."""
+    source = APP / "src" / "invoice_desk"
+    counted = set()
+    readme = (APP.parent / "README.md").read_text("utf-8")
+    for feature, lines, files in re.findall(r"(?m)^\| (.+?) \| (\d+) \| (`.+`) \|$", readme):
+        names = files.strip("`").split("` `")
+        paths = [(APP if name.startswith("tests/") else source) / name for name in names]
+        assert int(lines) == sum(len(path.read_text("utf-8").splitlines()) for path in paths), (
+            feature
+        )
+        counted |= set(paths)
+    assert counted == {path for path in APP.rglob("*.*") if path.suffix in {".py", ".html"}}
+
+
+def test_it_passes_its_own_check(desk: Desk, mold: Mold, tmp_path: Path):
+    """Format, lint, types, and its tests with the kit."""
+    project = tmp_path / "invoice-desk"
+    shutil.copytree(
+        desk.root, project, ignore=shutil.ignore_patterns("*.log", "desk.db*", ".vibetuner")
+    )
+    mold.lend(project, lock=True)
+    environment = clean_environment(UV_NO_GITHUB_FAST_PATH="1")
+    checked = run(
+        "uv", "run", "just", "check", cwd=project, environment=environment, seconds=300
+    ).stdout
+    assert "Success: no issues found" in checked
+    assert "15 passed" in checked
+
+
+async def test_an_import_goes_on_where_its_worker_was_killed(desk: Desk, site: Site):
+    """In the middle of a row; each row is imported and counted once."""
+    desk.begin_with(invoices=0)
+    desk.sql(TRIGGERS)
+    try:
+        with desk.worker() as worker:
+            page = await upload(site, ROWS)
+            await eventually(lambda: desk.sql("SELECT rows FROM uploads") == [(LAST_ROW,)])
+            worker.stop(signal.SIGKILL)
+        desk.sql("DROP TRIGGER halt")
+        with desk.worker():
+            async with listening(f"{page}/events") as events:
+                heard = [event async for event in events]
+        noted = desk.sql("SELECT row FROM noted")
+    finally:
+        desk.sql("DROP TRIGGER IF EXISTS halt; DROP TRIGGER note")
+        desk.sql("DROP VIEW endless; DROP TABLE noted")
+
+    assert noted == [(row,) for row in range(1, ROWS + 1)]
+    assert desk.sql("SELECT count(*) FROM invoices") == [(ROWS,)]
+    [(end, bar), (last, _)] = heard[-2:]
+    assert (end, last) == ("complete", "close")
+    assert f"{ROWS} of {ROWS}" in bar
+
+
+async def test_500_documents_are_made_and_mailed_once(desk: Desk, site: Site, smtp: FlakySmtp):
+    """The page hears of each; one task ends the batch; a mail that is put off comes later."""
+    desk.begin_with(DOCUMENTS)
+    async with httpx2.AsyncClient(base_url=site.url, timeout=60) as client:
+        batch = (await client.post("/batches")).headers["location"]
+        async with listening(f"{site.url}{batch}/events") as events:
+            with desk.worker(SMTP_URL=f"smtp://127.0.0.1:{smtp.port}"):
+                state = ""
+                async for name, _ in events:
+                    assert name in {"changed", "reset"}  # a listener that lags gets the latter
+                    state = (await client.get(f"{batch}/state")).text
+                    if "Download all" in state:
+                        break
+                await eventually(
+                    lambda: len(smtp.envelopes) == DOCUMENTS - 1 and smtp.has_refused, seconds=60
+                )
+        archive = (await client.get(f"{batch}/archive")).content
+
+    assert f"{DOCUMENTS} of {DOCUMENTS}" in state
+    assert len(ZipFile(BytesIO(archive)).namelist()) == DOCUMENTS
+    assert [task["state"] for task in desk.listed("tasks", "finish_batch")] == ["done"]
+    assert len(smtp.put_off) == DOCUMENTS // 10
+    assert set(Counter(recipient for _, recipient in smtp.envelopes).values()) == {1}
+    [letter] = desk.listed("dead-letters", "mail_document")
+    assert letter["cause"] == "gave_up"
+    [document_id] = letter["args"]
+    assert desk.sql(f"SELECT number FROM documents WHERE id = '{document_id}'") == [("I-7",)]
+
+
+async def test_a_payment_is_booked_once_and_who_has_paid_is_not_reminded(
+    desk: Desk, site: Site, smtp: FlakySmtp
+):
+    """The bank delivers its event twenty times at once; the reminders are run twice, by hand."""
+    desk.begin_with(invoices=3, due="2020-01-31")
+    body = json.dumps({"event": "evt_1", "number": "I-1"}).encode()
+    signature = hmac.new(desk.variables["BANK_SECRET"].encode(), body, "sha256").hexdigest()
+    unsigned = {"Content-Type": "application/json"}
+    headers = {**unsigned, "X-Signature": signature}
+    async with httpx2.AsyncClient(base_url=site.url, timeout=60) as client:
+        answers = await asyncio.gather(
+            *(client.post("/webhooks/payments", content=body, headers=headers) for _ in range(20))
+        )
+        stranger = await client.post("/webhooks/payments", content=body, headers=unsigned)
+    with desk.worker(SMTP_URL=f"smtp://127.0.0.1:{smtp.port}"):
+        await eventually(lambda: desk.sql("SELECT * FROM invoices WHERE paid_at IS NOT NULL"))
+        reminders = [await desk.run_task("remind_overdue") for _ in range(2)]
+        await eventually(lambda: len(smtp.envelopes) == 2)
+
+    assert {answer.status_code for answer in answers} == {202}
+    assert len({answer.json()["task_id"] for answer in answers}) == 1
+    assert stranger.status_code == 401
+    assert len(desk.listed("tasks", "book_payment")) == 1
+    assert reminders == [2, 0]
+    assert sorted(str(mail["To"]) for mail in smtp.messages) == [
+        "ann-2@example.com",
+        "ann-3@example.com",
+    ]
+
+
+async def upload(site: Site, rows: int) -> str:
+    """Upload a file as a form does; return the page that it leads to."""
+    lines = (f"I-{n},Ann Lee,ann-{n}@example.com,1250,2099-01-31" for n in range(1, rows + 1))
+    text = "\n".join(["number,customer,email,cents,due", *lines])
+    async with httpx2.AsyncClient(base_url=site.url, timeout=60) as client:
+        answer = await client.post("/uploads", files={"file": ("invoices.csv", text)})
+    assert answer.status_code == 303, answer.text
+    return f"{site.url}{answer.headers['location']}"
+
+
+@asynccontextmanager
+async def listening(url: str) -> AsyncIterator[AsyncIterator[tuple[str, str]]]:
+    """The events of a stream, by name and data; it is open when the block begins."""
+    async with httpx2.AsyncClient(timeout=60) as client, client.stream("GET", url) as response:
+        assert response.status_code == 200
+        yield events_of(response.aiter_lines())
+
+
+async def events_of(lines: AsyncIterator[str]) -> AsyncIterator[tuple[str, str]]:
+    """Parse a stream, up to the event that has the page leave it."""
+    name, data = "", []
+    async for line in lines:
+        field, _, value = line.partition(": ")
+        if field == "event":
+            name = value
+        elif field == "data":
+            data.append(value)
+        elif not line and name:
+            yield name, "\n".join(data)
+            if name == "close":
+                return
+            name, data = "", []
