@@ -24,7 +24,11 @@ __all__ = ["AWAY", "CONNECT_SECONDS", "Command", "Connection", "connect_sentinel
 CONNECT_SECONDS = 5
 LOOK_SECONDS = 0.5
 #: Commands that the server answers late on purpose.
-BLOCKING = frozenset({"XREADGROUP", "XREAD", "BLPOP", "BRPOP", "BLMOVE", "BLMPOP", "BZPOPMIN"})
+BLOCKING = frozenset(
+    {
+        "XREADGROUP", "XREAD", "BLPOP", "BRPOP", "BLMOVE", "BLMPOP", "BZPOPMIN", "WAIT", "WAITAOF",
+    }
+)  # fmt: skip
 
 #: What the server says when a subscription begins or ends.
 CONFIRMATIONS = frozenset({b"subscribe", b"unsubscribe", b"psubscribe", b"punsubscribe"})
@@ -317,7 +321,9 @@ def connect_sentinel(address: Address) -> Connection:
 def _blocked(command: Command) -> float:
     """For how many seconds a command may block."""
     words = [word.upper() if isinstance(word, str) else word for word in command]
-    if words[0] not in {"XREADGROUP", "XREAD"}:
+    if words[0] in {"WAIT", "WAITAOF"}:
+        limit = float(words[-1]) / 1000
+    elif words[0] not in {"XREADGROUP", "XREAD"}:
         limit = float(words[1 if words[0] == "BLMPOP" else -1])
     elif "BLOCK" in words:
         limit = float(words[words.index("BLOCK") + 1]) / 1000

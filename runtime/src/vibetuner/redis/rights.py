@@ -24,15 +24,15 @@ __all__ = [
 
 #: What is called by name, by us or by our functions.
 COMMANDS = (
-    "auth", "client|id", "client|setinfo", "client|setname", "client|unblock", "decr",
-    "del", "discard", "eval", "evalsha", "exec", "exists", "expire", "fcall", "function|list",
+    "auth", "client|id", "client|setinfo", "client|setname", "client|unblock", "decr", "del",
+    "discard", "eval", "evalsha", "exec", "exists", "expire", "fcall", "function|list",
     "function|load", "get", "hdel", "hello", "hexists", "hget", "hgetall", "hincrby", "hlen",
     "hmget", "hrandfield", "hset", "hsetnx", "incr", "info", "llen", "lrange", "ltrim", "mget",
     "mset", "multi", "pexpire", "ping", "pttl", "publish", "rpush", "sadd", "scan", "scard",
     "script|load", "select", "set", "sismember", "smembers", "srem", "subscribe", "time",
-    "unsubscribe", "xack", "xadd", "xautoclaim", "xclaim", "xdel", "xgroup|create",
-    "xinfo|groups", "xlen", "xpending", "xrange", "xreadgroup", "xrevrange", "xtrim", "zadd",
-    "zcard", "zrange", "zrem", "zremrangebyscore", "zscore",
+    "unsubscribe", "wait", "waitaof", "xack", "xadd", "xautoclaim", "xclaim", "xdel",
+    "xgroup|create", "xinfo|groups", "xlen", "xpending", "xrange", "xreadgroup", "xrevrange",
+    "xtrim", "zadd", "zcard", "zrange", "zrem", "zremrangebyscore", "zscore",
 )  # fmt: skip
 
 PROBE = "rights-probe"

@@ -14,13 +14,22 @@ from vibetuner.errors import first_line
 from vibetuner.project import ProjectInfo, code_digest, worker_command
 from vibetuner.redis.client import make_client, ungrouped
 from vibetuner.redis.keys import JournalKeys, Keys
+from vibetuner.redis.url import parse_url
+from vibetuner.tasks.client.durable import Keeping
 from vibetuner.tasks.inspect.model import WorkerView
 from vibetuner.tasks.inspect.queue import now_ms, readable
 from vibetuner.tasks.inspect.unreadable import count_unreadable, misused_keys
 from vibetuner.tasks.journal.entry import Beat
 from vibetuner.tasks.queues import USUAL
 
-__all__ = ["check_records", "check_redis", "judge_queues", "judge_server", "judge_workers"]
+__all__ = [
+    "check_records",
+    "check_redis",
+    "judge_durability",
+    "judge_queues",
+    "judge_server",
+    "judge_workers",
+]
 
 OLDEST = 7
 NEARLY_FULL = 0.9
@@ -39,6 +48,7 @@ async def check_redis(settings: Settings, project: ProjectInfo) -> list[Finding]
     in_production = settings.environment == "production"
     return [
         *judge_server(dict(info), config, library, in_production=in_production),
+        *judge_durability(dict(info), settings, in_production=in_production),
         *records,
         *judge_workers(workers, code_digest(project), settings, in_production=in_production),
         *judge_queues(sizes, workers, settings, in_production=in_production),
@@ -117,6 +127,22 @@ def judge_server(
         text = "another version of the queue's engine uses this server, and replaces our functions"
         findings.append(Finding("warning", "Redis", text, "give each project its own server"))
     return findings or [Finding("ok", "Redis", f"{version}: keeps what it is given")]
+
+
+def judge_durability(
+    info: dict[str, Any], settings: Settings, *, in_production: bool
+) -> list[Finding]:
+    """Report a server that can't hold what ENQUEUE_DURABLE asks for: each enqueue is refused."""
+    if not settings.enqueue_durable:
+        return []
+    has_sentinels = parse_url(settings.redis_url or "").sentinels is not None
+    keeping = Keeping.read(info, has_sentinels=has_sentinels)
+    if problem := keeping.problem():
+        grave: Level = "error" if in_production else "warning"
+        text, cure = problem
+        text = f"ENQUEUE_DURABLE is set, and every enqueue is refused: {text}"
+        return [Finding(grave, "Redis", text, cure[0].lower() + cure[1:])]
+    return [Finding("ok", "Redis", f"each enqueue waits for {keeping.places}")]
 
 
 def judge_workers(
