@@ -16,7 +16,7 @@ from rich.markdown import Markdown
 
 NAMES = (
     "copying", "coldstart", "imports", "worker", "start", "footprint", "drain", "waiting",
-    "ceiling", "backlog", "traffic", "peers", "defaults", "sse", "dashboard", "journal",
+    "ceiling", "backlog", "traffic", "durable", "peers", "defaults", "sse", "dashboard", "journal",
 )  # fmt: skip
 PAGE = ROOT / "docs" / "benchmarks.md"
 HEAD = """# Benchmarks
