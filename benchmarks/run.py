@@ -16,8 +16,8 @@ from rich.markdown import Markdown
 
 NAMES = (
     "copying", "coldstart", "imports", "worker", "start", "footprint", "drain", "waiting",
-    "ceiling", "backlog", "traffic", "peers", "defaults", "sse", "dashboard", "journal", "outbox",
-    "webhook",
+    "ceiling", "backlog", "traffic", "durable", "peers", "defaults", "sse", "dashboard", "journal",
+    "outbox", "webhook",
 )  # fmt: skip
 PAGE = ROOT / "docs" / "benchmarks.md"
 HEAD = """# Benchmarks

@@ -13,8 +13,10 @@ from pathlib import Path
 from random import SystemRandom
 from shutil import rmtree
 from tempfile import mkdtemp
+from typing import get_args
 
 from chaos.driver import Run, run
+from chaos.faults import Topology
 from chaos.ledger import Ledger
 from chaos.table import show
 
@@ -22,12 +24,15 @@ from chaos.table import show
 def main() -> int:
     """Run and print; the exit code says whether nothing was lost and no try was burnt."""
     options = _parse()
-    _say(f"seed {options.seed}, {options.seconds:g} s of storm")
+    durable = ", durable" if options.durable else ""
+    _say(f"seed {options.seed}, {options.seconds:g} s of storm, {options.topology}{durable}")
     with _folder(keep=options.keep) as folder:
         wanted = Run(
             seed=options.seed,
             seconds=options.seconds,
             workers=options.workers,
+            topology=options.topology,
+            durable=options.durable,
             folder=folder,
             say=_say,
         )
@@ -57,6 +62,10 @@ def _parse() -> argparse.Namespace:
     length.add_argument("--minutes", type=float, help="the same in minutes")
     parser.add_argument("--seed", type=int, default=SystemRandom().randrange(10_000))
     parser.add_argument("--workers", type=int, default=2, help="beside a supervisor with two more")
+    parser.add_argument(
+        "--topology", choices=get_args(Topology), default="single", help="the servers of the queue"
+    )
+    parser.add_argument("--durable", action="store_true", help="run with ENQUEUE_DURABLE set")
     parser.add_argument("--json", action="store_true", help="the ledger for scripts")
     parser.add_argument("--keep", action="store_true", help="keep the folder with journal and logs")
     options = parser.parse_args()

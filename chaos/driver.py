@@ -9,16 +9,17 @@ import sys
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from chaos.crew import Crewman
-from chaos.faults import Storm, plan
+from chaos.faults import Storm, Topology, plan
 from chaos.journal import JOURNAL, read_notes
 from chaos.ledger import Ledger, judge
 from chaos.outbox import make_outbox, outbox_url
 from chaos.processes import Child
+from chaos.replication import Replication
 from chaos.servers import Mongo, Valkey
 from chaos.store import look, wait_until_idle
 from vibetuner.config import Settings
@@ -43,6 +44,8 @@ class Run:
     seed: int
     seconds: float
     workers: int
+    topology: Topology
+    durable: bool
     folder: Path
     say: Say
 
@@ -53,23 +56,26 @@ async def run(wanted: Run) -> Ledger:
     journal.touch()
     os.environ[JOURNAL] = str(journal)
     shutil.copytree(PROJECT, wanted.folder, dirs_exist_ok=True)
-    async with _servers(wanted.folder) as (valkey, mongo):
-        variables = _variables(valkey, mongo) | {"DATABASE_URL": outbox_url(wanted.folder)}
+    async with _servers(wanted) as (redis, mongo):
+        variables = _variables(redis.url, mongo) | {
+            "DATABASE_URL": outbox_url(wanted.folder),
+            "ENQUEUE_DURABLE": str(wanted.durable),
+        }
         environment = _environment() | variables
         settings = Settings.model_validate(
             {name.lower(): value for name, value in variables.items()}
         )
         await make_outbox(settings)
         async with _crew(wanted, environment) as (workers, supervisor), _progress(wanted, journal):
-            storm = Storm(workers, supervisor, valkey, mongo)
+            storm = Storm(workers, supervisor, redis, mongo)
             await _live_through(wanted, storm, environment)
-            await valkey.ready()
+            await redis.ready()
             await mongo.ready()
             wanted.say("the storm is over; waiting until the queue is idle")
             took = await wait_until_idle(settings, lambda: _known(journal), IDLE_SECONDS)
             wanted.say(f"idle after {took:.0f} s" if took is not None else "still not idle")
             stored = await look(settings, _known(journal))
-    return judge(read_notes(journal), stored)
+    return judge(read_notes(journal), stored, durable=wanted.durable)
 
 
 async def _live_through(wanted: Run, storm: Storm, environment: dict[str, str]) -> None:
@@ -78,7 +84,7 @@ async def _live_through(wanted: Run, storm: Storm, environment: dict[str, str]) 
         producer.start(
             [sys.executable, "-m", "app.producer", f"{wanted.seed} tasks", str(wanted.seconds)]
         )
-        await storm.run(plan(wanted.seed, wanted.seconds))
+        await storm.run(plan(wanted.seed, wanted.seconds, wanted.topology))
         async with asyncio.timeout(LAST_ANSWERS_SECONDS):
             if code := await producer.ended():
                 raise RuntimeError(f"the producer ended with exit code {code}; see producer.log")
@@ -87,18 +93,23 @@ async def _live_through(wanted: Run, storm: Storm, environment: dict[str, str]) 
 
 
 @asynccontextmanager
-async def _servers(folder: Path) -> AsyncIterator[tuple[Valkey, Mongo]]:
-    environment = _environment()
-    valkey = Valkey("valkey", folder, environment)
+async def _servers(wanted: Run) -> AsyncIterator[tuple[Valkey | Replication, Mongo]]:
+    environment, folder = _environment(), wanted.folder
     mongo = Mongo("mongodb", folder, environment)
-    try:
-        for server in (valkey, mongo):
-            server.launch()
-            await server.ready()
-        yield valkey, mongo
-    finally:
-        valkey.end()
-        mongo.end()
+    with ExitStack() as stack:
+        stack.callback(mongo.end)
+        mongo.launch()
+        await mongo.ready()
+        redis: Valkey | Replication
+        if wanted.topology == "sentinel":
+            redis = Replication(folder / "servers")
+            stack.enter_context(redis.servers)
+        else:
+            redis = Valkey("valkey", folder, environment)
+            stack.callback(redis.end)
+            redis.launch()
+        await redis.ready()
+        yield redis, mongo
 
 
 @asynccontextmanager
@@ -148,10 +159,10 @@ def _known(journal: Path) -> set[str]:
     return {entry["id"] for entry in read_notes(journal) if "id" in entry}
 
 
-def _variables(valkey: Valkey, mongo: Mongo) -> dict[str, str]:
+def _variables(redis_url: str, mongo: Mongo) -> dict[str, str]:
     """What the project's `.env` would say: short times, so that two minutes tell something."""
     return {
-        "REDIS_URL": valkey.url,
+        "REDIS_URL": redis_url,
         "MONGODB_URL": mongo.url,
         "REDIS_KEY_PREFIX": "chaos:",
         "ENVIRONMENT": "production",

@@ -12,10 +12,11 @@ from typing import Literal, get_args
 
 from chaos.journal import note
 from chaos.processes import Child, descendants, gone, send
+from chaos.replication import Replication
 from chaos.servers import Server
 from chaos.story import FORCED, Effect
 
-__all__ = ["Kind", "PlannedFault", "Storm", "plan"]
+__all__ = ["Kind", "PlannedFault", "Storm", "Topology", "plan"]
 
 Kind = Literal[
     "worker killed",
@@ -29,7 +30,14 @@ Kind = Literal[
     "valkey stopped",
     "mongodb killed",
     "mongodb frozen",
+    "primary killed",
+    "primary killed with a lag",
+    "primary frozen",
+    "replica promoted",
+    "replica killed",
+    "replica frozen",
 ]
+Topology = Literal["single", "sentinel"]
 
 # Weight, and the shortest and longest duration in seconds.
 CHANCES: dict[Kind, tuple[int, float, float]] = {
@@ -44,7 +52,22 @@ CHANCES: dict[Kind, tuple[int, float, float]] = {
     "valkey stopped": (2, 0, 4),
     "mongodb killed": (2, 1, 8),
     "mongodb frozen": (2, 2, 12),
+    "primary killed": (2, 0, 0),
+    "primary killed with a lag": (2, 0, 0),
+    "primary frozen": (2, 1, 8),
+    "replica promoted": (2, 0, 0),
+    "replica killed": (1, 1, 4),
+    "replica frozen": (1, 1, 6),
 }
+OF_ONE_SERVER: tuple[Kind, ...] = ("valkey killed", "valkey stopped")
+OF_SENTINELS: tuple[Kind, ...] = (
+    "primary killed",
+    "primary killed with a lag",
+    "primary frozen",
+    "replica promoted",
+    "replica killed",
+    "replica frozen",
+)
 FIRST_PAUSE, LAST_PAUSE = 1.0, 4.0
 
 # A stop takes the grace period, what can't be interrupted, and a little.
@@ -63,10 +86,11 @@ class PlannedFault:
     by: signal.Signals
 
 
-def plan(seed: int, seconds: float) -> Iterator[PlannedFault]:
+def plan(seed: int, seconds: float, topology: Topology = "single") -> Iterator[PlannedFault]:
     """The faults of so many seconds; the same for the same seed."""
     chance = Random(f"{seed} faults")  # noqa: S311 - repeatable on purpose
-    kinds: Sequence[Kind] = get_args(Kind)
+    elsewhere = OF_SENTINELS if topology == "single" else OF_ONE_SERVER
+    kinds: Sequence[Kind] = [kind for kind in get_args(Kind) if kind not in elsewhere]
     weights = [CHANCES[kind][0] for kind in kinds]
     spent, number = 0.0, 0
     while True:
@@ -91,11 +115,15 @@ class Storm:
     """Does to a run's processes what the plan says."""
 
     def __init__(
-        self, workers: Sequence[Child], supervisor: Child, valkey: Server, mongo: Server
+        self,
+        workers: Sequence[Child],
+        supervisor: Child,
+        redis: Server | Replication,
+        mongo: Server,
     ) -> None:
         self._workers = workers
         self._supervisor = supervisor
-        self._valkey = valkey
+        self._redis = redis
         self._mongo = mongo
 
     async def run(self, faults: Iterator[PlannedFault]) -> None:
@@ -116,11 +144,14 @@ class Storm:
             case "supervisor stopped" | "supervisor killed":
                 await self._end_supervisor(fault)
             case "valkey killed" | "valkey stopped":
-                await self._restart(self._valkey, fault, "outage")
+                assert isinstance(self._redis, Server)  # noqa: S101 - as the plan has it
+                await self._restart(self._redis, fault, "outage")
             case "mongodb killed":
                 await self._restart(self._mongo, fault, "none")
             case "mongodb frozen":
                 await self._freeze(self._mongo, self._mongo.pid, fault, "none")
+            case _:
+                await self._strike_replication(fault)
 
     async def _end_worker(self, fault: PlannedFault) -> None:
         if (chosen := self._choose(fault)) is None:
@@ -177,6 +208,18 @@ class Storm:
             await asyncio.sleep(fault.seconds)
             server.launch()
             await server.ready()
+
+    async def _strike_replication(self, fault: PlannedFault) -> None:
+        """One at a time: durable is what outlives the loss of one server."""
+        servers = self._redis
+        assert isinstance(servers, Replication)  # noqa: S101 - as above
+        if servers.busy.locked():
+            return
+        effect: Effect = (
+            "none" if fault.kind in {"replica killed", "replica frozen"} else "failover"
+        )
+        async with servers.busy, _noted(fault, effect, []):
+            await servers.strike(fault.kind, fault.seconds)
 
     async def _freeze(self, child: Child, pid: int, fault: PlannedFault, effect: Effect) -> None:
         if not _is_free(child):

@@ -16,13 +16,16 @@ from vibetuner.tasks.dead_letters import Cause
 
 __all__ = ["Ledger", "Letter", "Lost", "Recovery", "Row", "Stored", "judge"]
 
-Fate = Literal["done", "dead", "aborted", "queued", "lost"]
+Fate = Literal["done", "dead", "aborted", "queued", "lost", "gap"]
 Result = Literal["done", "failed", "aborted"]
 
 CAUSES = {cause.value for cause in Cause}
 LAST_LINES = 4
 # Nobody was promised that such a task runs.
 UNCOUNTED = {"unknown", "withdrawn"}
+# What a primary had acknowledged for so long may not be on its replicas; and on busy cores, the
+# line of the journal that says so comes late.
+LAG_SECONDS = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +50,10 @@ class Stored:
 
 @dataclass(slots=True)
 class Row:
-    """The tasks of one kind: each that was accepted is in one of the next five columns."""
+    """The tasks of one kind: each that was accepted is in one of the next six columns.
+
+    One in the *gap* had been acknowledged by a primary that was lost before its replicas had it.
+    """
 
     accepted: int = 0
     done: int = 0
@@ -55,6 +61,7 @@ class Row:
     aborted: int = 0
     queued: int = 0
     lost: int = 0
+    gap: int = 0
     twice: int = 0
     burnt: int = 0
     unexplained: int = 0
@@ -109,22 +116,26 @@ class Ledger:
         return {"clean": self.is_clean, **asdict(self)}
 
 
-def judge(notes: Iterable[Note], stored: Stored) -> Ledger:
-    """Draw up the ledger from the journal and from what is stored."""
+def judge(notes: Iterable[Note], stored: Stored, *, durable: bool = False) -> Ledger:
+    """Draw up the ledger from the journal and from what is stored.
+
+    With ``durable``, no gap explains the loss of a task that was accepted.
+    """
     story = tell(notes)
     tasks = _with_unheard(story, stored)
     counted = [task for task in tasks.values() if task.origin not in UNCOUNTED]
     charged = {task.task_id: _rises(task, story, stored) for task in counted}
     rows: dict[str, Row] = {}
+    fates = {task.task_id: _counted_fate(task, story, stored, durable) for task in counted}
     for task in counted:
         row = rows.setdefault(_kind(task), Row())
-        _enter(task, row, _fate(task, stored), charged[task.task_id])
+        _enter(task, row, fates[task.task_id], charged[task.task_id])
     letters = stored.letters
     return Ledger(
         rows=dict(sorted(rows.items())),
         total=_total(rows.values()),
         unknown=_unknown(tasks.values(), stored),
-        lost=[_lost(task, stored) for task in counted if _fate(task, stored) == "lost"],
+        lost=[_lost(task, stored) for task in counted if fates[task.task_id] == "lost"],
         rises=[rise for found in charged.values() for rise in found],
         broken=broken_promises(story),
         two_ends=[task.task_id for task in counted if _has_two_ends(task, stored)],
@@ -160,6 +171,16 @@ def _fate(task: TaskStory, stored: Stored) -> Fate:
     if result == "aborted" or "yes" in task.aborts:
         return "aborted"
     return "queued" if task.task_id in stored.queued else "lost"
+
+
+def _counted_fate(task: TaskStory, story: Story, stored: Stored, durable: bool) -> Fate:
+    fate = _fate(task, stored)
+    # A run that the schedule made is nobody's enqueue, and never durable.
+    if fate != "lost" or (durable and task.origin == "accepted"):
+        return fate
+    at = task.enqueued if task.enqueued is not None else min(run.began for run in task.runs)
+    failovers = (fault for fault in story.faults if fault.effect == "failover")
+    return "gap" if any(fault.within(at, at + LAG_SECONDS) for fault in failovers) else "lost"
 
 
 def _has_two_ends(task: TaskStory, stored: Stored) -> bool:

@@ -14,7 +14,7 @@ __all__ = ["FORCED", "Effect", "Fault", "Run", "Story", "TaskStory", "tell"]
 # A worker that did not stop when it was told to, and had to be killed.
 FORCED = "stop forced"
 
-Effect = Literal["kill", "stop", "freeze", "outage", "none"]
+Effect = Literal["kill", "stop", "freeze", "outage", "failover", "none"]
 Origin = Literal["accepted", "unknown", "withdrawn", "scheduled"]
 
 
@@ -68,7 +68,7 @@ class Fault:
 
     def hits(self, pid: int) -> bool:
         """Whether it takes a process away; an outage of Redis meets them all."""
-        return self.effect == "outage" or pid in self.pids
+        return self.effect in {"outage", "failover"} or pid in self.pids
 
 
 @dataclass(slots=True)

@@ -78,7 +78,8 @@ def _line(entry: Note) -> str:
 def _verdict(ledger: Ledger) -> str:
     total = ledger.total
     if ledger.is_clean:
-        return f"clean: {total.accepted} accepted, none lost, no try burnt"
+        gap = f", {total.gap} gone with a primary before its replicas had them" * bool(total.gap)
+        return f"clean: {total.accepted} accepted, none lost{gap}, no try burnt"
     return (
         f"NOT CLEAN: {total.accepted} accepted, {total.lost} lost, {total.queued} still queued, "
         f"{total.burnt} tries burnt by planned stops, {len(ledger.broken)} promises broken"

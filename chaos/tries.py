@@ -17,7 +17,7 @@ from chaos.story import Effect, Fault, Run, TaskStory
 __all__ = ["Rise", "rises"]
 
 OWN_FAILURES = {"raised", "timeout"}
-LOSSES: frozenset[Effect] = frozenset({"kill", "freeze", "outage"})
+LOSSES: frozenset[Effect] = frozenset({"kill", "freeze", "outage", "failover"})
 
 
 @dataclass(frozen=True, slots=True)

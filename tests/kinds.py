@@ -10,7 +10,7 @@ from types import ModuleType
 
 import pytest
 
-from tests import processes, valkey, workshop
+from tests import processes, sentinels, valkey, workshop
 
 __all__ = ["Kinds"]
 
@@ -32,7 +32,7 @@ FIXTURES = {
 }
 STARTERS = (
     *(subprocess, processes.vibetuner, processes.run_vibetuner),
-    *(valkey.Valkey, workshop.Workshop),
+    *(valkey.Valkey, sentinels.Replicated, workshop.Workshop),
 )
 # The files that take longest come first, so that no core is idle at the end.
 LONGEST = ("template", "e2e", "docs", "tour", "cli", "testing")

@@ -6,6 +6,7 @@ import secrets
 import signal
 import subprocess
 import time
+from functools import partial
 from pathlib import Path
 from typing import Self
 
@@ -13,11 +14,13 @@ from tests.processes import free_port
 from tests.waiting import wait_until
 from vibetuner.embedded.packages import valkey_binary
 from vibetuner.redis.blocking import RefusedError, Reply, ask
-from vibetuner.redis.url import Address
+from vibetuner.redis.url import Address, Tls
 
 __all__ = ["Replicated"]
 
 NAME = "mymaster"
+#: More than a connection on this machine holds.
+FILLER = "x" * 32_000_000
 #: The Sentinels' own clock, in milliseconds, of which "down" is after three pings.
 PERIODS = (
     "info-period", "100", "ping-period", "400", "ask-period", "100", "publish-period", "100",
@@ -32,23 +35,36 @@ class Replicated:
         folder: where they keep what they write.
         options: more of the servers' own.
         sentinel_options: more lines of the Sentinels' configuration.
+        down_after: milliseconds of silence after which a server counts as gone.
+        program: the server; without it, the embedded Valkey, which has no TLS.
+        tls: certificates of all of them, who ask for one too.
     """
 
     def __init__(
-        self, folder: Path, *, options: tuple[str, ...] = (), sentinel_options: tuple[str, ...] = ()
+        self,
+        folder: Path,
+        *,
+        options: tuple[str, ...] = (),
+        sentinel_options: tuple[str, ...] = (),
+        down_after: int = 500,
+        program: str | None = None,
+        tls: Tls | None = None,
     ) -> None:
         self.servers = [free_port() for _ in range(3)]
         self.sentinels = [free_port() for _ in range(3)]
         self._folder = folder
         self._options = options
         self._sentinel_options = sentinel_options
+        self._down_after = down_after
+        self._program = program or valkey_binary()
+        self._tls = tls
         self._processes: dict[int, subprocess.Popen[bytes]] = {}
 
     @property
     def url(self) -> str:
         """What REDIS_URL says."""
         hosts = ",".join(f"127.0.0.1:{port}" for port in self.sentinels)
-        return f"redis+sentinel://{hosts}/{NAME}"
+        return f"redis{'s' if self._tls else ''}+sentinel://{hosts}/{NAME}"
 
     def __enter__(self) -> Self:
         try:
@@ -73,10 +89,11 @@ class Replicated:
         ids = {port: secrets.token_hex(20) for port in self.sentinels}
         for port in self.sentinels:
             lines = [
-                f"port {port}", "bind 127.0.0.1", f"sentinel myid {ids[port]}",
+                *(f"{name} {value}" for name, value in self._listening(port).items()),
+                "bind 127.0.0.1", f"sentinel myid {ids[port]}",
                 f"sentinel monitor {NAME} 127.0.0.1 {first} 2",
-                f"sentinel down-after-milliseconds {NAME} 500",
-                f"sentinel failover-timeout {NAME} 1000",
+                f"sentinel down-after-milliseconds {NAME} {self._down_after}",
+                f"sentinel failover-timeout {NAME} {2 * self._down_after}",
                 *(f"sentinel known-replica {NAME} 127.0.0.1 {other}" for other in others),
                 *(
                     f"sentinel known-sentinel {NAME} 127.0.0.1 {other} {ids[other]}"
@@ -88,18 +105,21 @@ class Replicated:
             file.write_text("\n".join([*lines, ""]))
             self._start(port, str(file), "--sentinel")
         for port in self.sentinels:
-            wait_until(lambda port=port: self._answers(port), what=lambda: "a Sentinel")
+            wait_until(partial(self._answers, port), what=lambda: "a Sentinel")
             self.on(port, "SENTINEL", "DEBUG", *PERIODS)
         for port in self.sentinels:
-            wait_until(lambda port=port: self._is_ready(port), what=lambda: "Sentinels")
+            wait_until(partial(self._is_ready, port), what=lambda: "Sentinels")
 
     def launch(self, port: int, *, replica_of: int | None = None) -> None:
         """Start one of the servers, and wait until it answers."""
         folder = self._folder / str(port)
         folder.mkdir(exist_ok=True)
+        listening = (
+            part for name, value in self._listening(port).items() for part in (f"--{name}", value)
+        )
         following = () if replica_of is None else ("--replicaof", f"127.0.0.1 {replica_of}")
         self._start(
-            port, "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", str(folder),
+            port, *listening, "--bind", "127.0.0.1", "--save", "", "--dir", str(folder),
             "--repl-diskless-sync-delay", "0", *self._options, *following,
         )  # fmt: skip
         wait_until(lambda: self._answers(port), what=lambda: "valkey")
@@ -124,6 +144,13 @@ class Replicated:
         """Answer again."""
         self._processes[port].send_signal(signal.SIGCONT)
 
+    def hold_back(self, primary: int) -> None:
+        """Freeze the replicas, and fill what the kernel holds for them: they get no more."""
+        for port in self.servers:
+            if port != primary:
+                self.freeze(port)
+        self.on(primary, "SET", "filler", FILLER, "PX", "1")
+
     def fail_over(self) -> None:
         """Have a replica promoted, as a person does before the primary is shut down."""
         self.on(self.sentinels[0], "SENTINEL", "FAILOVER", NAME)
@@ -138,11 +165,25 @@ class Replicated:
 
     def on(self, port: int, *command: str) -> Reply:
         """Send a command to one of them."""
-        return ask(Address(host="127.0.0.1", port=port), command)[0]
+        return ask(Address(host="127.0.0.1", port=port, tls=self._tls), command)[0]
+
+    def _listening(self, port: int) -> dict[str, str]:
+        if self._tls is None:
+            return {"port": str(port)}
+        folder = Path(str(self._tls.ca_certs)).parent
+        return {
+            "port": "0",
+            "tls-port": str(port),
+            "tls-replication": "yes",
+            "tls-auth-clients": "yes",
+            "tls-ca-cert-file": f"{folder}/ca.pem",
+            "tls-cert-file": f"{folder}/server.pem",
+            "tls-key-file": f"{folder}/server.key",
+        }
 
     def _start(self, port: int, *arguments: str) -> None:
         self._processes[port] = subprocess.Popen(
-            [valkey_binary(), *arguments],
+            [self._program, *arguments],
             cwd=self._folder,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,

@@ -21,14 +21,29 @@ LASTING = ("--appendonly", "yes", "--appendfsync", "always")
 
 
 class Valkey:
-    """Started by ``with`` or by ``start()``; if ``lasting``, what it holds outlives a kill."""
+    """Started by ``with`` or by ``start()``; if ``lasting``, what it holds outlives a kill.
 
-    def __init__(self, folder: Path, *, lasting: bool = True) -> None:
+    Args:
+        folder: where it keeps what it writes.
+        lasting: whether it writes an append-only file.
+        options: more of its own.
+        program: the server; without it, the embedded Valkey.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        lasting: bool = True,
+        options: tuple[str, ...] = (),
+        program: str | None = None,
+    ) -> None:
         self.port = free_port()
         self.url = f"redis://127.0.0.1:{self.port}"
         self.settings = Settings(redis_url=self.url, redis_key_prefix="own")
         self._folder = folder
-        self._options = LASTING if lasting else ()
+        self._options = (*(LASTING if lasting else ()), *options)
+        self._program = program or valkey_binary()
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
@@ -40,7 +55,7 @@ class Valkey:
 
     def start(self) -> None:
         """Start it, and wait until it answers."""
-        command = [valkey_binary(), "--port", str(self.port), "--bind", "127.0.0.1", "--save", ""]
+        command = [self._program, "--port", str(self.port), "--bind", "127.0.0.1", "--save", ""]
         self._process = subprocess.Popen(
             [*command, *self._options],
             cwd=self._folder,

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
-from chaos.faults import plan
+from chaos.faults import Topology, plan
 from chaos.ledger import Ledger, Letter, Row, Stored, judge
 from chaos.table import show
 
@@ -391,6 +391,35 @@ def test_a_run_without_tasks_is_not_clean():
     assert not judge([], Stored()).is_clean
 
 
+@pytest.mark.parametrize("durable", [False, True])
+def test_what_a_lost_primary_took_along_is_counted(journal: Journal, durable: bool):
+    """A task that was accepted right before a failover; a durable one is lost without excuse."""
+    journal.accept("early")
+    journal.run(1, "done", name="early")
+    journal.accept("gone")
+    journal.fault("failover", kind="primary killed")
+    journal.mend()
+
+    ledger = judge(journal.notes, Stored(), durable=durable)
+
+    assert only_row(ledger) == Row(accepted=2, done=1, lost=durable, gap=not durable)
+    assert ledger.is_clean is not durable
+    assert [lost.task_id for lost in ledger.lost] == ["gone"] * durable
+    if not durable:
+        assert "none lost, 1 gone with a primary before its replicas" in show(ledger)
+
+
+def test_a_task_of_another_time_is_lost_at_a_failover_too(journal: Journal):
+    """Its replicas have had it for long."""
+    journal.accept()
+    for _ in range(5):
+        journal.say("exit", name="worker-1", worker=WORKER, code=1)
+    journal.fault("failover", kind="replica promoted")
+    journal.mend()
+
+    assert only_row(judge(journal.notes, Stored())) == Row(accepted=1, lost=1)
+
+
 def test_the_table_says_what_is_wrong(journal: Journal):
     """The lost task with its lines, and the verdict last."""
     journal.accept()
@@ -407,3 +436,12 @@ def test_the_same_seed_plans_the_same_faults():
     assert list(plan(7, 60)) == list(plan(7, 60))
     assert list(plan(7, 60)) != list(plan(8, 60))
     assert list(plan(7, 30)) == list(plan(7, 60))[: len(list(plan(7, 30)))]
+
+
+def test_each_topology_has_faults_of_its_own():
+    """Its servers are those that there are."""
+    single, sentinel = ({one.kind for one in plan(7, 600, name)} for name in get_args(Topology))
+    assert single ^ sentinel == {
+        *("valkey killed", "valkey stopped", "primary killed", "primary killed with a lag"),
+        *("primary frozen", "replica promoted", "replica killed", "replica frozen"),
+    }

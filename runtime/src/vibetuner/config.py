@@ -138,6 +138,10 @@ class Settings(BaseSettings):
         le=DAY,
         description="Seconds after which a lost worker's tasks are started again",
     )
+    enqueue_durable: Annotated[bool, Expected("true or false")] = Field(
+        default=False,
+        description="Whether each enqueue waits until the task is on disk and on the replicas",
+    )
     sse_history: Annotated[int, Expected("a whole number, 1 to 1000000")] = Field(
         200,
         ge=1,

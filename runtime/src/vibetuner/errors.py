@@ -7,6 +7,7 @@
     ├── SettingsError        an environment variable holds a wrong value
     ├── NotConfigured        a capability is used whose setting is empty
     ├── ServiceUnavailable   an outside system does not answer
+    ├── NotDurable           a durable enqueue is not confirmed: a crash or failover may lose it
     ├── WrongEventLoop       a connection is used in another event loop (also a RuntimeError)
     ├── PayloadError         a task's arguments or result can't be stored
     ├── DeadLetterError      a dead letter can't be retried or discarded
@@ -47,6 +48,7 @@ __all__ = [
     "MailError",
     "MailRefused",
     "NotConfigured",
+    "NotDurable",
     "PayloadError",
     "ProjectError",
     "ServiceUnavailable",
@@ -96,6 +98,13 @@ class NotConfigured(VibetunerError):  # noqa: N818 - the guide's own words
 
 class ServiceUnavailable(VibetunerError):  # noqa: N818 - a state, as in HTTP 503
     """An outside system is configured and does not answer."""
+
+
+class NotDurable(VibetunerError):  # noqa: N818 - a state, as above
+    """A durable enqueue has no confirmation that the task is on disk and on the replicas."""
+
+    #: Whether the task is queued all the same; None where nobody can say.
+    queued: bool | None = None
 
 
 class WrongEventLoop(VibetunerError, RuntimeError):  # noqa: N818 - as asyncio's own RuntimeError

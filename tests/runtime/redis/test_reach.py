@@ -83,19 +83,23 @@ async def test_a_database_that_the_server_has_not_is_one_line(server: Path):
 @pytest.fixture(scope="module")
 def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with an authority, and a server's and a client's certificate of its."""
-    folder = tmp_path_factory.mktemp("certificates")
+    return make_certificates(tmp_path_factory.mktemp("certificates"), "DNS:localhost")
+
+
+def make_certificates(folder: Path, name: str) -> Path:
+    """Make them, for a host of this name; returns the folder."""
 
     def openssl(*arguments: str) -> None:
         subprocess.run(["openssl", *arguments], check=True, capture_output=True, cwd=folder)
 
     new = ("req", "-newkey", "rsa:2048", "-nodes")
     openssl(*new, "-x509", "-days", "2", "-keyout", "ca.key", "-out", "ca.pem", "-subj", "/CN=ours")
-    (folder / "names").write_text("subjectAltName=DNS:localhost\n")
-    for name in ("server", "client"):
-        openssl(*new, "-keyout", f"{name}.key", "-out", f"{name}.csr", "-subj", f"/CN={name}")
+    (folder / "names").write_text(f"subjectAltName={name}\n")
+    for who in ("server", "client"):
+        openssl(*new, "-keyout", f"{who}.key", "-out", f"{who}.csr", "-subj", f"/CN={who}")
         openssl(
-            "x509", "-req", "-in", f"{name}.csr", "-CA", "ca.pem", "-CAkey", "ca.key", "-days", "2",
-            "-CAcreateserial", "-out", f"{name}.pem", "-extfile", "names",
+            "x509", "-req", "-in", f"{who}.csr", "-CA", "ca.pem", "-CAkey", "ca.key", "-days", "2",
+            "-CAcreateserial", "-out", f"{who}.pem", "-extfile", "names",
         )  # fmt: skip
     return folder
 

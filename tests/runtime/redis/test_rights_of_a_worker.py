@@ -27,7 +27,7 @@ Running = Callable[[TaskWorker], AbstractAsyncContextManager[TaskWorker]]
 async def test_tasks_letters_and_events_work(
     stand_in: Callable[..., Path], tmp_path: Path, running: Running, without: str
 ):
-    """Enqueued, delayed, aborted, failed, retried; and an event is sent."""
+    """Enqueued, durably too, delayed, aborted, failed, retried; and an event is sent."""
     stand_in()
     with Valkey(tmp_path) as valkey:
         keys = Keys(valkey.settings.redis_key_prefix)
@@ -48,7 +48,8 @@ async def test_tasks_letters_and_events_work(
             async def yearly() -> None: ...
 
             async with running(worker):
-                assert (await (await double.enqueue(2)).result(timeout=10)).result == 4
+                durable = await double.enqueue(2).start(durable=True)
+                assert (await durable.result(timeout=10)).result == 4
                 first = await double.enqueue(3)
                 following = await double.enqueue(4).start(after=first.id)
                 assert (await following.result(timeout=10)).result == 8

@@ -35,7 +35,11 @@ CONNECT_SECONDS = 5
 LOOK_SECONDS = 0.5
 LEAVE_SECONDS = 1.0
 #: Commands that the server answers late on purpose.
-BLOCKING = frozenset({"XREADGROUP", "XREAD", "BLPOP", "BRPOP", "BLMOVE", "BLMPOP", "BZPOPMIN"})
+BLOCKING = frozenset(
+    {
+        "XREADGROUP", "XREAD", "BLPOP", "BRPOP", "BLMOVE", "BLMPOP", "BZPOPMIN", "WAIT", "WAITAOF",
+    }
+)  # fmt: skip
 
 #: What the server says when a subscription begins or ends.
 CONFIRMATIONS = frozenset({b"subscribe", b"unsubscribe", b"psubscribe", b"punsubscribe"})
@@ -381,7 +385,9 @@ def misplaced(server: Address, refusal: str) -> WrongNodeError | None:
 def _blocked(command: Command) -> float:
     """For how many seconds a command may block."""
     words = [word.upper() if isinstance(word, str) else word for word in command]
-    if words[0] not in {"XREADGROUP", "XREAD"}:
+    if words[0] in {"WAIT", "WAITAOF"}:
+        limit = float(words[-1]) / 1000
+    elif words[0] not in {"XREADGROUP", "XREAD"}:
         limit = float(words[1 if words[0] == "BLMPOP" else -1])
     elif "BLOCK" in words:
         limit = float(words[words.index("BLOCK") + 1]) / 1000

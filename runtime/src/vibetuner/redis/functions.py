@@ -78,6 +78,12 @@ class Functions:
         self._seconds = answer_seconds.get()
         self._heads: dict[str, tuple[str, str]] = {}
 
+    def on(self, connection: Connection) -> Functions:
+        """Return the same functions on another connection to the server."""
+        other = Functions(connection)
+        other._heads = self._heads
+        return other
+
     async def load(self) -> None:
         """Make the functions known to the server.
 

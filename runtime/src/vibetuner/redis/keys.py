@@ -119,6 +119,11 @@ class Keys:
         """Note: this row of the outbox was handed on."""
         return f"{self.queue}:task:handed:{task_id}"
 
+    @property
+    def durable(self) -> str:
+        """What a durable enqueue writes before it waits; expires after a second."""
+        return f"{self.queue}:durable"
+
     def lock(self, name: str) -> str:
         """The id of the unique task of that name that runs."""
         return f"{self.queue}:task:lock:{name}"

@@ -30,9 +30,9 @@ COMMANDS = (
     "hincrby", "hlen", "hmget", "hrandfield", "hset", "hsetnx", "incr", "info", "llen", "lrange",
     "ltrim", "mget", "mset", "multi", "pexpire", "ping", "pttl", "publish", "rpush", "sadd", "scan",
     "scard", "script|load", "select", "set", "sismember", "smembers", "srem", "subscribe", "time",
-    "unsubscribe", "xack", "xadd", "xautoclaim", "xclaim", "xdel", "xgroup|create", "xinfo|groups",
-    "xlen", "xpending", "xrange", "xreadgroup", "xrevrange", "xtrim", "zadd", "zcard", "zrange",
-    "zrem", "zremrangebyscore", "zscore",
+    "unsubscribe", "wait", "waitaof", "xack", "xadd", "xautoclaim", "xclaim", "xdel",
+    "xgroup|create", "xinfo|groups", "xlen", "xpending", "xrange", "xreadgroup", "xrevrange",
+    "xtrim", "zadd", "zcard", "zrange", "zrem", "zremrangebyscore", "zscore",
 )  # fmt: skip
 
 PROBE = "rights-probe"

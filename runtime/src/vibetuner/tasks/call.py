@@ -1,6 +1,7 @@
 """The call that ``task.enqueue(...)`` returns, and the definition that a decorator returns.
 
-Both are streaq's; a call has ``once()`` and ``within()`` in addition.
+Both are streaq's; a call has ``once()`` and ``within()`` in addition, and ``start()`` takes
+``durable=``.
 """
 
 from __future__ import annotations
@@ -40,10 +41,12 @@ DIGEST_LENGTH = 12
 Defined = TypeVar("Defined", bound=RegisteredTask)
 
 
+@dataclass(slots=True, eq=False)
 class TaskCall(Task[P, R]):
     """A call of a task that is about to be enqueued: await it."""
 
-    __slots__ = ()
+    #: As ``start()`` was given it; None for as ENQUEUE_DURABLE has it.
+    durable: bool | timedelta | None = None
 
     if not TYPE_CHECKING:  # as streaq's, whose calls don't have the methods below
 
@@ -60,15 +63,39 @@ class TaskCall(Task[P, R]):
 
     if TYPE_CHECKING:  # streaq's own, which returns the call itself
 
-        def start(
-            self,
-            after: str | Iterable[str] | None = None,
-            delay: timedelta | int | None = None,
-            schedule: datetime | str | None = None,
-            priority: str | None = None,
-        ) -> Self: ...
-
         def __await__(self) -> Generator[Any, None, Self]: ...
+
+    def start(
+        self,
+        after: str | Iterable[str] | None = None,
+        delay: timedelta | int | None = None,
+        schedule: datetime | str | None = None,
+        priority: str | None = None,
+        durable: bool | timedelta | None = None,
+    ) -> Self:
+        """Say when the task starts, in which queue, and how safely it is stored.
+
+        Args:
+            after: ids of tasks that it waits for.
+            delay: how long it waits, in seconds or as a timedelta.
+            schedule: the moment at which it starts, or the crontab line that repeats it.
+            priority: the queue.
+            durable: whether to return only once the task is on the server's disk, where that
+                writes an append-only file, and on its replicas; a timedelta is the longest wait,
+                in place of 5 seconds. Without it, as ENQUEUE_DURABLE has it.
+
+        Raises:
+            TaskError: ``durable`` is none of these, and when the call is awaited, for a chain.
+            NotDurable: when the call is awaited, if there is no confirmation in time.
+        """
+        if not _is_durability(durable):
+            raise TaskError(
+                f"{self.parent.fn_name}: start() takes durable= as True, False or a timedelta "
+                f"above 0, not {_shorten(durable)}"
+            )
+        self.durable = durable
+        Task.start(self, after, delay, schedule, priority)
+        return self
 
     def once(self, key: str, *, keep: timedelta = timedelta(days=7)) -> ReliableCall[P, R]:
         """Enqueue the task unless one was enqueued under this key, and return the first one's id.
@@ -220,6 +247,15 @@ def _check_key(name: str, key: Any, keep: Any) -> None:
             f"{name}: once() takes keep= as a timedelta of up to {LONGEST_KEEP.days} days, "
             f"not {keep!r}"
         )
+
+
+def _is_durability(given: Any) -> bool:
+    return (
+        given is None
+        or given is True
+        or given is False
+        or (isinstance(given, timedelta) and given > timedelta(0))
+    )
 
 
 def _shorten(value: object) -> str:

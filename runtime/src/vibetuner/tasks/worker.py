@@ -49,6 +49,7 @@ from vibetuner.tasks.call import (
     AsyncTask,
     ReliableCall,
     SyncTask,
+    TaskCall,
     TaskDecorator,
     define,
 )
@@ -124,6 +125,7 @@ def enqueue_sync(call: Task[P, R]) -> Task[P, R]:
         ServiceUnavailable: Redis does not answer, or that loop does not, within 30 seconds.
         TaskExists: the id of the call is taken.
         TaskError: the call can't be enqueued like this.
+        NotDurable: the call is a durable one, and nothing confirms it in time.
         PayloadError: an argument can't be stored.
     """
     worker = cast("TaskWorker", call.worker)
@@ -184,6 +186,7 @@ class TaskWorker(Worker[Any]):
         self._connecting = threading.Lock()
         self._priorities = []
         self.courier = Courier(self)
+        self.enqueues_durably = settings.enqueue_durable
         self._loop: asyncio.AbstractEventLoop | None = None
         # What a test kit sets: who hears of each task that is enqueued here, and how far the
         # calendar that cron goes by is ahead of the clock.
@@ -469,16 +472,26 @@ class TaskWorker(Worker[Any]):
 
         Raises:
             TaskExists: its id is taken, when the answer is awaited; in a chain nothing tells.
+            TaskError: the call can't be enqueued like this.
         """
         client = self.client
         check_enqueue(task, self._priorities or self.priorities)
         request: Awaitable[Any]
         unique = line_of(task) if task.parent.unique else None
+        if (is_durable := getattr(task, "durable", None)) is None:
+            is_durable = self.enqueues_durably
         if pipe is not super().redis:
             if task.parent.unique:
                 check_ties(task)
+            if is_durable and isinstance(task, TaskCall):
+                raise TaskError(
+                    f"{task.parent.fn_name}: a chain can't be enqueued durably. Begin it with "
+                    "start(durable=False), or enqueue each task at the end of the one before"
+                )
             values = client.values([task], [data], enqueue_time)
             request = client.functions.add_to(pipe, "enqueue", [client.keys.queue], values)
+        elif is_durable:
+            request = client.enqueue_durably([task], enqueue_time, is_durable)
         elif unique is not None:
             request = client.enqueue_unique(task, unique, data, enqueue_time)
         elif isinstance(task.schedule, str):
@@ -492,7 +505,8 @@ class TaskWorker(Worker[Any]):
     async def enqueue_reliably(self, call: ReliableCall[P, R]) -> ReliableCall[P, R]:
         """Enqueue a call that has a key or a session.
 
-        The call gets the id of the task that has its key.
+        The call gets the id of the task that has its key. A durable one within a session is handed
+        on durably: until that is confirmed, it stays in the database.
 
         Raises:
             TaskError: the key belongs to another call, or the call is repeated by a crontab line.
@@ -511,10 +525,20 @@ class TaskWorker(Worker[Any]):
                 f"unique with clash={unique.clash!r}. Enqueue it from inside a task of its own"
             )
         now = time.time_ns() // 1_000_000
+        if call.durable is None:
+            call.durable = self.enqueues_durably
         if call.session is not None:
             await self.courier.write(call, client, now)
             return call
-        is_new = await client.enqueue_once(call, await call.serialize(now), now)
+        data = await call.serialize(now)
+        if call.durable:
+            is_new = await client.durable.keep(
+                lambda line: line.enqueue_once(call, data, now),
+                f"{call.parent.fn_name} {call.id}",
+                call.durable,
+            )
+        else:
+            is_new = await client.enqueue_once(call, data, now)
         if is_new and self.on_enqueue is not None:
             await self.on_enqueue(call, asyncio.sleep(0))
         return call
@@ -532,7 +556,7 @@ class TaskWorker(Worker[Any]):
         plain = [task for task in tasks if not isinstance(task, ReliableCall)]
         for task in plain:
             check_enqueue(task, self.priorities)
-        await self.client.enqueue_many(plain, time.time_ns() // 1_000_000)
+        await self._enqueue_plain(plain, time.time_ns() // 1_000_000)
         if self.on_enqueue is not None:
             for task in plain:
                 self.on_enqueue(task, None)
@@ -544,6 +568,17 @@ class TaskWorker(Worker[Any]):
         for answer in await asyncio.gather(*keyed, return_exceptions=True):
             if isinstance(answer, BaseException):
                 raise answer
+
+    async def _enqueue_plain(self, tasks: Sequence[Task[Any, Any]], now: int) -> None:
+        kept: dict[bool | timedelta, list[Task[Any, Any]]] = {}
+        for task in tasks:
+            durable = getattr(task, "durable", None)
+            kept.setdefault(self.enqueues_durably if durable is None else durable, []).append(task)
+        plain = kept.pop(False, [])
+        if plain or not kept:
+            await self.client.enqueue_many(plain, now)
+        for durable, some in kept.items():
+            await self.client.enqueue_durably(some, now, durable)
 
     async def info_by_id(self, task_id: str) -> TaskInfo | None:
         """Return what is known of an unfinished task; raises StreaqError if it is not signed."""

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from httpx2 import AsyncClient
 
-from tests.runtime.frontend.debug.conftest import HOSTILE, browsing
+from tests.runtime.frontend.debug.conftest import HOSTILE, browsing, register
 from tests.runtime.tasks.letters.conftest import make_letter, payload_of
 from tests.valkey import Valkey
 from tests.waiting import eventually
@@ -20,7 +20,8 @@ from vibetuner.config import Settings, get_settings, using_settings
 from vibetuner.frontend.debug.events import ChangeStream
 from vibetuner.sse.hub import Hub
 from vibetuner.tasks.letters.stream import keep
-from vibetuner.tasks.worker import TaskWorker
+from vibetuner.tasks.queues import ReadOrder
+from vibetuner.tasks.worker import TaskWorker, using_worker
 
 HOME = "/debug/tasks"
 PAGES = ("", "/list", "/cron", "/dead", "/dead/confirm?verb=retry")
@@ -272,3 +273,32 @@ async def test_an_open_page_hears_that_something_has_happened(
             assert b"event: changed" in await heard.get()
         subscriber.close()
         await streaming
+
+
+async def test_the_queues_are_listed_with_who_reads_them(stand_in, settings: Settings, running):
+    """Where there are several; one that no live worker reads says so."""
+    stand_in()
+    names = ["critical", "default", "bulk"]
+    worker, reader = (register(TaskWorker(settings, lambda: names)) for _ in range(2))
+    reader.order = ReadOrder.parse("critical,bulk")
+    with using_worker(worker):
+        async with browsing(settings) as client:
+            echo = worker.registry["echo"]
+            await echo.enqueue("a").start(priority="default")
+            await echo.enqueue("b").start(priority="default", delay=3600)
+            async with running(reader):
+                read = re.compile(r'<td data-label="read by">(.*?)</td>')
+                scheduled = re.compile(r'<td data-label="scheduled">(.*?)</td>')
+                text = (
+                    await until(
+                        lambda: client.get(HOME),
+                        # Beside the delayed one, the nightly one is scheduled.
+                        lambda a: (
+                            read.findall(a.text) == ["1", "no live worker", "1"]
+                            and scheduled.findall(a.text) == ["0", "2", "0"]
+                        ),
+                    )
+                ).text
+    rows = text.partition("<h2>Queues</h2>")[2].partition("</table>")[0]
+    assert re.findall(r"<code>(\w+)</code>", rows) == names
+    assert re.findall(r'data-label="queued">(\d+)<', rows) == ["0", "1", "0"]

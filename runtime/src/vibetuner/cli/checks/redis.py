@@ -15,6 +15,7 @@ from vibetuner.project import ProjectInfo, code_digest, worker_command
 from vibetuner.redis.client import make_client, ungrouped
 from vibetuner.redis.keys import JournalKeys, Keys
 from vibetuner.redis.url import parse_url
+from vibetuner.tasks.client.durable import Keeping
 from vibetuner.tasks.inspect.line import find_stuck_lines
 from vibetuner.tasks.inspect.model import WorkerView
 from vibetuner.tasks.inspect.queue import now_ms, readable
@@ -26,6 +27,7 @@ __all__ = [
     "check_lines",
     "check_records",
     "check_redis",
+    "judge_durability",
     "judge_queues",
     "judge_server",
     "judge_workers",
@@ -58,6 +60,7 @@ async def check_redis(settings: Settings, project: ProjectInfo) -> list[Finding]
             in_production=in_production,
             in_cluster=address.cluster is not None,
         ),
+        *judge_durability(dict(info), settings, in_production=in_production),
         *records,
         *judge_workers(workers, code_digest(project), settings, in_production=in_production),
         *judge_queues(sizes, workers, settings, in_production=in_production),
@@ -150,6 +153,22 @@ def judge_server(
         text = "another version of the queue's engine uses this server, and replaces our functions"
         findings.append(Finding("warning", "Redis", text, "give each project its own server"))
     return findings or [Finding("ok", "Redis", f"{version}: keeps what it is given")]
+
+
+def judge_durability(
+    info: dict[str, Any], settings: Settings, *, in_production: bool
+) -> list[Finding]:
+    """Report a server that can't hold what ENQUEUE_DURABLE asks for: each enqueue is refused."""
+    if not settings.enqueue_durable:
+        return []
+    has_sentinels = parse_url(settings.redis_url or "").guides is not None
+    keeping = Keeping.read(info, has_sentinels=has_sentinels)
+    if problem := keeping.problem():
+        grave: Level = "error" if in_production else "warning"
+        text, cure = problem
+        text = f"ENQUEUE_DURABLE is set, and every enqueue is refused: {text}"
+        return [Finding(grave, "Redis", text, cure[0].lower() + cure[1:])]
+    return [Finding("ok", "Redis", f"each enqueue waits for {keeping.places}")]
 
 
 def judge_workers(

@@ -21,6 +21,7 @@ from vibetuner.redis.functions import Functions
 from vibetuner.redis.keys import GROUP, Keys
 from vibetuner.redis.url import Address
 from vibetuner.tasks.call import ReliableCall, clash, fingerprint
+from vibetuner.tasks.client.durable import Durability
 from vibetuner.tasks.client.results import ResultListener
 from vibetuner.tasks.engine import follows_another
 from vibetuner.tasks.journal.entry import Ended, Outcome
@@ -50,6 +51,9 @@ class QueueClient:
         keys: the queue's keys.
         codec: signs and reads payloads.
     """
+
+    #: Set by :func:`open_queue_client`: does on connections of its own what must not be lost.
+    durable: Durability[QueueClient]
 
     def __init__(
         self, functions: Functions, listener: ResultListener, keys: Keys, codec: Codec
@@ -177,6 +181,29 @@ class QueueClient:
         if taken:
             raise taken[0]
 
+    async def enqueue_durably(
+        self, tasks: Sequence[Task[Any, Any]], now: int, patience: bool | timedelta
+    ) -> None:
+        """Enqueue tasks as :meth:`enqueue_many` does, and wait until the server can't lose them.
+
+        Raises:
+            NotDurable: nothing confirms that in time.
+            TaskExists: an id is taken; all others were enqueued, and are durable.
+        """
+
+        async def write(client: QueueClient) -> TaskExists | None:
+            try:
+                await client.enqueue_many(tasks, now)
+            except TaskExists as error:
+                return error
+            return None
+
+        what = f"{tasks[0].parent.fn_name} {tasks[0].id}"
+        if len(tasks) > 1:
+            what += f" and {len(tasks) - 1} more"
+        if taken := await self.durable.keep(write, what, patience):
+            raise taken
+
     async def repeat(self, task: Task[Any, Any], call: bytes, now: int) -> None:
         """Enqueue a task for each moment of the crontab line that is its schedule."""
         keys, tab, connection = self.keys, str(task.schedule), self.functions.connection
@@ -281,7 +308,14 @@ async def open_queue_client(
         if address.cluster:  # wait for a slot that moves
             await functions.call("ping", (keys.guard,), ())
         async with ResultListener(address, connection) as listener:
-            yield QueueClient(functions, listener, keys, codec)
+            client = QueueClient(functions, listener, keys, codec)
+            client.durable = Durability(
+                address,
+                lambda own: QueueClient(functions.on(own), listener, keys, codec),
+                keys.durable,
+            )
+            async with client.durable:
+                yield client
 
 
 def line_of(task: Task[Any, Any]) -> Unique | None:

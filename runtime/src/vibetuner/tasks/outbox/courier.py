@@ -10,7 +10,7 @@ import asyncio
 import json
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime
 from typing import Any, Protocol
@@ -36,6 +36,8 @@ CLOSING_SECONDS = 2.0
 NOTE_MS = 30 * 24 * 3_600_000
 # A process that has read a row before it was deleted hands it on within this time, or never.
 STALE_SECONDS = 600
+# What the options of a row end with that is handed on durably.
+DURABLE = "durable"
 FORGET_MS = 3_600_000
 
 
@@ -77,7 +79,8 @@ class Courier:
         store = store_for(call.session)
         values = client.values([call], [await call.serialize(now)], now)
         row = Row(
-            call.id, call.parent.fn_name, values[2], json.dumps(values[3:]), datetime.now(UTC),
+            call.id, call.parent.fn_name, values[2],
+            json.dumps([*values[3:], *([DURABLE] if call.durable else [])]), datetime.now(UTC),
             call.key, to_ms(call.keep), fingerprint(call) if call.key else None,
         )  # fmt: skip
         known = await store.add(row, call.session)
@@ -96,7 +99,8 @@ class Courier:
         Returns their number.
 
         Raises:
-            VibetunerError, RedisError: the queue is not open, or does not answer.
+            VibetunerError, RedisError: the queue is not open, does not answer, or does not confirm
+                a durable call.
         """
         client = self._worker.client
         read_at = time.monotonic()
@@ -181,14 +185,21 @@ class Courier:
 
     async def _send(self, client: QueueClient, row: Row) -> None:
         """Enqueue a row's task, unless that was done, or another has its key."""
-        answer = await client.functions.call(
-            "hand_on",
-            (client.keys.queue,),
-            [
-                NOTE_MS, row.key or "", row.keep, row.call or "", time.time_ns() // 1_000_000,
-                row.task_id, row.payload, *json.loads(row.options),
-            ],
-        )  # fmt: skip
+        options = json.loads(row.options)
+        # Behind the number of dependencies and these.
+        is_durable = len(options) > 4 and options[4 + options[3] :] == [DURABLE]
+        values = [
+            NOTE_MS, row.key or "", row.keep, row.call or "", time.time_ns() // 1_000_000,
+            row.task_id, row.payload, *(options[:-1] if is_durable else options),
+        ]  # fmt: skip
+
+        def hand_on(own: QueueClient) -> Awaitable[Any]:
+            return own.functions.call("hand_on", (own.keys.queue,), values)
+
+        if is_durable:
+            answer = await client.durable.keep(hand_on, f"{row.name} {row.task_id}")
+        else:
+            answer = await hand_on(client)
         if len(answer) > 1 and answer[0].decode() != row.task_id:
             same = answer[1].decode() == row.call
             logger.log(

@@ -1,0 +1,302 @@
+"""Enqueues that wait until the server can't lose them: on its disk, and on its replicas.
+
+A connection that waits for these serves nothing else, so that durable calls have a few of their
+own. Calls that come while all of them are busy go out together, and share the next wait.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, Generic, Self, TypeVar
+
+from coredis.exceptions import ConnectionError as Disconnected
+from coredis.exceptions import RedisError
+
+from vibetuner.errors import NotDurable, first_line
+from vibetuner.redis import answer_seconds
+from vibetuner.redis.connection import Connection, look_at
+from vibetuner.redis.url import Address
+
+__all__ = ["DURABLE_SECONDS", "Durability", "Keeping"]
+
+DURABLE_SECONDS = 5.0
+LINES = 4
+MARK_MS = 1000
+#: The first version that says when a write is on disk; Valkey gives a newer one for its own.
+HAS_WAITAOF = (7, 2)
+CLOSED = "the queue was closed"
+CURE = "Look at it:  vibetuner doctor"
+
+C = TypeVar("C")
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Keeping:
+    """What a server has against the loss of a write.
+
+    Args:
+        version: its version, as Redis counts.
+        replicas: the number of replicas that follow it.
+        has_file: whether it writes an append-only file.
+        has_sentinels: whether others decide which server is the primary.
+
+    >>> Keeping("7.2.4", 0, False).problem()
+    ('it keeps tasks in memory alone', 'Set appendonly yes there, or start a replica')
+    """
+
+    version: str
+    replicas: int
+    has_file: bool
+    has_sentinels: bool = False
+
+    @classmethod
+    def read(cls, info: Mapping[str, Any], *, has_sentinels: bool = False) -> Keeping:
+        """Read the answer to INFO; a replica counts once it has all that came before."""
+        followers = (info[key] for key in info if re.fullmatch(r"slave\d+", key))
+        return cls(
+            str(info.get("redis_version", "0")),
+            sum("online" in str(one) for one in followers),
+            str(info.get("aof_enabled", "0")) == "1",
+            has_sentinels,
+        )
+
+    @property
+    def on_disk(self) -> bool:
+        """Whether it says when a write is on its disk."""
+        return (
+            self.has_file and tuple(map(int, re.findall(r"\d+", self.version)))[:2] >= HAS_WAITAOF
+        )
+
+    @property
+    def places(self) -> str:
+        """Where a write has to arrive."""
+        replicas = "1 replica" if self.replicas == 1 else f"{self.replicas} replicas"
+        return " and ".join([replicas] * bool(self.replicas) + ["the disk"] * self.on_disk)
+
+    def problem(self) -> tuple[str, str] | None:
+        """Return why nothing is durable there, and the cure; None where something can be.
+
+        A primary that Sentinels replace takes its disk along, so that it needs a replica.
+        """
+        if self.has_sentinels and not self.replicas:
+            return "it has no replica, so that the next failover would lose the task", "Start one"
+        if self.replicas or self.on_disk:
+            return None
+        if self.has_file:
+            text = f"version {self.version} can't say when a write is on disk"
+            return text, "Use Redis 7.2 or newer, or Valkey, or start a replica"
+        return "it keeps tasks in memory alone", "Set appendonly yes there, or start a replica"
+
+
+class Durability(Generic[C]):
+    """One process's durable writes.
+
+    Args:
+        address: the server, or the Sentinels that know it; connected to at the first write.
+        make_client: makes a client of the queue on a connection.
+        mark: a key that is written before each wait. A write that found the task there already
+            changed nothing, and the server waits for what its connection has changed.
+    """
+
+    def __init__(self, address: Address, make_client: Callable[[Connection], C], mark: str) -> None:
+        self._address = address
+        self._make_client = make_client
+        self._mark = mark
+        self._seconds = answer_seconds.get()
+        self._lines: list[_Line[C]] = []
+        self._calls: list[_Call[C]] = []
+
+    async def keep(
+        self,
+        write: Callable[[C], Awaitable[T]],
+        what: str,
+        patience: bool | timedelta = True,
+    ) -> T:
+        """Do a write and return what it returns, once that is durable.
+
+        Args:
+            write: does it with the client that it is given.
+            what: what is enqueued, for the error.
+            patience: how long it may take.
+
+        Raises:
+            NotDurable: there is no confirmation in time, or the server can't give one.
+        """
+        loop = asyncio.get_running_loop()
+        seconds = patience.total_seconds() if isinstance(patience, timedelta) else DURABLE_SECONDS
+        call = _Call(
+            write, what, self._address, seconds, loop.create_future(), loop.time() + seconds
+        )
+        self._calls.append(call)
+        self._serve_soon()
+        try:
+            async with asyncio.timeout_at(call.deadline):
+                answer: T = await call.answer
+                return answer
+        except TimeoutError:
+            raise call.error(call.late) from None
+        finally:
+            if call in self._calls:
+                self._calls.remove(call)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """Disconnect; what is not confirmed raises NotDurable."""
+        lines, self._lines = self._lines, []
+        serving = [line.serving for line in lines if line.serving is not None]
+        for task in serving:
+            task.cancel()
+        await asyncio.gather(*serving, return_exceptions=True)
+        for line in lines:
+            await line.connection.close()
+        for call in self._calls:
+            call.refuse(CLOSED)
+
+    def _serve_soon(self) -> None:
+        line = next((line for line in self._lines if line.is_free), None)
+        if line is None and len(self._lines) < LINES:
+            line = _Line(self._address, self._make_client, self._mark, self._seconds)
+            self._lines.append(line)
+        if line is not None:
+            line.serving = asyncio.get_running_loop().create_task(self._serve(line))
+
+    async def _serve(self, line: _Line[C]) -> None:
+        while self._calls:
+            calls, self._calls = self._calls, []
+            try:
+                await line.keep(calls)
+            finally:
+                for call in calls:
+                    call.refuse(CLOSED)
+
+
+@dataclass(slots=True, eq=False)
+class _Call(Generic[C]):
+    """A write on its way, and whether its task is queued: None where nobody can say."""
+
+    write: Callable[[C], Awaitable[Any]]
+    what: str
+    address: Address
+    seconds: float
+    answer: asyncio.Future[Any]
+    deadline: float
+    queued: bool | None = False
+    places: str = ""
+
+    @property
+    def late(self) -> str:
+        who = f"no confirmation by {self.places}" if self.places else "no answer"
+        return f"{who} within {self.seconds:g} s"
+
+    def refuse(self, reason: str, cure: str = CURE) -> None:
+        if not self.answer.done():
+            self.answer.set_exception(self.error(reason, cure))
+
+    def error(self, reason: str, cure: str = CURE) -> NotDurable:
+        state = {
+            True: "queued, but not confirmed as durable",
+            False: "not enqueued",
+            None: "not confirmed as durable, and perhaps not queued",
+        }[self.queued]
+        error = NotDurable(f"{self.what}: {state}, as of Redis at {self.address}: {reason}. {cure}")
+        error.queued = self.queued
+        return error
+
+
+class _Line(Generic[C]):
+    """A connection for durable writes: those that go out together are waited for together."""
+
+    def __init__(
+        self,
+        address: Address,
+        make_client: Callable[[Connection], C],
+        mark: str,
+        seconds: float,
+    ) -> None:
+        self.connection = Connection(address, timeout=seconds, on_loss=self._lose)
+        self.serving: asyncio.Task[None] | None = None
+        self._client = make_client(self.connection)
+        self._mark = mark
+        self._losses = 0
+
+    @property
+    def is_free(self) -> bool:
+        return self.serving is None or self.serving.done()
+
+    async def keep(self, calls: Sequence[_Call[C]]) -> None:
+        losses = self._losses
+        try:
+            keeping = await self._look()
+        except RedisError as error:
+            for call in calls:
+                call.refuse(first_line(error))
+            return
+        if problem := keeping.problem():
+            for call in calls:
+                call.refuse(*problem)
+            return
+        # Who has given up meanwhile was told that nothing was enqueued.
+        written = await self._write([call for call in calls if not call.answer.done()])
+        if not written:
+            return
+        for call in written:
+            call.places = keeping.places
+        left = max(call.deadline for call in written) - asyncio.get_running_loop().time()
+        is_confirmed, reason = await self._wait(keeping, max(1, round(1000 * left)))
+        # A connection that was made anew waits for none of what the lost one has written.
+        is_lost = self._losses != losses
+        for call, answer in written.items():
+            if is_lost:
+                call.queued = None
+            if is_lost or not is_confirmed:
+                call.refuse(reason or ("the connection was lost" if is_lost else call.late))
+            elif not call.answer.done():
+                call.answer.set_result(answer)
+
+    async def _look(self) -> Keeping:
+        reply = await self.connection.call("INFO", "server", "replication", "persistence")
+        lines = (line.partition(":") for line in reply.decode(errors="replace").splitlines())
+        info = {name: value for name, _, value in lines}
+        return Keeping.read(info, has_sentinels=self.connection.address.guides is not None)
+
+    async def _write(self, calls: Sequence[_Call[C]]) -> dict[_Call[C], Any]:
+        """Write all at the same time; returns those that were written, with their answers."""
+        for call in calls:
+            call.queued = None
+        writes = (call.write(self._client) for call in calls)
+        answers = await asyncio.gather(*writes, return_exceptions=True)
+        written = {}
+        for call, answer in zip(calls, answers, strict=True):
+            if isinstance(answer, Disconnected):
+                call.refuse(first_line(answer))
+            elif not isinstance(answer, BaseException):
+                call.queued, written[call] = True, answer
+            elif not call.answer.done():
+                call.answer.set_exception(answer)
+        return written
+
+    async def _wait(self, keeping: Keeping, milliseconds: int) -> tuple[bool, str]:
+        """Wait for the replicas and the disk; returns whether they have it, and why not."""
+        self._call("SET", self._mark, 1, "PX", MARK_MS)
+        replicas = self._call("WAIT", keeping.replicas, milliseconds)
+        disk = self._call("WAITAOF", 1, 0, milliseconds) if keeping.on_disk else None
+        try:
+            has_arrived = await replicas >= keeping.replicas
+            return has_arrived and (disk is None or bool((await disk)[0])), ""
+        except RedisError as error:
+            return False, first_line(error)
+
+    def _call(self, *command: str | float) -> asyncio.Future[Any]:
+        future = self.connection.call(*command)
+        future.add_done_callback(look_at)
+        return future
+
+    def _lose(self) -> None:
+        self._losses += 1

@@ -1,0 +1,70 @@
+"""Commands, the doctor and the monitor's page, before, during and after a failover."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+
+import httpx2
+import pytest
+
+from tests.processes import free_port, run_vibetuner, vibetuner, wait_for_http
+from tests.projects import write_shop
+from tests.sentinels import Replicated
+from tests.waiting import wait_until
+
+pytestmark = pytest.mark.slow
+
+
+def test_all_of_them_follow_to_the_next_primary(tmp_path: Path):
+    """Without a restart; while there is none, a command says so in one line."""
+    shop, port = write_shop(tmp_path / "shop"), free_port()
+    with Replicated(tmp_path, down_after=1500) as servers:
+        environment = {
+            "REDIS_URL": servers.url,
+            "REDIS_KEY_PREFIX": "failover",
+            "SECRET_KEY": "Wq9-tests-4kJx81_ZrtPq0-LmNv7-Yb3c5",
+            "ENVIRONMENT": "test",
+            "ENQUEUE_DURABLE": "true",
+        }
+
+        def typed(*arguments: str) -> subprocess.CompletedProcess[str]:
+            return run_vibetuner(*arguments, folder=shop, seconds=60, **environment)
+
+        with vibetuner(
+            *("run", "prod", "worker", "--port", str(port)),
+            folder=shop,
+            log=tmp_path / "log",
+            environment=environment,
+        ) as worker:
+            worker.wait_for("worker ready", seconds=60)
+            page = f"http://127.0.0.1:{port}/debug/tasks"
+            wait_for_http(page, seconds=60)
+            before = json.loads(
+                typed("tasks", "enqueue", "add", "--args", "[1, 2]", "--json").stdout
+            )
+            old = servers.primary
+
+            servers.kill(old)
+            during = typed("tasks", "stats")
+            assert (during.returncode, during.stderr.count("\n")) == (1, 1)
+            assert during.stderr.startswith("error: Redis at redis+sentinel://")
+            servers.wait_for_promotion(old)
+
+            wait_until(lambda: typed("worker-health").returncode == 0, what=lambda: worker.output)
+            shown = typed("tasks", "show", before["id"], "--json")
+            assert (shown.returncode, json.loads(shown.stdout)["arguments"]) == (
+                0,
+                {"a": "1", "b": "2"},
+            )
+            wait_until(
+                lambda: httpx2.get(page, timeout=20).status_code == 200,
+                what=lambda: f"the page\n{worker.output}",
+            )
+            wait_until(lambda: typed("tasks", "enqueue", "which_process").returncode == 0)
+            doctor = json.loads(typed("doctor", "--json").stdout)["findings"]
+            texts = [one["text"] for one in doctor if one["area"] == "Redis"]
+            assert "each enqueue waits for 1 replica" in texts
+            assert not [one for one in doctor if one["level"] == "error"]
+            assert worker.output.count("the Redis primary is now") >= 1

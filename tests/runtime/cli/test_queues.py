@@ -1,0 +1,127 @@
+"""``--queues`` of a worker, and ``worker-health --queue``: real processes in a project."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+
+from tests.processes import free_port, run_vibetuner, vibetuner
+from tests.projects import write_project
+from tests.waiting import wait_until
+from vibetuner.config import Settings, using_settings
+from vibetuner.embedded import Lease
+from vibetuner.tasks.worker import TaskWorker
+
+NAMES = ["critical", "default", "bulk"]
+
+JOBS = """
+    from pathlib import Path
+
+    from vibetuner.tasks.robust import robust_task
+
+
+    @robust_task()
+    async def write(journal: str, text: str) -> None:
+        with Path(journal).open("a") as file:
+            print(text, file=file)
+"""
+
+TUNE = """
+    from shop.jobs import write
+    from vibetuner import VibetunerApp
+
+    app = VibetunerApp(queues=["critical", "default", "bulk"], tasks=[write])
+"""
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """A project with three queues."""
+    return write_project(tmp_path / "shop", {"jobs.py": JOBS}, tune=TUNE)
+
+
+@pytest.fixture
+def environment(servers: Lease) -> dict[str, str]:
+    """Real servers, and a queue of the test's own."""
+    return {
+        "REDIS_URL": servers.urls["redis"],
+        "REDIS_KEY_PREFIX": f"queues-{uuid4().hex[:8]}",
+        "SECRET_KEY": "Wq9-tests-4kJx81_ZrtPq0-LmNv7-Yb3c5",
+        "ENVIRONMENT": "production",
+    }
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("given", ["critical:6,bulk:1", "critical, bulk"])
+def test_a_worker_reads_the_queues_that_are_named(
+    root: Path, environment: dict[str, str], tmp_path: Path, given: str
+):
+    """And worker-health knows which; the others keep their tasks."""
+    journal = tmp_path / "journal"
+    journal.touch()
+    asyncio.run(enqueue_one_each(environment, journal))
+    with vibetuner(
+        *("run", "prod", "worker", "--port", str(free_port()), "--queues", given),
+        folder=root,
+        log=tmp_path / "log",
+        environment=environment,
+    ) as command:
+        command.wait_for("worker ready", seconds=60)
+        shown = given.replace(",", ", ").replace("  ", " ")
+        assert f"worker reads these queues only: {shown}" in command.output
+        wait_until(lambda: len(journal.read_text().split()) == 2)
+
+        read = run_vibetuner("worker-health", "--queue", "bulk", folder=root, **environment)
+        assert (read.returncode, read.stdout.partition(":")[0]) == (0, "healthy")
+        unread = run_vibetuner("worker-health", "--queue", "default", folder=root, **environment)
+        assert unread.returncode == 1
+        assert f"{environment['REDIS_KEY_PREFIX']} that reads default. Start one" in unread.stderr
+    assert sorted(journal.read_text().split()) == ["bulk", "critical"]
+
+
+async def enqueue_one_each(environment: dict[str, str], journal: Path) -> None:
+    """Enqueue a task in each queue, as a process would that has none of the code."""
+    settings = Settings(**{name.lower(): value for name, value in environment.items()})
+    with using_settings(settings):
+        async with TaskWorker(settings, lambda: NAMES) as queue:
+            for name in NAMES:
+                await queue.enqueue_unsafe("write", str(journal), name).start(priority=name)
+
+
+@pytest.mark.parametrize(
+    ("given", "error"),
+    [
+        ("critical:x", "--queues takes whole weights from 1 to 1000, not 'x' in 'critical:x'"),
+        ("critical:6,bulk", "--queues takes a weight for each queue or for none, not"),
+        ("critical,,bulk", "--queues takes names with commas between, each once, not"),
+        ("bluk", "--queues names 'bluk', which tune.py does not declare. Did you mean 'bulk'?"),
+    ],
+)
+def test_queues_that_are_none_are_one_line(
+    root: Path, environment: dict[str, str], given: str, error: str
+):
+    """With the value and an example, and no worker starts."""
+    done = run_vibetuner(
+        *("run", "prod", "worker", "--port", str(free_port()), "--queues", given),
+        folder=root,
+        **environment,
+    )
+    assert done.returncode == 1
+    assert f"error: {error}" in done.stderr
+    assert "worker ready" not in done.stderr
+
+
+def test_a_web_process_has_no_queues(root: Path, environment: dict[str, str]):
+    """It runs no worker that could read them."""
+    done = run_vibetuner(
+        *("run", "prod", "frontend", "--port", str(free_port()), "--queues", "bulk"),
+        folder=root,
+        **environment,
+    )
+    assert (done.returncode, done.stderr) == (
+        1,
+        "error: --queues is for a worker, and frontend runs none. Leave it out\n",
+    )

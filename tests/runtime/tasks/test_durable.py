@@ -1,0 +1,346 @@
+"""Durable enqueues: they return once the server can't lose the task, and say so if it may."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import shutil
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import ExitStack, asynccontextmanager, contextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from coredis.exceptions import RedisError
+
+from tests.sentinels import Replicated
+from tests.valkey import LASTING, Valkey
+from tests.waiting import eventually, wait_until
+from vibetuner.cli.checks.redis import judge_durability
+from vibetuner.config import Settings, using_settings
+from vibetuner.embedded.packages import valkey_binary
+from vibetuner.errors import NotDurable, ServiceUnavailable, TaskError, TaskExists
+from vibetuner.redis.blocking import ask
+from vibetuner.redis.client import open_redis
+from vibetuner.redis.url import parse_url
+from vibetuner.tasks.robust import robust_task
+from vibetuner.tasks.unique import Unique
+from vibetuner.tasks.worker import TaskWorker, enqueue_sync, using_worker
+from vibetuner.testing import held_open
+
+SHORT = timedelta(seconds=0.3)
+SYNCED = ("--appendonly", "yes", "--appendfsync", "everysec")
+
+
+@pytest.fixture(params=["valkey-server", "redis-server"])
+def program(request: pytest.FixtureRequest) -> str:
+    """The embedded Valkey, and the system's Redis where there is one."""
+    found = valkey_binary() if request.param == "valkey-server" else shutil.which(request.param)
+    if found is None:
+        pytest.skip(f"{request.param} is not installed")
+    return str(found)
+
+
+@contextmanager
+def serving(
+    folder: Path, *options: str, program: str | None = None, replicas: int = 0
+) -> Iterator[tuple[Valkey, ...]]:
+    """A server that keeps nothing on disk unless ``options`` say so, then its replicas."""
+    with ExitStack() as stack:
+        servers: list[Valkey] = []
+        for number in range(1 + replicas):
+            own = folder / str(number)
+            own.mkdir()
+            more = ("--replicaof", f"127.0.0.1 {servers[0].port}") if servers else ()
+            more += ("--repl-diskless-sync-delay", "0")
+            server = Valkey(own, lasting=False, options=(*options, *more), program=program)
+            servers.append(stack.enter_context(server))
+        address = parse_url(servers[0].url)
+        wait_until(lambda: str(ask(address, ["INFO"])).count("state=online") == replicas)
+        yield tuple(servers)
+
+
+@asynccontextmanager
+async def opened(
+    server: Valkey | Replicated, **update: Any
+) -> AsyncIterator[tuple[TaskWorker, Any]]:
+    """A worker with an open queue on the server, and a task of its own."""
+    settings = Settings(redis_url=server.url, redis_key_prefix="own").model_copy(update=update)
+    with using_settings(settings):
+        worker = TaskWorker(settings)
+
+        @worker.task(name="number")
+        async def number(value: int) -> int:
+            return value
+
+        async with held_open(worker):
+            yield worker, number
+
+
+async def calls_of(server: Valkey, command: str) -> int:
+    """How often the server was called with it."""
+    (shown,) = await asyncio.to_thread(ask, parse_url(server.url), ["INFO", "commandstats"])
+    found = re.search(rf"cmdstat_{command}:calls=(\d+)", str(shown))
+    return int(found[1]) if found else 0
+
+
+async def waits(server: Valkey) -> bool:
+    """Whether a connection waits for replicas."""
+    (shown,) = await asyncio.to_thread(ask, parse_url(server.url), ["CLIENT", "LIST"])
+    return re.search(r"flags=\S*b\S* .*cmd=wait", str(shown)) is not None
+
+
+@pytest.fixture(autouse=True)
+def project(stand_in: Callable[..., Path]) -> None:
+    """A project to stand in."""
+    stand_in()
+
+
+async def test_it_waits_for_every_replica_and_keeps_nobody_else_waiting(
+    tmp_path: Path, program: str
+):
+    """While one is frozen; other calls of the process go on, and it returns when that thaws."""
+    with serving(tmp_path, program=program, replicas=2) as (primary, _, second):
+        async with opened(primary) as (worker, number):
+            await number.enqueue(1).start(durable=True)
+            with second.frozen():
+                waiting = asyncio.create_task(_awaited(number.enqueue(2).start(durable=True)))
+                await eventually(lambda: waits(primary))
+                await number.enqueue(3)
+                assert await worker.queue_size() == 3
+                assert not waiting.done()
+            await waiting
+            assert ask(parse_url(second.url), ["XLEN", worker.stream_key + "normal"]) == [3]
+
+
+async def test_a_frozen_replica_is_reported_in_time(tmp_path: Path, program: str):
+    """With the task's id, and that it is queued all the same; under its key it can be repeated."""
+    with serving(tmp_path, program=program, replicas=1) as (primary, replica):
+        async with opened(primary) as (worker, number):
+            first = number.enqueue(1).once("one").start(durable=SHORT)
+            with replica.frozen():
+                with pytest.raises(
+                    NotDurable, match="no confirmation by 1 replica within 0.3 s"
+                ) as caught:
+                    await first
+                assert str(caught.value).startswith(f"number {first.id}: queued, but not confirmed")
+                assert caught.value.queued is True
+                # Nothing is written that is there: it is waited for all the same.
+                with pytest.raises(NotDurable, match="no confirmation by 1 replica within 0.3 s"):
+                    await number.enqueue(1).once("one").start(durable=SHORT)
+            again = await number.enqueue(1).once("one").start(durable=True)
+            assert again.id == first.id
+            assert await worker.queue_size() == 1
+
+
+async def test_memory_alone_is_refused_before_anything_is_written(tmp_path: Path, program: str):
+    """With the cure; the doctor says the same where ENQUEUE_DURABLE is set."""
+    with serving(tmp_path, program=program) as (server,):
+        async with opened(server, enqueue_durable=True) as (worker, number):
+            with pytest.raises(NotDurable, match=r"memory alone\. Set appendonly yes") as caught:
+                await number.enqueue(1)
+            assert re.match(r"number \w+: not enqueued, as of Redis at 127", str(caught.value))
+            assert caught.value.queued is False
+            await number.enqueue(2).start(durable=False)
+            assert await worker.queue_size() == 1
+        (finding,) = await judged(server)
+    assert finding.level == "error"
+    assert "every enqueue is refused: it keeps tasks in memory alone" in finding.text
+    assert finding.cure == "set appendonly yes there, or start a replica"
+
+
+async def judged(server: Valkey) -> list[Any]:
+    """What the doctor says of ENQUEUE_DURABLE."""
+    settings = server.settings.model_copy(update={"enqueue_durable": True})
+    async with open_redis(settings) as client:
+        info = dict(await client.info())
+    assert judge_durability(info, server.settings, in_production=True) == []
+    return judge_durability(info, settings, in_production=True)
+
+
+async def test_it_waits_for_the_disk(tmp_path: Path):
+    """Where the server says when a write is there."""
+    with serving(tmp_path, *SYNCED) as (server,):
+        async with opened(server) as (_, number):
+            await number.enqueue(1).start(durable=True)
+            assert await calls_of(server, "waitaof") == 1
+        (finding,) = await judged(server)
+    assert (finding.level, finding.text) == ("ok", "each enqueue waits for the disk")
+
+
+async def test_a_disk_that_is_not_written_to_is_reported(tmp_path: Path):
+    """As where the operating system is left to choose the moment."""
+    with serving(tmp_path, "--appendonly", "yes", "--appendfsync", "no") as (server,):
+        async with opened(server) as (_, number):
+            with pytest.raises(NotDurable, match="queued, but .*: no confirmation by the disk"):
+                await number.enqueue(1).start(durable=SHORT)
+
+
+async def test_a_server_that_can_not_tell_of_its_disk_needs_a_replica(tmp_path: Path):
+    """Redis before 7.2."""
+    program = shutil.which("redis-server")
+    if program is None:
+        pytest.skip("redis-server is not installed")
+    with serving(tmp_path, *LASTING, program=program) as (server,):
+        (version,) = ask(parse_url(server.url), ["INFO", "server"])
+        if re.search(r"redis_version:(7\.[01]|[0-6])\.", str(version)) is None:
+            pytest.skip("this Redis knows WAITAOF")
+        async with opened(server) as (_, number):
+            with pytest.raises(NotDurable, match=r"can't say when a write is on disk\. Use Redis"):
+                await number.enqueue(1).start(durable=True)
+
+
+async def test_calls_at_the_same_time_share_a_wait(tmp_path: Path):
+    """Hundreds need a few."""
+    with serving(tmp_path, *LASTING, replicas=1) as (primary, replica):
+        async with opened(primary, enqueue_durable=True) as (worker, number):
+            await asyncio.gather(*(number.enqueue(value) for value in range(300)))
+            assert await worker.queue_size() == 300
+            assert await calls_of(primary, "wait") <= 4
+            assert await calls_of(primary, "waitaof") <= 4
+            assert ask(parse_url(replica.url), ["XLEN", worker.stream_key + "normal"]) == [300]
+
+
+async def test_every_way_to_enqueue_is_durable(tmp_path: Path):
+    """Each of them tells of a frozen replica."""
+    with serving(tmp_path, replicas=1) as (primary, replica):
+        async with opened(primary, enqueue_durable=True) as (worker, number):
+            line = worker.task(name="line")(asyncio.sleep)
+            now, later = number.enqueue(1), number.enqueue(1).start(delay=60, durable=SHORT)
+            repeated = number.enqueue(1).start(schedule="0 0 1 1 *", durable=SHORT)
+            many = [number.enqueue(value).start(durable=SHORT) for value in range(3)]
+            with replica.frozen():
+                for call in (later, repeated, line.enqueue(0).start(durable=SHORT)):
+                    with pytest.raises(NotDurable, match="no confirmation by 1 replica"):
+                        await call
+                with pytest.raises(NotDurable, match=rf"number {many[0].id} and 2 more: queued"):
+                    await worker.enqueue_many(many)
+                with pytest.raises(NotDurable, match="no confirmation by 1 replica"):
+                    await asyncio.to_thread(enqueue_sync, number.enqueue(1).start(durable=SHORT))
+                waiting = asyncio.create_task(_awaited(now))
+                await eventually(lambda: waits(primary))
+            await waiting
+            with pytest.raises(TaskExists):
+                await worker.enqueue_many([now, number.enqueue(2)])
+            assert await worker.queue_size() == 9
+
+
+async def test_a_connection_that_is_lost_confirms_nothing(tmp_path: Path):
+    """Even where another server answers the next one."""
+    with serving(tmp_path, replicas=1) as (primary, replica):
+        async with opened(primary) as (_, number):
+            with replica.frozen():
+                waiting = asyncio.create_task(_awaited(number.enqueue(1).start(durable=True)))
+                await eventually(lambda: waits(primary))
+                primary.kill()
+                with pytest.raises(NotDurable, match="and perhaps not queued") as caught:
+                    await waiting
+                assert caught.value.queued is None
+            with pytest.raises(NotDurable, match="not enqueued, .* can't be reached") as caught:
+                await number.enqueue(2).start(durable=SHORT)
+            assert caught.value.queued is False
+
+
+async def test_a_frozen_server_is_reported_in_time(tmp_path: Path):
+    """What waits for a free connection meanwhile was not enqueued."""
+    with serving(tmp_path, *LASTING) as (server,):
+        async with opened(server) as (_, number):
+            await number.enqueue(0).start(durable=True)
+            with server.frozen():
+                calls = [number.enqueue(value).start(durable=SHORT) for value in range(3)]
+                errors = await asyncio.gather(*map(_awaited, calls), return_exceptions=True)
+    assert [str(error).partition(", as of")[0] for error in errors] == [
+        f"number {call.id}: not enqueued" for call in calls
+    ]
+    assert "no answer within 0.3 s" in str(errors[0])
+
+
+async def test_a_chain_is_refused(tmp_path: Path):
+    """It begins with durable=False where ENQUEUE_DURABLE is set."""
+    with serving(tmp_path, *LASTING) as (server,):
+        async with opened(server, enqueue_durable=True) as (worker, number):
+            with pytest.raises(TaskError, match=r"a chain can't be enqueued durably\. Begin it"):
+                await number.enqueue(1).then(number)
+            await number.enqueue(1).start(durable=False).then(number)
+            assert await worker.queue_size() == 1
+
+
+@pytest.mark.parametrize("value", [0, "yes", timedelta(0), 5])
+async def test_what_is_no_durability_is_refused(value: Any):
+    """At once, with the value."""
+    task: Any = TaskWorker(Settings(redis_key_prefix="own")).task(name="number")(asyncio.sleep)
+    with pytest.raises(TaskError, match=re.escape(f"a timedelta above 0, not {value!r}")):
+        task.enqueue(1).start(durable=value)
+
+
+async def test_a_unique_task_has_a_line_all_the_same(tmp_path: Path):
+    """A later call stands for the one that waits."""
+    with serving(tmp_path, *LASTING) as (server,):
+        async with opened(server, enqueue_durable=True) as (worker, _):
+            with using_worker(worker):
+
+                @robust_task(unique=Unique(clash="skip"), name="alone")
+                async def alone() -> None: ...
+
+            first, second = await alone.enqueue(), await alone.enqueue()
+            assert first.id == second.id
+            assert await worker.queue_size() == 1
+
+
+@pytest.mark.slow
+async def test_a_failover_loses_what_was_not_confirmed_and_nothing_else(tmp_path: Path):
+    """A primary that dies takes along what its replicas had not yet."""
+    with Replicated(tmp_path) as servers:
+        async with opened(servers) as (worker, number):
+            old = servers.primary
+            replicas = [port for port in servers.servers if port != old]
+            kept = [await number.enqueue(value).start(durable=True) for value in range(20)]
+            servers.hold_back(old)
+            plain, unsure = await number.enqueue(1), number.enqueue(2).start(durable=SHORT)
+            with pytest.raises(NotDurable, match="queued, but .*by 2 replicas within"):
+                await unsure
+            servers.kill(old)
+            for port in replicas:
+                servers.thaw(port)
+            await asyncio.to_thread(servers.wait_for_promotion, old)
+
+            found = await until_it_works(lambda: infos(worker, [*kept, plain, unsure]))
+            assert [call.id for call, info in found if info is None] == [plain.id, unsure.id]
+            # It has one replica left, which follows it after a moment.
+            await until_it_works(lambda: _awaited(number.enqueue(3).start(durable=SHORT)))
+            for port in replicas:
+                if port != servers.primary:
+                    servers.kill(port)
+            with pytest.raises(NotDurable, match="it has no replica, so that the next failover"):
+                await until_it_is_alone(number)
+
+
+async def infos(worker: TaskWorker, calls: list[Any]) -> list[tuple[Any, Any]]:
+    """Each call with what is known of its task."""
+    return [(call, await worker.info_by_id(call.id)) for call in calls]
+
+
+async def until_it_works(act: Callable[[], Any]) -> Any:
+    """Repeat what fails for want of a server or a replica, for ten seconds."""
+    async with asyncio.timeout(10):
+        while True:
+            try:
+                return await act()
+            except (RedisError, ServiceUnavailable, NotDurable):
+                await asyncio.sleep(0.05)
+
+
+async def until_it_is_alone(number: Any) -> None:
+    """Enqueue until the primary has noticed that its replica has gone."""
+    async with asyncio.timeout(10):
+        while True:
+            try:
+                await number.enqueue(4).start(durable=SHORT)
+            except NotDurable as error:
+                if error.queued is False:
+                    raise
+
+
+async def _awaited(call: Any) -> Any:
+    return await call
