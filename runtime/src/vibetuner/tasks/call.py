@@ -19,7 +19,9 @@ from streaq.types import AsyncTask as AsyncFunction
 from streaq.types import P, R
 from streaq.types import SyncTask as SyncFunction
 
+from vibetuner.config import get_settings
 from vibetuner.errors import TaskError
+from vibetuner.redis.client import answering
 
 __all__ = [
     "AsyncTask",
@@ -56,6 +58,19 @@ class TaskCall(Task[P, R]):
 
         def __await__(self) -> Generator[Any, None, Self]: ...
 
+    else:
+
+        def then(self, task, *args, **kwargs):  # noqa: ANN001, ANN002, ANN003, ANN201
+            """As streaq's own."""
+            return _chained(super().then(task, *args, **kwargs))
+
+        def otherwise(self, task):  # noqa: ANN001, ANN201
+            """As streaq's own."""
+            return _chained(super().otherwise(task))
+
+        def __or__(self, other):  # noqa: ANN001, ANN204
+            return _chained(super().__or__(other))
+
     def once(self, key: str, *, keep: timedelta = timedelta(days=7)) -> ReliableCall[P, R]:
         """Enqueue the task unless one was enqueued under this key, and return the first one's id.
 
@@ -90,6 +105,21 @@ class TaskCall(Task[P, R]):
 
     def _reliable(self) -> ReliableCall[P, R]:
         return ReliableCall(**{one.name: getattr(self, one.name) for one in fields(self)})
+
+
+class ChainedCall(TaskCall[P, R]):
+    """A call that follows another; awaited, it enqueues all of its chain in one step."""
+
+    __slots__ = ()
+
+    if not TYPE_CHECKING:
+
+        def __await__(self):  # noqa: ANN204
+            return self._enqueue().__await__()
+
+    async def _enqueue(self) -> Self:
+        async with answering(get_settings(), None):
+            return await self._chain()  # type: ignore[return-value]
 
 
 @dataclass(slots=True, eq=False)
@@ -144,6 +174,11 @@ def define(registered: Defined) -> Defined:
     is_async = isinstance(registered, AsyncRegisteredTask)
     registered.__class__ = AsyncTask if is_async else SyncTask  # type: ignore[assignment]
     return registered
+
+
+def _chained(call: Task[P, R]) -> ChainedCall[P, R]:
+    call.__class__ = ChainedCall
+    return call  # type: ignore[return-value]
 
 
 def fingerprint(call: Task[Any, Any]) -> str:
