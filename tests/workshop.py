@@ -75,16 +75,17 @@ class Workshop:
 
     @contextmanager
     def worker(
-        self, *options: str, under: Sequence[str] = (), **variables: str
+        self, *options: str, under: Sequence[str] = (), is_ready: bool = True, **variables: str
     ) -> Iterator[Command]:
-        """`vibetuner run prod worker`, ready; `under` as :func:`vibetuner` has it."""
+        """`vibetuner run prod worker`, ready or not; `under` as :func:`vibetuner` has it."""
         log = self.journal.with_name(f"log-{uuid4().hex[:8]}")
         arguments = ("run", "prod", "worker", "--port", str(free_port()), *options)
         environment = self.variables | variables
         with vibetuner(
             *arguments, folder=self.root, log=log, environment=environment, under=under
         ) as command:
-            command.wait_for("worker ready", seconds=60)
+            if is_ready:
+                command.wait_for("worker ready", seconds=60)
             yield command
 
     async def enqueue(self, name: str, *arguments: Any) -> None:

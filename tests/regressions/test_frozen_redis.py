@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +11,9 @@ from pathlib import Path
 import pytest
 from coredis.exceptions import RedisError
 
+from tests.processes import Command, wait_until
 from tests.valkey import Valkey
+from tests.workshop import Workshop
 from vibetuner.config import using_settings
 from vibetuner.errors import VibetunerError
 from vibetuner.redis import ANSWER_SECONDS
@@ -19,6 +22,23 @@ from vibetuner.sse.history import history_of
 from vibetuner.tasks.worker import TaskWorker
 
 pytestmark = pytest.mark.slow
+
+# What a stop takes beyond the grace period, with the end of Python.
+STOP_SECONDS = 12.0
+
+
+async def stop(worker: Command) -> tuple[int, float]:
+    """Send SIGTERM; return the exit code, and how long it took."""
+    began = time.monotonic()
+    worker.process.send_signal(signal.SIGTERM)
+    return await asyncio.to_thread(worker.process.wait, 60), time.monotonic() - began
+
+
+def is_called(port: int) -> bool:
+    """Whether somebody is connected to a port of this machine."""
+    lines = Path("/proc/net/tcp").read_text().splitlines()[1:]
+    fields = [line.split() for line in lines]
+    return any(one[2].endswith(f":{port:04X}") and one[3] == "01" for one in fields)
 
 
 async def test_nobody_waits_for_a_frozen_redis_without_limit(
@@ -50,6 +70,53 @@ async def test_nobody_waits_for_a_frozen_redis_without_limit(
         assert isinstance(error, RedisError | OSError | TimeoutError | VibetunerError), name
         assert not isinstance(error, asyncio.CancelledError)
     assert seconds < 2 * ANSWER_SECONDS
+
+
+async def test_a_worker_that_has_nothing_to_record_stops_beside_a_frozen_redis(tmp_path: Path):
+    """It ends well, and says that Redis did not answer."""
+    with Valkey(tmp_path) as valkey, Workshop(tmp_path, valkey.url).worker() as worker:
+        with valkey.frozen():
+            code, seconds = await stop(worker)
+
+    assert (code, seconds < STOP_SECONDS) == (0, True), worker.output
+    assert worker.output.count("Redis does not answer; what this worker has claimed") == 1
+    assert "worker stopped" in worker.output
+
+
+@pytest.mark.parametrize(
+    ("lasting", "grace", "end"), [(1, "20", "done"), (60, "1", "requeued")], ids=["ends", "is cut"]
+)
+async def test_a_worker_names_what_it_could_not_record(
+    tmp_path: Path, lasting: float, grace: str, end: str
+):
+    """Its task ends within the grace period or is cut off after it, and nobody can be told."""
+    with Valkey(tmp_path) as valkey:
+        workshop = Workshop(tmp_path, valkey.url)
+        with workshop.worker(WORKER_GRACE_PERIOD=grace) as worker:
+            await workshop.begin(seconds=lasting)
+            with valkey.frozen():
+                code, seconds = await stop(worker)
+
+    assert (code, seconds < STOP_SECONDS + 1) == (1, True), worker.output
+    said = [line for line in worker.output.splitlines() if "were not recorded" in line]
+    assert len(said) == 1
+    assert "the ends of 1 tasks were not recorded: work" in said[0]
+    assert f"({end})" in said[0]
+
+
+async def test_a_worker_stops_at_its_start_beside_a_frozen_redis(tmp_path: Path):
+    """It has begun nothing, and ends at once."""
+    with Valkey(tmp_path) as valkey:
+        workshop = Workshop(tmp_path, valkey.url)
+        with valkey.frozen(), workshop.worker(is_ready=False) as worker:
+            called = asyncio.to_thread(
+                wait_until, lambda: is_called(valkey.port), seconds=60, what=lambda: "a connection"
+            )
+            await called
+            code, seconds = await stop(worker)
+
+    assert (code, seconds < 4) == (0, True), worker.output
+    assert "worker stopped" in worker.output
 
 
 async def _ends(*waits: object) -> list[object]:

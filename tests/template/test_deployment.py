@@ -18,6 +18,7 @@ from copier import run_copy
 
 from tests.processes import clean_environment, free_port, wait_for_http, wait_until
 from tests.template.conftest import ROOT, Repository, run
+from vibetuner.cli.supervisor import STOP_SECONDS
 from vibetuner.config import Settings
 from vibetuner.embedded import Lease
 
@@ -301,7 +302,7 @@ def test_a_worker_gets_more_time_to_stop_than_its_tasks(project: Path):
     grace = Settings.model_fields["worker_grace_period"].default
 
     assert worker["command"] == ["prod", "worker"]
-    assert int(worker["stop_grace_period"].removesuffix("s")) > grace
+    assert int(worker["stop_grace_period"].removesuffix("s")) >= grace + STOP_SECONDS
 
 
 def test_development_follows_changes(project: Path):

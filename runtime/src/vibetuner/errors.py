@@ -6,7 +6,8 @@
     ├── ProjectError         no project here, or its tune.py is missing, broken or untrue
     ├── SettingsError        an environment variable holds a wrong value
     ├── NotConfigured        a capability is used whose setting is empty
-    ├── ServiceUnavailable   an outside system does not answer
+    ├── ServiceUnavailable   an outside system does not answer, or refuses
+    │   └── RedisFull        Redis has no memory left for new tasks and events
     ├── NotDurable           a durable enqueue is not confirmed: a crash or failover may lose it
     ├── WrongEventLoop       a connection is used in another event loop (also a RuntimeError)
     ├── PayloadError         a task's arguments or result can't be stored
@@ -51,6 +52,7 @@ __all__ = [
     "NotDurable",
     "PayloadError",
     "ProjectError",
+    "RedisFull",
     "ServiceUnavailable",
     "SettingsError",
     "TaskError",
@@ -98,6 +100,10 @@ class NotConfigured(VibetunerError):  # noqa: N818 - the guide's own words
 
 class ServiceUnavailable(VibetunerError):  # noqa: N818 - a state, as in HTTP 503
     """An outside system is configured and does not answer."""
+
+
+class RedisFull(ServiceUnavailable):
+    """Redis has used its maxmemory: it takes no new tasks and events; those that it has go on."""
 
 
 class NotDurable(VibetunerError):  # noqa: N818 - a state, as above

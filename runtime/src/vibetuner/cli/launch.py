@@ -125,6 +125,7 @@ class Launch:
                 watch=(root / "src", root / ".env") if self.mode == "dev" else (),
                 # JSON lines name their process themselves, and must stay JSON.
                 label=self.mode == "dev",
+                grace=settings.worker_grace_period,
             ).run()
 
     def _programs(self, listener: socket.socket | None) -> Iterator[Program]:

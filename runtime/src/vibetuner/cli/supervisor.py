@@ -27,7 +27,8 @@ logger = logging.getLogger(__name__)
 SETTLE_SECONDS = 10.0
 # A program that ends so often in a row, each time at once, is not started again.
 MOST_FAILURES = 6
-STOP_SECONDS = 35.0
+# What a worker takes at a stop beyond its grace period: cleanup, recording, goodbye.
+STOP_SECONDS = 25.0
 # A process manager signals a whole group, and `uv run` forwards what it gets: within this, one.
 ONE_SIGNAL_SECONDS = 1.0
 NAME_COLOURS = ("36", "35", "32", "34")
@@ -43,9 +44,15 @@ class Supervisor:
     """
 
     def __init__(
-        self, programs: Sequence[Program], *, watch: Sequence[Path] = (), label: bool = True
+        self,
+        programs: Sequence[Program],
+        *,
+        watch: Sequence[Path] = (),
+        label: bool = True,
+        grace: float = 30.0,
     ) -> None:
         self._programs = programs
+        self._patience = grace + STOP_SECONDS
         self._watch = [path for path in watch if path.exists()]
         self._running: dict[str, Process] = {}
         self._stopping = asyncio.Event()
@@ -94,7 +101,7 @@ class Supervisor:
         self._changed.set()
         self._signal_all(signal.SIGTERM)
         loop = asyncio.get_running_loop()
-        loop.call_later(STOP_SECONDS, self._signal_all, signal.SIGKILL)
+        loop.call_later(self._patience, self._signal_all, signal.SIGKILL)
 
     async def _keep(self, program: Program) -> None:
         failures = 0

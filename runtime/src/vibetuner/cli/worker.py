@@ -27,6 +27,7 @@ from vibetuner.redis.client import check
 from vibetuner.redis.rights import RightsMissing
 from vibetuner.tasks.queues import ReadOrder
 from vibetuner.tasks.registry import check_tasks, import_tasks
+from vibetuner.tasks.run.runner import EndsNotRecorded
 from vibetuner.tasks.run.stop import Stop
 from vibetuner.tasks.watchdog import watching
 from vibetuner.tasks.worker import TaskWorker, get_worker
@@ -48,8 +49,8 @@ def serve_worker(
     answered, an outside system that goes away is waited for.
 
     Raises:
-        VibetunerError: the project is broken, its tasks are not those of tune.py, or Redis does
-            not answer at the start.
+        VibetunerError: the project is broken, its tasks are not those of tune.py, Redis does not
+            answer at the start, or it did not take the ends of the last tasks.
     """
     run_in_loop(_serve_worker, monitor, schema, queues)
 
@@ -71,8 +72,13 @@ async def _serve_worker(monitor: tuple[str, int] | None, schema: bool, queues: s
         if not worker.is_running:
             serving.cancel()  # it waits for something at its start
         requested.cancel()
-        with suppress(asyncio.CancelledError):
-            await serving
+        try:
+            with suppress(asyncio.CancelledError):
+                await serving
+        except BaseException:
+            if stop.requested.is_set():
+                leave_within(LEAVE_SECONDS, code=1)
+            raise
     logger.info("worker stopped")
     leave_within(LEAVE_SECONDS)
 
@@ -106,7 +112,7 @@ async def _run_and_return(worker: TaskWorker, stop: Stop) -> None:
                 )
         except Exception as error:
             outage = _outage(error)
-            if outage is None:
+            if outage is None or isinstance(find_known(error), EndsNotRecorded):
                 raise
             level = logging.DEBUG if failures else logging.WARNING  # said once, until it is over
             logger.log(level, "%s; trying again", outage)
@@ -116,20 +122,20 @@ async def _run_and_return(worker: TaskWorker, stop: Stop) -> None:
             return
 
 
-def leave_within(seconds: float) -> None:
-    """End the process after ``seconds`` if it has not ended by then.
+def leave_within(seconds: float, *, code: int = 0) -> None:
+    """End the process with ``code`` after ``seconds`` if it has not ended by then.
 
     The thread of a task without ``async`` can't be stopped: Python would wait for it.
     """
-    timer = threading.Timer(seconds, _leave)
+    timer = threading.Timer(seconds, _leave, [code])
     timer.daemon = True
     timer.start()
 
 
-def _leave() -> None:
+def _leave(code: int) -> None:
     logger.warning("threads of tasks that are not async still run; leaving without them")
     logging.shutdown()
-    os._exit(0)
+    os._exit(code)
 
 
 def _outage(error: Exception) -> str | None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from contextvars import ContextVar
 from functools import partial
 from types import TracebackType
@@ -32,7 +33,7 @@ from coredis.retry import ConstantRetryPolicy
 
 from vibetuner.app import VibetunerApp
 from vibetuner.config import Settings, mask_url
-from vibetuner.errors import NotConfigured, ServiceUnavailable, first_line
+from vibetuner.errors import NotConfigured, RedisFull, ServiceUnavailable, first_line
 from vibetuner.redis import ANSWER_SECONDS, REDIS_MISSING, answer_seconds, redis_client
 from vibetuner.redis.connection import (
     AWAY,
@@ -56,6 +57,7 @@ __all__ = [
     "make_client",
     "open_redis",
     "open_resource",
+    "unavailable",
     "ungrouped",
 ]
 
@@ -67,6 +69,10 @@ RETRIES = ConstantRetryPolicy((Disconnected,), retries=1, delay=0.01)
 MOVING_PAUSE = 0.05
 
 OUTAGES = (RedisError,)
+
+#: How a server refuses what it has no memory for.
+FULL = re.compile(r"\bOOM\b")
+MEMORY_SECONDS = 2.0
 
 _connecting: ContextVar[bool] = ContextVar("connecting", default=False)
 
@@ -322,29 +328,68 @@ def _waiting(stream: MemoryObjectReceiveStream[T]) -> Iterator[T]:
 
 
 @asynccontextmanager
-async def answering(settings: Settings, seconds: float = ANSWER_SECONDS) -> AsyncIterator[None]:
-    """Turn every error of Redis inside the block into one line.
+async def answering(
+    settings: Settings, seconds: float | None = ANSWER_SECONDS
+) -> AsyncIterator[None]:
+    """Turn every error of Redis inside the block into one line; None sets no limit of its own.
 
     Raises:
+        RedisFull: Redis has no memory left.
         ServiceUnavailable: Redis gives no answer in time, or refuses.
     """
     try:
         async with asyncio.timeout(seconds):
             yield
     except TimeoutError:
-        reason = f"no answer within {seconds:g} s"
+        raise _unusable(settings, f"no answer within {seconds or ANSWER_SECONDS:g} s") from None
     except (RedisError, OSError, ExceptionGroup) as error:
         inner = innermost(error)
         if isinstance(error, ExceptionGroup) and not isinstance(inner, RedisError | OSError):
             raise
-        reason = first_line(inner)
-    else:
-        return
-    where = mask_url(settings.redis_url or "")
-    raise ServiceUnavailable(
-        f"Redis at {where} can't be used: {reason}. Check that it runs, that REDIS_URL is right, "
-        "and the output of  vibetuner doctor"
+        raise await unavailable(settings, inner) from None
+
+
+async def unavailable(
+    settings: Settings, error: Exception, connection: Connection | None = None
+) -> ServiceUnavailable:
+    """Return the error that says of Redis what the client's own error means.
+
+    Args:
+        settings: the process's settings.
+        error: what the client has raised.
+        connection: is asked how full the server's memory is; without it, one that is made for that.
+    """
+    if not FULL.search(str(error)):
+        return _unusable(settings, first_line(error))
+    level = await _fill_level(settings, connection)
+    return RedisFull(
+        f"Redis at {mask_url(settings.redis_url or '')} has no memory left{level}, so it takes no "
+        "new tasks and events. Raise maxmemory, or see what fills it:  vibetuner tasks stats"
     )
+
+
+def _unusable(settings: Settings, reason: str) -> ServiceUnavailable:
+    return ServiceUnavailable(
+        f"Redis at {mask_url(settings.redis_url or '')} can't be used: {reason}. Check that it "
+        "runs, that REDIS_URL is right, and the output of  vibetuner doctor"
+    )
+
+
+async def _fill_level(settings: Settings, connection: Connection | None) -> str:
+    """How full the server's memory is, in words; nothing where it does not say."""
+    with suppress(RedisError, OSError):
+        async with AsyncExitStack() as stack:
+            await stack.enter_async_context(asyncio.timeout(MEMORY_SECONDS))
+            if connection is None:
+                address = parse_url(settings.redis_url or "", settings.redis_key_prefix)
+                connection = await stack.enter_async_context(Connection(address))
+            text = (await connection.call("INFO", "memory")).decode()
+        used, most = (
+            int(size[1]) if (size := re.search(rf"(?m)^{name}:(\d+)", text)) else 0
+            for name in ("used_memory", "maxmemory")
+        )
+        return f" ({100 * used // most} % of {most / 1e6:,.1f} MB are used)" if most else ""
+    return ""
 
 
 @contextmanager

@@ -2,6 +2,9 @@
 
 A file of ``lua/`` holds one subject. Each ``local function name(keys, argv)`` in it can be called;
 one with other parameters is a helper. Files stand in alphabetical order; each sees those before it.
+
+A server whose memory is full refuses the functions of GROWING. All others it runs: workers claim
+tasks, record how they end and stay listed, and so room comes back.
 """
 
 from __future__ import annotations
@@ -28,6 +31,11 @@ __all__ = ["Caller", "Functions", "FunctionsRefused", "Scripts"]
 
 logger = logging.getLogger(__name__)
 
+#: What adds tasks, events and progress.
+GROWING = frozenset({
+    "broadcast", "enqueue", "enqueue_once", "enqueue_unique", "hand_on", "register_progress",
+    "settle_letter", "write_progress",
+})  # fmt: skip
 CALLABLE = re.compile(r"^local function (\w+)\(keys, argv\)", re.MULTILINE)
 MOVING_PAUSE = 0.05
 FORGOTTEN = ("Function not found", "NOSCRIPT")
@@ -174,9 +182,14 @@ def _body() -> str:
 @cache
 def _library() -> tuple[str, str, tuple[str, ...]]:
     """Its name, which changes with what is in it, its code, and the names of its functions."""
-    library = f"vibetuner_v1_{hashlib.sha256(_body().encode()).hexdigest()[:8]}"
+    text = "\n".join([_body(), *sorted(GROWING)])
+    library = f"vibetuner_v1_{hashlib.sha256(text.encode()).hexdigest()[:8]}"
     names = tuple(CALLABLE.findall(_body()))
-    lines = (f"redis.register_function('{library}_{name}', {name})" for name in names)
+    lines = (
+        f"redis.register_function{{function_name='{library}_{name}', callback={name}, "
+        f"flags={{{'' if name in GROWING else repr('allow-oom')}}}}}"
+        for name in names
+    )
     return library, "\n".join([f"#!lua name={library}", _body(), *lines, ""]), names
 
 
@@ -184,7 +197,8 @@ def _script(name: str) -> str:
     """The code of one function as a script: its file, and those that it sees."""
     files = _files()
     last = next(at for at, code in enumerate(files) if name in CALLABLE.findall(code))
-    return "\n".join([*files[: last + 1], f"return {name}(KEYS, ARGV)"])
+    flags = "" if name in GROWING else " flags=allow-oom"
+    return "\n".join([f"#!lua{flags}", *files[: last + 1], f"return {name}(KEYS, ARGV)"])
 
 
 @cache

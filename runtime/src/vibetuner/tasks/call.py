@@ -20,7 +20,9 @@ from streaq.types import AsyncTask as AsyncFunction
 from streaq.types import P, R
 from streaq.types import SyncTask as SyncFunction
 
+from vibetuner.config import get_settings
 from vibetuner.errors import TaskError
+from vibetuner.redis.client import answering
 from vibetuner.tasks.engine import is_chained
 
 __all__ = [
@@ -137,8 +139,23 @@ class TaskCall(Task[P, R]):
     def _chained(self, following: Task[Any, Any]) -> Task[Any, Any]:
         if isinstance(self, ReliableCall):
             raise _alone(self)
-        following.__class__ = TaskCall
+        following.__class__ = ChainedCall
         return following
+
+
+class ChainedCall(TaskCall[P, R]):
+    """A call that follows another; awaited, it enqueues all of its chain in one step."""
+
+    __slots__ = ()
+
+    if not TYPE_CHECKING:
+
+        def __await__(self):  # noqa: ANN204
+            return self._enqueue().__await__()
+
+    async def _enqueue(self) -> Self:
+        async with answering(get_settings(), None):
+            return await self._chain()  # type: ignore[return-value]
 
 
 @dataclass(slots=True, eq=False)

@@ -39,7 +39,7 @@ from vibetuner.errors import ServiceUnavailable, TaskError, WrongEventLoop
 from vibetuner.loader import load_project
 from vibetuner.logs import task_id_source
 from vibetuner.project import find_root
-from vibetuner.redis.client import check, make_client, ungrouped
+from vibetuner.redis.client import answering, check, make_client, ungrouped
 from vibetuner.redis.keys import Keys
 from vibetuner.redis.url import parse_url
 from vibetuner.resources.slots import no_queue, task_queue
@@ -123,6 +123,7 @@ def enqueue_sync(call: Task[P, R]) -> Task[P, R]:
         WrongEventLoop: an event loop runs in this thread; there, await the call.
         NotConfigured: REDIS_URL is empty.
         ServiceUnavailable: Redis does not answer, or that loop does not, within 30 seconds.
+        RedisFull: Redis has no memory left.
         TaskExists: the id of the call is taken.
         TaskError: the call can't be enqueued like this.
         NotDurable: the call is a durable one, and nothing confirms it in time.
@@ -313,12 +314,14 @@ class TaskWorker(Worker[Any]):
             settings = await stack.enter_async_context(open_services(get_settings()))
             await check(settings)
             client = make_client(settings)
-            await stack.enter_async_context(client)
-            open_client(self, client)
             address = parse_url(settings.redis_url or "", settings.redis_key_prefix)
             keys = Keys(settings.redis_key_prefix, self.queue_name)
             codec = _codec(settings, keys)
-            self._client = await stack.enter_async_context(open_queue_client(address, keys, codec))
+            async with answering(settings, None):
+                await stack.enter_async_context(client)
+                open_client(self, client)
+                opening = open_queue_client(address, keys, codec)
+                self._client = await stack.enter_async_context(opening)
             self._loop = running_loop()
             stack.callback(self._close)
             stack.push_async_callback(self.courier.close)
@@ -343,6 +346,9 @@ class TaskWorker(Worker[Any]):
             task_status: told when the worker is ready.
             lifespan: what is around it, in place of the project's own.
             stop: the request to stop, of a process that takes its signals itself.
+
+        Raises:
+            ServiceUnavailable: Redis did not take the ends of the last tasks.
         """
         async with AsyncExitStack() as stack:
             self._stop = stop or Stop()
@@ -352,13 +358,14 @@ class TaskWorker(Worker[Any]):
             context = await stack.enter_async_context(lifespan or worker_lifespan())
             worker_context.set(context)
             task_id_source.set(current_task_id)
-            self._run = self._make_run(context)
+            run = self._make_run(context)
+            await run.prepare()  # until then a stop has nothing to wait for
+            self._run = run
             stack.callback(self._forget_run)
-            await self._run.prepare()
             set_open(self, is_open=True, is_running=True)
             await stack.enter_async_context(self.courier.relaying())
             task_status.started()
-            await self._run.serve()
+            await run.serve()
 
     def _make_run(self, context: Any = None) -> Run:
         order = self.order or ReadOrder(self.priorities)
@@ -415,10 +422,36 @@ class TaskWorker(Worker[Any]):
         return declared_queue(self.registry.get(name)) or default_queue(self.priorities)
 
     async def unschedule_by_id(self, task_id: str) -> bool:
-        """Stop scheduling a repeated task; returns whether there was one."""
+        """Stop scheduling a repeated task; returns whether there was one.
+
+        Raises:
+            NotConfigured: REDIS_URL is empty.
+            ServiceUnavailable: the queue is not open here, or Redis does not answer.
+        """
         client = self.client
-        await client.functions.connection.call("HDEL", client.keys.cron_queues, task_id)
-        return await super().unschedule_by_id(task_id)
+        async with client.answering():
+            await client.functions.connection.call("HDEL", client.keys.cron_queues, task_id)
+            return await super().unschedule_by_id(task_id)
+
+    async def queue_size(self, include_scheduled: bool = True) -> int:
+        """Return how many tasks wait, with those that are scheduled.
+
+        Raises:
+            NotConfigured: REDIS_URL is empty.
+            ServiceUnavailable: the queue is not open here, or Redis does not answer.
+        """
+        async with self.client.answering():
+            return await super().queue_size(include_scheduled)
+
+    async def status_by_id(self, task_id: str) -> State:
+        """Return the status of a task.
+
+        Raises:
+            NotConfigured: REDIS_URL is empty.
+            ServiceUnavailable: the queue is not open here, or Redis does not answer.
+        """
+        async with self.client.answering():
+            return await super().status_by_id(task_id)
 
     def enqueue_from_thread(self, call: Task[P, R]) -> Task[P, R]:
         """Enqueue a call in the loop that has the connection, or in one made for it."""
@@ -470,9 +503,9 @@ class TaskWorker(Worker[Any]):
     ) -> Awaitable[Any]:
         """Enqueue a task, or add it to the pipeline of a chain; tells :attr:`on_enqueue`.
 
-        Raises:
-            TaskExists: its id is taken, when the answer is awaited; in a chain nothing tells.
-            TaskError: the call can't be enqueued like this.
+        Raises, when the answer is awaited: TaskExists where its id is taken, though not in a chain;
+        TaskError where it can't be enqueued like this; ServiceUnavailable where Redis is away or
+        refuses, RedisFull where it has no memory left.
         """
         client = self.client
         check_enqueue(task, self._priorities or self.priorities)
@@ -510,6 +543,8 @@ class TaskWorker(Worker[Any]):
 
         Raises:
             TaskError: the key belongs to another call, or the call is repeated by a crontab line.
+            NotConfigured: REDIS_URL is empty.
+            ServiceUnavailable: the queue is not open here, or Redis does not answer, or refuses.
         """
         is_offline = self._client is None and call.session is not None
         client = self._offline_client() if is_offline else self.client
@@ -549,7 +584,13 @@ class TaskWorker(Worker[Any]):
         A task with a key is a step of its own.
 
         Raises:
-            TaskExists, TaskError: some could not be enqueued; all others were.
+            NotConfigured: REDIS_URL is empty.
+            ServiceUnavailable: the queue is not open here, or Redis does not answer, or refuses;
+                the tasks before may be enqueued.
+            RedisFull: Redis has no memory left.
+            TaskExists, TaskError: some could not be enqueued; all others are.
+            NotDurable: nothing confirms durable ones in time.
+            PayloadError: an argument can't be stored.
         """
         if any(follows_another(task) for task in tasks):
             raise StreaqError("Pipelined tasks can't be enqueued in batches!")
@@ -581,9 +622,16 @@ class TaskWorker(Worker[Any]):
             await self.client.enqueue_durably(some, now, durable)
 
     async def info_by_id(self, task_id: str) -> TaskInfo | None:
-        """Return what is known of an unfinished task; raises StreaqError if it is not signed."""
+        """Return what is known of an unfinished task.
+
+        Raises:
+            NotConfigured: REDIS_URL is empty.
+            ServiceUnavailable: the queue is not open here, or Redis does not answer.
+            StreaqError: it is not signed by us for its place.
+        """
         with _reading() as read:
-            info = await super().info_by_id(task_id)
+            async with self.client.answering():
+                info = await super().info_by_id(task_id)
         if info is not None:
             self.client.codec.open(read[0], Kind.CALL, task_id)
         return info
@@ -591,9 +639,16 @@ class TaskWorker(Worker[Any]):
     if not TYPE_CHECKING:  # as above
 
         async def get_tasks_by_status(self, status, **options):  # noqa: ANN001, ANN003, ANN201
-            """As streaq's own; raises StreaqError if one of them is not signed for its place."""
+            """Return the tasks of a status, as streaq's own.
+
+            Raises:
+                NotConfigured: REDIS_URL is empty.
+                ServiceUnavailable: the queue is not open here, or Redis does not answer.
+                StreaqError: one of them is not signed by us for its place.
+            """
             with _reading() as read:
-                found = await super().get_tasks_by_status(status, **options)
+                async with self.client.answering():
+                    found = await super().get_tasks_by_status(status, **options)
             for one, stored in zip(found, read, strict=True):
                 kind = Kind.RESULT if status is State.DONE else Kind.CALL
                 self.client.codec.open(stored, kind, one.task_id)
@@ -604,7 +659,14 @@ class TaskWorker(Worker[Any]):
         task_id: str,
         timeout: timedelta | int | None = None,  # noqa: ASYNC109 - streaq's own parameter
     ) -> TaskResult[Any]:
-        """Wait for a task's result; raises TimeoutError after ``timeout`` seconds."""
+        """Wait for a task's result.
+
+        Raises:
+            TimeoutError: there is none after ``timeout`` seconds.
+            NotConfigured: REDIS_URL is empty.
+            ServiceUnavailable: the queue is not open here, or Redis stays away.
+            StreaqError: it is not signed by us for this task, or can't be read.
+        """
         return await self.client.result(task_id, timeout)
 
     async def abort_by_id(
@@ -612,7 +674,13 @@ class TaskWorker(Worker[Any]):
         task_id: str,
         timeout: timedelta | int | None = 5,  # noqa: ASYNC109 - as above
     ) -> bool:
-        """End a task; returns whether that ended it, within ``timeout`` seconds (0: don't wait)."""
+        """End a task; returns whether that ended it, within ``timeout`` seconds (0: don't wait).
+
+        Raises:
+            NotConfigured: REDIS_URL is empty.
+            ServiceUnavailable: the queue is not open here, or Redis does not answer.
+            StreaqError: its result is not signed by us for this task.
+        """
         is_ended, failed = await self.client.abort(self, task_id, timeout)
         if failed is not None:
             await (self._run or self._make_run()).publish_abort(task_id, failed)

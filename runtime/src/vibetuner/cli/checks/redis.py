@@ -161,7 +161,9 @@ def judge_durability(
     """Report a server that can't hold what ENQUEUE_DURABLE asks for: each enqueue is refused."""
     if not settings.enqueue_durable:
         return []
-    has_sentinels = parse_url(settings.redis_url or "").guides is not None
+    has_sentinels = (
+        parse_url(settings.redis_url or "", settings.redis_key_prefix).guides is not None
+    )
     keeping = Keeping.read(info, has_sentinels=has_sentinels)
     if problem := keeping.problem():
         grave: Level = "error" if in_production else "warning"

@@ -103,12 +103,24 @@ local function load(keys, argv)
   return load_messages(keys[1], messages, { clock() })
 end
 
--- Renew the claims on messages whose attempts go on.
--- ARGV: group, consumer, priority and message of each. Returns the server's time, then for each
--- message 1, or 0 where another worker has taken it over.
+-- Create the streams of these priorities and their consumer group, where they are missing.
+-- ARGV: group, priorities.
+local function make_groups(keys, argv)
+  for i = 2, #argv do  -- an error says that it exists
+    redis.pcall('xgroup', 'create', keys[1] .. ':queues:' .. argv[i], argv[1], '0', 'mkstream')
+  end
+end
+
+-- Renew the claims on messages whose attempts go on, and streaq's mark of a live worker; drop
+-- results that have expired from their index.
+-- ARGV: group, consumer, what the worker says of itself, idle ms, the worker's time, priority and
+-- message of each. Returns the server's time, then for each message 1, or 0 where another worker
+-- has taken it over.
 local function renew(keys, argv)
   local reply = { clock() }
-  for i = 3, #argv, 2 do
+  redis.call('set', keys[1] .. ':health:' .. argv[2], argv[3], 'px', argv[4])
+  redis.call('zremrangebyscore', keys[1] .. ':index:results', 0, argv[5])
+  for i = 6, #argv, 2 do
     local stream, id = keys[1] .. ':queues:' .. argv[i], argv[i + 1]
     local mine = owns(stream, argv[1], argv[2], id, 0, 0, reply[1])
     if mine then redis.pcall('xclaim', stream, argv[1], argv[2], 0, id, 'justid') end
@@ -336,6 +348,15 @@ local function cron(keys, argv)
     if argv[5] ~= '' then redis.call('set', prefix .. ':task:data:' .. task, argv[5], 'nx') end
   end
   return changed
+end
+
+-- Store what a cron task runs with, and when; it is scheduled afterwards.
+-- ARGV: task name, crontab line, payload.
+local function declare_cron(keys, argv)
+  local prefix, name = keys[1], argv[1]
+  redis.call('set', prefix .. ':cron:data:' .. name, argv[3])
+  redis.call('hset', prefix .. ':cron:jobs', name, argv[2])
+  redis.call('zrem', prefix .. ':cron:schedule', name)
 end
 
 -- Enqueue tasks. ARGV: the time, then of each task: id, payload, moment or 0, lifetime or 0,

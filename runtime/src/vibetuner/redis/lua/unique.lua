@@ -126,6 +126,13 @@ local function hold(keys, argv)
   return redis.call('get', prefix .. ':task:data:' .. task) or ''
 end
 
+-- Take a lock unless another task has it. KEYS: the lock. ARGV: the task, the lifetime.
+-- Returns the task that has it.
+local function lock(keys, argv)
+  redis.call('set', keys[1], argv[1], 'nx', 'px', argv[2])
+  return redis.call('get', keys[1])
+end
+
 -- Renew the locks of unique tasks that run. ARGV: lifetime, then lock and task of each.
 local function renew_locks(keys, argv)
   for i = 2, #argv, 2 do

@@ -13,10 +13,9 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Generic, Self, TypeVar
 
-from coredis.exceptions import ConnectionError as Disconnected
 from coredis.exceptions import RedisError
 
-from vibetuner.errors import NotDurable, first_line
+from vibetuner.errors import NotDurable, RedisFull, ServiceUnavailable, first_line
 from vibetuner.redis import answer_seconds
 from vibetuner.redis.connection import Connection, look_at
 from vibetuner.redis.url import Address
@@ -274,7 +273,7 @@ class _Line(Generic[C]):
         answers = await asyncio.gather(*writes, return_exceptions=True)
         written = {}
         for call, answer in zip(calls, answers, strict=True):
-            if isinstance(answer, Disconnected):
+            if isinstance(answer, ServiceUnavailable) and not isinstance(answer, RedisFull):
                 call.refuse(first_line(answer))
             elif not isinstance(answer, BaseException):
                 call.queued, written[call] = True, answer

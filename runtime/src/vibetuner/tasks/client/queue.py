@@ -5,17 +5,20 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from copy import copy
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
+from coredis.exceptions import RedisError
 from streaq import StreaqError
 from streaq.task import Task, TaskResult
 from streaq.types import StreaqCancelled
 from streaq.utils import datetime_ms, to_ms, to_seconds
 
+from vibetuner.config import get_settings
 from vibetuner.errors import TaskError, TaskExists
+from vibetuner.redis.client import answering, unavailable
 from vibetuner.redis.connection import Connection
 from vibetuner.redis.functions import Functions
 from vibetuner.redis.keys import GROUP, Keys
@@ -71,12 +74,12 @@ class QueueClient:
         Returns for each one of TAKEN where its id is not new.
 
         Raises:
-            RedisError: Redis is away, or refuses.
+            ServiceUnavailable: Redis is away, or refuses.
         """
-        values = self.values(tasks, calls, now)
-        answers: list[int | bytes] = await self.functions.call(
-            "enqueue", (self.keys.queue,), values
-        )
+        async with self.answering():
+            answers: list[int | bytes] = await self.functions.call(
+                "enqueue", (self.keys.queue,), self.values(tasks, calls, now)
+            )
         return answers
 
     async def enqueue_once(self, task: ReliableCall[Any, Any], call: bytes, now: int) -> bool:
@@ -84,20 +87,22 @@ class QueueClient:
 
         Raises:
             TaskError: the key belongs to another task, or to this one with other arguments.
-            RedisError: Redis is away, or refuses.
+            ServiceUnavailable: Redis is away, or refuses.
         """
         key, mine = task.key or "", fingerprint(task)
-        found = await self.functions.call(
-            "enqueue_once",
-            (self.keys.queue,),
-            [key, to_ms(task.keep), mine, *self.values([task], [call], now)],
-        )
+        values = [key, to_ms(task.keep), mine, *self.values([task], [call], now)]
+        async with self.answering():
+            found = await self.functions.call("enqueue_once", (self.keys.queue,), values)
         task_id, known = found[0].decode(), found[1].decode()
         if known != mine:
             raise clash(key, task, task_id, known)
         is_new: bool = task_id == task.id
         task.id = task_id
         return is_new
+
+    def answering(self) -> AbstractAsyncContextManager[None]:
+        """Turn errors of Redis inside the block into ServiceUnavailable, and set no limit."""
+        return answering(get_settings(), None)
 
     def values(
         self, tasks: Sequence[Task[Any, Any]], calls: Sequence[bytes], now: int
@@ -117,10 +122,13 @@ class QueueClient:
 
         Raises:
             TaskExists: it is not: nothing was enqueued.
-            RedisError: Redis is away, or refuses.
+            ServiceUnavailable: Redis is away, or refuses.
         """
         values = self.values([task], [call], now)
-        (answer,) = await self.functions.call("enqueue", (self.keys.queue,), values)
+        try:  # as answering() does, at less cost
+            (answer,) = await self.functions.call("enqueue", (self.keys.queue,), values)
+        except (RedisError, OSError) as error:
+            raise await unavailable(get_settings(), error, self.functions.connection) from None
         if answer in TAKEN:
             raise _exists(task, answer)
 
@@ -133,6 +141,7 @@ class QueueClient:
 
         Raises:
             TaskError: its arguments can't be compared, or it is tied to others.
+            ServiceUnavailable: Redis is away, or refuses.
         """
         parent: Any = task.parent
         if task.after or isinstance(task.schedule, str):
@@ -140,11 +149,9 @@ class QueueClient:
         group = unique.group(parent.fn, parent.fn_name, task.args, task.kwargs)
         signed_for = copy(task)
         while True:
-            answer = await self.functions.call(
-                "enqueue_unique",
-                (self.keys.queue,),
-                [group, unique.clash, task.id, *self.values([signed_for], [call], now)],
-            )
+            values = [group, unique.clash, task.id, *self.values([signed_for], [call], now)]
+            async with self.answering():
+                answer = await self.functions.call("enqueue_unique", (self.keys.queue,), values)
             signed_for.id = answer[0].decode()
             # The server can't sign, so a call that another task is to run is sent again, signed for
             # that one. Each further round means that a task of the group has begun or ended.
@@ -205,15 +212,20 @@ class QueueClient:
             raise taken
 
     async def repeat(self, task: Task[Any, Any], call: bytes, now: int) -> None:
-        """Enqueue a task for each moment of the crontab line that is its schedule."""
+        """Enqueue a task for each moment of the crontab line that is its schedule.
+
+        Raises:
+            ServiceUnavailable: Redis is away, or refuses.
+        """
         keys, tab, connection = self.keys, str(task.schedule), self.functions.connection
         payload = self.codec.seal(call, Kind.SCHEDULE, task.id)
-        await asyncio.gather(
-            connection.call("SET", keys.cron_data(task.id), payload),
-            connection.call("HSET", keys.cron_tabs, task.id, tab),
-            connection.call("HSET", keys.cron_queues, task.id, task.priority or ""),
-            connection.call("ZADD", keys.cron_schedule, task.worker.next_run(tab), task.id),
-        )
+        async with self.answering():
+            await asyncio.gather(
+                connection.call("SET", keys.cron_data(task.id), payload),
+                connection.call("HSET", keys.cron_tabs, task.id, tab),
+                connection.call("HSET", keys.cron_queues, task.id, task.priority or ""),
+                connection.call("ZADD", keys.cron_schedule, task.worker.next_run(tab), task.id),
+            )
         await self.enqueue([task], [call], now)
 
     async def result(
@@ -226,8 +238,9 @@ class QueueClient:
         Raises:
             TimeoutError: there is none after ``timeout`` seconds.
             StreaqError: it is signed with none of our keys, or can't be read.
+            ServiceUnavailable: Redis is away, or refuses.
         """
-        async with asyncio.timeout(to_seconds(timeout)):
+        async with asyncio.timeout(to_seconds(timeout)), self.answering():
             raw = await self.listener.wait(self.keys.channel(task_id), self.keys.result(task_id))
         return read_result(task_id, self.codec.load(raw, Kind.RESULT, task_id))
 
@@ -242,8 +255,12 @@ class QueueClient:
         A delayed task ends at once, with a result like that of any other; the second value then
         names the tasks that fail with it. One that waits or runs is marked for its worker. With 0
         the answer for such a one is False, without waiting.
+
+        Raises:
+            StreaqError: its result is signed with none of our keys.
+            ServiceUnavailable: Redis is away, or refuses.
         """
-        async with self.listener.listening(self.keys.channel(task_id)) as message:
+        async with self.answering(), self.listener.listening(self.keys.channel(task_id)) as message:
             outcome, *failed = await self._abort(worker, task_id)
             if outcome == b"ended":
                 return True, [name.decode() for name in failed]

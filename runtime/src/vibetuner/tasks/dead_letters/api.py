@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime
 from importlib import import_module
 from typing import cast
@@ -12,6 +12,7 @@ from typing import cast
 from vibetuner.config import get_settings
 from vibetuner.embedded import open_services
 from vibetuner.errors import DeadLetterError, DeadLetterNotFound, ServiceUnavailable, VibetunerError
+from vibetuner.redis.client import answering
 from vibetuner.resources.slots import mongo_database
 from vibetuner.tasks.letters.letter import Act, Cause, DeadLetter, Filters, Group, retry_id
 from vibetuner.tasks.letters.requeue import Requeue
@@ -80,7 +81,7 @@ async def list_letters(  # noqa: PLR0913 - filters, each with its name
 
     Raises:
         NotConfigured: REDIS_URL is empty.
-        ServiceUnavailable: the queue is not open here, or MongoDB is not.
+        ServiceUnavailable: the queue or MongoDB is not open here, or does not answer.
         ValueError: ``limit`` is less than 1, or ``since`` has no time zone.
     """
     filters = Filters(
@@ -101,7 +102,7 @@ async def count(
 
     Raises:
         NotConfigured: REDIS_URL is empty.
-        ServiceUnavailable: the queue is not open here, or MongoDB is not.
+        ServiceUnavailable: the queue or MongoDB is not open here, or does not answer.
         ValueError: ``since`` has no time zone.
     """
     return await total(
@@ -113,12 +114,14 @@ async def find(filters: Filters, *, limit: int, after: str | None = None) -> Pag
     """Return a page of the letters that match."""
     if limit < 1:
         raise ValueError(f"limit takes at least 1, not {limit!r}")
-    return await _store().page(filters, limit=limit, after=after)
+    async with _answering():
+        return await _store().page(filters, limit=limit, after=after)
 
 
 async def total(filters: Filters) -> int:
     """Return how many letters match."""
-    return await _store().count(filters)
+    async with _answering():
+        return await _store().count(filters)
 
 
 async def groups(*, task: str | None = None) -> list[Group]:
@@ -126,9 +129,10 @@ async def groups(*, task: str | None = None) -> list[Group]:
 
     Raises:
         NotConfigured: REDIS_URL is empty.
-        ServiceUnavailable: the queue is not open here, or MongoDB is not.
+        ServiceUnavailable: the queue or MongoDB is not open here, or does not answer.
     """
-    return await _store().groups(Filters(task=task))
+    async with _answering():
+        return await _store().groups(Filters(task=task))
 
 
 async def get(task_id: str) -> DeadLetter:
@@ -138,18 +142,19 @@ async def get(task_id: str) -> DeadLetter:
         DeadLetterError: it can't be read, or several ids begin so.
         DeadLetterNotFound: there is none.
         NotConfigured: REDIS_URL is empty.
-        ServiceUnavailable: the queue is not open here, or MongoDB is not.
+        ServiceUnavailable: the queue or MongoDB is not open here, or does not answer.
     """
-    store = _store()
-    letter = await store.get(task_id)
-    if letter is None and BEGINNING.fullmatch(task_id):
-        ids = await store.ids(task_id, limit=NAMED + 1)
-        if len(ids) > 1:
-            named = ", ".join(ids[:NAMED]) + (", ..." if len(ids) > NAMED else "")
-            raise DeadLetterError(
-                f"Several dead letters begin with {task_id}: {named}. Take more of the id"
-            )
-        letter = await store.get(ids[0]) if ids else None
+    async with _answering():
+        store = _store()
+        letter = await store.get(task_id)
+        if letter is None and BEGINNING.fullmatch(task_id):
+            ids = await store.ids(task_id, limit=NAMED + 1)
+            if len(ids) > 1:
+                named = ", ".join(ids[:NAMED]) + (", ..." if len(ids) > NAMED else "")
+                raise DeadLetterError(
+                    f"Several dead letters begin with {task_id}: {named}. Take more of the id"
+                )
+            letter = await store.get(ids[0]) if ids else None
     if letter is None:
         raise DeadLetterNotFound(
             f"There is no dead letter of {task_id}. See:  vibetuner dead-letters list --all"
@@ -170,13 +175,15 @@ async def retry(letter: str | DeadLetter, *, by: str | None = None) -> str:
         DeadLetterError: it was discarded, or its arguments are gone or can't be trusted.
         DeadLetterNotFound: there is no such letter.
         NotConfigured: REDIS_URL is empty.
-        ServiceUnavailable: the queue is not open here, or MongoDB is not.
+        ServiceUnavailable: the queue or MongoDB is not open here, or does not answer.
+        RedisFull: Redis has no memory left for the task.
     """
     letter = await get(letter) if isinstance(letter, str) else letter
     if letter.is_open:
         payload = _requeue().payload_of(letter)
         act = Act(at=_now(), by=by, retried_as=retry_id(letter.task_id))
-        decided = await _store().settle(letter, act, payload)
+        async with _answering():
+            decided = await _store().settle(letter, act, payload)
         letter = letter.acted_on(**decided.fields())
     if letter.retried_as is None:
         raise DeadLetterError(f"{_was_acted_on(letter)}, so it is not retried")
@@ -189,12 +196,13 @@ async def discard(letter: str | DeadLetter, *, by: str | None = None) -> None:
     Raises:
         DeadLetterError: it was retried.
         NotConfigured: REDIS_URL is empty.
-        ServiceUnavailable: the queue is not open here, or MongoDB is not.
+        ServiceUnavailable: the queue or MongoDB is not open here, or does not answer.
         DeadLetterNotFound: there is no such letter.
     """
     letter = await get(letter) if isinstance(letter, str) else letter
     if letter.is_open:
-        decided = await _store().settle(letter, Act(at=_now(), by=by), None)
+        async with _answering():
+            decided = await _store().settle(letter, Act(at=_now(), by=by), None)
         letter = letter.acted_on(**decided.fields())
     if letter.discarded_at is None:
         raise DeadLetterError(f"{_was_acted_on(letter)}, so it is not discarded")
@@ -205,6 +213,11 @@ def _queue_is_open() -> bool:
         return bool(get_worker().redis)
     except VibetunerError:
         return False
+
+
+def _answering() -> AbstractAsyncContextManager[None]:
+    """Each command has its own limit; how many a look takes is open."""
+    return answering(get_settings(), None)
 
 
 def _store() -> Store:

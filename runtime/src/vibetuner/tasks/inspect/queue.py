@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, TypeVar
 
 from coredis import Redis, RedisCluster
-from coredis.exceptions import RedisError, ResponseError
 from streaq import StreaqError
 from streaq.constants import REDIS_ABORT, REDIS_RETRY, REDIS_UNIQUE
 
-from vibetuner.config import get_settings, mask_url
-from vibetuner.errors import ServiceUnavailable, TaskError, first_line
-from vibetuner.redis.client import innermost
+from vibetuner.config import get_settings
+from vibetuner.errors import TaskError
+from vibetuner.redis.client import answering as redis_answering
 from vibetuner.redis.keys import JournalKeys, Keys
 from vibetuner.stored import Unreadable, read_record
 from vibetuner.tasks.dead_letters.api import BEGINNING
@@ -264,43 +261,18 @@ async def _scan(scan: Any, key: str, text: str) -> set[str]:
             return found
 
 
-@asynccontextmanager
-async def answering(seconds: float = ANSWER_SECONDS) -> AsyncIterator[None]:
+def answering(seconds: float = ANSWER_SECONDS) -> AbstractAsyncContextManager[None]:
     """Turn errors of Redis, and its silence, into one that says what to check.
 
     Raises:
-        ServiceUnavailable: it did not, or it refused.
+        ServiceUnavailable: it did not answer, or it refused.
     """
-    try:
-        async with asyncio.timeout(seconds):
-            yield
-    except TimeoutError:
-        raise ServiceUnavailable(_silent(f"no answer within {seconds:g} s")) from None
-    except (RedisError, OSError, ExceptionGroup) as error:
-        inner = innermost(error)
-        if not isinstance(inner, RedisError | OSError):
-            raise
-        if isinstance(inner, ResponseError):
-            raise ServiceUnavailable(_refused(first_line(inner))) from None
-        raise ServiceUnavailable(_silent(first_line(inner))) from None
+    return redis_answering(get_settings(), seconds)
 
 
 def now_ms() -> int:
     """Return now, in milliseconds since 1970."""
     return time.time_ns() // 1_000_000
-
-
-def _refused(reason: str) -> str:
-    where = mask_url(get_settings().redis_url or "")
-    return f"Redis at {where} refused a command: {reason}. See what  vibetuner doctor  says"
-
-
-def _silent(reason: str) -> str:
-    where = mask_url(get_settings().redis_url or "")
-    return (
-        f"Redis at {where} does not answer: {reason}. Check that it runs, that REDIS_URL is "
-        "right, and what  vibetuner doctor  says"
-    )
 
 
 def readable(kind: type[T], stored: object) -> T | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -110,11 +111,7 @@ class Dispatcher:
 
     async def make_groups(self) -> None:
         """Create the streams and their consumer group where they are missing."""
-        for priority in self._order.names:
-            with suppress(ResponseError):  # BUSYGROUP: it exists
-                await self._functions.connection.call(
-                    "XGROUP", "CREATE", self._keys.stream(priority), GROUP, "0", "MKSTREAM"
-                )
+        await self._functions.call("make_groups", (self._keys.queue,), [GROUP, *self._order.names])
 
     def release(self, attempt: Attempt) -> None:
         """Free the slot of an attempt whose end is on its way."""
@@ -129,19 +126,31 @@ class Dispatcher:
         self._stopping = True
         self._changed.set()
 
-    async def requeue_unbegun(self) -> None:
-        """Give back every message that this worker has claimed and does not run."""
-        self._claimed.clear()
-        with suppress(RedisError, OSError):  # else they are taken over when they are idle enough
-            await self._requeue_unknown()
+    async def requeue_unbegun(self) -> bool:
+        """Requeue every message that this worker has claimed and does not run, once it has stopped.
 
-    async def renew(self) -> None:
-        """Renew the claims on all messages in flight, so that nobody takes them over."""
+        Returns whether Redis has named them; those that it can't are taken over when they are idle
+        enough.
+        """
+        self._claimed.clear()
+        try:
+            await self._requeue_unknown()
+        except (RedisError, OSError):
+            return False
+        return True
+
+    async def renew(self, state: str) -> None:
+        """Renew the claims on all messages in flight, so that nobody takes them over.
+
+        Args:
+            state: what the worker says of itself.
+        """
         attempts = list(self.running.values())
-        values = [value for one in attempts for value in (one.priority, one.message_id)]
-        now, *owned = await self._functions.call(
-            "renew", (self._keys.queue,), [*self._head[:2], *values]
-        )
+        group, consumer, idle, _ = self._head
+        values: list[Any] = [group, consumer, state, idle, time.time_ns() // 1_000_000]
+        for one in attempts:
+            values += (one.priority, one.message_id)
+        now, *owned = await self._functions.call("renew", (self._keys.queue,), values)
         for attempt, mine in zip(attempts, owned, strict=True):
             if mine:
                 attempt.claimed = now
@@ -296,7 +305,8 @@ class Dispatcher:
             "held", (self._keys.queue,), [*self._head[:2], *self._order.names]
         )
         known = {*self.running, *self._finisher.unrecorded}
-        known.update(one.message_id for one in self._claimed)
+        if not self._stopping:  # else a late answer has claimed them, and nothing begins
+            known.update(one.message_id for one in self._claimed)
         for at in range(0, len(held), 2):
             if (message := held[at + 1].decode()) not in known:
                 self._finisher.requeue(held[at].decode(), message)

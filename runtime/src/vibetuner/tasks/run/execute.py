@@ -134,10 +134,10 @@ class Executor:
         if not attempt.lock:
             return await self._hold(_group(attempt), attempt)
         # The worker renews it for as long as the task runs.
-        holder: bytes | None = await self._connection.call(
-            "SET", attempt.lock, attempt.task_id, "NX", "GET", "PX", self._idle_ms
+        holder: bytes = await self._functions.call(
+            "lock", (attempt.lock,), [attempt.task_id, self._idle_ms]
         )
-        if holder is not None and holder.decode() != attempt.task_id:
+        if holder.decode() != attempt.task_id:
             raise Rejected(
                 StreaqError(
                     "Task is unique and another instance of the same task is already running!"

@@ -93,6 +93,8 @@ class Finisher:
         self._steps = count(time.time_ns())
         self._batch: Batch | None = None
         self._busy: set[asyncio.Future[Any]] = set()
+        self._sent: set[Batch] = set()
+        self._closed = False
 
     def add(self, attempt: Attempt) -> None:
         """Record the end of an attempt with the others of this turn of the loop."""
@@ -123,6 +125,14 @@ class Finisher:
         """Wait until everything is recorded."""
         while self._busy or self._batch is not None:
             await asyncio.wait(self._busy) if self._busy else await asyncio.sleep(0)
+
+    def close(self) -> list[Attempt]:
+        """Send nothing more; returns the attempts whose ends the server has not acknowledged."""
+        self._closed = True
+        for one in tuple(self._busy):
+            one.cancel()
+        batches = [*self._sent, self._batch] if self._batch is not None else self._sent
+        return [one for batch in batches for one in batch.attempts if one.end is not None]
 
     def _add(self, attempt: Attempt, values: list[Any]) -> None:
         batch = self._batch
@@ -199,6 +209,7 @@ class Finisher:
     def _send(self) -> None:
         batch, self._batch = self._batch, None
         assert batch is not None  # noqa: S101 - it was there when this was called for
+        self._sent.add(batch)
         step = f"{self._worker_id}:{next(self._steps)}"
         try:
             answer = self._functions.ask("finish", self._keys, self._step(batch, step))
@@ -216,6 +227,8 @@ class Finisher:
             self._recorded(batch, answer.result())
 
     def _insist(self, batch: Batch, step: str) -> None:
+        if self._closed:
+            return
         sending = self._loop.create_task(self._send_again(batch, step))
         self._busy.add(sending)
         sending.add_done_callback(self._busy.discard)
@@ -242,6 +255,7 @@ class Finisher:
                 attempt = batch.attempts[0]
                 logger.exception("could not record the end of %s", attempt.fn_name)
                 self._forget(attempt.message_id)  # it is taken over when it is idle enough
+                self._sent.discard(batch)
                 return
             else:
                 self._outage.over()
@@ -250,7 +264,9 @@ class Finisher:
 
     def _split(self, batch: Batch) -> None:
         """Record the ends of a batch one by one: only one of them may be what is refused."""
+        self._sent.discard(batch)
         for part in _split(batch):
+            self._sent.add(part)
             self._insist(part, f"{self._worker_id}:{next(self._steps)}")
 
     def _step(self, batch: Batch, step: str, *, again: bool = False) -> list[Any]:
@@ -258,6 +274,7 @@ class Finisher:
         return [*self._head, now, step, int(again), *batch.values]
 
     def _recorded(self, batch: Batch, reply: list[list[Any]]) -> None:
+        self._sent.discard(batch)
         exceptions = {int(place): rest for place, *rest in reply}
         with together():
             for place, attempt in enumerate(batch.attempts, start=1):

@@ -6,7 +6,7 @@ import asyncio
 import decimal
 import logging
 import time
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from contextlib import suppress
 from contextvars import Context, copy_context
 from typing import TYPE_CHECKING, Any
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from anyio import CancelScope
 from coredis.exceptions import RedisError
 
+from vibetuner.errors import ServiceUnavailable
 from vibetuner.hooks import Hooks
 from vibetuner.redis.connection import Connection
 from vibetuner.sse.history import history_of
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
     from vibetuner.config import Settings
     from vibetuner.tasks.client.queue import QueueClient
 
-__all__ = ["Run"]
+__all__ = ["EndsNotRecorded", "Run"]
 
 logger = logging.getLogger(__name__)
 
@@ -50,6 +51,20 @@ HURRY_SECONDS = 1.5
 # At an ordinary one they have what Attempt.cut gives them, twice, and a little.
 CLEANUP_SECONDS = 12.0
 RECORD_SECONDS = 5.0
+NAMED = 5
+
+
+class EndsNotRecorded(ServiceUnavailable):
+    """A worker has stopped, and Redis did not take how its last tasks ended."""
+
+    def __init__(self, attempts: Sequence[Attempt]) -> None:
+        names = [f"{one.fn_name} {one.task_id[:8]} ({one.end})" for one in attempts]
+        more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+        super().__init__(
+            f"Redis does not answer, so the ends of {len(names)} tasks were not recorded: "
+            f"{', '.join(names[:NAMED])}{more}. They run again after WORKER_IDLE_TIMEOUT; look at "
+            "what they have done already"
+        )
 
 
 class Run:
@@ -167,7 +182,11 @@ class Run:
         await self._schedule_cron()
 
     async def serve(self) -> None:
-        """Run tasks until a stop is requested, then bring those that run to an end."""
+        """Run tasks until a stop is requested, then bring those that run to an end.
+
+        Raises:
+            EndsNotRecorded: Redis did not take the ends of the last ones.
+        """
         loops = [
             self._start(self._renew()),
             self._start(self._delayed.run()),
@@ -179,7 +198,7 @@ class Run:
                 )
             ),
             self._start(self._announce()),
-            journal := self._start(self._journal.run(self._dispatcher.running.values())),
+            self._start(self._journal.run(self._dispatcher.running.values())),
         ]  # fmt: skip
         reading = self._start(self._dispatcher.run())
         requested = self._start(self._stop.requested.wait())
@@ -188,31 +207,40 @@ class Run:
         finally:
             requested.cancel()
             with CancelScope(shield=True):
-                await self._leave(reading, [one for one in loops if one is not journal], journal)
+                unrecorded = await self._leave(reading, loops)
         for task in (*loops, reading):
             if not task.cancelled() and (error := task.exception()):
                 raise error
+        if unrecorded:
+            raise EndsNotRecorded(unrecorded)
 
     async def _leave(
-        self,
-        reading: asyncio.Task[None],
-        loops: list[asyncio.Task[None]],
-        journal: asyncio.Task[None],
-    ) -> None:
-        """Claim no more, let running tasks end, record all of it, and say goodbye."""
+        self, reading: asyncio.Task[None], loops: list[asyncio.Task[None]]
+    ) -> list[Attempt]:
+        """Claim no more, let running tasks end, record all of it; return what was not recorded."""
         self._dispatcher.stop()
         await self._listener.close()
         await asyncio.wait([reading], timeout=HURRY_SECONDS)
-        await self._dispatcher.requeue_unbegun()
+        requeueing = self._start(self._dispatcher.requeue_unbegun())
         await self._finish_running()
+        seconds = HURRY_SECONDS if self._stop.hurried.is_set() else RECORD_SECONDS
+        is_requeued = False
         with suppress(TimeoutError):
-            async with asyncio.timeout(RECORD_SECONDS):
+            async with asyncio.timeout(seconds):
+                is_requeued = await requeueing
                 await self._finisher.settled()
                 await self._progress.flush()
         await self._close_hooks()
-        for task in (*loops, journal):
+        unrecorded = self._finisher.close()
+        if not (is_requeued or unrecorded):
+            logger.warning(
+                "Redis does not answer; what this worker has claimed and not begun is taken over "
+                "after %g s", self._worker.idle_timeout / 1000,
+            )  # fmt: skip
+        for task in (*loops, reading):
             task.cancel()
-        await asyncio.wait([*loops, journal])
+        await asyncio.wait([*loops, reading])
+        return unrecorded
 
     async def _close_hooks(self) -> None:
         if self._hooks is not None:
@@ -288,31 +316,21 @@ class Run:
         return self._finisher.is_settled
 
     async def _schedule_cron(self) -> None:
-        connection, keys = self._client.functions.connection, self._client.keys
+        functions, keys = self._client.functions, self._client.keys
         for name, task in self._worker.registry.items():
             if not task.crontab:
                 continue
             body = await task.enqueue().serialize(time.time_ns() // 1_000_000)
             payload = self._client.codec.seal(body, Kind.SCHEDULE, name)
-            await asyncio.gather(
-                connection.call("SET", keys.cron_data(name), payload),
-                connection.call("HSET", keys.cron_tabs, name, task.crontab),
-                connection.call("ZREM", keys.cron_schedule, name),
-            )
+            await functions.call("declare_cron", (keys.queue,), [name, task.crontab, payload])
             await self._cron.schedule(name, task.crontab)
 
     async def _renew(self) -> None:
         """Renew claims three times as often as they expire, and streaq's mark of a live worker."""
         functions, keys, idle = self._client.functions, self._client.keys, self._worker.idle_timeout
-        health = f"{keys.queue}:health:{self._worker.id}"
         while True:
             try:
-                now = time.time_ns() // 1_000_000
-                await asyncio.gather(
-                    functions.connection.call("SET", health, str(self._worker), "PX", idle),
-                    functions.connection.call("ZREMRANGEBYSCORE", keys.results, 0, now),
-                )
-                await self._dispatcher.renew()
+                await self._dispatcher.renew(str(self._worker))
                 locks = [
                     text for one in self.running if one.lock for text in (one.lock, one.task_id)
                 ]
