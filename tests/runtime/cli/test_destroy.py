@@ -14,7 +14,7 @@ from tests.runtime.cli.test_new import TASK, TEST, Type, project, snapshot, type
 from tests.runtime.tasks.letters.conftest import make_letter, payload_of
 from vibetuner.config import Settings
 from vibetuner.tasks.letters.stream import keep
-from vibetuner.tasks.worker import get_worker, open_queue
+from vibetuner.tasks.worker import open_queue
 
 __all__ = ["project", "type_"]
 
@@ -99,17 +99,19 @@ def test_a_thing_that_is_not_there_can_not_be_destroyed(type_: Type):
 
 
 def test_queued_and_dead_tasks_of_that_name_are_told(tmp_path: Path, settings: Settings):
-    """They would come to nothing: a person should know."""
+    """They would come to nothing: a person should know. What can't be read is no obstacle."""
     folder = write_project(tmp_path / "shop")
     environment = {
         "REDIS_URL": settings.redis_url or "",
-        "REDIS_KEY_PREFIX": get_worker().queue_name,
+        "REDIS_KEY_PREFIX": settings.redis_key_prefix,
         "SECRET_KEY": "a key that the tests share, and nobody else",
     }
-    run_vibetuner("new", "task", "send-report", folder=folder)
+    made = run_vibetuner("new", "task", "send-report", folder=folder)
+    assert made.returncode == 0, made.stderr
     asyncio.run(leave_some("send_report"))
     gone = run_vibetuner("destroy", "task", "send-report", "--json", folder=folder, **environment)
 
+    assert gone.returncode == 0, gone.stderr
     document = json.loads(gone.stdout)
     assert (document["queued"], document["dead"]) == (1, 1), gone.stderr
     assert "1 of send_report still in the queue" in gone.stderr
@@ -117,9 +119,11 @@ def test_queued_and_dead_tasks_of_that_name_are_told(tmp_path: Path, settings: S
 
 
 async def leave_some(name: str) -> None:
-    """One of that name in the queue, and one dead letter."""
+    """One of that name in the queue, one that is signed with another key, and one dead letter."""
     async with open_queue() as worker:
         await worker.enqueue_unsafe(name, "42")
+        forged = await worker.enqueue_unsafe(name, "43")
+        await worker.redis.set(worker.task_key + forged.id, b"signed with another key" * 3)
         letter = make_letter("a1", task_name=name, payload=await payload_of(worker, "42"))
         await keep(worker.redis, f"{worker.queue_name}:", letter)
 
