@@ -16,6 +16,7 @@ from hypothesis import example, given
 from hypothesis import settings as example_settings
 from hypothesis import strategies as st
 
+from tests.waiting import eventually
 from vibetuner.config import Settings, using_settings
 from vibetuner.errors import TaskError
 from vibetuner.redis.keys import GROUP, Keys
@@ -94,8 +95,11 @@ async def test_the_server_forgets_a_key_after_its_time(
     """Both keys that it keeps have a lifetime."""
     first = await charge.enqueue(5).once("evt", keep=timedelta(milliseconds=1))
     keys = Keys(settings.redis_key_prefix)
-    while await worker.redis.exists([keys.once("evt")]):
-        await asyncio.sleep(0.002)
+
+    async def is_forgotten() -> bool:
+        return not await worker.redis.exists([keys.once("evt")])
+
+    await eventually(is_forgotten, what=lambda: "the key to expire")
     second = await charge.enqueue(6).once("evt", keep=timedelta(hours=1))
     assert first.id != second.id
     for key in (keys.once("evt"), keys.keyed(second.id)):

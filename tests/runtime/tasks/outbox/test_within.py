@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from tests.runtime.tasks.outbox.conftest import Database
+from tests.waiting import eventually
 from vibetuner.config import Settings
 from vibetuner.errors import NotConfigured, TaskError
 from vibetuner.tasks.outbox.row import Store
@@ -18,9 +19,11 @@ from vibetuner.tasks.worker import TaskWorker
 
 async def emptied(store: Store) -> None:
     """Wait until no row waits any more."""
-    async with asyncio.timeout(10):
-        while (await store.waiting())[0]:
-            await asyncio.sleep(0.005)
+
+    async def is_empty() -> bool:
+        return not (await store.waiting())[0]
+
+    await eventually(is_empty, what=lambda: "an empty outbox")
 
 
 async def test_a_committed_call_is_enqueued_at_once(

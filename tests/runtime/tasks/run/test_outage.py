@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, suppress
+from typing import Any
 
 import pytest
 from coredis import Redis
@@ -53,14 +54,13 @@ async def test_free_slots_go_on_beside_a_long_task(
             await worker.redis.function_flush()
         else:
             await worker.redis.flushall()
-        async with asyncio.timeout(4):
-            while True:
-                try:
-                    task = await quick.enqueue()
-                    break
-                except (RedisError, ExceptionGroup):
-                    await asyncio.sleep(0.05)
-            assert (await task.result(timeout=4)).result == 1
+
+        async def enqueue() -> Any:
+            with suppress(RedisError, ExceptionGroup):
+                return await quick.enqueue()
+
+        task = await eventually(enqueue, 4, what=lambda: "Redis to be back")
+        assert (await task.result(timeout=4)).result == 1
         assert worker.running() == 1
         go.set()
         await eventually(lambda: worker.running() == 0)
