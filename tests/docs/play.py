@@ -65,7 +65,7 @@ async def run(step: dict[str, str], names: dict[str, Any], shell: Shell) -> dict
 
 
 def check_project() -> None:
-    """What `vibetuner run` checks before it starts: tasks, tune.py, routes."""
+    """Check what `vibetuner run` checks before it starts: tasks, tune.py, routes."""
     app = load_project()
     import_tasks(project_info())
     check_tasks(app, get_worker())

@@ -130,7 +130,7 @@ class Reader:
             assert self.shows(terminal, line), f"{block.place}: {line!r} not in\n{terminal.text}"
 
     def shows(self, terminal: Terminal, line: str) -> bool:
-        """Whether a terminal has printed a line of the page."""
+        """Return whether a terminal has printed a line of the page."""
         return settled(line) in settled(terminal.text.replace(f":{self.port}", ":8000"))
 
     def press_ctrl_c(self) -> None:
@@ -149,12 +149,12 @@ class Reader:
         return text.replace("127.0.0.1:8000", f"127.0.0.1:{self.port}")
 
     def report(self, block: Block, ended: subprocess.CompletedProcess[str]) -> str:
-        """What to read when a command has failed."""
+        """Return the text to read when a command has failed."""
         return f"{block.place}: exit code {ended.returncode}\n{ended.stdout}\n{self.logs}"
 
     @property
     def logs(self) -> str:
-        """What the terminals show, the end of it."""
+        """The end of what the terminals show."""
         return "\n".join(terminal.text[-4000:] for terminal in self.terminals)
 
 

@@ -81,7 +81,7 @@ def test_a_signup_sends_a_welcome_mail(page: playwright.Page, project: Path):
 
 
 def test_the_same_address_signs_up_once(page: playwright.Page):
-    """The form says so, and keeps what was typed."""
+    """The form shows that, and keeps what was typed."""
     for _ in range(2):
         page.goto("/signup")
         page.get_by_label("Email").fill("twice@example.com")

@@ -1,4 +1,4 @@
-"""What was signed for one place is refused in every other, and an upgrade reads what is older."""
+"""A signature for one place is refused in every other, and an upgrade reads older ones."""
 
 from __future__ import annotations
 

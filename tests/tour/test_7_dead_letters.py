@@ -193,7 +193,7 @@ async def test_a_task_of_a_function_that_no_worker_knows(worker: TaskWorker):
 
 
 async def test_a_payload_that_cannot_be_read(worker: TaskWorker):
-    """What it was meant to be can't be told; its bytes are kept, but for what a signature needs."""
+    """Nobody can tell its task; its bytes are kept, but for what a signature needs."""
     garbage = b"\x80garbage" * 5
     task = await pack.enqueue(1).start(delay=1)
     await worker.redis.set(worker.task_key + task.id, garbage)

@@ -51,7 +51,7 @@ def test_what_new_writes_destroy_takes_back(project: Path, type_: Type, argument
 
 
 def test_what_was_changed_since_is_kept(project: Path, type_: Type):
-    """Until --force; --skip takes back the rest."""
+    """Until --force; --skip removes the rest."""
     type_("new", "task", "send-report")
     (project / TEST).write_text("# my own\n")
     before = snapshot(project)
@@ -141,7 +141,7 @@ def test_a_queue_that_does_not_answer_is_no_obstacle(project: Path, type_: Type)
 
 
 def test_a_page_stands_in_the_projects_own_frame(project: Path, type_: Type):
-    """Where there is a base page with room for content; else it is a page of its own."""
+    """There has to be a base page with room for content; else it is a page of its own."""
     page = project / "src/shop/templates/reports.html"
     type_("new", "route", "reports")
     assert page.read_text().startswith("<!doctype html>")
@@ -196,7 +196,7 @@ def test_a_model_or_a_table_that_exists_is_named_with_its_file(
 
 
 def test_a_model_comes_with_its_migration(project: Path, type_: Type):
-    """Where there are migrations: it follows the newest one, and stays when the model goes."""
+    """It follows the newest migration, and stays when the model goes."""
     write_versions(project, first=None)
     made = type_("new", "model", "order", "paid_at:datetime?")
     again = type_("new", "model", "order", "paid_at:datetime?")

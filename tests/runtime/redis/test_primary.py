@@ -139,7 +139,7 @@ async def test_a_name_that_no_sentinel_knows_is_one_line(replicated: Replicated)
 
 
 async def test_a_primary_that_becomes_a_replica_is_left(tmp_path: Path):
-    """Where a managed service has one name for whichever server is the primary."""
+    """A managed service has one name for whichever server is the primary."""
     with Valkey(tmp_path) as valkey:
         settings = valkey.settings
         async with (

@@ -48,7 +48,7 @@ def charge(worker: TaskWorker) -> Any:
 
 
 async def queued(worker: TaskWorker) -> int:
-    """How many messages wait."""
+    """Return the number of messages that wait."""
     return int(await worker.queue_size())
 
 
@@ -269,12 +269,12 @@ class World:
                 )
 
     async def done(self, _key: str) -> None:
-        """What waits is run, and succeeds."""
+        """Run all that waits, which succeeds."""
         self.fails = False
         await self.worker.run_async(lifespan=nullcontext())
 
     async def dead(self, _key: str) -> None:
-        """What waits is run, and fails for good."""
+        """Run all that waits, which fails for good."""
         self.fails = True
         await self.worker.run_async(lifespan=nullcontext())
 

@@ -1,4 +1,4 @@
-"""What the queue and the dead letters still hold of a task that is taken out of the code."""
+"""A count of what the queue and the dead letters hold of a task that is taken out of the code."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ WAITING = frozenset({State.QUEUED, State.SCHEDULED, State.RUNNING, State.LOST})
 
 
 def ask_left_over(task: str) -> dict[str, Any]:
-    """How many are queued and dead; says so, or why it can't tell, on stderr.
+    """Count queued tasks and dead letters; report them, or why they can't be counted, on stderr.
 
     ``{"queued": None}`` stands for a queue that could not be asked.
     """

@@ -34,7 +34,7 @@ worker_context: ContextVar[Any] = _worker_context
 
 
 def is_open(worker: Worker[Any]) -> bool:
-    """Whether the worker is connected."""
+    """Return whether the worker is connected."""
     return worker._initialized  # noqa: SLF001
 
 
@@ -49,7 +49,7 @@ def set_open(worker: Worker[Any], *, is_open: bool, is_running: bool = False) ->
 
 
 def follows_another(task: Task[Any, Any]) -> bool:
-    """Whether a call is part of a chain, after another."""
+    """Return whether a call is part of a chain, after another."""
     return task._after is not None  # noqa: SLF001
 
 

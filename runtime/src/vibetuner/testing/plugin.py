@@ -166,7 +166,7 @@ def vibetuner_databases(request: pytest.FixtureRequest) -> None:
 async def vibetuner_worker(
     vibetuner_settings: SettingsOverride, vibetuner_databases: None, vibetuner_redis_url: str
 ) -> AsyncIterator[ManualWorker]:
-    """The project's worker on a real queue; it runs when the test says so."""
+    """The project's worker on a real queue; it runs when the test tells it to."""
     from vibetuner.testing.holding import held_open
     from vibetuner.testing.worker import open_manual_worker
 

@@ -117,7 +117,7 @@ async def test_a_row_that_is_handed_on_twice_is_enqueued_once(
 
 
 async def test_it_keeps_delay_and_key(database: Database, worker: TaskWorker, receipt: Any):
-    """What `start()` and `once()` were given holds behind the outbox too."""
+    """The arguments of `start()` and `once()` hold behind the outbox too."""
     async with worker:
         async with database.session() as session:
             first = await receipt.enqueue("T1").start(delay=60).within(session).once("evt")
@@ -178,7 +178,7 @@ async def test_a_row_that_can_not_be_sent_holds_up_no_other(
 async def test_a_savepoint_that_is_rolled_back_takes_its_call_along(
     database: Database, worker: TaskWorker, receipt: Any
 ):
-    """What is enqueued is what the database has kept."""
+    """The database and the queue keep the same calls."""
     async with worker:
         async with database.session() as session:
             kept = await receipt.enqueue("T1").within(session)
@@ -203,7 +203,7 @@ async def test_what_is_no_session_is_refused(database: Database, worker: TaskWor
 async def test_a_session_in_no_transaction_is_refused(
     database: Database, worker: TaskWorker, receipt: Any
 ):
-    """What is written with it is there at once, whatever happens afterwards."""
+    """A row that it wrote would be there at once, whatever happens afterwards."""
     from vibetuner.resources.slots import mongo_database
 
     async with mongo_database.get().client.start_session() as session:

@@ -57,7 +57,7 @@ class Stage:
 async def test_a_skipped_call_is_answered_with_the_task_that_is_there(
     worker: TaskWorker, running: Running, is_running: bool
 ):
-    """Whether it waits or runs; another account is another matter."""
+    """The task may wait or run; another account is another matter."""
     stage = Stage(worker, Unique(by=("account_id",), clash="skip"))
     async with worker:
         first = await stage.charge.enqueue(1, "first")
@@ -186,7 +186,7 @@ async def test_a_newer_call_takes_the_place_of_one_that_waits_for_its_retry(
 async def test_an_old_message_of_a_task_that_was_delayed_again_is_dropped(
     worker: TaskWorker, running: Running
 ):
-    """As of a worker of streaq's own, which queues what is due and tells nobody."""
+    """As of a worker of streaq's own, which queues due tasks and tells nobody."""
     stage = Stage(worker, Unique(clash="replace"))
     stage.go.set()
     async with worker:

@@ -50,7 +50,7 @@ RECORD_SECONDS = 5.0
 
 
 class Run:
-    """What a worker consists of while it runs.
+    """The parts of a worker while it runs.
 
     Args:
         worker: the registry, the options and the counters.
