@@ -18,6 +18,10 @@ demo_dir := justfile_directory() / "build" / "demo"
 _default:
     @just --list --unsorted
 
+[doc("Have git refuse commit subjects that are too long: once after cloning")]
+setup:
+    git config core.hooksPath scripts/hooks
+
 [doc("Make a fresh project in build/demo and run it: web app, worker and services")]
 [no-exit-message]
 demo *args: (render demo_dir)
@@ -51,12 +55,13 @@ format:
     {{ run }} ruff check --fix .
     just --unstable --fmt
 
-[doc("Check format, lint, layers, and that every test asserts")]
+[doc("Check format, lint, layers, words, and that every test asserts")]
 lint:
     {{ run }} ruff format --check .
     {{ run }} ruff check .
     {{ run }} lint-imports --no-cache
     {{ run }} python scripts/lint_tests.py
+    {{ run }} python scripts/lint_words.py
 
 [doc("Check types")]
 types:

@@ -96,7 +96,7 @@ def channel_of(node: ast.expr, path: Path) -> str:
 
 
 def sender(module: str) -> str:
-    """Where an event comes from, in words."""
+    """Return the source of an event, in words."""
     place = module.split("/", 1)[0]
     name = Path(module).name.removesuffix(".jinja")
     return f"a generated project, `{name}`" if place == "template" else f"the runtime, `{name}`"

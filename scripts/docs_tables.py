@@ -109,7 +109,7 @@ def command_section(path: str, command: Any) -> str:
 
 
 def usage(item: Any) -> str:
-    """How an argument or an option is typed."""
+    """Return how an argument or an option is typed."""
     kind = item.type_descriptor.annotation
     values = "|".join(kind) if isinstance(kind, type) and issubclass(kind, Enum) else None
     if item.opts[0].startswith("-"):
@@ -140,7 +140,7 @@ def sent_events_table() -> str:
 
 
 def progress_events() -> Iterator[tuple[str, str, str]]:
-    """What tells of a task: one event for what changes, and one for each end."""
+    """Return the events of a task: one for what changes, and one for each end."""
     ends = [status for status in ProgressStatus if ProgressState(task_id="", status=status).is_over]
     for name in (PROGRESS, *ends):
         yield f"`{name}`", "the task's id, and `Progress(channel=)`", "the runtime, `progress.py`"

@@ -1,7 +1,8 @@
 """Names the tests that assert nothing: ``just lint`` fails while there is one.
 
 A test asserts by ``assert``, by pytest's ``raises``, ``warns`` and ``fail``, by a method of pytest
-plugins and mocks that is named so, or by a helper of the tests that does one of these.
+plugins and mocks that is named so, by ``replay_fuzz`` of the test kit, or by a helper of the tests
+that does one of these.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-ASSERTIONS = {"raises", "warns", "fail", "expect"}
+ASSERTIONS = {"raises", "warns", "fail", "expect", "replay_fuzz"}
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 

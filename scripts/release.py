@@ -88,7 +88,7 @@ def dated(changelog: str, version: str, today: str) -> str:
 
 
 def section(changelog: str, name: str) -> str:
-    """What stands under a heading; empty when there is no such, or nothing under it."""
+    """Return the text under a heading; empty when there is no such, or nothing under it."""
     found = re.search(rf"(?ms)^## \[{re.escape(name)}\][^\n]*\n(.*?)(?=^## |^\[|\Z)", changelog)
     return found[1].strip() if found else ""
 

@@ -58,7 +58,7 @@ def wait_for(port: int) -> None:
 
 
 def version(server: str) -> str:
-    """What the server says of itself."""
+    """Return the server's own version."""
     return subprocess.check_output([server, "--version"], text=True).strip()
 
 

@@ -51,7 +51,7 @@ class Clustered:
 
     @property
     def url(self) -> str:
-        """What REDIS_URL says: half of the nodes."""
+        """The REDIS_URL, which names half of the nodes."""
         scheme = "rediss" if self._tls else "redis"
         hosts = ",".join(f"127.0.0.1:{port}" for port in self.nodes[:SHARDS])
         return f"{scheme}+cluster://{hosts}"

@@ -122,7 +122,7 @@ def children_of(pid: int) -> set[int]:
 
 
 def is_gone(pid: int) -> bool:
-    """Whether a process has ended (a zombie has, whoever may still have to collect it)."""
+    """Return whether a process has ended (a zombie has, whoever may still have to collect it)."""
     state = subprocess.run(
         ["ps", "-o", "stat=", "-p", str(pid)], capture_output=True, text=True, check=False
     ).stdout

@@ -62,7 +62,7 @@ class Replicated:
 
     @property
     def url(self) -> str:
-        """What REDIS_URL says."""
+        """The value of REDIS_URL."""
         hosts = ",".join(f"127.0.0.1:{port}" for port in self.sentinels)
         return f"redis{'s' if self._tls else ''}+sentinel://{hosts}/{NAME}"
 

@@ -70,7 +70,7 @@ class Workshop:
 
     @property
     def lines(self) -> list[str]:
-        """What the task has written."""
+        """The lines that the task has written."""
         return self.journal.read_text().splitlines()
 
     @contextmanager

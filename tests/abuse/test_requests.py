@@ -24,7 +24,7 @@ FORM = {"Content-Type": f"multipart/form-data; boundary={BOUNDARY}"}
 
 
 def read_all(connection: socket.socket) -> bytes:
-    """What a connection says until it ends, be it by a reset."""
+    """Return all that a connection sends until it ends, be it by a reset."""
     received = b""
     with suppress(ConnectionResetError):
         while data := connection.recv(65536):

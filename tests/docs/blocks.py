@@ -80,7 +80,7 @@ def _fences(page: Path) -> Iterator[Block]:
 
 
 def differs(expected: str, found: str) -> str | None:
-    """What a page promises beside what came; None when they agree.
+    """Return a page's promise beside what came; None when they agree.
 
     Times, ids and the like count for nothing, and ``...`` stands for whatever came.
 

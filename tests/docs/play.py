@@ -11,13 +11,13 @@ import asyncio
 import io
 import json
 import os
+import runpy
 import signal
 import socket
 import subprocess
 import sys
-import time
 import traceback
-from contextlib import redirect_stdout
+from contextlib import redirect_stdout, suppress
 from pathlib import Path
 from types import CodeType, FunctionType
 from typing import Any
@@ -34,6 +34,8 @@ from vibetuner.tasks.worker import get_worker
 # As a person types it, and as it runs here: in the environment that is there already.
 STARTS = {"uv run vibetuner": f"{sys.executable} -m vibetuner", "uv run pytest": "pytest"}
 ENVIRONMENT = {**os.environ, "COLUMNS": "120", "NO_COLOR": "1"}
+# By its path: here, `tests` are those of the page's project.
+wait_until = runpy.run_path(str(Path(__file__).parents[1] / "waiting.py"))["wait_until"]
 
 
 async def play(steps: list[dict[str, str]]) -> list[dict[str, Any]]:
@@ -63,7 +65,7 @@ async def run(step: dict[str, str], names: dict[str, Any], shell: Shell) -> dict
 
 
 def check_project() -> None:
-    """What `vibetuner run` checks before it starts: tasks, tune.py, routes."""
+    """Check what `vibetuner run` checks before it starts: tasks, tune.py, routes."""
     app = load_project()
     import_tasks(project_info())
     check_tasks(app, get_worker())
@@ -121,11 +123,14 @@ class Shell:
             )
         self._running.append(process)
         awaited = step["output"].strip().splitlines()[-1].split(" at ")[0]
-        deadline = time.monotonic() + 120
-        while awaited not in (printed := log.read_text("utf-8")):
-            if process.poll() is not None or time.monotonic() > deadline:
-                return {"output": printed, "error": f"no {awaited!r} in:\n{printed}"}
-            time.sleep(0.1)
+
+        def has_come() -> bool:
+            return awaited in log.read_text("utf-8") or process.poll() is not None
+
+        with suppress(AssertionError):
+            wait_until(has_come, seconds=120)
+        if awaited not in (printed := log.read_text("utf-8")):
+            return {"output": printed, "error": f"no {awaited!r} in:\n{printed}"}
         return {"output": step["output"], "error": None}
 
     def close(self) -> None:

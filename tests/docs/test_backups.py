@@ -125,7 +125,7 @@ async def test_tasks_come_back_with_the_dump_of_redis(tmp_path: Path, stand_in, 
 
 
 def test_tables_come_back_with_the_dump_of_postgresql(tmp_path: Path):
-    """What was added since is gone, and what was deleted is there."""
+    """Rows that were added since are gone, and those that were deleted are there."""
     if shutil.which("pg_dump") is None:
         pytest.skip("PostgreSQL is not installed")
     with running_postgres() as url:

@@ -96,7 +96,7 @@ def test_the_files_of_a_page_pass_a_projects_own_lint(page: Path, tmp_path: Path
 
 
 def projects_lint() -> str:
-    """What a generated pyproject.toml says to ruff, as a file of ruff's own."""
+    """Return the ruff settings of a generated pyproject.toml, as a file of ruff's own."""
     template = (ROOT / "template" / "pyproject.toml.jinja").read_text(encoding="utf-8")
     [section] = re.findall(r"^\[tool\.ruff\].*?(?=^\[tool\.(?!ruff))", template, MULTILINE | DOTALL)
     return re.sub(r"(?m)^\[tool\.ruff\.?", "[", section).removeprefix("[]\n")

@@ -1,4 +1,4 @@
-"""What the code has, the documentation has: settings, commands, events, modules, messages."""
+"""All of the code is in the documentation: settings, commands, events, modules, messages."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def test_every_event_and_log_line_is_documented():
 
 
 def test_every_module_that_people_import_has_a_page():
-    """What the documentation and a generated project import is public."""
+    """Every module that the documentation or a generated project imports is public."""
     sources = [block.text for page in PAGES for block in read_blocks(page)]
     sources += [path.read_text("utf-8") for path in (ROOT / "template").rglob("*.py*")]
     imported = {name for source in sources for name in IMPORT.findall(source)}
@@ -114,6 +114,6 @@ def texts(path: Path) -> Iterator[str]:
 
 
 def is_said(message: str, said: list[str]) -> bool:
-    """Whether the pieces of a message stand together in one text of the code."""
+    """Return whether the pieces of a message stand together in one text of the code."""
     pieces = [piece.strip(" .") for piece in message.split("…") if piece.strip(" .")]
     return any(all(piece in text for piece in pieces) for text in said)

@@ -67,7 +67,7 @@ def machines(tmp_path: Path) -> Iterator[list[tuple[int, int]]]:
 
 
 def written(part: str, variables: dict[str, str], folder: Path, name: str) -> str:
-    """What Compose makes of a part of a command, in a container of this folder's."""
+    """Return a part of a command as Compose has it, in a container of this folder's."""
 
     def value(match: re.Match[str]) -> str:
         default = (match[2] or "").removeprefix(":-")
@@ -96,7 +96,7 @@ def test_the_example_is_three_servers_that_follow_each_other(machines: list[tupl
 
 
 def known(port: int) -> tuple[int, int]:
-    """How many replicas and other Sentinels a Sentinel knows."""
+    """Return how many replicas and other Sentinels a Sentinel knows."""
     try:
         (found,) = ask(Address(host="127.0.0.1", port=port), ["SENTINEL", "MASTER", "mymaster"])
     except (OSError, RefusedError):

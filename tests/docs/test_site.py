@@ -22,7 +22,7 @@ pytestmark = pytest.mark.slow
 
 
 class Page(HTMLParser):
-    """What one page holds, points to, and has the browser fetch."""
+    """The anchors, the links and the files of one page."""
 
     def __init__(self, path: Path) -> None:
         super().__init__()
@@ -110,12 +110,12 @@ def test_a_picture_in_words_is_drawn_as_a_picture(site: dict[Path, Page]):
 
 
 def is_elsewhere(link: str) -> bool:
-    """Whether a link leaves the site."""
+    """Return whether a link leaves the site."""
     return bool(re.match(r"[a-z]+:|//", link))
 
 
 def leads_somewhere(path: Path, link: str, site: dict[Path, Page]) -> bool:
-    """Whether what a link names is there."""
+    """Return whether the target of a link is there."""
     parts = urlsplit(link)
     target = (path.parent / unquote(parts.path)).resolve() if parts.path else path
     if not target.exists():

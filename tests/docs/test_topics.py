@@ -1,4 +1,4 @@
-"""What the guide to background tasks promises its readers is found in these pages."""
+"""Every promise of the guide to background tasks is found in these pages."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ TOPICS = {
     "their parameters": "`backoff_max` | `300.0`",
     "when and how often they are tried again": "backoff_base ** n",
     "dead letters and their fields": "`failed_at`",
-    "being told of a failure": "on_failure",
+    "hearing about a failure": "on_failure",
     "run a task on a schedule": "@worker.cron(",
     "the five fields of a schedule": "day of the week",
     "enqueue with arguments": ".enqueue(",
@@ -85,7 +85,7 @@ def test_links_between_the_files_of_the_repository_hold(page):
 
 
 def holds(page, path: str, anchor: str) -> bool:
-    """Whether a file is there, and the heading on it."""
+    """Return whether a file is there, and the heading on it."""
     target = (page.parent / path).resolve() if path else page
     if not target.exists():
         return False

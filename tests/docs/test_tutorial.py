@@ -6,7 +6,6 @@ import os
 import re
 import signal
 import subprocess
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -61,18 +60,26 @@ class Reader:
 
     def type(self, block: Block) -> None:
         """Run a block to its end, in the folder and with the variables of the ones before."""
-        deadline = time.monotonic() + 90
         ended = self.run(self.with_my_values(block.text))
-        while ended.returncode and block.note == "once it has restarted":
-            assert time.monotonic() < deadline, self.report(block, ended)
-            time.sleep(0.5)
-            ended = self.run(self.with_my_values(block.text))
+        if ended.returncode and block.note == "once it has restarted":
+            ended = self.try_again(block)
         assert ended.returncode == 0, self.report(block, ended)
         if block.output is not None:
             came = ended.stdout.replace(f":{self.port}", ":8000")
             difference = differs(block.output, came)
             assert difference is None, f"{block.place}\n{difference}\n{self.logs}"
             self.mine |= dict(zip(own(block.output), own(came), strict=False))
+
+    def try_again(self, block: Block) -> subprocess.CompletedProcess[str]:
+        """Run a block until it succeeds, as somebody does who sees a restart."""
+        runs: list[subprocess.CompletedProcess[str]] = []
+
+        def succeeds() -> bool:
+            runs.append(self.run(self.with_my_values(block.text)))
+            return runs[-1].returncode == 0
+
+        wait_until(succeeds, seconds=90, pause=0.5, what=lambda: self.report(block, runs[-1]))
+        return runs[-1]
 
     def run(self, text: str) -> subprocess.CompletedProcess[str]:
         """A block of shell; where it leads and what it exports holds for the next one."""
@@ -123,7 +130,7 @@ class Reader:
             assert self.shows(terminal, line), f"{block.place}: {line!r} not in\n{terminal.text}"
 
     def shows(self, terminal: Terminal, line: str) -> bool:
-        """Whether a terminal has printed a line of the page."""
+        """Return whether a terminal has printed a line of the page."""
         return settled(line) in settled(terminal.text.replace(f":{self.port}", ":8000"))
 
     def press_ctrl_c(self) -> None:
@@ -142,12 +149,12 @@ class Reader:
         return text.replace("127.0.0.1:8000", f"127.0.0.1:{self.port}")
 
     def report(self, block: Block, ended: subprocess.CompletedProcess[str]) -> str:
-        """What to read when a command has failed."""
+        """Return the text to read when a command has failed."""
         return f"{block.place}: exit code {ended.returncode}\n{ended.stdout}\n{self.logs}"
 
     @property
     def logs(self) -> str:
-        """What the terminals show, the end of it."""
+        """The end of what the terminals show."""
         return "\n".join(terminal.text[-4000:] for terminal in self.terminals)
 
 

@@ -102,7 +102,7 @@ def enqueue(folder: Path, environment: dict[str, str], *arguments: str) -> str:
 def test_an_operator_unlocks_watches_aborts_retries_and_locks(
     site: Site, page: playwright.Page, folder: Path, environment: dict[str, str]
 ):
-    """What is on the page moves by itself; nobody reloads."""
+    """The page moves by itself; nobody reloads."""
     page.set_default_timeout(60_000)
     assert page.goto("/debug/tasks").status == 404
     page.goto("/_unlock-debug")

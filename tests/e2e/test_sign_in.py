@@ -1,4 +1,4 @@
-"""What `vibetuner new auth` writes, used as a person uses it."""
+"""Sign-in as `vibetuner new auth` writes it, used as a person uses it."""
 
 from __future__ import annotations
 

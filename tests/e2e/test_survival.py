@@ -113,7 +113,7 @@ def start_export(tab: playwright.Page, url: str) -> playwright.Locator:
 
 
 def bar(card: playwright.Locator) -> int:
-    """Where the bar stands."""
+    """Return the position of the bar."""
     value = card.evaluate("card => card.querySelector('progress')?.getAttribute('value')")
     return int(value or 0)
 

@@ -83,7 +83,7 @@ async def test_a_task_that_enqueues_itself_for_ever_is_found(
 
 
 async def test_cron_runs_again_from_where_it_was_left_out(vibetuner_worker: ManualWorker):
-    """What was left out is not caught up with."""
+    """Runs that were left out are not caught up with."""
     await vibetuner_worker.advance(minutes=2)
     assert ran == ["tick"] * 2
     await vibetuner_worker.advance(hours=5, cron=False)

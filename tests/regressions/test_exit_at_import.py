@@ -40,7 +40,7 @@ pytestmark = pytest.mark.slow
 def test_every_command_names_the_line(
     tmp_path: Path, servers: Lease, command: list[str], module: str
 ):
-    """Whether tune.py imports it, or only the search for tasks does."""
+    """The line is named if tune.py imports it, and if only the search for tasks does."""
     files = {"routes.py": "", "tasks.py": "", f"{module}.py": EXITS}
     shop = write_project(tmp_path / "shop", files, tune=TUNE)
 

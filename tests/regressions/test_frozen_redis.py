@@ -35,7 +35,7 @@ async def stop(worker: Command) -> tuple[int, float]:
 
 
 def is_called(port: int) -> bool:
-    """Whether somebody is connected to a port of this machine."""
+    """Return whether somebody is connected to a port of this machine."""
     lines = Path("/proc/net/tcp").read_text().splitlines()[1:]
     fields = [line.split() for line in lines]
     return any(one[2].endswith(f":{port:04X}") and one[3] == "01" for one in fields)

@@ -73,7 +73,7 @@ def project(tmp_path: Path) -> Path:
 
 
 def passed(project: Path, *options: str) -> int:
-    """How many tests of the project pass; all must."""
+    """Return the number of tests of the project that pass; all must."""
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *options],
         cwd=project,

@@ -1,4 +1,4 @@
-"""What can't be meant is refused where it is written, and before anything is sent."""
+"""A mistake is refused on the line that makes it, and before anything is sent."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ def worker(stand_in, settings: Settings) -> TaskWorker:
 async def test_an_id_that_is_taken_is_refused_and_nothing_is_stored(
     worker: TaskWorker, running: Running, unique: Any
 ):
-    """Whether its task waits or has ended; when nothing is kept of it, it is free again."""
+    """Its task may wait or have ended; when nothing is kept of it, the id is free again."""
     ran: list[int] = []
     with using_worker(worker):
 

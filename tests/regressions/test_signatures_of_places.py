@@ -1,8 +1,7 @@
-"""What was signed for one place is refused in every other, and an upgrade reads what is older."""
+"""A signature for one place is refused in every other, and an upgrade reads older ones."""
 
 from __future__ import annotations
 
-import asyncio
 import hmac
 import pickle
 from typing import Any
@@ -12,6 +11,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from streaq import StreaqError
 
+from tests.waiting import eventually
 from vibetuner.config import Settings
 from vibetuner.tasks.payload import KEPT, Codec, Kind, sign
 from vibetuner.tasks.robust import Unique, robust_task
@@ -185,9 +185,11 @@ async def test_a_schedule_that_was_exchanged_runs_nothing(stand_in, running, set
         await worker.redis.delete([worker.task_key + run])  # so that it is signed anew
         await worker.redis.set(worker.client.keys.cron_data("yearly"), call)
         await worker.redis.zadd(worker.client.keys.cron_schedule, {"yearly": 1})
-        async with asyncio.timeout(10):
-            while await worker.redis.zscore(worker.client.keys.cron_schedule, "yearly") == 1:
-                await asyncio.sleep(0.02)
+
+        async def is_scheduled_anew() -> bool:
+            return await worker.redis.zscore(worker.client.keys.cron_schedule, "yearly") != 1
+
+        await eventually(is_scheduled_anew, what=lambda: "the next run of yearly")
         await worker.redis.zadd(worker.queue_key + worker.priorities[-1], {run: 1})
         assert not (await worker.result_by_id(run, timeout=10)).success
         assert await worker.redis.hexists(worker.client.keys.letter_places, run)

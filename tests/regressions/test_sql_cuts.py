@@ -192,7 +192,7 @@ async def _locks_of_postgres(url: str) -> AsyncIterator[Watch]:
 
 @pytest.fixture
 def no_gc() -> Iterator[None]:
-    """What is left behind stays, instead of being collected by luck."""
+    """Keep what is left behind, instead of having it collected by luck."""
     gc.collect()
     gc.disable()
     yield
@@ -273,7 +273,7 @@ async def by_abort(worker: TaskWorker, engine: AsyncEngine, delays: list[float])
 
 
 async def by_stop(worker: TaskWorker, engine: AsyncEngine, delays: list[float]) -> None:
-    """One task, which every stop gives back and every start begins again."""
+    """One task, which every stop requeues and every start begins again."""
     batches, begun, numbers = count(), asyncio.Event(), count()
 
     @worker.task(name="work")

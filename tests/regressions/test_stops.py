@@ -86,7 +86,7 @@ async def test_a_signal_to_the_group_of_uv_run_lets_a_task_finish(
 async def test_a_signal_to_the_group_of_uv_run_costs_no_attempt(
     workshop: Workshop, options: tuple[str, ...]
 ):
-    """Where nothing is waited for."""
+    """Nothing is waited for."""
     assert await exit_code_of_the_group(workshop, *options, seconds=60, grace="0") == 0
     with workshop.worker(WORKER_GRACE_PERIOD="0"):
         workshop.wait_for("begun, try 1", "begun, try 1")
@@ -109,7 +109,7 @@ async def test_a_later_signal_requeues_what_runs(workshop: Workshop):
 
 @pytest.mark.slow
 async def test_a_thread_does_not_hold_up_a_stop(workshop: Workshop):
-    """A task without async can't be stopped; the process leaves, and says so."""
+    """A task without async can't be stopped; the process leaves, and logs that."""
     with workshop.worker(WORKER_GRACE_PERIOD="1") as worker:
         await workshop.begin(60, "work_in_a_thread")
         began = time.monotonic()

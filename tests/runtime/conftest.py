@@ -21,7 +21,7 @@ from vibetuner.embedded import Lease
 from vibetuner.frontend.templates import get_templates
 from vibetuner.loader import load_project
 from vibetuner.project import using_data_dir
-from vibetuner.tasks.worker import TaskWorker, get_worker
+from vibetuner.tasks.worker import TaskWorker, get_worker, using_worker
 from vibetuner.testing import name_database
 
 CACHES = (config._load_settings, load_project, get_templates)
@@ -63,7 +63,11 @@ def stand_in(fresh: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ca
 
 @pytest.fixture
 def settings(servers: Lease, tmp_path: Path) -> Iterator[Settings]:
-    """Settings with real servers, and with keys, database and data folder of the test's own."""
+    """Settings with real servers, and with keys, worker, database and data folder of its own.
+
+    The worker too: the process's worker keeps the queue name that it was made with, and what one
+    test left in that queue would be there for the next.
+    """
     name = f"test-{uuid4().hex[:12]}"
     own = Settings(
         environment="test",
@@ -74,7 +78,8 @@ def settings(servers: Lease, tmp_path: Path) -> Iterator[Settings]:
         secret_key="a key that the tests share, and nobody else",
     )
     with using_data_dir(tmp_path / ".vibetuner"), using_settings(own):
-        yield own
+        with using_worker(TaskWorker(own)):
+            yield own
 
 
 @pytest.fixture

@@ -85,6 +85,6 @@ def test_a_declared_dict_is_not_changed_afterwards():
 
 @pytest.mark.parametrize("name", ["on_error", "on_failure"])
 def test_a_hook_is_a_function(name: str):
-    """What can't be called is refused at the declaration."""
+    """A hook that can't be called is refused at the declaration."""
     with pytest.raises(TypeError, match=f"{name}= takes a function, not 'sentry'"):
         VibetunerApp(**{name: "sentry"})  # type: ignore[arg-type]

@@ -58,7 +58,7 @@ def letter(cause: str | None, *, tries: int = 1, at: float = 1000.0) -> Letter:
 
 
 def test_a_task_that_ran_to_its_end_is_done(journal: Journal):
-    """The journal says so; no store is asked."""
+    """The journal has it; no store is asked."""
     journal.accept()
     journal.run(1, "done")
 
@@ -240,7 +240,7 @@ def test_a_neighbour_that_kills_the_worker_explains_a_try(journal: Journal):
 
 
 def test_the_loss_of_another_worker_explains_nothing(journal: Journal):
-    """It was over when the task was handed back."""
+    """It was over when the task was requeued."""
     journal.accept()
     journal.start(1)
     journal.fault("kill", OTHER)

@@ -1,4 +1,4 @@
-"""What the runtime hands out, what it costs to import, and its one version."""
+"""The names that the runtime exports, what an import costs, and its one version."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def test_help_loads_no_framework(tmp_path: Path):
 
 
 def test_a_worker_loads_no_web_framework_and_no_driver_that_it_does_not_use(tmp_path: Path):
-    """What is not configured costs no memory."""
+    """A library that is not configured costs no memory."""
     program = "import vibetuner.cli.worker"
 
     assert not loaded_by(program, tmp_path) & {

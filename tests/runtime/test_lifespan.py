@@ -38,7 +38,7 @@ def nothing_is_open() -> bool:
 
 
 async def connections(servers: Lease) -> int:
-    """How many connections the Valkey of the tests has."""
+    """Return the number of connections to the Valkey of the tests."""
     async with Redis.from_url(servers.urls["redis"], decode_responses=True) as client:
         return len(await client.client_list())
 
@@ -105,7 +105,7 @@ async def test_a_project_gives_the_context_its_name_and_version(stand_in):
 
 
 async def test_what_was_opened_last_is_closed_first(settings: Settings):
-    """When the SQL engine goes, the client is gone already, and the others are still there."""
+    """The SQL engine goes after the client, and before the others."""
     seen: list[tuple[Any, ...]] = []
 
     async with open_here(settings) as context:

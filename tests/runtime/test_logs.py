@@ -114,7 +114,7 @@ def test_a_task_logger_logs_what_the_logger_would(factory: type[logging.LogRecor
 
 
 def test_a_task_logger_writes_what_a_logger_writes():
-    """Where JSON lines are all that becomes of it, the line is the same."""
+    """The line is the same if JSON lines are all that becomes of it."""
     out = log_to(StringIO(), as_json=True, process="worker")
 
     TaskLogger(logger).info("0123456789abcdef", "%s with %s", "bill", "redis://:secret@host")

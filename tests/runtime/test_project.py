@@ -1,4 +1,4 @@
-"""Where the project lies, and what it is called."""
+"""The project's place on disk, and its name."""
 
 from __future__ import annotations
 

@@ -36,7 +36,7 @@ def test_the_latest_holder_wins_whoever_leaves_first():
 
 
 def test_an_exception_empties_the_slot_too():
-    """What is closed must not be handed out."""
+    """A closed client must not be given out."""
     slot = Slot[str](lambda: LookupError("empty"))
     with pytest.raises(KeyError), slot.hold("open"):
         raise KeyError

@@ -113,7 +113,7 @@ def test_what_is_typed_is_data_and_nothing_else(copie: Copie, plain: Path, text:
 
 
 def test_only_questions_are_remembered(copie: Copie, plain: Path):
-    """What is computed is computed anew at every update."""
+    """Computed answers are computed anew at every update."""
     project = render(copie, plain)
 
     answers = yaml.safe_load((project / ".copier-answers.yml").read_text("utf-8"))
@@ -175,7 +175,7 @@ def test_no_name_of_python_or_of_a_library_is_free():
 
 
 def required_names(name: str, extras: set[str]) -> set[str]:
-    """What a distribution and all that it needs are called, as packages are."""
+    """Return the names of a distribution and of all that it needs, as packages have them."""
     from importlib import metadata
 
     from packaging.requirements import Requirement

@@ -88,7 +88,7 @@ def test_a_project_without_the_example_passes_it_too(
 
 
 def uv(project: Repository, *arguments: str, **variables: str) -> str:
-    """What a command of uv prints."""
+    """Return the output of a command of uv."""
     environment = project.environment | variables
     done = run("uv", *arguments, cwd=project.folder, environment=environment, seconds=900)
     return done.stdout

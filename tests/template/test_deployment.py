@@ -1,4 +1,4 @@
-"""What can be proven of a deployment without a container engine."""
+"""Proofs of a deployment without a container engine."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_the_schema_would_notice_a_mistake(project: Path, tmp_path: Path):
 
 
 def test_the_dockerfile_has_no_lint(project: Path):
-    """What hadolint knows of good images."""
+    """Hadolint knows good images."""
     hadolint = Path(sys.executable).with_name("hadolint")
     environment = clean_environment()
     done = run(str(hadolint), "--no-color", "Dockerfile", cwd=project, environment=environment)
@@ -297,7 +297,7 @@ def test_a_release_has_a_bill_of_materials(tmp_path: Path):
 
 
 def test_a_worker_gets_more_time_to_stop_than_its_tasks(project: Path):
-    """Else it would be killed while it hands back what it could not finish."""
+    """Else it would be killed while it requeues what it could not finish."""
     worker = load(project, "compose.prod.yml")["services"]["worker"]
     grace = Settings.model_fields["worker_grace_period"].default
 

@@ -1,4 +1,4 @@
-"""Whatever `vibetuner new` writes is formatted, free of lint, and taken back again.
+"""Whatever `vibetuner new` writes is formatted, free of lint, and removed again.
 
 That it passes types and tests too is seen in test_check.py, where a project is installed.
 """
@@ -53,7 +53,7 @@ LOOKS = [("ruff", "format", "--check", "--diff"), ("ruff", "check")]
 def test_every_variant_is_formatted_and_free_of_lint(
     plain: Path, tmp_path: Path, slug: str, example: bool
 ):
-    """In a project of a short name and in one of the longest; and all are taken back again."""
+    """In a project of a short name and in one of the longest; and all are removed again."""
     project = tmp_path / "project"
     answers = {"project_slug": slug, "example": example}
     run_copy(str(plain), project, data=answers, defaults=True, quiet=True)

@@ -1,4 +1,4 @@
-"""What Copier says on the command line when it can't go on."""
+"""Copier's words on the command line when it can't go on."""
 
 from __future__ import annotations
 

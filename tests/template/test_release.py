@@ -87,7 +87,7 @@ def test_without_news_there_is_no_release(here: Repository):
 
 
 def test_a_dirty_tree_is_refused(here: Repository):
-    """What is released is what is committed."""
+    """A release holds what is committed."""
     Path(here.folder / "draft").touch()
 
     assert "something is not committed" in release(here, "0.10.0").stderr

@@ -1,4 +1,4 @@
-"""What a fresh project consists of."""
+"""The files of a fresh project."""
 
 from __future__ import annotations
 
@@ -166,7 +166,7 @@ def test_no_file_of_a_fresh_project_is_ignored_by_git(project: Path):
 
 
 def test_no_path_of_the_machine_is_rendered_but_where_the_runtime_is(plain: Path, project: Path):
-    """What is committed must mean the same on the next machine."""
+    """A committed file must mean the same on the next machine."""
     expected = {
         ".copier-answers.yml": [f"_src_path: {plain}"],
         "pyproject.toml": [

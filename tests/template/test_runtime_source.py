@@ -1,4 +1,4 @@
-"""Where a project gets its runtime from: always the version of the template that made it."""
+"""A project's source of its runtime: always the version of the template that made it."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_from_github_it_is_the_latest_release(github: Repository, tmp_path: Path
 
 
 def test_from_a_branch_at_github_it_is_that_commit(github: Repository, tmp_path: Path):
-    """What is rendered and what is installed never differ."""
+    """The rendered files and the installed runtime never differ."""
     project = tmp_path / "my-project"
     github.copy("gh:org/vibetuner-template", project, "--vcs-ref", "main", "--quiet")
 

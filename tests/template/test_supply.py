@@ -1,4 +1,4 @@
-"""Where a project's parts come from, when somebody else offers parts of the same name."""
+"""The sources of a project's parts, when somebody else offers parts of the same name."""
 
 from __future__ import annotations
 

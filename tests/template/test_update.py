@@ -89,7 +89,7 @@ def test_from_every_release_a_users_work_survives(history: Repository, tmp_path:
 def test_an_untouched_project_becomes_what_a_fresh_copy_is(
     project: Repository, repository: Repository, tmp_path: Path
 ):
-    """Where the template has really changed, in files of both classes."""
+    """The template has really changed, in files of both classes."""
     update(project)
 
     run_copy(str(repository.folder), tmp_path / "fresh" / "my-project", defaults=True, quiet=True)
@@ -150,7 +150,7 @@ def test_recopy_renews_the_templates_files_and_no_others(project: Repository):
 
 
 def test_pretending_changes_nothing(project: Repository, capsys: pytest.CaptureFixture[str]):
-    """`copier update --pretend` only looks, and says so."""
+    """`copier update --pretend` only looks."""
     before = rendered_files(project.folder, without=".git")
     run_update(project.folder, defaults=True, overwrite=True, pretend=True, unsafe=False)
 
@@ -184,7 +184,7 @@ def start(
 
 
 def work(project: Repository) -> None:
-    """What a user does to a project."""
+    """Change a project as a user does."""
     for command in (["polars>=1", "zstandard"], ["--dev", "attrs", "pytest-xdist>=3", "yarl"]):
         arguments = ("uv", "add", "--frozen", "--quiet", *command)
         run(*arguments, cwd=project.folder, environment=project.environment)

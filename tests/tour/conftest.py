@@ -21,7 +21,7 @@ PROJECT = Path(__file__).parent / "project"
 
 @pytest.fixture(scope="session")
 def environment(servers: Lease) -> dict[str, str]:
-    """What the tour's `.env` would say."""
+    """The lines of the tour's `.env`."""
     return {
         "REDIS_URL": servers.urls["redis"],
         "MONGODB_URL": name_database(servers.urls["mongodb"], "tour"),

@@ -41,7 +41,7 @@ async def test_a_task_is_an_ordinary_function_when_it_is_called(worker: TaskWork
 
 
 def letters_to(address: str, outbox: Path) -> list[email.message.EmailMessage]:
-    """What the development mailer has kept for ``address``."""
+    """Return the mails to ``address`` that the development mailer has kept."""
     letters = [
         email.message_from_bytes(file.read_bytes(), policy=policy.default)
         for file in outbox.glob("*.eml")

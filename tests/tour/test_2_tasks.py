@@ -80,7 +80,7 @@ async def test_a_sync_function_is_a_task_too(worker: TaskWorker):
 
 
 async def test_a_task_receives_the_context_of_its_worker(worker: TaskWorker):
-    """What the worker's lifespan yields, under the same timeout as without it."""
+    """It is the value that the worker's lifespan yields; the timeout is the same."""
     task = await who_am_i.enqueue("hello")
 
     assert (await task.result(timeout=5)).result == "hello, tour 1.2.3"

@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 from streaq import TaskStatus
+from streaq.task import TaskInfo
 
+from tests.waiting import eventually
 from vibetuner.resources.slots import mongo_database
 from vibetuner.tasks.robust import robust_task
 from vibetuner.tasks.worker import TaskWorker
@@ -101,13 +103,12 @@ async def test_a_timeout_is_a_failed_try_like_any_other(worker: TaskWorker):
 async def test_the_pause_is_capped(worker: TaskWorker):
     """``min(backoff_base ** tries, backoff_max)`` seconds: 1000 becomes 120."""
     task = await patient.enqueue()
-    async with asyncio.timeout(10):
-        while await task.status() != TaskStatus.SCHEDULED:
-            await asyncio.sleep(0.05)
 
-    info = await task.info()
+    async def scheduled() -> TaskInfo | None:
+        return await task.info() if await task.status() == TaskStatus.SCHEDULED else None
 
-    assert info is not None
+    info = await eventually(scheduled, what=lambda: "a second try")
+
     assert info.scheduled is not None
     pause = (info.scheduled - datetime.now(UTC)).total_seconds()
     assert 110 < pause <= 120
@@ -142,8 +143,7 @@ def test_a_wrong_parameter_is_refused_where_it_is_written(
 async def letter_of(task_id: str) -> dict[str, Any]:
     """The one record in the collection ``dead_letters``; it comes there by way of Redis."""
     letters = mongo_database.get()["dead_letters"]
-    async with asyncio.timeout(10):
-        while not (found := await letters.find({"task_id": task_id}).to_list()):
-            await asyncio.sleep(0.05)
-    (letter,) = found
+    (letter,) = await eventually(
+        lambda: letters.find({"task_id": task_id}).to_list(), what=lambda: f"a letter of {task_id}"
+    )
     return letter

@@ -23,7 +23,7 @@ class Browser:
 
     @property
     def events(self) -> list[tuple[str, str]]:
-        """What has arrived: names and data."""
+        """Return the events that have arrived: names and data."""
         blocks = [block for block in self.text.split("\n\n")[:-1] if "event: " in block]
         return [
             (

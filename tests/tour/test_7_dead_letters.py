@@ -7,7 +7,7 @@ import os
 import pickle
 import signal
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -18,6 +18,7 @@ import pytest
 from tests.processes import Command, free_port, vibetuner
 from tests.projects import write_project
 from tests.tour.conftest import running
+from tests.waiting import eventually
 from vibetuner.config import Settings, using_settings
 from vibetuner.embedded import join, status
 from vibetuner.errors import DeadLetterError, DeadLetterNotFound, ServiceUnavailable
@@ -192,7 +193,7 @@ async def test_a_task_of_a_function_that_no_worker_knows(worker: TaskWorker):
 
 
 async def test_a_payload_that_cannot_be_read(worker: TaskWorker):
-    """What it was meant to be can't be told; its bytes are kept, but for what a signature needs."""
+    """Nobody can tell its task; its bytes are kept, but for what a signature needs."""
     garbage = b"\x80garbage" * 5
     task = await pack.enqueue(1).start(delay=1)
     await worker.redis.set(worker.task_key + task.id, garbage)
@@ -289,7 +290,7 @@ async def test_a_dependency_whose_result_is_gone_costs_no_worker(worker: TaskWor
 async def test_an_abort_is_an_abort(worker: TaskWorker):
     """A person has ended it; there is nothing to look into."""
     task = await sleepy.enqueue()
-    await until(lambda: is_running(worker, task.id))
+    await eventually(lambda: is_running(worker, task.id), what=lambda: "a running task")
 
     assert await task.abort() is True
 
@@ -491,20 +492,10 @@ def nobody_was_told() -> None:
 
 async def was_told(task_id: str, name: str, kind: type[Exception]) -> None:
     """``on_failure`` of the task was called with its name, its id and the error."""
-    await until(lambda: _known(task_id))
+    await eventually(lambda: task_id in told, what=lambda: f"on_failure of {name}")
     assert told[task_id][0] == name
     assert isinstance(told[task_id][1], kind)
 
 
-async def _known(task_id: str) -> bool:
-    return task_id in told
-
-
 async def is_running(worker: TaskWorker, task_id: str) -> bool:
     return (await worker.status_by_id(task_id)).value == "running"
-
-
-async def until(condition: Callable[[], Awaitable[bool]]) -> None:
-    async with asyncio.timeout(10):
-        while not await condition():
-            await asyncio.sleep(0.02)

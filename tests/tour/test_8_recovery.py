@@ -34,7 +34,7 @@ async def test_a_planned_stop_lets_a_task_finish(workshop: Workshop):
 
 @pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGINT])
 async def test_a_planned_stop_costs_no_try(workshop: Workshop, stop: signal.Signals):
-    """What the grace period cuts short is handed back, and begun again as if for the first time."""
+    """A task that the grace period cuts short is requeued, and starts again at attempt 1."""
     for begun in (1, 2, 3):
         with workshop.worker(WORKER_GRACE_PERIOD="0") as worker:
             if begun == 1:
@@ -63,7 +63,7 @@ async def test_the_tasks_of_a_killed_worker_start_again(workshop: Workshop):
 
 
 async def test_a_worker_waits_for_redis_and_goes_on(tmp_path: Path):
-    """It says so in one line; the queue is there again, and so are the tasks."""
+    """It logs one line; the queue is there again, and so are the tasks."""
     with Valkey(tmp_path) as valkey:
         workshop = Workshop(tmp_path, valkey.url)
         with workshop.worker() as worker:
@@ -78,7 +78,7 @@ async def test_a_worker_waits_for_redis_and_goes_on(tmp_path: Path):
 
 
 async def test_a_worker_survives_a_flushed_redis(tmp_path: Path):
-    """What was in the queue is gone; what comes is run."""
+    """The queue's tasks are gone; new ones are run."""
     with Valkey(tmp_path) as valkey:
         workshop = Workshop(tmp_path, valkey.url)
         with workshop.worker() as worker:

@@ -1,4 +1,4 @@
-"""What a project declares."""
+"""The project's declaration, which `tune.py` makes."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Lifespan = Callable[[], AbstractAsyncContextManager[Any]]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class VibetunerApp:
-    """What a project declares in ``tune.py``, bound there to the name ``app``.
+    """The declaration of a project in ``tune.py``, bound there to the name ``app``.
 
     Args:
         tasks: every task that the worker may run; the worker refuses to start when a decorated

@@ -1,4 +1,4 @@
-"""What a task may know: the project's metadata and shared clients."""
+"""The context of a task: the project's metadata and shared clients."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["Context", "ctx", "current_context"]
 
 @dataclass(frozen=True, kw_only=True)
 class Context:
-    """What the lifespans yield. Extend it by a subclass, or by ``dataclasses.replace``.
+    """The value that lifespans yield. Extend it by a subclass, or by ``dataclasses.replace``.
 
     Args:
         project_name: as people write it.

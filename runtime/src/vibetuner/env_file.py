@@ -1,4 +1,4 @@
-"""What stands in `.env`, and how to show it without its secrets."""
+"""The lines of `.env`, and a way to show them without their secrets."""
 
 from __future__ import annotations
 

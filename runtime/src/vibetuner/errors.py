@@ -162,7 +162,7 @@ class CommandError(VibetunerError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ErrorContext:
-    """Where an error happened, for the function that ``VibetunerApp(on_error=...)`` names.
+    """The place of an error, for the function that ``VibetunerApp(on_error=...)`` names.
 
     Args:
         name: the task's name, or a request's method and route: ``POST /orders/{order_id}``.

@@ -68,7 +68,7 @@ def configure_logging(
 
 
 def is_colourful(stream: TextIO) -> bool:
-    """Whether to colour: on a terminal, or where FORCE_COLOR asks; never where NO_COLOR forbids."""
+    """Return whether to colour: on a terminal or by FORCE_COLOR, and never by NO_COLOR."""
     if os.environ.get("NO_COLOR"):
         return False
     return bool(os.environ.get("FORCE_COLOR")) or stream.isatty()
@@ -285,6 +285,6 @@ def format_traceback(error: BaseException) -> str:
 
 
 def is_machinery(frame: FrameType) -> bool:
-    """Whether a frame is ours or a framework's, and no news to who reads about a task."""
+    """Return whether a frame is ours or a framework's, and no news to who reads about a task."""
     module = str(frame.f_globals.get("__name__", "")).split(".", 1)[0]
     return module in MACHINERY

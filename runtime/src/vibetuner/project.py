@@ -1,4 +1,4 @@
-"""Where the project lies, and what it is called."""
+"""The project's place on disk, and its name."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class ProjectInfo:
-    """What ``pyproject.toml`` says of the project."""
+    """The project's metadata in ``pyproject.toml``."""
 
     name: str
     slug: str
@@ -95,7 +95,7 @@ def _why_no_root(here: Path) -> str:
 
 
 def project_info() -> ProjectInfo:
-    """What the project is called.
+    """Return the project's name and slug.
 
     Raises:
         ProjectError: there is no project here, two packages have a ``tune.py``, or

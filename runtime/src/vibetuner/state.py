@@ -1,4 +1,4 @@
-"""What a process has open right now, and in which event loop."""
+"""The clients that a process has open right now, and their event loop."""
 
 from __future__ import annotations
 

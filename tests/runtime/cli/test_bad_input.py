@@ -70,7 +70,7 @@ def test_without_redis_url_there_is_no_worker(
 
 @pytest.mark.parametrize("arguments", [("dev", "worker"), ("prod", "frontend")])
 def test_redis_that_is_down_at_the_start(shop: Path, refused: Refused, arguments: tuple[str, str]):
-    """Where it was looked for, why it failed, three cures; the password stays private."""
+    """The line has the address, the reason and three cures; the password stays private."""
     url = "redis://ann:hunter2@127.0.0.1:1"
     line = refused(shop, "run", *arguments, **{**NOWHERE, "REDIS_URL": url})
 
@@ -276,7 +276,7 @@ def test_a_tune_that_is_broken_or_untrue(tmp_path: Path, refused: Refused, what:
 
 
 def test_a_part_that_cannot_start_stops_the_other(tmp_path: Path, real: dict[str, str]):
-    """What runs half would only puzzle; the line is said once, by the part that knows."""
+    """Half a project would only puzzle; the line comes once, from the part that knows."""
     files, tune, words = BROKEN["not listed"]
     root = write_project(tmp_path / "project", files, tune=tune)
 
@@ -305,7 +305,7 @@ SURPRISE = """
 
 
 def test_a_surprise_is_one_line_too_unless_one_is_debugging(tmp_path: Path, refused: Refused):
-    """What we did not foresee says how to see more."""
+    """The line says how to see more."""
     root = write_project(tmp_path / "project", tune=SURPRISE)
     arguments = ("run", "prod", "frontend", "--port", str(free_port()))
 

@@ -1,4 +1,4 @@
-"""What becomes of an error, and of a signal, on its way to the shell."""
+"""The way of an error, and of a signal, to the shell."""
 
 from __future__ import annotations
 

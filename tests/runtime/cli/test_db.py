@@ -104,7 +104,7 @@ def project(tmp_path: Path) -> Path:
 
 
 def db(project: Path, *commands: str) -> str:
-    """What `vibetuner db …` prints, for several commands in one process: to start takes long."""
+    """Return the output of `vibetuner db …` commands, in one process: to start takes long."""
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT, *commands],
         cwd=project, env=clean_environment(), capture_output=True, text=True, check=False,
@@ -391,14 +391,14 @@ def test_the_doctor_names_what_the_tables_lack(project: Path):
 
 
 def tables_in_doctor(project: Path) -> dict[str, str]:
-    """What the doctor finds of the tables."""
+    """Return the doctor's findings about the tables."""
     done = run_vibetuner("doctor", "--json", folder=project)
     [found] = [one for one in json.loads(done.stdout)["findings"] if one["area"] == "SQL tables"]
     return found
 
 
 def start(project: Path, folder: Path) -> str:
-    """What `run dev frontend` logs until it is ready."""
+    """Return the log of `run dev frontend` until it is ready."""
     arguments = ("run", "dev", "frontend", "--port", str(free_port()))
     with vibetuner(*arguments, folder=project, log=folder / "log", environment={}) as command:
         command.wait_for("web app ready", seconds=60)

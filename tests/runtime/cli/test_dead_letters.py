@@ -160,7 +160,7 @@ def test_json_is_one_document(desk: Desk):
 
 
 def test_many_are_done_with_filters_and_yes(desk: Desk):
-    """What does not match stays as it is."""
+    """Letters that do not match stay as they are."""
     old = NOW - timedelta(days=2)
     desk.bury(*(f"old{n}" for n in range(3)), failed_at=old)
     desk.bury(*(f"new{n}" for n in range(120)), failed_at=NOW)

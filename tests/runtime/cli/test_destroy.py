@@ -14,7 +14,7 @@ from tests.runtime.cli.test_new import TASK, TEST, Type, project, snapshot, type
 from tests.runtime.tasks.letters.conftest import make_letter, payload_of
 from vibetuner.config import Settings
 from vibetuner.tasks.letters.stream import keep
-from vibetuner.tasks.worker import get_worker, open_queue
+from vibetuner.tasks.worker import open_queue
 
 __all__ = ["project", "type_"]
 
@@ -51,7 +51,7 @@ def test_what_new_writes_destroy_takes_back(project: Path, type_: Type, argument
 
 
 def test_what_was_changed_since_is_kept(project: Path, type_: Type):
-    """Until --force; --skip takes back the rest."""
+    """Until --force; --skip removes the rest."""
     type_("new", "task", "send-report")
     (project / TEST).write_text("# my own\n")
     before = snapshot(project)
@@ -99,17 +99,19 @@ def test_a_thing_that_is_not_there_can_not_be_destroyed(type_: Type):
 
 
 def test_queued_and_dead_tasks_of_that_name_are_told(tmp_path: Path, settings: Settings):
-    """They would come to nothing: a person should know."""
+    """They would come to nothing: a person should know. What can't be read is no obstacle."""
     folder = write_project(tmp_path / "shop")
     environment = {
         "REDIS_URL": settings.redis_url or "",
-        "REDIS_KEY_PREFIX": get_worker().queue_name,
+        "REDIS_KEY_PREFIX": settings.redis_key_prefix,
         "SECRET_KEY": "a key that the tests share, and nobody else",
     }
-    run_vibetuner("new", "task", "send-report", folder=folder)
+    made = run_vibetuner("new", "task", "send-report", folder=folder)
+    assert made.returncode == 0, made.stderr
     asyncio.run(leave_some("send_report"))
     gone = run_vibetuner("destroy", "task", "send-report", "--json", folder=folder, **environment)
 
+    assert gone.returncode == 0, gone.stderr
     document = json.loads(gone.stdout)
     assert (document["queued"], document["dead"]) == (1, 1), gone.stderr
     assert "1 of send_report still in the queue" in gone.stderr
@@ -117,9 +119,11 @@ def test_queued_and_dead_tasks_of_that_name_are_told(tmp_path: Path, settings: S
 
 
 async def leave_some(name: str) -> None:
-    """One of that name in the queue, and one dead letter."""
+    """One of that name in the queue, one that is signed with another key, and one dead letter."""
     async with open_queue() as worker:
         await worker.enqueue_unsafe(name, "42")
+        forged = await worker.enqueue_unsafe(name, "43")
+        await worker.redis.set(worker.task_key + forged.id, b"signed with another key" * 3)
         letter = make_letter("a1", task_name=name, payload=await payload_of(worker, "42"))
         await keep(worker.redis, f"{worker.queue_name}:", letter)
 
@@ -137,7 +141,7 @@ def test_a_queue_that_does_not_answer_is_no_obstacle(project: Path, type_: Type)
 
 
 def test_a_page_stands_in_the_projects_own_frame(project: Path, type_: Type):
-    """Where there is a base page with room for content; else it is a page of its own."""
+    """There has to be a base page with room for content; else it is a page of its own."""
     page = project / "src/shop/templates/reports.html"
     type_("new", "route", "reports")
     assert page.read_text().startswith("<!doctype html>")
@@ -192,7 +196,7 @@ def test_a_model_or_a_table_that_exists_is_named_with_its_file(
 
 
 def test_a_model_comes_with_its_migration(project: Path, type_: Type):
-    """Where there are migrations: it follows the newest one, and stays when the model goes."""
+    """It follows the newest migration, and stays when the model goes."""
     write_versions(project, first=None)
     made = type_("new", "model", "order", "paid_at:datetime?")
     again = type_("new", "model", "order", "paid_at:datetime?")

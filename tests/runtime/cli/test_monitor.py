@@ -106,7 +106,7 @@ def test_a_monitor_that_nobody_looks_at_ends_too():
 
 
 def test_a_port_in_use_is_no_reason_to_stop(caplog: pytest.LogCaptureFixture):
-    """A second worker on the machine works unwatched, and says so."""
+    """A second worker on the machine works unwatched, and logs that."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()

@@ -107,7 +107,7 @@ def opened_by_reader(fifo: Path) -> Iterator[None]:
 
 
 def written(project: Path) -> int:
-    """How many of the three are there."""
+    """Return the number of the three that are there."""
     return (
         (project / TASKS / "send_report.py").exists()
         + (project / "tests/tasks/test_send_report.py").exists()

@@ -45,7 +45,7 @@ class Running:
 
     @property
     def lines(self) -> list[str]:
-        """What was printed, without the label of the process."""
+        """Return the printed lines, without the label of the process."""
         return [line.split(" | ", 1)[-1] for line in self.command.output.splitlines()]
 
     def wait_for_worker(self, times: int = 1) -> None:

@@ -254,7 +254,7 @@ def test_the_doctor_compares_a_project_with_its_template(tmp_path: Path):
 def test_a_frozen_redis_keeps_no_command_waiting(
     shop: Path, environment: dict[str, str], tmp_path: Path
 ):
-    """Each says so in one line and fails; the doctor tells of it, and of all else."""
+    """Each fails with one line; the doctor reports it, and all else."""
     with Valkey(tmp_path) as server:
         frozen = environment | {"REDIS_URL": server.url}
         with server.frozen():
@@ -271,7 +271,7 @@ def test_a_frozen_redis_keeps_no_command_waiting(
 
 
 def test_the_first_characters_of_an_id_will_do(typed: Typed):
-    """Where they begin one task; fewer than eight, or those of two, are refused."""
+    """They must begin one task; fewer than eight, or those of two, are refused."""
     task_id = json.loads(typed("tasks", "enqueue", "add", "--args", "[1, 2]", "--json").stdout)[
         "id"
     ]

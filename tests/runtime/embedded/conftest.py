@@ -46,7 +46,7 @@ class UserProcess:
 
     @property
     def urls(self) -> dict[str, str]:
-        """Where it found its services; waits until it has joined."""
+        """The addresses of its services; waits until it has joined."""
         if not self._urls:
             self._urls = json.loads(self._process.stdout.readline())
         return self._urls
@@ -121,7 +121,7 @@ def is_gone() -> Callable[[int], bool]:
 
 @pytest.fixture
 def is_closed() -> Callable[[str], bool]:
-    """Whether nobody listens at a URL."""
+    """Return whether nobody listens at a URL."""
 
     def is_closed(url: str) -> bool:
         with socket.socket() as probe:

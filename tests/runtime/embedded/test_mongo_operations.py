@@ -29,7 +29,7 @@ def database(servers: Lease) -> Iterator[Database[Any]]:
 
 @pytest.mark.parametrize("operation", OPERATIONS, ids=IDS)
 def test_an_operation_answers_as_mongodb_does(database: Database[Any], operation: Operation):
-    """What it can't do is an error, never another answer."""
+    """An operation that it lacks is an error, never another answer."""
     given = answer(operation, database[f"c{IDS.index(operation.name)}"])
     if operation.name.startswith("not embedded"):
         assert isinstance(given, Refused)

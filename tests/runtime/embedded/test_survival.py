@@ -17,7 +17,7 @@ from vibetuner.embedded.users import try_lock
 
 
 async def test_data_survives_a_restart(world, until, write, read):
-    """What was written is there after everything was stopped, at the same addresses."""
+    """All that was written is there after a stop of everything, at the same addresses."""
     first = world.user()
     urls = first.urls
     await write(urls, "kept")
@@ -61,7 +61,7 @@ async def test_servers_that_die_are_started_again(world, until, write, read):
 
 
 async def test_an_orphaned_valkey_is_seen_off_before_the_next_starts(world, until, is_gone, read):
-    """Where a server outlives its keeper (macOS), two never write to the same data."""
+    """On macOS, where a server outlives its keeper, two never write to the same data."""
     with orphaned_valkey(world, until) as (pid, port):
         say(port, b"SET key kept\r\n")
         assert world.service("redis").state == "orphaned"

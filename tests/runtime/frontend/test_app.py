@@ -346,7 +346,7 @@ async def test_readiness_uses_the_connections_that_are_open(stand_in, settings: 
 
 
 def test_a_full_disk_is_no_place_for_visitors(tmp_path: Path):
-    """Readiness says so in a process that can write nothing."""
+    """Readiness fails in a process that can write nothing."""
     root = write_project(tmp_path / "project")
     script = """
         import asyncio, resource

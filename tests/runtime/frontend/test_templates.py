@@ -61,7 +61,7 @@ def test_what_comes_from_outside_is_escaped(stand_in, client: TestClient):
 
 
 def test_a_task_renders_without_a_request(stand_in):
-    """What needs one says so."""
+    """A template that needs one fails with a cure."""
     stand_in({"templates/row.html": "<p>{{ n }}</p>", "templates/page.html": PAGE})
 
     assert render_fragment("row.html", n=7) == "<p>7</p>"

@@ -189,7 +189,7 @@ async def test_a_refused_subscription_is_an_error(server: Server):
 
 
 async def test_a_closed_one_refuses(servers: Any):
-    """What waits is told, and so is who calls later."""
+    """Whoever waits is told, and so is who calls later."""
     wire = Connection(parse_url(servers.urls["redis"]))
     await wire.connect()
     waiting = wire.call("BLPOP", "nothing", 0)

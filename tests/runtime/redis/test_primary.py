@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -39,12 +39,13 @@ def replicated(tmp_path: Path) -> Iterator[Replicated]:
 
 async def until_it_works(act: Callable[[], Any]) -> Any:
     """Repeat what fails for want of a server, for ten seconds."""
-    async with asyncio.timeout(10):
-        while True:
-            try:
-                return await act()
-            except (RedisError, ServiceUnavailable):
-                await asyncio.sleep(0.05)
+
+    async def answer() -> Any:
+        with suppress(RedisError, ServiceUnavailable):
+            return [await act()]
+
+    [answered] = await eventually(answer, 10, what=lambda: "a server that takes commands")
+    return answered
 
 
 async def test_each_way_to_redis_finds_the_primary_and_follows_it(
@@ -138,7 +139,7 @@ async def test_a_name_that_no_sentinel_knows_is_one_line(replicated: Replicated)
 
 
 async def test_a_primary_that_becomes_a_replica_is_left(tmp_path: Path):
-    """Where a managed service has one name for whichever server is the primary."""
+    """A managed service has one name for whichever server is the primary."""
     with Valkey(tmp_path) as valkey:
         settings = valkey.settings
         async with (

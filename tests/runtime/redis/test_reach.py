@@ -135,7 +135,7 @@ async def test_tls_and_whom_it_trusts(server: Path, certificates: Path):
 
 
 async def test_a_clients_certificate(server: Path, certificates: Path):
-    """Where the server asks for one."""
+    """The server asks for one."""
     user, ca = f"ann:{quote(PASSWORD, safe='')}", f"ssl_ca_certs={certificates}/ca.pem"
     own = f"ssl_certfile={certificates}/client.pem&ssl_keyfile={certificates}/client.key"
     async with encrypted(server, certificates, mutual=True) as port:

@@ -122,7 +122,7 @@ def test_what_a_url_means(url: str, address: Address):
     ],
 )
 def test_what_cannot_be_meant_is_one_line(url: str, words: str):
-    """What, where, and the cure; not a piece of a password."""
+    """The line has the fault, its place and the cure; not a piece of a password."""
     with pytest.raises(SettingsError, match=f"^REDIS_(URL|KEY_PREFIX)=.*{words}") as caught:
         parse_url(url)
     assert "\n" not in str(caught.value)

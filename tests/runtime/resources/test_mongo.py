@@ -83,7 +83,7 @@ async def test_the_database_is_named_by_the_url_or_by_the_project(
     ],
 )
 async def test_a_malformed_url_is_one_line(url: str):
-    """A password with special characters must be percent-encoded; the reason says so."""
+    """A password with special characters must be percent-encoded, as the reason says."""
     with pytest.raises(ServiceUnavailable, match="MongoDB at .* can't be used: ") as caught:
         await check(Settings(mongodb_url=url))
     assert "ter2" not in str(caught.value)

@@ -1,4 +1,4 @@
-"""What `vibetuner new auth` needs, and what it refuses."""
+"""The needs of `vibetuner new auth`, and its refusals."""
 
 from __future__ import annotations
 

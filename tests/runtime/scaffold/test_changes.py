@@ -123,7 +123,7 @@ contents = st.one_of(st.none(), st.binary(max_size=8))
 def test_any_changes_are_made_and_can_be_turned_round(
     tmp_path_factory: pytest.TempPathFactory, wanted: list[tuple[str, bytes | None, bytes | None]]
 ):
-    """What was before comes back by exchanging before and after."""
+    """Exchanging before and after restores the files."""
     folder = tmp_path_factory.mktemp("any")
     for name, before, _ in wanted:
         if before is not None:
@@ -140,7 +140,7 @@ def test_any_changes_are_made_and_can_be_turned_round(
 
 
 def test_a_diff_shows_new_changed_and_removed_files(tmp_path: Path):
-    """As `git diff` has it; a last line without its end says so."""
+    """As `git diff` has it; a last line without its end is marked."""
     shown = diff(
         [
             Change(tmp_path / "new.py", None, b"new\n"),

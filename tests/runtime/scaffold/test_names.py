@@ -1,4 +1,4 @@
-"""What a person means by a name, and what is suggested where it can't be one."""
+"""Names as a person means them, and the ones that are suggested instead."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ import pytest
 
 @dataclass
 class SmtpServer:
-    """What it answers can be set; what it hears is kept."""
+    """A mail server whose answers can be set; it keeps all that it hears."""
 
     tls: ssl.SSLContext | None = None
     implicit_tls: bool = False

@@ -117,7 +117,7 @@ async def test_a_script_outside_any_project_can_send_too(elsewhere):
 
 
 async def test_sender_reply_to_and_text_can_be_given(elsewhere):
-    """What the caller says wins over what would be derived."""
+    """The caller's words win over those that would be derived."""
     with settings(mail_from="shop@example.com"):
         await send_email(
             **WELCOME,

@@ -1,4 +1,4 @@
-"""What a message looks like on the wire."""
+"""The form of a message on the wire."""
 
 from __future__ import annotations
 
@@ -187,6 +187,6 @@ def test_an_address_may_carry_a_name(written, name, address):
 
 
 def test_half_a_character_in_the_content_is_refused():
-    """A lone surrogate can't be encoded: say so before anything is sent."""
+    """A lone surrogate can't be encoded, and is refused before anything is sent."""
     with pytest.raises(MailError, match="lone surrogate"):
         message(html_content="<p>\ud83d</p>")

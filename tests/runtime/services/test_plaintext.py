@@ -55,7 +55,7 @@ def test_markup_becomes_layout(html, text):
     ],
 )  # fmt: skip
 def test_a_link_says_where_it_leads(html, text):
-    """Unless its label says so already, or it leads nowhere outside the page."""
+    """Unless its label has the address already, or it leads nowhere outside the page."""
     assert html_to_text(html) == text
 
 

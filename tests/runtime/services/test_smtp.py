@@ -129,7 +129,7 @@ async def test_a_password_is_not_sent_over_an_open_line(start_smtp):
     ],
 )
 async def test_a_refusal_is_one_line_with_the_servers_words(start_smtp, refusal, says):
-    """What the server said, and what to do."""
+    """The line has the server's words, and what to do."""
     async with start_smtp(refusals=refusal) as server:
         with pytest.raises(MailRefused) as caught:
             await mailer(server).send(message())

@@ -18,7 +18,7 @@ from vibetuner.sse.hub import get_hub
 async def test_without_redis_only_this_process_is_reached(
     fresh: None, caplog: pytest.LogCaptureFixture
 ):
-    """A warning says so once, with the line to add; the ids rise all the same."""
+    """One warning is logged, with the line to add; the ids rise all the same."""
     _warn_once.cache_clear()
     with using_settings(Settings(redis_url=None)), get_hub().serving():
         with get_hub().subscribe("news") as subscriber:

@@ -1,4 +1,4 @@
-"""How many event streams may be open, for one client and in all."""
+"""The numbers of event streams that may be open, for one client and in all."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_a_network_of_ipv6_is_one_client_and_a_unix_socket_is_none():
 
 
 def test_zero_lifts_the_limit_of_a_client():
-    """Where all visitors share the address of a proxy that is not trusted."""
+    """It is for visitors that share the address of a proxy that is not trusted."""
     limits = Settings(sse_streams=100, sse_streams_per_client=0)
     budget = StreamBudget()
     with ExitStack() as stack:

@@ -1,4 +1,4 @@
-"""What is sent, and the names that it may have."""
+"""Events, and the names that they may have."""
 
 from __future__ import annotations
 

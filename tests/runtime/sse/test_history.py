@@ -1,4 +1,4 @@
-"""What a browser that returns has missed, and when nobody can tell."""
+"""Events that a returning browser has missed, and gaps that nobody can tell."""
 
 from __future__ import annotations
 

@@ -204,7 +204,7 @@ async def test_closing_the_hub_ends_every_stream_after_what_is_owed():
 
 
 def test_local_ids_rise_whatever_the_clock_does():
-    """Where no Redis gives ids, the hub does."""
+    """Without a Redis that gives ids, the hub does."""
     hub = Hub()
     ids = [Event("n", "", hub.next_id()).position for _ in range(1000)]
     assert ids == sorted(set(ids))

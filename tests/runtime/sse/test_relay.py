@@ -103,7 +103,7 @@ async def test_the_relay_comes_back_with_redis_and_says_so_once_each_way(
 async def test_the_gap_is_filled_from_the_stream(
     lasting_valkey: Valkey, caplog: pytest.LogCaptureFixture
 ):
-    """What others sent before this process was back arrives once, in order, before what follows."""
+    """Events that others sent meanwhile arrive once, in order, before what follows."""
     valkey = lasting_valkey
     caplog.set_level(logging.INFO, "vibetuner")
     valkey.start()

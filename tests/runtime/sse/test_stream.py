@@ -417,7 +417,7 @@ def raw_stream(site: Site, channel: str, *, last_id: str = "") -> Iterator[socke
 
 
 def read_to_end(connection: socket.socket) -> bytes:
-    """What the stream still had to say, without the lengths of its chunks."""
+    """Return the rest of a stream, without the lengths of its chunks."""
     connection.settimeout(20)
     received = b""
     while data := connection.recv(65536):

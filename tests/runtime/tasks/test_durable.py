@@ -1,4 +1,4 @@
-"""Durable enqueues: they return once the server can't lose the task, and say so if it may."""
+"""Durable enqueues: they return once the server can't lose the task, and raise NotDurable if it may."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def program(request: pytest.FixtureRequest) -> str:
 def serving(
     folder: Path, *options: str, program: str | None = None, replicas: int = 0
 ) -> Iterator[tuple[Valkey, ...]]:
-    """A server that keeps nothing on disk unless ``options`` say so, then its replicas."""
+    """A server that keeps nothing on disk without ``options``, then its replicas."""
     with ExitStack() as stack:
         servers: list[Valkey] = []
         for number in range(1 + replicas):
@@ -79,14 +79,14 @@ async def opened(
 
 
 async def calls_of(server: Valkey, command: str) -> int:
-    """How often the server was called with it."""
+    """Return how often the server was called with it."""
     (shown,) = await asyncio.to_thread(ask, parse_url(server.url), ["INFO", "commandstats"])
     found = re.search(rf"cmdstat_{command}:calls=(\d+)", str(shown))
     return int(found[1]) if found else 0
 
 
 async def waits(server: Valkey) -> bool:
-    """Whether a connection waits for replicas."""
+    """Return whether a connection waits for replicas."""
     (shown,) = await asyncio.to_thread(ask, parse_url(server.url), ["CLIENT", "LIST"])
     return re.search(r"flags=\S*b\S* .*cmd=wait", str(shown)) is not None
 
@@ -151,7 +151,7 @@ async def test_memory_alone_is_refused_before_anything_is_written(tmp_path: Path
 
 
 async def judged(server: Valkey) -> list[Any]:
-    """What the doctor says of ENQUEUE_DURABLE."""
+    """Return the findings of the doctor about ENQUEUE_DURABLE."""
     settings = server.settings.model_copy(update={"enqueue_durable": True})
     async with open_redis(settings) as client:
         info = dict(await client.info())
@@ -160,7 +160,7 @@ async def judged(server: Valkey) -> list[Any]:
 
 
 async def test_it_waits_for_the_disk(tmp_path: Path):
-    """Where the server says when a write is there."""
+    """On servers that say when a write is there."""
     with serving(tmp_path, *SYNCED) as (server,):
         async with opened(server) as (_, number):
             await number.enqueue(1).start(durable=True)
@@ -203,7 +203,7 @@ async def test_calls_at_the_same_time_share_a_wait(tmp_path: Path):
 
 
 async def test_every_way_to_enqueue_is_durable(tmp_path: Path):
-    """Each of them tells of a frozen replica."""
+    """Each of them reports a frozen replica."""
     with serving(tmp_path, replicas=1) as (primary, replica):
         async with opened(primary, enqueue_durable=True) as (worker, number):
             line = worker.task(name="line")(asyncio.sleep)
@@ -243,7 +243,7 @@ async def test_a_connection_that_is_lost_confirms_nothing(tmp_path: Path):
 
 
 async def test_a_frozen_server_is_reported_in_time(tmp_path: Path):
-    """What waits for a free connection meanwhile was not enqueued."""
+    """Calls that wait for a free connection meanwhile were not enqueued."""
     with serving(tmp_path, *LASTING) as (server,):
         async with opened(server) as (_, number):
             await number.enqueue(0).start(durable=True)

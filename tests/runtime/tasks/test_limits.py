@@ -1,4 +1,4 @@
-"""What a task may be decorated and enqueued with."""
+"""Limits of the options that a task is decorated and enqueued with."""
 
 from __future__ import annotations
 

@@ -16,6 +16,7 @@ from hypothesis import example, given
 from hypothesis import settings as example_settings
 from hypothesis import strategies as st
 
+from tests.waiting import eventually
 from vibetuner.config import Settings, using_settings
 from vibetuner.errors import TaskError
 from vibetuner.redis.keys import GROUP, Keys
@@ -47,7 +48,7 @@ def charge(worker: TaskWorker) -> Any:
 
 
 async def queued(worker: TaskWorker) -> int:
-    """How many messages wait."""
+    """Return the number of messages that wait."""
     return int(await worker.queue_size())
 
 
@@ -94,8 +95,11 @@ async def test_the_server_forgets_a_key_after_its_time(
     """Both keys that it keeps have a lifetime."""
     first = await charge.enqueue(5).once("evt", keep=timedelta(milliseconds=1))
     keys = Keys(settings.redis_key_prefix)
-    while await worker.redis.exists([keys.once("evt")]):
-        await asyncio.sleep(0.002)
+
+    async def is_forgotten() -> bool:
+        return not await worker.redis.exists([keys.once("evt")])
+
+    await eventually(is_forgotten, what=lambda: "the key to expire")
     second = await charge.enqueue(6).once("evt", keep=timedelta(hours=1))
     assert first.id != second.id
     for key in (keys.once("evt"), keys.keyed(second.id)):
@@ -103,7 +107,7 @@ async def test_the_server_forgets_a_key_after_its_time(
 
 
 async def test_a_key_that_clashes_holds_up_no_other_of_a_batch(worker: TaskWorker, charge: Any):
-    """It is told of once all others were enqueued."""
+    """It is reported once all others were enqueued."""
     await charge.enqueue(5).once("evt")
     calls = [charge.enqueue(6).once("evt"), charge.enqueue(7).once("other"), charge.enqueue(8)]
     with pytest.raises(TaskError, match="'evt' belongs to charge"):
@@ -305,12 +309,12 @@ class World:
                 )
 
     async def done(self, _key: str) -> None:
-        """What waits is run, and succeeds."""
+        """Run all that waits, which succeeds."""
         self.fails = False
         await self.worker.run_async(lifespan=nullcontext())
 
     async def dead(self, _key: str) -> None:
-        """What waits is run, and fails for good."""
+        """Run all that waits, which fails for good."""
         self.fails = True
         await self.worker.run_async(lifespan=nullcontext())
 

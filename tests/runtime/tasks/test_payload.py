@@ -1,4 +1,4 @@
-"""How arguments and results are stored: signed, and with a recorded end whatever they are."""
+"""Arguments and results as they are stored: signed, and with a recorded end whatever they are."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ async def test_a_result_that_cannot_be_stored_ends_as_a_failure(worker: TaskWork
 async def test_an_exception_that_cannot_be_stored_ends_as_a_failure_that_names_it(
     worker: TaskWorker, running
 ):
-    """Whether it can't be pickled or can't be unpickled: who asks for the result gets an answer."""
+    """It may be unpicklable on either side: who asks for the result gets an answer."""
 
     @worker.task()
     async def stubborn() -> None:
@@ -144,7 +144,7 @@ def test_a_signature_holds_for_what_was_signed_and_for_one_secret():
 
 
 def test_the_secret_can_be_changed_while_tasks_wait():
-    """What was signed with the previous one is still read; new ones are signed with the new."""
+    """Payloads signed with the previous one are still read; new ones are signed with the new."""
     old = sealed("old", keys(secret_key="old")[0])
     both = keys(secret_key="new", secret_key_previous="old")
 

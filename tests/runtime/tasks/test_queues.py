@@ -53,7 +53,7 @@ def record(worker: TaskWorker, **options: Any) -> tuple[Any, list[str]]:
 
 
 async def lengths(worker: TaskWorker) -> dict[str, int]:
-    """How many messages are in each stream."""
+    """Return the number of messages in each stream."""
     return {name: await worker.redis.xlen(worker.stream_key + name) for name in NAMES}
 
 
@@ -88,7 +88,7 @@ async def test_a_queue_that_there_is_not_is_refused_with_the_names(queue: TaskWo
 
 @pytest.mark.parametrize("names", [["a b"], [""], ["a", "a"], ["x:1"], [3], "bulk"])
 def test_the_app_refuses_names_that_are_none(names: Any):
-    """When tune.py is loaded."""
+    """They are refused when tune.py is loaded."""
     with pytest.raises(TypeError, match="queues= takes"):
         VibetunerApp(queues=names)
 
@@ -131,7 +131,7 @@ async def test_weights_keep_bulk_work_going(backlog: TaskWorker):
 
 
 async def test_a_worker_reads_its_own_queues_only(queue: TaskWorker):
-    """What is in another queue is left there."""
+    """Messages of another queue are left there."""
     note, seen = record(queue)
     queue.order = ReadOrder.parse("critical,default")
     async with at_work(queue):

@@ -75,6 +75,6 @@ def test_max_retries_counts_the_first_try_too(max_tries: int, tries: int):
 def test_a_wrong_number_is_named_by_the_guides_word(
     values: dict[str, Any], error: type[Exception], words: str
 ):
-    """What people typed is max_retries and backoff_base, not our inner names."""
+    """The message says max_retries and backoff_base, as people typed, not our inner names."""
     with pytest.raises(error, match=words):
         RetryPolicy(**values)

@@ -1,4 +1,4 @@
-"""What a test sees of calls that are enqueued once, or with a commit."""
+"""Calls that are enqueued once, or with a commit, as a test sees them."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ async def test_what_is_committed_was_enqueued(
 async def test_a_second_call_with_a_key_was_not_enqueued(
     in_a_project: Path, vibetuner_sql: AsyncEngine, vibetuner_worker: ManualWorker
 ):
-    """Whether alone, in a batch or with a commit."""
+    """It may have come alone, in a batch or with a commit."""
     await note_once.enqueue("a").once("evt")
     await get_worker().enqueue_many([note_once.enqueue("a").once("evt")])
     async with open_session() as session:

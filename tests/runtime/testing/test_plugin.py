@@ -289,7 +289,7 @@ def project(tmp_path: Path) -> Path:
 
 
 def run_pytest(project: Path, *arguments: str, **environment: str) -> str:
-    """What ``pytest`` prints in ``project``, where all tests must pass."""
+    """Return the output of ``pytest`` in ``project``, where all tests must pass."""
     done = start_pytest(project, *arguments, **environment)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout

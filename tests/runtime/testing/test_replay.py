@@ -170,7 +170,7 @@ async def test_a_task_may_survive_its_cut():
 
 
 async def test_only_asynchronous_tasks_have_awaits():
-    """The message says so."""
+    """The message names the reason."""
     with pytest.raises(TypeError, match="synchronous is not async, so that there is no await"):
         await replay_fuzz(synchronous, observe=lambda: None)
     with pytest.raises(TypeError, match="replay_fuzz takes a task, not <function"):

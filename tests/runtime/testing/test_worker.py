@@ -1,4 +1,4 @@
-"""The worker that runs when a test says so."""
+"""The worker that runs when a test tells it to."""
 
 from __future__ import annotations
 
@@ -175,7 +175,7 @@ async def test_steps_in_between_do_not_multiply_cron(vibetuner_worker: ManualWor
 
 
 async def test_an_outage_is_time_without_a_worker(vibetuner_worker: ManualWorker):
-    """What has expired meanwhile is not run."""
+    """Tasks that have expired meanwhile are not run."""
     await only_while_fresh.enqueue()
     await vibetuner_worker.skip(minutes=11)
 

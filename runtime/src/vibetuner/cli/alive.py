@@ -1,4 +1,4 @@
-"""Whether a worker is alive: loads next to nothing, as a container asks every few seconds."""
+"""A probe for a live worker: loads next to nothing, as a container asks every few seconds."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How an error reaches the person at the command line: one line, and an exit code."""
+"""The way of an error to the person at the command line: one line, and an exit code."""
 
 from __future__ import annotations
 

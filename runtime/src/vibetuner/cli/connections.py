@@ -41,7 +41,7 @@ CHEAP_LINES: dict[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """How many connections a process takes: in all, from one client, and waiting."""
+    """The number of connections that a process takes: in all, from one client, and waiting."""
 
     total: int
     per_client: int
@@ -135,7 +135,7 @@ class LimitedServer(uvicorn.Server):
 
 
 class _Limits:
-    """What a limited connection can be asked."""
+    """The questions that a limited connection answers."""
 
     def is_late(self, now: float) -> bool:
         raise NotImplementedError

@@ -140,7 +140,7 @@ class Launch:
 
     @property
     def _monitor(self) -> tuple[str, int]:
-        """Where a worker's page is; host and port are the web app's where there is one."""
+        """Return a worker's page; host and port are the web app's where there is one."""
         if self.part == "worker":
             return self.host, self.port or MONITOR_PORT
         return DEFAULT_HOST, MONITOR_PORT

@@ -1,4 +1,4 @@
-"""What the queue and the dead letters still hold of a task that is taken out of the code."""
+"""A count of what the queue and the dead letters hold of a task that is taken out of the code."""
 
 from __future__ import annotations
 
@@ -6,22 +6,22 @@ import asyncio
 import sys
 from typing import Any
 
-from streaq import TaskStatus
-
 from vibetuner.config import EMBEDDED, get_settings
 from vibetuner.errors import VibetunerError
 from vibetuner.project import project_root
 from vibetuner.tasks.dead_letters import count, open_dead_letters
-from vibetuner.tasks.worker import get_worker
+from vibetuner.tasks.inspect.listing import list_tasks
+from vibetuner.tasks.inspect.model import Filters, State
+from vibetuner.tasks.inspect.queue import this_queue
 
 __all__ = ["ask_left_over"]
 
 MOST = 10_000
-WAITING = (TaskStatus.QUEUED, TaskStatus.SCHEDULED, TaskStatus.RUNNING)
+WAITING = frozenset({State.QUEUED, State.SCHEDULED, State.RUNNING, State.LOST})
 
 
 def ask_left_over(task: str) -> dict[str, Any]:
-    """How many are queued and dead; says so, or why it can't tell, on stderr.
+    """Count queued tasks and dead letters; report them, or why they can't be counted, on stderr.
 
     ``{"queued": None}`` stands for a queue that could not be asked.
     """
@@ -54,9 +54,11 @@ def _is_worth_asking() -> bool:
 
 async def _count(task: str) -> tuple[int, int]:
     async with open_dead_letters():
-        infos = [
-            info
-            for status in WAITING
-            for info in await get_worker().get_tasks_by_status(status, limit=MOST)
-        ]
-        return sum(info.fn_name == task for info in infos), await count(task=task)
+        waiting, after = 0, None
+        while waiting < MOST:  # a page may end early, and one whose payload can't be read is none
+            filters = Filters(states=WAITING, name=task)
+            page = await list_tasks(this_queue(), filters, limit=MOST - waiting, after=after)
+            waiting, after = waiting + len(page.rows), page.next
+            if after is None:
+                break
+        return waiting, await count(task=task)

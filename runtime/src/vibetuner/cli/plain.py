@@ -16,7 +16,7 @@ LIMITS = {"port": 65535, "workers": 1000}
 
 
 def read_plainly(arguments: list[str]) -> dict[str, Any] | None:
-    """What ``vibetuner run`` was told, as Launch takes it; None when that isn't plain.
+    """Parse the arguments of ``vibetuner run`` as Launch takes it; None when they aren't plain.
 
     >>> read_plainly(["prod", "worker", "--workers", "4"])
     {'mode': 'prod', 'part': 'worker', 'host': '127.0.0.1', 'port': None, 'workers': 4}

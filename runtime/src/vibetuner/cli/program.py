@@ -1,4 +1,4 @@
-"""What the supervisor runs."""
+"""A program that the supervisor runs."""
 
 from __future__ import annotations
 

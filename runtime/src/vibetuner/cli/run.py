@@ -11,7 +11,7 @@ __all__ = ["run"]
 
 
 class Mode(StrEnum):
-    """What the processes run for."""
+    """The purpose that the processes run for."""
 
     dev = "dev"
     prod = "prod"

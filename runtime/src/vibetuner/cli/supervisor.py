@@ -40,7 +40,7 @@ class Supervisor:
     With ``watch``, a change of a watched Python file restarts them all, and one that ended waits
     for the next change. Without, and when it was killed, it is started again, later each time; when
     that does not help, everything stops. A program that fails in its first seconds stops everything
-    too: what can't start should say so and not go on half.
+    too: a part that can't start should fail at once, and not go on half.
     """
 
     def __init__(
@@ -210,6 +210,6 @@ class CodeFilter(DefaultFilter):
     """Python files and `.env`; templates are read anew by themselves."""
 
     def __call__(self, _change: object, path: str) -> bool:
-        """Whether a change of ``path`` restarts the programs."""
+        """Return whether a change of ``path`` restarts the programs."""
         name = Path(path).name
         return (path.endswith(".py") or name == ".env") and "__pycache__" not in path

@@ -13,7 +13,7 @@ NOTHING_NEWER = 3
 
 def template_changes(
     version: Annotated[
-        str, typer.Argument(help="A version such as v0.2.0; the newest unless you say so.")
+        str, typer.Argument(help="A version such as v0.2.0; the newest by default.")
     ] = "",
     committed: Annotated[
         bool, typer.Option("--committed", help="Refuse while something is not committed.")

@@ -41,7 +41,7 @@ def check_committed(root: Path) -> None:
 
 
 def fetch_news(root: Path, version: str = "") -> News:
-    """What the template's repository has for this project.
+    """Return what is new in the template's repository for this project.
 
     Raises:
         CommandError: the project follows no versions, or the repository can't be reached.
@@ -86,7 +86,7 @@ def sections_between(changelog: str, present: str, target: str) -> str:
 
 
 def git_url(source: str) -> str:
-    """What git calls a template's source.
+    """Return the name that git has for a template's source.
 
     >>> git_url("gh:org/vibetuner-template")
     'https://github.com/org/vibetuner-template.git'

@@ -32,7 +32,7 @@ SILENT_SECONDS = 3.0
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """Where a person looks: ``show`` draws a state, ``say`` tells of anything else."""
+    """The screen of a person: ``show`` draws a state, ``say`` prints anything else."""
 
     show: Callable[[ProgressState], None]
     say: Callable[[str], None]

@@ -139,7 +139,7 @@ def _leave(code: int) -> None:
 
 
 def _outage(error: Exception) -> str | None:
-    """What a passing outage says in one line; None for an error that waiting won't mend."""
+    """Describe a passing outage in one line; None for an error that waiting won't mend."""
     known = find_known(error)
     if isinstance(known, ServiceUnavailable) and not isinstance(known, RightsMissing):
         return str(known)

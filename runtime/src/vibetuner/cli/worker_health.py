@@ -18,7 +18,7 @@ def worker_health(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
-    """Succeed if a worker of this queue is alive: its own event loop has said so lately.
+    """Succeed if a worker of this queue is alive: its own event loop has left a heartbeat lately.
 
     Exit code 0 if there is one, 1 if not, or if Redis does not answer.
     """

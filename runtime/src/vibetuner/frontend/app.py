@@ -97,7 +97,7 @@ def _mount_files(app: FastAPI, project: ProjectInfo) -> None:
 
 
 def assets_folder() -> Path:
-    """Where htmx lies; raises ProjectError when the runtime was not built as a wheel."""
+    """Return the folder of htmx; raises ProjectError when the runtime was not built as a wheel."""
     try:
         return Path(str(files("vibetuner_htmx").joinpath("htmx.min.js"))).parent
     except ModuleNotFoundError:

@@ -1,4 +1,4 @@
-"""Whether this process can do its work, and what it answers when it can't."""
+"""The health of this process, and its answer when it can't do its work."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What surrounds the web process's life."""
+"""The lifespan of the web process."""
 
 from __future__ import annotations
 

@@ -103,7 +103,7 @@ def create_monitor(
     Args:
         host: the address that it listens on; on any but a loopback address the gate is shut as it
             is before the web app's pages.
-        worker_id: the worker that ``/health`` tells of.
+        worker_id: the worker that ``/health`` reports.
         attention: is kept up to date.
     """
     is_private, door = is_loopback(host), _Door()

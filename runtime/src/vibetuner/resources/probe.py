@@ -23,7 +23,7 @@ PROBE_SECONDS = 3.0
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """What came of a look at one system; ``problem`` is empty where it has answered."""
+    """The outcome of a look at one system; ``problem`` is empty where it has answered."""
 
     name: str
     setting: str

@@ -38,7 +38,7 @@ class Resource:
 
     @property
     def outages(self) -> tuple[type[Exception], ...]:
-        """What its driver raises when it does not answer."""
+        """Return the errors that its driver raises when it does not answer."""
         return cast("tuple[type[Exception], ...]", import_module(self.module).OUTAGES)
 
     def load(self) -> None:

@@ -55,7 +55,7 @@ class WriteTurns:
         if not statement.lstrip()[:7].upper().startswith(WRITES) or not in_greenlet():
             return
         driver = connection.connection.dbapi_connection
-        # A task that writes in two sessions would wait for itself; SQLite says so.
+        # A task that writes in two sessions would wait for itself; SQLite fails then.
         if driver is not self._holder and (
             self._holder is None or asyncio.current_task() is not self._task
         ):

@@ -1,1 +1,1 @@
-"""What `vibetuner new` and `vibetuner destroy` write: names, templates, edits, all or nothing."""
+"""The files that `vibetuner new` writes and `vibetuner destroy` removes, all or nothing."""

@@ -1,4 +1,4 @@
-"""What a generator wants to exist: files, and entries in tune.py."""
+"""A generator's draft: files, and entries in tune.py."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class Draft:
         files: texts by path; the first one is what tune.py imports.
         entries: what tune.py must list.
         next_steps: what to type next.
-        after_removal: what to type when all of it was taken back.
+        after_removal: what to type when all of it was removed.
     """
 
     files: dict[str, str]

@@ -20,7 +20,7 @@ Node = ast.expr | ast.stmt | ast.alias | ast.keyword
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """What tune.py lists: ``from module import name``, and the name in the list ``keyword=[...]``.
+    """An entry of tune.py: ``from module import name``, and the name in ``keyword=[...]``.
 
     tune.py may call it any of ``locals``: the first that is free, or else the last.
     """

@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class ConsoleMailer:
-    """Keeps each message as a file that any mail program opens, and says so."""
+    """Keeps each message as a file that any mail program opens, and logs its name."""
 
     outbox: Path
     debug: bool = False

@@ -170,6 +170,6 @@ def _web_address(href: str | None) -> str:
 
 
 def _spellings(address: str) -> tuple[str, str]:
-    """How a label may spell the address itself, so that it isn't said twice."""
+    """Yield the spellings of the address itself that a label may have, so as not to repeat it."""
     short = address.rstrip("/")
     return short, short.partition("://")[2]

@@ -55,7 +55,7 @@ PERMANENT = 500
 
 @dataclass(frozen=True, slots=True)
 class SmtpServer:
-    """Where to hand mail in, as ``SMTP_URL`` says it."""
+    """The mail server that ``SMTP_URL`` names."""
 
     host: str
     port: int
@@ -254,7 +254,7 @@ def named_time(text: str) -> timedelta | None:
 
 
 def _said(error: SMTPException | OSError, server: SmtpServer) -> str:
-    """What the server or the network said: one line, without what it may echo of the login."""
+    """Return the words of the server or the network: one line, without an echo of the login."""
     if isinstance(error, SMTPRecipientsRefused):
         error = error.recipients[0]
     text = _network_said(error.__cause__) or str(getattr(error, "message", error))

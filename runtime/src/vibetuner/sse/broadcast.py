@@ -26,7 +26,7 @@ async def broadcast(channel: str, event: str, data: Any = "") -> str:
     Text and HTML are sent as they are, anything else as JSON. The event is kept for browsers that
     reconnect: a channel keeps its last SSE_HISTORY events and SSE_HISTORY_BYTES bytes, for
     SSE_HISTORY_TTL seconds. Without REDIS_URL only this process's own subscribers get it, and a
-    warning says so once.
+    warning is logged once.
 
     Raises:
         ValueError: a name can't be used, JSON can't hold the data, or the event is larger than

@@ -95,7 +95,7 @@ def idle_id(now: int) -> str:
 
 
 def is_name(name: object) -> bool:
-    """Whether a channel or an event may have this name."""
+    """Return whether a channel or an event may have this name."""
     return isinstance(name, str) and NAME.fullmatch(name) is not None
 
 

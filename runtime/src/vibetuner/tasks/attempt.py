@@ -35,7 +35,7 @@ LAST_MOMENT = 253_402_300_800_000  # the year 10000, in milliseconds
 
 
 class End(StrEnum):
-    """How an attempt ended."""
+    """The way in which an attempt ended."""
 
     DONE = "done"
     FAILED = "failed"
@@ -157,7 +157,7 @@ class Attempt:
 
     @property
     def is_silent(self) -> bool:
-        """Whether the task asks for no log lines."""
+        """Return whether the task asks for no log lines."""
         return self.task is not None and self.task.silent
 
     @property
@@ -167,7 +167,7 @@ class Attempt:
 
     @property
     def ttl(self) -> timedelta | int | None:
-        """How long the task's result is kept, as it was declared."""
+        """Return for how long the task's result is kept, as it was declared."""
         return None if self.task is None else self.task.ttl
 
     def name_task(self, name: str, task: RegisteredTask | None) -> None:

@@ -224,7 +224,7 @@ def fingerprint(call: Task[Any, Any]) -> str:
         bound = parameters.bind(*call.args, **call.kwargs).arguments
         defaults = {name: one.default for name, one in parameters.parameters.items()}
         arguments = {name: given for name, given in bound.items() if given != defaults[name]}
-    except (TypeError, ValueError):  # the task itself will say so
+    except (TypeError, ValueError):  # the task itself will fail
         arguments = {"args": call.args, "kwargs": call.kwargs}
     digests = {name: _digest(value) for name, value in arguments.items()}
     return json.dumps([call.parent.fn_name, digests], sort_keys=True)
@@ -291,7 +291,7 @@ def _digest(value: object) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """What stands for a value that JSON does not know."""
+    """Return a stand-in for a value that JSON does not know."""
     if isinstance(value, set | frozenset):
         return sorted(value, key=repr)
     if isinstance(value, Enum):

@@ -33,7 +33,7 @@ def WorkerDepends() -> Any:  # noqa: N802 - the guide's name
 
 
 def is_injected(default: object) -> bool:
-    """Whether a parameter's default stands for the worker's context."""
+    """Return whether a parameter's default stands for the worker's context."""
     return isinstance(default, _Dependency)
 
 

@@ -35,7 +35,7 @@ worker_context: ContextVar[Any] = _worker_context
 
 
 def is_open(worker: Worker[Any]) -> bool:
-    """Whether the worker is connected."""
+    """Return whether the worker is connected."""
     return worker._initialized  # noqa: SLF001
 
 
@@ -50,12 +50,12 @@ def set_open(worker: Worker[Any], *, is_open: bool, is_running: bool = False) ->
 
 
 def follows_another(task: Task[Any, Any]) -> bool:
-    """Whether a call is part of a chain, after another."""
+    """Return whether a call is part of a chain, after another."""
     return task._after is not None  # noqa: SLF001
 
 
 def is_chained(task: Task[Any, Any]) -> bool:
-    """Whether a call is part of a chain, after another or before one."""
+    """Return whether a call is part of a chain, after another or before one."""
     return task._after is not None or task._triggers is not None  # noqa: SLF001
 
 

@@ -1,4 +1,4 @@
-"""What surrounds a worker's life."""
+"""The lifespan of a worker."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a task may be decorated and enqueued with: pure checks, before anything is stored."""
+"""The limits of a task's options and calls: pure checks, before anything is stored."""
 
 from __future__ import annotations
 

@@ -283,7 +283,7 @@ def _unstorable(data: dict[str, Any], error: Exception) -> PayloadError:
 
 
 def _text(error: BaseException) -> str:
-    """What an error says; somebody's __str__ must not cost the result."""
+    """Return the text of an error; somebody's __str__ must not cost the result."""
     try:
         return str(error)
     except Exception:  # noqa: BLE001 - as above

@@ -79,7 +79,7 @@ def find_warnings(worker: Worker[Any]) -> list[str]:
 
 
 def find_problems(app: VibetunerApp, worker: Worker[Any]) -> list[str]:
-    """Where ``app.tasks`` and the tasks of ``worker`` disagree; each says what to do."""
+    """Return how ``app.tasks`` and the tasks of ``worker`` disagree; each line says what to do."""
     return [
         *_not_tasks(app),
         *_foreign_tasks(app, worker),

@@ -95,7 +95,7 @@ class ErrorRules:
             object.__setattr__(self, name, classes)
 
     def gives_up(self, error: BaseException) -> bool:
-        """Whether a task that raised ``error`` is not to be tried again."""
+        """Return whether a task that raised ``error`` is not to be tried again."""
         if isinstance(error, BaseExceptionGroup):  # as a TaskGroup raises what its tasks raised
             return any(map(self.gives_up, error.exceptions))
         if isinstance(error, StreaqRetry):
@@ -110,7 +110,7 @@ class ErrorRules:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RetryPolicy:
-    """When a failed try is repeated, and after how long.
+    """The rules by which a failed attempt is repeated, and after how long.
 
     Args:
         max_tries: how often a task is run at the most, the first time included.
@@ -152,11 +152,11 @@ class RetryPolicy:
             raise ValueError(f"jitter takes a number from 0 to 1, not {self.jitter!r}")
 
     def allows_another(self, *, tries: int) -> bool:
-        """Whether a task that has been run ``tries`` times may be run again."""
+        """Return whether a task that has been run ``tries`` times may be run again."""
         return tries < self.max_tries
 
     def delay(self, *, tries: int, chance: float = 0.0) -> timedelta:
-        """How long to wait after try number ``tries``; ``chance`` is from 0 up to 1.
+        """Return the pause after attempt number ``tries``; ``chance`` is from 0 up to 1.
 
         ``min(base ** tries, cap)``, less the part that ``jitter`` leaves to chance.
         """
@@ -169,7 +169,7 @@ class RetryPolicy:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FailurePolicy:
-    """What a robust task adds to a task: retries, and what follows the last attempt.
+    """The options of a robust task: retries, and what follows the last attempt.
 
     Args:
         retry: when a failed attempt is followed by another.

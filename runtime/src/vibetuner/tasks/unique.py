@@ -55,7 +55,7 @@ class Unique:
 
     @property
     def has_line(self) -> bool:
-        """Whether it is decided when a call is enqueued."""
+        """Return whether uniqueness is decided when a call is enqueued."""
         return self.clash != "fail"
 
     def of(self, task: str, parameters: Sequence[str]) -> Unique:

@@ -271,7 +271,7 @@ class TaskWorker(Worker[Any]):
 
     @property
     def is_connected(self) -> bool:
-        """Whether the queue is open here, on this event loop."""
+        """Return whether the queue is open here, on this event loop."""
         return self._client is not None and self._loop is running_loop()
 
     @property
@@ -284,7 +284,7 @@ class TaskWorker(Worker[Any]):
 
     @property
     def is_running(self) -> bool:
-        """Whether tasks are run here, or brought to an end."""
+        """Return whether tasks are run here, or brought to an end."""
         return self._run is not None
 
     async def __aenter__(self) -> Self:  # type: ignore[misc]  # anyio's refuses a block in a block

@@ -1,4 +1,4 @@
-"""What tests of a project use; the fixtures come by themselves, with the pytest plugin.
+"""Helpers for tests of a project; the fixtures come by themselves, with the pytest plugin.
 
 ::
 

@@ -41,7 +41,7 @@ class QueueClock:
         return datetime.now(UTC) + self._worker.ahead
 
     async def next_due(self) -> datetime | None:
-        """When the next of what waits is due; it may be in the past."""
+        """Return when the next waiting task is due; it may be in the past."""
         scores = [score for key in self._queues() for _, score in await self._members(key, last=0)]
         if not scores:
             return None
@@ -61,7 +61,7 @@ class QueueClock:
         self._worker.ahead += step * MILLISECOND
 
     def count_cron_runs(self, until: datetime, most: int) -> dict[str, int]:
-        """How often each cron task comes due until then; stops counting above ``most``."""
+        """Count the runs of each cron task until then; stop counting above ``most``."""
         counts: dict[str, int] = {}
         for task in cron_tasks(self._worker):
             tab, due = CronTab(str(task.crontab)), self.now.astimezone(self._worker.tz)
@@ -103,7 +103,7 @@ class QueueClock:
             await self._redis.zrem(worker.cron_schedule_key, [name])
 
     async def publish_due(self) -> None:
-        """Put what is due into the streams, as a running worker does."""
+        """Put tasks that are due into the streams, as a running worker does."""
         await self._worker.queue_due()
 
     def _queues(self) -> list[str]:

@@ -15,7 +15,7 @@ __all__ = ["Cut", "run_cut"]
 
 
 class Cut:
-    """Where a run is to be cut off, and where it was.
+    """The await at which a run is to be cut off, and the one at which it was.
 
     Attributes:
         at: the number of the await, counted from 1; None for nowhere.

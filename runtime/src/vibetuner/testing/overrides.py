@@ -45,7 +45,7 @@ class SettingsOverride:
 
 @contextmanager
 def overriding() -> Iterator[SettingsOverride]:
-    """What is overridden in the block is as before at its end."""
+    """Restore, at the end of the block, what was overridden inside it."""
     with ExitStack() as stack:
         yield SettingsOverride(stack)
 

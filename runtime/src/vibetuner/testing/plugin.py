@@ -5,6 +5,7 @@ It imports next to nothing; what a fixture needs is imported inside it.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from inspect import isasyncgenfunction
 from pathlib import Path
@@ -36,12 +37,23 @@ __all__ = [
 ]
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    """Where warnings are errors, let coredis 6.9 leave buffers of half-made connections open.
+# Libraries leave these open when they are cancelled while they connect, as when a worker stops.
+LEFT_OPEN = (
+    "Unclosed <MemoryObject",  # coredis 6.9
+    # PyMongo 4.18, which goes on connecting to a server that refuses; connected to nobody.
+    r"unclosed <socket\.socket fd=\d+, family=\d+, type=1, proto=6, laddr=\([^)]*\)>",
+)
 
-    It does when one is cancelled while it connects, as when a worker stops: no fault of a test.
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Let libraries leave half-made connections open where warnings are errors.
+
+    They are no fault of the test that runs when the garbage collector finds them.
     """
-    config.addinivalue_line("filterwarnings", "ignore:Unclosed <MemoryObject:ResourceWarning")
+    for message in LEFT_OPEN:
+        config.addinivalue_line("filterwarnings", f"ignore:{message}:ResourceWarning")
+        # Pytest has set the filters for the end of the session already.
+        warnings.filterwarnings("ignore", message, ResourceWarning)
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
@@ -166,7 +178,7 @@ def vibetuner_databases(request: pytest.FixtureRequest) -> None:
 async def vibetuner_worker(
     vibetuner_settings: SettingsOverride, vibetuner_databases: None, vibetuner_redis_url: str
 ) -> AsyncIterator[ManualWorker]:
-    """The project's worker on a real queue; it runs when the test says so."""
+    """The project's worker on a real queue; it runs when the test tells it to."""
     from vibetuner.testing.holding import held_open
     from vibetuner.testing.worker import open_manual_worker
 

@@ -1,4 +1,4 @@
-"""A real worker that runs when the test says so."""
+"""A real worker that runs when the test tells it to."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _in_worker: ContextVar[bool] = ContextVar("in_worker", default=False)
 class ManualWorker:
     """The process's own worker on a real queue, and the queue's clock.
 
-    Nothing runs by itself: not what is enqueued, not what is due, not cron. Cron tasks are only
+    Nothing runs by itself: neither enqueued tasks nor delayed ones nor cron. Cron tasks are only
     scheduled once a test moves the clock.
 
     Attributes:
@@ -63,7 +63,7 @@ class ManualWorker:
         return self._clock.now
 
     async def run_until_idle(self, *, limit: float = IDLE_SECONDS) -> None:
-        """Run what is due, and what that enqueues, until there is nothing left to run now.
+        """Run tasks that are due, and those that they enqueue, until none is left to run now.
 
         What is scheduled for later, a retry among it, waits for the clock: see :meth:`advance`.
 
@@ -133,7 +133,7 @@ class ManualWorker:
         return list(self._enqueued.calls)
 
     async def results(self) -> list[TaskResult[Any]]:
-        """How the tasks of this test ended, cron's among them; the latest first."""
+        """Return the ends of this test's tasks, cron's among them; the latest first."""
         return await self._engine.get_tasks_by_status(TaskStatus.DONE, limit=MOST_RESULTS)
 
     def assert_enqueued(
@@ -239,7 +239,7 @@ class ManualWorker:
         return [f"{task.fn_name} {task.task_id}" for task in running] or ["The worker"]
 
     async def _give_back(self) -> None:
-        """What was fetched just when the run ended is there for the next one."""
+        """Requeue what was fetched just when the run ended, for the next one."""
         redis: Any = self._engine.redis
         for priority in self._engine.priorities:
             key = self._engine.stream_key + priority

@@ -1,4 +1,4 @@
-"""What the bank tells of."""
+"""Payments that the bank reports."""
 
 import asyncio
 import json

@@ -276,7 +276,7 @@ async def test_an_open_page_hears_that_something_has_happened(
 
 
 async def test_the_queues_are_listed_with_who_reads_them(stand_in, settings: Settings, running):
-    """Where there are several; one that no live worker reads says so."""
+    """Several queues are listed, and one that no live worker reads is marked."""
     stand_in()
     names = ["critical", "default", "bulk"]
     worker, reader = (register(TaskWorker(settings, lambda: names)) for _ in range(2))

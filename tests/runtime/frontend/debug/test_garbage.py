@@ -132,7 +132,7 @@ async def open_all(client: AsyncClient) -> list[int]:
 
 
 async def print_all() -> str:
-    """What every command prints."""
+    """Print the output of every command."""
     queue, out = this_queue(), io.StringIO()
     with redirect_stdout(out):
         page = await list_tasks(queue, TaskFilters())

@@ -1,4 +1,4 @@
-"""How a task ends, and what is recorded of it."""
+"""The ends of a task, and what is recorded of them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""When a task is begun: priorities, delays, schedules, chains and fallbacks."""
+"""The order of tasks: priorities, delays, schedules, chains and fallbacks."""
 
 from __future__ import annotations
 

@@ -56,7 +56,7 @@ async def test_a_task_can_be_told_before_and_after_its_end(queue_of: Queue, runn
 
 
 async def ended(queue: Queue, task_id: str):
-    """The task, once the journal tells of its end."""
+    """The task, once the journal has its end."""
     if await queue.redis.hget(queue.keys.ids, task_id):
         return await find_task(queue, task_id)
     return None

@@ -28,7 +28,7 @@ def store(request: pytest.FixtureRequest, settings: Settings) -> Iterator[str]:
 
 @pytest.fixture
 async def queue(settings: Settings) -> AsyncIterator[TaskWorker]:
-    """What dead letters need is open; the stream is the test's own."""
+    """Open what dead letters need; the stream is the test's own."""
     async with held_open(open_dead_letters()):
         yield get_worker()
 
@@ -75,6 +75,6 @@ def make_letter(task_id: str, **changes: Any) -> DeadLetter:
 
 
 async def enqueued(queue: TaskWorker, task_id: str) -> int:
-    """How often a task of this id stands in the queue."""
+    """Return the number of messages in the queue for a task of this id."""
     entries = await queue.redis.xrange(queue.stream_key + queue.priorities[-1], "-", "+")
     return sum(entry.field_values["task_id"] == task_id for entry in entries)

@@ -117,7 +117,7 @@ async def test_letters_in_mongodb_are_counted_by_the_workers(
 async def test_letters_of_a_version_that_kept_no_groups_are_counted(
     bury: Bury, queue: TaskWorker, settings: Settings
 ):
-    """When somebody asks; so are those that a letter that can't be read stands between."""
+    """They are counted when somebody asks, also those behind a letter that can't be read."""
     keys = Keys(settings.redis_key_prefix)
     await bury("a", fingerprint="f1")
     await queue.redis.xadd(keys.letters, {"letter": "{}"})

@@ -1,4 +1,4 @@
-"""What is kept of a task: whatever its arguments are, there is a letter."""
+"""A letter of a task is kept whatever its arguments are."""
 
 from __future__ import annotations
 

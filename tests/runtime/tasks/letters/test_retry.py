@@ -155,7 +155,7 @@ async def test_arguments_that_never_came_are_refused(store: str, bury: Bury, que
 
 
 async def test_nothing_forged_is_unpickled(store: str, bury: Bury, tmp_path: Path):
-    """What it would do when it is read stays undone."""
+    """Nothing is done that its reading would do."""
     trap = tmp_path / "unpickled"
     await bury("t1", payload=pickle.dumps(Trap(trap)) + b"s" * 32)
 

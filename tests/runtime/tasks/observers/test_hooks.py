@@ -135,7 +135,7 @@ async def test_what_a_hook_raises_is_logged(
 
 
 async def test_a_task_that_asks_for_another_try_is_no_error(make: Make, running: Running):
-    """RetryLater is told of only where it has a cause."""
+    """RetryLater is reported only where it has a cause."""
     told: list[str] = []
 
     async def on_error(error: BaseException, _about: ErrorContext) -> None:

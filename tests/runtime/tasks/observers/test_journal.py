@@ -158,7 +158,7 @@ async def test_the_counts_of_a_minute_add_up(worker: TaskWorker, keys: JournalKe
 async def test_an_outage_loses_no_entry(
     worker: TaskWorker, settings: Settings, tmp_path: Path, running
 ):
-    """What Redis did not take waits, with the end that it belongs to."""
+    """Entries that Redis did not take wait, with the end that they belong to."""
     server = Valkey(tmp_path)
     server.start()
     keys = JournalKeys(settings.redis_key_prefix)

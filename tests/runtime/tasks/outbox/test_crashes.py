@@ -14,6 +14,7 @@ import pytest
 
 from tests.processes import clean_environment
 from tests.runtime.tasks.outbox.conftest import Database
+from tests.waiting import eventually
 from vibetuner.config import get_settings
 from vibetuner.tasks.worker import TaskWorker
 
@@ -71,9 +72,11 @@ async def test_there_are_as_many_receipts_as_orders(
 
     async with running(worker):
         await worker.courier.hand_on_all()
-        async with asyncio.timeout(20):
-            while await worker.queue_size():
-                await asyncio.sleep(0.01)
+
+        async def is_empty() -> bool:
+            return await worker.queue_size() == 0
+
+        await eventually(is_empty, what=lambda: "an empty queue")
     orders = await database.orders()
     assert set(receipts) == orders
     assert set(receipts.values()) <= {1}

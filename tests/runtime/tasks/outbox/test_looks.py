@@ -1,4 +1,4 @@
-"""What commands and pages tell of an outbox."""
+"""An outbox as commands and pages show it."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ async def test_a_row_that_waits_is_told_of(database: Database, worker: TaskWorke
 
 
 async def shown() -> str:
-    """What `vibetuner tasks stats` prints."""
+    """Return the output of `vibetuner tasks stats`."""
     with redirect_stdout(io.StringIO()) as out:
         task_view.print_stats(await read_stats(this_queue()))
     return out.getvalue()

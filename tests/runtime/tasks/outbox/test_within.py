@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from tests.runtime.tasks.outbox.conftest import Database
+from tests.waiting import eventually
 from vibetuner.config import Settings
 from vibetuner.errors import NotConfigured, TaskError
 from vibetuner.tasks.outbox.row import Store
@@ -18,9 +19,11 @@ from vibetuner.tasks.worker import TaskWorker
 
 async def emptied(store: Store) -> None:
     """Wait until no row waits any more."""
-    async with asyncio.timeout(10):
-        while (await store.waiting())[0]:
-            await asyncio.sleep(0.005)
+
+    async def is_empty() -> bool:
+        return not (await store.waiting())[0]
+
+    await eventually(is_empty, what=lambda: "an empty outbox")
 
 
 async def test_a_committed_call_is_enqueued_at_once(
@@ -114,7 +117,7 @@ async def test_a_row_that_is_handed_on_twice_is_enqueued_once(
 
 
 async def test_it_keeps_delay_and_key(database: Database, worker: TaskWorker, receipt: Any):
-    """What `start()` and `once()` were given holds behind the outbox too."""
+    """The arguments of `start()` and `once()` hold behind the outbox too."""
     async with worker:
         async with database.session() as session:
             first = await receipt.enqueue("T1").start(delay=60).within(session).once("evt")
@@ -189,7 +192,7 @@ async def test_a_row_that_can_not_be_sent_holds_up_no_other(
 async def test_a_savepoint_that_is_rolled_back_takes_its_call_along(
     database: Database, worker: TaskWorker, receipt: Any
 ):
-    """What is enqueued is what the database has kept."""
+    """The database and the queue keep the same calls."""
     async with worker:
         async with database.session() as session:
             kept = await receipt.enqueue("T1").within(session)
@@ -214,7 +217,7 @@ async def test_what_is_no_session_is_refused(database: Database, worker: TaskWor
 async def test_a_session_in_no_transaction_is_refused(
     database: Database, worker: TaskWorker, receipt: Any
 ):
-    """What is written with it is there at once, whatever happens afterwards."""
+    """A row that it wrote would be there at once, whatever happens afterwards."""
     from vibetuner.resources.slots import mongo_database
 
     async with mongo_database.get().client.start_session() as session:

@@ -1,4 +1,4 @@
-"""What a task tells of itself, and how its end is told."""
+"""Progress that a task reports, and the end of the reports."""
 
 from __future__ import annotations
 

@@ -175,7 +175,7 @@ def start(site: Site, name: str, *arguments: float) -> str:
 
 
 def known(site: Site, task_id: str) -> dict[str, bool]:
-    """Whether the queue has recorded a task's end, and whether that was told."""
+    """Return whether the queue has recorded a task's end, and whether that was published."""
     answer: dict[str, bool] = httpx2.get(f"{site.url}/known/{task_id}").json()
     return answer
 

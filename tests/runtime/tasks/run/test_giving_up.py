@@ -52,7 +52,7 @@ class AccountClosed(GiveUp):
 async def test_a_task_that_gives_up_is_a_dead_letter_at_once(
     worker: TaskWorker, running: Running, error: Exception, options: dict[str, Any]
 ):
-    """With its cause, whether it says so itself or its decorator does."""
+    """With its cause, whether it raises GiveUp itself or its decorator lists the error."""
     told: list[Exception] = []
     with using_worker(worker):
 

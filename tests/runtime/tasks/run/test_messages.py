@@ -219,7 +219,7 @@ async def test_messages_of_any_shape_end_once(worker: TaskWorker, running: Runni
 
 
 async def test_an_argument_may_be_nested_deep(worker: TaskWorker, running: Running):
-    """What can't be stored is refused at the call; nothing is enqueued."""
+    """An argument that can't be stored is refused at the call; nothing is enqueued."""
 
     @worker.task(name="take")
     async def take(_value: Any) -> None: ...

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, suppress
+from typing import Any
 
 import pytest
 from coredis import Redis
@@ -53,14 +54,13 @@ async def test_free_slots_go_on_beside_a_long_task(
             await worker.redis.function_flush()
         else:
             await worker.redis.flushall()
-        async with asyncio.timeout(4):
-            while True:
-                try:
-                    task = await quick.enqueue()
-                    break
-                except (RedisError, ExceptionGroup):
-                    await asyncio.sleep(0.05)
-            assert (await task.result(timeout=4)).result == 1
+
+        async def enqueue() -> Any:
+            with suppress(RedisError, ExceptionGroup):
+                return await quick.enqueue()
+
+        task = await eventually(enqueue, 4, what=lambda: "Redis to be back")
+        assert (await task.result(timeout=4)).result == 1
         assert worker.running() == 1
         go.set()
         await eventually(lambda: worker.running() == 0)
@@ -100,7 +100,7 @@ async def test_a_task_that_fails_while_redis_is_away_has_its_letter(
 async def test_an_answer_that_is_lost_is_asked_for_again(
     stand_in, settings: Settings, running: Running
 ):
-    """What the server did before the connection broke is known, down to the tasks that fail."""
+    """The server's work before the connection broke is known, down to the tasks that fail."""
     stand_in()
     async with lossy_proxy(settings.redis_url or "", b"_finish\r\n") as (url, lost):
         own = settings.model_copy(update={"redis_url": url, "mongodb_url": None})
@@ -141,7 +141,7 @@ async def test_functions_that_the_server_forgets_are_loaded_again(worker: TaskWo
 
 
 async def test_a_flush_costs_no_cron_task_its_schedule(worker: TaskWorker, running: Running):
-    """What an emptied server has lost is made again."""
+    """An emptied server gets again what it has lost."""
 
     @worker.cron("0 0 1 1 *", name="yearly")
     async def yearly() -> None: ...

@@ -57,7 +57,7 @@ class Stage:
 async def test_a_skipped_call_is_answered_with_the_task_that_is_there(
     worker: TaskWorker, running: Running, is_running: bool
 ):
-    """Whether it waits or runs; another account is another matter."""
+    """The task may wait or run; another account is another matter."""
     stage = Stage(worker, Unique(by=("account_id",), clash="skip"))
     async with worker:
         first = await stage.charge.enqueue(1, "first")
@@ -186,7 +186,7 @@ async def test_a_newer_call_takes_the_place_of_one_that_waits_for_its_retry(
 async def test_an_old_message_of_a_task_that_was_delayed_again_is_dropped(
     worker: TaskWorker, running: Running
 ):
-    """As of a worker of streaq's own, which queues what is due and tells nobody."""
+    """As of a worker of streaq's own, which queues due tasks and tells nobody."""
     stage = Stage(worker, Unique(clash="replace"))
     stage.go.set()
     async with worker:
@@ -301,11 +301,11 @@ async def test_a_lock_is_renewed_and_short(stand_in, settings: Settings, running
         lock = worker.client.keys.lock("charge")
         assert 0 < await worker.redis.pttl(lock) <= 1000
         await worker.redis.pexpire(lock, 400)  # it would be gone before the next renewal but one
-        left: list[int] = []
-        async with asyncio.timeout(5):
-            while not any(one > 400 for one in left):
-                left.append(await worker.redis.pttl(lock))
-                await asyncio.sleep(0.02)
+
+        async def is_renewed() -> bool:
+            return await worker.redis.pttl(lock) > 400
+
+        await eventually(is_renewed, what=lambda: "a renewed lock")
         stage.go.set()
 
 
@@ -336,9 +336,11 @@ async def test_what_comes_by_another_door_joins_the_line(
             again = await retry(lost.id)
             theirs = await _enqueue_by_streaq(worker, settings, "theirs")
             keys = worker.client.keys
-            async with asyncio.timeout(10):
-                while await worker.redis.zcard(keys.line("charge")) < 2:
-                    await asyncio.sleep(0.01)
+
+            async def both_wait() -> bool:
+                return await worker.redis.zcard(keys.line("charge")) >= 2
+
+            await eventually(both_wait, what=lambda: "two in line")
             assert worker.running() == 1
             go.set()
             for task_id, note in ((again, "lost"), (theirs, "theirs")):
@@ -558,9 +560,11 @@ async def test_whatever_happens_one_runs_at_a_time_and_every_call_ends(
     async with running(worker):
         await asyncio.gather(*map(play, range(len(groups))))
         keys = worker.client.keys
-        async with asyncio.timeout(30):  # a replaced task may still be on its way out
-            while await worker.redis.exists([keys.unique]):
-                await asyncio.sleep(0.01)
+
+        async def is_free() -> bool:  # a replaced task may still be on its way out
+            return not await worker.redis.exists([keys.unique])
+
+        await eventually(is_free, 30, what=lambda: "the last lock to be released")
         left = [key async for key in worker.redis.scan_iter(f"{keys.queue}:task:*")]
         assert [key for key in left if ":results:" not in str(key)] == []
     if clash == "wait":

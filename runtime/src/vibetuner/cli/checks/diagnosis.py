@@ -24,7 +24,7 @@ ALONE_SECONDS = 1.0
 
 
 def diagnose() -> list[Finding]:
-    """What is well, and what is not, in the order in which to mend it."""
+    """Return what is well, and what is not, in the order in which to mend it."""
     try:
         project = project_info()
         with ThreadPoolExecutor(thread_name_prefix="doctor") as pool:

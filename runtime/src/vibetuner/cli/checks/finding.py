@@ -1,4 +1,4 @@
-"""What the doctor says of one thing."""
+"""The doctor's finding about one thing."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Level = Literal["ok", "note", "warning", "error"]
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """How something is, and what to do about it; ``cure`` is empty where nothing is to be done."""
+    """A state, and what to do about it; ``cure`` is empty where nothing is to be done."""
 
     level: Level
     area: str

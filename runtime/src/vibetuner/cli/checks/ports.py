@@ -1,4 +1,4 @@
-"""Whether what listens on our ports is ours."""
+"""A check that our own processes listen on our ports."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ CURES = {
 
 
 def check_port(project: ProjectInfo, port: int, what: str) -> Iterator[Finding]:
-    """Whether what is on one of our ports is ours."""
+    """Check that one of ours listens on one of our ports, or nobody."""
     owner = _owner(port)
     if owner == project.slug:
         yield Finding("ok", "ports", f"{port}: this project's {what}")

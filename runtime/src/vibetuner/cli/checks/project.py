@@ -13,7 +13,7 @@ __all__ = ["check_tune"]
 
 
 def check_tune(project: ProjectInfo) -> list[Finding]:
-    """Whether tune.py loads, and lists just the tasks that are decorated."""
+    """Check that tune.py loads, and lists just the tasks that are decorated."""
     try:
         app = load_project()
         import_tasks(project)

@@ -1,4 +1,4 @@
-"""Whether Redis keeps what it is given, and whether a worker of this code is at work."""
+"""Checks that Redis keeps what it is given, and that a worker of this code is at work."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def judge_server(
     in_production: bool,
     in_cluster: bool = False,
 ) -> list[Finding]:
-    """What would lose tasks, or refuse them.
+    """Return findings about settings that would lose tasks, or refuse them.
 
     Args:
         info: the answer to INFO.
@@ -176,7 +176,7 @@ def judge_durability(
 def judge_workers(
     workers: list[WorkerView], code: str, settings: Settings, *, in_production: bool
 ) -> list[Finding]:
-    """Whether a worker is alive, and runs this very code."""
+    """Check that a worker is alive, and runs this very code."""
     start = worker_command(settings.environment)
     live = [view for view in workers if view.is_live]
     findings = [

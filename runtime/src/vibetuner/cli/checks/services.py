@@ -26,7 +26,7 @@ def load_drivers(settings: Settings) -> None:
 
 
 async def check_services(settings: Settings, project: ProjectInfo) -> list[Finding]:
-    """Whether each answers; and of a Redis that does, whether it is one to keep tasks in."""
+    """Check that each answers; and that a Redis that does is one to keep tasks in."""
     live = running_services(settings)
     stopped = [name for name in ("redis_url", "mongodb_url") if getattr(live, name) == EMBEDDED]
     findings = [
@@ -126,6 +126,6 @@ async def _look_at_redis(settings: Settings, project: ProjectInfo) -> list[Findi
     except TimeoutError:
         text = f"it can't be looked at within {PROBE_SECONDS:g} s, so busy or so far away is it"
         return [Finding("warning", "Redis", text, "look at its load, and at the way to it")]
-    except Exception as error:  # noqa: BLE001 - whatever it is, the others are told of all the same
+    except Exception as error:  # noqa: BLE001 - whatever it is, the others are reported all the same
         text = f"it can't be looked at: {first_line(innermost(error))}"
         return [Finding("warning", "Redis", text, "give its user the right to INFO")]

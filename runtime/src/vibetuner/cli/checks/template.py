@@ -1,4 +1,4 @@
-"""Where the project stands against the template that it came from."""
+"""A comparison of the project's version with that of its template."""
 
 from __future__ import annotations
 

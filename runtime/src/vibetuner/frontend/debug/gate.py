@@ -140,7 +140,7 @@ FOREIGN = (
 
 
 def is_own_origin(request: Request) -> bool:
-    """Whether a browser says that the request comes from a page of this very site."""
+    """Return whether a browser says that the request comes from a page of this very site."""
     if request.headers.get("Sec-Fetch-Site") == "same-origin":
         return True  # no page can set it
     return is_same_host(request)
@@ -169,7 +169,7 @@ def _path(scope: Scope) -> str:
 
 
 def _is_debug(path: str) -> bool:
-    """Whether a path lies below ``/debug``, however it is written.
+    """Return whether a path lies below ``/debug``, however it is written.
 
     >>> [_is_debug(path) for path in ("/debug", "/debug/x", "//debug/x", "/debugger")]
     [True, True, True, False]

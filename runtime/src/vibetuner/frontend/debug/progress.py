@@ -23,12 +23,12 @@ def draw_bar(state: ProgressState) -> str:
 
 @progress_endpoint("/progress/{task_id}", router=router, render=draw_bar)
 async def events(task_id: str) -> str:
-    """How far a task has come, until it ends."""
+    """Stream the progress of a task until it ends."""
     return task_id
 
 
 async def read_progress(queue: Queue, task_id: str) -> ProgressState | None:
-    """What a task has told of itself; None where it never did."""
+    """Return the progress that a task has reported; None where it never did."""
     history = history_of(queue.redis, get_settings())
     state, _ = await read_state(history, task_id)
     # Who listens to a task that tells nothing leaves a state of it, too.

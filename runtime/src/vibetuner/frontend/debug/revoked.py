@@ -1,4 +1,4 @@
-"""Tickets that were taken back before they expired, whoever has a copy of them."""
+"""Tickets that were revoked before they expired, whoever has a copy of them."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class Revoked:
                 self._telling = asyncio.create_task(self._tell_later())
 
     async def holds(self, ticket: Ticket) -> bool:
-        """Tell whether a ticket was taken back."""
+        """Return whether a ticket was revoked."""
         if ticket.id in self._until:
             return True
         try:
@@ -84,7 +84,7 @@ class Revoked:
 
 @cache
 def get_revoked() -> Revoked:
-    """What this process remembers."""
+    """Return the revocations that this process remembers."""
     return Revoked()
 
 

@@ -32,7 +32,7 @@ def issue(settings: Settings) -> str:
 
 
 def read(settings: Settings, ticket: str, now: datetime | None = None) -> Ticket | None:
-    """What this project's key has signed less than eight hours ago; None for anything else.
+    """Return a ticket that this project's key has signed less than eight hours ago, or None.
 
     A change of SECRET_KEY or of DEBUG_ACCESS_TOKEN ends every ticket; without a
     DEBUG_ACCESS_TOKEN none is valid.
@@ -51,7 +51,7 @@ def read(settings: Settings, ticket: str, now: datetime | None = None) -> Ticket
 
 
 def token_matches(settings: Settings, given: str) -> bool:
-    """Whether ``given`` is DEBUG_ACCESS_TOKEN; takes as long for a near miss as for a far one."""
+    """Return whether ``given`` is DEBUG_ACCESS_TOKEN; a near miss takes as long as a far one."""
     expected = _token(settings)
     # Digests are compared, so that not even the length shows in the time that it takes.
     same = hmac.compare_digest(_digest(given), _digest(expected))

@@ -46,7 +46,7 @@ ASK = PAGE.format(
 
 
 def make_router() -> APIRouter:
-    """Return the routes that give and take back a ticket."""
+    """Return the routes that issue and revoke a ticket."""
     router = APIRouter(include_in_schema=False)
     log_sparingly(logger, MOST_LINES)
 

@@ -1,1 +1,1 @@
-"""What every process needs of the queue: to enqueue, to wait for results, to abort."""
+"""The queue as every process needs it: to enqueue, to wait for results, to abort."""

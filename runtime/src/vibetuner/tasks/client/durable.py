@@ -36,7 +36,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Keeping:
-    """What a server has against the loss of a write.
+    """The protection of a server against the loss of a write.
 
     Args:
         version: its version, as Redis counts.
@@ -66,14 +66,14 @@ class Keeping:
 
     @property
     def on_disk(self) -> bool:
-        """Whether it says when a write is on its disk."""
+        """Return whether it says when a write is on its disk."""
         return (
             self.has_file and tuple(map(int, re.findall(r"\d+", self.version)))[:2] >= HAS_WAITAOF
         )
 
     @property
     def places(self) -> str:
-        """Where a write has to arrive."""
+        """Return, in words, the places where a write has to arrive."""
         replicas = "1 replica" if self.replicas == 1 else f"{self.replicas} replicas"
         return " and ".join([replicas] * bool(self.replicas) + ["the disk"] * self.on_disk)
 

@@ -107,7 +107,7 @@ class QueueClient:
     def values(
         self, tasks: Sequence[Task[Any, Any]], calls: Sequence[bytes], now: int
     ) -> list[Any]:
-        """What enqueue in lua/queue.lua takes of tasks; each call is signed for its task."""
+        """Return the arguments of enqueue in lua/queue.lua; each call is signed for its task."""
         values: list[Any] = [now]
         for task, call in zip(tasks, calls, strict=True):
             values += (
@@ -336,7 +336,7 @@ async def open_queue_client(
 
 
 def line_of(task: Task[Any, Any]) -> Unique | None:
-    """How a call is unique, where that is decided when it is enqueued."""
+    """Return how a call is unique, if that is decided when it is enqueued."""
     policy = policy_of(task.parent)
     unique = None if policy is None else policy.unique
     return unique if unique is not None and unique.has_line else None

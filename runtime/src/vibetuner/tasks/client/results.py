@@ -45,7 +45,7 @@ class ResultListener:
         await self._connection.close()
 
     async def wait(self, channel: str, key: str) -> bytes:
-        """What stands at ``key``, or is published on ``channel``, whichever comes first."""
+        """Return what stands at ``key``, or else what is published on ``channel``."""
         for pause in PATIENCE_SECONDS:
             with suppress(Disconnected):
                 return await self._wait(channel, key)

@@ -33,7 +33,7 @@ class StuckLine:
 
     @property
     def text(self) -> str:
-        """Return what to tell of it."""
+        """Return the line in words."""
         tasks = "1 task waits" if self.waiting == 1 else f"{self.waiting} tasks wait"
         return (
             f"{tasks} in the line {self.group} behind {self.holder}, which is in no queue any more"

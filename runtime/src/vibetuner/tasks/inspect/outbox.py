@@ -1,4 +1,4 @@
-"""What waits in the outbox, and whether anybody hands it on."""
+"""The rows that wait in the outbox, and the workers that hand them on."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Outbox:
 
     @property
     def text(self) -> str:
-        """Return what to tell of it.
+        """Return what to report.
 
         >>> Outbox(3, 120.0).text
         '3 in the outbox, the oldest for 2 min 0 s: no worker hands them on'

@@ -1,1 +1,1 @@
-"""What each worker writes down of its tasks, so that a page need not search the keyspace."""
+"""The journal: each worker's record of its tasks, so that no page searches the keyspace."""

@@ -50,7 +50,7 @@ SLACK = 1000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """How many are kept at most: ended tasks, those that failed, and those with arguments."""
+    """The largest numbers to keep: of ended tasks, of those that failed, and of arguments."""
 
     ended: int = 100_000
     failed: int = 10_000

@@ -42,7 +42,7 @@ FORGET_MS = 3_600_000
 
 
 class Worker(Protocol):
-    """What a courier needs of the process's worker."""
+    """The part of the process's worker that a courier uses."""
 
     on_enqueue: Callable[[Task[Any, Any], Any], Any] | None
 
@@ -53,7 +53,7 @@ class Worker(Protocol):
 
     @property
     def is_connected(self) -> bool:
-        """Whether the queue is open here."""
+        """Return whether the queue is open here."""
         ...
 
 

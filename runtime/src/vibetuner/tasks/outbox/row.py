@@ -56,7 +56,7 @@ class Row:
 
 
 class Store(Protocol):
-    """Where rows wait: the table of the SQL database, or the collection of MongoDB."""
+    """The place where rows wait: the table of the SQL database, or the collection of MongoDB."""
 
     async def add(self, row: Row, session: Any) -> tuple[str, str] | None:
         """Write a row in the session's transaction.

@@ -62,7 +62,7 @@ class ProgressState:
 
     @property
     def is_over(self) -> bool:
-        """Whether the task has ended."""
+        """Return whether the task has ended."""
         return self.status not in {ProgressStatus.QUEUED, ProgressStatus.RUNNING}
 
     @property

@@ -183,7 +183,7 @@ async def _ask_queue(task_id: str) -> ProgressState | None:
 
 
 async def _is_lost(task_id: str) -> bool:
-    """Whether the queue no longer knows a task whose end was not published.
+    """Return whether the queue no longer knows a task whose end was not published.
 
     This happens if its worker was lost between the two, or if Redis lost its data.
     """

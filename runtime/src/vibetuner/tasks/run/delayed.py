@@ -41,7 +41,7 @@ class DelayedQueue:
         self._woken = asyncio.Event()
 
     async def run(self) -> None:
-        """Queue what is due until it is cancelled."""
+        """Queue tasks that are due, until it is cancelled."""
         while True:
             self._woken.clear()
             try:
@@ -60,7 +60,7 @@ class DelayedQueue:
                 await self._outage.wait(error)
 
     async def queue_due(self) -> float | None:
-        """Queue what is due now; returns when the next one is, in milliseconds."""
+        """Queue tasks that are due now; return when the next one is, in milliseconds."""
         now = int(time.time() * 1000)  # rounded down: nothing is ever early
         soonest = await self._functions.call("due", (self._keys.queue,), [now, *self._priorities])
         return None if soonest is None else float(soonest)
@@ -103,7 +103,7 @@ class Cron:
         self._next_run = next_run
 
     async def schedule_due(self) -> None:
-        """Schedule what is due now."""
+        """Schedule the cron runs that are due now."""
         connection, keys = self._functions.connection, self._keys
         now = int(time.time() * 1000)
         due = await connection.call("ZRANGE", keys.cron_schedule, "-inf", now, "BYSCORE")

@@ -92,7 +92,7 @@ class Dispatcher:
 
     @property
     def is_empty(self) -> bool:
-        """Whether nothing is claimed or in flight here."""
+        """Return whether nothing is claimed or in flight here."""
         return not (self._claimed or self.running)
 
     async def run(self) -> None:
@@ -158,7 +158,7 @@ class Dispatcher:
     async def _claim_some(self) -> None:
         """Claim what is there; where nothing is, wait for the first new messages."""
         count = await self._room()
-        # Asked before the claim: what is given back while it is under way would be left over.
+        # Asked before the claim: what is requeued while it is under way would be left over.
         is_over = self.on_idle is not None and self.is_empty and self.on_idle()
         if self._stopping or await self._claim(count) or self._stopping:
             return

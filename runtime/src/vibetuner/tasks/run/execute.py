@@ -246,7 +246,7 @@ def load(attempt: Attempt, codec: Codec, registry: dict[str, Any], keys: Keys) -
 
 
 def _group(attempt: Attempt) -> str:
-    """What the calls share that are the same call of a unique task."""
+    """Return the arguments that equal calls of a unique task share."""
     unique = None if attempt.policy is None else attempt.policy.unique
     if unique is None:
         return attempt.fn_name

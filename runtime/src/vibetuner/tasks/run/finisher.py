@@ -118,7 +118,7 @@ class Finisher:
 
     @property
     def is_settled(self) -> bool:
-        """Whether everything is recorded."""
+        """Return whether everything is recorded."""
         return not self._busy and self._batch is None
 
     async def settled(self) -> None:
@@ -146,7 +146,7 @@ class Finisher:
             self.unrecorded[message] = self.unrecorded.get(message, 0) + 1
 
     def _values(self, attempt: Attempt) -> list[Any]:
-        """What finish in lua/queue.lua takes of one attempt."""
+        """Return the arguments of finish in lua/queue.lua for one attempt."""
         end = attempt.end
         assert end is not None  # noqa: S101 - it was judged
         extras: list[Any] = []
@@ -335,7 +335,7 @@ class Finisher:
 
 
 def fresh_ms(idle_ms: int) -> int:
-    """How long after a claim no other worker can have taken the message over.
+    """Return for how long after a claim no other worker can have taken the message over.
 
     Less than the shortest idle timeout that a setting allows, a second.
     """

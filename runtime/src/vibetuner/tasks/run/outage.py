@@ -18,7 +18,7 @@ FIRST_PAUSE, LONGEST_PAUSE = 0.05, 2.0
 
 
 class Outage:
-    """What all loops of one worker know of the server's absence.
+    """The server's absence, as all loops of one worker know it.
 
     Running tasks go on meanwhile; what they end with is recorded when the server is back.
     """

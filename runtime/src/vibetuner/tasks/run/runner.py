@@ -68,7 +68,7 @@ class EndsNotRecorded(ServiceUnavailable):
 
 
 class Run:
-    """What a worker consists of while it runs.
+    """The parts of a worker while it runs.
 
     Args:
         worker: the registry, the options and the counters.

@@ -25,12 +25,12 @@ def new_id() -> str:
 
 
 def batch_folder(batch_id: str) -> Path:
-    """Where the documents of a batch lie; their archive lies beside it."""
+    """The folder of a batch's documents; their archive lies beside it."""
     return data_dir() / "batches" / batch_id
 
 
 class Invoice(SQLModel, table=True):
-    """What a customer owes."""
+    """An amount that a customer owes."""
 
     __tablename__ = "invoices"
 
@@ -54,7 +54,7 @@ class Upload(SQLModel, table=True):
 
     @property
     def path(self) -> Path:
-        """Where the file lies."""
+        """The place of the file."""
         return data_dir() / "uploads" / f"{self.id}.csv"
 
 
@@ -81,5 +81,5 @@ class Document(SQLModel, table=True):
 
     @property
     def path(self) -> Path:
-        """Where the file lies."""
+        """The place of the file."""
         return batch_folder(self.batch_id) / f"{self.number}.html"

@@ -1,4 +1,4 @@
-"""What the project consists of."""
+"""The parts of the project."""
 
 from vibetuner import VibetunerApp
 from vibetuner.tasks.outbox.sql import Outbox

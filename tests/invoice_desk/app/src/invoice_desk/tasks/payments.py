@@ -1,4 +1,4 @@
-"""Payments that the bank tells of."""
+"""Payments that the bank reports."""
 
 from sqlmodel import col, update
 from vibetuner.resources.sql import open_session

@@ -1,4 +1,4 @@
-"""What the bank tells of: each event is acted on once, however often it is delivered."""
+"""Events of the bank: each is acted on once, however often it is delivered."""
 
 import hmac
 from typing import Annotated
@@ -22,7 +22,7 @@ class BankSettings(BaseSettings):
 
 
 class Payment(BaseModel):
-    """A payment, as the bank tells of it."""
+    """A payment, as the bank reports it."""
 
     event: str
     number: str

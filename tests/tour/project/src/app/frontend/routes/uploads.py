@@ -14,7 +14,7 @@ async def upload(user_id: str) -> dict[str, str]:
 
 @sse_endpoint("/events/upload/{user_id}", router=router)
 async def upload_stream(request: Request, user_id: str) -> str:
-    """How far this person's uploads are."""
+    """Stream the progress of this person's uploads."""
     if user_id == "stranger":
         raise HTTPException(403, "these are not your uploads")
     return f"upload:{user_id}"

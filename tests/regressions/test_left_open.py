@@ -1,0 +1,56 @@
+"""Connections that libraries leave open when they are cancelled fail nobody's test."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import pytest
+
+from tests.processes import clean_environment
+
+LATE_GARBAGE = """
+import anyio
+import pytest
+
+
+@pytest.fixture(scope="session")
+def late():
+    yield
+    garbage = [anyio.create_memory_object_stream(1)]
+    garbage.append(garbage)
+
+
+def test_one(late):
+    assert True
+"""
+
+
+def test_a_socket_that_is_connected_to_nobody_is_no_fault():
+    """PyMongo leaves it when it is closed while it connects; a connected one is still reported."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        with socket.socket(proto=socket.IPPROTO_TCP) as one:
+            one.bind(("127.0.0.1", 0))
+            warnings.warn(f"unclosed {one!r}", ResourceWarning, stacklevel=1)
+            one.connect(server.getsockname())
+            with pytest.raises(ResourceWarning):
+                warnings.warn(f"unclosed {one!r}", ResourceWarning, stacklevel=1)
+
+
+def test_a_buffer_that_is_found_at_the_end_of_a_session_is_no_fault(tmp_path: Path):
+    """Pytest collects garbage once more after the last test."""
+    (tmp_path / "pytest.ini").write_text(
+        "[pytest]\nfilterwarnings = error\nasyncio_default_fixture_loop_scope = function\n"
+    )
+    (tmp_path / "test_late.py").write_text(LATE_GARBAGE)
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
+
+    done = subprocess.run(
+        command, cwd=tmp_path, env=clean_environment(), capture_output=True, text=True, check=False
+    )
+
+    assert done.returncode == 0, done.stderr
+    assert "1 passed" in done.stdout
