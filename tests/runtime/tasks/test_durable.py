@@ -1,4 +1,4 @@
-"""Durable enqueues: they return once the server can't lose the task, and raise NotDurable if it may."""
+"""Durable enqueues: they return once the server can't lose the task, or raise NotDurable."""
 
 from __future__ import annotations
 
