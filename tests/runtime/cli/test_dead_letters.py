@@ -52,7 +52,11 @@ class Desk:
     def bury(self, *ids: str, **changes: object) -> None:
         async def bury(queue: TaskWorker) -> None:
             for task_id in ids:
-                values = {"args": [task_id], "payload": await payload_of(queue, task_id), **changes}
+                values = {
+                    "args": [task_id],
+                    "payload": await payload_of(queue, task_id, task_id=task_id),
+                    **changes,
+                }
                 letter = make_letter(task_id, **values)
                 await keep(queue.redis, self.settings.redis_key_prefix, letter)
 
@@ -346,7 +350,7 @@ import hmac, pickle, sys
 from shop.orders import Order
 from vibetuner.config import get_settings
 from vibetuner.tasks.payload import signing_keys
-body = pickle.dumps({"f": "pack", "a": (Order(),), "k": {}, "t": 1})
+body = pickle.dumps({"f": "send_invoice", "a": (Order(),), "k": {}, "t": 1})
 sys.stdout.buffer.write(body + hmac.digest(signing_keys(get_settings())[0], body, "sha256"))
 """
 

@@ -11,6 +11,7 @@ import pytest
 from tests.processes import free_port, run_vibetuner, vibetuner
 from tests.projects import write_project
 from tests.waiting import wait_until
+from vibetuner import VibetunerApp
 from vibetuner.config import Settings, using_settings
 from vibetuner.embedded import Lease
 from vibetuner.tasks.worker import TaskWorker
@@ -86,7 +87,7 @@ async def enqueue_one_each(environment: dict[str, str], journal: Path) -> None:
     """Enqueue a task in each queue, as a process would that has none of the code."""
     settings = Settings(**{name.lower(): value for name, value in environment.items()})
     with using_settings(settings):
-        async with TaskWorker(settings, lambda: NAMES) as queue:
+        async with TaskWorker(settings, lambda: VibetunerApp(queues=NAMES)) as queue:
             for name in NAMES:
                 await queue.enqueue_unsafe("write", str(journal), name).start(priority=name)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import re
 import shutil
 import subprocess
 import time
@@ -325,15 +326,21 @@ async def test_a_server_that_is_no_cluster_says_what_to_write(tmp_path: Path):
 
 async def test_a_key_that_lies_elsewhere_is_named_as_such(cluster: Clustered):
     """No waiting helps: it lacks the prefix."""
-    key, words = "another-key", r"A key lies in slot \d+ .* REDIS_KEY_PREFIX, which is  \{own\}:"
+    words = r"A key lies in slot \d+ .* REDIS_KEY_PREFIX, which is  \{own\}:"
+    keys = [f"another-key-{n}" for n in range(20)]  # of which most lie on other nodes
     async with (
         Connection(address_of(cluster)) as connection,
         open_redis(settings_of(cluster)) as client,
     ):
-        with pytest.raises(WrongNodeError, match=words):
-            await connection.call("GET", key)
-        with pytest.raises(RedisError, match=words):
-            await client.get(key)
+        calls = (connection.call("GET", key) for key in keys)
+        answers = dict(zip(keys, await asyncio.gather(*calls, return_exceptions=True), strict=True))
+        refused = {key: answer for key, answer in answers.items() if answer is not None}
+        assert refused
+        for key, answer in refused.items():
+            assert isinstance(answer, WrongNodeError)
+            assert re.search(words, str(answer))
+            with pytest.raises(RedisError, match=words):
+                await client.get(key)
 
 
 def server_with_tls() -> str:

@@ -23,7 +23,7 @@ from streaq.types import SyncTask as SyncFunction
 from vibetuner.config import get_settings
 from vibetuner.errors import TaskError
 from vibetuner.redis.client import answering
-from vibetuner.tasks.engine import is_chained
+from vibetuner.tasks.engine import is_chained, put_after
 
 __all__ = [
     "AsyncTask",
@@ -54,14 +54,14 @@ class TaskCall(Task[P, R]):
 
         def then(self, task, *_, **kwargs):  # noqa: ANN001, ANN002, ANN003, ANN201
             """As streaq's ``then``."""
-            return self._chained(super().then(task, **kwargs))
+            return self._chained(Task.then(self, task, **kwargs))
 
         def otherwise(self, task):  # noqa: ANN001, ANN201
             """As streaq's ``otherwise``, which ``^`` is too."""
-            return self._chained(super().otherwise(task))
+            return self._chained(Task.otherwise(self, task))
 
         def __or__(self, other):  # noqa: ANN001, ANN204
-            return self._chained(super().__or__(other))
+            return self._chained(Task.__or__(self, other))
 
     if TYPE_CHECKING:  # streaq's own, which returns the call itself
 
@@ -136,11 +136,11 @@ class TaskCall(Task[P, R]):
             raise _alone(self)
         return ReliableCall(**{one.name: getattr(self, one.name) for one in fields(self)})
 
-    def _chained(self, following: Task[Any, Any]) -> Task[Any, Any]:
+    def _chained(self, following: Task[Any, Any]) -> ChainedCall[Any, Any]:
         if isinstance(self, ReliableCall):
             raise _alone(self)
-        following.__class__ = ChainedCall
-        return following
+        values = {one.name: getattr(following, one.name) for one in fields(following)}
+        return put_after(self, ChainedCall(**values, durable=self.durable))
 
 
 class ChainedCall(TaskCall[P, R]):

@@ -7,7 +7,7 @@ share a queue with ours. Its run loop is not used.
 from __future__ import annotations
 
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from streaq.task import Task, _task_context
 from streaq.worker import Worker, _deterministic_id, _worker_context
@@ -22,10 +22,13 @@ __all__ = [
     "is_chained",
     "is_open",
     "open_client",
+    "put_after",
     "running_attempt",
     "set_open",
     "worker_context",
 ]
+
+Following = TypeVar("Following", bound=Task[Any, Any])
 
 #: The attempt that this context belongs to; ``task.context`` and ``middleware.context`` read it.
 running_attempt = cast("ContextVar[Any]", _task_context)
@@ -57,6 +60,12 @@ def follows_another(task: Task[Any, Any]) -> bool:
 def is_chained(task: Task[Any, Any]) -> bool:
     """Return whether a call is part of a chain, after another or before one."""
     return task._after is not None or task._triggers is not None  # noqa: SLF001
+
+
+def put_after(first: Task[Any, Any], following: Following) -> Following:
+    """Make a call the one that follows another, in place of the one that did."""
+    first._triggers = following  # noqa: SLF001
+    return following
 
 
 def cron_id(name: str, moment: int) -> str:

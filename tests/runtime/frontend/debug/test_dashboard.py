@@ -16,6 +16,7 @@ from tests.runtime.frontend.debug.conftest import HOSTILE, browsing, register
 from tests.runtime.tasks.letters.conftest import make_letter, payload_of
 from tests.valkey import Valkey
 from tests.waiting import eventually
+from vibetuner import VibetunerApp
 from vibetuner.config import Settings, get_settings, using_settings
 from vibetuner.frontend.debug.events import ChangeStream
 from vibetuner.sse.hub import Hub
@@ -37,7 +38,7 @@ async def until(look: Callable[[], Awaitable[Any]], holds: Callable[[Any], bool]
 
 async def bury(worker: TaskWorker, *ids: str, **changes: Any) -> None:
     for task_id in ids:
-        payload = await payload_of(worker, task_id, f="echo")
+        payload = await payload_of(worker, task_id, f="echo", task_id=task_id)
         values = {"task_name": "echo", "payload": payload, "args": [task_id], **changes}
         letter = make_letter(task_id, **values)
         await keep(worker.redis, get_settings().redis_key_prefix, letter)
@@ -279,7 +280,8 @@ async def test_the_queues_are_listed_with_who_reads_them(stand_in, settings: Set
     """Several queues are listed, and one that no live worker reads is marked."""
     stand_in()
     names = ["critical", "default", "bulk"]
-    worker, reader = (register(TaskWorker(settings, lambda: names)) for _ in range(2))
+    app = VibetunerApp(queues=names)
+    worker, reader = (register(TaskWorker(settings, lambda: app)) for _ in range(2))
     reader.order = ReadOrder.parse("critical,bulk")
     with using_worker(worker):
         async with browsing(settings) as client:

@@ -19,11 +19,11 @@ from vibetuner.config import get_settings
 from vibetuner.tasks.worker import TaskWorker
 
 PROGRAM = Path(__file__).with_name("crashing.py")
-# CRASHED_ORDERS=1000 takes minutes, and dies at every step; by default at every thirteenth, as each
+# CRASHED_ORDERS=1000 takes minutes, and dies at every step; by default at each 29th, as each
 # order is a process.
 FEW = 16
 ORDERS = int(os.environ.get("CRASHED_ORDERS", FEW))
-STRIDE = 13 if ORDERS == FEW else 1
+STRIDE = 29 if ORDERS == FEW else 1
 SHOP = """
     from vibetuner.tasks.worker import get_worker
 
