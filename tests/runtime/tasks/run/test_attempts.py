@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import decimal
 from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, nullcontext
 from contextvars import ContextVar
 from datetime import timedelta
 from typing import Any
@@ -91,8 +91,7 @@ async def test_every_attempt_has_a_context_of_its_own(
     worker: TaskWorker, running: Running, precision: int | None
 ):
     """Neither a context variable nor decimal's precision reaches the next task, set or not."""
-    if precision is not None:
-        decimal.getcontext().prec = precision
+    own = decimal.Context(prec=precision) if precision else None
     seen: list[tuple[str, int]] = []
 
     def change() -> None:
@@ -104,9 +103,10 @@ async def test_every_attempt_has_a_context_of_its_own(
         change()
 
     tasks = [worker.task(name="sync")(change), worker.task(name="async")(change_async)]
-    async with running(worker):
-        for task in [*tasks, *tasks]:
-            await (await task.enqueue()).result(timeout=10)
+    with decimal.localcontext(own) if own else nullcontext():
+        async with running(worker):
+            for task in [*tasks, *tasks]:
+                await (await task.enqueue()).result(timeout=10)
 
     assert set(seen) == {("none", precision or decimal.DefaultContext.prec)}
     assert len(seen) == 4
