@@ -62,12 +62,12 @@ def figure(key: str, name: str, seen: Rates) -> Figure:
     )
 
 
-def make_project() -> Path:
-    """The smallest project that a worker runs in."""
-    folder = workplace() / "drainer"
-    package = folder / "src" / "drainer"
+def make_project(name: str = "drainer", tune: str = TUNE) -> Path:
+    """The smallest project that a worker runs in, or one with a ``tune.py`` of its own."""
+    folder = workplace() / name
+    package = folder / "src" / name
     package.mkdir(parents=True, exist_ok=True)
     (package / "__init__.py").touch()
-    (package / "tune.py").write_text(TUNE, encoding="utf-8")
-    (folder / "pyproject.toml").write_text('[project]\nname = "drainer"\n', encoding="utf-8")
+    (package / "tune.py").write_text(tune, encoding="utf-8")
+    (folder / "pyproject.toml").write_text(f'[project]\nname = "{name}"\n', encoding="utf-8")
     return folder

@@ -9,6 +9,7 @@ from pathlib import Path
 from statistics import median
 from uuid import uuid4
 
+from drain import make_project
 from lab import ROOT, Figure, ask_child, workplace
 
 from vibetuner.embedded import join
@@ -41,7 +42,7 @@ Runs = list[dict[str, float]]
 def measure(*, beside: bool) -> list[Figure]:
     """Medians of several processes, the databases in turn."""
     del beside
-    folder = make_project()
+    folder = make_project("till", TUNE)
     seen: dict[str, Runs] = {name: [] for name in DATABASES}
     with join(workplace() / "services", ["redis"], command="benchmark") as lease:
         for _ in range(ROUNDS):
@@ -73,17 +74,6 @@ def figures(database: str, runs: Runs) -> Iterator[Figure]:
         spread=(min(rates), max(rates)),
         unit="tasks/s",
     )
-
-
-def make_project() -> Path:
-    """The smallest project with an outbox."""
-    folder = workplace() / "till"
-    package = folder / "src" / "till"
-    package.mkdir(parents=True, exist_ok=True)
-    (package / "__init__.py").touch()
-    (package / "tune.py").write_text(TUNE, encoding="utf-8")
-    (folder / "pyproject.toml").write_text('[project]\nname = "till"\n', encoding="utf-8")
-    return folder
 
 
 @contextmanager

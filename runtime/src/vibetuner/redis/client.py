@@ -38,6 +38,7 @@ from vibetuner.redis import ANSWER_SECONDS, REDIS_MISSING, answer_seconds, redis
 from vibetuner.redis.connection import (
     AWAY,
     CONNECT_SECONDS,
+    MOVING_PAUSE,
     Connection,
     connect_guide,
     misplaced,
@@ -66,7 +67,6 @@ Messages = PubSub[str] | ClusterPubSub[str]
 
 # What had no answer in time may have been done, and is not sent again.
 RETRIES = ConstantRetryPolicy((Disconnected,), retries=1, delay=0.01)
-MOVING_PAUSE = 0.05
 
 OUTAGES = (RedisError,)
 

@@ -22,6 +22,7 @@ from vibetuner.redis.url import Address
 __all__ = [
     "AWAY",
     "CONNECT_SECONDS",
+    "MOVING_PAUSE",
     "Command",
     "Connection",
     "Moving",
@@ -32,6 +33,8 @@ __all__ = [
 ]
 
 CONNECT_SECONDS = 5
+#: How long to wait for a slot of a Cluster that moves, before asking again.
+MOVING_PAUSE = 0.05
 LOOK_SECONDS = 0.5
 LEAVE_SECONDS = 1.0
 #: Commands that the server answers late on purpose.

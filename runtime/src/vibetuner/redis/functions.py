@@ -24,7 +24,7 @@ from coredis.exceptions import NoScriptError, ResponseError
 
 from vibetuner.errors import first_line
 from vibetuner.redis import answer_seconds
-from vibetuner.redis.connection import Connection, Moving
+from vibetuner.redis.connection import MOVING_PAUSE, Connection, Moving
 from vibetuner.redis.rights import RightsMissing, is_refused
 
 __all__ = ["Caller", "Functions", "FunctionsRefused", "Scripts"]
@@ -37,7 +37,6 @@ GROWING = frozenset({
     "settle_letter", "write_progress",
 })  # fmt: skip
 CALLABLE = re.compile(r"^local function (\w+)\(keys, argv\)", re.MULTILINE)
-MOVING_PAUSE = 0.05
 FORGOTTEN = ("Function not found", "NOSCRIPT")
 
 
