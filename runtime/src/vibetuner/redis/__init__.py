@@ -1,4 +1,4 @@
-"""The one package that speaks to Redis: its address, connections, functions and key names."""
+"""The package that talks to Redis: its address, connections, functions and key names."""
 
 from __future__ import annotations
 
@@ -22,6 +22,6 @@ redis_client: Slot[Redis[str]] = Slot(lambda: NotConfigured(REDIS_MISSING), name
 
 ANSWER_SECONDS = 10.0
 
-#: Seconds that a command may take on what is opened in this context, beyond those that it blocks
-#: for. Whoever answers requests sets fewer.
+#: Seconds that a command may take, beyond the time it blocks for, on connections opened in this
+#: context. Code that answers requests sets fewer.
 answer_seconds: ContextVar[float] = ContextVar("answer_seconds", default=ANSWER_SECONDS)

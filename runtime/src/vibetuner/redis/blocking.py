@@ -1,4 +1,4 @@
-"""A client for one question, without an event loop, a driver or their start-up time."""
+"""A blocking client for a few commands: needs no event loop, no driver, no start-up time."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ class RefusedError(Exception):
 
 
 def ask(address: Address, *commands: Sequence[str], seconds: float = SECONDS) -> list[Reply]:
-    """Return the replies to some commands, in their order, on one connection.
+    """Send some commands on one connection and return their replies, in order.
 
     Raises:
-        OSError: no answer for ``seconds``, or nobody names a primary.
+        OSError: no answer for ``seconds``, or no guide names a primary.
         RefusedError: the server refused one of them.
     """
     address = _find_primary(address)
@@ -39,7 +39,7 @@ def ask(address: Address, *commands: Sequence[str], seconds: float = SECONDS) ->
 
 
 def responds(port: int | None) -> bool:
-    """Tell whether a server of this machine takes commands."""
+    """Tell whether a server on this machine answers commands."""
     try:
         return ask(Address(host="127.0.0.1", port=port or 0), ["PING"], seconds=0.5) == ["PONG"]
     except (OSError, RefusedError):
@@ -94,4 +94,4 @@ def _read(answers: BinaryIO) -> Reply:
     if kind == b"*":
         size = int(rest)
         return None if size < 0 else [_read(answers) for _ in range(size)]
-    raise ConnectionError("what answers there is no Redis")
+    raise ConnectionError("the server on this port is not Redis")

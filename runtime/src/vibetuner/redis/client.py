@@ -1,4 +1,4 @@
-"""Redis or Valkey: the client that a process shares for commands and subscriptions."""
+"""The Redis or Valkey client that a process shares for commands and subscriptions."""
 
 from __future__ import annotations
 
@@ -65,12 +65,12 @@ __all__ = [
 T = TypeVar("T")
 Messages = PubSub[str] | ClusterPubSub[str]
 
-# What had no answer in time may have been done, and is not sent again.
+# A command that got no answer in time may have been executed, so only a lost connection is retried.
 RETRIES = ConstantRetryPolicy((Disconnected,), retries=1, delay=0.01)
 
 OUTAGES = (RedisError,)
 
-#: How a server refuses what it has no memory for.
+#: The server's error when it has no memory left for a command.
 FULL = re.compile(r"\bOOM\b")
 MEMORY_SECONDS = 2.0
 
@@ -79,11 +79,11 @@ _connecting: ContextVar[bool] = ContextVar("connecting", default=False)
 
 @asynccontextmanager
 async def open_redis(settings: Settings) -> AsyncIterator[Redis[str]]:
-    """A client for REDIS_URL that has answered once.
+    """Open a client for REDIS_URL, after the server has answered once.
 
     Raises:
         NotConfigured: REDIS_URL is empty.
-        SettingsError: REDIS_URL can't be meant.
+        SettingsError: REDIS_URL is not valid.
         ServiceUnavailable: no answer within 5 seconds, or a refusal.
     """
     await check(settings)
@@ -94,20 +94,20 @@ async def open_redis(settings: Settings) -> AsyncIterator[Redis[str]]:
 
 @asynccontextmanager
 async def open_resource(settings: Settings, _project: VibetunerApp) -> AsyncIterator[Redis[str]]:
-    """The process's shared client, in :data:`redis_client` while it is open."""
+    """Open the process's shared client; :data:`redis_client` holds it meanwhile."""
     async with open_redis(settings) as client:
         with redis_client.hold(client):
             yield client
 
 
 async def check(settings: Settings) -> None:
-    """Look whether the server answers and lets its user do what a project needs.
+    """Check that the server answers and that its user has the rights a project needs.
 
-    What is open proves its rights at its opening, and is asked for an answer alone.
+    The rights are checked before a client is opened. A client that is open is only pinged.
 
     Raises:
         NotConfigured: REDIS_URL is empty.
-        SettingsError: REDIS_URL can't be meant.
+        SettingsError: REDIS_URL is not valid.
         RightsMissing: the user lacks rights; the message has the line that grants them.
         ServiceUnavailable: no answer within 5 seconds, or a refusal.
     """
@@ -133,9 +133,9 @@ def make_client(settings: Settings) -> Redis[str]:
     """Return a client that is not connected yet.
 
     Raises:
-        NotConfigured: REDIS_URL is empty.
+        SettingsError: REDIS_URL is not valid.
         SettingsError: REDIS_URL can't be meant.
-        ServiceUnavailable: a certificate that it names can't be used.
+        ServiceUnavailable: REDIS_URL names a certificate that can't be used.
     """
     try:
         pool = ReliablePool(_address(settings))
@@ -147,10 +147,11 @@ def make_client(settings: Settings) -> Redis[str]:
 
 
 class ReliablePool(ConnectionPool[TCPConnection]):
-    """Connects to the primary, and gives a place back whatever ends the connection that had it.
+    """A connection pool for the primary that loses none of its slots.
 
-    In coredis 6.9 the place of a connection that dies while it is in use, or whose connecting is
-    cancelled, is lost. A process that lives through some sixty of these waits for ever.
+    In coredis 6.9 a connection that dies while it is in use, or that is cancelled while it
+    connects, never returns its slot to the pool. After about sixty of these the process waits for
+    ever.
     """
 
     def __init__(self, address: Address) -> None:
@@ -164,7 +165,7 @@ class ReliablePool(ConnectionPool[TCPConnection]):
             "decode_responses": True,
             "connect_timeout": CONNECT_SECONDS,
             "stream_timeout": answer_seconds.get(),
-            # For a place, and for connecting, which has limits too.
+            # The limit for both steps together: waiting for a slot, and connecting.
             "timeout": 2 * answer_seconds.get(),
         }
         super().__init__(
@@ -195,12 +196,12 @@ class ReliablePool(ConnectionPool[TCPConnection]):
                 connection.invalidate(f"the primary is now {primary}")
 
     async def get_connection(self, **options: Any) -> TCPConnection:
-        """A connection from the pool, or a new one in a free place of it."""
+        """Return a connection from the pool, or open one if a slot is free."""
         token = _connecting.set(False)
         try:
             return await super().get_connection(**options)
         except RedisError:
-            raise  # coredis itself gives the place back
+            raise  # coredis itself frees the slot
         except BaseException as error:
             if _connecting.get():
                 self._available_connections.append_nowait(None)
@@ -211,7 +212,7 @@ class ReliablePool(ConnectionPool[TCPConnection]):
             _connecting.reset(token)
 
     def release(self, connection: TCPConnection) -> None:
-        """Take a connection back, or its place when it is of no more use."""
+        """Return a connection to the pool, or free its slot if it is no longer usable."""
         super().release(connection)
         if not connection.usable:
             self._available_connections.append_nowait(None)
@@ -236,16 +237,16 @@ async def _check_role(server: Address, connection: TCPConnection) -> None:
 
 
 class ReliableRedis(Redis[str]):
-    """coredis's client, with subscriptions that end when they are told to, and with a deadline.
+    """coredis's client, with a deadline for commands and subscriptions that can be closed.
 
-    A command has the :data:`vibetuner.redis.answer_seconds` of where the client was made: with
-    all that coredis waits for one after the other, a place, a connection and an answer.
+    The deadline is the :data:`vibetuner.redis.answer_seconds` of the context that made the client.
+    It covers the whole command: waiting for a slot of the pool, connecting and the answer.
     """
 
     seconds: float = ANSWER_SECONDS
 
     async def execute_command(self, command: CommandRequest[T]) -> T:
-        """Send one command; raises ServiceUnavailable when its deadline passes."""
+        """Send one command; raise ServiceUnavailable when its deadline passes."""
         if command.blocking:
             return await super().execute_command(command)
         try:
@@ -263,16 +264,16 @@ class ReliableRedis(Redis[str]):
                 return await super()._execute_command(command)
             except (AskError, TryAgainError) as error:
                 self._look_for_slot(error)
-                await asyncio.sleep(MOVING_PAUSE)  # the command's deadline ends this
+                await asyncio.sleep(MOVING_PAUSE)  # repeats until the command's deadline
             except ResponseError as error:
                 is_away = isinstance(error, ReadOnlyError | ClusterDownError)
                 if not (is_away or str(error).startswith(AWAY)):
                     raise
-                self.connection_pool.disconnect()  # another server may be the primary by now
+                self.connection_pool.disconnect()  # another server may be the primary now
                 raise Disconnected(f"Redis is no primary, or not ready: {error}") from None
 
     def _look_for_slot(self, error: AskError | TryAgainError) -> None:
-        """Make way for another node where a slot has moved; raise what no waiting will cure."""
+        """Reconnect after a slot has moved; raise the errors that waiting can't cure."""
         has_moved = isinstance(error, MovedError)
         refusal = f"MOVED {error}" if isinstance(error, AskError) else str(error)
         if wrong := misplaced(cast("ReliablePool", self.connection_pool).address, refusal):
@@ -281,16 +282,15 @@ class ReliableRedis(Redis[str]):
             self.connection_pool.disconnect()
 
     def pubsub(self, **options: Any) -> PubSub[str]:
-        """As coredis's own."""
+        """Return a subscription, as coredis does, that can be closed while it reconnects."""
         return _ReliablePubSub(self.connection_pool, **options)
 
 
 class _ReliablePubSub(PubSub[str]):
-    """Ends also while it has no connection, and hands on at once what has come at once.
+    """A subscription that can be closed while it reconnects, and that passes messages in batches.
 
-    In coredis 6.9 leaving the block ends the connection that there was. One that is being made
-    anew, because the server has gone away, goes on for ever, and who left the block waits for it.
-    And each message takes two turns of the event loop there, in which all others have theirs.
+    In coredis 6.9, leaving the block closes the current connection but doesn't stop a reconnect, so
+    it waits until the server is back. There each message also costs two turns of the event loop.
     """
 
     _reconnecting: CancelScope
@@ -303,7 +303,7 @@ class _ReliablePubSub(PubSub[str]):
                 self._reconnecting.cancel("the block was left")
 
     async def run(self, *, task_status: TaskStatus[None] = TASK_STATUS_IGNORED) -> None:
-        """Keep a connection, until the block is left."""
+        """Keep a connection open until the block is left."""
         with CancelScope() as self._reconnecting:
             await super().run(task_status=task_status)
 
@@ -315,7 +315,7 @@ class _ReliablePubSub(PubSub[str]):
 
 
 async def in_batches(messages: Messages) -> AsyncIterator[list[PubSubMessage]]:
-    """Yield the messages of a subscription, as many at a time as there are."""
+    """Yield the messages of a subscription in batches: all that have arrived, at least one."""
     async for first in messages:
         others = _waiting(messages._receive_stream)  # noqa: SLF001 - it gives out one at a time
         yield [first, *(m for m in others if m is not None and m["type"] == "message")]
@@ -331,7 +331,9 @@ def _waiting(stream: MemoryObjectReceiveStream[T]) -> Iterator[T]:
 async def answering(
     settings: Settings, seconds: float | None = ANSWER_SECONDS
 ) -> AsyncIterator[None]:
-    """Turn every error of Redis inside the block into one line; None sets no limit of its own.
+    """Turn every Redis error in the block into an error of ours, with a one-line message.
+
+    ``seconds=None`` sets no further time limit.
 
     Raises:
         RedisFull: Redis has no memory left.
@@ -352,12 +354,12 @@ async def answering(
 async def unavailable(
     settings: Settings, error: Exception, connection: Connection | None = None
 ) -> ServiceUnavailable:
-    """Return the error that says of Redis what the client's own error means.
+    """Return our error for an error of the client.
 
     Args:
         settings: the process's settings.
-        error: what the client has raised.
-        connection: is asked how full the server's memory is; without it, one that is made for that.
+        error: the error that the client raised.
+        connection: used to ask for the server's memory; without it, a new one is opened.
     """
     if not FULL.search(str(error)):
         return _unusable(settings, first_line(error))
@@ -376,7 +378,7 @@ def _unusable(settings: Settings, reason: str) -> ServiceUnavailable:
 
 
 async def _fill_level(settings: Settings, connection: Connection | None) -> str:
-    """How full the server's memory is, in words; nothing where it does not say."""
+    """Return the server's memory use in words; empty if the server doesn't report it."""
     with suppress(RedisError, OSError):
         async with AsyncExitStack() as stack:
             await stack.enter_async_context(asyncio.timeout(MEMORY_SECONDS))
@@ -394,7 +396,7 @@ async def _fill_level(settings: Settings, connection: Connection | None) -> str:
 
 @contextmanager
 def ungrouped() -> Iterator[None]:
-    """Raise the one error in a group of errors; a client's task group wraps whatever it raises."""
+    """Raise the only error of an exception group itself; a client's task group wraps it."""
     try:
         yield
     except BaseExceptionGroup as group:
@@ -409,7 +411,7 @@ def ungrouped() -> Iterator[None]:
 
 
 def innermost(error: Exception) -> Exception:
-    """Return the first error inside a group of groups; any other error itself."""
+    """Return the first error inside nested groups; any other error unchanged."""
     while isinstance(error, ExceptionGroup):
         error = error.exceptions[0]
     return error

@@ -1,4 +1,4 @@
-"""One connection: what is called in one turn of the event loop goes out in one write."""
+"""A connection to Redis that sends all commands of one event loop turn in one write."""
 
 from __future__ import annotations
 
@@ -33,23 +33,24 @@ __all__ = [
 ]
 
 CONNECT_SECONDS = 5
-#: How long to wait for a slot of a Cluster that moves, before asking again.
+#: Seconds to wait before asking again for a Cluster slot that is being moved.
 MOVING_PAUSE = 0.05
 LOOK_SECONDS = 0.5
 LEAVE_SECONDS = 1.0
-#: Commands that the server answers late on purpose.
+#: Commands that may block on the server.
 BLOCKING = frozenset(
     {
         "XREADGROUP", "XREAD", "BLPOP", "BRPOP", "BLMOVE", "BLMPOP", "BZPOPMIN", "WAIT", "WAITAOF",
     }
 )  # fmt: skip
 
-#: What the server says when a subscription begins or ends.
+#: The server's replies when a subscription begins or ends.
 CONFIRMATIONS = frozenset({b"subscribe", b"unsubscribe", b"psubscribe", b"punsubscribe"})
 
-#: How a server refuses that is no primary, or not yet: it has done nothing, and another may do it.
+#: Refusals of a server that is not, or not yet, a primary. It did not run the command, so another
+#: may.
 AWAY = ("READONLY", "LOADING", "MASTERDOWN", "NOREPLICAS", "UNBLOCKED", "CLUSTERDOWN")
-#: How a node of a Cluster refuses whose slot lies elsewhere, or is on its way to another node.
+#: Refusals of a Cluster node whose slot is on another node, or is being moved.
 MOVING = ("MOVED", "ASK", "TRYAGAIN")
 
 Push = Callable[[list[Any]], None]
@@ -57,26 +58,25 @@ Command = Sequence[str | bytes | float]
 
 
 class Moving(Disconnected):
-    """The queue's slot lies on another node of the Cluster, or moves; the command was not done."""
+    """The queue's slot is on another Cluster node, or is moving; the command did not run."""
 
 
 class WrongNodeError(RedisError):
-    """The key of a command lies on a node that REDIS_URL and REDIS_KEY_PREFIX don't lead to."""
+    """A command's key is on a node that REDIS_URL and REDIS_KEY_PREFIX don't lead to."""
 
 
 class Connection:
-    """Sends commands and gives out their replies, as bytes, in order.
+    """Sends commands and returns their replies, as bytes, in order.
 
-    It connects when something is called, and again after a loss. What was under way at a loss
-    fails, and is never sent a second time: nobody can tell whether the server has done it. A server
-    that says nothing while somebody waits is given up like one that has gone, and so is one that is
-    no primary any more.
+    It connects on the first call, and again after a loss. Commands in flight at a loss fail and are
+    never sent again, because nobody can tell whether the server ran them. A server that stays
+    silent while a reply is awaited, or that is no longer a primary, is treated as lost.
 
     Args:
-        address: the server, or those that know which it is.
-        timeout: how many seconds it may be silent, beyond the time that a command blocks for;
-            without it, as many as :data:`vibetuner.redis.answer_seconds` has here and now.
-        on_push: takes what no command has asked for: the messages of subscriptions.
+        address: the server, or the Sentinels or Cluster nodes that know it.
+        timeout: seconds that the server may be silent, beyond the time that a command blocks for;
+            by default the :data:`vibetuner.redis.answer_seconds` of this context.
+        on_push: receives the messages of subscriptions.
         on_loss: called when an open connection is lost.
     """
 
@@ -111,7 +111,7 @@ class Connection:
         await self.close()
 
     def call(self, *command: str | bytes | float) -> asyncio.Future[Any]:
-        """Send a command with the others of this turn of the loop; the future has its reply.
+        """Send a command with the others of this event loop turn; the future holds its reply.
 
         The future raises coredis's ConnectionError when the server can't be reached or is lost
         before it has answered, and its ResponseError when the server refuses the command.
@@ -123,9 +123,9 @@ class Connection:
         return future
 
     def tell(self, verb: str, channel: str) -> asyncio.Future[None]:
-        """Send SUBSCRIBE or its kin; the future is done when the server has confirmed it.
+        """Send SUBSCRIBE or a similar command; the future ends when the server confirms it.
 
-        It raises as that of :meth:`call` does; nobody has to look at it.
+        The future raises the same errors as that of :meth:`call`. It need not be awaited.
         """
         future = self._loop.create_future()
         future.add_done_callback(look_at)
@@ -133,12 +133,12 @@ class Connection:
         return future
 
     async def connect(self) -> None:
-        """Connect if that is not done; raises as the future of :meth:`call` does."""
+        """Connect if necessary; raises the same errors as the future of :meth:`call`."""
         if self._line is None:
             await asyncio.shield(self._start_connecting())
 
     async def close(self) -> None:
-        """Fail what has no reply yet, and disconnect."""
+        """Fail the commands without a reply, and disconnect."""
         self._closed = True
         if self._connecting is not None:
             self._connecting.cancel()
@@ -232,7 +232,7 @@ class Connection:
         if self._line is None or self._line.server == primary:
             return
         reason = f"the primary is now {primary}"
-        # A node whose slot has moved goes on answering; a primary that was replaced may be frozen.
+        # A node whose slot has moved still answers; a primary that was replaced may be frozen.
         self._line.leave(reason) if primary.cluster else self._line.give_up(reason)
 
     def _lost(self) -> None:
@@ -242,7 +242,7 @@ class Connection:
 
 
 class _Line(asyncio.Protocol):
-    """The protocol below: bytes to replies, replies to who waits for them."""
+    """The protocol of one connection: parses bytes into replies and resolves the futures."""
 
     def __init__(self, on_push: Push | None, server: Address) -> None:
         self.server = server
@@ -279,20 +279,20 @@ class _Line(asyncio.Protocol):
             self._transport.write(packed)
 
     def _look(self, *, again: bool = False) -> None:
-        """Give the server up when it has been silent for too long."""
+        """Disconnect from a server that has been silent for too long."""
         if not self._waiting and not self._subscribing:
             self._looking = None
             return
         silent = self._loop.time() - self._heard
         if silent <= self._patience:
             self._looking = self._loop.call_later(LOOK_SECONDS, self._look)
-        elif not again:  # this process may have slept, with the answer at its door
+        elif not again:  # this process may have been suspended, with the answer unread
             self._looking = self._loop.call_later(0.1, partial(self._look, again=True))
         else:
             self.give_up(f"no answer for {silent:.0f} s")
 
     def leave(self, reason: str) -> None:
-        """Disconnect once what is under way is answered, or a second later."""
+        """Disconnect once the commands in flight are answered, or after a second."""
         if self._leaving:
             return
         self._leaving = True
@@ -305,12 +305,12 @@ class _Line(asyncio.Protocol):
             self._loop.call_later(LEAVE_SECONDS, self.give_up, reason)
 
     def give_up(self, reason: str) -> None:
-        """Disconnect; who waits for a reply hears why."""
+        """Disconnect; the commands in flight fail with this reason."""
         self._reason = f": {reason}"
         self.close()
 
     def _refusal(self, text: str) -> Exception:
-        """Return the error for a reply that is one."""
+        """Return the exception for an error reply."""
         if text.startswith(MOVING):
             if error := misplaced(self.server, text):
                 return error
@@ -327,7 +327,7 @@ class _Line(asyncio.Protocol):
             self._transport.abort()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast("asyncio.Transport", transport)  # uvloop's is none by descent
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's isn't a subclass
         if sock := transport.get_extra_info("socket"):
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
 
@@ -365,12 +365,12 @@ class _Line(asyncio.Protocol):
 
 
 def connect_guide(address: Address) -> Connection:
-    """A connection that asks a Sentinel, or a node, for the primary."""
+    """Connect to a Sentinel or a Cluster node, to ask for the primary."""
     return Connection(address, timeout=ASK_SECONDS)
 
 
 def misplaced(server: Address, refusal: str) -> WrongNodeError | None:
-    """Return the error for a node's refusal that no waiting will cure; None for others."""
+    """Return the error for a refusal that waiting can't cure; None for any other."""
     if server.cluster is None:
         return WrongNodeError(
             f"{server} is a node of a Cluster. Begin REDIS_URL with redis+cluster:// "
@@ -386,7 +386,7 @@ def misplaced(server: Address, refusal: str) -> WrongNodeError | None:
 
 
 def _blocked(command: Command) -> float:
-    """For how many seconds a command may block."""
+    """Return the seconds that a command may block."""
     words = [word.upper() if isinstance(word, str) else word for word in command]
     if words[0] in {"WAIT", "WAITAOF"}:
         limit = float(words[-1]) / 1000
@@ -400,13 +400,13 @@ def _blocked(command: Command) -> float:
 
 
 def look_at(future: asyncio.Future[Any]) -> None:
-    """Have nobody complain of an error that nobody asked for."""
+    """Retrieve a future's exception, so that asyncio doesn't log it as never retrieved."""
     if not future.cancelled():
         future.exception()
 
 
 def _settle(future: asyncio.Future[Any], reply: Any) -> None:
-    if future.done():  # nobody waits any more
+    if future.done():  # the caller has stopped waiting
         return
     if isinstance(reply, BaseException):
         future.set_exception(reply)

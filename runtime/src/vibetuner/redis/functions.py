@@ -1,10 +1,11 @@
-"""Our Lua functions: loaded under a name that nobody else has, replacing nothing.
+"""Loads the project's Lua functions under a name that includes a hash of their code.
 
 A file of ``lua/`` holds one subject. Each ``local function name(keys, argv)`` in it can be called;
-one with other parameters is a helper. Files stand in alphabetical order; each sees those before it.
+one with other parameters is a helper. Files are joined in alphabetical order, and each sees those
+before it.
 
-A server whose memory is full refuses the functions of GROWING. All others it runs: workers claim
-tasks, record how they end and stay listed, and so room comes back.
+A server whose memory is full refuses the functions in GROWING. It runs all others: workers go on
+claiming tasks, recording how they end and sending heartbeats, and so memory is freed.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ __all__ = ["Caller", "Functions", "FunctionsRefused", "Scripts"]
 
 logger = logging.getLogger(__name__)
 
-#: What adds tasks, events and progress.
+#: Functions that add tasks, events and progress.
 GROWING = frozenset({
     "broadcast", "enqueue", "enqueue_once", "enqueue_unique", "hand_on", "register_progress",
     "settle_letter", "write_progress",
@@ -41,25 +42,25 @@ FORGOTTEN = ("Function not found", "NOSCRIPT")
 
 
 class FunctionsRefused(RightsMissing):
-    """The server lets us neither load functions nor scripts."""
+    """The server allows neither functions nor scripts."""
 
 
 class Caller(Protocol):
-    """What calls our functions: :class:`Functions` or :class:`Scripts`."""
+    """Calls our functions: :class:`Functions` or :class:`Scripts`."""
 
     def call(self, name: str, keys: Sequence[str], values: Sequence[Any]) -> Awaitable[Any]:
-        """Call one, and return its reply."""
+        """Call a function and return its reply."""
         ...
 
 
 class Scripts:
-    """Calls our functions through coredis's client, one by one and as scripts."""
+    """Calls our functions through coredis's client, as scripts."""
 
     def __init__(self, client: Redis[Any] | RedisCluster[Any]) -> None:
         self._client = client
 
     async def call(self, name: str, keys: Sequence[str], values: Sequence[Any]) -> Any:
-        """Call a function; one that the server doesn't know goes with the call."""
+        """Call a function; send its code along if the server doesn't know it."""
         try:
             return await self._client.evalsha(_digest(name), keys, values)
         except NoScriptError:
@@ -78,7 +79,7 @@ class Scripts:
 
 
 class Functions:
-    """Calls our functions, as a library of the server's or, where it has none, as scripts."""
+    """Calls our functions: from the server's function library, or else as scripts."""
 
     def __init__(self, connection: Connection) -> None:
         self.connection = connection
@@ -86,16 +87,16 @@ class Functions:
         self._heads: dict[str, tuple[str, str]] = {}
 
     def on(self, connection: Connection) -> Functions:
-        """Return the same functions on another connection to the server."""
+        """Return the same functions on another connection to the same server."""
         other = Functions(connection)
         other._heads = self._heads
         return other
 
     async def load(self) -> None:
-        """Make the functions known to the server.
+        """Load the functions into the server.
 
         Raises:
-            FunctionsRefused: its user may use neither functions nor scripts.
+            FunctionsRefused: the user may use neither functions nor scripts.
         """
         try:
             await self._load_library()
@@ -111,14 +112,14 @@ class Functions:
                 ) from None
 
     def ask(self, name: str, keys: Sequence[str], values: Sequence[Any]) -> asyncio.Future[Any]:
-        """Call a function; it fails when the server has forgotten it, having done nothing."""
+        """Call a function; the call fails, with nothing done, if the server has forgotten it."""
         return self.connection.call(*self._heads[name], len(keys), *keys, *values)
 
     async def call(self, name: str, keys: Sequence[str], values: Sequence[Any]) -> Any:
-        """Call a function; one that the server has forgotten is loaded again first.
+        """Call a function; reload it first if the server has forgotten it.
 
-        In a Cluster it waits for a slot that moves. In each case nothing was done, so that doing it
-        now is not doing it twice.
+        In a Cluster, wait while a slot is being moved. In both cases the refused call did nothing,
+        so calling again doesn't do the work twice.
         """
         end = 0.0
         while True:
@@ -139,9 +140,9 @@ class Functions:
     def add_to(
         self, pipe: Any, name: str, keys: Sequence[str], values: Sequence[Any]
     ) -> Awaitable[Any]:
-        """Add a call to a pipeline of coredis's."""
+        """Add a call to a coredis pipeline."""
         kind, loaded = self._heads[name]
-        # Another node of a Cluster may not have them yet, and a pipeline can't be sent twice.
+        # Another Cluster node may lack the functions, and a pipeline can't be sent twice.
         if kind == "FCALL" and self.connection.address.cluster is None:
             added: Awaitable[Any] = pipe.fcall(loaded, keys, values)
             return added
@@ -156,7 +157,7 @@ class Functions:
             if "already exists" not in str(error):
                 raise
         heads = {name: ("FCALL", f"{library}_{name}") for name in names}
-        await self.connection.call(*heads["ping"], 0)  # fails where calling is forbidden
+        await self.connection.call(*heads["ping"], 0)  # fails if the user may not call functions
         self._heads = heads
 
     async def _load_scripts(self) -> None:
@@ -180,7 +181,7 @@ def _body() -> str:
 
 @cache
 def _library() -> tuple[str, str, tuple[str, ...]]:
-    """Its name, which changes with what is in it, its code, and the names of its functions."""
+    """Return the library's name, with a hash of its code; its code; its functions' names."""
     text = "\n".join([_body(), *sorted(GROWING)])
     library = f"vibetuner_v1_{hashlib.sha256(text.encode()).hexdigest()[:8]}"
     names = tuple(CALLABLE.findall(_body()))
@@ -193,7 +194,7 @@ def _library() -> tuple[str, str, tuple[str, ...]]:
 
 
 def _script(name: str) -> str:
-    """The code of one function as a script: its file, and those that it sees."""
+    """Return the code of one function as a script: its file and the files before it."""
     files = _files()
     last = next(at for at, code in enumerate(files) if name in CALLABLE.findall(code))
     flags = "" if name in GROWING else " flags=allow-oom"

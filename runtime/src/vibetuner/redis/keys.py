@@ -1,7 +1,7 @@
 """Every key and channel in Redis.
 
-streaq's own begin with ``streaq:<queue>:``; all others begin with REDIS_KEY_PREFIX, which is
-``<queue>:``, and none of them grows for ever.
+streaq's own begin with ``streaq:<queue>:``. All others begin with REDIS_KEY_PREFIX, which is
+``<queue>:``, and each of them is trimmed or expires.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ GROUP = "workers"
 
 @dataclass(frozen=True, slots=True)
 class Keys:
-    """Where everything of one queue is.
+    """The names of all keys and channels of one queue.
 
     Args:
         prefix: REDIS_KEY_PREFIX, with its colon.
@@ -35,29 +35,29 @@ class Keys:
 
     @property
     def queue(self) -> str:
-        """What starts every key of streaq's; KEYS[1] of our functions."""
+        """The prefix of every key of streaq's; KEYS[1] of our functions."""
         return f"streaq:{self.queue_name or self.prefix.rstrip(':')}"
 
     @property
     def guard(self) -> str:
-        """No key, but named by steps that touch keys which they don't name.
+        """A name in the queue's slot, declared by functions that touch keys they don't declare.
 
-        A node of a Cluster refuses such a step while it hands its slot over. Without this name it
-        would begin, and fail at the first key that has left.
+        While a Cluster node moves its slot away, it refuses a call that declares this name. Without
+        it, the call would start, and fail at the first key that has been moved.
         """
         return self.queue
 
     def stream(self, priority: str) -> str:
-        """Stream: what waits or runs."""
+        """Stream: the tasks that wait or run."""
         return f"{self.queue}:queues:{priority}"
 
     def delayed(self, priority: str) -> str:
-        """Sorted set: the tasks that wait for a moment, by that moment."""
+        """Sorted set: the delayed tasks, by the time at which they are due."""
         return f"{self.queue}:queues:delayed:{priority}"
 
     @property
     def wakeups(self) -> str:
-        """Channel: the moments of newly delayed tasks."""
+        """Channel: the times at which newly delayed tasks are due."""
         return f"{self.queue}:delayed"
 
     def data(self, task_id: str) -> str:
@@ -79,7 +79,7 @@ class Keys:
 
     @property
     def running(self) -> str:
-        """Set: the tasks that run."""
+        """Set: the running tasks."""
         return f"{self.queue}:index:running"
 
     @property
@@ -100,7 +100,7 @@ class Keys:
         return f"{self.queue}:task:dependencies:{task_id}"
 
     def previous(self, task_id: str) -> str:
-        """The result of a task for what follows it."""
+        """The result of a task, for the task that follows it."""
         return f"{self.queue}:task:previous:{task_id}"
 
     def fallback(self, task_id: str) -> str:
@@ -116,16 +116,16 @@ class Keys:
         return f"{self.queue}:task:keyed:{task_id}"
 
     def handed(self, task_id: str) -> str:
-        """Note: this row of the outbox was handed on."""
+        """Marker: this outbox row was handed on."""
         return f"{self.queue}:task:handed:{task_id}"
 
     @property
     def durable(self) -> str:
-        """What a durable enqueue writes before it waits; expires after a second."""
+        """The key that a durable enqueue writes before it waits; expires after a second."""
         return f"{self.queue}:durable"
 
     def lock(self, name: str) -> str:
-        """The id of the unique task of that name that runs."""
+        """The id of the running unique task of that name."""
         return f"{self.queue}:task:lock:{name}"
 
     @property
@@ -153,7 +153,8 @@ class Keys:
 
     @property
     def cron_queues(self) -> str:
-        """Hash: a repeated task's id -> the queue that it was started in; not streaq's."""
+        """Hash: a repeated task's id -> the queue that it was enqueued in; not a key of
+        streaq's."""
         return f"{self.queue}:cron:queues"
 
     @property
@@ -182,11 +183,11 @@ class Keys:
 
     @property
     def letters_counted(self) -> str:
-        """Note: the groups hold the letters in MongoDB, too."""
+        """Marker: the groups also hold the letters in MongoDB."""
         return f"{self.letter_groups}:counted"
 
     def letters_of(self, fingerprint: str) -> str:
-        """Sorted set: the entries of the open letters of one bug, in their order."""
+        """Sorted set: the entries of the open letters of one bug, in order."""
         return f"{self.letters}:of:{fingerprint}"
 
     @property
@@ -195,16 +196,16 @@ class Keys:
         return f"{self.letters}:acted"
 
     def act(self, task_id: str) -> str:
-        """What was done with a letter that is kept elsewhere."""
+        """The act on a letter that is kept elsewhere."""
         return f"{self.acted}:{task_id}"
 
     @property
     def journal(self) -> JournalKeys:
-        """What was run, and by whom; heartbeats too."""
+        """The journal and the heartbeats."""
         return JournalKeys(self.prefix)
 
     def progress(self, task_id: str) -> str:
-        """Hash: how far a task is."""
+        """Hash: the progress of a task."""
         return f"{self.prefix}progress:{task_id}"
 
     @property
@@ -213,17 +214,17 @@ class Keys:
         return f"{self.prefix}sse"
 
     def events(self, channel: str) -> str:
-        """Stream: the last events of a channel."""
+        """Stream: the latest events of a channel."""
         return f"{self.topic}:{channel}"
 
     def revoked(self, ticket_id: str) -> str:
-        """Note: a ticket for the debug pages that was taken back."""
+        """Marker: a ticket for the debug pages that was revoked."""
         return f"{self.prefix}debug:revoked:{ticket_id}"
 
 
 @dataclass(frozen=True, slots=True)
 class JournalKeys:
-    """The journal of one queue.
+    """The keys of one queue's journal.
 
     ::
 
@@ -234,8 +235,9 @@ class JournalKeys:
         journal:ids               hash: a task's id -> its entry
         journal:tries:<id>        list: the failed tries of a task that is tried again
         journal:names             sorted set: the tasks' names, by when one of them last ended
-        journal:workers           sorted set: the workers' ids, by their last beat
-        journal:worker:<id>       what a worker says of itself
+
+        journal:workers           sorted set: the workers' ids, by their last heartbeat
+        journal:worker:<id>       a worker's latest heartbeat
         journal:running:<id>      hash: what a worker runs
         journal:minute:<n>        hash: the counts of a minute
         journal:quarter:<n>       hash: the counts of a quarter of an hour
@@ -248,26 +250,26 @@ class JournalKeys:
 
     @property
     def ended(self) -> str:
-        """Every task that ended."""
+        """The tasks that ended."""
         return f"{self.prefix}journal:ended"
 
     def of(self, name: str) -> str:
-        """Those of one task."""
+        """The ended tasks of one name."""
         return f"{self.ended}:of:{name}"
 
     @property
     def failed(self) -> str:
-        """Those that did not succeed."""
+        """The ended tasks that did not succeed."""
         return f"{self.ended}:failed"
 
     @property
     def payloads(self) -> str:
-        """What was enqueued."""
+        """The payloads of the ended tasks."""
         return f"{self.prefix}journal:payloads"
 
     @property
     def ids(self) -> str:
-        """From a task's id to its entry."""
+        """Task id -> entry."""
         return f"{self.prefix}journal:ids"
 
     def tries(self, task_id: str) -> str:
@@ -281,15 +283,15 @@ class JournalKeys:
 
     @property
     def workers(self) -> str:
-        """The workers by their last beat."""
+        """The workers, by their last heartbeat."""
         return f"{self.prefix}journal:workers"
 
     def worker(self, worker_id: str) -> str:
-        """What a worker says of itself."""
+        """A worker's latest heartbeat."""
         return f"{self.prefix}journal:worker:{worker_id}"
 
     def running(self, worker_id: str) -> str:
-        """What a worker runs."""
+        """The tasks that a worker runs."""
         return f"{self.prefix}journal:running:{worker_id}"
 
     def minute(self, at: int) -> str:
@@ -302,7 +304,7 @@ class JournalKeys:
 
     @property
     def cron(self) -> str:
-        """When each cron task was first seen."""
+        """The time at which each cron task was first seen."""
         return f"{self.prefix}journal:cron"
 
     @property
@@ -312,5 +314,5 @@ class JournalKeys:
 
     @property
     def pulse(self) -> str:
-        """A number that moves when something happens."""
+        """A number that changes when something happens."""
         return f"{self.prefix}journal:pulse"

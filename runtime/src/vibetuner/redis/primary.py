@@ -1,4 +1,4 @@
-"""Which server is the primary: asks who knows, and tells who is connected to another."""
+"""Finds the primary: asks Sentinels or Cluster nodes, and moves connections to a new one."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ __all__ = ["Primary", "primary_of"]
 logger = logging.getLogger(__name__)
 
 WATCH_SECONDS = 0.5
-#: A Sentinel, or a node, that answers later than this is left out.
+#: A Sentinel or node that takes longer than this to answer is ignored.
 ASK_SECONDS = 1.0
 
 Moved = Callable[[Address], None]
 
 
 class Guide(Protocol):
-    """A connection to a Sentinel, or to a node of a Cluster."""
+    """A connection to a Sentinel or to a Cluster node."""
 
     def call(self, *command: str | bytes | float) -> asyncio.Future[Any]:
         """Send a command."""
@@ -36,9 +36,9 @@ class Guide(Protocol):
 
 
 class Primary:
-    """The server that most of the Sentinels, or of a Cluster's nodes, call the primary.
+    """The server that most Sentinels, or most nodes of a Cluster, name as the primary.
 
-    All connections of an event loop share one: it asks twice a second, and logs each change once.
+    All connections of an event loop share one. It asks twice a second, and logs each change once.
     """
 
     def __init__(self, address: Address, connect: Callable[[Address], Guide]) -> None:
@@ -70,11 +70,11 @@ class Primary:
         return server
 
     def follow(self, follower: object, moved: Moved) -> None:
-        """Call ``moved`` with the primary from time to time, until :meth:`unfollow`."""
+        """Call ``moved`` with the primary after each check, until :meth:`unfollow`."""
         self._followers[follower] = moved
 
     async def unfollow(self, follower: object) -> None:
-        """Tell it no more; without followers nobody is asked."""
+        """Stop calling it; after the last follower has gone, stop asking."""
         if self._followers.pop(follower, None) is None or self._followers:
             return
         _primaries.get({}).pop(self._address, None)
@@ -108,7 +108,7 @@ class Primary:
             try:
                 server = await self.find()
             except OSError:
-                continue  # what is connected stays so
+                continue  # existing connections stay open
             for moved in tuple(self._followers.values()):
                 moved(server)
 
@@ -119,7 +119,7 @@ _primaries: RunVar[dict[Address, Primary]] = RunVar("primaries")
 def primary_of(
     address: Address, connect: Callable[[Address], Guide], follower: object, moved: Moved
 ) -> Primary | None:
-    """Follow the primary that others know; returns None where ``address`` is a server's own."""
+    """Follow the primary that guides name; return None if the URL names the server itself."""
     if address.guides is None:
         return None
     primaries = _primaries.get({})

@@ -1,4 +1,4 @@
-"""The rights that a project needs on the server, and a look at which are missing."""
+"""The rights that a project needs on the server, and a check for missing ones."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ __all__ = [
     "require_rights",
 ]
 
-#: What is called by name, by us or by our functions.
+#: The commands that we, or our functions, call by name.
 COMMANDS = (
     "auth", "client|id", "client|setinfo", "client|setname", "client|unblock", "cluster|slots",
     "decr", "del", "discard", "eval", "evalsha", "exec", "exists", "expire", "fcall",
@@ -42,7 +42,7 @@ SCRIPTS: tuple[Command, ...] = (("SCRIPT", "LOAD", ""), ("EVALSHA", PROBE, 0))
 
 
 class RightsMissing(ServiceUnavailable):
-    """The server's user may not do what a project needs; to wait doesn't help."""
+    """The server's user lacks rights that a project needs; waiting doesn't help."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,13 +54,13 @@ class Missing:
 
 
 def acl_rules(keys: Keys) -> list[str]:
-    """Return the rules of ``ACL SETUSER`` that are enough for a project, and no more."""
+    """Return the ``ACL SETUSER`` rules that a project needs, and no more."""
     places = [f"{mark}{place}" for place in _places(keys) for mark in "~&"]
     return ["resetkeys", "resetchannels", *places, *(f"+{command}" for command in COMMANDS)]
 
 
 async def require_rights(connection: Connection, keys: Keys) -> None:
-    """Raise RightsMissing, with the line that grants them, where some are missing."""
+    """Raise RightsMissing, with the line that grants them, if rights are missing."""
     missing = await find_missing(connection, keys)
     if not missing:
         return
@@ -74,10 +74,10 @@ async def require_rights(connection: Connection, keys: Keys) -> None:
 
 
 async def find_missing(connection: Connection, keys: Keys) -> list[Missing]:
-    """Ask the server what it would refuse; nothing is written, loaded or published.
+    """Ask the server which rights are missing; nothing is written, loaded or published.
 
-    The commands stand in a transaction that is thrown away: a server looks at the rights when a
-    command is put into it.
+    The commands are queued in a transaction that is discarded: a server checks the rights when it
+    queues a command.
     """
     try:
         await connection.call("MULTI")
@@ -90,7 +90,7 @@ async def find_missing(connection: Connection, keys: Keys) -> list[Missing]:
     asked = [connection.call(*command) for command in commands]
     replies = await asyncio.gather(*asked, return_exceptions=True)
     for reply in replies:
-        # A server looks at rights first, so one whose slot moves has granted them.
+        # A server checks rights first, so one that answers with a moving slot has granted them.
         if isinstance(reply, BaseException) and not isinstance(reply, ResponseError | Moving):
             raise reply
     refused = [is_refused(reply) for reply in replies]
@@ -111,7 +111,7 @@ class _Probe:
     missing: Missing
 
     def is_meant(self, refusal: str) -> bool:
-        """Tell whether the refusal is for this right, and not for a key of the command."""
+        """Tell whether the refusal is about this right, and not about a key of the command."""
         return ("access" in refusal) is (self.missing.rule[0] in "~&")
 
 
@@ -128,7 +128,7 @@ def _probes(keys: Keys) -> Iterator[_Probe]:
 
 
 def _commands(key: str) -> Iterable[Command]:
-    """One of each command that no project can do without, with as many words as it asks for."""
+    """Yield one call of each command that every project needs, with enough arguments."""
     ids: Sequence[str] = (GROUP, PROBE)
     return (
         ("XADD", key, "*", "f", "v"),
@@ -161,5 +161,5 @@ def _places(keys: Keys) -> tuple[str, ...]:
 
 
 def is_refused(reply: object) -> bool:
-    """Tell whether a reply is the server's refusal, for want of a right or of the command."""
+    """Tell whether a reply refuses the command: a missing right, or an unknown command."""
     return isinstance(reply, ResponseError) and any(word in str(reply).lower() for word in REFUSALS)

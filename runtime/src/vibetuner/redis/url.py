@@ -1,4 +1,4 @@
-"""REDIS_URL, read in one place: where the server is, and how to be let in."""
+"""Parses REDIS_URL: where the server is, and how to log in."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from urllib.parse import unquote
 from vibetuner.env_file import mask_url
 from vibetuner.errors import SettingsError
 
-if TYPE_CHECKING:  # costs a health probe some of its start-up time
+if TYPE_CHECKING:  # importing it would slow down a health probe
     from ssl import SSLContext
 
 __all__ = ["Address", "Cluster", "Sentinels", "Tls", "parse_url"]
@@ -48,12 +48,13 @@ SWITCH = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tls:
-    """How a ``rediss://`` connection is encrypted, and whom it trusts.
+    """TLS options of a ``rediss://`` connection, and the certificates that it trusts.
 
     Args:
-        verify: ``none``, ``optional`` or ``required``, of the server's certificate.
-        check_hostname: whether the certificate must be the host's own.
-        ca_certs: a file or a folder of authorities, beside the system's.
+        verify: ``none``, ``optional`` or ``required``: whether the server needs a valid
+            certificate.
+        check_hostname: whether the certificate must be for the host that we connect to.
+        ca_certs: a file or folder of authorities, in addition to the system's.
         certfile: the client's certificate.
         keyfile: its key, if that is not in ``certfile``.
     """
@@ -65,7 +66,7 @@ class Tls:
     keyfile: str | None = None
 
     def context(self) -> SSLContext:
-        """Read the files; raises OSError, which names the option, where one can't be used."""
+        """Read the files; raise OSError, which names the option, if one can't be used."""
         import ssl  # noqa: PLC0415 - as above
 
         context = ssl.create_default_context()
@@ -78,7 +79,7 @@ class Tls:
                 context.load_verify_locations(**{kind: self.ca_certs})
             if self.certfile:
                 option = f"ssl_certfile={self.certfile} with ssl_keyfile={self.keyfile}"
-                # With a password, even an empty one, nobody is asked for it on the terminal.
+                # With any password, even an empty one, OpenSSL doesn't ask for it on the terminal.
                 context.load_cert_chain(self.certfile, self.keyfile, password="")
         except OSError as error:
             raise OSError(f"{option} can't be used: {error.strerror or error}") from None
@@ -87,7 +88,7 @@ class Tls:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sentinels:
-    """The Sentinels that know which server is the primary, and how to be let in by them."""
+    """The Sentinels that know which server is the primary, and how to log in to them."""
 
     name: str
     hosts: tuple[tuple[str, int], ...]
@@ -105,7 +106,7 @@ class Cluster:
     """Nodes of a Cluster, and the one slot that holds all keys of a queue.
 
     Args:
-        hosts: the nodes that are asked; any of them knows all others.
+        hosts: the nodes to ask; each of them knows all others.
         prefix: REDIS_KEY_PREFIX, whose hash tag decides on the slot.
     """
 
@@ -123,13 +124,13 @@ class Cluster:
         return crc_hqx(_hash_tag(self.prefix).encode(), 0) % SLOTS
 
     def read(self, reply: list[Any], asked: str) -> list[list[tuple[str, int]]]:
-        """Read nodes from an answer: those of the slot first, in each list the primary first.
+        """Parse an answer into lists of nodes: the slot's first; in each list, the primary first.
 
-        The first list is empty where no node serves the slot.
+        The first list is empty if no node serves the slot.
 
         Args:
             reply: the answer to :attr:`question`.
-            asked: the host that has answered, which may not know its own name.
+            asked: the host that answered, which may not know its own name.
         """
         own: list[tuple[str, int]] = []
         others = []
@@ -147,7 +148,7 @@ class Cluster:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Address:
-    """One server: a host and port, or the path of a socket; with what it asks of a client.
+    """One server: a host and port, or the path of a socket, and how to log in.
 
     With ``sentinels`` and without a host it is whichever server those call the primary; with
     ``cluster``, the primary of the queue's slot.
@@ -165,11 +166,11 @@ class Address:
 
     @property
     def guides(self) -> Sentinels | Cluster | None:
-        """What knows which server is the primary; None where it is always the same."""
+        """The Sentinels or nodes that know the primary; None if the URL names the server itself."""
         return self.sentinels or self.cluster
 
     def greeting(self) -> Iterator[Command]:
-        """The commands that a new connection begins with; :meth:`check` takes the replies."""
+        """Yield the commands that a new connection begins with; :meth:`check` takes the replies."""
         if self.username or self.password:
             yield ("AUTH", self.username or "default", self.password or "")
         if self.db:
@@ -178,7 +179,7 @@ class Address:
             yield ("HELLO",)
 
     def check(self, reply: Any) -> None:
-        """Raise OSError when a server says that it is no primary, whatever others say."""
+        """Raise OSError if a server reports that it is no primary, even if guides name it."""
         if isinstance(reply, list):
             reply = dict(zip(reply[::2], reply[1::2], strict=True))
         if isinstance(reply, dict):
@@ -197,12 +198,12 @@ class Address:
         return [replace(self, host=host, port=port, cluster=None) for host, port in hosts]
 
     def elect(self, replies: Mapping[Address, object]) -> Address:
-        """Return the server that most of those that were asked call the primary.
+        """Return the server that most of the guides call the primary.
 
-        Where two have as many votes, the first of them.
+        If two have as many votes, return the first of them.
 
         Args:
-            replies: what each of :meth:`watchers` has answered, or the error in place of it.
+            replies: the reply of each of :meth:`watchers`, or the error instead of one.
 
         Raises:
             OSError: none of them names one.
@@ -233,7 +234,7 @@ class Address:
         raise OSError(f"no Sentinel names the primary ({why})")
 
     def others(self, replies: Mapping[Address, object]) -> list[Address]:
-        """Return nodes of the Cluster that may be asked when those of the URL are gone."""
+        """Return Cluster nodes that can be asked when the nodes of the URL are gone."""
         if self.cluster is None:
             return []
         for watcher, reply in replies.items():
@@ -262,24 +263,24 @@ def _text(word: object) -> str:
 
 
 def _hash_tag(key: str) -> str:
-    """The part of a key that decides on its slot; empty where that is the whole key."""
+    """Return the part of a key that decides on its slot; empty if that is the whole key."""
     found = re.search(r"\{(.*?)\}", key)
     return found[1] if found else ""
 
 
 def parse_url(url: str, prefix: str = "") -> Address:
-    """Read ``redis://``, ``rediss://`` or ``unix://``; every part may be percent-encoded.
+    """Parse ``redis://``, ``rediss://`` or ``unix://``; every part may be percent-encoded.
 
-    ``redis+sentinel://`` and ``rediss+sentinel://`` have the Sentinels for hosts, and the name that
-    they know the primary by as the first part of the path. ``redis+cluster://`` and
-    ``rediss+cluster://`` have nodes of a Cluster.
+    In ``redis+sentinel://`` and ``rediss+sentinel://`` the hosts are Sentinels, and the path begins
+    with the name by which they know the primary. In ``redis+cluster://`` and ``rediss+cluster://``
+    the hosts are nodes of a Cluster.
 
     Args:
         url: REDIS_URL.
         prefix: REDIS_KEY_PREFIX, which decides on the node of a Cluster.
 
     Raises:
-        SettingsError: they can't be meant; the message shows no password.
+        SettingsError: they are not valid; the message shows no password.
 
     >>> parse_url("rediss://app:a%2Fb@cache/3").password
     'a/b'
@@ -373,7 +374,7 @@ def _sentinels(
 
 def _options(url: str, query: str, *, scheme: str, kind: str) -> dict[str, str]:
     pairs = (part.partition("=") for part in query.split("&") if part)
-    # A plus sign stays one: passwords hold it more often than a blank.
+    # A plus sign stays a plus sign: in passwords it is more common than a space.
     options = {name: unquote(value) for name, _, value in pairs}
     own = SENTINEL_OPTIONS if kind == "sentinel" else ()
     known = (*OPTIONS, *own, *TLS_OPTIONS)
@@ -410,7 +411,7 @@ def _tls(url: str, options: dict[str, str]) -> Tls:
 
 
 def _malformed(url: str) -> SettingsError:
-    # Without an @ it can't be told where a password ends, so that nothing of it is shown.
+    # Without an @ nobody can tell where a password ends, so hide everything.
     shown = url if "@" in url else re.sub(r"(?s)(://|^).*", r"\1***", url, count=1)
     return _refusal(
         shown,

@@ -1,6 +1,6 @@
--- Helpers of all our functions. Files stand in alphabetical order, and see those before them.
+-- Helpers of all our functions. Files are joined in alphabetical order, and see those before them.
 
--- Answer, so that a client knows that it may call functions or scripts.
+-- Reply, so that a client knows that it may call functions or scripts.
 local function ping(keys, argv)
   return 'PONG'
 end
@@ -9,8 +9,8 @@ local function append(list, ...)
   for _, item in ipairs({ ... }) do list[#list + 1] = item end
 end
 
--- Run a command on a long list, in portions that fit into a call, each with the same words around
--- it; returns the sum of the answers that are numbers.
+-- Run a command on a long list in portions that fit into one call, each between the same leading
+-- and trailing words; returns the sum of the replies that are numbers.
 local function each(head, list, ...)
   local sum = 0
   for at = 1, #list, 500 do
@@ -33,7 +33,7 @@ local function values_of(keys)
   return found
 end
 
--- Give the idempotency key of a task to the one that takes its place, for what is left of its time.
+-- Move the idempotency key of a task to the task that replaces it, with its remaining lifetime.
 local function move_once(prefix, task, new)
   local keyed = prefix .. ':task:keyed:' .. task
   local key = redis.call('get', keyed)

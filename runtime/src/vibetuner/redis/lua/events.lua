@@ -1,8 +1,8 @@
--- The history of events: a stream for each channel, and the state of each task's progress. What a
--- key holds is data from outside: a key of another kind reads as one that is not there.
+-- The history of events: a stream for each channel, and the state of each task's progress. The
+-- values of keys are not trusted: a key of the wrong type reads as one that doesn't exist.
 
--- Returns the bytes that a stream was given until this entry, itself included, and its own bytes.
--- So the first and the last entry of a stream tell how many bytes are kept.
+-- Returns the total of bytes added to a stream up to and including this entry, and the entry's own
+-- bytes. The first and the last entry together thus give the bytes that are kept.
 local function sizes(entry)
   local total, size = 0, 0
   for i = 1, #entry[2], 2 do
@@ -23,7 +23,7 @@ local function trim(stream, total, kept)
   end
 end
 
--- Appends an event to its channel's stream and publishes it to every web process; in one step, so
+-- Appends an event to its channel's stream and publishes it to every web process in one step, so
 -- that ids and messages have the same order.
 local function send(limits, stream, channel, event, data)
   local topic, events, bytes, ttl = unpack(limits)
@@ -48,8 +48,8 @@ local function broadcast(keys, argv)
   return send(argv, keys[1], argv[5], argv[6], argv[7])
 end
 
--- Returns the next portion of a stream, the ids of its first and last entry, and whether the first
--- is the first that the stream was given, all at the same moment.
+-- Returns, as of one moment: the next portion of a stream, the ids of its first and last entry, and
+-- whether that first entry is the first that was ever added.
 -- KEYS: the stream. ARGV: the id to begin with or '', the bytes of a portion.
 local function read_events(keys, argv)
   local oldest = redis.pcall('xrange', keys[1], '-', '+', 'count', 1)[1]
@@ -76,11 +76,11 @@ local function read_events(keys, argv)
   }
 end
 
--- Stores a task's state and publishes it. A final state stays, whatever a worker reports that was
--- believed dead; a new attempt starts anew.
--- KEYS: the state, the stream of the task's channel. ARGV: as broadcast's up to the data, which is
--- the state; '1' for a new attempt, the state that is expected or '', '1' for a final state,
--- another channel or '', what starts a stream's key, the seconds to keep the state.
+-- Stores a task's state and publishes it. A final state stays, whatever a worker that was believed
+-- dead reports later; only a new attempt replaces it.
+-- KEYS: the state, the stream of the task's channel. ARGV: as for broadcast, with the state as its
+-- data; '1' for a new attempt, the state that is expected or '', '1' for a final state, another
+-- channel or '', the prefix of a stream's key, the seconds to keep the state.
 local function write_progress(keys, argv)
   local state, anew, expected, over = argv[7], argv[8], argv[9], argv[10]
   local extra, prefix, seconds = argv[11], argv[12], argv[13]
@@ -102,7 +102,7 @@ local function register_progress(keys, argv)
   end
 end
 
--- Returns for each state whether it is stored.
+-- Returns, for each state, whether it is stored.
 local function know_progress(keys, argv)
   local known = {}
   for i, key in ipairs(keys) do known[i] = redis.call('exists', key) end

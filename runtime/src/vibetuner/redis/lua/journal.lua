@@ -1,4 +1,5 @@
--- The journal: what ended, what failed on the way, and who is running what. See redis/keys.py.
+-- The journal: tasks that ended, attempts that failed, and the tasks that each worker runs. See
+-- redis/keys.py.
 
 local ATTEMPTS_KEPT, MOST_ATTEMPTS = 86400, 20
 
@@ -6,8 +7,9 @@ local function journal_batch(prefix)
   return { prefix = (prefix or '') .. 'journal:', ids = {}, names = {}, unlisted = {} }
 end
 
--- Add the entry of a task that ended. `one` is what finish got of it; an entry is a JSON list.
--- A key of the journal that holds something else costs the entry, and no task its end.
+-- Add the entry of a task that ended. `one` is its part of the call of finish; an entry is a JSON
+-- list. If a key of the journal has the wrong type, the entry is lost, but the task's end is
+-- recorded.
 local function journal_end(journal, one)
   local prefix, name, outcome = journal.prefix, one.name, one.outcome
   local of_name = journal.names[name]
@@ -26,7 +28,7 @@ local function journal_end(journal, one)
   if one.payload ~= '' then redis.pcall('xadd', prefix .. 'payloads', place, 'p', one.payload) end
 end
 
--- Add an attempt that failed or was cut short, and will be followed by another.
+-- Add an attempt that failed or was cut and will be followed by another.
 local function journal_attempt(journal, task, attempt)
   local list = journal.prefix .. 'tries:' .. task
   redis.pcall('rpush', list, attempt)
@@ -34,8 +36,8 @@ local function journal_attempt(journal, task, attempt)
   redis.call('expire', list, ATTEMPTS_KEPT)
 end
 
--- Write the places of what ended, and take it off the list of what its worker runs. Every key that
--- was written has a lifetime from the beginning.
+-- Write the indexes of the tasks that ended, and remove them from the list of running tasks. Every
+-- key gets its expiry when it is written.
 local function flush_journal(journal, worker)
   pcall(each, { 'hset', journal.prefix .. 'ids' }, journal.ids)
   if #journal.ids > 0 then
@@ -57,7 +59,7 @@ local function trim_ended(key, batch)
   end
   if surplus >= batch.slack then
     local last
-    -- In portions: a journal that nobody trimmed for long must not block the server.
+    -- In portions, so that a journal that was long untrimmed doesn't block the server.
     for _, old in ipairs(redis.call('xrange', ended, '-', '+', 'count', math.min(surplus, 5000))) do
       local read, entry = pcall(cjson.decode, old[2][2])
       local id = read and type(entry) == 'table' and entry[1]
@@ -82,7 +84,7 @@ local function trim_ended(key, batch)
   end
 end
 
--- Write what a worker says of itself: its heartbeat, its counts, what it runs; then trim.
+-- Write a worker's heartbeat, its counts and the tasks that it runs; then trim.
 -- KEYS[1] is the journal's prefix, ARGV[1] one JSON object.
 local function journal(keys, argv)
   local batch = cjson.decode(argv[1])

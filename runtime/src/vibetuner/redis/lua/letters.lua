@@ -1,17 +1,18 @@
--- Dead letters: kept, searched, grouped and acted on. The letters are a stream, whose entries hold
--- a letter and, but for older ones, what a search compares; beside it stand a hash of each task's
--- entry, a hash of what was done, a hash of the groups of open letters, and their entries by group.
+-- Dead letters: stored, searched, grouped, retried and discarded. They are a stream. An entry holds
+-- a letter and, except in old entries, the fields that a search compares. Besides the stream there
+-- are a hash from task to entry, a hash of the acts on letters, a hash of the groups of open
+-- letters, and a sorted set of entries for each group.
 
 local SEARCHED = {
   'task_id', 'task_name', 'cause', 'fingerprint', 'error', 'error_type', 'failed_at' }
 
--- Decode an object of JSON; nothing for anything else.
+-- Decode a JSON object; nil for anything else.
 local function object(text)
   local known, found = pcall(cjson.decode, text or '')
   return known and type(found) == 'table' and found or nil
 end
 
--- What a search compares of a letter, from its entry: older ones hold the letter alone.
+-- Return the fields of a letter that a search compares; old entries hold the letter alone.
 local function about_entry(entry)
   local about = object(entry[2][4] or entry[2][2])
   for _, name in ipairs(SEARCHED) do
@@ -20,14 +21,14 @@ local function about_entry(entry)
   return about
 end
 
--- An entry's place in the order of the stream, as a number.
+-- The position of an entry in the stream, as a number.
 local function order(place)
   local ms, seq = place:match('^(%d+)-(%d+)$')
   return ms * 4096 + math.min(tonumber(seq), 4095)
 end
 
--- Count an open letter into the group of its bug, n = 1, or out of it, n = -1. Beside the groups
--- stands, of each bug, a sorted set of the entries of its open letters.
+-- Add an open letter to the group of its bug (n = 1), or remove it (n = -1). The sorted set of the
+-- bug's open letters is kept in step.
 local function count_letter(letters, about, n, place)
   local groups, index = letters .. ':groups', letters .. ':of:' .. about.fingerprint
   local group = object(redis.call('hget', groups, about.fingerprint))
@@ -54,11 +55,11 @@ local function count_letter(letters, about, n, place)
   redis.call('hset', groups, about.fingerprint, cjson.encode(group))
 end
 
--- Keep a letter, one for each task: the second of two deaths of a task tells less than the first.
+-- Store a letter, one for each task: if a task dies twice, the first letter stays.
 local function keep_letter(letters, places, task, letter)
   local known = redis.call('hget', places, task)
   if known and #redis.pcall('xrange', letters, known, known) > 0 then return end
-  -- Beside the letter what a search compares: to parse whole letters for that takes too long.
+  -- Store the fields that a search compares separately, as parsing whole letters is too slow.
   local whole, about = cjson.decode(letter), {}
   for _, name in ipairs(SEARCHED) do about[name] = whole[name] end
   local place = redis.call('xadd', letters, '*', 'letter', letter, 'about', cjson.encode(about))
@@ -66,11 +67,11 @@ local function keep_letter(letters, places, task, letter)
   count_letter(letters, about, 1, place)
 end
 
--- Call found for each letter that matches, until that returns true; unread for those that can't be
--- read. Texts of moments compare as moments do.
--- KEYS: the letters, what was done with them. ARGV: the entry before which to begin, the fields that
--- must match, a moment, 1 for those that nobody has acted on, how many entries to look at.
--- Returns the last entry that was looked at.
+-- Call `found` for each letter that matches, until it returns true, and `unread` for entries that
+-- can't be read. Times are compared as text, which sorts the same way.
+-- KEYS: the letters, the acts on them. ARGV: the entry before which to begin, the fields that must
+-- match, a time, 1 for letters without an act, how many entries to scan.
+-- Returns the last entry that was scanned.
 local function search(keys, argv, found, unread)
   local before, wanted, since = argv[1], cjson.decode(argv[2]), argv[3]
   local open_only, last = argv[4] == '1', ''
@@ -91,8 +92,8 @@ local function search(keys, argv, found, unread)
   return last
 end
 
--- KEYS and ARGV as above, then how many letters at most.
--- Returns the last entry that was looked at, then entry and letter of each that matches.
+-- KEYS and ARGV as above, then the most letters to return.
+-- Returns the last entry that was scanned, then entry and letter of each match.
 local function search_letters(keys, argv)
   local most, answer = tonumber(argv[6]), {}
   local function add(entry)
@@ -104,15 +105,15 @@ local function search_letters(keys, argv)
 end
 
 -- KEYS and ARGV as above.
--- Returns the last entry that was looked at, and the number of letters that match.
+-- Returns the last entry that was scanned, and the number of letters that match.
 local function count_letters(keys, argv)
   local number = 0
   local last = search(keys, argv, function() number = number + 1 end)
   return { last, number }
 end
 
--- KEYS: the letters, what was done with them. ARGV: a fingerprint, the entry before which to begin,
--- how many letters at most. Returns entry and letter of each open letter of this bug.
+-- KEYS: the letters, the acts on them. ARGV: a fingerprint, the entry before which to begin, the
+-- most letters to return. Returns entry and letter of each open letter of this bug.
 local function letters_of(keys, argv)
   local index, answer = keys[1] .. ':of:' .. argv[1], {}
   local before = argv[2] == '' and '+inf' or '(' .. string.format('%.0f', order(argv[2]))
@@ -129,8 +130,8 @@ local function letters_of(keys, argv)
   return answer
 end
 
--- Count the open letters into their groups anew, one part after the other, whoever calls.
--- KEYS: the letters, what was done with them, the groups. ARGV: how many entries to look at.
+-- Count the open letters into their groups anew, one portion a call, by any number of callers.
+-- KEYS: the letters, the acts on them, the groups. ARGV: how many entries to scan.
 -- Returns 1 once all are counted.
 local function recount_letters(keys, argv)
   local marker = keys[3] .. ':recount'
@@ -147,10 +148,10 @@ local function recount_letters(keys, argv)
   return 0
 end
 
--- KEYS: the mark of this letter, the marks of the stream, the payload of the new task, its queue,
--- the letters, their places. ARGV: the dead task, the act, the new task or nothing, its payload, the
--- time, 1 where the mark is kept in the stream's, the fingerprint. The first to come decides; all get
--- the decision. What is enqueued is what streaq's own publish_task would write.
+-- KEYS: the key for this letter's act, the hash of acts, the payload of the new task, its queue,
+-- the letters, the hash from task to entry. ARGV: the dead task, the act, the new task or nothing,
+-- its payload, the time, 1 to keep the act in the hash, the fingerprint. The first caller decides;
+-- all callers get its decision. The new task is written just as streaq's publish_task would.
 local function settle_letter(keys, argv)
   local decided = redis.call('get', keys[1]) or redis.call('hget', keys[2], argv[1])
   if decided then return decided end
@@ -168,13 +169,13 @@ local function settle_letter(keys, argv)
   return argv[2]
 end
 
--- KEYS: the letters, their places. ARGV: the task, its letter.
+-- KEYS: the letters, the hash from task to entry. ARGV: the task, its letter.
 local function bury_letter(keys, argv)
   keep_letter(keys[1], keys[2], argv[1], argv[2])
 end
 
--- Take letters out that are kept elsewhere; they stay in the groups of their bugs.
--- KEYS: the letters, their places, what was done with them. ARGV: entry and task of each.
+-- Remove letters that are stored elsewhere; they stay in the groups of their bugs.
+-- KEYS: the letters, the hash from task to entry, the acts. ARGV: entry and task of each.
 local function remove_letters(keys, argv)
   for i = 1, #argv, 2 do
     local entry = redis.call('xrange', keys[1], argv[i], argv[i])[1]
@@ -186,7 +187,7 @@ local function remove_letters(keys, argv)
   end
 end
 
--- Add letters that are kept elsewhere to their groups. KEYS: the groups. ARGV: groups.
+-- Add letters that are stored elsewhere to their groups. KEYS: the groups. ARGV: groups.
 local function add_groups(keys, argv)
   for _, text in ipairs(argv) do
     local group = cjson.decode(text)

@@ -1,7 +1,7 @@
 -- Unique tasks that skip, wait or replace: a group has one holder, which waits or runs, and a line
--- of tasks that follow it. A hash, `unique`, has group, priority and moment of each of them; each
--- group has a hash with its holder, and a sorted set, its line. The hash exists while there is one.
--- A sorted set has all tasks in any line by their moment, for people who look at the queue.
+-- of tasks that follow it. The hash `unique` has group, priority and time of each task. Each group
+-- has a hash for its holder, which exists while there is a holder, and a sorted set for its line.
+-- One more sorted set has the tasks of all lines by time, for people who look at the queue.
 
 local function member(prefix, task)
   local known = redis.call('hget', prefix .. ':unique', task)
@@ -19,12 +19,12 @@ local function new_member(prefix, task, group, priority, at)
   return member(prefix, task)
 end
 
--- Whether a task has not ended yet: its payload is deleted with its end.
+-- Return whether a task has not ended yet: its payload is deleted when it ends.
 local function is_live(prefix, task)
   return redis.call('exists', prefix .. ':task:data:' .. task) == 1
 end
 
--- The task that holds a group; false where there is none.
+-- Return the task that holds a group; false if there is none.
 local function holder_of(state)
   return redis.call('hget', state, 'holder')
 end
@@ -40,7 +40,7 @@ local function leave_line(one)
   return redis.call('zrem', one.line, one.task) == 1
 end
 
--- Make a task the holder of its group, and queue it for its moment.
+-- Make a task the holder of its group, and enqueue it for its time.
 local function queue_holder(prefix, one, now)
   local message = '-'
   if tonumber(one.at) > tonumber(now) then
@@ -53,8 +53,8 @@ local function queue_holder(prefix, one, now)
   redis.call('hset', one.state, 'holder', one.task, 'message', message, 'begun', '')
 end
 
--- Let the first in line follow a holder that has ended. One whose payload has expired is queued all
--- the same, so that a worker records its end.
+-- Make the first task in line the holder, after a holder has ended. A task whose payload has
+-- expired is enqueued all the same, so that a worker records its end.
 local function advance(prefix, state, line, now)
   redis.call('hset', state, 'holder', '', 'begun', '')
   while true do
@@ -74,7 +74,7 @@ local function advance(prefix, state, line, now)
   end
 end
 
--- A task has ended, or is found to have: it leaves its group, or the line.
+-- Take a task that has ended, or is found to have ended, out of its group or line.
 local function leave_group(prefix, task, now)
   local one = member(prefix, task)
   if not one then return end
@@ -83,7 +83,7 @@ local function leave_group(prefix, task, now)
   leave_line(one)
 end
 
--- A task waits again: for its retry, or for another worker.
+-- Note that a task waits again: for its retry, or for another worker.
 local function wait_again(prefix, task, is_delayed)
   local one = member(prefix, task)
   if not one or holder_of(one.state) ~= task then return end
@@ -91,13 +91,13 @@ local function wait_again(prefix, task, is_delayed)
   if is_delayed then redis.call('hset', one.state, 'message', '-') end
 end
 
--- A delayed task is in the stream now.
+-- Note the message of a delayed task that was just added to the stream.
 local function note_message(prefix, task, message)
   local one = member(prefix, task)
   if one and holder_of(one.state) == task then redis.call('hset', one.state, 'message', message) end
 end
 
--- Whether a holder can't be reached: it is neither in the stream nor among the delayed tasks, as after
+-- Return whether a holder can't be reached: it is neither in the stream nor delayed, as after
 -- somebody has deleted the stream. Its line would wait for ever.
 local function is_stranded(prefix, one)
   if holder_of(one.state) ~= one.task then return false end
@@ -107,8 +107,8 @@ local function is_stranded(prefix, one)
   return #redis.call('xrange', prefix .. ':queues:' .. one.priority, message, message) == 0
 end
 
--- Look at some members, and let those leave that ended where nothing was noticed: with a worker of
--- streaq's own, or by expiry.
+-- Check some members, and remove those that ended unnoticed: in a worker of streaq's own, or by
+-- expiry.
 local function sweep_groups(prefix, now)
   local some = redis.call('hrandfield', prefix .. ':unique', 20)
   for _, task in ipairs(some) do

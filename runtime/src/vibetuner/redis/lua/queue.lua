@@ -1,15 +1,15 @@
 -- The queue: claim, renew, finish, requeue, enqueue, delay, abort. Keys and values are those of
 -- streaq 7.2, so that its clients and workers share a queue with ours. KEYS[1] is the queue's prefix.
 
--- The server's clock in milliseconds: the same one that counts how long a message has been idle.
+-- The server's clock in milliseconds: the clock by which it measures how long a message is idle.
 local function clock()
   local time = redis.call('time')
   return time[1] * 1000 + math.floor(time[2] / 1000)
 end
 
--- Whether a message is still this consumer's. Nobody else can claim it within `fresh` milliseconds
--- of this consumer's own claim, which is less than any idle timeout; after that the group is asked.
--- Without the stream or its group, as after a flush, nobody else can own it.
+-- Return whether a message is still this consumer's. Within `fresh` milliseconds of its claim,
+-- which is less than any idle timeout, nobody else can have claimed it; after that the group is
+-- asked. Without the stream or its group, as after a flush, nobody else can own it.
 local function owns(stream, group, consumer, id, claimed, fresh, now)
   local age = now - claimed
   if age >= 0 and age < fresh then return true end
@@ -17,8 +17,8 @@ local function owns(stream, group, consumer, id, claimed, fresh, now)
   return pending.err ~= nil or #pending > 0
 end
 
--- Add payload, attempts so far and the abort mark to claimed messages. Each message is
--- { priority, message, task, enqueue time }; returns seven values a message in one flat list.
+-- Add payload, number of tries so far and abort mark to claimed messages. Each message is {
+-- priority, message, task, enqueue time }; returns seven values a message in one flat list.
 local function load_messages(prefix, messages, reply)
   local wanted = {}
   for i, message in ipairs(messages) do
@@ -49,11 +49,11 @@ local function fields_of(entry)
   return task, queued
 end
 
--- Count attempts that begin now, then claim messages: those that other workers have left idle
--- first, then new ones, in the order of the priorities.
--- ARGV: group, consumer, idle ms, fresh ms, messages to claim, number of shares, of each share a
--- priority and the most to claim from it, then of each attempt that begins: priority, message, task,
--- its number, claimed.
+-- Count attempts that are about to begin, then claim messages: first those that other workers have
+-- left idle, then new ones, in the order of the priorities.
+-- ARGV: group, consumer, idle ms, fresh ms, messages to claim, number of shares, priority and
+-- largest count of each share; then of each attempt about to begin: priority, message, task, its
+-- number, time of its claim.
 -- Returns the server's time, then seven values of each message; see load_messages.
 local function claim(keys, argv)
   local prefix, group, consumer, idle = keys[1], argv[1], argv[2], argv[3]
@@ -62,7 +62,7 @@ local function claim(keys, argv)
   local tries, running = {}, {}
   for i = 7 + 2 * shares, #argv, 5 do
     local stream, task = prefix .. ':queues:' .. argv[i], argv[i + 2]
-    -- Where another worker has taken the message over, the attempt is that worker's to count.
+    -- If another worker has taken the message over, that worker counts the attempt.
     if owns(stream, group, consumer, argv[i + 1], argv[i + 4], fresh, now) then
       tries[#tries + 1] = prefix .. ':task:retry:' .. task
       tries[#tries + 1] = argv[i + 3]
@@ -111,11 +111,11 @@ local function make_groups(keys, argv)
   end
 end
 
--- Renew the claims on messages whose attempts go on, and streaq's mark of a live worker; drop
--- results that have expired from their index.
--- ARGV: group, consumer, what the worker says of itself, idle ms, the worker's time, priority and
--- message of each. Returns the server's time, then for each message 1, or 0 where another worker
--- has taken it over.
+-- Renew the claims of running attempts, and streaq's mark of a live worker; drop expired results
+-- from their index.
+-- ARGV: group, consumer, the worker's heartbeat, idle ms, the worker's time, priority and message
+-- of each. Returns the server's time, then for each message 1, or 0 if another worker has taken it
+-- over.
 local function renew(keys, argv)
   local reply = { clock() }
   redis.call('set', keys[1] .. ':health:' .. argv[2], argv[3], 'px', argv[4])
@@ -129,13 +129,14 @@ local function renew(keys, argv)
   return reply
 end
 
--- The members of a set; none of a key that holds something else.
+-- Return the members of a set; none for a key of another type.
 local function members(key)
   local found = redis.pcall('smembers', key)
   return found.err and {} or found
 end
 
--- The stream of a task that waits for another: its own, which enqueue has noted, or else the other's.
+-- Return the priority of a task that waits for another: its own, as enqueue noted, or else the
+-- other's.
 local function queue_of(prefix, task, otherwise)
   local noted = prefix .. ':task:queue:' .. task
   local queue = redis.call('get', noted)
@@ -159,7 +160,8 @@ local function release_dependents(prefix, stream, task, result, otherwise, now)
   redis.call('del', prefix .. ':task:dependents:' .. task, prefix .. ':task:dependencies:' .. task)
 end
 
--- All tasks that depend on a failed one, directly or not, but for its fallback and what follows it.
+-- Return all tasks that depend on a failed one, directly or not, except its fallback and what
+-- follows that.
 local function fail_dependents(prefix, task, otherwise)
   local seen, failed, open = {}, {}, { task }
   while #open > 0 do
@@ -178,8 +180,8 @@ local function fail_dependents(prefix, task, otherwise)
 end
 
 -- Record the end of a task: its result, its dead letter, its dependents and its journal entry.
--- `one` holds what the worker sent, by name; `batch` gathers what is deleted and indexed together.
--- Returns the tasks that fail with it.
+-- `one` holds the values that the worker sent, by name; `batch` collects the keys to delete and to
+-- index together. Returns the tasks that fail with it.
 local function record_end(prefix, one, batch, now)
   local task, ttl, failed = one.task, one.ttl, {}
   redis.call('publish', prefix .. ':channels:' .. task, one.value)
@@ -243,13 +245,13 @@ local EXTRAS = {
 }
 
 -- Record how attempts ended, many in one step.
--- KEYS: the queue's prefix, dead letters, their places, the journal's prefix.
--- ARGV: group, consumer, idle ms, fresh ms, the worker's time, the name of this step, 1 where it is
--- sent again; then of each attempt: kind (s success, f failure, r retry, h requeue and count no
--- attempt, u requeue what was not counted), priority, message (empty for a task that was in no
--- stream), task, claimed, result or the moment of the retry, lifetime of the result, task name,
+-- KEYS: the queue's prefix, dead letters, their hash from task to entry, the journal's prefix.
+-- ARGV: group, consumer, idle ms, fresh ms, the worker's time, the name of this step, 1 if it is
+-- sent again; then of each attempt: kind (s success, f failure, r retry, h requeue and uncount the
+-- attempt, u requeue one that was not counted), priority, message (empty for a task that was in no
+-- stream), task, time of its claim, result or time of the retry, lifetime of the result, task name,
 -- outcome, journal entry, payload for the journal, number of extras, and two values of each extra.
--- Returns an entry of each attempt that did not just end: its place, then nothing where another
+-- Returns an entry for each attempt that did not simply end: its position, then nothing if another
 -- worker has taken its message over, else the tasks that fail with it.
 local function finish(keys, argv)
   local prefix, group, consumer, idle = keys[1], argv[1], argv[2], argv[3]
@@ -312,8 +314,8 @@ local function finish(keys, argv)
   return reply
 end
 
--- Queue delayed tasks that are due. ARGV: the time, then the priorities.
--- Returns the moment at which the next one is due.
+-- Enqueue delayed tasks that are due. ARGV: the time, then the priorities.
+-- Returns the time at which the next one is due.
 local function due(keys, argv)
   local now, soonest = argv[1], false
   local grouped = redis.call('exists', keys[1] .. ':unique') == 1
@@ -338,8 +340,8 @@ local function due(keys, argv)
 end
 
 -- Schedule the next run of a cron task, unless another worker has done so.
--- ARGV: task name, id of the next run, its moment, priority, its payload or nothing. Returns 1 where
--- it was scheduled here.
+-- ARGV: task name, id of the next run, its time, priority, its payload or nothing. Returns 1 if
+-- this call scheduled it.
 local function cron(keys, argv)
   local prefix, name, task, moment = keys[1], argv[1], argv[2], argv[3]
   local changed = redis.call('zadd', prefix .. ':cron:schedule', 'gt', 'ch', moment, name)
@@ -350,7 +352,7 @@ local function cron(keys, argv)
   return changed
 end
 
--- Store what a cron task runs with, and when; it is scheduled afterwards.
+-- Store the payload and the crontab of a cron task; `cron` schedules it.
 -- ARGV: task name, crontab line, payload.
 local function declare_cron(keys, argv)
   local prefix, name = keys[1], argv[1]
@@ -359,10 +361,10 @@ local function declare_cron(keys, argv)
   redis.call('zrem', prefix .. ':cron:schedule', name)
 end
 
--- Enqueue tasks. ARGV: the time, then of each task: id, payload, moment or 0, lifetime or 0,
+-- Enqueue tasks. ARGV: the time, then of each task: id, payload, time or 0, lifetime or 0,
 -- priority, number of dependencies, and these.
--- Returns for each 0 where a task of this id waits or runs already, -1 where the result of one is
--- kept, else something else.
+-- Returns for each task 0 if its id waits or runs already, -1 if a result is kept under its id, any
+-- other value if it was enqueued.
 local function enqueue(keys, argv)
   local prefix, now, i, reply, soonest = keys[1], argv[1], 2, {}, nil
   while i <= #argv do
@@ -405,8 +407,9 @@ local function enqueue(keys, argv)
 end
 
 -- Enqueue a task unless one was enqueued under its idempotency key.
--- ARGV: the key, its lifetime, the call in a word, then what enqueue takes of one task.
--- Returns the id of the task that has the key, and its call.
+-- ARGV: the key, its lifetime, a digest of the call, then the values that enqueue takes for one
+-- task.
+-- Returns the id of the task that has the key, and the digest of its call.
 local function enqueue_once(keys, argv)
   local once = keys[1] .. ':task:once:' .. argv[1]
   local known = redis.call('get', once)
@@ -421,10 +424,10 @@ local function enqueue_once(keys, argv)
   return { task, argv[3] }
 end
 
--- Enqueue the task of a row of the outbox, once however often the row is handed on.
--- ARGV: how long to remember it, the idempotency key or nothing, its lifetime, the call in a word, then
--- what enqueue takes of one task.
--- Returns nothing where it was handed on before, else the task that has the key, or this one.
+-- Enqueue the task of an outbox row, once, however often the row is handed on.
+-- ARGV: how long to remember it, the idempotency key or nothing, its lifetime, a digest of the
+-- call, then the values that enqueue takes for one task.
+-- Returns nothing if it was handed on before, else the task that has the key, or this task.
 local function hand_on(keys, argv)
   local task = argv[6]
   if not redis.call('set', keys[1] .. ':task:handed:' .. task, '1', 'nx', 'px', argv[1]) then
@@ -435,7 +438,8 @@ local function hand_on(keys, argv)
   return { task }
 end
 
--- Abort a task: one that is delayed, in line or stranded ends here, one that waits or runs is marked.
+-- Abort a task: one that is delayed, in line or stranded ends here; one that waits or runs is
+-- marked.
 -- KEYS as for finish. ARGV: the time, group, task, its result, the result's lifetime, its name, its
 -- journal entry, its fallback, its unique lock, then the priorities.
 -- Returns `over` (it has ended or never was), `marked`, or `ended` and the tasks that fail with it.
@@ -468,7 +472,7 @@ local function abort(keys, argv)
   return { 'marked' }
 end
 
--- Every message that this consumer has claimed. ARGV: group, consumer, priorities.
+-- Return every message that this consumer has claimed. ARGV: group, consumer, priorities.
 -- Returns priority and message of each.
 local function held(keys, argv)
   local reply = {}

@@ -1,8 +1,8 @@
--- Unique tasks at their two doors: when they are enqueued, and when a worker begins them. What came
--- by another door, as from a client of streaq's or as a letter that is retried, joins the line when
--- it is begun.
+-- Unique tasks, at the two moments that matter: when they are enqueued, and when a worker begins
+-- them. A task that was enqueued in another way, by a client of streaq's or by retrying a letter,
+-- joins the line when it is begun.
 
--- Take a holder that only waits out of the stream or the delayed tasks.
+-- Take a holder that has not begun out of the stream or the delayed tasks.
 local function withdraw(prefix, one)
   local stream, message = prefix .. ':queues:' .. one.priority, redis.call('hget', one.state, 'message')
   if message and message ~= '-' then
@@ -12,8 +12,8 @@ local function withdraw(prefix, one)
   redis.call('zrem', prefix .. ':queues:delayed:' .. one.priority, one.task)
 end
 
--- Give a task that waits newer arguments, and another moment. One that is in the stream keeps its
--- place there, unless it is to wait now.
+-- Give a waiting task new arguments and a new time. One that is in the stream keeps its position,
+-- unless its new time is later or its priority changes.
 local function renew_arguments(prefix, one, new, now)
   redis.call('del', prefix .. ':task:retry:' .. one.task)
   if new.lifetime == '0' then
@@ -30,11 +30,11 @@ local function renew_arguments(prefix, one, new, now)
   if is_holder then queue_holder(prefix, one, now) end
 end
 
--- Enqueue a unique task. ARGV: its group, the clash, its id, then what enqueue takes of one task,
--- with the id that the payload is signed for.
--- Returns the id of the task that stands for the call, and 1 where it is the call's own, 0 where
--- it was there, -1 where the call's own id waits or runs already, -2 where its result is kept; 2
--- where nothing was done, as the payload must be signed for that task.
+-- Enqueue a unique task. ARGV: its group, the clash, its id, the values that enqueue takes for one
+-- task, and the id that the payload is signed for.
+-- Returns the id of the task that stands for the call, and: 1 if it is the call's own, 0 if it
+-- existed, -1 if the call's own id waits or runs already, -2 if a result is kept under that id, 2
+-- if nothing was done because the payload must be signed for that task.
 local function enqueue_unique(keys, argv)
   local prefix, group, clash, task, now = keys[1], argv[1], argv[2], argv[3], argv[4]
   local signed_for, new = argv[5], {
@@ -51,7 +51,7 @@ local function enqueue_unique(keys, argv)
   if holder and clash == 'skip' then return { holder, 0 } end
   local replaced, has_begun = nil, false
   if holder and clash == 'replace' then
-    -- A worker of streaq's own says only in the set of running tasks that it has begun one.
+    -- streaq's own worker reports a begun task only in the set of running tasks.
     has_begun = redis.call('hget', state, 'begun') ~= ''
       or redis.call('sismember', prefix .. ':index:running', holder) == 1
     local waiting = holder
@@ -78,7 +78,7 @@ local function enqueue_unique(keys, argv)
   return { task, 1 }
 end
 
--- Whether a message of the holder's is an old one: the task is delayed, or has another message.
+-- Return whether a message of the holder's is stale: the task is delayed, or has another message.
 local function is_stale(prefix, one, message)
   local known = redis.call('hget', one.state, 'message')
   if known == message then return false end
@@ -88,9 +88,10 @@ local function is_stale(prefix, one, message)
   return #redis.call('xrange', prefix .. ':queues:' .. one.priority, known, known) > 0
 end
 
--- Begin a unique task, or take its message out of the stream: it is an old one, or the task joins
--- the line. ARGV: its group, task, priority, message, claimed, consumer group, consumer, fresh ms.
--- Returns the payload that holds now; nothing where the attempt must not go on.
+-- Begin a unique task; or take its message out of the stream, because it is stale or the task joins
+-- the line. ARGV: its group, task, priority, message, time of its claim, consumer group, consumer,
+-- fresh ms.
+-- Returns the current payload; nothing if the attempt must not go on.
 local function hold(keys, argv)
   local prefix, group, task, priority, message = keys[1], argv[1], argv[2], argv[3], argv[4]
   local stream, now = prefix .. ':queues:' .. priority, clock()
