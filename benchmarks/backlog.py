@@ -23,14 +23,15 @@ LONG = 30_000
 PROCESSES = (2, 4)
 CHILD = Path(__file__).with_name("backlog_child.py")
 NOTE = (
-    "A million robust tasks, enqueued by two processes; each round drains some thousands of them "
-    "and as many of a queue of 5,000, then with one, two and four worker processes. Processor time "
-    "is the workers' own, after their first 500 tasks; the server's is under traffic."
+    "A million robust tasks, enqueued by two processes. Each round drains some thousands of them, "
+    "then as many of a queue of 5,000, then some with one, two and four worker processes. "
+    "Processor time is the workers' own, after their first 500 tasks; the server's is in the table "
+    "*traffic*."
 )
 
 
 def measure(*, beside: bool) -> list[Figure]:
-    """Both queues in turn; *beside* is the short one, or a single process."""
+    """Drain both queues in turn; *beside* is the short queue, or a single process."""
     del beside
     folder = make_project()
     long: list[dict[str, float]] = []
@@ -71,7 +72,7 @@ def against(  # noqa: PLR0913, PLR0917 - one line, whole
     others: list[dict[str, float]],
     least: float | None = None,
 ) -> Figure:
-    """One line; ``least`` is the share of the other's rate that ours is to keep."""
+    """Return one line; ``least`` is the share of the other rate that ours should reach."""
     here, there = [[run[key] for run in runs] for runs in (ours, others)]
     return Figure(
         what=what,
@@ -86,7 +87,7 @@ def against(  # noqa: PLR0913, PLR0917 - one line, whole
 
 
 def memory(steady: dict[str, float]) -> Figure:
-    """Beside is what the worker occupied when it began."""
+    """Compare a worker's memory at the end with that near its start."""
     return Figure(
         what=f"memory of the worker after {LONG:,} tasks of the million, beside after 500",
         ours=steady["after"],
@@ -98,7 +99,7 @@ def memory(steady: dict[str, float]) -> Figure:
 
 
 def crowd(runs: list[dict[str, float]]) -> dict[str, float]:
-    """Workers at the same queue as one."""
+    """Sum up the workers of one queue as if they were one."""
     cpu = sum(run["cpu"] for run in runs) / len(runs)
     return {"cpu": cpu, "rate": sum(run["rate"] for run in runs)}
 
@@ -106,7 +107,7 @@ def crowd(runs: list[dict[str, float]]) -> dict[str, float]:
 def together(  # noqa: PLR0913, PLR0917 - one program's arguments
     what: str, url: str, queue: str, count: int, processes: int, folder: Path
 ) -> list[dict[str, Any]]:
-    """What each of several processes found, which began at the same time."""
+    """Run processes that begin at the same time, and return the figures of each."""
     command = [sys.executable, CHILD, what, url, queue, str(count)]
     running = [
         subprocess.Popen(
@@ -121,5 +122,5 @@ def together(  # noqa: PLR0913, PLR0917 - one program's arguments
 
 
 def new_queue() -> str:
-    """The name of one that nobody has."""
+    """Return an unused queue name."""
     return f"backlog-{uuid4().hex[:8]}"

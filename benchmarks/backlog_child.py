@@ -1,4 +1,4 @@
-"""One process of backlog.py: ``fill`` puts tasks into a queue, ``work`` runs some of what waits."""
+"""A process of backlog.py: ``fill`` enqueues tasks, ``work`` runs some of those that wait."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from both import configure, make_task
 
 what, url, prefix, count = sys.argv[1], sys.argv[2], sys.argv[3], int(sys.argv[4])
 PORTION = 10_000
-WARM = 500  # of the first tasks nothing is kept: a worker begins with imports and connections
+WARM = 500  # tasks that aren't measured: a worker first imports and connects
 configure(url, prefix=prefix)
 
 
 class Progress:
-    """How many tasks have run here, and what had been used at two of them."""
+    """Counts tasks, and notes the resources used after the first and the last measured one."""
 
     def __init__(self) -> None:
         self.seen = 0
@@ -27,7 +27,7 @@ class Progress:
         self.done = asyncio.Event()
 
     def step(self) -> None:
-        """One more has run."""
+        """Count a task."""
         self.seen += 1
         if self.seen == WARM:
             self.first = usage()
@@ -37,12 +37,12 @@ class Progress:
 
 
 async def nothing() -> None:
-    """Count itself."""
+    """Count this task."""
     progress.step()
 
 
 async def fill() -> None:
-    """Print tasks a second that were enqueued."""
+    """Print how many tasks a second were enqueued."""
     task = make_task("robust", nothing)
     async with task.worker:
         began = time.perf_counter()
@@ -53,7 +53,7 @@ async def fill() -> None:
 
 
 async def work() -> None:
-    """Print rate, processor time a task and memory, of ``count`` tasks after the first few."""
+    """Print rate, processor time a task and memory of ``count`` tasks after the first few."""
     task = make_task("robust", nothing)
     async with anyio.create_task_group() as group:
         await group.start(task.worker.run_async)
@@ -66,11 +66,11 @@ async def work() -> None:
             "after": last["mib"],
         }
         print(json.dumps(found), flush=True)
-        task.worker.stop()  # what was read ahead goes back into the queue
+        task.worker.stop()  # prefetched tasks are requeued
 
 
 def usage() -> dict[str, float]:
-    """Seconds of this process, and its resident memory where the system tells."""
+    """Return this process's seconds and resident memory, if the system reports it."""
     statm = Path("/proc/self/statm")
     pages = int(statm.read_text("ascii").split()[1]) if statm.exists() else 0
     mib = pages * os.sysconf("SC_PAGE_SIZE") / 2**20

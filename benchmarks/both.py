@@ -1,4 +1,4 @@
-"""What the children of benchmarks share that measure streaq alone and ours, in one process each."""
+"""Shared by the programs that measure streaq alone or ours, each in a process of its own."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from uuid import uuid4
 
 
 def configure(url: str, *, concurrency: int = 32, prefix: str = "") -> None:
-    """The settings of both; each process has a queue of its own, or that of ``prefix``."""
+    """Set the settings; each process has a queue of its own, unless ``prefix`` names one."""
     os.environ |= {
         "REDIS_URL": url,
         "REDIS_KEY_PREFIX": prefix or f"bench-{uuid4().hex[:8]}",
@@ -21,7 +21,7 @@ def configure(url: str, *, concurrency: int = 32, prefix: str = "") -> None:
 
 
 def make_task(variant: str, function: Callable[[], Awaitable[Any]]) -> Any:
-    """``function`` as a task, logged as the command line of each has it."""
+    """Make ``function`` a task that is logged as by the engine's own command line."""
     if variant.startswith("streaq"):
         return _make_engine_task(variant, function)
     from vibetuner.logs import configure_logging
@@ -50,5 +50,5 @@ def _make_engine_task(variant: str, function: Callable[[], Awaitable[Any]]) -> A
 
 
 def rate(moments: list[float]) -> float:
-    """Tasks a second, from the first to the last."""
+    """Return tasks a second, from the first to the last."""
     return (len(moments) - 1) / (moments[-1] - moments[0])

@@ -12,25 +12,25 @@ from vibetuner.embedded import join
 
 ROUNDS = 5
 CHILD = Path(__file__).with_name("ceiling_child.py")
-# Milliseconds, concurrency, the share that we aim at, and how many tasks of ours and of streaq
-# take seconds, not minutes.
+# Milliseconds, concurrency, the share that is the aim, and numbers of our tasks and of streaq's
+# that take seconds.
 CASES = (
     (10, 32, 90, {"robust": 4800, "streaq": 640}),
     (10, 256, 40, {"robust": 10_240, "streaq": 1024}),
     (100, 1000, 85, {"robust": 10_000, "streaq": 1500}),
 )
 NOTE = (
-    "Possible is concurrency divided by a task's time: 3,200, 25,600 and 10,000 tasks a second. A "
-    "single process of Python has 39 µs for each of 25,600, in which asyncio itself can hardly "
-    "start a sleep and end it. Both run in uvloop's event loop, as our image does; asyncio's own "
-    "wakes sleepers half a millisecond later."
+    "The ceiling is concurrency divided by a task's time: 3,200, 25,600 and 10,000 tasks a second. "
+    "At 25,600 a second, one Python process has 39 µs a task; in that time asyncio alone can "
+    "hardly start and end a sleep. Both engines run in uvloop's event loop, as our image does; "
+    "asyncio's own wakes sleepers half a millisecond later."
 )
 
 Runs = dict[str, list[dict[str, float]]]
 
 
 def measure(*, beside: bool) -> list[Figure]:
-    """Ours and streaq's in turn, in each case."""
+    """Measure ours and streaq's in turn, in each case."""
     del beside
     folder = make_project()
     seen: list[Runs] = [{"robust": [], "streaq": []} for _ in CASES]
@@ -53,7 +53,7 @@ def measure(*, beside: bool) -> list[Figure]:
 
 
 def figure(key: str, unit: str, words: str, aim: int, runs: Runs) -> Figure:
-    """One line."""
+    """Return one line."""
     ours, theirs = [[run[key] for run in runs[variant]] for variant in ("robust", "streaq")]
     aimed = key == "share"
     return Figure(

@@ -1,4 +1,4 @@
-"""One process of ceiling.py: tasks that sleep, until the queue is empty."""
+"""A process of ceiling.py: runs tasks that sleep, until the queue is empty."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ ended: list[float] = []
 
 
 async def wait() -> None:
-    """Stand for a request to somebody else."""
+    """Stand in for a request to another service."""
     begun.append(time.perf_counter())
     await asyncio.sleep(SECONDS)
     ended.append(time.perf_counter())
 
 
 async def main() -> None:
-    """Print how much of what is possible was reached, in percent, and the cores it took."""
+    """Print the share of the ceiling in percent, and the cores used."""
     task = make_task(variant, wait)
     async with task.worker:
         await task.worker.enqueue_many([task.enqueue() for _ in range(count)])
@@ -36,7 +36,7 @@ async def main() -> None:
     cores = (time.process_time() - used) / (time.perf_counter() - before)
     rate = count / (ended[-1] - begun[0])
     share = 100 * rate * SECONDS / concurrency
-    # What sleep itself takes too long is the machine's, and no queue could do anything about it.
+    # The time that sleep overruns is the machine's, and no queue could avoid it.
     slept = sum(ended) - sum(begun)
     print(json.dumps({"rate": rate, "share": share, "cores": cores, "slept": 1000 * slept / count}))
 

@@ -15,9 +15,9 @@ from worker import free_port
 
 ROUNDS = 3
 NOTE = """\
-The existing product is not measured beside ours: its package on PyPI holds no template, its \
-command copies one from GitHub, and its worker needs a Redis that Docker runs. Neither can be had \
-without a network and a container engine, where this was measured."""
+The existing product is not measured: its package on PyPI contains no template, its command copies \
+one from GitHub, and its worker needs a Redis that Docker runs. This machine had neither a network \
+nor a container engine."""
 # A worker with embedded servers, and a client that enqueues one task and waits for its end.
 CLIENT = """
 import asyncio
@@ -48,7 +48,7 @@ def measure(*, beside: bool) -> list[Figure]:
 
 
 def one_start(number: int) -> tuple[float, float, float, float]:
-    """Milliseconds since the beginning at each step; the first run warms the cache."""
+    """Return milliseconds since the beginning at each step; the first run warms the cache."""
     project = workplace() / f"cold-{number}"
     began = time.perf_counter()
     times: list[float] = []

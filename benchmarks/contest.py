@@ -1,4 +1,4 @@
-"""Task queues in turns: a table of all, and whether ours is as far ahead as is aimed at."""
+"""Measures task queues in turn; returns a table, and whether ours leads by as much as aimed."""
 
 from __future__ import annotations
 
@@ -17,15 +17,16 @@ HEADER = (
     "result p99, ms", "ours is",
 )  # fmt: skip
 HOW = (
-    "Each engine's own command runs one worker process at concurrency 32 (Celery's prefork a "
-    "process a core, RQ one task at a time) against the same Valkey; a client process has enqueued "
-    "one by one. The task only notes when it runs, with one write to a file; a drain is from the "
-    "first note to the last, so that no start is in it. Then the client enqueues and waits for a "
-    "result, one by one. Tasks are async, but for dramatiq's, Celery's and RQ's, which come "
-    "without. dramatiq and Celery keep no results in the drain; cauli and tarsk do, and like all "
-    "others sign, log and journal nothing; ours are signed, kept, logged and journaled. "
-    "In brackets the least and the most of {rounds} rounds; p99 is of all rounds "
-    "together. *Ours is* says how many times as fast; **bold** where ours is the slower one. "
+    "Each engine's own command runs one worker process at concurrency 32 (Celery's prefork: a "
+    "process a core; RQ: one task at a time) against the same Valkey. A client process enqueues "
+    "one by one. The task writes the time of its run to a file; a drain lasts from the first time "
+    "to the last, which excludes the worker's start. Then the client enqueues and waits for a "
+    "result, one by one.\n\n"
+    "Tasks are async, except those of dramatiq, Celery and RQ, which have no async tasks. dramatiq "
+    "and Celery keep no results in the drain; cauli and tarsk do. Ours are kept, signed, logged "
+    "and journaled; no other engine signs, logs or journals. In brackets: the lowest and the "
+    "highest of {rounds} rounds; p99 is of all rounds together. *Ours is* says how many times as "
+    "fast ours is; **bold** where ours is slower.\n\n"
     "Measured: {versions}."
 )
 Measured = dict[str, list[Run]]

@@ -34,7 +34,7 @@ def measure(*, beside: bool) -> list[Figure]:
 
 
 def copy_anew(source: Path, cache: Path) -> list[str | Path]:
-    """Copy into a folder that isn't there yet, with nothing cached."""
+    """Copy into a new folder, with nothing cached."""
     target = workplace() / f"copy-of-{source.name}"
     remove = shlex.join(["rm", "-rf", str(target), str(cache)])
     copy = shlex.join([str(COPIER), "copy", "--quiet", "--defaults", str(source), str(target)])
@@ -42,7 +42,7 @@ def copy_anew(source: Path, cache: Path) -> list[str | Path]:
 
 
 def tagged() -> Path:
-    """The sources as a repository with one commit and one tag."""
+    """Commit the sources to a repository, with one tag."""
     target = workplace() / "tagged"
     shutil.copytree(sources(), target)
     who = ("-c", "user.name=benchmark", "-c", "user.email=benchmark@example.com")

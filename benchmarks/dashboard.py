@@ -39,7 +39,7 @@ AIMS = {"cli_list": "under 1000", "cli_health": "under 300"}
 
 
 def measure(*, beside: bool) -> list[Figure]:
-    """Medians: pages in one process, beside streaq's own; commands from start to end."""
+    """Measure pages in one process, beside streaq's own, and commands from start to end."""
     del beside
     folder = make_project()
     with join(workplace() / "services", ["redis"], command="benchmark") as lease:

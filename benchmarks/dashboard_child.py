@@ -1,4 +1,4 @@
-"""One process of dashboard.py: fills a queue, then asks for each page."""
+"""A process of dashboard.py: fills a queue, then requests each page."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ async def main() -> None:
 
     worker = get_worker()
     worker.burst = True
-    await worker.run_async()  # which makes the queue that streaq's page reads
+    await worker.run_async()  # creates the queue that streaq's page reads
     app = create_app()
     async with app.router.lifespan_context(app):
         queue = this_queue()
@@ -51,7 +51,7 @@ async def main() -> None:
 
 
 async def time_pages(app: Any) -> dict[str, float]:
-    """Each page of ours, whole."""
+    """Time each page of ours."""
     from httpx2 import ASGITransport, AsyncClient
 
     async with AsyncClient(transport=ASGITransport(app), base_url="http://localhost") as client:
@@ -85,7 +85,7 @@ async def time_pages(app: Any) -> dict[str, float]:
 
 
 async def time_streaqs_pages(worker: Any) -> dict[str, float]:
-    """The engine's own pages, whole; its list shows a hundred tasks of each state."""
+    """Time streaq's own pages; its list shows a hundred tasks of each state."""
     from fastapi import FastAPI
     from httpx2 import ASGITransport, AsyncClient
     from streaq.ui import get_worker, router
@@ -110,7 +110,7 @@ async def time_streaqs_pages(worker: Any) -> dict[str, float]:
 
 
 def time_commands() -> dict[str, float]:
-    """Each command of ours, from the start of its process to its end."""
+    """Time each command of ours, from the start of its process to its end."""
     commands = {
         "cli_health": "worker-health",
         "cli_list": "tasks list",
@@ -127,7 +127,7 @@ def time_commands() -> dict[str, float]:
 
 
 def time_command(command: str) -> float:
-    """The quickest of three runs, in milliseconds."""
+    """Return the milliseconds of the quickest of three runs."""
     spent = []
     for _ in range(3):
         began = time.perf_counter()
@@ -138,12 +138,12 @@ def time_command(command: str) -> float:
 
 
 def task_id(number: int) -> str:
-    """The same for the same number, and as long as a real one."""
+    """Return an id that is as long as a real one."""
     return f"{number:032x}"
 
 
 async def fill(queue: Any) -> float:
-    """100,000 ends of ten names, a hundredth of them failed; returns milliseconds a batch."""
+    """Write 100,000 ends of ten names, 1 % of them failed; return milliseconds a batch."""
     from vibetuner.tasks.attempt import Attempt, End
     from vibetuner.tasks.observers import Observers
     from vibetuner.tasks.observers.journal import JournalObserver
@@ -177,7 +177,7 @@ async def fill(queue: Any) -> float:
 
 
 async def say_alive(queue: Any) -> None:
-    """What a worker says of itself, in its stead."""
+    """Write a worker's heartbeat in its place."""
     from vibetuner.tasks.observers.journal import JournalObserver
 
     client = queue.worker.client
@@ -186,7 +186,7 @@ async def say_alive(queue: Any) -> None:
 
 
 async def fill_results(queue: Any) -> None:
-    """The engine's own results of the same tasks."""
+    """Write streaq's own results of the same tasks."""
     from vibetuner.tasks.payload import Kind
 
     worker = queue.worker
@@ -205,7 +205,7 @@ async def fill_results(queue: Any) -> None:
 
 
 async def bury(queue: Any) -> None:
-    """10,000 dead letters of fifty bugs, in the stream."""
+    """Write 10,000 dead letters of fifty bugs into the stream."""
     from vibetuner.tasks.dead_letters import Cause, DeadLetter
     from vibetuner.tasks.letters.stream import keep
 
@@ -232,7 +232,7 @@ async def bury(queue: Any) -> None:
 async def timed(
     look: Callable[[], Awaitable[object]], rounds: int = ROUNDS, told: str = ""
 ) -> float:
-    """The median of some rounds, in milliseconds; ``told`` is said as soon as it is known."""
+    """Return the median milliseconds of some rounds; print it at once under the name ``told``."""
     spent = []
     for _ in range(rounds):
         began = time.perf_counter()
@@ -244,7 +244,7 @@ async def timed(
 
 
 async def used_memory(queue: Any) -> float:
-    """What Redis occupies, in bytes."""
+    """Return the bytes of memory that Redis uses."""
     return float((await queue.redis.info("memory"))["used_memory"])
 
 

@@ -1,4 +1,4 @@
-"""How does it compare with other task queues, each as it comes?"""
+"""How does it compare with other task queues, all with their defaults?"""
 
 from __future__ import annotations
 
@@ -7,6 +7,6 @@ from lab import Table
 
 
 def measure(*, beside: bool) -> Table:
-    """All in turns, with their defaults but for the concurrency."""
+    """Measure all in turn, with their defaults except the concurrency."""
     del beside
     return compare(tuned=False)

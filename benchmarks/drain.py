@@ -11,7 +11,7 @@ from vibetuner.embedded import join
 
 ROUNDS = 5
 CHILD = Path(__file__).with_name("drain_child.py")
-# A second or two of each.
+# Enough for a second or two of each.
 COUNTS = {"streaq": 1000, "streaq signed": 1000, "plain": 4000, "robust": 8000}
 WORDS = {
     "streaq": "streaq alone",
@@ -25,8 +25,8 @@ QUESTIONS = {
     "together": ("enqueued by `enqueue_many`", 5),
 }
 NOTE = (
-    "No-ops through one worker at concurrency 32, in the process that has enqueued them; a drain "
-    "is from the first run to the last, so that no start is in it."
+    "No-ops through one worker at concurrency 32, in the process that enqueued them. A drain lasts "
+    "from the first run to the last, which excludes the worker's start."
 )
 TUNE = "from vibetuner import VibetunerApp\n\napp = VibetunerApp()\n"
 
@@ -34,7 +34,7 @@ Rates = dict[str, list[dict[str, float]]]
 
 
 def measure(*, beside: bool) -> list[Figure]:
-    """Tasks a second, the four in turns."""
+    """Measure tasks a second of the four in turn."""
     del beside
     folder = make_project()
     seen: Rates = {name: [] for name in COUNTS}
@@ -47,7 +47,7 @@ def measure(*, beside: bool) -> list[Figure]:
 
 
 def figure(key: str, name: str, seen: Rates) -> Figure:
-    """The median; the ratio is our rate over the engine's."""
+    """Return the median; the ratio is our rate over the engine's."""
     words, times = QUESTIONS[key]
     ours, raw = [[run[key] for run in seen[of]] for of in (name, "streaq")]
     aimed = name == "robust"
@@ -63,7 +63,7 @@ def figure(key: str, name: str, seen: Rates) -> Figure:
 
 
 def make_project(name: str = "drainer", tune: str = TUNE) -> Path:
-    """The smallest project that a worker runs in, or one with a ``tune.py`` of its own."""
+    """Write the smallest project that a worker runs in, or one with this ``tune.py``."""
     folder = workplace() / name
     package = folder / "src" / name
     package.mkdir(parents=True, exist_ok=True)

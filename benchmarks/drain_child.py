@@ -1,4 +1,4 @@
-"""One process of drain.py: enqueues no-op tasks, then runs a worker until the queue is empty."""
+"""A process of drain.py: enqueues no-op tasks, then runs a worker until the queue is empty."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ moments: list[float] = []
 
 
 async def noop() -> None:
-    """Note when it ran, and do nothing."""
+    """Note the time, and do nothing."""
     moments.append(time.perf_counter())
 
 
 async def main() -> None:
-    """Enqueue half of ``count`` tasks one by one, the others together; then drain them."""
+    """Enqueue half of ``count`` tasks one by one and the others together; then drain them."""
     task = make_task(variant, noop)
     half = count // 2
     async with task.worker:

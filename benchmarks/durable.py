@@ -21,7 +21,7 @@ from vibetuner.redis.url import parse_url
 ROUNDS = 3
 CHILD = Path(__file__).with_name("durable_child.py")
 FILE = ("--appendonly", "yes", "--appendfsync")
-# Options of the server, its replicas, and how many calls are made one after the other.
+# Options of the server, the number of its replicas, and of calls one after the other.
 SERVERS = {
     "file, written at each call": ((*FILE, "always"), 0, 300),
     "file, written each second": ((*FILE, "everysec"), 0, 4),
@@ -30,12 +30,12 @@ SERVERS = {
 }
 NOTE = (
     "*Beside* is the same call without `durable=True`. Server, replica and client share a machine, "
-    "so that a replica is as near as can be."
+    "so the way to the replica is as short as it can be."
 )
 
 
 def measure(*, beside: bool) -> list[Figure]:
-    """Calls one after the other, and fifty at a time, durable and plain in turns."""
+    """Measure calls one by one and fifty at a time, durable and plain in turn."""
     del beside
     folder = make_project()
     figures = []
@@ -55,7 +55,7 @@ def measure(*, beside: bool) -> list[Figure]:
 def figure(
     what: str, words: str, key: str, unit: str, runs: dict[str, list[dict[str, float]]]
 ) -> Figure:
-    """The medians of both."""
+    """Return the medians of both."""
     ours, plain = [[run[key] for run in runs[name]] for name in ("durable", "plain")]
     return Figure(
         what=f"{what}: {words}",
@@ -69,7 +69,7 @@ def figure(
 
 @contextmanager
 def serving(*options: str, replicas: int) -> Iterator[str]:
-    """A server with its replicas; yields its URL."""
+    """Run a server with its replicas; yield its URL."""
     with ExitStack() as stack:
         ports: list[int] = []
         for _ in range(1 + replicas):
@@ -83,7 +83,7 @@ def serving(*options: str, replicas: int) -> Iterator[str]:
 
 @contextmanager
 def server(*options: str) -> Iterator[int]:
-    """One server of this machine's own; yields its port."""
+    """Run a server; yield its port."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = int(probe.getsockname()[1])

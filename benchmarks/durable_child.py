@@ -1,4 +1,4 @@
-"""One process of durable.py: enqueues one by one, then fifty at a time."""
+"""A process of durable.py: enqueues one by one, then fifty at a time."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ async def noop() -> None:
 
 
 async def main() -> None:
-    """Print the median milliseconds of a call, and calls a second of fifty callers."""
+    """Print the median milliseconds of a call, and the calls a second of fifty callers."""
     task, durable = make_task("robust", noop), variant == "durable"
 
     async def enqueue(times: int) -> None:

@@ -1,4 +1,4 @@
-"""The task queues that ours is compared with: where each is installed, and one run of one."""
+"""The task queues that ours is compared with: installs each, and runs one once."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ app = VibetunerApp(tasks=[noop])
 
 @dataclass(frozen=True, slots=True)
 class Engine:
-    """One task queue: ``count`` tasks take it about a second, ``tuned`` when it is tuned."""
+    """A task queue; ``count`` tasks take it about a second, ``tuned`` ones when it is tuned."""
 
     title: str
     adaptor: str
@@ -48,7 +48,7 @@ class Run:
 
 PREFORK, THREADS = {"BENCH_POOL": "prefork"}, {"BENCH_POOL": "threads"}
 CELERY = ("celery[redis]", "hiredis")
-# All that speak through redis-py get hiredis, which is faster than what they come with.
+# Engines that use redis-py get hiredis, which is faster than its default parser.
 ENGINES = (
     Engine("SAQ", "with_saq", ("saq[redis]", "hiredis", "typing-extensions"), 500, 1000),
     Engine("taskiq", "with_taskiq", ("taskiq", "taskiq-redis", "hiredis"), 500, 1000),
@@ -66,7 +66,7 @@ ENGINES = (
 
 
 def run_once(engine: Engine, url: str, *, tuned: bool) -> Run:
-    """One run on an empty server, in processes of its own."""
+    """Run an engine once on an empty server, in processes of its own."""
     empty(url)
     marks = workplace() / f"marks-{uuid4().hex[:8]}"
     env = clean_env(
@@ -96,7 +96,7 @@ def run_once(engine: Engine, url: str, *, tuned: bool) -> Run:
 
 
 def our_settings(url: str) -> dict[str, str]:
-    """Those of a production worker without databases."""
+    """Return the settings of a production worker without databases."""
     return {
         "REDIS_URL": url,
         "ENVIRONMENT": "production",
@@ -107,7 +107,7 @@ def our_settings(url: str) -> dict[str, str]:
 
 @cache
 def our_project() -> Path:
-    """A project whose one task is the adaptor's."""
+    """Write a project whose only task is the adaptor's."""
     folder = workplace() / "peer"
     package = folder / "src" / "peer"
     package.mkdir(parents=True)
@@ -119,7 +119,7 @@ def our_project() -> Path:
 
 @cache
 def python(packages: tuple[str, ...]) -> Path:
-    """The interpreter of an environment with these at their newest, thrown away at the end."""
+    """Install the newest of these packages into a temporary environment; return its Python."""
     if not packages:
         return Path(sys.executable)
     target = workplace() / f"{packages[0].partition('[')[0]}-env"
@@ -133,7 +133,7 @@ def python(packages: tuple[str, ...]) -> Path:
 
 
 def versions(engines: Sequence[Engine]) -> str:
-    """What is measured."""
+    """Return the names and versions of the packages that are measured."""
     show = "import importlib.metadata as m, sys; print(*map(m.version, sys.argv[1:]))"
     found: dict[str, str] = {}
     for engine in engines:

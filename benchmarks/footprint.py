@@ -8,7 +8,7 @@ from lab import MEGABYTE, Figure, environment, existing
 
 
 def measure(*, beside: bool) -> list[Figure]:
-    """What production installs, and what a developer's machine does."""
+    """Measure the packages of production, and of a developer's machine."""
     ours = environment(dev=False), environment(dev=True)
     theirs = (existing(), existing("dev")) if beside else (None, None)
     sets = ("production", "with the development tools")
@@ -20,7 +20,7 @@ def measure(*, beside: bool) -> list[Figure]:
 
 
 def figures(name: str, ours: Path, theirs: Path | None) -> list[Figure]:
-    """The packages of one environment, beside the other product's."""
+    """Compare the packages of one environment with the other product's."""
     whole = name != "production"
     return [
         Figure(
@@ -43,11 +43,11 @@ def figures(name: str, ours: Path, theirs: Path | None) -> list[Figure]:
 
 
 def packages(folder: Path) -> list[Path]:
-    """The installed distributions."""
+    """Return the installed distributions."""
     return list(folder.glob("lib/python*/site-packages/*.dist-info"))
 
 
 def size(folder: Path) -> float:
-    """Megabytes of all files, without compiled bytecode."""
+    """Return the megabytes of all files, without compiled bytecode."""
     files = (file for file in folder.rglob("*") if file.is_file() and not file.is_symlink())
     return sum(file.stat().st_size for file in files if file.suffix != ".pyc") / MEGABYTE

@@ -10,7 +10,7 @@ ROUNDS = 15
 
 
 def measure(*, beside: bool) -> list[Figure]:
-    """Median wall times, with bytecode cached and without, and the memory of `--help`."""
+    """Measure wall times with bytecode cached and without, and the memory of `--help`."""
     environments = {"ours": environment(dev=False)}
     if beside:
         environments["existing"] = existing()
@@ -26,7 +26,7 @@ def measure(*, beside: bool) -> list[Figure]:
 
 
 def commands_in(folder: Path) -> dict[str, list[str | Path]]:
-    """The four things that are compared."""
+    """Return the four commands to compare."""
     python, script = folder / "bin" / "python", folder / "bin" / "vibetuner"
     return {
         "python": [python, "-c", "pass"],
@@ -37,7 +37,7 @@ def commands_in(folder: Path) -> dict[str, list[str | Path]]:
 
 
 def figures(runs: dict[str, Runs]) -> list[Figure]:
-    """With bytecode cached, as on every run but the first."""
+    """Return the lines with bytecode cached, as on every run but the first."""
     bare, typer = runs["ours python"].milliseconds, runs["ours typer"].milliseconds
     return [
         Figure(what="`python -c pass`", ours=bare, unit="ms"),
@@ -69,7 +69,7 @@ def figures(runs: dict[str, Runs]) -> list[Figure]:
 
 
 def figures_without_bytecode(runs: dict[str, Runs]) -> list[Figure]:
-    """With nothing compiled yet, as in a new container."""
+    """Return the lines with nothing compiled yet, as in a new container."""
     return [
         Figure(
             what=f"{what}, no bytecode cached",
@@ -85,5 +85,5 @@ def figures_without_bytecode(runs: dict[str, Runs]) -> list[Figure]:
 
 
 def time_of(runs: dict[str, Runs], name: str) -> float | None:
-    """The median, where it was measured."""
+    """Return the median, if it was measured."""
     return runs[name].milliseconds if name in runs else None

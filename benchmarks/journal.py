@@ -20,7 +20,7 @@ VARIANTS = ("with", "without")
 
 
 def measure(*, beside: bool) -> list[Figure]:
-    """Robust no-ops through one worker at concurrency 32, with the journal and without."""
+    """Drain robust no-ops through a worker at concurrency 32, with the journal and without."""
     del beside
     folder = make_project()
     runs: dict[str, list[dict[str, float]]] = {name: [] for name in VARIANTS}
@@ -51,7 +51,7 @@ def measure(*, beside: bool) -> list[Figure]:
 
 
 def drain(variant: str, url: str, folder: Path) -> dict[str, float]:
-    """One process; returns tasks a second, and microseconds of the worker's processor a task."""
+    """Run a process; return tasks a second, and the worker's processor microseconds a task."""
     done = subprocess.run(
         [sys.executable, CHILD, variant, url, str(TASKS)],
         cwd=folder,

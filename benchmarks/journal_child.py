@@ -1,4 +1,4 @@
-"""One process of journal.py: enqueues no-op tasks, then runs a worker until the queue is empty."""
+"""A process of journal.py: enqueues no-op tasks, then runs a worker until the queue is empty."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ os.environ |= {
 
 
 def leave_out_the_journal() -> None:
-    """Let workers have a journal that notes nothing."""
+    """Replace the workers' journal by one that records nothing."""
     from vibetuner.tasks.observers import Observer
     from vibetuner.tasks.run import runner
 
@@ -34,7 +34,7 @@ def leave_out_the_journal() -> None:
 
 
 async def main() -> None:
-    """Enqueue ``count`` tasks at once, then drain them."""
+    """Enqueue ``count`` tasks together, then drain them."""
     from vibetuner.logs import configure_logging
     from vibetuner.tasks.robust import robust_task
 
@@ -55,8 +55,8 @@ async def main() -> None:
     before = time.process_time()
     await worker.run_async()
     spent = time.process_time() - before
-    # From the first task to the last: a worker in burst mode may take two seconds more to stop, in
-    # which it does nothing, and does so more often without the journal.
+    # From the first task to the last: a worker in burst mode may take two idle seconds to stop, and
+    # does so more often without the journal.
     drained = (len(moments) - 1) / (moments[-1] - moments[0])
     print(json.dumps({"drained": drained, "spent": spent / count * 1e6}))
 

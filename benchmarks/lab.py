@@ -1,4 +1,4 @@
-"""What the benchmarks share: a rendered project, its environments, and a fair stopwatch."""
+"""Shared by all benchmarks: a rendered project, its environments, and a fair stopwatch."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from copier import run_copy
 
 ROOT = Path(__file__).resolve().parent.parent
 STOPWATCH = Path(__file__).with_name("stopwatch.py")
-# Another product, from PyPI, where `--beside` asks for it. Nothing of it is kept.
+# Another product on PyPI, installed for `--beside` and thrown away.
 EXISTING = "vibetuner"
 MEGABYTE = 1_000_000
 MEBIBYTE = 1024 * 1024
@@ -31,9 +31,9 @@ Command = Sequence[str | Path]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Figure:
-    """One line of a table. ``beside`` was measured here and now, ``reported`` by others.
+    """A line of a table. ``beside`` was measured with ours, ``reported`` is quoted from others.
 
-    A spread is the least and the most of all rounds; ``held`` says whether the aim is reached.
+    A spread is the lowest and the highest of all rounds; ``held`` says if the aim was reached.
     """
 
     what: str
@@ -49,7 +49,7 @@ class Figure:
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """A table of a shape of its own, for what has more than one beside it; cells are Markdown."""
+    """A table with columns of its own, to compare more than two; cells are Markdown."""
 
     header: tuple[str, ...]
     rows: list[tuple[str, ...]]
@@ -58,24 +58,24 @@ class Table:
 
 @dataclass(frozen=True, slots=True)
 class Runs:
-    """What several runs of one command took."""
+    """The measurements of several runs of one command."""
 
     seconds: tuple[float, ...]
     peak: tuple[float, ...]
 
     @property
     def milliseconds(self) -> float:
-        """The median wall time."""
+        """Return the median wall time."""
         return median(self.seconds) * 1000
 
     @property
     def mebibytes(self) -> float:
-        """The median of the largest resident memory."""
+        """Return the median of the peak resident memory."""
         return median(self.peak)
 
 
 def race(commands: Mapping[str, Command], *, rounds: int, **env: str) -> dict[str, Runs]:
-    """Run commands in turn, A B C A B C, so that a busy moment of the machine meets them all."""
+    """Run commands in turn, A B C A B C, so that a busy moment of the machine affects all."""
     results: dict[str, list[tuple[float, float]]] = {name: [] for name in commands}
     for command in commands.values():
         run_measured(command, env)
@@ -89,7 +89,7 @@ def race(commands: Mapping[str, Command], *, rounds: int, **env: str) -> dict[st
 
 
 def run_measured(command: Command, env: dict[str, str]) -> tuple[float, float]:
-    """Seconds, and mebibytes at the peak; fails when the command does."""
+    """Return seconds and peak mebibytes; fail if the command fails."""
     log = workplace() / "last-run.log"
     stopwatch = (sys.executable, "-I", "-S", STOPWATCH, log)
     shown = subprocess.run(
@@ -107,7 +107,7 @@ def run_measured(command: Command, env: dict[str, str]) -> tuple[float, float]:
 
 
 def clean_env(**extra: str) -> dict[str, str]:
-    """This process's environment without what would bend a figure; bytecode may be cached."""
+    """Return the environment without variables that would distort a figure."""
     unwanted = ("PYTHON", "COVERAGE", "VIRTUAL_ENV", "UV_PROJECT", "UV_RUN")
     kept = {name: value for name, value in os.environ.items() if not name.startswith(unwanted)}
     return {**kept, "UV_NO_PROGRESS": "1", "UV_NO_GITHUB_FAST_PATH": "1", **extra}
@@ -115,7 +115,7 @@ def clean_env(**extra: str) -> dict[str, str]:
 
 @cache
 def workplace() -> Path:
-    """A folder for all of it, gone when this process ends."""
+    """Return a folder for all files, deleted when this process ends."""
     return Path(_scratch().name)
 
 
@@ -126,7 +126,7 @@ def _scratch() -> TemporaryDirectory[str]:
 
 @cache
 def sources() -> Path:
-    """The template and the runtime as they stand here, in a folder without history."""
+    """Copy the template and the runtime to a folder without history."""
     target = workplace() / "sources"
     target.mkdir()
     caches = shutil.ignore_patterns("__pycache__", "*.egg-info", "dist", ".*_cache")
@@ -138,7 +138,7 @@ def sources() -> Path:
 
 @cache
 def project() -> Path:
-    """A fresh project, every question at its default."""
+    """Render a project with the default answers."""
     target = workplace() / "project"
     run_copy(str(sources()), target, data={"project_name": "My Project"}, defaults=True, quiet=True)
     return target
@@ -146,7 +146,7 @@ def project() -> Path:
 
 @cache
 def environment(*, dev: bool) -> Path:
-    """The project's environment, as its users install it; for production, or with its tools."""
+    """Install the project as its users do; for production, or with its development tools."""
     target = workplace() / ("dev-env" if dev else "production-env")
     # From a folder the runtime would be editable; from a release, as here, it is not.
     installed = ("--no-editable-package", "vibetuner-runtime")
@@ -162,7 +162,7 @@ def environment(*, dev: bool) -> Path:
 
 @cache
 def existing(*extras: str) -> Path:
-    """The existing product in an environment of its own."""
+    """Install the existing product in an environment of its own."""
     target = workplace() / "-".join(("existing-env", *extras))
     python = target / "bin" / "python"
     wanted = f"{EXISTING}[{','.join(extras)}]" if extras else EXISTING
@@ -176,7 +176,7 @@ def existing(*extras: str) -> Path:
 
 
 def ask_child(script: Path, *arguments: str | int, folder: Path) -> dict[str, Any]:
-    """What one run of a small program of ours prints as its last line, which is JSON."""
+    """Run a program of ours and return the JSON that it prints as its last line."""
     done = subprocess.run(
         [sys.executable, script, *map(str, arguments)],
         cwd=folder,
@@ -191,7 +191,7 @@ def ask_child(script: Path, *arguments: str | int, folder: Path) -> dict[str, An
 
 @contextmanager
 def started(command: Command, **env: str) -> Iterator[subprocess.Popen[str]]:
-    """A process in the project's folder, ended with the block."""
+    """Run a process in the project's folder until the block ends."""
     process = subprocess.Popen(
         command,
         cwd=project(),

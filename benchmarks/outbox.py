@@ -22,25 +22,25 @@ from vibetuner.tasks.outbox.sql import Outbox
 
 app = VibetunerApp(sql_models=[Outbox])
 """
-# What a figure is, and what it is to stay under.
+# The words for each figure, and its limit.
 WORDS = {
     "p50": ("insert an order, `within()`, commit: median", None),
     "p99": ("the same, 99 of 100", None),
     "to start": ("commit to the task's start on an idle worker, median", 10),
 }
 NOTE = (
-    "*Beside* is the same order committed first and `await receipt.enqueue(...)` after it, in "
-    "turns of fifty; that loses the receipt where the process dies between the two. Each "
-    "transaction is one order and its receipt, one after the other; the row of the one is read, "
-    "handed on and deleted while the next one is placed. A server of PostgreSQL without fsync, "
-    "SQLite with WAL; Redis, database and worker on this machine."
+    "*Beside* is the same order, committed first, and then `await receipt.enqueue(...)`, which "
+    "loses the receipt if the process dies between the two. Both run in turn, fifty at a time. "
+    "Each transaction is one order and its receipt, one after the other; while an order is placed, "
+    "the row of the one before is read, handed on and deleted. PostgreSQL runs without fsync, "
+    "SQLite with WAL; Redis, database and worker share this machine."
 )
 
 Runs = list[dict[str, float]]
 
 
 def measure(*, beside: bool) -> list[Figure]:
-    """Medians of several processes, the databases in turn."""
+    """Return medians of several processes, the databases in turn."""
     del beside
     folder = make_project("till", TUNE)
     seen: dict[str, Runs] = {name: [] for name in DATABASES}
@@ -53,7 +53,7 @@ def measure(*, beside: bool) -> list[Figure]:
 
 
 def figures(database: str, runs: Runs) -> Iterator[Figure]:
-    """The lines of one database."""
+    """Return the lines of one database."""
     for key, (words, limit) in WORDS.items():
         ours = [run[key] for run in runs]
         theirs = [run[f"{key} plain"] for run in runs if f"{key} plain" in run]
@@ -78,11 +78,11 @@ def figures(database: str, runs: Runs) -> Iterator[Figure]:
 
 @contextmanager
 def database(name: str) -> Iterator[str]:
-    """The address of an empty database; PostgreSQL's has a server of its own."""
+    """Yield the address of an empty database; PostgreSQL gets a server of its own."""
     if name == "SQLite":
         yield f"sqlite+aiosqlite:///{workplace() / uuid4().hex}.db"
         return
-    sys.path.append(str(ROOT))  # the tests know how to start one
+    sys.path.append(str(ROOT))  # the tests' helper starts one
     from tests.postgres import running_postgres
 
     with running_postgres() as url:

@@ -1,4 +1,4 @@
-"""One process of outbox.py: hands on a backlog, then places orders with a receipt."""
+"""A process of outbox.py: hands on a backlog, then places orders with a receipt."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ started: dict[str, float] = {}
 
 
 async def receipt(number: str) -> None:
-    """Note when it began."""
+    """Note the time of its start."""
     started[number] = time.perf_counter()
 
 
 async def main() -> None:
-    """Hand on a backlog, then time the two ways in turn, then starts on a worker."""
+    """Hand on a backlog, then time both ways in turn, then the starts on a worker."""
     from vibetuner.config import get_settings
     from vibetuner.resources.sql import create_schema, open_session, open_sql
     from vibetuner.tasks.outbox.sql import Outbox
@@ -74,7 +74,7 @@ async def main() -> None:
 
 
 async def in_turn(courier: Any, *ways: Callable[[str], Awaitable[None]]) -> list[list[float]]:
-    """Milliseconds of each way, sorted."""
+    """Return the milliseconds of each way, sorted."""
     times: list[list[float]] = [[] for _ in ways]
     for turn in range(TURNS):
         for way, (place, seen) in enumerate(zip(ways, times, strict=True)):
@@ -87,12 +87,12 @@ async def in_turn(courier: Any, *ways: Callable[[str], Awaitable[None]]) -> list
 
 
 def spread(half: str, most: str, times: list[float]) -> dict[str, float]:
-    """The median, and 99 of 100."""
+    """Return the median and the 99th percentile."""
     return {half: times[len(times) // 2], most: times[int(len(times) * 0.99)]}
 
 
 async def to_start(task: Any, within: Callable[[str], Awaitable[None]]) -> float:
-    """The median of the milliseconds from a commit to the start of its task."""
+    """Return the median milliseconds from a commit to the start of its task."""
     seen = []
     async with anyio.create_task_group() as group:
         await group.start(partial(task.worker.run_async, lifespan=nullcontext()))

@@ -7,6 +7,6 @@ from lab import Table
 
 
 def measure(*, beside: bool) -> Table:
-    """All in turns; theirs are tuned, ours has nothing to tune."""
+    """Measure all in turn; the others are tuned, ours has nothing to tune."""
     del beside
     return compare(tuned=True)

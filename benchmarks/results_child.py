@@ -1,4 +1,4 @@
-"""One process of waiting.py: thousands of results, dozens waited for at a time; none is missed."""
+"""A process of waiting.py: waits for thousands of results, dozens at a time; misses none."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ wrong: list[int] = []
 
 
 async def echo(number: int) -> int:
-    """Give back what it got, so that a result can be told from another's."""
+    """Return its argument, which tells results apart."""
     return number
 
 
@@ -36,7 +36,7 @@ async def wait(task: object) -> None:
 
 
 async def main() -> None:
-    """Print how many results did not come, or were another's."""
+    """Print how many results were missing or wrong."""
     task = make_task("robust", echo)
     async with anyio.create_task_group() as group:
         await group.start(task.worker.run_async)

@@ -22,20 +22,21 @@ NAMES = (
 PAGE = ROOT / "docs" / "benchmarks.md"
 HEAD = """# Benchmarks
 
-What people wait for, and what a project occupies. `just bench` measures all of it anew and \
-rewrites this page; `just bench imports` does one question, and `just bench --beside` also \
-installs the existing product from PyPI, in an environment that is thrown away, to measure it in \
-turn with ours.
+Speed and size: the times that people wait for, and the space that a project takes. `just bench` \
+measures all of it and rewrites this page; `just bench imports` measures one table. With \
+`--beside` it also installs the existing product from PyPI, in a temporary environment, and \
+measures it in turn with ours.
 
-Times are medians of several runs, on a machine that has other \
-things to do; commands that are compared take turns. Memory is in MiB, as \
-`ps` and `top` count; files are in MB. *Beside* was \
-measured in the same minutes as ours; *as measured by others* is quoted: it was measured on the \
-same kind of machine, in a way that we have not seen. A ratio \
-above 1 says how many times as much time or space the other takes, or how many times its rate ours \
-is; it is against *beside* where there is one, and below 1 where we are slower or larger. Where \
-the engine is measured, *beside* is streaq alone. In brackets stand the least and the most of all \
-rounds; an aim says whether it was held or **missed**. These figures inform; no test asserts a time.
+- Times are medians of several runs, on a machine that has other things to do; commands that are \
+compared take turns.
+- Memory is in MiB, as `ps` and `top` count; files are in MB.
+- *Beside* was measured in the same minutes as ours. In the tables of the engine it is streaq alone.
+- *As measured by others* is quoted: measured on the same kind of machine, in a way that we have \
+not seen.
+- The ratio says how many times as much time or space the other takes, or how many times its rate \
+ours is. It compares with *beside* if there is one. Below 1, ours is slower or larger.
+- In brackets: the lowest and the highest of all rounds.
+- An aim is *held* or **missed**. No test asserts a time.
 """
 HEADER = (
     "", "ours", "aim", "existing, beside", "existing, as measured by others", "ratio",
@@ -44,7 +45,7 @@ RULE = "|---|{}"
 
 
 def main() -> None:
-    """Measure what is named, or everything."""
+    """Measure the named tables, or all."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("names", nargs="*", metavar="name", help=f"of {', '.join(NAMES)}")
     parser.add_argument("--beside", action="store_true", help="measure the existing product too")
@@ -61,7 +62,7 @@ def main() -> None:
 
 
 def render(question: str, found: Sequence[Figure] | Table, note: str) -> str:
-    """One question with its table, and what must be known of it."""
+    """Return the section of one question: its notes and its table."""
     table = found if isinstance(found, Table) else Table(HEADER, [cells(line) for line in found])
     lines = [row(table.header), RULE.format("--:|" * (len(table.header) - 1))]
     lines += [row(line) for line in table.rows]
@@ -70,12 +71,12 @@ def render(question: str, found: Sequence[Figure] | Table, note: str) -> str:
 
 
 def row(texts: Sequence[str]) -> str:
-    """One line of a table."""
+    """Return one line of a table."""
     return f"| {' | '.join(texts)} |"
 
 
 def cells(figure: Figure) -> tuple[str, ...]:
-    """The texts of one line."""
+    """Return the texts of one line."""
     against = figure.reported if figure.beside is None else figure.beside
     verdict = {None: "", True: ", held", False: ", **missed**"}[figure.held]
     return (
@@ -89,13 +90,13 @@ def cells(figure: Figure) -> tuple[str, ...]:
 
 
 def ratio(figure: Figure, against: float) -> float:
-    """How many times as good ours is: less of a time or a size, more of a rate."""
+    """Return how many times as good ours is: less of a time or size, more of a rate."""
     ours = figure.ours
     return ours / against if figure.unit.endswith(("/s", "%")) else against / ours
 
 
 def shown(value: float | None, unit: str, spread: tuple[float, float] | None = None) -> str:
-    """A number with its unit and its spread, or nothing."""
+    """Return a number with its unit and its spread, or nothing."""
     if value is None:
         return ""
     between = f"({rounded(spread[0])} to {rounded(spread[1])})" if spread else ""
@@ -103,12 +104,12 @@ def shown(value: float | None, unit: str, spread: tuple[float, float] | None = N
 
 
 def rounded(value: float) -> str:
-    """To what can be told apart."""
+    """Return a number with as many digits as are meaningful."""
     return f"{value:.{0 if value >= 10 else 1 if value >= 0.95 else 2}f}"
 
 
 def machine() -> str:
-    """What it ran on, in general terms."""
+    """Describe the machine in general terms."""
     today = datetime.now(UTC).date()
     system, python = platform.system(), platform.python_version()
     load = f"{os.getloadavg()[0]:.0f}"
@@ -116,7 +117,7 @@ def machine() -> str:
 
 
 def read_sections() -> dict[str, str]:
-    """The page's sections by name; those that are not measured now stay as they are."""
+    """Return the page's sections by name; those that are not measured now stay as they are."""
     text = PAGE.read_text(encoding="utf-8") if PAGE.exists() else ""
     return dict(re.findall(r"<!-- (\w+) -->\n(.*?)(?=\n<!-- |\Z)", text, re.DOTALL))
 

@@ -23,9 +23,9 @@ Run = dict[str, float]
 
 CLIENTS = 1000
 EVENTS = 200
-# Of ours; the others, which take longest and are furthest away, are measured in the first alone.
+# Rounds of ours; the others take longest and are far from ours, so they run in the first only.
 ROUNDS = 3
-# What has not arrived so long after the last event was sent is not waited for.
+# Later arrivals, counted from the last event that was sent, are not waited for.
 PATIENCE_SECONDS = 3.0
 HERE = Path(__file__).parent
 KINDS = {
@@ -34,8 +34,9 @@ KINDS = {
     "each": "sse-starlette, a subscription a browser",
 }
 AIMS = {"shared": "2.5 times", "each": "6 times"}
-# Channels, events a channel, and seconds between two events of a channel. At once is as fast as
-# Redis takes them; paced, a thousand browsers get 4,000 events a second, which all servers manage.
+# Channels, events a channel, and seconds between two events of a channel. "At once" is as fast as
+# Redis takes them; at a pace, a thousand browsers get 4,000 events a second, which all servers
+# manage.
 LOADS = {
     "1 channel, at once": (1, EVENTS, 0.0),
     "100 channels, at once": (100, EVENTS, 0.0),
@@ -51,14 +52,14 @@ MEASURES = {
 }
 NOTE = (
     f"{CLIENTS:,} browsers; {EVENTS} events a channel as fast as Redis takes them, or 8 at a pace "
-    f"that saturates no server. Ours are medians of {ROUNDS} rounds, the others of the first of "
-    f"them. What has not arrived {PATIENCE_SECONDS:.0f} seconds after the last "
-    "event was sent is not waited for, and counts as having taken so long, *at least*."
+    f"that saturates no server. Ours are medians of {ROUNDS} rounds, the others have one. An event "
+    f"that has not arrived {PATIENCE_SECONDS:.0f} seconds after the last one was sent counts as "
+    "that late, *at least*."
 )
 
 
 def measure(*, beside: bool) -> list[Figure]:
-    """The servers take turns; readers and sender are processes of their own."""
+    """Measure the servers in turn; readers and sender are processes of their own."""
     del beside
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 8192), hard))
@@ -79,12 +80,12 @@ def measure(*, beside: bool) -> list[Figure]:
 
 
 def is_asked(load: str, what: str) -> bool:
-    """The pace says how many events arrive a second, and memory is the same under every load."""
+    """Tell if a figure says anything: a pace sets the rate, and memory is equal in all loads."""
     return {"rate": "at once" in load, "kib": load in [*LOADS][:1]}.get(what, True)
 
 
 def figure(load: str, what: str, other: str, runs: dict[str, list[Run]]) -> Figure:
-    """Ours against one of the others."""
+    """Compare ours with one of the others."""
     words, unit = MEASURES[what]
     late = what in {"p50", "p99"} and min(run["delivered"] for run in runs[other]) < 1
     aims = {"rate": AIMS[other], "kib": "60", "p99": "" if "at once" in load else "100"}
@@ -98,7 +99,7 @@ def figure(load: str, what: str, other: str, runs: dict[str, list[Run]]) -> Figu
 
 
 def run_once(kind: str, url: str, channels: int, events: int, pause: float) -> Run:
-    """One server, its readers in one process, the sender in another."""
+    """Run one server, its readers in one process, the sender in another."""
     port = free_port()
     numbers = (str(channels), str(events))
     server = start(python(kind), "sse_servers.py", kind, url, str(port))
@@ -127,7 +128,7 @@ def run_once(kind: str, url: str, channels: int, events: int, pause: float) -> R
 
 
 def start(interpreter: str | Path, name: str, *arguments: str) -> subprocess.Popen[str]:
-    """One of the programs beside this."""
+    """Start one of the programs of this folder."""
     return subprocess.Popen(
         [interpreter, HERE / name, *arguments],
         cwd=workplace(),
@@ -140,7 +141,7 @@ def start(interpreter: str | Path, name: str, *arguments: str) -> subprocess.Pop
 
 
 def ask(port: int) -> Run:
-    """What the server has used so far."""
+    """Return the resources that the server has used so far."""
     with urlopen(f"http://127.0.0.1:{port}/used", timeout=60) as answer:
         used: Run = json.load(answer)
     return used
@@ -148,7 +149,7 @@ def ask(port: int) -> Run:
 
 @cache
 def others() -> Path:
-    """An environment for the others, thrown away at the end."""
+    """Install the others in a temporary environment."""
     target = workplace() / "sse-starlette-env"
     wanted = ("fastapi", "uvicorn", "sse-starlette", "redis")
     for command in (
@@ -160,12 +161,12 @@ def others() -> Path:
 
 
 def python(kind: str) -> Path:
-    """The interpreter that has what a server needs."""
+    """Return the interpreter that has the packages of a server."""
     return Path(sys.executable) if kind == "ours" else others()
 
 
 def free_port() -> int:
-    """A port that nobody listens on right now."""
+    """Return a port that nobody listens on right now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

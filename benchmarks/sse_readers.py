@@ -1,9 +1,9 @@
 """The browsers of the event stream benchmark: ``sse_readers.py PORT CLIENTS CHANNELS EVENTS``.
 
-Writes ``ready`` when all of them listen. On a line ``SENT SECONDS`` it learns when the last event
-was sent, on the clock that all processes of a machine share, and how long to wait for it; then it
-writes one JSON object. While events come it only notes what came when: whoever reads must not be
-what is measured.
+Writes ``ready`` when all of them listen. A line ``SENT SECONDS`` tells it when the last event was
+sent, on the clock that all processes of a machine share, and how long to wait for it; then it
+writes one JSON object. While events arrive it only notes their times, so that the reader itself is
+not the bottleneck.
 """
 
 from __future__ import annotations
@@ -18,8 +18,9 @@ from bisect import bisect_left
 
 MARK = b"data: "
 EVENT = re.compile(rb"data: (\d{20})\r?\n")
-# A thousand browsers are not one process: to wake it would cost a server that writes to them one by
-# one more than to write. It looks after pauses instead; what came in one came at its end.
+# A thousand browsers are not one process: a server that writes to them one by one would spend more
+# on waking it than on writing. It reads after pauses instead; all that arrived in a pause counts as
+# having come at its end.
 PAUSE_SECONDS = 0.002
 
 Chunks = list[tuple[int, bytes]]
@@ -39,7 +40,7 @@ def main() -> None:
 
 
 def open_browser(port: int, channel: int) -> socket.socket:
-    """A connection whose stream has begun; both kinds of servers say so."""
+    """Open a connection and wait for the comment with which both kinds of servers begin."""
     browser = socket.create_connection(("127.0.0.1", port), timeout=60)
     browser.sendall(f"GET /events/c{channel} HTTP/1.1\r\nHost: bench\r\n\r\n".encode())
     head = b""
@@ -50,7 +51,7 @@ def open_browser(port: int, channel: int) -> socket.socket:
 
 
 def receive(selector: selectors.BaseSelector, wanted: int) -> tuple[int, int]:
-    """Note what comes, until all has come or it has taken too long.
+    """Note the times of arrivals, until all have come or it has taken too long.
 
     Returns when the last event was sent, and until when it was waited for.
     """
@@ -77,7 +78,7 @@ def receive(selector: selectors.BaseSelector, wanted: int) -> tuple[int, int]:
 
 
 def report(browsers: list[Chunks], wanted: int, late: int) -> None:
-    """Find each event, and the moment at which the last of its bytes came."""
+    """Find each event, and the time at which the last of its bytes arrived."""
     latencies: list[float] = []
     first_sent, last_came = sys.maxsize, 0
     for chunks in browsers:

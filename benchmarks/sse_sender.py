@@ -1,8 +1,8 @@
 """The sender of the event stream benchmark: ``sse_sender.py REDIS_URL CHANNELS EVENTS PAUSE``.
 
-The same commands go to Redis whoever listens, many in one write, so that neither a driver nor a
-turn's round trip is measured. An event's data is the moment at which it was sent, in nanoseconds
-of the clock that all processes of a machine share. Writes the moment of the last.
+The same commands are sent to Redis for every server, many in one write, so that neither a driver
+nor a round trip is measured. An event's data is the time at which it was sent, in nanoseconds of
+the clock that all processes of a machine share. Writes the time of the last one.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import time
 from urllib.parse import urlsplit
 
 PREFIX = "bench:"
-# Nobody sends more at once than Redis takes in one turn.
+# Nobody sends more at once than Redis reads in one turn.
 AT_ONCE = 50
 
 
@@ -33,7 +33,7 @@ def main() -> None:
 
 
 def commands(channel: str, number: int) -> bytes:
-    """What `broadcast` does, and a plain message for those who keep nothing."""
+    """Return the commands of `broadcast`, and a plain message for servers without a history."""
     event_id = f"{time.time_ns() // 1_000_000}-{number}"
     data = f"{time.monotonic_ns():020d}"
     stream = f"{PREFIX}sse:{channel}"
@@ -49,13 +49,13 @@ def commands(channel: str, number: int) -> bytes:
 
 
 def command(*words: str) -> bytes:
-    """A command as Redis reads it; all of it is ASCII."""
+    """Encode a command for Redis; all of it is ASCII."""
     parts = "".join([f"${len(word)}\r\n{word}\r\n" for word in words])
     return f"*{len(words)}\r\n{parts}".encode()
 
 
 def await_answers(redis: socket.socket, count: int) -> None:
-    """Read so many answers of one line, or two where it is a text."""
+    """Read this many answers of one line, or of two if it is a text."""
     lines = b""
     while lines.count(b"\r\n") - lines.count(b"$") < count:
         lines += redis.recv(65536)

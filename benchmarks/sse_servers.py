@@ -1,4 +1,4 @@
-"""One web server of the event stream benchmark: ``python sse_servers.py KIND REDIS_URL PORT``.
+"""A web server of the event stream benchmark: ``python sse_servers.py KIND REDIS_URL PORT``.
 
 ``ours`` is `sse_endpoint` with replay and bounded queues; the others are sse-starlette with a Redis
 subscription for each client, and with one that all clients share. All run under plain uvicorn.
@@ -107,7 +107,7 @@ def shared(url: str) -> FastAPI:
 
 
 def used() -> dict[str, float]:
-    """Seconds of the processor, and resident memory in KiB."""
+    """Return seconds of the processor, and resident memory in KiB."""
     import resource
 
     usage = resource.getrusage(resource.RUSAGE_SELF)

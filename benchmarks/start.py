@@ -61,7 +61,7 @@ asyncio.run(main())
 
 
 def measure(*, beside: bool) -> list[Figure]:
-    """From the start of the process to the first line of the task; streaq's and ours in turn."""
+    """Measure from the start of the process to the task's first line; streaq's and ours in turn."""
     del beside
     folder = make_folder()
     seen: dict[str, list[tuple[float, float]]] = {"streaq": [], "ours": []}
@@ -91,7 +91,7 @@ def measure(*, beside: bool) -> list[Figure]:
 
 
 def make_folder() -> Path:
-    """A project of ours with one task, and a module with streaq's worker."""
+    """Write a project of ours with one task, and a module with streaq's worker."""
     folder = workplace() / "starter"
     package = folder / "src" / "starter"
     (package / "tasks").mkdir(parents=True)
@@ -108,7 +108,7 @@ def make_folder() -> Path:
 
 
 def one_start(kind: str, folder: Path, url: str) -> tuple[float, float]:
-    """Seconds to the first task, and mebibytes resident then."""
+    """Return the seconds to the first task, and the mebibytes resident then."""
     binaries = environment(dev=False) / "bin"
     env = clean_env(
         REDIS_URL=url,
@@ -142,6 +142,6 @@ def one_start(kind: str, folder: Path, url: str) -> tuple[float, float]:
 
 
 def rss(pid: int) -> float:
-    """Resident mebibytes."""
+    """Return the resident mebibytes."""
     text = Path(f"/proc/{pid}/status").read_text(encoding="ascii")
     return int(re.findall(r"VmRSS:\s+(\d+) kB", text)[0]) / 1024

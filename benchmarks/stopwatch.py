@@ -1,7 +1,7 @@
 """Runs one command; prints its exit code, seconds and peak memory in kernel units.
 
-A process of its own, because the peak of a child counts what its parent occupied when it forked:
-this one is as small as Python gets.
+It is a process of its own because the peak memory of a child includes that of its parent at the
+fork: this one is as small as Python gets.
 """
 
 import os

@@ -23,15 +23,15 @@ WORDS = {
     "cpu": ("its processor time", "µs"),
 }
 NOTE = (
-    "The difference of the server's own counters before and after, divided by the tasks; ours are "
-    "robust tasks, signed, with journal and counters. *Beside* is streaq alone, unsigned."
+    "The server's own counters, their increase divided by the number of tasks. Ours are robust "
+    "tasks, signed, with journal and counters; *beside* is streaq alone, unsigned."
 )
 
 Runs = dict[str, list[dict[str, dict[str, float]]]]
 
 
 def measure(*, beside: bool) -> list[Figure]:
-    """A task enqueued alone, and a task of a drain; streaq's and ours in turn."""
+    """Measure tasks enqueued alone and tasks of a drain; streaq's and ours in turn."""
     del beside
     folder = make_project()
     seen: Runs = {name: [] for name in VARIANTS}
@@ -43,7 +43,7 @@ def measure(*, beside: bool) -> list[Figure]:
 
 
 def figure(step: str, key: str, seen: Runs) -> Figure:
-    """One line; less is better."""
+    """Return one line; less is better."""
     words, unit = WORDS[key]
     theirs, ours = [[run[step][key] for run in seen[name]] for name in VARIANTS]
     aimed = (step, key) == ("drain", "cpu")

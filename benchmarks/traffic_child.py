@@ -1,4 +1,4 @@
-"""One process of traffic.py: what the server counts while tasks are enqueued, and drained."""
+"""A process of traffic.py: reads the server's counters while tasks are enqueued and drained."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ async def noop() -> None:
 
 
 def ask_server() -> dict[str, float]:
-    """Its counters, all that we compare."""
+    """Return the counters to compare."""
     server = urlsplit(url)
     with socket.create_connection((server.hostname or "", server.port or 6379)) as line:
         line.sendall(b"INFO everything\r\nQUIT\r\n")
@@ -36,7 +36,7 @@ def ask_server() -> dict[str, float]:
 
 
 async def main() -> None:
-    """Print what one task costs the server, in each of the two."""
+    """Print the cost of one task to the server, in both cases."""
     task = make_task(variant, noop)
     async with task.worker:
         before = ask_server()

@@ -1,4 +1,4 @@
-"""How soon is a result there, and how late does a delayed task start?"""
+"""How soon does a result arrive, and how late does a delayed task start?"""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ CHILD = Path(__file__).with_name("waiting_child.py")
 MANY = Path(__file__).with_name("results_child.py")
 RESULTS = 10_000
 VARIANTS = ("streaq", "robust")
-# What a figure is, its unit, and what it is to stay under.
+# The words for each figure, its unit and its limit.
 WORDS = {
     "result p50": ("enqueue to result on an idle worker, median", "ms", 1.2),
     "result p99": ("the same, 99 of 100", "ms", 4),
@@ -24,15 +24,15 @@ WORDS = {
     "calls": ("Python calls a task, enqueued and drained (cProfile)", "calls", 200),
 }
 NOTE = (
-    "Worker and waiter share a process and its event loop; the peers' table has them apart. "
-    "Moments are kept in whole milliseconds, and a task is never queued before its own."
+    "Worker and waiter share a process and its event loop; in the table of peers they don't. Times "
+    "are kept in whole milliseconds, and a task is never queued before its time."
 )
 
 Runs = dict[str, list[dict[str, float]]]
 
 
 def measure(*, beside: bool) -> list[Figure]:
-    """Medians of several processes, streaq's and ours in turn."""
+    """Return medians of several processes, streaq's and ours in turn."""
     del beside
     folder = make_project()
     seen: Runs = {name: [] for name in VARIANTS}
@@ -46,7 +46,7 @@ def measure(*, beside: bool) -> list[Figure]:
 
 
 def figure(key: str, seen: Runs) -> Figure:
-    """One line."""
+    """Return one line."""
     words, unit, limit = WORDS[key]
     theirs, ours = [[run[key] for run in seen[name]] for name in VARIANTS]
     return Figure(
@@ -62,7 +62,7 @@ def figure(key: str, seen: Runs) -> Figure:
 
 
 def earliest(seen: Runs) -> Figure:
-    """The one that counts of all rounds."""
+    """Return the earliest start of all rounds."""
     theirs, ours = [min(run["earliest"] for run in seen[name]) for name in VARIANTS]
     return Figure(
         what="the earliest start after its moment, of all rounds",
@@ -75,7 +75,7 @@ def earliest(seen: Runs) -> Figure:
 
 
 def missed(many: dict[str, float]) -> Figure:
-    """Waiting for a result must never be in vain."""
+    """Count missed results: a wait must never be in vain."""
     return Figure(
         what=f"results missed of {RESULTS:,}, 50 waited for at a time, {many['rate']:.0f} a second",
         ours=many["missed"],

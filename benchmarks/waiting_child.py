@@ -1,4 +1,4 @@
-"""One process of waiting.py: a worker and who waits for it, in one event loop."""
+"""A process of waiting.py: a worker and a client that waits for it, in one event loop."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ configure(url)
 
 
 async def started() -> float:
-    """The moment."""
+    """Return the time."""
     return time.time()
 
 
@@ -39,21 +39,21 @@ async def main() -> None:
 
 
 async def one_result(task: Any) -> float:
-    """Milliseconds from before the enqueueing to the result."""
+    """Return the milliseconds from just before the enqueue to the result."""
     began = time.perf_counter()
     await (await task.enqueue()).result(timeout=30)
     return (time.perf_counter() - began) * 1000
 
 
 async def one_delay(task: Any, place: int) -> float:
-    """Milliseconds from the moment that a task was delayed to, to its start."""
+    """Return the milliseconds from the time that a task was delayed to, until its start."""
     delay = timedelta(milliseconds=300 + APART_MS * place)
     result = await (await task.enqueue().start(delay=delay)).result(timeout=30)
     return float(result.result * 1000 - result.enqueue_time)
 
 
 async def calls_of_one(task: Any) -> float:
-    """Python calls for each of many tasks, from enqueueing them together to the last one's end."""
+    """Return the Python calls a task, from enqueueing many together to the end of the last."""
     counters = task.worker.counters
     until = counters["completed"] + DRAINED
     profile = cProfile.Profile()
@@ -66,7 +66,7 @@ async def calls_of_one(task: Any) -> float:
 
 
 def report(results: list[float], late: list[float], calls: float) -> None:
-    """Print the figures, and end: how the worker stops is no part of the question."""
+    """Print the figures and exit at once: stopping the worker is not measured."""
     figures = {
         "result p50": results[len(results) // 2],
         "result p99": results[int(len(results) * 0.99)],

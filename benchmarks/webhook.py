@@ -45,18 +45,18 @@ async def placed(order: OrderPlaced) -> dict[str, str]:
 '''
 NOTE = (
     "A generated project with its example: one web process and one worker by `vibetuner run prod`, "
-    "and a client process that keeps so many deliveries in the air, each of an event of its own; "
-    "all of them, Redis and the database share this machine. `once()` is the project's own "
-    "`POST /webhooks/orders`, whose orders the worker stores meanwhile; `within()` is a route that "
-    "stores the order itself and enqueues a task in the same transaction. Times are the client's, "
-    "and a hundred at a time say how many deliveries a second there are."
+    "and a client process that keeps this many deliveries in flight, each of an event of its own. "
+    "All of them, Redis and the database share this machine.\n\n"
+    "`once()` is the project's own `POST /webhooks/orders`, whose orders the worker stores "
+    "meanwhile; `within()` is a route that stores the order itself and enqueues a task in the same "
+    "transaction. The client measures the times; the rate is that of a hundred at a time."
 )
 
 Runs = dict[tuple[str, str, int], list[dict[str, float]]]
 
 
 def measure(*, beside: bool) -> list[Figure]:
-    """Medians of several rounds, the databases in turn."""
+    """Return medians of several rounds, the databases in turn."""
     del beside
     add_route()
     seen: Runs = {}
@@ -69,7 +69,7 @@ def measure(*, beside: bool) -> list[Figure]:
 
 
 def measure_one(name: str, url: str, redis: str, seen: Runs) -> None:
-    """One round on one database."""
+    """Run one round on one database."""
     settings = {
         "DATABASE_URL": url,
         "ENVIRONMENT": "production",
@@ -104,7 +104,7 @@ def measure_one(name: str, url: str, redis: str, seen: Runs) -> None:
 def figures(
     database: str, route: str, number: int, runs: list[dict[str, float]]
 ) -> Iterator[Figure]:
-    """The lines of one route with so many deliveries at a time."""
+    """Return the lines of one route, with this many deliveries at a time."""
     what = f"{database}, {ROUTES[route]}, {number} at a time"
     for key in ("p50", "p95", "p99"):
         times = [run[key] for run in runs]
@@ -130,7 +130,7 @@ def figures(
 
 
 def add_route() -> None:
-    """Put a route that stores an order itself beside those of the example."""
+    """Add a route that stores an order itself to those of the example."""
     package = project() / "src" / "my_project"
     (package / "frontend" / "routes" / "placed.py").write_text(PLACED, encoding="utf-8")
     tune = package / "tune.py"
@@ -141,7 +141,7 @@ def add_route() -> None:
 
 
 def wait_until_ready(process: subprocess.Popen[str]) -> None:
-    """Return once it says so; its output is read to the end in the background."""
+    """Wait for the line that reports readiness; read the rest of the output in the background."""
     import threading
 
     assert process.stdout is not None
@@ -155,7 +155,7 @@ def wait_until_ready(process: subprocess.Popen[str]) -> None:
 
 
 def free_port() -> int:
-    """A port that nobody listens on right now."""
+    """Return a port that nobody listens on right now."""
     import socket
 
     with socket.socket() as probe:

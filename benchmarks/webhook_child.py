@@ -1,7 +1,7 @@
 """The sender of webhook.py: ``webhook_child.py PORT ROUTE AT_ONCE SECRET``.
 
-It keeps so many deliveries in the air for a few seconds, and prints what they took. What it sends
-is made beforehand: whoever asks must not be what is measured.
+It keeps this many deliveries in flight for a few seconds, and prints their times. Requests are made
+beforehand, so that the client itself is not the bottleneck.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ OK = b"HTTP/1.1 202"
 
 
 def request(number: int) -> bytes:
-    """One delivery."""
+    """Return one delivery."""
     order = {
         "event": f"evt-{run}-{number}",
         "number": f"{run}-{number}",
@@ -39,7 +39,7 @@ def request(number: int) -> bytes:
 
 
 async def deliver(requests: list[bytes], times: list[float]) -> None:
-    """Send one after the other until none is left."""
+    """Send requests one after the other until none is left."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     while requests:
         sent = requests.pop()
@@ -56,7 +56,7 @@ async def deliver(requests: list[bytes], times: list[float]) -> None:
 
 
 async def main() -> None:
-    """A few to warm it up, then those that count."""
+    """Send some requests to warm up, then those that are measured."""
     requests = [request(number) for number in range(FIRST + DELIVERIES)]
     await deliver(requests[:FIRST], [])
     requests, times = requests[FIRST:], []

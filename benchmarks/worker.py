@@ -35,7 +35,7 @@ asyncio.run(main())
 
 
 def measure(*, beside: bool) -> list[Figure]:
-    """Against a real valkey and a real document server, with everything configured."""
+    """Start workers with everything configured, against real servers."""
     del beside  # it needs its own generated project; what others measured must do
     with join(workplace() / "services", ("redis", "mongodb"), command="benchmark") as lease:
         env = configured(lease.urls["redis"], lease.urls["mongodb"])
@@ -67,7 +67,7 @@ def measure(*, beside: bool) -> list[Figure]:
 
 
 def configured(redis: str, mongodb: str) -> dict[str, str]:
-    """Every setting of a production worker."""
+    """Return every setting of a production worker."""
     return {
         "ENVIRONMENT": "production",
         "REDIS_URL": redis,
@@ -80,7 +80,7 @@ def configured(redis: str, mongodb: str) -> dict[str, str]:
 
 
 def one_start(env: dict[str, str]) -> tuple[float, int, float, float]:
-    """Seconds to the first task done, then processes, RSS and PSS at rest."""
+    """Return the seconds to the first finished task, then processes, RSS and PSS when idle."""
     binaries = environment(dev=False) / "bin"
     [tune] = project().glob("src/*/tune.py")
     script = CLIENT.format(package=tune.parent.name)
@@ -101,7 +101,7 @@ def one_start(env: dict[str, str]) -> tuple[float, int, float, float]:
 
 
 def expect(process: subprocess.Popen[str], word: str) -> None:
-    """Wait for a line; anything else ends the benchmark with what the process said."""
+    """Wait for a line; any other line ends the benchmark with the process's output."""
     assert process.stdout
     line = process.stdout.readline()
     if line.strip() != word:
@@ -116,7 +116,7 @@ def free_port() -> int:
 
 
 def descendants(pid: int) -> list[int]:
-    """The children of a process, and theirs."""
+    """Return the children of a process, and theirs."""
     table = subprocess.run(
         ["ps", "-A", "-o", "pid=,ppid="], check=True, capture_output=True, text=True
     )
@@ -126,14 +126,14 @@ def descendants(pid: int) -> list[int]:
 
 
 def rss(pid: int) -> float:
-    """Resident mebibytes."""
+    """Return the resident mebibytes."""
     command = ["ps", "-o", "rss=", "-p", str(pid)]
     shown = subprocess.run(command, check=True, capture_output=True, text=True)
     return int(shown.stdout) * 1024 / MEBIBYTE
 
 
 def pss(pid: int) -> float:
-    """Resident mebibytes, shared pages divided among those who share them; Linux only."""
+    """Return resident mebibytes, shared pages divided among their users; Linux only."""
     if platform.system() != "Linux":
         return 0
     rollup = Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="ascii")

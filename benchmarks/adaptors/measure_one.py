@@ -1,8 +1,9 @@
-"""One run of one engine: ``python measure_one.py ADAPTOR URL COUNT``, with its own interpreter.
+"""Measures one engine once: ``python measure_one.py ADAPTOR URL COUNT``, in its interpreter.
 
 An adaptor is a module with ``WORKER``, the command of one worker process, and ``client()``, which
-yields two calls: enqueue a task, and enqueue one and wait for its result. Prints JSON: tasks a
-second enqueued one by one and drained, and milliseconds of results on the then idle worker.
+yields two functions: enqueue a task, and enqueue one and wait for its result. Prints JSON: tasks a
+second enqueued one by one, tasks a second drained, and the milliseconds of results on the worker
+that is idle afterwards.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ PATIENCE_SECONDS = 60
 
 
 async def main(name: str, count: int) -> None:
-    """Enqueue while no worker runs, let one drain, then ask it for results one by one."""
+    """Enqueue without a worker, start one to drain, then wait for results one by one."""
     adaptor = import_module(name)
     async with adaptor.client() as (enqueue, result):
         began = time.monotonic()
@@ -42,11 +43,11 @@ async def main(name: str, count: int) -> None:
     drained = (count - 1) / (max(marks) - min(marks))
     print(json.dumps({"enqueued": enqueued, "drained": drained, "results": waited}))
     sys.stdout.flush()
-    os._exit(0)  # how a client says goodbye is no part of the question
+    os._exit(0)  # closing the client is not measured
 
 
 async def wait_for_results(result: Callable[[], Awaitable[object]]) -> list[float]:
-    """Milliseconds of each; a hundred, or what half a second has room for, at least three."""
+    """Return the milliseconds of up to a hundred results: as many as half a second allows."""
     waited: list[float] = []
     until = time.monotonic() + RESULT_SECONDS
     while len(waited) < RESULTS and (time.monotonic() < until or len(waited) < 3):
@@ -57,7 +58,7 @@ async def wait_for_results(result: Callable[[], Awaitable[object]]) -> list[floa
 
 
 async def all_marks(count: int) -> array[float]:
-    """When each task ran, once all have."""
+    """Return the time of each task's run, once all have run."""
     until = time.monotonic() + PATIENCE_SECONDS
     while (size := MARKS.stat().st_size if MARKS.exists() else 0) < 8 * count:
         if time.monotonic() > until:
@@ -68,7 +69,7 @@ async def all_marks(count: int) -> array[float]:
 
 @contextmanager
 def running(command: list[str | Path]) -> Iterator[None]:
-    """The worker, ended at once with all its processes when the block ends."""
+    """Run the worker; kill it and its processes when the block ends."""
     log = MARKS.with_suffix(".log")
     with log.open("wb") as out:
         worker = subprocess.Popen(

@@ -1,4 +1,4 @@
-"""arq. Tuned: looks every 10 ms, at a thousand tasks, and doesn't log results."""
+"""arq. Tuned: polls every 10 ms, has a thousand slots, and doesn't log results."""
 
 from __future__ import annotations
 

@@ -1,7 +1,6 @@
-"""cauli, whose worker is a Rust program. Tuned: looks every millisecond for a result.
+"""cauli, whose worker is a Rust program. Tuned: polls for results every millisecond.
 
-Unlike ours it signs nothing, writes no line for a task, keeps no journal, and puts arguments and
-results into JSON.
+Unlike ours it doesn't sign, log or journal tasks, and it encodes arguments and results as JSON.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Celery, prefork or threads. Tuned: reads ahead, and talks to no other worker."""
+"""Celery, prefork or threads. Tuned: prefetches, and exchanges no messages with other workers."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from celery import Celery
 from yardstick import BIN, CONCURRENCY, TUNED, URL, note
 
 POOL = os.environ.get("BENCH_POOL", "threads")
-# A process a core is what prefork begins with; threads are as many as others run tasks.
+# By default prefork runs one process a core; the pool of threads is as large as other workers'
+# slots.
 AT_ONCE = {"threads": CONCURRENCY, "prefork": os.cpu_count()}[POOL]
 QUIET = ("--without-gossip", "--without-mingle", "--without-heartbeat", "--prefetch-multiplier")
 WORKER = [

@@ -1,4 +1,4 @@
-"""docket. Tuned: looks every 10 ms, which its command line has no option for, and logs nothing."""
+"""docket. Tuned: polls every 10 ms, which its command has no option for, and doesn't log."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ async def client():
         async def result() -> None:
             await (await docket.add(noop)()).get_result()
 
-        # Each add() is one task; its answer called twice is the same task again.
+        # Each add() makes one task; calling its result twice would enqueue the same task again.
         yield lambda: docket.add(noop)(), result  # noqa: PLW0108
 
 

@@ -1,7 +1,7 @@
-"""SAQ. Tuned: more operations at a time than its 20; looks every 2 ms for a result.
+"""SAQ. Tuned: more operations at a time than its 20, and polls for results every 2 ms.
 
-Waiting by its own subscription (`Job.refresh(until_complete=...)`) misses a result now and then
-that comes between its look and its subscription.
+Its own subscription (`Job.refresh(until_complete=...)`) misses a result that comes between its
+first read and its subscription.
 """
 
 from __future__ import annotations

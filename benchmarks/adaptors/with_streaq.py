@@ -1,4 +1,4 @@
-"""streaq alone: the engine that ours keeps to, payloads unsigned. Tuned: reads more ahead."""
+"""streaq alone, the engine whose formats we keep, payloads unsigned. Tuned: prefetches more."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""tarsk, whose supervisor is written in Rust. Tuned: looks every millisecond for a result.
+"""tarsk, whose supervisor is written in Rust. Tuned: polls for results every millisecond.
 
-Unlike ours it signs nothing, writes no line for a task and keeps no journal.
+Unlike ours it doesn't sign, log or journal tasks.
 """
 
 from __future__ import annotations

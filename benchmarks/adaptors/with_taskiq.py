@@ -1,4 +1,4 @@
-"""taskiq over a Redis stream, which acknowledges. Tuned: reads ahead, logs warnings only."""
+"""taskiq over a Redis stream, with acknowledgements. Tuned: prefetches, logs warnings only."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every adaptor measures with: the same task, which leaves a mark for each of its runs."""
+"""The task that every adaptor measures: it appends the time of each run to a file."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _opened: list[int] = []
 
 
 def note() -> None:
-    """Append this moment to the file of marks: one write, whole in any thread or process."""
+    """Append the current time to the file: one write, atomic between threads and processes."""
     if not _opened:
         _opened.append(os.open(MARKS, os.O_WRONLY | os.O_APPEND | os.O_CREAT))
     os.write(_opened[0], pack("d", time.monotonic()))
