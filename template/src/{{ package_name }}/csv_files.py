@@ -1,4 +1,4 @@
-"""CSV files that are safe to open, and never half there."""
+"""CSV files that are safe to open, and that exist only when they are complete."""
 
 import csv
 from collections.abc import Callable, Iterator, Sequence
@@ -14,9 +14,9 @@ AddRow = Callable[[Sequence[object]], None]
 
 @contextmanager
 def csv_file(path: Path) -> Iterator[AddRow]:
-    """A function that adds a row; the file appears under its name when all of it is written.
+    """Yield a function that adds a row; the file gets its name once all rows are written.
 
-    Whatever ends the block early, an error or a cancellation, leaves no file behind.
+    If an error or a cancellation ends the block early, no file is left behind.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with NamedTemporaryFile(
@@ -39,7 +39,7 @@ def csv_file(path: Path) -> Iterator[AddRow]:
 
 
 def safe_cell(cell: object) -> object:
-    """Keep a spreadsheet from taking a text for a formula.
+    """Keep a spreadsheet from reading a text as a formula.
 
     >>> safe_cell("=1+1"), safe_cell("Ann"), safe_cell(-3)
     ("'=1+1", 'Ann', -3)

@@ -11,12 +11,12 @@ from vibetuner.tasks.progress import ProgressState, ProgressStatus
 
 
 def now() -> datetime:
-    """This moment."""
+    """Return the current time."""
     return datetime.now(UTC)
 
 
 class Order(SQLModel, table=True):
-    """What a customer has bought."""
+    """An order of a customer."""
 
     __tablename__ = "orders"
 
@@ -30,7 +30,7 @@ class Order(SQLModel, table=True):
 
 
 class Person(SQLModel, table=True):
-    """Somebody who has signed up; the address is kept in lower case."""
+    """A person who has signed up; the address is stored in lower case."""
 
     __tablename__ = "people"
 
@@ -41,7 +41,7 @@ class Person(SQLModel, table=True):
 
 
 class ExportStatus(StrEnum):
-    """Where an export stands."""
+    """The state of an export."""
 
     QUEUED = "queued"
     RUNNING = "running"
@@ -51,15 +51,15 @@ class ExportStatus(StrEnum):
 
 
 class Export(SQLModel, table=True):
-    """One request for a CSV file of all orders, and how far it has come."""
+    """A request for a CSV file of all orders, and its progress."""
 
     __tablename__ = "exports"
 
-    id: str = Field(default_factory=lambda: token_hex(6), primary_key=True)  # not to be guessed
+    id: str = Field(default_factory=lambda: token_hex(6), primary_key=True)  # hard to guess
     task_id: str | None = Field(default=None, index=True)
-    # While it is under way it holds one of a few slots; the database lets nobody share one.
+    # An active export holds one of a few slots; the database lets no two share one.
     slot: int | None = Field(default=None, unique=True)
-    # As text: PostgreSQL's own enumerations need a migration for every new value.
+    # Stored as text: PostgreSQL's own enumerations need a migration for every new value.
     status: ExportStatus = Field(
         default=ExportStatus.QUEUED,
         sa_column=Column(Enum(ExportStatus, native_enum=False, length=20), nullable=False),
@@ -71,12 +71,12 @@ class Export(SQLModel, table=True):
 
     @property
     def is_active(self) -> bool:
-        """Whether there is something to wait for."""
+        """Tell if the export has not ended."""
         return self.status in {ExportStatus.QUEUED, ExportStatus.RUNNING}
 
     @property
     def progress(self) -> ProgressState:
-        """How far it has come, for a page that is drawn anew; live pages hear it from the task."""
+        """Return the progress for a page that is loaded; the task sends it to open pages."""
         running = self.status is ExportStatus.RUNNING
         return ProgressState(
             task_id=self.task_id or "",
@@ -87,7 +87,7 @@ class Export(SQLModel, table=True):
 
 
 class Quota(SQLModel, table=True):
-    """How often one visitor has done something in a period."""
+    """The number of times that one visitor did something in a period."""
 
     __tablename__ = "quotas"
 

@@ -1,4 +1,4 @@
-"""Counting: a task to begin with."""
+"""Counting: a first task."""
 
 import asyncio
 
@@ -8,9 +8,9 @@ from vibetuner.tasks.robust import robust_task
 
 @robust_task(max_retries=3)
 async def count(total: int) -> dict[str, int]:
-    """Count in the background, for anybody to watch.
+    """Count in the background, while anybody can watch.
 
-    An attempt that raises is followed by another, up to three in all.
+    An attempt that raises is retried, up to three attempts in all.
     """
     progress = Progress(total=total)
     for _ in range(total):

@@ -95,7 +95,7 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Take the change back."""
+    """Undo the change."""
     with op.batch_alter_table("task_outbox", schema=None) as batch_op:
         batch_op.drop_index(batch_op.f("ix_task_outbox_created_at"))
 
