@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 
 UNKNOWN = "unknown"
 
-# A function that was cut off has this long to clean up before it is cut off once more.
+# A function that was cancelled has this long to clean up before it is cancelled again.
 CLEANUP_SECONDS = 10.0
 LAST_MOMENT = 253_402_300_800_000  # the year 10000, in milliseconds
 
@@ -43,11 +43,11 @@ class End(StrEnum):
     RETRYING = "retrying"
     REQUEUED = "requeued"
 
-    __hash__ = str.__hash__  # that of Enum is a Python function, called several times a task
+    __hash__ = str.__hash__  # Enum's is a Python function, and is called several times a task
 
 
 class Cut(StrEnum):
-    """Why a running function was cut off."""
+    """The reason why a running function was cancelled."""
 
     TIME_LIMIT = "time limit"
     ABORT = "abort"
@@ -73,32 +73,32 @@ class Report(Protocol):
     """Progress that a task has reported, and perhaps not sent yet."""
 
     async def settle(self, *, again: bool) -> None:
-        """Send what is left; ``again`` when another attempt follows."""
+        """Send the latest state; ``again`` if another attempt follows."""
         ...
 
 
 class Attempt:
-    """One attempt, passed from step to step; nothing about it is kept beside it.
+    """One attempt, passed from step to step; it holds all that is known about itself.
 
-    A running task gets it as ``task.context``: streaq's names are the fields ``fn_name``,
-    ``task_id``, ``tries``, and the properties ``timeout`` and ``ttl``. Moments are in milliseconds
-    since 1970, 0 where there is none.
+    A running task gets it as ``task.context``, with streaq's names: the fields ``fn_name``,
+    ``task_id``, ``tries``, and the properties ``timeout`` and ``ttl``. Times are in milliseconds
+    since 1970; 0 means none.
 
     Args:
         task_id: the task's id.
         priority: the queue that its message came from.
         message_id: the message; empty for a task that ends without having been in a stream.
         queued: when the task was due.
-        payload: what was enqueued, as it was stored; None when that has expired.
+        payload: the signed call, as it was stored; None if it has expired.
         tries: the number of this attempt, from 1.
-        is_aborted: whether somebody asked for its end before it was begun.
-        claimed: when this worker has claimed the message, by the server's clock.
+        is_aborted: whether somebody asked to abort it before it began.
+        claimed: when this worker claimed the message, by the server's clock.
         claimed_at: the same by the event loop's clock, in seconds.
-        context: what the worker's lifespan has yielded.
+        context: the context that the worker's lifespan yielded.
         history: where progress is published.
     """
 
-    # What later steps set stands here by its default: most of it stays so for most tasks.
+    # Fields that later steps set have their defaults here: most tasks never change most of them.
     fn_name: str = UNKNOWN
     task: RegisteredTask | None = None
     policy: FailurePolicy | None = None
@@ -130,7 +130,7 @@ class Attempt:
     trace: str = ""
     is_listed: bool = False
 
-    def __init__(  # noqa: PLR0913 - what the queue says of a message
+    def __init__(  # noqa: PLR0913 - the fields of a message
         self,
         task_id: str,
         priority: str = "",
@@ -157,7 +157,7 @@ class Attempt:
 
     @property
     def is_silent(self) -> bool:
-        """Return whether the task asks for no log lines."""
+        """Return whether the task writes no log lines."""
         return self.task is not None and self.task.silent
 
     @property
@@ -167,16 +167,16 @@ class Attempt:
 
     @property
     def ttl(self) -> timedelta | int | None:
-        """Return for how long the task's result is kept, as it was declared."""
+        """Return how long the task's result is kept, as it was declared."""
         return None if self.task is None else self.task.ttl
 
     def name_task(self, name: str, task: RegisteredTask | None) -> None:
-        """Set which task this is an attempt of."""
+        """Set the task that this is an attempt of."""
         self.fn_name, self.task = name, task
         self.policy = getattr(task, "failure_policy", None)
 
     def cut(self, by: Cut) -> None:
-        """Cancel the attempt once, unless it was cut off before; its cleanup has ten seconds."""
+        """Cancel the attempt, unless it was cancelled before; its cleanup has ten seconds."""
         if self.cut_by is not None or self.handle is None:
             return
         self.cut_by = by
@@ -197,10 +197,10 @@ class Attempt:
 
 
 def moment(value: float) -> int:
-    """Return a moment in milliseconds since 1970.
+    """Check a time in milliseconds since 1970, and return it as an int.
 
     Raises:
-        TypeError, ValueError: it is no number, before 1970 or after the year 9999.
+        TypeError, ValueError: it is not a number, before 1970 or after the year 9999.
 
     >>> moment(1_700_000_000_000)
     1700000000000
@@ -212,12 +212,12 @@ def moment(value: float) -> int:
 
 
 def current_attempt() -> Attempt | None:
-    """Return the attempt that this code is part of; None outside a worker's task."""
+    """Return the attempt that is running here; None outside a worker's task."""
     attempt = running_attempt.get(None)
     return attempt if isinstance(attempt, Attempt) else None
 
 
 def current_task_id() -> str:
-    """Return the id of the task that this code is part of; empty outside a task."""
+    """Return the id of the task that is running here; empty outside a task."""
     attempt = running_attempt.get(None)
     return "" if attempt is None else attempt.task_id

@@ -1,7 +1,7 @@
-"""The private parts of streaq 7.2 that we use: here, and nowhere else.
+"""The private parts of streaq 7.2 that we use; no other module uses any.
 
 streaq's tasks, decorators, keys and formats stay as they are, so that its own clients and workers
-share a queue with ours. Its run loop is not used.
+can share a queue with ours. Its run loop is not used.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ __all__ = [
 
 Following = TypeVar("Following", bound=Task[Any, Any])
 
-#: The attempt that this context belongs to; ``task.context`` and ``middleware.context`` read it.
+#: The attempt of this context, read by ``task.context`` and ``middleware.context``.
 running_attempt = cast("ContextVar[Any]", _task_context)
 
-#: What the worker's lifespan has yielded; ``worker.context`` reads it.
+#: The context that the worker's lifespan yielded, read by ``worker.context``.
 worker_context: ContextVar[Any] = _worker_context
 
 
@@ -43,31 +43,31 @@ def is_open(worker: Worker[Any]) -> bool:
 
 
 def open_client(worker: Worker[Any], client: Redis[str]) -> None:
-    """Give the worker the client that ``worker.redis`` returns once it is open."""
+    """Set the client that ``worker.redis`` returns while the worker is open."""
     worker._redis = client  # noqa: SLF001
 
 
 def set_open(worker: Worker[Any], *, is_open: bool, is_running: bool = False) -> None:
-    """Say whether the worker is connected, and whether it runs tasks."""
+    """Set whether the worker is connected, and whether it runs tasks."""
     worker._initialized, worker._running = is_open, is_running  # noqa: SLF001
 
 
 def follows_another(task: Task[Any, Any]) -> bool:
-    """Return whether a call is part of a chain, after another."""
+    """Return whether a call follows another in a chain."""
     return task._after is not None  # noqa: SLF001
 
 
 def is_chained(task: Task[Any, Any]) -> bool:
-    """Return whether a call is part of a chain, after another or before one."""
+    """Return whether a call is part of a chain."""
     return task._after is not None or task._triggers is not None  # noqa: SLF001
 
 
 def put_after(first: Task[Any, Any], following: Following) -> Following:
-    """Make a call the one that follows another, in place of the one that did."""
+    """Make a call follow another, instead of the call that did."""
     first._triggers = following  # noqa: SLF001
     return following
 
 
 def cron_id(name: str, moment: int) -> str:
-    """The id of the run of a cron task at a moment, in milliseconds."""
+    """Return the id of a cron task's run at a time, in milliseconds."""
     return _deterministic_id(f"{name}{moment}")

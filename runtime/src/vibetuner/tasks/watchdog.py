@@ -1,4 +1,4 @@
-"""Notices an event loop that something blocks, and ends the process."""
+"""Notices a blocked event loop, and ends the process."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ EXIT_CODE = 70  # EX_SOFTWARE of sysexits.h
 
 @asynccontextmanager
 async def watching(limit: float) -> AsyncIterator[None]:
-    """End the process when the event loop makes no step for ``limit`` seconds; 0 is never.
+    """End the process if the event loop makes no step for ``limit`` seconds; 0 means never.
 
-    Whoever supervises the process starts a new one, and the tasks that it held are started again.
+    The process manager starts a new one, and its tasks are run again.
     """
     if not limit:
         yield
@@ -58,7 +58,7 @@ class _Watchdog(threading.Thread):
         while not self._stopped.wait(min(1.0, self._limit / 4)):
             now = time.monotonic()
             if now - asleep_since > self._limit / 2:
-                self._last_beat = now  # the whole process was stopped, not its loop
+                self._last_beat = now  # the whole process was suspended, not just the loop
             asleep_since = now
             if now - self._last_beat > self._limit:
                 self._end()
@@ -74,7 +74,7 @@ class _Watchdog(threading.Thread):
 
 
 def _where(thread: int) -> str:
-    """The project's line that a thread is in."""
+    """Return the line of the project that a thread is executing."""
     frames = list(traceback.walk_stack(sys._current_frames().get(thread)))  # noqa: SLF001
     for frame, line in frames:
         if not is_machinery(frame) and "site-packages" not in frame.f_code.co_filename:

@@ -1,6 +1,6 @@
-"""Those who hear how attempts go: the log, the journal, progress, and the dead letters.
+"""Observers of attempts: the log, the journal, progress, dead letters and hooks.
 
-They know nothing of each other, and nothing of how messages are claimed and ends are recorded.
+They don't know each other, nor how messages are claimed and ends are recorded.
 """
 
 from __future__ import annotations
@@ -16,23 +16,22 @@ logger = logging.getLogger(__name__)
 
 
 class Observer:
-    """Hears of attempts; none of the methods may wait for anything."""
+    """Observes attempts; none of its methods may block or wait."""
 
     def started(self, attempt: Attempt) -> None:
-        """Hear that a function is about to be called."""
+        """Called when a function is about to be called."""
 
     def ending(self, attempt: Attempt) -> None:
-        """Add to what is recorded of an attempt that has been judged."""
+        """Called when an attempt has been judged; may add to the record of its end."""
 
     def ended(self, attempt: Attempt) -> None:
-        """Hear that the end of an attempt is recorded; a superseded one has none."""
+        """Called when the end of an attempt is recorded; a superseded attempt has none."""
 
 
 class Observers:
-    """Tells several observers; what one of them raises is logged and changes nothing else.
+    """Calls several observers; an exception of one is logged and changes nothing else.
 
-    It has the methods of :class:`Observer`, each of which calls those observers that have one of
-    their own.
+    It has the methods of :class:`Observer`; each calls the observers that override it.
     """
 
     def __init__(self, observers: Sequence[Observer]) -> None:

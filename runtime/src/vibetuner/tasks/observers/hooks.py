@@ -15,7 +15,7 @@ __all__ = ["HookObserver"]
 
 
 class HookObserver(Observer):
-    """Calls the project's hooks once an end is recorded; what was superseded has none.
+    """Calls the project's hooks once an end is recorded; a superseded attempt calls none.
 
     Args:
         app: declares the hooks.
@@ -27,11 +27,11 @@ class HookObserver(Observer):
         self._hooks = hooks
 
     def ended(self, attempt: Attempt) -> None:
-        """Call what the project has for an end of this kind."""
+        """Call the hooks that the project has for this kind of end."""
         if attempt.end is not End.FAILED and attempt.end is not End.RETRYING:
             return
         error, app, name = attempt.error, self._app, attempt.fn_name
-        # A task that asks to be tried again, and names no error, has not failed.
+        # A task that asks to be tried again, without naming an error, has not failed.
         if app.on_error and error is not None and not isinstance(error, StreaqRetry):
             about = ErrorContext(
                 name=name,

@@ -1,4 +1,4 @@
-"""Writes the journal: an entry with each recorded end, and what a worker says of itself."""
+"""Writes the journal: an entry with each recorded end, and the worker's heartbeats."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ KEPT_SECONDS = 7 * 24 * 3600
 BEAT_KEPT_SECONDS = 60
 MINUTES_KEPT_SECONDS = 2 * 3600
 QUARTERS_KEPT_SECONDS = 26 * 3600
-# What is trimmed goes in one piece, when so much has come together.
+# Surplus entries are trimmed in one step, once there are this many.
 SLACK = 1000
 
 
@@ -63,8 +63,8 @@ LIMITS = Limits()
 class JournalObserver(Observer):
     """Forms the journal's entries, and writes a worker's heartbeat, counts and running tasks.
 
-    The entry of a task that ended goes to Redis in the step that records its end. The rest goes
-    there in one command, four times a second at most; what Redis does not take is sent again. The
+    The entry of a task that ended goes to Redis in the step that records its end. The rest is sent
+    in one command, at most four times a second; if Redis does not take it, it is sent again. The
     journal is for people to look at: streaq's own keys stay the truth.
     """
 
@@ -91,7 +91,7 @@ class JournalObserver(Observer):
         self._happened = False
 
     def ending(self, attempt: Attempt) -> None:
-        """Form the entry of an end, or of an attempt that another one follows."""
+        """Form the entry of an end, or of an attempt that will be followed by another."""
         end, error = attempt.end, attempt.error
         self._happened = True
         attempt.is_listed = self._written.pop(attempt.task_id, None) is not None
@@ -112,7 +112,7 @@ class JournalObserver(Observer):
                 attempt.trace = plain_traceback(error, LONGEST_TRACEBACK)
         if started:
             counts[f"r{bucket(attempt.finished - started)}"] += 1
-            if attempt.tries <= 1:  # later attempts wait on purpose
+            if attempt.tries <= 1:  # later attempts wait intentionally
                 counts[f"w{bucket(started - attempt.queued)}"] += 1
         word = str(end or "")
         counts[word] += 1
@@ -125,10 +125,10 @@ class JournalObserver(Observer):
         )
 
     async def run(self, running: Iterable[Attempt]) -> None:
-        """Write what happens, and a heartbeat every two seconds, until it is cancelled.
+        """Write events as they happen, and a heartbeat every two seconds, until cancelled.
 
         Args:
-            running: what the worker runs, by the time it is looked at.
+            running: the tasks that the worker runs, read at each write.
         """
         next_beat = 0.0
         try:
@@ -147,12 +147,12 @@ class JournalObserver(Observer):
     async def write(
         self, running: Iterable[Attempt], *, with_beat: bool = False, leaving: bool = False
     ) -> None:
-        """Write what has happened since the last time, and trim what is too much.
+        """Write the events since the last write, and trim surplus entries.
 
         Args:
-            running: what the worker runs.
-            with_beat: write the heartbeat, too.
-            leaving: the worker stops, and must not be listed any more.
+            running: the tasks that the worker runs.
+            with_beat: also write the heartbeat.
+            leaving: the worker stops, and must no longer be listed.
         """
         minutes, names = self._minutes, self._names
         self._minutes, self._names = {}, set()
@@ -197,7 +197,7 @@ class JournalObserver(Observer):
             self._written = now_running
 
     def _counts(self, at: int) -> Counter[str]:
-        """The counts of the minute that a moment lies in."""
+        """Return the counts of the minute of a time."""
         minute = at // MINUTE_MS * MINUTE_MS
         counts = self._minutes.get(minute)
         if counts is None:
@@ -241,7 +241,7 @@ def _now() -> int:
 
 def _one_line(error: BaseException) -> str:
     kind = type(error).__name__
-    # Made a text first: somebody's __str__ must not cost the entry.
+    # Converted to text first: an error in __str__ must not lose the entry.
     text = next(iter(plain_text(error, LONGEST_TRACEBACK).splitlines()), kind)
     text = plain_text(text, LONGEST_ERROR)
     return text if text == kind else f"{kind}: {text}"

@@ -18,7 +18,7 @@ __all__ = ["LetterWriter"]
 class LetterWriter(Observer):
     """Adds a dead letter to the recorded end of a task that will not be tried again.
 
-    Robust tasks have one, and so do tasks whose function is not known here.
+    Robust tasks get one, and so do tasks whose function is unknown here.
     """
 
     def __init__(self, codec: Codec, *, worker_id: str, queue: str) -> None:
@@ -27,7 +27,7 @@ class LetterWriter(Observer):
         self._queue = queue
 
     def ending(self, attempt: Attempt) -> None:
-        """Write the letter; the step that records the end keeps it."""
+        """Write the letter; it is stored in the step that records the end."""
         if attempt.end is not End.FAILED or (attempt.task and attempt.policy is None):
             return
         error, cause = attempt.error, attempt.cause or Cause.EXCEPTION
@@ -38,7 +38,9 @@ class LetterWriter(Observer):
         if attempt.created:
             enqueued_at = datetime.fromtimestamp(attempt.created / 1000, UTC)
         payload = attempt.payload or b""
-        if attempt.arguments_from and attempt.args:  # what another task handed on is kept nowhere
+        if (
+            attempt.arguments_from and attempt.args
+        ):  # arguments from another task are stored nowhere
             whole = {
                 "f": attempt.fn_name, "a": tuple(attempt.args), "k": dict(attempt.kwargs),
                 "t": attempt.created,

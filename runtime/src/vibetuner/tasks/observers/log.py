@@ -1,4 +1,4 @@
-"""Writes the log lines of tasks: one line for each end, never an argument's value."""
+"""Writes the log lines of tasks: one line for each end, never a value of an argument."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ __all__ = ["LogObserver"]
 
 logger = logging.getLogger(__name__)
 
-# A task that runs longer than this has a line at its start, too.
+# A task that runs longer than this gets a line for its start, too.
 ANNOUNCED_AFTER_MS = 1000
 
 
 class LogObserver(Observer):
     """Writes one line for a finished task.
 
-    At DEBUG each start has a line; else only that of a task that still runs after a second.
+    At DEBUG, each start gets a line; otherwise only tasks that still run after a second.
     """
 
     def __init__(self) -> None:
@@ -86,6 +86,6 @@ class LogObserver(Observer):
 
 
 def _number(attempt: Attempt) -> str:
-    """``2 of 5`` where it is known how many there may be, else ``2``."""
+    """Return ``2 of 5`` if the number of tries is limited, else ``2``."""
     policy = policy_of(attempt.task)
     return f"{attempt.tries} of {policy.retry.max_tries}" if policy else str(attempt.tries)

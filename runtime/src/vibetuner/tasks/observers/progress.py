@@ -1,4 +1,4 @@
-"""Sends the closing event of tasks that somebody watches."""
+"""Sends the closing event of watched tasks."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["ProgressObserver"]
 
 logger = logging.getLogger(__name__)
 
-# How long ends are collected before they are published; and, when Redis is away, the next pauses.
+# Seconds to collect ends before publishing them, and the pauses of retries while Redis is away.
 PAUSES = (0.05, 0.2, 0.5, 1, 2, 5, 10)
 FLUSH_SECONDS = 2
 
@@ -29,10 +29,10 @@ STATUSES = {
 
 
 class ProgressObserver(Observer):
-    """Publishes how tasks end, to those who watch them.
+    """Publishes the ends of tasks to their watchers.
 
-    One question for many tasks tells which of them are watched, twenty times a second at most, and
-    no task waits for it.
+    One call for many tasks finds out which of them are watched, at most twenty times a second; no
+    task waits for it.
     """
 
     def __init__(self, functions: Functions, history: History) -> None:
@@ -47,13 +47,13 @@ class ProgressObserver(Observer):
             self.publish(attempt.task_id, status)
 
     def publish(self, task_id: str, status: ProgressStatus) -> None:
-        """Publish soon how a task has ended, if it is watched."""
+        """Publish soon how a task ended, if it is watched."""
         self._ended[task_id] = status
         if self._publishing is None or self._publishing.done():
             self._publishing = asyncio.create_task(self._publish_all())
 
     async def flush(self) -> None:
-        """Wait until everything is published, for two seconds at most."""
+        """Wait until everything is published, for at most two seconds."""
         if self._publishing is not None:
             await asyncio.wait([self._publishing], timeout=FLUSH_SECONDS)
 
@@ -79,9 +79,7 @@ class ProgressObserver(Observer):
             try:
                 await finish_progress(self._history, task_id, ended[task_id])
             except (ResponseError, ValueError, TypeError) as error:
-                _complain(
-                    task_id, error
-                )  # what is kept there is not ours; the others are published
+                _complain(task_id, error)  # this key is not ours; the others are published
 
 
 def _complain(task_id: str, error: Exception) -> None:

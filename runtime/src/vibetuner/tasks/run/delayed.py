@@ -1,4 +1,4 @@
-"""Queues delayed tasks and cron runs when they are due, and finds tasks that are to be aborted."""
+"""Enqueues delayed tasks and cron runs when they are due, and finds tasks to be aborted."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from vibetuner.tasks.run.outage import Outage
 
 __all__ = ["Cron", "DelayedQueue", "sweep"]
 
-# A stock client of streaq's publishes nothing about a delayed task; this is how late it is noticed.
+# A client of streaq's own publishes nothing about a delayed task, so it is noticed this late.
 LONGEST_SLEEP_SECONDS = 0.5
-# An event loop sleeps in whole milliseconds, rounded up; the last one is waited out turn by turn.
+# An event loop sleeps in whole milliseconds, rounded up; for the last one, wait turn by turn.
 TICK_SECONDS = 0.001
 SWEEP_SECONDS = 0.5
 
 
 class DelayedQueue:
-    """Sleeps until the next delayed task is due, or until one is delayed for less."""
+    """Sleeps until the next delayed task is due, or until an earlier one is delayed."""
 
     def __init__(
         self, functions: Functions, keys: Keys, priorities: Sequence[str], outage: Outage
@@ -41,7 +41,7 @@ class DelayedQueue:
         self._woken = asyncio.Event()
 
     async def run(self) -> None:
-        """Queue tasks that are due, until it is cancelled."""
+        """Enqueue tasks that are due, until cancelled."""
         while True:
             self._woken.clear()
             try:
@@ -52,7 +52,7 @@ class DelayedQueue:
                 await self._sleep(math.inf if soonest is None else soonest / 1000)
 
     async def listen(self, listener: ResultListener) -> None:
-        """Wake up when a task is delayed, until it is cancelled."""
+        """Wake up when a task is delayed, until cancelled."""
         while True:
             try:
                 await listener.each(self._keys.wakeups, self._woken.set)
@@ -60,8 +60,8 @@ class DelayedQueue:
                 await self._outage.wait(error)
 
     async def queue_due(self) -> float | None:
-        """Queue tasks that are due now; return when the next one is, in milliseconds."""
-        now = int(time.time() * 1000)  # rounded down: nothing is ever early
+        """Enqueue tasks that are due; return when the next one is, in milliseconds."""
+        now = int(time.time() * 1000)  # rounded down, so that nothing is early
         soonest = await self._functions.call("due", (self._keys.queue,), [now, *self._priorities])
         return None if soonest is None else float(soonest)
 
@@ -138,7 +138,7 @@ async def sweep(
     abort: Callable[[set[str]], None],
     outage: Outage,
 ) -> None:
-    """Twice a second, hand on the tasks that are to be aborted, and schedule cron tasks."""
+    """Twice a second, report the tasks to be aborted, and schedule cron tasks."""
     while True:
         started = time.monotonic()
         try:

@@ -1,4 +1,4 @@
-"""Claims messages from the queue and begins an attempt for each free slot."""
+"""Claims messages from the queue and begins an attempt in each free slot."""
 
 from __future__ import annotations
 
@@ -21,38 +21,38 @@ from vibetuner.tasks.run.outage import Outage
 
 __all__ = ["Dispatcher", "Lookahead"]
 
-# A claimed message that has found no slot for so long goes back into the queue.
+# A claimed message that gets no slot within this time is requeued.
 FRESH_SECONDS = 0.2
-# A blocking read ends after this, so that the queue is looked through for lost messages.
+# A blocking read ends after this, so that lost messages are looked for.
 BLOCK_MS = 1000
 LOOK_SECONDS = 0.5
 BURST_SECONDS = 0.02
 MOST_TRIES = 1_000_000
-# The server does nothing else while it claims and loads.
+# The server does nothing else while it claims and loads messages.
 MOST_AT_ONCE = 128
-# Within one turn of the loop no more than a half begins: the server counts and claims for one half
-# while the functions of the other half run here.
+# In one turn of the event loop at most half of the slots begin an attempt: the server counts and
+# claims for one half while the functions of the other half run here.
 PORTIONS = 2
 
 
 class Dispatcher:
     """Keeps the slots of one worker busy.
 
-    It claims as many messages as there are free slots, and where tasks are short about as many more
-    as finish in one round trip. A message that is claimed and not begun costs no attempt.
+    It claims as many messages as there are free slots. If tasks are short, it prefetches about as
+    many more as finish in one round trip. A message that is claimed and not begun costs no attempt.
 
     Args:
         functions: our functions on the server.
-        listener: a connection of its own, on which reads may block.
+        listener: a connection of its own, for blocking reads.
         keys: the queue's keys.
         consumer: the worker's id.
         order: the queues to read, and how a claim is divided among them.
-        slots: how many attempts run at the same time.
-        idle_ms: after how long another worker takes a message over.
+        slots: the number of attempts that run at the same time.
+        idle_ms: the time after which another worker takes a message over.
         begin: starts an attempt, which ends with a call of :meth:`release`.
-        prepare: makes what a server that was emptied has lost.
-        finisher: requeues what was claimed and not begun, and knows what is not recorded yet.
-        outage: hears of lost connections.
+        prepare: recreates the streams and schedules that an emptied server has lost.
+        finisher: requeues messages that were claimed and not begun, and knows unrecorded ends.
+        outage: is told about lost connections.
     """
 
     def __init__(  # noqa: PLR0913 - one collaborator of each kind
@@ -92,11 +92,11 @@ class Dispatcher:
 
     @property
     def is_empty(self) -> bool:
-        """Return whether nothing is claimed or in flight here."""
+        """Return whether no message is claimed or in flight here."""
         return not (self._claimed or self.running)
 
     async def run(self) -> None:
-        """Claim messages until :meth:`stop`, through every outage."""
+        """Claim messages until :meth:`stop`; wait out every outage."""
         while not self._stopping:
             try:
                 await self._claim_some()
@@ -104,17 +104,17 @@ class Dispatcher:
                 if self._stopping:
                     return
                 await self._outage.wait(error)
-                with suppress(RedisError, OSError):  # else it is tried again at the next failure
-                    if isinstance(error, ResponseError):  # a flush takes the streams with it
+                with suppress(RedisError, OSError):  # it is tried again at the next failure
+                    if isinstance(error, ResponseError):  # a flush deletes the streams, too
                         await self._prepare()
                     await self._requeue_unknown()
 
     async def make_groups(self) -> None:
-        """Create the streams and their consumer group where they are missing."""
+        """Create the streams and their consumer group if they are missing."""
         await self._functions.call("make_groups", (self._keys.queue,), [GROUP, *self._order.names])
 
     def release(self, attempt: Attempt) -> None:
-        """Free the slot of an attempt whose end is on its way."""
+        """Free the slot of an attempt whose end is being recorded."""
         if self.running.pop(attempt.message_id, None) is not None:
             self._lookahead.finished += 1
             if not self._filling:
@@ -122,15 +122,14 @@ class Dispatcher:
                 self._loop.call_soon(self._fill)
 
     def stop(self) -> None:
-        """Begin nothing more; a read that blocks ends with its connection."""
+        """Begin nothing more; a blocking read ends with its connection."""
         self._stopping = True
         self._changed.set()
 
     async def requeue_unbegun(self) -> bool:
-        """Requeue every message that this worker has claimed and does not run, once it has stopped.
+        """After a stop, requeue every message that this worker has claimed and does not run.
 
-        Returns whether Redis has named them; those that it can't are taken over when they are idle
-        enough.
+        Returns whether Redis named them; otherwise other workers take them over once they are idle.
         """
         self._claimed.clear()
         try:
@@ -143,7 +142,7 @@ class Dispatcher:
         """Renew the claims on all messages in flight, so that nobody takes them over.
 
         Args:
-            state: what the worker says of itself.
+            state: the worker's heartbeat.
         """
         attempts = list(self.running.values())
         group, consumer, idle, _ = self._head
@@ -156,13 +155,13 @@ class Dispatcher:
                 attempt.claimed = now
 
     async def _claim_some(self) -> None:
-        """Claim what is there; where nothing is, wait for the first new messages."""
+        """Claim the messages that are there; if there are none, wait for the first new ones."""
         count = await self._room()
-        # Asked before the claim: what is requeued while it is under way would be left over.
+        # Checked before the claim: messages requeued during the claim would be left over.
         is_over = self.on_idle is not None and self.is_empty and self.on_idle()
         if self._stopping or await self._claim(count) or self._stopping:
             return
-        if self.on_idle is not None:  # a burst: it ends when there is nothing left
+        if self.on_idle is not None:  # burst mode ends when there is nothing left
             if is_over:
                 self.stop()
             else:
@@ -175,7 +174,7 @@ class Dispatcher:
                 return
 
     async def _room(self) -> int:
-        """Wait until more messages are wanted; returns how many."""
+        """Wait until more messages are wanted; return how many."""
         while not self._stopping:
             now = self._loop.time()
             self._requeue_stale(now)
@@ -203,10 +202,10 @@ class Dispatcher:
         return self._take(reply)
 
     async def _listen(self, count: int) -> bool:
-        """Wait for new messages, a second at most; returns False where a queue holds more."""
+        """Wait for new messages, at most a second; return False if a queue holds more."""
         names = self._order.names
         streams = [self._keys.stream(name) for name in names]
-        most = max(1, count // len(names))  # the server counts for each stream
+        most = max(1, count // len(names))  # the limit applies to each stream
         reply = await self._listener.call(
             "XREADGROUP", "GROUP", *self._head[:2], "COUNT", most, "BLOCK",
             min(self._head[2], BLOCK_MS), "STREAMS", *streams, *([">"] * len(streams)),
@@ -228,13 +227,13 @@ class Dispatcher:
         return is_drained
 
     def _take(self, reply: list[Any]) -> int:
-        """Take claimed messages in; returns how many."""
+        """Take over claimed messages; return how many."""
         claimed, now = int(reply[0]), self._loop.time()
         for at in range(1, len(reply), 7):
             priority, message, task, queued, payload, tries, aborted = reply[at : at + 7]
             message_id = message.decode()
             if message_id in self.running or message_id in self._finisher.unrecorded:
-                continue  # idle for so long that this worker has claimed it a second time
+                continue  # idle for so long that this worker claimed it a second time
             self._claimed.append(
                 Attempt(
                     task_id=task.decode("utf-8", "replace"),
@@ -253,7 +252,7 @@ class Dispatcher:
         return len(reply) // 7
 
     def _fill(self) -> None:
-        """Begin what was claimed, as far as there are free slots."""
+        """Begin claimed messages in the free slots."""
         self._filling = False
         claimed, running = self._claimed, self.running
         now = self._loop.time()
@@ -277,7 +276,7 @@ class Dispatcher:
         self._changed.set()
 
     def _count(self, begun: list[Attempt]) -> None:
-        """Have attempts counted: sent before their functions run, so that a crash counts."""
+        """Send the attempts' counts before their functions run, so that a crash counts as a try."""
         values: list[Any] = [*self._head, 0, 0]
         for one in (*self._uncounted, *begun):
             values += (one.priority, one.message_id, one.task_id, one.tries, one.claimed)
@@ -291,7 +290,7 @@ class Dispatcher:
 
     def _counted(self, attempts: list[Attempt], answer: asyncio.Future[Any]) -> None:
         if answer.cancelled() or answer.exception() is not None:
-            # Those that still run are counted together with the next ones.
+            # Attempts that still run are counted with the next ones.
             self._uncounted += [one for one in attempts if one.message_id in self.running]
 
     def _requeue_stale(self, now: float) -> None:
@@ -300,12 +299,12 @@ class Dispatcher:
             self._finisher.requeue(stale.priority, stale.message_id)
 
     async def _requeue_unknown(self) -> None:
-        """Requeue messages whose claim was answered to a connection that was lost."""
+        """Requeue messages that the server claimed for a connection that was lost."""
         held = await self._functions.call(
             "held", (self._keys.queue,), [*self._head[:2], *self._order.names]
         )
         known = {*self.running, *self._finisher.unrecorded}
-        if not self._stopping:  # else a late answer has claimed them, and nothing begins
+        if not self._stopping:  # otherwise a late answer may have claimed them, and nothing begins
             known.update(one.message_id for one in self._claimed)
         for at in range(0, len(held), 2):
             if (message := held[at + 1].decode()) not in known:
@@ -313,10 +312,10 @@ class Dispatcher:
 
 
 class Lookahead:
-    """Decides how many messages to claim beyond the free slots.
+    """Decides how many messages to prefetch.
 
-    Prefetch about as many as finish in one round trip, some times over. Long tasks need none, and
-    a worker that needs none holds nothing that another worker could run.
+    That is some times as many as finish in one round trip. Long tasks need none, and a worker that
+    needs none holds no message that another worker could run.
 
     >>> ahead = Lookahead(slots=32, now=0.0)
     >>> ahead.finished += 100
@@ -325,9 +324,9 @@ class Lookahead:
     (24, 0)
     """
 
-    SPAN_SECONDS = 0.02  # shorter spans say too little
+    SPAN_SECONDS = 0.02  # shorter spans are not reliable
     WEIGHT = 0.25
-    MARGIN = 8  # tasks end in bunches, and each bunch should find the next one here
+    MARGIN = 8  # tasks end in bursts, and each burst should find prefetched messages
     MOST_PER_SLOT = 2
 
     def __init__(self, *, slots: int, now: float) -> None:
@@ -338,23 +337,23 @@ class Lookahead:
         self._wait = 0.0
 
     def answered(self, *, asked: float, now: float) -> None:
-        """Measure a round trip, in seconds."""
+        """Record a round trip, in seconds."""
         wait = now - asked
         self._wait = wait if not self._wait else self._wait + self.WEIGHT * (wait - self._wait)
         self.count(now)
 
     def count(self, now: float) -> int:
-        """Return how many to hold by now."""
+        """Return how many messages to hold at this time."""
         span = now - self._since
         if span >= self.SPAN_SECONDS:
             self._rate, self.finished, self._since = self.finished / span, 0, now
-        # No more than begin before they are stale, with a margin.
+        # At most as many as begin before they are stale, with a margin.
         spell = min(self.MARGIN * self._wait, FRESH_SECONDS / 2)
         return min(self._most, round(self._rate * spell))
 
 
 def _number(stored: bytes, limit: int) -> int:
-    """Return a stored number; 0 for anything else, and for what is out of range."""
+    """Parse a stored number; 0 for anything else, and for numbers out of range."""
     try:
         number = int(stored)
     except ValueError:

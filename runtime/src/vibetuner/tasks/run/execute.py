@@ -32,14 +32,14 @@ logger = logging.getLogger(__name__)
 
 ON_FAILURE_SECONDS = 30.0
 REPORT_SECONDS = 2.0
-# What may give up without rules of the task's own.
+# Errors that may give up even if the task has no rules.
 RULED = (GiveUp, BaseExceptionGroup)
 
 Runner = Callable[..., Coroutine[Any, Any, Any]]
 
 
-class Rejected(Exception):  # noqa: N818 - no error of the program's
-    """The task must not run; holds what its result is to say."""
+class Rejected(Exception):  # noqa: N818 - not an error of the program
+    """The task must not run; holds the error of its result."""
 
     def __init__(self, error: Exception, cause: Cause | None) -> None:
         super().__init__(error)
@@ -52,14 +52,14 @@ class Executor:
 
     Args:
         registry: the tasks by name.
-        middlewares: stand around each function, the first one outermost.
+        middlewares: wrap each function, the first one outermost.
         codec: reads payloads.
         functions: for locks and handed-on arguments.
         keys: the queue's keys.
-        observers: hear what happens.
-        finish: takes an attempt that has ended, or that has no end because it waits in line.
+        observers: called at each step.
+        finish: receives an attempt that has ended, or that has no end because it waits in line.
         worker_id: the worker, which is the consumer of its messages.
-        idle_ms: how long the lock of a lost worker outlives it.
+        idle_ms: how long the lock of a lost worker outlives the worker.
     """
 
     def __init__(  # noqa: PLR0913 - one collaborator of each kind
@@ -87,7 +87,7 @@ class Executor:
         self._consumer = (GROUP, worker_id, fresh_ms(idle_ms))
 
     async def execute(self, attempt: Attempt) -> None:
-        """Run one attempt to its recorded end; whatever goes wrong is its end."""
+        """Run one attempt to its recorded end; any error becomes its end."""
         running_attempt.set(attempt)
         try:
             load(attempt, self._codec, self._registry, self._keys)
@@ -118,19 +118,19 @@ class Executor:
     async def give_up(self, attempt: Attempt) -> None:
         """Prepare the end of a task that will not be tried again, and call its ``on_failure``."""
         if attempt.arguments_from and attempt.policy is not None and not attempt.args:
-            with suppress(Exception):  # the letter is worth more than its arguments
+            with suppress(Exception):  # a letter without arguments is better than none
                 attempt.args = await self._handed_on(attempt)
         if attempt.policy is None or attempt.policy.on_failure is None:
             return
         notice = asyncio.ensure_future(_notify(attempt, attempt.policy.on_failure))
-        with suppress(asyncio.CancelledError):  # a stop: the end is recorded all the same
+        with suppress(asyncio.CancelledError):  # during a stop, the end is recorded all the same
             await asyncio.wait({notice}, timeout=ON_FAILURE_SECONDS)
         if not notice.done():
             notice.cancel()
             logger.error("on_failure of %s did not return in time", attempt.fn_name)
 
     async def _lock(self, attempt: Attempt) -> bool:
-        """Take the lock of a unique task; return False where it waits in line for another."""
+        """Take the lock of a unique task; return False if it waits in line for another task."""
         if not attempt.lock:
             return await self._hold(_group(attempt), attempt)
         # The worker renews it for as long as the task runs.
@@ -147,7 +147,7 @@ class Executor:
         return True
 
     async def _hold(self, group: str, attempt: Attempt) -> bool:
-        """Begin the holder of a group, with the arguments that hold now."""
+        """Begin the holder of a group, with its latest arguments."""
         values = [
             group, attempt.task_id, attempt.priority, attempt.message_id, attempt.claimed,
             *self._consumer,
@@ -161,7 +161,7 @@ class Executor:
         return True
 
     async def _load_handed_on(self, attempt: Attempt) -> None:
-        """Take arguments from the task before, or, as its fallback, its result."""
+        """Take arguments from the previous task, or, as its fallback, its error."""
         if attempt.fallback_of:
             stored = await self._connection.call("GET", self._keys.fallback(attempt.task_id))
             if stored is not None:
@@ -199,7 +199,7 @@ class Executor:
             timer.cancel()
 
     async def _settle_reports(self, attempt: Attempt) -> None:
-        """Send the progress that was reported last, within two seconds."""
+        """Send the last reported progress, within two seconds."""
         again = attempt.end in {End.RETRYING, End.REQUEUED}
         sending = [asyncio.ensure_future(report.settle(again=again)) for report in attempt.reports]
         with suppress(asyncio.CancelledError):
@@ -216,7 +216,8 @@ def load(attempt: Attempt, codec: Codec, registry: dict[str, Any], keys: Keys) -
     """Read the payload, once, and find the task.
 
     Raises:
-        Rejected: it is gone, forged, unreadable or no task; or nobody here knows the task.
+        Rejected: the payload is gone, forged, unreadable or not a call; or the task is unknown
+            here.
     """
     if not attempt.task_id:
         attempt.task_id = f"message-{attempt.message_id}"
@@ -246,7 +247,7 @@ def load(attempt: Attempt, codec: Codec, registry: dict[str, Any], keys: Keys) -
 
 
 def _group(attempt: Attempt) -> str:
-    """Return the arguments that equal calls of a unique task share."""
+    """Return the group of a unique task's call."""
     unique = None if attempt.policy is None else attempt.policy.unique
     if unique is None:
         return attempt.fn_name
@@ -255,7 +256,7 @@ def _group(attempt: Attempt) -> str:
 
 
 def _text(value: object) -> str:
-    """Return a name or an id; raises TypeError or UnicodeError for what Redis would not take."""
+    """Return a name or an id; raise TypeError or UnicodeError if Redis would not accept it."""
     if not isinstance(value, str):
         raise TypeError(f"not a text: {type(value).__name__}")
     value.encode()
@@ -263,7 +264,7 @@ def _text(value: object) -> str:
 
 
 def check(attempt: Attempt) -> None:
-    """Raise Rejected when the task must not run: aborted, out of attempts, or too late."""
+    """Raise Rejected if the task must not run: aborted, out of attempts, or too late."""
     task, policy = attempt.task, attempt.policy
     assert task is not None  # noqa: S101 - loading rejects unknown tasks
     if attempt.is_aborted:
@@ -279,7 +280,7 @@ def check(attempt: Attempt) -> None:
 
 
 def judge(attempt: Attempt, chance: Callable[[], float]) -> None:
-    """Decide how an attempt has ended, from what its function returned, raised, or was cut by."""
+    """Decide how an attempt ended: from its result, its exception, or the reason of its cut."""
     error = attempt.error
     if error is None:
         attempt.end = End.DONE
@@ -320,7 +321,7 @@ def _judge_failure(attempt: Attempt, chance: Callable[[], float], *, may_retry: 
         may_retry = policy.retry.allows_another(tries=attempt.tries)
     if not may_retry:
         attempt.end = End.FAILED
-        if isinstance(error, StreaqRetry):  # it only asks for another attempt
+        if isinstance(error, StreaqRetry):  # not an error, only a request for another attempt
             attempt.error = error.__cause__ or StreaqError(
                 f"It asked for another try, and none was left: {error}"
             )
@@ -345,7 +346,7 @@ def _retries_timeouts(attempt: Attempt) -> bool:
 
 
 def _timed_out(attempt: Attempt, error: BaseException) -> TimeoutError:
-    """The error of an attempt that was cut off at its limit; its traceback shows where."""
+    """Return the error of an attempt that was cut at its limit; its traceback shows where."""
     limit = to_seconds(attempt.timeout) or 0
     text = "Task timed out!"
     if attempt.policy is not None:

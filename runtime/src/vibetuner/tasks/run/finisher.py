@@ -1,4 +1,4 @@
-"""Records how attempts ended; those of one turn of the loop go to the server together."""
+"""Records how attempts ended; the ends of one event loop turn go to the server together."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ __all__ = ["Finisher", "fresh_ms"]
 
 logger = logging.getLogger(__name__)
 
-# Kinds of ends, as lua/queue.lua has them.
+# The kinds of ends in lua/queue.lua.
 SUCCESS, FAILURE, RETRY, REQUEUE, UNCOUNTED = "s", "f", "r", "h", "u"
 KINDS = {
     End.DONE: SUCCESS, End.FAILED: FAILURE, End.ABORTED: FAILURE,
@@ -38,14 +38,14 @@ COUNTERS = {
     End.RETRYING: "retried", End.REQUEUED: "relinquished",
 }  # fmt: skip
 
-# A task that ends without having been run keeps its result as long as streaq keeps it.
+# The result of a task that ends without having run is kept for as long as in streaq.
 UNRUN_RESULT_MS = 300_000
 LARGEST_PAYLOAD = 4096
 
 
 @dataclass(slots=True, eq=False)
 class Batch:
-    """Ends that go to the server together."""
+    """Ends that are sent to the server together."""
 
     values: list[Any] = field(default_factory=list)
     sizes: list[int] = field(default_factory=list)
@@ -53,17 +53,17 @@ class Batch:
 
 
 class Finisher:
-    """Records the ends of one worker's attempts, through every outage.
+    """Records the ends of one worker's attempts, and waits out every outage.
 
     Args:
         functions: our functions on the server.
         codec: signs results.
         keys: the queue's keys.
         worker_id: the worker, which is the consumer of its messages.
-        idle_ms: after how long another worker takes a message over.
-        observers: hear of ends before and after they are recorded.
+        idle_ms: the time after which another worker takes a message over.
+        observers: called before and after an end is recorded.
         counters: the worker's counters.
-        outage: hears of lost connections.
+        outage: is told about lost connections.
     """
 
     def __init__(  # noqa: PLR0913 - one collaborator of each kind
@@ -78,7 +78,7 @@ class Finisher:
         counters: dict[str, int],
         outage: Outage,
     ) -> None:
-        self.unrecorded: dict[str, int] = {}  # by message: how many ends are under way
+        self.unrecorded: dict[str, int] = {}  # message -> number of ends being recorded
         self.load_failed: Callable[[Attempt], Any] | None = None
         self._functions = functions
         self._codec = codec
@@ -107,12 +107,12 @@ class Finisher:
         self._add(attempt, values)
 
     def requeue(self, priority: str, message_id: str) -> None:
-        """Give a message back that was claimed and not begun; it costs no attempt."""
+        """Requeue a message that was claimed and not begun; it costs no attempt."""
         attempt = Attempt("", priority, message_id)
         self._add(attempt, [UNCOUNTED, priority, message_id, "", 0, "", "", "", "", "", "", 0])
 
     def abandon(self, attempt: Attempt) -> None:
-        """Requeue a task whose function does not end; what it still returns is discarded."""
+        """Requeue a task whose function does not end; a late result is discarded."""
         attempt.end, attempt.finished = End.REQUEUED, time.time_ns() // 1_000_000
         self.add(attempt)
 
@@ -127,7 +127,7 @@ class Finisher:
             await asyncio.wait(self._busy) if self._busy else await asyncio.sleep(0)
 
     def close(self) -> list[Attempt]:
-        """Send nothing more; returns the attempts whose ends the server has not acknowledged."""
+        """Send nothing more; return the attempts whose ends the server has not acknowledged."""
         self._closed = True
         for one in tuple(self._busy):
             one.cancel()
@@ -157,7 +157,7 @@ class Finisher:
             value = attempt.retry_at
         elif end is not End.REQUEUED:
             lifetime = UNRUN_RESULT_MS
-            if attempt.task is not None:  # empty is for ever, as streaq has it
+            if attempt.task is not None:  # an empty lifetime means for ever, as in streaq
                 lifetime = "" if attempt.task.ttl is None else max(0, to_ms(attempt.task.ttl))
             value = self._result(attempt)
             if attempt.following:
@@ -186,7 +186,7 @@ class Finisher:
         ]  # fmt: skip
 
     def _result(self, attempt: Attempt) -> bytes:
-        """The result as streaq stores it; one that can't be stored fails its task."""
+        """Return the result as streaq stores it; one that can't be stored fails its task."""
         body = dump(
             {
                 "f": attempt.fn_name, "ct": attempt.created, "et": attempt.queued,
@@ -199,7 +199,7 @@ class Finisher:
         return self._codec.seal(body, Kind.RESULT, attempt.task_id)
 
     def _store_following(self, attempt: Attempt) -> None:
-        """Store a result as the arguments of the task that follows, or fail the task."""
+        """Store a result as the arguments of the following task, or fail the task."""
         try:
             body = dump(to_tuple(attempt.value))
             attempt.following = self._codec.seal(body, Kind.ARGUMENTS, attempt.task_id)
@@ -234,7 +234,7 @@ class Finisher:
         sending.add_done_callback(self._busy.discard)
 
     async def _send_again(self, batch: Batch, step: str) -> None:
-        """Send a step until it is answered: the server knows what it has answered to its name."""
+        """Send a step until it is answered; the server remembers the answer to each step's name."""
         while True:
             try:
                 values = self._step(batch, step, again=True)
@@ -254,7 +254,7 @@ class Finisher:
                     return
                 attempt = batch.attempts[0]
                 logger.exception("could not record the end of %s", attempt.fn_name)
-                self._forget(attempt.message_id)  # it is taken over when it is idle enough
+                self._forget(attempt.message_id)  # another worker takes it over once it is idle
                 self._sent.discard(batch)
                 return
             else:
@@ -263,7 +263,7 @@ class Finisher:
                 return
 
     def _split(self, batch: Batch) -> None:
-        """Record the ends of a batch one by one: only one of them may be what is refused."""
+        """Record the ends of a batch one by one: perhaps only one of them is refused."""
         self._sent.discard(batch)
         for part in _split(batch):
             self._sent.add(part)
@@ -284,7 +284,7 @@ class Finisher:
                     continue
                 if attempt.end is not None:
                     self._observers.ended(attempt)
-                attempt.error = None  # its traceback holds the frames that hold the attempt
+                attempt.error = None  # its traceback's frames refer to the attempt
                 if failed := exceptions.get(place):
                     self.fail([name.decode() for name in failed], attempt.priority)
 
@@ -295,7 +295,7 @@ class Finisher:
 
     def _superseded(self, attempt: Attempt) -> None:
         if attempt.end is None:
-            return  # it was claimed here and never begun
+            return  # it was claimed here and never began
         self._counters["superseded"] += 1
         logger.warning(
             "another worker took over %s; result discarded",
@@ -304,7 +304,7 @@ class Finisher:
         )
 
     def fail(self, task_ids: list[str], priority: str) -> None:
-        """Record the end of tasks that waited for one that has failed."""
+        """Record the end of tasks that waited for a failed one."""
         if not task_ids:
             return
         failing = self._loop.create_task(self._fail_dependents(task_ids, priority))
@@ -337,7 +337,7 @@ class Finisher:
 def fresh_ms(idle_ms: int) -> int:
     """Return for how long after a claim no other worker can have taken the message over.
 
-    Less than the shortest idle timeout that a setting allows, a second.
+    Less than the shortest idle timeout that a setting allows, one second.
     """
     return min(900, round(idle_ms * 0.9))
 

@@ -1,4 +1,4 @@
-"""Waits out lost connections, with one log line at the loss and one at the return."""
+"""Waits out lost connections, with one log line at the loss and one at the recovery."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ FIRST_PAUSE, LONGEST_PAUSE = 0.05, 2.0
 
 
 class Outage:
-    """The server's absence, as all loops of one worker know it.
+    """The server's absence, shared by all loops of one worker.
 
-    Running tasks go on meanwhile; what they end with is recorded when the server is back.
+    Running tasks go on meanwhile; their ends are recorded when the server is back.
     """
 
     def __init__(self) -> None:
         self._failures = 0
 
     async def wait(self, error: Exception) -> None:
-        """Note a failure, and pause before the next try: 50 ms at first, 2 s at most."""
+        """Report a failure, and pause before the next try: 50 ms at first, at most 2 s."""
         if not self._failures:
             what = "lost Redis" if isinstance(error, Disconnected | OSError) else "Redis refuses"
             logger.warning("%s (%s); running tasks go on, trying again", what, first_line(error))
@@ -35,7 +35,7 @@ class Outage:
         await asyncio.sleep(backoff(self._failures, FIRST_PAUSE, LONGEST_PAUSE))
 
     def over(self) -> None:
-        """Note that the server has answered."""
+        """Report that the server has answered."""
         if self._failures:
             self._failures = 0
             logger.info("Redis is back")

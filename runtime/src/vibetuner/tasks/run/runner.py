@@ -1,4 +1,4 @@
-"""One run of a worker: puts its parts together, and takes them apart when it stops."""
+"""One run of a worker: assembles its parts, and shuts them down when it stops."""
 
 from __future__ import annotations
 
@@ -46,16 +46,16 @@ __all__ = ["EndsNotRecorded", "Run"]
 
 logger = logging.getLogger(__name__)
 
-# At a hurried stop, functions that were cut off have this long to clean up.
+# At a hurried stop, functions that were cancelled have this long to clean up.
 HURRY_SECONDS = 1.5
-# At an ordinary one they have what Attempt.cut gives them, twice, and a little.
+# At an ordinary stop they have twice the time of Attempt.cut, and a little more.
 CLEANUP_SECONDS = 12.0
 RECORD_SECONDS = 5.0
 NAMED = 5
 
 
 class EndsNotRecorded(ServiceUnavailable):
-    """A worker has stopped, and Redis did not take how its last tasks ended."""
+    """A worker has stopped, and Redis did not record the ends of its last tasks."""
 
     def __init__(self, attempts: Sequence[Attempt]) -> None:
         names = [f"{one.fn_name} {one.task_id[:8]} ({one.end})" for one in attempts]
@@ -77,7 +77,7 @@ class Run:
         queue_of: returns the queue of a task, by its name.
         app: what the project declares; observers are added for its hooks.
         settings: the process's settings.
-        context: what the worker's lifespan has yielded.
+        context: the context that the worker's lifespan yielded.
         stop: the request to stop.
     """
 
@@ -96,13 +96,13 @@ class Run:
         functions, keys = client.functions, client.keys
         self._worker = worker
         self._client = client
-        self._listener = Connection(functions.connection.address)  # on which reads may block
+        self._listener = Connection(functions.connection.address)  # for blocking reads
         self._stop = stop
         self._queue_of = queue_of
         self._outage = Outage()
         self._context = context
         self._base: Context = copy_context()
-        # Only where somebody has set it: reading it would set it too.
+        # Only if somebody has set it, as reading it would set it.
         has_decimal = any(variable.name == "decimal_context" for variable in self._base)
         self._decimal = decimal.getcontext() if has_decimal else None
         self._log = LogObserver()
@@ -159,17 +159,17 @@ class Run:
 
     @property
     def running(self) -> Iterable[Attempt]:
-        """The attempts in flight."""
+        """Return the attempts in flight."""
         return self._dispatcher.running.values()
 
     def abort(self, task_ids: set[str]) -> None:
-        """Cut off those of the tasks that run here."""
+        """Cancel those of the tasks that run here."""
         for attempt in tuple(self.running):
             if attempt.task_id in task_ids:
                 attempt.cut(Cut.ABORT)
 
     async def publish_abort(self, task_id: str, failed: list[str]) -> None:
-        """Publish the end of a delayed task, and record that of the tasks that fail with it."""
+        """Publish the end of a delayed task, and record the tasks that fail with it."""
         self._progress.publish(task_id, ProgressStatus.ABORTED)
         self._finisher.fail(failed, self._queue_of(""))
         await self._finisher.settled()
@@ -177,15 +177,15 @@ class Run:
         await self._close_hooks()
 
     async def prepare(self) -> None:
-        """Make the streams, and schedule the cron tasks."""
+        """Create the streams, and schedule the cron tasks."""
         await self._dispatcher.make_groups()
         await self._schedule_cron()
 
     async def serve(self) -> None:
-        """Run tasks until a stop is requested, then bring those that run to an end.
+        """Run tasks until a stop is requested, then finish those that run.
 
         Raises:
-            EndsNotRecorded: Redis did not take the ends of the last ones.
+            EndsNotRecorded: Redis did not record the ends of the last ones.
         """
         loops = [
             self._start(self._renew()),
@@ -217,7 +217,7 @@ class Run:
     async def _leave(
         self, reading: asyncio.Task[None], loops: list[asyncio.Task[None]]
     ) -> list[Attempt]:
-        """Claim no more, let running tasks end, record all of it; return what was not recorded."""
+        """Claim no more, let running tasks end, record them; return the unrecorded ones."""
         self._dispatcher.stop()
         await self._listener.close()
         await asyncio.wait([reading], timeout=HURRY_SECONDS)
@@ -265,7 +265,7 @@ class Run:
             self._abandon(attempt)
 
     async def _wait_for_running(self, seconds: float) -> None:
-        """Wait until all have ended, the time is over, or the stop is hurried."""
+        """Wait until all have ended, the time is up, or the stop is hurried."""
         if not (handles := self._handles()):
             return
         ended = self._start(_all_of(handles))
@@ -292,8 +292,8 @@ class Run:
 
     def _begin(self, attempt: Attempt) -> None:
         attempt.context, attempt.history = self._context, self._history
-        # A context of its own: nothing that one task sets is seen by another. What decimal keeps
-        # there is an object that would be shared, where there is one.
+        # Each task has a context of its own, so that no task sees what another sets. An existing
+        # decimal context must be copied, as it is an object that tasks would share.
         context = self._base.copy()
         if self._decimal is not None:
             context.run(decimal.setcontext, self._decimal.copy())
@@ -303,7 +303,7 @@ class Run:
 
     def _finish(self, attempt: Attempt) -> None:
         if attempt.message_id in self._dispatcher.running:
-            if attempt.end is not None:  # else it waits in line, and has left the stream
+            if attempt.end is not None:  # otherwise it waits in line, and has left the stream
                 self._finisher.add(attempt)
             self._dispatcher.release(attempt)
 
@@ -326,7 +326,7 @@ class Run:
             await self._cron.schedule(name, task.crontab)
 
     async def _renew(self) -> None:
-        """Renew claims three times as often as they expire, and streaq's mark of a live worker."""
+        """Renew claims, at a third of their expiry time, and streaq's mark of a live worker."""
         functions, keys, idle = self._client.functions, self._client.keys, self._worker.idle_timeout
         while True:
             try:

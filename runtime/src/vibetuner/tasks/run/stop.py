@@ -14,8 +14,8 @@ __all__ = ["Stop"]
 
 logger = logging.getLogger(__name__)
 
-# A process manager signals a whole group, and `uv run` and our supervisor forward what they get:
-# signals that arrive within this time of each other are one.
+# A process manager signals a whole group, and `uv run` and our supervisor forward signals: those
+# that arrive within this time of each other count as one.
 ONE_SIGNAL_SECONDS = 1.0
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -24,8 +24,8 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 class Stop:
     """A request to stop, and how urgent it is.
 
-    The first request lets running tasks finish within the grace period, the second one hands them
-    back at once, and the third one kills the process.
+    The first request lets running tasks finish within the grace period, the second one requeues
+    them at once, and the third one kills the process.
     """
 
     def __init__(self) -> None:
@@ -35,7 +35,7 @@ class Stop:
         self.hurried = asyncio.Event()
 
     def request(self) -> None:
-        """Ask for a stop, or for a faster one."""
+        """Request a stop, or a faster one."""
         self._requests += 1
         if self._requests == 1:
             self.requested.set()
@@ -44,10 +44,10 @@ class Stop:
 
     @contextmanager
     def on_signals(self, *, is_last: bool = False) -> Iterator[None]:
-        """Take SIGINT and SIGTERM for requests inside the block.
+        """Treat SIGINT and SIGTERM as requests inside the block.
 
         Args:
-            is_last: the process ends after the block, and a late signal must not kill it.
+            is_last: the process ends after the block, so a late signal must not kill it.
         """
         loop = asyncio.get_running_loop()
         before = {number: signal.getsignal(number) for number in SIGNALS}
