@@ -1,4 +1,4 @@
-"""Background work: tasks, the worker that runs them, and what they may ask for."""
+"""Background work: tasks, the worker that runs them, and the resources that they use."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""The call that ``task.enqueue(...)`` returns, and the definition that a decorator returns.
+"""The call that ``task.enqueue(...)`` returns, and the task that a decorator returns.
 
-Both are streaq's; a call has ``once()`` and ``within()`` in addition, and ``start()`` takes
+Both extend streaq's: a call also has ``once()`` and ``within()``, and ``start()`` takes
 ``durable=``.
 """
 
@@ -47,23 +47,23 @@ Defined = TypeVar("Defined", bound=RegisteredTask)
 class TaskCall(Task[P, R]):
     """A call of a task that is about to be enqueued: await it."""
 
-    #: As ``start()`` was given it; None for as ENQUEUE_DURABLE has it.
+    #: The value that ``start()`` was given; None to follow ENQUEUE_DURABLE.
     durable: bool | timedelta | None = None
 
-    if not TYPE_CHECKING:  # as streaq's, whose calls don't have the methods below
+    if not TYPE_CHECKING:  # streaq's types don't know the methods below
 
         def then(self, task, *_, **kwargs):  # noqa: ANN001, ANN002, ANN003, ANN201
-            """As streaq's ``then``."""
+            """Like streaq's ``then``."""
             return self._chained(Task.then(self, task, **kwargs))
 
         def otherwise(self, task):  # noqa: ANN001, ANN201
-            """As streaq's ``otherwise``, which ``^`` is too."""
+            """Like streaq's ``otherwise``, also written ``^``."""
             return self._chained(Task.otherwise(self, task))
 
         def __or__(self, other):  # noqa: ANN001, ANN204
             return self._chained(Task.__or__(self, other))
 
-    if TYPE_CHECKING:  # streaq's own, which returns the call itself
+    if TYPE_CHECKING:  # streaq's own; it returns the call itself
 
         def __await__(self) -> Generator[Any, None, Self]: ...
 
@@ -75,20 +75,21 @@ class TaskCall(Task[P, R]):
         priority: str | None = None,
         durable: bool | timedelta | None = None,
     ) -> Self:
-        """Say when the task starts, in which queue, and how safely it is stored.
+        """Set when the task starts, in which queue, and how safely it is stored.
 
         Args:
             after: ids of tasks that it waits for.
             delay: how long it waits, in seconds or as a timedelta.
-            schedule: the moment at which it starts, or the crontab line that repeats it.
+            schedule: the time at which it starts, or the crontab line that repeats it.
             priority: the queue.
-            durable: whether to return only once the task is on the server's disk, where that
-                writes an append-only file, and on its replicas; a timedelta is the longest wait,
-                in place of 5 seconds. Without it, as ENQUEUE_DURABLE has it.
+            durable: whether to return only once the task is on the server's disk, if it writes an
+                append-only file, and on its replicas; a timedelta is the longest wait, instead of 5
+                seconds. By default, follow ENQUEUE_DURABLE.
 
         Raises:
-            TaskError: ``durable`` is none of these, and when the call is awaited, for a chain.
-            NotDurable: when the call is awaited, if there is no confirmation in time.
+            TaskError: ``durable`` is none of these; or, when the call is awaited, the call is a
+                chain.
+            NotDurable: when the call is awaited, there is no confirmation in time.
         """
         if not _is_durability(durable):
             raise TaskError(
@@ -100,34 +101,35 @@ class TaskCall(Task[P, R]):
         return self
 
     def once(self, key: str, *, keep: timedelta = timedelta(days=7)) -> ReliableCall[P, R]:
-        """Enqueue the task unless one was enqueued under this key, and return the first one's id.
+        """Enqueue the task unless one was enqueued under this key; return the first one's id.
 
-        The id is the same however the first task ended. When its dead letter is retried, the key
-        goes to the task that is enqueued in its place.
+        The id stays the same however the first task ended. When its dead letter is retried, the key
+        moves to the new task.
 
         Args:
-            key: the name of the event, such as ``"stripe:evt_123"``; one for all tasks of a queue.
+            key: the name of the event, such as ``"stripe:evt_123"``; keys are shared by all tasks
+                of a queue.
             keep: how long the server remembers the key.
 
         Raises:
-            TaskError: the key is empty or too long, or ``keep`` is; and when the call is awaited,
-                if the key belongs to another task, or to this one with other arguments.
+            TaskError: ``key`` is empty or too long, or ``keep`` is too long; or, when the call is
+                awaited, the key belongs to another task, or to this one with other arguments.
         """
         _check_key(self.parent.fn_name, key, keep)
         return replace(self._reliable(), key=key, keep=keep)
 
     def within(self, session: object) -> ReliableCall[P, R]:
-        """Write the call in the session's transaction, and enqueue it once that is committed.
+        """Write the call in the session's transaction; the task is enqueued after the commit.
 
-        Awaiting it needs no Redis. The process that commits enqueues the task at once; what it
-        leaves, as when it crashes, a worker enqueues within five seconds.
+        Awaiting the call needs no Redis. The process that commits enqueues the task at once. If it
+        crashes first, a worker enqueues the task within five seconds.
 
         Args:
             session: an ``AsyncSession`` of SQLModel or SQLAlchemy, or a MongoDB session in a
                 transaction.
 
-        Raises, when it is awaited: TaskError for another object, NotConfigured where the project
-        has no outbox.
+        Raises, when it is awaited: TaskError for any other object; NotConfigured if the project has
+        no outbox.
         """
         return replace(self._reliable(), session=session)
 
@@ -166,7 +168,7 @@ class ReliableCall(TaskCall[P, R]):
     keep: timedelta = timedelta(days=7)
     session: Any = None
 
-    if not TYPE_CHECKING:  # the annotation is TaskCall's
+    if not TYPE_CHECKING:  # the type is TaskCall's
 
         def __await__(self):  # noqa: ANN204
             return self.worker.enqueue_reliably(self).__await__()
@@ -206,17 +208,18 @@ class TaskDecorator(Protocol):
 
 
 def define(registered: Defined) -> Defined:
-    """Make streaq's definition of a task ours, whose calls have ``once()`` and ``within()``."""
+    """Turn a task of streaq's into ours, whose calls have ``once()`` and
+    ``within()``."""
     is_async = isinstance(registered, AsyncRegisteredTask)
     registered.__class__ = AsyncTask if is_async else SyncTask  # type: ignore[assignment]
     return registered
 
 
 def fingerprint(call: Task[Any, Any]) -> str:
-    """Return a text that two calls share if they call the same task with the same arguments.
+    """Return a text that is equal for calls of the same task with the same arguments.
 
-    It names each argument with a digest, so that a difference can be named and no argument is
-    shown. How a call is written makes no difference: ``f(1)`` and ``f(number=1)`` are the same.
+    It holds each argument's name and a digest of its value, so that a difference can be named
+    without showing a value. ``f(1)`` and ``f(number=1)`` are the same call.
     """
     function = getattr(call.parent, "fn", None)
     try:
@@ -231,7 +234,7 @@ def fingerprint(call: Task[Any, Any]) -> str:
 
 
 def clash(key: str, call: Task[Any, Any], task_id: str, known: str) -> TaskError:
-    """Return the error of a call under a key that belongs to another call."""
+    """Return the error for a key that belongs to another call."""
     name = call.parent.fn_name
     other, theirs = json.loads(known)
     ours = json.loads(fingerprint(call))[1]
@@ -276,13 +279,13 @@ def _is_durability(given: Any) -> bool:
 
 
 def _shorten(value: object) -> str:
-    """Return what a value looks like, at most 60 characters of it."""
+    """Return at most 60 characters of a value's repr."""
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:56]}..."
 
 
 def _digest(value: object) -> str:
-    """Return a digest that equal values share in every process."""
+    """Return a digest that is the same for equal values in every process."""
     try:
         text = json.dumps(value, sort_keys=True, default=_plain)
     except (TypeError, ValueError, RecursionError):

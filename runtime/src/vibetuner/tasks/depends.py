@@ -1,4 +1,4 @@
-"""``ctx=WorkerDepends()``: hands a task the context of its worker."""
+"""``ctx=WorkerDepends()``: passes a task the context of its worker."""
 
 from __future__ import annotations
 
@@ -24,21 +24,21 @@ class _Dependency:
 
 
 def WorkerDepends() -> Any:  # noqa: N802 - the guide's name
-    """The default of a task's parameter that is to receive the worker's context.
+    """Return the default of a task's parameter that is to receive the worker's context.
 
-    Inside a worker that is what its lifespan yields. Called directly, a task gets the context
-    that is open in the process, or one made for the call.
+    In a worker that is the value its lifespan yields. If the task is called directly, it gets the
+    context that is open in the process, or one made for the call.
     """
     return _Dependency()
 
 
 def is_injected(default: object) -> bool:
-    """Return whether a parameter's default stands for the worker's context."""
+    """Return whether a parameter's default asks for the worker's context."""
     return isinstance(default, _Dependency)
 
 
 def inject(function: F) -> F:
-    """Fill in every ``WorkerDepends()`` of ``function`` that the caller left out."""
+    """Fill in each ``WorkerDepends()`` of ``function`` that the caller left out."""
     sign = signature(function)
     if not any(isinstance(p.default, _Dependency) for p in sign.parameters.values()):
         return function
@@ -83,5 +83,5 @@ async def _open_context() -> AsyncIterator[Any]:
 
 def _existing_context() -> Any:
     attempt = current_attempt()
-    context = None if attempt is None else attempt.context  # what a lifespan yields may be empty
+    context = None if attempt is None else attempt.context  # a lifespan may yield nothing
     return current_context.peek() if context is None else context

@@ -19,9 +19,9 @@ __all__ = ["base_lifespan", "worker_lifespan"]
 
 @asynccontextmanager
 async def base_lifespan() -> AsyncIterator[Context]:
-    """Open MongoDB, SQL and Redis where they are configured, and close them whatever happens.
+    """Open MongoDB, SQL and Redis if they are configured, and close them at the end.
 
-    While it is open, dead letters are moved from Redis to MongoDB.
+    In the block, dead letters are moved from Redis to MongoDB.
 
     Raises:
         ServiceUnavailable: a configured resource does not answer.
@@ -37,9 +37,8 @@ async def base_lifespan() -> AsyncIterator[Context]:
 
 
 def worker_lifespan() -> AbstractAsyncContextManager[Any]:
-    """The project's own lifespan if tune.py names one, else :func:`base_lifespan`.
+    """Return the project's own lifespan if tune.py names one, else :func:`base_lifespan`.
 
-    Raises, when it is entered, what that raises: ServiceUnavailable for a resource that does not
-    answer.
+    Entering it raises ServiceUnavailable if a resource does not answer.
     """
     return (load_project().worker_lifespan or base_lifespan)()

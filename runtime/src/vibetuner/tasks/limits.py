@@ -1,4 +1,4 @@
-"""The limits of a task's options and calls: pure checks, before anything is stored."""
+"""Limits of a task's options and calls. Pure: checked before anything is stored."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from vibetuner.tasks.retry import check_number
 
 __all__ = ["LONGEST", "check_enqueue", "check_options"]
 
-# A longer time is a mistake: milliseconds where seconds are meant, or a moment for a duration.
+# A longer time is a mistake, such as milliseconds for seconds, or a timestamp for a duration.
 LONGEST = timedelta(days=3653)
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
-# What a decorator's durations are called, and whether 0 means something: a result with ttl=0 is
-# not kept, and a drift of 0 allows none.
+# The durations that decorators take, and whether 0 is allowed: with ttl=0 a result is not kept, and
+# a drift of 0 allows none.
 DURATIONS = {"expire": False, "timeout": False, "ttl": True, "max_schedule_drift": True}
 
 
 def check_options(**task_kwargs: Any) -> None:
-    """Check the keywords of ``@worker.task()`` or ``@worker.cron()``; others are left alone.
+    """Check the options of ``@worker.task()`` or ``@worker.cron()``; ignore others.
 
     Raises:
-        TypeError: a value of a wrong type; a Unique is one, as these know a lock alone.
-        ValueError: a negative or endless duration, one of more than ten years, or no try at all.
+        TypeError: a value of a wrong type; also for a Unique, as these decorators take only a lock.
+        ValueError: a negative or infinite duration, one over ten years, or no try at all.
 
     >>> check_options(ttl=None, timeout=timedelta(minutes=5), max_tries=3)
     >>> check_options(ttl=-5)
@@ -54,16 +54,15 @@ def check_options(**task_kwargs: Any) -> None:
 
 
 def check_enqueue(task: Task[Any, Any], priorities: Sequence[str]) -> None:
-    """Check what ``task.enqueue(...).start(...)`` was given, before it is sent; set its queue.
+    """Check the arguments of ``task.enqueue(...).start(...)`` and set the call's queue.
 
     Args:
         task: the call that is about to be enqueued.
         priorities: the project's queues.
 
     Raises:
-        TaskError: a queue that the project does not declare, a delay or schedule that is none,
-            before 1970 or more than ten years away, or one behind the time at which the task
-            expires.
+        TaskError: the project does not declare the queue; the delay or schedule is invalid, before
+            1970 or over ten years away; or it lies after the task's expiry.
     """
     name = task.parent.fn_name
     queue = task.priority or getattr(task.parent, "queue", "")
@@ -89,7 +88,7 @@ def check_enqueue(task: Task[Any, Any], priorities: Sequence[str]) -> None:
 
 
 def _wait(task: Task[Any, Any]) -> timedelta | None:
-    """Return how long a call waits; None for one that is repeated."""
+    """Return how long a call waits; None for a repeated one."""
     if task.delay is not None:
         _check_duration("delay", task.delay, may_be_negative=True)
         return _span(task.delay)
@@ -117,7 +116,7 @@ def _until(schedule: Any) -> timedelta:
 def _check_duration(
     name: str, given: Any, *, may_be_zero: bool = False, may_be_negative: bool = False
 ) -> None:
-    """A delay may be negative: a deadline that has just passed is due now."""
+    """Check a delay; it may be negative, as a deadline that has just passed is due now."""
     seconds = given.total_seconds() if isinstance(given, timedelta) else check_number(name, given)
     if seconds > LONGEST.total_seconds():
         raise ValueError(

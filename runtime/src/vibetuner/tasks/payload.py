@@ -1,8 +1,8 @@
-"""Stores arguments and results: pickled, and signed with a key that is derived from SECRET_KEY.
+"""Stores arguments and results: pickled, and signed with a key derived from SECRET_KEY.
 
 Between a pickle and its signature stands the place that it was signed for: its task's id, its queue
-and its kind. What lies in another place is refused. Versions before 0.2 signed the pickle alone;
-they read ours, as a pickle ends before the place.
+and its kind. Data found in another place is refused. Versions before 0.2 signed the pickle alone;
+they can read ours, as a pickle ends before the place.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ logger = logging.getLogger(__name__)
 SIGNATURE_BYTES = 32
 LENGTH_BYTES = 4
 LENGTH = Struct(">I").pack
-# Ends a place. A pickle ends with a full stop, so one that was signed alone is none of ours.
+# Ends a place. A pickle ends with a full stop, so data without a place does not end like this.
 PLACED = b"\x01"
-# Enough of a signature to check what it signs, and too little to make the whole one of it.
+# Enough of a signature to check data, and too little to restore the whole signature.
 KEPT_BYTES = 16
-#: What is kept of a signed call for later: the app can check it, and nobody can run it.
+#: The part of a signed call that is kept for later: the app can check it, and nobody can run it.
 KEPT = slice(None, KEPT_BYTES - SIGNATURE_BYTES)
 # The opcode of a pickle that names a class or a function (PEP 3154).
 GLOBAL = b"\x93"
@@ -45,11 +45,11 @@ BLOCK_BYTES = 64
 
 
 class ArgumentsGone(StreaqError):  # noqa: N818 - as the engine's own kin
-    """The result that was to be a task's arguments is not there any more."""
+    """The result that was to be a task's arguments no longer exists."""
 
 
 class Kind(StrEnum):
-    """The purpose of something signed, a letter; its id is that of a task, or a schedule's name."""
+    """The purpose of signed data, as a letter; it belongs to a task's id, or a schedule's name."""
 
     CALL = "c"
     SCHEDULE = "s"
@@ -58,12 +58,12 @@ class Kind(StrEnum):
 
 
 class Codec:
-    """Signs what goes through Redis for one place, and reads it there.
+    """Signs data that goes through Redis for its place, and reads it there.
 
     Args:
-        keys: what is stored may be signed with any of them, and is signed with the first.
+        keys: data may be signed with any of them; new data is signed with the first.
         queue: the prefix of the queue's keys.
-        accepts_unbound: whether to read what a version before 0.2 has signed, wherever it lies.
+        accepts_unbound: whether to read data that a version before 0.2 signed, in any place.
     """
 
     def __init__(self, keys: Sequence[bytes], queue: str, *, accepts_unbound: bool) -> None:
@@ -74,10 +74,10 @@ class Codec:
         inner, outer = _begun_hashes(keys[0])
         self._begin_inner, self._begin_outer = inner.copy, outer.copy
 
-    # These two go through their hashes by themselves, as each task is sealed and opened four times.
+    # These two compute the hashes themselves for speed: each task is sealed and opened four times.
 
     def seal(self, body: bytes, kind: Kind, name: str) -> bytes:
-        """Return what is stored for a pickle in one place."""
+        """Return the signed form of a pickle for one place."""
         named = name.encode()
         placed = body + named + LENGTH(len(named)) + self._ends[kind]
         inner, outer = self._begin_inner(), self._begin_outer()
@@ -88,10 +88,10 @@ class Codec:
     def open(
         self, data: bytes, kind: Kind | None, name: str = "", *, size: int = SIGNATURE_BYTES
     ) -> bytes:
-        """Return the pickle that was signed for a place; without a kind, for whatever place.
+        """Return the pickle that was signed for a place; without a kind, for any place.
 
         Raises:
-            StreaqError: the signature is none of ours, or is for another place.
+            StreaqError: the signature is not ours, or is for another place.
         """
         placed, signature = data[:-size], data[-size:]
         inner, outer = self._begin_inner(), self._begin_outer()
@@ -102,7 +102,7 @@ class Codec:
         if kind is not None:
             try:
                 named = name.encode()
-            except UnicodeEncodeError as error:  # nobody can have signed for it
+            except UnicodeEncodeError as error:  # nobody can have signed this
                 raise StreaqError("Task data under an id that is no text!") from error
             place = named + LENGTH(len(named)) + self._ends[kind]
             if placed.endswith(place):
@@ -110,20 +110,20 @@ class Codec:
         return self._open_elsewhere(placed, kind)
 
     def load(self, data: bytes, kind: Kind | None, name: str = "") -> Any:
-        """Read what was signed for a place: check it, then unpickle; never the reverse.
+        """Read data that was signed for a place: check it, then unpickle it, in this order.
 
         Raises:
-            StreaqError: it was not, or what is signed can't be unpickled.
+            StreaqError: it was not signed for this place, or can't be unpickled.
         """
         return unpickle(self.open(data, kind, name))
 
     def open_kept(self, data: bytes, task_id: str) -> bytes:
-        """Return the pickle of a call of which :data:`KEPT` is in the journal or in a letter.
+        """Return the pickle of a call of which the journal or a letter holds :data:`KEPT`.
 
         Versions before 0.2 kept whole calls.
 
         Raises:
-            StreaqError: it is no call of this task that we have signed.
+            StreaqError: it is not a call of this task that we signed.
         """
         with suppress(StreaqError):
             return self.open(data, Kind.CALL, task_id, size=KEPT_BYTES)
@@ -136,7 +136,7 @@ class Codec:
         raise StreaqError("Invalid signature for task data!")
 
     def _open_elsewhere(self, placed: bytes, kind: Kind | None) -> bytes:
-        """Return the pickle of what is signed, and not for the place where it was found.
+        """Return the pickle of data that is signed, but not for the place where it was found.
 
         During a deploy, a worker of a version before 0.2 copies a schedule's call to a run's id.
         """
@@ -190,7 +190,7 @@ def _without_place(placed: bytes) -> bytes:
 
 
 def unpickle(body: bytes) -> Any:
-    """Read what :func:`dump` wrote, once it is known to be ours."""
+    """Unpickle data of :func:`dump`, once its signature is checked."""
     try:
         return pickle.loads(body)  # noqa: S301 - signed by us
     except Exception as error:
@@ -198,10 +198,10 @@ def unpickle(body: bytes) -> Any:
 
 
 def signing_keys(settings: Settings) -> list[bytes]:
-    """The keys that payloads may be signed with; new ones are signed with the first.
+    """Return the keys that payloads may be signed with; new ones are signed with the first.
 
-    They are derived from SECRET_KEY and SECRET_KEY_PREVIOUS. Without a SECRET_KEY, which
-    production does not allow, the project's data folder keeps one.
+    They are derived from SECRET_KEY and SECRET_KEY_PREVIOUS. Without a SECRET_KEY, which production
+    does not allow, a key in the project's data folder is used.
     """
     secrets = [settings.secret_key, settings.secret_key_previous]
     given = [secret.get_secret_value() for secret in secrets if secret is not None]
@@ -209,10 +209,10 @@ def signing_keys(settings: Settings) -> list[bytes]:
 
 
 def sign(key: bytes, body: bytes) -> bytes:
-    """The signature that the engine appends: HMAC (RFC 2104) with SHA-256.
+    """Return the signature that the engine appends: HMAC (RFC 2104) with SHA-256.
 
-    Its two hashes are begun once for each key: :func:`hmac.digest` looks the algorithm up at each
-    call, which costs a worker more than the rest of it.
+    Its two hashes are prepared once for each key: :func:`hmac.digest` looks the algorithm up at
+    each call, which takes longer than the rest.
 
     >>> sign(b"key", b"what is stored") == hmac.digest(b"key", b"what is stored", "sha256")
     True
@@ -243,13 +243,13 @@ def _local_secret() -> str:
         draft.touch(mode=0o600)
         draft.write_text(token_hex(32), encoding="ascii")
         with suppress(FileExistsError):
-            os.link(draft, path)  # whoever comes first wins, whole
+            os.link(draft, path)  # atomic: the first process wins
         draft.unlink()
     return path.read_text(encoding="ascii")
 
 
 def dump(data: Any) -> bytes:
-    """Serialise what the engine stores.
+    """Pickle data for the engine to store.
 
     A task's arguments must be storable. A result or an exception that isn't becomes a
     :class:`PayloadError` result: the task has run, and its end must be recorded.
@@ -260,9 +260,9 @@ def dump(data: Any) -> bytes:
     try:
         raw = pickle.dumps(data)
         if GLOBAL in raw and isinstance(data, dict) and "r" in data:
-            # Some objects can be pickled and not unpickled; the reader must not pay for that.
-            # Without a class in it, a pickle can be read.
-            pickle.loads(raw)  # noqa: S301 - what this process wrote a line above
+            # Some objects can be pickled but not unpickled; find out here and not in the reader. A
+            # pickle without a class can always be read.
+            pickle.loads(raw)  # noqa: S301 - pickled just above
     except Exception as error:  # noqa: BLE001 - pickling runs anybody's code
         if isinstance(data, dict) and "r" in data:
             return pickle.dumps({**data, "s": False, "r": _unstorable(data, error)})
@@ -283,7 +283,7 @@ def _unstorable(data: dict[str, Any], error: Exception) -> PayloadError:
 
 
 def _text(error: BaseException) -> str:
-    """Return the text of an error; somebody's __str__ must not cost the result."""
+    """Return the text of an error; an error in its __str__ must not lose the result."""
     try:
         return str(error)
     except Exception:  # noqa: BLE001 - as above

@@ -1,6 +1,6 @@
-"""The queues of a project: which one a task is in, and which ones a worker reads. Pure.
+"""The queues of a project: the queue of each task, and the queues that a worker reads. Pure.
 
-A queue is what streaq calls a priority: a stream, and a sorted set of the tasks that are delayed.
+A queue is a priority in streaq: a stream, and a sorted set of delayed tasks.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from vibetuner.errors import CommandError
 
 __all__ = ["USUAL", "ReadOrder", "check_queue", "declared_queue", "default_queue", "set_queue"]
 
-#: The queues of a project that declares none; streaq's own.
+#: The queues of a project that declares none, as in streaq.
 USUAL = ("normal",)
-#: A task that names no queue goes into the first of these that the project has, else the last one.
+#: A task without a queue goes into the first of these that the project has, else into its last.
 DEFAULTS = ("default", "normal")
 HEAVIEST = 1000
 
 
 def default_queue(queues: Sequence[str]) -> str:
-    """Return the queue of tasks that name none.
+    """Return the queue of tasks that don't name one.
 
     >>> default_queue(["critical", "default", "bulk"]), default_queue(["high", "low"])
     ('default', 'low')
@@ -35,24 +35,24 @@ def default_queue(queues: Sequence[str]) -> str:
 
 
 def declared_queue(task: object) -> str:
-    """Return the queue that a task's decorator names; empty where it names none."""
+    """Return the queue that a task's decorator names; empty if it names none."""
     return getattr(task, "queue", "")
 
 
 def set_queue(task: Any, queue: str) -> None:
-    """Make ``queue`` the one that calls of a registered task go into."""
+    """Set the queue of a registered task's calls."""
     task.queue = queue
 
 
 def check_queue(queue: object) -> str:
-    """Return the ``queue=`` of a decorator; raises TypeError for what can't be a queue's name."""
+    """Return the ``queue=`` of a decorator; raise TypeError if it can't be a queue's name."""
     if not isinstance(queue, str) or not queue:
         raise TypeError(f"queue= takes the name of a queue, not {queue!r}")
     return queue
 
 
 def suggest(name: object, queues: Collection[str]) -> str:
-    """Return what to write in place of a queue that there is not.
+    """Return the hint for an unknown queue's name.
 
     >>> suggest("bluk", ["critical", "bulk"]), suggest("x", ["critical", "bulk"])
     ("Did you mean 'bulk'?", 'Take one of critical, bulk')
@@ -66,11 +66,11 @@ class ReadOrder:
     """The queues that a worker reads, and how a claim is divided among them.
 
     Without weights, a queue is read when those before it are empty. With weights, each queue has
-    its share of every claim, and what it leaves unused goes to the others in their order.
+    its share of every claim; the unused part goes to the others in their order.
 
     Args:
         names: the queues, highest first.
-        weights: the weight of each; empty for strict order.
+        weights: the weight of each queue; empty for strict order.
 
     >>> ReadOrder(["critical", "bulk"]).divide(8)
     ['critical', 8, 'bulk', 8]

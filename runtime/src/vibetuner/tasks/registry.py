@@ -1,4 +1,4 @@
-"""Compares what tune.py lists with what is decorated: ``tasks=`` is true, not decoration."""
+"""Compares the tasks that tune.py lists with those that are decorated."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 
 
 def import_tasks(project: ProjectInfo) -> None:
-    """Import every module of the project's ``tasks``, so that nothing hides.
+    """Import every module of the project's ``tasks``, so that every task is registered.
 
     Raises:
         ProjectError: one of them is broken; the message names file and line.
@@ -38,7 +38,7 @@ def import_tasks(project: ProjectInfo) -> None:
 
 
 def check_tasks(app: VibetunerApp, worker: Worker[Any]) -> None:
-    """Compare ``app.tasks`` with the tasks that are registered with ``worker``; log the warnings.
+    """Compare ``app.tasks`` with the tasks registered with ``worker``; log the warnings.
 
     Raises:
         ProjectError: something listed is not a task of this worker, is listed twice, or a task is
@@ -51,10 +51,10 @@ def check_tasks(app: VibetunerApp, worker: Worker[Any]) -> None:
 
 
 def check_name(worker: Worker[Any], name: str, function: Callable[..., Any]) -> None:
-    """Raise when ``worker`` has a task of this name already, before ``function`` is registered.
+    """Raise if ``worker`` has another task of this name, before ``function`` is registered.
 
     Raises:
-        ValueError: two tasks have one name; the message has both places.
+        ValueError: two tasks have this name; the message names both places.
     """
     if (registered := worker.registry.get(name)) is None:
         return
@@ -71,7 +71,7 @@ def check_name(worker: Worker[Any], name: str, function: Callable[..., Any]) -> 
 
 
 def find_warnings(worker: Worker[Any]) -> list[str]:
-    """Schedules that POSIX cron would read differently; each with its task and place."""
+    """Return schedules that POSIX cron would read differently, each with its task and place."""
     found = (
         (name, task, find_ambiguity(task.crontab or "")) for name, task in worker.registry.items()
     )
@@ -79,7 +79,7 @@ def find_warnings(worker: Worker[Any]) -> list[str]:
 
 
 def find_problems(app: VibetunerApp, worker: Worker[Any]) -> list[str]:
-    """Return how ``app.tasks`` and the tasks of ``worker`` disagree; each line says what to do."""
+    """Return the differences between ``app.tasks`` and ``worker``'s tasks, each with its cure."""
     return [
         *_not_tasks(app),
         *_foreign_tasks(app, worker),

@@ -1,4 +1,4 @@
-"""Retry arithmetic, without a clock and a source of chance of its own; what follows a failure."""
+"""Decides what follows a failure: pure functions that get the time and chance passed in."""
 
 from __future__ import annotations
 
@@ -30,20 +30,20 @@ __all__ = [
 OnFailure = Callable[[str, str, Exception], Any]
 Errors = type[BaseException] | tuple[type[BaseException], ...]
 
-# An answer from outside may name any time; a task waits no longer than this for its sake.
+# A server may name any time for a retry; a task waits at most this long for it.
 LONGEST_NAMED = timedelta(days=1)
 LONGEST_LATER = timedelta(days=3653)
 
 
 class RetryLater(StreaqRetry):
-    """Raised by a task that is to be tried again after a time of its own: it counts as a try.
+    """Raised by a task to be tried again after a given time; the attempt counts as a try.
 
     Args:
         reason: for the log and the journal.
         after: how long to wait, as a timedelta or in seconds.
 
     Raises:
-        TypeError, ValueError: ``after`` is no duration from 0 to ten years.
+        TypeError, ValueError: ``after`` is not a duration from 0 to ten years.
     """
 
     def __init__(self, reason: str = "", *, after: timedelta | float) -> None:
@@ -63,14 +63,14 @@ class RetryLater(StreaqRetry):
 
 @dataclass(frozen=True, slots=True)
 class ErrorRules:
-    """Which errors of its function a robust task is tried again after.
+    """The errors after which a robust task is tried again.
 
-    The listed class that is nearest to the error's own decides, so that an exception to a rule is
-    a subclass: ``give_up_on=(OSError,), retry_on=(ConnectionError,)``. An error that is not
-    listed is retried, unless ``retry_on`` is given. :class:`GiveUp` is never retried.
+    Of the listed classes, the nearest base class of the error decides, so an exception to a rule is
+    a subclass: ``give_up_on=(OSError,), retry_on=(ConnectionError,)``. An error that is not listed
+    is retried, unless ``retry_on`` is given. :class:`GiveUp` is never retried.
 
     Raises:
-        TypeError: something listed is no class of errors.
+        TypeError: a listed item is not an exception class.
         ValueError: a class is listed twice.
 
     >>> rules = ErrorRules(give_up_on=OSError, retry_on=ConnectionError)
@@ -95,8 +95,8 @@ class ErrorRules:
             object.__setattr__(self, name, classes)
 
     def gives_up(self, error: BaseException) -> bool:
-        """Return whether a task that raised ``error`` is not to be tried again."""
-        if isinstance(error, BaseExceptionGroup):  # as a TaskGroup raises what its tasks raised
+        """Return whether a task that raised ``error`` must not be tried again."""
+        if isinstance(error, BaseExceptionGroup):  # such as a TaskGroup raises
             return any(map(self.gives_up, error.exceptions))
         if isinstance(error, StreaqRetry):
             return False
@@ -113,14 +113,13 @@ class RetryPolicy:
     """The rules by which a failed attempt is repeated, and after how long.
 
     Args:
-        max_tries: how often a task is run at the most, the first time included.
+        max_tries: the most times that a task is run, including the first.
         base: the delay after try n is ``base ** n`` seconds.
-        cap: and never longer than this.
-        jitter: the part of the delay that is left to chance: with 0.2 the delay lies in its
-            upper fifth.
+        cap: the longest delay.
+        jitter: the random part of the delay: with 0.2 the delay lies in its upper fifth.
 
     Raises:
-        TypeError: a value that is no number.
+        TypeError: a value is not a number.
         ValueError: a number out of range.
 
     >>> policy = RetryPolicy(max_tries=3)
@@ -158,7 +157,7 @@ class RetryPolicy:
     def delay(self, *, tries: int, chance: float = 0.0) -> timedelta:
         """Return the pause after attempt number ``tries``; ``chance`` is from 0 up to 1.
 
-        ``min(base ** tries, cap)``, less the part that ``jitter`` leaves to chance.
+        ``min(base ** tries, cap)``, minus the random part that ``jitter`` allows.
         """
         try:
             longest = min(timedelta(seconds=float(self.base) ** tries), self.cap)
@@ -172,12 +171,12 @@ class FailurePolicy:
     """The options of a robust task: retries, and what follows the last attempt.
 
     Args:
-        retry: when a failed attempt is followed by another.
-        errors: which errors are; None for all but :class:`GiveUp`.
+        retry: the number of tries, and the pauses between them.
+        errors: the errors that are retried; None for all but :class:`GiveUp`.
         limit: the time limit of one attempt.
         expire: a task that waits longer for its first attempt is given up.
-        on_failure: called with task name, task id and error once no attempt is left.
-        unique: which calls are the same, and what becomes of the second one.
+        on_failure: called with task name, task id and error after the last attempt.
+        unique: the calls that are the same, and what happens to the second one.
     """
 
     retry: RetryPolicy
@@ -189,9 +188,9 @@ class FailurePolicy:
 
 
 def named_wait(error: BaseException, now: datetime) -> timedelta | None:
-    """Return how long an answer from outside asks to wait, a day at most; None where it doesn't.
+    """Return the wait that a server's answer asks for, at most a day; None if it asks for none.
 
-    That is the ``Retry-After`` (RFC 9110) of an HTTP answer, or an attribute ``retry_after``, in
+    It is the ``Retry-After`` (RFC 9110) of an HTTP response, or an attribute ``retry_after``, in
     seconds or a timedelta, which :class:`~vibetuner.errors.MailError` and many clients have.
 
     >>> error = OSError()
@@ -202,13 +201,13 @@ def named_wait(error: BaseException, now: datetime) -> timedelta | None:
     named = getattr(error, "retry_after", None)
     if named is None:
         headers: Any = getattr(getattr(error, "response", error), "headers", None)
-        # A dict of one's own may tell apart what HTTP doesn't.
+        # A custom dict may be case-sensitive, unlike HTTP.
         for name in ("Retry-After", "retry-after"):
             if named is None and hasattr(headers, "get"):
                 named = headers.get(name)
     try:
         wait = _span(named, now)
-    except (TypeError, ValueError, OverflowError):  # it can hold anything
+    except (TypeError, ValueError, OverflowError):  # the header can hold anything
         return None
     return min(max(wait, timedelta(0)), LONGEST_NAMED)
 
@@ -228,12 +227,12 @@ def policy_of(task: object) -> FailurePolicy | None:
 
 
 def set_policy(task: Any, policy: FailurePolicy) -> None:
-    """Make a registered task a robust one."""
+    """Make a registered task robust."""
     task.failure_policy = policy
 
 
 def check_number(name: str, value: float) -> float:
-    """Return ``value``; raises TypeError for what is no number, ValueError for what is endless."""
+    """Return ``value``; raise TypeError if it is no number, ValueError if it is infinite."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise TypeError(f"{name} takes a number, not {value!r}")
     if not math.isfinite(value):

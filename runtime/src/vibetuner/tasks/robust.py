@@ -1,4 +1,4 @@
-"""``@robust_task()``: retries a task that fails, and keeps a dead letter in the end."""
+"""``@robust_task()``: retries a task that fails, and in the end keeps a dead letter."""
 
 from __future__ import annotations
 
@@ -49,24 +49,25 @@ def robust_task(  # noqa: PLR0913 - the guide's parameters
     """Register a task that is tried again after an exception, a timeout or a lost worker.
 
     Args:
-        max_retries: how often it is run at the most, the first time included.
+        max_retries: the most times that it is run, including the first.
         backoff_base: after try n the wait is ``backoff_base ** n`` seconds.
-        backoff_max: and never longer than this, in seconds.
+        backoff_max: the longest wait, in seconds.
         timeout: the limit of one try, in seconds; a try that takes longer has failed like any
-            other. A function that is not async can't be stopped: its thread runs on, unheard.
-        on_failure: called with task name, task id and exception once no try is left; sync or
-            async, for 30 seconds at the most. What it raises is logged and changes nothing.
-        jitter: 0.2 draws each wait from the upper fifth of the formula's.
-        give_up_on: errors that no other try can mend, a class or a tuple of them: the task is a
-            dead letter at once, with the cause ``gave_up``, as it is after :class:`GiveUp`.
-        retry_on: try again after these errors only. Of all listed classes the one that is nearest
-            to the error's own decides. A timeout and a lost worker are always tried again.
-        unique: with True, a call fails that begins while another one runs, and a ``timeout`` is
-            needed; :class:`Unique` compares arguments, and has gentler ways.
-        task_kwargs: go to ``worker.task()``: ``name``, ``expire``, ``ttl``, ``silent``.
+            other. A function that is not async can't be stopped: its thread runs on, and its result
+            is ignored.
+        on_failure: called with task name, task id and exception when no try is left; sync or async,
+            for at most 30 seconds. An exception that it raises is logged and changes nothing.
+        jitter: with 0.2, each wait is drawn from the upper fifth of the formula's.
+        give_up_on: errors that another try can't cure, a class or a tuple of them: the task becomes
+            a dead letter at once, with the cause ``gave_up``, as after :class:`GiveUp`.
+        retry_on: try again after these errors only. Of all listed classes, the nearest base class
+            of the error decides. A timeout and a lost worker are always tried again.
+        unique: with True, a call that begins while another one runs fails, and a ``timeout`` is
+            required; :class:`Unique` compares arguments, and can do better than fail.
+        task_kwargs: passed to ``worker.task()``: ``name``, ``expire``, ``ttl``, ``silent``.
 
     Raises:
-        TypeError, ValueError: a parameter of a wrong kind or out of range, at decoration.
+        TypeError, ValueError: a parameter has a wrong type or is out of range, at decoration.
     """
     retry = _retry_policy(max_retries, backoff_base, backoff_max, jitter)
     policy = FailurePolicy(
@@ -102,11 +103,12 @@ def robust_cron(  # noqa: PLR0913, PLR0917 - as robust_task
     """Run a function on a schedule, with the policy of :func:`robust_task`.
 
     Args:
-        tab: when, as five crontab fields, in UTC.
-        cron_kwargs: go to ``worker.cron()``: ``name``, ``max_schedule_drift``, ``ttl``, ``unique``.
+        tab: the schedule, as five crontab fields, in UTC.
+        cron_kwargs: passed to ``worker.cron()``: ``name``, ``max_schedule_drift``, ``ttl``,
+            ``unique``.
 
     Raises:
-        TypeError, ValueError: a parameter of a wrong kind or out of range, at decoration.
+        TypeError, ValueError: a parameter has a wrong type or is out of range, at decoration.
     """
     if isinstance(cron_kwargs.get("unique"), Unique):
         raise TypeError(
@@ -159,7 +161,7 @@ def _limit(name: str, given: timedelta | int | None) -> timedelta | None:
 
 
 def _options(policy: FailurePolicy, given: dict[str, Any]) -> dict[str, Any]:
-    """The options for ``worker.task()``; a timeout that is retried is the policy's affair."""
+    """Return the options for ``worker.task()``; the policy handles a timeout that is retried."""
     for name in ("max_tries", "retry_timeouts"):
         if name in given:
             raise TypeError(f"{name}= is decided by max_retries= here; leave it out")
@@ -169,7 +171,7 @@ def _options(policy: FailurePolicy, given: dict[str, Any]) -> dict[str, Any]:
 
 
 def _parameters(function: Any) -> list[str]:
-    """The names of those that a caller passes."""
+    """Return the names of the parameters that a caller passes."""
     sign = inspect.signature(function)
     return [name for name, one in sign.parameters.items() if not is_injected(one.default)]
 

@@ -1,4 +1,4 @@
-"""Unique tasks: which calls are the same, and what becomes of the second one."""
+"""Unique tasks: which calls are the same, and what happens to the second one."""
 
 from __future__ import annotations
 
@@ -21,23 +21,23 @@ Clash = Literal["skip", "wait", "replace", "fail"]
 
 @dataclass(frozen=True, slots=True)
 class Unique:
-    """Which calls of a task are the same one, and what follows when there are two of them.
+    """The calls of a task that are the same, and what happens when there are two of them.
 
-    A call that waits, runs, or waits for its next try is *there*, until it has ended.
+    A call *is there* from its enqueue until its end, retries included.
 
     Args:
-        by: the parameters that make two calls the same: names, ``"all"``, or, left out, none, so
-            that any two calls of the task are.
-        clash: what becomes of a call while another one is there.
+        by: the parameters that make two calls the same: names, or ``"all"``. By default there are
+            none, so that any two calls of the task are the same.
+        clash: what happens to a call while another one is there.
 
-            ``"skip"``: nothing; ``enqueue`` returns the task that is there.
-            ``"wait"``: it runs afterwards, in order, and holds no slot meanwhile.
-            ``"replace"``: the one that waits gets its arguments and its delay, and ``enqueue``
-            returns that one; if it runs, it is aborted, and this one follows.
+            ``"skip"``: it is not enqueued; ``enqueue`` returns the task that is there.
+            ``"wait"``: it runs after the other one, in order, and takes no slot while it waits.
+            ``"replace"``: a waiting task gets the call's arguments and delay, and ``enqueue``
+            returns that task; a running one is aborted, and the call follows it.
             ``"fail"``: as with ``unique=True``: it fails if the other one runs when its turn comes.
 
     Raises:
-        TypeError, ValueError: ``by`` or ``clash`` is none of these.
+        TypeError, ValueError: ``by`` or ``clash`` is not one of these.
     """
 
     by: Sequence[str] = ()
@@ -59,10 +59,10 @@ class Unique:
         return self.clash != "fail"
 
     def of(self, task: str, parameters: Sequence[str]) -> Unique:
-        """Return the same for a task with these parameters: all that ``by`` means, by name.
+        """Return the same rule for a task with these parameters, with ``by`` as a list of names.
 
         Raises:
-            ValueError: ``by`` names none of them.
+            ValueError: ``by`` names an unknown parameter.
         """
         if self.by == "all":
             return replace(self, by=tuple(parameters))
@@ -81,7 +81,7 @@ class Unique:
         args: Sequence[Any],
         kwargs: Mapping[str, Any],
     ) -> str:
-        """Return a text that is the same for calls that are the same.
+        """Return a text that is equal for calls that are the same.
 
         >>> def charge(account_id: int, cents: int = 0): ...
         >>> unique = Unique(by=("account_id",))
@@ -114,7 +114,7 @@ def _comparable(task: str, name: str, value: Any) -> Any:
             f"{task} is unique by {name}=, and a {type(value).__name__} can't be compared. Pass "
             "plain data, such as an id, or name other parameters in by="
         ) from None
-    if isinstance(value, set | frozenset):  # which has no order of its own
+    if isinstance(value, set | frozenset):  # sets have no order
         return sorted(plain, key=repr)
     return plain
 

@@ -1,4 +1,4 @@
-"""The worker that a process has: registers tasks at import, connects when it is used."""
+"""The worker of a process: registers tasks at import, and connects when it is used."""
 
 from __future__ import annotations
 
@@ -81,17 +81,17 @@ from vibetuner.tasks.run.stop import Stop
 
 __all__ = ["TaskWorker", "enqueue_sync", "get_worker", "open_queue", "using_worker"]
 
-# In development a reload should not wait; what is cut short is requeued at no cost.
+# In development a reload should not wait; interrupted tasks are requeued at no cost.
 DEVELOPMENT_GRACE_SECONDS = 3
 
-# A function that is not async waits no longer than this for the loop that has the connection.
+# A sync function waits at most this long for the event loop that has the connection.
 SYNC_SECONDS = 30
 
-# Gets the task and the request that sends it; returns what the enqueuer awaits.
+# Gets the task and the request that sends it; returns an awaitable for the caller.
 OnEnqueue = Callable[[Task[Any, Any], Any], Any]
 
 
-# What is read on behalf of streaq's own functions, in order.
+# The raw values that were read for streaq's own functions, in order.
 _read: ContextVar[list[bytes]] = ContextVar("read")
 
 _override: Slot[TaskWorker] = Slot(lambda: LookupError("no override"))
@@ -100,8 +100,8 @@ _override: Slot[TaskWorker] = Slot(lambda: LookupError("no override"))
 def get_worker() -> TaskWorker:
     """Return the process's worker: decorate with ``@worker.task()`` and ``@worker.cron()``.
 
-    It needs no Redis and no project; what needs Redis fails when it is used, and says what is
-    missing.
+    It needs no Redis and no project; functions that need Redis fail when they are called, and name
+    what is missing.
     """
     return _override.peek() or _process_worker()
 
@@ -114,19 +114,19 @@ def using_worker(worker: TaskWorker) -> Iterator[TaskWorker]:
 
 
 def enqueue_sync(call: Task[P, R]) -> Task[P, R]:
-    """Enqueue a call from a function that is not async: ``enqueue_sync(charge.enqueue(7))``.
+    """Enqueue a call from a sync function: ``enqueue_sync(charge.enqueue(7))``.
 
     It is for ``def`` tasks and routes, whose event loop runs in another thread, and for scripts and
-    tests that have none; those connect for each call. The call may be a delayed one, or a chain.
+    tests without one; those connect for each call. The call may be delayed, or a chain.
 
     Raises:
-        WrongEventLoop: an event loop runs in this thread; there, await the call.
+        WrongEventLoop: an event loop runs in this thread; await the call instead.
         NotConfigured: REDIS_URL is empty.
-        ServiceUnavailable: Redis does not answer, or that loop does not, within 30 seconds.
+        ServiceUnavailable: Redis or the event loop does not answer within 30 seconds.
         RedisFull: Redis has no memory left.
         TaskExists: the id of the call is taken.
         TaskError: the call can't be enqueued like this.
-        NotDurable: the call is a durable one, and nothing confirms it in time.
+        NotDurable: the call is durable, and there is no confirmation in time.
         PayloadError: an argument can't be stored.
     """
     worker = cast("TaskWorker", call.worker)
@@ -157,15 +157,15 @@ async def open_queue() -> AsyncIterator[TaskWorker]:
 class TaskWorker(Worker[Any]):
     """streaq's tasks and queue, run by an engine of our own.
 
-    It registers tasks and connects. What enqueues is in ``client``, and what runs in ``run``.
+    It registers tasks and connects. ``client`` enqueues tasks, and ``run`` runs them.
 
     Args:
         settings: the process's settings.
-        find_project: returns what the project declares; called when its queues or hooks are
-            needed, as tune.py imports the tasks before it declares them.
+        find_project: returns what tune.py declares; called when queues or hooks are needed, as
+            tune.py imports the tasks before it declares them.
 
-    Raises, when it is entered: NotConfigured without REDIS_URL; ServiceUnavailable when Redis
-    does not answer, or refuses functions and scripts.
+    Entering it raises NotConfigured without REDIS_URL, and ServiceUnavailable if Redis does not
+    answer, or refuses functions and scripts.
     """
 
     def __init__(
@@ -173,7 +173,7 @@ class TaskWorker(Worker[Any]):
     ) -> None:
         self._priorities: list[str] = []
         self._find_project = find_project
-        self.order: ReadOrder | None = None  # None: all queues, highest first
+        self.order: ReadOrder | None = None  # None means all queues, highest first
         super().__init__(
             queue_name=settings.queue_name,
             concurrency=settings.worker_concurrency,
@@ -189,8 +189,8 @@ class TaskWorker(Worker[Any]):
         self.courier = Courier(self)
         self.enqueues_durably = settings.enqueue_durable
         self._loop: asyncio.AbstractEventLoop | None = None
-        # What a test kit sets: who hears of each task that is enqueued here, and how far the
-        # calendar that cron goes by is ahead of the clock.
+        # Set by the test kit: a function called for each task enqueued here, and how far the clock
+        # of cron is ahead.
         self.on_enqueue: OnEnqueue | None = None
         self.ahead = timedelta(0)
 
@@ -222,7 +222,7 @@ class TaskWorker(Worker[Any]):
     else:
 
         def task(self, function=None, **options):  # noqa: ANN001, ANN003, ANN201
-            """As streaq's ``task``; parameters with ``WorkerDepends()`` are filled in."""
+            """Like streaq's ``task``; fills in parameters with ``WorkerDepends()``."""
             check_options(**options)
             queue = options.pop("queue", None)
             if function is not None:
@@ -232,7 +232,7 @@ class TaskWorker(Worker[Any]):
             return lambda function: _defined(queue, register(self._checked(function, options)))
 
         def cron(self, tab, **options):  # noqa: ANN001, ANN003, ANN201
-            """As streaq's ``cron``; parameters with ``WorkerDepends()`` are filled in."""
+            """Like streaq's ``cron``; fills in parameters with ``WorkerDepends()``."""
             check_crontab(tab)
             check_options(**options)
             queue = options.pop("queue", None)
@@ -257,7 +257,7 @@ class TaskWorker(Worker[Any]):
 
     @property
     def client(self) -> QueueClient:
-        """The open queue; raises NotConfigured or ServiceUnavailable when there is none."""
+        """The open queue; raises NotConfigured or ServiceUnavailable if there is none."""
         if self._client is None:
             raise no_queue()
         check_loop(self._loop, "The queue")
@@ -276,7 +276,7 @@ class TaskWorker(Worker[Any]):
 
     @property
     def redis(self) -> Redis[str] | RedisCluster[str]:
-        """The open connection; raises NotConfigured or ServiceUnavailable when there is none."""
+        """The open connection; raises NotConfigured or ServiceUnavailable if there is none."""
         if not is_open(self):
             raise no_queue()
         check_loop(self._loop, "The queue")
@@ -284,11 +284,11 @@ class TaskWorker(Worker[Any]):
 
     @property
     def is_running(self) -> bool:
-        """Return whether tasks are run here, or brought to an end."""
+        """Return whether tasks run here, or are being finished."""
         return self._run is not None
 
     async def __aenter__(self) -> Self:  # type: ignore[misc]  # anyio's refuses a block in a block
-        """Connect; inside a block that has done so, use its connection, which must outlast this."""
+        """Connect; inside another block, share its connection, which must outlast this block."""
         if is_open(self):
             self._inner_entries += 1
         else:
@@ -343,12 +343,12 @@ class TaskWorker(Worker[Any]):
         """Run tasks until a stop is requested; may be called again afterwards.
 
         Args:
-            task_status: told when the worker is ready.
-            lifespan: what is around it, in place of the project's own.
-            stop: the request to stop, of a process that takes its signals itself.
+            task_status: notified when the worker is ready.
+            lifespan: used instead of the project's own.
+            stop: the request to stop, of a process that handles its signals itself.
 
         Raises:
-            ServiceUnavailable: Redis did not take the ends of the last tasks.
+            ServiceUnavailable: Redis did not record the ends of the last tasks.
         """
         async with AsyncExitStack() as stack:
             self._stop = stop or Stop()
@@ -359,7 +359,7 @@ class TaskWorker(Worker[Any]):
             worker_context.set(context)
             task_id_source.set(current_task_id)
             run = self._make_run(context)
-            await run.prepare()  # until then a stop has nothing to wait for
+            await run.prepare()  # until then, a stop has nothing to wait for
             self._run = run
             stack.callback(self._forget_run)
             set_open(self, is_open=True, is_running=True)
@@ -386,21 +386,21 @@ class TaskWorker(Worker[Any]):
         set_open(self, is_open=True)
 
     def stop(self) -> None:
-        """Request a stop, as a signal does; again, to have what still runs requeued at once."""
+        """Request a stop, like a signal; again, to requeue running tasks at once."""
         if self._stop is not None:
             self._stop.request()
 
     def running(self) -> int:
-        """Return how many tasks run here."""
+        """Return the number of tasks that run here."""
         return 0 if self._run is None else len(list(self._run.running))
 
     def abort_tasks(self, tasks: set[str]) -> None:
-        """Cut off those of the tasks, by id, that run here."""
+        """Cancel those of the tasks, by id, that run here."""
         if self._run is not None:
             self._run.abort(tasks)
 
     async def queue_due(self) -> None:
-        """Queue delayed tasks and cron runs that are due, as a running worker does by itself."""
+        """Enqueue delayed tasks and cron runs that are due, as a running worker does."""
         client = self.client
         await DelayedQueue(client.functions, client.keys, self.priorities, Outage()).queue_due()
         await self._cron().schedule_due()
@@ -414,7 +414,7 @@ class TaskWorker(Worker[Any]):
 
     @property
     def known_queues(self) -> Sequence[str]:
-        """The project's queues, where they have been looked up here; never loads the project."""
+        """The project's queues, if they were looked up before; never loads the project."""
         return self._priorities
 
     def queue_of(self, name: str) -> str:
@@ -422,7 +422,7 @@ class TaskWorker(Worker[Any]):
         return declared_queue(self.registry.get(name)) or default_queue(self.priorities)
 
     async def unschedule_by_id(self, task_id: str) -> bool:
-        """Stop scheduling a repeated task; returns whether there was one.
+        """Stop scheduling a repeated task; return whether there was one.
 
         Raises:
             NotConfigured: REDIS_URL is empty.
@@ -434,7 +434,7 @@ class TaskWorker(Worker[Any]):
             return await super().unschedule_by_id(task_id)
 
     async def queue_size(self, include_scheduled: bool = True) -> int:
-        """Return how many tasks wait, with those that are scheduled.
+        """Return how many tasks wait, including scheduled ones.
 
         Raises:
             NotConfigured: REDIS_URL is empty.
@@ -454,18 +454,18 @@ class TaskWorker(Worker[Any]):
             return await super().status_by_id(task_id)
 
     def enqueue_from_thread(self, call: Task[P, R]) -> Task[P, R]:
-        """Enqueue a call in the loop that has the connection, or in one made for it."""
+        """Enqueue a call in the loop that has the connection, or in a new one."""
         if running_loop() is not None:
             name = call.parent.fn_name
             raise WrongEventLoop(
                 f"enqueue_sync() would stop the event loop that runs here, so {name} was not "
                 f"enqueued. Write  await {name}.enqueue(...)"
             )
-        with self._connecting:  # two threads don't connect at the same time
+        with self._connecting:  # one thread at a time
             loop = self._loop if is_open(self) else None
             if loop is None:
                 return asyncio.run(self._connect_and(call))
-        if not loop.is_running():  # as in a test that is not async, with fixtures that are
+        if not loop.is_running():  # as in a sync test with async fixtures
             return loop.run_until_complete(_awaited(call))
         sending = asyncio.run_coroutine_threadsafe(_awaited(call), loop)
         try:
@@ -484,14 +484,15 @@ class TaskWorker(Worker[Any]):
             return await call
 
     async def serialize(self, data: Any) -> bytes:
-        """Pickle data, to be signed where it is stored; raises PayloadError if it can't be."""
+        """Pickle data, to be signed where it is stored; raise PayloadError if it can't be
+        pickled."""
         return dump(data)
 
     async def deserialize(self, data: Any) -> Any:
-        """Read stored data; raises StreaqError when its signature is none of ours.
+        """Read stored data; raise StreaqError if its signature is not ours.
 
-        It may have been signed for another place, but for what :meth:`info_by_id` and
-        :meth:`get_tasks_by_status` read.
+        It may have been signed for another place, except in :meth:`info_by_id` and
+        :meth:`get_tasks_by_status`.
         """
         stored = data.encode() if isinstance(data, str) else bytes(data)
         if (read := _read.get(None)) is not None:
@@ -501,11 +502,11 @@ class TaskWorker(Worker[Any]):
     def publish_task(  # type: ignore[override]
         self, pipe: Any, task: Task[Any, Any], data: Any, enqueue_time: int, **_: Any
     ) -> Awaitable[Any]:
-        """Enqueue a task, or add it to the pipeline of a chain; tells :attr:`on_enqueue`.
+        """Enqueue a task, or add it to the pipeline of a chain; calls :attr:`on_enqueue`.
 
-        Raises, when the answer is awaited: TaskExists where its id is taken, though not in a chain;
-        TaskError where it can't be enqueued like this; ServiceUnavailable where Redis is away or
-        refuses, RedisFull where it has no memory left.
+        Awaiting the reply raises TaskExists if the id is taken (except in a chain), TaskError if
+        the call is not valid, ServiceUnavailable if Redis does not answer or refuses, and RedisFull
+        if it has no memory left.
         """
         client = self.client
         check_enqueue(task, self._priorities or self.priorities)
@@ -538,11 +539,11 @@ class TaskWorker(Worker[Any]):
     async def enqueue_reliably(self, call: ReliableCall[P, R]) -> ReliableCall[P, R]:
         """Enqueue a call that has a key or a session.
 
-        The call gets the id of the task that has its key. A durable one within a session is handed
-        on durably: until that is confirmed, it stays in the database.
+        The call gets the id of the task that has its key. A durable one in a session is handed on
+        durably: it stays in the database until that is confirmed.
 
         Raises:
-            TaskError: the key belongs to another call, or the call is repeated by a crontab line.
+            TaskError: the key belongs to another call, or a crontab line repeats the call.
             NotConfigured: REDIS_URL is empty.
             ServiceUnavailable: the queue is not open here, or Redis does not answer, or refuses.
         """
@@ -581,15 +582,15 @@ class TaskWorker(Worker[Any]):
     async def enqueue_many(self, tasks: Sequence[Task[Any, Any]]) -> None:
         """Enqueue tasks for immediate execution, hundreds in one step.
 
-        A task with a key is a step of its own.
+        Each task with a key is enqueued in a step of its own.
 
         Raises:
             NotConfigured: REDIS_URL is empty.
             ServiceUnavailable: the queue is not open here, or Redis does not answer, or refuses;
-                the tasks before may be enqueued.
+                earlier tasks may have been enqueued.
             RedisFull: Redis has no memory left.
             TaskExists, TaskError: some could not be enqueued; all others are.
-            NotDurable: nothing confirms durable ones in time.
+            NotDurable: no confirmation of the durable ones in time.
             PayloadError: an argument can't be stored.
         """
         if any(follows_another(task) for task in tasks):
@@ -603,7 +604,7 @@ class TaskWorker(Worker[Any]):
                 self.on_enqueue(task, None)
         reliable = [task for task in tasks if isinstance(task, ReliableCall)]
         for task in reliable:
-            if task.session is not None:  # which takes one statement at a time
+            if task.session is not None:  # a session takes one statement at a time
                 await task
         keyed = (task for task in reliable if task.session is None)
         for answer in await asyncio.gather(*keyed, return_exceptions=True):
@@ -622,7 +623,7 @@ class TaskWorker(Worker[Any]):
             await self.client.enqueue_durably(some, now, durable)
 
     async def info_by_id(self, task_id: str) -> TaskInfo | None:
-        """Return what is known of an unfinished task.
+        """Return the information on an unfinished task.
 
         Raises:
             NotConfigured: REDIS_URL is empty.
@@ -636,10 +637,10 @@ class TaskWorker(Worker[Any]):
             self.client.codec.open(read[0], Kind.CALL, task_id)
         return info
 
-    if not TYPE_CHECKING:  # as above
+    if not TYPE_CHECKING:  # see above
 
         async def get_tasks_by_status(self, status, **options):  # noqa: ANN001, ANN003, ANN201
-            """Return the tasks of a status, as streaq's own.
+            """Return the tasks of a status, like streaq's own method.
 
             Raises:
                 NotConfigured: REDIS_URL is empty.
@@ -662,9 +663,9 @@ class TaskWorker(Worker[Any]):
         """Wait for a task's result.
 
         Raises:
-            TimeoutError: there is none after ``timeout`` seconds.
+            TimeoutError: no result after ``timeout`` seconds.
             NotConfigured: REDIS_URL is empty.
-            ServiceUnavailable: the queue is not open here, or Redis stays away.
+            ServiceUnavailable: the queue is not open here, or Redis does not answer.
             StreaqError: it is not signed by us for this task, or can't be read.
         """
         return await self.client.result(task_id, timeout)
@@ -674,7 +675,7 @@ class TaskWorker(Worker[Any]):
         task_id: str,
         timeout: timedelta | int | None = 5,  # noqa: ASYNC109 - as above
     ) -> bool:
-        """End a task; returns whether that ended it, within ``timeout`` seconds (0: don't wait).
+        """Abort a task; return whether that ended it within ``timeout`` seconds (0: don't wait).
 
         Raises:
             NotConfigured: REDIS_URL is empty.
@@ -687,7 +688,7 @@ class TaskWorker(Worker[Any]):
         return is_ended
 
     def next_run(self, tab: str) -> int:
-        """Return when a crontab line is next due, in milliseconds, by the worker's calendar."""
+        """Return when a crontab line is next due, in milliseconds, by the worker's clock."""
         calendar = datetime.now(self.tz) + self.ahead
         due: datetime = CronTab(tab).next(now=calendar, return_datetime=True)
         return datetime_ms(due - self.ahead)

@@ -1,1 +1,1 @@
-"""The queue as every process needs it: to enqueue, to wait for results, to abort."""
+"""The queue, for every process: enqueue, wait for results, abort."""

@@ -1,7 +1,7 @@
-"""Enqueues that wait until the server can't lose them: on its disk, and on its replicas.
+"""Enqueues that wait until the task is on the server's disk and on its replicas.
 
-A connection that waits for these serves nothing else, so that durable calls have a few of their
-own. Calls that come while all of them are busy go out together, and share the next wait.
+While a connection waits for that, it can serve nothing else, so durable calls use connections of
+their own. Calls that arrive while all of these are busy are sent together and share the next wait.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ __all__ = ["DURABLE_SECONDS", "Durability", "Keeping"]
 DURABLE_SECONDS = 5.0
 LINES = 4
 MARK_MS = 1000
-#: The first version that says when a write is on disk; Valkey gives a newer one for its own.
+#: The first version that reports when a write is on disk; Valkey reports a newer one for itself.
 HAS_WAITAOF = (7, 2)
 CLOSED = "the queue was closed"
 CURE = "Look at it:  vibetuner doctor"
@@ -36,13 +36,13 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Keeping:
-    """The protection of a server against the loss of a write.
+    """The protection of a server against losing a write.
 
     Args:
-        version: its version, as Redis counts.
+        version: its version, by Redis's numbers.
         replicas: the number of replicas that follow it.
         has_file: whether it writes an append-only file.
-        has_sentinels: whether others decide which server is the primary.
+        has_sentinels: whether Sentinels or a Cluster decide which server is the primary.
 
     >>> Keeping("7.2.4", 0, False).problem()
     ('it keeps tasks in memory alone', 'Set appendonly yes there, or start a replica')
@@ -55,7 +55,7 @@ class Keeping:
 
     @classmethod
     def read(cls, info: Mapping[str, Any], *, has_sentinels: bool = False) -> Keeping:
-        """Read the answer to INFO; a replica counts once it has all that came before."""
+        """Parse the reply to INFO; a replica counts once it has received all earlier writes."""
         followers = (info[key] for key in info if re.fullmatch(r"slave\d+", key))
         return cls(
             str(info.get("redis_version", "0")),
@@ -66,21 +66,21 @@ class Keeping:
 
     @property
     def on_disk(self) -> bool:
-        """Return whether it says when a write is on its disk."""
+        """Return whether it can confirm that a write is on its disk."""
         return (
             self.has_file and tuple(map(int, re.findall(r"\d+", self.version)))[:2] >= HAS_WAITAOF
         )
 
     @property
     def places(self) -> str:
-        """Return, in words, the places where a write has to arrive."""
+        """Return, in words, where a write has to arrive."""
         replicas = "1 replica" if self.replicas == 1 else f"{self.replicas} replicas"
         return " and ".join([replicas] * bool(self.replicas) + ["the disk"] * self.on_disk)
 
     def problem(self) -> tuple[str, str] | None:
-        """Return why nothing is durable there, and the cure; None where something can be.
+        """Return why no write is durable there, and the cure; None if writes can be durable.
 
-        A primary that Sentinels replace takes its disk along, so that it needs a replica.
+        A failover replaces a primary together with its disk, so with Sentinels it needs a replica.
         """
         if self.has_sentinels and not self.replicas:
             return "it has no replica, so that the next failover would lose the task", "Start one"
@@ -98,8 +98,8 @@ class Durability(Generic[C]):
     Args:
         address: the server, or the Sentinels that know it; connected to at the first write.
         make_client: makes a client of the queue on a connection.
-        mark: a key that is written before each wait. A write that found the task there already
-            changed nothing, and the server waits for what its connection has changed.
+        mark: a key that is written before each wait. The server waits for the writes of this
+            connection, and a call whose task was there already has written nothing.
     """
 
     def __init__(self, address: Address, make_client: Callable[[Connection], C], mark: str) -> None:
@@ -116,15 +116,15 @@ class Durability(Generic[C]):
         what: str,
         patience: bool | timedelta = True,
     ) -> T:
-        """Do a write and return what it returns, once that is durable.
+        """Do a write, and return its result once it is durable.
 
         Args:
-            write: does it with the client that it is given.
-            what: what is enqueued, for the error.
-            patience: how long it may take.
+            write: does it with the given client.
+            what: the task or tasks, for the error's message.
+            patience: the longest wait.
 
         Raises:
-            NotDurable: there is no confirmation in time, or the server can't give one.
+            NotDurable: no confirmation in time, or the server can't give one.
         """
         loop = asyncio.get_running_loop()
         seconds = patience.total_seconds() if isinstance(patience, timedelta) else DURABLE_SECONDS
@@ -147,7 +147,7 @@ class Durability(Generic[C]):
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        """Disconnect; what is not confirmed raises NotDurable."""
+        """Disconnect; unconfirmed writes raise NotDurable."""
         lines, self._lines = self._lines, []
         serving = [line.serving for line in lines if line.serving is not None]
         for task in serving:
@@ -178,7 +178,7 @@ class Durability(Generic[C]):
 
 @dataclass(slots=True, eq=False)
 class _Call(Generic[C]):
-    """A write on its way, and whether its task is queued: None where nobody can say."""
+    """A write in progress, and whether its task is queued; None if that is unknown."""
 
     write: Callable[[C], Awaitable[Any]]
     what: str
@@ -210,7 +210,7 @@ class _Call(Generic[C]):
 
 
 class _Line(Generic[C]):
-    """A connection for durable writes: those that go out together are waited for together."""
+    """A connection for durable writes: all that were sent together share one wait."""
 
     def __init__(
         self,
@@ -241,7 +241,7 @@ class _Line(Generic[C]):
             for call in calls:
                 call.refuse(*problem)
             return
-        # Who has given up meanwhile was told that nothing was enqueued.
+        # Callers that gave up meanwhile were told that nothing was enqueued.
         written = await self._write([call for call in calls if not call.answer.done()])
         if not written:
             return
@@ -249,7 +249,7 @@ class _Line(Generic[C]):
             call.places = keeping.places
         left = max(call.deadline for call in written) - asyncio.get_running_loop().time()
         is_confirmed, reason = await self._wait(keeping, max(1, round(1000 * left)))
-        # A connection that was made anew waits for none of what the lost one has written.
+        # A new connection can't wait for the writes of a lost one.
         is_lost = self._losses != losses
         for call, answer in written.items():
             if is_lost:
@@ -266,7 +266,7 @@ class _Line(Generic[C]):
         return Keeping.read(info, has_sentinels=self.connection.address.guides is not None)
 
     async def _write(self, calls: Sequence[_Call[C]]) -> dict[_Call[C], Any]:
-        """Write all at the same time; returns those that were written, with their answers."""
+        """Do all writes concurrently; return those that were done, with their results."""
         for call in calls:
             call.queued = None
         writes = (call.write(self._client) for call in calls)
@@ -282,7 +282,7 @@ class _Line(Generic[C]):
         return written
 
     async def _wait(self, keeping: Keeping, milliseconds: int) -> tuple[bool, str]:
-        """Wait for the replicas and the disk; returns whether they have it, and why not."""
+        """Wait for the replicas and the disk; return whether they have the writes, or why not."""
         self._call("SET", self._mark, 1, "PX", MARK_MS)
         replicas = self._call("WAIT", keeping.replicas, milliseconds)
         disk = self._call("WAITAOF", 1, 0, milliseconds) if keeping.on_disk else None

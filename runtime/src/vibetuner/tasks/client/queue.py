@@ -38,24 +38,24 @@ if TYPE_CHECKING:
 __all__ = ["QueueClient", "check_ties", "line_of", "open_queue_client"]
 
 ENQUEUED_AT_ONCE = 500
-# What enqueue in lua/queue.lua answers where an id waits or runs, and where its result is kept.
+# Answers of enqueue in lua/queue.lua: the id waits or runs, or its result is kept.
 TAKEN = (0, -1)
-# What enqueue_unique in lua/unique.lua answers where a call must be signed for another task.
+# Answer of enqueue_unique in lua/unique.lua: sign the call for another task, and send it again.
 SIGN_AGAIN = 2
 ABORTED_RESULT_MS = 300_000
 
 
 class QueueClient:
-    """One process's way to the queue.
+    """A process's connection to the queue.
 
     Args:
         functions: our functions on the server.
-        listener: hears of results.
+        listener: receives results.
         keys: the queue's keys.
         codec: signs and reads payloads.
     """
 
-    #: Set by :func:`open_queue_client`: does on connections of its own what must not be lost.
+    #: Set by :func:`open_queue_client`; sends durable calls on connections of its own.
     durable: Durability[QueueClient]
 
     def __init__(
@@ -71,10 +71,10 @@ class QueueClient:
     ) -> list[int | bytes]:
         """Enqueue tasks with their pickled calls, in one step.
 
-        Returns for each one of TAKEN where its id is not new.
+        Returns, for each task, one of TAKEN if its id is not new.
 
         Raises:
-            ServiceUnavailable: Redis is away, or refuses.
+            ServiceUnavailable: Redis does not answer, or refuses.
         """
         async with self.answering():
             answers: list[int | bytes] = await self.functions.call(
@@ -83,11 +83,11 @@ class QueueClient:
         return answers
 
     async def enqueue_once(self, task: ReliableCall[Any, Any], call: bytes, now: int) -> bool:
-        """Enqueue a task unless another has its key, whose id it gets; return whether it was new.
+        """Enqueue a task unless another has its key, whose id it then gets; return if it is new.
 
         Raises:
             TaskError: the key belongs to another task, or to this one with other arguments.
-            ServiceUnavailable: Redis is away, or refuses.
+            ServiceUnavailable: Redis does not answer, or refuses.
         """
         key, mine = task.key or "", fingerprint(task)
         values = [key, to_ms(task.keep), mine, *self.values([task], [call], now)]
@@ -101,7 +101,7 @@ class QueueClient:
         return is_new
 
     def answering(self) -> AbstractAsyncContextManager[None]:
-        """Turn errors of Redis inside the block into ServiceUnavailable, and set no limit."""
+        """Turn Redis errors in the block into ServiceUnavailable, without a time limit."""
         return answering(get_settings(), None)
 
     def values(
@@ -121,11 +121,11 @@ class QueueClient:
         """Enqueue a task whose id is new.
 
         Raises:
-            TaskExists: it is not: nothing was enqueued.
-            ServiceUnavailable: Redis is away, or refuses.
+            TaskExists: the id is taken; nothing was enqueued.
+            ServiceUnavailable: Redis does not answer, or refuses.
         """
         values = self.values([task], [call], now)
-        try:  # as answering() does, at less cost
+        try:  # like answering(), but cheaper
             (answer,) = await self.functions.call("enqueue", (self.keys.queue,), values)
         except (RedisError, OSError) as error:
             raise await unavailable(get_settings(), error, self.functions.connection) from None
@@ -135,13 +135,13 @@ class QueueClient:
     async def enqueue_unique(
         self, task: Task[Any, Any], unique: Unique, call: bytes, now: int
     ) -> bool:
-        """Enqueue a unique task; it gets the id of the one that stands for it.
+        """Enqueue a unique task; it gets the id of the task that stands for the call.
 
-        Returns whether that is its own.
+        Returns whether that is its own id.
 
         Raises:
-            TaskError: its arguments can't be compared, or it is tied to others.
-            ServiceUnavailable: Redis is away, or refuses.
+            TaskError: its arguments can't be compared, or it is part of a chain.
+            ServiceUnavailable: Redis does not answer, or refuses.
         """
         parent: Any = task.parent
         if task.after or isinstance(task.schedule, str):
@@ -153,8 +153,9 @@ class QueueClient:
             async with self.answering():
                 answer = await self.functions.call("enqueue_unique", (self.keys.queue,), values)
             signed_for.id = answer[0].decode()
-            # The server can't sign, so a call that another task is to run is sent again, signed for
-            # that one. Each further round means that a task of the group has begun or ended.
+            # The server can't sign. So if another task is to run this call, sign the call for that
+            # task and send it again. Each further round means that a task of the group began or
+            # ended meanwhile.
             if answer[1] != SIGN_AGAIN:
                 break
         if answer[1] < 0:
@@ -163,10 +164,10 @@ class QueueClient:
         return bool(answer[1])
 
     async def enqueue_many(self, tasks: Sequence[Task[Any, Any]], now: int) -> None:
-        """Enqueue many tasks, hundreds in one step; a unique one is a step of its own.
+        """Enqueue many tasks, hundreds in one step; each unique one in a step of its own.
 
         Raises:
-            TaskExists: an id is taken; all others were enqueued.
+            TaskExists: an id is taken; the other tasks were enqueued.
         """
         once: list[Task[Any, Any]] = []
         taken: list[TaskExists] = []
@@ -191,11 +192,11 @@ class QueueClient:
     async def enqueue_durably(
         self, tasks: Sequence[Task[Any, Any]], now: int, patience: bool | timedelta
     ) -> None:
-        """Enqueue tasks as :meth:`enqueue_many` does, and wait until the server can't lose them.
+        """Enqueue tasks like :meth:`enqueue_many`, and wait until the server can't lose them.
 
         Raises:
-            NotDurable: nothing confirms that in time.
-            TaskExists: an id is taken; all others were enqueued, and are durable.
+            NotDurable: no confirmation in time.
+            TaskExists: an id is taken; the other tasks were enqueued, and are durable.
         """
 
         async def write(client: QueueClient) -> TaskExists | None:
@@ -212,10 +213,10 @@ class QueueClient:
             raise taken
 
     async def repeat(self, task: Task[Any, Any], call: bytes, now: int) -> None:
-        """Enqueue a task for each moment of the crontab line that is its schedule.
+        """Enqueue a task at each time of the crontab line that is its schedule.
 
         Raises:
-            ServiceUnavailable: Redis is away, or refuses.
+            ServiceUnavailable: Redis does not answer, or refuses.
         """
         keys, tab, connection = self.keys, str(task.schedule), self.functions.connection
         payload = self.codec.seal(call, Kind.SCHEDULE, task.id)
@@ -236,9 +237,9 @@ class QueueClient:
         """Wait for a task's result.
 
         Raises:
-            TimeoutError: there is none after ``timeout`` seconds.
-            StreaqError: it is signed with none of our keys, or can't be read.
-            ServiceUnavailable: Redis is away, or refuses.
+            TimeoutError: no result after ``timeout`` seconds.
+            StreaqError: the result is signed with none of our keys, or can't be read.
+            ServiceUnavailable: Redis does not answer, or refuses.
         """
         async with asyncio.timeout(to_seconds(timeout)), self.answering():
             raw = await self.listener.wait(self.keys.channel(task_id), self.keys.result(task_id))
@@ -250,15 +251,15 @@ class QueueClient:
         task_id: str,
         timeout: timedelta | int | None,  # noqa: ASYNC109 - as above
     ) -> tuple[bool, list[str] | None]:
-        """End a task; returns whether that ended it, within ``timeout`` seconds.
+        """Abort a task; return whether that ended it within ``timeout`` seconds.
 
-        A delayed task ends at once, with a result like that of any other; the second value then
-        names the tasks that fail with it. One that waits or runs is marked for its worker. With 0
-        the answer for such a one is False, without waiting.
+        A delayed task ends at once, with a result like any other; the second value then names the
+        tasks that fail with it. A task that waits or runs is only marked for its worker. With
+        ``timeout=0``, return False for such a task without waiting.
 
         Raises:
             StreaqError: its result is signed with none of our keys.
-            ServiceUnavailable: Redis is away, or refuses.
+            ServiceUnavailable: Redis does not answer, or refuses.
         """
         async with self.answering(), self.listener.listening(self.keys.channel(task_id)) as message:
             outcome, *failed = await self._abort(worker, task_id)
@@ -322,7 +323,7 @@ async def open_queue_client(
     async with Connection(address) as connection:
         functions = Functions(connection)
         await functions.load()
-        if address.cluster:  # wait for a slot that moves
+        if address.cluster:  # wait while its slot is being moved
             await functions.call("ping", (keys.guard,), ())
         async with ResultListener(address, connection) as listener:
             client = QueueClient(functions, listener, keys, codec)
@@ -336,14 +337,14 @@ async def open_queue_client(
 
 
 def line_of(task: Task[Any, Any]) -> Unique | None:
-    """Return how a call is unique, if that is decided when it is enqueued."""
+    """Return the ``Unique`` of a call, if it is decided when the call is enqueued."""
     policy = policy_of(task.parent)
     unique = None if policy is None else policy.unique
     return unique if unique is not None and unique.has_line else None
 
 
 def check_ties(task: Task[Any, Any]) -> None:
-    """Raise TaskError for a unique task that can't be part of a chain."""
+    """Raise TaskError if a unique task is part of a chain."""
     policy = policy_of(task.parent)
     if policy is None or policy.unique is None:
         return
@@ -367,10 +368,10 @@ def _tied(task: Task[Any, Any]) -> TaskError:
 
 
 def read_result(task_id: str, data: dict[str, Any]) -> TaskResult[Any]:
-    """A result as it is stored.
+    """Parse a stored result.
 
     Raises:
-        StreaqError: it is no result.
+        StreaqError: it is not a result.
     """
     try:
         return TaskResult(

@@ -1,4 +1,4 @@
-"""Waits for results, on one subscription for all that a process waits for."""
+"""Waits for results, with one subscription for all waiters of a process."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from vibetuner.redis.url import Address
 
 __all__ = ["ResultListener"]
 
-# A server that restarts is waited for this long; what it published meanwhile is looked up.
+# Pauses of a wait for a server that restarts; results published meanwhile are looked up.
 PATIENCE_SECONDS = (0.05, 0.1, 0.2, 0.5, 1, *[2] * 11)
 
 Waiter = asyncio.Future[bytes]
@@ -24,11 +24,11 @@ Hear = Callable[[bytes], None]
 
 
 class ResultListener:
-    """Delivers what is published on channels to as many as wait for it.
+    """Delivers messages of channels to everybody who waits for them.
 
     Args:
-        address: the server; it is connected to when somebody waits for the first time.
-        commands: the connection for everything else.
+        address: the server; connected to at the first wait.
+        commands: the connection for all other commands.
     """
 
     def __init__(self, address: Address, commands: Connection) -> None:
@@ -45,7 +45,7 @@ class ResultListener:
         await self._connection.close()
 
     async def wait(self, channel: str, key: str) -> bytes:
-        """Return what stands at ``key``, or else what is published on ``channel``."""
+        """Return the value of ``key``, or else the next message on ``channel``."""
         for pause in PATIENCE_SECONDS:
             with suppress(Disconnected):
                 return await self._wait(channel, key)
@@ -54,9 +54,9 @@ class ResultListener:
 
     @asynccontextmanager
     async def listening(self, channel: str, hear: Hear | None = None) -> AsyncIterator[Waiter]:
-        """Subscribed once the block begins; the future has the first message.
+        """Subscribe for the length of the block; the future gets the first message.
 
-        With ``hear``, that gets the messages, and the future has nothing but the loss.
+        With ``hear``, that gets the messages instead, and the future ends only with a loss.
         """
         await self._connection.connect()
         waiter: Waiter = asyncio.get_running_loop().create_future()
@@ -67,13 +67,13 @@ class ResultListener:
         try:
             await asyncio.shield(self._confirmed[channel])
             if waiter.done():
-                waiter.result()  # it was lost before it was confirmed
+                waiter.result()  # raises if the connection was lost first
             yield waiter
         finally:
             self._leave(channel, waiter)
 
     async def each(self, channel: str, heard: Callable[[], None]) -> None:
-        """Call ``heard`` at each message, and once at the beginning; ends with the connection."""
+        """Call ``heard`` at once and at each message; ends with the connection."""
         async with self.listening(channel, lambda _: heard()) as loss:
             heard()
             await loss
@@ -86,7 +86,7 @@ class ResultListener:
     def _leave(self, channel: str, waiter: Waiter) -> None:
         waiter.cancel()
         if waiter.done() and not waiter.cancelled():
-            waiter.exception()  # nobody else will look at it
+            waiter.exception()  # marks it as retrieved
         waiters = self._waiters.get(channel)
         if waiters is None:
             return

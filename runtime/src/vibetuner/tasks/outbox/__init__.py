@@ -1,1 +1,1 @@
-"""Calls of tasks that are written in a transaction of the project's, and enqueued after it."""
+"""Calls that are written in a transaction of the project, and enqueued after its commit."""

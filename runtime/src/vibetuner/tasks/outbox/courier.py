@@ -1,7 +1,7 @@
-"""Writes calls into the outbox, and hands them on to the queue: at once, and by the worker's relay.
+"""Writes calls into the outbox, and hands them on to the queue: at once, or by a relay.
 
-A row is deleted after it was handed on. Where that fails it is handed on again, and the server
-notes for 30 days that it was; an hour after the row is gone, nobody can hold it any more.
+A row is deleted after it was handed on. If deleting fails, it is handed on again; the server
+remembers for 30 days which rows it received, far longer than a process can hold a deleted row.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ POLL_SECONDS = 2.0
 LONGEST_LOOK = 1.0
 CLOSING_SECONDS = 2.0
 NOTE_MS = 30 * 24 * 3_600_000
-# A process that has read a row before it was deleted hands it on within this time, or never.
+# A process hands on a row within this time of reading it, or never.
 STALE_SECONDS = 600
-# What the options of a row end with that is handed on durably.
+# The last option of a row whose task is enqueued durably.
 DURABLE = "durable"
 FORGET_MS = 3_600_000
 
@@ -58,7 +58,7 @@ class Worker(Protocol):
 
 
 class Courier:
-    """One process's way from the outbox to the queue.
+    """A process's connection from the outbox to the queue.
 
     Args:
         worker: the process's worker.
@@ -70,11 +70,12 @@ class Courier:
         self._handing: asyncio.Task[None] | None = None
 
     async def write(self, call: ReliableCall[Any, Any], client: QueueClient, now: int) -> None:
-        """Write a call in the transaction of its session; the task starts after the commit.
+        """Write a call in its session's transaction; the task is enqueued after the commit.
 
         Raises:
             NotConfigured: the database is not configured, or tune.py does not list the table.
-            TaskError: the session is none, or is in no transaction, or the key has another call.
+            TaskError: the session is of another kind, has no transaction, or the key has another
+                call.
         """
         store = store_for(call.session)
         values = client.values([call], [await call.serialize(now)], now)
@@ -94,13 +95,13 @@ class Courier:
         store.on_commit(call.session, lambda: self._hear(store, call))
 
     async def hand_on(self, store: Store, task_ids: Sequence[str] | None = None) -> int:
-        """Enqueue committed rows, those of these tasks or the oldest, and delete them.
+        """Enqueue committed rows, of these tasks or the oldest, and delete them.
 
         Returns their number.
 
         Raises:
             VibetunerError, RedisError: the queue is not open, does not answer, or does not confirm
-                a durable call.
+            a durable call.
         """
         client = self._worker.client
         read_at = time.monotonic()
@@ -126,14 +127,14 @@ class Courier:
         return len(rows)
 
     async def hand_on_all(self) -> None:
-        """Enqueue every committed row, as a test wants it; raises as :meth:`hand_on` does."""
+        """Enqueue every committed row, for tests; raises the errors of :meth:`hand_on`."""
         for store in open_stores():
             while await self.hand_on(store):
                 pass
 
     @asynccontextmanager
     async def relaying(self) -> AsyncIterator[None]:
-        """Hand on, every two seconds, the rows that the processes which wrote them have left."""
+        """Every two seconds, hand on rows that the processes which wrote them have left behind."""
         stores = open_stores()
         relays = [asyncio.create_task(self._relay(store)) for store in stores]
         try:
@@ -144,14 +145,14 @@ class Courier:
             await asyncio.gather(*relays, return_exceptions=True)
 
     async def close(self) -> None:
-        """Finish handing on what was committed, for two seconds at the most."""
+        """Finish handing on committed rows, for at most two seconds."""
         if self._handing is not None:
             with suppress(TimeoutError):
                 async with asyncio.timeout(CLOSING_SECONDS):
                     await self._handing
 
     async def _ask_server(self, row: Row) -> tuple[str, str] | None:
-        """Return the task that has the row's key, and its call; None where nobody can say."""
+        """Return the task that has the row's key, and its call; None if that can't be found out."""
         if not self._worker.is_connected:
             return None
         client = self._worker.client
@@ -164,7 +165,7 @@ class Courier:
         return None
 
     def _hear(self, store: Store, call: ReliableCall[Any, Any]) -> None:
-        """Hand a call on in the background; one whose savepoint was rolled back has no row."""
+        """Hand on a call in the background; a call of a rolled-back savepoint has no row."""
         if self._worker.on_enqueue is not None:
             self._worker.on_enqueue(call, None)
         if not self._worker.is_connected:
@@ -184,9 +185,9 @@ class Courier:
                     logger.debug("left in the outbox: %s", first_line(error))
 
     async def _send(self, client: QueueClient, row: Row) -> None:
-        """Enqueue a row's task, unless that was done, or another has its key."""
+        """Enqueue a row's task, unless that was done before, or another task has its key."""
         options = json.loads(row.options)
-        # Behind the number of dependencies and these.
+        # The mark follows the number of dependencies, and these.
         is_durable = len(options) > 4 and options[4 + options[3] :] == [DURABLE]
         values = [
             NOTE_MS, row.key or "", row.keep, row.call or "", time.time_ns() // 1_000_000,

@@ -1,4 +1,4 @@
-"""The outbox in MongoDB: a collection that is written in a transaction."""
+"""The outbox in MongoDB: a collection that is written to in a transaction."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from vibetuner.tasks.outbox.row import TABLE, Row
 
 __all__ = ["MongoOutbox"]
 
-NO_TRANSACTIONS = 20  # IllegalOperation: a server that stands alone
+NO_TRANSACTIONS = 20  # IllegalOperation: the server is not a replica set
 FIELDS = [name for name in Row.__slots__ if name != "task_id"]
 
 
@@ -27,7 +27,7 @@ class MongoOutbox:
         """As :meth:`Store.add`.
 
         Raises:
-            TaskError: the session is in no transaction, or the server has none.
+            TaskError: the session has no transaction, or the server does not support them.
         """
         if not session.in_transaction:
             raise TaskError(
@@ -55,7 +55,7 @@ class MongoOutbox:
         await _rows().delete_one({"_id": task_id}, session=session)
 
     def on_commit(self, session: AsyncClientSession, hear: Callable[[], None]) -> None:
-        """As :meth:`Store.on_commit`; PyMongo has no event, so its method tells."""
+        """As :meth:`Store.on_commit`; PyMongo has no event, so this wraps the session's method."""
         commit = session.commit_transaction
 
         async def commit_and_tell() -> None:

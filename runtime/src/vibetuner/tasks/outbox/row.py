@@ -1,4 +1,4 @@
-"""A row of the outbox, and the stores that can hold it."""
+"""A row of the outbox, and the interface of the stores that hold rows."""
 
 from __future__ import annotations
 
@@ -32,17 +32,17 @@ UNLISTED = (
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A call that is to be enqueued once its transaction is committed.
+    """A call to be enqueued once its transaction is committed.
 
     Attributes:
         task_id: the id that the task will have.
         name: the task's name.
         payload: the signed call.
-        options: what ``enqueue`` in lua/queue.lua takes after the payload, as JSON.
+        options: the arguments of ``enqueue`` in lua/queue.lua after the payload, as JSON.
         created_at: when it was written.
         key: the idempotency key, if it has one.
-        keep: how many milliseconds the server is to remember the key.
-        call: the call's fingerprint, where there is a key.
+        keep: the milliseconds that the server remembers the key.
+        call: the call's fingerprint, if there is a key.
     """
 
     task_id: str
@@ -56,25 +56,25 @@ class Row:
 
 
 class Store(Protocol):
-    """The place where rows wait: the table of the SQL database, or the collection of MongoDB."""
+    """A store of rows: the table of the SQL database, or the collection of MongoDB."""
 
     async def add(self, row: Row, session: Any) -> tuple[str, str] | None:
         """Write a row in the session's transaction.
 
-        Returns the task and the call of the row that has its key already; then nothing is written.
+        If another row has the same key, write nothing and return its task and call.
         """
         ...
 
     async def remove(self, task_id: str, session: Any) -> None:
-        """Remove a row in the transaction that has written it."""
+        """Remove a row in the transaction that wrote it."""
         ...
 
     def on_commit(self, session: Any, hear: Callable[[], None]) -> None:
-        """Call ``hear`` once the session's transaction is committed; never, if it is not."""
+        """Call ``hear`` once the session's transaction is committed; never, if it isn't."""
         ...
 
     async def read(self, task_ids: Sequence[str] | None, limit: int) -> list[Row]:
-        """Return committed rows, those of these tasks or the oldest."""
+        """Return committed rows, of these tasks or the oldest."""
         ...
 
     async def delete(self, task_ids: Sequence[str]) -> None:
@@ -101,7 +101,7 @@ def store_for(session: Any) -> Store:
 
     Raises:
         NotConfigured: tune.py does not list the table.
-        TaskError: it is no session of a database that is open here.
+        TaskError: the session belongs to no database that is open here.
     """
     kinds = {one.__name__: one.__module__ for one in type(session).__mro__}
     if kinds.get("AsyncSession", "").startswith("sqlalchemy."):
@@ -120,5 +120,5 @@ def _is_listed() -> bool:
 
 @cache
 def _store(module: str, name: str) -> Store:
-    # Imported here: a process loads only the drivers that it uses.
+    # Imported here, so that a process loads only the drivers that it uses.
     return cast("Store", getattr(import_module(f"vibetuner.tasks.outbox.{module}"), name)())

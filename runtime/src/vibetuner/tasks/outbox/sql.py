@@ -41,13 +41,13 @@ FIELDS = [getattr(Outbox, name) for name in Row.__slots__]
 
 
 class SqlOutbox:
-    """The table, by way of the engine that is open here."""
+    """The table, in the database whose engine is open here."""
 
     async def add(self, row: Row, session: AsyncSession) -> tuple[str, str] | None:
-        """As :meth:`Store.add`; waits for a transaction that holds the same key.
+        """As :meth:`Store.add`; waits for another transaction with the same key.
 
         Raises:
-            TaskError: the session is one of another database.
+            TaskError: the session is of another database.
         """
         engine = sql_engine.get().sync_engine
         if session.sync_session.get_bind().engine is not engine:
@@ -65,7 +65,7 @@ class SqlOutbox:
         while not (
             await connection.execute(statement.values(values).on_conflict_do_nothing())
         ).rowcount:
-            # The one that has the key may have been handed on, and deleted, in between.
+            # The row with this key may have been handed on and deleted in between.
             if found := (await connection.execute(known)).first():
                 return str(found[0]), str(found[1])
         return None
@@ -76,7 +76,7 @@ class SqlOutbox:
         await (await session.connection()).execute(statement)
 
     def on_commit(self, session: AsyncSession, hear: Callable[[], None]) -> None:
-        """As :meth:`Store.on_commit`; the commit of a savepoint is none."""
+        """As :meth:`Store.on_commit`; committing a savepoint does not count."""
         session.sync_session.info.setdefault(TABLE, []).append(hear)
         for name, listener in LISTENERS.items():
             if not event.contains(session.sync_session, name, listener):

@@ -1,4 +1,4 @@
-"""Progress: how far a task has come, for a page or a terminal to show.
+"""Progress: reports how far a task is, for a page or a terminal to show.
 
 ::
 
@@ -42,20 +42,20 @@ def progress_endpoint(
 ) -> Callable[[F], F]:
     """Serve the progress of the task whose id the decorated function returns.
 
-    The function is a FastAPI dependency as that of ``sse_endpoint``, and may refuse. The stream
-    begins with an event ``progress`` that holds the present state, continues with one for each
-    change, and ends with ``complete``, ``failed`` or ``aborted``, followed by ``close``. For a
-    task that has ended it sends only its end. An unknown task is answered with 404.
+    The function is a FastAPI dependency like that of ``sse_endpoint``, and may refuse. The stream
+    begins with a ``progress`` event that holds the current state, sends one for each change, and
+    ends with ``complete``, ``failed`` or ``aborted``, followed by ``close``. For a task that has
+    ended it sends only the end. An unknown task is answered with 404.
 
     Args:
-        render: makes the events' data of a state, sync or async; by default the bar of
+        render: makes the events' data from a state, sync or async; by default the bar of
             ``vibetuner/progress.html``. ``ProgressState.to_json`` suits scripts.
-        options: go to ``router.add_api_route``.
+        options: passed to ``router.add_api_route``.
     """
     renderer = render or render_bar
 
     def register(function: F) -> F:
-        # A worker imports this package too, and does without the web framework.
+        # A worker imports this package too, and does not need the web framework.
         from vibetuner.tasks.progress.stream import add_progress_route  # noqa: PLC0415
 
         add_progress_route(router, path, function, renderer, options)

@@ -1,4 +1,4 @@
-"""Reporting progress from inside a task."""
+"""Reports progress from inside a task."""
 
 from __future__ import annotations
 
@@ -27,23 +27,23 @@ MESSAGE_LENGTH = 2000
 # The shortest time between two events, however often a task advances.
 INTERVAL_SECONDS = 0.25
 RATE_SECONDS = 10.0
-# How long a task waits for Redis to take an event, and how long it waits before the next try.
+# How long a task waits for Redis to take an event, and then before it tries again.
 PATIENCE_SECONDS = 5.0
 
 
 class Progress:
     """Reports the progress of the task that creates it.
 
-    Outside a worker, as in a test that calls a task's function, it counts and publishes only to
-    ``channel``, where one is given. While Redis is away nothing is published, and the task goes on.
+    Outside a worker, as in a test that calls a task's function, it counts steps, and publishes only
+    to ``channel``, if one is given. While Redis is away it publishes nothing, and the task goes on.
 
     Args:
-        total: the number of steps; None when it is not known.
-        channel: a channel that gets the events too, beside the one named by the task's id.
-        message: what the task is doing, in words for people; its first 2,000 characters are sent.
+        total: the number of steps; None if unknown.
+        channel: a channel that also gets the events, besides the one named by the task's id.
+        message: the current activity, in words for people; its first 2,000 characters are sent.
 
     Raises:
-        TypeError: the total is no whole number, or the message is no text.
+        TypeError: the total is not a whole number, or the message is not a text.
         ValueError: the channel's name can't be used.
     """
 
@@ -73,7 +73,7 @@ class Progress:
         """Count ``steps`` more steps as done.
 
         Raises:
-            TypeError: ``steps`` is no whole number.
+            TypeError: ``steps`` is not a whole number.
         """
         self.done += _count("steps", steps)
         await self._report()
@@ -81,10 +81,10 @@ class Progress:
     async def update(
         self, *, message: str | None = None, done: int | None = None, total: int | None = None
     ) -> None:
-        """Replace the values that are given.
+        """Replace the given values.
 
         Raises:
-            TypeError: ``done`` or ``total`` is no whole number, or ``message`` is no text.
+            TypeError: ``done`` or ``total`` is not a whole number, or ``message`` is not a text.
         """
         new_message = self.message if message is None else _text(message)
         new_done = self.done if done is None else _count("done", done)
@@ -93,7 +93,7 @@ class Progress:
         await self._report()
 
     async def track(self, rows: Iterable[T] | AsyncIterable[T]) -> AsyncIterator[T]:
-        """Yield the rows; each counts as a step that is done when the next is asked for.
+        """Yield the rows; each counts as a finished step when the next one is requested.
 
         If ``rows`` has a length and no total was given, the length is the total.
         """
@@ -154,7 +154,7 @@ class Progress:
             self._failing = False
         finally:
             self._busy, self._is_new = False, False
-            # A task must not wait for a silent Redis at every step.
+            # A task must not wait at every step for a Redis that does not answer.
             pause = PATIENCE_SECONDS if self._failing else INTERVAL_SECONDS
             self._due = time.monotonic() + pause
 
@@ -226,7 +226,7 @@ class RateMeter:
 
 
 def remaining(done: int, total: int | None, rate: float | None) -> float | None:
-    """Return the seconds that are left; None when they can't be estimated.
+    """Return the seconds that are left; None if they can't be estimated.
 
     >>> remaining(50, 100, 5), remaining(50, None, 5), remaining(50, 100, 0)
     (10.0, None, None)

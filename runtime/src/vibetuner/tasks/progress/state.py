@@ -1,4 +1,4 @@
-"""The progress of one task: its state, and the key in Redis that keeps it."""
+"""The progress of one task: its state, and the key in Redis that stores it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ __all__ = [
 #: the name of the event that reports a state
 PROGRESS = "progress"
 
-# A task may be silent for hours, and its page may be opened hours after it has ended.
+# A task may report nothing for hours, and its page may be opened hours after its end.
 KEPT_SECONDS = 24 * 3600
 
 
@@ -46,8 +46,8 @@ class ProgressState:
 
     Args:
         done: the number of steps that are done.
-        total: the number of all steps; None when it is not known.
-        message: what the task is doing, in words for people.
+        total: the number of all steps; None if unknown.
+        message: the current activity, in words for people.
         rate: steps a second, over the last ten seconds.
         eta: the seconds that are left at this rate.
     """
@@ -93,7 +93,7 @@ class ProgressState:
         """Read what :meth:`to_json` wrote.
 
         Raises:
-            ValueError: it is something else, or a value is of the wrong type.
+            ValueError: it is something else, or a value has the wrong type.
         """
         try:
             values: Any = json.loads(text)
@@ -136,7 +136,7 @@ CHECKS = {
 async def write_progress(
     history: History, state: ProgressState, *, channel: str | None = None, anew: bool = False
 ) -> None:
-    """Store a state and publish it on the task's channel, and on ``channel`` if one is named.
+    """Store a state, and publish it on the task's channel, and on ``channel`` if given.
 
     Args:
         anew: an attempt begins, and may replace a final state.
@@ -163,7 +163,7 @@ async def find_known(functions: Caller, history: History, task_ids: list[str]) -
 
 
 async def register_watch(history: History, state: ProgressState) -> None:
-    """Note that somebody watches, so that the end is published for a task that reports nothing."""
+    """Note that somebody watches, so that the end of a silent task is published too."""
     key = history.keys.progress(state.task_id)
     values: list[str | float] = [state.to_json(), KEPT_SECONDS]
     await history.functions.call("register_progress", [key], values)
@@ -172,7 +172,7 @@ async def register_watch(history: History, state: ProgressState) -> None:
 async def read_progress(history: History, task_id: str) -> tuple[ProgressState | None, str]:
     """Return the stored state of a task, and the id of the newest event that it includes.
 
-    A state that can't be read counts as none.
+    An unreadable state counts as none.
     """
     keys = [history.keys.progress(task_id), history.keys.events(task_id)]
     text, newest, now = await history.functions.call("read_progress", keys, ())

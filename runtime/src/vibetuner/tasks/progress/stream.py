@@ -16,8 +16,8 @@ from vibetuner.tasks.progress.watch import ENDS, Render, follow_progress, load_p
 
 __all__ = ["add_progress_route"]
 
-# htmx closes a stream at one event, however the task ended; and a browser that reconnects with
-# this id has seen the end.
+# htmx closes a stream at one event, however the task ended. A browser that reconnects with this id
+# has received the end.
 CLOSE = Event("close", "", "0-1")
 
 
@@ -36,19 +36,19 @@ def add_progress_route(
         except ValueError:
             raise HTTPException(404, "There is no such task.") from None
         if EventStream.last_id_of(request) == CLOSE.id:
-            return Response(status_code=204)  # which tells a browser not to reconnect
+            return Response(status_code=204)  # tells a browser not to reconnect
         try:
             if await load_progress(task_id) is None:
                 raise HTTPException(404, "There is no such task, or no longer.")
         except OUTAGES:
-            pass  # the stream waits for Redis; after a refusal a browser would give up
+            pass  # the stream waits for Redis; a browser does not reconnect after an error
         return ProgressStream(task_id, render)
 
     add_stream_route(router, path, endpoint, function, options)
 
 
 class ProgressStream(EventStream):
-    """The stream of one task, which ends with it."""
+    """The stream of one task's progress, which ends with the task."""
 
     def __init__(self, task_id: str, render: Render) -> None:
         super().__init__(task_id)

@@ -1,4 +1,4 @@
-"""Watching the progress of a task: the present state, each change, and the end."""
+"""Watches the progress of a task: its current state, each change, and its end."""
 
 from __future__ import annotations
 
@@ -53,8 +53,8 @@ OUTAGE_SECONDS = 1.0
 
 
 def render_bar(state: ProgressState, label: str = "Progress") -> str:
-    """Draw the bar alone, with the macro ``bar`` of ``vibetuner/progress.html``."""
-    # A worker does without templates.
+    """Render the bar alone, with the macro ``bar`` of ``vibetuner/progress.html``."""
+    # A worker does not need templates.
     from vibetuner.templates import get_templates  # noqa: PLC0415
 
     module: Any = get_templates().get_template("vibetuner/progress.html").module
@@ -62,12 +62,12 @@ def render_bar(state: ProgressState, label: str = "Progress") -> str:
 
 
 async def watch_progress(task_id: str) -> AsyncIterator[ProgressState]:
-    """Yield the states of a task until it ends, the present one first; needs an open queue.
+    """Yield the states of a task until it ends, the current one first; needs an open queue.
 
     Raises:
         LookupError: the task is unknown.
         NotConfigured: REDIS_URL is empty.
-        ServiceUnavailable: the queue is not open here, or Redis gives no answer at the start.
+        ServiceUnavailable: the queue is not open here, or Redis does not answer at the start.
     """
     if await load_progress(task_id) is None:
         raise LookupError(task_id)
@@ -89,7 +89,7 @@ class Step:
 
 
 async def follow_progress(subscriber: Subscriber) -> AsyncIterator[Step | None]:
-    """Yield the steps of the task that names the subscriber's channel; None after a silence."""
+    """Yield the steps of the task that the subscriber's channel names; None after a silence."""
     task_id, missing = subscriber.channel, 0
     state, position = await _begin(subscriber)
     if not state.is_over:
@@ -118,11 +118,11 @@ async def follow_progress(subscriber: Subscriber) -> AsyncIterator[Step | None]:
 async def load_progress(task_id: str) -> ProgressState | None:
     """Return the state of a task, as it was reported or as the queue has it; None if unknown.
 
-    From then on the end of the task is published, also if the task itself reports nothing.
+    From then on, the end of the task is published even if the task reports nothing.
 
     Raises:
         NotConfigured: REDIS_URL is empty.
-        ServiceUnavailable: the queue is not open here, or Redis gives no answer within 5 seconds.
+        ServiceUnavailable: the queue is not open here, or Redis does not answer within 5 seconds.
     """
     async with answering(get_settings()):
         return await _load(task_id)
@@ -151,7 +151,7 @@ def status_of(outcome: object, *, success: bool) -> ProgressStatus:
 
 
 async def _begin(subscriber: Subscriber) -> tuple[ProgressState, str]:
-    """Return the present state and its position in the stream; wait while Redis is away."""
+    """Return the current state and its position in the stream; wait while Redis is away."""
     task_id = subscriber.channel
     while not subscriber.closed:
         try:
@@ -200,13 +200,13 @@ async def _give_up(task_id: str) -> None:
 
 
 def _newest_step(events: list[Event]) -> Step | None:
-    """Return the newest state among the events; older ones are of no more interest."""
+    """Return the newest state among the events; older ones no longer matter."""
     for event in reversed(events):
         if event.name == PROGRESS or event.name in ENDS:
             try:
                 return Step(PROGRESS, ProgressState.from_json(event.data), event.id)
             except ValueError:
-                continue  # an event of the project's own, of the same name
+                continue  # an event of the project with the same name
     return None
 
 
