@@ -1,8 +1,8 @@
-"""Dead letters: the records of tasks that are not retried by themselves, and what to do with them.
+"""Dead letters: the records of tasks that will not be retried, and functions for them.
 
 ::
 
-    async with open_dead_letters():           # in a script; tasks and routes leave this line out
+    async with open_dead_letters():           # only in a script; a lifespan has it open
         page = await list_letters(task="send_webhook")
         for letter in page.letters:
             await retry(letter.task_id)

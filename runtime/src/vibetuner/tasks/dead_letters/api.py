@@ -32,20 +32,20 @@ __all__ = [
     "total",
 ]
 
-# The first characters of an id, which is 32 characters long.
+# The beginning of an id, which has 32 characters.
 BEGINNING = re.compile(r"[\w-]{8,31}", re.ASCII)
 NAMED = 3
 
 
 @asynccontextmanager
 async def open_dead_letters() -> AsyncIterator[None]:
-    """Open what these functions need, in scripts; a lifespan has it open already.
+    """Open the resources that these functions need, in scripts; a lifespan has them open already.
 
-    What is open already is used, and stays open.
+    Open resources are used, and stay open.
 
     Raises:
         NotConfigured: REDIS_URL is empty.
-        ServiceUnavailable: Redis, or MongoDB where it is configured, does not answer.
+        ServiceUnavailable: Redis, or a configured MongoDB, does not answer.
     """
     async with AsyncExitStack() as stack:
         settings = await stack.enter_async_context(open_services(get_settings()))
@@ -136,10 +136,10 @@ async def groups(*, task: str | None = None) -> list[Group]:
 
 
 async def get(task_id: str) -> DeadLetter:
-    """Return the dead letter of one task, by its id or the first 8 characters, as logs show them.
+    """Return the dead letter of a task, by its id or the id's first 8 characters, as in logs.
 
     Raises:
-        DeadLetterError: it can't be read, or several ids begin so.
+        DeadLetterError: it can't be read, or several ids begin like this.
         DeadLetterNotFound: there is none.
         NotConfigured: REDIS_URL is empty.
         ServiceUnavailable: the queue or MongoDB is not open here, or does not answer.
@@ -163,9 +163,9 @@ async def get(task_id: str) -> DeadLetter:
 
 
 async def retry(letter: str | DeadLetter, *, by: str | None = None) -> str:
-    """Enqueue a dead letter's task again, with the arguments it had; return the new task's id.
+    """Enqueue a dead letter's task again, with its arguments; return the new task's id.
 
-    This happens once: later and simultaneous calls return the same id.
+    A letter is retried once: later and simultaneous calls return the same id.
 
     Args:
         letter: the task's id, or the letter itself.
@@ -191,7 +191,7 @@ async def retry(letter: str | DeadLetter, *, by: str | None = None) -> str:
 
 
 async def discard(letter: str | DeadLetter, *, by: str | None = None) -> None:
-    """Close a dead letter without a retry; the record stays.
+    """Close a dead letter without a retry; the record is kept.
 
     Raises:
         DeadLetterError: it was retried.
@@ -216,7 +216,7 @@ def _queue_is_open() -> bool:
 
 
 def _answering() -> AbstractAsyncContextManager[None]:
-    """Each command has its own limit; how many a look takes is open."""
+    """Each command has its own limit; the number of commands is not limited."""
     return answering(get_settings(), None)
 
 

@@ -19,7 +19,7 @@ Verb = Literal["retry", "discard"]
 
 @dataclass(frozen=True, slots=True)
 class Settled:
-    """One letter, with the id that a retry enqueued, or with the reason why nothing was done."""
+    """A letter, and the id that a retry enqueued or the reason why nothing was done."""
 
     task_id: str
     new_id: str | None = None
@@ -28,9 +28,9 @@ class Settled:
 
 @dataclass(slots=True)
 class Outcome:
-    """The letters that were settled, with their new ids, and the refused ones with the reason.
+    """The settled letters with their new ids, and the refused ones with the reason.
 
-    ``error`` is what ended it before the last letter.
+    ``error`` is the error that ended it before the last letter.
     """
 
     done: dict[str, str | None] = field(default_factory=dict)
@@ -38,7 +38,7 @@ class Outcome:
     error: VibetunerError | None = None
 
     def add(self, one: Settled) -> None:
-        """Take in one letter."""
+        """Add one letter."""
         if one.refusal:
             self.refused[one.task_id] = one.refusal
         else:
@@ -48,10 +48,10 @@ class Outcome:
 async def settle(
     verb: Verb, letters: AsyncIterable[str | DeadLetter], *, by: str | None
 ) -> AsyncIterator[Settled]:
-    """Retry or discard each letter, given as itself or by its task's id.
+    """Retry or discard each letter, given as a letter or as its task's id.
 
     Raises:
-        ServiceUnavailable: Redis or MongoDB does not answer; what was yielded is done.
+        ServiceUnavailable: Redis or MongoDB does not answer; the letters yielded so far are done.
     """
     async for letter in letters:
         task_id = letter if isinstance(letter, str) else letter.task_id
@@ -66,7 +66,7 @@ async def settle(
 
 
 async def matching(filters: Filters, *, limit: int | None = None) -> AsyncIterator[DeadLetter]:
-    """Yield at most ``limit`` letters, the newest first; later ones than the first are left out."""
+    """Yield at most ``limit`` letters, newest first, without those that come in meanwhile."""
     after, left = None, limit
     while left is None or left > 0:
         page = await find(filters, limit=PAGE, after=after)

@@ -14,7 +14,7 @@ from vibetuner.tasks.inspect.queue import Queue, now_ms
 
 __all__ = ["CronHealth", "CronView", "list_crons"]
 
-# A run may be this late before somebody should look.
+# A run may be this late before its schedule counts as late.
 GRACE = timedelta(seconds=60)
 
 
@@ -33,12 +33,12 @@ class CronView:
 
     Args:
         name: the task's name, or the id of a schedule that was enqueued.
-        tab: when it runs, as five fields, in UTC.
-        next: when it will run.
+        tab: its crontab line, in UTC.
+        next: when it runs next.
         last: its last run that ended.
-        health: whether it runs when it should.
-        note: what that means, in one line; empty where all is well.
-        is_known: whether the project here has it, so that it can be run now.
+        health: whether it runs on time.
+        note: the problem in one line; empty if there is none.
+        is_known: whether this project has the task, so that it can be run now.
     """
 
     name: str
@@ -82,7 +82,7 @@ async def list_crons(queue: Queue) -> list[CronView]:
     return views
 
 
-def judge(  # noqa: PLR0913 - what there is to weigh
+def judge(  # noqa: PLR0913 - each with its name
     tab: str,
     due: datetime | None,
     last: Row | None,
@@ -91,7 +91,7 @@ def judge(  # noqa: PLR0913 - what there is to weigh
     is_running: bool,
     now: datetime,
 ) -> tuple[CronHealth, str]:
-    """Return the health of a schedule, and what is wrong with it."""
+    """Return the health of a schedule, and the problem if there is one."""
     if is_running:
         return CronHealth.RUNNING, ""
     if due is not None and now - due > GRACE:
@@ -115,7 +115,7 @@ async def _last(queue: Queue, entries: tuple[object, ...]) -> Row | None:
 def _previous(tab: str, now: datetime) -> datetime | None:
     try:
         seconds = CronTab(tab).previous(now=now, default_utc=True)
-    except (ValueError, TypeError, ArithmeticError, LookupError):  # somebody's idea of a crontab
+    except (ValueError, TypeError, ArithmeticError, LookupError):  # not a valid crontab
         return None
     return None if seconds is None else now + timedelta(seconds=seconds)
 

@@ -45,10 +45,10 @@ class Facts:
 
 
 async def find_task(queue: Queue, task_id: str) -> TaskDetail:
-    """Return everything that is known of one task.
+    """Return everything that is known about one task.
 
     Raises:
-        TaskNotFound: nothing is known of it.
+        TaskNotFound: nothing is known about it.
     """
     facts = await gather(queue, task_id)
     row = await find_row(queue, task_id, facts)
@@ -83,7 +83,7 @@ async def find_task(queue: Queue, task_id: str) -> TaskDetail:
 
 
 async def gather(queue: Queue, task_id: str) -> Facts:
-    """Read every key that knows of this id."""
+    """Read every key that holds something about this id."""
     worker, keys, names = queue.worker, queue.keys, await queue.queues()
     async with queue.redis.pipeline(transaction=False) as pipe:
         data = pipe.get(worker.task_key + task_id)
@@ -121,7 +121,7 @@ async def gather(queue: Queue, task_id: str) -> Facts:
 
 
 async def find_row(queue: Queue, task_id: str, facts: Facts) -> Row | None:
-    """Return the row of the task; None when nothing but a dead letter may be left of it."""
+    """Return the row of the task; None if at most a dead letter is left of it."""
     if facts.has_payload:
         for running in await queue.running():
             if running.task_id == task_id:
@@ -143,7 +143,7 @@ async def find_row(queue: Queue, task_id: str, facts: Facts) -> Row | None:
 
 
 def _result_row(task_id: str, result: dict[str, Any]) -> Row:
-    """Return a task that ended where nothing was recorded, as with another worker of streaq's."""
+    """Return a task that ended without a journal entry, as in another worker of streaq's."""
     if not result.keys() >= {"f", "s", "r"}:
         return unreadable_row(task_id, "Its result")
     failed = State.ABORTED if isinstance(result["r"], StreaqCancelled) else State.FAILED
@@ -192,7 +192,7 @@ async def _ended(queue: Queue, entry_id: str) -> Ended | None:
 
 
 async def kept_payload(queue: Queue, entry_id: str, task_id: str) -> dict[str, Any]:
-    """Return the payload that the journal keeps of a task; empty where there is none."""
+    """Return the payload that the journal keeps of a task; empty if it keeps none."""
     if not entry_id:
         return {}
     found = await queue.redis.xrange(queue.keys.payloads, entry_id, entry_id)

@@ -1,4 +1,4 @@
-"""Unique tasks that wait in line, and lines that don't move any more."""
+"""Unique tasks that wait in line, and lines that are stuck."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from vibetuner.redis.keys import Keys
 
 __all__ = ["StuckLine", "find_stuck_lines", "holder_of", "is_stranded"]
 
-# How many of the tasks in line are looked at, the oldest first.
+# The number of tasks in line that are checked, oldest first.
 LOOKED_AT = 100
 
 AnyRedis = Redis[str] | RedisCluster[str]
@@ -41,12 +41,12 @@ class StuckLine:
 
     @property
     def cure(self) -> str:
-        """Return what to do, after which the next one in line is queued."""
+        """Return the command after which the next task in line is enqueued."""
         return f"vibetuner tasks abort {self.holder}"
 
 
 async def find_stuck_lines(redis: AnyRedis, keys: Keys) -> list[StuckLine]:
-    """Return the lines that the oldest tasks in line wait in, and that don't move any more."""
+    """Return the stuck lines among those of the oldest tasks in line."""
     ids = [str(one) for one in await redis.zrange(keys.in_line, 0, LOOKED_AT - 1)]
     found = await redis.hmget(keys.unique, ids) if ids else ()
     groups = Counter(_read_member(one)[0] for one in found if one)
@@ -59,12 +59,12 @@ async def find_stuck_lines(redis: AnyRedis, keys: Keys) -> list[StuckLine]:
 
 
 async def holder_of(redis: AnyRedis, keys: Keys, group: str) -> str:
-    """Return the task that comes first in a group; empty where there is none."""
+    """Return the task that holds a group; empty if there is none."""
     return str(await redis.hget(keys.holder(group), "holder") or "")
 
 
 async def is_stranded(redis: AnyRedis, keys: Keys, group: str, holder: str) -> bool:
-    """Return whether a holder is neither in its stream nor delayed; as in lua/line.lua."""
+    """Return whether a holder is neither in its stream nor delayed, like lua/line.lua."""
     known = await _holder_and_message(redis, keys, group)
     priority = _read_member(await redis.hget(keys.unique, holder))[1]
     if known[0] != holder or await redis.zscore(keys.delayed(priority), holder) is not None:
@@ -72,7 +72,7 @@ async def is_stranded(redis: AnyRedis, keys: Keys, group: str, holder: str) -> b
     message = known[1]
     if message != "-" and await redis.xrange(keys.stream(priority), message, message):
         return False
-    # Where it has changed meanwhile, the line moves.
+    # If it has changed meanwhile, the line moves.
     return known == await _holder_and_message(redis, keys, group)
 
 
@@ -82,7 +82,7 @@ async def _holder_and_message(redis: AnyRedis, keys: Keys, group: str) -> tuple[
 
 
 def _read_member(stored: Any) -> tuple[str, str]:
-    """Return the group and the queue of a unique task; empty where they can't be read."""
+    """Return the group and the queue of a unique task; empty if they can't be read."""
     try:
         group, priority, _ = json.loads(stored or "")
     except (TypeError, ValueError):

@@ -1,4 +1,4 @@
-"""Lists of tasks, a page at a time; no page looks at more than some thousand entries."""
+"""Lists of tasks, page by page; no page reads more than a few thousand entries."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from vibetuner.tasks.letters.plain import plain_text
 __all__ = ["ended_row", "list_tasks", "stored_row"]
 
 CHUNK = 500
-# A page that has looked at this many and is not full yet is returned as it is.
+# A page that has read this many is returned even if it is not full.
 MOST_LOOKED_AT = 5000
 
 Found = tuple[list[Row], str | None]
@@ -25,12 +25,12 @@ Section = Callable[[Queue, Filters, int, str], Awaitable[Found]]
 async def list_tasks(
     queue: Queue, filters: Filters, *, limit: int = 50, after: str | None = None
 ) -> Page:
-    """Return tasks that match: running, queued, scheduled, and then those that ended last.
+    """Return matching tasks: running, queued, scheduled, then ended ones, newest first.
 
     Args:
-        queue: where to look.
-        filters: the tasks that are asked for.
-        limit: how many at most; there may be fewer, and still a next page.
+        queue: the queue to read.
+        filters: the tasks to return.
+        limit: the most tasks to return; a page with fewer may still have a next page.
         after: the ``next`` of the page before.
 
     Raises:
@@ -129,7 +129,7 @@ async def _list_scheduled(queue: Queue, filters: Filters, limit: int, after: str
     return await _list_sorted(queue, keys, State.SCHEDULED, filters, limit, after)
 
 
-async def _list_sorted(  # noqa: PLR0913, PLR0917 - as a section, of these keys
+async def _list_sorted(  # noqa: PLR0913, PLR0917 - a section's parameters, and its keys
     queue: Queue, queues: Mapping[str, str], state: State, filters: Filters, limit: int, after: str
 ) -> Found:
     keys = list(queues)
@@ -189,7 +189,7 @@ async def _list_ended(queue: Queue, filters: Filters, limit: int, after: str) ->
 
 
 def _narrowest(queue: Queue, filters: Filters) -> str:
-    """Return the shortest stream that holds all tasks that match."""
+    """Return the shortest stream that holds all matching tasks."""
     if filters.states and State.DONE not in filters.states:
         return queue.keys.failed
     return queue.keys.of(filters.name) if filters.name else queue.keys.ended
@@ -198,7 +198,7 @@ def _narrowest(queue: Queue, filters: Filters) -> str:
 async def _read_ended(
     queue: Queue, stream: str, entries: Any, filters: Filters
 ) -> list[tuple[str, Row | None]]:
-    """Return the rows of entries; None for those that are trimmed away or left out."""
+    """Return the rows of entries; None for those that are trimmed away or filtered out."""
     ids = [str(entry.identifier) for entry in entries]
     if stream == queue.keys.ended:
         return [(i, stored_row(i, entry)) for i, entry in zip(ids, entries, strict=True)]
@@ -220,7 +220,7 @@ def _is_meant(fields: Mapping[str, Any], filters: Filters) -> bool:
 
 
 def stored_row(entry_id: str, entry: Any) -> Row:
-    """Return a task that has ended, from its entry of the journal."""
+    """Return an ended task, from its entry of the journal."""
     ended = readable(Ended, entry.field_values.get("d"))
     if ended is not None:
         return ended_row(ended)
@@ -230,7 +230,7 @@ def stored_row(entry_id: str, entry: Any) -> Row:
 
 
 def ended_row(ended: Ended) -> Row:
-    """Return the row of a task that has ended."""
+    """Return the row of an ended task."""
     return Row(
         task_id=ended.task_id,
         name=ended.name,

@@ -1,4 +1,4 @@
-"""Tasks, counts and workers as they are shown. Pure: nothing here speaks to an outside system."""
+"""Tasks, counts and workers as they are shown. Pure: nothing here does I/O."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ ENDED = frozenset({State.DONE, State.FAILED, State.ABORTED})
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Filters:
-    """The tasks that are asked for; a filter that is None lets all pass.
+    """The tasks to list; a filter that is None matches all.
 
     Args:
         states: tasks in one of these states.
@@ -61,11 +61,11 @@ class Filters:
     until: datetime | None = None
 
     def wants(self, state: State) -> bool:
-        """Return whether tasks in this state pass."""
+        """Return whether tasks in this state match."""
         return not self.states or state in self.states
 
     def match(self, name: str, at: datetime | None) -> bool:
-        """Return whether a task of that name, at that time, passes."""
+        """Return whether a task of that name, at that time, matches."""
         return (
             self.name in {None, name}
             and (self.since is None or (at is not None and at >= self.since))
@@ -82,13 +82,13 @@ class Row:
         name: the task's name; empty when its payload is gone or can't be read.
         state: its state.
         created: when it was enqueued.
-        due: when it was put, or will be put, into the queue.
+        due: when it was or will be put into the queue.
         started: when its last attempt started.
         finished: when it ended.
         tries: the number of attempts.
         worker: the worker that runs it, or recorded its end.
         error: the error in one line.
-        queue: the queue that it runs from or waits in; empty where that is not known.
+        queue: the queue that it runs from or waits in; empty if unknown.
     """
 
     task_id: str
@@ -105,23 +105,23 @@ class Row:
 
     @property
     def at(self) -> datetime | None:
-        """Return the moment by which it is listed."""
+        """Return the time by which it is listed."""
         return self.finished or self.started or self.due or self.created
 
     @property
     def waited(self) -> timedelta | None:
-        """Return the time from when it was due until its last attempt started."""
+        """Return the time from when it was due until its last attempt began."""
         return self.started - self.due if self.started and self.due else None
 
     @property
     def ran(self) -> timedelta | None:
-        """Return how long its last attempt took."""
+        """Return the duration of its last attempt."""
         return self.finished - self.started if self.started and self.finished else None
 
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """Rows, and where the next page begins; None after the last."""
+    """Rows, and the position of the next page; None after the last."""
 
     rows: list[Row]
     next: str | None = None
@@ -148,8 +148,8 @@ class QueueView:
 
     Args:
         name: its name.
-        queued: the number of tasks in it that wait for a slot.
-        scheduled: the number of tasks that wait for a moment, to be put into it.
+        queued: the number of its tasks that wait for a slot.
+        scheduled: the number of tasks that will be put into it later.
         readers: the number of live workers that read it.
     """
 
@@ -160,7 +160,7 @@ class QueueView:
 
     @property
     def is_unread(self) -> bool:
-        """Return whether tasks wait in it that no worker will take."""
+        """Return whether tasks wait in it that no worker will claim."""
         return not self.readers and bool(self.queued or self.scheduled)
 
 
@@ -184,18 +184,18 @@ class WorkerView:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskDetail:
-    """Everything that is known of one task.
+    """Everything that is known about one task.
 
     Args:
         row: the task.
-        arguments: shortened texts by name; None when they are not kept any more.
+        arguments: shortened texts by name; None if they are no longer kept.
         note: the reason why there are none.
-        result: what it returned, as a text; None when there is nothing to show.
-        traceback: where it failed.
+        result: its return value, as text; None if there is nothing to show.
+        traceback: the traceback of its error.
         failed_tries: the attempts before its last.
         parents: ids of the tasks that it waits for.
         children: ids of the tasks that wait for it.
-        is_dead: whether it left a dead letter that nobody has acted on.
+        is_dead: whether it left an open dead letter.
         can_repeat: whether it can be enqueued again.
     """
 
@@ -212,6 +212,6 @@ class TaskDetail:
 
 
 def moment(milliseconds: object) -> datetime | None:
-    """Return a point in time, UTC; None for none, for 0 and for what is no moment."""
+    """Return a time in UTC; None for 0 and for values that are not a time."""
     number = read_number(milliseconds)
     return datetime.fromtimestamp(number / 1000, UTC) if number else None

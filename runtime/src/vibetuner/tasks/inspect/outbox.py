@@ -21,13 +21,13 @@ from vibetuner.timing import duration
 __all__ = ["Outbox", "find_in_outbox", "open_outbox", "read_outbox"]
 
 ANSWER_SECONDS = 2.0
-# Longer than a worker's relay ever leaves a row.
+# Longer than a worker's relay ever leaves a row waiting.
 RELAY_SECONDS = 10.0
 
 
 @dataclass(frozen=True, slots=True)
 class Outbox:
-    """The rows that wait in the open databases.
+    """The rows that wait in the outboxes of the open databases.
 
     >>> Outbox(0, 0.0).is_stuck, Outbox(3, 60.0).is_stuck
     (False, True)
@@ -38,12 +38,12 @@ class Outbox:
 
     @property
     def is_stuck(self) -> bool:
-        """Return whether no worker's relay runs, or Redis refuses what it hands on."""
+        """Return whether no worker's relay runs, or Redis refuses the tasks."""
         return self.waiting > 0 and self.oldest_seconds > RELAY_SECONDS
 
     @property
     def text(self) -> str:
-        """Return what to report.
+        """Return the state in words.
 
         >>> Outbox(3, 120.0).text
         '3 in the outbox, the oldest for 2 min 0 s: no worker hands them on'
@@ -58,13 +58,13 @@ class Outbox:
 
     @property
     def cure(self) -> str:
-        """Return what to do where it is stuck."""
+        """Return the cure if it is stuck."""
         start = worker_command(get_settings().environment)
         return f"look at Redis and at the workers' logs, or start one:  {start}"
 
 
 async def read_outbox() -> Outbox | None:
-    """Return what waits; None where no open database has an outbox, or it does not answer."""
+    """Return the waiting rows; None if no open database has an outbox, or none answers."""
     try:
         stores = open_stores()
         async with asyncio.timeout(ANSWER_SECONDS):
@@ -80,7 +80,7 @@ async def read_outbox() -> Outbox | None:
 
 
 async def find_in_outbox(task_id: str) -> Row | None:
-    """Return a task that waits in the outbox; None where it does not, or nobody answers."""
+    """Return a task that waits in the outbox; None if it does not, or no database answers."""
     rows: list[OutboxRow] = []
     with suppress(Exception):
         async with asyncio.timeout(ANSWER_SECONDS):
@@ -94,7 +94,7 @@ async def find_in_outbox(task_id: str) -> Row | None:
 
 @asynccontextmanager
 async def open_outbox() -> AsyncIterator[None]:
-    """Open the SQL database for a command, where one is configured and answers."""
+    """Open the SQL database for a command, if one is configured and answers."""
     async with AsyncExitStack() as stack:
         settings = get_settings()
         if settings.database_url and sql_engine.peek() is None:

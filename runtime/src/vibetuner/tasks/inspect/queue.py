@@ -1,4 +1,4 @@
-"""The queue as it is read: workers, running tasks, counts, payloads and ids."""
+"""Reads the queue: workers, running tasks, counts, payloads and ids."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ __all__ = [
 
 T = TypeVar("T")
 
-# With what the gate may wait, a page has to come within five seconds.
+# Together with the gate's own limit, a page must answer within five seconds.
 ANSWER_SECONDS = 3.5
 
 COUNT = 5000
@@ -57,7 +57,7 @@ class Queue:
         return self.worker.redis
 
     async def queues(self) -> list[str]:
-        """Return the names of the queues, the most urgent first; never loads the project."""
+        """Return the names of the queues, highest first; never loads the project."""
         noted = await self.redis.zrange(self.keys.queues, 0, -1)
         return list(dict.fromkeys([*self.worker.known_queues, *map(str, noted), *USUAL]))
 
@@ -92,7 +92,7 @@ class Queue:
         ]
 
     async def queue_of(self, task_id: str) -> str:
-        """Return the queue of a queued task; empty where it is not among the oldest 5,000."""
+        """Return the queue of a queued task; empty if it is not among the oldest 5,000."""
         names = await self.queues()
         for name in names:
             entries = await self.redis.xrange(self.stream(name), count=COUNT)
@@ -102,11 +102,11 @@ class Queue:
 
     @property
     def abort_key(self) -> str:
-        """Return the key of the ids that are to be aborted."""
+        """Return the key of the ids that are marked to be aborted."""
         return self.worker.prefix + REDIS_ABORT
 
     def retry_key(self, task_id: str) -> str:
-        """Return the key of the number of attempts of a task."""
+        """Return the key of a task's number of tries."""
         return f"{self.worker.prefix}{REDIS_RETRY}{task_id}"
 
     def lock_key(self, name: str) -> str:
@@ -115,7 +115,7 @@ class Queue:
 
     @property
     def engine_keys(self) -> Keys:
-        """Return the engine's keys, of which those of unique tasks in line are read here."""
+        """Return the engine's keys; those of unique tasks in line are read here."""
         return Keys("", self.worker.queue_name)
 
     async def workers(self) -> list[WorkerView]:
@@ -130,7 +130,7 @@ class Queue:
         return sorted(views, key=lambda view: (view.beat.started, view.beat.id))
 
     async def running(self, workers: list[WorkerView] | None = None) -> list[Row]:
-        """Return running tasks, the longest first; they are lost if their worker is silent."""
+        """Return running tasks, the longest first; a silent worker's tasks are lost."""
         views = await self.workers() if workers is None else workers
         async with self.redis.pipeline(transaction=False) as pipe:
             asked = [pipe.hgetall(self.keys.running(view.beat.id)) for view in views]
@@ -158,7 +158,7 @@ class Queue:
         )
 
     async def names(self) -> list[str]:
-        """Return the names of tasks that were seen or are registered here."""
+        """Return the names of all tasks that have run or are registered here."""
         seen = await self.redis.zrange(self.keys.names, 0, -1)
         return sorted({*map(str, seen), *self.worker.registry})
 
@@ -173,20 +173,20 @@ class Queue:
         return tuple([await one for one in asked])
 
     async def payloads(self, ids: list[str]) -> list[dict[str, Any]]:
-        """Return the payloads of these ids; empty where one is gone, or not signed by us."""
+        """Return the payloads of these ids; empty for one that is gone, or not signed by us."""
         if not ids:
             return []
         raw = await self.redis.mget([self.worker.task_key + task_id for task_id in ids])
         return [self.read(one, Kind.CALL, task_id) for one, task_id in zip(raw, ids, strict=True)]
 
     def read(self, raw: Any, kind: Kind, task_id: str, *, is_kept: bool = False) -> dict[str, Any]:
-        """Return a payload or a result; empty where it is gone, or not signed by us for its place.
+        """Return a payload or a result; empty if it is gone, or not signed by us for its place.
 
         Args:
-            raw: what is stored.
-            kind: what it is.
-            task_id: whose it is.
-            is_kept: whether it is a call that was kept after its end.
+            raw: the stored value.
+            kind: its kind.
+            task_id: the task that it belongs to.
+            is_kept: whether it is a call that was kept after the task's end.
         """
         if not raw:
             return {}
@@ -211,13 +211,13 @@ def this_queue() -> Queue:
 
 
 async def whole_id(queue: Queue, text: str) -> str:
-    """Return the id that begins with ``text``, or ``text`` where it is an id or begins none.
+    """Return the id that begins with ``text``; or ``text``, if it is an id or begins none.
 
-    Looked for among the tasks that run, are scheduled, have ended, or are the oldest 5,000 in the
-    queue; nothing else in Redis is searched.
+    Looks among the tasks that run, are scheduled, have ended, or are the oldest 5,000 in the queue;
+    nothing else in Redis is searched.
 
     Raises:
-        TaskError: several begin so.
+        TaskError: several ids begin like this.
     """
     if not BEGINNING.fullmatch(text):
         return text
@@ -251,7 +251,7 @@ async def _that_begin(queue: Queue, text: str) -> set[str]:
 
 
 async def _scan(scan: Any, key: str, text: str) -> set[str]:
-    """Return the members of one key that begin so; sets hold pairs, hashes names."""
+    """Return the members of one key that begin like this; sets hold pairs, hashes names."""
     found: set[str] = set()
     cursor = 0
     while True:
@@ -262,10 +262,10 @@ async def _scan(scan: Any, key: str, text: str) -> set[str]:
 
 
 def answering(seconds: float = ANSWER_SECONDS) -> AbstractAsyncContextManager[None]:
-    """Turn errors of Redis, and its silence, into one that says what to check.
+    """Turn Redis errors and timeouts into an error that names the cure.
 
     Raises:
-        ServiceUnavailable: it did not answer, or it refused.
+        ServiceUnavailable: Redis did not answer, or refused.
     """
     return redis_answering(get_settings(), seconds)
 
@@ -276,7 +276,7 @@ def now_ms() -> int:
 
 
 def readable(kind: type[T], stored: object) -> T | None:
-    """Return a record of the journal, or None where it can't be read."""
+    """Return a record of the journal, or None if it can't be read."""
     try:
         return read_record(kind, stored)
     except Unreadable:

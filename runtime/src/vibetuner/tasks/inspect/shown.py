@@ -1,4 +1,4 @@
-"""Shows arguments and results: shortened, and with what looks secret masked."""
+"""Shows arguments and results as shortened text; values that look secret are masked."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SECRET_KEYS = frozenset({"api", "access", "private", "secret", "signing", "encry
 
 
 def looks_secret(name: str) -> bool:
-    """Return whether the name of a value says that nobody should read it.
+    """Return whether a value's name suggests that nobody should read it.
 
     >>> [looks_secret(n) for n in ("api_key", "userPassword", "key", "tokenizer", "X-Auth")]
     [True, True, False, False, True]

@@ -1,4 +1,4 @@
-"""Numbers of tasks that ended, their waits and run times, over an hour and over a day."""
+"""Numbers of ended tasks, their waits and run times, over an hour and over a day."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["Slice", "Span", "SpanName", "percentile", "read_span"]
 
 SpanName = Literal["hour", "day"]
 
-# The field of a bucket: r for run times, w for waits, and its number.
+# A field of a histogram: r for run times, w for waits, then the bucket's number.
 BUCKET = re.compile(r"[rw]\d{1,3}", re.ASCII)
 
 
@@ -53,19 +53,20 @@ class Span:
         return sum(one.counts.get(what, 0) for one in self.slices)
 
     def wait(self, part: float) -> float | None:
-        """Return the milliseconds that this part of the tasks waited less than; None if empty."""
+        """Return the milliseconds that this share of the tasks waited at most; None without
+        tasks."""
         return percentile(self._histogram("w"), part)
 
     def run(self, part: float) -> float | None:
-        """Return the milliseconds that this part of the attempts ran less than."""
+        """Return the milliseconds that this share of the attempts ran at most."""
         return percentile(self._histogram("r"), part)
 
     def waits(self, part: float) -> list[float | None]:
-        """The same for each slice."""
+        """Return :meth:`wait` for each slice."""
         return [percentile(_histogram(one.counts, "w"), part) for one in self.slices]
 
     def runs(self, part: float) -> list[float | None]:
-        """The same for each slice."""
+        """Return :meth:`run` for each slice."""
         return [percentile(_histogram(one.counts, "r"), part) for one in self.slices]
 
     def _histogram(self, kind: str) -> Counter[int]:
@@ -94,7 +95,7 @@ async def read_span(queue: Queue, name: SpanName) -> Span:
 
 
 def percentile(histogram: Mapping[int, int], part: float) -> float | None:
-    """Return the value below which this part of a histogram lies, within a tenth.
+    """Return the value below which this share of a histogram lies, to within a tenth.
 
     >>> percentile({1: 98, 41: 2}, 0.5) < 2, round(percentile({1: 90, 41: 10}, 0.95))
     (True, 1117)

@@ -14,7 +14,7 @@ from vibetuner.tasks.letters.letter import Act, DeadLetter, Group
 
 __all__ = ["count_unreadable", "misused_keys"]
 
-# The newest of each kind; what is older is shown as unreadable where somebody looks.
+# The newest of each kind; older ones are shown as unreadable on the pages that list them.
 LOOKED_AT = 1000
 
 
@@ -40,10 +40,10 @@ async def misused_keys(redis: Redis[Any], prefix: str) -> list[str]:
 
 
 async def count_unreadable(redis: Redis[Any], prefix: str) -> dict[str, int]:
-    """Return how many records of each kind can't be read, among the newest 1,000; no kind with 0.
+    """Return the number of unreadable records by kind, among the newest 1,000; no zeros.
 
     Raises:
-        ResponseError: a key holds another type than we write; see :func:`misused_keys`.
+        ResponseError: a key holds another type than ours; see :func:`misused_keys`.
     """
     keys = Keys(prefix)
     letters = await redis.xrevrange(keys.letters, count=LOOKED_AT)

@@ -23,14 +23,14 @@ __all__ = ["Reason", "explain"]
 
 @dataclass(frozen=True, slots=True)
 class Reason:
-    """Something that holds a task up, or, where ``cure`` is empty, nothing that needs a cure."""
+    """Something that holds a task up; with an empty ``cure``, nothing needs to be done."""
 
     text: str
     cure: str = ""
 
 
 async def explain(queue: Queue, task_id: str) -> tuple[Row, list[Reason]]:
-    """Return where a task is, and what holds it up, the most likely reason first.
+    """Return a task's row and the reasons why it isn't running, the most likely one first.
 
     Raises:
         TaskNotFound: nothing is known of it.
@@ -166,7 +166,7 @@ async def _lock_holder(queue: Queue, row: Row, facts: Facts) -> Reason | None:
         has_line = policy.unique.has_line
         try:
             group = policy.unique.group(task.fn, group, facts.data["a"], facts.data["k"])
-        except (TaskError, LookupError):  # arguments that can't be read, or don't fit any more
+        except (TaskError, LookupError):  # arguments that can't be read, or no longer fit
             return None
     if has_line:
         keys = queue.engine_keys
@@ -216,7 +216,7 @@ async def _refused_write(queue: Queue) -> Reason | None:
 
 
 async def _unread(queue: Queue, row: Row, live: list[WorkerView]) -> Reason | None:
-    """Return the reason of a task in a queue that no live worker reads."""
+    """Return the reason if the task's queue is read by no live worker."""
     if row.state is State.WAITING or all(
         name in view.beat.queues for name in await queue.queues() for view in live
     ):

@@ -1,4 +1,4 @@
-"""The records of the journal. Pure: nothing here speaks to an outside system."""
+"""The records of the journal. Pure: nothing here does I/O."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Outcome(StrEnum):
 
 
 class Ended(NamedTuple):
-    """A task that ended; moments are in milliseconds since 1970, 0 where there is none.
+    """A task that ended; times are in milliseconds since 1970, 0 means none.
 
     Args:
         task_id: its id.
@@ -143,7 +143,7 @@ class Beat:
 
 
 def bucket(milliseconds: int) -> int:
-    """Return the bucket of a length of time; each is a fifth wider than the one below it.
+    """Return the bucket of a duration; each bucket is a fifth wider than the one below it.
 
     >>> bucket(0), bucket(1), bucket(1000), bucket(1100)
     (0, 1, 40, 41)
@@ -152,7 +152,7 @@ def bucket(milliseconds: int) -> int:
 
 
 def bucket_ms(number: int) -> float:
-    """Return the length of time in the middle of a bucket, in milliseconds.
+    """Return the duration in the middle of a bucket, in milliseconds.
 
     >>> bucket_ms(0), round(bucket_ms(bucket(1000)))
     (0.0, 939)

@@ -1,1 +1,1 @@
-"""The records of dead letters and their stores, below ``vibetuner.tasks.dead_letters``."""
+"""The records of dead letters and their stores, used by ``vibetuner.tasks.dead_letters``."""

@@ -1,6 +1,6 @@
-"""The record of a task that is not retried by itself, the decision about it, and its group.
+"""The record of a task that will not be retried, the act on it, and its group.
 
-Pure: nothing here speaks to an outside system.
+Pure: nothing here does I/O.
 """
 
 from __future__ import annotations
@@ -33,26 +33,26 @@ ACT_FIELDS = frozenset({"retried_as", "retried_at", "discarded_at", "acted_by"})
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeadLetter:
-    """The record of a task that is not retried by itself.
+    """The record of a task that will not be retried.
 
     Args:
         task_name: the task's name; ``unknown`` when its payload is gone or can't be read.
-        task_id: the id that ``enqueue`` returned; there is one record an id.
+        task_id: the id that ``enqueue`` returned; each id has one record.
         error: the message of the last error, shortened to 1,000 characters.
         error_type: its class.
         tries: the number of attempts.
         failed_at: when it was given up, UTC.
         cause: the reason why it is not retried.
-        args: the arguments, in a form for people: numbers and texts as they are, the rest as text.
+        args: the arguments as people read them: numbers and texts as they are, the rest as text.
         kwargs: the same by name.
-        traceback: where it failed, from the project's first line on.
+        traceback: the error's traceback, from the project's first line on.
         worker_id: the worker that gave it up.
         queue: the name of the project's keys in Redis.
         priority: the queue that it was in; empty in letters of older versions.
         enqueued_at: when it was enqueued, UTC.
-        fingerprint: the same for the same bug.
-        payload: what was enqueued, with half of its signature: a retry can check it and signs it
-            anew, and nobody else can run it.
+        fingerprint: identifies the bug.
+        payload: the call, with half of its signature: a retry can check it and sign it anew, but
+            nobody can run it.
         retried_as: the id of the task that a retry enqueued.
         retried_at: when that was, UTC.
         discarded_at: when it was discarded, UTC.
@@ -112,14 +112,14 @@ class DeadLetter:
         return read_record(cls, values)
 
     def acted_on(self, **fields: Any) -> Self:
-        """Return the same letter with the fields of an act."""
+        """Return a copy of the letter with the fields of an act."""
         return replace(self, **fields)
 
 
 def fingerprint(task_name: str, cause: Cause, error: BaseException) -> str:
-    """Return the same text for the same bug: task, cause, error class, and functions.
+    """Return a text that is equal for the same bug: task, cause, error class, and functions.
 
-    Messages are left out, which carry ids and times; so are line numbers, which move.
+    Messages are left out because they contain ids and times, and line numbers because they change.
     """
     frames = traceback.extract_tb(error.__traceback__)
     places = [f"{Path(frame.filename).name}:{frame.name}" for frame in frames]
@@ -131,7 +131,7 @@ def fingerprint(task_name: str, cause: Cause, error: BaseException) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Act:
-    """A person's decision about a letter: retried or, where ``retried_as`` is None, discarded."""
+    """A person's act on a letter: retried or, if ``retried_as`` is None, discarded."""
 
     at: Moment
     by: str | None = None
@@ -155,7 +155,7 @@ class Act:
 
 
 def retry_id(task_id: str) -> str:
-    """Return the id under which a task is retried: the same, whoever asks.
+    """Return the id under which a task is retried: always the same for one task.
 
     >>> retry_id("7f3a") == retry_id("7f3a") != retry_id("7f3b")
     True
@@ -171,8 +171,8 @@ class Group:
         fingerprint: identifies the bug.
         task: the task's name.
         cause: why the tasks were given up.
-        error: the newest message, with its class before it.
-        count: how many letters there are.
+        error: the newest message, with its class.
+        count: the number of letters.
         first: when the oldest task failed.
         last: when the newest task failed.
     """
@@ -188,7 +188,7 @@ class Group:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Filters:
-    """The letters that are asked for; a filter that is None lets all pass.
+    """The letters to list; a filter that is None matches all.
 
     Raises:
         ValueError: ``since`` has no time zone.
@@ -210,7 +210,7 @@ class Filters:
         return any((self.task, self.cause, self.fingerprint, self.since))
 
     def match(self, group: Group) -> bool:
-        """Return whether the letters of a group pass, as far as a group tells."""
+        """Return whether a group's letters match, as far as the group shows."""
         return (
             self.task in {None, group.task}
             and self.cause in {None, group.cause}

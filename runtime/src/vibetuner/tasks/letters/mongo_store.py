@@ -34,9 +34,9 @@ NEWEST_FIRST = [("failed_at", -1), ("_id", -1)]
 
 
 class MongoStore:
-    """The collection ``dead_letters``. What still waits in the stream is moved before a look.
+    """The collection ``dead_letters``. Letters still in the stream are moved before each read.
 
-    Raises, whatever is asked: ServiceUnavailable when MongoDB does not answer.
+    Every method raises ServiceUnavailable if MongoDB does not answer.
     """
 
     def __init__(self, database: Database, redis: Client, prefix: str, requeue: Requeue) -> None:
@@ -52,7 +52,7 @@ class MongoStore:
         async with self._up_to_date():
             found: list[dict[str, Any]] = []
             for part in _behind(after):
-                # One more than the page has room for tells whether there is another.
+                # One letter more than fits on the page shows whether there is a next page.
                 room = limit + 1 - len(found)
                 if room:
                     cursor = self._letters.find(_both(wanted, part)).sort(NEWEST_FIRST).limit(room)
@@ -61,7 +61,7 @@ class MongoStore:
         last = letters[limit - 1] if len(letters) > limit else None
         return Page(
             [letter for letter in letters[:limit] if letter],
-            # What can't be read sorts behind all moments, and nothing but such follows it.
+            # Unreadable letters sort after all times, and only such letters follow them.
             _end(last) if last else None,
             [
                 str(values["_id"])
@@ -114,10 +114,10 @@ class MongoStore:
             return [str(one["_id"]) async for one in found]
 
     async def settle(self, letter: DeadLetter, act: Act, payload: bytes | None) -> Act:
-        """As :meth:`Store.settle`; Redis decides, then the record is told.
+        """As :meth:`Store.settle`: Redis decides, then the record in MongoDB is updated.
 
-        Between the two steps the mark in Redis stands for the record: who presses again gets
-        the same answer, and completes the record.
+        Between the two steps the mark in Redis stands for the record: a second caller gets the same
+        answer, and completes the record.
         """
         decided = await self._requeue.settle(letter, act, payload)
         async with _answering():
@@ -127,7 +127,7 @@ class MongoStore:
 
     @asynccontextmanager
     async def _up_to_date(self) -> AsyncIterator[None]:
-        # Each letter has its own limit; how many there are to move is open.
+        # Each letter has its own limit; the number of letters to move is not limited.
         async with _answering(limit=None):
             await move_letters(self._redis, self._database, self._prefix)
         async with _answering():
@@ -163,7 +163,7 @@ def _letter(found: dict[str, Any]) -> DeadLetter | None:
 
 
 def _behind(after: str | None) -> tuple[dict[str, Any], ...]:
-    """Return what follows the end of a page, as two queries: same moment, earlier moments."""
+    """Return queries for the letters after a page: of the same time, and of earlier times."""
     if after is None:
         return ({},)
     moment, _, task_id = after.partition(" ")

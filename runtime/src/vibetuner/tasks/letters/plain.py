@@ -1,4 +1,4 @@
-"""Values, errors and tracebacks in a form that a person can read and every store accepts."""
+"""Turns values, errors and tracebacks into text and data that every store accepts."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ DEEPEST = 10
 def plain(value: Any) -> Any:
     """Return a value that JSON and MongoDB both accept: numbers, texts, lists, dicts, else text.
 
-    It is for people to read, so what is very long or deep is cut short.
+    It is for people to read, so long or deep values are cut short.
 
     >>> from datetime import UTC, datetime
     >>> plain({"at": datetime(2026, 1, 2, tzinfo=UTC), "ids": (1, 2)})
@@ -36,7 +36,7 @@ def plain(value: Any) -> Any:
     size = len(json.dumps(shown))
     if size <= LONGEST_VALUE:
         return shown
-    # A list stays a list and a dict a dict, as whoever reads the record expects.
+    # A list stays a list and a dict a dict, as readers of the record expect.
     note = f"too long to show: {size} characters"
     return [note] if isinstance(shown, list) else {"…": note} if isinstance(shown, dict) else note
 
@@ -76,7 +76,7 @@ def plain_text(value: Any, longest: int = LONGEST_TEXT) -> str:
         text = str(value)
     except Exception as error:  # noqa: BLE001 - somebody's __str__ must not cost the letter
         text = f"a {type(value).__name__} ({type(error).__name__} in its __str__)"
-    text = mask_secrets(text)  # before a cut could leave half of one
+    text = mask_secrets(text)  # before cutting, which could leave half of a secret
     if len(text) > longest:
         text = f"{text[: longest // 2]}…{text[-(longest - longest // 2 - 1) :]}"
     return text.encode("utf-8", "replace").decode().replace("\x00", "\ufffd")

@@ -1,4 +1,4 @@
-"""Moves dead letters from the stream to MongoDB, and counts them into groups, beside a worker."""
+"""Moves dead letters from the stream to MongoDB, in the worker, and counts them by group."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ POLL_SECONDS = 0.5
 LONGEST_PAUSE = 30
 ANSWER_SECONDS = 10
 
-# What the filters of lists ask for; a compound with _id is more than the embedded server takes.
+# The filters of lists; the embedded server does not support a compound index with _id.
 INDEXES = (
     [("failed_at", -1)],
     *([(field, 1), ("failed_at", -1)] for field in ("task_name", "cause", "fingerprint")),
@@ -60,7 +60,7 @@ GROUPED = {
     **{name: {"$first": f"${name}"} for name in ("task_name", "cause", "error", "error_type")},
 }
 
-# So often the groups are counted anew, as people may delete letters in MongoDB themselves.
+# The interval between recounts, as people may delete letters in MongoDB themselves.
 COUNTED_SECONDS = 24 * 3600
 COUNTING_SECONDS = 600
 
@@ -83,7 +83,7 @@ async def relaying(redis: Redis[str], database: Database, prefix: str) -> AsyncI
 async def move_letters(redis: Client, database: Database, prefix: str) -> int:
     """Move the letters that the stream holds now; return their number.
 
-    A letter that was moved and not yet removed is moved again, onto itself.
+    A letter that was moved and not yet removed from the stream is moved again, onto itself.
     """
     moved = 0
     while letters := await read_letters(redis, prefix):
@@ -95,7 +95,7 @@ async def move_letters(redis: Client, database: Database, prefix: str) -> int:
 
 
 async def group_letters(database: Database, query: Mapping[str, Any]) -> list[Group]:
-    """Return the groups of the letters that match, by a look at each; without unreadable ones."""
+    """Group the matching letters by reading each; leave out unreadable ones."""
     steps: list[Mapping[str, Any]] = [
         {"$match": query},
         {"$sort": {"failed_at": -1}},
@@ -111,10 +111,10 @@ async def group_letters(database: Database, query: Mapping[str, Any]) -> list[Gr
 
 
 async def count_groups(redis: Client, database: Database, prefix: str) -> None:
-    """Count the letters in MongoDB into the groups in Redis, once a day, whichever worker does it.
+    """Count the letters in MongoDB into the groups in Redis, once a day for all workers.
 
-    From then on the groups change with each letter. One that is settled in between may be
-    counted until the next time.
+    After that each new or settled letter changes the groups. A letter that is settled during the
+    count may be counted until the next one.
     """
     keys = Keys(prefix)
     lock = f"{keys.letters_counted}:lock"
@@ -148,7 +148,7 @@ async def count_unreadable(database: Database, looked_at: int = 1000) -> int:
 async def _insert_once(database: Database, letter: DeadLetter) -> None:
     values = _fitting(letter).to_document()
     try:
-        # A frozen server takes what is sent and says nothing, for as long as it is frozen.
+        # A frozen server accepts the data and never answers.
         async with asyncio.timeout(ANSWER_SECONDS):
             await database[COLLECTION].update_one(
                 {"_id": letter.task_id}, {"$setOnInsert": values}, upsert=True
@@ -156,7 +156,7 @@ async def _insert_once(database: Database, letter: DeadLetter) -> None:
     except TimeoutError:
         raise TimeoutError(f"no answer within {ANSWER_SECONDS} s") from None
     except Exception as error:
-        # Another worker's relay was at it in the same moment.
+        # Another worker's relay inserted it at the same time.
         if getattr(error, "code", None) != DUPLICATE_KEY:
             raise
 
@@ -173,7 +173,7 @@ def _fitting(letter: DeadLetter) -> DeadLetter:
 
 
 async def _make_indexes(database: Database) -> None:
-    """Make the indexes that are missing; without them lists are slower, and no less true."""
+    """Create missing indexes; without them lists are slower, but still right."""
     with suppress(Exception):
         for fields in INDEXES:
             await database[COLLECTION].create_index(fields)

@@ -1,4 +1,4 @@
-"""Enqueues a dead letter's task again, in one step with the mark that this was done."""
+"""Enqueues a dead letter's task again, and marks the letter in the same step."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from vibetuner.tasks.queues import declared_queue, default_queue
 
 __all__ = ["Requeue"]
 
-# A person who has read a letter before it was settled still finds the mark for this long.
+# A person who loaded a letter before it was settled still finds the mark for this long.
 MARK_TIME = timedelta(days=1)
 
 ARGUMENTS = {"f", "a", "k", "t"}
@@ -33,10 +33,10 @@ class Requeue:
         self._keys = Keys(prefix)
 
     def payload_of(self, letter: DeadLetter) -> bytes:
-        """Return the payload to enqueue, signed anew, without the ties to tasks that are gone.
+        """Return the payload to enqueue, signed anew, without ties to tasks that are gone.
 
         Raises:
-            DeadLetterError: it is gone, forged or unreadable, or does not hold all arguments.
+            DeadLetterError: the payload is gone, forged or unreadable, or lacks arguments.
         """
         if not letter.payload:
             raise _refusal(letter, "its arguments are gone, they were not kept any longer")
@@ -58,9 +58,9 @@ class Requeue:
     async def settle(
         self, letter: DeadLetter, act: Act, payload: bytes | None, *, keep: bool = False
     ) -> Act:
-        """Record ``act`` unless another was recorded before; return the one that holds.
+        """Record ``act`` unless another act was recorded before; return the recorded one.
 
-        With ``keep`` the mark is the record, and stays beside the stream.
+        With ``keep``, the mark is the record, and is kept beside the stream.
         """
         task_id = letter.task_id
         worker = self._worker
@@ -94,7 +94,7 @@ class Requeue:
             ) from None
 
     def _queue_of(self, letter: DeadLetter) -> str:
-        """Return the queue that the task was in, or the one that it would be in now."""
+        """Return the queue that the task was in, or that it would be in now."""
         worker = self._worker
         declared = declared_queue(worker.registry.get(letter.task_name))
         known = (name for name in (letter.priority, declared) if name in worker.priorities)

@@ -1,4 +1,4 @@
-"""Searches and counts letters on the server: thousands are looked at, few are sent."""
+"""Searches and counts letters on the server: it reads thousands, and sends only matches."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from vibetuner.tasks.letters.stream import (
 
 __all__ = ["count_letters", "kept_groups", "open_groups", "search_letters"]
 
-# The server looks at this many in one go, some milliseconds in which it does nothing else.
+# Letters that the server reads in one call, which blocks it for some milliseconds.
 CHUNK = 500
-# A page that has looked at this many is returned as it is.
+# A page that has read this many is returned even if it is not full.
 MOST_LOOKED_AT = 10_000
-# The field of the groups that counts the letters of no group.
+# The field of the groups that counts letters without a group.
 UNGROUPED = "?"
 RECOUNT_SECONDS = 0.25
 
@@ -34,10 +34,10 @@ RECOUNT_SECONDS = 0.25
 async def search_letters(
     redis: Client, prefix: str, filters: Filters, *, limit: int, before: str | None = None
 ) -> tuple[list[StreamedLetter | str], str | None]:
-    """Return letters that match, the newest first, and the entry before which the next page begins.
+    """Return matching letters, newest first, and the entry before which the next page begins.
 
-    A letter that can't be read is the id of its entry. There may be fewer than ``limit``, and
-    still a next page.
+    An unreadable letter is returned as the id of its entry. A page with fewer than ``limit``
+    letters may still have a next page.
     """
     found: list[StreamedLetter | str] = []
     looked_at = 0
@@ -57,16 +57,16 @@ async def search_letters(
 
 
 async def count_letters(redis: Client, prefix: str, filters: Filters) -> int:
-    """Return how many letters match, by a look at each."""
+    """Return the number of matching letters, by reading each."""
     chunks = _chunks(redis, prefix, "count_letters", filters, 0, None)
     return sum([number async for _, number in chunks])
 
 
 async def open_groups(redis: Client, prefix: str) -> list[Group]:
-    """Return the groups of the open letters, which are counted as letters come and go.
+    """Return the groups of the open letters, which are kept as letters come and go.
 
-    Where they don't add up, as after a version that did not keep them, they are counted anew: for
-    a quarter of a second each time somebody asks, until all are counted.
+    If they don't add up, as after a version that did not keep them, they are counted anew: for a
+    quarter of a second each time somebody asks, until all are counted.
     """
     keys = Keys(prefix)
     groups, total = await kept_groups(redis, keys)
@@ -103,7 +103,7 @@ def _page(
 
 
 async def kept_groups(redis: Client, keys: Keys) -> tuple[list[Group], int]:
-    """Return the groups as they stand, and how many letters they hold."""
+    """Return the current groups, and the number of letters in them."""
     groups: list[Group] = []
     texts = await redis.hgetall(keys.letter_groups)
     total = read_number(texts.pop(UNGROUPED, 0))
@@ -117,7 +117,7 @@ async def kept_groups(redis: Client, keys: Keys) -> tuple[list[Group], int]:
     return groups, total
 
 
-async def _chunks(  # noqa: PLR0913, PLR0917 - all that a function is given
+async def _chunks(  # noqa: PLR0913, PLR0917 - all arguments of the function
     redis: Client,
     prefix: str,
     function: str,
@@ -125,7 +125,7 @@ async def _chunks(  # noqa: PLR0913, PLR0917 - all that a function is given
     most: int,
     before: str | None,
 ) -> AsyncIterator[tuple[str, Any]]:
-    """Call a function on one part of the stream after another; yield last entry and answer."""
+    """Call a function on one part of the stream after another; yield last entry and reply."""
     values = {
         "task_name": filters.task,
         "cause": filters.cause and filters.cause.value,

@@ -1,4 +1,4 @@
-"""The stores of dead letters: what each can do, and the one that is the stream itself."""
+"""The interface of a store of dead letters, and the store in the Redis stream."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ class Page:
 
     Args:
         letters: the letters.
-        next: where the next page begins; None after the last.
-        unreadable: where letters are that can't be read: damaged, or of a newer version.
+        next: the position of the next page; None after the last.
+        unreadable: the ids of unreadable letters: damaged, or of a newer version.
     """
 
     letters: list[DeadLetter]
@@ -31,7 +31,7 @@ class Page:
 
 
 def bad_end(after: str) -> DeadLetterError:
-    """Return the error for an ``after`` that is not where a page of this store ended."""
+    """Return the error for an ``after`` that is not the end of a page of this store."""
     return DeadLetterError(f"after= takes the `next` of an earlier page, not {after!r}")
 
 
@@ -44,14 +44,14 @@ def unreadable(task_id: str, reason: Exception) -> DeadLetterError:
 
 
 class Store(Protocol):
-    """The letters, wherever they are kept."""
+    """A store of dead letters."""
 
     async def page(self, filters: Filters, *, limit: int, after: str | None) -> Page:
-        """Return the newest letters that match, from where the page before ended."""
+        """Return the newest matching letters, from the end of the page before."""
         ...
 
     async def count(self, filters: Filters) -> int:
-        """Return how many match."""
+        """Return the number of matching letters."""
         ...
 
     async def groups(self, filters: Filters) -> list[Group]:
@@ -63,19 +63,19 @@ class Store(Protocol):
         ...
 
     async def ids(self, beginning: str, *, limit: int) -> list[str]:
-        """Return ids of letters that begin so, in order."""
+        """Return the ids of letters that begin like this, in order."""
         ...
 
     async def settle(self, letter: DeadLetter, act: Act, payload: bytes | None) -> Act:
-        """Record ``act`` unless another was recorded before; return the one that holds.
+        """Record ``act`` unless another act was recorded before; return the recorded one.
 
-        With a ``payload``, that is enqueued as ``act.retried_as`` in the same step.
+        A ``payload`` is enqueued as ``act.retried_as`` in the same step.
         """
         ...
 
 
 class StreamStore:
-    """Keeps letters in the stream in Redis, where no MongoDB is configured."""
+    """Keeps letters in the stream in Redis, if MongoDB is not configured."""
 
     def __init__(self, redis: Client, prefix: str, requeue: Requeue) -> None:
         self._redis = redis
@@ -104,7 +104,7 @@ class StreamStore:
         return sum(group.count for group in await self.groups(filters))
 
     async def groups(self, filters: Filters) -> list[Group]:
-        """As :meth:`Store.groups`; groups are open letters, of whatever time."""
+        """As :meth:`Store.groups`; groups are of open letters, of any time."""
         groups = await open_groups(self._redis, self._prefix)
         wanted = [group for group in groups if filters.match(group)]
         return sorted(wanted, key=lambda group: (-group.count, group.fingerprint))
@@ -118,5 +118,5 @@ class StreamStore:
         return await find_ids(self._redis, self._prefix, beginning, limit)
 
     async def settle(self, letter: DeadLetter, act: Act, payload: bytes | None) -> Act:
-        """As :meth:`Store.settle`; the act is kept beside the stream, in the same step."""
+        """As :meth:`Store.settle`; the act is stored beside the stream, in the same step."""
         return await self._requeue.settle(letter, act, payload, keep=True)

@@ -1,4 +1,4 @@
-"""The stream beside the queue, where a dead letter is kept in the step that ends its task."""
+"""The stream in Redis where a dead letter is stored in the step that ends its task."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ async def keep(redis: Client, prefix: str, letter: DeadLetter) -> None:
 
 
 async def read_letters(redis: Client, prefix: str) -> list[StreamedLetter]:
-    """Return the oldest letters, in the order in which they came."""
+    """Return the oldest letters, in order."""
     after = "-"
     while entries := await redis.xrange(Keys(prefix).letters, start=after, end="+", count=BATCH):
         if letters := await _read(redis, prefix, entries):
@@ -74,7 +74,7 @@ async def find_letter(redis: Client, prefix: str, task_id: str) -> DeadLetter | 
 
 
 async def find_ids(redis: Client, prefix: str, beginning: str, limit: int) -> list[str]:
-    """Return ids of letters in the stream that begin so; ``beginning`` is letters and digits."""
+    """Return ids of letters in the stream that begin with ``beginning``, letters and digits."""
     found: set[str] = set()
     cursor, places = 0, Keys(prefix).letter_places
     while True:
@@ -85,7 +85,7 @@ async def find_ids(redis: Client, prefix: str, beginning: str, limit: int) -> li
 
 
 async def remove_letters(redis: Client, prefix: str, letters: Sequence[StreamedLetter]) -> None:
-    """Take letters out that are kept elsewhere."""
+    """Remove letters that are stored elsewhere."""
     if not letters:
         return
     keys = Keys(prefix)
@@ -95,9 +95,9 @@ async def remove_letters(redis: Client, prefix: str, letters: Sequence[StreamedL
 
 
 def parse_letter(entry_id: str, text: str) -> StreamedLetter | None:
-    """Return the letter of an entry, or None where it can't be read.
+    """Return the letter of an entry; None if it can't be read.
 
-    It waits for a version that can read it, and holds up no other.
+    Such an entry stays for a version that can read it, and blocks no other letter.
     """
     try:
         return StreamedLetter(entry_id, DeadLetter.from_json(text))
@@ -108,7 +108,7 @@ def parse_letter(entry_id: str, text: str) -> StreamedLetter | None:
 async def with_acts(
     redis: Client, prefix: str, letters: Sequence[StreamedLetter]
 ) -> list[StreamedLetter]:
-    """Return the same letters, each with the decision about it."""
+    """Return the same letters, each with the act on it."""
     if not letters:
         return []
     acts = await redis.hmget(Keys(prefix).acted, [streamed.letter.task_id for streamed in letters])
@@ -124,7 +124,7 @@ async def with_acts(
 def _act(text: str, streamed: StreamedLetter) -> Act:
     try:
         return Act.from_json(text)
-    except Unreadable:  # somebody has decided, and nobody can tell what
+    except Unreadable:  # somebody has acted on it, but the record doesn't tell how
         return Act(at=streamed.letter.failed_at, by="a record that can't be read")
 
 
