@@ -1,4 +1,4 @@
-"""Logging: one line an event, for people on a terminal and as JSON in production."""
+"""Logging: one line for each event, as text on a terminal and as JSON in production."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import UTC, datetime, tzinfo
 from json.encoder import encode_basestring as quote
-from typing import TYPE_CHECKING, Any, TextIO, cast
+from typing import TYPE_CHECKING, Any, TextIO
 
 from vibetuner.errors import mask_secrets
 
@@ -29,16 +29,17 @@ __all__ = [
     "together",
 ]
 
-# Returns the id of the task that this code is part of; set once for all tasks of a worker.
+# Returns the id of the task that runs here; set once for all tasks of a worker.
 task_id_source: ContextVar[Callable[[], str]] = ContextVar("task_id_source", default=str)
 
 COLOURS = {"DEBUG": "2", "WARNING": "33", "ERROR": "31", "CRITICAL": "1;31"}
-# Ours say what matters of these. SQLAlchemy names a pool's logger after the pool's class.
+# Our own lines report the important parts of theirs. SQLAlchemy names a pool's logger after its
+# class.
 CHATTY = (
     *("uvicorn.error", "httpx2", "httpcore2", "watchfiles", "coredis", "pymongo", "alembic"),
     "vibetuner.resources.sql_engine.Pool",
 )
-# Whoever calls a task through these is no news to the person who reads its traceback.
+# Modules whose frames a reader of a task's traceback need not see.
 MACHINERY = frozenset(
     ("vibetuner", "streaq", "anyio", "asyncio", "concurrent", "contextlib", "threading")
 ).union(("fastapi", "starlette", "uvicorn"))
@@ -51,9 +52,9 @@ def configure_logging(
 
     Args:
         debug: show debug lines of the project and of vibetuner.
-        as_json: one JSON object a line, for machines.
-        process: this process's name among its siblings; JSON lines carry it.
-        stream: where to; colour only when it is a terminal.
+        as_json: write one JSON object a line, for machines.
+        process: this process's name among its siblings, for JSON lines.
+        stream: the output; coloured only on a terminal.
     """
     stream = stream or sys.stderr
     handler = LineHandler(stream)
@@ -61,24 +62,24 @@ def configure_logging(
     handler.setFormatter(JsonFormatter(process) if as_json else TextFormatter(colourful))
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
     logging.getLogger("vibetuner").setLevel(logging.DEBUG if debug else logging.INFO)
-    # Our worker reports each event of a task once, with its id; the engine would say it again.
+    # Our worker logs each event of a task once, with its id; streaq's own lines would repeat it.
     logging.getLogger("streaq").setLevel(logging.CRITICAL)
     for chatty in CHATTY:
         logging.getLogger(chatty).setLevel(logging.WARNING)
 
 
 def is_colourful(stream: TextIO) -> bool:
-    """Return whether to colour: on a terminal or by FORCE_COLOR, and never by NO_COLOR."""
+    """Return whether to use colour: on a terminal or with FORCE_COLOR, and never with NO_COLOR."""
     if os.environ.get("NO_COLOR"):
         return False
     return bool(os.environ.get("FORCE_COLOR")) or stream.isatty()
 
 
 class TaskLogger:
-    """Logs the lines that every task has, at a fraction of what ``logger.info`` costs.
+    """Logs the lines that every task has, at a fraction of the cost of ``logger.info``.
 
-    Where JSON lines are all that is made of a record, there is no record: a line is put together at
-    once. Any other handler, filter or record factory gets an ordinary record.
+    If JSON lines are the logger's only output, each line is formatted directly, without a record.
+    Any other handler, filter or record factory gets an ordinary record.
     """
 
     def __init__(self, logger: logging.Logger) -> None:
@@ -89,17 +90,18 @@ class TaskLogger:
         logger = self._logger
         if not logger.isEnabledFor(logging.INFO):
             return
-        handler = _sole_handler(logger)
-        if handler is None:
+        output = _json_output(logger)
+        if output is None:
             logger.info(message, *args, extra={"task_id": task_id})
         else:
+            handler, formatter = output
             handler.emit_line(
-                handler.formatter.line(time.time(), "info", logger.name, message % args, task_id)
+                formatter.line(time.time(), "info", logger.name, message % args, task_id)
             )
 
 
-def _sole_handler(logger: logging.Logger) -> _JsonHandler | None:
-    """Return the handler if JSON lines are all that becomes of what the logger is told."""
+def _json_output(logger: logging.Logger) -> tuple[LineHandler, JsonFormatter] | None:
+    """Return the handler and its formatter if JSON lines are the logger's only output."""
     if logger.filters or logging.getLogRecordFactory() is not logging.LogRecord:
         return None
     while not logger.handlers and logger.propagate and logger.parent is not None:
@@ -107,9 +109,10 @@ def _sole_handler(logger: logging.Logger) -> _JsonHandler | None:
     if logger.parent is not None or len(logger.handlers) != 1:
         return None
     handler = logger.handlers[0]
-    if type(handler) is not LineHandler or type(handler.formatter) is not JsonFormatter:
+    formatter = handler.formatter
+    if type(handler) is not LineHandler or type(formatter) is not JsonFormatter:
         return None
-    return None if handler.filters else cast("_JsonHandler", handler)
+    return None if handler.filters else (handler, formatter)
 
 
 _held: ContextVar[list[tuple[LineHandler, str]] | None] = ContextVar("held", default=None)
@@ -117,7 +120,7 @@ _held: ContextVar[list[tuple[LineHandler, str]] | None] = ContextVar("held", def
 
 @contextmanager
 def together() -> Iterator[None]:
-    """Write what is logged inside the block, which awaits nothing, at its end and in one piece."""
+    """Collect the lines logged in the block, which must not await, and write them at its end."""
     held: list[tuple[LineHandler, str]] = []
     token = _held.set(held)
     try:
@@ -129,10 +132,10 @@ def together() -> Iterator[None]:
 
 
 class LineHandler(logging.StreamHandler[TextIO]):
-    """Writes each record to its stream, whole and at once."""
+    """Writes each record to its stream as a whole line, and flushes."""
 
     def handle(self, record: logging.LogRecord) -> Any:
-        """Write it; by the long way only where somebody has given this handler a filter."""
+        """Write a record; call the filters only if the handler has some."""
         if self.filters:
             return super().handle(record)
         try:
@@ -144,7 +147,7 @@ class LineHandler(logging.StreamHandler[TextIO]):
         return True
 
     def emit_line(self, line: str) -> None:
-        """Write a line, or hold it for the end of :func:`together`."""
+        """Write a line, or keep it for the end of :func:`together`."""
         if (held := _held.get()) is not None:
             held.append((self, f"{line}\n"))
         else:
@@ -159,7 +162,7 @@ class LineHandler(logging.StreamHandler[TextIO]):
 
 
 class _Clock:
-    """Moments as text; a second is put into words once."""
+    """Formats times; each second is formatted once."""
 
     def __init__(self, form: str, zone: tzinfo | None) -> None:
         self._form = form
@@ -168,7 +171,7 @@ class _Clock:
         self._text = ""
 
     def read(self, moment: float) -> str:
-        """The second that a moment is in."""
+        """Return the formatted second of a time."""
         second = int(moment)
         if second != self._second:
             self._text = datetime.fromtimestamp(second, self._zone).strftime(self._form)
@@ -179,15 +182,15 @@ class _Clock:
 def log_sparingly(
     logger: logging.Logger, most: int = 1, prefixes: tuple[str, ...] = (), *, seconds: float = 60.0
 ) -> None:
-    """Let a logger repeat a message a few times a minute, and count what it holds back.
+    """Let a logger repeat a message a few times a minute, and count those that it suppresses.
 
-    It begins anew, where the logger has been told so before.
+    A second call for the same logger replaces the first.
 
     Args:
-        logger: what anybody can make say the same, as often as they like.
+        logger: a logger whose messages strangers can cause as often as they like.
         most: how often a message may be logged within ``seconds``, whatever its arguments.
-        prefixes: how messages begin that are held back; without any, all are.
-        seconds: how long to count.
+        prefixes: the beginnings of messages to suppress; by default, all messages.
+        seconds: the period.
     """
     for former in [one for one in logger.filters if isinstance(one, _Sparingly)]:
         logger.removeFilter(former)
@@ -201,7 +204,7 @@ class _Sparingly(logging.Filter):
         self._seen: dict[str, tuple[float, int]] = {}
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Hold the record back, or let it pass with the number of those that were held back."""
+        """Suppress the record, or let it pass with the number of suppressed ones."""
         message = str(record.msg)
         key = next((one for one in self._prefixes if message.startswith(one)), "")
         if not self._prefixes:
@@ -227,7 +230,7 @@ class TextFormatter(logging.Formatter):
         self._clock = _Clock("%H:%M:%S", None)
 
     def format(self, record: logging.LogRecord) -> str:
-        """One line, and the traceback below it where there is one."""
+        """Return one line, followed by the traceback if there is one."""
         task = _task_of(record)
         message = mask_secrets(" ".join(record.getMessage().splitlines()))
         moment = self._clock.read(record.created)
@@ -255,7 +258,7 @@ class JsonFormatter(logging.Formatter):
         return line
 
     def line(self, moment: float, level: str, name: str, message: str, task: str | None) -> str:
-        """Return one object; put together by hand, as a worker writes one for each task."""
+        """Return one object; formatted by hand for speed, as a worker writes one for each task."""
         line = (
             f'{{"time": "{self._clock.read(moment)}.{int(moment % 1 * 1000):03d}+00:00", '
             f'"level": "{level}", "logger": {quote(name)}, '
@@ -264,20 +267,14 @@ class JsonFormatter(logging.Formatter):
         return f'{line}, "task_id": {quote(task)}}}' if task else f"{line}}}"
 
 
-class _JsonHandler(LineHandler):
-    """The type of a handler that writes JSON lines; there is none of it."""
-
-    formatter: JsonFormatter
-
-
 def _task_of(record: logging.LogRecord) -> str | None:
-    """The task that a line is about: the one it names, else the one that runs."""
+    """Return the task that a line is about: the one it names, else the one that runs."""
     named: str | None = record.__dict__.get("task_id")
     return named or task_id_source.get()()
 
 
 def format_traceback(error: BaseException) -> str:
-    """The traceback from the first line that is the project's own."""
+    """Return the traceback from the first line of the project's own code."""
     trace = error.__traceback__
     while trace and trace.tb_next and is_machinery(trace.tb_frame):
         trace = trace.tb_next
@@ -285,6 +282,6 @@ def format_traceback(error: BaseException) -> str:
 
 
 def is_machinery(frame: FrameType) -> bool:
-    """Return whether a frame is ours or a framework's, and no news to who reads about a task."""
+    """Return whether a frame is ours or a framework's, which readers of tracebacks can skip."""
     module = str(frame.f_globals.get("__name__", "")).split(".", 1)[0]
     return module in MACHINERY
