@@ -1,1 +1,1 @@
-"""Capabilities that tasks and pages use: one a module."""
+"""Capabilities that tasks and pages use, one a module."""

@@ -34,16 +34,16 @@ async def send_email(  # noqa: PLR0913 - the parts of a message, by name
 ) -> None:
     """Send one message to one person.
 
-    Addresses may carry a name: ``Ann Lee <ann@example.com>``. ``text_content`` is derived from
-    the HTML, and ``from_email`` is ``MAIL_FROM``, unless given. ``attachments`` are files, which
-    keep their names.
+    Addresses may have a name: ``Ann Lee <ann@example.com>``. By default ``text_content`` is derived
+    from the HTML, and ``from_email`` is ``MAIL_FROM``. ``attachments`` are files, which keep their
+    names.
 
     Raises:
         NotConfigured: production without SMTP_URL, or without a sender.
-        MailRefused: the message is malformed, or the server refuses it for good (5xx); a robust
+        MailRefused: the message is malformed, or the server refuses it permanently (5xx); a robust
             task that raises it gives up.
-        MailError: the server does not take it for now (4xx), or no connection to it can be
-            trusted; a robust task is tried again, after the time that the server names.
+        MailError: the server refuses it temporarily (4xx), or its connection can't be trusted; a
+            robust task is tried again, after the time that the server names.
         ServiceUnavailable: the server does not answer.
         OSError: an attachment can't be read.
     """
@@ -63,14 +63,14 @@ async def send_email(  # noqa: PLR0913 - the parts of a message, by name
 
 
 class Mailer(Protocol):
-    """Takes a finished message off our hands."""
+    """Sends a finished message."""
 
     async def send(self, message: EmailMessage) -> None:
-        """Deliver, or raise one of vibetuner's errors."""
+        """Send the message, or raise one of vibetuner's errors."""
 
 
 def choose_mailer(settings: Settings) -> Mailer:
-    """The server that SMTP_URL names, else, outside production, the outbox."""
+    """Return the SMTP mailer if SMTP_URL is set; without it, outside production, the outbox."""
     if settings.smtp_url is not None:
         return SmtpMailer(SmtpServer.from_url(settings.smtp_url.get_secret_value()))
     if settings.environment == "production":

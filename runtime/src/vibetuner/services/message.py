@@ -1,4 +1,4 @@
-"""A message that is safe to send: checked addresses, one line a header, both parts."""
+"""A message that is safe to send: checked addresses, one-line headers, text and HTML."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from vibetuner.services.plaintext import html_to_text
 
 __all__ = ["compose", "mailbox"]
 
-# Seven bits throughout: any server passes it on unchanged, and the kept file is what was sent.
+# Seven bits throughout: every server passes it on unchanged, so the stored file is what was sent.
 POLICY = SMTP.clone(cte_type="7bit")
 
 # Control characters, line and paragraph separators, lone surrogates.
 UNSAFE_IN_HEADER = frozenset(("Cc", "Cs", "Zl", "Zp"))
-# The validator knows no option for these; with a public suffix it judges the rest.
+# The validator has no option for these names; it still checks the rest of the address.
 LOCAL_DOMAIN = re.compile(r"[@.](localhost|local|test)$", re.IGNORECASE)
 STAND_IN = ".example.com"
 NAME_AND_ADDRESS = re.compile(r"\s*(?P<name>[^<>]*?)\s*<(?P<address>[^<>]*)>\s*")
@@ -40,7 +40,7 @@ def compose(  # noqa: PLR0913 - the parts of a message, by name
     reply_to: str | None = None,
     attachments: Sequence[tuple[str, bytes]] = (),
 ) -> EmailMessage:
-    """Build a multipart/alternative message, inside a multipart/mixed one if files go with it.
+    """Build a multipart/alternative message; with attachments, inside a multipart/mixed one.
 
     Raises:
         MailRefused: a header holds a control character, or an address is malformed.
@@ -52,7 +52,7 @@ def compose(  # noqa: PLR0913 - the parts of a message, by name
     if reply_to is not None:
         message["Reply-To"] = mailbox("reply_to", reply_to)
     message["Date"] = datetime.now(UTC)
-    # Without a domain make_msgid would tell the world this machine's name.
+    # Without a domain, make_msgid would use this machine's name.
     message["Message-ID"] = make_msgid(domain=sender.domain)
     text = html_to_text(html_content) if text_content is None else text_content
     try:
@@ -82,13 +82,13 @@ def mailbox(field: str, value: str) -> Address:
 
 
 def one_line(field: str, value: str) -> str:
-    """Refuse what could end a header line and begin another."""
+    """Refuse text that could end a header line and begin another."""
     if any(unicodedata.category(character) in UNSAFE_IN_HEADER for character in value):
         raise MailRefused(
             f"Email: {field} holds a line break or control character. Remove it: it could smuggle "
             "in headers"
         )
-    # EmailMessage decodes "=?utf-8?q?=0A?=" when it is set, and writes the line break out.
+    # EmailMessage decodes "=?utf-8?q?=0A?=", and would then write the line break.
     if "=?" in value:
         raise MailRefused(
             f"Email: {field} holds '=?', which begins an encoded word. Pass plain text"
@@ -97,7 +97,7 @@ def one_line(field: str, value: str) -> str:
 
 
 def _in_ascii(address: str) -> str:
-    """The address as it travels; names for this machine or network alone pass as well."""
+    """Return the address in ASCII; names of this machine or network pass, too."""
     stand_in = STAND_IN if LOCAL_DOMAIN.search(address) else ""
     checked = validate_email(
         address + stand_in, allow_smtputf8=False, check_deliverability=False,

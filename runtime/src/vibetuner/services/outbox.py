@@ -1,4 +1,4 @@
-"""Mail that stays here: what development and tests do with a message."""
+"""The mail outbox: keeps messages as files, in development and tests."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class ConsoleMailer:
-    """Keeps each message as a file that any mail program opens, and logs its name."""
+    """Stores each message as a file that any mail program opens, and logs its name."""
 
     outbox: Path
     debug: bool = False
 
     async def send(self, message: EmailMessage) -> None:
-        """Keep the message; with ``debug``, print its text too.
+        """Store the message; with ``debug``, also print its text.
 
         Raises:
             MailError: the folder can't be written to.
@@ -46,13 +46,13 @@ class ConsoleMailer:
 
 
 def read_outbox(outbox: Path) -> list[EmailMessage]:
-    """Return the messages that are kept in a folder, the oldest first."""
+    """Return the messages in a folder, the oldest first."""
     files = sorted(outbox.glob("*.eml"))
     return [message_from_bytes(file.read_bytes(), policy=default) for file in files]
 
 
 def _keep(content: bytes, outbox: Path) -> Path:
-    """Write under another name first: whoever watches the folder never sees half a message."""
+    """Write under a temporary name first, so that nobody sees an incomplete message."""
     outbox.mkdir(parents=True, exist_ok=True)
     name = f"{datetime.now(UTC):%Y%m%dT%H%M%S.%fZ}-{secrets.token_hex(4)}"
     draft = outbox / f".{name}.draft"

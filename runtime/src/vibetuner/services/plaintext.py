@@ -22,13 +22,13 @@ LINES = frozenset(
 CELLS = frozenset(("td", "th"))
 LISTS = frozenset(("ol", "ul"))
 UNSEEN = frozenset(("head", "script", "style", "template", "title"))
-# "<![if mso]>" is a comment to a browser as well, but an error to Python's parser.
+# "<![if mso]>" is a comment to browsers too, but an error to Python's parser.
 COMMENT = re.compile(r"<!--(?:-?>|.*?(?:-->|\Z))|<!\[[^>]*>?", re.DOTALL)
 WEB = ("http://", "https://")
 
 
 def html_to_text(html: str) -> str:
-    """Render HTML as plain text: blocks become lines, a link shows where it leads.
+    """Render HTML as plain text: blocks become lines, a link shows its address.
 
     >>> print(html_to_text("<h1>Hi&nbsp;Ann</h1><p>The <a href='https://x.io/1'>file</a> is ready"))
     Hi Ann
@@ -42,7 +42,7 @@ def html_to_text(html: str) -> str:
 
 
 class _Reader(HTMLParser):
-    """Collects text; a gap or a space is only written once something follows it."""
+    """Collects text; a gap or a space is written only before further text."""
 
     def __init__(self) -> None:
         super().__init__(convert_charrefs=True)
@@ -170,6 +170,6 @@ def _web_address(href: str | None) -> str:
 
 
 def _spellings(address: str) -> tuple[str, str]:
-    """Yield the spellings of the address itself that a label may have, so as not to repeat it."""
+    """Return the address in the forms that a link's text may have, so as not to repeat it."""
     short = address.rstrip("/")
     return short, short.partition("://")[2]

@@ -43,7 +43,7 @@ HOST = re.compile(r"[\w.:-]+", re.ASCII)
 LOOPBACK = frozenset(("localhost", "127.0.0.1", "::1"))
 LONGEST_TIMEOUT = 600.0
 SHOWN = 200
-# As greylisting says it: "450 4.2.0 Greylisted, please try again in 300 seconds".
+# Greylisting says: "450 4.2.0 Greylisted, please try again in 300 seconds".
 NAMED_TIME = re.compile(
     r"\b(?:in|after|for|retry)\s+(?:(?P<clock>\d{1,2}:\d\d:\d\d)|(?P<number>\d{1,6})\s*"
     r"(?P<unit>s|m|h)(?:ec(?:ond)?s?|in(?:ute)?s?|(?:ou)?rs?)?)\b",
@@ -66,13 +66,13 @@ class SmtpServer:
 
     @classmethod
     def from_url(cls, url: str) -> SmtpServer:
-        """Read an SMTP URL; user and password are percent-encoded.
+        """Parse an SMTP URL; user and password are percent-encoded.
 
         >>> SmtpServer.from_url("smtp://ann:s%40crt@mail.example.com?timeout=5")
         SmtpServer(host='mail.example.com', port=587, encryption='starttls if offered', timeout=5.0)
 
         Raises:
-            SettingsError: it can't be read; the message never quotes it.
+            SettingsError: it can't be parsed; the message never quotes it.
         """
         try:
             return cls._parse(url)
@@ -101,7 +101,7 @@ class SmtpServer:
 
     @property
     def name(self) -> str:
-        """Host and port, for people."""
+        """Return host and port, for people."""
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
@@ -127,18 +127,18 @@ def _timeout(text: str, *, leftover: dict[str, str]) -> float:
 
 @dataclass(frozen=True, slots=True)
 class SmtpMailer:
-    """Hands a message in, one connection a message."""
+    """Sends messages, one connection a message."""
 
     server: SmtpServer
     tls_context: ssl.SSLContext | None = None
 
     async def send(self, message: EmailMessage) -> None:
-        """Deliver to the server.
+        """Send the message to the server.
 
         Raises:
             ServiceUnavailable: the server does not answer.
-            MailRefused: it refuses the login, the sender, the recipient or the message for good.
-            MailError: it does so for now, or no connection to it can be trusted.
+            MailRefused: it refuses the login, the sender, the recipient or the message permanently.
+            MailError: it refuses temporarily, or its connection can't be trusted.
         """
         try:
             await self._hand_in(message)
@@ -156,7 +156,7 @@ class SmtpMailer:
             use_tls=server.encryption == "tls",
             start_tls=None if server.encryption == "starttls if offered" else False,
             tls_context=self.tls_context,
-            # The greeting would carry this machine's name, and look it up first.
+            # Otherwise the greeting would contain this machine's name, and look it up first.
             local_hostname=sender.domain,
         )
         async with client:
@@ -168,7 +168,7 @@ class SmtpMailer:
 
 
 def _refuse_to_shout(client: SMTP, server: SmtpServer) -> None:
-    """Keep the password off an open line: someone in the middle can hide the STARTTLS offer."""
+    """Don't send the password unencrypted: somebody in between can hide the STARTTLS offer."""
     encrypted = client.get_transport_info("sslcontext") is not None
     if not encrypted and server.host not in LOOPBACK and server.encryption != "off":
         raise MailError(
@@ -190,7 +190,7 @@ def _explained(error: SMTPException | OSError, server: SmtpServer) -> VibetunerE
             SMTPConnectError()
             | SMTPServerDisconnected()
             | SMTPTimeoutError()
-            | SMTPResponseException(code=-1)  # what speaks there speaks no SMTP
+            | SMTPResponseException(code=-1)  # the server does not speak SMTP
             | OSError()
         ):
             return ServiceUnavailable(
@@ -223,7 +223,7 @@ def _refused(error: SMTPException | OSError, said: str, server: SmtpServer) -> M
                 f"Email: {server.name} refused the recipient ({said}). Check the address"
             )
         case _:
-            # What has no code is no answer of the server's.
+            # An error without a code did not come from the server.
             kind = MailRefused if _code(error) else MailError
             return kind(
                 f"Email: {server.name} refused the message ({said}). Check SMTP_URL and the message"
@@ -231,14 +231,14 @@ def _refused(error: SMTPException | OSError, said: str, server: SmtpServer) -> M
 
 
 def _code(error: SMTPException | OSError) -> int:
-    """The server's answer, as a number; 0 where there is none."""
+    """Return the code of the server's reply; 0 if there is none."""
     if isinstance(error, SMTPRecipientsRefused):
         error = error.recipients[0]
     return error.code if isinstance(error, SMTPResponseException) else 0
 
 
 def named_time(text: str) -> timedelta | None:
-    """Return how long a server asks to wait, in any of the usual words; None where it doesn't.
+    """Return the wait that a server asks for, in any common wording; None if it asks for none.
 
     >>> named_time("450 4.2.0 Greylisted, please try again in 5 minutes")
     datetime.timedelta(seconds=300)
@@ -254,7 +254,7 @@ def named_time(text: str) -> timedelta | None:
 
 
 def _said(error: SMTPException | OSError, server: SmtpServer) -> str:
-    """Return the words of the server or the network: one line, without an echo of the login."""
+    """Return the message of the server or the network: one line, without an echo of the login."""
     if isinstance(error, SMTPRecipientsRefused):
         error = error.recipients[0]
     text = _network_said(error.__cause__) or str(getattr(error, "message", error))
@@ -268,10 +268,10 @@ def _said(error: SMTPException | OSError, server: SmtpServer) -> str:
 
 
 def _network_said(cause: BaseException | None) -> str | None:
-    """The plain word for a failed connection, such as "Connection refused"."""
+    """Return the system's text for a failed connection, such as "Connection refused"."""
     if not isinstance(cause, OSError) or isinstance(cause, ssl.SSLError) or not cause.errno:
         return None
-    # asyncio writes its own text over that of the system, but for names that don't resolve.
+    # asyncio replaces the system's text with its own, except for names that don't resolve.
     return os.strerror(cause.errno) if cause.errno > 0 else cause.strerror
 
 

@@ -21,14 +21,16 @@ def sse_endpoint(path: str, *, router: APIRouter, **options: Any) -> Callable[[F
     The function, sync or async, is a FastAPI dependency: it takes path and query parameters, the
     request and other dependencies, and may refuse with an HTTPException. A browser that reconnects
     gets the events that it missed. If they are no longer kept, it gets one event ``reset``, which
-    tells the page to fetch its state again. ``options`` go to ``router.add_api_route``.
+    tells the page to fetch its state again. ``options`` are passed to ``router.add_api_route``.
 
-    A client with SSE_STREAMS_PER_CLIENT open streams is answered with 429, and any client with 503
-    while the process has SSE_STREAMS; both answers carry ``Retry-After``.
+    A client that has SSE_STREAMS_PER_CLIENT streams open is answered with 429. While the process
+    has SSE_STREAMS streams open, every client is answered with 503. Both responses have
+    ``Retry-After``.
+
     """
 
     def register(function: F) -> F:
-        # A worker imports this package too, and does without the web framework.
+        # A worker imports this package too, and does not need the web framework.
         from vibetuner.sse.stream import add_events_route  # noqa: PLC0415
 
         add_events_route(router, path, function, options)

@@ -1,4 +1,4 @@
-"""Sending an event to every subscriber of a channel."""
+"""Sends an event to every subscriber of a channel."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ async def broadcast(channel: str, event: str, data: Any = "") -> str:
 
     Text and HTML are sent as they are, anything else as JSON. The event is kept for browsers that
     reconnect: a channel keeps its last SSE_HISTORY events and SSE_HISTORY_BYTES bytes, for
-    SSE_HISTORY_TTL seconds. Without REDIS_URL only this process's own subscribers get it, and a
-    warning is logged once.
+    SSE_HISTORY_TTL seconds. Without REDIS_URL the event reaches only subscribers in this process,
+    and a warning is logged once.
 
     Raises:
-        ValueError: a name can't be used, JSON can't hold the data, or the event is larger than
+        ValueError: a name is not valid, JSON can't represent the data, or the event is larger than
             SSE_EVENT_BYTES.
-        ServiceUnavailable: Redis refuses, or gives no answer within 5 seconds.
+        ServiceUnavailable: Redis refuses, or does not answer within 5 seconds.
         SettingsError: a setting holds a wrong value.
     """
     check_channel(channel)
@@ -50,7 +50,7 @@ async def broadcast(channel: str, event: str, data: Any = "") -> str:
 
 
 def storable(text: str) -> str:
-    """Return ``text`` with a ``?`` for each lone surrogate, which has no bytes."""
+    """Replace each lone surrogate in ``text``, which can't be encoded, with a ``?``."""
     return text if text.isascii() else text.encode(errors="replace").decode()
 
 

@@ -1,4 +1,4 @@
-"""The budget of open event streams: so many for each client, and so many in all."""
+"""Limits for open event streams: for each client, and for the process."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ RETRY_SECONDS = 10
 
 
 class TooManyStreams(Exception):  # noqa: N818 - a state, as in HTTP 429
-    """A stream was refused; ``status`` is the HTTP status of the answer."""
+    """A stream was refused; ``status`` is the HTTP status of the response."""
 
     def __init__(self, status: int, message: str) -> None:
         super().__init__(message)
@@ -41,7 +41,7 @@ class StreamBudget:
 
     @contextmanager
     def admit(self, address: str, settings: Settings) -> Iterator[None]:
-        """Count one stream of a client for the length of the block.
+        """Count a stream of a client for the length of the block.
 
         Raises:
             TooManyStreams: the client has SSE_STREAMS_PER_CLIENT streams open (429), or the
@@ -72,9 +72,9 @@ class StreamBudget:
 
 
 def most(settings: Settings) -> int:
-    """Return how many streams this process may have open.
+    """Return the most streams that this process may have open.
 
-    Each takes a file descriptor, and half of those stay free for requests and databases.
+    Each takes a file descriptor; half of those stay free for requests and databases.
     """
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == resource.RLIM_INFINITY:
@@ -83,7 +83,7 @@ def most(settings: Settings) -> int:
 
 
 def client_of(address: str) -> str:
-    """Return the name under which an address is counted; an IPv6 client owns a /64 network.
+    """Return the name under which an address is counted; an IPv6 client has a /64 network.
 
     >>> client_of("192.0.2.7"), client_of("2001:db8:1:2:3::4"), client_of("::ffff:192.0.2.7")
     ('192.0.2.7', '2001:db8:1:2::/64', '192.0.2.7')
@@ -91,7 +91,7 @@ def client_of(address: str) -> str:
     try:
         ip = ip_address(address)
     except ValueError:
-        return repr(address[:64]) if address else ""  # a proxy's word, or a Unix socket
+        return repr(address[:64]) if address else ""  # from a proxy, or a Unix socket
     if not isinstance(ip, IPv6Address):
         return str(ip)
     if ip.ipv4_mapped:

@@ -1,4 +1,4 @@
-"""An event with its id, and the names that an event and a channel may have."""
+"""An event with its id, and the rules for names of events and channels."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ __all__ = [
 #: the two numbers of an id in a Redis stream; they order a channel's events
 Position = tuple[int, int]
 
-#: the event that tells a browser that it missed events which are no longer kept
+#: the event that tells a browser that events it missed are no longer kept
 RESET = "reset"
 
 NAME = re.compile(r"[^\x00-\x20\x7f-\x9f\u2028\u2029\ud800-\udfff]{1,200}")
@@ -47,7 +47,7 @@ class Event:
     def encode(self) -> bytes:
         r"""Return the event as the bytes of a ``text/event-stream``.
 
-        The format is that of the HTML standard, section 9.2.6: one ``data`` field for each line.
+        The format is that of the HTML standard, section 9.2.6, with a ``data`` field for each line.
 
         >>> Event("progress", "<p>1\r\n2</p>", "17-0").encode()
         b'id: 17-0\nevent: progress\ndata: <p>1\ndata: 2</p>\n\n'
@@ -60,7 +60,7 @@ class Event:
 
 
 def parse_id(text: str | None) -> Position | None:
-    """Return the position that an id stands for; None when it is not an id.
+    """Return the position of an id; None if it is not an id.
 
     >>> parse_id("1764028000000-3"), parse_id("first"), parse_id(None)
     ((1764028000000, 3), None, None)
@@ -72,7 +72,7 @@ def parse_id(text: str | None) -> Position | None:
 
 
 def next_id(position: Position) -> str | None:
-    """Return the smallest id after a position; None when there is none.
+    """Return the smallest id after a position; None if there is none.
 
     >>> next_id((5, 0)), next_id((5, 2**64 - 1)), next_id((2**64 - 1, 2**64 - 1))
     ('5-1', '6-0', None)
@@ -84,7 +84,7 @@ def next_id(position: Position) -> str | None:
 
 
 def idle_id(now: int) -> str:
-    """Return the id for a channel on which nothing was sent until ``now``, in milliseconds.
+    """Return the id for a channel that was silent until ``now``, in milliseconds.
 
     It is smaller than the id of any event, so a stream can be read from it.
 

@@ -1,6 +1,6 @@
-"""One channel inside a process: its latest events, and the position of each subscriber.
+"""The queue of one channel in a process: its latest events, and each subscriber's position.
 
-All subscribers read one queue, each at its own position. The queue is bounded, and so is the
+All subscribers read one queue, each at its own position. The queue is bounded, and with it the
 distance by which a subscriber may be behind: one that falls off its end is closed.
 """
 
@@ -18,7 +18,7 @@ __all__ = ["BACKLOG", "Feed", "Subscriber"]
 BACKLOG = 256
 BACKLOG_BYTES = 1_000_000
 
-# The size of one write; the process holds so much memory for each slow browser.
+# The size of one write; the process holds this much memory for each slow browser.
 BATCH_BYTES = 64_000
 # Slow subscribers ask for batches at many positions; only the last few are kept.
 BATCHES = 8
@@ -54,7 +54,7 @@ class Feed:
         self.subscribers.discard(subscriber)
 
     def begin(self, cursor: str) -> None:
-        """Note the id from which a subscriber listens; of several, the earliest counts."""
+        """Note the id from which a subscriber listens; the earliest one counts."""
         if self._last is None and (not self.cursor or _position(cursor) < _position(self.cursor)):
             self.cursor = cursor
 
@@ -77,7 +77,7 @@ class Feed:
         self.add(event)
 
     def wake(self, *, trim: bool = False) -> None:
-        """Wake every subscriber; with ``trim`` first drop the events that all of them have read."""
+        """Wake every subscriber; with ``trim``, first drop the events that all have read."""
         if trim and self.events:
             first = min((s.index for s in self.subscribers), default=self.end)
             while self.start < first:
@@ -86,7 +86,7 @@ class Feed:
             subscriber.wake()
 
     def batch(self, index: int) -> tuple[bytes, int]:
-        """Return the next events as bytes, and the index after them; joined once for everybody."""
+        """Return the next events as bytes, and the index after them; shared by all subscribers."""
         known = self._batches.get(index)
         if known is None:
             frames: list[bytes] = []
@@ -125,7 +125,7 @@ class Subscriber:
         return self._feed.channel
 
     def begin_after(self, event_id: str) -> None:
-        """Skip queued events up to this id: the subscriber got them from the history."""
+        """Skip queued events up to this id: the subscriber received them from the history."""
         self._after = parse_id(event_id)
         self._feed.begin(event_id)
 
@@ -135,12 +135,12 @@ class Subscriber:
         self.wake()
 
     def wake(self) -> None:
-        """Let it look for something to send."""
+        """Make it check for events to send."""
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 
     async def pause(self, seconds: float) -> None:
-        """Wait for so many seconds, or until it is closed."""
+        """Wait this many seconds, or until it is closed."""
         deadline = asyncio.get_running_loop().time() + seconds
         while not self.closed:
             try:
@@ -150,7 +150,7 @@ class Subscriber:
                 return
 
     async def batch(self) -> bytes | None:
-        """Return the bytes to send next; none after a silence, None at the end of the stream."""
+        """Return the bytes to send next; empty after a silence, None at the end of the stream."""
         if not await self._has_more():
             return None
         self._skip()
@@ -158,7 +158,7 @@ class Subscriber:
         return data
 
     async def events(self) -> list[Event] | None:
-        """Return all queued events; none after a silence, None at the end of the stream."""
+        """Return all queued events; empty after a silence, None at the end of the stream."""
         if not await self._has_more():
             return None
         self._skip()
@@ -175,7 +175,7 @@ class Subscriber:
         return not self.closed or self.index != self._feed.end
 
     def _skip(self) -> None:
-        """Pass the events that the subscriber got from the history."""
+        """Skip the events that the subscriber received from the history."""
         if self._after is None:
             return
         for event in islice(self._feed.events, self.index - self._feed.start, None):

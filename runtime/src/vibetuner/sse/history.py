@@ -21,18 +21,18 @@ __all__ = ["OUTAGES", "History", "Past", "history_of", "open_history"]
 #: the errors that are raised while Redis is away
 OUTAGES = (RedisError, OSError, ExceptionGroup, ServiceUnavailable)
 
-# The size of one portion of the history; a slow reader holds so much of the process's memory.
+# The size of one portion of the history; a slow reader holds this much of the process's memory.
 PORTION_BYTES = 64_000
 
 
 @dataclass(frozen=True, slots=True)
 class Past:
-    """The answer of a channel's stream to a browser that reconnects.
+    """The reply of a channel's stream to a browser that reconnects.
 
     Args:
-        missed: the next events that it missed, in order; None when some are no longer kept.
-        end: the id of a browser that has them.
-        more: further events follow; read again from ``end``.
+        missed: the next events that it missed, in order; None if some are no longer kept.
+        end: the id that the browser has reached after them.
+        more: whether further events follow; read again from ``end``.
     """
 
     missed: list[Event] | None
@@ -44,9 +44,9 @@ class History:
     """The streams of all channels, below one key prefix.
 
     Args:
-        size: the number of events that a channel keeps, or up to a hundred more.
-        size_bytes: the bytes of events that a channel keeps at most.
-        ttl: the seconds for which it keeps them after the last event.
+        size: the number of events that a channel keeps, plus up to a hundred.
+        size_bytes: the most bytes of events that a channel keeps.
+        ttl: how many seconds it keeps them after the last event.
     """
 
     def __init__(
@@ -66,18 +66,18 @@ class History:
         self.ttl = ttl
 
     def arguments(self, channel: str, event: str, data: str) -> list[str | float]:
-        """Return the values that our functions take for an event."""
+        """Return the arguments of our functions for an event."""
         return [self.keys.topic, self.size, self.size_bytes, self.ttl, channel, event, data]
 
     async def send(self, channel: str, event: str, data: str) -> str:
-        """Keep an event and publish it to every web process; return its id."""
+        """Store an event and publish it to every web process; return its id."""
         values = self.arguments(channel, event, data)
         return str(await self.functions.call("broadcast", [self.keys.events(channel)], values))
 
     async def read(self, channel: str, after: str | None) -> Past:
         """Return the next events of ``channel`` after the id ``after``; None asks for the end.
 
-        An id that this stream never gave has missed everything.
+        With an id that this stream never gave, everything counts as missed.
         """
         position = parse_id(after)
         start = next_id(position) if position else None
@@ -101,10 +101,10 @@ class History:
         *,
         first: bool,
     ) -> bool:
-        """Return whether every event that was sent after the position is still kept.
+        """Return whether every event after the position is still kept.
 
         Args:
-            first: the oldest entry is the first that the stream was given.
+            first: whether the oldest entry is the first one ever added to the stream.
         """
         oldest, newest = bounds
         if oldest and newest and oldest <= after:
@@ -112,8 +112,8 @@ class History:
         milliseconds, idle_since = after
         if milliseconds:
             return False
-        # The channel was idle when this browser came. Events that were sent since may have expired
-        # together, or the oldest of them may have been trimmed.
+        # The channel was silent when this browser came. All later events may have expired together,
+        # or the oldest of them may have been trimmed.
         limit = self.ttl * 1000
         if oldest is None:
             return 0 <= now - idle_since < limit
@@ -121,7 +121,7 @@ class History:
 
 
 def open_history() -> History | None:
-    """Return the history behind the process's open connection; None when there is none."""
+    """Return the history that uses the process's open connection; None if there is none."""
     client = redis_client.peek()
     return None if client is None else history_of(client, get_settings())
 
@@ -138,7 +138,7 @@ def history_of(client: Redis[str] | RedisCluster[str], settings: Settings) -> Hi
 
 
 def _events(entries: Sequence[Any]) -> Iterator[Event]:
-    """Read the entries of a stream, and leave out those that are not ours."""
+    """Yield the events of a stream; skip entries that are not ours."""
     for entry_id, fields in entries:
         values = dict(zip(fields[::2], fields[1::2], strict=False))
         name, data = values.get("event"), values.get("data")

@@ -1,4 +1,4 @@
-"""The switchboard of one process, from events to subscribers; it does no I/O."""
+"""The hub of one process, which passes events to subscribers; it does no I/O."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["KEEPALIVE_SECONDS", "Hub", "get_hub"]
 
 KEEPALIVE_SECONDS = 15.0
 
-# A wake-up costs as much for one event as for twenty, so events that arrive together are sent
+# A wake-up costs the same for one event as for twenty, so events that arrive together are sent
 # together. While they arrive faster than they are sent, the hub collects them for as long as the
 # last wake-up took; otherwise it sends them at once.
 COLLECT_SECONDS = 0.002
@@ -23,7 +23,7 @@ COLLECT_SECONDS_AT_MOST = 0.05
 
 
 class Hub:
-    """Hands each published event to the subscribers of its channel.
+    """Passes each published event to the subscribers of its channel.
 
     It lives in one event loop at a time.
 
@@ -47,7 +47,7 @@ class Hub:
 
     @contextmanager
     def serving(self) -> Iterator[None]:
-        """Accept subscribers for the length of the block, and close those that are left."""
+        """Accept subscribers for the length of the block, then close those that are left."""
         self._closed = False
         try:
             yield
@@ -79,20 +79,20 @@ class Hub:
         return channel in self._feeds
 
     def publish(self, channel: str, event: Event) -> None:
-        """Hand ``event`` to the channel's subscribers, unless they already got it."""
+        """Pass ``event`` to the channel's subscribers, unless they already got it."""
         feed = self._feeds.get(channel)
         if feed is not None and feed.add(event):
             self._wake_soon(feed)
 
     def reset(self, channel: str, event: Event) -> None:
-        """Hand on an event that reports a gap; ids may start again from a smaller one."""
+        """Pass on an event that reports a gap; ids may restart from a smaller one."""
         feed = self._feeds.get(channel)
         if feed is not None:
             feed.restart(event)
             self._wake_soon(feed)
 
     def cursors(self) -> dict[str, str]:
-        """Return the id that each channel with subscribers has reached, where it is known."""
+        """Return the id that each channel with subscribers has reached, if it is known."""
         return {name: feed.cursor for name, feed in self._feeds.items() if feed.cursor}
 
     def next_id(self) -> str:
@@ -103,7 +103,7 @@ class Hub:
         return "{}-{}".format(*self._last_id)
 
     def close(self) -> None:
-        """End every stream, and each that is opened later."""
+        """End every stream, and every one that is opened later."""
         self._closed = True
         for feed in self._feeds.values():
             for subscriber in feed.subscribers:

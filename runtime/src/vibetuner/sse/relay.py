@@ -1,4 +1,4 @@
-"""Carries events between processes: one Redis subscription for each web process."""
+"""Passes events between processes, with one Redis subscription in each web process."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ logger = logging.getLogger(__name__)
 
 BACKOFF_SECONDS = (0.1, 0.5, 1, 2)
 
-# A connection can break without a sign. The relay sends itself a message this often, and
-# reconnects when it has received nothing for so long.
+# A connection can break unnoticed. The relay sends itself a message this often, and reconnects if
+# it has received nothing for too long.
 WATCH_SECONDS = 5.0
 SILENCE_SECONDS = 12.0
 
-# A message whose id lies further in the future is checked against its stream: an invented id would
-# make all later events look like events that were sent before.
+# A message whose id is further in the future is checked against its stream: a forged id would make
+# all later events look like old ones.
 FUTURE_MS = 3_600_000
 
 
@@ -40,10 +40,10 @@ async def open_relay(
     watch: float = WATCH_SECONDS,
     silence: float = SILENCE_SECONDS,
 ) -> AsyncIterator[None]:
-    """Hand the events of every process to ``hub``; subscribed when the block begins.
+    """Pass the events of every process to ``hub``; subscribed when the block begins.
 
-    After an outage it fills the gap from the streams. Where they don't hold all of it, the
-    channel's subscribers get a ``reset``.
+    After an outage it fills the gap from the streams. If they don't hold all of it, the channel's
+    subscribers get a ``reset``.
 
     Args:
         watch: the seconds between two messages to itself.
@@ -112,7 +112,7 @@ class _Relay:
         self.tried.set()
 
     async def _watch(self) -> None:
-        """Raise TimeoutError when no message arrives any more, not even the relay's own."""
+        """Raise TimeoutError if no message arrives any more, not even the relay's own."""
         loop = asyncio.get_running_loop()
         while True:
             async with asyncio.timeout(self._silence_seconds):
@@ -122,7 +122,7 @@ class _Relay:
                 raise TimeoutError("no message arrived")
 
     async def _fill_gap(self, channel: str, cursor: str) -> None:
-        """Hand on the events that a channel's stream has after ``cursor``."""
+        """Pass on the events that a channel's stream has after ``cursor``."""
         while True:
             past = await self._history.read(channel, cursor)
             if past.missed is None:

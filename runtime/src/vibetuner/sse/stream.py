@@ -74,8 +74,8 @@ def add_stream_route(
 class EventStream(Response):
     """Sends the events that the browser missed, then new ones, until one side leaves.
 
-    It is written straight to the server, many events at once where they arrive at once: this is
-    where a process with thousands of subscribers spends its time.
+    It is written directly to the server, with many events in one write if they arrive together: a
+    process with thousands of subscribers spends most of its time here.
     """
 
     media_type = "text/event-stream"
@@ -89,7 +89,7 @@ class EventStream(Response):
 
     @staticmethod
     def last_id_of(request: Request) -> str | None:
-        """Return the id at which a reconnecting browser stopped; None for a new one."""
+        """Return the id after which a reconnecting browser continues; None for a new one."""
         return request.headers.get("last-event-id") or None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -99,7 +99,7 @@ class EventStream(Response):
             with get_budget().admit(address, get_settings()):
                 await self._stream(receive, send)
         except TooManyStreams as refusal:
-            # A refused client must not keep its connection, and with it a descriptor.
+            # A refused client must not keep its connection, and with it a file descriptor.
             headers = {"Retry-After": str(RETRY_SECONDS), "Connection": "close"}
             answer = JSONResponse({"detail": str(refusal)}, refusal.status, headers)
             await answer(scope, receive, send)
@@ -153,7 +153,7 @@ class EventStream(Response):
             if past.missed is None:
                 await write(Event(RESET, "", past.end).frame)
             else:
-                # An id alone is no event; it tells the browser where to go on.
+                # An id alone is not an event; it tells the browser where to continue.
                 end = f"id: {past.end}\n\n".encode()
                 await write(b"".join([*(event.frame for event in past.missed), end]))
             last_id, more = past.end, past.more
