@@ -1,7 +1,7 @@
 """Web apps with reliable background tasks: the runtime of generated projects.
 
-Importing this package is silent, quick and needs no environment; everything else lives in the
-submodules and is loaded when asked for.
+Importing this package is silent, quick and needs no environment; everything else is in submodules,
+which are loaded on demand.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ __version__: str
 
 def __getattr__(name: str) -> str:
     if name == "__version__":
-        # Loaded when asked for: importlib.metadata alone would triple the import time.
+        # Loaded on demand: importlib.metadata alone would triple the import time.
         from importlib.metadata import version  # noqa: PLC0415
 
         return version("vibetuner-runtime")

@@ -11,7 +11,7 @@ __all__ = ["main"]
 
 
 def main() -> None:
-    """Run the command that was typed; what must start soon does without its libraries."""
+    """Run the command; commands that must start fast run without the command-line libraries."""
     command, *options = sys.argv[1:] or [""]
     try:
         if command == "worker-health" and {*options} <= {"--here", "--json"}:

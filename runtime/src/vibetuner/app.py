@@ -1,4 +1,4 @@
-"""The project's declaration, which `tune.py` makes."""
+"""The project's declaration, made in `tune.py`."""
 
 from __future__ import annotations
 
@@ -25,40 +25,40 @@ Lifespan = Callable[[], AbstractAsyncContextManager[Any]]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class VibetunerApp:
-    """The declaration of a project in ``tune.py``, bound there to the name ``app``.
+    """The declaration of a project, bound to the name ``app`` in ``tune.py``.
 
     Args:
-        tasks: every task that the worker may run; the worker refuses to start when a decorated
-            task is missing here, or when something here is not a task.
-        queues: the names of the project's queues, highest first; without them there is one. A task
-            names its own with ``queue=``; others go into ``default`` or, without one of that name,
-            into the last.
+        tasks: every task that the worker may run; the worker refuses to start if a decorated task
+            is missing here, or if an item is not a task.
+        queues: the names of the project's queues, highest first; by default there is one. A task
+            names its queue with ``queue=``; others go into ``default``, or into the last if there
+            is no ``default``.
         routes: FastAPI routers of the web app.
         models: Beanie documents; needs MONGODB_URL.
         sql_models: SQLModel tables; needs DATABASE_URL.
-        worker_lifespan: async context manager around the worker process; what it yields is the
-            tasks' context. Wrap ``vibetuner.tasks.lifespan.base_lifespan``.
-        frontend_lifespan: the same around the web process. Wrap
+        worker_lifespan: async context manager around the worker process; the value that it yields
+            is the tasks' context. Wrap ``vibetuner.tasks.lifespan.base_lifespan``.
+        frontend_lifespan: async context manager around the web process. Wrap
             ``vibetuner.frontend.lifespan.base_lifespan``.
         middleware: ``starlette.middleware.Middleware`` objects around the routes, outermost first:
             CORS, sessions, compression, sign-in.
         on_error: called with each exception of a task's try or of a request, and with its
-            :class:`~vibetuner.errors.ErrorContext`: for a service such as Sentry.
-        on_failure: called with each :class:`~vibetuner.tasks.dead_letters.DeadLetter`, once it is
-            kept. Both hooks may be async; any other function runs in a thread. Nothing waits for
-            them: a call has 30 seconds, and what it raises is logged and changes nothing.
-        exception_handlers: called for an exception's class or a status code, as FastAPI's.
+            :class:`~vibetuner.errors.ErrorContext`; for a service such as Sentry.
+        on_failure: called with each :class:`~vibetuner.tasks.dead_letters.DeadLetter` once it is
+            stored. Both hooks may be async; a sync function runs in a thread. Nothing waits for
+            them: a call has 30 seconds, and an exception is logged and changes nothing.
+        exception_handlers: called for an exception class or a status code, as in FastAPI.
         mounts: ASGI apps by path, such as ``{"/admin": admin}``; their lifespans don't run.
-        template_filters: Jinja filters by name, beside Jinja's own.
-        template_globals: names that every template sees.
-        headers: sent with each answer that does not set them itself, on top of the default ones
-            (a Content-Security-Policy and three more); None leaves a default out.
-        trusted_origins: other sites whose pages may change something here, such as
+        template_filters: Jinja filters by name, in addition to Jinja's own.
+        template_globals: names that every template can use.
+        headers: sent with each response that does not set them itself, in addition to the default
+            ones (a Content-Security-Policy and three more); None removes a default.
+        trusted_origins: other sites whose pages may send forms and requests here, such as
             ``https://shop.example``; ``*`` turns the check off.
         openapi: whether ``/openapi.json`` is answered; by default everywhere but in production.
 
     Raises:
-        TypeError: an unknown argument, or a value of the wrong kind.
+        TypeError: an unknown argument, or a value of the wrong type.
 
     >>> VibetunerApp(tasks=[]).tasks
     ()
@@ -114,7 +114,7 @@ MAPPINGS = frozenset(
 
 
 def _check_lifespan(name: str, value: object) -> None:
-    # What such a function returns can be called too, as a decorator: that is not meant.
+    # A call of such a function returns an object that can itself be called, as a decorator.
     called = isinstance(value, AbstractAsyncContextManager)
     if value is not None and (called or not callable(value)):
         raise TypeError(

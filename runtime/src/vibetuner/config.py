@@ -1,4 +1,4 @@
-"""Settings: what the environment says, as typed values."""
+"""Settings: environment variables as typed values."""
 
 from __future__ import annotations
 
@@ -45,15 +45,16 @@ DAY = 86_400
 
 @dataclass(frozen=True, slots=True)
 class Expected:
-    """Says in an error what a variable should have held."""
+    """The expected form of a variable, for error messages."""
 
     text: str
 
 
 class Settings(BaseSettings):
-    """Typed settings, from the environment, from `.env`, or from a file each in /run/secrets.
+    """Typed settings, from the environment, `.env`, or files in /run/secrets.
 
-    A variable wins over `.env`, and that over a secret's file, which is named after the setting.
+    A variable overrides `.env`, and `.env` overrides a secret's file, which is named after the
+    setting.
     """
 
     model_config = SettingsConfigDict(
@@ -274,7 +275,7 @@ def _with_scheme(value: str | None, *schemes: str) -> str | None:
 
 
 def _sqlite_below_root(url: str) -> str:
-    """A relative SQLite file lies below the project's root, wherever the command was typed."""
+    """Place a relative SQLite file below the project's root, whatever the current folder is."""
     match = re.fullmatch(r"(sqlite\+aiosqlite:///)([^/:?][^?]*)(\?.*)?", url)
     if match is None or find_root() is None:
         return url
@@ -285,7 +286,7 @@ _override = Slot[Settings](lambda: LookupError("no override"))
 
 
 def get_settings() -> Settings:
-    """The process's settings; read once.
+    """Return the process's settings, read once.
 
     Raises:
         SettingsError: a variable or a line of `.env` holds a wrong value.

@@ -16,15 +16,15 @@ __all__ = ["Context", "ctx", "current_context"]
 
 @dataclass(frozen=True, kw_only=True)
 class Context:
-    """The value that lifespans yield. Extend it by a subclass, or by ``dataclasses.replace``.
+    """The value that lifespans yield. Extend it with a subclass, or with ``dataclasses.replace``.
 
     Args:
-        project_name: as people write it.
-        project_slug: as machines write it.
+        project_name: the project's name, for people.
+        project_slug: the project's name, for machines.
         version: the project's version.
         environment: development, test or production.
         debug: whether DEBUG is set.
-        http_client: one shared HTTP client, closed with the process.
+        http_client: a shared HTTP client, closed with the process.
     """
 
     project_name: str
@@ -43,10 +43,10 @@ current_context: Slot[Context] = Slot(
 
 
 class _CurrentContext:
-    """Hands every attribute on to the context that the process has open."""
+    """Passes every attribute on to the context that is open in the process."""
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):  # what tools probe for is no question to the context
+        if name.startswith("__"):  # tools probe for these
             raise AttributeError(name)
         return getattr(current_context.get(), name)
 

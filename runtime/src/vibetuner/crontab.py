@@ -1,4 +1,4 @@
-"""Crontab lines: five fields, read by the ``crontab`` package, refused when they are wrong."""
+"""Crontab lines: five fields, parsed by the ``crontab`` package, and checked."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from crontab import CronTab
 
 __all__ = ["check_crontab", "find_ambiguity"]
 
-# Field names as in crontab(5), with the values that each takes.
+# The names of the fields as in crontab(5), and the values that each takes.
 FIELDS = {
     "minute": "0-59",
     "hour": "0-23",
@@ -18,18 +18,18 @@ FIELDS = {
 }
 ALIASES = ("@hourly", "@daily", "@weekly", "@monthly", "@yearly", "@annually")
 
-# The search for the next run starts here, so that the answer does not depend on the day.
+# The search for a next run starts here, so that its result does not depend on today.
 SOME_DAY = datetime(2000, 1, 1, tzinfo=UTC)
 
 
 def check_crontab(tab: str) -> None:
-    """Raise unless ``tab`` is a schedule that comes due.
+    """Raise unless ``tab`` is a valid schedule that comes due at some time.
 
-    The package also reads six fields, as a year at the end, and seven, as seconds in front. A
-    person who types six means seconds, so only five are accepted.
+    The package also reads six fields, with a year at the end, and seven, with seconds first. A
+    person who types six fields means seconds, so only five are accepted.
 
     Raises:
-        TypeError: it is no text.
+        TypeError: it is not a text.
         ValueError: the number of fields is wrong, a field holds a wrong value, or no date fits.
 
     >>> check_crontab("*/15 9-17 * * mon-fri")
@@ -56,8 +56,8 @@ def check_crontab(tab: str) -> None:
 def find_ambiguity(tab: str) -> str | None:
     """Return a warning about a line that cron would read differently, else None.
 
-    POSIX cron runs a line that restricts both days when *either* fits; this queue's engine runs it
-    when *both* fit. Where one of them begins with ``*``, cron asks for both as well.
+    If a line restricts both day fields, POSIX cron runs it when *either* matches; our engine runs
+    it when *both* match. If one of them begins with ``*``, cron also requires both.
 
     >>> find_ambiguity("0 9 * * fri") is find_ambiguity("0 9 */2 * fri") is None
     True

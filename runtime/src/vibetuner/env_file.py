@@ -1,4 +1,4 @@
-"""The lines of `.env`, and a way to show them without their secrets."""
+"""The lines of `.env`, and a way to show URLs without their secrets."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ __all__ = ["check_env_file", "find_value", "mask_url"]
 
 
 def check_env_file(path: Path) -> None:
-    """Refuse a file that can't be read, or a line that is no ``NAME=value``.
+    """Raise for a file that can't be read, or a line that is not ``NAME=value``.
 
     Raises:
-        SettingsError: the message names the file, and the line where there is one.
+        SettingsError: the message names the file, and the line if there is one.
     """
     try:
         text = path.read_text(encoding="utf-8")
@@ -37,7 +37,7 @@ def check_env_file(path: Path) -> None:
 
 
 def find_value(path: Path, name: str) -> str:
-    """The last value of a variable, in whatever case it is written; empty when there is none."""
+    """Return a variable's last value, whatever its case; empty if it is not set."""
     text = path.read_text(encoding="utf-8") if path.is_file() else ""
     bindings = parse_stream(StringIO(text))
     found = [item.value or "" for item in bindings if (item.key or "").lower() == name.lower()]
@@ -45,11 +45,11 @@ def find_value(path: Path, name: str) -> str:
 
 
 def mask_url(url: str) -> str:
-    """Hide what stands before the ``@`` of a URL, and the value of any ``password=``.
+    """Mask the part of a URL before the ``@``, and the value of any ``password=``.
 
     >>> mask_url("redis://ann:secret@cache:6379/0?password=x")
     'redis://***@cache:6379/0?password=***'
     """
     url = re.sub(r"(?i)(password=)[^&]*", r"\1***", url)
-    # Up to the last @: one that lacks its scheme or holds a bare @ is no reason to show it.
+    # Up to the last @, so that a URL with a bare @ or without a scheme shows nothing either.
     return re.sub(r"(?s)^([\w+.-]*://)?.*@", r"\1***@", url)

@@ -1,9 +1,9 @@
-"""Everything that vibetuner refuses, as one tree.
+"""All errors of vibetuner, as one tree.
 
 ::
 
     VibetunerError
-    ├── ProjectError         no project here, or its tune.py is missing, broken or untrue
+    ├── ProjectError         no project here, or its tune.py is missing, broken or wrong
     ├── SettingsError        an environment variable holds a wrong value
     ├── NotConfigured        a capability is used whose setting is empty
     ├── ServiceUnavailable   an outside system does not answer, or refuses
@@ -12,22 +12,22 @@
     ├── WrongEventLoop       a connection is used in another event loop (also a RuntimeError)
     ├── PayloadError         a task's arguments or result can't be stored
     ├── DeadLetterError      a dead letter can't be retried or discarded
-    │   └── DeadLetterNotFound   there is none of that id (also a LookupError)
+    │   └── DeadLetterNotFound   no letter has this id (also a LookupError)
     ├── TaskError            an enqueued task can't be aborted or enqueued again
-    │   ├── TaskExists       there is one of that id, or its result is kept
-    │   └── TaskNotFound     there is none of that id (also a LookupError)
+    │   ├── TaskExists       a task of this id exists, or its result is kept
+    │   └── TaskNotFound     no task has this id (also a LookupError)
     ├── MailError            a message was not accepted, for now or until a setting is corrected
     │   └── MailRefused      it is malformed, or refused for good (also a GiveUp)
     └── CommandError         a command can't do what was asked
 
-    GiveUp                   raised by a task that shall not be tried again; no VibetunerError
+    GiveUp                   raised by a task that must not be tried again; no VibetunerError
 
-A function's docstring names the errors that it raises. SettingsError comes from whatever reads the
-settings first, and ProjectError from whatever needs the project, so they are named only where they
-are the point.
+A function's docstring names the errors that it raises. SettingsError comes from the first function
+that reads the settings, and ProjectError from the first that needs the project, so docstrings name
+these only where they matter.
 
-Every message is one line that names the need and the cure; the command line prints it and
-exits with the class's ``exit_code``.
+Every message is one line that names the problem and the cure; the command line prints it and exits
+with the class's ``exit_code``.
 """
 
 from __future__ import annotations
@@ -64,30 +64,30 @@ __all__ = [
     "mask_secrets",
 ]
 
-# Up to the last @ of what may be a password; a port before a path, as in host:443/@name, is none.
+# Up to the last @ of a possible password. A port before a path, as in host:443/@name, is not one.
 USERINFO = re.compile(r"""(?<=://)(?:[^\s<>"']*:(?!\d+/)[^\s<>"']*|[^\s<>"'/]+)@""")
 SECRET_VALUE = re.compile(
     r"""(?i)(?:(?<=[?&;\s])|^)((?:\w+_)?(?:password|passwd|pwd|token|secret))=[^\s&;,"'<>)]+"""
 )
 
 
-class GiveUp(Exception):  # noqa: N818 - what the task does, as in RetryLater
-    """Raised by a task that shall not be tried again, with the reason: ``GiveUp("no account")``.
+class GiveUp(Exception):  # noqa: N818 - names what the task does, like RetryLater
+    """Raised by a task that must not be tried again, with the reason: ``GiveUp("no account")``.
 
-    A robust task is a dead letter at once, with the cause ``gave_up``. Any other task fails, as
-    with any other exception. It pickles as every exception does, so a subclass passes what its
-    ``__init__`` takes on to ``super().__init__()``.
+    A robust task becomes a dead letter at once, with the cause ``gave_up``. Any other task fails,
+    as with any other exception. It is pickled like every exception, so the ``__init__`` of a
+    subclass must pass its arguments to ``super().__init__()``.
     """
 
 
 class VibetunerError(Exception):
-    """The root: catch this to catch all of ours."""
+    """The base class: catch this to catch all of ours."""
 
     exit_code = 1
 
 
 class ProjectError(VibetunerError):
-    """There is no project here, or its tune.py is missing, broken, ambiguous or untrue."""
+    """There is no project here, or its tune.py is missing, broken, ambiguous or wrong."""
 
 
 class SettingsError(VibetunerError):
@@ -103,13 +103,13 @@ class ServiceUnavailable(VibetunerError):  # noqa: N818 - a state, as in HTTP 50
 
 
 class RedisFull(ServiceUnavailable):
-    """Redis has used its maxmemory: it takes no new tasks and events; those that it has go on."""
+    """Redis has used its maxmemory: it takes no new tasks and events; existing tasks go on."""
 
 
 class NotDurable(VibetunerError):  # noqa: N818 - a state, as above
     """A durable enqueue has no confirmation that the task is on disk and on the replicas."""
 
-    #: Whether the task is queued all the same; None where nobody can say.
+    #: Whether the task is queued all the same; None if that is unknown.
     queued: bool | None = None
 
 
@@ -126,7 +126,7 @@ class DeadLetterError(VibetunerError):
 
 
 class DeadLetterNotFound(DeadLetterError, LookupError):  # noqa: N818 - as LookupError's own kin
-    """There is no dead letter of that task id."""
+    """No dead letter has this task id."""
 
     exit_code = 3
 
@@ -136,11 +136,11 @@ class TaskError(VibetunerError):
 
 
 class TaskExists(TaskError):  # noqa: N818 - as TaskNotFound's own kin
-    """A task of that id waits or runs, or its result is kept; nothing was enqueued."""
+    """A task with this id waits or runs, or its result is kept; nothing was enqueued."""
 
 
 class TaskNotFound(TaskError, LookupError):  # noqa: N818 - as LookupError's own kin
-    """There is no enqueued task of that id, or nothing is known of it any more."""
+    """No enqueued task has this id, or it ended so long ago that its records are gone."""
 
     exit_code = 3
 
@@ -148,7 +148,7 @@ class TaskNotFound(TaskError, LookupError):  # noqa: N818 - as LookupError's own
 class MailError(VibetunerError):
     """The mail server did not accept a message, for now or until a setting is corrected."""
 
-    #: The time to wait before the next attempt, where the server has named one.
+    #: The time to wait before the next attempt, if the server named one.
     retry_after: timedelta | None = None
 
 
@@ -157,18 +157,18 @@ class MailRefused(GiveUp, MailError):  # noqa: N818 - as GiveUp
 
 
 class CommandError(VibetunerError):
-    """A command can't do what was asked of it."""
+    """A command can't do what was asked."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ErrorContext:
-    """The place of an error, for the function that ``VibetunerApp(on_error=...)`` names.
+    """The task or request in which an error happened, for ``VibetunerApp(on_error=...)``.
 
     Args:
         name: the task's name, or a request's method and route: ``POST /orders/{order_id}``.
         task_id: the task's id; empty for a request.
         tries: the number of the task's try, from 1; 0 for a request.
-        is_final: False when another try follows.
+        is_final: False if another try follows.
         request: the request; None for a task. Its body may have been read already.
     """
 
@@ -180,9 +180,9 @@ class ErrorContext:
 
 
 def mask_secrets(text: str) -> str:
-    """Hide the passwords of URLs, and the values of ``password=`` and its kin, in any text.
+    """Mask the passwords of URLs, and the values of ``password=`` and similar names, in any text.
 
-    Everything that leaves the process as text passes here: log lines, errors, records of tasks.
+    All text that leaves the process passes through here: log lines, errors, records of tasks.
 
     >>> mask_secrets("no route to redis://ann:p@ss/word@cache:6379/0?password=x")
     'no route to redis://***@cache:6379/0?password=***'
@@ -195,7 +195,7 @@ def mask_secrets(text: str) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """Return what an error says in one line: the first of its message, else its class.
+    """Return the first line of an error's message, or its class if it has no message.
 
     >>> first_line(ValueError("no\\nmoney")), first_line(TimeoutError())
     ('no', 'TimeoutError')

@@ -1,4 +1,4 @@
-"""Calls the project's hooks, ``on_failure=`` and ``on_error=``, beside what the process does."""
+"""Calls the project's hooks, ``on_failure=`` and ``on_error=``, in the background."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ MOST_LINES = 5
 
 
 class Hooks:
-    """Calls functions of the project that nothing waits for.
+    """Calls functions of the project in the background; nothing waits for them.
 
-    An async function runs in the event loop that made the object, any other in a thread. Each has
-    30 seconds, ten run at a time and a thousand wait; a call that finds so many is dropped. What a
-    hook raises, SystemExit too, is one line in the log.
+    An async function runs in the event loop that made this object, a sync one in a thread. Each has
+    30 seconds. Ten run at a time and a thousand wait; further calls are dropped. An exception in a
+    hook, even SystemExit, is logged in one line.
     """
 
     def __init__(self) -> None:
@@ -38,7 +38,7 @@ class Hooks:
         log_sparingly(logger, MOST_LINES)
 
     def call(self, name: str, hook: Callable[..., Any], *args: object) -> None:
-        """Call a hook soon; ``name`` is what the log calls it."""
+        """Call a hook soon; ``name`` is its name in the log."""
         if len(self._calls) >= MOST_WAITING:
             logger.error("%s is too slow: a call was dropped", name)
             return
@@ -47,7 +47,7 @@ class Hooks:
         call.add_done_callback(self._calls.discard)
 
     async def close(self, *, at_once: bool = False) -> None:
-        """Wait up to two seconds until all calls have returned, and cancel the rest."""
+        """Wait up to two seconds for calls to return, then cancel the rest."""
         if not (calls := set(self._calls)):
             return
         _, late = await asyncio.wait(calls, timeout=0 if at_once else LEAVE_SECONDS)
@@ -58,7 +58,7 @@ class Hooks:
 
     async def _call(self, name: str, hook: Callable[..., Any], args: tuple[object, ...]) -> None:
         async with self._turns:
-            # A task of its own: one that ignores its cancellation holds no turn.
+            # In a task of its own: a hook that ignores its cancellation must not block a slot.
             running = asyncio.ensure_future(_run(name, hook, args))
             try:
                 await asyncio.wait({running}, timeout=CALL_SECONDS)
@@ -75,13 +75,13 @@ async def _run(name: str, hook: Callable[..., Any], args: tuple[object, ...]) ->
         if inspect.isawaitable(outcome):
             await outcome
     except asyncio.CancelledError:
-        return  # it took too long, which is in the log
+        return  # it took too long, which was logged
     except BaseException:
         logger.exception("%s failed", name)
 
 
 async def _started(hook: Callable[..., Any], args: tuple[object, ...]) -> Any:
-    """Call an async function here, any other in a thread that no process waits for at its end."""
+    """Call an async function here, a sync one in a thread that the process doesn't wait for."""
     if inspect.iscoroutinefunction(hook) or inspect.iscoroutinefunction(type(hook).__call__):
         return hook(*args)
     loop = asyncio.get_running_loop()
@@ -106,7 +106,7 @@ def _in_thread(
         error = raised
     try:
         loop.call_soon_threadsafe(_settle, done, (value, error))
-    except RuntimeError:  # the loop is closed: nobody hears of it any more
+    except RuntimeError:  # the loop is closed: nobody waits for the result
         return
 
 

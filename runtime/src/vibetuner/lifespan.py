@@ -1,4 +1,4 @@
-"""Opens what is configured, in order, and closes it in reverse."""
+"""Opens the configured resources, in order, and closes them in reverse."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ logger = logging.getLogger(__name__)
 
 @asynccontextmanager
 async def open_context(settings: Settings, project: VibetunerApp) -> AsyncIterator[Context]:
-    """The context of a process, with each configured resource open behind it.
+    """Open each configured resource, and yield the process's context.
 
-    Whatever happens inside, or while one of them opens, those that are open are closed.
+    Whatever happens in the block, or while a resource is opened, the open ones are closed.
 
     Raises:
         ServiceUnavailable: a configured resource does not answer.
@@ -48,20 +48,20 @@ async def open_context(settings: Settings, project: VibetunerApp) -> AsyncIterat
             try:
                 yield stack.enter_context(current_context.hold(context))
             finally:
-                # Closing takes awaiting, which a cancellation from outside would cut short.
+                # Closing awaits, and a cancellation from outside would interrupt it.
                 scope.shield = True
 
 
 def make_http_client() -> AsyncClient:
-    """A client that nobody has used yet.
+    """Return a new HTTP client.
 
-    Its library is named, not imported: who only looks at the queue asks for no page.
+    Its library is imported only on use, because looking at the queue needs no HTTP client.
     """
     return cast("AsyncClient", import_module("httpx2").AsyncClient())
 
 
 def make_context(settings: Settings, client: AsyncClient) -> Context:
-    """The project's metadata beside a client."""
+    """Return a context with the project's metadata and a client."""
     project = project_info() if find_root() else None
     return Context(
         project_name=project.name if project else settings.queue_name,

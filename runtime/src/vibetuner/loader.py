@@ -1,4 +1,4 @@
-"""Finds ``src/<package>/tune.py`` and returns what it declares."""
+"""Finds ``src/<package>/tune.py`` and returns the project that it declares."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from vibetuner.project import ProjectInfo, project_info
 
 __all__ = ["Terminated", "import_module_of", "load_project"]
 
-# Imports that older guides and other libraries suggest, each with the line that works here.
+# Imports that older guides and other libraries suggest, each with the cure.
 CURES = {
     "cannot import name 'WorkerDepends' from 'streaq'": (
         "Write:  from vibetuner.tasks import WorkerDepends"
@@ -27,12 +27,12 @@ CURES = {
 
 
 class Terminated(SystemExit):
-    """A signal ended this process; code that is being imported has not called ``sys.exit()``."""
+    """A signal ended this process; the module being imported did not call ``sys.exit()``."""
 
 
 @cache
 def load_project() -> VibetunerApp:
-    """The project's :class:`VibetunerApp`, found from any folder of the project; loaded once.
+    """Return the project's :class:`VibetunerApp`; found from any of its folders, loaded once.
 
     Raises:
         ProjectError: tune.py is missing, ambiguous or broken; the message names file and line.
@@ -48,14 +48,14 @@ def load_project() -> VibetunerApp:
 
 
 def make_importable(project: ProjectInfo) -> None:
-    """Put ``src/`` on the path unless it is there already; it wins over an installed copy.
+    """Put ``src/`` on the path if it is missing; it takes precedence over an installed copy.
 
     Raises:
-        ProjectError: the package's name belongs to something else.
+        ProjectError: another module has the package's name.
     """
     source = project.root / "src"
     spec = find_spec(project.package)
-    # A mere folder of that name has no origin, and is a package only where nothing else is.
+    # A plain folder with the name has no origin, and is a package only if nothing else is.
     origin = spec.origin if spec else None
     installed = Path(origin).resolve().parent if origin else None
     if installed == (source / project.package).resolve():
@@ -72,7 +72,8 @@ def import_module_of(project: ProjectInfo, name: str) -> ModuleType:
     """Import a module of the project.
 
     Raises:
-        ProjectError: it is broken, or calls ``sys.exit()``; the message names file and line.
+        ProjectError: the module is broken, or calls ``sys.exit()``; the message names file and
+            line.
     """
     try:
         return import_module(name)
@@ -83,7 +84,7 @@ def import_module_of(project: ProjectInfo, name: str) -> ModuleType:
 
 
 def _locate(error: Exception | SystemExit, source: Path, name: str) -> str:
-    """``file:line: what``, with the line of the project that led to the error."""
+    """Return ``file:line: error``, with the line of the project that led to the error."""
     module = source / f"{name.replace('.', '/')}.py"
     if isinstance(error, SyntaxError):
         return f"{error.filename or module}:{error.lineno or 0}: syntax error: {error.msg}"
@@ -111,7 +112,7 @@ def _with_cure(error: Exception, message: str) -> str:
         return f"{message}. If it is a package that is not installed:  uv add {package}"
     if "VibetunerApp" not in message or "unexpected keyword argument" not in message:
         return message
-    message = message.partition(". Did you mean")[0]  # what Python 3.13 adds
+    message = message.partition(". Did you mean")[0]  # the hint that Python 3.13 adds
     wrong = message.rsplit("'", 2)[-2]
     close = get_close_matches(wrong, VibetunerApp.__dataclass_fields__, n=1)
     known = ", ".join(VibetunerApp.__dataclass_fields__)

@@ -1,4 +1,4 @@
-"""The documents that every project has."""
+"""The MongoDB documents that every project has."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["CORE_MODELS", "UserModel"]
 
 
 class UserModel(Document):
-    """A person, in the collection ``users``; the address is unique and kept in lower case."""
+    """A person, in the collection ``users``; the address is unique and stored in lower case."""
 
     email: Annotated[EmailStr, AfterValidator(str.lower), Indexed(unique=True)]
     name: str = ""

@@ -1,4 +1,4 @@
-"""The project's place on disk, and its name."""
+"""The project's folder, and its name."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class ProjectInfo:
 
 
 def find_root() -> Path | None:
-    """The nearest folder, from here upwards, that holds ``pyproject.toml`` and a ``tune.py``."""
+    """Return the nearest folder, going up, that has a ``pyproject.toml`` and a ``tune.py``."""
     here = Path.cwd()
     for folder in (here, *here.parents):
         if (folder / "pyproject.toml").is_file() and find_tunes(folder):
@@ -53,15 +53,15 @@ def find_root() -> Path | None:
 
 
 def find_tunes(root: Path) -> list[Path]:
-    """All ``src/<package>/tune.py`` of a folder, sorted."""
+    """Return every ``src/<package>/tune.py`` of a folder, sorted."""
     return sorted(root.glob("src/*/tune.py"))
 
 
 def project_root() -> Path:
-    """The root of the project that the current folder lies in.
+    """Return the root of the project that the current folder is in.
 
     Raises:
-        ProjectError: the current folder is in no project.
+        ProjectError: the current folder is not in a project.
     """
     root = find_root()
     if root is None:
@@ -70,9 +70,9 @@ def project_root() -> Path:
 
 
 def key_prefix(given: str | None, redis_url: str | None) -> str:
-    """Return REDIS_KEY_PREFIX with its colon; the project's slug where it is empty.
+    """Return REDIS_KEY_PREFIX with its colon; the project's slug if it is empty.
 
-    In a Cluster that is a hash tag, which keeps all keys of the project on one node.
+    For a Cluster, the slug becomes a hash tag, which keeps all keys of the project on one node.
     """
     if given:
         return f"{given.rstrip(':')}:"
@@ -129,7 +129,7 @@ def _read_pyproject(path: Path) -> dict[str, Any]:
 
 
 def worker_command(environment: str) -> str:
-    """Return what starts a worker there: production refuses the embedded services.
+    """Return the command that starts a worker; production refuses the embedded services.
 
     >>> worker_command("production"), worker_command("development")
     ('vibetuner run prod worker', 'vibetuner run dev worker')
@@ -138,7 +138,7 @@ def worker_command(environment: str) -> str:
 
 
 def code_digest(project: ProjectInfo) -> str:
-    """The same for the same Python files of the project's package, wherever they lie."""
+    """Return a digest of the Python files of the project's package, wherever it is installed."""
     package = project.root / "src" / project.package
     digest = hashlib.sha256()
     for path in sorted(package.rglob("*.py")):
@@ -160,7 +160,7 @@ def using_data_dir(folder: Path) -> Iterator[Path]:
 
 
 def data_dir() -> Path:
-    """The folder for what the project makes at run time: ``.vibetuner/``, kept out of git."""
+    """Return the folder for files made at run time: ``.vibetuner/``, kept out of git."""
     folder = _data_dir.peek() or (find_root() or Path.cwd()) / ".vibetuner"
     ignore = folder / ".gitignore"
     if not ignore.exists():
@@ -170,9 +170,9 @@ def data_dir() -> Path:
 
 
 def ensure_env_file() -> Path | None:
-    """Make `.env` from `.env.example`, with a fresh SECRET_KEY, unless it is there already.
+    """Create `.env` from `.env.example`, with a new SECRET_KEY, unless it exists.
 
-    Returns the new file's path, or None when there was nothing to do.
+    Returns the new file's path, or None if it existed.
     """
     root = find_root()
     if root is None or (root / ".env").exists() or not (root / ".env.example").is_file():
@@ -183,7 +183,7 @@ def ensure_env_file() -> Path | None:
     draft.touch(mode=0o600)
     try:
         draft.write_text(text, encoding="utf-8")
-        # link() refuses to replace: of two commands that start at once, one file wins whole.
+        # link() refuses to replace a file: of two commands that start at once, one wins.
         os.link(draft, root / ".env")
     except FileExistsError:
         return None

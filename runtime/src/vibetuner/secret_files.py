@@ -1,4 +1,4 @@
-"""Settings that lie in a file each, as Docker and Kubernetes hand out secrets."""
+"""Settings in files, one a file, as Docker and Kubernetes provide secrets."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ from vibetuner.errors import SettingsError
 
 __all__ = ["check_secrets", "find_secret", "secrets_dir"]
 
-# Where Docker puts them; SECRETS_DIR names another folder.
+# Docker's folder; SECRETS_DIR names another.
 DEFAULT_DIR = "/run/secrets"
 
 
 def secrets_dir() -> Path | None:
-    """The folder of secrets, if there is one."""
+    """Return the folder of secrets, if there is one."""
     folder = Path(os.environ.get("SECRETS_DIR") or DEFAULT_DIR)
     return folder if folder.is_dir() else None
 
 
 def find_secret(name: str) -> Path | None:
-    """The file that holds a setting, in whatever case it is named."""
+    """Return the file that holds a setting, whatever the case of its name."""
     folder = secrets_dir()
     files = folder.iterdir() if folder else ()
     return next((file for file in files if file.name.lower() == name.lower()), None)
 
 
 def check_secrets(names: Iterable[str]) -> None:
-    """Raise SettingsError, which names the file, when the secret of a setting can't be read."""
+    """Raise SettingsError, which names the file, if the secret of a setting can't be read."""
     for path in filter(None, map(find_secret, names)):
         try:
             path.read_text(encoding="utf-8")

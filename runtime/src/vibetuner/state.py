@@ -1,4 +1,4 @@
-"""The clients that a process has open right now, and their event loop."""
+"""The clients that a process has open, and their event loop."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ __all__ = ["Slot", "check_loop", "running_loop"]
 
 
 class Slot(Generic[T]):
-    """A place that is filled while a lifespan runs and empty otherwise.
+    """Holds a value while a lifespan runs, and nothing otherwise.
 
-    ``missing`` makes the error that :meth:`get` raises when nothing is open. The latest holder
-    wins, so that a test may open a second one inside the first. A slot with a ``name`` holds what
-    works in one event loop only, and refuses to be read in another.
+    ``missing`` makes the error that :meth:`get` raises when nothing is open. The latest value
+    counts, so a test may open a second one inside the first. A slot with a ``name`` holds a value
+    that works in one event loop only, and refuses to be read in another.
 
     >>> clients = Slot[str](lambda: RuntimeError("no client is open"))
     >>> with clients.hold("a client"):
@@ -38,10 +38,10 @@ class Slot(Generic[T]):
         self._held: list[tuple[T, asyncio.AbstractEventLoop | None]] = []
 
     def get(self) -> T:
-        """Return what is open.
+        """Return the open value.
 
         Raises:
-            Exception: the error that ``missing`` makes: nothing is open.
+            Exception: nothing is open; ``missing`` makes this error.
             WrongEventLoop: it is open in another event loop.
         """
         if not self._held:
@@ -49,12 +49,12 @@ class Slot(Generic[T]):
         return self._newest()
 
     def peek(self) -> T | None:
-        """Return what is open, or None; raises WrongEventLoop as :meth:`get` does."""
+        """Return the open value or None; raises WrongEventLoop like :meth:`get`."""
         return self._newest() if self._held else None
 
     @contextmanager
     def hold(self, value: T) -> Iterator[T]:
-        """Fill the slot for the length of the block."""
+        """Set the value for the length of the block."""
         held = (value, running_loop())
         self._held.append(held)
         try:
@@ -71,13 +71,13 @@ class Slot(Generic[T]):
 
 
 def check_loop(owner: asyncio.AbstractEventLoop | None, name: str) -> None:
-    """Raise when code runs in another event loop than ``owner``, which ``name`` is open in.
+    """Raise if the running event loop is not ``owner``, in which ``name`` is open.
 
-    Call it before anything is sent. Without a running loop, nothing can be awaited, and nothing is
+    Call it before anything is sent. Without a running loop nothing can be awaited, so nothing is
     refused.
 
     Raises:
-        WrongEventLoop: the loop that runs here is not ``owner``.
+        WrongEventLoop: the running loop is not ``owner``.
     """
     here = running_loop()
     if owner is None or here is None or here is owner:
@@ -91,11 +91,11 @@ def check_loop(owner: asyncio.AbstractEventLoop | None, name: str) -> None:
 
 def running_loop() -> asyncio.AbstractEventLoop | None:
     """Return the event loop that runs in this thread, or None."""
-    # To load asyncio takes longer than some commands; where nobody has, no loop runs.
+    # Importing asyncio takes longer than some commands; if nobody has imported it, no loop runs.
     if (module := sys.modules.get("asyncio")) is None:
         return None
     try:
         loop: asyncio.AbstractEventLoop = module.get_running_loop()
-    except (RuntimeError, AttributeError):  # AttributeError: it is only being loaded
+    except (RuntimeError, AttributeError):  # AttributeError: it is still being imported
         return None
     return loop

@@ -1,4 +1,4 @@
-"""Reads records that anybody may have written into a store: validated, or refused as unreadable."""
+"""Reads records that anybody may have written: validates them, or refuses them as unreadable."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ YEAR_3000 = 32_503_680_000_000
 
 
 class Unreadable(ValueError):  # noqa: N818 - a state of the record
-    """A record is not what we write: it is damaged, forged, or of a newer version."""
+    """A record is not one that we write: it is damaged, forged, or of a newer version."""
 
 
 def as_moment(stored: object) -> datetime:
-    """Return a moment as a store gives it, a datetime or an ISO text, in UTC.
+    """Return a stored time, a datetime or an ISO text, as a datetime in UTC.
 
     Raises:
         ValueError: it is neither.
@@ -39,27 +39,27 @@ def as_moment(stored: object) -> datetime:
         raise ValueError("a moment outside the calendar") from None
 
 
-#: A number of things.
+#: A number of items.
 Count = Annotated[int, Interval(ge=0, le=2**53)]
-#: A moment in milliseconds since 1970; 0 stands for none.
+#: A time in milliseconds since 1970; 0 means none.
 Millis = Annotated[int, Interval(ge=0, le=YEAR_3000)]
-#: A moment as a datetime in UTC.
+#: A time as a datetime in UTC.
 Moment = Annotated[datetime, BeforeValidator(as_moment)]
 
 
 def read_record(kind: type[T], stored: object) -> T:
     """Return a record of a dataclass or a named tuple from its JSON, its dict or its list.
 
-    Fields that ``kind`` doesn't have are left out: a newer version wrote them.
+    Fields that ``kind`` doesn't have are ignored: a newer version wrote them.
 
     Raises:
-        Unreadable: it is not such a record; the message names the field and no value.
+        Unreadable: it is not such a record; the message names the field and shows no value.
     """
     try:
         values = _loads(stored) if isinstance(stored, str) else stored
         if isinstance(values, list):
             values = values[: len(getattr(kind, "_fields", ()))]
-        # Named tuples take a list, dataclasses a dict; anything else is refused by either.
+        # Named tuples take a list, dataclasses a dict; each refuses anything else.
         return cast("T", _adapter(kind).validate_python(values))  # type: ignore[arg-type]
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False, include_context=False)[0]
@@ -70,7 +70,7 @@ def read_record(kind: type[T], stored: object) -> T:
 
 
 def read_number(stored: object) -> int:
-    """Return a whole number of 0 or more, and 0 for anything else.
+    """Return a whole number of 0 or more; 0 for anything else.
 
     >>> [read_number(x) for x in ("12", 3.7, None, "x", "-4", float("inf"))]
     [12, 3, 0, 0, 0, 0]
@@ -84,7 +84,7 @@ def read_number(stored: object) -> int:
 
 def _loads(text: str) -> Any:
     values = json.loads(text)
-    if "\\ud" in text.lower():  # half a character, which no page and no terminal takes
+    if "\\ud" in text.lower():  # a lone surrogate, which no page and no terminal accepts
         json.dumps(values, ensure_ascii=False).encode()
     return values
 

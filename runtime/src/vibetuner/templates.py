@@ -17,18 +17,18 @@ __all__ = ["ASSETS_PATH", "OURS", "get_templates", "htmx_scripts", "render_fragm
 
 ASSETS_PATH = "/_vibetuner"
 
-# What the runtime itself brings, as "vibetuner/…"; a project may put its own in its place.
+# The runtime's own templates, as "vibetuner/…"; a project may replace them.
 OURS = Path(__file__).with_name("html")
 
 
 def render_fragment(name: str, /, **context: Any) -> str:
-    """A piece of HTML without a request, for a task to broadcast."""
+    """Render a template without a request, for a task to broadcast."""
     return get_templates().get_template(name).render(context)
 
 
 @cache
 def get_templates() -> Environment:
-    """The project's templates, with autoescaping on and undefined names refused."""
+    """Return the project's template environment: autoescaping on, undefined names refused."""
     project = project_info()
     environment = Environment(
         loader=ChoiceLoader(
@@ -56,7 +56,7 @@ def get_templates() -> Environment:
 
 
 def htmx_scripts() -> Markup:
-    """The script tags of htmx and its extension for server-sent events, served by the app."""
+    """Return the script tags of htmx and its extension for server-sent events."""
     return Markup(  # noqa: S704 - constants of ours
         f'<script defer src="{ASSETS_PATH}/htmx.min.js"></script>\n'
         f'<script defer src="{ASSETS_PATH}/htmx-sse.min.js"></script>'

@@ -1,4 +1,4 @@
-"""Time as people say it and type it, and the pauses between attempts."""
+"""Durations and times as people write them, and the pauses between attempts."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"
 
 
 def backoff(failures: int, first: float, longest: float) -> float:
-    """Return the seconds to pause after so many failures in a row: doubled each time.
+    """Return the pause in seconds after this many failures in a row: doubled each time.
 
     >>> [backoff(n, 0.5, 5) for n in (1, 2, 3, 4, 5, 10_000)]
     [0.5, 1.0, 2.0, 4.0, 5, 5]
@@ -22,7 +22,7 @@ def backoff(failures: int, first: float, longest: float) -> float:
 
 
 def duration(milliseconds: float | None) -> str:
-    """Return a length of time in one or two units; a dash for None.
+    """Return a duration in one or two units; a dash for None.
 
     >>> [duration(ms) for ms in (None, 12.3, 4210, 5000, 125_000, 7_320_000, 200_000_000)]
     ['-', '12 ms', '4.2 s', '5 s', '2 min 5 s', '2 h 2 min', '2 d 7 h']
@@ -41,7 +41,7 @@ def duration(milliseconds: float | None) -> str:
 
 
 def ago(at: datetime, now: datetime) -> str:
-    """Return how far a moment is from ``now``.
+    """Return the distance of a time from ``now`` in words.
 
     >>> at = datetime(2026, 5, 1, 12, tzinfo=UTC)
     >>> ago(at, at.replace(minute=3)), ago(at.replace(hour=15), at)
@@ -55,7 +55,7 @@ def ago(at: datetime, now: datetime) -> str:
 
 
 def parse_moment(text: str, now: datetime, what: str = "A time") -> datetime:
-    """Read a span before ``now``, or a date, which is in UTC unless it says otherwise.
+    """Parse a duration before ``now``, or a date, which is in UTC unless it has another zone.
 
     Raises:
         CommandError: it is neither; the message begins with ``what``.

@@ -1,1 +1,1 @@
-"""One outside system a module, each with an ``open_…`` and a ``check``."""
+"""The outside systems, one a module, each with an ``open_…`` and a ``check``."""

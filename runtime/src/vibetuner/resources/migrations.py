@@ -1,7 +1,8 @@
 """Alembic, for the tables of tune.py in the database of DATABASE_URL.
 
-A project's ``migrations/env.py`` calls :func:`run_migrations`, whoever has loaded it:
-``vibetuner db``, ``vibetuner run dev`` or Alembic's own command line.
+A project's ``migrations/env.py`` calls :func:`run_migrations`. It is loaded by ``vibetuner db``, by
+``vibetuner run dev``, and by Alembic's own command.
+
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ from vibetuner.resources.sql import table_of
 
 __all__ = ["Migrations", "run_migrations"]
 
-# Held on PostgreSQL while one process migrates; another waits. Any number that nobody else uses.
+# The advisory lock on PostgreSQL that a migrating process holds; an arbitrary number.
 LOCK = 0x76696265
 EMPTY = "sqlite+aiosqlite://"
 
@@ -44,8 +45,8 @@ EMPTY = "sqlite+aiosqlite://"
 class Migrations:
     """The project's migrations, and Alembic's commands on them.
 
-    Every method loads env.py, which runs a loop of its own: call them outside of a loop, or in a
-    thread.
+    Every method loads env.py, which runs an event loop of its own: call them outside a loop, or in
+    a thread.
 
     Raises:
         CommandError: the project has no migrations.
@@ -59,7 +60,7 @@ class Migrations:
             )
         self._config = Config(
             toml_file=project.root / "pyproject.toml",
-            stdout=StringIO(),  # what is to be printed is in `applied`
+            stdout=StringIO(),  # the lines to print are in `applied`
             cmd_opts=Namespace(quiet=True),
         )
         folder = project.root / "src" / project.package / "migrations"
@@ -69,18 +70,18 @@ class Migrations:
 
     @property
     def heads(self) -> list[str]:
-        """The newest revisions: one, unless branches have to be merged."""
+        """Return the newest revisions: one, unless branches have to be merged."""
         with _explaining():
             return list(self._scripts.get_heads())
 
     def revision(self, message: str, *, empty: bool = False) -> Path:
-        """Write a revision with what the models have changed; returns its file.
+        """Write a revision with the changes of the models; return its file.
 
-        The first revision of all describes every table, whatever the database holds.
+        The first revision describes every table, whatever the database holds.
 
         Args:
-            message: what it does, for people.
-            empty: write nothing into it.
+            message: its description, for people.
+            empty: write no changes into it.
         """
         self._config.attributes["url"] = None if self.heads else EMPTY
         with _explaining():
@@ -99,13 +100,13 @@ class Migrations:
         return Path(script.path)
 
     def upgrade(self, revision: str = "head") -> None:
-        """Bring the database to a revision; one whose tables are all there already is stamped."""
+        """Migrate the database to a revision; if all its tables exist unrecorded, only stamp it."""
         asyncio.run(self._adopt())
         with _explaining():
             command.upgrade(self._config, revision)
 
     def downgrade(self, revision: str) -> None:
-        """Take the database back to a revision."""
+        """Migrate the database back to a revision."""
         with _explaining():
             command.downgrade(self._config, revision)
 
@@ -115,12 +116,12 @@ class Migrations:
             command.stamp(self._config, revision)
 
     def check(self) -> None:
-        """Raise CommandError unless the database is at the newest revision, and as the models."""
+        """Raise CommandError unless the database is at the newest revision and fits the models."""
         with _explaining():
             command.check(self._config)
 
     async def current(self) -> tuple[str, ...]:
-        """Return the revisions that the database is at.
+        """Return the current revisions of the database.
 
         Raises:
             ServiceUnavailable: the database refuses, or does not answer.
@@ -129,7 +130,7 @@ class Migrations:
         return (await _look(get_settings()))[0]
 
     async def pending(self, settings: Settings) -> list[str]:
-        """Return the revisions that the database has not seen yet, the oldest first."""
+        """Return the revisions that the database lacks, the oldest first."""
         current, _ = await _look(settings)
         with _explaining():
             known = {one.revision for one in self._scripts.iterate_revisions(current, "base")}
@@ -158,7 +159,7 @@ class Migrations:
 
 
 def run_migrations() -> None:
-    """Do what Alembic has loaded env.py for: migrate, compare, or print SQL."""
+    """Do the action for which Alembic loaded env.py: migrate, compare, or print SQL."""
     tables = {table_of(model).key for model in load_project().sql_models}
 
     def is_ours(item: Any, _name: str | None, kind: str, reflected: bool, _other: Any) -> bool:
@@ -194,7 +195,7 @@ async def _run_online(settings: Settings, url: str | None, options: dict[str, An
 
 
 def _run_in_transaction(connection: Connection, options: dict[str, Any]) -> None:
-    """Run everything in one transaction, so that a failed migration leaves nothing behind."""
+    """Run all migrations in one transaction, so that a failed one changes nothing."""
     context.configure(connection=connection, **options)
     with context.begin_transaction():
         if connection.dialect.name == "postgresql":
@@ -218,7 +219,7 @@ def _make_engine(url: str) -> AsyncEngine:
 
 
 def _prepare_sqlite(connection: Any, _record: object) -> None:
-    """Leave transactions to us, and foreign keys unchecked while a table is copied and replaced."""
+    """Turn off the driver's transactions, and foreign keys while a table is copied and replaced."""
     connection.isolation_level = None
     cursor = connection.cursor()
     cursor.execute("PRAGMA busy_timeout=30000")
@@ -227,12 +228,12 @@ def _prepare_sqlite(connection: Any, _record: object) -> None:
 
 
 def _begin_sqlite(connection: Connection) -> None:
-    """Begin as the only writer: of two processes that migrate, the second waits."""
+    """Begin as the only writer: if two processes migrate, the second waits."""
     connection.exec_driver_sql("BEGIN IMMEDIATE")
 
 
 async def _look(settings: Settings) -> tuple[tuple[str, ...], bool]:
-    """Return the revisions that the database is at, and whether it has a table of the models."""
+    """Return the database's revisions, and whether it has a table of the models."""
     ours = {table_of(model).name for model in load_project().sql_models}
 
     def look(connection: Connection) -> tuple[tuple[str, ...], bool]:
@@ -248,14 +249,14 @@ async def _look(settings: Settings) -> tuple[tuple[str, ...], bool]:
 
 
 def _render(kind: str, item: Any, _context: object) -> str | Literal[False]:
-    """Write a type of the project's as the database sees it, so that migrations import no code."""
+    """Render a type of the project as the database's type, so that migrations import no code."""
     if kind == "type" and isinstance(item, TypeDecorator):
         return f"sa.{item.impl!r}"
     return False
 
 
 def _remember(step: Any, **_: Any) -> None:
-    """Note a revision that has been applied, for whoever asked."""
+    """Note a revision that was applied, for the caller."""
     applied = context.config.attributes.get("applied")
     if applied is not None and not step.is_stamp:
         verb = "upgraded to" if step.is_upgrade else "downgraded from"
@@ -266,14 +267,14 @@ def _remember(step: Any, **_: Any) -> None:
 
 
 def _refuse_empty(_context: Any, _revision: Any, directives: list[Any]) -> None:
-    """Keep Alembic from writing a revision in which nothing happens."""
+    """Keep Alembic from writing an empty revision."""
     if directives[0].upgrade_ops.is_empty():
         directives.clear()
 
 
 @contextmanager
 def _explaining() -> Iterator[None]:
-    """Raise Alembic's errors, and those of a migration, as ours."""
+    """Turn errors of Alembic, and of a migration, into ours."""
     try:
         yield
     except AutogenerateDiffsDetected as error:

@@ -1,4 +1,4 @@
-"""MongoDB through PyMongo's asynchronous client, with Beanie's documents."""
+"""MongoDB through PyMongo's async client, with Beanie's documents."""
 
 from __future__ import annotations
 
@@ -43,9 +43,9 @@ async def open_mongo(settings: Settings, project: VibetunerApp) -> AsyncIterator
 
 @asynccontextmanager
 async def open_database(settings: Settings) -> AsyncIterator[Database]:
-    """Open the database without the project's documents; it has answered a ping.
+    """Open the database without the project's documents, after it has answered a ping.
 
-    The name is the URL's path, or else the queue's name, by default the project's slug.
+    Its name is the URL's path, or else the queue's name, by default the project's slug.
 
     Raises:
         ServiceUnavailable: no answer within 5 seconds, or a refusal.
@@ -56,8 +56,8 @@ async def open_database(settings: Settings) -> AsyncIterator[Database]:
             await client.admin.command("ping")
         except PyMongoError as error:
             raise ServiceUnavailable(unreachable(settings, error)) from error
-        # A key may contain a dot or a colon, a database's name may not. A Cluster's hash tag
-        # changes nothing of it.
+        # A key may contain a dot or a colon, a database's name may not. The braces of a Cluster's
+        # hash tag are dropped.
         name = re.sub(r"[.:]", "-", re.sub(r"[{}]", "", settings.queue_name))
         database = client.get_default_database(name)
         with mongo_database.hold(database):
@@ -70,7 +70,7 @@ open_resource = open_mongo
 
 
 async def _init_documents(database: Database, project: VibetunerApp) -> None:
-    # Imported here: listing dead letters needs the database alone.
+    # Imported here: listing dead letters needs only the database.
     core = import_module("vibetuner.models").CORE_MODELS
     await import_module("beanie").init_beanie(
         database=database, document_models=[*core, *project.models]
@@ -112,7 +112,7 @@ def _make_client(settings: Settings) -> AsyncMongoClient[dict[str, Any]]:
 
 
 def unreachable(settings: Settings, error: Exception) -> str:
-    """Say that MongoDB can't be used: where it is, why, and the cure."""
+    """Return the message for a MongoDB that can't be used: its address, the reason, the cure."""
     reason = first_line(error).split(",", 1)[0]
     return (
         f"MongoDB at {mask_url(settings.mongodb_url or '')} can't be used: {reason}. "

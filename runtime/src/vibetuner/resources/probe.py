@@ -1,4 +1,4 @@
-"""Asks every configured outside system, at the same time, whether it answers."""
+"""Checks concurrently whether each configured outside system answers."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ PROBE_SECONDS = 3.0
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """The outcome of a look at one system; ``problem`` is empty where it has answered."""
+    """The result of checking one system; ``problem`` is empty if it answered."""
 
     name: str
     setting: str
@@ -32,22 +32,22 @@ class Probe:
 
 
 async def probe(settings: Settings, seconds: float = PROBE_SECONDS) -> list[Probe]:
-    """One round trip to each configured system, in the table's order.
+    """Make one round trip to each configured system; return the results in the table's order.
 
     Args:
-        settings: with the URLs of running servers where they said ``embedded``.
-        seconds: how long any of them may take.
+        settings: the settings, with URLs of running servers in place of ``embedded``.
+        seconds: the time limit of each system.
     """
     configured = [resource for resource in RESOURCES if resource.enabled(settings)]
     for resource in configured:
-        resource.load()  # which takes a while, and is no fault of the system's
+        resource.load()  # imports the driver, whose time must not count against the system
     return await asyncio.gather(*(_probe(one, settings, seconds) for one in configured))
 
 
 async def probe_tables(
     settings: Settings, models: Sequence[type[SQLModel]], seconds: float = PROBE_SECONDS
 ) -> list[Probe]:
-    """Compare the SQL tables with the models; returns nothing where there are none to compare."""
+    """Compare the SQL tables with the models; return nothing if there is nothing to compare."""
     if not (settings.database_url and models):
         return []
     schema = import_module("vibetuner.resources.schema")  # loads the driver

@@ -1,4 +1,4 @@
-"""SQL tables: a column type for moments, and the comparison of tables with models."""
+"""SQL tables: a column type for times, and a comparison of tables with models."""
 
 from __future__ import annotations
 
@@ -24,35 +24,35 @@ SHOWN = 3
 
 
 class UtcDateTime(TypeDecorator[datetime]):
-    """A column for moments, which are aware and in UTC in every database.
+    """A column for times: aware and in UTC in every database.
 
     SQLite forgets the time zone of a plain ``DateTime(timezone=True)``.
 
     Raises:
-        ValueError: a moment without a time zone is stored.
+        ValueError: a time without a time zone is stored.
     """
 
     impl = DateTime(timezone=True)
     cache_ok = True
 
     def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002
-        """Return what is stored."""
+        """Return the value to store."""
         if value is not None and value.tzinfo is None:
             raise ValueError(f"{value} has no time zone. Use datetime.now(UTC)")
         return value and value.astimezone(UTC)
 
     def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002
-        """Return what was stored, in UTC."""
+        """Return the stored time, in UTC."""
         if value is None:
             return None
         return value.astimezone(UTC) if value.tzinfo else value.replace(tzinfo=UTC)
 
 
 async def find_differences(settings: Settings, models: Sequence[type[SQLModel]]) -> list[str]:
-    """Return the differences that make statements fail: absent tables and columns, for example.
+    """Return the differences that make statements fail, such as missing tables and columns.
 
-    The engine of the process is used where it is open. A column or a table that the database has
-    in addition is no difference, so that an older version goes on while a newer one is deployed.
+    Uses the process's engine if it is open. An additional column or table is not a difference, so
+    that an older version can go on while a newer one is deployed.
 
     Raises:
         ServiceUnavailable: the database refuses, or does not answer.
@@ -85,7 +85,7 @@ def shorten(differences: Sequence[str]) -> str:
 
 
 def has_migrations(project: ProjectInfo) -> bool:
-    """Return whether the project has an environment of Alembic's."""
+    """Return whether the project has an Alembic environment."""
     return (project.root / "src" / project.package / "migrations" / "env.py").is_file()
 
 

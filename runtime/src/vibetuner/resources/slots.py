@@ -1,4 +1,4 @@
-"""The open connection to each database; importing this loads no driver."""
+"""The open connection to each database; importing this module loads no driver."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ QUEUE_CLOSED = (
 
 
 def no_queue() -> VibetunerError:
-    """Return the error of using a queue that is not open."""
+    """Return the error for using a queue that is not open."""
     if get_settings().redis_url:
         return ServiceUnavailable(QUEUE_CLOSED)
     return NotConfigured(REDIS_MISSING)

@@ -1,4 +1,4 @@
-"""The SQL database: one asynchronous engine per process, sessions from SQLModel."""
+"""The SQL database: one async engine for each process, and SQLModel sessions."""
 
 from __future__ import annotations
 
@@ -34,20 +34,20 @@ OUTAGES = (OperationalError, PoolTimeoutError)
 
 @asynccontextmanager
 async def open_session() -> AsyncIterator[AsyncSession]:
-    """Open a session on the process's engine; what you don't commit is rolled back.
+    """Open a session on the process's engine; changes that are not committed are rolled back.
 
-    A task that is cancelled inside a statement leaves no lock and no connection behind.
+    A task that is cancelled in a statement leaves neither a lock nor a connection behind.
 
     Raises:
         NotConfigured: DATABASE_URL is empty, or no lifespan is running.
-        ServiceUnavailable: no connection came free within DATABASE_POOL_TIMEOUT.
+        ServiceUnavailable: no connection became free within DATABASE_POOL_TIMEOUT.
     """
     async with AsyncSession(sql_engine.get(), expire_on_commit=False) as session:
         yield session
 
 
 async def get_session() -> AsyncIterator[AsyncSession]:
-    """FastAPI dependency: ``session: Annotated[AsyncSession, Depends(get_session)]``.
+    """Yield a session: ``session: Annotated[AsyncSession, Depends(get_session)]``.
 
     Raises:
         NotConfigured: DATABASE_URL is empty, or no lifespan is running.
@@ -58,7 +58,7 @@ async def get_session() -> AsyncIterator[AsyncSession]:
 
 @asynccontextmanager
 async def open_sql(settings: Settings) -> AsyncIterator[AsyncEngine]:
-    """Open the engine for DATABASE_URL; :func:`open_session` uses it for the length of the block.
+    """Open the engine for DATABASE_URL; in the block, :func:`open_session` uses it.
 
     Raises:
         ServiceUnavailable: the database refuses the connection or does not answer.
@@ -110,7 +110,7 @@ async def create_schema(settings: Settings, models: Sequence[type[SQLModel]]) ->
 
 
 def table_of(model: type[SQLModel]) -> Table:
-    """Return a model's table; raises NotConfigured for a model that has none."""
+    """Return a model's table; raise NotConfigured if the model has none."""
     table = getattr(model, "__table__", None)
     if not isinstance(table, Table):
         raise NotConfigured(

@@ -1,8 +1,8 @@
 """The SQL engine: its pool, and connections that a cancellation can't leave locked.
 
-A task that is cut off (time limit, abort, stop) can be inside any statement. SQLAlchemy then closes
-the connection, and three things are added here: the close itself can't be cancelled, a statement
-that still runs in SQLite is interrupted, and a half-read one gives its lock back.
+A cancelled task (time limit, abort, stop) can be inside any statement. SQLAlchemy then closes the
+connection. We add three things: closing itself can't be cancelled, a running SQLite statement is
+interrupted, and a statement that was read in part releases its lock.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ __all__ = ["finish", "make_engine", "unreachable"]
 
 T = TypeVar("T")
 
-# Longer than SQLite waits for a lock, and less than a worker gives a cancelled task to clean up.
+# Longer than SQLite waits for a lock, and shorter than a cancelled task may clean up.
 PATIENCE = 8.0
 
 PRAGMAS = {
-    # Let web and worker write to one file: readers don't block, writers wait for their turn.
+    # Lets web and worker write to one file: readers don't block, writers wait for their turn.
     "journal_mode": "WAL",
     "synchronous": "NORMAL",
     "busy_timeout": "5000",
@@ -81,7 +81,7 @@ def make_engine(settings: Settings) -> AsyncEngine:
 
 
 def unreachable(settings: Settings, error: Exception) -> str:
-    """Say that the database can't be used: where it is, why, and the cure."""
+    """Return the message for a database that can't be used: its address, the reason, the cure."""
     return (
         f"SQL database at {mask_url(settings.database_url or '')} can't be used: "
         f"{first_line(error)}. Start it, or correct DATABASE_URL"
@@ -89,10 +89,10 @@ def unreachable(settings: Settings, error: Exception) -> str:
 
 
 async def finish(work: Coroutine[Any, Any, T]) -> T:
-    """Run ``work`` in a task of its own, which goes on when the caller is cancelled.
+    """Run ``work`` in a task of its own, which goes on if the caller is cancelled.
 
-    The cancellation is delivered afterwards, at the caller's next await; ``work`` is cancelled too
-    when it takes 8 seconds longer.
+    The cancellation is raised afterwards, at the caller's next await; if ``work`` takes 8 seconds
+    longer, it is cancelled, too.
     """
     task = asyncio.ensure_future(work)
     cancelled: asyncio.CancelledError | None = None
@@ -112,13 +112,13 @@ async def finish(work: Coroutine[Any, Any, T]) -> T:
 
 
 class Pool(AsyncAdaptedQueuePool):
-    """A pool that says what is exhausted, and the cure."""
+    """A pool whose error, when all connections are in use, names the cure."""
 
     def connect(self) -> PoolProxiedConnection:
-        """Return a connection, waiting for one as long as DATABASE_POOL_TIMEOUT says.
+        """Return a connection; wait for one for at most DATABASE_POOL_TIMEOUT.
 
         Raises:
-            ServiceUnavailable: all connections stayed in use.
+            ServiceUnavailable: no connection became free.
         """
         try:
             return super().connect()
@@ -134,8 +134,8 @@ class Pool(AsyncAdaptedQueuePool):
 class SQLiteConnection(sqlite3.Connection):
     """A connection that releases its locks when it is closed.
 
-    SQLite keeps a closed connection and its locks for as long as a statement is half read, and a
-    cancelled task leaves one behind for the garbage collector.
+    SQLite keeps a closed connection and its locks while a statement is read in part, and a
+    cancelled task leaves such a statement to the garbage collector.
     """
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
@@ -176,7 +176,7 @@ def _sqlite_options(url: URL) -> dict[str, Any]:
 
 
 def _pool_options(settings: Settings) -> dict[str, Any]:
-    """Two sessions for every task that runs at the same time: one in the other is common."""
+    """Return pool options with two sessions for each running task, as tasks often nest two."""
     size = settings.database_pool_size or settings.worker_concurrency
     return {
         "poolclass": Pool,
@@ -187,14 +187,14 @@ def _pool_options(settings: Settings) -> dict[str, Any]:
 
 
 def _shield(engine: AsyncEngine) -> None:
-    """Let no cancellation interrupt the steps that would leave a connection open or locked."""
+    """Shield the steps whose cancellation would leave a connection open or locked."""
     dialect = engine.dialect
     steps: dict[str, Callable[..., Any]] = {
         "connect": dialect.connect,
         "do_rollback": dialect.do_rollback,
         "do_terminate": dialect.do_terminate,
     }
-    # SQLAlchemy has no events around these steps.
+    # SQLAlchemy has no events for these steps.
     for name, step in steps.items():
         setattr(dialect, name, partial(_finish_step, step))
     if dialect.name == "sqlite":
@@ -202,7 +202,7 @@ def _shield(engine: AsyncEngine) -> None:
 
 
 def _finish_step(step: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
-    """Run one of SQLAlchemy's synchronous steps as :func:`finish` runs a coroutine."""
+    """Run one of SQLAlchemy's synchronous steps like :func:`finish` runs a coroutine."""
     if not in_greenlet():  # the garbage collector closes a forgotten connection
         return step(*arguments, **options)
     return await_(finish(greenlet_spawn(step, *arguments, **options)))
@@ -213,7 +213,7 @@ def _close_sqlite(connection: AdaptedConnection, _record: object) -> None:
 
 
 async def _interrupt_and_close(driver: Connection) -> None:
-    """End what the connection's thread still has to do, which would hold up the close."""
+    """End the pending work of the connection's thread, which would delay the close."""
     closing = asyncio.ensure_future(driver.close())
     while not closing.done():
         # A statement that the thread has not begun can't be interrupted yet.
@@ -224,5 +224,5 @@ async def _interrupt_and_close(driver: Connection) -> None:
 
 
 def _keep_connected(context: ExceptionContext) -> None:
-    """Keep the connection of a database in memory, which ends with it."""
+    """Keep the connection of an in-memory database, which would be lost with it."""
     context.is_disconnect = False

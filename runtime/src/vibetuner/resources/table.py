@@ -21,7 +21,7 @@ Check = Callable[[Settings], Awaitable[None]]
 class Resource:
     """An outside system that a lifespan opens when its setting is not empty.
 
-    The module is named, not imported: a process loads only the drivers that it uses.
+    The module is named, not imported, so that a process loads only the drivers that it uses.
     """
 
     name: str
@@ -38,7 +38,7 @@ class Resource:
 
     @property
     def outages(self) -> tuple[type[Exception], ...]:
-        """Return the errors that its driver raises when it does not answer."""
+        """Return the errors that its driver raises if it does not answer."""
         return cast("tuple[type[Exception], ...]", import_module(self.module).OUTAGES)
 
     def load(self) -> None:
@@ -46,7 +46,7 @@ class Resource:
         import_module(self.module)
 
     async def check(self, settings: Settings) -> None:
-        """Make one round trip; raises ServiceUnavailable when there is no answer."""
+        """Make one round trip; raise ServiceUnavailable if there is no answer."""
         await cast("Check", import_module(self.module).check)(settings)
 
 

@@ -1,9 +1,10 @@
-"""Turns of this process's writers of one SQLite file.
+"""Lets this process's writers of a SQLite file take turns.
 
 SQLite has one writer at a time. A connection that finds the file locked sleeps, up to 100 ms at a
-time, and tries again: under load the one that has slept longest is as likely to be too late as any
-other. Here the writers of a process queue up, and each goes on as soon as the one before has
-committed; SQLite's own waiting is left to other processes.
+time, and tries again; under load, one that has waited longest is as likely to fail as any other.
+Here the writers of a process queue up, and each goes on as soon as the one before has committed.
+SQLite's own waiting is left to other processes.
+
 """
 
 from __future__ import annotations
@@ -21,12 +22,12 @@ from sqlalchemy.util.concurrency import in_greenlet
 
 __all__ = ["take_turns"]
 
-# As long as SQLite itself waits; who has waited in vain is left to it.
+# As long as SQLite itself waits; after that, SQLite's own waiting takes over.
 LONGEST_WAIT = 5.0
 
 # The statements before which sqlite3 begins a transaction.
 WRITES = ("INSERT", "UPDATE", "DELETE", "REPLACE")
-# The steps of a dialect that end a transaction whether or not they succeed.
+# The dialect's steps that end a transaction whether or not they succeed.
 ENDS = ("do_rollback", "do_terminate", "do_close")
 
 Step = Callable[[Any], None]
@@ -36,14 +37,14 @@ def take_turns(engine: AsyncEngine) -> None:
     """Let the writers of an engine wait for each other in order."""
     turns, dialect = WriteTurns(), engine.dialect
     event.listen(engine.sync_engine, "before_cursor_execute", turns.take)
-    # SQLAlchemy's events come before these steps, and a turn ends after them.
+    # SQLAlchemy's events come before these steps, but a turn ends after them.
     steps = {"do_commit": turns.commit} | dict.fromkeys(ENDS, turns.give_up)
     for name, step in steps.items():
         setattr(dialect, name, partial(step, getattr(dialect, name)))
 
 
 class WriteTurns:
-    """One turn, which a connection takes with its first write and gives up with its transaction."""
+    """A turn: a connection takes it with its first write, and releases it with its transaction."""
 
     def __init__(self) -> None:
         self._turn = asyncio.Lock()
@@ -55,14 +56,14 @@ class WriteTurns:
         if not statement.lstrip()[:7].upper().startswith(WRITES) or not in_greenlet():
             return
         driver = connection.connection.dbapi_connection
-        # A task that writes in two sessions would wait for itself; SQLite fails then.
+        # A task that writes in two sessions would wait for itself; let SQLite fail instead.
         if driver is not self._holder and (
             self._holder is None or asyncio.current_task() is not self._task
         ):
             await_(self._wait(driver))
 
     def commit(self, step: Step, connection: Any) -> None:
-        """Commit; what could not be committed is rolled back, or tried again, in the same turn."""
+        """Commit; if that fails, the same turn is kept for the rollback or the next try."""
         step(connection)
         self._end(connection)
 
