@@ -368,12 +368,13 @@ def test_a_host_that_is_none(shop: Path, refused: Refused):
         (("run", "dev", "--workers", "0"), "Invalid value for '--workers'"),
         (("start",), "No such command 'start'"),
         (("db", "drop-schema"), "No such command 'drop-schema'"),
+        (("doctr",), "No such command 'doctr'. Did you mean 'doctor'? See:"),
     ],
 )
-def test_what_the_command_line_does_not_know(
+def test_an_unknown_word_is_refused_with_the_command_that_explains(
     shop: Path, refused: Refused, arguments: tuple[str, ...], words: str
 ):
-    """With the page that explains it."""
+    """The line ends with the command whose help lists what there is."""
     line = refused(shop, *arguments, code=2)
 
     assert line.startswith(words)

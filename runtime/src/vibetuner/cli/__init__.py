@@ -1,1 +1,1 @@
-"""The doors: what a person or a process manager starts."""
+"""The commands that a person or a process manager runs."""

@@ -1,4 +1,4 @@
-"""A probe for a live worker: loads next to nothing, as a container asks every few seconds."""
+"""A probe for a live worker; it imports very little, as containers run it every few seconds."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from typing import Any
 
 __all__ = ["check_alive"]
 
-# The same as vibetuner.tasks.inspect.model's, which would load the queue's driver.
+# Equal to that of vibetuner.tasks.inspect.model, which would import the queue's driver.
 LIVE_SECONDS = 15.0
 
 
 def check_alive(*, here: bool, queue: str | None = None, as_json: bool) -> None:
-    """Say which workers of this queue are alive.
+    """Print the live workers of this queue.
 
     Raises:
-        CommandError: none is.
+        CommandError: there is none.
         ServiceUnavailable: Redis does not answer.
     """
     from vibetuner.errors import CommandError
@@ -69,7 +69,7 @@ def _workers(url: str, prefix: str) -> list[dict[str, Any]]:
 
 
 def _read(text: object) -> dict[str, Any] | None:
-    """Return a heartbeat, or None where it can't be read; by hand, as a library takes too long."""
+    """Return a heartbeat, or None if it can't be read; parsed by hand for a quick start."""
     try:
         beat = json.loads(str(text))
     except (ValueError, RecursionError):
@@ -80,7 +80,7 @@ def _read(text: object) -> dict[str, Any] | None:
 
 
 def _settings() -> tuple[str, str, str]:
-    """REDIS_URL, key prefix and ENVIRONMENT, without the start-up time of vibetuner.config."""
+    """Return REDIS_URL, key prefix and ENVIRONMENT, without importing vibetuner.config."""
     from pathlib import Path
 
     from vibetuner.env_file import check_env_file, find_value

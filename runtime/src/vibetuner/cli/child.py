@@ -1,6 +1,6 @@
-"""One process of a project: ``python -m vibetuner.cli.child``, which the supervisor starts.
+"""One process of a project: ``python -m vibetuner.cli.child``, started by the supervisor.
 
-A process loads what it serves, and nothing of the other part.
+It imports only the part that it runs.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ __all__ = ["main"]
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Serve one part until a signal comes; an error is one line and an exit code."""
+    """Run one part until a signal comes; an error is one line and an exit code."""
     options = _parse(arguments)
-    # Until the part that is served listens to it, a signal ends the start, and closes what is open.
+    # Until the part handles signals itself, a signal ends the start and closes open resources.
     signal.signal(signal.SIGTERM, _terminate)
     with complaining():
         settings = get_settings()
@@ -85,7 +85,7 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
 
 
 def _die_with_parent() -> None:
-    """Stop in order when the supervisor is gone without a word (kill -9)."""
+    """Stop gracefully if the supervisor disappears (kill -9)."""
     parent = os.getppid()
 
     def watch() -> None:

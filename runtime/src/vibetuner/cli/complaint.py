@@ -1,4 +1,4 @@
-"""The way of an error to the person at the command line: one line, and an exit code."""
+"""Reports errors at the command line: one line, and an exit code."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from vibetuner.errors import VibetunerError, mask_secrets
 
 __all__ = ["READER_GONE", "complaining", "find_known", "reader_is_gone"]
 
-# What a shell reports of a program that SIGPIPE has ended.
+# The exit code that a shell reports for a program that SIGPIPE ended.
 READER_GONE = 141
 NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 @contextmanager
 def complaining() -> Iterator[None]:
-    """Exit with one line about what goes wrong inside; DEBUG shows where a surprise came from.
+    """Turn an exception in the block into one line and an exit code; DEBUG shows its traceback.
 
-    When the output goes to a pipe that nobody reads any more, as with ``| head -1``, exit quietly.
+    If the output goes to a pipe whose reader has gone, as with ``| head -1``, exit quietly.
     """
     try:
         try:
@@ -53,12 +53,12 @@ def reader_is_gone() -> bool:
     if sys.__stdout__ is None or sys.__stdout__.closed:
         return False
     poll = select.poll()
-    poll.register(sys.__stdout__.fileno(), 0)  # errors and hang-ups are reported unasked
+    poll.register(sys.__stdout__.fileno(), 0)  # errors and hang-ups are always reported
     return bool(poll.poll(0))
 
 
 def _write_the_rest() -> None:
-    """Flush stdout here, as at the interpreter's exit a failure would print a traceback."""
+    """Flush stdout here, as a failure at the interpreter's exit would print a traceback."""
     if sys.__stdout__ is None or sys.__stdout__.closed:
         return
     try:
@@ -71,7 +71,7 @@ def _write_the_rest() -> None:
 
 
 def _discard_output() -> None:
-    """Send what is still buffered to nowhere."""
+    """Discard the output that is still buffered."""
     if sys.__stdout__ is None or sys.__stdout__.closed:
         return
     nowhere = os.open(os.devnull, os.O_WRONLY)
@@ -80,14 +80,14 @@ def _discard_output() -> None:
 
 
 def _behind_typer(error: BaseException) -> BaseException:
-    """Return the broken pipe that typer exits for without a word, as if it were always stdout's."""
+    """Return the broken pipe behind typer's silent exit, as if it were always stdout's."""
     if isinstance(error, SystemExit) and isinstance(error.__context__, BrokenPipeError):
         return error.__context__
     return error
 
 
 def _has_broken_pipe(error: BaseException | None) -> bool:
-    """Look in groups, and behind typer's exit, which it raises in place of a broken pipe."""
+    """Look in exception groups, and behind the exit that typer raises for a broken pipe."""
     while error is not None:
         if isinstance(error, BrokenPipeError):
             return True
@@ -98,7 +98,7 @@ def _has_broken_pipe(error: BaseException | None) -> bool:
 
 
 def find_known(error: BaseException | None) -> VibetunerError | None:
-    """The error of ours behind ``error``: itself, one in its group, or its cause."""
+    """Return our error behind ``error``: itself, one in its group, or its cause."""
     while error is not None:
         if isinstance(error, VibetunerError):
             return error
@@ -109,7 +109,7 @@ def find_known(error: BaseException | None) -> VibetunerError | None:
 
 
 def _asked_to_end(error: BaseException) -> int | None:
-    """The exit code of a signal that met a start in the middle of a task group; else None."""
+    """Return the exit code of a signal that interrupted a start in a task group; else None."""
     if not isinstance(error, BaseExceptionGroup):
         return None
     end: BaseException | None = error.subgroup((SystemExit, KeyboardInterrupt))

@@ -1,4 +1,4 @@
-"""Limits of what one client may take of a web process: connections, and time for a request."""
+"""Limits for each client of a web process: connections, and time for a request."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ ANSWER = (
     "HTTP/1.1 {}\r\nRetry-After: 5\r\nConnection: close\r\nContent-Type: text/plain\r\n"
     "Content-Length: {}\r\n\r\n{}"
 )
-# What anybody can make a server say, as often as they like.
+# Log lines that anybody can cause as often as they like.
 CHEAP_LINES: dict[str, tuple[str, ...]] = {
     "uvicorn.error": ("Invalid HTTP request", "Unsupported upgrade", "No supported WebSocket"),
     "asyncio": ("socket.accept()",),
@@ -41,7 +41,7 @@ CHEAP_LINES: dict[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """The number of connections that a process takes: in all, from one client, and waiting."""
+    """The number of connections that a process accepts: in all, from one client, and waiting."""
 
     total: int
     per_client: int
@@ -49,7 +49,7 @@ class Budget:
 
     @classmethod
     def of(cls, files: int, per_client: int) -> Budget:
-        """Share out the files that a process may have open; one client gets a third at most.
+        """Divide the files that a process may have open; one client gets at most a third.
 
         >>> Budget.of(300, per_client=256)
         Budget(total=199, per_client=66, backlog=37)
@@ -68,7 +68,7 @@ class Clients:
         self._trusted = ProxyHeadersMiddleware(cast("Any", None), trusted).trusted_hosts
 
     def admit(self, address: str | None, in_all: int) -> str:
-        """Count a connection; returns the status to refuse it with, else an empty text."""
+        """Count a connection; return the status with which to refuse it, or an empty text."""
         if in_all >= self._budget.total:
             logger.warning(
                 "refused a connection, as %d are open. Raise the limit of open files: ulimit -n",
@@ -99,7 +99,7 @@ class Clients:
 
 
 def make_config(app: Any, settings: Settings, **options: Any) -> uvicorn.Config:
-    """Return uvicorn's configuration with our limits in it."""
+    """Return uvicorn's configuration with our limits."""
     _quieten()
     budget = Budget.of(open_files(), settings.connections_per_client)
     return uvicorn.Config(
@@ -125,7 +125,7 @@ class LimitedServer(uvicorn.Server):
     """uvicorn's server; once a second it closes connections whose request is late."""
 
     async def on_tick(self, counter: int) -> bool:
-        """Look after the connections."""
+        """Close the connections whose request is late."""
         if counter % 10 == 0:
             now = asyncio.get_running_loop().time()
             for connection in tuple(self.server_state.connections):
@@ -135,7 +135,7 @@ class LimitedServer(uvicorn.Server):
 
 
 class _Limits:
-    """The questions that a limited connection answers."""
+    """The interface of a limited connection."""
 
     def is_late(self, now: float) -> bool:
         raise NotImplementedError
@@ -145,13 +145,13 @@ class _Limits:
 
 
 def _limited(protocol: Any, clients: Clients) -> Any:
-    """Return uvicorn's protocol, ours in what a client may take.
+    """Return a subclass of uvicorn's protocol with our limits.
 
-    A request's head has ten seconds. Its body has twenty, and one more for each 500 bytes, while
-    the app reads.
+    A request's head has ten seconds. Its body has twenty, plus one for each 500 bytes, while the
+    app reads.
     """
 
-    class Limited(protocol, _Limits):  # type: ignore[misc]  # whichever uvicorn has chosen
+    class Limited(protocol, _Limits):  # type: ignore[misc]  # the protocol that uvicorn has chosen
         _counted = False
         _refused = False
         _heard = False

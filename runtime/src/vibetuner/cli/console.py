@@ -1,4 +1,4 @@
-"""Lines with a touch of colour, for commands whose whole work takes less time than to load rich."""
+"""Coloured lines for commands that finish in less time than rich takes to import."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ CODES = {"bold": 1, "dim": 2, "red": 31, "green": 32, "yellow": 33, "cyan": 36}
 
 
 class Console:
-    """Prints to stdout as it is when this is made; a line stays whole, however long."""
+    """Prints to the stdout of the time when this is made; lines are never wrapped."""
 
     def __init__(self) -> None:
         self._colourful = is_colourful(sys.stdout)
 
     def print(self, text: str = "", *, style: str | None = None, end: str = "\n") -> None:
-        """Print ``text`` as it is, in one of :data:`CODES` where colour is wanted."""
+        """Print ``text`` as it is, with a colour of :data:`CODES` if colours are on."""
         if style and self._colourful:
             text = f"\x1b[{CODES[style]}m{text}\x1b[0m"
         print(text, end=end)

@@ -30,15 +30,15 @@ def _group() -> None:
 
 @app.command()
 def revision(
-    message: Annotated[str, typer.Argument(help="What it changes, e.g. 'Add orders.total'.")],
+    message: Annotated[str, typer.Argument(help="What changes, e.g. 'Add orders.total'.")],
     empty: Annotated[
         bool, typer.Option("--empty", help="Write no operations: you write them.")
     ] = False,
 ) -> None:
-    """Write a migration with what has changed in the models since the last one.
+    """Write a migration with the changes of the models.
 
-    The first one makes the folder src/<package>/migrations. Read what was written before you
-    run it: Alembic can't see that something was renamed, for example.
+    The first one creates the folder src/<package>/migrations. Read the file before you run it:
+    Alembic can't recognise a rename, for example.
     """
     from vibetuner.config import get_settings
     from vibetuner.project import project_info
@@ -64,9 +64,9 @@ def revision(
 
 @app.command(context_settings=RELATIVE)
 def upgrade(revision: Annotated[str, Revision] = "head") -> None:
-    """Run the migrations that the database has not seen yet, all or none of them.
+    """Run the pending migrations, all or none of them.
 
-    Where the project has no migrations, create the tables that are missing.
+    In a project without migrations, create the tables that are missing.
     """
     migrations = _find()
     if migrations is None:
@@ -78,7 +78,7 @@ def upgrade(revision: Annotated[str, Revision] = "head") -> None:
 
 @app.command(context_settings=RELATIVE)
 def downgrade(revision: Annotated[str, Revision] = "-1") -> None:
-    """Take migrations back: the last one, or all that are newer than REVISION."""
+    """Undo the last migration, or all that are newer than REVISION."""
     from vibetuner.resources.migrations import Migrations
 
     migrations = Migrations()
@@ -88,9 +88,9 @@ def downgrade(revision: Annotated[str, Revision] = "-1") -> None:
 
 @app.command()
 def check() -> None:
-    """Succeed if the database is at the newest migration and the models ask for nothing else.
+    """Check that the database is at the newest migration and matches the models.
 
-    Exit code 0 when nothing differs, 1 when something does.
+    Exit code 0 if it does, 1 if it doesn't.
     """
     from vibetuner.resources.migrations import Migrations
 
@@ -110,7 +110,7 @@ def stamp(revision: Annotated[str, Revision]) -> None:
 
 @app.command("create-schema", hidden=True)
 def create_schema() -> None:
-    """Do what `upgrade` does: its name before there were migrations."""
+    """Run `upgrade`; the name of this command before there were migrations."""
     upgrade("head")
 
 
@@ -152,7 +152,7 @@ def _models() -> Sequence[type[SQLModel]]:
 
 
 def _write_environment() -> None:
-    """Write what Alembic loads, as the template's own projects have it."""
+    """Write the environment for Alembic, like that of the template's projects."""
     from vibetuner.cli.new_work import carry_out
     from vibetuner.scaffold.draft import find_place
     from vibetuner.scaffold.migration import draft_environment

@@ -1,4 +1,4 @@
-"""``vibetuner dead-letters``: look at what failed for good, retry it, or discard it."""
+"""``vibetuner dead-letters``: show, retry and discard the records of failed tasks."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 __all__ = ["app"]
 
 app = typer.Typer(
-    help="Look at tasks that failed for good; retry or discard them.", no_args_is_help=True
+    help="Show tasks that failed for good; retry or discard them.", no_args_is_help=True
 )
 
 NOTHING_MATCHED = 3
@@ -37,8 +37,8 @@ Ids = Annotated[
     typer.Argument(help="Ids of tasks, or their first 8 characters.", metavar="[ID]..."),
 ]
 Everything = Annotated[bool, typer.Option("--all", help="All letters that match.")]
-Limit = Annotated[int, typer.Option("--limit", min=1, help="How many at most.")]
-AtMost = Annotated[int | None, typer.Option("--limit", min=1, help="How many at most.")]
+Limit = Annotated[int, typer.Option("--limit", min=1, help="The most letters to show.")]
+AtMost = Annotated[int | None, typer.Option("--limit", min=1, help="The most letters to act on.")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 
 
@@ -52,9 +52,9 @@ def list_(  # noqa: PLR0913, PLR0917 - options
     limit: Limit = 50,
     as_json: AsJson = False,
 ) -> None:
-    """List dead letters, the newest first.
+    """List dead letters, newest first.
 
-    Exit code 0 when there are some, 3 when nothing matches.
+    Exit code 0 if there are any, 3 if nothing matches.
     """
     from vibetuner.cli.letters import fetch, parse_filters, run
     from vibetuner.cli.letters_view import print_json_list, print_list
@@ -78,7 +78,7 @@ def count(  # noqa: PLR0913, PLR0917 - options
     acted: WithActed = False,
     as_json: AsJson = False,
 ) -> None:
-    """Print how many dead letters match."""
+    """Print the number of dead letters that match."""
     from vibetuner.cli.letters import parse_filters, run
     from vibetuner.tasks.dead_letters.api import total
 
@@ -93,9 +93,9 @@ def show(
     ],
     as_json: AsJson = False,
 ) -> None:
-    """Show one dead letter with its arguments and its traceback.
+    """Show a dead letter with its arguments and its traceback.
 
-    Exit code 3 when there is none of this id.
+    Exit code 3 if there is none with this id.
     """
     from vibetuner.cli.letters import run
     from vibetuner.cli.letters_view import print_json_letter, print_letter
@@ -120,10 +120,10 @@ def retry(  # noqa: PLR0913, PLR0917 - options
     yes: Yes = False,
     as_json: AsJson = False,
 ) -> None:
-    """Enqueue tasks again, with the arguments they had; each once, however often you ask.
+    """Enqueue dead letters' tasks again, with their arguments.
 
-    Exit code 0 when done, 1 when something could not be retried, 2 when it was not confirmed,
-    3 when nothing matches.
+    Each is retried once, however often you ask. Exit code 0 if all were retried, 1 if one could not
+    be, 2 if you did not confirm, 3 if nothing matches.
     """
     from vibetuner.cli.letters import parse_filters
 
@@ -145,8 +145,8 @@ def discard(  # noqa: PLR0913, PLR0917 - options
 ) -> None:
     """Close dead letters without a retry; their records stay.
 
-    Exit code 0 when done, 1 when something could not be discarded, 2 when it was not confirmed,
-    3 when nothing matches.
+    Exit code 0 if all were discarded, 1 if one could not be, 2 if you did not confirm, 3 if nothing
+    matches.
     """
     from vibetuner.cli.letters import parse_filters
 

@@ -1,4 +1,4 @@
-"""``vibetuner destroy``: removes what `vibetuner new` has written."""
+"""``vibetuner destroy``: removes code that `vibetuner new` wrote."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ def task(
     dry_run: DryRun = False,
     as_json: AsJson = False,
 ) -> None:
-    """Remove an unchanged task; report queued tasks and dead letters of that name.
+    """Remove an unchanged task; report its queued tasks and dead letters.
 
-    Exit code 0 when it is gone, 1 when a file was changed since, or there is no such task.
+    Exit code 0 if it is gone, 1 if a file was changed or there is no such task.
     """
     from vibetuner.scaffold.task import draft_of_task
 
@@ -106,10 +106,10 @@ def example(
     dry_run: DryRun = False,
     as_json: AsJson = False,
 ) -> None:
-    """Remove the example that the project was made with; put one page and one task in its place.
+    """Remove the template's example; add one page and one task instead.
 
-    Exit code 0 when it is gone, 1 when something of it has changed, is not committed, or there is
-    no example. Its migration goes too, so its tables must be dropped first.
+    Exit code 0 if it is gone; 1 if a part of it was changed or is not committed, or there is no
+    example. Its migration is removed too, so drop its tables first.
     """
     with nothing_written():
         from vibetuner.cli.example import plan_without_example
@@ -124,7 +124,7 @@ def example(
 
 
 def _check_migrations(place: Place) -> None:
-    """Raise CommandError where the example's migration can't go: applied, or followed by others."""
+    """Raise CommandError if the example's migration was applied, or other migrations follow it."""
     import asyncio
 
     from vibetuner.config import get_settings

@@ -1,4 +1,4 @@
-"""``vibetuner doctor``: says what is wrong, and what to do about it."""
+"""``vibetuner doctor``: reports problems and their cures."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ COLOURS = {"ok": "green", "note": "cyan", "warning": "yellow", "error": "red"}
 def doctor(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
-    """Look at the project, its settings, its services and its workers; name the cure of each fault.
+    """Check the project, its settings, services and workers.
 
-    Exit code 0 when nothing is in the way, 1 when there is an error.
+    Each problem is reported with its cure. Exit code 0 if there is no error, else 1.
     """
     from vibetuner.cli.checks.diagnosis import diagnose
 

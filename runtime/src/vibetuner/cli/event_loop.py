@@ -1,4 +1,4 @@
-"""The event loop that a process of a project runs in."""
+"""The event loop of a project's process."""
 
 from __future__ import annotations
 
@@ -14,5 +14,5 @@ Args = TypeVarTuple("Args")
 
 
 def run_in_loop(function: Callable[[*Args], Awaitable[None]], *args: *Args) -> None:
-    """Run ``function`` to its end, in uvloop's event loop where that is installed."""
+    """Run ``function`` to its end, in uvloop's event loop if it is installed."""
     anyio.run(function, *args, backend_options={"use_uvloop": find_spec("uvloop") is not None})

@@ -1,7 +1,8 @@
-"""``vibetuner destroy example``: the project as it would be, had it been made without the example.
+"""``vibetuner destroy example``: turns a project into one that was made without the example.
 
-The template itself says what the example is: it is rendered at the version that made the project,
-with the example and without, and what differs between the two is what goes.
+The template itself defines the example: it is rendered at the version that made the project, with
+the example and without, and the differences between the two are removed.
+
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ NEXT_STEPS = ("git diff --stat", "uv run just check")
 
 
 def plan_without_example(place: Place, *, force: bool, skip: bool) -> Plan:
-    """Plan to take the example out; what was changed since it was generated is a conflict.
+    """Plan to remove the example; a file that was changed since it was generated is a conflict.
 
     Raises:
         CommandError: there is no example, something is not committed, or the template can't be
@@ -59,9 +60,9 @@ def _steps(
         if generated.get(name) == after or before == after:
             continue
         if before is None and name in generated:
-            continue  # somebody has removed it already
+            continue  # already removed
         if before != generated.get(name):
-            # A README is rewritten by everybody, and nothing depends on it.
+            # Everybody rewrites the README, and nothing depends on it.
             keep = skip or name == "README.md"
             if keep or not force:
                 action = Action.KEEP if keep else Action.DIFFERS
@@ -72,13 +73,13 @@ def _steps(
 
 
 def _first_answers(root: Path) -> str:
-    """The answers that the project was made with: an update moves the version, and no example."""
+    """Return the answers that made the project; an update changes only the version in them."""
     commits = _run("git", "log", "--format=%H", "--", ANSWERS, cwd=root).split()
     return _run("git", "show", f"{commits[-1]}:./{ANSWERS}", cwd=root) if commits else ""
 
 
 def _render(answers: str, folder: Path, *, example: bool) -> dict[str, bytes]:
-    """The user's files of a fresh project, by their paths."""
+    """Render the template and return the user's files by path."""
     known = read_answers(answers)
     folder.mkdir()
     data = folder.with_suffix(".yml")

@@ -1,4 +1,4 @@
-"""Commands below one name, without what typer would load to say that nobody has asked for help."""
+"""A command group that imports less than typer's when no help is asked for."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ __all__ = ["Group"]
 
 
 class Group(TyperGroup):
-    """Its help option is False where it isn't typed; a None would be converted, by pydantic."""
+    """Its help option is False by default; typer would convert a None, by importing pydantic."""
 
     def get_help_option(self, ctx: Any) -> Any:
-        """The option that shows the help."""
+        """Return the option that shows the help."""
         option = super().get_help_option(ctx)
         if option is not None and option.default is None:
             option.default = False

@@ -1,4 +1,4 @@
-"""Prepares what ``vibetuner run`` was asked for, then runs it here or under a supervisor."""
+"""Prepares a ``vibetuner run``, then runs it here or under a supervisor."""
 
 from __future__ import annotations
 
@@ -44,10 +44,10 @@ class Launch:
     allow_debug: bool = False
 
     def run(self) -> None:
-        """Check, then run; returns when everything has stopped.
+        """Check, then run until everything has stopped.
 
         Raises:
-            VibetunerError: the settings, the project or the port are not fit to start with.
+            VibetunerError: the settings, the project or the port are not fit to start.
         """
         project_root()
         self._set_environment()
@@ -62,7 +62,7 @@ class Launch:
             sys.exit(asyncio.run(self._supervise(settings, listener)))
 
     def _set_environment(self) -> None:
-        """The mode decides what the processes run for, whatever `.env` says."""
+        """Set ENVIRONMENT by the mode, whatever `.env` says."""
         if self.mode == "prod":
             os.environ["ENVIRONMENT"] = "production"
             return
@@ -87,7 +87,7 @@ class Launch:
             self._check_production(settings)
 
     def _check_production(self, settings: Settings) -> None:
-        """Refuse what the doctor calls an error; ``--allow-debug`` forgives DEBUG alone."""
+        """Refuse settings that the doctor calls an error; ``--allow-debug`` accepts only DEBUG."""
         if self.allow_debug and settings.debug:
             logger.warning("DEBUG=true in production: every visitor sees source code and values")
             settings = settings.model_copy(update={"debug": False})
@@ -106,11 +106,11 @@ class Launch:
         return closing(listen(self.host, self.port or WEB_PORT, cure=cure))
 
     def _serve(self, program: Program, listener: socket.socket | None) -> None:
-        """Be the one process that is asked for."""
+        """Run the only process of this command here."""
         from vibetuner.cli import child
 
         if listener is not None:
-            listener.detach()  # it is the child's
+            listener.detach()  # the child owns it now
         child.main(list(program.arguments[2:]))
 
     async def _supervise(self, settings: Settings, listener: socket.socket | None) -> int:
@@ -123,7 +123,7 @@ class Launch:
             return await Supervisor(
                 [program.supervised() for program in self._programs(listener)],
                 watch=(root / "src", root / ".env") if self.mode == "dev" else (),
-                # JSON lines name their process themselves, and must stay JSON.
+                # JSON lines contain the process's name, and must stay JSON.
                 label=self.mode == "dev",
                 grace=settings.worker_grace_period,
             ).run()
@@ -140,7 +140,7 @@ class Launch:
 
     @property
     def _monitor(self) -> tuple[str, int]:
-        """Return a worker's page; host and port are the web app's where there is one."""
+        """Return the address of a worker's page: the web app's, if there is one."""
         if self.part == "worker":
             return self.host, self.port or MONITOR_PORT
         return DEFAULT_HOST, MONITOR_PORT

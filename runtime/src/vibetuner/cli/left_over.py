@@ -1,4 +1,4 @@
-"""A count of what the queue and the dead letters hold of a task that is taken out of the code."""
+"""Counts the queued tasks and dead letters of a task that is removed from the code."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ WAITING = frozenset({State.QUEUED, State.SCHEDULED, State.RUNNING, State.LOST})
 
 
 def ask_left_over(task: str) -> dict[str, Any]:
-    """Count queued tasks and dead letters; report them, or why they can't be counted, on stderr.
+    """Count queued tasks and dead letters; report them on stderr, or why they can't be counted.
 
-    ``{"queued": None}`` stands for a queue that could not be asked.
+    ``{"queued": None}`` means that the queue could not be reached.
     """
     try:
         found = asyncio.run(_count(task)) if _is_worth_asking() else (0, 0)
@@ -47,7 +47,7 @@ def ask_left_over(task: str) -> dict[str, Any]:
 
 
 def _is_worth_asking() -> bool:
-    """Embedded servers that have never run hold nothing, and need not be started."""
+    """Return False if embedded servers have never run: they hold nothing, and need not start."""
     url = get_settings().redis_url
     return bool(url) and (url != EMBEDDED or (project_root() / ".vibetuner").is_dir())
 
@@ -55,7 +55,7 @@ def _is_worth_asking() -> bool:
 async def _count(task: str) -> tuple[int, int]:
     async with open_dead_letters():
         waiting, after = 0, None
-        while waiting < MOST:  # a page may end early, and one whose payload can't be read is none
+        while waiting < MOST:  # a page may end early, and may hold fewer rows than the limit
             filters = Filters(states=WAITING, name=task)
             page = await list_tasks(this_queue(), filters, limit=MOST - waiting, after=after)
             waiting, after = waiting + len(page.rows), page.next

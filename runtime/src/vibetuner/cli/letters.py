@@ -1,4 +1,4 @@
-"""The work of the commands about dead letters; ``letters_view`` prints it."""
+"""Implements the commands about dead letters; ``letters_view`` prints."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ T = TypeVar("T")
 
 
 class NotConfirmed(CommandError):  # noqa: N818 - a state, as in a dialogue
-    """Many letters are meant, and nobody has agreed."""
+    """Many letters are affected, and nobody has confirmed."""
 
     exit_code = 2
 
 
 def run(work: Coroutine[Any, Any, T]) -> T:
-    """Run ``work`` with everything open that dead letters need."""
+    """Run ``work`` with the resources open that dead letters need."""
 
     async def opened() -> T:
-        # Arguments may be of the project's classes, and are read before they are enqueued again.
+        # Arguments may be of the project's classes, and are loaded before they are enqueued again.
         make_importable(project_info())
         async with open_dead_letters():
             return await work
@@ -55,10 +55,10 @@ def parse_filters(
     *,
     open_only: bool = True,
 ) -> Filters:
-    """Read the filters as they were typed.
+    """Parse the filters of the command line.
 
     Raises:
-        CommandError: there is no such cause, or ``since`` is no time.
+        CommandError: there is no such cause, or ``since`` is not a time.
     """
     return Filters(
         task=task,
@@ -70,7 +70,7 @@ def parse_filters(
 
 
 async def fetch(filters: Filters, limit: int) -> tuple[Page, int]:
-    """Return the newest letters as one page, and how many match in all."""
+    """Return the newest letters as one page, and the number of all that match."""
     page = await find(filters, limit=limit)
     while page.next and len(page.letters) + len(page.unreadable) < limit:
         left = limit - len(page.letters) - len(page.unreadable)
@@ -93,7 +93,7 @@ async def settle_some(verb: Verb, ids: list[str], *, yes: bool) -> Outcome:
 
 
 async def settle_all(verb: Verb, filters: Filters, *, limit: int | None, yes: bool) -> Outcome:
-    """Retry or discard all that match, once a person has agreed to how many that are.
+    """Retry or discard all that match, once a person has confirmed their number.
 
     Raises:
         NotConfirmed: there is no terminal to ask on, and no --yes.
@@ -110,7 +110,7 @@ async def settle_all(verb: Verb, filters: Filters, *, limit: int | None, yes: bo
 async def _find(task_id: str) -> str | DeadLetter:
     try:
         return await get(task_id)
-    except DeadLetterError:  # which is reported when its turn comes
+    except DeadLetterError:  # reported when it is settled
         return task_id
 
 
@@ -128,7 +128,7 @@ async def _settle(verb: Verb, letters: AsyncIterator[str | DeadLetter], *, count
             async for one in settle(verb, letters, by=_person()):
                 outcome.add(one)
                 advance()
-        except VibetunerError as error:  # what was done until then is reported all the same
+        except VibetunerError as error:  # the letters settled until then are reported all the same
             outcome.error = error
     return outcome
 

@@ -1,4 +1,4 @@
-"""Prints dead letters for a terminal, for a pipe and as JSON."""
+"""Prints dead letters on a terminal, into a pipe, and as JSON."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ NEXT: dict[Verb, str] = {
 
 
 def print_list(page: Page, total: int) -> None:
-    """Print one line for each letter, the newest first, and what to type next."""
+    """Print one line for each letter, newest first, and the next command to type."""
     console, letters = Console(), page.letters
     if not letters and not page.unreadable:
         console.print("No dead letters here.")
@@ -59,7 +59,7 @@ def print_list(page: Page, total: int) -> None:
 
 
 def print_letter(letter: DeadLetter) -> None:
-    """Print everything that helps a person, and never the payload itself."""
+    """Print everything that helps a person, but never the payload itself."""
     console = Console()
     for name, value in _facts(letter).items():
         if value not in {None, ""}:
@@ -73,7 +73,7 @@ def print_letter(letter: DeadLetter) -> None:
 
 
 def print_outcome(verb: Verb, outcome: Outcome) -> None:
-    """Print a summary, the reasons of what was refused, and the next step."""
+    """Print a summary, the reasons of refusals, and the next step."""
     console, done = Console(), DONE[verb]
     for task_id, new_id in list(outcome.done.items()) if len(outcome.done) == 1 else []:
         console.print(f"{task_id} {done}" + (f" as {new_id}" if new_id else ""))
@@ -124,7 +124,7 @@ def counting(verb: str, total: int) -> Iterator[Callable[[], None]]:
 
 
 def one_line(text: str) -> str:
-    """Return text from elsewhere without what a terminal would take as a command.
+    """Replace characters that a terminal would take as a command.
 
     >>> one_line("a" + chr(27) + "[31m" + chr(10) + "b")
     'a�[31m b'

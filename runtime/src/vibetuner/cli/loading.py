@@ -1,4 +1,4 @@
-"""Loading code without looking for garbage in it."""
+"""Imports code without garbage collection."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from contextlib import contextmanager
 
 __all__ = ["loading"]
 
-# New objects before a search of the young ones, then how many searches before one of the older.
+# New objects before a collection of the young generation, then collections before an older one.
 THRESHOLDS = (5000, 20, 50)
 
 
 @contextmanager
 def loading() -> Iterator[None]:
-    """Hold the garbage collector for the length of the block, and keep what is there by then.
+    """Turn off the garbage collector for the block, and exempt the objects made in it.
 
-    Modules live as long as the process: to look for garbage in them makes a start a tenth longer,
-    and each later search as well. From then on it looks less often than it would by default: tasks
-    and requests that run hold hundreds of objects that are no garbage, and are freed without it.
+    Modules live as long as the process: searching them for garbage makes a start a tenth longer,
+    and each later collection, too. Afterwards it collects less often than by default: running tasks
+    and requests hold hundreds of objects that are not garbage, and are freed without it.
     """
     gc.disable()
     try:

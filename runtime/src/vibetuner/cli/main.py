@@ -1,4 +1,4 @@
-"""The command line; a command imports what it needs when it runs, so that help is quick."""
+"""The command line; a command imports what it needs when it runs, so that help is fast."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ __all__ = ["app", "main"]
 app = typer.Typer(
     name="vibetuner",
     cls=Group,
-    help="Run and look after a web app with background tasks.",
+    help="Run and manage a web app with background tasks.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -46,13 +46,13 @@ app.add_typer(dead_letters, name="dead-letters", cls=Group)
 
 
 def main() -> None:
-    """The entry point: every error that we foresee is one line and an exit code."""
+    """Run the command line; every expected error is one line and an exit code."""
     with complaining():
         sys.exit(_run())
 
 
 def _run() -> int:
-    """Run the command that was typed; returns the exit code."""
+    """Run the command; return the exit code."""
     try:
         return app(standalone_mode=False) or 0
     except typer.Abort:
@@ -63,7 +63,8 @@ def _run() -> int:
         context: typer.Context | None = getattr(error, "ctx", None)
         if context is None or message != context.get_help():
             message = f"error: {' '.join(message.split()).rstrip('.')}"
-            message += f". See:  {context.command_path} --help" if context else ""
+            stop = "" if message.endswith("?") else "."
+            message += f"{stop} See:  {context.command_path} --help" if context else ""
         print(message, file=sys.stderr)
         return error.exit_code
 

@@ -1,4 +1,4 @@
-"""The page beside a worker: a process that is there while somebody looks."""
+"""The monitor beside a worker: a web process that runs while somebody looks."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 
 STOP_SECONDS = 5.0
 AGAIN_SECONDS = 2.0
-# A worker beside the web app has no option for its monitor's port; --port is the web app's.
+# A worker beside the web app has no port option for its monitor; --port is the web app's.
 CURE = (
     "The web app has the same pages at /debug. Stop what uses it, or give a worker that runs alone "
     "another:  --port {port}"
@@ -30,11 +30,11 @@ CURE = (
 
 @contextmanager
 def monitored(worker_id: str, address: tuple[str, int] | None) -> Iterator[None]:
-    """Serve the dashboard for the length of the block; a port in use is no reason to stop.
+    """Serve the dashboard for the length of the block; if its port is in use, log a warning.
 
-    A thread waits for somebody to look, and starts a web process then, which ends when nobody has
-    looked for some minutes: a worker that nobody watches does without, its tasks share no
-    interpreter with the page, and the page answers while a task blocks the worker.
+    A thread waits for a visitor, then starts a web process, which ends after some minutes without
+    one. So an unwatched worker needs no web process, the dashboard shares no interpreter with
+    tasks, and it answers while a task blocks the worker.
     """
     try:
         listener = listen(*address, cure=CURE) if address else None
@@ -56,7 +56,7 @@ def monitored(worker_id: str, address: tuple[str, int] | None) -> Iterator[None]
 
 
 def _serve(worker_id: str, host: str, listener: socket.socket, stop: int) -> None:
-    """Have a web process whenever somebody looks, until the pipe's other end is closed."""
+    """Run a web process whenever somebody looks, until the pipe's other end is closed."""
     with closing(listener), open(stop, "rb"):
         while True:
             looked_at, _, _ = select.select([listener.fileno(), stop], [], [])

@@ -24,12 +24,12 @@ CLOSE_SECONDS = 2
 
 
 def serve_monitor(listener: socket.socket, *, host: str, worker_id: str) -> None:
-    """Serve the dashboard until a signal comes, or until nobody has looked for five minutes."""
+    """Serve the dashboard until a signal comes, or until five minutes pass without a visitor."""
     try:
         load_project()
         import_tasks(project_info())
     except VibetunerError:
-        pass  # pages can be looked at without the project's functions
+        pass  # the pages work without the project's functions
     asyncio.run(_serve(listener, host, worker_id))
 
 
@@ -55,6 +55,6 @@ async def _end_when_idle(server: uvicorn.Server, attention: Attention) -> None:
 
 class _Server(LimitedServer):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Close what is open, event streams at once."""
+        """Close all connections, event streams at once."""
         get_hub().close()
         await super().shutdown(sockets=sockets)

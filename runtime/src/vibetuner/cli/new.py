@@ -105,7 +105,7 @@ def route(  # noqa: PLR0913, PLR0917 - options
     dry_run: DryRun = False,
     as_json: AsJson = False,
 ) -> None:
-    """Write a page: its route and its template."""
+    """Write a page: a route and its template."""
     from vibetuner.scaffold.route import draft_route
 
     def draft(place: Place) -> Draft:

@@ -1,4 +1,4 @@
-"""Carries out the plans of `vibetuner new` and `vibetuner destroy`, and reports."""
+"""Carries out the plans of `vibetuner new` and `vibetuner destroy`, and reports on them."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ COLOURS = {
 def carry_out(
     plan: Plan, *, dry_run: bool, as_json: bool, facts: dict[str, Any] | None = None
 ) -> int:
-    """Write what is planned, unless files differ; return the exit code.
+    """Write the planned files, unless files differ; return the exit code.
 
     Args:
         plan: the steps.
         dry_run: show the whole diff, and write nothing.
         as_json: print one JSON document.
-        facts: more entries of the document.
+        facts: further entries of the document.
     """
     blocked = bool(plan.conflicts)
     written = not (blocked or dry_run)
@@ -65,7 +65,7 @@ def carry_out(
 
 
 def check_choice(*, force: bool, skip: bool) -> None:
-    """Raise CommandError when both options are given."""
+    """Raise CommandError if both options are given."""
     if force and skip:
         raise CommandError("--force overwrites and --skip keeps: choose one")
 
@@ -124,5 +124,5 @@ def _described(plan: Plan, step: Step) -> dict[str, str]:
 
 
 def _console() -> Console:
-    # Lines stay whole and plain when they go to a file or a pipe.
+    # In a file or a pipe, lines stay whole and without colour.
     return Console(soft_wrap=True, highlight=False, markup=False, emoji=False)

@@ -1,7 +1,8 @@
-"""The plain forms of ``vibetuner run``, read without the command line's libraries.
+"""The simple forms of ``vibetuner run``, parsed without the command line's libraries.
 
-A worker would carry those as long as it runs, and its start would wait for them. Help, mistakes and
-whatever else is not plain are the full command line's.
+A worker would keep these libraries in memory, and wait for their import. Help, errors and all other
+forms are left to the full command line.
+
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ LIMITS = {"port": 65535, "workers": 1000}
 
 
 def read_plainly(arguments: list[str]) -> dict[str, Any] | None:
-    """Parse the arguments of ``vibetuner run`` as Launch takes it; None when they aren't plain.
+    """Parse the arguments of ``vibetuner run`` for Launch; None if they aren't simple.
 
     >>> read_plainly(["prod", "worker", "--workers", "4"])
     {'mode': 'prod', 'part': 'worker', 'host': '127.0.0.1', 'port': None, 'workers': 4}

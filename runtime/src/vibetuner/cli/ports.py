@@ -1,4 +1,4 @@
-"""Listening sockets, and how many files a process may have open."""
+"""Listening sockets, and the limit of open files."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from vibetuner.errors import CommandError
 __all__ = ["listen", "open_files", "raise_open_files"]
 
 
-# Until a web process sets its own.
+# Used until a web process sets its own.
 BACKLOG = 128
-# More would help nobody, and some programs walk through all that they might have open.
+# More would not help, and some programs loop over all possible file descriptors.
 MOST_FILES = 65_536
 
 CURE = "Stop what uses it, or choose another:  --port {port}"
@@ -26,10 +26,10 @@ def listen(host: str, port: int, *, cure: str = "") -> socket.socket:
     Args:
         host: the address to listen on.
         port: the port to listen on.
-        cure: what to do when it is taken, with ``{port}`` for the next one that is free.
+        cure: what to do if the port is taken, with ``{port}`` for the next one that is free.
 
     Raises:
-        CommandError: the address can't be had.
+        CommandError: the address can't be used.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
@@ -50,7 +50,7 @@ def listen(host: str, port: int, *, cure: str = "") -> socket.socket:
 
 
 def _next_free(host: str, port: int, family: socket.AddressFamily) -> int:
-    """Return a port above ``port`` that can be had, and that needs no privilege."""
+    """Return a port above ``port`` that is free and needs no privilege."""
     first = max(port + 1, 1024)
     for other in range(first, min(first + 100, 65536)):
         with socket.socket(family, socket.SOCK_STREAM) as probe, suppress(OSError):
@@ -61,15 +61,15 @@ def _next_free(host: str, port: int, family: socket.AddressFamily) -> int:
 
 
 def raise_open_files() -> None:
-    """Raise the soft limit of open files to the hard one, as far as it is of use."""
+    """Raise the soft limit of open files to the hard one, up to MOST_FILES."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = MOST_FILES if hard == resource.RLIM_INFINITY else min(hard, MOST_FILES)
     if soft != resource.RLIM_INFINITY and soft < wanted:
-        with suppress(ValueError, OSError):  # macOS has a lower limit than the one it tells
+        with suppress(ValueError, OSError):  # macOS has a lower limit than it reports
             resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def open_files() -> int:
-    """Return how many files this process may have open."""
+    """Return the number of files that this process may have open."""
     soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     return MOST_FILES if soft == resource.RLIM_INFINITY else min(soft, MOST_FILES)

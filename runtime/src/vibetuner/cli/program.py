@@ -1,4 +1,4 @@
-"""A program that the supervisor runs."""
+"""A program for the supervisor to run."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ __all__ = ["Program"]
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """A process: its name, the arguments after ``python``, and a socket that it inherits."""
+    """A process: its name, the arguments after ``python``, and a socket to inherit."""
 
     name: str
     arguments: tuple[str, ...]
     fd: int | None = None
 
     def supervised(self) -> Self:
-        """The same, ending by itself when its parent is gone."""
+        """Return the same program, made to stop if its parent disappears."""
         return replace(self, arguments=(*self.arguments, "--supervised"))

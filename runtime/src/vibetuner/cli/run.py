@@ -18,7 +18,7 @@ class Mode(StrEnum):
 
 
 class Part(StrEnum):
-    """Which processes to run."""
+    """The processes to run."""
 
     frontend = "frontend"
     worker = "worker"
@@ -27,7 +27,7 @@ class Part(StrEnum):
 
 def run(  # noqa: PLR0913, PLR0917 - options
     mode: Annotated[Mode, typer.Argument(help="dev reloads on change and sets DEBUG.")],
-    part: Annotated[Part, typer.Argument(help="What to run.")] = Part.all,
+    part: Annotated[Part, typer.Argument(help="Processes to run.")] = Part.all,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[
         int | None,
@@ -37,7 +37,7 @@ def run(  # noqa: PLR0913, PLR0917 - options
             max=65535,
         ),
     ] = None,
-    workers: Annotated[int, typer.Option(help="How many processes of each part.", min=1)] = 1,
+    workers: Annotated[int, typer.Option(help="Number of processes of each part.", min=1)] = 1,
     queues: Annotated[
         str | None,
         typer.Option(
@@ -54,8 +54,9 @@ def run(  # noqa: PLR0913, PLR0917 - options
 ) -> None:
     """Run the web app, the worker, or both.
 
-    In dev, write .env, start the embedded services and migrate the SQL database as needed, and
-    restart when the code changes. One Ctrl-C stops everything in order, a second one at once.
+    With dev, create .env, start the embedded services and migrate the SQL database as needed, and
+    restart when the code changes. Ctrl-C stops everything gracefully; a second Ctrl-C stops at
+    once.
     """
     from vibetuner.cli.launch import Launch
 

@@ -1,4 +1,4 @@
-"""The SQL tables, brought up to date when development starts."""
+"""Brings the SQL tables up to date when development starts."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ logger = logging.getLogger(__name__)
 
 
 async def make_schema() -> None:
-    """Run the migrations, or create the tables that are missing where there are none.
+    """Run the migrations; in a project without any, create missing tables.
 
-    What the models have in addition is a warning: its migration is not written yet.
+    Differences between models and tables are logged: their migration is not written yet.
     """
     settings, app, project = get_settings(), load_project(), project_info()
     if not (settings.database_url and app.sql_models):

@@ -1,4 +1,4 @@
-"""``vibetuner services``: look at the embedded services, keep them up, stop them."""
+"""``vibetuner services``: shows, starts and stops the embedded services."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 __all__ = ["app"]
 
 app = typer.Typer(
-    help="The local servers behind REDIS_URL=embedded and MONGODB_URL=embedded.",
+    help="Show, start and stop the servers behind REDIS_URL=embedded and MONGODB_URL=embedded.",
     no_args_is_help=True,
 )
 
@@ -24,9 +24,9 @@ COLOURS = {"running": "green", "starting": "yellow", "failed": "red", "orphaned"
 def status(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Show what runs, where, and for whom.
+    """Show which services run, where, and who uses them.
 
-    Exit code 0 when they run, 3 when they are stopped or one of them failed.
+    Exit code 0 if they run, 3 if they are stopped or one has failed.
     """
     from vibetuner import embedded
     from vibetuner.config import project_root
@@ -42,7 +42,7 @@ def status(
 
 @app.command()
 def up() -> None:
-    """Start those that the settings call embedded; they stay up until `down`."""
+    """Start the services that the settings call embedded; they run until `down`."""
     from vibetuner import embedded
     from vibetuner.config import get_settings, project_root
     from vibetuner.errors import CommandError
@@ -60,9 +60,11 @@ def up() -> None:
 
 @app.command()
 def down(
-    force: Annotated[bool, typer.Option("--force", help="Stop them although used.")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Stop them even if they are used.")
+    ] = False,
 ) -> None:
-    """Stop them; refuses while others use them."""
+    """Stop the services; refuse while other processes use them."""
     from vibetuner import embedded
     from vibetuner.config import project_root
 
@@ -81,7 +83,7 @@ def _print_json(seen: ServicesStatus) -> None:
 def _print_lines(seen: ServicesStatus) -> None:
     from rich.console import Console
 
-    # Lines stay whole and plain when they go to a file or a pipe.
+    # In a file or a pipe, lines stay whole and without colour.
     console = Console(soft_wrap=True, highlight=False, markup=False)
     for service in seen.services:
         console.print(f"{service.name:<8}", end=" ")

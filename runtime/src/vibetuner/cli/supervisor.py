@@ -1,4 +1,4 @@
-"""Runs several processes as one: named log lines, restarts, one Ctrl-C, nothing left behind."""
+"""Runs several processes as one: prefixed log lines, restarts, one Ctrl-C, nothing left behind."""
 
 from __future__ import annotations
 
@@ -25,11 +25,12 @@ __all__ = ["Supervisor"]
 logger = logging.getLogger(__name__)
 
 SETTLE_SECONDS = 10.0
-# A program that ends so often in a row, each time at once, is not started again.
+# A program that fails this often in a row, each time soon after its start, is not restarted.
 MOST_FAILURES = 6
-# What a worker takes at a stop beyond its grace period: cleanup, recording, goodbye.
+# The time that a worker needs to stop, beyond its grace period: cleanup, recording, closing.
 STOP_SECONDS = 25.0
-# A process manager signals a whole group, and `uv run` forwards what it gets: within this, one.
+# A process manager signals a whole group, and `uv run` forwards signals: within this time, they
+# count as one.
 ONE_SIGNAL_SECONDS = 1.0
 NAME_COLOURS = ("36", "35", "32", "34")
 
@@ -37,10 +38,10 @@ NAME_COLOURS = ("36", "35", "32", "34")
 class Supervisor:
     """Keeps programs running until a signal comes.
 
-    With ``watch``, a change of a watched Python file restarts them all, and one that ended waits
-    for the next change. Without, and when it was killed, it is started again, later each time; when
-    that does not help, everything stops. A program that fails in its first seconds stops everything
-    too: a part that can't start should fail at once, and not go on half.
+    With ``watch``, a change of a watched Python file restarts all programs, and a program that
+    ended waits for the next change. Without it, a program that ended is restarted, after a longer
+    pause each time; if it keeps failing, everything stops. A program that fails in its first
+    seconds also stops everything: if one part can't start, the command fails at once.
     """
 
     def __init__(
@@ -67,7 +68,7 @@ class Supervisor:
         self._colourful = is_colourful(sys.stderr)
 
     async def run(self) -> int:
-        """Run until everything has stopped; returns the exit code."""
+        """Run until everything has stopped; return the exit code."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             loop.add_signal_handler(number, self._on_signal)
@@ -83,7 +84,7 @@ class Supervisor:
         return self._code
 
     def _on_signal(self) -> None:
-        """Stop; a second signal, a second or more later, hurries, and a third one kills."""
+        """Stop; a second signal, at least a second later, hurries, and a third one kills."""
         now = time.monotonic()
         if now - self._signalled < ONE_SIGNAL_SECONDS:
             return
@@ -119,7 +120,8 @@ class Supervisor:
 
     async def _recover(self, program: Program, code: int, failures: int, *, first: bool) -> None:
         ended = f"{program.name} ended with exit code {code}"
-        # What can't start has said why, and exits by itself; who is killed was fit to run.
+        # A program that can't start has logged why, and exits by itself; a killed one was able to
+        # run.
         if (first and code > 0 and failures == 1) or failures > MOST_FAILURES:
             if failures > 1:
                 logger.info("%s, %d times in a row; giving up", ended, failures)
@@ -143,7 +145,7 @@ class Supervisor:
             stderr=STDOUT,
             pass_fds=() if program.fd is None else (program.fd,),
             env={**os.environ, "FORCE_COLOR": "1"} if self._colourful else None,
-            # Ctrl-C reaches the supervisor alone, which stops its programs in order.
+            # Ctrl-C reaches only the supervisor, which stops its programs gracefully.
             start_new_session=True,
         )
         self._running[program.name] = process
@@ -170,18 +172,18 @@ class Supervisor:
             text = line.decode(errors="replace").rstrip("\n")
             if text.startswith("error: "):
                 if text in self._told:
-                    continue  # what keeps both from starting is said once
+                    continue  # an error that keeps both from starting is printed once
                 self._told.add(text)
             self._print(f"{prefix}{text}")
 
     def _print(self, line: str) -> None:
         try:
             print(line, file=sys.stderr, flush=True)
-        except BrokenPipeError:  # nobody reads any more, as after `2>&1 | head`
+        except BrokenPipeError:  # the reader has gone, as after `2>&1 | head`
             if not self._stopping.is_set():
                 self._stop(READER_GONE)
         except OSError:
-            pass  # a full disk below the log is no reason to stop
+            pass  # a full disk under the log is no reason to stop
 
     async def _reload_on_change(self) -> None:
         async for changes in awatch(
@@ -207,7 +209,7 @@ class Supervisor:
 
 
 class CodeFilter(DefaultFilter):
-    """Python files and `.env`; templates are read anew by themselves."""
+    """Python files and `.env`; templates are reloaded without a restart."""
 
     def __call__(self, _change: object, path: str) -> bool:
         """Return whether a change of ``path`` restarts the programs."""

@@ -1,4 +1,4 @@
-"""The work of the commands about tasks; ``task_view`` prints it."""
+"""Implements the commands about tasks; ``task_view`` prints."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ MOST_NAMES = 5
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stats:
-    """Counts, times and workers; ``dead`` is None when MongoDB does not answer.
+    """Counts, times and workers; ``dead`` is None if MongoDB does not answer.
 
-    ``outbox`` is None where the project has none, or its database does not answer.
+    ``outbox`` is None if the project has none, or its database does not answer.
     """
 
     counts: Counts
@@ -54,14 +54,13 @@ def run(
     with_project: bool = False,
     with_letters: bool = False,
 ) -> T:
-    """Look at the queue, with what that needs open.
+    """Read the queue, with the resources open that this needs.
 
     Args:
-        look: what to do; gets the queue, and where ``of`` is given the whole id behind it.
+        look: gets the queue and, if ``of`` is given, the whole id.
         of: an id as it was typed.
-        with_project: load the project, for the names and the functions of its tasks.
-        with_letters: open the databases too where they are configured; without them, Redis must
-            do.
+        with_project: load the project, for the names and functions of its tasks.
+        with_letters: open the configured databases too; if they don't answer, use Redis alone.
     """
     make_importable(project_info())
     if with_project:
@@ -77,7 +76,7 @@ async def _look(look: Callable[..., Awaitable[T]], of: str | None, with_letters:
         if with_letters:
             from vibetuner.tasks.dead_letters import open_dead_letters
 
-            with suppress(ServiceUnavailable):  # what Redis knows can still be told
+            with suppress(ServiceUnavailable):  # show what Redis knows
                 await stack.enter_async_context(open_dead_letters())
             await stack.enter_async_context(open_outbox())
         async with answering(SECONDS):
@@ -108,7 +107,7 @@ async def read_stats(queue: Queue) -> Stats:
 def parse_filters(
     states: list[str], task: str | None, since: str | None, until: str | None
 ) -> Filters:
-    """Read the filters as they were typed; raises CommandError for an unknown state."""
+    """Parse the filters of the command line; raise CommandError for an unknown state."""
     now = datetime.now(UTC)
     return Filters(
         states=frozenset(map(_state, states)),
@@ -119,10 +118,10 @@ def parse_filters(
 
 
 def check_task_name(name: str) -> None:
-    """Raise when the project has no task of this name.
+    """Raise if the project has no task of this name.
 
     Raises:
-        UnknownTask: there is none; the message has those that are like it.
+        UnknownTask: there is none; the message suggests similar names.
     """
     load_project()
     import_tasks(project_info())

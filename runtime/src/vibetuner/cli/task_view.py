@@ -1,4 +1,4 @@
-"""Prints tasks for a terminal, for a pipe and as JSON."""
+"""Prints tasks on a terminal, into a pipe, and as JSON."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ COLOURS = {
 
 
 def print_page(page: Page) -> None:
-    """Print one line for each task, and what to type next."""
+    """Print one line for each task, and the next command to type."""
     console = Console()
     if not page.rows and page.next is None:
         console.print("No tasks here.")
@@ -62,7 +62,7 @@ def print_page(page: Page) -> None:
 
 
 def print_detail(detail: TaskDetail) -> None:
-    """Print everything that is known of one task."""
+    """Print everything that is known about one task."""
     console = Console()
     for name, value in _facts(detail.row).items():
         if value:
@@ -72,7 +72,7 @@ def print_detail(detail: TaskDetail) -> None:
         console.print(f"  {one_line(name)} = {one_line(value)}")
     for one in detail.failed_tries:
         when = _moment(datetime.fromtimestamp(one.finished / 1000, UTC))
-        _fact(console, f"try {one.tries}", f"{when}  {one.error or 'handed back'}")
+        _fact(console, f"try {one.tries}", f"{when}  {one.error or 'requeued'}")
     if detail.result is not None:
         _fact(console, "result", detail.result)
     for name, ids in {"waits for": detail.parents, "needed by": detail.children}.items():
@@ -86,7 +86,7 @@ def print_detail(detail: TaskDetail) -> None:
 
 
 def print_reasons(row: Row, reasons: Sequence[Reason]) -> None:
-    """Print what holds a task up, each reason with its cure."""
+    """Print the reasons why a task isn't running, each with its cure."""
     console = Console()
     console.print(one_line(row.name or row.task_id), style="bold", end=" is ")
     console.print(row.state.value, style=COLOURS.get(row.state))

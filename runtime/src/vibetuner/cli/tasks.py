@@ -1,4 +1,4 @@
-"""``vibetuner tasks``: look at enqueued tasks, abort them, enqueue more."""
+"""``vibetuner tasks``: shows, aborts and enqueues tasks."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 __all__ = ["app"]
 
-app = typer.Typer(help="Look at enqueued tasks, abort them, enqueue more.", no_args_is_help=True)
+app = typer.Typer(help="Show, abort and enqueue tasks.", no_args_is_help=True)
 
 NOTHING_MATCHED = 3
 
@@ -28,8 +28,10 @@ Since = Annotated[str | None, typer.Option("--since", help="Since: 30m, 2h, 3d, 
 Until = Annotated[
     str | None, typer.Option("--until", help="Until: 30m, 2h, 3d ago, or a date (UTC).")
 ]
-Limit = Annotated[int, typer.Option("--limit", min=1, max=10_000, help="How many at most.")]
-After = Annotated[str | None, typer.Option("--after", help="The `next` of an earlier page.")]
+Limit = Annotated[int, typer.Option("--limit", min=1, max=10_000, help="The most tasks to show.")]
+After = Annotated[
+    str | None, typer.Option("--after", help="Start at the `next` of an earlier page.")
+]
 
 
 @app.command("list")
@@ -42,9 +44,9 @@ def list_(  # noqa: PLR0913, PLR0917 - options
     after: After = None,
     as_json: AsJson = False,
 ) -> None:
-    """List tasks: those that run, wait, are scheduled, and the newest that ended.
+    """List tasks: running, queued, scheduled, and the newest ended ones.
 
-    Exit code 0 when there are some, 3 when nothing matches.
+    Exit code 0 if there are any, 3 if nothing matches.
     """
     from vibetuner.cli.task_queue import check_task_name, parse_filters, run
     from vibetuner.cli.task_view import print_json_page, print_page
@@ -52,7 +54,7 @@ def list_(  # noqa: PLR0913, PLR0917 - options
 
     filters = parse_filters(state or [], task, since, until)
     page = run(lambda queue: list_tasks(queue, filters, limit=limit, after=after))
-    if task and not page.rows:  # one that is gone from the project may still have ended tasks
+    if task and not page.rows:  # a task that was removed from the project may have ended tasks
         check_task_name(task)
     (print_json_page if as_json else print_page)(page)
     if not page.rows:
@@ -61,9 +63,9 @@ def list_(  # noqa: PLR0913, PLR0917 - options
 
 @app.command()
 def show(task_id: Id, as_json: AsJson = False) -> None:
-    """Show one task: its arguments, tries and result; what looks secret is masked.
+    """Show a task: its arguments, tries and result.
 
-    Exit code 3 when nothing is known of it.
+    Values that look secret are masked. Exit code 3 if the task is unknown.
     """
     from vibetuner.cli.task_queue import run
     from vibetuner.cli.task_view import print_detail, print_json_detail
@@ -78,9 +80,9 @@ app.command()(watch)
 
 @app.command()
 def why(task_id: Id, as_json: AsJson = False) -> None:
-    """Explain why a task isn't running, and what to do about it.
+    """Explain why a task isn't running, and what to do.
 
-    Exit code 3 when nothing is known of it.
+    Exit code 3 if the task is unknown.
     """
     from vibetuner.cli.task_queue import run
     from vibetuner.cli.task_view import print_json_reasons, print_reasons
@@ -92,7 +94,7 @@ def why(task_id: Id, as_json: AsJson = False) -> None:
 
 @app.command()
 def stats(as_json: AsJson = False) -> None:
-    """Show how many tasks there are, how long they wait and run, and who works."""
+    """Show counts, wait and run times, and workers."""
     from vibetuner.cli.task_queue import read_stats, run
     from vibetuner.cli.task_view import print_json_stats, print_stats
 
@@ -105,10 +107,10 @@ def abort(
     task_id: Id,
     as_json: AsJson = False,
 ) -> None:
-    """Abort a task, wherever it is.
+    """Abort a task, whatever its state.
 
-    Exit code 0 when it has ended, or will before it is begun; 1 when it had ended already; 3 when
-    nothing is known of it.
+    Exit code 0 if it has ended, or its worker will end it; 1 if it had ended already; 3 if it is
+    unknown.
     """
     from vibetuner.cli.task_queue import run
     from vibetuner.cli.task_view import print_json
@@ -134,7 +136,7 @@ def enqueue(
     kwargs: Annotated[str, typer.Option(help="Its named arguments as a JSON object.")] = "{}",
     as_json: AsJson = False,
 ) -> None:
-    """Enqueue a task of the project, once its arguments fit its function."""
+    """Enqueue a task by name, after checking its arguments."""
     from vibetuner.cli.task_queue import run
     from vibetuner.cli.task_view import print_json
     from vibetuner.tasks.inspect.steer import enqueue as enqueue_task

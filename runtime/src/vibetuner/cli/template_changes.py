@@ -1,4 +1,4 @@
-"""``vibetuner template-changes``: what an update of the template would bring."""
+"""``vibetuner template-changes``: shows what an update of the template would bring."""
 
 from __future__ import annotations
 
@@ -19,10 +19,11 @@ def template_changes(
         bool, typer.Option("--committed", help="Refuse while something is not committed.")
     ] = False,
 ) -> None:
-    """Show what is new in the template and the runtime since this project's version.
+    """Show what is new in the template and the runtime.
 
-    Exit code 0 when there is something, 3 when there is nothing newer, 1 when the template can't
-    be reached or something is not committed.
+    The project's version is compared with the newest, or with VERSION. Exit code 0 if there is
+    something new, 3 if there isn't, 1 if the template can't be reached or something is not
+    committed.
     """
     from vibetuner.cli.template_news import check_committed, fetch_news, sections_between
     from vibetuner.project import project_root
@@ -35,4 +36,4 @@ def template_changes(
         print(f"{news.present} is {'this version' if version else 'the newest version'} already.")
         raise typer.Exit(NOTHING_NEWER)
     print(f"The template and the runtime go from {news.present} to {news.next}.\n")
-    print(sections_between(news.changelog, news.present, news.next) or "The changelog is silent.")
+    print(sections_between(news.changelog, news.present, news.next) or "The changelog has no section for it.")

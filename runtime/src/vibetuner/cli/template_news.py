@@ -1,4 +1,4 @@
-"""Which versions of the template there are, and what its changelog says of them."""
+"""Finds the versions of the template, and the changelog's sections for them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SHORT_FORMS = {
 
 @dataclass(frozen=True, slots=True)
 class News:
-    """The version that a project has, the one it could have, and that one's changelog."""
+    """The project's version, the one it could update to, and the changelog of that one."""
 
     present: str
     next: str
@@ -31,7 +31,7 @@ class News:
 
 
 def check_committed(root: Path) -> None:
-    """Raise CommandError unless everything in the project is committed: only then a way back is."""
+    """Raise CommandError unless everything is committed, so that an update can be undone."""
     changed = _git("status", "--porcelain", cwd=root).splitlines()
     if changed:
         names = ", ".join(line[3:] for line in changed[:3]) + (", …" if len(changed) > 3 else "")
@@ -44,7 +44,7 @@ def fetch_news(root: Path, version: str = "") -> News:
     """Return what is new in the template's repository for this project.
 
     Raises:
-        CommandError: the project follows no versions, or the repository can't be reached.
+        CommandError: the project is not tied to a version, or the repository can't be reached.
     """
     path = root / ANSWERS
     answers = read_answers(path.read_text(encoding="utf-8") if path.is_file() else "")
@@ -71,7 +71,7 @@ def fetch_news(root: Path, version: str = "") -> News:
 
 
 def sections_between(changelog: str, present: str, target: str) -> str:
-    """The changelog's sections after one version, up to and with another.
+    """Return the changelog's sections after one version, up to and including another.
 
     >>> text = "# C\\n\\n## [0.3.0]\\nc\\n\\n## [0.2.0] - 2026\\nb\\n\\n## [0.1.0]\\na\\n\\n[x]: y"
     >>> print(sections_between(text, "v0.1.0", "v0.2.0"))
@@ -97,7 +97,7 @@ def git_url(source: str) -> str:
 
 
 def _fetch_names(source: str) -> tuple[set[str], set[str]]:
-    """The released versions among the template's tags, and what else its tags and branches are."""
+    """Return the released versions among the template's tags, and its other tags and branches."""
     listed = _git("ls-remote", "--tags", "--heads", "--refs", "--", source, cwd=Path.cwd())
     names = set(re.findall(r"refs/(?:tags|heads)/(\S+)$", listed, re.MULTILINE))
     tags = set(re.findall(r"refs/tags/(v?\d+(?:\.\d+)+)$", listed, re.MULTILINE))
@@ -109,8 +109,8 @@ def _number(version: str) -> tuple[int, ...]:
 
 
 def read_answers(text: str) -> dict[str, str]:
-    """Return where a project comes from: ``_src_path`` and ``_commit``."""
-    # Copier folds a long line at a space.
+    """Return the source of a project: ``_src_path`` and ``_commit``."""
+    # Copier wraps a long line at a space.
     found = re.findall(r"(?m)^(_\w+): (.+(?:\n +.+)*)$", text)
     return {name: re.sub(r"\n +", " ", value).strip().strip("'\"") for name, value in found}
 

@@ -1,4 +1,4 @@
-"""``vibetuner tasks watch ID``: a task's progress on a terminal."""
+"""``vibetuner tasks watch ID``: shows a task's progress on a terminal."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ WORDS = {
     "aborted": "aborted",
 }
 
-# So often Redis is asked whether it is there, and so long it has for the answer.
+# How often Redis is pinged, and how long it has to answer.
 LOOK_SECONDS = 2.0
 SILENT_SECONDS = 3.0
 
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """The screen of a person: ``show`` draws a state, ``say`` prints anything else."""
+    """The output: ``show`` draws a state, ``say`` prints anything else."""
 
     show: Callable[[ProgressState], None]
     say: Callable[[str], None]
@@ -46,9 +46,10 @@ def watch(
         bool, typer.Option("--json", help="Print one JSON object a line, the last is the end.")
     ] = False,
 ) -> None:
-    """Show how far a task has come, until it ends; Ctrl-C leaves it running.
+    """Show a task's progress until it ends.
 
-    Exit code 0 when it is done, 1 when it failed or was aborted, 3 when nobody knows it.
+    Ctrl-C leaves the task running. Exit code 0 if it is done, 1 if it failed or was aborted, 3 if
+    it is unknown.
     """
     import asyncio
     import sys
@@ -65,7 +66,7 @@ def watch(
 
 
 async def _watch(task_id: str, view: View) -> ProgressState:
-    """Show each state; returns the last."""
+    """Show each state; return the last."""
     from vibetuner.errors import CommandError
     from vibetuner.loader import make_importable
     from vibetuner.project import project_info
@@ -83,7 +84,8 @@ async def _watch(task_id: str, view: View) -> ProgressState:
         async with answering():
             task_id = await whole_id(this_queue(), task_id)
         states = cast("AsyncGenerator[ProgressState, None]", watch_progress(task_id))
-        # Closed before the queue is: left to the garbage collector, the relay would outlive it.
+        # Closed before the queue: if left to the garbage collector, the relay would outlive the
+        # queue.
         async with _looking_around(view.say), aclosing(states):
             with suppress(LookupError):
                 async for state in states:
@@ -99,10 +101,10 @@ async def _watch(task_id: str, view: View) -> ProgressState:
 
 @asynccontextmanager
 async def _looking_around(say: Callable[[str], None]) -> AsyncIterator[None]:
-    """Inside the block, say when Redis falls silent and when it is back; end with the reader.
+    """Report in the block when Redis falls silent or is back; stop if the reader has gone.
 
     Raises:
-        BrokenPipeError: nobody reads the output any more.
+        BrokenPipeError: the reader of the output has gone.
     """
     import asyncio
 
@@ -187,7 +189,7 @@ def _draw(progress: Progress, bar: TaskID, state: ProgressState) -> None:
 
 
 def _line(state: ProgressState) -> str:
-    """One state in one line.
+    """Return one state in one line.
 
     >>> from vibetuner.tasks.progress import ProgressState, ProgressStatus
     >>> _line(ProgressState(task_id="a", status=ProgressStatus.RUNNING, done=5, total=10, eta=61.2))

@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 CLOSE_SECONDS = 5
 LOCAL_HOSTS = ("localhost", "*.localhost", "127.0.0.1", "[::1]", "::1")
 
-# What an event stream gets to send its last words; a browser that doesn't read would take longer.
+# The time that an event stream gets to send its end; a browser that doesn't read would take longer.
 STREAM_SECONDS = 0.3
 
 
@@ -46,19 +46,19 @@ async def _serve_frontend(listener: socket.socket, dev: bool) -> None:
         await make_schema()
     app, settings = create_app(), get_settings()
     _check_hosts(app, settings, listener, dev=dev)
-    # The lifespan runs here and not in uvicorn, so that an error at start is ours to tell.
+    # The lifespan runs here and not in uvicorn, so that we can report an error at the start.
     async with app.router.lifespan_context(app):
         config = make_config(app, settings, access_log=dev, timeout_graceful_shutdown=CLOSE_SECONDS)
-        # uvicorn hands a signal on once it has closed everything; by then there is nothing to end.
+        # uvicorn raises a signal again after closing everything, when nothing is left to stop.
         signal.signal(signal.SIGTERM, lambda *_: None)
         await WebServer(config).serve(sockets=[listener])
 
 
 def _check_hosts(app: FastAPI, settings: Settings, listener: socket.socket, *, dev: bool) -> None:
-    """Answer only requests for names of ours: ALLOWED_HOSTS, and in development this machine's.
+    """Answer only requests for known host names: ALLOWED_HOSTS, or this machine's in development.
 
-    A page from elsewhere can give its own name this machine's address, and would read what it is
-    answered.
+    A page of another site can point its own name at this machine's address, and could otherwise
+    read the responses.
     """
     address = str(listener.getsockname()[0])
     named = [name.strip() for name in settings.allowed_hosts.split(",") if name.strip()]
@@ -74,9 +74,9 @@ def _check_hosts(app: FastAPI, settings: Settings, listener: socket.socket, *, d
 
 
 def _notice_who_is_gone(listener: socket.socket) -> None:
-    """End connections whose other side has left without a word, such as a phone in a tunnel.
+    """End connections whose other side has disappeared, such as a phone in a tunnel.
 
-    What a listener is told holds for the connections that it accepts.
+    Options of a listener apply to the connections that it accepts.
     """
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     if unacknowledged := getattr(socket, "TCP_USER_TIMEOUT", None):  # Linux
@@ -85,7 +85,7 @@ def _notice_who_is_gone(listener: socket.socket) -> None:
 
 
 class WebServer(LimitedServer):
-    """uvicorn's server, which says when it is ready and ends open event streams first."""
+    """uvicorn's server; it logs when it is ready, and ends open event streams first."""
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Start to accept connections."""
@@ -95,14 +95,14 @@ class WebServer(LimitedServer):
             logger.info("web app ready at http://%s:%s", f"[{host}]" if ":" in host else host, port)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Close what is open, event streams at once."""
+        """Close all connections, event streams at once."""
         get_hub().close()
         timer = asyncio.get_running_loop().call_later(STREAM_SECONDS, self._hang_up)
         await super().shutdown(sockets=sockets)
         timer.cancel()
 
     def _hang_up(self) -> None:
-        """End the connections whose browsers don't take what is sent."""
+        """End the connections of browsers that don't read."""
         for connection in tuple(self.server_state.connections):
             flow = getattr(connection, "flow", None)
             if flow is not None and flow.write_paused:

@@ -43,14 +43,14 @@ LEAVE_SECONDS = 1.0
 def serve_worker(
     *, monitor: tuple[str, int] | None, schema: bool = False, queues: str | None = None
 ) -> None:
-    """Run the project's worker until a signal comes, with its page at the address ``monitor``.
+    """Run the project's worker until a signal comes, with its monitor at the address ``monitor``.
 
-    It reads ``queues``, as ``--queues`` has them; all of the project's without it. Once Redis has
-    answered, an outside system that goes away is waited for.
+    It reads ``queues``, in the form of ``--queues``; by default, all queues of the project. Once
+    Redis has answered, the worker waits for outside systems that go away.
 
     Raises:
         VibetunerError: the project is broken, its tasks are not those of tune.py, Redis does not
-            answer at the start, or it did not take the ends of the last tasks.
+            answer at the start, or it did not record the ends of the last tasks.
     """
     run_in_loop(_serve_worker, monitor, schema, queues)
 
@@ -96,7 +96,7 @@ async def _serve(
 
 
 async def _run_and_return(worker: TaskWorker, stop: Stop) -> None:
-    """Run, and come back when what broke the start has passed; returns after a stop."""
+    """Run, and return once the outage that broke the start is over, or after a stop."""
     failures = 0
     while not stop.requested.is_set():
         try:
@@ -114,7 +114,7 @@ async def _run_and_return(worker: TaskWorker, stop: Stop) -> None:
             outage = _outage(error)
             if outage is None or isinstance(find_known(error), EndsNotRecorded):
                 raise
-            level = logging.DEBUG if failures else logging.WARNING  # said once, until it is over
+            level = logging.DEBUG if failures else logging.WARNING  # a warning once in an outage
             logger.log(level, "%s; trying again", outage)
             failures += 1
             await asyncio.sleep(backoff(failures, 0.2, 2))
@@ -125,7 +125,7 @@ async def _run_and_return(worker: TaskWorker, stop: Stop) -> None:
 def leave_within(seconds: float, *, code: int = 0) -> None:
     """End the process with ``code`` after ``seconds`` if it has not ended by then.
 
-    The thread of a task without ``async`` can't be stopped: Python would wait for it.
+    Python would wait for the threads of sync tasks, which can't be stopped.
     """
     timer = threading.Timer(seconds, _leave, [code])
     timer.daemon = True
@@ -139,7 +139,7 @@ def _leave(code: int) -> None:
 
 
 def _outage(error: Exception) -> str | None:
-    """Describe a passing outage in one line; None for an error that waiting won't mend."""
+    """Describe a passing outage in one line; None for an error that waiting won't cure."""
     known = find_known(error)
     if isinstance(known, ServiceUnavailable) and not isinstance(known, RightsMissing):
         return str(known)

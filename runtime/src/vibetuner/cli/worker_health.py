@@ -11,16 +11,17 @@ __all__ = ["worker_health"]
 
 def worker_health(
     here: Annotated[
-        bool, typer.Option("--here", help="Only workers of this machine or container count.")
+        bool, typer.Option("--here", help="Count only workers of this machine or container.")
     ] = False,
     queue: Annotated[
-        str | None, typer.Option(help="Only workers that read this queue count.")
+        str | None, typer.Option(help="Count only workers that read this queue.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
-    """Succeed if a worker of this queue is alive: its own event loop has left a heartbeat lately.
+    """Check that a worker of this queue is alive.
 
-    Exit code 0 if there is one, 1 if not, or if Redis does not answer.
+    A live worker's event loop has sent a heartbeat lately. Exit code 0 if there is one; 1 if there
+    is none, or Redis does not answer.
     """
     from vibetuner.cli.alive import check_alive
 

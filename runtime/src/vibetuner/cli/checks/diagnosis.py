@@ -1,7 +1,8 @@
-"""Everything that the doctor looks at: what has to be waited for begins first, and goes on beside.
+"""Runs all checks of the doctor; those that wait begin first, and run in threads.
 
-What takes long here is to import: drivers, and the project with all it uses. Git, ports and
-services are waited for in threads meanwhile.
+Imports take longest: drivers, and the project with all that it uses. Meanwhile, threads wait for
+git, ports and services.
+
 """
 
 from __future__ import annotations
@@ -19,12 +20,12 @@ from vibetuner.project import ProjectInfo, project_info
 
 __all__ = ["diagnose"]
 
-# The services are left alone for as long: to load a project keeps a loop from hearing an answer.
+# The services' head start: while a project is imported, an event loop is too busy to get replies.
 ALONE_SECONDS = 1.0
 
 
 def diagnose() -> list[Finding]:
-    """Return what is well, and what is not, in the order in which to mend it."""
+    """Return good and bad findings, in the order in which to fix them."""
     try:
         project = project_info()
         with ThreadPoolExecutor(thread_name_prefix="doctor") as pool:

@@ -12,7 +12,7 @@ Level = Literal["ok", "note", "warning", "error"]
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """A state, and what to do about it; ``cure`` is empty where nothing is to be done."""
+    """A state, and the cure; ``cure`` is empty if there is nothing to do."""
 
     level: Level
     area: str
@@ -21,7 +21,7 @@ class Finding:
 
 
 def of_message(area: str, message: str, level: Level = "error") -> Finding:
-    """A finding from one of our errors, which say what is wrong, and then the cure.
+    """Return a finding for one of our errors, which name the problem, then the cure.
 
     >>> of_message("Redis", "Redis can't be used: refused. Start it")
     Finding(level='error', area='Redis', text="Redis can't be used: refused", cure='Start it')

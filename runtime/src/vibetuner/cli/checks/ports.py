@@ -21,7 +21,7 @@ CURES = {
 
 
 def check_port(project: ProjectInfo, port: int, what: str) -> Iterator[Finding]:
-    """Check that one of ours listens on one of our ports, or nobody."""
+    """Check that a port is free, or that a process of this project listens on it."""
     owner = _owner(port)
     if owner == project.slug:
         yield Finding("ok", "ports", f"{port}: this project's {what}")
@@ -36,7 +36,7 @@ def check_port(project: ProjectInfo, port: int, what: str) -> Iterator[Finding]:
 
 
 def _owner(port: int) -> str | None:
-    """The project that answers there; None where nothing listens."""
+    """Return the project that answers on a port; None if nothing listens."""
     with suppress(OSError), socket.create_connection(("127.0.0.1", port), 0.3):
         try:
             with urlopen(f"http://127.0.0.1:{port}/health", timeout=1.5) as answer:

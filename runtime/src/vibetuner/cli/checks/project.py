@@ -1,4 +1,4 @@
-"""The project itself: tune.py and its tasks."""
+"""Checks of the project: tune.py and its tasks."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["check_tune"]
 
 
 def check_tune(project: ProjectInfo) -> list[Finding]:
-    """Check that tune.py loads, and lists just the tasks that are decorated."""
+    """Check that tune.py loads, and lists exactly the tasks that are decorated."""
     try:
         app = load_project()
         import_tasks(project)

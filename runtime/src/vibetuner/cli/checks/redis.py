@@ -1,4 +1,4 @@
-"""Checks that Redis keeps what it is given, and that a worker of this code is at work."""
+"""Checks that Redis keeps tasks safe, and that a worker with this code is running."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ NEARLY_FULL = 0.9
 
 
 async def check_redis(settings: Settings, project: ProjectInfo) -> list[Finding]:
-    """Look at a server that has answered."""
+    """Check a server that has answered."""
     in_production = settings.environment == "production"
     address = parse_url(settings.redis_url or "", settings.redis_key_prefix)
     with ungrouped():
@@ -69,14 +69,14 @@ async def check_redis(settings: Settings, project: ProjectInfo) -> list[Finding]
 
 
 async def check_lines(redis: Redis[str], settings: Settings) -> list[Finding]:
-    """Report lines of unique tasks that don't move any more."""
+    """Report stuck lines of unique tasks."""
     keys = Keys(settings.redis_key_prefix, settings.queue_name)
     stuck = await find_stuck_lines(redis, keys)
     return [Finding("warning", "unique tasks", one.text, one.cure) for one in stuck]
 
 
 async def check_records(redis: Redis[str], prefix: str) -> list[Finding]:
-    """Report keys that hold something else than our records, and records that can't be read."""
+    """Report keys of a wrong type, and records that can't be read."""
     if misused := await misused_keys(redis, prefix):
         cure = "find out what writes there, and delete the key"
         return [Finding("error", "records", text, cure) for text in misused]
@@ -103,10 +103,10 @@ def judge_server(
     """Return findings about settings that would lose tasks, or refuse them.
 
     Args:
-        info: the answer to INFO.
-        config: the answer to CONFIG GET; empty where that is forbidden.
-        library: the code of the engine's functions there; None where there are none yet.
-        in_production: whether what loses tasks is an error.
+        info: the reply to INFO.
+        config: the reply to CONFIG GET; empty if that is forbidden.
+        library: the code of the engine's functions on the server; None if there are none.
+        in_production: whether settings that lose tasks are errors.
         in_cluster: whether REDIS_URL names a Cluster.
     """
     grave: Level = "error" if in_production else "warning"
@@ -158,7 +158,7 @@ def judge_server(
 def judge_durability(
     info: dict[str, Any], settings: Settings, *, in_production: bool
 ) -> list[Finding]:
-    """Report a server that can't hold what ENQUEUE_DURABLE asks for: each enqueue is refused."""
+    """Report a server that can't do what ENQUEUE_DURABLE asks for, so that each enqueue fails."""
     if not settings.enqueue_durable:
         return []
     has_sentinels = (
@@ -176,7 +176,7 @@ def judge_durability(
 def judge_workers(
     workers: list[WorkerView], code: str, settings: Settings, *, in_production: bool
 ) -> list[Finding]:
-    """Check that a worker is alive, and runs this very code."""
+    """Check that a worker is alive, and runs exactly this code."""
     start = worker_command(settings.environment)
     live = [view for view in workers if view.is_live]
     findings = [
@@ -205,13 +205,13 @@ def judge_workers(
 def judge_queues(
     sizes: dict[str, int], workers: list[WorkerView], settings: Settings, *, in_production: bool
 ) -> list[Finding]:
-    """Report queues that hold tasks, and that no live worker reads.
+    """Report queues with tasks that no live worker reads.
 
     Args:
         sizes: the number of tasks in each queue.
-        workers: the workers that were heard of.
+        workers: the workers that have sent heartbeats.
         settings: the process's settings.
-        in_production: whether that is an error.
+        in_production: whether such a queue is an error.
     """
     grave: Level = "error" if in_production else "warning"
     read = {name for view in workers if view.is_live for name in view.beat.queues}
@@ -238,7 +238,7 @@ def _is_too_old(info: dict[str, Any]) -> bool:
 
 
 def _engine_library() -> str:
-    """The code of streaq's own functions."""
+    """Return the code of streaq's own functions."""
     return files("streaq").joinpath("lua/streaq.lua").read_text(encoding="utf-8")
 
 
@@ -250,7 +250,7 @@ async def _workers(redis: Redis[str], keys: JournalKeys) -> list[WorkerView]:
 
 
 async def _sizes(redis: Redis[str], settings: Settings) -> dict[str, int]:
-    """The number of tasks in each queue that workers have noted."""
+    """Return the number of tasks in each queue that workers have registered."""
     keys = Keys(settings.redis_key_prefix, settings.queue_name)
     names = dict.fromkeys([*map(str, await redis.zrange(keys.journal.queues, 0, -1)), *USUAL])
     return {

@@ -1,4 +1,4 @@
-"""Every configured service, asked at the same time; all of them together have three seconds."""
+"""Checks of the configured services, concurrently; all of them together have three seconds."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ __all__ = ["check_services", "check_tables", "load_drivers"]
 
 
 def load_drivers(settings: Settings) -> None:
-    """Import what the services are asked with, which is no waiting of theirs."""
+    """Import the drivers first, so that their time does not count against the services."""
     for resource in RESOURCES:
         if resource.enabled(settings):
             resource.load()
 
 
 async def check_services(settings: Settings, project: ProjectInfo) -> list[Finding]:
-    """Check that each answers; and that a Redis that does is one to keep tasks in."""
+    """Check that each service answers, and that Redis keeps tasks safe."""
     live = running_services(settings)
     stopped = [name for name in ("redis_url", "mongodb_url") if getattr(live, name) == EMBEDDED]
     findings = [
@@ -97,7 +97,7 @@ def _answered(one: Probe) -> Finding:
 
 
 async def _look_at_letters(settings: Settings) -> list[Finding]:
-    """Report dead letters in MongoDB that can't be read, and an outbox that nobody empties."""
+    """Report unreadable dead letters in MongoDB, and rows that wait in its outbox for too long."""
     from vibetuner.resources.mongo import open_database
     from vibetuner.tasks.letters.relay import count_unreadable
 

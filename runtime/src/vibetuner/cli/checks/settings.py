@@ -1,4 +1,4 @@
-"""Checks of the settings, shared by the doctor and by ``vibetuner run prod``."""
+"""Checks of the settings, for the doctor and ``vibetuner run prod``."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ SHORTEST_KEY = 32
 SHORTEST_TOKEN = 20
 FEWEST_CHARACTERS = 10
 FEW_FILES = 1024
-# How a placeholder begins; "for development" is the key of the template's compose.dev.yml.
+# Beginnings of placeholders; "for development" is the key in the template's compose.dev.yml.
 WEAK = ("change", "secret", "example", "password", "test", "xxx", "for development")
 
 
 def check_settings(settings: Settings) -> Iterator[Finding]:
-    """Report what is missing, weak, or not meant for production.
+    """Report settings that are missing, weak, or not fit for production.
 
     >>> weak = Settings(environment="production", secret_key="changeme" * 5)
     >>> [finding.text for finding in check_settings(weak) if finding.level == "error"]
@@ -58,7 +58,7 @@ def check_settings(settings: Settings) -> Iterator[Finding]:
 
 
 def check_limits(settings: Settings) -> Iterator[Finding]:
-    """Report what a web process takes: connections, and of what size a request."""
+    """Report the limits of a web process: connections, and the size of a request."""
     raise_open_files()
     files = open_files()
     text = (

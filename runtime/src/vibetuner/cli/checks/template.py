@@ -1,4 +1,4 @@
-"""A comparison of the project's version with that of its template."""
+"""Checks of the project's template version, and of the files that the template manages."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ VERSION = re.compile(r"refs/tags/v(\d+)\.(\d+)\.(\d+)$")
 
 
 def check_version(project: ProjectInfo) -> Iterator[Finding]:
-    """The template's version against the newest known."""
+    """Compare the template's version with the newest known one."""
     path = project.root / ANSWERS
     answers = read_answers(path.read_text(encoding="utf-8")) if path.is_file() else {}
     commit, source = answers.get("_commit", ""), answers.get("_src_path", "")
@@ -41,7 +41,7 @@ def check_version(project: ProjectInfo) -> Iterator[Finding]:
 
 
 def check_drift(project: ProjectInfo) -> Iterator[Finding]:
-    """Managed files that were changed by hand."""
+    """Report managed files that were changed by hand."""
     if drifted := _drifted(project.root):
         names = ", ".join(drifted[:5]) + (" …" if drifted[5:] else "")
         cure = "keep your own in justfile, src/ or a compose override; copier update merges them"
@@ -65,7 +65,7 @@ def _parse(commit: str) -> tuple[int, ...] | None:
 
 
 def _drifted(root: Path) -> list[str]:
-    """Managed files that differ from those of the commit that last changed the answers."""
+    """Return managed files that differ from the commit that last changed the answers."""
     written = _git(["log", "-1", "--format=%H", "--", ANSWERS], root).strip()
     if not written:
         return []
