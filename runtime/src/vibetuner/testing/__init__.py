@@ -1,4 +1,4 @@
-"""Helpers for tests of a project; the fixtures come by themselves, with the pytest plugin.
+"""Helpers for tests of a project; the pytest plugin provides the fixtures.
 
 ::
 
@@ -7,7 +7,7 @@
         await vibetuner_worker.run_until_idle()
         assert report_path("2026-07").exists()
 
-A test module needs an import from here for :func:`replay_fuzz` and for annotations.
+A test module imports from here only :func:`replay_fuzz`, and types for annotations.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    # Every pytest run loads this package for the plugin, and few use what is in it.
+    # Every pytest run imports this package for the plugin, and few need its contents.
     if name not in HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f"{__name__}.{HOMES[name]}"), name)

@@ -1,8 +1,9 @@
-"""The queue's clock: to move it, what waits in Redis is made older.
+"""The queue's clock: it is moved by making the entries in Redis older.
 
-The worker, its engine and the tasks go by the real time all along, so that every delay is worked
-out by the very code that does so in production. What is stored is moved instead: a task that was
-due in an hour is due now. Only cron goes by a calendar, and that one is told how far it is ahead.
+The worker and the tasks use real time, so every delay is computed by the same code as in
+production. The stored times are moved instead: a task that was due in an hour is due now. Only cron
+has a clock of its own, whose offset is stored.
+
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ def cron_tasks(worker: TaskWorker) -> list[Any]:
 
 
 class QueueClock:
-    """The time that a worker's queue believes in. Move it while the worker does not run."""
+    """The time of a worker's queue. Move it while the worker does not run."""
 
     def __init__(self, worker: TaskWorker) -> None:
         self._worker = worker
@@ -37,7 +38,7 @@ class QueueClock:
 
     @property
     def now(self) -> datetime:
-        """The time, UTC, by the calendar that cron goes by."""
+        """The time, UTC, of the clock that cron uses."""
         return datetime.now(UTC) + self._worker.ahead
 
     async def next_due(self) -> datetime | None:
@@ -48,7 +49,7 @@ class QueueClock:
         return datetime.fromtimestamp(min(scores) / 1000, UTC) + self._worker.ahead
 
     async def move_to(self, moment: datetime) -> None:
-        """Let it be ``moment``; nothing happens when that is past."""
+        """Move the clock to ``moment``; do nothing if that is past."""
         step = math.ceil((moment - self.now) / MILLISECOND)
         if step <= 0:
             return
@@ -73,7 +74,7 @@ class QueueClock:
         return counts
 
     async def start_cron(self) -> None:
-        """Schedule the next run of each cron task, as the engine does when it starts."""
+        """Schedule the next run of each cron task, as the engine does at its start."""
         worker, now = self._worker, now_ms()
         scheduled = {name for name, _ in await self._members(worker.cron_schedule_key)}
         runs = []
@@ -91,11 +92,11 @@ class QueueClock:
         await worker.enqueue_many(runs)
 
     async def stop_cron(self) -> None:
-        """Take the next run of each cron task out of the queue."""
+        """Remove the next run of each cron task from the queue."""
         worker, names = self._worker, {task.fn_name for task in cron_tasks(self._worker)}
         for name, due in await self._members(worker.cron_schedule_key):
             if name not in names:
-                continue  # a schedule that the test has enqueued
+                continue  # a schedule that the test enqueued
             run_id = cron_id(name, int(due))
             for queue in self._queues():
                 await self._redis.zrem(queue, [run_id])
@@ -103,7 +104,7 @@ class QueueClock:
             await self._redis.zrem(worker.cron_schedule_key, [name])
 
     async def publish_due(self) -> None:
-        """Put tasks that are due into the streams, as a running worker does."""
+        """Put due tasks into the streams, as a running worker does."""
         await self._worker.queue_due()
 
     def _queues(self) -> list[str]:
@@ -118,7 +119,7 @@ class QueueClock:
             await self._redis.zadd(key, aged)
 
     async def _age_cron(self, step: int) -> None:
-        """A cron task's next run has an id that its time is part of."""
+        """Move cron runs; the id of a run contains its time."""
         worker = self._worker
         for name, due in await self._members(worker.cron_schedule_key):
             old, new = (cron_id(name, int(time)) for time in (due, due - step))

@@ -1,4 +1,4 @@
-"""Runs a coroutine step by step, and cuts it off at one of its awaits."""
+"""Runs a coroutine step by step, and cancels it at one of its awaits."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ __all__ = ["Cut", "run_cut"]
 
 
 class Cut:
-    """The await at which a run is to be cut off, and the one at which it was.
+    """The await at which to cancel a run, and the one at which it was cancelled.
 
     Attributes:
-        at: the number of the await, counted from 1; None for nowhere.
+        at: the number of the await, counted from 1; None for none.
         awaits: how often the run has waited.
-        place: file, line and text of the await at which it was cut off; None when it was not.
+        place: file, line and text of the await at which it was cancelled, or None.
     """
 
     def __init__(self, at: int | None) -> None:
@@ -30,9 +30,9 @@ class Cut:
 
 
 async def run_cut(coroutine: Coroutine[Any, Any, Any], cut: Cut) -> Any:
-    """Run ``coroutine``, and cancel it once that is done which it awaits at ``cut.at``.
+    """Run ``coroutine``, and cancel it once its await number ``cut.at`` is done.
 
-    Its cleaning up runs to the end, awaits and all.
+    Its cleanup runs to the end, including awaits.
     """
     return await _Steps(coroutine, cut)
 
@@ -43,7 +43,7 @@ class _Steps:
         self._cut = cut
 
     def __await__(self) -> Generator[Any, Any, Any]:
-        # As `yield from` does it, with a look at each step.
+        # Like `yield from`, with a check at each step.
         error: BaseException | None = None
         while True:
             try:
@@ -74,7 +74,7 @@ def _current_task() -> asyncio.Task[Any]:
 
 
 def _place(coroutine: Any) -> str:
-    """The innermost line of the project in what ``coroutine`` waits in."""
+    """Return the innermost line of the project that ``coroutine`` waits at."""
     frame = None
     while coroutine is not None:
         found: FrameType | None = getattr(coroutine, "cr_frame", None) or getattr(

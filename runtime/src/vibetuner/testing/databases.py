@@ -1,4 +1,4 @@
-"""Databases that are made for one test."""
+"""Databases for one test."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = ["throwaway_mongo", "throwaway_sql"]
 
 @asynccontextmanager
 async def throwaway_mongo(settings: SettingsOverride, server: str) -> AsyncIterator[Database]:
-    """A database of its own on ``server``, dropped afterwards; MONGODB_URL names it."""
+    """Create a database on ``server``, named by MONGODB_URL; drop it afterwards."""
     name = f"test_{uuid4().hex[:12]}"
     named = settings(mongodb_url=name_database(server, name))
     async with open_mongo(named, load_project()) as database:
@@ -32,7 +32,7 @@ async def throwaway_mongo(settings: SettingsOverride, server: str) -> AsyncItera
 
 @asynccontextmanager
 async def throwaway_sql(settings: SettingsOverride, file: Path) -> AsyncIterator[AsyncEngine]:
-    """SQLite in ``file`` with the project's tables; DATABASE_URL names it."""
+    """Create a SQLite database in ``file`` with the project's tables, named by DATABASE_URL."""
     named = settings(database_url=f"sqlite+aiosqlite:///{file}")
     await create_schema(named, load_project().sql_models)
     async with open_sql(named) as engine:

@@ -1,4 +1,4 @@
-"""The tasks that a test has enqueued."""
+"""The tasks that a test enqueued."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Enqueued:
         self.calls: list[Task[Any, Any]] = []
 
     def note(self, task: Task[Any, Any]) -> None:
-        """Keep a call, unless it is the worker that schedules its cron tasks."""
+        """Record a call, unless the worker is scheduling a cron task."""
         if not (task.parent.crontab and isinstance(task.schedule, datetime)):
             self.calls.append(task)
 
@@ -29,7 +29,7 @@ class Enqueued:
         args: Sequence[Any] | Mapping[str, Any] | None,
         times: int | None,
     ) -> None:
-        """Raises AssertionError when ``task`` was not enqueued as described, and says what was."""
+        """Raise AssertionError, which lists the calls, unless ``task`` was enqueued like this."""
         if not isinstance(task, RegisteredTask):
             raise TypeError(f"assert_enqueued takes a task, not {task!r}")
         if isinstance(args, str | bytes):
@@ -47,7 +47,7 @@ class Enqueued:
 
 
 class AfterSending:
-    """Awaits a request, and then what follows it."""
+    """Awaits a request, then a function that follows it."""
 
     def __init__(self, request: Awaitable[Any], follow: Callable[[], Awaitable[None]]) -> None:
         self._request = request

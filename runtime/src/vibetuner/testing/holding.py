@@ -1,4 +1,4 @@
-"""Small tools that the fixtures stand on."""
+"""Small tools for the fixtures."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def name_database(url: str, name: str) -> str:
 
 @asynccontextmanager
 async def held_open(manager: AbstractAsyncContextManager[T]) -> AsyncIterator[T]:
-    """Enter and leave ``manager`` in one task of its own.
+    """Enter and leave ``manager`` in a task of its own.
 
     A fixture is set up and torn down in different tasks, which a cancel scope does not allow.
     """

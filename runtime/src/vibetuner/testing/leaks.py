@@ -1,4 +1,4 @@
-"""Finds what would stay in Redis for ever."""
+"""Finds keys that would stay in Redis for ever."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ __all__ = ["lasting_keys"]
 
 
 async def lasting_keys(worker: TaskWorker, allowed: Iterable[str]) -> list[str]:
-    """The keys without a time to live that belong to no waiting task, sorted.
+    """Return the keys without an expiry that belong to no waiting task, sorted.
 
-    The structure of the queue, the dead letters, and results that are kept on request may stay; so
-    may what fits one of the patterns in ``allowed``.
+    Allowed are the structure of the queue, dead letters, results that are kept on request, and keys
+    that match one of the patterns in ``allowed``.
     """
     may_stay = [*_structure(worker), *allowed]
     waiting = await _waiting(worker)
@@ -40,7 +40,7 @@ def _structure(worker: TaskWorker) -> list[str]:
 
 
 async def _waiting(worker: TaskWorker) -> set[str]:
-    """The ids of tasks that are in the queue, scheduled, or held up by another."""
+    """Return the ids of tasks that are queued, scheduled, or wait for another."""
     redis: Any = worker.redis
     ids: set[str] = set()
     for priority in worker.priorities:

@@ -1,4 +1,4 @@
-"""Tasks that only remember that they were enqueued."""
+"""Fake tasks that only record calls."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["MockTasks"]
 
 
 class MockTasks:
-    """Stands in for tasks: every attribute is a fake task whose ``enqueue`` is recorded.
+    """Replaces tasks: every attribute is a fake task whose ``enqueue`` is recorded.
 
     >>> tasks = MockTasks()
     >>> tasks.send_report is tasks.send_report
@@ -30,7 +30,7 @@ class MockTasks:
 
 
 class _Enqueue(AsyncMock):
-    """``await enqueue(...)`` and ``await enqueue(...).start(delay=60)``, as with a task."""
+    """``await enqueue(...)`` and ``await enqueue(...).start(delay=60)``, like a real task's."""
 
     def __call__(self, *args: Any, **kwargs: Any) -> _Pending:
         return _Pending(super().__call__(*args, **kwargs))
@@ -41,15 +41,15 @@ class _Pending:
         self._call = call
 
     def start(self, **_: Any) -> Self:
-        """Takes what a real task's ``start`` takes."""
+        """Accept the arguments of a real task's ``start``."""
         return self
 
     def once(self, *_: Any, **__: Any) -> Self:
-        """Takes what a real task's ``once`` takes."""
+        """Accept the arguments of a real task's ``once``."""
         return self
 
     def within(self, *_: Any) -> Self:
-        """Takes a session, and does nothing with it."""
+        """Accept a session, and do nothing with it."""
         return self
 
     def __await__(self) -> Generator[Any, None, MagicMock]:

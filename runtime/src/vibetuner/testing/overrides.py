@@ -1,4 +1,4 @@
-"""Settings that a test changes by value."""
+"""Settings that a test can change by value."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["SettingsOverride", "overriding"]
 
 
 class SettingsOverride:
-    """The settings in force, and the way to change some: ``vibetuner_settings(debug=True)``.
+    """The current settings, and a way to change some: ``vibetuner_settings(debug=True)``.
 
     Reading ``vibetuner_settings.debug`` is reading ``get_settings().debug``.
     """
@@ -25,7 +25,7 @@ class SettingsOverride:
         self._stack = stack
 
     def __call__(self, **values: Any) -> Settings:
-        """Put these values into force until the test's end; returns the settings.
+        """Use these values until the test's end; return the settings.
 
         Raises:
             SettingsError: there is no such setting, or it does not take this value.
@@ -45,7 +45,7 @@ class SettingsOverride:
 
 @contextmanager
 def overriding() -> Iterator[SettingsOverride]:
-    """Restore, at the end of the block, what was overridden inside it."""
+    """Restore overridden settings at the end of the block."""
     with ExitStack() as stack:
         yield SettingsOverride(stack)
 

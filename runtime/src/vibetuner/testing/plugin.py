@@ -1,6 +1,7 @@
-"""The pytest plugin: loaded in every run, idle until a fixture is asked for.
+"""The pytest plugin: loaded in every run, idle until a fixture is requested.
 
-It imports next to nothing; what a fixture needs is imported inside it.
+It imports very little; each fixture imports what it needs.
+
 """
 
 from __future__ import annotations
@@ -37,22 +38,23 @@ __all__ = [
 ]
 
 
-# Libraries leave these open when they are cancelled while they connect, as when a worker stops.
+# Resources that libraries leave open if they are cancelled while connecting, as when a worker
+# stops.
 LEFT_OPEN = (
     "Unclosed <MemoryObject",  # coredis 6.9
-    # PyMongo 4.18, which goes on connecting to a server that refuses; connected to nobody.
+    # PyMongo 4.18 goes on connecting to a server that refuses; the socket is not connected.
     r"unclosed <socket\.socket fd=\d+, family=\d+, type=1, proto=6, laddr=\([^)]*\)>",
 )
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Let libraries leave half-made connections open where warnings are errors.
+    """Ignore the half-open connections of libraries in runs in which warnings are errors.
 
-    They are no fault of the test that runs when the garbage collector finds them.
+    The test that runs when the garbage collector finds them is not their cause.
     """
     for message in LEFT_OPEN:
         config.addinivalue_line("filterwarnings", f"ignore:{message}:ResourceWarning")
-        # Pytest has set the filters for the end of the session already.
+        # Pytest has already set its filters for the end of the session.
         warnings.filterwarnings("ignore", message, ResourceWarning)
 
 
@@ -60,10 +62,10 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_fixture_setup(
     fixturedef: pytest.FixtureDef[Any], request: pytest.FixtureRequest
 ) -> Generator[None, Any, Any]:
-    """Hand our asynchronous fixtures to the plugin that runs the test, in the test's event loop.
+    """Run our async fixtures with the plugin that runs the test, in the test's event loop.
 
-    pytest-asyncio in its strict mode looks for the first mark, and must not find it in anyio's
-    tests. The second is the loop: a test may ask for that of its module or session.
+    pytest-asyncio in strict mode looks for the first mark, and must not find it in anyio's tests.
+    The second mark is the loop: a test may use that of its module or session.
     """
     function: Any = fixturedef.func
     if getattr(function, "__module__", None) == __name__ and isasyncgenfunction(function):
@@ -73,7 +75,7 @@ def pytest_fixture_setup(
 
 
 def _loop_scope(request: pytest.FixtureRequest) -> str | None:
-    """Return whose event loop pytest-asyncio runs the test in; None for its default."""
+    """Return the scope of the event loop in which pytest-asyncio runs the test, or None."""
     marker = request.node.get_closest_marker("asyncio")
     if marker is None:
         return None
@@ -83,7 +85,7 @@ def _loop_scope(request: pytest.FixtureRequest) -> str | None:
 
 @pytest.fixture
 def mock_tasks() -> MockTasks:
-    """Fake tasks of any name, to patch in where a route enqueues."""
+    """Return fake tasks of any name, to patch in where a route enqueues."""
     from vibetuner.testing.mocks import MockTasks
 
     return MockTasks()
@@ -91,7 +93,7 @@ def mock_tasks() -> MockTasks:
 
 @pytest.fixture
 def vibetuner_settings(tmp_path: Path) -> Iterator[SettingsOverride]:
-    """Settings with no outside system, ENVIRONMENT=test, and a data folder of their own.
+    """Settings without outside systems, with ENVIRONMENT=test and a temporary data folder.
 
     Call it to change some for the rest of the test: ``vibetuner_settings(debug=True)``.
     """
@@ -106,7 +108,7 @@ def vibetuner_settings(tmp_path: Path) -> Iterator[SettingsOverride]:
 
 @pytest.fixture
 def vibetuner_mails(vibetuner_settings: SettingsOverride) -> Callable[[], list[EmailMessage]]:
-    """A function that returns the mails that the test has sent so far, the oldest first."""
+    """Return a function that returns the mails that the test has sent, the oldest first."""
     from vibetuner.config import data_dir
     from vibetuner.services.outbox import read_outbox
 
@@ -115,13 +117,13 @@ def vibetuner_mails(vibetuner_settings: SettingsOverride) -> Callable[[], list[E
 
 @pytest.fixture(scope="session")
 def vibetuner_services(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of the servers that this run starts."""
+    """The folder of the servers that this test run starts."""
     return tmp_path_factory.mktemp("services")
 
 
 @pytest.fixture(scope="session")
 def vibetuner_mongodb_url(vibetuner_services: Path) -> Iterator[str]:
-    """MONGODB_URL if the environment names a server, else that of one started for the session."""
+    """MONGODB_URL if the environment names a server, else the URL of one for this session."""
     from vibetuner.config import EMBEDDED, get_settings
     from vibetuner.embedded import join
 
@@ -135,7 +137,7 @@ def vibetuner_mongodb_url(vibetuner_services: Path) -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def vibetuner_redis_url(vibetuner_services: Path) -> Iterator[str]:
-    """The URL of a Valkey that this session has for itself, whatever REDIS_URL says."""
+    """The URL of a Valkey of this session's own, whatever REDIS_URL says."""
     from vibetuner.embedded import join
 
     with join(vibetuner_services, ["redis"], command="pytest") as lease:
@@ -146,7 +148,7 @@ def vibetuner_redis_url(vibetuner_services: Path) -> Iterator[str]:
 async def vibetuner_db(
     vibetuner_settings: SettingsOverride, vibetuner_mongodb_url: str
 ) -> AsyncIterator[Database]:
-    """A throw-away MongoDB database with the project's documents ready for use."""
+    """A temporary MongoDB database with the project's documents."""
     from vibetuner.testing.databases import throwaway_mongo
     from vibetuner.testing.holding import held_open
 
@@ -159,7 +161,7 @@ async def vibetuner_db(
 async def vibetuner_sql(
     vibetuner_settings: SettingsOverride, tmp_path: Path
 ) -> AsyncIterator[AsyncEngine]:
-    """A throw-away SQL database with the project's tables; ``open_session()`` uses it."""
+    """A temporary SQL database with the project's tables; ``open_session()`` uses it."""
     from vibetuner.testing.databases import throwaway_sql
 
     async with throwaway_sql(vibetuner_settings, tmp_path / "test.db") as engine:
@@ -168,7 +170,7 @@ async def vibetuner_sql(
 
 @pytest.fixture
 def vibetuner_databases(request: pytest.FixtureRequest) -> None:
-    """Of the databases, those that the test asks for, opened before what uses them."""
+    """Open the databases that the test requests before the fixtures that use them."""
     for name in ("vibetuner_db", "vibetuner_sql"):
         if name in request.fixturenames:
             request.getfixturevalue(name)
@@ -178,7 +180,7 @@ def vibetuner_databases(request: pytest.FixtureRequest) -> None:
 async def vibetuner_worker(
     vibetuner_settings: SettingsOverride, vibetuner_databases: None, vibetuner_redis_url: str
 ) -> AsyncIterator[ManualWorker]:
-    """The project's worker on a real queue; it runs when the test tells it to."""
+    """The project's worker on a real queue; it runs when the test runs it."""
     from vibetuner.testing.holding import held_open
     from vibetuner.testing.worker import open_manual_worker
 
@@ -201,7 +203,7 @@ def vibetuner_app(vibetuner_settings: SettingsOverride, request: pytest.FixtureR
 async def vibetuner_client(
     vibetuner_db: Database, vibetuner_sql: AsyncEngine, vibetuner_app: FastAPI
 ) -> AsyncIterator[AsyncClient]:
-    """An HTTP client on the project's app, its lifespan run, no network between."""
+    """An HTTP client for the project's app, with its lifespan and without a network."""
     from httpx2 import ASGITransport, AsyncClient
 
     from vibetuner.testing.holding import held_open

@@ -1,4 +1,4 @@
-"""Turns "a task may run twice" into a test."""
+"""Tests that a task may safely run twice."""
 
 from __future__ import annotations
 
@@ -29,26 +29,26 @@ async def replay_fuzz(
     cuts: int = 200,
     **kwargs: Any,
 ) -> None:
-    """Cut a task off at each of its awaits, try it anew, and compare with a run that was whole.
+    """Cancel a task at each of its awaits, run it again, and compare with a complete run.
 
-    The task is run to its end once. Then, for each await on its way, it is cut off there, as by a
-    worker that stops or a timeout: what it waits for is done, and the task does not get to know.
-    It is run anew to its end, and ``observe`` must see what it saw after the first run. Last, it
-    is run twice as a whole, as when a worker is lost before it has said that it was done.
+    The task is run to its end once. Then, for each of its awaits, it is run again and cancelled
+    there, as by a stopping worker or a timeout: the awaited operation is done, but the task doesn't
+    learn of it. It is run again to its end, and ``observe`` must return the same as after the first
+    run. Last, it is run twice completely, as when a worker is lost just before it records the end.
 
     Args:
-        task: an asynchronous task; it is called directly, as tries of one enqueued task.
-        args: its arguments; so are ``kwargs``.
-        observe: tells what counts of the outcome: rows, files, messages that were sent. Sync or
-            async; two of its values are compared with ``==``.
-        reset: puts everything back to where the task begins, before each time. Sync or async.
-            Without it a run finds what the ones before have left, so that only a task's repetition
-            is tried, and not its first run.
-        cuts: how often it is cut off at the most; of more awaits, these are spread evenly.
+        task: an async task; it is called directly, as tries of one enqueued task.
+        args: its arguments; ``kwargs`` likewise.
+        observe: returns the part of the outcome that matters: rows, files, messages that were sent.
+            Sync or async; two of its values are compared with ``==``.
+        reset: restores the state before the task, before each trial. Sync or async. Without it,
+            each trial starts from the results of the ones before, so that only repetitions of the
+            task are tested, and not its first run.
+        cuts: the most cuts; if there are more awaits, the cuts are spread evenly.
 
     Raises:
-        AssertionError: a cut leaves a difference; the message names the await.
-        TypeError: the task is not asynchronous.
+        AssertionError: a cut leads to a difference; the message names the await.
+        TypeError: the task is not async.
     """
     _check(task)
     trial = _Trial(task, args, kwargs, observe, reset)
@@ -74,7 +74,7 @@ class _Trial:
         self._reset = reset
 
     async def whole(self) -> tuple[Any, int]:
-        """Run it once, as a whole; returns what is seen then, and the number of its awaits."""
+        """Run the task once to its end; return the observed value, and the number of its awaits."""
         await self._begin()
         cut = await self._run(1, at=None)
         return deepcopy(await _called(self._observe)), cut.awaits
@@ -83,7 +83,7 @@ class _Trial:
         await self._begin()
         cut = await self._run(1, at=number)
         if cut.place is None:
-            return  # it took a shorter way than the first time
+            return  # this run had fewer awaits than the first one
         at = f"at await {number} of {awaits}, {cut.place},"
         await self._again(f"is cut off {at} and tried anew", whole)
 
@@ -114,7 +114,7 @@ class _Trial:
             )
 
     async def _run(self, tries: int, at: int | None) -> Cut:
-        """One try, in a task of its own, which sees the context that a worker would give it."""
+        """Run one try, in an asyncio task with the context that a worker would set."""
         cut = Cut(at)
         function: Any = self._task.fn  # type: ignore[attr-defined]
         coroutine = function(*self._args, **self._kwargs)
@@ -126,7 +126,7 @@ class _Trial:
         if cut.place is None:
             running.result()
         elif not running.cancelled():
-            running.exception()  # how a try ends that is cut off does not matter
+            running.exception()  # the outcome of a cancelled try does not matter
         return cut
 
     async def _in_context(self, run: Awaitable[Any], tries: int) -> None:
@@ -143,7 +143,7 @@ def _check(task: RegisteredTask) -> None:
 
 
 def _spread(awaits: int, cuts: int) -> list[int]:
-    """Which awaits to cut at, counted from 1.
+    """Return the awaits to cut at, counted from 1.
 
     >>> _spread(3, 200), _spread(9, 3)
     ([1, 2, 3], [1, 5, 9])

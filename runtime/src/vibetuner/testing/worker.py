@@ -27,22 +27,21 @@ logger = logging.getLogger(__name__)
 
 IDLE_SECONDS = 30.0
 MOST_LETTERS = MOST_RESULTS = 1000
-# At so many moments something may fall due in one advance; each takes about a tenth of a second.
+# The most times at which tasks may fall due in one advance; each takes about a tenth of a second.
 MOST_MOMENTS = 1000
 
-# Whether this code is run by the worker, which then comes to what is enqueued here by itself.
+# Whether the worker runs this code; it will run the tasks enqueued here by itself.
 _in_worker: ContextVar[bool] = ContextVar("in_worker", default=False)
 
 
 class ManualWorker:
-    """The process's own worker on a real queue, and the queue's clock.
+    """The process's worker on a real queue, and the queue's clock.
 
-    Nothing runs by itself: neither enqueued tasks nor delayed ones nor cron. Cron tasks are only
+    Nothing runs by itself: neither enqueued tasks, nor delayed ones, nor cron. Cron tasks are only
     scheduled once a test moves the clock.
 
     Attributes:
-        dead_letters: what was kept of tasks that are given up, in the order of their failing, as
-            of the last run.
+        dead_letters: the dead letters of the last run, in the order of the failures.
     """
 
     def __init__(self, engine: TaskWorker, context: Any) -> None:
@@ -53,7 +52,7 @@ class ManualWorker:
         self._enqueued = Enqueued()
         self._allowed: list[str] = []
         self._inline = False
-        # Whether cron tasks have their next runs in the queue.
+        # Whether the next runs of cron tasks are in the queue.
         self._cron = False
         self._lock = asyncio.Lock()
 
@@ -63,35 +62,36 @@ class ManualWorker:
         return self._clock.now
 
     async def run_until_idle(self, *, limit: float = IDLE_SECONDS) -> None:
-        """Run tasks that are due, and those that they enqueue, until none is left to run now.
+        """Run due tasks, and those that they enqueue, until there is nothing left to run.
 
-        What is scheduled for later, a retry among it, waits for the clock: see :meth:`advance`.
+        Tasks that are scheduled for later, such as retries, wait for the clock: see
+        :meth:`advance`.
 
         Raises:
-            AssertionError: something still runs after ``limit`` seconds; it is aborted.
+            AssertionError: a task still runs after ``limit`` seconds; it is aborted.
         """
         await self._run_until_idle(limit)
         self.dead_letters = await _letters()
 
     async def advance(self, *, cron: bool = True, most: int = MOST_MOMENTS, **time: float) -> None:
-        """Let time pass, and run what falls due on the way, each at its time.
+        """Move the clock forward, and run the tasks that fall due, each at its time.
 
         ``advance(minutes=5)``; the names are those of :class:`datetime.timedelta`.
 
         Args:
-            cron: run cron tasks, too; without them, what they cost in time is saved.
-            most: at how many moments something may fall due.
-            time: how much time.
+            cron: also run cron tasks; leaving them out saves their time.
+            most: the most times at which tasks may fall due.
+            time: how far to move the clock.
 
         Raises:
-            AssertionError: something falls due more often than that.
+            AssertionError: tasks fall due at more times than that.
         """
         await self.advance_to(self.now + _span(time), cron=cron, most=most)
 
     async def advance_to(
         self, moment: datetime, *, cron: bool = True, most: int = MOST_MOMENTS
     ) -> None:
-        """As :meth:`advance`, up to a moment with a time zone."""
+        """Like :meth:`advance`, to a time with a time zone."""
         if moment.tzinfo is None:
             raise ValueError(f"advance_to takes a time with a time zone, not {moment!r}")
         if cron:
@@ -118,11 +118,11 @@ class ManualWorker:
         )
 
     async def skip(self, *, cron: bool = True, **time: float) -> None:
-        """Let time pass while no worker runs, as in an outage.
+        """Move the clock forward while no worker runs, as in an outage.
 
         Args:
-            cron: have cron tasks miss their time, and run late when a worker runs again.
-            time: how much time, as in :meth:`advance`.
+            cron: let cron tasks miss their time, and run late when a worker runs again.
+            time: how far to move the clock, as in :meth:`advance`.
         """
         await self._schedule_cron(cron)
         await self._clock.move_to(self.now + _span(time))
@@ -133,7 +133,7 @@ class ManualWorker:
         return list(self._enqueued.calls)
 
     async def results(self) -> list[TaskResult[Any]]:
-        """Return the ends of this test's tasks, cron's among them; the latest first."""
+        """Return the results of this test's tasks, including cron's, the latest first."""
         return await self._engine.get_tasks_by_status(TaskStatus.DONE, limit=MOST_RESULTS)
 
     def assert_enqueued(
@@ -144,22 +144,22 @@ class ManualWorker:
     ) -> None:
         """Fail unless ``task`` was enqueued.
 
-        A call ``within()`` a session counts once that is committed, and one under a key that a
-        task has already does not count.
+        A call ``within()`` a session counts once the session is committed; a call under a key that
+        a task already has does not count.
 
         Args:
-            task: which task.
-            args: with exactly these arguments, in order or by name; left out, with any.
-            times: exactly so often; left out, once or more.
+            task: the task.
+            args: exactly these arguments, in order or by name; by default, any.
+            times: exactly this often; by default, once or more.
         """
         self._enqueued.check(task, args, times)
 
     @asynccontextmanager
     async def inline(self) -> AsyncIterator[None]:
-        """Inside the block, ``await task.enqueue()`` returns when the task has run.
+        """In the block, ``await task.enqueue()`` returns when the task has run.
 
-        So does what the task enqueues itself. A chain, what ``enqueue_many`` sends and what is
-        enqueued with a commit have run at the block's end.
+        Tasks that the task enqueues have run by then, too. Chains, ``enqueue_many`` and calls that
+        are enqueued by a commit have run at the end of the block.
         """
         self._inline = True
         try:
@@ -169,11 +169,11 @@ class ManualWorker:
         await self.run_until_idle()
 
     def allow_keys(self, *patterns: str) -> None:
-        """Let keys stay in Redis without a time to live: ``allow_keys("shop:prices:*")``."""
+        """Allow keys without an expiry in Redis: ``allow_keys("shop:prices:*")``."""
         self._allowed += patterns
 
     async def check_keys(self) -> None:
-        """Raises AssertionError when the test leaves something in Redis for ever."""
+        """Raise AssertionError if the test left a key in Redis that would stay for ever."""
         if keys := await lasting_keys(self._engine, self._allowed):
             raise AssertionError(
                 f"Left in Redis without a time to live: {', '.join(keys)}. Set one (EXPIRE), or "
@@ -181,14 +181,14 @@ class ManualWorker:
             )
 
     def hear(self, task: Task[Any, Any], request: Any) -> Any:
-        """Note a task that is being enqueued; returns what the enqueuer is to await."""
+        """Record a task that is being enqueued; return the awaitable for the caller."""
         self._enqueued.note(task)
         if self._inline and not _in_worker.get():
             return AfterSending(request, self.run_until_idle)
         return request
 
     def _check_cron(self, until: datetime, most: int) -> None:
-        """Refuse before anything runs what would take minutes."""
+        """Refuse, before anything runs, a wait that would take minutes."""
         counts = self._clock.count_cron_runs(until, most)
         if sum(counts.values()) <= most:
             return
@@ -239,7 +239,7 @@ class ManualWorker:
         return [f"{task.fn_name} {task.task_id}" for task in running] or ["The worker"]
 
     async def _give_back(self) -> None:
-        """Requeue what was fetched just when the run ended, for the next one."""
+        """Requeue messages that were claimed just when the run ended, for the next run."""
         redis: Any = self._engine.redis
         for priority in self._engine.priorities:
             key = self._engine.stream_key + priority
@@ -253,7 +253,7 @@ class ManualWorker:
 
 @asynccontextmanager
 async def open_manual_worker() -> AsyncIterator[ManualWorker]:
-    """The process's worker on the server of REDIS_URL, which is emptied before and after."""
+    """Yield the process's worker on the server of REDIS_URL; empty the server before and after."""
     engine = get_worker()
     async with AsyncExitStack() as stack:
         stack.enter_context(_prepared(engine))
@@ -263,7 +263,7 @@ async def open_manual_worker() -> AsyncIterator[ManualWorker]:
         async with worker_lifespan() as context:
             worker = ManualWorker(engine, context)
             engine.on_enqueue = worker.hear
-            # A first run, with nothing to do, makes the streams.
+            # A first run, with nothing to do, creates the streams.
             with _without_cron(engine):
                 await engine.run_async(lifespan=nullcontext(context))
             yield worker
@@ -272,14 +272,14 @@ async def open_manual_worker() -> AsyncIterator[ManualWorker]:
 
 @contextmanager
 def _prepared(engine: TaskWorker) -> Iterator[None]:
-    """Have the worker stop when there is nothing to do; afterwards it is as it was."""
+    """Make the worker stop when there is nothing to do; restore it afterwards."""
     as_it_was = {
         name: getattr(engine, name) for name in ("burst", "handle_signals", "on_enqueue", "ahead")
     }
     engine.burst, engine.handle_signals = True, False
     chatter = logging.getLogger("streaq")
     level = chatter.level
-    # As in a worker's process: what ours says once, the engine says again.
+    # As in a worker's process: streaq's lines would repeat ours.
     chatter.setLevel(logging.CRITICAL)
     try:
         yield
@@ -292,7 +292,7 @@ def _prepared(engine: TaskWorker) -> Iterator[None]:
 
 @contextmanager
 def _without_cron(engine: TaskWorker) -> Iterator[None]:
-    """Have the engine schedule no cron task when it starts."""
+    """Keep the engine from scheduling cron tasks at its start."""
     tasks = [(task, task.crontab) for task in cron_tasks(engine)]
     for task, _ in tasks:
         task.crontab = None
@@ -304,7 +304,7 @@ def _without_cron(engine: TaskWorker) -> Iterator[None]:
 
 
 def _forget_local_tasks(engine: TaskWorker) -> None:
-    """Tasks that were decorated inside a test end with it."""
+    """Forget the tasks that were decorated in a test."""
     for name, task in list(engine.registry.items()):
         if "<locals>" in getattr(task.fn, "__qualname__", ""):
             del engine.registry[name]
