@@ -1,4 +1,4 @@
-"""Signing in: the project's own code for it, its pages, its tables and its test."""
+"""Sign-in: its code, pages, tables and test, as the project's own files."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ FILES = {
 TEST = "tests/test_auth.py"
 LIMITS = "limits.py"
 TOKENS, QUOTAS = "auth_tokens", "quotas"
-# What the limits of the example offer, and the routes use.
+# The names in limits.py that the routes use, and that the example has.
 LIMITS_NAMES = ("class Limit", "def client_of", "def mailbox_of", "def use")
 
 
 def draft_auth(place: Place) -> Draft:
-    """Draft everything that signing in consists of.
+    """Draft all files of sign-in.
 
-    The limits on guesses are the example's; a project without them gets them as well.
+    It uses the example's limits on guesses; a project without them gets them, too.
     """
     render = Renderer(place).render
     package, limits = place.package, f"{place.source}/{LIMITS}"
@@ -73,13 +73,13 @@ def draft_auth(place: Place) -> Draft:
 
 
 def draft_of_auth(place: Place) -> Draft:
-    """Draft sign-in as it was made; raises CommandError when the project has none."""
+    """Draft sign-in as it was generated; raise CommandError if the project has none."""
     read_module(place, f"{place.source}/{FILES['auth_routes.py']}", "sign-in")
     return draft_auth(place)
 
 
 def check_auth(place: Place) -> None:
-    """Raise CommandError when the project lacks what the code needs, or has its names already."""
+    """Raise CommandError if the project lacks something that the code needs, or has its names."""
     if find_spec("argon2") is None:
         raise CommandError(
             "Passwords are hashed by argon2-cffi, which is not installed. Run:  uv add argon2-cffi"
@@ -104,9 +104,9 @@ def check_auth(place: Place) -> None:
 
 
 def check_databases(place: Place, settings: Settings) -> None:
-    """Raise NotConfigured when people or sessions would have no database.
+    """Raise NotConfigured if accounts or sessions would have no database.
 
-    A project without ``.env`` has not been started yet, and gets one that names both.
+    A project without ``.env`` was not started yet, and gets one that names both.
     """
     if not (place.root / ".env").is_file():
         return
@@ -123,7 +123,7 @@ def check_databases(place: Place, settings: Settings) -> None:
 
 
 def _brings_limits(place: Place) -> bool:
-    """Return whether the limits have to be written, or were: Quota is in limits.py then."""
+    """Return whether limits.py must be written, or was: it contains Quota then."""
     path = place.root / place.source / LIMITS
     if not path.is_file():
         return True

@@ -1,4 +1,4 @@
-"""Changes of several files: all of them are written, or none."""
+"""Changes several files: all of them, or none."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["Change", "apply_changes", "diff", "uninterrupted"]
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """A file's bytes before and after; None where there is no file."""
+    """A file's bytes before and after; None if the file does not exist."""
 
     path: Path
     before: bytes | None
@@ -27,13 +27,14 @@ class Change:
 
 
 def apply_changes(changes: Sequence[Change]) -> None:
-    """Write all changes, or none: on any failure everything is as it was.
+    """Write all changes, or none: after a failure, everything is as it was.
 
     Every file is first written beside its target and then renamed. A file keeps its mode, a link
+    stays a link. Folders are created as needed, and removed when a removal leaves them empty.
     stays a link. Folders are made as needed, and removed when a removal leaves them empty.
 
     Raises:
-        CommandError: a file can't be written, or does not hold ``before`` any more.
+        CommandError: a file can't be written, or no longer holds ``before``.
     """
     done: list[Change] = []
     drafts: dict[Path, Path] = {}
@@ -63,7 +64,7 @@ def apply_changes(changes: Sequence[Change]) -> None:
 
 @contextmanager
 def uninterrupted() -> Iterator[None]:
-    """Hold Ctrl-C and SIGTERM back until the block is done; an error inside wins over them."""
+    """Delay Ctrl-C and SIGTERM until the end of the block; an error in the block wins."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -113,7 +114,7 @@ def _lines(content: bytes | None) -> list[str]:
 
 
 def _prepare(change: Change, drafts: dict[Path, Path], made: list[Path]) -> None:
-    """Check what the file holds, and write beside it what it will hold."""
+    """Check the file's content, and write the new content beside it."""
     if _read(change.path) != change.before:
         raise CommandError(
             f"{change.path} was changed in the meantime. Nothing was changed; try again"
@@ -134,7 +135,7 @@ def _write_draft(path: Path, content: bytes, drafts: dict[Path, Path]) -> None:
 
 
 def _roll_back(done: list[Change], drafts: dict[Path, Path], made: list[Path]) -> None:
-    """Restore what was; go on where one file can't be restored."""
+    """Restore the files; continue if one can't be restored."""
     for draft in drafts.values():
         with suppress(OSError):
             draft.unlink(missing_ok=True)
@@ -158,7 +159,7 @@ def _read(path: Path) -> bytes | None:
 
 
 def _remove_empty_folders(folder: Path) -> None:
-    """Remove a folder that holds nothing any more but Python's cache."""
+    """Remove a folder that contains nothing but Python's cache."""
     with suppress(OSError):
         for cached in (folder / "__pycache__").glob("*.pyc"):
             if not (folder / f"{cached.name.partition('.')[0]}.py").exists():

@@ -15,13 +15,13 @@ from vibetuner.scaffold.names import Name, parse_name
 __all__ = ["Draft", "Place", "find_place", "read_module", "test_path"]
 
 FORMATTERS_WIDTH = 88
-# In a project whose own name fills the line, lint has to bear with it.
+# If the project's own name is too long for this, its lines may be too long for lint.
 SHORTEST_ROOM = 20
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """The project that is written into."""
+    """The project to write into."""
 
     root: Path
     package: str
@@ -43,26 +43,26 @@ class Place:
         return parse_name(text, kind, is_taken=self._is_taken, room=room)
 
     def _is_taken(self, name: str) -> bool:
-        """Return whether something that is installed has the name."""
+        """Return whether an installed package has the name."""
         if name == self.package:
             return True
         spec = find_spec(name)
         if spec is None or spec.origin is None:
             return False
         origin = Path(spec.origin)
-        # What only the current folder makes importable is the project's own.
+        # A module that only the current folder makes importable is the project's own.
         return "site-packages" in origin.parts or not origin.is_relative_to(self.root)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Draft:
-    """Everything that one thing consists of; paths are below the project's root.
+    """All files and entries of one generated thing; paths are relative to the project's root.
 
     Args:
-        files: texts by path; the first one is what tune.py imports.
-        entries: what tune.py must list.
-        next_steps: what to type next.
-        after_removal: what to type when all of it was removed.
+        files: texts by path; tune.py imports the first one.
+        entries: the entries for tune.py.
+        next_steps: the commands to run next.
+        after_removal: the commands to run after everything was removed.
     """
 
     files: dict[str, str]
@@ -72,9 +72,9 @@ class Draft:
 
     @property
     def packages(self) -> list[str]:
-        """The folders around Python files that need an ``__init__.py``, from the top down."""
+        """The folders of Python files that need an ``__init__.py``, from the top down."""
         modules = [PurePosixPath(path) for path in self.files if path.endswith(".py")]
-        # src/<package> has its own, and so has whatever tests/ is to its project.
+        # src/<package> has its own, and so has tests/ if the project wants one.
         depth = {"src": 2, "tests": 1}
         around = {
             folder.as_posix()
@@ -87,7 +87,7 @@ class Draft:
 
 
 def find_place() -> Place:
-    """Return the project around the current folder; raises ProjectError when there is none."""
+    """Return the project around the current folder; raise ProjectError if there is none."""
     project = project_info()
     return Place(project.root, project.package)
 
@@ -102,7 +102,7 @@ def test_path(kind: str, name: Name) -> str:
 
 
 def read_module(place: Place, path: str, what: str) -> str:
-    """Return the text of a generated file; raises CommandError when there is none."""
+    """Return the text of a generated file; raise CommandError if it does not exist."""
     file = place.root / path
     if not file.is_file():
         raise CommandError(f"There is no {what}: {path} does not exist")

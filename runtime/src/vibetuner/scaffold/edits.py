@@ -1,7 +1,8 @@
-"""The byte-preserving edit of tune.py: ``ast`` finds the position, plain text makes the change.
+"""Edits tune.py without changing other bytes: ``ast`` finds the position, text is inserted.
 
-The result is parsed again and must be the same program with one import and one element of a list
-more, or fewer. What can't be edited like that is left alone.
+The result is parsed again, and must be the same program with one more, or one less, import and list
+element. A file that can't be edited like this is left alone.
+
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ Node = ast.expr | ast.stmt | ast.alias | ast.keyword
 class Entry:
     """An entry of tune.py: ``from module import name``, and the name in ``keyword=[...]``.
 
-    tune.py may call it any of ``locals``: the first that is free, or else the last.
+    In tune.py it gets the first of the names in ``locals`` that is free, or else the last.
     """
 
     keyword: str
@@ -42,7 +43,7 @@ class Entry:
 
 
 def add_entry(text: str, entry: Entry) -> str:
-    """Return tune.py with the entry; the same text when it is there already.
+    """Return tune.py with the entry; unchanged if it is there already.
 
     Raises:
         CommandError: it can't be edited safely; the message has the two lines to add by hand.
@@ -70,10 +71,10 @@ def add_entry(text: str, entry: Entry) -> str:
 
 
 def remove_entry(text: str, entry: Entry) -> str:
-    """Return tune.py without the entry; the same text when it isn't there.
+    """Return tune.py without the entry; unchanged if it isn't there.
 
     Raises:
-        CommandError: it can't be edited safely; the message has what to take out by hand.
+        CommandError: it can't be edited safely; the message has the parts to remove by hand.
     """
     local = entry.locals[0]
     try:
@@ -96,17 +97,17 @@ class _Source:
     """A file's text, its tree, and the offsets of ``ast``'s positions in the text.
 
     Raises:
-        ValueError: the text is no Python; the message names the line.
+        ValueError: the text is not Python; the message names the line.
     """
 
     def __init__(self, text: str) -> None:
-        # A byte order mark belongs to the first line, and to no position that ast names.
+        # A byte order mark belongs to the first line, but ast's positions don't count it.
         self.text, self.mark = text, int(text.startswith("\ufeff"))
         try:
             self.tree = ast.parse(text[self.mark :])
         except SyntaxError as error:
             raise ValueError(f"line {error.lineno or 0}: {error.msg}") from None
-        # As Python counts lines: neither form feeds nor Unicode's own separators end one.
+        # Lines as Python counts them: neither form feeds nor Unicode's own separators end one.
         self.lines = re.findall(r"[^\r\n]*(?:\r\n|\r|\n)|[^\r\n]+$", text[self.mark :])
         found = re.search(r"\r\n|\r|\n", text)
         self.newline = found[0] if found else "\n"
@@ -127,14 +128,14 @@ class _Source:
         return self._offset((node.end_lineno or node.lineno) + 1, 0)
 
     def apply(self, edits: list[Edit]) -> str:
-        """Return the text with all edits made, which must not overlap."""
+        """Return the text with all edits, which must not overlap."""
         text = self.text
         for start, end, new in sorted(edits, reverse=True):
             text = text[:start] + new + text[end:]
         return text
 
     def stands_alone(self, node: Node) -> bool:
-        """Return whether the node has its lines to itself, but for a comma and a comment."""
+        """Return whether nothing else is on the node's lines, except a comma and a comment."""
         after = self.text[self.end(node) : self.next_line(node)]
         return not self.text[self.line(node) : self.start(node)].strip() and bool(
             re.fullmatch(r"[ \t]*,?[ \t]*(#[^\r\n]*)?(\r\n|\r|\n)", after)
@@ -147,7 +148,7 @@ class _Source:
 
 
 def _origins(tree: ast.Module) -> dict[str, tuple[str, str]]:
-    """Return what a module binds, and the module and name that each is imported from.
+    """Return the names that a module binds, with the module and name that each is imported from.
 
     >>> _origins(ast.parse("from a.b import c as d\\nimport e.f\\napp = 1"))
     {'d': ('a.b', 'c'), 'e': ('e.f', ''), 'app': ('', '')}
@@ -167,7 +168,7 @@ def _origins(tree: ast.Module) -> dict[str, tuple[str, str]]:
 
 
 def _local_name(source: _Source, entry: Entry) -> str:
-    """Return what tune.py calls the entry already, or else a name that is free."""
+    """Return the name that tune.py has for the entry, or else a free one."""
     for local, origin in source.names.items():
         if origin == entry.origin:
             return local
@@ -175,7 +176,7 @@ def _local_name(source: _Source, entry: Entry) -> str:
 
 
 def _find_call(tree: ast.Module) -> ast.Call:
-    """Return the one call of VibetunerApp; raises ValueError when there are none or several."""
+    """Return the only call of VibetunerApp; raise ValueError if there are none or several."""
     calls = [
         node
         for node in ast.walk(tree)
@@ -200,7 +201,7 @@ def _find_list(call: ast.Call, keyword: str) -> ast.List | None:
 
 
 def _add_element(source: _Source, keyword: str, name: str) -> list[Edit]:
-    """Put ``name`` at the end of the list, which is made where it is missing.
+    """Add ``name`` at the end of the list; create the list if it is missing.
 
     >>> source = _Source("app = VibetunerApp(routes=[r])")
     >>> source.apply(_add_element(source, "tasks", "b"))
@@ -222,14 +223,14 @@ def _add_element(source: _Source, keyword: str, name: str) -> list[Edit]:
     end, after = source.end(last), source.next_line(last)
     if not source.stands_alone(last):
         return [(end, end, f", {name}")]
-    # A comment behind the last element stays with it.
+    # A comment after the last element stays with it.
     comma = "" if source.text[end:].lstrip().startswith(",") else ","
     indent = source.text[source.line(last) : source.start(last)]
     return [(end, end, comma), (after, after, f"{indent}{name},{source.newline}")]
 
 
 def _remove_element(source: _Source, keyword: str, name: str) -> list[Edit]:
-    """Take ``name`` out of the list.
+    """Remove ``name`` from the list.
 
     >>> source = _Source("app = VibetunerApp(tasks=[a, b, c])")
     >>> source.apply(_remove_element(source, "tasks", "b"))
@@ -249,7 +250,7 @@ def _remove_element(source: _Source, keyword: str, name: str) -> list[Edit]:
 
 
 def _add_import(source: _Source, entry: Entry, local: str) -> list[Edit]:
-    """Put the import behind the last of its package, or else behind the last one."""
+    """Add the import after the last one of its package, or else after the last one."""
     if source.names.get(local) == entry.origin:
         return []
     imports = [node for node in source.tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
@@ -275,7 +276,7 @@ def _remove_import(source: _Source, entry: Entry) -> list[Edit]:
             continue
         start, end = source.line(node), source.next_line(node)
         if not kept:
-            # Of two blank lines that would meet, one goes.
+            # Of two adjacent blank lines, remove one.
             blank = source.text[:start].endswith(source.newline * 2)
             blank = blank and source.text[end:].startswith(source.newline)
             return [(start, end + len(source.newline) * blank, "")]
@@ -287,7 +288,7 @@ def _remove_import(source: _Source, entry: Entry) -> list[Edit]:
 
 
 def _compare(less: str, more: str, entry: Entry, local: str) -> None:
-    """Raise ValueError unless ``more`` is ``less`` with the entry, and nothing else."""
+    """Raise ValueError unless ``more`` is ``less`` plus the entry."""
     source = _Source(more)
     elements = _find_list(_find_call(source.tree), entry.keyword)
     listed = [item for item in elements.elts if ast.unparse(item) == local] if elements else []

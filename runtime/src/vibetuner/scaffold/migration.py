@@ -16,28 +16,28 @@ __all__ = ["draft_environment", "draft_migration", "has_migrations"]
 
 
 def has_migrations(place: Place) -> bool:
-    """Return whether the project has an environment of Alembic's."""
+    """Return whether the project has an Alembic environment."""
     return (place.root / place.source / "migrations" / "env.py").is_file()
 
 
 def draft_environment(place: Place) -> Draft:
-    """Draft what Alembic loads: env.py, and the template of a revision."""
+    """Draft the files that Alembic loads: env.py, and the template of a revision."""
     folder, render = f"{place.source}/migrations", Renderer(place).render
     files = {f"{folder}/{name}": render(name) for name in ("env.py", "script.py.mako")}
-    # Git keeps no empty folder, and Alembic wants this one.
+    # Git keeps no empty folder, and Alembic needs this one.
     return Draft(files={**files, f"{folder}/versions/.gitkeep": ""})
 
 
 def draft_migration(
     place: Place, table: str, template: str = "migration.py", **values: Any
 ) -> dict[str, str]:
-    """Draft the migration that creates a table; nothing where one did it before.
+    """Draft the migration that creates a table; draft nothing if one does so already.
 
     Args:
         place: the project.
         table: the table's name.
-        template: what the migration is rendered from.
-        values: what the template takes beside the table and the revisions.
+        template: the migration's template.
+        values: values for the template, besides the table and the revisions.
 
     Raises:
         CommandError: there are several newest revisions.
@@ -62,7 +62,7 @@ def draft_migration(
 
 
 def _revisions(texts: Sequence[str]) -> tuple[set[str], set[str]]:
-    """Return the ids of all revisions, and the ids that one of them follows."""
+    """Return the ids of all revisions, and the ids that another revision follows."""
     ids: set[str] = set()
     parents: set[str] = set()
     for text in texts:

@@ -1,4 +1,4 @@
-"""A model: a table or a document, its test, its line in tune.py."""
+"""A model: a table or a document, with its test and its line in tune.py."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ TYPES = {
     "uuid": Type("UUID", "UUID(int=1)", "sa.Uuid()"),
 }
 IN_DOCUMENTS = {"str", "int", "float", "bool", "datetime"}
-# What a model has already.
+# Names that every model has.
 RESERVED = {
     "id", "aggregate", "all", "copy", "construct", "count", "delete", "dict", "distinct", "find",
     "get", "insert", "inspect_collection", "json", "metadata", "parse_obj", "registry", "replace",
@@ -77,10 +77,10 @@ class ModelField:
 
 
 def parse_fields(texts: Sequence[str], *, document: bool) -> tuple[ModelField, ...]:
-    """Parse fields from ``name:type``; ``?`` at the end makes one optional, no type means str.
+    """Parse fields from ``name:type``; a final ``?`` makes one optional, no type means str.
 
     Raises:
-        CommandError: a name or a type that can't be, or a name twice.
+        CommandError: a name or a type is not valid, or a name is there twice.
 
     >>> parse_fields(["number", "paid_at:datetime?"], document=False)[1]
     ModelField(name='paid_at', type='datetime', optional=True)
@@ -101,10 +101,10 @@ def draft_model(
     document: bool = False,
     test: bool = True,
 ) -> Draft:
-    """Draft a model, and the migration that creates its table where the project has migrations."""
+    """Draft a model and, if the project has migrations, one that creates its table."""
     render = Renderer(place).render
     kind, table = "document" if document else "table", plural(name.leaf)
-    # Required ones first: Python has it so in classes with defaults, and people expect it.
+    # Required fields first, as Python demands in classes with defaults, and people expect.
     ordered = sorted(fields, key=lambda field: field.optional)
     types = {field.type for field in fields}
     values = {"name": name, "fields": ordered, "types": types, "collection": table}
@@ -129,7 +129,7 @@ def draft_model(
 
 
 def check_table_free(place: Place, name: Name) -> None:
-    """Raise CommandError when another file has a model of this name, or its table."""
+    """Raise CommandError if another file has a model of this name, or its table."""
     for class_name, table, (path, line) in find_models(place.root / place.source):
         if path != place.root / _path(place, name) and (
             class_name == name.class_name or table == plural(name.leaf)
@@ -142,7 +142,7 @@ def check_table_free(place: Place, name: Name) -> None:
 
 
 def draft_of_model(place: Place, name: Name) -> Draft:
-    """Draft a model as it was made; its migration stays, which a database may have seen.
+    """Draft a model as it was generated; its migration is kept, as a database may have it.
 
     Raises:
         CommandError: there is no model of this name.
@@ -163,7 +163,7 @@ def _path(place: Place, name: Name) -> str:
 
 
 def model_entry(place: Place, name: Name, *, document: bool) -> Entry:
-    """Return what tune.py lists of a model."""
+    """Return a model's entry in tune.py."""
     module = f"{place.package}.models.{name.dotted}"
     keyword_ = "models" if document else "sql_models"
     return Entry(keyword_, module, name.class_name, (name.class_name, f"{name.class_name}Model"))

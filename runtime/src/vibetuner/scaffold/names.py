@@ -1,4 +1,4 @@
-"""Names as people type them: ``Reports``, ``send-report``, ``billing/reports_task``."""
+"""Parses names as people type them: ``Reports``, ``send-report``, ``billing/reports_task``."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ __all__ = ["Name", "parse_name", "plural", "snake"]
 
 LONGEST = 40
 DEEPEST = 3
-# Names that generated files and tune.py use themselves.
+# Names that generated files and tune.py need for themselves.
 RESERVED = {
     "app", "broadcast", "conftest", "lifespan", "load_project", "mock_tasks", "model", "models",
     "patch", "progress", "render", "request", "route", "router", "routes", "task", "tasks", "test",
     "timedelta", "tune", "worker",
 }  # fmt: skip
-# A suggestion where nothing is left of the name, and a word that keeps one apart from others.
+# Suggestions if nothing is left of a name, and words that distinguish one from others.
 EXAMPLES = {"task": "send_report", "route": "reports", "model": "invoice"}
 TAILS = {"task": "job", "route": "page", "model": "record"}
 
 
 @dataclass(frozen=True, slots=True)
 class Name:
-    """A name that Python, its tools and people can live with.
+    """A name that is valid in Python and its tools, and readable.
 
     >>> name = Name(("billing",), "send_report")
     >>> name.dotted, name.path, name.class_name, name.title
@@ -41,27 +41,27 @@ class Name:
 
     @property
     def dotted(self) -> str:
-        """As a module."""
+        """The name as a module."""
         return ".".join((*self.folders, self.leaf))
 
     @property
     def path(self) -> str:
-        """As a path, without a suffix."""
+        """The name as a path, without a suffix."""
         return "/".join((*self.folders, self.leaf))
 
     @property
     def slug(self) -> str:
-        """As part of an address."""
+        """The name as a part of a URL."""
         return self.path.replace("_", "-")
 
     @property
     def class_name(self) -> str:
-        """As a class."""
+        """The name as a class."""
         return "".join(word.capitalize() for word in self.leaf.split("_"))
 
     @property
     def title(self) -> str:
-        """For people."""
+        """The name for people."""
         return self.leaf.replace("_", " ").capitalize()
 
 
@@ -76,12 +76,12 @@ def parse_name(
 
     Args:
         text: as typed; folders are separated by ``/`` or ``.``.
-        kind: task, route or model: that word at the end is left out.
-        is_taken: whether a name belongs to an installed package.
-        room: how long folders and name may be together, so that an import of it fits in a line.
+        kind: task, route or model; this word is removed from the end.
+        is_taken: returns whether a name belongs to an installed package.
+        room: the most characters of folders and name, so that an import fits on a line.
 
     Raises:
-        CommandError: the text is no name; the message suggests one.
+        CommandError: the text is not a valid name; the message suggests one.
 
     >>> [parse_name(text, "task").path for text in ("Reports", "reports_task", "SendReport")]
     ['reports', 'reports', 'send_report']
@@ -110,7 +110,7 @@ def snake(text: str) -> str:
 
 
 def plural(word: str) -> str:
-    """Return the plural, as English mostly has it.
+    """Return the regular English plural.
 
     >>> [plural(word) for word in ("order", "category", "day", "address", "orders")]
     ['orders', 'categories', 'days', 'addresses', 'orders']
@@ -123,7 +123,7 @@ def plural(word: str) -> str:
 
 
 def _split(text: str, kind: str) -> list[str]:
-    """Return the parts in snake case, without the folders that files of this kind lie in."""
+    """Return the parts in snake case, without the folder that contains files of this kind."""
     text = text.strip().removesuffix(".py")
     if ".." in text or text.startswith(("/", "~")) or "\\" in text:
         return [text]
@@ -146,7 +146,7 @@ def _problem(parts: list[str], kind: str, is_taken: Callable[[str], bool]) -> st
 
 
 def _problem_of(part: str, is_taken: Callable[[str], bool]) -> str | None:
-    """Return the most telling problem of one part."""
+    """Return the most important problem of one part."""
     problems = {
         "is empty": not part,
         "begins with a digit": part[:1].isdigit(),
@@ -172,7 +172,7 @@ def _suggest(parts: list[str], kind: str, is_taken: Callable[[str], bool], room:
 
 
 def _mend(part: str, kind: str, is_taken: Callable[[str], bool]) -> str:
-    """Return the nearest valid name; empty when nothing is left."""
+    """Return the nearest valid name; empty if nothing is left."""
     plain = unicodedata.normalize("NFKD", part.replace("ß", "ss")).encode("ascii", "ignore")
     words = snake(re.sub(r"[^A-Za-z0-9]+", "_", plain.decode()))
     words = re.sub(r"^([0-9_]+)(.+)", r"\2_\1", words).strip("_")

@@ -1,4 +1,4 @@
-"""The steps from the project as it is to the one that a draft describes."""
+"""Plans the steps from the project as it is to the one that a draft describes."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """All steps, and what to type afterwards."""
+    """All steps, and the commands to run afterwards."""
 
     place: Place
     steps: tuple[Step, ...]
@@ -52,25 +52,25 @@ class Plan:
 
     @property
     def conflicts(self) -> list[Change]:
-        """Files that hold something else, where neither force nor skip was given."""
+        """Files that differ, if neither force nor skip was given."""
         return [step.change for step in self.steps if step.action is Action.DIFFERS]
 
     def path_of(self, step: Step) -> str:
-        """Return a step's file, below the project's root."""
+        """Return a step's file, relative to the project's root."""
         return step.change.path.relative_to(self.place.root).as_posix()
 
 
 def plan_new(place: Place, draft: Draft, *, force: bool = False, skip: bool = False) -> Plan:
-    """Plan how everything of the draft comes to exist.
+    """Plan the steps that create the draft.
 
     Args:
         place: the project.
-        draft: what shall exist.
-        force: overwrite files that hold something else.
-        skip: keep them.
+        draft: the files and entries to create.
+        force: overwrite files that differ.
+        skip: keep files that differ.
 
     Raises:
-        CommandError: tune.py can't be edited, or a module stands where a package is needed.
+        CommandError: tune.py can't be edited, or a module exists where a package is needed.
     """
     differing = Action.OVERWRITE if force else Action.KEEP if skip else Action.DIFFERS
     steps: list[Step] = []
@@ -85,9 +85,9 @@ def plan_new(place: Place, draft: Draft, *, force: bool = False, skip: bool = Fa
 
 
 def plan_removal(place: Place, draft: Draft, *, force: bool = False, skip: bool = False) -> Plan:
-    """Plan how everything of the draft goes away again, but for what was changed since.
+    """Plan the steps that remove the draft, except files that were changed.
 
-    ``force`` removes that too, ``skip`` keeps it. While the draft's first file is kept, tune.py,
+    ``force`` removes these too, ``skip`` keeps them. While the draft's first file is kept, tune.py,
     which imports it, stays as it is.
     """
     differing = Action.REMOVE if force else Action.KEEP if skip else Action.DIFFERS
@@ -125,7 +125,7 @@ def _missing_packages(place: Place, draft: Draft) -> Iterator[Step]:
 
 
 def _empty_packages(place: Place, draft: Draft, going: set[Path]) -> Iterator[Step]:
-    """Remove packages that hold nothing else, the deepest first; never one right in the package."""
+    """Remove packages that would be empty, the deepest first; never a top-level one."""
     for folder in reversed(draft.packages):
         package = place.root / folder
         init = package / "__init__.py"
@@ -138,7 +138,7 @@ def _empty_packages(place: Place, draft: Draft, going: set[Path]) -> Iterator[St
 
 
 def _edit_tune(place: Place, entries: tuple[Entry, ...], edit: Callable[[str, Entry], str]) -> Step:
-    """Edit tune.py; the formatter goes over it only where it had nothing to do before."""
+    """Edit tune.py; format it afterwards only if it was formatted before."""
     before = place.tune.read_bytes()
     try:
         text = before.decode()

@@ -1,4 +1,4 @@
-"""The tasks and the models of a project, read from its code without running it."""
+"""Finds the tasks and models of a project in its code, without running it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Found = tuple[Path, int]
 
 
 def find_tasks(source: Path) -> dict[str, Found]:
-    """Return file and line of every decorated task below ``source``, by the task's name."""
+    """Return the file and line of every decorated task below ``source``, by its name."""
     return {
         name: (path, node.lineno)
         for path, node in _walk(source)
@@ -25,7 +25,7 @@ def find_tasks(source: Path) -> dict[str, Found]:
 
 
 def find_models(source: Path) -> Iterator[tuple[str, str, Found]]:
-    """Yield class, table, and file and line of every SQL table and document below ``source``."""
+    """Yield class, table, file and line of every SQL table and document below ``source``."""
     for path, node in _walk(source):
         if isinstance(node, ast.ClassDef):
             is_document = any(ast.unparse(base).endswith("Document") for base in node.bases)
@@ -34,7 +34,7 @@ def find_models(source: Path) -> Iterator[tuple[str, str, Found]]:
 
 
 def _walk(source: Path) -> Iterator[tuple[Path, ast.AST]]:
-    """Yield every node of every file; whoever runs a file that is no Python hears of it."""
+    """Yield every node of every file; skip files that are not valid Python."""
     for path in sorted(source.rglob("*.py")):
         try:
             tree = ast.parse(path.read_bytes())
@@ -65,7 +65,7 @@ def _table_name(model: ast.ClassDef) -> str:
 
 
 def _task_name(decorator: ast.expr, function: str) -> str | None:
-    """Return the name that a decorator registers a function under; None when it does not.
+    """Return the name under which a decorator registers a function; None if it doesn't.
 
     >>> tree = ast.parse("worker.cron('* * * * *', name='nightly')", mode="eval")
     >>> _task_name(tree.body, "clean")

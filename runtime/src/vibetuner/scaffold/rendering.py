@@ -1,4 +1,4 @@
-"""The text of generated files: from templates, and as the project's ruff formats it."""
+"""Renders generated files from templates, and formats them with the project's ruff."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Renderer:
         )
         self._environment.globals.update(
             package=place.package,
-            # For templates that were ejected when these still broke lines.
+            # For templates that were ejected from a version that broke lines here.
             import_lines=lambda module, *names: f"from {module} import {', '.join(names)}",
             call_lines=lambda start, items, indent=0: f"{start}({', '.join(items)})",  # noqa: ARG005
         )
@@ -55,7 +55,7 @@ class Renderer:
         """Return the text of a file.
 
         Raises:
-            CommandError: the template, one of the project's own, is broken.
+            CommandError: the template is one of the project's own, and is broken.
         """
         try:
             return self._environment.get_template(f"{template}.jinja").render(values)
@@ -67,15 +67,15 @@ class Renderer:
 
 
 def tidy(place: Place, path: Path, text: str) -> str:
-    """Return Python formatted by ruff, as the project configures it, with sorted imports.
+    """Return Python formatted by ruff with the project's configuration and sorted imports.
 
-    The text is returned as it is where ruff is not installed, or can't read it.
+    If ruff is not installed, or can't parse it, return the text unchanged.
     """
     folders = (str(Path(sys.executable).parent), os.environ.get("PATH", ""))
     ruff = which("ruff", path=os.pathsep.join(folders))
     if ruff is None or path.suffix != ".py":
         return text
-    # It looks for the file of what is imported, which may not be written yet.
+    # To sort imports, ruff looks for their files, which may not be written yet.
     ours = f'lint.isort.known-first-party = ["{place.package}"]'
     for look in LOOKS:
         done = subprocess.run(

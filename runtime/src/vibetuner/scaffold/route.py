@@ -1,4 +1,4 @@
-"""A route: a page, its template, its test, its line in tune.py."""
+"""A route: a page with its template, its test and its line in tune.py."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ FOLDER = "frontend/routes"
 
 
 def draft_route(place: Place, name: Name, *, test: bool = True) -> Draft:
-    """Draft everything that a page of this name consists of."""
+    """Draft all files of a page with this name."""
     render = Renderer(place).render
     values = {"name": name, "base": has_base(place)}
     files = {
@@ -35,19 +35,19 @@ def draft_route(place: Place, name: Name, *, test: bool = True) -> Draft:
 
 
 def draft_of_route(place: Place, name: Name) -> Draft:
-    """Draft a route as it was made; raises CommandError when there is none of this name."""
+    """Draft a route as it was generated; raise CommandError if there is none of this name."""
     read_module(place, _path(place, name), f"route {name.path}")
     return draft_route(place, name)
 
 
 def route_entry(place: Place, name: Name) -> Entry:
-    """Return what tune.py lists of a page: its router, by a name that no task or module has."""
+    """Return a page's entry in tune.py: its router, under a name that no task or module has."""
     module = f"{place.package}.{FOLDER.replace('/', '.')}.{name.dotted}"
     return Entry("routes", module, "router", (f"{name.dotted.replace('.', '_')}_router",))
 
 
 def has_base(place: Place) -> bool:
-    """Return whether the project has a base page with room for content."""
+    """Return whether the project has a base page with a block for content."""
     base = place.root / place.source / "templates" / "base.html"
     return base.is_file() and "block content" in base.read_text(encoding="utf-8", errors="replace")
 

@@ -1,4 +1,4 @@
-"""A task: its module, its test, its line in tune.py."""
+"""A task: its module, its test and its line in tune.py."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["TaskOptions", "check_free", "draft_of_task", "draft_task", "parse_ti
 
 PROGRESS = "vibetuner.tasks.progress"
 UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
-# unique=True needs a limit: for that long the lock holds.
+# unique=True needs a limit, as the lock lasts that long.
 DEFAULT_UNIQUE_TIMEOUT = timedelta(minutes=5)
 
 
@@ -28,7 +28,7 @@ class TaskOptions:
     """The options of a new task.
 
     Raises:
-        CommandError: options that exclude each other, or a schedule that is none.
+        CommandError: options exclude each other, or the schedule is not valid.
     """
 
     cron: str | None = None
@@ -49,13 +49,13 @@ class TaskOptions:
 
     @property
     def limit(self) -> timedelta | None:
-        """The time limit that is written."""
+        """The time limit to write."""
         needed = self.unique and self.cron is None
         return self.timeout or (DEFAULT_UNIQUE_TIMEOUT if needed else None)
 
 
 def draft_task(place: Place, name: Name, options: TaskOptions) -> Draft:
-    """Draft everything that a task of this name consists of."""
+    """Draft all files of a task with this name."""
     render = Renderer(place).render
     values = {
         "name": name,
@@ -89,19 +89,19 @@ def draft_task(place: Place, name: Name, options: TaskOptions) -> Draft:
 
 
 def draft_of_task(place: Place, name: Name) -> Draft:
-    """Draft a task as it was made; raises CommandError when there is none of this name."""
+    """Draft a task as it was generated; raise CommandError if there is none of this name."""
     text = read_module(place, _path(place, name), f"task {name.path}")
     return draft_task(place, name, _read_options(text))
 
 
 def task_entry(place: Place, name: Name) -> Entry:
-    """Return what tune.py lists of a task."""
+    """Return a task's entry in tune.py."""
     module = f"{place.package}.tasks.{name.dotted}"
     return Entry("tasks", module, name.leaf, (name.leaf, f"{name.leaf}_task"))
 
 
 def check_free(place: Place, name: Name) -> None:
-    """Raise CommandError when another file registers a task of this name."""
+    """Raise CommandError if another file registers a task of this name."""
     path, line = find_tasks(place.root / place.source).get(name.leaf, (None, 0))
     if path is None or path == place.root / _path(place, name):
         return
@@ -112,7 +112,7 @@ def check_free(place: Place, name: Name) -> None:
 
 
 def parse_timeout(text: str) -> timedelta:
-    """Parse a time from ``90``, ``90s``, ``5m`` or ``1h``; raises CommandError for anything else.
+    """Parse a time from ``90``, ``90s``, ``5m`` or ``1h``; raise CommandError for anything else.
 
     >>> parse_timeout("5m"), parse_timeout("90")
     (datetime.timedelta(seconds=300), datetime.timedelta(seconds=90))
@@ -126,7 +126,7 @@ def parse_timeout(text: str) -> timedelta:
 def _read_options(text: str) -> TaskOptions:
     """Return the options that a generated task was made with.
 
-    Whatever is read from another file: it is not what these options would generate.
+    From any other file, the result does not matter: these options would generate another text.
 
     >>> _read_options("@robust_task(timeout=timedelta(hours=2), unique=True)\\nasync def a(): ...")
     ... # doctest: +NORMALIZE_WHITESPACE
@@ -159,7 +159,7 @@ def _decorator_arguments(options: TaskOptions) -> list[str]:
 
 
 def _written(limit: timedelta) -> str:
-    """Return the limit in the largest unit that it is a whole number of.
+    """Return the limit in the largest unit of which it is a whole number.
 
     >>> _written(timedelta(seconds=300)), _written(timedelta(seconds=90))
     ('timedelta(minutes=5)', 'timedelta(seconds=90)')
