@@ -1,9 +1,9 @@
 """A local Valkey and a MongoDB-protocol server, for development and tests.
 
-The first process that needs them starts a *keeper*, which runs the servers; others join; the keeper
-stops them and ends when the last user is gone. Each user holds a *lease*, a locked file: the kernel
-drops the lock of a killed process, so no pid is ever trusted. A killed keeper takes its servers
-with it; the next process that joins starts a new keeper over the same data.
+The first process that needs them starts a *keeper*, which runs the servers; others join. When the
+last user has gone, the keeper stops the servers and ends. Each user holds a *lease*, a locked file:
+the kernel releases the lock of a killed process, so no pid is ever trusted. If the keeper is
+killed, its servers end too; the next process that joins starts a new keeper over the same data.
 """
 
 from __future__ import annotations

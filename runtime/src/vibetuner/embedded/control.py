@@ -1,4 +1,4 @@
-"""Commands for people: show the services, keep them running, stop them."""
+"""Shows the services, keeps them running, and stops them, for commands."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class ServicesStatus:
 
 
 def status(root: Path) -> ServicesStatus:
-    """Return what runs, and for whom, without changing anything."""
+    """Return the running services and their users, without changing anything."""
     folder = Folder.of(root)
     with file_errors(folder):
         alive = is_held(folder.keeper_lock)
@@ -76,9 +76,9 @@ def status(root: Path) -> ServicesStatus:
 
 
 def up(root: Path, services: Collection[Service] = SERVICES) -> ServicesStatus:
-    """Start the services, and keep them up without users until :func:`down`.
+    """Start the services, and keep them running without users until :func:`down`.
 
-    A pin lasts as long as its keeper: after a reboot nothing stays up by surprise.
+    This lasts as long as the keeper: after a reboot, nothing runs unexpectedly.
 
     Raises:
         ServiceUnavailable: they can't be started.
@@ -117,7 +117,7 @@ def _refuse_if_used(folder: Folder) -> None:
 
 
 def _adopt_orphans(folder: Folder) -> None:
-    """Start a keeper for orphaned servers; without users, it stops them and ends."""
+    """Start a keeper for orphaned servers; it stops them if they have no users."""
     orphaned = any(is_held(folder.lock(service)) for service in SERVICES)
     if orphaned and not is_held(folder.keeper_lock):
         with starting(folder, threading.Event()):
@@ -131,7 +131,7 @@ def _await_end(folder: Folder, *, force: bool) -> None:
         keeper = read_record(folder).keeper
         first = first or keeper
         if keeper not in {None, first}:
-            return  # ours has ended, and another process started the next one
+            return  # that keeper has ended, and another process started the next one
         if not force:
             _refuse_if_used(folder)
         if time.monotonic() > deadline:

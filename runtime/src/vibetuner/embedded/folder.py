@@ -62,12 +62,12 @@ class Folder:
 
     @property
     def pin(self) -> Path:
-        """The file that makes the keeper stay without users."""
+        """The file that makes the keeper run without users."""
         return self.path / "pinned"
 
     @property
     def stop_request(self) -> Path:
-        """The file that makes the keeper stop although it has users."""
+        """The file that makes the keeper stop even if it has users."""
         return self.path / "stop"
 
     @property
@@ -95,7 +95,7 @@ class Folder:
 
 @dataclass(frozen=True, slots=True)
 class ServiceRecord:
-    """The state of one server, and ``since`` when (seconds of the epoch) it is in it."""
+    """The state of one server, and the time since it is in it, ``since`` (Unix time)."""
 
     state: State = "stopped"
     port: int | None = None
@@ -104,7 +104,7 @@ class ServiceRecord:
     error: str = ""
 
     def stopped(self) -> ServiceRecord:
-        """Return what is kept while it is down: its port, for the next start."""
+        """Return the part that is kept while it is stopped: its port, for the next start."""
         return ServiceRecord(port=self.port)
 
 
@@ -123,13 +123,13 @@ class Record:
         return replace(self, keeper=None, services=services)
 
     def url(self, service: Service) -> str | None:
-        """Return the service's URL while it runs, else None."""
+        """Return the service's URL if it runs, else None."""
         one = self.services[service]
         return url_of(service, one.port) if one.state == "running" and one.port else None
 
 
 def read_record(folder: Folder) -> Record:
-    """Return the last record, or an empty one when it is missing or malformed."""
+    """Return the last record; an empty one if it is missing or malformed."""
     try:
         content = json.loads(folder.record.read_text(encoding="utf-8"))
         services = {name: ServiceRecord(**content["services"][name]) for name in SERVICES}
@@ -169,7 +169,7 @@ def last_line(log: Path) -> str:
 
 @contextmanager
 def file_errors(folder: Folder) -> Iterator[None]:
-    """Turn a file that can't be read or written into one line with its cure."""
+    """Turn an error with a file into one line with its cure."""
     try:
         yield
     except OSError as error:

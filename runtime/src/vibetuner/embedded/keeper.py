@@ -1,7 +1,8 @@
-"""The keeper: the process that runs the servers for as long as somebody uses them.
+"""The keeper: the process that runs the servers as long as somebody uses them.
 
-It polls the leases four times a second. It decides to stop, and stops, under the start lock, so
-that no process joins servers that are about to end.
+It checks the leases four times a second. It decides to stop, and stops, while it holds the start
+lock, so that no process joins servers that are about to end.
+
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ def main() -> None:
     """Run ``python -m vibetuner.embedded.keeper <folder> <descriptor of the keeper's lock>``."""
     folder, lock = Folder(Path(sys.argv[1])), int(sys.argv[2])
     os.set_inheritable(lock, False)
-    os.umask(0o077)  # the servers' too, and their files are the user's only
+    os.umask(0o077)  # also for the servers: only the user may read their files
     logging.basicConfig(format="%(asctime)s %(message)s", level=logging.INFO)
     if os.fork() == 0:
         Keeper(folder, lock).run()
@@ -37,7 +38,7 @@ def main() -> None:
 
 
 class Keeper:
-    """The servers that live leases ask for."""
+    """The servers that the live leases ask for."""
 
     def __init__(self, folder: Folder, lock: int) -> None:
         self._folder = folder
@@ -50,7 +51,7 @@ class Keeper:
         self._told_to_stop = False
 
     def run(self) -> None:
-        """Serve until no user is left."""
+        """Run until no user is left."""
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._on_signal)
         start_lock: int | None = None
@@ -62,13 +63,13 @@ class Keeper:
             stop_all(self._servers.values())
             self._wanted.clear()
             self._publish(keeper=None)
-            # In this order: whoever gets the start lock must find the keeper's lock free.
+            # In this order: a process that gets the start lock must find the keeper's lock free.
             os.close(self._lock)
             if start_lock is not None:
                 os.close(start_lock)
 
     def _serve(self) -> int | None:
-        """Watch the servers, and return with the start lock held when it is time to stop."""
+        """Watch the servers; when it is time to stop, return with the start lock held."""
         while True:
             if self._is_evicted():
                 return None
@@ -86,7 +87,7 @@ class Keeper:
 
     def _users_want_services(self) -> bool:
         users = live_users(self._folder)
-        # A service stays up once started: the next user may be about to join it.
+        # A service that was started keeps running: the next user may be about to join it.
         self._wanted.update(service for user in users for service in user.services)
         return bool(users) or self._folder.pin.exists()
 
@@ -119,7 +120,7 @@ class Keeper:
         record = Record(keeper, {name: server.record for name, server in self._servers.items()})
         if record == self._published or self._is_evicted():
             return
-        # A keeper that can't write this ends; whoever waits for it meets the same obstacle and
+        # A keeper that can't write this ends; a process that waits for it fails to write, too, and
         # reports it.
         write_record(self._folder, record)
         self._published = record

@@ -30,19 +30,19 @@ from vibetuner.errors import ServiceUnavailable
 
 __all__ = ["Lease", "ensure_keeper", "join", "starting"]
 
-# On a busy machine, the MongoDB server takes 10 s to import what it needs.
+# On a busy machine, the MongoDB server takes 10 s for its imports.
 START_SECONDS = 30.0
 # A keeper that stops holds the start lock until its servers are gone.
 LOCK_SECONDS = 30.0
-# Replace a keeper that is killed while it starts; report one that dies every time.
+# A keeper that is killed during its start is replaced; one that dies each time is reported.
 MAX_KEEPERS = 3
 
 
 def join(root: Path, services: Collection[Service], *, command: str) -> Lease:
-    """Start the services or join those that run, and return when they answer.
+    """Start the services or join running ones; return when they answer.
 
     Raises:
-        ServiceUnavailable: a package is missing, the folder can't be written, or a server does
+        ServiceUnavailable: a package is missing, the folder can't be written to, or a server does
             not answer within 30 seconds.
     """
     lease = Lease(root, services, command=command)
@@ -98,7 +98,7 @@ class Lease:
 
     def _claim(self) -> None:
         self._folder.leases.mkdir(parents=True, exist_ok=True)
-        # Nobody else on the machine has business with the servers' data.
+        # Nobody else on the machine should see the servers' data.
         self._folder.path.chmod(0o700)
         user = User(self._owner, self._command, self._services, time.time())
         with starting(self._folder, self._left) as got_it:
@@ -145,7 +145,7 @@ class Lease:
 
 @contextmanager
 def starting(folder: Folder, left: threading.Event) -> Iterator[bool]:
-    """Hold the start lock; yield False when ``left`` is set before it is free."""
+    """Hold the start lock; yield False if ``left`` is set before the lock is free."""
     descriptor = wait_for_lock(folder.start_lock, patience=LOCK_SECONDS, give_up=left.is_set)
     if descriptor is None and not left.is_set():
         reason = f"another command has been starting or stopping them for {LOCK_SECONDS:.0f} s"
@@ -158,9 +158,9 @@ def starting(folder: Folder, left: threading.Event) -> Iterator[bool]:
 
 
 def ensure_keeper(folder: Folder) -> bool:
-    """Start a keeper unless one is alive, and return whether it did. Needs the start lock.
+    """Start a keeper unless one is alive; return whether it did. Needs the start lock.
 
-    The keeper inherits its lock already locked, so it never runs without one, and never twice.
+    The keeper inherits its lock already locked, so it never runs without it, and never twice.
     """
     lock = try_lock(folder.keeper_lock)
     if lock is None:
@@ -183,7 +183,7 @@ def _forget_last(folder: Folder) -> None:
 
 
 def _spawn(folder: Folder, lock: int) -> None:
-    # -P: a project's own json.py must not stand in for the standard library's.
+    # -P: a project's own json.py must not shadow the standard library's.
     command = [sys.executable, "-P", "-m", "vibetuner.embedded.keeper", str(folder.path), str(lock)]
     folder.keeper_log.touch(mode=0o600)
     with folder.keeper_log.open("ab") as log:

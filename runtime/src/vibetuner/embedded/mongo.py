@@ -22,34 +22,35 @@ PARENT_POLL = 0.5
 
 
 class PlainReference(TypeDecoder):
-    """Decodes a DBRef as the document that it is.
+    """Decodes a DBRef as a plain document.
 
-    As an object of its own it has no fields, and a query for ``customer.$id`` finds nothing.
+    As a DBRef object it has no fields, and a query for ``customer.$id`` would find nothing.
     """
 
     bson_type = bson.DBRef
 
     def transform_bson(self, value: bson.DBRef) -> dict[str, object]:
-        """Return its ``$ref``, ``$id`` and, where there is one, ``$db``."""
+        """Return its ``$ref``, ``$id`` and, if present, ``$db``."""
         return dict(value.as_doc())
 
 
 def main() -> None:
-    """Serve until SIGTERM, or until the keeper is gone."""
+    """Serve until SIGTERM, or until the keeper has ended."""
     data, port, keeper = sys.argv[1], sys.argv[2], int(sys.argv[3])
     bson.DEFAULT_CODEC_OPTIONS = CodecOptions(type_registry=TypeRegistry([PlainReference()]))
-    # Where the kernel can't tell us that the keeper died (macOS), we look.
+    # On systems whose kernel can't signal the keeper's death (macOS), poll for it.
     threading.Thread(target=_end_with, args=(keeper,), daemon=True).start()
     config = Path(data, "secantusd.toml")
     config.touch()
     options = {
-        "--config": str(config),  # empty; without it, one from the person's home counts
+        "--config": str(config),  # empty; otherwise the user's own would be read
         "--host": "127.0.0.1",
         "--port": port,
         "--storage-path": data,
         "--log-level": "WARNING",
     }
-    # A dead letter leaves Redis once it is here: what was acknowledged outlives a kill.
+    # A dead letter is removed from Redis once it is here, so an acknowledged write must survive a
+    # kill.
     sys.argv[1:] = [*(part for option in options.items() for part in option), "--sync-on-commit"]
     runpy.run_module("secantus", run_name="__main__")
 

@@ -29,7 +29,7 @@ def embedded_services(settings: Settings) -> tuple[Service, ...]:
 
 @asynccontextmanager
 async def open_services(settings: Settings) -> AsyncIterator[Settings]:
-    """Replace ``embedded`` in the settings with the URLs of running servers.
+    """Yield the settings with the URLs of running servers in place of ``embedded``.
 
     Raises:
         SettingsError: ENVIRONMENT is production.
@@ -47,7 +47,7 @@ async def open_services(settings: Settings) -> AsyncIterator[Settings]:
         )
     lease = Lease(services_root(), services, command=_command())
     try:
-        # When this is cancelled, leave() ends the thread's wait and releases its claim.
+        # If this is cancelled, leave() ends the thread's wait and releases its claim.
         await asyncio.to_thread(lease.enter)
         yield settings.model_copy(update={SETTINGS[name]: url for name, url in lease.urls.items()})
     finally:
@@ -55,7 +55,7 @@ async def open_services(settings: Settings) -> AsyncIterator[Settings]:
 
 
 def running_services(settings: Settings) -> Settings:
-    """Return the settings with the URLs of the embedded servers that run now; start none."""
+    """Return the settings with the URLs of embedded servers that run; start none."""
     services = embedded_services(settings)
     if not services:
         return settings
@@ -65,7 +65,7 @@ def running_services(settings: Settings) -> Settings:
 
 
 def services_root() -> Path:
-    """Return the folder above ``.vibetuner/``, which is created where it is missing.
+    """Return the folder that contains ``.vibetuner/``; create it if it is missing.
 
     Raises:
         ServiceUnavailable: it can't be created.

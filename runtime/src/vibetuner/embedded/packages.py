@@ -1,4 +1,4 @@
-"""The packages that carry the servers; this module finds them without importing them."""
+"""Finds the packages that contain the servers, without importing them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PACKAGES: dict[Service, tuple[str, str]] = {
 
 
 def check_installed(services: Collection[Service]) -> None:
-    """Raise ServiceUnavailable when a service's package is missing."""
+    """Raise ServiceUnavailable if a service's package is missing."""
     for service in services:
         module, package = PACKAGES[service]
         if find_spec(module) is None:

@@ -1,4 +1,4 @@
-"""The server processes of the keeper: started, restarted when they die, stopped."""
+"""The keeper's server processes: starts them, restarts them if they die, stops them."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ logger = logging.getLogger(__name__)
 STOP_SECONDS = 10.0
 RECLAIM_SECONDS = 10.0
 MAX_BACKOFF = 2.0
-# One failed start may be a port that another process took in the same moment.
+# One failed start can mean that another process took the port at the same moment.
 FAILURES_TO_REPORT = 2
-# OP_MSG with the document {serverStatus: 1, $db: "admin"}; the answer has the server's pid.
+# OP_MSG with the document {serverStatus: 1, $db: "admin"}; the reply contains the server's pid.
 SERVER_STATUS = (
     b"\x3b\0\0\0\x01\0\0\0\0\0\0\0\xdd\x07\0\0" + b"\0\0\0\0\0"
     b"\x26\0\0\0\x10serverStatus\0\x01\0\0\0\x02$db\0\x06\0\0\0admin\0\0"
@@ -40,7 +40,7 @@ SERVER_STATUS = (
 
 
 class Server(ABC):
-    """One server process, started again whenever it dies."""
+    """A server process, restarted whenever it dies."""
 
     service: Service
 
@@ -59,7 +59,7 @@ class Server(ABC):
             time.sleep(0.05)
 
     def look(self) -> None:
-        """Start it, restart it, or note that it answers."""
+        """Start it, restart it, or record that it answers."""
         if self._process is None:
             if time.monotonic() >= self._next_try:
                 self._start()
@@ -108,7 +108,7 @@ class Server(ABC):
         try:
             with self._folder.log(self.service).open("ab") as log:
                 command, descriptors = self._command(port, listener)
-                # The server inherits the lock on its data: it ends with the server, not with us.
+                # The server inherits the lock on its data, so the lock lasts as long as the server.
                 return subprocess.Popen(
                     command,
                     pass_fds=(lock, *descriptors),
@@ -149,7 +149,7 @@ class Server(ABC):
 
     @abstractmethod
     def _dismiss_orphan(self) -> None:
-        """Ask an orphan to end, if it does not notice by itself that its keeper has died."""
+        """Stop an orphan that does not notice by itself that its keeper has died."""
 
 
 class Valkey(Server):
@@ -172,7 +172,8 @@ class Valkey(Server):
         return [str(valkey_binary()), *arguments], ()
 
     def _answers(self, pid: int) -> bool:
-        # The pid proves that no other server answers on the port; PING, that the data is loaded.
+        # The pid proves that no other server answers on the port; PING proves that the data is
+        # loaded.
         return responds(self.record.port) and f"process_id:{pid}\r\n" in str(self._ask("INFO"))
 
     def _dismiss_orphan(self) -> None:
@@ -203,7 +204,7 @@ class Mongo(Server):
         return mongo_pid(self.record.port) == pid
 
     def _dismiss_orphan(self) -> None:
-        """Do nothing: it looks for its keeper twice a second."""
+        """Do nothing: it checks for its keeper twice a second."""
 
 
 def stop_all(servers: Iterable[Server]) -> None:
@@ -217,7 +218,7 @@ def stop_all(servers: Iterable[Server]) -> None:
 
 
 def mongo_pid(port: int | None) -> int | None:
-    """Return the pid of the MongoDB-protocol server on this machine, or None without an answer."""
+    """Return the pid of the MongoDB server on a port of this machine; None without an answer."""
     try:
         with socket.create_connection(("127.0.0.1", port or 0), timeout=0.5) as connection:
             connection.sendall(SERVER_STATUS)
@@ -230,7 +231,7 @@ def mongo_pid(port: int | None) -> int | None:
 
 
 def _bind(preferred: int | None) -> socket.socket:
-    """Bind a loopback socket to the preferred port, or to a free one when that is taken."""
+    """Bind a loopback socket to the preferred port, or to a free one if it is taken."""
     for port in (preferred, 0) if preferred else (0,):
         listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
         try:
@@ -246,7 +247,7 @@ def _bind(preferred: int | None) -> socket.socket:
 
 
 def _make_die_with(keeper: int) -> Callable[[], None] | None:
-    """Return what a child runs first: on Linux, the kernel ends it with the keeper."""
+    """Return a function to run first in a child: on Linux, its process ends with the keeper."""
     if sys.platform != "linux":
         return None
     libc = _libc()

@@ -1,6 +1,6 @@
 """The users of the services, each a locked file.
 
-The kernel drops a lock when its process dies, however it dies, so no pid is ever trusted.
+The kernel releases the lock of a process that dies, however it dies, so no pid is ever trusted.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class User:
-    """A process that uses the services; ``since`` in seconds of the epoch."""
+    """A process that uses the services; ``since`` is in Unix time."""
 
     pid: int
     command: str
@@ -52,14 +52,14 @@ def _read_user(path: Path) -> User | None:
 
 
 def sign_in(path: Path, user: User) -> int:
-    """Write a lease, and return the descriptor that keeps it alive. Needs the start lock."""
+    """Write a lease; return the descriptor that keeps it alive. Needs the start lock."""
     draft = path.with_suffix(".new")
     descriptor = try_lock(draft)
     if descriptor is None:
         raise AssertionError("a lease's name is random, and nobody looks at drafts")
     try:
         os.write(descriptor, json.dumps(asdict(user)).encode())
-        # A lease is whole and locked before anybody sees it.
+        # A lease is complete and locked before anybody sees it.
         draft.rename(path)
     except OSError:
         os.close(descriptor)
@@ -75,9 +75,10 @@ def remove_dead(folder: Folder) -> None:
 
 
 def try_lock(path: Path) -> int | None:
-    """Lock a file and return its descriptor, or None when another process holds the lock.
+    """Lock a file and return its descriptor; None if another process holds the lock.
 
-    Closing the descriptor releases the lock. It is closed on exec unless it is passed on.
+    Closing the descriptor releases the lock. The descriptor is closed on exec unless it is passed
+    on.
     """
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
     try:
