@@ -36,4 +36,7 @@ def template_changes(
         print(f"{news.present} is {'this version' if version else 'the newest version'} already.")
         raise typer.Exit(NOTHING_NEWER)
     print(f"The template and the runtime go from {news.present} to {news.next}.\n")
-    print(sections_between(news.changelog, news.present, news.next) or "The changelog has no section for it.")
+    print(
+        sections_between(news.changelog, news.present, news.next)
+        or "The changelog has no section for it."
+    )

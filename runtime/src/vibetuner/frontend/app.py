@@ -1,4 +1,4 @@
-"""The web app: the project's routes, templates and static files, and htmx beside them."""
+"""The web app: the project's routes, templates and static files, and htmx."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ ICONS = ("favicon.ico", "icon.svg")
 
 
 def create_app() -> FastAPI:
-    """The ASGI app of the project that the current folder lies in.
+    """Return the ASGI app of the project that the current folder is in.
 
     Raises:
         ProjectError: there is no project, or its tune.py is broken.
@@ -90,14 +90,14 @@ def _mount_files(app: FastAPI, project: ProjectInfo) -> None:
 
     @app.get("/favicon.ico", include_in_schema=False)
     async def favicon() -> Response:
-        """Answer browsers, which ask for it beside every page, whatever the page says."""
+        """Answer browsers, which request it for every page."""
         icons = (static / name for name in ICONS)
         found = next((icon for icon in icons if icon.is_file()), None)
         return Response(status_code=204) if found is None else FileResponse(found)
 
 
 def assets_folder() -> Path:
-    """Return the folder of htmx; raises ProjectError when the runtime was not built as a wheel."""
+    """Return the folder of htmx; raise ProjectError if the runtime was not built as a wheel."""
     try:
         return Path(str(files("vibetuner_htmx").joinpath("htmx.min.js"))).parent
     except ModuleNotFoundError:

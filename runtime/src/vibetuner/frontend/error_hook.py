@@ -16,10 +16,10 @@ __all__ = ["ErrorHook"]
 
 
 class ErrorHook:
-    """Calls the project's function with what no handler answers, and with outages.
+    """Calls the project's function for exceptions that no handler answers, and for outages.
 
-    An exception that a handler of the project turns into an answer is not among them, and neither
-    is an ``HTTPException``.
+    It is not called for an ``HTTPException``, nor for an exception that a handler of the project
+    answers.
 
     Args:
         on_error: the project's function.
@@ -31,7 +31,7 @@ class ErrorHook:
 
     @asynccontextmanager
     async def open(self) -> AsyncIterator[None]:
-        """Give the calls that are under way at the end two seconds to return."""
+        """Run the hook's calls; at the end of the block, give them two seconds to return."""
         self._hooks = hooks = Hooks()
         try:
             yield
@@ -48,7 +48,7 @@ class ErrorHook:
         self._hooks.call(f"on_error for {name}", self._on_error, error, about)
 
     def around(self, app: ASGIApp) -> ASGIApp:
-        """Return an app that serves as ``app`` does, and reports what that raises."""
+        """Wrap ``app`` to report the exceptions that it raises."""
 
         async def serve(scope: Scope, receive: Receive, send: Send) -> None:
             try:

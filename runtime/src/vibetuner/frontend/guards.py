@@ -1,4 +1,4 @@
-"""Guards around every answer of the web app: headers that browsers obey, and Origin checks."""
+"""Guards of every response: security headers and Origin checks."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ BUSY = frozenset({429, 503})
 
 
 class Guards:
-    """Refuses changes that another site's page asks for, and adds headers that are not there yet.
+    """Refuses changes requested by pages of other sites, and adds missing security headers.
 
-    A request without ``Origin`` and ``Sec-Fetch-Site`` comes from no browser's page, and passes: a
-    webhook, a script. A 429 or 503 gets ``Retry-After``.
+    A request without ``Origin`` and ``Sec-Fetch-Site`` does not come from a browser's page, and
+    passes: a webhook or a script. A 429 or 503 gets ``Retry-After``.
 
     Args:
         app: the app inside.
-        headers: added to the default ones; None leaves one of these out.
+        headers: added to the default ones; None removes a default.
         trusted_origins: other origins whose pages may change something; ``*`` for all.
     """
 
@@ -73,7 +73,7 @@ class Guards:
         return origin is not None and not is_same_host(HTTPConnection(scope))
 
     def _adding(self, send: Send) -> Send:
-        # Not async itself, so that a stream of events pays for no second coroutine.
+        # Not async itself, which saves an event stream a second coroutine.
         def sending(message: Message) -> Awaitable[None]:
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)

@@ -1,4 +1,4 @@
-"""The health of this process, and its answer when it can't do its work."""
+"""The health of this process, and its responses during an outage."""
 
 from __future__ import annotations
 
@@ -36,16 +36,16 @@ PROBE_BYTES = 64 * 1024
 
 @router.get("/health", include_in_schema=False)
 async def health() -> dict[str, str]:
-    """Answer as long as the process can answer."""
+    """Answer as long as the process can."""
     project = project_info()
     return {"status": "ok", "project": project.slug, "version": project.version}
 
 
 @router.get("/health/ready", include_in_schema=False)
 async def ready() -> JSONResponse:
-    """Answer 200 when all systems answer, the tables fit and the disk takes data; else 503.
+    """Answer 200 if all systems answer, the tables match and the disk is writable; else 503.
 
-    Everybody may ask, so in production the reason names no address; the log has it.
+    Everybody may ask, so in production the reason contains no address; the log has it.
     """
     settings = get_settings()
     probes, full = await asyncio.gather(_probes(settings), asyncio.to_thread(_disk_problem))
@@ -71,9 +71,9 @@ async def _probes(settings: Settings) -> list[Probe]:
 
 
 def _disk_problem() -> str:
-    """Return what keeps uploads or the project's data from being written; empty where nothing.
+    """Return the reason why uploads or the project's data can't be written; empty if there is none.
 
-    A folder that may not be written at all is no fault: the process needs none, then.
+    A folder that is read-only on purpose is not a problem: then the process doesn't need it.
     """
     for folder in (data_dir(), tempfile.gettempdir()):
         try:
@@ -89,11 +89,11 @@ def _disk_problem() -> str:
 def outage_handlers(
     settings: Settings, on_outage: Callable[[BaseException, Scope], None] | None = None
 ) -> Mapping[int | type[Exception], ExceptionHandler]:
-    """Return what answers when a route raises because an outside system does not answer.
+    """Return handlers for the errors that routes raise when an outside system does not answer.
 
     Args:
-        settings: say which outside systems there are.
-        on_outage: called with the error and the request's scope before each answer.
+        settings: the settings, which name the outside systems.
+        on_outage: called with the error and the request's scope before each response.
     """
     log_sparingly(logger, MOST_LINES)
     kinds: list[type[Exception]] = [ServiceUnavailable, NotConfigured, RedisError, TimeoutError]

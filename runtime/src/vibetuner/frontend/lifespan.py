@@ -23,10 +23,10 @@ ANSWER_SECONDS = 5.0
 
 @asynccontextmanager
 async def base_lifespan() -> AsyncIterator[Context]:
-    """Open what is configured, the queue to enqueue to, and the relay of events.
+    """Open the configured resources, the queue, and the event relay.
 
-    Without REDIS_URL the pages work, and enqueueing says what is missing. A command to Redis has
-    five seconds here, so that a request gets its answer.
+    Without REDIS_URL the pages work, and enqueueing raises an error that names the setting. Redis
+    commands have a limit of five seconds here, so that a request gets its response.
 
     Raises:
         ServiceUnavailable: a configured resource does not answer.
@@ -44,9 +44,8 @@ async def base_lifespan() -> AsyncIterator[Context]:
 
 
 def frontend_lifespan() -> AbstractAsyncContextManager[Any]:
-    """The project's own lifespan if tune.py names one, else :func:`base_lifespan`.
+    """Return the project's own lifespan if tune.py names one, else :func:`base_lifespan`.
 
-    Raises, when it is entered, what that raises: ServiceUnavailable for a resource that does not
-    answer.
+    Entering it raises ServiceUnavailable if a resource does not answer.
     """
     return (load_project().frontend_lifespan or base_lifespan)()

@@ -1,4 +1,4 @@
-"""The pages of the dashboard as an app of their own, for a worker without a web app."""
+"""The dashboard as an app of its own, for a worker without a web app."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ from vibetuner.tasks.worker import open_queue
 __all__ = ["Attention", "create_monitor"]
 
 AGAIN_SECONDS = 1.0
-# Less than a page has in all, so that it is the reason that is told.
+# Shorter than a page's limit, so that the page can show the reason.
 OPEN_SECONDS = 3.0
 
 
 @dataclass(slots=True)
 class Attention:
-    """Open requests, and when the last one ended."""
+    """The number of open requests, and the time at which the last one ended."""
 
     looking: int = 0
     last: float = field(default_factory=time.monotonic)
@@ -50,7 +50,7 @@ class Attention:
 
 
 class _Door:
-    """Opens the queue and the letters, again and again until it succeeds."""
+    """Opens the queue and the letters, and retries until it succeeds."""
 
     def __init__(self) -> None:
         self._opened = asyncio.Event()
@@ -76,7 +76,7 @@ class _Door:
             await asyncio.sleep(AGAIN_SECONDS)
 
     async def passed(self, request: Request) -> None:
-        """Wait a moment for the queue; raises ServiceUnavailable when it does not open."""
+        """Wait a moment for the queue; raise ServiceUnavailable if it does not open."""
         if request.url.path.endswith("/debug.css"):
             return
         try:
@@ -101,10 +101,10 @@ def create_monitor(
     """Return an app with the dashboard, and with the worker's state as JSON at ``/health``.
 
     Args:
-        host: the address that it listens on; on any but a loopback address the gate is shut as it
-            is before the web app's pages.
-        worker_id: the worker that ``/health`` reports.
-        attention: is kept up to date.
+        host: the address that it listens on; unless it is a loopback address, the gate is closed
+            like that of the web app.
+        worker_id: the worker that ``/health`` reports on.
+        attention: updated at each request.
     """
     is_private, door = is_loopback(host), _Door()
 
@@ -168,7 +168,7 @@ COUNTERS = ("completed", "failed", "retried", "aborted")
 
 
 class _Watched:
-    """Counts the requests that are open."""
+    """Counts the open requests."""
 
     def __init__(self, app: ASGIApp, attention: Attention) -> None:
         self._app = app

@@ -16,7 +16,7 @@ __all__ = ["ASSETS_PATH", "get_templates", "render", "render_fragment"]
 def render(
     request: Request, name: str, context: Mapping[str, Any] | None = None, status_code: int = 200
 ) -> HTMLResponse:
-    """A page from ``src/<package>/templates/``; the template also sees ``request``, ``url_for``.
+    """Render a page from ``src/<package>/templates/``; templates also see ``request``, ``url_for``.
 
     Raises:
         jinja2.TemplateNotFound: there is no such template.

@@ -106,8 +106,8 @@ async def _look_at_letters(settings: Settings) -> list[Finding]:
             number = await count_unreadable(database)
             outbox = await _read_outbox()
     except Exception as error:  # noqa: BLE001 - as below
-        text = f"its dead letters can't be looked at: {first_line(innermost(error))}"
-        return [Finding("warning", "MongoDB", text, "look at its load, and at the way to it")]
+        text = f"its dead letters can't be read: {first_line(innermost(error))}"
+        return [Finding("warning", "MongoDB", text, "check its load, and the network")]
     if not number:
         return outbox
     text = (
@@ -124,8 +124,8 @@ async def _look_at_redis(settings: Settings, project: ProjectInfo) -> list[Findi
         async with asyncio.timeout(PROBE_SECONDS):
             return await check_redis(settings, project)
     except TimeoutError:
-        text = f"it can't be looked at within {PROBE_SECONDS:g} s, so busy or so far away is it"
-        return [Finding("warning", "Redis", text, "look at its load, and at the way to it")]
+        text = f"its state can't be read within {PROBE_SECONDS:g} s: it is busy, or far away"
+        return [Finding("warning", "Redis", text, "check its load, and the network")]
     except Exception as error:  # noqa: BLE001 - whatever it is, the others are reported all the same
-        text = f"it can't be looked at: {first_line(innermost(error))}"
+        text = f"its state can't be read: {first_line(innermost(error))}"
         return [Finding("warning", "Redis", text, "give its user the right to INFO")]

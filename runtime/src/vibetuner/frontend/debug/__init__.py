@@ -1,1 +1,1 @@
-"""Everything below ``/debug``: the gate before it, and the dashboard behind it."""
+"""Everything below ``/debug``: the gate, and the dashboard behind it."""

@@ -27,7 +27,7 @@ PAGE = 50
 
 
 def make_dashboard() -> APIRouter:
-    """Return every page and action below ``/debug/tasks``; the gate stands before them."""
+    """Return every page and action below ``/debug/tasks``, to put behind the gate."""
     dashboard = APIRouter(include_in_schema=False)
     for part in (pages.router, progress.router, letters, router):
         dashboard.include_router(part, prefix="/debug/tasks")
@@ -36,7 +36,7 @@ def make_dashboard() -> APIRouter:
 
 @router.post("/task/{task_id}/abort")
 async def end_task(task_id: str) -> Response:
-    """Abort a task, wherever it is."""
+    """Abort a task, whatever its state."""
     is_ended = await abort(this_queue(), task_id)
     return _to_task(task_id, "aborted" if is_ended else "marked")
 
@@ -77,7 +77,7 @@ async def dead(request: Request, fingerprint: str = "", after: str = "") -> HTML
 async def confirm(
     request: Request, verb: Verb, fingerprint: str = "", task_id: str = ""
 ) -> HTMLResponse:
-    """Ask before one letter, a group or all are retried or discarded, and say how many."""
+    """Ask for a confirmation that names the number of letters."""
     total = 1 if task_id else await count(fingerprint=fingerprint or None)
     return page(
         request, "confirm.html", verb=verb, fingerprint=fingerprint, task_id=task_id, total=total

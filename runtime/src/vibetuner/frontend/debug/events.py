@@ -18,7 +18,7 @@ KEEPALIVE_LOOKS = 15
 
 
 class ChangeStream(EventStream):
-    """An event whenever the queue has changed, polled once a second while somebody watches."""
+    """Sends an event when the queue has changed; polls once a second while somebody watches."""
 
     def __init__(self) -> None:
         super().__init__(CHANNEL)
@@ -27,7 +27,7 @@ class ChangeStream(EventStream):
     async def run(self, subscriber: Subscriber, write: Write) -> None:
         """Poll and send until the browser has gone or the process stops."""
         last, quiet = await _pulse(), 0
-        # The page reloads at once, as something may have happened before its stream was open.
+        # The page reloads at once, as something may have happened before its stream was opened.
         await write(CHANGED)
         while not subscriber.closed:
             await subscriber.pause(LOOK_SECONDS)

@@ -1,4 +1,4 @@
-"""The gate: lets a request below ``/debug`` pass in development, or with a ticket."""
+"""The gate: lets a request below ``/debug`` through in development, or with a ticket."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ NEVER_KEPT = {
 def is_open(settings: Settings, request: Request) -> bool:
     """Tell whether a request may pass without a ticket.
 
-    With DEBUG, development opens the gate to its own machine; production never opens it.
+    In development with DEBUG, the gate is open to this machine; in production, never.
     """
     if not settings.debug or settings.environment == "production":
         return False
@@ -53,9 +53,10 @@ def is_open(settings: Settings, request: Request) -> bool:
 
 
 def is_local(settings: Settings, request: Request) -> bool:
-    """Tell whether a request comes from this machine, and for a name of this machine.
+    """Tell whether a request comes from this machine, and for one of its names.
 
-    A page from elsewhere can give its own name a loopback address, and comes with that name.
+    A page of another site can point its own name at a loopback address, but the request has that
+    name.
     """
     if not is_loopback(request.url.hostname or ""):
         return False
@@ -63,7 +64,7 @@ def is_local(settings: Settings, request: Request) -> bool:
 
 
 def is_loopback(host: str) -> bool:
-    """Tell whether an address is reached from this machine alone.
+    """Tell whether only this machine can reach an address.
 
     >>> hosts = ("127.0.0.1", "::1", "localhost", "shop.localhost", "0.0.0.0", "box")
     >>> [is_loopback(host) for host in hosts]
@@ -78,15 +79,15 @@ def is_loopback(host: str) -> bool:
 
 
 class Gate:
-    """Answers 404 to everything below ``/debug`` that may not pass, as if nothing were there.
+    """Answers 404 to requests below ``/debug`` that may not pass, as if nothing were there.
 
-    What changes something must come from a page of our own; what is behind the gate is neither
-    cached nor indexed.
+    Requests that change something must come from our own pages. Responses behind the gate are
+    neither cached nor indexed.
 
     Args:
         app: the app behind the gate.
-        settings: called for each request.
-        free: whether a request may pass without a ticket.
+        settings: returns the settings for each request.
+        free: returns whether a request may pass without a ticket.
     """
 
     def __init__(
@@ -118,7 +119,7 @@ class Gate:
             await self._app(scope, receive, never_kept(send))
 
     async def _websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
-        # A handshake has the headers of a GET, and its Origin counts as a change's does.
+        # A handshake has the headers of a GET, but its Origin is checked like that of a change.
         request = Request({**scope, "type": "http", "method": "GET"}, receive)
         if await self._may_pass(request) and is_own_origin(request):
             await self._app(scope, receive, send)
@@ -140,9 +141,9 @@ FOREIGN = (
 
 
 def is_own_origin(request: Request) -> bool:
-    """Return whether a browser says that the request comes from a page of this very site."""
+    """Return whether the browser reports that the request comes from a page of this site."""
     if request.headers.get("Sec-Fetch-Site") == "same-origin":
-        return True  # no page can set it
+        return True  # a page can't set this header
     return is_same_host(request)
 
 
@@ -153,7 +154,7 @@ def is_same_host(request: HTTPConnection) -> bool:
 
 
 def never_kept(send: Send) -> Send:
-    """``send``, with headers that keep an answer out of caches, indexes and frames."""
+    """Wrap ``send`` to add headers that keep a response out of caches, indexes and frames."""
 
     async def sending(message: Message) -> None:
         if message["type"] == "http.response.start":
@@ -169,7 +170,7 @@ def _path(scope: Scope) -> str:
 
 
 def _is_debug(path: str) -> bool:
-    """Return whether a path lies below ``/debug``, however it is written.
+    """Return whether a path is below ``/debug``, in any spelling.
 
     >>> [_is_debug(path) for path in ("/debug", "/debug/x", "//debug/x", "/debugger")]
     [True, True, True, False]
@@ -179,7 +180,7 @@ def _is_debug(path: str) -> bool:
 
 
 async def _not_found(request: Request) -> Response:
-    """The answer that the app gives for what is not there."""
+    """Return the app's response for a missing page."""
     error = HTTPException(404)
     handlers: dict[Any, Any] = getattr(request.scope.get("app"), "exception_handlers", {})
     handler = handlers.get(404) or handlers.get(HTTPException)

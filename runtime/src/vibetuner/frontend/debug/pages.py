@@ -92,7 +92,7 @@ async def task(request: Request, task_id: str) -> HTMLResponse:
     """Show one task, and why it isn't running."""
     queue = this_queue()
     detail = await find_task(queue, task_id)
-    # Of one that has ended the timeline says it all.
+    # For a task that has ended, the timeline is enough.
     _, reasons = (None, []) if detail.row.state in ENDED else await explain(queue, task_id)
     progress = await read_progress(queue, task_id)
     return page(
@@ -125,7 +125,7 @@ async def style() -> FileResponse:
 
 
 async def count_dead() -> int | None:
-    """Return the number of open dead letters; None where the store takes too long."""
+    """Return the number of open dead letters; None if the store takes too long."""
     with suppress(VibetunerError, TimeoutError):
         async with asyncio.timeout(LETTERS_SECONDS):
             return await count()

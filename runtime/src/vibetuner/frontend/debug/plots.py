@@ -1,4 +1,4 @@
-"""Small charts with axes, as figures of SVG. Pure: numbers in, places out."""
+"""Small SVG charts with axes. Pure: numbers in, coordinates out."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from vibetuner.timing import duration
 
 __all__ = ["HEIGHT", "BarChart", "LineChart", "Tick", "bar_chart", "line_chart"]
 
-#: The height of a chart in its own units; half a label fits above its highest line.
+#: The height of a chart in its own units; half a label fits above its top line.
 HEIGHT = 80.0
 MARGIN = 6.0
 
@@ -25,7 +25,7 @@ class Tick:
 
 @dataclass(frozen=True, slots=True)
 class Bar:
-    """One bar of a stack, from the top left."""
+    """One bar of a stack; its position is that of its top left corner."""
 
     x: float
     y: float
@@ -51,7 +51,7 @@ class LineChart:
 
 
 def bar_chart(done: Sequence[int], failed: Sequence[int]) -> BarChart:
-    """Return a bar for each slice of time, failures on top of successes.
+    """Return a bar for each slice of time, failures above successes.
 
     >>> chart = bar_chart([3, 0], [1, 0])
     >>> chart.bars[0], [tick.label for tick in chart.ticks]
@@ -81,7 +81,7 @@ def line_chart(middle: Sequence[float | None], high: Sequence[float | None]) -> 
     """
     known = [value for value in (*middle, *high) if value is not None]
     decades = max(1, math.ceil(math.log10(max([*known, 1.0])) - 1e-9))
-    step = math.ceil(decades / 3)  # more labels than four would touch each other
+    step = math.ceil(decades / 3)  # more than four labels would overlap
     ticks = [Tick(_place(10.0**n, decades), duration(10.0**n)) for n in range(0, decades + 1, step)]
     return LineChart(_pieces(middle, decades), _pieces(high, decades), ticks)
 
@@ -108,6 +108,6 @@ def _pieces(values: Sequence[float | None], decades: int) -> list[str]:
 
 
 def _widened(run: list[str]) -> str:
-    # A single point has no length, and would not be seen.
+    # A single point has no length, and would be invisible.
     x, y = run[-1].split(",")
     return " ".join([*run, f"{int(x) + 0.9},{y}"])

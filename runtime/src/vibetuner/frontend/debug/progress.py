@@ -1,4 +1,4 @@
-"""The progress of one task on its page: nothing where the task tells none, else a live bar."""
+"""The progress of one task on its page: a live bar, if the task reports progress."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ router = APIRouter(route_class=DebugRoute)
 
 
 def draw_bar(state: ProgressState) -> str:
-    """The bar as it is sent; of our own template, whatever the project has put in its place."""
+    """Render the bar with our own template, even if the project has replaced it."""
     return draw("bar.html", state=state)
 
 
@@ -28,9 +28,9 @@ async def events(task_id: str) -> str:
 
 
 async def read_progress(queue: Queue, task_id: str) -> ProgressState | None:
-    """Return the progress that a task has reported; None where it never did."""
+    """Return the progress that a task has reported; None if it reported none."""
     history = history_of(queue.redis, get_settings())
     state, _ = await read_state(history, task_id)
-    # Who listens to a task that tells nothing leaves a state of it, too.
+    # Watching a task that reports nothing stores a state, too.
     told = state is not None and (state.done or state.total is not None or state.message)
     return state if told else None

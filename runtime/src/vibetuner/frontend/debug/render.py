@@ -40,7 +40,7 @@ HEADERS = {
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
         "connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
     ),
-    # Not no-referrer, with which a browser's form would send the origin "null".
+    # Not no-referrer: with it, a browser's form would send the origin "null".
     "Referrer-Policy": "same-origin",
 }
 STATUS: tuple[tuple[type[VibetunerError] | tuple[type[VibetunerError], ...], int], ...] = (
@@ -48,14 +48,14 @@ STATUS: tuple[tuple[type[VibetunerError] | tuple[type[VibetunerError], ...], int
     ((TaskError, DeadLetterError), 409),
     (CommandError, 400),
 )
-# An action that waits for a worker's word takes a little longer than a page.
+# An action that waits for a worker may take a little longer than a page.
 ACTION_SECONDS = 10.0
 
 Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 
 
 class DebugRoute(APIRoute):
-    """Responds within five seconds, if need be with a page that says what to check."""
+    """Responds within five seconds, if necessary with a page that names the cure."""
 
     def get_route_handler(self) -> Handler:
         """Return the route's handler, with errors turned into pages."""
@@ -91,7 +91,7 @@ def page(request: Request, name: str, status: int = 200, **values: Any) -> HTMLR
 
 
 def draw(name: str, **values: Any) -> str:
-    """Return a piece of a page from ``templates/``."""
+    """Return a part of a page from ``templates/``."""
     return _templates().get_template(name).render(values)
 
 
@@ -115,7 +115,7 @@ def _problem(request: Request, error: VibetunerError) -> HTMLResponse:
     status = next((code for kinds, code in STATUS if isinstance(error, kinds)), 500)
     if isinstance(error, LookupError):
         status = 404
-    # What htmx asks for is a part of a page that is open: it gets the same page, and shows it.
+    # A request of htmx is for a part of an open page: it gets the same page, and shows it.
     return page(request, "problem.html", status, code=status, message=str(error))
 
 

@@ -1,4 +1,4 @@
-"""Tickets that were revoked before they expired, whoever has a copy of them."""
+"""Tickets that were revoked before they expired, including all copies."""
 
 from __future__ import annotations
 
@@ -20,17 +20,18 @@ __all__ = ["Revoked", "get_revoked"]
 
 logger = logging.getLogger(__name__)
 
-# What a page may wait for the answer; one about a Redis that is away has its own time to take.
+# The time that a page may wait for the reply; the pages about a failing Redis need time, too.
 SECONDS = 0.5
 AGAIN_SECONDS = 2.0
 OUTAGES = (RedisError, OSError, VibetunerError, ExceptionGroup)
 
 
 class Revoked:
-    """Remembers tickets until they expire: in Redis for all processes, and here.
+    """Remembers revoked tickets until they expire: in Redis for all processes, and here.
 
-    Redis has no say while it does not answer: what it keeps from those who look after it would be
-    the page that tells them so. What it could not be told is told again until it has heard it.
+    While Redis does not answer, its revocations don't count: otherwise the people who look after
+    Redis could not open the page that reports the outage. Revocations that could not be written are
+    written again until Redis takes them.
     """
 
     def __init__(self) -> None:
@@ -39,14 +40,14 @@ class Revoked:
         self._telling: asyncio.Task[None] | None = None
 
     async def add(self, ticket: Ticket) -> None:
-        """Take a ticket back; where Redis does not answer, in the other processes later."""
+        """Revoke a ticket; if Redis does not answer, other processes learn of it later."""
         now = time.monotonic()
         self._until = {name: until for name, until in self._until.items() if until > now}
         self._until[ticket.id] = now + ticket.seconds
         try:
             await self._tell(ticket.id)
         except NotConfigured:
-            pass  # there is no other process that would ask
+            pass  # no other process shares the tickets
         except OUTAGES as error:
             logger.warning(
                 "a ticket to /debug is revoked in this process, and in others once Redis answers: "

@@ -20,19 +20,19 @@ LIFETIME_SECONDS = 8 * 3600
 
 @dataclass(frozen=True, slots=True)
 class Ticket:
-    """A ticket that is good, and for how many seconds more."""
+    """A valid ticket, and the seconds until it expires."""
 
     id: str
     seconds: float
 
 
 def issue(settings: Settings) -> str:
-    """A new ticket; :func:`read` accepts it for eight hours."""
+    """Return a new ticket; :func:`read` accepts it for eight hours."""
     return _signer(settings).dumps(token_hex(8))
 
 
 def read(settings: Settings, ticket: str, now: datetime | None = None) -> Ticket | None:
-    """Return a ticket that this project's key has signed less than eight hours ago, or None.
+    """Return a ticket if this project's key signed it less than eight hours ago, else None.
 
     A change of SECRET_KEY or of DEBUG_ACCESS_TOKEN ends every ticket; without a
     DEBUG_ACCESS_TOKEN none is valid.
@@ -51,15 +51,15 @@ def read(settings: Settings, ticket: str, now: datetime | None = None) -> Ticket
 
 
 def token_matches(settings: Settings, given: str) -> bool:
-    """Return whether ``given`` is DEBUG_ACCESS_TOKEN; a near miss takes as long as a far one."""
+    """Return whether ``given`` is DEBUG_ACCESS_TOKEN, in constant time."""
     expected = _token(settings)
-    # Digests are compared, so that not even the length shows in the time that it takes.
+    # Digests are compared, so that the time does not even reveal the length.
     same = hmac.compare_digest(_digest(given), _digest(expected))
     return same and bool(expected)
 
 
 def _signer(settings: Settings) -> URLSafeTimedSerializer:
-    # The newest key alone: with SECRET_KEY_PREVIOUS a ticket would outlive the change.
+    # Only the newest key: with SECRET_KEY_PREVIOUS, a ticket would outlive the change.
     purpose = b"vibetuner debug ticket\0" + _digest(_token(settings))
     key = hmac.digest(signing_keys(settings)[0], purpose, "sha256")
     return URLSafeTimedSerializer(

@@ -1,4 +1,4 @@
-"""``/_unlock-debug`` and ``/_lock-debug``: how a person comes through the gate, and leaves."""
+"""``/_unlock-debug`` and ``/_lock-debug``: get a ticket with the token, and revoke it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 
 HOME = "/debug/tasks"
 LEFT = "/"
-# A token that production accepts is too long to be guessed, at whatever pace.
+# A token that production accepts is too long to be guessed at any speed.
 PAUSE_SECONDS = 0.5
 MOST_LINES = 10
 
@@ -52,23 +52,23 @@ def make_router() -> APIRouter:
 
     @router.get("/_unlock-debug")
     async def ask(request: Request, token: str = "") -> Response:
-        """Ask for the token; one that stands in the address is taken as well."""
+        """Ask for the token; a token in the URL is accepted as well."""
         settings = get_settings()
         if token or is_open(settings, request):
             return await _unlock(request, settings, token)
         if settings.debug_access_token is None:
             raise HTTPException(404, headers=NEVER_KEPT)
-        # Not no-referrer, with which a browser's form would send the origin "null".
+        # Not no-referrer: with it, a browser's form would send the origin "null".
         return HTMLResponse(ASK, headers={**HEADERS, "Referrer-Policy": "same-origin"})
 
     @router.post("/_unlock-debug")
     async def unlock(request: Request, token: Annotated[str, Form()] = "") -> Response:
-        """Give a ticket for the right token; anything else is a 404 that takes a while."""
+        """Issue a ticket for the right token; answer 404, after a pause, to any other."""
         return await _unlock(request, get_settings(), token)
 
     @router.post("/_lock-debug")
     async def lock(request: Request) -> Response:
-        """Take the ticket back, and every copy of it."""
+        """Revoke the ticket, and with it every copy."""
         settings = get_settings()
         if not is_own_origin(request):
             return PlainTextResponse(FOREIGN, 403, NEVER_KEPT)
@@ -93,8 +93,8 @@ async def _unlock(request: Request, settings: Settings, token: str) -> Response:
 def _welcome(request: Request, settings: Settings) -> Response:
     response: Response = RedirectResponse(HOME, 303, HEADERS)
     if request.headers.get("Sec-Fetch-Site") in {"cross-site", "same-site"}:
-        # After a click in a chat or a mail, a redirect would not carry a cookie that is Strict;
-        # a page of ours that goes on by itself does.
+        # After a click in a chat or mail, a redirect would not carry a Strict cookie; a page of
+        # ours that forwards the browser does.
         response = HTMLResponse(ON_ITS_WAY, headers=HEADERS)
     if not is_open(settings, request):
         response.set_cookie(
