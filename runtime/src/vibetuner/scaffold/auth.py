@@ -30,7 +30,7 @@ FILES = {
 }
 TEST = "tests/test_auth.py"
 LIMITS = "limits.py"
-TOKENS, QUOTAS = "auth_tokens", "quotas"
+TOKENS = "auth_tokens"
 # The names in limits.py that the routes use, and that the example has.
 LIMITS_NAMES = ("class Limit", "def client_of", "def mailbox_of", "def use")
 
