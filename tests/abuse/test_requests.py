@@ -32,7 +32,7 @@ def read_all(connection: socket.socket) -> bytes:
     return received
 
 
-def test_unfinished_heads_of_one_client_keep_nobody_out(besieged: Besieged, honest):
+def test_unfinished_heads_of_one_client_block_no_other_client(besieged: Besieged, honest):
     """It gets a third of the connections at most, and each for ten seconds."""
     began = time.monotonic()
     with ExitStack() as stack, honest():
@@ -57,7 +57,7 @@ def test_unfinished_heads_of_one_client_keep_nobody_out(besieged: Besieged, hone
     assert "refused a connection of 127.0.0.2" in besieged.command.output
 
 
-def test_bodies_that_do_not_come_are_not_waited_for(besieged: Besieged, honest):
+def test_missing_bodies_are_not_waited_for(besieged: Besieged, honest):
     """A body has twenty seconds, and one more for each 500 bytes."""
     head = (
         "POST /signup HTTP/1.1\r\nHost: shop\r\nContent-Length: 900000\r\n"
@@ -77,7 +77,7 @@ def test_bodies_that_do_not_come_are_not_waited_for(besieged: Besieged, honest):
     assert besieged.log_bytes < 5_000
 
 
-def test_a_body_that_is_too_large_takes_neither_memory_nor_disk(besieged: Besieged, honest):
+def test_a_body_that_is_too_large_fills_neither_memory_nor_disk(besieged: Besieged, honest):
     """Half a gigabyte is refused by its announced length, and by its bytes where it has none."""
     sent = 0
 

@@ -54,7 +54,7 @@ async def test_an_abort_of_a_task_that_waits_for_its_retry_gives_a_result(
         assert isinstance((await task.result(timeout=5)).exception, StreaqCancelled)
 
 
-async def test_an_abort_of_what_is_over_marks_nothing(worker: TaskWorker, running: Running):
+async def test_an_abort_of_an_ended_task_marks_nothing(worker: TaskWorker, running: Running):
     """Else a later task of that id would be aborted."""
 
     @worker.task(name="noop")

@@ -14,7 +14,7 @@ from vibetuner.redis.client import open_resource
 from vibetuner.sse import broadcast
 
 
-async def test_a_redis_that_goes_away_is_a_service_that_is_unavailable(tmp_path: Path):
+async def test_a_lost_redis_raises_service_unavailable_in_broadcast(tmp_path: Path):
     """The client's own errors came through."""
     with Valkey(tmp_path) as valkey, using_settings(valkey.settings):
         async with open_resource(valkey.settings, None):
@@ -25,7 +25,7 @@ async def test_a_redis_that_goes_away_is_a_service_that_is_unavailable(tmp_path:
     assert "\n" not in str(caught.value)
 
 
-async def test_a_redis_that_does_not_answer_is_waited_for_five_seconds(tmp_path: Path):
+async def test_broadcast_waits_five_seconds_for_a_silent_redis(tmp_path: Path):
     """With a connection that was open before it froze."""
     with Valkey(tmp_path) as valkey, using_settings(valkey.settings):
         async with open_resource(valkey.settings, None):

@@ -7,7 +7,7 @@ import aiosqlite
 from vibetuner.resources.sql_engine import _interrupt_and_close
 
 
-async def test_a_connection_that_its_thread_has_closed_needs_no_interrupt():
+async def test_a_connection_closed_by_its_thread_is_not_interrupted():
     """The thread may be done before the event loop hears of it."""
     driver = await aiosqlite.connect(":memory:")
     await driver._execute(driver._conn.close)

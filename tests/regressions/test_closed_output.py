@@ -78,7 +78,7 @@ def test_a_command_whose_reader_is_gone_says_nothing(
 @pytest.mark.skipif(not FULL.exists(), reason="no /dev/full here")
 @pytest.mark.parametrize("unbuffered", ["", "1"])
 @pytest.mark.parametrize("command", [["--help"], ["tasks", "list"]], ids=" ".join)
-def test_a_full_disk_is_told_in_one_line(
+def test_a_full_disk_is_reported_in_one_line(
     shop: Path, environment: dict[str, str], command: list[str], unbuffered: str
 ):
     """And not by a traceback at the interpreter's exit."""

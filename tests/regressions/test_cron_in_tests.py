@@ -34,7 +34,7 @@ def shop(stand_in: Callable[..., Path]) -> TaskWorker:
     return worker
 
 
-async def test_running_what_is_due_runs_no_cron(vibetuner_worker: ManualWorker, shop: TaskWorker):
+async def test_run_until_idle_runs_no_cron(vibetuner_worker: ManualWorker, shop: TaskWorker):
     """However close the next minute is: nothing is scheduled, so that nothing can come due."""
     await shop.registry["written_once"].enqueue("hello")
     await vibetuner_worker.run_until_idle()
@@ -43,7 +43,7 @@ async def test_running_what_is_due_runs_no_cron(vibetuner_worker: ManualWorker, 
     assert await shop.redis.zcard(shop.cron_schedule_key) == 0
 
 
-async def test_two_weeks_without_cron_take_no_longer_than_what_is_due(
+async def test_two_weeks_without_cron_take_only_the_time_of_due_tasks(
     vibetuner_worker: ManualWorker, shop: TaskWorker, caplog: pytest.LogCaptureFixture
 ):
     """They took an hour; and the log says what happened."""
@@ -59,7 +59,7 @@ async def test_two_weeks_without_cron_take_no_longer_than_what_is_due(
     assert "by 13 days, 0:00:00; tasks fell due at 1 moment, cron left out" in caplog.text
 
 
-async def test_too_much_cron_is_refused_before_any_of_it_runs(vibetuner_worker: ManualWorker):
+async def test_too_many_cron_runs_are_refused_before_the_first(vibetuner_worker: ManualWorker):
     """With the name of the task, and the ways out."""
     with pytest.raises(AssertionError, match=r"more than 1,000 times, most of all \w+\. Pass cron"):
         await vibetuner_worker.advance(days=13)
@@ -82,7 +82,7 @@ async def test_a_task_that_enqueues_itself_for_ever_is_found(
         await vibetuner_worker.advance(days=1, cron=False, most=3)
 
 
-async def test_cron_runs_again_from_where_it_was_left_out(vibetuner_worker: ManualWorker):
+async def test_cron_runs_resume_after_an_advance_without_cron(vibetuner_worker: ManualWorker):
     """Runs that were left out are not caught up with."""
     await vibetuner_worker.advance(minutes=2)
     assert ran == ["tick"] * 2

@@ -32,7 +32,7 @@ def shop(tmp_path: Path) -> Path:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("mode", "name"), [("dev", "development"), ("prod", "production")])
-def test_a_worker_is_missed_with_one_cure_everywhere(
+def test_a_missing_worker_is_reported_with_the_same_cure_everywhere(
     shop: Path, environment: dict[str, str], mode: str, name: str
 ):
     """``run prod worker`` would refuse the embedded services of a development environment."""
@@ -59,7 +59,7 @@ def test_production_refuses_the_embedded_redis(shop: Path, environment: dict[str
 
 
 @pytest.mark.slow
-def test_a_task_that_the_project_does_not_have_is_named(shop: Path, environment: dict[str, str]):
+def test_an_unknown_task_is_named(shop: Path, environment: dict[str, str]):
     """An empty list would say that it has not run yet."""
     missing = run_vibetuner("tasks", "list", "--task", "fails_twise", folder=shop, **environment)
     idle = run_vibetuner("tasks", "list", "--task", "add", "--json", folder=shop, **environment)
@@ -71,7 +71,7 @@ def test_a_task_that_the_project_does_not_have_is_named(shop: Path, environment:
     assert (idle.returncode, json.loads(idle.stdout)) == (3, {"tasks": [], "next": None})
 
 
-def test_a_port_that_is_taken_comes_with_one_that_is_free():
+def test_the_error_for_a_taken_port_names_a_free_one():
     """The next one may be taken, too."""
     with ExitStack() as stack:
         first = stack.enter_context(listen("127.0.0.1", free_port()))

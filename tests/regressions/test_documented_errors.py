@@ -169,7 +169,7 @@ def situation(
     ],
     ids=lambda call: call.name,
 )
-async def test_an_error_is_one_that_the_docstring_names(situation: str, call: Call):
+async def test_the_docstring_names_each_error_that_is_raised(situation: str, call: Call):
     """Whoever catches what is documented catches all there is."""
     load_project.cache_clear()
     error: Exception | None = None

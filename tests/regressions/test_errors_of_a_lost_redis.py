@@ -75,7 +75,7 @@ def calls(worker: TaskWorker, noop: Any, only: Any) -> dict[str, Callable[[], Aw
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.slow
 @pytest.mark.parametrize("loss", ["killed", "frozen"])
-async def test_a_lost_redis_is_a_service_that_is_unavailable(
+async def test_a_lost_redis_raises_service_unavailable(
     tmp_path: Path, fresh: None, stand_in: Callable[..., Path], loss: str
 ):
     """The client's own errors came through, and where nobody hangs up, nothing came at all."""

@@ -86,7 +86,7 @@ async def test_a_worker_that_has_nothing_to_record_stops_beside_a_frozen_redis(t
 @pytest.mark.parametrize(
     ("lasting", "grace", "end"), [(1, "20", "done"), (60, "1", "requeued")], ids=["ends", "is cut"]
 )
-async def test_a_worker_names_what_it_could_not_record(
+async def test_a_worker_names_the_ends_it_could_not_record(
     tmp_path: Path, lasting: float, grace: str, end: str
 ):
     """Its task ends within the grace period or is cut off after it, and nobody can be told."""

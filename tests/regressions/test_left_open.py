@@ -29,7 +29,7 @@ def test_one(late):
 """
 
 
-def test_a_socket_that_is_connected_to_nobody_is_no_fault():
+def test_an_unconnected_socket_fails_no_test():
     """PyMongo leaves it when it is closed while it connects; a connected one is still reported."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         with socket.socket(proto=socket.IPPROTO_TCP) as one:
@@ -40,7 +40,7 @@ def test_a_socket_that_is_connected_to_nobody_is_no_fault():
                 warnings.warn(f"unclosed {one!r}", ResourceWarning, stacklevel=1)
 
 
-def test_a_buffer_that_is_found_at_the_end_of_a_session_is_no_fault(tmp_path: Path):
+def test_a_buffer_found_at_the_end_of_a_session_fails_no_test(tmp_path: Path):
     """Pytest collects garbage once more after the last test."""
     (tmp_path / "pytest.ini").write_text(
         "[pytest]\nfilterwarnings = error\nasyncio_default_fixture_loop_scope = function\n"

@@ -41,7 +41,7 @@ async def use_sql() -> None:
     [(lambda: broadcast("news", "hello"), "Redis"), (use_sql, "The SQL database")],
     ids=["broadcast", "open_session"],
 )
-async def test_a_plain_function_that_makes_a_loop_of_its_own_is_told_what_to_call(
+async def test_a_sync_function_with_a_loop_of_its_own_gets_an_error_with_the_cure(
     settings: Settings, call: Callable[[], Coroutine[Any, Any, Any]], name: str
 ):
     """As a task does that is not async, or such a route; the worker's loop goes on."""

@@ -10,7 +10,7 @@ from vibetuner.tasks.progress import Progress
 
 
 @pytest.mark.parametrize("message", [None, 5, b"bytes", ["a"], object()])
-async def test_a_message_that_is_no_text_is_refused(message: Any):
+async def test_a_progress_message_must_be_text(message: Any):
     """It was stored, and whoever watched the task got an error or nothing."""
     with pytest.raises(TypeError, match=r"Progress\(message=\) takes text, not .*str\(\)"):
         Progress(message=message)
@@ -22,7 +22,7 @@ async def test_a_message_that_is_no_text_is_refused(message: Any):
 
 
 @pytest.mark.parametrize("number", ["7", 1.5, float("nan"), float("inf")])
-async def test_a_number_that_is_not_whole_is_refused(number: Any):
+async def test_a_progress_count_must_be_a_whole_number(number: Any):
     """Percent and rate are computed from it, also where the task can't see the error."""
     with pytest.raises(TypeError, match=r"Progress\(total=\) takes a whole number, not"):
         Progress(total=number)

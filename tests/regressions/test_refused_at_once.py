@@ -41,7 +41,7 @@ HEAD = """
         ("worker.task(expire=-1)", "expire takes more than 0 seconds, not -1"),
     ],
 )
-def test_a_decorator_is_refused_with_its_line(
+def test_a_wrong_decorator_is_refused_with_its_line(
     stand_in: Callable[..., Path], decorator: str, words: str
 ):
     """In one line, whoever loads the project: worker, web app, doctor, tests."""
@@ -56,7 +56,7 @@ def test_a_decorator_is_refused_with_its_line(
     assert "\n" not in str(caught.value)
 
 
-def test_two_tasks_of_one_name_are_refused_with_both_lines(stand_in: Callable[..., Path]):
+def test_two_tasks_with_one_name_are_refused_with_both_lines(stand_in: Callable[..., Path]):
     """The second's file and line stand in front."""
     task = "    @worker.task(name='mail')\n    async def {}() -> None: ...\n\n\n"
     root = stand_in({"tasks.py": HEAD + task.format("one") + task.format("two")})
@@ -90,7 +90,7 @@ async def queue(settings: Settings) -> AsyncIterator[TaskWorker]:
     ],
     ids=str,
 )
-async def test_an_unfair_call_leaves_nothing_in_redis(queue: TaskWorker, start: dict[str, Any]):
+async def test_a_refused_call_leaves_nothing_in_redis(queue: TaskWorker, start: dict[str, Any]):
     """Alone, and among others that are fair."""
     call = queue.registry["mail"].enqueue("ann").start(**start)
     with pytest.raises(TaskError, match="^mail: "):
@@ -101,7 +101,7 @@ async def test_an_unfair_call_leaves_nothing_in_redis(queue: TaskWorker, start: 
     assert [key async for key in queue.redis.scan_iter(f"{queue.prefix}:*")] == []
 
 
-async def test_a_plain_function_enqueues_by_the_loop_that_owns_the_queue(queue: TaskWorker):
+async def test_a_sync_function_enqueues_in_the_loop_that_owns_the_queue(queue: TaskWorker):
     """And is told so when it makes a loop of its own."""
     task = queue.registry["mail"]
 
@@ -121,7 +121,7 @@ def empty_project(stand_in: Callable[..., Path]) -> Path:
     return stand_in()
 
 
-async def test_what_is_enqueued_together_is_seen(
+async def test_tasks_enqueued_together_are_recorded(
     empty_project: Path, vibetuner_worker: ManualWorker
 ):
     """One by one, with its arguments."""

@@ -29,7 +29,7 @@ def codec_of(queue: str, *keys: bytes, accepts_unbound: bool = False) -> Codec:
 @given(home=PLACES, other=PLACES, is_lenient=st.booleans())
 @example(home=(Kind.CALL, "q", "12"), other=(Kind.CALL, "q", "2"), is_lenient=False)
 @example(home=(Kind.CALL, "aq", "1"), other=(Kind.CALL, "q", "1a"), is_lenient=False)
-def test_what_is_signed_is_read_in_its_place_alone(home, other, *, is_lenient: bool):
+def test_signed_data_is_read_only_in_its_place(home, other, *, is_lenient: bool):
     """Kind, queue and id are all part of it, and no two places look alike."""
     kind, queue, name = home
     data = codec_of(queue).seal(pickle.dumps({"f": "pay"}), kind, name)
@@ -47,7 +47,7 @@ def test_what_is_signed_is_read_in_its_place_alone(home, other, *, is_lenient: b
 
 
 @given(st.binary(), st.integers(min_value=0))
-def test_one_bit_is_enough_to_be_refused(value: bytes, at: int):
+def test_one_changed_bit_is_refused(value: bytes, at: int):
     """In the pickle, the place or the signature."""
     data = bytearray(codec_of("q").seal(pickle.dumps(value), Kind.CALL, "1"))
     data[at % len(data)] ^= 1
@@ -73,7 +73,7 @@ def test_a_version_before_reads_what_this_one_signs():
     assert pickle.loads(data[:-32]) == {"f": "pay"}
 
 
-def test_this_version_reads_what_one_before_has_signed_until_a_setting_ends_that():
+def test_this_version_reads_older_signatures_until_a_setting_refuses_them():
     """Also while SECRET_KEY is changed."""
     body = pickle.dumps({"f": "pay"})
     data = body + sign(KEY, body)
@@ -83,7 +83,7 @@ def test_this_version_reads_what_one_before_has_signed_until_a_setting_ends_that
         codec_of("q").load(data, Kind.CALL, "1")
 
 
-def test_the_previous_secret_still_opens_what_it_has_signed():
+def test_the_previous_secret_still_verifies_its_signatures():
     """With its place."""
     data = codec_of("q").seal(pickle.dumps(1), Kind.RESULT, "1")
     both = codec_of("q", b"new" * 10, KEY)
@@ -93,7 +93,7 @@ def test_the_previous_secret_still_opens_what_it_has_signed():
 
 
 @pytest.mark.parametrize("accepts_unbound", [True, False])
-async def test_a_call_that_was_moved_is_a_dead_letter_and_a_moved_result_is_none(
+async def test_a_moved_call_becomes_a_dead_letter_and_a_moved_result_is_refused(
     stand_in, running, settings: Settings, *, accepts_unbound: bool
 ):
     """The worker goes on, and the call runs once, under its own id."""
@@ -125,7 +125,7 @@ async def test_a_call_that_was_moved_is_a_dead_letter_and_a_moved_result_is_none
     assert ran == [5, 6]
 
 
-async def test_what_changes_its_id_on_the_way_is_signed_for_the_last(
+async def test_a_call_whose_id_changes_is_signed_for_its_last_id(
     stand_in, running, settings: Settings
 ):
     """A newer call of a unique task, which an older one runs, and each run of a schedule."""
@@ -160,7 +160,7 @@ async def test_what_changes_its_id_on_the_way_is_signed_for_the_last(
             assert (await worker.result_by_id(run, timeout=10)).result == "tick"
 
 
-async def test_a_schedule_that_was_exchanged_runs_nothing(stand_in, running, settings: Settings):
+async def test_an_exchanged_schedule_runs_nothing(stand_in, running, settings: Settings):
     """A call of another schedule, or of a task, is none of this one."""
     stand_in()
     worker = TaskWorker(settings.model_copy(update={"unbound_signatures": False}))

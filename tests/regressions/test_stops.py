@@ -93,7 +93,7 @@ async def test_a_signal_to_the_group_of_uv_run_costs_no_attempt(
 
 
 @pytest.mark.slow
-async def test_a_later_signal_requeues_what_runs(workshop: Workshop):
+async def test_a_later_signal_requeues_running_tasks(workshop: Workshop):
     """Within two seconds, at no cost."""
     with workshop.worker(WORKER_GRACE_PERIOD="60") as worker:
         await workshop.begin(seconds=60)

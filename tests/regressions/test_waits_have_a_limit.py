@@ -44,7 +44,7 @@ async def test_a_task_that_reports_waits_once_and_goes_on(
             running_attempt.reset(token)
 
 
-async def test_whoever_asks_for_progress_is_told_within_seconds(
+async def test_a_request_for_progress_is_answered_within_seconds(
     tmp_path: Path, fresh: None, stand_in: Callable[..., Any]
 ):
     """ServiceUnavailable, as documented."""

@@ -56,14 +56,14 @@ def context() -> Any:
         yield current_context.get()
 
 
-async def test_what_the_caller_leaves_out_is_filled_in(context: object):
+async def test_a_missing_context_is_filled_in(context: object):
     """Wherever the parameter stands among the others."""
     assert await later(1) == (1, context, 3)
     assert await later(1, last=2) == (1, context, 2)
     assert at_once(a=1) == (context, {"a": 1})
 
 
-async def test_what_the_caller_gives_wins(context: object):
+async def test_a_context_given_by_the_caller_wins(context: object):
     """By place or by name, None too."""
     assert await later(1, "mine", 2) == (1, "mine", 2)
     assert await later(1, ctx=None) == (1, None, 3)

@@ -169,7 +169,7 @@ async def test_it_waits_for_the_disk(tmp_path: Path):
     assert (finding.level, finding.text) == ("ok", "each enqueue waits for the disk")
 
 
-async def test_a_disk_that_is_not_written_to_is_reported(tmp_path: Path):
+async def test_an_unwritten_disk_is_reported(tmp_path: Path):
     """As where the operating system is left to choose the moment."""
     with serving(tmp_path, "--appendonly", "yes", "--appendfsync", "no") as (server,):
         async with opened(server) as (_, number):
@@ -177,7 +177,7 @@ async def test_a_disk_that_is_not_written_to_is_reported(tmp_path: Path):
                 await number.enqueue(1).start(durable=SHORT)
 
 
-async def test_a_server_that_can_not_tell_of_its_disk_needs_a_replica(tmp_path: Path):
+async def test_a_server_that_cannot_confirm_its_disk_needs_a_replica(tmp_path: Path):
     """Redis before 7.2."""
     program = shutil.which("redis-server")
     if program is None:
@@ -267,7 +267,7 @@ async def test_a_chain_is_refused(tmp_path: Path):
 
 
 @pytest.mark.parametrize("value", [0, "yes", timedelta(0), 5])
-async def test_what_is_no_durability_is_refused(value: Any):
+async def test_an_invalid_durability_is_refused(value: Any):
     """At once, with the value."""
     task: Any = TaskWorker(Settings(redis_key_prefix="own")).task(name="number")(asyncio.sleep)
     with pytest.raises(TaskError, match=re.escape(f"a timedelta above 0, not {value!r}")):
@@ -289,7 +289,7 @@ async def test_a_unique_task_has_a_line_all_the_same(tmp_path: Path):
 
 
 @pytest.mark.slow
-async def test_a_failover_loses_what_was_not_confirmed_and_nothing_else(tmp_path: Path):
+async def test_a_failover_loses_only_unconfirmed_tasks(tmp_path: Path):
     """A primary that dies takes along what its replicas had not yet."""
     with Replicated(tmp_path) as servers:
         async with opened(servers) as (worker, number):

@@ -59,7 +59,7 @@ async def test_one_of_many_calls_is_enqueued(worker: TaskWorker, charge: Any):
     assert await queued(worker) == 1
 
 
-async def test_a_call_that_is_written_otherwise_is_the_same(worker: TaskWorker, charge: Any):
+async def test_calls_with_equal_arguments_are_the_same(worker: TaskWorker, charge: Any):
     """By position or by name, with or without a default."""
     first = await charge.enqueue(5).once("evt")
     assert (await charge.enqueue(amount=5).once("evt")).id == first.id
@@ -106,7 +106,7 @@ async def test_the_server_forgets_a_key_after_its_time(
         assert 3_590_000 < await worker.redis.pttl(key) <= 3_600_000
 
 
-async def test_a_key_that_clashes_holds_up_no_other_of_a_batch(worker: TaskWorker, charge: Any):
+async def test_a_key_clash_blocks_no_other_call_of_a_batch(worker: TaskWorker, charge: Any):
     """It is reported once all others were enqueued."""
     await charge.enqueue(5).once("evt")
     calls = [charge.enqueue(6).once("evt"), charge.enqueue(7).once("other"), charge.enqueue(8)]

@@ -125,7 +125,7 @@ def sealed(data: Any, key: bytes) -> bytes:
 
 
 @given(st.binary(max_size=200))
-def test_what_is_not_signed_is_not_read(data: bytes):
+def test_unsigned_data_is_not_read(data: bytes):
     """Whatever it is."""
     with pytest.raises(StreaqError, match="Invalid signature"):
         read(data, keys(secret_key="ours"))
@@ -170,7 +170,7 @@ def test_without_a_secret_the_projects_folder_keeps_one(fresh: None, tmp_path: P
     assert sorted(path.name for path in (tmp_path / "a").iterdir()) == [".gitignore", "signing-key"]
 
 
-def test_what_was_signed_and_cannot_be_unpickled_says_no_value():
+def test_the_error_for_unreadable_data_shows_no_value():
     """A class that was renamed while its object waited in the queue."""
     body = pickle.dumps(Stubborn("hunter2", "hunter2"))
     key = keys(secret_key="ours")[0]

@@ -69,7 +69,7 @@ async def test_a_task_goes_into_the_queue_that_is_named(queue: TaskWorker):
         assert await lengths(queue) == {"critical": 1, "default": 1, "bulk": 2}
 
 
-async def test_a_queue_that_there_is_not_is_refused_with_the_names(queue: TaskWorker):
+async def test_an_unknown_queue_is_refused_with_the_names(queue: TaskWorker):
     """At the enqueue, at the start of a worker, and at once for what can't be a name."""
     note, _ = record(queue, queue="bluk")
     async with queue:
@@ -87,7 +87,7 @@ async def test_a_queue_that_there_is_not_is_refused_with_the_names(queue: TaskWo
 
 
 @pytest.mark.parametrize("names", [["a b"], [""], ["a", "a"], ["x:1"], [3], "bulk"])
-def test_the_app_refuses_names_that_are_none(names: Any):
+def test_the_app_refuses_invalid_queue_names(names: Any):
     """They are refused when tune.py is loaded."""
     with pytest.raises(TypeError, match="queues= takes"):
         VibetunerApp(queues=names)
@@ -215,7 +215,7 @@ async def test_a_dead_letter_is_retried_in_its_own_queue(queue: TaskWorker, sett
         ("bluk", "'bluk', which tune.py does not declare. Did you mean 'bulk'"),
     ],
 )
-def test_an_order_that_is_none_is_refused(text: str, words: str):
+def test_an_invalid_order_is_refused(text: str, words: str):
     """With the value and an example."""
     with pytest.raises(CommandError, match=words):
         ReadOrder.parse(text).check(NAMES)

@@ -27,7 +27,7 @@ def worker(fresh: None) -> TaskWorker:
     return TaskWorker(Settings())
 
 
-def test_what_is_listed_and_decorated_agrees(worker: TaskWorker):
+def test_listed_and_decorated_tasks_agree(worker: TaskWorker):
     """Tasks and cron tasks, under their own names or others."""
 
     @worker.task(name="mail")
@@ -43,7 +43,7 @@ def test_what_is_listed_and_decorated_agrees(worker: TaskWorker):
     assert {"mail", "billing"} < set(worker.registry)
 
 
-def test_a_task_that_is_not_listed_is_named_with_its_place(worker: TaskWorker):
+def test_an_unlisted_task_is_named_with_its_place(worker: TaskWorker):
     """File and line of the function, also behind our own wrappers; and the cure."""
 
     @worker.task(name="mail")
@@ -58,7 +58,7 @@ def test_a_task_that_is_not_listed_is_named_with_its_place(worker: TaskWorker):
     )
 
 
-def test_what_is_listed_and_no_task_is_named_with_its_place(worker: TaskWorker):
+def test_a_listed_object_that_is_no_task_is_named_with_its_place(worker: TaskWorker):
     """A function whose decorator was forgotten, and anything else."""
 
     with pytest.raises(ProjectError) as caught:
@@ -71,7 +71,7 @@ def test_what_is_listed_and_no_task_is_named_with_its_place(worker: TaskWorker):
     assert "tune.py lists 7, which is not a task" in third
 
 
-def test_what_is_listed_twice_is_named_once(worker: TaskWorker):
+def test_a_task_listed_twice_is_named_once(worker: TaskWorker):
     """However often it stands there."""
 
     @worker.task(name="mail")
@@ -100,7 +100,7 @@ def test_two_tasks_of_one_name_are_reported_with_both_places(worker: TaskWorker)
     check_name(worker, "letter", other)
 
 
-def test_a_module_that_is_imported_under_two_names_is_told_from_two_tasks(worker: TaskWorker):
+def test_a_module_imported_under_two_names_gets_its_own_error(worker: TaskWorker):
     """As by ``from src.shop.jobs import mail`` beside ``from shop.jobs import mail``."""
 
     def make() -> Any:

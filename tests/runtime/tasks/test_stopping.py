@@ -12,9 +12,7 @@ from vibetuner.tasks.worker import TaskWorker
 TASKS = 200
 
 
-async def test_a_stop_burns_no_try_of_what_was_about_to_begin(
-    stand_in, settings: Settings, running
-):
+async def test_a_stop_costs_no_try_of_a_task_about_to_begin(stand_in, settings: Settings, running):
     """A try is counted a moment before its function begins; a stop in that moment takes it back."""
     stand_in()
     worker = TaskWorker(settings.model_copy(update={"worker_idle_timeout": 1}))

@@ -100,7 +100,7 @@ def test_a_script_enqueues_without_a_loop(worker: TaskWorker, running: Running):
     asyncio.run(look())
 
 
-async def test_in_an_event_loop_it_says_what_to_write(worker: TaskWorker):
+async def test_in_an_event_loop_the_error_names_the_cure(worker: TaskWorker):
     """To wait there would stop the loop; nothing is sent."""
     async with worker:
         with pytest.raises(WrongEventLoop, match=r"Write  await double\.enqueue\(\.\.\.\)"):
@@ -115,7 +115,7 @@ async def opened(worker: TaskWorker) -> AsyncIterator[asyncio.AbstractEventLoop]
         yield asyncio.get_running_loop()
 
 
-def test_the_loop_of_its_fixtures_is_used_by_a_test_that_is_not_async(
+def test_a_sync_test_uses_the_loop_of_its_fixtures(
     worker: TaskWorker, opened: asyncio.AbstractEventLoop
 ):
     """It stands still meanwhile, and has the connection."""
@@ -123,7 +123,7 @@ def test_the_loop_of_its_fixtures_is_used_by_a_test_that_is_not_async(
     assert opened.run_until_complete(call.status()) == "queued"
 
 
-def test_without_redis_it_says_what_is_missing(worker: TaskWorker, settings: Settings):
+def test_without_redis_the_error_names_the_setting(worker: TaskWorker, settings: Settings):
     """As the await does."""
     with using_settings(settings.model_copy(update={"redis_url": None})):
         with pytest.raises(NotConfigured, match="REDIS_URL"):

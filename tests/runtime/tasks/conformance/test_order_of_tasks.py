@@ -113,7 +113,7 @@ async def test_a_chain_hands_results_on(worker: Worker[Any]):
         assert (await task.result(timeout=10)).result == "<17>"
 
 
-async def test_who_depends_on_a_failure_fails(worker: Worker[Any]):
+async def test_a_dependent_of_a_failure_fails(worker: Worker[Any]):
     """And so does who depends on that."""
 
     @worker.task(name="fail")
@@ -157,7 +157,7 @@ async def test_a_fallback_runs_when_a_task_fails(worker: Worker[Any]):
     assert ran == [-1]
 
 
-async def test_what_follows_a_fallback_gets_the_result_of_whichever_ran(worker: Worker[Any]):
+async def test_a_follower_of_a_fallback_gets_the_result_of_the_one_that_ran(worker: Worker[Any]):
     """A chain goes on through it."""
 
     @worker.task(name="risky")
@@ -236,7 +236,7 @@ async def test_a_cron_task_that_comes_too_late_is_dropped(worker: Worker[Any]):
         assert str(result.exception) == "Cron task exceeded max schedule drift!"
 
 
-async def test_info_tells_what_a_task_waits_with(worker: Worker[Any]):
+async def test_info_has_the_arguments_of_a_waiting_task(worker: Worker[Any]):
     """Name, arguments, moment, tries, dependents."""
 
     @worker.task(name="noop")

@@ -76,7 +76,7 @@ async def test_both_work_on_one_backlog(stand_in, settings: Settings):
 
 
 @pytest.mark.parametrize(("lost", "heir"), [("streaq", "vibetuner"), ("vibetuner", "streaq")])
-async def test_one_takes_over_what_the_other_has_begun(
+async def test_one_worker_takes_over_the_others_tasks(
     stand_in, settings: Settings, lost: str, heir: str
 ):
     """A worker that is gone without a word: its task is begun again, as another try."""

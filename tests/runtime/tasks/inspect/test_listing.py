@@ -55,7 +55,7 @@ async def test_every_task_stands_in_exactly_one_page(queue: Queue):
     assert await ids(queue, limit=100) == expected
 
 
-async def test_filters_leave_what_is_meant(queue: Queue):
+async def test_filters_keep_only_matching_tasks(queue: Queue):
     """By state, by name, by both, and by time."""
     await end(queue, 45)
     queued = await queue.worker.registry["double"].enqueue(1)
@@ -72,7 +72,7 @@ async def test_filters_leave_what_is_meant(queue: Queue):
     assert len(await ids(queue, since=soon - timedelta(minutes=5), states=FAILED)) == 5
 
 
-async def test_what_runs_stands_first_and_no_longer_as_queued(queue_of: Queue, running):
+async def test_a_running_task_is_listed_first_and_not_as_queued(queue_of: Queue, running):
     """And is lost when its worker falls silent."""
     async with running(queue_of.worker):
         task = await queue_of.worker.registry["waits"].enqueue()

@@ -84,7 +84,7 @@ async def test_a_scheduled_task_says_for_when(queue: Queue):
         await abort(queue, task.id)
 
 
-async def test_a_task_that_waits_for_one_that_is_gone_says_so(queue: Queue):
+async def test_a_task_that_waits_for_a_lost_one_is_explained(queue: Queue):
     """It would wait for ever."""
     task = await queue.worker.registry["double"].enqueue(1).start(after="vanished")
 
@@ -128,7 +128,7 @@ async def test_a_task_in_line_names_the_one_that_comes_first(queue: Queue):
     assert (await queue.counts()).queued == 2
 
 
-async def test_a_line_that_is_stuck_is_told_of(queue: Queue, settings: Settings):
+async def test_a_stuck_line_is_reported(queue: Queue, settings: Settings):
     """Its first task's message was deleted; an abort of that one lets the line move on."""
     with using_worker(queue.worker):
 
@@ -158,7 +158,7 @@ async def test_an_abort_without_a_worker_waits_for_one(queue: Queue):
     assert "asked to abort it" in await texts(queue, task.id)
 
 
-async def test_a_task_is_enqueued_again_with_what_it_had(queue_of: Queue, running):
+async def test_a_task_is_enqueued_again_with_its_arguments(queue_of: Queue, running):
     """Under a new id; nothing of a task that never was."""
     async with running(queue_of.worker):
         first = await queue_of.worker.registry["double"].enqueue(4)
@@ -174,7 +174,7 @@ async def test_a_task_is_enqueued_again_with_what_it_had(queue_of: Queue, runnin
             await enqueue_again(queue_of, "nobody")
 
 
-async def test_what_is_enqueued_by_name_must_fit_the_function(queue: Queue):
+async def test_arguments_of_a_task_enqueued_by_name_must_fit(queue: Queue):
     """Before it is sent; a text becomes a date where the function asks for one."""
     task_id = await enqueue(queue, "double", [3], {"day": "2026-05-01"})
     assert (await find_task(queue, task_id)).arguments == {"number": "3", "day": "2026-05-01"}

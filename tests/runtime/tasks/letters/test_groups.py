@@ -59,7 +59,7 @@ async def test_a_letter_is_counted_until_somebody_decides(bury: Bury, queue: Tas
     assert await count() == await count(fingerprint="f1") == 1
 
 
-async def test_a_group_tells_its_newest_error_and_its_span(bury: Bury, queue: TaskWorker):
+async def test_a_group_has_its_newest_error_and_its_span(bury: Bury, queue: TaskWorker):
     """In whatever order the letters come."""
     await bury("new", failed_at=NOW, error="now")
     await bury("old", failed_at=NOW - timedelta(days=2), error="then")

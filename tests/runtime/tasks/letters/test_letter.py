@@ -58,7 +58,7 @@ def test_both_stores_take_whatever_was_passed(value: Any):
 
 
 @pytest.mark.parametrize("value", [Mute(), deep(), endless(), "x" * 10**6, ["y" * 900] * 900])
-def test_what_cannot_be_shown_costs_no_letter(value: Any):
+def test_a_value_that_cannot_be_shown_loses_no_letter(value: Any):
     """It is cut short, or its kind is named."""
     letter = make_letter("t1", args=plain([value]), kwargs=plain({"k": value}))
 

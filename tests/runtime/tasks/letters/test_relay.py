@@ -53,7 +53,7 @@ async def test_a_letter_that_is_delivered_twice_is_one_document(
     assert await count() == 30
 
 
-async def test_what_was_done_is_not_undone_by_a_second_delivery(
+async def test_a_second_delivery_does_not_undo_an_act(
     settings: Settings, bury: Bury, queue: TaskWorker
 ):
     """The document stays as it is."""
@@ -67,7 +67,7 @@ async def test_what_was_done_is_not_undone_by_a_second_delivery(
     assert (await get("t1")).retried_as == "t2"
 
 
-async def test_an_entry_that_cannot_be_read_holds_up_no_other(
+async def test_an_unreadable_entry_blocks_no_other(
     settings: Settings, bury: Bury, queue: TaskWorker
 ):
     """It stays where it is, for a version that can read it."""

@@ -24,7 +24,7 @@ from vibetuner.tasks.payload import Kind, signing_keys
 from vibetuner.tasks.worker import TaskWorker, get_worker
 
 
-async def test_what_was_enqueued_is_enqueued_again(store: str, bury: Bury, queue: TaskWorker):
+async def test_a_retry_enqueues_the_same_call(store: str, bury: Bury, queue: TaskWorker):
     """The very call, signed for a new id, where any worker finds it at once."""
     letter = await bury("t1", "acme", 12)
 
@@ -38,7 +38,9 @@ async def test_what_was_enqueued_is_enqueued_again(store: str, bury: Bury, queue
     assert (await queue.status_by_id(new_id)).value == "queued"
 
 
-async def test_twenty_who_press_at_once_get_one_run(store: str, bury: Bury, queue: TaskWorker):
+async def test_twenty_simultaneous_retries_lead_to_one_run(
+    store: str, bury: Bury, queue: TaskWorker
+):
     """All get the same id; one name is on record."""
     await bury("t1", "acme")
 
@@ -84,7 +86,7 @@ async def test_one_retries_while_another_discards(store: str, bury: Bury, queue:
         assert await enqueued(queue, retry_id(f"t{n}")) == bool(letter.retried_as)
 
 
-async def test_who_dies_between_the_queue_and_the_record_leaves_no_second_run(
+async def test_a_crash_between_queue_and_record_leads_to_no_second_run(
     settings: Settings, bury: Bury, queue: TaskWorker
 ):
     """The task is enqueued and the record not told; pressing again tells it, and that is all."""
@@ -121,7 +123,7 @@ async def test_ties_to_tasks_that_are_gone_are_cut(store: str, bury: Bury, queue
         (pickle.dumps({"f": "x"}) + b"s" * 32, "Invalid signature"),
     ],
 )
-async def test_what_has_no_arguments_that_can_be_trusted_is_refused(
+async def test_a_letter_without_trusted_arguments_is_refused(
     store: str, bury: Bury, payload: bytes, reason: str
 ):
     """One line that says why and what to do; the letter stays open, to be discarded."""
@@ -137,7 +139,7 @@ async def test_what_has_no_arguments_that_can_be_trusted_is_refused(
     await discard("t1")
 
 
-async def test_what_is_signed_and_no_task_is_refused(store: str, bury: Bury, queue: TaskWorker):
+async def test_signed_data_that_is_no_call_is_refused(store: str, bury: Bury, queue: TaskWorker):
     """A result, say."""
     codec = queue.client.codec
     await bury("t1", payload=codec.seal(await queue.serialize({"r": 1}), Kind.CALL, "t1"))

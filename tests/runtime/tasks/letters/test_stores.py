@@ -42,7 +42,7 @@ async def test_a_letter_comes_back_as_it_was_written(store: str, bury: Bury):
     assert await get("t1") == written
 
 
-async def test_what_is_not_there_is_a_lookup_error_of_ours(store: str, bury: Bury):
+async def test_a_missing_letter_raises_our_lookup_error(store: str, bury: Bury):
     """One line, and what to type next."""
     for act in (get, retry, discard):
         with pytest.raises(DeadLetterNotFound, match="no dead letter of t9. See: ") as caught:
@@ -117,7 +117,7 @@ async def test_filters_hold_on_every_page(store: str, bury: Bury):
     assert third.next is None
 
 
-async def test_what_was_acted_on_is_out_of_the_way_and_not_gone(store: str, bury: Bury):
+async def test_a_settled_letter_is_hidden_but_kept(store: str, bury: Bury):
     """``open_only=False`` shows it with what was done."""
     for task_id in "abc":
         await bury(task_id)
@@ -155,9 +155,7 @@ async def test_letters_that_wait_in_the_stream_are_seen(
     assert await mongo_database.get()["dead_letters"].count_documents({"task_id": "t1"}) == 1
 
 
-async def test_what_was_done_without_mongodb_is_known_once_there_is_one(
-    settings: Settings, bury: Bury
-):
+async def test_acts_without_mongodb_are_moved_to_mongodb(settings: Settings, bury: Bury):
     """A project that starts with the stream and grows loses no decision."""
     with using_settings(settings.model_copy(update={"mongodb_url": None})):
         for task_id in "abc":
@@ -181,7 +179,7 @@ async def test_one_task_has_one_letter(store: str, bury: Bury):
     assert await count() == 1
 
 
-async def test_outside_of_everything_it_says_what_to_open(settings: Settings):
+async def test_without_an_open_queue_the_error_names_the_cure(settings: Settings):
     """One line each."""
     with pytest.raises(ServiceUnavailable, match="queue is not open here"):
         await count()
@@ -238,7 +236,7 @@ async def test_a_letter_is_found_by_the_first_characters_of_its_id(store: str, b
         await get("f12345678*")
 
 
-async def test_a_document_that_cannot_be_read_holds_up_no_other(
+async def test_an_unreadable_document_blocks_no_other(
     settings: Settings, bury: Bury, queue: TaskWorker
 ):
     """It is named in the list, and asked for by its id it says what is wrong."""

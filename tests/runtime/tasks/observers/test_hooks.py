@@ -110,7 +110,7 @@ async def test_functions_that_are_not_async_run_in_a_thread(make: Make, running:
 
 @pytest.mark.parametrize("error", [ValueError("the hook is broken"), SystemExit(3)])
 @pytest.mark.parametrize("is_async", [True, False])
-async def test_what_a_hook_raises_is_logged(
+async def test_an_exception_in_a_hook_is_logged(
     make: Make,
     running: Running,
     caplog: pytest.LogCaptureFixture,
@@ -134,7 +134,7 @@ async def test_what_a_hook_raises_is_logged(
     assert [one.exc_info and one.exc_info[1] for one in lines] == [error]
 
 
-async def test_a_task_that_asks_for_another_try_is_no_error(make: Make, running: Running):
+async def test_a_request_for_another_try_is_not_an_error(make: Make, running: Running):
     """RetryLater is reported only where it has a cause."""
     told: list[str] = []
 
@@ -158,7 +158,7 @@ async def test_a_task_that_asks_for_another_try_is_no_error(make: Make, running:
     assert told == ["ValueError('no')"]
 
 
-async def test_a_call_that_is_under_way_is_waited_for_at_a_stop(make: Make, running: Running):
+async def test_a_stop_waits_for_a_running_hook(make: Make, running: Running):
     """It has two seconds."""
     begun, told = asyncio.Event(), False
 

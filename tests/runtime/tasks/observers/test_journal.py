@@ -94,7 +94,7 @@ async def test_each_end_is_written_down_with_its_moments(
     assert (stored["f"], stored["a"]) == ("double", (21,))
 
 
-async def test_a_task_that_runs_stands_with_its_worker(
+async def test_a_running_task_is_listed_with_its_worker(
     worker: TaskWorker, keys: JournalKeys, running
 ):
     """Until it ends, or its worker stops as planned."""
@@ -184,7 +184,7 @@ async def test_an_outage_loses_no_entry(
     assert [Ended.from_json(entry["d"]).task_id for entry in entries] == [first.id, second.id]
 
 
-async def test_what_can_not_be_recorded_keeps_no_task_from_its_end(
+async def test_a_journal_that_cannot_be_written_blocks_no_end(
     worker: TaskWorker, keys: JournalKeys, running, caplog: pytest.LogCaptureFixture
 ):
     """An error that can't be shown; a journal that Redis refuses; an observer that fails."""

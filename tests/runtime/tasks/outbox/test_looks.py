@@ -19,7 +19,7 @@ from vibetuner.tasks.inspect.why import explain
 from vibetuner.tasks.worker import TaskWorker, using_worker
 
 
-async def test_a_row_that_waits_is_told_of(database: Database, worker: TaskWorker, receipt: Any):
+async def test_a_waiting_row_is_reported(database: Database, worker: TaskWorker, receipt: Any):
     """And a relay that does not run, once a row is older than any relay leaves one."""
     async with database.session() as session:
         task = await receipt.enqueue("T1").within(session)

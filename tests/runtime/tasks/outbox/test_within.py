@@ -58,7 +58,7 @@ async def test_no_commit_is_forgotten_by_the_process_that_made_it(
         assert await worker.queue_size() == 60
 
 
-async def test_what_is_rolled_back_is_not_enqueued(
+async def test_a_rolled_back_call_is_not_enqueued(
     database: Database, worker: TaskWorker, receipt: Any
 ):
     """Nor is anything left of it."""
@@ -86,7 +86,7 @@ async def test_redis_is_not_needed(database: Database, worker: TaskWorker, recei
         assert (await worker.info_by_id(task.id)).args == ("T1",)
 
 
-async def test_a_worker_hands_on_what_a_crash_has_left(
+async def test_a_worker_hands_on_rows_left_by_a_crash(
     database: Database, worker: TaskWorker, receipt: Any, running: Any
 ):
     """The row is there, and whoever has written it is gone."""
@@ -149,7 +149,7 @@ async def test_a_call_may_wait_for_one_of_its_own_transaction(
         assert await worker.queue_size() == 1
 
 
-async def test_of_two_that_were_written_while_redis_was_away_one_is_enqueued(
+async def test_one_of_two_calls_with_a_key_is_enqueued_after_an_outage(
     database: Database, worker: TaskWorker, receipt: Any
 ):
     """The first row has gone when the second is written, and nobody could ask the server."""
@@ -168,7 +168,7 @@ async def test_of_two_that_were_written_while_redis_was_away_one_is_enqueued(
         assert await worker.queue_size() == 1
 
 
-async def test_a_row_that_can_not_be_sent_holds_up_no_other(
+async def test_a_row_that_cannot_be_sent_blocks_no_other(
     database: Database, worker: TaskWorker, receipt: Any
 ):
     """It stays, and the error is told."""
@@ -205,7 +205,9 @@ async def test_a_savepoint_that_is_rolled_back_takes_its_call_along(
         assert await worker.info_by_id(kept.id)
 
 
-async def test_what_is_no_session_is_refused(database: Database, worker: TaskWorker, receipt: Any):
+async def test_an_object_that_is_no_session_is_refused(
+    database: Database, worker: TaskWorker, receipt: Any
+):
     """In one line, with what to open."""
     with pytest.raises(TaskError, match="takes an AsyncSession .* not a dict. Open one"):
         await receipt.enqueue("T1").within({})
@@ -225,7 +227,7 @@ async def test_a_session_in_no_transaction_is_refused(
             await receipt.enqueue("T1").within(session)
 
 
-async def test_a_project_without_the_table_is_told_what_to_add(stand_in: Any, settings: Settings):
+async def test_the_error_for_a_missing_table_names_the_cure(stand_in: Any, settings: Settings):
     """Before anything is written."""
     stand_in()
     worker = TaskWorker(settings)

@@ -68,9 +68,7 @@ async def until_closed(worker: TaskWorker, settings: Settings, task_id: str) -> 
     return await eventually(closed, seconds=30)
 
 
-async def test_a_task_tells_how_far_it_has_come_and_that_it_is_done(
-    worker: TaskWorker, settings: Settings
-):
+async def test_a_task_reports_its_progress_and_its_end(worker: TaskWorker, settings: Settings):
     """The watcher sees rising numbers, a rate, and one end; the end is the truth."""
 
     @worker.task()
@@ -117,7 +115,7 @@ async def test_however_often_it_advances_few_events_are_sent_and_always_the_last
     assert (last.done, last.total, last.percent) == (100_000, 100_000, 100)
 
 
-async def test_what_is_told_last_is_shown_though_the_task_is_silent_then(
+async def test_the_last_report_is_shown_even_if_the_task_then_falls_silent(
     worker: TaskWorker, settings: Settings
 ):
     """A step that takes long must not hide the one before it."""
@@ -201,7 +199,7 @@ async def test_the_end_is_told_whatever_ends_the_task(
     assert [e.name for e in events if e.name in ENDS] == ["failed"]
 
 
-async def test_a_task_that_a_person_ends_is_aborted(worker: TaskWorker, settings: Settings):
+async def test_a_task_ended_by_a_person_is_aborted(worker: TaskWorker, settings: Settings):
     """While it runs, and while it waits for its time."""
 
     @worker.task()
@@ -230,7 +228,7 @@ async def test_a_task_that_a_person_ends_is_aborted(worker: TaskWorker, settings
     assert seen[waiting.id] == [ProgressStatus.QUEUED, ProgressStatus.ABORTED]
 
 
-async def test_what_waits_for_a_task_that_fails_is_told_to_have_failed(
+async def test_a_dependent_of_a_failed_task_is_reported_as_failed(
     worker: TaskWorker, settings: Settings
 ):
     """It never begins."""
@@ -269,7 +267,7 @@ async def test_a_new_try_begins_anew_and_the_pause_between_says_so(
     assert shown[-1] == ("complete", 4)
 
 
-async def test_who_comes_after_the_end_sees_the_end(worker: TaskWorker, settings: Settings):
+async def test_a_late_watcher_sees_the_end(worker: TaskWorker, settings: Settings):
     """Also of a task that told nothing, as long as its result is kept."""
 
     @worker.task()
@@ -296,7 +294,7 @@ async def test_a_worker_that_was_believed_dead_cannot_undo_an_end(
     assert [e.name for e in await events_of(worker, settings, "t")] == ["progress", "complete"]
 
 
-async def test_nothing_is_kept_of_tasks_that_nobody_watches_and_all_keys_expire(
+async def test_unwatched_tasks_store_nothing_and_all_keys_expire(
     worker: TaskWorker, settings: Settings
 ):
     """Progress costs only those who use it."""
@@ -321,7 +319,7 @@ async def test_nothing_is_kept_of_tasks_that_nobody_watches_and_all_keys_expire(
     assert [key for key in keys if await worker.redis.ttl(key) < 0] == []
 
 
-async def test_who_asks_whether_anybody_watches_asks_for_many_tasks_at_once(
+async def test_one_question_covers_the_watchers_of_many_tasks(
     worker: TaskWorker, settings: Settings
 ):
     """Twenty requests a second are the most, however many tasks end; the tasks wait for none."""
@@ -383,7 +381,7 @@ async def test_a_task_is_finished_though_its_end_cannot_be_told(
     assert await eventually(lambda: any(m.startswith(words) for m in caplog.messages))
 
 
-async def test_an_end_that_redis_did_not_hear_is_told_when_it_is_back(tmp_path: Path):
+async def test_an_end_during_an_outage_is_published_afterwards(tmp_path: Path):
     """Redis is away in the moment after the task was finished, and nobody's browser is there."""
     valkey = Valkey(tmp_path)
     valkey.start()
@@ -402,7 +400,7 @@ async def test_an_end_that_redis_did_not_hear_is_told_when_it_is_back(tmp_path: 
         valkey.kill()
 
 
-async def test_a_function_that_is_called_directly_counts_and_tells_nobody():
+async def test_a_directly_called_function_counts_and_publishes_nothing():
     """A project's tests call their tasks as what they are: functions."""
     progress = Progress(total=3)
     rows = [row async for row in progress.track(["a", "b", "c"])]
@@ -439,7 +437,7 @@ def test_a_state_comes_back_as_it_was_kept(
 @pytest.mark.parametrize(
     "text", ["", "5", "[]", "{}", '{"task_id": 5}', '{"task_id": "a", "status": "x"}']
 )
-def test_what_is_no_state_is_refused(text: str):
+def test_a_value_that_is_no_state_is_refused(text: str):
     """Somebody else's event of the same name."""
     with pytest.raises(ValueError, match=r"no progress|valid|Expecting"):
         ProgressState.from_json(text)

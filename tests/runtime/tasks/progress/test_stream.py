@@ -216,7 +216,7 @@ def test_the_stream_begins_with_the_truth_and_ends_with_the_task(site: Site, sta
         assert [e.name for e in after.events] == ["complete", "close"]
 
 
-def test_the_bar_is_drawn_and_what_it_says_is_escaped(site: Site, start_worker):
+def test_the_bar_is_rendered_and_its_message_escaped(site: Site, start_worker):
     """HTML unless a function is given; a message is text."""
     task_id = start(site, "count", 5, 0.1)
     with start_worker(), listening(f"{site.url}/bar/{task_id}") as browser:
@@ -261,9 +261,7 @@ def test_a_task_that_has_lost_its_worker_for_good_has_failed(site: Site, start_w
             assert [e.name for e in browser.events][-2:] == ["failed", "close"]
 
 
-def test_who_watches_finds_out_that_a_task_has_ended_whose_worker_could_not_tell(
-    site: Site, start_worker
-):
+def test_a_watcher_notices_an_end_that_its_worker_could_not_publish(site: Site, start_worker):
     """It was killed between the record of the end and the closing event."""
     for _ in range(5):  # a machine with other things to do may let the worker be quicker
         task_id = start(site, "untold")

@@ -112,7 +112,7 @@ async def test_every_attempt_has_a_context_of_its_own(
     assert len(seen) == 4
 
 
-async def test_a_claimed_message_that_finds_no_slot_goes_back(
+async def test_a_claimed_message_without_a_slot_is_requeued(
     worker: TaskWorker, running: Running, settings: Settings
 ):
     """After many short tasks a worker has claimed ahead; what stands there goes to another."""
@@ -171,7 +171,7 @@ async def test_a_claim_costs_no_attempt_until_it_runs(worker: TaskWorker):
         assert await worker.redis.get(keys.retry(task.id)) == "1"
 
 
-async def test_what_a_stopping_worker_has_not_begun_is_another_workers_at_once(
+async def test_messages_of_a_stopping_worker_are_free_for_others_at_once(
     worker: TaskWorker, running: Running, settings: Settings
 ):
     """No attempt is counted for it."""

@@ -133,7 +133,7 @@ async def test_later_has_an_end(worker: TaskWorker, running: Running, settings: 
 
 
 @pytest.mark.parametrize("error", [GiveUp("gone"), AccountClosed("gone"), MailRefused("gone")])
-def test_what_is_raised_arrives_as_it_was(error: Exception):
+def test_an_exception_arrives_unchanged(error: Exception):
     """A result is pickled."""
     copy = pickle.loads(pickle.dumps(error))
     assert (type(copy), str(copy)) == (type(error), "gone")
@@ -177,7 +177,7 @@ def test_the_nearest_class_decides():
 
 
 @given(named=st.text() | st.floats() | st.integers() | st.none() | st.binary() | st.timedeltas())
-def test_whatever_an_answer_names_the_wait_is_none_or_up_to_a_day(named: object):
+def test_the_named_wait_is_none_or_at_most_a_day(named: object):
     """It comes from outside."""
     error = OSError()
     error.retry_after = named  # type: ignore[attr-defined]

@@ -97,9 +97,7 @@ async def test_a_task_that_fails_while_redis_is_away_has_its_letter(
                 assert len(results) == letters == 1
 
 
-async def test_an_answer_that_is_lost_is_asked_for_again(
-    stand_in, settings: Settings, running: Running
-):
+async def test_a_lost_answer_is_asked_for_again(stand_in, settings: Settings, running: Running):
     """The server's work before the connection broke is known, down to the tasks that fail."""
     stand_in()
     async with lossy_proxy(settings.redis_url or "", b"_finish\r\n") as (url, lost):

@@ -162,7 +162,7 @@ async def test_a_delay_restarts_with_each_newer_call(worker: TaskWorker, running
     assert stage.ran == [(1, "3"), (1, "5")]
 
 
-async def test_a_newer_call_takes_the_place_of_one_that_waits_for_its_retry(
+async def test_a_newer_call_replaces_one_that_waits_for_its_retry(
     worker: TaskWorker, running: Running
 ):
     """At once, and as a first try."""
@@ -309,7 +309,7 @@ async def test_a_lock_is_renewed_and_short(stand_in, settings: Settings, running
         stage.go.set()
 
 
-async def test_what_comes_by_another_door_joins_the_line(
+async def test_a_task_enqueued_in_another_way_joins_the_line(
     worker: TaskWorker, running: Running, settings: Settings
 ):
     """From a client of streaq's own, and as a dead letter that is retried."""
@@ -363,7 +363,7 @@ async def _enqueue_by_streaq(worker: TaskWorker, settings: Settings, note: str) 
     return str(task.id)
 
 
-async def test_what_another_worker_has_ended_is_noticed(worker: TaskWorker, running: Running):
+async def test_an_end_in_another_worker_is_noticed(worker: TaskWorker, running: Running):
     """A worker of streaq's own ends a task and knows nothing of the line behind it."""
     stage = Stage(worker, Unique(clash="wait"))
     stage.go.set()
