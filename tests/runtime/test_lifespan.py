@@ -81,6 +81,14 @@ async def test_what_is_not_configured_stays_closed(fresh: None):
         assert not context.http_client.is_closed
 
 
+async def test_a_client_that_nobody_asked_for_is_never_made(fresh: None):
+    """Importing its library costs a worker memory and time at its start."""
+    async with open_here(Settings(environment="test")) as context:
+        pass
+    with pytest.raises(NotConfigured, match="HTTP client"):
+        _ = context.http_client
+
+
 async def test_documents_without_mongodb_are_warned_about(
     settings: Settings, caplog: pytest.LogCaptureFixture
 ):
@@ -155,6 +163,7 @@ async def test_a_cancellation_inside_closes_everything(settings: Settings, serve
 
     async def use() -> None:
         async with open_here(settings) as context:
+            assert not context.http_client.is_closed
             contexts.append(context)
             inside.set()
             await asyncio.sleep(3600)
@@ -176,6 +185,7 @@ async def test_a_cancelled_scope_closes_everything_too(settings: Settings, serve
 
     with anyio.CancelScope() as scope:
         async with open_here(settings) as context:
+            assert not context.http_client.is_closed
             scope.cancel()
             await anyio.sleep(3600)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from importlib import import_module
 from typing import TYPE_CHECKING, Any, cast
 
 from vibetuner.errors import NotConfigured
@@ -11,7 +12,46 @@ from vibetuner.state import Slot
 if TYPE_CHECKING:
     from httpx2 import AsyncClient
 
-__all__ = ["Context", "ctx", "current_context"]
+__all__ = ["Context", "HttpClient", "ctx", "current_context"]
+
+
+class HttpClient:
+    """A client that is made when somebody first asks for it: its library is slow to import."""
+
+    def __init__(self) -> None:
+        self._client: AsyncClient | None = None
+        self._is_closed = False
+
+    def get(self) -> AsyncClient:
+        """Return the client.
+
+        Raises:
+            NotConfigured: it was closed before anybody had asked for it.
+        """
+        if self._client is None:
+            if self._is_closed:
+                raise NotConfigured("This context is closed, and its HTTP client with it.")
+            self._client = import_module("httpx2").AsyncClient()
+        return self._client
+
+    async def close(self) -> None:
+        """Close the client, where one was made, and make none from now on."""
+        self._is_closed = True
+        if self._client is not None:
+            await self._client.aclose()
+
+
+class _MadeWhenAsked:
+    """A field that holds an :class:`HttpClient` or a client, and reads as a client."""
+
+    def __get__(self, context: Context | None, owner: type[Context]) -> AsyncClient:
+        if context is None:
+            raise AttributeError  # the field has no default
+        held: AsyncClient | HttpClient = vars(context)["http_client"]
+        return held.get() if isinstance(held, HttpClient) else held
+
+    def __set__(self, context: Context, held: AsyncClient | HttpClient) -> None:
+        vars(context)["http_client"] = held
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +64,7 @@ class Context:
         version: the project's version.
         environment: development, test or production.
         debug: whether DEBUG is set.
-        http_client: a shared HTTP client, closed with the process.
+        http_client: a shared HTTP client, made at its first use, closed with the process.
     """
 
     project_name: str
@@ -32,7 +72,7 @@ class Context:
     version: str
     environment: str
     debug: bool
-    http_client: AsyncClient
+    http_client: _MadeWhenAsked = _MadeWhenAsked()
 
 
 current_context: Slot[Context] = Slot(

@@ -5,14 +5,13 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from importlib import import_module
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from anyio import CancelScope
 
 from vibetuner.app import VibetunerApp
 from vibetuner.config import Settings
-from vibetuner.context import Context, current_context
+from vibetuner.context import Context, HttpClient, current_context
 from vibetuner.embedded import open_services
 from vibetuner.project import find_root, project_info
 from vibetuner.resources.slots import MONGO_MISSING
@@ -21,7 +20,7 @@ from vibetuner.resources.table import RESOURCES
 if TYPE_CHECKING:
     from httpx2 import AsyncClient
 
-__all__ = ["make_context", "make_http_client", "open_context"]
+__all__ = ["make_context", "open_context"]
 
 logger = logging.getLogger(__name__)
 
@@ -43,7 +42,8 @@ async def open_context(settings: Settings, project: VibetunerApp) -> AsyncIterat
             for resource in RESOURCES:
                 if resource.enabled(settings):
                     await stack.enter_async_context(resource.open(settings, project))
-            client = await stack.enter_async_context(make_http_client())
+            client = HttpClient()
+            stack.push_async_callback(client.close)
             context = make_context(settings, client)
             try:
                 yield stack.enter_context(current_context.hold(context))
@@ -52,15 +52,7 @@ async def open_context(settings: Settings, project: VibetunerApp) -> AsyncIterat
                 scope.shield = True
 
 
-def make_http_client() -> AsyncClient:
-    """Return a new HTTP client.
-
-    Its library is imported only on use, because looking at the queue needs no HTTP client.
-    """
-    return cast("AsyncClient", import_module("httpx2").AsyncClient())
-
-
-def make_context(settings: Settings, client: AsyncClient) -> Context:
+def make_context(settings: Settings, client: AsyncClient | HttpClient) -> Context:
     """Return a context with the project's metadata and a client."""
     project = project_info() if find_root() else None
     return Context(

@@ -9,8 +9,8 @@ from inspect import Signature, iscoroutinefunction, signature
 from typing import Any, TypeVar, cast
 
 from vibetuner.config import get_settings
-from vibetuner.context import current_context
-from vibetuner.lifespan import make_context, make_http_client
+from vibetuner.context import HttpClient, current_context
+from vibetuner.lifespan import make_context
 from vibetuner.tasks.attempt import current_attempt
 
 __all__ = ["WorkerDepends", "inject", "is_injected"]
@@ -55,7 +55,7 @@ def inject(function: F) -> F:
     def synchronous(*args: Any, **kwargs: Any) -> Any:
         context = _existing_context()
         if context is None:
-            context = make_context(get_settings(), make_http_client())
+            context = make_context(get_settings(), HttpClient())
         return function(*args, **kwargs, **_missing(sign, args, kwargs, context))
 
     return cast("F", synchronous)
@@ -77,8 +77,11 @@ async def _open_context() -> AsyncIterator[Any]:
     if (context := _existing_context()) is not None:
         yield context
         return
-    async with make_http_client() as client:
+    client = HttpClient()
+    try:
         yield make_context(get_settings(), client)
+    finally:
+        await client.close()
 
 
 def _existing_context() -> Any:

@@ -5,6 +5,7 @@ local function ping(keys, argv)
   return 'PONG'
 end
 
+-- Add items to a list. Not for what is done for every task: `...` makes a table at each call.
 local function append(list, ...)
   for _, item in ipairs({ ... }) do list[#list + 1] = item end
 end

@@ -4,7 +4,11 @@
 local ATTEMPTS_KEPT, MOST_ATTEMPTS = 86400, 20
 
 local function journal_batch(prefix)
-  return { prefix = (prefix or '') .. 'journal:', ids = {}, names = {}, unlisted = {} }
+  local start = (prefix or '') .. 'journal:'
+  return {
+    prefix = start, ended = start .. 'ended', payloads = start .. 'payloads',
+    ids = {}, names = {}, unlisted = {},
+  }
 end
 
 -- Add the entry of a task that ended. `one` is its part of the call of finish; an entry is a JSON
@@ -17,7 +21,7 @@ local function journal_end(journal, one)
     of_name = prefix .. 'ended:of:' .. name
     journal.names[name] = of_name
   end
-  local place = redis.pcall('xadd', prefix .. 'ended', '*', 'd', one.entry)
+  local place = redis.pcall('xadd', journal.ended, '*', 'd', one.entry)
   if type(place) == 'table' then return end
   redis.pcall('xadd', of_name, place, 's', outcome)
   local ids = journal.ids
@@ -25,7 +29,7 @@ local function journal_end(journal, one)
   if outcome ~= 'done' then
     redis.pcall('xadd', prefix .. 'ended:failed', place, 's', outcome, 'n', name, 't', one.trace or '')
   end
-  if one.payload ~= '' then redis.pcall('xadd', prefix .. 'payloads', place, 'p', one.payload) end
+  if one.payload ~= '' then redis.pcall('xadd', journal.payloads, place, 'p', one.payload) end
 end
 
 -- Add an attempt that failed or was cut and will be followed by another.

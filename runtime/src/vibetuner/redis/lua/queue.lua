@@ -191,11 +191,14 @@ local function record_end(prefix, one, batch, now)
     else
       redis.call('set', prefix .. ':task:results:' .. task, one.value, 'px', ttl)
     end
-    append(batch.results, now + (ttl == '' and 1e14 or ttl), task)
+    local results = batch.results
+    results[#results + 1], results[#results + 2] = now + (ttl == '' and 1e14 or ttl), task
   end
   if batch.grouped then leave_group(prefix, task, now) end
-  append(batch.ended, task)
-  append(batch.deleted, prefix .. ':task:retry:' .. task, prefix .. ':task:data:' .. task)
+  local deleted = batch.deleted
+  batch.ended[#batch.ended + 1] = task
+  deleted[#deleted + 1] = prefix .. ':task:retry:' .. task
+  deleted[#deleted + 1] = prefix .. ':task:data:' .. task
   if not one.message or one.message == '' then
     append(batch.deleted, prefix .. ':task:queue:' .. task)
   end
@@ -271,9 +274,9 @@ local function finish(keys, argv)
     }
     local last = i + 11 + 2 * argv[i + 11]
     for at = i + 12, last, 2 do one[EXTRAS[argv[at]]] = argv[at + 1] end
-    append(ends, one)
+    ends[#ends + 1] = one
     if one.kind == 's' or one.kind == 'f' then
-      append(links, prefix .. ':task:dependents:' .. one.task)
+      links[#links + 1] = prefix .. ':task:dependents:' .. one.task
     end
     i = last + 1
   end
@@ -285,13 +288,13 @@ local function finish(keys, argv)
       append(reply, { place })
     else
       if one.lock and redis.call('get', one.lock) == task then append(batch.deleted, one.lock) end
-      if kind ~= 'u' then append(batch.stopped, task) end
+      if kind ~= 'u' then batch.stopped[#batch.stopped + 1] = task end
       if kind == 'h' or kind == 'u' then
         if kind == 'h' then redis.call('decr', prefix .. ':task:retry:' .. task) end
         redis.pcall('xclaim', stream, group, consumer, 0, id, 'idle', idle, 'justid')
       elseif id ~= '' then
-        batch.acknowledged[stream] = batch.acknowledged[stream] or {}
-        append(batch.acknowledged[stream], id)
+        local ids = batch.acknowledged[stream] or {}
+        batch.acknowledged[stream], ids[#ids + 1] = ids, id
       end
       if batch.grouped and (kind == 'r' or kind == 'h') then wait_again(prefix, task, kind == 'r') end
       if kind == 'r' then
