@@ -24,7 +24,7 @@ from vibetuner.tasks.letters.relay import (
     move_letters,
 )
 from vibetuner.tasks.letters.requeue import Requeue
-from vibetuner.tasks.letters.search import kept_groups
+from vibetuner.tasks.letters.search import read_groups
 from vibetuner.tasks.letters.store import Page, bad_end, unreadable
 from vibetuner.tasks.letters.stream import Client
 
@@ -92,8 +92,8 @@ class MongoStore:
         keys = Keys(self._prefix)
         if not await self._redis.exists([keys.letters_counted]):
             return None
-        groups, _ = await kept_groups(self._redis, keys)
-        return [group for group in groups if filters.match(group)]
+        kept = await read_groups(self._redis, keys)
+        return [group for group in kept.groups if filters.match(group)]
 
     async def get(self, task_id: str) -> DeadLetter | None:
         """As :meth:`Store.get`."""
