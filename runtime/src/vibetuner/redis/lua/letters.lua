@@ -223,12 +223,17 @@ local function remove_letters(keys, argv)
   end
 end
 
--- Add letters that are kept elsewhere to their groups. KEYS: the groups. ARGV: groups.
+-- Add letters that are kept elsewhere to their groups. KEYS: the groups. ARGV: groups, each with the
+-- number of letters that it has more or fewer.
 local function add_groups(keys, argv)
   for _, text in ipairs(argv) do
     local group = cjson.decode(text)
     local known = object(redis.call('hget', keys[1], group.fingerprint))
     if known and type(known.count) == 'number' then group.count = group.count + known.count end
-    redis.call('hset', keys[1], group.fingerprint, cjson.encode(group))
+    if group.count > 0 then
+      redis.call('hset', keys[1], group.fingerprint, cjson.encode(group))
+    else
+      redis.call('hdel', keys[1], group.fingerprint)
+    end
   end
 end
