@@ -157,7 +157,7 @@ class Besieged(Part):
 
 @dataclass
 class Seen:
-    """What an honest client and the machine have seen during a siege."""
+    """The experience of an honest client during a siege, and the most that the parts have held."""
 
     seconds: list[float] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)

@@ -1,4 +1,4 @@
-"""What a visitor sends and JSON can't hold is refused, as any other wrong input is."""
+"""Input that JSON has no form for is refused, as any other wrong input is."""
 
 from __future__ import annotations
 

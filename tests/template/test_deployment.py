@@ -95,7 +95,7 @@ def test_images_are_pinned_by_what_the_registry_says(project: Path, tmp_path: Pa
         run("just", "pin-images", cwd=folder, environment={**environment, "DAY": day})
         text = "".join(file.read_text("utf-8") for file in files)
         named = re.findall(
-            r"(?m)^ *(?:image: |FROM |COPY --from=)(\S+:\S+?)(?:@(\S+))?(?: |$)", text
+            r"(?m)^ *(?:image: |FROM |COPY --from=)([^\s@]+:[^\s@]+)(?:@(\S+))?", text
         )
         for name, digest in named:
             image = name.replace("${PYTHON}", "3.13")

@@ -220,12 +220,14 @@ def _limited(protocol: Any, clients: Clients) -> Any:
         def send_400_response(self, msg: str) -> None:
             # A malformed body may come after its head went to the app. What the app answers has
             # nowhere to go then, and uvicorn's own 400 fails after a HEAD: a traceback for each.
-            cycle = self.cycle
-            is_open = cycle is not None and not cycle.response_complete
-            if is_open:
+            cycle, is_answered = self.cycle, False
+            if cycle is not None and not cycle.response_complete:
                 cycle.disconnected = True
                 cycle.message_event.set()
-            if not (is_open and cycle.response_started):
+                is_answered = cycle.response_started
+            elif cycle is not None:
+                is_answered = cycle.more_body
+            if not is_answered:
                 self.transport.write(MALFORMED.format(len(msg), msg).encode())
             self.transport.close()
 

@@ -1,4 +1,4 @@
-"""What a page asks of Redis doesn't grow with the number of dead letters."""
+"""The work of Redis for a page doesn't grow with the number of dead letters."""
 
 from __future__ import annotations
 
