@@ -85,6 +85,10 @@ bench *names:
 chaos *args:
     {{ run }} python -m chaos "$@"
 
+[doc("Send nonsense to a web process and write it into every key of Redis: just fuzz --minutes 30")]
+fuzz *args:
+    {{ run }} python -m chaos.fuzz "$@"
+
 [doc("Deliver webhooks five times each while web processes are killed; each is to run once")]
 deliveries *args:
     {{ run }} python -m chaos.deliveries "$@"

@@ -1,22 +1,51 @@
-"""A process of dashboard.py: fills a queue, then requests each page."""
+"""One process of dashboard.py: fills a queue, then asks for each page.
+
+With the word ``letters`` and a number it fills a store with so many dead letters, and asks for what
+shows them; a URL of MongoDB after that makes it the store.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import os
 import subprocess
 import sys
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from statistics import median
 from typing import Any
 from uuid import uuid4
 
 ENDED, DEAD, ROUNDS = 100_000, 10_000, 10
 TRACEBACK = "Traceback (most recent call last):\n" + 20 * (99 * "x" + "\n")
+COMMANDS = {
+    "cli_health": "worker-health",
+    "cli_list": "tasks list",
+    "cli_failed": "tasks list --state failed --task task_3",
+    "cli_show": f"tasks show {ENDED - 7:032x}",
+    "cli_why": f"tasks why {ENDED - 7:032x}",
+    "cli_stats": "tasks stats",
+    "cli_dead": "dead-letters list",
+    "cli_letter": "dead-letters show {}",
+    "cli_help": "tasks --help",
+    "cli_bare_help": "--help",
+}
+LETTER_COMMANDS = {
+    "letters_cli_list": "dead-letters list",
+    "letters_cli_task": "dead-letters list --task task_7",
+    "letters_cli_all": "dead-letters list --all",
+    "letters_cli_since": "dead-letters list --since 1h",
+    "letters_cli_count": "dead-letters count --cause exception",
+    "letters_cli_show": "dead-letters show {:.8}",
+    "letters_cli_stats": "tasks stats",
+    "letters_cli_health": "worker-health",
+    "letters_cli_doctor": "doctor",
+}
 os.environ |= {
     "REDIS_URL": sys.argv[1],
     "REDIS_KEY_PREFIX": f"pages-{uuid4().hex[:8]}",
@@ -26,8 +55,17 @@ os.environ |= {
 }
 
 
+if len(sys.argv) > 4:
+    os.environ["MONGODB_URL"] = sys.argv[4]
+
+
 async def main() -> None:
     """Fill, measure, print one JSON object."""
+    print(json.dumps(await (time_all() if len(sys.argv) == 2 else time_letters())))
+
+
+async def time_all() -> dict[str, float]:
+    """Pages and commands of a queue with many tasks and some letters."""
     from vibetuner.frontend.app import create_app
     from vibetuner.tasks.inspect.queue import this_queue
     from vibetuner.tasks.worker import get_worker
@@ -46,12 +84,52 @@ async def main() -> None:
         times |= await time_pages(app)
         times |= await time_streaqs_pages(worker)
         await say_alive(queue)
-    times |= time_commands()
-    print(json.dumps(times))
+    commands = {name: command.format(letter_id(77)) for name, command in COMMANDS.items()}
+    return times | time_commands(commands)
 
 
-async def time_pages(app: Any) -> dict[str, float]:
-    """Time each page of ours."""
+async def time_letters() -> dict[str, float]:
+    """Pages and commands of a store with very many letters."""
+    from vibetuner.frontend.app import create_app
+    from vibetuner.tasks.dead_letters import discard
+    from vibetuner.tasks.inspect.queue import this_queue
+
+    app, number = create_app(), int(sys.argv[3])
+    async with app.router.lifespan_context(app):
+        queue = this_queue()
+        before, began = await used_memory(queue), time.perf_counter()
+        await bury(queue, number)
+        times = {"letters_fill": (time.perf_counter() - began) / number * 1e6}
+        times["letters_memory"] = (await used_memory(queue) - before) / 1e6
+        for at in range(1, 60):
+            await discard(letter_id(number - at))
+        await say_alive(queue)
+        async with browsing(app) as get:
+            for name, path in letter_pages(number).items():
+                times[name] = await timed(lambda path=path: get(path), told=name)
+    return times | time_commands(
+        {name: command.format(letter_id(77)) for name, command in LETTER_COMMANDS.items()}
+    )
+
+
+def letter_pages(number: int) -> dict[str, str]:
+    """The pages that show letters, or their number."""
+    middle = f"{letter_id(number // 2)}"
+    return {
+        "letters_overview": "",
+        "letters_dead": "/dead",
+        "letters_bug": "/dead?fingerprint=f7",
+        "letters_letter": f"/task/{middle}",
+        "letters_begins": f"/task/{middle[:12]}",
+        "letters_confirm": "/dead/confirm?verb=retry&fingerprint=f7",
+        "letters_confirm_all": "/dead/confirm?verb=discard",
+        "letters_list": "/list?state=failed",
+    }
+
+
+@asynccontextmanager
+async def browsing(app: Any) -> AsyncIterator[Callable[[str], Awaitable[str]]]:
+    """Give what fetches a page of ours, whole."""
     from httpx2 import ASGITransport, AsyncClient
 
     async with AsyncClient(transport=ASGITransport(app), base_url="http://localhost") as client:
@@ -61,6 +139,12 @@ async def time_pages(app: Any) -> dict[str, float]:
             assert answer.status_code == 200, answer.text
             return answer.text
 
+        yield get
+
+
+async def time_pages(app: Any) -> dict[str, float]:
+    """Each page of ours."""
+    async with browsing(app) as get:
         deep = ""
         for _ in range(10):
             found = (await get(f"/list?state=done&{deep}")).split('id="next" href="')
@@ -75,7 +159,7 @@ async def time_pages(app: Any) -> dict[str, float]:
             "cron": "/cron",
             "dead": "/dead",
             "dead_bug": "/dead?fingerprint=f7",
-            "dead_letter": "/task/dead-77",
+            "dead_letter": f"/task/{letter_id(77)}",
             "dead_confirm": "/dead/confirm?verb=retry&fingerprint=f7",
         }
         return {
@@ -109,20 +193,8 @@ async def time_streaqs_pages(worker: Any) -> dict[str, float]:
         }
 
 
-def time_commands() -> dict[str, float]:
-    """Time each command of ours, from the start of its process to its end."""
-    commands = {
-        "cli_health": "worker-health",
-        "cli_list": "tasks list",
-        "cli_failed": "tasks list --state failed --task task_3",
-        "cli_show": f"tasks show {task_id(ENDED - 7)}",
-        "cli_why": f"tasks why {task_id(ENDED - 7)}",
-        "cli_stats": "tasks stats",
-        "cli_dead": "dead-letters list",
-        "cli_letter": "dead-letters show dead-77",
-        "cli_help": "tasks --help",
-        "cli_bare_help": "--help",
-    }
+def time_commands(commands: Mapping[str, str]) -> dict[str, float]:
+    """Each command, from the start of its process to its end."""
     return {name: time_command(command) for name, command in commands.items()}
 
 
@@ -132,7 +204,7 @@ def time_command(command: str) -> float:
     for _ in range(3):
         began = time.perf_counter()
         arguments = [sys.executable, "-m", "vibetuner", *command.split()]
-        subprocess.run(arguments, check=True, stdout=subprocess.DEVNULL)
+        subprocess.run(arguments, check=command != "doctor", stdout=subprocess.DEVNULL)
         spent.append((time.perf_counter() - began) * 1000)
     return min(spent)
 
@@ -204,29 +276,42 @@ async def fill_results(queue: Any) -> None:
             pipe.zadd(key, {task_id(n): now + 3_600_000 for n in range(start, start + 1000)})
 
 
-async def bury(queue: Any) -> None:
-    """Write 10,000 dead letters of fifty bugs into the stream."""
+async def bury(queue: Any, number: int = DEAD) -> None:
+    """Dead letters of fifty bugs, in the stream, as a worker keeps them."""
+    from vibetuner.redis.keys import Keys
+    from vibetuner.resources.slots import mongo_database
     from vibetuner.tasks.dead_letters import Cause, DeadLetter
-    from vibetuner.tasks.letters.stream import keep
+    from vibetuner.tasks.letters.relay import count_groups, move_letters
 
-    now = datetime.now(UTC)
+    now, keys = datetime.now(UTC), Keys(queue.keys.prefix)
     letter = DeadLetter(
         task_name="task_3", task_id="", error="no", error_type="ValueError", tries=3, failed_at=now,
         cause=Cause.EXCEPTION, args=["abc", 7], kwargs={}, traceback=TRACEBACK,
         worker_id="w1", queue="q", enqueued_at=now, fingerprint="", payload=b"x" * 150,
     )  # fmt: skip
-    letters = [
-        replace(
-            letter,
-            task_id=f"dead-{n}",
-            fingerprint=f"f{n % 50}",
-            failed_at=now + timedelta(milliseconds=n),
-        )
-        for n in range(DEAD)
-    ]
-    for start in range(0, DEAD, 50):
-        some = letters[start : start + 50]
-        await asyncio.gather(*(keep(queue.redis, queue.keys.prefix, one) for one in some))
+    places = [keys.letters, keys.letter_places, keys.guard]
+    for start in range(0, number, 500):
+        letters = [
+            replace(
+                letter, task_id=letter_id(n), task_name=f"task_{n % 50}",
+                fingerprint=f"f{n % 50}", failed_at=datetime.now(UTC),
+            )
+            for n in range(start, min(number, start + 500))
+        ]  # fmt: skip
+        functions = queue.worker.client.functions
+        asked = [
+            functions.ask("bury_letter", places, [one.task_id, one.to_json()]) for one in letters
+        ]
+        await asyncio.gather(*asked)
+        if os.environ.get("MONGODB_URL"):
+            await move_letters(queue.redis, mongo_database.get(), queue.keys.prefix)
+    if os.environ.get("MONGODB_URL"):
+        await count_groups(queue.redis, mongo_database.get(), queue.keys.prefix)
+
+
+def letter_id(number: int) -> str:
+    """As long as a real one, and as different from others."""
+    return hashlib.sha256(str(number).encode()).hexdigest()[:32]
 
 
 async def timed(

@@ -30,7 +30,7 @@ from vibetuner.resources.sql import open_sql
 from vibetuner.tasks.outbox.sql import SqlOutbox
 from vibetuner.tasks.worker import TaskWorker
 
-__all__ = ["Outcome", "Wanted", "deliver"]
+__all__ = ["Outcome", "Wanted", "Web", "deliver", "environment_of", "kept"]
 
 ROOT = Path(__file__).parent.parent
 SHOP = Path(__file__).parent / "shop"
@@ -115,7 +115,7 @@ async def deliver(wanted: Wanted, folder: Path) -> Outcome:
     shutil.copytree(SHOP, folder, dirs_exist_ok=True)
     outcome = Outcome()
     async with AsyncExitStack() as stack:
-        valkey = Valkey("valkey", folder, _environment({}))
+        valkey = Valkey("valkey", folder, environment_of({}))
         stack.callback(valkey.end)
         valkey.launch()
         await valkey.ready()
@@ -129,10 +129,10 @@ async def deliver(wanted: Wanted, folder: Path) -> Outcome:
         }
         given = {name.lower(): one for name, one in variables.items() if one}
         settings = Settings.model_validate(given)
-        environment = _environment(variables)
+        environment = environment_of(variables)
         await _make_tables(folder, environment)
         webs = [Web(f"web-{number}", folder, environment) for number in range(wanted.webs)]
-        await stack.enter_async_context(_kept([*webs, Crewman("worker", folder, environment)]))
+        await stack.enter_async_context(kept([*webs, Crewman("worker", folder, environment)]))
         async with _restarting(webs, Random(wanted.seed), outcome):  # noqa: S311 - repeatable
             await _deliver_all(wanted, [web.port for web in webs], outcome)
         await _wait_until_idle(settings)
@@ -196,7 +196,7 @@ async def _post(
 
 
 @asynccontextmanager
-async def _kept(crew: Sequence[Crewman]) -> AsyncIterator[None]:
+async def kept(crew: Sequence[Crewman]) -> AsyncIterator[None]:
     """All of them run, and are started again, until the end of the block."""
     keepers = [asyncio.create_task(one.serve()) for one in crew]
     try:
@@ -253,7 +253,7 @@ async def _wait_until_idle(settings: Settings) -> None:
                 await asyncio.sleep(0.1)
 
 
-def _environment(variables: Mapping[str, str]) -> dict[str, str]:
+def environment_of(variables: Mapping[str, str]) -> dict[str, str]:
     ours = {name.upper() for name in Settings.model_fields}
     kept = {name: value for name, value in os.environ.items() if name not in ours}
     return kept | {"PYTHONPATH": f"src{os.pathsep}{ROOT}", **variables}

@@ -1,27 +1,37 @@
-"""A production web process under tight limits, and an honest client beside the abuse."""
+"""Production processes under the limits of compose.prod.yml, and an honest client beside."""
 
 from __future__ import annotations
 
+import re
 import shutil
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
 from http.client import HTTPConnection
 from pathlib import Path
+from typing import Protocol
 
 import pytest
 
 from tests.processes import Command, free_port, vibetuner, wait_for_http
 from tests.projects import write_project
+from tests.valkey import Valkey
 
 KEY = "a key that the tests share, and nobody else"
+TOKEN = "a-token-that-the-tests-share-and-nobody-else"
 FILES = 300
+COMPOSE = Path(__file__).parents[2] / "template" / "compose.prod.yml.jinja"
+LOG_BYTES = 5_000
+LEAST = 5
 
 ROUTES = """
     from fastapi import APIRouter, UploadFile
+
+    from shop.jobs import add, fail
+    from vibetuner.sse import broadcast, sse_endpoint
 
     router = APIRouter()
 
@@ -36,25 +46,92 @@ ROUTES = """
         return file.size or 0
 
 
-    @router.get("/name")
-    async def name() -> str:
-        return "shop"
+    @router.post("/orders", status_code=202)
+    async def order(name: str = "add") -> str:
+        return (await (fail if name == "fail" else add).enqueue(3)).id
+
+
+    @router.post("/news", status_code=202)
+    async def tell(size: int) -> None:
+        await broadcast("news", "n", "x" * size)
+
+
+    @sse_endpoint("/events", router=router)
+    async def events() -> str:
+        return "news"
+"""
+JOBS = """
+    from vibetuner.tasks.robust import robust_task
+
+    SECRET = "postgresql://ann:hunter2@db.example/shop"
+
+
+    @robust_task(max_retries=1)
+    async def add(number: int) -> int:
+        return number + 1
+
+
+    @robust_task(max_retries=1)
+    async def fail(number: int) -> None:
+        raise ConnectionError(f"no answer from {SECRET}")
 """
 TUNE = """
+    from shop.jobs import add, fail
     from shop.routes import router
     from vibetuner import VibetunerApp
 
-    app = VibetunerApp(routes=[router])
+    app = VibetunerApp(routes=[router], tasks=[add, fail])
 """
 
 
-@dataclass
-class Besieged:
-    """A web process, and what it takes of the machine."""
+def memory_limit(service: str) -> int:
+    """Return the bytes that compose.prod.yml gives a service."""
+    text = COMPOSE.read_text(encoding="utf-8")
+    anchor = "x-app: &app" if service == "web" else f"  {service}:"
+    found = re.search(r"memory: (\d+)([MG])", text[text.index(f"\n{anchor}\n") :])
+    assert found is not None
+    return int(found[1]) << {"M": 20, "G": 30}[found[2]]
 
+
+@dataclass
+class Part:
+    """A web process or a worker, and what it takes of the machine.
+
+    It may have FILES descriptors and as much memory for its data as its container; a container
+    counts what lies in its temporary folder, too.
+    """
+
+    service: str
     command: Command
-    port: int
     temporary: Path
+
+    @property
+    def files(self) -> int:
+        """Open descriptors."""
+        return len(list(Path(f"/proc/{self.command.process.pid}/fd").iterdir()))
+
+    @property
+    def peak(self) -> int:
+        """The most memory that it has had."""
+        text = Path(f"/proc/{self.command.process.pid}/status").read_text()
+        (line,) = (line for line in text.splitlines() if line.startswith("VmHWM"))
+        return int(line.split()[1]) * 1024
+
+    @property
+    def disk(self) -> int:
+        """Return the bytes in its temporary folder."""
+        return sum(file.stat().st_size for file in self.temporary.rglob("*"))
+
+    @property
+    def log_bytes(self) -> int:
+        return self.command.log.stat().st_size
+
+
+@dataclass
+class Besieged(Part):
+    """A web process."""
+
+    port: int = 0
 
     def status_of(self, path: str) -> int:
         """The answer to a GET on a connection of its own."""
@@ -69,22 +146,6 @@ class Besieged:
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
-    @property
-    def files(self) -> int:
-        """Open descriptors."""
-        return len(list(Path(f"/proc/{self.command.process.pid}/fd").iterdir()))
-
-    @property
-    def peak_mb(self) -> float:
-        """The most memory that it has had, in MB."""
-        text = Path(f"/proc/{self.command.process.pid}/status").read_text()
-        (line,) = (line for line in text.splitlines() if line.startswith("VmHWM"))
-        return int(line.split()[1]) / 1000
-
-    @property
-    def log_bytes(self) -> int:
-        return self.command.log.stat().st_size
-
     def connect(self, source: str = "127.0.0.2") -> socket.socket:
         """A connection from an address that is not the honest client's."""
         found = socket.socket()
@@ -95,62 +156,144 @@ class Besieged:
 
 
 @dataclass
-class Honest:
-    """A client that asks for /health all the time, and how long each answer took."""
+class Seen:
+    """The experience of an honest client during a siege, and the most that the parts have held."""
 
     seconds: list[float] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
+    files: int = 0
+    disk: int = 0
 
 
-@pytest.fixture
-def besieged(tmp_path: Path) -> Iterator[Besieged]:
-    """``run prod frontend`` that may open 300 files, with a temporary folder of its own."""
+class Siege(Protocol):
+    """Begin a siege; when it ends, the limits must have held."""
+
+    def __call__(
+        self, *parts: Part, log: int = LOG_BYTES, peak: int = 0
+    ) -> AbstractContextManager[Seen]: ...
+
+
+@contextmanager
+def started(tmp_path: Path, service: str, **environment: str) -> Iterator[Besieged]:
+    """``run prod frontend`` or ``worker`` of the project in ``shop``, under its limits."""
     if shutil.which("prlimit") is None:
         pytest.skip("prlimit is not installed")
-    folder = write_project(tmp_path / "shop", {"routes.py": ROUTES}, tune=TUNE)
-    temporary, port = tmp_path / "temporary", free_port()
+    temporary, port = tmp_path / f"{service}-temporary", free_port()
     temporary.mkdir()
+    limits = f"--nofile={FILES}:{FILES}", f"--data={memory_limit(service)}"
     with vibetuner(
-        *("run", "prod", "frontend", "--port", str(port)),
-        folder=folder,
-        log=tmp_path / "log",
-        environment={"SECRET_KEY": KEY, "TMPDIR": str(temporary)},
-        under=("prlimit", f"--nofile={FILES}:{FILES}"),
+        *("run", "prod", "frontend" if service == "web" else service, "--port", str(port)),
+        folder=tmp_path / "shop",
+        log=tmp_path / f"{service}.log",
+        environment={
+            "SECRET_KEY": KEY,
+            "DEBUG_ACCESS_TOKEN": TOKEN,
+            "TMPDIR": str(temporary),
+            **environment,
+        },
+        under=("prlimit", *limits),
     ) as command:
-        wait_for_http(f"http://127.0.0.1:{port}/health", seconds=60)
-        yield Besieged(command, port, temporary)
+        yield Besieged(service, command, temporary, port)
 
 
 @pytest.fixture
-def honest(besieged: Besieged) -> Callable[[], object]:
-    """Have an honest client ask for the length of a block; it must be served within 500 ms."""
+def project(tmp_path: Path) -> Path:
+    """A project with routes, an event stream and tasks."""
+    files = {"routes.py": ROUTES, "jobs.py": JOBS}
+    return write_project(tmp_path / "shop", files, tune=TUNE)
+
+
+@pytest.fixture
+def besieged(tmp_path: Path, project: Path) -> Iterator[Besieged]:
+    """A web process that has no Redis."""
+    with started(tmp_path, "web") as web:
+        wait_for_http(f"{web.url}/health", seconds=60)
+        yield web
+
+
+@dataclass
+class Shop:
+    """A web process, a worker and their Redis."""
+
+    web: Besieged
+    worker: Part
+    redis: Valkey
+    folder: Path
+    environment: dict[str, str]
+
+    @property
+    def parts(self) -> Sequence[Part]:
+        return self.web, self.worker
+
+
+@pytest.fixture
+def shop(tmp_path: Path, project: Path) -> Iterator[Shop]:
+    """A web process and a worker with a Redis of their own."""
+    with ExitStack() as stack:
+        redis = stack.enter_context(Valkey(tmp_path))
+        environment = {"REDIS_URL": redis.url, "REDIS_KEY_PREFIX": "shop:", "SECRET_KEY": KEY}
+        web = stack.enter_context(started(tmp_path, "web", **environment))
+        worker = stack.enter_context(started(tmp_path, "worker", **environment))
+        wait_for_http(f"{web.url}/health", seconds=60)
+        worker.command.wait_for("worker ready", seconds=60)
+        yield Shop(web, worker, redis, project, environment)
+
+
+@pytest.fixture
+def siege(request: pytest.FixtureRequest) -> Siege:
+    """Have an honest client ask for the length of a block, and watch the limits.
+
+    It must be served within 500 ms, and no part may have had more memory than its container,
+    ``peak`` or, together with its temporary folder, the limit; nor all its descriptors, nor have
+    written more than ``log`` bytes.
+    """
 
     @contextmanager
-    def asking() -> Iterator[Honest]:
-        client, over = Honest(), threading.Event()
+    def holding(*parts: Part, log: int = LOG_BYTES, peak: int = 0) -> Iterator[Seen]:
+        seen, over = Seen(), threading.Event()
+        web = next(part for part in parts if isinstance(part, Besieged) and part.service == "web")
+        written = {part.service: part.log_bytes for part in parts}
 
         def ask() -> None:
-            while not over.wait(0.05):
+            while not over.wait(0.05) or len(seen.seconds) < LEAST:
+                if seen.failures:
+                    return
                 began = time.monotonic()
                 try:
-                    status = besieged.status_of("/health")
+                    status = web.status_of("/health")
                 except OSError as error:
-                    client.failures.append(repr(error))
+                    seen.failures.append(repr(error))
                 else:
-                    client.seconds.append(time.monotonic() - began)
+                    seen.seconds.append(time.monotonic() - began)
                     if status != 200:
-                        client.failures.append(str(status))
+                        seen.failures.append(str(status))
+                seen.files = max(seen.files, *(part.files for part in parts))
+                seen.disk = max(seen.disk, *(part.disk for part in parts))
 
         thread = threading.Thread(target=ask)
         thread.start()
         try:
-            yield client
+            yield seen
         finally:
             over.set()
             thread.join()
-        assert not client.failures
-        ordered = sorted(client.seconds)
-        assert len(ordered) >= 5
-        assert ordered[int(len(ordered) * 0.95)] < 0.5, ordered[-5:]
+        assert not seen.failures
+        ordered = sorted(seen.seconds)
+        assert len(ordered) >= LEAST
+        quick = ordered[int(len(ordered) * 0.95)]
+        print(
+            f"{request.node.name}: honest client {quick * 1000:.0f} ms, {seen.files} descriptors, "
+            + ", ".join(
+                f"{part.service} {part.peak / 1e6:.0f} MB and "
+                f"{part.log_bytes - written[part.service]} bytes of log"
+                for part in parts
+            )
+        )
+        assert quick < 0.5, ordered[-5:]
+        assert seen.files < FILES
+        for part in parts:
+            assert part.command.process.poll() is None, part.command.output
+            assert part.peak + seen.disk < (peak or memory_limit(part.service))
+            assert part.log_bytes - written[part.service] < log, part.command.output[-2000:]
 
-    return asking
+    return holding

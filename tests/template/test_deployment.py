@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -62,6 +63,46 @@ def test_the_dockerfile_has_no_lint(project: Path):
     environment = clean_environment()
     done = run(str(hadolint), "--no-color", "Dockerfile", cwd=project, environment=environment)
     assert done.stdout == ""
+
+
+DOCKER = """#!/bin/sh
+[ "$1 $2 $3 $4" = "buildx imagetools inspect --format" ] || exit 9
+case "$6" in ${MISSING:-nothing}*) echo "ERROR: $6: not found" >&2; exit 1 ;; esac
+printf 'sha256:%s\\n' "$(printf '%s %s' "${DAY:-1}" "$6" | sha256sum | cut -c 1-64)"
+"""
+
+
+def test_images_are_pinned_by_what_the_registry_says(project: Path, tmp_path: Path):
+    """Each by its own digest, again on another day; where one is missing, nothing is changed."""
+    folder, docker = tmp_path / "shop", tmp_path / "bin" / "docker"
+    shutil.copytree(project, folder)
+    docker.parent.mkdir()
+    docker.write_text(DOCKER)
+    docker.chmod(0o755)
+    environment = clean_environment(PATH=f"{docker.parent}{os.pathsep}{os.environ['PATH']}")
+    files = [folder / name for name in ("compose.prod.yml", "Dockerfile")]
+    before = [file.read_text("utf-8") for file in files]
+
+    refused = subprocess.run(
+        ["just", "pin-images"], cwd=folder, env={**environment, "MISSING": "mongo"},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert refused.returncode != 0
+    assert "error: no digest of mongo:8, nothing was changed: ERROR: mongo:8" in refused.stderr
+    assert [file.read_text("utf-8") for file in files] == before
+
+    for day in ("1", "2"):
+        run("just", "pin-images", cwd=folder, environment={**environment, "DAY": day})
+        text = "".join(file.read_text("utf-8") for file in files)
+        named = re.findall(
+            r"(?m)^ *(?:image: |FROM |COPY --from=)([^\s@]+:[^\s@]+)(?:@(\S+))?", text
+        )
+        for name, digest in named:
+            image = name.replace("${PYTHON}", "3.13")
+            expected = hashlib.sha256(f"{day} {image}".encode()).hexdigest()
+            assert digest == ("" if name.endswith(":latest") else f"sha256:{expected}"), name
+        assert len(named) == 7
+    assert [re.sub(r"@sha256:\w+", "", file.read_text("utf-8")) for file in files] == before
 
 
 def test_ci_runs_what_people_run(project: Path):

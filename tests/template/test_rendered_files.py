@@ -270,6 +270,7 @@ def test_no_recipe_freezes_the_lock_file(project: Path):
         "worker-dev",
         "local-all",
         "local-all-with-worker",
+        "pin-images",
         "test",
         "check",
         "format",

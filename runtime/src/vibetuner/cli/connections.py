@@ -32,6 +32,10 @@ ANSWER = (
     "HTTP/1.1 {}\r\nRetry-After: 5\r\nConnection: close\r\nContent-Type: text/plain\r\n"
     "Content-Length: {}\r\n\r\n{}"
 )
+MALFORMED = (
+    "HTTP/1.1 400 Bad Request\r\nConnection: close\r\nContent-Type: text/plain\r\n"
+    "Content-Length: {}\r\n\r\n{}"
+)
 # Log lines that anybody can cause as often as they like.
 CHEAP_LINES: dict[str, tuple[str, ...]] = {
     "uvicorn.error": ("Invalid HTTP request", "Unsupported upgrade", "No supported WebSocket"),
@@ -211,6 +215,20 @@ def _limited(protocol: Any, clients: Clients) -> Any:
             if self._heard and not (self.cycle and self.cycle.response_started):
                 status = "408 Request Timeout"
                 self.transport.write(ANSWER.format(status, len(status), status).encode())
+            self.transport.close()
+
+        def send_400_response(self, msg: str) -> None:
+            # A malformed body may come after its head went to the app. What the app answers has
+            # nowhere to go then, and uvicorn's own 400 fails after a HEAD: a traceback for each.
+            cycle, is_answered = self.cycle, False
+            if cycle is not None and not cycle.response_complete:
+                cycle.disconnected = True
+                cycle.message_event.set()
+                is_answered = cycle.response_started
+            elif cycle is not None:
+                is_answered = cycle.more_body
+            if not is_answered:
+                self.transport.write(MALFORMED.format(len(msg), msg).encode())
             self.transport.close()
 
         def handle_websocket_upgrade(self, *args: Any) -> None:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from fastapi import FastAPI
+from fastapi import FastAPI, Request
+from fastapi.exception_handlers import request_validation_exception_handler
+from fastapi.exceptions import RequestValidationError
 from fastapi.middleware import Middleware
 from fastapi.responses import FileResponse, Response
 from fastapi.staticfiles import StaticFiles
@@ -43,7 +46,11 @@ def create_app() -> FastAPI:
         shows_schema = declared.openapi
     hook = None if declared.on_error is None else ErrorHook(declared.on_error)
     outages = health.outage_handlers(settings, hook.call if hook else None)
-    handlers: dict[Any, Any] = {**outages, **declared.exception_handlers}
+    handlers: dict[Any, Any] = {
+        RequestValidationError: answer_invalid,
+        **outages,
+        **declared.exception_handlers,
+    }
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
@@ -80,6 +87,16 @@ def create_app() -> FastAPI:
         app.mount(path, mounted)
     _mount_files(app, project)
     return app
+
+
+async def answer_invalid(request: Request, error: RequestValidationError) -> Response:
+    """Answer as FastAPI does, and leave out what was sent where JSON has no form for it."""
+    try:
+        return await request_validation_exception_handler(request, error)
+    except (ValueError, RecursionError):  # no UTF-8, not a number, or nested too deeply
+        names = ("type", "loc", "msg")
+        details = [{name: one[name] for name in names} for one in error.errors()]
+        return Response(json.dumps({"detail": details}), 422, media_type="application/json")
 
 
 def _mount_files(app: FastAPI, project: ProjectInfo) -> None:

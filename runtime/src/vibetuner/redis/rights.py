@@ -24,15 +24,15 @@ __all__ = [
 
 #: The commands that we, or our functions, call by name.
 COMMANDS = (
-    "auth", "client|setinfo", "client|setname", "cluster|slots", "decr", "del", "discard", "eval",
-    "evalsha", "exec", "exists", "expire", "fcall", "function|list", "function|load", "get", "hdel",
-    "hello", "hexists", "hget", "hgetall", "hincrby", "hlen", "hmget", "hrandfield", "hset",
-    "hsetnx", "incr", "info", "llen", "lrange", "ltrim", "mget", "mset", "multi", "pexpire", "ping",
-    "pttl", "publish", "rpush", "sadd", "scan", "scard", "script|load", "select", "set",
-    "sismember", "smembers", "srem", "subscribe", "time", "unsubscribe", "wait", "waitaof", "xack",
-    "xadd", "xautoclaim", "xclaim", "xdel", "xgroup|create", "xinfo|groups", "xlen", "xpending",
-    "xrange", "xreadgroup", "xrevrange", "xtrim", "zadd", "zcard", "zrange", "zrem",
-    "zremrangebyscore", "zscore",
+    "auth", "client|setinfo", "client|setname", "cluster|slots",
+    "decr", "del", "discard", "eval", "evalsha", "exec", "exists", "expire", "fcall",
+    "function|list", "function|load", "get", "hdel", "hello", "hexists", "hget", "hgetall",
+    "hincrby", "hlen", "hmget", "hrandfield", "hscan", "hset", "hsetnx", "incr", "info", "llen",
+    "lrange", "ltrim", "mget", "mset", "multi", "pexpire", "ping", "pttl", "publish", "rpush",
+    "sadd", "scan", "scard", "script|load", "select", "set", "sismember", "smembers", "srem",
+    "subscribe", "time", "unsubscribe", "wait", "waitaof", "xack", "xadd", "xautoclaim", "xclaim",
+    "xdel", "xgroup|create", "xinfo|groups", "xlen", "xpending", "xrange", "xreadgroup",
+    "xrevrange", "xtrim", "zadd", "zcard", "zrange", "zrem", "zremrangebyscore", "zscan", "zscore",
 )  # fmt: skip
 
 PROBE = "rights-probe"

@@ -21,10 +21,18 @@ local function about_entry(entry)
   return about
 end
 
--- The position of an entry in the stream, as a number.
+-- An entry's place in the order of the stream, as a number; nothing for what is no entry's id.
 local function order(place)
   local ms, seq = place:match('^(%d+)-(%d+)$')
-  return ms * 4096 + math.min(tonumber(seq), 4095)
+  return ms and ms * 4096 + math.min(tonumber(seq), 4095)
+end
+
+-- Tell whether a letter failed at a moment or later, and has these fields. Texts of moments compare
+-- as moments do.
+local function is_wanted(about, wanted, since)
+  local matches = about.failed_at >= since
+  for name, value in pairs(wanted) do matches = matches and about[name] == value end
+  return matches
 end
 
 -- Add an open letter to the group of its bug (n = 1), or remove it (n = -1). The sorted set of the
@@ -32,6 +40,14 @@ end
 local function count_letter(letters, about, n, place)
   local groups, index = letters .. ':groups', letters .. ':of:' .. about.fingerprint
   local group = object(redis.call('hget', groups, about.fingerprint))
+  if n < 0 then
+    -- While letters are counted anew, those below the mark are in no group yet.
+    local mark = redis.call('get', groups .. ':recount')
+    if mark and place ~= '' and order(place) < (order(mark:sub(2)) or 0) then
+      redis.call('zrem', index, place)
+      return
+    end
+  end
   if not group or type(group.count) ~= 'number' or type(group.last) ~= 'string' then
     if n < 0 then return end
     group = { fingerprint = about.fingerprint, count = 0, first = about.failed_at, last = '' }
@@ -67,20 +83,19 @@ local function keep_letter(letters, places, task, letter)
   count_letter(letters, about, 1, place)
 end
 
--- Call `found` for each letter that matches, until it returns true, and `unread` for entries that
--- can't be read. Times are compared as text, which sorts the same way.
--- KEYS: the letters, the acts on them. ARGV: the entry before which to begin, the fields that must
--- match, a time, 1 for letters without an act, how many entries to scan.
--- Returns the last entry that was scanned.
+-- Call found for each letter that matches, until that returns true; unread for those that can't be
+-- read.
+-- KEYS: the letters, what was done with them. ARGV: the entry before which to begin, the first entry
+-- to look at, the fields that must match, a moment, how many entries to look at, 1 for those that
+-- nobody has acted on.
+-- Returns the last entry that was looked at.
 local function search(keys, argv, found, unread)
-  local before, wanted, since = argv[1], cjson.decode(argv[2]), argv[3]
-  local open_only, last = argv[4] == '1', ''
-  for _, entry in ipairs(redis.call('xrevrange', keys[1], before, '-', 'count', argv[5])) do
+  local wanted, since, open_only, last = cjson.decode(argv[3]), argv[4], argv[6] == '1', ''
+  for _, entry in ipairs(redis.call('xrevrange', keys[1], argv[1], argv[2], 'count', argv[5])) do
     last = entry[1]
     local letter = about_entry(entry)
     if letter then
-      local matches = letter.failed_at >= since
-      for name, value in pairs(wanted) do matches = matches and letter[name] == value end
+      local matches = is_wanted(letter, wanted, since)
       if matches and open_only then
         matches = redis.call('hexists', keys[2], letter.task_id) == 0
       end
@@ -95,7 +110,7 @@ end
 -- KEYS and ARGV as above, then the most letters to return.
 -- Returns the last entry that was scanned, then entry and letter of each match.
 local function search_letters(keys, argv)
-  local most, answer = tonumber(argv[6]), {}
+  local most, answer = tonumber(argv[7]), {}
   local function add(entry)
     table.insert(answer, entry[1])
     table.insert(answer, entry[2][2] or '')
@@ -112,22 +127,43 @@ local function count_letters(keys, argv)
   return { last, number }
 end
 
--- KEYS: the letters, the acts on them. ARGV: a fingerprint, the entry before which to begin, the
--- most letters to return. Returns entry and letter of each open letter of this bug.
+-- The open letters of some bugs, the newest first, by the sorted sets of their entries.
+-- KEYS: the letters. ARGV: as for search, but in place of the last the fingerprints.
+-- Returns as search_letters does; no last entry where there are no more.
 local function letters_of(keys, argv)
-  local index, answer = keys[1] .. ':of:' .. argv[1], {}
-  local before = argv[2] == '' and '+inf' or '(' .. string.format('%.0f', order(argv[2]))
-  local places = redis.call('zrange', index, before, '-inf', 'byscore', 'rev', 'limit', 0, argv[3])
-  for _, place in ipairs(places) do
-    local entry = redis.call('xrange', keys[1], place, place)[1]
-    if entry then
-      table.insert(answer, place)
-      table.insert(answer, entry[2][2] or '')
-    else
-      redis.call('zrem', index, place)
+  local before = argv[1] == '+' and '+inf' or '(' .. string.format('%.0f', order(argv[1]:sub(2)))
+  local first = argv[2] == '-' and '-inf' or string.format('%.0f', order(argv[2]))
+  local wanted, most, places = cjson.decode(argv[3]), tonumber(argv[5]), {}
+  for _, fingerprint in ipairs(cjson.decode(argv[6])) do
+    local index = keys[1] .. ':of:' .. fingerprint
+    local some = redis.call('zrange', index, before, first, 'byscore', 'rev', 'limit', 0, most)
+    for _, place in ipairs(some) do
+      table.insert(places, { place = place, index = index, order = order(place) or 0 })
     end
   end
-  return answer
+  table.sort(places, function(one, other) return one.order > other.order end)
+  local answer = {}
+  for n = 1, math.min(most, #places) do
+    local place = places[n].place
+    local entry = places[n].order > 0 and redis.call('xrange', keys[1], place, place)[1]
+    local about = entry and about_entry(entry)
+    if not entry then
+      redis.call('zrem', places[n].index, place)
+    elseif about and is_wanted(about, wanted, argv[4]) then
+      table.insert(answer, place)
+      table.insert(answer, entry[2][2] or '')
+    end
+  end
+  return { places[most] and places[most].place or '', answer }
+end
+
+-- The groups, and what they are held against, in one step: letters come and go meanwhile.
+-- KEYS: the letters, what was done with them, the groups.
+-- Returns the number of open letters, 1 while they are counted anew, then bug and group of each.
+local function read_groups(keys, argv)
+  local open = redis.call('xlen', keys[1]) - redis.call('hlen', keys[2])
+  local is_counting = redis.call('exists', keys[3] .. ':recount')
+  return { open, is_counting, redis.call('hgetall', keys[3]) }
 end
 
 -- Count the open letters into their groups anew, one portion a call, by any number of callers.
@@ -137,7 +173,8 @@ local function recount_letters(keys, argv)
   local marker = keys[3] .. ':recount'
   local before = redis.call('get', marker)
   if not before then redis.call('del', keys[3]) end
-  local last = search(keys, { before or '+', '{}', '', '1', argv[1] }, function(entry, letter)
+  local all = { before or '+', '-', '{}', '', argv[1], '1' }
+  local last = search(keys, all, function(entry, letter)
     count_letter(keys[1], letter, 1, entry[1])
   end)
   if last == '' then
@@ -187,12 +224,17 @@ local function remove_letters(keys, argv)
   end
 end
 
--- Add letters that are stored elsewhere to their groups. KEYS: the groups. ARGV: groups.
+-- Add letters that are kept elsewhere to their groups. KEYS: the groups. ARGV: groups, each with the
+-- number of letters that it has more or fewer.
 local function add_groups(keys, argv)
   for _, text in ipairs(argv) do
     local group = cjson.decode(text)
     local known = object(redis.call('hget', keys[1], group.fingerprint))
     if known and type(known.count) == 'number' then group.count = group.count + known.count end
-    redis.call('hset', keys[1], group.fingerprint, cjson.encode(group))
+    if group.count > 0 then
+      redis.call('hset', keys[1], group.fingerprint, cjson.encode(group))
+    else
+      redis.call('hdel', keys[1], group.fingerprint)
+    end
   end
 end

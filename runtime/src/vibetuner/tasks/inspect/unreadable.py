@@ -53,11 +53,12 @@ async def count_unreadable(redis: Redis[Any], prefix: str) -> dict[str, int]:
     running: list[object] = []
     for one in workers:
         running += (await redis.hgetall(keys.journal.running(one))).values()
+    _, acts = await redis.hscan(keys.acted, 0, count=LOOKED_AT)
     groups = await redis.hgetall(keys.letter_groups)
     groups.pop("?", None)
     counts = {
         "dead letters": _count(_letter, (entry.field_values.get("letter") for entry in letters)),
-        "decisions about dead letters": _count(Act, (await redis.hgetall(keys.acted)).values()),
+        "decisions about dead letters": _count(Act, acts.values()),
         "groups of dead letters": _count(Group, groups.values()),
         "ended tasks": _count(Ended, (entry.field_values.get("d") for entry in ended)),
         "running tasks": _count(Started, running),

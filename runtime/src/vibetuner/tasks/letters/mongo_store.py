@@ -21,20 +21,22 @@ from vibetuner.tasks.letters.relay import (
     COLLECTION,
     OPEN,
     group_letters,
+    insert_letters,
     move_letters,
 )
 from vibetuner.tasks.letters.requeue import Requeue
-from vibetuner.tasks.letters.search import kept_groups
+from vibetuner.tasks.letters.search import read_groups
 from vibetuner.tasks.letters.store import Page, bad_end, unreadable
-from vibetuner.tasks.letters.stream import Client
+from vibetuner.tasks.letters.stream import Client, find_letter
 
 __all__ = ["MongoStore"]
 
+MOVING_SECONDS = 0.2
 NEWEST_FIRST = [("failed_at", -1), ("_id", -1)]
 
 
 class MongoStore:
-    """The collection ``dead_letters``. Letters still in the stream are moved before each read.
+    """The collection ``dead_letters``; some of what waits in the stream is moved before a look.
 
     Every method raises ServiceUnavailable if MongoDB does not answer.
     """
@@ -92,15 +94,15 @@ class MongoStore:
         keys = Keys(self._prefix)
         if not await self._redis.exists([keys.letters_counted]):
             return None
-        groups, _ = await kept_groups(self._redis, keys)
-        return [group for group in groups if filters.match(group)]
+        kept = await read_groups(self._redis, keys)
+        return [group for group in kept.groups if filters.match(group)]
 
     async def get(self, task_id: str) -> DeadLetter | None:
         """As :meth:`Store.get`."""
         async with self._up_to_date():
             found = await self._letters.find_one({"_id": task_id})
         if not found:
-            return None
+            return await find_letter(self._redis, self._prefix, task_id)
         try:
             return DeadLetter.from_document(found)
         except Unreadable as error:
@@ -121,15 +123,16 @@ class MongoStore:
         """
         decided = await self._requeue.settle(letter, act, payload)
         async with _answering():
+            await insert_letters(self._database, [letter])  # one that waits in the stream
             await self._letters.update_one({"_id": letter.task_id}, {"$set": decided.fields()})
         await self._requeue.forget(letter.task_id)
         return decided
 
     @asynccontextmanager
     async def _up_to_date(self) -> AsyncIterator[None]:
-        # Each letter has its own limit; the number of letters to move is not limited.
+        # Each batch has its own limit; the workers move what is left.
         async with _answering(limit=None):
-            await move_letters(self._redis, self._database, self._prefix)
+            await move_letters(self._redis, self._database, self._prefix, seconds=MOVING_SECONDS)
         async with _answering():
             yield
 

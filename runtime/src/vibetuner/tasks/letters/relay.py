@@ -5,10 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import AsyncIterator, Mapping
+import math
+import time
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import asdict, replace
 from datetime import datetime
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from coredis.tokens import PureToken
@@ -17,6 +20,7 @@ from vibetuner.redis.functions import Scripts
 from vibetuner.redis.keys import Keys
 from vibetuner.stored import Unreadable, read_record
 from vibetuner.tasks.letters.letter import DeadLetter, Group
+from vibetuner.tasks.letters.search import read_groups
 from vibetuner.tasks.letters.stream import Client, read_letters, remove_letters
 from vibetuner.timing import backoff
 
@@ -32,6 +36,7 @@ __all__ = [
     "count_groups",
     "count_unreadable",
     "group_letters",
+    "insert_letters",
     "move_letters",
     "relaying",
 ]
@@ -80,17 +85,20 @@ async def relaying(redis: Redis[str], database: Database, prefix: str) -> AsyncI
             await relay
 
 
-async def move_letters(redis: Client, database: Database, prefix: str) -> int:
-    """Move the letters that the stream holds now; return their number.
+async def move_letters(
+    redis: Client, database: Database, prefix: str, *, seconds: float = math.inf
+) -> int:
+    """Move the letters that the stream holds now, or some for so long; return their number.
 
     A letter that was moved and not yet removed from the stream is moved again, onto itself.
     """
-    moved = 0
+    moved, end = 0, time.monotonic() + seconds
     while letters := await read_letters(redis, prefix):
-        for streamed in letters:
-            await _insert_once(database, streamed.letter)
+        await insert_letters(database, [streamed.letter for streamed in letters])
         await remove_letters(redis, prefix, letters)
         moved += len(letters)
+        if time.monotonic() > end:
+            break
     return moved
 
 
@@ -113,24 +121,28 @@ async def group_letters(database: Database, query: Mapping[str, Any]) -> list[Gr
 async def count_groups(redis: Client, database: Database, prefix: str) -> None:
     """Count the letters in MongoDB into the groups in Redis, once a day for all workers.
 
-    After that each new or settled letter changes the groups. A letter that is settled during the
-    count may be counted until the next one.
+    Groups change with each letter, meanwhile too. One that is settled while they are counted may
+    be counted until the next time.
     """
     keys = Keys(prefix)
-    lock = f"{keys.letters_counted}:lock"
-    if await redis.exists([keys.letters_counted]) or not await redis.set(
+    lock, fresh = f"{keys.letters_counted}:lock", f"{keys.letters_counted}:fresh"
+    places = [keys.letters_counted, fresh]
+    if await redis.exists(places) == len(places) or not await redis.set(
         lock, "1", ex=COUNTING_SECONDS, condition=PureToken.NX
     ):
         return
-    await redis.delete([keys.letter_groups])
-    groups = await group_letters(database, OPEN)
-    texts = [
-        json.dumps({**asdict(group), "cause": group.cause.value}, default=datetime.isoformat)
-        for group in groups
-    ]
+    before = {group.fingerprint: group for group in (await read_groups(redis, keys)).groups}
+    counted = {group.fingerprint: group for group in await group_letters(database, OPEN)}
+    texts = []
+    for fingerprint, group in {**before, **counted}.items():
+        more = counted[fingerprint].count if fingerprint in counted else 0
+        more -= before[fingerprint].count if fingerprint in before else 0
+        values = {**asdict(group), "cause": group.cause.value, "count": more}
+        texts.append(json.dumps(values, default=datetime.isoformat))
     for at in range(0, len(texts), BATCH):
         await Scripts(redis).call("add_groups", [keys.letter_groups], texts[at : at + BATCH])
-    await redis.set(keys.letters_counted, "1", ex=COUNTED_SECONDS)
+    await redis.set(fresh, "1", ex=COUNTED_SECONDS)
+    await redis.set(keys.letters_counted, "1")
     await redis.delete([lock])
 
 
@@ -145,19 +157,26 @@ async def count_unreadable(database: Database, looked_at: int = 1000) -> int:
     return number
 
 
-async def _insert_once(database: Database, letter: DeadLetter) -> None:
-    values = _fitting(letter).to_document()
+async def insert_letters(database: Database, letters: Sequence[DeadLetter]) -> None:
+    """Insert letters that are not there yet, in one round trip."""
+    # Imported here: a worker without MongoDB does without its driver.
+    operations = import_module("pymongo.operations")
+    writes = [
+        operations.UpdateOne(
+            {"_id": letter.task_id}, {"$setOnInsert": _fitting(letter).to_document()}, upsert=True
+        )
+        for letter in letters
+    ]
     try:
         # A frozen server accepts the data and never answers.
         async with asyncio.timeout(ANSWER_SECONDS):
-            await database[COLLECTION].update_one(
-                {"_id": letter.task_id}, {"$setOnInsert": values}, upsert=True
-            )
+            await database[COLLECTION].bulk_write(writes, ordered=False)
     except TimeoutError:
         raise TimeoutError(f"no answer within {ANSWER_SECONDS} s") from None
     except Exception as error:
-        # Another worker's relay inserted it at the same time.
-        if getattr(error, "code", None) != DUPLICATE_KEY:
+        # Another worker's relay was at it in the same moment.
+        errors = (getattr(error, "details", None) or {}).get("writeErrors")
+        if not errors or any(one.get("code") != DUPLICATE_KEY for one in errors):
             raise
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import AsyncIterator
-from datetime import UTC
+from dataclasses import dataclass
+from datetime import UTC, timedelta
 from typing import Any
 
 from vibetuner.redis.functions import Scripts
@@ -15,12 +16,11 @@ from vibetuner.tasks.letters.letter import Filters, Group
 from vibetuner.tasks.letters.stream import (
     Client,
     StreamedLetter,
-    count_open,
     parse_letter,
     with_acts,
 )
 
-__all__ = ["count_letters", "kept_groups", "open_groups", "search_letters"]
+__all__ = ["count_letters", "open_groups", "read_groups", "search_letters"]
 
 # Letters that the server reads in one call, which blocks it for some milliseconds.
 CHUNK = 500
@@ -29,6 +29,8 @@ MOST_LOOKED_AT = 10_000
 # The field of the groups that counts letters without a group.
 UNGROUPED = "?"
 RECOUNT_SECONDS = 0.25
+# An entry is younger than its letter, but for what the clocks of worker and server differ.
+CLOCKS_APART = timedelta(minutes=1)
 
 
 async def search_letters(
@@ -41,24 +43,20 @@ async def search_letters(
     """
     found: list[StreamedLetter | str] = []
     looked_at = 0
-    if filters.fingerprint and filters == Filters(fingerprint=filters.fingerprint):
-        keys, values = Keys(prefix), [filters.fingerprint, before or "", limit + 1]
-        places = [keys.letters, keys.acted, keys.guard]
-        entries = await Scripts(redis).call("letters_of", places, values)
-        return _page(await _read(redis, prefix, entries), limit)
-    async for last, entries in _chunks(redis, prefix, "search_letters", filters, limit + 1, before):
+    bugs = await _bugs(redis, prefix, filters)
+    async for last, entries in _chunks(redis, prefix, filters, limit + 1, before, bugs):
         found += await _read(redis, prefix, entries)
         if len(found) > limit:
             break
         looked_at += CHUNK
         if looked_at >= MOST_LOOKED_AT:
-            return found, last
+            return found, last or None
     return _page(found, limit)
 
 
 async def count_letters(redis: Client, prefix: str, filters: Filters) -> int:
-    """Return the number of matching letters, by reading each."""
-    chunks = _chunks(redis, prefix, "count_letters", filters, 0, None)
+    """Return how many letters match, by a look at each."""
+    chunks = _chunks(redis, prefix, filters, None, None)
     return sum([number async for _, number in chunks])
 
 
@@ -69,20 +67,54 @@ async def open_groups(redis: Client, prefix: str) -> list[Group]:
     quarter of a second each time somebody asks, until all are counted.
     """
     keys = Keys(prefix)
-    groups, total = await kept_groups(redis, keys)
-    is_counting = await redis.exists([f"{keys.letter_groups}:recount"])
-    if not is_counting and total == await count_open(redis, prefix):
-        return groups
+    kept = await read_groups(redis, keys)
     end = time.monotonic() + RECOUNT_SECONDS
     places = [keys.letters, keys.acted, keys.letter_groups, keys.guard]
-    while time.monotonic() < end:
+    while not kept.is_whole and time.monotonic() < end:
         if await Scripts(redis).call("recount_letters", places, [CHUNK]):
-            groups, total = await kept_groups(redis, keys)
-            rest = await count_open(redis, prefix) - total
-            if rest > 0:
-                await redis.hset(keys.letter_groups, {UNGROUPED: rest})
-            return groups
-    return (await kept_groups(redis, keys))[0]
+            kept = await read_groups(redis, keys)
+            if kept.rest:
+                await redis.hset(keys.letter_groups, {UNGROUPED: kept.rest})
+            return kept.groups
+    return kept.groups if kept.is_whole else (await read_groups(redis, keys)).groups
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """The groups as they stand in Redis.
+
+    Args:
+        groups: those that can be read.
+        rest: how many more letters are open than groups and the note beside them say.
+        is_counting: whether they are counted anew.
+    """
+
+    groups: list[Group]
+    rest: int
+    is_counting: bool
+
+    @property
+    def is_whole(self) -> bool:
+        """Return whether every open letter is in its group."""
+        return not self.rest and not self.is_counting
+
+
+async def read_groups(redis: Client, keys: Keys) -> Kept:
+    """Return the groups as they stand."""
+    places = [keys.letters, keys.acted, keys.letter_groups, keys.guard]
+    rest, is_counting, found = await Scripts(redis).call("read_groups", places, [])
+    groups: list[Group] = []
+    for fingerprint, text in zip(found[::2], found[1::2], strict=True):
+        if fingerprint == UNGROUPED:
+            # Less than nothing where somebody has trimmed the stream.
+            rest -= -read_number(text[1:]) if text.startswith("-") else read_number(text)
+            continue
+        try:
+            groups.append(read_record(Group, text))
+        except Unreadable:
+            continue
+        rest -= groups[-1].count
+    return Kept(groups, rest, bool(is_counting))
 
 
 async def _read(redis: Client, prefix: str, entries: list[Any]) -> list[StreamedLetter | str]:
@@ -102,43 +134,59 @@ def _page(
     return found[:limit], end if isinstance(end, str) else end.entry_id
 
 
-async def kept_groups(redis: Client, keys: Keys) -> tuple[list[Group], int]:
-    """Return the current groups, and the number of letters in them."""
-    groups: list[Group] = []
-    texts = await redis.hgetall(keys.letter_groups)
-    total = read_number(texts.pop(UNGROUPED, 0))
-    for text in texts.values():
-        try:
-            group = read_record(Group, text)
-        except Unreadable:
-            continue
-        groups.append(group)
-        total += group.count
-    return groups, total
+async def _bugs(redis: Client, prefix: str, filters: Filters) -> list[str] | None:
+    """Return the bugs whose open letters may match; None where all letters must be looked at."""
+    if not filters.open_only or not (filters.task or filters.cause or filters.fingerprint):
+        return None
+    kept = await read_groups(redis, Keys(prefix))
+    if not kept.is_whole:
+        return None
+    return [group.fingerprint for group in kept.groups if filters.match(group)]
 
 
 async def _chunks(  # noqa: PLR0913, PLR0917 - all arguments of the function
     redis: Client,
     prefix: str,
-    function: str,
     filters: Filters,
-    most: int,
+    most: int | None,
     before: str | None,
+    bugs: list[str] | None = None,
 ) -> AsyncIterator[tuple[str, Any]]:
-    """Call a function on one part of the stream after another; yield last entry and reply."""
+    """Look at one part of the letters after another; yield its last entry and the answer.
+
+    Args:
+        redis: an open client.
+        prefix: REDIS_KEY_PREFIX.
+        filters: the letters that are asked for.
+        most: how many at most; None to count them.
+        before: the entry before which to begin.
+        bugs: the only ones whose letters are looked at.
+    """
     values = {
         "task_name": filters.task,
         "cause": filters.cause and filters.cause.value,
         "fingerprint": filters.fingerprint,
     }
     wanted = json.dumps({name: value for name, value in values.items() if value is not None})
-    since = filters.since.astimezone(UTC).isoformat() if filters.since else ""
-    keys = [Keys(prefix).letters, Keys(prefix).acted]
-    end, functions = f"({before}" if before else "+", Scripts(redis)
+    since, first = "", "-"
+    if filters.since:
+        since = filters.since.astimezone(UTC).isoformat()
+        first = f"{max(0, int((filters.since - CLOCKS_APART).timestamp() * 1000))}-0"
+    keys, functions = Keys(prefix), Scripts(redis)
+    end = f"({before}" if before else "+"
     while True:
-        arguments: list[str | int] = [end, wanted, since, int(filters.open_only), CHUNK]
-        last, found = await functions.call(function, keys, [*arguments, most])
+        asked: list[str | int] = [end, first, wanted, since, CHUNK]
+        places = [keys.letters, keys.acted, keys.guard]
+        if bugs is not None:
+            asked[-1] = min(most or CHUNK, CHUNK)
+            last, found = await functions.call("letters_of", places, [*asked, json.dumps(bugs)])
+        elif most is None:
+            asked.append(int(filters.open_only))
+            last, found = await functions.call("count_letters", places, asked)
+        else:
+            asked += [int(filters.open_only), most]
+            last, found = await functions.call("search_letters", places, asked)
+        yield str(last), found
         if not last:
             return
-        yield str(last), found
         end = f"({last}"

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from vibetuner.errors import DeadLetterError
+from vibetuner.redis.keys import Keys
 from vibetuner.tasks.letters.letter import Act, DeadLetter, Filters, Group
 from vibetuner.tasks.letters.requeue import Requeue
 from vibetuner.tasks.letters.search import count_letters, open_groups, search_letters
@@ -99,6 +100,8 @@ class StreamStore:
         """As :meth:`Store.count`."""
         if filters == Filters():
             return await count_open(self._redis, self._prefix)
+        if filters == Filters(open_only=False):
+            return await self._redis.xlen(Keys(self._prefix).letters)
         if filters.since or not filters.open_only:
             return await count_letters(self._redis, self._prefix, filters)
         return sum(group.count for group in await self.groups(filters))

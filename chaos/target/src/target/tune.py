@@ -1,0 +1,88 @@
+"""What the project declares."""
+
+from __future__ import annotations
+
+import asyncio
+
+from fastapi import APIRouter, UploadFile
+from pydantic import BaseModel
+
+from vibetuner import VibetunerApp
+from vibetuner.sse import sse_endpoint
+from vibetuner.tasks.progress import Progress, progress_endpoint
+from vibetuner.tasks.robust import robust_cron, robust_task
+from vibetuner.tasks.worker import get_worker
+
+__all__ = ["app"]
+
+router = APIRouter()
+
+
+class Order(BaseModel):
+    """What a visitor posts."""
+
+    name: str = "echo"
+    values: list[int | float | str | None] = []
+
+
+@robust_task(max_retries=2, backoff_base=0.2)
+async def echo(*values: object) -> list[object]:
+    """Return its arguments, with progress."""
+    progress = Progress(total=2)
+    await progress.advance()
+    return list(values)
+
+
+@robust_task(max_retries=1, backoff_base=0.2)
+async def fail(*values: object) -> None:
+    """Fail at every attempt."""
+    raise ValueError(f"planned: {values!r}")
+
+
+@robust_task(unique=True, timeout=5, max_retries=2, backoff_base=0.2)
+async def alone(*values: object) -> int:
+    """Run one at a time."""
+    await asyncio.sleep(0.2)
+    return len(values)
+
+
+@robust_cron("* * * * *")
+async def tick() -> None:
+    """Run every minute."""
+
+
+@router.post("/orders", status_code=202)
+async def order(wanted: Order) -> dict[str, str]:
+    """Enqueue a task."""
+    if wanted.name == "alone":
+        return {"id": (await alone.enqueue(*wanted.values)).id}
+    task = await (fail if wanted.name == "fail" else echo).enqueue(*wanted.values)
+    return {"id": task.id}
+
+
+@router.get("/orders/{task_id}")
+async def outcome(task_id: str) -> dict[str, str]:
+    """Return what a task has returned; it is waited for."""
+    result = await get_worker().result_by_id(task_id, timeout=3)
+    return {"result": str(result.result if result.success else "failed")}
+
+
+@router.post("/upload")
+async def upload(file: UploadFile) -> int:
+    """Take a file."""
+    return len(await file.read())
+
+
+@sse_endpoint("/events/{channel}", router=router)
+async def events(channel: str) -> str:
+    """Return the channel of a stream."""
+    return channel
+
+
+@progress_endpoint("/progress/{task_id}", router=router)
+async def progress(task_id: str) -> str:
+    """Return the task whose progress is shown."""
+    return task_id
+
+
+app = VibetunerApp(tasks=[echo, fail, alone, tick], routes=[router])
