@@ -24,7 +24,9 @@ def doctor(
     Exit code 0 when nothing is in the way, 1 when there is an error.
     """
     from vibetuner.cli.checks.diagnosis import diagnose
+    from vibetuner.cli.console import prepare_env_file
 
+    prepare_env_file()
     findings = diagnose()
     if as_json:
         _print_json(findings)

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from difflib import get_close_matches
 from typing import TypeVar
 
+from vibetuner.cli.console import prepare_env_file
 from vibetuner.config import get_settings
 from vibetuner.embedded import open_services
 from vibetuner.errors import CommandError, ServiceUnavailable
@@ -63,6 +64,7 @@ def run(
         with_letters: open the databases too where they are configured; without them, Redis must
             do.
     """
+    prepare_env_file()
     make_importable(project_info())
     if with_project:
         load_project()
