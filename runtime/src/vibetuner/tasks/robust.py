@@ -54,7 +54,8 @@ def robust_task(  # noqa: PLR0913 - the guide's parameters
         backoff_max: and never longer than this, in seconds.
         timeout: the limit of one try, in seconds; a try that takes longer has failed like any
             other. A function that is not async can't be stopped: its thread runs on, unheard.
-        on_failure: called with task name, task id and exception once no try is left; sync or
+        on_failure: called with task name, task id and exception once no try is left, and with
+            the task's ``args`` and ``kwargs`` where it declares them after a star; sync or
             async, for 30 seconds at the most. What it raises is logged and changes nothing.
         jitter: 0.2 draws each wait from the upper fifth of the formula's.
         give_up_on: errors that no other try can mend, a class or a tuple of them: the task is a
