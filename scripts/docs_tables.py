@@ -1,7 +1,8 @@
-"""Writes the tables of the documentation that the code knows best, such as settings and commands.
+"""Writes the parts of the documentation that the code knows best: tables, and modules' pages.
 
-Each stands in its page between ``<!-- table: NAME -->`` and ``<!-- end of table -->``. With
-``--check`` nothing is written, and a table that the code has outgrown is an error.
+A table stands in its page between ``<!-- table: NAME -->`` and ``<!-- end of table -->``; a page
+in docs/reference/modules is written whole. With ``--check`` nothing is written, and what the code
+has outgrown is an error.
 """
 
 from __future__ import annotations
@@ -19,12 +20,14 @@ import typer
 from pydantic import SecretStr
 from pydantic_core import PydanticUndefined
 
+from docs_modules import module_page, plain, table
 from docs_scan import RUNTIME, log_lines, parse, sent_events
 from vibetuner.cli.main import app
 from vibetuner.config import Expected, Settings
 from vibetuner.tasks.progress.state import PROGRESS, ProgressState, ProgressStatus
 
 ROOT = Path(__file__).resolve().parent.parent
+MODULES = ROOT / "docs" / "reference" / "modules"
 TABLE = re.compile(r"(<!-- table: ([a-z-]+) -->\n).*?(<!-- end of table -->)", re.DOTALL)
 
 
@@ -36,7 +39,7 @@ def main() -> None:
     stale = []
     for page in sorted((ROOT / "docs").rglob("*.md")):
         text = page.read_text(encoding="utf-8")
-        renewed = renew(text)
+        renewed = module_page(page.stem) if page.parent == MODULES else renew(text)
         if renewed == text:
             continue
         stale.append(str(page.relative_to(ROOT)))
@@ -160,29 +163,13 @@ def decisions_table() -> str:
 def modules_table() -> str:
     """Every module that has a page, with what it is for."""
     rows = []
-    for path in sorted((ROOT / "docs" / "reference" / "modules").glob("*.md")):
+    for path in sorted(MODULES.glob("*.md")):
         source = RUNTIME / path.stem.replace(".", "/")
         source = source / "__init__.py" if source.is_dir() else source.with_suffix(".py")
         text = ast.get_docstring(parse(source)) or ""
-        first = text.split("\n", 1)[0].replace("``", "`")
+        first = plain(text.split("\n", 1)[0])
         rows.append((f"[`{path.stem}`](modules/{path.name})", first))
     return table(("module", "what it is for"), rows)
-
-
-def table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
-    """A Markdown table."""
-    lines = [head, tuple("---" for _ in head), *rows]
-    return "\n".join(f"| {' | '.join(map(escape, line))} |" for line in lines)
-
-
-def escape(cell: str) -> str:
-    """A cell's text, where a bar would end the cell; in code, readers of Markdown disagree how.
-
-    >>> escape("`dev|prod`")
-    '<code>dev&#124;prod</code>'
-    """
-    coded = re.sub(r"`([^`]*\|[^`]*)`", r"<code>\1</code>", cell)
-    return coded.replace("|", "&#124;")
 
 
 TABLES: dict[str, Callable[[], str]] = {

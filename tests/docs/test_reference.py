@@ -11,18 +11,17 @@ from pathlib import Path
 
 from typer.testing import CliRunner
 
-from tests.docs.blocks import PAGES, ROOT, read_blocks
+from tests.docs.blocks import MODULES, PAGES, ROOT, read_blocks
 from vibetuner.cli.main import app
 from vibetuner.config import Settings
 
 DOCS = ROOT / "docs"
-MODULES = DOCS / "reference" / "modules"
 IMPORT = re.compile(r"^\s*from (vibetuner[\w.]*) import", re.MULTILINE)
 CELL = re.compile(r"^\| `([^`]+)` \|", re.MULTILINE)
 
 
 def test_the_tables_of_the_reference_are_what_the_code_says():
-    """Settings, commands, events, log lines, modules, decisions: `just docs` writes them."""
+    """Settings, commands, events, log lines, decisions, modules' pages: `just docs` writes them."""
     check = [sys.executable, "scripts/docs_tables.py", "--check"]
     checked = subprocess.run(check, cwd=ROOT, capture_output=True, text=True, check=False)
 
@@ -80,6 +79,17 @@ def test_every_module_that_people_import_has_a_page():
 
     assert "vibetuner.tasks.robust" in imported
     assert imported - documented == set()
+
+
+def test_a_modules_page_shows_its_declarations_on_a_git_host_too():
+    """Each page is plain Markdown: signatures, parameters with their defaults, errors."""
+    pages = {path.stem: path.read_text("utf-8") for path in MODULES.glob("*.md")}
+    robust = pages["vibetuner.tasks.robust"]
+
+    assert [name for name, text in pages.items() if "\n```python\n" not in text] == []
+    assert "\n## robust_task\n\n```python\ndef robust_task(\n    max_retries: int = 3,\n" in robust
+    assert "| `max_retries` | `int` | `3` | how often it is run at the most" in robust
+    assert "\n- `TypeError, ValueError`: a parameter of a wrong kind" in robust
 
 
 def test_the_messages_that_the_help_page_quotes_are_said_by_the_code():

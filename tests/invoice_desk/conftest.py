@@ -76,7 +76,7 @@ class Desk:
             f"('I-{n}', 'Ann Lee', 'ann-{n}@example.com', 1250, '{due}')"
             for n in range(1, invoices + 1)
         )
-        tables = ("documents", "batches", "uploads", "invoices")
+        tables = ("uploads", "invoices")
         columns = "number, customer, email, cents, due"
         self.sql(
             "".join(f"DELETE FROM {table};" for table in tables)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import subprocess
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
@@ -13,6 +14,8 @@ from typing import Any
 
 import pytest
 
+from tests.processes import run_vibetuner
+from tests.projects import write_project
 from tests.runtime.frontend.debug.conftest import browsing
 from vibetuner.cli.checks.template import check_version
 from vibetuner.config import Settings, using_settings
@@ -91,3 +94,31 @@ def test_the_doctor_asks_git_as_the_user_has_configured_it(
     [found] = check_version(ProjectInfo("Shop", "shop", "shop", "0", "", tmp_path))
 
     assert (found.text, found.level) == ("version v1.2.0; there is v1.2.3", "note")
+
+
+@pytest.mark.process
+@pytest.mark.parametrize(
+    "command", ["db upgrade", "tasks list", "dead-letters list", "tasks watch 1a2b3c4d", "doctor"]
+)
+def test_a_command_before_the_first_start_makes_the_env_file(tmp_path: Path, command: str):
+    """It took the settings to be empty, and its cure was half of a .env."""
+    folder = write_project(tmp_path / "shop")
+    (folder / ".env.example").write_text("SECRET_KEY=\nREDIS_URL=redis://127.0.0.1:1\n", "utf-8")
+    done = run_vibetuner(*command.split(), folder=folder)
+
+    assert "made .env from .env.example, with a fresh SECRET_KEY" in done.stderr
+    assert re.search(r"(?m)^SECRET_KEY=\S{64}$", (folder / ".env").read_text("utf-8"))
+    assert "not configured" not in (done.stdout + done.stderr).replace("SQL database not", "")
+
+
+@pytest.mark.process
+@pytest.mark.parametrize("variable", ["ENVIRONMENT=production", "REDIS_URL=redis://127.0.0.1:1"])
+def test_no_env_file_is_made_where_the_environment_has_the_settings(tmp_path: Path, variable: str):
+    """As on a server and in CI; nor by a command that is only asked for its help."""
+    folder = write_project(tmp_path / "shop")
+    (folder / ".env.example").write_text("SECRET_KEY=\n", "utf-8")
+    name, _, value = variable.partition("=")
+    run_vibetuner("tasks", "list", folder=folder, **{name: value})
+    run_vibetuner("db", "upgrade", "--help", folder=folder)
+
+    assert not (folder / ".env").exists()

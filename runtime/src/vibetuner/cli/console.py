@@ -1,12 +1,15 @@
-"""Coloured lines for commands that finish in less time than rich takes to import."""
+"""The start and the coloured lines of commands that finish in less time than rich takes to import."""
 
 from __future__ import annotations
 
+import os
 import sys
+from contextlib import suppress
 
 from vibetuner.logs import is_colourful
+from vibetuner.project import ensure_env_file
 
-__all__ = ["Console"]
+__all__ = ["Console", "make_env_file", "prepare_env_file"]
 
 CODES = {"bold": 1, "dim": 2, "red": 31, "green": 32, "yellow": 33, "cyan": 36}
 
@@ -22,3 +25,23 @@ class Console:
         if style and self._colourful:
             text = f"\x1b[{CODES[style]}m{text}\x1b[0m"
         print(text, end=end)
+
+
+def make_env_file() -> None:
+    """Make `.env` out of `.env.example` where there is none, and report it."""
+    if made := ensure_env_file():
+        print(f"made {made.name} from .env.example, with a fresh SECRET_KEY", file=sys.stderr)
+
+
+def prepare_env_file() -> None:
+    """Make `.env` as ``vibetuner run dev`` does, for a command that comes before it.
+
+    Where the environment names servers, or calls itself something other than development, the
+    settings come from there, and no file is made.
+    """
+    if os.environ.get("ENVIRONMENT", "development") != "development":
+        return
+    if any(os.environ.get(name) for name in ("REDIS_URL", "MONGODB_URL", "DATABASE_URL")):
+        return
+    with suppress(OSError):  # the folder is not ours to write: what is missing is named later
+        make_env_file()

@@ -40,11 +40,13 @@ def revision(
     The first one creates the folder src/<package>/migrations. Read the file before you run it:
     Alembic can't recognise a rename, for example.
     """
+    from vibetuner.cli.console import prepare_env_file
     from vibetuner.config import get_settings
     from vibetuner.project import project_info
     from vibetuner.resources.migrations import Migrations
     from vibetuner.resources.schema import has_migrations
 
+    prepare_env_file()
     project = project_info()
     _models()
     if not has_migrations(project):
@@ -79,9 +81,7 @@ def upgrade(revision: Annotated[str, Revision] = "head") -> None:
 @app.command(context_settings=RELATIVE)
 def downgrade(revision: Annotated[str, Revision] = "-1") -> None:
     """Undo the last migration, or all that are newer than REVISION."""
-    from vibetuner.resources.migrations import Migrations
-
-    migrations = Migrations()
+    migrations = _migrations()
     migrations.downgrade(revision)
     _report(migrations)
 
@@ -92,18 +92,14 @@ def check() -> None:
 
     Exit code 0 if it does, 1 if it doesn't.
     """
-    from vibetuner.resources.migrations import Migrations
-
-    Migrations().check()
+    _migrations().check()
     print("the tables are as the models have them")
 
 
 @app.command(context_settings=RELATIVE)
 def stamp(revision: Annotated[str, Revision]) -> None:
     """Record that the database is at REVISION; run no migration."""
-    from vibetuner.resources.migrations import Migrations
-
-    migrations = Migrations()
+    migrations = _migrations()
     migrations.stamp(revision)
     _report(migrations)
 
@@ -115,13 +111,19 @@ def create_schema() -> None:
 
 
 def _find() -> Migrations | None:
+    from vibetuner.cli.console import prepare_env_file
     from vibetuner.project import project_info
     from vibetuner.resources.schema import has_migrations
 
-    if not has_migrations(project_info()):
-        return None
+    prepare_env_file()
+    return _migrations() if has_migrations(project_info()) else None
+
+
+def _migrations() -> Migrations:
+    from vibetuner.cli.console import prepare_env_file
     from vibetuner.resources.migrations import Migrations
 
+    prepare_env_file()
     return Migrations()
 
 

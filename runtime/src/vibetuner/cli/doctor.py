@@ -24,7 +24,9 @@ def doctor(
     Each problem is reported with its cure. Exit code 0 if there is no error, else 1.
     """
     from vibetuner.cli.checks.diagnosis import diagnose
+    from vibetuner.cli.console import prepare_env_file
 
+    prepare_env_file()
     findings = diagnose()
     if as_json:
         _print_json(findings)

@@ -13,13 +13,14 @@ from dataclasses import dataclass
 from typing import Literal
 
 from vibetuner.cli.checks.settings import check_settings
+from vibetuner.cli.console import make_env_file
 from vibetuner.cli.ports import listen
 from vibetuner.cli.program import Program
 from vibetuner.config import EMBEDDED, Settings, get_settings
 from vibetuner.embedded import open_services
 from vibetuner.errors import CommandError, NotConfigured, SettingsError
 from vibetuner.logs import configure_logging
-from vibetuner.project import ensure_env_file, project_root
+from vibetuner.project import project_root
 from vibetuner.redis import REDIS_MISSING
 
 __all__ = ["Launch"]
@@ -71,8 +72,7 @@ class Launch:
                 "ENVIRONMENT=production is set here. Use `vibetuner run prod`, or unset it"
             )
         os.environ |= {"ENVIRONMENT": "development", "DEBUG": "true"}
-        if made := ensure_env_file():
-            print(f"made {made.name} from .env.example, with a fresh SECRET_KEY", file=sys.stderr)
+        make_env_file()
 
     def _check(self, settings: Settings) -> None:
         if self.queues is not None:

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 import typer
 
+from vibetuner.cli.console import prepare_env_file
 from vibetuner.cli.letters_view import counting
 from vibetuner.errors import CommandError, DeadLetterError, VibetunerError
 from vibetuner.loader import make_importable
@@ -36,6 +37,7 @@ def run(work: Coroutine[Any, Any, T]) -> T:
     """Run ``work`` with the resources open that dead letters need."""
 
     async def opened() -> T:
+        prepare_env_file()
         # Arguments may be of the project's classes, and are loaded before they are enqueued again.
         make_importable(project_info())
         async with open_dead_letters():

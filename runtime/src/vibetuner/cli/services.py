@@ -44,10 +44,12 @@ def status(
 def up() -> None:
     """Start the services that the settings call embedded; they run until `down`."""
     from vibetuner import embedded
+    from vibetuner.cli.console import prepare_env_file
     from vibetuner.config import get_settings, project_root
     from vibetuner.errors import CommandError
 
     project_root()
+    prepare_env_file()
     services = embedded.embedded_services(get_settings())
     if not services:
         raise CommandError(

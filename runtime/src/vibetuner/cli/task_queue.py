@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from difflib import get_close_matches
 from typing import TypeVar
 
+from vibetuner.cli.console import prepare_env_file
 from vibetuner.config import get_settings
 from vibetuner.embedded import open_services
 from vibetuner.errors import CommandError, ServiceUnavailable
@@ -62,6 +63,7 @@ def run(
         with_project: load the project, for the names and functions of its tasks.
         with_letters: open the configured databases too; if they don't answer, use Redis alone.
     """
+    prepare_env_file()
     make_importable(project_info())
     if with_project:
         load_project()

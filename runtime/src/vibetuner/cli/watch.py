@@ -67,6 +67,7 @@ def watch(
 
 async def _watch(task_id: str, view: View) -> ProgressState:
     """Show each state; return the last."""
+    from vibetuner.cli.console import prepare_env_file
     from vibetuner.errors import CommandError
     from vibetuner.loader import make_importable
     from vibetuner.project import project_info
@@ -78,6 +79,7 @@ async def _watch(task_id: str, view: View) -> ProgressState:
         exit_code = 3
 
     # A result may be of the project's classes.
+    prepare_env_file()
     make_importable(project_info())
     last: ProgressState | None = None
     async with open_queue():

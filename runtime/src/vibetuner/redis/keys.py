@@ -99,6 +99,10 @@ class Keys:
         """Set: the tasks that this one waits for."""
         return f"{self.queue}:task:dependencies:{task_id}"
 
+    def parts(self, task_id: str) -> str:
+        """The number of tasks that this one waited for at first, where there were several."""
+        return f"{self.queue}:task:parts:{task_id}"
+
     def previous(self, task_id: str) -> str:
         """The result of a task, for the task that follows it."""
         return f"{self.queue}:task:previous:{task_id}"

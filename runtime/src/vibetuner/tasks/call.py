@@ -37,6 +37,7 @@ __all__ = [
 ]
 
 LONGEST_KEY = 500
+MOST_BEFORE = 5000
 LONGEST_KEEP = timedelta(days=366)
 DIGEST_LENGTH = 12
 
@@ -67,28 +68,31 @@ class TaskCall(Task[P, R]):
 
         def __await__(self) -> Generator[Any, None, Self]: ...
 
-    def start(
+    def start(  # noqa: PLR0913 - streaq's parameters, and two more
         self,
         after: str | Iterable[str] | None = None,
         delay: timedelta | int | None = None,
         schedule: datetime | str | None = None,
         priority: str | None = None,
         durable: bool | timedelta | None = None,
+        *,
+        regardless: bool = False,
     ) -> Self:
         """Set when the task starts, in which queue, and how safely it is stored.
 
         Args:
-            after: ids of tasks that it waits for.
+            after: ids of tasks that it waits for, 5,000 at most. If one of them fails, it fails.
             delay: how long it waits, in seconds or as a timedelta.
             schedule: the time at which it starts, or the crontab line that repeats it.
             priority: the queue.
             durable: whether to return only once the task is on the server's disk, if it writes an
                 append-only file, and on its replicas; a timedelta is the longest wait, instead of 5
                 seconds. By default, follow ENQUEUE_DURABLE.
+            regardless: start when the tasks of ``after`` have ended, even if some have failed.
 
         Raises:
-            TaskError: ``durable`` is none of these; or, when the call is awaited, the call is a
-                chain.
+            TaskError: ``durable`` is none of these, ``regardless`` is set without ``after``, or
+                there are too many ids; or, when the call is awaited, the call is a chain.
             NotDurable: when the call is awaited, there is no confirmation in time.
         """
         if not _is_durability(durable):
@@ -96,8 +100,20 @@ class TaskCall(Task[P, R]):
                 f"{self.parent.fn_name}: start() takes durable= as True, False or a timedelta "
                 f"above 0, not {_shorten(durable)}"
             )
+        before = [after] if isinstance(after, str) else list(after or ())
+        if len(before) > MOST_BEFORE:
+            raise TaskError(
+                f"{self.parent.fn_name}: start() takes up to {MOST_BEFORE:,} ids as after=, not "
+                f"{len(before):,}. Let a task wait for each portion, and the last one for these"
+            )
+        if regardless and not before:
+            raise TaskError(
+                f"{self.parent.fn_name}: regardless=True is for a task that waits for others. "
+                "Add after=, or leave it out"
+            )
         self.durable = durable
-        Task.start(self, after, delay, schedule, priority)
+        mark = "~" if regardless else ""
+        Task.start(self, [mark + one for one in before], delay, schedule, priority)
         return self
 
     def once(self, key: str, *, keep: timedelta = timedelta(days=7)) -> ReliableCall[P, R]:

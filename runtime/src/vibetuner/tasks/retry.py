@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 from streaq import StreaqRetry
 
@@ -25,9 +26,26 @@ __all__ = [
     "named_wait",
     "policy_of",
     "set_policy",
+    "wanted_arguments",
 ]
 
-OnFailure = Callable[[str, str, Exception], Any]
+
+class FailureWithArguments(Protocol):
+    """A function that hears of a failure, and of the arguments that the task was called with."""
+
+    def __call__(
+        self,
+        task_name: str,
+        task_id: str,
+        error: Exception,
+        /,
+        *,
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any],
+    ) -> Any: ...
+
+
+OnFailure = Callable[[str, str, Exception], Any] | FailureWithArguments
 Errors = type[BaseException] | tuple[type[BaseException], ...]
 
 # A server may name any time for a retry; a task waits at most this long for it.
@@ -175,7 +193,8 @@ class FailurePolicy:
         errors: the errors that are retried; None for all but :class:`GiveUp`.
         limit: the time limit of one attempt.
         expire: a task that waits longer for its first attempt is given up.
-        on_failure: called with task name, task id and error after the last attempt.
+        on_failure: called with task name, task id and error after the last attempt, and with the
+            task's ``args`` and ``kwargs`` if it declares them as keyword-only parameters.
         unique: the calls that are the same, and what happens to the second one.
     """
 
@@ -219,6 +238,24 @@ def _span(named: Any, now: datetime) -> timedelta:
         moment = parsedate_to_datetime(named)
         return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)) - now
     return timedelta(seconds=min(float(named), LONGEST_NAMED.total_seconds()))
+
+
+def wanted_arguments(
+    on_failure: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return the ``args`` and ``kwargs`` of a task, as far as its ``on_failure`` declares them.
+
+    >>> wanted_arguments(lambda name, task_id, error, *, args: None, (7,), {})
+    {'args': (7,)}
+    >>> wanted_arguments(lambda *args, **kwargs: None, (7,), {})
+    {}
+    """
+    try:
+        parameters = inspect.signature(on_failure).parameters
+    except (TypeError, ValueError):  # a function written in C
+        return {}
+    takes = {name for name, one in parameters.items() if one.kind is one.KEYWORD_ONLY}
+    return {name: value for name, value in (("args", args), ("kwargs", kwargs)) if name in takes}
 
 
 def policy_of(task: object) -> FailurePolicy | None:

@@ -55,8 +55,10 @@ def robust_task(  # noqa: PLR0913 - the guide's parameters
         timeout: the limit of one try, in seconds; a try that takes longer has failed like any
             other. A function that is not async can't be stopped: its thread runs on, and its result
             is ignored.
-        on_failure: called with task name, task id and exception when no try is left; sync or async,
-            for at most 30 seconds. An exception that it raises is logged and changes nothing.
+        on_failure: called with task name, task id and exception when no try is left, and with the
+            task's ``args`` and ``kwargs`` if it declares them as keyword-only parameters; sync or
+            async, for at most 30 seconds. An exception that it raises is logged and changes
+            nothing.
         jitter: with 0.2, each wait is drawn from the upper fifth of the formula's.
         give_up_on: errors that another try can't cure, a class or a tuple of them: the task becomes
             a dead letter at once, with the cause ``gave_up``, as after :class:`GiveUp`.

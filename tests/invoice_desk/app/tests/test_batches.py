@@ -4,12 +4,9 @@ from io import BytesIO
 from zipfile import ZipFile
 
 from httpx2 import AsyncClient
-from sqlmodel import update
-from vibetuner.config import data_dir
-from vibetuner.resources.sql import open_session
 from vibetuner.testing import ManualWorker, replay_fuzz
 
-from invoice_desk.models import Batch, Document, Invoice
+from invoice_desk.models import Invoice, batch_folder, document_path
 from invoice_desk.tasks.documents import finish_batch, make_document
 from invoice_desk.tasks.mails import mail_document
 
@@ -19,11 +16,11 @@ async def test_each_invoice_gets_a_document_and_the_batch_one_end(
 ) -> None:
     batch = (await vibetuner_client.post("/batches")).headers["location"]
     vibetuner_worker.assert_enqueued(make_document, times=3)
-    assert "Download all" not in (await vibetuner_client.get(batch)).text
+    assert (await vibetuner_client.get(f"{batch}/archive")).status_code == 404
     await vibetuner_worker.run_until_idle()
     vibetuner_worker.assert_enqueued(finish_batch, times=1)
     vibetuner_worker.assert_enqueued(mail_document, times=3)
-    assert "Download all" in (await vibetuner_client.get(f"{batch}/state")).text
+    assert "3 of 3" in (await vibetuner_client.get(f"{batch}/events")).text
     archive = await vibetuner_client.get(f"{batch}/archive")
     assert sorted(ZipFile(BytesIO(archive.content)).namelist()) == [
         "I-0.html",
@@ -36,36 +33,26 @@ async def test_a_document_that_fails_holds_up_nobody(
     vibetuner_client: AsyncClient, vibetuner_worker: ManualWorker, invoices: list[Invoice]
 ) -> None:
     batch = (await vibetuner_client.post("/batches")).headers["location"]
-    (data_dir() / batch.strip("/") / "I-1.html").mkdir(parents=True)  # in the way of the file
+    document_path(batch.rpartition("/")[2], "I-1").mkdir(parents=True)  # in the way of the file
     await vibetuner_worker.advance(minutes=1, cron=False)
     assert [letter.task_name for letter in vibetuner_worker.dead_letters] == ["make_document"]
     vibetuner_worker.assert_enqueued(finish_batch, times=1)
     vibetuner_worker.assert_enqueued(mail_document, times=2)
-    assert "Download all" in (await vibetuner_client.get(f"{batch}/state")).text
+    assert "event: complete" in (await vibetuner_client.get(f"{batch}/events")).text
 
 
-async def test_a_document_that_is_cut_off_anywhere_is_counted_once(
+async def test_the_end_of_a_batch_is_the_same_wherever_it_is_cut_off(
     vibetuner_worker: ManualWorker, invoices: list[Invoice]
 ) -> None:
-    batch = Batch(total=2)
-    document = Document(batch_id=batch.id, number="I-0")
-    async with open_session() as session:
-        session.add(batch)
-        await session.flush()
-        session.add(document)
-        await session.commit()
+    for invoice in invoices:
+        await make_document("batch", invoice.number)
 
-    async def counted() -> int:
-        async with open_session() as session:
-            return (await session.get_one(Batch, batch.id)).settled
+    async def archived() -> list[str]:
+        return sorted(ZipFile(batch_folder("batch").with_suffix(".zip")).namelist())
 
-    async def begin_anew() -> None:
-        async with open_session() as session:
-            await session.exec(update(Batch).values(settled=0))
-            await session.exec(update(Document).values(status="queued"))
-            await session.commit()
-
-    await replay_fuzz(make_document, document.id, observe=counted, reset=begin_anew)
+    await replay_fuzz(finish_batch, "batch", observe=archived)
+    keys = {(call.kwargs or call.args) for call in vibetuner_worker.enqueued}
+    assert keys == {("batch", f"I-{number}") for number in range(3)}
 
 
 async def test_without_an_open_invoice_there_is_no_batch(vibetuner_client: AsyncClient) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
@@ -70,6 +70,41 @@ async def test_a_task_that_gives_up_is_a_dead_letter_at_once(
     assert (result.tries, letter.tries, letter.cause) == (1, 1, Cause.GAVE_UP)
     assert type(result.exception) is type(told[0]) is type(error)
     assert letter.error_type == type(error).__name__
+
+
+async def test_on_failure_gets_the_arguments_that_it_declares(worker: TaskWorker, running: Running):
+    """And the three of the guide alone where it declares none."""
+    told: list[object] = []
+
+    async def with_arguments(
+        name: str,
+        task_id: str,
+        _error: Exception,
+        *,
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any],
+    ) -> None:
+        told.append((name, task_id, args, kwargs))
+
+    with using_worker(worker):
+
+        @robust_task(name="ship", on_failure=with_arguments)
+        async def ship(order_id: str, *, fast: bool) -> None:
+            raise GiveUp(order_id)
+
+        @robust_task(name="plainly", on_failure=lambda *given, **named: told.append((given, named)))
+        async def plainly(order_id: str) -> None:
+            raise GiveUp(order_id)
+
+        async with running(worker):
+            task = await ship.enqueue("A-7", fast=True)
+            await task.result(timeout=10)
+            other = await plainly.enqueue("A-8")
+            error = (await other.result(timeout=10)).exception
+
+    assert told[0] == ("ship", task.id, ("A-7",), {"fast": True})
+    [_, ((name, task_id, heard), named)] = told
+    assert (name, task_id, type(heard), named) == ("plainly", other.id, type(error), {})
 
 
 async def test_a_task_without_retries_that_gives_up_has_failed(

@@ -145,32 +145,41 @@ local function queue_of(prefix, task, otherwise)
   return prefix .. ':queues:' .. queue
 end
 
+-- Count one task fewer that `dependent` waits for; queue it where that was the last one.
+local function release(prefix, stream, task, dependent, now, result)
+  local dependencies = prefix .. ':task:dependencies:' .. dependent
+  redis.call('srem', dependencies, task)
+  if redis.call('scard', dependencies) > 0 then return end
+  if result then redis.call('set', prefix .. ':task:fallback:' .. dependent, result) end
+  redis.call('xadd', queue_of(prefix, dependent, stream), '*', 'task_id', dependent,
+    'enqueue_time', now)
+end
+
+-- A dependent is noted as `~id` where it is queued however the task ends.
 local function release_dependents(prefix, stream, task, result, otherwise, now)
-  for _, dependent in ipairs(members(prefix .. ':task:dependents:' .. task)) do
-    local dependencies = prefix .. ':task:dependencies:' .. dependent
-    redis.call('srem', dependencies, task)
-    if redis.call('scard', dependencies) == 0 then
-      if dependent == otherwise then
-        redis.call('set', prefix .. ':task:fallback:' .. dependent, result)
-      end
-      redis.call('xadd', queue_of(prefix, dependent, stream), '*', 'task_id', dependent,
-        'enqueue_time', now)
-    end
+  for _, noted in ipairs(members(prefix .. ':task:dependents:' .. task)) do
+    local dependent = noted:gsub('^~', '')
+    release(prefix, stream, task, dependent, now, dependent == otherwise and result)
   end
   redis.call('del', prefix .. ':task:dependents:' .. task, prefix .. ':task:dependencies:' .. task)
 end
 
 -- Return all tasks that depend on a failed one, directly or not, except its fallback and what
--- follows that.
-local function fail_dependents(prefix, task, otherwise)
+-- follows that, and except those that start however it ends.
+local function fail_dependents(prefix, stream, task, otherwise, now)
   local seen, failed, open = {}, {}, { task }
   while #open > 0 do
     local current = table.remove(open)
     if not seen[current] then
       seen[current] = true
-      for _, dependent in ipairs(members(prefix .. ':task:dependents:' .. current)) do
-        redis.call('srem', prefix .. ':task:dependencies:' .. dependent, current)
-        if dependent ~= otherwise then open[#open + 1] = dependent end
+      for _, noted in ipairs(members(prefix .. ':task:dependents:' .. current)) do
+        local dependent, regardless = noted:gsub('^~', '')
+        if regardless == 1 then
+          release(prefix, stream, current, dependent, now)
+        else
+          redis.call('srem', prefix .. ':task:dependencies:' .. dependent, current)
+          if dependent ~= otherwise then open[#open + 1] = dependent end
+        end
       end
       redis.call('del', prefix .. ':task:dependents:' .. current)
       if current ~= task then failed[#failed + 1] = current end
@@ -211,7 +220,7 @@ local function record_end(prefix, one, batch, now)
       release_dependents(prefix, one.stream, task, one.value, one.otherwise, now)
     end
   else
-    if batch.linked then failed = fail_dependents(prefix, task, one.otherwise) end
+    if batch.linked then failed = fail_dependents(prefix, one.stream, task, one.otherwise, now) end
     if one.otherwise then
       redis.call('xadd', queue_of(prefix, one.otherwise, one.stream), '*', 'task_id', one.otherwise,
         'enqueue_time', now)
@@ -365,7 +374,7 @@ local function declare_cron(keys, argv)
 end
 
 -- Enqueue tasks. ARGV: the time, then of each task: id, payload, time or 0, lifetime or 0,
--- priority, number of dependencies, and these.
+-- priority, number of dependencies, and these, with a ~ before those that may fail.
 -- Returns for each task 0 if its id waits or runs already, -1 if a result is kept under its id, any
 -- other value if it was enqueued.
 local function enqueue(keys, argv)
@@ -387,11 +396,16 @@ local function enqueue(keys, argv)
     else
       local waits = false
       for j = i + 6, last do
-        if redis.call('exists', prefix .. ':task:results:' .. argv[j]) == 0 then
+        local first, regardless = argv[j]:gsub('^~', '')
+        if redis.call('exists', prefix .. ':task:results:' .. first) == 0 then
           waits = true
-          redis.call('sadd', prefix .. ':task:dependencies:' .. task, argv[j])
-          redis.call('sadd', prefix .. ':task:dependents:' .. argv[j], task)
+          redis.call('sadd', prefix .. ':task:dependencies:' .. task, first)
+          redis.call('sadd', prefix .. ':task:dependents:' .. first,
+            regardless == 1 and '~' .. task or task)
         end
+      end
+      if waits and last - i > 6 then
+        redis.call('set', prefix .. ':task:parts:' .. task, last - i - 5, 'px', 604800000)
       end
       if waits then redis.call('set', prefix .. ':task:queue:' .. task, priority) end
       if not waits and moment ~= '0' then

@@ -114,7 +114,7 @@ async def gather(queue: Queue, task_id: str) -> Facts:
         tries=read_number(await tries),
         failed_tries=[one for text in await failed if (one := readable(FailedTry, text))],
         parents=sorted(map(str, await parents)),
-        children=sorted(map(str, await children)),
+        children=sorted(str(child).removeprefix("~") for child in await children),
         has_payload=bool(raw),
         queue=next(iter(dues), ""),
     )

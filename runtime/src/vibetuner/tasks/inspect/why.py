@@ -20,6 +20,9 @@ from vibetuner.timing import duration
 
 __all__ = ["Reason", "explain"]
 
+# A task may wait for thousands of others.
+MOST_PARENTS = 10
+
 
 @dataclass(frozen=True, slots=True)
 class Reason:
@@ -135,7 +138,9 @@ def _no_worker(queue: Queue, workers: list[WorkerView]) -> Reason:
 
 
 async def _parents(queue: Queue, row: Row, facts: Facts) -> AsyncIterator[Reason]:
-    for parent in facts.parents:
+    if len(facts.parents) > MOST_PARENTS:
+        yield Reason(f"It waits for {len(facts.parents):,} tasks; the first of them:")
+    for parent in facts.parents[:MOST_PARENTS]:
         seen = await gather(queue, parent)
         if seen.has_payload:
             yield Reason(

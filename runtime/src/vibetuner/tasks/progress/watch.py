@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from streaq import TaskStatus
@@ -49,6 +50,8 @@ STATUS = {
     TaskStatus.RUNNING: ProgressStatus.RUNNING,
 }
 RESULT_SECONDS = 2
+# How often a task that waits for others is looked at, while somebody watches.
+LOOK_SECONDS = 1.0
 OUTAGE_SECONDS = 1.0
 
 
@@ -95,7 +98,14 @@ async def follow_progress(subscriber: Subscriber) -> AsyncIterator[Step | None]:
     if not state.is_over:
         yield Step(PROGRESS, state, position)
     while not state.is_over:
-        events = await subscriber.events()
+        try:
+            async with asyncio.timeout(LOOK_SECONDS if _is_waiting(state) else None):
+                events = await subscriber.events()
+        except TimeoutError:
+            if (now := await _look_again(state)) != state:
+                state = now
+                yield Step(PROGRESS, state, position)
+            continue
         if events is None:
             return
         if not events:
@@ -108,9 +118,9 @@ async def follow_progress(subscriber: Subscriber) -> AsyncIterator[Step | None]:
             if not state.is_over:
                 yield Step(PROGRESS, state, position)
         elif step := _newest_step(events):
-            state, position = step.state, step.id
+            state, position = _keep_parts(step.state, state), step.id
             if not state.is_over:
-                yield step
+                yield Step(PROGRESS, state, position)
     if state.is_over:
         yield Step(state.status.value, state, position)
 
@@ -132,14 +142,48 @@ async def _load(task_id: str) -> ProgressState | None:
     history = _history()
     state, _ = await read_progress(history, task_id)
     if state is not None and state.is_over:
-        return state
+        return await _count_parts(history, state)
     asked = await _ask_queue(task_id)
     if asked is not None and asked.is_over and state is not None:
         await finish_progress(history, task_id, asked.status)
-        return state.at_end(asked.status)
-    if state is None and asked is not None:
+        state = state.at_end(asked.status)
+    elif state is None and asked is not None:
         await register_watch(history, asked)
-    return state or asked
+    elif state is not None and asked is not None and state.status is ProgressStatus.QUEUED:
+        state = replace(state, status=asked.status)  # a task that reports nothing may have begun
+    found = state or asked
+    return None if found is None else await _count_parts(history, found)
+
+
+async def _count_parts(history: History, state: ProgressState) -> ProgressState:
+    """Count, for a task that waits for others, how many of these have ended."""
+    if state.total is not None:
+        return state
+    redis, keys = history.redis, history.keys
+    total: Any = await redis.get(keys.parts(state.task_id))
+    if total is None:
+        return state
+    left = await redis.scard(keys.dependencies(state.task_id))
+    return replace(state, done=max(0, int(total) - left), total=int(total))
+
+
+def _is_waiting(state: ProgressState) -> bool:
+    return state.status is ProgressStatus.QUEUED and state.total is not None
+
+
+def _keep_parts(state: ProgressState, known: ProgressState) -> ProgressState:
+    """Add to a state that has no total the parts that were counted; all of them have ended."""
+    if state.total is not None or known.total is None:
+        return state
+    return replace(state, done=known.total, total=known.total)
+
+
+async def _look_again(state: ProgressState) -> ProgressState:
+    """Return what a waiting task has come to; the same while Redis is away."""
+    try:
+        return await load_progress(state.task_id) or state
+    except OUTAGES:
+        return state
 
 
 def status_of(outcome: object, *, success: bool) -> ProgressStatus:
@@ -158,6 +202,7 @@ async def _begin(subscriber: Subscriber) -> tuple[ProgressState, str]:
             loaded = await load_progress(task_id)
             async with answering(get_settings()):
                 state, position = await read_progress(_history(), task_id)
+                state = state and await _count_parts(_history(), state)
         except OUTAGES:
             await subscriber.pause(OUTAGE_SECONDS)
         else:

@@ -23,7 +23,7 @@ from vibetuner.tasks.attempt import Attempt, Cause, Cut, End, moment
 from vibetuner.tasks.engine import running_attempt
 from vibetuner.tasks.observers import Observers
 from vibetuner.tasks.payload import ArgumentsGone, Codec, Kind
-from vibetuner.tasks.retry import ErrorRules, named_wait
+from vibetuner.tasks.retry import ErrorRules, named_wait, wanted_arguments
 from vibetuner.tasks.run.finisher import fresh_ms
 
 __all__ = ["Executor", "judge", "load"]
@@ -356,7 +356,8 @@ def _timed_out(attempt: Attempt, error: BaseException) -> TimeoutError:
 
 async def _notify(attempt: Attempt, on_failure: Callable[..., Any]) -> None:
     try:
-        outcome = on_failure(attempt.fn_name, attempt.task_id, attempt.error)
+        arguments = wanted_arguments(on_failure, attempt.args, attempt.kwargs)
+        outcome = on_failure(attempt.fn_name, attempt.task_id, attempt.error, **arguments)
         if hasattr(outcome, "__await__"):
             await outcome
     except BaseException:

@@ -29,6 +29,11 @@ def batch_folder(batch_id: str) -> Path:
     return data_dir() / "batches" / batch_id
 
 
+def document_path(batch_id: str, number: str) -> Path:
+    """The place of one document."""
+    return batch_folder(batch_id) / f"{number}.html"
+
+
 class Invoice(SQLModel, table=True):
     """An amount that a customer owes."""
 
@@ -56,30 +61,3 @@ class Upload(SQLModel, table=True):
     def path(self) -> Path:
         """The place of the file."""
         return data_dir() / "uploads" / f"{self.id}.csv"
-
-
-class Batch(SQLModel, table=True):
-    """Documents that are made together, and how many of them are made or have failed."""
-
-    __tablename__ = "batches"
-
-    id: str = Field(default_factory=new_id, primary_key=True)
-    total: int
-    settled: int = 0
-    finished_at: datetime | None = Field(default=None, sa_type=UtcDateTime)
-
-
-class Document(SQLModel, table=True):
-    """One document of a batch; its id is that of the task that makes it."""
-
-    __tablename__ = "documents"
-
-    id: str = Field(default_factory=new_id, primary_key=True)
-    batch_id: str = Field(foreign_key="batches.id", index=True)
-    number: str = Field(foreign_key="invoices.number")
-    status: str = "queued"  # then made or failed
-
-    @property
-    def path(self) -> Path:
-        """The place of the file."""
-        return batch_folder(self.batch_id) / f"{self.number}.html"

@@ -4,7 +4,7 @@ from vibetuner import VibetunerApp
 from vibetuner.tasks.outbox.sql import Outbox
 
 from invoice_desk.frontend.routes import batches, home, payments, uploads
-from invoice_desk.models import Batch, Document, Invoice, Upload
+from invoice_desk.models import Invoice, Upload
 from invoice_desk.tasks.documents import finish_batch, make_document
 from invoice_desk.tasks.imports import import_invoices
 from invoice_desk.tasks.mails import mail_document, mail_reminder
@@ -22,5 +22,5 @@ app = VibetunerApp(
         remind_overdue,
     ],
     routes=[home.router, uploads.router, batches.router, payments.router],
-    sql_models=[Invoice, Upload, Batch, Document, Outbox],
+    sql_models=[Invoice, Upload, Outbox],
 )

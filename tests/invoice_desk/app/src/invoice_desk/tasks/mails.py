@@ -7,22 +7,21 @@ from vibetuner.resources.sql import open_session
 from vibetuner.services.email import send_email
 from vibetuner.tasks.robust import robust_task
 
-from invoice_desk.models import Document, Invoice
+from invoice_desk.models import Invoice, document_path
 
 MINUTE = timedelta(minutes=1)
 
 
 @robust_task(max_retries=8, timeout=MINUTE)
-async def mail_document(document_id: str) -> None:
+async def mail_document(batch_id: str, number: str) -> None:
     """Send an invoice as a document."""
     async with open_session() as session:
-        document = await session.get_one(Document, document_id)
-        invoice = await session.get_one(Invoice, document.number)
+        invoice = await session.get_one(Invoice, number)
     await send_email(
         to_email=invoice.email,
         subject=f"Your invoice {invoice.number}",
         html_content=render_fragment("mail/document.html", invoice=invoice),
-        attachments=[document.path],
+        attachments=[document_path(batch_id, number)],
     )
 
 
