@@ -10,6 +10,7 @@ from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from vibetuner.frontend.debug.gate import FOREIGN, SAFE_METHODS, is_same_host
+from vibetuner.state import for_requests
 
 __all__ = ["CONTENT_SECURITY_POLICY", "Guards"]
 
@@ -31,7 +32,8 @@ class Guards:
     """Refuses changes that another site's page asks for, and adds headers that are not there yet.
 
     A request without ``Origin`` and ``Sec-Fetch-Site`` comes from no browser's page, and passes: a
-    webhook, a script. A 429 or 503 gets ``Retry-After``.
+    webhook, a script. A 429 or 503 gets ``Retry-After``. An outside system that is asked meanwhile
+    has five seconds.
 
     Args:
         app: the app inside.
@@ -58,7 +60,10 @@ class Guards:
             if scope["method"] not in SAFE_METHODS and self._is_foreign(scope):
                 await PlainTextResponse(REFUSED, 403)(scope, receive, send)
                 return
-        elif scope["type"] == "websocket" and self._is_foreign(scope):
+            with for_requests():
+                await self._app(scope, receive, send)
+            return
+        if scope["type"] == "websocket" and self._is_foreign(scope):
             await send({"type": "websocket.close", "code": 1008})
             return
         await self._app(scope, receive, send)

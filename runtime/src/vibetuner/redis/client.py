@@ -142,7 +142,7 @@ def make_client(settings: Settings) -> Redis[str]:
     except OSError as error:
         raise ServiceUnavailable(_unreachable(settings, error)) from None
     client = ReliableRedis(connection_pool=pool, decode_responses=True, retry_policy=RETRIES)
-    client.seconds = answer_seconds.get()
+    client.seconds = answer_seconds()
     return client
 
 
@@ -163,9 +163,9 @@ class ReliablePool(ConnectionPool[TCPConnection]):
             "ssl_context": address.tls.context() if address.tls else None,
             "decode_responses": True,
             "connect_timeout": CONNECT_SECONDS,
-            "stream_timeout": answer_seconds.get(),
+            "stream_timeout": answer_seconds(),
             # For a place, and for connecting, which has limits too.
-            "timeout": 2 * answer_seconds.get(),
+            "timeout": 2 * answer_seconds(),
         }
         super().__init__(
             location=UnixDomainSocketLocation(address.path)
@@ -238,7 +238,7 @@ async def _check_role(server: Address, connection: TCPConnection) -> None:
 class ReliableRedis(Redis[str]):
     """coredis's client, with subscriptions that end when they are told to, and with a deadline.
 
-    A command has the :data:`vibetuner.redis.answer_seconds` of where the client was made: with
+    A command has the :func:`vibetuner.redis.answer_seconds` of where the client was made: with
     all that coredis waits for one after the other, a place, a connection and an answer.
     """
 

@@ -75,7 +75,7 @@ class Connection:
     Args:
         address: the server, or those that know which it is.
         timeout: how many seconds it may be silent, beyond the time that a command blocks for;
-            without it, as many as :data:`vibetuner.redis.answer_seconds` has here and now.
+            without it, as many as :func:`vibetuner.redis.answer_seconds` has here and now.
         on_push: takes what no command has asked for: the messages of subscriptions.
         on_loss: called when an open connection is lost.
     """
@@ -89,7 +89,7 @@ class Connection:
         on_loss: Callable[[], None] | None = None,
     ) -> None:
         self.address = address
-        self._timeout = answer_seconds.get() if timeout is None else timeout
+        self._timeout = answer_seconds() if timeout is None else timeout
         self._on_push = on_push
         self._on_loss = on_loss
         self._loop = asyncio.get_running_loop()

@@ -9,20 +9,22 @@ committed; SQLite's own waiting is left to other processes.
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 from collections.abc import Callable
-from contextlib import suppress
 from functools import partial
 from typing import Any
 
 from sqlalchemy import Connection, event
+from sqlalchemy.exc import OperationalError
 from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.util import await_
 from sqlalchemy.util.concurrency import in_greenlet
 
 __all__ = ["take_turns"]
 
-# As long as SQLite itself waits; who has waited in vain is left to it.
+# As long as SQLite itself waits.
 LONGEST_WAIT = 5.0
+LOCKED = "database is locked"
 
 # The statements before which sqlite3 begins a transaction.
 WRITES = ("INSERT", "UPDATE", "DELETE", "REPLACE")
@@ -32,9 +34,9 @@ ENDS = ("do_rollback", "do_terminate", "do_close")
 Step = Callable[[Any], None]
 
 
-def take_turns(engine: AsyncEngine) -> None:
-    """Let the writers of an engine wait for each other in order."""
-    turns, dialect = WriteTurns(), engine.dialect
+def take_turns(engine: AsyncEngine, seconds: float = LONGEST_WAIT) -> None:
+    """Let the writers of an engine wait for each other in order, each for so many seconds."""
+    turns, dialect = WriteTurns(seconds), engine.dialect
     event.listen(engine.sync_engine, "before_cursor_execute", turns.take)
     # SQLAlchemy's events come before these steps, and a turn ends after them.
     steps = {"do_commit": turns.commit} | dict.fromkeys(ENDS, turns.give_up)
@@ -45,13 +47,18 @@ def take_turns(engine: AsyncEngine) -> None:
 class WriteTurns:
     """One turn, which a connection takes with its first write and gives up with its transaction."""
 
-    def __init__(self) -> None:
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
         self._turn = asyncio.Lock()
         self._holder: Any = None
         self._task: asyncio.Task[Any] | None = None
 
     def take(self, connection: Connection, _cursor: object, statement: str, *_: object) -> None:
-        """Wait for the turn before a transaction's first write."""
+        """Wait for the turn before a transaction's first write.
+
+        Raises:
+            OperationalError: it did not come in time, as SQLite says it of another process's lock.
+        """
         if not statement.lstrip()[:7].upper().startswith(WRITES) or not in_greenlet():
             return
         driver = connection.connection.dbapi_connection
@@ -59,7 +66,10 @@ class WriteTurns:
         if driver is not self._holder and (
             self._holder is None or asyncio.current_task() is not self._task
         ):
-            await_(self._wait(driver))
+            try:
+                await_(self._wait(driver))
+            except TimeoutError:
+                raise OperationalError(statement, None, sqlite3.OperationalError(LOCKED)) from None
 
     def commit(self, step: Step, connection: Any) -> None:
         """Commit; what could not be committed is rolled back, or tried again, in the same turn."""
@@ -81,7 +91,6 @@ class WriteTurns:
             self._turn.release()
 
     async def _wait(self, driver: Any) -> None:
-        with suppress(TimeoutError):
-            async with asyncio.timeout(LONGEST_WAIT):
-                await self._turn.acquire()
-            self._holder, self._task = driver, asyncio.current_task()
+        async with asyncio.timeout(self._seconds):
+            await self._turn.acquire()
+        self._holder, self._task = driver, asyncio.current_task()

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from coredis.tokens import PureToken
 
+from vibetuner.redis import answer_seconds
 from vibetuner.redis.functions import Scripts
 from vibetuner.redis.keys import Keys
 from vibetuner.stored import Unreadable, read_record
@@ -42,7 +43,6 @@ COLLECTION = "dead_letters"
 BATCH = 100
 POLL_SECONDS = 0.5
 LONGEST_PAUSE = 30
-ANSWER_SECONDS = 10
 
 # What the filters of lists ask for; a compound with _id is more than the embedded server takes.
 INDEXES = (
@@ -146,15 +146,15 @@ async def count_unreadable(database: Database, looked_at: int = 1000) -> int:
 
 
 async def _insert_once(database: Database, letter: DeadLetter) -> None:
-    values = _fitting(letter).to_document()
+    values, seconds = _fitting(letter).to_document(), answer_seconds()
     try:
         # A frozen server takes what is sent and says nothing, for as long as it is frozen.
-        async with asyncio.timeout(ANSWER_SECONDS):
+        async with asyncio.timeout(seconds):
             await database[COLLECTION].update_one(
                 {"_id": letter.task_id}, {"$setOnInsert": values}, upsert=True
             )
     except TimeoutError:
-        raise TimeoutError(f"no answer within {ANSWER_SECONDS} s") from None
+        raise TimeoutError(f"no answer within {seconds:g} s") from None
     except Exception as error:
         # Another worker's relay was at it in the same moment.
         if getattr(error, "code", None) != DUPLICATE_KEY:
