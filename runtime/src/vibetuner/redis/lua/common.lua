@@ -1,5 +1,23 @@
 -- Helpers of all our functions. Files stand in alphabetical order, and see those before them.
 
+-- The server's clock in milliseconds, which all hosts share: it says how long a message has been
+-- idle, when a delay is over, and when a worker sent its heartbeat.
+local function clock()
+  local time = redis.call('time')
+  return time[1] * 1000 + math.floor(time[2] / 1000)
+end
+
+-- A number of milliseconds as text; tostring() would round it.
+local function whole(number)
+  return string.format('%.0f', number)
+end
+
+-- The moment that a client has named. After a plus it is a delay: so many milliseconds from now.
+local function moment_of(text, now)
+  if text:sub(1, 1) ~= '+' then return text end
+  return whole(now + text:sub(2))
+end
+
 -- Answer, so that a client knows that it may call functions or scripts.
 local function ping(keys, argv)
   return 'PONG'
