@@ -59,5 +59,5 @@ def clustered(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Clustered]:
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[str]:
     """The URL of an empty PostgreSQL database; skips where PostgreSQL is not installed."""
-    with running_postgres() as url:
+    with running_postgres() as (url, _):
         yield url

@@ -22,8 +22,11 @@ USER = "postgres" if os.geteuid() == 0 else None
 
 
 @contextmanager
-def running_postgres() -> Iterator[str]:
-    """The URL of an empty database; skips the test where no PostgreSQL is installed."""
+def running_postgres() -> Iterator[tuple[str, int]]:
+    """The URL of an empty database, and its server's pid.
+
+    It skips the test where no PostgreSQL is installed.
+    """
     programs = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
     initdb = shutil.which("initdb", path=os.pathsep.join(map(str, reversed(programs))))
     initdb = initdb or shutil.which("initdb")
@@ -48,7 +51,7 @@ def running_postgres() -> Iterator[str]:
         )
         try:
             _await_answer(server, port, str(Path(initdb).with_name("pg_isready")))
-            yield f"postgresql+asyncpg://app@127.0.0.1:{port}/postgres"
+            yield f"postgresql+asyncpg://app@127.0.0.1:{port}/postgres", server.pid
         finally:
             server.send_signal(signal.SIGINT)  # a fast shutdown
             server.wait(START_SECONDS)

@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -119,6 +119,20 @@ def children_of(pid: int) -> set[int]:
         new = {child for child, parent in pairs if parent in new} - found
         found |= new
     return found
+
+
+@contextmanager
+def frozen(pid: int) -> Iterator[None]:
+    """Have a process and its children answer nobody inside the block, and hang up on nobody."""
+    processes = {pid} | children_of(pid)
+    for process in processes:
+        os.kill(process, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        for process in processes:
+            with suppress(ProcessLookupError):
+                os.kill(process, signal.SIGCONT)
 
 
 def is_gone(pid: int) -> bool:

@@ -128,7 +128,7 @@ def test_tables_come_back_with_the_dump_of_postgresql(tmp_path: Path):
     """Rows that were added since are gone, and those that were deleted are there."""
     if shutil.which("pg_dump") is None:
         pytest.skip("PostgreSQL is not installed")
-    with running_postgres() as url:
+    with running_postgres() as (url, _):
 
         def ask(sql: str) -> str:
             command = ["psql", "-qtA", url.replace("+asyncpg", ""), "-c", sql]

@@ -92,6 +92,13 @@ class Settings(BaseSettings):
         allow_inf_nan=False,
         description="Seconds to wait for a free SQL connection",
     )
+    database_answer_timeout: Annotated[float, Expected("seconds, more than 0")] = Field(
+        4.0,
+        gt=0,
+        allow_inf_nan=False,
+        description="Seconds that a request waits for an answer of SQL, or for a connection or a "
+        "lock; the worker waits for as long as a task may",
+    )
     secret_key: Annotated[SecretStr | None, Expected("a long random text")] = Field(
         None, description="Signs payloads and tickets"
     )

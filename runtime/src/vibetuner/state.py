@@ -1,10 +1,11 @@
-"""The clients that a process has open, and their event loop."""
+"""The clients that a process has open right now, their event loop, and how long a request waits."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from vibetuner.errors import WrongEventLoop
@@ -14,7 +15,23 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-__all__ = ["Slot", "check_loop", "running_loop"]
+__all__ = ["Slot", "check_loop", "for_requests", "request_seconds", "running_loop"]
+
+REQUEST_SECONDS = 5.0
+
+#: Seconds that one call to an outside system may take where a request waits for it; None elsewhere.
+#: It is set around each request, and while a web process opens its clients.
+request_seconds: ContextVar[float | None] = ContextVar("request_seconds", default=None)
+
+
+@contextmanager
+def for_requests() -> Iterator[None]:
+    """Limit what is opened and asked inside the block to :data:`request_seconds`."""
+    token = request_seconds.set(REQUEST_SECONDS)
+    try:
+        yield
+    finally:
+        request_seconds.reset(token)
 
 
 class Slot(Generic[T]):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import socket
-import time
 from typing import Any
 
 __all__ = ["check_alive"]
@@ -30,7 +29,7 @@ def check_alive(*, here: bool, queue: str | None = None, as_json: bool) -> None:
     live = [
         one
         for one in workers
-        if time.time() - one["at"] / 1000 < LIVE_SECONDS
+        if one["silent"] < LIVE_SECONDS
         and (not here or one["host"] == host)
         and (queue is None or queue in one.get("queues", ()))
     ]
@@ -56,8 +55,12 @@ def _workers(url: str, prefix: str) -> list[dict[str, Any]]:
 
     address, keys = parse_url(url, prefix), JournalKeys(prefix)
     try:
-        (ids,) = ask(address, ["ZRANGE", keys.workers, "0", "-1"])
-        beats = [keys.worker(str(one)) for one in ids] if isinstance(ids, list) else []
+        # The moments are the server's: this machine may have another time than the worker's.
+        heard, time = map(
+            _words, ask(address, ["ZRANGE", keys.workers, "0", "-1", "WITHSCORES"], ["TIME"])
+        )
+        beats = [keys.worker(one) for one in heard[::2]]
+        silent = [float(time[0]) - float(at) / 1000 for at in heard[1::2]]
         texts = ask(address, ["MGET", *beats])[0] if beats else []
     except (OSError, RefusedError) as error:
         raise ServiceUnavailable(
@@ -65,7 +68,15 @@ def _workers(url: str, prefix: str) -> list[dict[str, Any]]:
             "Start it, or correct REDIS_URL"
         ) from None
     found = texts if isinstance(texts, list) else []
-    return [beat for text in found if (beat := _read(text))]
+    return [
+        {**beat, "silent": seconds}
+        for text, seconds in zip(found, silent, strict=True)
+        if (beat := _read(text))
+    ]
+
+
+def _words(reply: object) -> list[str]:
+    return [str(one) for one in reply] if isinstance(reply, list) else []
 
 
 def _read(text: object) -> dict[str, Any] | None:
@@ -74,7 +85,7 @@ def _read(text: object) -> dict[str, Any] | None:
         beat = json.loads(str(text))
     except (ValueError, RecursionError):
         return None
-    if not isinstance(beat, dict) or not isinstance(beat.get("at"), int | float):
+    if not isinstance(beat, dict):
         return None
     return beat if isinstance(beat.get("id"), str) and isinstance(beat.get("host"), str) else None
 

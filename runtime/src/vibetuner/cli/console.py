@@ -1,4 +1,4 @@
-"""The start and the coloured lines of commands that finish in less time than rich takes to import."""
+"""The start and the lines of commands that finish in less time than rich takes to import."""
 
 from __future__ import annotations
 

@@ -10,6 +10,7 @@ from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from vibetuner.frontend.debug.gate import FOREIGN, SAFE_METHODS, is_same_host
+from vibetuner.state import for_requests
 
 __all__ = ["CONTENT_SECURITY_POLICY", "Guards"]
 
@@ -31,7 +32,8 @@ class Guards:
     """Refuses changes requested by pages of other sites, and adds missing security headers.
 
     A request without ``Origin`` and ``Sec-Fetch-Site`` does not come from a browser's page, and
-    passes: a webhook or a script. A 429 or 503 gets ``Retry-After``.
+    passes: a webhook or a script. A 429 or 503 gets ``Retry-After``. Outside systems have five
+    seconds to answer a request.
 
     Args:
         app: the app inside.
@@ -58,7 +60,10 @@ class Guards:
             if scope["method"] not in SAFE_METHODS and self._is_foreign(scope):
                 await PlainTextResponse(REFUSED, 403)(scope, receive, send)
                 return
-        elif scope["type"] == "websocket" and self._is_foreign(scope):
+            with for_requests():
+                await self._app(scope, receive, send)
+            return
+        if scope["type"] == "websocket" and self._is_foreign(scope):
             await send({"type": "websocket.close", "code": 1008})
             return
         await self._app(scope, receive, send)

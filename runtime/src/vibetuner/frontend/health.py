@@ -16,7 +16,14 @@ from starlette.types import ExceptionHandler, Scope
 
 from vibetuner.config import Settings, get_settings
 from vibetuner.embedded import running_services
-from vibetuner.errors import NotConfigured, ServiceUnavailable, VibetunerError, first_line
+from vibetuner.errors import (
+    MailError,
+    MailRefused,
+    NotConfigured,
+    ServiceUnavailable,
+    VibetunerError,
+    first_line,
+)
 from vibetuner.loader import load_project
 from vibetuner.logs import log_sparingly
 from vibetuner.project import data_dir, project_info
@@ -96,12 +103,16 @@ def outage_handlers(
         on_outage: called with the error and the request's scope before each response.
     """
     log_sparingly(logger, MOST_LINES)
-    kinds: list[type[Exception]] = [ServiceUnavailable, NotConfigured, RedisError, TimeoutError]
+    kinds: list[type[Exception]] = [
+        *(ServiceUnavailable, NotConfigured, MailError, RedisError, TimeoutError)
+    ]
     for resource in RESOURCES:
         if resource.enabled(settings):
             kinds += resource.outages
 
     async def answer(request: Request, error: Exception) -> JSONResponse:
+        if isinstance(error, MailRefused):
+            raise error  # for good: no later request will fare better
         if on_outage is not None:
             on_outage(error, request.scope)
         return await _answer_outage(request, error)
@@ -114,4 +125,6 @@ async def _answer_outage(request: Request, error: Exception) -> JSONResponse:
     logger.warning("%s %s: %s", request.method, request.url.path, problem)
     if get_settings().environment == "production":
         problem = "What this needs does not answer at the moment"
-    return JSONResponse({"detail": problem}, 503)
+    wait = error.retry_after if isinstance(error, MailError) else None
+    headers = {"Retry-After": f"{wait.total_seconds():.0f}"} if wait else None
+    return JSONResponse({"detail": problem}, 503, headers)

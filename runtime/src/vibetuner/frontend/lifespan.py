@@ -10,36 +10,35 @@ from vibetuner.config import get_settings
 from vibetuner.context import Context
 from vibetuner.lifespan import open_context
 from vibetuner.loader import load_project
-from vibetuner.redis import answer_seconds, redis_client
+from vibetuner.redis import redis_client
 from vibetuner.sse.history import history_of
 from vibetuner.sse.hub import get_hub
 from vibetuner.sse.relay import open_relay
+from vibetuner.state import for_requests
 from vibetuner.tasks.worker import get_worker
 
 __all__ = ["base_lifespan", "frontend_lifespan"]
-
-ANSWER_SECONDS = 5.0
 
 
 @asynccontextmanager
 async def base_lifespan() -> AsyncIterator[Context]:
     """Open the configured resources, the queue, and the event relay.
 
-    Without REDIS_URL the pages work, and enqueueing raises an error that names the setting. Redis
-    commands have a limit of five seconds here, so that a request gets its response.
+    Without REDIS_URL the pages work, and enqueueing raises an error that names the setting. Outside
+    systems have five seconds to answer a request, and SQL has DATABASE_ANSWER_TIMEOUT.
 
     Raises:
         ServiceUnavailable: a configured resource does not answer.
     """
     settings = get_settings()
-    patience = answer_seconds.set(ANSWER_SECONDS)
     async with AsyncExitStack() as stack:
-        context = await stack.enter_async_context(open_context(settings, load_project()))
-        stack.enter_context(get_hub().serving())
-        if client := redis_client.peek():
-            await stack.enter_async_context(get_worker())
-            await stack.enter_async_context(open_relay(history_of(client, settings), get_hub()))
-        answer_seconds.reset(patience)
+        with for_requests():
+            context = await stack.enter_async_context(open_context(settings, load_project()))
+            stack.enter_context(get_hub().serving())
+            if client := redis_client.peek():
+                await stack.enter_async_context(get_worker())
+                relay = open_relay(history_of(client, settings), get_hub())
+                await stack.enter_async_context(relay)
         yield context
 
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from contextvars import ContextVar
 from typing import TYPE_CHECKING
 
 from vibetuner.errors import NotConfigured
-from vibetuner.state import Slot
+from vibetuner.state import Slot, request_seconds
 
 if TYPE_CHECKING:
     from coredis import Redis
@@ -22,6 +21,7 @@ redis_client: Slot[Redis[str]] = Slot(lambda: NotConfigured(REDIS_MISSING), name
 
 ANSWER_SECONDS = 10.0
 
-#: Seconds that a command may take, beyond the time it blocks for, on connections opened in this
-#: context. Code that answers requests sets fewer.
-answer_seconds: ContextVar[float] = ContextVar("answer_seconds", default=ANSWER_SECONDS)
+
+def answer_seconds() -> float:
+    """Return how long a command may take on what is opened here, beyond the time that it blocks."""
+    return request_seconds.get() or ANSWER_SECONDS

@@ -142,7 +142,7 @@ def make_client(settings: Settings) -> Redis[str]:
     except OSError as error:
         raise ServiceUnavailable(_unreachable(settings, error)) from None
     client = ReliableRedis(connection_pool=pool, decode_responses=True, retry_policy=RETRIES)
-    client.seconds = answer_seconds.get()
+    client.seconds = answer_seconds()
     return client
 
 
@@ -164,9 +164,9 @@ class ReliablePool(ConnectionPool[TCPConnection]):
             "ssl_context": address.tls.context() if address.tls else None,
             "decode_responses": True,
             "connect_timeout": CONNECT_SECONDS,
-            "stream_timeout": answer_seconds.get(),
+            "stream_timeout": answer_seconds(),
             # The limit for both steps together: waiting for a slot, and connecting.
-            "timeout": 2 * answer_seconds.get(),
+            "timeout": 2 * answer_seconds(),
         }
         super().__init__(
             location=UnixDomainSocketLocation(address.path)
@@ -239,7 +239,7 @@ async def _check_role(server: Address, connection: TCPConnection) -> None:
 class ReliableRedis(Redis[str]):
     """coredis's client, with a deadline for commands and subscriptions that can be closed.
 
-    The deadline is the :data:`vibetuner.redis.answer_seconds` of the context that made the client.
+    The deadline is the :func:`vibetuner.redis.answer_seconds` of the context that made the client.
     It covers the whole command: waiting for a slot of the pool, connecting and the answer.
     """
 

@@ -75,7 +75,7 @@ class Connection:
     Args:
         address: the server, or the Sentinels or Cluster nodes that know it.
         timeout: seconds that the server may be silent, beyond the time that a command blocks for;
-            by default the :data:`vibetuner.redis.answer_seconds` of this context.
+            by default :func:`vibetuner.redis.answer_seconds` of this context.
         on_push: receives the messages of subscriptions.
         on_loss: called when an open connection is lost.
     """
@@ -89,7 +89,7 @@ class Connection:
         on_loss: Callable[[], None] | None = None,
     ) -> None:
         self.address = address
-        self._timeout = answer_seconds.get() if timeout is None else timeout
+        self._timeout = answer_seconds() if timeout is None else timeout
         self._on_push = on_push
         self._on_loss = on_loss
         self._loop = asyncio.get_running_loop()

@@ -83,7 +83,7 @@ class Functions:
 
     def __init__(self, connection: Connection) -> None:
         self.connection = connection
-        self._seconds = answer_seconds.get()
+        self._seconds = answer_seconds()
         self._heads: dict[str, tuple[str, str]] = {}
 
     def on(self, connection: Connection) -> Functions:

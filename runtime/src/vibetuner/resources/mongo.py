@@ -8,20 +8,22 @@ from contextlib import asynccontextmanager
 from importlib import import_module
 from typing import Any
 
-from pymongo import AsyncMongoClient
+from pymongo import AsyncMongoClient, timeout
 from pymongo.asynchronous.database import AsyncDatabase
-from pymongo.errors import ConfigurationError, ConnectionFailure, PyMongoError
+from pymongo.errors import ConfigurationError, ConnectionFailure, ExecutionTimeout, PyMongoError
 
 from vibetuner.app import VibetunerApp
 from vibetuner.config import Settings, mask_url
 from vibetuner.errors import ServiceUnavailable, first_line
 from vibetuner.resources.slots import mongo_database
+from vibetuner.state import request_seconds
 
 __all__ = ["Database", "check", "open_database", "open_mongo", "open_resource", "unreachable"]
 
 CONNECT_MS = 5000
+NAMES_TIMEOUT = re.compile(r"(?i)[?&]timeoutMS=")
 
-OUTAGES = (ConnectionFailure,)
+OUTAGES = (ConnectionFailure, ExecutionTimeout)
 
 Database = AsyncDatabase[dict[str, Any]]
 
@@ -72,9 +74,10 @@ open_resource = open_mongo
 async def _init_documents(database: Database, project: VibetunerApp) -> None:
     # Imported here: listing dead letters needs only the database.
     core = import_module("vibetuner.models").CORE_MODELS
-    await import_module("beanie").init_beanie(
-        database=database, document_models=[*core, *project.models]
-    )
+    with timeout(None):  # an index of a large collection takes its time
+        await import_module("beanie").init_beanie(
+            database=database, document_models=[*core, *project.models]
+        )
 
 
 async def check(settings: Settings) -> None:
@@ -100,13 +103,14 @@ async def check(settings: Settings) -> None:
 
 
 def _make_client(settings: Settings) -> AsyncMongoClient[dict[str, Any]]:
+    limits: dict[str, Any] = {
+        "serverSelectionTimeoutMS": CONNECT_MS,
+        "connectTimeoutMS": CONNECT_MS,
+    }
+    if (seconds := request_seconds.get()) and not NAMES_TIMEOUT.search(settings.mongodb_url or ""):
+        limits["timeoutMS"] = 1000 * seconds
     try:
-        return AsyncMongoClient(
-            settings.mongodb_url,
-            serverSelectionTimeoutMS=CONNECT_MS,
-            connectTimeoutMS=CONNECT_MS,
-            tz_aware=True,
-        )
+        return AsyncMongoClient(settings.mongodb_url, tz_aware=True, **limits)
     except (ConfigurationError, ValueError) as error:
         raise ServiceUnavailable(unreachable(settings, error)) from error
 

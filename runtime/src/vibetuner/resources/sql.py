@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 from sqlalchemy import Table, text
 from sqlalchemy.exc import OperationalError, SQLAlchemyError
@@ -30,6 +31,7 @@ __all__ = [
 
 
 OUTAGES = (OperationalError, PoolTimeoutError)
+CLOSE_SECONDS = 5.0
 
 
 @asynccontextmanager
@@ -69,7 +71,8 @@ async def open_sql(settings: Settings) -> AsyncIterator[AsyncEngine]:
         with sql_engine.hold(engine):
             yield engine
     finally:
-        await finish(engine.dispose())
+        with suppress(TimeoutError):  # a frozen server answers no farewell
+            await finish(asyncio.wait_for(engine.dispose(), CLOSE_SECONDS))
 
 
 @asynccontextmanager

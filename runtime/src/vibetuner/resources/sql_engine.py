@@ -8,6 +8,7 @@ interrupted, and a statement that was read in part releases its lock.
 from __future__ import annotations
 
 import asyncio
+import math
 import sqlite3
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
@@ -29,7 +30,8 @@ from sqlalchemy.util.concurrency import in_greenlet
 from vibetuner.config import Settings, mask_url
 from vibetuner.errors import NotConfigured, ServiceUnavailable, first_line
 from vibetuner.resources.slots import SQL_MISSING
-from vibetuner.resources.write_turns import take_turns
+from vibetuner.resources.write_turns import LONGEST_WAIT, take_turns
+from vibetuner.state import request_seconds
 
 if TYPE_CHECKING:
     from aiosqlite import Connection
@@ -45,7 +47,6 @@ PRAGMAS = {
     # Lets web and worker write to one file: readers don't block, writers wait for their turn.
     "journal_mode": "WAL",
     "synchronous": "NORMAL",
-    "busy_timeout": "5000",
     "foreign_keys": "ON",
 }
 
@@ -53,17 +54,27 @@ PRAGMAS = {
 def make_engine(settings: Settings) -> AsyncEngine:
     """Return the engine for DATABASE_URL; it connects on first use.
 
+    Where requests wait for it, each step has DATABASE_ANSWER_TIMEOUT: a connection, a lock, an
+    answer.
+
     Raises:
         NotConfigured: DATABASE_URL is empty.
         ServiceUnavailable: DATABASE_URL is malformed, or its driver is not installed.
     """
     if not settings.database_url:
         raise NotConfigured(SQL_MISSING)
+    limit = None if request_seconds.get() is None else settings.database_answer_timeout
+    wait = min(LONGEST_WAIT, limit or LONGEST_WAIT)
     try:
         url = make_url(settings.database_url)
-        options = _sqlite_options(url) if _is_sqlite(url) else {"pool_pre_ping": True}
+        has_limit = limit is not None and url.get_driver_name() == "asyncpg"
+        options: dict[str, Any] = {"pool_pre_ping": True}
+        if _is_sqlite(url):
+            options = _sqlite_options(url, wait)
+        elif has_limit:
+            options["connect_args"] = {"timeout": limit, "command_timeout": limit}
         if not _is_in_memory(url):
-            options |= _pool_options(settings)
+            options |= _pool_options(settings, limit)
         engine = create_async_engine(url, **options)
     except ImportError as error:
         raise ServiceUnavailable(
@@ -73,10 +84,12 @@ def make_engine(settings: Settings) -> AsyncEngine:
     except (ArgumentError, OSError, ValueError) as error:
         raise ServiceUnavailable(unreachable(settings, error)) from error
     _shield(engine)
+    if has_limit:
+        _give_up_late_answers(engine, settings)
     if _is_in_memory(url):
         event.listen(engine.sync_engine, "handle_error", _keep_connected)
     elif _is_sqlite(url):
-        take_turns(engine)
+        take_turns(engine, wait)
     return engine
 
 
@@ -169,20 +182,20 @@ def _is_in_memory(url: URL) -> bool:
     return _is_sqlite(url) and url.database in {None, "", ":memory:"}
 
 
-def _sqlite_options(url: URL) -> dict[str, Any]:
+def _sqlite_options(url: URL, wait: float) -> dict[str, Any]:
     if not _is_in_memory(url):
         Path(str(url.database)).parent.mkdir(parents=True, exist_ok=True)
-    return {"connect_args": {"factory": SQLiteConnection}}
+    return {"connect_args": {"factory": SQLiteConnection, "timeout": wait}}
 
 
-def _pool_options(settings: Settings) -> dict[str, Any]:
-    """Return pool options with two sessions for each running task, as tasks often nest two."""
+def _pool_options(settings: Settings, limit: float | None) -> dict[str, Any]:
+    """Two sessions for every task that runs at the same time: one in the other is common."""
     size = settings.database_pool_size or settings.worker_concurrency
     return {
         "poolclass": Pool,
         "pool_size": size,
         "max_overflow": size,
-        "pool_timeout": settings.database_pool_timeout,
+        "pool_timeout": min(settings.database_pool_timeout, limit or math.inf),
     }
 
 
@@ -199,6 +212,46 @@ def _shield(engine: AsyncEngine) -> None:
         setattr(dialect, name, partial(_finish_step, step))
     if dialect.name == "sqlite":
         event.listen(engine.sync_engine, "close", _close_sqlite)
+
+
+def _give_up_late_answers(engine: AsyncEngine, settings: Settings) -> None:
+    """Hang up on a server that does not answer in time.
+
+    asyncpg raises TimeoutError then, which SQLAlchemy takes for no error of the connection.
+    """
+    dialect = engine.dialect
+
+    def late() -> ServiceUnavailable:
+        reason = f"no answer within {settings.database_answer_timeout:g} s"
+        return ServiceUnavailable(unreachable(settings, TimeoutError(reason)))
+
+    def on_error(context: ExceptionContext) -> ServiceUnavailable | None:
+        if not isinstance(context.original_exception, TimeoutError):
+            return None
+        context.is_disconnect, context.invalidate_pool_on_disconnect = True, False
+        if context.connection is not None:
+            _hang_up(context.connection.connection)
+        return late()
+
+    def in_time(step: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+        try:
+            return step(*arguments, **options)
+        except TimeoutError:
+            if step is ping:
+                _hang_up(*arguments)
+            raise late() from None
+
+    event.listen(engine.sync_engine, "handle_error", on_error, retval=True)
+    ping = dialect.do_ping
+    # The event tells of no TimeoutError in these two.
+    dialect.connect = partial(in_time, dialect.connect)
+    dialect.do_ping = partial(in_time, ping)
+
+
+def _hang_up(connection: AdaptedConnection | PoolProxiedConnection) -> None:
+    """Close a connection of asyncpg without its farewell, which the server would have to answer."""
+    driver: Any = connection.driver_connection
+    driver.terminate()
 
 
 def _finish_step(step: Callable[..., Any], *arguments: Any, **options: Any) -> Any:

@@ -10,20 +10,22 @@ SQLite's own waiting is left to other processes.
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 from collections.abc import Callable
-from contextlib import suppress
 from functools import partial
 from typing import Any
 
 from sqlalchemy import Connection, event
+from sqlalchemy.exc import OperationalError
 from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.util import await_
 from sqlalchemy.util.concurrency import in_greenlet
 
 __all__ = ["take_turns"]
 
-# As long as SQLite itself waits; after that, SQLite's own waiting takes over.
+# As long as SQLite itself waits.
 LONGEST_WAIT = 5.0
+LOCKED = "database is locked"
 
 # The statements before which sqlite3 begins a transaction.
 WRITES = ("INSERT", "UPDATE", "DELETE", "REPLACE")
@@ -33,9 +35,9 @@ ENDS = ("do_rollback", "do_terminate", "do_close")
 Step = Callable[[Any], None]
 
 
-def take_turns(engine: AsyncEngine) -> None:
-    """Let the writers of an engine wait for each other in order."""
-    turns, dialect = WriteTurns(), engine.dialect
+def take_turns(engine: AsyncEngine, seconds: float = LONGEST_WAIT) -> None:
+    """Let the writers of an engine wait for each other in order, each for so many seconds."""
+    turns, dialect = WriteTurns(seconds), engine.dialect
     event.listen(engine.sync_engine, "before_cursor_execute", turns.take)
     # SQLAlchemy's events come before these steps, but a turn ends after them.
     steps = {"do_commit": turns.commit} | dict.fromkeys(ENDS, turns.give_up)
@@ -46,13 +48,18 @@ def take_turns(engine: AsyncEngine) -> None:
 class WriteTurns:
     """A turn: a connection takes it with its first write, and releases it with its transaction."""
 
-    def __init__(self) -> None:
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
         self._turn = asyncio.Lock()
         self._holder: Any = None
         self._task: asyncio.Task[Any] | None = None
 
     def take(self, connection: Connection, _cursor: object, statement: str, *_: object) -> None:
-        """Wait for the turn before a transaction's first write."""
+        """Wait for the turn before a transaction's first write.
+
+        Raises:
+            OperationalError: it did not come in time, as SQLite says it of another process's lock.
+        """
         if not statement.lstrip()[:7].upper().startswith(WRITES) or not in_greenlet():
             return
         driver = connection.connection.dbapi_connection
@@ -60,7 +67,10 @@ class WriteTurns:
         if driver is not self._holder and (
             self._holder is None or asyncio.current_task() is not self._task
         ):
-            await_(self._wait(driver))
+            try:
+                await_(self._wait(driver))
+            except TimeoutError:
+                raise OperationalError(statement, None, sqlite3.OperationalError(LOCKED)) from None
 
     def commit(self, step: Step, connection: Any) -> None:
         """Commit; if that fails, the same turn is kept for the rollback or the next try."""
@@ -82,7 +92,6 @@ class WriteTurns:
             self._turn.release()
 
     async def _wait(self, driver: Any) -> None:
-        with suppress(TimeoutError):
-            async with asyncio.timeout(LONGEST_WAIT):
-                await self._turn.acquire()
-            self._holder, self._task = driver, asyncio.current_task()
+        async with asyncio.timeout(self._seconds):
+            await self._turn.acquire()
+        self._holder, self._task = driver, asyncio.current_task()

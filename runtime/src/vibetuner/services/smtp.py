@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import math
 import os
@@ -33,6 +34,7 @@ from vibetuner.errors import (
     SettingsError,
     VibetunerError,
 )
+from vibetuner.state import request_seconds
 
 __all__ = ["SmtpMailer", "SmtpServer"]
 
@@ -133,16 +135,21 @@ class SmtpMailer:
     tls_context: ssl.SSLContext | None = None
 
     async def send(self, message: EmailMessage) -> None:
-        """Send the message to the server.
+        """Deliver to the server, within five seconds where a request waits for it.
 
         Raises:
             ServiceUnavailable: the server does not answer.
             MailRefused: it refuses the login, the sender, the recipient or the message permanently.
             MailError: it refuses temporarily, or its connection can't be trusted.
         """
+        limit = request_seconds.get()
         try:
-            await self._hand_in(message)
+            async with asyncio.timeout(limit) as deadline:
+                await self._hand_in(message)
         except (SMTPException, OSError) as error:
+            if deadline.expired():
+                late = TimeoutError(f"no answer within {limit:g} s")
+                raise _explained(late, self.server) from error
             raise _explained(error, self.server) from error
         logger.info("mail %s accepted by %s", message["Message-ID"], self.server.name)
 
@@ -160,11 +167,15 @@ class SmtpMailer:
             local_hostname=sender.domain,
         )
         async with client:
-            if server.username is not None:
-                _refuse_to_shout(client, server)
-                await client.login(server.username, server.password)
-            recipients = [address.addr_spec for address in message["To"].addresses]
-            await client.sendmail(sender.addr_spec, recipients, message.as_bytes())
+            try:
+                if server.username is not None:
+                    _refuse_to_shout(client, server)
+                    await client.login(server.username, server.password)
+                recipients = [address.addr_spec for address in message["To"].addresses]
+                await client.sendmail(sender.addr_spec, recipients, message.as_bytes())
+            except asyncio.CancelledError:
+                client.close()  # a farewell would wait for its answer
+                raise
 
 
 def _refuse_to_shout(client: SMTP, server: SmtpServer) -> None:

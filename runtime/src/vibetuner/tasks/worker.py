@@ -687,9 +687,14 @@ class TaskWorker(Worker[Any]):
             await (self._run or self._make_run()).publish_abort(task_id, failed)
         return is_ended
 
-    def next_run(self, tab: str) -> int:
-        """Return when a crontab line is next due, in milliseconds, by the worker's clock."""
-        calendar = datetime.now(self.tz) + self.ahead
+    def next_run(self, tab: str, offset: int = 0) -> int:
+        """Return when a crontab line is next due, in milliseconds, by the worker's calendar.
+
+        Args:
+            tab: the line.
+            offset: by how many milliseconds the clock that counts is ahead of this machine's.
+        """
+        calendar = datetime.now(self.tz) + self.ahead + timedelta(milliseconds=offset)
         due: datetime = CronTab(tab).next(now=calendar, return_datetime=True)
         return datetime_ms(due - self.ahead)
 

@@ -18,9 +18,8 @@ from vibetuner.redis.url import parse_url
 from vibetuner.tasks.client.durable import Keeping
 from vibetuner.tasks.inspect.line import find_stuck_lines
 from vibetuner.tasks.inspect.model import WorkerView
-from vibetuner.tasks.inspect.queue import now_ms, readable
+from vibetuner.tasks.inspect.queue import read_workers
 from vibetuner.tasks.inspect.unreadable import count_unreadable, misused_keys
-from vibetuner.tasks.journal.entry import Beat
 from vibetuner.tasks.queues import USUAL
 
 __all__ = [
@@ -35,6 +34,8 @@ __all__ = [
 
 OLDEST = 7
 NEARLY_FULL = 0.9
+# A clock that is kept by NTP is never off by so much.
+CLOCK_SECONDS = 2.0
 
 
 async def check_redis(settings: Settings, project: ProjectInfo) -> list[Finding]:
@@ -49,7 +50,7 @@ async def check_redis(settings: Settings, project: ProjectInfo) -> list[Finding]
             config = await _config(redis)
             library = await _library(redis)
             records = await check_records(redis, settings.redis_key_prefix)
-            workers = await _workers(redis, JournalKeys(settings.redis_key_prefix))
+            workers = await read_workers(redis, JournalKeys(settings.redis_key_prefix))
             sizes = await _sizes(redis, settings)
             lines = await check_lines(redis, settings)
     return [
@@ -193,6 +194,17 @@ def judge_workers(
         grave: Level = "error" if in_production else "warning"
         text = f"no live worker on the queue {settings.queue_name}"
         findings.append(Finding(grave, "worker", text, f"start one:  {start}"))
+    findings += [
+        Finding(
+            "warning",
+            "worker",
+            f"the clock of {view.beat.host} is {abs(view.ahead):,.0f} s "
+            f"{'ahead of' if view.ahead > 0 else 'behind'} that of Redis ({view.beat.id})",
+            "keep both in time by NTP: schedules and shown times go by them",
+        )
+        for view in live
+        if abs(view.ahead) > CLOCK_SECONDS
+    ]
     for view in live:
         if view.beat.code != code:
             text = f"{view.beat.id} runs other code (version {view.beat.version}) than lies here"
@@ -240,13 +252,6 @@ def _is_too_old(info: dict[str, Any]) -> bool:
 def _engine_library() -> str:
     """Return the code of streaq's own functions."""
     return files("streaq").joinpath("lua/streaq.lua").read_text(encoding="utf-8")
-
-
-async def _workers(redis: Redis[str], keys: JournalKeys) -> list[WorkerView]:
-    ids = await redis.zrange(keys.workers, 0, -1)
-    texts = await redis.mget([keys.worker(str(one)) for one in ids]) if ids else ()
-    beats = [beat for text in texts if text and (beat := readable(Beat, text))]
-    return [WorkerView(beat, max(0.0, (now_ms() - beat.at) / 1000)) for beat in beats]
 
 
 async def _sizes(redis: Redis[str], settings: Settings) -> dict[str, int]:

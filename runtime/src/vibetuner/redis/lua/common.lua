@@ -1,5 +1,23 @@
 -- Helpers of all our functions. Files are joined in alphabetical order, and see those before them.
 
+-- Return the server's time in milliseconds. All hosts share this clock: it decides how long a
+-- message has been idle, when a delay is over, and when a worker sent its heartbeat.
+local function clock()
+  local time = redis.call('time')
+  return time[1] * 1000 + math.floor(time[2] / 1000)
+end
+
+-- Return milliseconds as text; tostring() would round them.
+local function whole(number)
+  return string.format('%.0f', number)
+end
+
+-- Return the time that a client has given; with a plus in front it is a delay from now, in ms.
+local function moment_of(text, now)
+  if text:sub(1, 1) ~= '+' then return text end
+  return whole(now + text:sub(2))
+end
+
 -- Reply, so that a client knows that it may call functions or scripts.
 local function ping(keys, argv)
   return 'PONG'

@@ -38,11 +38,6 @@ local function send(limits, stream, channel, event, data)
   return id
 end
 
-local function milliseconds()
-  local moment = redis.call('time')
-  return tostring(moment[1] * 1000 + math.floor(moment[2] / 1000))
-end
-
 -- KEYS: the stream. ARGV: topic, events, bytes and seconds to keep, channel, event, data.
 local function broadcast(keys, argv)
   return send(argv, keys[1], argv[5], argv[6], argv[7])
@@ -72,7 +67,7 @@ local function read_events(keys, argv)
     if total == own then is_first = 1 end
   end
   return {
-    milliseconds(), oldest and oldest[1] or '', is_first, newest and newest[1] or '', portion
+    whole(clock()), oldest and oldest[1] or '', is_first, newest and newest[1] or '', portion
   }
 end
 
@@ -115,6 +110,6 @@ local function read_progress(keys, argv)
   local state = redis.pcall('hget', keys[1], 'state')
   local newest = redis.pcall('xrevrange', keys[2], '+', '-', 'count', 1)[1]
   return {
-    type(state) == 'string' and state or '', newest and newest[1] or '', milliseconds()
+    type(state) == 'string' and state or '', newest and newest[1] or '', whole(clock())
   }
 end

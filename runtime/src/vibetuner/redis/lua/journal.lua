@@ -92,6 +92,7 @@ end
 -- KEYS[1] is the journal's prefix, ARGV[1] one JSON object.
 local function journal(keys, argv)
   local batch = cjson.decode(argv[1])
+  batch.now = clock()
   local key = function(name) return keys[1] .. 'journal:' .. name end
   trim_ended(key, batch)
   for name, counts in pairs(batch.counts) do

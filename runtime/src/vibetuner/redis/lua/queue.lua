@@ -1,12 +1,6 @@
 -- The queue: claim, renew, finish, requeue, enqueue, delay, abort. Keys and values are those of
 -- streaq 7.2, so that its clients and workers share a queue with ours. KEYS[1] is the queue's prefix.
 
--- The server's clock in milliseconds: the clock by which it measures how long a message is idle.
-local function clock()
-  local time = redis.call('time')
-  return time[1] * 1000 + math.floor(time[2] / 1000)
-end
-
 -- Return whether a message is still this consumer's. Within `fresh` milliseconds of its claim,
 -- which is less than any idle timeout, nobody else can have claimed it; after that the group is
 -- asked. Without the stream or its group, as after a flush, nobody else can own it.
@@ -113,14 +107,13 @@ end
 
 -- Renew the claims of running attempts, and streaq's mark of a live worker; drop expired results
 -- from their index.
--- ARGV: group, consumer, the worker's heartbeat, idle ms, the worker's time, priority and message
--- of each. Returns the server's time, then for each message 1, or 0 if another worker has taken it
--- over.
+-- ARGV: group, consumer, the worker's heartbeat, idle ms, priority and message of each.
+-- Returns the server's time, then for each message 1, or 0 if another worker has taken it over.
 local function renew(keys, argv)
   local reply = { clock() }
   redis.call('set', keys[1] .. ':health:' .. argv[2], argv[3], 'px', argv[4])
-  redis.call('zremrangebyscore', keys[1] .. ':index:results', 0, argv[5])
-  for i = 6, #argv, 2 do
+  redis.call('zremrangebyscore', keys[1] .. ':index:results', 0, reply[1])
+  for i = 5, #argv, 2 do
     local stream, id = keys[1] .. ':queues:' .. argv[i], argv[i + 1]
     local mine = owns(stream, argv[1], argv[2], id, 0, 0, reply[1])
     if mine then redis.pcall('xclaim', stream, argv[1], argv[2], 0, id, 'justid') end
@@ -261,13 +254,15 @@ local EXTRAS = {
 -- ARGV: group, consumer, idle ms, fresh ms, the worker's time, the name of this step, 1 if it is
 -- sent again; then of each attempt: kind (s success, f failure, r retry, h requeue and uncount the
 -- attempt, u requeue one that was not counted), priority, message (empty for a task that was in no
--- stream), task, time of its claim, result or time of the retry, lifetime of the result, task name,
--- outcome, journal entry, payload for the journal, number of extras, and two values of each extra.
+-- stream), task, time of its claim, result or time of the retry by the worker's clock, lifetime of
+-- the result, task name, outcome, journal entry, payload for the journal, number of extras, and two
+-- values of each extra.
 -- Returns an entry for each attempt that did not simply end: its position, then nothing if another
 -- worker has taken its message over, else the tasks that fail with it.
 local function finish(keys, argv)
   local prefix, group, consumer, idle = keys[1], argv[1], argv[2], argv[3]
-  local fresh, now = tonumber(argv[4]), argv[5]
+  local fresh, time = tonumber(argv[4]), clock()
+  local now, ahead = whole(time), argv[5] - time
   local answered = prefix .. ':answered:' .. argv[6]
   if argv[7] == '1' then
     local known = redis.call('get', answered)
@@ -289,7 +284,7 @@ local function finish(keys, argv)
     end
     i = last + 1
   end
-  local batch, time, reply, soonest = new_batch(keys), clock(), {}, nil
+  local batch, reply, soonest = new_batch(keys), {}, nil
   batch.linked = each({ 'exists' }, links) > 0
   for place, one in ipairs(ends) do
     local kind, stream, id, task = one.kind, one.stream, one.message, one.task
@@ -307,8 +302,9 @@ local function finish(keys, argv)
       end
       if batch.grouped and (kind == 'r' or kind == 'h') then wait_again(prefix, task, kind == 'r') end
       if kind == 'r' then
-        redis.call('zadd', prefix .. ':queues:delayed:' .. one.priority, one.value, task)
-        if not soonest or tonumber(one.value) < tonumber(soonest) then soonest = one.value end
+        local moment = one.value - ahead
+        redis.call('zadd', prefix .. ':queues:delayed:' .. one.priority, whole(moment), task)
+        if not soonest or moment < soonest then soonest = moment end
       elseif kind == 's' or kind == 'f' then
         local failed = record_end(prefix, one, batch, now)
         if #failed > 0 then
@@ -320,19 +316,19 @@ local function finish(keys, argv)
       if one.listed then append(batch.journal.unlisted, task) end
     end
   end
-  if soonest then redis.call('publish', prefix .. ':delayed', soonest) end
+  if soonest then redis.call('publish', prefix .. ':delayed', whole(soonest)) end
   flush_batch(prefix, group, batch, consumer)
   redis.call('set', answered, cjson.encode(reply), 'px', 30000)
   return reply
 end
 
--- Enqueue delayed tasks that are due. ARGV: the time, then the priorities.
--- Returns the time at which the next one is due.
+-- Enqueue delayed tasks that are due. ARGV: the priorities.
+-- Returns the milliseconds until the next one is due.
 local function due(keys, argv)
-  local now, soonest = argv[1], false
+  local now, soonest = whole(clock()), false
   local grouped = redis.call('exists', keys[1] .. ':unique') == 1
   if grouped then sweep_groups(keys[1], now) end
-  for i = 2, #argv do
+  for i = 1, #argv do
     local delayed = keys[1] .. ':queues:delayed:' .. argv[i]
     local stream = keys[1] .. ':queues:' .. argv[i]
     local ready = redis.call(
@@ -348,7 +344,7 @@ local function due(keys, argv)
     local first = redis.call('zrange', delayed, 0, 0, 'withscores')[2]
     if first and (not soonest or tonumber(first) < tonumber(soonest)) then soonest = first end
   end
-  return soonest
+  return soonest and whole(soonest - now)
 end
 
 -- Schedule the next run of a cron task, unless another worker has done so.
@@ -373,14 +369,16 @@ local function declare_cron(keys, argv)
   redis.call('zrem', prefix .. ':cron:schedule', name)
 end
 
--- Enqueue tasks. ARGV: the time, then of each task: id, payload, time or 0, lifetime or 0,
--- priority, number of dependencies, and these, with a ~ before those that may fail.
+-- Enqueue tasks. ARGV: the client's time, which is not used, then of each task: id, payload, time
+-- (see moment_of) or 0, lifetime or 0, priority, number of dependencies, and these, with a ~ before
+-- those that may fail.
 -- Returns for each task 0 if its id waits or runs already, -1 if a result is kept under its id, any
 -- other value if it was enqueued.
 local function enqueue(keys, argv)
-  local prefix, now, i, reply, soonest = keys[1], argv[1], 2, {}, nil
+  local prefix, now, i, reply, soonest = keys[1], whole(clock()), 2, {}, nil
   while i <= #argv do
-    local task, moment, lifetime, priority = argv[i], argv[i + 2], argv[i + 3], argv[i + 4]
+    local task, lifetime, priority = argv[i], argv[i + 3], argv[i + 4]
+    local moment = moment_of(argv[i + 2], now)
     local last = i + 5 + argv[i + 5]
     local key, answer, new = prefix .. ':task:data:' .. task, 1, nil
     local has_ended = redis.call('exists', prefix .. ':task:results:' .. task) == 1
@@ -461,7 +459,7 @@ end
 -- journal entry, its fallback, its unique lock, then the priorities.
 -- Returns `over` (it has ended or never was), `marked`, or `ended` and the tasks that fail with it.
 local function abort(keys, argv)
-  local prefix, now, task = keys[1], argv[1], argv[3]
+  local prefix, now, task = keys[1], whole(clock()), argv[3]
   if redis.call('exists', prefix .. ':task:results:' .. task) == 1
     or redis.call('exists', prefix .. ':task:data:' .. task) == 0 then
     return { 'over' }

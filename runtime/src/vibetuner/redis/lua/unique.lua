@@ -36,9 +36,10 @@ end
 -- existed, -1 if the call's own id waits or runs already, -2 if a result is kept under that id, 2
 -- if nothing was done because the payload must be signed for that task.
 local function enqueue_unique(keys, argv)
-  local prefix, group, clash, task, now = keys[1], argv[1], argv[2], argv[3], argv[4]
+  local prefix, group, clash, task, now = keys[1], argv[1], argv[2], argv[3], whole(clock())
   local signed_for, new = argv[5], {
-    payload = argv[6], at = argv[7] == '0' and now or argv[7], lifetime = argv[8], priority = argv[9],
+    payload = argv[6], at = argv[7] == '0' and now or moment_of(argv[7], now),
+    lifetime = argv[8], priority = argv[9],
   }
   local state, line = prefix .. ':task:unique:' .. group, prefix .. ':task:line:' .. group
   if is_live(prefix, task) then return { task, -1 } end

@@ -106,7 +106,7 @@ class Durability(Generic[C]):
         self._address = address
         self._make_client = make_client
         self._mark = mark
-        self._seconds = answer_seconds.get()
+        self._seconds = answer_seconds()
         self._lines: list[_Line[C]] = []
         self._calls: list[_Call[C]] = []
 

@@ -112,7 +112,7 @@ class QueueClient:
         for task, call in zip(tasks, calls, strict=True):
             values += (
                 task.id, self.codec.seal(call, Kind.CALL, task.id),
-                _moment(task, now, task.worker), to_ms(task.parent.expire or 0),
+                _moment(task, task.worker), to_ms(task.parent.expire or 0),
                 task.priority or "", len(task.after), *task.after,
             )  # fmt: skip
         return values
@@ -390,9 +390,10 @@ def read_result(task_id: str, data: dict[str, Any]) -> TaskResult[Any]:
         raise StreaqError(f"What is stored as the result of {task_id} is none") from error
 
 
-def _moment(task: Task[Any, Any], now: int, worker: Worker[Any]) -> int:
+def _moment(task: Task[Any, Any], worker: Worker[Any]) -> int | str:
+    """When a task is due; a delay counts by the server's clock."""
     if isinstance(task.schedule, str):
         return worker.next_run(task.schedule)
     if task.schedule is not None:
         return datetime_ms(task.schedule)
-    return 0 if task.delay is None else now + to_ms(task.delay)
+    return 0 if task.delay is None else f"+{to_ms(task.delay)}"

@@ -166,10 +166,17 @@ class QueueView:
 
 @dataclass(frozen=True, slots=True)
 class WorkerView:
-    """A worker, and the seconds since its last heartbeat."""
+    """A worker, and the seconds since its last heartbeat, by the server's clock.
+
+    Args:
+        beat: its last heartbeat.
+        silent: how many seconds ago that was.
+        ahead: by how many seconds its machine's clock is ahead of the server's.
+    """
 
     beat: Beat
     silent: float
+    ahead: float = 0.0
 
     @property
     def is_live(self) -> bool:

@@ -29,6 +29,7 @@ __all__ = [
     "Queue",
     "answering",
     "now_ms",
+    "read_workers",
     "readable",
     "this_queue",
     "unreadable_row",
@@ -41,6 +42,7 @@ T = TypeVar("T")
 ANSWER_SECONDS = 3.5
 
 COUNT = 5000
+LONGEST_SILENCE = 1e6
 NAMED = 3
 
 
@@ -120,14 +122,7 @@ class Queue:
 
     async def workers(self) -> list[WorkerView]:
         """Return the workers with a heartbeat in the last minute, the oldest worker first."""
-        spoke = await self.redis.zrange(self.keys.workers, 0, -1)
-        if not spoke:
-            return []
-        texts = await self.redis.mget([self.keys.worker(str(one)) for one in spoke])
-        beats = [beat for text in texts if text and (beat := readable(Beat, text))]
-        now = now_ms()
-        views = [WorkerView(beat, max(0.0, (now - beat.at) / 1000)) for beat in beats]
-        return sorted(views, key=lambda view: (view.beat.started, view.beat.id))
+        return await read_workers(self.redis, self.keys)
 
     async def running(self, workers: list[WorkerView] | None = None) -> list[Row]:
         """Return running tasks, the longest first; a silent worker's tasks are lost."""
@@ -203,6 +198,28 @@ class Queue:
 
 def _is_text(value: object) -> bool:
     return isinstance(value, str)
+
+
+async def read_workers(
+    redis: Redis[str] | RedisCluster[str], keys: JournalKeys
+) -> list[WorkerView]:
+    """Return the workers with a heartbeat in the last minute, the oldest worker first."""
+    heard = await redis.zrange(keys.workers, 0, -1, withscores=True)
+    if not heard:
+        return []
+    texts = await redis.mget([keys.worker(str(name)) for name, _ in heard])
+    now = 1000 * (await redis.time()).timestamp()
+    views = [
+        WorkerView(beat, _silence(now - at), (beat.at - at) / 1000)
+        for (_, at), text in zip(heard, texts, strict=True)
+        if text and (beat := readable(Beat, text))
+    ]
+    return sorted(views, key=lambda view: (view.beat.started, view.beat.id))
+
+
+def _silence(milliseconds: float) -> float:
+    """Return the seconds; a moment in Redis may be any number."""
+    return min(max(0.0, milliseconds / 1000), LONGEST_SILENCE)
 
 
 def this_queue() -> Queue:

@@ -12,12 +12,12 @@ from pymongo.errors import PyMongoError
 
 from vibetuner.config import get_settings
 from vibetuner.errors import ServiceUnavailable
+from vibetuner.redis import answer_seconds
 from vibetuner.redis.keys import Keys
 from vibetuner.resources.mongo import Database, unreachable
 from vibetuner.stored import Unreadable
 from vibetuner.tasks.letters.letter import Act, DeadLetter, Filters, Group
 from vibetuner.tasks.letters.relay import (
-    ANSWER_SECONDS,
     COLLECTION,
     OPEN,
     group_letters,
@@ -122,23 +122,22 @@ class MongoStore:
         answer, and completes the record.
         """
         decided = await self._requeue.settle(letter, act, payload)
-        async with _answering():
-            await insert_letters(self._database, [letter])  # one that waits in the stream
+        async with _answering(answer_seconds()):
             await self._letters.update_one({"_id": letter.task_id}, {"$set": decided.fields()})
         await self._requeue.forget(letter.task_id)
         return decided
 
     @asynccontextmanager
     async def _up_to_date(self) -> AsyncIterator[None]:
-        # Each batch has its own limit; the workers move what is left.
-        async with _answering(limit=None):
-            await move_letters(self._redis, self._database, self._prefix, seconds=MOVING_SECONDS)
-        async with _answering():
+        # Each letter has its own limit; how many there are to move is open.
+        async with _answering(None):
+            await move_letters(self._redis, self._database, self._prefix)
+        async with _answering(answer_seconds()):
             yield
 
 
 @asynccontextmanager
-async def _answering(limit: float | None = ANSWER_SECONDS) -> AsyncIterator[None]:
+async def _answering(limit: float | None) -> AsyncIterator[None]:
     try:
         async with asyncio.timeout(limit):
             yield

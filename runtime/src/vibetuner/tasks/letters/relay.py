@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from coredis.tokens import PureToken
 
+from vibetuner.redis import answer_seconds
 from vibetuner.redis.functions import Scripts
 from vibetuner.redis.keys import Keys
 from vibetuner.stored import Unreadable, read_record
@@ -47,7 +48,6 @@ COLLECTION = "dead_letters"
 BATCH = 100
 POLL_SECONDS = 0.5
 LONGEST_PAUSE = 30
-ANSWER_SECONDS = 10
 
 # The filters of lists; the embedded server does not support a compound index with _id.
 INDEXES = (
@@ -157,22 +157,16 @@ async def count_unreadable(database: Database, looked_at: int = 1000) -> int:
     return number
 
 
-async def insert_letters(database: Database, letters: Sequence[DeadLetter]) -> None:
-    """Insert letters that are not there yet, in one round trip."""
-    # Imported here: a worker without MongoDB does without its driver.
-    operations = import_module("pymongo.operations")
-    writes = [
-        operations.UpdateOne(
-            {"_id": letter.task_id}, {"$setOnInsert": _fitting(letter).to_document()}, upsert=True
-        )
-        for letter in letters
-    ]
+async def _insert_once(database: Database, letter: DeadLetter) -> None:
+    values, seconds = _fitting(letter).to_document(), answer_seconds()
     try:
-        # A frozen server accepts the data and never answers.
-        async with asyncio.timeout(ANSWER_SECONDS):
-            await database[COLLECTION].bulk_write(writes, ordered=False)
+        # A frozen server takes what is sent and says nothing, for as long as it is frozen.
+        async with asyncio.timeout(seconds):
+            await database[COLLECTION].update_one(
+                {"_id": letter.task_id}, {"$setOnInsert": values}, upsert=True
+            )
     except TimeoutError:
-        raise TimeoutError(f"no answer within {ANSWER_SECONDS} s") from None
+        raise TimeoutError(f"no answer within {seconds:g} s") from None
     except Exception as error:
         # Another worker's relay was at it in the same moment.
         errors = (getattr(error, "details", None) or {}).get("writeErrors")

@@ -60,19 +60,20 @@ class DelayedQueue:
                 await self._outage.wait(error)
 
     async def queue_due(self) -> float | None:
-        """Enqueue tasks that are due; return when the next one is, in milliseconds."""
-        now = int(time.time() * 1000)  # rounded down, so that nothing is early
-        soonest = await self._functions.call("due", (self._keys.queue,), [now, *self._priorities])
+        """Queue tasks that are due by the server's clock; return in how many ms the next one is."""
+        soonest = await self._functions.call("due", (self._keys.queue,), self._priorities)
         return None if soonest is None else float(soonest)
 
-    async def _sleep(self, moment: float) -> None:
-        pause = min(LONGEST_SLEEP_SECONDS, max(0.0, moment - time.time() - TICK_SECONDS))
-        timer = asyncio.get_running_loop().call_later(pause, self._woken.set)
+    async def _sleep(self, seconds: float) -> None:
+        loop = asyncio.get_running_loop()
+        moment = loop.time() + seconds
+        pause = min(LONGEST_SLEEP_SECONDS, max(0.0, seconds - TICK_SECONDS))
+        timer = loop.call_later(pause, self._woken.set)
         try:
             await self._woken.wait()
         finally:
             timer.cancel()
-        while 0 < moment - time.time() <= TICK_SECONDS:  # noqa: ASYNC110 - no event is so exact
+        while 0 < moment - loop.time() <= TICK_SECONDS:  # noqa: ASYNC110 - no event is so exact
             await asyncio.sleep(0)
 
 
@@ -84,7 +85,8 @@ class Cron:
         keys: the queue's keys.
         codec: reads schedules, and signs their runs.
         queue_of: returns the queue of a cron task, by its name.
-        next_run: returns when a crontab line is next due, in milliseconds.
+        next_run: returns when a crontab line is next due, in milliseconds; called with the line,
+            and by how many milliseconds the server's clock is ahead of this machine's.
     """
 
     def __init__(
@@ -94,7 +96,7 @@ class Cron:
         codec: Codec,
         *,
         queue_of: Callable[[str], str],
-        next_run: Callable[[str], int],
+        next_run: Callable[..., int],
     ) -> None:
         self._functions = functions
         self._keys = keys
@@ -105,7 +107,7 @@ class Cron:
     async def schedule_due(self) -> None:
         """Schedule the cron runs that are due now."""
         connection, keys = self._functions.connection, self._keys
-        now = int(time.time() * 1000)
+        now = _ms(await connection.call("TIME"))
         due = await connection.call("ZRANGE", keys.cron_schedule, "-inf", now, "BYSCORE")
         if not due:
             return
@@ -119,15 +121,24 @@ class Cron:
 
     async def schedule(self, name: str, tab: str, queue: str = "") -> None:
         """Schedule the next run of one, unless another worker has; into its own queue if empty."""
-        moment = self._next_run(tab)
+        connection = self._functions.connection
+        stored, now = await asyncio.gather(
+            connection.call("GET", self._keys.cron_data(name)), connection.call("TIME")
+        )
+        moment = self._next_run(tab, _ms(now) - time.time_ns() // 1_000_000)
         run_id, payload = cron_id(name, moment), b""
-        stored = await self._functions.connection.call("GET", self._keys.cron_data(name))
         if stored is not None:
             with suppress(StreaqError):  # a run without a payload becomes a dead letter
                 body = self._codec.open(stored, Kind.SCHEDULE, name)
                 payload = self._codec.seal(body, Kind.CALL, run_id)
         values: list[Any] = [name, run_id, moment, queue or self._queue_of(name), payload]
         await self._functions.call("cron", (self._keys.queue,), values)
+
+
+def _ms(reply: list[bytes]) -> int:
+    """Return the reply to TIME in milliseconds."""
+    seconds, micros = map(int, reply)
+    return seconds * 1000 + micros // 1000
 
 
 async def sweep(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections import deque
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -146,7 +145,7 @@ class Dispatcher:
         """
         attempts = list(self.running.values())
         group, consumer, idle, _ = self._head
-        values: list[Any] = [group, consumer, state, idle, time.time_ns() // 1_000_000]
+        values: list[Any] = [group, consumer, state, idle]
         for one in attempts:
             values += (one.priority, one.message_id)
         now, *owned = await self._functions.call("renew", (self._keys.queue,), values)

@@ -1,0 +1,208 @@
+"""A request that waits for an outside system is a 503 within five seconds, whichever it is."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import (
+    AbstractAsyncContextManager,
+    AsyncExitStack,
+    ExitStack,
+    asynccontextmanager,
+    closing,
+)
+from pathlib import Path
+
+import httpx2
+import pytest
+from sqlalchemy import text
+
+from tests.mongo import running_mongo
+from tests.postgres import running_postgres
+from tests.processes import frozen
+from vibetuner.config import Settings, using_settings
+from vibetuner.frontend.app import create_app
+from vibetuner.resources.sql import CLOSE_SECONDS, open_session, open_sql
+from vibetuner.state import REQUEST_SECONDS, for_requests
+
+SOON = 0.5
+ROUTES = """
+    from fastapi import APIRouter
+    from sqlalchemy import text
+
+    from vibetuner.resources.slots import mongo_database
+    from vibetuner.resources.sql import open_session
+    from vibetuner.services.email import send_email
+
+    router = APIRouter()
+
+
+    @router.get("/sql")
+    async def sql() -> None:
+        async with open_session() as session:
+            await session.exec(text("CREATE TABLE IF NOT EXISTS visits (n INTEGER)"))
+            await session.exec(text("INSERT INTO visits VALUES (1)"))
+            await session.commit()
+
+
+    @router.get("/mongo")
+    async def mongo() -> None:
+        await mongo_database.get()["visits"].insert_one({})
+
+
+    @router.get("/mail")
+    async def mail() -> None:
+        await send_email(to_email="ann@example.com", subject="Hello", html_content="<p>Hello</p>")
+"""
+TUNE = """
+    from shop.routes import router
+    from vibetuner import VibetunerApp
+
+    app = VibetunerApp(routes=[router])
+"""
+Site = Callable[..., AbstractAsyncContextManager[httpx2.AsyncClient]]
+
+
+@pytest.fixture
+def site(stand_in: Callable[..., Path]) -> Site:
+    """A client of the project's web app, with settings of the test's."""
+    stand_in({"routes.py": ROUTES}, tune=TUNE)
+
+    @asynccontextmanager
+    async def open_site(**settings: object) -> AsyncIterator[httpx2.AsyncClient]:
+        with using_settings(Settings(**settings)):
+            app = create_app()
+            async with app.router.lifespan_context(app):
+                transport = httpx2.ASGITransport(app)
+                async with httpx2.AsyncClient(transport=transport, base_url="http://shop") as one:
+                    yield one
+
+    return open_site
+
+
+async def assert_busy(client: httpx2.AsyncClient, path: str, seconds: float, says: str) -> None:
+    """The page answers in time that it can't be had now."""
+    began = time.monotonic()
+    answer = await client.get(path, timeout=60)
+    assert time.monotonic() - began < seconds + 1
+    assert (answer.status_code, "retry-after" in answer.headers) == (503, True), answer.text
+    assert says in answer.text
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    """A file for SQLite."""
+    return tmp_path / "app.db"
+
+
+@pytest.fixture
+def url(file: Path) -> str:
+    """The URL of the file."""
+    return f"sqlite+aiosqlite:///{file}"
+
+
+async def test_a_file_of_sqlite_that_another_process_has_locked(site: Site, file: Path, url: str):
+    """A worker would wait five seconds for the lock."""
+    async with site(database_url=url, database_answer_timeout=SOON) as client:
+        assert (await client.get("/sql")).status_code == 200
+        with closing(sqlite3.connect(file, isolation_level=None)) as other:
+            other.execute("BEGIN EXCLUSIVE")
+            await assert_busy(client, "/sql", SOON, "database is locked")
+        assert (await client.get("/sql")).status_code == 200
+
+
+async def test_a_file_of_sqlite_that_another_request_has_locked(site: Site, url: str):
+    """Who has waited for its turn does not wait for SQLite as well."""
+    async with site(database_url=url, database_answer_timeout=SOON) as client:
+        assert (await client.get("/sql")).status_code == 200
+        written = asyncio.Event()
+
+        async def write() -> None:
+            async with open_session() as session:
+                await session.exec(text("INSERT INTO visits VALUES (2)"))
+                written.set()
+                await asyncio.Event().wait()
+
+        writer = asyncio.create_task(write())
+        await written.wait()
+        await assert_busy(client, "/sql", SOON, "database is locked")
+        writer.cancel()
+        await asyncio.wait({writer})
+        assert (await client.get("/sql")).status_code == 200
+
+
+async def test_an_exhausted_pool(site: Site, url: str):
+    """However long DATABASE_POOL_TIMEOUT is."""
+    async with site(database_url=url, database_pool_size=1, database_answer_timeout=SOON) as client:
+        async with AsyncExitStack() as stack:
+            for _ in range(2):
+                session = await stack.enter_async_context(open_session())
+                await session.exec(text("SELECT 1"))
+            await assert_busy(client, "/sql", SOON, "connections of this process stayed in use")
+
+
+@pytest.fixture
+def own_postgres() -> Iterator[tuple[str, int]]:
+    """The URL of a server of this test's own, and its pid."""
+    with running_postgres() as server:
+        yield server
+
+
+@pytest.mark.slow
+async def test_a_postgresql_that_is_frozen(site: Site, own_postgres: tuple[str, int]):
+    """On a connection that was open before, on a new one, and for who asks whether it is ready."""
+    url, pid = own_postgres
+    async with site(database_url=url, database_answer_timeout=SOON) as client:
+        assert (await client.get("/sql")).status_code == 200
+        with frozen(pid):
+            for path in ("/sql", "/sql", "/health/ready"):
+                await assert_busy(client, path, SOON, "no answer within 0.5 s")
+        assert (await client.get("/sql", timeout=60)).status_code == 200
+
+
+@pytest.mark.slow
+async def test_outside_of_requests_sql_has_as_long_as_a_task_may(own_postgres: tuple[str, int]):
+    """Nothing is cut but the farewell: a worker that stops does not wait for it without limit."""
+    url, pid = own_postgres
+    with ExitStack() as until_the_end:
+        async with open_sql(Settings(database_url=url, database_answer_timeout=0.2)) as engine:
+            async with engine.connect() as connection:
+                with frozen(pid):
+                    asking = asyncio.ensure_future(connection.execute(text("SELECT 1")))
+                    done, _ = await asyncio.wait({asking}, timeout=1)
+                    assert not done
+                assert (await asking).scalar() == 1
+            until_the_end.enter_context(frozen(pid))
+            began = time.monotonic()
+        assert time.monotonic() - began < CLOSE_SECONDS + 2
+
+
+@pytest.mark.slow
+async def test_a_mongodb_and_a_mail_server_that_say_nothing(site: Site, tmp_path: Path):
+    """Both have the five seconds of a request."""
+
+    async def say_nothing(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        silent.append(writer)
+
+    silent: list[asyncio.StreamWriter] = []
+    with running_mongo(tmp_path / "mongo") as (url, server):
+        async with await asyncio.start_server(say_nothing, "127.0.0.1", 0) as mail:
+            port = mail.sockets[0].getsockname()[1]
+            async with site(mongodb_url=url, smtp_url=f"smtp://127.0.0.1:{port}") as client:
+                assert (await client.get("/mongo", timeout=60)).status_code == 200
+                with frozen(server.pid):
+                    await asyncio.gather(
+                        assert_busy(client, "/mongo", REQUEST_SECONDS, ""),
+                        assert_busy(client, "/mail", REQUEST_SECONDS, "no answer within 5 s"),
+                    )
+                assert (await client.get("/mongo", timeout=60)).status_code == 200
+            for one in silent:
+                one.close()
+
+
+def test_the_limits_of_a_request_are_five_seconds_at_most():
+    """Whatever a project sets for tasks."""
+    with for_requests():
+        assert Settings().database_answer_timeout < REQUEST_SECONDS == 5

@@ -1,0 +1,50 @@
+"""A host whose clock is off: its worker is alive, and delays are as long as they should be."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.processes import run_vibetuner
+from tests.workshop import Workshop
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(shutil.which("faketime") is None, reason="faketime is not installed"),
+]
+
+
+@pytest.mark.parametrize(
+    ("offset", "words"), [("-90s", "behind"), ("+90s", "ahead of")], ids=["behind", "ahead"]
+)
+async def test_a_worker_whose_clock_is_off_is_alive_and_in_time(
+    servers: Any, tmp_path: Path, offset: str, words: str
+):
+    """Its heartbeats, the delays that it queues and its retries go by the server's clock."""
+    workshop = Workshop(tmp_path, servers.urls["redis"])
+    environment = {"FAKETIME_DONT_FAKE_MONOTONIC": "1"}
+    with workshop.worker(under=("faketime", "-f", offset), **environment) as worker:
+        async with workshop.queue() as queue:
+            began = time.monotonic()
+            late = await queue.enqueue_unsafe("work", str(workshop.journal), 0).start(delay=2)
+            dead = await queue.enqueue_unsafe("work", str(tmp_path / "none" / "none"), 0)
+            assert (await late.result(timeout=30)).success
+            assert 2 <= time.monotonic() - began < 8
+            assert not (await dead.result(timeout=30)).success  # after a retry
+            assert time.monotonic() - began < 12
+        ran = [
+            await asyncio.to_thread(
+                run_vibetuner, *command, folder=workshop.root, **workshop.variables
+            )
+            for command in (("worker-health",), ("doctor",))
+        ]
+        assert ran[0].returncode == 0, ran[0].stderr
+        host = os.uname().nodename
+        assert f"the clock of {host} is 90 s {words} that of Redis" in ran[1].stdout
+    assert worker.process.returncode == 0
