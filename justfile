@@ -29,9 +29,9 @@ demo *args: (render demo_dir)
     @cd "{{ demo_dir }}" && uv sync --quiet
     @cd "{{ demo_dir }}" && exec uv run --no-sync vibetuner run dev all "$@"
 
-[doc("Run every test: runtime, tour, template, browser; or those of the paths given")]
+[doc("Run every test in random order: runtime, tour, template, browser; or those of the paths given")]
 test *args:
-    {{ run }} --group e2e --group docs pytest {{ if args == "" { parallel + " -p no:randomly" } else { "" } }} "$@"
+    {{ run }} --group e2e --group docs pytest {{ if args == "" { parallel } else { "" } }} "$@"
 
 [doc("Run the tests that need no process and no server, in seconds")]
 quick *args:
