@@ -6,13 +6,13 @@ import asyncio
 import os
 import subprocess
 from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.runtime.conftest import Running
 from tests.runtime.frontend.debug.conftest import browsing
 from vibetuner.cli.checks.template import check_version
 from vibetuner.config import Settings, using_settings
@@ -20,8 +20,6 @@ from vibetuner.project import ProjectInfo
 from vibetuner.tasks.dead_letters import Cause, get
 from vibetuner.tasks.robust import robust_task
 from vibetuner.tasks.worker import TaskWorker, using_worker
-
-Running = Callable[[TaskWorker], AbstractAsyncContextManager[TaskWorker]]
 
 
 async def test_a_dead_letter_of_a_timeout_shows_the_line_that_hung(
