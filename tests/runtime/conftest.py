@@ -93,7 +93,7 @@ def worker(stand_in: Callable[..., Path], settings: Settings) -> TaskWorker:
 
 @pytest.fixture
 def environment(servers: Lease) -> dict[str, str]:
-    """What a process is told of the servers, with a queue of the test's own."""
+    """Variables of a process that uses the servers, and a queue of the test's own."""
     return {
         "REDIS_URL": servers.urls["redis"],
         "REDIS_KEY_PREFIX": f"test-{uuid4().hex[:8]}",
