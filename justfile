@@ -46,6 +46,11 @@ soak times="20" *args:
 test-on server *args:
     @{{ run }} python scripts/test_on.py "$@"
 
+[doc("Run the runtime's tests on other Pythons and the oldest dependencies: just test-versions 3.12 lowest")]
+[no-exit-message]
+test-versions *args:
+    @{{ run }} python scripts/test_versions.py "$@"
+
 [doc("Check format, lint, layers, types and tests, changing nothing")]
 check: lint types test
 
