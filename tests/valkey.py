@@ -13,6 +13,7 @@ from typing import Self, TypeVar
 
 from coredis.exceptions import RedisError
 
+from tests.doors import opened_door
 from tests.processes import free_port
 from tests.waiting import eventually, wait_until
 from vibetuner.config import Settings
@@ -109,7 +110,7 @@ class Valkey:
             writer.close()
             seen.release()
 
-        async with await asyncio.start_server(hang_up, "127.0.0.1", self.port):
+        async with opened_door(hang_up, port=self.port):
             async with asyncio.timeout(15):
                 for _ in range(wanted):
                     await seen.acquire()

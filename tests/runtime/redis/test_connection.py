@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import ssl
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +11,7 @@ import pytest
 from coredis.exceptions import ConnectionError as Disconnected
 from coredis.exceptions import ResponseError
 
+from tests.doors import through
 from tests.valkey import Valkey
 from vibetuner.redis.blocking import ask
 from vibetuner.redis.connection import Connection
@@ -179,41 +178,3 @@ async def test_pushes_go_to_who_takes_them(servers: Any, wire: Connection):
         await listener.tell("SUBSCRIBE", "news-of-the-wire")
         await wire.call("PUBLISH", "news-of-the-wire", "hello")
         assert await pushes.get() == [b"message", b"news-of-the-wire", b"hello"]
-
-
-@asynccontextmanager
-async def through(
-    target: Address, *, tls: ssl.SSLContext | None = None, on_read: Any = None
-) -> AsyncIterator[int]:
-    """A door in front of the server that counts what comes in, or wants TLS; gives its port."""
-    pumps: set[asyncio.Task[None]] = set()
-
-    async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, told: Any) -> None:
-        try:
-            while data := await reader.read(1 << 20):
-                if told is not None:
-                    told(len(data))
-                writer.write(data)
-                await writer.drain()
-        except OSError:
-            pass
-        finally:
-            writer.close()
-
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        there, back = (
-            await asyncio.open_unix_connection(target.path)
-            if target.path
-            else await asyncio.open_connection(target.host, target.port)
-        )
-        for ends, told in (((reader, back), on_read), ((there, writer), None)):
-            pumps.add(asyncio.create_task(pump(*ends, told)))
-
-    door = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=tls)
-    try:
-        yield door.sockets[0].getsockname()[1]
-    finally:
-        door.close()
-        for task in pumps:
-            task.cancel()
-        await asyncio.gather(*pumps, return_exceptions=True)

@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from tests.doors import opened_door
 from tests.valkey import Valkey
 from vibetuner.config import Settings, using_settings
 
@@ -61,7 +62,5 @@ async def lossy_proxy(url: str, word: bytes) -> AsyncIterator[tuple[str, asyncio
         server.close()
         await back
 
-    proxy = await asyncio.start_server(relay, "127.0.0.1", 0)
-    async with proxy:
-        port = proxy.sockets[0].getsockname()[1]
+    async with opened_door(relay) as port:
         yield there._replace(netloc=f"127.0.0.1:{port}").geturl(), lost
