@@ -29,9 +29,9 @@ demo *args: (render demo_dir)
     @cd "{{ demo_dir }}" && uv sync --quiet
     @cd "{{ demo_dir }}" && exec uv run --no-sync vibetuner run dev all "$@"
 
-[doc("Run every test: runtime, tour, template, browser; or those of the paths given")]
+[doc("Run every test in random order: runtime, tour, template, browser; or those of the paths given")]
 test *args:
-    {{ run }} --group e2e --group docs pytest {{ if args == "" { parallel + " -p no:randomly" } else { "" } }} "$@"
+    {{ run }} --group e2e --group docs pytest {{ if args == "" { parallel } else { "" } }} "$@"
 
 [doc("Run the tests that need no process and no server, in seconds")]
 quick *args:
@@ -45,6 +45,11 @@ soak times="20" *args:
 [no-exit-message]
 test-on server *args:
     @{{ run }} python scripts/test_on.py "$@"
+
+[doc("Run the runtime's tests on other Pythons and the oldest dependencies: just test-versions 3.12 lowest")]
+[no-exit-message]
+test-versions *args:
+    @{{ run }} python scripts/test_versions.py "$@"
 
 [doc("Check format, lint, layers, types and tests, changing nothing")]
 check: lint types test

@@ -1,10 +1,12 @@
 """Run all tests several times beside a process that loads both cores: ``just soak 20``.
 
-Prints a line a run, with the seed of its random order, and exits with 1 if one has failed.
+Prints a line a run, with the seed of its random order, and below it each test that has failed and
+how to run its file in that order again. Exits with 1 if there was one.
 """
 
 from __future__ import annotations
 
+import random
 import re
 import subprocess
 import sys
@@ -27,12 +29,15 @@ def main() -> None:
     codes = []
     with loaded():
         for number in range(1, int(times) + 1):
-            began = time.monotonic()
+            began, seed = time.monotonic(), random.randrange(2**32)  # noqa: S311 - no secret
             done = subprocess.run(
-                [sys.executable, *PYTEST, *options], capture_output=True, text=True, check=False
+                [sys.executable, *PYTEST, f"--randomly-seed={seed}", *options],
+                capture_output=True,
+                text=True,
+                check=False,
             )
             codes.append(done.returncode)
-            report(number, done.stdout, (time.monotonic() - began) / 60)
+            report(number, seed, done, (time.monotonic() - began) / 60)
     sys.exit(any(codes))
 
 
@@ -46,18 +51,21 @@ def loaded() -> Iterator[None]:
         yield
 
 
-def report(number: int, output: str, minutes: float) -> None:
+def report(number: int, seed: int, done: subprocess.CompletedProcess[str], minutes: float) -> None:
     """Print a run's line, and below it the tests that failed."""
-    seed = re.search(r"random seed: (\d+)|randomly-seed=(\d+)", output)
-    counts = {
-        word: sum(int(found) for found in re.findall(rf"(\d+) {word}", output.splitlines()[-1]))
+    summary = (done.stdout.splitlines() or [""])[-1]
+    passed, failed, errors = (
+        sum(map(int, re.findall(rf"(\d+) {word}", summary)))
         for word in ("passed", "failed", "error")
-    }
-    failed = counts["failed"] + counts["error"]
-    shown = next(filter(None, seed.groups())) if seed else "?"
-    print(f"| {number} | {shown} | {minutes:.1f} | {counts['passed']} | {failed} |", flush=True)
-    for line in re.findall(r"^(?:FAILED|ERROR) .*", output, re.MULTILINE):
-        print(f"    {line}", flush=True)
+    )
+    print(f"| {number} | {seed} | {minutes:.1f} | {passed} | {failed + errors} |", flush=True)
+    named = re.findall(r"^(?:FAILED|ERROR) ([^:\s]+)(.*)", done.stdout, re.MULTILINE)
+    for file, rest in named:
+        print(
+            f"    {file}{rest}\n        uv run just test {file} --randomly-seed={seed}", flush=True
+        )
+    if done.returncode and not named:
+        print(f"    exit code {done.returncode}\n{(done.stdout + done.stderr)[-2000:]}", flush=True)
 
 
 if __name__ == "__main__":

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import signal
-import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Self
 
 from tests.processes import free_port
+from tests.valkey import Servers
 from tests.waiting import wait_until
-from vibetuner.embedded.packages import valkey_binary
-from vibetuner.redis.blocking import RefusedError, Reply, ask
-from vibetuner.redis.url import SLOTS, Address, Cluster, Tls
+from vibetuner.redis.blocking import RefusedError
+from vibetuner.redis.url import SLOTS, Cluster, Tls
 
 __all__ = ["PREFIX", "Clustered"]
 
@@ -22,7 +20,7 @@ PREFIX = "{own}:"
 SHARDS = 3
 
 
-class Clustered:
+class Clustered(Servers):
     """Nodes by their ports; started by ``with``.
 
     Args:
@@ -40,14 +38,11 @@ class Clustered:
         options: tuple[str, ...] = (),
         tls: Tls | None = None,
     ) -> None:
+        super().__init__(folder, program=binary, tls=tls)
         self.nodes = [free_port() for _ in range(2 * SHARDS)]
         self.slot = Cluster(hosts=(), prefix=PREFIX).slot
         self._buses = {port: free_port() for port in self.nodes}
-        self._folder = folder
-        self._binary = binary or str(valkey_binary())
         self._options = options
-        self._tls = tls
-        self._processes: dict[int, subprocess.Popen[bytes]] = {}
 
     @property
     def url(self) -> str:
@@ -76,19 +71,6 @@ class Clustered:
                     return port
         return 0
 
-    def __enter__(self) -> Self:
-        try:
-            self.start()
-        except BaseException:
-            self.__exit__()
-            raise
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for process in self._processes.values():
-            process.kill()
-            process.wait()
-
     def start(self) -> None:
         """Start all, deal out the slots, and wait until each node knows all the others."""
         for port in self.nodes:
@@ -110,23 +92,15 @@ class Clustered:
 
     def launch(self, port: int) -> None:
         """Start one of the nodes, and wait until it answers."""
-        folder = self._folder / str(port)
-        folder.mkdir(exist_ok=True)
         listen = ("--port", str(port))
         if self._tls:
             listen = ("--port", "0", "--tls-port", str(port), "--tls-cluster", "yes")
-        self._processes[port] = subprocess.Popen(
-            [
-                self._binary, *listen, "--bind", "127.0.0.1", "--save", "", "--dir", str(folder),
-                "--cluster-enabled", "yes", "--cluster-port", str(self._buses[port]),
-                "--cluster-node-timeout", "1000", "--repl-diskless-sync-delay", "0",
-                *self._options,
-            ],
-            cwd=folder,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
+        self.run(
+            port, *listen, "--bind", "127.0.0.1", "--save", "", "--cluster-enabled", "yes",
+            "--cluster-port", str(self._buses[port]), "--cluster-node-timeout", "1000",
+            "--repl-diskless-sync-delay", "0", *self._options,
         )  # fmt: skip
-        wait_until(lambda: self._answers(port), what=lambda: f"a node on {port}")
+        self.wait_for(port)
 
     def wait_until_whole(self) -> None:
         """Wait until each shard has a replica that follows, and each node serves."""
@@ -135,19 +109,6 @@ class Clustered:
             lambda: all("connected_slaves:1" in self._info(port) for port in self.primaries),
             what=lambda: "a replica of each primary",
         )
-
-    def kill(self, port: int) -> None:
-        """As a power cut would."""
-        self._processes[port].kill()
-        self._processes[port].wait()
-
-    def freeze(self, port: int) -> None:
-        """Answer nobody, and hang up on nobody."""
-        self._processes[port].send_signal(signal.SIGSTOP)
-
-    def thaw(self, port: int) -> None:
-        """Answer again."""
-        self._processes[port].send_signal(signal.SIGCONT)
 
     def heal(self) -> None:
         """Bring back what was killed or frozen, and wait until all is as at the start."""
@@ -204,19 +165,9 @@ class Clustered:
             self.move_keys(source, target)
             self.end_move(target)
 
-    def on(self, port: int, *command: str) -> Reply:
-        """Send a command to one of them."""
-        return ask(Address(host="127.0.0.1", port=port, tls=self._tls), command)[0]
-
     def _serves(self, port: int) -> bool:
         try:
             return self.on(port, "EXISTS", PREFIX) == 0
-        except (OSError, RefusedError):
-            return False
-
-    def _answers(self, port: int) -> bool:
-        try:
-            return self.on(port, "PING") == "PONG"
         except (OSError, RefusedError):
             return False
 

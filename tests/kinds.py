@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Generator
 from functools import cache
+from pathlib import Path
 from types import ModuleType
 
 import pytest
@@ -64,7 +65,8 @@ class Kinds:
         try:
             return (yield)
         finally:
-            items.sort(key=rank)
+            slow = {item.path for item in items if "slow" in item.keywords}
+            items.sort(key=lambda item: rank(item.path, slow))
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_protocol(self, item: pytest.Item) -> Generator[None, object, object]:
@@ -85,7 +87,10 @@ def starts_one(module: ModuleType | None) -> bool:
     return any(value is one for value in vars(module or pytest).values() for one in STARTERS)
 
 
-def rank(item: pytest.Item) -> tuple[int, bool]:
-    """Return the sort key: folders of long files first, and in them the slow tests."""
-    ranks = [n for n, folder in enumerate(LONGEST) if folder in item.path.parts]
-    return min(ranks, default=len(LONGEST)), "slow" not in item.keywords
+def rank(path: Path, slow: set[Path]) -> tuple[int, bool]:
+    """Return a file's sort key: folders of long files first, and in them those with slow tests.
+
+    A file stays together, as its tests share what is costly.
+    """
+    ranks = [n for n, folder in enumerate(LONGEST) if folder in path.parts]
+    return min(ranks, default=len(LONGEST)), path not in slow

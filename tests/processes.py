@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import httpx2
@@ -26,6 +29,8 @@ OURS = {name.upper() for name in Settings.model_fields} | {
 }
 # Tests of projects, run by tests of ours, come in their order.
 UNSHUFFLED = {"PYTEST_ADDOPTS": "-p no:randomly"}
+PORTS = range(12_000, 20_000)
+PORTS_OF_A_BLOCK = 50
 
 
 @dataclass
@@ -144,10 +149,34 @@ def is_gone(pid: int) -> bool:
 
 
 def free_port() -> int:
-    """A port that nobody listens on right now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A port that nobody listens on, and that is given to no other test on this machine."""
+    return next(_free_ports())
+
+
+@cache
+def _free_ports() -> Iterator[int]:
+    """Yield ports of blocks that this process has locked until it ends.
+
+    They lie below those that the kernel gives to outgoing connections: one of these may be taken
+    between the look and the start of a server, or while a server is away.
+    """
+    folder = Path(tempfile.gettempdir()) / f"ports-of-tests-{os.getuid()}"
+    folder.mkdir(exist_ok=True)
+    for first in PORTS[::PORTS_OF_A_BLOCK]:
+        lock = os.open(folder / str(first), os.O_CREAT | os.O_RDWR)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(lock)
+            continue
+        yield from filter(_is_free, range(first, first + PORTS_OF_A_BLOCK))
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe, suppress(OSError):
+        probe.bind(("127.0.0.1", port))
+        return True
+    return False
 
 
 def wait_for_http(url: str, seconds: float = 20) -> None:
@@ -155,7 +184,7 @@ def wait_for_http(url: str, seconds: float = 20) -> None:
 
     def answers() -> bool:
         try:
-            return httpx2.get(url, timeout=2).status_code < 500
+            return httpx2.get(url, timeout=10).status_code < 500
         except httpx2.TransportError:
             return False
 

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import secrets
-import signal
-import subprocess
 import time
 from functools import partial
 from pathlib import Path
-from typing import Self
 
 from tests.processes import free_port
+from tests.valkey import Servers
 from tests.waiting import wait_until
-from vibetuner.embedded.packages import valkey_binary
-from vibetuner.redis.blocking import RefusedError, Reply, ask
-from vibetuner.redis.url import Address, Tls
+from vibetuner.redis.blocking import Reply
+from vibetuner.redis.url import Tls
 
 __all__ = ["Replicated"]
 
@@ -28,7 +25,7 @@ PERIODS = (
 )  # fmt: skip
 
 
-class Replicated:
+class Replicated(Servers):
     """Servers by their ports; started by ``with``.
 
     Args:
@@ -50,34 +47,18 @@ class Replicated:
         program: str | None = None,
         tls: Tls | None = None,
     ) -> None:
+        super().__init__(folder, program=program, tls=tls)
         self.servers = [free_port() for _ in range(3)]
         self.sentinels = [free_port() for _ in range(3)]
-        self._folder = folder
         self._options = options
         self._sentinel_options = sentinel_options
         self._down_after = down_after
-        self._program = program or valkey_binary()
-        self._tls = tls
-        self._processes: dict[int, subprocess.Popen[bytes]] = {}
 
     @property
     def url(self) -> str:
         """The value of REDIS_URL."""
         hosts = ",".join(f"127.0.0.1:{port}" for port in self.sentinels)
         return f"redis{'s' if self._tls else ''}+sentinel://{hosts}/{NAME}"
-
-    def __enter__(self) -> Self:
-        try:
-            self.start()
-        except BaseException:
-            self.__exit__()
-            raise
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for process in self._processes.values():
-            process.kill()
-            process.wait()
 
     def start(self) -> None:
         """Start all, and wait until the Sentinels know each other and the replicas."""
@@ -101,28 +82,26 @@ class Replicated:
                 ),
                 *self._sentinel_options,
             ]  # fmt: skip
-            file = self._folder / f"sentinel-{port}.conf"
+            file = self.folder_of(port) / "sentinel.conf"
             file.write_text("\n".join([*lines, ""]))
-            self._start(port, str(file), "--sentinel")
+            self.run(port, str(file), "--sentinel")
         for port in self.sentinels:
-            wait_until(partial(self._answers, port), what=lambda: "a Sentinel")
+            self.wait_for(port)
             self.on(port, "SENTINEL", "DEBUG", *PERIODS)
         for port in self.sentinels:
             wait_until(partial(self._is_ready, port), what=lambda: "Sentinels")
 
     def launch(self, port: int, *, replica_of: int | None = None) -> None:
         """Start one of the servers, and wait until it answers."""
-        folder = self._folder / str(port)
-        folder.mkdir(exist_ok=True)
         listening = (
             part for name, value in self._listening(port).items() for part in (f"--{name}", value)
         )
         following = () if replica_of is None else ("--replicaof", f"127.0.0.1 {replica_of}")
-        self._start(
-            port, *listening, "--bind", "127.0.0.1", "--save", "", "--dir", str(folder),
+        self.run(
+            port, *listening, "--bind", "127.0.0.1", "--save", "",
             "--repl-diskless-sync-delay", "0", *self._options, *following,
         )  # fmt: skip
-        wait_until(lambda: self._answers(port), what=lambda: "valkey")
+        self.wait_for(port)
 
     @property
     def primary(self) -> int:
@@ -130,19 +109,6 @@ class Replicated:
         named = self.on(self.sentinels[-1], "SENTINEL", "GET-MASTER-ADDR-BY-NAME", NAME)
         assert isinstance(named, list)
         return int(str(named[1]))
-
-    def kill(self, port: int) -> None:
-        """As a power cut would."""
-        self._processes[port].kill()
-        self._processes[port].wait()
-
-    def freeze(self, port: int) -> None:
-        """Answer nobody, and hang up on nobody."""
-        self._processes[port].send_signal(signal.SIGSTOP)
-
-    def thaw(self, port: int) -> None:
-        """Answer again."""
-        self._processes[port].send_signal(signal.SIGCONT)
 
     def hold_back(self, primary: int) -> None:
         """Freeze the replicas, and fill what the kernel holds for them: they get no more."""
@@ -163,10 +129,6 @@ class Replicated:
         )
         return time.monotonic()
 
-    def on(self, port: int, *command: str) -> Reply:
-        """Send a command to one of them."""
-        return ask(Address(host="127.0.0.1", port=port, tls=self._tls), command)[0]
-
     def _listening(self, port: int) -> dict[str, str]:
         if self._tls is None:
             return {"port": str(port)}
@@ -180,20 +142,6 @@ class Replicated:
             "tls-cert-file": f"{folder}/server.pem",
             "tls-key-file": f"{folder}/server.key",
         }
-
-    def _start(self, port: int, *arguments: str) -> None:
-        self._processes[port] = subprocess.Popen(
-            [self._program, *arguments],
-            cwd=self._folder,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-        )
-
-    def _answers(self, port: int) -> bool:
-        try:
-            return self.on(port, "PING") == "PONG"
-        except (OSError, RefusedError):
-            return False
 
     def _is_ready(self, port: int) -> bool:
         known = _fields(self.on(port, "SENTINEL", "MASTER", NAME))

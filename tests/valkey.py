@@ -1,21 +1,34 @@
-"""A Valkey of a test's own, to be taken away and brought back at the same address."""
+"""A Valkey of a test's own, taken away and brought back at the same address, and sets of them."""
 
 from __future__ import annotations
 
 import asyncio
 import signal
 import subprocess
-from collections.abc import Iterator
-from contextlib import contextmanager
+from abc import abstractmethod
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Self
+from typing import Self, TypeVar
 
-from tests.processes import free_port, wait_until
+from coredis.exceptions import RedisError
+
+from tests.doors import opened_door
+from tests.processes import free_port
+from tests.waiting import eventually, wait_until
 from vibetuner.config import Settings
 from vibetuner.embedded.packages import valkey_binary
-from vibetuner.redis.blocking import responds
+from vibetuner.errors import NotDurable, ServiceUnavailable
+from vibetuner.redis.blocking import RefusedError, Reply, ask, responds
+from vibetuner.redis.url import Address, Tls
 
-__all__ = ["Valkey"]
+__all__ = ["FOLLOWS_WITHIN", "Servers", "Valkey", "until_it_works"]
+
+#: Seconds from a promotion until all works again. Five are promised, on a machine with nothing else
+#: to do; who waits for a silent server instead needs ten.
+FOLLOWS_WITHIN = 9
+
+T = TypeVar("T")
 
 LASTING = ("--appendonly", "yes", "--appendfsync", "always")
 
@@ -97,10 +110,96 @@ class Valkey:
             writer.close()
             seen.release()
 
-        async with await asyncio.start_server(hang_up, "127.0.0.1", self.port):
+        async with opened_door(hang_up, port=self.port):
             async with asyncio.timeout(15):
                 for _ in range(wanted):
                     await seen.acquire()
 
     def _answers(self) -> bool:
         return responds(self.port)
+
+
+async def until_it_works(act: Callable[[], Awaitable[T]]) -> T:
+    """Repeat what fails for want of a server or a replica."""
+
+    async def answer() -> list[T] | None:
+        with suppress(RedisError, ServiceUnavailable, NotDurable):
+            return [await act()]
+        return None
+
+    [answered] = await eventually(answer, what=lambda: "a server that takes commands")
+    return answered
+
+
+class Servers:
+    """Servers that belong together, by their ports; started by ``with``.
+
+    Args:
+        folder: where they keep what they write.
+        program: the server; without it, the embedded Valkey, which has no TLS.
+        tls: how they are spoken to, where they use TLS.
+    """
+
+    def __init__(self, folder: Path, *, program: str | None, tls: Tls | None) -> None:
+        self._folder = folder
+        self._program = program or str(valkey_binary())
+        self._tls = tls
+        self._processes: dict[int, subprocess.Popen[bytes]] = {}
+
+    def __enter__(self) -> Self:
+        try:
+            self.start()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for port in self._processes:
+            self.kill(port)
+
+    @abstractmethod
+    def start(self) -> None:
+        """Start all, and wait until they know each other."""
+
+    def kill(self, port: int) -> None:
+        """As a power cut would."""
+        self._processes[port].kill()
+        self._processes[port].wait()
+
+    def freeze(self, port: int) -> None:
+        """Answer nobody, and hang up on nobody."""
+        self._processes[port].send_signal(signal.SIGSTOP)
+
+    def thaw(self, port: int) -> None:
+        """Answer again."""
+        self._processes[port].send_signal(signal.SIGCONT)
+
+    def on(self, port: int, *command: str) -> Reply:
+        """Send a command to one of them."""
+        return ask(Address(host="127.0.0.1", port=port, tls=self._tls), command)[0]
+
+    def folder_of(self, port: int) -> Path:
+        """Make the folder of one of them, if need be."""
+        folder = self._folder / str(port)
+        folder.mkdir(exist_ok=True)
+        return folder
+
+    def run(self, port: int, *arguments: str) -> None:
+        """Start one of them."""
+        self._processes[port] = subprocess.Popen(
+            [self._program, *arguments],
+            cwd=self.folder_of(port),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+        )
+
+    def wait_for(self, port: int) -> None:
+        """Wait until one of them answers."""
+        wait_until(lambda: self._answers(port), what=lambda: f"a server on {port}")
+
+    def _answers(self, port: int) -> bool:
+        try:
+            return self.on(port, "PING") == "PONG"
+        except (OSError, RefusedError):
+            return False

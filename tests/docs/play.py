@@ -1,7 +1,7 @@
 """Plays a page in its project: a worker runs, scripts and commands take their turns.
 
-Run as a program in the project's folder, with the page's steps as JSON on stdin; prints what each
-of them has written, as JSON.
+Run as a program in the project's folder, with a file for the report, a port for its web app, and
+the page's steps as JSON on stdin; writes into the file what each of them has printed, as JSON.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import json
 import os
 import runpy
 import signal
-import socket
 import subprocess
 import sys
 import traceback
@@ -38,11 +37,11 @@ ENVIRONMENT = {**os.environ, "COLUMNS": "120", "NO_COLOR": "1"}
 wait_until = runpy.run_path(str(Path(__file__).parents[1] / "waiting.py"))["wait_until"]
 
 
-async def play(steps: list[dict[str, str]]) -> list[dict[str, Any]]:
+async def play(steps: list[dict[str, str]], port: str) -> list[dict[str, Any]]:
     """Run the steps in order, beside a worker; what a script names, the next one knows."""
     check_project()
     worker, names, seen = get_worker(), {"__name__": "page", "__builtins__": __builtins__}, []
-    shell = Shell()
+    shell = Shell(port)
     async with anyio.create_task_group() as group:
         await group.start(worker.run_async)
         try:
@@ -92,10 +91,8 @@ async def run_script(step: dict[str, str], names: dict[str, Any]) -> dict[str, A
 class Shell:
     """Runs blocks of shell; the web app that one of them starts has a port of its own."""
 
-    def __init__(self) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self._port = str(probe.getsockname()[1])
+    def __init__(self, port: str) -> None:
+        self._port = port
         self._running: list[subprocess.Popen[bytes]] = []
 
     def type(self, step: dict[str, str]) -> dict[str, Any]:
@@ -148,5 +145,5 @@ class Shell:
 
 if __name__ == "__main__":
     configure_logging(debug=False, as_json=False)
-    report = asyncio.run(play(json.load(sys.stdin)))
+    report = asyncio.run(play(json.load(sys.stdin), sys.argv[2]))
     Path(sys.argv[1]).write_text(json.dumps(report), encoding="utf-8")

@@ -14,7 +14,7 @@ from re import DOTALL, MULTILINE
 import pytest
 
 from tests.docs.blocks import PAGES, ROOT, Block, differs, read_blocks
-from tests.processes import clean_environment
+from tests.processes import clean_environment, free_port
 from vibetuner.embedded import Lease
 from vibetuner.testing import name_database
 
@@ -173,7 +173,7 @@ def play(
         for s in steps
     ]
     ended = subprocess.run(
-        [sys.executable, str(PLAY), str(folder / "report.json")],
+        [sys.executable, str(PLAY), str(folder / "report.json"), str(free_port())],
         cwd=folder / "project",
         env=environment,
         input=json.dumps(told),

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from tests.runtime.conftest import fresh, running, settings, stand_in
+from tests.runtime.conftest import environment, fresh, running, settings, shop, stand_in, worker
 
-__all__ = ["fresh", "running", "settings", "stand_in"]
+__all__ = ["environment", "fresh", "running", "settings", "shop", "stand_in", "worker"]

@@ -2,25 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager
 from datetime import timedelta
 
-import pytest
 from streaq import StreaqRetry
 from streaq.types import StreaqCancelled
 
-from vibetuner.config import Settings
+from tests.runtime.conftest import Running
 from vibetuner.tasks.worker import TaskWorker
-
-Running = Callable[[TaskWorker], AbstractAsyncContextManager[TaskWorker]]
-
-
-@pytest.fixture
-def worker(stand_in, settings: Settings) -> TaskWorker:
-    """A worker of the test's own."""
-    stand_in()
-    return TaskWorker(settings)
 
 
 async def test_an_abort_of_a_delayed_task_gives_a_result(worker: TaskWorker):
@@ -32,7 +20,7 @@ async def test_an_abort_of_a_delayed_task_gives_a_result(worker: TaskWorker):
     async with worker:
         task = await later.enqueue().start(delay=60)
         assert await task.abort()
-        result = await task.result(timeout=5)
+        result = await task.result(timeout=20)
         assert isinstance(result.exception, StreaqCancelled)
         assert result.fn_name == "later"
 
@@ -51,7 +39,7 @@ async def test_an_abort_of_a_task_that_waits_for_its_retry_gives_a_result(
         while await worker.redis.zscore(worker.queue_key + "normal", task.id) is None:
             pass
         assert await task.abort()
-        assert isinstance((await task.result(timeout=5)).exception, StreaqCancelled)
+        assert isinstance((await task.result(timeout=20)).exception, StreaqCancelled)
 
 
 async def test_an_abort_of_an_ended_task_marks_nothing(worker: TaskWorker, running: Running):

@@ -8,33 +8,15 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from uuid import uuid4
 
 import pytest
 
 from tests.processes import clean_environment, run_vibetuner
-from tests.projects import write_shop
-from vibetuner.embedded import Lease
 
 pytestmark = pytest.mark.slow
 
 SECONDS = 60
 FULL = Path("/dev/full")
-
-
-@pytest.fixture
-def environment(servers: Lease) -> dict[str, str]:
-    return {
-        "REDIS_URL": servers.urls["redis"],
-        "REDIS_KEY_PREFIX": f"test-{uuid4().hex[:8]}",
-        "SECRET_KEY": "Wq9-tests-4kJx81_ZrtPq0-LmNv7-Yb3c5",
-        "ENVIRONMENT": "test",
-    }
-
-
-@pytest.fixture
-def shop(tmp_path: Path) -> Path:
-    return write_shop(tmp_path / "shop")
 
 
 @contextmanager

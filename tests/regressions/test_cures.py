@@ -5,29 +5,12 @@ from __future__ import annotations
 import json
 from contextlib import ExitStack, suppress
 from pathlib import Path
-from uuid import uuid4
 
 import pytest
 
 from tests.processes import free_port, run_vibetuner
-from tests.projects import write_shop
 from vibetuner.cli.ports import listen
-from vibetuner.embedded import Lease
 from vibetuner.errors import CommandError
-
-
-@pytest.fixture
-def environment(servers: Lease) -> dict[str, str]:
-    return {
-        "REDIS_URL": servers.urls["redis"],
-        "REDIS_KEY_PREFIX": f"test-{uuid4().hex[:8]}",
-        "SECRET_KEY": "Wq9-tests-4kJx81_ZrtPq0-LmNv7-Yb3c5",
-    }
-
-
-@pytest.fixture
-def shop(tmp_path: Path) -> Path:
-    return write_shop(tmp_path / "shop")
 
 
 @pytest.mark.slow

@@ -24,7 +24,7 @@ from vibetuner.tasks.worker import TaskWorker
 pytestmark = pytest.mark.slow
 
 # What a stop takes beyond the grace period, with the end of Python.
-STOP_SECONDS = 12.0
+STOP_SECONDS = 30.0
 
 
 async def stop(worker: Command) -> tuple[int, float]:
@@ -115,7 +115,7 @@ async def test_a_worker_stops_at_its_start_beside_a_frozen_redis(tmp_path: Path)
             await called
             code, seconds = await stop(worker)
 
-    assert (code, seconds < 4) == (0, True), worker.output
+    assert (code, seconds < 9) == (0, True), worker.output
     assert "worker stopped" in worker.output
 
 

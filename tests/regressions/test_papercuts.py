@@ -7,7 +7,6 @@ import os
 import re
 import subprocess
 from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ import pytest
 
 from tests.processes import run_vibetuner
 from tests.projects import write_project
+from tests.runtime.conftest import Running
 from tests.runtime.frontend.debug.conftest import browsing
 from vibetuner.cli.checks.template import check_version
 from vibetuner.config import Settings, using_settings
@@ -23,8 +23,6 @@ from vibetuner.project import ProjectInfo
 from vibetuner.tasks.dead_letters import Cause, get
 from vibetuner.tasks.robust import robust_task
 from vibetuner.tasks.worker import TaskWorker, using_worker
-
-Running = Callable[[TaskWorker], AbstractAsyncContextManager[TaskWorker]]
 
 
 async def test_a_dead_letter_of_a_timeout_shows_the_line_that_hung(

@@ -2,25 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 import pytest
 
-from vibetuner.config import Settings
+from tests.runtime.conftest import Running
 from vibetuner.errors import TaskExists
 from vibetuner.tasks.robust import Unique, robust_task
 from vibetuner.tasks.worker import TaskWorker, using_worker
-
-Running = Callable[[TaskWorker], AbstractAsyncContextManager[TaskWorker]]
-
-
-@pytest.fixture
-def worker(stand_in, settings: Settings) -> TaskWorker:
-    """A worker of the test's own."""
-    stand_in()
-    return TaskWorker(settings)
 
 
 @pytest.mark.parametrize("unique", [False, Unique(by="all")])

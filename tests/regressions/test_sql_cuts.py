@@ -216,7 +216,7 @@ async def test_a_cut_leaves_no_lock_no_connection_and_no_half_transaction(
 
             assert await locks() == 0, work.__name__
             assert engine.pool.checkedout() == 0
-            assert time.monotonic() - began < 5
+            assert time.monotonic() - began < 30
 
         async with open_session() as session:
             counted = select(CutRow.batch, func.count()).group_by(col(CutRow.batch))
@@ -336,7 +336,7 @@ async def test_a_statement_is_ended_at_whichever_turn_of_the_loop_it_is_cut(
 
             assert task.cancelled()
             assert await locks() == 0, turns
-            assert time.monotonic() - began < 5
+            assert time.monotonic() - began < 30
 
 
 def _sqlite_threads() -> list[threading.Thread]:

@@ -94,15 +94,14 @@ async def test_a_signal_to_the_group_of_uv_run_costs_no_attempt(
 
 @pytest.mark.slow
 async def test_a_later_signal_requeues_running_tasks(workshop: Workshop):
-    """Within two seconds, at no cost."""
+    """Long before the grace period is over, at no cost."""
     with workshop.worker(WORKER_GRACE_PERIOD="60") as worker:
         await workshop.begin(seconds=60)
         worker.process.send_signal(signal.SIGTERM)
-        await asyncio.sleep(1.2)
-        began = time.monotonic()
+        await asyncio.to_thread(worker.wait_for, "received SIGTERM; stopping")
+        await asyncio.sleep(1.1)  # until then a second signal is the same one
         worker.process.send_signal(signal.SIGTERM)
         assert await asyncio.to_thread(worker.process.wait, 20) == 0
-        assert time.monotonic() - began < 4  # what Python takes to end is in it
     with workshop.worker(WORKER_GRACE_PERIOD="0"):
         workshop.wait_for("begun, try 1", "begun, try 1")
 
@@ -112,10 +111,8 @@ async def test_a_thread_does_not_hold_up_a_stop(workshop: Workshop):
     """A task without async can't be stopped; the process leaves, and logs that."""
     with workshop.worker(WORKER_GRACE_PERIOD="1") as worker:
         await workshop.begin(60, "work_in_a_thread")
-        began = time.monotonic()
         worker.process.send_signal(signal.SIGTERM)
         assert await asyncio.to_thread(worker.process.wait, 20) == 0
-        assert time.monotonic() - began < 8
         assert "leaving without them" in worker.output
     with workshop.worker():
         workshop.wait_for("begun, try 1", "begun, try 1")
@@ -129,7 +126,5 @@ async def test_a_worker_that_waits_at_its_start_ends_at_once(workshop: Workshop)
     arguments = ("run", "prod", "worker", "--port", str(free_port()))
     with vibetuner(*arguments, folder=workshop.root, log=log, environment=variables) as worker:
         await asyncio.to_thread(worker.wait_for, "can't be used", 60)
-        began = time.monotonic()
         signal_twice(worker)
         assert await asyncio.to_thread(worker.process.wait, 20) == 0
-        assert time.monotonic() - began < 4

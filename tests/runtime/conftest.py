@@ -13,7 +13,7 @@ import anyio
 import pytest
 
 from tests.processes import OURS
-from tests.projects import write_project
+from tests.projects import write_project, write_shop
 from tests.waiting import eventually
 from vibetuner import config
 from vibetuner.config import Settings, using_settings
@@ -23,6 +23,8 @@ from vibetuner.loader import load_project
 from vibetuner.project import using_data_dir
 from vibetuner.tasks.worker import TaskWorker, get_worker, using_worker
 from vibetuner.testing import name_database
+
+Running = Callable[[TaskWorker], AbstractAsyncContextManager[TaskWorker]]
 
 CACHES = (config._load_settings, load_project, get_templates)
 
@@ -83,6 +85,30 @@ def settings(servers: Lease, tmp_path: Path) -> Iterator[Settings]:
 
 
 @pytest.fixture
+def worker(stand_in: Callable[..., Path], settings: Settings) -> TaskWorker:
+    """A worker of the test's own, in a project that says nothing."""
+    stand_in()
+    return TaskWorker(settings)
+
+
+@pytest.fixture
+def environment(servers: Lease) -> dict[str, str]:
+    """Variables of a process that uses the servers, and a queue of the test's own."""
+    return {
+        "REDIS_URL": servers.urls["redis"],
+        "REDIS_KEY_PREFIX": f"test-{uuid4().hex[:8]}",
+        "SECRET_KEY": "Wq9-tests-4kJx81_ZrtPq0-LmNv7-Yb3c5",
+        "ENVIRONMENT": "test",
+    }
+
+
+@pytest.fixture
+def shop(tmp_path: Path) -> Path:
+    """A project with tasks, routes and an event stream."""
+    return write_shop(tmp_path / "shop")
+
+
+@pytest.fixture
 async def refused_by_sqlite() -> AsyncIterator[None]:
     """Let aiosqlite's thread tell its loop that it ends, before the test's loop is closed."""
     yield
@@ -99,6 +125,6 @@ async def _running(worker: TaskWorker) -> AsyncIterator[TaskWorker]:
 
 
 @pytest.fixture
-def running() -> Callable[[TaskWorker], AbstractAsyncContextManager[TaskWorker]]:
+def running() -> Running:
     """Run a worker beside the block: ``async with running(worker):``."""
     return _running

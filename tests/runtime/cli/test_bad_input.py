@@ -13,7 +13,7 @@ from uuid import uuid4
 import pytest
 
 from tests.processes import free_port, run_vibetuner, vibetuner
-from tests.projects import SHOP, SHOP_TUNE, write, write_project, write_shop
+from tests.projects import SHOP, SHOP_TUNE, write, write_project
 from vibetuner.embedded import Lease
 
 Refused = Callable[..., str]
@@ -39,11 +39,6 @@ def refused(tmp_path: Path) -> Refused:
         return lines[0].removeprefix("error: ")
 
     return run
-
-
-@pytest.fixture
-def shop(tmp_path: Path) -> Path:
-    return write_shop(tmp_path / "shop")
 
 
 @pytest.fixture

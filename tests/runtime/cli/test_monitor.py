@@ -63,7 +63,7 @@ def test_the_pages_are_there_when_somebody_looks(watched: Site):
     assert health["worker"] in page.text
     assert children_of(worker)
 
-    rebound = httpx2.get(f"{watched.url}/debug/tasks", headers={"Host": "evil.example"})
+    rebound = httpx2.get(f"{watched.url}/debug/tasks", headers={"Host": "evil.example"}, timeout=30)
     assert rebound.status_code == 404
     children = children_of(worker)
     assert watched.command.stop() == 0
@@ -89,9 +89,9 @@ def test_on_any_other_address_the_gate_is_shut(tmp_path: Path, environment: dict
         command.wait_for("worker ready", seconds=60)
         url = f"http://127.0.0.1:{port}"
         wait_for_http(f"{url}/health", seconds=60)
-        assert httpx2.get(f"{url}/health").json() == {"status": "ok"}
-        assert httpx2.get(f"{url}/debug/tasks").status_code == 404
-        unlocked = httpx2.get(f"{url}/_unlock-debug", params={"token": TOKEN})
+        assert httpx2.get(f"{url}/health", timeout=30).json() == {"status": "ok"}
+        assert httpx2.get(f"{url}/debug/tasks", timeout=30).status_code == 404
+        unlocked = httpx2.get(f"{url}/_unlock-debug", params={"token": TOKEN}, timeout=30)
         ticket = unlocked.headers["set-cookie"].partition(";")[0]
         opened = httpx2.get(f"{url}/debug/tasks", headers={"Cookie": ticket}, timeout=20)
         assert opened.status_code == 200

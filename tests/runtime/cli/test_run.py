@@ -25,7 +25,7 @@ from tests.processes import (
     wait_for_http,
     wait_until,
 )
-from tests.projects import ROUTES, write, write_shop
+from tests.projects import ROUTES, write
 from vibetuner.embedded import Lease, status
 
 ALL_READY = 60  # seconds: a machine that runs other tests too
@@ -100,11 +100,6 @@ def real(servers: Lease) -> dict[str, str]:
     }
 
 
-@pytest.fixture
-def shop(tmp_path: Path) -> Path:
-    return write_shop(tmp_path / "shop")
-
-
 def all_gone(pids: set[int]) -> None:
     wait_until(
         lambda: all(map(is_gone, pids)),
@@ -155,9 +150,7 @@ def test_a_second_ctrl_c_stops_at_once(shop: Path, real: dict[str, str]):
         run.command.process.send_signal(signal.SIGINT)
         run.wait_for("stopping; Ctrl-C again stops at once")
         time.sleep(1.1)  # until then a second signal is the same one
-        began = time.monotonic()
-        run.command.stop(signal.SIGINT)
-        assert time.monotonic() - began < 10
+        run.command.stop(signal.SIGINT, seconds=20)
 
     all_gone(pids)
     assert "requeueing what still runs" in run.command.output
@@ -287,7 +280,7 @@ def test_a_change_restarts_and_a_mistake_waits_for_the_next_change(
         run.wait_for_web(2)
         run.wait_for_worker(2)
         assert sum("changed: routes.py; restarting" in line for line in run.lines) == 1
-        assert httpx2.get(run.url).json()["new"] == 1
+        assert httpx2.get(run.url, timeout=30).json()["new"] == 1
         assert run.web_pid() != first
         assert is_gone(first)
 
@@ -398,6 +391,6 @@ def test_pages_need_no_redis(shop: Path):
     """`run dev frontend` serves them, and tells who came."""
     with running(shop, "dev", "frontend") as run:
         run.wait_for_web()
-        assert set(httpx2.get(run.url).json()) == {"pid"}
+        assert set(httpx2.get(run.url, timeout=30).json()) == {"pid"}
         run.wait_for('"GET / HTTP/1.1" 200')
         assert run.command.stop() == 0

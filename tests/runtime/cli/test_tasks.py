@@ -15,7 +15,7 @@ from uuid import uuid4
 import pytest
 
 from tests.processes import free_port, run_vibetuner, vibetuner
-from tests.projects import SHOP, SHOP_TUNE, write, write_project, write_shop
+from tests.projects import SHOP, SHOP_TUNE, write, write_project
 from tests.valkey import Valkey
 from vibetuner.cli.checks.finding import Finding
 from vibetuner.cli.checks.redis import judge_server
@@ -28,21 +28,6 @@ from vibetuner.redis.url import parse_url
 Typed = Callable[..., subprocess.CompletedProcess[str]]
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture
-def environment(servers: Lease) -> dict[str, str]:
-    return {
-        "REDIS_URL": servers.urls["redis"],
-        "REDIS_KEY_PREFIX": f"test-{uuid4().hex[:8]}",
-        "SECRET_KEY": "Wq9-tests-4kJx81_ZrtPq0-LmNv7-Yb3c5",
-        "ENVIRONMENT": "test",
-    }
-
-
-@pytest.fixture
-def shop(tmp_path: Path) -> Path:
-    return write_shop(tmp_path / "shop")
 
 
 @pytest.fixture

@@ -134,7 +134,7 @@ def orphaned_valkey(world, until):
 
 def say(port: int, command: bytes) -> bytes:
     try:
-        with socket.create_connection(("127.0.0.1", port), timeout=1) as connection:
+        with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
             connection.sendall(command)
             return connection.recv(100).strip()
     except OSError:

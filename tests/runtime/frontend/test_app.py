@@ -328,7 +328,7 @@ async def test_a_silent_redis_is_a_503_within_seconds(stand_in, tmp_path: Path):
 
     assert (answer.status_code, unready.status_code) == (503, 503)
     assert answer.headers["retry-after"] == "5"
-    assert 4 < took < 7
+    assert 4 < took < 9.5  # five, and ten without the limit
     assert "127.0.0.1" not in answer.text
 
 

@@ -14,9 +14,9 @@ from urllib.parse import quote
 import pytest
 from coredis.exceptions import ConnectionError as Disconnected
 
+from tests.doors import through
 from tests.processes import run_vibetuner, wait_until
 from tests.projects import write_shop
-from tests.runtime.redis.test_connection import through
 from vibetuner.config import Settings
 from vibetuner.embedded.packages import valkey_binary
 from vibetuner.errors import ServiceUnavailable

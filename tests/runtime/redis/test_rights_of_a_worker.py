@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
 import pytest
 
+from tests.runtime.conftest import Running
 from tests.runtime.redis.test_rights import user
 from tests.valkey import Valkey
 from vibetuner.config import using_settings
@@ -19,8 +19,6 @@ from vibetuner.sse import broadcast
 from vibetuner.tasks.dead_letters import count
 from vibetuner.tasks.robust import robust_task
 from vibetuner.tasks.worker import TaskWorker, using_worker
-
-Running = Callable[[TaskWorker], AbstractAsyncContextManager[TaskWorker]]
 
 
 @pytest.mark.parametrize("without", ["", "-fcall", "-evalsha -eval"])

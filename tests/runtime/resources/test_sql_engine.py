@@ -139,7 +139,7 @@ async def test_a_task_that_writes_in_two_sessions_is_told_so_by_sqlite(tmp_path:
         async with open_session() as outer, open_session() as inner:
             await outer.exec(text("INSERT INTO turns VALUES (1)"))
             await inner.exec(text("PRAGMA busy_timeout=10"))
-            async with asyncio.timeout(4):
+            async with asyncio.timeout(20):
                 with pytest.raises(OperationalError, match="database is locked"):
                     await inner.exec(text("INSERT INTO turns VALUES (2)"))
 
@@ -147,9 +147,10 @@ async def test_a_task_that_writes_in_two_sessions_is_told_so_by_sqlite(tmp_path:
 async def test_work_is_finished_although_its_caller_is_cancelled():
     """The caller hears of it afterwards, once for each time."""
     ended = []
+    go = asyncio.Event()
 
     async def work() -> str:
-        await asyncio.sleep(0.05)
+        await go.wait()
         ended.append("work")
         return "done"
 
@@ -159,8 +160,9 @@ async def test_work_is_finished_although_its_caller_is_cancelled():
 
     task = asyncio.create_task(caller())
     for _ in range(3):
-        await asyncio.sleep(0.01)
+        await asyncio.sleep(0)
         task.cancel("why")
+    go.set()
     with pytest.raises(asyncio.CancelledError, match="why"):
         await task
     assert ended == ["work", "done"]

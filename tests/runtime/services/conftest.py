@@ -16,6 +16,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.doors import opened_door
+
 
 @dataclass
 class SmtpServer:
@@ -108,11 +110,8 @@ class SmtpServer:
 
 @contextlib.asynccontextmanager
 async def running(server: SmtpServer) -> AsyncIterator[SmtpServer]:
-    listener = await asyncio.start_server(
-        server.serve, server.host, 0, ssl=server.tls if server.implicit_tls else None
-    )
-    server.port = listener.sockets[0].getsockname()[1]
-    async with listener:
+    tls = server.tls if server.implicit_tls else None
+    async with opened_door(server.serve, host=server.host, tls=tls) as server.port:
         yield server
     await asyncio.gather(*server.conversations)
 

@@ -20,7 +20,7 @@ def numbered(number: int, data: str = "") -> Event:
 
 async def next_of(subscriber: Subscriber) -> list[str] | None:
     """The data of what a subscriber is handed next; None for the end of its stream."""
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         events = await subscriber.events()
     return None if events is None else [event.data for event in events]
 
@@ -46,7 +46,7 @@ async def test_who_waits_is_woken_and_what_comes_together_is_sent_together():
         await asyncio.sleep(0)
         for number in range(1, 11):
             hub.publish("news", numbered(number))
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             first, second = await asyncio.gather(*waiting)
 
     assert first == b"".join(numbered(number).frame for number in range(1, 11))
@@ -78,7 +78,7 @@ async def test_a_silence_is_told_so_that_the_connection_can_be_kept_alive():
     """Nothing after every span without an event, and then the events that come."""
     hub = Hub(keepalive=0.02)
     with hub.subscribe("news") as subscriber:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             assert await subscriber.batch() == b""
             assert await subscriber.batch() == b""
             hub.publish("news", numbered(1))
@@ -128,7 +128,7 @@ async def test_a_batch_is_bounded_and_nothing_is_left_out():
             hub.publish("news", numbered(number, "x" * 10_000))
         batches: list[bytes] = []
         while sum(batch.count(b"data: ") for batch in batches) < 50:
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(20):
                 batches.append(await subscriber.batch() or b"")
 
     assert max(map(len, batches)) <= BATCH_BYTES

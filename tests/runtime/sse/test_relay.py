@@ -161,7 +161,7 @@ async def test_a_quiet_relay_is_not_taken_for_a_lost_one(
     settings: Settings, caplog: pytest.LogCaptureFixture
 ):
     """Its own messages keep it alive."""
-    async with relaying(settings, Hub(), watch=0.1, silence=1.5) as (subscriber, _):
+    async with relaying(settings, Hub(), watch=0.1, silence=2) as (subscriber, _):
         await asyncio.sleep(2.5)
         await send(settings, "hello")
         assert await next_of(subscriber) == [("hello", "hello")]

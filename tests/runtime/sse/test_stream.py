@@ -124,13 +124,15 @@ def test_an_invented_id_is_answered_with_a_reset(
 def test_the_answer_says_what_it_is_and_how_soon_to_return(two_sites: tuple[Site, Site]):
     """Headers for proxies, a hint for browsers, a line in the API's description."""
     one, _ = two_sites
-    with httpx2.stream("GET", f"{one.url}/events/x") as response:
+    with httpx2.stream("GET", f"{one.url}/events/x", timeout=30) as response:
         assert response.headers["content-type"].startswith("text/event-stream")
         assert response.headers["cache-control"] == "no-cache"
         assert response.headers["x-accel-buffering"] == "no"
         assert "content-length" not in response.headers
         assert next(response.iter_text()).startswith("retry: 1000\n\n")
-    described = httpx2.get(f"{one.url}/openapi.json").json()["paths"]["/events/{channel}"]["get"]
+    described = httpx2.get(f"{one.url}/openapi.json", timeout=30).json()["paths"][
+        "/events/{channel}"
+    ]["get"]
     assert list(described["responses"]["200"]["content"]) == ["text/event-stream"]
     assert described["description"] == "What is sent on a channel."
     assert [parameter["name"] for parameter in described["parameters"]] == ["channel"]
@@ -140,13 +142,15 @@ def test_an_endpoint_refuses_before_it_streams(two_sites: tuple[Site, Site]):
     """As any route: by its own word, a dependency's, or because the name is none."""
     one, _ = two_sites
     before = inside(one)["subscribers"]
-    refused = httpx2.get(f"{one.url}/events/x?as=eve")
+    refused = httpx2.get(f"{one.url}/events/x?as=eve", timeout=30)
     assert (refused.status_code, refused.json()) == (403, {"detail": "not yours"})
     for name in ("a b", "a\rb", "\x00", "x" * 201, "\u2028"):
-        answer = httpx2.get(f"{one.url}/events/{quote(name)}")
+        answer = httpx2.get(f"{one.url}/events/{quote(name)}", timeout=30)
         assert answer.status_code == 400, name
         assert "is not usable" in answer.json()["detail"]
-    assert httpx2.get(f"{one.url}/events/{quote('a' + chr(10) + 'event: forged')}").is_error
+    assert httpx2.get(
+        f"{one.url}/events/{quote('a' + chr(10) + 'event: forged')}", timeout=30
+    ).is_error
     assert inside(one)["subscribers"] == before
 
 

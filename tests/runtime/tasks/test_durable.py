@@ -12,15 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from coredis.exceptions import RedisError
 
 from tests.sentinels import Replicated
-from tests.valkey import LASTING, Valkey
+from tests.valkey import LASTING, Valkey, until_it_works
 from tests.waiting import eventually, wait_until
 from vibetuner.cli.checks.redis import judge_durability
 from vibetuner.config import Settings, using_settings
 from vibetuner.embedded.packages import valkey_binary
-from vibetuner.errors import NotDurable, ServiceUnavailable, TaskError, TaskExists
+from vibetuner.errors import NotDurable, TaskError, TaskExists
 from vibetuner.redis.blocking import ask
 from vibetuner.redis.client import open_redis
 from vibetuner.redis.url import parse_url
@@ -321,19 +320,9 @@ async def infos(worker: TaskWorker, calls: list[Any]) -> list[tuple[Any, Any]]:
     return [(call, await worker.info_by_id(call.id)) for call in calls]
 
 
-async def until_it_works(act: Callable[[], Any]) -> Any:
-    """Repeat what fails for want of a server or a replica, for ten seconds."""
-    async with asyncio.timeout(10):
-        while True:
-            try:
-                return await act()
-            except (RedisError, ServiceUnavailable, NotDurable):
-                await asyncio.sleep(0.05)
-
-
 async def until_it_is_alone(number: Any) -> None:
     """Enqueue until the primary has noticed that its replica has gone."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(20):
         while True:
             try:
                 await number.enqueue(4).start(durable=SHORT)

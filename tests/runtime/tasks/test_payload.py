@@ -39,13 +39,6 @@ class Attack:
         return Path.touch, (self._trace,)
 
 
-@pytest.fixture
-def worker(stand_in, settings: Settings) -> TaskWorker:
-    """A worker of the test's own, in a project that says nothing."""
-    stand_in()
-    return TaskWorker(settings)
-
-
 async def test_a_result_that_cannot_be_stored_ends_as_a_failure(worker: TaskWorker, running):
     """The task has run; its end is recorded with the cure, and the worker goes on."""
 

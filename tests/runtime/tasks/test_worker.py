@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractAsyncContextManager
 
 import pytest
 from fastapi import FastAPI
 from httpx2 import ASGITransport, AsyncClient
 
+from tests.runtime.conftest import Running
 from vibetuner.config import Settings, using_settings
 from vibetuner.errors import NotConfigured, ServiceUnavailable, WrongEventLoop
 from vibetuner.tasks.worker import TaskWorker, enqueue_sync, open_queue
 from vibetuner.testing import held_open
-
-Running = Callable[[TaskWorker], AbstractAsyncContextManager[TaskWorker]]
 
 
 async def test_a_block_inside_a_block_uses_its_connection(settings: Settings):

@@ -72,7 +72,7 @@ async def test_nothing_runs_before_it_is_asked_to(vibetuner_worker: ManualWorker
     await vibetuner_worker.run_until_idle()
 
     assert ran == ["hello"]
-    assert (await task.result(timeout=1)).result == "HELLO"
+    assert (await task.result(timeout=10)).result == "HELLO"
 
 
 async def test_what_a_task_enqueues_runs_too(vibetuner_worker: ManualWorker):
@@ -119,7 +119,7 @@ async def test_a_retry_waits_for_the_clock(vibetuner_worker: ManualWorker):
     await vibetuner_worker.advance(seconds=1)
 
     assert len(ran) == 3
-    assert (await task.result(timeout=1)).result == "at last"
+    assert (await task.result(timeout=10)).result == "at last"
 
 
 async def test_one_long_step_comes_by_all_that_is_due_on_the_way(vibetuner_worker: ManualWorker):

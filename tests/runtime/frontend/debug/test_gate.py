@@ -341,7 +341,7 @@ async def test_wrong_tokens_keep_nobody_out(client: AsyncClient, caplog: pytest.
     answers = await asyncio.gather(*guesses, unlock(client))
 
     assert [answer.status_code for answer in answers] == [404] * 40 + [303]
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 15  # one after the other, they would take twenty
     lines = [line for line in caplog.messages if "refused a token" in line]
     assert 1 <= len(lines) <= 10
     assert lines[0].startswith("refused a token for /debug from 127.0.0.1")

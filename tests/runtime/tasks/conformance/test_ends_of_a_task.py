@@ -277,7 +277,7 @@ async def test_an_abort(worker: Worker[Any], when: str):
             ours = isinstance(worker, TaskWorker)
             assert await task.status() == (TaskStatus.DONE if ours else TaskStatus.NOT_FOUND)
             if ours:
-                result = await task.result(timeout=5)
+                result = await task.result(timeout=20)
                 assert isinstance(result.exception, StreaqCancelled)
         return
     if when == "queued":
@@ -286,7 +286,7 @@ async def test_an_abort(worker: Worker[Any], when: str):
             assert await task.abort(timeout=0) is False
         await drain(worker)
         async with worker:
-            aborted = await task.result(timeout=5)
+            aborted = await task.result(timeout=20)
             assert str(aborted.exception) == "Task aborted prior to run!"
             assert isinstance(aborted.exception, StreaqCancelled)
         return
@@ -300,7 +300,7 @@ async def test_an_abort(worker: Worker[Any], when: str):
             return
         assert await task.status() == TaskStatus.RUNNING
         assert await task.abort(timeout=10) is True
-        assert str((await task.result(timeout=5)).exception) == "Task aborted by user!"
+        assert str((await task.result(timeout=20)).exception) == "Task aborted by user!"
         assert worker.counters["aborted"] == 1
 
 

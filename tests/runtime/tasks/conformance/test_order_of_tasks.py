@@ -39,11 +39,15 @@ async def test_no_more_run_at_a_time_than_concurrency(make: Make):
     worker = make(concurrency=3)
     now: list[int] = []
     most: list[int] = []
+    full = asyncio.Event()
 
     @worker.task(name="count")
     async def count() -> None:
         now.append(1)
         most.append(len(now))
+        if len(now) == 3:
+            full.set()
+        await full.wait()
         await asyncio.sleep(0.02)
         now.pop()
 
@@ -232,7 +236,7 @@ async def test_a_cron_task_that_comes_too_late_is_dropped(worker: Worker[Any]):
         await worker.redis.xadd(stream, {"task_id": task.id, "enqueue_time": late})
     await drain(worker)
     async with worker:
-        result = await task.result(timeout=5)
+        result = await task.result(timeout=20)
         assert str(result.exception) == "Cron task exceeded max schedule drift!"
 
 

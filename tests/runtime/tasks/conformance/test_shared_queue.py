@@ -58,12 +58,15 @@ async def test_both_work_on_one_backlog(stand_in, settings: Settings):
     stand_in()
     workers = [make_stock(settings, concurrency=2), make_ours(settings, concurrency=2)]
     ran: list[tuple[str, int]] = []
+    both = asyncio.Event()
     for worker in workers:
 
         @worker.task(name="part")
         async def part(number: int, *, who: str = worker.id) -> None:
             ran.append((who, number))
-            await asyncio.sleep(0.01)
+            if {one for one, _ in ran} == {worker.id for worker in workers}:
+                both.set()
+            await both.wait()
 
     async with workers[1]:
         await workers[1].enqueue_many([part.enqueue(n) for n in range(100)])

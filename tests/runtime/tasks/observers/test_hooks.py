@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 import pytest
 
+from tests.runtime.conftest import Running
 from tests.waiting import eventually
 from vibetuner.app import VibetunerApp
 from vibetuner.config import Settings, using_settings
@@ -18,7 +18,6 @@ from vibetuner.tasks.dead_letters import DeadLetter, get
 from vibetuner.tasks.robust import RetryLater, robust_task
 from vibetuner.tasks.worker import TaskWorker, using_worker
 
-Running = Callable[[TaskWorker], AbstractAsyncContextManager[TaskWorker]]
 Make = Callable[..., TaskWorker]
 
 

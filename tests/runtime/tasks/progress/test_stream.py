@@ -169,14 +169,14 @@ def start_worker(folder: Path, environment: dict[str, str], tmp_path: Path):
 
 
 def start(site: Site, name: str, *arguments: float) -> str:
-    answer = httpx2.post(f"{site.url}/start/{name}", json=arguments)
+    answer = httpx2.post(f"{site.url}/start/{name}", json=arguments, timeout=30)
     assert answer.status_code == 200, answer.text
     return str(answer.json())
 
 
 def known(site: Site, task_id: str) -> dict[str, bool]:
     """Return whether the queue has recorded a task's end, and whether that was published."""
-    answer: dict[str, bool] = httpx2.get(f"{site.url}/known/{task_id}").json()
+    answer: dict[str, bool] = httpx2.get(f"{site.url}/known/{task_id}", timeout=30).json()
     return answer
 
 
@@ -229,10 +229,12 @@ def test_the_bar_is_rendered_and_its_message_escaped(site: Site, start_worker):
 
 def test_an_endpoint_refuses_before_it_streams(site: Site):
     """Its own word, a task that nobody knows, a name that is none."""
-    assert httpx2.get(f"{site.url}/bar/secret").json() == {"detail": "not yours"}
+    assert httpx2.get(f"{site.url}/bar/secret", timeout=30).json() == {"detail": "not yours"}
     for name in ("nobody", "a%20b", "x" * 201):
-        assert httpx2.get(f"{site.url}/bar/{name}").status_code == 404
-    described = httpx2.get(f"{site.url}/openapi.json").json()["paths"]["/bar/{task_id}"]["get"]
+        assert httpx2.get(f"{site.url}/bar/{name}", timeout=30).status_code == 404
+    described = httpx2.get(f"{site.url}/openapi.json", timeout=30).json()["paths"][
+        "/bar/{task_id}"
+    ]["get"]
     assert list(described["responses"]["200"]["content"]) == ["text/event-stream"]
 
 

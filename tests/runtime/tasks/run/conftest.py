@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import subprocess
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -11,52 +10,19 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from tests.processes import free_port
-from tests.waiting import wait_until
+from tests.doors import opened_door
+from tests.valkey import Valkey
 from vibetuner.config import Settings, using_settings
-from vibetuner.embedded.packages import valkey_binary
-from vibetuner.redis.blocking import responds
-from vibetuner.tasks.worker import TaskWorker
-
-
-class Server:
-    """A server of the test's own, with a user who has the rules that are given."""
-
-    def __init__(self, folder: Path, *rules: str) -> None:
-        self._folder, self._rules = folder, rules
-        self._port = free_port()
-        self.url = f"redis://tester:x@127.0.0.1:{self._port}"
-        self._process: subprocess.Popen[bytes] | None = None
-
-    def start(self) -> None:
-        """Start it, and wait until it answers."""
-        arguments = ["--port", str(self._port), "--bind", "127.0.0.1", "--save", ""]
-        rules = ["--user", "tester", "on", ">x", "~*", "&*", "+@all", *self._rules]
-        self._process = subprocess.Popen(
-            [str(valkey_binary()), *arguments, "--dir", str(self._folder), *rules],
-            stdout=subprocess.DEVNULL,
-        )
-        wait_until(self._answers, what=lambda: "valkey")
-
-    def kill(self) -> None:
-        """Kill it."""
-        if self._process is not None:
-            self._process.kill()
-            self._process.wait()
-
-    def _answers(self) -> bool:
-        return responds(self._port)
 
 
 @pytest.fixture
-def server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Server]:
+def server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Valkey]:
     """One whose user has the rules of the test's parameter."""
-    server = Server(tmp_path, *getattr(request, "param", "").split())
-    try:
-        server.start()
+    rules = getattr(request, "param", "").split()
+    options = ("--user", "tester", "on", ">x", "~*", "&*", "+@all", *rules)
+    with Valkey(tmp_path, lasting=False, options=options) as server:
+        server.url = server.url.replace("://", "://tester:x@")
         yield server
-    finally:
-        server.kill()
 
 
 @pytest.fixture
@@ -65,13 +31,6 @@ def settings(settings: Settings) -> Iterator[Settings]:
     own = settings.model_copy(update={"mongodb_url": None})
     with using_settings(own):
         yield own
-
-
-@pytest.fixture
-def worker(stand_in, settings: Settings) -> TaskWorker:
-    """A worker of the test's own, in a project that says nothing."""
-    stand_in()
-    return TaskWorker(settings)
 
 
 @asynccontextmanager
@@ -103,7 +62,5 @@ async def lossy_proxy(url: str, word: bytes) -> AsyncIterator[tuple[str, asyncio
         server.close()
         await back
 
-    proxy = await asyncio.start_server(relay, "127.0.0.1", 0)
-    async with proxy:
-        port = proxy.sockets[0].getsockname()[1]
+    async with opened_door(relay) as port:
         yield there._replace(netloc=f"127.0.0.1:{port}").geturl(), lost

@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import decimal
-from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager, nullcontext
+from contextlib import nullcontext
 from contextvars import ContextVar
 from datetime import timedelta
 from typing import Any
 
 import pytest
 
+from tests.runtime.conftest import Running
 from tests.waiting import eventually
 from vibetuner.config import Settings
 from vibetuner.redis.keys import Keys
 from vibetuner.tasks.robust import robust_task
 from vibetuner.tasks.worker import TaskWorker, using_worker
-
-Running = Callable[[TaskWorker], AbstractAsyncContextManager[TaskWorker]]
 
 colour: ContextVar[str] = ContextVar("colour", default="none")
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from typing import Any
@@ -14,14 +13,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.runtime.conftest import Running
 from vibetuner.config import Settings
 from vibetuner.errors import MailError, MailRefused
 from vibetuner.tasks.dead_letters import Cause, get, open_dead_letters
 from vibetuner.tasks.retry import ErrorRules, named_wait
 from vibetuner.tasks.robust import GiveUp, RetryLater, robust_task
 from vibetuner.tasks.worker import TaskWorker, using_worker
-
-Running = Callable[[TaskWorker], AbstractAsyncContextManager[TaskWorker]]
 
 
 def answer(status: int = 503, **headers: str) -> httpx2.HTTPStatusError:

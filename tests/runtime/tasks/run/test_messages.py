@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import pickle
 from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 import pytest
@@ -13,13 +12,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from streaq import StreaqError
 
+from tests.runtime.conftest import Running
 from tests.waiting import eventually
 from vibetuner.errors import PayloadError
 from vibetuner.tasks.payload import Codec, Kind
 from vibetuner.tasks.robust import robust_task
 from vibetuner.tasks.worker import TaskWorker, using_worker
-
-Running = Callable[[TaskWorker], AbstractAsyncContextManager[TaskWorker]]
 
 ENDS = {"completed", "failed", "aborted"}
 

@@ -5,18 +5,17 @@ from __future__ import annotations
 import asyncio
 import re
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import AbstractAsyncContextManager, contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import CodeType, FrameType
 from typing import Any
 
 import vibetuner
+from tests.runtime.conftest import Running
 from tests.waiting import eventually
 from vibetuner.tasks.robust import robust_task
 from vibetuner.tasks.worker import TaskWorker, using_worker
-
-Running = Callable[[TaskWorker], AbstractAsyncContextManager[TaskWorker]]
 
 PACKAGE = Path(vibetuner.__file__).parent
 PAGE = Path(__file__).parents[4] / "docs/architecture.md"

@@ -1,0 +1,86 @@
+"""Doors of a test's own: what listens in its event loop, by itself or in front of a server."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+
+from vibetuner.redis.url import Address
+
+__all__ = ["opened_door", "through"]
+
+Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None] | None]
+
+
+@asynccontextmanager
+async def opened_door(
+    serve: Serve, *, host: str = "127.0.0.1", port: int = 0, tls: ssl.SSLContext | None = None
+) -> AsyncIterator[int]:
+    """Serve each connection with ``serve`` inside the block; gives the port.
+
+    The door accepts nothing in the turn of the loop in which it closes: asyncio would never close
+    the sockets of that turn, and a later test would fail for them.
+    """
+    door = await asyncio.start_server(serve, host, port, ssl=tls)
+    loop = asyncio.get_running_loop()
+    try:
+        yield door.sockets[0].getsockname()[1]
+    finally:
+        for listener in door.sockets:
+            loop.remove_reader(listener.fileno())
+        await asyncio.sleep(0)
+        door.close()
+
+
+@asynccontextmanager
+async def through(
+    target: Address,
+    *,
+    port: int = 0,
+    tls: ssl.SSLContext | None = None,
+    on_read: Callable[[int], object] = lambda _size: None,
+) -> AsyncIterator[int]:
+    """A door in front of a server; gives its port. ``on_read`` takes the size of what comes in."""
+    visits: set[asyncio.Task[None] | None] = set()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        visits.add(asyncio.current_task())
+        back = None
+        try:
+            there, back = (
+                await asyncio.open_unix_connection(target.path)
+                if target.path
+                else await asyncio.open_connection(target.host, target.port)
+            )
+            async with asyncio.TaskGroup() as pumps:
+                pumps.create_task(pump(reader, back, on_read))
+                pumps.create_task(pump(there, writer, lambda _size: None))
+        except asyncio.CancelledError:  # the door closes
+            pass
+        finally:
+            writer.close()
+            if back is not None:
+                back.close()
+
+    async def pump(
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        on_read: Callable[[int], object],
+    ) -> None:
+        with suppress(OSError):
+            while data := await reader.read(1 << 20):
+                on_read(len(data))
+                writer.write(data)
+                await writer.drain()
+        writer.close()
+
+    async with opened_door(serve, port=port, tls=tls) as opened:
+        try:
+            yield opened
+        finally:
+            for visit in visits:
+                if visit is not None:
+                    visit.cancel()
+            await asyncio.gather(*filter(None, visits), return_exceptions=True)

@@ -1,0 +1,37 @@
+"""Doors leave nothing behind."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import socket
+import warnings
+
+import pytest
+
+from tests.doors import opened_door
+
+
+@pytest.mark.parametrize("turns", range(4))
+async def test_a_door_that_closes_loses_no_connection(turns: int):
+    """Whichever turn of the loop accepts it: a later test would fail for an unclosed socket."""
+    hung_up: list[asyncio.StreamWriter] = []
+
+    def hang_up(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.close()
+        hung_up.append(writer)
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        async with opened_door(hang_up) as port:
+            clients = [socket.create_connection(("127.0.0.1", port)) for _ in range(3)]
+            for _ in range(turns):
+                await asyncio.sleep(0)
+        for _ in range(5):
+            await asyncio.sleep(0)
+        for client in clients:
+            client.close()
+        gc.collect()
+
+    assert [str(one.message) for one in caught] == []
+    assert len(hung_up) in {0, 3}
