@@ -72,11 +72,16 @@ lint:
 types:
     {{ run }} mypy
 
-[doc("Measure the tests' coverage of the runtime")]
+[doc("Run every test, or those of the paths given, and report what they cover of the runtime")]
 coverage *args:
-    {{ run }} coverage run -m pytest -m "not browser" "$@"
+    {{ run }} coverage erase
+    {{ run }} --group e2e --group docs coverage run -m pytest {{ if args == "" { parallel + " -p no:randomly" } else { "" } }} "$@"
     {{ run }} coverage combine --quiet
     {{ run }} coverage report
+
+[doc("Change a module in small ways, and show what no test notices: just mutate retry")]
+mutate module *args:
+    {{ run }} --with "mutmut>=3.8" python scripts/mutate.py "$@"
 
 [doc("Render the template into a folder, replacing what an earlier render left there")]
 render folder=demo_dir *args:

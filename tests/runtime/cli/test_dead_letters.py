@@ -221,7 +221,7 @@ def test_four_people_press_at_once(desk: Desk):
 
 
 @pytest.mark.parametrize("desk", ["stream"], indirect=True)
-def test_text_from_elsewhere_cannot_steer_a_terminal(desk: Desk):
+def test_text_from_elsewhere_cannot_control_a_terminal(desk: Desk):
     """An error's message may come from anybody."""
     desk.bury("t1", error="red \x1b[31m alert\nnew line", traceback="\x1b]0;title\x07")
 

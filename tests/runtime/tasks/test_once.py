@@ -230,6 +230,15 @@ def test_equal_arguments_have_one_fingerprint(charge: Any):
     assert prints({0, 8}, 5) == prints({8, 0}, 5) != prints({0, 8}, 6)
 
 
+def test_arguments_that_fit_nothing_have_a_fingerprint_too(charge: Any):
+    """The task itself will fail; what holds itself is told by how it looks."""
+    endless: list[Any] = []
+    endless.append(endless)
+    assert fingerprint(charge.enqueue(endless)) != fingerprint(charge.enqueue([]))
+    many = [fingerprint(charge.enqueue(*range(count))) for count in (8, 9)]
+    assert many[0] != many[1]
+
+
 STEPS = st.lists(
     st.tuples(
         st.sampled_from(["once", "crash", "done", "dead", "abort", "retry", "expire"]),

@@ -103,6 +103,33 @@ def test_an_argument_that_cannot_be_stored_is_named_and_not_shown(args, kwargs, 
     assert "hunter2" not in str(caught.value)
 
 
+class Fickle:
+    """Can't be pickled the first time, and can be the second time."""
+
+    def __init__(self) -> None:
+        self._refusals = ["not yet"]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        if self._refusals:
+            raise TypeError(self._refusals.pop())
+        return str, ()
+
+
+def test_arguments_that_can_each_be_stored_are_refused_together():
+    """As where one of them can be stored only sometimes."""
+    with pytest.raises(PayloadError, match="^bill: its arguments can't be stored. Pass plain data"):
+        dump({"f": "bill", "a": (Fickle(),), "k": {}})
+    with pytest.raises(PayloadError, match="^A result can't be stored: not yet$"):
+        dump(Fickle())
+
+
+def test_a_place_has_a_name_that_is_text():
+    """Nobody can have signed for half of a character."""
+    codec = Codec([b"key"], "streaq:shop", accepts_unbound=False)
+    with pytest.raises(StreaqError, match="^Task data under an id that is no text!$"):
+        codec.open(codec.seal(b"N.", Kind.CALL, "1"), Kind.CALL, "\ud800")
+
+
 def keys(**values: str) -> list[bytes]:
     return signing_keys(Settings(**values))
 

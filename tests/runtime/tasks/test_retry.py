@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+import pickle
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vibetuner.tasks.retry import RetryPolicy
+from vibetuner.errors import GiveUp
+from vibetuner.tasks.retry import (
+    ErrorRules,
+    FailurePolicy,
+    RetryLater,
+    RetryPolicy,
+    named_wait,
+    policy_of,
+    set_policy,
+)
+from vibetuner.tasks.robust import robust_task
 
 TRIES = st.integers(1, 10**18)
 BASES = st.integers(1, 10**6) | st.floats(1, 1e6)
@@ -78,3 +89,126 @@ def test_a_wrong_number_is_named_by_the_guides_word(
     """The message says max_retries and backoff_base, as people typed, not our inner names."""
     with pytest.raises(error, match=words):
         RetryPolicy(**values)
+
+
+def test_the_ends_of_each_range_are_in_it():
+    """And without a chance that was drawn, the wait is the longest."""
+    assert RetryPolicy(max_tries=1, cap=timedelta(0), jitter=0).delay(tries=1) == timedelta(0)
+    assert RetryPolicy(jitter=1).delay(tries=1) == timedelta(seconds=2)
+
+
+def test_a_later_try_names_its_time():
+    """In its text, where it has no reason; from none at all up to ten years."""
+    assert str(RetryLater(after=90)) == "asked to be tried again after 90 s"
+    for longest in (timedelta(days=3653), timedelta(0)):
+        assert RetryLater(after=longest).delay == longest
+    with pytest.raises(ValueError, match="^after takes 0 seconds to ten years, not 315619201$"):
+        RetryLater(after=3653 * 86400 + 1)
+    with pytest.raises(TypeError, match="^after takes a number, not True$"):
+        RetryLater(after=True)
+
+
+def test_a_later_try_can_be_pickled():
+    """Its only argument is named."""
+    copy = pickle.loads(pickle.dumps(RetryLater("soon", after=5)))
+    assert (str(copy), copy.after, copy.delay) == ("soon", timedelta(seconds=5), copy.after)
+
+
+@pytest.mark.parametrize("after", [-1, timedelta(seconds=-1), float("nan"), "5", True, 1e300])
+def test_a_later_try_takes_a_duration(after: Any):
+    """Named where it is raised, and not in the worker."""
+    with pytest.raises((TypeError, ValueError), match="after takes"):
+        RetryLater(after=after)
+
+
+@pytest.mark.parametrize(
+    ("rules", "error", "words"),
+    [
+        ({"give_up_on": "ValueError"}, TypeError, "give_up_on takes classes of exceptions, not 'V"),
+        ({"retry_on": (ValueError("x"),)}, TypeError, "retry_on takes classes of exceptions"),
+        ({"retry_on": (KeyboardInterrupt,)}, TypeError, "retry_on takes classes of exceptions"),
+        ({"retry_on": OSError, "give_up_on": (OSError,)}, ValueError, "OSError is listed twice"),
+    ],
+)
+def test_rules_are_refused_at_decoration(rules, error, words):
+    """With the parameter's name and the value."""
+    with pytest.raises(error, match=words):
+        robust_task(**rules)
+
+
+def test_the_nearest_class_decides():
+    """So that an exception to a rule is one more class."""
+    rules = ErrorRules(give_up_on=(OSError, UnicodeError), retry_on=(ConnectionError, Exception))
+    given_up = [FileNotFoundError(), UnicodeDecodeError("a", b"", 0, 1, "b"), GiveUp()]
+    again = [ConnectionResetError(), ValueError(), KeyError(), RetryLater(after=1)]
+    assert [rules.gives_up(error) for error in given_up] == [True] * 3
+    assert [rules.gives_up(error) for error in again] == [False] * 4
+    assert ErrorRules(retry_on=OSError).gives_up(KeyError())
+    assert not ErrorRules(give_up_on=OSError).gives_up(KeyError())
+    assert not ErrorRules(give_up_on=Exception).gives_up(RetryLater(after=1))
+
+
+def test_a_group_gives_up_when_one_of_its_errors_does():
+    """As a TaskGroup raises what its tasks have raised."""
+    rules = ErrorRules(give_up_on=OSError)
+    assert rules.gives_up(ExceptionGroup("", [KeyError(), OSError()]))
+    assert not rules.gives_up(ExceptionGroup("", [KeyError(), KeyError()]))
+
+
+NOW = datetime(2026, 11, 27, 12, tzinfo=UTC)
+
+
+class Busy(OSError):
+    """An error of somebody's client."""
+
+    def __init__(self, **attributes: object) -> None:
+        vars(self).update(attributes)
+
+
+@pytest.mark.parametrize(
+    ("error", "seconds"),
+    [
+        (Busy(retry_after=90), 90),
+        (Busy(retry_after=timedelta(minutes=2)), 120),
+        (Busy(retry_after="1.5"), None),
+        (Busy(retry_after=" 15 "), 15),
+        (Busy(retry_after=-5), 0),
+        (Busy(retry_after=0, headers={"Retry-After": "7"}), 0),
+        (Busy(retry_after=10**400), None),
+        (Busy(retry_after=86401), 86400),
+        (Busy(headers={"Retry-After": "7"}), 7),
+        (Busy(headers={"retry-after": "8"}), 8),
+        (Busy(headers={"Retry-After": "7", "retry-after": "8"}), 7),
+        (Busy(headers={}), None),
+        (Busy(headers="Retry-After"), None),
+        (Busy(response=Busy(headers={"Retry-After": "9"}), headers={"Retry-After": "7"}), 9),
+        (Busy(retry_after="Fri, 27 Nov 2026 12:01:00 GMT"), 60),
+        (Busy(retry_after="Fri, 27 Nov 2026 12:01:00 -0000"), 60),
+        (Busy(retry_after="Fri, 27 Nov 2026 12:01:00 +0100"), 0),
+        (Busy(retry_after="Fri, 27 Nov 2026 14:01:00 +0200"), 60),
+        (Busy(retry_after="soon"), None),
+        (Busy(), None),
+    ],
+    ids=lambda value: str(vars(value)) if isinstance(value, Busy) else str(value),
+)
+def test_an_answer_may_name_the_wait(error: Busy, seconds: int | None):
+    """In seconds, as a duration or as a date; never less than none and more than a day."""
+    wait = None if seconds is None else timedelta(seconds=seconds)
+    assert named_wait(error, NOW) == wait
+
+
+def test_the_policy_of_a_task_is_its_own():
+    """Any other task has none."""
+    task, policy = Busy(), FailurePolicy(retry=RetryPolicy())
+    assert policy_of(task) is None
+    set_policy(task, policy)
+    assert policy_of(task) is policy
+
+
+@given(named=st.text() | st.floats() | st.integers() | st.none() | st.binary() | st.timedeltas())
+def test_whatever_an_answer_names_the_wait_is_none_or_up_to_a_day(named: object):
+    """It comes from outside."""
+    error = OSError()
+    error.retry_after = named  # type: ignore[attr-defined]
+    wait = named_wait(error, datetime.now(UTC))
+    assert wait is None or timedelta(0) <= wait <= timedelta(days=1)

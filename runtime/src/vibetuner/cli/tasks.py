@@ -114,7 +114,7 @@ def abort(
     """
     from vibetuner.cli.task_queue import run
     from vibetuner.cli.task_view import print_json
-    from vibetuner.tasks.inspect.steer import abort as abort_task
+    from vibetuner.tasks.inspect.actions import abort as abort_task
 
     async def end(queue: Queue, whole: str) -> tuple[str, bool]:
         return whole, await abort_task(queue, whole)
@@ -139,7 +139,7 @@ def enqueue(
     """Enqueue a task by name, after checking its arguments."""
     from vibetuner.cli.task_queue import run
     from vibetuner.cli.task_view import print_json
-    from vibetuner.tasks.inspect.steer import enqueue as enqueue_task
+    from vibetuner.tasks.inspect.actions import enqueue as enqueue_task
 
     positional = _parse("--args", args, list)
     named = _parse("--kwargs", kwargs, dict)

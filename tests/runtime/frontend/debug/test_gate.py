@@ -287,7 +287,7 @@ async def test_debug_alone_opens_it_in_development_only(
 
 
 async def test_an_open_gate_still_wants_our_own_pages_for_a_change(client: AsyncClient):
-    """A page from elsewhere must not steer what runs on a developer's machine."""
+    """A page from elsewhere must not act on what runs on a developer's machine."""
     with now_with(environment="development", debug=True):
         foreign = {"Origin": "https://evil.example"}
         assert (

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from tests.runtime.tasks.letters.conftest import make_letter
 from vibetuner.tasks.dead_letters import Cause, DeadLetter
 from vibetuner.tasks.letters.letter import fingerprint
-from vibetuner.tasks.letters.plain import plain, plain_text
+from vibetuner.tasks.letters.plain import plain, plain_text, plain_traceback
 
 
 class Mute:
@@ -89,3 +89,39 @@ def raised(message: str) -> ValueError:
     with pytest.raises(ValueError, match=message) as caught:
         raise ValueError(message)
     return caught.value
+
+
+class Broken(dict[str, Any]):
+    """Can't say what it holds."""
+
+    def items(self) -> Any:
+        raise RuntimeError("no session is open")
+
+
+class Unnoted(ValueError):
+    """Can't say what was noted beside it."""
+
+    @property
+    def __notes__(self) -> Any:
+        raise RuntimeError("no session is open")
+
+
+class Unreadable:
+    """Raises it."""
+
+    def __int__(self) -> int:
+        raise Unnoted
+
+
+def test_what_cannot_be_looked_through_keeps_its_shape():
+    """A list stays a list, and a dict a dict."""
+    assert plain([Broken()]) == ["can't be shown (RuntimeError)"]
+    assert plain(Broken()) == {"…": "can't be shown (RuntimeError)"}
+
+
+def test_a_traceback_that_cannot_be_written_costs_nothing():
+    """Nor one that there is none of."""
+    assert plain_traceback(Unnoted()) == ""
+    with pytest.raises(Unnoted) as raised:
+        int(Unreadable())
+    assert plain_traceback(raised.value) == "can't be shown (RuntimeError)"

@@ -10,14 +10,11 @@ from typing import Any
 
 import httpx2
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from tests.runtime.conftest import Running
 from vibetuner.config import Settings
 from vibetuner.errors import MailError, MailRefused
 from vibetuner.tasks.dead_letters import Cause, get, open_dead_letters
-from vibetuner.tasks.retry import ErrorRules, named_wait
 from vibetuner.tasks.robust import GiveUp, RetryLater, robust_task
 from vibetuner.tasks.worker import TaskWorker, using_worker
 
@@ -170,49 +167,3 @@ def test_an_exception_arrives_unchanged(error: Exception):
     """A result is pickled."""
     copy = pickle.loads(pickle.dumps(error))
     assert (type(copy), str(copy)) == (type(error), "gone")
-
-
-def test_a_later_try_can_be_pickled():
-    """Its only argument is named."""
-    copy = pickle.loads(pickle.dumps(RetryLater("soon", after=5)))
-    assert (str(copy), copy.after, copy.delay) == ("soon", timedelta(seconds=5), copy.after)
-
-
-@pytest.mark.parametrize("after", [-1, timedelta(seconds=-1), float("nan"), "5", True, 1e300])
-def test_a_later_try_takes_a_duration(after: Any):
-    """Named where it is raised, and not in the worker."""
-    with pytest.raises((TypeError, ValueError), match="after takes"):
-        RetryLater(after=after)
-
-
-@pytest.mark.parametrize(
-    ("rules", "error", "words"),
-    [
-        ({"give_up_on": "ValueError"}, TypeError, "give_up_on takes classes of exceptions, not 'V"),
-        ({"retry_on": (ValueError("x"),)}, TypeError, "retry_on takes classes of exceptions"),
-        ({"retry_on": (KeyboardInterrupt,)}, TypeError, "retry_on takes classes of exceptions"),
-        ({"retry_on": OSError, "give_up_on": (OSError,)}, ValueError, "OSError is listed twice"),
-    ],
-)
-def test_rules_are_refused_at_decoration(rules, error, words):
-    """With the parameter's name and the value."""
-    with pytest.raises(error, match=words):
-        robust_task(**rules)
-
-
-def test_the_nearest_class_decides():
-    """So that an exception to a rule is one more class."""
-    rules = ErrorRules(give_up_on=(OSError, UnicodeError), retry_on=(ConnectionError, Exception))
-    given_up = [FileNotFoundError(), UnicodeDecodeError("a", b"", 0, 1, "b"), GiveUp()]
-    again = [ConnectionResetError(), ValueError(), KeyError(), RetryLater(after=1)]
-    assert [rules.gives_up(error) for error in given_up] == [True] * 3
-    assert [rules.gives_up(error) for error in again] == [False] * 4
-
-
-@given(named=st.text() | st.floats() | st.integers() | st.none() | st.binary() | st.timedeltas())
-def test_the_named_wait_is_none_or_at_most_a_day(named: object):
-    """It comes from outside."""
-    error = OSError()
-    error.retry_after = named  # type: ignore[attr-defined]
-    wait = named_wait(error, datetime.now(UTC))
-    assert wait is None or timedelta(0) <= wait <= timedelta(days=1)

@@ -13,9 +13,9 @@ from vibetuner.frontend.debug.jobs import find_job, start_job
 from vibetuner.frontend.debug.render import DebugRoute, back_to, page
 from vibetuner.tasks.dead_letters import count, discard, get, groups, list_letters, retry
 from vibetuner.tasks.dead_letters.bulk import Verb
+from vibetuner.tasks.inspect.actions import abort, enqueue, enqueue_again
 from vibetuner.tasks.inspect.queue import this_queue
 from vibetuner.tasks.inspect.shown import name_arguments
-from vibetuner.tasks.inspect.steer import abort, enqueue, enqueue_again
 
 __all__ = ["make_dashboard"]
 

@@ -36,7 +36,7 @@ NEWEST_FIRST = [("failed_at", -1), ("_id", -1)]
 
 
 class MongoStore:
-    """The collection ``dead_letters``; some of what waits in the stream is moved before a look.
+    """The collection ``dead_letters``. Some letters of the stream are moved before each read.
 
     Every method raises ServiceUnavailable if MongoDB does not answer.
     """
@@ -123,15 +123,16 @@ class MongoStore:
         """
         decided = await self._requeue.settle(letter, act, payload)
         async with _answering(answer_seconds()):
+            await insert_letters(self._database, [letter])  # it may still be in the stream
             await self._letters.update_one({"_id": letter.task_id}, {"$set": decided.fields()})
         await self._requeue.forget(letter.task_id)
         return decided
 
     @asynccontextmanager
     async def _up_to_date(self) -> AsyncIterator[None]:
-        # Each letter has its own limit; how many there are to move is open.
+        # Each batch has its own limit; the workers move the rest.
         async with _answering(None):
-            await move_letters(self._redis, self._database, self._prefix)
+            await move_letters(self._redis, self._database, self._prefix, seconds=MOVING_SECONDS)
         async with _answering(answer_seconds()):
             yield
 

@@ -157,18 +157,25 @@ async def count_unreadable(database: Database, looked_at: int = 1000) -> int:
     return number
 
 
-async def _insert_once(database: Database, letter: DeadLetter) -> None:
-    values, seconds = _fitting(letter).to_document(), answer_seconds()
+async def insert_letters(database: Database, letters: Sequence[DeadLetter]) -> None:
+    """Insert letters that are not there yet, in one round trip."""
+    # Imported here, because a worker without MongoDB does not load its driver.
+    operations = import_module("pymongo.operations")
+    writes = [
+        operations.UpdateOne(
+            {"_id": letter.task_id}, {"$setOnInsert": _fitting(letter).to_document()}, upsert=True
+        )
+        for letter in letters
+    ]
+    seconds = answer_seconds()
     try:
-        # A frozen server takes what is sent and says nothing, for as long as it is frozen.
+        # A frozen server accepts the data and never answers.
         async with asyncio.timeout(seconds):
-            await database[COLLECTION].update_one(
-                {"_id": letter.task_id}, {"$setOnInsert": values}, upsert=True
-            )
+            await database[COLLECTION].bulk_write(writes, ordered=False)
     except TimeoutError:
         raise TimeoutError(f"no answer within {seconds:g} s") from None
     except Exception as error:
-        # Another worker's relay was at it in the same moment.
+        # Another worker's relay inserted it at the same time.
         errors = (getattr(error, "details", None) or {}).get("writeErrors")
         if not errors or any(one.get("code") != DUPLICATE_KEY for one in errors):
             raise

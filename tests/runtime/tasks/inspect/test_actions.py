@@ -1,4 +1,4 @@
-"""Looking at one task, saying why it waits, and steering it."""
+"""Looking at one task, explaining why it waits, and acting on it."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from tests.waiting import eventually
 from vibetuner.cli.checks.redis import check_lines
 from vibetuner.config import Settings
 from vibetuner.errors import TaskError, TaskNotFound
+from vibetuner.tasks.inspect.actions import abort, check_arguments, enqueue, enqueue_again
 from vibetuner.tasks.inspect.cron import CronHealth, judge
 from vibetuner.tasks.inspect.detail import find_task
 from vibetuner.tasks.inspect.listing import list_tasks
 from vibetuner.tasks.inspect.model import Filters, Row, State
 from vibetuner.tasks.inspect.queue import Queue
 from vibetuner.tasks.inspect.stats import read_span
-from vibetuner.tasks.inspect.steer import abort, check_arguments, enqueue, enqueue_again
 from vibetuner.tasks.inspect.why import explain
 from vibetuner.tasks.robust import Unique, robust_task
 from vibetuner.tasks.worker import using_worker

@@ -1,0 +1,92 @@
+"""Values, arguments and damaged records as a page shows them."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from streaq.types import StreaqCancelled
+
+from vibetuner.errors import TaskError
+from vibetuner.tasks.inspect.actions import check_arguments
+from vibetuner.tasks.inspect.detail import _result_row
+from vibetuner.tasks.inspect.line import _read_member
+from vibetuner.tasks.inspect.model import State
+from vibetuner.tasks.inspect.shown import name_arguments, shown
+
+
+class Unsigned:
+    """A function whose parameters nobody can know."""
+
+    __signature__ = "none"
+
+    def __call__(self) -> None: ...
+
+
+def named(here: int, /, there: int = 0, *, alone: int = 0, **more: int) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("function", "args", "names"),
+    [
+        (named, (1,), ["here"]),
+        (named, (1, 2, 3), ["here", "there", "argument 3"]),
+        (Unsigned(), (1,), ["argument 1"]),
+        (None, (1, 2), ["argument 1", "argument 2"]),
+    ],
+)
+def test_an_argument_without_a_name_has_a_place(function: Any, args: Any, names: list[str]):
+    """Nobody here has the function, or it takes fewer now."""
+    assert list(name_arguments(function, args, {})) == names
+
+
+def test_a_list_is_shown_without_secrets():
+    """However deep they lie; an empty one is none."""
+    value = [{"token": "x", "password": ""}, "redis://ann:x@cache", 1.5]
+    assert shown(value) == '[{"token": "•••", "password": ""}, "redis://***@cache", 1.5]'
+
+
+@pytest.mark.parametrize(
+    ("outcome", "state", "error"),
+    [
+        ({"s": True, "r": 1}, State.DONE, ""),
+        ({"s": False, "r": ValueError("no")}, State.FAILED, "ValueError: no"),
+        ({"s": False, "r": StreaqCancelled("no")}, State.ABORTED, "StreaqCancelled: no"),
+        ({"s": True}, State.UNREADABLE, "Its result can't be read"),
+    ],
+)
+def test_a_result_that_the_journal_does_not_have_is_shown(
+    outcome: dict[str, Any], state: State, error: str
+):
+    """As of another worker of streaq's."""
+    row = _result_row("1", {"f": "mail", "t": 2, "ft": 1000, **outcome})
+    assert (row.state, row.error[: len(error)]) == (state, error)
+    if "r" in outcome:
+        assert (row.name, row.tries) == ("mail", 2)
+        assert row.finished == datetime.fromtimestamp(1, UTC)
+
+
+@pytest.mark.parametrize("stored", [None, "", "no json", "[1, 2]", "5"])
+def test_a_place_in_line_that_cannot_be_read_is_none(stored: Any):
+    """Whatever somebody has written there."""
+    assert _read_member(stored) == ("", "")
+
+
+class Bare:
+    """A type that pydantic knows no schema of."""
+
+
+async def takes(item: Bare, *items: int, **more: int) -> None: ...
+
+
+async def missing(day: Nowhere) -> None: ...  # type: ignore[name-defined]  # noqa: F821
+
+
+def test_arguments_that_cannot_be_checked_are_the_tasks_own_affair():
+    """A type without a schema, one that is not there, and those that take any number."""
+    item = Bare()
+    assert check_arguments(takes, "takes", [item, "1"], {"b": "2"}) == ([item, "1"], {"b": "2"})
+    assert check_arguments(missing, "missing", ["today"], {}) == (["today"], {})
+    with pytest.raises(TaskError, match=r"^takes\(item: 'Bare', .*missing a required argument"):
+        check_arguments(takes, "takes", [], {})

@@ -1,0 +1,60 @@
+"""The prefetch of a worker, and numbers as the queue stores them."""
+
+from __future__ import annotations
+
+import pytest
+
+from vibetuner.tasks.run.dispatcher import MOST_TRIES, Lookahead, _number
+
+
+def test_short_tasks_are_prefetched_for_some_round_trips():
+    """100 a second, and 8 round trips of 10 ms: eight tasks."""
+    ahead = Lookahead(slots=100, now=0.0)
+    assert ahead.count(0.0) == 0
+    ahead.finished += 100
+    ahead.answered(asked=0.99, now=1.0)
+    assert (ahead.count(1.0), ahead.finished) == (8, 0)
+
+
+def test_a_round_trip_that_is_slow_once_counts_for_a_quarter():
+    """2 ms and then 6 ms are taken for 3 ms: 8 of them, at 500 tasks a second."""
+    ahead = Lookahead(slots=1000, now=0.0)
+    for asked, now in ((0.998, 1.0), (1.994, 2.0)):
+        ahead.finished += 500
+        ahead.answered(asked=asked, now=now)
+    assert ahead.count(2.0) == 12
+
+
+def test_no_more_is_claimed_than_begins_before_it_is_stale():
+    """However slow the server answers: half of the time after which a claim is stale."""
+    ahead = Lookahead(slots=1000, now=0.0)
+    ahead.finished += 4
+    ahead.answered(asked=0.0, now=0.02)
+    assert ahead.count(0.02) == 20
+
+
+def test_a_short_span_says_too_little():
+    """The rate of the span before it holds, and the tasks are counted for the next one."""
+    ahead = Lookahead(slots=1000, now=0.0)
+    ahead.finished += 100
+    ahead.answered(asked=0.99, now=1.0)
+    ahead.finished += 1
+    assert (ahead.count(1.01), ahead.finished) == (8, 1)
+    assert (ahead.count(2.0), ahead.finished) == (0, 0)
+
+
+def test_a_slot_has_at_most_two_tasks_ahead():
+    """A worker with few slots leaves the others to other workers."""
+    ahead = Lookahead(slots=3, now=0.0)
+    ahead.finished += 10_000
+    ahead.answered(asked=0.9, now=1.0)
+    assert ahead.count(1.0) == 6
+
+
+@pytest.mark.parametrize(
+    ("stored", "number"),
+    [(b"0", 0), (b"999999", 999_999), (b"1000000", 0), (b"-1", 0), (b"1e3", 0), (b"", 0)],
+)
+def test_a_stored_number_out_of_range_is_none(stored: bytes, number: int):
+    """Anybody who may write to Redis may have written it."""
+    assert _number(stored, MOST_TRIES) == number

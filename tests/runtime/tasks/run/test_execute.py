@@ -1,0 +1,110 @@
+"""The verdict on an attempt: how it ends, and when it is repeated."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from coredis.exceptions import RedisError
+from streaq import StreaqError, StreaqRetry
+from streaq.types import StreaqCancelled
+
+from vibetuner.errors import GiveUp
+from vibetuner.tasks.attempt import Attempt, Cause, Cut, End
+from vibetuner.tasks.retry import ErrorRules, FailurePolicy, RetryPolicy
+from vibetuner.tasks.run.execute import judge
+
+STARTED, FINISHED = 500, 1000
+
+
+def caused(error: BaseException, cause: BaseException) -> BaseException:
+    error.__cause__ = cause
+    return error
+
+
+def busy(seconds: float) -> Exception:
+    error = OSError("busy")
+    error.retry_after = seconds  # type: ignore[attr-defined]
+    return error
+
+
+def judged(
+    error: BaseException | None, max_tries: int = 0, rules: ErrorRules | None = None, **known: Any
+) -> Attempt:
+    """A second attempt, with the policy of a robust task where it may be tried so often."""
+    attempt = Attempt("1", "normal", "1-0", tries=2)
+    attempt.error, attempt.started, attempt.finished = error, STARTED, FINISHED
+    if max_tries:
+        attempt.policy = FailurePolicy(retry=RetryPolicy(max_tries=max_tries), errors=rules)
+    for name, value in known.items():
+        setattr(attempt, name, value)
+    judge(attempt, lambda: 0.0)
+    return attempt
+
+
+@pytest.mark.parametrize(
+    ("attempt", "end", "cause"),
+    [
+        (judged(None), End.DONE, None),
+        (judged(ValueError()), End.FAILED, Cause.EXCEPTION),
+        (judged(SystemExit()), End.FAILED, Cause.EXCEPTION),
+        (judged(ValueError(), 2), End.FAILED, Cause.EXCEPTION),
+        (judged(ValueError(), 3), End.RETRYING, Cause.EXCEPTION),
+        (judged(asyncio.CancelledError(), 3, cut_by=Cut.STOP), End.REQUEUED, None),
+        (judged(asyncio.CancelledError(), 3, cut_by=Cut.ABORT), End.ABORTED, None),
+        (judged(asyncio.CancelledError(), cut_by=Cut.TIME_LIMIT), End.FAILED, Cause.TIMEOUT),
+        (judged(asyncio.CancelledError(), 3, cut_by=Cut.TIME_LIMIT), End.RETRYING, Cause.TIMEOUT),
+        (judged(StreaqCancelled(), 3), End.ABORTED, None),
+        (judged(StreaqError(), 3, cause=Cause.EXPIRED), End.FAILED, Cause.EXPIRED),
+        (judged(RedisError(), started=0), End.REQUEUED, None),
+        (judged(OSError(), started=0), End.REQUEUED, None),
+        (judged(ValueError(), started=0), End.FAILED, Cause.EXCEPTION),
+        (judged(OSError()), End.FAILED, Cause.EXCEPTION),
+        (judged(GiveUp(), 3), End.FAILED, Cause.GAVE_UP),
+        (judged(GiveUp()), End.FAILED, Cause.EXCEPTION),
+        (judged(OSError(), 3, ErrorRules(give_up_on=OSError)), End.FAILED, Cause.GAVE_UP),
+        (judged(KeyError(), 3, ErrorRules(give_up_on=OSError)), End.RETRYING, Cause.EXCEPTION),
+    ],
+)
+def test_an_attempt_has_one_end(attempt: Attempt, end: End, cause: Cause | None):
+    """By what cut it, what it raised, and whether another attempt is left."""
+    assert (attempt.end, attempt.cause) == (end, cause)
+
+
+@pytest.mark.parametrize(
+    ("attempt", "milliseconds"),
+    [
+        (judged(StreaqRetry()), 4000),
+        (judged(StreaqRetry(delay=0)), 0),
+        (judged(StreaqRetry(delay=timedelta(seconds=7))), 7000),
+        (judged(StreaqRetry(delay=7), 3), 7000),
+        (judged(StreaqRetry(schedule=datetime.fromtimestamp(9, UTC))), 8000),
+        (judged(busy(9), 3), 9000),
+        (judged(ValueError(), 3), 4000),
+    ],
+)
+def test_the_next_attempt_has_a_moment(attempt: Attempt, milliseconds: int):
+    """The error names it, else the backoff of its task, else the square of the attempts."""
+    assert (attempt.end, attempt.retry_at) == (End.RETRYING, FINISHED + milliseconds)
+
+
+def test_a_request_for_another_attempt_is_not_the_error():
+    """Its cause is; without one, and without an attempt left, the text reports that."""
+    cause = ValueError("the till is empty")
+    assert judged(caused(StreaqRetry(), cause), 3).error is cause
+    assert judged(caused(StreaqRetry(), cause), 2).error is cause
+    asked = StreaqRetry("later")
+    assert judged(asked, 3).error is asked
+    assert str(judged(asked, 2).error) == "It asked for another try, and none was left: later"
+
+
+def test_an_attempt_that_was_cut_off_says_why():
+    """An abort and a time limit, not the cancelling of asyncio."""
+    aborted = judged(asyncio.CancelledError(), cut_by=Cut.ABORT).error
+    assert repr(aborted) == "StreaqCancelled('Task aborted by user!')"
+    late = judged(asyncio.CancelledError(), cut_by=Cut.TIME_LIMIT).error
+    assert repr(late) == "TimeoutError('Task timed out!')"
+    robust = judged(asyncio.CancelledError(), 2, cut_by=Cut.TIME_LIMIT, fn_name="mail").error
+    assert repr(robust) == "TimeoutError('mail took longer than 0 s')"
