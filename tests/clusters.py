@@ -8,13 +8,14 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Self
+from typing import Any
 
 from tests.processes import free_port
+from tests.valkey import Fleet
 from tests.waiting import wait_until
 from vibetuner.embedded.packages import valkey_binary
-from vibetuner.redis.blocking import RefusedError, Reply, ask
-from vibetuner.redis.url import SLOTS, Address, Cluster, Tls
+from vibetuner.redis.blocking import RefusedError
+from vibetuner.redis.url import SLOTS, Cluster, Tls
 
 __all__ = ["PREFIX", "Clustered"]
 
@@ -22,7 +23,7 @@ PREFIX = "{own}:"
 SHARDS = 3
 
 
-class Clustered:
+class Clustered(Fleet):
     """Nodes by their ports; started by ``with``.
 
     Args:
@@ -32,6 +33,9 @@ class Clustered:
         tls: how they are spoken to, where they are to use TLS.
     """
 
+    filler = f"{PREFIX}filler"
+    shards = SHARDS
+
     def __init__(
         self,
         folder: Path,
@@ -40,14 +44,13 @@ class Clustered:
         options: tuple[str, ...] = (),
         tls: Tls | None = None,
     ) -> None:
+        super().__init__(tls)
         self.nodes = [free_port() for _ in range(2 * SHARDS)]
         self.slot = Cluster(hosts=(), prefix=PREFIX).slot
         self._buses = {port: free_port() for port in self.nodes}
         self._folder = folder
         self._binary = binary or str(valkey_binary())
         self._options = options
-        self._tls = tls
-        self._processes: dict[int, subprocess.Popen[bytes]] = {}
 
     @property
     def url(self) -> str:
@@ -66,28 +69,22 @@ class Clustered:
         """The port of the primary of the queue's slot."""
         return self.primary_of(self.slot)
 
+    @property
+    def replicas(self) -> list[int]:
+        """The port of the replica of that primary."""
+        owner = self._id(self.primary)
+        return [port for port in self.nodes if f"myself,slave {owner}" in self._about(port)]
+
     def primary_of(self, slot: int) -> int:
         """Return the port of the primary that serves a slot, by its own word."""
         for port in self.primaries:
             ranges = self.on(port, "CLUSTER", "SLOTS")
             assert isinstance(ranges, list)
-            for first, last, (_, owner, *_), *_ in ranges:
+            found: list[Any] = ranges
+            for first, last, (_, owner, *_), *_ in found:
                 if first <= slot <= last and owner == port:
                     return port
         return 0
-
-    def __enter__(self) -> Self:
-        try:
-            self.start()
-        except BaseException:
-            self.__exit__()
-            raise
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for process in self._processes.values():
-            process.kill()
-            process.wait()
 
     def start(self) -> None:
         """Start all, deal out the slots, and wait until each node knows all the others."""
@@ -112,7 +109,7 @@ class Clustered:
         """Start one of the nodes, and wait until it answers."""
         folder = self._folder / str(port)
         folder.mkdir(exist_ok=True)
-        listen = ("--port", str(port))
+        listen: tuple[str, ...] = ("--port", str(port))
         if self._tls:
             listen = ("--port", "0", "--tls-port", str(port), "--tls-cluster", "yes")
         self._processes[port] = subprocess.Popen(
@@ -129,25 +126,16 @@ class Clustered:
         wait_until(lambda: self._answers(port), what=lambda: f"a node on {port}")
 
     def wait_until_whole(self) -> None:
-        """Wait until each shard has a replica that follows, and each node serves."""
-        wait_until(lambda: all(map(self._is_ready, self.nodes)), what=lambda: "a whole Cluster")
-        wait_until(
-            lambda: all("connected_slaves:1" in self._info(port) for port in self.primaries),
-            what=lambda: "a replica of each primary",
-        )
+        """Wait until it is."""
+        wait_until(self.is_whole, what=lambda: "a whole Cluster")
 
-    def kill(self, port: int) -> None:
-        """As a power cut would."""
-        self._processes[port].kill()
-        self._processes[port].wait()
-
-    def freeze(self, port: int) -> None:
-        """Answer nobody, and hang up on nobody."""
-        self._processes[port].send_signal(signal.SIGSTOP)
-
-    def thaw(self, port: int) -> None:
-        """Answer again."""
-        self._processes[port].send_signal(signal.SIGCONT)
+    def is_whole(self) -> bool:
+        """Return whether each shard has a replica that follows, and each node serves."""
+        try:
+            followed = ("connected_slaves:1" in self._info(port) for port in self.primaries)
+            return all(map(self._is_ready, self.nodes)) and all(followed)
+        except (OSError, RefusedError):
+            return False
 
     def heal(self) -> None:
         """Bring back what was killed or frozen, and wait until all is as at the start."""
@@ -157,14 +145,19 @@ class Clustered:
                 self.launch(port)
         self.wait_until_whole()
 
-    def wait_for_promotion(self, old: int) -> float:
+    def wait_for_promotion(self, old: int, *, seconds: float = 20) -> float:
         """Wait until another node serves the queue's slot; returns when, monotonically."""
         others = [port for port in self.nodes if port != old]
         wait_until(
             lambda: any(self._serves(port) for port in others),
+            seconds=seconds,
             what=lambda: f"a primary that is not {old}",
         )
         return time.monotonic()
+
+    def fail_over(self, *options: str) -> None:
+        """Have the replica of the queue's shard promoted."""
+        self.on(self.replicas[0], "CLUSTER", "FAILOVER", *options)
 
     def begin_move(self, source: int, target: int) -> None:
         """Mark the queue's slot as one that moves."""
@@ -172,11 +165,11 @@ class Clustered:
         self.on(target, "CLUSTER", "SETSLOT", slot, "IMPORTING", self._id(source))
         self.on(source, "CLUSTER", "SETSLOT", slot, "MIGRATING", self._id(target))
 
-    def move_keys(self, source: int, target: int, *, most: int | None = None) -> int:
-        """Move keys of the queue's slot, one by one; returns how many."""
+    def move_keys(self, source: int, target: int, *, most: int | None = None, by: int = 1) -> int:
+        """Move keys of the queue's slot, so many at a time; returns how many."""
         moved = 0
         while most is None or moved < most:
-            keys = self.on(source, "CLUSTER", "GETKEYSINSLOT", str(self.slot), "1")
+            keys = self.on(source, "CLUSTER", "GETKEYSINSLOT", str(self.slot), str(by))
             if not isinstance(keys, list) or not keys:
                 break
             self.on(
@@ -204,19 +197,9 @@ class Clustered:
             self.move_keys(source, target)
             self.end_move(target)
 
-    def on(self, port: int, *command: str) -> Reply:
-        """Send a command to one of them."""
-        return ask(Address(host="127.0.0.1", port=port, tls=self._tls), command)[0]
-
     def _serves(self, port: int) -> bool:
         try:
             return self.on(port, "EXISTS", PREFIX) == 0
-        except (OSError, RefusedError):
-            return False
-
-    def _answers(self, port: int) -> bool:
-        try:
-            return self.on(port, "PING") == "PONG"
         except (OSError, RefusedError):
             return False
 

@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 import secrets
-import signal
 import subprocess
 import time
 from functools import partial
 from pathlib import Path
-from typing import Self
 
 from tests.processes import free_port
+from tests.valkey import Fleet
 from tests.waiting import wait_until
 from vibetuner.embedded.packages import valkey_binary
-from vibetuner.redis.blocking import RefusedError, Reply, ask
-from vibetuner.redis.url import Address, Tls
+from vibetuner.redis.blocking import RefusedError, Reply
+from vibetuner.redis.url import Tls
 
 __all__ = ["Replicated"]
 
 NAME = "mymaster"
-#: More than a connection on this machine holds.
-FILLER = "x" * 32_000_000
 #: The Sentinels' own clock, in milliseconds, of which "down" is after three pings.
 PERIODS = (
     "info-period", "100", "ping-period", "400", "ask-period", "100", "publish-period", "100",
@@ -28,7 +25,7 @@ PERIODS = (
 )  # fmt: skip
 
 
-class Replicated:
+class Replicated(Fleet):
     """Servers by their ports; started by ``with``.
 
     Args:
@@ -40,6 +37,8 @@ class Replicated:
         tls: certificates of all of them, who ask for one too.
     """
 
+    filler = "filler"
+
     def __init__(
         self,
         folder: Path,
@@ -50,6 +49,7 @@ class Replicated:
         program: str | None = None,
         tls: Tls | None = None,
     ) -> None:
+        super().__init__(tls)
         self.servers = [free_port() for _ in range(3)]
         self.sentinels = [free_port() for _ in range(3)]
         self._folder = folder
@@ -57,27 +57,12 @@ class Replicated:
         self._sentinel_options = sentinel_options
         self._down_after = down_after
         self._program = program or valkey_binary()
-        self._tls = tls
-        self._processes: dict[int, subprocess.Popen[bytes]] = {}
 
     @property
     def url(self) -> str:
         """The value of REDIS_URL."""
         hosts = ",".join(f"127.0.0.1:{port}" for port in self.sentinels)
         return f"redis{'s' if self._tls else ''}+sentinel://{hosts}/{NAME}"
-
-    def __enter__(self) -> Self:
-        try:
-            self.start()
-        except BaseException:
-            self.__exit__()
-            raise
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for process in self._processes.values():
-            process.kill()
-            process.wait()
 
     def start(self) -> None:
         """Start all, and wait until the Sentinels know each other and the replicas."""
@@ -124,6 +109,10 @@ class Replicated:
         )  # fmt: skip
         wait_until(lambda: self._answers(port), what=lambda: "valkey")
 
+    def launch_replica(self, port: int) -> None:
+        """Start one that was a replica when it was killed."""
+        self.launch(port, replica_of=self.primary)
+
     @property
     def primary(self) -> int:
         """The port of the server that the first Sentinel calls the primary."""
@@ -131,41 +120,41 @@ class Replicated:
         assert isinstance(named, list)
         return int(str(named[1]))
 
-    def kill(self, port: int) -> None:
-        """As a power cut would."""
-        self._processes[port].kill()
-        self._processes[port].wait()
+    @property
+    def replicas(self) -> list[int]:
+        """The ports of the two others."""
+        primary = self.primary
+        return [port for port in self.servers if port != primary]
 
-    def freeze(self, port: int) -> None:
-        """Answer nobody, and hang up on nobody."""
-        self._processes[port].send_signal(signal.SIGSTOP)
+    def fail_over(self, *options: str) -> None:
+        """Have a replica promoted, as a person does before the primary is shut down.
 
-    def thaw(self, port: int) -> None:
-        """Answer again."""
-        self._processes[port].send_signal(signal.SIGCONT)
+        The leading Sentinel then asks the replica once a second whether it is the primary. The
+        others make a replica of it again after four of their periods, unless they hear of it.
+        """
+        for port in self.sentinels:
+            self.on(port, "SENTINEL", "DEBUG", "publish-period", "500")
+        self.on(self.sentinels[0], "SENTINEL", "FAILOVER", NAME, *options)
 
-    def hold_back(self, primary: int) -> None:
-        """Freeze the replicas, and fill what the kernel holds for them: they get no more."""
-        for port in self.servers:
-            if port != primary:
-                self.freeze(port)
-        self.on(primary, "SET", "filler", FILLER, "PX", "1")
-
-    def fail_over(self) -> None:
-        """Have a replica promoted, as a person does before the primary is shut down."""
-        self.on(self.sentinels[0], "SENTINEL", "FAILOVER", NAME)
-
-    def wait_for_promotion(self, old: int) -> float:
+    def wait_for_promotion(self, old: int, *, seconds: float = 20) -> float:
         """Wait until another server is the primary; returns when, by the monotonic clock."""
         wait_until(
             lambda: (new := self.primary) != old and "role:master" in str(self.on(new, "INFO")),
+            seconds=seconds,
             what=lambda: f"a primary that is not {old}",
         )
         return time.monotonic()
 
-    def on(self, port: int, *command: str) -> Reply:
-        """Send a command to one of them."""
-        return ask(Address(host="127.0.0.1", port=port, tls=self._tls), command)[0]
+    def is_whole(self) -> bool:
+        """Return whether all Sentinels name one primary, and both others follow it."""
+        question = ("SENTINEL", "GET-MASTER-ADDR-BY-NAME", NAME)
+        try:
+            named = {str(self.on(port, *question)) for port in self.sentinels}
+            info = str(self.on(self.primary, "INFO", "replication"))
+        except (OSError, RefusedError):
+            return False
+        follow = "role:master" in info and info.count("state=online") == 2
+        return follow and len(named) == 1
 
     def _listening(self, port: int) -> dict[str, str]:
         if self._tls is None:
@@ -188,12 +177,6 @@ class Replicated:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
         )
-
-    def _answers(self, port: int) -> bool:
-        try:
-            return self.on(port, "PING") == "PONG"
-        except (OSError, RefusedError):
-            return False
 
     def _is_ready(self, port: int) -> bool:
         known = _fields(self.on(port, "SENTINEL", "MASTER", NAME))

@@ -1,4 +1,4 @@
-"""A Valkey of a test's own, to be taken away and brought back at the same address."""
+"""Valkeys of a test's own, to be taken away and brought back at the same address."""
 
 from __future__ import annotations
 
@@ -10,13 +10,17 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Self
 
-from tests.processes import free_port, wait_until
+from tests.processes import free_port
+from tests.waiting import wait_until
 from vibetuner.config import Settings
 from vibetuner.embedded.packages import valkey_binary
-from vibetuner.redis.blocking import responds
+from vibetuner.redis.blocking import RefusedError, Reply, ask, responds
+from vibetuner.redis.url import Address, Tls
 
-__all__ = ["Valkey"]
+__all__ = ["Fleet", "Valkey"]
 
+#: More than a connection on this machine holds.
+FILLER = "x" * 32_000_000
 LASTING = ("--appendonly", "yes", "--appendfsync", "always")
 
 
@@ -104,3 +108,100 @@ class Valkey:
 
     def _answers(self) -> bool:
         return responds(self.port)
+
+
+class Fleet:
+    """Servers by their ports, of which others say who is the primary; started by ``with``.
+
+    Args:
+        tls: how they are spoken to, where they use TLS.
+    """
+
+    #: A key that the primary has a slot for.
+    filler: str
+
+    def __init__(self, tls: Tls | None) -> None:
+        self._tls = tls
+        self._processes: dict[int, subprocess.Popen[bytes]] = {}
+
+    def __enter__(self) -> Self:
+        try:
+            self.start()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for process in self._processes.values():
+            process.kill()
+            process.wait()
+
+    @property
+    def url(self) -> str:
+        """The value of REDIS_URL."""
+        raise NotImplementedError
+
+    @property
+    def primary(self) -> int:
+        """The port of the primary."""
+        raise NotImplementedError
+
+    @property
+    def replicas(self) -> list[int]:
+        """The ports of its replicas."""
+        raise NotImplementedError
+
+    def start(self) -> None:
+        """Start all, and wait until they know each other."""
+        raise NotImplementedError
+
+    def launch(self, port: int) -> None:
+        """Start one of them, and wait until it answers."""
+        raise NotImplementedError
+
+    def launch_replica(self, port: int) -> None:
+        """Start one that was a replica when it was killed."""
+        self.launch(port)
+
+    def fail_over(self, *options: str) -> None:
+        """Have a replica promoted, as a person does before the primary is shut down."""
+        raise NotImplementedError
+
+    def wait_for_promotion(self, old: int, *, seconds: float = 20) -> float:
+        """Wait until another server is the primary; returns when, by the monotonic clock."""
+        raise NotImplementedError
+
+    def is_whole(self) -> bool:
+        """Return whether there is one primary, and all its replicas follow it."""
+        raise NotImplementedError
+
+    def kill(self, port: int) -> None:
+        """As a power cut would."""
+        self._processes[port].kill()
+        self._processes[port].wait()
+
+    def freeze(self, port: int) -> None:
+        """Answer nobody, and hang up on nobody."""
+        self._processes[port].send_signal(signal.SIGSTOP)
+
+    def thaw(self, port: int) -> None:
+        """Answer again."""
+        self._processes[port].send_signal(signal.SIGCONT)
+
+    def hold_back(self) -> None:
+        """Freeze the replicas, and fill what the kernel holds for them: they get no more."""
+        primary = self.primary
+        for port in self.replicas:
+            self.freeze(port)
+        self.on(primary, "SET", self.filler, FILLER, "PX", "1")
+
+    def on(self, port: int, *command: str) -> Reply:
+        """Send a command to one of them."""
+        return ask(Address(host="127.0.0.1", port=port, tls=self._tls), command)[0]
+
+    def _answers(self, port: int) -> bool:
+        try:
+            return self.on(port, "PING") == "PONG"
+        except (OSError, RefusedError):
+            return False
