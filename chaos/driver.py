@@ -19,7 +19,7 @@ from chaos.journal import JOURNAL, read_notes
 from chaos.ledger import Ledger, judge
 from chaos.outbox import make_outbox, outbox_url
 from chaos.processes import Child
-from chaos.replication import Replication
+from chaos.replication import Replication, make_replication
 from chaos.servers import Mongo, Valkey
 from chaos.store import look, wait_until_idle
 from vibetuner.config import Settings
@@ -57,7 +57,7 @@ async def run(wanted: Run) -> Ledger:
     os.environ[JOURNAL] = str(journal)
     shutil.copytree(PROJECT, wanted.folder, dirs_exist_ok=True)
     async with _servers(wanted) as (redis, mongo):
-        variables = _variables(redis.url, mongo) | {
+        variables = _variables(redis, mongo) | {
             "DATABASE_URL": outbox_url(wanted.folder),
             "ENQUEUE_DURABLE": str(wanted.durable),
         }
@@ -101,13 +101,13 @@ async def _servers(wanted: Run) -> AsyncIterator[tuple[Valkey | Replication, Mon
         mongo.launch()
         await mongo.ready()
         redis: Valkey | Replication
-        if wanted.topology == "sentinel":
-            redis = Replication(folder / "servers")
-            stack.enter_context(redis.servers)
-        else:
+        if wanted.topology == "single":
             redis = Valkey("valkey", folder, environment)
             stack.callback(redis.end)
             redis.launch()
+        else:
+            redis = make_replication(wanted.topology, folder / "servers")
+            stack.enter_context(redis.servers)
         await redis.ready()
         yield redis, mongo
 
@@ -159,12 +159,12 @@ def _known(journal: Path) -> set[str]:
     return {entry["id"] for entry in read_notes(journal) if "id" in entry}
 
 
-def _variables(redis_url: str, mongo: Mongo) -> dict[str, str]:
+def _variables(redis: Valkey | Replication, mongo: Mongo) -> dict[str, str]:
     """What the project's `.env` would say: short times, so that two minutes tell something."""
     return {
-        "REDIS_URL": redis_url,
+        "REDIS_URL": redis.url,
         "MONGODB_URL": mongo.url,
-        "REDIS_KEY_PREFIX": "chaos:",
+        "REDIS_KEY_PREFIX": redis.prefix,
         "ENVIRONMENT": "production",
         "SECRET_KEY": "a key that the storm share, and nobody else",
         "WORKER_GRACE_PERIOD": "3",

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from random import Random
-from typing import Literal, get_args
+from typing import Literal, NamedTuple, get_args
 
 from chaos.journal import note
 from chaos.processes import Child, descendants, gone, send
@@ -16,58 +16,45 @@ from chaos.replication import Replication
 from chaos.servers import Server
 from chaos.story import FORCED, Effect
 
-__all__ = ["Kind", "PlannedFault", "Storm", "Topology", "plan"]
+__all__ = ["PlannedFault", "Storm", "Topology", "plan"]
 
-Kind = Literal[
-    "worker killed",
-    "worker stopped",
-    "worker frozen briefly",
-    "worker frozen long",
-    "deploy",
-    "supervisor stopped",
-    "supervisor killed",
-    "valkey killed",
-    "valkey stopped",
-    "mongodb killed",
-    "mongodb frozen",
-    "primary killed",
-    "primary killed with a lag",
-    "primary frozen",
-    "replica promoted",
-    "replica killed",
-    "replica frozen",
-]
-Topology = Literal["single", "sentinel"]
+Topology = Literal["single", "sentinel", "cluster"]
 
-# Weight, and the shortest and longest duration in seconds.
-CHANCES: dict[Kind, tuple[int, float, float]] = {
-    "worker killed": (5, 0, 0),
-    "worker stopped": (5, 0, 0),
-    "worker frozen briefly": (3, 0.3, 3),
-    "worker frozen long": (3, 6, 12),
-    "deploy": (2, 0, 0),
-    "supervisor stopped": (1, 0, 0),
-    "supervisor killed": (1, 0, 0),
-    "valkey killed": (2, 0, 4),
-    "valkey stopped": (2, 0, 4),
-    "mongodb killed": (2, 1, 8),
-    "mongodb frozen": (2, 2, 12),
-    "primary killed": (2, 0, 0),
-    "primary killed with a lag": (2, 0, 0),
-    "primary frozen": (2, 1, 8),
-    "replica promoted": (2, 0, 0),
-    "replica killed": (1, 1, 4),
-    "replica frozen": (1, 1, 6),
+
+class Chance(NamedTuple):
+    """How often a fault comes, for how many seconds, what it does to tasks, and where it exists."""
+
+    weight: int
+    seconds: tuple[float, float]
+    effect: Effect
+    topologies: tuple[Topology, ...] = get_args(Topology)
+
+
+REPLICATED: tuple[Topology, ...] = ("sentinel", "cluster")
+FAULTS = {
+    "worker killed": Chance(5, (0, 0), "kill"),
+    "worker stopped": Chance(5, (0, 0), "stop"),
+    "worker frozen briefly": Chance(3, (0.3, 3), "freeze"),
+    "worker frozen long": Chance(3, (6, 12), "freeze"),
+    "deploy": Chance(2, (0, 0), "stop"),
+    "supervisor stopped": Chance(1, (0, 0), "stop"),
+    "supervisor killed": Chance(1, (0, 0), "stop"),
+    "valkey killed": Chance(2, (0, 4), "outage", ("single",)),
+    "valkey stopped": Chance(2, (0, 4), "outage", ("single",)),
+    "mongodb killed": Chance(2, (1, 8), "none"),
+    "mongodb frozen": Chance(2, (2, 12), "none"),
+    "primary killed": Chance(2, (0, 0), "failover", REPLICATED),
+    "primary killed with a lag": Chance(2, (0, 0), "failover", REPLICATED),
+    "primary frozen": Chance(2, (1, 8), "failover", REPLICATED),
+    "replica promoted": Chance(2, (0, 0), "failover", REPLICATED),
+    # Both sides take part, so that no write is lost.
+    "failover ordered": Chance(2, (0, 0), "outage", REPLICATED),
+    "replica killed": Chance(1, (1, 4), "none", REPLICATED),
+    "replica frozen": Chance(1, (1, 6), "none", REPLICATED),
+    "other primary killed": Chance(1, (0, 0), "none", ("cluster",)),
+    # Steps wait meanwhile, heartbeats too.
+    "slot moved": Chance(3, (0, 0), "outage", ("cluster",)),
 }
-OF_ONE_SERVER: tuple[Kind, ...] = ("valkey killed", "valkey stopped")
-OF_SENTINELS: tuple[Kind, ...] = (
-    "primary killed",
-    "primary killed with a lag",
-    "primary frozen",
-    "replica promoted",
-    "replica killed",
-    "replica frozen",
-)
 FIRST_PAUSE, LAST_PAUSE = 1.0, 4.0
 
 # A stop takes the grace period, what can't be interrupted, and a little.
@@ -80,7 +67,7 @@ class PlannedFault:
 
     number: int
     pause: float
-    kind: Kind
+    kind: str
     target: int
     seconds: float
     by: signal.Signals
@@ -89,20 +76,18 @@ class PlannedFault:
 def plan(seed: int, seconds: float, topology: Topology = "single") -> Iterator[PlannedFault]:
     """The faults of so many seconds; the same for the same seed."""
     chance = Random(f"{seed} faults")  # noqa: S311 - repeatable on purpose
-    elsewhere = OF_SENTINELS if topology == "single" else OF_ONE_SERVER
-    kinds: Sequence[Kind] = [kind for kind in get_args(Kind) if kind not in elsewhere]
-    weights = [CHANCES[kind][0] for kind in kinds]
+    kinds = [kind for kind, one in FAULTS.items() if topology in one.topologies]
+    weights = [FAULTS[kind].weight for kind in kinds]
     spent, number = 0.0, 0
     while True:
         number += 1
         kind = chance.choices(kinds, weights)[0]
-        _, shortest, longest = CHANCES[kind]
         fault = PlannedFault(
             number,
             round(chance.uniform(FIRST_PAUSE, LAST_PAUSE), 1),
             kind,
             chance.randrange(1000),
-            round(chance.uniform(shortest, longest), 1),
+            round(chance.uniform(*FAULTS[kind].seconds), 1),
             chance.choice([signal.SIGTERM, signal.SIGTERM, signal.SIGINT]),
         )
         spent += fault.pause
@@ -145,11 +130,11 @@ class Storm:
                 await self._end_supervisor(fault)
             case "valkey killed" | "valkey stopped":
                 assert isinstance(self._redis, Server)  # noqa: S101 - as the plan has it
-                await self._restart(self._redis, fault, "outage")
+                await self._restart(self._redis, fault)
             case "mongodb killed":
-                await self._restart(self._mongo, fault, "none")
+                await self._restart(self._mongo, fault)
             case "mongodb frozen":
-                await self._freeze(self._mongo, self._mongo.pid, fault, "none")
+                await self._freeze(self._mongo, self._mongo.pid, fault)
             case _:
                 await self._strike_replication(fault)
 
@@ -159,17 +144,17 @@ class Storm:
         child, pid = chosen
         async with child.busy:
             if fault.kind == "worker killed":
-                async with _noted(fault, "kill", [pid]):
+                async with _noted(fault, [pid]):
                     send(pid, signal.SIGKILL)
             else:
-                async with _noted(fault, "stop", [pid]):
+                async with _noted(fault, [pid]):
                     child.told_to_end.add(pid)
                     send(pid, fault.by)
                     await _see_off(fault, [pid])
 
     async def _freeze_worker(self, fault: PlannedFault) -> None:
         if (chosen := self._choose(fault)) is not None:
-            await self._freeze(*chosen, fault, "freeze")
+            await self._freeze(*chosen, fault)
 
     async def _deploy(self, fault: PlannedFault) -> None:
         """Everybody at once, as when a new version is rolled out."""
@@ -180,7 +165,7 @@ class Storm:
             for child in struck:
                 await stack.enter_async_context(child.busy)
             pids = [pid for child in struck for pid in (child.pid, *descendants(child.pid))]
-            async with _noted(fault, "stop", pids):
+            async with _noted(fault, pids):
                 for child in struck:
                     child.told_to_end.add(child.pid)
                     send(child.pid, signal.SIGTERM)
@@ -193,15 +178,15 @@ class Storm:
             pid = self._supervisor.pid
             # Its workers stop in order, also when it is gone without a word.
             pids = [pid, *descendants(pid)]
-            async with _noted(fault, "stop", pids):
+            async with _noted(fault, pids):
                 self._supervisor.told_to_end.add(pid)
                 send(pid, signal.SIGKILL if fault.kind == "supervisor killed" else fault.by)
                 await _see_off(fault, pids)
 
-    async def _restart(self, server: Server, fault: PlannedFault, effect: Effect) -> None:
+    async def _restart(self, server: Server, fault: PlannedFault) -> None:
         if not _is_free(server):
             return
-        async with server.busy, _noted(fault, effect, [server.pid]):
+        async with server.busy, _noted(fault, [server.pid]):
             stopped = fault.kind.endswith("stopped")
             send(server.pid, signal.SIGTERM if stopped else signal.SIGKILL)
             await server.ended()
@@ -215,16 +200,13 @@ class Storm:
         assert isinstance(servers, Replication)  # noqa: S101 - as above
         if servers.busy.locked():
             return
-        effect: Effect = (
-            "none" if fault.kind in {"replica killed", "replica frozen"} else "failover"
-        )
-        async with servers.busy, _noted(fault, effect, []):
+        async with servers.busy, _noted(fault, []):
             await servers.strike(fault.kind, fault.seconds)
 
-    async def _freeze(self, child: Child, pid: int, fault: PlannedFault, effect: Effect) -> None:
+    async def _freeze(self, child: Child, pid: int, fault: PlannedFault) -> None:
         if not _is_free(child):
             return
-        async with child.busy, _noted(fault, effect, [pid]):
+        async with child.busy, _noted(fault, [pid]):
             send(pid, signal.SIGSTOP)
             try:
                 await asyncio.sleep(fault.seconds)
@@ -245,7 +227,8 @@ def _is_free(child: Child) -> bool:
 
 
 @asynccontextmanager
-async def _noted(fault: PlannedFault, effect: Effect, pids: Sequence[int]) -> AsyncIterator[None]:
+async def _noted(fault: PlannedFault, pids: Sequence[int]) -> AsyncIterator[None]:
+    effect = FAULTS[fault.kind].effect
     note("fault", number=fault.number, kind=fault.kind, effect=effect, pids=pids)
     try:
         yield

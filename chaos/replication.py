@@ -1,30 +1,47 @@
-"""Three servers with three Sentinels, of which one server at a time is in trouble."""
+"""Servers that replace each other, of which one at a time is in trouble."""
 
 from __future__ import annotations
 
 import asyncio
 import time
+from contextlib import suppress
 from pathlib import Path
+from typing import Literal
 
-from tests.sentinels import NAME, Replicated
+from tests.clusters import PREFIX, Clustered
+from tests.sentinels import Replicated
 from tests.waiting import wait_until
 from vibetuner.redis.blocking import RefusedError
 
-__all__ = ["Replication"]
+__all__ = ["Replication", "make_replication"]
 
 WHOLE_SECONDS = 90
 PROMOTION_SECONDS = 60
+ORDER_SECONDS = 10
 DOWN_AFTER_MS = 2000
 LAG_SECONDS = 0.7
+KEYS_AT_ONCE = 50
 LASTING = ("--appendonly", "yes", "--appendfsync", "always")
+# A shard without a primary holds up its own queues only, as the documentation has it.
+OF_A_NODE = (
+    "--cluster-node-timeout", str(DOWN_AFTER_MS), "--cluster-require-full-coverage", "no"
+)  # fmt: skip
+
+
+def make_replication(kind: Literal["sentinel", "cluster"], folder: Path) -> Replication:
+    """Return three servers with three Sentinels, or three shards with a replica each."""
+    folder.mkdir()
+    if kind == "cluster":
+        return Replication(Clustered(folder, options=(*LASTING, *OF_A_NODE)), PREFIX)
+    return Replication(Replicated(folder, options=LASTING, down_after=DOWN_AFTER_MS), "chaos:")
 
 
 class Replication:
-    """What a project's REDIS_URL names; started and ended by ``with servers:``."""
+    """What a project's REDIS_URL names; started and ended by ``with replication.servers:``."""
 
-    def __init__(self, folder: Path) -> None:
-        folder.mkdir()
-        self.servers = Replicated(folder, options=LASTING, down_after=DOWN_AFTER_MS)
+    def __init__(self, servers: Replicated | Clustered, prefix: str) -> None:
+        self.servers = servers
+        self.prefix = prefix
         self.busy = asyncio.Lock()
 
     @property
@@ -33,7 +50,7 @@ class Replication:
         return self.servers.url
 
     async def ready(self) -> None:
-        """Return once all Sentinels name one primary, and both others follow it."""
+        """Return once there is one primary, with all its replicas behind it."""
         await asyncio.to_thread(self._wait_until_whole)
 
     async def strike(self, kind: str, seconds: float) -> None:
@@ -42,57 +59,76 @@ class Replication:
 
     def _strike(self, kind: str, seconds: float) -> None:
         servers, old = self.servers, self.servers.primary
-        replica, other = (port for port in servers.servers if port != old)
+        replicas = servers.replicas
         match kind:
             case "primary killed":
-                servers.kill(old)
-                self._wait_for_another(old)
-                servers.launch(old)
+                self._replace(old)
             case "primary killed with a lag":
                 # What it acknowledges meanwhile is gone with it.
-                servers.hold_back(old)
+                servers.hold_back()
                 time.sleep(LAG_SECONDS)
-                servers.kill(old)
-                for port in (replica, other):
-                    servers.thaw(port)
-                self._wait_for_another(old)
-                servers.launch(old)
+                self._replace(old, frozen=replicas)
             case "primary frozen":
-                servers.freeze(old)
-                time.sleep(seconds)
-                servers.thaw(old)
+                self._freeze(old, seconds)
             case "replica promoted":
                 servers.freeze(old)
-                self._wait_for_another(old)
-                # It takes itself for the primary until a Sentinel tells it otherwise.
+                servers.wait_for_promotion(old, seconds=PROMOTION_SECONDS)
+                # It takes itself for the primary until it is told otherwise.
                 servers.thaw(old)
+            case "failover ordered":
+                self._order_failover(old)
             case "replica killed":
-                servers.kill(replica)
+                servers.kill(replicas[0])
                 time.sleep(seconds)
-                servers.launch(replica, replica_of=old)
+                servers.launch_replica(replicas[0])
             case "replica frozen":
-                servers.freeze(replica)
-                time.sleep(seconds)
-                servers.thaw(replica)
+                self._freeze(replicas[0], seconds)
+            case _:
+                self._strike_cluster(kind, old)
         self._wait_until_whole()
 
-    def _wait_for_another(self, old: int) -> None:
-        wait_until(
-            lambda: self.servers.primary != old,
-            seconds=PROMOTION_SECONDS,
-            what=lambda: f"a primary that is not {old}",
-        )
+    def _strike_cluster(self, kind: str, old: int) -> None:
+        servers = self.servers
+        assert isinstance(servers, Clustered)  # noqa: S101 - as the plan has it
+        other = next(port for port in servers.primaries if port != old)
+        match kind:
+            case "slot moved":
+                servers.begin_move(old, other)
+                servers.move_keys(old, other, by=KEYS_AT_ONCE)
+                servers.end_move(other)
+            case "other primary killed":
+                servers.kill(other)
+                wait_until(
+                    lambda: len(servers.primaries) == servers.shards,
+                    seconds=PROMOTION_SECONDS,
+                    what=lambda: "a primary in the other shard",
+                )
+                servers.launch(other)
+
+    def _order_failover(self, old: int) -> None:
+        """Order it, and again where busy servers give it up."""
+        options = () if isinstance(self.servers, Clustered) else ("COORDINATED",)
+        for _ in range(PROMOTION_SECONDS // ORDER_SECONDS):
+            with suppress(RefusedError):  # the last one is not over
+                self.servers.fail_over(*options)
+            with suppress(AssertionError):
+                self.servers.wait_for_promotion(old, seconds=ORDER_SECONDS)
+                return
+
+    def _replace(self, old: int, *, frozen: list[int] | None = None) -> None:
+        """Kill the primary, and bring it back when another has its place."""
+        self.servers.kill(old)
+        for port in frozen or ():
+            self.servers.thaw(port)
+        self.servers.wait_for_promotion(old, seconds=PROMOTION_SECONDS)
+        self.servers.launch(old)
+
+    def _freeze(self, port: int, seconds: float) -> None:
+        self.servers.freeze(port)
+        time.sleep(seconds)
+        self.servers.thaw(port)
 
     def _wait_until_whole(self) -> None:
-        wait_until(self._is_whole, seconds=WHOLE_SECONDS, what=lambda: "two replicas that follow")
-
-    def _is_whole(self) -> bool:
-        try:
-            servers, primary = self.servers, self.servers.primary
-            question = ("SENTINEL", "GET-MASTER-ADDR-BY-NAME", NAME)
-            named = {str(servers.on(port, *question)) for port in servers.sentinels}
-            info = str(servers.on(primary, "INFO", "replication"))
-        except (OSError, RefusedError):
-            return False
-        follow = "role:master" in info and info.count("state=online") == 2
-        return follow and len(named) == 1
+        wait_until(
+            self.servers.is_whole, seconds=WHOLE_SECONDS, what=lambda: "replicas that follow"
+        )

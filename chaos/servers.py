@@ -47,6 +47,8 @@ class Server(Child):
 class Valkey(Server):
     """Every write is on the disk before it is acknowledged: what was accepted can't be lost."""
 
+    prefix = "chaos:"
+
     @property
     def url(self) -> str:
         """What REDIS_URL says."""

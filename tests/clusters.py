@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from tests.processes import free_port
 from tests.valkey import Servers
@@ -29,6 +30,9 @@ class Clustered(Servers):
         options: more of the servers' own.
         tls: how they are spoken to, where they are to use TLS.
     """
+
+    filler = f"{PREFIX}filler"
+    shards = SHARDS
 
     def __init__(
         self,
@@ -61,12 +65,19 @@ class Clustered(Servers):
         """The port of the primary of the queue's slot."""
         return self.primary_of(self.slot)
 
+    @property
+    def replicas(self) -> list[int]:
+        """The port of the replica of that primary."""
+        owner = self._id(self.primary)
+        return [port for port in self.nodes if f"myself,slave {owner}" in self._about(port)]
+
     def primary_of(self, slot: int) -> int:
         """Return the port of the primary that serves a slot, by its own word."""
         for port in self.primaries:
             ranges = self.on(port, "CLUSTER", "SLOTS")
             assert isinstance(ranges, list)
-            for first, last, (_, owner, *_), *_ in ranges:
+            found: list[Any] = ranges
+            for first, last, (_, owner, *_), *_ in found:
                 if first <= slot <= last and owner == port:
                     return port
         return 0
@@ -92,7 +103,7 @@ class Clustered(Servers):
 
     def launch(self, port: int) -> None:
         """Start one of the nodes, and wait until it answers."""
-        listen = ("--port", str(port))
+        listen: tuple[str, ...] = ("--port", str(port))
         if self._tls:
             listen = ("--port", "0", "--tls-port", str(port), "--tls-cluster", "yes")
         self.run(
@@ -103,12 +114,16 @@ class Clustered(Servers):
         self.wait_for(port)
 
     def wait_until_whole(self) -> None:
-        """Wait until each shard has a replica that follows, and each node serves."""
-        wait_until(lambda: all(map(self._is_ready, self.nodes)), what=lambda: "a whole Cluster")
-        wait_until(
-            lambda: all("connected_slaves:1" in self._info(port) for port in self.primaries),
-            what=lambda: "a replica of each primary",
-        )
+        """Wait until it is."""
+        wait_until(self.is_whole, what=lambda: "a whole Cluster")
+
+    def is_whole(self) -> bool:
+        """Return whether each shard has a replica that follows, and each node serves."""
+        try:
+            followed = ("connected_slaves:1" in self._info(port) for port in self.primaries)
+            return all(map(self._is_ready, self.nodes)) and all(followed)
+        except (OSError, RefusedError):
+            return False
 
     def heal(self) -> None:
         """Bring back what was killed or frozen, and wait until all is as at the start."""
@@ -118,14 +133,19 @@ class Clustered(Servers):
                 self.launch(port)
         self.wait_until_whole()
 
-    def wait_for_promotion(self, old: int) -> float:
+    def wait_for_promotion(self, old: int, *, seconds: float = 20) -> float:
         """Wait until another node serves the queue's slot; returns when, monotonically."""
         others = [port for port in self.nodes if port != old]
         wait_until(
             lambda: any(self._serves(port) for port in others),
+            seconds=seconds,
             what=lambda: f"a primary that is not {old}",
         )
         return time.monotonic()
+
+    def fail_over(self, *options: str) -> None:
+        """Have the replica of the queue's shard promoted."""
+        self.on(self.replicas[0], "CLUSTER", "FAILOVER", *options)
 
     def begin_move(self, source: int, target: int) -> None:
         """Mark the queue's slot as one that moves."""
@@ -133,11 +153,11 @@ class Clustered(Servers):
         self.on(target, "CLUSTER", "SETSLOT", slot, "IMPORTING", self._id(source))
         self.on(source, "CLUSTER", "SETSLOT", slot, "MIGRATING", self._id(target))
 
-    def move_keys(self, source: int, target: int, *, most: int | None = None) -> int:
-        """Move keys of the queue's slot, one by one; returns how many."""
+    def move_keys(self, source: int, target: int, *, most: int | None = None, by: int = 1) -> int:
+        """Move keys of the queue's slot, so many at a time; returns how many."""
         moved = 0
         while most is None or moved < most:
-            keys = self.on(source, "CLUSTER", "GETKEYSINSLOT", str(self.slot), "1")
+            keys = self.on(source, "CLUSTER", "GETKEYSINSLOT", str(self.slot), str(by))
             if not isinstance(keys, list) or not keys:
                 break
             self.on(

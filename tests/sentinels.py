@@ -10,14 +10,12 @@ from pathlib import Path
 from tests.processes import free_port
 from tests.valkey import Servers
 from tests.waiting import wait_until
-from vibetuner.redis.blocking import Reply
+from vibetuner.redis.blocking import RefusedError, Reply
 from vibetuner.redis.url import Tls
 
 __all__ = ["Replicated"]
 
 NAME = "mymaster"
-#: More than a connection on this machine holds.
-FILLER = "x" * 32_000_000
 #: The Sentinels' own clock, in milliseconds, of which "down" is after three pings.
 PERIODS = (
     "info-period", "100", "ping-period", "400", "ask-period", "100", "publish-period", "100",
@@ -36,6 +34,8 @@ class Replicated(Servers):
         program: the server; without it, the embedded Valkey, which has no TLS.
         tls: certificates of all of them, who ask for one too.
     """
+
+    filler = "filler"
 
     def __init__(
         self,
@@ -103,6 +103,10 @@ class Replicated(Servers):
         )  # fmt: skip
         self.wait_for(port)
 
+    def launch_replica(self, port: int) -> None:
+        """Start one that was a replica when it was killed."""
+        self.launch(port, replica_of=self.primary)
+
     @property
     def primary(self) -> int:
         """The port of the server that the first Sentinel calls the primary."""
@@ -110,24 +114,41 @@ class Replicated(Servers):
         assert isinstance(named, list)
         return int(str(named[1]))
 
-    def hold_back(self, primary: int) -> None:
-        """Freeze the replicas, and fill what the kernel holds for them: they get no more."""
-        for port in self.servers:
-            if port != primary:
-                self.freeze(port)
-        self.on(primary, "SET", "filler", FILLER, "PX", "1")
+    @property
+    def replicas(self) -> list[int]:
+        """The ports of the two others."""
+        primary = self.primary
+        return [port for port in self.servers if port != primary]
 
-    def fail_over(self) -> None:
-        """Have a replica promoted, as a person does before the primary is shut down."""
-        self.on(self.sentinels[0], "SENTINEL", "FAILOVER", NAME)
+    def fail_over(self, *options: str) -> None:
+        """Have a replica promoted, as a person does before the primary is shut down.
 
-    def wait_for_promotion(self, old: int) -> float:
+        The leading Sentinel then asks the replica once a second whether it is the primary. The
+        others make a replica of it again after four of their periods, unless they hear of it.
+        """
+        for port in self.sentinels:
+            self.on(port, "SENTINEL", "DEBUG", "publish-period", "500")
+        self.on(self.sentinels[0], "SENTINEL", "FAILOVER", NAME, *options)
+
+    def wait_for_promotion(self, old: int, *, seconds: float = 20) -> float:
         """Wait until another server is the primary; returns when, by the monotonic clock."""
         wait_until(
             lambda: (new := self.primary) != old and "role:master" in str(self.on(new, "INFO")),
+            seconds=seconds,
             what=lambda: f"a primary that is not {old}",
         )
         return time.monotonic()
+
+    def is_whole(self) -> bool:
+        """Return whether all Sentinels name one primary, and both others follow it."""
+        question = ("SENTINEL", "GET-MASTER-ADDR-BY-NAME", NAME)
+        try:
+            named = {str(self.on(port, *question)) for port in self.sentinels}
+            info = str(self.on(self.primary, "INFO", "replication"))
+        except (OSError, RefusedError):
+            return False
+        follow = "role:master" in info and info.count("state=online") == 2
+        return follow and len(named) == 1
 
     def _listening(self, port: int) -> dict[str, str]:
         if self._tls is None:

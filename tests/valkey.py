@@ -30,6 +30,8 @@ FOLLOWS_WITHIN = 9
 
 T = TypeVar("T")
 
+#: More than a connection on this machine holds.
+FILLER = "x" * 32_000_000
 LASTING = ("--appendonly", "yes", "--appendfsync", "always")
 
 
@@ -132,13 +134,16 @@ async def until_it_works(act: Callable[[], Awaitable[T]]) -> T:
 
 
 class Servers:
-    """Servers that belong together, by their ports; started by ``with``.
+    """Servers of which some are replicas of others, by their ports; started by ``with``.
 
     Args:
         folder: where they keep what they write.
         program: the server; without it, the embedded Valkey, which has no TLS.
         tls: how they are spoken to, where they use TLS.
     """
+
+    #: A key that the primary has a slot for.
+    filler: str
 
     def __init__(self, folder: Path, *, program: str | None, tls: Tls | None) -> None:
         self._folder = folder
@@ -158,9 +163,44 @@ class Servers:
         for port in self._processes:
             self.kill(port)
 
+    @property
+    @abstractmethod
+    def url(self) -> str:
+        """The value of REDIS_URL."""
+
+    @property
+    @abstractmethod
+    def primary(self) -> int:
+        """The port of the primary."""
+
+    @property
+    @abstractmethod
+    def replicas(self) -> list[int]:
+        """The ports of its replicas."""
+
     @abstractmethod
     def start(self) -> None:
         """Start all, and wait until they know each other."""
+
+    @abstractmethod
+    def launch(self, port: int) -> None:
+        """Start one of them, and wait until it answers."""
+
+    def launch_replica(self, port: int) -> None:
+        """Start one that was a replica when it was killed."""
+        self.launch(port)
+
+    @abstractmethod
+    def fail_over(self, *options: str) -> None:
+        """Have a replica promoted, as a person does before the primary is shut down."""
+
+    @abstractmethod
+    def wait_for_promotion(self, old: int, *, seconds: float = 20) -> float:
+        """Wait until another server is the primary; returns when, by the monotonic clock."""
+
+    @abstractmethod
+    def is_whole(self) -> bool:
+        """Return whether there is one primary, and all its replicas follow it."""
 
     def kill(self, port: int) -> None:
         """As a power cut would."""
@@ -174,6 +214,13 @@ class Servers:
     def thaw(self, port: int) -> None:
         """Answer again."""
         self._processes[port].send_signal(signal.SIGCONT)
+
+    def hold_back(self) -> None:
+        """Freeze the replicas, and fill what the kernel holds for them: they get no more."""
+        primary = self.primary
+        for port in self.replicas:
+            self.freeze(port)
+        self.on(primary, "SET", self.filler, FILLER, "PX", "1")
 
     def on(self, port: int, *command: str) -> Reply:
         """Send a command to one of them."""

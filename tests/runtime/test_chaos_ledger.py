@@ -440,8 +440,12 @@ def test_the_same_seed_plans_the_same_faults():
 
 def test_each_topology_has_faults_of_its_own():
     """Its servers are those that there are."""
-    single, sentinel = ({one.kind for one in plan(7, 600, name)} for name in get_args(Topology))
-    assert single ^ sentinel == {
-        *("valkey killed", "valkey stopped", "primary killed", "primary killed with a lag"),
-        *("primary frozen", "replica promoted", "replica killed", "replica frozen"),
+    kinds = ({one.kind for one in plan(7, 6000, topology)} for topology in get_args(Topology))
+    single, sentinel, cluster = kinds
+    assert single - sentinel == single - cluster == {"valkey killed", "valkey stopped"}
+    assert sentinel - single == {
+        *("primary killed", "primary killed with a lag", "primary frozen"),
+        *("replica promoted", "failover ordered", "replica killed", "replica frozen"),
     }
+    assert cluster - sentinel == {"slot moved", "other primary killed"}
+    assert sentinel <= cluster

@@ -152,10 +152,11 @@ async def test_memory_alone_is_refused_before_anything_is_written(tmp_path: Path
 async def judged(server: Valkey) -> list[Any]:
     """Return the findings of the doctor about ENQUEUE_DURABLE."""
     settings = server.settings.model_copy(update={"enqueue_durable": True})
+    address = parse_url(server.url)
     async with open_redis(settings) as client:
         info = dict(await client.info())
-    assert judge_durability(info, server.settings, in_production=True) == []
-    return judge_durability(info, settings, in_production=True)
+    assert judge_durability(info, server.settings, address, in_production=True) == []
+    return judge_durability(info, settings, address, in_production=True)
 
 
 async def test_it_waits_for_the_disk(tmp_path: Path):
@@ -295,7 +296,7 @@ async def test_a_failover_loses_only_unconfirmed_tasks(tmp_path: Path):
             old = servers.primary
             replicas = [port for port in servers.servers if port != old]
             kept = [await number.enqueue(value).start(durable=True) for value in range(20)]
-            servers.hold_back(old)
+            servers.hold_back()
             plain, unsure = await number.enqueue(1), number.enqueue(2).start(durable=SHORT)
             with pytest.raises(NotDurable, match="queued, but .*by 2 replicas within"):
                 await unsure

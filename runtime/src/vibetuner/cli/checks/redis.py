@@ -14,7 +14,7 @@ from vibetuner.errors import first_line
 from vibetuner.project import ProjectInfo, code_digest, worker_command
 from vibetuner.redis.client import make_client, ungrouped
 from vibetuner.redis.keys import JournalKeys, Keys
-from vibetuner.redis.url import parse_url
+from vibetuner.redis.url import Address, parse_url
 from vibetuner.tasks.client.durable import Keeping
 from vibetuner.tasks.inspect.line import find_stuck_lines
 from vibetuner.tasks.inspect.model import WorkerView
@@ -61,7 +61,7 @@ async def check_redis(settings: Settings, project: ProjectInfo) -> list[Finding]
             in_production=in_production,
             in_cluster=address.cluster is not None,
         ),
-        *judge_durability(dict(info), settings, in_production=in_production),
+        *judge_durability(dict(info), settings, address, in_production=in_production),
         *records,
         *judge_workers(workers, code_digest(project), settings, in_production=in_production),
         *judge_queues(sizes, workers, settings, in_production=in_production),
@@ -157,15 +157,12 @@ def judge_server(
 
 
 def judge_durability(
-    info: dict[str, Any], settings: Settings, *, in_production: bool
+    info: dict[str, Any], settings: Settings, address: Address, *, in_production: bool
 ) -> list[Finding]:
     """Report a server that can't do what ENQUEUE_DURABLE asks for, so that each enqueue fails."""
     if not settings.enqueue_durable:
         return []
-    has_sentinels = (
-        parse_url(settings.redis_url or "", settings.redis_key_prefix).guides is not None
-    )
-    keeping = Keeping.read(info, has_sentinels=has_sentinels)
+    keeping = Keeping.read(info, has_sentinels=address.guides is not None)
     if problem := keeping.problem():
         grave: Level = "error" if in_production else "warning"
         text, cure = problem
