@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import os
-import re
 import shutil
 import signal
 import socket
@@ -17,7 +16,14 @@ from typing import Self
 
 import pytest
 
-from tests.processes import Command, clean_environment, free_port, wait_for_http, wait_until
+from tests.processes import (
+    Command,
+    children_of,
+    clean_environment,
+    free_port,
+    wait_for_http,
+    wait_until,
+)
 
 playwright = pytest.importorskip("playwright.sync_api", reason="uv run --group e2e pytest")
 expect = playwright.expect
@@ -28,18 +34,62 @@ DEMO_ORDERS = 10_000
 PATIENCE = 90_000  # milliseconds; the machine may have other things to do
 
 
+class Sluice:
+    """Holds an export at some numbers of rows until the test lets it go on."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def hold_at(self, *rows: int) -> None:
+        for count in rows:
+            (self.folder / f"hold-{count}").touch()
+
+    def release(self, rows: int) -> None:
+        (self.folder / f"hold-{rows}").unlink()
+
+    def wait_for(self, rows: int) -> None:
+        """Wait until the task has written so many rows."""
+        wait_until((self.folder / f"reached-{rows}").exists, seconds=60, what=lambda: f"{rows}")
+
+    def reset(self) -> None:
+        for path in self.folder.iterdir():
+            path.unlink()
+
+
+HOLD = """
+
+async def _hold(done: int) -> None:
+    folder = Path({folder!r})
+    (folder / f"reached-{{done}}").touch()
+    while (folder / f"hold-{{done}}").exists():
+        await asyncio.sleep(0.02)
+"""
+
+
 @pytest.fixture(scope="module")
 def slow_project(project: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The generated project, its exports slow enough for something to happen meanwhile."""
+    """The generated project, its exports under the control of the tests."""
     folder = tmp_path_factory.mktemp("slow") / project.name
     shutil.copytree(project, folder, ignore=shutil.ignore_patterns(".venv", ".vibetuner"))
     (folder / ".venv").symlink_to(project / ".venv")
+    holds = folder.parent / "sluice"
+    holds.mkdir()
     [tasks] = folder.glob("src/*/tasks/exports.py")
     text = tasks.read_text("utf-8")
-    slower = re.sub(r"(?m)^PAUSE_SECONDS = .*$", "PAUSE_SECONDS = 0.8", text)
-    assert slower != text
-    tasks.write_text(slower, "utf-8")
+    held = text.replace("await asyncio.sleep(PAUSE_SECONDS)", "await _hold(progress.done)")
+    held = held.replace("import asyncio\n", "import asyncio\nfrom pathlib import Path\n", 1)
+    assert "_hold" in held
+    assert "from pathlib" in held
+    tasks.write_text(held + HOLD.format(folder=str(holds)), "utf-8")
     return folder
+
+
+@pytest.fixture
+def sluice(slow_project: Path) -> Iterator[Sluice]:
+    """Open at first, and at the end."""
+    sluice = Sluice(slow_project.parent / "sluice")
+    yield sluice
+    sluice.reset()
 
 
 @contextmanager
@@ -73,6 +123,14 @@ def worker(slow_project: Path) -> Iterator[Command]:
         yield command
 
 
+@pytest.fixture(scope="module")
+def web(slow_project: Path, worker: Command) -> Iterator[int]:
+    """The port of a web process that lives through the tests that only look at it."""
+    port = free_port()
+    with serving(slow_project, port):
+        yield port
+
+
 @contextmanager
 def serving(folder: Path, port: int) -> Iterator[Command]:
     """A web process at ``port``."""
@@ -83,8 +141,6 @@ def serving(folder: Path, port: int) -> Iterator[Command]:
 
 def kill(command: Command) -> None:
     """As the kernel does when memory is short: no goodbye, for nobody."""
-    from tests.processes import children_of
-
     victims = {*children_of(command.process.pid), command.process.pid}
     for pid in victims:
         with suppress(ProcessLookupError):
@@ -108,7 +164,7 @@ def start_export(tab: playwright.Page, url: str) -> playwright.Locator:
     tab.get_by_role("button", name="Start an export").click()
     card = tab.locator("#exports article").first
     expect(card).to_contain_text("Running", timeout=PATIENCE)
-    wait_until(lambda: bar(card) >= 5, seconds=60, what=card.inner_text)
+    wait_until(lambda: bar(card) >= 20, seconds=60, what=card.inner_text)
     return tab.locator(f"#{card.get_attribute('id')}")
 
 
@@ -134,55 +190,67 @@ def ends_well(tab: playwright.Page, card: playwright.Locator, folder: Path) -> N
 
 
 def test_the_web_process_is_killed_in_the_middle_and_started_again(
-    slow_project: Path, worker: Command, tab: playwright.Page
+    slow_project: Path, worker: Command, tab: playwright.Page, sluice: Sluice
 ):
     """The bar goes on where the task is, ends at 100 %, and the download works, with no reload."""
     port = free_port()
+    sluice.hold_at(2500, 7500)
     with serving(slow_project, port) as web:
         card = start_export(tab, f"http://127.0.0.1:{port}/")
         kill(web)
-    before = bar(card)
+    sluice.release(2500)
+    sluice.wait_for(7500)
+    assert bar(card) <= 25
     with serving(slow_project, port):
-        wait_until(lambda: bar(card) > before, seconds=90, what=card.inner_text)
+        wait_until(lambda: bar(card) >= 70, seconds=90, what=card.inner_text)
+        sluice.release(7500)
         ends_well(tab, card, slow_project)
 
 
 def test_a_page_that_is_loaded_in_the_middle_shows_the_truth_at_once(
-    slow_project: Path, worker: Command, tab: playwright.Page, browser: playwright.Browser
+    web: int, slow_project: Path, tab: playwright.Page, browser: playwright.Browser, sluice: Sluice
 ):
     """Also in a browser that has never been here, and both end well."""
-    port = free_port()
-    with serving(slow_project, port):
-        card = start_export(tab, f"http://127.0.0.1:{port}/")
-        wait_until(lambda: bar(card) >= 20, seconds=60)
-        reached = bar(card)
-        context = browser.new_context()
-        late = context.new_page()
-        late.goto(f"http://127.0.0.1:{port}/")
-        late.evaluate("window.neverReloaded = true")
-        late_card = late.locator(f"#{card.get_attribute('id')}")
-        assert bar(late_card) >= reached - 5
-        ends_well(tab, card, slow_project)
-        ends_well(late, late_card, slow_project)
-        context.close()
+    sluice.hold_at(2500)
+    card = start_export(tab, f"http://127.0.0.1:{web}/")
+    sluice.wait_for(2500)
+    context = browser.new_context()
+    late = context.new_page()
+    late.goto(f"http://127.0.0.1:{web}/")
+    late.evaluate("window.neverReloaded = true")
+    late_card = late.locator(f"#{card.get_attribute('id')}")
+    assert bar(late_card) == 25
+    sluice.release(2500)
+    ends_well(tab, card, slow_project)
+    ends_well(late, late_card, slow_project)
+    context.close()
 
 
 @pytest.mark.parametrize("way", ["offline", "wire"])
 def test_the_network_is_cut_and_restored(
-    slow_project: Path, worker: Command, tab: playwright.Page, way: str
+    web: int, slow_project: Path, tab: playwright.Page, sluice: Sluice, way: str
 ):
     """The browser's own switch, and a wire that is pulled: connections die, none is made."""
-    port = free_port()
-    with serving(slow_project, port), Wire(port) as wire:
+    failed: list[str] = []
+    tab.on("requestfailed", lambda request: failed.append(request.failure))
+    sluice.hold_at(2500, 7500)
+    with Wire(web) as wire:
         card = start_export(tab, f"http://127.0.0.1:{wire.port}/")
         if way == "offline":
             tab.context.set_offline(True)
         wire.cut()
-        stuck = bar(card)
-        tab.wait_for_timeout(2500)
-        assert bar(card) <= stuck + 5
+        sluice.release(2500)
+        sluice.wait_for(7500)
+        # It has tried to come back, in vain.
+        refusal = "ERR_INTERNET_DISCONNECTED" if way == "offline" else "ERR_CONNECTION_REFUSED"
+        wait_until(
+            lambda: bar(card) and any(refusal in one for one in failed), what=lambda: str(failed)
+        )
+        assert bar(card) <= 25
         wire.mend()
         tab.context.set_offline(False)
+        wait_until(lambda: bar(card) >= 70, seconds=60, what=card.inner_text)
+        sluice.release(7500)
         ends_well(tab, card, slow_project)
 
 
