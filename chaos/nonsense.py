@@ -128,7 +128,8 @@ async def spoil(redis: Redis[bytes], chance: Random) -> str:
         await redis.zadd(key, {chance.choice(members): score})
     elif kind == "stream":
         entries: list[dict[bytes, bytes]] = [
-            {**entry.field_values} for entry in await redis.xrange(key, count=50)
+            dict(entry.field_values)
+            for entry in await redis.xrange(key, count=50)  # type: ignore[arg-type]
         ]
         entry = chance.choice([*entries, {b"a": b""}])
         name = chance.choice(sorted(entry))

@@ -124,13 +124,13 @@ class Valkey:
 async def until_it_works(act: Callable[[], Awaitable[T]]) -> T:
     """Repeat what fails for want of a server or a replica."""
 
-    async def answer() -> list[T] | None:
+    async def answer() -> list[T]:
         with suppress(RedisError, ServiceUnavailable, NotDurable):
             return [await act()]
-        return None
+        return []
 
-    [answered] = await eventually(answer, what=lambda: "a server that takes commands")
-    return answered
+    answers: list[T] = await eventually(answer, what=lambda: "a server that takes commands")
+    return answers[0]
 
 
 class Servers:

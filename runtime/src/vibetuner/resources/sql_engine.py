@@ -243,9 +243,9 @@ def _give_up_late_answers(engine: AsyncEngine, settings: Settings) -> None:
 
     event.listen(engine.sync_engine, "handle_error", on_error, retval=True)
     ping = dialect.do_ping
-    # The event tells of no TimeoutError in these two.
-    dialect.connect = partial(in_time, dialect.connect)
-    dialect.do_ping = partial(in_time, ping)
+    # SQLAlchemy does not report a TimeoutError of these two by the event.
+    dialect.connect = partial(in_time, dialect.connect)  # type: ignore[method-assign]
+    dialect.do_ping = partial(in_time, ping)  # type: ignore[method-assign]
 
 
 def _hang_up(connection: AdaptedConnection | PoolProxiedConnection) -> None:

@@ -391,7 +391,7 @@ def read_result(task_id: str, data: dict[str, Any]) -> TaskResult[Any]:
 
 
 def _moment(task: Task[Any, Any], worker: Worker[Any]) -> int | str:
-    """When a task is due; a delay counts by the server's clock."""
+    """Return when a task is due; a delay counts by the server's clock."""
     if isinstance(task.schedule, str):
         return worker.next_run(task.schedule)
     if task.schedule is not None:

@@ -2,7 +2,7 @@
 
 ::
 
-    async with open_dead_letters():           # only in a script; a lifespan has it open
+    async with open_dead_letters():  # only in a script; a lifespan has it open
         page = await list_letters(task="send_webhook")
         for letter in page.letters:
             await retry(letter.task_id)

@@ -8,6 +8,7 @@
         async for row in progress.track(read_rows(path)):
             ...
 
+
     @progress_endpoint("/imports/{task_id}/events", router=router)
     async def events(task_id: str) -> str:
         return task_id
