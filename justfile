@@ -75,7 +75,7 @@ types:
 [doc("Run every test, or those of the paths given, and report what they cover of the runtime")]
 coverage *args:
     {{ run }} coverage erase
-    {{ run }} --group e2e --group docs coverage run -m pytest {{ if args == "" { parallel + " -p no:randomly" } else { "" } }} "$@"
+    {{ run }} --group e2e --group docs coverage run -m pytest {{ if args == "" { parallel } else { "" } }} "$@"
     {{ run }} coverage combine --quiet
     {{ run }} coverage report
 

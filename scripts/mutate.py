@@ -25,7 +25,7 @@ MODULES = {
         "src/vibetuner/tasks/payload.py",
     ),
     "scaffold/names": ("tests/runtime/scaffold/test_names.py", "src/vibetuner/scaffold/names.py"),
-    "sse/feed": (f"{SSE}/test_hub.py",),
+    "sse/feed": (f"{SSE}/test_feed.py", f"{SSE}/test_hub.py"),
     "sse/hub": (f"{SSE}/test_hub.py",),
     "frontend/debug/gate": (
         "tests/runtime/frontend/debug/test_gate.py",

@@ -8,9 +8,10 @@ import weakref
 
 import pytest
 
+from tests.waiting import eventually
 from vibetuner.sse.event import Event, idle_id
 from vibetuner.sse.feed import BACKLOG, BACKLOG_BYTES, BATCH_BYTES, Subscriber
-from vibetuner.sse.hub import Hub
+from vibetuner.sse.hub import COLLECT_SECONDS_AT_MOST, Hub
 
 
 def numbered(number: int, data: str = "") -> Event:
@@ -208,3 +209,18 @@ def test_local_ids_rise_whatever_the_clock_does():
     hub = Hub()
     ids = [Event("n", "", hub.next_id()).position for _ in range(1000)]
     assert ids == sorted(set(ids))
+    assert ids[0][1] == 0
+
+
+async def test_a_crowd_of_events_waits_as_long_as_the_last_wake_up_took():
+    """Those that come one by one are sent at once."""
+    hub, loop = Hub(), asyncio.get_running_loop()
+    with hub.subscribe("news"):
+        hub.publish("news", numbered(1))
+        await eventually(lambda: hub._waking is None)
+        await asyncio.sleep(0)
+        assert hub._next_wake == 0
+        for number in (2, 3):
+            hub.publish("news", numbered(number))
+        await eventually(lambda: hub._next_wake)
+        assert loop.time() - 5 < hub._next_wake <= loop.time() + COLLECT_SECONDS_AT_MOST

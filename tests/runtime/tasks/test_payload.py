@@ -123,6 +123,51 @@ def test_arguments_that_can_each_be_stored_are_refused_together():
         dump(Fickle())
 
 
+class Refusing:
+    """Can't be pickled, for a reason of some lines or of none."""
+
+    def __init__(self, *reason: str) -> None:
+        self._reason = reason
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        raise TypeError(*self._reason)
+
+
+@pytest.mark.parametrize(
+    ("value", "reason"), [(Refusing("one\ntwo"), "one"), (Refusing(), "TypeError")]
+)
+def test_the_reason_is_one_line(value: Refusing, reason: str):
+    """The first of its text, or else the name of the error."""
+    with pytest.raises(PayloadError, match=rf"a Refusing, can't be stored \({reason}\)\. Pass"):
+        dump({"f": "bill", "a": (value,), "k": {}})
+
+
+def test_a_schedule_that_an_older_worker_has_copied_is_read_for_a_while():
+    """Under the id of its run; what names another task, or none, is not."""
+    lenient, strict = (
+        Codec([b"key"], "streaq:shop", accepts_unbound=accepts) for accepts in (True, False)
+    )
+
+    def scheduled(call: Any) -> bytes:
+        return lenient.seal(pickle.dumps(call), Kind.SCHEDULE, "nightly")
+
+    assert lenient.load(scheduled({"f": "nightly"}), Kind.CALL, "run") == {"f": "nightly"}
+    with pytest.raises(StreaqError, match="another place"):
+        strict.load(scheduled({"f": "nightly"}), Kind.CALL, "run")
+    for call in ({"f": "weekly"}, {"f": "\ud800"}, {}, "nightly"):
+        with pytest.raises(StreaqError, match="another place"):
+            lenient.load(scheduled(call), Kind.CALL, "run")
+
+
+def test_a_call_that_was_kept_whole_is_read():
+    """As versions before 0.2 kept it; for its own task alone."""
+    codec = Codec([b"key"], "streaq:shop", accepts_unbound=False)
+    call = codec.seal(b"N.", Kind.CALL, "1")
+    assert codec.open_kept(call, "1") == b"N."
+    with pytest.raises(StreaqError, match="another place"):
+        codec.open_kept(call, "2")
+
+
 def test_a_place_has_a_name_that_is_text():
     """Nobody can have signed for half of a character."""
     codec = Codec([b"key"], "streaq:shop", accepts_unbound=False)
