@@ -88,8 +88,8 @@ def test_a_modules_page_shows_its_declarations_on_a_git_host_too():
 
     assert [name for name, text in pages.items() if "\n```python\n" not in text] == []
     assert "\n## robust_task\n\n```python\ndef robust_task(\n    max_retries: int = 3,\n" in robust
-    assert "| `max_retries` | `int` | `3` | how often it is run at the most" in robust
-    assert "\n- `TypeError, ValueError`: a parameter of a wrong kind" in robust
+    assert "| `max_retries` | `int` | `3` | the most times that it is run" in robust
+    assert "\n- `TypeError, ValueError`: a parameter has a wrong type" in robust
 
 
 def test_the_messages_that_the_help_page_quotes_are_said_by_the_code():
