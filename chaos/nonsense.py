@@ -127,7 +127,7 @@ async def spoil(redis: Redis[bytes], chance: Random) -> str:
         score = chance.choice((float("inf"), float("-inf"), 1e300, -1.0, 0.0, 5e12))
         await redis.zadd(key, {chance.choice(members): score})
     elif kind == "stream":
-        entries: list[dict[bytes, bytes]] = [
+        entries: list[dict[Any, Any]] = [
             {**entry.field_values} for entry in await redis.xrange(key, count=50)
         ]
         entry = chance.choice([*entries, {b"a": b""}])
