@@ -17,7 +17,7 @@ from vibetuner.errors import SettingsError
 if TYPE_CHECKING:  # costs a health probe some of its start-up time
     from ssl import SSLContext
 
-__all__ = ["Address", "Cluster", "Sentinels", "Tls", "parse_url"]
+__all__ = ["Address", "Cluster", "Sentinels", "Tls", "hash_tag", "parse_url"]
 
 Command = tuple[str | int, ...]
 
@@ -120,7 +120,7 @@ class Cluster:
         >>> Cluster(hosts=(), prefix="{shop}:").slot
         3808
         """
-        return crc_hqx(_hash_tag(self.prefix).encode(), 0) % SLOTS
+        return crc_hqx(hash_tag(self.prefix).encode(), 0) % SLOTS
 
     def read(self, reply: list[Any], asked: str) -> list[list[tuple[str, int]]]:
         """Read nodes from an answer: those of the slot first, in each list the primary first.
@@ -261,8 +261,8 @@ def _text(word: object) -> str:
     return word.decode() if isinstance(word, bytes) else str(word)
 
 
-def _hash_tag(key: str) -> str:
-    """The part of a key that decides on its slot; empty where that is the whole key."""
+def hash_tag(key: str) -> str:
+    """Return the part of a key that decides on its slot; empty where that is the whole key."""
     found = re.search(r"\{(.*?)\}", key)
     return found[1] if found else ""
 
@@ -349,7 +349,7 @@ def _check_kind(url: str, kind: str, hosts: tuple[tuple[str, int], ...]) -> None
 def _check_cluster(url: str, prefix: str, database: str) -> None:
     if int(database or 0):
         raise _refusal(url, "a Cluster has the database 0 only", "Leave it out")
-    if not _hash_tag(prefix):
+    if not hash_tag(prefix):
         name = re.sub(r"[{}:]+", "", prefix) or "shop"
         raise SettingsError(
             f"REDIS_KEY_PREFIX={prefix.rstrip(':')} has no hash tag, so the keys of a task would "
