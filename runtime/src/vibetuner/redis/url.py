@@ -99,6 +99,24 @@ class Sentinels:
         """The command that asks one of them for the primary."""
         return ("SENTINEL", "GET-MASTER-ADDR-BY-NAME", self.name)
 
+    @property
+    def replicas_question(self) -> tuple[str, ...]:
+        """The command that asks one of them for the replicas."""
+        return ("SENTINEL", "REPLICAS", self.name)
+
+    def count_replicas(self, reply: object, _own: Address) -> int:
+        """Return how many replicas are up and follow their primary, by an answer to that.
+
+        One that is promoted hangs up on the Sentinels for a moment, and counts all the same.
+        """
+        known = (
+            dict(zip(map(_text, one[::2]), map(_text, one[1::2]), strict=False))
+            for one in (reply if isinstance(reply, list) else ())
+        )
+        return sum(
+            one.get("master-link-status") == "ok" and "down" not in one["flags"] for one in known
+        )
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cluster:
@@ -111,7 +129,7 @@ class Cluster:
 
     hosts: tuple[tuple[str, int], ...]
     prefix: str
-    question = ("CLUSTER", "SLOTS")
+    question = replicas_question = ("CLUSTER", "SLOTS")
 
     @property
     def slot(self) -> int:
@@ -143,6 +161,10 @@ class Cluster:
             else:
                 others.append(places)
         return [own, *others]
+
+    def count_replicas(self, reply: object, own: Address) -> int:
+        """Return how many nodes beside the primary have the slot, by an answer."""
+        return len(self.read(reply, own.host)[0][1:]) if isinstance(reply, list) else 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -196,6 +218,15 @@ class Address:
         hosts = self.cluster.hosts if self.cluster else ()
         return [replace(self, host=host, port=port, cluster=None) for host, port in hosts]
 
+    def named(self, reply: object, asked: Address) -> tuple[str, int] | None:
+        """Return the place of the server that an answer calls the primary."""
+        if not isinstance(reply, list):
+            return None
+        if self.cluster is None:
+            return _text(reply[0]), int(reply[1])
+        own = self.cluster.read(reply, asked.host)[0]
+        return own[0] if own else None
+
     def elect(self, replies: Mapping[Address, object]) -> Address:
         """Return the server that most of those that were asked call the primary.
 
@@ -210,12 +241,7 @@ class Address:
         votes: Counter[tuple[str, int]] = Counter()
         reasons: dict[str, None] = {}
         for watcher, reply in replies.items():
-            named = None
-            if isinstance(reply, list):
-                if self.cluster is None:
-                    named = (_text(reply[0]), int(reply[1]))
-                elif own := self.cluster.read(reply, watcher.host)[0]:
-                    named = own[0]
+            named = self.named(reply, watcher)
             if named is not None:
                 votes[named] += 1
             elif isinstance(reply, BaseException):
