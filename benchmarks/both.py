@@ -11,9 +11,10 @@ from uuid import uuid4
 
 def configure(url: str, *, concurrency: int = 32, prefix: str = "") -> None:
     """Set the settings; each process has a queue of its own, unless ``prefix`` names one."""
+    name = f"bench-{uuid4().hex[:8]}"
     os.environ |= {
         "REDIS_URL": url,
-        "REDIS_KEY_PREFIX": prefix or f"bench-{uuid4().hex[:8]}",
+        "REDIS_KEY_PREFIX": prefix or (f"{{{name}}}" if "+cluster://" in url else name),
         "SECRET_KEY": "for benchmarks only" * 2,
         "WORKER_CONCURRENCY": str(concurrency),
         "ENVIRONMENT": "test",

@@ -9,8 +9,8 @@ import time
 
 from both import configure, make_task, rate
 
-variant, url, count = sys.argv[1], sys.argv[2], int(sys.argv[3])
-configure(url)
+variant, url, count, prefix = sys.argv[1], sys.argv[2], int(sys.argv[3]), "".join(sys.argv[4:])
+configure(url, prefix=prefix)
 moments: list[float] = []
 
 

@@ -6,6 +6,7 @@ import argparse
 import os
 import platform
 import re
+import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib import import_module
@@ -16,8 +17,8 @@ from rich.markdown import Markdown
 
 NAMES = (
     "copying", "coldstart", "imports", "worker", "start", "footprint", "drain", "waiting",
-    "ceiling", "backlog", "traffic", "durable", "peers", "defaults", "sse", "dashboard", "journal",
-    "outbox", "webhook",
+    "ceiling", "backlog", "traffic", "durable", "topologies", "peers", "defaults", "sse",
+    "dashboard", "journal", "outbox", "webhook",
 )  # fmt: skip
 PAGE = ROOT / "docs" / "benchmarks.md"
 HEAD = """# Benchmarks
@@ -53,6 +54,7 @@ def main() -> None:
     if unknown := set(options.names) - set(NAMES):
         parser.error(f"no such benchmark: {', '.join(sorted(unknown))}; there are {NAMES}")
     sections = read_sections()
+    sys.path.append(str(ROOT))  # tests/ has servers that replace each other
     for name in options.names or NAMES:
         question = import_module(name)
         figures = question.measure(beside=options.beside)

@@ -30,7 +30,7 @@ ROOT = Path(__file__).parent.parent
 PROJECT = Path(__file__).parent / "project"
 SUPERVISED = 2
 START_SECONDS = 60
-IDLE_SECONDS = 180
+IDLE_SECONDS = 300
 LAST_ANSWERS_SECONDS = 120
 PROGRESS_SECONDS = 10
 

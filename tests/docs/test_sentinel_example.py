@@ -117,12 +117,12 @@ def test_the_compose_file_is_valid(tmp_path: Path):
         check_schema("vendor.compose-spec", file)
 
 
-@pytest.mark.parametrize("page", ["deploy.md", "scaling.md"])
+@pytest.mark.parametrize("page", ["deploy.md", "more-machines.md", "scaling.md"])
 def test_every_url_of_redis_can_be_read(page: str):
     """As REDIS_URL would be."""
     text = (ROOT / "docs/how-to" / page).read_text(encoding="utf-8")
-    found = re.findall(r"\b(?:rediss?(?:\+sentinel)?://[^\s`'\"()…]+)", text)
+    found = re.findall(r"\b(?:rediss?(?:\+\w+)?://[^\s`'\"()…]+)", text)
     urls = [url for url in found if "$" not in url and "@" in url]
     assert urls
     for url in urls:
-        assert parse_url(url).password
+        assert parse_url(url, "{shop}:").password

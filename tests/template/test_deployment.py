@@ -344,6 +344,9 @@ def test_a_worker_gets_more_time_to_stop_than_its_tasks(project: Path):
 
     assert worker["command"] == ["prod", "worker"]
     assert int(worker["stop_grace_period"].removesuffix("s")) >= grace + STOP_SECONDS
+    [pod] = [one for one in kubernetes() if one["metadata"]["name"] == "shop-worker"]
+    given = pod["spec"]["template"]["spec"]["terminationGracePeriodSeconds"]
+    assert given >= grace + STOP_SECONDS
 
 
 def test_development_follows_changes(project: Path):

@@ -316,6 +316,38 @@ async def test_a_failover_loses_only_unconfirmed_tasks(tmp_path: Path):
                 await until_it_is_alone(number)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["ordered", "frozen"])
+async def test_a_primary_that_is_being_replaced_confirms_nothing(tmp_path: Path, how: str):
+    """The replica that still follows it takes the task, and forgets it with the next primary."""
+    with Replicated(tmp_path) as servers:
+        async with opened(servers) as (worker, number):
+            old, kept = servers.primary, []
+            await number.enqueue(0).start(durable=True)
+
+            async def enqueue() -> None:
+                while await asyncio.to_thread(lambda: servers.primary) == old:
+                    call = number.enqueue(1).start(durable=SHORT)
+                    try:
+                        kept.append(await call)
+                    except NotDurable:
+                        continue
+
+            enqueuing = [asyncio.create_task(enqueue()) for _ in range(8)]
+            await eventually(lambda: len(kept) > 5)
+            if how == "ordered":
+                servers.fail_over()
+            else:
+                servers.freeze(old)
+            await asyncio.to_thread(servers.wait_for_promotion, old)
+            servers.thaw(old)
+            await asyncio.gather(*enqueuing)
+            await eventually(servers.is_whole)
+
+            found = await until_it_works(lambda: infos(worker, kept))
+            assert [call.id for call, info in found if info is None] == []
+
+
 async def infos(worker: TaskWorker, calls: list[Any]) -> list[tuple[Any, Any]]:
     """Each call with what is known of its task."""
     return [(call, await worker.info_by_id(call.id)) for call in calls]

@@ -15,6 +15,7 @@ from anyio import TASK_STATUS_IGNORED, CancelScope, WouldBlock
 from anyio.abc import TaskStatus
 from anyio.streams.memory import MemoryObjectReceiveStream
 from coredis import ConnectionPool, Redis
+from coredis.commands.constants import CommandName
 from coredis.commands.request import CommandRequest
 from coredis.connection import TCPConnection, TCPLocation, UnixDomainSocketLocation
 from coredis.exceptions import (
@@ -30,6 +31,7 @@ from coredis.exceptions import ConnectionError as Disconnected
 from coredis.patterns.pubsub import ClusterPubSub, PubSub
 from coredis.response.types import PubSubMessage
 from coredis.retry import ConstantRetryPolicy
+from coredis.typing import RedisValueT
 
 from vibetuner.app import VibetunerApp
 from vibetuner.config import Settings, mask_url
@@ -69,6 +71,10 @@ Messages = PubSub[str] | ClusterPubSub[str]
 RETRIES = ConstantRetryPolicy((Disconnected,), retries=1, delay=0.01)
 
 OUTAGES = (RedisError,)
+SHARDED: dict[bytes, bytes] = {
+    CommandName.SUBSCRIBE: CommandName.SSUBSCRIBE,
+    CommandName.UNSUBSCRIBE: CommandName.SUNSUBSCRIBE,
+}
 
 #: The server's error when it has no memory left for a command.
 FULL = re.compile(r"\bOOM\b")
@@ -281,9 +287,14 @@ class ReliableRedis(Redis[str]):
         if has_moved:
             self.connection_pool.disconnect()
 
-    def pubsub(self, **options: Any) -> PubSub[str]:
-        """Return a subscription, as coredis does, that can be closed while it reconnects."""
-        return _ReliablePubSub(self.connection_pool, **options)
+    def pubsub(self, *, sharded: bool = False, **options: Any) -> PubSub[str]:
+        """Return a subscription, as coredis does, that can be closed while it reconnects.
+
+        Unlike coredis, it can use sharded channels outside its Cluster client.
+        """
+        messages = _ReliablePubSub(self.connection_pool, **options)
+        messages.sharded = sharded
+        return messages
 
 
 class _ReliablePubSub(PubSub[str]):
@@ -293,6 +304,7 @@ class _ReliablePubSub(PubSub[str]):
     it waits until the server is back. There each message also costs two turns of the event loop.
     """
 
+    sharded = False
     _reconnecting: CancelScope
 
     @asynccontextmanager
@@ -306,6 +318,9 @@ class _ReliablePubSub(PubSub[str]):
         """Keep a connection open until the block is left."""
         with CancelScope() as self._reconnecting:
             await super().run(task_status=task_status)
+
+    def _execute_command(self, command: bytes, *args: RedisValueT) -> None:
+        super()._execute_command(SHARDED.get(command, command) if self.sharded else command, *args)
 
     async def _consume_push_messages(self) -> None:
         connection = self.connection

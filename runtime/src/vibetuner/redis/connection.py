@@ -137,6 +137,20 @@ class Connection:
         if self._line is None:
             await asyncio.shield(self._start_connecting())
 
+    async def replicas(self) -> int:
+        """Return how many replicas of its server those count who know the primary; else 0.
+
+        Raises:
+            ConnectionError: they call another server the primary.
+        """
+        line = self._line
+        if self._primary is None or line is None:
+            return 0
+        try:
+            return await self._primary.replicas(line.server)
+        except OSError as error:
+            raise Disconnected(f"Redis at {line.server}: {first_line(error)}") from None
+
     async def close(self) -> None:
         """Fail the commands without a reply, and disconnect."""
         self._closed = True

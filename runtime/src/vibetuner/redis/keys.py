@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from vibetuner.redis.url import hash_tag
+
 __all__ = ["GROUP", "MINUTE_MS", "QUARTER_MS", "JournalKeys", "Keys"]
 
 MINUTE_MS = 60_000
@@ -216,6 +218,17 @@ class Keys:
     def topic(self) -> str:
         """Channel: every event for browsers."""
         return f"{self.prefix}sse"
+
+    @property
+    def is_sharded(self) -> bool:
+        """Return whether events go by sharded pub/sub, to the nodes of the queue's shard alone.
+
+        Where the prefix has a hash tag, all keys share a slot, and so does the channel.
+
+        >>> Keys("{shop}:").is_sharded, Keys("shop:").is_sharded
+        (True, False)
+        """
+        return bool(hash_tag(self.prefix))
 
     def events(self, channel: str) -> str:
         """Stream: the latest events of a channel."""

@@ -48,6 +48,7 @@ class Primary:
         self._connect = connect
         self._guides = {one: connect(one) for one in address.watchers()}
         self._others: list[Address] = []
+        self._heard: set[Address] = set()
         self._followers: dict[object, Moved] = {}
         self._server: Address | None = None
         self._watching = asyncio.get_running_loop().create_task(self._watch())
@@ -55,6 +56,7 @@ class Primary:
     async def find(self) -> Address:
         """Return the primary; raises OSError when nobody names one."""
         replies = await self._ask_all(self._guides)
+        self._heard = {one for one, reply in replies.items() if isinstance(reply, list)}
         try:
             server = self._address.elect(replies)
         except OSError:
@@ -68,6 +70,30 @@ class Primary:
                 logger.warning("the Redis primary is now %s, was %s", server, self._server)
             self._server = server
         return server
+
+    async def replicas(self, server: Address) -> int:
+        """Return how many replicas of a server are up, as those say who call it the primary.
+
+        While another is promoted, they still count the one that has left it.
+
+        Raises:
+            OSError: most of them call another server the primary.
+        """
+        guides = self._address.guides
+        assert guides is not None  # noqa: S101 - as above
+        # One that was silent a moment ago would hold up every caller.
+        heard = {one: guide for one, guide in self._guides.items() if one in self._heard}
+        named, found = await asyncio.gather(
+            self._ask_all(heard), self._ask_all(heard, guides.replicas_question)
+        )
+        if self._address.elect(named) != server:
+            raise OSError(f"{server} is no longer the primary")
+        place = server.host, server.port
+        return max(
+            guides.count_replicas(found[one], one)
+            for one, reply in named.items()
+            if self._address.named(reply, one) == place
+        )
 
     def follow(self, follower: object, moved: Moved) -> None:
         """Call ``moved`` with the primary after each check, until :meth:`unfollow`."""
@@ -89,14 +115,16 @@ class Primary:
         finally:
             await asyncio.gather(*(guide.close() for guide in guides.values()))
 
-    async def _ask_all(self, guides: dict[Address, Guide]) -> dict[Address, Any]:
-        replies = await asyncio.gather(*map(self._ask, guides.values()))
-        return dict(zip(guides, replies, strict=True))
+    async def _ask_all(
+        self, guides: dict[Address, Guide], question: tuple[str, ...] = ()
+    ) -> dict[Address, Any]:
+        asked = (self._ask(guide, question or self._question) for guide in guides.values())
+        return dict(zip(guides, await asyncio.gather(*asked), strict=True))
 
-    async def _ask(self, guide: Guide) -> Any:
+    async def _ask(self, guide: Guide, question: tuple[str, ...]) -> Any:
         try:
             async with asyncio.timeout(ASK_SECONDS):
-                return await guide.call(*self._question)
+                return await guide.call(*question)
         except TimeoutError:
             return TimeoutError(f"no answer within {ASK_SECONDS:g} s")
         except RedisError as error:

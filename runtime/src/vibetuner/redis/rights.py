@@ -29,10 +29,11 @@ COMMANDS = (
     "function|list", "function|load", "get", "hdel", "hello", "hexists", "hget", "hgetall",
     "hincrby", "hlen", "hmget", "hrandfield", "hscan", "hset", "hsetnx", "incr", "info", "llen",
     "lrange", "ltrim", "mget", "mset", "multi", "pexpire", "ping", "pttl", "publish", "rpush",
-    "sadd", "scan", "scard", "script|load", "select", "set", "sismember", "smembers", "srem",
-    "subscribe", "time", "unsubscribe", "wait", "waitaof", "xack", "xadd", "xautoclaim", "xclaim",
-    "xdel", "xgroup|create", "xinfo|groups", "xlen", "xpending", "xrange", "xreadgroup",
-    "xrevrange", "xtrim", "zadd", "zcard", "zrange", "zrem", "zremrangebyscore", "zscan", "zscore",
+    "sadd", "scan", "scard", "script|load", "select", "set", "sismember", "smembers", "spublish",
+    "srem", "ssubscribe", "subscribe", "sunsubscribe", "time", "unsubscribe", "wait", "waitaof",
+    "xack", "xadd", "xautoclaim", "xclaim", "xdel", "xgroup|create", "xinfo|groups", "xlen",
+    "xpending", "xrange", "xreadgroup", "xrevrange", "xtrim", "zadd", "zcard", "zrange", "zrem",
+    "zremrangebyscore", "zscan", "zscore",
 )  # fmt: skip
 
 PROBE = "rights-probe"
@@ -117,7 +118,8 @@ class _Probe:
 
 def _probes(keys: Keys) -> Iterator[_Probe]:
     stream = keys.stream(PROBE)
-    for command in _commands(stream):
+    sharded: Sequence[Command] = (("SPUBLISH", stream, ""), ("SSUBSCRIBE", stream))
+    for command in (*_commands(stream), *(sharded if keys.is_sharded else ())):
         name = "xgroup|create" if command[0] == "XGROUP" else str(command[0]).lower()
         yield _Probe(command, Missing(f"the command {name.upper()}", f"+{name}"))
     for place in _places(keys):

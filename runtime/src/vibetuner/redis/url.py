@@ -17,7 +17,7 @@ from vibetuner.errors import SettingsError
 if TYPE_CHECKING:  # importing it would slow down a health probe
     from ssl import SSLContext
 
-__all__ = ["Address", "Cluster", "Sentinels", "Tls", "parse_url"]
+__all__ = ["Address", "Cluster", "Sentinels", "Tls", "hash_tag", "parse_url"]
 
 Command = tuple[str | int, ...]
 
@@ -100,6 +100,24 @@ class Sentinels:
         """The command that asks one of them for the primary."""
         return ("SENTINEL", "GET-MASTER-ADDR-BY-NAME", self.name)
 
+    @property
+    def replicas_question(self) -> tuple[str, ...]:
+        """The command that asks one of them for the replicas."""
+        return ("SENTINEL", "REPLICAS", self.name)
+
+    def count_replicas(self, reply: object, _own: Address) -> int:
+        """Return how many replicas are up and follow their primary, by an answer to that.
+
+        One that is promoted hangs up on the Sentinels for a moment, and counts all the same.
+        """
+        known = (
+            dict(zip(map(_text, one[::2]), map(_text, one[1::2]), strict=False))
+            for one in (reply if isinstance(reply, list) else ())
+        )
+        return sum(
+            one.get("master-link-status") == "ok" and "down" not in one["flags"] for one in known
+        )
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cluster:
@@ -112,7 +130,7 @@ class Cluster:
 
     hosts: tuple[tuple[str, int], ...]
     prefix: str
-    question = ("CLUSTER", "SLOTS")
+    question = replicas_question = ("CLUSTER", "SLOTS")
 
     @property
     def slot(self) -> int:
@@ -121,7 +139,7 @@ class Cluster:
         >>> Cluster(hosts=(), prefix="{shop}:").slot
         3808
         """
-        return crc_hqx(_hash_tag(self.prefix).encode(), 0) % SLOTS
+        return crc_hqx(hash_tag(self.prefix).encode(), 0) % SLOTS
 
     def read(self, reply: list[Any], asked: str) -> list[list[tuple[str, int]]]:
         """Parse an answer into lists of nodes: the slot's first; in each list, the primary first.
@@ -144,6 +162,10 @@ class Cluster:
             else:
                 others.append(places)
         return [own, *others]
+
+    def count_replicas(self, reply: object, own: Address) -> int:
+        """Return how many nodes beside the primary have the slot, by an answer."""
+        return len(self.read(reply, own.host)[0][1:]) if isinstance(reply, list) else 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -197,6 +219,15 @@ class Address:
         hosts = self.cluster.hosts if self.cluster else ()
         return [replace(self, host=host, port=port, cluster=None) for host, port in hosts]
 
+    def named(self, reply: object, asked: Address) -> tuple[str, int] | None:
+        """Return the place of the server that an answer calls the primary."""
+        if not isinstance(reply, list):
+            return None
+        if self.cluster is None:
+            return _text(reply[0]), int(reply[1])
+        own = self.cluster.read(reply, asked.host)[0]
+        return own[0] if own else None
+
     def elect(self, replies: Mapping[Address, object]) -> Address:
         """Return the server that most of the guides call the primary.
 
@@ -211,12 +242,7 @@ class Address:
         votes: Counter[tuple[str, int]] = Counter()
         reasons: dict[str, None] = {}
         for watcher, reply in replies.items():
-            named = None
-            if isinstance(reply, list):
-                if self.cluster is None:
-                    named = (_text(reply[0]), int(reply[1]))
-                elif own := self.cluster.read(reply, watcher.host)[0]:
-                    named = own[0]
+            named = self.named(reply, watcher)
             if named is not None:
                 votes[named] += 1
             elif isinstance(reply, BaseException):
@@ -262,7 +288,7 @@ def _text(word: object) -> str:
     return word.decode() if isinstance(word, bytes) else str(word)
 
 
-def _hash_tag(key: str) -> str:
+def hash_tag(key: str) -> str:
     """Return the part of a key that decides on its slot; empty if that is the whole key."""
     found = re.search(r"\{(.*?)\}", key)
     return found[1] if found else ""
@@ -350,7 +376,7 @@ def _check_kind(url: str, kind: str, hosts: tuple[tuple[str, int], ...]) -> None
 def _check_cluster(url: str, prefix: str, database: str) -> None:
     if int(database or 0):
         raise _refusal(url, "a Cluster has the database 0 only", "Leave it out")
-    if not _hash_tag(prefix):
+    if not hash_tag(prefix):
         name = re.sub(r"[{}:]+", "", prefix) or "shop"
         raise SettingsError(
             f"REDIS_KEY_PREFIX={prefix.rstrip(':')} has no hash tag, so the keys of a task would "

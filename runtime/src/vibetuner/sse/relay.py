@@ -8,10 +8,10 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from secrets import token_hex
-from typing import Any
+from typing import Any, cast
 
 from vibetuner.logs import log_sparingly
-from vibetuner.redis.client import in_batches, innermost
+from vibetuner.redis.client import ReliableRedis, in_batches, innermost
 from vibetuner.sse.event import RESET, Event, Position, is_name, parse_id
 from vibetuner.sse.history import History
 from vibetuner.sse.hub import Hub
@@ -87,8 +87,12 @@ class _Relay:
             self.tried.set()
 
     async def _listen_once(self) -> None:
-        async with self._history.redis.pubsub(
+        """Listen until the connection is lost, or until the queue's slot has moved."""
+        await self._call_itself()  # finds the node: one that lacks the slot refuses subscribers
+        redis = cast("ReliableRedis", self._history.redis)
+        async with redis.pubsub(
             channels=[self._history.keys.topic, self._own],
+            sharded=self._history.keys.is_sharded,
             ignore_subscribe_messages=True,
             subscription_timeout=5,
             retry_policy=None,  # the driver's own retries are silent, and up to 16 s apart
@@ -116,10 +120,15 @@ class _Relay:
         loop = asyncio.get_running_loop()
         while True:
             async with asyncio.timeout(self._silence_seconds):
-                await self._history.redis.publish(self._own, "")
+                await self._call_itself()
             await asyncio.sleep(self._watch_seconds)
             if loop.time() - self._heard_at > self._silence_seconds:
                 raise TimeoutError("no message arrived")
+
+    async def _call_itself(self) -> None:
+        redis = self._history.redis
+        send = redis.spublish if self._history.keys.is_sharded else redis.publish
+        await send(self._own, "")
 
     async def _fill_gap(self, channel: str, cursor: str) -> None:
         """Pass on the events that a channel's stream has after ``cursor``."""

@@ -23,6 +23,17 @@ local function trim(stream, total, kept)
   end
 end
 
+-- Publish to every web process. If the topic has a hash tag, it shares the slot of the stream, so
+-- that only the nodes of that shard get the message; see keys.py.
+local function publish(topic, message)
+  local tag = string.match(topic, '{(.-)}') or ''
+  if tag == '' then
+    redis.call('publish', topic, message)
+  else
+    redis.call('spublish', topic, message)
+  end
+end
+
 -- Appends an event to its channel's stream and publishes it to every web process in one step, so
 -- that ids and messages have the same order.
 local function send(limits, stream, channel, event, data)
@@ -34,7 +45,7 @@ local function send(limits, stream, channel, event, data)
   )
   trim(stream, total, tonumber(bytes))
   redis.call('expire', stream, ttl)
-  redis.call('publish', topic, channel .. '\n' .. id .. '\n' .. event .. '\n' .. data)
+  publish(topic, channel .. '\n' .. id .. '\n' .. event .. '\n' .. data)
   return id
 end
 

@@ -43,6 +43,8 @@ class Keeping:
         replicas: the number of replicas that follow it.
         has_file: whether it writes an append-only file.
         has_sentinels: whether Sentinels or a Cluster decide which server is the primary.
+        known: the number of replicas that they know to be up; one that is being promoted has
+            already left this server.
 
     >>> Keeping("7.2.4", 0, False).problem()
     ('it keeps tasks in memory alone', 'Set appendonly yes there, or start a replica')
@@ -52,9 +54,12 @@ class Keeping:
     replicas: int
     has_file: bool
     has_sentinels: bool = False
+    known: int = 0
 
     @classmethod
-    def read(cls, info: Mapping[str, Any], *, has_sentinels: bool = False) -> Keeping:
+    def read(
+        cls, info: Mapping[str, Any], *, has_sentinels: bool = False, known: int = 0
+    ) -> Keeping:
         """Parse the reply to INFO; a replica counts once it has received all earlier writes."""
         followers = (info[key] for key in info if re.fullmatch(r"slave\d+", key))
         return cls(
@@ -62,6 +67,7 @@ class Keeping:
             sum("online" in str(one) for one in followers),
             str(info.get("aof_enabled", "0")) == "1",
             has_sentinels,
+            known,
         )
 
     @property
@@ -84,6 +90,9 @@ class Keeping:
         """
         if self.has_sentinels and not self.replicas:
             return "it has no replica, so that the next failover would lose the task", "Start one"
+        if self.replicas < self.known:
+            text = f"{self.replicas} of its {self.known} replicas follow it; one may replace it now"
+            return text, "Try again"
         if self.replicas or self.on_disk:
             return None
         if self.has_file:
@@ -260,10 +269,14 @@ class _Line(Generic[C]):
                 call.answer.set_result(answer)
 
     async def _look(self) -> Keeping:
+        await self.connection.connect()
+        # Before the server: a replica that leaves it meanwhile is missed there, and counted here.
+        known = await self.connection.replicas()
         reply = await self.connection.call("INFO", "server", "replication", "persistence")
         lines = (line.partition(":") for line in reply.decode(errors="replace").splitlines())
         info = {name: value for name, _, value in lines}
-        return Keeping.read(info, has_sentinels=self.connection.address.guides is not None)
+        has_sentinels = self.connection.address.guides is not None
+        return Keeping.read(info, has_sentinels=has_sentinels, known=known)
 
     async def _write(self, calls: Sequence[_Call[C]]) -> dict[_Call[C], Any]:
         """Do all writes concurrently; return those that were done, with their results."""

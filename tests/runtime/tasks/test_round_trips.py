@@ -1,0 +1,66 @@
+"""Requests that enqueue at the same time share round trips, wherever the queue lies."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.clusters import PREFIX, Clustered
+from tests.sentinels import Replicated
+from tests.valkey import Fleet, Valkey
+from vibetuner.config import Settings, using_settings
+from vibetuner.redis.blocking import ask
+from vibetuner.redis.url import Address, parse_url
+from vibetuner.tasks.worker import TaskWorker
+from vibetuner.testing import held_open
+
+AT_ONCE, BURSTS = 50, 5
+
+
+@pytest.mark.parametrize("kind", ["single", "sentinel", "cluster"])
+async def test_calls_of_one_moment_are_one_write(
+    request: pytest.FixtureRequest, stand_in: Callable[[], Path], tmp_path: Path, kind: str
+):
+    """The server reads far fewer times than there are calls; each call has a task of its own."""
+    stand_in()
+    if kind == "cluster":
+        clustered: Clustered = request.getfixturevalue("clustered")
+        await count_reads(clustered)
+        return
+    with Valkey(tmp_path) if kind == "single" else Replicated(tmp_path) as server:
+        await count_reads(server)
+
+
+async def count_reads(server: Valkey | Fleet) -> None:
+    settings = Settings(redis_url=server.url, redis_key_prefix=PREFIX, secret_key="k" * 40)
+    address = parse_url(server.url, PREFIX)
+    with using_settings(settings):
+        worker = TaskWorker(settings)
+
+        @worker.task(name="number")
+        async def number(value: int) -> int:
+            return value
+
+        async with held_open(worker):
+            await number.enqueue(0)
+            before, reads = await worker.queue_size(), await asyncio.to_thread(reads_of, address)
+            ids = set()
+            for _ in range(BURSTS):
+                # As that many requests do, each in an asyncio task of its own.
+                calls = [asyncio.ensure_future(number.enqueue(n).start()) for n in range(AT_ONCE)]
+                ids |= {task.id for task in await asyncio.gather(*calls)}
+            reads = await asyncio.to_thread(reads_of, address) - reads
+            assert len(ids) == await worker.queue_size() - before == AT_ONCE * BURSTS
+    # Sentinels, replicas and who watches them are read from, too.
+    assert reads < AT_ONCE * BURSTS / 2
+
+
+def reads_of(address: Address) -> int:
+    (info,) = ask(address, ["INFO", "stats"])
+    found = re.search(r"total_reads_processed:(\d+)", str(info))
+    assert found is not None
+    return int(found[1])
