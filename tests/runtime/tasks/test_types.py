@@ -5,17 +5,32 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from mypy import api
 
-ROOT = Path(__file__).parents[3]
+from tests.environments import Mold
+from tests.template import conftest as template
+
+mold, plain = template.mold, template.plain
+
 SNIPPET = Path(__file__).with_name("typed_tasks.py")
 
 
 @pytest.mark.slow
-def test_enqueue_keeps_the_signature_of_the_function(monkeypatch: pytest.MonkeyPatch):
-    """Under mypy strict: right calls pass, and each wrong one is an error that is expected."""
-    monkeypatch.chdir(ROOT)
+def test_enqueue_keeps_the_signature_of_the_function(mold: Mold, tmp_path: Path):
+    """In a generated project, under mypy strict: each wrong call is an error that is expected."""
+    done = mold.check_types(SNIPPET, tmp_path)
 
-    out, err, code = api.run(["--config-file", "pyproject.toml", str(SNIPPET)])
+    assert done.returncode == 0, done.stdout + done.stderr
 
-    assert code == 0, out + err
+
+@pytest.mark.slow
+def test_a_wrong_call_that_nobody_expects_is_an_error(mold: Mold, tmp_path: Path):
+    """The check would notice; and so would strict mode, if an expected error no longer came."""
+    snippet = tmp_path / "typed_tasks.py"
+    text = SNIPPET.read_text("utf-8")
+    first, expected, rest = text.partition("  # type: ignore[")
+    snippet.write_text(first + rest.partition("]")[2], "utf-8")
+    done = mold.check_types(snippet, tmp_path)
+
+    assert expected
+    assert done.returncode == 1
+    assert done.stdout.endswith("Found 1 error in 1 file (checked 1 source file)\n"), done.stdout
