@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
@@ -101,8 +105,8 @@ def test_an_update_from_one_version_to_the_next(project: Repository, repository:
     assert project.git("status", "--porcelain") == ""
 
 
-def test_a_check_that_fails_tells_the_way_back(project: Repository):
-    """Which leads to where one was, to the byte."""
+def test_a_check_that_fails_tells_the_way_back_and_on(project: Repository, tmp_path: Path):
+    """Back to where one was, to the byte; or on, once it is mended."""
     (project.folder / "broken").touch()
     project.commit("Break the check")
     head = project.git("rev-parse", "HEAD")
@@ -112,15 +116,15 @@ def test_a_check_that_fails_tells_the_way_back(project: Repository):
     assert "To go on, mend what the check has found, then:\n    uv run just check && git add" in (
         failed.stderr
     )
+    with as_it_stands(project, tmp_path):
+        assert_way_back_leads_to(head, project, failed.stderr)
     (project.folder / "broken").unlink()
     keep(project, failed.stderr)
-    project.git("reset", "--quiet", "--hard", head)
-    project.git("clean", "--quiet", "--force", "-d")
-    failed = template_update(project)
-    assert_way_back_leads_to(head, project, failed.stderr)
 
 
-def test_lines_that_both_have_changed_are_named_with_what_to_do(project: Repository):
+def test_lines_that_both_have_changed_are_named_with_what_to_do(
+    project: Repository, tmp_path: Path
+):
     """Nothing is installed then, and there is a way back."""
     with (project.folder / "Dockerfile").open("a", encoding="utf-8") as file:
         file.write("\n# mine\n")
@@ -131,11 +135,10 @@ def test_lines_that_both_have_changed_are_named_with_what_to_do(project: Reposit
     assert clashed.returncode == 1
     assert "have changed the same lines of Dockerfile\n" in clashed.stderr
     assert "# mine\n=======\n# new in v0.9.1" in (project.folder / "Dockerfile").read_text("utf-8")
+    with as_it_stands(project, tmp_path):
+        assert_way_back_leads_to(head, project, clashed.stderr)
     (project.folder / "Dockerfile").write_text("# ours\n", encoding="utf-8")
     keep(project, clashed.stderr)
-    project.git("reset", "--quiet", "--hard", head)
-    clashed = template_update(project)
-    assert_way_back_leads_to(head, project, clashed.stderr)
 
 
 def test_ctrl_c_in_the_middle_tells_the_way_back(project: Repository):
@@ -158,6 +161,17 @@ def test_ctrl_c_in_the_middle_tells_the_way_back(project: Repository):
 
     assert process.returncode == 130
     assert_way_back_leads_to(head, project, stderr)
+
+
+@contextmanager
+def as_it_stands(project: Repository, place: Path) -> Iterator[None]:
+    """Put every file back afterwards, git's too; the environment follows the files by itself."""
+    shutil.copytree(project.folder, place / "aside", ignore=shutil.ignore_patterns(".venv"))
+    yield
+    for path in project.folder.iterdir():
+        if path.name != ".venv":
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    shutil.copytree(place / "aside", project.folder, dirs_exist_ok=True)
 
 
 def keep(project: Repository, stderr: str) -> None:
