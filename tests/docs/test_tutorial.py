@@ -15,11 +15,19 @@ import pytest
 
 from tests.docs.blocks import Block, differs, read_blocks, settled
 from tests.docs.test_blocks import TUTORIAL
+from tests.environments import Mold
 from tests.processes import clean_environment, free_port, wait_until
+from tests.template import conftest as template
 from tests.template.conftest import GIT_CONFIG, Repository, write_template
+
+mold, plain = template.mold, template.plain
 
 # What a page shows of one run and the next run has otherwise: ids, and ports that were free.
 OWN = re.compile(r"\b[0-9a-f]{16,}\b|(?<=127\.0\.0\.1:)\d{4,5}\b")
+# The example's own tests: test_check.py has them run in a fresh project.
+PROVEN_ELSEWHERE = " ".join(
+    f"--ignore=tests/test_{name}.py" for name in ("exports", "export_pages", "signup", "webhooks")
+)
 STARTS_WEB = ("just local-all-with-worker", "run prod frontend")
 
 
@@ -42,6 +50,7 @@ class Reader:
 
     folder: Path
     environment: dict[str, str]
+    mold: Mold
     port: int = field(default_factory=free_port)
     terminals: list[Terminal] = field(default_factory=list)
     mine: dict[str, str] = field(default_factory=dict)
@@ -105,6 +114,9 @@ class Reader:
 
     def leave_running(self, block: Block) -> None:
         """Start a command and wait until each line that the page shows has come."""
+        if not (self.folder / ".venv").exists():
+            # The packages from here; the runtime, of the release, is what the command installs.
+            self.mold.lend(self.folder)
         text = self.with_my_values(block.text).strip()
         if text.endswith(STARTS_WEB):
             text += f" --port {self.port}"
@@ -164,20 +176,21 @@ def own(text: str) -> list[str]:
 
 
 @pytest.fixture
-def reader(tmp_path: Path) -> Iterator[Reader]:
+def reader(tmp_path: Path, mold: Mold) -> Iterator[Reader]:
     """A reader with an empty folder, for whom this checkout is the release at GitHub."""
-    template, config = tmp_path / "github", tmp_path / "gitconfig"
-    write_template(template)
+    github, config = tmp_path / "github", tmp_path / "gitconfig"
+    write_template(github)
     environment = clean_environment(GIT_CONFIG_GLOBAL=str(config), GIT_CONFIG_SYSTEM=os.devnull)
     environment |= {"UV_NO_GITHUB_FAST_PATH": "1", "COLUMNS": "120", "NO_COLOR": "1"}
+    environment["PYTEST_ADDOPTS"] = PROVEN_ELSEWHERE
     config.write_text(GIT_CONFIG, encoding="utf-8")
-    release = Repository(template, environment)
+    release = Repository(github, environment)
     release.git("init", "--quiet")
     release.commit("Release", tag="v0.9.0")
     address = "https://github.com/org/vibetuner-template.git"
     with config.open("a", encoding="utf-8") as file:
-        file.write(f'[url "{template.as_uri()}"]\ninsteadOf = {address}\n')
-    with settled_down(Reader(tmp_path / "home", environment)) as reader:
+        file.write(f'[url "{github.as_uri()}"]\ninsteadOf = {address}\n')
+    with settled_down(Reader(tmp_path / "home", environment, mold)) as reader:
         reader.folder.mkdir()
         yield reader
 
