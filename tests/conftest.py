@@ -32,8 +32,13 @@ def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(Kinds(config.option.markexpr))
 
 
-def pytest_xdist_auto_num_workers() -> int:
-    """Half as many again as there are cores: many a test waits for a process or a clock."""
+def pytest_xdist_auto_num_workers() -> int | None:
+    """Half as many again as there are cores: many a test waits for a process or a clock.
+
+    PYTEST_XDIST_AUTO_NUM_WORKERS, which xdist reads, names another number.
+    """
+    if "PYTEST_XDIST_AUTO_NUM_WORKERS" in os.environ:
+        return None
     return (os.cpu_count() or 2) * 3 // 2
 
 
