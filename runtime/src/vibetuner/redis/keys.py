@@ -183,6 +183,11 @@ class Keys:
         return f"{self.letters}:places"
 
     @property
+    def letter_ids(self) -> str:
+        """Sorted set: the ids of tasks with a letter, in order."""
+        return f"{self.letters}:ids"
+
+    @property
     def letter_groups(self) -> str:
         """Hash: a fingerprint -> the group of its open letters."""
         return f"{self.letters}:groups"

@@ -80,6 +80,7 @@ local function keep_letter(letters, places, task, letter)
   for _, name in ipairs(SEARCHED) do about[name] = whole[name] end
   local place = redis.call('xadd', letters, '*', 'letter', letter, 'about', cjson.encode(about))
   redis.call('hset', places, task, place)
+  redis.pcall('zadd', letters .. ':ids', 0, task)
   count_letter(letters, about, 1, place)
 end
 
@@ -220,6 +221,7 @@ local function remove_letters(keys, argv)
     if about then redis.call('zrem', keys[1] .. ':of:' .. about.fingerprint, argv[i]) end
     redis.call('xdel', keys[1], argv[i])
     redis.call('hdel', keys[2], argv[i + 1])
+    redis.pcall('zrem', keys[1] .. ':ids', argv[i + 1])
     redis.call('hdel', keys[3], argv[i + 1])
   end
 end

@@ -26,7 +26,7 @@ async def misused_keys(redis: Redis[Any], prefix: str) -> list[str]:
         **dict.fromkeys((keys.letters, journal.ended, journal.failed, journal.payloads), "stream"),
         **dict.fromkeys((keys.letter_places, keys.letter_groups, keys.acted), "hash"),
         **dict.fromkeys((journal.ids, journal.cron), "hash"),
-        **dict.fromkeys((journal.names, journal.workers), "zset"),
+        **dict.fromkeys((keys.letter_ids, journal.names, journal.workers), "zset"),
         journal.pulse: "string",
     }
     async with redis.pipeline(transaction=False) as pipe:

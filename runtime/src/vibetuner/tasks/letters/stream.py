@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from coredis import Redis, RedisCluster
+from coredis.tokens import PureToken
 
 from vibetuner.redis.functions import Scripts
 from vibetuner.redis.keys import Keys
@@ -75,13 +76,29 @@ async def find_letter(redis: Client, prefix: str, task_id: str) -> DeadLetter | 
 
 async def find_ids(redis: Client, prefix: str, beginning: str, limit: int) -> list[str]:
     """Return ids of letters in the stream that begin with ``beginning``, letters and digits."""
-    found: set[str] = set()
-    cursor, places = 0, Keys(prefix).letter_places
+    keys = Keys(prefix)
+    if await redis.zcard(keys.letter_ids) < await redis.hlen(keys.letter_places):
+        await _index_ids(redis, keys)
+    found = await redis.zrange(
+        keys.letter_ids,
+        f"[{beginning}",
+        f"({beginning}\U0010ffff",
+        sortby=PureToken.BYLEX,
+        offset=0,
+        count=limit,
+    )
+    return list(map(str, found))
+
+
+async def _index_ids(redis: Client, keys: Keys) -> None:
+    """Add to the index what a version before 0.2 kept without one."""
+    cursor: int = 0
     while True:
-        cursor, some = await redis.hscan(places, cursor, match=f"{beginning}*", count=SCANNED)
-        found.update(map(str, some))
-        if not cursor or len(found) >= limit:
-            return sorted(found)[:limit]
+        cursor, some = await redis.hscan(keys.letter_places, cursor, count=SCANNED)
+        if some:
+            await redis.zadd(keys.letter_ids, dict.fromkeys(map(str, some), 0))
+        if not cursor:
+            return
 
 
 async def remove_letters(redis: Client, prefix: str, letters: Sequence[StreamedLetter]) -> None:
