@@ -62,7 +62,7 @@ async def use() -> None:
     plain.enqueue(1)  # type: ignore[arg-type]
     nightly.enqueue(1)  # type: ignore[call-arg]
     robust_task(max_retries="3")  # type: ignore[arg-type]
-    robust_task(on_failure=lambda name: None)  # type: ignore[arg-type,misc]
+    robust_task(on_failure=lambda name: None)  # type: ignore[arg-type]
     robust_task(retry_on=("ValueError",))  # type: ignore[arg-type]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import datetime
@@ -15,6 +16,7 @@ from vibetuner.errors import ServiceUnavailable
 from vibetuner.redis import answer_seconds
 from vibetuner.redis.keys import Keys
 from vibetuner.resources.mongo import Database, unreachable
+from vibetuner.state import request_seconds
 from vibetuner.stored import Unreadable
 from vibetuner.tasks.letters.letter import Act, DeadLetter, Filters, Group
 from vibetuner.tasks.letters.relay import (
@@ -36,7 +38,7 @@ NEWEST_FIRST = [("failed_at", -1), ("_id", -1)]
 
 
 class MongoStore:
-    """The collection ``dead_letters``. Some letters of the stream are moved before each read.
+    """The collection ``dead_letters``. Letters that wait in the stream are moved before each read.
 
     Every method raises ServiceUnavailable if MongoDB does not answer.
     """
@@ -130,9 +132,11 @@ class MongoStore:
 
     @asynccontextmanager
     async def _up_to_date(self) -> AsyncIterator[None]:
-        # Each batch has its own limit; the workers move the rest.
+        # Each batch has its own limit. A request leaves the rest to the workers; a command, which
+        # may retry or discard all letters, moves all of them first.
+        seconds = MOVING_SECONDS if request_seconds.get() else math.inf
         async with _answering(None):
-            await move_letters(self._redis, self._database, self._prefix, seconds=MOVING_SECONDS)
+            await move_letters(self._redis, self._database, self._prefix, seconds=seconds)
         async with _answering(answer_seconds()):
             yield
 
