@@ -8,6 +8,8 @@ from streaq import StreaqRetry
 from streaq.types import StreaqCancelled
 
 from tests.runtime.conftest import Running
+from vibetuner.tasks.attempt import current_task_id
+from vibetuner.tasks.robust import RetryLater
 from vibetuner.tasks.worker import TaskWorker
 
 
@@ -61,6 +63,19 @@ async def test_a_task_aborted_before_its_first_step_ends(worker: TaskWorker, run
         result = await calls[1].result(timeout=10)
         assert isinstance(result.exception, StreaqCancelled)
         assert result.fn_name == "second"
+
+
+async def test_an_aborted_task_does_not_wait_for_its_retry(worker: TaskWorker, running: Running):
+    """It failed before its worker noticed the abort."""
+
+    @worker.task(name="again")
+    async def again() -> None:
+        await worker.abort_by_id(current_task_id(), timeout=0)
+        raise RetryLater(after=60)
+
+    async with running(worker):
+        result = await (await again.enqueue()).result(timeout=10)
+        assert isinstance(result.exception, StreaqCancelled)
 
 
 async def test_an_abort_of_an_ended_task_marks_nothing(worker: TaskWorker, running: Running):

@@ -303,6 +303,8 @@ local function finish(keys, argv)
       if batch.grouped and (kind == 'r' or kind == 'h') then wait_again(prefix, task, kind == 'r') end
       if kind == 'r' then
         local moment = one.value - ahead
+        -- A task that is to be aborted ends when it is claimed, so its retry is due now.
+        if redis.call('sismember', prefix .. ':aborted', task) == 1 then moment = time end
         redis.call('zadd', prefix .. ':queues:delayed:' .. one.priority, whole(moment), task)
         if not soonest or moment < soonest then soonest = moment end
       elseif kind == 's' or kind == 'f' then
