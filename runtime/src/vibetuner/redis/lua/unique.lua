@@ -50,18 +50,20 @@ local function enqueue_unique(keys, argv)
     holder = holder_of(state)
   end
   if holder and clash == 'skip' then return { holder, 0 } end
-  local replaced, has_begun = nil, false
+  local replaced, is_kept = nil, false
   if holder and clash == 'replace' then
+    -- A holder that has begun, or is to be aborted, keeps its call, and the new call follows it.
     -- streaq's own worker reports a begun task only in the set of running tasks.
-    has_begun = redis.call('hget', state, 'begun') ~= ''
+    is_kept = redis.call('hget', state, 'begun') ~= ''
       or redis.call('sismember', prefix .. ':index:running', holder) == 1
+      or redis.call('sismember', prefix .. ':aborted', holder) == 1
     local waiting = holder
-    if has_begun then waiting = redis.call('zrange', line, 0, 0)[1] end
+    if is_kept then waiting = redis.call('zrange', line, 0, 0)[1] end
     replaced = waiting and is_live(prefix, waiting) and member(prefix, waiting)
   end
   local runs_as = replaced and replaced.task or task
   if signed_for ~= runs_as then return { runs_as, 2 } end
-  if has_begun then
+  if is_kept then
     redis.call('sadd', prefix .. ':aborted', holder)
     redis.call('expire', prefix .. ':aborted', 604800)
   end
