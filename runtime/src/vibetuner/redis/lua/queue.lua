@@ -11,6 +11,12 @@ local function owns(stream, group, consumer, id, claimed, fresh, now)
   return pending.err ~= nil or #pending > 0
 end
 
+-- Return for how long a claim is fresh: 0, so that the group is asked, for a second after a claimed
+-- message was withdrawn; see unique.lua.
+local function freshness(prefix, fresh)
+  return redis.call('exists', prefix .. ':withdrawn') == 1 and 0 or tonumber(fresh)
+end
+
 -- Add payload, number of tries so far and abort mark to claimed messages. Each message is {
 -- priority, message, task, enqueue time }; returns seven values a message in one flat list.
 local function load_messages(prefix, messages, reply)
@@ -51,8 +57,8 @@ end
 -- Returns the server's time, then seven values of each message; see load_messages.
 local function claim(keys, argv)
   local prefix, group, consumer, idle = keys[1], argv[1], argv[2], argv[3]
-  local fresh, count, shares = tonumber(argv[4]), tonumber(argv[5]), tonumber(argv[6])
-  local now = clock()
+  local count, shares, now = tonumber(argv[5]), tonumber(argv[6]), clock()
+  local fresh = freshness(prefix, argv[4])
   local tries, running = {}, {}
   for i = 7 + 2 * shares, #argv, 5 do
     local stream, task = prefix .. ':queues:' .. argv[i], argv[i + 2]
@@ -261,7 +267,7 @@ local EXTRAS = {
 -- worker has taken its message over, else the tasks that fail with it.
 local function finish(keys, argv)
   local prefix, group, consumer, idle = keys[1], argv[1], argv[2], argv[3]
-  local fresh, time = tonumber(argv[4]), clock()
+  local fresh, time = freshness(prefix, argv[4]), clock()
   local now, ahead = whole(time), argv[5] - time
   local answered = prefix .. ':answered:' .. argv[6]
   if argv[7] == '1' then
@@ -289,6 +295,10 @@ local function finish(keys, argv)
   for place, one in ipairs(ends) do
     local kind, stream, id, task = one.kind, one.stream, one.message, one.task
     if id ~= '' and not owns(stream, group, consumer, id, one.claimed, fresh, time) then
+      append(reply, { place })
+    elseif kind == 'f' and id ~= '' and one.payload == '' and has_ended(prefix, task) then
+      -- A second message of a task that has its end.
+      drop(prefix, stream, group, id, task)
       append(reply, { place })
     else
       if one.lock and redis.call('get', one.lock) == task then append(batch.deleted, one.lock) end
