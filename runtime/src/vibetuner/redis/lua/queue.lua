@@ -49,6 +49,27 @@ local function fields_of(entry)
   return task, queued
 end
 
+-- Claim at most so many messages that other workers have left idle. For each message that is wanted,
+-- XAUTOCLAIM looks at ten; so where more are pending, the next claim goes on where this one ends.
+local function claim_idle(prefix, priority, group, consumer, idle, most)
+  local stream, noted = prefix .. ':queues:' .. priority, prefix .. ':scan:' .. priority
+  local from, left = redis.call('get', noted), {}
+  local at = from or '0-0'
+  for _ = 1, 8 do
+    local found = redis.call(
+      'xautoclaim', stream, group, consumer, idle, at, 'count', most - #left)
+    at = found[1]
+    for _, entry in ipairs(found[2]) do left[#left + 1] = entry end
+    if at == '0-0' or #left >= most then break end
+  end
+  if at ~= '0-0' then
+    redis.call('set', noted, at, 'px', 60000)
+  elseif from then
+    redis.call('del', noted)
+  end
+  return left
+end
+
 -- Count attempts that are about to begin, then claim messages: first those that other workers have
 -- left idle, then new ones, in the order of the priorities.
 -- ARGV: group, consumer, idle ms, fresh ms, messages to claim, number of shares, priority and
@@ -75,7 +96,7 @@ local function claim(keys, argv)
   for i = 7, 6 + 2 * shares, 2 do
     if count <= 0 then break end
     local stream, most = prefix .. ':queues:' .. argv[i], math.min(count, argv[i + 1])
-    local left = redis.call('xautoclaim', stream, group, consumer, idle, '0-0', 'count', most)[2]
+    local left = claim_idle(prefix, argv[i], group, consumer, idle, most)
     local new = {}
     if #left < most then
       local answer = redis.call(
