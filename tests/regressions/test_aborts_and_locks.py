@@ -8,6 +8,8 @@ from streaq import StreaqRetry
 from streaq.types import StreaqCancelled
 
 from tests.runtime.conftest import Running
+from vibetuner.tasks.attempt import current_task_id
+from vibetuner.tasks.robust import RetryLater
 from vibetuner.tasks.worker import TaskWorker
 
 
@@ -40,6 +42,40 @@ async def test_an_abort_of_a_task_that_waits_for_its_retry_gives_a_result(
             pass
         assert await task.abort()
         assert isinstance((await task.result(timeout=20)).exception, StreaqCancelled)
+
+
+async def test_a_task_aborted_before_its_first_step_ends(worker: TaskWorker, running: Running):
+    """Its coroutine would be cancelled unrun, and its slot never become free."""
+    aborted: list[str] = []
+
+    @worker.task(name="first")
+    async def first() -> None:
+        worker.abort_tasks(set(aborted))
+
+    @worker.task(name="second")
+    async def second() -> None: ...
+
+    async with worker:  # a worker claims both at once, and begins them in one turn of the loop
+        calls = [first.enqueue(), second.enqueue()]
+        aborted.append(calls[1].id)
+        await worker.enqueue_many(calls)
+    async with running(worker):
+        result = await calls[1].result(timeout=10)
+        assert isinstance(result.exception, StreaqCancelled)
+        assert result.fn_name == "second"
+
+
+async def test_an_aborted_task_does_not_wait_for_its_retry(worker: TaskWorker, running: Running):
+    """It failed before its worker noticed the abort."""
+
+    @worker.task(name="again")
+    async def again() -> None:
+        await worker.abort_by_id(current_task_id(), timeout=0)
+        raise RetryLater(after=60)
+
+    async with running(worker):
+        result = await (await again.enqueue()).result(timeout=10)
+        assert isinstance(result.exception, StreaqCancelled)
 
 
 async def test_an_abort_of_an_ended_task_marks_nothing(worker: TaskWorker, running: Running):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import logging
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
@@ -180,7 +181,11 @@ class Attempt:
         if self.cut_by is not None or self.handle is None:
             return
         self.cut_by = by
-        self.handle.cancel()
+        # A coroutine that is cancelled before its first step never runs, and would record no end.
+        # In its first step, the executor sees cut_by.
+        coroutine: Any = self.handle.get_coro()
+        if inspect.getcoroutinestate(coroutine) != inspect.CORO_CREATED:
+            self.handle.cancel()
         loop = asyncio.get_running_loop()
         self.cut_again = loop.call_later(CLEANUP_SECONDS, self._cut_again)
 

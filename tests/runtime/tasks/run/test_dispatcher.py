@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from vibetuner.tasks.run.dispatcher import MOST_TRIES, Lookahead, _number
+from vibetuner.tasks.worker import TaskWorker
 
 
 def test_short_tasks_are_prefetched_for_some_round_trips():
@@ -58,3 +59,30 @@ def test_a_slot_has_at_most_two_tasks_ahead():
 def test_a_stored_number_out_of_range_is_none(stored: bytes, number: int):
     """Anybody who may write to Redis may have written it."""
     assert _number(stored, MOST_TRIES) == number
+
+
+async def test_a_lost_message_is_found_behind_many_that_run(worker: TaskWorker):
+    """By a worker with one free slot: XAUTOCLAIM alone looks at the first ten."""
+
+    @worker.task(name="noop")
+    async def noop() -> None: ...
+
+    async with worker:
+        calls = [noop.enqueue() for _ in range(150)]
+        await worker.enqueue_many(calls)
+        functions, keys = worker.client.functions, worker.client.keys
+        await functions.call("make_groups", (keys.queue,), ["workers", "normal"])
+
+        async def claim(consumer: str, count: int) -> list[bytes]:
+            head = ["workers", consumer, 60_000, 900]
+            values = [*head, count, 1, "normal", count]
+            _, *claimed = await functions.call("claim", (keys.queue,), values)
+            return claimed
+
+        await claim("running", 149)
+        lost = await claim("lost", 1)
+        connection, stream = functions.connection, keys.stream("normal")
+        await connection.call("XCLAIM", stream, "workers", "lost", 0, lost[1], "IDLE", 60_001)
+        found = [await claim("other", 1) for _ in range(2)]
+        assert [one[2].decode() for one in found if one] == [calls[-1].id]
+        assert await claim("other", 1) == []

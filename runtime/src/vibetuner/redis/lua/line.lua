@@ -24,6 +24,21 @@ local function is_live(prefix, task)
   return redis.call('exists', prefix .. ':task:data:' .. task) == 1
 end
 
+-- Return whether a task has ended, with a result that is kept.
+local function has_ended(prefix, task)
+  return not is_live(prefix, task) and redis.call('exists', prefix .. ':task:results:' .. task) == 1
+end
+
+-- Take a claimed message out of the stream; its attempt, which may be counted, does not go on.
+local function drop(prefix, stream, group, message, task)
+  redis.call('xack', stream, group, message)
+  redis.call('xdel', stream, message)
+  redis.call('srem', prefix .. ':index:running', task)
+  if redis.call('decr', prefix .. ':task:retry:' .. task) <= 0 then
+    redis.call('del', prefix .. ':task:retry:' .. task)
+  end
+end
+
 -- Return the task that holds a group; false if there is none.
 local function holder_of(state)
   return redis.call('hget', state, 'holder')

@@ -11,6 +11,12 @@ local function owns(stream, group, consumer, id, claimed, fresh, now)
   return pending.err ~= nil or #pending > 0
 end
 
+-- Return for how long a claim is fresh: 0, so that the group is asked, for a second after a claimed
+-- message was withdrawn; see unique.lua.
+local function freshness(prefix, fresh)
+  return redis.call('exists', prefix .. ':withdrawn') == 1 and 0 or tonumber(fresh)
+end
+
 -- Add payload, number of tries so far and abort mark to claimed messages. Each message is {
 -- priority, message, task, enqueue time }; returns seven values a message in one flat list.
 local function load_messages(prefix, messages, reply)
@@ -43,6 +49,27 @@ local function fields_of(entry)
   return task, queued
 end
 
+-- Claim at most so many messages that other workers have left idle. For each message that is wanted,
+-- XAUTOCLAIM looks at ten; so where more are pending, the next claim goes on where this one ends.
+local function claim_idle(prefix, priority, group, consumer, idle, most)
+  local stream, noted = prefix .. ':queues:' .. priority, prefix .. ':scan:' .. priority
+  local from, left = redis.call('get', noted), {}
+  local at = from or '0-0'
+  for _ = 1, 8 do
+    local found = redis.call(
+      'xautoclaim', stream, group, consumer, idle, at, 'count', most - #left)
+    at = found[1]
+    for _, entry in ipairs(found[2]) do left[#left + 1] = entry end
+    if at == '0-0' or #left >= most then break end
+  end
+  if at ~= '0-0' then
+    redis.call('set', noted, at, 'px', 60000)
+  elseif from then
+    redis.call('del', noted)
+  end
+  return left
+end
+
 -- Count attempts that are about to begin, then claim messages: first those that other workers have
 -- left idle, then new ones, in the order of the priorities.
 -- ARGV: group, consumer, idle ms, fresh ms, messages to claim, number of shares, priority and
@@ -51,8 +78,8 @@ end
 -- Returns the server's time, then seven values of each message; see load_messages.
 local function claim(keys, argv)
   local prefix, group, consumer, idle = keys[1], argv[1], argv[2], argv[3]
-  local fresh, count, shares = tonumber(argv[4]), tonumber(argv[5]), tonumber(argv[6])
-  local now = clock()
+  local count, shares, now = tonumber(argv[5]), tonumber(argv[6]), clock()
+  local fresh = freshness(prefix, argv[4])
   local tries, running = {}, {}
   for i = 7 + 2 * shares, #argv, 5 do
     local stream, task = prefix .. ':queues:' .. argv[i], argv[i + 2]
@@ -69,7 +96,7 @@ local function claim(keys, argv)
   for i = 7, 6 + 2 * shares, 2 do
     if count <= 0 then break end
     local stream, most = prefix .. ':queues:' .. argv[i], math.min(count, argv[i + 1])
-    local left = redis.call('xautoclaim', stream, group, consumer, idle, '0-0', 'count', most)[2]
+    local left = claim_idle(prefix, argv[i], group, consumer, idle, most)
     local new = {}
     if #left < most then
       local answer = redis.call(
@@ -261,7 +288,7 @@ local EXTRAS = {
 -- worker has taken its message over, else the tasks that fail with it.
 local function finish(keys, argv)
   local prefix, group, consumer, idle = keys[1], argv[1], argv[2], argv[3]
-  local fresh, time = tonumber(argv[4]), clock()
+  local fresh, time = freshness(prefix, argv[4]), clock()
   local now, ahead = whole(time), argv[5] - time
   local answered = prefix .. ':answered:' .. argv[6]
   if argv[7] == '1' then
@@ -290,6 +317,10 @@ local function finish(keys, argv)
     local kind, stream, id, task = one.kind, one.stream, one.message, one.task
     if id ~= '' and not owns(stream, group, consumer, id, one.claimed, fresh, time) then
       append(reply, { place })
+    elseif kind == 'f' and id ~= '' and one.payload == '' and has_ended(prefix, task) then
+      -- A second message of a task that has its end.
+      drop(prefix, stream, group, id, task)
+      append(reply, { place })
     else
       if one.lock and redis.call('get', one.lock) == task then append(batch.deleted, one.lock) end
       if kind ~= 'u' then batch.stopped[#batch.stopped + 1] = task end
@@ -303,6 +334,8 @@ local function finish(keys, argv)
       if batch.grouped and (kind == 'r' or kind == 'h') then wait_again(prefix, task, kind == 'r') end
       if kind == 'r' then
         local moment = one.value - ahead
+        -- A task that is to be aborted ends when it is claimed, so its retry is due now.
+        if redis.call('sismember', prefix .. ':aborted', task) == 1 then moment = time end
         redis.call('zadd', prefix .. ':queues:delayed:' .. one.priority, whole(moment), task)
         if not soonest or moment < soonest then soonest = moment end
       elseif kind == 's' or kind == 'f' then

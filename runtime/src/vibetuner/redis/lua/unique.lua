@@ -2,11 +2,15 @@
 -- them. A task that was enqueued in another way, by a client of streaq's or by retrying a letter,
 -- joins the line when it is begun.
 
--- Take a holder that has not begun out of the stream or the delayed tasks.
+-- Take a holder that has not begun out of the stream or the delayed tasks. A worker that has claimed
+-- its message must not count, begin or end it any more: for longer than a claim is fresh, ownership
+-- is looked up.
 local function withdraw(prefix, one)
   local stream, message = prefix .. ':queues:' .. one.priority, redis.call('hget', one.state, 'message')
   if message and message ~= '-' then
-    redis.pcall('xack', stream, 'workers', message)
+    if redis.pcall('xack', stream, 'workers', message) == 1 then
+      redis.call('set', prefix .. ':withdrawn', '1', 'px', 1000)
+    end
     redis.call('xdel', stream, message)
   end
   redis.call('zrem', prefix .. ':queues:delayed:' .. one.priority, one.task)
@@ -50,18 +54,20 @@ local function enqueue_unique(keys, argv)
     holder = holder_of(state)
   end
   if holder and clash == 'skip' then return { holder, 0 } end
-  local replaced, has_begun = nil, false
+  local replaced, is_kept = nil, false
   if holder and clash == 'replace' then
+    -- A holder that has begun, or is to be aborted, keeps its call, and the new call follows it.
     -- streaq's own worker reports a begun task only in the set of running tasks.
-    has_begun = redis.call('hget', state, 'begun') ~= ''
+    is_kept = redis.call('hget', state, 'begun') ~= ''
       or redis.call('sismember', prefix .. ':index:running', holder) == 1
+      or redis.call('sismember', prefix .. ':aborted', holder) == 1
     local waiting = holder
-    if has_begun then waiting = redis.call('zrange', line, 0, 0)[1] end
+    if is_kept then waiting = redis.call('zrange', line, 0, 0)[1] end
     replaced = waiting and is_live(prefix, waiting) and member(prefix, waiting)
   end
   local runs_as = replaced and replaced.task or task
   if signed_for ~= runs_as then return { runs_as, 2 } end
-  if has_begun then
+  if is_kept then
     redis.call('sadd', prefix .. ':aborted', holder)
     redis.call('expire', prefix .. ':aborted', 604800)
   end
@@ -96,7 +102,13 @@ end
 local function hold(keys, argv)
   local prefix, group, task, priority, message = keys[1], argv[1], argv[2], argv[3], argv[4]
   local stream, now = prefix .. ':queues:' .. priority, clock()
-  if not owns(stream, argv[6], argv[7], message, argv[5], tonumber(argv[8]), now) then return false end
+  local fresh = freshness(prefix, argv[8])
+  if not owns(stream, argv[6], argv[7], message, argv[5], fresh, now) then return false end
+  if has_ended(prefix, task) then
+    leave_group(prefix, task, now)
+    drop(prefix, stream, argv[6], message, task)
+    return false
+  end
   local state = prefix .. ':task:unique:' .. group
   local holder = holder_of(state)
   if holder and holder ~= task and not is_live(prefix, holder) then
@@ -116,12 +128,7 @@ local function hold(keys, argv)
     one = new_member(prefix, task, group, priority, tostring(now))
   end
   if is_dropped then
-    redis.call('xack', stream, argv[6], message)
-    redis.call('xdel', stream, message)
-    redis.call('srem', prefix .. ':index:running', task)
-    if redis.call('decr', prefix .. ':task:retry:' .. task) <= 0 then
-      redis.call('del', prefix .. ':task:retry:' .. task)
-    end
+    drop(prefix, stream, argv[6], message, task)
     return false
   end
   redis.call('hset', state, 'holder', task, 'message', message, 'begun', '1')

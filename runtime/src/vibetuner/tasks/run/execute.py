@@ -267,6 +267,8 @@ def check(attempt: Attempt) -> None:
     """Raise Rejected if the task must not run: aborted, out of attempts, or too late."""
     task, policy = attempt.task, attempt.policy
     assert task is not None  # noqa: S101 - loading rejects unknown tasks
+    if attempt.cut_by is not None:  # before its first step
+        raise asyncio.CancelledError
     if attempt.is_aborted:
         raise Rejected(StreaqCancelled("Task aborted prior to run!"), None)
     if task.max_tries and attempt.tries > task.max_tries:

@@ -1,0 +1,115 @@
+"""Messages of replaced, ended and expired tasks: each task has exactly one recorded end."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from streaq.types import StreaqCancelled
+
+from tests.runtime.conftest import Running
+from vibetuner.tasks.robust import Unique, robust_task
+from vibetuner.tasks.worker import TaskWorker, using_worker
+
+
+@pytest.mark.parametrize("delay", [0, 0.05])
+async def test_a_call_after_an_abort_is_not_aborted(
+    worker: TaskWorker, running: Running, delay: float
+):
+    """It follows the task that is to be aborted, and doesn't replace it."""
+    with using_worker(worker):
+
+        @robust_task(name="charge", unique=Unique(clash="replace"))
+        async def charge(note: str) -> str:
+            return note
+
+    async with worker:
+        old = await charge.enqueue("old")
+        assert await worker.abort_by_id(old.id, timeout=0) is False  # marked
+        new = await charge.enqueue("new").start(delay=delay)
+        assert new.id != old.id
+    async with running(worker):
+        assert isinstance((await old.result(timeout=10)).exception, StreaqCancelled)
+        assert (await new.result(timeout=10)).result == "new"
+
+
+async def test_a_withdrawn_message_ends_nothing(worker: TaskWorker):
+    """A worker has claimed it, and its task was then delayed by a newer call."""
+    with using_worker(worker):
+
+        @robust_task(name="charge", unique=Unique(clash="replace"))
+        async def charge(note: str) -> None: ...
+
+    async with worker:
+        task = await charge.enqueue("old")
+        functions, keys = worker.client.functions, worker.client.keys
+        await functions.call("make_groups", (keys.queue,), ["workers", "normal"])
+        head = ["workers", worker.id, 60_000, 900]
+        now, *claimed = await functions.call("claim", (keys.queue,), [*head, 1, 1, "normal", 1])
+        message = claimed[1]
+        assert (await charge.enqueue("new").start(delay=60)).id == task.id
+
+        await functions.call(
+            "claim", (keys.queue,), [*head, 0, 0, "normal", message, task.id, 1, now]
+        )
+        assert await worker.redis.exists([keys.retry(task.id), keys.running]) == 0
+        begin = ["charge", task.id, "normal", message, now, "workers", worker.id, 900]
+        assert await functions.call("hold", (keys.queue,), begin) is None
+        assert await _finish(worker, [*head, now, "step", 0], message, task.id, now) == [[1]]
+        assert await worker.redis.exists([keys.data(task.id)]) == 1
+        assert await worker.redis.exists([keys.result(task.id)]) == 0
+        assert await worker.redis.zscore(keys.delayed("normal"), task.id) is not None
+
+
+async def _finish(worker: TaskWorker, head: list[Any], message: bytes, task: str, now: int) -> Any:
+    keys = worker.client.keys
+    names = (keys.queue, keys.letters, keys.letter_places, keys.prefix)
+    end = ["f", "normal", message, task, now, "result", "", "charge", "failed", "", "", 0]
+    return await worker.client.functions.call("finish", names, [*head, *end])
+
+
+@pytest.mark.parametrize("unique", [False, True, Unique(clash="wait")])
+async def test_a_second_message_of_an_ended_task_ends_nothing(
+    worker: TaskWorker, running: Running, unique: Unique | bool
+):
+    """Its payload is gone and its result stays."""
+    with using_worker(worker):
+
+        @robust_task(name="charge", unique=unique, timeout=60)
+        async def charge() -> str:
+            return "done"
+
+    async with running(worker):
+        task = await charge.enqueue()
+        await task.result(timeout=10)
+        stream = worker.client.keys.stream("normal")
+        await worker.redis.xadd(stream, {"task_id": task.id, "enqueue_time": "1700000000000"})
+        assert (await (await charge.enqueue()).result(timeout=10)).success
+    async with worker:
+        assert (await task.result(timeout=10)).result == "done"
+        assert await worker.redis.xlen(stream) == 0
+
+
+@pytest.mark.parametrize("unique", [False, True, Unique(clash="wait"), Unique(clash="replace")])
+async def test_a_task_whose_payload_expired_has_a_result(
+    worker: TaskWorker, running: Running, unique: Unique | bool
+):
+    """Whether it waits in the stream, is delayed, or is in line behind another."""
+    with using_worker(worker):
+
+        @robust_task(name="charge", unique=unique, timeout=60)
+        async def charge(note: str) -> str:
+            return note
+
+    async with worker:
+        calls = [
+            await charge.enqueue("waits"),
+            await charge.enqueue("follows"),
+            await charge.enqueue("late").start(delay=0.01),
+        ]
+        for call in calls:
+            await worker.redis.delete([worker.client.keys.data(call.id)])
+    async with running(worker):
+        for call in calls:
+            result = await call.result(timeout=10)
+            assert str(result.exception) == "Task expired!"
