@@ -138,7 +138,8 @@ class Settings(BaseSettings):
         60.0,
         ge=0,
         le=DAY,
-        description="Seconds that its event loop may be blocked before a worker ends; 0 for any",
+        description="Seconds that its event loop may be blocked before a worker ends; 0 for no "
+        "limit",
     )
     worker_idle_timeout: Annotated[float, Expected("seconds, 1 to 86400")] = Field(
         60.0,
