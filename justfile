@@ -4,12 +4,12 @@ unexport VIRTUAL_ENV
 
 export UV_NO_PROGRESS := env("UV_NO_PROGRESS", "1")
 
-# Where it is set, as in images, each process of the tests would compile all that it imports.
+# If it is set, as in images, each process of the tests compiles every module that it imports.
 export PYTHONDONTWRITEBYTECODE := ""
 
 run := "uv run --quiet"
 
-# The longest files come first (tests/kinds.py), so that no core is idle at the end.
+# The longest files run first (tests/kinds.py), so that no core is idle at the end.
 parallel := "-n auto --dist loadfile --no-loadscope-reorder"
 without_processes := "--ignore=tests/template --ignore=tests/e2e --ignore=tests/tour --ignore=tests/abuse --ignore=tests/runtime/cli --ignore=tests/runtime/embedded"
 demo_dir := justfile_directory() / "build" / "demo"
@@ -18,11 +18,11 @@ demo_dir := justfile_directory() / "build" / "demo"
 _default:
     @just --list --unsorted
 
-[doc("Have git refuse commit subjects that are too long: once after cloning")]
+[doc("Let git refuse commit subjects that are too long; once after cloning")]
 setup:
     git config core.hooksPath scripts/hooks
 
-[doc("Make a fresh project in build/demo and run it: web app, worker and services")]
+[doc("Generate a project in build/demo and run it: web app, worker and services")]
 [no-exit-message]
 demo *args: (render demo_dir)
     @echo "installing what it needs" >&2
@@ -37,7 +37,7 @@ test *args:
 quick *args:
     {{ run }} pytest {{ parallel }} {{ without_processes }} -m "not process and not template and not browser and not slow" "$@"
 
-[doc("Run all tests some times beside a process that loads both cores: just soak 20")]
+[doc("Run all tests several times, while another process loads the cores: just soak 20")]
 soak times="20" *args:
     {{ run }} --group e2e --group docs python scripts/soak.py "$@"
 
@@ -79,7 +79,7 @@ coverage *args:
     {{ run }} coverage combine --quiet
     {{ run }} coverage report
 
-[doc("Change a module in small ways, and show what no test notices: just mutate retry")]
+[doc("Change a module in small ways, and show the changes that no test detects: just mutate retry")]
 mutate module *args:
     {{ run }} --with "mutmut>=3.8" python scripts/mutate.py "$@"
 
@@ -87,19 +87,19 @@ mutate module *args:
 render folder=demo_dir *args:
     @{{ run }} python scripts/render.py "$@"
 
-[doc("Measure what users wait for, beside what they know (docs/benchmarks.md)")]
+[doc("Measure what users wait for, and compare it with other tools (docs/benchmarks.md)")]
 bench *names:
     {{ run }} python benchmarks/run.py "$@"
 
-[doc("Kill, stop and freeze workers and servers at random; judge that no task is lost")]
+[doc("Kill, stop and freeze workers and servers at random; check that no task is lost")]
 chaos *args:
     {{ run }} python -m chaos "$@"
 
-[doc("Send nonsense to a web process and write it into every key of Redis: just fuzz --minutes 30")]
+[doc("Send random requests, and write random values into every key of Redis: just fuzz --minutes 30")]
 fuzz *args:
     {{ run }} python -m chaos.fuzz "$@"
 
-[doc("Deliver webhooks five times each while web processes are killed; each is to run once")]
+[doc("Deliver each webhook five times while web processes are killed; check that it runs once")]
 deliveries *args:
     {{ run }} python -m chaos.deliveries "$@"
 
@@ -122,6 +122,6 @@ screenshot:
     {{ run }} --group e2e python scripts/screenshot.py
     {{ run }} python scripts/terminal.py
 
-[doc("Throw away what can be made again")]
+[doc("Delete everything that can be generated again")]
 clean:
     rm -rf build dist .coverage* .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -10,7 +10,7 @@ target, seconds = int(sys.argv[1]), float(sys.argv[2]) / 1000
 
 
 class Side(asyncio.Protocol):
-    """One side of a connection: what it hears, the other says a moment later."""
+    """One side of a connection; it passes received data to the other side after the delay."""
 
     def __init__(self, met: Callable[[Side], None]) -> None:
         self.other: Side | None = None
@@ -24,13 +24,13 @@ class Side(asyncio.Protocol):
         self._met(self)
 
     def join(self, other: Side) -> None:
-        """Hand on what has come before there was another side."""
+        """Pass on the data that arrived before the other side was connected."""
         self.other = other
         for data in self._early:
             self.data_received(data)
 
     def data_received(self, data: bytes) -> None:
-        """Hand it on, later."""
+        """Pass the data on after the delay."""
         if self.other is None or self.other.transport is None:
             self._early.append(data)
         elif seconds:
@@ -39,7 +39,7 @@ class Side(asyncio.Protocol):
             self.other.transport.write(data)
 
     def connection_lost(self, _: Exception | None) -> None:
-        """Hang up on the other side."""
+        """Close the other side."""
         if self.other is not None and self.other.transport is not None:
             self.other.transport.close()
 

@@ -58,7 +58,7 @@ Runs = dict[str, list[dict[str, float]]]
 
 
 def measure(*, beside: bool) -> list[Figure]:
-    """Each question, the servers in turns."""
+    """Answer each question; the topologies take turns."""
     del beside
     folder = make_project()
     with ExitStack() as stack:
@@ -97,7 +97,7 @@ def measure(*, beside: bool) -> list[Figure]:
 
 
 def ask_all(url: str, folder: Path) -> dict[str, float]:
-    """One round on one topology."""
+    """Run one round on one topology."""
     return {
         **ask_child(WAITING, "robust", url, folder=folder),
         **ask_child(DRAIN, "robust", url, TASKS, folder=folder),
@@ -106,7 +106,7 @@ def ask_all(url: str, folder: Path) -> dict[str, float]:
 
 
 def figure(key: str, name: str, runs: Runs) -> Figure:
-    """One question beside one server."""
+    """Compare the answer to a question with that of one server."""
     words, unit = QUESTIONS[key]
     ours, one = [[run[key] for run in runs[of]] for of in (name, "single")]
     share = median(ours) / median(one) if unit != "ms" else median(one) / median(ours)
@@ -123,7 +123,7 @@ def figure(key: str, name: str, runs: Runs) -> Figure:
 
 
 def shards(url: str, folder: Path) -> Iterator[Figure]:
-    """One to three queues, each on a shard of its own with a worker of its own."""
+    """Measure one to three queues, each with a shard and a worker of its own."""
     first = None
     for count in range(1, SHARDS + 1):
         prefixes = [f"{{{name_on(shard)}}}" for shard in range(count)]
@@ -143,7 +143,7 @@ def shards(url: str, folder: Path) -> Iterator[Figure]:
 
 
 def name_on(shard: int) -> str:
-    """A name whose slot lies on the shard."""
+    """Return a name whose slot is on the shard."""
     names = (f"queue-{number}" for number in range(1000))
     return next(
         name
@@ -153,7 +153,7 @@ def name_on(shard: int) -> str:
 
 
 def delayed(port: int, folder: Path) -> Iterator[Figure]:
-    """A millisecond each way, beside none."""
+    """Compare a delay of a millisecond each way with none."""
     runs: Runs = {"near": [], "far": []}
     with proxy(port, 0) as near, proxy(port, 1) as far:
         for _ in range(ROUNDS):
@@ -178,7 +178,7 @@ def delayed(port: int, folder: Path) -> Iterator[Figure]:
 
 @contextmanager
 def proxy(port: int, milliseconds: int) -> Iterator[str]:
-    """The URL of the server behind a proxy in a process of its own."""
+    """Yield the URL of the server behind a proxy, which is a process of its own."""
     command = [sys.executable, PROXY, str(port), str(milliseconds)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
@@ -192,7 +192,7 @@ def proxy(port: int, milliseconds: int) -> Iterator[str]:
 def kills(
     words: str, url: str, strike: Callable[[], tuple[float, float]], folder: Path
 ) -> Iterator[Figure]:
-    """Kill the primary again and again under a worker that goes on."""
+    """Kill the primary repeatedly, while a worker goes on."""
     command = [sys.executable, FAILOVER, url]
     process = subprocess.Popen(
         command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
@@ -224,7 +224,7 @@ def kills(
 
 
 def restart(single: Valkey) -> tuple[float, float]:
-    """Kill the server and start it again; returns when, and when it answered."""
+    """Kill the server and start it again; return the times of the kill and of the first answer."""
     killed = time.monotonic()
     single.kill()
     single.start()
@@ -232,7 +232,7 @@ def restart(single: Valkey) -> tuple[float, float]:
 
 
 def replace(fleet: Fleet) -> tuple[float, float]:
-    """Kill the primary and bring it back as a replica; returns when, and when there was another."""
+    """Kill the primary, and start it again as a replica; return the times of kill and promotion."""
     wait_until(fleet.is_whole, seconds=60)
     old = fleet.primary
     killed = time.monotonic()

@@ -1,4 +1,4 @@
-"""One process of topologies.py: a worker, and who waits for one task after the other."""
+"""One process of topologies.py: a worker, and a client that awaits one task after the other."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ async def noop() -> None:
 
 
 async def main() -> None:
-    """Print for each task when its enqueueing began, and when its result was there."""
+    """Print for each task the time of its enqueue and the time of its result."""
     task = make_task("robust", noop)
     async with anyio.create_task_group() as group:
         await group.start(task.worker.run_async)

@@ -1,1 +1,1 @@
-"""A storm for the tasks: everything is taken away at random, then a ledger is drawn up."""
+"""Kill, stop and freeze processes at random, then check that no task was lost."""

@@ -1,4 +1,4 @@
-"""``python -m chaos --seconds 120 --seed 1``: a storm, then the ledger; exit code 0 if clean."""
+"""Runs a storm and prints the ledger: ``python -m chaos --seconds 120 --seed 1``."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from chaos.table import show
 
 
 def main() -> int:
-    """Run and print; the exit code says whether nothing was lost and no try was burnt."""
+    """Run and print; return 0 if no task was lost and no try was counted wrongly."""
     options = _parse()
     durable = ", durable" if options.durable else ""
     _say(f"seed {options.seed}, {options.seconds:g} s of storm, {options.topology}{durable}")
@@ -47,7 +47,7 @@ def main() -> int:
 
 
 async def _until_signal(wanted: Run) -> Ledger:
-    """Treat SIGTERM as Ctrl-C: everything is ended first."""
+    """Treat SIGTERM like Ctrl-C, so that every process is ended first."""
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGTERM, signal.raise_signal, signal.SIGINT)
     return await run(wanted)

@@ -1,4 +1,4 @@
-"""The workers, and what keeps them running."""
+"""The workers, and their supervision."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PAUSE, PAUSE_AFTER_QUICK_END = 0.05, 1.0
 
 
 class Crewman(Child):
-    """``vibetuner run prod worker``, started again whenever it ends, as a service manager does."""
+    """Runs ``vibetuner run prod worker``, and starts it again whenever it ends, as systemd does."""
 
     says = b"worker ready"
 
@@ -38,14 +38,14 @@ class Crewman(Child):
             began = time.monotonic()
             self.start([sys.executable, "-m", "vibetuner", *self._arguments])
             code = await self.ended()
-            # A SIGKILL has been noted by who sent it.
+            # The sender of a SIGKILL notes it.
             if self.pid not in self.told_to_end and code != -signal.SIGKILL:
                 note("exit", name=self.name, worker=self.pid, code=code)
             quick = time.monotonic() - began < QUICK_END
             await asyncio.sleep(PAUSE_AFTER_QUICK_END if quick else PAUSE)
 
     async def ready(self) -> None:
-        """Return once it says that it is."""
+        """Return once it reports that it is ready."""
         while not self._log.exists() or self.says not in self._log.read_bytes():
             if self.code not in {None, 0}:
                 lines = self._log.read_text(encoding="utf-8").splitlines()

@@ -1,4 +1,4 @@
-"""Deliver each webhook several times while web processes are restarted; each event is to run once.
+"""Deliver each webhook several times while web processes are restarted; each event must run once.
 
 ``python -m chaos.deliveries --events 20000 --deliveries 100000 --clients 50``
 """
@@ -45,7 +45,7 @@ APART_SECONDS = 0.2, 2.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wanted:
-    """What a run was asked for."""
+    """The options of a run."""
 
     events: int
     deliveries: int
@@ -57,7 +57,7 @@ class Wanted:
 
 @dataclass(slots=True)
 class Outcome:
-    """What came of it. ``wrong`` are the events that did not run exactly once."""
+    """The outcome; ``wrong`` lists the events that did not run exactly once."""
 
     deliveries: int = 0
     repeated: int = 0
@@ -69,7 +69,7 @@ class Outcome:
 
     @property
     def text(self) -> str:
-        """For people."""
+        """Return the outcome as text."""
         times = sorted(self.milliseconds)
         shares = ", ".join(
             f"p{share} {times[min(len(times) - 1, len(times) * share // 100)]:.0f} ms"
@@ -87,7 +87,7 @@ class Outcome:
 
 
 class Web(Crewman):
-    """A web process that is started again whenever it ends."""
+    """Runs a web process, and starts it again whenever it ends."""
 
     says = b"web app ready"
 
@@ -97,7 +97,7 @@ class Web(Crewman):
         self._arguments = ["run", "prod", "frontend", "--port", str(self.port)]
 
     async def served_again(self) -> None:
-        """Return once another process than this one serves on the port."""
+        """Return once a process other than this one serves on the port."""
         old = self.pid
         while True:
             if self.pid != old and self.code is None:
@@ -108,7 +108,7 @@ class Web(Crewman):
 
 
 async def deliver(wanted: Wanted, folder: Path) -> Outcome:
-    """Do a whole run in a folder of its own; no process is left behind."""
+    """Do a whole run in ``folder``, and leave no process behind."""
     journal = folder / "journal.jsonl"
     journal.touch()
     os.environ[JOURNAL] = str(journal)
@@ -157,7 +157,7 @@ async def _deliver_all(wanted: Wanted, ports: Sequence[int], outcome: Outcome) -
 async def _send_all(
     numbers: list[int], ports: Sequence[int], chance: Random, outcome: Outcome
 ) -> None:
-    """One sender: it repeats a delivery, to any process, until it is accepted."""
+    """Send deliveries; repeat each, to any process, until it is accepted."""
     streams: dict[int, tuple[asyncio.StreamReader, asyncio.StreamWriter]] = {}
     while numbers:
         number = numbers.pop()
@@ -197,7 +197,7 @@ async def _post(
 
 @asynccontextmanager
 async def kept(crew: Sequence[Crewman]) -> AsyncIterator[None]:
-    """All of them run, and are started again, until the end of the block."""
+    """Keep all of them running until the end of the block."""
     keepers = [asyncio.create_task(one.serve()) for one in crew]
     try:
         async with asyncio.timeout(START_SECONDS):
@@ -260,7 +260,7 @@ def environment_of(variables: Mapping[str, str]) -> dict[str, str]:
 
 
 def main() -> int:
-    """Run and print; the exit code says whether each event ran once."""
+    """Run and print; return 0 if each event ran once."""
     parser = argparse.ArgumentParser(prog="chaos.deliveries", description=__doc__)
     parser.add_argument("--events", type=int, default=20_000)
     parser.add_argument("--deliveries", type=int, default=100_000)

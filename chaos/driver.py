@@ -1,4 +1,4 @@
-"""One run: everything is started, stormed at, brought up again, waited for, judged and ended."""
+"""Does one run: starts everything, runs the storm, waits until the queue is empty, and judges."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
-    """What a run was asked for; ``folder`` is its own."""
+    """The options of a run, and a folder of its own."""
 
     seed: int
     seconds: float
@@ -51,7 +51,7 @@ class Run:
 
 
 async def run(wanted: Run) -> Ledger:
-    """Do a whole run; whatever happens, no process is left behind."""
+    """Do a whole run; leave no process behind, whatever happens."""
     journal = wanted.folder / "journal.jsonl"
     journal.touch()
     os.environ[JOURNAL] = str(journal)
@@ -160,7 +160,7 @@ def _known(journal: Path) -> set[str]:
 
 
 def _variables(redis: Valkey | Replication, mongo: Mongo) -> dict[str, str]:
-    """What the project's `.env` would say: short times, so that two minutes tell something."""
+    """Return the project's settings, with times so short that two minutes suffice."""
     return {
         "REDIS_URL": redis.url,
         "MONGODB_URL": mongo.url,
@@ -173,7 +173,7 @@ def _variables(redis: Valkey | Replication, mongo: Mongo) -> dict[str, str]:
 
 
 def _environment() -> dict[str, str]:
-    """This process's environment without settings of its own."""
+    """Return this process's environment without its own settings."""
     ours = {name.upper() for name in Settings.model_fields}
     kept = {name: value for name, value in os.environ.items() if name not in ours}
     return kept | {"PYTHONPATH": f"src{os.pathsep}{ROOT}"}

@@ -1,4 +1,4 @@
-"""What is done to the processes: a plan drawn from the seed, and the doing of it."""
+"""Plans faults from a seed, and inflicts them on the processes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Topology = Literal["single", "sentinel", "cluster"]
 
 
 class Chance(NamedTuple):
-    """How often a fault comes, for how many seconds, what it does to tasks, and where it exists."""
+    """The weight of a fault, its duration, its effect on tasks, and the topologies that have it."""
 
     weight: int
     seconds: tuple[float, float]
@@ -47,23 +47,23 @@ FAULTS = {
     "primary killed with a lag": Chance(2, (0, 0), "failover", REPLICATED),
     "primary frozen": Chance(2, (1, 8), "failover", REPLICATED),
     "replica promoted": Chance(2, (0, 0), "failover", REPLICATED),
-    # Both sides take part, so that no write is lost.
+    # Both servers take part, so that no write is lost.
     "failover ordered": Chance(2, (0, 0), "outage", REPLICATED),
     "replica killed": Chance(1, (1, 4), "none", REPLICATED),
     "replica frozen": Chance(1, (1, 6), "none", REPLICATED),
     "other primary killed": Chance(1, (0, 0), "none", ("cluster",)),
-    # Steps wait meanwhile, heartbeats too.
+    # Steps and heartbeats wait during the move.
     "slot moved": Chance(3, (0, 0), "outage", ("cluster",)),
 }
 FIRST_PAUSE, LAST_PAUSE = 1.0, 4.0
 
-# A stop takes the grace period, what can't be interrupted, and a little.
+# A stop takes the grace period, plus the time of steps that can't be interrupted.
 STOP_SECONDS = 20.0
 
 
 @dataclass(frozen=True, slots=True)
 class PlannedFault:
-    """One fault: after which pause, which of its possible targets, for how long."""
+    """One fault: the pause before it, its target and its duration."""
 
     number: int
     pause: float
@@ -74,7 +74,7 @@ class PlannedFault:
 
 
 def plan(seed: int, seconds: float, topology: Topology = "single") -> Iterator[PlannedFault]:
-    """The faults of so many seconds; the same for the same seed."""
+    """Yield the faults of so many seconds; the same for the same seed."""
     chance = Random(f"{seed} faults")  # noqa: S311 - repeatable on purpose
     kinds = [kind for kind, one in FAULTS.items() if topology in one.topologies]
     weights = [FAULTS[kind].weight for kind in kinds]
@@ -97,7 +97,7 @@ def plan(seed: int, seconds: float, topology: Topology = "single") -> Iterator[P
 
 
 class Storm:
-    """Does to a run's processes what the plan says."""
+    """Inflicts the planned faults on the processes of a run."""
 
     def __init__(
         self,
@@ -112,7 +112,7 @@ class Storm:
         self._mongo = mongo
 
     async def run(self, faults: Iterator[PlannedFault]) -> None:
-        """Do it all; returns when the last fault is over and everything is up again."""
+        """Inflict all faults; return when the last one is over and everything runs again."""
         async with asyncio.TaskGroup() as group:
             for fault in faults:
                 await asyncio.sleep(fault.pause)
@@ -157,7 +157,7 @@ class Storm:
             await self._freeze(*chosen, fault)
 
     async def _deploy(self, fault: PlannedFault) -> None:
-        """Everybody at once, as when a new version is rolled out."""
+        """Stop all workers at once, like the rollout of a new version."""
         struck = [child for child in (*self._workers, self._supervisor) if _is_free(child)]
         if not struck:
             return
@@ -176,7 +176,7 @@ class Storm:
             return
         async with self._supervisor.busy:
             pid = self._supervisor.pid
-            # Its workers stop in order, also when it is gone without a word.
+            # Its workers stop in order, even if it is killed.
             pids = [pid, *descendants(pid)]
             async with _noted(fault, pids):
                 self._supervisor.told_to_end.add(pid)
@@ -195,7 +195,7 @@ class Storm:
             await server.ready()
 
     async def _strike_replication(self, fault: PlannedFault) -> None:
-        """One at a time: durable is what outlives the loss of one server."""
+        """Inflict one fault at a time: durable tasks survive the loss of only one server."""
         servers = self._redis
         assert isinstance(servers, Replication)  # noqa: S101 - as above
         if servers.busy.locked():
@@ -214,7 +214,7 @@ class Storm:
                 send(pid, signal.SIGCONT)
 
     def _choose(self, fault: PlannedFault) -> tuple[Child, int] | None:
-        """A process that runs tasks, and whose it is; None while all are in trouble."""
+        """Return a process that runs tasks, and its owner; None while every one has a fault."""
         targets = [(child, child.pid) for child in self._workers if _is_free(child)]
         if _is_free(self._supervisor):
             below = descendants(self._supervisor.pid)
@@ -237,7 +237,7 @@ async def _noted(fault: PlannedFault, pids: Sequence[int]) -> AsyncIterator[None
 
 
 async def _see_off(fault: PlannedFault, pids: Sequence[int]) -> None:
-    """Wait until all have stopped; what does not stop is killed, and that is a fault of its own."""
+    """Wait until all have stopped; kill those that don't, and note that as another fault."""
     if left := await gone(pids, STOP_SECONDS):
         number = -fault.number
         note("fault", number=number, kind=FORCED, effect="kill", pids=sorted(left))

@@ -1,6 +1,6 @@
-"""Send nonsense to a web process and write nonsense into every key, drawn from a seed.
+"""Send random requests to a web process, and write random values into every key of Redis.
 
-``python -m chaos.fuzz --minutes 30 --seed 1``; exit code 0 if nothing but nonsense came of it.
+``python -m chaos.fuzz --minutes 30 --seed 1`` exits with 0 if it finds no fault.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from chaos.servers import Valkey
 __all__ = ["Found", "Wanted", "fuzz"]
 
 TARGET = Path(__file__).parent / "target"
-TOKEN = "a-token-that-the-fuzz-uses-and-nobody-else"  # noqa: S105 - of these processes alone
+TOKEN = "a-token-that-the-fuzz-uses-and-nobody-else"  # noqa: S105 - only for these processes
 PROGRAM = ("-m", "vibetuner")
 ANSWER_SECONDS, HONEST_SECONDS = 20.0, 60.0
 REQUESTS, SPOILS, AT_ONCE = 300, 40, 8
@@ -43,7 +43,7 @@ COMMANDS = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wanted:
-    """What a run was asked for."""
+    """The options of a run."""
 
     seconds: float
     seed: int
@@ -51,7 +51,7 @@ class Wanted:
 
 @dataclass(slots=True)
 class Found:
-    """What was done, and what came of it. ``faults`` are those that should not be."""
+    """Counts of a run's requests and spoilt keys, and the faults that it found."""
 
     statuses: Counter[str] = field(default_factory=Counter)
     spoilt: Counter[str] = field(default_factory=Counter)
@@ -61,13 +61,13 @@ class Found:
     log_bytes: int = 0
 
     def fault(self, kind: str, detail: str) -> None:
-        """Take in a fault, once a kind."""
+        """Record a fault, unless one of its kind is known."""
         if self.faults.setdefault(re.sub(r"0x[0-9a-f]+|\d+", "#", kind), detail) is detail:
             sys.stderr.write(f"fault: {kind}\n{detail}\n")
 
     @property
     def text(self) -> str:
-        """For people."""
+        """Return the findings as text."""
         lines = [
             f"{self.statuses.total()} requests: {dict(self.statuses.most_common())}",
             f"{self.spoilt.total()} keys spoilt: {dict(self.spoilt.most_common())}",
@@ -79,7 +79,7 @@ class Found:
 
 
 async def answer(port: int, sent: bytes, seconds: float) -> bytes:
-    """Return the first part of what comes back; nothing where the connection ends without."""
+    """Return the first part of the response; nothing if the connection ends without one."""
     try:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
     except ConnectionError:
@@ -95,7 +95,7 @@ async def answer(port: int, sent: bytes, seconds: float) -> bytes:
 
 
 async def fuzz(wanted: Wanted, folder: Path) -> Found:
-    """Do a whole run in a folder of its own; no process is left behind."""
+    """Do a whole run in ``folder``, and leave no process behind."""
     shutil.copytree(TARGET, folder, dirs_exist_ok=True)
     found, chance = Found(), Random(wanted.seed)  # noqa: S311 - repeatable
     async with AsyncExitStack() as stack:
@@ -132,7 +132,7 @@ async def fuzz(wanted: Wanted, folder: Path) -> Found:
 
 
 async def _round(port: int, redis: Redis[bytes], chance: Random, found: Found) -> None:
-    """Enqueue, spoil and ask, all at once."""
+    """Enqueue tasks, then spoil keys and send requests at the same time."""
     head = f"GET /_unlock-debug?token={TOKEN} HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
     unlocked = await answer(port, head.encode(), ANSWER_SECONDS)
     cookie = unlocked.partition(b"et-cookie: ")[2].partition(b";")[0].decode()
@@ -156,7 +156,7 @@ async def _round(port: int, redis: Redis[bytes], chance: Random, found: Found) -
         for _ in range(SPOILS):
             try:
                 found.spoilt[await spoil(redis, chance)] += 1
-            except RedisError as error:  # what stands there takes no nonsense of this kind
+            except RedisError as error:  # the key has another type by now
                 found.spoilt[type(error).__name__] += 1
 
     async with asyncio.TaskGroup() as group:
@@ -167,7 +167,7 @@ async def _round(port: int, redis: Redis[bytes], chance: Random, found: Found) -
 
 
 async def _order(port: int, name: str, found: Found) -> str:
-    """Enqueue a task; return its id, or nothing where the server takes none."""
+    """Enqueue a task; return its id, or nothing if the server refuses."""
     body = json.dumps({"name": name, "values": [1, "x"]})
     head = (
         "POST /orders HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\nContent-Type: "
@@ -182,7 +182,7 @@ async def _order(port: int, name: str, found: Found) -> str:
 
 
 async def _honest(port: int, found: Found) -> None:
-    """Once all nonsense is gone, a task is taken, run and answered."""
+    """Check that a task is accepted and run, and its result returned, once all keys are deleted."""
     began = time.monotonic()
     while time.monotonic() - began < HONEST_SECONDS:
         if task_id := await _order(port, "echo", found):
@@ -211,14 +211,16 @@ async def _run_command(
 
 
 def _read_log(log: Path, start: int, found: Found) -> int:
-    """Take in the tracebacks that a log has since; those of planned failures are fine."""
+    """Record the new tracebacks of a log, except those of planned failures."""
     with log.open("rb") as file:
         file.seek(start)
         for line in file:
             try:
                 record = json.loads(line)
             except ValueError:
-                record = {"traceback": line.decode(errors="replace")}  # what no logger has written
+                record = {
+                    "traceback": line.decode(errors="replace")
+                }  # output that no logger has written
             trace = str(record.get("traceback") or "").strip()
             if trace and "planned: " not in trace:
                 message = f"{record.get('message')}: {trace.splitlines()[-1]}"
@@ -227,7 +229,7 @@ def _read_log(log: Path, start: int, found: Found) -> int:
 
 
 def main() -> int:
-    """Run and print; the exit code says whether there was no fault."""
+    """Run and print; return 0 if there was no fault."""
     parser = argparse.ArgumentParser(prog="chaos.fuzz", description=__doc__)
     parser.add_argument("--minutes", type=float, default=30)
     parser.add_argument("--seed", type=int, default=SystemRandom().randrange(10_000))

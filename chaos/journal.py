@@ -1,4 +1,4 @@
-"""The run's own record, independent of Redis: one line of JSON a happening, from any process."""
+"""The record of a run, independent of Redis: each event is a line of JSON, from any process."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ Note = dict[str, Any]
 
 
 def note(what: str, **facts: Any) -> None:
-    """Append a line; O_APPEND keeps the lines of many processes apart."""
+    """Append a line; with O_APPEND, lines of several processes don't mix."""
     entry = {"at": round(time.time(), 4), "what": what, "pid": os.getpid(), **facts}
     os.write(_open_journal(os.environ[JOURNAL]), json.dumps(entry).encode() + b"\n")
 
 
 def read_notes(path: Path) -> Iterator[Note]:
-    """Every line of a journal, as it was written; one that is being written is left out."""
+    """Return every line of a journal, except one that is still being written."""
     with path.open(encoding="utf-8") as lines:
         for line in lines:
             if line.endswith("\n"):

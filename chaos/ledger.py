@@ -1,4 +1,4 @@
-"""The judgement: how each task ended, what was lost, what was charged for nothing. Pure."""
+"""Judges a run: how each task ended, which were lost, which tries were counted wrongly."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ Result = Literal["done", "failed", "aborted"]
 
 CAUSES = {cause.value for cause in Cause}
 LAST_LINES = 4
-# Nobody was promised that such a task runs.
+# No promise covers such a task.
 UNCOUNTED = {"unknown", "withdrawn"}
-# What a primary had acknowledged for so long may not be on its replicas; and on busy cores, the
-# line of the journal that says so comes late.
+# The age up to which an acknowledged write may be missing on the replicas. It is long, because on
+# busy cores the journal's line of the acknowledgement comes late.
 LAG_SECONDS = 2.0
 
 
 @dataclass(frozen=True, slots=True)
 class Letter:
-    """A dead letter, as far as it matters here; ``at`` in seconds of the epoch."""
+    """The relevant fields of a dead letter; ``at`` in seconds of the epoch."""
 
     task_name: str
     cause: str | None
@@ -40,7 +40,7 @@ class Letter:
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """What Redis and MongoDB say when all is quiet."""
+    """The contents of Redis and MongoDB once nothing runs."""
 
     queued: frozenset[str] = frozenset()
     results: Mapping[str, Result] = field(default_factory=dict)
@@ -69,7 +69,7 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Lost:
-    """An accepted task without an end, and the last that was heard of it."""
+    """An accepted task without an end, and its last known event."""
 
     task_id: str
     kind: str
@@ -106,18 +106,18 @@ class Ledger:
 
     @property
     def is_clean(self) -> bool:
-        """Whether each accepted task has ended, no stop cost a try, and no promise was broken."""
+        """Return whether each accepted task ended, no stop cost a try, and every promise held."""
         total = self.total
         ended = total.accepted > 0 and total.lost == total.queued == total.burnt == 0
         return ended and not self.broken
 
     def to_dict(self) -> dict[str, Any]:
-        """For scripts."""
+        """Return the ledger as a dict, for scripts."""
         return {"clean": self.is_clean, **asdict(self)}
 
 
 def judge(notes: Iterable[Note], stored: Stored, *, durable: bool = False) -> Ledger:
-    """Draw up the ledger from the journal and from what is stored.
+    """Return the ledger, from the journal and from the stores.
 
     With ``durable``, no gap explains the loss of a task that was accepted.
     """
@@ -149,7 +149,7 @@ def judge(notes: Iterable[Note], stored: Stored, *, durable: bool = False) -> Le
 
 
 def _with_unheard(story: Story, stored: Stored) -> dict[str, TaskStory]:
-    """With the cron tasks of which there is a dead letter alone."""
+    """Add the cron runs that left only a dead letter."""
     unheard = {
         task_id: TaskStory(task_id, letter.task_name)
         for task_id, letter in stored.letters.items()
@@ -175,7 +175,7 @@ def _fate(task: TaskStory, stored: Stored) -> Fate:
 
 def _counted_fate(task: TaskStory, story: Story, stored: Stored, durable: bool) -> Fate:
     fate = _fate(task, stored)
-    # A run that the schedule made is nobody's enqueue, and never durable.
+    # A run of a schedule is never durable.
     if fate != "lost" or (durable and task.origin == "accepted"):
         return fate
     at = task.enqueued if task.enqueued is not None else min(run.began for run in task.runs)
@@ -212,7 +212,7 @@ def _total(rows: Iterable[Row]) -> Row:
 
 
 def _unknown(tasks: Iterable[TaskStory], stored: Stored) -> dict[str, int]:
-    """Where the tasks are whose ``enqueue`` raised; nobody was promised anything about them."""
+    """Count the states of tasks whose ``enqueue`` raised; no promise covers them."""
     unknown = [task for task in tasks if task.origin == "unknown"]
     fates = Counter[str](_fate(task, stored) for task in unknown if task.runs)
     never = sum(not task.runs for task in unknown)

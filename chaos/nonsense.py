@@ -1,4 +1,4 @@
-"""Requests and stored values that nobody expects, drawn from a seed."""
+"""Malformed requests and stored values, drawn from a seed."""
 
 from __future__ import annotations
 
@@ -44,15 +44,15 @@ FIELDS = (
 
 
 class Planted:
-    """A pickle of it leaves a file behind where it is loaded."""
+    """Creates a file when a pickle of it is loaded."""
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Return what a loader would call."""
+        """Return the call that unpickling makes."""
         return Path.touch, (Path(PLANTED),)
 
 
 def junk(chance: Random) -> bytes:
-    """A value that is seldom what somebody expects."""
+    """Return a value that no reader expects."""
     return chance.choice((
         b"", b"\x00", b"\xff\xfe", b"[]", b"{}", b"null", b"-1", b"1e400", b"9" * 400, b"NaN",
         b"[" * 3000, b'{"a":' * 50, b"x" * 20_000, b"%s{}<b>\r\n", "ä\u2028😀".encode(),
@@ -62,7 +62,7 @@ def junk(chance: Random) -> bytes:
 
 
 def mutated(chance: Random, value: bytes) -> bytes:
-    """The value with something cut, replaced or put in; or something else."""
+    """Return the value with bytes cut, replaced or inserted; or another value."""
     at = chance.randrange(len(value) + 1)
     end = min(len(value), at + chance.randrange(1, 6))
     return chance.choice((
@@ -72,7 +72,7 @@ def mutated(chance: Random, value: bytes) -> bytes:
 
 
 def request(chance: Random, port: int, cookie: str, ids: list[str]) -> tuple[bytes, bool]:
-    """Return a request, and whether it is whole, so that an answer must come."""
+    """Return a request, and whether it is complete, so that it must be answered."""
     path = chance.choice(PATHS).replace("/x", "/" + chance.choice([*ids, "x", "%00", "a" * 300]))
     if not chance.randrange(3):
         path += f"?{chance.choice(FIELDS)}=" + "".join(
@@ -105,7 +105,7 @@ def request(chance: Random, port: int, cookie: str, ids: list[str]) -> tuple[byt
 
 
 async def spoil(redis: Redis[bytes], chance: Random) -> str:
-    """Spoil one key of all that there are; return its kind."""
+    """Spoil one of all keys; return its name without ids."""
     keys = sorted([key async for key in redis.scan_iter()])
     key = chance.choice(keys) if keys else b"target:dead_letters"
     kind, what = str(await redis.type(key)), junk(chance)

@@ -20,7 +20,7 @@ ORDERS = "CREATE TABLE orders (number TEXT PRIMARY KEY)"
 
 
 def outbox_url(folder: Path) -> str:
-    """What DATABASE_URL says."""
+    """Return the value of DATABASE_URL."""
     return f"sqlite+aiosqlite:///{folder / 'storm.db'}"
 
 
@@ -33,7 +33,7 @@ async def make_outbox(settings: Settings) -> None:
 
 
 async def waiting(settings: Settings) -> set[str]:
-    """The tasks that were committed and not handed on."""
+    """Return the tasks that were committed and not handed on."""
 
     def read() -> set[str]:
         with closing(sqlite3.connect(_path(settings))) as connection:

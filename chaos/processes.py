@@ -1,4 +1,4 @@
-"""The processes of a run: started, struck, and ended by their ids whatever happens."""
+"""Starts, signals and ends the processes of a run, by their ids."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ class Child:
 
     @property
     def pid(self) -> int:
-        """The id of the process that was started last."""
+        """Return the id of the process that was started last."""
         assert self._process is not None, f"{self.name} was never started"  # noqa: S101
         return self._process.pid
 
     @property
     def code(self) -> int | None:
-        """Its exit code; None while it runs."""
+        """Return its exit code; None while it runs."""
         return self._process.poll() if self._process else 0
 
     def start(self, command: Sequence[str | Path], *, descriptors: Sequence[int] = ()) -> None:
-        """Start it; its session is its own, so that Ctrl-C reaches the driver alone."""
+        """Start it in a session of its own, so that Ctrl-C reaches only the driver."""
         with (self._folder / f"{self.name}.log").open("ab") as log:
             self._process = subprocess.Popen(
                 command,
@@ -53,14 +53,14 @@ class Child:
             )
 
     async def ended(self) -> int:
-        """Its exit code, once it has ended."""
+        """Return its exit code, once it has ended."""
         while True:
             if (code := self.code) is not None:
                 return code
             await asyncio.sleep(0.02)
 
     def end(self) -> None:
-        """End it and all that it has started, at once; a stopped process too."""
+        """Kill it and its descendants, even if it is stopped."""
         if self._process is None:
             return
         family = [self.pid, *descendants(self.pid)]
@@ -70,13 +70,13 @@ class Child:
 
 
 def send(pid: int, number: signal.Signals) -> None:
-    """Send a signal to a process that may be gone by now."""
+    """Send a signal to a process that may have ended."""
     with suppress(ProcessLookupError):
         os.kill(pid, number)
 
 
 def descendants(pid: int) -> list[int]:
-    """The processes below ``pid``, nearest first."""
+    """Return the descendants of ``pid``, children first."""
     parents = _process_table()
     found: list[int] = []
     front = [pid]
@@ -87,7 +87,7 @@ def descendants(pid: int) -> list[int]:
 
 
 async def gone(pids: Iterable[int], seconds: float) -> set[int]:
-    """Wait until the processes have ended; those that have not after so many seconds."""
+    """Wait until the processes have ended; return those that have not after so many seconds."""
     deadline = time.monotonic() + seconds
     while True:
         left = set(pids) & _process_table().keys()
@@ -97,7 +97,7 @@ async def gone(pids: Iterable[int], seconds: float) -> set[int]:
 
 
 def free_port() -> int:
-    """A port that nobody listens on.
+    """Return a port on which nothing listens.
 
     It is below those that outgoing connections get: while a server is away, nobody takes its port.
     """
@@ -109,7 +109,7 @@ def free_port() -> int:
 
 
 def _process_table() -> dict[int, int]:
-    """The parent of each process; what has ended and waits to be noticed is left out."""
+    """Return the parent of each process, without zombies."""
     shown = subprocess.run(
         ["ps", "-A", "-o", "pid=,ppid=,stat="], capture_output=True, text=True, check=True
     )

@@ -1,6 +1,6 @@
-"""Promises of `within()` and `once()` that were broken, and tasks that were done twice for nothing.
+"""Finds broken promises of `within()` and `once()`, and tasks that ran twice without a reason.
 
-Pure: read from the story alone.
+It reads only the story of the run.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ __all__ = ["broken_promises"]
 
 
 def broken_promises(story: Story) -> list[str]:
-    """Return a sentence for each."""
+    """Return a sentence for each broken promise."""
     return [*_withdrawn(story), *_keys(story), *_done_twice(story)]
 
 

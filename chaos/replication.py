@@ -1,4 +1,4 @@
-"""Servers that replace each other, of which one at a time is in trouble."""
+"""Servers that replace each other; one at a time has a fault."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ DOWN_AFTER_MS = 2000
 LAG_SECONDS = 0.7
 KEYS_AT_ONCE = 50
 LASTING = ("--appendonly", "yes", "--appendfsync", "always")
-# A shard without a primary holds up its own queues only, as the documentation has it.
+# As the documentation advises: a shard without a primary stops only its own queues.
 OF_A_NODE = (
     "--cluster-node-timeout", str(DOWN_AFTER_MS), "--cluster-require-full-coverage", "no"
 )  # fmt: skip
@@ -37,7 +37,7 @@ def make_replication(kind: Literal["sentinel", "cluster"], folder: Path) -> Repl
 
 
 class Replication:
-    """What a project's REDIS_URL names; started and ended by ``with replication.servers:``."""
+    """The servers of a project's REDIS_URL; ``with replication.servers:`` starts and ends them."""
 
     def __init__(self, servers: Replicated | Clustered, prefix: str) -> None:
         self.servers = servers
@@ -46,15 +46,15 @@ class Replication:
 
     @property
     def url(self) -> str:
-        """What REDIS_URL says."""
+        """Return the value of REDIS_URL."""
         return self.servers.url
 
     async def ready(self) -> None:
-        """Return once there is one primary, with all its replicas behind it."""
+        """Return once there is one primary, and all its replicas follow it."""
         await asyncio.to_thread(self._wait_until_whole)
 
     async def strike(self, kind: str, seconds: float) -> None:
-        """Do it, and return when the servers have recovered."""
+        """Inflict the fault, and return when the servers have recovered."""
         await asyncio.to_thread(self._strike, kind, seconds)
 
     def _strike(self, kind: str, seconds: float) -> None:
@@ -64,7 +64,7 @@ class Replication:
             case "primary killed":
                 self._replace(old)
             case "primary killed with a lag":
-                # What it acknowledges meanwhile is gone with it.
+                # Writes that it acknowledges from here on are lost with it.
                 servers.hold_back()
                 time.sleep(LAG_SECONDS)
                 self._replace(old, frozen=replicas)
@@ -73,7 +73,7 @@ class Replication:
             case "replica promoted":
                 servers.freeze(old)
                 servers.wait_for_promotion(old, seconds=PROMOTION_SECONDS)
-                # It takes itself for the primary until it is told otherwise.
+                # It believes that it is the primary until a Sentinel or a node corrects it.
                 servers.thaw(old)
             case "failover ordered":
                 self._order_failover(old)
@@ -106,17 +106,17 @@ class Replication:
                 servers.launch(other)
 
     def _order_failover(self, old: int) -> None:
-        """Order it, and again where busy servers give it up."""
+        """Order a failover, and order it again if busy servers abandon it."""
         options = () if isinstance(self.servers, Clustered) else ("COORDINATED",)
         for _ in range(PROMOTION_SECONDS // ORDER_SECONDS):
-            with suppress(RefusedError):  # the last one is not over
+            with suppress(RefusedError):  # the previous one is not over
                 self.servers.fail_over(*options)
             with suppress(AssertionError):
                 self.servers.wait_for_promotion(old, seconds=ORDER_SECONDS)
                 return
 
     def _replace(self, old: int, *, frozen: list[int] | None = None) -> None:
-        """Kill the primary, and bring it back when another has its place."""
+        """Kill the primary, and start it again when another server has been promoted."""
         self.servers.kill(old)
         for port in frozen or ():
             self.servers.thaw(port)

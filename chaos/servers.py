@@ -1,4 +1,4 @@
-"""Valkey and the MongoDB-protocol server, each on one port and one set of data for a whole run."""
+"""Valkey and the MongoDB-protocol server, each with one port and one data folder for a run."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ START_SECONDS = 30
 
 
 class Server(Child):
-    """A server that is taken away and comes back as the same."""
+    """A server that is killed and started again with its port and data."""
 
     def __init__(self, name: str, folder: Path, environment: Mapping[str, str]) -> None:
         super().__init__(name, folder, environment)
@@ -40,18 +40,18 @@ class Server(Child):
                 await asyncio.sleep(0.02)
 
     def answers(self) -> bool:
-        """Whether it serves."""
+        """Return whether it answers."""
         raise NotImplementedError
 
 
 class Valkey(Server):
-    """Every write is on the disk before it is acknowledged: what was accepted can't be lost."""
+    """A Valkey that syncs each write before it acknowledges it, so accepted tasks can't be lost."""
 
     prefix = "chaos:"
 
     @property
     def url(self) -> str:
-        """What REDIS_URL says."""
+        """Return the value of REDIS_URL."""
         return f"redis://127.0.0.1:{self.port}"
 
     def launch(self) -> None:
@@ -69,7 +69,7 @@ class Valkey(Server):
         self.start([valkey_binary(), *given])
 
     def answers(self) -> bool:
-        """Whether its data is loaded."""
+        """Return whether its data is loaded."""
         return responds(self.port)
 
 
@@ -78,14 +78,14 @@ class Mongo(Server):
 
     @property
     def url(self) -> str:
-        """What MONGODB_URL says."""
+        """Return the value of MONGODB_URL."""
         return f"mongodb://127.0.0.1:{self.port}/chaos"
 
     def launch(self) -> None:
-        """Start it; it ends by itself when we are gone."""
+        """Start it; it ends when this process ends."""
         module = [sys.executable, "-P", "-m", "vibetuner.embedded.mongo"]
         self.start([*module, self.data, str(self.port), str(os.getpid())])
 
     def answers(self) -> bool:
-        """Return whether it takes commands."""
+        """Return whether it accepts commands."""
         return mongo_pid(self.port) is not None

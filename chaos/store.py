@@ -1,4 +1,4 @@
-"""What Redis and MongoDB say about the tasks, read once the storm is over."""
+"""Reads the tasks from Redis and MongoDB, once the storm is over."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ CHUNK = 500
 async def wait_until_idle(
     settings: Settings, known: Callable[[], set[str]], seconds: float
 ) -> float | None:
-    """Wait until no known task waits or runs; how long that took, None if it did not happen.
+    """Wait until no known task waits or runs; return the seconds, or None if some still do.
 
     A cron task that is scheduled for its next minute is not known yet, and does not count.
     """
@@ -44,7 +44,7 @@ async def wait_until_idle(
 
 
 async def look(settings: Settings, task_ids: Iterable[str]) -> Stored:
-    """Everything that the ledger wants to know of the stores."""
+    """Return everything that the ledger needs from the stores."""
     async with _opened(settings) as worker:
         streamed = await _streamed_letters(settings, worker)
         return Stored(
@@ -57,15 +57,15 @@ async def look(settings: Settings, task_ids: Iterable[str]) -> Stored:
 
 @asynccontextmanager
 async def _opened(settings: Settings) -> AsyncIterator[TaskWorker]:
-    """A worker that is connected and runs nothing."""
+    """Open a worker that is connected and runs nothing."""
     with using_settings(settings):
         async with TaskWorker(settings) as worker:
             yield worker
 
 
 async def _queued(settings: Settings, worker: TaskWorker) -> set[str]:
-    """The tasks that wait in the outbox, for a worker or for a moment, or run."""
-    found = await outbox.waiting(settings)  # first: they go from there into the queue
+    """Return the tasks that wait in the outbox, wait for a worker, are delayed, or run."""
+    found = await outbox.waiting(settings)  # read first, as they move from there to the queue
     for priority in worker.priorities:
         entries = await worker.redis.xrange(worker.stream_key + priority)
         found |= {str(entry.field_values["task_id"]) for entry in entries}
@@ -111,7 +111,7 @@ def _letter(values: dict[str, Any]) -> Letter:
 
 
 async def _wait_for_relay(settings: Settings, worker: TaskWorker) -> None:
-    """Give the workers time to move the last letters; after an outage they wait a while."""
+    """Give the workers time to move the last letters; after an outage they back off."""
     deadline = time.monotonic() + RELAY_SECONDS
     while time.monotonic() < deadline:
         if not await _streamed_letters(settings, worker):

@@ -1,4 +1,4 @@
-"""What happened, read from the journal: tasks with their runs, and the faults around them. Pure."""
+"""The story of a run, read from its journal: tasks with their runs, and the faults."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from chaos.journal import Note
 
 __all__ = ["FORCED", "Effect", "Fault", "Run", "Story", "TaskStory", "tell"]
 
-# A worker that did not stop when it was told to, and had to be killed.
+# A worker that did not stop after a signal, and had to be killed.
 FORCED = "stop forced"
 
 Effect = Literal["kill", "stop", "freeze", "outage", "failover", "none"]
@@ -20,7 +20,7 @@ Origin = Literal["accepted", "unknown", "withdrawn", "scheduled"]
 
 @dataclass(slots=True)
 class Run:
-    """One run of a task's function, with the number that it had among the task's tries."""
+    """One run of a task's function, with the number of its try."""
 
     tries: int
     pid: int
@@ -31,7 +31,7 @@ class Run:
 
 @dataclass(slots=True)
 class TaskStory:
-    """All that the journal knows of a task.
+    """Everything that the journal knows about a task.
 
     A task is *accepted* when ``enqueue`` or the commit returned, *unknown* when it raised,
     *withdrawn* when its transaction was rolled back, and *scheduled* when nobody enqueued it: a
@@ -48,13 +48,13 @@ class TaskStory:
 
     @property
     def completions(self) -> int:
-        """How often it ran to its end."""
+        """Return how often it ran to its end."""
         return sum(run.outcome == "done" for run in self.runs)
 
 
 @dataclass(slots=True)
 class Fault:
-    """Something that was done to processes, and what that means for the tasks that they run."""
+    """A fault of processes, and its effect on the tasks that they run."""
 
     kind: str
     effect: Effect
@@ -63,17 +63,17 @@ class Fault:
     pids: frozenset[int] = frozenset()
 
     def within(self, start: float, end: float) -> bool:
-        """Whether any part of it lies between two moments."""
+        """Return whether any part of it lies between two times."""
         return self.began <= end and self.ended >= start
 
     def hits(self, pid: int) -> bool:
-        """Whether it takes a process away; an outage of Redis meets them all."""
+        """Return whether it affects a process; an outage of Redis affects all."""
         return self.effect in {"outage", "failover"} or pid in self.pids
 
 
 @dataclass(slots=True)
 class Story:
-    """A whole run of the storm. ``injected`` are the faults of its plan, ``faults`` are all."""
+    """A whole run; ``injected`` lists the planned faults, ``faults`` all of them."""
 
     tasks: dict[str, TaskStory] = field(default_factory=dict)
     faults: list[Fault] = field(default_factory=list)
@@ -82,7 +82,7 @@ class Story:
 
 
 def tell(notes: Iterable[Note]) -> Story:
-    """Put the lines of a journal together."""
+    """Build the story from the lines of a journal."""
     teller = _Teller()
     for entry in sorted(notes, key=lambda entry: entry["at"]):
         teller.hear(entry)
@@ -111,7 +111,7 @@ class _Teller:
         at: float = entry["at"]
         match entry["what"]:
             case "accepted" | "unknown" | "withdrawn" as origin:
-                # It may have begun before its producer wrote that it was accepted.
+                # It may begin before its producer notes that it was accepted.
                 known = at if task.enqueued is None else task.enqueued
                 task.origin, task.enqueued = origin, min(known, *(r.began for r in task.runs), at)
             case "abort":

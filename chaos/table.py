@@ -1,4 +1,4 @@
-"""The ledger for people."""
+"""Formats the ledger as text."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ MANY = 20
 
 
 def show(ledger: Ledger) -> str:
-    """The whole ledger as text."""
+    """Return the whole ledger as text."""
     return "\n".join(_lines(ledger))
 
 

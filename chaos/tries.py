@@ -22,7 +22,7 @@ LOSSES: frozenset[Effect] = frozenset({"kill", "freeze", "outage", "failover"})
 
 @dataclass(frozen=True, slots=True)
 class Rise:
-    """A task was charged ``tries`` tries more than it had failed or was lost."""
+    """More tries were counted for a task than it failed or lost its worker."""
 
     task_id: str
     tries: int
@@ -30,7 +30,7 @@ class Rise:
 
 
 def rises(task: TaskStory, faults: Sequence[Fault], *, buried: Run | None = None) -> Iterator[Rise]:
-    """Every rise that no failure and no loss explains.
+    """Yield every increase that neither a failure nor a loss explains.
 
     ``buried`` stands for the take-up that found the limit reached and ended the task as crashed.
     """
@@ -47,7 +47,7 @@ def rises(task: TaskStory, faults: Sequence[Fault], *, buried: Run | None = None
 
 
 def _fair(run: Run, following: Run, faults: Sequence[Fault]) -> int:
-    """What a run may cost: a try if it failed, or if its worker was lost under it."""
+    """Return the tries that a run may cost: one if it failed, or if its worker was lost."""
     if run.outcome in OWN_FAILURES:
         return 1
     losses = (fault for fault in faults if fault.effect in LOSSES and fault.hits(run.pid))
@@ -55,7 +55,7 @@ def _fair(run: Run, following: Run, faults: Sequence[Fault]) -> int:
 
 
 def _lost_between(run: Run, following: Run, faults: Sequence[Fault]) -> bool:
-    """Whether a worker may have been lost that had just taken the task up.
+    """Return whether a worker may have been lost that had just claimed the task.
 
     Such a try has left no line, so any loss between the two runs is taken as its reason.
     """
@@ -65,7 +65,7 @@ def _lost_between(run: Run, following: Run, faults: Sequence[Fault]) -> bool:
 
 def _blame(run: Run, following: Run, faults: Sequence[Fault]) -> Literal["burnt", "unexplained"]:
     overtaken = run.ended is not None and run.ended > following.began
-    if overtaken:  # taken for lost while it ran: no stop did that
+    if overtaken:  # it was taken for lost while it ran, which no stop causes
         return "unexplained"
     stops = [fault for fault in faults if fault.effect == "stop"]
     own = any(run.pid in f.pids and f.within(run.began, following.began) for f in stops)

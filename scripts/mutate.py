@@ -1,7 +1,7 @@
 """Changes one module in many small ways, and shows the changes that no test of it notices.
 
-``just mutate retry``; a pattern after it takes some of the changes, as ``'*7'`` takes a tenth.
-mutmut works in build/mutate, where the sources lie in ``src``, as it wants them.
+``just mutate retry`` tries all changes; a pattern after the module selects some, such as ``'*7'``
+about a tenth. mutmut works in build/mutate, and needs the sources in ``src``.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ FOLDER = ROOT / "build" / "mutate"
 TASKS, SSE = "tests/runtime/tasks", "tests/runtime/sse"
 RUNS = (f"{TASKS}/run/test_attempts.py", f"{TASKS}/run/test_giving_up.py")
 
-# Each module, and the tests that are quick enough to be run for each change.
+# Each module, and the tests that are quick enough to run for each change.
 MODULES = {
     "tasks/retry": (f"{TASKS}/test_retry.py", "src/vibetuner/tasks/retry.py"),
     "tasks/payload": (
@@ -46,14 +46,14 @@ source_paths = ["src"]
 only_mutate = ["src/vibetuner/{module}.py"]
 pytest_add_cli_args = ["-p", "no:randomly", "-p", "no:cacheprovider"]
 pytest_add_cli_args_test_selection = {tests}
-# What a line in the log says is no behaviour.
+# The text of a log line is not behaviour.
 do_not_mutate_patterns = ['logger\\.\\w+']
 timeout_constant = 5.0
 """
 
 
 def main() -> None:
-    """Mutate the module that is named, and print each change that has survived."""
+    """Mutate the named module, and print each change that survives."""
     name, *patterns = sys.argv[1:] or [""]
     module = next((each for each in MODULES if name == each.rpartition("/")[2]), None)
     if module is None:
@@ -71,7 +71,7 @@ def main() -> None:
 
 
 def make_tree(module: str) -> None:
-    """Make the folder in which mutmut works, without what an earlier run has left there."""
+    """Create the folder in which mutmut works, anew for each run."""
     shutil.rmtree(FOLDER, ignore_errors=True)
     FOLDER.mkdir(parents=True)
     (FOLDER / "src").symlink_to(ROOT / "runtime" / "src")

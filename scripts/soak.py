@@ -1,7 +1,7 @@
 """Run all tests several times beside a process that loads both cores: ``just soak 20``.
 
-Prints a line a run, with the seed of its random order, and below it each test that has failed and
-how to run its file in that order again. Exits with 1 if there was one.
+Prints a line for each run, with the seed of its random order, and below it each failed test with
+the command that runs its file in that order again. Exits with 1 if a test failed.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ FOLDER = ROOT / "build" / "versions"
 OLDEST = "3.11"
 VERSIONS = (OLDEST, "3.12", "3.13", "3.14", "lowest")
 PACKAGES = ("--group", "dev", "--editable", "runtime[embedded,postgres,speed]")
-#: What depends on the interpreter and on libraries; the rest depends on the template and the tools.
+#: The tests that depend on the interpreter and on libraries, and not on the template or on tools.
 TESTS = (
     *("runtime/src", "tests/regressions", "tests/runtime"),
     *("--ignore=tests/runtime/cli", "--ignore=tests/runtime/embedded"),
@@ -25,7 +25,7 @@ TESTS = (
 
 
 def main() -> None:
-    """Install what is named first, and run pytest in each with the arguments that are left."""
+    """Run pytest on the versions named first, with the remaining arguments."""
     words = sys.argv[1:]
     named = [word for word in words if word in VERSIONS]
     options = words[len(named) :]

@@ -1,4 +1,4 @@
-"""Three shards with a replica each, of a test's own, which fail over within three seconds."""
+"""A Cluster for single tests: three shards with a replica each; a failover takes three seconds."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ SHARDS = 3
 
 
 class Clustered(Servers):
-    """Nodes by their ports; started by ``with``.
+    """The nodes of a Cluster, named by their ports, and started by ``with``.
 
     Args:
-        folder: where they keep what they write.
+        folder: the folder for their data.
         binary: the server's program.
-        options: more of the servers' own.
-        tls: how they are spoken to, where they are to use TLS.
+        options: more options of the servers.
+        tls: the client's TLS settings, if they are to use TLS.
     """
 
     filler = f"{PREFIX}filler"
@@ -50,29 +50,29 @@ class Clustered(Servers):
 
     @property
     def url(self) -> str:
-        """The REDIS_URL, which names half of the nodes."""
+        """Return the REDIS_URL, which names half of the nodes."""
         scheme = "rediss" if self._tls else "redis"
         hosts = ",".join(f"127.0.0.1:{port}" for port in self.nodes[:SHARDS])
         return f"{scheme}+cluster://{hosts}"
 
     @property
     def primaries(self) -> list[int]:
-        """The ports of the primaries that live, as the first node that answers knows them."""
+        """Return the ports of the living primaries, according to the first node that answers."""
         return [port for port in self.nodes if "myself,master" in self._about(port)]
 
     @property
     def primary(self) -> int:
-        """The port of the primary of the queue's slot."""
+        """Return the port of the primary of the queue's slot."""
         return self.primary_of(self.slot)
 
     @property
     def replicas(self) -> list[int]:
-        """The port of the replica of that primary."""
+        """Return the port of the replica of that primary."""
         owner = self._id(self.primary)
         return [port for port in self.nodes if f"myself,slave {owner}" in self._about(port)]
 
     def primary_of(self, slot: int) -> int:
-        """Return the port of the primary that serves a slot, by its own word."""
+        """Return the port of the primary that says that it serves a slot."""
         for port in self.primaries:
             ranges = self.on(port, "CLUSTER", "SLOTS")
             assert isinstance(ranges, list)
@@ -114,7 +114,7 @@ class Clustered(Servers):
         self.wait_for(port)
 
     def wait_until_whole(self) -> None:
-        """Wait until it is."""
+        """Wait until the Cluster is whole."""
         wait_until(self.is_whole, what=lambda: "a whole Cluster")
 
     def is_whole(self) -> bool:
@@ -126,7 +126,7 @@ class Clustered(Servers):
             return False
 
     def heal(self) -> None:
-        """Bring back what was killed or frozen, and wait until all is as at the start."""
+        """Restart killed and resume frozen nodes, and wait until the Cluster is whole."""
         for port, process in list(self._processes.items()):
             process.send_signal(signal.SIGCONT)
             if process.poll() is not None:
@@ -134,7 +134,7 @@ class Clustered(Servers):
         self.wait_until_whole()
 
     def wait_for_promotion(self, old: int, *, seconds: float = 20) -> float:
-        """Wait until another node serves the queue's slot; returns when, monotonically."""
+        """Wait until another node serves the queue's slot; return the monotonic time."""
         others = [port for port in self.nodes if port != old]
         wait_until(
             lambda: any(self._serves(port) for port in others),
@@ -144,17 +144,17 @@ class Clustered(Servers):
         return time.monotonic()
 
     def fail_over(self, *options: str) -> None:
-        """Have the replica of the queue's shard promoted."""
+        """Promote the replica of the queue's shard."""
         self.on(self.replicas[0], "CLUSTER", "FAILOVER", *options)
 
     def begin_move(self, source: int, target: int) -> None:
-        """Mark the queue's slot as one that moves."""
+        """Begin to move the queue's slot."""
         slot = str(self.slot)
         self.on(target, "CLUSTER", "SETSLOT", slot, "IMPORTING", self._id(source))
         self.on(source, "CLUSTER", "SETSLOT", slot, "MIGRATING", self._id(target))
 
     def move_keys(self, source: int, target: int, *, most: int | None = None, by: int = 1) -> int:
-        """Move keys of the queue's slot, so many at a time; returns how many."""
+        """Move keys of the queue's slot, so many at a time; return their number."""
         moved = 0
         while most is None or moved < most:
             keys = self.on(source, "CLUSTER", "GETKEYSINSLOT", str(self.slot), str(by))
@@ -175,7 +175,7 @@ class Clustered(Servers):
 
     @contextmanager
     def moving(self, target: int) -> Iterator[None]:
-        """Move the queue's slot to another primary, key by key, around the block."""
+        """Move the queue's slot to another primary, key by key; the block runs during the move."""
         source = self.primary
         self.begin_move(source, target)
         self.move_keys(source, target, most=5)

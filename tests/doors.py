@@ -1,4 +1,4 @@
-"""Doors of a test's own: what listens in its event loop, by itself or in front of a server."""
+"""Listeners in a test's event loop: servers, and proxies in front of servers."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None] |
 async def opened_door(
     serve: Serve, *, host: str = "127.0.0.1", port: int = 0, tls: ssl.SSLContext | None = None
 ) -> AsyncIterator[int]:
-    """Serve each connection with ``serve`` inside the block; gives the port.
+    """Serve each connection with ``serve`` inside the block; yield the port.
 
     The door accepts nothing in the turn of the loop in which it closes: asyncio would never close
     the sockets of that turn, and a later test would fail for them.
@@ -42,7 +42,7 @@ async def through(
     tls: ssl.SSLContext | None = None,
     on_read: Callable[[int], object] = lambda _size: None,
 ) -> AsyncIterator[int]:
-    """A door in front of a server; gives its port. ``on_read`` takes the size of what comes in."""
+    """Run a proxy in front of a server; yield its port. ``on_read`` gets the size of each read."""
     visits: set[asyncio.Task[None] | None] = set()
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -1,4 +1,4 @@
-"""A MongoDB-protocol server of a test's own, to be frozen or killed."""
+"""A MongoDB-protocol server for single tests, which may freeze or kill it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ START_SECONDS = 60.0
 
 @contextmanager
 def running_mongo(folder: Path) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
-    """The URL of the embedded server, and its process; skips the test where it has no package."""
+    """Yield URL and process of an embedded server; skip the test if there is no package."""
     pytest.importorskip("secantus", reason="the embedded MongoDB has no package for this Python")
     folder.mkdir()
     port = free_port()

@@ -23,16 +23,16 @@ USER = "postgres" if os.geteuid() == 0 else None
 
 @contextmanager
 def running_postgres() -> Iterator[tuple[str, int]]:
-    """The URL of an empty database, and its server's pid.
+    """Yield the URL of an empty database, and its server's pid.
 
-    It skips the test where no PostgreSQL is installed.
+    It skips the test if no PostgreSQL is installed.
     """
     programs = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
     initdb = shutil.which("initdb", path=os.pathsep.join(map(str, reversed(programs))))
     initdb = initdb or shutil.which("initdb")
     if initdb is None:
         pytest.skip("PostgreSQL is not installed")
-    # Not below pytest's own folder, which another user may not enter.
+    # Not in pytest's folder, which other users may not enter.
     with tempfile.TemporaryDirectory(prefix="vibetuner-postgres-") as folder:
         if USER:
             shutil.chown(folder, USER)
@@ -64,7 +64,7 @@ def _run(*command: str) -> None:
 def _await_answer(server: subprocess.Popen[bytes], port: int, is_ready: str) -> None:
     def answers() -> bool:
         assert server.poll() is None, f"PostgreSQL ended with {server.returncode}"
-        # It takes connections, and refuses them, while it starts.
+        # While it starts, it accepts connections and then refuses them.
         asked = [is_ready, "--quiet", "--host=127.0.0.1", f"--port={port}"]
         return subprocess.run(asked, check=False).returncode == 0
 

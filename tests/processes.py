@@ -1,4 +1,4 @@
-"""Real `vibetuner` processes for tests: started, waited for, and always ended."""
+"""Starts real `vibetuner` processes for tests, and always ends them."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ OURS = {name.upper() for name in Settings.model_fields} | {
     "VIRTUAL_ENV",
     "FORCE_COLOR",
     "NO_COLOR",
-    # Every process would compile all that it imports.
+    # Otherwise every process would compile all modules that it imports.
     "PYTHONDONTWRITEBYTECODE",
 }
-# Tests of projects, run by tests of ours, come in their order.
+# Tests of projects that our tests run keep their order.
 UNSHUFFLED = {"PYTEST_ADDOPTS": "-p no:randomly"}
 PORTS = range(12_000, 20_000)
 PORTS_OF_A_BLOCK = 50
@@ -42,11 +42,11 @@ class Command:
 
     @property
     def output(self) -> str:
-        """All that was printed so far."""
+        """Return everything that was printed so far."""
         return self.log.read_text(encoding="utf-8", errors="replace")
 
     def wait_for(self, text: str, seconds: float = 20) -> None:
-        """Wait until ``text`` is printed; fails with the output when it isn't."""
+        """Wait until ``text`` is printed; fail with the output if it isn't."""
         wait_until(
             lambda: text in self.output or self.process.poll() is not None,
             seconds=seconds,
@@ -62,7 +62,7 @@ class Command:
 
 
 def clean_environment(**variables: str) -> dict[str, str]:
-    """The environment without this project's settings, and with ``variables``."""
+    """Return the environment without this project's settings, and with ``variables``."""
     return {k: v for k, v in os.environ.items() if k not in OURS} | UNSHUFFLED | variables
 
 
@@ -74,7 +74,7 @@ def vibetuner(
     environment: Mapping[str, str],
     under: Sequence[str] = (),
 ) -> Iterator[Command]:
-    """``vibetuner …`` running in ``folder``; killed at the end if it still runs.
+    """Run ``vibetuner …`` in ``folder``, and kill it at the end if it still runs.
 
     ``under`` is a program that sets limits and becomes this one, such as prlimit.
     """
@@ -102,7 +102,7 @@ def vibetuner(
 def run_vibetuner(
     *arguments: str, folder: Path, seconds: float = 60, **environment: str
 ) -> subprocess.CompletedProcess[str]:
-    """``vibetuner …`` in ``folder``, run to its end."""
+    """Run ``vibetuner …`` in ``folder`` to its end."""
     return subprocess.run(
         [sys.executable, "-m", "vibetuner", *arguments],
         cwd=folder,
@@ -116,7 +116,7 @@ def run_vibetuner(
 
 
 def children_of(pid: int) -> set[int]:
-    """The processes that a process has started, and those that these have started."""
+    """Return the descendants of a process."""
     listed = subprocess.run(["ps", "-A", "-o", "pid=,ppid="], capture_output=True, check=True)
     pairs = [tuple(map(int, line.split())) for line in listed.stdout.splitlines()]
     found, new = set[int](), {pid}
@@ -128,7 +128,7 @@ def children_of(pid: int) -> set[int]:
 
 @contextmanager
 def frozen(pid: int) -> Iterator[None]:
-    """Have a process and its children answer nobody inside the block, and hang up on nobody."""
+    """Stop a process and its children for the length of the block; its connections stay open."""
     processes = {pid} | children_of(pid)
     for process in processes:
         os.kill(process, signal.SIGSTOP)
@@ -141,7 +141,7 @@ def frozen(pid: int) -> Iterator[None]:
 
 
 def is_gone(pid: int) -> bool:
-    """Return whether a process has ended (a zombie has, whoever may still have to collect it)."""
+    """Return whether a process has ended; a zombie has."""
     state = subprocess.run(
         ["ps", "-o", "stat=", "-p", str(pid)], capture_output=True, text=True, check=False
     ).stdout
@@ -149,7 +149,7 @@ def is_gone(pid: int) -> bool:
 
 
 def free_port() -> int:
-    """A port that nobody listens on, and that is given to no other test on this machine."""
+    """Return a port on which nothing listens, and that no other test on this machine gets."""
     return next(_free_ports())
 
 
@@ -157,8 +157,8 @@ def free_port() -> int:
 def _free_ports() -> Iterator[int]:
     """Yield ports of blocks that this process has locked until it ends.
 
-    They lie below those that the kernel gives to outgoing connections: one of these may be taken
-    between the look and the start of a server, or while a server is away.
+    They lie below the ports of outgoing connections, of which the kernel may use one between the
+    check and the start of a server, or while a server is down.
     """
     folder = Path(tempfile.gettempdir()) / f"ports-of-tests-{os.getuid()}"
     folder.mkdir(exist_ok=True)

@@ -1,4 +1,4 @@
-"""Three Sentinels, a primary and two replicas of a test's own, which fail over within a second."""
+"""Servers for single tests: three Sentinels, a primary and two replicas, which fail over soon."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ PERIODS = (
 
 
 class Replicated(Servers):
-    """Servers by their ports; started by ``with``.
+    """Servers and Sentinels, named by their ports, and started by ``with``.
 
     Args:
-        folder: where they keep what they write.
-        options: more of the servers' own.
+        folder: the folder for their data.
+        options: more options of the servers.
         sentinel_options: more lines of the Sentinels' configuration.
         down_after: milliseconds of silence after which a server counts as gone.
         program: the server; without it, the embedded Valkey, which has no TLS.
-        tls: certificates of all of them, who ask for one too.
+        tls: certificates for all of them; they require one from clients, too.
     """
 
     filler = "filler"
@@ -56,7 +56,7 @@ class Replicated(Servers):
 
     @property
     def url(self) -> str:
-        """The value of REDIS_URL."""
+        """Return the value of REDIS_URL."""
         hosts = ",".join(f"127.0.0.1:{port}" for port in self.sentinels)
         return f"redis{'s' if self._tls else ''}+sentinel://{hosts}/{NAME}"
 
@@ -104,24 +104,24 @@ class Replicated(Servers):
         self.wait_for(port)
 
     def launch_replica(self, port: int) -> None:
-        """Start one that was a replica when it was killed."""
+        """Start a server that was a replica when it was killed."""
         self.launch(port, replica_of=self.primary)
 
     @property
     def primary(self) -> int:
-        """The port of the server that the first Sentinel calls the primary."""
+        """Return the port of the server that the first Sentinel calls the primary."""
         named = self.on(self.sentinels[-1], "SENTINEL", "GET-MASTER-ADDR-BY-NAME", NAME)
         assert isinstance(named, list)
         return int(str(named[1]))
 
     @property
     def replicas(self) -> list[int]:
-        """The ports of the two others."""
+        """Return the ports of the two other servers."""
         primary = self.primary
         return [port for port in self.servers if port != primary]
 
     def fail_over(self, *options: str) -> None:
-        """Have a replica promoted, as a person does before the primary is shut down.
+        """Promote a replica, as a person does before shutting the primary down.
 
         The leading Sentinel then asks the replica once a second whether it is the primary. The
         others make a replica of it again after four of their periods, unless they hear of it.
@@ -131,7 +131,7 @@ class Replicated(Servers):
         self.on(self.sentinels[0], "SENTINEL", "FAILOVER", NAME, *options)
 
     def wait_for_promotion(self, old: int, *, seconds: float = 20) -> float:
-        """Wait until another server is the primary; returns when, by the monotonic clock."""
+        """Wait until another server is the primary; return the time, by the monotonic clock."""
         wait_until(
             lambda: (new := self.primary) != old and "role:master" in str(self.on(new, "INFO")),
             seconds=seconds,

@@ -1,4 +1,4 @@
-"""Doors leave nothing behind."""
+"""Closed listeners leave no socket open."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.doors import opened_door
 
 @pytest.mark.parametrize("turns", range(4))
 async def test_a_door_that_closes_loses_no_connection(turns: int):
-    """Whichever turn of the loop accepts it: a later test would fail for an unclosed socket."""
+    """An unclosed socket would fail a later test."""
     hung_up: list[asyncio.StreamWriter] = []
 
     def hang_up(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

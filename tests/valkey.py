@@ -1,4 +1,4 @@
-"""A Valkey of a test's own, taken away and brought back at the same address, and sets of them."""
+"""Valkeys for single tests: one, or several that replicate; they can be killed and restarted."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ LASTING = ("--appendonly", "yes", "--appendfsync", "always")
 
 
 class Valkey:
-    """Started by ``with`` or by ``start()``; if ``lasting``, what it holds outlives a kill.
+    """One server, started by ``with`` or by ``start()``; if ``lasting``, its data survives a kill.
 
     Args:
-        folder: where it keeps what it writes.
+        folder: the folder for its data.
         lasting: whether it writes an append-only file.
-        options: more of its own.
+        options: more options of the server.
         program: the server; without it, the embedded Valkey.
     """
 
@@ -80,24 +80,24 @@ class Valkey:
         wait_until(self._answers, what=lambda: "valkey")
 
     def kill(self) -> None:
-        """As a power cut would."""
+        """Kill it, like a power cut."""
         if self._process:
             self._process.kill()
             self._process.wait()
 
     def freeze(self) -> None:
-        """Answer nobody, and hang up on nobody."""
+        """Stop its process; connections stay open."""
         assert self._process is not None
         self._process.send_signal(signal.SIGSTOP)
 
     def thaw(self) -> None:
-        """Answer again."""
+        """Let its process go on."""
         assert self._process is not None
         self._process.send_signal(signal.SIGCONT)
 
     @contextmanager
     def frozen(self) -> Iterator[None]:
-        """Frozen inside the block."""
+        """Freeze it for the length of the block."""
         self.freeze()
         try:
             yield
@@ -105,7 +105,7 @@ class Valkey:
             self.thaw()
 
     async def tries(self, wanted: int) -> None:
-        """While it is away: hang up on those who call, until so many have."""
+        """While it is down, accept and close so many connections."""
         seen = asyncio.Semaphore(0)
 
         def hang_up(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -122,7 +122,7 @@ class Valkey:
 
 
 async def until_it_works(act: Callable[[], Awaitable[T]]) -> T:
-    """Repeat what fails for want of a server or a replica."""
+    """Repeat a call that fails while a server or a replica is missing."""
 
     async def answer() -> list[T]:
         with suppress(RedisError, ServiceUnavailable, NotDurable):
@@ -134,12 +134,12 @@ async def until_it_works(act: Callable[[], Awaitable[T]]) -> T:
 
 
 class Servers:
-    """Servers of which some are replicas of others, by their ports; started by ``with``.
+    """Servers that replicate, named by their ports, and started by ``with``.
 
     Args:
-        folder: where they keep what they write.
+        folder: the folder for their data.
         program: the server; without it, the embedded Valkey, which has no TLS.
-        tls: how they are spoken to, where they use TLS.
+        tls: the client's TLS settings, if they use TLS.
     """
 
     #: A key that the primary has a slot for.
@@ -166,17 +166,17 @@ class Servers:
     @property
     @abstractmethod
     def url(self) -> str:
-        """The value of REDIS_URL."""
+        """Return the value of REDIS_URL."""
 
     @property
     @abstractmethod
     def primary(self) -> int:
-        """The port of the primary."""
+        """Return the port of the primary."""
 
     @property
     @abstractmethod
     def replicas(self) -> list[int]:
-        """The ports of its replicas."""
+        """Return the ports of its replicas."""
 
     @abstractmethod
     def start(self) -> None:
@@ -187,36 +187,36 @@ class Servers:
         """Start one of them, and wait until it answers."""
 
     def launch_replica(self, port: int) -> None:
-        """Start one that was a replica when it was killed."""
+        """Start a server that was a replica when it was killed."""
         self.launch(port)
 
     @abstractmethod
     def fail_over(self, *options: str) -> None:
-        """Have a replica promoted, as a person does before the primary is shut down."""
+        """Promote a replica, as a person does before shutting the primary down."""
 
     @abstractmethod
     def wait_for_promotion(self, old: int, *, seconds: float = 20) -> float:
-        """Wait until another server is the primary; returns when, by the monotonic clock."""
+        """Wait until another server is the primary; return the time, by the monotonic clock."""
 
     @abstractmethod
     def is_whole(self) -> bool:
         """Return whether there is one primary, and all its replicas follow it."""
 
     def kill(self, port: int) -> None:
-        """As a power cut would."""
+        """Kill it, like a power cut."""
         self._processes[port].kill()
         self._processes[port].wait()
 
     def freeze(self, port: int) -> None:
-        """Answer nobody, and hang up on nobody."""
+        """Stop its process; connections stay open."""
         self._processes[port].send_signal(signal.SIGSTOP)
 
     def thaw(self, port: int) -> None:
-        """Answer again."""
+        """Let its process go on."""
         self._processes[port].send_signal(signal.SIGCONT)
 
     def hold_back(self) -> None:
-        """Freeze the replicas, and fill what the kernel holds for them: they get no more."""
+        """Freeze the replicas, and fill the kernel's buffers, so that they receive nothing more."""
         primary = self.primary
         for port in self.replicas:
             self.freeze(port)
@@ -227,7 +227,7 @@ class Servers:
         return ask(Address(host="127.0.0.1", port=port, tls=self._tls), command)[0]
 
     def folder_of(self, port: int) -> Path:
-        """Make the folder of one of them, if need be."""
+        """Create the folder of one of them, if it is missing."""
         folder = self._folder / str(port)
         folder.mkdir(exist_ok=True)
         return folder

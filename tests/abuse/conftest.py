@@ -1,4 +1,4 @@
-"""Production processes under the limits of compose.prod.yml, and an honest client beside."""
+"""Production processes with the limits of compose.prod.yml, and a well-behaved client."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ TUNE = """
 
 
 def memory_limit(service: str) -> int:
-    """Return the bytes that compose.prod.yml gives a service."""
+    """Return the memory limit of a service in compose.prod.yml, in bytes."""
     text = COMPOSE.read_text(encoding="utf-8")
     anchor = "x-app: &app" if service == "web" else f"  {service}:"
     found = re.search(r"memory: (\d+)([MG])", text[text.index(f"\n{anchor}\n") :])
@@ -95,7 +95,7 @@ def memory_limit(service: str) -> int:
 
 @dataclass
 class Part:
-    """A web process or a worker, and what it takes of the machine.
+    """A web process or a worker, and its use of resources.
 
     It may have FILES descriptors and as much memory for its data as its container; a container
     counts what lies in its temporary folder, too.
@@ -107,12 +107,12 @@ class Part:
 
     @property
     def files(self) -> int:
-        """Open descriptors."""
+        """Return the number of open descriptors."""
         return len(list(Path(f"/proc/{self.command.process.pid}/fd").iterdir()))
 
     @property
     def peak(self) -> int:
-        """The most memory that it has had."""
+        """Return its peak of memory."""
         text = Path(f"/proc/{self.command.process.pid}/status").read_text()
         (line,) = (line for line in text.splitlines() if line.startswith("VmHWM"))
         return int(line.split()[1]) * 1024
@@ -134,7 +134,7 @@ class Besieged(Part):
     port: int = 0
 
     def status_of(self, path: str) -> int:
-        """The answer to a GET on a connection of its own."""
+        """Return the response to a GET on a new connection."""
         connection = HTTPConnection("127.0.0.1", self.port, timeout=5)
         try:
             connection.request("GET", path)
@@ -147,7 +147,7 @@ class Besieged(Part):
         return f"http://127.0.0.1:{self.port}"
 
     def connect(self, source: str = "127.0.0.2") -> socket.socket:
-        """A connection from an address that is not the honest client's."""
+        """Open a connection from another address than the well-behaved client's."""
         found = socket.socket()
         found.bind((source, 0))
         found.settimeout(60)
@@ -157,7 +157,7 @@ class Besieged(Part):
 
 @dataclass
 class Seen:
-    """The experience of an honest client during a siege, and the most that the parts have held."""
+    """The response times of a well-behaved client during a siege, and the peaks of each part."""
 
     seconds: list[float] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
@@ -166,7 +166,7 @@ class Seen:
 
 
 class Siege(Protocol):
-    """Begin a siege; when it ends, the limits must have held."""
+    """Starts a siege, and asserts the limits at its end."""
 
     def __call__(
         self, *parts: Part, log: int = LOG_BYTES, peak: int = 0
@@ -205,7 +205,7 @@ def project(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def besieged(tmp_path: Path, project: Path) -> Iterator[Besieged]:
-    """A web process that has no Redis."""
+    """A web process without Redis."""
     with started(tmp_path, "web") as web:
         wait_for_http(f"{web.url}/health", seconds=60)
         yield web
@@ -241,7 +241,7 @@ def shop(tmp_path: Path, project: Path) -> Iterator[Shop]:
 
 @pytest.fixture
 def siege(request: pytest.FixtureRequest) -> Siege:
-    """Have an honest client ask for the length of a block, and watch the limits.
+    """Let a well-behaved client send requests during the block, and assert the limits.
 
     It must be served within 500 ms, and no part may have had more memory than its container,
     ``peak`` or, together with its temporary folder, the limit; nor all its descriptors, nor have

@@ -1,4 +1,4 @@
-"""One client that opens, sends and holds as much as it can, beside one that is honest."""
+"""One client opens, sends and holds as much as it can; a well-behaved one must not notice."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ FORM = {"Content-Type": f"multipart/form-data; boundary={BOUNDARY}"}
 
 
 def read_all(connection: socket.socket) -> bytes:
-    """Return all that a connection sends until it ends, be it by a reset."""
+    """Return everything that a connection sends until it is closed or reset."""
     received = b""
     with suppress(ConnectionResetError):
         while data := connection.recv(65536):
@@ -33,7 +33,7 @@ def read_all(connection: socket.socket) -> bytes:
 
 
 def test_unfinished_heads_of_one_client_block_no_other_client(besieged: Besieged, siege: Siege):
-    """It gets a third of the connections at most, and each for ten seconds."""
+    """It gets at most a third of the connections, each for ten seconds."""
     began = time.monotonic()
     with ExitStack() as stack, siege(besieged):
         connections = [stack.enter_context(besieged.connect()) for _ in range(400)]
@@ -73,7 +73,7 @@ def test_missing_bodies_are_not_waited_for(besieged: Besieged, siege: Siege):
 
 
 def test_a_body_that_is_too_large_fills_neither_memory_nor_disk(besieged: Besieged, siege: Siege):
-    """Half a gigabyte is refused by its announced length, and by its bytes where it has none."""
+    """Half a gigabyte is refused by its Content-Length, or else once too many bytes have come."""
     sent = 0
 
     def chunks() -> Iterator[bytes]:
@@ -96,8 +96,8 @@ def test_a_body_that_is_too_large_fills_neither_memory_nor_disk(besieged: Besieg
     assert seen.disk < 1_000_000
 
 
-def test_a_route_may_take_more(besieged: Besieged, siege: Siege):
-    """MAX_BODY is for the others; a route has its own limit."""
+def test_a_route_may_allow_a_larger_body(besieged: Besieged, siege: Siege):
+    """The route's own limit replaces MAX_BODY."""
     content = b"x" * 2_000_000
     with siege(besieged):
         answers = [
@@ -108,8 +108,8 @@ def test_a_route_may_take_more(besieged: Besieged, siege: Siege):
     assert answers[1].json() == 2_000_000
 
 
-def test_nonsense_fills_no_log(besieged: Besieged, siege: Siege):
-    """A thousand malformed requests are one line a minute."""
+def test_malformed_requests_fill_no_log(besieged: Besieged, siege: Siege):
+    """A thousand of them are logged as one line a minute."""
     with siege(besieged):
         for _ in range(1000):
             with besieged.connect() as connection:
@@ -118,7 +118,7 @@ def test_nonsense_fills_no_log(besieged: Besieged, siege: Siege):
 
 
 def test_malformed_bodies_fill_no_log(besieged: Besieged, siege: Siege):
-    """Each is answered once, and what the app would have answered is nobody's error."""
+    """Each gets one response, and the response that the app can't send raises no error."""
     head = "{} /signup HTTP/1.1\r\nHost: shop\r\nTransfer-Encoding: chunked\r\n\r\n"
     with siege(besieged):
         for n in range(200):
@@ -132,8 +132,8 @@ def test_malformed_bodies_fill_no_log(besieged: Besieged, siege: Siege):
     assert "Traceback" not in besieged.command.output
 
 
-def test_event_streams_of_one_client_keep_nobody_out(shop: Shop, siege: Siege):
-    """It gets as many connections as one client may have, and then a 429."""
+def test_event_streams_of_one_client_block_no_other_client(shop: Shop, siege: Siege):
+    """It gets the connections that one client may have, and then a 429."""
     web = shop.web
     head = b"GET /events HTTP/1.1\r\nHost: shop.example\r\n\r\n"
     with ExitStack() as stack, siege(*shop.parts):
@@ -153,8 +153,8 @@ def test_event_streams_of_one_client_keep_nobody_out(shop: Shop, siege: Siege):
     assert all(b"retry-after: " in answer.lower() for answer in refused)
 
 
-def test_readers_that_do_not_read_take_no_memory(shop: Shop, siege: Siege):
-    """Twenty come back to a long history of large events, and none of them takes a byte of it."""
+def test_clients_that_do_not_read_use_no_memory(shop: Shop, siege: Siege):
+    """Twenty reconnect to a long history of large events, and read none of it."""
     web = shop.web
     head = b"GET /events HTTP/1.1\r\nHost: shop.example\r\nLast-Event-ID: 1-0\r\n\r\n"
     with ExitStack() as stack, siege(*shop.parts, peak=250_000_000):
@@ -171,8 +171,8 @@ def test_readers_that_do_not_read_take_no_memory(shop: Shop, siege: Siege):
     assert "SSE_EVENT_BYTES" in web.command.output
 
 
-def test_guesses_keep_nobody_out(besieged: Besieged, siege: Siege):
-    """Two hundred of one visitor are refused, and the right token unlocks meanwhile."""
+def test_wrong_tokens_lock_nobody_out(besieged: Besieged, siege: Siege):
+    """Two hundred from one visitor are refused, while the right token still unlocks."""
 
     def guess(token: str) -> int:
         return client.post("/_unlock-debug", data={"token": token}).status_code

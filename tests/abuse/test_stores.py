@@ -1,4 +1,4 @@
-"""Whoever writes to Redis, fills it or stops it, beside a client that is honest."""
+"""Somebody writes to Redis, fills it or stops it; a well-behaved client must not notice."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ GARBAGE = (b'{"failed_at": 5}', b"\xff\x00", b"[" * 5_000, b"9" * 400)
 
 
 class Planted:
-    """A pickle of it leaves a file behind where it is loaded."""
+    """Creates a file when a pickle of it is loaded."""
 
     def __init__(self, file: Path) -> None:
         self.file = file
@@ -47,7 +47,7 @@ async def has_letters(redis: Redis[Any], number: int) -> bool:
 
 @pytest.fixture
 def operator(shop: Shop) -> Iterator[httpx2.Client]:
-    """A person at the pages of tasks, with a ticket."""
+    """A client with a ticket for the dashboard."""
     address = f"{shop.web.url}/_unlock-debug"
     unlocked = httpx2.post(address, data={"token": TOKEN}, headers={"Origin": shop.web.url})
     ticket = unlocked.headers["Set-Cookie"].split(";")[0]
@@ -56,8 +56,8 @@ def operator(shop: Shop) -> Iterator[httpx2.Client]:
         yield client
 
 
-def test_nothing_that_was_not_signed_for_its_place_is_run(shop: Shop, siege: Siege, tmp_path: Path):
-    """A call under a hundred other ids, and a payload of the attacker's own."""
+def test_only_calls_signed_for_their_place_are_run(shop: Shop, siege: Siege, tmp_path: Path):
+    """Neither a call under a hundred other ids, nor a payload that the attacker made."""
     planted, stream = tmp_path / "planted", KEYS.stream("normal")
     process = shop.worker.command.process
 
@@ -82,10 +82,8 @@ def test_nothing_that_was_not_signed_for_its_place_is_run(shop: Shop, siege: Sie
     assert not planted.exists()
 
 
-def test_garbage_in_every_key_turns_no_page_into_an_error(
-    shop: Shop, siege: Siege, operator: httpx2.Client
-):
-    """And the worker goes on with what is whole."""
+def test_garbage_in_every_key_breaks_no_page(shop: Shop, siege: Siege, operator: httpx2.Client):
+    """The worker goes on with the intact tasks."""
 
     async def attack() -> None:
         async with Redis.from_url(shop.redis.url) as redis:
@@ -112,8 +110,8 @@ def test_garbage_in_every_key_turns_no_page_into_an_error(
         assert httpx2.post(f"{shop.web.url}/orders", timeout=30).status_code == 202
 
 
-def test_a_silent_redis_is_a_503_within_its_deadline(shop: Shop, siege: Siege):
-    """For forty requests at once, which hold up nobody else; it serves again afterwards."""
+def test_a_silent_redis_leads_to_a_503_within_the_deadline(shop: Shop, siege: Siege):
+    """Forty requests at once delay no other client, and the app serves again afterwards."""
 
     def order(_: int) -> httpx2.Response:
         return client.post("/orders")
@@ -137,8 +135,10 @@ def test_a_silent_redis_is_a_503_within_its_deadline(shop: Shop, siege: Siege):
     assert ready.status_code == 503
 
 
-def test_many_letters_take_no_memory_and_no_page(shop: Shop, siege: Siege, operator: httpx2.Client):
-    """20,000 are buried while the pages that show them are open."""
+def test_many_letters_use_no_memory_and_block_no_page(
+    shop: Shop, siege: Siege, operator: httpx2.Client
+):
+    """20,000 come in while the pages that show them are open."""
 
     async def bury(start: int) -> None:
         async with Connection(parse_url(shop.redis.url)) as connection:
@@ -163,7 +163,7 @@ def test_many_letters_take_no_memory_and_no_page(shop: Shop, siege: Siege, opera
 
 
 def test_a_password_in_an_error_is_shown_nowhere(shop: Shop, siege: Siege, operator: httpx2.Client):
-    """Neither in logs, nor on pages, in commands, or in what is stored."""
+    """Neither logs, pages and commands nor the stored records contain it."""
     with siege(*shop.parts, log=20_000):
         task_id = httpx2.post(f"{shop.web.url}/orders", params={"name": "fail"}, timeout=30).json()
         shop.worker.command.wait_for("fail failed", seconds=30)
@@ -186,7 +186,7 @@ def test_a_password_in_an_error_is_shown_nowhere(shop: Shop, siege: Siege, opera
 
 @pytest.mark.parametrize("key", ["x", "   ", "changeme"])
 def test_a_key_that_can_be_guessed_starts_nothing(shop: Shop, siege: Siege, key: str):
-    """One line that names the cure; the processes that have a good one go on."""
+    """The process ends with one line that names the cure; those with a good key go on."""
     with siege(*shop.parts):
         environment = {**shop.environment, "SECRET_KEY": key, "DEBUG_ACCESS_TOKEN": TOKEN}
         done = run_vibetuner("run", "prod", "frontend", folder=shop.folder, **environment)

@@ -1,4 +1,4 @@
-"""The YAML of the pages about deploying: it is read, and it fits together."""
+"""The YAML on the pages about deploying can be parsed and is consistent."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ OBJECTS = {
 
 
 def documents() -> Iterator[tuple[str, dict[str, Any]]]:
-    """Each file's name, with each document in it."""
+    """Yield each document, with the name of its file."""
     for text in TEXTS.values():
         for block in re.findall(r"```yaml\n(.*?)```", text, re.DOTALL):
             if block.startswith("# "):
@@ -49,7 +49,7 @@ COMPOSE = {name: one for name, one in documents() if "services" in one}
 
 
 def test_each_file_of_the_pages_is_read_here():
-    """By its name, and as what it is."""
+    """Each has a known name and kind."""
     names = dict.fromkeys(name for name, _ in documents())
     assert sorted(names) == sorted(
         [*COMPOSE, "shop.yaml", "redis.yaml", "valkey.yaml", "databases.yaml"]
@@ -63,7 +63,7 @@ def test_each_file_of_the_pages_is_read_here():
 
 @pytest.mark.parametrize("name", ["compose.cluster.yml", "compose.mongo.yml"])
 def test_the_compose_files_are_valid(tmp_path: Path, name: str):
-    """By the specification's schema; their secrets are those that the page writes."""
+    """They fit the specification's schema, and use the secrets that the page writes."""
     (tmp_path / name).write_text(yaml.safe_dump(COMPOSE[name]))
     assert check_schema("vendor.compose-spec", tmp_path / name).startswith("ok")
     made = set(re.findall(r"> (secrets/\w+)", PAGE))
@@ -77,7 +77,7 @@ def test_the_compose_files_are_valid(tmp_path: Path, name: str):
 
 
 def pods() -> Iterator[tuple[str, dict[str, Any], set[str]]]:
-    """Each pod on the pages, with its name and the volumes that it has."""
+    """Yield each pod on the pages, with its name and its volumes."""
     for one in KUBERNETES:
         spec = one.get("spec", {})
         if "template" in spec:
@@ -88,10 +88,10 @@ def pods() -> Iterator[tuple[str, dict[str, Any], set[str]]]:
 
 
 @pytest.mark.parametrize(("name", "pod", "volumes"), list(pods()))
-def test_a_pod_has_what_it_mounts_and_covers_no_token(
+def test_a_pod_has_the_volumes_it_mounts_and_hides_no_token(
     name: str, pod: dict[str, Any], volumes: set[str]
 ):
-    """Below /run lies the service account's token."""
+    """The service account's token is below /run."""
     assert pod["securityContext"]["runAsNonRoot"] is True, name
     for container in pod["containers"]:
         places = {mount["name"]: mount["mountPath"] for mount in container["volumeMounts"]}
@@ -100,7 +100,7 @@ def test_a_pod_has_what_it_mounts_and_covers_no_token(
 
 
 def test_selectors_match_their_pods():
-    """A Service, a budget or a set that matches nothing would be silent."""
+    """Kubernetes reports no error if a selector matches nothing."""
     labels = [
         one["spec"]["template"]["metadata"]["labels"]
         for one in KUBERNETES
@@ -114,7 +114,7 @@ def test_selectors_match_their_pods():
 
 
 def test_the_scripts_of_the_pods_are_shell_and_read_what_the_secret_has():
-    """`sh -n`, and the keys of the secret by name."""
+    """`sh -n` accepts them, and they name keys of the secret."""
     scripts = [
         text
         for one in KUBERNETES
@@ -135,7 +135,7 @@ def test_the_scripts_of_the_pods_are_shell_and_read_what_the_secret_has():
 
 
 def test_the_databases_urls_can_be_read():
-    """As the drivers read them; those of Redis are read beside."""
+    """The drivers parse them."""
     found = re.findall(r"^((?:mongodb|postgresql)\S+)$", PAGE, re.MULTILINE)
     assert len(found) == 3
     for url in found:

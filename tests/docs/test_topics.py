@@ -1,4 +1,4 @@
-"""Every promise of the guide to background tasks is found in these pages."""
+"""Every topic of the guide to background tasks is on these pages."""
 
 from __future__ import annotations
 
@@ -12,37 +12,37 @@ DOCS = ROOT / "docs"
 ROW = re.compile(r"^\| ([^|*]+?) \| (.*\[.*\]\(.*) \|$", re.MULTILINE)
 LINK = re.compile(r"\]\(([^)#\s]+)?(?:#([^)\s]+))?\)")
 
-# Each heading of the guide, retold, and what its page must at least name.
+# Each topic of the guide, and a text that its page must contain.
 TOPICS = {
-    "what has to be there first": "REDIS_URL",
+    "requirements": "REDIS_URL",
     "the package's name in the examples": "src/my_project/",
     "write a first task": "robust_task",
-    "list it in `tune.py`": "VibetunerApp(",
-    "enqueue it from a route": ".enqueue(",
+    "list a task in `tune.py`": "VibetunerApp(",
+    "enqueue a task from a route": ".enqueue(",
     "start a worker": "just local-all-with-worker",
     "a plain task": "@worker.task()",
     "a time limit": "timeout",
-    "where task modules lie": "src/app/tasks/",
-    "the worker's context in a task": "WorkerDepends()",
-    "tasks that are tried again": "@robust_task(",
-    "their parameters": "`backoff_max` | `300.0`",
-    "when and how often they are tried again": "backoff_base ** n",
+    "the folder of task modules": "src/app/tasks/",
+    "the context in a task": "WorkerDepends()",
+    "retry a task": "@robust_task(",
+    "the parameters of retries": "`backoff_max` | `300.0`",
+    "number of tries, and backoff": "backoff_base ** n",
     "dead letters and their fields": "`failed_at`",
-    "hearing about a failure": "on_failure",
+    "get notified of failures": "on_failure",
     "run a task on a schedule": "@worker.cron(",
     "the five fields of a schedule": "day of the week",
     "enqueue with arguments": ".enqueue(",
     "status and result": "task.status()",
-    "cancel": "task.abort()",
+    "cancel a task": "task.abort()",
     "send events from a task to the browser": "broadcast(",
-    "what happens without Redis": "Without Redis",
+    "events without Redis": "Without Redis",
     "the page that listens": "sse-connect",
     "the stream's address": "@sse_endpoint(",
-    "what is opened and closed by itself": "opens MongoDB, SQL and Redis",
+    "resources that are opened and closed automatically": "opens MongoDB, SQL and Redis",
     "a lifespan of your own": "base_lifespan()",
     "the worker's page and its port": "11111",
     "the log": "task_id",
-    "who may look at `/debug`": "DEBUG_ACCESS_TOKEN",
+    "access to `/debug`": "DEBUG_ACCESS_TOKEN",
     "in development, with reload": "--port",
     "in production, with and without containers": "compose.prod.yml",
     "several workers": "--workers 4",
@@ -52,8 +52,8 @@ TOPICS = {
     "Redis is not configured": "Redis not configured",
     "tasks are not run": "worker ready",
     "tasks fail silently": "dead-letters list",
-    "schedules don't strike": "Only a worker runs it",
-    "how it is built": "layer",
+    "scheduled tasks don't run": "Only a worker runs it",
+    "architecture": "layer",
     "all commands": "## vibetuner run",
 }
 

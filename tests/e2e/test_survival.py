@@ -1,4 +1,4 @@
-"""The bar of an export, whatever happens between the browser and the task."""
+"""The progress bar of an export survives interruptions between browser and task."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ expect = playwright.expect
 pytestmark = pytest.mark.slow
 
 DEMO_ORDERS = 10_000
-PATIENCE = 90_000  # milliseconds; the machine may have other things to do
+PATIENCE = 90_000  # milliseconds; the machine may be busy
 
 
 class Sluice:
@@ -68,7 +68,7 @@ async def _hold(done: int) -> None:
 
 @pytest.fixture(scope="module")
 def slow_project(project: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The generated project, its exports under the control of the tests."""
+    """The generated project; the tests control its exports."""
     folder = tmp_path_factory.mktemp("slow") / project.name
     shutil.copytree(project, folder, ignore=shutil.ignore_patterns(".venv", ".vibetuner"))
     (folder / ".venv").symlink_to(project / ".venv")
@@ -125,7 +125,7 @@ def worker(slow_project: Path) -> Iterator[Command]:
 
 @pytest.fixture(scope="module")
 def web(slow_project: Path, worker: Command) -> Iterator[int]:
-    """The port of a web process that lives through the tests that only look at it."""
+    """The port of a web process that is shared by the tests that don't kill it."""
     port = free_port()
     with serving(slow_project, port):
         yield port
@@ -140,7 +140,7 @@ def serving(folder: Path, port: int) -> Iterator[Command]:
 
 
 def kill(command: Command) -> None:
-    """As the kernel does when memory is short: no goodbye, for nobody."""
+    """Kill it without a goodbye, as the kernel does when memory is short."""
     victims = {*children_of(command.process.pid), command.process.pid}
     for pid in victims:
         with suppress(ProcessLookupError):
@@ -175,7 +175,7 @@ def bar(card: playwright.Locator) -> int:
 
 
 def ends_well(tab: playwright.Page, card: playwright.Locator, folder: Path) -> None:
-    """The card ends as it should, the page was never loaded again, and the file is whole."""
+    """Assert that the export completes, the page was not reloaded, and the file is whole."""
     expect(card).to_contain_text("Done", timeout=PATIENCE)
     expect(card).to_contain_text("10,000 orders")
     expect(card.get_by_role("progressbar")).to_have_attribute("value", "100")
@@ -192,7 +192,7 @@ def ends_well(tab: playwright.Page, card: playwright.Locator, folder: Path) -> N
 def test_the_web_process_is_killed_in_the_middle_and_started_again(
     slow_project: Path, worker: Command, tab: playwright.Page, sluice: Sluice
 ):
-    """The bar goes on where the task is, ends at 100 %, and the download works, with no reload."""
+    """The bar continues, ends at 100 %, and the download works, without a reload."""
     port = free_port()
     sluice.hold_at(2500, 7500)
     with serving(slow_project, port) as web:
@@ -210,7 +210,7 @@ def test_the_web_process_is_killed_in_the_middle_and_started_again(
 def test_a_page_that_is_loaded_in_the_middle_shows_the_truth_at_once(
     web: int, slow_project: Path, tab: playwright.Page, browser: playwright.Browser, sluice: Sluice
 ):
-    """Also in a browser that has never been here, and both end well."""
+    """Another browser shows it, too, and both complete."""
     sluice.hold_at(2500)
     card = start_export(tab, f"http://127.0.0.1:{web}/")
     sluice.wait_for(2500)
@@ -230,7 +230,7 @@ def test_a_page_that_is_loaded_in_the_middle_shows_the_truth_at_once(
 def test_the_network_is_cut_and_restored(
     web: int, slow_project: Path, tab: playwright.Page, sluice: Sluice, way: str
 ):
-    """The browser's own switch, and a wire that is pulled: connections die, none is made."""
+    """The browser goes offline, or the connections are cut and new ones refused."""
     failed: list[str] = []
     tab.on("requestfailed", lambda request: failed.append(request.failure))
     sluice.hold_at(2500, 7500)
@@ -241,7 +241,7 @@ def test_the_network_is_cut_and_restored(
         wire.cut()
         sluice.release(2500)
         sluice.wait_for(7500)
-        # It has tried to come back, in vain.
+        # It has tried to reconnect in vain.
         refusal = "ERR_INTERNET_DISCONNECTED" if way == "offline" else "ERR_CONNECTION_REFUSED"
         wait_until(
             lambda: bar(card) and any(refusal in one for one in failed), what=lambda: str(failed)

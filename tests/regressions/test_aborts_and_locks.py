@@ -14,7 +14,7 @@ from vibetuner.tasks.worker import TaskWorker
 
 
 async def test_an_abort_of_a_delayed_task_gives_a_result(worker: TaskWorker):
-    """Whoever waits for it is told, also where no worker runs."""
+    """Waiting callers get it, even if no worker runs."""
 
     @worker.task(name="later")
     async def later() -> None: ...
@@ -30,7 +30,7 @@ async def test_an_abort_of_a_delayed_task_gives_a_result(worker: TaskWorker):
 async def test_an_abort_of_a_task_that_waits_for_its_retry_gives_a_result(
     worker: TaskWorker, running: Running
 ):
-    """It waits in the same place as a delayed one."""
+    """It waits in the same sorted set as a delayed one."""
 
     @worker.task(name="again")
     async def again() -> None:
@@ -79,7 +79,7 @@ async def test_an_aborted_task_does_not_wait_for_its_retry(worker: TaskWorker, r
 
 
 async def test_an_abort_of_an_ended_task_marks_nothing(worker: TaskWorker, running: Running):
-    """Else a later task of that id would be aborted."""
+    """Otherwise a later task with that id would be aborted."""
 
     @worker.task(name="noop")
     async def noop() -> int:
@@ -94,7 +94,7 @@ async def test_an_abort_of_an_ended_task_marks_nothing(worker: TaskWorker, runni
 
 
 async def test_a_unique_task_that_was_given_up_holds_no_lock(worker: TaskWorker, running: Running):
-    """As one whose worker was killed at every attempt."""
+    """For example, its worker was killed at every attempt."""
 
     @worker.task(name="single", unique=True, timeout=3600, max_tries=1)
     async def single() -> str:

@@ -1,4 +1,4 @@
-"""A request that waits for an outside system is a 503 within five seconds, whichever it is."""
+"""A request that waits for an outside system is answered with 503 within five seconds."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ Site = Callable[..., AbstractAsyncContextManager[httpx2.AsyncClient]]
 
 @pytest.fixture
 def site(stand_in: Callable[..., Path]) -> Site:
-    """A client of the project's web app, with settings of the test's."""
+    """Open a client of the project's web app, with the test's settings."""
     stand_in({"routes.py": ROUTES}, tune=TUNE)
 
     @asynccontextmanager
@@ -83,7 +83,7 @@ def site(stand_in: Callable[..., Path]) -> Site:
 
 
 async def assert_busy(client: httpx2.AsyncClient, path: str, seconds: float, says: str) -> None:
-    """The page answers in time that it can't be had now."""
+    """Assert that the page answers in time with 503."""
     began = time.monotonic()
     answer = await client.get(path, timeout=60)
     assert time.monotonic() - began < seconds + 1
@@ -104,7 +104,7 @@ def url(file: Path) -> str:
 
 
 async def test_a_file_of_sqlite_that_another_process_has_locked(site: Site, file: Path, url: str):
-    """A worker would wait five seconds for the lock."""
+    """In a worker, the wait for the lock would take five seconds."""
     async with site(database_url=url, database_answer_timeout=SOON) as client:
         assert (await client.get("/sql")).status_code == 200
         with closing(sqlite3.connect(file, isolation_level=None)) as other:
@@ -114,7 +114,7 @@ async def test_a_file_of_sqlite_that_another_process_has_locked(site: Site, file
 
 
 async def test_a_file_of_sqlite_that_another_request_has_locked(site: Site, url: str):
-    """Who has waited for its turn does not wait for SQLite as well."""
+    """A request that has waited for its turn does not wait for SQLite as well."""
     async with site(database_url=url, database_answer_timeout=SOON) as client:
         assert (await client.get("/sql")).status_code == 200
         written = asyncio.Event()
@@ -134,7 +134,7 @@ async def test_a_file_of_sqlite_that_another_request_has_locked(site: Site, url:
 
 
 async def test_an_exhausted_pool(site: Site, url: str):
-    """However long DATABASE_POOL_TIMEOUT is."""
+    """A longer DATABASE_POOL_TIMEOUT changes nothing."""
     async with site(database_url=url, database_pool_size=1, database_answer_timeout=SOON) as client:
         async with AsyncExitStack() as stack:
             for _ in range(2):
@@ -145,14 +145,14 @@ async def test_an_exhausted_pool(site: Site, url: str):
 
 @pytest.fixture
 def own_postgres() -> Iterator[tuple[str, int]]:
-    """The URL of a server of this test's own, and its pid."""
+    """The URL and the pid of a server of this test's own."""
     with running_postgres() as server:
         yield server
 
 
 @pytest.mark.slow
 async def test_a_postgresql_that_is_frozen(site: Site, own_postgres: tuple[str, int]):
-    """On a connection that was open before, on a new one, and for who asks whether it is ready."""
+    """Open connections, new ones and `/health/ready` all answer in time."""
     url, pid = own_postgres
     async with site(database_url=url, database_answer_timeout=SOON) as client:
         assert (await client.get("/sql")).status_code == 200
@@ -163,8 +163,8 @@ async def test_a_postgresql_that_is_frozen(site: Site, own_postgres: tuple[str, 
 
 
 @pytest.mark.slow
-async def test_outside_of_requests_sql_has_as_long_as_a_task_may(own_postgres: tuple[str, int]):
-    """Nothing is cut but the farewell: a worker that stops does not wait for it without limit."""
+async def test_outside_of_requests_sql_has_no_limit_of_its_own(own_postgres: tuple[str, int]):
+    """Only closing a connection has one, so that a worker can stop."""
     url, pid = own_postgres
     with ExitStack() as until_the_end:
         async with open_sql(Settings(database_url=url, database_answer_timeout=0.2)) as engine:
@@ -180,8 +180,8 @@ async def test_outside_of_requests_sql_has_as_long_as_a_task_may(own_postgres: t
 
 
 @pytest.mark.slow
-async def test_a_mongodb_and_a_mail_server_that_say_nothing(site: Site, tmp_path: Path):
-    """Both have the five seconds of a request."""
+async def test_a_silent_mongodb_and_a_silent_mail_server(site: Site, tmp_path: Path):
+    """Each is given up after the five seconds of a request."""
 
     async def say_nothing(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         silent.append(writer)
@@ -203,6 +203,6 @@ async def test_a_mongodb_and_a_mail_server_that_say_nothing(site: Site, tmp_path
 
 
 def test_the_limits_of_a_request_are_five_seconds_at_most():
-    """Whatever a project sets for tasks."""
+    """Longer limits for tasks change nothing."""
     with for_requests():
         assert Settings().database_answer_timeout < REQUEST_SECONDS == 5

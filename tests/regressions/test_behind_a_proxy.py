@@ -1,4 +1,4 @@
-"""Behind nginx as the guide sets it up: https links, the visitor's address, live events."""
+"""Behind nginx, configured as in the guide: https links, the visitor's address, live events."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ TUNE = """
 
     app = VibetunerApp(routes=[router])
 """
-# The proxy comes from an address of its own, as one in another container does.
+# The proxy has its own address, like one in another container.
 PROXY = "127.0.0.2"
 VISITOR = "127.0.0.3"
 
@@ -77,7 +77,7 @@ def proxied(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[tuple[st
 
 @contextmanager
 def nginx(folder: Path, port: int, front: int) -> Iterator[None]:
-    """Run the guide's server, at addresses and with files of this test."""
+    """Run nginx with the guide's configuration, with addresses and files of this test."""
     key, certificate = folder / "key.pem", folder / "certificate.pem"
     subprocess.run(
         [
@@ -123,7 +123,7 @@ def nginx(folder: Path, port: int, front: int) -> Iterator[None]:
 
 
 def answers(client: httpx2.Client, url: str) -> bool:
-    """Return whether the page is there."""
+    """Return whether the page can be reached."""
     try:
         return client.get(url).status_code == 200
     except httpx2.TransportError:
@@ -131,7 +131,7 @@ def answers(client: httpx2.Client, url: str) -> bool:
 
 
 def visitor() -> httpx2.Client:
-    """A client with an address of its own, which takes any certificate and forges its headers."""
+    """Return a client that has its own address, accepts any certificate and forges headers."""
     context = ssl.create_default_context()
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     transport = httpx2.HTTPTransport(local_address=VISITOR, verify=context)
@@ -141,7 +141,7 @@ def visitor() -> httpx2.Client:
 
 @pytest.mark.parametrize("proxied", ["127.0.0.1,127.0.0.2/32"], indirect=True)
 def test_behind_a_trusted_proxy_links_are_https_and_the_visitor_is_known(proxied: tuple[str, str]):
-    """The headers that the visitor forges do not get through, and events come at once."""
+    """Forged headers don't get through, and events arrive at once."""
     front, _ = proxied
     with visitor() as client:
         seen = client.get(f"{front}/seen").json()
@@ -156,8 +156,8 @@ def test_behind_a_trusted_proxy_links_are_https_and_the_visitor_is_known(proxied
 
 
 @pytest.mark.parametrize("proxied", ["127.0.0.1"], indirect=True)
-def test_headers_of_a_proxy_that_is_not_trusted_count_for_nothing(proxied: tuple[str, str]):
-    """Else everybody who reaches the port could claim to be anybody."""
+def test_headers_of_an_untrusted_proxy_are_ignored(proxied: tuple[str, str]):
+    """Otherwise anybody who reaches the port could claim any address."""
     front, behind = proxied
     with visitor() as client:
         assert client.get(f"{front}/seen").json()["client"] == PROXY

@@ -1,4 +1,4 @@
-"""Output that nobody reads, or that finds no room: commands end, quietly or with one line."""
+"""If nobody reads their output, or the disk is full, commands end quietly or with one line."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ FULL = Path("/dev/full")
 def started(
     *arguments: str, folder: Path, stdout: int, **environment: str
 ) -> Iterator[subprocess.Popen[str]]:
-    """``vibetuner …`` with its output going to ``stdout``."""
+    """Run ``vibetuner …`` with its output going to ``stdout``."""
     with subprocess.Popen(
         [sys.executable, "-m", "vibetuner", *arguments],
         cwd=folder,
@@ -63,7 +63,7 @@ def test_a_command_whose_reader_is_gone_says_nothing(
 def test_a_full_disk_is_reported_in_one_line(
     shop: Path, environment: dict[str, str], command: list[str], unbuffered: str
 ):
-    """And not by a traceback at the interpreter's exit."""
+    """There is no traceback at the interpreter's exit."""
     environment["PYTHONUNBUFFERED"] = unbuffered
     with FULL.open("w") as full:
         with started(*command, folder=shop, stdout=full.fileno(), **environment) as process:
@@ -79,7 +79,7 @@ def test_a_full_disk_is_reported_in_one_line(
 def test_watching_ends_when_its_reader_does(
     shop: Path, environment: dict[str, str], options: list[str]
 ):
-    """Also while the task has nothing to tell, and without a word about Redis."""
+    """It ends even while the task reports nothing, and without a message about Redis."""
     enqueued = run_vibetuner(
         "tasks", "enqueue", "add", "--args", "[1, 2]", folder=shop, **environment
     )

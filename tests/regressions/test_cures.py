@@ -1,4 +1,4 @@
-"""Advice that holds for the command, the environment and the project that it is given in."""
+"""Advice fits the command, the environment and the project."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_a_missing_worker_is_reported_with_the_same_cure_everywhere(
 
 @pytest.mark.slow
 def test_production_refuses_the_embedded_redis(shop: Path, environment: dict[str, str]):
-    """Whatever ENVIRONMENT says."""
+    """This holds for every value of ENVIRONMENT."""
     environment |= {"REDIS_URL": "embedded", "ENVIRONMENT": "development"}
 
     done = run_vibetuner("run", "prod", "worker", folder=shop, **environment)
@@ -43,7 +43,7 @@ def test_production_refuses_the_embedded_redis(shop: Path, environment: dict[str
 
 @pytest.mark.slow
 def test_an_unknown_task_is_named(shop: Path, environment: dict[str, str]):
-    """An empty list would say that it has not run yet."""
+    """An empty list would mean that it has not run yet."""
     missing = run_vibetuner("tasks", "list", "--task", "fails_twise", folder=shop, **environment)
     idle = run_vibetuner("tasks", "list", "--task", "add", "--json", folder=shop, **environment)
 
@@ -59,7 +59,7 @@ def test_the_error_for_a_taken_port_names_a_free_one():
     with ExitStack() as stack:
         first = stack.enter_context(listen("127.0.0.1", free_port()))
         port = first.getsockname()[1]
-        with suppress(CommandError):  # somebody else has it: as good
+        with suppress(CommandError):  # another process has it, which is as good
             stack.enter_context(listen("127.0.0.1", port + 1))
         with pytest.raises(CommandError) as caught:
             listen("127.0.0.1", port, cure="Or:  run --port {port}")
@@ -70,6 +70,6 @@ def test_the_error_for_a_taken_port_names_a_free_one():
 
 
 def test_an_address_of_another_machine_needs_another_host():
-    """No port would help."""
+    """Another port would not help."""
     with pytest.raises(CommandError, match=r"can't be used: .*\. Name an address of this machine"):
         listen("203.0.113.1", 8000)

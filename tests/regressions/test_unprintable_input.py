@@ -1,4 +1,4 @@
-"""Input that JSON has no form for is refused, as any other wrong input is."""
+"""Input that JSON can't represent is refused like any other wrong input."""
 
 from __future__ import annotations
 
@@ -43,10 +43,10 @@ DEEP = "[" * 400 + "]" * 400
         ("application/json", f'{{"number": {DEEP}}}'.encode()),
     ],
 )
-async def test_it_is_a_422_with_the_place_and_the_reason(
+async def test_the_422_names_the_field_and_the_reason(
     stand_in, settings, content_type: str, body: bytes
 ):
-    """FastAPI would repeat the value in its answer, and fail at it."""
+    """FastAPI alone would repeat the value in its response, and fail to encode it."""
     stand_in(tune=TUNE)
     app = create_app()
     transport = ASGITransport(app, raise_app_exceptions=False)

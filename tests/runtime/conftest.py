@@ -1,4 +1,4 @@
-"""A stage for the runtime's tests: a project to stand in, settings of one's own, real servers."""
+"""Fixtures of the runtime's tests: a project as the current folder, settings, and real servers."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ CACHES = (config._load_settings, load_project, get_templates)
 
 @pytest.fixture
 def fresh(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """As in a process that has just begun: nothing read, no project imported, nothing set."""
+    """Reset the state to that of a new process: no settings read, no project imported."""
     for name in OURS:
         monkeypatch.delenv(name, raising=False)
     path, modules, tasks = list(sys.path), set(sys.modules), set(get_worker().registry)
@@ -53,7 +53,7 @@ def _forget() -> None:
 
 @pytest.fixture
 def stand_in(fresh: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
-    """Write a project and stand in it: ``stand_in(files, tune=...)``."""
+    """Write a project and change into its folder: ``stand_in(files, tune=...)``."""
 
     def go(*arguments: object, **options: object) -> Path:
         root = write_project(tmp_path / "project", *arguments, **options)
@@ -65,10 +65,10 @@ def stand_in(fresh: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ca
 
 @pytest.fixture
 def settings(servers: Lease, tmp_path: Path) -> Iterator[Settings]:
-    """Settings with real servers, and with keys, worker, database and data folder of its own.
+    """Settings with real servers, and the test's own keys, worker, database and data folder.
 
-    The worker too: the process's worker keeps the queue name that it was made with, and what one
-    test left in that queue would be there for the next.
+    The process's worker keeps its queue name, so without a worker of its own, a test would see the
+    tasks that the previous one left in the queue.
     """
     name = f"test-{uuid4().hex[:12]}"
     own = Settings(
@@ -86,7 +86,7 @@ def settings(servers: Lease, tmp_path: Path) -> Iterator[Settings]:
 
 @pytest.fixture
 def worker(stand_in: Callable[..., Path], settings: Settings) -> TaskWorker:
-    """A worker of the test's own, in a project that says nothing."""
+    """A worker of the test's own, in a project without declarations."""
     stand_in()
     return TaskWorker(settings)
 

@@ -1,4 +1,4 @@
-"""Nonsense in requests and in Redis comes to nothing; `just fuzz` goes on for half an hour."""
+"""Malformed requests and spoilt keys do no harm; `just fuzz` runs for longer."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from chaos.nonsense import request
 
 @pytest.mark.process
 @pytest.mark.slow
-async def test_a_round_of_nonsense_comes_to_nothing(tmp_path: Path):
-    """Three hundred requests and forty spoilt keys, and then a task is run for somebody honest."""
+async def test_a_round_of_the_fuzz_finds_no_fault(tmp_path: Path):
+    """After three hundred requests and forty spoilt keys, an ordinary task still runs."""
     found = await fuzz(Wanted(seconds=1, seed=1), tmp_path)
 
     print(found.text)
@@ -25,13 +25,13 @@ async def test_a_round_of_nonsense_comes_to_nothing(tmp_path: Path):
 
 
 def test_the_same_seed_draws_the_same_requests():
-    """So that a fault can be looked for again."""
+    """A fault can thus be reproduced."""
     first, second = ([request(Random(7), 80, "c", ["x"]) for _ in range(9)] for _ in range(2))
     assert first == second
 
 
-def test_a_fault_is_kept_once_a_kind():
-    """Numbers and names in it count for nothing."""
+def test_a_fault_of_each_kind_is_recorded_once():
+    """Numbers in it don't matter."""
     found = Found()
     found.fault("500 to b'GET /task/12'", "first")
     found.fault("500 to b'GET /task/13'", "second")

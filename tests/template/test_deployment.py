@@ -1,4 +1,4 @@
-"""Proofs of a deployment without a container engine."""
+"""Tests of a deployment without a container engine."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ printf 'sha256:%s\\n' "$(printf '%s %s' "${DAY:-1}" "$6" | sha256sum | cut -c 1-
 
 
 def test_images_are_pinned_by_what_the_registry_says(project: Path, tmp_path: Path):
-    """Each by its own digest, again on another day; where one is missing, nothing is changed."""
+    """Each gets its digest, and a newer one on another day; if one is missing, nothing changes."""
     folder, docker = tmp_path / "shop", tmp_path / "bin" / "docker"
     shutil.copytree(project, folder)
     docker.parent.mkdir()

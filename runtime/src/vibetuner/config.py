@@ -96,8 +96,8 @@ class Settings(BaseSettings):
         4.0,
         gt=0,
         allow_inf_nan=False,
-        description="Seconds that a request waits for an answer of SQL, or for a connection or a "
-        "lock; the worker waits for as long as a task may",
+        description="Seconds that a request waits for an SQL connection, a lock or an answer; in a "
+        "worker, each task has its own limit",
     )
     secret_key: Annotated[SecretStr | None, Expected("a long random text")] = Field(
         None, description="Signs payloads and tickets"
@@ -107,21 +107,21 @@ class Settings(BaseSettings):
     )
     unbound_signatures: Annotated[bool, Expected("true or false")] = Field(
         default=True,
-        description="Whether to read tasks and results that a version before 0.2 has signed",
+        description="Whether to accept tasks and results that a version before 0.2 has signed",
     )
     debug_access_token: Annotated[SecretStr | None, Expected("a long random text")] = Field(
         None, description="Opens the /debug pages outside development"
     )
     published_locally: Annotated[bool, Expected("true or false")] = Field(
         default=False,
-        description="Only this machine reaches the port, as with a container's on 127.0.0.1",
+        description="The port is published on 127.0.0.1 only, as a container engine can do",
     )
     allowed_hosts: Annotated[str, Expected("host names with commas between")] = Field(
-        "", description="Host names that are answered; empty for any, in development for localhost"
+        "", description="Host names to answer; empty for any, in development for localhost only"
     )
     forwarded_allow_ips: Annotated[
         str, Expected("addresses and networks with commas between, or *")
-    ] = Field("127.0.0.1,::1", description="Proxies whose X-Forwarded-For and -Proto are believed")
+    ] = Field("127.0.0.1,::1", description="Proxies whose X-Forwarded-For and -Proto are trusted")
     connections_per_client: Annotated[int, Expected("a whole number, 0 for any")] = Field(
         256, ge=0, description="Connections that one client may have open to a web process"
     )
@@ -138,7 +138,8 @@ class Settings(BaseSettings):
         60.0,
         ge=0,
         le=DAY,
-        description="Seconds of a blocked event loop that end a worker; 0 for never",
+        description="Seconds that its event loop may be blocked before a worker ends; 0 for no "
+        "limit",
     )
     worker_idle_timeout: Annotated[float, Expected("seconds, 1 to 86400")] = Field(
         60.0,
@@ -154,13 +155,13 @@ class Settings(BaseSettings):
         200,
         ge=1,
         le=1_000_000,
-        description="Events that a channel keeps for browsers that come back",
+        description="Events that a channel keeps for browsers that reconnect",
     )
     sse_history_ttl: Annotated[int, Expected("whole seconds, 1 to 31536000")] = Field(
         3600,
         ge=1,
         le=365 * DAY,
-        description="Seconds that a channel keeps them after its last event",
+        description="Seconds that a channel keeps its events after the last one",
     )
     sse_history_bytes: Annotated[int, Expected("whole bytes, at least 1")] = Field(
         1_000_000, ge=1, description="Bytes of events that a channel keeps"

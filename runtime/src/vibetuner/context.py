@@ -16,17 +16,17 @@ __all__ = ["Context", "HttpClient", "ctx", "current_context"]
 
 
 class HttpClient:
-    """A client that is made when somebody first asks for it: its library is slow to import."""
+    """An HTTP client that is created on first use, as its library is slow to import."""
 
     def __init__(self) -> None:
         self._client: AsyncClient | None = None
         self._is_closed = False
 
     def get(self) -> AsyncClient:
-        """Return the client.
+        """Return the client, and create it if necessary.
 
         Raises:
-            NotConfigured: it was closed before anybody had asked for it.
+            NotConfigured: it was closed before its first use.
         """
         if self._client is None:
             if self._is_closed:
@@ -35,14 +35,14 @@ class HttpClient:
         return self._client
 
     async def close(self) -> None:
-        """Close the client, where one was made, and make none from now on."""
+        """Close the client if there is one, and create none from now on."""
         self._is_closed = True
         if self._client is not None:
             await self._client.aclose()
 
 
-class _MadeWhenAsked:
-    """A field that holds an :class:`HttpClient` or a client, and reads as a client."""
+class _MadeOnFirstUse:
+    """A field that holds a client or an :class:`HttpClient`, and returns a client when read."""
 
     def __get__(self, context: Context | None, owner: type[Context]) -> AsyncClient:
         if context is None:
@@ -72,7 +72,7 @@ class Context:
     version: str
     environment: str
     debug: bool
-    http_client: _MadeWhenAsked = _MadeWhenAsked()
+    http_client: _MadeOnFirstUse = _MadeOnFirstUse()
 
 
 current_context: Slot[Context] = Slot(

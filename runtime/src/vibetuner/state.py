@@ -19,14 +19,14 @@ __all__ = ["Slot", "check_loop", "for_requests", "request_seconds", "running_loo
 
 REQUEST_SECONDS = 5.0
 
-#: Seconds that one call to an outside system may take where a request waits for it; None elsewhere.
-#: It is set around each request, and while a web process opens its clients.
+#: Seconds that one call to an outside system may take while a request waits for it; None elsewhere.
+#: Set around each request, and while a web process opens its clients.
 request_seconds: ContextVar[float | None] = ContextVar("request_seconds", default=None)
 
 
 @contextmanager
 def for_requests() -> Iterator[None]:
-    """Limit what is opened and asked inside the block to :data:`request_seconds`."""
+    """Set :data:`request_seconds` for the calls and the clients that the block makes."""
     token = request_seconds.set(REQUEST_SECONDS)
     try:
         yield

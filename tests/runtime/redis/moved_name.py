@@ -1,4 +1,4 @@
-"""A child of test_moved_name.py: runs tasks again and again, and prints which server had them."""
+"""A child of test_moved_name.py: runs tasks repeatedly, and prints the server that had them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A Cluster: all of a queue lies on one node, and whoever speaks to Redis follows its slot."""
+"""In a Cluster, a queue is on one node, and every connection follows its slot."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ async def test_each_way_to_redis_finds_the_node_and_follows_it(
 
 
 async def test_one_node_that_answers_is_enough(cluster: Clustered):
-    """Any of them knows all the others, a replica too, and they stand in when it is killed."""
+    """Any node, even a replica, knows all others, which replace it when it is killed."""
     old = cluster.primary
     listed = next(port for port in cluster.nodes if port not in cluster.primaries)
     address = parse_url(f"redis+cluster://127.0.0.1:{free_port()},127.0.0.1:{listed}", PREFIX)
@@ -112,7 +112,7 @@ async def test_one_node_that_answers_is_enough(cluster: Clustered):
 
 
 async def test_commands_wait_for_a_slot_that_moves(cluster: Clustered):
-    """Keys that have left are asked for until the new node has the slot; nothing is refused."""
+    """Commands on moved keys are repeated until the new node has the slot; none is refused."""
     old = cluster.primary
     target = other_than(cluster, old)
     settings, keys = settings_of(cluster), [f"{PREFIX}key:{n}" for n in range(20)]
@@ -132,7 +132,7 @@ async def test_commands_wait_for_a_slot_that_moves(cluster: Clustered):
 async def test_a_worker_that_starts_while_its_slot_moves_waits(
     stand_in: Callable[[], None], cluster: Clustered, running: Running
 ):
-    """It begins when the slot has arrived, on a node that did not have our functions."""
+    """It starts when the slot has arrived, on a node without our functions."""
     stand_in()
     target = other_than(cluster, cluster.primary)
     cluster.on(target, "FUNCTION", "FLUSH")
@@ -227,7 +227,7 @@ async def test_a_slot_that_moves_under_load_loses_nothing(
     running: Running,
     caplog: pytest.LogCaptureFixture,
 ):
-    """Each enqueue is taken, and each task runs once, there and back again."""
+    """The slot moves there and back; each enqueue succeeds, and each task runs once."""
     stand_in()
     caplog.set_level(logging.INFO)
     old, enqueued, done = cluster.primary, 0, asyncio.Event()
@@ -270,7 +270,7 @@ async def test_a_worker_goes_on_with_the_next_primary(
     caplog: pytest.LogCaptureFixture,
     how: str,
 ):
-    """Within five seconds of the promotion, events and delayed tasks too, and no restart."""
+    """Tasks, events and delayed tasks go on within five seconds, without a restart."""
     stand_in()
     caplog.set_level(logging.INFO)
     old = cluster.primary
@@ -300,8 +300,8 @@ async def test_a_worker_goes_on_with_the_next_primary(
     assert len(changes(caplog)) == 1
 
 
-async def test_a_node_that_is_taken_for_the_server_says_what_to_write(cluster: Clustered):
-    """The engine's connection, the client, the probe, and the check at the start."""
+async def test_a_url_of_one_node_is_refused_with_the_cure(cluster: Clustered):
+    """The engine's connection, the client, the probe and the check at the start do so."""
     url = f"redis://127.0.0.1:{other_than(cluster, cluster.primary)}"
     settings, words = Settings(redis_url=url, redis_key_prefix=PREFIX), r"redis\+cluster://"
     with pytest.raises(ServiceUnavailable, match=words) as caught:
@@ -312,8 +312,8 @@ async def test_a_node_that_is_taken_for_the_server_says_what_to_write(cluster: C
             await connection.call("GET", f"{PREFIX}key")
 
 
-async def test_a_server_that_is_no_cluster_says_what_to_write(tmp_path: Path):
-    """And says it in one line."""
+async def test_a_cluster_url_of_a_single_server_is_refused_with_the_cure(tmp_path: Path):
+    """The error is one line."""
     with Valkey(tmp_path) as valkey:
         url = f"redis+cluster://127.0.0.1:{valkey.port}"
         words = r"is no Cluster\. Begin REDIS_URL with redis://"
@@ -323,10 +323,10 @@ async def test_a_server_that_is_no_cluster_says_what_to_write(tmp_path: Path):
             await asyncio.to_thread(ask, parse_url(url, PREFIX), ["PING"])
 
 
-async def test_a_key_that_lies_elsewhere_is_named_as_such(cluster: Clustered):
-    """No waiting helps: it lacks the prefix."""
+async def test_a_key_in_another_slot_is_an_error(cluster: Clustered):
+    """It lacks the prefix, so waiting would not help."""
     words = r"A key lies in slot \d+ .* REDIS_KEY_PREFIX, which is  \{own\}:"
-    keys = [f"another-key-{n}" for n in range(20)]  # of which most lie on other nodes
+    keys = [f"another-key-{n}" for n in range(20)]  # most of them are on other nodes
     async with (
         Connection(address_of(cluster)) as connection,
         open_redis(settings_of(cluster)) as client,
@@ -351,7 +351,7 @@ def server_with_tls() -> str:
 
 @pytest.mark.slow
 async def test_all_connections_use_tls(tmp_path: Path, certificates: Path):
-    """Those to the nodes that are asked, and those to the one of the queue."""
+    """These are the connections to the named nodes and to the queue's node."""
     binary = server_with_tls()
     names = (("ca-cert", "ca.pem"), ("cert", "server.pem"), ("key", "server.key"))
     files = [word for name, file in names for word in (f"--tls-{name}-file", certificates / file)]
@@ -370,7 +370,7 @@ async def test_all_connections_use_tls(tmp_path: Path, certificates: Path):
 
 @pytest.mark.slow
 def test_the_commands_work(cluster: Clustered, tmp_path: Path):
-    """`worker-health`, `tasks` and `doctor`, beside a worker; the prefix is the slug's."""
+    """`worker-health`, `tasks` and `doctor` work beside a worker, with the default prefix."""
     shop = write_shop(tmp_path / "shop")
     environment = {
         "REDIS_URL": cluster.url,

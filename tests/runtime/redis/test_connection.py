@@ -1,4 +1,4 @@
-"""The small connection: order, loss, return, and being let in."""
+"""The small connection: order of replies, loss, reconnection and login."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ async def wire(servers: Any) -> AsyncIterator[Connection]:
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[Valkey]:
-    """One that lets in the user ``writer`` with the password ``sesame``, by a socket too."""
+    """A server with the user ``writer`` and the password ``sesame``, also on a socket."""
     options = (
         *("--unixsocket", str(tmp_path / "socket")),
         *("--user", "writer", "on", ">sesame", "~*", "&*", "+@all"),
@@ -63,8 +63,8 @@ async def test_a_refused_command_raises_and_the_others_go_on(wire: Connection):
     assert await right == b"PONG"
 
 
-async def test_who_stops_waiting_disturbs_nobody(wire: Connection):
-    """The reply that nobody wants is dropped."""
+async def test_a_cancelled_call_affects_no_other(wire: Connection):
+    """Its reply is dropped."""
     first, second = wire.call("ECHO", "1"), wire.call("ECHO", "2")
     first.cancel()
 
@@ -72,7 +72,9 @@ async def test_who_stops_waiting_disturbs_nobody(wire: Connection):
 
 
 @pytest.mark.parametrize("way", ["tcp", "socket"])
-async def test_a_user_is_let_in_and_a_database_chosen(server: Valkey, tmp_path: Path, way: str):
+async def test_a_user_can_log_in_and_a_database_is_selected(
+    server: Valkey, tmp_path: Path, way: str
+):
     """By host and port, or by a socket's path."""
     url = f"redis://writer:sesame@127.0.0.1:{server.port}/3"
     if way == "socket":
@@ -84,15 +86,15 @@ async def test_a_user_is_let_in_and_a_database_chosen(server: Valkey, tmp_path: 
     assert b"user=writer" in info
 
 
-async def test_a_wrong_password_is_told(server: Valkey):
-    """And the connection is not left open."""
+async def test_a_wrong_password_is_an_error(server: Valkey):
+    """The connection is closed."""
     wire = Connection(parse_url(f"redis://writer:wrong@127.0.0.1:{server.port}"))
     with pytest.raises(ResponseError, match="WRONGPASS"):
         await wire.call("PING")
     await wire.close()
 
 
-async def test_a_lost_server_fails_what_is_under_way_and_is_found_again(server: Valkey):
+async def test_a_lost_server_fails_pending_calls_and_is_reconnected(server: Valkey):
     """Nothing is sent twice; the next call connects."""
     lost = asyncio.Event()
     url = f"redis://writer:sesame@127.0.0.1:{server.port}"
@@ -115,7 +117,7 @@ async def test_a_lost_server_fails_what_is_under_way_and_is_found_again(server: 
 
 
 async def test_a_silent_server_is_given_up(tmp_path: Path):
-    """As one that has gone; a command that blocks has its own time besides."""
+    """It is treated as lost; a blocking command has its own time in addition."""
     with Valkey(tmp_path) as valkey:
         async with Connection(parse_url(valkey.url), timeout=0.5) as connection:
             assert await connection.call("BLPOP", "nothing", 2) is None
@@ -130,7 +132,7 @@ async def test_a_silent_server_is_given_up(tmp_path: Path):
 
 
 async def test_a_subscription_to_a_silent_server_is_given_up(tmp_path: Path):
-    """Whoever waits for its confirmation waits no longer than for a reply."""
+    """The confirmation has the same deadline as a reply."""
     with Valkey(tmp_path) as valkey:
         async with Connection(parse_url(valkey.url), timeout=0.5) as connection:
             with valkey.frozen(), pytest.raises(Disconnected, match="no answer"):
@@ -158,7 +160,7 @@ async def test_a_refused_subscription_is_an_error(server: Valkey):
 
 
 async def test_a_closed_one_refuses(servers: Any):
-    """Whoever waits is told, and so is who calls later."""
+    """Pending and later calls fail."""
     wire = Connection(parse_url(servers.urls["redis"]))
     await wire.connect()
     waiting = wire.call("BLPOP", "nothing", 0)

@@ -1,4 +1,4 @@
-"""A managed Redis fails over: its name leads to another address, and nothing is restarted."""
+"""A managed Redis fails over: its name gets another address, and nothing is restarted."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ CHILD = Path(__file__).with_name("moved_name.py")
 
 @contextmanager
 def server(host: str, port: int) -> Iterator[subprocess.Popen[bytes]]:
-    """A server that knows its own address."""
+    """A server that stores its own address."""
     own = ("--port", str(port), "--bind", host, "--save", "")
     process = subprocess.Popen([valkey_binary(), *own], stdout=subprocess.DEVNULL)
     try:
@@ -49,7 +49,7 @@ def answers(host: str, port: int) -> bool:
 
 
 def unshare() -> list[str]:
-    """The command that gives a process an /etc/hosts of its own; skips where it may not."""
+    """The command that gives a process its own /etc/hosts; skips the test without that right."""
     for options in (["-m"], ["-rm"]):
         command = ["unshare", *options]
         if (

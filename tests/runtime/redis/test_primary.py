@@ -1,4 +1,4 @@
-"""Sentinels: whoever speaks to Redis follows them to the next primary."""
+"""With Sentinels, every connection follows them to the next primary."""
 
 from __future__ import annotations
 
@@ -59,8 +59,8 @@ async def test_each_way_to_redis_finds_the_primary_and_follows_it(
     ]
 
 
-async def test_a_frozen_primary_is_left_by_who_waits_for_a_message(replicated: Replicated):
-    """It hangs up on nobody; its subscribers hear of the loss all the same."""
+async def test_subscribers_leave_a_frozen_primary(replicated: Replicated):
+    """It closes no connection, but its subscribers notice the loss."""
     lost, old = asyncio.Event(), replicated.primary
     address = parse_url(replicated.url)
     async with Connection(address, on_push=lambda _: None, on_loss=lost.set) as connection:
@@ -76,11 +76,11 @@ async def test_a_frozen_primary_is_left_by_who_waits_for_a_message(replicated: R
 
 
 async def test_a_server_that_is_no_primary_is_not_written_to(replicated: Replicated):
-    """Whatever the Sentinels say: it says itself what it is."""
+    """The server's own role counts, whatever the Sentinels report."""
     address, old = parse_url(replicated.url), replicated.primary
     other = next(port for port in replicated.servers if port != old)
     for port in replicated.sentinels:
-        replicated.freeze(port)  # so that they don't put it right
+        replicated.freeze(port)  # so that they don't correct it
     replicated.on(old, "REPLICAOF", "127.0.0.1", str(other))
     for port in replicated.sentinels:
         replicated.thaw(port)
@@ -96,7 +96,7 @@ async def test_a_server_that_is_no_primary_is_not_written_to(replicated: Replica
 
 
 async def test_sentinels_ask_for_their_own_password(tmp_path: Path):
-    """It is theirs alone; the servers have another user."""
+    """The servers have another user."""
     options = ("--user", "app", "on", ">a/b", "~*", "&*", "+@all")
     rules = ("user default on nopass ~* &* +@all", "user guide on >c@d +@all ~* &*")
     with Replicated(tmp_path, options=options, sentinel_options=rules) as replicated:
@@ -115,7 +115,7 @@ async def test_sentinels_ask_for_their_own_password(tmp_path: Path):
 
 
 async def test_a_name_that_no_sentinel_knows_is_one_line(replicated: Replicated):
-    """And the same line wherever it is asked for."""
+    """Every part reports the same line."""
     url = replicated.url.replace(NAME, "other")
     with pytest.raises(ServiceUnavailable, match=r"the name is unknown\)\. Start it") as caught:
         await check(Settings(redis_url=url))
@@ -124,8 +124,8 @@ async def test_a_name_that_no_sentinel_knows_is_one_line(replicated: Replicated)
         await asyncio.to_thread(ask, parse_url(url), ["PING"])
 
 
-async def test_a_primary_that_becomes_a_replica_is_left(tmp_path: Path):
-    """A managed service has one name for whichever server is the primary."""
+async def test_clients_leave_a_primary_that_becomes_a_replica(tmp_path: Path):
+    """A managed service has one name, which always leads to the primary."""
     with Valkey(tmp_path) as valkey:
         settings = valkey.settings
         async with (
@@ -147,7 +147,7 @@ async def test_a_primary_that_becomes_a_replica_is_left(tmp_path: Path):
 
 @pytest.mark.parametrize("how", ["kill", "freeze"])
 async def test_events_go_on_with_the_next_primary(replicated: Replicated, how: str):
-    """Within five seconds of the promotion, to who was connected before."""
+    """Subscribers get events again within five seconds of the promotion."""
     settings, old = Settings(redis_url=replicated.url, redis_key_prefix="own"), replicated.primary
     async with relaying(settings, Hub()) as (subscriber, history):
         await history.send("news", "message", "before")
@@ -187,7 +187,7 @@ async def test_a_worker_goes_on_with_the_next_primary(
     caplog: pytest.LogCaptureFixture,
     how: str,
 ):
-    """Within five seconds of the promotion, results and delayed tasks too, and no restart."""
+    """Tasks, results and delayed tasks go on within five seconds, without a restart."""
     stand_in()
     caplog.set_level(logging.INFO)
     old = replicated.primary

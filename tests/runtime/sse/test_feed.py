@@ -1,4 +1,4 @@
-"""The queue of one channel, and the places of its subscribers."""
+"""The queue of one channel, and the positions of its subscribers."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from vibetuner.sse.feed import BACKLOG_BYTES, BATCH_BYTES, Feed
 
 
 def sized(number: int, size: int) -> Event:
-    """An event that takes so many bytes."""
+    """Return an event of this size in bytes."""
     rest = len(Event("n", "x", f"{number}-0").frame) - 1
     return Event("n", "x" * (size - rest), f"{number}-0")
 
 
 def test_an_event_is_queued_once():
-    """One without an id can't be told from another."""
+    """Events without an id are always queued, as they can't be compared."""
     feed = Feed("news")
     assert (feed.channel, feed.cursor, feed.start, feed.end) == ("news", "", 0, 0)
     numbers = ["1-0", "1-0", "2-0", "1-0", "", ""]
@@ -26,7 +26,7 @@ def test_an_event_is_queued_once():
 
 
 def test_the_bytes_of_a_queue_are_bounded():
-    """Up to the bound, and one event may be as large as it likes."""
+    """A single event may exceed the bound."""
     feed = Feed("news")
     for number, size, left in (
         (1, BACKLOG_BYTES // 2, 1),
@@ -41,8 +41,8 @@ def test_the_bytes_of_a_queue_are_bounded():
         assert (len(feed.events), feed.end) == (left, number)
 
 
-async def test_what_all_have_read_can_be_dropped():
-    """Positions count from the first event that ever was."""
+async def test_events_that_all_have_read_can_be_dropped():
+    """Positions count from the first event of the queue's life."""
     feed = Feed("news")
     ann, bob = feed.join(), feed.join()
     for number in (1, 2, 3):
@@ -63,7 +63,7 @@ async def test_what_all_have_read_can_be_dropped():
 
 
 def test_a_batch_is_filled_to_its_last_byte():
-    """The next one begins with what did not fit; a large event is a batch of its own."""
+    """The next batch begins with the event that did not fit; a large event has its own batch."""
     feed = Feed("news")
     for number, size in enumerate((BATCH_BYTES // 2, BATCH_BYTES // 2, 100, 2 * BATCH_BYTES), 1):
         feed.add(sized(number, size))
@@ -75,7 +75,7 @@ def test_a_batch_is_filled_to_its_last_byte():
 
 
 def test_a_gap_is_read_from_the_earliest_place():
-    """An id that can't be read is before all others; an event says more than any of them."""
+    """An unreadable id comes before all others; an event takes precedence over ids."""
     feed = Feed("news")
     for cursor, kept in (("7-0", "7-0"), ("9-0", "7-0"), ("0-1", "0-1"), ("x", "x")):
         feed.begin(cursor)
@@ -86,7 +86,7 @@ def test_a_gap_is_read_from_the_earliest_place():
 
 
 async def test_a_pause_ends_when_its_subscriber_is_closed():
-    """And after its time; an event does not end it."""
+    """It also ends after its time, but not at an event."""
     subscriber = Feed("news").join()
     began = asyncio.get_running_loop().time()
     await subscriber.pause(0.01)

@@ -1,4 +1,4 @@
-"""An attempt that is cut off, and the moments that a queue stores."""
+"""Cut attempts, and times that the queue stores."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from vibetuner.tasks.attempt import LAST_MOMENT, Attempt, Cut, moment
 async def test_an_attempt_that_still_cleans_up_is_cancelled_again(
     caplog: pytest.LogCaptureFixture,
 ):
-    """Once it was cut off, for the reason that came first."""
+    """The reason of its cut is still the first one."""
     caplog.set_level(logging.INFO)
     cleaning = asyncio.Event()
 
@@ -48,8 +48,8 @@ async def test_an_attempt_that_still_cleans_up_is_cancelled_again(
 
 
 @pytest.mark.parametrize("value", [-1, LAST_MOMENT, float("inf"), float("nan"), "soon", None])
-def test_a_moment_out_of_range_is_refused(value: float):
-    """A date can't be made of it."""
+def test_a_time_out_of_range_is_refused(value: float):
+    """It can't be converted to a date."""
     with pytest.raises((TypeError, ValueError, OverflowError)):
         moment(value)
     assert moment(LAST_MOMENT - 1) == LAST_MOMENT - 1

@@ -1,4 +1,4 @@
-"""Calls that wait for others, and start however these end."""
+"""Calls that wait for others, and start whether these succeed or fail."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Running = Callable[[TaskWorker], AbstractAsyncContextManager[TaskWorker]]
 
 @pytest.fixture
 async def worker(stand_in, settings: Settings) -> AsyncIterator[TaskWorker]:
-    """A worker of the test's own, which is not running yet."""
+    """A worker of the test's own, not running yet."""
     stand_in()
     with using_worker(TaskWorker(settings)) as worker:
         yield worker
@@ -30,7 +30,7 @@ async def worker(stand_in, settings: Settings) -> AsyncIterator[TaskWorker]:
 async def test_a_task_starts_once_all_before_it_have_ended_though_some_have_failed(
     worker: TaskWorker, running: Running
 ):
-    """One is done, one fails, one is aborted, and one fails with the one that it waits for."""
+    """One succeeds, one fails, one is aborted, and one fails because its parent failed."""
     order: list[str] = []
 
     @robust_task(name="part")
@@ -67,7 +67,7 @@ async def test_a_task_starts_once_all_before_it_have_ended_though_some_have_fail
 async def test_the_progress_of_a_task_that_waits_counts_those_that_have_ended(
     worker: TaskWorker, running: Running
 ):
-    """While somebody watches, at its end, and for those who come after it."""
+    """Watchers see it during the wait, at the end, and afterwards."""
     may_end = asyncio.Event()
 
     @robust_task(name="part")
@@ -102,8 +102,8 @@ async def test_the_progress_of_a_task_that_waits_counts_those_that_have_ended(
     assert (state.status, state.done, state.total) == (ProgressStatus.COMPLETE, 3, 3)
 
 
-async def test_what_start_can_not_mean_is_refused_at_once(worker: TaskWorker):
-    """Nothing to wait for, and too much of it."""
+async def test_invalid_arguments_of_start_are_refused_at_once(worker: TaskWorker):
+    """There is nothing to wait for, or too much."""
 
     @robust_task(name="end")
     async def end() -> None: ...

@@ -34,7 +34,7 @@ SYNCED = ("--appendonly", "yes", "--appendfsync", "everysec")
 
 @pytest.fixture(params=["valkey-server", "redis-server"])
 def program(request: pytest.FixtureRequest) -> str:
-    """The embedded Valkey, and the system's Redis where there is one."""
+    """Return the embedded Valkey and, if it is installed, the system's Redis."""
     found = valkey_binary() if request.param == "valkey-server" else shutil.which(request.param)
     if found is None:
         pytest.skip(f"{request.param} is not installed")
@@ -45,7 +45,7 @@ def program(request: pytest.FixtureRequest) -> str:
 def serving(
     folder: Path, *options: str, program: str | None = None, replicas: int = 0
 ) -> Iterator[tuple[Valkey, ...]]:
-    """A server that keeps nothing on disk without ``options``, then its replicas."""
+    """Yield a server, which without ``options`` keeps nothing on disk, and its replicas."""
     with ExitStack() as stack:
         servers: list[Valkey] = []
         for number in range(1 + replicas):
@@ -78,7 +78,7 @@ async def opened(
 
 
 async def calls_of(server: Valkey, command: str) -> int:
-    """Return how often the server was called with it."""
+    """Return how often the server has run a command."""
     (shown,) = await asyncio.to_thread(ask, parse_url(server.url), ["INFO", "commandstats"])
     found = re.search(rf"cmdstat_{command}:calls=(\d+)", str(shown))
     return int(found[1]) if found else 0
@@ -96,10 +96,8 @@ def project(stand_in: Callable[..., Path]) -> None:
     stand_in()
 
 
-async def test_it_waits_for_every_replica_and_keeps_nobody_else_waiting(
-    tmp_path: Path, program: str
-):
-    """While one is frozen; other calls of the process go on, and it returns when that thaws."""
+async def test_it_waits_for_every_replica_and_delays_no_other_call(tmp_path: Path, program: str):
+    """While a replica is frozen, other calls go on; it returns when the replica resumes."""
     with serving(tmp_path, program=program, replicas=2) as (primary, _, second):
         async with opened(primary) as (worker, number):
             await number.enqueue(1).start(durable=True)
@@ -114,7 +112,7 @@ async def test_it_waits_for_every_replica_and_keeps_nobody_else_waiting(
 
 
 async def test_a_frozen_replica_is_reported_in_time(tmp_path: Path, program: str):
-    """With the task's id, and that it is queued all the same; under its key it can be repeated."""
+    """The error names the task's id and its state; under its key the call can be repeated."""
     with serving(tmp_path, program=program, replicas=1) as (primary, replica):
         async with opened(primary) as (worker, number):
             first = number.enqueue(1).once("one").start(durable=SHORT)
@@ -125,7 +123,7 @@ async def test_a_frozen_replica_is_reported_in_time(tmp_path: Path, program: str
                     await first
                 assert str(caught.value).startswith(f"number {first.id}: queued, but not confirmed")
                 assert caught.value.queued is True
-                # Nothing is written that is there: it is waited for all the same.
+                # The task is there, so nothing is written, but the call still waits.
                 with pytest.raises(NotDurable, match="no confirmation by 1 replica within 0.3 s"):
                     await number.enqueue(1).once("one").start(durable=SHORT)
             again = await number.enqueue(1).once("one").start(durable=True)
@@ -134,7 +132,7 @@ async def test_a_frozen_replica_is_reported_in_time(tmp_path: Path, program: str
 
 
 async def test_memory_alone_is_refused_before_anything_is_written(tmp_path: Path, program: str):
-    """With the cure; the doctor says the same where ENQUEUE_DURABLE is set."""
+    """The error names the cure; with ENQUEUE_DURABLE set, the doctor reports the same."""
     with serving(tmp_path, program=program) as (server,):
         async with opened(server, enqueue_durable=True) as (worker, number):
             with pytest.raises(NotDurable, match=r"memory alone\. Set appendonly yes") as caught:
@@ -160,7 +158,7 @@ async def judged(server: Valkey) -> list[Any]:
 
 
 async def test_it_waits_for_the_disk(tmp_path: Path):
-    """On servers that say when a write is there."""
+    """This needs a server with WAITAOF."""
     with serving(tmp_path, *SYNCED) as (server,):
         async with opened(server) as (_, number):
             await number.enqueue(1).start(durable=True)
@@ -170,7 +168,7 @@ async def test_it_waits_for_the_disk(tmp_path: Path):
 
 
 async def test_an_unwritten_disk_is_reported(tmp_path: Path):
-    """As where the operating system is left to choose the moment."""
+    """With `appendfsync no`, the operating system chooses the time."""
     with serving(tmp_path, "--appendonly", "yes", "--appendfsync", "no") as (server,):
         async with opened(server) as (_, number):
             with pytest.raises(NotDurable, match="queued, but .*: no confirmation by the disk"):
@@ -178,7 +176,7 @@ async def test_an_unwritten_disk_is_reported(tmp_path: Path):
 
 
 async def test_a_server_that_cannot_confirm_its_disk_needs_a_replica(tmp_path: Path):
-    """Redis before 7.2."""
+    """This is the case for Redis before 7.2."""
     program = shutil.which("redis-server")
     if program is None:
         pytest.skip("redis-server is not installed")
@@ -192,7 +190,7 @@ async def test_a_server_that_cannot_confirm_its_disk_needs_a_replica(tmp_path: P
 
 
 async def test_calls_at_the_same_time_share_a_wait(tmp_path: Path):
-    """Hundreds need a few."""
+    """Hundreds of calls need only a few waits."""
     with serving(tmp_path, *LASTING, replicas=1) as (primary, replica):
         async with opened(primary, enqueue_durable=True) as (worker, number):
             await asyncio.gather(*(number.enqueue(value) for value in range(300)))
@@ -227,7 +225,7 @@ async def test_every_way_to_enqueue_is_durable(tmp_path: Path):
 
 
 async def test_a_connection_that_is_lost_confirms_nothing(tmp_path: Path):
-    """Even where another server answers the next one."""
+    """This holds even if another server answers the next connection."""
     with serving(tmp_path, replicas=1) as (primary, replica):
         async with opened(primary) as (_, number):
             with replica.frozen():
@@ -243,7 +241,7 @@ async def test_a_connection_that_is_lost_confirms_nothing(tmp_path: Path):
 
 
 async def test_a_frozen_server_is_reported_in_time(tmp_path: Path):
-    """Calls that wait for a free connection meanwhile were not enqueued."""
+    """Calls that wait for a free connection are not enqueued."""
     with serving(tmp_path, *LASTING) as (server,):
         async with opened(server) as (_, number):
             await number.enqueue(0).start(durable=True)
@@ -257,7 +255,7 @@ async def test_a_frozen_server_is_reported_in_time(tmp_path: Path):
 
 
 async def test_a_chain_is_refused(tmp_path: Path):
-    """It begins with durable=False where ENQUEUE_DURABLE is set."""
+    """With ENQUEUE_DURABLE set, it must begin with durable=False."""
     with serving(tmp_path, *LASTING) as (server,):
         async with opened(server, enqueue_durable=True) as (worker, number):
             with pytest.raises(TaskError, match=r"a chain can't be enqueued durably\. Begin it"):
@@ -268,14 +266,14 @@ async def test_a_chain_is_refused(tmp_path: Path):
 
 @pytest.mark.parametrize("value", [0, "yes", timedelta(0), 5])
 async def test_an_invalid_durability_is_refused(value: Any):
-    """At once, with the value."""
+    """The error names the value, at once."""
     task: Any = TaskWorker(Settings(redis_key_prefix="own")).task(name="number")(asyncio.sleep)
     with pytest.raises(TaskError, match=re.escape(f"a timedelta above 0, not {value!r}")):
         task.enqueue(1).start(durable=value)
 
 
-async def test_a_unique_task_has_a_line_all_the_same(tmp_path: Path):
-    """A later call stands for the one that waits."""
+async def test_a_durable_unique_task_has_a_line(tmp_path: Path):
+    """A later call joins the one that waits."""
     with serving(tmp_path, *LASTING) as (server,):
         async with opened(server, enqueue_durable=True) as (worker, _):
             with using_worker(worker):
@@ -290,7 +288,7 @@ async def test_a_unique_task_has_a_line_all_the_same(tmp_path: Path):
 
 @pytest.mark.slow
 async def test_a_failover_loses_only_unconfirmed_tasks(tmp_path: Path):
-    """A primary that dies takes along what its replicas had not yet."""
+    """Writes that no replica has are lost with the primary."""
     with Replicated(tmp_path) as servers:
         async with opened(servers) as (worker, number):
             old = servers.primary
@@ -307,7 +305,7 @@ async def test_a_failover_loses_only_unconfirmed_tasks(tmp_path: Path):
 
             found = await until_it_works(lambda: infos(worker, [*kept, plain, unsure]))
             assert [call.id for call, info in found if info is None] == [plain.id, unsure.id]
-            # It has one replica left, which follows it after a moment.
+            # Its remaining replica follows it shortly.
             await until_it_works(lambda: _awaited(number.enqueue(3).start(durable=SHORT)))
             for port in replicas:
                 if port != servers.primary:
@@ -319,7 +317,7 @@ async def test_a_failover_loses_only_unconfirmed_tasks(tmp_path: Path):
 @pytest.mark.slow
 @pytest.mark.parametrize("how", ["ordered", "frozen"])
 async def test_a_primary_that_is_being_replaced_confirms_nothing(tmp_path: Path, how: str):
-    """The replica that still follows it takes the task, and forgets it with the next primary."""
+    """The replica that still follows it would lose the task when it follows the new primary."""
     with Replicated(tmp_path) as servers:
         async with opened(servers) as (worker, number):
             old, kept = servers.primary, []
@@ -349,7 +347,7 @@ async def test_a_primary_that_is_being_replaced_confirms_nothing(tmp_path: Path,
 
 
 async def infos(worker: TaskWorker, calls: list[Any]) -> list[tuple[Any, Any]]:
-    """Each call with what is known of its task."""
+    """Return each call with the state of its task."""
     return [(call, await worker.info_by_id(call.id)) for call in calls]
 
 

@@ -104,7 +104,7 @@ def test_an_argument_that_cannot_be_stored_is_named_and_not_shown(args, kwargs, 
 
 
 class Fickle:
-    """Can't be pickled the first time, and can be the second time."""
+    """Fails to pickle the first time, but not the second."""
 
     def __init__(self) -> None:
         self._refusals = ["not yet"]
@@ -116,7 +116,7 @@ class Fickle:
 
 
 def test_arguments_that_can_each_be_stored_are_refused_together():
-    """As where one of them can be stored only sometimes."""
+    """This happens if one of them can only sometimes be stored."""
     with pytest.raises(PayloadError, match="^bill: its arguments can't be stored. Pass plain data"):
         dump({"f": "bill", "a": (Fickle(),), "k": {}})
     with pytest.raises(PayloadError, match="^A result can't be stored: not yet$"):
@@ -124,7 +124,7 @@ def test_arguments_that_can_each_be_stored_are_refused_together():
 
 
 class Refusing:
-    """Can't be pickled, for a reason of some lines or of none."""
+    """Fails to pickle, with an error of several lines or without text."""
 
     def __init__(self, *reason: str) -> None:
         self._reason = reason
@@ -137,13 +137,13 @@ class Refusing:
     ("value", "reason"), [(Refusing("one\ntwo"), "one"), (Refusing(), "TypeError")]
 )
 def test_the_reason_is_one_line(value: Refusing, reason: str):
-    """The first of its text, or else the name of the error."""
+    """It is the first line of the text, or else the name of the error."""
     with pytest.raises(PayloadError, match=rf"a Refusing, can't be stored \({reason}\)\. Pass"):
         dump({"f": "bill", "a": (value,), "k": {}})
 
 
 def test_a_schedule_that_an_older_worker_has_copied_is_read_for_a_while():
-    """Under the id of its run; what names another task, or none, is not."""
+    """It is read under the id of its run; a payload of another task, or of none, is not."""
     lenient, strict = (
         Codec([b"key"], "streaq:shop", accepts_unbound=accepts) for accepts in (True, False)
     )
@@ -160,7 +160,7 @@ def test_a_schedule_that_an_older_worker_has_copied_is_read_for_a_while():
 
 
 def test_a_call_that_was_kept_whole_is_read():
-    """As versions before 0.2 kept it; for its own task alone."""
+    """Versions before 0.2 stored it so; it is read only for its own task."""
     codec = Codec([b"key"], "streaq:shop", accepts_unbound=False)
     call = codec.seal(b"N.", Kind.CALL, "1")
     assert codec.open_kept(call, "1") == b"N."
@@ -168,8 +168,8 @@ def test_a_call_that_was_kept_whole_is_read():
         codec.open_kept(call, "2")
 
 
-def test_a_place_has_a_name_that_is_text():
-    """Nobody can have signed for half of a character."""
+def test_the_name_of_a_place_must_be_encodable():
+    """Nothing can be signed for a lone surrogate."""
     codec = Codec([b"key"], "streaq:shop", accepts_unbound=False)
     with pytest.raises(StreaqError, match="^Task data under an id that is no text!$"):
         codec.open(codec.seal(b"N.", Kind.CALL, "1"), Kind.CALL, "\ud800")

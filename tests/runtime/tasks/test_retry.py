@@ -1,4 +1,4 @@
-"""The arithmetic of trying again."""
+"""The arithmetic of retries."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ CHANCES = st.floats(0, 1, exclude_max=True)
 
 @given(base=BASES, cap=CAPS, tries=TRIES)
 def test_a_wait_grows_up_to_the_cap_and_stays_there(base: float, cap: timedelta, tries: int):
-    """However often it was tried: no number is too large."""
+    """No number of tries is too large."""
     policy = RetryPolicy(base=base, cap=cap)
 
     assert policy.delay(tries=tries) <= policy.delay(tries=tries + 1) <= cap
@@ -39,7 +39,7 @@ def test_a_wait_grows_up_to_the_cap_and_stays_there(base: float, cap: timedelta,
 
 @given(base=st.floats(0, 1, exclude_min=True), tries=TRIES)
 def test_a_base_below_one_makes_short_waits(base: float, tries: int):
-    """Tests like them; nothing underflows."""
+    """Tests use them; nothing underflows."""
     delay = RetryPolicy(base=base).delay(tries=tries)
 
     assert timedelta(0) <= delay <= timedelta(seconds=1)
@@ -55,7 +55,7 @@ def test_the_default_is_the_guides_formula(tries: int, seconds: int):
 def test_chance_only_shortens_a_wait_and_by_no_more_than_it_may(
     jitter: float, chance: float, tries: int
 ):
-    """The cap holds with jitter too."""
+    """The cap holds with jitter, too."""
     longest = RetryPolicy().delay(tries=tries)
     drawn = RetryPolicy(jitter=jitter).delay(tries=tries, chance=chance)
 
@@ -92,13 +92,13 @@ def test_a_wrong_number_is_named_by_the_guides_word(
 
 
 def test_the_ends_of_each_range_are_in_it():
-    """And without a chance that was drawn, the wait is the longest."""
+    """Without a random number, the wait is the longest."""
     assert RetryPolicy(max_tries=1, cap=timedelta(0), jitter=0).delay(tries=1) == timedelta(0)
     assert RetryPolicy(jitter=1).delay(tries=1) == timedelta(seconds=2)
 
 
 def test_a_later_try_names_its_time():
-    """In its text, where it has no reason; from none at all up to ten years."""
+    """Without a reason, its text does; the time may be up to ten years."""
     assert str(RetryLater(after=90)) == "asked to be tried again after 90 s"
     for longest in (timedelta(days=3653), timedelta(0)):
         assert RetryLater(after=longest).delay == longest
@@ -116,7 +116,7 @@ def test_a_later_try_can_be_pickled():
 
 @pytest.mark.parametrize("after", [-1, timedelta(seconds=-1), float("nan"), "5", True, 1e300])
 def test_a_later_try_takes_a_duration(after: Any):
-    """Named where it is raised, and not in the worker."""
+    """The error is raised in the task, not in the worker."""
     with pytest.raises((TypeError, ValueError), match="after takes"):
         RetryLater(after=after)
 
@@ -131,13 +131,13 @@ def test_a_later_try_takes_a_duration(after: Any):
     ],
 )
 def test_rules_are_refused_at_decoration(rules, error, words):
-    """With the parameter's name and the value."""
+    """The error names the parameter and the value."""
     with pytest.raises(error, match=words):
         robust_task(**rules)
 
 
 def test_the_nearest_class_decides():
-    """So that an exception to a rule is one more class."""
+    """One more class can thus make an exception to a rule."""
     rules = ErrorRules(give_up_on=(OSError, UnicodeError), retry_on=(ConnectionError, Exception))
     given_up = [FileNotFoundError(), UnicodeDecodeError("a", b"", 0, 1, "b"), GiveUp()]
     again = [ConnectionResetError(), ValueError(), KeyError(), RetryLater(after=1)]
@@ -149,7 +149,7 @@ def test_the_nearest_class_decides():
 
 
 def test_a_group_gives_up_when_one_of_its_errors_does():
-    """As a TaskGroup raises what its tasks have raised."""
+    """A TaskGroup raises such a group."""
     rules = ErrorRules(give_up_on=OSError)
     assert rules.gives_up(ExceptionGroup("", [KeyError(), OSError()]))
     assert not rules.gives_up(ExceptionGroup("", [KeyError(), KeyError()]))
@@ -159,7 +159,7 @@ NOW = datetime(2026, 11, 27, 12, tzinfo=UTC)
 
 
 class Busy(OSError):
-    """An error of somebody's client."""
+    """An error of some client library."""
 
     def __init__(self, **attributes: object) -> None:
         vars(self).update(attributes)
@@ -192,13 +192,13 @@ class Busy(OSError):
     ids=lambda value: str(vars(value)) if isinstance(value, Busy) else str(value),
 )
 def test_an_answer_may_name_the_wait(error: Busy, seconds: int | None):
-    """In seconds, as a duration or as a date; never less than none and more than a day."""
+    """It is given in seconds, as a timedelta or as a date, and limited to between 0 and a day."""
     wait = None if seconds is None else timedelta(seconds=seconds)
     assert named_wait(error, NOW) == wait
 
 
 def test_the_policy_of_a_task_is_its_own():
-    """Any other task has none."""
+    """Other tasks have none."""
     task, policy = Busy(), FailurePolicy(retry=RetryPolicy())
     assert policy_of(task) is None
     set_policy(task, policy)
@@ -207,7 +207,7 @@ def test_the_policy_of_a_task_is_its_own():
 
 @given(named=st.text() | st.floats() | st.integers() | st.none() | st.binary() | st.timedeltas())
 def test_whatever_an_answer_names_the_wait_is_none_or_up_to_a_day(named: object):
-    """It comes from outside."""
+    """A server may send anything."""
     error = OSError()
     error.retry_after = named  # type: ignore[attr-defined]
     wait = named_wait(error, datetime.now(UTC))

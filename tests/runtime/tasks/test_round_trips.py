@@ -1,4 +1,4 @@
-"""Requests that enqueue at the same time share round trips, wherever the queue lies."""
+"""Requests that enqueue at the same time share round trips, on every topology."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ AT_ONCE, BURSTS = 50, 5
 
 
 @pytest.mark.parametrize("kind", ["single", "sentinel", "cluster"])
-async def test_calls_of_one_moment_are_one_write(
+async def test_simultaneous_calls_share_one_write(
     request: pytest.FixtureRequest, stand_in: Callable[[], Path], tmp_path: Path, kind: str
 ):
-    """The server reads far fewer times than there are calls; each call has a task of its own."""
+    """The server reads far less often than there are calls; each call gets its own task."""
     stand_in()
     if kind == "cluster":
         clustered: Clustered = request.getfixturevalue("clustered")
@@ -50,12 +50,12 @@ async def count_reads(server: Valkey | Fleet) -> None:
             before, reads = await worker.queue_size(), await asyncio.to_thread(reads_of, address)
             ids = set()
             for _ in range(BURSTS):
-                # As that many requests do, each in an asyncio task of its own.
+                # Like that many requests, each in an asyncio task of its own.
                 calls = [asyncio.ensure_future(number.enqueue(n).start()) for n in range(AT_ONCE)]
                 ids |= {task.id for task in await asyncio.gather(*calls)}
             reads = await asyncio.to_thread(reads_of, address) - reads
             assert len(ids) == await worker.queue_size() - before == AT_ONCE * BURSTS
-    # Sentinels, replicas and who watches them are read from, too.
+    # The counts include Sentinels, replicas and the processes that watch them.
     assert reads < AT_ONCE * BURSTS / 2
 
 

@@ -48,7 +48,7 @@ SHARES = {
 
 
 class Producer:
-    """Draws one task after the other; what it draws depends on the seed alone."""
+    """Draws one task after the other; its choices depend only on the seed."""
 
     def __init__(self, seed: str, aborts: TaskGroup) -> None:
         self._chance = Random(seed)  # noqa: S311 - repeatable on purpose
@@ -56,7 +56,7 @@ class Producer:
         self._keys = 0
 
     async def produce(self, seconds: float) -> None:
-        """Enqueue for so long, whatever happens to Redis meanwhile."""
+        """Enqueue for so many seconds, whatever happens to Redis."""
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
             await self._produce_one()
@@ -131,7 +131,7 @@ async def _enqueue(task: AnyTask, kind: str) -> None:
 
 
 async def _abort(task: AnyTask, patience: float) -> None:
-    """Ask until there is an answer, as a person would."""
+    """Repeat the call until it succeeds, as a person would."""
     await anyio.sleep(patience)
     for _ in range(10):
         answer = "error"

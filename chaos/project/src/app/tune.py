@@ -1,4 +1,4 @@
-"""What the project declares."""
+"""The project's declarations."""
 
 from __future__ import annotations
 

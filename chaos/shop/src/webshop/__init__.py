@@ -1,1 +1,1 @@
-"""The project whose webhooks are delivered to while its web processes are taken away."""
+"""The project that receives webhooks while its web processes are killed."""

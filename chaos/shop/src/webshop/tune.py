@@ -1,4 +1,4 @@
-"""What the project declares, and does: each event is acted on once, however often it comes."""
+"""The project: it processes each event once, however often it is delivered."""
 
 from __future__ import annotations
 
@@ -21,32 +21,32 @@ INSERT = text("INSERT INTO placed (event) VALUES (:event) ON CONFLICT DO NOTHING
 
 
 class Placed(SQLModel, table=True):
-    """An order, under the event that told of it."""
+    """An order, with its event as the key."""
 
     event: str = Field(primary_key=True)
 
 
 class Delivery(BaseModel):
-    """What a sender posts."""
+    """The body of a delivery."""
 
     event: str
 
 
 @robust_task(max_retries=8, backoff_base=0.5)
 async def act(event: str) -> None:
-    """Act on an event."""
+    """Process an event."""
     note("acted", event=event)
 
 
 @router.post("/once", status_code=202)
 async def once(delivery: Delivery) -> None:
-    """Enqueue what is to be done, under the event's key."""
+    """Enqueue the task under the event's key."""
     await act.enqueue(delivery.event).once(delivery.event)
 
 
 @router.post("/within", status_code=202)
 async def within(delivery: Delivery) -> None:
-    """Store the order and enqueue what is to be done, in one transaction, unless it is there."""
+    """Store the order and enqueue its task in one transaction, unless the order exists."""
     async with open_session() as session:
         connection = await session.connection()
         if (await connection.execute(INSERT, {"event": delivery.event})).rowcount:

@@ -1,1 +1,1 @@
-"""The project that nonsense is sent to: a route, a stream and a task of each kind."""
+"""The target of the fuzz: a project with a route, a stream and a task of each kind."""

@@ -1,4 +1,4 @@
-"""What the project declares."""
+"""The project's declarations."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ router = APIRouter()
 
 
 class Order(BaseModel):
-    """What a visitor posts."""
+    """The body of an order."""
 
     name: str = "echo"
     values: list[int | float | str | None] = []
@@ -62,14 +62,14 @@ async def order(wanted: Order) -> dict[str, str]:
 
 @router.get("/orders/{task_id}")
 async def outcome(task_id: str) -> dict[str, str]:
-    """Return what a task has returned; it is waited for."""
+    """Wait for a task, and return its result."""
     result = await get_worker().result_by_id(task_id, timeout=3)
     return {"result": str(result.result if result.success else "failed")}
 
 
 @router.post("/upload")
 async def upload(file: UploadFile) -> int:
-    """Take a file."""
+    """Return the size of an uploaded file."""
     return len(await file.read())
 
 
@@ -81,7 +81,7 @@ async def events(channel: str) -> str:
 
 @progress_endpoint("/progress/{task_id}", router=router)
 async def progress(task_id: str) -> str:
-    """Return the task whose progress is shown."""
+    """Return the task whose progress to show."""
     return task_id
 
 

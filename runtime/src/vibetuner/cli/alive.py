@@ -55,7 +55,7 @@ def _workers(url: str, prefix: str) -> list[dict[str, Any]]:
 
     address, keys = parse_url(url, prefix), JournalKeys(prefix)
     try:
-        # The moments are the server's: this machine may have another time than the worker's.
+        # All times are the server's, as this machine's clock may differ from the worker's.
         heard, time = map(
             _words, ask(address, ["ZRANGE", keys.workers, "0", "-1", "WITHSCORES"], ["TIME"])
         )

@@ -218,8 +218,8 @@ def _limited(protocol: Any, clients: Clients) -> Any:
             self.transport.close()
 
         def send_400_response(self, msg: str) -> None:
-            # A malformed body may come after its head went to the app. What the app answers has
-            # nowhere to go then, and uvicorn's own 400 fails after a HEAD: a traceback for each.
+            # A malformed body may arrive after the app got the head. The app's response can't be
+            # sent then, and uvicorn's own 400 fails after a HEAD: each would log a traceback.
             cycle, is_answered = self.cycle, False
             if cycle is not None and not cycle.response_complete:
                 cycle.disconnected = True

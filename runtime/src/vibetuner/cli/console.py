@@ -15,7 +15,7 @@ CODES = {"bold": 1, "dim": 2, "red": 31, "green": 32, "yellow": 33, "cyan": 36}
 
 
 class Console:
-    """Prints to the stdout of the time when this is made; lines are never wrapped."""
+    """Prints to the stdout that is set when it is created; lines are never wrapped."""
 
     def __init__(self) -> None:
         self._colourful = is_colourful(sys.stdout)
@@ -28,20 +28,20 @@ class Console:
 
 
 def make_env_file() -> None:
-    """Make `.env` out of `.env.example` where there is none, and report it."""
+    """Create `.env` from `.env.example` if there is none, and report it."""
     if made := ensure_env_file():
         print(f"made {made.name} from .env.example, with a fresh SECRET_KEY", file=sys.stderr)
 
 
 def prepare_env_file() -> None:
-    """Make `.env` as ``vibetuner run dev`` does, for a command that comes before it.
+    """Create `.env` as ``vibetuner run dev`` does, for a command that is typed before it.
 
-    Where the environment names servers, or calls itself something other than development, the
-    settings come from there, and no file is made.
+    If the environment names servers, or sets ENVIRONMENT to something other than development, the
+    settings come from there, and no file is created.
     """
     if os.environ.get("ENVIRONMENT", "development") != "development":
         return
     if any(os.environ.get(name) for name in ("REDIS_URL", "MONGODB_URL", "DATABASE_URL")):
         return
-    with suppress(OSError):  # the folder is not ours to write: what is missing is named later
+    with suppress(OSError):  # in a read-only folder, later errors name the missing settings
         make_env_file()

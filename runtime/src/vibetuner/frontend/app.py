@@ -90,10 +90,10 @@ def create_app() -> FastAPI:
 
 
 async def answer_invalid(request: Request, error: RequestValidationError) -> Response:
-    """Answer as FastAPI does, and leave out what was sent where JSON has no form for it."""
+    """Answer as FastAPI does, but without the input if JSON can't represent it."""
     try:
         return await request_validation_exception_handler(request, error)
-    except (ValueError, RecursionError):  # no UTF-8, not a number, or nested too deeply
+    except (ValueError, RecursionError):  # not UTF-8, NaN, or nested too deeply
         names = ("type", "loc", "msg")
         details = [{name: one[name] for name in names} for one in error.errors()]
         return Response(json.dumps({"detail": details}), 422, media_type="application/json")

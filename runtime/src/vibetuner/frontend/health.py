@@ -124,7 +124,7 @@ async def _answer_outage(request: Request, error: Exception) -> JSONResponse:
     problem = str(error) if isinstance(error, VibetunerError) else first_line(error)
     logger.warning("%s %s: %s", request.method, request.url.path, problem)
     if get_settings().environment == "production":
-        problem = "What this needs does not answer at the moment"
+        problem = "A server that this request needs does not answer. Try again soon"
     wait = error.retry_after if isinstance(error, MailError) else None
     headers = {"Retry-After": f"{wait.total_seconds():.0f}"} if wait else None
     return JSONResponse({"detail": problem}, 503, headers)

@@ -23,5 +23,5 @@ ANSWER_SECONDS = 10.0
 
 
 def answer_seconds() -> float:
-    """Return how long a command may take on what is opened here, beyond the time that it blocks."""
+    """Return the seconds that a server has to answer, beyond the time that a command may block."""
     return request_seconds.get() or ANSWER_SECONDS

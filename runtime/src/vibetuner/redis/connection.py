@@ -138,7 +138,7 @@ class Connection:
             await asyncio.shield(self._start_connecting())
 
     async def replicas(self) -> int:
-        """Return how many replicas of its server those count who know the primary; else 0.
+        """Return how many replicas the Sentinels or the Cluster report; 0 without either.
 
         Raises:
             ConnectionError: they call another server the primary.

@@ -102,7 +102,7 @@ class Keys:
         return f"{self.queue}:task:dependencies:{task_id}"
 
     def parts(self, task_id: str) -> str:
-        """The number of tasks that this one waited for at first, where there were several."""
+        """String: the number of tasks that this one waited for at first, if there were several."""
         return f"{self.queue}:task:parts:{task_id}"
 
     def previous(self, task_id: str) -> str:
@@ -226,9 +226,9 @@ class Keys:
 
     @property
     def is_sharded(self) -> bool:
-        """Return whether events go by sharded pub/sub, to the nodes of the queue's shard alone.
+        """Return whether events use sharded pub/sub, which reaches only the queue's shard.
 
-        Where the prefix has a hash tag, all keys share a slot, and so does the channel.
+        If the prefix has a hash tag, all keys and the channel share one slot.
 
         >>> Keys("{shop}:").is_sharded, Keys("shop:").is_sharded
         (True, False)

@@ -72,16 +72,16 @@ class Primary:
         return server
 
     async def replicas(self, server: Address) -> int:
-        """Return how many replicas of a server are up, as those say who call it the primary.
+        """Return how many replicas of a server are up, according to the guides that name it.
 
-        While another is promoted, they still count the one that has left it.
+        While a replica is being promoted, they still count it, although it has left the server.
 
         Raises:
-            OSError: most of them call another server the primary.
+            OSError: most guides call another server the primary.
         """
         guides = self._address.guides
         assert guides is not None  # noqa: S101 - as above
-        # One that was silent a moment ago would hold up every caller.
+        # Guides that did not answer the last time are left out: they would delay every caller.
         heard = {one: guide for one, guide in self._guides.items() if one in self._heard}
         named, found = await asyncio.gather(
             self._ask_all(heard), self._ask_all(heard, guides.replicas_question)

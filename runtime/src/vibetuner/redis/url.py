@@ -106,9 +106,9 @@ class Sentinels:
         return ("SENTINEL", "REPLICAS", self.name)
 
     def count_replicas(self, reply: object, _own: Address) -> int:
-        """Return how many replicas are up and follow their primary, by an answer to that.
+        """Return how many replicas are up and follow their primary, according to a reply.
 
-        One that is promoted hangs up on the Sentinels for a moment, and counts all the same.
+        A replica that is being promoted disconnects from the Sentinels briefly, and still counts.
         """
         known = (
             dict(zip(map(_text, one[::2]), map(_text, one[1::2]), strict=False))
@@ -164,7 +164,7 @@ class Cluster:
         return [own, *others]
 
     def count_replicas(self, reply: object, own: Address) -> int:
-        """Return how many nodes beside the primary have the slot, by an answer."""
+        """Return how many replicas the primary of the slot has, according to a reply."""
         return len(self.read(reply, own.host)[0][1:]) if isinstance(reply, list) else 0
 
 
@@ -220,7 +220,7 @@ class Address:
         return [replace(self, host=host, port=port, cluster=None) for host, port in hosts]
 
     def named(self, reply: object, asked: Address) -> tuple[str, int] | None:
-        """Return the place of the server that an answer calls the primary."""
+        """Return host and port of the server that a reply calls the primary."""
         if not isinstance(reply, list):
             return None
         if self.cluster is None:

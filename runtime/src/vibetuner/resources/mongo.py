@@ -74,7 +74,7 @@ open_resource = open_mongo
 async def _init_documents(database: Database, project: VibetunerApp) -> None:
     # Imported here: listing dead letters needs only the database.
     core = import_module("vibetuner.models").CORE_MODELS
-    with timeout(None):  # an index of a large collection takes its time
+    with timeout(None):  # creating an index on a large collection may take long
         await import_module("beanie").init_beanie(
             database=database, document_models=[*core, *project.models]
         )

@@ -71,7 +71,7 @@ async def open_sql(settings: Settings) -> AsyncIterator[AsyncEngine]:
         with sql_engine.hold(engine):
             yield engine
     finally:
-        with suppress(TimeoutError):  # a frozen server answers no farewell
+        with suppress(TimeoutError):  # a frozen server never answers the close
             await finish(asyncio.wait_for(engine.dispose(), CLOSE_SECONDS))
 
 

@@ -54,8 +54,8 @@ PRAGMAS = {
 def make_engine(settings: Settings) -> AsyncEngine:
     """Return the engine for DATABASE_URL; it connects on first use.
 
-    Where requests wait for it, each step has DATABASE_ANSWER_TIMEOUT: a connection, a lock, an
-    answer.
+    In a web process each step has at most DATABASE_ANSWER_TIMEOUT: connecting, waiting for a lock,
+    and waiting for an answer.
 
     Raises:
         NotConfigured: DATABASE_URL is empty.
@@ -189,7 +189,7 @@ def _sqlite_options(url: URL, wait: float) -> dict[str, Any]:
 
 
 def _pool_options(settings: Settings, limit: float | None) -> dict[str, Any]:
-    """Two sessions for every task that runs at the same time: one in the other is common."""
+    """Return the pool's options: two sessions for each running task, as tasks often nest them."""
     size = settings.database_pool_size or settings.worker_concurrency
     return {
         "poolclass": Pool,
@@ -215,9 +215,9 @@ def _shield(engine: AsyncEngine) -> None:
 
 
 def _give_up_late_answers(engine: AsyncEngine, settings: Settings) -> None:
-    """Hang up on a server that does not answer in time.
+    """Close a connection whose server does not answer in time, and raise ServiceUnavailable.
 
-    asyncpg raises TimeoutError then, which SQLAlchemy takes for no error of the connection.
+    asyncpg raises TimeoutError then, which SQLAlchemy does not treat as a lost connection.
     """
     dialect = engine.dialect
 
@@ -243,13 +243,13 @@ def _give_up_late_answers(engine: AsyncEngine, settings: Settings) -> None:
 
     event.listen(engine.sync_engine, "handle_error", on_error, retval=True)
     ping = dialect.do_ping
-    # SQLAlchemy does not report a TimeoutError of these two by the event.
+    # SQLAlchemy calls no event for a TimeoutError in these two.
     dialect.connect = partial(in_time, dialect.connect)  # type: ignore[method-assign]
     dialect.do_ping = partial(in_time, ping)  # type: ignore[method-assign]
 
 
 def _hang_up(connection: AdaptedConnection | PoolProxiedConnection) -> None:
-    """Close a connection of asyncpg without its farewell, which the server would have to answer."""
+    """Close a connection of asyncpg without a goodbye, whose reply may never come."""
     driver: Any = connection.driver_connection
     driver.terminate()
 

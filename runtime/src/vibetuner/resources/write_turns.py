@@ -3,8 +3,7 @@
 SQLite has one writer at a time. A connection that finds the file locked sleeps, up to 100 ms at a
 time, and tries again; under load, one that has waited longest is as likely to fail as any other.
 Here the writers of a process queue up, and each goes on as soon as the one before has committed.
-SQLite's own waiting is left to other processes.
-
+Between processes, SQLite's own waiting remains.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ Step = Callable[[Any], None]
 
 
 def take_turns(engine: AsyncEngine, seconds: float = LONGEST_WAIT) -> None:
-    """Let the writers of an engine wait for each other in order, each for so many seconds."""
+    """Let the writers of an engine wait for each other in order, each at most ``seconds``."""
     turns, dialect = WriteTurns(seconds), engine.dialect
     event.listen(engine.sync_engine, "before_cursor_execute", turns.take)
     # SQLAlchemy's events come before these steps, but a turn ends after them.
@@ -58,7 +57,8 @@ class WriteTurns:
         """Wait for the turn before a transaction's first write.
 
         Raises:
-            OperationalError: it did not come in time, as SQLite says it of another process's lock.
+            OperationalError: the turn did not come in time; the error is SQLite's own for a locked
+                file.
         """
         if not statement.lstrip()[:7].upper().startswith(WRITES) or not in_greenlet():
             return

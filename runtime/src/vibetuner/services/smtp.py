@@ -129,13 +129,13 @@ def _timeout(text: str, *, leftover: dict[str, str]) -> float:
 
 @dataclass(frozen=True, slots=True)
 class SmtpMailer:
-    """Sends messages, one connection a message."""
+    """Sends messages, each over a connection of its own."""
 
     server: SmtpServer
     tls_context: ssl.SSLContext | None = None
 
     async def send(self, message: EmailMessage) -> None:
-        """Deliver to the server, within five seconds where a request waits for it.
+        """Deliver to the server; while a request waits, within five seconds.
 
         Raises:
             ServiceUnavailable: the server does not answer.
@@ -145,7 +145,7 @@ class SmtpMailer:
         limit = request_seconds.get()
         try:
             async with asyncio.timeout(limit) as deadline:
-                await self._hand_in(message)
+                await self._submit(message)
         except (SMTPException, OSError) as error:
             if deadline.expired():
                 late = TimeoutError(f"no answer within {limit:g} s")
@@ -153,7 +153,7 @@ class SmtpMailer:
             raise _explained(error, self.server) from error
         logger.info("mail %s accepted by %s", message["Message-ID"], self.server.name)
 
-    async def _hand_in(self, message: EmailMessage) -> None:
+    async def _submit(self, message: EmailMessage) -> None:
         server = self.server
         sender = message["From"].addresses[0]
         client = SMTP(
@@ -174,7 +174,7 @@ class SmtpMailer:
                 recipients = [address.addr_spec for address in message["To"].addresses]
                 await client.sendmail(sender.addr_spec, recipients, message.as_bytes())
             except asyncio.CancelledError:
-                client.close()  # a farewell would wait for its answer
+                client.close()  # QUIT would wait for its reply
                 raise
 
 

@@ -31,7 +31,7 @@ __all__ = [
 
 
 class FailureWithArguments(Protocol):
-    """A function that hears of a failure, and of the arguments that the task was called with."""
+    """The type of an ``on_failure`` that also gets the task's arguments."""
 
     def __call__(
         self,
@@ -243,7 +243,7 @@ def _span(named: Any, now: datetime) -> timedelta:
 def wanted_arguments(
     on_failure: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Return the ``args`` and ``kwargs`` of a task, as far as its ``on_failure`` declares them.
+    """Return those of ``args`` and ``kwargs`` that an ``on_failure`` declares as keyword-only.
 
     >>> wanted_arguments(lambda name, task_id, error, *, args: None, (7,), {})
     {'args': (7,)}

@@ -692,7 +692,7 @@ class TaskWorker(Worker[Any]):
 
         Args:
             tab: the line.
-            offset: by how many milliseconds the clock that counts is ahead of this machine's.
+            offset: the milliseconds that the server's clock is ahead of this machine's.
         """
         calendar = datetime.now(self.tz) + self.ahead + timedelta(milliseconds=offset)
         due: datetime = CronTab(tab).next(now=calendar, return_datetime=True)

@@ -52,7 +52,7 @@ Ask = Callable[[str], Awaitable[object]]
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Valkey]:
-    """A server that counts the commands of this module alone."""
+    """A server whose counters include only the commands of this module."""
     with Valkey(tmp_path_factory.mktemp("valkey"), lasting=False) as valkey:
         yield valkey
 
@@ -67,7 +67,7 @@ def settings(settings: Settings, server: Valkey) -> Iterator[Settings]:
 
 @pytest.fixture
 def ask(client: AsyncClient, settings: Settings, tmp_path: Path) -> Ask:
-    """Open a page, take a look or run a command, by its name."""
+    """Open a page, read the letters or run a command, by its name."""
     folder = write_project(tmp_path / "shop")
     environment = {
         "REDIS_URL": settings.redis_url or "",
@@ -86,10 +86,10 @@ def ask(client: AsyncClient, settings: Settings, tmp_path: Path) -> Ask:
     return ask
 
 
-async def test_pages_ask_as_much_with_many_letters_as_with_few(
+async def test_pages_cost_the_same_with_many_letters_as_with_few(
     ask: Ask, worker: TaskWorker, settings: Settings
 ):
-    """Each command is called as often, in our functions too, and as many bytes come back."""
+    """The calls of each command, also within our functions, and the bytes returned are equal."""
     asked = [*PAGES, *LOOKS, "worker-health"]
     await bury(worker, settings, 0, FEW)
     for name in asked:
@@ -106,7 +106,7 @@ async def test_pages_ask_as_much_with_many_letters_as_with_few(
 
 
 async def bury(worker: TaskWorker, settings: Settings, start: int, end: int) -> None:
-    """Letters of two bugs, of which the first of each hundred are acted on."""
+    """Store letters of two bugs, and act on the first of each hundred."""
     keys, functions = Keys(settings.redis_key_prefix), worker.client.functions
     letters = [
         make_letter(
@@ -127,9 +127,9 @@ async def bury(worker: TaskWorker, settings: Settings, start: int, end: int) -> 
 
 
 async def cost(redis: Redis[str], ask: Ask, name: str) -> tuple[Counter[str], int]:
-    """Return how often each command was called meanwhile, and how many bytes were sent back.
+    """Return the calls of each command, and the bytes returned, for one request of this name.
 
-    Of two times the lesser: something else may call the server once in a while.
+    It is the lesser of two measurements, as something else may call the server now and then.
     """
     found = []
     for _ in range(2):

@@ -1,4 +1,4 @@
-"""Values, arguments and damaged records as a page shows them."""
+"""Values, arguments and damaged records on pages."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from vibetuner.tasks.inspect.shown import name_arguments, shown
 
 
 class Unsigned:
-    """A function whose parameters nobody can know."""
+    """A function whose signature can't be read."""
 
     __signature__ = "none"
 
@@ -36,13 +36,13 @@ def named(here: int, /, there: int = 0, *, alone: int = 0, **more: int) -> None:
         (None, (1, 2), ["argument 1", "argument 2"]),
     ],
 )
-def test_an_argument_without_a_name_has_a_place(function: Any, args: Any, names: list[str]):
-    """Nobody here has the function, or it takes fewer now."""
+def test_an_argument_without_a_name_has_its_position(function: Any, args: Any, names: list[str]):
+    """The function is not known here, or it now has fewer parameters."""
     assert list(name_arguments(function, args, {})) == names
 
 
 def test_a_list_is_shown_without_secrets():
-    """However deep they lie; an empty one is none."""
+    """Nested ones are masked, too; an empty one is not a secret."""
     value = [{"token": "x", "password": ""}, "redis://ann:x@cache", 1.5]
     assert shown(value) == '[{"token": "•••", "password": ""}, "redis://***@cache", 1.5]'
 
@@ -59,7 +59,7 @@ def test_a_list_is_shown_without_secrets():
 def test_a_result_that_the_journal_does_not_have_is_shown(
     outcome: dict[str, Any], state: State, error: str
 ):
-    """As of another worker of streaq's."""
+    """For example, one from a worker of streaq's own."""
     row = _result_row("1", {"f": "mail", "t": 2, "ft": 1000, **outcome})
     assert (row.state, row.error[: len(error)]) == (state, error)
     if "r" in outcome:
@@ -69,12 +69,12 @@ def test_a_result_that_the_journal_does_not_have_is_shown(
 
 @pytest.mark.parametrize("stored", [None, "", "no json", "[1, 2]", "5"])
 def test_a_place_in_line_that_cannot_be_read_is_none(stored: Any):
-    """Whatever somebody has written there."""
+    """Somebody may have written anything there."""
     assert _read_member(stored) == ("", "")
 
 
 class Bare:
-    """A type that pydantic knows no schema of."""
+    """A type without a schema in pydantic."""
 
 
 async def takes(item: Bare, *items: int, **more: int) -> None: ...
@@ -83,8 +83,8 @@ async def takes(item: Bare, *items: int, **more: int) -> None: ...
 async def missing(day: Nowhere) -> None: ...  # type: ignore[name-defined]  # noqa: F821
 
 
-def test_arguments_that_cannot_be_checked_are_the_tasks_own_affair():
-    """A type without a schema, one that is not there, and those that take any number."""
+def test_arguments_that_cannot_be_checked_are_accepted():
+    """Their type has no schema or does not exist, or the parameter takes any number of them."""
     item = Bare()
     assert check_arguments(takes, "takes", [item, "1"], {"b": "2"}) == ([item, "1"], {"b": "2"})
     assert check_arguments(missing, "missing", ["today"], {}) == (["today"], {})

@@ -17,7 +17,7 @@ from vibetuner.tasks.letters.plain import plain, plain_text, plain_traceback
 
 
 class Mute:
-    """Can't even say what it is."""
+    """Raises when it is shown."""
 
     def __str__(self) -> str:
         raise RuntimeError("no session is open")
@@ -50,7 +50,7 @@ anything = st.recursive(
 
 @given(anything)
 def test_both_stores_take_whatever_was_passed(value: Any):
-    """Also what text can't be encoded, numbers of any size, and odd names."""
+    """Even text that can't be encoded, numbers of any size, and odd names are stored."""
     shown = plain({"value": value})
 
     assert bson.decode(bson.encode(shown)) == shown
@@ -59,7 +59,7 @@ def test_both_stores_take_whatever_was_passed(value: Any):
 
 @pytest.mark.parametrize("value", [Mute(), deep(), endless(), "x" * 10**6, ["y" * 900] * 900])
 def test_a_value_that_cannot_be_shown_loses_no_letter(value: Any):
-    """It is cut short, or its kind is named."""
+    """It is shortened, or its type is named."""
     letter = make_letter("t1", args=plain([value]), kwargs=plain({"k": value}))
 
     assert len(letter.to_json()) < 200_000
@@ -69,12 +69,12 @@ def test_a_value_that_cannot_be_shown_loses_no_letter(value: Any):
 
 
 def test_an_error_that_cannot_be_shown_is_named():
-    """Somebody's ``__str__`` fails just when the letter is written."""
+    """Its ``__str__`` raises."""
     assert plain_text(Mute()) == "a Mute (RuntimeError in its __str__)"
 
 
 def test_fingerprints_differ_by_task_cause_and_place():
-    """And by nothing else."""
+    """Nothing else matters."""
     one, other = raised("here"), raised("there")
 
     assert fingerprint("a", Cause.EXCEPTION, one) == fingerprint("a", Cause.EXCEPTION, other)
@@ -92,14 +92,14 @@ def raised(message: str) -> ValueError:
 
 
 class Broken(dict[str, Any]):
-    """Can't say what it holds."""
+    """Raises when it is iterated."""
 
     def items(self) -> Any:
         raise RuntimeError("no session is open")
 
 
 class Unnoted(ValueError):
-    """Can't say what was noted beside it."""
+    """Raises when its notes are read."""
 
     @property
     def __notes__(self) -> Any:
@@ -113,14 +113,14 @@ class Unreadable:
         raise Unnoted
 
 
-def test_what_cannot_be_looked_through_keeps_its_shape():
-    """A list stays a list, and a dict a dict."""
+def test_a_container_that_cannot_be_iterated_keeps_its_type():
+    """A list stays a list, and a dict stays a dict."""
     assert plain([Broken()]) == ["can't be shown (RuntimeError)"]
     assert plain(Broken()) == {"…": "can't be shown (RuntimeError)"}
 
 
-def test_a_traceback_that_cannot_be_written_costs_nothing():
-    """Nor one that there is none of."""
+def test_a_traceback_that_cannot_be_formatted_is_left_out():
+    """A missing one is left out, too."""
     assert plain_traceback(Unnoted()) == ""
     with pytest.raises(Unnoted) as raised:
         int(Unreadable())

@@ -1,4 +1,4 @@
-"""The prefetch of a worker, and numbers as the queue stores them."""
+"""A worker's prefetch, and the reading of stored numbers."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from vibetuner.tasks.worker import TaskWorker
 
 
 def test_short_tasks_are_prefetched_for_some_round_trips():
-    """100 a second, and 8 round trips of 10 ms: eight tasks."""
+    """100 tasks a second and 8 round trips of 10 ms make eight tasks."""
     ahead = Lookahead(slots=100, now=0.0)
     assert ahead.count(0.0) == 0
     ahead.finished += 100
@@ -18,7 +18,7 @@ def test_short_tasks_are_prefetched_for_some_round_trips():
 
 
 def test_a_round_trip_that_is_slow_once_counts_for_a_quarter():
-    """2 ms and then 6 ms are taken for 3 ms: 8 of them, at 500 tasks a second."""
+    """2 ms and then 6 ms give 3 ms; 8 of these at 500 tasks a second make twelve tasks."""
     ahead = Lookahead(slots=1000, now=0.0)
     for asked, now in ((0.998, 1.0), (1.994, 2.0)):
         ahead.finished += 500
@@ -26,16 +26,16 @@ def test_a_round_trip_that_is_slow_once_counts_for_a_quarter():
     assert ahead.count(2.0) == 12
 
 
-def test_no_more_is_claimed_than_begins_before_it_is_stale():
-    """However slow the server answers: half of the time after which a claim is stale."""
+def test_only_tasks_that_begin_before_they_are_stale_are_claimed():
+    """With a slow server, the limit is half of the time after which a claim is stale."""
     ahead = Lookahead(slots=1000, now=0.0)
     ahead.finished += 4
     ahead.answered(asked=0.0, now=0.02)
     assert ahead.count(0.02) == 20
 
 
-def test_a_short_span_says_too_little():
-    """The rate of the span before it holds, and the tasks are counted for the next one."""
+def test_a_short_span_does_not_change_the_rate():
+    """Its tasks count for the next span."""
     ahead = Lookahead(slots=1000, now=0.0)
     ahead.finished += 100
     ahead.answered(asked=0.99, now=1.0)
@@ -44,7 +44,7 @@ def test_a_short_span_says_too_little():
     assert (ahead.count(2.0), ahead.finished) == (0, 0)
 
 
-def test_a_slot_has_at_most_two_tasks_ahead():
+def test_at_most_two_tasks_are_prefetched_for_each_slot():
     """A worker with few slots leaves the others to other workers."""
     ahead = Lookahead(slots=3, now=0.0)
     ahead.finished += 10_000
@@ -57,7 +57,7 @@ def test_a_slot_has_at_most_two_tasks_ahead():
     [(b"0", 0), (b"999999", 999_999), (b"1000000", 0), (b"-1", 0), (b"1e3", 0), (b"", 0)],
 )
 def test_a_stored_number_out_of_range_is_none(stored: bytes, number: int):
-    """Anybody who may write to Redis may have written it."""
+    """Anybody who can write to Redis may have written it."""
     assert _number(stored, MOST_TRIES) == number
 
 

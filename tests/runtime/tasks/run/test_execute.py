@@ -1,4 +1,4 @@
-"""The verdict on an attempt: how it ends, and when it is repeated."""
+"""The outcome of an attempt, and the time of the next one."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def busy(seconds: float) -> Exception:
 def judged(
     error: BaseException | None, max_tries: int = 0, rules: ErrorRules | None = None, **known: Any
 ) -> Attempt:
-    """A second attempt, with the policy of a robust task where it may be tried so often."""
+    """Return a second attempt; with ``max_retries``, it belongs to a robust task."""
     attempt = Attempt("1", "normal", "1-0", tries=2)
     attempt.error, attempt.started, attempt.finished = error, STARTED, FINISHED
     if max_tries:
@@ -69,7 +69,7 @@ def judged(
     ],
 )
 def test_an_attempt_has_one_end(attempt: Attempt, end: End, cause: Cause | None):
-    """By what cut it, what it raised, and whether another attempt is left."""
+    """It follows from its cut, its exception, and the attempts that are left."""
     assert (attempt.end, attempt.cause) == (end, cause)
 
 
@@ -85,13 +85,13 @@ def test_an_attempt_has_one_end(attempt: Attempt, end: End, cause: Cause | None)
         (judged(ValueError(), 3), 4000),
     ],
 )
-def test_the_next_attempt_has_a_moment(attempt: Attempt, milliseconds: int):
-    """The error names it, else the backoff of its task, else the square of the attempts."""
+def test_the_next_attempt_has_a_time(attempt: Attempt, milliseconds: int):
+    """It comes from the error, else from the task's backoff, else from the number of attempts."""
     assert (attempt.end, attempt.retry_at) == (End.RETRYING, FINISHED + milliseconds)
 
 
 def test_a_request_for_another_attempt_is_not_the_error():
-    """Its cause is; without one, and without an attempt left, the text reports that."""
+    """The error is its cause, or, without a cause and another attempt, the request itself."""
     cause = ValueError("the till is empty")
     assert judged(caused(StreaqRetry(), cause), 3).error is cause
     assert judged(caused(StreaqRetry(), cause), 2).error is cause
@@ -100,8 +100,8 @@ def test_a_request_for_another_attempt_is_not_the_error():
     assert str(judged(asked, 2).error) == "It asked for another try, and none was left: later"
 
 
-def test_an_attempt_that_was_cut_off_says_why():
-    """An abort and a time limit, not the cancelling of asyncio."""
+def test_an_attempt_that_was_cut_names_the_reason():
+    """The reason is an abort or a timeout, not asyncio's cancellation."""
     aborted = judged(asyncio.CancelledError(), cut_by=Cut.ABORT).error
     assert repr(aborted) == "StreaqCancelled('Task aborted by user!')"
     late = judged(asyncio.CancelledError(), cut_by=Cut.TIME_LIMIT).error

@@ -1,4 +1,4 @@
-"""Batches of ends, taken apart where the server refuses some."""
+"""Batches of ends, which are divided if the server refuses one."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from vibetuner.tasks.run.finisher import Batch, _split, fresh_ms
     ("idle", "fresh"), [(100, 90), (999, 899), (1000, 900), (1001, 900), (60_000, 900)]
 )
 def test_a_claim_is_sure_for_less_than_the_shortest_timeout(idle: int, fresh: int):
-    """Nine tenths of the idle timeout, and never more than those of a second."""
+    """The time is nine tenths of the idle timeout, and at most 0.9 seconds."""
     assert fresh_ms(idle) == fresh
 
 
 def test_a_batch_is_divided_into_its_ends():
-    """Each with the values of its own attempt."""
+    """Each part has the values of its own attempt."""
     one, two = Attempt("a", "normal", "1-0"), Attempt("b", "normal", "2-0")
     batch = Batch(["a1", "a2", "a3", "b1"], [3, 1], [one, two])
 

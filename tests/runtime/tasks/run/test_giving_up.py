@@ -68,7 +68,7 @@ async def test_a_task_that_gives_up_is_a_dead_letter_at_once(
 
 
 async def test_on_failure_gets_the_arguments_that_it_declares(worker: TaskWorker, running: Running):
-    """And the three of the guide alone where it declares none."""
+    """Without such parameters it gets only the three of the guide."""
     told: list[object] = []
 
     async def with_arguments(

@@ -31,7 +31,7 @@ from vibetuner.tasks.worker import TaskWorker, using_worker
 async def test_free_slots_go_on_beside_a_long_task(
     worker: TaskWorker, running: Running, caplog: pytest.LogCaptureFixture, loss: str
 ):
-    """At once, with one line at the loss and one at the return."""
+    """They go on at once, with one log line at the loss and one at the return."""
     caplog.set_level(logging.INFO)
     go = asyncio.Event()
 
@@ -125,7 +125,7 @@ async def test_a_lost_answer_is_asked_for_again(stand_in, settings: Settings, ru
 
 
 async def test_functions_that_the_server_forgets_are_loaded_again(worker: TaskWorker):
-    """As after a restart without a disk."""
+    """This happens when a server without a disk restarts."""
 
     @worker.task(name="noop")
     async def noop() -> None: ...
@@ -139,7 +139,7 @@ async def test_functions_that_the_server_forgets_are_loaded_again(worker: TaskWo
 
 
 async def test_a_flush_costs_no_cron_task_its_schedule(worker: TaskWorker, running: Running):
-    """An emptied server gets again what it has lost."""
+    """The worker restores the schedule on an emptied server."""
 
     @worker.cron("0 0 1 1 *", name="yearly")
     async def yearly() -> None: ...
@@ -154,7 +154,7 @@ async def test_a_flush_costs_no_cron_task_its_schedule(worker: TaskWorker, runni
 async def test_scripts_stand_in_for_functions(
     stand_in, server: Valkey, settings: Settings, running: Running
 ):
-    """Tasks run, chains among them."""
+    """Tasks run, including chains."""
     stand_in()
     own = settings.model_copy(update={"redis_url": server.url, "mongodb_url": None})
     with using_settings(own):
@@ -171,7 +171,7 @@ async def test_scripts_stand_in_for_functions(
 
 @pytest.mark.parametrize("server", ["-function -script -eval -evalsha"], indirect=True)
 async def test_a_server_that_refuses_both_is_an_error_at_the_start(server: Valkey):
-    """The message names what to allow."""
+    """The message names the rights to grant."""
     async with Connection(parse_url(server.url)) as connection:
         with pytest.raises(FunctionsRefused, match="refuses functions .* and scripts"):
             await Functions(connection).load()

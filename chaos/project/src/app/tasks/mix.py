@@ -27,7 +27,7 @@ LONG_ENOUGH = 8
 
 @robust_task(max_retries=8, backoff_base=0.5, ttl=None)
 async def quick() -> str:
-    """Done at once."""
+    """End at once."""
     with recorded(quick):
         await asyncio.sleep(0.02)
     return "done"
@@ -35,7 +35,7 @@ async def quick() -> str:
 
 @robust_task(max_retries=8, backoff_base=0.5, ttl=None)
 async def committed(order: str) -> str:
-    """Enqueued within the transaction that has stored its order."""
+    """Run for an order; enqueued within the transaction that stores it."""
     with recorded(committed):
         await asyncio.sleep(0.02)
     return order
@@ -43,7 +43,7 @@ async def committed(order: str) -> str:
 
 @robust_task(max_retries=8, backoff_base=0.5, ttl=None)
 async def keyed(event: str) -> str:
-    """Enqueued several times under one key."""
+    """Run once, although it is enqueued several times under one key."""
     with recorded(keyed):
         await asyncio.sleep(0.02)
     return event
@@ -51,7 +51,7 @@ async def keyed(event: str) -> str:
 
 @robust_task(max_retries=8, backoff_base=0.5, ttl=None)
 async def slow(seconds: float) -> float:
-    """Longer than the grace period, more often than not."""
+    """Run, usually for longer than the grace period."""
     with recorded(slow):
         await asyncio.sleep(seconds)
     return seconds
@@ -59,7 +59,7 @@ async def slow(seconds: float) -> float:
 
 @robust_task(max_retries=8, backoff_base=0.5, ttl=None)
 def threaded(seconds: float) -> float:
-    """Not async: it blocks a thread, and can't be stopped."""
+    """Block a thread, which can't be stopped."""
     with recorded(threaded):
         time.sleep(seconds)
     return seconds
@@ -67,7 +67,7 @@ def threaded(seconds: float) -> float:
 
 @robust_task(max_retries=3, backoff_base=0.5, ttl=None)
 async def hopeless(message: str) -> None:
-    """Fails at every try."""
+    """Fail at every try."""
     with recorded(hopeless):
         await asyncio.sleep(0.05)
         raise ValueError(message)
@@ -75,7 +75,7 @@ async def hopeless(message: str) -> None:
 
 @robust_task(max_retries=6, backoff_base=0.5, ttl=None)
 async def flaky(good_from: int) -> int:
-    """Fails, then succeeds."""
+    """Fail, then succeed."""
     with recorded(flaky) as run:
         await asyncio.sleep(0.05)
         if run.tries < good_from:
@@ -85,14 +85,14 @@ async def flaky(good_from: int) -> int:
 
 @robust_task(max_retries=2, backoff_base=0.5, timeout=TIMEOUT, ttl=None)
 async def too_slow() -> None:
-    """Hits its time limit at every try."""
+    """Exceed the timeout at every try."""
     with recorded(too_slow, TIMEOUT):
         await asyncio.sleep(60)
 
 
 @robust_task(max_retries=5, backoff_base=0.5, ttl=None)
 async def sick(well_from: int) -> int:
-    """Takes its worker with it at the first tries."""
+    """Kill the worker at the first tries."""
     with recorded(sick) as run:
         await asyncio.sleep(0.1)
         if run.tries < well_from:
@@ -102,7 +102,7 @@ async def sick(well_from: int) -> int:
 
 @robust_task(max_retries=2, backoff_base=0.5, ttl=None)
 async def poisonous() -> None:
-    """Takes its worker with it whenever it runs."""
+    """Kill the worker at every try."""
     with recorded(poisonous):
         await asyncio.sleep(0.1)
         _kill_this_worker()
@@ -110,7 +110,7 @@ async def poisonous() -> None:
 
 @robust_task(max_retries=4, backoff_base=0.5, timeout=LONG_ENOUGH, unique=True, ttl=None)
 async def one_at_a_time(seconds: float) -> float:
-    """A second one at the same time is a clash."""
+    """Run alone; a second one at the same time is a clash."""
     with recorded(one_at_a_time, LONG_ENOUGH):
         await asyncio.sleep(seconds)
     return seconds
@@ -118,21 +118,21 @@ async def one_at_a_time(seconds: float) -> float:
 
 @robust_task(max_retries=4, backoff_base=0.5, expire=2, ttl=None)
 async def perishable() -> None:
-    """Of no use after two seconds in the queue."""
+    """Run, unless it has waited for more than two seconds."""
     with recorded(perishable):
         await asyncio.sleep(0.02)
 
 
 @robust_task(max_retries=8, backoff_base=0.5, ttl=None)
 async def endless() -> None:
-    """Runs until somebody aborts it, or nearly so."""
+    """Run for long, until somebody aborts it."""
     with recorded(endless):
         await asyncio.sleep(20)
 
 
 @robust_cron("* * * * *", max_retries=4, backoff_base=0.5, ttl=None)
 async def ticking() -> None:
-    """Every minute, and whenever the producer asks for it too."""
+    """Run every minute, and whenever the producer enqueues it."""
     with recorded(ticking, 3600):
         await asyncio.sleep(0.5)
 

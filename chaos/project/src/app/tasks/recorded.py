@@ -1,4 +1,4 @@
-"""Each run of a task leaves a line where it starts and one where it ends."""
+"""Notes the start and the end of each run of a task."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ CLOCK_SECONDS = 0.02
 
 @contextmanager
 def recorded(task: RegisteredTask, limit: float | None = None) -> Iterator[TaskContext]:
-    """Around a task's body; ``limit`` is its timeout, which tells one from a planned stop."""
+    """Note the run of a task's body; ``limit`` is its timeout, to tell it from a planned stop."""
     run, token, began = task.context, token_hex(6), time.monotonic()
     note("start", id=run.task_id, kind=run.fn_name, tries=run.tries, run=token)
     outcome = "done"

@@ -34,7 +34,7 @@ __all__ = [
 
 OLDEST = 7
 NEARLY_FULL = 0.9
-# A clock that is kept by NTP is never off by so much.
+# A clock that NTP sets is never off by this much.
 CLOCK_SECONDS = 2.0
 
 

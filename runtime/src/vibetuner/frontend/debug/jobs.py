@@ -1,4 +1,4 @@
-"""Retries or discards many dead letters in the background, while a page shows how far it is."""
+"""Retries or discards many dead letters in the background, while a page shows the progress."""
 
 from __future__ import annotations
 
@@ -42,12 +42,12 @@ class Job:
 
     @property
     def is_stale(self) -> bool:
-        """Return whether the process that ran it is gone."""
+        """Return whether the process that runs it seems to be gone."""
         return not self.is_over and now_ms() - self.at > STALE_MS
 
 
 async def start_job(verb: Verb, fingerprint: str | None, total: int, *, by: str) -> str:
-    """Start a job and return its id; one that is interrupted can be started anew."""
+    """Start a job and return its id; an interrupted job can simply be started again."""
     job = Job(token_hex(8), verb, fingerprint, total)
     await _write(job)
     task = asyncio.create_task(_run(job, by))
@@ -64,13 +64,15 @@ async def find_job(job_id: str) -> Job:
     """
     job = readable(Job, await this_queue().redis.get(_key(job_id)))
     if job is None:
-        raise TaskNotFound(f"There is no such job {job_id}, or it is an hour old. Start it anew")
+        raise TaskNotFound(
+            f"There is no such job {job_id}, or it ended over an hour ago. Start it again"
+        )
     return job
 
 
 async def _run(job: Job, by: str) -> None:
     try:
-        # As many as were counted: tasks that fail meanwhile are left for the next time.
+        # Only as many as were counted: letters of tasks that fail during the job stay open.
         letters = matching(Filters(fingerprint=job.fingerprint), limit=job.total)
         async for one in settle(job.verb, letters, by=by):
             if one.refusal:
@@ -100,5 +102,5 @@ def _key(job_id: str) -> str:
 
 @cache
 def _running() -> set[asyncio.Task[None]]:
-    """Hold the jobs, as an event loop forgets a task that nobody holds."""
+    """Return the running jobs; without a reference, the event loop may drop a task."""
     return set()

@@ -23,7 +23,7 @@ local function ping(keys, argv)
   return 'PONG'
 end
 
--- Add items to a list. Not for what is done for every task: `...` makes a table at each call.
+-- Add items to a list. Not for code that runs for every task: `...` creates a table at each call.
 local function append(list, ...)
   for _, item in ipairs({ ... }) do list[#list + 1] = item end
 end
@@ -42,7 +42,7 @@ local function each(head, list, ...)
   return sum
 end
 
--- The values of many keys; false where a key does not exist or holds no text.
+-- Return the values of many keys; false for a key that does not exist or holds no text.
 local function values_of(keys)
   local found = {}
   for at = 1, #keys, 500 do

@@ -1,8 +1,8 @@
 -- The history of events: a stream for each channel, and the state of each task's progress. The
 -- values of keys are not trusted: a key of the wrong type reads as one that doesn't exist.
 
--- Returns the total of bytes added to a stream up to and including this entry, and the entry's own
--- bytes. The first and the last entry together thus give the bytes that are kept.
+-- Return the total of bytes added to a stream up to and including this entry, and the entry's own
+-- bytes. The first and the last entry together give the bytes that are kept.
 local function sizes(entry)
   local total, size = 0, 0
   for i = 1, #entry[2], 2 do
@@ -12,7 +12,7 @@ local function sizes(entry)
   return total, size
 end
 
--- Drops the oldest entries until at most `kept` bytes are left, or one entry.
+-- Delete the oldest entries until at most `kept` bytes are left, or one entry.
 local function trim(stream, total, kept)
   while true do
     local first = redis.call('xrange', stream, '-', '+', 'count', 2)
@@ -82,8 +82,8 @@ local function read_events(keys, argv)
   }
 end
 
--- Stores a task's state and publishes it. A final state stays, whatever a worker that was believed
--- dead reports later; only a new attempt replaces it.
+-- Store a task's state and publish it. A final state stays, whatever a worker that was taken for dead
+-- reports later; only a new attempt replaces it.
 -- KEYS: the state, the stream of the task's channel. ARGV: as for broadcast, with the state as its
 -- data; '1' for a new attempt, the state that is expected or '', '1' for a final state, another
 -- channel or '', the prefix of a stream's key, the seconds to keep the state.
@@ -100,7 +100,7 @@ local function write_progress(keys, argv)
   return send(argv, keys[2], argv[5], argv[6], state)
 end
 
--- Stores a task's state if none is stored.
+-- Store a task's state if none is stored.
 -- KEYS: the state. ARGV: the state, the seconds to keep it.
 local function register_progress(keys, argv)
   if redis.call('hsetnx', keys[1], 'state', argv[1]) == 1 then

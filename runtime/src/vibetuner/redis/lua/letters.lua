@@ -21,14 +21,14 @@ local function about_entry(entry)
   return about
 end
 
--- An entry's place in the order of the stream, as a number; nothing for what is no entry's id.
+-- Return an entry's position in the stream as a number; nothing if the text is not an entry's id.
 local function order(place)
   local ms, seq = place:match('^(%d+)-(%d+)$')
   return ms and ms * 4096 + math.min(tonumber(seq), 4095)
 end
 
--- Tell whether a letter failed at a moment or later, and has these fields. Texts of moments compare
--- as moments do.
+-- Return whether a letter failed at this time or later, and has these fields. Times are compared as
+-- ISO texts.
 local function is_wanted(about, wanted, since)
   local matches = about.failed_at >= since
   for name, value in pairs(wanted) do matches = matches and about[name] == value end
@@ -41,7 +41,7 @@ local function count_letter(letters, about, n, place)
   local groups, index = letters .. ':groups', letters .. ':of:' .. about.fingerprint
   local group = object(redis.call('hget', groups, about.fingerprint))
   if n < 0 then
-    -- While letters are counted anew, those below the mark are in no group yet.
+    -- During a recount, letters below the mark are not in a group yet.
     local mark = redis.call('get', groups .. ':recount')
     if mark and place ~= '' and order(place) < (order(mark:sub(2)) or 0) then
       redis.call('zrem', index, place)
@@ -84,12 +84,11 @@ local function keep_letter(letters, places, task, letter)
   count_letter(letters, about, 1, place)
 end
 
--- Call found for each letter that matches, until that returns true; unread for those that can't be
--- read.
--- KEYS: the letters, what was done with them. ARGV: the entry before which to begin, the first entry
--- to look at, the fields that must match, a moment, how many entries to look at, 1 for those that
--- nobody has acted on.
--- Returns the last entry that was looked at.
+-- Call `found` for each letter that matches, until it returns true, and `unread` for each letter that
+-- can't be read. The newest letters come first.
+-- KEYS: the letters, the acts on them. ARGV: the newest and the oldest entry to scan, the fields that
+-- must match, the earliest time or nothing, how many entries to scan, 1 for open letters only.
+-- Returns the last entry that was scanned.
 local function search(keys, argv, found, unread)
   local wanted, since, open_only, last = cjson.decode(argv[3]), argv[4], argv[6] == '1', ''
   for _, entry in ipairs(redis.call('xrevrange', keys[1], argv[1], argv[2], 'count', argv[5])) do
@@ -128,9 +127,9 @@ local function count_letters(keys, argv)
   return { last, number }
 end
 
--- The open letters of some bugs, the newest first, by the sorted sets of their entries.
--- KEYS: the letters. ARGV: as for search, but in place of the last the fingerprints.
--- Returns as search_letters does; no last entry where there are no more.
+-- Return the open letters of some bugs, newest first, from the sorted sets of their entries.
+-- KEYS: the letters. ARGV: as for search, with the fingerprints instead of the last argument.
+-- Returns the same as search_letters; the last entry is empty if there are no more.
 local function letters_of(keys, argv)
   local before = argv[1] == '+' and '+inf' or '(' .. string.format('%.0f', order(argv[1]:sub(2)))
   local first = argv[2] == '-' and '-inf' or string.format('%.0f', order(argv[2]))
@@ -158,16 +157,16 @@ local function letters_of(keys, argv)
   return { places[most] and places[most].place or '', answer }
 end
 
--- The groups, and what they are held against, in one step: letters come and go meanwhile.
--- KEYS: the letters, what was done with them, the groups.
--- Returns the number of open letters, 1 while they are counted anew, then bug and group of each.
+-- Return the groups and the number of open letters in one step, because letters come and go.
+-- KEYS: the letters, the acts on them, the groups.
+-- Returns the number of open letters, 1 during a recount, then fingerprint and group of each bug.
 local function read_groups(keys, argv)
   local open = redis.call('xlen', keys[1]) - redis.call('hlen', keys[2])
   local is_counting = redis.call('exists', keys[3] .. ':recount')
   return { open, is_counting, redis.call('hgetall', keys[3]) }
 end
 
--- Count the open letters into their groups anew, one portion a call, by any number of callers.
+-- Recount the open letters into their groups, one portion a call; any number of callers may help.
 -- KEYS: the letters, the acts on them, the groups. ARGV: how many entries to scan.
 -- Returns 1 once all are counted.
 local function recount_letters(keys, argv)
@@ -226,8 +225,8 @@ local function remove_letters(keys, argv)
   end
 end
 
--- Add letters that are kept elsewhere to their groups. KEYS: the groups. ARGV: groups, each with the
--- number of letters that it has more or fewer.
+-- Correct the groups by letters that are stored elsewhere. KEYS: the groups. ARGV: groups, in which
+-- `count` is the difference to add.
 local function add_groups(keys, argv)
   for _, text in ipairs(argv) do
     local group = cjson.decode(text)

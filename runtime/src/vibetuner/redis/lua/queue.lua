@@ -134,7 +134,7 @@ end
 
 -- Renew the claims of running attempts, and streaq's mark of a live worker; drop expired results
 -- from their index.
--- ARGV: group, consumer, the worker's heartbeat, idle ms, priority and message of each.
+-- ARGV: group, consumer, the worker's heartbeat, idle ms, then priority and message of each.
 -- Returns the server's time, then for each message 1, or 0 if another worker has taken it over.
 local function renew(keys, argv)
   local reply = { clock() }
@@ -149,7 +149,7 @@ local function renew(keys, argv)
   return reply
 end
 
--- Return the members of a set; none for a key of another type.
+-- Return the members of a set; none if the key has another type.
 local function members(key)
   local found = redis.pcall('smembers', key)
   return found.err and {} or found
@@ -165,7 +165,7 @@ local function queue_of(prefix, task, otherwise)
   return prefix .. ':queues:' .. queue
 end
 
--- Count one task fewer that `dependent` waits for; queue it where that was the last one.
+-- Remove a task from those that `dependent` waits for; if it was the last one, queue `dependent`.
 local function release(prefix, stream, task, dependent, now, result)
   local dependencies = prefix .. ':task:dependencies:' .. dependent
   redis.call('srem', dependencies, task)
@@ -175,7 +175,7 @@ local function release(prefix, stream, task, dependent, now, result)
     'enqueue_time', now)
 end
 
--- A dependent is noted as `~id` where it is queued however the task ends.
+-- A dependent stored as `~id` is queued whether the task succeeds or fails.
 local function release_dependents(prefix, stream, task, result, otherwise, now)
   for _, noted in ipairs(members(prefix .. ':task:dependents:' .. task)) do
     local dependent = noted:gsub('^~', '')
@@ -185,7 +185,7 @@ local function release_dependents(prefix, stream, task, result, otherwise, now)
 end
 
 -- Return all tasks that depend on a failed one, directly or not, except its fallback and what
--- follows that, and except those that start however it ends.
+-- follows that, and except those that start even if it fails.
 local function fail_dependents(prefix, stream, task, otherwise, now)
   local seen, failed, open = {}, {}, { task }
   while #open > 0 do

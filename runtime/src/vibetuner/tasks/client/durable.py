@@ -43,8 +43,8 @@ class Keeping:
         replicas: the number of replicas that follow it.
         has_file: whether it writes an append-only file.
         has_sentinels: whether Sentinels or a Cluster decide which server is the primary.
-        known: the number of replicas that they know to be up; one that is being promoted has
-            already left this server.
+        known: the number of replicas that they report as up; a replica that is being promoted is
+            among them, although it has left this server.
 
     >>> Keeping("7.2.4", 0, False).problem()
     ('it keeps tasks in memory alone', 'Set appendonly yes there, or start a replica')
@@ -270,7 +270,7 @@ class _Line(Generic[C]):
 
     async def _look(self) -> Keeping:
         await self.connection.connect()
-        # Before the server: a replica that leaves it meanwhile is missed there, and counted here.
+        # Ask the guides first: a replica that leaves in between then counts here and not there.
         known = await self.connection.replicas()
         reply = await self.connection.call("INFO", "server", "replication", "persistence")
         lines = (line.partition(":") for line in reply.decode(errors="replace").splitlines())

@@ -170,8 +170,8 @@ class WorkerView:
 
     Args:
         beat: its last heartbeat.
-        silent: how many seconds ago that was.
-        ahead: by how many seconds its machine's clock is ahead of the server's.
+        silent: the seconds since then.
+        ahead: the seconds that its machine's clock is ahead of the server's.
     """
 
     beat: Beat

@@ -218,7 +218,7 @@ async def read_workers(
 
 
 def _silence(milliseconds: float) -> float:
-    """Return the seconds; a moment in Redis may be any number."""
+    """Return the seconds within bounds; a time that is stored in Redis may be any number."""
     return min(max(0.0, milliseconds / 1000), LONGEST_SILENCE)
 
 

@@ -150,7 +150,7 @@ async def _parents(queue: Queue, row: Row, facts: Facts) -> AsyncIterator[Reason
         else:
             yield Reason(
                 f"It waits for {parent}, which is gone and will never end",
-                f"vibetuner tasks abort {row.task_id}   (and enqueue it anew)",
+                f"vibetuner tasks abort {row.task_id}   (and enqueue it again)",
             )
 
 

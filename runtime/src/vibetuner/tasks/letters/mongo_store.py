@@ -1,4 +1,4 @@
-"""The store of dead letters in MongoDB; loaded only where MongoDB is used."""
+"""The store of dead letters in MongoDB; loaded only if MongoDB is used."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ class MongoStore:
     async def settle(self, letter: DeadLetter, act: Act, payload: bytes | None) -> Act:
         """As :meth:`Store.settle`: Redis decides, then the record in MongoDB is updated.
 
-        Between the two steps the mark in Redis stands for the record: a second caller gets the same
+        Between the two steps the mark in Redis replaces the record: a second caller gets the same
         answer, and completes the record.
         """
         decided = await self._requeue.settle(letter, act, payload)

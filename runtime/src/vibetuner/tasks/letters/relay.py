@@ -70,7 +70,7 @@ COUNTED_SECONDS = 24 * 3600
 COUNTING_SECONDS = 600
 
 DUPLICATE_KEY = 11000
-LARGEST_PAYLOAD = 12_000_000  # a document of MongoDB has 16 MB at the most
+LARGEST_PAYLOAD = 12_000_000  # a document of MongoDB may have 16 MB
 
 
 @asynccontextmanager
@@ -88,9 +88,9 @@ async def relaying(redis: Redis[str], database: Database, prefix: str) -> AsyncI
 async def move_letters(
     redis: Client, database: Database, prefix: str, *, seconds: float = math.inf
 ) -> int:
-    """Move the letters that the stream holds now, or some for so long; return their number.
+    """Move letters from the stream to MongoDB, for at most ``seconds``; return their number.
 
-    A letter that was moved and not yet removed from the stream is moved again, onto itself.
+    A letter that was moved but not yet removed from the stream is moved again, without effect.
     """
     moved, end = 0, time.monotonic() + seconds
     while letters := await read_letters(redis, prefix):
@@ -121,8 +121,8 @@ async def group_letters(database: Database, query: Mapping[str, Any]) -> list[Gr
 async def count_groups(redis: Client, database: Database, prefix: str) -> None:
     """Count the letters in MongoDB into the groups in Redis, once a day for all workers.
 
-    Groups change with each letter, meanwhile too. One that is settled while they are counted may
-    be counted until the next time.
+    Groups change with each letter, even during the count. A letter that is settled during the count
+    may stay in its group until the next one.
     """
     keys = Keys(prefix)
     lock, fresh = f"{keys.letters_counted}:lock", f"{keys.letters_counted}:fresh"

@@ -29,7 +29,7 @@ MOST_LOOKED_AT = 10_000
 # The field of the groups that counts letters without a group.
 UNGROUPED = "?"
 RECOUNT_SECONDS = 0.25
-# An entry is younger than its letter, but for what the clocks of worker and server differ.
+# An entry is newer than its letter, unless the clocks of worker and server differ.
 CLOCKS_APART = timedelta(minutes=1)
 
 
@@ -55,16 +55,16 @@ async def search_letters(
 
 
 async def count_letters(redis: Client, prefix: str, filters: Filters) -> int:
-    """Return how many letters match, by a look at each."""
+    """Return how many letters match; this reads each of them."""
     chunks = _chunks(redis, prefix, filters, None, None)
     return sum([number async for _, number in chunks])
 
 
 async def open_groups(redis: Client, prefix: str) -> list[Group]:
-    """Return the groups of the open letters, which are kept as letters come and go.
+    """Return the groups of the open letters, which are updated as letters come and go.
 
-    If they don't add up, as after a version that did not keep them, they are counted anew: for a
-    quarter of a second each time somebody asks, until all are counted.
+    If they don't add up, as after a version that stored no groups, they are recounted, for a
+    quarter of a second at each call, until all are counted.
     """
     keys = Keys(prefix)
     kept = await read_groups(redis, keys)
@@ -81,12 +81,12 @@ async def open_groups(redis: Client, prefix: str) -> list[Group]:
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """The groups as they stand in Redis.
+    """The groups that are stored in Redis.
 
     Args:
-        groups: those that can be read.
-        rest: how many more letters are open than groups and the note beside them say.
-        is_counting: whether they are counted anew.
+        groups: the readable groups.
+        rest: the open letters that neither a group nor the counter of ungrouped ones includes.
+        is_counting: whether a recount is in progress.
     """
 
     groups: list[Group]
@@ -100,13 +100,13 @@ class Kept:
 
 
 async def read_groups(redis: Client, keys: Keys) -> Kept:
-    """Return the groups as they stand."""
+    """Return the stored groups."""
     places = [keys.letters, keys.acted, keys.letter_groups, keys.guard]
     rest, is_counting, found = await Scripts(redis).call("read_groups", places, [])
     groups: list[Group] = []
     for fingerprint, text in zip(found[::2], found[1::2], strict=True):
         if fingerprint == UNGROUPED:
-            # Less than nothing where somebody has trimmed the stream.
+            # Negative if somebody has trimmed the stream.
             rest -= -read_number(text[1:]) if text.startswith("-") else read_number(text)
             continue
         try:
@@ -135,7 +135,7 @@ def _page(
 
 
 async def _bugs(redis: Client, prefix: str, filters: Filters) -> list[str] | None:
-    """Return the bugs whose open letters may match; None where all letters must be looked at."""
+    """Return the bugs whose open letters may match; None if all letters must be scanned."""
     if not filters.open_only or not (filters.task or filters.cause or filters.fingerprint):
         return None
     kept = await read_groups(redis, Keys(prefix))
@@ -152,15 +152,15 @@ async def _chunks(  # noqa: PLR0913, PLR0917 - all arguments of the function
     before: str | None,
     bugs: list[str] | None = None,
 ) -> AsyncIterator[tuple[str, Any]]:
-    """Look at one part of the letters after another; yield its last entry and the answer.
+    """Scan one portion of the letters after another; yield its last entry and its matches.
 
     Args:
         redis: an open client.
         prefix: REDIS_KEY_PREFIX.
-        filters: the letters that are asked for.
-        most: how many at most; None to count them.
+        filters: the wanted letters.
+        most: the largest number of letters; None to count them.
         before: the entry before which to begin.
-        bugs: the only ones whose letters are looked at.
+        bugs: the bugs whose letters are scanned; None for all letters.
     """
     values = {
         "task_name": filters.task,

@@ -79,7 +79,7 @@ class Courier:
         """
         store = store_for(call.session)
         values = client.values([call], [await call.serialize(now)], now)
-        if call.delay is not None:  # counts from here, however late the row is handed on
+        if call.delay is not None:  # begins now, however late the row is handed on
             values[3] = now + int(values[3])
         row = Row(
             call.id, call.parent.fn_name, values[2],

@@ -50,7 +50,7 @@ STATUS = {
     TaskStatus.RUNNING: ProgressStatus.RUNNING,
 }
 RESULT_SECONDS = 2
-# How often a task that waits for others is looked at, while somebody watches.
+# The interval between reads of a task that waits for others, while somebody watches it.
 LOOK_SECONDS = 1.0
 OUTAGE_SECONDS = 1.0
 
@@ -156,7 +156,7 @@ async def _load(task_id: str) -> ProgressState | None:
 
 
 async def _count_parts(history: History, state: ProgressState) -> ProgressState:
-    """Count, for a task that waits for others, how many of these have ended."""
+    """Add to the state of a task that waits for others how many of them have ended."""
     if state.total is not None:
         return state
     redis, keys = history.redis, history.keys
@@ -172,14 +172,14 @@ def _is_waiting(state: ProgressState) -> bool:
 
 
 def _keep_parts(state: ProgressState, known: ProgressState) -> ProgressState:
-    """Add to a state that has no total the parts that were counted; all of them have ended."""
+    """Give a state without a total the counted parts; when the task starts, all have ended."""
     if state.total is not None or known.total is None:
         return state
     return replace(state, done=known.total, total=known.total)
 
 
 async def _look_again(state: ProgressState) -> ProgressState:
-    """Return what a waiting task has come to; the same while Redis is away."""
+    """Return the current state of a waiting task; the old one while Redis is away."""
     try:
         return await load_progress(state.task_id) or state
     except OUTAGES:

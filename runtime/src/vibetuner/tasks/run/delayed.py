@@ -60,7 +60,7 @@ class DelayedQueue:
                 await self._outage.wait(error)
 
     async def queue_due(self) -> float | None:
-        """Queue tasks that are due by the server's clock; return in how many ms the next one is."""
+        """Queue tasks that are due by the server's clock; return the ms until the next one is."""
         soonest = await self._functions.call("due", (self._keys.queue,), self._priorities)
         return None if soonest is None else float(soonest)
 
@@ -85,8 +85,8 @@ class Cron:
         keys: the queue's keys.
         codec: reads schedules, and signs their runs.
         queue_of: returns the queue of a cron task, by its name.
-        next_run: returns when a crontab line is next due, in milliseconds; called with the line,
-            and by how many milliseconds the server's clock is ahead of this machine's.
+        next_run: returns when a crontab line is next due, in milliseconds; it is called with the
+            line and with the milliseconds that the server's clock is ahead of this machine's.
     """
 
     def __init__(
