@@ -21,6 +21,19 @@ pytestmark = [
 ]
 
 
+def another_clock(offset: str) -> dict[str, str]:
+    """The variables of a process whose clock is off.
+
+    `faketime` itself starts the process as its child, and passes no signals on.
+    """
+    library = subprocess.check_output(["faketime", "-f", offset, "printenv", "LD_PRELOAD"])
+    return {
+        "LD_PRELOAD": library.decode().strip(),
+        "FAKETIME": offset,
+        "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+    }
+
+
 @pytest.mark.parametrize(
     ("offset", "words"), [("-90s", "behind"), ("+90s", "ahead of")], ids=["behind", "ahead"]
 )
@@ -29,14 +42,7 @@ async def test_a_worker_whose_clock_is_off_is_alive_and_in_time(
 ):
     """Its heartbeats, the delays that it queues and its retries go by the server's clock."""
     workshop = Workshop(tmp_path, servers.urls["redis"])
-    # Under `faketime` itself, the worker would be the child of a process that passes no signals on.
-    library = subprocess.check_output(["faketime", "-f", offset, "printenv", "LD_PRELOAD"])
-    faked = {
-        "LD_PRELOAD": library.decode().strip(),
-        "FAKETIME": offset,
-        "FAKETIME_DONT_FAKE_MONOTONIC": "1",
-    }
-    with workshop.worker(**faked) as worker:
+    with workshop.worker(**another_clock(offset)) as worker:
         async with workshop.queue() as queue:
             began = time.monotonic()
             late = await queue.enqueue_unsafe("work", str(workshop.journal), 0).start(delay=2)
