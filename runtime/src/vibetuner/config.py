@@ -96,8 +96,8 @@ class Settings(BaseSettings):
         4.0,
         gt=0,
         allow_inf_nan=False,
-        description="Seconds that a request waits for an answer of SQL, or for a connection or a "
-        "lock; the worker waits for as long as a task may",
+        description="Seconds that a request waits for each step of SQL: a connection, a lock, an "
+        "answer; so for two late steps twice as long. The worker waits for as long as a task may",
     )
     secret_key: Annotated[SecretStr | None, Expected("a long random text")] = Field(
         None, description="Signs payloads and tickets"
