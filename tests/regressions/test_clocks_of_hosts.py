@@ -6,13 +6,15 @@ import asyncio
 import os
 import shutil
 import subprocess
+import sys
 import time
 from pathlib import Path
+from textwrap import dedent
 from typing import Any
 
 import pytest
 
-from tests.processes import run_vibetuner
+from tests.processes import clean_environment, run_vibetuner
 from tests.workshop import Workshop
 
 pytestmark = [
@@ -61,3 +63,44 @@ async def test_a_worker_whose_clock_is_off_is_alive_and_in_time(
         host = os.uname().nodename
         assert f"the clock of {host} is 90 s {words} that of Redis" in ran[1].stdout
     assert worker.process.returncode == 0
+
+
+REPEATING = """
+    import asyncio
+    from vibetuner.config import get_settings
+    from vibetuner.tasks.worker import TaskWorker
+
+    async def main():
+        worker = TaskWorker(get_settings())
+
+        @worker.task(name="tick")
+        async def tick(): ...
+
+        async with worker:
+            task = await tick.enqueue().start(schedule="* * * * *")
+            keys, call = worker.client.keys, worker.client.functions.connection.call
+            now = int((await call("TIME"))[0])
+            for key in (keys.cron_schedule, keys.delayed(worker.priorities[-1])):
+                print(float(await call("ZSCORE", key, task.id)) / 1000 - now)
+
+    asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize("offset", ["-90s", "+90s"])
+def test_a_schedule_of_a_host_whose_clock_is_off_begins_in_time(
+    servers: Any, tmp_path: Path, offset: str
+):
+    """Within the next minute of the server's clock: not at once, and not a minute late."""
+    workshop = Workshop(tmp_path, servers.urls["redis"])
+    ran = subprocess.run(
+        [sys.executable, "-c", dedent(REPEATING)],
+        cwd=workshop.root,
+        env=clean_environment(**workshop.variables, **another_clock(offset)),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    waits = [float(line) for line in ran.stdout.splitlines()]
+    assert len(waits) == 2, ran.stderr
+    assert all(0 <= wait <= 60 for wait in waits), waits
