@@ -14,6 +14,7 @@ from contextlib import (
     closing,
 )
 from pathlib import Path
+from typing import Any
 
 import httpx2
 import pytest
@@ -75,7 +76,7 @@ def site(stand_in: Callable[..., Path]) -> Site:
         with using_settings(Settings(**settings)):
             app = create_app()
             async with app.router.lifespan_context(app):
-                transport = httpx2.ASGITransport(app)
+                transport = httpx2.ASGITransport(app, raise_app_exceptions=False)
                 async with httpx2.AsyncClient(transport=transport, base_url="http://shop") as one:
                     yield one
 
@@ -200,6 +201,24 @@ async def test_a_silent_mongodb_and_a_silent_mail_server(site: Site, tmp_path: P
                 assert (await client.get("/mongo", timeout=60)).status_code == 200
             for one in silent:
                 one.close()
+
+
+@pytest.mark.parametrize(
+    ("refusal", "status", "wait"),
+    [
+        ("450 4.2.0 Greylisted, try again in 5 minutes", 503, "300"),
+        ("452 4.3.1 no space", 503, "5"),
+        ("550 nobody", 500, None),
+    ],
+)
+async def test_a_mail_server_that_refuses(
+    site: Site, start_smtp: Any, refusal: str, status: int, wait: str | None
+):
+    """For now it is a 503 with the time that the server named, and for good a 500."""
+    async with start_smtp(refusals={"RCPT": refusal}) as server:
+        async with site(smtp_url=f"smtp://127.0.0.1:{server.port}?starttls=off") as client:
+            answer = await client.get("/mail")
+    assert (answer.status_code, answer.headers.get("retry-after")) == (status, wait), answer.text
 
 
 def test_the_limits_of_a_request_are_five_seconds_at_most():

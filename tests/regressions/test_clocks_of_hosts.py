@@ -5,19 +5,35 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
+import subprocess
+import sys
 import time
 from pathlib import Path
+from textwrap import dedent
 from typing import Any
 
 import pytest
 
-from tests.processes import run_vibetuner
+from tests.processes import clean_environment, run_vibetuner
 from tests.workshop import Workshop
 
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(shutil.which("faketime") is None, reason="faketime is not installed"),
 ]
+
+
+def another_clock(offset: str) -> dict[str, str]:
+    """The variables of a process whose clock is off.
+
+    `faketime` itself starts the process as its child, and passes no signals on.
+    """
+    library = subprocess.check_output(["faketime", "-f", offset, "printenv", "LD_PRELOAD"])
+    return {
+        "LD_PRELOAD": library.decode().strip(),
+        "FAKETIME": offset,
+        "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+    }
 
 
 @pytest.mark.parametrize(
@@ -28,8 +44,7 @@ async def test_a_worker_whose_clock_is_off_is_alive_and_in_time(
 ):
     """Its heartbeats, the delays that it queues and its retries go by the server's clock."""
     workshop = Workshop(tmp_path, servers.urls["redis"])
-    environment = {"FAKETIME_DONT_FAKE_MONOTONIC": "1"}
-    with workshop.worker(under=("faketime", "-f", offset), **environment) as worker:
+    with workshop.worker(**another_clock(offset)) as worker:
         async with workshop.queue() as queue:
             began = time.monotonic()
             late = await queue.enqueue_unsafe("work", str(workshop.journal), 0).start(delay=2)
@@ -48,3 +63,44 @@ async def test_a_worker_whose_clock_is_off_is_alive_and_in_time(
         host = os.uname().nodename
         assert f"the clock of {host} is 90 s {words} that of Redis" in ran[1].stdout
     assert worker.process.returncode == 0
+
+
+REPEATING = """
+    import asyncio
+    from vibetuner.config import get_settings
+    from vibetuner.tasks.worker import TaskWorker
+
+    async def main():
+        worker = TaskWorker(get_settings())
+
+        @worker.task(name="tick")
+        async def tick(): ...
+
+        async with worker:
+            task = await tick.enqueue().start(schedule="* * * * *")
+            keys, call = worker.client.keys, worker.client.functions.connection.call
+            now = int((await call("TIME"))[0])
+            for key in (keys.cron_schedule, keys.delayed(worker.priorities[-1])):
+                print(float(await call("ZSCORE", key, task.id)) / 1000 - now)
+
+    asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize("offset", ["-90s", "+90s"])
+def test_a_schedule_of_a_host_whose_clock_is_off_begins_in_time(
+    servers: Any, tmp_path: Path, offset: str
+):
+    """Within the next minute of the server's clock: not at once, and not a minute late."""
+    workshop = Workshop(tmp_path, servers.urls["redis"])
+    ran = subprocess.run(
+        [sys.executable, "-c", dedent(REPEATING)],
+        cwd=workshop.root,
+        env=clean_environment(**workshop.variables, **another_clock(offset)),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    waits = [float(line) for line in ran.stdout.splitlines()]
+    assert len(waits) == 2, ran.stderr
+    assert all(0 <= wait <= 60 for wait in waits), waits

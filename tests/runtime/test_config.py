@@ -112,6 +112,7 @@ def test_the_prefix_is_a_hash_tag_in_a_cluster(fresh):
         ("DATABASE_URL", "mysql://db/x", "sqlite+aiosqlite:///file.db or postgresql+asyncpg://"),
         ("WORKER_CONCURRENCY", "many", "a whole number, 1 to 10000"),
         ("WORKER_CONCURRENCY", "0", "a whole number, 1 to 10000"),
+        ("WORKER_GRACE_PERIOD", "inf", "seconds, 0 to 86400"),
         ("DEBUG", "perhaps", "true or false"),
         ("ENVIRONMENT", "staging", "development, test or production"),
         ("REDIS_KEY_PREFIX", "a b", "letters, digits, '-', '_' and '.', with ':' at the end"),

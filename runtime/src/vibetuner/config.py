@@ -96,8 +96,8 @@ class Settings(BaseSettings):
         4.0,
         gt=0,
         allow_inf_nan=False,
-        description="Seconds that a request waits for an SQL connection, a lock or an answer; in a "
-        "worker, each task has its own limit",
+        description="Seconds that a request waits for each step of SQL: a connection, a lock, an "
+        "answer; in a worker, each task has its own limit",
     )
     secret_key: Annotated[SecretStr | None, Expected("a long random text")] = Field(
         None, description="Signs payloads and tickets"

@@ -358,7 +358,8 @@ def test_a_full_disk_is_no_place_for_visitors(tmp_path: Path):
             async with AsyncClient(transport=transport, base_url="http://localhost") as client:
                 print((await client.get("/health/ready")).status_code)
                 resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
-                print((await client.get("/health/ready")).text)
+                answer = await client.get("/health/ready")
+                print(answer.status_code, answer.text)
 
         asyncio.run(main())
     """
@@ -371,8 +372,9 @@ def test_a_full_disk_is_no_place_for_visitors(tmp_path: Path):
         check=False,
     )
     first, full = done.stdout.splitlines()
-    assert first == "200"
-    assert "takes no data" in json.loads(full)["resources"]["disk"]["reason"]
+    status, _, body = full.partition(" ")
+    assert (first, status) == ("200", "503")
+    assert "takes no data" in json.loads(body)["resources"]["disk"]["reason"]
 
 
 DECLARED = """

@@ -30,6 +30,7 @@ __all__ = [
     "connect_guide",
     "look_at",
     "misplaced",
+    "server_ms",
 ]
 
 CONNECT_SECONDS = 5
@@ -411,6 +412,12 @@ def _blocked(command: Command) -> float:
     else:
         return 0
     return limit or math.inf
+
+
+def server_ms(reply: list[bytes]) -> int:
+    """Return the reply to TIME in milliseconds."""
+    seconds, micros = map(int, reply)
+    return seconds * 1000 + micros // 1000
 
 
 def look_at(future: asyncio.Future[Any]) -> None:

@@ -18,9 +18,17 @@ from vibetuner.errors import ServiceUnavailable, first_line
 from vibetuner.resources.slots import mongo_database
 from vibetuner.state import request_seconds
 
-__all__ = ["Database", "check", "open_database", "open_mongo", "open_resource", "unreachable"]
+__all__ = [
+    "Database",
+    "check",
+    "open_database",
+    "open_mongo",
+    "open_resource",
+    "unreachable",
+]
 
 CONNECT_MS = 5000
+CLOSE_SECONDS = 5.0
 NAMES_TIMEOUT = re.compile(r"(?i)[?&]timeoutMS=")
 
 OUTAGES = (ConnectionFailure, ExecutionTimeout)
@@ -65,7 +73,7 @@ async def open_database(settings: Settings) -> AsyncIterator[Database]:
         with mongo_database.hold(database):
             yield database
     finally:
-        await client.close()
+        await _close(client)
 
 
 open_resource = open_mongo
@@ -85,11 +93,12 @@ async def check(settings: Settings) -> None:
 
     Raises:
         NotConfigured: MONGODB_URL is empty.
-        ServiceUnavailable: the server refuses, or does not answer.
+        ServiceUnavailable: the server refuses, or does not answer within 5 seconds.
     """
     if (opened := mongo_database.peek()) is not None:
         try:
-            await opened.command("ping")
+            with timeout(CONNECT_MS / 1000):
+                await opened.command("ping")
         except PyMongoError as error:
             raise ServiceUnavailable(unreachable(settings, error)) from error
         return
@@ -99,6 +108,11 @@ async def check(settings: Settings) -> None:
     except PyMongoError as error:
         raise ServiceUnavailable(unreachable(settings, error)) from error
     finally:
+        await _close(client)
+
+
+async def _close(client: AsyncMongoClient[dict[str, Any]]) -> None:
+    with timeout(CLOSE_SECONDS):  # a frozen server answers no farewell
         await client.close()
 
 

@@ -144,8 +144,13 @@ class TaskCall(Task[P, R]):
             session: an ``AsyncSession`` of SQLModel or SQLAlchemy, or a MongoDB session in a
                 transaction.
 
-        Raises, when it is awaited: TaskError for any other object; NotConfigured if the project has
-        no outbox.
+        Raises:
+            TaskError: when the call is awaited, ``session`` is any other object, or a session of
+                another database.
+            NotConfigured: when the call is awaited, the project has no outbox.
+            ServiceUnavailable: when the call is awaited, MongoDB does not answer; PyMongo's
+                ``with_transaction()`` repeats the transaction then. A SQL session raises
+                SQLAlchemy's errors, as it does elsewhere in the transaction.
         """
         return replace(self._reliable(), session=session)
 

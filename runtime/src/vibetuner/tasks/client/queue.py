@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from copy import copy
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from coredis.exceptions import RedisError
@@ -19,7 +19,7 @@ from streaq.utils import datetime_ms, to_ms, to_seconds
 from vibetuner.config import get_settings
 from vibetuner.errors import TaskError, TaskExists
 from vibetuner.redis.client import answering, unavailable
-from vibetuner.redis.connection import Connection
+from vibetuner.redis.connection import Connection, server_ms
 from vibetuner.redis.functions import Functions
 from vibetuner.redis.keys import GROUP, Keys
 from vibetuner.redis.url import Address
@@ -112,7 +112,7 @@ class QueueClient:
         for task, call in zip(tasks, calls, strict=True):
             values += (
                 task.id, self.codec.seal(call, Kind.CALL, task.id),
-                _moment(task, task.worker), to_ms(task.parent.expire or 0),
+                _moment(task), to_ms(task.parent.expire or 0),
                 task.priority or "", len(task.after), *task.after,
             )  # fmt: skip
         return values
@@ -215,19 +215,26 @@ class QueueClient:
     async def repeat(self, task: Task[Any, Any], call: bytes, now: int) -> None:
         """Enqueue a task at each time of the crontab line that is its schedule.
 
+        The times count by the server's clock, from the first one on.
+
         Raises:
             ServiceUnavailable: Redis does not answer, or refuses.
         """
         keys, tab, connection = self.keys, str(task.schedule), self.functions.connection
         payload = self.codec.seal(call, Kind.SCHEDULE, task.id)
+        next_run: Callable[..., int] = task.worker.next_run
         async with self.answering():
+            offset = server_ms(await connection.call("TIME")) - time.time_ns() // 1_000_000
+            moment = next_run(tab, offset)
             await asyncio.gather(
                 connection.call("SET", keys.cron_data(task.id), payload),
                 connection.call("HSET", keys.cron_tabs, task.id, tab),
                 connection.call("HSET", keys.cron_queues, task.id, task.priority or ""),
-                connection.call("ZADD", keys.cron_schedule, task.worker.next_run(tab), task.id),
+                connection.call("ZADD", keys.cron_schedule, moment, task.id),
             )
-        await self.enqueue([task], [call], now)
+        first = copy(task)
+        first.schedule = datetime.fromtimestamp(moment / 1000, UTC)
+        await self.enqueue([first], [call], now)
 
     async def result(
         self,
@@ -390,10 +397,8 @@ def read_result(task_id: str, data: dict[str, Any]) -> TaskResult[Any]:
         raise StreaqError(f"What is stored as the result of {task_id} is none") from error
 
 
-def _moment(task: Task[Any, Any], worker: Worker[Any]) -> int | str:
+def _moment(task: Task[Any, Any]) -> int | str:
     """Return when a task is due; a delay counts by the server's clock."""
-    if isinstance(task.schedule, str):
-        return worker.next_run(task.schedule)
-    if task.schedule is not None:
+    if isinstance(task.schedule, datetime):
         return datetime_ms(task.schedule)
     return 0 if task.delay is None else f"+{to_ms(task.delay)}"

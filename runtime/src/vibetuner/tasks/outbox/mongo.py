@@ -2,22 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import datetime
 from typing import Any
 
+from pymongo import timeout
 from pymongo.asynchronous.client_session import AsyncClientSession
 from pymongo.asynchronous.collection import AsyncCollection
-from pymongo.errors import OperationFailure
+from pymongo.errors import OperationFailure, PyMongoError
 
-from vibetuner.errors import TaskError
+from vibetuner.config import get_settings
+from vibetuner.errors import ServiceUnavailable, TaskError
+from vibetuner.redis import answer_seconds
+from vibetuner.resources.mongo import unreachable
 from vibetuner.resources.slots import mongo_database
 from vibetuner.tasks.outbox.row import TABLE, Row
 
 __all__ = ["MongoOutbox"]
 
 NO_TRANSACTIONS = 20  # IllegalOperation: the server is not a replica set
+PASSING = "TransientTransactionError"
 FIELDS = [name for name in Row.__slots__ if name != "task_id"]
+
+
+class MongoUnavailable(ServiceUnavailable, PyMongoError):  # noqa: N818 - as its base
+    """MongoDB can't be used; ``with_transaction()`` repeats only what raises a PyMongoError."""
 
 
 class MongoOutbox:
@@ -27,32 +37,33 @@ class MongoOutbox:
         """As :meth:`Store.add`.
 
         Raises:
-            TaskError: the session has no transaction, or the server does not support them.
+            ServiceUnavailable: MongoDB does not answer, or refuses.
+            TaskError: the session has no transaction, is of another client, or the server does not
+                support transactions.
         """
         if not session.in_transaction:
             raise TaskError(
                 "within() takes a MongoDB session in a transaction, and this one is in none. "
                 "Begin one:  async with await session.start_transaction():"
             )
+        if session.client is not mongo_database.get().client:
+            raise TaskError(
+                "within() takes a session of the client of MONGODB_URL. Start one with  "
+                "mongo_database.get().client.start_session()  (from vibetuner.resources.slots)"
+            )
         values = {name: getattr(row, name) for name in FIELDS}
-        try:
+        with _answering():
             if row.key and (
                 found := await _rows().find_one({"key": row.key}, ["call"], session=session)
             ):
                 return str(found["_id"]), str(found["call"])
             await _rows().insert_one({"_id": row.task_id, **values}, session=session)
-        except OperationFailure as error:
-            if error.code != NO_TRANSACTIONS:
-                raise
-            raise TaskError(
-                "within() needs transactions, which this MongoDB does not have, as it is no "
-                "replica set. Start it with --replSet rs0 and run rs.initiate()"
-            ) from error
         return None
 
     async def remove(self, task_id: str, session: AsyncClientSession) -> None:
         """As :meth:`Store.remove`."""
-        await _rows().delete_one({"_id": task_id}, session=session)
+        with _answering():
+            await _rows().delete_one({"_id": task_id}, session=session)
 
     def on_commit(self, session: AsyncClientSession, hear: Callable[[], None]) -> None:
         """As :meth:`Store.on_commit`; PyMongo has no event, so this wraps the session's method."""
@@ -83,6 +94,28 @@ class MongoOutbox:
         oldest = await _rows().find_one({}, ["created_at"], sort=[("created_at", 1)])
         number = await _rows().count_documents({})
         return number, oldest["created_at"] if oldest else None
+
+
+@contextmanager
+def _answering() -> Iterator[None]:
+    """Limit the steps in a transaction, and translate their errors.
+
+    A conflict of two transactions stays as it is, for whoever repeats the transaction.
+    """
+    try:
+        with timeout(answer_seconds()):
+            yield
+    except PyMongoError as error:
+        if isinstance(error, OperationFailure):
+            if error.code == NO_TRANSACTIONS:
+                raise TaskError(
+                    "within() needs transactions, which this MongoDB does not have, as it is no "
+                    "replica set. Start it with --replSet rs0 and run rs.initiate()"
+                ) from error
+            if error.has_error_label(PASSING):
+                raise
+        labels = [PASSING] if error.has_error_label(PASSING) else []
+        raise MongoUnavailable(unreachable(get_settings(), error), labels) from error
 
 
 def _rows() -> AsyncCollection[dict[str, Any]]:

@@ -12,6 +12,7 @@ from typing import Any
 from coredis.exceptions import RedisError
 from streaq import StreaqError
 
+from vibetuner.redis.connection import server_ms
 from vibetuner.redis.functions import Functions
 from vibetuner.redis.keys import Keys
 from vibetuner.tasks.client.results import ResultListener
@@ -107,7 +108,7 @@ class Cron:
     async def schedule_due(self) -> None:
         """Schedule the cron runs that are due now."""
         connection, keys = self._functions.connection, self._keys
-        now = _ms(await connection.call("TIME"))
+        now = server_ms(await connection.call("TIME"))
         due = await connection.call("ZRANGE", keys.cron_schedule, "-inf", now, "BYSCORE")
         if not due:
             return
@@ -125,7 +126,7 @@ class Cron:
         stored, now = await asyncio.gather(
             connection.call("GET", self._keys.cron_data(name)), connection.call("TIME")
         )
-        moment = self._next_run(tab, _ms(now) - time.time_ns() // 1_000_000)
+        moment = self._next_run(tab, server_ms(now) - time.time_ns() // 1_000_000)
         run_id, payload = cron_id(name, moment), b""
         if stored is not None:
             with suppress(StreaqError):  # a run without a payload becomes a dead letter
@@ -133,12 +134,6 @@ class Cron:
                 payload = self._codec.seal(body, Kind.CALL, run_id)
         values: list[Any] = [name, run_id, moment, queue or self._queue_of(name), payload]
         await self._functions.call("cron", (self._keys.queue,), values)
-
-
-def _ms(reply: list[bytes]) -> int:
-    """Return the reply to TIME in milliseconds."""
-    seconds, micros = map(int, reply)
-    return seconds * 1000 + micros // 1000
 
 
 async def sweep(
