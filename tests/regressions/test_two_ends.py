@@ -94,7 +94,7 @@ async def test_a_second_message_of_an_ended_task_ends_nothing(
 async def test_a_task_whose_payload_expired_has_a_result(
     worker: TaskWorker, running: Running, unique: Unique | bool
 ):
-    """Whether it waits in the stream, is delayed, or is in line behind another."""
+    """The same in the stream, delayed, and in line behind another task."""
     with using_worker(worker):
 
         @robust_task(name="charge", unique=unique, timeout=60)

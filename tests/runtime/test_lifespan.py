@@ -117,10 +117,11 @@ async def test_what_was_opened_last_is_closed_first(settings: Settings):
     seen: list[tuple[Any, ...]] = []
 
     async with open_here(settings) as context:
+        client = context.http_client
 
         @event.listens_for(sql_engine.get().sync_engine, "engine_disposed")
         def look(_engine: object) -> None:
-            seen.append((context.http_client.is_closed, mongo_database.peek(), redis_client.peek()))
+            seen.append((client.is_closed, mongo_database.peek(), redis_client.peek()))
 
         mongo, redis = mongo_database.get(), redis_client.get()
 

@@ -26,8 +26,9 @@ async def start() -> RedirectResponse:
         end = finish_batch.enqueue(batch_id)
         end.start(after=[document.id for document in documents], regardless=True)
         end.id = batch_id  # so that its progress is the batch's
-        for call in (*documents, end):
-            await call.within(session)
+        for document in documents:
+            await document.within(session)
+        await end.within(session)
         await session.commit()
     return RedirectResponse(f"/batches/{batch_id}", 303)
 
