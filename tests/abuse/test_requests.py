@@ -12,6 +12,7 @@ import httpx2
 import pytest
 
 from tests.abuse.conftest import TOKEN, Besieged, Shop, Siege
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.slow
 
@@ -168,7 +169,7 @@ def test_clients_that_do_not_read_use_no_memory(shop: Shop, siege: Siege):
         large = httpx2.post(f"{web.url}/news", params={"size": 300_000}, timeout=30)
 
     assert large.status_code == 500
-    assert "SSE_EVENT_BYTES" in web.command.output
+    wait_until(lambda: "SSE_EVENT_BYTES" in web.command.output, what=lambda: "the log line")
 
 
 def test_wrong_tokens_lock_nobody_out(besieged: Besieged, siege: Siege):

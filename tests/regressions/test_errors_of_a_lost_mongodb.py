@@ -30,7 +30,7 @@ from vibetuner.tasks import dead_letters
 from vibetuner.tasks.lifespan import base_lifespan as worker_lifespan
 from vibetuner.tasks.worker import TaskWorker, open_queue, using_worker
 
-SLACK_SECONDS = 3
+SLACK_SECONDS = 10
 LIMITS = {"worker": ANSWER_SECONDS, "web": REQUEST_SECONDS}
 
 

@@ -75,4 +75,4 @@ def test_up_without_embedded_settings_says_what_to_set(services, world):
 
 def test_help_tells_the_exit_codes(services):
     """A script needs them."""
-    assert "3 when they are stopped" in services("status", "--help").stdout
+    assert "3 if they are stopped" in services("status", "--help").stdout

@@ -40,4 +40,5 @@ async def main(url: str) -> None:
                 await asyncio.sleep(0.05)
 
 
-asyncio.run(main(sys.argv[1]))
+if __name__ == "__main__":
+    asyncio.run(main(sys.argv[1]))

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from vibetuner.config import Settings
-from vibetuner.context import Context, current_context
+from vibetuner.context import Context, HttpClient, current_context
+from vibetuner.errors import NotConfigured
 from vibetuner.lifespan import make_context
 from vibetuner.tasks import WorkerDepends
 from vibetuner.tasks.depends import inject
@@ -135,6 +136,7 @@ async def test_without_a_worker_the_context_is_made_for_the_call(stand_in):
 
     assert isinstance(context, Context)
     assert (context.project_slug, context.version) == ("corner-shop", "1.2.3")
-    assert context.http_client.is_closed
+    with pytest.raises(NotConfigured, match="HTTP client"):
+        _ = context.http_client
     assert sync_context.project_slug == "corner-shop"
-    assert make_context(Settings(), context.http_client).project_name == "Corner Shop"
+    assert make_context(Settings(), HttpClient()).project_name == "Corner Shop"

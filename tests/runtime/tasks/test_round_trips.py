@@ -11,7 +11,7 @@ import pytest
 
 from tests.clusters import PREFIX, Clustered
 from tests.sentinels import Replicated
-from tests.valkey import Fleet, Valkey
+from tests.valkey import Servers, Valkey
 from vibetuner.config import Settings, using_settings
 from vibetuner.redis.blocking import ask
 from vibetuner.redis.url import Address, parse_url
@@ -35,7 +35,7 @@ async def test_simultaneous_calls_share_one_write(
         await count_reads(server)
 
 
-async def count_reads(server: Valkey | Fleet) -> None:
+async def count_reads(server: Valkey | Servers) -> None:
     settings = Settings(redis_url=server.url, redis_key_prefix=PREFIX, secret_key="k" * 40)
     address = parse_url(server.url, PREFIX)
     with using_settings(settings):

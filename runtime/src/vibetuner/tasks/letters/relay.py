@@ -142,7 +142,7 @@ async def count_groups(redis: Client, database: Database, prefix: str) -> None:
     for at in range(0, len(texts), BATCH):
         await Scripts(redis).call("add_groups", [keys.letter_groups], texts[at : at + BATCH])
     await redis.set(fresh, "1", ex=COUNTED_SECONDS)
-    await redis.set(keys.letters_counted, "1")
+    await redis.set(keys.letters_counted, "1", ex=30 * COUNTED_SECONDS)
     await redis.delete([lock])
 
 
