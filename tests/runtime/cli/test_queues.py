@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
-from uuid import uuid4
 
 import pytest
 
@@ -13,7 +12,6 @@ from tests.projects import write_project
 from tests.waiting import wait_until
 from vibetuner import VibetunerApp
 from vibetuner.config import Settings, using_settings
-from vibetuner.embedded import Lease
 from vibetuner.tasks.worker import TaskWorker
 
 NAMES = ["critical", "default", "bulk"]
@@ -45,14 +43,9 @@ def root(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def environment(servers: Lease) -> dict[str, str]:
-    """Real servers, and a queue of the test's own."""
-    return {
-        "REDIS_URL": servers.urls["redis"],
-        "REDIS_KEY_PREFIX": f"queues-{uuid4().hex[:8]}",
-        "SECRET_KEY": "Wq9-tests-4kJx81_ZrtPq0-LmNv7-Yb3c5",
-        "ENVIRONMENT": "production",
-    }
+def environment(environment: dict[str, str]) -> dict[str, str]:
+    """The same in production."""
+    return environment | {"ENVIRONMENT": "production"}
 
 
 @pytest.mark.slow
