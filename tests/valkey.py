@@ -6,23 +6,25 @@ import asyncio
 import signal
 import subprocess
 from abc import abstractmethod
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
-from typing import Self, TypeVar
+from typing import Any, Self, TypeVar
 
 from coredis.exceptions import RedisError
 
 from tests.doors import opened_door
 from tests.processes import free_port
 from tests.waiting import eventually, wait_until
-from vibetuner.config import Settings
+from vibetuner.config import Settings, using_settings
 from vibetuner.embedded.packages import valkey_binary
 from vibetuner.errors import NotDurable, ServiceUnavailable
 from vibetuner.redis.blocking import RefusedError, Reply, ask, responds
 from vibetuner.redis.url import Address, Tls
+from vibetuner.tasks.worker import TaskWorker
+from vibetuner.testing import held_open
 
-__all__ = ["FOLLOWS_WITHIN", "Servers", "Valkey", "until_it_works"]
+__all__ = ["FOLLOWS_WITHIN", "Servers", "Valkey", "opened", "until_it_works"]
 
 #: Seconds from a promotion until all works again. Five are promised, on a machine with nothing else
 #: to do; who waits for a silent server instead needs ten.
@@ -119,6 +121,21 @@ class Valkey:
 
     def _answers(self) -> bool:
         return responds(self.port)
+
+
+@asynccontextmanager
+async def opened(server: Valkey | Servers, **values: Any) -> AsyncIterator[tuple[TaskWorker, Any]]:
+    """A worker with an open queue on the server, and a task of its own."""
+    settings = Settings(redis_url=server.url, **{"redis_key_prefix": "own", **values})
+    with using_settings(settings):
+        worker = TaskWorker(settings)
+
+        @worker.task(name="number")
+        async def number(value: int) -> int:
+            return value
+
+        async with held_open(worker):
+            yield worker, number
 
 
 async def until_it_works(act: Callable[[], Awaitable[T]]) -> T:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import re
 import shutil
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import ExitStack, asynccontextmanager, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 
 from tests.sentinels import Replicated
-from tests.valkey import LASTING, Valkey, until_it_works
+from tests.valkey import LASTING, Valkey, opened, until_it_works
 from tests.waiting import eventually, wait_until
 from vibetuner.cli.checks.redis import judge_durability
-from vibetuner.config import Settings, using_settings
+from vibetuner.config import Settings
 from vibetuner.embedded.packages import valkey_binary
 from vibetuner.errors import NotDurable, TaskError, TaskExists
 from vibetuner.redis.blocking import ask
@@ -26,7 +26,6 @@ from vibetuner.redis.url import parse_url
 from vibetuner.tasks.robust import robust_task
 from vibetuner.tasks.unique import Unique
 from vibetuner.tasks.worker import TaskWorker, enqueue_sync, using_worker
-from vibetuner.testing import held_open
 
 SHORT = timedelta(seconds=0.3)
 SYNCED = ("--appendonly", "yes", "--appendfsync", "everysec")
@@ -58,23 +57,6 @@ def serving(
         address = parse_url(servers[0].url)
         wait_until(lambda: str(ask(address, ["INFO"])).count("state=online") == replicas)
         yield tuple(servers)
-
-
-@asynccontextmanager
-async def opened(
-    server: Valkey | Replicated, **update: Any
-) -> AsyncIterator[tuple[TaskWorker, Any]]:
-    """A worker with an open queue on the server, and a task of its own."""
-    settings = Settings(redis_url=server.url, redis_key_prefix="own").model_copy(update=update)
-    with using_settings(settings):
-        worker = TaskWorker(settings)
-
-        @worker.task(name="number")
-        async def number(value: int) -> int:
-            return value
-
-        async with held_open(worker):
-            yield worker, number
 
 
 async def calls_of(server: Valkey, command: str) -> int:

@@ -11,12 +11,9 @@ import pytest
 
 from tests.clusters import PREFIX, Clustered
 from tests.sentinels import Replicated
-from tests.valkey import Servers, Valkey
-from vibetuner.config import Settings, using_settings
+from tests.valkey import Servers, Valkey, opened
 from vibetuner.redis.blocking import ask
 from vibetuner.redis.url import Address, parse_url
-from vibetuner.tasks.worker import TaskWorker
-from vibetuner.testing import held_open
 
 AT_ONCE, BURSTS = 50, 5
 
@@ -36,25 +33,17 @@ async def test_simultaneous_calls_share_one_write(
 
 
 async def count_reads(server: Valkey | Servers) -> None:
-    settings = Settings(redis_url=server.url, redis_key_prefix=PREFIX, secret_key="k" * 40)
     address = parse_url(server.url, PREFIX)
-    with using_settings(settings):
-        worker = TaskWorker(settings)
-
-        @worker.task(name="number")
-        async def number(value: int) -> int:
-            return value
-
-        async with held_open(worker):
-            await number.enqueue(0)
-            before, reads = await worker.queue_size(), await asyncio.to_thread(reads_of, address)
-            ids = set()
-            for _ in range(BURSTS):
-                # Like that many requests, each in an asyncio task of its own.
-                calls = [asyncio.ensure_future(number.enqueue(n).start()) for n in range(AT_ONCE)]
-                ids |= {task.id for task in await asyncio.gather(*calls)}
-            reads = await asyncio.to_thread(reads_of, address) - reads
-            assert len(ids) == await worker.queue_size() - before == AT_ONCE * BURSTS
+    async with opened(server, redis_key_prefix=PREFIX, secret_key="k" * 40) as (worker, number):
+        await number.enqueue(0)
+        before, reads = await worker.queue_size(), await asyncio.to_thread(reads_of, address)
+        ids = set()
+        for _ in range(BURSTS):
+            # Like that many requests, each in an asyncio task of its own.
+            calls = [asyncio.ensure_future(number.enqueue(n).start()) for n in range(AT_ONCE)]
+            ids |= {task.id for task in await asyncio.gather(*calls)}
+        reads = await asyncio.to_thread(reads_of, address) - reads
+        assert len(ids) == await worker.queue_size() - before == AT_ONCE * BURSTS
     # The counts include Sentinels, replicas and the processes that watch them.
     assert reads < AT_ONCE * BURSTS / 2
 
