@@ -54,6 +54,7 @@ from vibetuner.tasks.call import (
     define,
 )
 from vibetuner.tasks.client.queue import QueueClient, check_ties, line_of, open_queue_client
+from vibetuner.tasks.courier import Courier
 from vibetuner.tasks.depends import inject
 from vibetuner.tasks.engine import (
     follows_another,
@@ -64,7 +65,6 @@ from vibetuner.tasks.engine import (
 )
 from vibetuner.tasks.lifespan import worker_lifespan
 from vibetuner.tasks.limits import check_enqueue, check_options
-from vibetuner.tasks.outbox.courier import Courier
 from vibetuner.tasks.payload import Codec, Kind, dump, signing_keys
 from vibetuner.tasks.queues import (
     USUAL,

@@ -14,13 +14,11 @@ from vibetuner.errors import VibetunerError
 from vibetuner.project import worker_command
 from vibetuner.resources.slots import sql_engine
 from vibetuner.tasks.inspect.model import Row, State
-from vibetuner.tasks.outbox.row import Row as OutboxRow
-from vibetuner.tasks.outbox.row import open_stores
+from vibetuner.tasks.outbox.row import ANSWER_SECONDS, find_row, open_stores
 from vibetuner.timing import duration
 
 __all__ = ["Outbox", "find_in_outbox", "open_outbox", "read_outbox"]
 
-ANSWER_SECONDS = 2.0
 # Longer than a worker's relay ever leaves a row waiting.
 RELAY_SECONDS = 10.0
 
@@ -81,15 +79,9 @@ async def read_outbox() -> Outbox | None:
 
 async def find_in_outbox(task_id: str) -> Row | None:
     """Return a task that waits in the outbox; None if it does not, or no database answers."""
-    rows: list[OutboxRow] = []
-    with suppress(Exception):
-        async with asyncio.timeout(ANSWER_SECONDS):
-            for store in open_stores():
-                rows += await store.read([task_id], 1)
-    return next(
-        (Row(task_id=row.task_id, name=row.name, state=State.WAITING, created=row.created_at)
-         for row in rows), None,
-    )  # fmt: skip
+    if (found := await find_row(task_id)) is None:
+        return None
+    return Row(task_id=task_id, name=found.name, state=State.WAITING, created=found.created_at)
 
 
 @asynccontextmanager

@@ -1,1 +1,1 @@
-"""Calls that are written in a transaction of the project, and enqueued after its commit."""
+"""The stores of calls that are written in a transaction, and enqueued after its commit."""

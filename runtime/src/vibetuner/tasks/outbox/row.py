@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cache
@@ -14,10 +16,13 @@ from vibetuner.loader import load_project
 from vibetuner.project import find_root
 from vibetuner.resources.slots import mongo_database, sql_engine
 
-__all__ = ["TABLE", "Row", "Store", "open_stores", "store_for"]
+__all__ = ["ANSWER_SECONDS", "TABLE", "Row", "Store", "find_row", "open_stores", "store_for"]
 
 #: The table, and the collection.
 TABLE = "task_outbox"
+
+#: How long a look at the outbox waits for its database.
+ANSWER_SECONDS = 2.0
 
 UNKNOWN_SESSION = (
     "within() takes an AsyncSession of SQLModel or SQLAlchemy, or a MongoDB session in a "
@@ -94,6 +99,16 @@ def open_stores() -> list[Store]:
     if mongo_database.peek() is not None:
         stores.append(_store("mongo", "MongoOutbox"))
     return stores
+
+
+async def find_row(task_id: str) -> Row | None:
+    """Return a task's committed row; None if there is none, or a database does not answer."""
+    with suppress(Exception):
+        async with asyncio.timeout(ANSWER_SECONDS):
+            for store in open_stores():
+                if rows := await store.read([task_id], 1):
+                    return rows[0]
+    return None
 
 
 def store_for(session: Any) -> Store:

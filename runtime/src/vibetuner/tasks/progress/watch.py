@@ -18,6 +18,7 @@ from vibetuner.sse.feed import Subscriber
 from vibetuner.sse.history import OUTAGES, History, history_of
 from vibetuner.sse.hub import Hub
 from vibetuner.sse.relay import open_relay
+from vibetuner.tasks.outbox.row import find_row, open_stores
 from vibetuner.tasks.progress.state import (
     PROGRESS,
     ProgressState,
@@ -50,7 +51,8 @@ STATUS = {
     TaskStatus.RUNNING: ProgressStatus.RUNNING,
 }
 RESULT_SECONDS = 2
-# The interval between reads of a task that waits for others, while somebody watches it.
+# The interval between reads of a task that waits for others or in the outbox, while somebody
+# watches it: nothing is published for what changes there.
 LOOK_SECONDS = 1.0
 OUTAGE_SECONDS = 1.0
 
@@ -93,13 +95,15 @@ class Step:
 
 async def follow_progress(subscriber: Subscriber) -> AsyncIterator[Step | None]:
     """Yield the steps of the task that the subscriber's channel names; None after a silence."""
-    task_id, missing = subscriber.channel, 0
+    task_id, missing, held = subscriber.channel, 0, False
     state, position = await _begin(subscriber)
     if not state.is_over:
         yield Step(PROGRESS, state, position)
     while not state.is_over:
+        was_held, held = held, await _is_held(state)
+        looks = held or was_held or _is_waiting(state)
         try:
-            async with asyncio.timeout(LOOK_SECONDS if _is_waiting(state) else None):
+            async with asyncio.timeout(LOOK_SECONDS if looks else None):
                 events = await subscriber.events()
         except TimeoutError:
             if (now := await _look_again(state)) != state:
@@ -167,6 +171,11 @@ async def _count_parts(history: History, state: ProgressState) -> ProgressState:
     return replace(state, done=max(0, int(total) - left), total=int(total))
 
 
+async def _is_held(state: ProgressState) -> bool:
+    """Return whether a task's call waits in the outbox."""
+    return state.status is ProgressStatus.QUEUED and await find_row(state.task_id) is not None
+
+
 def _is_waiting(state: ProgressState) -> bool:
     return state.status is ProgressStatus.QUEUED and state.total is not None
 
@@ -215,6 +224,10 @@ async def _begin(subscriber: Subscriber) -> tuple[ProgressState, str]:
 async def _ask_queue(task_id: str) -> ProgressState | None:
     queue = task_queue.get()
     status = await queue.status_by_id(task_id)
+    if status is TaskStatus.NOT_FOUND and open_stores():
+        if await find_row(task_id) is not None:
+            return ProgressState(task_id=task_id)
+        status = await queue.status_by_id(task_id)  # a row is handed on first, then deleted
     if status in STATUS:
         return ProgressState(task_id=task_id, status=STATUS[status])
     if status is TaskStatus.NOT_FOUND:
