@@ -7,6 +7,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
+from functools import lru_cache
 from typing import NamedTuple, Self
 
 from vibetuner.stored import Count, Millis, read_record
@@ -142,6 +143,7 @@ class Beat:
         return read_record(cls, text)
 
 
+@lru_cache(1000)
 def bucket(milliseconds: int) -> int:
     """Return the bucket of a duration; each bucket is a fifth wider than the one below it.
 

@@ -58,6 +58,7 @@ class Limits:
 
 
 LIMITS = Limits()
+NOTHING = '""'
 
 
 class JournalObserver(Observer):
@@ -85,6 +86,7 @@ class JournalObserver(Observer):
         self._minutes: dict[int, Counter[str]] = {}
         self._names: set[str] = set()
         self._quoted: dict[str, str] = {}
+        self._quoted_id = quote(worker.id)
         self._written: dict[str, Started] = {}
         self._born = _now()
         self._about: dict[str, Any] = {}
@@ -114,14 +116,15 @@ class JournalObserver(Observer):
             counts[f"r{bucket(attempt.finished - started)}"] += 1
             if attempt.tries <= 1:  # later attempts wait intentionally
                 counts[f"w{bucket(started - attempt.queued)}"] += 1
-        word = str(end or "")
+        word = "" if end is None else end.value
         counts[word] += 1
         # A JSON list, as journal.entry.Ended reads it.
         quoted = self._quoted.get(name) or self._quoted.setdefault(name, quote(name))
         attempt.entry = (
-            f"[{quote(attempt.task_id)}, {quoted}, {quote(word)}, "
+            f'[{quote(attempt.task_id)}, {quoted}, "{word}", '
             f"{attempt.created or attempt.queued}, {attempt.queued}, {started}, "
-            f"{attempt.finished}, {attempt.tries}, {quote(self._worker.id)}, {quote(reason)}]"
+            f"{attempt.finished}, {attempt.tries}, {self._quoted_id}, "
+            f"{quote(reason) if reason else NOTHING}]"
         )
 
     async def run(self, running: Iterable[Attempt]) -> None:

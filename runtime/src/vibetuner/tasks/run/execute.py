@@ -32,6 +32,9 @@ logger = logging.getLogger(__name__)
 
 ON_FAILURE_SECONDS = 30.0
 REPORT_SECONDS = 2.0
+# The keys of every call; others name the calls that it is tied to.
+PLAIN = ("f", "t", "a", "k")
+UNTIED = ("", "", "", "")
 # Errors that may give up even if the task has no rules.
 RULED = (GiveUp, BaseExceptionGroup)
 
@@ -230,7 +233,7 @@ def load(attempt: Attempt, codec: Codec, registry: dict[str, Any], keys: Keys) -
         raise Rejected(error, Cause.UNREADABLE_PAYLOAD) from error
     try:
         name, created = _text(data["f"]), moment(data["t"])
-        ties = [_text(tie) if (tie := data.get(at)) else "" for at in ("T", "O", "A", "F")]
+        ties = _ties(data) if len(data) > len(PLAIN) else UNTIED
         args, kwargs = tuple(data["a"]), {_text(key): value for key, value in data["k"].items()}
         attempt.name_task(name, registry.get(name))
         attempt.created, attempt.args, attempt.kwargs = created, args, kwargs
@@ -253,6 +256,10 @@ def _group(attempt: Attempt) -> str:
         return attempt.fn_name
     task: Any = attempt.task
     return unique.group(task.fn, attempt.fn_name, attempt.args, attempt.kwargs)
+
+
+def _ties(data: dict[str, Any]) -> Sequence[str]:
+    return [_text(tie) if (tie := data.get(at)) else "" for at in ("T", "O", "A", "F")]
 
 
 def _text(value: object) -> str:
