@@ -23,9 +23,6 @@ CAUSES = {cause.value for cause in Cause}
 LAST_LINES = 4
 # No promise covers such a task.
 UNCOUNTED = {"unknown", "withdrawn"}
-# The age up to which an acknowledged write may be missing on the replicas. It is long, because on
-# busy cores the journal's line of the acknowledgement comes late.
-LAG_SECONDS = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +134,7 @@ def judge(notes: Iterable[Note], stored: Stored, *, durable: bool = False) -> Le
         unknown=_unknown(tasks.values(), stored),
         lost=[_lost(task, stored) for task in counted if fates[task.task_id] == "lost"],
         rises=[rise for found in charged.values() for rise in found],
-        broken=broken_promises(story),
+        broken=broken_promises(story, durable=durable),
         two_ends=[task.task_id for task in counted if _has_two_ends(task, stored)],
         causes=dict(Counter(str(letter.cause) for letter in letters.values()).most_common()),
         without_cause=[name for name, letter in letters.items() if letter.cause not in CAUSES],
@@ -178,9 +175,7 @@ def _counted_fate(task: TaskStory, story: Story, stored: Stored, durable: bool) 
     # A run of a schedule is never durable.
     if fate != "lost" or (durable and task.origin == "accepted"):
         return fate
-    at = task.enqueued if task.enqueued is not None else min(run.began for run in task.runs)
-    failovers = (fault for fault in story.faults if fault.effect == "failover")
-    return "gap" if any(fault.within(at, at + LAG_SECONDS) for fault in failovers) else "lost"
+    return "gap" if story.in_gap(task) else "lost"
 
 
 def _has_two_ends(task: TaskStory, stored: Stored) -> bool:

@@ -15,9 +15,12 @@ from chaos.tries import LOSSES
 __all__ = ["broken_promises"]
 
 
-def broken_promises(story: Story) -> list[str]:
-    """Return a sentence for each broken promise."""
-    return [*_withdrawn(story), *_keys(story), *_done_twice(story)]
+def broken_promises(story: Story, *, durable: bool = False) -> list[str]:
+    """Return a sentence for each broken promise.
+
+    Unless enqueues are ``durable``, a key may be lost with the primary that acknowledged it.
+    """
+    return [*_withdrawn(story), *_keys(story, durable=durable), *_done_twice(story)]
 
 
 def _withdrawn(story: Story) -> Iterator[str]:
@@ -26,10 +29,12 @@ def _withdrawn(story: Story) -> Iterator[str]:
             yield f"{task.kind} {task.task_id} ran, and its transaction was rolled back"
 
 
-def _keys(story: Story) -> Iterator[str]:
+def _keys(story: Story, *, durable: bool) -> Iterator[str]:
     ran: defaultdict[str, set[str]] = defaultdict(set)
     for task in story.tasks.values():
-        for line in task.lines if task.runs else ():
+        if not task.runs or (not durable and story.in_gap(task)):
+            continue
+        for line in task.lines:
             if key := line.get("key"):
                 ran[key].add(task.task_id)
     for key, task_ids in ran.items():

@@ -14,6 +14,10 @@ __all__ = ["FORCED", "Effect", "Fault", "Run", "Story", "TaskStory", "tell"]
 # A worker that did not stop after a signal, and had to be killed.
 FORCED = "stop forced"
 
+# The age up to which an acknowledged write may be missing on the replicas. It is long, because on
+# busy cores the journal's line of the acknowledgement comes late.
+LAG_SECONDS = 2.0
+
 Effect = Literal["kill", "stop", "freeze", "outage", "failover", "none"]
 Origin = Literal["accepted", "unknown", "withdrawn", "scheduled"]
 
@@ -79,6 +83,12 @@ class Story:
     faults: list[Fault] = field(default_factory=list)
     injected: list[Fault] = field(default_factory=list)
     exits: list[Note] = field(default_factory=list)
+
+    def in_gap(self, task: TaskStory) -> bool:
+        """Return whether a task was acknowledged by a primary that was lost right afterwards."""
+        at = task.enqueued if task.enqueued is not None else min(run.began for run in task.runs)
+        failovers = (fault for fault in self.faults if fault.effect == "failover")
+        return any(fault.within(at, at + LAG_SECONDS) for fault in failovers)
 
 
 def tell(notes: Iterable[Note]) -> Story:

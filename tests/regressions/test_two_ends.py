@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from typing import Any
 
 import pytest
 from streaq.types import StreaqCancelled
 
 from tests.runtime.conftest import Running
+from vibetuner.config import Settings, using_settings
+from vibetuner.redis.blocking import ask
+from vibetuner.redis.url import parse_url
 from vibetuner.tasks.robust import Unique, robust_task
 from vibetuner.tasks.worker import TaskWorker, using_worker
 
@@ -113,3 +118,35 @@ async def test_a_task_whose_payload_expired_has_a_result(
         for call in calls:
             result = await call.result(timeout=10)
             assert str(result.exception) == "Task expired!"
+
+
+@pytest.mark.parametrize("taken_over", [True, False])
+async def test_a_worker_that_was_frozen_begins_only_what_is_still_its_own(
+    worker: TaskWorker, settings: Settings, running: Running, taken_over: bool
+):
+    """It reads late what the server gave it; meanwhile another may have taken the message over."""
+    own = settings.model_copy(update={"worker_idle_timeout": 1})
+    runs: list[str] = []
+    worker = TaskWorker(own)
+    with using_settings(own), using_worker(worker):
+
+        @robust_task(name="charge")
+        async def charge(note: str) -> None:
+            runs.append(note)
+
+        async with running(worker):
+            await (await charge.enqueue("first")).result(timeout=10)
+            task = await charge.enqueue("second").start(delay=3600)
+            stream = worker.client.keys.stream("normal")
+            await asyncio.sleep(0.1)  # it waits in a blocking read
+            # Until both are sent, this thread does nothing for the worker.
+            address = parse_url(own.redis_url or "")
+            [message] = ask(address, ["XADD", stream, "*", "task_id", task.id, "enqueue_time", "1"])
+            time.sleep(1.1)  # noqa: ASYNC251 - it is frozen
+            taker = "other" if taken_over else worker.id
+            ask(address, ["XCLAIM", stream, "workers", taker, "0", str(message)])
+
+            await (await charge.enqueue("third")).result(timeout=10)
+            assert runs == ["first", *(["second"] * (not taken_over)), "third"]
+            retry = worker.client.keys.retry(task.id)
+            assert await worker.redis.exists([retry]) == 0

@@ -366,6 +366,23 @@ def test_one_task_runs_under_a_key(journal: Journal):
     assert only_row(ledger).accepted == 1
 
 
+@pytest.mark.parametrize("durable", [False, True])
+def test_a_key_may_be_lost_with_its_primary(journal: Journal, durable: bool):
+    """Unless it was enqueued durably, as the task."""
+    journal.say("accepted", id="a", kind="keyed", key="evt")
+    journal.fault("failover", kind="primary killed")
+    journal.mend()
+    journal.run(1, "done")
+    for _ in range(5):
+        journal.say("exit", name="worker-1", worker=WORKER, code=1)
+    journal.say("accepted", id="b", kind="keyed", key="evt")
+    journal.run(1, "done", name="b")
+
+    ledger = judge(journal.notes, Stored(), durable=durable)
+
+    assert ledger.broken == ["2 tasks ran under the key evt: a, b"] * durable
+
+
 @pytest.mark.parametrize(("effect", "pid", "is_explained"), [
     ("kill", WORKER, True), ("outage", 1, True), ("kill", OTHER, False), ("stop", WORKER, False),
 ])  # fmt: skip

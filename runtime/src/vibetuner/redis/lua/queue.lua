@@ -114,14 +114,21 @@ local function claim(keys, argv)
   return load_messages(prefix, messages, { now })
 end
 
--- Load messages that a blocking read has claimed. ARGV: priority, message, task and enqueue time of
--- each. Returns what claim returns.
+-- Load messages that this consumer has claimed. If that was so long ago that another may have taken
+-- some over, load only those that are still its own, and renew their claims.
+-- ARGV: group, consumer, whether it was so long ago (1 or 0), then priority, message, task and
+-- enqueue time of each. Returns what claim returns.
 local function load(keys, argv)
-  local messages = {}
-  for i = 1, #argv, 4 do
-    messages[#messages + 1] = { argv[i], argv[i + 1], argv[i + 2], argv[i + 3] }
+  local messages, now = {}, clock()
+  for i = 4, #argv, 4 do
+    local stream, id, mine = keys[1] .. ':queues:' .. argv[i], argv[i + 1], true
+    if argv[3] == '1' then
+      mine = owns(stream, argv[1], argv[2], id, 0, 0, now)
+      if mine then redis.pcall('xclaim', stream, argv[1], argv[2], 0, id, 'justid') end
+    end
+    if mine then messages[#messages + 1] = { argv[i], id, argv[i + 2], argv[i + 3] } end
   end
-  return load_messages(keys[1], messages, { clock() })
+  return load_messages(keys[1], messages, { now })
 end
 
 -- Create the streams of these priorities and their consumer group, where they are missing.

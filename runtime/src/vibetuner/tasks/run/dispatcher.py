@@ -6,6 +6,7 @@ import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from itertools import chain
 from typing import Any
 
 from coredis.exceptions import RedisError, ResponseError
@@ -27,6 +28,8 @@ BLOCK_MS = 1000
 LOOK_SECONDS = 0.5
 BURST_SECONDS = 0.02
 MOST_TRIES = 1_000_000
+# The number of values that the server returns of each message.
+VALUES = 7
 # The server does nothing else while it claims and loads messages.
 MOST_AT_ONCE = 128
 # In one turn of the event loop at most half of the slots begin an attempt: the server counts and
@@ -196,6 +199,9 @@ class Dispatcher:
         shares = self._order.divide(count)
         values = [*self._head, count, len(shares) // 2, *shares]
         reply = await self._functions.call("claim", (self._keys.queue,), values)
+        if self._is_late(asked):
+            messages = (reply[at : at + 4] for at in range(1, len(reply), VALUES))
+            reply = await self._load([*chain.from_iterable(messages)], asked)
         self._outage.over()
         self._lookahead.answered(asked=asked, now=self._loop.time())
         return self._take(reply)
@@ -203,7 +209,7 @@ class Dispatcher:
     async def _listen(self, count: int) -> bool:
         """Wait for new messages, at most a second; return False if a queue holds more."""
         names = self._order.names
-        streams = [self._keys.stream(name) for name in names]
+        streams, asked = [self._keys.stream(name) for name in names], self._loop.time()
         most = max(1, count // len(names))  # the limit applies to each stream
         reply = await self._listener.call(
             "XREADGROUP", "GROUP", *self._head[:2], "COUNT", most, "BLOCK",
@@ -222,14 +228,28 @@ class Dispatcher:
                 )  # fmt: skip
         self._outage.over()
         if values:
-            self._take(await self._functions.call("load", (self._keys.queue,), values))
+            self._take(await self._load(values, asked))
         return is_drained
+
+    async def _load(self, messages: list[Any], asked: float) -> list[Any]:
+        """Load messages that were claimed after ``asked``: four values each."""
+        values = [*self._head[:2], int(self._is_late(asked)), *messages]
+        reply: list[Any] = await self._functions.call("load", (self._keys.queue,), values)
+        return reply
+
+    def _is_late(self, asked: float) -> bool:
+        """Return whether others may take over, or have taken over, what was claimed since then.
+
+        A process that was frozen meanwhile, or a server, answers late.
+        """
+        _, _, idle_ms, fresh = self._head
+        return (self._loop.time() - asked) * 1000 >= idle_ms - fresh
 
     def _take(self, reply: list[Any]) -> int:
         """Take over claimed messages; return how many."""
         claimed, now = int(reply[0]), self._loop.time()
-        for at in range(1, len(reply), 7):
-            priority, message, task, queued, payload, tries, aborted = reply[at : at + 7]
+        for at in range(1, len(reply), VALUES):
+            priority, message, task, queued, payload, tries, aborted = reply[at : at + VALUES]
             message_id = message.decode()
             if message_id in self.running or message_id in self._finisher.unrecorded:
                 continue  # idle for so long that this worker claimed it a second time
@@ -248,7 +268,7 @@ class Dispatcher:
             )
         if len(reply) > 1:
             self._fill()
-        return len(reply) // 7
+        return len(reply) // VALUES
 
     def _fill(self) -> None:
         """Begin claimed messages in the free slots."""
