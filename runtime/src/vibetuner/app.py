@@ -47,7 +47,8 @@ class VibetunerApp:
         on_failure: called with each :class:`~vibetuner.tasks.dead_letters.DeadLetter` once it is
             stored. Both hooks may be async; a sync function runs in a thread. Nothing waits for
             them: a call has 30 seconds, and an exception is logged and changes nothing.
-        exception_handlers: called for an exception class or a status code, as in FastAPI.
+        exception_handlers: called for an exception class or a status code, as in FastAPI; other
+            errors have the page ``templates/error.html``, and JSON for programs.
         mounts: ASGI apps by path, such as ``{"/admin": admin}``; their lifespans don't run.
         template_filters: Jinja filters by name, in addition to Jinja's own.
         template_globals: names that every template can use.

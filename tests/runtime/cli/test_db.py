@@ -18,6 +18,7 @@ from sqlalchemy import make_url
 
 from tests.processes import clean_environment, free_port, run_vibetuner, vibetuner
 from tests.projects import write, write_project
+from vibetuner.embedded import Lease
 from vibetuner.scaffold.rendering import list_templates
 
 MODELS = """
@@ -53,6 +54,7 @@ TUNE = """
 
     app = VibetunerApp(sql_models=[Order, Customer])
 """
+OUTBOX = "from vibetuner.tasks.outbox.sql import Outbox"
 MORE = '        city: str = Field(default="", sa_column_kwargs={"server_default": ""})\n'
 SQLITE = "sqlite:///.vibetuner/app.db"
 VERSIONS = "src/shop/migrations/versions"
@@ -370,6 +372,37 @@ def test_a_start_in_development_creates_or_migrates(project: Path, tmp_path: Pat
 
     assert "SQL database upgraded to" in output
     assert "differ" not in output
+
+
+def test_the_worker_of_a_fresh_project_waits_for_the_tables_that_the_web_process_makes(
+    project: Path, servers: Lease, tmp_path: Path
+):
+    """Otherwise its relay, and tasks that wait, would find no table; one of the two warns."""
+    tune = TUNE.replace("import VibetunerApp", f"import VibetunerApp\n    {OUTBOX}")
+    write(project / "src/shop/tune.py", tune.replace("Customer]", "Customer, Outbox]"))
+    db(project, "revision Start", "downgrade base")
+    slow = revision_with(project, "import time; time.sleep(2)")
+    add_column(project)
+    redis = {"REDIS_URL": servers.urls["redis"], "REDIS_KEY_PREFIX": f"db-{uuid4().hex[:12]}"}
+    arguments = ("run", "dev", "all", "--port", str(free_port()))
+    with vibetuner(*arguments, folder=project, log=tmp_path / "log", environment=redis) as command:
+        command.wait_for("worker ready", seconds=60)
+        assert "task_outbox" in tables(project)
+        command.wait_for("web app ready", seconds=60)
+        command.stop()
+
+    assert "outbox" not in command.output.replace(" task_outbox", "")
+    assert command.output.count(f"upgraded to {slow.name[:12]}") == 1
+    assert command.output.count("SQL tables differ from the models") == 1
+
+
+def test_of_several_that_create_the_tables_at_once_one_does(tmp_path: Path, url: str):
+    """A project without migrations starts several processes."""
+    project = make_project(tmp_path, url)
+    with ThreadPoolExecutor() as pool:
+        outputs = list(pool.map(lambda _: db(project, "upgrade"), range(3)))
+
+    assert sorted(output[:7] for output in outputs) == ["created", "nothing", "nothing"]
 
 
 def test_the_doctor_names_what_the_tables_lack(project: Path):

@@ -66,7 +66,9 @@ def _serve_worker(options: argparse.Namespace) -> None:
         from vibetuner.cli.worker import serve_worker
 
     monitor = (options.host, options.port) if options.port else None
-    serve_worker(monitor=monitor, schema=options.schema, queues=options.queues)
+    serve_worker(
+        monitor=monitor, dev=options.dev, warn=not options.beside_web, queues=options.queues
+    )
 
 
 def _parse(arguments: list[str] | None) -> argparse.Namespace:
@@ -74,7 +76,7 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("part", choices=["frontend", "worker", "monitor"])
     parser.add_argument("--name", default="")
     parser.add_argument("--dev", action="store_true")
-    parser.add_argument("--schema", action="store_true")
+    parser.add_argument("--beside-web", action="store_true")
     parser.add_argument("--supervised", action="store_true")
     parser.add_argument("--fd", type=int)
     parser.add_argument("--host", default="127.0.0.1")

@@ -134,9 +134,9 @@ class Launch:
             arguments = ["frontend", *dev, "--fd", str(listener.fileno())]
             yield from self._copies("web", arguments, fd=listener.fileno())
         if self.part != "frontend":
-            schema = ["--schema"] if dev and self.part == "worker" else []
+            beside = ["--beside-web"] if listener else []  # which warns for both
             queues = [] if self.queues is None else ["--queues", self.queues]
-            yield from self._copies("worker", ["worker", *dev, *schema, *queues], monitored=True)
+            yield from self._copies("worker", ["worker", *dev, *beside, *queues], monitored=True)
 
     @property
     def _monitor(self) -> tuple[str, int]:

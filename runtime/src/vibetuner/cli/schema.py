@@ -14,10 +14,13 @@ __all__ = ["make_schema"]
 logger = logging.getLogger(__name__)
 
 
-async def make_schema() -> None:
+async def make_schema(*, warn: bool = True) -> None:
     """Run the migrations; in a project without any, create missing tables.
 
-    Differences between models and tables are logged: their migration is not written yet.
+    Several processes may do so at once: one works, and the others wait for it.
+
+    Args:
+        warn: log differences between models and tables, whose migration is not written yet.
     """
     settings, app, project = get_settings(), load_project(), project_info()
     if not (settings.database_url and app.sql_models):
@@ -38,7 +41,7 @@ async def make_schema() -> None:
         created = await create_schema(settings, app.sql_models)
         if created:
             logger.info("created the tables %s", ", ".join(created))
-    if differences := await find_differences(settings, app.sql_models):
+    if warn and (differences := await find_differences(settings, app.sql_models)):
         logger.warning(
             "SQL tables differ from the models: %s. Run:  vibetuner db revision 'what changed'",
             shorten(differences),

@@ -41,10 +41,15 @@ LEAVE_SECONDS = 1.0
 
 
 def serve_worker(
-    *, monitor: tuple[str, int] | None, schema: bool = False, queues: str | None = None
+    *,
+    monitor: tuple[str, int] | None,
+    dev: bool = False,
+    warn: bool = True,
+    queues: str | None = None,
 ) -> None:
     """Run the project's worker until a signal comes, with its monitor at the address ``monitor``.
 
+    With ``dev``, it first brings the SQL tables up to date; ``warn`` is for their differences.
     It reads ``queues``, in the form of ``--queues``; by default, all queues of the project. Once
     Redis has answered, the worker waits for outside systems that go away.
 
@@ -52,10 +57,12 @@ def serve_worker(
         VibetunerError: the project is broken, its tasks are not those of tune.py, Redis does not
             answer at the start, or it did not record the ends of the last tasks.
     """
-    run_in_loop(_serve_worker, monitor, schema, queues)
+    run_in_loop(_serve_worker, monitor, dev, warn, queues)
 
 
-async def _serve_worker(monitor: tuple[str, int] | None, schema: bool, queues: str | None) -> None:
+async def _serve_worker(
+    monitor: tuple[str, int] | None, dev: bool, warn: bool, queues: str | None
+) -> None:
     with loading():
         project, app, worker = project_info(), load_project(), get_worker()
         import_tasks(project)
@@ -66,7 +73,7 @@ async def _serve_worker(monitor: tuple[str, int] | None, schema: bool, queues: s
         logger.info("worker reads these queues only: %s", worker.order)
     stop = Stop()
     with stop.on_signals(is_last=True):
-        serving = asyncio.create_task(_serve(worker, stop, monitor, schema=schema))
+        serving = asyncio.create_task(_serve(worker, stop, monitor, dev=dev, warn=warn))
         requested = asyncio.create_task(stop.requested.wait())
         await asyncio.wait({serving, requested}, return_when=asyncio.FIRST_COMPLETED)
         if not worker.is_running:
@@ -84,12 +91,12 @@ async def _serve_worker(monitor: tuple[str, int] | None, schema: bool, queues: s
 
 
 async def _serve(
-    worker: TaskWorker, stop: Stop, monitor: tuple[str, int] | None, *, schema: bool
+    worker: TaskWorker, stop: Stop, monitor: tuple[str, int] | None, *, dev: bool, warn: bool
 ) -> None:
     async with open_services(get_settings()) as settings:
         await check(settings)
-        if schema:
-            await make_schema()
+        if dev:
+            await make_schema(warn=warn)
         with monitored(worker.id, monitor):
             async with watching(settings.worker_watchdog_timeout):
                 await _run_and_return(worker, stop)

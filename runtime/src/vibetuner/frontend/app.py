@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from fastapi import FastAPI, Request
-from fastapi.exception_handlers import request_validation_exception_handler
-from fastapi.exceptions import RequestValidationError
+from fastapi import FastAPI
 from fastapi.middleware import Middleware
 from fastapi.responses import FileResponse, Response
 from fastapi.staticfiles import StaticFiles
@@ -23,7 +20,8 @@ from vibetuner.frontend.debug import unlock
 from vibetuner.frontend.debug.dashboard import make_dashboard
 from vibetuner.frontend.debug.gate import Gate
 from vibetuner.frontend.error_hook import ErrorHook
-from vibetuner.frontend.guards import Guards
+from vibetuner.frontend.error_pages import error_handlers
+from vibetuner.frontend.guards import Guards, guard_headers
 from vibetuner.frontend.lifespan import frontend_lifespan
 from vibetuner.frontend.templates import ASSETS_PATH
 from vibetuner.loader import load_project
@@ -47,7 +45,7 @@ def create_app() -> FastAPI:
     hook = None if declared.on_error is None else ErrorHook(declared.on_error)
     outages = health.outage_handlers(settings, hook.call if hook else None)
     handlers: dict[Any, Any] = {
-        RequestValidationError: answer_invalid,
+        **error_handlers(guard_headers(declared.headers)),
         **outages,
         **declared.exception_handlers,
     }
@@ -87,16 +85,6 @@ def create_app() -> FastAPI:
         app.mount(path, mounted)
     _mount_files(app, project)
     return app
-
-
-async def answer_invalid(request: Request, error: RequestValidationError) -> Response:
-    """Answer as FastAPI does, but without the input if JSON can't represent it."""
-    try:
-        return await request_validation_exception_handler(request, error)
-    except (ValueError, RecursionError):  # not UTF-8, NaN, or nested too deeply
-        names = ("type", "loc", "msg")
-        details = [{name: one[name] for name in names} for one in error.errors()]
-        return Response(json.dumps({"detail": details}), 422, media_type="application/json")
 
 
 def _mount_files(app: FastAPI, project: ProjectInfo) -> None:

@@ -12,7 +12,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from vibetuner.frontend.debug.gate import FOREIGN, SAFE_METHODS, is_same_host
 from vibetuner.state import for_requests
 
-__all__ = ["CONTENT_SECURITY_POLICY", "Guards"]
+__all__ = ["CONTENT_SECURITY_POLICY", "Guards", "guard_headers"]
 
 CONTENT_SECURITY_POLICY = (
     "default-src 'self'; img-src 'self' data:; style-src 'self' 'unsafe-inline'; "
@@ -49,9 +49,7 @@ class Guards:
     ) -> None:
         self._app = app
         self._trusted = frozenset(origin.rstrip("/").lower() for origin in trusted_origins)
-        own = {name.title(): value for name, value in (headers or {}).items()}
-        wanted = {**{name.title(): value for name, value in DEFAULT_HEADERS.items()}, **own}
-        self._headers = [(name, value) for name, value in wanted.items() if value is not None]
+        self._headers = list(guard_headers(headers).items())
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request or connection."""
@@ -89,6 +87,13 @@ class Guards:
             return send(message)
 
         return sending
+
+
+def guard_headers(headers: Mapping[str, str | None] | None = None) -> dict[str, str]:
+    """Return the default headers with a project's own; None removes a default."""
+    own = {name.title(): value for name, value in (headers or {}).items()}
+    wanted = {**{name.title(): value for name, value in DEFAULT_HEADERS.items()}, **own}
+    return {name: value for name, value in wanted.items() if value is not None}
 
 
 REFUSED = FOREIGN + "To let the pages of another site do this, add it to trusted_origins=.\n"

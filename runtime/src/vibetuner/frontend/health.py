@@ -11,7 +11,7 @@ from typing import Any
 
 from coredis.exceptions import RedisError
 from fastapi import APIRouter, Request
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, Response
 from starlette.types import ExceptionHandler, Scope
 
 from vibetuner.config import Settings, get_settings
@@ -24,6 +24,7 @@ from vibetuner.errors import (
     VibetunerError,
     first_line,
 )
+from vibetuner.frontend.error_pages import with_page
 from vibetuner.loader import load_project
 from vibetuner.logs import log_sparingly
 from vibetuner.project import data_dir, project_info
@@ -110,7 +111,7 @@ def outage_handlers(
         if resource.enabled(settings):
             kinds += resource.outages
 
-    async def answer(request: Request, error: Exception) -> JSONResponse:
+    async def answer(request: Request, error: Exception) -> Response:
         if isinstance(error, MailRefused):
             raise error  # for good: no later request will fare better
         if on_outage is not None:
@@ -120,11 +121,11 @@ def outage_handlers(
     return dict.fromkeys(kinds, answer)
 
 
-async def _answer_outage(request: Request, error: Exception) -> JSONResponse:
+async def _answer_outage(request: Request, error: Exception) -> Response:
     problem = str(error) if isinstance(error, VibetunerError) else first_line(error)
     logger.warning("%s %s: %s", request.method, request.url.path, problem)
     if get_settings().environment == "production":
         problem = "A server that this request needs does not answer. Try again soon"
     wait = error.retry_after if isinstance(error, MailError) else None
     headers = {"Retry-After": f"{wait.total_seconds():.0f}"} if wait else None
-    return JSONResponse({"detail": problem}, 503, headers)
+    return with_page(request, JSONResponse({"detail": problem}, 503, headers), problem)

@@ -20,6 +20,7 @@ from vibetuner.resources.slots import sql_engine
 from vibetuner.resources.sql_engine import finish, make_engine, unreachable
 
 __all__ = [
+    "POSTGRES_LOCK",
     "check",
     "create_schema",
     "get_session",
@@ -31,6 +32,9 @@ __all__ = [
 
 
 OUTAGES = (OperationalError, PoolTimeoutError)
+# A process that changes tables holds this lock; its number is arbitrary.
+POSTGRES_LOCK = f"SELECT pg_advisory_xact_lock({0x76696265})"
+LOCKS = {"postgresql": POSTGRES_LOCK, "sqlite": "BEGIN IMMEDIATE"}
 CLOSE_SECONDS = 5.0
 
 
@@ -100,9 +104,14 @@ async def check(settings: Settings) -> None:
 
 
 async def create_schema(settings: Settings, models: Sequence[type[SQLModel]]) -> list[str]:
-    """Create the missing tables of ``models``, and return their names."""
+    """Create the missing tables of ``models``, and return their names.
+
+    If several processes do so at once, one creates them, and the others wait.
+    """
     tables = [table_of(model) for model in models]
     async with open_sql(settings) as engine, engine.begin() as connection:
+        if lock := LOCKS.get(engine.dialect.name):
+            await connection.exec_driver_sql(lock)
         existing = await connection.run_sync(
             lambda sync: {
                 table.name for table in tables if sync.dialect.has_table(sync, table.name)

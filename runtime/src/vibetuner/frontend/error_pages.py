@@ -1,0 +1,111 @@
+"""Error pages: HTML for people, JSON for programs."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Mapping
+from http import HTTPStatus
+from typing import Any
+
+from fastapi.exception_handlers import (
+    http_exception_handler,
+    request_validation_exception_handler,
+)
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, JSONResponse, Response
+
+from vibetuner.templates import get_templates
+
+__all__ = ["error_handlers", "with_page"]
+
+logger = logging.getLogger(__name__)
+
+OWN, OURS = "error.html", "vibetuner/error.html"
+# A title and a sentence for what people see most; every other status has its name.
+WORDS = {
+    403: ("This page is not for you", "You may not see it, or may not do this."),
+    404: ("There is nothing here", "The address may be mistyped, or the page has moved."),
+    422: ("Something is missing", "The address or the form is not complete."),
+    500: ("Something went wrong", "The mistake is ours. It is in the log."),
+    503: ("Not now", "Try again soon."),
+}
+
+
+def error_handlers(headers: Mapping[str, str]) -> dict[Any, Any]:
+    """Return the handlers of errors that a project does not handle itself.
+
+    Args:
+        headers: the headers of the page for an unexpected error, which no middleware can add.
+    """
+
+    async def crashed(request: Request, _error: Exception) -> Response:
+        answer = with_page(request, JSONResponse({"detail": "Internal Server Error"}, 500))
+        answer.headers.update(headers)
+        return answer
+
+    return {HTTPException: _refused, RequestValidationError: _invalid, 500: crashed}
+
+
+def with_page(request: Request, answer: Response, message: str = "") -> Response:
+    """Return a page instead of an answer in JSON, if a browser asks for one to show.
+
+    The page is ``templates/error.html`` of the project, or the runtime's own.
+
+    Args:
+        request: the request; a browser names ``text/html`` in its ``Accept``.
+        answer: the answer for programs.
+        message: one sentence for people; by default, one that fits the status.
+    """
+    status = answer.status_code
+    accepted = request.headers.get("accept", "")
+    if status >= 400 and "text/html" in accepted and "application/json" not in accepted:
+        kept = {
+            name: value
+            for name, value in answer.headers.items()
+            if name not in {"content-length", "content-type"}
+        }
+        title, sentence = WORDS.get(status, (_phrase(status), ""))
+        text = _draw(status_code=status, title=title, message=message or sentence)
+        answer = HTMLResponse(text, status, kept)
+    answer.headers.add_vary_header("Accept")
+    return answer
+
+
+async def _refused(request: Request, error: HTTPException) -> Response:
+    answer = await http_exception_handler(request, error)
+    is_own = isinstance(error.detail, str) and error.detail != _phrase(error.status_code)
+    return with_page(request, answer, error.detail if is_own else "")
+
+
+async def _invalid(request: Request, error: RequestValidationError) -> Response:
+    """Answer as FastAPI does, but without the input if JSON can't represent it."""
+    answer: Response
+    try:
+        answer = await request_validation_exception_handler(request, error)
+    except (ValueError, RecursionError):  # not UTF-8, NaN, or nested too deeply
+        names = ("type", "loc", "msg")
+        details = [{name: one[name] for name in names} for one in error.errors()]
+        body = json.dumps({"detail": details})
+        answer = Response(body, 422, media_type="application/json")
+    return with_page(request, answer)
+
+
+def _draw(**values: Any) -> str:
+    """Render the project's page; if it is broken, log the reason and render the runtime's."""
+    templates = get_templates()
+    render: Callable[..., str] = templates.get_template(OURS).render
+    try:
+        return templates.select_template([OWN, OURS]).render(values)
+    except Exception:
+        logger.exception("the template %s can't be rendered", OWN)
+        return render(values)
+
+
+def _phrase(status: int) -> str:
+    try:
+        return HTTPStatus(status).phrase
+    except ValueError:
+        return f"Error {status}"

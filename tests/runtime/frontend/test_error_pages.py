@@ -1,0 +1,142 @@
+"""Errors of a project's pages: HTML for people, JSON for programs."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from httpx2 import ASGITransport, AsyncClient
+
+from vibetuner.config import Settings, using_settings
+from vibetuner.frontend.app import create_app
+
+NOTHING = Settings(environment="test", redis_url=None, mongodb_url=None, database_url=None)
+IN_PRODUCTION = NOTHING.model_copy(update={"environment": "production"})
+BROWSER = {"Accept": "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"}
+TUNE = """
+    from fastapi import APIRouter, HTTPException
+    from vibetuner import VibetunerApp
+    from vibetuner.errors import ServiceUnavailable
+
+    router = APIRouter()
+
+
+    @router.get("/private")
+    def private() -> None:
+        raise HTTPException(403, "Ask <Ann> to let you in.", {"X-Why": "private"})
+
+
+    @router.get("/broken")
+    def broken() -> None:
+        raise RuntimeError("a secret of the code")
+
+
+    @router.get("/away")
+    def away() -> None:
+        raise ServiceUnavailable("Redis at redis://10.0.0.7 does not answer")
+
+
+    @router.get("/counted")
+    def counted(number: int) -> int:
+        return number
+
+
+    app = VibetunerApp(routes=[router], headers={"X-Frame-Options": None, "X-Shop": "yes"})
+"""
+PATHS = {"/nowhere": 404, "/private": 403, "/broken": 500, "/away": 503, "/counted?number=x": 422}
+
+
+@asynccontextmanager
+async def visiting(settings: Settings = IN_PRODUCTION) -> AsyncIterator[AsyncClient]:
+    with using_settings(settings):
+        transport = ASGITransport(create_app(), raise_app_exceptions=False)
+        async with AsyncClient(transport=transport, base_url="http://testserver") as client:
+            yield client
+
+
+def write_templates(root: Path, **texts: str) -> None:
+    folder = root / "src" / "shop" / "templates"
+    folder.mkdir(parents=True)
+    for name, text in texts.items():
+        (folder / f"{name}.html").write_text(text, "utf-8")
+
+
+@pytest.mark.parametrize(("path", "status"), PATHS.items())
+async def test_a_browser_gets_a_page_and_a_program_gets_json(
+    stand_in: Callable[..., Any], path: str, status: int
+):
+    """Whatever has gone wrong; caches keep the two apart."""
+    stand_in(tune=TUNE)
+    async with visiting() as client:
+        page = await client.get(path, headers=BROWSER)
+        plain = await client.get(path)
+        asked = await client.get(path, headers={"Accept": "application/json, text/html"})
+
+    assert (page.status_code, plain.status_code, asked.status_code) == (status, status, status)
+    assert page.headers["content-type"] == "text/html; charset=utf-8"
+    assert page.text.startswith("<!doctype html>")
+    assert "<h1>" in page.text
+    assert "secret" not in page.text
+    assert plain.json() == asked.json()
+    assert "detail" in plain.json()
+    assert {page.headers["vary"], plain.headers["vary"]} == {"Accept"}
+    for answer in (page, plain):
+        assert "content-security-policy" in answer.headers
+        assert answer.headers["x-shop"] == "yes"
+        assert "x-frame-options" not in answer.headers
+
+
+async def test_the_page_has_the_routes_own_sentence_and_its_headers(stand_in: Callable[..., Any]):
+    """Escaped; an outage is described in development, and not in production."""
+    stand_in(tune=TUNE)
+    async with visiting() as client:
+        private = await client.get("/private", headers=BROWSER)
+        away = await client.get("/away", headers=BROWSER)
+    async with visiting(NOTHING) as client:
+        described = await client.get("/away", headers=BROWSER)
+
+    assert "Ask &lt;Ann&gt; to let you in." in private.text
+    assert private.headers["x-why"] == "private"
+    assert "10.0.0.7" not in away.text
+    assert away.headers["retry-after"] == "5"
+    assert "Redis at redis://10.0.0.7 does not answer" in described.text
+
+
+async def test_a_project_has_its_own_page(stand_in: Callable[..., Any]):
+    """templates/error.html, on the base of its other pages."""
+    root = stand_in(tune=TUNE)
+    base = "<header>Shop</header>{% block content %}{% endblock %}"
+    own = '{% extends "base.html" %}{% block content %}{{ status_code }}: {{ title }}{% endblock %}'
+    write_templates(root, base=base, error=own)
+    async with visiting() as client:
+        page = await client.get("/nowhere", headers=BROWSER)
+
+    assert page.text == "<header>Shop</header>404: There is nothing here"
+
+
+async def test_a_broken_page_of_the_project_hides_no_error(
+    stand_in: Callable[..., Any], caplog: pytest.LogCaptureFixture
+):
+    """The runtime's page is shown, and the log has the reason."""
+    write_templates(stand_in(tune=TUNE), error="{{ person.name }}")
+    async with visiting() as client:
+        page = await client.get("/nowhere", headers=BROWSER)
+
+    assert page.status_code == 404
+    assert "<h1>There is nothing here</h1>" in page.text
+    assert "the template error.html can't be rendered" in caplog.text
+
+
+async def test_a_handler_of_the_project_comes_first(stand_in: Callable[..., Any]):
+    """For a status or a class."""
+    response = "from starlette.responses import PlainTextResponse"
+    tune = TUNE.replace("from vibetuner import", f"{response}\n    from vibetuner import", 1)
+    handlers = "{404: lambda _, error: PlainTextResponse('mine', 404)}"
+    tune = tune.replace("App(routes", f"App(exception_handlers={handlers}, routes")
+    stand_in(tune=tune)
+    async with visiting() as client:
+        assert (await client.get("/nowhere", headers=BROWSER)).text == "mine"
+        assert "<h1>" in (await client.get("/private", headers=BROWSER)).text
