@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 
 import pytest
 
@@ -60,3 +61,23 @@ async def test_an_awaitable_of_a_plain_function_is_awaited():
     hooks.call("on_error", lambda text: [hook(text)][0], "told")
     await hooks.close()
     assert told == ["told"]
+
+
+def test_a_hook_that_outlives_its_loop_disturbs_nobody():
+    """Its thread ends quietly, as nobody waits for its result any more."""
+    go, threads = threading.Event(), []
+
+    def slow() -> None:
+        threads.append(threading.current_thread())
+        go.wait()
+
+    async def main() -> None:
+        hooks = Hooks()
+        hooks.call("slow", slow)
+        await eventually(lambda: threads)
+        await hooks.close(at_once=True)
+
+    asyncio.run(main())
+    go.set()
+    threads[0].join(20)
+    assert not threads[0].is_alive()

@@ -13,7 +13,15 @@ from io import StringIO
 import anyio
 import pytest
 
-from vibetuner.logs import TaskLogger, configure_logging, is_colourful, task_id_source, together
+from vibetuner.logs import (
+    LineHandler,
+    TaskLogger,
+    configure_logging,
+    is_colourful,
+    log_sparingly,
+    task_id_source,
+    together,
+)
 
 logger = logging.getLogger("shop.orders")
 
@@ -236,3 +244,49 @@ def test_debug_shows_ours_and_not_everybodys(debug: bool):
     assert "said twice" not in out.getvalue()
     assert "chatter" not in out.getvalue()
     assert "trouble" in out.getvalue()
+
+
+def test_a_message_that_strangers_repeat_is_counted():
+    """The next one after the period has the number of those that were left out."""
+    own, stream = logging.getLogger("tests.sparing"), StringIO()
+    own.propagate = False
+    own.addHandler(handler := LineHandler(stream))
+    log_sparingly(own, 5)
+    log_sparingly(own, 2, ("refused", "late"), seconds=60)
+
+    def log(message: str, at: float) -> None:
+        record = own.makeRecord(own.name, logging.WARNING, "f", 1, message, (), None)
+        record.created = at
+        own.handle(record)
+
+    try:
+        for at in range(5):
+            log("refused a visitor", at)
+        log("late", 5)
+        log("something else", 6)
+        log("refused a visitor", 59.9)
+        log("refused a visitor", 60)
+        log("late", 65)
+    finally:
+        own.removeHandler(handler)
+    assert stream.getvalue().splitlines() == [
+        "refused a visitor", "refused a visitor", "late", "something else",
+        "refused a visitor (and 4 more like it)", "late",
+    ]  # fmt: skip
+
+
+def test_a_line_that_cannot_be_formatted_stops_nothing(capsys: pytest.CaptureFixture[str]):
+    """It is reported as logging does it; a handler's own filters are asked."""
+    stream = StringIO()
+    own, handler = logging.getLogger("tests.broken"), LineHandler(stream)
+    own.propagate = False
+    own.addHandler(handler)
+    try:
+        own.warning("%d orders", "no number")
+        handler.addFilter(lambda record: record.getMessage() != "left out")
+        own.warning("left out")
+        own.warning("kept")
+    finally:
+        own.removeHandler(handler)
+    assert stream.getvalue() == "kept\n"
+    assert "--- Logging error ---" in capsys.readouterr().err

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from httpx2 import ASGITransport, AsyncClient
 
+from tests.runtime.conftest import Running
 from tests.waiting import eventually
 from vibetuner.config import Settings, using_settings
 from vibetuner.frontend.monitor import Attention, create_monitor
-from vibetuner.tasks.worker import TaskWorker, using_worker
+from vibetuner.tasks.worker import TaskWorker, get_worker, using_worker
 from vibetuner.testing import held_open
 
 
@@ -62,3 +64,33 @@ async def test_the_monitor_has_nothing_else(settings: Settings):
 
 def visiting(app) -> AsyncClient:
     return AsyncClient(transport=ASGITransport(app), base_url="http://localhost:11111")
+
+
+async def test_its_first_page_is_the_overview(settings: Settings):
+    """A foreign page can't lock it."""
+    async with visiting(create_monitor()) as client:
+        answer = await client.get("/")
+        assert (answer.status_code, answer.headers["location"]) == (303, "/debug/tasks")
+        foreign = {"Origin": "https://evil.example"}
+        assert (await client.post("/_lock-debug", headers=foreign)).status_code == 403
+
+
+async def test_a_private_monitor_tells_what_its_worker_does(settings: Settings, running: Running):
+    """Only a process on this machine asks; before the first heartbeat there is little to tell."""
+    worker = get_worker()
+
+    @worker.task(name="mail")
+    async def mail() -> None: ...
+
+    app = create_monitor(worker_id=worker.id)
+    async with visiting(app) as client:
+        before = (await client.get("/health")).json()
+        assert (before["status"], before["worker"]) == ("ok", worker.id)
+        assert "tasks" not in before
+        async with running(worker):
+
+            async def told() -> Any:
+                return (await client.get("/health")).json().get("tasks")
+
+            assert await eventually(told) == ["mail"]
+            assert (await client.get("/health")).json()["completed"] == 0

@@ -5,14 +5,18 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import pytest
 from coredis import Redis
+from coredis.exceptions import ResponseError
 
+from tests.valkey import Valkey
 from vibetuner import redis
 from vibetuner.config import Settings
 from vibetuner.redis.connection import Connection
-from vibetuner.redis.functions import Functions, _library, _script
+from vibetuner.redis.functions import Functions, Scripts, _library, _script
 from vibetuner.redis.url import parse_url
 
+SOUGHT = ("+", "-", "{}", "", 10, 1, 10)
 FILES = sorted(Path(redis.__file__).with_name("lua").glob("*.lua"))
 
 
@@ -49,3 +53,16 @@ async def test_functions_that_the_server_forgets_are_loaded_again(settings: Sett
         async with Redis.from_url(settings.redis_url or "", decode_responses=True) as client:
             await client.function_delete(_library()[0])
         assert await functions.call("ping", (), ()) == b"PONG"
+
+
+async def test_functions_stand_in_for_scripts(tmp_path: Path):
+    """A user who may use no scripts has the function, which is loaded if it is missing."""
+    rules = ("--user", "tester", "on", ">x", "~*", "&*", "+@all", "-eval", "-evalsha")
+    with Valkey(tmp_path, lasting=False, options=rules) as server:
+        url = server.url.replace("://", "://tester:x@")
+        async with Redis.from_url(url, decode_responses=True) as client:
+            for _ in range(2):
+                assert await Scripts(client).call("ping", (), ()) == "PONG"
+            await client.set("letters", "no stream")
+            with pytest.raises(ResponseError, match="wrong kind of value"):
+                await Scripts(client).call("search_letters", ["letters", "acted", "guard"], SOUGHT)

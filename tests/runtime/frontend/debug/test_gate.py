@@ -14,13 +14,15 @@ from typing import Any
 import pytest
 from httpx2 import ASGITransport, AsyncClient, Response
 from itsdangerous import URLSafeTimedSerializer
+from starlette.requests import HTTPConnection
+from starlette.responses import PlainTextResponse
 
 from tests.valkey import Valkey
 from tests.waiting import eventually
 from vibetuner.config import Settings, get_settings, using_settings
 from vibetuner.embedded import Lease
 from vibetuner.frontend.app import create_app
-from vibetuner.frontend.debug.gate import COOKIE
+from vibetuner.frontend.debug.gate import COOKIE, Gate, is_same_host
 from vibetuner.frontend.debug.revoked import get_revoked
 from vibetuner.frontend.debug.tickets import LIFETIME_SECONDS, issue, read
 from vibetuner.tasks.worker import get_worker
@@ -417,3 +419,72 @@ async def test_a_containers_port_that_is_published_locally_counts_as_local(proje
         async with AsyncClient(transport=transport) as browser:
             assert (await browser.get(f"http://127.0.0.1:8000{OPENED}")).status_code == 200
             assert (await browser.get(f"http://evil.example:8000{OPENED}")).status_code == 404
+
+
+async def handshake(**headers: str) -> str:
+    """The type of the first message that a WebSocket below ``/debug`` is answered with."""
+    sent: list[str] = []
+
+    async def send(message: Any) -> None:
+        sent.append(message["type"])
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "websocket.connect" if not sent else "websocket.disconnect"}
+
+    scope = {
+        "type": "websocket",
+        "path": "/debug/socket",
+        "headers": [(name.encode(), value.encode()) for name, value in headers.items()],
+        "query_string": b"",
+        "subprotocols": [],
+    }
+    await create_app()(scope, receive, send)
+    return sent[0]
+
+
+async def test_a_websocket_needs_a_ticket_and_our_own_page(project: None):
+    """Both are in the headers of its handshake."""
+    with using_settings(production()):
+        own = {"host": "shop.example", "cookie": f"{COOKIE}={issue(get_settings())}"}
+        assert await handshake(**own, origin="https://shop.example") == "websocket.accept"
+        assert await handshake(**own, origin="https://evil.example") == "websocket.close"
+        assert await handshake(**own) == "websocket.close"
+
+
+@pytest.mark.parametrize(
+    ("path", "root", "status"),
+    [("/debug", "", 404), ("/shop/debug", "/shop", 404), ("/shop/debug", "", 200)],
+)
+async def test_a_gate_before_any_app_has_an_answer_of_its_own(path: str, root: str, status: int):
+    """An app without handlers, below a path of the proxy or not."""
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await PlainTextResponse("the app")(scope, receive, send)
+
+    gate = Gate(app, production)
+    transport = ASGITransport(gate, root_path=root)
+    async with AsyncClient(transport=transport, base_url="https://shop.example") as client:
+        answer = await client.get(path)
+    assert answer.status_code == status
+    if status == 404:
+        assert answer.json() == {"detail": "Not Found"}
+        assert answer.headers["cache-control"] == "no-store"
+
+
+@pytest.mark.parametrize(
+    ("origin", "host", "is_same"),
+    [
+        ("https://shop.example", "shop.example", True),
+        ("https://SHOP.example", "shop.EXAMPLE", True),
+        ("https://shop.example:8443", "shop.example:8443", True),
+        ("https://shop.example", "shop.example:8443", False),
+        ("", "", False),
+        ("", "shop.example", False),
+        ("null", "shop.example", False),
+    ],
+)
+def test_an_origin_is_of_the_host_that_is_asked(origin: str, host: str, is_same: bool):
+    """Upper and lower case mean the same; without a host there is none of our own."""
+    headers = [(b"origin", origin.encode()), (b"host", host.encode())]
+    scope = {"type": "http", "headers": [(name, value) for name, value in headers if value]}
+    assert is_same_host(HTTPConnection(scope)) is is_same

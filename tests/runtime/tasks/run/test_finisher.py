@@ -1,11 +1,22 @@
-"""Batches of ends, which are divided if the server refuses one."""
+"""Ends that are recorded together, over refusals, outages and other workers."""
 
 from __future__ import annotations
 
+import asyncio
+from collections import defaultdict
+from collections.abc import AsyncIterator
+
 import pytest
 
-from vibetuner.tasks.attempt import Attempt
-from vibetuner.tasks.run.finisher import Batch, _split, fresh_ms
+from tests.waiting import eventually
+from vibetuner.redis.keys import GROUP
+from vibetuner.tasks.attempt import Attempt, End
+from vibetuner.tasks.client.queue import QueueClient
+from vibetuner.tasks.observers import Observer, Observers
+from vibetuner.tasks.run.finisher import Batch, Finisher, _split, fresh_ms
+from vibetuner.tasks.run.outage import Outage
+from vibetuner.tasks.worker import TaskWorker
+from vibetuner.testing import held_open
 
 
 @pytest.mark.parametrize(
@@ -25,3 +36,144 @@ def test_a_batch_is_divided_into_its_ends():
         (["a1", "a2", "a3"], [3], [one]),
         (["b1"], [1], [two]),
     ]
+
+
+class Heard(Observer):
+    """Notes the ends that were recorded."""
+
+    def __init__(self) -> None:
+        self.names: list[str] = []
+
+    def ended(self, attempt: Attempt) -> None:
+        self.names.append(attempt.fn_name)
+
+
+@pytest.fixture
+async def client(worker: TaskWorker) -> AsyncIterator[QueueClient]:
+    """The open queue, on which no worker runs."""
+    async with held_open(worker):
+        yield worker.client
+
+
+@pytest.fixture
+def heard() -> Heard:
+    return Heard()
+
+
+@pytest.fixture
+def counters() -> dict[str, int]:
+    return defaultdict(int)
+
+
+@pytest.fixture
+async def finisher(
+    client: QueueClient, heard: Heard, counters: dict[str, int]
+) -> AsyncIterator[Finisher]:
+    finisher = Finisher(
+        client.functions, client.codec, keys=client.keys, worker_id="w1", idle_ms=60_000,
+        observers=Observers([heard]), counters=counters, outage=Outage(),
+    )  # fmt: skip
+    yield finisher
+    finisher.close()
+
+
+def done(name: str, task_id: str = "", *, end: End = End.DONE) -> Attempt:
+    """An attempt that has ended, of a task that was in no stream."""
+    attempt = Attempt(task_id or name, "normal")
+    attempt.fn_name, attempt.end, attempt.finished = name, end, 2000
+    attempt.started, attempt.retry_at = 1000, 3000
+    return attempt
+
+
+async def test_an_end_that_the_server_refuses_holds_up_no_other(
+    client: QueueClient, finisher: Finisher, heard: Heard, caplog: pytest.LogCaptureFixture
+):
+    """The others are recorded at once, and this one when its key is mended."""
+    delayed = client.keys.delayed("normal")
+    await client.functions.connection.call("SET", delayed, "not a sorted set")
+    for attempt in (done("late", end=End.RETRYING), done("good"), done("better")):
+        finisher.add(attempt)
+    await eventually(lambda: sorted(heard.names) == ["better", "good"])
+    await eventually(lambda: "late yet: WRONGTYPE" in caplog.text)
+    assert not finisher.is_settled
+
+    await client.functions.connection.call("DEL", delayed)
+    await finisher.settled()
+    assert heard.names[-1] == "late"
+    assert await client.functions.connection.call("ZCARD", delayed) == 1
+    assert "could not record the end of late yet: WRONGTYPE" in caplog.text
+
+
+async def test_an_end_that_cannot_be_sent_is_left_to_another_worker(
+    finisher: Finisher, heard: Heard, caplog: pytest.LogCaptureFixture
+):
+    """Its name is no text; the others of its batch are recorded."""
+    for attempt in (done("\ud800", "bad"), done("good")):
+        attempt.message_id = f"{attempt.task_id}-0"
+        finisher.add(attempt)
+    assert set(finisher.unrecorded) == {"bad-0", "good-0"}
+    await finisher.settled()
+    assert "could not record the end of \ud800" in caplog.messages
+    assert "\ud800" not in heard.names
+    assert finisher.unrecorded == {}
+    assert finisher.close() == []
+
+
+async def test_a_message_may_have_two_ends_that_are_being_recorded(
+    client: QueueClient, finisher: Finisher
+):
+    """It is unrecorded until both are."""
+    for _ in range(2):
+        finisher.requeue("normal", "1-1")
+    assert finisher.unrecorded == {"1-1": 2}
+    finisher._forget("1-1")
+    assert finisher.unrecorded == {"1-1": 1}
+    await finisher.settled()
+    assert finisher.unrecorded == {}
+
+
+async def test_a_requeued_message_of_another_worker_is_no_discarded_result(
+    client: QueueClient, finisher: Finisher, counters: dict[str, int], heard: Heard
+):
+    """It was claimed here and never began; an attempt that ran is counted and logged."""
+    call, stream = client.functions.connection.call, client.keys.stream("normal")
+    await call("XGROUP", "CREATE", stream, GROUP, "0", "MKSTREAM")
+    message = (await call("XADD", stream, "*", "task_id", "t1", "enqueue_time", "1")).decode()
+    await call("XREADGROUP", "GROUP", GROUP, "another", "STREAMS", stream, ">")
+    finisher.requeue("normal", message)
+    await finisher.settled()
+    assert counters["superseded"] == 0
+
+    attempt = done("slow", "t1")
+    attempt.message_id = message
+    finisher.add(attempt)
+    await finisher.settled()
+    assert (counters["superseded"], heard.names) == (1, [])
+
+
+async def test_a_closed_finisher_waits_for_no_answer(finisher: Finisher, heard: Heard):
+    """It returns the attempts whose ends are not acknowledged; a requeued message has none."""
+    first = done("first")
+    finisher.add(first)
+    finisher.requeue("normal", "1-1")
+    await asyncio.sleep(0)
+    assert finisher.close() == [first]
+    await finisher.settled()
+    assert heard.names == []
+
+
+async def test_the_dependents_of_a_failed_task_end_over_an_outage(
+    client: QueueClient, finisher: Finisher, heard: Heard, caplog: pytest.LogCaptureFixture
+):
+    """Their payloads are read once the server gives them; without dependents nothing is done."""
+    finisher.fail([], "normal")
+    assert finisher.is_settled
+    call = client.functions.connection.call
+    await call("HSET", client.keys.data("t1"), "not", "a payload")
+    finisher.fail(["t1", "t2"], "normal")
+    await eventually(lambda: "Redis refuses (WRONGTYPE" in caplog.text)
+    await call("DEL", client.keys.data("t1"))
+    await finisher.settled()
+    assert heard.names == ["unknown", "unknown"]
+    result = await client.result("t2", timeout=10)
+    assert str(result.exception) == "Dependency failed, not running task!"

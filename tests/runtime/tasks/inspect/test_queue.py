@@ -1,0 +1,63 @@
+"""Finding a task by the beginning of its id, and the keys of one queue."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.waiting import eventually
+from vibetuner.errors import TaskError
+from vibetuner.tasks.inspect.actions import abort
+from vibetuner.tasks.inspect.queue import Queue, whole_id
+
+
+async def enqueue(queue: Queue, task_id: str, **start: object) -> str:
+    task = queue.worker.registry["double"].enqueue(1)
+    task.id = task_id
+    await (task.start(**start) if start else task)
+    return task_id
+
+
+async def test_the_beginning_of_an_id_is_enough(queue: Queue):
+    """Of a task that is queued, scheduled or has ended."""
+    queued = await enqueue(queue, "aaaaaaaa-queued")
+    scheduled = await enqueue(queue, "bbbbbbbb-scheduled", delay=3600)
+    ended = await enqueue(queue, "cccccccc-ended", delay=3600)
+    assert await abort(queue, ended) is True
+
+    for task_id in (queued, scheduled, ended):
+        assert await whole_id(queue, task_id[:8]) == task_id
+        assert await whole_id(queue, task_id) == task_id
+
+
+async def test_the_beginning_of_several_ids_is_refused_with_their_names(queue: Queue):
+    """One of them that is known as a whole is meant itself."""
+    first, second = [await enqueue(queue, f"aaaaaaaa{end}") for end in ("", "-second")]
+    assert await whole_id(queue, first) == first
+    third = await enqueue(queue, "aaaaaaaa-third", delay=3600)
+    with pytest.raises(TaskError, match=f"^2 tasks begin with aaaaaaaa-: {second}, {third}. Take"):
+        await whole_id(queue, "aaaaaaaa-")
+
+
+@pytest.mark.parametrize("text", ["nobodyhasit", "short", "no id at all"])
+async def test_an_unknown_beginning_is_taken_as_it_is(queue: Queue, text: str):
+    """The command then reports that there is no such task."""
+    await enqueue(queue, "aaaaaaaa-queued")
+    assert await whole_id(queue, text) == text
+
+
+async def test_a_running_task_is_found_by_the_beginning_of_its_id(queue_of: Queue, running):
+    """Its worker has noted it in the journal."""
+    async with running(queue_of.worker):
+        task = await queue_of.worker.registry["waits"].enqueue()
+        await eventually(queue_of.running)
+        assert await whole_id(queue_of, task.id[:8]) == task.id
+
+
+async def test_the_queue_of_a_task_is_found_among_the_oldest(queue: Queue):
+    """It is empty for a task that is in no queue; nothing is read for no ids."""
+    task_id = await enqueue(queue, "aaaaaaaa-queued")
+    assert await queue.queue_of(task_id) == queue.worker.priorities[-1]
+    assert await queue.queue_of("nobody") == ""
+    assert await queue.payloads([]) == []
+    [payload] = await queue.payloads([task_id])
+    assert (payload["f"], payload["a"]) == ("double", (1,))

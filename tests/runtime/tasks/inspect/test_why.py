@@ -1,0 +1,155 @@
+"""The reasons why a task isn't running, each with its cure."""
+
+from __future__ import annotations
+
+import re
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.valkey import Valkey, opened
+from tests.waiting import eventually
+from vibetuner.errors import TaskError
+from vibetuner.redis.keys import JournalKeys
+from vibetuner.tasks.inspect.actions import enqueue_again
+from vibetuner.tasks.inspect.detail import find_task
+from vibetuner.tasks.inspect.model import State
+from vibetuner.tasks.inspect.queue import Queue
+from vibetuner.tasks.inspect.why import MOST_PARENTS, explain
+from vibetuner.tasks.journal.entry import Beat, Started
+from vibetuner.tasks.payload import Kind, dump
+from vibetuner.tasks.robust import Unique, robust_task
+from vibetuner.tasks.worker import TaskWorker, using_worker
+
+
+async def reasons(queue: Queue, task_id: str) -> list[tuple[str, str]]:
+    return [(one.text, one.cure) for one in (await explain(queue, task_id))[1]]
+
+
+async def texts(queue: Queue, task_id: str) -> str:
+    return "\n".join(text for text, _ in await reasons(queue, task_id))
+
+
+async def beat(queue: Queue, *, silent: float = 0, **changes: Any) -> None:
+    """Leave a worker's heartbeat, as old as this."""
+    at = int((time.time() - silent) * 1000)
+    one = Beat(id="w1", at=at, queues=("normal",), **{"tasks": ("double", "alone"), **changes})
+    await queue.redis.set(queue.keys.worker("w1"), one.to_json())
+    await queue.redis.zadd(queue.keys.workers, {"w1": at})
+
+
+async def test_a_redis_that_takes_no_writes_is_the_first_reason(tmp_path: Path):
+    """Its memory is full; the doctor says more."""
+    with Valkey(tmp_path) as server:
+        async with opened(server) as (worker, number):
+            task = await number.enqueue(1)
+            await worker.redis.config_set({"maxmemory": 1})
+            queue = Queue(worker, JournalKeys("own:"))
+            (text, cure), *_ = await reasons(queue, task.id)
+    assert text.startswith("Redis refuses to write: ")
+    assert cure.startswith("vibetuner doctor")
+
+
+async def test_a_payload_of_another_key_is_a_reason(queue: Queue):
+    """Neither its arguments nor its name can be shown, and it can't be enqueued again."""
+    task = await queue.worker.registry["double"].enqueue(1)
+    await queue.redis.set(queue.worker.task_key + task.id, "damaged")
+
+    assert ("set SECRET_KEY_PREVIOUS to the SECRET_KEY that it was enqueued with") in [
+        cure for _, cure in await reasons(queue, task.id)
+    ]
+    assert (await find_task(queue, task.id)).note.startswith("They can't be read: they were signed")
+    with pytest.raises(TaskError, match="can't be enqueued again: its arguments are not kept"):
+        await enqueue_again(queue, task.id)
+
+
+async def test_a_silent_worker_is_named_with_its_silence(queue: Queue):
+    """It may be frozen."""
+    task = await queue.worker.registry["double"].enqueue(1)
+    await beat(queue, silent=40)
+    assert re.search(r"the last one has been silent for (39|4\d) s", await texts(queue, task.id))
+
+
+async def test_a_lost_task_waits_for_the_next_worker(queue: Queue):
+    """The worker that ran it sends no heartbeat."""
+    task = await queue.worker.registry["double"].enqueue(1)
+    await beat(queue, silent=30)
+    started = Started(task.id, "double", started=2000, tries=1, queued=1000)
+    await queue.redis.hset(queue.keys.running("w1"), {task.id: started.to_json()})
+    row, _ = await explain(queue, task.id)
+    assert row.state is State.LOST
+    assert "Its worker w1 sends no heartbeat; another worker" in await texts(queue, task.id)
+
+
+async def test_full_slots_are_a_reason(queue: Queue):
+    """Of all live workers."""
+    task = await queue.worker.registry["double"].enqueue(1)
+    await beat(queue, concurrency=2, running=2)
+    assert ("All 2 slots of 1 live worker(s) are in use; 1 wait") in await texts(queue, task.id)
+    await beat(queue, concurrency=2, running=1)
+    assert "It waits for its turn: 1 in the queue, 2 slots" in await texts(queue, task.id)
+
+
+async def test_the_lock_of_a_unique_task_has_a_holder(queue: Queue):
+    """The other one would fail at once; the holder itself has no such reason."""
+    task = await queue.worker.registry["alone"].enqueue()
+    for holder in ("another", task.id):
+        await queue.redis.set(queue.lock_key("alone"), holder)
+        found = await texts(queue, task.id)
+        held = "alone is unique, and another holds its lock: this one would fail at once"
+        assert (held in found) == (holder == "another")
+
+
+async def test_arguments_that_no_longer_fit_have_no_line(queue: Queue):
+    """Its function has other parameters by now; another reason is given all the same."""
+    with using_worker(queue.worker):
+
+        @robust_task(name="charge", unique=Unique(by=("account",), clash="wait"))
+        async def charge(account: int) -> None: ...
+
+    task = await charge.enqueue(1)
+    call = dump({"f": "charge", "a": (), "k": {"customer": 1}, "t": 1})
+    sealed = queue.worker.client.codec.seal(call, Kind.CALL, task.id)
+    await queue.redis.set(queue.worker.task_key + task.id, sealed)
+    found = await texts(queue, task.id)
+    assert "No worker is running on the queue" in found
+    assert "is unique" not in found
+
+
+async def test_at_most_ten_parents_are_named(queue: Queue):
+    """Those that exist, with the command that looks at them; their number comes first."""
+    first = await queue.worker.registry["double"].enqueue(1).start(delay=3600)
+    gone = [f"gone-{number}" for number in range(MOST_PARENTS)]
+    task = await queue.worker.registry["double"].enqueue(2).start(after=[first.id, *gone])
+    few = await queue.worker.registry["double"].enqueue(3).start(after=[first.id])
+
+    found = [text for text, _ in await reasons(queue, task.id)]
+    assert "It waits for 11 tasks; the first of them:" in found
+    assert len([text for text in found if text.startswith("It waits for ")]) == MOST_PARENTS + 1
+    assert (f"It waits for double {first.id}", f"vibetuner tasks why {first.id}") in await reasons(
+        queue, few.id
+    )
+
+
+async def test_a_task_that_was_due_waits_for_a_worker(queue: Queue):
+    """A worker puts it into the queue."""
+    task = await queue.worker.registry["double"].enqueue(1).start(delay=3600)
+    await queue.redis.zadd(queue.delayed(queue.worker.priorities[-1]), {task.id: 1000})
+    assert "It was due at 1970-01-01 00:00:01 UTC; a live worker puts" in await texts(
+        queue, task.id
+    )
+
+
+async def test_a_failed_task_has_its_error_as_the_reason(queue_of: Queue, running):
+    """And the command that shows its traceback."""
+    worker: TaskWorker = queue_of.worker
+    async with running(worker):
+        task = await worker.registry["fails"].enqueue()
+        await task.result(timeout=10)
+        await eventually(lambda: worker.redis.hget(queue_of.keys.ids, task.id))
+        [(text, cure)] = await reasons(queue_of, task.id)
+    assert text.startswith("It has failed at ")
+    assert text.endswith("UTC: ValueError: the till is empty")
+    assert cure == f"vibetuner tasks show {task.id}"

@@ -1,0 +1,144 @@
+"""Following the progress of a task: over gaps, silences and outages, to an end that is lost."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+
+import pytest
+
+from tests.waiting import eventually
+from vibetuner.config import Settings
+from vibetuner.sse.event import RESET, Event
+from vibetuner.sse.feed import Subscriber
+from vibetuner.sse.history import history_of
+from vibetuner.sse.hub import Hub
+from vibetuner.tasks.progress import ProgressState, ProgressStatus, watch_progress
+from vibetuner.tasks.progress.state import PROGRESS, read_progress, register_watch, write_progress
+from vibetuner.tasks.progress.watch import Step, _newest_step, follow_progress, load_progress
+from vibetuner.tasks.worker import TaskWorker
+from vibetuner.testing import held_open
+
+
+@pytest.fixture
+async def queue(worker: TaskWorker) -> AsyncIterator[TaskWorker]:
+    """An open queue, without a worker that runs."""
+
+    @worker.task(name="count")
+    async def count() -> None: ...
+
+    async with held_open(worker):
+        yield worker
+
+
+async def steps_of(subscriber: Subscriber, seen: list[Step | None]) -> None:
+    async for step in follow_progress(subscriber):
+        seen.append(step)
+
+
+def test_the_newest_state_counts():
+    """Other events of the same names, and of other names, are passed over."""
+    old = ProgressState(task_id="t", done=1)
+    new = ProgressState(task_id="t", done=2, status=ProgressStatus.COMPLETE)
+    events = [
+        Event(PROGRESS, old.to_json(), "1-0"),
+        Event("complete", new.to_json(), "2-0"),
+        Event(PROGRESS, "no state", "3-0"),
+        Event("news", old.to_json(), "4-0"),
+    ]
+    step = _newest_step(events)
+    assert step is not None
+    assert (step.state, step.id) == (new, "2-0")
+    assert _newest_step(events[2:]) is None
+
+
+async def test_a_task_that_redis_has_lost_has_failed(queue: TaskWorker, settings: Settings):
+    """After two silences in which the queue doesn't know it, all its watchers are told so."""
+    task = await queue.registry["count"].enqueue()
+    hub, seen = Hub(), []
+    with hub.subscribe(task.id) as subscriber:
+        following = asyncio.create_task(steps_of(subscriber, seen))
+        await eventually(lambda: seen)
+        await queue.redis.delete([queue.task_key + task.id])
+        await queue.redis.delete([queue.stream_key + queue.priorities[-1]])
+
+        async def woken() -> bool:
+            subscriber.wake()
+            state, _ = await read_progress(history_of(queue.redis, settings), task.id)
+            return state is not None and state.is_over
+
+        await eventually(woken)
+        state, end = await read_progress(history_of(queue.redis, settings), task.id)
+        assert state is not None
+        assert state.status is ProgressStatus.FAILED
+        hub.publish(task.id, Event("failed", state.to_json(), end))
+        await following
+    assert seen[1] is None
+    assert seen[-1] == Step("failed", state, end)
+
+
+async def test_after_a_gap_the_state_is_read_again(queue: TaskWorker, settings: Settings):
+    """The relay has missed events, so the stored state is the truth."""
+    task = await queue.registry["count"].enqueue()
+    history = history_of(queue.redis, settings)
+    hub, seen = Hub(), []
+    with hub.subscribe(task.id) as subscriber:
+        following = asyncio.create_task(steps_of(subscriber, seen))
+        await eventually(lambda: seen)
+        for status, wanted in ((ProgressStatus.RUNNING, 2), (ProgressStatus.COMPLETE, 3)):
+            await write_progress(history, ProgressState(task_id=task.id, done=7, status=status))
+            hub.reset(task.id, Event(RESET, "", hub.next_id()))
+            await eventually(lambda count=wanted: len(seen) == count)
+        await following
+    assert [(step.name, step.state.done) for step in seen if step] == [
+        (PROGRESS, 0), (PROGRESS, 7), ("complete", 7),
+    ]  # fmt: skip
+
+
+async def test_a_foreign_event_is_no_step(queue: TaskWorker):
+    """A project may publish its own on the same channel; a closed stream has no end."""
+    task = await queue.registry["count"].enqueue()
+    hub, seen = Hub(), []
+    with hub.subscribe(task.id) as subscriber:
+        following = asyncio.create_task(steps_of(subscriber, seen))
+        await eventually(lambda: seen)
+        hub.publish(task.id, Event("news", json.dumps({"of": "the project"}), hub.next_id()))
+        await eventually(lambda: subscriber.index == 1)
+        subscriber.close()
+        await following
+    assert [step.name for step in seen if step] == [PROGRESS]
+
+
+async def test_a_watcher_that_leaves_during_an_outage_waits_no_longer(queue: TaskWorker):
+    """It began while Redis refused; it would be served when Redis is back."""
+    task = await queue.registry["count"].enqueue()
+    hub, seen = Hub(), []
+    with hub.subscribe(task.id) as subscriber:
+        await queue.redis.config_set({"maxmemory": 1})
+        try:
+            following = asyncio.create_task(steps_of(subscriber, seen))
+            await eventually(lambda: subscriber._waiter is not None)
+        finally:
+            await queue.redis.config_set({"maxmemory": 0})
+        subscriber.close()
+        await following
+    assert [step for step in seen if step and step.state.is_over] == []
+
+
+async def test_an_end_that_was_not_told_is_told_by_the_next_watcher(
+    queue: TaskWorker, settings: Settings
+):
+    """The queue has the result; the watched state is still open, as after a killed worker."""
+    task = await queue.registry["count"].enqueue().start(delay=3600)
+    history = history_of(queue.redis, settings)
+    await register_watch(history, ProgressState(task_id=task.id))
+    assert await queue.abort_by_id(task.id, timeout=1) is True
+    state = await load_progress(task.id)
+    assert state is not None
+    assert state.status is ProgressStatus.ABORTED
+    assert [one.status for one in [s async for s in watch_progress(task.id)]] == [
+        ProgressStatus.ABORTED
+    ]
+    with pytest.raises(LookupError, match="nobody"):
+        await anext(watch_progress("nobody"))

@@ -1,0 +1,38 @@
+"""Parameters of ``@robust_task`` and ``@robust_cron`` that are refused at decoration."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from vibetuner.tasks.robust import Unique, robust_cron, robust_task
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "words"),
+    [
+        ({"unique": True}, ValueError, "^unique=True needs timeout=: for that long"),
+        ({"on_failure": "mail"}, TypeError, "^on_failure takes a function, not 'mail'$"),
+        ({"timeout": 0}, ValueError, "^timeout takes more than 0 seconds, not 0$"),
+        ({"timeout": timedelta(seconds=-1)}, ValueError, "^timeout takes more than 0 seconds"),
+        ({"expire": 0}, ValueError, "^expire takes more than 0 seconds, not 0$"),
+        ({"max_tries": 2}, TypeError, "^max_tries= is decided by max_retries= here; leave it out$"),
+        ({"retry_timeouts": True}, TypeError, "^retry_timeouts= is decided by max_retries="),
+    ],
+)
+def test_a_wrong_parameter_is_refused_at_decoration(
+    options: dict[str, Any], error: type[Exception], words: str
+):
+    """In the module that declares the task, before anything runs."""
+    with pytest.raises(error, match=words):
+        robust_task(**options)
+
+
+def test_a_schedule_has_no_arguments_to_compare():
+    """The cure is a task of its own."""
+    with pytest.raises(
+        TypeError, match=r"^A schedule takes unique=True .* not Unique\(by=\(\), cla"
+    ):
+        robust_cron("* * * * *", unique=Unique(by=()))
