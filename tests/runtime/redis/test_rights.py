@@ -101,7 +101,7 @@ async def test_a_user_with_that_line_can_use_all_there_is(server: Valkey, withou
         functions = Functions(connection)
         await functions.load()
         assert await functions.call("ping", (), ()) == b"PONG"
-        values = (1, "an-id", b"payload", 0, 0, "normal", 0)
+        values = ("an-id", b"payload", 0, 0, "normal", 0)
         assert await functions.call("enqueue", [KEYS.queue], values)
         await listener.tell("SUBSCRIBE", KEYS.channel("an-id"))
     async with open_redis(settings) as client:

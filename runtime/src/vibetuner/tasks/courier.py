@@ -78,12 +78,12 @@ class Courier:
                 call.
         """
         store = store_for(call.session)
-        values = client.values([call], [await call.serialize(now)], now)
+        values = client.values([call], [await call.serialize(now)])
         if call.delay is not None:  # begins now, however late the row is handed on
-            values[3] = now + int(values[3])
+            values[2] = now + int(values[2])
         row = Row(
-            call.id, call.parent.fn_name, values[2],
-            json.dumps([*values[3:], *([DURABLE] if call.durable else [])]), datetime.now(UTC),
+            call.id, call.parent.fn_name, values[1],
+            json.dumps([*values[2:], *([DURABLE] if call.durable else [])]), datetime.now(UTC),
             call.key, to_ms(call.keep), fingerprint(call) if call.key else None,
         )  # fmt: skip
         known = await store.add(row, call.session)
@@ -192,8 +192,8 @@ class Courier:
         # The mark follows the number of dependencies, and these.
         is_durable = len(options) > 4 and options[4 + options[3] :] == [DURABLE]
         values = [
-            NOTE_MS, row.key or "", row.keep, row.call or "", time.time_ns() // 1_000_000,
-            row.task_id, row.payload, *(options[:-1] if is_durable else options),
+            NOTE_MS, row.key or "", row.keep, row.call or "", row.task_id, row.payload,
+            *(options[:-1] if is_durable else options),
         ]  # fmt: skip
 
         def hand_on(own: QueueClient) -> Awaitable[Any]:

@@ -522,16 +522,16 @@ class TaskWorker(Worker[Any]):
                     f"{task.parent.fn_name}: a chain can't be enqueued durably. Begin it with "
                     "start(durable=False), or enqueue each task at the end of the one before"
                 )
-            values = client.values([task], [data], enqueue_time)
+            values = client.values([task], [data])
             request = client.functions.add_to(pipe, "enqueue", [client.keys.queue], values)
         elif is_durable:
             request = client.enqueue_durably([task], enqueue_time, is_durable)
         elif unique is not None:
-            request = client.enqueue_unique(task, unique, data, enqueue_time)
+            request = client.enqueue_unique(task, unique, data)
         elif isinstance(task.schedule, str):
-            request = client.repeat(task, data, enqueue_time)
+            request = client.repeat(task, data)
         else:
-            request = client.enqueue_new(task, data, enqueue_time)
+            request = client.enqueue_new(task, data)
         if self.on_enqueue is None:
             return request
         return self.on_enqueue(task, request)  # type: ignore[no-any-return]
@@ -569,12 +569,12 @@ class TaskWorker(Worker[Any]):
         data = await call.serialize(now)
         if call.durable:
             is_new = await client.durable.keep(
-                lambda line: line.enqueue_once(call, data, now),
+                lambda line: line.enqueue_once(call, data),
                 f"{call.parent.fn_name} {call.id}",
                 call.durable,
             )
         else:
-            is_new = await client.enqueue_once(call, data, now)
+            is_new = await client.enqueue_once(call, data)
         if is_new and self.on_enqueue is not None:
             await self.on_enqueue(call, asyncio.sleep(0))
         return call

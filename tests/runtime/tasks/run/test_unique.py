@@ -239,7 +239,7 @@ async def test_a_newer_call_is_signed_for_the_task_that_is_to_run_it(worker: Tas
 
         async def send(signed_for: str) -> tuple[str, int]:
             newer.id = signed_for
-            values = ["charge", "replace", own, *client.values([newer], [body], now)]
+            values = ["charge", "replace", own, *client.values([newer], [body])]
             task_id, answer = await functions.call("enqueue_unique", (keys.queue,), values)
             return task_id.decode(), answer
 

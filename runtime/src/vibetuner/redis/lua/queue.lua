@@ -409,13 +409,12 @@ local function declare_cron(keys, argv)
   redis.call('zrem', prefix .. ':cron:schedule', name)
 end
 
--- Enqueue tasks. ARGV: the client's time, which is not used, then of each task: id, payload, time
--- (see moment_of) or 0, lifetime or 0, priority, number of dependencies, and these, with a ~ before
--- those that may fail.
+-- Enqueue tasks. ARGV, of each: id, payload, time (see moment_of) or 0, lifetime or 0, priority,
+-- number of dependencies, and these, with a ~ before those that may fail.
 -- Returns for each task 0 if its id waits or runs already, -1 if a result is kept under its id, any
 -- other value if it was enqueued.
 local function enqueue(keys, argv)
-  local prefix, now, i, reply, soonest = keys[1], whole(clock()), 2, {}, nil
+  local prefix, now, i, reply, soonest = keys[1], whole(clock()), 1, {}, nil
   while i <= #argv do
     local task, lifetime, priority = argv[i], argv[i + 3], argv[i + 4]
     local moment = moment_of(argv[i + 2], now)
@@ -472,7 +471,7 @@ local function enqueue_once(keys, argv)
     local space = known:find(' ', 1, true)
     return { known:sub(1, space - 1), known:sub(space + 1) }
   end
-  local task = argv[5]
+  local task = argv[4]
   redis.call('set', once, task .. ' ' .. argv[3], 'px', argv[2])
   redis.call('set', keys[1] .. ':task:keyed:' .. task, argv[1], 'px', argv[2])
   enqueue(keys, { unpack(argv, 4) })
@@ -484,7 +483,7 @@ end
 -- call, then the values that enqueue takes for one task.
 -- Returns nothing if it was handed on before, else the task that has the key, or this task.
 local function hand_on(keys, argv)
-  local task = argv[6]
+  local task = argv[5]
   if not redis.call('set', keys[1] .. ':task:handed:' .. task, '1', 'nx', 'px', argv[1]) then
     return {}
   end
@@ -495,29 +494,29 @@ end
 
 -- Abort a task: one that is delayed, in line or stranded ends here; one that waits or runs is
 -- marked.
--- KEYS as for finish. ARGV: the time, group, task, its result, the result's lifetime, its name, its
+-- KEYS as for finish. ARGV: group, task, its result, the result's lifetime, its name, its
 -- journal entry, its fallback, its unique lock, then the priorities.
 -- Returns `over` (it has ended or never was), `marked`, or `ended` and the tasks that fail with it.
 local function abort(keys, argv)
-  local prefix, now, task = keys[1], whole(clock()), argv[3]
+  local prefix, now, task = keys[1], whole(clock()), argv[2]
   if redis.call('exists', prefix .. ':task:results:' .. task) == 1
     or redis.call('exists', prefix .. ':task:data:' .. task) == 0 then
     return { 'over' }
   end
   local one = member(prefix, task)
   local in_line = one and (leave_line(one) or is_stranded(prefix, one))
-  for i = 10, #argv do
+  for i = 9, #argv do
     if in_line or redis.call('zrem', prefix .. ':queues:delayed:' .. argv[i], task) == 1 then
       local batch = new_batch(keys)
       batch.linked = true
       local one = {
-        kind = 'f', stream = prefix .. ':queues:' .. argv[i], task = task, value = argv[4],
-        ttl = argv[5], name = argv[6], outcome = 'aborted', entry = argv[7], payload = '',
-        otherwise = argv[8] ~= '' and argv[8] or nil,
+        kind = 'f', stream = prefix .. ':queues:' .. argv[i], task = task, value = argv[3],
+        ttl = argv[4], name = argv[5], outcome = 'aborted', entry = argv[6], payload = '',
+        otherwise = argv[7] ~= '' and argv[7] or nil,
       }
-      if redis.call('get', argv[9]) == task then append(batch.deleted, argv[9]) end
+      if redis.call('get', argv[8]) == task then append(batch.deleted, argv[8]) end
       local failed = record_end(prefix, one, batch, now)
-      flush_batch(prefix, argv[2], batch)
+      flush_batch(prefix, argv[1], batch)
       table.insert(failed, 1, 'ended')
       return failed
     end

@@ -34,16 +34,16 @@ local function renew_arguments(prefix, one, new, now)
   if is_holder then queue_holder(prefix, one, now) end
 end
 
--- Enqueue a unique task. ARGV: its group, the clash, its id, the values that enqueue takes for one
--- task, and the id that the payload is signed for.
+-- Enqueue a unique task. ARGV: its group, the clash, its id, then the values that enqueue takes for
+-- the task that the payload is signed for.
 -- Returns the id of the task that stands for the call, and: 1 if it is the call's own, 0 if it
 -- existed, -1 if the call's own id waits or runs already, -2 if a result is kept under that id, 2
 -- if nothing was done because the payload must be signed for that task.
 local function enqueue_unique(keys, argv)
   local prefix, group, clash, task, now = keys[1], argv[1], argv[2], argv[3], whole(clock())
-  local signed_for, new = argv[5], {
-    payload = argv[6], at = argv[7] == '0' and now or moment_of(argv[7], now),
-    lifetime = argv[8], priority = argv[9],
+  local signed_for, new = argv[4], {
+    payload = argv[5], at = argv[6] == '0' and now or moment_of(argv[6], now),
+    lifetime = argv[7], priority = argv[8],
   }
   local state, line = prefix .. ':task:unique:' .. group, prefix .. ':task:line:' .. group
   if is_live(prefix, task) then return { task, -1 } end

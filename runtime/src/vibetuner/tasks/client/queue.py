@@ -67,7 +67,7 @@ class QueueClient:
         self.codec = codec
 
     async def enqueue(
-        self, tasks: Sequence[Task[Any, Any]], calls: Sequence[bytes], now: int
+        self, tasks: Sequence[Task[Any, Any]], calls: Sequence[bytes]
     ) -> list[int | bytes]:
         """Enqueue tasks with their pickled calls, in one step.
 
@@ -78,11 +78,11 @@ class QueueClient:
         """
         async with self.answering():
             answers: list[int | bytes] = await self.functions.call(
-                "enqueue", (self.keys.queue,), self.values(tasks, calls, now)
+                "enqueue", (self.keys.queue,), self.values(tasks, calls)
             )
         return answers
 
-    async def enqueue_once(self, task: ReliableCall[Any, Any], call: bytes, now: int) -> bool:
+    async def enqueue_once(self, task: ReliableCall[Any, Any], call: bytes) -> bool:
         """Enqueue a task unless another has its key, whose id it then gets; return if it is new.
 
         Raises:
@@ -90,7 +90,7 @@ class QueueClient:
             ServiceUnavailable: Redis does not answer, or refuses.
         """
         key, mine = task.key or "", fingerprint(task)
-        values = [key, to_ms(task.keep), mine, *self.values([task], [call], now)]
+        values = [key, to_ms(task.keep), mine, *self.values([task], [call])]
         async with self.answering():
             found = await self.functions.call("enqueue_once", (self.keys.queue,), values)
         task_id, known = found[0].decode(), found[1].decode()
@@ -104,11 +104,9 @@ class QueueClient:
         """Turn Redis errors in the block into ServiceUnavailable, without a time limit."""
         return answering(get_settings(), None)
 
-    def values(
-        self, tasks: Sequence[Task[Any, Any]], calls: Sequence[bytes], now: int
-    ) -> list[Any]:
+    def values(self, tasks: Sequence[Task[Any, Any]], calls: Sequence[bytes]) -> list[Any]:
         """Return the arguments of enqueue in lua/queue.lua; each call is signed for its task."""
-        values: list[Any] = [now]
+        values: list[Any] = []
         for task, call in zip(tasks, calls, strict=True):
             values += (
                 task.id, self.codec.seal(call, Kind.CALL, task.id),
@@ -117,14 +115,14 @@ class QueueClient:
             )  # fmt: skip
         return values
 
-    async def enqueue_new(self, task: Task[Any, Any], call: bytes, now: int) -> None:
+    async def enqueue_new(self, task: Task[Any, Any], call: bytes) -> None:
         """Enqueue a task whose id is new.
 
         Raises:
             TaskExists: the id is taken; nothing was enqueued.
             ServiceUnavailable: Redis does not answer, or refuses.
         """
-        values = self.values([task], [call], now)
+        values = self.values([task], [call])
         try:  # like answering(), but cheaper
             (answer,) = await self.functions.call("enqueue", (self.keys.queue,), values)
         except (RedisError, OSError) as error:
@@ -132,9 +130,7 @@ class QueueClient:
         if answer in TAKEN:
             raise _exists(task, answer)
 
-    async def enqueue_unique(
-        self, task: Task[Any, Any], unique: Unique, call: bytes, now: int
-    ) -> bool:
+    async def enqueue_unique(self, task: Task[Any, Any], unique: Unique, call: bytes) -> bool:
         """Enqueue a unique task; it gets the id of the task that stands for the call.
 
         Returns whether that is its own id.
@@ -149,7 +145,7 @@ class QueueClient:
         group = unique.group(parent.fn, parent.fn_name, task.args, task.kwargs)
         signed_for = copy(task)
         while True:
-            values = [group, unique.clash, task.id, *self.values([signed_for], [call], now)]
+            values = [group, unique.clash, task.id, *self.values([signed_for], [call])]
             async with self.answering():
                 answer = await self.functions.call("enqueue_unique", (self.keys.queue,), values)
             signed_for.id = answer[0].decode()
@@ -174,16 +170,16 @@ class QueueClient:
         for task in tasks:
             if task.parent.unique and (unique := line_of(task)):
                 try:
-                    await self.enqueue_unique(task, unique, await task.serialize(now), now)
+                    await self.enqueue_unique(task, unique, await task.serialize(now))
                 except TaskExists as error:
                     taken.append(error)
             elif isinstance(task.schedule, str):
-                await self.repeat(task, await task.serialize(now), now)
+                await self.repeat(task, await task.serialize(now))
             else:
                 once.append(task)
         for at in range(0, len(once), ENQUEUED_AT_ONCE):
             part = once[at : at + ENQUEUED_AT_ONCE]
-            answers = await self.enqueue(part, [await task.serialize(now) for task in part], now)
+            answers = await self.enqueue(part, [await task.serialize(now) for task in part])
             pairs = zip(part, answers, strict=True)
             taken += [_exists(task, answer) for task, answer in pairs if answer in TAKEN]
         if taken:
@@ -212,7 +208,7 @@ class QueueClient:
         if taken := await self.durable.keep(write, what, patience):
             raise taken
 
-    async def repeat(self, task: Task[Any, Any], call: bytes, now: int) -> None:
+    async def repeat(self, task: Task[Any, Any], call: bytes) -> None:
         """Enqueue a task at each time of the crontab line that is its schedule.
 
         The times count by the server's clock, from the first one on.
@@ -234,7 +230,7 @@ class QueueClient:
             )
         first = copy(task)
         first.schedule = datetime.fromtimestamp(moment / 1000, UTC)
-        await self.enqueue([first], [call], now)
+        await self.enqueue([first], [call])
 
     async def result(
         self,
@@ -310,7 +306,7 @@ class QueueClient:
             "abort",
             (keys.queue, keys.letters, keys.letter_places, keys.prefix),
             [
-                now, GROUP, task_id, result, lifetime, name, entry.to_json(), data.get("O") or "",
+                GROUP, task_id, result, lifetime, name, entry.to_json(), data.get("O") or "",
                 keys.lock(name), *worker.priorities,
             ],
         )  # fmt: skip
