@@ -76,8 +76,9 @@ def with_page(request: Request, answer: Response, message: str = "") -> Response
 
 async def _refused(request: Request, error: HTTPException) -> Response:
     answer = await http_exception_handler(request, error)
-    is_own = isinstance(error.detail, str) and error.detail != _phrase(error.status_code)
-    return with_page(request, answer, error.detail if is_own else "")
+    detail: Any = error.detail
+    is_own = isinstance(detail, str) and detail != _phrase(error.status_code)
+    return with_page(request, answer, detail if is_own else "")
 
 
 async def _invalid(request: Request, error: RequestValidationError) -> Response:
