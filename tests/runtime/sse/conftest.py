@@ -43,6 +43,15 @@ ROUTES = """
         return channel
 
 
+    async def count(channel: str) -> tuple[str, int]:
+        return "state", len(channel)
+
+
+    @sse_endpoint("/counted/{channel}", router=router, first=count)
+    async def counted(channel: str) -> str:
+        return channel
+
+
     @router.post("/send/{channel:path}")
     async def send(channel: str, data: list[str] = Body()) -> list[str]:
         return [await broadcast(channel, "n", text) for text in data]

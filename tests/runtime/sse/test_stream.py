@@ -106,6 +106,26 @@ def test_who_comes_back_too_late_gets_one_reset_and_then_what_is_live(
         assert again.pairs == [("n", "new"), ("n", "newer")]
 
 
+def test_a_page_that_opens_a_stream_sees_the_current_state_first(
+    two_sites: tuple[Site, Site], channel: str
+):
+    """Also after a reset; but not if it continues where it was."""
+    one, two = two_sites
+    state = ("state", str(len(channel)))
+    with listening(f"{one.url}/counted/{channel}") as browser:
+        browser.wait_for(1)
+        send(two, channel, "later")
+        browser.wait_for(2)
+        assert browser.pairs == [state, ("n", "later")]
+    with listening(f"{two.url}/counted/{channel}", last_id=browser.last_id) as back:
+        back.wait_until_open()
+        send(one, channel, "new")
+        assert [(event.name, event.data) for event in back.wait_for(1)] == [("n", "new")]
+    with listening(f"{two.url}/counted/{channel}", last_id="1-1") as late:
+        late.wait_for(2)
+        assert late.pairs == [("reset", ""), state]
+
+
 @pytest.mark.parametrize(
     "forged", ["nonsense", "99999999999999-0", "0-1", "x" * 5000, f"{2**64 - 1}-{2**64 - 1}"]
 )

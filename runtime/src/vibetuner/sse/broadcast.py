@@ -15,7 +15,7 @@ from vibetuner.sse.event import Event, check_channel, check_event
 from vibetuner.sse.history import history_of, open_history
 from vibetuner.sse.hub import get_hub
 
-__all__ = ["broadcast", "storable"]
+__all__ = ["broadcast", "encode_data", "storable"]
 
 logger = logging.getLogger(__name__)
 
@@ -35,10 +35,8 @@ async def broadcast(channel: str, event: str, data: Any = "") -> str:
         SettingsError: a setting holds a wrong value.
     """
     check_channel(channel)
-    check_event(event)
-    text = storable(_as_text(data))
     settings = get_settings()
-    _check_size(event, text, settings.sse_event_bytes)
+    text = encode_data(event, data, settings.sse_event_bytes)
     if not settings.redis_url:
         _warn_once()
         return _send_here(channel, event, text)
@@ -47,6 +45,19 @@ async def broadcast(channel: str, event: str, data: Any = "") -> str:
             return await history.send(channel, event, text)
     async with open_services(settings) as live, open_redis(live) as client, answering(live):
         return await history_of(client, live).send(channel, event, text)
+
+
+def encode_data(event: str, data: Any, limit: int) -> str:
+    """Return the text of an event's data.
+
+    Raises:
+        ValueError: the name is not valid, JSON can't represent the data, or the event is larger
+            than ``limit`` bytes.
+    """
+    check_event(event)
+    text = storable(_as_text(data))
+    _check_size(event, text, limit)
+    return text
 
 
 def storable(text: str) -> str:

@@ -13,6 +13,7 @@ from starlette.types import Receive, Scope, Send
 
 from vibetuner.config import get_settings
 from vibetuner.redis.client import answering
+from vibetuner.sse.broadcast import encode_data
 from vibetuner.sse.budget import RETRY_SECONDS, TooManyStreams, get_budget
 from vibetuner.sse.event import RESET, Event, check_channel
 from vibetuner.sse.feed import Subscriber
@@ -29,15 +30,21 @@ __all__ = [
 ]
 
 Write = Callable[[bytes], Awaitable[None]]
+First = Callable[[str], Awaitable[tuple[str, Any]]]
 
 RETRY = b"retry: 1000\n\n"
 KEEPALIVE = b": keepalive\n\n"
 HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
 OUTAGE_SECONDS = 1.0
+RESET_LINE = f"event: {RESET}\n".encode()
 
 
 def add_events_route(
-    router: APIRouter, path: str, function: Callable[..., Any], options: dict[str, Any]
+    router: APIRouter,
+    path: str,
+    function: Callable[..., Any],
+    first: First | None,
+    options: dict[str, Any],
 ) -> None:
     """Register the stream of the channel that the dependency ``function`` returns."""
 
@@ -46,7 +53,7 @@ def add_events_route(
             check_channel(channel)
         except ValueError as error:
             raise HTTPException(400, str(error)) from None
-        return EventStream(channel, last_id=EventStream.last_id_of(request))
+        return EventStream(channel, last_id=EventStream.last_id_of(request), first=first)
 
     add_stream_route(router, path, endpoint, function, options)
 
@@ -80,9 +87,17 @@ class EventStream(Response):
 
     media_type = "text/event-stream"
 
-    def __init__(self, channel: str, *, last_id: str | None = None, status_code: int = 200) -> None:
+    def __init__(
+        self,
+        channel: str,
+        *,
+        last_id: str | None = None,
+        first: First | None = None,
+        status_code: int = 200,
+    ) -> None:
         self.channel = channel
         self.last_id = last_id
+        self.first = first
         self.status_code = status_code
         self.background: BackgroundTask | None = None
         self.init_headers(HEADERS)
@@ -111,6 +126,8 @@ class EventStream(Response):
         await self._replay(subscriber, write)
         while (data := await subscriber.batch()) is not None:
             await write(data or KEEPALIVE)
+            if self.first is not None and RESET_LINE in data:
+                await self._write_first(write)
 
     async def _stream(self, receive: Receive, send: Send) -> None:
         async def write(data: bytes, *, more: bool = True) -> None:
@@ -139,8 +156,9 @@ class EventStream(Response):
         if history is None:
             if last_id:
                 await write(Event(RESET, "").frame)
+            await self._write_first(write)
             return
-        more = True
+        more, is_whole = True, bool(last_id)
         while more and not subscriber.closed:
             try:
                 async with answering(get_settings()):
@@ -151,12 +169,22 @@ class EventStream(Response):
                 continue
             subscriber.begin_after(past.end)
             if past.missed is None:
+                is_whole = False
                 await write(Event(RESET, "", past.end).frame)
             else:
                 # An id alone is not an event; it tells the browser where to continue.
                 end = f"id: {past.end}\n\n".encode()
                 await write(b"".join([*(event.frame for event in past.missed), end]))
             last_id, more = past.end, past.more
+        if not (is_whole or subscriber.closed):
+            await self._write_first(write)
+
+    async def _write_first(self, write: Write) -> None:
+        """Send the current state as the project's function returns it."""
+        if self.first is not None:
+            name, data = await self.first(self.channel)
+            text = encode_data(name, data, get_settings().sse_event_bytes)
+            await write(Event(name, text).frame)
 
 
 async def _close_when_gone(receive: Receive, subscriber: Subscriber) -> None:
