@@ -116,6 +116,8 @@ def test_the_prefix_is_a_hash_tag_in_a_cluster(fresh):
         ("DEBUG", "perhaps", "true or false"),
         ("ENVIRONMENT", "staging", "development, test or production"),
         ("REDIS_KEY_PREFIX", "a b", "letters, digits, '-', '_' and '.', with ':' at the end"),
+        ("ALLOWED_HOSTS", "shop.example, a b", "host names with commas between"),
+        ("FORWARDED_ALLOW_IPS", "*,nowhere", "addresses and networks with commas between, or *"),
         ("MAIL_FROM", "nobody", "an address such as team@example.com"),
     ],
 )

@@ -87,3 +87,15 @@ async def test_a_malformed_url_is_one_line(url: str):
     with pytest.raises(ServiceUnavailable, match="MongoDB at .* can't be used: ") as caught:
         await check(Settings(mongodb_url=url))
     assert "ter2" not in str(caught.value)
+
+
+async def test_a_refused_password_is_one_line_everywhere(settings: Settings):
+    """Opening the database and checking it give the same line."""
+    url = (settings.mongodb_url or "").replace("://", "://ann:wrong@")
+    own = settings.model_copy(update={"mongodb_url": url})
+    for act in (open_mongo(own, APP).__aenter__, lambda: check(own)):
+        with pytest.raises(
+            ServiceUnavailable, match=r"^MongoDB at mongodb://\S+ can't be used: "
+        ) as caught:
+            await act()
+        assert "wrong" not in str(caught.value)

@@ -134,3 +134,15 @@ def test_more_than_one_is_told_apart_from_one(word: str):
     """A table is named after what it holds many of."""
     assert plural(word) != word
     assert plural(plural(word)) == plural(word)
+
+
+@pytest.mark.parametrize(
+    ("word", "words"),
+    [
+        *(("box", "boxes"), ("dish", "dishes"), ("batch", "batches"), ("class", "classes")),
+        *(("city", "cities"), ("key", "keys"), ("order", "orders"), ("news", "news")),
+    ],
+)
+def test_a_plural_is_the_regular_one(word: str, words: str):
+    """A sibilant takes -es, and a word that ends with -s stays as it is."""
+    assert plural(word) == words

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
 import pytest
@@ -108,6 +108,10 @@ def test_a_fair_call_passes(task: Any, start: dict[str, Any]):
         (
             {"schedule": datetime.max.replace(tzinfo=UTC)},
             "mail: schedule takes a time within ten years",
+        ),
+        (
+            {"schedule": datetime.min.replace(tzinfo=timezone(timedelta(hours=1)))},
+            "mail: schedule takes a time within ten years, not 0001-01-01",
         ),
         ({"schedule": 1_800_000_000}, "mail: schedule takes a datetime or a crontab line"),
         ({"schedule": "60 * * * *"}, "mail: The schedule '60 .* has a wrong minute"),

@@ -268,3 +268,9 @@ async def test_a_queue_that_nobody_reads_is_reported(queue: TaskWorker, settings
     assert finding.level == "error"
     assert finding.text == "no live worker reads the queue bulk, which holds 1 task"
     assert "--queues bulk" in finding.cure
+
+
+@pytest.mark.parametrize("text", ["critical, bulk", "critical:6, bulk:1"])
+def test_an_order_is_shown_as_it_is_typed(text: str):
+    """For the log and for error messages."""
+    assert str(ReadOrder.parse(text)) == text

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from vibetuner.tasks.retry import wanted_arguments
 from vibetuner.tasks.robust import Unique, robust_cron, robust_task
 
 
@@ -36,3 +37,8 @@ def test_a_schedule_has_no_arguments_to_compare():
         TypeError, match=r"^A schedule takes unique=True .* not Unique\(by=\(\), cla"
     ):
         robust_cron("* * * * *", unique=Unique(by=()))
+
+
+def test_a_function_without_a_signature_gets_no_arguments():
+    """It is written in C."""
+    assert wanted_arguments(max, (7,), {"by": 1}) == {}

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from httpx2 import ASGITransport, AsyncClient, Response
 from itsdangerous import URLSafeTimedSerializer
+from starlette.exceptions import HTTPException
 from starlette.requests import HTTPConnection
 from starlette.responses import PlainTextResponse
 
@@ -488,3 +489,34 @@ def test_an_origin_is_of_the_host_that_is_asked(origin: str, host: str, is_same:
     headers = [(b"origin", origin.encode()), (b"host", host.encode())]
     scope = {"type": "http", "headers": [(name, value) for name, value in headers if value]}
     assert is_same_host(HTTPConnection(scope)) is is_same
+
+
+@pytest.mark.parametrize("kind", [404, HTTPException])
+@pytest.mark.parametrize("is_async", [False, True])
+async def test_the_projects_own_404_gets_the_request(stand_in, kind: Any, is_async: bool):
+    """It may name the path, and read what was sent."""
+    stand_in({"routes.py": ROUTES}, tune=TUNE)
+    with using_settings(production()):
+        app = create_app()
+        # The app's default for an exception's class would stand before the project's.
+        app.exception_handlers.clear()
+
+        def sync(request: Any, error: Any) -> Any:
+            return PlainTextResponse(f"{request.url.path} {error.status_code}", 404)
+
+        async def reading(request: Any, error: Any) -> Any:
+            body = (await request.body()).decode()
+            return PlainTextResponse(f"{request.url.path} {error.status_code} {body}", 404)
+
+        app.add_exception_handler(kind, reading if is_async else sync)
+        async with AsyncClient(transport=ASGITransport(app), base_url="https://a") as client:
+            answer = await client.post(OPENED, content="sent")
+            assert answer.text == f"{OPENED} 404" + (" sent" if is_async else "")
+
+
+async def test_tests_with_debug_pass_from_any_host(client: AsyncClient):
+    """A test client has a name of its own."""
+    with now_with(environment="test", debug=True):
+        assert (await client.get(f"http://testserver{OPENED}")).status_code == 200
+    with now_with(environment="development", debug=True):
+        assert (await client.get(f"http://testserver{OPENED}")).status_code == 404

@@ -2,10 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections import defaultdict
+from collections.abc import AsyncIterator
+
 import pytest
 
-from vibetuner.tasks.run.dispatcher import MOST_TRIES, Lookahead, _number
+from tests.waiting import eventually
+from vibetuner.redis.connection import Connection
+from vibetuner.redis.keys import GROUP
+from vibetuner.tasks.attempt import Attempt
+from vibetuner.tasks.observers import Observers
+from vibetuner.tasks.queues import ReadOrder
+from vibetuner.tasks.run.dispatcher import MOST_TRIES, Dispatcher, Lookahead, _number
+from vibetuner.tasks.run.finisher import Finisher
+from vibetuner.tasks.run.outage import Outage
 from vibetuner.tasks.worker import TaskWorker
+from vibetuner.testing import held_open
 
 
 def test_short_tasks_are_prefetched_for_some_round_trips():
@@ -86,3 +99,86 @@ async def test_a_lost_message_is_found_behind_many_that_run(worker: TaskWorker):
         found = [await claim("other", 1) for _ in range(2)]
         assert [one[2].decode() for one in found if one] == [calls[-1].id]
         assert await claim("other", 1) == []
+
+
+@pytest.fixture
+async def listening(worker: TaskWorker) -> AsyncIterator[tuple[Dispatcher, list[Attempt]]]:
+    """A dispatcher of two queues with two slots, and the attempts that it began."""
+    begun: list[Attempt] = []
+
+    async def prepare() -> None: ...
+
+    async with held_open(worker):
+        client = worker.client
+        finisher = Finisher(
+            client.functions, client.codec, keys=client.keys, worker_id="w1", idle_ms=60_000,
+            observers=Observers([]), counters=defaultdict(int), outage=Outage(),
+        )  # fmt: skip
+        async with Connection(client.functions.connection.address) as listener:
+            dispatcher = Dispatcher(
+                client.functions, listener, keys=client.keys, consumer="w1",
+                order=ReadOrder(["high", "normal"]), slots=2, idle_ms=60_000, begin=begun.append,
+                prepare=prepare, finisher=finisher, outage=Outage(),
+            )  # fmt: skip
+            await dispatcher.make_groups()
+            yield dispatcher, begun
+            finisher.close()
+
+
+async def send(worker: TaskWorker, queue: str, task_id: str, queued: int) -> str:
+    stream, fields = worker.client.keys.stream(queue), ("task_id", task_id, "enqueue_time", queued)
+    call = worker.client.functions.connection.call
+    return (await call("XADD", stream, "*", *fields)).decode()
+
+
+async def test_a_listening_worker_begins_what_arrives(
+    worker: TaskWorker, listening: tuple[Dispatcher, list[Attempt]]
+):
+    """In the queue that it came from, with the time since when it was due."""
+    dispatcher, begun = listening
+    waiting = asyncio.create_task(dispatcher._listen(2))
+    message = await send(worker, "normal", "t1", 1234)
+    # A queue that gave as many as it was asked for may hold more.
+    assert await waiting is False
+    await eventually(lambda: begun)
+    found = [(one.priority, one.message_id, one.task_id, one.queued, one.tries) for one in begun]
+    assert found == [("normal", message, "t1", 1234, 1)]
+
+
+async def test_a_listening_worker_takes_no_more_than_it_has_room_for(
+    worker: TaskWorker, listening: tuple[Dispatcher, list[Attempt]]
+):
+    """The room is divided among the queues; what is left stays for others."""
+    dispatcher, begun = listening
+    for number in range(3):
+        await send(worker, "high", f"t{number}", number)
+    assert await dispatcher._listen(2) is False
+    assert await dispatcher._listen(6) is True
+    assert not dispatcher.is_empty
+    await eventually(lambda: len(begun) == 2)
+    assert [one.task_id for one in begun] == ["t0", "t1"]
+    dispatcher.release(begun[0])
+    await eventually(lambda: len(begun) == 3)
+    dispatcher.release(begun[0])  # a second time, it frees no slot
+    assert len(dispatcher.running) == 2
+
+
+async def test_after_a_stop_nothing_begins_and_all_is_requeued(
+    worker: TaskWorker, listening: tuple[Dispatcher, list[Attempt]]
+):
+    """Other workers find it at once; a task that runs is kept."""
+    dispatcher, begun = listening
+    message = await send(worker, "high", "t0", 1)
+    assert await dispatcher._claim(2) == 1
+    await eventually(lambda: begun)
+    dispatcher.stop()
+    late = await send(worker, "high", "t1", 1)
+    assert await dispatcher._claim(2) == 1
+    assert await dispatcher.requeue_unbegun() is True
+    await dispatcher._finisher.settled()
+    assert list(dispatcher.running) == [message]
+    stream = worker.client.keys.stream("high")
+    pending = await worker.client.functions.connection.call(
+        "XPENDING", stream, GROUP, "IDLE", 60_000, "-", "+", 9
+    )
+    assert [entry[0].decode() for entry in pending] == [late]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import defaultdict
 from collections.abc import AsyncIterator
 
@@ -10,9 +11,10 @@ import pytest
 
 from tests.waiting import eventually
 from vibetuner.redis.keys import GROUP
-from vibetuner.tasks.attempt import Attempt, End
+from vibetuner.tasks.attempt import Attempt, Cause, End
 from vibetuner.tasks.client.queue import QueueClient
 from vibetuner.tasks.observers import Observer, Observers
+from vibetuner.tasks.payload import Kind
 from vibetuner.tasks.run.finisher import Batch, Finisher, _split, fresh_ms
 from vibetuner.tasks.run.outage import Outage
 from vibetuner.tasks.worker import TaskWorker
@@ -168,6 +170,12 @@ async def test_the_dependents_of_a_failed_task_end_over_an_outage(
     """Their payloads are read once the server gives them; without dependents nothing is done."""
     finisher.fail([], "normal")
     assert finisher.is_settled
+    loaded: list[str] = []
+
+    async def load_failed(attempt: Attempt) -> None:
+        loaded.append(attempt.task_id)
+
+    finisher.load_failed = load_failed
     call = client.functions.connection.call
     await call("HSET", client.keys.data("t1"), "not", "a payload")
     finisher.fail(["t1", "t2"], "normal")
@@ -175,5 +183,38 @@ async def test_the_dependents_of_a_failed_task_end_over_an_outage(
     await call("DEL", client.keys.data("t1"))
     await finisher.settled()
     assert heard.names == ["unknown", "unknown"]
+    assert loaded == ["t1", "t2"]
     result = await client.result("t2", timeout=10)
+    assert abs(time.time() * 1000 - result.finish_time) < 60_000
     assert str(result.exception) == "Dependency failed, not running task!"
+
+
+async def test_a_result_is_stored_for_the_task_that_follows(
+    client: QueueClient, finisher: Finisher
+):
+    """Signed as its arguments; one that can't be pickled fails the task instead."""
+    good, bad = done("good"), done("bad")
+    good.value, bad.value = 7, lambda: None
+    for attempt in (good, bad):
+        attempt.triggers = "next"
+        finisher.add(attempt)
+    await finisher.settled()
+    call = client.functions.connection.call
+    stored = await call("GET", client.keys.previous("good"))
+    assert client.codec.load(stored, Kind.ARGUMENTS, "good") == (7,)
+    assert await call("GET", client.keys.previous("bad")) is None
+    assert (good.end, bad.end, bad.cause) == (End.DONE, End.FAILED, Cause.EXCEPTION)
+    assert (await client.result("bad", timeout=10)).success is False
+
+
+async def test_an_abandoned_task_is_requeued(
+    finisher: Finisher, counters: dict[str, int], heard: Heard
+):
+    """Its function does not end, so what it returns later does not count."""
+    attempt = done("endless")
+    attempt.end = None
+    finisher.abandon(attempt)
+    assert attempt.end is End.REQUEUED
+    assert abs(time.time() * 1000 - attempt.finished) < 60_000
+    await finisher.settled()
+    assert (counters["relinquished"], heard.names) == (1, ["endless"])

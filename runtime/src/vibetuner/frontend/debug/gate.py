@@ -120,7 +120,7 @@ class Gate:
 
     async def _websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
         # A handshake has the headers of a GET, but its Origin is checked like that of a change.
-        request = Request({**scope, "type": "http", "method": "GET"}, receive)
+        request = Request({**scope, "type": "http"})
         if await self._may_pass(request) and is_own_origin(request):
             await self._app(scope, receive, send)
         else:
@@ -129,8 +129,7 @@ class Gate:
     async def _may_pass(self, request: Request) -> bool:
         if self._free(request):
             return True
-        shown = request.cookies.get(COOKIE, "")
-        ticket = read(self._settings(), shown) if shown else None
+        ticket = read(self._settings(), request.cookies.get(COOKIE, ""))
         return ticket is not None and not await get_revoked().holds(ticket)
 
 
