@@ -12,9 +12,12 @@ from tests.waiting import eventually
 from vibetuner.config import Settings
 from vibetuner.resources.slots import mongo_database
 from vibetuner.tasks.dead_letters import count, get
+from vibetuner.tasks.letters.mongo_store import NEWEST_FIRST
 from vibetuner.tasks.letters.relay import move_letters, relaying
 from vibetuner.tasks.letters.stream import read_letters
 from vibetuner.tasks.worker import TaskWorker
+
+FILTERS: list[tuple[str, ...]] = [(), ("task_name",), ("cause",), ("fingerprint",)]
 
 
 async def test_letters_arrive_and_leave_the_stream(
@@ -36,6 +39,27 @@ async def test_letters_arrive_and_leave_the_stream(
     assert {document["_id"] for document in documents} == {"t0", "t1", "t2"}
     left = {key async for key in queue.redis.scan_iter(match=f"{prefix}*")}
     assert {key for key in left if ":groups" not in str(key)} == {f"{prefix}dead_letters"}
+
+
+async def test_each_list_has_an_index_with_the_order_of_its_pages(
+    settings: Settings, bury: Bury, queue: TaskWorker
+):
+    """A worker makes them after the first letters; without one, MongoDB sorts all of a list."""
+    await bury("t1")
+    collection = mongo_database.get()["dead_letters"]
+    async with relaying(queue.redis, mongo_database.get(), settings.redis_key_prefix):
+
+        async def found() -> set[tuple[str, ...]]:
+            indexes = (await collection.index_information()).values()
+            keys = [one["key"] for one in indexes]
+            return {tuple(f for f, _ in key) for key in keys if key[-2:] == NEWEST_FIRST}
+
+        wanted = {(*field, "failed_at", "_id") for field in FILTERS}
+
+        async def are_made() -> bool:
+            return await found() == wanted
+
+        await eventually(are_made)
 
 
 async def test_a_letter_that_is_delivered_twice_is_one_document(
