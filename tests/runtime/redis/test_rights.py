@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
+from coredis.exceptions import AuthorizationError
 
 from tests.docs.blocks import ROOT
 from tests.valkey import Valkey
@@ -19,6 +21,7 @@ from vibetuner.redis.functions import Functions, FunctionsRefused, Scripts
 from vibetuner.redis.keys import Keys
 from vibetuner.redis.rights import COMMANDS, RightsMissing, acl_rules, find_missing
 from vibetuner.redis.url import parse_url
+from vibetuner.tasks.letters.stream import find_ids
 
 KEYS = Keys("shop:")
 ALL = "~* &* +@all"
@@ -122,3 +125,17 @@ def test_whatever_a_function_calls_is_granted():
     granted = {command.partition("|")[0] for command in COMMANDS}
     assert "xadd" in called
     assert called <= granted
+
+
+@pytest.mark.parametrize("without", ["", "hlen", "hscan", "zadd", "zcard", "zrange"])
+async def test_a_user_with_that_line_finds_a_letter_by_its_first_characters(
+    server: Valkey, without: str
+):
+    """Also one that an earlier version kept without an index; each of these rights is needed."""
+    ask(parse_url(server.url), ["HSET", KEYS.letter_places, "abcdef01", "1-0", "fedcba10", "2-0"])
+    url = user(server, *acl_rules(KEYS), *([f"-{without}"] if without else []))
+    errors = (AuthorizationError, RightsMissing)
+    with pytest.raises(errors, match=f"(?i){without}") if without else nullcontext():
+        async with open_redis(Settings(redis_url=url, redis_key_prefix="shop")) as client:
+            assert await find_ids(client, KEYS.prefix, "abcd", 2) == ["abcdef01"]
+    ask(parse_url(server.url), ["FLUSHALL"], ["FUNCTION", "FLUSH"])
