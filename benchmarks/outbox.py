@@ -85,5 +85,5 @@ def database(name: str) -> Iterator[str]:
     sys.path.append(str(ROOT))  # the tests' helper starts one
     from tests.postgres import running_postgres
 
-    with running_postgres() as url:
+    with running_postgres() as (url, _):
         yield url
