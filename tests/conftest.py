@@ -32,14 +32,17 @@ def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(Kinds(config.option.markexpr))
 
 
-def pytest_xdist_auto_num_workers() -> int | None:
-    """Half as many again as there are cores: many a test waits for a process or a clock.
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
+    """Return half as many again as there are cores: many a test waits for a process or a clock.
+
+    Tests without processes don't, and each worker takes seconds to collect them.
 
     PYTEST_XDIST_AUTO_NUM_WORKERS, which xdist reads, names another number.
     """
     if "PYTEST_XDIST_AUTO_NUM_WORKERS" in os.environ:
         return None
-    return (os.cpu_count() or 2) * 3 // 2
+    cores = os.cpu_count() or 2
+    return cores if "not process" in config.option.markexpr else cores * 3 // 2
 
 
 @pytest.fixture(scope="session")
