@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import resource
-import socket
 import subprocess
 import sys
 import time
@@ -16,6 +15,7 @@ from statistics import median
 from urllib.request import urlopen
 
 from lab import Figure, clean_env, workplace
+from worker import free_port
 
 from vibetuner.embedded import join
 
@@ -163,13 +163,6 @@ def others() -> Path:
 def python(kind: str) -> Path:
     """Return the interpreter that has the packages of a server."""
     return Path(sys.executable) if kind == "ours" else others()
-
-
-def free_port() -> int:
-    """Return a port that nobody listens on right now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def wait_for(port: int) -> None:

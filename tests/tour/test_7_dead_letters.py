@@ -17,6 +17,7 @@ import pytest
 
 from tests.processes import Command, free_port, vibetuner
 from tests.projects import write_project
+from tests.runtime.tasks.letters.test_retry import Trap
 from tests.tour.conftest import running
 from tests.waiting import eventually
 from vibetuner.config import Settings, using_settings
@@ -426,16 +427,6 @@ def mongo(tmp_path: Path) -> Iterator[Mongo]:
             yield server
         finally:
             server.thaw()
-
-
-class Trap:
-    """Unpickling it would make a folder."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return os.mkdir, (str(self._path),)
 
 
 KILLER = """

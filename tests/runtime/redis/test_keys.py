@@ -1,11 +1,14 @@
-"""The names of keys: streaq's are what streaq itself says."""
+"""The names of keys: streaq's are what streaq itself says, and Lua has no others."""
 
 from __future__ import annotations
+
+import re
+from importlib.resources import files
 
 from streaq import Worker
 from streaq.constants import REDIS_GROUP, REDIS_UNIQUE
 
-from vibetuner.redis.keys import GROUP, Keys
+from vibetuner.redis.keys import GROUP, JournalKeys, Keys
 
 
 def test_the_queues_keys_are_streaqs():
@@ -40,3 +43,21 @@ def test_the_queues_keys_are_streaqs():
         "streaq:shop:task:fallback:id", "streaq:shop:task:lock:name", "streaq:shop:cron:jobs",
         "streaq:shop:cron:schedule", "streaq:shop:cron:data:name", "workers",
     )}  # fmt: skip
+
+
+def names_of(keys: Keys | JournalKeys) -> list[str]:
+    """The name of every key, those of a method with a 1 in it."""
+    found = (getattr(keys, name) for name in vars(type(keys)) if not name.startswith("_"))
+    return [str(one(1) if callable(one) else one) for one in found]
+
+
+def test_each_key_in_lua_is_named_in_keys():
+    """A key that a function writes can be looked up, with what it holds."""
+    named = [f"{name}:" for name in (*names_of(Keys("shop:")), *names_of(JournalKeys("shop:")))]
+    lua = files("vibetuner.redis") / "lua"
+    code = "".join(one.read_text(encoding="utf-8") for one in lua.iterdir())
+    used = re.findall(r"'(:[a-z_:]+)'", code)
+    used += [f":journal:{name}" for name in re.findall(r"\bkey\('([a-z_:]+)'", code)]
+    assert len(set(used)) > 40
+    unknown = {one for one in used if not any(f"{one.rstrip(':')}:" in name for name in named)}
+    assert unknown == set()

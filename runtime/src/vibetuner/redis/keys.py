@@ -57,6 +57,23 @@ class Keys:
         """Sorted set: the delayed tasks, by the time at which they are due."""
         return f"{self.queue}:queues:delayed:{priority}"
 
+    def scan(self, priority: str) -> str:
+        """The message at which the next search for idle ones begins; expires after a minute."""
+        return f"{self.queue}:scan:{priority}"
+
+    def answered(self, step: str) -> str:
+        """The answer to a step of the finisher, in case it is sent again; for half a minute."""
+        return f"{self.queue}:answered:{step}"
+
+    @property
+    def withdrawn(self) -> str:
+        """Marker: a claimed message was withdrawn within the last second."""
+        return f"{self.queue}:withdrawn"
+
+    def health(self, worker_id: str) -> str:
+        """streaq's mark of a live worker."""
+        return f"{self.queue}:health:{worker_id}"
+
     @property
     def wakeups(self) -> str:
         """Channel: the times at which newly delayed tasks are due."""
@@ -104,6 +121,10 @@ class Keys:
     def parts(self, task_id: str) -> str:
         """String: the number of tasks that this one waited for at first, if there were several."""
         return f"{self.queue}:task:parts:{task_id}"
+
+    def waits_for(self, task_id: str) -> str:
+        """The priority of a task that waits for others."""
+        return f"{self.queue}:task:queue:{task_id}"
 
     def previous(self, task_id: str) -> str:
         """The result of a task, for the task that follows it."""
@@ -197,6 +218,21 @@ class Keys:
         """Marker: the groups also hold the letters in MongoDB."""
         return f"{self.letter_groups}:counted"
 
+    @property
+    def letters_counting(self) -> str:
+        """Lock: a process counts the letters in MongoDB."""
+        return f"{self.letters_counted}:lock"
+
+    @property
+    def letters_fresh(self) -> str:
+        """Marker: the letters in MongoDB were counted a short time ago."""
+        return f"{self.letters_counted}:fresh"
+
+    @property
+    def letters_recounted(self) -> str:
+        """The entry at which a recount of the groups goes on."""
+        return f"{self.letter_groups}:recount"
+
     def letters_of(self, fingerprint: str) -> str:
         """Sorted set: the entries of the open letters of one bug, in order."""
         return f"{self.letters}:of:{fingerprint}"
@@ -265,6 +301,7 @@ class JournalKeys:
         journal:quarter:<n>       hash: the counts of a quarter of an hour
         journal:cron              hash: a cron task -> when it was first seen
         journal:queues            sorted set: the project's queues, by their rank
+        journal:job:<id>          a bulk act on dead letters, from the debug pages
         journal:pulse             a number that moves when something happens
     """
 
@@ -333,6 +370,15 @@ class JournalKeys:
     def queues(self) -> str:
         """The project's queues."""
         return f"{self.prefix}journal:queues"
+
+    def job(self, job_id: str) -> str:
+        """A bulk act on dead letters that somebody began on the debug pages."""
+        return f"{self.prefix}journal:job:{job_id}"
+
+    @property
+    def probe(self) -> str:
+        """A key that is written to find out whether the server takes writes."""
+        return f"{self.prefix}journal:probe"
 
     @property
     def pulse(self) -> str:

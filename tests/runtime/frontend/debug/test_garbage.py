@@ -114,7 +114,7 @@ async def write(redis: Any, keys: Keys, what: dict[str, bytes]) -> None:
         pipe.hset(journal.quarter(NOW), {"r9": what["number"], "rx": "1", "": "2"})
         pipe.hset(journal.cron, {"nightly": what["number"]})
         pipe.set(journal.pulse, what["number"])
-        pipe.set(f"{keys.prefix}journal:job:{JOB}", what["job"])
+        pipe.set(keys.journal.job(JOB), what["job"])
         pipe.hset(keys.cron_tabs, {"nightly": what["number"]})
         pipe.zadd(keys.cron_schedule, {"nightly": float("inf")})
         pipe.zadd(keys.delayed("default"), {"later": float("-inf"), "soon": 1e300})

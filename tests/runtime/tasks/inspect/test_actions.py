@@ -138,7 +138,7 @@ async def test_a_stuck_line_is_reported(queue: Queue, settings: Settings):
     first, second, third = [await sync.enqueue() for _ in range(3)]
     assert "is in no queue" not in await texts(queue, first.id) + await texts(queue, second.id)
     assert await check_lines(queue.redis, settings) == []
-    await queue.redis.delete([queue.stream("normal")])
+    await queue.redis.delete([queue.engine_keys.stream("normal")])
 
     assert "and it comes first and is in no queue any more" in await texts(queue, first.id)
     assert f"and {first.id} comes first and is in no queue" in await texts(queue, second.id)

@@ -98,11 +98,11 @@ class Broken(dict[str, Any]):
         raise RuntimeError("no session is open")
 
 
-class Unnoted(ValueError):
-    """Raises when its notes are read."""
+class Unlinked(ValueError):
+    """Raises when a traceback looks for the errors before it."""
 
     @property
-    def __notes__(self) -> Any:
+    def __suppress_context__(self) -> Any:
         raise RuntimeError("no session is open")
 
 
@@ -110,7 +110,7 @@ class Unreadable:
     """Raises it."""
 
     def __int__(self) -> int:
-        raise Unnoted
+        raise Unlinked
 
 
 def test_a_container_that_cannot_be_iterated_keeps_its_type():
@@ -121,7 +121,7 @@ def test_a_container_that_cannot_be_iterated_keeps_its_type():
 
 def test_a_traceback_that_cannot_be_formatted_is_left_out():
     """A missing one is left out, too."""
-    assert plain_traceback(Unnoted()) == ""
-    with pytest.raises(Unnoted) as raised:
+    assert plain_traceback(Unlinked()) == ""
+    with pytest.raises(Unlinked) as raised:
         int(Unreadable())
     assert plain_traceback(raised.value) == "can't be shown (RuntimeError)"

@@ -160,6 +160,24 @@ async def test_a_delay_restarts_with_each_newer_call(worker: TaskWorker, running
     assert stage.ran == [(1, "3"), (1, "5")]
 
 
+async def test_a_newer_call_changes_the_time_of_the_one_in_line(
+    worker: TaskWorker, running: Running
+):
+    """People who look at the queue see when it is due now."""
+    stage = Stage(worker, Unique(clash="replace"))
+    async with running(worker):
+        await stage.charge.enqueue(1, "runs")
+        await eventually(lambda: bool(stage.ran))
+        keys, redis = worker.client.keys, worker.redis
+        waiting = await stage.charge.enqueue(1, "waits").start(delay=60)
+        early = await redis.zscore(keys.in_line, waiting.id)
+        newer = await stage.charge.enqueue(1, "newer").start(delay=3600)
+        late = await redis.zscore(keys.in_line, waiting.id)
+        assert newer.id == waiting.id
+        assert late - early > 3_000_000
+        stage.go.set()
+
+
 async def test_a_newer_call_replaces_one_that_waits_for_its_retry(
     worker: TaskWorker, running: Running
 ):

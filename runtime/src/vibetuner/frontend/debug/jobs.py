@@ -62,7 +62,7 @@ async def find_job(job_id: str) -> Job:
     Raises:
         TaskNotFound: there is none.
     """
-    job = readable(Job, await this_queue().redis.get(_key(job_id)))
+    job = readable(Job, await this_queue().redis.get(this_queue().keys.job(job_id)))
     if job is None:
         raise TaskNotFound(
             f"There is no such job {job_id}, or it ended over an hour ago. Start it again"
@@ -93,11 +93,9 @@ async def _run(job: Job, by: str) -> None:
 
 async def _write(job: Job) -> None:
     job.at = now_ms()
-    await this_queue().redis.set(_key(job.id), json.dumps(asdict(job)), ex=KEPT_SECONDS)
-
-
-def _key(job_id: str) -> str:
-    return f"{this_queue().keys.prefix}journal:job:{job_id}"
+    await this_queue().redis.set(
+        this_queue().keys.job(job.id), json.dumps(asdict(job)), ex=KEPT_SECONDS
+    )
 
 
 @cache

@@ -187,22 +187,22 @@ end
 
 -- KEYS: the key for this letter's act, the hash of acts, the payload of the new task, its queue,
 -- the letters, the hash from task to entry. ARGV: the dead task, the act, the new task or nothing,
--- its payload, the time, 1 to keep the act in the hash, the fingerprint. The first caller decides;
+-- its payload, 1 to keep the act in the hash, the fingerprint. The first caller decides;
 -- all callers get its decision. The new task is written just as streaq's publish_task would.
 local function settle_letter(keys, argv)
   local decided = redis.call('get', keys[1]) or redis.call('hget', keys[2], argv[1])
   if decided then return decided end
   if argv[3] ~= '' and redis.call('set', keys[3], argv[4], 'nx') then
-    redis.call('xadd', keys[4], '*', 'task_id', argv[3], 'enqueue_time', argv[5])
+    redis.call('xadd', keys[4], '*', 'task_id', argv[3], 'enqueue_time', whole(clock()))
     move_once(keys[3]:sub(1, -#(':task:data:' .. argv[3]) - 1), argv[1], argv[3])
   end
-  if argv[6] == '1' then
+  if argv[5] == '1' then
     redis.call('hset', keys[2], argv[1], argv[2])
   else
     redis.call('set', keys[1], argv[2])
   end
   local place = redis.call('hget', keys[6], argv[1]) or ''
-  count_letter(keys[5], { fingerprint = argv[7] }, -1, place)
+  count_letter(keys[5], { fingerprint = argv[6] }, -1, place)
   return argv[2]
 end
 

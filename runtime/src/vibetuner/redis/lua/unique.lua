@@ -31,7 +31,11 @@ local function renew_arguments(prefix, one, new, now)
     and new.priority == one.priority then return end
   if is_holder then withdraw(prefix, one) end
   one = new_member(prefix, one.task, one.group, new.priority, new.at)
-  if is_holder then queue_holder(prefix, one, now) end
+  if is_holder then
+    queue_holder(prefix, one, now)
+  else
+    redis.call('zadd', one.all, one.at, one.task)
+  end
 end
 
 -- Enqueue a unique task. ARGV: its group, the clash, its id, then the values that enqueue takes for

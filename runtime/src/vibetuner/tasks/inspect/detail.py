@@ -84,17 +84,17 @@ async def find_task(queue: Queue, task_id: str) -> TaskDetail:
 
 async def gather(queue: Queue, task_id: str) -> Facts:
     """Read every key that holds something about this id."""
-    worker, keys, names = queue.worker, queue.keys, await queue.queues()
+    keys, ours, names = queue.engine_keys, queue.keys, await queue.queues()
     async with queue.redis.pipeline(transaction=False) as pipe:
-        data = pipe.get(worker.task_key + task_id)
-        result = pipe.get(worker.results_key + task_id)
-        scores = [pipe.zscore(queue.delayed(name), task_id) for name in names]
-        aborted = pipe.sismember(queue.abort_key, task_id)
-        tries = pipe.get(queue.retry_key(task_id))
-        failed = pipe.lrange(keys.tries(task_id), 0, -1)
-        parents = pipe.smembers(worker.dependencies_key + task_id)
-        children = pipe.smembers(worker.dependents_key + task_id)
-        entry = pipe.hget(keys.ids, task_id)
+        data = pipe.get(keys.data(task_id))
+        result = pipe.get(keys.result(task_id))
+        scores = [pipe.zscore(keys.delayed(name), task_id) for name in names]
+        aborted = pipe.sismember(keys.aborted, task_id)
+        tries = pipe.get(keys.retry(task_id))
+        failed = pipe.lrange(ours.tries(task_id), 0, -1)
+        parents = pipe.smembers(keys.dependencies(task_id))
+        children = pipe.smembers(keys.dependents(task_id))
+        entry = pipe.hget(ours.ids, task_id)
     raw: Any = await data
     entry_id = str(await entry or "")
     if not re.fullmatch(r"\d{1,20}-\d{1,20}", entry_id, re.ASCII):

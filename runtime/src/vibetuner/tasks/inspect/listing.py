@@ -80,7 +80,9 @@ async def _list_queued(queue: Queue, filters: Filters, limit: int, after: str) -
     for index in range(int(number or 0), len(names)):
         while True:
             start = f"({place}" if place else "-"
-            entries = await queue.redis.xrange(queue.stream(names[index]), start=start, count=CHUNK)
+            entries = await queue.redis.xrange(
+                queue.engine_keys.stream(names[index]), start=start, count=CHUNK
+            )
             if not entries:
                 break
             found = await _queued_rows(queue, names[index], entries, held)
@@ -125,7 +127,7 @@ async def _list_in_line(queue: Queue, filters: Filters, limit: int, after: str) 
 
 async def _list_scheduled(queue: Queue, filters: Filters, limit: int, after: str) -> Found:
     """List scheduled tasks, the next one first."""
-    keys = {queue.delayed(name): name for name in await queue.queues()}
+    keys = {queue.engine_keys.delayed(name): name for name in await queue.queues()}
     return await _list_sorted(queue, keys, State.SCHEDULED, filters, limit, after)
 
 

@@ -10,7 +10,6 @@ from typing import Any, TypeVar
 
 from coredis import Redis, RedisCluster
 from streaq import StreaqError
-from streaq.constants import REDIS_ABORT, REDIS_RETRY, REDIS_UNIQUE
 
 from vibetuner.config import get_settings
 from vibetuner.errors import TaskError
@@ -63,20 +62,17 @@ class Queue:
         noted = await self.redis.zrange(self.keys.queues, 0, -1)
         return list(dict.fromkeys([*self.worker.known_queues, *map(str, noted), *USUAL]))
 
-    def stream(self, queue: str) -> str:
-        """Return the key of the queued tasks of one queue."""
-        return self.worker.stream_key + queue
-
-    def delayed(self, queue: str) -> str:
-        """Return the key of the scheduled tasks of one queue."""
-        return self.worker.queue_key + queue
+    @property
+    def engine_keys(self) -> Keys:
+        """Return the engine's keys."""
+        return Keys("", self.worker.queue_name)
 
     async def queue_views(self, workers: list[WorkerView]) -> list[QueueView]:
         """Return the project's queues, and others that hold tasks."""
         names, running = await self.queues(), await self.running(workers)
         async with self.redis.pipeline(transaction=False) as pipe:
-            streams = [pipe.xlen(self.stream(name)) for name in names]
-            delayed = [pipe.zcard(self.delayed(name)) for name in names]
+            streams = [pipe.xlen(self.engine_keys.stream(name)) for name in names]
+            delayed = [pipe.zcard(self.engine_keys.delayed(name)) for name in names]
         views = [
             QueueView(
                 name=name,
@@ -97,28 +93,10 @@ class Queue:
         """Return the queue of a queued task; empty if it is not among the oldest 5,000."""
         names = await self.queues()
         for name in names:
-            entries = await self.redis.xrange(self.stream(name), count=COUNT)
+            entries = await self.redis.xrange(self.engine_keys.stream(name), count=COUNT)
             if any(str(entry.field_values.get("task_id", "")) == task_id for entry in entries):
                 return name
         return ""
-
-    @property
-    def abort_key(self) -> str:
-        """Return the key of the ids that are marked to be aborted."""
-        return self.worker.prefix + REDIS_ABORT
-
-    def retry_key(self, task_id: str) -> str:
-        """Return the key of a task's number of tries."""
-        return f"{self.worker.prefix}{REDIS_RETRY}{task_id}"
-
-    def lock_key(self, name: str) -> str:
-        """Return the key of the lock of a unique task."""
-        return f"{self.worker.prefix}{REDIS_UNIQUE}{name}"
-
-    @property
-    def engine_keys(self) -> Keys:
-        """Return the engine's keys; those of unique tasks in line are read here."""
-        return Keys("", self.worker.queue_name)
 
     async def workers(self) -> list[WorkerView]:
         """Return the workers with a heartbeat in the last minute, the oldest worker first."""
@@ -140,8 +118,8 @@ class Queue:
         """Return the number of tasks in each state."""
         running, names = len(await self.running(workers)), await self.queues()
         async with self.redis.pipeline(transaction=False) as pipe:
-            streams = [pipe.xlen(self.stream(name)) for name in names]
-            delayed = [pipe.zcard(self.delayed(name)) for name in names]
+            streams = [pipe.xlen(self.engine_keys.stream(name)) for name in names]
+            delayed = [pipe.zcard(self.engine_keys.delayed(name)) for name in names]
             in_line = pipe.zcard(self.engine_keys.in_line)
             ended = pipe.xlen(self.keys.ended)
         in_streams = sum([await one for one in streams])
@@ -162,16 +140,16 @@ class Queue:
         names = await self.queues()
         async with self.redis.pipeline(transaction=False) as pipe:
             asked: list[Any] = [pipe.get(self.keys.pulse), pipe.zcard(self.keys.workers)]
-            asked += [pipe.xlen(self.stream(name)) for name in names]
-            asked += [pipe.zcard(self.delayed(name)) for name in names]
-            asked.append(pipe.xlen(f"{self.keys.prefix}dead_letters"))
+            asked += [pipe.xlen(self.engine_keys.stream(name)) for name in names]
+            asked += [pipe.zcard(self.engine_keys.delayed(name)) for name in names]
+            asked.append(pipe.xlen(Keys(self.keys.prefix).letters))
         return tuple([await one for one in asked])
 
     async def payloads(self, ids: list[str]) -> list[dict[str, Any]]:
         """Return the payloads of these ids; empty for one that is gone, or not signed by us."""
         if not ids:
             return []
-        raw = await self.redis.mget([self.worker.task_key + task_id for task_id in ids])
+        raw = await self.redis.mget([self.engine_keys.data(task_id) for task_id in ids])
         return [self.read(one, Kind.CALL, task_id) for one, task_id in zip(raw, ids, strict=True)]
 
     def read(self, raw: Any, kind: Kind, task_id: str, *, is_kept: bool = False) -> dict[str, Any]:
@@ -249,7 +227,7 @@ async def whole_id(queue: Queue, text: str) -> str:
 
 async def _is_known(queue: Queue, text: str) -> bool:
     async with queue.redis.pipeline(transaction=False) as pipe:
-        keys = [queue.worker.task_key + text, queue.worker.results_key + text]
+        keys = [queue.engine_keys.data(text), queue.engine_keys.result(text)]
         asked = [pipe.exists([key]) for key in keys]
         ended = pipe.hexists(queue.keys.ids, text)
     return any([await one for one in asked]) or bool(await ended)
@@ -259,11 +237,11 @@ async def _that_begin(queue: Queue, text: str) -> set[str]:
     found = {row.task_id for row in await queue.running() if row.task_id.startswith(text)}
     names = await queue.queues()
     for name in names:
-        entries = await queue.redis.xrange(queue.stream(name), count=COUNT)
+        entries = await queue.redis.xrange(queue.engine_keys.stream(name), count=COUNT)
         ids = [str(entry.field_values.get("task_id", "")) for entry in entries]
         found |= {task_id for task_id in ids if task_id.startswith(text)}
     for name in names:
-        found |= await _scan(queue.redis.zscan, queue.delayed(name), text)
+        found |= await _scan(queue.redis.zscan, queue.engine_keys.delayed(name), text)
     return found | await _scan(queue.redis.hscan, queue.keys.ids, text)
 
 

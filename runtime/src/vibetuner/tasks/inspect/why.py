@@ -184,7 +184,7 @@ async def _lock_holder(queue: Queue, row: Row, facts: Facts) -> Reason | None:
                 f"vibetuner tasks abort {holder}   (the next one in line is queued)",
             )
     else:
-        holder = str(await queue.redis.get(queue.lock_key(group)) or "")
+        holder = str(await queue.redis.get(queue.engine_keys.lock(group)) or "")
     if not holder or holder == row.task_id:
         return None
     if has_line:
@@ -211,7 +211,7 @@ async def _in_line(queue: Queue, live: list[WorkerView]) -> Reason:
 
 async def _refused_write(queue: Queue) -> Reason | None:
     try:
-        await queue.redis.set(f"{queue.keys.prefix}journal:probe", "1", px=1000)
+        await queue.redis.set(queue.keys.probe, "1", px=1000)
     except RedisError as error:
         return Reason(
             f"Redis refuses to write: {first_line(error)}",

@@ -129,10 +129,9 @@ async def count_groups(redis: Client, database: Database, prefix: str) -> None:
     may stay in its group until the next one.
     """
     keys = Keys(prefix)
-    lock, fresh = f"{keys.letters_counted}:lock", f"{keys.letters_counted}:fresh"
-    places = [keys.letters_counted, fresh]
+    places = [keys.letters_counted, keys.letters_fresh]
     if await redis.exists(places) == len(places) or not await redis.set(
-        lock, "1", ex=COUNTING_SECONDS, condition=PureToken.NX
+        keys.letters_counting, "1", ex=COUNTING_SECONDS, condition=PureToken.NX
     ):
         return
     before = {group.fingerprint: group for group in (await read_groups(redis, keys)).groups}
@@ -145,9 +144,9 @@ async def count_groups(redis: Client, database: Database, prefix: str) -> None:
         texts.append(json.dumps(values, default=datetime.isoformat))
     for at in range(0, len(texts), BATCH):
         await Scripts(redis).call("add_groups", [keys.letter_groups], texts[at : at + BATCH])
-    await redis.set(fresh, "1", ex=COUNTED_SECONDS)
+    await redis.set(keys.letters_fresh, "1", ex=COUNTED_SECONDS)
     await redis.set(keys.letters_counted, "1", ex=30 * COUNTED_SECONDS)
-    await redis.delete([lock])
+    await redis.delete([keys.letters_counting])
 
 
 async def count_unreadable(database: Database, looked_at: int = 1000) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
 from streaq import StreaqError, Worker
@@ -74,16 +74,9 @@ class Requeue:
             self._keys.letter_places,
             self._keys.guard,
         ]
-        now = int(datetime.now(UTC).timestamp() * 1000)
         values: list[str | bytes | int] = [
-            task_id,
-            act.to_json(),
-            new_id,
-            payload or b"",
-            now,
-            int(keep),
-            letter.fingerprint,
-        ]
+            task_id, act.to_json(), new_id, payload or b"", int(keep), letter.fingerprint,
+        ]  # fmt: skip
         decided = await Scripts(worker.redis).call("settle_letter", keys, values)
         try:
             return Act.from_json(decided)
