@@ -95,7 +95,8 @@ class Step:
 
 async def follow_progress(subscriber: Subscriber) -> AsyncIterator[Step | None]:
     """Yield the steps of the task that the subscriber's channel names; None after a silence."""
-    task_id, missing, held = subscriber.channel, 0, False
+    task_id, missing = subscriber.channel, 0
+    held = True  # it may have been handed on since the state was read
     state, position = await _begin(subscriber)
     if not state.is_over:
         yield Step(PROGRESS, state, position)
