@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,8 +19,8 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory, plain: Path, mold: Mold) -> Repository:
-    """One project for both, installed and committed."""
+def installed(tmp_path_factory: pytest.TempPathFactory, plain: Path, mold: Mold) -> Repository:
+    """One project for all, installed and committed."""
     place = tmp_path_factory.mktemp("check")
     (place / "gitconfig").write_text(GIT_CONFIG, encoding="utf-8")
     environment = clean_environment(
@@ -32,6 +33,14 @@ def project(tmp_path_factory: pytest.TempPathFactory, plain: Path, mold: Mold) -
     uv(project, "sync", "--quiet")
     project.commit("Start")
     return project
+
+
+@pytest.fixture
+def project(installed: Repository) -> Iterator[Repository]:
+    """The project as it was committed, whatever the test before it has generated."""
+    yield installed
+    installed.git("reset", "--quiet", "--hard")
+    installed.git("clean", "--quiet", "--force", "-d")
 
 
 def test_a_fresh_project_passes_its_own_check_and_stays_as_it_is(project: Repository):
@@ -53,7 +62,6 @@ def test_a_fresh_project_passes_its_own_check_and_stays_as_it_is(project: Reposi
     assert re.search(r"\b[4-9]\d passed", checked), checked
     assert "failed" not in checked
     assert project.git("status", "--porcelain", "src/my_project/tune.py") == ""
-    project.git("clean", "--quiet", "--force", "-d")
 
 
 def test_all_that_can_be_generated_passes_it_too(project: Repository):
