@@ -17,7 +17,7 @@ from lab import Figure, ask_child, workplace
 
 from tests.clusters import SHARDS, Clustered
 from tests.sentinels import Replicated
-from tests.valkey import LASTING, Fleet, Valkey
+from tests.valkey import LASTING, Servers, Valkey
 from tests.waiting import wait_until
 from vibetuner.redis.url import SLOTS, Cluster
 
@@ -69,7 +69,7 @@ def measure(*, beside: bool) -> list[Figure]:
             return place
 
         single = stack.enter_context(Valkey(made("single"), options=("--appendfsync", "everysec")))
-        fleets: dict[str, Fleet] = {
+        fleets: dict[str, Servers] = {
             "sentinel": Replicated(made("sentinel"), options=LASTING[:2], down_after=DOWN_AFTER_MS),
             "cluster": Clustered(
                 made("cluster"),
@@ -231,7 +231,7 @@ def restart(single: Valkey) -> tuple[float, float]:
     return killed, time.monotonic()
 
 
-def replace(fleet: Fleet) -> tuple[float, float]:
+def replace(fleet: Servers) -> tuple[float, float]:
     """Kill the primary, and start it again as a replica; return the times of kill and promotion."""
     wait_until(fleet.is_whole, seconds=60)
     old = fleet.primary
