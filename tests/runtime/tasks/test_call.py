@@ -1,4 +1,4 @@
-"""Calls that wait for others, and start whether these succeed or fail."""
+"""Calls that wait for others, which may fail, or which are enqueued with them."""
 
 from __future__ import annotations
 
@@ -10,10 +10,12 @@ import pytest
 
 from tests.waiting import eventually
 from vibetuner.config import Settings
-from vibetuner.errors import TaskError
+from vibetuner.errors import TaskError, TaskExists
+from vibetuner.tasks.call import TaskCall
 from vibetuner.tasks.progress.state import ProgressStatus
 from vibetuner.tasks.progress.watch import load_progress, watch_progress
 from vibetuner.tasks.robust import GiveUp, robust_task
+from vibetuner.tasks.unique import Unique
 from vibetuner.tasks.worker import TaskWorker, using_worker
 
 Running = Callable[[TaskWorker], AbstractAsyncContextManager[TaskWorker]]
@@ -110,5 +112,134 @@ async def test_invalid_arguments_of_start_are_refused_at_once(worker: TaskWorker
 
     with pytest.raises(TaskError, match="regardless=True is for a task that waits for others"):
         end.enqueue().start(regardless=True)
-    with pytest.raises(TaskError, match="takes up to 5,000 ids as after=, not 5,001"):
+    with pytest.raises(TaskError, match="takes up to 5,000 ids or calls as after=, not 5,001"):
         end.enqueue().start(after=map(str, range(5001)))
+    with pytest.raises(TaskError, match="takes ids and calls of tasks as after=, not 7"):
+        end.enqueue().start(after=[7])  # type: ignore[list-item]
+
+
+async def test_a_call_is_enqueued_with_those_that_it_waits_for(
+    worker: TaskWorker, running: Running
+):
+    """In one step, and with those that these wait for; one was enqueued before; or with none."""
+    order: list[str] = []
+
+    @robust_task(name="work")
+    async def work(name: str) -> None:
+        order.append(name)
+
+    async with worker:
+        before = await work.enqueue("before")
+        other = await work.enqueue("other")
+        portion = work.enqueue("portion").start(after=[work.enqueue("a"), work.enqueue("b")])
+        end = work.enqueue("end").start(after=[portion, before, other.id, work.enqueue("c")])
+        steps = await fcalls(worker)
+        await end
+        assert await fcalls(worker) - steps == 1
+        last = await work.enqueue("last").start(after=end)
+        empty = await work.enqueue("empty").start(after=[], regardless=True)
+    async with running(worker):
+        await asyncio.gather(last.result(timeout=10), empty.result(timeout=10))
+
+    assert sorted(order[:-3]) == ["a", "b", "before", "c", "empty", "other"]
+    assert order[-3:] == ["portion", "end", "last"]
+
+
+async def test_none_is_enqueued_if_the_one_that_waits_cannot_be(worker: TaskWorker):
+    """Its id is taken, or its key: the first batch of that name is the only one."""
+
+    @robust_task(name="work")
+    async def work(name: str) -> None: ...
+
+    def batch() -> TaskCall[[str], None]:
+        return work.enqueue("end").start(after=[work.enqueue("a"), work.enqueue("b")])
+
+    async with worker:
+        first = await batch().once("night")
+        assert (await batch().once("night")).id == first.id
+        assert await queued(worker) == 3
+
+        again = batch()
+        again.id = first.id
+        with pytest.raises(TaskExists, match=f"work {first.id} waits or runs already"):
+            await again
+        with pytest.raises(TaskExists):
+            await worker.enqueue_many([again])
+        assert await queued(worker) == 3
+
+
+async def test_a_batch_among_many_calls_is_enqueued_once(worker: TaskWorker):
+    """Also if its parts are named a second time."""
+
+    @robust_task(name="work")
+    async def work(name: str) -> None: ...
+
+    async with worker:
+        parts = [work.enqueue(str(number)) for number in range(3)]
+        end = work.enqueue("end").start(after=parts, regardless=True)
+        keyed = work.enqueue("keyed").start(after=work.enqueue("its own")).once("key")
+        await worker.enqueue_many([*parts, end, work.enqueue("alone"), keyed])
+        assert await queued(worker) == 7
+        state = await load_progress(end.id)
+
+    assert state is not None
+    assert (state.done, state.total) == (0, 3)
+
+
+async def test_a_batch_of_any_allowed_size_is_one_step(worker: TaskWorker):
+    """The largest one, with and without a key; one more is refused."""
+
+    @robust_task(name="work")
+    async def work(number: int) -> None: ...
+
+    def portion(size: int) -> TaskCall[[int], None]:
+        return work.enqueue(-1).start(after=[work.enqueue(number) for number in range(size)])
+
+    async with worker:
+        await portion(5000)
+        await portion(5000).once("key")
+        assert await queued(worker) == 10_002
+        with pytest.raises(TaskError, match="enqueued with up to 5,000 others, not 5,001"):
+            await work.enqueue(-2).start(after=[portion(2500), portion(2499)])
+        assert await queued(worker) == 10_002
+
+
+async def test_calls_that_cannot_be_enqueued_with_another_are_refused(worker: TaskWorker):
+    """Their ids or their ends are not known; nothing is sent."""
+
+    @robust_task(name="work")
+    async def work(name: str) -> None: ...
+
+    @robust_task(name="alone", unique=Unique(by=("name",)))
+    async def alone(name: str) -> None: ...
+
+    first = work.enqueue("first")
+    first.then(work)
+    refused = {
+        "has once": work.enqueue("a").once("key"),
+        "is part of a chain": first,
+        "is repeated": work.enqueue("a").start(schedule="* * * * *"),
+        "alone is unique": alone.enqueue("a"),
+    }
+    async with worker:
+        for reason, part in refused.items():
+            end = work.enqueue("end").start(after=[work.enqueue("b"), part])
+            with pytest.raises(TaskError, match=reason):
+                await end
+            with pytest.raises(TaskError, match=reason):
+                await worker.enqueue_many([end])
+        with pytest.raises(TaskError, match="can't be part of a chain"):
+            await work.enqueue("end").start(after=work.enqueue("b")).then(work)
+        assert await queued(worker) == 0
+
+
+async def queued(worker: TaskWorker) -> int:
+    """Return how many tasks are stored, those that wait for others included."""
+    pattern = f"{worker.client.keys.queue}:task:data:*"
+    return len([key async for key in worker.redis.scan_iter(pattern, count=10_000)])
+
+
+async def fcalls(worker: TaskWorker) -> int:
+    """Return how often the server has run one of our functions."""
+    stats = await worker.redis.info("commandstats")
+    return int(stats["cmdstat_fcall"]["calls"])

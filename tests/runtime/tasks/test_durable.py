@@ -190,8 +190,11 @@ async def test_every_way_to_enqueue_is_durable(tmp_path: Path):
             now, later = number.enqueue(1), number.enqueue(1).start(delay=60, durable=SHORT)
             repeated = number.enqueue(1).start(schedule="0 0 1 1 *", durable=SHORT)
             many = [number.enqueue(value).start(durable=SHORT) for value in range(3)]
+            batch = number.enqueue(1).start(after=number.enqueue(1), durable=SHORT)
+            keyed = number.enqueue(1).start(after=number.enqueue(1), durable=SHORT).once("key")
+            alone = line.enqueue(0).start(durable=SHORT)
             with replica.frozen():
-                for call in (later, repeated, line.enqueue(0).start(durable=SHORT)):
+                for call in (later, repeated, alone, batch, keyed):
                     with pytest.raises(NotDurable, match="no confirmation by 1 replica"):
                         await call
                 with pytest.raises(NotDurable, match=rf"number {many[0].id} and 2 more: queued"):
@@ -203,7 +206,7 @@ async def test_every_way_to_enqueue_is_durable(tmp_path: Path):
             await waiting
             with pytest.raises(TaskExists):
                 await worker.enqueue_many([now, number.enqueue(2)])
-            assert await worker.queue_size() == 9
+            assert await worker.queue_size() == 11
 
 
 async def test_a_connection_that_is_lost_confirms_nothing(tmp_path: Path):

@@ -53,6 +53,11 @@ async def use() -> None:
     within = await robust.enqueue("acme").within(object()).once("key")
     assert_type((await within.result()).result, dict[str, int])
 
+    end = in_a_thread.enqueue(1).start(after=[robust.enqueue("acme"), plain.enqueue("acme"), "id"])
+    assert_type((await (await end.within(object())).result()).result, str)
+    await in_a_thread.enqueue(2).start(after=[robust.enqueue(name) for name in ("a", "b")])
+
+    end.start(after=[3])  # type: ignore[list-item]
     robust.enqueue("acme").once(3)  # type: ignore[arg-type]
     robust.enqueue(3)  # type: ignore[arg-type]
     robust.enqueue("acme", days="3")  # type: ignore[arg-type]

@@ -1,7 +1,7 @@
 """The call that ``task.enqueue(...)`` returns, and the task that a decorator returns.
 
-Both extend streaq's: a call also has ``once()`` and ``within()``, and ``start()`` takes
-``durable=``.
+Both extend streaq's: a call also has ``once()`` and ``within()``, and ``start()`` takes calls as
+``after=``, and ``durable=``.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ __all__ = [
     "clash",
     "define",
     "fingerprint",
+    "parts_of",
 ]
 
 LONGEST_KEY = 500
@@ -50,6 +51,8 @@ class TaskCall(Task[P, R]):
 
     #: The value that ``start()`` was given; None to follow ENQUEUE_DURABLE.
     durable: bool | timedelta | None = None
+    #: The calls of ``after=``, which are enqueued together with this one.
+    parts: tuple[TaskCall[Any, Any], ...] = ()
 
     if not TYPE_CHECKING:  # streaq's types don't know the methods below
 
@@ -70,7 +73,7 @@ class TaskCall(Task[P, R]):
 
     def start(  # noqa: PLR0913 - streaq's parameters, and two more
         self,
-        after: str | Iterable[str] | None = None,
+        after: str | TaskCall[Any, Any] | Iterable[str | TaskCall[Any, Any]] | None = None,
         delay: timedelta | int | None = None,
         schedule: datetime | str | None = None,
         priority: str | None = None,
@@ -81,7 +84,10 @@ class TaskCall(Task[P, R]):
         """Set when the task starts, in which queue, and how safely it is stored.
 
         Args:
-            after: ids of tasks that it waits for, 5,000 at most. If one of them fails, it fails.
+            after: the tasks that it waits for, 5,000 at most. If one of them fails, it fails. An
+                id names a task that is enqueued elsewhere. A call, such as ``task.enqueue(7)``, is
+                enqueued with this one, in one step: all or none. One that was awaited before is
+                not enqueued again, as long as its result is kept.
             delay: how long it waits, in seconds or as a timedelta.
             schedule: the time at which it starts, or the crontab line that repeats it.
             priority: the queue.
@@ -91,8 +97,9 @@ class TaskCall(Task[P, R]):
             regardless: start when the tasks of ``after`` have ended, even if some have failed.
 
         Raises:
-            TaskError: ``durable`` is none of these, ``regardless`` is set without ``after``, or
-                there are too many ids; or, when the call is awaited, the call is a chain.
+            TaskError: ``durable`` or ``after`` is none of these, ``regardless`` is set without
+                ``after``, or there are too many; or, when the call is awaited, it is a chain, or
+                a call of ``after`` can't be enqueued with it.
             NotDurable: when the call is awaited, there is no confirmation in time.
         """
         if not _is_durability(durable):
@@ -100,20 +107,31 @@ class TaskCall(Task[P, R]):
                 f"{self.parent.fn_name}: start() takes durable= as True, False or a timedelta "
                 f"above 0, not {_shorten(durable)}"
             )
-        before = [after] if isinstance(after, str) else list(after or ())
+        before: list[str | TaskCall[Any, Any]] = (
+            [after] if isinstance(after, str | TaskCall) else list(after or ())
+        )
         if len(before) > MOST_BEFORE:
             raise TaskError(
-                f"{self.parent.fn_name}: start() takes up to {MOST_BEFORE:,} ids as after=, not "
-                f"{len(before):,}. Let a task wait for each portion, and the last one for these"
+                f"{self.parent.fn_name}: start() takes up to {MOST_BEFORE:,} ids or calls as "
+                f"after=, not {len(before):,}. Let a task wait for each portion, and the last one "
+                "for these"
             )
-        if regardless and not before:
+        for one in before:
+            if not isinstance(one, str | TaskCall):
+                raise TaskError(
+                    f"{self.parent.fn_name}: start() takes ids and calls of tasks as after=, not "
+                    f"{_shorten(one)}"
+                )
+        if regardless and after is None:
             raise TaskError(
                 f"{self.parent.fn_name}: regardless=True is for a task that waits for others. "
                 "Add after=, or leave it out"
             )
         self.durable = durable
         mark = "~" if regardless else ""
-        Task.start(self, [mark + one for one in before], delay, schedule, priority)
+        self.parts += tuple(one for one in before if not isinstance(one, str))
+        ids = [mark + (one if isinstance(one, str) else one.id) for one in before]
+        Task.start(self, ids, delay, schedule, priority)
         return self
 
     def once(self, key: str, *, keep: timedelta = timedelta(days=7)) -> ReliableCall[P, R]:
@@ -137,8 +155,9 @@ class TaskCall(Task[P, R]):
     def within(self, session: object) -> ReliableCall[P, R]:
         """Write the call in the session's transaction; the task is enqueued after the commit.
 
-        Awaiting the call needs no Redis. The process that commits enqueues the task at once. If it
-        crashes first, a worker enqueues the task within five seconds.
+        The calls that it waits for (``after=``) are written with it. Awaiting it needs no Redis.
+        The process that commits enqueues the task at once. If it crashes first, a worker enqueues
+        the task within five seconds.
 
         Args:
             session: an ``AsyncSession`` of SQLModel or SQLAlchemy, or a MongoDB session in a
@@ -236,6 +255,27 @@ def define(registered: Defined) -> Defined:
     return registered
 
 
+def parts_of(call: Task[Any, Any]) -> list[TaskCall[Any, Any]]:
+    """Return the calls that are enqueued with this one, and those that are enqueued with them.
+
+    Raises:
+        TaskError: there are too many, or one can't be enqueued like this.
+    """
+    parts: dict[str, TaskCall[Any, Any]] = {}
+    found = list(getattr(call, "parts", ()))
+    for part in found:
+        if part.id not in parts and part is not call:
+            _check_part(call, part)
+            parts[part.id] = part
+            found += part.parts
+    if len(parts) > MOST_BEFORE:
+        raise TaskError(
+            f"{call.parent.fn_name}: a call is enqueued with up to {MOST_BEFORE:,} others, not "
+            f"{len(parts):,}. Enqueue each portion first, and give after= their ids"
+        )
+    return list(parts.values())
+
+
 def fingerprint(call: Task[Any, Any]) -> str:
     """Return a text that is equal for calls of the same task with the same arguments.
 
@@ -276,6 +316,18 @@ def _alone(call: Task[Any, Any]) -> TaskError:
         f"{call.parent.fn_name}: once() and within() are for a task alone, not for a chain. "
         "Enqueue the chain from inside the task"
     )
+
+
+def _check_part(call: Task[Any, Any], part: TaskCall[Any, Any]) -> None:
+    name = f"{call.parent.fn_name}: {part.parent.fn_name}"
+    if isinstance(part, ReliableCall):
+        raise TaskError(
+            f"{name} of after= has once() or within(). Leave them out there, or await that call "
+            "first and give its id"
+        )
+    if is_chained(part) or isinstance(part.schedule, str):
+        what = "part of a chain" if is_chained(part) else "repeated"
+        raise TaskError(f"{name} of after= is {what}. Enqueue it first, and give the id of a task")
 
 
 def _check_key(name: str, key: Any, keep: Any) -> None:

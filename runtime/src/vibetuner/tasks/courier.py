@@ -12,7 +12,8 @@ import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any, Protocol
 
 from coredis.exceptions import RedisError
@@ -69,32 +70,36 @@ class Courier:
         self._due: dict[Store, list[str]] = {}
         self._handing: asyncio.Task[None] | None = None
 
-    async def write(self, call: ReliableCall[Any, Any], client: QueueClient, now: int) -> None:
-        """Write a call in its session's transaction; the task is enqueued after the commit.
+    async def write(
+        self, calls: Sequence[ReliableCall[Any, Any]], client: QueueClient, now: int
+    ) -> None:
+        """Write calls in their session's transaction; they are enqueued after the commit.
+
+        The first one waits for the others. If it has a key that another task has, it gets that
+        task's id, and none is written. Its row is handed on first, so that it waits before the
+        others can end.
 
         Raises:
             NotConfigured: the database is not configured, or tune.py does not list the table.
             TaskError: the session is of another kind, has no transaction, or the key has another
                 call.
         """
-        store = store_for(call.session)
-        values = client.values([call], [await call.serialize(now)])
-        if call.delay is not None:  # begins now, however late the row is handed on
-            values[2] = now + int(values[2])
-        row = Row(
-            call.id, call.parent.fn_name, values[1],
-            json.dumps([*values[2:], *([DURABLE] if call.durable else [])]), datetime.now(UTC),
-            call.key, to_ms(call.keep), fingerprint(call) if call.key else None,
-        )  # fmt: skip
-        known = await store.add(row, call.session)
-        if known is None and row.key and (known := await self._ask_server(row)):
-            await store.remove(row.task_id, call.session)
-        if known is not None:
-            if known[1] != row.call:
-                raise clash(str(row.key), call, *known)
-            call.id = known[0]
-            return
-        store.on_commit(call.session, lambda: self._hear(store, call))
+        store = store_for(calls[0].session)
+        first = datetime.now(UTC)
+        rows = [  # in the order in which they are handed on; MongoDB keeps milliseconds
+            await _row(call, client, now, first + timedelta(milliseconds=min(place, 1)))
+            for place, call in enumerate(calls)
+        ]
+        for call, row in zip(calls, rows, strict=True):
+            known = await store.add(row, call.session)
+            if known is None and row.key and (known := await self._ask_server(row)):
+                await store.remove(row.task_id, call.session)
+            if known is not None:
+                if known[1] != row.call:
+                    raise clash(str(row.key), call, *known)
+                call.id = known[0]
+                return
+            store.on_commit(call.session, partial(self._hear, store, call))
 
     async def hand_on(self, store: Store, task_ids: Sequence[str] | None = None) -> int:
         """Enqueue committed rows, of these tasks or the oldest, and delete them.
@@ -227,3 +232,16 @@ class Courier:
                 failed = False
             if not more:
                 await asyncio.sleep(POLL_SECONDS)
+
+
+async def _row(
+    call: ReliableCall[Any, Any], client: QueueClient, now: int, created_at: datetime
+) -> Row:
+    values = client.values([call], [await call.serialize(now)])
+    if call.delay is not None:  # begins now, however late the row is handed on
+        values[2] = now + int(values[2])
+    return Row(
+        call.id, call.parent.fn_name, values[1],
+        json.dumps([*values[2:], *([DURABLE] if call.durable else [])]), created_at,
+        call.key, to_ms(call.keep), fingerprint(call) if call.key else None,
+    )  # fmt: skip

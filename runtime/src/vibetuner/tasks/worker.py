@@ -14,6 +14,7 @@ from contextlib import (
     contextmanager,
 )
 from contextvars import ContextVar
+from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import cache
 from types import TracebackType
@@ -52,6 +53,7 @@ from vibetuner.tasks.call import (
     TaskCall,
     TaskDecorator,
     define,
+    parts_of,
 )
 from vibetuner.tasks.client.queue import QueueClient, check_ties, line_of, open_queue_client
 from vibetuner.tasks.courier import Courier
@@ -512,11 +514,17 @@ class TaskWorker(Worker[Any]):
         check_enqueue(task, self._priorities or self.priorities)
         request: Awaitable[Any]
         unique = line_of(task) if task.parent.unique else None
+        parts = self._parts_of(task) if task.after else []
         if (is_durable := getattr(task, "durable", None)) is None:
             is_durable = self.enqueues_durably
         if pipe is not super().redis:
             if task.parent.unique:
                 check_ties(task)
+            if parts:
+                raise TaskError(
+                    f"{task.parent.fn_name}: a call that waits for other calls can't be part of a "
+                    "chain. Enqueue it alone, and what follows at its end"
+                )
             if is_durable and isinstance(task, TaskCall):
                 raise TaskError(
                     f"{task.parent.fn_name}: a chain can't be enqueued durably. Begin it with "
@@ -530,14 +538,27 @@ class TaskWorker(Worker[Any]):
             request = client.enqueue_unique(task, unique, data)
         elif isinstance(task.schedule, str):
             request = client.repeat(task, data)
+        elif parts:
+            request = client.enqueue_many([task], enqueue_time)
         else:
             request = client.enqueue_new(task, data)
         if self.on_enqueue is None:
             return request
+        for part in parts:
+            self.on_enqueue(part, None)
         return self.on_enqueue(task, request)  # type: ignore[no-any-return]
 
+    def _parts_of(self, task: Task[Any, Any]) -> list[TaskCall[Any, Any]]:
+        """Return the calls that are enqueued with a task, checked and with their queues set."""
+        parts = parts_of(task)
+        for part in parts:
+            check_enqueue(part, self.priorities)
+            if line_of(part):
+                check_ties(part)
+        return parts
+
     async def enqueue_reliably(self, call: ReliableCall[P, R]) -> ReliableCall[P, R]:
-        """Enqueue a call that has a key or a session.
+        """Enqueue a call that has a key or a session, and the calls that it waits for.
 
         The call gets the id of the task that has its key. A durable one in a session is handed on
         durably: it stays in the database until that is confirmed.
@@ -560,29 +581,34 @@ class TaskWorker(Worker[Any]):
                 f"{call.parent.fn_name}: once() and within() are not for a task that is "
                 f"unique with clash={unique.clash!r}. Enqueue it from inside a task of its own"
             )
+        parts = self._parts_of(call) if call.after else []
         now = time.time_ns() // 1_000_000
         if call.durable is None:
             call.durable = self.enqueues_durably
         if call.session is not None:
-            await self.courier.write(call, client, now)
+            rows = [replace(one.within(call.session), durable=call.durable) for one in parts]
+            await self.courier.write([call, *rows], client, now)
             return call
-        data = await call.serialize(now)
+        data = [await one.serialize(now) for one in (call, *parts)]
         if call.durable:
             is_new = await client.durable.keep(
-                lambda line: line.enqueue_once(call, data),
+                lambda line: line.enqueue_once(call, parts, data),
                 f"{call.parent.fn_name} {call.id}",
                 call.durable,
             )
         else:
-            is_new = await client.enqueue_once(call, data)
+            is_new = await client.enqueue_once(call, parts, data)
         if is_new and self.on_enqueue is not None:
+            for part in parts:
+                self.on_enqueue(part, None)
             await self.on_enqueue(call, asyncio.sleep(0))
         return call
 
     async def enqueue_many(self, tasks: Sequence[Task[Any, Any]]) -> None:
         """Enqueue tasks for immediate execution, hundreds in one step.
 
-        Each task with a key is enqueued in a step of its own.
+        Each task with a key, and each one with the calls that it waits for, is enqueued in a step
+        of its own.
 
         Raises:
             NotConfigured: REDIS_URL is empty.
@@ -595,13 +621,17 @@ class TaskWorker(Worker[Any]):
         """
         if any(follows_another(task) for task in tasks):
             raise StreaqError("Pipelined tasks can't be enqueued in batches!")
-        plain = [task for task in tasks if not isinstance(task, ReliableCall)]
+        parts = {part.id: part for task in tasks if task.after for part in self._parts_of(task)}
+        plain = [
+            task for task in tasks if not isinstance(task, ReliableCall) and task.id not in parts
+        ]
         for task in plain:
             check_enqueue(task, self.priorities)
         await self._enqueue_plain(plain, time.time_ns() // 1_000_000)
         if self.on_enqueue is not None:
             for task in plain:
-                self.on_enqueue(task, None)
+                for one in (*(parts_of(task) if task.after else ()), task):
+                    self.on_enqueue(one, None)
         reliable = [task for task in tasks if isinstance(task, ReliableCall)]
         for task in reliable:
             if task.session is not None:  # a session takes one statement at a time

@@ -149,6 +149,35 @@ async def test_a_call_may_wait_for_one_of_its_own_transaction(
         assert await worker.queue_size() == 1
 
 
+async def test_a_call_takes_those_that_it_waits_for_into_the_transaction(
+    database: Database, worker: TaskWorker, receipt: Any
+):
+    """All of them or none; it is handed on first, so that it waits before they can end."""
+
+    def batch() -> Any:
+        parts = [receipt.enqueue(number) for number in ("T1", "T2")]
+        return receipt.enqueue("end").start(after=parts, regardless=True)
+
+    with pytest.raises(ZeroDivisionError):
+        async with database.session() as session:
+            await batch().within(session)
+            raise ZeroDivisionError
+    assert await database.store.read(None, 9) == []
+
+    async with database.session() as session:
+        end = await batch().within(session).once("night")
+    async with database.session() as session:
+        assert (await batch().once("night").within(session)).id == end.id
+    rows = await database.store.read(None, 9)
+    parts = {part.id for part in end.parts}
+    assert rows[0].task_id == end.id
+    assert {row.task_id for row in rows[1:]} == parts
+    async with worker:
+        assert await worker.courier.hand_on(database.store) == 3
+        assert (await end.info()).dependencies == parts
+        assert await worker.queue_size() == 2
+
+
 async def test_one_of_two_calls_with_a_key_is_enqueued_after_an_outage(
     database: Database, worker: TaskWorker, receipt: Any
 ):

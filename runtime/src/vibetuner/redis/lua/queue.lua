@@ -409,12 +409,10 @@ local function declare_cron(keys, argv)
   redis.call('zrem', prefix .. ':cron:schedule', name)
 end
 
--- Enqueue tasks. ARGV, of each: id, payload, time (see moment_of) or 0, lifetime or 0, priority,
--- number of dependencies, and these, with a ~ before those that may fail.
--- Returns for each task 0 if its id waits or runs already, -1 if a result is kept under its id, any
--- other value if it was enqueued.
-local function enqueue(keys, argv)
-  local prefix, now, i, reply, soonest = keys[1], whole(clock()), 1, {}, nil
+-- Enqueue the tasks whose values begin at `i`; see enqueue. With `is_batch`, the others depend on
+-- the first: if its id is taken, enqueue none.
+local function enqueue_from(prefix, argv, i, is_batch)
+  local now, reply, soonest = whole(clock()), {}, nil
   while i <= #argv do
     local task, lifetime, priority = argv[i], argv[i + 3], argv[i + 4]
     local moment = moment_of(argv[i + 2], now)
@@ -430,6 +428,7 @@ local function enqueue(keys, argv)
     end
     if not new then
       answer = has_ended and -1 or 0
+      if is_batch and #reply == 0 then return { answer } end
     else
       local waits = false
       for j = i + 6, last do
@@ -460,9 +459,22 @@ local function enqueue(keys, argv)
   return reply
 end
 
+-- Enqueue tasks. ARGV, of each: id, payload, time (see moment_of) or 0, lifetime or 0, priority,
+-- number of dependencies, and these, with a ~ before those that may fail.
+-- Returns for each task 0 if its id waits or runs already, -1 if a result is kept under its id, any
+-- other value if it was enqueued.
+local function enqueue(keys, argv)
+  return enqueue_from(keys[1], argv, 1)
+end
+
+-- Enqueue a task and those that it waits for, or none if its id is taken; one of the others whose
+-- id is taken stays as it is. ARGV: what enqueue takes, that task first. Returns its answer.
+local function enqueue_batch(keys, argv)
+  return enqueue_from(keys[1], argv, 1, true)[1]
+end
+
 -- Enqueue a task unless one was enqueued under its idempotency key.
--- ARGV: the key, its lifetime, a digest of the call, then the values that enqueue takes for one
--- task.
+-- ARGV: the key, its lifetime, a digest of the call, then what enqueue_batch takes.
 -- Returns the id of the task that has the key, and the digest of its call.
 local function enqueue_once(keys, argv)
   local once = keys[1] .. ':task:once:' .. argv[1]
@@ -474,7 +486,7 @@ local function enqueue_once(keys, argv)
   local task = argv[4]
   redis.call('set', once, task .. ' ' .. argv[3], 'px', argv[2])
   redis.call('set', keys[1] .. ':task:keyed:' .. task, argv[1], 'px', argv[2])
-  enqueue(keys, { unpack(argv, 4) })
+  enqueue_from(keys[1], argv, 4, true)
   return { task, argv[3] }
 end
 
@@ -488,7 +500,7 @@ local function hand_on(keys, argv)
     return {}
   end
   if argv[2] ~= '' then return enqueue_once(keys, { unpack(argv, 2) }) end
-  enqueue(keys, { unpack(argv, 5) })
+  enqueue_from(keys[1], argv, 5)
   return { task }
 end
 

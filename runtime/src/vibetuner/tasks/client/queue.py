@@ -23,7 +23,7 @@ from vibetuner.redis.connection import Connection, server_ms
 from vibetuner.redis.functions import Functions
 from vibetuner.redis.keys import GROUP, Keys
 from vibetuner.redis.url import Address
-from vibetuner.tasks.call import ReliableCall, clash, fingerprint
+from vibetuner.tasks.call import ReliableCall, clash, fingerprint, parts_of
 from vibetuner.tasks.client.durable import Durability
 from vibetuner.tasks.client.results import ResultListener
 from vibetuner.tasks.engine import follows_another
@@ -82,15 +82,19 @@ class QueueClient:
             )
         return answers
 
-    async def enqueue_once(self, task: ReliableCall[Any, Any], call: bytes) -> bool:
-        """Enqueue a task unless another has its key, whose id it then gets; return if it is new.
+    async def enqueue_once(
+        self, task: ReliableCall[Any, Any], parts: Sequence[Task[Any, Any]], calls: Sequence[bytes]
+    ) -> bool:
+        """Enqueue a task and its parts unless another task has its key, whose id it then gets.
+
+        Returns whether the task is new. ``calls`` are the pickled calls of all.
 
         Raises:
             TaskError: the key belongs to another task, or to this one with other arguments.
             ServiceUnavailable: Redis does not answer, or refuses.
         """
         key, mine = task.key or "", fingerprint(task)
-        values = [key, to_ms(task.keep), mine, *self.values([task], [call])]
+        values = [key, to_ms(task.keep), mine, *self.values([task, *parts], calls)]
         async with self.answering():
             found = await self.functions.call("enqueue_once", (self.keys.queue,), values)
         task_id, known = found[0].decode(), found[1].decode()
@@ -159,8 +163,25 @@ class QueueClient:
         task.id = signed_for.id
         return bool(answer[1])
 
+    async def enqueue_batch(
+        self, task: Task[Any, Any], parts: Sequence[Task[Any, Any]], now: int
+    ) -> None:
+        """Enqueue a task and its parts in one step; parts whose ids are taken stay as they are.
+
+        Raises:
+            TaskExists: the id of the task is taken; nothing was enqueued.
+        """
+        tasks = [task, *parts]
+        values = self.values(tasks, [await one.serialize(now) for one in tasks])
+        async with self.answering():
+            answer = await self.functions.call("enqueue_batch", (self.keys.queue,), values)
+        if answer in TAKEN:
+            raise _exists(task, answer)
+
     async def enqueue_many(self, tasks: Sequence[Task[Any, Any]], now: int) -> None:
-        """Enqueue many tasks, hundreds in one step; each unique one in a step of its own.
+        """Enqueue many tasks, hundreds in one step.
+
+        Each unique one, and each one with its parts, is enqueued in a step of its own.
 
         Raises:
             TaskExists: an id is taken; the other tasks were enqueued.
@@ -171,6 +192,11 @@ class QueueClient:
             if task.parent.unique and (unique := line_of(task)):
                 try:
                     await self.enqueue_unique(task, unique, await task.serialize(now))
+                except TaskExists as error:
+                    taken.append(error)
+            elif task.after and (parts := parts_of(task)):
+                try:
+                    await self.enqueue_batch(task, parts, now)
                 except TaskExists as error:
                     taken.append(error)
             elif isinstance(task.schedule, str):
@@ -366,7 +392,8 @@ def _exists(task: Task[Any, Any], answer: int | bytes) -> TaskExists:
 def _tied(task: Task[Any, Any]) -> TaskError:
     return TaskError(
         f"{task.parent.fn_name} is unique, so it can't be part of a chain, wait for other tasks "
-        "(after=) or be repeated. Enqueue it alone, at the end of the task that it is to follow"
+        "(after=), be enqueued with the task that waits for it or be repeated. Enqueue it alone, "
+        "at the end of the task that it is to follow"
     )
 
 
