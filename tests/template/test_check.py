@@ -13,7 +13,7 @@ from copier import run_copy
 from tests.environments import Mold
 from tests.processes import clean_environment
 from tests.template.conftest import GIT_CONFIG, Repository, run
-from tests.template.test_generators import generate
+from tests.template.test_generators import generate, type_all
 
 pytestmark = pytest.mark.slow
 
@@ -75,6 +75,7 @@ def test_all_that_can_be_generated_passes_it_too(project: Repository):
     assert " passed" in checked
     for name in (
         "test_plain_one.py",
+        "test_statements.py",
         "test_reports.py",
         "test_invoice.py",
         "test_note.py",
@@ -86,13 +87,14 @@ def test_all_that_can_be_generated_passes_it_too(project: Repository):
 def test_a_project_without_the_example_passes_it_too(
     tmp_path: Path, plain: Path, mold: Mold, project: Repository
 ):
-    """One page, one task, its test."""
+    """One page, one task, its test; and a batch that needs no outbox."""
     bare = Repository(tmp_path / "my-project", project.environment)
     run_copy(str(plain), bare.folder, {"example": False}, defaults=True, quiet=True, unsafe=False)
     mold.lend(bare.folder, lock=True)
+    type_all(bare.folder, [["new", "batch", "statements"]])
     checked = uv(bare, "run", "just", "check")
 
-    assert "4 passed" in checked
+    assert "6 passed" in checked
 
 
 def uv(project: Repository, *arguments: str, **variables: str) -> str:

@@ -24,6 +24,8 @@ THINGS = [
     ("task", "send-report", "--sync", "--unique"),
     ("task", "send-report", "--no-test"),
     ("task", "send-report", "--progress"),
+    ("batch", "send-report"),
+    ("batch", "billing/send-report"),
     ("route", "reports"),
     ("route", "billing/reports"),
     ("model", "invoice", "number", "paid_at:datetime?", "total:int"),

@@ -185,6 +185,12 @@ def test_a_task_name_is_free_only_once(tmp_path: Path):
     assert refused.stderr.startswith("error: The task name add is taken by src/shop/jobs.py:")
     assert refused.stderr.endswith("Try:  billing/billing_add\n")
 
+    run_vibetuner("new", "task", "order-item", folder=project)
+    refused = run_vibetuner("new", "batch", "order", folder=project)
+    assert refused.stderr.startswith(
+        "error: The task name order_item is taken by src/shop/tasks/order_item.py:"
+    )
+
 
 def test_tune_py_that_can_not_be_edited_leaves_everything_as_it_was(project: Path, type_: Type):
     """The message has the two lines to add by hand."""

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 __all__ = ["app"]
 
 app = typer.Typer(
-    help="Remove a task, a route, a model or sign-in, with its test and its line in tune.py.",
+    help="Remove a task, a batch, a route, a model or sign-in, with its test and line in tune.py.",
     no_args_is_help=True,
 )
 
@@ -46,6 +46,28 @@ def task(
 
     _remove(
         "task", name, draft_of_task, left_over,
+        force=force, skip=skip, dry_run=dry_run, as_json=as_json,
+    )  # fmt: skip
+
+
+@app.command()
+def batch(
+    name: NameArgument,
+    force: Force = False,
+    skip: Skip = False,
+    dry_run: DryRun = False,
+    as_json: AsJson = False,
+) -> None:
+    """Remove an unchanged batch; report its queued tasks and dead letters."""
+    from vibetuner.scaffold.batch import batch_tasks, draft_of_batch
+
+    def left_over(parsed: Name) -> dict[str, Any]:
+        from vibetuner.cli.left_over import ask_left_over
+
+        return ask_left_over(*batch_tasks(parsed))
+
+    _remove(
+        "task", name, draft_of_batch, left_over,
         force=force, skip=skip, dry_run=dry_run, as_json=as_json,
     )  # fmt: skip
 

@@ -1,9 +1,10 @@
-"""Counts the queued tasks and dead letters of a task that is removed from the code."""
+"""Counts the queued tasks and dead letters of tasks that are removed from the code."""
 
 from __future__ import annotations
 
 import asyncio
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 from vibetuner.config import EMBEDDED, get_settings
@@ -20,30 +21,33 @@ MOST = 10_000
 WAITING = frozenset({State.QUEUED, State.SCHEDULED, State.RUNNING, State.LOST})
 
 
-def ask_left_over(task: str) -> dict[str, Any]:
+def ask_left_over(*tasks: str) -> dict[str, Any]:
     """Count queued tasks and dead letters; report them on stderr, or why they can't be counted.
 
     ``{"queued": None}`` means that the queue could not be reached.
     """
     try:
-        found = asyncio.run(_count(task)) if _is_worth_asking() else (0, 0)
+        found = asyncio.run(_count(tasks)) if _is_worth_asking() else {}
     except VibetunerError as error:
         print(f"note: queued and dead tasks were not looked for. {error}", file=sys.stderr)
         return {"queued": None, "dead": None}
-    queued, dead = found
-    if queued:
-        print(
-            f"note: {queued} of {task} still in the queue: a worker without it makes dead letters "
-            "of them. Let them finish before you deploy",
-            file=sys.stderr,
-        )
-    if dead:
-        print(
-            f"note: {dead} dead letter{'' if dead == 1 else 's'} of {task}. See:  "
-            f"vibetuner dead-letters list --task {task}",
-            file=sys.stderr,
-        )
-    return {"queued": queued, "dead": dead}
+    for task, (queued, dead) in found.items():
+        if queued:
+            print(
+                f"note: {queued} of {task} still in the queue: a worker without it makes dead "
+                "letters of them. Let them finish before you deploy",
+                file=sys.stderr,
+            )
+        if dead:
+            print(
+                f"note: {dead} dead letter{'' if dead == 1 else 's'} of {task}. See:  "
+                f"vibetuner dead-letters list --task {task}",
+                file=sys.stderr,
+            )
+    return {
+        "queued": sum(queued for queued, _ in found.values()),
+        "dead": sum(dead for _, dead in found.values()),
+    }
 
 
 def _is_worth_asking() -> bool:
@@ -52,13 +56,17 @@ def _is_worth_asking() -> bool:
     return bool(url) and (url != EMBEDDED or (project_root() / ".vibetuner").is_dir())
 
 
-async def _count(task: str) -> tuple[int, int]:
+async def _count(tasks: Sequence[str]) -> dict[str, tuple[int, int]]:
     async with open_dead_letters():
-        waiting, after = 0, None
-        while waiting < MOST:  # a page may end early, and may hold fewer rows than the limit
-            filters = Filters(states=WAITING, name=task)
-            page = await list_tasks(this_queue(), filters, limit=MOST - waiting, after=after)
-            waiting, after = waiting + len(page.rows), page.next
-            if after is None:
-                break
-        return waiting, await count(task=task)
+        return {task: (await _count_waiting(task), await count(task=task)) for task in tasks}
+
+
+async def _count_waiting(task: str) -> int:
+    waiting, after = 0, None
+    while waiting < MOST:  # a page may end early, and may hold fewer rows than the limit
+        filters = Filters(states=WAITING, name=task)
+        page = await list_tasks(this_queue(), filters, limit=MOST - waiting, after=after)
+        waiting, after = waiting + len(page.rows), page.next
+        if after is None:
+            break
+    return waiting

@@ -1,4 +1,4 @@
-"""``vibetuner new``: writes a task, a route, a model or sign-in into the project."""
+"""``vibetuner new``: writes a task, a batch, a route, a model or sign-in into the project."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 __all__ = ["AsJson", "DryRun", "Force", "Skip", "app", "nothing_written"]
 
 app = typer.Typer(
-    help="Write a task, a route, a model or sign-in, with its test and its line in tune.py.",
+    help="Write a task, a batch, a route, a model or sign-in, with its test and line in tune.py.",
     invoke_without_command=True,
 )
 
@@ -39,7 +39,7 @@ def new(
         ),
     ] = False,
 ) -> None:
-    """Write a task, a route, a model or sign-in, with its test and its line in tune.py."""
+    """Write a task, a batch, a route, a model or sign-in, with its test and line in tune.py."""
     if eject_templates:
         from vibetuner.cli.new_work import eject
 
@@ -92,6 +92,30 @@ def task(  # noqa: PLR0913, PLR0917 - options
         if warning := find_ambiguity(cron or ""):
             print(f"warning: {warning}", file=sys.stderr)
         return draft_task(place, parsed, options)
+
+    _write(draft, force=force, skip=skip, dry_run=dry_run, as_json=as_json)
+
+
+@app.command()
+def batch(  # noqa: PLR0913, PLR0917 - options
+    name: NameArgument,
+    no_test: NoTest = False,
+    force: Force = False,
+    skip: Skip = False,
+    dry_run: DryRun = False,
+    as_json: AsJson = False,
+) -> None:
+    """Write a batch: a task for each item, one for the end, and a page with its progress.
+
+    If tune.py lists the SQL outbox, the page starts it in a transaction.
+    """
+    from vibetuner.scaffold.batch import batch_tasks, draft_batch, has_outbox
+    from vibetuner.scaffold.task import check_free
+
+    def draft(place: Place) -> Draft:
+        parsed = place.parse_name(name, "task")
+        check_free(place, parsed, *batch_tasks(parsed))
+        return draft_batch(place, parsed, outbox=has_outbox(place), test=not no_test)
 
     _write(draft, force=force, skip=skip, dry_run=dry_run, as_json=as_json)
 

@@ -100,15 +100,17 @@ def task_entry(place: Place, name: Name) -> Entry:
     return Entry("tasks", module, name.leaf, (name.leaf, f"{name.leaf}_task"))
 
 
-def check_free(place: Place, name: Name) -> None:
-    """Raise CommandError if another file registers a task of this name."""
-    path, line = find_tasks(place.root / place.source).get(name.leaf, (None, 0))
-    if path is None or path == place.root / _path(place, name):
-        return
-    free = "_".join((*name.folders[-1:], name.leaf)) if name.folders else f"{name.leaf}_2"
-    where = f"{path.relative_to(place.root)}:{line}"
-    suggestion = "/".join((*name.folders, free))
-    raise CommandError(f"The task name {name.leaf} is taken by {where}. Try:  {suggestion}")
+def check_free(place: Place, name: Name, *tasks: str) -> None:
+    """Raise CommandError if another file registers a task of this name, or of one of ``tasks``."""
+    found = find_tasks(place.root / place.source)
+    for task in tasks or (name.leaf,):
+        path, line = found.get(task, (None, 0))
+        if path is None or path == place.root / _path(place, name):
+            continue
+        free = "_".join((*name.folders[-1:], name.leaf)) if name.folders else f"{name.leaf}_2"
+        where = f"{path.relative_to(place.root)}:{line}"
+        suggestion = "/".join((*name.folders, free))
+        raise CommandError(f"The task name {task} is taken by {where}. Try:  {suggestion}")
 
 
 def parse_timeout(text: str) -> timedelta:
