@@ -3,9 +3,9 @@
 from vibetuner import VibetunerApp
 from vibetuner.tasks.outbox.sql import Outbox
 
-from invoice_desk.frontend.routes import batches, home, payments, uploads
+from invoice_desk.frontend.routes import documents, home, payments, uploads
 from invoice_desk.models import Invoice, Upload
-from invoice_desk.tasks.documents import finish_batch, make_document
+from invoice_desk.tasks.documents import documents_end, documents_item
 from invoice_desk.tasks.imports import import_invoices
 from invoice_desk.tasks.mails import mail_document, mail_reminder
 from invoice_desk.tasks.payments import book_payment
@@ -14,13 +14,13 @@ from invoice_desk.tasks.reminders import remind_overdue
 app = VibetunerApp(
     tasks=[
         import_invoices,
-        make_document,
-        finish_batch,
+        documents_item,
+        documents_end,
         mail_document,
         mail_reminder,
         book_payment,
         remind_overdue,
     ],
-    routes=[home.router, uploads.router, batches.router, payments.router],
+    routes=[home.router, uploads.router, documents.router, payments.router],
     sql_models=[Invoice, Upload, Outbox],
 )

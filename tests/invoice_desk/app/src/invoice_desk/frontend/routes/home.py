@@ -13,7 +13,7 @@ router = APIRouter()
 
 @router.get("/")
 async def index(request: Request) -> HTMLResponse:
-    """Show the next invoices that are due, a form for a file, and a button for a batch."""
+    """Show the next invoices that are due, a form for a file, and a link to the batch."""
     unpaid = select(Invoice).where(col(Invoice.paid_at).is_(None)).order_by(col(Invoice.due))
     async with open_session() as session:
         invoices = (await session.exec(unpaid.limit(50))).all()
