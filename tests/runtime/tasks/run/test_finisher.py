@@ -109,14 +109,16 @@ async def test_an_end_that_the_server_refuses_holds_up_no_other(
 async def test_an_end_that_cannot_be_sent_is_left_to_another_worker(
     finisher: Finisher, heard: Heard, caplog: pytest.LogCaptureFixture
 ):
-    """Its name is no text; the others of its batch are recorded."""
-    for attempt in (done("\ud800", "bad"), done("good")):
+    """Its lock's name is no text; the others of its batch are recorded."""
+    bad = done("bad")
+    bad.lock = "\ud800"
+    for attempt in (bad, done("good")):
         attempt.message_id = f"{attempt.task_id}-0"
         finisher.add(attempt)
     assert set(finisher.unrecorded) == {"bad-0", "good-0"}
     await finisher.settled()
-    assert "could not record the end of \ud800" in caplog.messages
-    assert "\ud800" not in heard.names
+    assert "could not record the end of bad" in caplog.messages
+    assert "bad" not in heard.names
     assert finisher.unrecorded == {}
     assert finisher.close() == []
 
