@@ -96,7 +96,7 @@ async def test_the_lock_of_a_unique_task_has_a_holder(queue: Queue):
     """The other one would fail at once; the holder itself has no such reason."""
     task = await queue.worker.registry["alone"].enqueue()
     for holder in ("another", task.id):
-        await queue.redis.set(queue.lock_key("alone"), holder)
+        await queue.redis.set(queue.engine_keys.lock("alone"), holder)
         found = await texts(queue, task.id)
         held = "alone is unique, and another holds its lock: this one would fail at once"
         assert (held in found) == (holder == "another")
@@ -136,7 +136,7 @@ async def test_at_most_ten_parents_are_named(queue: Queue):
 async def test_a_task_that_was_due_waits_for_a_worker(queue: Queue):
     """A worker puts it into the queue."""
     task = await queue.worker.registry["double"].enqueue(1).start(delay=3600)
-    await queue.redis.zadd(queue.delayed(queue.worker.priorities[-1]), {task.id: 1000})
+    await queue.redis.zadd(queue.engine_keys.delayed(queue.worker.priorities[-1]), {task.id: 1000})
     assert "It was due at 1970-01-01 00:00:01 UTC; a live worker puts" in await texts(
         queue, task.id
     )
