@@ -15,7 +15,7 @@ from statistics import median
 from drain import make_project
 from lab import Figure, ask_child, workplace
 
-from tests.clusters import SHARDS, Clustered
+from tests.clusters import PREFIX, SHARDS, Clustered
 from tests.sentinels import Replicated
 from tests.valkey import LASTING, Servers, Valkey
 from tests.waiting import wait_until
@@ -193,7 +193,8 @@ def kills(
     words: str, url: str, strike: Callable[[], tuple[float, float]], folder: Path
 ) -> Iterator[Figure]:
     """Kill the primary repeatedly, while a worker goes on."""
-    command = [sys.executable, FAILOVER, url]
+    # The Cluster's primary that is killed is that of this prefix.
+    command = [sys.executable, FAILOVER, url, PREFIX.rstrip(":")]
     process = subprocess.Popen(
         command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
     )

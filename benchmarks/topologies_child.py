@@ -12,7 +12,7 @@ from coredis.exceptions import RedisError
 
 from vibetuner.errors import VibetunerError
 
-configure(sys.argv[1])
+configure(sys.argv[1], prefix=sys.argv[2])
 PAUSE_SECONDS = 0.01
 PATIENCE_SECONDS = 10
 PASSING = (VibetunerError, RedisError, OSError, TimeoutError)
