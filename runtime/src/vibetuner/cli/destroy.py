@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -39,13 +39,8 @@ def task(
     """
     from vibetuner.scaffold.task import draft_of_task
 
-    def left_over(parsed: Name) -> dict[str, Any]:
-        from vibetuner.cli.left_over import ask_left_over
-
-        return ask_left_over(parsed.leaf)
-
     _remove(
-        "task", name, draft_of_task, left_over,
+        "task", name, draft_of_task, lambda parsed: (parsed.leaf,),
         force=force, skip=skip, dry_run=dry_run, as_json=as_json,
     )  # fmt: skip
 
@@ -61,13 +56,8 @@ def batch(
     """Remove an unchanged batch; report its queued tasks and dead letters."""
     from vibetuner.scaffold.batch import batch_tasks, draft_of_batch
 
-    def left_over(parsed: Name) -> dict[str, Any]:
-        from vibetuner.cli.left_over import ask_left_over
-
-        return ask_left_over(*batch_tasks(parsed))
-
     _remove(
-        "task", name, draft_of_batch, left_over,
+        "task", name, draft_of_batch, batch_tasks,
         force=force, skip=skip, dry_run=dry_run, as_json=as_json,
     )  # fmt: skip
 
@@ -172,7 +162,7 @@ def _remove(  # noqa: PLR0913 - options
     kind: str,
     text: str,
     draft: Callable[[Place, Name], Draft],
-    facts: Callable[[Name], dict[str, Any]] = lambda _: {},
+    tasks_of: Callable[[Name], Sequence[str]] | None = None,
     *,
     force: bool,
     skip: bool,
@@ -188,5 +178,9 @@ def _remove(  # noqa: PLR0913 - options
         place = find_place()
         name = place.parse_name(text, kind)
         plan = plan_removal(place, draft(place, name), force=force, skip=skip)
-        told = {} if plan.conflicts else facts(name)
-    raise typer.Exit(carry_out(plan, dry_run=dry_run, as_json=as_json, facts=told))
+        left_over: dict[str, Any] = {}
+        if tasks_of is not None and not plan.conflicts:
+            from vibetuner.cli.left_over import ask_left_over
+
+            left_over = ask_left_over(*tasks_of(name))
+    raise typer.Exit(carry_out(plan, dry_run=dry_run, as_json=as_json, facts=left_over))

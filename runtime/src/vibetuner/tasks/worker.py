@@ -539,7 +539,7 @@ class TaskWorker(Worker[Any]):
         elif isinstance(task.schedule, str):
             request = client.repeat(task, data)
         elif parts:
-            request = client.enqueue_many([task], enqueue_time)
+            request = client.enqueue_batch(task, parts, enqueue_time)
         else:
             request = client.enqueue_new(task, data)
         if self.on_enqueue is None:

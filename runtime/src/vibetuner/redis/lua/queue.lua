@@ -114,6 +114,13 @@ local function claim(keys, argv)
   return load_messages(prefix, messages, { now })
 end
 
+-- Renew the claim on a message; return false if another consumer has taken it over.
+local function renew_claim(stream, group, consumer, id, now)
+  local mine = owns(stream, group, consumer, id, 0, 0, now)
+  if mine then redis.pcall('xclaim', stream, group, consumer, 0, id, 'justid') end
+  return mine
+end
+
 -- Load messages that this consumer has claimed. If that was so long ago that another may have taken
 -- some over, load only those that are still its own, and renew their claims.
 -- ARGV: group, consumer, whether it was so long ago (1 or 0), then priority, message, task and
@@ -121,12 +128,10 @@ end
 local function load(keys, argv)
   local messages, now = {}, clock()
   for i = 4, #argv, 4 do
-    local stream, id, mine = keys[1] .. ':queues:' .. argv[i], argv[i + 1], true
-    if argv[3] == '1' then
-      mine = owns(stream, argv[1], argv[2], id, 0, 0, now)
-      if mine then redis.pcall('xclaim', stream, argv[1], argv[2], 0, id, 'justid') end
+    local stream, id = keys[1] .. ':queues:' .. argv[i], argv[i + 1]
+    if argv[3] ~= '1' or renew_claim(stream, argv[1], argv[2], id, now) then
+      messages[#messages + 1] = { argv[i], id, argv[i + 2], argv[i + 3] }
     end
-    if mine then messages[#messages + 1] = { argv[i], id, argv[i + 2], argv[i + 3] } end
   end
   return load_messages(keys[1], messages, { now })
 end
@@ -149,9 +154,7 @@ local function renew(keys, argv)
   redis.call('zremrangebyscore', keys[1] .. ':index:results', 0, reply[1])
   for i = 5, #argv, 2 do
     local stream, id = keys[1] .. ':queues:' .. argv[i], argv[i + 1]
-    local mine = owns(stream, argv[1], argv[2], id, 0, 0, reply[1])
-    if mine then redis.pcall('xclaim', stream, argv[1], argv[2], 0, id, 'justid') end
-    reply[#reply + 1] = mine and 1 or 0
+    reply[#reply + 1] = renew_claim(stream, argv[1], argv[2], id, reply[1]) and 1 or 0
   end
   return reply
 end

@@ -64,8 +64,8 @@ class Queue:
 
     @property
     def engine_keys(self) -> Keys:
-        """Return the engine's keys."""
-        return Keys("", self.worker.queue_name)
+        """Return the queue's keys."""
+        return Keys(self.keys.prefix, self.worker.queue_name)
 
     async def queue_views(self, workers: list[WorkerView]) -> list[QueueView]:
         """Return the project's queues, and others that hold tasks."""
@@ -142,7 +142,7 @@ class Queue:
             asked: list[Any] = [pipe.get(self.keys.pulse), pipe.zcard(self.keys.workers)]
             asked += [pipe.xlen(self.engine_keys.stream(name)) for name in names]
             asked += [pipe.zcard(self.engine_keys.delayed(name)) for name in names]
-            asked.append(pipe.xlen(Keys(self.keys.prefix).letters))
+            asked.append(pipe.xlen(self.engine_keys.letters))
         return tuple([await one for one in asked])
 
     async def payloads(self, ids: list[str]) -> list[dict[str, Any]]:
