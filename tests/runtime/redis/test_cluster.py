@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from coredis.exceptions import RedisError
+from coredis.exceptions import AskError, RedisError
 
 from tests.clusters import PREFIX, Clustered
 from tests.processes import free_port, run_vibetuner, vibetuner
@@ -112,20 +112,41 @@ async def test_one_node_that_answers_is_enough(cluster: Clustered):
 
 
 async def test_commands_wait_for_a_slot_that_moves(cluster: Clustered):
-    """Commands on moved keys are repeated until the new node has the slot; none is refused."""
+    """Commands on moved keys are repeated until the new node has the slot; none is refused.
+
+    A pipeline is repeated if all of it was refused, or if it only reads.
+    """
     old = cluster.primary
     target = other_than(cluster, old)
     settings, keys = settings_of(cluster), [f"{PREFIX}key:{n}" for n in range(20)]
     async with open_redis(settings) as client:
         for key in keys:
             await client.set(key, "v")
+
+        async def read_all() -> list[str | None]:
+            async with client.pipeline(transaction=False) as pipe:
+                found = [pipe.get(key) for key in keys]
+            return list(await asyncio.gather(*found))
+
+        async def count_all() -> list[int]:
+            async with client.pipeline() as pipe:
+                for key in keys:
+                    pipe.incr(f"{key}:count")
+            return list(pipe.results or ())
+
         with cluster.moving(target):
             asked = [asyncio.ensure_future(client.get(key)) for key in keys]
+            together = asyncio.ensure_future(asyncio.gather(read_all(), count_all()))
             done, waiting = await asyncio.wait(asked, timeout=0.2)
             assert {one.result() for one in done} == {"v"}
             assert waiting
+            assert not together.done()
+            with pytest.raises(AskError):
+                async with client.pipeline(transaction=False) as writing:
+                    writing.set(f"{PREFIX}new", "v")
         async with asyncio.timeout(30):
             assert await asyncio.gather(*asked) == ["v"] * len(keys)
+            assert await together == [["v"] * len(keys), [1] * len(keys)]
     assert cluster.primary == target
 
 
@@ -227,13 +248,14 @@ async def test_a_slot_that_moves_under_load_loses_nothing(
     running: Running,
     caplog: pytest.LogCaptureFixture,
 ):
-    """The slot moves there and back; each enqueue succeeds, and each task runs once."""
+    """The slot moves there and back; each enqueue succeeds, each task of a chain runs once."""
     stand_in()
     caplog.set_level(logging.INFO)
-    old, enqueued, done = cluster.primary, 0, asyncio.Event()
+    old, enqueued, chained, done = cluster.primary, 0, 0, asyncio.Event()
     target = other_than(cluster, old)
     async with working(cluster, running) as worker:
         number, keys = worker.registry["number"], worker.client.keys
+        break_down = worker.registry["break_down"]
 
         async def load() -> None:
             nonlocal enqueued
@@ -241,19 +263,34 @@ async def test_a_slot_that_moves_under_load_loses_nothing(
                 await number.enqueue(enqueued)
                 enqueued += 1
 
-        loads = [asyncio.create_task(load()) for _ in range(4)]
+        async def chain() -> None:
+            nonlocal chained
+            while not done.is_set():
+                chained, value = chained + 1, chained
+                last = await number.enqueue(value).then(number).then(number)
+                once = [await number.enqueue(value).once(f"key {value}") for _ in range(2)]
+                assert once[0].id == once[1].id
+                assert (await last.result(timeout=30)).result == value
+                broken = await break_down.enqueue(tries=1_000_000)
+                assert not (await broken.result(timeout=30)).success
+
+        loads = [asyncio.create_task(one()) for one in (load, load, load, chain, chain)]
         for source, there in ((old, target), (target, old)):
             await eventually(lambda before=enqueued: enqueued > before + 50)
+            await eventually(lambda before=chained: chained > before)
             cluster.begin_move(source, there)
             await asyncio.to_thread(cluster.move_keys, source, there)
             cluster.end_move(there)
             await eventually(lambda before=enqueued: enqueued > before + 50)
+            await eventually(lambda before=chained: chained > before)
         done.set()
         await asyncio.gather(*loads)
-        await eventually(lambda: _has_ended(worker, enqueued), what=lambda: f"{enqueued} ends")
-        assert await worker.redis.xlen(keys.journal.of("number")) == enqueued
-        assert worker.counters["completed"] == enqueued
-        assert worker.counters["retried"] == worker.counters["failed"] == 0
+        ends = enqueued + 4 * chained
+        await eventually(lambda: _has_ended(worker, ends), what=lambda: f"{ends} ends")
+        assert await worker.redis.xlen(keys.journal.of("number")) == ends
+        assert worker.counters["completed"] == ends
+        assert worker.counters["retried"] == worker.counters["failed"] == chained
+        assert await dead_letters.count() == chained
     assert len(changes(caplog)) == 2
 
 

@@ -239,13 +239,21 @@ async def test_a_frozen_server_is_reported_in_time(tmp_path: Path):
     assert "no answer within 0.3 s" in str(errors[0])
 
 
-async def test_a_chain_is_refused(tmp_path: Path):
-    """With ENQUEUE_DURABLE set, it must begin with durable=False."""
+@pytest.mark.parametrize("call", ["first", "last"])
+async def test_a_chain_is_enqueued_durably(tmp_path: Path, call: str):
+    """All of it or nothing, whichever of its calls asks for it."""
     with serving(tmp_path, *LASTING) as (server,):
-        async with opened(server, enqueue_durable=True) as (worker, number):
-            with pytest.raises(TaskError, match=r"a chain can't be enqueued durably\. Begin it"):
-                await number.enqueue(1).then(number)
-            await number.enqueue(1).start(durable=False).then(number)
+        async with opened(server) as (worker, number):
+            if call == "first":
+                chain = number.enqueue(1).start(durable=True).then(number)
+            else:
+                chain = number.enqueue(1).then(number).start(durable=True)
+            await worker.redis.config_set({"appendonly": "no"})
+            with pytest.raises(NotDurable, match="not enqueued"):
+                await chain
+            assert await worker.queue_size() == 0
+            await worker.redis.config_set({"appendonly": "yes"})
+            assert (await chain).id == chain.id
             assert await worker.queue_size() == 1
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from contextvars import ContextVar
@@ -28,6 +29,7 @@ from coredis.exceptions import (
     TryAgainError,
 )
 from coredis.exceptions import ConnectionError as Disconnected
+from coredis.patterns.pipeline import Pipeline
 from coredis.patterns.pubsub import ClusterPubSub, PubSub
 from coredis.response.types import PubSubMessage
 from coredis.retry import ConstantRetryPolicy
@@ -163,6 +165,7 @@ class ReliablePool(ConnectionPool[TCPConnection]):
     def __init__(self, address: Address) -> None:
         self.address = address
         self._primary: Primary | None = None
+        self._left: set[TCPConnection] = set()
         options: dict[str, Any] = {
             "username": address.username,
             "password": address.password,
@@ -197,9 +200,18 @@ class ReliablePool(ConnectionPool[TCPConnection]):
         await super()._initialize()
 
     def _moved(self, primary: Address) -> None:
-        for connection in tuple(self._online_connections):
-            if connection.location != TCPLocation(primary.host, primary.port):
-                connection.invalidate(f"the primary is now {primary}")
+        # A server that only gave away a slot still answers, so answers have until the next check.
+        overdue, self._left = self._left, self.leave(TCPLocation(primary.host, primary.port))
+        for connection in overdue & self._left:
+            connection.invalidate("it was no longer the primary's")
+
+    def leave(self, primary: TCPLocation) -> set[TCPConnection]:
+        """Close connections to other servers; return those on which an answer is awaited."""
+        others = {one for one in self._online_connections if one.location != primary}
+        awaited = {one for one in others if one._requests}  # noqa: SLF001
+        for connection in others - awaited:
+            connection.invalidate(f"the primary is now at {primary}")
+        return awaited
 
     async def get_connection(self, **options: Any) -> TCPConnection:
         """Return a connection from the pool, or open one if a slot is free."""
@@ -269,8 +281,7 @@ class ReliableRedis(Redis[str]):
             try:
                 return await super()._execute_command(command)
             except (AskError, TryAgainError) as error:
-                self._look_for_slot(error)
-                await asyncio.sleep(MOVING_PAUSE)  # repeats until the command's deadline
+                await self.wait_for_slot(error)  # repeats until the command's deadline
             except ResponseError as error:
                 is_away = isinstance(error, ReadOnlyError | ClusterDownError)
                 if not (is_away or str(error).startswith(AWAY)):
@@ -278,14 +289,29 @@ class ReliableRedis(Redis[str]):
                 self.connection_pool.disconnect()  # another server may be the primary now
                 raise Disconnected(f"Redis is no primary, or not ready: {error}") from None
 
-    def _look_for_slot(self, error: AskError | TryAgainError) -> None:
-        """Reconnect after a slot has moved; raise the errors that waiting can't cure."""
-        has_moved = isinstance(error, MovedError)
-        refusal = f"MOVED {error}" if isinstance(error, AskError) else str(error)
-        if wrong := misplaced(cast("ReliablePool", self.connection_pool).address, refusal):
+    async def wait_for_slot(self, error: AskError | TryAgainError) -> None:
+        """Pause while a slot is being moved, and reconnect once it has been.
+
+        Raises:
+            WrongNodeError: waiting can't cure the error.
+        """
+        pool = cast("ReliablePool", self.connection_pool)
+        refusal = f"MOVED {error.slot_id}" if isinstance(error, AskError) else ""
+        if wrong := misplaced(pool.address, refusal):
             raise wrong from None
-        if has_moved:
-            self.connection_pool.disconnect()
+        if isinstance(error, MovedError):
+            pool.leave(TCPLocation(error.host, error.port))
+        await asyncio.sleep(MOVING_PAUSE)
+
+    def pipeline(
+        self,
+        transaction: bool = True,
+        *,
+        raise_on_error: bool = True,
+        timeout: float | None = None,
+    ) -> Pipeline[str]:
+        """Return a pipeline, as coredis does, that waits while its slot is being moved."""
+        return _ReliablePipeline(self, transaction, raise_on_error, timeout)
 
     def pubsub(self, *, sharded: bool = False, **options: Any) -> PubSub[str]:
         """Return a subscription, as coredis does, that can be closed while it reconnects.
@@ -295,6 +321,31 @@ class ReliableRedis(Redis[str]):
         messages = _ReliablePubSub(self.connection_pool, **options)
         messages.sharded = sharded
         return messages
+
+
+class _ReliablePipeline(Pipeline[str]):
+    """A pipeline that is sent again while its slot is being moved, if that repeats no write."""
+
+    async def _execute(self) -> None:
+        client, commands = cast("ReliableRedis", self.client), list(self.command_stack)
+        end = time.monotonic() + client.seconds
+        only_reads = all(one.readonly for one in commands)
+        while True:
+            try:
+                return await super()._execute()
+            except (AskError, TryAgainError) as error:
+                # A transaction is refused as a whole.
+                if not (self._transaction or only_reads) or time.monotonic() > end:
+                    raise
+                await client.wait_for_slot(error)
+            except Disconnected:
+                if not only_reads or time.monotonic() > end:
+                    raise
+                await asyncio.sleep(MOVING_PAUSE)
+            if self._connection is not None:
+                client.connection_pool.release(self._connection)
+                self._connection = None
+            self.command_stack = list(commands)
 
 
 class _ReliablePubSub(PubSub[str]):

@@ -137,18 +137,6 @@ class Functions:
         await self.load()
         return await self.ask(name, keys, values)
 
-    def add_to(
-        self, pipe: Any, name: str, keys: Sequence[str], values: Sequence[Any]
-    ) -> Awaitable[Any]:
-        """Add a call to a coredis pipeline."""
-        kind, loaded = self._heads[name]
-        # Another Cluster node may lack the functions, and a pipeline can't be sent twice.
-        if kind == "FCALL" and self.connection.address.cluster is None:
-            added: Awaitable[Any] = pipe.fcall(loaded, keys, values)
-            return added
-        scripted: Awaitable[Any] = pipe.eval(_script(name), keys, values)
-        return scripted
-
     async def _load_library(self) -> None:
         library, code, names = _library()
         try:

@@ -20,9 +20,7 @@ from streaq.types import AsyncTask as AsyncFunction
 from streaq.types import P, R
 from streaq.types import SyncTask as SyncFunction
 
-from vibetuner.config import get_settings
 from vibetuner.errors import TaskError
-from vibetuner.redis.client import answering
 from vibetuner.tasks.engine import is_chained, put_after
 
 __all__ = [
@@ -193,11 +191,7 @@ class ChainedCall(TaskCall[P, R]):
     if not TYPE_CHECKING:
 
         def __await__(self):  # noqa: ANN204
-            return self._enqueue().__await__()
-
-    async def _enqueue(self) -> Self:
-        async with answering(get_settings(), None):
-            return await self._chain()  # type: ignore[return-value]
+            return self.worker.enqueue_chain(self).__await__()
 
 
 @dataclass(slots=True, eq=False)

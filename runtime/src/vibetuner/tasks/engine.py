@@ -7,6 +7,7 @@ can share a queue with ours. Its run loop is not used.
 from __future__ import annotations
 
 from contextvars import ContextVar
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from streaq.task import Task, _task_context
@@ -21,6 +22,7 @@ __all__ = [
     "follows_another",
     "is_chained",
     "is_open",
+    "link_chain",
     "open_client",
     "put_after",
     "running_attempt",
@@ -66,6 +68,25 @@ def put_after(first: Task[Any, Any], following: Following) -> Following:
     """Make a call follow another, instead of the call that did."""
     first._triggers = following  # noqa: SLF001
     return following
+
+
+def link_chain(last: Task[Any, Any]) -> list[Task[Any, Any]]:
+    """Return the calls of a chain, the first one first, each made to wait for the one before it.
+
+    The chain is linked as streaq links it: a task that follows another takes its result, and one
+    that is an ``otherwise`` gives way to what the task before it would have passed on.
+    """
+    calls = [last]
+    while (first := calls[-1]._after) is not None:  # noqa: SLF001
+        calls.append(first)
+    calls.reverse()
+    for first, following in pairwise(calls):
+        if first.id not in following.after:
+            following.after.append(first.id)
+        following._prev_source = (  # noqa: SLF001
+            first._prev_source if first._fails_over else first.id  # noqa: SLF001
+        )
+    return calls
 
 
 def cron_id(name: str, moment: int) -> str:

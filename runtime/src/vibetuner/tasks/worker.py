@@ -48,6 +48,7 @@ from vibetuner.state import Slot, check_loop, running_loop
 from vibetuner.tasks.attempt import current_task_id
 from vibetuner.tasks.call import (
     AsyncTask,
+    ChainedCall,
     ReliableCall,
     SyncTask,
     TaskCall,
@@ -61,6 +62,7 @@ from vibetuner.tasks.depends import inject
 from vibetuner.tasks.engine import (
     follows_another,
     is_open,
+    link_chain,
     open_client,
     set_open,
     worker_context,
@@ -502,13 +504,13 @@ class TaskWorker(Worker[Any]):
         return self.client.codec.load(stored, None)
 
     def publish_task(  # type: ignore[override]
-        self, pipe: Any, task: Task[Any, Any], data: Any, enqueue_time: int, **_: Any
+        self, _: Any, task: Task[Any, Any], data: Any, enqueue_time: int, **__: Any
     ) -> Awaitable[Any]:
-        """Enqueue a task, or add it to the pipeline of a chain; calls :attr:`on_enqueue`.
+        """Enqueue a task; calls :attr:`on_enqueue`.
 
-        Awaiting the reply raises TaskExists if the id is taken (except in a chain), TaskError if
-        the call is not valid, ServiceUnavailable if Redis does not answer or refuses, and RedisFull
-        if it has no memory left.
+        Awaiting the reply raises TaskExists if the id is taken, TaskError if the call is not valid,
+        ServiceUnavailable if Redis does not answer or refuses, and RedisFull if it has no memory
+        left.
         """
         client = self.client
         check_enqueue(task, self._priorities or self.priorities)
@@ -517,22 +519,7 @@ class TaskWorker(Worker[Any]):
         parts = self._parts_of(task) if task.after else []
         if (is_durable := getattr(task, "durable", None)) is None:
             is_durable = self.enqueues_durably
-        if pipe is not super().redis:
-            if task.parent.unique:
-                check_ties(task)
-            if parts:
-                raise TaskError(
-                    f"{task.parent.fn_name}: a call that waits for other calls can't be part of a "
-                    "chain. Enqueue it alone, and what follows at its end"
-                )
-            if is_durable and isinstance(task, TaskCall):
-                raise TaskError(
-                    f"{task.parent.fn_name}: a chain can't be enqueued durably. Begin it with "
-                    "start(durable=False), or enqueue each task at the end of the one before"
-                )
-            values = client.values([task], [data])
-            request = client.functions.add_to(pipe, "enqueue", [client.keys.queue], values)
-        elif is_durable:
+        if is_durable:
             request = client.enqueue_durably([task], enqueue_time, is_durable)
         elif unique is not None:
             request = client.enqueue_unique(task, unique, data)
@@ -603,6 +590,34 @@ class TaskWorker(Worker[Any]):
                 self.on_enqueue(part, None)
             await self.on_enqueue(call, asyncio.sleep(0))
         return call
+
+    async def enqueue_chain(self, last: ChainedCall[P, R]) -> ChainedCall[P, R]:
+        """Enqueue the last call of a chain and all that are before it, in one step.
+
+        Raises:
+            TaskExists: an id is taken; the others were enqueued.
+            TaskError: a call of the chain is not valid; nothing was enqueued.
+            NotConfigured: REDIS_URL is empty.
+            ServiceUnavailable: the queue is not open here, or Redis does not answer, or refuses.
+            NotDurable: no confirmation in time, if the chain is durable.
+        """
+        calls = cast("list[TaskCall[Any, Any]]", link_chain(last))
+        for call in calls:
+            call.durable = last.durable
+            check_enqueue(call, self.priorities)
+            if call.parent.unique:
+                check_ties(call)
+            if parts_of(call):
+                raise TaskError(
+                    f"{call.parent.fn_name}: a call that waits for other calls can't be part of a "
+                    "chain. Enqueue it alone, and what follows at its end"
+                )
+        await self._enqueue_plain(calls, time.time_ns() // 1_000_000)
+        if self.on_enqueue is not None:
+            for call in calls[:-1]:
+                self.on_enqueue(call, None)
+            await self.on_enqueue(last, asyncio.sleep(0))
+        return last
 
     async def enqueue_many(self, tasks: Sequence[Task[Any, Any]]) -> None:
         """Enqueue tasks for immediate execution, hundreds in one step.
