@@ -59,6 +59,22 @@ async def test_each_way_to_redis_finds_the_primary_and_follows_it(
     ]
 
 
+async def test_sentinels_that_are_all_slow_are_waited_for(replicated: Replicated):
+    """A frozen one is ignored after a second, but only if another has answered."""
+
+    async def ping() -> bytes:
+        async with Connection(parse_url(replicated.url)) as connection:
+            return bytes(await connection.call("PING"))
+
+    for port in replicated.sentinels:
+        replicated.freeze(port)
+    pinging = asyncio.create_task(ping())
+    assert not (await asyncio.wait([pinging], timeout=1.3))[0]
+    for port in replicated.sentinels:
+        replicated.thaw(port)
+    assert await pinging == b"PONG"
+
+
 async def test_subscribers_leave_a_frozen_primary(replicated: Replicated):
     """It closes no connection, but its subscribers notice the loss."""
     lost, old = asyncio.Event(), replicated.primary

@@ -16,7 +16,7 @@ from coredis.exceptions import RedisError, ResponseError
 
 from vibetuner.errors import first_line
 from vibetuner.redis import answer_seconds
-from vibetuner.redis.primary import ASK_SECONDS, Primary, primary_of
+from vibetuner.redis.primary import LONGEST_ASK_SECONDS, Primary, primary_of
 from vibetuner.redis.url import Address
 
 __all__ = [
@@ -381,7 +381,7 @@ class _Line(asyncio.Protocol):
 
 def connect_guide(address: Address) -> Connection:
     """Connect to a Sentinel or a Cluster node, to ask for the primary."""
-    return Connection(address, timeout=ASK_SECONDS)
+    return Connection(address, timeout=LONGEST_ASK_SECONDS)
 
 
 def misplaced(server: Address, refusal: str) -> WrongNodeError | None:

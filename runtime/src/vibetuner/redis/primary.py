@@ -17,8 +17,9 @@ __all__ = ["Primary", "primary_of"]
 logger = logging.getLogger(__name__)
 
 WATCH_SECONDS = 0.5
-#: A Sentinel or node that takes longer than this to answer is ignored.
+#: A Sentinel or node that takes longer than this to answer is ignored, if another has answered.
 ASK_SECONDS = 1.0
+LONGEST_ASK_SECONDS = 4.0
 
 Moved = Callable[[Address], None]
 
@@ -56,6 +57,9 @@ class Primary:
     async def find(self) -> Address:
         """Return the primary; raises OSError when nobody names one."""
         replies = await self._ask_all(self._guides)
+        kinds = {type(reply) for reply in replies.values()}
+        if TimeoutError in kinds and list not in kinds:
+            replies = await self._ask_all(self._guides, seconds=LONGEST_ASK_SECONDS)
         self._heard = {one for one, reply in replies.items() if isinstance(reply, list)}
         try:
             server = self._address.elect(replies)
@@ -116,17 +120,21 @@ class Primary:
             await asyncio.gather(*(guide.close() for guide in guides.values()))
 
     async def _ask_all(
-        self, guides: dict[Address, Guide], question: tuple[str, ...] = ()
+        self,
+        guides: dict[Address, Guide],
+        question: tuple[str, ...] = (),
+        *,
+        seconds: float = ASK_SECONDS,
     ) -> dict[Address, Any]:
-        asked = (self._ask(guide, question or self._question) for guide in guides.values())
+        asked = (self._ask(one, question or self._question, seconds) for one in guides.values())
         return dict(zip(guides, await asyncio.gather(*asked), strict=True))
 
-    async def _ask(self, guide: Guide, question: tuple[str, ...]) -> Any:
+    async def _ask(self, guide: Guide, question: tuple[str, ...], seconds: float) -> Any:
         try:
-            async with asyncio.timeout(ASK_SECONDS):
+            async with asyncio.timeout(seconds):
                 return await guide.call(*question)
         except TimeoutError:
-            return TimeoutError(f"no answer within {ASK_SECONDS:g} s")
+            return TimeoutError(f"no answer within {seconds:g} s")
         except RedisError as error:
             return error
 
