@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-PROJECTS = ("pyproject.toml", "runtime/pyproject.toml")
+NUMBERED = ("pyproject.toml", "runtime/src/vibetuner/__init__.py")
 TESTS = ("tests/runtime/test_exports.py", "tests/template/test_update.py")
 UNRELEASED = "## [Unreleased]"
 
@@ -31,7 +31,7 @@ def main() -> None:
             run(sys.executable, "-m", "pytest", "-q", *TESTS)
         run("git", "commit", "--quiet", "--all", "--message", f"Release {version}")
     except BaseException:
-        run("git", "checkout", "--quiet", "--", *PROJECTS, "CHANGELOG.md")
+        run("git", "checkout", "--quiet", "--", *NUMBERED, "CHANGELOG.md")
         raise
     run("git", "tag", "--annotate", f"v{version}", "--message", f"Version {version}")
     print(f"Version {version} is committed and tagged. Next:\n    git push origin HEAD v{version}")
@@ -56,9 +56,11 @@ def check(version: str) -> None:
 
 def write(version: str) -> None:
     """Set the version everywhere, and date the changelog's news."""
-    for path in (ROOT / name for name in PROJECTS):
+    for path in (ROOT / name for name in NUMBERED):
         text = path.read_text(encoding="utf-8")
-        numbered = re.sub(r'(?m)^version = ".*"$', f'version = "{version}"', text, count=1)
+        numbered = re.sub(
+            r'(?m)^(version|__version__) = ".*"$', rf'\1 = "{version}"', text, count=1
+        )
         path.write_text(numbered, encoding="utf-8")
     path = ROOT / "CHANGELOG.md"
     today = datetime.now(UTC).date().isoformat()

@@ -44,15 +44,16 @@ def release(here: Repository, version: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_a_release_is_one_commit_and_one_tag(here: Repository):
-    """The number stands in both projects and in the changelog, above the one before."""
+    """The number is in the project, the package and the changelog, above the last one."""
     done = release(here, "0.10.0")
 
     assert done.returncode == 0, done.stderr
     assert "git push origin HEAD v0.10.0" in done.stdout
     assert here.git("describe", "--exact-match") == "v0.10.0"
     assert here.git("status", "--porcelain") == ""
-    for name in ("pyproject.toml", "runtime/pyproject.toml"):
-        assert 'version = "0.10.0"' in (here.folder / name).read_text("utf-8")
+    package = here.folder / "runtime" / "src" / "vibetuner" / "__init__.py"
+    assert '\nversion = "0.10.0"' in (here.folder / "pyproject.toml").read_text("utf-8")
+    assert '\n__version__ = "0.10.0"' in package.read_text("utf-8")
     text = (here.folder / "CHANGELOG.md").read_text("utf-8")
     assert "## [Unreleased]\n\n## [0.10.0] - 20" in text
     assert "[Unreleased]: https://x/compare/v0.10.0...HEAD\n[0.10.0]: https://x/" in text

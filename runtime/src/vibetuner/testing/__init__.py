@@ -12,15 +12,11 @@ A test module imports from here only :func:`replay_fuzz`, and types for annotati
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from vibetuner.testing.holding import held_open, name_database
-    from vibetuner.testing.mocks import MockTasks
-    from vibetuner.testing.overrides import SettingsOverride
-    from vibetuner.testing.replay import replay_fuzz
-    from vibetuner.testing.worker import ManualWorker
+from vibetuner.testing.holding import held_open, name_database
+from vibetuner.testing.mocks import MockTasks
+from vibetuner.testing.overrides import SettingsOverride
+from vibetuner.testing.replay import replay_fuzz
+from vibetuner.testing.worker import ManualWorker
 
 __all__ = [
     "ManualWorker",
@@ -30,19 +26,3 @@ __all__ = [
     "name_database",
     "replay_fuzz",
 ]
-
-HOMES = {
-    "ManualWorker": "worker",
-    "MockTasks": "mocks",
-    "SettingsOverride": "overrides",
-    "held_open": "holding",
-    "name_database": "holding",
-    "replay_fuzz": "replay",
-}
-
-
-def __getattr__(name: str) -> Any:
-    # Every pytest run imports this package for the plugin, and few need its contents.
-    if name not in HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{HOMES[name]}"), name)

@@ -265,9 +265,7 @@ IDLE = """
         loaded = {name.partition(".")[0] for name in sys.modules}
         assert not loaded & {"fastapi", "pymongo", "beanie", "sqlalchemy", "streaq", "coredis"}
         ours = {name for name in sys.modules if name.partition(".")[0] == "vibetuner"}
-        assert ours == {
-            "vibetuner", "vibetuner.app", "vibetuner.testing", "vibetuner.testing.plugin"
-        }
+        assert ours == {"vibetuner", "vibetuner.app", "vibetuner.pytest_plugin"}
 """
 
 
