@@ -47,7 +47,8 @@ def test_the_queues_keys_are_streaqs():
 
 def names_of(keys: Keys | JournalKeys) -> list[str]:
     """The name of every key, those of a method with a 1 in it."""
-    found = (getattr(keys, name) for name in vars(type(keys)) if not name.startswith("_"))
+    names = [name for name in vars(type(keys)) if not name.startswith("_")]
+    found = (getattr(keys, name) for name in (*vars(keys), *names))
     return [str(one(1) if callable(one) else one) for one in found]
 
 

@@ -6,8 +6,6 @@ streaq's own begin with ``streaq:<queue>:``. All others begin with REDIS_KEY_PRE
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from vibetuner.redis.url import hash_tag
 
 __all__ = ["GROUP", "MINUTE_MS", "QUARTER_MS", "JournalKeys", "Keys"]
@@ -19,7 +17,6 @@ QUARTER_MS = 15 * MINUTE_MS
 GROUP = "workers"
 
 
-@dataclass(frozen=True, slots=True)
 class Keys:
     """The names of all keys and channels of one queue.
 
@@ -32,22 +29,58 @@ class Keys:
     ('streaq:shop:queues:normal', 'streaq:shop:task:data:1a', 'shop:dead_letters')
     """
 
-    prefix: str
-    queue_name: str = ""
-
-    @property
-    def queue(self) -> str:
-        """The prefix of every key of streaq's; KEYS[1] of our functions."""
-        return f"streaq:{self.queue_name or self.prefix.rstrip(':')}"
-
-    @property
-    def guard(self) -> str:
-        """A name in the queue's slot, declared by functions that touch keys they don't declare.
-
-        While a Cluster node moves its slot away, it refuses a call that declares this name. Without
-        it, the call would start, and fail at the first key that has been moved.
-        """
-        return self.queue
+    def __init__(self, prefix: str, queue_name: str = "") -> None:
+        queue = f"streaq:{queue_name or prefix.rstrip(':')}"
+        letters = f"{prefix}dead_letters"
+        self.prefix = prefix
+        # The prefix of every key of streaq's; KEYS[1] of our functions.
+        self.queue = queue
+        # A name in the queue's slot, declared by functions that touch keys they don't declare.
+        # While a Cluster node moves its slot away, it refuses a call that declares this name.
+        # Without it, the call would start, and fail at the first key that has been moved.
+        self.guard = queue
+        # Marker: a claimed message was withdrawn within the last second.
+        self.withdrawn = f"{queue}:withdrawn"
+        # Channel: the times at which newly delayed tasks are due.
+        self.wakeups = f"{queue}:delayed"
+        # Sorted set: the tasks that have a result, by when it expires.
+        self.results = f"{queue}:index:results"
+        # Set: the running tasks.
+        self.running = f"{queue}:index:running"
+        # Set: the tasks to be aborted.
+        self.aborted = f"{queue}:aborted"
+        # The key that a durable enqueue writes before it waits; expires after a second.
+        self.durable = f"{queue}:durable"
+        # Hash: the unique tasks that wait or run, by id; see lua/line.lua.
+        self.unique = f"{queue}:unique"
+        # Sorted set: the unique tasks in any line, by when they are due.
+        self.in_line = f"{queue}:line"
+        # Hash: a cron task's name -> its crontab.
+        self.cron_tabs = f"{queue}:cron:jobs"
+        # Hash: a repeated task's id -> the queue that it was enqueued in; not a key of streaq's.
+        self.cron_queues = f"{queue}:cron:queues"
+        # Sorted set: the cron tasks, by when they are due.
+        self.cron_schedule = f"{queue}:cron:schedule"
+        # Stream: the dead letters.
+        self.letters = letters
+        # Hash: a task's id -> its entry in the stream.
+        self.letter_places = f"{letters}:places"
+        # Sorted set: the ids of tasks with a letter, in order.
+        self.letter_ids = f"{letters}:ids"
+        # Hash: a fingerprint -> the group of its open letters.
+        self.letter_groups = f"{letters}:groups"
+        # Marker: the groups also hold the letters in MongoDB.
+        self.letters_counted = f"{self.letter_groups}:counted"
+        # Lock: a process counts the letters in MongoDB.
+        self.letters_counting = f"{self.letters_counted}:lock"
+        # Marker: the letters in MongoDB were counted a short time ago.
+        self.letters_fresh = f"{self.letters_counted}:fresh"
+        # The entry at which a recount of the groups goes on.
+        self.letters_recounted = f"{self.letter_groups}:recount"
+        # Hash: a task's id -> what was done with its letter.
+        self.acted = f"{letters}:acted"
+        # Channel: every event for browsers.
+        self.topic = f"{prefix}sse"
 
     def stream(self, priority: str) -> str:
         """Stream: the tasks that wait or run."""
@@ -65,19 +98,9 @@ class Keys:
         """The answer to a step of the finisher, in case it is sent again; for half a minute."""
         return f"{self.queue}:answered:{step}"
 
-    @property
-    def withdrawn(self) -> str:
-        """Marker: a claimed message was withdrawn within the last second."""
-        return f"{self.queue}:withdrawn"
-
     def health(self, worker_id: str) -> str:
         """streaq's mark of a live worker."""
         return f"{self.queue}:health:{worker_id}"
-
-    @property
-    def wakeups(self) -> str:
-        """Channel: the times at which newly delayed tasks are due."""
-        return f"{self.queue}:delayed"
 
     def data(self, task_id: str) -> str:
         """The payload of a task."""
@@ -90,21 +113,6 @@ class Keys:
     def result(self, task_id: str) -> str:
         """The result of a task."""
         return f"{self.queue}:task:results:{task_id}"
-
-    @property
-    def results(self) -> str:
-        """Sorted set: the tasks that have a result, by when it expires."""
-        return f"{self.queue}:index:results"
-
-    @property
-    def running(self) -> str:
-        """Set: the running tasks."""
-        return f"{self.queue}:index:running"
-
-    @property
-    def aborted(self) -> str:
-        """Set: the tasks to be aborted."""
-        return f"{self.queue}:aborted"
 
     def channel(self, task_id: str) -> str:
         """Channel: the result of a task."""
@@ -146,19 +154,9 @@ class Keys:
         """Marker: this outbox row was handed on."""
         return f"{self.queue}:task:handed:{task_id}"
 
-    @property
-    def durable(self) -> str:
-        """The key that a durable enqueue writes before it waits; expires after a second."""
-        return f"{self.queue}:durable"
-
     def lock(self, name: str) -> str:
         """The id of the running unique task of that name."""
         return f"{self.queue}:task:lock:{name}"
-
-    @property
-    def unique(self) -> str:
-        """Hash: the unique tasks that wait or run, by id; see lua/line.lua."""
-        return f"{self.queue}:unique"
 
     def holder(self, group: str) -> str:
         """Hash: the unique task of a group that waits or runs."""
@@ -168,79 +166,13 @@ class Keys:
         """Sorted set: the unique tasks that follow the holder of their group, in order."""
         return f"{self.queue}:task:line:{group}"
 
-    @property
-    def in_line(self) -> str:
-        """Sorted set: the unique tasks in any line, by when they are due."""
-        return f"{self.queue}:line"
-
-    @property
-    def cron_tabs(self) -> str:
-        """Hash: a cron task's name -> its crontab."""
-        return f"{self.queue}:cron:jobs"
-
-    @property
-    def cron_queues(self) -> str:
-        """Hash: a repeated task's id -> the queue that it was enqueued in; not a key of
-        streaq's."""
-        return f"{self.queue}:cron:queues"
-
-    @property
-    def cron_schedule(self) -> str:
-        """Sorted set: the cron tasks, by when they are due."""
-        return f"{self.queue}:cron:schedule"
-
     def cron_data(self, name: str) -> str:
         """The payload of a cron task."""
         return f"{self.queue}:cron:data:{name}"
 
-    @property
-    def letters(self) -> str:
-        """Stream: the dead letters."""
-        return f"{self.prefix}dead_letters"
-
-    @property
-    def letter_places(self) -> str:
-        """Hash: a task's id -> its entry in :attr:`letters`."""
-        return f"{self.letters}:places"
-
-    @property
-    def letter_ids(self) -> str:
-        """Sorted set: the ids of tasks with a letter, in order."""
-        return f"{self.letters}:ids"
-
-    @property
-    def letter_groups(self) -> str:
-        """Hash: a fingerprint -> the group of its open letters."""
-        return f"{self.letters}:groups"
-
-    @property
-    def letters_counted(self) -> str:
-        """Marker: the groups also hold the letters in MongoDB."""
-        return f"{self.letter_groups}:counted"
-
-    @property
-    def letters_counting(self) -> str:
-        """Lock: a process counts the letters in MongoDB."""
-        return f"{self.letters_counted}:lock"
-
-    @property
-    def letters_fresh(self) -> str:
-        """Marker: the letters in MongoDB were counted a short time ago."""
-        return f"{self.letters_counted}:fresh"
-
-    @property
-    def letters_recounted(self) -> str:
-        """The entry at which a recount of the groups goes on."""
-        return f"{self.letter_groups}:recount"
-
     def letters_of(self, fingerprint: str) -> str:
         """Sorted set: the entries of the open letters of one bug, in order."""
         return f"{self.letters}:of:{fingerprint}"
-
-    @property
-    def acted(self) -> str:
-        """Hash: a task's id -> what was done with its letter."""
-        return f"{self.letters}:acted"
 
     def act(self, task_id: str) -> str:
         """The act on a letter that is kept elsewhere."""
@@ -254,11 +186,6 @@ class Keys:
     def progress(self, task_id: str) -> str:
         """Hash: the progress of a task."""
         return f"{self.prefix}progress:{task_id}"
-
-    @property
-    def topic(self) -> str:
-        """Channel: every event for browsers."""
-        return f"{self.prefix}sse"
 
     @property
     def is_sharded(self) -> bool:
@@ -280,7 +207,6 @@ class Keys:
         return f"{self.prefix}debug:revoked:{ticket_id}"
 
 
-@dataclass(frozen=True, slots=True)
 class JournalKeys:
     """The keys of one queue's journal.
 
@@ -302,48 +228,30 @@ class JournalKeys:
         journal:cron              hash: a cron task -> when it was first seen
         journal:queues            sorted set: the project's queues, by their rank
         journal:job:<id>          a bulk act on dead letters, from the debug pages
+        journal:probe             a key that is written to find out whether the server takes writes
         journal:pulse             a number that moves when something happens
     """
 
-    prefix: str
-
-    @property
-    def ended(self) -> str:
-        """The tasks that ended."""
-        return f"{self.prefix}journal:ended"
+    def __init__(self, prefix: str) -> None:
+        self.prefix = prefix
+        self.ended = f"{prefix}journal:ended"
+        self.failed = f"{prefix}journal:ended:failed"
+        self.payloads = f"{prefix}journal:payloads"
+        self.ids = f"{prefix}journal:ids"
+        self.names = f"{prefix}journal:names"
+        self.workers = f"{prefix}journal:workers"
+        self.cron = f"{prefix}journal:cron"
+        self.queues = f"{prefix}journal:queues"
+        self.probe = f"{prefix}journal:probe"
+        self.pulse = f"{prefix}journal:pulse"
 
     def of(self, name: str) -> str:
         """The ended tasks of one name."""
         return f"{self.ended}:of:{name}"
 
-    @property
-    def failed(self) -> str:
-        """The ended tasks that did not succeed."""
-        return f"{self.ended}:failed"
-
-    @property
-    def payloads(self) -> str:
-        """The payloads of the ended tasks."""
-        return f"{self.prefix}journal:payloads"
-
-    @property
-    def ids(self) -> str:
-        """Task id -> entry."""
-        return f"{self.prefix}journal:ids"
-
     def tries(self, task_id: str) -> str:
         """The failed tries of a task."""
         return f"{self.prefix}journal:tries:{task_id}"
-
-    @property
-    def names(self) -> str:
-        """The tasks' names."""
-        return f"{self.prefix}journal:names"
-
-    @property
-    def workers(self) -> str:
-        """The workers, by their last heartbeat."""
-        return f"{self.prefix}journal:workers"
 
     def worker(self, worker_id: str) -> str:
         """A worker's latest heartbeat."""
@@ -361,26 +269,6 @@ class JournalKeys:
         """The counts of the quarter of an hour that ``at``, in milliseconds, lies in."""
         return f"{self.prefix}journal:quarter:{at // QUARTER_MS}"
 
-    @property
-    def cron(self) -> str:
-        """The time at which each cron task was first seen."""
-        return f"{self.prefix}journal:cron"
-
-    @property
-    def queues(self) -> str:
-        """The project's queues."""
-        return f"{self.prefix}journal:queues"
-
     def job(self, job_id: str) -> str:
         """A bulk act on dead letters that somebody began on the debug pages."""
         return f"{self.prefix}journal:job:{job_id}"
-
-    @property
-    def probe(self) -> str:
-        """A key that is written to find out whether the server takes writes."""
-        return f"{self.prefix}journal:probe"
-
-    @property
-    def pulse(self) -> str:
-        """A number that changes when something happens."""
-        return f"{self.prefix}journal:pulse"

@@ -149,7 +149,8 @@ class Queue:
         """Return the payloads of these ids; empty for one that is gone, or not signed by us."""
         if not ids:
             return []
-        raw = await self.redis.mget([self.engine_keys.data(task_id) for task_id in ids])
+        keys = self.engine_keys
+        raw = await self.redis.mget([keys.data(task_id) for task_id in ids])
         return [self.read(one, Kind.CALL, task_id) for one, task_id in zip(raw, ids, strict=True)]
 
     def read(self, raw: Any, kind: Kind, task_id: str, *, is_kept: bool = False) -> dict[str, Any]:
