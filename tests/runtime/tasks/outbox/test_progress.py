@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import aclosing
+import time
+from contextlib import aclosing, suppress
 from typing import Any
 
 import pytest
+from sqlalchemy import event
 
 from tests.runtime.tasks.outbox.conftest import Database
+from tests.waiting import eventually
+from vibetuner.resources.slots import sql_engine
 from vibetuner.tasks.progress import ProgressState, watch_progress
+from vibetuner.tasks.progress.watch import LOOK_SECONDS
 from vibetuner.tasks.worker import TaskWorker, using_worker
 
 
@@ -41,3 +46,28 @@ async def test_a_task_that_is_rolled_back_stays_unknown(
         async with worker:
             with pytest.raises(LookupError):
                 await anext(watch_progress(task.id))
+
+
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+async def test_a_look_at_a_task_in_the_outbox_reads_its_row_once(
+    database: Database, worker: TaskWorker, receipt: Any
+):
+    """A page that waits costs the database one statement a second."""
+    reads: list[float] = []
+
+    def note(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
+        if "task_outbox" in statement:
+            reads.append(time.monotonic())
+
+    async with database.session() as session:
+        task = await receipt.enqueue("T1").within(session)
+    with using_worker(worker):
+        async with worker, aclosing(watch_progress(task.id)) as states:
+            await anext(states)
+            event.listen(sql_engine.get().sync_engine, "before_cursor_execute", note)
+            following = asyncio.create_task(anext(states))
+            await eventually(lambda: len(reads) > 1)
+            following.cancel()
+            with suppress(asyncio.CancelledError):
+                await following
+    assert reads[1] - reads[0] > LOOK_SECONDS / 2, "two statements belong to one look"

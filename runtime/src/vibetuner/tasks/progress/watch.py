@@ -96,19 +96,18 @@ class Step:
 async def follow_progress(subscriber: Subscriber) -> AsyncIterator[Step | None]:
     """Yield the steps of the task that the subscriber's channel names; None after a silence."""
     task_id, missing = subscriber.channel, 0
-    held = True  # it may have been handed on since the state was read
+    looks = True  # once, or while its call waits in the outbox
     state, position = await _begin(subscriber)
     if not state.is_over:
         yield Step(PROGRESS, state, position)
     while not state.is_over:
-        was_held, held = held, await _is_held(state)
-        looks = held or was_held or _is_waiting(state)
         try:
-            async with asyncio.timeout(LOOK_SECONDS if looks else None):
+            async with asyncio.timeout(LOOK_SECONDS if looks or _is_waiting(state) else None):
                 events = await subscriber.events()
         except TimeoutError:
-            if (now := await _look_again(state)) != state:
-                state = now
+            before = state
+            state, looks = await _look_again(state)
+            if state != before:
                 yield Step(PROGRESS, state, position)
             continue
         if events is None:
@@ -120,6 +119,7 @@ async def follow_progress(subscriber: Subscriber) -> AsyncIterator[Step | None]:
                 await _give_up(task_id)
         elif any(event.name == RESET for event in events):
             state, position = await _begin(subscriber)
+            looks = True
             if not state.is_over:
                 yield Step(PROGRESS, state, position)
         elif step := _newest_step(events):
@@ -139,25 +139,36 @@ async def load_progress(task_id: str) -> ProgressState | None:
         NotConfigured: REDIS_URL is empty.
         ServiceUnavailable: the queue is not open here, or Redis does not answer within 5 seconds.
     """
+    return (await _load(task_id))[0]
+
+
+async def _load(task_id: str) -> tuple[ProgressState | None, bool]:
+    """Return the state like :func:`load_progress`, and whether the call waits in the outbox."""
     async with answering(get_settings()):
-        return await _load(task_id)
+        history = _history()
+        state, _ = await read_progress(history, task_id)
+        if state is not None and state.is_over:
+            return await _count_parts(history, state), False
+        asked, is_held = await _ask_queue(task_id)
+        found = await _combine(history, state, asked)
+        return found and await _count_parts(history, found), is_held
 
 
-async def _load(task_id: str) -> ProgressState | None:
-    history = _history()
-    state, _ = await read_progress(history, task_id)
-    if state is not None and state.is_over:
-        return await _count_parts(history, state)
-    asked = await _ask_queue(task_id)
-    if asked is not None and asked.is_over and state is not None:
-        await finish_progress(history, task_id, asked.status)
-        state = state.at_end(asked.status)
-    elif state is None and asked is not None:
+async def _combine(
+    history: History, state: ProgressState | None, asked: ProgressState | None
+) -> ProgressState | None:
+    """Return the state of a task that was reported as ``state``, and that the queue has so."""
+    if asked is None:
+        return state
+    if state is None:
         await register_watch(history, asked)
-    elif state is not None and asked is not None and state.status is ProgressStatus.QUEUED:
-        state = replace(state, status=asked.status)  # a task that reports nothing may have begun
-    found = state or asked
-    return None if found is None else await _count_parts(history, found)
+        return asked
+    if asked.is_over:
+        await finish_progress(history, state.task_id, asked.status)
+        return state.at_end(asked.status)
+    if state.status is ProgressStatus.QUEUED:
+        return replace(state, status=asked.status)  # a task that reports nothing may have begun
+    return state
 
 
 async def _count_parts(history: History, state: ProgressState) -> ProgressState:
@@ -172,11 +183,6 @@ async def _count_parts(history: History, state: ProgressState) -> ProgressState:
     return replace(state, done=max(0, int(total) - left), total=int(total))
 
 
-async def _is_held(state: ProgressState) -> bool:
-    """Return whether a task's call waits in the outbox."""
-    return state.status is ProgressStatus.QUEUED and await find_row(state.task_id) is not None
-
-
 def _is_waiting(state: ProgressState) -> bool:
     return state.status is ProgressStatus.QUEUED and state.total is not None
 
@@ -188,12 +194,16 @@ def _keep_parts(state: ProgressState, known: ProgressState) -> ProgressState:
     return replace(state, done=known.total, total=known.total)
 
 
-async def _look_again(state: ProgressState) -> ProgressState:
-    """Return the current state of a waiting task; the old one while Redis is away."""
+async def _look_again(state: ProgressState) -> tuple[ProgressState, bool]:
+    """Return the current state of a waiting task, and whether to look once more.
+
+    While Redis is away, that is the old state.
+    """
     try:
-        return await load_progress(state.task_id) or state
+        found, is_held = await _load(state.task_id)
     except OUTAGES:
-        return state
+        return state, True
+    return found or state, is_held
 
 
 def status_of(outcome: object, *, success: bool) -> ProgressStatus:
@@ -222,23 +232,25 @@ async def _begin(subscriber: Subscriber) -> tuple[ProgressState, str]:
     return ProgressState(task_id=task_id), ""
 
 
-async def _ask_queue(task_id: str) -> ProgressState | None:
+async def _ask_queue(task_id: str) -> tuple[ProgressState | None, bool]:
+    """Return a task's state as the queue has it, and whether its call waits in the outbox."""
     queue = task_queue.get()
     status = await queue.status_by_id(task_id)
     if status is TaskStatus.NOT_FOUND and open_stores():
         if await find_row(task_id) is not None:
-            return ProgressState(task_id=task_id)
+            return ProgressState(task_id=task_id), True
         status = await queue.status_by_id(task_id)  # a row is handed on first, then deleted
     if status in STATUS:
-        return ProgressState(task_id=task_id, status=STATUS[status])
+        return ProgressState(task_id=task_id, status=STATUS[status]), False
     if status is TaskStatus.NOT_FOUND:
-        return None
+        return None, False
     try:
         result = await queue.result_by_id(task_id, timeout=RESULT_SECONDS)
     except TimeoutError:
-        return None
+        return None, False
     outcome = None if result.success else result.exception
-    return ProgressState(task_id=task_id, status=status_of(outcome, success=result.success))
+    ended = status_of(outcome, success=result.success)
+    return ProgressState(task_id=task_id, status=ended), False
 
 
 async def _is_lost(task_id: str) -> bool:
@@ -247,7 +259,7 @@ async def _is_lost(task_id: str) -> bool:
     This happens if its worker was lost between the two, or if Redis lost its data.
     """
     try:
-        return await load_progress(task_id) is None or await _ask_queue(task_id) is None
+        return await load_progress(task_id) is None or (await _ask_queue(task_id))[0] is None
     except OUTAGES:
         return False
 
