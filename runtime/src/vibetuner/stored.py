@@ -1,8 +1,9 @@
-"""Reads records that anybody may have written: validates them, or refuses them as unreadable."""
+"""Writes records, and reads those that anybody may have written: a bad one is unreadable."""
 
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from datetime import UTC, datetime
 from functools import cache
 from typing import Annotated, Any, TypeVar, cast
@@ -10,7 +11,16 @@ from typing import Annotated, Any, TypeVar, cast
 from annotated_types import Interval
 from pydantic import BeforeValidator, TypeAdapter, ValidationError
 
-__all__ = ["Count", "Millis", "Moment", "Unreadable", "as_moment", "read_number", "read_record"]
+__all__ = [
+    "Count",
+    "Millis",
+    "Moment",
+    "Unreadable",
+    "as_moment",
+    "dump_record",
+    "read_number",
+    "read_record",
+]
 
 T = TypeVar("T")
 
@@ -45,6 +55,12 @@ Count = Annotated[int, Interval(ge=0, le=2**53)]
 Millis = Annotated[int, Interval(ge=0, le=YEAR_3000)]
 #: A time as a datetime in UTC.
 Moment = Annotated[datetime, BeforeValidator(as_moment)]
+
+
+def dump_record(record: Any) -> str:
+    """Return a dataclass or a named tuple as one line of JSON, for :func:`read_record`."""
+    values = record if isinstance(record, tuple) else asdict(record)
+    return json.dumps(values, default=datetime.isoformat)
 
 
 def read_record(kind: type[T], stored: object) -> T:

@@ -20,6 +20,7 @@ from vibetuner.cli.checks.redis import check_records
 from vibetuner.config import Settings, using_settings
 from vibetuner.errors import TaskNotFound
 from vibetuner.redis.keys import Keys
+from vibetuner.stored import dump_record
 from vibetuner.tasks.inspect.detail import find_task
 from vibetuner.tasks.inspect.listing import list_tasks
 from vibetuner.tasks.inspect.model import Filters as TaskFilters
@@ -37,10 +38,10 @@ ENTRY = f"{NOW}-0"
 
 LETTER = make_letter(ID).to_json()
 RECORDS: dict[str, str] = {
-    "ended": Ended(ID, "echo", Outcome.FAILED, NOW, NOW, NOW, NOW, 1, WORKER, "no").to_json(),
-    "started": Started(ID, "echo", 1, NOW, NOW).to_json(),
-    "tried": FailedTry(1, NOW, NOW, WORKER, "no").to_json(),
-    "beat": Beat(id=WORKER, at=NOW, counters={"failed": 1}, tasks=("echo",)).to_json(),
+    "ended": dump_record(Ended(ID, "echo", Outcome.FAILED, NOW, NOW, NOW, NOW, 1, WORKER, "no")),
+    "started": dump_record(Started(ID, "echo", 1, NOW, NOW)),
+    "tried": dump_record(FailedTry(1, NOW, NOW, WORKER, "no")),
+    "beat": dump_record(Beat(id=WORKER, at=NOW, counters={"failed": 1}, tasks=("echo",))),
     "letter": LETTER,
     "act": '{"at": "2026-01-01T00:00:00+00:00", "by": "ann", "retried_as": null}',
     "group": json.dumps(

@@ -13,6 +13,7 @@ from tests.valkey import Valkey, opened
 from tests.waiting import eventually
 from vibetuner.errors import TaskError
 from vibetuner.redis.keys import JournalKeys
+from vibetuner.stored import dump_record
 from vibetuner.tasks.inspect.actions import enqueue_again
 from vibetuner.tasks.inspect.detail import find_task
 from vibetuner.tasks.inspect.model import State
@@ -36,7 +37,7 @@ async def beat(queue: Queue, *, silent: float = 0, **changes: Any) -> None:
     """Leave a worker's heartbeat, as old as this."""
     at = int((time.time() - silent) * 1000)
     one = Beat(id="w1", at=at, queues=("normal",), **{"tasks": ("double", "alone"), **changes})
-    await queue.redis.set(queue.keys.worker("w1"), one.to_json())
+    await queue.redis.set(queue.keys.worker("w1"), dump_record(one))
     await queue.redis.zadd(queue.keys.workers, {"w1": at})
 
 
@@ -77,7 +78,7 @@ async def test_a_lost_task_waits_for_the_next_worker(queue: Queue):
     task = await queue.worker.registry["double"].enqueue(1)
     await beat(queue, silent=30)
     started = Started(task.id, "double", started=2000, tries=1, queued=1000)
-    await queue.redis.hset(queue.keys.running("w1"), {task.id: started.to_json()})
+    await queue.redis.hset(queue.keys.running("w1"), {task.id: dump_record(started)})
     row, _ = await explain(queue, task.id)
     assert row.state is State.LOST
     assert "Its worker w1 sends no heartbeat; another worker" in await texts(queue, task.id)

@@ -13,6 +13,7 @@ from tests.valkey import Valkey
 from tests.waiting import eventually
 from vibetuner.config import Settings, using_settings
 from vibetuner.redis.keys import JournalKeys
+from vibetuner.stored import read_record
 from vibetuner.tasks.attempt import Attempt
 from vibetuner.tasks.journal.entry import Beat, Ended, FailedTry, Outcome, Started
 from vibetuner.tasks.observers import Observer, Observers
@@ -83,7 +84,7 @@ async def test_each_end_is_written_down_with_its_moments(
         (payload,) = await worker.redis.xrange(keys.payloads, entry_id, entry_id)
         stored = unpickle(worker.client.codec.open_kept(payload.field_values["p"], good.id))
 
-    ended = {one.task_id: one for one in (Ended.from_json(e["d"]) for e in entries)}
+    ended = {one.task_id: one for one in (read_record(Ended, e["d"]) for e in entries)}
     done = ended[good.id]
     assert (done.name, done.outcome, done.tries, done.worker) == ("double", "done", 1, worker.id)
     assert 0 < done.created <= done.queued <= done.started <= done.finished
@@ -101,15 +102,15 @@ async def test_a_running_task_is_listed_with_its_worker(
     async with running(worker):
         task = await worker.registry["waits"].enqueue()
         found = await eventually(lambda: worker.redis.hgetall(keys.running(worker.id)))
-        one = Started.from_json(found[task.id])
+        one = read_record(Started, found[task.id])
         assert (one.task_id, one.name, one.tries) == (task.id, "waits", 1)
-        beat = Beat.from_json(str(await worker.redis.get(keys.worker(worker.id))))
+        beat = read_record(Beat, str(await worker.redis.get(keys.worker(worker.id))))
         assert beat.tasks == ("double", "fails", "unspeakable", "waits")
         assert beat.concurrency == 16
         assert await worker.redis.zrange(keys.workers, 0, -1) == (worker.id,)
         assert await task.abort()
         (aborted,) = await journal(worker, keys.ended, 1)
-        assert Ended.from_json(aborted["d"]).outcome is Outcome.ABORTED
+        assert read_record(Ended, aborted["d"]).outcome is Outcome.ABORTED
         assert not await worker.redis.hgetall(keys.running(worker.id))
 
     async with worker:
@@ -127,8 +128,8 @@ async def test_failed_tries_are_kept_with_their_reasons(
         await journal(worker, keys.ended, 1)
         tries = await worker.redis.lrange(keys.tries(task.id), 0, -1)
 
-    assert [FailedTry.from_json(str(one)).tries for one in tries] == [1, 2]
-    assert {FailedTry.from_json(str(one)).error for one in tries} == {
+    assert [read_record(FailedTry, str(one)).tries for one in tries] == [1, 2]
+    assert {read_record(FailedTry, str(one)).error for one in tries} == {
         "ValueError: the till is empty"
     }
 
@@ -143,7 +144,7 @@ async def test_the_counts_of_a_minute_add_up(worker: TaskWorker, keys: JournalKe
         counts: dict[str, int] = {}
 
         async def all_are_counted() -> bool:
-            for at in {Ended.from_json(e["d"]).finished for e in entries}:
+            for at in {read_record(Ended, e["d"]).finished for e in entries}:
                 found = await worker.redis.hgetall(keys.quarter(at))
                 counts.update({k: int(v) for k, v in found.items()})
             return counts.get("done") == 5
@@ -181,7 +182,7 @@ async def test_an_outage_loses_no_entry(
             entries = await journal(worker, keys.ended, 2)
     server.kill()
 
-    assert [Ended.from_json(entry["d"]).task_id for entry in entries] == [first.id, second.id]
+    assert [read_record(Ended, entry["d"]).task_id for entry in entries] == [first.id, second.id]
 
 
 async def test_a_journal_that_cannot_be_written_blocks_no_end(
@@ -197,7 +198,7 @@ async def test_a_journal_that_cannot_be_written_blocks_no_end(
         good = await worker.registry["unspeakable"].enqueue()
         await good.result(timeout=10)
         (entry,) = await journal(worker, keys.ended, 1)
-        assert "Unspeakable" in Ended.from_json(entry["d"]).error
+        assert "Unspeakable" in read_record(Ended, entry["d"]).error
 
     attempt = Attempt("t1")
     attempt.fn_name = "double"

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import cache
 from secrets import token_hex
 
 from vibetuner.errors import TaskNotFound, VibetunerError, first_line
-from vibetuner.stored import Count, Millis
+from vibetuner.stored import Count, Millis, dump_record
 from vibetuner.tasks.dead_letters.bulk import Verb, matching, settle
 from vibetuner.tasks.inspect.queue import now_ms, readable, this_queue
 from vibetuner.tasks.letters.letter import Filters
@@ -93,9 +92,7 @@ async def _run(job: Job, by: str) -> None:
 
 async def _write(job: Job) -> None:
     job.at = now_ms()
-    await this_queue().redis.set(
-        this_queue().keys.job(job.id), json.dumps(asdict(job)), ex=KEPT_SECONDS
-    )
+    await this_queue().redis.set(this_queue().keys.job(job.id), dump_record(job), ex=KEPT_SECONDS)
 
 
 @cache

@@ -23,6 +23,7 @@ from vibetuner.redis.connection import Connection, server_ms
 from vibetuner.redis.functions import Functions
 from vibetuner.redis.keys import GROUP, Keys
 from vibetuner.redis.url import Address
+from vibetuner.stored import dump_record
 from vibetuner.tasks.call import ReliableCall, clash, fingerprint, parts_of
 from vibetuner.tasks.client.durable import Durability
 from vibetuner.tasks.client.results import ResultListener
@@ -332,7 +333,7 @@ class QueueClient:
             "abort",
             (keys.queue, keys.letters, keys.letter_places, keys.prefix),
             [
-                GROUP, task_id, result, lifetime, name, entry.to_json(), data.get("O") or "",
+                GROUP, task_id, result, lifetime, name, dump_record(entry), data.get("O") or "",
                 keys.lock(name), *worker.priorities,
             ],
         )  # fmt: skip

@@ -1,16 +1,15 @@
-"""The records of the journal. Pure: nothing here does I/O."""
+"""The records of the journal, which :mod:`vibetuner.stored` writes and reads."""
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import lru_cache
-from typing import NamedTuple, Self
+from typing import NamedTuple
 
-from vibetuner.stored import Count, Millis, read_record
+from vibetuner.stored import Count, Millis
 
 __all__ = ["Beat", "Ended", "FailedTry", "Outcome", "Started", "bucket", "bucket_ms"]
 
@@ -50,15 +49,6 @@ class Ended(NamedTuple):
     worker: str
     error: str = ""
 
-    def to_json(self) -> str:
-        """Return one line of JSON that :meth:`from_json` reads back."""
-        return json.dumps(self)
-
-    @classmethod
-    def from_json(cls, text: str) -> Self:
-        """Read what :meth:`to_json` wrote; raises Unreadable for anything else."""
-        return read_record(cls, text)
-
 
 class Started(NamedTuple):
     """A task that a worker runs."""
@@ -70,15 +60,6 @@ class Started(NamedTuple):
     queued: Millis
     queue: str = ""
 
-    def to_json(self) -> str:
-        """Return one line of JSON that :meth:`from_json` reads back."""
-        return json.dumps(self)
-
-    @classmethod
-    def from_json(cls, text: str) -> Self:
-        """Read what :meth:`to_json` wrote; raises Unreadable for anything else."""
-        return read_record(cls, text)
-
 
 class FailedTry(NamedTuple):
     """A failed attempt after which the task was retried or requeued."""
@@ -88,15 +69,6 @@ class FailedTry(NamedTuple):
     finished: Millis
     worker: str
     error: str
-
-    def to_json(self) -> str:
-        """Return one line of JSON that :meth:`from_json` reads back."""
-        return json.dumps(self)
-
-    @classmethod
-    def from_json(cls, text: str) -> Self:
-        """Read what :meth:`to_json` wrote; raises Unreadable for anything else."""
-        return read_record(cls, text)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,15 +104,6 @@ class Beat:
     code: str = ""
     runtime: str = ""
     queues: tuple[str, ...] = ("normal",)
-
-    def to_json(self) -> str:
-        """Return one line of JSON that :meth:`from_json` reads back."""
-        return json.dumps(asdict(self))
-
-    @classmethod
-    def from_json(cls, text: str) -> Self:
-        """Read what :meth:`to_json` wrote; raises Unreadable for anything else."""
-        return read_record(cls, text)
 
 
 @lru_cache(1000)

@@ -144,15 +144,6 @@ class Act:
             return {"discarded_at": self.at, **who}
         return {"retried_as": self.retried_as, "retried_at": self.at, **who}
 
-    def to_json(self) -> str:
-        """Return one line of JSON that :meth:`from_json` reads back."""
-        return json.dumps({"at": self.at.isoformat(), "by": self.by, "retried_as": self.retried_as})
-
-    @classmethod
-    def from_json(cls, text: str) -> Self:
-        """Read what :meth:`to_json` wrote; raises Unreadable for anything else."""
-        return read_record(cls, text)
-
 
 def retry_id(task_id: str) -> str:
     """Return the id under which a task is retried: always the same for one task.

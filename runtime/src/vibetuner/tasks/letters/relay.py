@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import math
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
-from dataclasses import asdict, replace
-from datetime import datetime
+from dataclasses import replace
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +17,7 @@ from coredis.tokens import PureToken
 from vibetuner.redis import answer_seconds
 from vibetuner.redis.functions import Scripts
 from vibetuner.redis.keys import Keys
-from vibetuner.stored import Unreadable, read_record
+from vibetuner.stored import Unreadable, dump_record, read_record
 from vibetuner.tasks.letters.letter import DeadLetter, Group
 from vibetuner.tasks.letters.search import read_groups
 from vibetuner.tasks.letters.stream import Client, read_letters, remove_letters
@@ -140,8 +138,7 @@ async def count_groups(redis: Client, database: Database, prefix: str) -> None:
     for fingerprint, group in {**before, **counted}.items():
         more = counted[fingerprint].count if fingerprint in counted else 0
         more -= before[fingerprint].count if fingerprint in before else 0
-        values = {**asdict(group), "cause": group.cause.value, "count": more}
-        texts.append(json.dumps(values, default=datetime.isoformat))
+        texts.append(dump_record(replace(group, count=more)))
     for at in range(0, len(texts), BATCH):
         await Scripts(redis).call("add_groups", [keys.letter_groups], texts[at : at + BATCH])
     await redis.set(keys.letters_fresh, "1", ex=COUNTED_SECONDS)

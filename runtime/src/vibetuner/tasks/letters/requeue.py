@@ -10,7 +10,7 @@ from streaq import StreaqError, Worker
 from vibetuner.errors import DeadLetterError
 from vibetuner.redis.functions import Scripts
 from vibetuner.redis.keys import Keys
-from vibetuner.stored import Unreadable
+from vibetuner.stored import Unreadable, dump_record, read_record
 from vibetuner.tasks.letters.letter import Act, DeadLetter, retry_id
 from vibetuner.tasks.payload import Codec, Kind, dump, unpickle
 from vibetuner.tasks.queues import declared_queue, default_queue
@@ -75,11 +75,11 @@ class Requeue:
             self._keys.guard,
         ]
         values: list[str | bytes | int] = [
-            task_id, act.to_json(), new_id, payload or b"", int(keep), letter.fingerprint,
+            task_id, dump_record(act), new_id, payload or b"", int(keep), letter.fingerprint,
         ]  # fmt: skip
         decided = await Scripts(worker.redis).call("settle_letter", keys, values)
         try:
-            return Act.from_json(decided)
+            return read_record(Act, decided)
         except Unreadable:
             raise DeadLetterError(
                 f"Something was done with the dead letter of {task_id}, and its record can't be "

@@ -12,7 +12,7 @@ from coredis.tokens import PureToken
 
 from vibetuner.redis.functions import Scripts
 from vibetuner.redis.keys import Keys
-from vibetuner.stored import Unreadable
+from vibetuner.stored import Unreadable, read_record
 from vibetuner.tasks.letters.letter import Act, DeadLetter
 
 __all__ = [
@@ -140,7 +140,7 @@ async def with_acts(
 
 def _act(text: str, streamed: StreamedLetter) -> Act:
     try:
-        return Act.from_json(text)
+        return read_record(Act, text)
     except Unreadable:  # somebody has acted on it, but the record doesn't tell how
         return Act(at=streamed.letter.failed_at, by="a record that can't be read")
 

@@ -22,6 +22,7 @@ from vibetuner.errors import first_line
 from vibetuner.project import code_digest, find_root, project_info
 from vibetuner.redis.functions import Functions
 from vibetuner.redis.keys import MINUTE_MS, JournalKeys
+from vibetuner.stored import dump_record
 from vibetuner.tasks.attempt import Attempt, End
 from vibetuner.tasks.journal.entry import Beat, FailedTry, Started, bucket
 from vibetuner.tasks.letters.plain import plain_text, plain_traceback
@@ -99,9 +100,10 @@ class JournalObserver(Observer):
         attempt.is_listed = self._written.pop(attempt.task_id, None) is not None
         if end is End.RETRYING or end is End.REQUEUED:
             reason = _one_line(error) if end is End.RETRYING and error else ""
-            attempt.entry = FailedTry(
+            tried = FailedTry(
                 attempt.tries, attempt.started, attempt.finished, self._worker.id, reason
-            ).to_json()
+            )
+            attempt.entry = json.dumps(tried)
             if end is End.RETRYING:
                 self._counts(attempt.finished)["retried"] += 1
             return
@@ -179,10 +181,10 @@ class JournalObserver(Observer):
             "slack": SLACK,
             "beat_kept": BEAT_KEPT_SECONDS,
             "names": sorted(names),
-            "started": [[one.task_id, one.to_json()] for one in started],
+            "started": [[one.task_id, json.dumps(one)] for one in started],
             "stopped": stopped,
             "counts": self._kept_counts(minutes),
-            "beat": self._beat().to_json() if with_beat else False,
+            "beat": dump_record(self._beat()) if with_beat else False,
             "queues": self._worker.priorities,
             "leaving": leaving,
             "crons": [name for name, task in self._worker.registry.items() if task.crontab],

@@ -11,7 +11,7 @@ from dataclasses import asdict
 from operator import index
 from typing import Any, TypeVar
 
-from vibetuner.sse.broadcast import broadcast
+from vibetuner.sse.broadcast import broadcast, storable
 from vibetuner.sse.event import check_channel
 from vibetuner.sse.history import OUTAGES
 from vibetuner.tasks.attempt import current_attempt, current_task_id
@@ -176,7 +176,7 @@ class Progress:
             status=status,
             done=self.done,
             total=self.total,
-            message=self.message[:MESSAGE_LENGTH],
+            message=storable(self.message[:MESSAGE_LENGTH]),
             rate=rate,
             eta=remaining(self.done, self.total, rate),
         )

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
-import math
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
-from typing import Any, Self
+from functools import cache
+from typing import Any, ClassVar, Self, cast
+
+from pydantic import ConfigDict, TypeAdapter
 
 from vibetuner.redis.functions import Caller
 from vibetuner.sse.event import idle_id
@@ -52,6 +54,8 @@ class ProgressState:
         eta: the seconds that are left at this rate.
     """
 
+    __pydantic_config__: ClassVar = ConfigDict(allow_inf_nan=False, hide_input_in_errors=True)
+
     task_id: str
     status: ProgressStatus = ProgressStatus.QUEUED
     done: int = 0
@@ -95,42 +99,15 @@ class ProgressState:
         Raises:
             ValueError: it is something else, or a value has the wrong type.
         """
-        try:
-            values: Any = json.loads(text)
-        except RecursionError:
-            raise ValueError("no progress: too deeply nested") from None
-        if not isinstance(values, dict):
-            raise ValueError("no progress: not a JSON object")  # noqa: TRY004 - one error for all
-        known = {field.name: values[field.name] for field in fields(cls) if field.name in values}
-        for name, is_valid in CHECKS.items():
-            if name in known and not is_valid(known[name]):
-                raise ValueError(f"no progress: unexpected value of {name!r}")
-        if "task_id" not in known:
-            raise ValueError("no progress: 'task_id' is missing")
-        return cls(**{**known, "status": ProgressStatus(values.get("status", "queued"))})
+        found: Self = _adapter(cast("Any", cls)).validate_json(text, strict=True)
+        if max(abs(found.rate or 0), abs(found.eta or 0)) >= 2**63:
+            raise ValueError("no ProgressState: a number is out of range")
+        return found
 
 
-def _is_count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _is_number(value: Any) -> bool:
-    return value is None or (
-        isinstance(value, int | float)
-        and not isinstance(value, bool)
-        and abs(value) < 2**63
-        and math.isfinite(value)
-    )
-
-
-CHECKS = {
-    "task_id": lambda value: isinstance(value, str),
-    "done": _is_count,
-    "total": lambda value: value is None or _is_count(value),
-    "message": lambda value: isinstance(value, str),
-    "rate": _is_number,
-    "eta": _is_number,
-}
+@cache
+def _adapter(kind: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(kind)
 
 
 async def write_progress(
