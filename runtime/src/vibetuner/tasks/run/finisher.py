@@ -127,7 +127,10 @@ class Finisher:
             await asyncio.wait(self._busy) if self._busy else await asyncio.sleep(0)
 
     def close(self) -> list[Attempt]:
-        """Send nothing more; return the attempts whose ends the server has not acknowledged."""
+        """Repeat no step; return the attempts whose ends the server has not acknowledged.
+
+        Ends that were added in this turn of the loop are still sent, once.
+        """
         self._closed = True
         for one in tuple(self._busy):
             one.cancel()
