@@ -24,8 +24,7 @@ from vibetuner.config import Settings, get_settings, using_settings
 from vibetuner.embedded import Lease
 from vibetuner.frontend.app import create_app
 from vibetuner.frontend.debug.gate import COOKIE, Gate, is_same_host
-from vibetuner.frontend.debug.revoked import get_revoked
-from vibetuner.frontend.debug.tickets import LIFETIME_SECONDS, issue, read
+from vibetuner.frontend.debug.tickets import LIFETIME_SECONDS, get_revoked, issue, read
 from vibetuner.tasks.worker import get_worker
 
 TOKEN = "a token that nobody guesses"

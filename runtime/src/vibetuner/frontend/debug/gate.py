@@ -15,8 +15,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from vibetuner.config import Settings
-from vibetuner.frontend.debug.revoked import get_revoked
-from vibetuner.frontend.debug.tickets import read
+from vibetuner.frontend.debug.tickets import get_revoked, read
 
 __all__ = [
     "COOKIE",

@@ -11,8 +11,13 @@ from fastapi.responses import HTMLResponse, PlainTextResponse, RedirectResponse
 
 from vibetuner.config import Settings, get_settings
 from vibetuner.frontend.debug.gate import COOKIE, FOREIGN, NEVER_KEPT, is_open, is_own_origin
-from vibetuner.frontend.debug.revoked import get_revoked
-from vibetuner.frontend.debug.tickets import LIFETIME_SECONDS, issue, read, token_matches
+from vibetuner.frontend.debug.tickets import (
+    LIFETIME_SECONDS,
+    get_revoked,
+    issue,
+    read,
+    token_matches,
+)
 from vibetuner.logs import log_sparingly
 
 __all__ = ["make_router"]
