@@ -13,9 +13,9 @@ from sqlmodel import Field, SQLModel, select
 from vibetuner.config import Settings
 from vibetuner.errors import ServiceUnavailable
 from vibetuner.project import project_info
-from vibetuner.resources.probe import probe_tables
 from vibetuner.resources.schema import UtcDateTime, find_differences, has_migrations
 from vibetuner.resources.sql import create_schema, open_session, open_sql
+from vibetuner.resources.table import probe_tables
 
 
 class Berth(SQLModel, table=True):

@@ -28,8 +28,7 @@ from vibetuner.frontend.error_pages import with_page
 from vibetuner.loader import load_project
 from vibetuner.logs import log_sparingly
 from vibetuner.project import data_dir, project_info
-from vibetuner.resources.probe import Probe, probe, probe_tables
-from vibetuner.resources.table import RESOURCES
+from vibetuner.resources.table import RESOURCES, Probe, probe, probe_tables
 
 __all__ = ["outage_handlers", "router"]
 

@@ -60,20 +60,13 @@ async def open_database(settings: Settings) -> AsyncIterator[Database]:
     Raises:
         ServiceUnavailable: no answer within 5 seconds, or a refusal.
     """
-    client = _make_client(settings)
-    try:
-        try:
-            await client.admin.command("ping")
-        except PyMongoError as error:
-            raise ServiceUnavailable(unreachable(settings, error)) from error
+    async with _connect(settings) as client:
         # A key may contain a dot or a colon, a database's name may not. The braces of a Cluster's
         # hash tag are dropped.
         name = re.sub(r"[.:]", "-", re.sub(r"[{}]", "", settings.queue_name))
         database = client.get_default_database(name)
         with mongo_database.hold(database):
             yield database
-    finally:
-        await _close(client)
 
 
 open_resource = open_mongo
@@ -95,25 +88,29 @@ async def check(settings: Settings) -> None:
         NotConfigured: MONGODB_URL is empty.
         ServiceUnavailable: the server refuses, or does not answer within 5 seconds.
     """
-    if (opened := mongo_database.peek()) is not None:
-        try:
-            with timeout(CONNECT_MS / 1000):
-                await opened.command("ping")
-        except PyMongoError as error:
-            raise ServiceUnavailable(unreachable(settings, error)) from error
-        return
+    if (opened := mongo_database.peek()) is None:
+        async with _connect(settings):
+            return
+    with timeout(CONNECT_MS / 1000):
+        await _ping(opened, settings)
+
+
+@asynccontextmanager
+async def _connect(settings: Settings) -> AsyncIterator[AsyncMongoClient[dict[str, Any]]]:
     client = _make_client(settings)
     try:
-        await client.admin.command("ping")
+        await _ping(client.admin, settings)
+        yield client
+    finally:
+        with timeout(CLOSE_SECONDS):  # a frozen server answers no farewell
+            await client.close()
+
+
+async def _ping(database: Database, settings: Settings) -> None:
+    try:
+        await database.command("ping")
     except PyMongoError as error:
         raise ServiceUnavailable(unreachable(settings, error)) from error
-    finally:
-        await _close(client)
-
-
-async def _close(client: AsyncMongoClient[dict[str, Any]]) -> None:
-    with timeout(CLOSE_SECONDS):  # a frozen server answers no farewell
-        await client.close()
 
 
 def _make_client(settings: Settings) -> AsyncMongoClient[dict[str, Any]]:

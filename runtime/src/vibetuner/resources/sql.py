@@ -69,14 +69,9 @@ async def open_sql(settings: Settings) -> AsyncIterator[AsyncEngine]:
     Raises:
         ServiceUnavailable: the database refuses the connection or does not answer.
     """
-    engine = make_engine(settings)
-    try:
-        await _ping(engine, settings)
+    async with _connect(settings) as engine:
         with sql_engine.hold(engine):
             yield engine
-    finally:
-        with suppress(TimeoutError):  # a frozen server never answers the close
-            await finish(asyncio.wait_for(engine.dispose(), CLOSE_SECONDS))
 
 
 @asynccontextmanager
@@ -96,11 +91,8 @@ async def check(settings: Settings) -> None:
     if opened := sql_engine.peek():
         await _ping(opened, settings)
         return
-    engine = make_engine(settings)
-    try:
-        await _ping(engine, settings)
-    finally:
-        await finish(engine.dispose())
+    async with _connect(settings):
+        pass
 
 
 async def create_schema(settings: Settings, models: Sequence[type[SQLModel]]) -> list[str]:
@@ -130,6 +122,17 @@ def table_of(model: type[SQLModel]) -> Table:
             f"`class {model.__name__}(SQLModel, table=True)`"
         )
     return table
+
+
+@asynccontextmanager
+async def _connect(settings: Settings) -> AsyncIterator[AsyncEngine]:
+    engine = make_engine(settings)
+    try:
+        await _ping(engine, settings)
+        yield engine
+    finally:
+        with suppress(TimeoutError):  # a frozen server never answers the close
+            await finish(asyncio.wait_for(engine.dispose(), CLOSE_SECONDS))
 
 
 async def _ping(engine: AsyncEngine, settings: Settings) -> None:

@@ -1,17 +1,25 @@
-"""The resources, each with the setting that enables it."""
+"""The resources, each with the setting that enables it, and checks whether they answer."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from importlib import import_module
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from vibetuner.app import VibetunerApp
 from vibetuner.config import Settings
+from vibetuner.errors import ServiceUnavailable, VibetunerError
 
-__all__ = ["RESOURCES", "Resource"]
+if TYPE_CHECKING:
+    from sqlmodel import SQLModel
+
+__all__ = ["PROBE_SECONDS", "RESOURCES", "Probe", "Resource", "probe", "probe_tables"]
+
+PROBE_SECONDS = 3.0
 
 Opener = Callable[[Settings, VibetunerApp], AbstractAsyncContextManager[Any]]
 Check = Callable[[Settings], Awaitable[None]]
@@ -55,3 +63,66 @@ RESOURCES = (
     Resource("MongoDB", "mongodb_url", "vibetuner.resources.mongo"),
     Resource("SQL database", "database_url", "vibetuner.resources.sql"),
 )
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """The result of checking one system; ``problem`` is empty if it answered."""
+
+    name: str
+    setting: str
+    milliseconds: float
+    problem: str = ""
+
+
+async def probe(settings: Settings, seconds: float = PROBE_SECONDS) -> list[Probe]:
+    """Make one round trip to each configured system; return the results in the table's order.
+
+    Args:
+        settings: the settings, with URLs of running servers in place of ``embedded``.
+        seconds: the time limit of each system.
+    """
+    configured = [resource for resource in RESOURCES if resource.enabled(settings)]
+    for resource in configured:
+        resource.load()  # imports the driver, whose time must not count against the system
+    return await asyncio.gather(
+        *(
+            _probe(
+                one.name, one.setting, one.check(settings), seconds,
+                f"Start it, or correct {one.setting.upper()}",
+            )
+            for one in configured
+        )
+    )  # fmt: skip
+
+
+async def probe_tables(
+    settings: Settings, models: Sequence[type[SQLModel]], seconds: float = PROBE_SECONDS
+) -> list[Probe]:
+    """Compare the SQL tables with the models; return nothing if there is nothing to compare."""
+    if not (settings.database_url and models):
+        return []
+    schema = import_module("vibetuner.resources.schema")  # loads the driver
+
+    async def compare() -> None:
+        if differences := await schema.find_differences(settings, models):
+            raise ServiceUnavailable(
+                f"SQL tables differ from the models: {schema.shorten(differences)}. "
+                "Run:  vibetuner db upgrade"
+            )
+
+    return [await _probe("SQL tables", "", compare(), seconds, "Look at the database's load")]
+
+
+async def _probe(
+    name: str, setting: str, check: Awaitable[None], seconds: float, cure: str
+) -> Probe:
+    began, problem = time.perf_counter(), ""
+    try:
+        async with asyncio.timeout(seconds):
+            await check
+    except TimeoutError:
+        problem = f"{name}: no answer within {seconds:g} s. {cure}"
+    except VibetunerError as error:
+        problem = str(error)
+    return Probe(name, setting, (time.perf_counter() - began) * 1000, problem)

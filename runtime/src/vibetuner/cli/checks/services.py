@@ -12,8 +12,7 @@ from vibetuner.errors import first_line
 from vibetuner.loader import load_project
 from vibetuner.project import ProjectInfo
 from vibetuner.redis.client import innermost
-from vibetuner.resources.probe import PROBE_SECONDS, Probe, probe, probe_tables
-from vibetuner.resources.table import RESOURCES
+from vibetuner.resources.table import PROBE_SECONDS, RESOURCES, Probe, probe, probe_tables
 
 __all__ = ["check_services", "check_tables", "load_drivers"]
 
