@@ -31,54 +31,32 @@ SERVICES: tuple[Service, ...] = ("redis", "mongodb")
 TITLES: dict[Service, str] = {"redis": "Redis", "mongodb": "MongoDB"}
 
 
-@dataclass(frozen=True, slots=True)
 class Folder:
     """The paths below ``<root>/.vibetuner/services/``.
 
     Lock files are never removed: two processes could then hold "the same" lock on two files.
     """
 
-    path: Path
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        # Held while a process joins, and while the keeper decides to stop and stops.
+        self.start_lock = path / "start.lock"
+        # Held by the keeper while it lives.
+        self.keeper_lock = path / "keeper.lock"
+        # The leases, one file per user.
+        self.leases = path / "leases"
+        # Makes the keeper run without users.
+        self.pin = path / "pinned"
+        # Makes the keeper stop even if it has users.
+        self.stop_request = path / "stop"
+        # The keeper's state, as JSON.
+        self.record = path / "state.json"
+        self.keeper_log = path / "keeper.log"
 
     @classmethod
     def of(cls, root: Path) -> Folder:
         """Return the folder of the project at ``root``."""
         return cls(root.resolve() / ".vibetuner" / "services")
-
-    @property
-    def start_lock(self) -> Path:
-        """The lock held while a process joins, and while the keeper decides to stop and stops."""
-        return self.path / "start.lock"
-
-    @property
-    def keeper_lock(self) -> Path:
-        """The lock that the keeper holds while it lives."""
-        return self.path / "keeper.lock"
-
-    @property
-    def leases(self) -> Path:
-        """The folder of the leases, one file per user."""
-        return self.path / "leases"
-
-    @property
-    def pin(self) -> Path:
-        """The file that makes the keeper run without users."""
-        return self.path / "pinned"
-
-    @property
-    def stop_request(self) -> Path:
-        """The file that makes the keeper stop even if it has users."""
-        return self.path / "stop"
-
-    @property
-    def record(self) -> Path:
-        """The keeper's state, as JSON."""
-        return self.path / "state.json"
-
-    @property
-    def keeper_log(self) -> Path:
-        """The keeper's log."""
-        return self.path / "keeper.log"
 
     def data(self, service: Service) -> Path:
         """Return the data folder of a server."""
