@@ -8,7 +8,6 @@ import typer
 
 if TYPE_CHECKING:
     from vibetuner.tasks.dead_letters.bulk import Verb
-    from vibetuner.tasks.letters.letter import Filters
 
 __all__ = ["app"]
 
@@ -61,10 +60,7 @@ def list_(  # noqa: PLR0913, PLR0917 - options
 
     filters = parse_filters(task, cause, fingerprint, since, open_only=not acted)
     page, total = run(fetch(filters, limit))
-    if as_json:
-        print_json_list(page, total)
-    else:
-        print_list(page, total)
+    (print_json_list if as_json else print_list)(page, total)
     if not total:
         raise typer.Exit(NOTHING_MATCHED)
 
@@ -102,90 +98,62 @@ def show(
     from vibetuner.tasks.dead_letters import get
 
     letter = run(get(task_id))
-    if as_json:
-        print_json_letter(letter)
-    else:
-        print_letter(letter)
+    (print_json_letter if as_json else print_letter)(letter)
 
 
-@app.command()
-def retry(  # noqa: PLR0913, PLR0917 - options
-    ids: Ids = None,
-    everything: Everything = False,
-    task: Task = None,
-    cause: CauseName = None,
-    fingerprint: Fingerprint = None,
-    since: Since = None,
-    limit: AtMost = None,
-    yes: Yes = False,
-    as_json: AsJson = False,
-) -> None:
+def _add_act(verb: Verb, summary: str) -> None:
+    """Add a command that retries or discards letters."""
+
+    @app.command(verb, help=summary)
+    def act(  # noqa: PLR0913, PLR0917 - options
+        ids: Ids = None,
+        everything: Everything = False,
+        task: Task = None,
+        cause: CauseName = None,
+        fingerprint: Fingerprint = None,
+        since: Since = None,
+        limit: AtMost = None,
+        yes: Yes = False,
+        as_json: AsJson = False,
+    ) -> None:
+        from vibetuner.cli.letters import parse_filters, run, settle_all, settle_some
+        from vibetuner.cli.letters_view import print_json_outcome, print_outcome
+        from vibetuner.errors import CommandError
+
+        filters = parse_filters(task, cause, fingerprint, since)
+        filtered = filters.narrowed or limit is not None
+        if bool(ids) == everything or (ids and filtered):
+            raise CommandError(
+                f"Say what to {verb}: ids, or --all, which --task, --cause, --fingerprint, "
+                "--since and --limit narrow down"
+            )
+        outcome = run(
+            settle_some(verb, ids, yes=yes)
+            if ids
+            else settle_all(verb, filters, limit=limit, yes=yes)
+        )
+        (print_json_outcome if as_json else print_outcome)(verb, outcome)
+        if outcome.error is not None:
+            raise outcome.error
+        if outcome.refused:
+            raise typer.Exit(1)
+        if not outcome.done:
+            raise typer.Exit(NOTHING_MATCHED)
+
+
+_add_act(
+    "retry",
     """Enqueue dead letters' tasks again, with their arguments.
 
     Each is retried once, however often you ask. Exit code 0 if all were retried, 1 if one could not
     be, 2 if you did not confirm, 3 if nothing matches.
-    """
-    from vibetuner.cli.letters import parse_filters
-
-    found = parse_filters(task, cause, fingerprint, since)
-    _act("retry", ids or [], found, everything=everything, limit=limit, yes=yes, as_json=as_json)
-
-
-@app.command()
-def discard(  # noqa: PLR0913, PLR0917 - options
-    ids: Ids = None,
-    everything: Everything = False,
-    task: Task = None,
-    cause: CauseName = None,
-    fingerprint: Fingerprint = None,
-    since: Since = None,
-    limit: AtMost = None,
-    yes: Yes = False,
-    as_json: AsJson = False,
-) -> None:
+    """,
+)
+_add_act(
+    "discard",
     """Close dead letters without a retry; their records stay.
 
     Exit code 0 if all were discarded, 1 if one could not be, 2 if you did not confirm, 3 if nothing
     matches.
-    """
-    from vibetuner.cli.letters import parse_filters
-
-    filters = parse_filters(task, cause, fingerprint, since)
-    _act(
-        "discard", ids or [], filters, everything=everything, limit=limit, yes=yes, as_json=as_json
-    )
-
-
-def _act(  # noqa: PLR0913 - options
-    verb: Verb,
-    ids: list[str],
-    filters: Filters,
-    *,
-    everything: bool,
-    limit: int | None,
-    yes: bool,
-    as_json: bool,
-) -> None:
-    from vibetuner.cli.letters import run, settle_all, settle_some
-    from vibetuner.cli.letters_view import print_json_outcome, print_outcome
-    from vibetuner.errors import CommandError
-
-    filtered = filters.narrowed or limit is not None
-    if bool(ids) == everything or (ids and filtered):
-        raise CommandError(
-            f"Say what to {verb}: ids, or --all, which --task, --cause, --fingerprint, "
-            "--since and --limit narrow down"
-        )
-    outcome = run(
-        settle_some(verb, ids, yes=yes) if ids else settle_all(verb, filters, limit=limit, yes=yes)
-    )
-    if as_json:
-        print_json_outcome(verb, outcome)
-    else:
-        print_outcome(verb, outcome)
-    if outcome.error is not None:
-        raise outcome.error
-    if outcome.refused:
-        raise typer.Exit(1)
-    if not outcome.done:
-        raise typer.Exit(NOTHING_MATCHED)
+    """,
+)

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Annotated, Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from vibetuner.cli.new import AsJson, DryRun, Force, Skip, nothing_written
+from vibetuner.cli.new import Planner, writes_files
 
 if TYPE_CHECKING:
     from vibetuner.scaffold.draft import Draft, Place
-    from vibetuner.scaffold.names import Name
+    from vibetuner.scaffold.plan import Plan
 
 __all__ = ["app"]
 
@@ -26,113 +26,69 @@ NameArgument = Annotated[
 
 
 @app.command()
-def task(
-    name: NameArgument,
-    force: Force = False,
-    skip: Skip = False,
-    dry_run: DryRun = False,
-    as_json: AsJson = False,
-) -> None:
+@writes_files
+def task(name: NameArgument) -> Planner:
     """Remove an unchanged task; report its queued tasks and dead letters.
 
     Exit code 0 if it is gone, 1 if a file was changed or there is no such task.
     """
     from vibetuner.scaffold.task import draft_of_task
 
-    _remove(
-        "task", name, draft_of_task, lambda parsed: (parsed.leaf,),
-        force=force, skip=skip, dry_run=dry_run, as_json=as_json,
-    )  # fmt: skip
+    return _removal(lambda place: draft_of_task(place, place.parse_name(name, "task")))
 
 
 @app.command()
-def batch(
-    name: NameArgument,
-    force: Force = False,
-    skip: Skip = False,
-    dry_run: DryRun = False,
-    as_json: AsJson = False,
-) -> None:
+@writes_files
+def batch(name: NameArgument) -> Planner:
     """Remove an unchanged batch; report its queued tasks and dead letters."""
-    from vibetuner.scaffold.batch import batch_tasks, draft_of_batch
+    from vibetuner.scaffold.batch import draft_of_batch
 
-    _remove(
-        "task", name, draft_of_batch, batch_tasks,
-        force=force, skip=skip, dry_run=dry_run, as_json=as_json,
-    )  # fmt: skip
+    return _removal(lambda place: draft_of_batch(place, place.parse_name(name, "task")))
 
 
 @app.command()
-def route(
-    name: NameArgument,
-    force: Force = False,
-    skip: Skip = False,
-    dry_run: DryRun = False,
-    as_json: AsJson = False,
-) -> None:
+@writes_files
+def route(name: NameArgument) -> Planner:
     """Remove an unchanged page."""
     from vibetuner.scaffold.route import draft_of_route
 
-    _remove("route", name, draft_of_route, force=force, skip=skip, dry_run=dry_run, as_json=as_json)
+    return _removal(lambda place: draft_of_route(place, place.parse_name(name, "route")))
 
 
 @app.command()
-def model(
-    name: NameArgument,
-    force: Force = False,
-    skip: Skip = False,
-    dry_run: DryRun = False,
-    as_json: AsJson = False,
-) -> None:
+@writes_files
+def model(name: NameArgument) -> Planner:
     """Remove an unchanged model; its data and its migration stay."""
     from vibetuner.scaffold.model import draft_of_model
 
-    _remove("model", name, draft_of_model, force=force, skip=skip, dry_run=dry_run, as_json=as_json)
+    return _removal(lambda place: draft_of_model(place, place.parse_name(name, "model")))
 
 
 @app.command()
-def auth(
-    force: Force = False,
-    skip: Skip = False,
-    dry_run: DryRun = False,
-    as_json: AsJson = False,
-) -> None:
+@writes_files
+def auth() -> Planner:
     """Remove unchanged sign-in; its data and its migration stay."""
     from vibetuner.scaffold.auth import draft_of_auth
 
-    with nothing_written():
-        from vibetuner.cli.new_work import carry_out, check_choice
-        from vibetuner.scaffold.draft import find_place
-        from vibetuner.scaffold.plan import plan_removal
-
-        check_choice(force=force, skip=skip)
-        place = find_place()
-        plan = plan_removal(place, draft_of_auth(place), force=force, skip=skip)
-    raise typer.Exit(carry_out(plan, dry_run=dry_run, as_json=as_json))
+    return _removal(draft_of_auth)
 
 
 @app.command()
-def example(
-    force: Force = False,
-    skip: Skip = False,
-    dry_run: DryRun = False,
-    as_json: AsJson = False,
-) -> None:
+@writes_files
+def example() -> Planner:
     """Remove the template's example; add one page and one task instead.
 
     Exit code 0 if it is gone; 1 if a part of it was changed or is not committed, or there is no
     example. Its migration is removed too, so drop its tables first.
     """
-    with nothing_written():
-        from vibetuner.cli.example import plan_without_example
-        from vibetuner.cli.new_work import carry_out, check_choice
-        from vibetuner.scaffold.draft import find_place
+    from vibetuner.cli.example import plan_without_example
 
-        check_choice(force=force, skip=skip)
-        place = find_place()
-        plan = plan_without_example(place, force=force, skip=skip)
+    def plan(place: Place, *, force: bool, skip: bool) -> Plan:
+        planned = plan_without_example(place, force=force, skip=skip)
         _check_migrations(place)
-    raise typer.Exit(carry_out(plan, dry_run=dry_run, as_json=as_json))
+        return planned
+
+    return plan
 
 
 def _check_migrations(place: Place) -> None:
@@ -158,29 +114,10 @@ def _check_migrations(place: Place) -> None:
             )
 
 
-def _remove(  # noqa: PLR0913 - options
-    kind: str,
-    text: str,
-    draft: Callable[[Place, Name], Draft],
-    tasks_of: Callable[[Name], Sequence[str]] | None = None,
-    *,
-    force: bool,
-    skip: bool,
-    dry_run: bool,
-    as_json: bool,
-) -> None:
-    with nothing_written():
-        from vibetuner.cli.new_work import carry_out, check_choice
-        from vibetuner.scaffold.draft import find_place
+def _removal(draft: Callable[[Place], Draft]) -> Planner:
+    def plan(place: Place, *, force: bool, skip: bool) -> Plan:
         from vibetuner.scaffold.plan import plan_removal
 
-        check_choice(force=force, skip=skip)
-        place = find_place()
-        name = place.parse_name(text, kind)
-        plan = plan_removal(place, draft(place, name), force=force, skip=skip)
-        left_over: dict[str, Any] = {}
-        if tasks_of is not None and not plan.conflicts:
-            from vibetuner.cli.left_over import ask_left_over
+        return plan_removal(place, draft(place), force=force, skip=skip)
 
-            left_over = ask_left_over(*tasks_of(name))
-    raise typer.Exit(carry_out(plan, dry_run=dry_run, as_json=as_json, facts=left_over))
+    return plan

@@ -2,18 +2,16 @@
 
 The template itself defines the example: it is rendered at the version that made the project, with
 the example and without, and the differences between the two are removed.
-
 """
 
 from __future__ import annotations
 
 import re
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from vibetuner.cli.template_news import ANSWERS, check_committed, read_answers
+from vibetuner.cli.template_news import ANSWERS, check_committed, read_answers, run_tool
 from vibetuner.errors import CommandError
 from vibetuner.scaffold.changes import Change
 from vibetuner.scaffold.draft import Place
@@ -22,7 +20,6 @@ from vibetuner.scaffold.plan import Action, Plan, Step
 __all__ = ["plan_without_example"]
 
 OURS = ("src", "tests", "README.md")
-COPIER_SECONDS = 180
 NEXT_STEPS = ("git diff --stat", "uv run just check")
 
 
@@ -74,8 +71,8 @@ def _steps(
 
 def _first_answers(root: Path) -> str:
     """Return the answers that made the project; an update changes only the version in them."""
-    commits = _run("git", "log", "--format=%H", "--", ANSWERS, cwd=root).split()
-    return _run("git", "show", f"{commits[-1]}:./{ANSWERS}", cwd=root) if commits else ""
+    commits = run_tool("git", "log", "--format=%H", "--", ANSWERS, cwd=root).split()
+    return run_tool("git", "show", f"{commits[-1]}:./{ANSWERS}", cwd=root) if commits else ""
 
 
 def _render(answers: str, folder: Path, *, example: bool) -> dict[str, bytes]:
@@ -85,7 +82,7 @@ def _render(answers: str, folder: Path, *, example: bool) -> dict[str, bytes]:
     data = folder.with_suffix(".yml")
     data.write_text(re.sub(r"(?m)^_\w+: .*\n(?: +.*\n)*", "", answers), encoding="utf-8")
     version = ("--vcs-ref", known["_commit"]) if "_commit" in known else ()
-    _run(
+    run_tool(
         "uvx", "copier>=9.15", "copy", "--defaults", "--quiet", "--data-file", str(data),
         "--data", f"example={str(example).lower()}", *version, known["_src_path"], str(folder),
         cwd=folder,
@@ -94,22 +91,3 @@ def _render(answers: str, folder: Path, *, example: bool) -> dict[str, bytes]:
     return {
         path.relative_to(folder).as_posix(): path.read_bytes() for path in files if path.is_file()
     }
-
-
-def _run(*command: str, cwd: Path) -> str:
-    try:
-        done = subprocess.run(
-            command,
-            cwd=cwd,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=COPIER_SECONDS,
-            check=False,
-        )
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise CommandError(f"{command[0]} did not work: {error}") from None
-    if done.returncode:
-        line = (done.stderr.strip().splitlines() or ["no message"])[-1]
-        raise CommandError(f"The template can't be rendered again ({command[0]}: {line})")
-    return done.stdout

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Annotated
+from collections.abc import Callable
+from functools import wraps
+from inspect import Parameter, Signature, signature
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 if TYPE_CHECKING:
     from vibetuner.scaffold.draft import Draft, Place
+    from vibetuner.scaffold.plan import Plan
 
-__all__ = ["AsJson", "DryRun", "Force", "Skip", "app", "nothing_written"]
+__all__ = ["Planner", "app", "writes_files"]
 
 app = typer.Typer(
     help="Write a task, a batch, a route, a model or sign-in, with its test and line in tune.py.",
@@ -22,11 +24,49 @@ app = typer.Typer(
 NameArgument = Annotated[
     str, typer.Argument(metavar="NAME", help="E.g. send-report or billing/send-report.")
 ]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would change; write nothing.")]
-Force = Annotated[bool, typer.Option("--force", help="Overwrite files that differ.")]
-Skip = Annotated[bool, typer.Option("--skip", help="Keep files that differ.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 NoTest = Annotated[bool, typer.Option("--no-test", help="Write no test.")]
+# The options of every command that writes files.
+OPTIONS = {
+    "force": typer.Option("--force", help="Overwrite files that differ."),
+    "skip": typer.Option("--skip", help="Keep files that differ."),
+    "dry_run": typer.Option("--dry-run", help="Show what would change; write nothing."),
+    "as_json": typer.Option("--json", help="Print one JSON document."),
+}
+
+# Makes the plan of a project's change; it gets ``force=`` and ``skip=``.
+Planner = Callable[..., "Plan"]
+
+
+def writes_files(command: Callable[..., Planner]) -> Callable[..., None]:
+    """Add :data:`OPTIONS` to a command, and carry out the plan that it makes."""
+
+    @wraps(command)
+    def run(*, force: bool, skip: bool, dry_run: bool, as_json: bool, **given: Any) -> None:
+        try:
+            from vibetuner.cli.new_work import carry_out, check_choice
+            from vibetuner.scaffold.draft import find_place
+
+            check_choice(force=force, skip=skip)
+            plan = command(**given)(find_place(), force=force, skip=skip)
+            left_over: dict[str, Any] = {}
+            if plan.lost_tasks and not plan.conflicts:
+                from vibetuner.cli.left_over import ask_left_over
+
+                left_over = ask_left_over(*plan.lost_tasks)
+        except KeyboardInterrupt:
+            print("interrupted: nothing was written", file=sys.stderr)
+            raise
+        carry_out(plan, dry_run=dry_run, as_json=as_json, facts=left_over)
+
+    # Typer reads the options from here.
+    parameters = list(signature(command, eval_str=True).parameters.values())
+    for name, option in OPTIONS.items():
+        kind = Annotated[bool, option]
+        parameters.append(Parameter(name, Parameter.KEYWORD_ONLY, default=False, annotation=kind))
+    shown: Any = run
+    shown.__signature__ = Signature(parameters)
+    shown.__annotations__ = {one.name: one.annotation for one in parameters}
+    return run
 
 
 @app.callback()
@@ -50,6 +90,7 @@ def new(
 
 
 @app.command()
+@writes_files
 def task(  # noqa: PLR0913, PLR0917 - options
     name: NameArgument,
     cron: Annotated[
@@ -66,11 +107,7 @@ def task(  # noqa: PLR0913, PLR0917 - options
         bool, typer.Option("--sync", help="Write a plain function, which runs in a thread.")
     ] = False,
     no_test: NoTest = False,
-    force: Force = False,
-    skip: Skip = False,
-    dry_run: DryRun = False,
-    as_json: AsJson = False,
-) -> None:
+) -> Planner:
     """Write a background task that is retried when it fails.
 
     Exit code 0 when it exists, 1 when a file differs or can't be written.
@@ -93,18 +130,12 @@ def task(  # noqa: PLR0913, PLR0917 - options
             print(f"warning: {warning}", file=sys.stderr)
         return draft_task(place, parsed, options)
 
-    _write(draft, force=force, skip=skip, dry_run=dry_run, as_json=as_json)
+    return _new(draft)
 
 
 @app.command()
-def batch(  # noqa: PLR0913, PLR0917 - options
-    name: NameArgument,
-    no_test: NoTest = False,
-    force: Force = False,
-    skip: Skip = False,
-    dry_run: DryRun = False,
-    as_json: AsJson = False,
-) -> None:
+@writes_files
+def batch(name: NameArgument, no_test: NoTest = False) -> Planner:
     """Write a batch: a task for each item, one for the end, and a page with its progress.
 
     If tune.py lists the SQL outbox, the page starts it in a transaction.
@@ -117,29 +148,21 @@ def batch(  # noqa: PLR0913, PLR0917 - options
         check_free(place, parsed, *batch_tasks(parsed))
         return draft_batch(place, parsed, outbox=has_outbox(place), test=not no_test)
 
-    _write(draft, force=force, skip=skip, dry_run=dry_run, as_json=as_json)
+    return _new(draft)
 
 
 @app.command()
-def route(  # noqa: PLR0913, PLR0917 - options
-    name: NameArgument,
-    no_test: NoTest = False,
-    force: Force = False,
-    skip: Skip = False,
-    dry_run: DryRun = False,
-    as_json: AsJson = False,
-) -> None:
+@writes_files
+def route(name: NameArgument, no_test: NoTest = False) -> Planner:
     """Write a page: a route and its template."""
     from vibetuner.scaffold.route import draft_route
 
-    def draft(place: Place) -> Draft:
-        return draft_route(place, place.parse_name(name, "route"), test=not no_test)
-
-    _write(draft, force=force, skip=skip, dry_run=dry_run, as_json=as_json)
+    return _new(lambda place: draft_route(place, place.parse_name(name, "route"), test=not no_test))
 
 
 @app.command()
-def model(  # noqa: PLR0913, PLR0917 - options
+@writes_files
+def model(
     name: NameArgument,
     fields: Annotated[
         list[str] | None,
@@ -152,11 +175,7 @@ def model(  # noqa: PLR0913, PLR0917 - options
         bool, typer.Option("--document", help="Write a MongoDB document, not an SQL table.")
     ] = False,
     no_test: NoTest = False,
-    force: Force = False,
-    skip: Skip = False,
-    dry_run: DryRun = False,
-    as_json: AsJson = False,
-) -> None:
+) -> Planner:
     """Write a model: an SQL table with its migration, or a MongoDB document."""
     from vibetuner.scaffold.model import check_table_free, draft_model, parse_fields
 
@@ -166,16 +185,12 @@ def model(  # noqa: PLR0913, PLR0917 - options
         check_table_free(place, parsed_name)
         return draft_model(place, parsed_name, parsed, document=document, test=not no_test)
 
-    _write(draft, force=force, skip=skip, dry_run=dry_run, as_json=as_json)
+    return _new(draft)
 
 
 @app.command()
-def auth(
-    force: Force = False,
-    skip: Skip = False,
-    dry_run: DryRun = False,
-    as_json: AsJson = False,
-) -> None:
+@writes_files
+def auth() -> Planner:
     """Write sign-in: passwords, links by mail, sessions, guarded pages and event streams.
 
     All of it is the project's own code, with its migration and its test. It needs MongoDB, the SQL
@@ -189,28 +204,13 @@ def auth(
         check_databases(place, get_settings())
         return draft_auth(place)
 
-    _write(draft, force=force, skip=skip, dry_run=dry_run, as_json=as_json)
+    return _new(draft)
 
 
-@contextmanager
-def nothing_written() -> Iterator[None]:
-    """Report on Ctrl-C that nothing was written."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        print("interrupted: nothing was written", file=sys.stderr)
-        raise
-
-
-def _write(
-    draft: Callable[[Place], Draft], *, force: bool, skip: bool, dry_run: bool, as_json: bool
-) -> None:
-    with nothing_written():
-        from vibetuner.cli.new_work import carry_out, check_choice
-        from vibetuner.scaffold.draft import find_place
+def _new(draft: Callable[[Place], Draft]) -> Planner:
+    def plan(place: Place, *, force: bool, skip: bool) -> Plan:
         from vibetuner.scaffold.plan import plan_new
 
-        check_choice(force=force, skip=skip)
-        place = find_place()
-        plan = plan_new(place, draft(place), force=force, skip=skip)
-    raise typer.Exit(carry_out(plan, dry_run=dry_run, as_json=as_json))
+        return plan_new(place, draft(place), force=force, skip=skip)
+
+    return plan

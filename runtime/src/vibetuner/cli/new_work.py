@@ -31,14 +31,17 @@ COLOURS = {
 
 def carry_out(
     plan: Plan, *, dry_run: bool, as_json: bool, facts: dict[str, Any] | None = None
-) -> int:
-    """Write the planned files, unless files differ; return the exit code.
+) -> None:
+    """Write the planned files, unless files differ.
 
     Args:
         plan: the steps.
         dry_run: show the whole diff, and write nothing.
         as_json: print one JSON document.
         facts: further entries of the document.
+
+    Raises:
+        CommandError: files differ, and none was written.
     """
     blocked = bool(plan.conflicts)
     written = not (blocked or dry_run)
@@ -61,7 +64,6 @@ def carry_out(
             else f"Nothing was removed. Changed since it was generated: {names}. --force removes "
             "that all the same, --skip keeps it"
         )
-    return 0
 
 
 def check_choice(*, force: bool, skip: bool) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 from dataclasses import dataclass
@@ -10,10 +11,20 @@ from tempfile import TemporaryDirectory
 
 from vibetuner.errors import CommandError
 
-__all__ = ["News", "check_committed", "fetch_news", "git_url", "read_answers", "sections_between"]
+__all__ = [
+    "ANSWERS",
+    "News",
+    "check_committed",
+    "fetch_news",
+    "fetch_versions",
+    "read_answers",
+    "run_tool",
+    "sections_between",
+    "version_number",
+]
 
 ANSWERS = ".copier-answers.yml"
-GIT_SECONDS = 120
+TOOL_SECONDS = 180
 SHORT_FORMS = {
     r"^git\+": "",
     r"^gh:/?(.*?)(\.git)?$": r"https://github.com/\1.git",
@@ -32,7 +43,7 @@ class News:
 
 def check_committed(root: Path) -> None:
     """Raise CommandError unless everything is committed, so that an update can be undone."""
-    changed = _git("status", "--porcelain", cwd=root).splitlines()
+    changed = run_tool("git", "status", "--porcelain", cwd=root).splitlines()
     if changed:
         names = ", ".join(line[3:] for line in changed[:3]) + (", …" if len(changed) > 3 else "")
         raise CommandError(
@@ -48,26 +59,26 @@ def fetch_news(root: Path, version: str = "") -> News:
     """
     path = root / ANSWERS
     answers = read_answers(path.read_text(encoding="utf-8") if path.is_file() else "")
-    present, source = answers.get("_commit", ""), git_url(answers.get("_src_path", ""))
+    present, source = answers.get("_commit", ""), answers.get("_src_path", "")
     if not present or not source:
         raise CommandError(
             f"{ANSWERS} names no version: this project was made from a folder. Make it follow a "
             "repository:  uvx copier recopy --vcs-ref v… gh:org/vibetuner-template"
         )
-    versions, others = _fetch_names(source)
-    target = version or max(versions, key=_number, default=present)
+    versions, others = fetch_versions(source)
+    target = version or max(versions, key=version_number, default=present)
     if target == present:
         return News(present, present, "")
     if target not in versions | others:
         raise CommandError(
             f"The template has no version {target}; the newest is "
-            f"{max(versions, key=_number, default='none')}"
+            f"{max(versions, key=version_number, default='none')}"
         )
     with TemporaryDirectory() as folder:
-        _git(
-            "clone", "--quiet", "--no-checkout", "--branch", target, "--", source, folder, cwd=root
-        )
-        return News(present, target, _git("show", "HEAD:CHANGELOG.md", cwd=Path(folder)))
+        clone = ("clone", "--quiet", "--no-checkout", "--branch", target, "--")
+        run_tool("git", *clone, _git_url(source), folder, cwd=root)
+        changelog = run_tool("git", "show", "HEAD:CHANGELOG.md", cwd=Path(folder))
+        return News(present, target, changelog)
 
 
 def sections_between(changelog: str, present: str, target: str) -> str:
@@ -78,17 +89,16 @@ def sections_between(changelog: str, present: str, target: str) -> str:
     ## [0.2.0] - 2026
     b
     """
-    found = re.findall(r"(?ms)^## \[v?(\d[^]]*)\].*?(?=^## |^\[[^]]+\]: |\Z)", changelog)
-    texts = re.findall(r"(?ms)^## \[v?\d[^]]*\].*?(?=^## |^\[[^]]+\]: |\Z)", changelog)
-    low, high = _number(present), _number(target)
-    wanted = [t for v, t in zip(found, texts, strict=True) if low < _number(v) <= high]
+    found = re.findall(r"(?ms)^(## \[v?(\d[^]]*)\].*?)(?=^## |^\[[^]]+\]: |\Z)", changelog)
+    low, high = version_number(present), version_number(target)
+    wanted = (text for text, version in found if low < version_number(version) <= high)
     return "\n\n".join(text.strip() for text in wanted)
 
 
-def git_url(source: str) -> str:
+def _git_url(source: str) -> str:
     """Return the name that git has for a template's source.
 
-    >>> git_url("gh:org/vibetuner-template")
+    >>> _git_url("gh:org/vibetuner-template")
     'https://github.com/org/vibetuner-template.git'
     """
     for short, long in SHORT_FORMS.items():
@@ -96,15 +106,21 @@ def git_url(source: str) -> str:
     return str(Path(source).expanduser()) if source.startswith("~") else source
 
 
-def _fetch_names(source: str) -> tuple[set[str], set[str]]:
-    """Return the released versions among the template's tags, and its other tags and branches."""
-    listed = _git("ls-remote", "--tags", "--heads", "--refs", "--", source, cwd=Path.cwd())
+def fetch_versions(source: str, seconds: float = TOOL_SECONDS) -> tuple[set[str], set[str]]:
+    """Return the released versions among a repository's tags, and its other tags and branches."""
+    asked = ("ls-remote", "--tags", "--heads", "--refs", "--", _git_url(source))
+    listed = run_tool("git", *asked, cwd=Path.cwd(), seconds=seconds)
     names = set(re.findall(r"refs/(?:tags|heads)/(\S+)$", listed, re.MULTILINE))
     tags = set(re.findall(r"refs/tags/(v?\d+(?:\.\d+)+)$", listed, re.MULTILINE))
     return tags, names - tags
 
 
-def _number(version: str) -> tuple[int, ...]:
+def version_number(version: str) -> tuple[int, ...]:
+    """Return a version's numbers, for comparison.
+
+    >>> version_number("v0.2.0") < version_number("v0.10.0-3-g12ab")
+    True
+    """
     return tuple(map(int, re.findall(r"\d+", version)[:3]))
 
 
@@ -115,20 +131,29 @@ def read_answers(text: str) -> dict[str, str]:
     return {name: re.sub(r"\n +", " ", value).strip().strip("'\"") for name, value in found}
 
 
-def _git(*arguments: str, cwd: Path) -> str:
+def run_tool(*command: str, cwd: Path, seconds: float = TOOL_SECONDS) -> str:
+    """Return the output of a command, which gets no terminal to ask on.
+
+    Raises:
+        CommandError: it is not installed, fails, or takes too long; the message has its reason.
+    """
     try:
         done = subprocess.run(
-            ["git", *arguments],
+            command,
             cwd=cwd,
+            env={**os.environ, "GIT_TERMINAL_PROMPT": "0", "GIT_OPTIONAL_LOCKS": "0"},
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
-            timeout=GIT_SECONDS,
+            timeout=seconds,
             check=False,
         )
     except (OSError, subprocess.TimeoutExpired) as error:
-        raise CommandError(f"git {arguments[0]} did not work: {error}") from None
+        raise CommandError(f"{' '.join(command[:2])} did not work: {error}") from None
     if done.returncode:
         lines = done.stderr.strip().splitlines() or ["no message"]
-        raise CommandError(f"git {arguments[0]} did not work: {lines[0].removeprefix('fatal: ')}")
+        reason = next((line for line in lines if line.startswith("fatal: ")), lines[-1])
+        raise CommandError(
+            f"{' '.join(command[:2])} did not work: {reason.removeprefix('fatal: ')}"
+        )
     return done.stdout

@@ -38,11 +38,12 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """All steps, and the commands to run afterwards."""
+    """All steps, the commands to run afterwards, and the tasks whose code goes."""
 
     place: Place
     steps: tuple[Step, ...]
     next_steps: tuple[str, ...]
+    lost_tasks: tuple[str, ...] = ()
 
     @property
     def changes(self) -> list[Change]:
@@ -103,7 +104,8 @@ def plan_removal(place: Place, draft: Draft, *, force: bool = False, skip: bool 
         steps += [edited] if edited.action is Action.EDIT else []
     going = {step.change.path for step in steps if step.action is Action.REMOVE}
     steps += _empty_packages(place, draft, going)
-    return Plan(place, tuple(steps), draft.after_removal)
+    lost_tasks = tuple(entry.name for entry in draft.entries if entry.keyword == "tasks")
+    return Plan(place, tuple(steps), draft.after_removal, lost_tasks)
 
 
 def _tidied(place: Place, draft: Draft) -> Iterator[tuple[Path, bytes]]:
