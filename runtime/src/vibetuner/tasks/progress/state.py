@@ -6,9 +6,9 @@ import json
 from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
 from functools import cache
-from typing import Any, ClassVar, Self, cast
+from typing import Any, Self, cast
 
-from pydantic import ConfigDict, TypeAdapter
+from pydantic import TypeAdapter
 
 from vibetuner.redis.functions import Caller
 from vibetuner.sse.event import idle_id
@@ -54,8 +54,6 @@ class ProgressState:
         eta: the seconds that are left at this rate.
     """
 
-    __pydantic_config__: ClassVar = ConfigDict(allow_inf_nan=False, hide_input_in_errors=True)
-
     task_id: str
     status: ProgressStatus = ProgressStatus.QUEUED
     done: int = 0
@@ -100,7 +98,7 @@ class ProgressState:
             ValueError: it is something else, or a value has the wrong type.
         """
         found: Self = _adapter(cast("Any", cls)).validate_json(text, strict=True)
-        if max(abs(found.rate or 0), abs(found.eta or 0)) >= 2**63:
+        if not all(abs(number or 0) < 2**63 for number in (found.rate, found.eta)):
             raise ValueError("no ProgressState: a number is out of range")
         return found
 
