@@ -1,15 +1,25 @@
-"""The start and the lines of commands that finish in less time than rich takes to import."""
+"""The start and the output of commands that finish in less time than rich takes to import."""
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from contextlib import suppress
+from datetime import UTC, datetime
+from typing import Any
 
 from vibetuner.logs import is_colourful
 from vibetuner.project import ensure_env_file
 
-__all__ = ["Console", "make_env_file", "prepare_env_file"]
+__all__ = [
+    "Console",
+    "make_env_file",
+    "one_line",
+    "prepare_env_file",
+    "print_json",
+    "utc",
+]
 
 CODES = {"bold": 1, "dim": 2, "red": 31, "green": 32, "yellow": 33, "cyan": 36}
 
@@ -25,6 +35,41 @@ class Console:
         if style and self._colourful:
             text = f"\x1b[{CODES[style]}m{text}\x1b[0m"
         print(text, end=end)
+
+    def print_fact(self, name: str, value: str) -> None:
+        """Print a name and its value in one line."""
+        self.print(f"{name:<12}", style="dim", end=" ")
+        self.print(one_line(value))
+
+    def print_traceback(self, traceback: str) -> None:
+        """Print a traceback after an empty line; nothing if there is none."""
+        if traceback:
+            self.print()
+            self.print("\n".join(map(one_line, traceback.splitlines())), style="red")
+
+
+def one_line(text: str) -> str:
+    """Replace characters that a terminal would take as a command.
+
+    >>> one_line("a" + chr(27) + "[31m" + chr(10) + "b")
+    'a�[31m b'
+    """
+    flat = " ".join(text.splitlines()) if len(text.splitlines()) > 1 else text
+    return "".join(c if c.isprintable() else "\ufffd" for c in flat)
+
+
+def print_json(content: dict[str, Any]) -> None:
+    """Print one JSON document, with times as ISO texts."""
+    print(json.dumps(content, default=_plain, indent=2))
+
+
+def utc(at: datetime) -> str:
+    """Return a time to the second."""
+    return f"{at.astimezone(UTC):%Y-%m-%d %H:%M:%S}Z"
+
+
+def _plain(value: object) -> str:
+    return value.isoformat() if isinstance(value, datetime) else str(value)
 
 
 def make_env_file() -> None:

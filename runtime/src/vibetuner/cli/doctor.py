@@ -45,8 +45,7 @@ def _print_json(findings: Sequence[Finding]) -> None:
 
 
 def _print_lines(findings: Sequence[Finding]) -> None:
-    from vibetuner.cli.console import Console
-    from vibetuner.cli.letters_view import one_line
+    from vibetuner.cli.console import Console, one_line
 
     console = Console()
     for finding in findings:

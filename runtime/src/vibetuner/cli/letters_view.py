@@ -6,10 +6,9 @@ import json
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from vibetuner.cli.console import Console
+from vibetuner.cli.console import Console, one_line, print_json, utc
 
 if TYPE_CHECKING:
     from vibetuner.tasks.dead_letters import DeadLetter, Page
@@ -43,13 +42,13 @@ def print_list(page: Page, total: int) -> None:
     names = max([len(one_line(letter.task_name)) for letter in letters], default=0)
     causes = max([len(letter.cause.value) for letter in letters], default=0)
     for letter in letters:
-        console.print(_moment(letter.failed_at), style="dim", end="  ")
+        console.print(utc(letter.failed_at), style="dim", end="  ")
         console.print(one_line(letter.task_id), end="  ")
         console.print(f"{one_line(letter.task_name):<{names}}", style="bold", end="  ")
         console.print(f"{letter.cause.value:<{causes}}", style="yellow", end="  ")
         console.print(_error(letter), style=None if letter.is_open else "dim")
     for place in page.unreadable:
-        console.print(f"{'':<19}  {one_line(place)}", end="  ")
+        console.print(f"{'':<20}  {one_line(place)}", end="  ")
         console.print("unreadable: damaged, or of a newer version", style="red")
     if total > len(letters):
         console.print(f"{len(letters)} of {total}; see more with:  --limit {total}")
@@ -63,11 +62,8 @@ def print_letter(letter: DeadLetter) -> None:
     console = Console()
     for name, value in _facts(letter).items():
         if value not in {None, ""}:
-            console.print(f"{name:<12}", style="dim", end=" ")
-            console.print(one_line(str(value)))
-    if letter.traceback:
-        console.print()
-        console.print("\n".join(map(one_line, letter.traceback.splitlines())), style="red")
+            console.print_fact(name, str(value))
+    console.print_traceback(letter.traceback)
     if letter.is_open and sys.stdout.isatty():
         console.print(f"\nNext:  vibetuner dead-letters retry {one_line(letter.task_id)}")
 
@@ -89,17 +85,17 @@ def print_outcome(verb: Verb, outcome: Outcome) -> None:
 def print_json_list(page: Page, total: int) -> None:
     """Print ``{"count": ..., "letters": [...], "unreadable": [...]}``, without tracebacks."""
     shown = [_without(_plain(letter), "traceback") for letter in page.letters]
-    _print_json({"count": total, "letters": shown, "unreadable": page.unreadable})
+    print_json({"count": total, "letters": shown, "unreadable": page.unreadable})
 
 
 def print_json_letter(letter: DeadLetter) -> None:
     """Print one object, with its traceback."""
-    _print_json(_plain(letter))
+    print_json(_plain(letter))
 
 
 def print_json_outcome(verb: Verb, outcome: Outcome) -> None:
     """Print ``{"retried": {id: new id}, "refused": {id: reason}}``."""
-    _print_json({DONE[verb]: outcome.done, "refused": outcome.refused})
+    print_json({DONE[verb]: outcome.done, "refused": outcome.refused})
 
 
 @contextmanager
@@ -123,16 +119,6 @@ def counting(verb: str, total: int) -> Iterator[Callable[[], None]]:
         yield lambda: progress.advance(bar)
 
 
-def one_line(text: str) -> str:
-    """Replace characters that a terminal would take as a command.
-
-    >>> one_line("a" + chr(27) + "[31m" + chr(10) + "b")
-    'a�[31m b'
-    """
-    flat = " ".join(text.splitlines()) if len(text.splitlines()) > 1 else text
-    return "".join(c if c.isprintable() else "\ufffd" for c in flat)
-
-
 def _print_refusals(outcome: Outcome) -> None:
     for reason in list(outcome.refused.values())[:MOST_REFUSALS]:
         print(f"error: {one_line(reason)}", file=sys.stderr)
@@ -150,7 +136,7 @@ def _error(letter: DeadLetter) -> str:
 def _act(letter: DeadLetter) -> str:
     by = f" by {letter.acted_by}" if letter.acted_by else ""
     at = letter.retried_at or letter.discarded_at
-    when = f" at {_moment(at)}" if at else ""
+    when = f" at {utc(at)}" if at else ""
     verb = f"retried as {letter.retried_as}" if letter.retried_as else "discarded"
     return one_line(f"{verb}{by}{when}")
 
@@ -162,8 +148,8 @@ def _facts(letter: DeadLetter) -> dict[str, Any]:
         "cause": letter.cause.value,
         "error": f"{letter.error_type}: {letter.error}",
         "tries": letter.tries,
-        "failed": _moment(letter.failed_at),
-        "enqueued": letter.enqueued_at and _moment(letter.enqueued_at),
+        "failed": utc(letter.failed_at),
+        "enqueued": letter.enqueued_at and utc(letter.enqueued_at),
         "arguments": _call(letter),
         "payload": f"{len(letter.payload)} bytes" if letter.payload else "gone",
         "fingerprint": letter.fingerprint,
@@ -186,11 +172,3 @@ def _plain(letter: DeadLetter) -> dict[str, Any]:
 
 def _without(values: dict[str, Any], name: str) -> dict[str, Any]:
     return {key: value for key, value in values.items() if key != name}
-
-
-def _print_json(content: dict[str, Any]) -> None:
-    print(json.dumps(content, default=datetime.isoformat, indent=2))
-
-
-def _moment(moment: datetime) -> str:
-    return f"{moment.astimezone(UTC):%Y-%m-%d %H:%M:%S}Z"

@@ -24,7 +24,7 @@ from vibetuner.tasks.registry import import_tasks
 from vibetuner.tasks.worker import get_worker, open_queue
 from vibetuner.timing import parse_moment
 
-__all__ = ["Stats", "check_task_name", "parse_filters", "read_stats", "run"]
+__all__ = ["Stats", "UnknownTask", "check_task_name", "parse_filters", "read_stats", "run"]
 
 T = TypeVar("T")
 
@@ -136,7 +136,7 @@ def check_task_name(name: str) -> None:
 
 
 class UnknownTask(CommandError):  # noqa: N818 - as TaskNotFound
-    """There is no task of that name."""
+    """There is no task of that name or id."""
 
     exit_code = 3
 

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from vibetuner.cli.console import Console
-from vibetuner.cli.letters_view import one_line
+from vibetuner.cli.console import Console, one_line, print_json, utc
 from vibetuner.config import get_settings
 from vibetuner.project import worker_command
 from vibetuner.tasks.inspect.model import ENDED, Page, Row, State, TaskDetail
@@ -23,7 +21,6 @@ if TYPE_CHECKING:
 
 __all__ = [
     "print_detail",
-    "print_json",
     "print_json_detail",
     "print_json_page",
     "print_json_reasons",
@@ -50,7 +47,7 @@ def print_page(page: Page) -> None:
         return
     width = max([len(one_line(row.name)) for row in page.rows], default=0)
     for row in page.rows:
-        console.print(_moment(row.at), style="dim", end="  ")
+        console.print(utc(row.at) if row.at else " " * 20, style="dim", end="  ")
         console.print(one_line(row.task_id), end="  ")
         console.print(f"{one_line(row.name):<{width}}", style="bold", end="  ")
         console.print(f"{row.state.value:<9}", style=COLOURS.get(row.state), end="  ")
@@ -66,21 +63,19 @@ def print_detail(detail: TaskDetail) -> None:
     console = Console()
     for name, value in _facts(detail.row).items():
         if value:
-            _fact(console, name, value)
-    _fact(console, "arguments", "" if detail.arguments else detail.note or "none")
+            console.print_fact(name, value)
+    console.print_fact("arguments", "" if detail.arguments else detail.note or "none")
     for name, value in (detail.arguments or {}).items():
         console.print(f"  {one_line(name)} = {one_line(value)}")
     for one in detail.failed_tries:
-        when = _moment(datetime.fromtimestamp(one.finished / 1000, UTC))
-        _fact(console, f"try {one.tries}", f"{when}  {one.error or 'requeued'}")
+        when = utc(datetime.fromtimestamp(one.finished / 1000, UTC))
+        console.print_fact(f"try {one.tries}", f"{when}  {one.error or 'requeued'}")
     if detail.result is not None:
-        _fact(console, "result", detail.result)
+        console.print_fact("result", detail.result)
     for name, ids in {"waits for": detail.parents, "needed by": detail.children}.items():
         if ids:
-            _fact(console, name, ", ".join(ids))
-    if detail.traceback:
-        console.print()
-        console.print("\n".join(map(one_line, detail.traceback.splitlines())), style="red")
+            console.print_fact(name, ", ".join(ids))
+    console.print_traceback(detail.traceback)
     if sys.stdout.isatty():
         console.print(f"\nNext:  {_next_step(detail)}")
 
@@ -170,11 +165,6 @@ def print_json_stats(stats: Stats) -> None:
     )
 
 
-def print_json(content: dict[str, Any]) -> None:
-    """Print one JSON document."""
-    print(json.dumps(content, default=_iso, indent=2, ensure_ascii=False))
-
-
 def _plain_row(row: Row) -> dict[str, Any]:
     values = asdict(row)
     return {"id": values.pop("task_id"), "task": values.pop("name"), **values}
@@ -194,10 +184,10 @@ def _facts(row: Row) -> dict[str, str]:
         "task": row.name,
         "state": row.state.value,
         "queue": row.queue,
-        "enqueued": _moment(row.created) if row.created else "",
-        "due": _moment(row.due) if row.due else "",
-        "started": _moment(row.started) if row.started else "",
-        "ended": _moment(row.finished) if row.finished else "",
+        "enqueued": utc(row.created) if row.created else "",
+        "due": utc(row.due) if row.due else "",
+        "started": utc(row.started) if row.started else "",
+        "ended": utc(row.finished) if row.finished else "",
         "waited": duration(_ms(row.waited)) if row.waited else "",
         "ran": duration(_ms(row.ran)) if row.ran else "",
         "tries": str(row.tries or ""),
@@ -223,18 +213,5 @@ def _remark(row: Row) -> str:
     return f"on {row.worker}" if row.worker else ""
 
 
-def _fact(console: Console, name: str, value: str) -> None:
-    console.print(f"{name:<10}", style="dim", end=" ")
-    console.print(one_line(value))
-
-
 def _ms(span: timedelta) -> float:
     return span / timedelta(milliseconds=1)
-
-
-def _moment(at: datetime | None) -> str:
-    return f"{at.astimezone(UTC):%Y-%m-%d %H:%M:%S}" if at else " " * 19
-
-
-def _iso(value: object) -> str:
-    return value.isoformat() if isinstance(value, datetime) else str(value)

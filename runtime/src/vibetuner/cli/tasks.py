@@ -6,8 +6,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from vibetuner.cli.watch import watch
-
 if TYPE_CHECKING:
     from vibetuner.tasks.inspect.queue import Queue
 
@@ -75,7 +73,30 @@ def show(task_id: Id, as_json: AsJson = False) -> None:
     (print_json_detail if as_json else print_detail)(detail)
 
 
-app.command()(watch)
+@app.command()
+def watch(
+    task_id: Id,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object a line, the last is the end.")
+    ] = False,
+) -> None:
+    """Show a task's progress until it ends.
+
+    Ctrl-C leaves the task running. Exit code 0 if it is done, 1 if it failed or was aborted, 3 if
+    it is unknown.
+    """
+    import sys
+
+    from vibetuner.cli.console import one_line
+    from vibetuner.cli.watch import show_until_end
+
+    last = show_until_end(task_id, as_json=as_json)
+    if last.status != "complete":
+        if not as_json and sys.stdout.isatty():
+            print(
+                f"Next:  vibetuner dead-letters show {one_line(last.task_id)}   (where it is kept)"
+            )
+        raise typer.Exit(1)
 
 
 @app.command()
@@ -112,8 +133,8 @@ def abort(
     Exit code 0 if it has ended, or its worker will end it; 1 if it had ended already; 3 if it is
     unknown.
     """
+    from vibetuner.cli.console import print_json
     from vibetuner.cli.task_queue import run
-    from vibetuner.cli.task_view import print_json
     from vibetuner.tasks.inspect.actions import abort as abort_task
 
     async def end(queue: Queue, whole: str) -> tuple[str, bool]:
@@ -137,8 +158,8 @@ def enqueue(
     as_json: AsJson = False,
 ) -> None:
     """Enqueue a task by name, after checking its arguments."""
+    from vibetuner.cli.console import print_json
     from vibetuner.cli.task_queue import run
-    from vibetuner.cli.task_view import print_json
     from vibetuner.tasks.inspect.actions import enqueue as enqueue_task
 
     positional = _parse("--args", args, list)

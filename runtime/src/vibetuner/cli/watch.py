@@ -2,21 +2,33 @@
 
 from __future__ import annotations
 
+import asyncio
+import math
+import sys
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from contextlib import aclosing, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, cast
+from typing import TYPE_CHECKING, cast
 
-import typer
+from vibetuner.cli.complaint import reader_is_gone
+from vibetuner.cli.console import one_line, prepare_env_file
+from vibetuner.cli.task_queue import UnknownTask
+from vibetuner.config import get_settings, mask_url
+from vibetuner.embedded import running_services
+from vibetuner.errors import ServiceUnavailable
+from vibetuner.loader import make_importable
+from vibetuner.project import project_info
+from vibetuner.redis.client import check
+from vibetuner.tasks.inspect.queue import answering, this_queue, whole_id
+from vibetuner.tasks.progress import ProgressState, watch_progress
+from vibetuner.tasks.worker import open_queue
+from vibetuner.timing import duration
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
-    from vibetuner.tasks.progress import ProgressState
+__all__ = ["show_until_end"]
 
-__all__ = ["watch"]
-
-ENDED_BADLY = 1
 WORDS = {
     "queued": "waiting",
     "running": "running",
@@ -38,46 +50,18 @@ class View:
     say: Callable[[str], None]
 
 
-def watch(
-    task_id: Annotated[
-        str, typer.Argument(metavar="ID", help="Its id, or the first 8 characters.")
-    ],
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON object a line, the last is the end.")
-    ] = False,
-) -> None:
-    """Show a task's progress until it ends.
+def show_until_end(task_id: str, *, as_json: bool) -> ProgressState:
+    """Show each state of a task; return the last.
 
-    Ctrl-C leaves the task running. Exit code 0 if it is done, 1 if it failed or was aborted, 3 if
-    it is unknown.
+    Raises:
+        UnknownTask: there is no such task.
     """
-    import asyncio
-    import sys
-
     as_text = _as_bar if sys.stdout.isatty() else _as_lines
     with (_as_json if as_json else as_text)() as view:
-        last = asyncio.run(_watch(task_id, view))
-    if last.status != "complete":
-        if not as_json and sys.stdout.isatty():
-            print(
-                f"Next:  vibetuner dead-letters show {_one_line(last.task_id)}   (where it is kept)"
-            )
-        raise typer.Exit(ENDED_BADLY)
+        return asyncio.run(_watch(task_id, view))
 
 
 async def _watch(task_id: str, view: View) -> ProgressState:
-    """Show each state; return the last."""
-    from vibetuner.cli.console import prepare_env_file
-    from vibetuner.errors import CommandError
-    from vibetuner.loader import make_importable
-    from vibetuner.project import project_info
-    from vibetuner.tasks.inspect.queue import answering, this_queue, whole_id
-    from vibetuner.tasks.progress import watch_progress
-    from vibetuner.tasks.worker import open_queue
-
-    class UnknownTask(CommandError):  # noqa: N818 - as DeadLetterNotFound
-        exit_code = 3
-
     # A result may be of the project's classes.
     prepare_env_file()
     make_importable(project_info())
@@ -95,7 +79,7 @@ async def _watch(task_id: str, view: View) -> ProgressState:
                     last = state
     if last is None:
         raise UnknownTask(
-            f"There is no task {_one_line(task_id)}, or its result is not kept any more. "
+            f"There is no task {one_line(task_id)}, or its result is not kept any more. "
             "Take the id that enqueue() returned"
         )
     return last
@@ -108,8 +92,6 @@ async def _looking_around(say: Callable[[str], None]) -> AsyncIterator[None]:
     Raises:
         BrokenPipeError: the reader of the output has gone.
     """
-    import asyncio
-
     async with asyncio.TaskGroup() as group:
         looking = group.create_task(_look_around(say))
         yield
@@ -117,14 +99,6 @@ async def _looking_around(say: Callable[[str], None]) -> AsyncIterator[None]:
 
 
 async def _look_around(say: Callable[[str], None]) -> None:
-    import asyncio
-
-    from vibetuner.cli.complaint import reader_is_gone
-    from vibetuner.config import get_settings, mask_url
-    from vibetuner.embedded import running_services
-    from vibetuner.errors import ServiceUnavailable
-    from vibetuner.redis.client import check
-
     settings = running_services(get_settings())
     where = f"Redis at {mask_url(settings.redis_url or '')}"
     was_silent = False
@@ -144,8 +118,6 @@ async def _look_around(say: Callable[[str], None]) -> None:
 
 
 def _say(text: str) -> None:
-    import sys
-
     print(text, file=sys.stderr, flush=True)
 
 
@@ -202,21 +174,11 @@ def _line(state: ProgressState) -> str:
 
 
 def _facts(state: ProgressState) -> str:
-    import math
-
-    from vibetuner.timing import duration
-
     counted = f"{state.done:,} of {state.total:,}" if state.total else f"{state.done:,}"
     facts = [
         counted if state.total or state.done else "",
         f"{state.rate:,.1f}/s" if state.rate else "",
         f"{duration(math.ceil(state.eta) * 1000)} left" if state.eta is not None else "",
-        _one_line(str(state.message)),
+        one_line(str(state.message)),
     ]
     return ", ".join(filter(None, facts))
-
-
-def _one_line(text: str) -> str:
-    from vibetuner.cli.letters_view import one_line
-
-    return one_line(text)

@@ -6,7 +6,7 @@ from vibetuner.scaffold.draft import Draft, Place, read_module, test_path
 from vibetuner.scaffold.edits import Entry
 from vibetuner.scaffold.names import Name
 from vibetuner.scaffold.rendering import Renderer
-from vibetuner.scaffold.route import has_base, route_entry
+from vibetuner.scaffold.route import ROUTES, has_base, route_entry
 
 __all__ = ["batch_tasks", "draft_batch", "draft_of_batch", "has_outbox"]
 
@@ -26,15 +26,15 @@ def draft_batch(place: Place, name: Name, *, outbox: bool, test: bool = True) ->
     values = {"name": name, "base": has_base(place), "outbox": outbox}
     pages = f"{place.source}/templates/{name.path}"
     files = {
-        _path(place, name): render("batch_task.py", **values),
-        f"{place.source}/frontend/routes/{name.path}.py": render("batch_route.py", **values),
+        place.path("tasks", name): render("batch_task.py", **values),
+        place.path(ROUTES, name): render("batch_route.py", **values),
         f"{pages}.html": render("progress_page.html", **values),
         f"{pages}_run.html": render("progress_run.html", **values),
     }
     path = test_path("tasks", name)
     if test:
         files[path] = render("test_batch.py", **values)
-    module = f"{place.package}.tasks.{name.dotted}"
+    module = place.module("tasks", name)
     return Draft(
         files=files,
         entries=(
@@ -51,7 +51,7 @@ def draft_batch(place: Place, name: Name, *, outbox: bool, test: bool = True) ->
 
 def draft_of_batch(place: Place, name: Name) -> Draft:
     """Draft a batch as it was generated; raise CommandError if there is none of this name."""
-    text = read_module(place, _path(place, name), f"batch {name.path}")
+    text = read_module(place, place.path("tasks", name), f"batch {name.path}")
     return draft_batch(place, name, outbox="within(session)" in text)
 
 
@@ -67,7 +67,3 @@ def batch_tasks(name: Name) -> tuple[str, str]:
 def has_outbox(place: Place) -> bool:
     """Return whether tune.py lists the outbox of the SQL database."""
     return OUTBOX in place.tune.read_text(encoding="utf-8", errors="replace")
-
-
-def _path(place: Place, name: Name) -> str:
-    return f"{place.source}/tasks/{name.path}.py"

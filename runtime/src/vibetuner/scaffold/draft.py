@@ -36,6 +36,14 @@ class Place:
         """tune.py."""
         return self.root / self.source / "tune.py"
 
+    def path(self, folder: str, name: Name) -> str:
+        """Return the path of a module below the root: ``src/shop/tasks/billing/send_report.py``."""
+        return f"{self.source}/{folder}/{name.path}.py"
+
+    def module(self, folder: str, name: Name) -> str:
+        """Return the same module as it is imported: ``shop.tasks.billing.send_report``."""
+        return f"{self.package}.{folder.replace('/', '.')}.{name.dotted}"
+
     def parse_name(self, text: str, kind: str) -> Name:
         """Parse a name as :func:`vibetuner.scaffold.names.parse_name` does, for this project."""
         longest_line = f"from {self.package}.frontend.routes. import ("

@@ -108,7 +108,7 @@ def draft_model(
     ordered = sorted(fields, key=lambda field: field.optional)
     types = {field.type for field in fields}
     values = {"name": name, "fields": ordered, "types": types, "collection": table}
-    files = {_path(place, name): render(f"{kind}.py", **values)}
+    files = {place.path("models", name): render(f"{kind}.py", **values)}
     path = test_path("models", name)
     if test:
         files[path] = render(f"test_{kind}.py", **values)
@@ -131,7 +131,7 @@ def draft_model(
 def check_table_free(place: Place, name: Name) -> None:
     """Raise CommandError if another file has a model of this name, or its table."""
     for class_name, table, (path, line) in find_models(place.root / place.source):
-        if path != place.root / _path(place, name) and (
+        if path != place.root / place.path("models", name) and (
             class_name == name.class_name or table == plural(name.leaf)
         ):
             suggestion = "/".join((*name.folders, f"{name.leaf}_record"))
@@ -147,7 +147,7 @@ def draft_of_model(place: Place, name: Name) -> Draft:
     Raises:
         CommandError: there is no model of this name.
     """
-    text = read_module(place, _path(place, name), f"model {name.path}")
+    text = read_module(place, place.path("models", name), f"model {name.path}")
     document = "(Document):" in text
     fields = _read_fields(text) or parse_fields([], document=document)
     draft = draft_model(place, name, fields, document=document)
@@ -158,13 +158,9 @@ def draft_of_model(place: Place, name: Name) -> Draft:
     return replace(draft, after_removal=(status, drop, *rest))
 
 
-def _path(place: Place, name: Name) -> str:
-    return f"{place.source}/models/{name.path}.py"
-
-
 def model_entry(place: Place, name: Name, *, document: bool) -> Entry:
     """Return a model's entry in tune.py."""
-    module = f"{place.package}.models.{name.dotted}"
+    module = place.module("models", name)
     keyword_ = "models" if document else "sql_models"
     return Entry(keyword_, module, name.class_name, (name.class_name, f"{name.class_name}Model"))
 

@@ -7,9 +7,9 @@ from vibetuner.scaffold.edits import Entry
 from vibetuner.scaffold.names import Name
 from vibetuner.scaffold.rendering import Renderer
 
-__all__ = ["draft_of_route", "draft_route", "has_base", "route_entry"]
+__all__ = ["ROUTES", "draft_of_route", "draft_route", "has_base", "route_entry"]
 
-FOLDER = "frontend/routes"
+ROUTES = "frontend/routes"
 
 
 def draft_route(place: Place, name: Name, *, test: bool = True) -> Draft:
@@ -17,7 +17,7 @@ def draft_route(place: Place, name: Name, *, test: bool = True) -> Draft:
     render = Renderer(place).render
     values = {"name": name, "base": has_base(place)}
     files = {
-        _path(place, name): render("route.py", **values),
+        place.path(ROUTES, name): render("route.py", **values),
         f"{place.source}/templates/{name.path}.html": render("route.html", **values),
     }
     path = test_path("routes", name)
@@ -36,21 +36,17 @@ def draft_route(place: Place, name: Name, *, test: bool = True) -> Draft:
 
 def draft_of_route(place: Place, name: Name) -> Draft:
     """Draft a route as it was generated; raise CommandError if there is none of this name."""
-    read_module(place, _path(place, name), f"route {name.path}")
+    read_module(place, place.path(ROUTES, name), f"route {name.path}")
     return draft_route(place, name)
 
 
 def route_entry(place: Place, name: Name) -> Entry:
     """Return a page's entry in tune.py: its router, under a name that no task or module has."""
-    module = f"{place.package}.{FOLDER.replace('/', '.')}.{name.dotted}"
-    return Entry("routes", module, "router", (f"{name.dotted.replace('.', '_')}_router",))
+    local = f"{name.dotted.replace('.', '_')}_router"
+    return Entry("routes", place.module(ROUTES, name), "router", (local,))
 
 
 def has_base(place: Place) -> bool:
     """Return whether the project has a base page with a block for content."""
     base = place.root / place.source / "templates" / "base.html"
     return base.is_file() and "block content" in base.read_text(encoding="utf-8", errors="replace")
-
-
-def _path(place: Place, name: Name) -> str:
-    return f"{place.source}/{FOLDER}/{name.path}.py"

@@ -13,7 +13,7 @@ from vibetuner.scaffold.edits import Entry
 from vibetuner.scaffold.names import Name
 from vibetuner.scaffold.registered import find_tasks
 from vibetuner.scaffold.rendering import Renderer
-from vibetuner.scaffold.route import has_base, route_entry
+from vibetuner.scaffold.route import ROUTES, has_base, route_entry
 
 __all__ = ["TaskOptions", "check_free", "draft_of_task", "draft_task", "parse_timeout"]
 
@@ -65,14 +65,14 @@ def draft_task(place: Place, name: Name, options: TaskOptions) -> Draft:
         "arguments": _decorator_arguments(options),
         "base": has_base(place),
     }
-    module, test = _path(place, name), test_path("tasks", name)
+    module, test = place.path("tasks", name), test_path("tasks", name)
     entries = [task_entry(place, name)]
     run = "uv run just worker-dev"
     if options.progress:
         pages = f"{place.source}/templates/{name.path}"
         files = {
             module: render("progress_task.py", **values),
-            f"{place.source}/frontend/routes/{name.path}.py": render("progress_route.py", **values),
+            place.path(ROUTES, name): render("progress_route.py", **values),
             f"{pages}.html": render("progress_page.html", **values),
             f"{pages}_run.html": render("progress_run.html", **values),
         }
@@ -90,14 +90,13 @@ def draft_task(place: Place, name: Name, options: TaskOptions) -> Draft:
 
 def draft_of_task(place: Place, name: Name) -> Draft:
     """Draft a task as it was generated; raise CommandError if there is none of this name."""
-    text = read_module(place, _path(place, name), f"task {name.path}")
+    text = read_module(place, place.path("tasks", name), f"task {name.path}")
     return draft_task(place, name, _read_options(text))
 
 
 def task_entry(place: Place, name: Name) -> Entry:
     """Return a task's entry in tune.py."""
-    module = f"{place.package}.tasks.{name.dotted}"
-    return Entry("tasks", module, name.leaf, (name.leaf, f"{name.leaf}_task"))
+    return Entry("tasks", place.module("tasks", name), name.leaf, (name.leaf, f"{name.leaf}_task"))
 
 
 def check_free(place: Place, name: Name, *tasks: str) -> None:
@@ -105,7 +104,7 @@ def check_free(place: Place, name: Name, *tasks: str) -> None:
     found = find_tasks(place.root / place.source)
     for task in tasks or (name.leaf,):
         path, line = found.get(task, (None, 0))
-        if path is None or path == place.root / _path(place, name):
+        if path is None or path == place.root / place.path("tasks", name):
             continue
         free = "_".join((*name.folders[-1:], name.leaf)) if name.folders else f"{name.leaf}_2"
         where = f"{path.relative_to(place.root)}:{line}"
@@ -178,7 +177,3 @@ def _check_cron(tab: str) -> None:
         check_crontab(tab)
     except ValueError as error:
         raise CommandError(f"--cron: {error}") from None
-
-
-def _path(place: Place, name: Name) -> str:
-    return f"{place.source}/tasks/{name.path}.py"

@@ -18,7 +18,7 @@ from tests.valkey import Valkey
 from tests.waiting import eventually
 from vibetuner import VibetunerApp
 from vibetuner.config import Settings, get_settings, using_settings
-from vibetuner.frontend.debug.events import ChangeStream
+from vibetuner.frontend.debug.pages import ChangeStream
 from vibetuner.sse.hub import Hub
 from vibetuner.tasks.letters.stream import keep
 from vibetuner.tasks.queues import ReadOrder

@@ -8,7 +8,7 @@ from urllib.parse import quote
 from fastapi import APIRouter, Form, Request
 from fastapi.responses import HTMLResponse, Response
 
-from vibetuner.frontend.debug import pages, progress
+from vibetuner.frontend.debug import pages
 from vibetuner.frontend.debug.jobs import find_job, start_job
 from vibetuner.frontend.debug.render import DebugRoute, back_to, page
 from vibetuner.tasks.dead_letters import count, discard, get, groups, list_letters, retry
@@ -29,7 +29,7 @@ PAGE = 50
 def make_dashboard() -> APIRouter:
     """Return every page and action below ``/debug/tasks``, to put behind the gate."""
     dashboard = APIRouter(include_in_schema=False)
-    for part in (pages.router, progress.router, letters, router):
+    for part in (pages.router, letters, router):
         dashboard.include_router(part, prefix="/debug/tasks")
     return dashboard
 

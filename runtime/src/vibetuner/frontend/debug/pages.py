@@ -1,4 +1,4 @@
-"""The pages that only read: overview, tasks, one task, schedules."""
+"""The pages that only read, overview, tasks, one task, schedules, and their event streams."""
 
 from __future__ import annotations
 
@@ -11,19 +11,24 @@ from urllib.parse import urlencode
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import FileResponse, HTMLResponse, Response
 
+from vibetuner.config import get_settings
 from vibetuner.errors import CommandError, VibetunerError
-from vibetuner.frontend.debug.events import ChangeStream
-from vibetuner.frontend.debug.progress import read_progress
-from vibetuner.frontend.debug.render import FOLDER, DebugRoute, page
+from vibetuner.frontend.debug.render import FOLDER, HEADERS, DebugRoute, draw, page
+from vibetuner.sse.event import Event
+from vibetuner.sse.feed import Subscriber
+from vibetuner.sse.history import history_of
+from vibetuner.sse.stream import KEEPALIVE, EventStream, Write
 from vibetuner.tasks.dead_letters import count
 from vibetuner.tasks.inspect.cron import list_crons
 from vibetuner.tasks.inspect.detail import find_task
 from vibetuner.tasks.inspect.listing import list_tasks
 from vibetuner.tasks.inspect.model import ENDED, Filters, State
 from vibetuner.tasks.inspect.outbox import read_outbox
-from vibetuner.tasks.inspect.queue import this_queue, whole_id
+from vibetuner.tasks.inspect.queue import Queue, answering, this_queue, whole_id
 from vibetuner.tasks.inspect.stats import read_span
 from vibetuner.tasks.inspect.why import explain
+from vibetuner.tasks.progress import ProgressState, progress_endpoint
+from vibetuner.tasks.progress.state import read_progress
 from vibetuner.timing import parse_moment
 
 __all__ = ["router"]
@@ -32,6 +37,10 @@ router = APIRouter(route_class=DebugRoute)
 
 LETTERS_SECONDS = 2.0
 PAGE = 50
+CHANNEL = "vibetuner:debug:tasks"
+CHANGED = Event("changed", "").frame
+LOOK_SECONDS = 1.0
+KEEPALIVE_LOOKS = 15
 STATES = tuple(state for state in State if state not in {State.WAITING, State.LOST})
 
 
@@ -94,15 +103,15 @@ async def task(request: Request, task_id: str) -> HTMLResponse:
     detail = await find_task(queue, task_id)
     # For a task that has ended, the timeline is enough.
     _, reasons = (None, []) if detail.row.state in ENDED else await explain(queue, task_id)
-    progress = await read_progress(queue, task_id)
+    reported = await _reported(queue, task_id)
     return page(
         request,
         "task.html",
         task=detail,
         row=detail.row,
         reasons=reasons,
-        state=progress,
-        progress=progress,
+        state=reported,
+        progress=reported,
     )
 
 
@@ -112,10 +121,43 @@ async def cron(request: Request) -> HTMLResponse:
     return page(request, "cron.html", crons=await list_crons(this_queue()))
 
 
+class ChangeStream(EventStream):
+    """Sends an event when the queue has changed; polls once a second while somebody watches."""
+
+    def __init__(self) -> None:
+        super().__init__(CHANNEL)
+        self.headers.update(HEADERS)
+
+    async def run(self, subscriber: Subscriber, write: Write) -> None:
+        """Poll and send until the browser has gone or the process stops."""
+        last, quiet = await _pulse(), 0
+        # The page reloads at once, as something may have happened before its stream was opened.
+        await write(CHANGED)
+        while not subscriber.closed:
+            await subscriber.pause(LOOK_SECONDS)
+            now = await _pulse()
+            if now != last:
+                last, quiet = now, 0
+                await write(CHANGED)
+            elif (quiet := quiet + 1) % KEEPALIVE_LOOKS == 0:
+                await write(KEEPALIVE)
+
+
 @router.get("/events")
 async def events() -> ChangeStream:
     """Return the stream that makes an open page reload its live part."""
     return ChangeStream()
+
+
+def draw_bar(state: ProgressState) -> str:
+    """Render the bar with our own template, even if the project has replaced it."""
+    return draw("bar.html", state=state)
+
+
+@progress_endpoint("/progress/{task_id}", router=router, render=draw_bar)
+async def progress(task_id: str) -> str:
+    """Stream the progress of a task until it ends."""
+    return task_id
 
 
 @router.get("/debug.css")
@@ -137,3 +179,19 @@ def _state(text: str) -> State:
         return State(text)
     except ValueError:
         raise CommandError(f"There is no state {text!r}. Take one of {', '.join(State)}") from None
+
+
+async def _reported(queue: Queue, task_id: str) -> ProgressState | None:
+    """Return the progress that a task has reported; None if it reported none."""
+    state, _ = await read_progress(history_of(queue.redis, get_settings()), task_id)
+    # Watching a task that reports nothing stores a state, too.
+    told = state is not None and (state.done or state.total is not None or state.message)
+    return state if told else None
+
+
+async def _pulse() -> tuple[object, ...]:
+    try:
+        async with answering(2.0):
+            return await this_queue().pulse()
+    except VibetunerError as error:
+        return (str(error),)
