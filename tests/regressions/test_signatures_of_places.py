@@ -84,7 +84,7 @@ def test_this_version_reads_older_signatures_until_a_setting_refuses_them():
 
 
 def test_the_previous_secret_still_verifies_its_signatures():
-    """With its place."""
+    """A payload that SECRET_KEY_PREVIOUS has signed for its place is read."""
     data = codec_of("q").seal(pickle.dumps(1), Kind.RESULT, "1")
     both = codec_of("q", b"new" * 10, KEY)
     assert both.load(data, Kind.RESULT, "1") == 1

@@ -65,7 +65,7 @@ FIELD = st.text(alphabet="0123456789*/-,?lzLjanmo", min_size=1, max_size=5)
 
 @given(st.lists(FIELD, min_size=5, max_size=5))
 def test_an_accepted_line_has_a_next_run_and_nothing_but_value_errors_refuse(fields: list[str]):
-    """Whatever was typed."""
+    """Any typed text either has a next run, or raises ValueError."""
     tab = " ".join(fields)
     with suppress(ValueError):
         check_crontab(tab)

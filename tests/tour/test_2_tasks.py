@@ -56,7 +56,7 @@ async def own_id() -> str | None:
 
 
 async def test_a_task_runs_in_the_worker_and_returns_its_value(worker: TaskWorker):
-    """Enqueue, wait, read."""
+    """The result of an enqueued task is the value that its function returned."""
     task = await generate_report.enqueue("acme")
 
     result = await task.result(timeout=5)

@@ -34,7 +34,7 @@ async def test_a_queued_task_says_so_until_a_worker_comes():
 
 
 async def test_the_status_follows_the_task(worker: TaskWorker):
-    """Queued, running, done."""
+    """It is done once the result is there."""
     task = await divide.enqueue(6, 3)
     await task.result(timeout=5)
 

@@ -316,7 +316,7 @@ def test_a_surprise_is_one_line_too_unless_one_is_debugging(tmp_path: Path, refu
 
 
 def test_two_tunes(shop: Path, refused: Refused):
-    """Both are named."""
+    """The error names both files."""
     write(shop / "src" / "market" / "tune.py", "")
 
     line = refused(shop, *WORKER, **NOWHERE)

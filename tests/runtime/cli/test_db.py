@@ -449,7 +449,7 @@ def revision_with(project: Path, statement: str) -> Path:
 
 
 def test_help_and_version_need_no_project(tmp_path: Path):
-    """Nor an environment."""
+    """They are printed in an empty folder with an empty environment."""
     bare = run_vibetuner(folder=tmp_path)
     helped = run_vibetuner("db", "--help", folder=tmp_path)
     version = run_vibetuner("--version", folder=tmp_path)

@@ -90,7 +90,7 @@ def test_force_overwrites_and_skip_keeps(project: Path, type_: Type):
 
 
 def test_a_dry_run_shows_the_whole_diff(project: Path, type_: Type):
-    """And writes nothing."""
+    """The diff is printed, and no file is written."""
     before = snapshot(project)
     shown = type_("new", "task", "send-report", "--dry-run")
 
@@ -166,7 +166,7 @@ def test_without_a_test_there_is_none(project: Path, type_: Type):
 def test_what_can_not_be_is_refused_in_one_line(
     project: Path, type_: Type, arguments: list[str], message: str
 ):
-    """Nothing is written."""
+    """Each refusal is one line on stderr, and no file is written."""
     before = snapshot(project)
     refused = type_("new", "task", *arguments)
 
@@ -215,7 +215,7 @@ def test_a_module_in_the_way_of_a_package_is_named_with_the_cure(project: Path, 
 
 
 def test_outside_a_project_it_says_so(tmp_path: Path):
-    """In one line."""
+    """The command fails with one line that names the folder."""
     refused = run_vibetuner("new", "task", "reports", folder=tmp_path)
 
     assert refused.returncode == 1

@@ -134,7 +134,7 @@ async def test_an_exception_inside_the_lifespan_comes_out_as_it_is(stand_in, set
 
 
 async def test_the_project_may_bring_its_own_lifespan(stand_in):
-    """It wraps ours."""
+    """The project's lifespan is entered, and opens ours inside it."""
     stand_in(tune=LIFESPAN)
     with using_settings(NOTHING):
         async with visiting(create_app()) as client:
@@ -226,7 +226,7 @@ def test_outside_a_project_there_is_no_app(
 
 
 def test_one_process_can_make_more_than_one_app(stand_in):
-    """Tests do."""
+    """Each call returns an app of its own, as a process that runs tests needs."""
     stand_in(SHOP, tune=SHOP_TUNE)
     apps: list[Any] = [create_app(), create_app()]
 

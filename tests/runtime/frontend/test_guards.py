@@ -76,7 +76,7 @@ async def test_answers_carry_headers_that_they_do_not_set_themselves():
 
 
 async def test_a_503_says_when_to_come_back():
-    """Whoever made it."""
+    """It has ``Retry-After``, and other responses have none."""
     async with guarded() as client:
         assert (await client.get("/away")).headers["retry-after"] == "5"
         assert "retry-after" not in (await client.get("/")).headers

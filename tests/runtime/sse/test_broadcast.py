@@ -55,7 +55,7 @@ async def test_the_id_that_it_returns_is_that_of_the_stream(settings: Settings):
 
 
 async def test_how_much_is_kept_and_how_long_is_a_setting(settings: Settings):
-    """SSE_HISTORY and SSE_HISTORY_TTL."""
+    """A channel keeps SSE_HISTORY events, for SSE_HISTORY_TTL seconds."""
     small = settings.model_copy(update={"sse_history": 1, "sse_history_ttl": 40})
     with using_settings(small):
         async with open_resource(small, None) as client:

@@ -68,7 +68,7 @@ def test_fair_options_pass(options: dict[str, Any]):
 def test_unfair_options_are_refused_by_name(
     options: dict[str, Any], error: type[Exception], words: str
 ):
-    """With the value."""
+    """The error names the option and its value."""
     with pytest.raises(error, match=words):
         check_options(**options)
 

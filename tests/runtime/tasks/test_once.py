@@ -193,7 +193,7 @@ async def test_it_is_not_for_a_task_that_stands_in_line(worker: TaskWorker):
 
 
 async def test_it_keeps_what_start_was_given(worker: TaskWorker, charge: Any):
-    """In either order."""
+    """``once()`` before or after ``start()`` gives the same call."""
     for number, call in enumerate(
         (
             charge.enqueue(5).once("a").start(delay=60),

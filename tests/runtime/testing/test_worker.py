@@ -134,7 +134,7 @@ async def test_one_long_step_comes_by_all_that_is_due_on_the_way(vibetuner_worke
 
 
 async def test_a_delay_and_a_time_need_no_sleeping(vibetuner_worker: ManualWorker):
-    """In their order."""
+    """The moved clock runs a delayed and a scheduled task, in the order of their times."""
     await note.enqueue("at").start(schedule=datetime.now(UTC) + timedelta(hours=3))
     await note.enqueue("after").start(delay=timedelta(hours=2))
 

@@ -138,7 +138,7 @@ async def test_a_timeout_is_the_end(worker: Worker[Any]):
 
 
 async def test_a_timeout_is_retried_where_that_is_asked_for(worker: Worker[Any]):
-    """``retry_timeouts=True``."""
+    """With ``retry_timeouts=True``, a task that has timed out gets its next try."""
 
     @worker.task(name="slow", timeout=soon(0.1), retry_timeouts=True)
     async def slow() -> int:
@@ -318,7 +318,7 @@ async def test_waiting_for_a_result_has_a_limit(worker: Worker[Any]):
 
 
 async def test_arguments_that_cannot_be_stored_are_refused_at_the_call(worker: Worker[Any]):
-    """Nothing is enqueued."""
+    """The enqueue raises, and the queue stays empty."""
 
     @worker.task(name="take")
     async def take(thing: Any) -> None: ...

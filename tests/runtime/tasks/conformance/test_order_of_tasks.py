@@ -221,7 +221,7 @@ async def test_a_repeated_task_can_be_unscheduled(worker: Worker[Any]):
 
 
 async def test_a_cron_task_that_comes_too_late_is_dropped(worker: Worker[Any]):
-    """``max_schedule_drift``."""
+    """A run that is later than ``max_schedule_drift`` fails without being called."""
 
     @worker.cron("0 0 1 1 *", name="yearly", max_schedule_drift=5)
     async def yearly() -> None:

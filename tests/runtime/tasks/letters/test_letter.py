@@ -69,12 +69,12 @@ def test_a_value_that_cannot_be_shown_loses_no_letter(value: Any):
 
 
 def test_an_error_that_cannot_be_shown_is_named():
-    """Its ``__str__`` raises."""
+    """Its text names its class, and that of the error in its ``__str__``."""
     assert plain_text(Mute()) == "a Mute (RuntimeError in its __str__)"
 
 
 def test_fingerprints_differ_by_task_cause_and_place():
-    """Nothing else matters."""
+    """Errors that differ only in their message have one fingerprint."""
     one, other = raised("here"), raised("there")
 
     assert fingerprint("a", Cause.EXCEPTION, one) == fingerprint("a", Cause.EXCEPTION, other)

@@ -140,7 +140,7 @@ async def test_a_letter_without_trusted_arguments_is_refused(
 
 
 async def test_signed_data_that_is_no_call_is_refused(store: str, bury: Bury, queue: TaskWorker):
-    """A result, say."""
+    """A signed payload without a task's name and arguments is not enqueued."""
     codec = queue.client.codec
     await bury("t1", payload=codec.seal(await queue.serialize({"r": 1}), Kind.CALL, "t1"))
 

@@ -180,7 +180,7 @@ async def test_one_task_has_one_letter(store: str, bury: Bury):
 
 
 async def test_without_an_open_queue_the_error_names_the_cure(settings: Settings):
-    """One line each."""
+    """The error says what to open, the queue or the letters."""
     with pytest.raises(ServiceUnavailable, match="queue is not open here"):
         await count()
     async with open_queue():

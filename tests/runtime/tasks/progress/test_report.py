@@ -242,7 +242,7 @@ async def test_a_task_ended_by_a_person_is_aborted(worker: TaskWorker, settings:
 async def test_a_dependent_of_a_failed_task_is_reported_as_failed(
     worker: TaskWorker, settings: Settings
 ):
-    """It never begins."""
+    """Its watcher gets the event ``failed``, though the task never begins."""
 
     @worker.task()
     async def first() -> None:
