@@ -110,7 +110,7 @@ def vibetuner_settings(tmp_path: Path) -> Iterator[SettingsOverride]:
 def vibetuner_mails(vibetuner_settings: SettingsOverride) -> Callable[[], list[EmailMessage]]:
     """Return a function that returns the mails that the test has sent, the oldest first."""
     from vibetuner.config import data_dir
-    from vibetuner.services.outbox import read_outbox
+    from vibetuner.services.email import read_outbox
 
     return lambda: read_outbox(data_dir() / "outbox")
 

@@ -228,7 +228,7 @@ class JournalKeys:
         journal:cron              hash: a cron task -> when it was first seen
         journal:queues            sorted set: the project's queues, by their rank
         journal:job:<id>          a bulk act on dead letters, from the debug pages
-        journal:probe             a key that is written to find out whether the server takes writes
+        journal:probe             written to find out whether the server takes writes
         journal:pulse             a number that moves when something happens
     """
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from vibetuner.errors import CommandError
 from vibetuner.scaffold.draft import Draft, Place
+from vibetuner.scaffold.registered import assigned
 from vibetuner.scaffold.rendering import Renderer
 
 __all__ = ["draft_environment", "draft_migration", "has_migrations"]
@@ -66,14 +67,9 @@ def _revisions(texts: Sequence[str]) -> tuple[set[str], set[str]]:
     ids: set[str] = set()
     parents: set[str] = set()
     for text in texts:
-        for node in ast.parse(text).body:
-            match node:
-                case (
-                    ast.Assign(targets=[ast.Name(id=name)], value=value)
-                    | ast.AnnAssign(target=ast.Name(id=name), value=ast.expr() as value)
-                ) if name in {"revision", "down_revision"}:
-                    found = ast.literal_eval(value) or ()
-                    (ids if name == "revision" else parents).update(
-                        [found] if isinstance(found, str) else found
-                    )
+        for name, value in assigned(ast.parse(text).body):
+            if name in {"revision", "down_revision"}:
+                found = ast.literal_eval(value) or ()
+                kind = ids if name == "revision" else parents
+                kind.update([found] if isinstance(found, str) else found)
     return ids, parents

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-__all__ = ["Found", "find_models", "find_tasks"]
+__all__ = ["Found", "assigned", "find_models", "find_tasks"]
 
 DECORATORS = {"task", "cron", "robust_task", "robust_cron"}
 
@@ -54,14 +54,21 @@ def _table_name(model: ast.ClassDef) -> str:
     settings = [node for node in model.body if isinstance(node, ast.ClassDef)]
     bodies = {"__tablename__": model.body, "name": [n for one in settings for n in one.body]}
     for wanted, body in bodies.items():
-        for node in body:
-            match node:
-                case (
-                    ast.Assign(targets=[ast.Name(id=target)], value=ast.Constant(value=str(name)))
-                    | ast.AnnAssign(target=ast.Name(id=target), value=ast.Constant(value=str(name)))
-                ) if target == wanted:
-                    return name
+        for name, value in assigned(body):
+            if name == wanted and isinstance(value, ast.Constant):
+                return str(value.value)
     return model.name.lower()
+
+
+def assigned(body: Iterable[ast.stmt]) -> Iterator[tuple[str, ast.expr]]:
+    """Yield the names that the statements assign to, each with its value."""
+    for node in body:
+        match node:
+            case (
+                ast.Assign(targets=[ast.Name(id=name)], value=value)
+                | ast.AnnAssign(target=ast.Name(id=name), value=ast.expr() as value)
+            ):
+                yield name, value
 
 
 def _task_name(decorator: ast.expr, function: str) -> str | None:

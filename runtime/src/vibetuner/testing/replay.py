@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from copy import deepcopy
+from dataclasses import dataclass
 from inspect import isawaitable, iscoroutinefunction
 from typing import Any, cast
 from uuid import uuid4
@@ -58,20 +59,14 @@ async def replay_fuzz(
     await trial.twice(whole)
 
 
+@dataclass(slots=True)
 class _Trial:
-    def __init__(
-        self,
-        task: RegisteredTask,
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-        observe: Observe,
-        reset: Callable[[], Any] | None,
-    ) -> None:
-        self._task = task
-        self._args = args
-        self._kwargs = kwargs
-        self._observe = observe
-        self._reset = reset
+    _task: RegisteredTask
+    _args: tuple[Any, ...]
+    _kwargs: dict[str, Any]
+    _observe: Observe
+    _reset: Callable[[], Any] | None
+    _id: str = ""
 
     async def whole(self) -> tuple[Any, int]:
         """Run the task once to its end; return the observed value, and the number of its awaits."""
