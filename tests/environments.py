@@ -1,5 +1,6 @@
-"""The environment of a generated project: installed once a run, and hard-linked by tests.
+"""Generated projects and their environment: made once a run, and copied or hard-linked by tests.
 
+To render one takes a processor second, of which git takes a third: Copier asks it about each file.
 To install one takes ten processor seconds: packages are linked, the runtime is built, bytecode is
 compiled. A link of it takes half of one; uv then replaces in it what the project has otherwise.
 Mypy takes 26 to read the libraries; what it has read serves every project, and later runs.
@@ -8,18 +9,22 @@ Mypy takes 26 to read the libraries; what it has read serves every project, and 
 from __future__ import annotations
 
 import fcntl
+import hashlib
+import json
 import os
 import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from copier import run_copy
+from plumbum import local
 
 from tests.processes import clean_environment
 
-__all__ = ["Mold", "make_once", "shared_folder"]
+__all__ = ["Mold", "make_once", "render", "shared_folder"]
 
 # Beside this repository's own.
 KEPT_TYPES = Path(__file__).parents[1] / ".mypy_cache" / "project"
@@ -43,6 +48,23 @@ def make_once(folder: Path, make: Callable[[Path], object]) -> Path:
     return folder
 
 
+def render(template: Path, project: Path, **answers: Any) -> Path:
+    """Write the project that ``copier copy --defaults`` makes of a template that is no repository.
+
+    The first of a name and its answers is rendered beside the template; the others are copies.
+    """
+    told = json.dumps([project.name, answers], sort_keys=True).encode()
+    folder = template.with_name(f"render-{hashlib.sha256(told).hexdigest()[:16]}")
+
+    def make(draft: Path) -> None:
+        # Copier finds no git, which has nothing to say about this template.
+        with local.env(PATH=""):
+            run_copy(str(template), draft / project.name, answers, defaults=True, quiet=True)
+
+    shutil.copytree(make_once(folder, make) / project.name, project)
+    return project
+
+
 class Mold:
     """A project made of a template, and the environment that it has installed."""
 
@@ -51,8 +73,7 @@ class Mold:
         self._folder = make_once(folder, self._make)
 
     def _make(self, draft: Path) -> None:
-        project = draft / "my-project"
-        run_copy(str(self._template), project, defaults=True, quiet=True, unsafe=False)
+        project = render(self._template, draft / "my-project")
         if KEPT_TYPES.is_dir():
             shutil.copytree(KEPT_TYPES, project / ".mypy_cache")
         # Its scripts name no folder, so that they run wherever they are linked to. What the

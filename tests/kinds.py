@@ -32,7 +32,7 @@ FIXTURES = {
     "certificate",
 }
 STARTERS = (
-    *(subprocess, processes.vibetuner, processes.run_vibetuner),
+    *(subprocess, processes.vibetuner, processes.run_vibetuner, processes.run_code),
     *(valkey.Valkey, sentinels.Replicated, workshop.Workshop),
 )
 # The files that take longest come first, so that no core is idle at the end.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import fcntl
 import os
 import signal
@@ -17,6 +18,7 @@ from pathlib import Path
 
 import httpx2
 
+from tests.forks import Forked, Forks
 from tests.waiting import wait_until
 from vibetuner.config import Settings
 
@@ -37,7 +39,7 @@ PORTS_OF_A_BLOCK = 50
 class Command:
     """A running command and what it has printed."""
 
-    process: subprocess.Popen[str]
+    process: subprocess.Popen[str] | Forked
     log: Path
 
     @property
@@ -78,24 +80,33 @@ def vibetuner(
 
     ``under`` is a program that sets limits and becomes this one, such as prlimit.
     """
-    with log.open("w", encoding="utf-8") as file:
-        process = subprocess.Popen(
-            [*under, sys.executable, "-m", "vibetuner", *arguments],
-            cwd=folder,
-            env=clean_environment(**environment),
-            stdin=subprocess.DEVNULL,
-            stdout=file,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-    command = Command(process, log)
+    command = ("-m", "vibetuner", *arguments)
+    variables = clean_environment(**environment)
+    forks = None if under else _forks_for(variables)
+    process: subprocess.Popen[str] | Forked
+    with log.open("w", encoding="utf-8") as file, Path(os.devnull).open("rb") as nothing:
+        if forks:
+            files = [nothing, file, file]
+            process = forks.start(command, folder=folder, environment=variables, files=files)
+        else:
+            process = subprocess.Popen(
+                [*under, sys.executable, *command],
+                cwd=folder,
+                env=variables,
+                stdin=nothing,
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                text=True,
+            )
+    running = Command(process, log)
     try:
-        yield command
+        yield running
     finally:
         try:
-            command.stop(signal.SIGTERM)
+            running.stop(signal.SIGTERM)
         except subprocess.TimeoutExpired:
             process.kill()  # its children see that and end by themselves
+            process.wait(10)
             raise
 
 
@@ -103,16 +114,45 @@ def run_vibetuner(
     *arguments: str, folder: Path, seconds: float = 60, **environment: str
 ) -> subprocess.CompletedProcess[str]:
     """Run ``vibetuner …`` in ``folder`` to its end."""
+    return _run("-m", "vibetuner", *arguments, folder=folder, seconds=seconds, **environment)
+
+
+def run_code(
+    code: str, *arguments: str, folder: Path, seconds: float = 60, **environment: str
+) -> subprocess.CompletedProcess[str]:
+    """Run a program that uses the runtime, given as text, in ``folder`` to its end."""
+    return _run("-c", code, *arguments, folder=folder, seconds=seconds, **environment)
+
+
+def _run(
+    *command: str, folder: Path, seconds: float, **environment: str
+) -> subprocess.CompletedProcess[str]:
+    variables = clean_environment(**environment)
+    if forks := _forks_for(variables):
+        return forks.run(command, folder=folder, environment=variables, seconds=seconds)
     return subprocess.run(
-        [sys.executable, "-m", "vibetuner", *arguments],
+        [sys.executable, *command],
         cwd=folder,
-        env=clean_environment(**environment),
+        env=variables,
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
         timeout=seconds,
         check=False,
     )
+
+
+def _forks_for(variables: Mapping[str, str]) -> Forks | None:
+    """Return the server that forks commands, if a fork is like a command with these variables."""
+    return _forks() if Forks.are_possible() and _forks().suit(variables) else None
+
+
+@cache
+def _forks() -> Forks:
+    """Start the server; it ends with this process."""
+    forks = Forks(clean_environment())
+    atexit.register(forks.close)
+    return forks
 
 
 def children_of(pid: int) -> set[int]:

@@ -9,9 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from copier import run_copy
 
-from tests.environments import Mold
+from tests.environments import Mold, render
 from tests.processes import Command, Site, clean_environment, free_port, wait_for_http
 from tests.template import conftest as template
 
@@ -34,8 +33,7 @@ QUIET = [
 @pytest.fixture(scope="session")
 def project(plain: Path, mold: Mold, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The template with every question at its default, installed, and with sign-in."""
-    folder = tmp_path_factory.mktemp("e2e") / "my-project"
-    run_copy(str(plain), folder, defaults=True, quiet=True)
+    folder = render(plain, tmp_path_factory.mktemp("e2e") / "my-project")
     mold.lend(folder, lock=True)
     for command in ("uv add --quiet argon2-cffi", "uv run --quiet vibetuner new auth"):
         subprocess.run(

@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from copier import run_copy
 
+from tests.environments import render
 from tests.processes import Command, Site, free_port, run_vibetuner, vibetuner, wait_for_http
 from tests.runtime.services.conftest import SmtpServer, running
 from tests.template import conftest as template
@@ -107,8 +107,7 @@ class Desk:
 @pytest.fixture(scope="session")
 def desk(plain: Path, servers: Lease, tmp_path_factory: pytest.TempPathFactory) -> Desk:
     """The project, its migration written and run."""
-    root = tmp_path_factory.mktemp("desk") / "invoice-desk"
-    run_copy(str(plain), root, {"example": False}, defaults=True, quiet=True, unsafe=False)
+    root = render(plain, tmp_path_factory.mktemp("desk") / "invoice-desk", example=False)
     made = run_vibetuner("new", "batch", "documents", folder=root)
     assert made.returncode == 0, made.stderr
     for path in UNUSED:

@@ -7,12 +7,14 @@ import json
 import subprocess
 import sys
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 from copier import run_copy
+from plumbum import local
 from pytest_copie.plugin import Copie
 
 from tests.template.conftest import rendered_files
@@ -31,6 +33,13 @@ SLUGS = {
     "Async": "async-app",
     "x" * 60: "x" * 36,
 }
+
+
+@pytest.fixture(autouse=True)
+def without_git() -> Iterator[None]:
+    """Copier would ask it about each file of a template that is no repository."""
+    with local.env(PATH=""):
+        yield
 
 
 @pytest.mark.parametrize(("name", "slug"), SLUGS.items())

@@ -8,9 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from copier import run_copy
 
-from tests.environments import Mold
+from tests.environments import Mold, render
 from tests.processes import clean_environment
 from tests.template.conftest import GIT_CONFIG, Repository, run
 from tests.template.test_generators import generate, type_all
@@ -27,7 +26,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory, plain: Path, mold: Mold)
         GIT_CONFIG_GLOBAL=str(place / "gitconfig"), UV_NO_GITHUB_FAST_PATH="1"
     )
     project = Repository(place / "my-project", environment)
-    run_copy(str(plain), project.folder, defaults=True, quiet=True, unsafe=False)
+    render(plain, project.folder)
     project.git("init", "--quiet")
     mold.lend(project.folder, lock=True)
     uv(project, "sync", "--quiet")
@@ -89,7 +88,7 @@ def test_a_project_without_the_example_passes_it_too(
 ):
     """One page, one task, its test; and a batch that needs no outbox."""
     bare = Repository(tmp_path / "my-project", project.environment)
-    run_copy(str(plain), bare.folder, {"example": False}, defaults=True, quiet=True, unsafe=False)
+    render(plain, bare.folder, example=False)
     mold.lend(bare.folder, lock=True)
     type_all(bare.folder, [["new", "batch", "statements"]])
     checked = uv(bare, "run", "just", "check")

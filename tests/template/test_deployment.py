@@ -15,8 +15,8 @@ from typing import Any
 
 import pytest
 import yaml
-from copier import run_copy
 
+from tests.environments import render
 from tests.processes import clean_environment, free_port, wait_for_http, wait_until
 from tests.template.conftest import ROOT, Repository, run
 from vibetuner.cli.supervisor import STOP_SECONDS
@@ -27,9 +27,7 @@ from vibetuner.embedded import Lease
 @pytest.fixture(scope="module")
 def project(plain: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A fresh project."""
-    folder = tmp_path_factory.mktemp("deployed") / "my-project"
-    run_copy(str(plain), folder, defaults=True, quiet=True)
-    return folder
+    return render(plain, tmp_path_factory.mktemp("deployed") / "my-project")
 
 
 @pytest.mark.parametrize(

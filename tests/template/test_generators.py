@@ -11,9 +11,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from copier import run_copy
 
-from tests.processes import clean_environment
+from tests.environments import render
+from tests.processes import clean_environment, run_code
 from tests.template.conftest import rendered_files, run
 
 pytestmark = pytest.mark.slow
@@ -57,9 +57,7 @@ def test_every_variant_is_formatted_and_free_of_lint(
     plain: Path, tmp_path: Path, slug: str, example: bool
 ):
     """In a project of a short name and in one of the longest; and all are removed again."""
-    project = tmp_path / "project"
-    answers = {"project_slug": slug, "example": example}
-    run_copy(str(plain), project, data=answers, defaults=True, quiet=True)
+    project = render(plain, tmp_path / "project", project_slug=slug, example=example)
     before = rendered_files(project)
     generate(project)
     for look in LOOKS:
@@ -96,5 +94,5 @@ def type_all(project: Path, commands: list[list[str]]) -> None:
         "for command in json.loads(sys.argv[1]):\n"
         "    assert not app(command, standalone_mode=False), command\n"
     )
-    command = (sys.executable, "-c", script, json.dumps(commands))
-    run(*command, cwd=project, environment=clean_environment(REDIS_URL="", MONGODB_URL=""))
+    done = run_code(script, json.dumps(commands), folder=project, REDIS_URL="", MONGODB_URL="")
+    assert done.returncode == 0, done.stdout + done.stderr

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 import yaml
-from copier import run_copy
 
+from tests.environments import render
 from tests.processes import clean_environment
 from tests.template.conftest import ROOT, rendered_files, run
 
@@ -42,18 +42,13 @@ SEEDS = (".vscode/", "AGENTS.md", "CLAUDE.md", "README.md", "justfile", "src/", 
 @pytest.fixture(scope="module")
 def project(plain: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Every question at its default, nothing trusted."""
-    folder = tmp_path_factory.mktemp("rendered") / "my-project"
-    run_copy(str(plain), folder, defaults=True, quiet=True, unsafe=False)
-    return folder
+    return render(plain, tmp_path_factory.mktemp("rendered") / "my-project")
 
 
 @pytest.fixture(scope="module")
 def bare(plain: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same without the example."""
-    folder = tmp_path_factory.mktemp("bare") / "my-project"
-    answers = {"example": False}
-    run_copy(str(plain), folder, answers, defaults=True, quiet=True, unsafe=False)
-    return folder
+    return render(plain, tmp_path_factory.mktemp("bare") / "my-project", example=False)
 
 
 def test_nothing_in_the_template_asks_for_trust():
@@ -143,7 +138,7 @@ def test_agents_are_told_ten_things_in_one_place(project: Path):
 
 def test_pre_commit_is_an_option(plain: Path, project: Path, tmp_path: Path):
     """Off unless asked for; its hooks are the tools of `just check`."""
-    run_copy(str(plain), tmp_path / "p", {"pre_commit": True}, defaults=True, quiet=True)
+    render(plain, tmp_path / "p", pre_commit=True)
     text = (tmp_path / "p" / ".pre-commit-config.yaml").read_text("utf-8")
     hooks = yaml.safe_load(text)["repos"][0]["hooks"]
 

@@ -13,6 +13,7 @@ import yaml
 from copier import run_copy
 from copier.errors import DirtyLocalWarning
 
+from tests.environments import render
 from tests.processes import clean_environment
 from tests.template.conftest import Repository, rendered_files, run
 
@@ -137,8 +138,7 @@ def test_from_a_clone_without_releases_it_is_the_folder(repository: Repository, 
 
 def test_from_a_plain_folder_it_is_the_folder(plain: Path, tmp_path: Path):
     """Without git there is no version to speak of."""
-    project = tmp_path / "my-project"
-    run_copy(str(plain), project, defaults=True, quiet=True, unsafe=False)
+    project = render(plain, tmp_path / "my-project")
 
     assert_is_folder(project, plain)
     assert "_commit" not in answers(project)
@@ -146,8 +146,7 @@ def test_from_a_plain_folder_it_is_the_folder(plain: Path, tmp_path: Path):
 
 def test_no_requirement_leaves_the_runtime_to_an_index(plain: Path, tmp_path: Path):
     """Nobody has reserved its name; the extra rests on the project's own requirement."""
-    run_copy(str(plain), tmp_path / "p", defaults=True, quiet=True)
-    document = read(tmp_path / "p")
+    document = read(render(plain, tmp_path / "my-project"))
 
     url = f"file://{plain}/runtime"
     assert document["project"]["dependencies"] == [f"vibetuner-runtime @ {url}"]
@@ -156,8 +155,7 @@ def test_no_requirement_leaves_the_runtime_to_an_index(plain: Path, tmp_path: Pa
 
 def test_uv_installs_from_the_folder(plain: Path, tmp_path: Path):
     """`uv lock` resolves, and names the folder."""
-    project = tmp_path / "my-project"
-    run_copy(str(plain), project, defaults=True, quiet=True)
+    project = render(plain, tmp_path / "my-project")
     environment = clean_environment(UV_NO_GITHUB_FAST_PATH="1")
     run("uv", "lock", "--quiet", cwd=project, environment=environment)
 

@@ -9,22 +9,38 @@ from pathlib import Path
 import pytest
 from copier import run_copy, run_recopy, run_update
 
-from tests.template.conftest import ROOT, Repository, rendered_files, run, write_template
+from tests.template.conftest import (
+    ROOT,
+    Repository,
+    make_repository,
+    rendered_files,
+    run,
+    write_template,
+)
 from tests.template.test_runtime_source import answers, source
 
 SEEDS = (".vscode/", "AGENTS.md", "CLAUDE.md", "README.md", "justfile", "src/", "tests/")
 MODEL = "src/{{ package_name }}/models/__init__.py"
 
 
-@pytest.fixture
-def project(repository: Repository, tmp_path: Path) -> Repository:
-    """A committed project of v0.9.0, while the template has gone on to v0.9.1."""
-    project = start(repository, tmp_path / "my-project")
+@pytest.fixture(scope="module")
+def published(tmp_path_factory: pytest.TempPathFactory) -> Repository:
+    """The template at v0.9.1, and beside it a committed project of v0.9.0; tests only read them."""
+    repository = make_repository(tmp_path_factory.mktemp("published"))
+    start(repository, repository.folder.with_name("my-project"))
     for name in (".just/run.just", "README.md.jinja", MODEL):
         with (repository.folder / "template" / name).open("a", encoding="utf-8") as file:
             file.write("\n# new in v0.9.1\n")
     repository.commit("Next", tag="v0.9.1")
-    return project
+    return repository
+
+
+@pytest.fixture
+def project(published: Repository, tmp_path: Path) -> Repository:
+    """The project, for the test alone."""
+    made = published.folder.with_name("my-project")
+    shutil.copytree(made, tmp_path / "my-project", symlinks=True)
+    return Repository(tmp_path / "my-project", published.environment)
 
 
 def releases() -> list[str]:
@@ -87,12 +103,12 @@ def test_from_every_release_a_users_work_survives(history: Repository, tmp_path:
 
 
 def test_an_untouched_project_becomes_what_a_fresh_copy_is(
-    project: Repository, repository: Repository, tmp_path: Path
+    project: Repository, published: Repository, tmp_path: Path
 ):
     """The template has really changed, in files of both classes."""
     update(project)
 
-    run_copy(str(repository.folder), tmp_path / "fresh" / "my-project", defaults=True, quiet=True)
+    run_copy(str(published.folder), tmp_path / "fresh" / "my-project", defaults=True, quiet=True)
     after = rendered_files(project.folder, without=".git")
     assert managed(after) == managed(rendered_files(tmp_path / "fresh" / "my-project"))
     assert "# new in v0.9.1" in after[".just/run.just"]
@@ -100,10 +116,10 @@ def test_an_untouched_project_becomes_what_a_fresh_copy_is(
 
 
 def test_a_project_without_the_example_stays_without(
-    project: Repository, repository: Repository, tmp_path: Path
+    project: Repository, published: Repository, tmp_path: Path
 ):
     """The answer is remembered."""
-    bare = start(repository, tmp_path / "bare" / "my-project", "v0.9.0", example=False)
+    bare = start(published, tmp_path / "bare" / "my-project", "v0.9.0", example=False)
     before = seeds(rendered_files(bare.folder, without=".git"))
     update(bare)
 
@@ -113,7 +129,7 @@ def test_a_project_without_the_example_stays_without(
     assert "tests/test_signup.py" not in after
 
 
-def test_what_a_person_has_changed_survives(project: Repository, repository: Repository):
+def test_what_a_person_has_changed_survives(project: Repository, published: Repository):
     """And what the template has changed beside it arrives."""
     work(project)
     before = seeds(rendered_files(project.folder, without=".git"))
@@ -121,7 +137,7 @@ def test_what_a_person_has_changed_survives(project: Repository, repository: Rep
 
     assert_work_survives(project, before)
     assert "# new in v0.9.1" in (project.folder / ".just/run.just").read_text("utf-8")
-    assert f"@{repository.git('rev-parse', 'v0.9.1')}#" in source(project.folder)
+    assert f"@{published.git('rev-parse', 'v0.9.1')}#" in source(project.folder)
 
 
 def test_a_renamed_folder_keeps_the_projects_name(project: Repository):

@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import sqlite3
-import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
@@ -16,7 +14,7 @@ import asyncpg
 import pytest
 from sqlalchemy import make_url
 
-from tests.processes import clean_environment, free_port, run_vibetuner, vibetuner
+from tests.processes import free_port, run_code, run_vibetuner, vibetuner
 from tests.projects import write, write_project
 from vibetuner.embedded import Lease
 from vibetuner.scaffold.rendering import list_templates
@@ -107,10 +105,7 @@ def project(tmp_path: Path) -> Path:
 
 def db(project: Path, *commands: str) -> str:
     """Return the output of `vibetuner db …` commands, in one process: to start takes long."""
-    done = subprocess.run(
-        [sys.executable, "-c", SCRIPT, *commands],
-        cwd=project, env=clean_environment(), capture_output=True, text=True, check=False,
-    )  # fmt: skip
+    done = run_code(SCRIPT, *commands, folder=project)
     assert (done.returncode, done.stderr) == (0, "")
     return done.stdout
 
@@ -297,10 +292,7 @@ def test_a_generated_model_and_its_migration_agree(tmp_path: Path, url: str):
     write(project / "src/shop/migrations/env.py", list_templates()["env.py.jinja"])
     made = run_vibetuner("new", "model", "event", *ALL_TYPES, folder=project)
     done = db(project, "upgrade", "check")
-    stored = subprocess.run(
-        [sys.executable, "-c", ROUND_TRIP], cwd=project, env=clean_environment(),
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
+    stored = run_code(ROUND_TRIP, folder=project)
 
     assert made.returncode == 0, made.stderr
     assert done.splitlines()[-1] == "the tables are as the models have them"

@@ -185,8 +185,9 @@ def is_recorded(site: Site, task_id: str) -> bool:
 
 
 def kill(command: Command) -> None:
-    for pid in (*children_of(command.process.pid), command.process.pid):
+    for pid in children_of(command.process.pid):
         os.kill(pid, signal.SIGKILL)
+    command.process.kill()
     command.process.wait(20)
 
 

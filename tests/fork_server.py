@@ -1,0 +1,146 @@
+"""Imports the libraries of `vibetuner` once, and forks for each command that a test starts.
+
+Run as a program by `forks.py`, with the descriptor of a socket on which the requests come. The fork
+has its own process id, folder, environment and output. It imports the runtime and the project
+itself, and ends as the interpreter ends. It serves programs given by `-c`, too.
+"""
+
+from __future__ import annotations
+
+import gc
+import importlib
+import json
+import os
+import runpy
+import select
+import signal
+import socket
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+from types import ModuleType
+
+LIBRARIES = (
+    "alembic.command",
+    "argon2",
+    "email_validator",
+    "fastapi.openapi.models",
+    "jinja2",
+    "pydantic_settings",
+    "pymongo",
+    "rich.console",
+    "sqlalchemy.ext.asyncio",
+    "streaq",
+    "typer",
+    "uvicorn",
+)
+LARGEST_REQUEST = 1 << 18
+
+
+def import_libraries() -> list[str]:
+    """Import the libraries, and return the variables that they have read."""
+    read: set[str] = set()
+    usual = type(os.environ)
+
+    class Recorded(usual):
+        def __getitem__(self, name: str) -> str:
+            read.add(name)
+            return str(super().__getitem__(name))
+
+    os.environ.__class__ = Recorded
+    for library in LIBRARIES:
+        importlib.import_module(library)
+    os.environ.__class__ = usual
+    gc.freeze()
+    return sorted(read)
+
+
+def serve(control: socket.socket) -> list[str]:
+    """Fork for each request until pytest has ended; in the fork, return what `python` is told."""
+    running: dict[int, socket.socket] = {}
+    awake, waking = socket.socketpair()
+    for end in (awake, waking):
+        end.setblocking(False)
+    signal.signal(signal.SIGCHLD, lambda *_: None)
+    signal.set_wakeup_fd(waking.fileno(), warn_on_full_buffer=False)
+    while True:
+        ready, _, _ = select.select([control, awake], [], [])
+        if awake in ready:
+            awake.recv(4096)
+            reap(running)
+        if control in ready:
+            request, numbers, _, _ = socket.recv_fds(control, LARGEST_REQUEST, 4)
+            if not request:
+                sys.exit()
+            connection = socket.socket(fileno=numbers[0])
+            # A signal to the fork waits until it handles signals as a new process does.
+            mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+            pid = os.fork()
+            if not pid:
+                for one in (control, awake, waking, connection, *running.values()):
+                    one.close()
+                arguments, folder, environment = json.loads(request)
+                become(folder, environment, numbers[1:])
+                signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+                return list(arguments)
+            running[pid] = connection
+            tell(connection, pid)
+            for number in numbers[1:]:
+                os.close(number)
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+
+def reap(running: dict[int, socket.socket]) -> None:
+    """Report the exit of each fork that has ended."""
+    while running:
+        pid, status = os.waitpid(-1, os.WNOHANG)
+        if not pid:
+            return
+        with running.pop(pid) as connection:
+            tell(connection, status)
+
+
+def tell(connection: socket.socket, number: int) -> None:
+    """Send a number to a test, if that still listens."""
+    with suppress(ConnectionError):
+        connection.sendall(number.to_bytes(4, "big"))
+
+
+def become(folder: str, environment: dict[str, str], files: list[int]) -> None:
+    """Turn the fork into a process as the interpreter begins it."""
+    signal.set_wakeup_fd(-1)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    # The streams of the interpreter stay: like these files, the server's are no terminals.
+    for number, file in enumerate(files):
+        os.dup2(file, number)
+        os.close(file)
+    os.chdir(folder)
+    os.environ.clear()
+    os.environ.update(environment)
+    time.tzset()
+    if "multiprocessing.process" in sys.modules:
+        sys.modules["multiprocessing.process"].ORIGINAL_DIR = str(Path.cwd())
+
+
+def run(option: str, program: str, *arguments: str) -> None:
+    """Do what `python -m` and `python -c` do."""
+    sys.argv = [option, *arguments]
+    sys.path.insert(0, str(Path.cwd()) if option == "-m" else "")
+    if option == "-m":
+        runpy._run_module_as_main(program)
+    else:
+        sys.modules["__main__"] = main = ModuleType("__main__")
+        exec(compile(program, "<string>", "exec", dont_inherit=True), vars(main))
+
+
+if __name__ == "__main__":
+    # Ctrl-C is for pytest; a fork hears it again.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # The folder of this file.
+    del sys.path[0]
+    with socket.socket(fileno=int(sys.argv[1])) as control:
+        control.send(json.dumps(import_libraries()).encode())
+        told = serve(control)
+    run(*told)

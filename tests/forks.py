@@ -1,0 +1,201 @@
+"""Starts `vibetuner` commands as forks of a process that has imported the libraries.
+
+Most of the processor time of a short command is the import of FastAPI, coredis, SQLAlchemy and the
+like. `fork_server.py` imports them once for a process of pytest, and forks for each command.
+
+A command is started as usual, by `python -m vibetuner`, if the fork would differ from it: where a
+variable differs that the interpreter or a library reads at its start, where the test has changed
+what processes inherit (limits, umask, signals, group), while coverage is measured, and on systems
+other than Linux, whose libraries need not survive a fork.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import selectors
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from typing import IO
+
+__all__ = ["Forked", "Forks"]
+
+# The interpreter and libraries in C read them at their start, which nobody can record.
+READ_IN_C = ("PYTHON", "LC_", "LANG", "LD_", "MALLOC_", "GLIBC_", "OPENSSL_")
+# The lines of /proc/self/status that a process has from its parent.
+INHERITED = ("Umask", "Uid", "Gid", "Groups", "SigBlk", "SigIgn", "Cap", "NoNewPrivs", "Cpus_")
+SERVER = Path(__file__).with_name("fork_server.py")
+LARGEST_ANSWER = 1 << 18
+
+
+class Forked:
+    """A running command, with those methods of :class:`subprocess.Popen` that tests use."""
+
+    def __init__(self, arguments: Sequence[str], connection: socket.socket) -> None:
+        self.args = ["python", *arguments]
+        self.returncode: int | None = None
+        self.pid = _read_number(connection)
+        self._connection = connection
+
+    def poll(self) -> int | None:
+        """Return the exit code, or None while it runs."""
+        return self._look(0)
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Wait for the exit code."""
+        if (code := self._look(timeout)) is None:
+            raise subprocess.TimeoutExpired(self.args, timeout or 0)
+        return code
+
+    def send_signal(self, number: signal.Signals) -> None:
+        """Send a signal if it runs."""
+        if self.poll() is None:
+            with suppress(ProcessLookupError):
+                os.kill(self.pid, number)
+
+    def terminate(self) -> None:
+        """Send SIGTERM if it runs."""
+        self.send_signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """Send SIGKILL if it runs."""
+        self.send_signal(signal.SIGKILL)
+
+    def _look(self, seconds: float | None) -> int | None:
+        if self.returncode is None:
+            looking = select.poll()
+            looking.register(self._connection, select.POLLIN)
+            if looking.poll(None if seconds is None else seconds * 1000):
+                self.returncode = os.waitstatus_to_exitcode(_read_number(self._connection))
+                self._connection.close()
+        return self.returncode
+
+
+class Forks:
+    """The server of a process of pytest; it ends with that process.
+
+    Args:
+        environment: the variables that most commands begin with.
+    """
+
+    def __init__(self, environment: Mapping[str, str]) -> None:
+        self._environment = environment
+        self._inherited = _inherited()
+        self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs:
+            subprocess.Popen(
+                [sys.executable, str(SERVER), str(theirs.fileno())],
+                env=environment,
+                cwd="/",
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+            ).returncode = 0  # nobody waits for it
+        self._read_by_libraries = set(json.loads(self._control.recv(LARGEST_ANSWER)))
+
+    def close(self) -> None:
+        """End the server; commands that run go on."""
+        self._control.close()
+
+    @staticmethod
+    def are_possible() -> bool:
+        """Return whether a fork can stand for a started process here."""
+        return sys.platform == "linux" and not any(
+            name.startswith("COVERAGE_") for name in os.environ
+        )
+
+    def suit(self, environment: Mapping[str, str]) -> bool:
+        """Return whether a command with these variables would start as the server has started."""
+        return _inherited() == self._inherited and all(
+            environment.get(name) == self._environment.get(name)
+            for name in {*environment, *self._environment}
+            if name in self._read_by_libraries or name.startswith(READ_IN_C)
+        )
+
+    def start(
+        self,
+        arguments: Sequence[str],
+        *,
+        folder: Path,
+        environment: Mapping[str, str],
+        files: Sequence[IO[str] | IO[bytes] | int],
+    ) -> Forked:
+        """Start ``python -m …`` or ``-c …`` with these files as its input, output and errors."""
+        sys.audit("subprocess.Popen", "python", arguments, folder, environment)
+        ours, theirs = socket.socketpair()
+        with theirs:
+            request = json.dumps([list(arguments), str(folder), dict(environment)]).encode()
+            numbers = [file if isinstance(file, int) else file.fileno() for file in files]
+            socket.send_fds(self._control, [request], [theirs.fileno(), *numbers])
+        return Forked(arguments, ours)
+
+    def run(
+        self,
+        arguments: Sequence[str],
+        *,
+        folder: Path,
+        environment: Mapping[str, str],
+        seconds: float,
+    ) -> subprocess.CompletedProcess[str]:
+        """Run ``python -m …`` or ``-c …`` until it and all that writes into its output ends."""
+        pipes = [os.pipe(), os.pipe()]
+        with ExitStack() as stack:
+            ours = [stack.enter_context(os.fdopen(end, "rb", 0)) for end, _ in pipes]
+            with ExitStack() as theirs:
+                files = [theirs.enter_context(Path(os.devnull).open("rb"))]
+                files += [theirs.enter_context(os.fdopen(end, "wb")) for _, end in pipes]
+                process = self.start(arguments, folder=folder, environment=environment, files=files)
+            try:
+                texts = _read_to_the_end(ours, seconds)
+                code = process.wait(seconds)
+            except BaseException:
+                process.kill()
+                process.wait(10)
+                raise
+        return subprocess.CompletedProcess(process.args, code, *texts)
+
+
+def _read_to_the_end(files: Sequence[IO[bytes]], seconds: float) -> list[str]:
+    """Read from several pipes at once, as their writer may fill any of them."""
+    deadline = time.monotonic() + seconds
+    found = {file.fileno(): b"" for file in files}
+    with selectors.DefaultSelector() as waiting:
+        for number in found:
+            waiting.register(number, selectors.EVENT_READ)
+        while waiting.get_map():
+            ready = [key.fd for key, _ in waiting.select(deadline - time.monotonic())]
+            if not ready:
+                raise subprocess.TimeoutExpired("python", seconds, *found.values())
+            for number in ready:
+                part = os.read(number, 65536)
+                found[number] += part
+                if not part:
+                    waiting.unregister(number)
+    return [text.decode("utf-8").replace("\r\n", "\n") for text in found.values()]
+
+
+def _inherited() -> list[str]:
+    """Return what a process has from its parent, besides its variables and files."""
+    if not Forks.are_possible():
+        return []
+    status = Path("/proc/thread-self/status").read_text("utf-8").splitlines()
+    return [
+        *(line for line in status if line.startswith(INHERITED)),
+        Path("/proc/self/limits").read_text("utf-8"),
+        f"{os.getpgrp()} {os.getsid(0)} {os.getpriority(os.PRIO_PROCESS, 0)}",
+    ]
+
+
+def _read_number(connection: socket.socket) -> int:
+    found = connection.recv(4, socket.MSG_WAITALL)
+    if len(found) < 4:
+        connection.close()
+        raise EOFError("the server of forks has ended")
+    return int.from_bytes(found, "big")

@@ -1,0 +1,190 @@
+"""A forked command is a process like one that the interpreter starts."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.forks import Forks
+from tests.processes import clean_environment, free_port, run_code, run_vibetuner, vibetuner
+from tests.projects import write_project
+
+pytestmark = [
+    pytest.mark.process,
+    pytest.mark.skipif(not Forks.are_possible(), reason="commands are started as usual"),
+]
+
+VERSION = ("-m", "vibetuner", "--version")
+# When it is imported, it writes down what a program can see of its process.
+TUNE = """
+    import gc
+    import json
+    import locale
+    import os
+    import signal
+    import sys
+    import tempfile
+    import threading
+    import time
+    from pathlib import Path
+
+    from vibetuner import VibetunerApp
+
+    app = VibetunerApp()
+
+    status = Path("/proc/self/status").read_text().splitlines()
+    main = sys.modules["__main__"]
+    streams = (sys.stdin, sys.stdout, sys.stderr)
+    handlers = {number.name: signal.getsignal(number) for number in signal.Signals}
+    seen = {
+        "arguments": sys.argv,
+        "path": sys.path,
+        "folder": os.getcwd(),
+        "variables": {n: v for n, v in os.environ.items() if n != "REPORT"},
+        "flags": [str(sys.flags), sys.warnoptions, sys.dont_write_bytecode],
+        "main": [main.__name__, main.__spec__.name, main.__file__],
+        "streams": [
+            [s.encoding, s.errors, s.line_buffering, s.write_through, s.isatty(), s.fileno()]
+            for s in streams
+        ],
+        "files": sorted(map(int, os.listdir("/proc/self/fd"))),
+        "inherited": [
+            line for line in status
+            if line.startswith(("Umask", "SigB", "SigI", "SigC", "Uid", "Cap", "Cpus", "Threads"))
+        ],
+        "limits": Path("/proc/self/limits").read_text(),
+        "group": [os.getpgrp(), os.getsid(0), os.getpriority(os.PRIO_PROCESS, 0)],
+        "handlers": {
+            name: getattr(handler, "__qualname__", str(handler))
+            for name, handler in handlers.items()
+        },
+        "threads": [thread.name for thread in threading.enumerate()],
+        "garbage": [gc.isenabled(), gc.get_threshold()],
+        "place": [locale.setlocale(locale.LC_ALL), time.tzname, tempfile.gettempdir()],
+    }
+    Path(os.environ["REPORT"]).write_text(json.dumps(seen))
+"""
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """A project that describes its process when it is imported."""
+    return write_project(tmp_path / "project", tune=TUNE)
+
+
+@pytest.fixture(scope="module")
+def forks() -> Iterator[Forks]:
+    """A server for these tests."""
+    with closing(Forks(clean_environment())) as forks:
+        yield forks
+
+
+def described(report: Path) -> dict[str, Any]:
+    found = json.loads(report.read_text("utf-8"))
+    assert isinstance(found, dict)
+    return found
+
+
+def test_a_command_can_not_tell_that_it_is_a_fork(project: Path, tmp_path: Path):
+    """Variables, arguments, files, signals, limits and streams are those of a started process."""
+    variables = {"COLOUR": "blue", "TZ": "Asia/Tokyo", "DATABASE_URL": "sqlite+aiosqlite://"}
+    command = ("db", "create-schema")
+    run_vibetuner(*command, folder=project, REPORT=str(tmp_path / "forked"), **variables)
+    subprocess.run(
+        [sys.executable, "-m", "vibetuner", *command],
+        cwd=project,
+        env=clean_environment(REPORT=str(tmp_path / "started"), **variables),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        check=False,
+    )
+
+    forked, started = described(tmp_path / "forked"), described(tmp_path / "started")
+    assert forked == started
+    assert forked["variables"]["COLOUR"] == "blue"
+    assert "COLOUR" not in os.environ
+
+
+def test_it_returns_output_errors_and_code(forks: Forks, tmp_path: Path):
+    """As `subprocess.run` does."""
+
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return forks.run(
+            ("-m", "vibetuner", *arguments),
+            folder=tmp_path,
+            environment=clean_environment(),
+            seconds=60,
+        )
+
+    told = run("--version")
+    assert (told.returncode, told.stderr) == (0, "")
+    assert told.stdout.startswith("vibetuner ")
+    refused = run("nope")
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert "No such command 'nope'" in refused.stderr
+
+
+def test_a_program_may_be_given_as_text(forks: Forks, tmp_path: Path):
+    """As `python -c` has it."""
+    code = "import sys\nprint(__name__, sys.argv, [sys.path[0]], 'json' in globals())"
+    environment = clean_environment()
+    forked = forks.run(("-c", code, "a"), folder=tmp_path, environment=environment, seconds=60)
+    assert forked.stdout == "__main__ ['-c', 'a'] [''] False\n"
+    assert run_code(code, "a", folder=tmp_path).stdout == forked.stdout
+
+
+def test_it_ends_by_a_signal(project: Path, tmp_path: Path):
+    """With the exit code of a started process."""
+    arguments = ("run", "dev", "frontend", "--port", str(free_port()))
+    with vibetuner(*arguments, folder=project, log=tmp_path / "log", environment={}) as command:
+        command.process.kill()
+        assert command.process.wait(20) == -signal.SIGKILL
+
+
+def test_it_hears_a_signal_from_its_first_moment(forks: Forks, tmp_path: Path):
+    """Ctrl-C ends it also before it has become a process of its own."""
+    with (tmp_path / "log").open("wb") as log:
+        command = forks.start(
+            ("-m", "vibetuner", "run", "prod", "frontend"),
+            folder=tmp_path,
+            environment=clean_environment(),
+            files=[log, log, log],
+        )
+    command.send_signal(signal.SIGINT)
+    assert command.wait(20) in {130, -signal.SIGINT}
+
+
+def test_what_is_read_at_the_start_needs_a_started_process(forks: Forks):
+    """By the interpreter, such as its warnings, or by a library; other variables don't matter."""
+    assert forks.suit(clean_environment(COLOUR="blue"))
+    assert not forks.suit(clean_environment(PYTHONWARNINGS="error"))
+
+
+def test_what_a_test_lets_processes_inherit_needs_a_started_process(forks: Forks):
+    """A fork would have the server's umask."""
+    mask = os.umask(0o077)
+    try:
+        assert not forks.suit(clean_environment())
+    finally:
+        os.umask(mask)
+    assert forks.suit(clean_environment())
+
+
+def test_it_outlives_a_test_that_does_not_wait(forks: Forks, tmp_path: Path):
+    """The server goes on when nobody asks for an exit code."""
+    environment = clean_environment()
+    with Path(os.devnull).open("r+b") as nothing:
+        files = [nothing] * 3
+        left = forks.start(VERSION, folder=tmp_path, environment=environment, files=files)
+        left._connection.close()
+    told = forks.run(VERSION, folder=tmp_path, environment=environment, seconds=60)
+    assert told.returncode == 0
