@@ -149,7 +149,7 @@ class Forks:
         with ExitStack() as stack:
             ours = [stack.enter_context(os.fdopen(end, "rb", 0)) for end, _ in pipes]
             with ExitStack() as theirs:
-                files = [theirs.enter_context(Path(os.devnull).open("rb"))]
+                files: list[IO[bytes]] = [theirs.enter_context(Path(os.devnull).open("rb"))]
                 files += [theirs.enter_context(os.fdopen(end, "wb")) for _, end in pipes]
                 process = self.start(arguments, folder=folder, environment=environment, files=files)
             try:

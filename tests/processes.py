@@ -86,8 +86,9 @@ def vibetuner(
     process: subprocess.Popen[str] | Forked
     with log.open("w", encoding="utf-8") as file, Path(os.devnull).open("rb") as nothing:
         if forks:
-            files = [nothing, file, file]
-            process = forks.start(command, folder=folder, environment=variables, files=files)
+            process = forks.start(
+                command, folder=folder, environment=variables, files=(nothing, file, file)
+            )
         else:
             process = subprocess.Popen(
                 [*under, sys.executable, *command],
