@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
-import socket
-import subprocess
-import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
+from tests.mongo import running_mongo
 from tests.processes import run_vibetuner
 from tests.projects import write_shop
 from tests.valkey import Valkey
@@ -32,12 +28,11 @@ def server(tmp_path: Path) -> Iterator[Valkey]:
 def test_frozen_services_keep_the_doctor_no_longer_than_one_of_them(tmp_path: Path, server: Valkey):
     """Each is named, and so is all that is well; the exit code says that something is not."""
     shop = write_shop(tmp_path / "shop")
-    with mongo(tmp_path / "documents") as (url, process), server.frozen():
+    with running_mongo(tmp_path / "documents") as (url, process), server.frozen():
         process.send_signal(signal.SIGSTOP)
         done = run_vibetuner(
             "doctor", "--json", folder=shop, seconds=60, REDIS_URL=server.url, MONGODB_URL=url
         )
-        process.send_signal(signal.SIGCONT)
     findings = json.loads(done.stdout)["findings"]
     assert done.returncode == 1
     silent = {one["area"] for one in findings if "no answer within 3 s" in one["text"]}
@@ -86,30 +81,3 @@ def test_the_doctor_says_how_full_the_memory_is(
     (found,) = [one for one in json.loads(done.stdout)["findings"] if "memory is" in one["text"]]
     assert found["level"] == level
     assert found["cure"].startswith("raise maxmemory")
-
-
-@contextmanager
-def mongo(folder: Path) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
-    """A server of the test's own that speaks MongoDB's protocol."""
-    folder.mkdir()
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        listener.listen()
-        number = listener.fileno()
-        process = subprocess.Popen(
-            [
-                sys.executable,
-                "-m",
-                "vibetuner.embedded.mongo",
-                folder,
-                str(number),
-                str(os.getpid()),
-            ],
-            pass_fds=[number],
-        )
-        try:
-            yield f"mongodb://127.0.0.1:{listener.getsockname()[1]}", process
-        finally:
-            process.send_signal(signal.SIGCONT)
-            process.terminate()
-            process.wait(30)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -86,6 +87,21 @@ def test_sign_in_that_is_not_there_can_not_be_taken_back(place: Place):
     """As with everything else that `destroy` removes."""
     with pytest.raises(CommandError, match="There is no sign-in"):
         draft_of_auth(place)
+
+    drafted = draft_auth(place)
+    for path, text in drafted.files.items():
+        write(place.root / path, text)
+    assert draft_of_auth(place) == drafted
+
+
+def test_passwords_need_their_library(place: Place, monkeypatch: pytest.MonkeyPatch):
+    """Other models of the project are no hindrance."""
+    write(place.root / "src/shop/people.py", ACCOUNT.replace("Account", "Person"))
+    check_auth(place)
+
+    monkeypatch.setitem(sys.modules, "argon2", None)
+    with pytest.raises(CommandError, match="argon2-cffi, which is not installed. Run:  uv add"):
+        check_auth(place)
 
 
 def example_limits() -> str:

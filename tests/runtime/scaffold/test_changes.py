@@ -115,6 +115,32 @@ def test_ctrl_c_waits_until_all_is_written(tmp_path: Path):
     assert len(snapshot(tmp_path)) in {0, 40}
 
 
+def test_a_thread_writes_without_a_look_at_signals(tmp_path: Path):
+    """Only the main thread of a process may handle them."""
+    changes = [Change(tmp_path / "new.py", None, b"new")]
+    thread = threading.Thread(target=apply_changes, args=[changes])
+    thread.start()
+    thread.join()
+
+    assert snapshot(tmp_path) == {"new.py": b"new"}
+
+
+def test_a_folder_goes_with_the_cache_of_what_was_in_it(tmp_path: Path):
+    """But not with that of a module which is there."""
+    for folder, kept in (("gone", None), ("stays", "b.py")):
+        cache = tmp_path / folder / "__pycache__"
+        cache.mkdir(parents=True)
+        (tmp_path / folder / "a.py").write_bytes(b"a")
+        (cache / "a.cpython-311.pyc").touch()
+        if kept:
+            (tmp_path / folder / kept).touch()
+            (cache / "b.cpython-311.pyc").touch()
+        apply_changes([Change(tmp_path / folder / "a.py", b"a", None)])
+
+    assert snapshot(tmp_path).keys() == {"stays/b.py", "stays/__pycache__/b.cpython-311.pyc"}
+    assert not (tmp_path / "gone").exists()
+
+
 contents = st.one_of(st.none(), st.binary(max_size=8))
 
 

@@ -331,6 +331,69 @@ def test_what_can_not_be_edited_safely_is_left_with_the_lines_to_add(line: str, 
     assert "\n" not in str(refused.value)
 
 
+def test_a_file_without_an_import_is_left_alone():
+    """Nobody knows where the first one would go."""
+    with pytest.raises(CommandError, match="it has no import to stand beside"):
+        add_entry("app = VibetunerApp()\n", REPORTS)
+
+
+@pytest.mark.parametrize(
+    ("taken", "local"),
+    [
+        ("def reports(): ...", "reports_task"),
+        ("class reports: ...", "reports_task"),
+        ("", "reports"),
+    ],
+)
+def test_a_name_that_is_defined_is_in_use(taken: str, local: str):
+    """By a function, a class, or nobody."""
+    text = f"from vibetuner import VibetunerApp\n{taken}\napp = VibetunerApp()\n"
+
+    assert f"tasks=[{local}]" in add_entry(text, REPORTS)
+
+
+TAKEN_OUT = {
+    "it isn't there": (
+        "from vibetuner import VibetunerApp\napp = VibetunerApp()\n",
+        "from vibetuner import VibetunerApp\napp = VibetunerApp()\n",
+    ),
+    "another import of the same module stays": (
+        "from shop.tasks.reports import LIMIT\n"
+        "from shop.tasks.reports import reports\n"
+        "app = VibetunerApp(tasks=[reports])\n",
+        "from shop.tasks.reports import LIMIT\napp = VibetunerApp(tasks=[])\n",
+    ),
+    "an import with its own conditions stays": (
+        "try:\n    from shop.tasks.reports import reports\nexcept ImportError: ...\n"
+        "app = VibetunerApp(tasks=[a, reports])\n",
+        "try:\n    from shop.tasks.reports import reports\nexcept ImportError: ...\n"
+        "app = VibetunerApp(tasks=[a])\n",
+    ),
+}
+
+
+@pytest.mark.parametrize(("before", "after"), TAKEN_OUT.values(), ids=TAKEN_OUT)
+def test_only_the_entry_is_taken_out(before: str, after: str):
+    """Whatever else there is."""
+    assert remove_entry(before, REPORTS) == after
+
+
+@pytest.mark.parametrize(
+    ("imported", "listed", "reason"),
+    [
+        ("reports, LIMIT  # ours", "reports", "the import of reports has a comment"),
+        ("reports", "", "its form is unexpected"),
+    ],
+)
+def test_what_can_not_be_taken_out_safely_is_left_with_the_parts_to_take_out(
+    imported: str, listed: str, reason: str
+):
+    """A person does it, and is told what."""
+    text = f"from shop.tasks.reports import {imported}\napp = VibetunerApp(tasks=[{listed}])\n"
+    with pytest.raises(CommandError, match=f"{reason}. Take out by hand:  from shop.tasks.rep"):
+        remove_entry(text, REPORTS)
+
+
 names = st.from_regex(r"[a-z][a-z]{0,11}", fullmatch=True).map(lambda name: f"t_{name}")
 
 

@@ -35,6 +35,7 @@ from vibetuner.scaffold.names import Name, parse_name, plural, snake
         ("reports/", "reports"),
         ("_reports_", "reports"),
         ("reports2", "reports2"),
+        ("frontend/reports", "reports"),
     ],
 )
 def test_a_name_is_taken_as_it_is_meant(typed: str, path: str):

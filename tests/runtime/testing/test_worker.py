@@ -250,6 +250,29 @@ async def test_what_was_enqueued_can_be_asserted(vibetuner_worker: ManualWorker)
         check(note, args="b")
 
 
+async def test_what_can_not_have_been_enqueued_is_refused_or_never_was(
+    vibetuner_worker: ManualWorker,
+):
+    """A name is no task; arguments that don't fit are compared as they are."""
+    with pytest.raises(TypeError, match="assert_enqueued takes a task, not 'note'"):
+        vibetuner_worker.assert_enqueued("note")
+
+    await note.enqueue("a")
+    with pytest.raises(AssertionError, match="enqueued once or more, and was never"):
+        vibetuner_worker.assert_enqueued(note, args=("a", "b", "c"))
+
+
+async def test_the_results_are_there_the_latest_first(vibetuner_worker: ManualWorker):
+    """A task that waits for another has left nothing for ever, before its end and after it."""
+    first = await note.enqueue("a")
+    await note.enqueue("b", loud=True).start(after=first.id)
+    await vibetuner_worker.check_keys()
+
+    await vibetuner_worker.run_until_idle()
+
+    assert [result.result for result in await vibetuner_worker.results()] == ["B", "a"]
+
+
 async def test_a_task_that_does_not_end_is_named(vibetuner_worker: ManualWorker):
     """And the next run is not disturbed."""
     await never_ends.enqueue()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Collection
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -158,7 +159,7 @@ def _service_status(folder: Folder, record: Record, name: Service) -> ServiceSta
 
 
 def _size(path: Path) -> int:
-    try:
-        return path.stat().st_size if path.is_file() else 0
-    except FileNotFoundError:
-        return 0
+    with suppress(FileNotFoundError):  # the server deletes files
+        if path.is_file():
+            return path.stat().st_size
+    return 0

@@ -95,7 +95,7 @@ class Keeper:
         start_lock = try_lock(self._folder.start_lock)
         if start_lock is None:
             return None
-        if self._users_want_services():
+        if self._users_want_services():  # pragma: no cover - one has joined since the last look
             os.close(start_lock)
             return None
         remove_dead(self._folder)

@@ -12,6 +12,7 @@ import sys
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import replace
 from functools import cache
 
@@ -89,7 +90,7 @@ class Server(ABC):
         try:
             with _bind(self.record.port) as listener:
                 port = int(listener.getsockname()[1])
-                self._process = self._spawn(port, listener)
+            self._process = self._spawn(port)
         except (OSError, ServiceUnavailable) as error:
             self._fail(str(error))
             return
@@ -97,7 +98,7 @@ class Server(ABC):
         if self.record.state == "stopped":
             self._enter("starting")
 
-    def _spawn(self, port: int, listener: socket.socket) -> subprocess.Popen[bytes]:
+    def _spawn(self, port: int) -> subprocess.Popen[bytes]:
         self._folder.data(self.service).mkdir(exist_ok=True)
         lock = try_lock(self._folder.lock(self.service))
         if lock is None:
@@ -107,11 +108,10 @@ class Server(ABC):
         die_with_us = _make_die_with(os.getpid())
         try:
             with self._folder.log(self.service).open("ab") as log:
-                command, descriptors = self._command(port, listener)
                 # The server inherits the lock on its data, so the lock lasts as long as the server.
                 return subprocess.Popen(
-                    command,
-                    pass_fds=(lock, *descriptors),
+                    self._command(port),
+                    pass_fds=(lock,),
                     preexec_fn=die_with_us,  # noqa: PLW1509 - the keeper has one thread
                     cwd=self._folder.path,
                     stdin=subprocess.DEVNULL,
@@ -140,8 +140,8 @@ class Server(ABC):
         self.record = replace(self.record, state=state, since=time.time(), error=error)
 
     @abstractmethod
-    def _command(self, port: int, listener: socket.socket) -> tuple[list[str], tuple[int, ...]]:
-        """Return the command line, and the descriptors that the server inherits."""
+    def _command(self, port: int) -> list[str]:
+        """Return the command line."""
 
     @abstractmethod
     def _answers(self, pid: int) -> bool:
@@ -157,8 +157,7 @@ class Valkey(Server):
 
     service: Service = "redis"
 
-    def _command(self, port: int, listener: socket.socket) -> tuple[list[str], tuple[int, ...]]:
-        listener.close()
+    def _command(self, port: int) -> list[str]:
         options = {
             "bind": "127.0.0.1",
             "port": str(port),
@@ -169,7 +168,7 @@ class Valkey(Server):
             "save": "",
         }
         arguments = (part for name, value in options.items() for part in (f"--{name}", value))
-        return [str(valkey_binary()), *arguments], ()
+        return [str(valkey_binary()), *arguments]
 
     def _answers(self, pid: int) -> bool:
         # The pid proves that no other server answers on the port; PING proves that the data is
@@ -194,11 +193,10 @@ class Mongo(Server):
 
     service: Service = "mongodb"
 
-    def _command(self, port: int, listener: socket.socket) -> tuple[list[str], tuple[int, ...]]:
-        listener.close()
+    def _command(self, port: int) -> list[str]:
         module = [sys.executable, "-P", "-m", "vibetuner.embedded.mongo"]
         arguments = (self._folder.data(self.service), port, os.getpid())
-        return [*module, *map(str, arguments)], ()
+        return [*module, *map(str, arguments)]
 
     def _answers(self, pid: int) -> bool:
         return mongo_pid(self.record.port) == pid
@@ -232,27 +230,19 @@ def mongo_pid(port: int | None) -> int | None:
 
 def _bind(preferred: int | None) -> socket.socket:
     """Bind a loopback socket to the preferred port, or to a free one if it is taken."""
-    for port in (preferred, 0) if preferred else (0,):
-        listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-        try:
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            listener.bind(("127.0.0.1", port or 0))
-        except OSError:
-            listener.close()
-            if not port:
-                raise
-        else:
-            return listener
-    raise AssertionError("port 0 is bound or raises")
+    if preferred:
+        with suppress(OSError):
+            return socket.create_server(("127.0.0.1", preferred))
+    return socket.create_server(("127.0.0.1", 0))
 
 
 def _make_die_with(keeper: int) -> Callable[[], None] | None:
     """Return a function to run first in a child: on Linux, its process ends with the keeper."""
-    if sys.platform != "linux":
+    if sys.platform != "linux":  # pragma: no cover - macOS, where servers poll for the keeper
         return None
     libc = _libc()
 
-    def die_with_keeper() -> None:
+    def die_with_keeper() -> None:  # pragma: no cover - in a fork that becomes another program
         libc.prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
         if os.getppid() != keeper:
             os.kill(os.getpid(), signal.SIGTERM)

@@ -1,0 +1,140 @@
+"""Locks, leases and the start of the keeper, in this process."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from vibetuner.embedded import Lease, User, down, join
+from vibetuner.embedded.folder import Folder, Record, last_line, write_record
+from vibetuner.embedded.users import is_held, remove_dead, sign_in, try_lock, wait_for_lock
+from vibetuner.errors import ServiceUnavailable
+
+USER = User(pid=1, command="test", services=("redis",), since=0.0)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Folder:
+    """A folder in which no keeper has run."""
+    folder = Folder.of(tmp_path)
+    folder.leases.mkdir(parents=True)
+    return folder
+
+
+@contextmanager
+def held(path: Path) -> Iterator[None]:
+    """Hold a lock for the length of the block."""
+    descriptor = try_lock(path)
+    assert descriptor is not None
+    try:
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def test_a_lock_is_waited_for_as_long_as_one_says(tmp_path: Path):
+    """Who waits in vain gets nothing, and the lock is its owner's still."""
+    with held(tmp_path / "lock"):
+        assert wait_for_lock(tmp_path / "lock", patience=0, give_up=lambda: False) is None
+        assert is_held(tmp_path / "lock")
+
+
+def test_only_the_leases_of_the_dead_are_removed(folder: Folder):
+    """The lock decides; a lease that nobody holds has no owner."""
+    alive, dead = folder.leases / "1-a.lease", folder.leases / "2-b.lease"
+    dead.touch()
+    with held(alive):
+        remove_dead(folder)
+
+        assert list(folder.leases.iterdir()) == [alive]
+
+
+def test_a_lease_that_can_not_be_written_is_not_held(folder: Folder):
+    """Its place is taken by a folder."""
+    (folder.leases / "1-a.lease").mkdir()
+
+    with pytest.raises(IsADirectoryError):
+        sign_in(folder.leases / "1-a.lease", USER)
+
+    assert not is_held(folder.leases / "1-a.new")
+
+
+def test_who_leaves_while_they_wait_for_another_start_claims_nothing(
+    folder: Folder, tmp_path: Path
+):
+    """As when Ctrl-C meets a start that waits for a keeper to stop."""
+    lease = Lease(tmp_path, ["redis"], command="test")
+    entering = threading.Thread(target=lease.enter)
+    with held(folder.start_lock):
+        entering.start()
+        lease.leave()
+        entering.join(30)
+
+    assert not entering.is_alive()
+    assert lease.urls == {}
+    assert list(folder.leases.iterdir()) == []
+
+
+def test_a_keeper_that_can_not_start_is_reported_with_its_log(
+    folder: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Here Python doesn't find its own library."""
+    monkeypatch.setenv("PYTHONHOME", str(tmp_path / "nowhere"))
+
+    with pytest.raises(ServiceUnavailable, match=r"their keeper can't start.*keeper\.log$"):
+        join(tmp_path, ["redis"], command="test")
+
+    assert not is_held(folder.keeper_lock)
+
+
+def test_a_keeper_that_dies_each_time_is_reported_with_its_log(folder: Folder, tmp_path: Path):
+    """It is replaced twice; here somebody has written nonsense into a lease."""
+    nonsense = folder.leases / "1-a.lease"
+    nonsense.write_text("nonsense")
+
+    with held(nonsense), pytest.raises(ServiceUnavailable, match=r"did not start: .*keeper\.log$"):
+        join(tmp_path, ["redis"], command="test")
+
+    assert [path for path in folder.leases.iterdir() if path != nonsense] == []
+
+
+def test_down_does_not_wait_for_the_next_keeper(folder: Folder, tmp_path: Path):
+    """Somebody has started one anew: that it goes on is no failure."""
+    stopping = threading.Thread(target=down, args=[tmp_path], kwargs={"force": True})
+    with held(folder.keeper_lock):
+        stopping.start()
+        for keeper in itertools.count(1):
+            write_record(folder, Record(keeper))
+            if not stopping.is_alive():
+                break
+            time.sleep(0.001)
+
+    assert folder.stop_request.exists()
+
+
+def test_a_keeper_stops_in_order_at_a_signal(world, until, is_gone):
+    """As at the end of a session: servers first, although somebody uses them."""
+    world.user("redis").urls  # noqa: B018
+    keeper, *servers = world.pids()
+
+    os.kill(keeper, signal.SIGTERM)
+
+    until(lambda: is_gone(keeper))
+    assert all(map(is_gone, servers))
+    assert world.stopped()
+
+
+def test_a_log_that_is_not_there_has_no_last_line(tmp_path: Path):
+    """Nor has an empty one."""
+    (tmp_path / "empty").touch()
+    (tmp_path / "log").write_text("first\nlast\n\n")
+
+    assert [last_line(tmp_path / name) for name in ("none", "empty", "log")] == ["", "", "last"]

