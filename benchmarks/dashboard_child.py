@@ -83,9 +83,7 @@ async def time_all() -> dict[str, float]:
         await bury(queue)
         times |= await time_pages(app)
         times |= await time_streaqs_pages(worker)
-        await say_alive(queue)
-    commands = {name: command.format(letter_id(77)) for name, command in COMMANDS.items()}
-    return times | time_commands(commands)
+        return times | await time_commands(queue, COMMANDS)
 
 
 async def time_letters() -> dict[str, float]:
@@ -103,13 +101,10 @@ async def time_letters() -> dict[str, float]:
         times["letters_memory"] = (await used_memory(queue) - before) / 1e6
         for at in range(1, 60):
             await discard(letter_id(number - at))
-        await say_alive(queue)
         async with browsing(app) as get:
             for name, path in letter_pages(number).items():
                 times[name] = await timed(lambda path=path: get(path), told=name)
-    return times | time_commands(
-        {name: command.format(letter_id(77)) for name, command in LETTER_COMMANDS.items()}
-    )
+        return times | await time_commands(queue, LETTER_COMMANDS)
 
 
 def letter_pages(number: int) -> dict[str, str]:
@@ -193,9 +188,16 @@ async def time_streaqs_pages(worker: Any) -> dict[str, float]:
         }
 
 
-def time_commands(commands: Mapping[str, str]) -> dict[str, float]:
-    """Each command, from the start of its process to its end."""
-    return {name: time_command(command) for name, command in commands.items()}
+async def time_commands(queue: Any, commands: Mapping[str, str]) -> dict[str, float]:
+    """Each command, from the start of its process to its end.
+
+    Each begins beside a fresh heartbeat: `worker-health` fails once the last one is old.
+    """
+    times = {}
+    for name, command in commands.items():
+        await say_alive(queue)
+        times[name] = await asyncio.to_thread(time_command, command.format(letter_id(77)))
+    return times
 
 
 def time_command(command: str) -> float:

@@ -20,6 +20,7 @@ URLS = [
     "redis://:hunter2@cache:6379/0",
     "redis://:hunter2/with/slashes@cache",
     "redis://ann:hunter2@with@signs@cache",
+    "redis://user:password@hunter2@cache",
     "https://hunter2@api.example.com/v1",
     "redis://cache:6379?password=hunter2",
     "host=db user=ann password=hunter2",
@@ -43,10 +44,18 @@ def test_a_password_is_masked_in_any_text(url: str, around: str):
 
 
 @pytest.mark.parametrize(
-    "text", ["see https://example.com/@ann", "a@b.example", "x == y", "f(password=password)"]
+    "text",
+    [
+        "see https://example.com/@ann",
+        "a@b.example",
+        "x == y",
+        "f(password=password)",
+        "Add to .env:  SMTP_URL=smtp://user:password@host:587",
+        "postgresql+asyncpg://user:password@host/name, found a value that is not shown",
+    ],
 )
 def test_other_text_is_left_alone(text: str):
-    """An address is no secret, and neither is a name."""
+    """An address is no secret, and neither is a name, nor what stands for both in an example."""
     assert mask_secrets(text) == text
 
 

@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 from dataclasses import FrozenInstanceError
 
 import pytest
-from fastapi import APIRouter
+from fastapi import APIRouter, FastAPI
 
 from vibetuner import VibetunerApp
 
@@ -64,7 +64,17 @@ def test_what_is_no_list_is_refused_by_name(name: str, value: object):
         ("mounts", {"admin": print}, "mounts= takes paths such as '/admin', not 'admin'"),
         ("middleware", [print], r"middleware= takes Middleware\(...\) objects"),
         ("trusted_origins", ["shop.example"], "trusted_origins= takes"),
+        ("trusted_origins", [5], "trusted_origins= takes '.' or 'https://host', not 5"),
         ("openapi", "yes", "openapi= takes True or False"),
+        ("openapi", [], r"openapi= takes True or False, not \[\]"),
+        ("routes", [print], "routes= takes APIRouter objects, not <built-in"),
+        ("routes", [FastAPI()], "Apps go into mounts="),
+        ("mounts", {5: print}, "mounts= takes paths such as '/admin', not 5"),
+        ("exception_handlers", {"404": print}, "takes 404 or SomeError as a key, not '404'"),
+        ("headers", {5: "x"}, "headers= takes names such as 'Referrer-Policy', not 5"),
+        ("headers", {"X\n": "x"}, "headers= takes names"),
+        ("headers", {"Max-Age": 5}, "headers= takes a line of ASCII text for 'Max-Age', not 5"),
+        ("headers", {"Max-Age": "5\nX: y"}, "headers= takes a line of ASCII text"),
     ],
 )
 def test_a_value_of_the_wrong_kind_is_refused_by_name(name: str, value: object, words: str):

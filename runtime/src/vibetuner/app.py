@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field, fields
 from types import MappingProxyType
@@ -98,7 +98,7 @@ class VibetunerApp:
                     raise TypeError(f"{one.name}= takes a dict, not {value!r}")
                 object.__setattr__(self, one.name, MappingProxyType(dict(value)))
             elif one.name == "openapi":
-                if value not in {True, False, None}:
+                if value is not None and not isinstance(value, bool):
                     raise TypeError(f"openapi= takes True or False, not {value!r}")
             elif isinstance(value, str | bytes) or not isinstance(value, Sequence):
                 raise TypeError(f"{one.name}= takes a list, not {value!r}")
@@ -108,6 +108,7 @@ class VibetunerApp:
 
 
 QUEUE = r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}"
+HEADER = r"[A-Za-z0-9!#$%&'*+.^_`|~-]+"
 HOOKS = frozenset({"on_error", "on_failure"})
 MAPPINGS = frozenset(
     {"exception_handlers", "mounts", "template_filters", "template_globals", "headers"}
@@ -124,6 +125,12 @@ def _check_lifespan(name: str, value: object) -> None:
 
 
 def _check_parts(app: VibetunerApp) -> None:
+    _check_queues(app)
+    _check_lists(app)
+    _check_dicts(app)
+
+
+def _check_queues(app: VibetunerApp) -> None:
     queues: Sequence[object] = app.queues
     for name in queues:
         if not isinstance(name, str) or not re.fullmatch(QUEUE, name):
@@ -132,16 +139,37 @@ def _check_parts(app: VibetunerApp) -> None:
             )
     if len(set(app.queues)) < len(app.queues):
         raise TypeError(f"queues= takes each name once, not {', '.join(app.queues)}")
+
+
+def _check_lists(app: VibetunerApp) -> None:
+    for router in app.routes:
+        if not (hasattr(router, "routes") and hasattr(router, "prefix")):
+            text = f"routes= takes APIRouter objects, not {router!r}"
+            raise TypeError(f"{text}. Apps go into mounts=")
+    for one in app.middleware:
+        if not hasattr(one, "cls"):
+            raise TypeError(f"middleware= takes Middleware(...) objects, not {one!r}")
+    for origin in app.trusted_origins:
+        if origin != "*" and not re.fullmatch(r"https?://[^/]+/?", str(origin)):
+            raise TypeError(f"trusted_origins= takes '*' or 'https://host', not {origin!r}")
+
+
+def _check_dicts(app: VibetunerApp) -> None:
     for name in ("exception_handlers", "mounts", "template_filters"):
         for key, value in getattr(app, name).items():
             if not callable(value):
                 raise TypeError(f"{name}= takes functions, not {value!r} for {key!r}")
     for path in app.mounts:
-        if not re.fullmatch(r"/.*[^/]", path):
+        if not re.fullmatch(r"/.*[^/]", str(path)):
             raise TypeError(f"mounts= takes paths such as '/admin', not {path!r}")
-    for one in app.middleware:
-        if not hasattr(one, "cls"):
-            raise TypeError(f"middleware= takes Middleware(...) objects, not {one!r}")
-    for origin in app.trusted_origins:
-        if origin != "*" and not re.fullmatch(r"https?://[^/]+/?", origin):
-            raise TypeError(f"trusted_origins= takes '*' or 'https://host', not {origin!r}")
+    keys: Iterable[object] = app.exception_handlers
+    for key in keys:
+        is_class = isinstance(key, type) and issubclass(key, Exception)
+        if not (is_class or isinstance(key, int)):
+            raise TypeError(f"exception_handlers= takes 404 or SomeError as a key, not {key!r}")
+    headers: Mapping[Any, Any] = app.headers
+    for name, value in headers.items():
+        if not (isinstance(name, str) and re.fullmatch(HEADER, name)):
+            raise TypeError(f"headers= takes names such as 'Referrer-Policy', not {name!r}")
+        if value is not None and not (isinstance(value, str) and re.fullmatch(r"[ -~]*", value)):
+            raise TypeError(f"headers= takes a line of ASCII text for {name!r}, not {value!r}")

@@ -65,7 +65,10 @@ __all__ = [
 ]
 
 # Up to the last @ of a possible password. A port before a path, as in host:443/@name, is not one.
-USERINFO = re.compile(r"""(?<=://)(?:[^\s<>"']*:(?!\d+/)[^\s<>"']*|[^\s<>"'/]+)@""")
+# The words of our own examples stay: they show where a password goes.
+USERINFO = re.compile(
+    r"""(?<=://)(?!user:password@[^\s@]*(?:\s|$))(?:[^\s<>"']*:(?!\d+/)[^\s<>"']*|[^\s<>"'/]+)@"""
+)
 SECRET_VALUE = re.compile(
     r"""(?i)(?:(?<=[?&;\s])|^)((?:\w+_)?(?:password|passwd|pwd|token|secret))=[^\s&;,"'<>)]+"""
 )

@@ -56,4 +56,7 @@ def _print_lines(findings: Sequence[Finding]) -> None:
             console.print(f"{'':<22} {one_line(finding.cure)}", style="green")
     errors = sum(finding.level == "error" for finding in findings)
     warnings = sum(finding.level == "warning" for finding in findings)
-    console.print(f"{errors} errors, {warnings} warnings")
+    console.print(
+        f"{errors} error{'' if errors == 1 else 's'}, "
+        f"{warnings} warning{'' if warnings == 1 else 's'}"
+    )

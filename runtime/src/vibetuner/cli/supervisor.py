@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from watchfiles import DefaultFilter, awatch
+from watchfiles import awatch
 
 from vibetuner.cli.complaint import READER_GONE
 from vibetuner.cli.program import Program
@@ -38,10 +38,11 @@ NAME_COLOURS = ("36", "35", "32", "34")
 class Supervisor:
     """Keeps programs running until a signal comes.
 
-    With ``watch``, a change of a watched Python file restarts all programs, and a program that
-    ended waits for the next change. Without it, a program that ended is restarted, after a longer
-    pause each time; if it keeps failing, everything stops. A program that fails in its first
-    seconds also stops everything: if one part can't start, the command fails at once.
+    With ``watch``, a change of a watched file, or of a Python file in a watched folder, restarts
+    all programs, and a program that ended waits for the next change. Without it, a program that
+    ended is restarted, after a longer pause each time; if it keeps failing, everything stops. A
+    program that fails in its first seconds also stops everything: if one part can't start, the
+    command fails at once.
     """
 
     def __init__(
@@ -54,7 +55,8 @@ class Supervisor:
     ) -> None:
         self._programs = programs
         self._patience = grace + STOP_SECONDS
-        self._watch = [path for path in watch if path.exists()]
+        # A file is watched by its folder: an editor or `sed -i` puts a new file in its place.
+        self._watch = [(path, path.is_dir()) for path in watch]
         self._running: dict[str, Process] = {}
         self._stopping = asyncio.Event()
         self._changed = asyncio.Event()
@@ -75,8 +77,8 @@ class Supervisor:
         try:
             async with asyncio.TaskGroup() as group:
                 keepers = [group.create_task(self._keep(program)) for program in self._programs]
-                if self._watch:
-                    group.create_task(self._reload_on_change())
+                for path, is_folder in self._watch:
+                    group.create_task(self._reload_on_change(path, is_folder=is_folder))
                 await asyncio.wait(keepers)
                 self._stopping.set()
         finally:
@@ -185,14 +187,19 @@ class Supervisor:
         except OSError:
             pass  # a full disk under the log is no reason to stop
 
-    async def _reload_on_change(self) -> None:
+    async def _reload_on_change(self, path: Path, *, is_folder: bool) -> None:
         async for changes in awatch(
-            *self._watch, watch_filter=CodeFilter(), stop_event=self._stopping, step=100
+            path if is_folder else path.parent,
+            watch_filter=_is_code if is_folder else lambda _, changed: changed == str(path),
+            stop_event=self._stopping,
+            step=100,
+            recursive=is_folder,
         ):
-            names = sorted({Path(path).name for _, path in changes})
+            names = sorted({Path(changed).name for _, changed in changes})
             more = " …" if names[3:] else ""
             logger.info("changed: %s%s; restarting", ", ".join(names[:3]), more)
             self._generation += 1
+            self._told.clear()
             self._changed.set()
             self._signal_all(signal.SIGTERM)
 
@@ -208,10 +215,6 @@ class Supervisor:
         return f"\x1b[{colour}m{label}\x1b[0m" if self._colourful else label
 
 
-class CodeFilter(DefaultFilter):
-    """Python files and `.env`; templates are reloaded without a restart."""
-
-    def __call__(self, _change: object, path: str) -> bool:
-        """Return whether a change of ``path`` restarts the programs."""
-        name = Path(path).name
-        return (path.endswith(".py") or name == ".env") and "__pycache__" not in path
+def _is_code(_change: object, path: str) -> bool:
+    """Return whether a changed file restarts the programs; templates are reloaded without."""
+    return path.endswith(".py") and "__pycache__" not in path

@@ -26,7 +26,9 @@ def check_tune(project: ProjectInfo) -> list[Finding]:
     problems = find_problems(app, worker)
     if problems:
         return [of_message("tasks", problem) for problem in problems]
+    number = len(worker.registry)
+    tasks = f"{number} task{'' if number == 1 else 's'}"
     return [
-        Finding("ok", "project", f"{project.name}: {len(worker.registry)} tasks in tune.py"),
+        Finding("ok", "project", f"{project.name}: {tasks} in tune.py"),
         *(Finding("warning", "tasks", *text.split("; ")) for text in find_warnings(worker)),
     ]
