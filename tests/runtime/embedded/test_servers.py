@@ -36,7 +36,7 @@ def make_folder(root: Path) -> Folder:
     return folder
 
 
-def reach(server: Valkey, state: str, until: Until) -> None:
+def bring_to(server: Valkey, state: str, until: Until) -> None:
     """Look after a server, as its keeper does, until it is in a state."""
 
     def is_reached() -> bool:
@@ -49,7 +49,7 @@ def reach(server: Valkey, state: str, until: Until) -> None:
 def test_a_server_that_does_not_end_is_killed(folder: Folder, until: Until):
     """It is frozen here, and can't hear that it should end."""
     server = Valkey(folder, None)
-    reach(server, "running", until)
+    bring_to(server, "running", until)
     pid = server.record.pid
     os.kill(pid, signal.SIGSTOP)
 
@@ -63,7 +63,7 @@ def test_a_server_that_does_not_end_is_killed(folder: Folder, until: Until):
 def test_only_an_orphan_with_the_same_data_is_stopped(folder: Folder, tmp_path: Path, until: Until):
     """Another project's server may have got the port meanwhile."""
     server = Valkey(folder, None)
-    reach(server, "running", until)
+    bring_to(server, "running", until)
     port = server.record.port
 
     Valkey(make_folder(tmp_path / "other"), port)._dismiss_orphan()
@@ -79,7 +79,7 @@ def test_two_servers_never_write_to_the_same_data(folder: Folder, until: Until):
     lock = try_lock(folder.lock("redis"))
     server = Valkey(folder, None)
 
-    reach(server, "failed", until)
+    bring_to(server, "failed", until)
 
     assert server.record.error == f"another process still writes to {folder.data('redis')}"
     assert server.record.pid is None

@@ -39,7 +39,7 @@ def check_version(project: ProjectInfo) -> Iterator[Finding]:
         yield Finding("note", "template", f"version {commit}; its newest is not known from here")
     elif RELEASE.match(commit) and version_number(commit) < version_number(newest):
         text = f"version {commit}; there is {newest}"
-        yield Finding("note", "template", text, "uvx copier update")
+        yield Finding("note", "template", text, "just template-update")
     else:
         yield Finding("ok", "template", f"version {commit}, the newest known")
 
