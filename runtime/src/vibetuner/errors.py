@@ -38,6 +38,8 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from starlette.requests import HTTPConnection
 
 __all__ = [
@@ -62,6 +64,7 @@ __all__ = [
     "WrongEventLoop",
     "first_line",
     "mask_secrets",
+    "suggest",
 ]
 
 # Up to the last @ of a possible password. A port before a path, as in host:443/@name, is not one.
@@ -195,6 +198,18 @@ def mask_secrets(text: str) -> str:
     if "://" in text and "@" in text:
         text = USERINFO.sub("***@", text)
     return SECRET_VALUE.sub(r"\1=***", text) if "=" in text else text
+
+
+def suggest(wrong: object, known: Iterable[str], otherwise: str, form: str = "{}") -> str:
+    """Return a question with the known name nearest to a wrong one, or ``otherwise``.
+
+    >>> suggest("bluk", ["critical", "bulk"], "Take another", "{!r}")
+    "Did you mean 'bulk'?"
+    """
+    from difflib import get_close_matches  # noqa: PLC0415 - only in errors
+
+    close = get_close_matches(str(wrong), known, n=1)
+    return f"Did you mean {form.format(close[0])}?" if close else otherwise
 
 
 def first_line(error: BaseException) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 import traceback
-from difflib import get_close_matches
 from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
@@ -12,7 +11,7 @@ from pathlib import Path
 from types import ModuleType
 
 from vibetuner.app import VibetunerApp
-from vibetuner.errors import ProjectError, VibetunerError
+from vibetuner.errors import ProjectError, VibetunerError, suggest
 from vibetuner.project import ProjectInfo, project_info
 
 __all__ = ["Terminated", "import_module_of", "load_project"]
@@ -114,7 +113,6 @@ def _with_cure(error: Exception, message: str) -> str:
         return message
     message = message.partition(". Did you mean")[0]  # the hint that Python 3.13 adds
     wrong = message.rsplit("'", 2)[-2]
-    close = get_close_matches(wrong, VibetunerApp.__dataclass_fields__, n=1)
-    known = ", ".join(VibetunerApp.__dataclass_fields__)
-    cure = f"Did you mean {close[0]}=?" if close else f"It takes {known}"
+    known = VibetunerApp.__dataclass_fields__
+    cure = suggest(wrong, known, f"It takes {', '.join(known)}", "{}=")
     return f"{message}. {cure}"

@@ -19,6 +19,13 @@ from vibetuner.tasks.robust import Unique, robust_cron, robust_task
         ({"timeout": 0}, ValueError, "^timeout takes more than 0 seconds, not 0$"),
         ({"timeout": timedelta(seconds=-1)}, ValueError, "^timeout takes more than 0 seconds"),
         ({"expire": 0}, ValueError, "^expire takes more than 0 seconds, not 0$"),
+        (
+            {"max_retry": 2},
+            TypeError,
+            r"^robust_task\(\) takes no max_retry=\. Did you mean max_re",
+        ),
+        ({"colour": 2}, TypeError, r"^robust_task\(\) takes no colour=\. It takes backoff_base, "),
+        ({"timeout": 10**12}, ValueError, "^timeout takes at most ten years, not 1000000000000;"),
         ({"max_tries": 2}, TypeError, "^max_tries= is decided by max_retries= here; leave it out$"),
         ({"retry_timeouts": True}, TypeError, "^retry_timeouts= is decided by max_retries="),
     ],

@@ -10,7 +10,7 @@ from streaq.task import Task
 
 from vibetuner.crontab import check_crontab
 from vibetuner.errors import TaskError
-from vibetuner.tasks.queues import check_queue, default_queue, suggest
+from vibetuner.tasks.queues import check_queue, default_queue, suggest_queue
 from vibetuner.tasks.retry import check_number
 
 __all__ = ["LONGEST", "check_enqueue", "check_options"]
@@ -71,7 +71,7 @@ def check_enqueue(task: Task[Any, Any], priorities: Sequence[str]) -> None:
     task.priority = queue
     if queue not in priorities:
         raise TaskError(
-            f"{name}: tune.py declares no queue {queue!r}. {suggest(queue, priorities)}"
+            f"{name}: tune.py declares no queue {queue!r}. {suggest_queue(queue, priorities)}"
         )
     if task.delay is None and task.schedule is None:
         return

@@ -8,10 +8,9 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from typing import Any
 
-from vibetuner.errors import CommandError
+from vibetuner.errors import CommandError, suggest
 
 __all__ = ["USUAL", "ReadOrder", "check_queue", "declared_queue", "default_queue", "set_queue"]
 
@@ -51,14 +50,9 @@ def check_queue(queue: object) -> str:
     return queue
 
 
-def suggest(name: object, queues: Collection[str]) -> str:
-    """Return the hint for an unknown queue's name.
-
-    >>> suggest("bluk", ["critical", "bulk"]), suggest("x", ["critical", "bulk"])
-    ("Did you mean 'bulk'?", 'Take one of critical, bulk')
-    """
-    close = get_close_matches(str(name), queues, n=1)
-    return f"Did you mean {close[0]!r}?" if close else f"Take one of {', '.join(queues)}"
+def suggest_queue(name: object, queues: Collection[str]) -> str:
+    """Return the hint for an unknown queue's name."""
+    return suggest(name, queues, f"Take one of {', '.join(queues)}", "{!r}")
 
 
 @dataclass(slots=True)
@@ -119,7 +113,7 @@ class ReadOrder:
             if name not in queues:
                 raise CommandError(
                     f"--queues names {name!r}, which tune.py does not declare. "
-                    f"{suggest(name, queues)}"
+                    f"{suggest_queue(name, queues)}"
                 )
 
     def __str__(self) -> str:

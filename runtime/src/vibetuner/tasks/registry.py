@@ -16,7 +16,7 @@ from vibetuner.crontab import find_ambiguity
 from vibetuner.errors import ProjectError
 from vibetuner.loader import import_module_of
 from vibetuner.project import ProjectInfo
-from vibetuner.tasks.queues import declared_queue, suggest
+from vibetuner.tasks.queues import declared_queue, suggest_queue
 
 __all__ = ["check_name", "check_tasks", "find_problems", "find_warnings", "import_tasks"]
 
@@ -131,7 +131,8 @@ def _in_no_queue(worker: Worker[Any]) -> Iterator[str]:
         if queue and queue not in worker.priorities:
             yield (
                 f"The task {name}{_place(task.fn)} goes into the queue {queue!r}, which tune.py "
-                f"does not declare. {suggest(queue, worker.priorities)}, or add it to queues=[...]"
+                f"does not declare. {suggest_queue(queue, worker.priorities)}, or add it to "
+                "queues=[...]"
             )
 
 

@@ -8,9 +8,10 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import Any, cast
 
+from streaq import Worker
 from streaq.types import CronDecorator
 
-from vibetuner.errors import GiveUp
+from vibetuner.errors import GiveUp, suggest
 from vibetuner.tasks.call import TaskDecorator
 from vibetuner.tasks.depends import is_injected
 from vibetuner.tasks.limits import check_options
@@ -31,6 +32,9 @@ __all__ = ["GiveUp", "RetryLater", "Unique", "robust_cron", "robust_task"]
 
 # A payload is kept this long after its expiry, so that the dead letter has its arguments.
 KEPT_AFTER_EXPIRY = timedelta(days=7)
+
+# Parameters of decorators that no one passes by these names.
+NOT_NAMED = {"self", "fn", "tab", "max_tries", "retry_timeouts", "task_kwargs", "cron_kwargs"}
 
 
 def robust_task(  # noqa: PLR0913 - the guide's parameters
@@ -80,7 +84,7 @@ def robust_task(  # noqa: PLR0913 - the guide's parameters
         on_failure=_callable(on_failure),
         unique=unique if isinstance(unique, Unique) else None,
     )
-    options = _options(policy, task_kwargs)
+    options = _options(policy, task_kwargs, robust_task, Worker.task)
     if policy.unique is None:
         check_options(unique=unique)
         options["unique"] = unique
@@ -124,7 +128,7 @@ def robust_cron(  # noqa: PLR0913, PLR0917 - as robust_task
         limit=_limit("timeout", timeout),
         on_failure=_callable(on_failure),
     )
-    options = _options(policy, cron_kwargs)
+    options = _options(policy, cron_kwargs, robust_cron, Worker.cron)
     return cast("CronDecorator", _decorator(policy, lambda: get_worker().cron(tab, **options)))
 
 
@@ -159,14 +163,22 @@ def _limit(name: str, given: timedelta | int | None) -> timedelta | None:
         limit = timedelta(seconds=check_number(name, limit))
     if limit <= timedelta(0):
         raise ValueError(f"{name} takes more than 0 seconds, not {given!r}")
+    check_options(**{name: given})
     return limit
 
 
-def _options(policy: FailurePolicy, given: dict[str, Any]) -> dict[str, Any]:
+def _options(
+    policy: FailurePolicy, given: dict[str, Any], *decorators: Callable[..., Any]
+) -> dict[str, Any]:
     """Return the options for ``worker.task()``; the policy handles a timeout that is retried."""
     for name in ("max_tries", "retry_timeouts"):
         if name in given:
             raise TypeError(f"{name}= is decided by max_retries= here; leave it out")
+    if given:
+        taken = {name for one in decorators for name in _parameters(one)} - NOT_NAMED | {"queue"}
+        for name in given.keys() - taken:
+            hint = suggest(name, taken, f"It takes {', '.join(sorted(taken))}", "{}=")
+            raise TypeError(f"{decorators[0].__name__}() takes no {name}=. {hint}")
     if policy.expire is not None:
         given = {"expire": policy.expire + KEPT_AFTER_EXPIRY, **given}
     return {"max_tries": policy.retry.max_tries, "timeout": policy.limit, **given}

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from difflib import get_close_matches
 from typing import Any
 
 from pydantic import ValidationError
 
 from vibetuner.config import Expected, Settings, get_settings, using_settings
-from vibetuner.errors import SettingsError
+from vibetuner.errors import SettingsError, suggest
 
 __all__ = ["SettingsOverride", "overriding"]
 
@@ -51,8 +50,7 @@ def overriding() -> Iterator[SettingsOverride]:
 
 
 def _unknown(name: str) -> str:
-    close = get_close_matches(name, Settings.model_fields, n=1)
-    hint = f"Did you mean {close[0]}=?" if close else "See vibetuner.config.Settings"
+    hint = suggest(name, Settings.model_fields, "See vibetuner.config.Settings", "{}=")
     return f"There is no setting named {name}. {hint}"
 
 

@@ -5,13 +5,12 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections.abc import Mapping, Sequence
-from difflib import get_close_matches
 from typing import Any, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
 from pydantic.errors import PydanticUserError
 
-from vibetuner.errors import TaskError, TaskNotFound
+from vibetuner.errors import TaskError, TaskNotFound, suggest
 from vibetuner.tasks.depends import is_injected
 from vibetuner.tasks.inspect.detail import (
     Facts,
@@ -148,7 +147,6 @@ def _task(queue: Queue, name: str) -> Any:
     registry = queue.worker.registry
     if name in registry:
         return registry[name]
-    close = get_close_matches(name, registry, n=1)
     known = ", ".join(sorted(registry)) or "none; tune.py lists no tasks"
-    hint = f"Did you mean {close[0]}?" if close else f"There are: {known}"
+    hint = suggest(name, registry, f"There are: {known}")
     raise TaskError(f"This project has no task named {name}. {hint}")
