@@ -83,6 +83,10 @@ class Launch:
             ReadOrder.parse(self.queues)
         if self.part != "frontend" and not settings.redis_url:
             raise NotConfigured(REDIS_MISSING)
+        if settings.redis_url and settings.redis_url != EMBEDDED:
+            from vibetuner.redis.url import parse_url
+
+            parse_url(settings.redis_url, settings.redis_key_prefix)
         if self.mode == "prod":
             self._check_production(settings)
 
