@@ -139,6 +139,14 @@ class Replicated(Servers):
         )
         return time.monotonic()
 
+    def is_down(self, port: int) -> bool:
+        """Return whether all Sentinels report a replica as down."""
+        reports = (self.on(one, "SENTINEL", "REPLICAS", NAME) for one in self.sentinels)
+        known = [
+            str(replica) for report in reports if isinstance(report, list) for replica in report
+        ]
+        return all("s_down" in replica for replica in known if f"'{port}'" in replica)
+
     def is_whole(self) -> bool:
         """Return whether all Sentinels name one primary, and both others follow it."""
         question = ("SENTINEL", "GET-MASTER-ADDR-BY-NAME", NAME)

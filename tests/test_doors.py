@@ -33,5 +33,6 @@ async def test_a_door_that_closes_loses_no_connection(turns: int):
             client.close()
         gc.collect()
 
-    assert [str(one.message) for one in caught] == []
+    # What earlier tests have left may be collected here, too.
+    assert [text for one in caught if "socket" in (text := str(one.message))] == []
     assert len(hung_up) in {0, 3}

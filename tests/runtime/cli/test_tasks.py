@@ -17,6 +17,7 @@ import pytest
 from tests.processes import free_port, run_vibetuner, vibetuner
 from tests.projects import SHOP, SHOP_TUNE, write, write_project
 from tests.valkey import Valkey
+from tests.waiting import wait_until
 from vibetuner.cli.checks.finding import Finding
 from vibetuner.cli.checks.redis import judge_server
 from vibetuner.cli.checks.template import check_drift, check_version
@@ -89,7 +90,7 @@ def test_beside_a_worker_health_and_doctor_see_it(
         well = typed("worker-health", "--here", "--json")
         assert (well.returncode, json.loads(well.stdout)["healthy"]) == (0, True)
         task_id = json.loads(typed("tasks", "enqueue", "wait_for_ever", "--json").stdout)["id"]
-        assert "It runs on worker" in typed("tasks", "why", task_id).stdout
+        wait_until(lambda: "It runs on worker" in typed("tasks", "why", task_id).stdout)
         write(shop / "src/shop/new.py", "CHANGED = 1\n")
         findings = json.loads(typed("doctor", "--json").stdout)["findings"]
         assert any("runs other code" in one["text"] for one in findings)

@@ -138,15 +138,15 @@ class Connection:
         if self._line is None:
             await asyncio.shield(self._start_connecting())
 
-    async def replicas(self) -> int:
-        """Return how many replicas the Sentinels or the Cluster report; 0 without either.
+    async def replicas(self) -> set[tuple[str, int]]:
+        """Return the replicas that the Sentinels or the Cluster report; none without either.
 
         Raises:
             ConnectionError: they call another server the primary.
         """
         line = self._line
         if self._primary is None or line is None:
-            return 0
+            return set()
         try:
             return await self._primary.replicas(line.server)
         except OSError as error:

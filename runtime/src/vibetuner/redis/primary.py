@@ -75,8 +75,8 @@ class Primary:
             self._server = server
         return server
 
-    async def replicas(self, server: Address) -> int:
-        """Return how many replicas of a server are up, according to the guides that name it.
+    async def replicas(self, server: Address) -> set[tuple[str, int]]:
+        """Return the replicas of a server that are up, according to the guides that name it.
 
         While a replica is being promoted, they still count it, although it has left the server.
 
@@ -93,10 +93,12 @@ class Primary:
         if self._address.elect(named) != server:
             raise OSError(f"{server} is no longer the primary")
         place = server.host, server.port
-        return max(
-            guides.count_replicas(found[one], one)
-            for one, reply in named.items()
-            if self._address.named(reply, one) == place
+        return set().union(
+            *(
+                guides.read_replicas(found[one], one)
+                for one, reply in named.items()
+                if self._address.named(reply, one) == place
+            )
         )
 
     def follow(self, follower: object, moved: Moved) -> None:

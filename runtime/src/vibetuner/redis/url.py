@@ -105,8 +105,8 @@ class Sentinels:
         """The command that asks one of them for the replicas."""
         return ("SENTINEL", "REPLICAS", self.name)
 
-    def count_replicas(self, reply: object, _own: Address) -> int:
-        """Return how many replicas are up and follow their primary, according to a reply.
+    def read_replicas(self, reply: object, _own: Address) -> set[tuple[str, int]]:
+        """Return the replicas that are up and follow their primary, according to a reply.
 
         A replica that is being promoted disconnects from the Sentinels briefly, and still counts.
         """
@@ -114,9 +114,11 @@ class Sentinels:
             dict(zip(map(_text, one[::2]), map(_text, one[1::2]), strict=False))
             for one in (reply if isinstance(reply, list) else ())
         )
-        return sum(
-            one.get("master-link-status") == "ok" and "down" not in one["flags"] for one in known
-        )
+        return {
+            (one["ip"], int(one["port"]))
+            for one in known
+            if one.get("master-link-status") == "ok" and "down" not in one["flags"]
+        }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -163,9 +165,9 @@ class Cluster:
                 others.append(places)
         return [own, *others]
 
-    def count_replicas(self, reply: object, own: Address) -> int:
-        """Return how many replicas the primary of the slot has, according to a reply."""
-        return len(self.read(reply, own.host)[0][1:]) if isinstance(reply, list) else 0
+    def read_replicas(self, reply: object, own: Address) -> set[tuple[str, int]]:
+        """Return the replicas of the slot's primary, according to a reply."""
+        return set(self.read(reply, own.host)[0][1:]) if isinstance(reply, list) else set()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

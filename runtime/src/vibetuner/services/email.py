@@ -30,7 +30,6 @@ __all__ = [
     "Mailer",
     "SmtpMailer",
     "choose_mailer",
-    "read_outbox",
     "send_email",
 ]
 

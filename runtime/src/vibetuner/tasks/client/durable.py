@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any, Generic, Self, TypeVar
 
@@ -30,6 +31,8 @@ HAS_WAITAOF = (7, 2)
 CLOSED = "the queue was closed"
 CURE = "Look at it:  vibetuner doctor"
 
+Place = tuple[str, int]
+
 C = TypeVar("C")
 T = TypeVar("T")
 
@@ -43,8 +46,9 @@ class Keeping:
         replicas: the number of replicas that follow it.
         has_file: whether it writes an append-only file.
         has_sentinels: whether Sentinels or a Cluster decide which server is the primary.
-        known: the number of replicas that they report as up; a replica that is being promoted is
-            among them, although it has left this server.
+        known: the replicas that they report as up; one that is being promoted is among them,
+            although it has left this server.
+        followers: the replicas that follow it, as it names them itself.
 
     >>> Keeping("7.2.4", 0, False).problem()
     ('it keeps tasks in memory alone', 'Set appendonly yes there, or start a replica')
@@ -54,21 +58,34 @@ class Keeping:
     replicas: int
     has_file: bool
     has_sentinels: bool = False
-    known: int = 0
+    known: AbstractSet[Place] = frozenset()
+    followers: AbstractSet[Place] = frozenset()
 
     @classmethod
     def read(
-        cls, info: Mapping[str, Any], *, has_sentinels: bool = False, known: int = 0
+        cls,
+        info: Mapping[str, Any],
+        *,
+        has_sentinels: bool = False,
+        known: AbstractSet[Place] = frozenset(),
     ) -> Keeping:
         """Parse the reply to INFO; a replica counts once it has received all earlier writes."""
-        followers = (info[key] for key in info if re.fullmatch(r"slave\d+", key))
+        replicas = (str(info[key]) for key in info if re.fullmatch(r"slave\d+", key))
+        online = [one for one in replicas if "online" in one]
+        places = (re.search(r"ip=([^,]+),port=(\d+)", one) for one in online)
         return cls(
             str(info.get("redis_version", "0")),
-            sum("online" in str(one) for one in followers),
+            len(online),
             str(info.get("aof_enabled", "0")) == "1",
             has_sentinels,
             known,
+            {(place[1], int(place[2])) for place in places if place},
         )
+
+    @property
+    def strangers(self) -> int:
+        """Return how many of the known replicas don't follow it."""
+        return len(self.known - self.followers)
 
     @property
     def on_disk(self) -> bool:
@@ -90,8 +107,9 @@ class Keeping:
         """
         if self.has_sentinels and not self.replicas:
             return "it has no replica, so that the next failover would lose the task", "Start one"
-        if self.replicas < self.known:
-            text = f"{self.replicas} of its {self.known} replicas follow it; one may replace it now"
+        if away := max(self.strangers, len(self.known) - self.replicas):
+            left = len(self.known) - away
+            text = f"{left} of its {len(self.known)} replicas follow it; one may replace it now"
             return text, "Try again"
         if self.replicas or self.on_disk:
             return None
@@ -233,6 +251,7 @@ class _Line(Generic[C]):
         self._client = make_client(self.connection)
         self._mark = mark
         self._losses = 0
+        self._names_agree = False
 
     @property
     def is_free(self) -> bool:
@@ -276,7 +295,10 @@ class _Line(Generic[C]):
         lines = (line.partition(":") for line in reply.decode(errors="replace").splitlines())
         info = {name: value for name, _, value in lines}
         has_sentinels = self.connection.address.guides is not None
-        return Keeping.read(info, has_sentinels=has_sentinels, known=known)
+        keeping = Keeping.read(info, has_sentinels=has_sentinels, known=known)
+        # Where addresses are translated, the guides and the server give replicas different names.
+        self._names_agree |= keeping.strangers < len(known)
+        return keeping if self._names_agree else replace(keeping, followers=known)
 
     async def _write(self, calls: Sequence[_Call[C]]) -> dict[_Call[C], Any]:
         """Do all writes concurrently; return those that were done, with their results."""
