@@ -23,8 +23,7 @@ DEMO_ORDERS = 10_000
 def test_an_export_moves_and_its_file_holds_every_order(page: playwright.Page, tmp_path: Path):
     """Click, watch the bar, download, count."""
     page.goto("/")
-    page.get_by_role("button", name="Start an export").click()
-    card = page.locator("#exports article").first
+    card = start_export(page)
 
     positions = watch_bar(card)
 
@@ -45,8 +44,7 @@ def test_an_export_moves_and_its_file_holds_every_order(page: playwright.Page, t
 def test_an_export_can_be_cancelled(page: playwright.Page, project: Path):
     """It stops at once, and leaves no half-written file."""
     page.goto("/")
-    page.get_by_role("button", name="Start an export").click()
-    card = page.locator("#exports article").first
+    card = start_export(page)
     expect(card).to_contain_text("Running", timeout=10_000)
 
     card.get_by_role("button", name="Cancel").click()
@@ -122,9 +120,7 @@ def test_it_works_without_javascript(browser: playwright.Browser, site: Site):
     context = browser.new_context(base_url=site.url, java_script_enabled=False)
     page = context.new_page()
     page.goto("/")
-    before = page.locator("#exports article").count()
-    page.get_by_role("button", name="Start an export").click()
-    expect(page.locator("#exports article")).to_have_count(before + 1)
+    start_export(page)
 
     def is_done() -> bool:
         page.reload()
@@ -132,6 +128,15 @@ def test_it_works_without_javascript(browser: playwright.Browser, site: Site):
 
     wait_until(is_done, seconds=30)
     context.close()
+
+
+def start_export(page: playwright.Page) -> playwright.Locator:
+    """Return the card of the new export, and not of an earlier one."""
+    cards = page.locator("#exports article")
+    before = cards.count()
+    page.get_by_role("button", name="Start an export").click()
+    expect(cards).to_have_count(before + 1)
+    return cards.first
 
 
 def watch_bar(card: playwright.Locator) -> list[int]:
