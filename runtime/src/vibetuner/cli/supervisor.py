@@ -190,7 +190,7 @@ class Supervisor:
     async def _reload_on_change(self, path: Path, *, is_folder: bool) -> None:
         async for changes in awatch(
             path if is_folder else path.parent,
-            watch_filter=_is_code if is_folder else lambda _, changed: changed == str(path),
+            watch_filter=_is_code if is_folder else lambda _, file: Path(file).name == path.name,
             stop_event=self._stopping,
             step=100,
             recursive=is_folder,
