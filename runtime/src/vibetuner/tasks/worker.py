@@ -585,11 +585,14 @@ class TaskWorker(Worker[Any]):
             )
         else:
             is_new = await client.enqueue_once(call, parts, data)
-        if is_new and self.on_enqueue is not None:
-            for part in parts:
-                self.on_enqueue(part, None)
-            await self.on_enqueue(call, asyncio.sleep(0))
+        if is_new:
+            await self._tell([*parts, call])
         return call
+
+    def enqueue_unsafe(self, fn_name: str, *args: Any, **kwargs: Any) -> TaskCall[Any, Any]:
+        """Return a call of a task that need not be known here, like streaq's own method."""
+        task = super().enqueue_unsafe(fn_name, *args, **kwargs)
+        return define(cast("AsyncTask[Any, Any]", task.parent)).enqueue(*args, **kwargs)
 
     async def enqueue_chain(self, last: ChainedCall[P, R]) -> ChainedCall[P, R]:
         """Enqueue the last call of a chain and all that are before it, in one step.
@@ -613,10 +616,7 @@ class TaskWorker(Worker[Any]):
                     "chain. Enqueue it alone, and what follows at its end"
                 )
         await self._enqueue_plain(calls, time.time_ns() // 1_000_000)
-        if self.on_enqueue is not None:
-            for call in calls[:-1]:
-                self.on_enqueue(call, None)
-            await self.on_enqueue(last, asyncio.sleep(0))
+        await self._tell(calls)
         return last
 
     async def enqueue_many(self, tasks: Sequence[Task[Any, Any]]) -> None:
@@ -655,6 +655,14 @@ class TaskWorker(Worker[Any]):
         for answer in await asyncio.gather(*keyed, return_exceptions=True):
             if isinstance(answer, BaseException):
                 raise answer
+
+    async def _tell(self, enqueued: Sequence[Task[Any, Any]]) -> None:
+        """Call :attr:`on_enqueue` for calls that were enqueued in one step, and wait as it says."""
+        if self.on_enqueue is not None:
+            *others, last = enqueued
+            for call in others:
+                self.on_enqueue(call, None)
+            await self.on_enqueue(last, asyncio.sleep(0))
 
     async def _enqueue_plain(self, tasks: Sequence[Task[Any, Any]], now: int) -> None:
         kept: dict[bool | timedelta, list[Task[Any, Any]]] = {}

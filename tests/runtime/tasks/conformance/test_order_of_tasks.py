@@ -262,3 +262,19 @@ async def test_info_has_the_arguments_of_a_waiting_task(worker: Worker[Any]):
         assert await worker.queue_size() == 1
         waiting = await worker.get_tasks_by_status(TaskStatus.SCHEDULED)
         assert [found.task_id for found in waiting] == [task.id]
+
+
+async def test_a_chain_may_begin_with_a_name(make: Make):
+    """A call by ``enqueue_unsafe()`` is followed like any other."""
+    worker = make()
+
+    @worker.task(name="double")
+    async def double(value: int) -> int:
+        return 2 * value
+
+    async with worker:
+        chain = await worker.enqueue_unsafe("double", 3).then(double)
+    await drain(worker)
+
+    async with worker:
+        assert (await chain.result(timeout=10)).result == 12
