@@ -8,7 +8,9 @@ import pytest
 
 from vibetuner.config import Settings
 from vibetuner.errors import NotConfigured, ServiceUnavailable
-from vibetuner.redis.client import check, open_redis, ungrouped
+from vibetuner.redis import redis_client
+from vibetuner.redis.client import check, open_redis, open_resource, ungrouped
+from vibetuner.tasks.worker import TaskWorker
 
 
 async def test_a_client_that_is_handed_out_has_answered(settings: Settings):
@@ -16,6 +18,20 @@ async def test_a_client_that_is_handed_out_has_answered(settings: Settings):
     async with open_redis(settings) as client:
         await client.set(f"{settings.redis_key_prefix}name", "größe", ex=60)
         assert await client.get(f"{settings.redis_key_prefix}name") == "größe"
+
+
+async def test_a_process_has_one_client_for_each_server(settings: Settings):
+    """The queue uses it, or opens it for what comes later; another server has its own."""
+    async with open_resource(settings) as first, TaskWorker(settings) as worker:
+        assert worker.redis is first
+    async with TaskWorker(settings) as worker, open_resource(settings) as later:
+        assert worker.redis is later is redis_client.get()
+        elsewhere = settings.model_copy(update={"redis_url": f"{settings.redis_url}/1"})
+        async with open_resource(elsewhere) as other:
+            assert other is redis_client.get()
+            assert other is not later
+        assert redis_client.get() is later
+    assert redis_client.peek() is None
 
 
 async def test_without_a_url_the_cure_is_named(fresh: None):

@@ -23,7 +23,7 @@ from vibetuner.embedded import open_services
 from vibetuner.errors import ServiceUnavailable
 from vibetuner.loader import load_project
 from vibetuner.project import project_info
-from vibetuner.redis.client import check
+from vibetuner.redis.client import open_resource
 from vibetuner.redis.rights import RightsMissing
 from vibetuner.tasks.queues import ReadOrder
 from vibetuner.tasks.registry import check_tasks, import_tasks
@@ -93,8 +93,7 @@ async def _serve_worker(
 async def _serve(
     worker: TaskWorker, stop: Stop, monitor: tuple[str, int] | None, *, dev: bool, warn: bool
 ) -> None:
-    async with open_services(get_settings()) as settings:
-        await check(settings)
+    async with open_services(get_settings()) as settings, open_resource(settings):
         if dev:
             await make_schema(warn=warn)
         with monitored(worker.id, monitor):

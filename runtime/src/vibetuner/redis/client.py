@@ -101,11 +101,30 @@ async def open_redis(settings: Settings) -> AsyncIterator[Redis[str]]:
 
 
 @asynccontextmanager
-async def open_resource(settings: Settings, _project: VibetunerApp) -> AsyncIterator[Redis[str]]:
-    """Open the process's shared client; :data:`redis_client` holds it meanwhile."""
+async def open_resource(
+    settings: Settings, _project: VibetunerApp | None = None
+) -> AsyncIterator[Redis[str]]:
+    """Open the process's shared client; :data:`redis_client` holds it meanwhile.
+
+    If one is open for this server, it is used, and must outlast the block.
+
+    Raises:
+        NotConfigured, SettingsError, ServiceUnavailable: like :func:`open_redis`.
+    """
+    if shared := _opened(_address(settings)):
+        yield shared
+        return
     async with open_redis(settings) as client:
         with redis_client.hold(client):
             yield client
+
+
+def _opened(address: Address) -> Redis[str] | None:
+    """Return the open client of a server, if there is one."""
+    client = redis_client.peek()
+    if client is None or getattr(client.connection_pool, "address", None) != address:
+        return None
+    return client
 
 
 async def check(settings: Settings) -> None:
@@ -122,7 +141,7 @@ async def check(settings: Settings) -> None:
     address = _address(settings)
     try:
         async with asyncio.timeout(CONNECT_SECONDS):
-            if opened := redis_client.peek():
+            if opened := _opened(address):
                 await opened.ping()
                 return
             async with Connection(address) as connection:

@@ -40,7 +40,7 @@ from vibetuner.errors import ServiceUnavailable, TaskError, WrongEventLoop
 from vibetuner.loader import load_project
 from vibetuner.logs import task_id_source
 from vibetuner.project import find_root
-from vibetuner.redis.client import answering, check, make_client, ungrouped
+from vibetuner.redis.client import answering, open_resource, ungrouped
 from vibetuner.redis.keys import Keys
 from vibetuner.redis.url import parse_url
 from vibetuner.resources.slots import no_queue, task_queue
@@ -316,13 +316,11 @@ class TaskWorker(Worker[Any]):
         async with AsyncExitStack() as stack:
             stack.enter_context(ungrouped())
             settings = await stack.enter_async_context(open_services(get_settings()))
-            await check(settings)
-            client = make_client(settings)
+            client = await stack.enter_async_context(open_resource(settings))
             address = parse_url(settings.redis_url or "", settings.redis_key_prefix)
             keys = Keys(settings.redis_key_prefix, self.queue_name)
             codec = _codec(settings, keys)
             async with answering(settings, None):
-                await stack.enter_async_context(client)
                 open_client(self, client)
                 opening = open_queue_client(address, keys, codec)
                 self._client = await stack.enter_async_context(opening)
