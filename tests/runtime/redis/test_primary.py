@@ -81,8 +81,8 @@ async def test_subscribers_leave_a_frozen_primary(replicated: Replicated):
     address = parse_url(replicated.url)
     async with Connection(address, on_push=lambda _: None, on_loss=lost.set) as connection:
         await connection.tell("SUBSCRIBE", "news")
-        waiting = connection.call("BLPOP", "nothing", 0)
         replicated.freeze(old)
+        waiting = connection.call("BLPOP", "nothing", 0)
         promoted = await asyncio.to_thread(replicated.wait_for_promotion, old)
         async with asyncio.timeout(20):
             await lost.wait()

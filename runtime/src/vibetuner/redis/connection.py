@@ -1,4 +1,4 @@
-"""A connection to Redis that sends all commands of one event loop turn in one write."""
+"""A connection to Redis that sends the commands of one event loop turn together."""
 
 from __future__ import annotations
 
@@ -112,7 +112,9 @@ class Connection:
         await self.close()
 
     def call(self, *command: str | bytes | float) -> asyncio.Future[Any]:
-        """Send a command with the others of this event loop turn; the future holds its reply.
+        """Send a command; the future holds its reply.
+
+        On an idle connection it is sent at once, else with the others of this event loop turn.
 
         The future raises coredis's ConnectionError when the server can't be reached or is lost
         before it has answered, and its ResponseError when the server refuses the command.
@@ -171,10 +173,13 @@ class Connection:
     ) -> None:
         if self._closed:
             raise Disconnected("The connection is closed")
-        if not self._unsent:
-            self._loop.call_soon(self._flush)
+        is_first = not self._unsent
         self._unsent.append(hiredis.pack_command(command))  # type: ignore[arg-type]
         asked.append(future)
+        if is_first:
+            # On an idle connection there is nothing to wait for.
+            is_idle = self._line is not None and self._line.is_idle
+            self._flush() if is_idle else self._loop.call_soon(self._flush)
 
     def _flush(self) -> None:
         if not self._unsent or self._closed:
@@ -274,6 +279,11 @@ class _Line(asyncio.Protocol):
         self._reader = hiredis.Reader(replyError=self._refusal)
         self._transport: asyncio.Transport | None = None
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether no reply is awaited."""
+        return not self._waiting and not self._subscribing
+
     def write(
         self,
         packed: bytes,
@@ -281,7 +291,7 @@ class _Line(asyncio.Protocol):
         subscribing: Sequence[asyncio.Future[Any]],
         patience: float,
     ) -> None:
-        if not self._waiting and not self._subscribing:
+        if self.is_idle:
             self._heard, self._patience = self._loop.time(), 0.0
         if self._looking is None:
             self._looking = self._loop.call_later(LOOK_SECONDS, self._look)
@@ -295,7 +305,7 @@ class _Line(asyncio.Protocol):
 
     def _look(self, *, again: bool = False) -> None:
         """Disconnect from a server that has been silent for too long."""
-        if not self._waiting and not self._subscribing:
+        if self.is_idle:
             self._looking = None
             return
         silent = self._loop.time() - self._heard
@@ -314,7 +324,7 @@ class _Line(asyncio.Protocol):
         lost, self.on_loss = self.on_loss, None
         if lost is not None:
             lost()
-        if not self._waiting and not self._subscribing:
+        if self.is_idle:
             self.give_up(reason)
         else:
             self._loop.call_later(LEAVE_SECONDS, self.give_up, reason)
@@ -362,7 +372,7 @@ class _Line(asyncio.Protocol):
                     self._on_push(reply)
         except hiredis.ProtocolError:
             self.close()
-        if self._leaving and not waiting and not self._subscribing:
+        if self._leaving and self.is_idle:
             self.close()
 
     def connection_lost(self, exc: Exception | None) -> None:

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Generator, Iterable
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from datetime import datetime, timedelta
 from enum import Enum
+from functools import partial
 from hashlib import sha256
 from inspect import signature
+from secrets import token_hex
 from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar, overload
 
 from streaq.task import AsyncRegisteredTask, RegisteredTask, SyncRegisteredTask, Task
@@ -47,6 +49,8 @@ Defined = TypeVar("Defined", bound=RegisteredTask)
 class TaskCall(Task[P, R]):
     """A call of a task that is about to be enqueued: await it."""
 
+    #: Random, like streaq's, which come from a UUID and take several times as long.
+    id: str = field(default_factory=partial(token_hex, 16))
     #: The value that ``start()`` was given; None to follow ENQUEUE_DURABLE.
     durable: bool | timedelta | None = None
     #: The calls of ``after=``, which are enqueued together with this one.
@@ -65,7 +69,10 @@ class TaskCall(Task[P, R]):
         def __or__(self, other):  # noqa: ANN001, ANN204
             return self._chained(Task.__or__(self, other))
 
-    if TYPE_CHECKING:  # streaq's own; it returns the call itself
+        def __await__(self):  # noqa: ANN204
+            return self.worker.enqueue_call(self).__await__()
+
+    if TYPE_CHECKING:
 
         def __await__(self) -> Generator[Any, None, Self]: ...
 

@@ -501,37 +501,41 @@ class TaskWorker(Worker[Any]):
             read.append(stored)
         return self.client.codec.load(stored, None)
 
-    def publish_task(  # type: ignore[override]
-        self, _: Any, task: Task[Any, Any], data: Any, enqueue_time: int, **__: Any
-    ) -> Awaitable[Any]:
-        """Enqueue a task; calls :attr:`on_enqueue`.
+    async def enqueue_call(self, call: TaskCall[P, R]) -> TaskCall[P, R]:
+        """Enqueue a call; calls :attr:`on_enqueue`.
 
-        Awaiting the reply raises TaskExists if the id is taken, TaskError if the call is not valid,
-        ServiceUnavailable if Redis does not answer or refuses, and RedisFull if it has no memory
-        left.
+        Raises:
+            TaskExists: the id is taken.
+            TaskError: the call is not valid.
+            PayloadError: an argument can't be stored.
+            NotConfigured: REDIS_URL is empty.
+            ServiceUnavailable: the queue is not open here, or Redis does not answer, or refuses.
+            RedisFull: Redis has no memory left.
+            NotDurable: no confirmation in time, if the call is durable.
         """
-        client = self.client
-        check_enqueue(task, self._priorities or self.priorities)
+        client, now = self.client, time.time_ns() // 1_000_000
+        data = await call.serialize(now)
+        check_enqueue(call, self._priorities or self.priorities)
         request: Awaitable[Any]
-        unique = line_of(task) if task.parent.unique else None
-        parts = self._parts_of(task) if task.after else []
-        if (is_durable := getattr(task, "durable", None)) is None:
-            is_durable = self.enqueues_durably
-        if is_durable:
-            request = client.enqueue_durably([task], enqueue_time, is_durable)
+        unique = line_of(call) if call.parent.unique else None
+        parts = self._parts_of(call) if call.after else []
+        durable = self.enqueues_durably if call.durable is None else call.durable
+        if durable:
+            request = client.enqueue_durably([call], now, durable)
         elif unique is not None:
-            request = client.enqueue_unique(task, unique, data)
-        elif isinstance(task.schedule, str):
-            request = client.repeat(task, data)
+            request = client.enqueue_unique(call, unique, data)
+        elif isinstance(call.schedule, str):
+            request = client.repeat(call, data)
         elif parts:
-            request = client.enqueue_batch(task, parts, enqueue_time)
+            request = client.enqueue_batch(call, parts, now)
         else:
-            request = client.enqueue_new(task, data)
-        if self.on_enqueue is None:
-            return request
-        for part in parts:
-            self.on_enqueue(part, None)
-        return self.on_enqueue(task, request)  # type: ignore[no-any-return]
+            request = client.enqueue_new(call, data)
+        if self.on_enqueue is not None:
+            for part in parts:
+                self.on_enqueue(part, None)
+            request = self.on_enqueue(call, request)
+        await request
+        return call
 
     def _parts_of(self, task: Task[Any, Any]) -> list[TaskCall[Any, Any]]:
         """Return the calls that are enqueued with a task, checked and with their queues set."""

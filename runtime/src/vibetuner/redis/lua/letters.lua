@@ -188,7 +188,7 @@ end
 -- KEYS: the key for this letter's act, the hash of acts, the payload of the new task, its queue,
 -- the letters, the hash from task to entry. ARGV: the dead task, the act, the new task or nothing,
 -- its payload, 1 to keep the act in the hash, the fingerprint. The first caller decides;
--- all callers get its decision. The new task is written just as streaq's publish_task would.
+-- all callers get its decision. The new task is written just as streaq would.
 local function settle_letter(keys, argv)
   local decided = redis.call('get', keys[1]) or redis.call('hget', keys[2], argv[1])
   if decided then return decided end
