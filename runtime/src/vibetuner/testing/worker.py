@@ -14,6 +14,7 @@ from streaq import TaskStatus
 from streaq.constants import REDIS_GROUP
 from streaq.task import RegisteredTask, Task, TaskResult
 
+from vibetuner.errors import counted
 from vibetuner.tasks.dead_letters import DeadLetter, list_letters
 from vibetuner.tasks.lifespan import worker_lifespan
 from vibetuner.tasks.worker import TaskWorker, get_worker
@@ -110,10 +111,9 @@ class ManualWorker:
         await self._clock.move_to(moment)
         self.dead_letters = await _letters()
         logger.info(
-            "moved the queue's clock by %s; tasks fell due at %d moment%s%s",
+            "moved the queue's clock by %s; tasks fell due at %s%s",
             timedelta(seconds=round(span.total_seconds())),
-            moments,
-            "" if moments == 1 else "s",
+            counted(moments, "moment"),
             "" if cron else ", cron left out",
         )
 
