@@ -311,7 +311,13 @@ def _forget_local_tasks(engine: TaskWorker) -> None:
 
 
 def _span(time: dict[str, float]) -> timedelta:
-    span = timedelta(**time)
+    try:
+        span = timedelta(**time)
+    except (TypeError, ValueError, OverflowError) as error:
+        given = ", ".join(f"{name}={value!r}" for name, value in time.items())
+        raise type(error)(
+            f"The clock is moved by a span such as days=2, hours=1.5 or seconds=30, not {given}"
+        ) from None
     if span < timedelta(0):
         raise ValueError(f"The clock goes forward only, not by {span.total_seconds():g} s")
     return span
