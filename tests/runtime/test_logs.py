@@ -13,6 +13,7 @@ from io import StringIO
 import anyio
 import pytest
 
+from vibetuner.errors import ServiceUnavailable
 from vibetuner.logs import (
     LineHandler,
     TaskLogger,
@@ -211,6 +212,59 @@ def test_the_machinery_around_a_task_is_left_out_of_its_traceback():
         logger.error("failed", exc_info=error.with_traceback(error.__traceback__.tb_next))
 
     assert "run_task" not in out.getvalue()
+    assert "in pay" in out.getvalue()
+
+
+@pytest.mark.parametrize("is_told", [True, False])
+def test_an_error_of_ours_has_one_traceback_of_the_projects_lines(is_told: bool):
+    """Its causes, which a library raised, were two more tracebacks; what they add is a line."""
+    out = log_to(StringIO())
+    reason = "Connect call failed" if is_told else "no answer"
+    driver = {"__name__": "asyncpg.connection"}
+    code = "def connect():\n    raise OSError('Connect call failed')\n"
+    exec(compile(code, "/venv/site-packages/asyncpg/connection.py", "exec"), driver)
+    library = {"__name__": "vibetuner.resources.sql", "unavailable": ServiceUnavailable(reason)}
+    library |= {"connect": driver["connect"]}
+    exec(
+        "def open_session():\n try:\n  connect()\n except OSError as e:\n"
+        "  raise unavailable from e",
+        library,
+    )
+
+    def pay() -> None:
+        library["open_session"]()
+
+    try:
+        pay()
+    except ServiceUnavailable:
+        logger.exception("failed")
+
+    text = out.getvalue()
+    ending = [f"vibetuner.errors.ServiceUnavailable: {reason}"]
+    ending += [] if is_told else ["caused by OSError: Connect call failed"]
+    assert text.splitlines()[-len(ending) :] == ending
+    assert text.count("Traceback") == 1
+    assert "in pay" in text
+    assert "in open_session" not in text
+    assert "site-packages" not in text
+
+
+def test_an_error_of_ours_keeps_a_cause_in_the_projects_code():
+    """Its traceback shows the line that a person has to correct."""
+    out = log_to(StringIO())
+
+    def pay() -> None:
+        raise KeyError("till")
+
+    try:
+        try:
+            pay()
+        except KeyError as error:
+            raise ServiceUnavailable("no till") from error
+    except ServiceUnavailable:
+        logger.exception("failed")
+
+    assert out.getvalue().count("Traceback") == 2
     assert "in pay" in out.getvalue()
 
 

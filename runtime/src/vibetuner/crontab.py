@@ -6,6 +6,8 @@ from datetime import UTC, datetime
 
 from crontab import CronTab
 
+from vibetuner.errors import counted
+
 __all__ = ["check_crontab", "find_ambiguity"]
 
 # The names of the fields as in crontab(5), and the values that each takes.
@@ -44,7 +46,7 @@ def check_crontab(tab: str) -> None:
     fields = tab.split()
     if len(fields) != len(FIELDS) or not tab.isprintable():
         raise ValueError(
-            f"The schedule {tab!r} has {len(fields)} field{'' if len(fields) == 1 else 's'} and "
+            f"The schedule {tab!r} has {counted(len(fields), 'field')} and "
             f"takes five ({', '.join(FIELDS)}), such as '0 3 * * *', or {ALIASES[1]} and its like"
         )
     for position, (name, values) in enumerate(FIELDS.items()):

@@ -212,6 +212,15 @@ def suggest(wrong: object, known: Iterable[str], otherwise: str, form: str = "{}
     return f"Did you mean {form.format(close[0])}?" if close else otherwise
 
 
+def counted(number: int, noun: str) -> str:
+    """Return a number with its noun.
+
+    >>> counted(1, "task"), counted(2, "dead letter")
+    ('1 task', '2 dead letters')
+    """
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
 def first_line(error: BaseException) -> str:
     """Return the first line of an error's message, or its class if it has no message.
 

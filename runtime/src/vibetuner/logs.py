@@ -14,7 +14,7 @@ from datetime import UTC, datetime, tzinfo
 from json.encoder import encode_basestring as quote
 from typing import TYPE_CHECKING, Any, TextIO
 
-from vibetuner.errors import mask_secrets
+from vibetuner.errors import VibetunerError, first_line, mask_secrets
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -274,11 +274,52 @@ def _task_of(record: logging.LogRecord) -> str | None:
 
 
 def format_traceback(error: BaseException) -> str:
-    """Return the traceback from the first line of the project's own code."""
+    """Return the traceback from the first line of the project's own code.
+
+    An error of ours names its reason and its cure, so of its traceback only the project's lines
+    are left, and of its causes those that its message does not contain.
+    """
     trace = error.__traceback__
     while trace and trace.tb_next and is_machinery(trace.tb_frame):
         trace = trace.tb_next
-    return mask_secrets("".join(traceback.format_exception(type(error), error, trace)).rstrip())
+    if not isinstance(error, VibetunerError) or any(map(_own_frames, _causes(error))):
+        return mask_secrets("".join(traceback.format_exception(type(error), error, trace)).rstrip())
+    lines = ["".join(traceback.format_exception_only(error)).rstrip()]
+    if frames := _own_frames(error) or traceback.extract_tb(trace):
+        lines[:0] = ["Traceback (most recent call last):", "".join(frames.format()).rstrip()]
+    told = str(error)
+    lines += [
+        f"caused by {type(cause).__name__}: {first_line(cause)}"
+        for cause in _causes(error)
+        if first_line(cause) not in told
+    ]
+    return mask_secrets("\n".join(lines))
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """Yield the errors that a traceback shows before this one, the nearest first."""
+    seen = {id(error)}
+    while following := error.__cause__ or (
+        None if error.__suppress_context__ else error.__context__
+    ):
+        if id(following) in seen:
+            return
+        seen.add(id(following))
+        yield (error := following)
+
+
+def _own_frames(error: BaseException) -> traceback.StackSummary:
+    """Return the frames that are neither ours nor a library's."""
+    found = traceback.walk_tb(error.__traceback__)
+    return traceback.StackSummary.extract(
+        (frame, line) for frame, line in found if not (is_machinery(frame) or _is_library(frame))
+    )
+
+
+def _is_library(frame: FrameType) -> bool:
+    module = str(frame.f_globals.get("__name__", "")).split(".", 1)[0]
+    place = frame.f_code.co_filename
+    return module in sys.stdlib_module_names or "-packages" in place or place.startswith("<")
 
 
 def is_machinery(frame: FrameType) -> bool:

@@ -339,15 +339,21 @@ def test_what_is_missing_is_named(tmp_path: Path, tune: str, env: str, line: str
 def test_nothing_to_write_and_unknown_revisions_are_said_in_one_line(project: Path):
     """With what to type instead."""
     db(project, "revision Start")
-    again, unknown, empty = db(
-        project, "revision Again", "upgrade cafe", "revision Fill --empty"
-    ).splitlines()[:3]
+    again, unknown, _, none_left, empty = db(
+        project,
+        "revision Again",
+        "upgrade cafe",
+        "downgrade base",
+        "downgrade",
+        "revision A --empty",
+    ).splitlines()[:5]
 
     assert again.startswith("error: Nothing to write: ")
     assert unknown == (
         "error: Can't locate revision identified by 'cafe'. "
         "Look for its file in version control:  git log --stat"
     )
+    assert none_left.endswith("Fewer are left in that direction. See:  uv run alembic current")
     assert empty.startswith("created: ")
 
 

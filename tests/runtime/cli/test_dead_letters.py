@@ -124,7 +124,7 @@ def test_a_person_looks_retries_and_discards(desk: Desk):
     assert "Next:  vibetuner dead-letters list" in retried.stdout
     assert desk.enqueued("t1") == 1
 
-    discarded = desk.type("discard", "t2")
+    discarded = desk.type("discard", "t2", "--yes")
     assert discarded.stdout.splitlines()[0] == "t2 discarded"
 
     assert desk.type("count").stdout == "0\n"
@@ -195,7 +195,7 @@ def test_what_is_refused_is_named_and_the_rest_is_done(desk: Desk):
     desk.bury("t1")
     desk.bury("t2", payload=b"")
     desk.bury("t3")
-    desk.type("discard", "t3")
+    desk.type("discard", "t3", "--yes")
 
     done = desk.type("retry", "t1", "t2", "t3")
 
@@ -257,7 +257,7 @@ def test_a_terminal_is_asked_sees_colours_and_a_bar(desk: Desk):
 
 @pytest.mark.parametrize("desk", ["stream"], indirect=True)
 def test_discarding_one_asks_at_a_terminal_and_takes_a_short_id(desk: Desk):
-    """As the log prints it; in a script, a named id is word enough."""
+    """As the log prints it; in a script, or behind ``echo no |``, only --yes is an answer."""
     first, second, third = (f"{n}2345678{uuid4().hex[8:]}" for n in "aab")
     desk.bury(first, second, third)
 
@@ -266,7 +266,12 @@ def test_discarding_one_asks_at_a_terminal_and_takes_a_short_id(desk: Desk):
     assert "Discard 1 dead letter? [y/N]" in output
     shown = desk.type("show", third[:8], "--json")
     assert (json.loads(shown.stdout)["task_id"], shown.returncode) == (third, 0)
-    assert desk.type("discard", third[:10]).stdout.startswith(f"{third} discarded")
+    refused = desk.type("discard", third[:10])
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert refused.stderr == (
+        "error: This would discard 1 dead letter. Pass --yes to do it without a terminal\n"
+    )
+    assert desk.type("discard", third[:10], "--yes").stdout.startswith(f"{third} discarded")
     several = desk.type("retry", first[:8])
     assert several.returncode == 1
     assert f"Several dead letters begin with {first[:8]}: " in several.stderr

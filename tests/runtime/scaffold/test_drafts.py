@@ -155,7 +155,9 @@ def test_no_two_models_have_one_table(place: Place, name: Name):
     ("fields", "words"),
     [
         (["total:money"], "A field is name:type, with ? at the end"),
-        (["Total"], "A field is name:type, with ? at the end"),
+        (["Total"], "; not 'Total'. Did you mean total:str?"),
+        (["paid:boolean?"], "; not 'paid:boolean?'. Did you mean paid:bool?"),
+        (["date:date?", "due:date?"], "can't have a field named date. Try:  date_value"),
         (["id:int"], "can't have a field named id. Try:  id_value"),
         (["model_year:int"], "can't have a field named model_year"),
         (["total:int", "total"], "The field total is there twice. Keep one"),

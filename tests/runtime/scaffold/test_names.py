@@ -147,3 +147,14 @@ def test_more_than_one_is_told_apart_from_one(word: str):
 def test_a_plural_is_the_regular_one(word: str, words: str):
     """A sibilant takes -es, and a word that ends with -s stays as it is."""
     assert plural(word) == words
+
+
+@pytest.mark.parametrize("typed", ["Field", "Document", "Database", "AsyncEngine"])
+def test_a_model_is_not_called_like_a_class_that_its_files_import(typed: str):
+    """Python ran the file, and mypy found nine errors in it."""
+    with pytest.raises(
+        CommandError, match=r"means something in the project already\. Try:  \w+_record"
+    ):
+        parse_name(typed, "model")
+
+    assert parse_name(typed, "route").leaf

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -193,6 +194,13 @@ async def test_an_outage_is_time_without_a_worker(vibetuner_worker: ManualWorker
 
 async def test_the_clock_goes_forward_only(vibetuner_worker: ManualWorker):
     """And it takes no guess at a time zone."""
+    for wrong in ({"dayz": 1}, {"days": "x"}, {"hours": 1e12}, {"days": float("nan")}):
+        [(name, value)] = wrong.items()
+        with pytest.raises(
+            (TypeError, ValueError, OverflowError),
+            match=f"such as days=2, .* not {name}={re.escape(repr(value))}$",
+        ):
+            await vibetuner_worker.advance(**wrong)
     with pytest.raises(ValueError, match=r"forward only, not by -60 s"):
         await vibetuner_worker.advance(minutes=-1)
     with pytest.raises(ValueError, match="advance_to takes a time with a time zone"):
@@ -246,8 +254,9 @@ async def test_what_was_enqueued_can_be_asserted(vibetuner_worker: ManualWorker)
         AssertionError, match="fails should have been enqueued 3 times, and was never"
     ):
         check(fails, times=3)
-    with pytest.raises(TypeError, match=r"args=\('b',\)"):
-        check(note, args="b")
+    for wrong in ("b", 5):
+        with pytest.raises(TypeError, match=re.escape(f"in a tuple: args=({wrong!r},)")):
+            check(note, args=wrong)
 
 
 async def test_what_can_not_have_been_enqueued_is_refused_or_never_was(

@@ -153,6 +153,8 @@ _add_act(
     "discard",
     """Close dead letters without a retry; their records stay.
 
+    A terminal is asked first; elsewhere, confirm with --yes.
+
     Exit code 0 if all were discarded, 1 if one could not be, 2 if you did not confirm, 3 if nothing
     matches.
     """,

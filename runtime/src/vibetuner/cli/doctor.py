@@ -46,6 +46,7 @@ def _print_json(findings: Sequence[Finding]) -> None:
 
 def _print_lines(findings: Sequence[Finding]) -> None:
     from vibetuner.cli.console import Console, one_line
+    from vibetuner.errors import counted
 
     console = Console()
     for finding in findings:
@@ -56,7 +57,4 @@ def _print_lines(findings: Sequence[Finding]) -> None:
             console.print(f"{'':<22} {one_line(finding.cure)}", style="green")
     errors = sum(finding.level == "error" for finding in findings)
     warnings = sum(finding.level == "warning" for finding in findings)
-    console.print(
-        f"{errors} error{'' if errors == 1 else 's'}, "
-        f"{warnings} warning{'' if warnings == 1 else 's'}"
-    )
+    console.print(f"{counted(errors, 'error')}, {counted(warnings, 'warning')}")

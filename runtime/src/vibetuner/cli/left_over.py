@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from vibetuner.config import EMBEDDED, get_settings
-from vibetuner.errors import VibetunerError
+from vibetuner.errors import VibetunerError, counted
 from vibetuner.project import project_root
 from vibetuner.tasks.dead_letters import count, open_dead_letters
 from vibetuner.tasks.inspect.listing import list_tasks
@@ -40,7 +40,7 @@ def ask_left_over(*tasks: str) -> dict[str, Any]:
             )
         if dead:
             print(
-                f"note: {dead} dead letter{'' if dead == 1 else 's'} of {task}. See:  "
+                f"note: {counted(dead, 'dead letter')} of {task}. See:  "
                 f"vibetuner dead-letters list --task {task}",
                 file=sys.stderr,
             )

@@ -13,7 +13,7 @@ import typer
 
 from vibetuner.cli.console import prepare_env_file
 from vibetuner.cli.letters_view import counting
-from vibetuner.errors import CommandError, DeadLetterError, VibetunerError
+from vibetuner.errors import CommandError, DeadLetterError, VibetunerError, counted
 from vibetuner.loader import make_importable
 from vibetuner.project import project_info
 from vibetuner.tasks.dead_letters import Cause, DeadLetter, Page, get, open_dead_letters
@@ -28,7 +28,7 @@ T = TypeVar("T")
 
 
 class NotConfirmed(CommandError):  # noqa: N818 - a state, as in a dialogue
-    """Many letters are affected, and nobody has confirmed."""
+    """Many letters, or a discard, and nobody has confirmed."""
 
     exit_code = 2
 
@@ -82,9 +82,13 @@ async def fetch(filters: Filters, limit: int) -> tuple[Page, int]:
 
 
 async def settle_some(verb: Verb, ids: list[str], *, yes: bool) -> Outcome:
-    """Retry or discard the letters of these tasks; on a terminal, ask before discarding."""
+    """Retry or discard the letters of these tasks; ask before discarding.
+
+    Raises:
+        NotConfirmed: letters would be discarded, and there is no terminal to ask on, and no --yes.
+    """
     ids = list(dict.fromkeys(ids))
-    if verb == "discard" and not yes and sys.stdin.isatty():
+    if verb == "discard" and not yes:
         _confirm(verb, len(ids))
 
     async def named() -> AsyncIterator[str | DeadLetter]:
@@ -136,7 +140,7 @@ async def _settle(verb: Verb, letters: AsyncIterator[str | DeadLetter], *, count
 
 
 def _confirm(verb: Verb, count: int) -> None:
-    what = f"{verb} {count} dead letter{'' if count == 1 else 's'}"
+    what = f"{verb} {counted(count, 'dead letter')}"
     if not sys.stdin.isatty():
         raise NotConfirmed(f"This would {what}. Pass --yes to do it without a terminal")
     if not typer.confirm(f"{what[0].upper()}{what[1:]}?", err=True):

@@ -57,7 +57,7 @@ def _run() -> int:
         return app(standalone_mode=False) or 0
     except typer.Abort:
         print("error: not confirmed, nothing was done", file=sys.stderr)
-        return 1
+        return 2
     except TyperException as error:
         message = error.format_message()
         context: typer.Context | None = getattr(error, "ctx", None)

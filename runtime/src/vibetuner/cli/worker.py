@@ -20,7 +20,7 @@ from vibetuner.cli.monitor import monitored
 from vibetuner.cli.schema import make_schema
 from vibetuner.config import get_settings
 from vibetuner.embedded import open_services
-from vibetuner.errors import ServiceUnavailable
+from vibetuner.errors import ServiceUnavailable, counted
 from vibetuner.loader import load_project
 from vibetuner.project import project_info
 from vibetuner.redis.client import open_resource
@@ -110,10 +110,9 @@ async def _run_and_return(worker: TaskWorker, stop: Stop) -> None:
                 await group.start(partial(worker.run_async, stop=stop))
                 failures = 0
                 logger.info(
-                    "worker ready: queue %s, %d task%s, %d at a time",
+                    "worker ready: queue %s, %s, %d at a time",
                     worker.queue_name,
-                    len(worker.registry),
-                    "" if len(worker.registry) == 1 else "s",
+                    counted(len(worker.registry), "task"),
                     worker.concurrency,
                 )
         except Exception as error:

@@ -284,6 +284,7 @@ def _explaining() -> Iterator[None]:
     except AlembicError as error:
         cures = {
             "not up to date": "Run:  vibetuner db upgrade",
+            "didn't produce": "Fewer are left in that direction. See:  uv run alembic current",
             "Can't locate": "Look for its file in version control:  git log --stat",
             "ultiple head": "Join them:  alembic merge heads -m 'merge'",
         }

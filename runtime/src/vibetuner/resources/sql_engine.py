@@ -77,13 +77,15 @@ def make_engine(settings: Settings) -> AsyncEngine:
             options |= _pool_options(settings, limit)
         engine = create_async_engine(url, **options)
     except ImportError as error:
+        # Not the runtime's extra, which belongs in a line that `copier update` changes.
         raise ServiceUnavailable(
-            f"SQL database: {error.name} is not installed. "
-            "Run:  uv add 'vibetuner-runtime[postgres]'"
+            f"SQL database: {error.name} is not installed. Run:  uv add {error.name}"
         ) from error
     except (ArgumentError, OSError, ValueError) as error:
         raise ServiceUnavailable(unreachable(settings, error)) from error
     _shield(engine)
+    if not _is_sqlite(url):
+        _name_outages(engine, settings)
     if has_limit:
         _give_up_late_answers(engine, settings)
     if _is_in_memory(url):
@@ -212,6 +214,34 @@ def _shield(engine: AsyncEngine) -> None:
         setattr(dialect, name, partial(_finish_step, step))
     if dialect.name == "sqlite":
         event.listen(engine.sync_engine, "close", _close_sqlite)
+
+
+def _name_outages(engine: AsyncEngine, settings: Settings) -> None:
+    """Raise ServiceUnavailable if a server can't be reached, refuses, or is lost in a statement.
+
+    asyncpg raises an OSError for the first, which SQLAlchemy passes on, and no OperationalError
+    for the others.
+    """
+    connect = engine.dialect.connect
+
+    def reach(*arguments: Any, **options: Any) -> Any:
+        try:
+            return connect(*arguments, **options)
+        except OSError as error:
+            if isinstance(error, TimeoutError):  # has no text, see _give_up_late_answers
+                raise
+            raise ServiceUnavailable(unreachable(settings, error)) from error
+
+    def on_error(context: ExceptionContext) -> ServiceUnavailable | None:
+        error = context.original_exception
+        is_lost = context.connection is None or context.is_disconnect
+        # SQLAlchemy counts a cancellation as a disconnect.
+        if is_lost and isinstance(error, Exception):
+            return ServiceUnavailable(unreachable(settings, error))
+        return None
+
+    engine.dialect.connect = reach  # type: ignore[method-assign]
+    event.listen(engine.sync_engine, "handle_error", on_error, retval=True)
 
 
 def _give_up_late_answers(engine: AsyncEngine, settings: Settings) -> None:

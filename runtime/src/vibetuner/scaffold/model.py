@@ -6,13 +6,14 @@ import keyword
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from typing import NamedTuple
 
 from vibetuner.errors import CommandError
 from vibetuner.scaffold.draft import Draft, Place, read_module, test_path
 from vibetuner.scaffold.edits import Entry
 from vibetuner.scaffold.migration import draft_migration, has_migrations
-from vibetuner.scaffold.names import Name, plural
+from vibetuner.scaffold.names import LONGEST, Name, plural, snake
 from vibetuner.scaffold.registered import find_models
 from vibetuner.scaffold.rendering import Renderer
 
@@ -43,8 +44,9 @@ TYPES = {
     "uuid": Type("UUID", "UUID(int=1)", "sa.Uuid()"),
 }
 IN_DOCUMENTS = {"str", "int", "float", "bool", "datetime"}
-# Names that every model has.
+# Names that every model has, and types, which a field of that name would hide from the next ones.
 RESERVED = {
+    "bool", "date", "datetime", "float", "int", "str",
     "id", "aggregate", "all", "copy", "construct", "count", "delete", "dict", "distinct", "find",
     "get", "insert", "inspect_collection", "json", "metadata", "parse_obj", "registry", "replace",
     "revision_id", "save", "schema", "set", "settings", "state_management", "sync", "update",
@@ -184,11 +186,27 @@ def _parse_field(text: str, *, document: bool) -> ModelField:
     found = re.fullmatch(r"([a-z][a-z0-9_]{0,39})(?::([a-z]+)(\?)?)?", text)
     types = IN_DOCUMENTS if document else TYPES.keys()
     if not found or (found[2] or "str") not in types:
+        mended = _mend(text, sorted(types))
         raise CommandError(
             f"A field is name:type, with ? at the end when it may be empty, and a type of "
             f"{', '.join(sorted(types))}; not {text!r}"
+            + (f". Did you mean {mended}?" if mended else "")
         )
     name = found[1]
     if name in RESERVED or name.startswith("model_") or keyword.iskeyword(name):
         raise CommandError(f"A model can't have a field named {name}. Try:  {name}_value")
     return ModelField(name, found[2] or "str", bool(found[3]))
+
+
+def _mend(text: str, types: list[str]) -> str:
+    """Return the nearest valid field; empty if there is none.
+
+    >>> [_mend(text, sorted(TYPES)) for text in ("PaidAt:Date?", "total:integer", "a:money")]
+    ['paid_at:date?', 'total:int', '']
+    """
+    name, _, kind = text.partition(":")
+    found = get_close_matches(kind.lower().rstrip("?") or "str", types, n=1)
+    name = re.sub(r"[^a-z0-9_]+", "_", snake(name.strip("?"))).strip("_")[:LONGEST]
+    if not found or not name[:1].isalpha():
+        return ""
+    return f"{name}:{found[0]}{'?' if kind.endswith('?') else ''}"

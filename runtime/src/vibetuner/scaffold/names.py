@@ -22,6 +22,8 @@ RESERVED = {
     "patch", "progress", "render", "request", "route", "router", "routes", "task", "tasks", "test",
     "timedelta", "tune", "worker",
 }  # fmt: skip
+# Names whose classes a model's file, its test or its migration imports already.
+CLASSES = {"async_engine", "class_var", "database", "document", "field", "utc_date_time"}
 # Suggestions if nothing is left of a name, and words that distinguish one from others.
 EXAMPLES = {"task": "send_report", "route": "reports", "model": "invoice"}
 TAILS = {"task": "job", "route": "page", "model": "record"}
@@ -142,10 +144,10 @@ def _problem(parts: list[str], kind: str, is_taken: Callable[[str], bool]) -> st
         return f"would leave the folder of the {kind}s"
     if len(parts) > DEEPEST:
         return f"lies too deep: {DEEPEST - 1} folders at the most"
-    return next(filter(None, (_problem_of(part, is_taken) for part in parts)), None)
+    return next(filter(None, (_problem_of(part, kind, is_taken) for part in parts)), None)
 
 
-def _problem_of(part: str, is_taken: Callable[[str], bool]) -> str | None:
+def _problem_of(part: str, kind: str, is_taken: Callable[[str], bool]) -> str | None:
     """Return the most important problem of one part."""
     problems = {
         "is empty": not part,
@@ -156,7 +158,8 @@ def _problem_of(part: str, is_taken: Callable[[str], bool]) -> str | None:
         "is a word of Python's": keyword.iskeyword(part) or keyword.issoftkeyword(part),
         "is a name of Python's": hasattr(builtins, part),
         "is a module of Python's": part in sys.stdlib_module_names,
-        "means something in the project already": part in RESERVED,
+        "means something in the project already": part in RESERVED
+        or (kind == "model" and part in CLASSES),
     }
     found = next((problem for problem, holds in problems.items() if holds), None)
     return found or ("is the name of a package here" if is_taken(part) else None)
@@ -180,7 +183,7 @@ def _mend(part: str, kind: str, is_taken: Callable[[str], bool]) -> str:
         return ""
     if len(words) > LONGEST:
         words = _shortened(words, LONGEST)
-    if _problem_of(words, is_taken) is None:
+    if _problem_of(words, kind, is_taken) is None:
         return words
     return f"{words[: LONGEST - 7]}_{TAILS[kind]}".replace("__", "_")
 

@@ -32,7 +32,7 @@ class Enqueued:
         """Raise AssertionError, which lists the calls, unless ``task`` was enqueued like this."""
         if not isinstance(task, RegisteredTask):
             raise TypeError(f"assert_enqueued takes a task, not {task!r}")
-        if isinstance(args, str | bytes):
+        if isinstance(args, str | bytes) or not isinstance(args, Sequence | Mapping | None):
             raise TypeError(f"args takes the arguments in a tuple: args=({args!r},)")
         same = [call for call in self.calls if call.parent.fn_name == task.fn_name]
         fitting = same if args is None else [call for call in same if _has(call, args)]

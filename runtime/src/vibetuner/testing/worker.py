@@ -14,6 +14,7 @@ from streaq import TaskStatus
 from streaq.constants import REDIS_GROUP
 from streaq.task import RegisteredTask, Task, TaskResult
 
+from vibetuner.errors import counted
 from vibetuner.tasks.dead_letters import DeadLetter, list_letters
 from vibetuner.tasks.lifespan import worker_lifespan
 from vibetuner.tasks.worker import TaskWorker, get_worker
@@ -110,10 +111,9 @@ class ManualWorker:
         await self._clock.move_to(moment)
         self.dead_letters = await _letters()
         logger.info(
-            "moved the queue's clock by %s; tasks fell due at %d moment%s%s",
+            "moved the queue's clock by %s; tasks fell due at %s%s",
             timedelta(seconds=round(span.total_seconds())),
-            moments,
-            "" if moments == 1 else "s",
+            counted(moments, "moment"),
             "" if cron else ", cron left out",
         )
 
@@ -311,7 +311,13 @@ def _forget_local_tasks(engine: TaskWorker) -> None:
 
 
 def _span(time: dict[str, float]) -> timedelta:
-    span = timedelta(**time)
+    try:
+        span = timedelta(**time)
+    except (TypeError, ValueError, OverflowError) as error:
+        given = ", ".join(f"{name}={value!r}" for name, value in time.items())
+        raise type(error)(
+            f"The clock is moved by a span such as days=2, hours=1.5 or seconds=30, not {given}"
+        ) from None
     if span < timedelta(0):
         raise ValueError(f"The clock goes forward only, not by {span.total_seconds():g} s")
     return span

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from vibetuner.cli.checks.finding import Finding, of_message
-from vibetuner.errors import VibetunerError, mask_secrets
+from vibetuner.errors import VibetunerError, counted, mask_secrets
 from vibetuner.loader import load_project
 from vibetuner.project import ProjectInfo
 from vibetuner.tasks.registry import find_problems, find_warnings, import_tasks
@@ -26,8 +26,7 @@ def check_tune(project: ProjectInfo) -> list[Finding]:
     problems = find_problems(app, worker)
     if problems:
         return [of_message("tasks", problem) for problem in problems]
-    number = len(worker.registry)
-    tasks = f"{number} task{'' if number == 1 else 's'}"
+    tasks = counted(len(worker.registry), "task")
     return [
         Finding("ok", "project", f"{project.name}: {tasks} in tune.py"),
         *(Finding("warning", "tasks", *text.split("; ")) for text in find_warnings(worker)),

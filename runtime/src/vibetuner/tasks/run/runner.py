@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from anyio import CancelScope
 from coredis.exceptions import RedisError
 
-from vibetuner.errors import ServiceUnavailable
+from vibetuner.errors import ServiceUnavailable, counted
 from vibetuner.hooks import Hooks
 from vibetuner.redis.connection import Connection
 from vibetuner.sse.history import history_of
@@ -60,8 +60,9 @@ class EndsNotRecorded(ServiceUnavailable):
     def __init__(self, attempts: Sequence[Attempt]) -> None:
         names = [f"{one.fn_name} {one.task_id[:8]} ({one.end})" for one in attempts]
         more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+        tasks = counted(len(names), "task")
         super().__init__(
-            f"Redis does not answer, so the ends of {len(names)} tasks were not recorded: "
+            f"Redis does not answer, so the ends of {tasks} were not recorded: "
             f"{', '.join(names[:NAMED])}{more}. They run again after WORKER_IDLE_TIMEOUT; look at "
             "what they have done already"
         )
@@ -252,9 +253,8 @@ class Run:
             return
         grace = self._worker.grace_period
         if grace and not self._stop.hurried.is_set():
-            count = len(self._dispatcher.running)
-            ending = "" if count == 1 else "s"
-            logger.info("waiting up to %d s for %d running task%s", grace, count, ending)
+            tasks = counted(len(self._dispatcher.running), "running task")
+            logger.info("waiting up to %d s for %s", grace, tasks)
             await self._wait_for_running(grace)
         for attempt in tuple(self.running):
             attempt.cut(Cut.STOP)
