@@ -301,6 +301,8 @@ def _phrase(change: Any) -> str:
 
     >>> _phrase(("remove_index", "ix"))
     'remove_index ix'
+    >>> _phrase([("modify_nullable", None, "orders", "note", {}, False, True)])
+    'modify_nullable orders.note'
     """
     if isinstance(change, list):
         return ", ".join(_phrase(one) for one in change)
