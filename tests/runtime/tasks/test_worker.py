@@ -29,6 +29,16 @@ async def test_a_block_inside_a_block_uses_its_connection(settings: Settings):
         _ = worker.redis
 
 
+async def test_a_worker_that_does_not_run_has_nothing_to_stop(settings: Settings):
+    """Nor to abort; without an open queue, the error names what is missing."""
+    worker = TaskWorker(settings)
+    worker.stop()
+    worker.abort_tasks({"a"})
+    assert worker.running() == 0
+    with pytest.raises(ServiceUnavailable, match="The queue is not open here"):
+        _ = worker.client
+
+
 async def test_it_can_be_opened_again(settings: Settings):
     """In the next test, on the next event loop."""
     for _ in range(2):
