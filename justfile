@@ -9,6 +9,10 @@ export PYTHONDONTWRITEBYTECODE := ""
 
 run := "uv run --quiet"
 
+# Python 3.11 hides lines from coverage.py (docs/decisions/0107), so it has an environment of its
+# own. The tests, which install projects, must not see where that is.
+measure := 'UV_PYTHON="${UV_PYTHON:-3.13}" UV_PROJECT_ENVIRONMENT=build/versions/coverage uv run --quiet --group e2e --group docs env -u UV_PROJECT_ENVIRONMENT coverage'
+
 # The longest files run first (tests/kinds.py), so that no core is idle at the end.
 parallel := "-n auto --dist loadfile --no-loadscope-reorder"
 without_processes := "--ignore=tests/template --ignore=tests/e2e --ignore=tests/tour --ignore=tests/abuse --ignore=tests/runtime/cli --ignore=tests/runtime/embedded"
@@ -72,12 +76,12 @@ lint:
 types:
     {{ run }} mypy
 
-[doc("Report what all tests cover of the runtime, and fail below 96 %; or those of the paths given")]
+[doc("Report what all tests cover of the runtime, and fail below 98 %; or those of the paths given")]
 coverage *args:
-    {{ run }} coverage erase
-    {{ run }} --group e2e --group docs coverage run -m pytest {{ if args == "" { parallel } else { "" } }} "$@"
-    {{ run }} coverage combine --quiet
-    {{ run }} coverage report {{ if args == "" { "" } else { "--fail-under=0" } }}
+    {{ measure }} erase
+    {{ measure }} run -m pytest {{ if args == "" { parallel } else { "" } }} "$@"
+    {{ measure }} combine --quiet
+    {{ measure }} report {{ if args == "" { "" } else { "--fail-under=0" } }}
 
 [doc("Change a module in small ways, and show the changes that no test detects: just mutate retry")]
 mutate module *args:

@@ -126,6 +126,9 @@ def become(folder: str, environment: dict[str, str], files: list[int]) -> None:
 
 def run(option: str, program: str, *arguments: str) -> None:
     """Do what `python -m` and `python -c` do."""
+    if "COVERAGE_PROCESS_CONFIG" in os.environ:
+        # As a file of coverage.py in site-packages does at the start of the interpreter.
+        importlib.import_module("coverage").process_startup(force=True)
     sys.argv = [option, *arguments]
     sys.path.insert(0, str(Path.cwd()) if option == "-m" else "")
     if option == "-m":

@@ -5,8 +5,8 @@ like. `fork_server.py` imports them once for a process of pytest, and forks for 
 
 A command is started as usual, by `python -m vibetuner`, if the fork would differ from it: where a
 variable differs that the interpreter or a library reads at its start, where the test has changed
-what processes inherit (limits, umask, signals, group), while coverage is measured, and on systems
-other than Linux, whose libraries need not survive a fork.
+what processes inherit (limits, umask, signals, group), and on systems other than Linux, whose
+libraries need not survive a fork. Where coverage is measured, the fork measures its own.
 """
 
 from __future__ import annotations
@@ -92,7 +92,8 @@ class Forks:
         with theirs:
             subprocess.Popen(
                 [sys.executable, str(SERVER), str(theirs.fileno())],
-                env=environment,
+                # Tracing would slow the imports down, and each fork begins a measurement itself.
+                env={k: v for k, v in environment.items() if not k.startswith("COVERAGE_")},
                 cwd="/",
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
@@ -107,9 +108,7 @@ class Forks:
     @staticmethod
     def are_possible() -> bool:
         """Return whether a fork can stand for a started process here."""
-        return sys.platform == "linux" and not any(
-            name.startswith("COVERAGE_") for name in os.environ
-        )
+        return sys.platform == "linux"
 
     def suit(self, environment: Mapping[str, str]) -> bool:
         """Return whether a command with these variables would start as the server has started."""

@@ -73,8 +73,10 @@ class Replicated(Servers):
                 *(f"{name} {value}" for name, value in self._listening(port).items()),
                 "bind 127.0.0.1", f"sentinel myid {ids[port]}",
                 f"sentinel monitor {NAME} 127.0.0.1 {first} 2",
-                f"sentinel down-after-milliseconds {NAME} {self._down_after}",
-                f"sentinel failover-timeout {NAME} {2 * self._down_after}",
+                *(
+                    f"sentinel {name} {NAME} {value}"
+                    for name, value in self._patience(self._down_after).items()
+                ),
                 *(f"sentinel known-replica {NAME} 127.0.0.1 {other}" for other in others),
                 *(
                     f"sentinel known-sentinel {NAME} 127.0.0.1 {other} {ids[other]}"
@@ -129,6 +131,16 @@ class Replicated(Servers):
         for port in self.sentinels:
             self.on(port, "SENTINEL", "DEBUG", "publish-period", "500")
         self.on(self.sentinels[0], "SENTINEL", "FAILOVER", NAME, *options)
+
+    def notice_after(self, milliseconds: int) -> None:
+        """Have a server count as gone after this long from now on."""
+        for port in self.sentinels:
+            for name, value in self._patience(milliseconds).items():
+                self.on(port, "SENTINEL", "SET", NAME, name, str(value))
+
+    @staticmethod
+    def _patience(milliseconds: int) -> dict[str, int]:
+        return {"down-after-milliseconds": milliseconds, "failover-timeout": 2 * milliseconds}
 
     def wait_for_promotion(self, old: int, *, seconds: float = 20) -> float:
         """Wait until another server is the primary; return the time, by the monotonic clock."""

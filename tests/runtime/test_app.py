@@ -64,6 +64,7 @@ def test_what_is_no_list_is_refused_by_name(name: str, value: object):
         ("mounts", {"admin": print}, "mounts= takes paths such as '/admin', not 'admin'"),
         ("middleware", [print], r"middleware= takes Middleware\(...\) objects"),
         ("trusted_origins", ["shop.example"], "trusted_origins= takes"),
+        ("trusted_origins", ["*", "https://a.example", "b"], "trusted_origins= takes .* not 'b'"),
         ("trusted_origins", [5], "trusted_origins= takes '.' or 'https://host', not 5"),
         ("openapi", "yes", "openapi= takes True or False"),
         ("openapi", [], r"openapi= takes True or False, not \[\]"),

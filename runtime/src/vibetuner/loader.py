@@ -14,7 +14,7 @@ from vibetuner.app import VibetunerApp
 from vibetuner.errors import ProjectError, VibetunerError, suggest
 from vibetuner.project import ProjectInfo, project_info
 
-__all__ = ["Terminated", "import_module_of", "load_project"]
+__all__ = ["Terminated", "Terminating", "import_module_of", "load_project", "was_received"]
 
 # Imports that older guides and other libraries suggest, each with the cure.
 CURES = {
@@ -27,6 +27,26 @@ CURES = {
 
 class Terminated(SystemExit):
     """A signal ended this process; the module being imported did not call ``sys.exit()``."""
+
+
+class Terminating:
+    """Handles SIGTERM by the end of the start, until a part handles the signal itself.
+
+    Python discards an exception that is raised in a destructor, or in the callback that frees the
+    lock of an import. So the handler remembers the signal for the part, which then stops.
+    """
+
+    received = False
+
+    def __call__(self, *_: object) -> None:
+        """Raise Terminated."""
+        self.received = True
+        raise Terminated
+
+
+def was_received(handler: object) -> bool:
+    """Return whether a signal's former handler has received it in vain."""
+    return isinstance(handler, Terminating) and handler.received
 
 
 @cache

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.slow
 def test_all_of_them_follow_to_the_next_primary(tmp_path: Path):
     """Without a restart; while there is no primary, a command fails with one line."""
     shop, port = write_shop(tmp_path / "shop"), free_port()
-    with Replicated(tmp_path, down_after=1500) as servers:
+    with Replicated(tmp_path, down_after=60_000) as servers:
         environment = {
             "REDIS_URL": servers.url,
             "REDIS_KEY_PREFIX": "failover",
@@ -50,6 +50,7 @@ def test_all_of_them_follow_to_the_next_primary(tmp_path: Path):
             during = typed("tasks", "stats")
             assert (during.returncode, during.stderr.count("\n")) == (1, 1)
             assert during.stderr.startswith("error: Redis at redis+sentinel://")
+            servers.notice_after(1500)
             servers.wait_for_promotion(old)
 
             wait_until(lambda: typed("worker-health").returncode == 0, what=lambda: worker.output)

@@ -259,3 +259,30 @@ def snapshot(folder: Path) -> dict[str, bytes]:
         for path in folder.rglob("*")
         if path.is_file() and ".vibetuner" not in path.parts
     }
+
+
+def test_without_a_name_the_help_is_shown(type_: Type):
+    """With the exit code of a wrong command."""
+    done = type_("new")
+    assert done.returncode == 2
+    assert "vibetuner new [OPTIONS] COMMAND" in done.stdout
+
+
+def test_a_schedule_that_surprises_is_a_warning(project: Path, type_: Type):
+    """The task is written all the same."""
+    done = type_("new", "task", "bill", "--cron", "0 3 1 * 1")
+    assert done.returncode == 0
+    assert done.stderr.startswith("warning: ")
+    assert (project / "src/shop/tasks/bill.py").is_file()
+
+
+@pytest.mark.parametrize(
+    ("verb", "words"),
+    [("new", "The pages need src/shop/templates/base.html"), ("destroy", "There is no ")],
+)
+def test_sign_in_needs_what_it_is_made_of(type_: Type, verb: str, words: str):
+    """One line, and nothing is written."""
+    done = type_(verb, "auth")
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"error: {words}")
+    assert done.stderr.count("\n") == 1

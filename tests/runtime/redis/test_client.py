@@ -45,6 +45,7 @@ async def test_without_a_url_the_cure_is_named(fresh: None):
     [
         ("redis://ann:hunter2@127.0.0.1:1", "\\[Errno"),
         ("unix:///nowhere/redis.sock", "."),
+        ("rediss://127.0.0.1:1?ssl_ca_certs=/nowhere.pem", "ssl_ca_certs=/nowhere.pem"),
     ],
 )
 async def test_a_server_that_cannot_be_used_is_one_line(url: str, words: str):

@@ -166,6 +166,10 @@ def test_nodes_of_a_cluster_are_read_from_their_answers():
     assert address.elect({one: [nameless, other]}).host == "a"
     named = [(node.host, node.port) for node in address.others({one: [other, own]})]
     assert named == [("r", 6), ("s", 7), ("l", 5)]
+    assert elected.cluster.read_replicas([other, own], one) == {("s", 7)}
+    assert elected.cluster.read_replicas(OSError("no route"), one) == set()
+    with pytest.raises(OSError, match="is a slave, though the Cluster calls it the primary"):
+        elected.check({b"role": b"slave"})
     with pytest.raises(OSError, match=r"no node of the Cluster .* \(no node serves the slot of"):
         address.elect({one: [other]})
 

@@ -9,10 +9,12 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from fastapi import FastAPI
 from httpx2 import ASGITransport, AsyncClient
+from streaq import StreaqError
 
 from tests.runtime.conftest import Running
 from vibetuner.config import Settings, using_settings
 from vibetuner.errors import NotConfigured, ServiceUnavailable, WrongEventLoop
+from vibetuner.tasks.client.queue import read_result
 from vibetuner.tasks.worker import TaskWorker, enqueue_sync, open_queue
 from vibetuner.testing import held_open
 
@@ -27,6 +29,16 @@ async def test_a_block_inside_a_block_uses_its_connection(settings: Settings):
         assert await redis.ping()
     with pytest.raises(ServiceUnavailable, match="The queue is not open here"):
         _ = worker.redis
+
+
+async def test_a_worker_that_does_not_run_has_nothing_to_stop(settings: Settings):
+    """Nor to abort; without an open queue, the error names what is missing."""
+    worker = TaskWorker(settings)
+    worker.stop()
+    worker.abort_tasks({"a"})
+    assert worker.running() == 0
+    with pytest.raises(ServiceUnavailable, match="The queue is not open here"):
+        _ = worker.client
 
 
 async def test_it_can_be_opened_again(settings: Settings):
@@ -126,3 +138,9 @@ def test_without_redis_the_error_names_the_setting(worker: TaskWorker, settings:
     with using_settings(settings.model_copy(update={"redis_url": None})):
         with pytest.raises(NotConfigured, match="REDIS_URL"):
             enqueue_sync(worker.registry["double"].enqueue(1))
+
+
+def test_a_result_without_its_fields_is_none():
+    """Somebody else has written it."""
+    with pytest.raises(StreaqError, match="What is stored as the result of a is none"):
+        read_result("a", {"f": "double"})

@@ -16,7 +16,7 @@ from vibetuner.cli.complaint import complaining
 from vibetuner.cli.loading import loading
 from vibetuner.cli.ports import raise_open_files
 from vibetuner.config import get_settings
-from vibetuner.loader import Terminated
+from vibetuner.loader import Terminating
 from vibetuner.logs import configure_logging
 
 __all__ = ["main"]
@@ -26,7 +26,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Run one part until a signal comes; an error is one line and an exit code."""
     options = _parse(arguments)
     # Until the part handles signals itself, a signal ends the start and closes open resources.
-    signal.signal(signal.SIGTERM, _terminate)
+    signal.signal(signal.SIGTERM, Terminating())
     with complaining():
         settings = get_settings()
         raise_open_files()
@@ -40,10 +40,6 @@ def main(arguments: list[str] | None = None) -> None:
             _serve_monitor(options)
         else:
             _serve_worker(options)
-
-
-def _terminate(*_: object) -> None:
-    raise Terminated
 
 
 def _serve_frontend(options: argparse.Namespace) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from abc import ABC, abstractmethod
 from collections import Counter
 from dataclasses import dataclass
 from typing import Any, cast
@@ -138,14 +139,14 @@ class LimitedServer(uvicorn.Server):
         return await super().on_tick(counter)
 
 
-class _Limits:
+class _Limits(ABC):
     """The interface of a limited connection."""
 
-    def is_late(self, now: float) -> bool:
-        raise NotImplementedError
+    @abstractmethod
+    def is_late(self, now: float) -> bool: ...
 
-    def hang_up(self) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def hang_up(self) -> None: ...
 
 
 def _limited(protocol: Any, clients: Clients) -> Any:

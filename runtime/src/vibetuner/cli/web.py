@@ -18,6 +18,7 @@ from vibetuner.cli.schema import make_schema
 from vibetuner.config import Settings, get_settings
 from vibetuner.frontend.app import create_app
 from vibetuner.frontend.debug.gate import is_loopback
+from vibetuner.loader import was_received
 from vibetuner.sse.hub import KEEPALIVE_SECONDS, get_hub
 
 __all__ = ["serve_frontend"]
@@ -50,7 +51,9 @@ async def _serve_frontend(listener: socket.socket, dev: bool) -> None:
     async with app.router.lifespan_context(app):
         config = make_config(app, settings, access_log=dev, timeout_graceful_shutdown=CLOSE_SECONDS)
         # uvicorn raises a signal again after closing everything, when nothing is left to stop.
-        signal.signal(signal.SIGTERM, lambda *_: None)
+        before = signal.signal(signal.SIGTERM, lambda *_: None)
+        if was_received(before):
+            return
         await WebServer(config).serve(sockets=[listener])
 
 

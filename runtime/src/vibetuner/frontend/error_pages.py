@@ -106,6 +106,11 @@ def _draw(**values: Any) -> str:
 
 
 def _phrase(status: int) -> str:
+    """Return a status in words.
+
+    >>> _phrase(404), _phrase(499)
+    ('Not Found', 'Error 499')
+    """
     try:
         return HTTPStatus(status).phrase
     except ValueError:

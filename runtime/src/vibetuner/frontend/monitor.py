@@ -175,9 +175,6 @@ class _Watched:
         self._attention = attention
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
         self._attention.looking += 1
         try:
             await self._app(scope, receive, send)

@@ -157,7 +157,7 @@ class Migrations:
 
 
 def run_migrations() -> None:
-    """Do the action for which Alembic loaded env.py: migrate, compare, or print SQL."""
+    """Do the action for which Alembic loaded env.py: migrate or compare."""
     tables = {table_of(model).key for model in load_project().sql_models}
 
     def is_ours(item: Any, _name: str | None, kind: str, reflected: bool, _other: Any) -> bool:
@@ -173,12 +173,7 @@ def run_migrations() -> None:
     }
     settings = get_settings()
     url = context.config.attributes.get("url") or settings.database_url
-    if context.is_offline_mode():
-        context.configure(url=url, literal_binds=True, **options)
-        with context.begin_transaction():
-            context.run_migrations()
-    else:
-        asyncio.run(_run_online(settings, url, options))
+    asyncio.run(_run_online(settings, url, options))
 
 
 async def _run_online(settings: Settings, url: str | None, options: dict[str, Any]) -> None:
@@ -302,6 +297,8 @@ def _phrase(change: Any) -> str:
 
     >>> _phrase(("remove_index", "ix"))
     'remove_index ix'
+    >>> _phrase([("modify_nullable", None, "orders", "note", {}, False, True)])
+    'modify_nullable orders.note'
     """
     if isinstance(change, list):
         return ", ".join(_phrase(one) for one in change)

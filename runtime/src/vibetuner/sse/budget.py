@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import resource
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -77,9 +78,8 @@ def most(settings: Settings) -> int:
     Each takes a file descriptor; half of those stay free for requests and databases.
     """
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft == resource.RLIM_INFINITY:
-        return settings.sse_streams
-    return max(1, min(settings.sse_streams, soft // 2))
+    files = sys.maxsize if soft == resource.RLIM_INFINITY else soft
+    return max(1, min(settings.sse_streams, files // 2))
 
 
 def client_of(address: str) -> str:

@@ -229,11 +229,12 @@ class TaskWorker(Worker[Any]):
             """Like streaq's ``task``; fills in parameters with ``WorkerDepends()``."""
             check_options(**options)
             queue = options.pop("queue", None)
-            if function is not None:
-                register = super().task
-                return _defined(queue, register(self._checked(function, options), **options))
             register = super().task(**options)
-            return lambda function: _defined(queue, register(self._checked(function, options)))
+
+            def define(function):  # noqa: ANN001, ANN202
+                return _defined(queue, register(self._checked(function, options)))
+
+            return define if function is None else define(function)
 
         def cron(self, tab, **options):  # noqa: ANN001, ANN003, ANN201
             """Like streaq's ``cron``; fills in parameters with ``WorkerDepends()``."""

@@ -304,3 +304,11 @@ async def test_the_queues_are_listed_with_who_reads_them(stand_in, settings: Set
     rows = text.partition("<h2>Queues</h2>")[2].partition("</table>")[0]
     assert re.findall(r"<code>(\w+)</code>", rows) == names
     assert re.findall(r'data-label="queued">(\d+)<', rows) == ["0", "1", "0"]
+
+
+async def test_a_task_is_found_by_the_beginning_of_its_id(client: AsyncClient, worker: TaskWorker):
+    """The search leads to its page."""
+    task = await worker.registry["echo"].enqueue("one that is looked for")
+    answer = await client.get(f"{HOME}/list", params={"id": f" {task.id[:12]} "})
+    assert answer.status_code == 200
+    assert "one that is looked for" in answer.text

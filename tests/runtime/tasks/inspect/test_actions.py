@@ -31,6 +31,15 @@ async def texts(queue: Queue, task_id: str) -> str:
     return "\n".join(f"{reason.text} -> {reason.cure}" for reason in reasons)
 
 
+async def test_arguments_that_another_task_gives_are_said_to_come(queue: Queue):
+    """They are not there yet."""
+    double, fails = queue.worker.registry["double"], queue.worker.registry["fails"]
+    task = await double.enqueue(1).then(fails)
+    detail = await find_task(queue, task.id)
+    assert detail.arguments is None
+    assert detail.note == f"They come from the result of {detail.parents[0]}."
+
+
 async def test_a_task_can_be_told_before_and_after_its_end(queue_of: Queue, running):
     """Its arguments, its result, where it failed; what looks secret is masked."""
     worker = queue_of.worker

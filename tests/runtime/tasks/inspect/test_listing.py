@@ -83,6 +83,8 @@ async def test_a_running_task_is_listed_first_and_not_as_queued(queue_of: Queue,
         assert await ids(queue_of) == [task.id]
         counts = await queue_of.counts()
         assert (counts.running, counts.queued) == (1, 0)
+        later = await queue_of.worker.registry["fails"].enqueue().start(delay=60)
+        assert await ids(queue_of, limit=1) == [task.id, later.id]
         await task.abort()
 
 

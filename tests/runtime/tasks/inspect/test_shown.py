@@ -24,6 +24,9 @@ class Unsigned:
     def __call__(self) -> None: ...
 
 
+def counted(first: int, *rest: int) -> None: ...
+
+
 def named(here: int, /, there: int = 0, *, alone: int = 0, **more: int) -> None: ...
 
 
@@ -32,6 +35,7 @@ def named(here: int, /, there: int = 0, *, alone: int = 0, **more: int) -> None:
     [
         (named, (1,), ["here"]),
         (named, (1, 2, 3), ["here", "there", "argument 3"]),
+        (counted, (1, 2, 3), ["first", "rest 1", "rest 2"]),
         (Unsigned(), (1,), ["argument 1"]),
         (None, (1, 2), ["argument 1", "argument 2"]),
     ],

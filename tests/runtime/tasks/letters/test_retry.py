@@ -147,6 +147,11 @@ async def test_signed_data_that_is_no_call_is_refused(store: str, bury: Bury, qu
     with pytest.raises(DeadLetterError, match="what was stored is no task"):
         await retry("t1")
 
+    other = await payload_of(queue, task_id="t2", f="charge")
+    await bury("t2", payload=other)
+    with pytest.raises(DeadLetterError, match="what was stored is a call of another task"):
+        await retry("t2")
+
 
 async def test_arguments_that_never_came_are_refused(store: str, bury: Bury, queue: TaskWorker):
     """``a.then(b)``, and a has failed."""

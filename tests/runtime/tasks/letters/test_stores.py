@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from tests.runtime.tasks.letters.conftest import Bury, make_letter
+from vibetuner.cli.checks.services import _look_at_letters
 from vibetuner.config import Settings, using_settings
 from vibetuner.errors import (
     DeadLetterError,
@@ -250,3 +251,15 @@ async def test_an_unreadable_document_blocks_no_other(
     assert await count_unreadable(mongo_database.get()) == 1
     with pytest.raises(DeadLetterError, match=r"of bad can't be read \("):
         await get("bad")
+
+
+async def test_the_doctor_counts_unreadable_documents(
+    settings: Settings, bury: Bury, queue: TaskWorker
+):
+    """It names the collection that something else writes to."""
+    await bury("a")
+    assert await _look_at_letters(settings) == []
+    await mongo_database.get()["dead_letters"].insert_one({"_id": "bad", "failed_at": 5})
+    (found,) = await _look_at_letters(settings)
+    assert (found.level, found.area) == ("warning", "records")
+    assert found.text.startswith("1 of the newest dead letters in it can't be read")

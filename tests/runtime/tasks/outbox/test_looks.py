@@ -8,12 +8,16 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
-from tests.runtime.tasks.outbox.conftest import Database
+from tests.runtime.tasks.outbox.conftest import TUNE, Database
 from vibetuner.cli import task_view
 from vibetuner.cli.checks.services import _read_outbox
 from vibetuner.cli.task_queue import read_stats
+from vibetuner.config import Settings
+from vibetuner.loader import load_project
+from vibetuner.resources.sql import create_schema
 from vibetuner.tasks.inspect.detail import find_task
 from vibetuner.tasks.inspect.model import State
+from vibetuner.tasks.inspect.outbox import open_outbox, read_outbox
 from vibetuner.tasks.inspect.queue import this_queue
 from vibetuner.tasks.inspect.why import explain
 from vibetuner.tasks.worker import TaskWorker, using_worker
@@ -52,3 +56,15 @@ async def shown() -> str:
     with redirect_stdout(io.StringIO()) as out:
         task_view.print_stats(await read_stats(this_queue()))
     return out.getvalue()
+
+
+async def test_a_command_opens_the_database_for_its_look(stand_in: Any, settings: Settings):
+    """Without the table, it shows nothing of an outbox."""
+    stand_in(tune=TUNE)
+    async with open_outbox():
+        assert await read_outbox() is None
+    await create_schema(settings, load_project().sql_models)
+    async with open_outbox():
+        found = await read_outbox()
+    assert found is not None
+    assert (found.waiting, found.text) == (0, "0 in the outbox")

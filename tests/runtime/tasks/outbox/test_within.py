@@ -5,9 +5,12 @@ from __future__ import annotations
 import asyncio
 from contextlib import nullcontext
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
+from pymongo import AsyncMongoClient
+from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 
 from tests.runtime.tasks.outbox.conftest import Database
 from tests.waiting import eventually
@@ -254,6 +257,29 @@ async def test_a_session_in_no_transaction_is_refused(
     async with mongo_database.get().client.start_session() as session:
         with pytest.raises(TaskError, match="in none. Begin one:  async with await session"):
             await receipt.enqueue("T1").within(session)
+
+
+@pytest.mark.parametrize("database", ["mongodb"], indirect=True)
+async def test_a_session_of_another_client_is_refused(
+    database: Database, worker: TaskWorker, receipt: Any, settings: Settings
+):
+    """Its transaction would not be that of the row."""
+    async with AsyncMongoClient(settings.mongodb_url) as client, client.start_session() as session:
+        async with await session.start_transaction():
+            with pytest.raises(TaskError, match="takes a session of the client of MONGODB_URL"):
+                await receipt.enqueue("T1").within(session)
+
+
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+async def test_a_session_of_another_database_is_refused(
+    database: Database, worker: TaskWorker, receipt: Any, tmp_path: Path
+):
+    """In one line, with the URL of that database."""
+    engine = create_async_engine(f"sqlite+aiosqlite:///{tmp_path / 'other.db'}")
+    async with AsyncSession(engine) as session:
+        with pytest.raises(TaskError, match=r"not of sqlite\+aiosqlite:.*other.db. Open one with"):
+            await receipt.enqueue("T1").within(session)
+    await engine.dispose()
 
 
 async def test_the_error_for_a_missing_table_names_the_cure(stand_in: Any, settings: Settings):

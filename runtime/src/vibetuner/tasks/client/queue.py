@@ -376,9 +376,8 @@ def line_of(task: Task[Any, Any]) -> Unique | None:
 def check_ties(task: Task[Any, Any]) -> None:
     """Raise TaskError if a unique task is part of a chain."""
     policy = policy_of(task.parent)
-    if policy is None or policy.unique is None:
-        return
-    if policy.unique.has_line or (policy.unique.by and follows_another(task)):
+    unique = None if policy is None else policy.unique
+    if unique is not None and (unique.has_line or (unique.by and follows_another(task))):
         raise _tied(task)
 
 

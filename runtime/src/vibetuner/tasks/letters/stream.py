@@ -103,8 +103,6 @@ async def _index_ids(redis: Client, keys: Keys) -> None:
 
 async def remove_letters(redis: Client, prefix: str, letters: Sequence[StreamedLetter]) -> None:
     """Remove letters that are stored elsewhere."""
-    if not letters:
-        return
     keys = Keys(prefix)
     values = [value for one in letters for value in (one.entry_id, one.letter.task_id)]
     places = [keys.letters, keys.letter_places, keys.acted, keys.guard]

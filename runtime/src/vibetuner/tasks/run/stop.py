@@ -10,6 +10,8 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from vibetuner.loader import was_received
+
 __all__ = ["Stop"]
 
 logger = logging.getLogger(__name__)
@@ -53,6 +55,8 @@ class Stop:
         before = {number: signal.getsignal(number) for number in SIGNALS}
         for number in SIGNALS:
             loop.add_signal_handler(number, self._signalled, number)
+        if was_received(before[signal.SIGTERM]):
+            self._signalled(signal.SIGTERM)
         try:
             yield
         finally:

@@ -1,0 +1,42 @@
+"""A stop signal at the start counts even if Python discards the exception that it raises."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.processes import run_code
+from tests.projects import write_project
+
+# What is raised in a destructor is discarded, as in the callback that frees the lock of an import.
+PROGRAM = """
+import os, signal, socket, sys
+
+class Dropped:
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGTERM)
+
+class Finder:
+    def find_spec(self, name, *_):
+        if name in {"vibetuner.cli.web", "vibetuner.cli.worker"}:
+            Dropped()
+
+sys.meta_path.insert(0, Finder())
+from vibetuner.cli.child import main
+with socket.create_server(("127.0.0.1", 0)) as listener:
+    main([sys.argv[1], "--fd", str(listener.detach())])
+"""
+
+
+@pytest.mark.process
+@pytest.mark.parametrize("part", ["worker", "frontend"])
+def test_a_process_stops_that_was_told_to_in_a_destructor(
+    environment: dict[str, str], tmp_path: Path, part: str
+):
+    """Otherwise it would run until a supervisor kills it."""
+    project = write_project(tmp_path / "project")
+    done = run_code(PROGRAM, part, folder=project, seconds=30, **environment)
+    assert done.returncode == 0, done.stderr
+    assert "Exception ignored in" in done.stderr
+    assert "ready" not in done.stderr

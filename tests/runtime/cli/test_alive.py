@@ -1,0 +1,48 @@
+"""`vibetuner worker-health` where there is nothing healthy to find."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.processes import run_vibetuner
+from vibetuner.project import key_prefix
+from vibetuner.redis.blocking import ask
+from vibetuner.redis.keys import JournalKeys
+from vibetuner.redis.url import parse_url
+
+
+@pytest.mark.parametrize("beat", ["{", "[1]", '{"id": 5, "host": "here"}', "[" * 100_000])
+def test_a_heartbeat_that_cannot_be_read_is_no_workers(
+    shop: Path, environment: dict[str, str], beat: str
+):
+    """Others are found beside it."""
+    url = environment["REDIS_URL"]
+    keys = JournalKeys(key_prefix(environment["REDIS_KEY_PREFIX"], url))
+    beats = {"torn": beat, "whole": '{"id": "whole", "host": "here"}'}
+    # However long the command takes to start, they are not silent by then.
+    address, at = parse_url(url), str(int(time.time() + 600) * 1000)
+    for name, text in beats.items():
+        ask(address, ["ZADD", keys.workers, at, name], ["SET", keys.worker(name), text])
+    done = run_vibetuner("worker-health", folder=shop, **environment)
+    assert (done.returncode, done.stdout) == (0, "healthy: whole\n"), done.stderr
+
+
+@pytest.mark.parametrize(
+    ("url", "words"),
+    [
+        (
+            "",
+            "error: Background tasks: Redis not configured. Add to .env:  REDIS_URL=redis://localhost:6379",
+        ),
+        ("embedded", "error: The embedded Redis is not running, so no worker is. Start one:  "),
+    ],
+)
+def test_without_a_redis_there_is_no_worker(shop: Path, url: str, words: str):
+    """One line that says what to do."""
+    done = run_vibetuner("worker-health", folder=shop, REDIS_URL=url)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith(words)
+    assert done.stderr.count("\n") == 1

@@ -1,0 +1,105 @@
+"""What the doctor looks at, one by one."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from tests.processes import vibetuner
+from vibetuner.cli.checks.diagnosis import diagnose
+from vibetuner.cli.checks.finding import Finding
+from vibetuner.cli.checks.ports import check_port
+from vibetuner.cli.services import _print_lines
+from vibetuner.embedded.control import ServicesStatus, ServiceStatus
+from vibetuner.embedded.users import User
+from vibetuner.project import project_info
+
+
+class Health(BaseHTTPRequestHandler):
+    """A process that tells the path below which its project lies."""
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(json.dumps({"project": self.server.project}).encode())  # type: ignore[attr-defined]
+
+    def log_message(self, *_: object) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("project", "level", "words"),
+    [
+        ("corner-shop", "ok", "this project's web app"),
+        ("bakery", "warning", "for the web app, is taken by the project bakery"),
+        ("", "warning", "for the web app, is taken by something else"),
+    ],
+)
+def test_a_port_may_be_the_projects_own(
+    stand_in: Callable[..., Path], project: str, level: str, words: str
+):
+    """Then it is no problem that it is taken."""
+    stand_in()
+    with ThreadingHTTPServer(("127.0.0.1", 0), Health) as server:
+        server.project = project  # type: ignore[attr-defined]
+        serving = threading.Thread(target=server.serve_forever, args=(0.01,))
+        serving.start()
+        try:
+            (found,) = check_port(project_info(), server.server_port, "web app")
+        finally:
+            server.shutdown()
+            serving.join()
+    assert found.level == level
+    assert words in found.text
+
+
+def test_a_folder_without_a_project_has_one_finding(
+    fresh: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """The doctor says where to go, and looks at nothing else."""
+    monkeypatch.chdir(tmp_path)
+    (found,) = diagnose()
+    assert (found.level, found.area) == ("error", "project")
+    assert found.text == f"{tmp_path} is in no vibetuner project"
+
+
+def test_few_open_files_are_a_warning(shop: Path, environment: dict[str, str], tmp_path: Path):
+    """The soft limit is raised first, as each process does."""
+    with vibetuner(
+        *("doctor", "--json"),
+        folder=shop,
+        log=tmp_path / "log",
+        environment=environment,
+        under=("prlimit", "--nofile=200:300"),
+    ) as command:
+        command.process.wait(60)
+    findings = [Finding(**one) for one in json.loads(command.output)["findings"]]
+    (found,) = [one for one in findings if one.area == "limits"]
+    assert found.level == "warning"
+    assert found.text.startswith("300 open files, ")
+    assert found.cure.startswith("raise the limit of open files: ulimit -n")
+
+
+def test_a_service_that_failed_is_listed_with_its_log(capsys: pytest.CaptureFixture[str]):
+    """And those who use the services."""
+    failed = ServiceStatus(
+        name="redis",
+        state="failed",
+        url=None,
+        pid=None,
+        since=None,
+        data_bytes=2_500_000,
+        log=Path("redis.log"),
+        error="no room",
+    )
+    user = User(pid=7, command="run dev", services=("redis",), since=0.0)
+    _print_lines(ServicesStatus(services=(failed,), users=(user,), pinned=True, keeper=None))
+    assert capsys.readouterr().out.splitlines() == [
+        "redis    failed    no room. See redis.log  data 2.5 MB",
+        "used by  run dev (pid 7): redis",
+        "kept up until:  vibetuner services down",
+    ]

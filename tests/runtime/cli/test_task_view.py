@@ -1,0 +1,105 @@
+"""Tasks, as a person sees them on a terminal."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from tests.runtime.cli.conftest import on_terminal
+from vibetuner.cli.task_queue import Stats
+from vibetuner.cli.task_view import print_detail, print_json_reasons, print_page, print_stats
+from vibetuner.cli.watch import _as_bar
+from vibetuner.config import Settings, using_settings
+from vibetuner.tasks.inspect.model import Counts, Page, QueueView, Row, State, TaskDetail
+from vibetuner.tasks.inspect.outbox import Outbox
+from vibetuner.tasks.inspect.stats import Span
+from vibetuner.tasks.inspect.why import Reason
+from vibetuner.tasks.progress import ProgressState, ProgressStatus
+
+
+def row(state: State) -> Row:
+    return Row(task_id="a1", name="charge", state=state)
+
+
+@pytest.mark.parametrize(
+    ("detail", "command"),
+    [
+        (TaskDetail(row=row(State.FAILED), is_dead=True), "vibetuner dead-letters retry a1"),
+        (TaskDetail(row=row(State.DONE)), "vibetuner tasks list"),
+        (TaskDetail(row=row(State.QUEUED)), "vibetuner tasks why a1   (or abort)"),
+    ],
+)
+def test_a_task_is_followed_by_the_next_command(detail: TaskDetail, command: str):
+    """Into a pipe, only the facts are written."""
+    with on_terminal() as read:
+        print_detail(detail)
+        assert read(f"{command}\n").endswith(f"\nNext:  {command}\n")
+
+
+def test_a_list_names_the_way_to_a_task_and_to_the_next_page():
+    """The address of a page is quoted for the shell."""
+    with on_terminal() as read:
+        print_page(Page([row(State.QUEUED)], "queued!0:7-1"))
+        text = read("show a1\n")
+    assert text.endswith("More:  --after 'queued!0:7-1'\nNext:  vibetuner tasks show a1\n")
+
+
+def test_a_tasks_result_and_ties_are_shown(capsys: pytest.CaptureFixture[str]):
+    """Each in a line."""
+    print_detail(TaskDetail(row=row(State.DONE), result="7", parents=["b", "c"], children=["d"]))
+    facts = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines()[-3:])
+    assert facts == {"result": "7", "waits": "for    b, c", "needed": "by    d"}
+
+
+def test_reasons_are_readable_by_a_program(capsys: pytest.CaptureFixture[str]):
+    """With the state that they explain."""
+    print_json_reasons(row(State.QUEUED), [Reason("No worker is running", "vibetuner run")])
+    told = json.loads(capsys.readouterr().out)
+    assert (told["id"], told["state"]) == ("a1", "queued")
+    assert told["reasons"] == [{"text": "No worker is running", "cure": "vibetuner run"}]
+
+
+def test_numbers_name_what_nobody_works_on(capsys: pytest.CaptureFixture[str]):
+    """Rows of the outbox, and queues without a worker; unknown is not zero."""
+    stats = Stats(
+        counts=Counts(queued=3, running=0, scheduled=1, ended=0),
+        dead=None,
+        outbox=Outbox(3, 120.0),
+        hour=Span("hour"),
+        day=Span("day"),
+        workers=[],
+        queues=[
+            QueueView(name="default", queued=1, scheduled=0, readers=2),
+            QueueView(name="mail", queued=2, scheduled=1, readers=0),
+        ],
+    )
+    with using_settings(Settings(environment="test")):
+        print_stats(stats)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "0 running, 3 queued, 1 scheduled, unknown dead"
+    assert lines[1].endswith("the oldest for 2 min 0 s: no worker hands them on")
+    assert "queue default  1 queued, 0 scheduled  read by 2 live workers" in lines
+    assert "queue mail  2 queued, 1 scheduled  no live worker reads it" in lines
+    assert lines[-1].startswith("No live worker. Start one:  vibetuner run")
+
+
+@pytest.mark.parametrize(
+    ("end", "words"),
+    [
+        (ProgressState(task_id="a", status=ProgressStatus.COMPLETE, done=9, total=10), "100%"),
+        (ProgressState(task_id="a", status=ProgressStatus.FAILED), "failed"),
+    ],
+)
+def test_a_terminal_shows_a_bar(end: ProgressState, words: str, monkeypatch: pytest.MonkeyPatch):
+    """Until the task has ended; what is said meanwhile stands above it."""
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "120")
+    with on_terminal() as read, _as_bar() as view:
+        view.show(
+            ProgressState(task_id="a", status=ProgressStatus.RUNNING, done=5, message="[rows]")
+        )
+        view.say("Redis answers again")
+        view.show(end)
+        text = read(words)
+    assert "Redis answers again" in text

@@ -1,0 +1,84 @@
+"""`vibetuner template-changes`, typed in a project that a small template has made."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.processes import run_vibetuner
+from tests.projects import write_project
+
+CHANGELOG = "# Changelog\n\n## [0.2.0]\n- Mail\n\n## [0.1.0]\n- Tasks\n"
+GIT = ("git", "-c", "user.name=Ann", "-c", "user.email=ann@example.com")
+
+
+def git(folder: Path, *arguments: str) -> None:
+    subprocess.run([*GIT, *arguments], cwd=folder, check=True, capture_output=True, timeout=60)
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A repository with two versions and a branch; tests only read it."""
+    folder = tmp_path_factory.mktemp("template")
+    git(folder, "init", "--quiet")
+    (folder / "CHANGELOG.md").write_text(CHANGELOG, encoding="utf-8")
+    git(folder, "add", "CHANGELOG.md")
+    for version in ("v0.1.0", "v0.2.0"):
+        git(folder, "commit", "--quiet", "--allow-empty", "--message", version)
+        git(folder, "tag", version)
+    git(folder, "branch", "next")
+    return folder
+
+
+def project_of(folder: Path, answers: str) -> Path:
+    project = write_project(folder / "shop")
+    (project / ".copier-answers.yml").write_text(answers, encoding="utf-8")
+    return project
+
+
+@pytest.mark.parametrize(
+    ("version", "asked", "answer"),
+    [
+        ("v0.1.0", (), (0, "go from v0.1.0 to v0.2.0.\n\n## [0.2.0]\n- Mail\n")),
+        (
+            "v0.1.0",
+            ("next",),
+            (0, "from v0.1.0 to next.\n\nThe changelog has no section for it.\n"),
+        ),
+        ("v0.2.0", (), (3, "v0.2.0 is the newest version already.\n")),
+        ("v0.1.0", ("v0.1.0",), (3, "v0.1.0 is this version already.\n")),
+    ],
+)
+def test_the_changelog_is_shown_from_one_version_to_the_other(
+    template: Path, tmp_path: Path, version: str, asked: tuple[str, ...], answer: tuple[int, str]
+):
+    """A script learns from the exit code that there is nothing new."""
+    project = project_of(tmp_path, f"_commit: {version}\n_src_path: {template}\n")
+    done = run_vibetuner("template-changes", *asked, folder=project)
+    code, text = answer
+    assert (done.returncode, done.stderr) == (code, "")
+    assert done.stdout.endswith(text)
+
+
+@pytest.mark.parametrize(
+    ("answers", "asked", "words"),
+    [
+        ("", (), ".copier-answers.yml names no version: this project was made from a folder"),
+        ("{of}", ("v9",), "The template has no version v9; the newest is v0.2.0"),
+        ("{of}", ("--committed",), "Commit or stash your changes first (.copier-answers.yml, "),
+        ("_commit: v0.1.0\n_src_path: /nowhere\n", (), "git ls-remote did not work: "),
+    ],
+)
+def test_what_cannot_be_compared_is_one_line(
+    template: Path, tmp_path: Path, answers: str, asked: tuple[str, ...], words: str
+):
+    """It names the cure, or git's own reason."""
+    of = f"_commit: v0.1.0\n_src_path: {template}\n"
+    project = project_of(tmp_path, answers.format(of=of))
+    git(project, "init", "--quiet")
+    refused = run_vibetuner("template-changes", *asked, folder=project)
+    assert refused.returncode == 1
+    assert refused.stderr.startswith(f"error: {words}")
+    assert refused.stderr.count("\n") == 1
