@@ -136,6 +136,14 @@ async def test_a_chain_says_what_it_would_not_do(
     assert [key async for key in queue.redis.scan_iter(f"{queue.prefix}:*")] == []
 
 
+def test_a_chain_is_of_tasks_and_not_of_calls(settings: Settings):
+    """A call has arguments, which a chain would not pass."""
+    mail = TaskWorker(settings).task(name="mail")(print)
+    for follow in ("then", "otherwise", "__or__", "__xor__"):
+        with pytest.raises(TaskError, match="^mail is followed by a task, .* not by a TaskCall: "):
+            getattr(mail.enqueue(), follow)(mail.enqueue())
+
+
 async def test_no_task_waits_for_itself(queue: TaskWorker):
     """Neither by its id, nor for one that waits for it."""
     mail = queue.registry["mail"]

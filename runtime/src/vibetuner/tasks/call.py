@@ -60,14 +60,14 @@ class TaskCall(Task[P, R]):
 
         def then(self, task, *_, **kwargs):  # noqa: ANN001, ANN002, ANN003, ANN201
             """Like streaq's ``then``."""
-            return self._chained(Task.then(self, task, **kwargs))
+            return self._chained(Task.then(self, _followed_by(self, task), **kwargs))
 
         def otherwise(self, task):  # noqa: ANN001, ANN201
             """Like streaq's ``otherwise``, also written ``^``."""
-            return self._chained(Task.otherwise(self, task))
+            return self._chained(Task.otherwise(self, _followed_by(self, task)))
 
         def __or__(self, other):  # noqa: ANN001, ANN204
-            return self._chained(Task.__or__(self, other))
+            return self._chained(Task.__or__(self, _followed_by(self, other)))
 
     if TYPE_CHECKING:  # streaq's own; it returns the call itself
 
@@ -333,6 +333,16 @@ def clash(key: str, call: Task[Any, Any], task_id: str, known: str) -> TaskError
     return TaskError(
         f"{name}: the key {key!r} belongs to {what}. Use another key for another event"
     )
+
+
+def _followed_by(call: Task[Any, Any], task: Any) -> RegisteredTask:
+    """Return the task that follows a call in a chain."""
+    if not isinstance(task, RegisteredTask):
+        raise TaskError(
+            f"{call.parent.fn_name} is followed by a task, such as charge, not by a "
+            f"{type(task).__name__}: a chain passes each result on, so leave the call out"
+        )
+    return task
 
 
 def _alone(call: Task[Any, Any]) -> TaskError:
