@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ByteSize
 
 from vibetuner.config import Settings, get_settings, mask_url, using_settings
 from vibetuner.errors import SettingsError
@@ -269,3 +270,24 @@ def test_a_wrong_secret_file_is_named_without_what_it_holds(
     assert message in str(refused.value)
     assert str(tmp_path) in str(refused.value)
     assert "ann" not in str(refused.value)
+
+
+def test_every_number_has_a_range():
+    """A value out of it is refused at the start, and not by the first call that needs it."""
+    numbers = {
+        name: [type(one).__name__ for one in field.metadata]
+        for name, field in Settings.model_fields.items()
+        if {"int", "float"} & set(re.findall(r"\w+", str(field.annotation)))
+        or field.annotation is ByteSize
+    }
+    assert len(numbers) > 12
+    without = [name for name, limits in numbers.items() if "Le" not in limits]
+    assert without == []
+
+
+def test_a_long_value_is_shown_in_part(stand_in, monkeypatch: pytest.MonkeyPatch):
+    """The error is one line that can be read."""
+    stand_in()
+    monkeypatch.setenv("MAX_BODY", "9" * 5000)
+    with pytest.raises(SettingsError, match=r"^MAX_BODY: expected .*, found '9{80}'\.\.\. in"):
+        get_settings()

@@ -41,6 +41,10 @@ __all__ = [
 
 EMBEDDED = "embedded"
 DAY = 86_400
+MOST = 1_000_000
+TERABYTE = 10**12
+# The longest wrong value that an error message shows.
+SHOWN = 80
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,24 +84,27 @@ class Settings(BaseSettings):
         str | None,
         Expected("sqlite+aiosqlite:///file.db or postgresql+asyncpg://user:password@host/name"),
     ] = Field(None, description="SQL database")
-    database_pool_size: Annotated[int | None, Expected("a whole number of at least 1")] = Field(
+    database_pool_size: Annotated[int | None, Expected("a whole number, 1 to 10000")] = Field(
         None,
         ge=1,
+        le=10_000,
         description="SQL connections that each process keeps open, and as many again under "
         "load; WORKER_CONCURRENCY when empty",
     )
-    database_pool_timeout: Annotated[float, Expected("seconds, more than 0")] = Field(
+    database_pool_timeout: Annotated[float, Expected("seconds, more than 0, up to 86400")] = Field(
         30.0,
         gt=0,
-        allow_inf_nan=False,
+        le=DAY,
         description="Seconds to wait for a free SQL connection",
     )
-    database_answer_timeout: Annotated[float, Expected("seconds, more than 0")] = Field(
-        4.0,
-        gt=0,
-        allow_inf_nan=False,
-        description="Seconds that a request waits for each step of SQL: a connection, a lock, an "
-        "answer; in a worker, each task has its own limit",
+    database_answer_timeout: Annotated[float, Expected("seconds, more than 0, up to 86400")] = (
+        Field(
+            4.0,
+            gt=0,
+            le=DAY,
+            description="Seconds that a request waits for each step of SQL: a connection, a lock, "
+            "an answer; in a worker, each task has its own limit",
+        )
     )
     secret_key: Annotated[SecretStr | None, Expected("a long random text")] = Field(
         None, description="Signs payloads and tickets"
@@ -122,11 +129,18 @@ class Settings(BaseSettings):
     forwarded_allow_ips: Annotated[
         str, Expected("addresses and networks with commas between, or *")
     ] = Field("127.0.0.1,::1", description="Proxies whose X-Forwarded-For and -Proto are trusted")
-    connections_per_client: Annotated[int, Expected("a whole number, 0 for any")] = Field(
-        256, ge=0, description="Connections that one client may have open to a web process"
+    connections_per_client: Annotated[int, Expected("a whole number up to 1000000, 0 for any")] = (
+        Field(
+            256,
+            ge=0,
+            le=MOST,
+            description="Connections that one client may have open to a web process",
+        )
     )
-    max_body: Annotated[ByteSize, Expected("bytes, or a size such as 10MB")] = Field(
-        ByteSize(1_000_000), description="Largest body of a request; a route may allow more"
+    max_body: Annotated[ByteSize, Expected("bytes, or a size such as 10MB, up to 1TB")] = Field(
+        ByteSize(1_000_000),
+        le=TERABYTE,
+        description="Largest body of a request; a route may allow more",
     )
     worker_concurrency: Annotated[int, Expected("a whole number, 1 to 10000")] = Field(
         16, ge=1, le=10_000, description="Tasks that one worker runs at the same time"
@@ -154,7 +168,7 @@ class Settings(BaseSettings):
     sse_history: Annotated[int, Expected("a whole number, 1 to 1000000")] = Field(
         200,
         ge=1,
-        le=1_000_000,
+        le=MOST,
         description="Events that a channel keeps for browsers that reconnect",
     )
     sse_history_ttl: Annotated[int, Expected("whole seconds, 1 to 31536000")] = Field(
@@ -163,17 +177,22 @@ class Settings(BaseSettings):
         le=365 * DAY,
         description="Seconds that a channel keeps its events after the last one",
     )
-    sse_history_bytes: Annotated[int, Expected("whole bytes, at least 1")] = Field(
-        1_000_000, ge=1, description="Bytes of events that a channel keeps"
+    sse_history_bytes: Annotated[int, Expected("whole bytes, 1 to 10^12")] = Field(
+        1_000_000, ge=1, le=TERABYTE, description="Bytes of events that a channel keeps"
     )
-    sse_event_bytes: Annotated[int, Expected("whole bytes, at least 1")] = Field(
-        250_000, ge=1, description="Bytes of the largest event that may be sent"
+    sse_event_bytes: Annotated[int, Expected("whole bytes, 1 to 10^12")] = Field(
+        250_000, ge=1, le=TERABYTE, description="Bytes of the largest event that may be sent"
     )
-    sse_streams: Annotated[int, Expected("a whole number of at least 1")] = Field(
-        2000, ge=1, description="Event streams that a web process serves at the same time"
+    sse_streams: Annotated[int, Expected("a whole number, 1 to 1000000")] = Field(
+        2000, ge=1, le=MOST, description="Event streams that a web process serves at the same time"
     )
-    sse_streams_per_client: Annotated[int, Expected("a whole number, 0 or more")] = Field(
-        100, ge=0, description="Event streams of one address at the same time; 0 for no limit"
+    sse_streams_per_client: Annotated[int, Expected("a whole number up to 1000000, 0 for any")] = (
+        Field(
+            100,
+            ge=0,
+            le=MOST,
+            description="Event streams of one address at the same time; 0 for no limit",
+        )
     )
     redis_key_prefix: Annotated[
         str,
@@ -349,4 +368,5 @@ def _shown(name: str, env_file: Path) -> str:
     if Settings.model_fields[name].annotation == (SecretStr | None):
         return "a value that is not shown"
     value = os.environ.get(name.upper()) or find_value(env_file, name)
-    return repr(mask_url(value))
+    shown = mask_url(value)
+    return repr(shown) if len(shown) <= SHOWN else f"{shown[:SHOWN]!r}..."

@@ -44,7 +44,9 @@ def check_crontab(tab: str) -> None:
     if tab in ALIASES:
         return
     fields = tab.split()
-    if len(fields) != len(FIELDS) or not tab.isprintable():
+    if not tab.isprintable():
+        raise ValueError(f"The schedule {tab!r} holds a character that is no space between fields")
+    if len(fields) != len(FIELDS):
         raise ValueError(
             f"The schedule {tab!r} has {counted(len(fields), 'field')} and "
             f"takes five ({', '.join(FIELDS)}), such as '0 3 * * *', or {ALIASES[1]} and its like"

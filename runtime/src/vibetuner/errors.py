@@ -224,7 +224,8 @@ def counted(number: int, noun: str) -> str:
 def first_line(error: BaseException) -> str:
     """Return the first line of an error's message, or its class if it has no message.
 
-    >>> first_line(ValueError("no\\nmoney")), first_line(TimeoutError())
-    ('no', 'TimeoutError')
+    >>> first_line(ValueError("no\\nmoney")), first_line(KeyError()), first_line(TimeoutError())
+    ('no', 'KeyError', 'no answer in time')
     """
-    return mask_secrets(next(iter(str(error).splitlines()), type(error).__name__))
+    unnamed = "no answer in time" if isinstance(error, TimeoutError) else type(error).__name__
+    return mask_secrets(next(iter(str(error).splitlines()), unnamed))

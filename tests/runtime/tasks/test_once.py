@@ -129,8 +129,12 @@ async def test_a_batch_may_hold_calls_with_keys(worker: TaskWorker, charge: Any)
         ("", timedelta(1), "once() takes a key of 1 to 500 characters, not ''"),
         ("x" * 501, timedelta(1), "once() takes a key of 1 to 500 characters, not 'xxxx"),
         (7, timedelta(1), "once() takes a key of 1 to 500 characters, not 7"),
-        ("evt", 60, "once() takes keep= as a timedelta of up to 366 days, not 60"),
-        ("evt", timedelta(0), "once() takes keep= as a timedelta of up to 366 days, not"),
+        ("evt", 60, "once() takes keep= as a timedelta of a millisecond to 366 days, not 60"),
+        (
+            "evt",
+            timedelta(0),
+            "once() takes keep= as a timedelta of a millisecond to 366 days, not",
+        ),
     ],
 )
 async def test_what_it_refuses(charge: Any, key: Any, keep: Any, said: str):

@@ -160,8 +160,7 @@ def make_client(settings: Settings) -> Redis[str]:
     """Return a client that is not connected yet.
 
     Raises:
-        SettingsError: REDIS_URL is not valid.
-        SettingsError: REDIS_URL can't be meant.
+        SettingsError: REDIS_URL is not valid, or can't be meant.
         ServiceUnavailable: REDIS_URL names a certificate that can't be used.
     """
     try:

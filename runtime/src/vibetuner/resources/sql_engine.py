@@ -19,6 +19,7 @@ from weakref import WeakSet
 
 from anyio import CancelScope
 from sqlalchemy import URL, AdaptedConnection, PoolProxiedConnection, event, make_url
+from sqlalchemy import Connection as SyncConnection
 from sqlalchemy.engine.interfaces import ExceptionContext
 from sqlalchemy.exc import ArgumentError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
@@ -84,7 +85,9 @@ def make_engine(settings: Settings) -> AsyncEngine:
     except (ArgumentError, OSError, ValueError) as error:
         raise ServiceUnavailable(unreachable(settings, error)) from error
     _shield(engine)
-    if not _is_sqlite(url):
+    if _is_sqlite(url):
+        event.listen(engine.sync_engine, "savepoint", _begin_before_savepoint)
+    else:
         _name_outages(engine, settings)
     if has_limit:
         _give_up_late_answers(engine, settings)
@@ -188,6 +191,17 @@ def _sqlite_options(url: URL, wait: float) -> dict[str, Any]:
     if not _is_in_memory(url):
         Path(str(url.database)).parent.mkdir(parents=True, exist_ok=True)
     return {"connect_args": {"factory": SQLiteConnection, "timeout": wait}}
+
+
+def _begin_before_savepoint(connection: SyncConnection, _name: str) -> None:
+    """Begin the transaction that a savepoint belongs to.
+
+    sqlite3 begins one only before a statement that writes. Releasing a savepoint that comes first
+    would commit, and a later rollback would undo nothing.
+    """
+    driver: Any = connection.connection.driver_connection
+    if driver.isolation_level is not None and not driver.in_transaction:
+        connection.exec_driver_sql("BEGIN")
 
 
 def _pool_options(settings: Settings, limit: float | None) -> dict[str, Any]:

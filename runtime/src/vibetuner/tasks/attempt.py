@@ -21,12 +21,16 @@ __all__ = [
     "Cut",
     "End",
     "Report",
+    "Source",
     "current_attempt",
     "current_task_id",
     "moment",
 ]
 
 logger = logging.getLogger(__name__)
+
+#: The queue and the id of a message; messages of two queues may have the same id.
+Source = tuple[str, str]
 
 UNKNOWN = "unknown"
 
@@ -147,6 +151,7 @@ class Attempt:
         self.task_id = task_id
         self.priority = priority
         self.message_id = message_id
+        self.source: Source = (priority, message_id)
         self.queued = queued
         self.payload = payload
         self.tries = tries

@@ -7,6 +7,7 @@ Both extend streaq's: a call also has ``once()`` and ``within()``, and ``start()
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Generator, Iterable
 from dataclasses import dataclass, field, fields, replace
 from datetime import datetime, timedelta
@@ -40,6 +41,9 @@ __all__ = [
 LONGEST_KEY = 500
 MOST_BEFORE = 5000
 LONGEST_KEEP = timedelta(days=366)
+SHORTEST_KEEP = timedelta(milliseconds=1)
+# Redis takes no half of a surrogate pair, and PostgreSQL no NUL.
+UNSTORABLE = re.compile("[\\0\ud800-\udfff]")
 DIGEST_LENGTH = 12
 
 Defined = TypeVar("Defined", bound=RegisteredTask)
@@ -60,14 +64,14 @@ class TaskCall(Task[P, R]):
 
         def then(self, task, *_, **kwargs):  # noqa: ANN001, ANN002, ANN003, ANN201
             """Like streaq's ``then``."""
-            return self._chained(Task.then(self, task, **kwargs))
+            return self._chained(Task.then(self, _followed_by(self, task), **kwargs))
 
         def otherwise(self, task):  # noqa: ANN001, ANN201
             """Like streaq's ``otherwise``, also written ``^``."""
-            return self._chained(Task.otherwise(self, task))
+            return self._chained(Task.otherwise(self, _followed_by(self, task)))
 
         def __or__(self, other):  # noqa: ANN001, ANN204
-            return self._chained(Task.__or__(self, other))
+            return self._chained(Task.__or__(self, _followed_by(self, other)))
 
         def __await__(self):  # noqa: ANN204
             return self.worker.enqueue_call(self).__await__()
@@ -112,21 +116,19 @@ class TaskCall(Task[P, R]):
                 f"{self.parent.fn_name}: start() takes durable= as True, False or a timedelta "
                 f"above 0, not {_shorten(durable)}"
             )
-        before: list[str | TaskCall[Any, Any]] = (
-            [after] if isinstance(after, str | TaskCall) else list(after or ())
-        )
+        named: object = priority
+        if named is not None and not (isinstance(named, str) and named):
+            raise TaskError(
+                f"{self.parent.fn_name}: start() takes the name of a queue as priority=, not "
+                f"{_shorten(priority)}"
+            )
+        before = self._before(after)
         if len(before) > MOST_BEFORE:
             raise TaskError(
                 f"{self.parent.fn_name}: start() takes up to {MOST_BEFORE:,} ids or calls as "
                 f"after=, not {len(before):,}. Let a task wait for each portion, and the last one "
                 "for these"
             )
-        for one in before:
-            if not isinstance(one, str | TaskCall):
-                raise TaskError(
-                    f"{self.parent.fn_name}: start() takes ids and calls of tasks as after=, not "
-                    f"{_shorten(one)}"
-                )
         if regardless and after is None:
             raise TaskError(
                 f"{self.parent.fn_name}: regardless=True is for a task that waits for others. "
@@ -138,6 +140,22 @@ class TaskCall(Task[P, R]):
         ids = [mark + (one if isinstance(one, str) else one.id) for one in before]
         Task.start(self, ids, delay, schedule, priority)
         return self
+
+    def _before(self, after: Any) -> list[str | TaskCall[Any, Any]]:
+        """Return the tasks of ``after=`` as a list."""
+        name = self.parent.fn_name
+        listed = () if after is None else [after] if isinstance(after, str | TaskCall) else after
+        if not isinstance(listed, Iterable):
+            listed = [listed]
+        before = list(listed)
+        for one in before:
+            if not isinstance(one, str | TaskCall) or one == "":
+                raise TaskError(
+                    f"{name}: start() takes ids and calls of tasks as after=, not {_shorten(one)}"
+                )
+            if (one if isinstance(one, str) else one.id) == self.id:
+                raise TaskError(f"{name}: a task can't wait for itself, as after={one!r} says")
+        return before
 
     def once(self, key: str, *, keep: timedelta = timedelta(days=7)) -> ReliableCall[P, R]:
         """Enqueue the task unless one was enqueued under this key; return the first one's id.
@@ -169,13 +187,20 @@ class TaskCall(Task[P, R]):
                 transaction.
 
         Raises:
-            TaskError: when the call is awaited, ``session`` is any other object, or a session of
-                another database.
+            TaskError: ``session`` is None; or, when the call is awaited, it is any other object, or
+                a session of another database.
+            TaskExists: when the call is awaited, the outbox holds a call with its id, and it has no
+                key.
             NotConfigured: when the call is awaited, the project has no outbox.
             ServiceUnavailable: when the call is awaited, MongoDB does not answer; PyMongo's
                 ``with_transaction()`` repeats the transaction then. A SQL session raises
                 SQLAlchemy's errors, as it does elsewhere in the transaction.
         """
+        if session is None:
+            raise TaskError(
+                f"{self.parent.fn_name}: within() takes a session, not None. To enqueue at once, "
+                "leave within() out"
+            )
         return replace(self._reliable(), session=session)
 
     def _reliable(self) -> ReliableCall[P, R]:
@@ -265,7 +290,12 @@ def parts_of(call: Task[Any, Any]) -> list[TaskCall[Any, Any]]:
     parts: dict[str, TaskCall[Any, Any]] = {}
     found = list(getattr(call, "parts", ()))
     for part in found:
-        if part.id not in parts and part is not call:
+        if part is call:
+            raise TaskError(
+                f"{call.parent.fn_name}: a task of after= waits for this one, so that neither "
+                "would ever start"
+            )
+        if part.id not in parts:
             _check_part(call, part)
             parts[part.id] = part
             found += part.parts
@@ -312,6 +342,16 @@ def clash(key: str, call: Task[Any, Any], task_id: str, known: str) -> TaskError
     )
 
 
+def _followed_by(call: Task[Any, Any], task: Any) -> RegisteredTask:
+    """Return the task that follows a call in a chain."""
+    if not isinstance(task, RegisteredTask):
+        raise TaskError(
+            f"{call.parent.fn_name} is followed by a task, such as charge, not by a "
+            f"{type(task).__name__}: a chain passes each result on, so leave the call out"
+        )
+    return task
+
+
 def _alone(call: Task[Any, Any]) -> TaskError:
     return TaskError(
         f"{call.parent.fn_name}: once() and within() are for a task alone, not for a chain. "
@@ -336,10 +376,14 @@ def _check_key(name: str, key: Any, keep: Any) -> None:
         raise TaskError(
             f"{name}: once() takes a key of 1 to {LONGEST_KEY} characters, not {_shorten(key)}"
         )
-    if not isinstance(keep, timedelta) or not timedelta(0) < keep <= LONGEST_KEEP:
+    if UNSTORABLE.search(key):
         raise TaskError(
-            f"{name}: once() takes keep= as a timedelta of up to {LONGEST_KEEP.days} days, "
-            f"not {keep!r}"
+            f"{name}: once() takes a key that can be stored as text, not {_shorten(key)}"
+        )
+    if not isinstance(keep, timedelta) or not SHORTEST_KEEP <= keep <= LONGEST_KEEP:
+        raise TaskError(
+            f"{name}: once() takes keep= as a timedelta of a millisecond to {LONGEST_KEEP.days} "
+            f"days, not {keep!r}"
         )
 
 

@@ -20,7 +20,7 @@ from coredis.exceptions import RedisError
 from streaq.task import Task
 from streaq.utils import to_ms
 
-from vibetuner.errors import first_line
+from vibetuner.errors import TaskExists, first_line
 from vibetuner.redis.connection import look_at
 from vibetuner.tasks.call import ReliableCall, clash, fingerprint
 from vibetuner.tasks.client.queue import QueueClient
@@ -83,6 +83,7 @@ class Courier:
             NotConfigured: the database is not configured, or tune.py does not list the table.
             TaskError: the session is of another kind, has no transaction, or the key has another
                 call.
+            TaskExists: the outbox holds the first one, and it has no key.
         """
         store = store_for(calls[0].session)
         first = datetime.now(UTC)
@@ -94,12 +95,11 @@ class Courier:
             known = await store.add(row, call.session)
             if known is None and row.key and (known := await self._ask_server(row)):
                 await store.remove(row.task_id, call.session)
-            if known is not None:
-                if known[1] != row.call:
-                    raise clash(str(row.key), call, *known)
-                call.id = known[0]
+            if known is None:
+                store.on_commit(call.session, partial(self._hear, store, call))
+            elif call is calls[0]:
+                call.id = _known_id(call, row, *known)
                 return
-            store.on_commit(call.session, partial(self._hear, store, call))
 
     async def hand_on(self, store: Store, task_ids: Sequence[str] | None = None) -> int:
         """Enqueue committed rows, of these tasks or the oldest, and delete them.
@@ -232,6 +232,18 @@ class Courier:
                 failed = False
             if not more:
                 await asyncio.sleep(POLL_SECONDS)
+
+
+def _known_id(call: ReliableCall[Any, Any], row: Row, task_id: str, known: str | None) -> str:
+    """Return the id of the task that a call stands for, which the outbox or the server knows."""
+    if row.key is None or known is None:
+        raise TaskExists(
+            f"{row.name} {task_id} is in the outbox already, so nothing was written. Call "
+            "enqueue() again for another task"
+        )
+    if known != row.call:
+        raise clash(row.key, call, task_id, known)
+    return task_id
 
 
 async def _row(

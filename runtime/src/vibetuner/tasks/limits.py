@@ -21,7 +21,12 @@ EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 # The durations that decorators take, and whether 0 is allowed: with ttl=0 a result is not kept, and
 # a drift of 0 allows none.
-DURATIONS = {"expire": False, "timeout": False, "ttl": True, "max_schedule_drift": True}
+DURATIONS = {
+    "expire": False, "timeout": False, "ttl": True, "max_schedule_drift": True, "backoff_max": True,
+}  # fmt: skip
+SWITCHES = ("silent", "retry_timeouts")
+# The server counts in milliseconds; to it, anything shorter is 0, which can mean for ever.
+SHORTEST_SECONDS = 0.001
 
 
 def check_options(**task_kwargs: Any) -> None:
@@ -29,7 +34,8 @@ def check_options(**task_kwargs: Any) -> None:
 
     Raises:
         TypeError: a value of a wrong type; also for a Unique, as these decorators take only a lock.
-        ValueError: a negative or infinite duration, one over ten years, or no try at all.
+        ValueError: a negative or infinite duration, one over ten years or under a millisecond, no
+            try at all, or a name that is no text.
 
     >>> check_options(ttl=None, timeout=timedelta(minutes=5), max_tries=3)
     >>> check_options(ttl=-5)
@@ -39,6 +45,11 @@ def check_options(**task_kwargs: Any) -> None:
     for name, may_be_zero in DURATIONS.items():
         if (given := task_kwargs.get(name)) is not None:
             _check_duration(name, given, may_be_zero=may_be_zero)
+    if (given := task_kwargs.get("name")) is not None:
+        _check_name(given)
+    for switch in SWITCHES:
+        if not isinstance(given := task_kwargs.get(switch, False), bool):
+            raise TypeError(f"{switch} takes True or False, not {given!r}")
     if (queue := task_kwargs.get("queue")) is not None:
         check_queue(queue)
     if not isinstance(unique := task_kwargs.get("unique", False), bool):
@@ -123,10 +134,20 @@ def _check_duration(
             f"{name} takes at most ten years, not {given!r}; it is in seconds: for milliseconds, "
             "pass timedelta(milliseconds=...)"
         )
-    if may_be_negative or seconds > 0 or (seconds == 0 and may_be_zero):
+    if may_be_negative or seconds >= SHORTEST_SECONDS or (seconds == 0 and may_be_zero):
         return
     lowest = "0 seconds or more" if may_be_zero else "more than 0 seconds"
+    if seconds > 0:
+        lowest = f"{SHORTEST_SECONDS:g} seconds or more"
     raise ValueError(f"{name} takes {lowest}, not {given!r}")
+
+
+def _check_name(name: Any) -> None:
+    """Check the name of a task, which is stored, signed and typed on the command line."""
+    if not isinstance(name, str):
+        raise TypeError(f"name takes a text, not {name!r}")
+    if not name or not name.isprintable():
+        raise ValueError(f"name takes printable characters, not {name!r}")
 
 
 def _span(given: timedelta | float | None) -> timedelta | None:

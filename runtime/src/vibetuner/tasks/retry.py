@@ -51,6 +51,8 @@ Errors = type[BaseException] | tuple[type[BaseException], ...]
 # A server may name any time for a retry; a task waits at most this long for it.
 LONGEST_NAMED = timedelta(days=1)
 LONGEST_LATER = timedelta(days=3653)
+# Larger whole numbers are not converted to a float.
+LARGEST = 1e300
 
 
 class RetryLater(StreaqRetry):
@@ -67,8 +69,8 @@ class RetryLater(StreaqRetry):
     def __init__(self, reason: str = "", *, after: timedelta | float) -> None:
         wait = after
         if not isinstance(wait, timedelta):
-            check_number("after", wait)
-            wait = timedelta(seconds=min(float(wait), 2 * LONGEST_LATER.total_seconds()))
+            beyond = 2 * LONGEST_LATER.total_seconds()
+            wait = timedelta(seconds=max(-1, min(check_number("after", wait), beyond)))
         if not timedelta(0) <= wait <= LONGEST_LATER:
             raise ValueError(f"after takes 0 seconds to ten years, not {after!r}")
         text = reason or f"asked to be tried again after {wait.total_seconds():g} s"
@@ -269,9 +271,17 @@ def set_policy(task: Any, policy: FailurePolicy) -> None:
 
 
 def check_number(name: str, value: float) -> float:
-    """Return ``value``; raise TypeError if it is no number, ValueError if it is infinite."""
+    """Return ``value``; raise TypeError if it is no number, ValueError if it is out of range.
+
+    >>> check_number("delay", 10**400)
+    Traceback (most recent call last):
+    ValueError: delay takes a number of at most 1e+300, not one of 1,329 bits
+    """
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise TypeError(f"{name} takes a number, not {value!r}")
+    if isinstance(value, int) and abs(value) > LARGEST:
+        bits = f"{value.bit_length():,} bits"
+        raise ValueError(f"{name} takes a number of at most {LARGEST:g}, not one of {bits}")
     if not math.isfinite(value):
         raise ValueError(f"{name} takes a finite number, not {value!r}")
     return value

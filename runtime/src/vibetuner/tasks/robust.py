@@ -135,10 +135,11 @@ def robust_cron(  # noqa: PLR0913, PLR0917 - as robust_task
 def _retry_policy(
     max_retries: int, backoff_base: float, backoff_max: float, jitter: float
 ) -> RetryPolicy:
+    check_options(backoff_max=check_number("backoff_max", backoff_max))
     return RetryPolicy(
         max_tries=max_retries,
         base=backoff_base,
-        cap=timedelta(seconds=check_number("backoff_max", backoff_max)),
+        cap=timedelta(seconds=backoff_max),
         jitter=jitter,
     )
 
@@ -158,13 +159,8 @@ def _callable(on_failure: OnFailure | None) -> OnFailure | None:
 def _limit(name: str, given: timedelta | int | None) -> timedelta | None:
     if given is None:
         return None
-    limit = given
-    if not isinstance(limit, timedelta):
-        limit = timedelta(seconds=check_number(name, limit))
-    if limit <= timedelta(0):
-        raise ValueError(f"{name} takes more than 0 seconds, not {given!r}")
     check_options(**{name: given})
-    return limit
+    return given if isinstance(given, timedelta) else timedelta(seconds=given)
 
 
 def _options(

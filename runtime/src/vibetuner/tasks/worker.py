@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 from concurrent.futures import TimeoutError as FutureTimeout
 from contextlib import (
     AbstractAsyncContextManager,
@@ -555,6 +555,7 @@ class TaskWorker(Worker[Any]):
 
         Raises:
             TaskError: the key belongs to another call, or a crontab line repeats the call.
+            TaskExists: the outbox holds the call, and it has no key.
             NotConfigured: REDIS_URL is empty.
             ServiceUnavailable: the queue is not open here, or Redis does not answer, or refuses.
         """
@@ -609,6 +610,13 @@ class TaskWorker(Worker[Any]):
         """
         calls = cast("list[TaskCall[Any, Any]]", link_chain(last))
         for call in calls:
+            if isinstance(call.schedule, str) or (
+                call is not calls[0] and (call.delay, call.schedule) != (None, None)
+            ):
+                raise TaskError(
+                    f"{call.parent.fn_name} is part of a chain: it runs once, and follows the one "
+                    "before it at once. Take delay= and schedule= out; the first may be delayed"
+                )
             call.durable = last.durable
             check_enqueue(call, self.priorities)
             if call.parent.unique:
@@ -622,7 +630,7 @@ class TaskWorker(Worker[Any]):
         await self._tell(calls)
         return last
 
-    async def enqueue_many(self, tasks: Sequence[Task[Any, Any]]) -> None:
+    async def enqueue_many(self, tasks: Iterable[Task[Any, Any]]) -> None:
         """Enqueue tasks for immediate execution, hundreds in one step.
 
         Each task with a key, and each one with the calls that it waits for, is enqueued in a step
@@ -633,12 +641,20 @@ class TaskWorker(Worker[Any]):
             ServiceUnavailable: the queue is not open here, or Redis does not answer, or refuses;
                 earlier tasks may have been enqueued.
             RedisFull: Redis has no memory left.
-            TaskExists, TaskError: some could not be enqueued; all others are.
+            TaskExists, TaskError: some could not be enqueued; all others are. If one of them is
+                no call, nothing is.
             NotDurable: no confirmation of the durable ones in time.
             PayloadError: an argument can't be stored.
         """
-        if any(follows_another(task) for task in tasks):
-            raise StreaqError("Pipelined tasks can't be enqueued in batches!")
+        tasks = list(tasks)  # a generator could be read only once
+        for task in tasks:
+            if not isinstance(task, Task):
+                raise TaskError(
+                    "enqueue_many() takes calls such as task.enqueue(7), not a "
+                    f"{type(task).__name__}"
+                )
+            if follows_another(task):
+                raise StreaqError("Pipelined tasks can't be enqueued in batches!")
         parts = {part.id: part for task in tasks if task.after for part in self._parts_of(task)}
         plain = [
             task for task in tasks if not isinstance(task, ReliableCall) and task.id not in parts

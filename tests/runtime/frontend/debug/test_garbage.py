@@ -16,9 +16,10 @@ from hypothesis import strategies as st
 
 from tests.runtime.tasks.letters.conftest import make_letter
 from vibetuner.cli import letters, letters_view, task_queue, task_view
-from vibetuner.cli.checks.redis import check_records
+from vibetuner.cli.checks.redis import check_records, check_redis
 from vibetuner.config import Settings, using_settings
 from vibetuner.errors import TaskNotFound
+from vibetuner.project import project_info
 from vibetuner.redis.keys import Keys
 from vibetuner.stored import dump_record
 from vibetuner.tasks.inspect.detail import find_task
@@ -206,20 +207,42 @@ async def test_what_cannot_be_read_is_shown_and_counted(
 
 
 LETTER_KEYS = ("letters", "acted", "letter_groups", "letter_places")
-JOURNAL_KEYS = ("ended", "failed", "payloads", "ids", "names", "workers", "cron", "pulse")
+JOURNAL_KEYS = ("ended", "failed", "payloads", "ids", "names", "workers", "cron", "pulse", "queues")
+QUEUE_KEYS = (
+    "results", "in_line", "cron_schedule", "running", "aborted", "unique", "cron_tabs",
+    "cron_queues",
+)  # fmt: skip
 
 
-@pytest.mark.parametrize("name", [*LETTER_KEYS, *JOURNAL_KEYS])
+@pytest.mark.parametrize("name", [*LETTER_KEYS, *QUEUE_KEYS, *JOURNAL_KEYS])
 async def test_a_key_of_another_type_is_named(
     name: str, settings: Settings, client: AsyncClient, worker: TaskWorker
 ):
     """Pages say that Redis refused; the doctor says which key it is."""
     keys = Keys(settings.redis_key_prefix)
     await keep(worker.redis, settings.redis_key_prefix, make_letter(ID))
-    key = getattr(keys if name in LETTER_KEYS else keys.journal, name)
+    key = getattr(keys.journal if name in JOURNAL_KEYS else keys, name)
     await worker.redis.delete([key])
     await worker.redis.lpush(key, ["x"])
 
     assert set(await open_all(client)) <= {200, 404, 503}
     (found,) = await check_records(worker.redis, keys.prefix)
+    assert found.text.startswith(f"{key} is a list and should be a ")
+
+
+@pytest.mark.parametrize("kind", ["stream", "delayed"])
+@pytest.mark.parametrize("queue", ["normal", "bulk"])
+async def test_a_queue_of_another_type_is_named(
+    kind: str, queue: str, settings: Settings, client: AsyncClient, worker: TaskWorker
+):
+    """No worker can read any queue beside it; the doctor goes on to its end."""
+    keys = Keys(settings.redis_key_prefix)
+    await worker.redis.zadd(keys.journal.queues, {"bulk": 1})
+    key = getattr(keys, kind)(queue)
+    await worker.redis.delete([key])
+    await worker.redis.lpush(key, ["x"])
+
+    assert set(await open_all(client)) <= {200, 404, 503}
+    findings = await check_redis(settings, project_info())
+    (found,) = [one for one in findings if one.area == "records"]
     assert found.text.startswith(f"{key} is a list and should be a ")

@@ -15,7 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from tests.runtime.tasks.outbox.conftest import Database
 from tests.waiting import eventually
 from vibetuner.config import Settings
-from vibetuner.errors import NotConfigured, TaskError
+from vibetuner.errors import NotConfigured, TaskError, TaskExists
 from vibetuner.tasks.outbox.row import Store
 from vibetuner.tasks.worker import TaskWorker
 
@@ -237,10 +237,59 @@ async def test_a_savepoint_that_is_rolled_back_takes_its_call_along(
         assert await worker.info_by_id(kept.id)
 
 
+@pytest.mark.parametrize("database", ["sqlite", "postgres"], indirect=True)
+async def test_a_rollback_also_takes_back_a_savepoint_that_came_first(
+    database: Database, worker: TaskWorker, receipt: Any
+):
+    """Releasing it commits nothing: neither its order nor its call."""
+    async with worker:
+        with pytest.raises(ZeroDivisionError):
+            async with database.session() as session:
+                async with session.begin_nested():
+                    await database.insert(session, "T1")
+                    await receipt.enqueue("T1").within(session)
+                raise ZeroDivisionError
+        assert await database.orders() == set()
+        assert await database.store.waiting() == (0, None)
+
+
+async def test_a_call_is_written_once_however_many_wait_for_it(
+    database: Database, worker: TaskWorker, receipt: Any
+):
+    """The transaction goes on, and each of them is enqueued."""
+    shared = receipt.enqueue("shared")
+    async with worker:
+        async with database.session() as session:
+            for number in ("T1", "T2"):
+                await receipt.enqueue(number).start(after=shared).within(session)
+            await database.insert(session, "T1")
+        await emptied(database.store)
+        assert await worker.queue_size() == 1
+        assert len((await worker.info_by_id(shared.id)).dependents) == 2
+    assert await database.orders() == {"T1"}
+
+
+async def test_the_same_call_again_is_refused_and_the_transaction_goes_on(
+    database: Database, worker: TaskWorker, receipt: Any
+):
+    """Also under a key that it had not; another enqueue() makes another call."""
+    async with database.session() as session:
+        call = receipt.enqueue("T1")
+        await call.within(session)
+        for again in (call, call.once("a key")):
+            with pytest.raises(TaskExists, match=f"^receipt {call.id} is in the outbox already"):
+                await again.within(session)
+        await database.insert(session, "T1")
+    assert [row.task_id for row in await database.store.read(None, 10)] == [call.id]
+    assert await database.orders() == {"T1"}
+
+
 async def test_an_object_that_is_no_session_is_refused(
     database: Database, worker: TaskWorker, receipt: Any
 ):
-    """In one line, with what to open."""
+    """In one line, with what to open; None does not mean that it is enqueued at once."""
+    with pytest.raises(TaskError, match=r"^receipt: within\(\) takes a session, not None\. "):
+        receipt.enqueue("T1").within(None)
     with pytest.raises(TaskError, match="takes an AsyncSession .* not a dict. Open one"):
         await receipt.enqueue("T1").within({})
     with pytest.raises(TaskError, match="not for one that is repeated"):

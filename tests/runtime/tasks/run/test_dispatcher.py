@@ -176,7 +176,7 @@ async def test_after_a_stop_nothing_begins_and_all_is_requeued(
     assert await dispatcher._claim(2) == 1
     assert await dispatcher.requeue_unbegun() is True
     await dispatcher._finisher.settled()
-    assert list(dispatcher.running) == [message]
+    assert list(dispatcher.running) == [("high", message)]
     stream = worker.client.keys.stream("high")
     pending = await worker.client.functions.connection.call(
         "XPENDING", stream, GROUP, "IDLE", 60_000, "-", "+", 9

@@ -114,8 +114,9 @@ async def test_an_end_that_cannot_be_sent_is_left_to_another_worker(
     bad.lock = "\ud800"
     for attempt in (bad, done("good")):
         attempt.message_id = f"{attempt.task_id}-0"
+        attempt.source = (attempt.priority, attempt.message_id)
         finisher.add(attempt)
-    assert set(finisher.unrecorded) == {"bad-0", "good-0"}
+    assert set(finisher.unrecorded) == {("normal", "bad-0"), ("normal", "good-0")}
     await finisher.settled()
     assert "could not record the end of bad" in caplog.messages
     assert "bad" not in heard.names
@@ -129,9 +130,9 @@ async def test_a_message_may_have_two_ends_that_are_being_recorded(
     """It is unrecorded until both are."""
     for _ in range(2):
         finisher.requeue("normal", "1-1")
-    assert finisher.unrecorded == {"1-1": 2}
-    finisher._forget("1-1")
-    assert finisher.unrecorded == {"1-1": 1}
+    assert finisher.unrecorded == {("normal", "1-1"): 2}
+    finisher._forget(("normal", "1-1"))
+    assert finisher.unrecorded == {("normal", "1-1"): 1}
     await finisher.settled()
     assert finisher.unrecorded == {}
 
@@ -149,7 +150,7 @@ async def test_a_requeued_message_of_another_worker_is_no_discarded_result(
     assert counters["superseded"] == 0
 
     attempt = done("slow", "t1")
-    attempt.message_id = message
+    attempt.message_id, attempt.source = message, ("normal", message)
     finisher.add(attempt)
     await finisher.settled()
     assert (counters["superseded"], heard.names) == (1, [])

@@ -49,20 +49,24 @@ async def check_redis(settings: Settings, project: ProjectInfo) -> list[Finding]
                 return judge_server(dict(info), {}, None, in_production=in_production)[:1]
             config = await _config(redis)
             library = await _library(redis)
-            records = await check_records(redis, settings.redis_key_prefix)
+            found = [
+                *judge_server(
+                    dict(info),
+                    config,
+                    library,
+                    in_production=in_production,
+                    in_cluster=address.cluster is not None,
+                ),
+                *judge_durability(dict(info), settings, address, in_production=in_production),
+                *await check_records(redis, settings.redis_key_prefix),
+            ]
+            if any(one.area == "records" and one.level == "error" for one in found):
+                return found  # the rest can't be read beside a key of a wrong type
             workers = await read_workers(redis, JournalKeys(settings.redis_key_prefix))
             sizes = await _sizes(redis, settings)
             lines = await check_lines(redis, settings)
     return [
-        *judge_server(
-            dict(info),
-            config,
-            library,
-            in_production=in_production,
-            in_cluster=address.cluster is not None,
-        ),
-        *judge_durability(dict(info), settings, address, in_production=in_production),
-        *records,
+        *found,
         *judge_workers(workers, code_digest(project), settings, in_production=in_production),
         *judge_queues(sizes, workers, settings, in_production=in_production),
         *lines,

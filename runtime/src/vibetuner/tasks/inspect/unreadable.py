@@ -11,6 +11,7 @@ from vibetuner.redis.keys import Keys
 from vibetuner.stored import Unreadable, read_record
 from vibetuner.tasks.journal.entry import Beat, Ended, Started
 from vibetuner.tasks.letters.letter import Act, DeadLetter, Group
+from vibetuner.tasks.queues import USUAL
 
 __all__ = ["count_unreadable", "misused_keys"]
 
@@ -22,7 +23,15 @@ async def misused_keys(redis: Redis[Any], prefix: str) -> list[str]:
     """Return the keys of ours that hold another type than we write, each with both types."""
     keys = Keys(prefix)
     journal = keys.journal
+    is_noted = await redis.type(journal.queues) == "zset"
+    noted = await redis.zrange(journal.queues, 0, -1) if is_noted else ()
+    queues = {*map(str, noted), *USUAL}
     types = {
+        **dict.fromkeys(map(keys.stream, queues), "stream"),
+        **dict.fromkeys(map(keys.delayed, queues), "zset"),
+        **dict.fromkeys((keys.results, keys.in_line, keys.cron_schedule, journal.queues), "zset"),
+        **dict.fromkeys((keys.running, keys.aborted), "set"),
+        **dict.fromkeys((keys.unique, keys.cron_tabs, keys.cron_queues), "hash"),
         **dict.fromkeys((keys.letters, journal.ended, journal.failed, journal.payloads), "stream"),
         **dict.fromkeys((keys.letter_places, keys.letter_groups, keys.acted), "hash"),
         **dict.fromkeys((journal.ids, journal.cron), "hash"),

@@ -33,7 +33,7 @@ class MongoUnavailable(ServiceUnavailable, PyMongoError):  # noqa: N818 - as its
 class MongoOutbox:
     """The collection, in the database that is open here."""
 
-    async def add(self, row: Row, session: AsyncClientSession) -> tuple[str, str] | None:
+    async def add(self, row: Row, session: AsyncClientSession) -> tuple[str, str | None] | None:
         """As :meth:`Store.add`.
 
         Raises:
@@ -57,8 +57,11 @@ class MongoOutbox:
                 found := await _rows().find_one({"key": row.key}, ["call"], session=session)
             ):
                 return str(found["_id"]), str(found["call"])
-            await _rows().insert_one({"_id": row.task_id, **values}, session=session)
-        return None
+            # An insert of a known id would end the transaction.
+            added = await _rows().update_one(
+                {"_id": row.task_id}, {"$setOnInsert": values}, upsert=True, session=session
+            )
+        return (row.task_id, None) if added.matched_count else None
 
     async def remove(self, task_id: str, session: AsyncClientSession) -> None:
         """As :meth:`Store.remove`."""

@@ -63,10 +63,11 @@ class Row:
 class Store(Protocol):
     """A store of rows: the table of the SQL database, or the collection of MongoDB."""
 
-    async def add(self, row: Row, session: Any) -> tuple[str, str] | None:
+    async def add(self, row: Row, session: Any) -> tuple[str, str | None] | None:
         """Write a row in the session's transaction.
 
-        If another row has the same key, write nothing and return its task and call.
+        If another row has the same task or key, write nothing and return its task, and, if it has
+        the key, its call.
         """
         ...
 

@@ -43,7 +43,7 @@ FIELDS = [getattr(Outbox, name) for name in Row.__slots__]
 class SqlOutbox:
     """The table, in the database whose engine is open here."""
 
-    async def add(self, row: Row, session: AsyncSession) -> tuple[str, str] | None:
+    async def add(self, row: Row, session: AsyncSession) -> tuple[str, str | None] | None:
         """As :meth:`Store.add`; waits for another transaction with the same key.
 
         Raises:
@@ -58,16 +58,21 @@ class SqlOutbox:
         connection = await session.connection()
         statement = INSERTS.get(engine.dialect.name, insert)(Outbox)
         values = {name: getattr(row, name) for name in Row.__slots__}
-        if row.key is None or engine.dialect.name not in INSERTS:
+        if engine.dialect.name not in INSERTS:
             await connection.execute(statement.values(values))
             return None
-        known = select(Outbox.task_id, Outbox.call).where(col(Outbox.key) == row.key)
+        same = (col(Outbox.task_id) == row.task_id) | (col(Outbox.key) == row.key)
+        known = (
+            select(Outbox.task_id, Outbox.call, Outbox.key)
+            .where(same)
+            .order_by(col(Outbox.key) != row.key)
+        )
         while not (
             await connection.execute(statement.values(values).on_conflict_do_nothing())
         ).rowcount:
-            # The row with this key may have been handed on and deleted in between.
+            # The other row may have been handed on and deleted in between.
             if found := (await connection.execute(known)).first():
-                return str(found[0]), str(found[1])
+                return str(found[0]), found[1] if found[2] == row.key else None
         return None
 
     async def remove(self, task_id: str, session: AsyncSession) -> None:

@@ -14,7 +14,7 @@ from coredis.exceptions import RedisError, ResponseError
 from vibetuner.redis.connection import Connection
 from vibetuner.redis.functions import Functions
 from vibetuner.redis.keys import GROUP, Keys
-from vibetuner.tasks.attempt import LAST_MOMENT, Attempt
+from vibetuner.tasks.attempt import LAST_MOMENT, Attempt, Source
 from vibetuner.tasks.queues import ReadOrder
 from vibetuner.tasks.run.finisher import Finisher, fresh_ms
 from vibetuner.tasks.run.outage import Outage
@@ -72,7 +72,7 @@ class Dispatcher:
         finisher: Finisher,
         outage: Outage,
     ) -> None:
-        self.running: dict[str, Attempt] = {}  # by message
+        self.running: dict[Source, Attempt] = {}
         self.on_idle: Callable[[], bool] | None = None
         self._functions = functions
         self._listener = listener
@@ -117,7 +117,7 @@ class Dispatcher:
 
     def release(self, attempt: Attempt) -> None:
         """Free the slot of an attempt whose end is being recorded."""
-        if self.running.pop(attempt.message_id, None) is not None:
+        if self.running.pop(attempt.source, None) is not None:
             self._lookahead.finished += 1
             if not self._filling:
                 self._filling = True
@@ -250,14 +250,14 @@ class Dispatcher:
         claimed, now = int(reply[0]), self._loop.time()
         for at in range(1, len(reply), VALUES):
             priority, message, task, queued, payload, tries, aborted = reply[at : at + VALUES]
-            message_id = message.decode()
-            if message_id in self.running or message_id in self._finisher.unrecorded:
+            source = (priority.decode(), message.decode())
+            if source in self.running or source in self._finisher.unrecorded:
                 continue  # idle for so long that this worker claimed it a second time
             self._claimed.append(
                 Attempt(
                     task_id=task.decode("utf-8", "replace"),
-                    priority=priority.decode(),
-                    message_id=message_id,
+                    priority=source[0],
+                    message_id=source[1],
                     queued=_number(queued, LAST_MOMENT),
                     payload=payload,
                     tries=_number(tries, MOST_TRIES) + 1,
@@ -286,7 +286,7 @@ class Dispatcher:
             if now - attempt.claimed_at > FRESH_SECONDS:
                 self._finisher.requeue(attempt.priority, attempt.message_id)
                 continue
-            running[attempt.message_id] = attempt
+            running[attempt.source] = attempt
             begun.append(attempt)
         if begun:
             self._count(begun)
@@ -310,7 +310,7 @@ class Dispatcher:
     def _counted(self, attempts: list[Attempt], answer: asyncio.Future[Any]) -> None:
         if answer.cancelled() or answer.exception() is not None:
             # Attempts that still run are counted with the next ones.
-            self._uncounted += [one for one in attempts if one.message_id in self.running]
+            self._uncounted += [one for one in attempts if one.source in self.running]
 
     def _requeue_stale(self, now: float) -> None:
         while self._claimed and now - self._claimed[0].claimed_at > FRESH_SECONDS:
@@ -324,10 +324,10 @@ class Dispatcher:
         )
         known = {*self.running, *self._finisher.unrecorded}
         if not self._stopping:  # otherwise a late answer may have claimed them, and nothing begins
-            known.update(one.message_id for one in self._claimed)
+            known.update(one.source for one in self._claimed)
         for at in range(0, len(held), 2):
-            if (message := held[at + 1].decode()) not in known:
-                self._finisher.requeue(held[at].decode(), message)
+            if (source := (held[at].decode(), held[at + 1].decode())) not in known:
+                self._finisher.requeue(*source)
 
 
 class Lookahead:

@@ -18,7 +18,7 @@ from vibetuner.errors import first_line
 from vibetuner.logs import together
 from vibetuner.redis.functions import Functions
 from vibetuner.redis.keys import GROUP, Keys
-from vibetuner.tasks.attempt import Attempt, Cause, End
+from vibetuner.tasks.attempt import Attempt, Cause, End, Source
 from vibetuner.tasks.observers import Observers
 from vibetuner.tasks.payload import KEPT, Codec, Kind, dump
 from vibetuner.tasks.run.outage import Outage
@@ -78,7 +78,7 @@ class Finisher:
         counters: dict[str, int],
         outage: Outage,
     ) -> None:
-        self.unrecorded: dict[str, int] = {}  # message -> number of ends being recorded
+        self.unrecorded: dict[Source, int] = {}  # number of ends being recorded
         self.load_failed: Callable[[Attempt], Any] | None = None
         self._functions = functions
         self._codec = codec
@@ -145,8 +145,8 @@ class Finisher:
         batch.values += values
         batch.sizes.append(len(values))
         batch.attempts.append(attempt)
-        if message := attempt.message_id:
-            self.unrecorded[message] = self.unrecorded.get(message, 0) + 1
+        if attempt.message_id:
+            self.unrecorded[attempt.source] = self.unrecorded.get(attempt.source, 0) + 1
 
     def _values(self, attempt: Attempt) -> list[Any]:
         """Return the arguments of finish in lua/queue.lua for one attempt."""
@@ -257,7 +257,7 @@ class Finisher:
                     return
                 attempt = batch.attempts[0]
                 logger.exception("could not record the end of %s", attempt.fn_name)
-                self._forget(attempt.message_id)  # another worker takes it over once it is idle
+                self._forget(attempt.source)  # another worker takes it over once it is idle
                 self._sent.discard(batch)
                 return
             else:
@@ -281,7 +281,7 @@ class Finisher:
         exceptions = {int(place): rest for place, *rest in reply}
         with together():
             for place, attempt in enumerate(batch.attempts, start=1):
-                self._forget(attempt.message_id)
+                self._forget(attempt.source)
                 if place in exceptions and not exceptions[place]:
                     self._superseded(attempt)
                     continue
@@ -291,10 +291,10 @@ class Finisher:
                 if failed := exceptions.get(place):
                     self.fail([name.decode() for name in failed], attempt.priority)
 
-    def _forget(self, message_id: str) -> None:
-        left = self.unrecorded.pop(message_id, 1) - 1
+    def _forget(self, source: Source) -> None:
+        left = self.unrecorded.pop(source, 1) - 1
         if left > 0:
-            self.unrecorded[message_id] = left
+            self.unrecorded[source] = left
 
     def _superseded(self, attempt: Attempt) -> None:
         if attempt.end is None:

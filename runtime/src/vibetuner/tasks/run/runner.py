@@ -287,7 +287,7 @@ class Run:
             "%s does not end; requeued, and left behind", attempt.fn_name,
             extra={"task_id": attempt.task_id},
         )  # fmt: skip
-        self._dispatcher.running.pop(attempt.message_id, None)
+        self._dispatcher.running.pop(attempt.source, None)
         self._finisher.abandon(attempt)
 
     def _begin(self, attempt: Attempt) -> None:
@@ -302,7 +302,7 @@ class Run:
         )
 
     def _finish(self, attempt: Attempt) -> None:
-        if attempt.message_id in self._dispatcher.running:
+        if attempt.source in self._dispatcher.running:
             if attempt.end is not None:  # otherwise it waits in line, and has left the stream
                 self._finisher.add(attempt)
             self._dispatcher.release(attempt)
