@@ -33,7 +33,8 @@ FIXTURES = {
     "certificate",
 }
 STARTERS = (
-    *(subprocess, processes.vibetuner, processes.run_vibetuner, processes.run_code),
+    *(subprocess, processes.vibetuner, processes.run_vibetuner),
+    *(processes.run_code, processes.run_pytest),
     *(valkey.Valkey, sentinels.Replicated, workshop.Workshop),
 )
 # The files that take longest come first, so that no core is idle at the end.
