@@ -2,11 +2,13 @@
 
 Run as a program by `forks.py`, with the descriptor of a socket on which the requests come. The fork
 has its own process id, folder, environment and output. It imports the runtime and the project
-itself, and ends as the interpreter ends. It serves programs given by `-c`, too.
+itself, and ends as the interpreter ends, except that the libraries stay: to clear them takes most
+of the time of a short command. It serves programs given by `-c`, too.
 """
 
 from __future__ import annotations
 
+import atexit
 import gc
 import importlib
 import json
@@ -16,24 +18,34 @@ import select
 import signal
 import socket
 import sys
+import threading
 import time
+import weakref
 from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
 
 LIBRARIES = (
     "alembic.command",
+    "anyio._backends._asyncio",
     "argon2",
+    "coredis.patterns.pipeline",
     "email_validator",
     "fastapi.openapi.models",
+    "fastapi.staticfiles",
+    "hiredis",
+    "itsdangerous",
     "jinja2",
     "pydantic_settings",
     "pymongo",
     "rich.console",
     "sqlalchemy.ext.asyncio",
+    "sqlmodel.ext.asyncio.session",
     "streaq",
-    "typer",
+    "typer._adapters",
     "uvicorn",
+    # FastAPI imports it to recognize old models, except where it warns.
+    *(("pydantic.v1",) if sys.version_info < (3, 14) else ()),
 )
 LARGEST_REQUEST = 1 << 18
 
@@ -124,8 +136,21 @@ def become(folder: str, environment: dict[str, str], files: list[int]) -> None:
         sys.modules["multiprocessing.process"].ORIGINAL_DIR = str(Path.cwd())
 
 
-def run(option: str, program: str, *arguments: str) -> None:
-    """Do what `python -m` and `python -c` do."""
+def run(option: str, program: str, *arguments: str) -> int:
+    """Do what `python -m` and `python -c` do, and return the exit code.
+
+    Whatever else ends the program, an error or words for its last line, ends the interpreter.
+    """
+    try:
+        start(option, program, *arguments)
+    except SystemExit as ended:
+        if not isinstance(ended.code, int | None):
+            raise
+        return ended.code or 0
+    return 0
+
+
+def start(option: str, program: str, *arguments: str) -> None:
     if "COVERAGE_PROCESS_CONFIG" in os.environ:
         # As a file of coverage.py in site-packages does at the start of the interpreter.
         importlib.import_module("coverage").process_startup(force=True)
@@ -138,6 +163,34 @@ def run(option: str, program: str, *arguments: str) -> None:
         exec(compile(program, "<string>", "exec", dont_inherit=True), vars(main))
 
 
+def end(code: int, libraries: set[str]) -> None:
+    """End as the interpreter does, but clear only the modules that the fork has imported."""
+    threading._shutdown()
+    atexit._run_exitfuncs()
+    try:
+        flush()
+    except (OSError, ValueError):
+        sys.exit(code)  # the interpreter meets the same error, and reports it
+    # coverage.py writes its figures in os._exit().
+    names = [one for one in sys.modules if one not in libraries and not one.startswith("coverage")]
+    own = [weakref.ref(sys.modules.pop(name)) for name in names]
+    gc.collect()
+    for reference in reversed(own):
+        if module := reference():  # a library refers to it
+            names = vars(module)
+            names.update(dict.fromkeys(names.keys() - {"__builtins__"}))
+    gc.collect()
+    flush()
+    os._exit(code & 0xFF)
+
+
+def flush() -> None:
+    """Write what waits to be written."""
+    for stream in (sys.stdout, sys.stderr):
+        if stream and not stream.closed:
+            stream.flush()
+
+
 if __name__ == "__main__":
     # Ctrl-C is for pytest; a fork hears it again.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -146,4 +199,7 @@ if __name__ == "__main__":
     with socket.socket(fileno=int(sys.argv[1])) as control:
         control.send(json.dumps(import_libraries()).encode())
         told = serve(control)
-    run(*told)
+    libraries = set(sys.modules)
+    if told[0] == "-c":
+        libraries.remove("__main__")  # the program's own
+    end(run(*told), libraries)

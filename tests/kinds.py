@@ -10,6 +10,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from _pytest.doctest import DoctestModule
 
 from tests import processes, sentinels, valkey, workshop
 
@@ -32,7 +33,8 @@ FIXTURES = {
     "certificate",
 }
 STARTERS = (
-    *(subprocess, processes.vibetuner, processes.run_vibetuner, processes.run_code),
+    *(subprocess, processes.vibetuner, processes.run_vibetuner),
+    *(processes.run_code, processes.run_pytest),
     *(valkey.Valkey, sentinels.Replicated, workshop.Workshop),
 )
 # The files that take longest come first, so that no core is idle at the end.
@@ -49,6 +51,16 @@ class Kinds:
         self._refused = ""
         if "not process" in markers:
             sys.addaudithook(self._hear)
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_collect_file(
+        self, file_path: Path
+    ) -> Generator[None, list[pytest.Collector], list[pytest.Collector]]:
+        """Look for doctests only where there are some; to look takes long."""
+        found = yield
+        if b">>> " in file_path.read_bytes():
+            return found
+        return [one for one in found if not isinstance(one, DoctestModule)]
 
     @pytest.hookimpl(wrapper=True)
     def pytest_collection_modifyitems(

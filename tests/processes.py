@@ -31,6 +31,14 @@ OURS = {name.upper() for name in Settings.model_fields} | {
 }
 # Tests of projects that our tests run keep their order.
 UNSHUFFLED = {"PYTEST_ADDOPTS": "-p no:randomly"}
+# A fork has anyio already; pytest would warn that it can't rewrite the assertions of this plugin.
+PYTEST = """
+import sys
+import anyio
+import pytest
+anyio.__doc__ = "PYTEST_DONT_REWRITE"
+sys.exit(pytest.main(sys.argv[1:]))
+"""
 PORTS = range(12_000, 20_000)
 PORTS_OF_A_BLOCK = 50
 
@@ -123,6 +131,14 @@ def run_code(
 ) -> subprocess.CompletedProcess[str]:
     """Run a program that uses the runtime, given as text, in ``folder`` to its end."""
     return _run("-c", code, *arguments, folder=folder, seconds=seconds, **environment)
+
+
+def run_pytest(
+    *arguments: str, folder: Path, seconds: float = 300, **environment: str
+) -> subprocess.CompletedProcess[str]:
+    """Run ``pytest -q …`` in ``folder`` to its end."""
+    options = ("-q", "-p", "no:cacheprovider")
+    return _run("-c", PYTEST, *options, *arguments, folder=folder, seconds=seconds, **environment)
 
 
 def _run(

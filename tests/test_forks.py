@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -140,6 +141,71 @@ def test_a_program_may_be_given_as_text(forks: Forks, tmp_path: Path):
     forked = forks.run(("-c", code, "a"), folder=tmp_path, environment=environment, seconds=60)
     assert forked.stdout == "__main__ ['-c', 'a'] [''] False\n"
     assert run_code(code, "a", folder=tmp_path).stdout == forked.stdout
+
+
+ENDING = """
+import atexit
+import gc
+import sys
+import threading
+import time
+
+
+class Open:
+    def __init__(self, name):
+        self.name = name
+
+    def __del__(self):
+        print("left open:", self.name, time is None)
+        if self.name == "broken":
+            raise ValueError("can't close")
+
+
+kept, broken, cycle = Open("kept"), Open("broken"), Open("cycle")
+cycle.itself = cycle
+gc.callbacks.append(lambda *_, kept_by_a_library=Open("of a library"): None)
+atexit.register(print, "registered")
+threading.Thread(target=lambda: (time.sleep(0.05), print("thread"))).start()
+"""
+
+
+@pytest.mark.parametrize(
+    "last",
+    [
+        "",
+        "sys.exit(3)",
+        "sys.exit(257)",
+        "sys.exit(-1)",
+        "sys.exit('no money')",
+        "raise KeyError(1)",
+        "sys.stdout.close()",
+        "sys.stderr.close()",
+        "import os; print('lost'); os.close(1)",
+    ],
+)
+def test_it_ends_as_a_started_process_ends(forks: Forks, tmp_path: Path, last: str):
+    """It waits for threads, runs what is registered, closes what is open, and reports errors."""
+    arguments, environment = ("-c", ENDING + last), clean_environment()
+    forked = forks.run(arguments, folder=tmp_path, environment=environment, seconds=60)
+    started = subprocess.run(
+        [sys.executable, *arguments],
+        cwd=tmp_path,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert forked.returncode == started.returncode
+    assert sorted(forked.stdout.splitlines()) == sorted(started.stdout.splitlines())
+    assert reported(forked.stderr) == reported(started.stderr)
+
+
+def reported(errors: str) -> list[str]:
+    """Return what is said of errors, without the addresses of objects and lines of code."""
+    lines = [re.sub(r" at 0x\w+", "", line) for line in errors.splitlines()]
+    return sorted(line for line in lines if not line.startswith(("  ", "Traceback")))
 
 
 def test_it_ends_by_a_signal(project: Path, tmp_path: Path):

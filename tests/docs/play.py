@@ -1,7 +1,7 @@
 """Plays a page in its project: a worker runs, scripts and commands take their turns.
 
 Run as a program in the project's folder, with a file for the report, a port for its web app, and
-the page's steps as JSON on stdin; writes into the file what each of them has printed, as JSON.
+the page's steps as JSON; writes into the file what each of them has printed, as JSON.
 """
 
 from __future__ import annotations
@@ -145,5 +145,5 @@ class Shell:
 
 if __name__ == "__main__":
     configure_logging(debug=False, as_json=False)
-    report = asyncio.run(play(json.load(sys.stdin), sys.argv[2]))
+    report = asyncio.run(play(json.loads(sys.argv[3]), sys.argv[2]))
     Path(sys.argv[1]).write_text(json.dumps(report), encoding="utf-8")

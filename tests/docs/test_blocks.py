@@ -14,7 +14,7 @@ from re import DOTALL, MULTILINE
 import pytest
 
 from tests.docs.blocks import PAGES, ROOT, Block, differs, read_blocks
-from tests.processes import clean_environment, free_port
+from tests.processes import free_port, run_code, run_pytest
 from vibetuner.embedded import Lease
 from vibetuner.testing import name_database
 
@@ -155,13 +155,6 @@ def play(
     page: Path, folder: Path, steps: list[Block], servers: Lease
 ) -> tuple[list[dict[str, str | None]], str]:
     """Play the steps in a process of their own; what they printed, and what the log says."""
-    environment = clean_environment(
-        REDIS_URL=servers.urls["redis"],
-        REDIS_KEY_PREFIX=f"docs-{page.stem}",
-        MONGODB_URL=name_database(servers.urls["mongodb"], f"docs_{page.stem}"),
-        SECRET_KEY="a key that the documentation's tests share",
-        ENVIRONMENT="test",
-    )
     told = [
         {
             "language": s.language,
@@ -172,15 +165,18 @@ def play(
         }
         for s in steps
     ]
-    ended = subprocess.run(
-        [sys.executable, str(PLAY), str(folder / "report.json"), str(free_port())],
-        cwd=folder / "project",
-        env=environment,
-        input=json.dumps(told),
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
+    ended = run_code(
+        f"import runpy; runpy.run_path({str(PLAY)!r}, run_name='__main__')",
+        str(folder / "report.json"),
+        str(free_port()),
+        json.dumps(told),
+        folder=folder / "project",
+        seconds=300,
+        REDIS_URL=servers.urls["redis"],
+        REDIS_KEY_PREFIX=f"docs-{page.stem}",
+        MONGODB_URL=name_database(servers.urls["mongodb"], f"docs_{page.stem}"),
+        SECRET_KEY="a key that the documentation's tests share",
+        ENVIRONMENT="test",
     )
     assert ended.returncode == 0, f"{page}\n{ended.stdout}\n{ended.stderr}"
     return json.loads((folder / "report.json").read_text("utf-8")), ended.stderr
@@ -190,15 +186,7 @@ def run_its_tests(project: Path) -> None:
     """The tests that a page shows pass, with nothing running."""
     if not (project / "tests").is_dir():
         return
-    ended = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests"],
-        cwd=project,
-        env=clean_environment(PYTHONPATH="src"),
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
+    ended = run_pytest("--override-ini=pythonpath=src", "tests", folder=project)
     assert ended.returncode == 0, ended.stdout + ended.stderr
     texts = [path.read_text("utf-8") for path in (project / "tests").rglob("test_*.py")]
     written = sum(text.count("def test_") for text in texts)

@@ -40,7 +40,7 @@ def documents() -> Iterator[tuple[str, dict[str, Any]]]:
     for text in TEXTS.values():
         for block in re.findall(r"```yaml\n(.*?)```", text, re.DOTALL):
             if block.startswith("# "):
-                for found in yaml.safe_load_all(block):
+                for found in yaml.load_all(block, yaml.CSafeLoader):
                     yield block.split("\n", 1)[0].removeprefix("# "), found
 
 

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import socket
-import subprocess
-import sys
 import warnings
 from pathlib import Path
 
 import pytest
 
-from tests.processes import clean_environment
+from tests.processes import run_pytest
 
 LATE_GARBAGE = """
 import anyio
@@ -46,11 +44,8 @@ def test_a_buffer_found_at_the_end_of_a_session_fails_no_test(tmp_path: Path):
         "[pytest]\nfilterwarnings = error\nasyncio_default_fixture_loop_scope = function\n"
     )
     (tmp_path / "test_late.py").write_text(LATE_GARBAGE)
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
 
-    done = subprocess.run(
-        command, cwd=tmp_path, env=clean_environment(), capture_output=True, text=True, check=False
-    )
+    done = run_pytest(folder=tmp_path)
 
     assert done.returncode == 0, done.stderr
     assert "1 passed" in done.stdout

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from tests.processes import clean_environment
+from tests.processes import run_pytest
 from tests.projects import write, write_project
 
 pytestmark = pytest.mark.slow
@@ -74,15 +72,7 @@ def project(tmp_path: Path) -> Path:
 
 def passed(project: Path, *options: str) -> int:
     """Return the number of tests of the project that pass; all must."""
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *options],
-        cwd=project,
-        env=clean_environment(),
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=240,
-    )
+    done = run_pytest(*options, folder=project)
     assert done.returncode == 0, done.stdout + done.stderr
     found = re.search(r"^(\d+) passed in ", done.stdout, re.MULTILINE)
     assert found, done.stdout

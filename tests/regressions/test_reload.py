@@ -13,6 +13,8 @@ from tests.waiting import eventually
 from vibetuner.cli.program import Program
 from vibetuner.cli.supervisor import Supervisor
 
+pytestmark = pytest.mark.process
+
 Replace = Callable[[str], None]
 # Prints the watched file, and fails if it is broken.
 CODE = """

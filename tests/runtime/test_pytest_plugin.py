@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from pymongo import AsyncMongoClient
 
-from tests.processes import clean_environment, wait_until
+from tests.processes import clean_environment, run_pytest, wait_until
 from tests.projects import write, write_project
 from vibetuner.embedded import Lease, status
 from vibetuner.testing import held_open
@@ -286,32 +286,21 @@ def project(tmp_path: Path) -> Path:
     return root
 
 
-def run_pytest(project: Path, *arguments: str, **environment: str) -> str:
+def passes(project: Path, *arguments: str, **environment: str) -> str:
     """Return the output of ``pytest`` in ``project``, where all tests must pass."""
-    done = start_pytest(project, *arguments, **environment)
+    return printed_by(run_pytest(*arguments, folder=project, **environment))
+
+
+def printed_by(done: subprocess.CompletedProcess[str]) -> str:
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
-
-
-def start_pytest(
-    project: Path, *arguments: str, **environment: str
-) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *arguments],
-        cwd=project,
-        env=clean_environment(**environment),
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=300,
-    )
 
 
 def test_a_projects_tests_pass_with_nothing_running(project: Path, tmp_path: Path):
     """Routes, tasks and databases, each test with data of its own; servers start and end alone."""
     base = tmp_path / "base"
 
-    printed = run_pytest(project, "tests/test_shop.py", f"--basetemp={base}")
+    printed = passes(project, "tests/test_shop.py", f"--basetemp={base}")
 
     assert re.search(r"^17 passed in ", printed, re.MULTILINE), printed
     assert not (project / ".vibetuner").exists()
@@ -329,7 +318,7 @@ async def test_a_server_that_the_environment_names_is_used_and_left_clean(
         await client["shop"]["customers"].insert_one({"name": "Bob"})
         before = set(await client.list_database_names())
 
-        run_pytest(
+        passes(
             project, "tests/test_shop.py", "-k", "test_1_ or test_5_",
             f"--basetemp={tmp_path / 'base'}", MONGODB_URL=url,
         )  # fmt: skip
@@ -342,7 +331,7 @@ async def test_a_server_that_the_environment_names_is_used_and_left_clean(
 
 def test_tests_may_run_in_parallel(project: Path, tmp_path: Path):
     """Under pytest-xdist each process has servers of its own."""
-    printed = run_pytest(project, "tests/test_shop.py", "-n", "2", "-k", "worker or dead or route")
+    printed = passes(project, "tests/test_shop.py", "-n", "2", "-k", "worker or dead or route")
 
     assert re.search(r"^7 passed in ", printed, re.MULTILINE), printed
 
@@ -360,7 +349,7 @@ def test_either_plugin_may_run_the_tests(project: Path, mark: str, options: list
     """Fixtures and tests share the loop, whoever makes it."""
     write(project / "tests" / "test_marked.py", MARKED.replace("MARK", mark))
 
-    printed = run_pytest(project, "tests/test_marked.py", *options)
+    printed = passes(project, "tests/test_marked.py", *options)
 
     assert re.search(r"^2 passed in ", printed, re.MULTILINE), printed
 
@@ -369,7 +358,7 @@ def test_a_test_that_leaves_a_key_for_ever_fails(project: Path):
     """At its teardown, with the key's name."""
     write(project / "tests" / "test_leak.py", LEAKY)
 
-    done = start_pytest(project, "tests/test_leak.py")
+    done = run_pytest("tests/test_leak.py", folder=project)
 
     assert done.returncode == 1
     assert "AssertionError: Left in Redis without a time to live: shop:prices. Set" in done.stdout
@@ -390,8 +379,14 @@ async def test_a_lifespan_that_does_not_open_fails_where_it_is_asked_for():
 
 def test_a_run_that_asks_for_no_fixture_loads_nothing(project: Path):
     """The plugin is active everywhere the runtime is installed."""
-    run_pytest(project, "tests/test_idle.py")
-    fixtures = run_pytest(project, "--fixtures", "tests/test_idle.py")
+    # A fork would have the libraries.
+    command = (sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/test_idle.py")
+    done = subprocess.run(
+        command, cwd=project, env=clean_environment(), capture_output=True, text=True, check=False
+    )
+    fixtures = passes(project, "--fixtures", "tests/test_idle.py")
+
+    assert "1 passed" in printed_by(done)
 
     for name in ("app", "client", "db", "settings", "sql", "worker"):
         assert re.search(rf"^vibetuner_{name}\b.*\n +[A-Z]", fixtures, re.MULTILINE), name
@@ -401,4 +396,4 @@ def test_a_connection_that_is_cut_off_half_made_fails_no_test(project: Path):
     """coredis leaves its buffers open then, and here a warning is an error."""
     write(project / "tests" / "test_half_made.py", HALF_MADE)
 
-    assert "1 passed" in run_pytest(project, "tests/test_half_made.py")
+    assert "1 passed" in passes(project, "tests/test_half_made.py")

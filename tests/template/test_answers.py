@@ -15,7 +15,6 @@ import pytest
 import yaml
 from copier import run_copy
 from plumbum import local
-from pytest_copie.plugin import Copie
 
 from tests.template.conftest import rendered_files
 
@@ -43,9 +42,9 @@ def without_git() -> Iterator[None]:
 
 
 @pytest.mark.parametrize(("name", "slug"), SLUGS.items())
-def test_a_project_of_any_name_is_whole(copie: Copie, plain: Path, name: str, slug: str):
+def test_a_project_of_any_name_is_whole(plain: Path, tmp_path: Path, name: str, slug: str):
     """The name is kept as it was typed; the short name derived from it serves Python and uv."""
-    project = render(copie, plain, project_name=name)
+    project = answered(plain, tmp_path, project_name=name)
 
     pyproject = tomllib.loads((project / "pyproject.toml").read_text("utf-8"))
     assert pyproject["tool"]["vibetuner"]["title"] == name
@@ -55,9 +54,9 @@ def test_a_project_of_any_name_is_whole(copie: Copie, plain: Path, name: str, sl
     assert_whole(project)
 
 
-def test_a_short_name_of_the_greatest_length_is_still_well_formatted(copie: Copie, plain: Path):
+def test_a_short_name_of_the_greatest_length_is_still_well_formatted(plain: Path, tmp_path: Path):
     """Forty characters are the most; no line of code breaks for them."""
-    project = render(copie, plain, project_slug="a" * 40)
+    project = answered(plain, tmp_path, project_slug="a" * 40)
 
     assert_whole(project)
 
@@ -111,9 +110,9 @@ def test_a_project_made_in_the_current_folder_has_its_name(
         "# no",
     ],
 )
-def test_what_is_typed_is_data_and_nothing_else(copie: Copie, plain: Path, text: str):
+def test_what_is_typed_is_data_and_nothing_else(plain: Path, tmp_path: Path, text: str):
     """Quotes, backslashes and braces reach pyproject.toml and the answers as they are."""
-    project = render(copie, plain, description=text, author_name=text)
+    project = answered(plain, tmp_path, description=text, author_name=text)
 
     metadata = tomllib.loads((project / "pyproject.toml").read_text("utf-8"))["project"]
     answers = yaml.safe_load((project / ".copier-answers.yml").read_text("utf-8"))
@@ -121,9 +120,9 @@ def test_what_is_typed_is_data_and_nothing_else(copie: Copie, plain: Path, text:
     assert metadata["authors"] == [{"name": text, "email": "you@example.com"}]
 
 
-def test_only_questions_are_remembered(copie: Copie, plain: Path):
+def test_only_questions_are_remembered(plain: Path, tmp_path: Path):
     """Computed answers are computed anew at every update."""
-    project = render(copie, plain)
+    project = answered(plain, tmp_path)
 
     answers = yaml.safe_load((project / ".copier-answers.yml").read_text("utf-8"))
     assert set(answers) == {
@@ -158,15 +157,17 @@ def test_only_questions_are_remembered(copie: Copie, plain: Path):
     ],
 )
 def test_a_wrong_answer_is_refused_with_its_cure(
-    copie: Copie, plain: Path, answer: dict[str, str], message: str
+    plain: Path, tmp_path: Path, answer: dict[str, str], message: str
 ):
     """One sentence that says what would be right, and nothing is written."""
-    result = copie.copy(extra_answers=answer, template_dir=plain)
+    with pytest.raises(ValueError, match="^Validation error") as refused:
+        answered(plain, tmp_path, **answer)
 
-    question = next(iter(answer))
-    assert str(result.exception).startswith(f"Validation error for question '{question}': ")
-    assert message in str(result.exception)
-    assert "\n" not in str(result.exception)
+    [question] = answer
+    assert str(refused.value).startswith(f"Validation error for question '{question}': ")
+    assert message in str(refused.value)
+    assert "\n" not in str(refused.value)
+    assert not list(tmp_path.iterdir())
 
 
 def test_no_name_of_python_or_of_a_library_is_free():
@@ -209,11 +210,11 @@ def required_names(name: str, extras: set[str]) -> set[str]:
     return {name for name in found if name.isidentifier() and name.islower() and name[0] != "_"}
 
 
-def render(copie: Copie, template: Path, **answers: str) -> Path:
-    result = copie.copy(extra_answers=answers, template_dir=template)
-    assert result.exception is None
-    assert result.project_dir is not None
-    return result.project_dir
+def answered(template: Path, folder: Path, **answers: str) -> Path:
+    """Return the project that these answers make; the folder's name is no answer."""
+    project = folder / "my-project"
+    run_copy(str(template), project, answers, defaults=True, quiet=True)
+    return project
 
 
 def assert_whole(project: Path) -> None:

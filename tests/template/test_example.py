@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from copier import run_copy
 
-from tests.template.conftest import Repository, make_repository, rendered_files, run
+from tests.processes import run_vibetuner
+from tests.template.conftest import Repository, make_repository, rendered_files
 from tests.template.test_update import start, update
 
 pytestmark = pytest.mark.slow
@@ -20,8 +20,9 @@ ANSWERS = ".copier-answers.yml"
 
 @pytest.fixture(scope="module")
 def repository(tmp_path_factory: pytest.TempPathFactory) -> Repository:
-    """The template at v0.9.0, and at v0.9.1 with another example."""
+    """The template at v0.9.0 and at v0.9.1 with another example; beside it, a project of v0.9.0."""
     repository = make_repository(tmp_path_factory.mktemp("example"))
+    start(repository, repository.folder.with_name("my-project"))
     path = repository.folder / "template/src/{{ package_name }}/outages.py"
     path.write_text(path.read_text("utf-8") + "\n# new in v0.9.1\n", "utf-8")
     repository.commit("Next", tag="v0.9.1")
@@ -30,8 +31,10 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Repository:
 
 @pytest.fixture
 def project(repository: Repository, tmp_path: Path) -> Repository:
-    """A project that v0.9.0 has made."""
-    return start(repository, tmp_path / "my-project", "v0.9.0")
+    """The project, for the test alone."""
+    made = repository.folder.with_name("my-project")
+    shutil.copytree(made, tmp_path / "my-project", symlinks=True)
+    return Repository(tmp_path / "my-project", repository.environment)
 
 
 def test_what_is_left_is_a_project_made_without_it(
@@ -59,12 +62,13 @@ def test_the_examples_tables_are_dropped_before_its_migration_goes(project: Repo
     """A database at a revision that nobody knows could not be migrated any more."""
     env = "DATABASE_URL=sqlite:///.vibetuner/app.db\n"
     (project.folder / ".env").write_text(env, "utf-8")
-    vibetuner = (sys.executable, "-m", "vibetuner", "db")
-    options = {"cwd": project.folder, "environment": project.environment, "seconds": 180}
-    run(*vibetuner, "upgrade", **options)
+    upgraded = vibetuner(project, "db", "upgrade")
     refused = destroy(project)
-    run(*vibetuner, "downgrade", "base", **options)
+    downgraded = vibetuner(project, "db", "downgrade", "base")
 
+    assert (upgraded.returncode, downgraded.returncode) == (0, 0), (
+        upgraded.stderr + downgraded.stderr
+    )
     assert refused.returncode == 1
     assert refused.stderr == (
         "error: The database has the example's tables, whose migration would go. Drop them:  "
@@ -112,13 +116,8 @@ def test_without_a_commit_there_is_no_way_back_and_nothing_is_removed(project: R
 
 
 def destroy(project: Repository, *options: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "vibetuner", "destroy", "example", *options],
-        cwd=project.folder,
-        env=project.environment,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
+    return vibetuner(project, "destroy", "example", *options)
+
+
+def vibetuner(project: Repository, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return run_vibetuner(*arguments, folder=project.folder, seconds=300, **project.environment)

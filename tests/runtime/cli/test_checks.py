@@ -1,4 +1,4 @@
-"""What the doctor looks at, one by one."""
+"""The checks of the doctor, one by one."""
 
 from __future__ import annotations
 

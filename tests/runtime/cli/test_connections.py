@@ -10,7 +10,7 @@ BUDGET = Budget(total=16, per_client=2, backlog=8)
 
 
 def test_one_client_gets_its_share_and_no_more():
-    """What it closes, it may open again; a trusted proxy speaks for many."""
+    """A closed connection frees its place; a trusted proxy speaks for many."""
     clients = Clients(BUDGET, trusted="10.0.0.1")
     answers = [clients.admit("192.0.2.1", 0) for _ in range(3)]
     assert answers == ["", "", "429 Too Many Requests"]

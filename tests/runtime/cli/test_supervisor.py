@@ -13,14 +13,15 @@ from vibetuner.cli.program import Program
 from vibetuner.cli.supervisor import Supervisor
 
 PRINT = "import sys; sys.stdout.{}"
+PAUSES = ("0.002", "0.004", "0.008", "0.016", "0.032")
 
 
 def program(code: str, name: str = "web") -> Program:
     return Program(name, ("-c", code))
 
 
-async def run(*programs: Program, label: bool = True) -> int:
-    return await Supervisor(programs, label=label).run()
+async def run(*programs: Program, label: bool = True, pause: float = 0.5) -> int:
+    return await Supervisor(programs, label=label, pause=pause).run()
 
 
 async def test_what_cannot_start_ends_everything_with_its_exit_code(
@@ -56,8 +57,12 @@ async def test_no_line_is_too_long_and_none_is_lost(capfd: pytest.CaptureFixture
     assert printed.endswith("last \ufffd\n")
 
 
-async def test_who_is_killed_is_started_again(tmp_path, capfd: pytest.CaptureFixture[str]):
-    """It was fit to run; the memory of the machine was not enough, or a person was impatient."""
+async def test_who_is_killed_is_started_again(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    """It was fit to run; the memory of the machine was not enough, or a person was impatient.
+
+    If it fails each time after that, the supervisor waits longer each time, and gives up.
+    """
+    caplog.set_level("INFO")
     trace = tmp_path / "begun"
     code = (
         f"import os, pathlib, signal, sys; trace = pathlib.Path({str(trace)!r})\n"
@@ -65,7 +70,14 @@ async def test_who_is_killed_is_started_again(tmp_path, capfd: pytest.CaptureFix
         "trace.touch(); os.kill(os.getpid(), signal.SIGKILL)"
     )
 
-    assert await run(program(code)) == 4
+    assert await run(program(code), pause=0.001) == 4
+
+    failed = [f"web ended with exit code 4; starting it again in {n} s" for n in PAUSES]
+    assert caplog.messages == [
+        "web ended with exit code -9; starting it again in 0.001 s",
+        *failed,
+        "web ended with exit code 4, 7 times in a row; giving up",
+    ]
 
 
 async def test_who_is_killed_is_started_again_in_development_too(

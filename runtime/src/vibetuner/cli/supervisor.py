@@ -52,9 +52,11 @@ class Supervisor:
         watch: Sequence[Path] = (),
         label: bool = True,
         grace: float = 30.0,
+        pause: float = 0.5,
     ) -> None:
         self._programs = programs
         self._patience = grace + STOP_SECONDS
+        self._pause = pause
         # A file is watched by its folder: an editor or `sed -i` puts a new file in its place.
         self._watch = [(path, path.is_dir()) for path in watch]
         self._running: dict[str, Process] = {}
@@ -133,7 +135,7 @@ class Supervisor:
             self._changed.clear()
             await self._changed.wait()
         else:
-            wait = backoff(failures, 0.5, 30)
+            wait = backoff(failures, self._pause, 30)
             logger.info("%s; starting it again in %g s", ended, wait)
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._stopping.wait(), wait)

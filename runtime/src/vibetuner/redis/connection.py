@@ -281,7 +281,7 @@ class _Line(asyncio.Protocol):
 
     @property
     def is_idle(self) -> bool:
-        """Whether no reply is awaited."""
+        """Return whether no reply is awaited."""
         return not self._waiting and not self._subscribing
 
     def write(
