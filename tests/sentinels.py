@@ -160,15 +160,19 @@ class Replicated(Servers):
         return all("s_down" in replica for replica in known if f"'{port}'" in replica)
 
     def is_whole(self) -> bool:
-        """Return whether all Sentinels name one primary, and both others follow it."""
-        question = ("SENTINEL", "GET-MASTER-ADDR-BY-NAME", NAME)
+        """Return whether all Sentinels name one primary, and both others follow it.
+
+        A primary that was thawed may be whole, and yet be replaced a moment later: a Sentinel that
+        takes it for down, or has begun to replace it, has more flags.
+        """
         try:
-            named = {str(self.on(port, *question)) for port in self.sentinels}
+            known = [_fields(self.on(port, "SENTINEL", "MASTER", NAME)) for port in self.sentinels]
             info = str(self.on(self.primary, "INFO", "replication"))
         except (OSError, RefusedError):
             return False
+        named = {(one["ip"], one["port"], one["flags"]) for one in known}
         follow = "role:master" in info and info.count("state=online") == 2
-        return follow and len(named) == 1
+        return follow and len(named) == 1 and known[0]["flags"] == "master"
 
     def _listening(self, port: int) -> dict[str, str]:
         if self._tls is None:
