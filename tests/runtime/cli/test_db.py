@@ -433,6 +433,18 @@ def test_the_doctor_names_what_the_tables_lack(project: Path):
     assert (well["level"], well["text"]) == ("ok", "as the models have them")
 
 
+def test_the_doctor_names_a_migration_whose_file_is_missing(project: Path):
+    """As on another branch; it ended there, with an error of Alembic's as its only finding."""
+    db(project, "revision Start")
+    [file] = versions(project)
+    file.unlink()
+    found = tables_in_doctor(project)
+
+    assert found["level"] == "error"
+    assert found["text"] == f"No such revision or branch '{file.name[:12]}'"
+    assert found["cure"] == "Look for its file in version control:  git log --stat"
+
+
 def tables_in_doctor(project: Path) -> dict[str, str]:
     """Return the doctor's findings about the tables."""
     done = run_vibetuner("doctor", "--json", folder=project)
