@@ -168,6 +168,18 @@ def test_no_page_keeps_anybody_out(site: Site, page: playwright.Page, axe: str):
             assert not serious, (path, width, scheme, nodes)
 
 
+def test_the_charts_of_a_phone_are_equally_wide(site: Site, page: playwright.Page):
+    """A legend that did not fit beside its caption took a third of the first chart."""
+    page.goto(f"/_unlock-debug?token={TOKEN}")
+    page.set_viewport_size({"width": 390, "height": 850})
+    page.goto("/debug/tasks")
+    widths = page.evaluate("[...document.querySelectorAll('.plot')].map(one => one.clientWidth)")
+
+    assert len(widths) == 6
+    assert set(widths) == {max(widths)}
+    assert max(widths) > 300
+
+
 @pytest.fixture(scope="module")
 def axe(tmp_path_factory: pytest.TempPathFactory) -> str:
     """axe-core's script: AXE names the file, else npm fetches it."""

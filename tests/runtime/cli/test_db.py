@@ -372,6 +372,18 @@ def test_a_start_in_development_creates_or_migrates(project: Path, tmp_path: Pat
     assert "differ" not in output
 
 
+def test_the_table_of_the_last_model_can_be_dropped(project: Path, tmp_path: Path):
+    """`vibetuner destroy model` names this command when no model is left, too."""
+    db(project, "revision Start")
+    write(project / "src/shop/tune.py", "from vibetuner import VibetunerApp\napp = VibetunerApp()")
+    written = db(project, "revision 'Remove all'")
+    output = start(project, tmp_path)
+
+    assert written.endswith("Next:\n    uv run vibetuner db upgrade\n")
+    assert "SQL database upgraded to" in output
+    assert tables(project) == {"alembic_version", "sqlite_autoindex_alembic_version_1"}
+
+
 def test_the_worker_of_a_fresh_project_waits_for_the_tables_that_the_web_process_makes(
     project: Path, servers: Lease, tmp_path: Path
 ):
@@ -419,6 +431,18 @@ def test_the_doctor_names_what_the_tables_lack(project: Path):
     assert waits["text"] == f"the migration {versions(project)[1].name[:12]} has not run"
     assert waits["cure"] == "vibetuner db upgrade"
     assert (well["level"], well["text"]) == ("ok", "as the models have them")
+
+
+def test_the_doctor_names_a_migration_whose_file_is_missing(project: Path):
+    """As on another branch; it ended there, with an error of Alembic's as its only finding."""
+    db(project, "revision Start")
+    [file] = versions(project)
+    file.unlink()
+    found = tables_in_doctor(project)
+
+    assert found["level"] == "error"
+    assert found["text"] == f"No such revision or branch '{file.name[:12]}'"
+    assert found["cure"] == "Look for its file in version control:  git log --stat"
 
 
 def tables_in_doctor(project: Path) -> dict[str, str]:

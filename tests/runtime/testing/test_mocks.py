@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from typing import Any
+
 import pytest
 
 from vibetuner.testing import MockTasks
@@ -36,6 +39,24 @@ async def test_a_key_and_a_session_may_stand_in_between():
 
     assert task.id
     tasks.send.enqueue.assert_awaited_once_with("a")
+
+
+@pytest.mark.parametrize(
+    ("method", "arguments", "message"),
+    [
+        ("start", {"dealy": 5}, "start() got an unexpected keyword argument 'dealy'"),
+        ("once", {}, "once() missing a required argument: 'key'"),
+        ("within", {}, "within() missing a required argument: 'session'"),
+    ],
+)
+def test_an_argument_that_a_real_task_refuses_is_refused(
+    method: str, arguments: dict[str, Any], message: str
+):
+    """Otherwise a test would pass, and its route fail."""
+    call = MockTasks().send_report.enqueue("2026-07")
+    with pytest.raises(TypeError, match=re.escape(message)):
+        getattr(call, method)(**arguments)
+    call._call.close()
 
 
 def test_fake_tasks_do_not_answer_to_what_tools_probe_for():

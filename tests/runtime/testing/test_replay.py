@@ -177,5 +177,15 @@ async def test_only_asynchronous_tasks_have_awaits():
         await replay_fuzz(post, "x", observe=lambda: None)
 
 
+async def test_an_argument_with_which_nothing_would_be_tested_is_refused():
+    """Values in place of the functions that return them, and no cuts at all."""
+    with pytest.raises(TypeError, match=r"observe takes a function, such as .*, not \[\]"):
+        await replay_fuzz(swallows, observe=[])
+    with pytest.raises(TypeError, match=r"reset takes a function, such as .*, not \['a'\]"):
+        await replay_fuzz(swallows, observe=list, reset=["a"])
+    with pytest.raises(ValueError, match="cuts takes a whole number, 1 or more, not 0"):
+        await replay_fuzz(swallows, observe=list, cuts=0)
+
+
 def names_in(folder: Path) -> list[str]:
     return sorted(file.name for file in folder.iterdir())

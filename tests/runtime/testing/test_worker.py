@@ -203,8 +203,31 @@ async def test_the_clock_goes_forward_only(vibetuner_worker: ManualWorker):
             await vibetuner_worker.advance(**wrong)
     with pytest.raises(ValueError, match=r"forward only, not by -60 s"):
         await vibetuner_worker.advance(minutes=-1)
-    with pytest.raises(ValueError, match="advance_to takes a time with a time zone"):
-        await vibetuner_worker.advance_to(datetime(2030, 1, 1))  # noqa: DTZ001
+    for time in (datetime(2030, 1, 1), "2030-01-01"):  # noqa: DTZ001
+        with pytest.raises(ValueError, match="advance_to takes a time with a time zone"):
+            await vibetuner_worker.advance_to(time)
+    with pytest.raises(ValueError, match="forward only, from .* and not to 2020-01-01"):
+        await vibetuner_worker.advance_to(datetime(2020, 1, 1, tzinfo=UTC))
+
+
+async def test_wrong_arguments_are_refused_in_one_line(vibetuner_worker: ManualWorker):
+    """Before anything runs; to forget the time is not to move by nothing."""
+    for move in (vibetuner_worker.advance, vibetuner_worker.skip):
+        with pytest.raises(TypeError, match=r"by a span such as days=2, hours=1.5 or seconds=30$"):
+            await move()
+    for most in (-1, 2.5, "10"):
+        with pytest.raises(
+            ValueError, match=rf"most takes a whole number, 0 or more, not {most!r}"
+        ):
+            await vibetuner_worker.advance(minutes=1, most=most)
+    for limit in (0, float("nan"), timedelta(seconds=5)):
+        with pytest.raises(ValueError, match="limit takes seconds, such as 60, not "):
+            await vibetuner_worker.run_until_idle(limit=limit)
+    for times in (-1, "2", True):
+        with pytest.raises(ValueError, match="times takes a whole number, 0 or more, not "):
+            vibetuner_worker.assert_enqueued(note, times=times)
+    with pytest.raises(TypeError, match=r"patterns such as 'shop:\*', not \['a'\]"):
+        vibetuner_worker.allow_keys(["a"])
 
 
 async def test_inline_runs_what_is_enqueued_at_once(vibetuner_worker: ManualWorker):

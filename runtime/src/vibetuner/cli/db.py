@@ -48,7 +48,9 @@ def revision(
 
     prepare_env_file()
     project = project_info()
-    _models()
+    # With migrations there may be a last one, which drops the tables that no model describes.
+    if not (has_migrations(project) and Migrations(project).heads):
+        _models()
     if not has_migrations(project):
         _write_environment()
     migrations = Migrations(project)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ast
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from vibetuner.errors import CommandError
@@ -141,6 +142,10 @@ class _Source:
             re.fullmatch(r"[ \t]*,?[ \t]*(#[^\r\n]*)?(\r\n|\r|\n)", after)
         )
 
+    def has_comment(self, node: Node) -> bool:
+        """Return whether a comment may be in the node's lines, to the end of the last."""
+        return "#" in self.text[self.start(node) : self.next_line(node)]
+
     def _offset(self, line: int, column: int) -> int:
         """Return a position in characters; ``ast`` counts columns in UTF-8 bytes."""
         before = self.lines[line - 1].encode()[:column].decode() if column else ""
@@ -230,23 +235,34 @@ def _add_element(source: _Source, keyword: str, name: str) -> list[Edit]:
 
 
 def _remove_element(source: _Source, keyword: str, name: str) -> list[Edit]:
-    """Remove ``name`` from the list.
+    """Remove ``name`` from the list, and the list with its last element.
 
-    >>> source = _Source("app = VibetunerApp(tasks=[a, b, c])")
+    >>> source = _Source("app = VibetunerApp(tasks=[a, b, c], models=[d])")
     >>> source.apply(_remove_element(source, "tasks", "b"))
-    'app = VibetunerApp(tasks=[a, c])'
+    'app = VibetunerApp(tasks=[a, c], models=[d])'
+    >>> source.apply(_remove_element(source, "models", "d"))
+    'app = VibetunerApp(tasks=[a, b, c])'
     """
-    elements = _find_list(_find_call(source.tree), keyword)
+    call = _find_call(source.tree)
+    elements = _find_list(call, keyword)
     items = elements.elts if elements else []
     index = next((i for i, item in enumerate(items) if ast.unparse(item) == name), None)
     if index is None:
         return []
-    item = items[index]
-    if source.stands_alone(item):
-        return [(source.line(item), source.next_line(item), "")]
+    if elements and len(items) == 1 and not source.has_comment(elements):
+        names = [given.arg for given in call.keywords]
+        return _remove_node(source, call.keywords, names.index(keyword))
+    return _remove_node(source, items, index)
+
+
+def _remove_node(source: _Source, nodes: Sequence[Node], index: int) -> list[Edit]:
+    """Remove one of several nodes that commas separate."""
+    node = nodes[index]
+    if source.stands_alone(node):
+        return [(source.line(node), source.next_line(node), "")]
     if index:
-        return [(source.end(items[index - 1]), source.end(item), "")]
-    return [(source.start(item), source.start(items[1]) if items[1:] else source.end(item), "")]
+        return [(source.end(nodes[index - 1]), source.end(node), "")]
+    return [(source.start(node), source.start(nodes[1]) if nodes[1:] else source.end(node), "")]
 
 
 def _add_import(source: _Source, entry: Entry, local: str) -> list[Edit]:

@@ -127,11 +127,11 @@ def _missing_packages(place: Place, draft: Draft) -> Iterator[Step]:
 
 
 def _empty_packages(place: Place, draft: Draft, going: set[Path]) -> Iterator[Step]:
-    """Remove packages that would be empty, the deepest first; never a top-level one."""
+    """Remove packages that would be empty, the deepest first; never one that every project has."""
     for folder in reversed(draft.packages):
         package = place.root / folder
         init = package / "__init__.py"
-        if _read(init) != b"" or folder.removeprefix(f"{place.source}/").count("/") == 0:
+        if _read(init) != b"" or folder.removeprefix(f"{place.source}/") in {"tasks", "frontend"}:
             continue
         rest = {path for path in package.iterdir() if path.name != "__pycache__"}
         if rest - {init} <= going | {path.parent for path in going if path.name == "__init__.py"}:

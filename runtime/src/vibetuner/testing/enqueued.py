@@ -9,7 +9,7 @@ from typing import Any
 
 from streaq.task import RegisteredTask, Task
 
-__all__ = ["AfterSending", "Enqueued"]
+__all__ = ["AfterSending", "Enqueued", "check_count"]
 
 
 class Enqueued:
@@ -34,6 +34,8 @@ class Enqueued:
             raise TypeError(f"assert_enqueued takes a task, not {task!r}")
         if isinstance(args, str | bytes) or not isinstance(args, Sequence | Mapping | None):
             raise TypeError(f"args takes the arguments in a tuple: args=({args!r},)")
+        if times is not None:
+            check_count("times", times)
         same = [call for call in self.calls if call.parent.fn_name == task.fn_name]
         fitting = same if args is None else [call for call in same if _has(call, args)]
         if len(fitting) == times or (times is None and fitting):
@@ -57,6 +59,12 @@ class AfterSending:
         sent = yield from self._request.__await__()
         yield from self._follow().__await__()
         return sent
+
+
+def check_count(name: str, value: object, least: int = 0) -> None:
+    """Raise ValueError unless the argument is a whole number, and ``least`` or more."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise ValueError(f"{name} takes a whole number, {least} or more, not {value!r}")
 
 
 def _has(call: Task[Any, Any], args: Sequence[Any] | Mapping[str, Any]) -> bool:

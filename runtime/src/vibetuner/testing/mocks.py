@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Coroutine, Generator
+from collections.abc import Callable, Coroutine, Generator
+from inspect import signature
 from typing import Any, Self
 from unittest.mock import AsyncMock, MagicMock
 from uuid import uuid4
+
+from vibetuner.tasks.call import TaskCall
 
 __all__ = ["MockTasks"]
 
@@ -40,16 +43,24 @@ class _Pending:
     def __init__(self, call: Coroutine[Any, Any, MagicMock]) -> None:
         self._call = call
 
-    def start(self, **_: Any) -> Self:
+    def start(self, *args: Any, **kwargs: Any) -> Self:
         """Accept the arguments of a real task's ``start``."""
-        return self
+        return self._accept(TaskCall.start, *args, **kwargs)
 
-    def once(self, *_: Any, **__: Any) -> Self:
+    def once(self, *args: Any, **kwargs: Any) -> Self:
         """Accept the arguments of a real task's ``once``."""
-        return self
+        return self._accept(TaskCall.once, *args, **kwargs)
 
-    def within(self, *_: Any) -> Self:
+    def within(self, *args: Any, **kwargs: Any) -> Self:
         """Accept a session, and do nothing with it."""
+        return self._accept(TaskCall.within, *args, **kwargs)
+
+    def _accept(self, method: Callable[..., Any], *args: Any, **kwargs: Any) -> Self:
+        """Return the call; raise TypeError if the real method has no such arguments."""
+        try:
+            signature(method).bind(self, *args, **kwargs)
+        except TypeError as error:
+            raise TypeError(f"{method.__name__}() {error}") from None
         return self
 
     def __await__(self) -> Generator[Any, None, MagicMock]:

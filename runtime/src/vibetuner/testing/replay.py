@@ -16,6 +16,7 @@ from vibetuner.logs import task_id_source
 from vibetuner.tasks.attempt import current_task_id
 from vibetuner.tasks.engine import running_attempt
 from vibetuner.testing.cutting import Cut, run_cut
+from vibetuner.testing.enqueued import check_count
 
 __all__ = ["replay_fuzz"]
 
@@ -49,9 +50,14 @@ async def replay_fuzz(
 
     Raises:
         AssertionError: a cut leads to a difference; the message names the await.
-        TypeError: the task is not async.
+        TypeError: the task is not async, or ``observe`` or ``reset`` is not a function.
+        ValueError: ``cuts`` is not a whole number above 0.
     """
     _check(task)
+    for name, function in (("observe", observe), ("reset", reset or observe)):
+        if not callable(function):
+            raise TypeError(f"{name} takes a function, such as lambda: rows, not {function!r}")
+    check_count("cuts", cuts, least=1)
     trial = _Trial(task, args, kwargs, observe, reset)
     whole, awaits = await trial.whole()
     for number in _spread(awaits, cuts):

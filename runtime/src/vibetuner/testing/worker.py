@@ -19,7 +19,7 @@ from vibetuner.tasks.dead_letters import DeadLetter, list_letters
 from vibetuner.tasks.lifespan import worker_lifespan
 from vibetuner.tasks.worker import TaskWorker, get_worker
 from vibetuner.testing.clock import QueueClock, cron_tasks
-from vibetuner.testing.enqueued import AfterSending, Enqueued
+from vibetuner.testing.enqueued import AfterSending, Enqueued, check_count
 from vibetuner.testing.leaks import lasting_keys
 
 __all__ = ["ManualWorker", "open_manual_worker"]
@@ -30,6 +30,8 @@ IDLE_SECONDS = 30.0
 MOST_LETTERS = MOST_RESULTS = 1000
 # The most times at which tasks may fall due in one advance; each takes about a tenth of a second.
 MOST_MOMENTS = 1000
+# A time that was "now" when the test computed it is not the past.
+SLACK = timedelta(minutes=1)
 
 # Whether the worker runs this code; it will run the tasks enqueued here by itself.
 _in_worker: ContextVar[bool] = ContextVar("in_worker", default=False)
@@ -70,7 +72,9 @@ class ManualWorker:
 
         Raises:
             AssertionError: a task still runs after ``limit`` seconds; it is aborted.
+            ValueError: ``limit`` is not a number above 0.
         """
+        _check_limit(limit)
         await self._run_until_idle(limit)
         self.dead_letters = await _letters()
 
@@ -86,6 +90,8 @@ class ManualWorker:
 
         Raises:
             AssertionError: tasks fall due at more times than that.
+            TypeError: no time is given, or its unit is unknown.
+            ValueError: the time is negative or not a number, or ``most`` is not a whole number.
         """
         await self.advance_to(self.now + _span(time), cron=cron, most=most)
 
@@ -93,8 +99,8 @@ class ManualWorker:
         self, moment: datetime, *, cron: bool = True, most: int = MOST_MOMENTS
     ) -> None:
         """Like :meth:`advance`, to a time with a time zone."""
-        if moment.tzinfo is None:
-            raise ValueError(f"advance_to takes a time with a time zone, not {moment!r}")
+        _check_moment(moment, self.now)
+        check_count("most", most)
         if cron:
             self._check_cron(moment, most)
         span, moments = moment - self.now, 0
@@ -151,6 +157,11 @@ class ManualWorker:
             task: the task.
             args: exactly these arguments, in order or by name; by default, any.
             times: exactly this often; by default, once or more.
+
+        Raises:
+            AssertionError: it was not; the message lists the calls.
+            TypeError: ``task`` is not a task, or ``args`` is one argument instead of all.
+            ValueError: ``times`` is not a whole number.
         """
         self._enqueued.check(task, args, times)
 
@@ -170,6 +181,9 @@ class ManualWorker:
 
     def allow_keys(self, *patterns: str) -> None:
         """Allow keys without an expiry in Redis: ``allow_keys("shop:prices:*")``."""
+        for pattern in patterns:
+            if not isinstance(pattern, str):
+                raise TypeError(f"allow_keys takes patterns such as 'shop:*', not {pattern!r}")
         self._allowed += patterns
 
     async def check_keys(self) -> None:
@@ -310,7 +324,21 @@ def _forget_local_tasks(engine: TaskWorker) -> None:
             del engine.registry[name]
 
 
+def _check_limit(limit: object) -> None:
+    if not isinstance(limit, int | float) or not limit > 0:
+        raise ValueError(f"limit takes seconds, such as 60, not {limit!r}")
+
+
+def _check_moment(moment: object, now: datetime) -> None:
+    if not isinstance(moment, datetime) or moment.tzinfo is None:
+        raise ValueError(f"advance_to takes a time with a time zone, not {moment!r}")
+    if moment < now - SLACK:
+        raise ValueError(f"The clock goes forward only, from {now} and not to {moment}")
+
+
 def _span(time: dict[str, float]) -> timedelta:
+    if not time:
+        raise TypeError("The clock is moved by a span such as days=2, hours=1.5 or seconds=30")
     try:
         span = timedelta(**time)
     except (TypeError, ValueError, OverflowError) as error:

@@ -8,7 +8,7 @@ from vibetuner.cli.checks.finding import Finding, of_message
 from vibetuner.cli.checks.redis import check_redis
 from vibetuner.config import EMBEDDED, Settings
 from vibetuner.embedded import running_services
-from vibetuner.errors import first_line
+from vibetuner.errors import CommandError, first_line
 from vibetuner.loader import load_project
 from vibetuner.project import ProjectInfo
 from vibetuner.redis.client import innermost
@@ -58,7 +58,10 @@ async def _check_tables(settings: Settings, project: ProjectInfo) -> list[Findin
     if has_migrations(project):
         from vibetuner.resources.migrations import Migrations
 
-        pending = await Migrations(project).pending(settings)
+        try:
+            pending = await Migrations(project).pending(settings)
+        except CommandError as error:  # the database is at a revision whose file is missing
+            return [of_message("SQL tables", str(error))]
     if pending:
         more = f" and {len(pending) - 1} more" if len(pending) > 1 else ""
         text = f"the migration {pending[0]}{more} has not run"
