@@ -35,6 +35,13 @@ def test_the_project_is_loaded_once(stand_in):
         ),
         ("from shop import jobs\n", {"jobs.py": "def f(:\n"}, "src/shop/jobs.py:1: syntax error"),
         ("raise ValueError\n", {}, "src/shop/tune.py:1: ValueError: no message"),
+        ("raise GeneratorExit\n", {}, "src/shop/tune.py:1: GeneratorExit: no message"),
+        (
+            "import asyncio\nraise BaseExceptionGroup('odd', [asyncio.CancelledError()])\n",
+            {},
+            "src/shop/tune.py:2: BaseExceptionGroup: odd (1 sub-exception)",
+        ),
+        ("from shop import jobs\n", {"jobs.py": "x = 1\0\n"}, "null bytes"),
         ("raise ValueError('a\\nb')\n", {}, "src/shop/tune.py:1: ValueError: a"),
         (
             "import sys\nsys.exit('no key')\n",

@@ -96,17 +96,21 @@ def import_module_of(project: ProjectInfo, name: str) -> ModuleType:
     """
     try:
         return import_module(name)
-    except (VibetunerError, Terminated):
+    except (VibetunerError, Terminated, KeyboardInterrupt):
         raise
-    except (Exception, SystemExit) as error:
+    except BaseException as error:
+        if isinstance(error, BaseExceptionGroup) and error.subgroup(
+            (Terminated, KeyboardInterrupt)
+        ):
+            raise
         raise ProjectError(_locate(error, project.root / "src", name)) from error
 
 
-def _locate(error: Exception | SystemExit, source: Path, name: str) -> str:
+def _locate(error: BaseException, source: Path, name: str) -> str:
     """Return ``file:line: error``, with the line of the project that led to the error."""
     module = source / f"{name.replace('.', '/')}.py"
-    if isinstance(error, SyntaxError):
-        return f"{error.filename or module}:{error.lineno or 0}: syntax error: {error.msg}"
+    if isinstance(error, SyntaxError) and error.filename:
+        return f"{error.filename}:{error.lineno or 0}: syntax error: {error.msg}"
     frames = [
         frame
         for frame in traceback.extract_tb(error.__traceback__)
@@ -122,7 +126,7 @@ def _locate(error: Exception | SystemExit, source: Path, name: str) -> str:
     return f"{file}:{line}: {type(error).__name__}: {_with_cure(error, message)}"
 
 
-def _with_cure(error: Exception, message: str) -> str:
+def _with_cure(error: BaseException, message: str) -> str:
     for beginning, cure in CURES.items():
         if message.startswith(beginning):
             return f"{beginning}. {cure}"

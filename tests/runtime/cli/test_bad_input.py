@@ -129,7 +129,7 @@ def test_a_database_that_cannot_be_opened(shop: Path, refused: Refused, real: di
 def test_development_refuses_a_url_that_can_not_be_meant(shop: Path, refused: Refused, part: str):
     """Before it starts anything; a process of it would only wait for a change of the code."""
     line = refused(shop, "run", "dev", part, **{**NOWHERE, "REDIS_URL": "redis://cache:port"})
-    assert line.startswith("REDIS_URL=***: the URL is malformed. Name the host")
+    assert line.startswith("REDIS_URL=***: the port is no number. Write 6379")
 
 
 @pytest.mark.parametrize(

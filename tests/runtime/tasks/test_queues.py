@@ -270,6 +270,25 @@ async def test_a_queue_that_nobody_reads_is_reported(queue: TaskWorker, settings
     assert "--queues bulk" in finding.cure
 
 
+async def test_a_queue_that_was_removed(queue: TaskWorker, settings: Settings):
+    """A worker for it can't be started before it is declared again; its tasks can be aborted."""
+    note, _ = record(queue)
+    async with at_work(queue):
+        delayed = await note.enqueue("a").start(priority="bulk", delay=3600)
+        changed = TaskWorker(settings, lambda: VibetunerApp(queues=["critical"]))
+        changed.order = ReadOrder.parse("critical")
+        assert changed.priorities == ["critical"]
+        async with changed:
+            look = Queue(changed, JournalKeys(settings.redis_key_prefix))
+            await eventually(look.workers)
+            judged = judge_queues(
+                {"gone": 1}, await look.workers(), settings, in_production=True, declared=NAMES
+            )
+            assert await changed.abort_by_id(delayed.id, timeout=5)
+
+    assert [one.cure.partition(": ")[0] for one in judged] == ["declare it again until it is empty"]
+
+
 @pytest.mark.parametrize("text", ["critical, bulk", "critical:6, bulk:1"])
 def test_an_order_is_shown_as_it_is_typed(text: str):
     """For the log and for error messages."""

@@ -16,8 +16,7 @@ from vibetuner.cli.task_queue import UnknownTask
 from vibetuner.config import get_settings, mask_url
 from vibetuner.embedded import running_services
 from vibetuner.errors import ServiceUnavailable
-from vibetuner.loader import make_importable
-from vibetuner.project import project_info
+from vibetuner.loader import load_project
 from vibetuner.redis.client import check
 from vibetuner.tasks.inspect.queue import answering, this_queue, whole_id
 from vibetuner.tasks.progress import ProgressState, watch_progress
@@ -56,15 +55,16 @@ def show_until_end(task_id: str, *, as_json: bool) -> ProgressState:
     Raises:
         UnknownTask: there is no such task.
     """
+    # Before the loop runs: importing takes seconds on a busy machine, for which Redis would be
+    # blamed, and Ctrl-C not heard. The project also has the classes of results.
+    prepare_env_file()
+    load_project()
     as_text = _as_bar if sys.stdout.isatty() else _as_lines
     with (_as_json if as_json else as_text)() as view:
         return asyncio.run(_watch(task_id, view))
 
 
 async def _watch(task_id: str, view: View) -> ProgressState:
-    # A result may be of the project's classes.
-    prepare_env_file()
-    make_importable(project_info())
     last: ProgressState | None = None
     async with open_queue():
         async with answering():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import socket
 from binascii import crc_hqx
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -43,6 +44,10 @@ PORT, SENTINEL_PORT = 6379, 26379
 TLS_OPTIONS = (
     "ssl_cert_reqs", "ssl_check_hostname", "ssl_ca_certs", "ssl_certfile", "ssl_keyfile",
 )  # fmt: skip
+LABEL = r"(?!-)[\w-]+(?<!-)"
+NAME = re.compile(rf"{LABEL}(?:\.{LABEL})*\.?")
+NO_TEXT = re.compile(r"[\ud800-\udfff]")
+ENCODE = "Percent-encode what is special in a password: / is %2F, # is %23, ? is %3F, @ is %40"
 SWITCH = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
 
 
@@ -320,15 +325,15 @@ def parse_url(url: str, prefix: str = "") -> Address:
     'a Cluster (a:6379, [::1]:6380)'
     """
     found = SERVER.fullmatch(url) or SOCKET.fullmatch(url)
-    if found is None:
-        raise _malformed(url)
+    if found is None or NO_TEXT.search(url):
+        raise _malformed(url, *_wrong_part(url))
     parts = found.groupdict()
     scheme, _, kind = parts["scheme"].partition("+")
     usual = SENTINEL_PORT if kind == "sentinel" else PORT
     hosts = _hosts(url, parts.get("hosts") or "", usual)
     _check_kind(url, kind, hosts)
     options = _options(url, parts["query"] or "", scheme=scheme, kind=kind)
-    username, _, password = (parts["user"] or "").partition(":")
+    username, _, password = (_decode(url, part) for part in (parts["user"] or "").partition(":"))
     is_socket = scheme == "unix"
     path = "" if is_socket else (parts["path"] or "").strip("/")
     sentinels = None
@@ -336,18 +341,19 @@ def parse_url(url: str, prefix: str = "") -> Address:
         name, _, path = path.partition("/")
         sentinels = _sentinels(url, name, hosts, options)
     database = options.pop("db", "") or path
-    if not re.fullmatch(r"[0-9]*", database):
-        raise _refusal(url, f"the database {database!r} is no number", "Write /0 for the first")
+    if not re.fullmatch(r"[0-9]{0,9}", database):
+        wrong = "too high" if re.fullmatch(r"[0-9]+", database) else "no number"
+        raise _refusal(url, f"the database {database[:20]!r} is {wrong}", "Write /0 for the first")
     if kind == "cluster":
         _check_cluster(url, prefix, database)
     host, port = ("", PORT) if is_socket or kind else hosts[0]
     return Address(
         host=host,
         port=port,
-        path=unquote(parts["path"]) if is_socket else "",
+        path=_socket(url, parts["path"]) if is_socket else "",
         db=int(database or 0),
-        username=options.pop("username", "") or unquote(username) or None,
-        password=options.pop("password", "") or unquote(password) or None,
+        username=options.pop("username", "") or username or None,
+        password=options.pop("password", "") or password or None,
         tls=_tls(url, options) if scheme == "rediss" else None,
         sentinels=sentinels,
         cluster=Cluster(hosts=hosts, prefix=prefix) if kind == "cluster" else None,
@@ -359,12 +365,50 @@ def _hosts(url: str, text: str, default: int) -> tuple[tuple[str, int], ...]:
     for given in text.split(",") if text else ():
         parts = re.fullmatch(r"(\[.*\]|[^:]*)(?::([0-9]*))?", given)
         assert parts is not None  # noqa: S101 - SERVER has matched
-        port = int(parts[2] or default)
-        if not 0 < port < 65536:
+        port = parts[2] or str(default)
+        if len(port) > 9 or not 0 < int(port) < 65536:
             usual = f"{'A Sentinel' if default == SENTINEL_PORT else 'Redis'} listens on {default}"
-            raise _refusal(url, f"there is no port {port}", f"{usual} as a rule")
-        hosts.append((unquote(parts[1].strip("[]")), port))
+            raise _refusal(url, f"there is no port {port[:20]}", f"{usual} as a rule")
+        hosts.append((_host(url, parts[1]), int(port)))
     return tuple(hosts)
+
+
+def _host(url: str, given: str) -> str:
+    """Return a host's name or address; raise SettingsError if it can be neither."""
+    host = _decode(url, given.strip("[]"))
+    try:
+        if given.startswith("["):
+            socket.inet_pton(socket.AF_INET6, host.partition("%")[0])
+            is_meant = True
+        else:
+            host.encode("idna")  # the resolver does, and knows no cure
+            is_meant = NAME.fullmatch(host) is not None
+            if host.rpartition(".")[2].isdecimal():
+                socket.inet_pton(socket.AF_INET, host)
+    except (OSError, ValueError):
+        is_meant = False
+    if is_meant:
+        return host
+    raise _malformed(
+        url,
+        "the host is no name and no address",
+        "Write it as in redis://cache:6379, redis://10.0.0.7:6379 or redis://[::1]:6379",
+    )
+
+
+def _socket(url: str, path: str) -> str:
+    decoded = _decode(url, path)
+    if "\0" in decoded:
+        raise _malformed(url, "the socket's path holds a NUL byte", "Remove %00")
+    return decoded
+
+
+def _decode(url: str, text: str) -> str:
+    """Return a part without its percent-encoding; raise SettingsError if that is not UTF-8."""
+    try:
+        return unquote(text, errors="strict")
+    except UnicodeDecodeError:
+        raise _malformed(url, "what is percent-encoded is not UTF-8", "Encode it anew") from None
 
 
 def _check_kind(url: str, kind: str, hosts: tuple[tuple[str, int], ...]) -> None:
@@ -401,9 +445,13 @@ def _sentinels(
 
 
 def _options(url: str, query: str, *, scheme: str, kind: str) -> dict[str, str]:
-    pairs = (part.partition("=") for part in query.split("&") if part)
-    # A plus sign stays a plus sign: in passwords it is more common than a space.
-    options = {name: unquote(value) for name, _, value in pairs}
+    options: dict[str, str] = {}
+    for part in filter(None, query.split("&")):
+        name, _, value = part.partition("=")
+        if name in options and name in (*OPTIONS, *SENTINEL_OPTIONS, *TLS_OPTIONS):
+            raise _refusal(url, f"{name} is given twice", f"Leave out one {name}=")
+        # A plus sign stays a plus sign: in passwords it is more common than a space.
+        options[name] = _decode(url, value)
     own = SENTINEL_OPTIONS if kind == "sentinel" else ()
     known = (*OPTIONS, *own, *TLS_OPTIONS)
     for name in options:
@@ -438,15 +486,37 @@ def _tls(url: str, options: dict[str, str]) -> Tls:
     )
 
 
-def _malformed(url: str) -> SettingsError:
+def _malformed(url: str, reason: str, cure: str) -> SettingsError:
     # Without an @ nobody can tell where a password ends, so hide everything.
     shown = url if "@" in url else re.sub(r"(?s)(://|^).*", r"\1***", url, count=1)
-    return _refusal(
-        shown,
-        "the URL is malformed",
-        "Name the host, and percent-encode what is special in a password: / is %2F, # is %23, "
-        "? is %3F, @ is %40",
-    )
+    return _refusal(shown, reason, cure)
+
+
+def _wrong_part(url: str) -> tuple[str, str]:
+    """Return what is wrong with a malformed URL, and a cure."""
+    scheme, _, rest = url.partition("://")
+    ahead, _, behind = rest.partition("/")
+    hosts = ahead.partition("?")[0].rpartition("@")[2].split(",")
+    found = {
+        ("the scheme is unknown", f"There are {', '.join(SCHEMES)}"): (
+            f"{scheme}://" not in SCHEMES or "://" not in url
+        ),
+        ("it is not UTF-8", "Write it anew"): NO_TEXT.search(url),
+        ("it holds a #", ENCODE): "#" in rest,
+        ("the socket's path is missing", "Write it as in unix:///run/redis.sock"): scheme == "unix",
+        ("a / or ? stands before the @", ENCODE): (
+            "@" in behind or "?" in ahead.rpartition("@")[0]
+        ),
+        ("a space stands in the host or port", "Remove it"): re.search(r"\s", "".join(hosts)),
+        ("the host is malformed", f"An IPv6 address stands in brackets: {scheme}://[::1]"): any(
+            host.count(":") > 1 or "[" in host or "]" in host for host in hosts
+        ),
+        ("the host is missing", f"Name it, as in {scheme}://cache:6379. {ENCODE}"): any(
+            not host.partition(":")[0] for host in hosts
+        ),
+        ("the port is no number", f"Write 6379, or leave it out. {ENCODE}"): True,
+    }
+    return next(part for part, is_wrong in found.items() if is_wrong)
 
 
 def _refusal(url: str, reason: str, cure: str) -> SettingsError:

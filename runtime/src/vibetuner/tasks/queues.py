@@ -12,7 +12,15 @@ from typing import Any
 
 from vibetuner.errors import CommandError, suggest
 
-__all__ = ["USUAL", "ReadOrder", "check_queue", "declared_queue", "default_queue", "set_queue"]
+__all__ = [
+    "USUAL",
+    "ReadOrder",
+    "check_queue",
+    "declared_queue",
+    "default_queue",
+    "set_queue",
+    "start_reader",
+]
 
 #: The queues of a project that declares none, as in streaq.
 USUAL = ("normal",)
@@ -53,6 +61,25 @@ def check_queue(queue: object) -> str:
 def suggest_queue(name: object, queues: Collection[str]) -> str:
     """Return the hint for an unknown queue's name."""
     return suggest(name, queues, f"Take one of {', '.join(queues)}", "{!r}")
+
+
+def start_reader(name: str, queues: Collection[str], worker: str) -> str:
+    """Return the cure for a queue that no live worker reads.
+
+    Args:
+        name: the queue.
+        queues: those that tune.py declares; empty if that is unknown.
+        worker: the command that starts a worker.
+
+    >>> start_reader("bulk", ["default"], "vibetuner run prod worker")
+    'declare it again until it is empty: add it to queues=[...] in tune.py, and restart a worker'
+    """
+    if queues and name not in queues:
+        return (
+            "declare it again until it is empty: add it to queues=[...] in tune.py, and restart a "
+            "worker"
+        )
+    return f"start one that does:  {worker} --queues {name}"
 
 
 @dataclass(slots=True)

@@ -453,8 +453,23 @@ class TaskWorker(Worker[Any]):
             NotConfigured: REDIS_URL is empty.
             ServiceUnavailable: the queue is not open here, or Redis does not answer.
         """
+        keys, call = self.client.keys, self.client.functions.connection.call
+        # The result is asked for last, so that a task which ends meanwhile is not missed.
         async with self.client.answering():
-            return await super().status_by_id(task_id)
+            exists, waits, runs, *delayed, has_ended = await asyncio.gather(
+                call("EXISTS", keys.data(task_id)),
+                call("EXISTS", keys.dependencies(task_id)),
+                call("SISMEMBER", keys.running, task_id),
+                *(call("ZSCORE", keys.delayed(name), task_id) for name in self.priorities),
+                call("EXISTS", keys.result(task_id)),
+            )
+        if has_ended:
+            return State.DONE
+        if runs:
+            return State.RUNNING
+        if waits or any(score is not None for score in delayed):
+            return State.SCHEDULED
+        return State.QUEUED if exists else State.NOT_FOUND
 
     def enqueue_from_thread(self, call: Task[P, R]) -> Task[P, R]:
         """Enqueue a call in the loop that has the connection, or in a new one."""

@@ -255,6 +255,9 @@ async def test_wrong_addresses_are_answered_in_words(client: AsyncClient):
         answer = await client.get(f"{HOME}/list?{query}")
         assert answer.status_code == 400, query
         assert 'role="alert"' in answer.text
+    for cursor in ("18446744073709551616-0", "%D9%A1-%D9%A1"):  # Redis refuses them as ids
+        answer = await client.get(f"{HOME}/dead?after={cursor}")
+        assert answer.status_code == 409, cursor
     assert (await client.get(f"{HOME}/task/nobody")).status_code == 404
     assert (await client.get(f"{HOME}/dead/job/nobody")).status_code == 404
     assert (await client.get(f"{HOME}/debug.css")).headers["content-type"].startswith("text/css")

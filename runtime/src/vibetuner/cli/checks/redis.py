@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from importlib.resources import files
 from typing import Any
 
@@ -10,7 +11,8 @@ from coredis.exceptions import RedisError
 
 from vibetuner.cli.checks.finding import Finding, Level
 from vibetuner.config import Settings
-from vibetuner.errors import first_line
+from vibetuner.errors import VibetunerError, first_line
+from vibetuner.loader import load_project
 from vibetuner.project import ProjectInfo, code_digest, worker_command
 from vibetuner.redis.client import make_client, ungrouped
 from vibetuner.redis.keys import JournalKeys, Keys
@@ -20,7 +22,7 @@ from vibetuner.tasks.inspect.line import find_stuck_lines
 from vibetuner.tasks.inspect.model import WorkerView
 from vibetuner.tasks.inspect.queue import read_workers
 from vibetuner.tasks.inspect.unreadable import count_unreadable, misused_keys
-from vibetuner.tasks.queues import USUAL
+from vibetuner.tasks.queues import USUAL, start_reader
 
 __all__ = [
     "check_lines",
@@ -68,7 +70,9 @@ async def check_redis(settings: Settings, project: ProjectInfo) -> list[Finding]
     return [
         *found,
         *judge_workers(workers, code_digest(project), settings, in_production=in_production),
-        *judge_queues(sizes, workers, settings, in_production=in_production),
+        *judge_queues(
+            sizes, workers, settings, in_production=in_production, declared=_declared_queues()
+        ),
         *lines,
     ]
 
@@ -216,7 +220,12 @@ def judge_workers(
 
 
 def judge_queues(
-    sizes: dict[str, int], workers: list[WorkerView], settings: Settings, *, in_production: bool
+    sizes: dict[str, int],
+    workers: list[WorkerView],
+    settings: Settings,
+    *,
+    in_production: bool,
+    declared: Collection[str] = (),
 ) -> list[Finding]:
     """Report queues with tasks that no live worker reads.
 
@@ -225,6 +234,7 @@ def judge_queues(
         workers: the workers that have sent heartbeats.
         settings: the process's settings.
         in_production: whether such a queue is an error.
+        declared: the queues that tune.py declares; empty if it can't be read.
     """
     grave: Level = "error" if in_production else "warning"
     read = {name for view in workers if view.is_live for name in view.beat.queues}
@@ -235,11 +245,18 @@ def judge_queues(
             "queues",
             f"no live worker reads the queue {name}, which holds {size} "
             f"{'task' if size == 1 else 'tasks'}",
-            f"start one that does:  {start} --queues {name}",
+            start_reader(name, declared, start),
         )
         for name, size in sizes.items()
         if read and size and name not in read
     ]
+
+
+def _declared_queues() -> list[str]:
+    try:
+        return list(load_project().queues)
+    except VibetunerError:  # the doctor reports it elsewhere
+        return []
 
 
 def _mb(size: int) -> int:

@@ -59,7 +59,7 @@ local function move_once(prefix, task, new)
   local once = key and prefix .. ':task:once:' .. key
   local known = once and redis.call('get', once)
   if known and known:sub(1, #task + 1) == task .. ' ' then
-    local left = redis.call('pttl', once)
+    local left = math.max(1, redis.call('pttl', once))  -- 0 in its last millisecond
     redis.call('set', once, new .. known:sub(#task + 1), 'px', left)
     redis.call('set', prefix .. ':task:keyed:' .. new, key, 'px', left)
     redis.call('del', keyed)

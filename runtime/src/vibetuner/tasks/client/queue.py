@@ -305,8 +305,12 @@ class QueueClient:
             return not data["s"] and isinstance(data["r"], StreaqCancelled), None
 
     async def _abort(self, worker: Worker[Any], task_id: str) -> list[bytes]:
-        keys = self.keys
-        stored = await self.functions.connection.call("GET", keys.data(task_id))
+        keys, call = self.keys, self.functions.connection.call
+        # It may be in a queue that tune.py no longer declares.
+        stored, noted = await asyncio.gather(
+            call("GET", keys.data(task_id)), call("ZRANGE", keys.journal.queues, 0, -1)
+        )
+        queues = dict.fromkeys([*worker.priorities, *(name.decode() for name in noted)])
         try:
             data = self.codec.load(stored, Kind.CALL, task_id) if stored else {}
         except StreaqError:
@@ -334,7 +338,7 @@ class QueueClient:
             (keys.queue, keys.letters, keys.letter_places, keys.prefix),
             [
                 GROUP, task_id, result, lifetime, name, dump_record(entry), data.get("O") or "",
-                keys.lock(name), *worker.priorities,
+                keys.lock(name), *queues,
             ],
         )  # fmt: skip
         return answer

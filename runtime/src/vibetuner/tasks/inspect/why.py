@@ -15,6 +15,7 @@ from vibetuner.tasks.inspect.line import holder_of, is_stranded
 from vibetuner.tasks.inspect.model import ENDED, Row, State, WorkerView
 from vibetuner.tasks.inspect.outbox import find_in_outbox, read_outbox
 from vibetuner.tasks.inspect.queue import Queue, now_ms
+from vibetuner.tasks.queues import start_reader
 from vibetuner.tasks.retry import policy_of
 from vibetuner.timing import duration
 
@@ -231,7 +232,7 @@ async def _unread(queue: Queue, row: Row, live: list[WorkerView]) -> Reason | No
         return None
     return Reason(
         f"It is in the queue {name}, which no live worker reads",
-        f"start one that does:  {_start()} --queues {name}",
+        start_reader(name, queue.worker.known_queues, _start()),
     )
 
 

@@ -85,7 +85,7 @@ class StreamStore:
 
     async def page(self, filters: Filters, *, limit: int, after: str | None) -> Page:
         """As :meth:`Store.page`; a page's end is its last entry's id."""
-        if after is not None and not re.fullmatch(r"\d+-\d+", after):
+        if after is not None and not re.fullmatch(r"[0-9]{1,19}-[0-9]{1,19}", after):
             raise bad_end(after)
         found, following = await search_letters(
             self._redis, self._prefix, filters, limit=limit, before=after
