@@ -44,25 +44,6 @@ async def test_a_database_and_a_user_that_do_not_exist(postgres: str):
         await assert_refused(wrong.render_as_string(hide_password=False), reason)
 
 
-@pytest.mark.parametrize(
-    ("statement", "reason"),
-    [
-        ("SELECT 1 FROM orders", 'relation "orders" does not exist'),
-        ("SELECT city FROM pg_class", 'column "city" does not exist'),
-    ],
-)
-async def test_a_table_or_column_that_no_migration_made(postgres: str, statement: str, reason: str):
-    """The example's pages answered 500 before `vibetuner db upgrade` was run."""
-    async with open_sql(Settings(database_url=postgres)), open_session() as session:
-        with pytest.raises(ServiceUnavailable) as raised:
-            await session.exec(text(statement))
-        await session.rollback()
-        assert (await session.exec(text("SELECT 1"))).one()[0] == 1
-    assert str(raised.value) == (
-        f"The SQL database is behind the models: {reason}. Run:  vibetuner db upgrade"
-    )
-
-
 async def test_a_connection_that_is_lost_in_a_statement(postgres: str):
     """Wrong SQL and a cancellation keep their errors."""
     async with open_sql(Settings(database_url=postgres)):

@@ -140,3 +140,31 @@ def test_without_expire_there_is_no_limit_but_the_ten_years(fresh: None):
 
     waiting = patient.enqueue().start(delay=timedelta(days=3000))
     assert check_enqueue(waiting, NAMES) is None
+
+
+@pytest.mark.parametrize(
+    "task_id",
+    [
+        pytest.param("", id="empty"),
+        pytest.param("~report", id="the mark of a dependency that may fail"),
+        pytest.param("a\nb", id="a line feed"),
+        pytest.param("a\0b", id="NUL"),
+        pytest.param("\ud800", id="a lone surrogate"),
+        pytest.param("a" * 499 + "-b", id="501 characters"),
+    ],
+)
+def test_an_id_that_cannot_be_stored_is_refused(task: Any, task_id: str):
+    """It is stored in keys, and printed in commands that cure something."""
+    call = task.enqueue()
+    call.id = task_id
+    with pytest.raises(TaskError, match=r"mail: an id takes 1 to 500 printable characters"):
+        check_enqueue(call, NAMES)
+
+
+def test_other_ids_are_taken(task: Any):
+    """As long as they can be printed."""
+    call = task.enqueue()
+    for task_id in ("order:7", "größe 2", "a" * 500, "-"):
+        call.id = task_id
+        check_enqueue(call, NAMES)
+        assert call.id == task_id

@@ -41,9 +41,6 @@ __all__ = ["finish", "make_engine", "unreachable"]
 
 T = TypeVar("T")
 
-# PostgreSQL's codes for a table and a column that don't exist.
-MISSING = {"42P01", "42703"}
-
 # Longer than SQLite waits for a lock, and shorter than a cancelled task may clean up.
 PATIENCE = 8.0
 
@@ -234,7 +231,7 @@ def _shield(engine: AsyncEngine) -> None:
 
 
 def _name_outages(engine: AsyncEngine, settings: Settings) -> None:
-    """Raise ServiceUnavailable if a server can't be reached, is lost, or lacks a table or column.
+    """Raise ServiceUnavailable if a server can't be reached, refuses, or is lost in a statement.
 
     asyncpg raises an OSError for the first, which SQLAlchemy passes on, and no OperationalError
     for the others.
@@ -255,11 +252,6 @@ def _name_outages(engine: AsyncEngine, settings: Settings) -> None:
         # SQLAlchemy counts a cancellation as a disconnect.
         if is_lost and isinstance(error, Exception):
             return ServiceUnavailable(unreachable(settings, error))
-        if getattr(error, "sqlstate", None) in MISSING:
-            reason = first_line(error).rpartition(">: ")[2]
-            return ServiceUnavailable(
-                f"The SQL database is behind the models: {reason}. Run:  vibetuner db upgrade"
-            )
         return None
 
     engine.dialect.connect = reach  # type: ignore[method-assign]

@@ -24,6 +24,7 @@ EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 DURATIONS = {
     "expire": False, "timeout": False, "ttl": True, "max_schedule_drift": True, "backoff_max": True,
 }  # fmt: skip
+LONGEST_ID = 500
 SWITCHES = ("silent", "retry_timeouts")
 # The server counts in milliseconds; to it, anything shorter is 0, which can mean for ever.
 SHORTEST_SECONDS = 0.001
@@ -72,10 +73,13 @@ def check_enqueue(task: Task[Any, Any], priorities: Sequence[str]) -> None:
         priorities: the project's queues.
 
     Raises:
-        TaskError: the project does not declare the queue; the delay or schedule is invalid, before
-            1970 or over ten years away; or it lies after the task's expiry.
+        TaskError: the id can't be stored; the project does not declare the queue; the delay or
+            schedule is invalid, before 1970 or over ten years away; or it lies after the task's
+            expiry.
     """
     name = task.parent.fn_name
+    if not task.id.isalnum():  # those that enqueue() makes are
+        _check_id(name, task.id)
     queue = task.priority or getattr(task.parent, "queue", "")
     if not queue:
         queue = priorities[0] if len(priorities) == 1 else default_queue(priorities)
@@ -95,6 +99,14 @@ def check_enqueue(task: Task[Any, Any], priorities: Sequence[str]) -> None:
         raise TaskError(
             f"{name} expires after {expire.total_seconds():g} s, and would be gone when it is due "
             f"in {wait.total_seconds():.0f} s. Raise expire=, or wait less"
+        )
+
+
+def _check_id(name: str, task_id: str) -> None:
+    if not task_id or len(task_id) > LONGEST_ID or not task_id.isprintable() or task_id[0] == "~":
+        raise TaskError(
+            f"{name}: an id takes 1 to {LONGEST_ID} printable characters, the first of them no ~, "
+            f"not {task_id[:60]!r}"
         )
 
 
