@@ -100,7 +100,7 @@ async def test_a_worker_names_the_ends_it_could_not_record(
     assert (code, seconds < STOP_SECONDS + 1) == (1, True), worker.output
     said = [line for line in worker.output.splitlines() if "were not recorded" in line]
     assert len(said) == 1
-    assert "the ends of 1 tasks were not recorded: work" in said[0]
+    assert "the ends of 1 task were not recorded: work" in said[0]
     assert f"({end})" in said[0]
 
 

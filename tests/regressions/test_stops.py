@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -32,9 +33,10 @@ def workshop(servers: Any, tmp_path: Path) -> Workshop:
 
 def signal_twice(worker: Command) -> None:
     """As a process manager that signals the group, and `uv run` that forwards what it gets."""
-    for _ in range(2):
+    os.kill(worker.process.pid, signal.SIGTERM)
+    time.sleep(0.02)
+    with suppress(ProcessLookupError):  # without a grace period it may be gone by now
         os.kill(worker.process.pid, signal.SIGTERM)
-        time.sleep(0.02)
 
 
 async def exit_code_of_the_group(
