@@ -39,11 +39,11 @@ async def test_the_walk_is_as_short_as_the_page_says(worker: TaskWorker, running
         with stops() as idle:
             await asyncio.sleep(1.5)
         bucket.cache_clear()  # what it knows by now is no stop
+        redis, places = worker.redis, worker.client.keys.letter_places
         with stops() as made:
             task = await fails.enqueue()
             await eventually(lambda: worker.counters["failed"] == 2)
-            places = worker.client.keys.letter_places
-            await eventually(lambda: worker.redis.hexists(places, task.id))
+            await eventually(lambda: redis.hexists(places, task.id))
 
     made_until = list(made)[: list(made).index(LAST) + 1]
     walk = {stop for stop in made_until if stop not in idle and not stop.startswith("redis.")}
