@@ -172,8 +172,8 @@ def end(code: int, libraries: set[str]) -> None:
     except (OSError, ValueError):
         sys.exit(code)  # the interpreter meets the same error, and reports it
     # coverage.py writes its figures in os._exit().
-    names = [one for one in sys.modules if one not in libraries and not one.startswith("coverage")]
-    own = [weakref.ref(sys.modules.pop(name)) for name in names]
+    going = [one for one in sys.modules if one not in libraries and not one.startswith("coverage")]
+    own = [weakref.ref(sys.modules.pop(name)) for name in going]
     gc.collect()
     for reference in reversed(own):
         if module := reference():  # a library refers to it

@@ -42,6 +42,11 @@ class ProjectInfo:
     description: str
     root: Path
 
+    @property
+    def migrations(self) -> Path:
+        """The folder of the SQL migrations, which need not exist."""
+        return self.root / "src" / self.package / "migrations"
+
 
 def find_root() -> Path | None:
     """Return the nearest folder, going up, that has a ``pyproject.toml`` and a ``tune.py``."""

@@ -24,7 +24,7 @@ async def make_schema(*, warn: bool = True) -> None:
     """
     settings, app, project = get_settings(), load_project(), project_info()
     # Without models, the last migration may still have tables to drop.
-    versions = (project.root / "src" / project.package / "migrations" / "versions").glob("*.py")
+    versions = (project.migrations / "versions").glob("*.py")
     if not (settings.database_url and (app.sql_models or any(versions))):
         return
     from vibetuner.resources.schema import find_differences, has_migrations, shorten

@@ -62,8 +62,8 @@ class Migrations:
             stdout=StringIO(),  # the lines to print are in `applied`
             cmd_opts=Namespace(quiet=True),
         )
-        folder = project.root / "src" / project.package / "migrations"
-        self._config.set_main_option("script_location", str(folder).replace("%", "%%"))
+        folder = str(project.migrations).replace("%", "%%")
+        self._config.set_main_option("script_location", folder)
         self._config.attributes["applied"] = self.applied = list[str]()
         self._scripts = ScriptDirectory.from_config(self._config)
 

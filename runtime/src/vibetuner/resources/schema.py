@@ -86,7 +86,7 @@ def shorten(differences: Sequence[str]) -> str:
 
 def has_migrations(project: ProjectInfo) -> bool:
     """Return whether the project has an Alembic environment."""
-    return (project.root / "src" / project.package / "migrations" / "env.py").is_file()
+    return (project.migrations / "env.py").is_file()
 
 
 def _differences(connection: Connection, tables: Sequence[Table]) -> Iterator[str]:

@@ -16,7 +16,7 @@ from contextlib import (
 from contextvars import ContextVar
 from dataclasses import replace
 from datetime import datetime, timedelta
-from functools import cache
+from functools import cache, partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, cast, overload
 
@@ -227,21 +227,18 @@ class TaskWorker(Worker[Any]):
 
         def task(self, function=None, **options):  # noqa: ANN001, ANN003, ANN201
             """Like streaq's ``task``; fills in parameters with ``WorkerDepends()``."""
-            check_options(**options)
-            queue = options.pop("queue", None)
-            register = super().task(**options)
-
-            def define(function):  # noqa: ANN001, ANN202
-                return _defined(queue, register(self._checked(function, options)))
-
-            return define if function is None else define(function)
+            decorate = self._decorator(super().task, options)
+            return decorate if function is None else decorate(function)
 
         def cron(self, tab, **options):  # noqa: ANN001, ANN003, ANN201
             """Like streaq's ``cron``; fills in parameters with ``WorkerDepends()``."""
             check_crontab(tab)
+            return self._decorator(partial(super().cron, tab), options)
+
+        def _decorator(self, make, options):  # noqa: ANN001, ANN202
             check_options(**options)
             queue = options.pop("queue", None)
-            register = super().cron(tab, **options)
+            register = make(**options)
             return lambda function: _defined(queue, register(self._checked(function, options)))
 
         @property

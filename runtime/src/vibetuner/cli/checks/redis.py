@@ -11,7 +11,7 @@ from coredis.exceptions import RedisError
 
 from vibetuner.cli.checks.finding import Finding, Level
 from vibetuner.config import Settings
-from vibetuner.errors import VibetunerError, first_line
+from vibetuner.errors import VibetunerError, counted, first_line
 from vibetuner.loader import load_project
 from vibetuner.project import ProjectInfo, code_digest, worker_command
 from vibetuner.redis.client import make_client, ungrouped
@@ -243,8 +243,7 @@ def judge_queues(
         Finding(
             grave,
             "queues",
-            f"no live worker reads the queue {name}, which holds {size} "
-            f"{'task' if size == 1 else 'tasks'}",
+            f"no live worker reads the queue {name}, which holds {counted(size, 'task')}",
             start_reader(name, declared, start),
         )
         for name, size in sizes.items()
