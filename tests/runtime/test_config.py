@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ByteSize
 
-from vibetuner.config import Settings, get_settings, mask_url, using_settings
+from vibetuner.config import Settings, _load_settings, get_settings, mask_url, using_settings
 from vibetuner.errors import SettingsError
 
 
@@ -248,6 +248,34 @@ def test_an_empty_variable_lets_the_file_speak(
     monkeypatch.setenv("SECRET_KEY", "")
 
     assert "from a file" in repr(get_settings().secret_key.get_secret_value())
+
+
+def test_a_secret_that_lies_outside_of_its_folder_is_refused(
+    stand_in, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """A link inside the folder is Kubernetes' way; one to elsewhere may be anybody's."""
+    stand_in()
+    folder, elsewhere = tmp_path / "secrets", tmp_path / "elsewhere"
+    (folder / "..data").mkdir(parents=True)
+    (folder / "..data" / "mail_from").write_text("inside@example.com")
+    (folder / "mail_from").symlink_to(folder / "..data" / "mail_from")
+    monkeypatch.setenv("SECRETS_DIR", str(folder))
+    assert get_settings().mail_from == "inside@example.com"
+
+    elsewhere.write_text("outside@example.com")
+    (folder / "mail_from").unlink()
+    (folder / "mail_from").symlink_to(elsewhere)
+    _load_settings.cache_clear()
+    with pytest.raises(SettingsError, match=r"mail_from is a link to .*elsewhere, outside"):
+        get_settings()
+
+
+def test_a_line_of_env_may_refer_to_a_variable(stand_in, monkeypatch: pytest.MonkeyPatch):
+    """As in a shell, and as in other programs that read the file."""
+    monkeypatch.setenv("CACHE_HOST", "cache.internal")
+    stand_in(env="REDIS_URL=redis://${CACHE_HOST}:6379\n")
+
+    assert get_settings().redis_url == "redis://cache.internal:6379"
 
 
 @pytest.mark.parametrize(

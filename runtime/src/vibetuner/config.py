@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -12,10 +12,18 @@ from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import ByteSize, Field, SecretStr, ValidationError, field_validator, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import (
+    BaseModel,
+    ByteSize,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
-from vibetuner.env_file import check_env_file, find_value, mask_url
+from vibetuner.env_file import check_env_file, find_value, mask_url, read_env_file
 from vibetuner.errors import SettingsError
 from vibetuner.project import (
     ProjectInfo,
@@ -25,7 +33,7 @@ from vibetuner.project import (
     project_info,
     project_root,
 )
-from vibetuner.secret_files import check_secrets, find_secret, secrets_dir
+from vibetuner.secret_files import find_secret, read_secrets
 from vibetuner.state import Slot
 
 __all__ = [
@@ -54,16 +62,15 @@ class Expected:
     text: str
 
 
-class Settings(BaseSettings):
+class Settings(BaseModel):
     """Typed settings, from the environment, `.env`, or files in /run/secrets.
 
     A variable overrides `.env`, and `.env` overrides a secret's file, which is named after the
-    setting.
+    setting. An empty variable counts as not set.
     """
 
-    model_config = SettingsConfigDict(
-        env_ignore_empty=True, extra="ignore", frozen=True, hide_input_in_errors=True
-    )
+    # pydantic-settings reads the same, and importing it is a tenth of a worker's start.
+    model_config = ConfigDict(extra="ignore", frozen=True, hide_input_in_errors=True)
 
     environment: Annotated[
         Literal["development", "test", "production"],
@@ -209,6 +216,10 @@ class Settings(BaseSettings):
         None, description="Sender of outgoing mail"
     )
 
+    def __init__(self, **values: Any) -> None:
+        """Read the environment; ``values`` override it."""
+        super().__init__(**(_known(os.environ) | values))
+
     @field_validator("redis_url")
     @classmethod
     def _redis_scheme(cls, value: str | None) -> str | None:
@@ -332,11 +343,17 @@ def using_settings(settings: Settings) -> Iterator[Settings]:
 def _load_settings() -> Settings:
     env_file = (find_root() or Path.cwd()) / ".env"
     check_env_file(env_file)
-    check_secrets(Settings.model_fields)
+    stored = read_secrets(Settings.model_fields) | _known(read_env_file(env_file))
     try:
-        return Settings(_env_file=env_file, _secrets_dir=secrets_dir())
+        return Settings(**(stored | _known(os.environ)))
     except ValidationError as error:
         raise SettingsError(_explain(error, env_file)) from None
+
+
+def _known(variables: Mapping[str, str | None]) -> dict[str, Any]:
+    """Return the variables that are settings and not empty, by the settings' names."""
+    lowered = ((name.lower(), value) for name, value in variables.items() if value)
+    return {name: value for name, value in lowered if name in Settings.model_fields}
 
 
 def _explain(error: ValidationError, env_file: Path) -> str:

@@ -6,11 +6,12 @@ import re
 from io import StringIO
 from pathlib import Path
 
+from dotenv import dotenv_values
 from dotenv.parser import parse_stream
 
 from vibetuner.errors import SettingsError
 
-__all__ = ["check_env_file", "find_value", "mask_url"]
+__all__ = ["check_env_file", "find_value", "mask_url", "read_env_file"]
 
 
 def check_env_file(path: Path) -> None:
@@ -34,6 +35,11 @@ def check_env_file(path: Path) -> None:
                 f"{path}:{binding.original.line}: not a NAME=value line. Quote the value, or start "
                 "the line with # to make it a comment"
             )
+
+
+def read_env_file(path: Path) -> dict[str, str | None]:
+    """Return the variables of a file, with each ``${NAME}`` replaced; none if there is no file."""
+    return dotenv_values(path, encoding="utf-8") if path.exists() else {}
 
 
 def find_value(path: Path, name: str) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from vibetuner.errors import SettingsError
 
-__all__ = ["check_secrets", "find_secret", "secrets_dir"]
+__all__ = ["find_secret", "read_secrets", "secrets_dir"]
 
 # Docker's folder; SECRETS_DIR names another.
 DEFAULT_DIR = "/run/secrets"
@@ -27,14 +27,28 @@ def find_secret(name: str) -> Path | None:
     return next((file for file in files if file.name.lower() == name.lower()), None)
 
 
-def check_secrets(names: Iterable[str]) -> None:
-    """Raise SettingsError, which names the file, if the secret of a setting can't be read."""
-    for path in filter(None, map(find_secret, names)):
-        try:
-            path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
-            raise SettingsError(
-                f"{path} can't be read ({reason}). Make it UTF-8 text that this process's user may "
-                "read"
-            ) from None
+def read_secrets(names: Iterable[str]) -> dict[str, str]:
+    """Return the settings that files hold.
+
+    Raises:
+        SettingsError: a file can't be read, or is a link to outside of the folder; the message
+            names it.
+    """
+    return {name: _read(path) for name in names if (path := find_secret(name))}
+
+
+def _read(path: Path) -> str:
+    try:
+        text = path.read_text(encoding="utf-8").strip()
+        is_inside = path.parent.resolve() in path.resolve().parents
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
+        raise SettingsError(
+            f"{path} can't be read ({reason}). Make it UTF-8 text that this process's user may read"
+        ) from None
+    if not is_inside:
+        raise SettingsError(
+            f"{path} is a link to {path.resolve()}, outside of the folder of secrets. Put the file "
+            "itself there"
+        )
+    return text

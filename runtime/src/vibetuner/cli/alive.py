@@ -98,19 +98,17 @@ def _settings() -> tuple[str, str, str]:
     from vibetuner.errors import NotConfigured
     from vibetuner.project import find_root, key_prefix
     from vibetuner.redis import REDIS_MISSING
-    from vibetuner.secret_files import check_secrets, find_secret
+    from vibetuner.secret_files import read_secrets
 
     root = find_root()
     env_file = (root or Path.cwd()) / ".env"
     check_env_file(env_file)
     names = ("redis_url", "redis_key_prefix", "environment")
-    check_secrets(names)
+    secrets = read_secrets(names)
     variables = {name.lower(): value for name, value in os.environ.items() if value}
 
     def find(name: str) -> str | None:
-        secret = find_secret(name)
-        in_secret = secret.read_text(encoding="utf-8").strip() if secret else None
-        return variables.get(name) or find_value(env_file, name) or in_secret
+        return variables.get(name) or find_value(env_file, name) or secrets.get(name)
 
     url, prefix, environment = map(find, names)
     if url == "embedded":
