@@ -138,6 +138,51 @@ def test_a_command_loads_no_more_than_it_needs(
     assert not loaded & without
 
 
+JOB = """
+    from vibetuner.tasks.robust import robust_task
+
+
+    @robust_task()
+    async def add() -> None: ...
+"""
+JOB_TUNE = """
+    from shop.jobs import add
+    from vibetuner import VibetunerApp
+
+    app = VibetunerApp(tasks=[add])
+"""
+
+
+def test_a_worker_with_only_redis_loads_no_more_than_it_needs(
+    tmp_path: Path, environment: dict[str, str]
+):
+    """Each megabyte and each tenth of a second is paid by every worker of every project."""
+    folder = write_project(tmp_path / "shop", {"jobs.py": JOB}, tune=JOB_TUNE)
+    code = (
+        "import atexit, sys\nsys.argv = ['vibetuner', 'run', 'prod', 'worker']\n"
+        "atexit.register(lambda: print('loaded:', *sys.modules))\n"
+        "from vibetuner.__main__ import main\nmain()\n"
+    )
+    nowhere = {
+        "REDIS_URL": "redis://127.0.0.1:1",
+        "SECRET_KEY": "of a worker that is only started" * 2,
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, check=False,
+        env={**environment, **nowhere, "PYTHONPATH": "src"},
+    )  # fmt: skip
+    modules = done.stdout.rpartition("loaded: ")[2].split()
+    loaded = {name.partition(".")[0] for name in modules}
+
+    assert "can't be reached" in done.stderr or "can't be used" in done.stderr
+    assert {"shop", "coredis", "streaq"} <= loaded
+    assert not loaded & {
+        "aiosmtplib", "aiosqlite", "alembic", "beanie", "beartype", "fastapi", "httpx2", "jinja2",
+        "multiprocessing", "pydantic_settings", "pymongo", "rich", "sqlalchemy", "sqlmodel",
+        "starlette", "typer", "uvicorn", "watchfiles",
+    }  # fmt: skip
+
+
 def test_the_doctor_names_each_fault_and_its_cure(tmp_path: Path, environment: dict[str, str]):
     """Tasks that tune.py does not list, weak secrets, production with DEBUG, a dead service."""
     tune = re.sub(r"tasks=\[add, ", "tasks=[add, add, ", SHOP_TUNE).replace(", which_process]", "]")

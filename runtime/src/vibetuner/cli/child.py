@@ -13,7 +13,7 @@ import threading
 import time
 
 from vibetuner.cli.complaint import complaining
-from vibetuner.cli.loading import loading
+from vibetuner.cli.loading import import_coredis, loading
 from vibetuner.cli.ports import raise_open_files
 from vibetuner.config import get_settings
 from vibetuner.loader import Terminating
@@ -44,6 +44,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 def _serve_frontend(options: argparse.Namespace) -> None:
     with loading():
+        import_coredis()
         from vibetuner.cli.web import serve_frontend
 
     with socket.socket(fileno=options.fd) as listener:
@@ -51,7 +52,9 @@ def _serve_frontend(options: argparse.Namespace) -> None:
 
 
 def _serve_monitor(options: argparse.Namespace) -> None:
-    from vibetuner.cli.monitor_web import serve_monitor
+    with loading():
+        import_coredis()
+        from vibetuner.cli.monitor_web import serve_monitor
 
     with socket.socket(fileno=options.fd) as listener:
         serve_monitor(listener, host=options.host, worker_id=options.worker)
@@ -59,6 +62,7 @@ def _serve_monitor(options: argparse.Namespace) -> None:
 
 def _serve_worker(options: argparse.Namespace) -> None:
     with loading():
+        import_coredis()
         from vibetuner.cli.worker import serve_worker
 
     monitor = (options.host, options.port) if options.port else None
