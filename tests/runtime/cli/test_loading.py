@@ -24,7 +24,7 @@ print(beartype.__file__ is not None, beartype.BeartypeConf.__module__.split(".")
 
 
 def lines_of(before: str = "") -> list[str]:
-    """What a process of its own prints."""
+    """Run the program in a process of its own, and return what it prints."""
     program = PROGRAM.format(before=before)
     return subprocess.run(
         [sys.executable, "-c", program], check=True, capture_output=True, text=True
