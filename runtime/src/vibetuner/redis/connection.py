@@ -45,6 +45,8 @@ BLOCKING = frozenset(
     }
 )  # fmt: skip
 
+#: What RESP3 sends without a command that asks for it, and in answer to SUBSCRIBE and the like.
+PUSH = hiredis.PushNotification
 #: The server's replies when a subscription begins or ends.
 CONFIRMATIONS = frozenset({b"subscribe", b"unsubscribe", b"psubscribe", b"punsubscribe"})
 
@@ -77,7 +79,8 @@ class Connection:
         address: the server, or the Sentinels or Cluster nodes that know it.
         timeout: seconds that the server may be silent, beyond the time that a command blocks for;
             by default :func:`vibetuner.redis.answer_seconds` of this context.
-        on_push: receives the messages of subscriptions.
+        on_push: receives the messages of subscriptions; the connection speaks RESP3 then, in which
+            it can also send other commands.
         on_loss: called when an open connection is lost.
     """
 
@@ -99,7 +102,6 @@ class Connection:
         self._primary: Primary | None = None
         self._unsent: list[bytes] = []
         self._asked: list[asyncio.Future[Any]] = []
-        self._subscribing: list[asyncio.Future[Any]] = []
         self._patience = self._timeout
         self._connecting: asyncio.Task[None] | None = None
         self._closed = False
@@ -122,17 +124,24 @@ class Connection:
         future = self._loop.create_future()
         if command[0] in BLOCKING:
             self._patience = max(self._patience, self._timeout + _blocked(command))
-        self._send(command, future, self._asked)
+        self._append(command, future)
+        if len(self._unsent) == 1:
+            # On an idle connection there is nothing to wait for.
+            is_idle = self._line is not None and self._line.is_idle
+            self._flush() if is_idle else self._loop.call_soon(self._flush)
         return future
 
     def tell(self, verb: str, channel: str) -> asyncio.Future[None]:
         """Send SUBSCRIBE or a similar command; the future ends when the server confirms it.
 
-        The future raises the same errors as that of :meth:`call`. It need not be awaited.
+        It is sent with the other commands of this event loop turn. The future raises the same
+        errors as that of :meth:`call`. It need not be awaited.
         """
         future = self._loop.create_future()
         future.add_done_callback(look_at)
-        self._send((verb, channel), future, self._subscribing)
+        self._append((verb, channel), future)
+        if len(self._unsent) == 1:
+            self._loop.call_soon(self._flush)
         return future
 
     async def connect(self) -> None:
@@ -168,18 +177,11 @@ class Connection:
             await self._primary.unfollow(self)
         self._fail(Disconnected("The connection is closed"))
 
-    def _send(
-        self, command: Command, future: asyncio.Future[Any], asked: list[asyncio.Future[Any]]
-    ) -> None:
+    def _append(self, command: Command, future: asyncio.Future[Any]) -> None:
         if self._closed:
             raise Disconnected("The connection is closed")
-        is_first = not self._unsent
         self._unsent.append(hiredis.pack_command(command))  # type: ignore[arg-type]
-        asked.append(future)
-        if is_first:
-            # On an idle connection there is nothing to wait for.
-            is_idle = self._line is not None and self._line.is_idle
-            self._flush() if is_idle else self._loop.call_soon(self._flush)
+        self._asked.append(future)
 
     def _flush(self) -> None:
         if not self._unsent or self._closed:
@@ -187,9 +189,9 @@ class Connection:
         if self._line is None:
             self._start_connecting()
             return
-        packed, asked, subscribing = b"".join(self._unsent), self._asked, self._subscribing
-        self._unsent, self._asked, self._subscribing = [], [], []
-        self._line.write(packed, asked, subscribing, self._patience)
+        packed, asked = b"".join(self._unsent), self._asked
+        self._unsent, self._asked = [], []
+        self._line.write(packed, asked, self._patience)
         self._patience = self._timeout
 
     def _start_connecting(self) -> asyncio.Task[None]:
@@ -207,10 +209,10 @@ class Connection:
                 address = await self._primary.find()
             async with asyncio.timeout(CONNECT_SECONDS):
                 line = await self._open(address)
-                for greeting in address.greeting():
+                for greeting in address.greeting(resp3=self._on_push is not None):
                     asked = self._loop.create_future()
                     packed = hiredis.pack_command(greeting)  # type: ignore[arg-type]
-                    line.write(packed, [asked], (), self._timeout)
+                    line.write(packed, [asked], self._timeout)
                     address.check(await asked)
             line.on_loss, self._line = self._lost, line
         except (OSError, TimeoutError) as error:
@@ -243,8 +245,7 @@ class Connection:
             self._flush()
 
     def _fail(self, error: BaseException) -> None:
-        asked = [*self._asked, *self._subscribing]
-        self._asked, self._subscribing, self._unsent = [], [], []
+        asked, self._asked, self._unsent = self._asked, [], []
         for future in asked:
             _settle(future, error)
 
@@ -270,7 +271,6 @@ class _Line(asyncio.Protocol):
         self.gone = asyncio.Event()
         self._on_push = on_push
         self._waiting: deque[asyncio.Future[Any]] = deque()
-        self._subscribing: deque[asyncio.Future[Any]] = deque()
         self._loop = asyncio.get_running_loop()
         self._looking: asyncio.TimerHandle | None = None
         self._heard = self._patience = 0.0
@@ -282,22 +282,15 @@ class _Line(asyncio.Protocol):
     @property
     def is_idle(self) -> bool:
         """Return whether no reply is awaited."""
-        return not self._waiting and not self._subscribing
+        return not self._waiting
 
-    def write(
-        self,
-        packed: bytes,
-        asked: Sequence[asyncio.Future[Any]],
-        subscribing: Sequence[asyncio.Future[Any]],
-        patience: float,
-    ) -> None:
+    def write(self, packed: bytes, asked: Sequence[asyncio.Future[Any]], patience: float) -> None:
         if self.is_idle:
             self._heard, self._patience = self._loop.time(), 0.0
         if self._looking is None:
             self._looking = self._loop.call_later(LOOK_SECONDS, self._look)
         self._patience = max(self._patience, patience)
         self._waiting.extend(asked)
-        self._subscribing.extend(subscribing)
         if self._transport is None:
             self.connection_lost(None)
         else:
@@ -362,14 +355,11 @@ class _Line(asyncio.Protocol):
         try:
             reader.feed(data)
             while (reply := reader.gets()) is not False:
-                if waiting:
+                if isinstance(reply, PUSH) and reply[0] not in CONFIRMATIONS:
+                    if self._on_push is not None:
+                        self._on_push(reply)
+                elif waiting:
                     _settle(waiting.popleft(), reply)
-                elif self._subscribing and (
-                    isinstance(reply, Exception) or reply[0] in CONFIRMATIONS
-                ):
-                    _settle(self._subscribing.popleft(), reply)
-                elif self._on_push is not None and not isinstance(reply, Exception):
-                    self._on_push(reply)
         except hiredis.ProtocolError:
             self.close()
         if self._leaving and self.is_idle:
@@ -382,9 +372,8 @@ class _Line(asyncio.Protocol):
             self._looking.cancel()
         reason = f": {first_line(exc)}" if exc else self._reason
         error = Disconnected(f"The connection to Redis was lost{reason}")
-        for queue in (self._waiting, self._subscribing):
-            while queue:
-                _settle(queue.popleft(), error)
+        while self._waiting:
+            _settle(self._waiting.popleft(), error)
         if self.on_loss is not None:
             self.on_loss()
 

@@ -198,20 +198,22 @@ class Address:
         """The Sentinels or nodes that know the primary; None if the URL names the server itself."""
         return self.sentinels or self.cluster
 
-    def greeting(self) -> Iterator[Command]:
+    def greeting(self, *, resp3: bool = False) -> Iterator[Command]:
         """Yield the commands that a new connection begins with; :meth:`check` takes the replies."""
         if self.username or self.password:
             yield ("AUTH", self.username or "default", self.password or "")
         if self.db:
             yield ("SELECT", self.db)
-        if self.guides:
+        if resp3:
+            yield ("HELLO", "3")
+        elif self.guides:
             yield ("HELLO",)
 
     def check(self, reply: Any) -> None:
         """Raise OSError if a server reports that it is no primary, even if guides name it."""
         if isinstance(reply, list):
             reply = dict(zip(reply[::2], reply[1::2], strict=True))
-        if isinstance(reply, dict):
+        if self.guides and isinstance(reply, dict):
             role = _text(reply.get("role") or reply.get(b"role"))
             if role != "master":
                 if self.cluster:

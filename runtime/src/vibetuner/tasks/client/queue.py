@@ -359,7 +359,7 @@ async def open_queue_client(
         await functions.load()
         if address.cluster:  # wait while its slot is being moved
             await functions.call("ping", (keys.guard,), ())
-        async with ResultListener(address, connection) as listener:
+        async with ResultListener(address) as listener:
             client = QueueClient(functions, listener, keys, codec)
             client.durable = Durability(
                 address,

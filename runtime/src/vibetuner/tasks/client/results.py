@@ -28,12 +28,10 @@ class ResultListener:
 
     Args:
         address: the server; connected to at the first wait.
-        commands: the connection for all other commands.
     """
 
-    def __init__(self, address: Address, commands: Connection) -> None:
+    def __init__(self, address: Address) -> None:
         self._connection = Connection(address, on_push=self._hear, on_loss=self._lose)
-        self._commands = commands
         self._waiters: defaultdict[str, dict[Waiter, Hear]] = defaultdict(dict)
         self._confirmed: dict[str, asyncio.Future[None]] = {}
 
@@ -59,13 +57,9 @@ class ResultListener:
         With ``hear``, that gets the messages instead, and the future ends only with a loss.
         """
         await self._connection.connect()
-        waiter: Waiter = asyncio.get_running_loop().create_future()
-        waiters = self._waiters[channel]
-        waiters[waiter] = hear or partial(_answer, waiter)
-        if len(waiters) == 1:
-            self._confirmed[channel] = self._connection.tell("SUBSCRIBE", channel)
+        waiter, confirmed = self._join(channel, hear)
         try:
-            await asyncio.shield(self._confirmed[channel])
+            await asyncio.shield(confirmed)
             if waiter.done():
                 waiter.result()  # raises if the connection was lost first
             yield waiter
@@ -79,9 +73,25 @@ class ResultListener:
             await loss
 
     async def _wait(self, channel: str, key: str) -> bytes:
-        async with self.listening(channel) as message:
-            stored: bytes | None = await self._commands.call("GET", key)
-            return await message if stored is None else stored
+        await self._connection.connect()
+        message, confirmed = self._join(channel)
+        try:
+            # On the same connection, so it is read once the subscription has begun.
+            stored: bytes | None = await self._connection.call("GET", key)
+            if stored is not None:
+                return stored
+            confirmed.result()  # raises if the subscription was refused
+            return await message
+        finally:
+            self._leave(channel, message)
+
+    def _join(self, channel: str, hear: Hear | None = None) -> tuple[Waiter, asyncio.Future[None]]:
+        waiter: Waiter = asyncio.get_running_loop().create_future()
+        waiters = self._waiters[channel]
+        waiters[waiter] = hear or partial(_answer, waiter)
+        if len(waiters) == 1:
+            self._confirmed[channel] = self._connection.tell("SUBSCRIBE", channel)
+        return waiter, self._confirmed[channel]
 
     def _leave(self, channel: str, waiter: Waiter) -> None:
         waiter.cancel()
