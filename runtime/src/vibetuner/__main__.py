@@ -7,8 +7,6 @@ from typing import Any
 
 from vibetuner.cli.plain import read_plainly
 
-__all__ = ["main"]
-
 
 def main() -> None:
     """Run the command; commands that must start fast run without the command-line libraries."""

@@ -18,8 +18,6 @@ if TYPE_CHECKING:
 
     from vibetuner.errors import ErrorContext
 
-__all__ = ["Lifespan", "VibetunerApp"]
-
 Lifespan = Callable[[], AbstractAsyncContextManager[Any]]
 
 

@@ -8,8 +8,6 @@ from crontab import CronTab
 
 from vibetuner.errors import counted
 
-__all__ = ["check_crontab", "find_ambiguity"]
-
 # The names of the fields as in crontab(5), and the values that each takes.
 FIELDS = {
     "minute": "0-59",

@@ -11,8 +11,6 @@ from dotenv.parser import parse_stream
 
 from vibetuner.errors import SettingsError
 
-__all__ = ["check_env_file", "find_value", "mask_url", "read_env_file"]
-
 
 def check_env_file(path: Path) -> None:
     """Raise for a file that can't be read, or a line that is not ``NAME=value``.

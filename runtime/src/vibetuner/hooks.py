@@ -13,8 +13,6 @@ from typing import Any
 
 from vibetuner.logs import log_sparingly
 
-__all__ = ["Hooks"]
-
 logger = logging.getLogger(__name__)
 
 CALL_SECONDS = 30.0

@@ -20,8 +20,6 @@ from vibetuner.resources.table import RESOURCES
 if TYPE_CHECKING:
     from httpx2 import AsyncClient
 
-__all__ = ["make_context", "open_context"]
-
 logger = logging.getLogger(__name__)
 
 

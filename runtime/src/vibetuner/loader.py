@@ -14,8 +14,6 @@ from vibetuner.app import VibetunerApp
 from vibetuner.errors import ProjectError, VibetunerError, suggest
 from vibetuner.project import ProjectInfo, project_info
 
-__all__ = ["Terminated", "Terminating", "import_module_of", "load_project", "was_received"]
-
 # Imports that older guides and other libraries suggest, each with the cure.
 CURES = {
     "cannot import name 'WorkerDepends' from 'streaq'": (

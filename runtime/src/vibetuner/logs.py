@@ -19,16 +19,6 @@ from vibetuner.errors import VibetunerError, first_line, mask_secrets
 if TYPE_CHECKING:
     from types import FrameType
 
-__all__ = [
-    "TaskLogger",
-    "configure_logging",
-    "is_colourful",
-    "is_machinery",
-    "log_sparingly",
-    "task_id_source",
-    "together",
-]
-
 # Returns the id of the task that runs here; set once for all tasks of a worker.
 task_id_source: ContextVar[Callable[[], str]] = ContextVar("task_id_source", default=str)
 

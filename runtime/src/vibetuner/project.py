@@ -16,20 +16,6 @@ from typing import Any
 from vibetuner.errors import ProjectError
 from vibetuner.state import Slot
 
-__all__ = [
-    "ProjectInfo",
-    "code_digest",
-    "data_dir",
-    "ensure_env_file",
-    "find_root",
-    "find_tunes",
-    "key_prefix",
-    "project_info",
-    "project_root",
-    "using_data_dir",
-    "worker_command",
-]
-
 
 @dataclass(frozen=True, slots=True)
 class ProjectInfo:

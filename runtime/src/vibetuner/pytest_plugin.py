@@ -26,18 +26,6 @@ if TYPE_CHECKING:
     from vibetuner.testing.overrides import SettingsOverride
     from vibetuner.testing.worker import ManualWorker
 
-__all__ = [
-    "mock_tasks",
-    "vibetuner_app",
-    "vibetuner_client",
-    "vibetuner_db",
-    "vibetuner_mails",
-    "vibetuner_settings",
-    "vibetuner_sql",
-    "vibetuner_worker",
-]
-
-
 # Resources that libraries leave open if they are cancelled while connecting, as when a worker
 # stops.
 LEFT_OPEN = (

@@ -8,8 +8,6 @@ from pathlib import Path
 
 from vibetuner.errors import SettingsError
 
-__all__ = ["find_secret", "read_secrets", "secrets_dir"]
-
 # Docker's folder; SECRETS_DIR names another.
 DEFAULT_DIR = "/run/secrets"
 

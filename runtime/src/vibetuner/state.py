@@ -15,8 +15,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-__all__ = ["Slot", "check_loop", "for_requests", "request_seconds", "running_loop"]
-
 REQUEST_SECONDS = 5.0
 
 #: Seconds that one call to an outside system may take while a request waits for it; None elsewhere.

@@ -11,17 +11,6 @@ from typing import Annotated, Any, TypeVar, cast
 from annotated_types import Interval
 from pydantic import BeforeValidator, TypeAdapter, ValidationError
 
-__all__ = [
-    "Count",
-    "Millis",
-    "Moment",
-    "Unreadable",
-    "as_moment",
-    "dump_record",
-    "read_number",
-    "read_record",
-]
-
 T = TypeVar("T")
 
 YEAR_3000 = 32_503_680_000_000

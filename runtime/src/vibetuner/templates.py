@@ -13,8 +13,6 @@ from vibetuner.config import get_settings
 from vibetuner.loader import load_project
 from vibetuner.project import project_info
 
-__all__ = ["ASSETS_PATH", "OURS", "get_templates", "htmx_scripts", "render_fragment"]
-
 ASSETS_PATH = "/_vibetuner"
 
 # The runtime's own templates, as "vibetuner/…"; a project may replace them.

@@ -7,8 +7,6 @@ from datetime import UTC, datetime, timedelta
 
 from vibetuner.errors import CommandError
 
-__all__ = ["ago", "backoff", "duration", "parse_moment"]
-
 UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
 

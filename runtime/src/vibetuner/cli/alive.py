@@ -7,8 +7,6 @@ import os
 import socket
 from typing import Any
 
-__all__ = ["check_alive"]
-
 # Equal to that of vibetuner.tasks.inspect.model, which would import the queue's driver.
 LIVE_SECONDS = 15.0
 

@@ -19,8 +19,6 @@ from vibetuner.config import get_settings
 from vibetuner.loader import Terminating
 from vibetuner.logs import configure_logging
 
-__all__ = ["main"]
-
 
 def main(arguments: list[str] | None = None) -> None:
     """Run one part until a signal comes; an error is one line and an exit code."""

@@ -11,8 +11,6 @@ from contextlib import contextmanager, suppress
 
 from vibetuner.errors import VibetunerError, mask_secrets
 
-__all__ = ["READER_GONE", "complaining", "find_known", "reader_is_gone"]
-
 # The exit code that a shell reports for a program that SIGPIPE ended.
 READER_GONE = 141
 NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}

@@ -18,8 +18,6 @@ from vibetuner.config import Settings
 from vibetuner.logs import log_sparingly
 from vibetuner.sse.budget import client_of
 
-__all__ = ["Budget", "LimitedServer", "make_config"]
-
 logger = logging.getLogger(__name__)
 
 SPARE_FILES = 64

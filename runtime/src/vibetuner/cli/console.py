@@ -12,15 +12,6 @@ from typing import Any
 from vibetuner.logs import is_colourful
 from vibetuner.project import ensure_env_file
 
-__all__ = [
-    "Console",
-    "make_env_file",
-    "one_line",
-    "prepare_env_file",
-    "print_json",
-    "utc",
-]
-
 CODES = {"bold": 1, "dim": 2, "red": 31, "green": 32, "yellow": 33, "cyan": 36}
 
 

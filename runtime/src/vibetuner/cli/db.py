@@ -13,8 +13,6 @@ if TYPE_CHECKING:
 
     from vibetuner.resources.migrations import Migrations
 
-__all__ = ["app"]
-
 app = typer.Typer(help="Migrate the SQL database, with Alembic.", no_args_is_help=True)
 
 # `downgrade -1` is a revision, not an option.

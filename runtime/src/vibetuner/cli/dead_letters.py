@@ -9,8 +9,6 @@ import typer
 if TYPE_CHECKING:
     from vibetuner.tasks.dead_letters.bulk import Verb
 
-__all__ = ["app"]
-
 app = typer.Typer(
     help="Show tasks that failed for good; retry or discard them.", no_args_is_help=True
 )

@@ -13,8 +13,6 @@ if TYPE_CHECKING:
     from vibetuner.scaffold.draft import Draft, Place
     from vibetuner.scaffold.plan import Plan
 
-__all__ = ["app"]
-
 app = typer.Typer(
     help="Remove a task, a batch, a route, a model or sign-in, with its test and line in tune.py.",
     no_args_is_help=True,

@@ -11,8 +11,6 @@ if TYPE_CHECKING:
 
     from vibetuner.cli.checks.finding import Finding
 
-__all__ = ["doctor"]
-
 COLOURS = {"ok": "green", "note": "cyan", "warning": "yellow", "error": "red"}
 
 

@@ -8,8 +8,6 @@ from typing import TypeVarTuple
 
 import anyio
 
-__all__ = ["run_in_loop"]
-
 Args = TypeVarTuple("Args")
 
 

@@ -17,8 +17,6 @@ from vibetuner.scaffold.changes import Change
 from vibetuner.scaffold.draft import Place
 from vibetuner.scaffold.plan import Action, Plan, Step
 
-__all__ = ["plan_without_example"]
-
 OURS = ("src", "tests", "README.md")
 NEXT_STEPS = ("git diff --stat", "uv run just check")
 

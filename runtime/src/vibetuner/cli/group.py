@@ -6,8 +6,6 @@ from typing import Any
 
 from typer.core import TyperGroup
 
-__all__ = ["Group"]
-
 
 class Group(TyperGroup):
     """Its help option is False by default; typer would convert a None, by importing pydantic."""

@@ -23,8 +23,6 @@ from vibetuner.logs import configure_logging
 from vibetuner.project import project_root
 from vibetuner.redis import REDIS_MISSING
 
-__all__ = ["Launch"]
-
 logger = logging.getLogger(__name__)
 
 DEFAULT_HOST = "127.0.0.1"

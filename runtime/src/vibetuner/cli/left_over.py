@@ -15,8 +15,6 @@ from vibetuner.tasks.inspect.listing import list_tasks
 from vibetuner.tasks.inspect.model import Filters, State
 from vibetuner.tasks.inspect.queue import this_queue
 
-__all__ = ["ask_left_over"]
-
 MOST = 10_000
 WAITING = frozenset({State.QUEUED, State.SCHEDULED, State.RUNNING, State.LOST})
 

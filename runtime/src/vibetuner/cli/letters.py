@@ -22,8 +22,6 @@ from vibetuner.tasks.dead_letters.bulk import Outcome, Verb, matching, settle
 from vibetuner.tasks.letters.letter import Filters
 from vibetuner.timing import parse_moment
 
-__all__ = ["fetch", "parse_filters", "run", "settle_all", "settle_some"]
-
 T = TypeVar("T")
 
 

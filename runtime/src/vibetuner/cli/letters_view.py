@@ -14,16 +14,6 @@ if TYPE_CHECKING:
     from vibetuner.tasks.dead_letters import DeadLetter, Page
     from vibetuner.tasks.dead_letters.bulk import Outcome, Verb
 
-__all__ = [
-    "counting",
-    "print_json_letter",
-    "print_json_list",
-    "print_json_outcome",
-    "print_letter",
-    "print_list",
-    "print_outcome",
-]
-
 LONGEST_ERROR = 100
 MOST_REFUSALS = 10
 DONE: dict[Verb, str] = {"retry": "retried", "discard": "discarded"}

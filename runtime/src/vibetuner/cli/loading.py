@@ -11,8 +11,6 @@ from importlib import import_module
 from types import ModuleType
 from typing import Any
 
-__all__ = ["import_coredis", "loading"]
-
 # New objects before a collection of the young generation, then collections before an older one.
 THRESHOLDS = (5000, 20, 50)
 # The modules of beartype that coredis imports; a package comes before its modules.

@@ -21,8 +21,6 @@ from vibetuner.cli.tasks import app as tasks
 from vibetuner.cli.template_changes import template_changes
 from vibetuner.cli.worker_health import worker_health
 
-__all__ = ["app", "main"]
-
 app = typer.Typer(
     name="vibetuner",
     cls=Group,

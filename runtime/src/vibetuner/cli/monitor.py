@@ -15,8 +15,6 @@ from contextlib import closing, contextmanager
 from vibetuner.cli.ports import listen
 from vibetuner.errors import CommandError
 
-__all__ = ["monitored"]
-
 logger = logging.getLogger(__name__)
 
 STOP_SECONDS = 5.0

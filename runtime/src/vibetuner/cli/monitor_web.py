@@ -17,8 +17,6 @@ from vibetuner.project import project_info
 from vibetuner.sse.hub import get_hub
 from vibetuner.tasks.registry import import_tasks
 
-__all__ = ["serve_monitor"]
-
 IDLE_SECONDS = 300.0
 CLOSE_SECONDS = 2
 

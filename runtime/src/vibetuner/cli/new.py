@@ -14,8 +14,6 @@ if TYPE_CHECKING:
     from vibetuner.scaffold.draft import Draft, Place
     from vibetuner.scaffold.plan import Plan
 
-__all__ = ["Planner", "app", "writes_files"]
-
 app = typer.Typer(
     help="Write a task, a batch, a route, a model or sign-in, with its test and line in tune.py.",
     invoke_without_command=True,

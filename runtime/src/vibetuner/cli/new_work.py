@@ -16,8 +16,6 @@ from vibetuner.scaffold.draft import Draft, find_place
 from vibetuner.scaffold.plan import Action, Plan, Step, plan_new
 from vibetuner.scaffold.rendering import EJECTED, list_templates
 
-__all__ = ["carry_out", "check_choice", "eject"]
-
 COLOURS = {
     Action.CREATE: "green",
     Action.EDIT: "cyan",

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 from typing import Any
 
-__all__ = ["read_plainly"]
-
 MODES = {"dev", "prod"}
 PARTS = {"frontend", "worker", "all"}
 LIMITS = {"port": 65535, "workers": 1000}

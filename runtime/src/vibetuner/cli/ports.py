@@ -9,9 +9,6 @@ from contextlib import suppress
 
 from vibetuner.errors import CommandError
 
-__all__ = ["listen", "open_files", "raise_open_files"]
-
-
 # Used until a web process sets its own.
 BACKLOG = 128
 # More would not help, and some programs loop over all possible file descriptors.

@@ -7,8 +7,6 @@ from typing import Annotated
 
 import typer
 
-__all__ = ["run"]
-
 
 class Mode(StrEnum):
     """The purpose that the processes run for."""

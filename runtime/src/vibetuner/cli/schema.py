@@ -9,8 +9,6 @@ from vibetuner.config import get_settings
 from vibetuner.loader import load_project
 from vibetuner.project import project_info
 
-__all__ = ["make_schema"]
-
 logger = logging.getLogger(__name__)
 
 

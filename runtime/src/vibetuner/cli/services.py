@@ -9,8 +9,6 @@ import typer
 if TYPE_CHECKING:
     from vibetuner.embedded import ServicesStatus, ServiceStatus
 
-__all__ = ["app"]
-
 app = typer.Typer(
     help="Show, start and stop the servers behind REDIS_URL=embedded and MONGODB_URL=embedded.",
     no_args_is_help=True,

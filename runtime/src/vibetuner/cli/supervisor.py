@@ -20,8 +20,6 @@ from vibetuner.cli.program import Program
 from vibetuner.logs import is_colourful
 from vibetuner.timing import backoff
 
-__all__ = ["Supervisor"]
-
 logger = logging.getLogger(__name__)
 
 SETTLE_SECONDS = 10.0

@@ -24,8 +24,6 @@ from vibetuner.tasks.registry import import_tasks
 from vibetuner.tasks.worker import get_worker, open_queue
 from vibetuner.timing import parse_moment
 
-__all__ = ["Stats", "UnknownTask", "check_task_name", "parse_filters", "read_stats", "run"]
-
 T = TypeVar("T")
 
 SECONDS = 30.0

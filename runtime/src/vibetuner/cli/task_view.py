@@ -19,17 +19,6 @@ if TYPE_CHECKING:
     from vibetuner.tasks.inspect.stats import Span
     from vibetuner.tasks.inspect.why import Reason
 
-__all__ = [
-    "print_detail",
-    "print_json_detail",
-    "print_json_page",
-    "print_json_reasons",
-    "print_json_stats",
-    "print_page",
-    "print_reasons",
-    "print_stats",
-]
-
 COLOURS = {
     State.RUNNING: "cyan",
     State.DONE: "green",

@@ -9,8 +9,6 @@ import typer
 if TYPE_CHECKING:
     from vibetuner.tasks.inspect.queue import Queue
 
-__all__ = ["app"]
-
 app = typer.Typer(help="Show, abort and enqueue tasks.", no_args_is_help=True)
 
 NOTHING_MATCHED = 3

@@ -6,8 +6,6 @@ from typing import Annotated
 
 import typer
 
-__all__ = ["template_changes"]
-
 NOTHING_NEWER = 3
 
 

@@ -11,18 +11,6 @@ from tempfile import TemporaryDirectory
 
 from vibetuner.errors import CommandError
 
-__all__ = [
-    "ANSWERS",
-    "News",
-    "check_committed",
-    "fetch_news",
-    "fetch_versions",
-    "read_answers",
-    "run_tool",
-    "sections_between",
-    "version_number",
-]
-
 ANSWERS = ".copier-answers.yml"
 TOOL_SECONDS = 180
 SHORT_FORMS = {

@@ -26,8 +26,6 @@ from vibetuner.timing import duration
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
-__all__ = ["show_until_end"]
-
 WORDS = {
     "queued": "waiting",
     "running": "running",

@@ -21,8 +21,6 @@ from vibetuner.frontend.debug.gate import is_loopback
 from vibetuner.loader import was_received
 from vibetuner.sse.hub import KEEPALIVE_SECONDS, get_hub
 
-__all__ = ["serve_frontend"]
-
 logger = logging.getLogger(__name__)
 
 CLOSE_SECONDS = 5

@@ -33,8 +33,6 @@ from vibetuner.tasks.watchdog import watching
 from vibetuner.tasks.worker import TaskWorker, get_worker
 from vibetuner.timing import backoff
 
-__all__ = ["serve_worker"]
-
 logger = logging.getLogger(__name__)
 
 LEAVE_SECONDS = 1.0

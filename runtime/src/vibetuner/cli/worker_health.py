@@ -6,8 +6,6 @@ from typing import Annotated
 
 import typer
 
-__all__ = ["worker_health"]
-
 
 def worker_health(
     here: Annotated[

@@ -24,8 +24,6 @@ from vibetuner.embedded.leases import ensure_keeper, join, starting
 from vibetuner.embedded.users import User, is_held, live_users
 from vibetuner.errors import CommandError, ServiceUnavailable
 
-__all__ = ["ServiceStatus", "ServicesStatus", "down", "status", "up"]
-
 STOP_SECONDS = 30.0
 
 

@@ -11,20 +11,6 @@ from typing import Literal
 
 from vibetuner.errors import ServiceUnavailable
 
-__all__ = [
-    "SERVICES",
-    "TITLES",
-    "Folder",
-    "Record",
-    "Service",
-    "ServiceRecord",
-    "State",
-    "file_errors",
-    "last_line",
-    "read_record",
-    "write_record",
-]
-
 Service = Literal["redis", "mongodb"]
 State = Literal["stopped", "starting", "running", "failed"]
 SERVICES: tuple[Service, ...] = ("redis", "mongodb")

@@ -18,8 +18,6 @@ from vibetuner.embedded.folder import Folder, Record, Service, read_record, writ
 from vibetuner.embedded.servers import Mongo, Server, Valkey, stop_all
 from vibetuner.embedded.users import live_users, remove_dead, try_lock, wait_for_lock
 
-__all__ = ["main"]
-
 IDLE_POLL = 0.25
 START_POLL = 0.02
 LOCK_SECONDS = 10.0

@@ -28,8 +28,6 @@ from vibetuner.embedded.packages import check_installed
 from vibetuner.embedded.users import User, is_held, sign_in, try_lock, wait_for_lock
 from vibetuner.errors import ServiceUnavailable
 
-__all__ = ["Lease", "ensure_keeper", "join", "starting"]
-
 # On a busy machine, the MongoDB server takes 10 s for its imports.
 START_SECONDS = 30.0
 # A keeper that stops holds the start lock until its servers are gone.

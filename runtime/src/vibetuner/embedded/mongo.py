@@ -16,8 +16,6 @@ from pathlib import Path
 import bson
 from bson.codec_options import CodecOptions, TypeDecoder, TypeRegistry
 
-__all__ = ["main"]
-
 PARENT_POLL = 0.5
 
 

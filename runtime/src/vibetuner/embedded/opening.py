@@ -17,8 +17,6 @@ from vibetuner.project import data_dir
 if TYPE_CHECKING:
     from vibetuner.config import Settings
 
-__all__ = ["embedded_services", "open_services", "running_services", "services_root"]
-
 SETTINGS: dict[Service, str] = {"redis": "redis_url", "mongodb": "mongodb_url"}
 
 

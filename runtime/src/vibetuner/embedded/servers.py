@@ -24,8 +24,6 @@ from vibetuner.redis.blocking import RefusedError, Reply, ask, responds
 from vibetuner.redis.url import Address
 from vibetuner.timing import backoff
 
-__all__ = ["Mongo", "Server", "Valkey", "mongo_pid", "stop_all"]
-
 logger = logging.getLogger(__name__)
 
 STOP_SECONDS = 10.0

@@ -16,16 +16,6 @@ from pathlib import Path
 
 from vibetuner.embedded.folder import Folder, Service
 
-__all__ = [
-    "User",
-    "is_held",
-    "live_users",
-    "remove_dead",
-    "sign_in",
-    "try_lock",
-    "wait_for_lock",
-]
-
 
 @dataclass(frozen=True, slots=True)
 class User:

@@ -12,8 +12,6 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from vibetuner.errors import ErrorContext
 from vibetuner.hooks import Hooks
 
-__all__ = ["ErrorHook"]
-
 
 class ErrorHook:
     """Calls the project's function for exceptions that no handler answers, and for outages.

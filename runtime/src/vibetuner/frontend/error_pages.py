@@ -19,8 +19,6 @@ from starlette.responses import HTMLResponse, JSONResponse, Response
 
 from vibetuner.templates import get_templates
 
-__all__ = ["error_handlers", "with_page"]
-
 logger = logging.getLogger(__name__)
 
 OWN, OURS = "error.html", "vibetuner/error.html"

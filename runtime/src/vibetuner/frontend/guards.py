@@ -12,8 +12,6 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from vibetuner.frontend.debug.gate import FOREIGN, SAFE_METHODS, is_same_host
 from vibetuner.state import for_requests
 
-__all__ = ["CONTENT_SECURITY_POLICY", "Guards", "guard_headers"]
-
 CONTENT_SECURITY_POLICY = (
     "default-src 'self'; img-src 'self' data:; style-src 'self' 'unsafe-inline'; "
     "object-src 'none'; base-uri 'self'; form-action 'self'; frame-ancestors 'none'"

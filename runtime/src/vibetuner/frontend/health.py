@@ -30,8 +30,6 @@ from vibetuner.logs import log_sparingly
 from vibetuner.project import data_dir, project_info
 from vibetuner.resources.table import RESOURCES, Probe, probe, probe_tables
 
-__all__ = ["outage_handlers", "router"]
-
 logger = logging.getLogger(__name__)
 
 router = APIRouter()

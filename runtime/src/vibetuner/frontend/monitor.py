@@ -29,8 +29,6 @@ from vibetuner.tasks.dead_letters import open_dead_letters
 from vibetuner.tasks.inspect.queue import answering, this_queue
 from vibetuner.tasks.worker import open_queue
 
-__all__ = ["Attention", "create_monitor"]
-
 AGAIN_SECONDS = 1.0
 # Shorter than a page's limit, so that the page can show the reason.
 OPEN_SECONDS = 3.0

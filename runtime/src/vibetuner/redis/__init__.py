@@ -10,8 +10,6 @@ from vibetuner.state import Slot, request_seconds
 if TYPE_CHECKING:
     from coredis import Redis
 
-__all__ = ["ANSWER_SECONDS", "REDIS_MISSING", "answer_seconds", "redis_client"]
-
 REDIS_MISSING = (
     "Background tasks: Redis not configured. Add to .env:  REDIS_URL=redis://localhost:6379"
 )

@@ -9,8 +9,6 @@ from typing import BinaryIO
 
 from vibetuner.redis.url import Address
 
-__all__ = ["RefusedError", "Reply", "ask", "responds"]
-
 SECONDS = 3.0
 GUIDE_SECONDS = 1.0
 Reply = str | int | list["Reply"] | None

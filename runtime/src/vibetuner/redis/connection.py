@@ -19,20 +19,6 @@ from vibetuner.redis import answer_seconds
 from vibetuner.redis.primary import LONGEST_ASK_SECONDS, Primary, primary_of
 from vibetuner.redis.url import Address
 
-__all__ = [
-    "AWAY",
-    "CONNECT_SECONDS",
-    "MOVING_PAUSE",
-    "Command",
-    "Connection",
-    "Moving",
-    "WrongNodeError",
-    "connect_guide",
-    "look_at",
-    "misplaced",
-    "server_ms",
-]
-
 CONNECT_SECONDS = 5
 #: Seconds to wait before asking again for a Cluster slot that is being moved.
 MOVING_PAUSE = 0.05

@@ -28,8 +28,6 @@ from vibetuner.redis import answer_seconds
 from vibetuner.redis.connection import MOVING_PAUSE, Connection, Moving
 from vibetuner.redis.rights import RightsMissing, is_refused
 
-__all__ = ["Caller", "Functions", "FunctionsRefused", "Scripts"]
-
 logger = logging.getLogger(__name__)
 
 #: Functions that add tasks, events and progress.

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 from vibetuner.redis.url import hash_tag
 
-__all__ = ["GROUP", "MINUTE_MS", "QUARTER_MS", "JournalKeys", "Keys"]
-
 MINUTE_MS = 60_000
 QUARTER_MS = 15 * MINUTE_MS
 

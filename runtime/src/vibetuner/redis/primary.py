@@ -12,8 +12,6 @@ from coredis.exceptions import RedisError
 
 from vibetuner.redis.url import Address
 
-__all__ = ["Primary", "primary_of"]
-
 logger = logging.getLogger(__name__)
 
 WATCH_SECONDS = 0.5

@@ -12,16 +12,6 @@ from vibetuner.errors import ServiceUnavailable
 from vibetuner.redis.connection import Command, Connection, Moving
 from vibetuner.redis.keys import GROUP, Keys
 
-__all__ = [
-    "COMMANDS",
-    "Missing",
-    "RightsMissing",
-    "acl_rules",
-    "find_missing",
-    "is_refused",
-    "require_rights",
-]
-
 #: The commands that we, or our functions, call by name.
 COMMANDS = (
     "auth", "client|setinfo", "client|setname", "cluster|slots",

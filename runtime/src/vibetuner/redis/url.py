@@ -18,8 +18,6 @@ from vibetuner.errors import SettingsError
 if TYPE_CHECKING:  # importing it would slow down a health probe
     from ssl import SSLContext
 
-__all__ = ["Address", "Cluster", "Sentinels", "Tls", "hash_tag", "parse_url"]
-
 Command = tuple[str | int, ...]
 
 HOST = r"(?:\[[^\]\s/?#@,]+\]|[^\s:/?#@,\[\]]+)(?::[0-9]*)?"

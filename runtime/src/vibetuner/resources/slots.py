@@ -14,15 +14,6 @@ if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncEngine
     from streaq import Worker
 
-__all__ = [
-    "MONGO_MISSING",
-    "SQL_MISSING",
-    "mongo_database",
-    "no_queue",
-    "sql_engine",
-    "task_queue",
-]
-
 MONGO_MISSING = "MongoDB not configured. Add to .env:  MONGODB_URL=mongodb://localhost:27017"
 SQL_MISSING = (
     "SQL database not configured. Add to .env:  DATABASE_URL=sqlite+aiosqlite:///.vibetuner/app.db"

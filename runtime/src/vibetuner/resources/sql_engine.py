@@ -37,8 +37,6 @@ from vibetuner.state import request_seconds
 if TYPE_CHECKING:
     from aiosqlite import Connection
 
-__all__ = ["finish", "make_engine", "unreachable"]
-
 T = TypeVar("T")
 
 # Longer than SQLite waits for a lock, and shorter than a cancelled task may clean up.

@@ -17,8 +17,6 @@ from vibetuner.errors import ServiceUnavailable, VibetunerError
 if TYPE_CHECKING:
     from sqlmodel import SQLModel
 
-__all__ = ["PROBE_SECONDS", "RESOURCES", "Probe", "Resource", "probe", "probe_tables"]
-
 PROBE_SECONDS = 3.0
 
 Opener = Callable[[Settings, VibetunerApp], AbstractAsyncContextManager[Any]]

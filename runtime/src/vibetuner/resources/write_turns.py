@@ -20,8 +20,6 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.util import await_
 from sqlalchemy.util.concurrency import in_greenlet
 
-__all__ = ["take_turns"]
-
 # As long as SQLite itself waits.
 LONGEST_WAIT = 5.0
 LOCKED = "database is locked"

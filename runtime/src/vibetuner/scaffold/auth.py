@@ -14,8 +14,6 @@ from vibetuner.scaffold.registered import find_models, find_tasks
 from vibetuner.scaffold.rendering import Renderer
 from vibetuner.scaffold.route import has_base
 
-__all__ = ["check_auth", "check_databases", "draft_auth", "draft_of_auth"]
-
 # The templates, and the files below src/<package>/ that they make.
 FILES = {
     "auth_routes.py": "frontend/routes/auth.py",

@@ -8,8 +8,6 @@ from vibetuner.scaffold.names import Name
 from vibetuner.scaffold.rendering import Renderer
 from vibetuner.scaffold.route import ROUTES, has_base, route_entry
 
-__all__ = ["batch_tasks", "draft_batch", "draft_of_batch", "has_outbox"]
-
 OUTBOX = "vibetuner.tasks.outbox.sql"
 
 

@@ -14,8 +14,6 @@ from types import FrameType
 
 from vibetuner.errors import CommandError
 
-__all__ = ["Change", "apply_changes", "diff", "uninterrupted"]
-
 
 @dataclass(frozen=True, slots=True)
 class Change:

@@ -12,8 +12,6 @@ from vibetuner.project import project_info
 from vibetuner.scaffold.edits import Entry
 from vibetuner.scaffold.names import Name, parse_name
 
-__all__ = ["Draft", "Place", "find_place", "read_module", "test_path"]
-
 FORMATTERS_WIDTH = 88
 # If the project's own name is too long for this, its lines may be too long for lint.
 SHORTEST_ROOM = 20

@@ -14,8 +14,6 @@ from dataclasses import dataclass
 
 from vibetuner.errors import CommandError
 
-__all__ = ["Entry", "add_entry", "remove_entry"]
-
 Edit = tuple[int, int, str]
 Node = ast.expr | ast.stmt | ast.alias | ast.keyword
 

@@ -13,8 +13,6 @@ from vibetuner.scaffold.draft import Draft, Place
 from vibetuner.scaffold.registered import assigned
 from vibetuner.scaffold.rendering import Renderer
 
-__all__ = ["draft_environment", "draft_migration", "has_migrations"]
-
 
 def has_migrations(place: Place) -> bool:
     """Return whether the project has an Alembic environment."""

@@ -17,14 +17,6 @@ from vibetuner.scaffold.names import LONGEST, Name, plural, snake
 from vibetuner.scaffold.registered import find_models
 from vibetuner.scaffold.rendering import Renderer
 
-__all__ = [
-    "ModelField",
-    "check_table_free",
-    "draft_model",
-    "draft_of_model",
-    "parse_fields",
-]
-
 
 class Type(NamedTuple):
     """A type in Python, a value for a test, and a column's type in a migration."""

@@ -12,8 +12,6 @@ from dataclasses import dataclass
 
 from vibetuner.errors import CommandError
 
-__all__ = ["Name", "parse_name", "plural", "snake"]
-
 LONGEST = 40
 DEEPEST = 3
 # Names that generated files and tune.py need for themselves.

@@ -13,8 +13,6 @@ from vibetuner.scaffold.draft import Draft, Place
 from vibetuner.scaffold.edits import Entry, add_entry, remove_entry
 from vibetuner.scaffold.rendering import tidy
 
-__all__ = ["Action", "Plan", "Step", "plan_new", "plan_removal"]
-
 
 class Action(StrEnum):
     """An action on a file."""

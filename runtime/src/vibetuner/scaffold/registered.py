@@ -6,8 +6,6 @@ import ast
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-__all__ = ["Found", "assigned", "find_models", "find_tasks"]
-
 DECORATORS = {"task", "cron", "robust_task", "robust_cron"}
 
 Found = tuple[Path, int]

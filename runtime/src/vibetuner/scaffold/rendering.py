@@ -22,8 +22,6 @@ from jinja2 import (
 from vibetuner.errors import CommandError
 from vibetuner.scaffold.draft import Place
 
-__all__ = ["EJECTED", "Renderer", "list_templates", "tidy"]
-
 EJECTED = "scaffold"
 PACKAGE = "vibetuner.scaffold"
 LOOKS = (("check", "--select=I", "--fix-only"), ("format",))

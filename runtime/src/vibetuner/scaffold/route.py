@@ -7,8 +7,6 @@ from vibetuner.scaffold.edits import Entry
 from vibetuner.scaffold.names import Name
 from vibetuner.scaffold.rendering import Renderer
 
-__all__ = ["ROUTES", "draft_of_route", "draft_route", "has_base", "route_entry"]
-
 ROUTES = "frontend/routes"
 
 

@@ -15,8 +15,6 @@ from vibetuner.scaffold.registered import find_tasks
 from vibetuner.scaffold.rendering import Renderer
 from vibetuner.scaffold.route import ROUTES, has_base, route_entry
 
-__all__ = ["TaskOptions", "check_free", "draft_of_task", "draft_task", "parse_timeout"]
-
 PROGRESS = "vibetuner.tasks.progress"
 UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 # unique=True needs a limit, as the lock lasts that long.

@@ -17,8 +17,6 @@ from email_validator import EmailNotValidError, validate_email
 from vibetuner.errors import MailRefused
 from vibetuner.services.plaintext import html_to_text
 
-__all__ = ["compose", "mailbox"]
-
 # Seven bits throughout: every server passes it on unchanged, so the stored file is what was sent.
 POLICY = SMTP.clone(cte_type="7bit")
 

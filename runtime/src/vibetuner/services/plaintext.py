@@ -5,8 +5,6 @@ from __future__ import annotations
 import re
 from html.parser import HTMLParser
 
-__all__ = ["html_to_text"]
-
 PARAGRAPHS = frozenset(
     (
         *("article", "aside", "blockquote", "figure", "footer", "form", "header", "hr", "main"),

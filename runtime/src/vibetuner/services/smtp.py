@@ -36,8 +36,6 @@ from vibetuner.errors import (
 )
 from vibetuner.state import request_seconds
 
-__all__ = ["SmtpMailer", "SmtpServer"]
-
 logger = logging.getLogger(__name__)
 
 PORTS = {"smtp": 587, "smtps": 465}

@@ -15,8 +15,6 @@ from vibetuner.sse.event import Event, check_channel, check_event
 from vibetuner.sse.history import history_of, open_history
 from vibetuner.sse.hub import get_hub
 
-__all__ = ["broadcast", "encode_data", "storable"]
-
 logger = logging.getLogger(__name__)
 
 

@@ -14,8 +14,6 @@ from ipaddress import IPv6Address, ip_address, ip_network
 from vibetuner.config import Settings
 from vibetuner.logs import log_sparingly
 
-__all__ = ["RETRY_SECONDS", "StreamBudget", "TooManyStreams", "client_of", "get_budget", "most"]
-
 logger = logging.getLogger(__name__)
 
 #: the seconds after which a refused client should try again

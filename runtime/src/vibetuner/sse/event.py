@@ -6,18 +6,6 @@ import re
 from dataclasses import dataclass, field
 from typing import Any
 
-__all__ = [
-    "RESET",
-    "Event",
-    "Position",
-    "check_channel",
-    "check_event",
-    "idle_id",
-    "is_name",
-    "next_id",
-    "parse_id",
-]
-
 #: the two numbers of an id in a Redis stream; they order a channel's events
 Position = tuple[int, int]
 

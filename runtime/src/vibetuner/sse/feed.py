@@ -12,8 +12,6 @@ from itertools import islice
 
 from vibetuner.sse.event import RESET, Event, Position, parse_id
 
-__all__ = ["BACKLOG", "Feed", "Subscriber"]
-
 # The distance by which a subscriber may be behind, in events and in bytes.
 BACKLOG = 256
 BACKLOG_BYTES = 1_000_000

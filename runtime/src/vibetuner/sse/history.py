@@ -16,8 +16,6 @@ from vibetuner.redis.functions import Scripts
 from vibetuner.redis.keys import Keys
 from vibetuner.sse.event import Event, Position, idle_id, is_name, next_id, parse_id
 
-__all__ = ["OUTAGES", "History", "Past", "history_of", "open_history"]
-
 #: the errors that are raised while Redis is away
 OUTAGES = (RedisError, OSError, ExceptionGroup, ServiceUnavailable)
 

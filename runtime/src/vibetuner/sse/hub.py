@@ -11,8 +11,6 @@ from functools import cache
 from vibetuner.sse.event import Event, Position
 from vibetuner.sse.feed import Feed, Subscriber
 
-__all__ = ["KEEPALIVE_SECONDS", "Hub", "get_hub"]
-
 KEEPALIVE_SECONDS = 15.0
 
 # A wake-up costs the same for one event as for twenty, so events that arrive together are sent

@@ -16,8 +16,6 @@ from vibetuner.sse.event import RESET, Event, Position, is_name, parse_id
 from vibetuner.sse.history import History
 from vibetuner.sse.hub import Hub
 
-__all__ = ["open_relay"]
-
 logger = logging.getLogger(__name__)
 
 BACKOFF_SECONDS = (0.1, 0.5, 1, 2)

@@ -20,15 +20,6 @@ from vibetuner.sse.feed import Subscriber
 from vibetuner.sse.history import OUTAGES, open_history
 from vibetuner.sse.hub import get_hub
 
-__all__ = [
-    "KEEPALIVE",
-    "OUTAGE_SECONDS",
-    "EventStream",
-    "Write",
-    "add_events_route",
-    "add_stream_route",
-]
-
 Write = Callable[[bytes], Awaitable[None]]
 First = Callable[[str], Awaitable[tuple[str, Any]]]
 

@@ -15,18 +15,6 @@ from streaq.task import RegisteredTask
 from vibetuner.tasks.engine import running_attempt
 from vibetuner.tasks.retry import FailurePolicy
 
-__all__ = [
-    "Attempt",
-    "Cause",
-    "Cut",
-    "End",
-    "Report",
-    "Source",
-    "current_attempt",
-    "current_task_id",
-    "moment",
-]
-
 logger = logging.getLogger(__name__)
 
 #: The queue and the id of a message; messages of two queues may have the same id.

@@ -26,18 +26,6 @@ from streaq.types import SyncTask as SyncFunction
 from vibetuner.errors import TaskError
 from vibetuner.tasks.engine import is_chained, put_after
 
-__all__ = [
-    "AsyncTask",
-    "ReliableCall",
-    "SyncTask",
-    "TaskCall",
-    "TaskDecorator",
-    "clash",
-    "define",
-    "fingerprint",
-    "parts_of",
-]
-
 LONGEST_KEY = 500
 MOST_BEFORE = 5000
 LONGEST_KEEP = timedelta(days=366)

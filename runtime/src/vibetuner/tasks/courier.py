@@ -26,8 +26,6 @@ from vibetuner.tasks.call import ReliableCall, clash, fingerprint
 from vibetuner.tasks.client.queue import QueueClient
 from vibetuner.tasks.outbox.row import Row, Store, open_stores, store_for
 
-__all__ = ["Courier"]
-
 logger = logging.getLogger(__name__)
 
 AT_ONCE = 200

@@ -13,8 +13,6 @@ from vibetuner.context import HttpClient, current_context
 from vibetuner.lifespan import make_context
 from vibetuner.tasks.attempt import current_attempt
 
-__all__ = ["WorkerDepends", "inject", "is_injected"]
-
 F = TypeVar("F", bound=Callable[..., Any])
 
 

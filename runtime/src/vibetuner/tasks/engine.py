@@ -16,20 +16,6 @@ from streaq.worker import Worker, _deterministic_id, _worker_context
 if TYPE_CHECKING:
     from coredis import Redis
 
-
-__all__ = [
-    "cron_id",
-    "follows_another",
-    "is_chained",
-    "is_open",
-    "link_chain",
-    "open_client",
-    "put_after",
-    "running_attempt",
-    "set_open",
-    "worker_context",
-]
-
 Following = TypeVar("Following", bound=Task[Any, Any])
 
 #: The attempt of this context, read by ``task.context`` and ``middleware.context``.

@@ -13,8 +13,6 @@ from vibetuner.errors import TaskError
 from vibetuner.tasks.queues import check_queue, default_queue, suggest_queue
 from vibetuner.tasks.retry import check_number
 
-__all__ = ["LONGEST", "check_enqueue", "check_options"]
-
 # A longer time is a mistake, such as milliseconds for seconds, or a timestamp for a duration.
 LONGEST = timedelta(days=3653)
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)

@@ -26,8 +26,6 @@ from streaq import StreaqError
 from vibetuner.config import Settings, data_dir
 from vibetuner.errors import PayloadError
 
-__all__ = ["KEPT", "ArgumentsGone", "Codec", "Kind", "dump", "sign", "signing_keys", "unpickle"]
-
 logger = logging.getLogger(__name__)
 
 SIGNATURE_BYTES = 32

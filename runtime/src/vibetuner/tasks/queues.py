@@ -12,16 +12,6 @@ from typing import Any
 
 from vibetuner.errors import CommandError, suggest
 
-__all__ = [
-    "USUAL",
-    "ReadOrder",
-    "check_queue",
-    "declared_queue",
-    "default_queue",
-    "set_queue",
-    "start_reader",
-]
-
 #: The queues of a project that declares none, as in streaq.
 USUAL = ("normal",)
 #: A task without a queue goes into the first of these that the project has, else into its last.

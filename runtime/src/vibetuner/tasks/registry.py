@@ -18,8 +18,6 @@ from vibetuner.loader import import_module_of
 from vibetuner.project import ProjectInfo
 from vibetuner.tasks.queues import declared_queue, suggest_queue
 
-__all__ = ["check_name", "check_tasks", "find_problems", "find_warnings", "import_tasks"]
-
 logger = logging.getLogger(__name__)
 
 

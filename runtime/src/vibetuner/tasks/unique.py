@@ -14,8 +14,6 @@ from pydantic_core import PydanticSerializationError, to_jsonable_python
 
 from vibetuner.errors import TaskError
 
-__all__ = ["Clash", "Unique"]
-
 Clash = Literal["skip", "wait", "replace", "fail"]
 
 

@@ -14,8 +14,6 @@ from contextlib import asynccontextmanager
 
 from vibetuner.logs import is_machinery
 
-__all__ = ["EXIT_CODE", "watching"]
-
 logger = logging.getLogger(__name__)
 
 EXIT_CODE = 70  # EX_SOFTWARE of sysexits.h

@@ -19,8 +19,6 @@ from vibetuner.tasks.engine import cron_id
 from vibetuner.tasks.payload import Kind
 from vibetuner.tasks.worker import TaskWorker
 
-__all__ = ["QueueClock", "cron_tasks"]
-
 MILLISECOND = timedelta(milliseconds=1)
 
 

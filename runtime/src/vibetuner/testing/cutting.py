@@ -11,8 +11,6 @@ from typing import Any
 
 from vibetuner.logs import is_machinery
 
-__all__ = ["Cut", "run_cut"]
-
 
 class Cut:
     """The await at which to cancel a run, and the one at which it was cancelled.

@@ -15,8 +15,6 @@ from vibetuner.resources.sql import create_schema, open_sql
 from vibetuner.testing.holding import name_database
 from vibetuner.testing.overrides import SettingsOverride
 
-__all__ = ["throwaway_mongo", "throwaway_sql"]
-
 
 @asynccontextmanager
 async def throwaway_mongo(settings: SettingsOverride, server: str) -> AsyncIterator[Database]:

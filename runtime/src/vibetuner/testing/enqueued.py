@@ -9,8 +9,6 @@ from typing import Any
 
 from streaq.task import RegisteredTask, Task
 
-__all__ = ["AfterSending", "Enqueued", "check_count"]
-
 
 class Enqueued:
     """The calls of tasks that were enqueued in this process, in order."""

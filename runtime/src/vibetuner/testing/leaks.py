@@ -9,8 +9,6 @@ from typing import Any
 from vibetuner.config import get_settings
 from vibetuner.tasks.worker import TaskWorker
 
-__all__ = ["lasting_keys"]
-
 
 async def lasting_keys(worker: TaskWorker, allowed: Iterable[str]) -> list[str]:
     """Return the keys without an expiry that belong to no waiting task, sorted.

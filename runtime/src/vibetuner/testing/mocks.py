@@ -10,8 +10,6 @@ from uuid import uuid4
 
 from vibetuner.tasks.call import TaskCall
 
-__all__ = ["MockTasks"]
-
 
 class MockTasks:
     """Replaces tasks: every attribute is a fake task whose ``enqueue`` is recorded.

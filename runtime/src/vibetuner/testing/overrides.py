@@ -11,8 +11,6 @@ from pydantic import ValidationError
 from vibetuner.config import Expected, Settings, get_settings, using_settings
 from vibetuner.errors import SettingsError, suggest
 
-__all__ = ["SettingsOverride", "overriding"]
-
 
 class SettingsOverride:
     """The current settings, and a way to change some: ``vibetuner_settings(debug=True)``.

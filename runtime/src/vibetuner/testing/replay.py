@@ -18,8 +18,6 @@ from vibetuner.tasks.engine import running_attempt
 from vibetuner.testing.cutting import Cut, run_cut
 from vibetuner.testing.enqueued import check_count
 
-__all__ = ["replay_fuzz"]
-
 Observe = Callable[[], Any]
 
 

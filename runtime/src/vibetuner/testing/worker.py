@@ -22,8 +22,6 @@ from vibetuner.testing.clock import QueueClock, cron_tasks
 from vibetuner.testing.enqueued import AfterSending, Enqueued, check_count
 from vibetuner.testing.leaks import lasting_keys
 
-__all__ = ["ManualWorker", "open_manual_worker"]
-
 logger = logging.getLogger(__name__)
 
 IDLE_SECONDS = 30.0

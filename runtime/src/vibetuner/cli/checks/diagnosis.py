@@ -18,8 +18,6 @@ from vibetuner.cli.checks.template import check_drift, check_version
 from vibetuner.errors import VibetunerError
 from vibetuner.project import ProjectInfo, project_info
 
-__all__ = ["diagnose"]
-
 # The services' head start: while a project is imported, an event loop is too busy to get replies.
 ALONE_SECONDS = 1.0
 

@@ -11,8 +11,6 @@ from urllib.request import urlopen
 from vibetuner.cli.checks.finding import Finding
 from vibetuner.project import ProjectInfo
 
-__all__ = ["PORTS", "check_port"]
-
 PORTS = {8000: "web app", 11111: "monitor"}
 CURES = {
     "web app": "stop it, or choose another:  vibetuner run dev all --port 8001",

@@ -9,8 +9,6 @@ from vibetuner.project import ProjectInfo
 from vibetuner.tasks.registry import find_problems, find_warnings, import_tasks
 from vibetuner.tasks.worker import get_worker
 
-__all__ = ["check_tune"]
-
 
 def check_tune(project: ProjectInfo) -> list[Finding]:
     """Check that tune.py loads, and lists exactly the tasks that are decorated."""

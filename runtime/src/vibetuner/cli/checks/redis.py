@@ -24,16 +24,6 @@ from vibetuner.tasks.inspect.queue import read_workers
 from vibetuner.tasks.inspect.unreadable import count_unreadable, misused_keys
 from vibetuner.tasks.queues import USUAL, start_reader
 
-__all__ = [
-    "check_lines",
-    "check_records",
-    "check_redis",
-    "judge_durability",
-    "judge_queues",
-    "judge_server",
-    "judge_workers",
-]
-
 OLDEST = 7
 NEARLY_FULL = 0.9
 # A clock that NTP sets is never off by this much.

@@ -14,8 +14,6 @@ from vibetuner.project import ProjectInfo
 from vibetuner.redis.client import innermost
 from vibetuner.resources.table import PROBE_SECONDS, RESOURCES, Probe, probe, probe_tables
 
-__all__ = ["check_services", "check_tables", "load_drivers"]
-
 
 def load_drivers(settings: Settings) -> None:
     """Import the drivers first, so that their time does not count against the services."""

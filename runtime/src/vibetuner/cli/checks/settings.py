@@ -10,8 +10,6 @@ from vibetuner.cli.checks.finding import Finding, Level
 from vibetuner.cli.ports import open_files, raise_open_files
 from vibetuner.config import Settings
 
-__all__ = ["check_limits", "check_settings"]
-
 FRESH_KEY = 'make one with:  python -c "import secrets; print(secrets.token_urlsafe(48))"'
 SHORTEST_KEY = 32
 SHORTEST_TOKEN = 20

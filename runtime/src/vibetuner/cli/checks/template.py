@@ -17,8 +17,6 @@ from vibetuner.cli.template_news import (
 from vibetuner.errors import CommandError
 from vibetuner.project import ProjectInfo
 
-__all__ = ["check_drift", "check_version"]
-
 SECONDS = 2.5
 MANAGED = (
     ".devcontainer", ".dockerignore", ".editorconfig", ".env.example", ".github/workflows/ci.yml",

@@ -17,8 +17,6 @@ from vibetuner.tasks.inspect.actions import abort, enqueue, enqueue_again
 from vibetuner.tasks.inspect.queue import this_queue
 from vibetuner.tasks.inspect.shown import name_arguments
 
-__all__ = ["make_dashboard"]
-
 router = APIRouter(route_class=DebugRoute)
 letters = APIRouter(prefix="/dead", route_class=DebugRoute)
 

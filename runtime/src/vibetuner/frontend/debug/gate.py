@@ -17,20 +17,6 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from vibetuner.config import Settings
 from vibetuner.frontend.debug.tickets import get_revoked, read
 
-__all__ = [
-    "COOKIE",
-    "FOREIGN",
-    "NEVER_KEPT",
-    "SAFE_METHODS",
-    "Gate",
-    "is_local",
-    "is_loopback",
-    "is_open",
-    "is_own_origin",
-    "is_same_host",
-    "never_kept",
-]
-
 COOKIE = "vibetuner_debug"
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 NEVER_KEPT = {

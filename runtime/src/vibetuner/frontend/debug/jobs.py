@@ -14,8 +14,6 @@ from vibetuner.tasks.dead_letters.bulk import Verb, matching, settle
 from vibetuner.tasks.inspect.queue import now_ms, readable, this_queue
 from vibetuner.tasks.letters.letter import Filters
 
-__all__ = ["Job", "find_job", "start_job"]
-
 logger = logging.getLogger(__name__)
 
 KEPT_SECONDS = 3600

@@ -31,8 +31,6 @@ from vibetuner.tasks.progress import ProgressState, progress_endpoint
 from vibetuner.tasks.progress.state import read_progress
 from vibetuner.timing import parse_moment
 
-__all__ = ["router"]
-
 router = APIRouter(route_class=DebugRoute)
 
 LETTERS_SECONDS = 2.0

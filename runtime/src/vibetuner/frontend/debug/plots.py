@@ -8,8 +8,6 @@ from dataclasses import dataclass
 
 from vibetuner.timing import duration
 
-__all__ = ["HEIGHT", "BarChart", "LineChart", "Tick", "bar_chart", "line_chart"]
-
 #: The height of a chart in its own units; half a label fits above its top line.
 HEIGHT = 80.0
 MARGIN = 6.0

@@ -30,8 +30,6 @@ from vibetuner.tasks.inspect.queue import answering
 from vibetuner.templates import OURS, htmx_scripts
 from vibetuner.timing import ago, duration
 
-__all__ = ["FOLDER", "DebugRoute", "back_to", "draw", "page"]
-
 FOLDER = Path(__file__).parent
 HOME = "/debug/tasks"
 

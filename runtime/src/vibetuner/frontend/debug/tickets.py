@@ -22,16 +22,6 @@ from vibetuner.redis.keys import Keys
 from vibetuner.tasks.payload import signing_keys
 from vibetuner.tasks.worker import get_worker
 
-__all__ = [
-    "LIFETIME_SECONDS",
-    "Revoked",
-    "Ticket",
-    "get_revoked",
-    "issue",
-    "read",
-    "token_matches",
-]
-
 logger = logging.getLogger(__name__)
 
 LIFETIME_SECONDS = 8 * 3600

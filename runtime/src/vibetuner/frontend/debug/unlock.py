@@ -20,8 +20,6 @@ from vibetuner.frontend.debug.tickets import (
 )
 from vibetuner.logs import log_sparingly
 
-__all__ = ["make_router"]
-
 logger = logging.getLogger(__name__)
 
 HOME = "/debug/tasks"

@@ -21,8 +21,6 @@ from vibetuner.redis import answer_seconds
 from vibetuner.redis.connection import Connection, look_at
 from vibetuner.redis.url import Address
 
-__all__ = ["DURABLE_SECONDS", "Durability", "Keeping"]
-
 DURABLE_SECONDS = 5.0
 LINES = 4
 MARK_MS = 1000

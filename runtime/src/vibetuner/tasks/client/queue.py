@@ -36,8 +36,6 @@ from vibetuner.tasks.unique import Unique
 if TYPE_CHECKING:
     from streaq import Worker
 
-__all__ = ["QueueClient", "check_ties", "line_of", "open_queue_client"]
-
 ENQUEUED_AT_ONCE = 500
 # Answers of enqueue in lua/queue.lua: the id waits or runs, or its result is kept.
 TAKEN = (0, -1)

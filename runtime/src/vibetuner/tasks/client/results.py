@@ -14,8 +14,6 @@ from coredis.exceptions import ConnectionError as Disconnected
 from vibetuner.redis.connection import Connection
 from vibetuner.redis.url import Address
 
-__all__ = ["ResultListener"]
-
 # Pauses of a wait for a server that restarts; results published meanwhile are looked up.
 PATIENCE_SECONDS = (0.05, 0.1, 0.2, 0.5, 1, *[2] * 11)
 

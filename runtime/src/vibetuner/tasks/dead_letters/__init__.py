@@ -10,6 +10,7 @@
 
 from __future__ import annotations
 
+from vibetuner.tasks.attempt import Cause
 from vibetuner.tasks.dead_letters.api import (
     count,
     discard,
@@ -19,7 +20,7 @@ from vibetuner.tasks.dead_letters.api import (
     open_dead_letters,
     retry,
 )
-from vibetuner.tasks.letters.letter import Cause, DeadLetter
+from vibetuner.tasks.letters.letter import DeadLetter
 from vibetuner.tasks.letters.store import Page
 
 __all__ = [

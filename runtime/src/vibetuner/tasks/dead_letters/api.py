@@ -14,23 +14,11 @@ from vibetuner.embedded import open_services
 from vibetuner.errors import DeadLetterError, DeadLetterNotFound, ServiceUnavailable, VibetunerError
 from vibetuner.redis.client import answering
 from vibetuner.resources.slots import mongo_database
-from vibetuner.tasks.letters.letter import Act, Cause, DeadLetter, Filters, Group, retry_id
+from vibetuner.tasks.attempt import Cause
+from vibetuner.tasks.letters.letter import Act, DeadLetter, Filters, Group, retry_id
 from vibetuner.tasks.letters.requeue import Requeue
 from vibetuner.tasks.letters.store import Page, Store, StreamStore
 from vibetuner.tasks.worker import get_worker, open_queue
-
-__all__ = [
-    "BEGINNING",
-    "count",
-    "discard",
-    "find",
-    "get",
-    "groups",
-    "list_letters",
-    "open_dead_letters",
-    "retry",
-    "total",
-]
 
 # The beginning of an id, which has 32 characters.
 BEGINNING = re.compile(r"[\w-]{8,31}", re.ASCII)

@@ -10,8 +10,6 @@ from vibetuner.errors import DeadLetterError, VibetunerError
 from vibetuner.tasks.dead_letters.api import discard, find, retry
 from vibetuner.tasks.letters.letter import DeadLetter, Filters
 
-__all__ = ["Outcome", "Settled", "Verb", "matching", "settle"]
-
 PAGE = 100
 
 Verb = Literal["retry", "discard"]

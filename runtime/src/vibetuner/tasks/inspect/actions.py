@@ -24,8 +24,6 @@ from vibetuner.tasks.inspect.model import ENDED
 from vibetuner.tasks.inspect.queue import Queue
 from vibetuner.tasks.payload import Kind
 
-__all__ = ["abort", "check_arguments", "enqueue", "enqueue_again"]
-
 CONFIRM_SECONDS = 3
 JOURNAL_LOOKS = 6
 JOURNAL_SECONDS = 0.25

@@ -12,8 +12,6 @@ from vibetuner.tasks.inspect.listing import stored_row
 from vibetuner.tasks.inspect.model import Row, moment
 from vibetuner.tasks.inspect.queue import Queue, now_ms
 
-__all__ = ["CronHealth", "CronView", "list_crons"]
-
 # A run may be this late before its schedule counts as late.
 GRACE = timedelta(seconds=60)
 

@@ -23,8 +23,6 @@ from vibetuner.tasks.letters.plain import plain_text
 from vibetuner.tasks.letters.stream import find_letter
 from vibetuner.tasks.payload import Kind
 
-__all__ = ["Facts", "can_call", "find_row", "find_task", "gather", "kept_payload", "letter_of"]
-
 
 @dataclass(frozen=True, slots=True)
 class Facts:

@@ -11,8 +11,6 @@ from coredis import Redis, RedisCluster
 
 from vibetuner.redis.keys import Keys
 
-__all__ = ["StuckLine", "find_stuck_lines", "holder_of", "is_stranded"]
-
 # The number of tasks in line that are checked, oldest first.
 LOOKED_AT = 100
 

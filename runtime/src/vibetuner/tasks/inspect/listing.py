@@ -12,8 +12,6 @@ from vibetuner.tasks.inspect.queue import Queue, readable, unreadable_row
 from vibetuner.tasks.journal.entry import Ended
 from vibetuner.tasks.letters.plain import plain_text
 
-__all__ = ["ended_row", "list_tasks", "stored_row"]
-
 CHUNK = 500
 # A page that has read this many is returned even if it is not full.
 MOST_LOOKED_AT = 5000

@@ -9,20 +9,6 @@ from enum import StrEnum
 from vibetuner.stored import read_number
 from vibetuner.tasks.journal.entry import Beat, FailedTry
 
-__all__ = [
-    "ENDED",
-    "LIVE_SECONDS",
-    "Counts",
-    "Filters",
-    "Page",
-    "QueueView",
-    "Row",
-    "State",
-    "TaskDetail",
-    "WorkerView",
-    "moment",
-]
-
 # A worker sends a heartbeat every two seconds; after this long without one it counts as lost.
 LIVE_SECONDS = 15.0
 

@@ -17,8 +17,6 @@ from vibetuner.tasks.inspect.model import Row, State
 from vibetuner.tasks.outbox.row import ANSWER_SECONDS, find_row, open_stores
 from vibetuner.timing import duration
 
-__all__ = ["Outbox", "find_in_outbox", "open_outbox", "read_outbox"]
-
 # Longer than a worker's relay ever leaves a row waiting.
 RELAY_SECONDS = 10.0
 

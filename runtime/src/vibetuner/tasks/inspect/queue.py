@@ -23,18 +23,6 @@ from vibetuner.tasks.payload import Kind, unpickle
 from vibetuner.tasks.queues import USUAL
 from vibetuner.tasks.worker import TaskWorker, get_worker
 
-__all__ = [
-    "ANSWER_SECONDS",
-    "Queue",
-    "answering",
-    "now_ms",
-    "read_workers",
-    "readable",
-    "this_queue",
-    "unreadable_row",
-    "whole_id",
-]
-
 T = TypeVar("T")
 
 # Together with the gate's own limit, a page must answer within five seconds.

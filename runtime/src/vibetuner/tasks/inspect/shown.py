@@ -12,8 +12,6 @@ from typing import Any
 from vibetuner.errors import mask_secrets
 from vibetuner.tasks.letters.plain import plain, plain_text
 
-__all__ = ["MASK", "looks_secret", "name_arguments", "shown"]
-
 MASK = "•••"
 LONGEST = 2000
 SECRET_WORDS = frozenset(

@@ -15,8 +15,6 @@ from vibetuner.tasks.inspect.model import moment
 from vibetuner.tasks.inspect.queue import Queue, now_ms
 from vibetuner.tasks.journal.entry import bucket_ms
 
-__all__ = ["Slice", "Span", "SpanName", "percentile", "read_span"]
-
 SpanName = Literal["hour", "day"]
 
 # A field of a histogram: r for run times, w for waits, then the bucket's number.

@@ -13,8 +13,6 @@ from vibetuner.tasks.journal.entry import Beat, Ended, Started
 from vibetuner.tasks.letters.letter import Act, DeadLetter, Group
 from vibetuner.tasks.queues import USUAL
 
-__all__ = ["count_unreadable", "misused_keys"]
-
 # The newest of each kind; older ones are shown as unreadable on the pages that list them.
 LOOKED_AT = 1000
 

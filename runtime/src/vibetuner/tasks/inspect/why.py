@@ -19,8 +19,6 @@ from vibetuner.tasks.queues import start_reader
 from vibetuner.tasks.retry import policy_of
 from vibetuner.timing import duration
 
-__all__ = ["Reason", "explain"]
-
 # A task may wait for thousands of others.
 MOST_PARENTS = 10
 

@@ -11,8 +11,6 @@ from typing import NamedTuple
 
 from vibetuner.stored import Count, Millis
 
-__all__ = ["Beat", "Ended", "FailedTry", "Outcome", "Started", "bucket", "bucket_ms"]
-
 
 class Outcome(StrEnum):
     """The end of a task."""

@@ -18,16 +18,6 @@ from typing import Any, Self
 from vibetuner.stored import Count, Moment, Unreadable, read_record
 from vibetuner.tasks.attempt import Cause
 
-__all__ = [
-    "Act",
-    "Cause",
-    "DeadLetter",
-    "Filters",
-    "Group",
-    "fingerprint",
-    "retry_id",
-]
-
 ACT_FIELDS = frozenset({"retried_as", "retried_at", "discarded_at", "acted_by"})
 
 

@@ -31,8 +31,6 @@ from vibetuner.tasks.letters.search import read_groups
 from vibetuner.tasks.letters.store import Page, bad_end, unreadable
 from vibetuner.tasks.letters.stream import Client, find_letter
 
-__all__ = ["MongoStore"]
-
 MOVING_SECONDS = 0.2
 NEWEST_FIRST = [("failed_at", -1), ("_id", -1)]
 

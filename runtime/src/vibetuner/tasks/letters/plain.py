@@ -10,8 +10,6 @@ from typing import Any
 from vibetuner.errors import mask_secrets
 from vibetuner.logs import format_traceback
 
-__all__ = ["plain", "plain_text", "plain_traceback"]
-
 LONGEST_TEXT = 1000
 LONGEST_TRACEBACK = 20_000
 LONGEST_VALUE = 50_000

@@ -29,17 +29,6 @@ if TYPE_CHECKING:
 
     Database = AsyncDatabase[dict[str, Any]]
 
-__all__ = [
-    "COLLECTION",
-    "OPEN",
-    "count_groups",
-    "count_unreadable",
-    "group_letters",
-    "insert_letters",
-    "move_letters",
-    "relaying",
-]
-
 logger = logging.getLogger(__name__)
 
 COLLECTION = "dead_letters"

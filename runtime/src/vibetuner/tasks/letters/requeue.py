@@ -15,8 +15,6 @@ from vibetuner.tasks.letters.letter import Act, DeadLetter, retry_id
 from vibetuner.tasks.payload import Codec, Kind, dump, unpickle
 from vibetuner.tasks.queues import declared_queue, default_queue
 
-__all__ = ["Requeue"]
-
 # A person who loaded a letter before it was settled still finds the mark for this long.
 MARK_TIME = timedelta(days=1)
 

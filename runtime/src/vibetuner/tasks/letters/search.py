@@ -20,8 +20,6 @@ from vibetuner.tasks.letters.stream import (
     with_acts,
 )
 
-__all__ = ["count_letters", "open_groups", "read_groups", "search_letters"]
-
 # Letters that the server reads in one call, which blocks it for some milliseconds.
 CHUNK = 500
 # A page that has read this many is returned even if it is not full.

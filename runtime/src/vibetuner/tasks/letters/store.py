@@ -13,8 +13,6 @@ from vibetuner.tasks.letters.requeue import Requeue
 from vibetuner.tasks.letters.search import count_letters, open_groups, search_letters
 from vibetuner.tasks.letters.stream import Client, count_open, find_ids, find_letter
 
-__all__ = ["Page", "Store", "StreamStore", "bad_end", "unreadable"]
-
 
 @dataclass(frozen=True, slots=True)
 class Page:

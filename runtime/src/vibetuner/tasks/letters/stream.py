@@ -15,19 +15,6 @@ from vibetuner.redis.keys import Keys
 from vibetuner.stored import Unreadable, read_record
 from vibetuner.tasks.letters.letter import Act, DeadLetter
 
-__all__ = [
-    "Client",
-    "StreamedLetter",
-    "count_open",
-    "find_ids",
-    "find_letter",
-    "keep",
-    "parse_letter",
-    "read_letters",
-    "remove_letters",
-    "with_acts",
-]
-
 Client = Redis[str] | RedisCluster[str]
 FIELD = "letter"
 BATCH = 100

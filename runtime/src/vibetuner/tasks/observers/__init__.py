@@ -10,8 +10,6 @@ from collections.abc import Callable, Sequence
 
 from vibetuner.tasks.attempt import Attempt
 
-__all__ = ["Observer", "Observers"]
-
 logger = logging.getLogger(__name__)
 
 

@@ -11,8 +11,6 @@ from vibetuner.tasks.attempt import Attempt, End
 from vibetuner.tasks.letters.letter import DeadLetter
 from vibetuner.tasks.observers import Observer
 
-__all__ = ["HookObserver"]
-
 
 class HookObserver(Observer):
     """Calls the project's hooks once an end is recorded; a superseded attempt calls none.

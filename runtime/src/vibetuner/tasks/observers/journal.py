@@ -31,8 +31,6 @@ from vibetuner.tasks.observers import Observer
 if TYPE_CHECKING:
     from streaq import Worker
 
-__all__ = ["BEAT_SECONDS", "LIMITS", "JournalObserver", "Limits"]
-
 logger = logging.getLogger(__name__)
 
 BEAT_SECONDS = 2.0

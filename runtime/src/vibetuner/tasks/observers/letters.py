@@ -12,8 +12,6 @@ from vibetuner.tasks.letters.plain import plain, plain_text, plain_traceback
 from vibetuner.tasks.observers import Observer
 from vibetuner.tasks.payload import KEPT, Codec, Kind, dump
 
-__all__ = ["LetterWriter"]
-
 
 class LetterWriter(Observer):
     """Adds a dead letter to the recorded end of a task that will not be tried again.

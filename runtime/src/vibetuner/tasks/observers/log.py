@@ -13,8 +13,6 @@ from vibetuner.tasks.observers import Observer
 from vibetuner.tasks.retry import policy_of
 from vibetuner.timing import duration
 
-__all__ = ["LogObserver"]
-
 logger = logging.getLogger(__name__)
 
 # A task that runs longer than this gets a line for its start, too.

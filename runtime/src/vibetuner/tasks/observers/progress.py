@@ -13,8 +13,6 @@ from vibetuner.tasks.attempt import Attempt, End
 from vibetuner.tasks.observers import Observer
 from vibetuner.tasks.progress.state import ProgressStatus, find_known, finish_progress
 
-__all__ = ["ProgressObserver"]
-
 logger = logging.getLogger(__name__)
 
 # Seconds to collect ends before publishing them, and the pauses of retries while Redis is away.

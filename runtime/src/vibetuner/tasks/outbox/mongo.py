@@ -19,8 +19,6 @@ from vibetuner.resources.mongo import unreachable
 from vibetuner.resources.slots import mongo_database
 from vibetuner.tasks.outbox.row import TABLE, Row
 
-__all__ = ["MongoOutbox"]
-
 NO_TRANSACTIONS = 20  # IllegalOperation: the server is not a replica set
 PASSING = "TransientTransactionError"
 FIELDS = [name for name in Row.__slots__ if name != "task_id"]

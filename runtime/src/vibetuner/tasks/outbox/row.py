@@ -16,8 +16,6 @@ from vibetuner.loader import load_project
 from vibetuner.project import find_root
 from vibetuner.resources.slots import mongo_database, sql_engine
 
-__all__ = ["ANSWER_SECONDS", "TABLE", "Row", "Store", "find_row", "open_stores", "store_for"]
-
 #: The table, and the collection.
 TABLE = "task_outbox"
 

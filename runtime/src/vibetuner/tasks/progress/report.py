@@ -17,8 +17,6 @@ from vibetuner.sse.history import OUTAGES
 from vibetuner.tasks.attempt import current_attempt, current_task_id
 from vibetuner.tasks.progress.state import PROGRESS, ProgressState, ProgressStatus, write_progress
 
-__all__ = ["Progress", "RateMeter", "remaining"]
-
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")

@@ -14,17 +14,6 @@ from vibetuner.redis.functions import Caller
 from vibetuner.sse.event import idle_id
 from vibetuner.sse.history import History
 
-__all__ = [
-    "PROGRESS",
-    "ProgressState",
-    "ProgressStatus",
-    "find_known",
-    "finish_progress",
-    "read_progress",
-    "register_watch",
-    "write_progress",
-]
-
 #: the name of the event that reports a state
 PROGRESS = "progress"
 

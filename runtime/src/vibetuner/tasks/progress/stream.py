@@ -14,8 +14,6 @@ from vibetuner.sse.history import OUTAGES
 from vibetuner.sse.stream import KEEPALIVE, EventStream, Write, add_stream_route
 from vibetuner.tasks.progress.watch import ENDS, Render, follow_progress, load_progress
 
-__all__ = ["add_progress_route"]
-
 # htmx closes a stream at one event, however the task ended. A browser that reconnects with this id
 # has received the end.
 CLOSE = Event("close", "", "0-1")

@@ -28,17 +28,6 @@ from vibetuner.tasks.progress.state import (
     register_watch,
 )
 
-__all__ = [
-    "ENDS",
-    "Render",
-    "Step",
-    "follow_progress",
-    "load_progress",
-    "render_bar",
-    "status_of",
-    "watch_progress",
-]
-
 Render = Callable[[ProgressState], str | Awaitable[str]]
 
 ENDS = frozenset(

@@ -20,8 +20,6 @@ from vibetuner.tasks.engine import cron_id
 from vibetuner.tasks.payload import Codec, Kind
 from vibetuner.tasks.run.outage import Outage
 
-__all__ = ["Cron", "DelayedQueue", "sweep"]
-
 # A client of streaq's own publishes nothing about a delayed task, so it is noticed this late.
 LONGEST_SLEEP_SECONDS = 0.5
 # An event loop sleeps in whole milliseconds, rounded up; for the last one, wait turn by turn.

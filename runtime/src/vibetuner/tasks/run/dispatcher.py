@@ -19,8 +19,6 @@ from vibetuner.tasks.queues import ReadOrder
 from vibetuner.tasks.run.finisher import Finisher, fresh_ms
 from vibetuner.tasks.run.outage import Outage
 
-__all__ = ["Dispatcher", "Lookahead"]
-
 # A claimed message that gets no slot within this time is requeued.
 FRESH_SECONDS = 0.2
 # A blocking read ends after this, so that lost messages are looked for.

@@ -26,8 +26,6 @@ from vibetuner.tasks.payload import ArgumentsGone, Codec, Kind
 from vibetuner.tasks.retry import ErrorRules, named_wait, wanted_arguments
 from vibetuner.tasks.run.finisher import fresh_ms
 
-__all__ = ["Executor", "judge", "load"]
-
 logger = logging.getLogger(__name__)
 
 ON_FAILURE_SECONDS = 30.0

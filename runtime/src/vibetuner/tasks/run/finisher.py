@@ -23,8 +23,6 @@ from vibetuner.tasks.observers import Observers
 from vibetuner.tasks.payload import KEPT, Codec, Kind, dump
 from vibetuner.tasks.run.outage import Outage
 
-__all__ = ["Finisher", "fresh_ms"]
-
 logger = logging.getLogger(__name__)
 
 # The kinds of ends in lua/queue.lua.

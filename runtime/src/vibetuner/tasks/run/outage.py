@@ -10,8 +10,6 @@ from coredis.exceptions import ConnectionError as Disconnected
 from vibetuner.errors import first_line
 from vibetuner.timing import backoff
 
-__all__ = ["Outage"]
-
 logger = logging.getLogger(__name__)
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.05, 2.0

@@ -42,8 +42,6 @@ if TYPE_CHECKING:
     from vibetuner.config import Settings
     from vibetuner.tasks.client.queue import QueueClient
 
-__all__ = ["EndsNotRecorded", "Run"]
-
 logger = logging.getLogger(__name__)
 
 # At a hurried stop, functions that were cancelled have this long to clean up.

@@ -12,8 +12,6 @@ from contextlib import contextmanager
 
 from vibetuner.loader import was_received
 
-__all__ = ["Stop"]
-
 logger = logging.getLogger(__name__)
 
 # A process manager signals a whole group, and `uv run` and our supervisor forward signals: those
