@@ -33,7 +33,7 @@ async def record(
     client = worker.client
     observer = JournalObserver(client.functions, worker, keys, limits)
     finisher = Finisher(
-        client.functions, client.codec, keys=client.keys, worker_id=worker.id, idle_ms=1000,
+        client, worker_id=worker.id, idle_ms=1000,
         observers=Observers([observer]), counters=worker.counters, outage=Outage(),
     )  # fmt: skip
     for attempt in attempts:

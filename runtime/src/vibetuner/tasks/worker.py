@@ -402,15 +402,8 @@ class TaskWorker(Worker[Any]):
     async def queue_due(self) -> None:
         """Enqueue delayed tasks and cron runs that are due, as a running worker does."""
         client = self.client
-        await DelayedQueue(client.functions, client.keys, self.priorities, Outage()).queue_due()
-        await self._cron().schedule_due()
-
-    def _cron(self) -> Cron:
-        client = self.client
-        return Cron(
-            client.functions, client.keys, client.codec,
-            queue_of=self.queue_of, next_run=self.next_run,
-        )  # fmt: skip
+        await DelayedQueue(client, self.priorities, Outage()).queue_due()
+        await Cron(client, queue_of=self.queue_of, next_run=self.next_run).schedule_due()
 
     @property
     def known_queues(self) -> Sequence[str]:

@@ -111,12 +111,12 @@ async def listening(worker: TaskWorker) -> AsyncIterator[tuple[Dispatcher, list[
     async with held_open(worker):
         client = worker.client
         finisher = Finisher(
-            client.functions, client.codec, keys=client.keys, worker_id="w1", idle_ms=60_000,
+            client, worker_id="w1", idle_ms=60_000,
             observers=Observers([]), counters=defaultdict(int), outage=Outage(),
         )  # fmt: skip
         async with Connection(client.functions.connection.address) as listener:
             dispatcher = Dispatcher(
-                client.functions, listener, keys=client.keys, consumer="w1",
+                client, listener, consumer="w1",
                 order=ReadOrder(["high", "normal"]), slots=2, idle_ms=60_000, begin=begun.append,
                 prepare=prepare, finisher=finisher, outage=Outage(),
             )  # fmt: skip

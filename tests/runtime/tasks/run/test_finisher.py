@@ -72,7 +72,7 @@ async def finisher(
     client: QueueClient, heard: Heard, counters: dict[str, int]
 ) -> AsyncIterator[Finisher]:
     finisher = Finisher(
-        client.functions, client.codec, keys=client.keys, worker_id="w1", idle_ms=60_000,
+        client, worker_id="w1", idle_ms=60_000,
         observers=Observers([heard]), counters=counters, outage=Outage(),
     )  # fmt: skip
     yield finisher

@@ -13,11 +13,9 @@ from coredis.exceptions import RedisError
 from streaq import StreaqError
 
 from vibetuner.redis.connection import server_ms
-from vibetuner.redis.functions import Functions
-from vibetuner.redis.keys import Keys
-from vibetuner.tasks.client.results import ResultListener
+from vibetuner.tasks.client.queue import QueueClient
 from vibetuner.tasks.engine import cron_id
-from vibetuner.tasks.payload import Codec, Kind
+from vibetuner.tasks.payload import Kind
 from vibetuner.tasks.run.outage import Outage
 
 # A client of streaq's own publishes nothing about a delayed task, so it is noticed this late.
@@ -30,11 +28,8 @@ SWEEP_SECONDS = 0.5
 class DelayedQueue:
     """Sleeps until the next delayed task is due, or until an earlier one is delayed."""
 
-    def __init__(
-        self, functions: Functions, keys: Keys, priorities: Sequence[str], outage: Outage
-    ) -> None:
-        self._functions = functions
-        self._keys = keys
+    def __init__(self, client: QueueClient, priorities: Sequence[str], outage: Outage) -> None:
+        self._client = client
         self._priorities = list(priorities)
         self._outage = outage
         self._woken = asyncio.Event()
@@ -50,17 +45,18 @@ class DelayedQueue:
             else:
                 await self._sleep(math.inf if soonest is None else soonest / 1000)
 
-    async def listen(self, listener: ResultListener) -> None:
+    async def listen(self) -> None:
         """Wake up when a task is delayed, until cancelled."""
         while True:
             try:
-                await listener.each(self._keys.wakeups, self._woken.set)
+                await self._client.listener.each(self._client.keys.wakeups, self._woken.set)
             except (RedisError, OSError) as error:
                 await self._outage.wait(error)
 
     async def queue_due(self) -> float | None:
         """Queue tasks that are due by the server's clock; return the ms until the next one is."""
-        soonest = await self._functions.call("due", (self._keys.queue,), self._priorities)
+        client = self._client
+        soonest = await client.functions.call("due", (client.keys.queue,), self._priorities)
         return None if soonest is None else float(soonest)
 
     async def _sleep(self, seconds: float) -> None:
@@ -80,9 +76,7 @@ class Cron:
     """Schedules the next run of each cron task that is due.
 
     Args:
-        functions: our functions on the server.
-        keys: the queue's keys.
-        codec: reads schedules, and signs their runs.
+        client: the queue, connected.
         queue_of: returns the queue of a cron task, by its name.
         next_run: returns when a crontab line is next due, in milliseconds; it is called with the
             line and with the milliseconds that the server's clock is ahead of this machine's.
@@ -90,16 +84,14 @@ class Cron:
 
     def __init__(
         self,
-        functions: Functions,
-        keys: Keys,
-        codec: Codec,
+        client: QueueClient,
         *,
         queue_of: Callable[[str], str],
         next_run: Callable[..., int],
     ) -> None:
-        self._functions = functions
-        self._keys = keys
-        self._codec = codec
+        self._functions = client.functions
+        self._keys = client.keys
+        self._codec = client.codec
         self._queue_of = queue_of
         self._next_run = next_run
 
@@ -135,18 +127,13 @@ class Cron:
 
 
 async def sweep(
-    functions: Functions,
-    keys: Keys,
-    cron: Cron,
-    *,
-    abort: Callable[[set[str]], None],
-    outage: Outage,
+    client: QueueClient, cron: Cron, *, abort: Callable[[set[str]], None], outage: Outage
 ) -> None:
     """Twice a second, report the tasks to be aborted, and schedule cron tasks."""
     while True:
         started = time.monotonic()
         try:
-            members = await functions.connection.call("SMEMBERS", keys.aborted)
+            members = await client.functions.connection.call("SMEMBERS", client.keys.aborted)
             if members:
                 abort({member.decode() for member in members})
             await cron.schedule_due()

@@ -12,9 +12,9 @@ from typing import Any
 from coredis.exceptions import RedisError, ResponseError
 
 from vibetuner.redis.connection import Connection
-from vibetuner.redis.functions import Functions
-from vibetuner.redis.keys import GROUP, Keys
+from vibetuner.redis.keys import GROUP
 from vibetuner.tasks.attempt import LAST_MOMENT, Attempt, Source
+from vibetuner.tasks.client.queue import QueueClient
 from vibetuner.tasks.queues import ReadOrder
 from vibetuner.tasks.run.finisher import Finisher, fresh_ms
 from vibetuner.tasks.run.outage import Outage
@@ -42,9 +42,8 @@ class Dispatcher:
     many more as finish in one round trip. A message that is claimed and not begun costs no attempt.
 
     Args:
-        functions: our functions on the server.
+        client: the queue, connected.
         listener: a connection of its own, for blocking reads.
-        keys: the queue's keys.
         consumer: the worker's id.
         order: the queues to read, and how a claim is divided among them.
         slots: the number of attempts that run at the same time.
@@ -57,10 +56,9 @@ class Dispatcher:
 
     def __init__(  # noqa: PLR0913 - one collaborator of each kind
         self,
-        functions: Functions,
+        client: QueueClient,
         listener: Connection,
         *,
-        keys: Keys,
         consumer: str,
         order: ReadOrder,
         slots: int,
@@ -72,9 +70,9 @@ class Dispatcher:
     ) -> None:
         self.running: dict[Source, Attempt] = {}
         self.on_idle: Callable[[], bool] | None = None
-        self._functions = functions
+        self._functions = client.functions
         self._listener = listener
-        self._keys = keys
+        self._keys = client.keys
         self._order = order
         self._slots = slots
         self._begin = begin

@@ -17,9 +17,9 @@ from streaq.types import StreaqCancelled
 from streaq.utils import datetime_ms, to_ms, to_seconds
 
 from vibetuner.errors import GiveUp
-from vibetuner.redis.functions import Functions
 from vibetuner.redis.keys import GROUP, Keys
 from vibetuner.tasks.attempt import Attempt, Cause, Cut, End, moment
+from vibetuner.tasks.client.queue import QueueClient
 from vibetuner.tasks.engine import running_attempt
 from vibetuner.tasks.observers import Observers
 from vibetuner.tasks.payload import ArgumentsGone, Codec, Kind
@@ -54,9 +54,7 @@ class Executor:
     Args:
         registry: the tasks by name.
         middlewares: wrap each function, the first one outermost.
-        codec: reads payloads.
-        functions: for locks and handed-on arguments.
-        keys: the queue's keys.
+        client: the queue, connected.
         observers: called at each step.
         finish: receives an attempt that has ended, or that has no end because it waits in line.
         worker_id: the worker, which is the consumer of its messages.
@@ -68,9 +66,7 @@ class Executor:
         registry: dict[str, Any],
         middlewares: Sequence[Callable[[Any], Any]],
         *,
-        codec: Codec,
-        functions: Functions,
-        keys: Keys,
+        client: QueueClient,
         observers: Observers,
         finish: Callable[[Attempt], None],
         worker_id: str,
@@ -78,10 +74,10 @@ class Executor:
     ) -> None:
         self._registry = registry
         self._middlewares = middlewares
-        self._codec = codec
-        self._functions = functions
-        self._connection = functions.connection
-        self._keys = keys
+        self._codec = client.codec
+        self._functions = client.functions
+        self._connection = client.functions.connection
+        self._keys = client.keys
         self._observers = observers
         self._finish = finish
         self._idle_ms = idle_ms

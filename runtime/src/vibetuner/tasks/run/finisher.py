@@ -16,11 +16,11 @@ from streaq.utils import to_ms, to_tuple
 
 from vibetuner.errors import first_line
 from vibetuner.logs import together
-from vibetuner.redis.functions import Functions
-from vibetuner.redis.keys import GROUP, Keys
+from vibetuner.redis.keys import GROUP
 from vibetuner.tasks.attempt import Attempt, Cause, End, Source
+from vibetuner.tasks.client.queue import QueueClient
 from vibetuner.tasks.observers import Observers
-from vibetuner.tasks.payload import KEPT, Codec, Kind, dump
+from vibetuner.tasks.payload import KEPT, Kind, dump
 from vibetuner.tasks.run.outage import Outage
 
 logger = logging.getLogger(__name__)
@@ -54,9 +54,7 @@ class Finisher:
     """Records the ends of one worker's attempts, and waits out every outage.
 
     Args:
-        functions: our functions on the server.
-        codec: signs results.
-        keys: the queue's keys.
+        client: the queue, connected.
         worker_id: the worker, which is the consumer of its messages.
         idle_ms: the time after which another worker takes a message over.
         observers: called before and after an end is recorded.
@@ -66,10 +64,8 @@ class Finisher:
 
     def __init__(  # noqa: PLR0913 - one collaborator of each kind
         self,
-        functions: Functions,
-        codec: Codec,
+        client: QueueClient,
         *,
-        keys: Keys,
         worker_id: str,
         idle_ms: int,
         observers: Observers,
@@ -78,8 +74,9 @@ class Finisher:
     ) -> None:
         self.unrecorded: dict[Source, int] = {}  # number of ends being recorded
         self.load_failed: Callable[[Attempt], Any] | None = None
-        self._functions = functions
-        self._codec = codec
+        keys = client.keys
+        self._functions = client.functions
+        self._codec = client.codec
         self._keys = (keys.queue, keys.letters, keys.letter_places, keys.prefix)
         self._data_key = keys.data
         self._worker_id = worker_id

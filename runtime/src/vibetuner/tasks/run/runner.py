@@ -6,7 +6,7 @@ import asyncio
 import decimal
 import logging
 import time
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from contextvars import Context, copy_context
 from typing import TYPE_CHECKING, Any
@@ -92,7 +92,7 @@ class Run:
         context: Any,
         stop: Stop,
     ) -> None:
-        functions, keys = client.functions, client.keys
+        functions = client.functions
         self._worker = worker
         self._client = client
         self._listener = Connection(functions.connection.address)  # for blocking reads
@@ -105,7 +105,7 @@ class Run:
         has_decimal = any(variable.name == "decimal_context" for variable in self._base)
         self._decimal = decimal.getcontext() if has_decimal else None
         self._log = LogObserver()
-        self._journal = JournalObserver(functions, worker, keys.journal, queues=order.names)
+        self._journal = JournalObserver(functions, worker, client.keys.journal, queues=order.names)
         self._history = history_of(worker.redis, settings)
         self._progress = ProgressObserver(functions, self._history)
         letters = LetterWriter(client.codec, worker_id=worker.id, queue=worker.queue_name)
@@ -115,9 +115,7 @@ class Run:
             heard.append(HookObserver(app, self._hooks))
         observers = Observers(heard)
         self._finisher = Finisher(
-            functions,
-            client.codec,
-            keys=keys,
+            client,
             worker_id=worker.id,
             idle_ms=worker.idle_timeout,
             observers=observers,
@@ -126,9 +124,8 @@ class Run:
         )
         self._finisher.load_failed = self._load_failed
         self._dispatcher = Dispatcher(
-            functions,
+            client,
             self._listener,
-            keys=keys,
             consumer=worker.id,
             order=order,
             slots=worker.concurrency,
@@ -139,22 +136,18 @@ class Run:
             outage=self._outage,
         )
         if worker.burst:
-            self._dispatcher.on_idle = self._is_over
+            self._dispatcher.on_idle = lambda: self._finisher.is_settled
         self._executor = Executor(
             worker.registry,
             worker.middlewares,
-            codec=client.codec,
-            functions=functions,
-            keys=keys,
+            client=client,
             observers=observers,
             finish=self._finish,
             worker_id=worker.id,
             idle_ms=worker.idle_timeout,
         )
-        self._cron = Cron(
-            functions, keys, client.codec, queue_of=queue_of, next_run=worker.next_run
-        )
-        self._delayed = DelayedQueue(functions, keys, worker.priorities, self._outage)
+        self._cron = Cron(client, queue_of=queue_of, next_run=worker.next_run)
+        self._delayed = DelayedQueue(client, worker.priorities, self._outage)
 
     @property
     def running(self) -> Iterable[Attempt]:
@@ -186,21 +179,17 @@ class Run:
         Raises:
             EndsNotRecorded: Redis did not record the ends of the last ones.
         """
-        loops = [
-            self._start(self._renew()),
-            self._start(self._delayed.run()),
-            self._start(self._delayed.listen(self._client.listener)),
-            self._start(
-                sweep(
-                    self._client.functions, self._client.keys, self._cron,
-                    abort=self.abort, outage=self._outage,
-                )
-            ),
-            self._start(self._announce()),
-            self._start(self._journal.run(self._dispatcher.running.values())),
-        ]  # fmt: skip
-        reading = self._start(self._dispatcher.run())
-        requested = self._start(self._stop.requested.wait())
+        work = (
+            self._renew(),
+            self._delayed.run(),
+            self._delayed.listen(),
+            sweep(self._client, self._cron, abort=self.abort, outage=self._outage),
+            self._announce(),
+            self._journal.run(self._dispatcher.running.values()),
+        )
+        loops = [asyncio.create_task(one) for one in work]
+        reading = asyncio.create_task(self._dispatcher.run())
+        requested = asyncio.create_task(self._stop.requested.wait())
         try:
             await asyncio.wait([*loops, reading, requested], return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -220,7 +209,7 @@ class Run:
         self._dispatcher.stop()
         await self._listener.close()
         await asyncio.wait([reading], timeout=HURRY_SECONDS)
-        requeueing = self._start(self._dispatcher.requeue_unbegun())
+        requeueing = asyncio.create_task(self._dispatcher.requeue_unbegun())
         await self._finish_running()
         seconds = HURRY_SECONDS if self._stop.hurried.is_set() else RECORD_SECONDS
         is_requeued = False
@@ -266,8 +255,8 @@ class Run:
         """Wait until all have ended, the time is up, or the stop is hurried."""
         if not (handles := self._handles()):
             return
-        ended = self._start(_all_of(handles))
-        hurried = self._start(self._stop.hurried.wait())
+        ended = asyncio.create_task(_all_of(handles))
+        hurried = asyncio.create_task(self._stop.hurried.wait())
         try:
             await asyncio.wait(
                 {ended, hurried}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED
@@ -310,9 +299,6 @@ class Run:
             load(attempt, self._client.codec, self._worker.registry, self._client.keys)
         await self._executor.give_up(attempt)
 
-    def _is_over(self) -> bool:
-        return self._finisher.is_settled
-
     async def _schedule_cron(self) -> None:
         functions, keys = self._client.functions, self._client.keys
         for name, task in self._worker.registry.items():
@@ -344,9 +330,6 @@ class Run:
         while True:
             await asyncio.sleep(1)
             self._log.sweep(tuple(self.running), time.time_ns() // 1_000_000)
-
-    def _start(self, coroutine: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
-        return asyncio.get_running_loop().create_task(coroutine)
 
 
 async def _all_of(handles: list[asyncio.Task[None]]) -> None:
