@@ -74,6 +74,14 @@ def read_record(kind: type[T], stored: object) -> T:
         raise Unreadable(type(error).__name__) from None
 
 
+def read_or_none(kind: type[T], stored: object) -> T | None:
+    """Return a record as :func:`read_record` does, or None if it can't be read."""
+    try:
+        return read_record(kind, stored)
+    except Unreadable:
+        return None
+
+
 def read_number(stored: object) -> int:
     """Return a whole number of 0 or more; 0 for anything else.
 

@@ -20,7 +20,7 @@ from vibetuner.redis.url import Address, parse_url
 from vibetuner.tasks.client.durable import Keeping
 from vibetuner.tasks.inspect.line import find_stuck_lines
 from vibetuner.tasks.inspect.model import WorkerView
-from vibetuner.tasks.inspect.queue import read_workers
+from vibetuner.tasks.inspect.queue import queue_sizes, read_workers
 from vibetuner.tasks.inspect.unreadable import count_unreadable, misused_keys
 from vibetuner.tasks.queues import USUAL, start_reader
 
@@ -265,10 +265,7 @@ async def _sizes(redis: Redis[str], settings: Settings) -> dict[str, int]:
     """Return the number of tasks in each queue that workers have registered."""
     keys = Keys(settings.redis_key_prefix, settings.queue_name)
     names = dict.fromkeys([*map(str, await redis.zrange(keys.journal.queues, 0, -1)), *USUAL])
-    return {
-        name: await redis.xlen(keys.stream(name)) + await redis.zcard(keys.delayed(name))
-        for name in names
-    }
+    return {name: sum(sizes) for name, sizes in (await queue_sizes(redis, keys, names)).items()}
 
 
 async def _config(redis: Redis[str]) -> dict[str, str]:

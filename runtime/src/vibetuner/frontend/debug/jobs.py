@@ -9,9 +9,9 @@ from functools import cache
 from secrets import token_hex
 
 from vibetuner.errors import TaskNotFound, VibetunerError, first_line
-from vibetuner.stored import Count, Millis, dump_record
+from vibetuner.stored import Count, Millis, dump_record, read_or_none
 from vibetuner.tasks.dead_letters.bulk import Verb, matching, settle
-from vibetuner.tasks.inspect.queue import now_ms, readable, this_queue
+from vibetuner.tasks.inspect.queue import now_ms, this_queue
 from vibetuner.tasks.letters.letter import Filters
 
 logger = logging.getLogger(__name__)
@@ -59,7 +59,7 @@ async def find_job(job_id: str) -> Job:
     Raises:
         TaskNotFound: there is none.
     """
-    job = readable(Job, await this_queue().redis.get(this_queue().keys.job(job_id)))
+    job = read_or_none(Job, await this_queue().redis.get(this_queue().keys.job(job_id)))
     if job is None:
         raise TaskNotFound(
             f"There is no such job {job_id}, or it ended over an hour ago. Start it again"

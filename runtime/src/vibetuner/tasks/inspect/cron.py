@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 
 from crontab import CronTab
 
 from vibetuner.tasks.inspect.listing import stored_row
 from vibetuner.tasks.inspect.model import Row, moment
-from vibetuner.tasks.inspect.queue import Queue, now_ms
+from vibetuner.tasks.inspect.queue import Queue
 
 # A run may be this late before its schedule counts as late.
 GRACE = timedelta(seconds=60)
@@ -64,7 +64,7 @@ async def list_crons(queue: Queue) -> list[CronView]:
         due = moment(await score)
         began = moment(await first)
         health, note = judge(
-            str(tabs[name]), due, last, began, is_running=name in running, now=_now()
+            str(tabs[name]), due, last, began, is_running=name in running, now=datetime.now(UTC)
         )
         views.append(
             CronView(
@@ -106,8 +106,8 @@ async def _last(queue: Queue, entries: tuple[object, ...]) -> Row | None:
     if not entries:
         return None
     entry_id = str(getattr(entries[0], "identifier", ""))
-    found = await queue.redis.xrange(queue.keys.ended, entry_id, entry_id)
-    return stored_row(entry_id, found[0]) if found else None
+    fields = await queue.entry(queue.keys.ended, entry_id)
+    return stored_row(entry_id, fields) if fields else None
 
 
 def _previous(tab: str, now: datetime) -> datetime | None:
@@ -116,9 +116,3 @@ def _previous(tab: str, now: datetime) -> datetime | None:
     except (ValueError, TypeError, ArithmeticError, LookupError):  # not a valid crontab
         return None
     return None if seconds is None else now + timedelta(seconds=seconds)
-
-
-def _now() -> datetime:
-    now = moment(now_ms())
-    assert now is not None  # noqa: S101 - 1970 is over
-    return now

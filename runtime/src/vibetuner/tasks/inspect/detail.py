@@ -10,13 +10,13 @@ from typing import Any
 from streaq.types import StreaqCancelled
 
 from vibetuner.errors import TaskNotFound, VibetunerError
-from vibetuner.stored import read_number
+from vibetuner.stored import read_number, read_or_none
 from vibetuner.tasks.dead_letters import DeadLetter
 from vibetuner.tasks.dead_letters import get as get_letter
 from vibetuner.tasks.inspect.listing import ended_row
 from vibetuner.tasks.inspect.model import ENDED, Row, State, TaskDetail, moment
 from vibetuner.tasks.inspect.outbox import find_in_outbox
-from vibetuner.tasks.inspect.queue import Queue, readable, unreadable_row
+from vibetuner.tasks.inspect.queue import Queue, unreadable_row
 from vibetuner.tasks.inspect.shown import name_arguments, shown
 from vibetuner.tasks.journal.entry import Ended, FailedTry
 from vibetuner.tasks.letters.plain import plain_text
@@ -62,8 +62,13 @@ async def find_task(queue: Queue, task_id: str) -> TaskDetail:
             )
         row = _letter_row(letter)
     data = facts.data or await kept_payload(queue, facts.entry_id, task_id)
-    arguments = _arguments(queue, data)
+    arguments = None
+    if can_call(data):
+        arguments = name_arguments(_function(queue, str(data["f"])), data["a"], data["k"])
     note = _note(row, facts, data) if arguments is None else ""
+    traceback = letter.traceback if letter else ""
+    if not traceback:
+        traceback = str((await queue.entry(queue.keys.failed, facts.entry_id)).get("t", ""))
     if arguments is None and letter is not None:
         arguments = name_arguments(_function(queue, row.name), letter.args, letter.kwargs)
     return TaskDetail(
@@ -71,7 +76,7 @@ async def find_task(queue: Queue, task_id: str) -> TaskDetail:
         arguments=arguments,
         note=note,
         result=shown(facts.result.get("r")) if facts.result.get("s") else None,
-        traceback=(letter.traceback if letter else "") or await _trace(queue, facts.entry_id),
+        traceback=traceback,
         failed_tries=facts.failed_tries,
         parents=facts.parents,
         children=facts.children,
@@ -105,12 +110,12 @@ async def gather(queue: Queue, task_id: str) -> Facts:
     return Facts(
         data=queue.read(raw, Kind.CALL, task_id),
         result=queue.read(await result, Kind.RESULT, task_id),
-        ended=await _ended(queue, entry_id),
+        ended=read_or_none(Ended, (await queue.entry(queue.keys.ended, entry_id)).get("d")),
         entry_id=entry_id,
         due=next(iter(dues.values()), None),
         in_abort_set=bool(await aborted),
         tries=read_number(await tries),
-        failed_tries=[one for text in await failed if (one := readable(FailedTry, text))],
+        failed_tries=[one for text in await failed if (one := read_or_none(FailedTry, text))],
         parents=sorted(map(str, await parents)),
         children=sorted(str(child).removeprefix("~") for child in await children),
         has_payload=bool(raw),
@@ -182,33 +187,10 @@ async def letter_of(queue: Queue, task_id: str) -> DeadLetter | None:
         return await find_letter(queue.redis, queue.keys.prefix, task_id)
 
 
-async def _ended(queue: Queue, entry_id: str) -> Ended | None:
-    if not entry_id:
-        return None
-    found = await queue.redis.xrange(queue.keys.ended, entry_id, entry_id)
-    return readable(Ended, found[0].field_values.get("d")) if found else None
-
-
 async def kept_payload(queue: Queue, entry_id: str, task_id: str) -> dict[str, Any]:
     """Return the payload that the journal keeps of a task; empty if it keeps none."""
-    if not entry_id:
-        return {}
-    found = await queue.redis.xrange(queue.keys.payloads, entry_id, entry_id)
-    payload = found[0].field_values.get("p") if found else b""
+    payload = (await queue.entry(queue.keys.payloads, entry_id)).get("p")
     return queue.read(payload, Kind.CALL, task_id, is_kept=True)
-
-
-async def _trace(queue: Queue, entry_id: str) -> str:
-    if not entry_id:
-        return ""
-    found = await queue.redis.xrange(queue.keys.failed, entry_id, entry_id)
-    return str(found[0].field_values.get("t", "")) if found else ""
-
-
-def _arguments(queue: Queue, data: dict[str, Any]) -> dict[str, str] | None:
-    if not can_call(data):
-        return None
-    return name_arguments(_function(queue, str(data["f"])), data["a"], data["k"])
 
 
 def can_call(data: Mapping[str, Any]) -> bool:

@@ -7,14 +7,11 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
-from coredis import Redis, RedisCluster
-
 from vibetuner.redis.keys import Keys
+from vibetuner.tasks.letters.stream import Client
 
 # The number of tasks in line that are checked, oldest first.
 LOOKED_AT = 100
-
-AnyRedis = Redis[str] | RedisCluster[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +40,7 @@ class StuckLine:
         return f"vibetuner tasks abort {self.holder}"
 
 
-async def find_stuck_lines(redis: AnyRedis, keys: Keys) -> list[StuckLine]:
+async def find_stuck_lines(redis: Client, keys: Keys) -> list[StuckLine]:
     """Return the stuck lines among those of the oldest tasks in line."""
     ids = [str(one) for one in await redis.zrange(keys.in_line, 0, LOOKED_AT - 1)]
     found = await redis.hmget(keys.unique, ids) if ids else ()
@@ -56,12 +53,12 @@ async def find_stuck_lines(redis: AnyRedis, keys: Keys) -> list[StuckLine]:
     return stuck
 
 
-async def holder_of(redis: AnyRedis, keys: Keys, group: str) -> str:
+async def holder_of(redis: Client, keys: Keys, group: str) -> str:
     """Return the task that holds a group; empty if there is none."""
     return str(await redis.hget(keys.holder(group), "holder") or "")
 
 
-async def is_stranded(redis: AnyRedis, keys: Keys, group: str, holder: str) -> bool:
+async def is_stranded(redis: Client, keys: Keys, group: str, holder: str) -> bool:
     """Return whether a holder is neither in its stream nor delayed, like lua/line.lua."""
     known = await _holder_and_message(redis, keys, group)
     priority = _read_member(await redis.hget(keys.unique, holder))[1]
@@ -74,7 +71,7 @@ async def is_stranded(redis: AnyRedis, keys: Keys, group: str, holder: str) -> b
     return known == await _holder_and_message(redis, keys, group)
 
 
-async def _holder_and_message(redis: AnyRedis, keys: Keys, group: str) -> tuple[str, str]:
+async def _holder_and_message(redis: Client, keys: Keys, group: str) -> tuple[str, str]:
     holder, message = await redis.hmget(keys.holder(group), ["holder", "message"])
     return str(holder or ""), str(message or "-")
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
 from vibetuner.errors import CommandError
+from vibetuner.stored import read_or_none
 from vibetuner.tasks.inspect.model import ENDED, Filters, Page, Row, State, moment
-from vibetuner.tasks.inspect.queue import Queue, readable, unreadable_row
+from vibetuner.tasks.inspect.queue import Queue, unreadable_row
 from vibetuner.tasks.journal.entry import Ended
 from vibetuner.tasks.letters.plain import plain_text
 
@@ -17,6 +18,8 @@ CHUNK = 500
 MOST_LOOKED_AT = 5000
 
 Found = tuple[list[Row], str | None]
+# Rows, each with its place; None for those that are listed elsewhere.
+Portion = list[tuple[str, Row | None]]
 Section = Callable[[Queue, Filters, int, str], Awaitable[Found]]
 
 
@@ -71,56 +74,28 @@ async def _list_running(queue: Queue, filters: Filters, limit: int, after: str) 
 async def _list_queued(queue: Queue, filters: Filters, limit: int, after: str) -> Found:
     """List queued tasks, the oldest first."""
     held = {row.task_id for row in await queue.running()}
-    number, _, place = after.partition(":")
-    rows: list[Row] = []
-    looked = 0
     names = await queue.queues()
-    for index in range(int(number or 0), len(names)):
-        while True:
-            start = f"({place}" if place else "-"
-            entries = await queue.redis.xrange(
-                queue.engine_keys.stream(names[index]), start=start, count=CHUNK
-            )
-            if not entries:
-                break
-            found = await _queued_rows(queue, names[index], entries, held)
-            for entry_id, row in found:
-                place = entry_id
-                if row and filters.match(row.name, row.at):
-                    rows.append(row)
-                if len(rows) >= limit:
-                    return rows, f"{index}:{place}"
-            looked += len(entries)
-            if looked >= MOST_LOOKED_AT:
-                return rows, f"{index}:{place}"
-        place = ""
-    return rows, None
 
+    async def read(name: str, place: str) -> Portion:
+        start, stream = f"({place}" if place else "-", queue.engine_keys.stream(name)
+        entries = await queue.redis.xrange(stream, start=start, count=CHUNK)
+        places = [str(entry.identifier) for entry in entries]
+        waiting = [
+            (str(entry.field_values.get("task_id", "")), entry.field_values.get("enqueue_time"))
+            for entry in entries
+        ]
+        rows = await _waiting_rows(queue, State.QUEUED, waiting, name)
+        return [
+            (at, None if row.task_id in held else row) for at, row in zip(places, rows, strict=True)
+        ]
 
-async def _queued_rows(
-    queue: Queue, name: str, entries: Any, held: set[str]
-) -> list[tuple[str, Row | None]]:
-    ids = [str(entry.field_values.get("task_id", "")) for entry in entries]
-    payloads = await queue.payloads(ids)
-    found: list[tuple[str, Row | None]] = []
-    for entry, task_id, data in zip(entries, ids, payloads, strict=True):
-        row = Row(
-            task_id=task_id,
-            name=plain_text(data.get("f", "")),
-            state=State.QUEUED,
-            created=moment(data.get("t")),
-            due=moment(entry.field_values.get("enqueue_time")),
-            queue=name,
-        )
-        found.append((str(entry.identifier), None if task_id in held else row))
-    return found
+    return await _list_portions(names, read, filters, limit, after)
 
 
 async def _list_in_line(queue: Queue, filters: Filters, limit: int, after: str) -> Found:
     """List unique tasks that wait in line, the oldest first."""
-    return await _list_sorted(
-        queue, {queue.engine_keys.in_line: ""}, State.QUEUED, filters, limit, after
-    )
+    lines = {queue.engine_keys.in_line: ""}
+    return await _list_sorted(queue, lines, State.QUEUED, filters, limit, after)
 
 
 async def _list_scheduled(queue: Queue, filters: Filters, limit: int, after: str) -> Found:
@@ -132,36 +107,56 @@ async def _list_scheduled(queue: Queue, filters: Filters, limit: int, after: str
 async def _list_sorted(  # noqa: PLR0913, PLR0917 - a section's parameters, and its keys
     queue: Queue, queues: Mapping[str, str], state: State, filters: Filters, limit: int, after: str
 ) -> Found:
-    keys = list(queues)
+    async def read(key: str, place: str) -> Portion:
+        first = int(place or 0)
+        members = await queue.redis.zrange(key, first, first + CHUNK - 1, withscores=True)
+        waiting = [(str(member), score) for member, score in members]
+        rows = await _waiting_rows(queue, state, waiting, queues[key])
+        return [(str(rank), row) for rank, row in enumerate(rows, start=first + 1)]
+
+    return await _list_portions(list(queues), read, filters, limit, after)
+
+
+async def _waiting_rows(
+    queue: Queue, state: State, waiting: Sequence[tuple[str, object]], name: str
+) -> list[Row]:
+    """Return the rows of tasks in one queue, each given by its id and the time when it is due."""
+    payloads = await queue.payloads([task_id for task_id, _ in waiting])
+    return [
+        Row(
+            task_id=task_id,
+            name=plain_text(data.get("f", "")),
+            state=state,
+            created=moment(data.get("t")),
+            due=moment(due),
+            queue=name,
+        )
+        for (task_id, due), data in zip(waiting, payloads, strict=True)
+    ]
+
+
+async def _list_portions(
+    keys: Sequence[str],
+    read: Callable[[str, str], Awaitable[Portion]],
+    filters: Filters,
+    limit: int,
+    after: str,
+) -> Found:
+    """List the matching rows of one key after another; ``read`` gets a key, and where to go on."""
     rows: list[Row] = []
-    number, _, rank = after.partition(":")
-    place, looked = int(rank or 0), 0
+    number, _, place = after.partition(":")
+    looked = 0
     for index in range(int(number or 0), len(keys)):
-        while True:
-            members = await queue.redis.zrange(
-                keys[index], place, place + CHUNK - 1, withscores=True
-            )
-            if not members:
-                break
-            payloads = await queue.payloads([str(member) for member, _ in members])
-            for (member, score), data in zip(members, payloads, strict=True):
-                place += 1
-                row = Row(
-                    task_id=str(member),
-                    name=plain_text(data.get("f", "")),
-                    state=state,
-                    created=moment(data.get("t")),
-                    due=moment(score),
-                    queue=queues[keys[index]],
-                )
-                if filters.match(row.name, row.due):
+        while found := await read(keys[index], place):
+            for place, row in found:
+                if row and filters.match(row.name, row.at):
                     rows.append(row)
                 if len(rows) >= limit:
                     return rows, f"{index}:{place}"
-            looked += len(members)
+            looked += len(found)
             if looked >= MOST_LOOKED_AT:
                 return rows, f"{index}:{place}"
-        place = 0
+        place = ""
     return rows, None
 
 
@@ -195,13 +190,13 @@ def _narrowest(queue: Queue, filters: Filters) -> str:
     return queue.keys.of(filters.name) if filters.name else queue.keys.ended
 
 
-async def _read_ended(
-    queue: Queue, stream: str, entries: Any, filters: Filters
-) -> list[tuple[str, Row | None]]:
+async def _read_ended(queue: Queue, stream: str, entries: Any, filters: Filters) -> Portion:
     """Return the rows of entries; None for those that are trimmed away or filtered out."""
     ids = [str(entry.identifier) for entry in entries]
     if stream == queue.keys.ended:
-        return [(i, stored_row(i, entry)) for i, entry in zip(ids, entries, strict=True)]
+        return [
+            (i, stored_row(i, entry.field_values)) for i, entry in zip(ids, entries, strict=True)
+        ]
     meant = {
         entry_id
         for entry_id, entry in zip(ids, entries, strict=True)
@@ -210,7 +205,10 @@ async def _read_ended(
     async with queue.redis.pipeline(transaction=False) as pipe:
         asked = {one: pipe.xrange(queue.keys.ended, one, one) for one in meant}
     found = {one: await entry for one, entry in asked.items()}
-    return [(one, stored_row(one, found[one][0]) if found.get(one) else None) for one in ids]
+    return [
+        (one, stored_row(one, found[one][0].field_values) if found.get(one) else None)
+        for one in ids
+    ]
 
 
 def _is_meant(fields: Mapping[str, Any], filters: Filters) -> bool:
@@ -219,9 +217,9 @@ def _is_meant(fields: Mapping[str, Any], filters: Filters) -> bool:
     return wanted and filters.name in {None, fields.get("n", filters.name)}
 
 
-def stored_row(entry_id: str, entry: Any) -> Row:
+def stored_row(entry_id: str, fields: Mapping[Any, Any]) -> Row:
     """Return an ended task, from its entry of the journal."""
-    ended = readable(Ended, entry.field_values.get("d"))
+    ended = read_or_none(Ended, fields.get("d"))
     if ended is not None:
         return ended_row(ended)
     return unreadable_row(

@@ -3,27 +3,26 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, TypeVar
+from typing import Any
 
-from coredis import Redis, RedisCluster
 from streaq import StreaqError
 
 from vibetuner.config import get_settings
 from vibetuner.errors import TaskError
 from vibetuner.redis.client import answering as redis_answering
 from vibetuner.redis.keys import JournalKeys, Keys
-from vibetuner.stored import Unreadable, read_record
+from vibetuner.stored import read_or_none
 from vibetuner.tasks.dead_letters.api import BEGINNING
 from vibetuner.tasks.inspect.model import Counts, QueueView, Row, State, WorkerView, moment
 from vibetuner.tasks.journal.entry import Beat, Started
+from vibetuner.tasks.letters.stream import Client
 from vibetuner.tasks.payload import Kind, unpickle
 from vibetuner.tasks.queues import USUAL
 from vibetuner.tasks.worker import TaskWorker, get_worker
-
-T = TypeVar("T")
 
 # Together with the gate's own limit, a page must answer within five seconds.
 ANSWER_SECONDS = 3.5
@@ -41,7 +40,7 @@ class Queue:
     keys: JournalKeys
 
     @property
-    def redis(self) -> Redis[str] | RedisCluster[str]:
+    def redis(self) -> Client:
         """Return the open client; raises NotConfigured or ServiceUnavailable when there is none."""
         return self.worker.redis
 
@@ -57,18 +56,16 @@ class Queue:
 
     async def queue_views(self, workers: list[WorkerView]) -> list[QueueView]:
         """Return the project's queues, and others that hold tasks."""
-        names, running = await self.queues(), await self.running(workers)
-        async with self.redis.pipeline(transaction=False) as pipe:
-            streams = [pipe.xlen(self.engine_keys.stream(name)) for name in names]
-            delayed = [pipe.zcard(self.engine_keys.delayed(name)) for name in names]
+        running = await self.running(workers)
+        sizes = await queue_sizes(self.redis, self.engine_keys, await self.queues())
         views = [
             QueueView(
                 name=name,
-                queued=max(0, await length - sum(row.queue == name for row in running)),
-                scheduled=await size,
+                queued=max(0, length - sum(row.queue == name for row in running)),
+                scheduled=delayed,
                 readers=sum(view.is_live and name in view.beat.queues for view in workers),
             )
-            for name, length, size in zip(names, streams, delayed, strict=True)
+            for name, (length, delayed) in sizes.items()
         ]
         strangers = set(USUAL) if len(views) > 1 else set()
         return [
@@ -79,12 +76,15 @@ class Queue:
 
     async def queue_of(self, task_id: str) -> str:
         """Return the queue of a queued task; empty if it is not among the oldest 5,000."""
-        names = await self.queues()
-        for name in names:
-            entries = await self.redis.xrange(self.engine_keys.stream(name), count=COUNT)
-            if any(str(entry.field_values.get("task_id", "")) == task_id for entry in entries):
+        for name in await self.queues():
+            if task_id in await self.oldest(name):
                 return name
         return ""
+
+    async def oldest(self, name: str) -> list[str]:
+        """Return the ids of the oldest 5,000 tasks in a queue."""
+        entries = await self.redis.xrange(self.engine_keys.stream(name), count=COUNT)
+        return [str(entry.field_values.get("task_id", "")) for entry in entries]
 
     async def workers(self) -> list[WorkerView]:
         """Return the workers with a heartbeat in the last minute, the oldest worker first."""
@@ -96,7 +96,7 @@ class Queue:
         async with self.redis.pipeline(transaction=False) as pipe:
             asked = [pipe.hgetall(self.keys.running(view.beat.id)) for view in views]
         rows = [
-            _running_row(str(task_id), readable(Started, text), view)
+            _running_row(str(task_id), read_or_none(Started, text), view)
             for view, found in zip(views, asked, strict=True)
             for task_id, text in (await found).items()
         ]
@@ -104,19 +104,20 @@ class Queue:
 
     async def counts(self, workers: list[WorkerView] | None = None) -> Counts:
         """Return the number of tasks in each state."""
-        running, names = len(await self.running(workers)), await self.queues()
-        async with self.redis.pipeline(transaction=False) as pipe:
-            streams = [pipe.xlen(self.engine_keys.stream(name)) for name in names]
-            delayed = [pipe.zcard(self.engine_keys.delayed(name)) for name in names]
-            in_line = pipe.zcard(self.engine_keys.in_line)
-            ended = pipe.xlen(self.keys.ended)
-        in_streams = sum([await one for one in streams])
+        running = len(await self.running(workers))
+        sizes = (await queue_sizes(self.redis, self.engine_keys, await self.queues())).values()
+        in_line = await self.redis.zcard(self.engine_keys.in_line)
         return Counts(
-            queued=max(0, in_streams - running) + await in_line,
+            queued=max(0, sum(length for length, _ in sizes) - running) + in_line,
             running=running,
-            scheduled=sum([await one for one in delayed]),
-            ended=await ended,
+            scheduled=sum(delayed for _, delayed in sizes),
+            ended=await self.redis.xlen(self.keys.ended),
         )
+
+    async def entry(self, stream: str, entry_id: str) -> Mapping[Any, Any]:
+        """Return the fields of an entry of the journal; empty if there is no such entry."""
+        found = await self.redis.xrange(stream, entry_id, entry_id) if entry_id else ()
+        return found[0].field_values if found else {}
 
     async def names(self) -> list[str]:
         """Return the names of all tasks that have run or are registered here."""
@@ -160,16 +161,21 @@ class Queue:
             data = unpickle(body)
         except StreaqError:
             return {}
-        return data if isinstance(data, dict) and all(map(_is_text, data)) else {}
+        return data if isinstance(data, dict) and all(isinstance(one, str) for one in data) else {}
 
 
-def _is_text(value: object) -> bool:
-    return isinstance(value, str)
+async def queue_sizes(
+    redis: Client, keys: Keys, names: Iterable[str]
+) -> dict[str, tuple[int, int]]:
+    """Return the number of messages and of delayed tasks in each queue."""
+    async with redis.pipeline(transaction=False) as pipe:
+        asked = {
+            name: (pipe.xlen(keys.stream(name)), pipe.zcard(keys.delayed(name))) for name in names
+        }
+    return {name: (await length, await delayed) for name, (length, delayed) in asked.items()}
 
 
-async def read_workers(
-    redis: Redis[str] | RedisCluster[str], keys: JournalKeys
-) -> list[WorkerView]:
+async def read_workers(redis: Client, keys: JournalKeys) -> list[WorkerView]:
     """Return the workers with a heartbeat in the last minute, the oldest worker first."""
     heard = await redis.zrange(keys.workers, 0, -1, withscores=True)
     if not heard:
@@ -179,7 +185,7 @@ async def read_workers(
     views = [
         WorkerView(beat, _silence(now - at), (beat.at - at) / 1000)
         for (_, at), text in zip(heard, texts, strict=True)
-        if text and (beat := readable(Beat, text))
+        if text and (beat := read_or_none(Beat, text))
     ]
     return sorted(views, key=lambda view: (view.beat.started, view.beat.id))
 
@@ -224,12 +230,8 @@ async def _is_known(queue: Queue, text: str) -> bool:
 
 async def _that_begin(queue: Queue, text: str) -> set[str]:
     found = {row.task_id for row in await queue.running() if row.task_id.startswith(text)}
-    names = await queue.queues()
-    for name in names:
-        entries = await queue.redis.xrange(queue.engine_keys.stream(name), count=COUNT)
-        ids = [str(entry.field_values.get("task_id", "")) for entry in entries]
-        found |= {task_id for task_id in ids if task_id.startswith(text)}
-    for name in names:
+    for name in await queue.queues():
+        found |= {task_id for task_id in await queue.oldest(name) if task_id.startswith(text)}
         found |= await _scan(queue.redis.zscan, queue.engine_keys.delayed(name), text)
     return found | await _scan(queue.redis.hscan, queue.keys.ids, text)
 
@@ -257,14 +259,6 @@ def answering(seconds: float = ANSWER_SECONDS) -> AbstractAsyncContextManager[No
 def now_ms() -> int:
     """Return now, in milliseconds since 1970."""
     return time.time_ns() // 1_000_000
-
-
-def readable(kind: type[T], stored: object) -> T | None:
-    """Return a record of the journal, or None if it can't be read."""
-    try:
-        return read_record(kind, stored)
-    except Unreadable:
-        return None
 
 
 def unreadable_row(task_id: str, what: str, at: datetime | None = None) -> Row:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 from coredis import Redis
 
 from vibetuner.redis.keys import Keys
-from vibetuner.stored import Unreadable, read_record
+from vibetuner.stored import read_or_none
 from vibetuner.tasks.journal.entry import Beat, Ended, Started
-from vibetuner.tasks.letters.letter import Act, DeadLetter, Group
+from vibetuner.tasks.letters.letter import Act, Group
+from vibetuner.tasks.letters.stream import parse_letter
 from vibetuner.tasks.queues import USUAL
 
 # The newest of each kind; older ones are shown as unreadable on the pages that list them.
@@ -64,7 +65,9 @@ async def count_unreadable(redis: Redis[Any], prefix: str) -> dict[str, int]:
     groups = await redis.hgetall(keys.letter_groups)
     groups.pop("?", None)
     counts = {
-        "dead letters": _count(_letter, (entry.field_values.get("letter") for entry in letters)),
+        "dead letters": sum(
+            parse_letter("", str(entry.field_values.get("letter"))) is None for entry in letters
+        ),
         "decisions about dead letters": _count(Act, acts.values()),
         "groups of dead letters": _count(Group, groups.values()),
         "ended tasks": _count(Ended, (entry.field_values.get("d") for entry in ended)),
@@ -74,15 +77,5 @@ async def count_unreadable(redis: Redis[Any], prefix: str) -> dict[str, int]:
     return {kind: number for kind, number in counts.items() if number}
 
 
-def _letter(text: object) -> DeadLetter:
-    return DeadLetter.from_json(str(text))
-
-
-def _count(kind: type[Any] | Callable[[object], Any], stored: Iterable[object]) -> int:
-    number = 0
-    for one in stored:
-        try:
-            read_record(kind, one) if isinstance(kind, type) else kind(one)
-        except Unreadable:
-            number += 1
-    return number
+def _count(kind: type[Any], stored: Iterable[object]) -> int:
+    return sum(read_or_none(kind, one) is None for one in stored)

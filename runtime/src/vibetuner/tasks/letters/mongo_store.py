@@ -17,7 +17,7 @@ from vibetuner.redis import answer_seconds
 from vibetuner.redis.keys import Keys
 from vibetuner.resources.mongo import Database, unreachable
 from vibetuner.state import request_seconds
-from vibetuner.stored import Unreadable
+from vibetuner.stored import Unreadable, read_or_none, read_record
 from vibetuner.tasks.letters.letter import Act, DeadLetter, Filters, Group
 from vibetuner.tasks.letters.relay import (
     COLLECTION,
@@ -59,7 +59,7 @@ class MongoStore:
                 if room:
                     cursor = self._letters.find(_both(wanted, part)).sort(NEWEST_FIRST).limit(room)
                     found += [values async for values in cursor]
-        letters = [_letter(values) for values in found]
+        letters = [read_or_none(DeadLetter, values) for values in found]
         last = letters[limit - 1] if len(letters) > limit else None
         return Page(
             [letter for letter in letters[:limit] if letter],
@@ -104,7 +104,7 @@ class MongoStore:
         if not found:
             return await find_letter(self._redis, self._prefix, task_id)
         try:
-            return DeadLetter.from_document(found)
+            return read_record(DeadLetter, found)
         except Unreadable as error:
             raise unreadable(task_id, error) from None
 
@@ -158,13 +158,6 @@ def _query(filters: Filters) -> dict[str, Any]:
     }
     wanted = {name: value for name, value in exact.items() if value is not None}
     return {**wanted, **OPEN} if filters.open_only else wanted
-
-
-def _letter(found: dict[str, Any]) -> DeadLetter | None:
-    try:
-        return DeadLetter.from_document(found)
-    except Unreadable:
-        return None
 
 
 def _behind(after: str | None) -> tuple[dict[str, Any], ...]:

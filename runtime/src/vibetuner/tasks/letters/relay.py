@@ -17,7 +17,7 @@ from coredis.tokens import PureToken
 from vibetuner.redis import answer_seconds
 from vibetuner.redis.functions import Scripts
 from vibetuner.redis.keys import Keys
-from vibetuner.stored import Unreadable, dump_record, read_record
+from vibetuner.stored import dump_record, read_or_none
 from vibetuner.tasks.letters.letter import DeadLetter, Group
 from vibetuner.tasks.letters.search import read_groups
 from vibetuner.tasks.letters.stream import Client, read_letters, remove_letters
@@ -104,8 +104,8 @@ async def group_letters(database: Database, query: Mapping[str, Any]) -> list[Gr
     async for one in await database[COLLECTION].aggregate(steps):
         values = {**one, "fingerprint": one["_id"], "task": one.get("task_name")}
         values["error"] = f"{one.get('error_type')}: {one.get('error')}"
-        with suppress(Unreadable):
-            groups.append(read_record(Group, values))
+        if group := read_or_none(Group, values):
+            groups.append(group)
     return groups
 
 
@@ -137,13 +137,8 @@ async def count_groups(redis: Client, database: Database, prefix: str) -> None:
 
 async def count_unreadable(database: Database, looked_at: int = 1000) -> int:
     """Return how many of the newest letters in MongoDB can't be read."""
-    number = 0
-    async for values in database[COLLECTION].find({}).sort("failed_at", -1).limit(looked_at):
-        try:
-            DeadLetter.from_document(values)
-        except Unreadable:
-            number += 1
-    return number
+    newest = database[COLLECTION].find({}).sort("failed_at", -1).limit(looked_at)
+    return len([1 async for values in newest if read_or_none(DeadLetter, values) is None])
 
 
 async def insert_letters(database: Database, letters: Sequence[DeadLetter]) -> None:

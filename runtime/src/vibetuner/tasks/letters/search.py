@@ -11,7 +11,7 @@ from typing import Any
 
 from vibetuner.redis.functions import Scripts
 from vibetuner.redis.keys import Keys
-from vibetuner.stored import Unreadable, read_number, read_record
+from vibetuner.stored import read_number, read_or_none
 from vibetuner.tasks.letters.letter import Filters, Group
 from vibetuner.tasks.letters.stream import (
     Client,
@@ -107,11 +107,9 @@ async def read_groups(redis: Client, keys: Keys) -> Kept:
             # Negative if somebody has trimmed the stream.
             rest -= -read_number(text[1:]) if text.startswith("-") else read_number(text)
             continue
-        try:
-            groups.append(read_record(Group, text))
-        except Unreadable:
-            continue
-        rest -= groups[-1].count
+        if group := read_or_none(Group, text):
+            groups.append(group)
+            rest -= group.count
     return Kept(groups, rest, bool(is_counting))
 
 

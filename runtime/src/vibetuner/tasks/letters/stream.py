@@ -12,7 +12,7 @@ from coredis.tokens import PureToken
 
 from vibetuner.redis.functions import Scripts
 from vibetuner.redis.keys import Keys
-from vibetuner.stored import Unreadable, read_record
+from vibetuner.stored import Unreadable, read_or_none
 from vibetuner.tasks.letters.letter import Act, DeadLetter
 
 Client = Redis[str] | RedisCluster[str]
@@ -124,10 +124,9 @@ async def with_acts(
 
 
 def _act(text: str, streamed: StreamedLetter) -> Act:
-    try:
-        return read_record(Act, text)
-    except Unreadable:  # somebody has acted on it, but the record doesn't tell how
-        return Act(at=streamed.letter.failed_at, by="a record that can't be read")
+    # If it can't be read, somebody has acted on the letter, but nobody knows how.
+    unknown = Act(at=streamed.letter.failed_at, by="a record that can't be read")
+    return read_or_none(Act, text) or unknown
 
 
 async def _read(redis: Client, prefix: str, entries: Sequence[Any]) -> list[StreamedLetter]:
