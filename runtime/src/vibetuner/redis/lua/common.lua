@@ -18,6 +18,18 @@ local function moment_of(text, now)
   return whole(now + text:sub(2))
 end
 
+-- Add a message for a task to a stream; return the message's id.
+local function post(stream, task, due)
+  return redis.call('xadd', stream, '*', 'task_id', task, 'enqueue_time', due)
+end
+
+-- Store a task's payload for its lifetime in milliseconds, '0' for ever; 'nx' to replace none.
+local function store_payload(prefix, task, payload, lifetime, ...)
+  local key = prefix .. ':task:data:' .. task
+  if lifetime == '0' then return redis.call('set', key, payload, ...) end
+  return redis.call('set', key, payload, 'px', lifetime, ...)
+end
+
 -- Reply, so that a client knows that it may call functions or scripts.
 local function ping(keys, argv)
   return 'PONG'

@@ -131,8 +131,8 @@ end
 -- KEYS: the letters. ARGV: as for search, with the fingerprints instead of the last argument.
 -- Returns the same as search_letters; the last entry is empty if there are no more.
 local function letters_of(keys, argv)
-  local before = argv[1] == '+' and '+inf' or '(' .. string.format('%.0f', order(argv[1]:sub(2)))
-  local first = argv[2] == '-' and '-inf' or string.format('%.0f', order(argv[2]))
+  local before = argv[1] == '+' and '+inf' or '(' .. whole(order(argv[1]:sub(2)))
+  local first = argv[2] == '-' and '-inf' or whole(order(argv[2]))
   local wanted, most, places = cjson.decode(argv[3]), tonumber(argv[5]), {}
   for _, fingerprint in ipairs(cjson.decode(argv[6])) do
     local index = keys[1] .. ':of:' .. fingerprint
@@ -193,7 +193,7 @@ local function settle_letter(keys, argv)
   local decided = redis.call('get', keys[1]) or redis.call('hget', keys[2], argv[1])
   if decided then return decided end
   if argv[3] ~= '' and redis.call('set', keys[3], argv[4], 'nx') then
-    redis.call('xadd', keys[4], '*', 'task_id', argv[3], 'enqueue_time', whole(clock()))
+    post(keys[4], argv[3], whole(clock()))
     move_once(keys[3]:sub(1, -#(':task:data:' .. argv[3]) - 1), argv[1], argv[3])
   end
   if argv[5] == '1' then

@@ -62,8 +62,7 @@ local function queue_holder(prefix, one, now)
     redis.call('zadd', prefix .. ':queues:delayed:' .. one.priority, one.at, one.task)
     redis.call('publish', prefix .. ':delayed', one.at)
   else
-    message = redis.call(
-      'xadd', prefix .. ':queues:' .. one.priority, '*', 'task_id', one.task, 'enqueue_time', one.at)
+    message = post(prefix .. ':queues:' .. one.priority, one.task, one.at)
   end
   redis.call('hset', one.state, 'holder', one.task, 'message', message, 'begun', '')
 end
@@ -84,7 +83,7 @@ local function advance(prefix, state, line, now)
     if one and is_live(prefix, first) then return queue_holder(prefix, one, now) end
     if one then
       redis.call('hdel', prefix .. ':unique', first)
-      redis.call('xadd', prefix .. ':queues:' .. one.priority, '*', 'task_id', first, 'enqueue_time', one.at)
+      post(prefix .. ':queues:' .. one.priority, first, one.at)
     end
   end
 end
@@ -130,8 +129,7 @@ local function sweep_groups(prefix, now)
     if not is_live(prefix, task) then
       local one = member(prefix, task)
       if redis.call('zscore', one.line, task) then
-        redis.call(
-          'xadd', prefix .. ':queues:' .. one.priority, '*', 'task_id', task, 'enqueue_time', one.at)
+        post(prefix .. ':queues:' .. one.priority, task, one.at)
       end
       leave_group(prefix, task, now)
     end

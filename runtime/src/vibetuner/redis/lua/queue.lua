@@ -181,8 +181,7 @@ local function release(prefix, stream, task, dependent, now, result)
   redis.call('srem', dependencies, task)
   if redis.call('scard', dependencies) > 0 then return end
   if result then redis.call('set', prefix .. ':task:fallback:' .. dependent, result) end
-  redis.call('xadd', queue_of(prefix, dependent, stream), '*', 'task_id', dependent,
-    'enqueue_time', now)
+  post(queue_of(prefix, dependent, stream), dependent, now)
 end
 
 -- A dependent stored as `~id` is queued whether the task succeeds or fails.
@@ -252,8 +251,7 @@ local function record_end(prefix, one, batch, now)
   else
     if batch.linked then failed = fail_dependents(prefix, one.stream, task, one.otherwise, now) end
     if one.otherwise then
-      redis.call('xadd', queue_of(prefix, one.otherwise, one.stream), '*', 'task_id', one.otherwise,
-        'enqueue_time', now)
+      post(queue_of(prefix, one.otherwise, one.stream), one.otherwise, now)
     end
   end
   if one.entry ~= '' then journal_end(batch.journal, one) end
@@ -379,8 +377,7 @@ local function due(keys, argv)
     local gone = {}
     for j = 1, #ready, 2 do
       gone[#gone + 1] = ready[j]
-      local message = redis.call(
-        'xadd', stream, '*', 'task_id', ready[j], 'enqueue_time', ready[j + 1])
+      local message = post(stream, ready[j], ready[j + 1])
       if grouped then note_message(keys[1], ready[j], message) end
     end
     each({ 'zrem', delayed }, gone)
@@ -420,16 +417,8 @@ local function enqueue_from(prefix, argv, i, is_batch)
     local task, lifetime, priority = argv[i], argv[i + 3], argv[i + 4]
     local moment = moment_of(argv[i + 2], now)
     local last = i + 5 + argv[i + 5]
-    local key, answer, new = prefix .. ':task:data:' .. task, 1, nil
-    local has_ended = redis.call('exists', prefix .. ':task:results:' .. task) == 1
-    if has_ended then
-      new = false
-    elseif lifetime == '0' then
-      new = redis.call('set', key, argv[i + 1], 'nx')
-    else
-      new = redis.call('set', key, argv[i + 1], 'nx', 'px', lifetime)
-    end
-    if not new then
+    local answer, has_ended = 1, redis.call('exists', prefix .. ':task:results:' .. task) == 1
+    if has_ended or not store_payload(prefix, task, argv[i + 1], lifetime, 'nx') then
       answer = has_ended and -1 or 0
       if is_batch and #reply == 0 then return { answer } end
     else
@@ -451,8 +440,7 @@ local function enqueue_from(prefix, argv, i, is_batch)
         redis.call('zadd', prefix .. ':queues:delayed:' .. priority, moment, task)
         if not soonest or tonumber(moment) < tonumber(soonest) then soonest = moment end
       elseif not waits then
-        answer = redis.call(
-          'xadd', prefix .. ':queues:' .. priority, '*', 'task_id', task, 'enqueue_time', now)
+        answer = post(prefix .. ':queues:' .. priority, task, now)
       end
     end
     reply[#reply + 1] = answer

@@ -20,11 +20,7 @@ end
 -- unless its new time is later or its priority changes.
 local function renew_arguments(prefix, one, new, now)
   redis.call('del', prefix .. ':task:retry:' .. one.task)
-  if new.lifetime == '0' then
-    redis.call('set', prefix .. ':task:data:' .. one.task, new.payload)
-  else
-    redis.call('set', prefix .. ':task:data:' .. one.task, new.payload, 'px', new.lifetime)
-  end
+  store_payload(prefix, one.task, new.payload, new.lifetime)
   local is_holder = holder_of(one.state) == one.task
   local message = is_holder and redis.call('hget', one.state, 'message')
   if message and message ~= '-' and tonumber(new.at) <= tonumber(now)
@@ -79,11 +75,7 @@ local function enqueue_unique(keys, argv)
     renew_arguments(prefix, replaced, new, now)
     return { runs_as, 0 }
   end
-  if new.lifetime == '0' then
-    redis.call('set', prefix .. ':task:data:' .. task, new.payload)
-  else
-    redis.call('set', prefix .. ':task:data:' .. task, new.payload, 'px', new.lifetime)
-  end
+  store_payload(prefix, task, new.payload, new.lifetime)
   local one = new_member(prefix, task, group, new.priority, new.at)
   if holder then join_line(one) else queue_holder(prefix, one, now) end
   return { task, 1 }
