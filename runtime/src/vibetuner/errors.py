@@ -212,6 +212,16 @@ def suggest(wrong: object, known: Iterable[str], otherwise: str, form: str = "{}
     return f"Did you mean {form.format(close[0])}?" if close else otherwise
 
 
+def shorten(value: object, longest: int = 60) -> str:
+    """Return the beginning of a value's repr.
+
+    >>> shorten("abcdefgh", 5), shorten([1])
+    ("'abcd…", '[1]')
+    """
+    text = repr(value)
+    return text if len(text) <= longest else f"{text[:longest]}…"
+
+
 def counted(number: int, noun: str) -> str:
     """Return a number with its noun.
 

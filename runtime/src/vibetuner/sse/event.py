@@ -6,6 +6,8 @@ import re
 from dataclasses import dataclass, field
 from typing import Any
 
+from vibetuner.errors import shorten
+
 #: the two numbers of an id in a Redis stream; they order a channel's events
 Position = tuple[int, int]
 
@@ -99,9 +101,8 @@ def check_event(event: str) -> str:
 
 def _check(kind: str, name: Any) -> str:
     if not is_name(name):
-        shown = repr(name)
         raise ValueError(
-            f"The {kind} name {shown if len(shown) <= 80 else f'{shown[:80]}…'} is not usable: "
-            "take 1 to 200 characters without spaces, line breaks or control characters"
+            f"The {kind} name {shorten(name, 80)} is not usable: take 1 to 200 characters "
+            "without spaces, line breaks or control characters"
         )
     return str(name)

@@ -23,7 +23,7 @@ from streaq.types import AsyncTask as AsyncFunction
 from streaq.types import P, R
 from streaq.types import SyncTask as SyncFunction
 
-from vibetuner.errors import TaskError
+from vibetuner.errors import TaskError, shorten
 from vibetuner.tasks.engine import is_chained, put_after
 
 LONGEST_KEY = 500
@@ -102,13 +102,13 @@ class TaskCall(Task[P, R]):
         if not _is_durability(durable):
             raise TaskError(
                 f"{self.parent.fn_name}: start() takes durable= as True, False or a timedelta "
-                f"above 0, not {_shorten(durable)}"
+                f"above 0, not {shorten(durable)}"
             )
         named: object = priority
         if named is not None and not (isinstance(named, str) and named):
             raise TaskError(
                 f"{self.parent.fn_name}: start() takes the name of a queue as priority=, not "
-                f"{_shorten(priority)}"
+                f"{shorten(priority)}"
             )
         before = self._before(after)
         if len(before) > MOST_BEFORE:
@@ -139,7 +139,7 @@ class TaskCall(Task[P, R]):
         for one in before:
             if not isinstance(one, str | TaskCall) or one == "":
                 raise TaskError(
-                    f"{name}: start() takes ids and calls of tasks as after=, not {_shorten(one)}"
+                    f"{name}: start() takes ids and calls of tasks as after=, not {shorten(one)}"
                 )
             if (one if isinstance(one, str) else one.id) == self.id:
                 raise TaskError(f"{name}: a task can't wait for itself, as after={one!r} says")
@@ -362,11 +362,11 @@ def _check_part(call: Task[Any, Any], part: TaskCall[Any, Any]) -> None:
 def _check_key(name: str, key: Any, keep: Any) -> None:
     if not isinstance(key, str) or not 0 < len(key) <= LONGEST_KEY:
         raise TaskError(
-            f"{name}: once() takes a key of 1 to {LONGEST_KEY} characters, not {_shorten(key)}"
+            f"{name}: once() takes a key of 1 to {LONGEST_KEY} characters, not {shorten(key)}"
         )
     if UNSTORABLE.search(key):
         raise TaskError(
-            f"{name}: once() takes a key that can be stored as text, not {_shorten(key)}"
+            f"{name}: once() takes a key that can be stored as text, not {shorten(key)}"
         )
     if not isinstance(keep, timedelta) or not SHORTEST_KEEP <= keep <= LONGEST_KEEP:
         raise TaskError(
@@ -376,18 +376,9 @@ def _check_key(name: str, key: Any, keep: Any) -> None:
 
 
 def _is_durability(given: Any) -> bool:
-    return (
-        given is None
-        or given is True
-        or given is False
-        or (isinstance(given, timedelta) and given > timedelta(0))
-    )
-
-
-def _shorten(value: object) -> str:
-    """Return at most 60 characters of a value's repr."""
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:56]}..."
+    if isinstance(given, timedelta):
+        return given > timedelta(0)
+    return given is None or isinstance(given, bool)
 
 
 def _digest(value: object) -> str:

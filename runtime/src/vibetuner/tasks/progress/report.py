@@ -11,6 +11,7 @@ from dataclasses import asdict
 from operator import index
 from typing import Any, TypeVar
 
+from vibetuner.errors import shorten
 from vibetuner.sse.broadcast import broadcast, storable
 from vibetuner.sse.event import check_channel
 from vibetuner.sse.history import OUTAGES
@@ -185,19 +186,18 @@ def _count(name: str, value: Any) -> int:
         return index(value)
     except TypeError:
         raise TypeError(
-            f"Progress({name}=) takes a whole number, not {_shown(value)}. Round it with int()"
+            f"Progress({name}=) takes a whole number, not {shorten(value)} of type "
+            f"{type(value).__name__}. Round it with int()"
         ) from None
 
 
 def _text(message: Any) -> str:
     if isinstance(message, str):
         return message
-    raise TypeError(f"Progress(message=) takes text, not {_shown(message)}. Convert it with str()")
-
-
-def _shown(value: Any) -> str:
-    text = repr(value)
-    return f"{text if len(text) <= 60 else f'{text[:60]}…'} of type {type(value).__name__}"
+    raise TypeError(
+        f"Progress(message=) takes text, not {shorten(message)} of type {type(message).__name__}. "
+        "Convert it with str()"
+    )
 
 
 class RateMeter:
