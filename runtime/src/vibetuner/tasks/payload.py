@@ -129,7 +129,7 @@ class Codec:
 
     def _check_older_keys(self, placed: bytes, signature: bytes) -> None:
         for key in self._keys[1:]:
-            if compare_digest(sign(key, placed)[: len(signature)], signature):
+            if compare_digest(hmac.digest(key, placed, "sha256")[: len(signature)], signature):
                 return
         raise StreaqError("Invalid signature for task data!")
 
@@ -206,25 +206,12 @@ def signing_keys(settings: Settings) -> list[bytes]:
     return [_derive(secret) for secret in given or [_local_secret()]]
 
 
-def sign(key: bytes, body: bytes) -> bytes:
-    """Return the signature that the engine appends: HMAC (RFC 2104) with SHA-256.
-
-    Its two hashes are prepared once for each key: :func:`hmac.digest` looks the algorithm up at
-    each call, which takes longer than the rest.
-
-    >>> sign(b"key", b"what is stored") == hmac.digest(b"key", b"what is stored", "sha256")
-    True
-    """
-    begun_inner, begun_outer = _begun_hashes(key)
-    inner, outer = begun_inner.copy(), begun_outer.copy()
-    inner.update(body)
-    outer.update(inner.digest())
-    signature: bytes = outer.digest()
-    return signature
-
-
 @cache
 def _begun_hashes(key: bytes) -> tuple[Any, Any]:
+    """Return the two hashes of HMAC (RFC 2104) with SHA-256, as far as they depend on the key.
+
+    :func:`hmac.digest` looks the algorithm up at each call, which takes longer than the rest.
+    """
     block = sha256(key).digest() if len(key) > BLOCK_BYTES else key
     block = block.ljust(BLOCK_BYTES, b"\0")
     return sha256(bytes(b ^ 0x36 for b in block)), sha256(bytes(b ^ 0x5C for b in block))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hmac
 import sys
 import time
 from contextlib import suppress
@@ -22,7 +23,7 @@ from vibetuner.config import Settings
 from vibetuner.errors import TaskError
 from vibetuner.tasks.client.queue import SIGN_AGAIN
 from vibetuner.tasks.dead_letters import Cause, get, open_dead_letters, retry
-from vibetuner.tasks.payload import Kind, sign, signing_keys
+from vibetuner.tasks.payload import Kind, signing_keys
 from vibetuner.tasks.robust import RetryLater, Unique, robust_cron, robust_task
 from vibetuner.tasks.worker import TaskWorker, using_worker
 
@@ -372,7 +373,7 @@ async def _enqueue_by_streaq(worker: TaskWorker, settings: Settings, note: str) 
     """As streaq's own client enqueues: it knows nothing of groups, nor of places."""
     task = worker.registry["charge"].enqueue(note)
     data = await task.serialize(1_700_000_000_000)
-    signed = data + sign(signing_keys(settings)[0], data)
+    signed = data + hmac.digest(signing_keys(settings)[0], data, "sha256")
     await worker.redis.set(worker.task_key + task.id, signed)
     await worker.redis.xadd(
         worker.stream_key + "normal", {"task_id": task.id, "enqueue_time": "1700000000000"}
