@@ -102,7 +102,9 @@ class VibetunerApp:
                 raise TypeError(f"{one.name}= takes a list, not {value!r}")
             else:
                 object.__setattr__(self, one.name, tuple(value))
-        _check_parts(self)
+        _check_queues(self)
+        _check_lists(self)
+        _check_dicts(self)
 
 
 QUEUE = r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}"
@@ -120,12 +122,6 @@ def _check_lifespan(name: str, value: object) -> None:
         raise TypeError(
             f"{name}= takes a function decorated with @asynccontextmanager, not {value!r}"
         )
-
-
-def _check_parts(app: VibetunerApp) -> None:
-    _check_queues(app)
-    _check_lists(app)
-    _check_dicts(app)
 
 
 def _check_queues(app: VibetunerApp) -> None:

@@ -65,7 +65,7 @@ def read_record(kind: type[T], stored: object) -> T:
         if isinstance(values, list):
             values = values[: len(getattr(kind, "_fields", ()))]
         # Named tuples take a list, dataclasses a dict; each refuses anything else.
-        return cast("T", _adapter(kind).validate_python(values))  # type: ignore[arg-type]
+        return cast("T", adapter(kind).validate_python(values))  # type: ignore[arg-type]
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False, include_context=False)[0]
         where = ".".join(map(str, first["loc"]))
@@ -103,5 +103,6 @@ def _loads(text: str) -> Any:
 
 
 @cache
-def _adapter(kind: Any) -> TypeAdapter[Any]:
+def adapter(kind: Any) -> TypeAdapter[Any]:
+    """Return pydantic's adapter of a type, which takes long to make."""
     return TypeAdapter(kind)

@@ -32,13 +32,8 @@ def default_queue(queues: Sequence[str]) -> str:
 
 
 def declared_queue(task: object) -> str:
-    """Return the queue that a task's decorator names; empty if it names none."""
+    """Return the queue that a task's decorator names, its ``queue``; empty if it names none."""
     return getattr(task, "queue", "")
-
-
-def set_queue(task: Any, queue: str) -> None:
-    """Set the queue of a registered task's calls."""
-    task.queue = queue
 
 
 def check_queue(queue: object) -> str:

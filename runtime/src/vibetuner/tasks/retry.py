@@ -265,6 +265,12 @@ def policy_of(task: object) -> FailurePolicy | None:
     return getattr(task, "failure_policy", None)
 
 
+def unique_of(task: object) -> Unique | None:
+    """Return the ``Unique`` of a robust task; None for any other."""
+    policy = policy_of(task)
+    return None if policy is None else policy.unique
+
+
 def set_policy(task: Any, policy: FailurePolicy) -> None:
     """Make a registered task robust."""
     task.failure_policy = policy

@@ -75,7 +75,6 @@ from vibetuner.tasks.queues import (
     ReadOrder,
     declared_queue,
     default_queue,
-    set_queue,
 )
 from vibetuner.tasks.registry import check_name
 from vibetuner.tasks.run.delayed import Cron, DelayedQueue
@@ -782,7 +781,7 @@ async def _awaited(call: Task[P, R]) -> Task[P, R]:
 
 def _defined(queue: str | None, task: Any) -> Any:
     if queue is not None:
-        set_queue(task, queue)
+        task.queue = queue
     return define(task)
 
 

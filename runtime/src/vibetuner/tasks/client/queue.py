@@ -30,7 +30,7 @@ from vibetuner.tasks.client.results import ResultListener
 from vibetuner.tasks.engine import follows_another
 from vibetuner.tasks.journal.entry import Ended, Outcome
 from vibetuner.tasks.payload import Codec, Kind, dump
-from vibetuner.tasks.retry import policy_of
+from vibetuner.tasks.retry import unique_of
 from vibetuner.tasks.unique import Unique
 
 if TYPE_CHECKING:
@@ -370,15 +370,13 @@ async def open_queue_client(
 
 def line_of(task: Task[Any, Any]) -> Unique | None:
     """Return the ``Unique`` of a call, if it is decided when the call is enqueued."""
-    policy = policy_of(task.parent)
-    unique = None if policy is None else policy.unique
+    unique = unique_of(task.parent)
     return unique if unique is not None and unique.has_line else None
 
 
 def check_ties(task: Task[Any, Any]) -> None:
     """Raise TaskError if a unique task is part of a chain."""
-    policy = policy_of(task.parent)
-    unique = None if policy is None else policy.unique
+    unique = unique_of(task.parent)
     if unique is not None and (unique.has_line or (unique.by and follows_another(task))):
         raise _tied(task)
 

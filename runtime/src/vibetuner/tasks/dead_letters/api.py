@@ -169,7 +169,7 @@ async def retry(letter: str | DeadLetter, *, by: str | None = None) -> str:
     letter = await get(letter) if isinstance(letter, str) else letter
     if letter.is_open:
         payload = _requeue().payload_of(letter)
-        act = Act(at=_now(), by=by, retried_as=retry_id(letter.task_id))
+        act = Act(at=datetime.now(UTC), by=by, retried_as=retry_id(letter.task_id))
         async with _answering():
             decided = await _store().settle(letter, act, payload)
         letter = letter.acted_on(**decided.fields())
@@ -190,7 +190,7 @@ async def discard(letter: str | DeadLetter, *, by: str | None = None) -> None:
     letter = await get(letter) if isinstance(letter, str) else letter
     if letter.is_open:
         async with _answering():
-            decided = await _store().settle(letter, Act(at=_now(), by=by), None)
+            decided = await _store().settle(letter, Act(at=datetime.now(UTC), by=by), None)
         letter = letter.acted_on(**decided.fields())
     if letter.discarded_at is None:
         raise DeadLetterError(f"{_was_acted_on(letter)}, so it is not discarded")
@@ -235,7 +235,3 @@ def _was_acted_on(letter: DeadLetter) -> str:
     by = f" by {letter.acted_by}" if letter.acted_by else ""
     when = f" on {at.astimezone(UTC):%Y-%m-%d %H:%M} UTC" if at else ""
     return f"{letter.task_name} {letter.task_id} was {verb}{by}{when}"
-
-
-def _now() -> datetime:
-    return datetime.now(UTC)

@@ -16,7 +16,7 @@ from vibetuner.tasks.inspect.model import ENDED, Row, State, WorkerView
 from vibetuner.tasks.inspect.outbox import find_in_outbox, read_outbox
 from vibetuner.tasks.inspect.queue import Queue, now_ms
 from vibetuner.tasks.queues import start_reader
-from vibetuner.tasks.retry import policy_of
+from vibetuner.tasks.retry import unique_of
 from vibetuner.timing import duration
 
 # A task may wait for thousands of others.
@@ -165,11 +165,11 @@ async def _lock_holder(queue: Queue, row: Row, facts: Facts) -> Reason | None:
     task = queue.worker.registry.get(row.name)
     if task is None or not task.unique:
         return None
-    policy, group, has_line = policy_of(task), row.name, False
-    if policy is not None and policy.unique is not None:
-        has_line = policy.unique.has_line
+    group, has_line = row.name, False
+    if (unique := unique_of(task)) is not None:
+        has_line = unique.has_line
         try:
-            group = policy.unique.group(task.fn, group, facts.data["a"], facts.data["k"])
+            group = unique.group(task.fn, group, facts.data["a"], facts.data["k"])
         except (TaskError, LookupError):  # arguments that can't be read, or no longer fit
             return None
     if has_line:

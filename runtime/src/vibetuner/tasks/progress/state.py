@@ -5,14 +5,12 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
-from functools import cache
 from typing import Any, Self, cast
-
-from pydantic import TypeAdapter
 
 from vibetuner.redis.functions import Caller
 from vibetuner.sse.event import idle_id
 from vibetuner.sse.history import History
+from vibetuner.stored import adapter
 
 #: the name of the event that reports a state
 PROGRESS = "progress"
@@ -86,15 +84,10 @@ class ProgressState:
         Raises:
             ValueError: it is something else, or a value has the wrong type.
         """
-        found: Self = _adapter(cast("Any", cls)).validate_json(text, strict=True)
+        found: Self = adapter(cast("Any", cls)).validate_json(text, strict=True)
         if not all(abs(number or 0) < 2**63 for number in (found.rate, found.eta)):
             raise ValueError("no ProgressState: a number is out of range")
         return found
-
-
-@cache
-def _adapter(kind: Any) -> TypeAdapter[Any]:
-    return TypeAdapter(kind)
 
 
 async def write_progress(

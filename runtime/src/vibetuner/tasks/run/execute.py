@@ -23,7 +23,7 @@ from vibetuner.tasks.client.queue import QueueClient
 from vibetuner.tasks.engine import running_attempt
 from vibetuner.tasks.observers import Observers
 from vibetuner.tasks.payload import ArgumentsGone, Codec, Kind
-from vibetuner.tasks.retry import ErrorRules, named_wait, wanted_arguments
+from vibetuner.tasks.retry import ErrorRules, named_wait, unique_of, wanted_arguments
 from vibetuner.tasks.run.finisher import fresh_ms
 
 logger = logging.getLogger(__name__)
@@ -238,17 +238,16 @@ def load(attempt: Attempt, codec: Codec, registry: dict[str, Any], keys: Keys) -
     if attempt.task is None:
         raise Rejected(StreaqError(f"Missing function {name}!"), Cause.UNKNOWN_FUNCTION)
     if attempt.task.unique:
-        unique = None if attempt.policy is None else attempt.policy.unique
+        unique = unique_of(attempt.task)
         if unique is None or not unique.has_line:
             attempt.lock = keys.lock(_group(attempt))
 
 
 def _group(attempt: Attempt) -> str:
     """Return the group of a unique task's call."""
-    unique = None if attempt.policy is None else attempt.policy.unique
-    if unique is None:
-        return attempt.fn_name
     task: Any = attempt.task
+    if (unique := unique_of(task)) is None:
+        return attempt.fn_name
     return unique.group(task.fn, attempt.fn_name, attempt.args, attempt.kwargs)
 
 
