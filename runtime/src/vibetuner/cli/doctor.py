@@ -35,11 +35,12 @@ def doctor(
 
 
 def _print_json(findings: Sequence[Finding]) -> None:
-    import json
     from dataclasses import asdict
 
+    from vibetuner.cli.console import print_json
+
     healthy = not any(finding.level == "error" for finding in findings)
-    print(json.dumps({"ok": healthy, "findings": [asdict(f) for f in findings]}, indent=2))
+    print_json({"ok": healthy, "findings": [asdict(finding) for finding in findings]})
 
 
 def _print_lines(findings: Sequence[Finding]) -> None:

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from contextlib import nullcontext
 from typing import Any
 
-from rich.console import Console
-from rich.text import Text
-
+from vibetuner.cli.console import Console, print_json
 from vibetuner.errors import CommandError
 from vibetuner.scaffold.changes import Change, apply_changes, diff, uninterrupted
 from vibetuner.scaffold.draft import Draft, find_place
@@ -81,13 +77,13 @@ def eject() -> None:
 
 
 def _print_done(plan: Plan) -> None:
-    console = _console()
+    console = Console()
     if not plan.changes and all(step.action is Action.UNCHANGED for step in plan.steps):
         console.print("unchanged")
         return
     for step in plan.steps:
         if step.action is not Action.UNCHANGED:
-            console.print(Text(f"{step.action:>9}  ", COLOURS[step.action]), end="")
+            console.print(f"{step.action:>9}", style=COLOURS[step.action], end="  ")
             console.print(plan.path_of(step))
     if plan.next_steps:
         console.print("Next:")
@@ -96,10 +92,9 @@ def _print_done(plan: Plan) -> None:
 
 
 def _print_diff(plan: Plan, changes: list[Change]) -> None:
-    console = _console()
+    console = Console()
     for line in diff(changes, plan.place.root).splitlines():
-        style = {"+": "green", "-": "red", "@": "cyan"}.get(line[:1], "")
-        console.print(Text(line, style))
+        console.print(line, style={"+": "green", "-": "red", "@": "cyan"}.get(line[:1]))
     if not changes:
         console.print("unchanged")
 
@@ -112,8 +107,7 @@ def _print_json(plan: Plan, *, written: bool, facts: dict[str, Any]) -> None:
         "next": list(plan.next_steps),
         **facts,
     }
-    json.dump(document, sys.stdout, indent=2)
-    print()
+    print_json(document)
 
 
 def _described(plan: Plan, step: Step) -> dict[str, str]:
@@ -121,8 +115,3 @@ def _described(plan: Plan, step: Step) -> dict[str, str]:
     if step.action is not Action.UNCHANGED:
         described["diff"] = diff([step.change], plan.place.root)
     return described
-
-
-def _console() -> Console:
-    # In a file or a pipe, lines stay whole and without colour.
-    return Console(soft_wrap=True, highlight=False, markup=False, emoji=False)

@@ -81,10 +81,9 @@ def _print_json(seen: ServicesStatus) -> None:
 
 
 def _print_lines(seen: ServicesStatus) -> None:
-    from rich.console import Console
+    from vibetuner.cli.console import Console
 
-    # In a file or a pipe, lines stay whole and without colour.
-    console = Console(soft_wrap=True, highlight=False, markup=False)
+    console = Console()
     for service in seen.services:
         console.print(f"{service.name:<8}", end=" ")
         console.print(f"{service.state:<9}", style=COLOURS.get(service.state, "dim"), end=" ")
