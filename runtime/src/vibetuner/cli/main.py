@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 from typer.exceptions import TyperException
 
 from vibetuner.cli.complaint import complaining
@@ -13,13 +14,23 @@ from vibetuner.cli.db import app as db
 from vibetuner.cli.dead_letters import app as dead_letters
 from vibetuner.cli.destroy import app as destroy
 from vibetuner.cli.doctor import doctor
-from vibetuner.cli.group import Group
 from vibetuner.cli.new import app as new
 from vibetuner.cli.run import run
 from vibetuner.cli.services import app as services
 from vibetuner.cli.tasks import app as tasks
 from vibetuner.cli.template_changes import template_changes
-from vibetuner.cli.worker_health import worker_health
+
+
+class Group(TyperGroup):
+    """Its help option is False by default; typer would convert a None, by importing pydantic."""
+
+    def get_help_option(self, ctx: Any) -> Any:
+        """Return the option that shows the help."""
+        option = super().get_help_option(ctx)
+        if option is not None and option.default is None:
+            option.default = False
+        return option
+
 
 app = typer.Typer(
     name="vibetuner",
@@ -36,7 +47,28 @@ app.command("template-changes")(template_changes)
 app.add_typer(new, name="new", cls=Group)
 app.add_typer(destroy, name="destroy", cls=Group)
 app.command("doctor")(doctor)
-app.command("worker-health")(worker_health)
+
+
+@app.command("worker-health")
+def worker_health(
+    here: Annotated[
+        bool, typer.Option("--here", help="Count only workers of this machine or container.")
+    ] = False,
+    queue: Annotated[
+        str | None, typer.Option(help="Count only workers that read this queue.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+) -> None:
+    """Check that a worker of this queue is alive.
+
+    A live worker's event loop has sent a heartbeat lately. Exit code 0 if there is one; 1 if there
+    is none, or Redis does not answer.
+    """
+    from vibetuner.cli.alive import check_alive
+
+    check_alive(here=here, queue=queue, as_json=as_json)
+
+
 app.add_typer(services, name="services", cls=Group)
 app.add_typer(db, name="db", cls=Group)
 app.add_typer(tasks, name="tasks", cls=Group)
