@@ -54,7 +54,7 @@ def _diagnose(project: ProjectInfo, pool: ThreadPoolExecutor) -> list[Finding]:
     own = [*check_tune(project), *check_settings(settings), *check_limits(settings)]
     found = [*own, *_all_of([services, *outside])]
     if all(one.level != "error" for one in found if one.area in {"project", "SQL database"}):
-        found += check_tables(settings, project)
+        found += asyncio.run(check_tables(settings, project))
     return found
 
 

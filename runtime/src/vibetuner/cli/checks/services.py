@@ -41,12 +41,8 @@ async def check_services(settings: Settings, project: ProjectInfo) -> list[Findi
     return findings
 
 
-def check_tables(settings: Settings, project: ProjectInfo) -> list[Finding]:
+async def check_tables(settings: Settings, project: ProjectInfo) -> list[Finding]:
     """Compare the SQL tables with the models, and the database with the project's migrations."""
-    return asyncio.run(_check_tables(settings, project))
-
-
-async def _check_tables(settings: Settings, project: ProjectInfo) -> list[Finding]:
     probes = await probe_tables(settings, load_project().sql_models)
     if not probes:
         return []
@@ -68,18 +64,14 @@ async def _check_tables(settings: Settings, project: ProjectInfo) -> list[Findin
         text = probes[0].problem.partition(". Run:")[0]
         return [Finding("error", "SQL tables", text, "vibetuner db revision 'what changed'")]
     tables = Finding("ok", "SQL tables", "as the models have them")
-    return [tables, *await _look_at_outbox(settings)]
-
-
-async def _look_at_outbox(settings: Settings) -> list[Finding]:
-    """Report tasks that were committed and that no worker enqueues."""
     from vibetuner.resources.sql import open_sql
 
     async with open_sql(settings):
-        return await _read_outbox()
+        return [tables, *await _read_outbox()]
 
 
 async def _read_outbox() -> list[Finding]:
+    """Report tasks that were committed and that no worker enqueues."""
     from vibetuner.tasks.inspect.outbox import read_outbox
 
     outbox = await read_outbox()
