@@ -21,11 +21,6 @@ RELATIVE = {"ignore_unknown_options": True}
 Revision = typer.Argument(metavar="REVISION", help="An id, its beginning, head, base, +1 or -1.")
 
 
-@app.callback()
-def _group() -> None:
-    pass
-
-
 @app.command()
 def revision(
     message: Annotated[str, typer.Argument(help="What changes, e.g. 'Add orders.total'.")],
@@ -70,12 +65,17 @@ def upgrade(revision: Annotated[str, Revision] = "head") -> None:
 
     In a project without migrations, create the tables that are missing.
     """
-    migrations = _find()
-    if migrations is None:
+    from vibetuner.cli.console import prepare_env_file
+    from vibetuner.project import project_info
+    from vibetuner.resources.schema import has_migrations
+
+    prepare_env_file()
+    if not has_migrations(project_info()):
         _create_tables()
-    else:
-        migrations.upgrade(revision)
-        _report(migrations)
+        return
+    migrations = _migrations()
+    migrations.upgrade(revision)
+    _report(migrations)
 
 
 @app.command(context_settings=RELATIVE)
@@ -108,15 +108,6 @@ def stamp(revision: Annotated[str, Revision]) -> None:
 def create_schema() -> None:
     """Run `upgrade`; the name of this command before there were migrations."""
     upgrade("head")
-
-
-def _find() -> Migrations | None:
-    from vibetuner.cli.console import prepare_env_file
-    from vibetuner.project import project_info
-    from vibetuner.resources.schema import has_migrations
-
-    prepare_env_file()
-    return _migrations() if has_migrations(project_info()) else None
 
 
 def _migrations() -> Migrations:
