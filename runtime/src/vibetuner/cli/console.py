@@ -7,10 +7,14 @@ import os
 import sys
 from contextlib import suppress
 from datetime import UTC, datetime
-from typing import Any
+from enum import StrEnum
+from typing import Any, TypeVar
 
+from vibetuner.errors import CommandError
 from vibetuner.logs import is_colourful
 from vibetuner.project import ensure_env_file
+
+Choice = TypeVar("Choice", bound=StrEnum)
 
 CODES = {"bold": 1, "dim": 2, "red": 31, "green": 32, "yellow": 33, "cyan": 36}
 
@@ -47,6 +51,14 @@ def one_line(text: str) -> str:
     """
     flat = " ".join(text.splitlines()) if len(text.splitlines()) > 1 else text
     return "".join(c if c.isprintable() else "\ufffd" for c in flat)
+
+
+def parse_choice(kind: type[Choice], text: str, option: str) -> Choice:
+    """Return the member of an enum that was typed; raise CommandError, which names all, if none."""
+    try:
+        return kind(text.strip().lower().replace("-", "_"))
+    except ValueError:
+        raise CommandError(f"{option} takes one of {', '.join(kind)}, not {text!r}") from None
 
 
 def print_json(content: dict[str, Any]) -> None:

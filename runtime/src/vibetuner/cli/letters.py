@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import typer
 
-from vibetuner.cli.console import prepare_env_file
+from vibetuner.cli.console import parse_choice, prepare_env_file
 from vibetuner.cli.letters_view import counting
 from vibetuner.errors import CommandError, DeadLetterError, VibetunerError, counted
 from vibetuner.loader import make_importable
@@ -62,7 +62,7 @@ def parse_filters(
     """
     return Filters(
         task=task,
-        cause=_cause(cause) if cause is not None else None,
+        cause=parse_choice(Cause, cause, "--cause") if cause is not None else None,
         fingerprint=fingerprint,
         since=parse_moment(since, datetime.now(UTC), "--since") if since is not None else None,
         open_only=open_only,
@@ -116,13 +116,6 @@ async def _find(task_id: str) -> str | DeadLetter:
         return await get(task_id)
     except DeadLetterError:  # reported when it is settled
         return task_id
-
-
-def _cause(text: str) -> Cause:
-    try:
-        return Cause(text.strip().lower().replace("-", "_"))
-    except ValueError:
-        raise CommandError(f"--cause takes one of {', '.join(Cause)}, not {text!r}") from None
 
 
 async def _settle(verb: Verb, letters: AsyncIterator[str | DeadLetter], *, count: int) -> Outcome:

@@ -7,13 +7,12 @@ from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from difflib import get_close_matches
 from typing import TypeVar
 
-from vibetuner.cli.console import prepare_env_file
+from vibetuner.cli.console import parse_choice, prepare_env_file
 from vibetuner.config import get_settings
 from vibetuner.embedded import open_services
-from vibetuner.errors import CommandError, ServiceUnavailable
+from vibetuner.errors import CommandError, ServiceUnavailable, suggest
 from vibetuner.loader import load_project, make_importable
 from vibetuner.project import project_info
 from vibetuner.tasks.inspect.model import Counts, Filters, QueueView, State, WorkerView
@@ -110,7 +109,7 @@ def parse_filters(
     """Parse the filters of the command line; raise CommandError for an unknown state."""
     now = datetime.now(UTC)
     return Filters(
-        states=frozenset(map(_state, states)),
+        states=frozenset(parse_choice(State, state, "--state") for state in states),
         name=task,
         since=parse_moment(since, now, "--since") if since else None,
         until=parse_moment(until, now, "--until") if until else None,
@@ -128,19 +127,11 @@ def check_task_name(name: str) -> None:
     names = sorted(get_worker().registry)
     if name in names:
         return
-    close = get_close_matches(name, names, n=3) or names[:MOST_NAMES]
-    known = f"Did you mean {' or '.join(close)}?" if close else "The project has no tasks"
-    raise UnknownTask(f"The project has no task {name}. {known}")
+    known = f"There are: {', '.join(names[:MOST_NAMES])}" if names else "The project has no tasks"
+    raise UnknownTask(f"The project has no task {name}. {suggest(name, names, known)}")
 
 
 class UnknownTask(CommandError):  # noqa: N818 - as TaskNotFound
     """There is no task of that name or id."""
 
     exit_code = 3
-
-
-def _state(text: str) -> State:
-    try:
-        return State(text.strip().lower())
-    except ValueError:
-        raise CommandError(f"--state takes one of {', '.join(State)}, not {text!r}") from None
