@@ -62,6 +62,17 @@ class Expected:
     text: str
 
 
+Switch = Annotated[bool, Expected("true or false")]
+Secret = Annotated[SecretStr | None, Expected("a long random text")]
+Seconds = Annotated[float, Expected("seconds, 0 to 86400"), Field(ge=0, le=DAY)]
+Patience = Annotated[float, Expected("seconds, more than 0, up to 86400"), Field(gt=0, le=DAY)]
+Number = Annotated[int, Expected("a whole number, 1 to 1000000"), Field(ge=1, le=MOST)]
+NumberOrAny = Annotated[
+    int, Expected("a whole number up to 1000000, 0 for any"), Field(ge=0, le=MOST)
+]
+Bytes = Annotated[int, Expected("whole bytes, 1 to 10^12"), Field(ge=1, le=TERABYTE)]
+
+
 class Settings(BaseModel):
     """Typed settings, from the environment, `.env`, or files in /run/secrets.
 
@@ -73,19 +84,14 @@ class Settings(BaseModel):
     model_config = ConfigDict(extra="ignore", frozen=True, hide_input_in_errors=True)
 
     environment: Annotated[
-        Literal["development", "test", "production"],
-        Expected("development, test or production"),
+        Literal["development", "test", "production"], Expected("development, test or production")
     ] = Field("development", description="What this process runs for")
-    debug: Annotated[bool, Expected("true or false")] = Field(
-        default=False, description="Verbose logs, tracebacks, open /debug pages"
-    )
+    debug: Switch = Field(default=False, description="Verbose logs, tracebacks, open /debug pages")
     redis_url: Annotated[
-        str | None,
-        Expected("redis://host:6379, rediss://host:6379 or embedded"),
+        str | None, Expected("redis://host:6379, rediss://host:6379 or embedded")
     ] = Field(None, description="Redis or Valkey: the queue and the event relay")
     mongodb_url: Annotated[
-        str | None,
-        Expected("mongodb://host:27017, mongodb+srv://host or embedded"),
+        str | None, Expected("mongodb://host:27017, mongodb+srv://host or embedded")
     ] = Field(None, description="MongoDB: documents and dead letters")
     database_url: Annotated[
         str | None,
@@ -98,35 +104,26 @@ class Settings(BaseModel):
         description="SQL connections that each process keeps open, and as many again under "
         "load; WORKER_CONCURRENCY when empty",
     )
-    database_pool_timeout: Annotated[float, Expected("seconds, more than 0, up to 86400")] = Field(
-        30.0,
-        gt=0,
-        le=DAY,
-        description="Seconds to wait for a free SQL connection",
+    database_pool_timeout: Patience = Field(
+        30.0, description="Seconds to wait for a free SQL connection"
     )
-    database_answer_timeout: Annotated[float, Expected("seconds, more than 0, up to 86400")] = (
-        Field(
-            4.0,
-            gt=0,
-            le=DAY,
-            description="Seconds that a request waits for each step of SQL: a connection, a lock, "
-            "an answer; in a worker, each task has its own limit",
-        )
+    database_answer_timeout: Patience = Field(
+        4.0,
+        description="Seconds that a request waits for each step of SQL: a connection, a lock, an "
+        "answer; in a worker, each task has its own limit",
     )
-    secret_key: Annotated[SecretStr | None, Expected("a long random text")] = Field(
-        None, description="Signs payloads and tickets"
-    )
-    secret_key_previous: Annotated[SecretStr | None, Expected("a long random text")] = Field(
+    secret_key: Secret = Field(None, description="Signs payloads and tickets")
+    secret_key_previous: Secret = Field(
         None, description="The SECRET_KEY before the last change; still accepted"
     )
-    unbound_signatures: Annotated[bool, Expected("true or false")] = Field(
+    unbound_signatures: Switch = Field(
         default=True,
         description="Whether to accept tasks and results that a version before 0.2 has signed",
     )
-    debug_access_token: Annotated[SecretStr | None, Expected("a long random text")] = Field(
+    debug_access_token: Secret = Field(
         None, description="Opens the /debug pages outside development"
     )
-    published_locally: Annotated[bool, Expected("true or false")] = Field(
+    published_locally: Switch = Field(
         default=False,
         description="The port is published on 127.0.0.1 only, as a container engine can do",
     )
@@ -136,13 +133,8 @@ class Settings(BaseModel):
     forwarded_allow_ips: Annotated[
         str, Expected("addresses and networks with commas between, or *")
     ] = Field("127.0.0.1,::1", description="Proxies whose X-Forwarded-For and -Proto are trusted")
-    connections_per_client: Annotated[int, Expected("a whole number up to 1000000, 0 for any")] = (
-        Field(
-            256,
-            ge=0,
-            le=MOST,
-            description="Connections that one client may have open to a web process",
-        )
+    connections_per_client: NumberOrAny = Field(
+        256, description="Connections that one client may have open to a web process"
     )
     max_body: Annotated[ByteSize, Expected("bytes, or a size such as 10MB, up to 1TB")] = Field(
         ByteSize(1_000_000),
@@ -152,13 +144,11 @@ class Settings(BaseModel):
     worker_concurrency: Annotated[int, Expected("a whole number, 1 to 10000")] = Field(
         16, ge=1, le=10_000, description="Tasks that one worker runs at the same time"
     )
-    worker_grace_period: Annotated[float, Expected("seconds, 0 to 86400")] = Field(
-        30.0, ge=0, le=DAY, description="Seconds that running tasks get to finish at a planned stop"
+    worker_grace_period: Seconds = Field(
+        30.0, description="Seconds that running tasks get to finish at a planned stop"
     )
-    worker_watchdog_timeout: Annotated[float, Expected("seconds, 0 to 86400")] = Field(
+    worker_watchdog_timeout: Seconds = Field(
         60.0,
-        ge=0,
-        le=DAY,
         description="Seconds that its event loop may be blocked before a worker ends; 0 for no "
         "limit",
     )
@@ -168,15 +158,12 @@ class Settings(BaseModel):
         le=DAY,
         description="Seconds after which a lost worker's tasks are started again",
     )
-    enqueue_durable: Annotated[bool, Expected("true or false")] = Field(
+    enqueue_durable: Switch = Field(
         default=False,
         description="Whether each enqueue waits until the task is on disk and on the replicas",
     )
-    sse_history: Annotated[int, Expected("a whole number, 1 to 1000000")] = Field(
-        200,
-        ge=1,
-        le=MOST,
-        description="Events that a channel keeps for browsers that reconnect",
+    sse_history: Number = Field(
+        200, description="Events that a channel keeps for browsers that reconnect"
     )
     sse_history_ttl: Annotated[int, Expected("whole seconds, 1 to 31536000")] = Field(
         3600,
@@ -184,29 +171,21 @@ class Settings(BaseModel):
         le=365 * DAY,
         description="Seconds that a channel keeps its events after the last one",
     )
-    sse_history_bytes: Annotated[int, Expected("whole bytes, 1 to 10^12")] = Field(
-        1_000_000, ge=1, le=TERABYTE, description="Bytes of events that a channel keeps"
+    sse_history_bytes: Bytes = Field(1_000_000, description="Bytes of events that a channel keeps")
+    sse_event_bytes: Bytes = Field(
+        250_000, description="Bytes of the largest event that may be sent"
     )
-    sse_event_bytes: Annotated[int, Expected("whole bytes, 1 to 10^12")] = Field(
-        250_000, ge=1, le=TERABYTE, description="Bytes of the largest event that may be sent"
+    sse_streams: Number = Field(
+        2000, description="Event streams that a web process serves at the same time"
     )
-    sse_streams: Annotated[int, Expected("a whole number, 1 to 1000000")] = Field(
-        2000, ge=1, le=MOST, description="Event streams that a web process serves at the same time"
-    )
-    sse_streams_per_client: Annotated[int, Expected("a whole number up to 1000000, 0 for any")] = (
-        Field(
-            100,
-            ge=0,
-            le=MOST,
-            description="Event streams of one address at the same time; 0 for no limit",
-        )
+    sse_streams_per_client: NumberOrAny = Field(
+        100, description="Event streams of one address at the same time; 0 for no limit"
     )
     redis_key_prefix: Annotated[
         str,
         Expected("letters, digits, '-', '_' and '.', with ':' at the end; in braces for a Cluster"),
     ] = Field(
-        "",
-        description="Names the queue; keys in Redis begin with it, or with `streaq:` and it",
+        "", description="Names the queue; keys in Redis begin with it, or with `streaq:` and it"
     )
     smtp_url: Annotated[
         SecretStr | None,
