@@ -3,7 +3,6 @@
 The worker and the tasks use real time, so every delay is computed by the same code as in
 production. The stored times are moved instead: a task that was due in an hour is due now. Only cron
 has a clock of its own, whose offset is stored.
-
 """
 
 from __future__ import annotations
@@ -13,10 +12,10 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from crontab import CronTab
-from streaq.utils import now_ms
 
 from vibetuner.tasks.engine import cron_id
 from vibetuner.tasks.payload import Kind
+from vibetuner.tasks.run.delayed import Cron
 from vibetuner.tasks.worker import TaskWorker
 
 MILLISECOND = timedelta(milliseconds=1)
@@ -73,21 +72,12 @@ class QueueClock:
 
     async def start_cron(self) -> None:
         """Schedule the next run of each cron task, as the engine does at its start."""
-        worker, now = self._worker, now_ms()
+        worker = self._worker
+        cron = Cron(worker.client, queue_of=worker.queue_of, next_run=worker.next_run)
         scheduled = {name for name, _ in await self._members(worker.cron_schedule_key)}
-        runs = []
         for task in cron_tasks(worker):
-            if task.fn_name in scheduled:
-                continue
-            name, score = task.fn_name, worker.next_run(str(task.crontab))
-            run = task.enqueue().start(schedule=datetime.fromtimestamp(score / 1000, UTC))
-            run.id = cron_id(name, score)
-            runs.append(run)
-            payload = worker.client.codec.seal(await run.serialize(now), Kind.SCHEDULE, name)
-            await self._redis.set(worker.cron_data_key + name, payload)
-            await self._redis.hset(worker.cron_registry_key, {name: str(task.crontab)})
-            await self._redis.zadd(worker.cron_schedule_key, {name: score})
-        await worker.enqueue_many(runs)
+            if task.fn_name not in scheduled:
+                await cron.declare(task)
 
     async def stop_cron(self) -> None:
         """Remove the next run of each cron task from the queue."""
@@ -100,10 +90,6 @@ class QueueClock:
                 await self._redis.zrem(queue, [run_id])
             await self._redis.delete([worker.task_key + run_id])
             await self._redis.zrem(worker.cron_schedule_key, [name])
-
-    async def publish_due(self) -> None:
-        """Put due tasks into the streams, as a running worker does."""
-        await self._worker.queue_due()
 
     def _queues(self) -> list[str]:
         return [self._worker.queue_key + priority for priority in self._worker.priorities]

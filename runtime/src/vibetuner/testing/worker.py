@@ -241,7 +241,7 @@ class ManualWorker:
 
     async def _has_work(self) -> bool:
         await self._engine.courier.hand_on_all()
-        await self._clock.publish_due()
+        await self._engine.queue_due()
         return await self._engine.queue_size(include_scheduled=False) > 0
 
     async def _abort(self) -> list[str]:

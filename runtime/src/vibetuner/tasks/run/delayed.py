@@ -110,6 +110,14 @@ class Cron:
             if tab is not None:
                 await self.schedule(name.decode(), tab.decode(), (queue or b"").decode())
 
+    async def declare(self, task: Any) -> None:
+        """Store a cron task's call and its crontab line, and schedule its next run."""
+        body = await task.enqueue().serialize(time.time_ns() // 1_000_000)
+        payload = self._codec.seal(body, Kind.SCHEDULE, task.fn_name)
+        values = [task.fn_name, task.crontab, payload]
+        await self._functions.call("declare_cron", (self._keys.queue,), values)
+        await self.schedule(task.fn_name, task.crontab)
+
     async def schedule(self, name: str, tab: str, queue: str = "") -> None:
         """Schedule the next run of one, unless another worker has; into its own queue if empty."""
         connection = self._functions.connection

@@ -25,7 +25,6 @@ from vibetuner.tasks.observers.journal import JournalObserver
 from vibetuner.tasks.observers.letters import LetterWriter
 from vibetuner.tasks.observers.log import LogObserver
 from vibetuner.tasks.observers.progress import ProgressObserver
-from vibetuner.tasks.payload import Kind
 from vibetuner.tasks.progress.state import ProgressStatus
 from vibetuner.tasks.queues import ReadOrder
 from vibetuner.tasks.run.delayed import Cron, DelayedQueue, sweep
@@ -171,7 +170,9 @@ class Run:
     async def prepare(self) -> None:
         """Create the streams, and schedule the cron tasks."""
         await self._dispatcher.make_groups()
-        await self._schedule_cron()
+        for task in self._worker.registry.values():
+            if task.crontab:
+                await self._cron.declare(task)
 
     async def serve(self) -> None:
         """Run tasks until a stop is requested, then finish those that run.
@@ -298,16 +299,6 @@ class Run:
         with suppress(Rejected):
             load(attempt, self._client.codec, self._worker.registry, self._client.keys)
         await self._executor.give_up(attempt)
-
-    async def _schedule_cron(self) -> None:
-        functions, keys = self._client.functions, self._client.keys
-        for name, task in self._worker.registry.items():
-            if not task.crontab:
-                continue
-            body = await task.enqueue().serialize(time.time_ns() // 1_000_000)
-            payload = self._client.codec.seal(body, Kind.SCHEDULE, name)
-            await functions.call("declare_cron", (keys.queue,), [name, task.crontab, payload])
-            await self._cron.schedule(name, task.crontab)
 
     async def _renew(self) -> None:
         """Renew claims, at a third of their expiry time, and streaq's mark of a live worker."""
