@@ -12,7 +12,7 @@ from typing import TypeVar
 from vibetuner.cli.console import parse_choice, prepare_env_file
 from vibetuner.config import get_settings
 from vibetuner.embedded import open_services
-from vibetuner.errors import CommandError, ServiceUnavailable, suggest
+from vibetuner.errors import ServiceUnavailable, TaskNotFound, suggest
 from vibetuner.loader import load_project, make_importable
 from vibetuner.project import project_info
 from vibetuner.tasks.inspect.model import Counts, Filters, QueueView, State, WorkerView
@@ -120,7 +120,7 @@ def check_task_name(name: str) -> None:
     """Raise if the project has no task of this name.
 
     Raises:
-        UnknownTask: there is none; the message suggests similar names.
+        TaskNotFound: there is none; the message suggests a similar name.
     """
     load_project()
     import_tasks(project_info())
@@ -128,10 +128,4 @@ def check_task_name(name: str) -> None:
     if name in names:
         return
     known = f"There are: {', '.join(names[:MOST_NAMES])}" if names else "The project has no tasks"
-    raise UnknownTask(f"The project has no task {name}. {suggest(name, names, known)}")
-
-
-class UnknownTask(CommandError):  # noqa: N818 - as TaskNotFound
-    """There is no task of that name or id."""
-
-    exit_code = 3
+    raise TaskNotFound(f"The project has no task {name}. {suggest(name, names, known)}")

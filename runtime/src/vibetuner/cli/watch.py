@@ -12,10 +12,9 @@ from typing import TYPE_CHECKING, cast
 
 from vibetuner.cli.complaint import reader_is_gone
 from vibetuner.cli.console import one_line, prepare_env_file
-from vibetuner.cli.task_queue import UnknownTask
 from vibetuner.config import get_settings, mask_url
 from vibetuner.embedded import running_services
-from vibetuner.errors import ServiceUnavailable
+from vibetuner.errors import ServiceUnavailable, TaskNotFound
 from vibetuner.loader import load_project
 from vibetuner.redis.client import check
 from vibetuner.tasks.inspect.queue import answering, this_queue, whole_id
@@ -51,7 +50,7 @@ def show_until_end(task_id: str, *, as_json: bool) -> ProgressState:
     """Show each state of a task; return the last.
 
     Raises:
-        UnknownTask: there is no such task.
+        TaskNotFound: there is no such task.
     """
     # Before the loop runs: importing takes seconds on a busy machine, for which Redis would be
     # blamed, and Ctrl-C not heard. The project also has the classes of results.
@@ -76,7 +75,7 @@ async def _watch(task_id: str, view: View) -> ProgressState:
                     view.show(state)
                     last = state
     if last is None:
-        raise UnknownTask(
+        raise TaskNotFound(
             f"There is no task {one_line(task_id)}, or its result is not kept any more. "
             "Take the id that enqueue() returned"
         )
