@@ -28,28 +28,32 @@ def render_fragment(name: str, /, **context: Any) -> str:
 def get_templates() -> Environment:
     """Return the project's template environment: autoescaping on, undefined names refused."""
     project = project_info()
-    environment = Environment(
-        loader=ChoiceLoader(
-            [
-                FileSystemLoader(project.root / "src" / project.package / "templates"),
-                PrefixLoader({"vibetuner": FileSystemLoader(OURS)}),
-            ]
-        ),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        auto_reload=get_settings().debug,
-    )
+    folder = project.root / "src" / project.package / "templates"
+    environment = make_environment(folder, auto_reload=get_settings().debug)
     environment.globals.update(
         project=project,
         settings_debug=get_settings().debug,
-        htmx_scripts=htmx_scripts,
         static=lambda path: f"/static/{path.lstrip('/')}?v={project.version}",
     )
     app = load_project()
     environment.filters.update(app.template_filters)
     environment.globals.update(app.template_globals)
+    return environment
+
+
+def make_environment(folder: Path, *, auto_reload: bool) -> Environment:
+    """Return an environment for a folder and for our own templates, as ``vibetuner/...``."""
+    environment = Environment(
+        loader=ChoiceLoader(
+            [FileSystemLoader(folder), PrefixLoader({"vibetuner": FileSystemLoader(OURS)})]
+        ),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        auto_reload=auto_reload,
+    )
+    environment.globals["htmx_scripts"] = htmx_scripts
     return environment
 
 

@@ -12,7 +12,7 @@ from urllib.parse import quote
 from fastapi import Request
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
 from fastapi.routing import APIRoute
-from jinja2 import ChoiceLoader, Environment, FileSystemLoader, PrefixLoader, StrictUndefined
+from jinja2 import Environment
 
 from vibetuner.config import get_settings
 from vibetuner.errors import (
@@ -27,7 +27,7 @@ from vibetuner.frontend.debug.gate import COOKIE
 from vibetuner.frontend.debug.plots import HEIGHT, bar_chart, line_chart
 from vibetuner.project import find_root, project_info, worker_command
 from vibetuner.tasks.inspect.queue import answering
-from vibetuner.templates import OURS, htmx_scripts
+from vibetuner.templates import make_environment
 from vibetuner.timing import ago, duration
 
 FOLDER = Path(__file__).parent
@@ -119,24 +119,12 @@ def _problem(request: Request, error: VibetunerError) -> HTMLResponse:
 
 @cache
 def _templates() -> Environment:
-    environment = Environment(
-        loader=ChoiceLoader(
-            [
-                FileSystemLoader(FOLDER / "templates"),
-                PrefixLoader({"vibetuner": FileSystemLoader(OURS)}),
-            ]
-        ),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = make_environment(FOLDER / "templates", auto_reload=False)
     environment.filters.update(
         ms=duration, ago=ago, secs=lambda span: duration(span.total_seconds() * 1000)
     )
     environment.globals.update(
         home=HOME,
-        htmx_scripts=htmx_scripts,
         height=HEIGHT,
         bar_chart=bar_chart,
         line_chart=line_chart,
