@@ -96,7 +96,7 @@ def _check_migrations(place: Place) -> None:
     from vibetuner.config import get_settings
     from vibetuner.errors import CommandError
 
-    versions = place.root / place.source / "migrations" / "versions"
+    versions = place.migrations / "versions"
     if len(list(versions.glob("*.py"))) > 1:
         raise CommandError(
             "Other migrations follow the example's, so it stays. Delete its models by hand, then:  "

@@ -34,6 +34,11 @@ class Place:
         """tune.py."""
         return self.root / self.source / "tune.py"
 
+    @property
+    def migrations(self) -> Path:
+        """The folder of the SQL migrations, which need not exist."""
+        return self.root / self.source / "migrations"
+
     def path(self, folder: str, name: Name) -> str:
         """Return the path of a module below the root: ``src/shop/tasks/billing/send_report.py``."""
         return f"{self.source}/{folder}/{name.path}.py"

@@ -16,7 +16,7 @@ from vibetuner.scaffold.rendering import Renderer
 
 def has_migrations(place: Place) -> bool:
     """Return whether the project has an Alembic environment."""
-    return (place.root / place.source / "migrations" / "env.py").is_file()
+    return (place.migrations / "env.py").is_file()
 
 
 def draft_environment(place: Place) -> Draft:
@@ -41,8 +41,8 @@ def draft_migration(
     Raises:
         CommandError: there are several newest revisions.
     """
-    folder = place.root / place.source / "migrations" / "versions"
-    texts = [path.read_text(encoding="utf-8") for path in sorted(folder.glob("*.py"))]
+    versions = sorted((place.migrations / "versions").glob("*.py"))
+    texts = [path.read_text(encoding="utf-8") for path in versions]
     created = re.compile(rf"op\.create_table\(\s*['\"]{table}['\"]")
     if not has_migrations(place) or any(created.search(text) for text in texts):
         return {}
