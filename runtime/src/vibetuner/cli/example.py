@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from vibetuner.cli.template_news import ANSWERS, check_committed, read_answers, run_tool
+from vibetuner.cli.template_news import ANSWERS, answers_of, check_committed, read_answers, run_tool
 from vibetuner.errors import CommandError
 from vibetuner.scaffold.changes import Change
 from vibetuner.scaffold.draft import Place
@@ -28,9 +28,7 @@ def plan_without_example(place: Place, *, force: bool, skip: bool) -> Plan:
         CommandError: there is no example, something is not committed, or the template can't be
             rendered.
     """
-    path = place.root / ANSWERS
-    answers = path.read_text(encoding="utf-8") if path.is_file() else ""
-    if not answers:
+    if not (answers := answers_of(place.root)):
         raise CommandError(f"There is no {ANSWERS}, so the template that made this is not known")
     if re.search(r"(?m)^example: false$", answers):
         raise CommandError("There is no example: this project is one without")
@@ -42,7 +40,9 @@ def plan_without_example(place: Place, *, force: bool, skip: bool) -> Plan:
     steps = list(_steps(place.root, generated, wanted, force=force, skip=skip))
     without, known = re.subn(r"(?m)^example: .*$", "example: false", answers)
     without += "" if known else "example: false\n"
-    steps.append(Step(Action.EDIT, Change(path, answers.encode(), without.encode())))
+    steps.append(
+        Step(Action.EDIT, Change(place.root / ANSWERS, answers.encode(), without.encode()))
+    )
     return Plan(place, tuple(steps), NEXT_STEPS)
 
 

@@ -45,8 +45,7 @@ def fetch_news(root: Path, version: str = "") -> News:
     Raises:
         CommandError: the project is not tied to a version, or the repository can't be reached.
     """
-    path = root / ANSWERS
-    answers = read_answers(path.read_text(encoding="utf-8") if path.is_file() else "")
+    answers = read_answers(answers_of(root))
     present, source = answers.get("_commit", ""), answers.get("_src_path", "")
     if not present or not source:
         raise CommandError(
@@ -110,6 +109,12 @@ def version_number(version: str) -> tuple[int, ...]:
     True
     """
     return tuple(map(int, re.findall(r"\d+", version)[:3]))
+
+
+def answers_of(root: Path) -> str:
+    """Return the answers that a project was made with, as YAML; empty without a template."""
+    path = root / ANSWERS
+    return path.read_text(encoding="utf-8") if path.is_file() else ""
 
 
 def read_answers(text: str) -> dict[str, str]:

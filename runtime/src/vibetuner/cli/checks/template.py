@@ -9,6 +9,7 @@ from pathlib import Path
 from vibetuner.cli.checks.finding import Finding
 from vibetuner.cli.template_news import (
     ANSWERS,
+    answers_of,
     fetch_versions,
     read_answers,
     run_tool,
@@ -27,8 +28,7 @@ RELEASE = re.compile(r"v?\d+\.\d+\.\d+")
 
 def check_version(project: ProjectInfo) -> Iterator[Finding]:
     """Compare the template's version with the newest known one."""
-    path = project.root / ANSWERS
-    answers = read_answers(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    answers = read_answers(answers_of(project.root))
     commit, source = answers.get("_commit", ""), answers.get("_src_path", "")
     if not commit or not source:
         return
