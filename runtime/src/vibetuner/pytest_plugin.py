@@ -1,7 +1,6 @@
 """The pytest plugin: loaded in every run, idle until a fixture is requested.
 
 It imports very little; each fixture imports what it needs.
-
 """
 
 from __future__ import annotations

@@ -2,7 +2,6 @@
 
 A worker would keep these libraries in memory, and wait for their import. Help, errors and all other
 forms are left to the full command line.
-
 """
 
 from __future__ import annotations

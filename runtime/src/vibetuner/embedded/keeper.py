@@ -2,7 +2,6 @@
 
 It checks the leases four times a second. It decides to stop, and stops, while it holds the start
 lock, so that no process joins servers that are about to end.
-
 """
 
 from __future__ import annotations
@@ -73,7 +72,9 @@ class Keeper:
                 return None
             if self._told_to_stop or self._folder.stop_request.exists():
                 self._folder.stop_request.unlink(missing_ok=True)
-                return self._await_start_lock()
+                return wait_for_lock(
+                    self._folder.start_lock, patience=LOCK_SECONDS, give_up=self._is_evicted
+                )
             if not self._users_want_services():
                 start_lock = self._start_lock_if_unused()
                 if start_lock is not None:
@@ -81,7 +82,8 @@ class Keeper:
             for service in self._wanted:
                 self._servers[service].look()
             self._publish(keeper=os.getpid())
-            time.sleep(START_POLL if self._is_busy() else IDLE_POLL)
+            states = {self._servers[service].record.state for service in self._wanted}
+            time.sleep(START_POLL if "starting" in states else IDLE_POLL)
 
     def _users_want_services(self) -> bool:
         users = live_users(self._folder)
@@ -99,20 +101,12 @@ class Keeper:
         remove_dead(self._folder)
         return start_lock
 
-    def _await_start_lock(self) -> int | None:
-        return wait_for_lock(
-            self._folder.start_lock, patience=LOCK_SECONDS, give_up=self._is_evicted
-        )
-
     def _is_evicted(self) -> bool:
         """Return whether the folder was removed; then nothing in it belongs to this keeper."""
         try:
             return not os.path.samestat(self._folder.keeper_lock.stat(), os.fstat(self._lock))
         except OSError:
             return True
-
-    def _is_busy(self) -> bool:
-        return any(self._servers[service].record.state == "starting" for service in self._wanted)
 
     def _publish(self, *, keeper: int | None) -> None:
         record = Record(keeper, {name: server.record for name, server in self._servers.items()})

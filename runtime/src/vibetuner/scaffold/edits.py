@@ -2,7 +2,6 @@
 
 The result is parsed again, and must be the same program with one more, or one less, import and list
 element. A file that can't be edited like this is left alone.
-
 """
 
 from __future__ import annotations

@@ -37,7 +37,6 @@ def sse_endpoint(
     A client that has SSE_STREAMS_PER_CLIENT streams open is answered with 429. While the process
     has SSE_STREAMS streams open, every client is answered with 503. Both responses have
     ``Retry-After``.
-
     """
 
     def register(function: F) -> F:

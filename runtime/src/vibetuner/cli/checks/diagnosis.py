@@ -2,7 +2,6 @@
 
 Imports take longest: drivers, and the project with all that it uses. Meanwhile, threads wait for
 git, ports and services.
-
 """
 
 from __future__ import annotations

@@ -18,11 +18,11 @@ class Finding:
     cure: str = ""
 
 
-def of_message(area: str, message: str, level: Level = "error") -> Finding:
+def of_message(area: str, message: str) -> Finding:
     """Return a finding for one of our errors, which name the problem, then the cure.
 
     >>> of_message("Redis", "Redis can't be used: refused. Start it")
     Finding(level='error', area='Redis', text="Redis can't be used: refused", cure='Start it')
     """
     text, _, cure = message.partition(". ")
-    return Finding(level, area, text, cure or "see the message")
+    return Finding("error", area, text, cure or "see the message")

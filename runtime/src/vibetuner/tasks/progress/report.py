@@ -208,8 +208,7 @@ class RateMeter:
     [None, 10.0, 15.0, 0.0]
     """
 
-    def __init__(self, span: float = RATE_SECONDS) -> None:
-        self._span = span
+    def __init__(self) -> None:
         self._samples: deque[tuple[float, int]] = deque()
 
     def rate(self, now: float, done: int) -> float | None:
@@ -217,7 +216,7 @@ class RateMeter:
         samples = self._samples
         samples.append((now, done))
         # The last sample before the span is kept, so that the whole span is covered.
-        while len(samples) > 2 and samples[1][0] <= now - self._span:
+        while len(samples) > 2 and samples[1][0] <= now - RATE_SECONDS:
             samples.popleft()
         began, first = samples[0]
         return (done - first) / (now - began) if now > began else None
