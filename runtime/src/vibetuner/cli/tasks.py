@@ -140,7 +140,7 @@ def abort(
     async def end(queue: Queue, whole: str) -> tuple[str, bool]:
         return whole, await abort_task(queue, whole)
 
-    whole, is_ended = run(end, of=task_id)
+    whole, is_ended = run(end, of=task_id, with_letters=True)
     if as_json:
         print_json({"id": whole, "aborted": is_ended})
     elif is_ended:
