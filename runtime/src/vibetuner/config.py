@@ -209,11 +209,6 @@ class Settings(BaseSettings):
         None, description="Sender of outgoing mail"
     )
 
-    @field_validator("redis_url")
-    @classmethod
-    def _redis_scheme(cls, value: str | None) -> str | None:
-        return _with_scheme(value, "redis://", "rediss://", "unix://", "redis+", "rediss+")
-
     @field_validator("mongodb_url")
     @classmethod
     def _mongodb_scheme(cls, value: str | None) -> str | None:
