@@ -25,7 +25,6 @@ from vibetuner.tasks.observers.journal import JournalObserver
 from vibetuner.tasks.observers.letters import LetterWriter
 from vibetuner.tasks.observers.log import LogObserver
 from vibetuner.tasks.observers.progress import ProgressObserver
-from vibetuner.tasks.payload import Kind
 from vibetuner.tasks.progress.state import ProgressStatus
 from vibetuner.tasks.queues import ReadOrder
 from vibetuner.tasks.run.delayed import Cron, DelayedQueue, sweep
@@ -154,7 +153,12 @@ class Run:
             idle_ms=worker.idle_timeout,
         )
         self._cron = Cron(
-            functions, keys, client.codec, queue_of=queue_of, next_run=worker.next_run
+            functions,
+            keys,
+            client.codec,
+            queue_of=queue_of,
+            next_run=worker.next_run,
+            queues=order.names,
         )
         self._delayed = DelayedQueue(functions, keys, worker.priorities, self._outage)
 
@@ -316,14 +320,10 @@ class Run:
         return self._finisher.is_settled
 
     async def _schedule_cron(self) -> None:
-        functions, keys = self._client.functions, self._client.keys
         for name, task in self._worker.registry.items():
-            if not task.crontab:
-                continue
-            body = await task.enqueue().serialize(time.time_ns() // 1_000_000)
-            payload = self._client.codec.seal(body, Kind.SCHEDULE, name)
-            await functions.call("declare_cron", (keys.queue,), [name, task.crontab, payload])
-            await self._cron.schedule(name, task.crontab)
+            if task.crontab:
+                call = await task.enqueue().serialize(time.time_ns() // 1_000_000)
+                await self._cron.declare(name, task.crontab, call)
 
     async def _renew(self) -> None:
         """Renew claims, at a third of their expiry time, and streaq's mark of a live worker."""
