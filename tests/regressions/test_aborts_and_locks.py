@@ -44,6 +44,35 @@ async def test_an_abort_of_a_task_that_waits_for_its_retry_gives_a_result(
         assert isinstance((await task.result(timeout=20)).exception, StreaqCancelled)
 
 
+async def test_an_abort_of_a_task_that_waits_for_others_gives_a_result(
+    worker: TaskWorker, running: Running
+):
+    """Those that follow it fail, and the one before it runs and leaves nothing behind."""
+
+    @worker.task(name="part")
+    async def part() -> str:
+        return "done"
+
+    @worker.task(name="sum_up")
+    async def sum_up() -> None: ...
+
+    async with worker:
+        first = part.enqueue()
+        middle = sum_up.enqueue().start(after=first)
+        last = await sum_up.enqueue().start(after=middle)
+        careless = await sum_up.enqueue().start(after=middle.id, regardless=True)
+        assert await middle.abort(0)
+        assert isinstance((await middle.result(timeout=20)).exception, StreaqCancelled)
+    async with running(worker):
+        assert (await first.result(timeout=20)).result == "done"
+        assert not (await last.result(timeout=20)).success
+        assert (await careless.result(timeout=20)).success
+        keys = worker.client.keys
+        left = [keys.dependents(first.id), keys.dependencies(middle.id), keys.aborted]
+        assert await worker.redis.exists(left) == 0
+        assert await worker.queue_size() == 0
+
+
 async def test_a_task_aborted_before_its_first_step_ends(worker: TaskWorker, running: Running):
     """Its coroutine would be cancelled unrun, and its slot never become free."""
     aborted: list[str] = []

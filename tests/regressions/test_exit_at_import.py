@@ -1,13 +1,17 @@
-"""``sys.exit()`` in a module that is imported: a line that names the place, wherever it is read."""
+"""Modules that end, hold up or misuse the process that imports them."""
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 from uuid import uuid4
 
 import pytest
 
-from tests.processes import free_port, run_vibetuner
+from tests.processes import clean_environment, free_port, run_vibetuner, vibetuner
 from tests.projects import write_project
 from vibetuner.embedded import Lease
 
@@ -17,6 +21,28 @@ EXITS = """
     if True:
         sys.exit(2)
 """
+INTERRUPTS = """
+    import sys
+
+    if True:
+        raise KeyboardInterrupt
+"""
+STARTS_A_THREAD = """
+    import threading
+
+    threading.Thread(target=threading.Event().wait).start()
+"""
+RUNS_A_LOOP = """
+    import asyncio
+
+    asyncio.run(asyncio.sleep(0))
+"""
+IS_SLOW = """
+    import time
+
+    print("importing", flush=True)
+    time.sleep(600)
+"""
 TUNE = """
     import shop.routes
     from vibetuner import VibetunerApp
@@ -25,6 +51,16 @@ TUNE = """
 """
 
 pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def variables(servers: Lease) -> dict[str, str]:
+    """The environment of a project with a queue of its own."""
+    return {
+        "REDIS_URL": servers.urls["redis"],
+        "REDIS_KEY_PREFIX": f"test-{uuid4().hex[:8]}",
+        "SECRET_KEY": "Wq9-tests-4kJx81_ZrtPq0-LmNv7-Yb3c5",
+    }
 
 
 @pytest.mark.parametrize(
@@ -37,22 +73,88 @@ pytestmark = pytest.mark.slow
     ],
     ids=["worker", "web", "tasks", "doctor"],
 )
-def test_every_command_names_the_line(
-    tmp_path: Path, servers: Lease, command: list[str], module: str
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [(EXITS, "sys.exit(2) is called while the module is"), (INTERRUPTS, "KeyboardInterrupt: ")],
+    ids=["exit", "interrupt"],
+)
+def test_every_command_names_the_line(  # noqa: PLR0917 - fixtures
+    tmp_path: Path,
+    variables: dict[str, str],
+    command: list[str],
+    module: str,
+    code: str,
+    words: str,
 ):
     """The line is named if tune.py imports it, and if only the search for tasks does."""
-    files = {"routes.py": "", "tasks.py": "", f"{module}.py": EXITS}
+    files = {"routes.py": "", "tasks.py": "", f"{module}.py": code}
     shop = write_project(tmp_path / "shop", files, tune=TUNE)
 
     done = run_vibetuner(
-        *(word.replace("PORT", str(free_port())) for word in command),
-        folder=shop,
-        REDIS_URL=servers.urls["redis"],
-        REDIS_KEY_PREFIX=f"test-{uuid4().hex[:8]}",
-        SECRET_KEY="Wq9-tests-4kJx81_ZrtPq0-LmNv7-Yb3c5",
+        *(word.replace("PORT", str(free_port())) for word in command), folder=shop, **variables
     )
 
     said = done.stdout if command == ["doctor"] else done.stderr
-    assert f"{shop}/src/shop/{module}.py:4: sys.exit(2) is called while the module is" in said
+    assert f"{shop}/src/shop/{module}.py:4: {words}" in said
     assert "Traceback" not in done.stderr
     assert done.returncode == 1
+
+
+@pytest.mark.parametrize("part", ["worker", "frontend"])
+def test_a_thread_of_the_project_does_not_hold_up_a_stop(
+    tmp_path: Path, variables: dict[str, str], part: str
+):
+    """Python would wait for it, until the process is killed."""
+    shop = write_project(tmp_path / "shop", {"routes.py": STARTS_A_THREAD}, tune=TUNE)
+    command = ("run", "prod", part, "--port", str(free_port()))
+    with vibetuner(*command, folder=shop, log=tmp_path / "log", environment=variables) as running:
+        running.wait_for("ready", 60)
+        assert running.stop(signal.SIGTERM) == 0
+        assert "leaving without threads that still run: Thread-" in running.output
+
+
+def test_a_thread_of_the_project_does_not_hold_up_a_command(
+    tmp_path: Path, variables: dict[str, str]
+):
+    """Its exit code stays."""
+    shop = write_project(tmp_path / "shop", {"routes.py": STARTS_A_THREAD}, tune=TUNE)
+
+    done = run_vibetuner("tasks", "enqueue", "ad", folder=shop, **variables)
+
+    first, last = done.stderr.splitlines()
+    assert first.startswith("error: This project has no task named ad.")
+    assert last.startswith("leaving without threads that still run: Thread-")
+    assert done.returncode == 1
+
+
+@pytest.mark.parametrize("part", ["worker", "frontend"])
+def test_a_module_may_run_an_event_loop(tmp_path: Path, variables: dict[str, str], part: str):
+    """The doctor finds nothing wrong with it either."""
+    shop = write_project(tmp_path / "shop", {"routes.py": RUNS_A_LOOP}, tune=TUNE)
+    command = ("run", "prod", part, "--port", str(free_port()))
+    with vibetuner(*command, folder=shop, log=tmp_path / "log", environment=variables) as running:
+        running.wait_for("ready", 60)
+        assert running.stop(signal.SIGTERM) == 0
+
+
+@pytest.mark.parametrize("part", ["worker", "frontend"])
+def test_ctrl_c_ends_a_slow_import_at_once(tmp_path: Path, variables: dict[str, str], part: str):
+    """Without a word, as whoever has pressed it knows."""
+    shop = write_project(tmp_path / "shop", {"routes.py": IS_SLOW}, tune=TUNE)
+    with subprocess.Popen(
+        [sys.executable, "-m", "vibetuner", "run", "prod", part, "--port", str(free_port())],
+        cwd=shop,
+        env=clean_environment(**variables),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        try:
+            assert process.stdout
+            assert process.stdout.readline() == "importing\n"
+            os.kill(process.pid, signal.SIGINT)
+            _, said = process.communicate(timeout=30)
+        finally:
+            process.kill()
+
+    assert (process.returncode, said) == (130, "")

@@ -108,7 +108,6 @@ def test_the_prefix_is_a_hash_tag_in_a_cluster(fresh):
 @pytest.mark.parametrize(
     ("name", "value", "expected"),
     [
-        ("REDIS_URL", "http://cache", "redis://host:6379, rediss://host:6379 or embedded"),
         ("MONGODB_URL", "mongo://db", "mongodb://host:27017, mongodb+srv://host or embedded"),
         ("DATABASE_URL", "mysql://db/x", "sqlite+aiosqlite:///file.db or postgresql+asyncpg://"),
         ("WORKER_CONCURRENCY", "many", "a whole number, 1 to 10000"),

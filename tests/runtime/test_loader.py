@@ -71,6 +71,12 @@ def test_the_project_is_loaded_once(stand_in):
             {},
             "If it is a package that is not installed:  uv add nothing_like_it",
         ),
+        (
+            "import shop.parts.engine\n",
+            {"parts/__init__.py": ""},
+            "No module named 'shop.parts.engine'. Correct the import, or create "
+            "src/shop/parts/engine.py",
+        ),
         ("ap = 1\n", {}, "found nothing named app"),
         ("app = []\n", {}, "expected `app = VibetunerApp(...)`, found a list named app"),
         (EMPTY_TUNE.replace("()", "(task=[])"), {}, "'task'. Did you mean tasks=?"),

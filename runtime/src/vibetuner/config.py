@@ -199,11 +199,6 @@ class Settings(BaseModel):
         """Read the environment; ``values`` override it."""
         super().__init__(**(_known(os.environ) | values))
 
-    @field_validator("redis_url")
-    @classmethod
-    def _redis_scheme(cls, value: str | None) -> str | None:
-        return _with_scheme(value, "redis://", "rediss://", "unix://", "redis+", "rediss+")
-
     @field_validator("mongodb_url")
     @classmethod
     def _mongodb_scheme(cls, value: str | None) -> str | None:

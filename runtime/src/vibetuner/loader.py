@@ -89,19 +89,27 @@ def import_module_of(project: ProjectInfo, name: str) -> ModuleType:
     """Import a module of the project.
 
     Raises:
-        ProjectError: the module is broken, or calls ``sys.exit()``; the message names file and
-            line.
+        ProjectError: the module is broken, calls ``sys.exit()`` or raises KeyboardInterrupt; the
+            message names file and line.
     """
     try:
         return import_module(name)
-    except (VibetunerError, Terminated, KeyboardInterrupt):
+    except (VibetunerError, Terminated):
         raise
     except BaseException as error:
+        if isinstance(error, KeyboardInterrupt) and not _is_raised(error):
+            raise
         if isinstance(error, BaseExceptionGroup) and error.subgroup(
             (Terminated, KeyboardInterrupt)
         ):
             raise
         raise ProjectError(_locate(error, project.root / "src", name)) from error
+
+
+def _is_raised(error: KeyboardInterrupt) -> bool:
+    """Return whether a line of code has raised it, and not Ctrl-C."""
+    line = traceback.extract_tb(error.__traceback__)[-1].line
+    return "raise KeyboardInterrupt" in (line or "")
 
 
 def _locate(error: BaseException, source: Path, name: str) -> str:
@@ -121,15 +129,18 @@ def _locate(error: BaseException, source: Path, name: str) -> str:
             'while the module is imported. Put it below  if __name__ == "__main__":'
         )
     message = str(error).splitlines()[0] if str(error) else "no message"
-    return f"{file}:{line}: {type(error).__name__}: {_with_cure(error, message)}"
+    return f"{file}:{line}: {type(error).__name__}: {_with_cure(error, message, source)}"
 
 
-def _with_cure(error: BaseException, message: str) -> str:
+def _with_cure(error: BaseException, message: str, source: Path) -> str:
     for beginning, cure in CURES.items():
         if message.startswith(beginning):
             return f"{beginning}. {cure}"
     if isinstance(error, ModuleNotFoundError) and error.name:
         package = error.name.partition(".")[0]
+        if (source / package).is_dir():
+            path = error.name.replace(".", "/")
+            return f"{message}. Correct the import, or create src/{path}.py"
         return f"{message}. If it is a package that is not installed:  uv add {package}"
     if "VibetunerApp" not in message or "unexpected keyword argument" not in message:
         return message

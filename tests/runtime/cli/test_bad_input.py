@@ -129,14 +129,33 @@ def test_a_database_that_cannot_be_opened(shop: Path, refused: Refused, real: di
 def test_development_refuses_a_url_that_can_not_be_meant(shop: Path, refused: Refused, part: str):
     """Before it starts anything; a process of it would only wait for a change of the code."""
     line = refused(shop, "run", "dev", part, **{**NOWHERE, "REDIS_URL": "redis://cache:port"})
-    assert line.startswith("REDIS_URL=***: the port is no number. Write 6379")
+    assert line.startswith("REDIS_URL=redis://***: the port is no number. Write 6379")
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("http://ann:hunter2@cache", "http://***@cache"),
+        ("ann:hunter2@cache:6379", "***@cache:6379"),
+        ("http://cache", "http://***"),
+        ("cache:6379", "***"),
+    ],
+)
+@pytest.mark.parametrize(
+    "command", [["tasks", "list"], ["worker-health"], ["run", "prod", "worker"]], ids=" ".join
+)
+def test_every_command_has_the_same_words_for_a_redis_url(
+    shop: Path, refused: Refused, url: str, shown: str, command: list[str]
+):
+    """The health check of a container, too, which reads it without the settings' library."""
+    line = refused(shop, *command, **{**NOWHERE, "REDIS_URL": url})
+
+    assert line.startswith(f"REDIS_URL={shown}: the scheme is unknown. There are redis://, redi")
 
 
 @pytest.mark.parametrize(
     ("name", "value", "shown"),
     [
-        ("REDIS_URL", "http://ann:hunter2@cache", "'http://***@cache' in the environment"),
-        ("REDIS_URL", "ann:hunter2@cache:6379", "'***@cache:6379' in the environment"),
         ("MONGODB_URL", "mongo://ann:hunter2@db", "'mongo://***@db' in the environment"),
         ("DATABASE_URL", "mysql://ann:hunter2@db/x", "'mysql://***@db/x' in the environment"),
         ("SMTP_URL", "http://ann:hunter2@mail", "a value that is not shown in the environment"),

@@ -52,7 +52,9 @@ def test_without_a_worker_a_task_is_enqueued_explained_and_marked(typed: Typed):
     assert "vibetuner run dev worker" in why.stdout
     shown = json.loads(typed("tasks", "show", task_id, "--json").stdout)
     assert (shown["state"], shown["arguments"]) == ("queued", {"a": "1", "b": "2"})
-    assert "is marked" in typed("tasks", "abort", task_id).stdout
+    marked = typed("tasks", "abort", task_id).stdout.splitlines()
+    assert marked[0] == f"{task_id} is marked: the worker that takes it ends it"
+    assert any("No worker is running" in line for line in marked)
     assert json.loads(typed("tasks", "stats", "--json").stdout)["queued"] == 1
 
     for arguments, code, words in (

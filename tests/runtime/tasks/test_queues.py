@@ -69,6 +69,27 @@ async def test_a_task_goes_into_the_queue_that_is_named(queue: TaskWorker):
         assert await lengths(queue) == {"critical": 1, "default": 1, "bulk": 2}
 
 
+async def test_runs_of_a_cron_task_do_not_pile_up_in_a_queue_that_nobody_reads(queue: TaskWorker):
+    """A worker schedules only what it reads, as if no other queue had a worker."""
+    for name in ("critical", "bulk"):
+        queue.cron("0 0 1 1 *", name=name, queue=name)(lambda: asyncio.sleep(0))
+
+    async def due_again(name: str) -> bool:
+        return (await queue.redis.zscore(queue.cron_schedule_key, name) or 0) > 2000
+
+    async with queue:
+        queue.order = ReadOrder(["critical"])
+        async with at_work(queue):  # it declares both
+            assert await due_again("bulk")
+            await queue.redis.zadd(queue.cron_schedule_key, {"bulk": 1000, "critical": 2000})
+            await eventually(lambda: due_again("critical"))
+        async with at_work(queue):
+            assert not await due_again("bulk")
+        queue.order = ReadOrder(["bulk"])
+        async with at_work(queue):
+            await eventually(lambda: due_again("bulk"))
+
+
 async def test_an_unknown_queue_is_refused_with_the_names(queue: TaskWorker):
     """At the enqueue, at the start of a worker, and at once for what can't be a name."""
     note, _ = record(queue, queue="bluk")
@@ -147,7 +168,7 @@ async def test_a_worker_reads_its_own_queues_only(queue: TaskWorker):
 
 async def test_delayed_retried_and_repeated_tasks_stay_in_their_queue(queue: TaskWorker):
     """So do cron tasks, and tasks that wait for others."""
-    queue.order = ReadOrder.parse("bulk")
+    queue.order = ReadOrder.parse("bulk,default")
     places: list[str] = []
     with using_worker(queue):
 

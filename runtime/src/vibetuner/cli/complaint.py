@@ -1,18 +1,24 @@
-"""Reports errors at the command line: one line, and an exit code."""
+"""Ends commands: an error is one line and an exit code, and threads don't hold the process."""
 
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import select
 import sys
+import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 from vibetuner.errors import VibetunerError, mask_secrets
 
+logger = logging.getLogger(__name__)
+
 # The exit code that a shell reports for a program that SIGPIPE ended.
 READER_GONE = 141
+LEAVE_SECONDS = 1.0
 NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
@@ -22,6 +28,44 @@ def complaining() -> Iterator[None]:
 
     If the output goes to a pipe whose reader has gone, as with ``| head -1``, exit quietly.
     """
+    code = 0
+    try:
+        with _complaining():
+            yield
+    except SystemExit as end:
+        code = _code_of(end)
+        raise
+    finally:
+        if _threads():
+            leave_soon(code, after=threading.main_thread())
+
+
+def leave_soon(code: int, *, after: threading.Thread | None = None) -> None:
+    """End the process with ``code`` if, a second after ``after`` has ended, threads still run.
+
+    Python would wait for them, and those of sync tasks and of the project's can't be stopped.
+    """
+    threading.Thread(target=_leave, args=(code, after), daemon=True, name="leave").start()
+
+
+def _leave(code: int, after: threading.Thread | None) -> None:
+    if after is not None:
+        after.join()
+    time.sleep(LEAVE_SECONDS)
+    if running := _threads():
+        logger.warning("leaving without threads that still run: %s", ", ".join(running))
+        logging.shutdown()
+        os._exit(code)
+
+
+def _threads() -> list[str]:
+    """Return the names of the threads that Python waits for at its end."""
+    main = threading.main_thread()
+    return [one.name for one in threading.enumerate() if not one.daemon and one is not main]
+
+
+@contextmanager
+def _complaining() -> Iterator[None]:
     try:
         try:
             yield
@@ -114,8 +158,12 @@ def _asked_to_end(error: BaseException) -> int | None:
     while isinstance(end, BaseExceptionGroup):
         end = end.exceptions[0]
     if isinstance(end, SystemExit):
-        return end.code if isinstance(end.code, int) else int(end.code is not None)
+        return _code_of(end)
     return None if end is None else 130
+
+
+def _code_of(end: SystemExit) -> int:
+    return end.code if isinstance(end.code, int) else int(end.code is not None)
 
 
 def _surprise(error: Exception) -> str:

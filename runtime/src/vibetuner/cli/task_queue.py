@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from contextlib import AsyncExitStack, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TypeVar
@@ -73,14 +73,22 @@ async def _look(look: Callable[..., Awaitable[T]], of: str | None, with_letters:
         await stack.enter_async_context(open_services(get_settings()))
         await stack.enter_async_context(open_queue())
         if with_letters:
-            from vibetuner.tasks.dead_letters import open_dead_letters
-
-            with suppress(ServiceUnavailable):  # show what Redis knows
-                await stack.enter_async_context(open_dead_letters())
-            await stack.enter_async_context(open_outbox())
+            await stack.enter_async_context(open_databases())
         async with answering(SECONDS):
             queue = this_queue()
             return await (look(queue) if of is None else look(queue, await whole_id(queue, of)))
+
+
+@asynccontextmanager
+async def open_databases() -> AsyncIterator[None]:
+    """Open the databases that are configured and answer, beside the open queue."""
+    from vibetuner.tasks.dead_letters import open_dead_letters
+
+    async with AsyncExitStack() as stack:
+        with suppress(ServiceUnavailable):  # show what Redis knows
+            await stack.enter_async_context(open_dead_letters())
+        await stack.enter_async_context(open_outbox())
+        yield
 
 
 async def read_stats(queue: Queue) -> Stats:

@@ -133,19 +133,22 @@ def abort(
     """
     from vibetuner.cli.console import print_json
     from vibetuner.cli.task_queue import run
+    from vibetuner.cli.task_view import print_reasons
     from vibetuner.tasks.inspect.actions import abort as abort_task
+    from vibetuner.tasks.inspect.why import explain
 
-    async def end(queue: Queue, whole: str) -> tuple[str, bool]:
-        return whole, await abort_task(queue, whole)
+    async def end(queue: Queue, whole: str) -> tuple[str, bool, Any]:
+        is_ended = await abort_task(queue, whole)
+        return whole, is_ended, None if is_ended or as_json else await explain(queue, whole)
 
-    whole, is_ended = run(end, of=task_id)
+    whole, is_ended, why = run(end, of=task_id, with_letters=True)
     if as_json:
         print_json({"id": whole, "aborted": is_ended})
     elif is_ended:
         print(f"{whole} is aborted")
     else:
-        print(f"{whole} is marked: the worker that takes it ends it. If it does not end:")
-        print(f"Next:  vibetuner tasks why {whole}")
+        print(f"{whole} is marked: the worker that takes it ends it")
+        print_reasons(*why)
 
 
 @app.command()

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, cast
 
 from vibetuner.cli.complaint import reader_is_gone
 from vibetuner.cli.console import one_line, prepare_env_file
+from vibetuner.cli.task_queue import open_databases
 from vibetuner.config import get_settings, mask_url
 from vibetuner.embedded import running_services
 from vibetuner.errors import ServiceUnavailable, TaskNotFound
@@ -63,7 +64,7 @@ def show_until_end(task_id: str, *, as_json: bool) -> ProgressState:
 
 async def _watch(task_id: str, view: View) -> ProgressState:
     last: ProgressState | None = None
-    async with open_queue():
+    async with open_queue(), open_databases():
         async with answering():
             task_id = await whole_id(this_queue(), task_id)
         states = cast("AsyncGenerator[ProgressState, None]", watch_progress(task_id))

@@ -18,7 +18,7 @@ from vibetuner.cli.schema import make_schema
 from vibetuner.config import Settings, get_settings
 from vibetuner.frontend.app import create_app
 from vibetuner.frontend.debug.gate import is_loopback
-from vibetuner.loader import was_received
+from vibetuner.loader import load_project, was_received
 from vibetuner.sse.hub import KEEPALIVE_SECONDS, get_hub
 
 logger = logging.getLogger(__name__)
@@ -36,6 +36,7 @@ def serve_frontend(listener: socket.socket, *, dev: bool) -> None:
     Raises:
         VibetunerError: the project is broken, or a resource does not answer.
     """
+    load_project()  # before the event loop, as in a worker
     run_in_loop(_serve_frontend, listener, dev)
 
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
-import threading
 from collections.abc import Iterator
 from contextlib import suppress
 from functools import partial
@@ -13,7 +11,7 @@ from functools import partial
 import anyio
 from coredis.exceptions import RedisError
 
-from vibetuner.cli.complaint import find_known
+from vibetuner.cli.complaint import find_known, leave_soon
 from vibetuner.cli.event_loop import run_in_loop
 from vibetuner.cli.loading import loading
 from vibetuner.cli.monitor import monitored
@@ -35,8 +33,6 @@ from vibetuner.timing import backoff
 
 logger = logging.getLogger(__name__)
 
-LEAVE_SECONDS = 1.0
-
 
 def serve_worker(
     *,
@@ -55,12 +51,7 @@ def serve_worker(
         VibetunerError: the project is broken, its tasks are not those of tune.py, Redis does not
             answer at the start, or it did not record the ends of the last tasks.
     """
-    run_in_loop(_serve_worker, monitor, dev, warn, queues)
-
-
-async def _serve_worker(
-    monitor: tuple[str, int] | None, dev: bool, warn: bool, queues: str | None
-) -> None:
+    # Before the event loop, which would take Ctrl-C, and let no module run one of its own.
     with loading():
         project, app, worker = project_info(), load_project(), get_worker()
         import_tasks(project)
@@ -69,6 +60,12 @@ async def _serve_worker(
         worker.order = ReadOrder.parse(queues)
         worker.order.check(worker.priorities)
         logger.info("worker reads these queues only: %s", worker.order)
+    run_in_loop(_serve_worker, worker, monitor, dev, warn)
+
+
+async def _serve_worker(
+    worker: TaskWorker, monitor: tuple[str, int] | None, dev: bool, warn: bool
+) -> None:
     stop = Stop()
     with stop.on_signals(is_last=True):
         serving = asyncio.create_task(_serve(worker, stop, monitor, dev=dev, warn=warn))
@@ -82,10 +79,9 @@ async def _serve_worker(
                 await serving
         except BaseException:
             if stop.requested.is_set():
-                leave_within(LEAVE_SECONDS, code=1)
+                leave_soon(1)
             raise
     logger.info("worker stopped")
-    leave_within(LEAVE_SECONDS)
 
 
 async def _serve(
@@ -123,22 +119,6 @@ async def _run_and_return(worker: TaskWorker, stop: Stop) -> None:
             await asyncio.sleep(backoff(failures, 0.2, 2))
         else:
             return
-
-
-def leave_within(seconds: float, *, code: int = 0) -> None:
-    """End the process with ``code`` after ``seconds`` if it has not ended by then.
-
-    Python would wait for the threads of sync tasks, which can't be stopped.
-    """
-    timer = threading.Timer(seconds, _leave, [code])
-    timer.daemon = True
-    timer.start()
-
-
-def _leave(code: int) -> None:
-    logger.warning("threads of tasks that are not async still run; leaving without them")
-    logging.shutdown()
-    os._exit(code)
 
 
 def _outage(error: Exception) -> str | None:

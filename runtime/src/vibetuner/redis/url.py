@@ -488,7 +488,7 @@ def _tls(url: str, options: dict[str, str]) -> Tls:
 
 def _malformed(url: str, reason: str, cure: str) -> SettingsError:
     # Without an @ nobody can tell where a password ends, so hide everything.
-    shown = url if "@" in url else re.sub(r"(?s)(://|^).*", r"\1***", url, count=1)
+    shown = url if "@" in url else re.sub(r"(?s)^([\w+.-]*://)?.*", r"\1***", url)
     return _refusal(shown, reason, cure)
 
 

@@ -24,7 +24,7 @@ from vibetuner.errors import TaskExists, first_line
 from vibetuner.redis.connection import look_at
 from vibetuner.tasks.call import ReliableCall, clash, fingerprint
 from vibetuner.tasks.client.queue import QueueClient
-from vibetuner.tasks.outbox.row import Row, Store, open_stores, store_for
+from vibetuner.tasks.outbox.row import ANSWER_SECONDS, Row, Store, open_stores, store_for
 
 logger = logging.getLogger(__name__)
 
@@ -130,6 +130,13 @@ class Courier:
             if isinstance(answer, BaseException):
                 raise answer
         return len(rows)
+
+    async def fetch(self, task_id: str) -> None:
+        """Hand on a task if it waits in the outbox, and its database answers."""
+        with suppress(Exception):
+            async with asyncio.timeout(ANSWER_SECONDS):
+                for store in open_stores():
+                    await self.hand_on(store, [task_id])
 
     async def hand_on_all(self) -> None:
         """Enqueue every committed row, for tests; raises the errors of :meth:`hand_on`."""

@@ -753,11 +753,14 @@ class TaskWorker(Worker[Any]):
     ) -> bool:
         """Abort a task; return whether that ended it within ``timeout`` seconds (0: don't wait).
 
+        One that waits in the outbox is handed on first.
+
         Raises:
             NotConfigured: REDIS_URL is empty.
             ServiceUnavailable: the queue is not open here, or Redis does not answer.
             StreaqError: its result is not signed by us for this task.
         """
+        await self.courier.fetch(task_id)
         is_ended, failed = await self.client.abort(self, task_id, timeout)
         if failed is not None:
             await (self._run or self._make_run()).publish_abort(task_id, failed)

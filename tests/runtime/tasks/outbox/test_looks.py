@@ -15,7 +15,8 @@ from vibetuner.cli.task_queue import read_stats
 from vibetuner.config import Settings
 from vibetuner.loader import load_project
 from vibetuner.resources.sql import create_schema
-from vibetuner.tasks.inspect.detail import find_task
+from vibetuner.tasks.inspect.actions import abort, enqueue_again
+from vibetuner.tasks.inspect.detail import find_task, gather
 from vibetuner.tasks.inspect.model import State
 from vibetuner.tasks.inspect.outbox import open_outbox, read_outbox
 from vibetuner.tasks.inspect.queue import this_queue
@@ -49,6 +50,29 @@ async def test_a_waiting_row_is_reported(database: Database, worker: TaskWorker,
             await worker.courier.hand_on_all()
             assert "outbox" not in await shown()
             assert await _read_outbox() == []
+
+
+async def test_a_waiting_row_is_a_task_like_any_other(
+    database: Database, worker: TaskWorker, receipt: Any
+):
+    """It shows its arguments, and can be enqueued again, waited for, and aborted."""
+    async with database.session() as session:
+        task = await receipt.enqueue("T1").within(session)
+        later = await receipt.enqueue("T2").start(delay=60).within(session)
+    with using_worker(worker):
+        async with worker:
+            queue = this_queue()
+            assert (await find_task(queue, task.id)).arguments == {"number": "T1"}
+            assert await enqueue_again(queue, task.id) != task.id
+            following = await receipt.enqueue("T3").start(after=task.id)
+            _, reasons = await explain(queue, following.id)
+            assert f"It waits for receipt {task.id}" in [reason.text for reason in reasons]
+
+            assert await abort(queue, later.id) is True
+            assert (await find_task(queue, later.id)).row.state is State.ABORTED
+            assert await task.abort(0) is False  # marked
+            assert await database.store.waiting() == (0, None)
+            assert (await gather(queue, task.id)).in_abort_set
 
 
 async def shown() -> str:

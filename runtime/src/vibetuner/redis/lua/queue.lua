@@ -495,8 +495,19 @@ local function hand_on(keys, argv)
   return { task }
 end
 
--- Abort a task: one that is delayed, in line or stranded ends here; one that waits or runs is
--- marked.
+-- Return whether a task waits for others, and let it wait no longer.
+local function stop_waiting(prefix, task)
+  local dependencies = prefix .. ':task:dependencies:' .. task
+  local first = members(dependencies)
+  for _, other in ipairs(first) do
+    redis.pcall('srem', prefix .. ':task:dependents:' .. other, task, '~' .. task)
+  end
+  redis.call('del', dependencies)
+  return #first > 0
+end
+
+-- Abort a task: one that is delayed, in line, stranded or waits for others ends here; one that is
+-- queued or runs is marked.
 -- KEYS as for finish. ARGV: group, task, its result, the result's lifetime, its name, its
 -- journal entry, its fallback, its unique lock, then the priorities.
 -- Returns `over` (it has ended or never was), `marked`, or `ended` and the tasks that fail with it.
@@ -507,9 +518,9 @@ local function abort(keys, argv)
     return { 'over' }
   end
   local one = member(prefix, task)
-  local in_line = one and (leave_line(one) or is_stranded(prefix, one))
+  local is_idle = one and (leave_line(one) or is_stranded(prefix, one)) or stop_waiting(prefix, task)
   for i = 9, #argv do
-    if in_line or redis.call('zrem', prefix .. ':queues:delayed:' .. argv[i], task) == 1 then
+    if is_idle or redis.call('zrem', prefix .. ':queues:delayed:' .. argv[i], task) == 1 then
       local batch = new_batch(keys)
       batch.linked = true
       local one = {

@@ -281,8 +281,9 @@ class QueueClient:
     ) -> tuple[bool, list[str] | None]:
         """Abort a task; return whether that ended it within ``timeout`` seconds.
 
-        A delayed task ends at once, with a result like any other; the second value then names the
-        tasks that fail with it. A task that waits or runs is only marked for its worker. With
+        A task that is delayed or waits for others ends at once, with a result like any other; the
+        second value then names the tasks that fail with it. One that is queued or runs is only
+        marked for its worker. With
         ``timeout=0``, return False for such a task without waiting.
 
         Raises:

@@ -75,7 +75,7 @@ async def enqueue_again(queue: Queue, task_id: str) -> str:
         data = {}
         if letter:
             data = queue.read(letter.payload, Kind.CALL, letter.task_id, is_kept=True)
-    if not data and facts.ended is None and not facts.has_payload:
+    if not data and facts.ended is None and not facts.has_payload and not facts.waiting:
         raise TaskNotFound(f"There is no task {task_id}. See:  vibetuner tasks list")
     if not can_call(data):
         raise TaskError(

@@ -15,18 +15,19 @@ from vibetuner.tasks.dead_letters import DeadLetter
 from vibetuner.tasks.dead_letters import get as get_letter
 from vibetuner.tasks.inspect.listing import ended_row
 from vibetuner.tasks.inspect.model import ENDED, Row, State, TaskDetail, moment
-from vibetuner.tasks.inspect.outbox import find_in_outbox
 from vibetuner.tasks.inspect.queue import Queue, unreadable_row
 from vibetuner.tasks.inspect.shown import name_arguments, shown
 from vibetuner.tasks.journal.entry import Ended, FailedTry
 from vibetuner.tasks.letters.plain import plain_text
 from vibetuner.tasks.letters.stream import find_letter
+from vibetuner.tasks.outbox.row import Row as OutboxRow
+from vibetuner.tasks.outbox.row import find_row as find_in_outbox
 from vibetuner.tasks.payload import Kind
 
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """The records of one id, as they are stored in Redis."""
+    """The records of one id, in Redis or, before it is handed on, in the outbox."""
 
     data: dict[str, Any]
     result: dict[str, Any]
@@ -40,6 +41,7 @@ class Facts:
     children: list[str]
     has_payload: bool
     queue: str = ""
+    waiting: OutboxRow | None = None
 
 
 async def find_task(queue: Queue, task_id: str) -> TaskDetail:
@@ -52,8 +54,6 @@ async def find_task(queue: Queue, task_id: str) -> TaskDetail:
     row = await find_row(queue, task_id, facts)
     may_be_dead = row is None or row.state is State.FAILED
     letter = await letter_of(queue, task_id) if may_be_dead else None
-    if row is None and letter is None:
-        row = await find_in_outbox(task_id)
     if row is None:
         if letter is None:
             raise TaskNotFound(
@@ -86,7 +86,7 @@ async def find_task(queue: Queue, task_id: str) -> TaskDetail:
 
 
 async def gather(queue: Queue, task_id: str) -> Facts:
-    """Read every key that holds something about this id."""
+    """Read every key that holds something about this id; if none does, look in the outbox."""
     keys, ours, names = queue.engine_keys, queue.keys, await queue.queues()
     async with queue.redis.pipeline(transaction=False) as pipe:
         data = pipe.get(keys.data(task_id))
@@ -107,10 +107,13 @@ async def gather(queue: Queue, task_id: str) -> Facts:
         for name, score in zip(names, scores, strict=True)
         if (due := await score) is not None
     }
+    stored = await result
+    ended = read_or_none(Ended, (await queue.entry(queue.keys.ended, entry_id)).get("d"))
+    waiting = None if raw or stored or ended else await find_in_outbox(task_id)
     return Facts(
-        data=queue.read(raw, Kind.CALL, task_id),
-        result=queue.read(await result, Kind.RESULT, task_id),
-        ended=read_or_none(Ended, (await queue.entry(queue.keys.ended, entry_id)).get("d")),
+        data=queue.read(waiting.payload if waiting else raw, Kind.CALL, task_id),
+        result=queue.read(stored, Kind.RESULT, task_id),
+        ended=ended,
         entry_id=entry_id,
         due=next(iter(dues.values()), None),
         in_abort_set=bool(await aborted),
@@ -120,11 +123,15 @@ async def gather(queue: Queue, task_id: str) -> Facts:
         children=sorted(str(child).removeprefix("~") for child in await children),
         has_payload=bool(raw),
         queue=next(iter(dues), ""),
+        waiting=waiting,
     )
 
 
 async def find_row(queue: Queue, task_id: str, facts: Facts) -> Row | None:
     """Return the row of the task; None if at most a dead letter is left of it."""
+    if facts.waiting:
+        found = facts.waiting
+        return Row(task_id=task_id, name=found.name, state=State.WAITING, created=found.created_at)
     if facts.has_payload:
         for running in await queue.running():
             if running.task_id == task_id:
@@ -206,7 +213,7 @@ def can_call(data: Mapping[str, Any]) -> bool:
 def _note(row: Row, facts: Facts, data: dict[str, Any]) -> str:
     if data.get("A"):
         return f"They come from the result of {data['A']}."
-    if facts.has_payload:
+    if facts.has_payload or facts.waiting:
         return "They can't be read: they were signed with another SECRET_KEY, or are damaged."
     if row.state in ENDED:
         return (

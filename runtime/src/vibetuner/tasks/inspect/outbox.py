@@ -13,8 +13,7 @@ from vibetuner.config import get_settings
 from vibetuner.errors import VibetunerError
 from vibetuner.project import worker_command
 from vibetuner.resources.slots import sql_engine
-from vibetuner.tasks.inspect.model import Row, State
-from vibetuner.tasks.outbox.row import ANSWER_SECONDS, find_row, open_stores
+from vibetuner.tasks.outbox.row import ANSWER_SECONDS, open_stores
 from vibetuner.timing import duration
 
 # Longer than a worker's relay ever leaves a row waiting.
@@ -73,13 +72,6 @@ async def read_outbox() -> Outbox | None:
     now = datetime.now(UTC)
     oldest = max(((now - time).total_seconds() for time in times), default=0.0)
     return Outbox(sum(number for number, _ in found), max(oldest, 0.0))
-
-
-async def find_in_outbox(task_id: str) -> Row | None:
-    """Return a task that waits in the outbox; None if it does not, or no database answers."""
-    if (found := await find_row(task_id)) is None:
-        return None
-    return Row(task_id=task_id, name=found.name, state=State.WAITING, created=found.created_at)
 
 
 @asynccontextmanager

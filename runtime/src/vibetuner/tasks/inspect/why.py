@@ -13,7 +13,7 @@ from vibetuner.project import worker_command
 from vibetuner.tasks.inspect.detail import Facts, find_row, find_task, gather
 from vibetuner.tasks.inspect.line import holder_of, is_stranded
 from vibetuner.tasks.inspect.model import ENDED, Row, State, WorkerView
-from vibetuner.tasks.inspect.outbox import find_in_outbox, read_outbox
+from vibetuner.tasks.inspect.outbox import read_outbox
 from vibetuner.tasks.inspect.queue import Queue, now_ms
 from vibetuner.tasks.queues import start_reader
 from vibetuner.tasks.retry import unique_of
@@ -39,8 +39,8 @@ async def explain(queue: Queue, task_id: str) -> tuple[Row, list[Reason]]:
     """
     facts = await gather(queue, task_id)
     row = await find_row(queue, task_id, facts)
-    if row is None and (waiting := await find_in_outbox(task_id)):
-        return waiting, [await _in_outbox()]
+    if row is not None and facts.waiting:
+        return row, [await _in_outbox()]
     if row is None:
         row = (await find_task(queue, task_id)).row
     workers = await queue.workers()
@@ -141,7 +141,7 @@ async def _parents(queue: Queue, row: Row, facts: Facts) -> AsyncIterator[Reason
         yield Reason(f"It waits for {len(facts.parents):,} tasks; the first of them:")
     for parent in facts.parents[:MOST_PARENTS]:
         seen = await gather(queue, parent)
-        if seen.has_payload:
+        if seen.has_payload or seen.waiting:
             yield Reason(
                 f"It waits for {seen.data.get('f', 'a task')} {parent}",
                 f"vibetuner tasks why {parent}",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -80,6 +80,8 @@ class Cron:
         queue_of: returns the queue of a cron task, by its name.
         next_run: returns when a crontab line is next due, in milliseconds; it is called with the
             line and with the milliseconds that the server's clock is ahead of this machine's.
+        queues: schedule only into these, so that runs don't pile up where nobody reads; None for
+            all.
     """
 
     def __init__(
@@ -88,12 +90,14 @@ class Cron:
         *,
         queue_of: Callable[[str], str],
         next_run: Callable[..., int],
+        queues: Collection[str] | None = None,
     ) -> None:
         self._functions = client.functions
         self._keys = client.keys
         self._codec = client.codec
         self._queue_of = queue_of
         self._next_run = next_run
+        self._queues = queues
 
     async def schedule_due(self) -> None:
         """Schedule the cron runs that are due now."""
@@ -106,20 +110,27 @@ class Cron:
             connection.call("HMGET", keys.cron_tabs, *due),
             connection.call("HMGET", keys.cron_queues, *due),
         )
-        for name, tab, queue in zip(due, tabs, queues, strict=True):
-            if tab is not None:
-                await self.schedule(name.decode(), tab.decode(), (queue or b"").decode())
+        for name, tab, noted in zip(due, tabs, queues, strict=True):
+            queue = (noted or b"").decode() or self._queue_of(name.decode())
+            if tab is not None and self._has_reader(queue):
+                await self.schedule(name.decode(), tab.decode(), queue)
 
     async def declare(self, task: Any) -> None:
-        """Store a cron task's call and its crontab line, and schedule its next run."""
+        """Store a cron task and schedule its next run; leave that to its readers if it has one."""
+        name, queue = task.fn_name, self._queue_of(task.fn_name)
+        due = await self._functions.connection.call("ZSCORE", self._keys.cron_schedule, name)
+        if due is not None and not self._has_reader(queue):
+            return
         body = await task.enqueue().serialize(time.time_ns() // 1_000_000)
-        payload = self._codec.seal(body, Kind.SCHEDULE, task.fn_name)
-        values = [task.fn_name, task.crontab, payload]
+        values = [name, task.crontab, self._codec.seal(body, Kind.SCHEDULE, name)]
         await self._functions.call("declare_cron", (self._keys.queue,), values)
-        await self.schedule(task.fn_name, task.crontab)
+        await self.schedule(name, task.crontab, queue)
 
-    async def schedule(self, name: str, tab: str, queue: str = "") -> None:
-        """Schedule the next run of one, unless another worker has; into its own queue if empty."""
+    def _has_reader(self, queue: str) -> bool:
+        return self._queues is None or queue in self._queues
+
+    async def schedule(self, name: str, tab: str, queue: str) -> None:
+        """Schedule the next run of one, unless another worker has."""
         connection = self._functions.connection
         stored, now = await asyncio.gather(
             connection.call("GET", self._keys.cron_data(name)), connection.call("TIME")
@@ -130,7 +141,7 @@ class Cron:
             with suppress(StreaqError):  # a run without a payload becomes a dead letter
                 body = self._codec.open(stored, Kind.SCHEDULE, name)
                 payload = self._codec.seal(body, Kind.CALL, run_id)
-        values: list[Any] = [name, run_id, moment, queue or self._queue_of(name), payload]
+        values: list[Any] = [name, run_id, moment, queue, payload]
         await self._functions.call("cron", (self._keys.queue,), values)
 
 

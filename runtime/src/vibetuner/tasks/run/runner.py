@@ -145,7 +145,7 @@ class Run:
             worker_id=worker.id,
             idle_ms=worker.idle_timeout,
         )
-        self._cron = Cron(client, queue_of=queue_of, next_run=worker.next_run)
+        self._cron = Cron(client, queue_of=queue_of, next_run=worker.next_run, queues=order.names)
         self._delayed = DelayedQueue(client, worker.priorities, self._outage)
 
     @property
