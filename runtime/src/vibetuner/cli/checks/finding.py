@@ -27,4 +27,4 @@ def of_message(area: str, message: str, level: Level = "error") -> Finding:
     Finding(level='error', area='Redis', text="Redis can't be used: refused", cure='Start it')
     """
     text, _, cure = message.partition(". ")
-    return Finding(level, area, text, cure or "see the message")
+    return Finding(level, area, text, cure.removeprefix("Run:  ") or "see the message")
