@@ -18,6 +18,7 @@ from tests.processes import free_port, run_code, run_pytest
 from vibetuner.embedded import Lease
 from vibetuner.testing import name_database
 
+TEMPLATE = ROOT / "template" / "src" / "{{ package_name }}"
 PLAY = Path(__file__).with_name("play.py")
 TUTORIAL = ROOT / "docs" / "tutorial.md"
 # A page in which something runs; the tutorial is played from its first command to its last.
@@ -31,6 +32,7 @@ PLAYED = [
 WITH_FILES = [
     page for page in PAGES if any(b.file and b.language == "python" for b in read_blocks(page))
 ]
+ANNOTATED = ("--extend-select", "ANN001,ANN201,ANN202")
 DECORATORS = {"task", "cron", "robust_task", "robust_cron"}
 PYPROJECT = """
 [project]
@@ -83,13 +85,16 @@ def test_a_block_that_does_not_run_says_why(page: Path):
 
 @pytest.mark.parametrize("page", WITH_FILES, ids=lambda page: page.stem)
 def test_the_files_of_a_page_pass_a_projects_own_lint(page: Path, tmp_path: Path):
-    """Whoever copies them into a generated project has nothing to mend; examples may print."""
+    """Whoever copies them into a generated project has nothing to mend; examples may print.
+
+    A project's mypy is strict, so what they define is annotated.
+    """
     blocks = [b for b in read_blocks(page) if b.file and b.language == "python"]
     write_files(tmp_path, blocks)
     packages = [path.name for path in (tmp_path / "src").iterdir()]
     (tmp_path / "ruff.toml").write_text(projects_lint() + ISORT.format(packages), "utf-8")
     files = [tmp_path / block.file for block in blocks if block.file]
-    for look in (("check", "--ignore", "T201"), ("format", "--diff")):
+    for look in (("check", "--ignore", "T201", *ANNOTATED), ("format", "--diff")):
         command = (sys.executable, "-m", "ruff", *look, "--quiet", "--no-cache", *files)
         done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
         assert done.returncode == 0, f"{page}\n{done.stdout}{done.stderr}"
@@ -109,6 +114,8 @@ def write_files(project: Path, blocks: list[Block]) -> None:
     source = f"src/{package}"
     files.setdefault("pyproject.toml", PYPROJECT.format(package=package.replace("_", "-")))
     files.setdefault(f"{source}/tune.py", tune(files, package))
+    for own in ("templates/base.html", "static/app.css", "static/icon.svg"):
+        files.setdefault(f"{source}/{own}", (TEMPLATE / own).read_text("utf-8"))
     for name, text in files.items():
         path = project / name
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -16,7 +16,7 @@ def explain(error: Exception) -> str:
         case ConnectionFailure():
             return "MongoDB does not answer. Start it, or correct MONGODB_URL in .env."
         case OperationalError() | ProgrammingError() if is_missing(error):
-            return "The SQL tables differ from the models. Run:  uv run vibetuner db upgrade"
+            return "The SQL tables differ from the models. See:  uv run vibetuner doctor"
         case OperationalError() | ProgrammingError():
             return "The SQL database refuses. Start it, or correct DATABASE_URL in .env."
     return str(error)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -85,7 +86,7 @@ def test_few_open_files_are_a_warning(shop: Path, environment: dict[str, str], t
 
 
 def test_a_service_that_failed_is_listed_with_its_log(capsys: pytest.CaptureFixture[str]):
-    """And those who use the services."""
+    """And those who use the services, each once, even with several leases."""
     failed = ServiceStatus(
         name="redis",
         state="failed",
@@ -97,7 +98,11 @@ def test_a_service_that_failed_is_listed_with_its_log(capsys: pytest.CaptureFixt
         error="no room",
     )
     user = User(pid=7, command="run dev", services=("redis",), since=0.0)
-    _print_lines(ServicesStatus(services=(failed,), users=(user,), pinned=True, keeper=None))
+    _print_lines(
+        ServicesStatus(
+            services=(failed,), users=(user, replace(user, since=1.0)), pinned=True, keeper=None
+        )
+    )
     assert capsys.readouterr().out.splitlines() == [
         "redis    failed    no room. See redis.log  data 2.5 MB",
         "used by  run dev (pid 7): redis",

@@ -445,6 +445,37 @@ def test_the_doctor_names_a_migration_whose_file_is_missing(project: Path):
     assert found["cure"] == "Look for its file in version control:  git log --stat"
 
 
+PROBE = """
+import asyncio
+from vibetuner.config import get_settings
+from vibetuner.loader import load_project
+from vibetuner.resources.table import probe_tables
+
+[probe] = asyncio.run(probe_tables(get_settings(), load_project().sql_models))
+print(probe.problem)
+"""
+
+
+def test_readiness_names_the_cure_that_the_doctor_names(project: Path):
+    """It said `db upgrade` where no migration waits. Production gets no new migration."""
+
+    def probe(**environment: str) -> str:
+        return run_code(PROBE, folder=project, PYTHONPATH="src", **environment).stdout.strip()
+
+    db(project, "upgrade")
+    add_column(project)
+    unwritten = probe()
+    db(project, "revision Start")
+    outdated = probe()
+    assert outdated.endswith("Run:  vibetuner db upgrade")
+    db(project, "stamp head")
+    assert probe() == unwritten
+    assert unwritten.endswith(f"Run:  {tables_in_doctor(project)['cure']}")
+    assert probe(ENVIRONMENT="production").endswith(
+        "Write the migration in development, and deploy it:  vibetuner db revision 'what changed'"
+    )
+
+
 def tables_in_doctor(project: Path) -> dict[str, str]:
     """Return the doctor's findings about the tables."""
     done = run_vibetuner("doctor", "--json", folder=project)

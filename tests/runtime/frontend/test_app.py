@@ -306,7 +306,7 @@ async def test_readiness_compares_the_tables_with_the_models(stand_in, settings:
     assert [answer.status_code for answer in answers] == [503, 200, 200]
     assert answers[0].json()["resources"]["SQL tables"]["reason"] == (
         "SQL tables differ from the models: column parcel.weight is missing. "
-        "Run:  vibetuner db upgrade"
+        "Run:  vibetuner db revision 'what changed'"
     )
     assert answers[0].json()["resources"]["SQL database"]["ok"]
 

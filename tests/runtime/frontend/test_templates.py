@@ -99,3 +99,17 @@ def test_a_changed_template_is_read_anew_while_debugging(stand_in, debug: bool):
         seen = render_fragment("row.html")
 
     assert seen == ("after" if debug else "before")
+
+
+@pytest.mark.parametrize(("replaces", "leaves"), [(None, True), ("#card", False)])
+def test_the_end_of_a_task_removes_the_button_to_cancel_it(
+    stand_in, replaces: str | None, leaves: bool
+):
+    """It stayed beside "Done"; a page that replaces the whole bar needs no such event."""
+    bar = '{% from "vibetuner/progress.html" import progress_bar %}'
+    bar += '{{ progress_bar("/events", cancel="/cancel", replaces=replaces) }}'
+    stand_in({"templates/bar.html": bar})
+
+    _, _, button = render_fragment("bar.html", replaces=replaces).partition("<button")
+
+    assert button.partition(">")[0].endswith('hx-swap="delete"') is leaves

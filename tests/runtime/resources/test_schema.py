@@ -54,8 +54,6 @@ async def test_differences_that_break_statements_are_named(settings: Settings):
             "column berth.at is missing",
             "column berth.pier must have a value and is in no model",
         ]
-    [probe] = await probe_tables(settings, [Berth])
-    assert probe.problem.endswith("is in no model. Run:  vibetuner db upgrade")
 
 
 @pytest.fixture

@@ -25,7 +25,8 @@ async def make_schema(*, warn: bool = True) -> None:
     versions = (project.migrations / "versions").glob("*.py")
     if not (settings.database_url and (app.sql_models or any(versions))):
         return
-    from vibetuner.resources.schema import find_differences, has_migrations, shorten
+    from vibetuner.resources.schema import find_differences, has_migrations
+    from vibetuner.resources.table import explain_differences
 
     migrated = has_migrations(project)
     if migrated:
@@ -42,7 +43,5 @@ async def make_schema(*, warn: bool = True) -> None:
         if created:
             logger.info("created the tables %s", ", ".join(created))
     if warn and (differences := await find_differences(settings, app.sql_models)):
-        logger.warning(
-            "SQL tables differ from the models: %s. Run:  vibetuner db revision 'what changed'",
-            shorten(differences),
-        )
+        problem = await explain_differences(settings, differences)
+        logger.warning("SQL tables differ from the models: %s", problem)

@@ -88,8 +88,9 @@ def _print_lines(seen: ServicesStatus) -> None:
         console.print(f"{service.name:<8}", end=" ")
         console.print(f"{service.state:<9}", style=COLOURS.get(service.state, "dim"), end=" ")
         console.print(_describe(service))
-    for user in seen.users:
-        console.print(f"used by  {user.command} (pid {user.pid}): {', '.join(user.services)}")
+    users = [f"{user.command} (pid {user.pid}): {', '.join(user.services)}" for user in seen.users]
+    for text in dict.fromkeys(users):  # a process may hold several leases
+        console.print(f"used by  {text}")
     if seen.pinned:
         console.print("kept up until:  vibetuner services down")
 

@@ -126,7 +126,7 @@ def abort(
     task_id: Id,
     as_json: AsJson = False,
 ) -> None:
-    """Abort a task, whatever its state.
+    """Abort a task, whatever its state; or remove the schedule of that name.
 
     Exit code 0 if it has ended, or its worker will end it; 1 if it had ended already; 3 if it is
     unknown.

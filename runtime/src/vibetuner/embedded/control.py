@@ -107,10 +107,10 @@ def down(root: Path, *, force: bool = False) -> None:
 
 
 def _refuse_if_used(folder: Folder) -> None:
-    users = ", ".join(f"{user.command} (pid {user.pid})" for user in live_users(folder))
+    users = dict.fromkeys(f"{user.command} (pid {user.pid})" for user in live_users(folder))
     if users:
         raise CommandError(
-            f"Embedded services are in use by {users}. "
+            f"Embedded services are in use by {', '.join(users)}. "
             "Stop that first, or run:  vibetuner services down --force"
         )
 

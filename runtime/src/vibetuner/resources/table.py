@@ -6,13 +6,14 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, cast
 
 from vibetuner.app import VibetunerApp
 from vibetuner.config import Settings
-from vibetuner.errors import ServiceUnavailable, VibetunerError
+from vibetuner.errors import VibetunerError
+from vibetuner.project import project_info
 
 if TYPE_CHECKING:
     from sqlmodel import SQLModel
@@ -101,15 +102,37 @@ async def probe_tables(
     if not (settings.database_url and models):
         return []
     schema = import_module("vibetuner.resources.schema")  # loads the driver
+    differences: list[str] = []
 
     async def compare() -> None:
-        if differences := await schema.find_differences(settings, models):
-            raise ServiceUnavailable(
-                f"SQL tables differ from the models: {schema.shorten(differences)}. "
-                "Run:  vibetuner db upgrade"
-            )
+        differences.extend(await schema.find_differences(settings, models))
 
-    return [await _probe("SQL tables", "", compare(), seconds, "Look at the database's load")]
+    found = await _probe("SQL tables", "", compare(), seconds, "Look at the database's load")
+    if not differences:
+        return [found]
+    problem = await explain_differences(settings, differences)
+    return [replace(found, problem=f"SQL tables differ from the models: {problem}")]
+
+
+async def explain_differences(settings: Settings, differences: Sequence[str]) -> str:
+    """Return differences between tables and models in one line, with the cure."""
+    schema, project = import_module("vibetuner.resources.schema"), project_info()
+    shown, cure = schema.shorten(differences), "Run:  vibetuner db upgrade"
+    if schema.has_migrations(project):
+        migrations = import_module("vibetuner.resources.migrations")  # loads Alembic
+        try:
+            waits = bool(await migrations.Migrations(project).pending(settings))
+        except VibetunerError as error:  # the database is at a revision whose file is missing
+            return f"{shown}. {error}"
+    else:  # an upgrade creates missing tables, and changes none
+        waits = all(text.startswith("table ") for text in differences)
+    if not waits:
+        cure = "vibetuner db revision 'what changed'"
+        if settings.environment == "production":
+            cure = f"Write the migration in development, and deploy it:  {cure}"
+        else:
+            cure = f"Run:  {cure}"
+    return f"{shown}. {cure}"
 
 
 async def _probe(

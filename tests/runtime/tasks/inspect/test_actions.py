@@ -11,7 +11,7 @@ from vibetuner.cli.checks.redis import check_lines
 from vibetuner.config import Settings
 from vibetuner.errors import TaskError, TaskNotFound
 from vibetuner.tasks.inspect.actions import abort, check_arguments, enqueue, enqueue_again
-from vibetuner.tasks.inspect.cron import CronHealth, judge
+from vibetuner.tasks.inspect.cron import CronHealth, judge, list_crons
 from vibetuner.tasks.inspect.detail import find_task
 from vibetuner.tasks.inspect.listing import list_tasks
 from vibetuner.tasks.inspect.model import Filters, Row, State
@@ -250,3 +250,21 @@ def test_a_schedule_is_judged_by_its_last_run(due, last, seen, running, health):
         assert found is health
     assert found is health
     assert bool(note) == (health in {CronHealth.LATE, CronHealth.MISSED})
+
+
+async def test_the_schedule_of_a_deleted_task_is_named_and_removed(queue: Queue):
+    """Its runs would fail for ever. One that was enqueued has a task, and is none."""
+    double = queue.worker.registry["double"]
+    await double.enqueue(1).start(schedule="0 3 * * *")
+    client = queue.worker.client
+    cron = ["clean", "0 4 * * *", b"as an older version has left it"]
+    await client.functions.call("declare_cron", (client.keys.queue,), cron)
+    await queue.redis.zadd(queue.worker.cron_schedule_key, {"clean": 4_000_000_000_000})
+
+    notes = {view.name: view.note for view in await list_crons(queue)}
+    assert notes.pop("clean") == (
+        "this project has no such task. Remove it:  vibetuner tasks abort clean"
+    )
+    assert list(notes.values()) == [""]
+    assert await abort(queue, "clean")
+    assert [view.name for view in await list_crons(queue)] == list(notes)

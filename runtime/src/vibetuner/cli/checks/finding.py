@@ -25,4 +25,4 @@ def of_message(area: str, message: str) -> Finding:
     Finding(level='error', area='Redis', text="Redis can't be used: refused", cure='Start it')
     """
     text, _, cure = message.partition(". ")
-    return Finding("error", area, text, cure or "see the message")
+    return Finding("error", area, text, cure.removeprefix("Run:  ") or "see the message")

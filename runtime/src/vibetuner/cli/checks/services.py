@@ -61,8 +61,7 @@ async def check_tables(settings: Settings, project: ProjectInfo) -> list[Finding
         text = f"the migration {pending[0]}{more} has not run"
         return [Finding("error", "SQL tables", text, "vibetuner db upgrade")]
     if probes[0].problem:
-        text = probes[0].problem.partition(". Run:")[0]
-        return [Finding("error", "SQL tables", text, "vibetuner db revision 'what changed'")]
+        return [of_message("SQL tables", probes[0].problem)]
     tables = Finding("ok", "SQL tables", "as the models have them")
     from vibetuner.resources.sql import open_sql
 

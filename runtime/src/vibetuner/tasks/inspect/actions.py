@@ -30,7 +30,9 @@ JOURNAL_SECONDS = 0.25
 
 
 async def abort(queue: Queue, task_id: str) -> bool:
-    """Abort a task; return whether it has ended, or is only marked for the worker that takes it.
+    """Abort a task, or remove a schedule of that name.
+
+    Returns whether it has ended, or is only marked for the worker that takes it.
 
     Raises:
         TaskNotFound: nothing is known of it.
@@ -39,6 +41,8 @@ async def abort(queue: Queue, task_id: str) -> bool:
     facts = await gather(queue, task_id)
     row = await find_row(queue, task_id, facts)
     if row is None:
+        if await queue.worker.unschedule_by_id(task_id):
+            return True
         raise TaskNotFound(f"There is no task {task_id} to abort. See:  vibetuner tasks list")
     if row.state in ENDED:
         raise TaskError(f"{row.name} {task_id} has ended already: {row.state}")

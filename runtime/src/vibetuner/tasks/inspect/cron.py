@@ -57,15 +57,20 @@ async def list_crons(queue: Queue) -> list[CronView]:
         scores = [pipe.zscore(worker.cron_schedule_key, name) for name in names]
         seen = [pipe.hget(keys.cron, name) for name in names]
         ends = [pipe.xrevrange(keys.of(name), count=1) for name in names]
+        # Only schedules that were enqueued have a queue there.
+        enqueued = [pipe.hexists(queue.engine_keys.cron_queues, name) for name in names]
     running = {row.name for row in await queue.running()}
     views = []
-    for name, score, first, end in zip(names, scores, seen, ends, strict=True):
+    for name, score, first, end, own in zip(names, scores, seen, ends, enqueued, strict=True):
         last = await _last(queue, await end)
         due = moment(await score)
         began = moment(await first)
         health, note = judge(
             str(tabs[name]), due, last, began, is_running=name in running, now=datetime.now(UTC)
         )
+        is_known = name in worker.registry
+        if not (is_known or await own):
+            note = f"this project has no such task. Remove it:  vibetuner tasks abort {name}"
         views.append(
             CronView(
                 name=name,
@@ -74,7 +79,7 @@ async def list_crons(queue: Queue) -> list[CronView]:
                 last=last,
                 health=health,
                 note=note,
-                is_known=name in worker.registry,
+                is_known=is_known,
             )
         )
     return views
