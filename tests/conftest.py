@@ -19,17 +19,19 @@ from vibetuner.embedded import Lease, join
 collect_ignore = ["runtime/tasks/typed_tasks.py", "tour/project", "invoice_desk/app"]
 
 # The machine may have other things to do; how long an example takes says nothing about the code.
-hypothesis_settings.register_profile(
-    "patient", deadline=None, suppress_health_check=[HealthCheck.too_slow]
-)
-hypothesis_settings.load_profile("patient")
+PATIENT = hypothesis_settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+hypothesis_settings.register_profile("patient", PATIENT)
+# `just quick` tries fewer examples than `just test`.
+hypothesis_settings.register_profile("quick", PATIENT, max_examples=25)
 
 
 def pytest_configure(config: pytest.Config) -> None:
     """Hear Ctrl-C: a shell's `&` has a job ignore it, and each process that the job starts."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
-    config.pluginmanager.register(Kinds(config.option.markexpr))
+    without_processes = "not process" in config.option.markexpr
+    hypothesis_settings.load_profile("quick" if without_processes else "patient")
+    config.pluginmanager.register(Kinds(without_processes=without_processes))
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import subprocess
+import gc
+import re
 import sys
 from collections.abc import Generator
 from functools import cache
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 from _pytest.doctest import DoctestModule
-
-from tests import processes, sentinels, valkey, workshop
 
 __all__ = ["Kinds"]
 
@@ -20,7 +18,7 @@ __all__ = ["Kinds"]
 FOLDERS = {"template": "template", "invoice_desk": "template", "e2e": "browser"} | dict.fromkeys(
     ("abuse", "tour", "embedded", "cli", "conformance"), "process"
 )
-# A fixture, and something of a module, that starts a process.
+# A fixture that starts a process.
 FIXTURES = {
     "servers",
     "postgres",
@@ -32,11 +30,13 @@ FIXTURES = {
     "vibetuner_db",
     "certificate",
 }
-STARTERS = (
-    *(subprocess, processes.vibetuner, processes.run_vibetuner),
-    *(processes.run_code, processes.run_pytest),
-    *(valkey.Valkey, sentinels.Replicated, workshop.Workshop),
+# An import of something that starts a process, and a mark of all tests of a module.
+STARTERS = re.compile(
+    r"^(?:import subprocess\b|from tests\.(?:processes|sentinels|valkey|workshop) import "
+    r"(?:[^(\n]|\([^)]*)*?\b(?:vibetuner|run_(?:code|pytest|vibetuner)|Replicated|Valkey|Workshop)\b)",
+    re.MULTILINE,
 )
+MARKED = re.compile(r"^pytestmark = .*\.(?:process|slow)\b", re.MULTILINE)
 # The files that take longest come first, so that no core is idle at the end.
 LONGEST = ("template", "e2e", "docs", "tour", "cli", "testing")
 
@@ -47,20 +47,36 @@ class Kinds:
     Without that, `just quick` would become slow one test at a time.
     """
 
-    def __init__(self, markers: str) -> None:
+    def __init__(self, *, without_processes: bool) -> None:
         self._refused = ""
-        if "not process" in markers:
+        self._without_processes = without_processes
+        if without_processes:
             sys.addaudithook(self._hear)
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_collection(self) -> Generator[None, object, object]:
+        """Look for no garbage in what lives as long as the process: modules and tests."""
+        gc.disable()
+        try:
+            return (yield)
+        finally:
+            gc.freeze()
+            gc.enable()
 
     @pytest.hookimpl(wrapper=True)
     def pytest_collect_file(
         self, file_path: Path
     ) -> Generator[None, list[pytest.Collector], list[pytest.Collector]]:
-        """Look for doctests only where there are some; to look takes long."""
+        """Look for doctests only where there are some, and import no file that is left out.
+
+        Both take long.
+        """
         found = yield
-        if b">>> " in file_path.read_bytes():
-            return found
-        return [one for one in found if not isinstance(one, DoctestModule)]
+        if b">>> " not in file_path.read_bytes():
+            found = [one for one in found if not isinstance(one, DoctestModule)]
+        if self._without_processes and file_path.suffix == ".py" and is_left_out(file_path):
+            found = [one for one in found if isinstance(one, DoctestModule)]
+        return found
 
     @pytest.hookimpl(wrapper=True)
     def pytest_collection_modifyitems(
@@ -70,9 +86,7 @@ class Kinds:
         for item in items:
             for folder in FOLDERS.keys() & set(item.path.parts):
                 item.add_marker(FOLDERS[folder])
-            if FIXTURES & set(getattr(item, "fixturenames", ())) or starts_one(
-                getattr(item, "module", None)
-            ):
+            if FIXTURES & set(getattr(item, "fixturenames", ())) or starts_one(item):
                 item.add_marker("process")
         try:
             return (yield)
@@ -93,10 +107,24 @@ class Kinds:
             raise RuntimeError(f"mark {self._refused} with @pytest.mark.process")
 
 
+def starts_one(item: pytest.Item) -> bool:
+    """Return whether the module of a test function imports something that starts a process."""
+    return isinstance(item, pytest.Function) and imports_starter(item.path)
+
+
 @cache
-def starts_one(module: ModuleType | None) -> bool:
-    """Return whether a module of tests uses something that starts a process."""
-    return any(value is one for value in vars(module or pytest).values() for one in STARTERS)
+def imports_starter(file: Path) -> bool:
+    """Return whether a module imports something that starts a process."""
+    return STARTERS.search(file.read_text(encoding="utf-8")) is not None
+
+
+def is_left_out(file: Path) -> bool:
+    """Return whether all test functions of a file start processes or are slow."""
+    return (
+        not FOLDERS.keys().isdisjoint(file.parts)
+        or imports_starter(file)
+        or MARKED.search(file.read_text(encoding="utf-8")) is not None
+    )
 
 
 def rank(path: Path, slow: set[Path]) -> tuple[int, bool]:
