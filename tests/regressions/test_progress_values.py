@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from vibetuner.tasks.progress import Progress
+from vibetuner.tasks.progress.report import RateMeter
 
 
 @pytest.mark.parametrize("message", [None, 5, b"bytes", ["a"], object()])
@@ -32,3 +33,27 @@ async def test_a_progress_count_must_be_a_whole_number(number: Any):
     with pytest.raises(TypeError, match=r"Progress\(done=\)"):
         await progress.update(done=number)
     assert (progress.done, progress.total) == (0, 10)
+
+
+@pytest.mark.parametrize("number", [-1, 2**63, 10**400])
+async def test_a_progress_count_must_be_in_range(number: int):
+    """It was shown as 5 of -4, or failed the task where the time that is left was computed."""
+    with pytest.raises(ValueError, match=r"Progress\(total=\) takes 0 to 2\*\*63 - 1, not "):
+        Progress(total=number)
+    progress = Progress(total=10)
+    with pytest.raises(ValueError, match=r"Progress\(done=\)"):
+        await progress.advance(number)
+    with pytest.raises(ValueError, match=r"Progress\(total=\)"):
+        await progress.update(total=number)
+    assert (progress.done, progress.total) == (0, 10)
+
+
+def test_a_step_back_is_no_negative_rate():
+    """A task with two phases counts from zero again."""
+    meter = RateMeter()
+    assert [meter.rate(at, done) for at, done in ((0, 0), (1, 10), (2, 0), (4, 6))] == [
+        None,
+        10.0,
+        None,
+        3.0,
+    ]

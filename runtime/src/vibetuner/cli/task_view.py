@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from vibetuner.cli.console import Console, one_line, print_json, utc
 from vibetuner.config import get_settings
+from vibetuner.errors import counted
 from vibetuner.project import worker_command
 from vibetuner.tasks.inspect.model import ENDED, Page, Row, State, TaskDetail
 from vibetuner.timing import duration
@@ -103,7 +104,11 @@ def print_stats(stats: Stats) -> None:
     for one in stats.queues if len(stats.queues) > 1 else ():
         console.print(f"queue {one.name}", style="bold", end="  ")
         console.print(f"{one.queued} queued, {one.scheduled} scheduled", end="  ")
-        read = f"read by {one.readers} live workers" if one.readers else "no live worker reads it"
+        read = (
+            f"read by {counted(one.readers, 'live worker')}"
+            if one.readers
+            else "no live worker reads it"
+        )
         console.print(read, style="red" if one.is_unread else None)
     for view in stats.workers:
         beat = view.beat

@@ -88,7 +88,7 @@ async def test_full_slots_are_a_reason(queue: Queue):
     """Of all live workers."""
     task = await queue.worker.registry["double"].enqueue(1)
     await beat(queue, concurrency=2, running=2)
-    assert ("All 2 slots of 1 live worker(s) are in use; 1 wait") in await texts(queue, task.id)
+    assert ("All 2 slots of 1 live worker are in use; 1 wait") in await texts(queue, task.id)
     await beat(queue, concurrency=2, running=1)
     assert "It waits for its turn: 1 in the queue, 2 slots" in await texts(queue, task.id)
 

@@ -78,6 +78,47 @@ async def test_a_task_that_redis_has_lost_has_failed(queue: TaskWorker, settings
     assert seen[-1] == Step("failed", state, end)
 
 
+async def test_a_running_task_has_not_failed_because_redis_was_emptied(
+    queue: TaskWorker, settings: Settings
+):
+    """Its worker still runs it, and reports its end."""
+    task = await queue.registry["count"].enqueue()
+    history = history_of(queue.redis, settings)
+    hub, seen = Hub(), []
+    with hub.subscribe(task.id) as subscriber:
+        following = asyncio.create_task(steps_of(subscriber, seen))
+        await eventually(lambda: seen)
+        async for key in queue.redis.scan_iter(f"*{settings.redis_key_prefix}*"):
+            await queue.redis.delete([key])
+        hub.reset(task.id, Event(RESET, "", hub.next_id()))
+        await eventually(lambda: len(seen) == 2)
+        end = ProgressState(task_id=task.id, done=7, status=ProgressStatus.COMPLETE)
+        await write_progress(history, end)
+        hub.publish(task.id, Event("complete", end.to_json(), hub.next_id()))
+        await following
+    assert [step.name for step in seen if step] == [PROGRESS, PROGRESS, "complete"]
+
+
+async def test_an_end_that_was_not_published_is_found_after_a_silence(
+    queue: TaskWorker, settings: Settings
+):
+    """Redis has forgotten that somebody watches a task that reports nothing."""
+    task = await queue.registry["count"].enqueue().start(delay=60)
+    hub, seen = Hub(), []
+    with hub.subscribe(task.id) as subscriber:
+        following = asyncio.create_task(steps_of(subscriber, seen))
+        await eventually(lambda: seen)
+        await queue.redis.delete([history_of(queue.redis, settings).keys.progress(task.id)])
+        assert await task.abort(0)
+
+        def woken() -> bool:
+            subscriber.wake()
+            return following.done()
+
+        await eventually(woken)
+    assert [step.name for step in seen if step][-1] == "aborted"
+
+
 async def test_after_a_gap_the_state_is_read_again(queue: TaskWorker, settings: Settings):
     """The relay has missed events, so the stored state is the truth."""
     task = await queue.registry["count"].enqueue()

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from coredis.exceptions import RedisError
 
 from vibetuner.config import get_settings
-from vibetuner.errors import TaskError, first_line
+from vibetuner.errors import TaskError, counted, first_line
 from vibetuner.project import worker_command
 from vibetuner.tasks.inspect.detail import Facts, find_row, find_task, gather
 from vibetuner.tasks.inspect.line import holder_of, is_stranded
@@ -202,7 +202,8 @@ async def _in_line(queue: Queue, live: list[WorkerView]) -> Reason:
     room = sum(view.beat.concurrency for view in live)
     if all(view.is_full for view in live):
         return Reason(
-            f"All {room} slots of {len(live)} live worker(s) are in use; {counts.queued} wait",
+            f"All {room} slots of {counted(len(live), 'live worker')} are in use; "
+            f"{counts.queued} wait",
             "raise WORKER_CONCURRENCY, or start another worker:  " + _start(),
         )
     return Reason(f"It waits for its turn: {counts.queued} in the queue, {room} slots")

@@ -26,6 +26,7 @@ MESSAGE_LENGTH = 2000
 # The shortest time between two events, however often a task advances.
 INTERVAL_SECONDS = 0.25
 RATE_SECONDS = 10.0
+MOST = 2**63
 # How long a task waits for Redis to take an event, and then before it tries again.
 PATIENCE_SECONDS = 5.0
 
@@ -43,7 +44,7 @@ class Progress:
 
     Raises:
         TypeError: the total is not a whole number, or the message is not a text.
-        ValueError: the channel's name can't be used.
+        ValueError: the channel's name can't be used, or the total is negative or too large.
     """
 
     def __init__(
@@ -73,8 +74,9 @@ class Progress:
 
         Raises:
             TypeError: ``steps`` is not a whole number.
+            ValueError: ``done`` would be negative or too large.
         """
-        self.done += _count("steps", steps)
+        self.done = _count("done", self.done + _whole("steps", steps))
         await self._report()
 
     async def update(
@@ -84,6 +86,7 @@ class Progress:
 
         Raises:
             TypeError: ``done`` or ``total`` is not a whole number, or ``message`` is not a text.
+            ValueError: ``done`` or ``total`` is negative or too large.
         """
         new_message = self.message if message is None else _text(message)
         new_done = self.done if done is None else _count("done", done)
@@ -182,6 +185,12 @@ class Progress:
 
 
 def _count(name: str, value: Any) -> int:
+    if 0 <= (number := _whole(name, value)) < MOST:
+        return number
+    raise ValueError(f"Progress({name}=) takes 0 to 2**63 - 1, not {shorten(number)}")
+
+
+def _whole(name: str, value: Any) -> int:
     try:
         return index(value)
     except TypeError:
@@ -212,8 +221,10 @@ class RateMeter:
         self._samples: deque[tuple[float, int]] = deque()
 
     def rate(self, now: float, done: int) -> float | None:
-        """Add a sample and return the rate; None for the first sample."""
+        """Add a sample and return the rate; None for the first one, also after a step back."""
         samples = self._samples
+        if samples and done < samples[-1][1]:
+            samples.clear()
         samples.append((now, done))
         # The last sample before the span is kept, so that the whole span is covered.
         while len(samples) > 2 and samples[1][0] <= now - RATE_SECONDS:

@@ -82,32 +82,38 @@ class Step:
     id: str
 
 
-async def follow_progress(subscriber: Subscriber) -> AsyncIterator[Step | None]:
+async def follow_progress(  # noqa: PLR0912 - one branch for each kind of event
+    subscriber: Subscriber,
+) -> AsyncIterator[Step | None]:
     """Yield the steps of the task that the subscriber's channel names; None after a silence."""
     task_id, missing = subscriber.channel, 0
     looks = True  # once, or while its call waits in the outbox
-    state, position = await _begin(subscriber)
+    gone = ProgressState(task_id=task_id, status=ProgressStatus.FAILED)
+    state, position = await _begin(subscriber, gone)
     if not state.is_over:
         yield Step(PROGRESS, state, position)
     while not state.is_over:
+        is_silence = False
         try:
             async with asyncio.timeout(LOOK_SECONDS if looks or _is_waiting(state) else None):
                 events = await subscriber.events()
+            is_silence = not events
         except TimeoutError:
+            events = []
+        if events is None:
+            return
+        if not events:  # the end of the task may not have been published
             before = state
             state, looks = await _look_again(state)
             if state != before:
                 yield Step(PROGRESS, state, position)
-            continue
-        if events is None:
-            return
-        if not events:
-            yield None
-            missing = missing + 1 if await _is_lost(task_id) else 0
-            if missing > 1:
-                await _give_up(task_id)
+            elif is_silence:
+                yield None
+                missing = missing + 1 if await _is_lost(task_id) else 0
+                if missing > 1:
+                    await _give_up(task_id)
         elif any(event.name == RESET for event in events):
-            state, position = await _begin(subscriber)
+            state, position = await _begin(subscriber, state)
             looks = True
             if not state.is_over:
                 yield Step(PROGRESS, state, position)
@@ -203,8 +209,12 @@ def status_of(outcome: object, *, success: bool) -> ProgressStatus:
     return ProgressStatus.ABORTED if aborted else ProgressStatus.FAILED
 
 
-async def _begin(subscriber: Subscriber) -> tuple[ProgressState, str]:
-    """Return the current state and its position in the stream; wait while Redis is away."""
+async def _begin(subscriber: Subscriber, known: ProgressState) -> tuple[ProgressState, str]:
+    """Return the current state and its position in the stream; wait while Redis is away.
+
+    The state is ``known`` if Redis has none, as after it has lost its data: a worker may still run
+    the task.
+    """
     task_id = subscriber.channel
     while not subscriber.closed:
         try:
@@ -216,8 +226,7 @@ async def _begin(subscriber: Subscriber) -> tuple[ProgressState, str]:
             await subscriber.pause(OUTAGE_SECONDS)
         else:
             subscriber.begin_after(position)
-            gone = ProgressState(task_id=task_id, status=ProgressStatus.FAILED)
-            return state or loaded or gone, position
+            return state or loaded or known, position
     return ProgressState(task_id=task_id), ""
 
 
