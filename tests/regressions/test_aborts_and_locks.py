@@ -73,6 +73,27 @@ async def test_an_abort_of_a_task_that_waits_for_others_gives_a_result(
         assert await worker.queue_size() == 0
 
 
+async def test_an_aborted_fallback_is_not_queued(worker: TaskWorker, running: Running):
+    """A worker found that it had ended, and logged that another had taken it over."""
+
+    @worker.task(name="part")
+    async def part() -> None:
+        raise ValueError
+
+    @worker.task(name="mend")
+    async def mend() -> None: ...
+
+    async with worker:
+        first = part.enqueue()
+        fallback = first ^ mend
+        await fallback
+        assert await fallback.abort(0)
+    async with running(worker):
+        assert not (await first.result(timeout=20)).success
+        stream = await worker.redis.xinfo_stream(worker.stream_key + "normal")
+        assert stream["entries-added"] == 1
+
+
 async def test_a_task_aborted_before_its_first_step_ends(worker: TaskWorker, running: Running):
     """Its coroutine would be cancelled unrun, and its slot never become free."""
     aborted: list[str] = []

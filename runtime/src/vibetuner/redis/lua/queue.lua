@@ -250,7 +250,7 @@ local function record_end(prefix, one, batch, now)
     end
   else
     if batch.linked then failed = fail_dependents(prefix, one.stream, task, one.otherwise, now) end
-    if one.otherwise then
+    if one.otherwise and not has_ended(prefix, one.otherwise) then
       post(queue_of(prefix, one.otherwise, one.stream), one.otherwise, now)
     end
   end
