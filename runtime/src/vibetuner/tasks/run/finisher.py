@@ -296,7 +296,7 @@ class Finisher:
             return  # it was claimed here and never began
         self._counters["superseded"] += 1
         logger.warning(
-            "another worker took over %s; result discarded",
+            "another worker took over %s, or Redis has lost it; result discarded",
             attempt.fn_name,
             extra={"task_id": attempt.task_id},
         )
