@@ -8,6 +8,7 @@ import json
 import os
 import pty
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -240,7 +241,10 @@ def test_a_terminal_is_asked_sees_colours_and_a_bar(desk: Desk):
     code, output = on_terminal(desk, "retry", "--all", answer="n\n")
     assert code == 2
     assert "Retry 5 dead letters? [y/N]" in output
-    assert "error: Nothing was done" in output
+    assert "error: not confirmed, nothing was done" in output
+    for keys in ({"answer": "\x04"}, {"interrupt": "[y/N]"}):  # Ctrl-D, and Ctrl-C once
+        code, output = on_terminal(desk, "retry", "--all", **keys)
+        assert (code, output.splitlines()[-1]) == (2, "error: not confirmed, nothing was done")
     assert desk.type("count").stdout == "5\n"
 
     code, output = on_terminal(desk, "list")
@@ -367,8 +371,13 @@ def test_a_span_that_is_none_is_refused(text: str):
         parse_filters(None, None, None, text)
 
 
-def on_terminal(desk: Desk, *arguments: str, answer: str = "", **variables: str) -> tuple[int, str]:
-    """Run the command with a terminal before it, type ``answer``, and read what it shows."""
+def on_terminal(
+    desk: Desk, *arguments: str, answer: str = "", interrupt: str = "", **variables: str
+) -> tuple[int, str]:
+    """Run the command with a terminal before it, type ``answer``, and read what it shows.
+
+    Once it shows ``interrupt``, Ctrl-C is pressed.
+    """
     ours, theirs = pty.openpty()
     process = subprocess.Popen(
         [sys.executable, "-m", "vibetuner", "dead-letters", *arguments],
@@ -387,6 +396,9 @@ def on_terminal(desk: Desk, *arguments: str, answer: str = "", **variables: str)
             if not chunk:
                 break
             output += chunk
+            if interrupt and interrupt.encode() in output:
+                process.send_signal(signal.SIGINT)
+                interrupt = ""
     except OSError as end:
         if end.errno != errno.EIO:  # how Linux says that nobody is left at the other end
             raise

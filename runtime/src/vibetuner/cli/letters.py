@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import getpass
+import signal
 import sys
 from collections.abc import AsyncIterator, Coroutine
 from datetime import UTC, datetime
@@ -134,8 +135,15 @@ def _confirm(verb: Verb, count: int) -> None:
     what = f"{verb} {counted(count, 'dead letter')}"
     if not sys.stdin.isatty():
         raise NotConfirmed(f"This would {what}. Pass --yes to do it without a terminal")
-    if not typer.confirm(f"{what[0].upper()}{what[1:]}?", err=True):
-        raise NotConfirmed("Nothing was done")
+    # On Ctrl-C, asyncio's handler only cancels the task, which the prompt blocks.
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        typer.confirm(f"{what[0].upper()}{what[1:]}?", err=True, abort=True)
+    except typer.Abort:
+        print(file=sys.stderr)  # Ctrl-C and Ctrl-D leave the cursor behind the question
+        raise
+    finally:
+        signal.signal(signal.SIGINT, handler)
 
 
 def _person() -> str | None:
