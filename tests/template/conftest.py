@@ -5,14 +5,13 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 
 from tests.environments import Mold, make_once, shared_folder
-from tests.processes import clean_environment
+from tests.processes import clean_environment, run_module
 
 ROOT = Path(__file__).parents[2]
 CACHES = shutil.ignore_patterns("__pycache__", ".*_cache", ".DS_Store")
@@ -74,8 +73,11 @@ class Repository:
         self, source: str, project: Path, *options: str, cwd: Path | None = None
     ) -> subprocess.CompletedProcess[str]:
         """``copier copy --defaults SOURCE PROJECT`` as a person types it: without --trust."""
-        arguments = (sys.executable, "-m", "copier", "copy", "--defaults", *options, source)
-        return run(*arguments, str(project), cwd=cwd, environment=self.environment)
+        arguments = ("copy", "--defaults", *options, source, str(project))
+        folder = cwd or self.folder.parent
+        done = run_module("copier", *arguments, folder=folder, **self.environment)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done
 
 
 @pytest.fixture
