@@ -61,10 +61,12 @@ def import_libraries() -> list[str]:
             return str(super().__getitem__(name))
 
     os.environ.__class__ = Recorded
+    gc.disable()
     for library in LIBRARIES:
         importlib.import_module(library)
     os.environ.__class__ = usual
     gc.freeze()
+    gc.enable()
     return sorted(read)
 
 

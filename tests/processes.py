@@ -125,7 +125,14 @@ def run_vibetuner(
     *arguments: str, folder: Path, seconds: float = 60, **environment: str
 ) -> subprocess.CompletedProcess[str]:
     """Run ``vibetuner …`` in ``folder`` to its end."""
-    return _run("-m", "vibetuner", *arguments, folder=folder, seconds=seconds, **environment)
+    return run_module("vibetuner", *arguments, folder=folder, seconds=seconds, **environment)
+
+
+def run_module(
+    name: str, *arguments: str, folder: Path, seconds: float = 60, **environment: str
+) -> subprocess.CompletedProcess[str]:
+    """Run ``python -m name …`` in ``folder`` to its end."""
+    return _run("-m", name, *arguments, folder=folder, seconds=seconds, **environment)
 
 
 def run_code(

@@ -21,7 +21,7 @@ ANSWERS = ".copier-answers.yml"
 @pytest.fixture(scope="module")
 def repository(tmp_path_factory: pytest.TempPathFactory) -> Repository:
     """The template at v0.9.0 and at v0.9.1 with another example; beside it, a project of v0.9.0."""
-    repository = make_repository(tmp_path_factory.mktemp("example"))
+    repository = make_repository(tmp_path_factory.mktemp("example"), runtime=False)
     start(repository, repository.folder.with_name("my-project"))
     path = repository.folder / "template/src/{{ package_name }}/outages.py"
     path.write_text(path.read_text("utf-8") + "\n# new in v0.9.1\n", "utf-8")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,16 @@ from copier.errors import DirtyLocalWarning
 
 from tests.environments import render
 from tests.processes import clean_environment
-from tests.template.conftest import Repository, rendered_files, run
+from tests.template.conftest import Repository, make_repository, rendered_files, run
 
 GITHUB = "https://github.com/org/vibetuner-template.git"
 SUBDIRECTORY = "#subdirectory=runtime"
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Repository:
+    """The template with a release, v0.9.0, and a commit after it; nothing is installed of it."""
+    return make_repository(tmp_path, runtime=False)
 
 
 @pytest.fixture
@@ -163,13 +170,14 @@ def test_uv_installs_from_the_folder(plain: Path, tmp_path: Path):
     assert (project / runtime["source"]["editable"]).resolve() == plain / "runtime"
 
 
-def test_uv_installs_from_a_release(github: Repository, tmp_path: Path):
+def test_uv_installs_from_a_release(github: Repository, plain: Path, tmp_path: Path):
     """`uv lock` finds that very commit, through the same addresses as git does."""
+    shutil.copytree(plain / "runtime", github.folder / "runtime")
+    rev = github.commit("Add the runtime", tag="v0.9.1")
     project = tmp_path / "my-project"
     github.copy("gh:org/vibetuner-template", project, "--quiet")
     run("uv", "lock", "--quiet", cwd=project, environment=github.environment)
 
-    rev = github.git("rev-parse", "v0.9.0")
     [runtime] = locked_runtime(project)
     assert runtime["source"]["git"] == f"{GITHUB}?subdirectory=runtime&rev={rev}#{rev}"
 

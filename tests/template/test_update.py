@@ -26,7 +26,7 @@ MODEL = "src/{{ package_name }}/models/__init__.py"
 @pytest.fixture(scope="module")
 def published(tmp_path_factory: pytest.TempPathFactory) -> Repository:
     """The template at v0.9.1, and beside it a committed project of v0.9.0; tests only read them."""
-    repository = make_repository(tmp_path_factory.mktemp("published"))
+    repository = make_repository(tmp_path_factory.mktemp("published"), runtime=False)
     start(repository, repository.folder.with_name("my-project"))
     for name in (".just/run.just", "README.md.jinja", MODEL):
         with (repository.folder / "template" / name).open("a", encoding="utf-8") as file:
@@ -53,19 +53,19 @@ def releases() -> list[str]:
 
 
 @pytest.fixture(params=[*releases(), "v0.0.1"])
-def history(request: pytest.FixtureRequest, repository: Repository) -> Repository:
+def history(request: pytest.FixtureRequest, tmp_path: Path) -> Repository:
     """The template at a release that was, and, as v999.0.0, as it stands here.
 
     Besides the real releases there is always one made up: v0.0.1, this state under an older name.
     """
-    tag = request.param
+    tag, repository = request.param, make_repository(tmp_path, runtime=False)
     for old in repository.git("tag").split():
         repository.git("tag", "--delete", old)
     if tag in releases():
         replace_with_release(repository.folder, tag)
     repository.commit("Then", tag=tag)
     clear(repository.folder)
-    write_template(repository.folder)
+    write_template(repository.folder, runtime=False)
     repository.commit("Now", tag="v999.0.0")
     return repository
 
@@ -264,7 +264,7 @@ def clear(folder: Path) -> None:
 def replace_with_release(folder: Path, tag: str) -> None:
     """The template as it was at a release of this repository."""
     clear(folder)
-    paths = ("copier.yml", "template", "runtime")
+    paths = ("copier.yml", "template")
     archive = subprocess.run(
         ["git", "archive", "--format=tar", tag, *paths], cwd=ROOT, capture_output=True, check=True
     )
