@@ -10,8 +10,6 @@ from datetime import UTC, datetime
 from typing import TypeVar
 
 from vibetuner.cli.console import parse_choice, prepare_env_file
-from vibetuner.config import get_settings
-from vibetuner.embedded import open_services
 from vibetuner.errors import ServiceUnavailable, TaskNotFound, suggest
 from vibetuner.loader import load_project, make_importable
 from vibetuner.project import project_info
@@ -70,7 +68,6 @@ def run(
 
 async def _look(look: Callable[..., Awaitable[T]], of: str | None, with_letters: bool) -> T:
     async with AsyncExitStack() as stack:
-        await stack.enter_async_context(open_services(get_settings()))
         await stack.enter_async_context(open_queue())
         if with_letters:
             await stack.enter_async_context(open_databases())

@@ -188,7 +188,7 @@ class TaskWorker(Worker[Any]):
         self._stop: Stop | None = None
         self._inner_entries = 0
         self._connecting = threading.Lock()
-        self._priorities = []
+        self._priorities = []  # streaq has set its default
         self.courier = Courier(self)
         self.enqueues_durably = settings.enqueue_durable
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -491,8 +491,7 @@ class TaskWorker(Worker[Any]):
             return await call
 
     async def serialize(self, data: Any) -> bytes:
-        """Pickle data, to be signed where it is stored; raise PayloadError if it can't be
-        pickled."""
+        """Pickle data, which is signed where it is stored; raise PayloadError if that fails."""
         return dump(data)
 
     async def deserialize(self, data: Any) -> Any:

@@ -1,4 +1,4 @@
-"""The pages that only read, overview, tasks, one task, schedules, and their event streams."""
+"""The pages that only read: overview, tasks, one task, schedules, and their event streams."""
 
 from __future__ import annotations
 
@@ -101,15 +101,13 @@ async def task(request: Request, task_id: str) -> HTMLResponse:
     detail = await find_task(queue, task_id)
     # For a task that has ended, the timeline is enough.
     _, reasons = (None, []) if detail.row.state in ENDED else await explain(queue, task_id)
-    reported = await _reported(queue, task_id)
     return page(
         request,
         "task.html",
         task=detail,
         row=detail.row,
         reasons=reasons,
-        state=reported,
-        progress=reported,
+        state=await _reported(queue, task_id),
     )
 
 

@@ -51,8 +51,7 @@ class Span:
         return sum(one.counts.get(what, 0) for one in self.slices)
 
     def wait(self, part: float) -> float | None:
-        """Return the milliseconds that this share of the tasks waited at most; None without
-        tasks."""
+        """Return the milliseconds that this share of the tasks waited at most; None for none."""
         return percentile(self._histogram("w"), part)
 
     def run(self, part: float) -> float | None:
