@@ -521,17 +521,12 @@ class TaskWorker(Worker[Any]):
         data = await call.serialize(now)
         check_enqueue(call, self._priorities or self.priorities)
         request: Awaitable[Any]
-        unique = line_of(call) if call.parent.unique else None
         parts = self._parts_of(call) if call.after else []
         durable = self.enqueues_durably if call.durable is None else call.durable
         if durable:
             request = client.enqueue_durably([call], now, durable)
-        elif unique is not None:
-            request = client.enqueue_unique(call, unique, data)
-        elif isinstance(call.schedule, str):
-            request = client.repeat(call, data)
-        elif parts:
-            request = client.enqueue_batch(call, parts, now)
+        elif call.parent.unique or parts or isinstance(call.schedule, str):
+            request = client.enqueue_many([call], now)
         else:
             request = client.enqueue_new(call, data)
         if self.on_enqueue is not None:
