@@ -202,7 +202,9 @@ class Settings(BaseModel):
     @field_validator("mongodb_url")
     @classmethod
     def _mongodb_scheme(cls, value: str | None) -> str | None:
-        return _with_scheme(value, "mongodb://", "mongodb+srv://")
+        if value in {None, EMBEDDED} or str(value).startswith(("mongodb://", "mongodb+srv://")):
+            return value
+        raise ValueError("unknown scheme")
 
     @field_validator("database_url")
     @classmethod
@@ -278,12 +280,6 @@ ASYNC_DRIVERS = {
     "postgresql": "postgresql+asyncpg",
     "postgres": "postgresql+asyncpg",
 }
-
-
-def _with_scheme(value: str | None, *schemes: str) -> str | None:
-    if value is None or value == EMBEDDED or value.startswith(schemes):
-        return value
-    raise ValueError("unknown scheme")
 
 
 def _sqlite_below_root(url: str) -> str:

@@ -140,17 +140,13 @@ class Launch:
             queues = [] if self.queues is None else ["--queues", self.queues]
             yield from self._copies("worker", ["worker", *dev, *beside, *queues], monitored=True)
 
-    @property
-    def _monitor(self) -> tuple[str, int]:
-        """Return the address of a worker's page: the web app's, if there is one."""
-        if self.part == "worker":
-            return self.host, self.port or MONITOR_PORT
-        return DEFAULT_HOST, MONITOR_PORT
-
     def _copies(
         self, name: str, arguments: list[str], *, fd: int | None = None, monitored: bool = False
     ) -> Iterator[Program]:
-        host, port = self._monitor
+        # Beside the web app, the options name its address.
+        host, port = DEFAULT_HOST, MONITOR_PORT
+        if self.part == "worker":
+            host, port = self.host, self.port or MONITOR_PORT
         for number in range(1, self.workers + 1):
             label = f"{name}-{number}" if self.workers > 1 else name
             command = ["-m", "vibetuner.cli.child", *arguments, "--name", label]

@@ -61,9 +61,10 @@ def print_letter(letter: DeadLetter) -> None:
 def print_outcome(verb: Verb, outcome: Outcome) -> None:
     """Print a summary, the reasons of refusals, and the next step."""
     console, done = Console(), DONE[verb]
-    for task_id, new_id in list(outcome.done.items()) if len(outcome.done) == 1 else []:
+    if len(outcome.done) == 1:
+        ((task_id, new_id),) = outcome.done.items()
         console.print(f"{task_id} {done}" + (f" as {new_id}" if new_id else ""))
-    if len(outcome.done) > 1:
+    elif outcome.done:
         console.print(f"{len(outcome.done)} {done}")
     _print_refusals(outcome)
     if not outcome.done and not outcome.refused and outcome.error is None:

@@ -5,20 +5,16 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TypeVar
 
 from vibetuner.cli.console import parse_choice, prepare_env_file
-from vibetuner.config import get_settings
-from vibetuner.embedded import open_services
 from vibetuner.errors import ServiceUnavailable, TaskNotFound, suggest
 from vibetuner.loader import load_project, make_importable
 from vibetuner.project import project_info
-from vibetuner.tasks.inspect.model import Counts, Filters, QueueView, State, WorkerView
-from vibetuner.tasks.inspect.outbox import Outbox, open_outbox, read_outbox
-from vibetuner.tasks.inspect.queue import Queue, answering, this_queue, whole_id
-from vibetuner.tasks.inspect.stats import Span, read_span
+from vibetuner.tasks.inspect.model import Filters, State
+from vibetuner.tasks.inspect.outbox import open_outbox
+from vibetuner.tasks.inspect.queue import answering, this_queue, whole_id
 from vibetuner.tasks.registry import import_tasks
 from vibetuner.tasks.worker import get_worker, open_queue
 from vibetuner.timing import parse_moment
@@ -27,22 +23,6 @@ T = TypeVar("T")
 
 SECONDS = 30.0
 MOST_NAMES = 5
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Stats:
-    """Counts, times and workers; ``dead`` is None if MongoDB does not answer.
-
-    ``outbox`` is None if the project has none, or its database does not answer.
-    """
-
-    counts: Counts
-    dead: int | None
-    outbox: Outbox | None
-    hour: Span
-    day: Span
-    workers: list[WorkerView]
-    queues: list[QueueView]
 
 
 def run(
@@ -70,7 +50,6 @@ def run(
 
 async def _look(look: Callable[..., Awaitable[T]], of: str | None, with_letters: bool) -> T:
     async with AsyncExitStack() as stack:
-        await stack.enter_async_context(open_services(get_settings()))
         await stack.enter_async_context(open_queue())
         if with_letters:
             await stack.enter_async_context(open_databases())
@@ -89,26 +68,6 @@ async def open_databases() -> AsyncIterator[None]:
             await stack.enter_async_context(open_dead_letters())
         await stack.enter_async_context(open_outbox())
         yield
-
-
-async def read_stats(queue: Queue) -> Stats:
-    """Read everything that ``vibetuner tasks stats`` prints."""
-    from vibetuner.tasks.dead_letters import count
-
-    workers = await queue.workers()
-    try:
-        dead = await count()
-    except ServiceUnavailable:
-        dead = None
-    return Stats(
-        counts=await queue.counts(workers),
-        dead=dead,
-        outbox=await read_outbox(),
-        hour=await read_span(queue, "hour"),
-        day=await read_span(queue, "day"),
-        workers=workers,
-        queues=await queue.queue_views(workers),
-    )
 
 
 def parse_filters(

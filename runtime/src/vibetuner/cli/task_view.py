@@ -16,8 +16,7 @@ from vibetuner.tasks.inspect.model import ENDED, Page, Row, State, TaskDetail
 from vibetuner.timing import duration
 
 if TYPE_CHECKING:
-    from vibetuner.cli.task_queue import Stats
-    from vibetuner.tasks.inspect.stats import Span
+    from vibetuner.tasks.inspect.stats import Span, Stats
     from vibetuner.tasks.inspect.why import Reason
 
 COLOURS = {

@@ -114,8 +114,9 @@ def why(task_id: Id, as_json: AsJson = False) -> None:
 @app.command()
 def stats(as_json: AsJson = False) -> None:
     """Show counts, wait and run times, and workers."""
-    from vibetuner.cli.task_queue import read_stats, run
+    from vibetuner.cli.task_queue import run
     from vibetuner.cli.task_view import print_json_stats, print_stats
+    from vibetuner.tasks.inspect.stats import read_stats
 
     found = run(read_stats, with_letters=True)
     (print_json_stats if as_json else print_stats)(found)

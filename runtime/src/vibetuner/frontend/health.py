@@ -101,9 +101,8 @@ def outage_handlers(
         on_outage: called with the error and the request's scope before each response.
     """
     log_sparingly(logger, MOST_LINES)
-    kinds: list[type[Exception]] = [
-        *(ServiceUnavailable, NotConfigured, MailError, RedisError, TimeoutError)
-    ]
+    kinds: list[type[Exception]] = [ServiceUnavailable, NotConfigured, MailError]
+    kinds += (RedisError, TimeoutError)
     for resource in RESOURCES:
         if resource.enabled(settings):
             kinds += resource.outages

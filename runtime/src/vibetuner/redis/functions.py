@@ -15,10 +15,10 @@ import hashlib
 import logging
 import re
 import time
-from collections.abc import Awaitable, Sequence
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from coredis import Redis, RedisCluster
 from coredis.exceptions import NoScriptError, ResponseError
@@ -41,14 +41,6 @@ FORGOTTEN = ("Function not found", "NOSCRIPT")
 
 class FunctionsRefused(RightsMissing):
     """The server allows neither functions nor scripts."""
-
-
-class Caller(Protocol):
-    """Calls our functions: :class:`Functions` or :class:`Scripts`."""
-
-    def call(self, name: str, keys: Sequence[str], values: Sequence[Any]) -> Awaitable[Any]:
-        """Call a function and return its reply."""
-        ...
 
 
 class Scripts:

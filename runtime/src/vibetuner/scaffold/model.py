@@ -6,10 +6,9 @@ import keyword
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from difflib import get_close_matches
 from typing import NamedTuple
 
-from vibetuner.errors import CommandError
+from vibetuner.errors import CommandError, suggest
 from vibetuner.scaffold.draft import Draft, Place, read_module, test_path
 from vibetuner.scaffold.edits import Entry
 from vibetuner.scaffold.migration import draft_migration, has_migrations
@@ -178,11 +177,10 @@ def _parse_field(text: str, *, document: bool) -> ModelField:
     found = re.fullmatch(r"([a-z][a-z0-9_]{0,39})(?::([a-z]+)(\?)?)?", text)
     types = IN_DOCUMENTS if document else TYPES.keys()
     if not found or (found[2] or "str") not in types:
-        mended = _mend(text, sorted(types))
+        hint = _hint(text, sorted(types))
         raise CommandError(
             f"A field is name:type, with ? at the end when it may be empty, and a type of "
-            f"{', '.join(sorted(types))}; not {text!r}"
-            + (f". Did you mean {mended}?" if mended else "")
+            f"{', '.join(sorted(types))}; not {text!r}" + (f". {hint}" if hint else "")
         )
     name = found[1]
     if name in RESERVED or name.startswith("model_") or keyword.iskeyword(name):
@@ -190,15 +188,15 @@ def _parse_field(text: str, *, document: bool) -> ModelField:
     return ModelField(name, found[2] or "str", bool(found[3]))
 
 
-def _mend(text: str, types: list[str]) -> str:
-    """Return the nearest valid field; empty if there is none.
+def _hint(text: str, types: list[str]) -> str:
+    """Return a question with the nearest valid field; empty if there is none.
 
-    >>> [_mend(text, sorted(TYPES)) for text in ("PaidAt:Date?", "total:integer", "a:money")]
-    ['paid_at:date?', 'total:int', '']
+    >>> [_hint(text, sorted(TYPES)) for text in ("PaidAt:Date?", "total:integer", "a:money")]
+    ['Did you mean paid_at:date??', 'Did you mean total:int?', '']
     """
     name, _, kind = text.partition(":")
-    found = get_close_matches(kind.lower().rstrip("?") or "str", types, n=1)
     name = re.sub(r"[^a-z0-9_]+", "_", snake(name.strip("?"))).strip("_")[:LONGEST]
-    if not found or not name[:1].isalpha():
+    if not name[:1].isalpha():
         return ""
-    return f"{name}:{found[0]}{'?' if kind.endswith('?') else ''}"
+    form = f"{name}:{{}}{'?' if kind.endswith('?') else ''}"
+    return suggest(kind.lower().rstrip("?") or "str", types, "", form)

@@ -262,8 +262,7 @@ class TaskDecorator(Protocol):
 
 
 def define(registered: Defined) -> Defined:
-    """Turn a task of streaq's into ours, whose calls have ``once()`` and
-    ``within()``."""
+    """Turn a task of streaq's into ours, whose calls have ``once()`` and ``within()``."""
     is_async = isinstance(registered, AsyncRegisteredTask)
     registered.__class__ = AsyncTask if is_async else SyncTask  # type: ignore[assignment]
     return registered

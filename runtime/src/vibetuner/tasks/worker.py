@@ -188,7 +188,7 @@ class TaskWorker(Worker[Any]):
         self._stop: Stop | None = None
         self._inner_entries = 0
         self._connecting = threading.Lock()
-        self._priorities = []
+        self._priorities = []  # streaq has set its default
         self.courier = Courier(self)
         self.enqueues_durably = settings.enqueue_durable
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -491,8 +491,7 @@ class TaskWorker(Worker[Any]):
             return await call
 
     async def serialize(self, data: Any) -> bytes:
-        """Pickle data, to be signed where it is stored; raise PayloadError if it can't be
-        pickled."""
+        """Pickle data, which is signed where it is stored; raise PayloadError if that fails."""
         return dump(data)
 
     async def deserialize(self, data: Any) -> Any:
@@ -522,17 +521,12 @@ class TaskWorker(Worker[Any]):
         data = await call.serialize(now)
         check_enqueue(call, self._priorities or self.priorities)
         request: Awaitable[Any]
-        unique = line_of(call) if call.parent.unique else None
         parts = self._parts_of(call) if call.after else []
         durable = self.enqueues_durably if call.durable is None else call.durable
         if durable:
             request = client.enqueue_durably([call], now, durable)
-        elif unique is not None:
-            request = client.enqueue_unique(call, unique, data)
-        elif isinstance(call.schedule, str):
-            request = client.repeat(call, data)
-        elif parts:
-            request = client.enqueue_batch(call, parts, now)
+        elif call.parent.unique or parts or isinstance(call.schedule, str):
+            request = client.enqueue_many([call], now)
         else:
             request = client.enqueue_new(call, data)
         if self.on_enqueue is not None:

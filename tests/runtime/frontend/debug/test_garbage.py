@@ -15,7 +15,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from tests.runtime.tasks.letters.conftest import make_letter
-from vibetuner.cli import letters, letters_view, task_queue, task_view
+from vibetuner.cli import letters, letters_view, task_view
 from vibetuner.cli.checks.redis import check_records, check_redis
 from vibetuner.config import Settings, using_settings
 from vibetuner.errors import TaskNotFound
@@ -26,6 +26,7 @@ from vibetuner.tasks.inspect.detail import find_task
 from vibetuner.tasks.inspect.listing import list_tasks
 from vibetuner.tasks.inspect.model import Filters as TaskFilters
 from vibetuner.tasks.inspect.queue import now_ms, this_queue
+from vibetuner.tasks.inspect.stats import read_stats
 from vibetuner.tasks.inspect.why import explain
 from vibetuner.tasks.journal.entry import Beat, Ended, FailedTry, Outcome, Started
 from vibetuner.tasks.letters.letter import Filters
@@ -140,7 +141,7 @@ async def print_all() -> str:
         page = await list_tasks(queue, TaskFilters())
         task_view.print_page(page)
         task_view.print_json_page(page)
-        stats = await task_queue.read_stats(queue)
+        stats = await read_stats(queue)
         task_view.print_stats(stats)
         task_view.print_json_stats(stats)
         for task_id in (ID, "other"):

@@ -11,7 +11,6 @@ from typing import Any
 from tests.runtime.tasks.outbox.conftest import TUNE, Database
 from vibetuner.cli import task_view
 from vibetuner.cli.checks.services import _read_outbox
-from vibetuner.cli.task_queue import read_stats
 from vibetuner.config import Settings
 from vibetuner.loader import load_project
 from vibetuner.resources.sql import create_schema
@@ -20,6 +19,7 @@ from vibetuner.tasks.inspect.detail import find_task, gather
 from vibetuner.tasks.inspect.model import State
 from vibetuner.tasks.inspect.outbox import open_outbox, read_outbox
 from vibetuner.tasks.inspect.queue import this_queue
+from vibetuner.tasks.inspect.stats import read_stats
 from vibetuner.tasks.inspect.why import explain
 from vibetuner.tasks.worker import TaskWorker, using_worker
 

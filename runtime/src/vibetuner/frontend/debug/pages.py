@@ -1,9 +1,7 @@
-"""The pages that only read, overview, tasks, one task, schedules, and their event streams."""
+"""The pages that only read: overview, tasks, one task, schedules, and their event streams."""
 
 from __future__ import annotations
 
-import asyncio
-from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Annotated
 from urllib.parse import urlencode
@@ -18,14 +16,12 @@ from vibetuner.sse.event import Event
 from vibetuner.sse.feed import Subscriber
 from vibetuner.sse.history import history_of
 from vibetuner.sse.stream import KEEPALIVE, EventStream, Write
-from vibetuner.tasks.dead_letters import count
 from vibetuner.tasks.inspect.cron import list_crons
 from vibetuner.tasks.inspect.detail import find_task
 from vibetuner.tasks.inspect.listing import list_tasks
 from vibetuner.tasks.inspect.model import ENDED, Filters, State
-from vibetuner.tasks.inspect.outbox import read_outbox
 from vibetuner.tasks.inspect.queue import Queue, answering, this_queue, whole_id
-from vibetuner.tasks.inspect.stats import read_span
+from vibetuner.tasks.inspect.stats import read_stats
 from vibetuner.tasks.inspect.why import explain
 from vibetuner.tasks.progress import ProgressState, progress_endpoint
 from vibetuner.tasks.progress.state import read_progress
@@ -33,7 +29,6 @@ from vibetuner.timing import parse_moment
 
 router = APIRouter(route_class=DebugRoute)
 
-LETTERS_SECONDS = 2.0
 PAGE = 50
 CHANNEL = "vibetuner:debug:tasks"
 CHANGED = Event("changed", "").frame
@@ -45,19 +40,8 @@ STATES = tuple(state for state in State if state not in {State.WAITING, State.LO
 @router.get("")
 async def overview(request: Request) -> HTMLResponse:
     """Show counts, charts and workers."""
-    queue = this_queue()
-    workers = await queue.workers()
-    return page(
-        request,
-        "overview.html",
-        counts=await queue.counts(workers),
-        dead=await count_dead(),
-        outbox=await read_outbox(),
-        hour=await read_span(queue, "hour"),
-        day=await read_span(queue, "day"),
-        workers=workers,
-        queues=await queue.queue_views(workers),
-    )
+    stats = await read_stats(this_queue())
+    return page(request, "overview.html", **stats._asdict())
 
 
 @router.get("/list")
@@ -101,15 +85,13 @@ async def task(request: Request, task_id: str) -> HTMLResponse:
     detail = await find_task(queue, task_id)
     # For a task that has ended, the timeline is enough.
     _, reasons = (None, []) if detail.row.state in ENDED else await explain(queue, task_id)
-    reported = await _reported(queue, task_id)
     return page(
         request,
         "task.html",
         task=detail,
         row=detail.row,
         reasons=reasons,
-        state=reported,
-        progress=reported,
+        state=await _reported(queue, task_id),
     )
 
 
@@ -162,14 +144,6 @@ async def progress(task_id: str) -> str:
 async def style() -> FileResponse:
     """Return the style sheet."""
     return FileResponse(FOLDER / "debug.css", media_type="text/css")
-
-
-async def count_dead() -> int | None:
-    """Return the number of open dead letters; None if the store takes too long."""
-    with suppress(VibetunerError, TimeoutError):
-        async with asyncio.timeout(LETTERS_SECONDS):
-            return await count()
-    return None
 
 
 def _state(text: str) -> State:

@@ -188,20 +188,17 @@ class QueueClient:
         once: list[Task[Any, Any]] = []
         taken: list[TaskExists] = []
         for task in tasks:
-            if task.parent.unique and (unique := line_of(task)):
-                try:
+            try:
+                if task.parent.unique and (unique := line_of(task)):
                     await self.enqueue_unique(task, unique, await task.serialize(now))
-                except TaskExists as error:
-                    taken.append(error)
-            elif task.after and (parts := parts_of(task)):
-                try:
+                elif isinstance(task.schedule, str):
+                    await self.repeat(task, await task.serialize(now))
+                elif task.after and (parts := parts_of(task)):
                     await self.enqueue_batch(task, parts, now)
-                except TaskExists as error:
-                    taken.append(error)
-            elif isinstance(task.schedule, str):
-                await self.repeat(task, await task.serialize(now))
-            else:
-                once.append(task)
+                else:
+                    once.append(task)
+            except TaskExists as error:
+                taken.append(error)
         for at in range(0, len(once), ENQUEUED_AT_ONCE):
             part = once[at : at + ENQUEUED_AT_ONCE]
             answers = await self.enqueue(part, [await task.serialize(now) for task in part])

@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections import Counter
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Literal
+from typing import Literal, NamedTuple
 
+from vibetuner.errors import VibetunerError
 from vibetuner.redis.keys import MINUTE_MS, QUARTER_MS
 from vibetuner.stored import read_number
-from vibetuner.tasks.inspect.model import moment
+from vibetuner.tasks.dead_letters import count
+from vibetuner.tasks.inspect.model import Counts, QueueView, WorkerView, moment
+from vibetuner.tasks.inspect.outbox import Outbox, read_outbox
 from vibetuner.tasks.inspect.queue import Queue, now_ms
 from vibetuner.tasks.journal.entry import bucket_ms
 
 SpanName = Literal["hour", "day"]
 
+# How long the store of dead letters has to count them.
+LETTERS_SECONDS = 2.0
 # A field of a histogram: r for run times, w for waits, then the bucket's number.
 BUCKET = re.compile(r"[rw]\d{1,3}", re.ASCII)
 
@@ -51,8 +58,7 @@ class Span:
         return sum(one.counts.get(what, 0) for one in self.slices)
 
     def wait(self, part: float) -> float | None:
-        """Return the milliseconds that this share of the tasks waited at most; None without
-        tasks."""
+        """Return the milliseconds that this share of the tasks waited at most; None for none."""
         return percentile(self._histogram("w"), part)
 
     def run(self, part: float) -> float | None:
@@ -72,6 +78,39 @@ class Span:
         for one in self.slices:
             whole.update(_histogram(one.counts, kind))
         return whole
+
+
+class Stats(NamedTuple):
+    """Counts, times and workers, as the overview and ``vibetuner tasks stats`` show them.
+
+    ``dead`` is None if the store of dead letters does not answer, ``outbox`` if the project has
+    none, or its database does not answer.
+    """
+
+    counts: Counts
+    dead: int | None
+    outbox: Outbox | None
+    hour: Span
+    day: Span
+    workers: list[WorkerView]
+    queues: list[QueueView]
+
+
+async def read_stats(queue: Queue) -> Stats:
+    """Read everything that there is to show."""
+    workers, dead = await queue.workers(), None
+    with suppress(VibetunerError, TimeoutError):
+        async with asyncio.timeout(LETTERS_SECONDS):
+            dead = await count()
+    return Stats(
+        counts=await queue.counts(workers),
+        dead=dead,
+        outbox=await read_outbox(),
+        hour=await read_span(queue, "hour"),
+        day=await read_span(queue, "day"),
+        workers=workers,
+        queues=await queue.queue_views(workers),
+    )
 
 
 async def read_span(queue: Queue, name: SpanName) -> Span:

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
 from typing import Any, Self, cast
 
-from vibetuner.redis.functions import Caller
+from vibetuner.redis.functions import Functions
 from vibetuner.sse.event import idle_id
 from vibetuner.sse.history import History
 from vibetuner.stored import adapter
@@ -112,7 +112,7 @@ async def finish_progress(history: History, task_id: str, status: ProgressStatus
             return
 
 
-async def find_known(functions: Caller, history: History, task_ids: list[str]) -> list[str]:
+async def find_known(functions: Functions, history: History, task_ids: list[str]) -> list[str]:
     """Return those of the tasks that report progress or are watched."""
     keys = [history.keys.progress(task_id) for task_id in task_ids]
     answer = await functions.call("know_progress", keys, ())
