@@ -180,7 +180,8 @@ def test_production_refuses_embedded_services(stand_in, name: str):
     """They are made for one machine and one developer."""
     stand_in(env=f"ENVIRONMENT=production\n{name}=embedded\n")
 
-    with pytest.raises(SettingsError, match=f"{name}=embedded is for development.*example:  {name}="):
+    refusal = f"{name}=embedded is for development.*example:  {name}="
+    with pytest.raises(SettingsError, match=refusal):
         get_settings()
 
 
