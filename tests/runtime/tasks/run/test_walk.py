@@ -11,6 +11,8 @@ from pathlib import Path
 from types import CodeType, FrameType
 from typing import Any
 
+import pytest
+
 import vibetuner
 from tests.runtime.conftest import Running
 from tests.waiting import eventually
@@ -26,7 +28,9 @@ LAST = "tasks.run.finisher.Finisher._step"
 ROW = re.compile(r"^\| [^|]+ \| `([\w.]+)` \| (.+) \|$", re.MULTILINE)
 
 
-async def test_the_walk_is_as_short_as_the_page_says(worker: TaskWorker, running: Running):
+async def test_the_walk_is_as_short_as_the_page_says(
+    worker: TaskWorker, running: Running, caplog: pytest.LogCaptureFixture
+):
     """No stop more than the table has, and none that is not made."""
     with using_worker(worker):
 
@@ -36,6 +40,7 @@ async def test_the_walk_is_as_short_as_the_page_says(worker: TaskWorker, running
 
     async with running(worker):
         await (await fails.enqueue()).result(timeout=10)  # loads what is loaded once
+        await eventually(lambda: "fails failed" in caplog.text)  # told after the result
         with stops() as idle:
             await asyncio.sleep(1.5)
         bucket.cache_clear()  # what it knows by now is no stop
