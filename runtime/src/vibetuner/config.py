@@ -339,7 +339,7 @@ def _explain_one(detail: dict[str, Any], env_file: Path) -> str:
         name = str(detail["ctx"]["error"])
         return (
             f"{name.upper()}={EMBEDDED} is for development and tests; ENVIRONMENT=production needs "
-            f"the URL of a real server, e.g. {name.upper()}={REAL_SERVERS[name]}"
+            f"the URL of a real server. Set, for example:  {name.upper()}={REAL_SERVERS[name]}"
         )
     name = str(detail["loc"][0]).lower()
     field = Settings.model_fields[name]

@@ -45,11 +45,10 @@ def check_alive(*, here: bool, queue: str | None = None, as_json: bool) -> None:
 
 
 def _workers(url: str, prefix: str) -> list[dict[str, Any]]:
-    from vibetuner.env_file import mask_url
     from vibetuner.errors import ServiceUnavailable, first_line
     from vibetuner.redis.blocking import RefusedError, ask
     from vibetuner.redis.keys import JournalKeys
-    from vibetuner.redis.url import parse_url
+    from vibetuner.redis.url import explain_unusable, parse_url
 
     address, keys = parse_url(url, prefix), JournalKeys(prefix)
     try:
@@ -61,10 +60,7 @@ def _workers(url: str, prefix: str) -> list[dict[str, Any]]:
         silent = [float(time[0]) - float(at) / 1000 for at in heard[1::2]]
         texts = ask(address, ["MGET", *beats])[0] if beats else []
     except (OSError, RefusedError) as error:
-        raise ServiceUnavailable(
-            f"Redis at {mask_url(url)} does not answer: {first_line(error)}. "
-            "Start it, or correct REDIS_URL"
-        ) from None
+        raise ServiceUnavailable(explain_unusable(url, first_line(error))) from None
     found = texts if isinstance(texts, list) else []
     return [
         {**beat, "silent": seconds}

@@ -50,7 +50,7 @@ from vibetuner.redis.connection import (
 from vibetuner.redis.keys import Keys
 from vibetuner.redis.primary import Primary, primary_of
 from vibetuner.redis.rights import require_rights
-from vibetuner.redis.url import Address, parse_url
+from vibetuner.redis.url import Address, explain_unusable, parse_url
 
 __all__ = [
     "ReliablePool",
@@ -455,10 +455,7 @@ async def unavailable(
 
 
 def _unusable(settings: Settings, reason: str) -> ServiceUnavailable:
-    return ServiceUnavailable(
-        f"Redis at {mask_url(settings.redis_url or '')} can't be used: {reason}. Check that it "
-        "runs, that REDIS_URL is right, and the output of  vibetuner doctor"
-    )
+    return ServiceUnavailable(explain_unusable(settings.redis_url or "", reason))
 
 
 async def _fill_level(settings: Settings, connection: Connection | None) -> str:
@@ -504,7 +501,4 @@ def innermost(error: Exception) -> Exception:
 def _unreachable(settings: Settings, error: Exception) -> str:
     reason = first_line(innermost(error))
     reason = reason.partition(" can't be reached: ")[2] or reason
-    return (
-        f"Redis at {mask_url(settings.redis_url or '')} can't be used: {reason}. "
-        "Start it, correct REDIS_URL, or set REDIS_URL=embedded in development"
-    )
+    return explain_unusable(settings.redis_url or "", reason)

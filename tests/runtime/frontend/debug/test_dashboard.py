@@ -244,7 +244,7 @@ async def test_a_redis_that_is_gone_gives_a_page_that_says_so(
     for path, answer in zip(PAGES, answers, strict=True):
         assert answer.status_code == 503, path
         assert "be read</h1>" in answer.text
-        assert "Check that it runs, that REDIS_URL is right" in answer.text
+        assert "Start it, correct REDIS_URL" in answer.text
     assert spent < 10  # five are promised; this machine has other things to do
     assert "No worker is alive" in back.text
 
