@@ -180,8 +180,9 @@ def test_production_refuses_embedded_services(stand_in, name: str):
     """They are made for one machine and one developer."""
     stand_in(env=f"ENVIRONMENT=production\n{name}=embedded\n")
 
-    refusal = f"{name}=embedded is for development.*example:  {name}="
-    with pytest.raises(SettingsError, match=refusal):
+    with pytest.raises(
+        SettingsError, match=f"{name}=embedded is for development.*example:  {name}="
+    ):
         get_settings()
 
 
