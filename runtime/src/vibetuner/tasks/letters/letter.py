@@ -9,7 +9,7 @@ import base64
 import hashlib
 import json
 import traceback
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -197,3 +197,12 @@ class Filters:
             and self.cause in {None, group.cause}
             and self.fingerprint in {None, group.fingerprint}
         )
+
+    def count(self, groups: Sequence[Group]) -> int | None:
+        """Return how many letters of matching groups match; None if only each letter can tell."""
+        since = self.since
+        if since is None:
+            return sum(group.count for group in groups)
+        if any(group.first < since <= group.last for group in groups):
+            return None
+        return sum(group.count for group in groups if group.first >= since)

@@ -74,10 +74,9 @@ class MongoStore:
 
     async def count(self, filters: Filters) -> int:
         """As :meth:`Store.count`."""
-        if filters.open_only and not filters.since:
-            groups = await self._counted(filters)
-            if groups is not None:
-                return sum(group.count for group in groups)
+        groups = await self._counted(filters) if filters.open_only else None
+        if groups is not None and (number := filters.count(groups)) is not None:
+            return number
         async with self._up_to_date():
             return await self._letters.count_documents(_query(filters))
 

@@ -100,9 +100,10 @@ class StreamStore:
             return await count_open(self._redis, self._prefix)
         if filters == Filters(open_only=False):
             return await self._redis.xlen(Keys(self._prefix).letters)
-        if filters.since or not filters.open_only:
+        number = filters.count(await self.groups(filters)) if filters.open_only else None
+        if number is None:
             return await count_letters(self._redis, self._prefix, filters)
-        return sum(group.count for group in await self.groups(filters))
+        return number
 
     async def groups(self, filters: Filters) -> list[Group]:
         """As :meth:`Store.groups`; groups are of open letters, of any time."""
