@@ -27,5 +27,5 @@ def test_worker_health_takes_the_address_of_redis_from_a_secret(tmp_path: Path):
     )
 
     assert done.returncode == 1
-    assert "127.0.0.1:1 does not answer" in done.stderr
+    assert "127.0.0.1:1 can't be used" in done.stderr
     assert "hunter2" not in done.stderr

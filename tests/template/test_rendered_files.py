@@ -233,8 +233,10 @@ def test_env_example_names_every_setting_with_a_line_about_it(project: Path):
 def test_the_example_settings_are_valid(project: Path):
     """A file that is offered as a start must be one."""
     from vibetuner.config import Settings
+    from vibetuner.env_file import read_env_file
 
-    settings = Settings(_env_file=project / ".env.example")
+    lines = read_env_file(project / ".env.example")
+    settings = Settings(**{name.lower(): value for name, value in lines.items() if value})
 
     assert settings.environment == "development"
     assert settings.database_url is not None

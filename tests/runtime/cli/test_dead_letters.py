@@ -8,6 +8,7 @@ import json
 import os
 import pty
 import re
+import select
 import signal
 import subprocess
 import sys
@@ -376,7 +377,7 @@ def on_terminal(
 ) -> tuple[int, str]:
     """Run the command with a terminal before it, type ``answer``, and read what it shows.
 
-    Once it shows ``interrupt``, Ctrl-C is pressed.
+    Once it shows ``interrupt`` and waits, Ctrl-C is pressed.
     """
     ours, theirs = pty.openpty()
     process = subprocess.Popen(
@@ -392,11 +393,12 @@ def on_terminal(
     output, deadline = b"", time.monotonic() + 30
     try:
         while time.monotonic() < deadline:
-            chunk = os.read(ours, 65536)
-            if not chunk:
-                break
-            output += chunk
-            if interrupt and interrupt.encode() in output:
+            if select.select([ours], [], [], 0.3)[0]:
+                if not (chunk := os.read(ours, 65536)):
+                    break
+                output += chunk
+            elif interrupt and interrupt.encode() in output:
+                # Earlier, the signal could arrive just before Python waits for a key.
                 process.send_signal(signal.SIGINT)
                 interrupt = ""
     except OSError as end:
