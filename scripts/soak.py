@@ -1,7 +1,8 @@
 """Run all tests several times beside a process that loads both cores: ``just soak 20``.
 
 Prints a line for each run, with the seed of its random order, and below it each failed test with
-the command that runs its file in that order again. Exits with 1 if a test failed.
+the command that runs its file in that order again, and where the run's output is. Exits with 1 if a
+test failed.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 
 PYTEST = ("-m", "pytest", "-n", "auto", "--dist", "loadfile", "--no-loadscope-reorder")
 CORES = 2
@@ -64,8 +66,11 @@ def report(number: int, seed: int, done: subprocess.CompletedProcess[str], minut
         print(
             f"    {file}{rest}\n        uv run just test {file} --randomly-seed={seed}", flush=True
         )
-    if done.returncode and not named:
-        print(f"    exit code {done.returncode}\n{(done.stdout + done.stderr)[-2000:]}", flush=True)
+    if done.returncode:
+        output = Path("build") / f"soak-{seed}.log"
+        output.parent.mkdir(exist_ok=True)
+        output.write_text(done.stdout + done.stderr, encoding="utf-8")
+        print(f"    exit code {done.returncode}; whole output: {output}", flush=True)
 
 
 if __name__ == "__main__":
