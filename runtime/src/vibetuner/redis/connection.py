@@ -110,11 +110,8 @@ class Connection:
         future = self._loop.create_future()
         if command[0] in BLOCKING:
             self._patience = max(self._patience, self._timeout + _blocked(command))
-        self._append(command, future)
-        if len(self._unsent) == 1:
-            # On an idle connection there is nothing to wait for.
-            is_idle = self._line is not None and self._line.is_idle
-            self._flush() if is_idle else self._loop.call_soon(self._flush)
+        # On an idle connection there is nothing to wait for.
+        self._send(command, future, at_once=self._line is not None and self._line.is_idle)
         return future
 
     def tell(self, verb: str, channel: str) -> asyncio.Future[None]:
@@ -125,9 +122,7 @@ class Connection:
         """
         future = self._loop.create_future()
         future.add_done_callback(look_at)
-        self._append((verb, channel), future)
-        if len(self._unsent) == 1:
-            self._loop.call_soon(self._flush)
+        self._send((verb, channel), future, at_once=False)
         return future
 
     async def connect(self) -> None:
@@ -163,11 +158,13 @@ class Connection:
             await self._primary.unfollow(self)
         self._fail(Disconnected("The connection is closed"))
 
-    def _append(self, command: Command, future: asyncio.Future[Any]) -> None:
+    def _send(self, command: Command, future: asyncio.Future[Any], *, at_once: bool) -> None:
         if self._closed:
             raise Disconnected("The connection is closed")
         self._unsent.append(hiredis.pack_command(command))  # type: ignore[arg-type]
         self._asked.append(future)
+        if len(self._unsent) == 1:
+            self._flush() if at_once else self._loop.call_soon(self._flush)
 
     def _flush(self) -> None:
         if not self._unsent or self._closed:

@@ -280,8 +280,7 @@ class QueueClient:
 
         A task that is delayed or waits for others ends at once, with a result like any other; the
         second value then names the tasks that fail with it. One that is queued or runs is only
-        marked for its worker. With
-        ``timeout=0``, return False for such a task without waiting.
+        marked for its worker. With ``timeout=0``, return False for such a task without waiting.
 
         Raises:
             StreaqError: its result is signed with none of our keys.

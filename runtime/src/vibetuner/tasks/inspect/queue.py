@@ -106,12 +106,13 @@ class Queue:
         """Return the number of tasks in each state."""
         running = len(await self.running(workers))
         sizes = (await queue_sizes(self.redis, self.engine_keys, await self.queues())).values()
-        in_line = await self.redis.zcard(self.engine_keys.in_line)
+        async with self.redis.pipeline(transaction=False) as pipe:
+            in_line, ended = pipe.zcard(self.engine_keys.in_line), pipe.xlen(self.keys.ended)
         return Counts(
-            queued=max(0, sum(length for length, _ in sizes) - running) + in_line,
+            queued=max(0, sum(length for length, _ in sizes) - running) + await in_line,
             running=running,
             scheduled=sum(delayed for _, delayed in sizes),
-            ended=await self.redis.xlen(self.keys.ended),
+            ended=await ended,
         )
 
     async def entry(self, stream: str, entry_id: str) -> Mapping[Any, Any]:
