@@ -62,7 +62,7 @@ class TaskCall(Task[P, R]):
             return self._chained(Task.__or__(self, _followed_by(self, other)))
 
         def __await__(self):  # noqa: ANN204
-            return self.worker.enqueue_call(self).__await__()
+            return self.worker.enqueuer.call(self).__await__()
 
     if TYPE_CHECKING:
 
@@ -211,7 +211,7 @@ class ChainedCall(TaskCall[P, R]):
     if not TYPE_CHECKING:
 
         def __await__(self):  # noqa: ANN204
-            return self.worker.enqueue_chain(self).__await__()
+            return self.worker.enqueuer.chain(self).__await__()
 
 
 @dataclass(slots=True, eq=False)
@@ -225,7 +225,7 @@ class ReliableCall(TaskCall[P, R]):
     if not TYPE_CHECKING:  # the type is TaskCall's
 
         def __await__(self):  # noqa: ANN204
-            return self.worker.enqueue_reliably(self).__await__()
+            return self.worker.enqueuer.reliably(self).__await__()
 
     def _reliable(self) -> ReliableCall[P, R]:
         return self

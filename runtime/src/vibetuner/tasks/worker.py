@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from concurrent.futures import TimeoutError as FutureTimeout
 from contextlib import (
     AbstractAsyncContextManager,
@@ -14,7 +13,6 @@ from contextlib import (
     contextmanager,
 )
 from contextvars import ContextVar
-from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import cache, partial
 from types import TracebackType
@@ -24,8 +22,8 @@ from anyio import TASK_STATUS_IGNORED
 from anyio.abc import TaskStatus
 from coredis import Redis, RedisCluster
 from crontab import CronTab
-from streaq import StreaqError, Worker
 from streaq import TaskStatus as State
+from streaq import Worker
 from streaq.task import Task, TaskInfo, TaskResult
 from streaq.types import AsyncTask as AsyncFunction
 from streaq.types import P, R
@@ -36,7 +34,7 @@ from vibetuner.app import VibetunerApp
 from vibetuner.config import Settings, get_settings
 from vibetuner.crontab import check_crontab
 from vibetuner.embedded import open_services
-from vibetuner.errors import ServiceUnavailable, TaskError, WrongEventLoop
+from vibetuner.errors import ServiceUnavailable, WrongEventLoop
 from vibetuner.loader import load_project
 from vibetuner.logs import task_id_source
 from vibetuner.project import find_root
@@ -48,27 +46,22 @@ from vibetuner.state import Slot, check_loop, running_loop
 from vibetuner.tasks.attempt import current_task_id
 from vibetuner.tasks.call import (
     AsyncTask,
-    ChainedCall,
-    ReliableCall,
     SyncTask,
     TaskCall,
     TaskDecorator,
     define,
-    parts_of,
 )
-from vibetuner.tasks.client.queue import QueueClient, check_ties, line_of, open_queue_client
-from vibetuner.tasks.courier import Courier
+from vibetuner.tasks.client.queue import QueueClient, open_queue_client
 from vibetuner.tasks.depends import inject
 from vibetuner.tasks.engine import (
-    follows_another,
     is_open,
-    link_chain,
     open_client,
     set_open,
     worker_context,
 )
+from vibetuner.tasks.enqueuing import Enqueuer
 from vibetuner.tasks.lifespan import worker_lifespan
-from vibetuner.tasks.limits import check_enqueue, check_options
+from vibetuner.tasks.limits import check_options
 from vibetuner.tasks.payload import Codec, Kind, dump, signing_keys
 from vibetuner.tasks.queues import (
     USUAL,
@@ -189,8 +182,8 @@ class TaskWorker(Worker[Any]):
         self._inner_entries = 0
         self._connecting = threading.Lock()
         self._priorities = []  # streaq has set its default
-        self.courier = Courier(self)
-        self.enqueues_durably = settings.enqueue_durable
+        self.enqueuer = Enqueuer(self, durably=settings.enqueue_durable)
+        self.courier = self.enqueuer.courier
         self._loop: asyncio.AbstractEventLoop | None = None
         # Set by the test kit: a function called for each task enqueued here, and how far the clock
         # of cron is ahead.
@@ -264,8 +257,10 @@ class TaskWorker(Worker[Any]):
         check_loop(self._loop, "The queue")
         return self._client
 
-    def _offline_client(self) -> QueueClient:
-        """Return a queue that signs calls and can't send them."""
+    def signing_client(self) -> QueueClient:
+        """Return the open queue, or else one that signs calls and can't send them."""
+        if self._client is not None:
+            return self.client
         settings = get_settings()
         keys = Keys(settings.redis_key_prefix, self.queue_name)
         return QueueClient(None, None, keys, _codec(settings, keys))  # type: ignore[arg-type]
@@ -505,128 +500,10 @@ class TaskWorker(Worker[Any]):
             read.append(stored)
         return self.client.codec.load(stored, None)
 
-    async def enqueue_call(self, call: TaskCall[P, R]) -> TaskCall[P, R]:
-        """Enqueue a call; calls :attr:`on_enqueue`.
-
-        Raises:
-            TaskExists: the id is taken.
-            TaskError: the call is not valid.
-            PayloadError: an argument can't be stored.
-            NotConfigured: REDIS_URL is empty.
-            ServiceUnavailable: the queue is not open here, or Redis does not answer, or refuses.
-            RedisFull: Redis has no memory left.
-            NotDurable: no confirmation in time, if the call is durable.
-        """
-        client, now = self.client, time.time_ns() // 1_000_000
-        data = await call.serialize(now)
-        check_enqueue(call, self._priorities or self.priorities)
-        request: Awaitable[Any]
-        parts = self._parts_of(call) if call.after else []
-        durable = self.enqueues_durably if call.durable is None else call.durable
-        if durable:
-            request = client.enqueue_durably([call], now, durable)
-        elif call.parent.unique or parts or isinstance(call.schedule, str):
-            request = client.enqueue_many([call], now)
-        else:
-            request = client.enqueue_new(call, data)
-        if self.on_enqueue is not None:
-            for part in parts:
-                self.on_enqueue(part, None)
-            request = self.on_enqueue(call, request)
-        await request
-        return call
-
-    def _parts_of(self, task: Task[Any, Any]) -> list[TaskCall[Any, Any]]:
-        """Return the calls that are enqueued with a task, checked and with their queues set."""
-        parts = parts_of(task)
-        for part in parts:
-            check_enqueue(part, self.priorities)
-            if line_of(part):
-                check_ties(part)
-        return parts
-
-    async def enqueue_reliably(self, call: ReliableCall[P, R]) -> ReliableCall[P, R]:
-        """Enqueue a call that has a key or a session, and the calls that it waits for.
-
-        The call gets the id of the task that has its key. A durable one in a session is handed on
-        durably: it stays in the database until that is confirmed.
-
-        Raises:
-            TaskError: the key belongs to another call, or a crontab line repeats the call.
-            TaskExists: the outbox holds the call, and it has no key.
-            NotConfigured: REDIS_URL is empty.
-            ServiceUnavailable: the queue is not open here, or Redis does not answer, or refuses.
-        """
-        is_offline = self._client is None and call.session is not None
-        client = self._offline_client() if is_offline else self.client
-        check_enqueue(call, self.priorities)
-        if isinstance(call.schedule, str):
-            raise TaskError(
-                f"{call.parent.fn_name}: once() and within() are for a task that runs once, not "
-                f"for one that is repeated at {call.schedule!r}. Leave them out"
-            )
-        if call.parent.unique and (unique := line_of(call)):
-            raise TaskError(
-                f"{call.parent.fn_name}: once() and within() are not for a task that is "
-                f"unique with clash={unique.clash!r}. Enqueue it from inside a task of its own"
-            )
-        parts = self._parts_of(call) if call.after else []
-        now = time.time_ns() // 1_000_000
-        if call.durable is None:
-            call.durable = self.enqueues_durably
-        if call.session is not None:
-            rows = [replace(one.within(call.session), durable=call.durable) for one in parts]
-            await self.courier.write([call, *rows], client, now)
-            return call
-        data = [await one.serialize(now) for one in (call, *parts)]
-        if call.durable:
-            is_new = await client.durable.keep(
-                lambda line: line.enqueue_once(call, parts, data),
-                f"{call.parent.fn_name} {call.id}",
-                call.durable,
-            )
-        else:
-            is_new = await client.enqueue_once(call, parts, data)
-        if is_new:
-            await self._tell([*parts, call])
-        return call
-
     def enqueue_unsafe(self, fn_name: str, *args: Any, **kwargs: Any) -> TaskCall[Any, Any]:
         """Return a call of a task that need not be known here, like streaq's own method."""
         task = super().enqueue_unsafe(fn_name, *args, **kwargs)
         return define(cast("AsyncTask[Any, Any]", task.parent)).enqueue(*args, **kwargs)
-
-    async def enqueue_chain(self, last: ChainedCall[P, R]) -> ChainedCall[P, R]:
-        """Enqueue the last call of a chain and all that are before it, in one step.
-
-        Raises:
-            TaskExists: an id is taken; the others were enqueued.
-            TaskError: a call of the chain is not valid; nothing was enqueued.
-            NotConfigured: REDIS_URL is empty.
-            ServiceUnavailable: the queue is not open here, or Redis does not answer, or refuses.
-            NotDurable: no confirmation in time, if the chain is durable.
-        """
-        calls = cast("list[TaskCall[Any, Any]]", link_chain(last))
-        for call in calls:
-            if isinstance(call.schedule, str) or (
-                call is not calls[0] and (call.delay, call.schedule) != (None, None)
-            ):
-                raise TaskError(
-                    f"{call.parent.fn_name} is part of a chain: it runs once, and follows the one "
-                    "before it at once. Take delay= and schedule= out; the first may be delayed"
-                )
-            call.durable = last.durable
-            check_enqueue(call, self.priorities)
-            if call.parent.unique:
-                check_ties(call)
-            if parts_of(call):
-                raise TaskError(
-                    f"{call.parent.fn_name}: a call that waits for other calls can't be part of a "
-                    "chain. Enqueue it alone, and what follows at its end"
-                )
-        await self._enqueue_plain(calls, time.time_ns() // 1_000_000)
-        await self._tell(calls)
-        return last
 
     async def enqueue_many(self, tasks: Iterable[Task[Any, Any]]) -> None:
         """Enqueue tasks for immediate execution, hundreds in one step.
@@ -644,53 +521,7 @@ class TaskWorker(Worker[Any]):
             NotDurable: no confirmation of the durable ones in time.
             PayloadError: an argument can't be stored.
         """
-        tasks = list(tasks)  # a generator could be read only once
-        for task in tasks:
-            if not isinstance(task, Task):
-                raise TaskError(
-                    "enqueue_many() takes calls such as task.enqueue(7), not a "
-                    f"{type(task).__name__}"
-                )
-            if follows_another(task):
-                raise StreaqError("Pipelined tasks can't be enqueued in batches!")
-        parts = {part.id: part for task in tasks if task.after for part in self._parts_of(task)}
-        plain = [
-            task for task in tasks if not isinstance(task, ReliableCall) and task.id not in parts
-        ]
-        for task in plain:
-            check_enqueue(task, self.priorities)
-        await self._enqueue_plain(plain, time.time_ns() // 1_000_000)
-        if self.on_enqueue is not None:
-            for task in plain:
-                for one in (*(parts_of(task) if task.after else ()), task):
-                    self.on_enqueue(one, None)
-        reliable = [task for task in tasks if isinstance(task, ReliableCall)]
-        for task in reliable:
-            if task.session is not None:  # a session takes one statement at a time
-                await task
-        keyed = (task for task in reliable if task.session is None)
-        for answer in await asyncio.gather(*keyed, return_exceptions=True):
-            if isinstance(answer, BaseException):
-                raise answer
-
-    async def _tell(self, enqueued: Sequence[Task[Any, Any]]) -> None:
-        """Call :attr:`on_enqueue` for calls that were enqueued in one step, and wait as it says."""
-        if self.on_enqueue is not None:
-            *others, last = enqueued
-            for call in others:
-                self.on_enqueue(call, None)
-            await self.on_enqueue(last, asyncio.sleep(0))
-
-    async def _enqueue_plain(self, tasks: Sequence[Task[Any, Any]], now: int) -> None:
-        kept: dict[bool | timedelta, list[Task[Any, Any]]] = {}
-        for task in tasks:
-            durable = getattr(task, "durable", None)
-            kept.setdefault(self.enqueues_durably if durable is None else durable, []).append(task)
-        plain = kept.pop(False, [])
-        if plain or not kept:
-            await self.client.enqueue_many(plain, now)
-        for durable, some in kept.items():
-            await self.client.enqueue_durably(some, now, durable)
+        await self.enqueuer.many(tasks)
 
     async def info_by_id(self, task_id: str) -> TaskInfo | None:
         """Return the information on an unfinished task.

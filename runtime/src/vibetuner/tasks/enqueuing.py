@@ -1,0 +1,216 @@
+"""Enqueues calls: alone, in a chain, many together, under a key, or after a transaction."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Iterable, Sequence
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any, Protocol, cast
+
+from streaq import StreaqError
+from streaq.task import Task
+from streaq.types import P, R
+
+from vibetuner.errors import TaskError
+from vibetuner.tasks import courier
+from vibetuner.tasks.call import ChainedCall, ReliableCall, TaskCall, parts_of
+from vibetuner.tasks.client.queue import QueueClient, check_ties, line_of
+from vibetuner.tasks.engine import follows_another, link_chain
+from vibetuner.tasks.limits import check_enqueue
+
+
+class Worker(courier.Worker, Protocol):
+    """The part of the process's worker that its enqueuer uses."""
+
+    @property
+    def priorities(self) -> Sequence[str]:
+        """The project's queues, highest first."""
+        ...
+
+    def signing_client(self) -> QueueClient:
+        """Return the open queue, or else one that signs calls and can't send them."""
+        ...
+
+
+class Enqueuer:
+    """Checks calls, and enqueues them through the process's connection or its outbox.
+
+    Args:
+        worker: the process's worker.
+        durably: whether calls without ``durable=`` are durable, as ENQUEUE_DURABLE says.
+    """
+
+    def __init__(self, worker: Worker, *, durably: bool) -> None:
+        self._worker = worker
+        self._durably = durably
+        self.courier = courier.Courier(worker)
+
+    async def call(self, call: TaskCall[P, R]) -> TaskCall[P, R]:
+        """Enqueue a call, and report it to the worker's ``on_enqueue``.
+
+        Raises:
+            TaskExists: the id is taken.
+            TaskError: the call is not valid.
+            PayloadError: an argument can't be stored.
+            NotConfigured: REDIS_URL is empty.
+            ServiceUnavailable: the queue is not open here, or Redis does not answer, or refuses.
+            RedisFull: Redis has no memory left.
+            NotDurable: no confirmation in time, if the call is durable.
+        """
+        client, now = self._worker.client, time.time_ns() // 1_000_000
+        data = await call.serialize(now)
+        check_enqueue(call, self._worker.priorities)
+        request: Awaitable[Any]
+        parts = self._parts_of(call) if call.after else []
+        durable = self._durably if call.durable is None else call.durable
+        if durable:
+            request = client.enqueue_durably([call], now, durable)
+        elif call.parent.unique or parts or isinstance(call.schedule, str):
+            request = client.enqueue_many([call], now)
+        else:
+            request = client.enqueue_new(call, data)
+        if self._worker.on_enqueue is not None:
+            for part in parts:
+                self._worker.on_enqueue(part, None)
+            request = self._worker.on_enqueue(call, request)
+        await request
+        return call
+
+    async def chain(self, last: ChainedCall[P, R]) -> ChainedCall[P, R]:
+        """Enqueue the last call of a chain and all that are before it, in one step.
+
+        Raises:
+            TaskExists: an id is taken; the others were enqueued.
+            TaskError: a call of the chain is not valid; nothing was enqueued.
+            NotConfigured: REDIS_URL is empty.
+            ServiceUnavailable: the queue is not open here, or Redis does not answer, or refuses.
+            NotDurable: no confirmation in time, if the chain is durable.
+        """
+        calls = cast("list[TaskCall[Any, Any]]", link_chain(last))
+        for call in calls:
+            if isinstance(call.schedule, str) or (
+                call is not calls[0] and (call.delay, call.schedule) != (None, None)
+            ):
+                raise TaskError(
+                    f"{call.parent.fn_name} is part of a chain: it runs once, and follows the one "
+                    "before it at once. Take delay= and schedule= out; the first may be delayed"
+                )
+            call.durable = last.durable
+            check_enqueue(call, self._worker.priorities)
+            if call.parent.unique:
+                check_ties(call)
+            if parts_of(call):
+                raise TaskError(
+                    f"{call.parent.fn_name}: a call that waits for other calls can't be part of a "
+                    "chain. Enqueue it alone, and what follows at its end"
+                )
+        await self._enqueue_plain(calls, time.time_ns() // 1_000_000)
+        await self._report(calls)
+        return last
+
+    async def many(self, tasks: Iterable[Task[Any, Any]]) -> None:
+        """Enqueue tasks; see :meth:`vibetuner.tasks.worker.TaskWorker.enqueue_many`."""
+        tasks = list(tasks)  # a generator could be read only once
+        for task in tasks:
+            if not isinstance(task, Task):
+                raise TaskError(
+                    "enqueue_many() takes calls such as task.enqueue(7), not a "
+                    f"{type(task).__name__}"
+                )
+            if follows_another(task):
+                raise StreaqError("Pipelined tasks can't be enqueued in batches!")
+        parts = {part.id: part for task in tasks if task.after for part in self._parts_of(task)}
+        plain = [
+            task for task in tasks if not isinstance(task, ReliableCall) and task.id not in parts
+        ]
+        for task in plain:
+            check_enqueue(task, self._worker.priorities)
+        await self._enqueue_plain(plain, time.time_ns() // 1_000_000)
+        if self._worker.on_enqueue is not None:
+            for task in plain:
+                for one in (*(parts_of(task) if task.after else ()), task):
+                    self._worker.on_enqueue(one, None)
+        reliable = [task for task in tasks if isinstance(task, ReliableCall)]
+        for task in reliable:
+            if task.session is not None:  # a session takes one statement at a time
+                await task
+        keyed = (task for task in reliable if task.session is None)
+        for answer in await asyncio.gather(*keyed, return_exceptions=True):
+            if isinstance(answer, BaseException):
+                raise answer
+
+    async def reliably(self, call: ReliableCall[P, R]) -> ReliableCall[P, R]:
+        """Enqueue a call that has a key or a session, and the calls that it waits for.
+
+        The call gets the id of the task that has its key. A durable one in a session is handed on
+        durably: it stays in the database until that is confirmed.
+
+        Raises:
+            TaskError: the key belongs to another call, or a crontab line repeats the call.
+            TaskExists: the outbox holds the call, and it has no key.
+            NotConfigured: REDIS_URL is empty.
+            ServiceUnavailable: the queue is not open here, or Redis does not answer, or refuses.
+        """
+        is_written = call.session is not None
+        client = self._worker.signing_client() if is_written else self._worker.client
+        check_enqueue(call, self._worker.priorities)
+        if isinstance(call.schedule, str):
+            raise TaskError(
+                f"{call.parent.fn_name}: once() and within() are for a task that runs once, not "
+                f"for one that is repeated at {call.schedule!r}. Leave them out"
+            )
+        if call.parent.unique and (unique := line_of(call)):
+            raise TaskError(
+                f"{call.parent.fn_name}: once() and within() are not for a task that is "
+                f"unique with clash={unique.clash!r}. Enqueue it from inside a task of its own"
+            )
+        parts = self._parts_of(call) if call.after else []
+        now = time.time_ns() // 1_000_000
+        if call.durable is None:
+            call.durable = self._durably
+        if call.session is not None:
+            rows = [replace(one.within(call.session), durable=call.durable) for one in parts]
+            await self.courier.write([call, *rows], client, now)
+            return call
+        data = [await one.serialize(now) for one in (call, *parts)]
+        if call.durable:
+            is_new = await client.durable.keep(
+                lambda line: line.enqueue_once(call, parts, data),
+                f"{call.parent.fn_name} {call.id}",
+                call.durable,
+            )
+        else:
+            is_new = await client.enqueue_once(call, parts, data)
+        if is_new:
+            await self._report([*parts, call])
+        return call
+
+    def _parts_of(self, task: Task[Any, Any]) -> list[TaskCall[Any, Any]]:
+        """Return the calls that are enqueued with a task, checked and with their queues set."""
+        parts = parts_of(task)
+        for part in parts:
+            check_enqueue(part, self._worker.priorities)
+            if line_of(part):
+                check_ties(part)
+        return parts
+
+    async def _report(self, enqueued: Sequence[Task[Any, Any]]) -> None:
+        """Call the worker's ``on_enqueue`` for calls of one step, and await what it returns."""
+        if self._worker.on_enqueue is not None:
+            *others, last = enqueued
+            for call in others:
+                self._worker.on_enqueue(call, None)
+            await self._worker.on_enqueue(last, asyncio.sleep(0))
+
+    async def _enqueue_plain(self, tasks: Sequence[Task[Any, Any]], now: int) -> None:
+        kept: dict[bool | timedelta, list[Task[Any, Any]]] = {}
+        for task in tasks:
+            durable = getattr(task, "durable", None)
+            kept.setdefault(self._durably if durable is None else durable, []).append(task)
+        plain = kept.pop(False, [])
+        if plain or not kept:
+            await self._worker.client.enqueue_many(plain, now)
+        for durable, some in kept.items():
+            await self._worker.client.enqueue_durably(some, now, durable)
