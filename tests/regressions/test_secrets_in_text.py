@@ -62,7 +62,7 @@ def test_other_text_is_left_alone(text: str):
 
 @pytest.mark.parametrize("formatter", [TextFormatter(colourful=False), JsonFormatter("web")])
 def test_log_lines_and_tracebacks_hide_passwords(formatter: logging.Formatter):
-    """Both log formats mask passwords in the message and in the traceback."""
+    """Text and JSON logs mask passwords in the message and in the traceback."""
     stream = io.StringIO()
     handler = logging.StreamHandler(stream)
     handler.setFormatter(formatter)
