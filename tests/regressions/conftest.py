@@ -1,4 +1,4 @@
-"""The runtime's stage, for tests of reported faults."""
+"""The runtime's fixtures, for tests of reported faults."""
 
 from __future__ import annotations
 

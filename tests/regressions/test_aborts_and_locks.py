@@ -1,4 +1,4 @@
-"""Aborts of tasks that do not run, and locks of tasks that were given up."""
+"""Aborts of tasks that don't run, and locks of unique tasks that failed without a run."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from vibetuner.tasks.worker import TaskWorker
 
 
 async def test_an_abort_of_a_delayed_task_gives_a_result(worker: TaskWorker):
-    """Waiting callers get it, even if no worker runs."""
+    """An abort of a delayed task stores a StreaqCancelled result, even while no worker runs."""
 
     @worker.task(name="later")
     async def later() -> None: ...
@@ -30,7 +30,7 @@ async def test_an_abort_of_a_delayed_task_gives_a_result(worker: TaskWorker):
 async def test_an_abort_of_a_task_that_waits_for_its_retry_gives_a_result(
     worker: TaskWorker, running: Running
 ):
-    """It waits in the same sorted set as a delayed one."""
+    """An abort of a task that waits for its retry stores a StreaqCancelled result."""
 
     @worker.task(name="again")
     async def again() -> None:
@@ -47,7 +47,10 @@ async def test_an_abort_of_a_task_that_waits_for_its_retry_gives_a_result(
 async def test_an_abort_of_a_task_that_waits_for_others_gives_a_result(
     worker: TaskWorker, running: Running
 ):
-    """Those that follow it fail, and the one before it runs and leaves nothing behind."""
+    """An abort of a dependency fails its dependents, except those with `regardless=True`.
+
+    The task before it succeeds, and no key of the chain stays in Redis.
+    """
 
     @worker.task(name="part")
     async def part() -> str:
@@ -74,7 +77,7 @@ async def test_an_abort_of_a_task_that_waits_for_others_gives_a_result(
 
 
 async def test_an_aborted_fallback_is_not_queued(worker: TaskWorker, running: Running):
-    """A worker found that it had ended, and logged that another had taken it over."""
+    """A fallback that was aborted before its task failed gets no message in the stream."""
 
     @worker.task(name="part")
     async def part() -> None:
@@ -95,7 +98,7 @@ async def test_an_aborted_fallback_is_not_queued(worker: TaskWorker, running: Ru
 
 
 async def test_a_task_aborted_before_its_first_step_ends(worker: TaskWorker, running: Running):
-    """Its coroutine would be cancelled unrun, and its slot never become free."""
+    """A task that is aborted before its coroutine starts still ends with StreaqCancelled."""
     aborted: list[str] = []
 
     @worker.task(name="first")
@@ -105,7 +108,7 @@ async def test_a_task_aborted_before_its_first_step_ends(worker: TaskWorker, run
     @worker.task(name="second")
     async def second() -> None: ...
 
-    async with worker:  # a worker claims both at once, and begins them in one turn of the loop
+    async with worker:  # a worker claims both at once, and starts them in one turn of the loop
         calls = [first.enqueue(), second.enqueue()]
         aborted.append(calls[1].id)
         await worker.enqueue_many(calls)
@@ -116,7 +119,7 @@ async def test_a_task_aborted_before_its_first_step_ends(worker: TaskWorker, run
 
 
 async def test_an_aborted_task_does_not_wait_for_its_retry(worker: TaskWorker, running: Running):
-    """It failed before its worker noticed the abort."""
+    """A task that is aborted and then raises RetryLater ends with StreaqCancelled at once."""
 
     @worker.task(name="again")
     async def again() -> None:
@@ -129,7 +132,7 @@ async def test_an_aborted_task_does_not_wait_for_its_retry(worker: TaskWorker, r
 
 
 async def test_an_abort_of_an_ended_task_marks_nothing(worker: TaskWorker, running: Running):
-    """Otherwise a later task with that id would be aborted."""
+    """An abort of an ended or unknown task returns False, and leaves no mark for a later task."""
 
     @worker.task(name="noop")
     async def noop() -> int:
@@ -144,7 +147,7 @@ async def test_an_abort_of_an_ended_task_marks_nothing(worker: TaskWorker, runni
 
 
 async def test_a_unique_task_that_was_given_up_holds_no_lock(worker: TaskWorker, running: Running):
-    """For example, its worker was killed at every attempt."""
+    """A unique task that fails because its worker died on the last try releases its lock."""
 
     @worker.task(name="single", unique=True, timeout=3600, max_tries=1)
     async def single() -> str:
@@ -153,8 +156,8 @@ async def test_a_unique_task_that_was_given_up_holds_no_lock(worker: TaskWorker,
     async with running(worker):
         lost = single.enqueue()
         keys = worker.client.keys
-        await worker.redis.set(keys.retry(lost.id), "1")  # it was begun once,
-        await worker.redis.set(keys.lock("single"), lost.id)  # and its worker is gone
+        await worker.redis.set(keys.retry(lost.id), "1")  # its only try has started,
+        await worker.redis.set(keys.lock("single"), lost.id)  # and its worker has died
         await lost
         assert not (await lost.result(timeout=10)).success
         assert (await (await single.enqueue()).result(timeout=10)).result == "ran"

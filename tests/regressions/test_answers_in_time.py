@@ -68,7 +68,7 @@ Site = Callable[..., AbstractAsyncContextManager[httpx2.AsyncClient]]
 
 @pytest.fixture
 def site(stand_in: Callable[..., Path]) -> Site:
-    """Open a client of the project's web app, with the test's settings."""
+    """Return a function that opens a client of the project's web app with the given settings."""
     stand_in({"routes.py": ROUTES}, tune=TUNE)
 
     @asynccontextmanager
@@ -83,29 +83,32 @@ def site(stand_in: Callable[..., Path]) -> Site:
     return open_site
 
 
-async def assert_busy(client: httpx2.AsyncClient, path: str, seconds: float, says: str) -> None:
-    """Assert that the page answers in time with 503."""
+async def assert_busy(client: httpx2.AsyncClient, path: str, seconds: float, text: str) -> None:
+    """Assert that the page answers in time with 503, Retry-After and the given text."""
     began = time.monotonic()
     answer = await client.get(path, timeout=60)
     assert time.monotonic() - began < seconds + 1
     assert (answer.status_code, "retry-after" in answer.headers) == (503, True), answer.text
-    assert says in answer.text
+    assert text in answer.text
 
 
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
-    """A file for SQLite."""
+    """Return the path of an SQLite file."""
     return tmp_path / "app.db"
 
 
 @pytest.fixture
 def url(file: Path) -> str:
-    """The URL of the file."""
+    """Return the URL of the SQLite file."""
     return f"sqlite+aiosqlite:///{file}"
 
 
 async def test_a_file_of_sqlite_that_another_process_has_locked(site: Site, file: Path, url: str):
-    """In a worker, the wait for the lock would take five seconds."""
+    """A request gets 503 in time while another process locks the SQLite file.
+
+    In a worker, the wait for the lock would take five seconds.
+    """
     async with site(database_url=url, database_answer_timeout=SOON) as client:
         assert (await client.get("/sql")).status_code == 200
         with closing(sqlite3.connect(file, isolation_level=None)) as other:
@@ -115,7 +118,7 @@ async def test_a_file_of_sqlite_that_another_process_has_locked(site: Site, file
 
 
 async def test_a_file_of_sqlite_that_another_request_has_locked(site: Site, url: str):
-    """A request that has waited for its turn does not wait for SQLite as well."""
+    """A request that waits for another one's write gets 503 after one timeout, not after two."""
     async with site(database_url=url, database_answer_timeout=SOON) as client:
         assert (await client.get("/sql")).status_code == 200
         written = asyncio.Event()
@@ -135,7 +138,10 @@ async def test_a_file_of_sqlite_that_another_request_has_locked(site: Site, url:
 
 
 async def test_an_exhausted_pool(site: Site, url: str):
-    """A longer DATABASE_POOL_TIMEOUT changes nothing."""
+    """A request gets 503 in time while all connections of the pool are in use.
+
+    DATABASE_ANSWER_TIMEOUT limits the wait, not the longer DATABASE_POOL_TIMEOUT.
+    """
     async with site(database_url=url, database_pool_size=1, database_answer_timeout=SOON) as client:
         async with AsyncExitStack() as stack:
             for _ in range(2):
@@ -146,14 +152,14 @@ async def test_an_exhausted_pool(site: Site, url: str):
 
 @pytest.fixture
 def own_postgres() -> Iterator[tuple[str, int]]:
-    """The URL and the pid of a server of this test's own."""
+    """Yield the URL and the pid of a PostgreSQL server that only this test uses."""
     with running_postgres() as server:
         yield server
 
 
 @pytest.mark.slow
 async def test_a_postgresql_that_is_frozen(site: Site, own_postgres: tuple[str, int]):
-    """Open connections, new ones and `/health/ready` all answer in time."""
+    """Open connections, new ones and `/health/ready` answer 503 in time if PostgreSQL is frozen."""
     url, pid = own_postgres
     async with site(database_url=url, database_answer_timeout=SOON) as client:
         assert (await client.get("/sql")).status_code == 200
@@ -165,7 +171,10 @@ async def test_a_postgresql_that_is_frozen(site: Site, own_postgres: tuple[str, 
 
 @pytest.mark.slow
 async def test_outside_of_requests_sql_has_no_limit_of_its_own(own_postgres: tuple[str, int]):
-    """Only closing a connection has one, so that a worker can stop."""
+    """A statement outside a request waits for a frozen server without a limit.
+
+    Closing a connection has one, so that a worker can stop.
+    """
     url, pid = own_postgres
     with ExitStack() as until_the_end:
         async with open_sql(Settings(database_url=url, database_answer_timeout=0.2)) as engine:
@@ -182,7 +191,7 @@ async def test_outside_of_requests_sql_has_no_limit_of_its_own(own_postgres: tup
 
 @pytest.mark.slow
 async def test_a_silent_mongodb_and_a_silent_mail_server(site: Site, tmp_path: Path):
-    """Each is given up after the five seconds of a request."""
+    """A request gives up on a frozen MongoDB or a silent mail server after five seconds."""
 
     async def say_nothing(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         silent.append(writer)
@@ -214,7 +223,7 @@ async def test_a_silent_mongodb_and_a_silent_mail_server(site: Site, tmp_path: P
 async def test_a_mail_server_that_refuses(
     site: Site, start_smtp: Any, refusal: str, status: int, wait: str | None
 ):
-    """For now it is a 503 with the time that the server named, and for good a 500."""
+    """A temporary refusal is a 503 with the wait that the server named, a permanent one a 500."""
     async with start_smtp(refusals={"RCPT": refusal}) as server:
         async with site(smtp_url=f"smtp://127.0.0.1:{server.port}?starttls=off") as client:
             answer = await client.get("/mail")
@@ -222,6 +231,6 @@ async def test_a_mail_server_that_refuses(
 
 
 def test_the_limits_of_a_request_are_five_seconds_at_most():
-    """Longer limits for tasks change nothing."""
+    """The default DATABASE_ANSWER_TIMEOUT is shorter than a request's limit of five seconds."""
     with for_requests():
         assert Settings().database_answer_timeout < REQUEST_SECONDS == 5

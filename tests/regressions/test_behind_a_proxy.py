@@ -1,4 +1,4 @@
-"""Behind nginx, configured as in the guide: https links, the visitor's address, live events."""
+"""A web app behind nginx as in the guide: https links, client addresses, live events."""
 
 from __future__ import annotations
 
@@ -58,7 +58,10 @@ VISITOR = "127.0.0.3"
 
 @pytest.fixture
 def proxied(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[tuple[str, str]]:
-    """The addresses of nginx and of the app behind it; the parameter is FORWARDED_ALLOW_IPS."""
+    """Yield the addresses of nginx and of the app behind it.
+
+    The parameter is FORWARDED_ALLOW_IPS.
+    """
     folder = write_project(tmp_path / "shop", {"routes.py": ROUTES}, tune=TUNE)
     port, front = free_port(), free_port()
     with vibetuner(
@@ -77,7 +80,7 @@ def proxied(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[tuple[st
 
 @contextmanager
 def nginx(folder: Path, port: int, front: int) -> Iterator[None]:
-    """Run nginx with the guide's configuration, with addresses and files of this test."""
+    """Run nginx with the guide's configuration, on this test's addresses and files."""
     key, certificate = folder / "key.pem", folder / "certificate.pem"
     subprocess.run(
         [
@@ -89,7 +92,7 @@ def nginx(folder: Path, port: int, front: int) -> Iterator[None]:
     )
     (server,) = re.findall(r"```nginx\n(.*?)```", GUIDE.read_text("utf-8"), re.DOTALL)
     for old, new in {
-        # As the comment says, which is for Debian's nginx, too.
+        # The guide's comment has the line for older versions, such as Debian's.
         "listen 443 ssl;": "",
         "http2 on;  # before nginx 1.25.1:  listen 443": f"listen 127.0.0.1:{front}",
         "/etc/ssl/shop.pem": str(certificate),
@@ -142,7 +145,10 @@ def visitor() -> httpx2.Client:
 
 @pytest.mark.parametrize("proxied", ["127.0.0.1,127.0.0.2/32"], indirect=True)
 def test_behind_a_trusted_proxy_links_are_https_and_the_visitor_is_known(proxied: tuple[str, str]):
-    """Forged headers don't get through, and events arrive at once."""
+    """The headers of a trusted proxy set the scheme and the client's address.
+
+    Headers that the visitor forges don't get through, and events arrive at once.
+    """
     front, _ = proxied
     with visitor() as client:
         seen = client.get(f"{front}/seen").json()
@@ -158,7 +164,7 @@ def test_behind_a_trusted_proxy_links_are_https_and_the_visitor_is_known(proxied
 
 @pytest.mark.parametrize("proxied", ["127.0.0.1"], indirect=True)
 def test_headers_of_an_untrusted_proxy_are_ignored(proxied: tuple[str, str]):
-    """Otherwise anybody who reaches the port could claim any address."""
+    """Forwarded headers from an address that FORWARDED_ALLOW_IPS doesn't list change nothing."""
     front, behind = proxied
     with visitor() as client:
         assert client.get(f"{front}/seen").json()["client"] == PROXY

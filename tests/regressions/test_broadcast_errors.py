@@ -1,4 +1,4 @@
-"""broadcast() raises what it documents, whatever Redis does, and does not wait for ever."""
+"""broadcast() raises only the errors it documents, in bounded time, whatever Redis does."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from vibetuner.sse import broadcast
 
 
 async def test_a_lost_redis_raises_service_unavailable_in_broadcast(tmp_path: Path):
-    """The client's own errors came through."""
+    """A broadcast to a killed Redis raises ServiceUnavailable with a message of one line."""
     with Valkey(tmp_path) as valkey, using_settings(valkey.settings):
         async with open_resource(valkey.settings, None):
             await broadcast("news", "hello")
@@ -26,7 +26,7 @@ async def test_a_lost_redis_raises_service_unavailable_in_broadcast(tmp_path: Pa
 
 
 async def test_broadcast_waits_five_seconds_for_a_silent_redis(tmp_path: Path):
-    """With a connection that was open before it froze."""
+    """A broadcast on an open connection to a frozen Redis fails after about five seconds."""
     with Valkey(tmp_path) as valkey, using_settings(valkey.settings):
         async with open_resource(valkey.settings, None):
             await broadcast("news", "hello")
@@ -38,7 +38,7 @@ async def test_broadcast_waits_five_seconds_for_a_silent_redis(tmp_path: Path):
 
 
 async def test_a_refusal_of_redis_is_one_line(settings: Settings):
-    """Something else is kept under the channel's key."""
+    """An error reply, as for a key of another type, raises ServiceUnavailable in one line."""
     async with open_resource(settings, None) as client:
         await client.set(f"{settings.redis_key_prefix}sse:news", "x", ex=60)
         with pytest.raises(ServiceUnavailable, match="wrong kind of value") as caught:
@@ -47,7 +47,7 @@ async def test_a_refusal_of_redis_is_one_line(settings: Settings):
 
 
 async def test_an_event_that_is_too_large_is_refused_with_both_sizes(settings: Settings):
-    """Bytes count, not characters."""
+    """An event above SSE_EVENT_BYTES raises ValueError with its size and the limit in bytes."""
     small = settings.model_copy(update={"sse_event_bytes": 1000})
     with using_settings(small):
         async with open_resource(small, None):
@@ -58,7 +58,7 @@ async def test_an_event_that_is_too_large_is_refused_with_both_sizes(settings: S
 
 
 async def test_data_without_an_end_is_refused():
-    """JSON has no word for it, and Python recurses."""
+    """Data that is nested too deeply, or contains itself, raises ValueError."""
     deep: list[object] = []
     for _ in range(100_000):
         deep = [deep]

@@ -1,4 +1,4 @@
-"""A host whose clock is off: its worker is alive, and delays are as long as they should be."""
+"""A worker on a host whose clock is off stays alive, and keeps to delays and schedules."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ pytestmark = [
 
 
 def another_clock(offset: str) -> dict[str, str]:
-    """The variables of a process whose clock is off.
+    """Return the environment variables of a process whose clock is off.
 
-    `faketime` itself starts the process as its child, and passes no signals on.
+    The command `faketime` would start the process as its child, and pass no signals on.
     """
     library = subprocess.check_output(["faketime", "-f", offset, "printenv", "LD_PRELOAD"])
     return {
@@ -42,7 +42,7 @@ def another_clock(offset: str) -> dict[str, str]:
 async def test_a_worker_whose_clock_is_off_is_alive_and_in_time(
     servers: Any, tmp_path: Path, offset: str, words: str
 ):
-    """Its heartbeats, the delays that it queues and its retries go by the server's clock."""
+    """Heartbeats, delays and retries use the server's clock, and the doctor reports the offset."""
     workshop = Workshop(tmp_path, servers.urls["redis"])
     with workshop.worker(**another_clock(offset)) as worker:
         async with workshop.queue() as queue:
@@ -91,7 +91,7 @@ REPEATING = """
 def test_a_schedule_of_a_host_whose_clock_is_off_begins_in_time(
     servers: Any, tmp_path: Path, offset: str
 ):
-    """Within the next minute of the server's clock: not at once, and not a minute late."""
+    """The first run of a schedule is due within the next minute of the server's clock."""
     workshop = Workshop(tmp_path, servers.urls["redis"])
     ran = subprocess.run(
         [sys.executable, "-c", dedent(REPEATING)],

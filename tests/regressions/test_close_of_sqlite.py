@@ -1,4 +1,4 @@
-"""A connection that SQLite's thread has closed already is closed without an error."""
+"""Closing an SQLite connection that its thread has closed already raises no error."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from vibetuner.resources.sql_engine import _interrupt_and_close
 
 
 async def test_a_connection_closed_by_its_thread_is_not_interrupted():
-    """The thread may be done before the event loop hears of it."""
+    """Closing succeeds, and stops the thread, if the thread has closed the connection already."""
     driver = await aiosqlite.connect(":memory:")
     await driver._execute(driver._conn.close)
 

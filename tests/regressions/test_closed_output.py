@@ -1,4 +1,4 @@
-"""If nobody reads their output, or the disk is full, commands end quietly or with one line."""
+"""Commands end quietly if nobody reads their output, and with one line if the disk is full."""
 
 from __future__ import annotations
 
@@ -47,14 +47,14 @@ def started(
 def test_a_command_whose_reader_is_gone_says_nothing(
     shop: Path, environment: dict[str, str], command: list[str]
 ):
-    """Its exit code is that of a program which SIGPIPE ends."""
+    """A command whose reader has closed the pipe prints no error, and exits as after SIGPIPE."""
     read, write = os.pipe()
     os.close(read)
     with started(*command, folder=shop, stdout=write, **environment) as process:
         os.close(write)
-        _, said = process.communicate(timeout=SECONDS)
+        _, stderr = process.communicate(timeout=SECONDS)
 
-    assert (process.returncode, said) == (141, "")
+    assert (process.returncode, stderr) == (141, "")
 
 
 @pytest.mark.skipif(not FULL.exists(), reason="no /dev/full here")
@@ -63,13 +63,13 @@ def test_a_command_whose_reader_is_gone_says_nothing(
 def test_a_full_disk_is_reported_in_one_line(
     shop: Path, environment: dict[str, str], command: list[str], unbuffered: str
 ):
-    """There is no traceback at the interpreter's exit."""
+    """A command that writes to a full disk prints one error line, without a traceback."""
     environment["PYTHONUNBUFFERED"] = unbuffered
     with FULL.open("w") as full:
         with started(*command, folder=shop, stdout=full.fileno(), **environment) as process:
-            _, said = process.communicate(timeout=SECONDS)
+            _, stderr = process.communicate(timeout=SECONDS)
 
-    assert said == (
+    assert stderr == (
         "error: Nothing more can be written: No space left on device. Make room, and try again\n"
     )
     assert process.returncode == 1
@@ -79,7 +79,10 @@ def test_a_full_disk_is_reported_in_one_line(
 def test_watching_ends_when_its_reader_does(
     shop: Path, environment: dict[str, str], options: list[str]
 ):
-    """It ends even while the task reports nothing, and without a message about Redis."""
+    """`tasks watch` ends without an error when its reader closes the pipe.
+
+    This holds even while the task reports nothing.
+    """
     enqueued = run_vibetuner(
         "tasks", "enqueue", "add", "--args", "[1, 2]", folder=shop, **environment
     )

@@ -1,4 +1,4 @@
-"""Cron tasks in tests of a project: they run when the test asks for it, and not for an hour."""
+"""Cron tasks in a project's tests run only when the test advances the queue's clock."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ ran: list[str] = []
 
 @pytest.fixture(autouse=True)
 def shop(stand_in: Callable[..., Path]) -> TaskWorker:
-    """A task that runs every minute, beside one that does so on request."""
+    """Return a worker with a task that runs every minute and one that runs on request."""
     stand_in()
     ran.clear()
     worker = get_worker()
@@ -35,7 +35,7 @@ def shop(stand_in: Callable[..., Path]) -> TaskWorker:
 
 
 async def test_run_until_idle_runs_no_cron(vibetuner_worker: ManualWorker, shop: TaskWorker):
-    """However close the next minute is: nothing is scheduled, so that nothing can come due."""
+    """run_until_idle() schedules and runs no cron task, however close the next minute is."""
     await shop.registry["written_once"].enqueue("hello")
     await vibetuner_worker.run_until_idle()
 
@@ -46,7 +46,7 @@ async def test_run_until_idle_runs_no_cron(vibetuner_worker: ManualWorker, shop:
 async def test_two_weeks_without_cron_take_only_the_time_of_due_tasks(
     vibetuner_worker: ManualWorker, shop: TaskWorker, caplog: pytest.LogCaptureFixture
 ):
-    """They took an hour; and the log says what happened."""
+    """advance() with `cron=False` runs only due tasks, takes seconds, and logs how far it went."""
     caplog.set_level(logging.INFO, logger="vibetuner.testing")
     await shop.registry["written_once"].enqueue("later").start(delay=timedelta(days=12))
     began, real = vibetuner_worker.now, time.monotonic()
@@ -60,7 +60,10 @@ async def test_two_weeks_without_cron_take_only_the_time_of_due_tasks(
 
 
 async def test_too_many_cron_runs_are_refused_before_the_first(vibetuner_worker: ManualWorker):
-    """With the name of the task, and the ways out."""
+    """advance() refuses more than `most` cron runs before it starts any.
+
+    The error names the task and what to pass instead.
+    """
     with pytest.raises(AssertionError, match=r"more than 1,000 times, most of all \w+\. Pass cron"):
         await vibetuner_worker.advance(days=13)
     with pytest.raises(AssertionError, match="more than 2 times"):
@@ -71,7 +74,7 @@ async def test_too_many_cron_runs_are_refused_before_the_first(vibetuner_worker:
 async def test_a_task_that_enqueues_itself_for_ever_is_found(
     vibetuner_worker: ManualWorker, shop: TaskWorker
 ):
-    """The clock stops where the bound is reached."""
+    """advance() fails when a task that enqueues itself has come due `most` times."""
 
     @shop.task(name="again")
     async def again() -> None:
@@ -83,7 +86,7 @@ async def test_a_task_that_enqueues_itself_for_ever_is_found(
 
 
 async def test_cron_runs_resume_after_an_advance_without_cron(vibetuner_worker: ManualWorker):
-    """Runs that were left out are not caught up with."""
+    """Cron runs that `cron=False` left out are not caught up with later."""
     await vibetuner_worker.advance(minutes=2)
     assert ran == ["tick"] * 2
     await vibetuner_worker.advance(hours=5, cron=False)

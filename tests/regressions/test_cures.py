@@ -1,4 +1,4 @@
-"""Advice fits the command, the environment and the project."""
+"""Error messages suggest a cure that fits the command, the environment and the project."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from vibetuner.errors import CommandError
 def test_a_missing_worker_is_reported_with_the_same_cure_everywhere(
     shop: Path, environment: dict[str, str], mode: str, name: str
 ):
-    """``run prod worker`` would refuse the embedded services of a development environment."""
+    """Each command suggests `run dev worker` in development and `run prod worker` in production."""
     environment["ENVIRONMENT"] = name
     enqueued = run_vibetuner(
         "tasks", "enqueue", "add", "--args", "[1, 2]", folder=shop, **environment
@@ -32,7 +32,7 @@ def test_a_missing_worker_is_reported_with_the_same_cure_everywhere(
 
 @pytest.mark.slow
 def test_production_refuses_the_embedded_redis(shop: Path, environment: dict[str, str]):
-    """This holds for every value of ENVIRONMENT."""
+    """`run prod worker` refuses REDIS_URL=embedded, even if ENVIRONMENT is development."""
     environment |= {"REDIS_URL": "embedded", "ENVIRONMENT": "development"}
 
     done = run_vibetuner("run", "prod", "worker", folder=shop, **environment)
@@ -43,7 +43,10 @@ def test_production_refuses_the_embedded_redis(shop: Path, environment: dict[str
 
 @pytest.mark.slow
 def test_an_unknown_task_is_named(shop: Path, environment: dict[str, str]):
-    """An empty list would mean that it has not run yet."""
+    """`tasks list --task` reports an unknown task and suggests a similar name.
+
+    For a known task that has not run yet, the list is empty.
+    """
     missing = run_vibetuner("tasks", "list", "--task", "fails_twise", folder=shop, **environment)
     idle = run_vibetuner("tasks", "list", "--task", "add", "--json", folder=shop, **environment)
 
@@ -55,7 +58,7 @@ def test_an_unknown_task_is_named(shop: Path, environment: dict[str, str]):
 
 
 def test_the_error_for_a_taken_port_names_a_free_one():
-    """The next one may be taken, too."""
+    """The error for a taken port suggests a free one, which may not be the next number."""
     with ExitStack() as stack:
         first = stack.enter_context(listen("127.0.0.1", free_port()))
         port = first.getsockname()[1]
@@ -70,6 +73,6 @@ def test_the_error_for_a_taken_port_names_a_free_one():
 
 
 def test_an_address_of_another_machine_needs_another_host():
-    """Another port would not help."""
+    """The error for an address of another machine suggests another host, not another port."""
     with pytest.raises(CommandError, match=r"can't be used: .*\. Name an address of this machine"):
         listen("203.0.113.1", 8000)

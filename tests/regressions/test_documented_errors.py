@@ -1,4 +1,4 @@
-"""Every public function raises what its docstring says, and nothing else of its own."""
+"""Every public function raises only the errors that its docstring names."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ NOWHERE = {
     "smtp_url": "smtp://127.0.0.1:1",
     "mail_from": "team@example.com",
 }
-# Named once, in vibetuner.errors.
+# These are documented once, in vibetuner.errors, and not in each docstring.
 EVERYWHERE = {
     "no project": {"ProjectError", "NotConfigured"},
     "wrong setting": {"SettingsError", "NotConfigured"},
 }
-# Decorators and helpers that speak to nobody.
+# Decorators and functions that connect to no server.
 EXEMPT = {
     "sse_endpoint", "Database", "unreachable", "choose_mailer", "open_resource", "create_schema",
     "open_database", "open_mongo", "open_sql", "table_of",
@@ -47,19 +47,19 @@ SENTENCE = re.compile(r"[Rr]aises(?:, when [^:]*:)? ((?:[A-Z][a-z]\w+(?:, | or |
 
 @dataclass(frozen=True)
 class Call:
-    """A public function, and a call of it that is right but for the situation."""
+    """A public function, and a valid call of it, which fails only because of the situation."""
 
     function: Callable[..., Any]
     run: Callable[[], Any]
 
     @property
     def name(self) -> str:
-        """For people."""
+        """Return the function's module and name, which identify the test."""
         return f"{self.function.__module__}.{self.function.__name__}"
 
     @property
     def documented(self) -> set[str]:
-        """The names of the errors in the docstring."""
+        """Return the names of the errors that the docstring names."""
         text = inspect.getdoc(self.function) or ""
         _, _, section = text.partition("Raises:\n")
         found = re.findall(r"(?m)^    ([A-Z][\w, ]+):", section) + SENTENCE.findall(text)
@@ -67,7 +67,7 @@ class Call:
 
 
 def enter(manager: Callable[[], AbstractAsyncContextManager[Any]]) -> Callable[[], Awaitable[None]]:
-    """Open and close."""
+    """Return a function that opens and closes the context manager."""
 
     async def run() -> None:
         async with manager():
@@ -77,7 +77,7 @@ def enter(manager: Callable[[], AbstractAsyncContextManager[Any]]) -> Callable[[
 
 
 def first(items: Callable[[], AsyncIterator[Any]]) -> Callable[[], Awaitable[None]]:
-    """Ask for one item."""
+    """Return a function that asks for one item."""
 
     async def run() -> None:
         async for _ in items():
@@ -87,7 +87,7 @@ def first(items: Callable[[], AsyncIterator[Any]]) -> Callable[[], Awaitable[Non
 
 
 def check_mongo() -> Awaitable[None]:
-    """Wait five seconds for a server."""
+    """Check MongoDB, which takes up to five seconds without a server."""
     return mongo.check(get_settings())
 
 
@@ -138,7 +138,7 @@ def situation(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> Iterator[str]:
-    """Something is missing."""
+    """Set up a project in which something is missing or wrong, and yield the situation's name."""
     match request.param:
         case "no project":
             monkeypatch.chdir(tmp_path)
@@ -170,7 +170,7 @@ def situation(
     ids=lambda call: call.name,
 )
 async def test_the_docstring_names_each_error_that_is_raised(situation: str, call: Call):
-    """Whoever catches what is documented catches all there is."""
+    """A public function raises only errors that its docstring names, with a message of one line."""
     load_project.cache_clear()
     error: Exception | None = None
     try:
@@ -178,7 +178,7 @@ async def test_the_docstring_names_each_error_that_is_raised(situation: str, cal
             outcome = call.run()
             if inspect.isawaitable(outcome):
                 await outcome
-    except Exception as caught:  # noqa: BLE001 - it is what is looked at
+    except Exception as caught:  # noqa: BLE001 - the test inspects it
         error = caught
     if error is None:
         return
@@ -191,13 +191,13 @@ async def test_the_docstring_names_each_error_that_is_raised(situation: str, cal
 
 @pytest.mark.parametrize("call", [c for c in CALLS if c.documented], ids=lambda c: c.name)
 def test_a_documented_error_exists(call: Call):
-    """A name that nobody can import can't be caught."""
+    """Each error that a docstring names can be imported or is built in."""
     known = {*errors.__all__, *vars(rights), *vars(builtins)}
     assert call.documented <= known
 
 
 def test_every_public_function_of_these_modules_is_called():
-    """One that is added needs a line here."""
+    """Each public function of these modules has a line in CALLS or in EXEMPT."""
     modules = (sse, dead_letters, robust, mongo, sql, email)
     called = {call.function.__name__ for call in CALLS} | EXEMPT
     for module in modules:

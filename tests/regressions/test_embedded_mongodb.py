@@ -1,4 +1,4 @@
-"""Documents whose fields the embedded MongoDB refused or mixed up."""
+"""Documents with links, decimals, UUIDs and bytes in the embedded MongoDB."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Purchase(Document):
 
 
 async def test_documents_with_links_decimals_ids_and_bytes(settings: Settings):
-    """Inserted, replaced, saved, and found by each of these fields."""
+    """A document is inserted, replaced, saved, and found by a field of each of these types."""
     async with open_mongo(settings, VibetunerApp(models=[Buyer, Purchase])) as database:
         await Buyer(name="Bob").insert()
         ann = await Buyer(name="Ann").insert()

@@ -1,4 +1,4 @@
-"""Messages of two queues may have the same id: each queue is a stream that numbers its own."""
+"""Messages of two queues may have the same id, as each queue is a stream that numbers its own."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ async def test_tasks_whose_messages_have_the_same_id_each_run_once(
     settings: Settings,
     running: Callable[[TaskWorker], AbstractAsyncContextManager[TaskWorker]],
 ):
-    """At the same time: none waits for WORKER_IDLE_TIMEOUT, and both ends are recorded."""
+    """Two tasks whose messages have the same id run at the same time, and both are acknowledged."""
     stand_in()
     worker = TaskWorker(settings, lambda: VibetunerApp(queues=NAMES))
     begun: list[str] = []

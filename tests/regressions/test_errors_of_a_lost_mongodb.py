@@ -1,4 +1,4 @@
-"""Every public function that asks MongoDB raises what it documents when MongoDB is lost."""
+"""Every public function that uses MongoDB raises its documented error when MongoDB is lost."""
 
 from __future__ import annotations
 
@@ -36,18 +36,18 @@ LIMITS = {"worker": ANSWER_SECONDS, "web": REQUEST_SECONDS}
 
 
 async def entered(manager: AbstractAsyncContextManager[Any]) -> None:
-    """Open and close."""
+    """Open and close a context manager."""
     async with manager:
         pass
 
 
 async def awaited(call: Any) -> None:
-    """Enqueue a call."""
+    """Await a call, which enqueues it."""
     await call
 
 
 def calls(noop: Any, sessions: list[Any]) -> dict[str, Callable[[], Awaitable[Any]]]:
-    """A call of each function, by its name."""
+    """Return a call of each function, by its name."""
     return {
         "list letters": dead_letters.list_letters,
         "count letters": lambda: dead_letters.count(since=datetime.now(UTC)),
@@ -72,14 +72,17 @@ def calls(noop: Any, sessions: list[Any]) -> dict[str, Callable[[], Awaitable[An
 async def test_a_lost_mongodb_raises_service_unavailable(
     tmp_path: Path, stand_in: Callable[..., Path], settings: Settings, loss: str, place: str
 ):
-    """PyMongo's own errors came through, and a frozen server held up each farewell."""
+    """Every call raises ServiceUnavailable in time if MongoDB is killed or frozen.
+
+    PyMongo's own errors don't reach the caller, and closing the connections is limited, too.
+    """
     stand_in()
     await lose(tmp_path, settings, loss, place)
     gc.collect()  # the sockets that a frozen server did not let PyMongo close
 
 
 async def lose(tmp_path: Path, settings: Settings, loss: str, place: str) -> None:
-    """Ask everything of a server that is lost, and look at the errors."""
+    """Call every function while the server is lost, and assert the errors."""
     with running_mongo(tmp_path / "mongo") as (url, server), ExitStack() as until_the_end:
         own = settings.model_copy(update={"mongodb_url": url, "database_url": None})
         worker = TaskWorker(own)

@@ -1,6 +1,6 @@
-"""PostgreSQL that refuses, or is lost, raises ServiceUnavailable, which pages answer with 503.
+"""A refused or lost connection to PostgreSQL raises ServiceUnavailable, which is a 503 on pages.
 
-Asyncpg's errors came through: an OSError, or one that the example's pages did not know either.
+Errors of asyncpg, such as an OSError, don't reach the caller.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from vibetuner.resources.sql_engine import make_engine
 
 
 async def assert_refused(url: str, reason: str) -> None:
+    """Assert that connecting raises ServiceUnavailable with the reason and the cure."""
     engine = make_engine(Settings(database_url=url))
     try:
         with pytest.raises(ServiceUnavailable, match=reason) as raised:
@@ -30,12 +31,14 @@ async def assert_refused(url: str, reason: str) -> None:
 
 
 async def test_a_server_that_does_not_run():
+    """A connection to a port where no server listens raises ServiceUnavailable."""
     await assert_refused(
         f"postgresql+asyncpg://app:x@127.0.0.1:{free_port()}/app", "Connect call failed"
     )
 
 
 async def test_a_database_and_a_user_that_do_not_exist(postgres: str):
+    """A connection to an unknown database, or as an unknown user, raises ServiceUnavailable."""
     url = make_url(postgres)
     for wrong, reason in (
         (url.set(database="nowhere"), 'database "nowhere" does not exist'),
@@ -45,7 +48,10 @@ async def test_a_database_and_a_user_that_do_not_exist(postgres: str):
 
 
 async def test_a_connection_that_is_lost_in_a_statement(postgres: str):
-    """Wrong SQL and a cancellation keep their errors."""
+    """A connection that is lost during a statement raises ServiceUnavailable.
+
+    Wrong SQL and a timeout keep their own errors.
+    """
     async with open_sql(Settings(database_url=postgres)):
         async with open_session() as session:
             with pytest.raises(DBAPIError, match="syntax error"):

@@ -1,4 +1,4 @@
-"""Every public function that asks Redis raises what it documents when Redis is lost."""
+"""Every public function that uses Redis raises its documented error when Redis is lost."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ async def first(items: Any) -> None:
 
 
 async def awaited(call: Any) -> Any:
-    """Enqueue a call."""
+    """Await a call, which enqueues it."""
     return await call
 
 
 def calls(worker: TaskWorker, noop: Any, only: Any) -> dict[str, Callable[[], Awaitable[Any]]]:
-    """A call of each function, by its name."""
+    """Return a call of each function, by its name."""
     found: dict[str, Callable[[], Awaitable[Any]]] = {
         "enqueue": lambda: awaited(noop.enqueue()),
         "enqueue later": lambda: awaited(noop.enqueue().start(delay=timedelta(hours=1))),
@@ -78,7 +78,10 @@ def calls(worker: TaskWorker, noop: Any, only: Any) -> dict[str, Callable[[], Aw
 async def test_a_lost_redis_raises_service_unavailable(
     tmp_path: Path, fresh: None, stand_in: Callable[..., Path], loss: str
 ):
-    """The client's own errors came through, and where nobody hangs up, nothing came at all."""
+    """Every call raises ServiceUnavailable within 30 seconds if Redis is killed or frozen.
+
+    Only result() waits for its own timeout.
+    """
     stand_in()
     with Valkey(tmp_path) as valkey, using_settings(valkey.settings):
         worker = TaskWorker(valkey.settings)
@@ -121,6 +124,6 @@ async def test_a_lost_redis_raises_service_unavailable(
     ),
 )
 def test_a_method_of_the_worker_names_its_errors(name: str):
-    """Whoever calls it knows what to catch."""
+    """The docstring of each public coroutine of TaskWorker documents ServiceUnavailable."""
     text = inspect.getdoc(vars(TaskWorker)[name]) or ""
     assert "ServiceUnavailable" in text.partition("Raises")[2]

@@ -1,4 +1,4 @@
-"""Modules that end, hold up or misuse the process that imports them."""
+"""Modules of a project that exit, block, start a thread or run an event loop at their import."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture
 def variables(servers: Lease) -> dict[str, str]:
-    """The environment of a project with a queue of its own."""
+    """Return the environment of a project with its own queue."""
     return {
         "REDIS_URL": servers.urls["redis"],
         "REDIS_KEY_PREFIX": f"test-{uuid4().hex[:8]}",
@@ -86,7 +86,10 @@ def test_every_command_names_the_line(  # noqa: PLR0917 - fixtures
     code: str,
     words: str,
 ):
-    """The line is named if tune.py imports it, and if only the search for tasks does."""
+    """A command reports the file and line that exits at import, without a traceback.
+
+    The module may be imported by tune.py, or only by the search for tasks.
+    """
     files = {"routes.py": "", "tasks.py": "", f"{module}.py": code}
     shop = write_project(tmp_path / "shop", files, tune=TUNE)
 
@@ -104,7 +107,7 @@ def test_every_command_names_the_line(  # noqa: PLR0917 - fixtures
 def test_a_thread_of_the_project_does_not_hold_up_a_stop(
     tmp_path: Path, variables: dict[str, str], part: str
 ):
-    """Python would wait for it, until the process is killed."""
+    """A worker and a web process exit with 0 at SIGTERM, and log the thread that still runs."""
     shop = write_project(tmp_path / "shop", {"routes.py": STARTS_A_THREAD}, tune=TUNE)
     command = ("run", "prod", part, "--port", str(free_port()))
     with vibetuner(*command, folder=shop, log=tmp_path / "log", environment=variables) as running:
@@ -116,7 +119,7 @@ def test_a_thread_of_the_project_does_not_hold_up_a_stop(
 def test_a_thread_of_the_project_does_not_hold_up_a_command(
     tmp_path: Path, variables: dict[str, str]
 ):
-    """Its exit code stays."""
+    """A command exits with its own code, and logs the thread that still runs."""
     shop = write_project(tmp_path / "shop", {"routes.py": STARTS_A_THREAD}, tune=TUNE)
 
     done = run_vibetuner("tasks", "enqueue", "ad", folder=shop, **variables)
@@ -129,7 +132,7 @@ def test_a_thread_of_the_project_does_not_hold_up_a_command(
 
 @pytest.mark.parametrize("part", ["worker", "frontend"])
 def test_a_module_may_run_an_event_loop(tmp_path: Path, variables: dict[str, str], part: str):
-    """The doctor finds nothing wrong with it either."""
+    """A worker and a web process start and stop normally if a module runs an event loop."""
     shop = write_project(tmp_path / "shop", {"routes.py": RUNS_A_LOOP}, tune=TUNE)
     command = ("run", "prod", part, "--port", str(free_port()))
     with vibetuner(*command, folder=shop, log=tmp_path / "log", environment=variables) as running:
@@ -139,7 +142,7 @@ def test_a_module_may_run_an_event_loop(tmp_path: Path, variables: dict[str, str
 
 @pytest.mark.parametrize("part", ["worker", "frontend"])
 def test_ctrl_c_ends_a_slow_import_at_once(tmp_path: Path, variables: dict[str, str], part: str):
-    """Without a word, as whoever has pressed it knows."""
+    """Ctrl-C during a slow import ends the process with exit code 130 and no output on stderr."""
     shop = write_project(tmp_path / "shop", {"routes.py": IS_SLOW}, tune=TUNE)
     with subprocess.Popen(
         [sys.executable, "-m", "vibetuner", "run", "prod", part, "--port", str(free_port())],

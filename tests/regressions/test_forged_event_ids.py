@@ -1,4 +1,4 @@
-"""An id that a browser invents must not silence its stream."""
+"""A Last-Event-ID that a browser forges does not silence its stream."""
 
 from __future__ import annotations
 
@@ -22,10 +22,11 @@ LARGEST = 2**64 - 1
 @pytest.mark.parametrize(
     "forged", [f"{LARGEST}-{LARGEST}", f"{LARGEST}-0", f"0-{LARGEST}", f"{LARGEST + 1}-0", "-", "0"]
 )
-async def test_a_stream_begun_at_an_invented_id_says_reset_and_goes_on(
-    settings: Settings, forged: str
-):
-    """Redis refuses to read after the largest id; the stream waited for it to come to its mind."""
+async def test_a_stream_with_a_forged_id_sends_reset_and_goes_on(settings: Settings, forged: str):
+    """A stream with a forged Last-Event-ID sends `reset`, and then the events that follow.
+
+    Redis itself refuses to read after the largest id.
+    """
     sent: list[bytes] = []
     leave = asyncio.Event()
 

@@ -1,4 +1,4 @@
-"""A Redis that is frozen, and hangs up on nobody: every wait for it has a limit."""
+"""Every wait for a frozen Redis, which keeps its connections open, has a limit."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ from vibetuner.tasks.worker import TaskWorker
 
 pytestmark = pytest.mark.slow
 
-# What a stop takes beyond the grace period, with the end of Python.
+# The longest that a stop takes after the grace period, including the interpreter's exit.
 STOP_SECONDS = 30.0
 
 
 async def stop(worker: Command) -> tuple[int, float]:
-    """Send SIGTERM; return the exit code, and how long it took."""
+    """Send SIGTERM, and return the exit code and the seconds until the exit."""
     began = time.monotonic()
     worker.process.send_signal(signal.SIGTERM)
     return await asyncio.to_thread(worker.process.wait, 60), time.monotonic() - began
 
 
-def is_called(port: int) -> bool:
-    """Return whether somebody is connected to a port of this machine."""
+def has_client(port: int) -> bool:
+    """Return whether a client is connected to a port of this machine."""
     lines = Path("/proc/net/tcp").read_text().splitlines()[1:]
     fields = [line.split() for line in lines]
     return any(one[2].endswith(f":{port:04X}") and one[3] == "01" for one in fields)
@@ -44,7 +44,7 @@ def is_called(port: int) -> bool:
 async def test_nobody_waits_for_a_frozen_redis_without_limit(
     stand_in: Callable[..., Path], tmp_path: Path
 ):
-    """To enqueue, to ask, to abort, to broadcast: each ends with an error that names Redis."""
+    """An enqueue, a result, an abort, a broadcast and a read end with an error in limited time."""
     stand_in()
     with Valkey(tmp_path) as valkey, using_settings(valkey.settings):
         worker = TaskWorker(valkey.settings)
@@ -73,7 +73,7 @@ async def test_nobody_waits_for_a_frozen_redis_without_limit(
 
 
 async def test_a_worker_that_has_nothing_to_record_stops_beside_a_frozen_redis(tmp_path: Path):
-    """It ends well, and says that Redis did not answer."""
+    """An idle worker exits with 0 at SIGTERM, and logs once that Redis does not answer."""
     with Valkey(tmp_path) as valkey, Workshop(tmp_path, valkey.url).worker() as worker:
         with valkey.frozen():
             code, seconds = await stop(worker)
@@ -89,7 +89,10 @@ async def test_a_worker_that_has_nothing_to_record_stops_beside_a_frozen_redis(t
 async def test_a_worker_names_the_ends_it_could_not_record(
     tmp_path: Path, lasting: float, grace: str, end: str
 ):
-    """Its task ends within the grace period or is cut off after it, and nobody can be told."""
+    """A worker that can't record how a task ended exits with 1, and logs the task and its end.
+
+    The task ends within the grace period, or is cut off after it.
+    """
     with Valkey(tmp_path) as valkey:
         workshop = Workshop(tmp_path, valkey.url)
         with workshop.worker(WORKER_GRACE_PERIOD=grace) as worker:
@@ -105,12 +108,12 @@ async def test_a_worker_names_the_ends_it_could_not_record(
 
 
 async def test_a_worker_stops_at_its_start_beside_a_frozen_redis(tmp_path: Path):
-    """It has begun nothing, and ends at once."""
+    """A worker that gets SIGTERM while it waits for Redis at its start exits with 0 in seconds."""
     with Valkey(tmp_path) as valkey:
         workshop = Workshop(tmp_path, valkey.url)
         with valkey.frozen(), workshop.worker(is_ready=False) as worker:
             called = asyncio.to_thread(
-                wait_until, lambda: is_called(valkey.port), seconds=60, what=lambda: "a connection"
+                wait_until, lambda: has_client(valkey.port), seconds=60, what=lambda: "a connection"
             )
             await called
             code, seconds = await stop(worker)

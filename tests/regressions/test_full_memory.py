@@ -1,4 +1,4 @@
-"""A Redis whose memory is full refuses new tasks in one clear line, and loses no end of a task."""
+"""A Redis whose memory is full refuses new tasks in one line, and still records ends of tasks."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ NO_FUNCTIONS = ("ACL", "SETUSER", "default", "-fcall", "-function")
 
 
 def fill(valkey: Valkey) -> None:
-    """Have the server use more memory than it may."""
+    """Limit the server's memory to less than it uses."""
     address = parse_url(valkey.url)
     (info,) = ask(address, ["INFO", "memory"])
     used = int(re.findall(r"used_memory:(\d+)", str(info))[0])
@@ -37,7 +37,10 @@ def fill(valkey: Valkey) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("way", ["functions", "scripts"])
 async def test_a_worker_starts_and_records_ends_on_a_full_server(tmp_path: Path, way: str):
-    """Tasks that are there run to their end: done, dead, delayed; and the worker stays listed."""
+    """Tasks that are queued when memory runs out still succeed, or become dead letters.
+
+    The worker starts, and passes its health check.
+    """
     with Valkey(tmp_path) as valkey:
         if way == "scripts":
             ask(parse_url(valkey.url), NO_FUNCTIONS)
@@ -72,7 +75,7 @@ async def test_a_worker_starts_and_records_ends_on_a_full_server(tmp_path: Path,
 
 
 async def test_an_event_for_a_full_server_is_refused_in_one_line(tmp_path: Path):
-    """As a task is."""
+    """A broadcast to a full server raises RedisFull, as an enqueue does."""
     with Valkey(tmp_path) as valkey, using_settings(valkey.settings):
         async with open_resource(valkey.settings, None):
             await broadcast("news", "hello")

@@ -1,4 +1,4 @@
-"""A container's health check finds Redis where the worker itself does: in a file."""
+"""A container's health check reads the address of Redis from a secret, as the worker does."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.projects import write_project
 
 
 def test_worker_health_takes_the_address_of_redis_from_a_secret(tmp_path: Path):
-    """With REDIS_URL empty, as compose.prod.yml has it, it said that Redis was not configured."""
+    """`worker-health` reads the secret redis_url if REDIS_URL is empty, and masks the password."""
     root = write_project(tmp_path / "project")
     secrets = tmp_path / "secrets"
     secrets.mkdir()

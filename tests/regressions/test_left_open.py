@@ -1,4 +1,4 @@
-"""Connections that libraries leave open when they are cancelled fail nobody's test."""
+"""Connections that libraries leave open when they are cancelled fail no test."""
 
 from __future__ import annotations
 
@@ -28,7 +28,10 @@ def test_one(late):
 
 
 def test_an_unconnected_socket_fails_no_test():
-    """PyMongo leaves it when it is closed while it connects; a connected one is still reported."""
+    """The warning about an unclosed socket is ignored if the socket was never connected.
+
+    PyMongo leaves such a socket when it is closed while it connects.
+    """
     with socket.create_server(("127.0.0.1", 0)) as server:
         with socket.socket(proto=socket.IPPROTO_TCP) as one:
             one.bind(("127.0.0.1", 0))
@@ -39,7 +42,7 @@ def test_an_unconnected_socket_fails_no_test():
 
 
 def test_a_buffer_found_at_the_end_of_a_session_fails_no_test(tmp_path: Path):
-    """Pytest collects garbage once more after the last test."""
+    """A memory stream that is collected only after the last test does not fail the session."""
     (tmp_path / "pytest.ini").write_text(
         "[pytest]\nfilterwarnings = error\nasyncio_default_fixture_loop_scope = function\n"
     )

@@ -30,7 +30,7 @@ TUNE = """
 
     app = VibetunerApp(tasks=[note])
 """
-# Twice the same, so that the second meets what the first has left in a loop that goes on.
+# The test runs twice, so that the second run meets what the first has left in a shared loop.
 TESTS = """
     import pytest
     from shop.jobs import note, ran
@@ -61,6 +61,7 @@ SCOPES = ("function", "class", "module", "package", "session")
 
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
+    """Return a project whose tests use the worker's and the database's fixtures."""
     root = write_project(tmp_path / "project", {"jobs.py": JOBS}, tune=TUNE)
     with (root / "pyproject.toml").open("a") as file:
         file.write(
@@ -80,7 +81,7 @@ def passed(project: Path, *options: str) -> int:
 
 
 def test_every_loop_scope_of_pytest_asyncio(project: Path):
-    """One after the other in one run."""
+    """Tests with every loop scope of pytest-asyncio pass in one run."""
     for scope in SCOPES:
         mark = f'pytestmark = pytest.mark.asyncio(loop_scope="{scope}")'
         write(project / "tests" / f"test_{scope}.py", TESTS.replace("MARK", mark))
@@ -90,7 +91,7 @@ def test_every_loop_scope_of_pytest_asyncio(project: Path):
 
 @pytest.mark.parametrize("fixtures", ["function", "session"])
 def test_the_scope_of_tests_may_be_the_projects_default(project: Path, fixtures: str):
-    """Whatever it says of fixtures, as ours run where the test does."""
+    """The fixtures run in the test's loop, whatever the default scopes are."""
     write(project / "tests" / "test_default.py", TESTS.replace("MARK", ""))
 
     assert passed(
@@ -103,7 +104,7 @@ def test_the_scope_of_tests_may_be_the_projects_default(project: Path, fixtures:
 
 @pytest.mark.parametrize("scope", ["function", "module", "session"])
 def test_every_scope_of_anyios_backend(project: Path, scope: str):
-    """Its plugin keeps one loop for as long as the fixture lives."""
+    """The tests pass with an `anyio_backend` fixture of every scope."""
     write(project / "tests" / "conftest.py", BACKEND.replace("SCOPE", scope))
     write(
         project / "tests" / "test_any.py", TESTS.replace("MARK", "pytestmark = pytest.mark.anyio")

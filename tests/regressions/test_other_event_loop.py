@@ -1,4 +1,4 @@
-"""Another event loop beside the one that has everything open: refused before anything is sent."""
+"""A connection that is used from another event loop raises an error before anything is sent."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from vibetuner.testing import held_open
 
 @pytest.fixture
 async def opened(settings: Settings) -> AsyncIterator[None]:
-    """Redis and SQL as in a worker, or in a web process."""
+    """Open Redis and the SQL database, as a worker and a web process do."""
     async with (
         held_open(open_resource(settings, VibetunerApp())),
         held_open(open_sql(settings)),
@@ -31,6 +31,7 @@ async def opened(settings: Settings) -> AsyncIterator[None]:
 
 
 async def use_sql() -> None:
+    """Open a session of the SQL database."""
     async with open_session():
         pass
 
@@ -44,7 +45,7 @@ async def use_sql() -> None:
 async def test_a_sync_function_with_a_loop_of_its_own_gets_an_error_with_the_cure(
     settings: Settings, call: Callable[[], Coroutine[Any, Any, Any]], name: str
 ):
-    """As a task does that is not async, or such a route; the worker's loop goes on."""
+    """A sync function that calls asyncio.run() gets WrongEventLoop, and nothing is sent."""
 
     def plain() -> None:
         asyncio.run(call())
@@ -58,7 +59,7 @@ async def test_a_sync_function_with_a_loop_of_its_own_gets_an_error_with_the_cur
 
 @pytest.mark.usefixtures("opened")
 async def test_the_cure_works():
-    """The event is sent from the thread, in the loop that has the connection."""
+    """anyio.from_thread.run() sends the event in the loop that owns the connection."""
     sent = await anyio.to_thread.run_sync(
         lambda: anyio.from_thread.run(broadcast, "news", "hello", "world")
     )

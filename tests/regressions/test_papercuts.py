@@ -1,4 +1,4 @@
-"""Small faults that annoyed users in the first half hour."""
+"""Small faults that users meet in their first half hour."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from vibetuner.tasks.worker import TaskWorker, using_worker
 async def test_a_dead_letter_of_a_timeout_shows_the_line_that_hung(
     stand_in: Callable[..., Any], settings: Settings, running: Running
 ):
-    """The letter shows more than the timeout."""
+    """The dead letter of a task that timed out has a traceback down to the line that hung."""
     stand_in()
     own = settings.model_copy(update={"mongodb_url": None})
     with using_settings(own), using_worker(TaskWorker(own)) as worker:
@@ -49,7 +49,10 @@ async def test_a_dead_letter_of_a_timeout_shows_the_line_that_hung(
 async def test_the_dashboard_counts_one_task_as_one_and_explains_its_charts(
     stand_in: Callable[..., Any], settings: Settings
 ):
-    """Each chart has a scale, a legend and a description for screen readers."""
+    """The dashboard uses the singular for one task.
+
+    Each chart has a scale, a legend and a description for screen readers.
+    """
     stand_in()
     worker = TaskWorker(settings)
 
@@ -71,7 +74,7 @@ async def test_the_dashboard_counts_one_task_as_one_and_explains_its_charts(
 def test_the_doctor_asks_git_as_the_user_has_configured_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    """Without the user's mirror, proxy or credentials, it could not find the newest template."""
+    """The doctor finds the newest template through the mirror of the user's git configuration."""
     template, config = tmp_path / "mirror", tmp_path / "gitconfig"
     config.write_text(
         "[user]\nname = Ann\nemail = ann@example.com\n"
@@ -99,7 +102,7 @@ def test_the_doctor_asks_git_as_the_user_has_configured_it(
     "command", ["db upgrade", "tasks list", "dead-letters list", "tasks watch 1a2b3c4d", "doctor"]
 )
 def test_a_command_before_the_first_start_makes_the_env_file(tmp_path: Path, command: str):
-    """Without .env, the command would see empty settings, and suggest an incomplete .env."""
+    """A command before the first start makes .env from .env.example, with a new SECRET_KEY."""
     folder = write_project(tmp_path / "shop")
     (folder / ".env.example").write_text("SECRET_KEY=\nREDIS_URL=redis://127.0.0.1:1\n", "utf-8")
     done = run_vibetuner(*command.split(), folder=folder)
@@ -112,7 +115,7 @@ def test_a_command_before_the_first_start_makes_the_env_file(tmp_path: Path, com
 @pytest.mark.process
 @pytest.mark.parametrize("variable", ["ENVIRONMENT=production", "REDIS_URL=redis://127.0.0.1:1"])
 def test_no_env_file_is_made_if_the_environment_has_the_settings(tmp_path: Path, variable: str):
-    """This is the case on servers and in CI; `--help` makes none, either."""
+    """Commands make no .env if the environment has the settings, as on servers and in CI."""
     folder = write_project(tmp_path / "shop")
     (folder / ".env.example").write_text("SECRET_KEY=\n", "utf-8")
     name, _, value = variable.partition("=")

@@ -12,7 +12,7 @@ from vibetuner.tasks.progress.report import RateMeter
 
 @pytest.mark.parametrize("message", [None, 5, b"bytes", ["a"], object()])
 async def test_a_progress_message_must_be_text(message: Any):
-    """It was stored, and whoever watched the task got an error or nothing."""
+    """A message that is not text raises TypeError, and leaves the progress as it was."""
     with pytest.raises(TypeError, match=r"Progress\(message=\) takes text, not .*str\(\)"):
         Progress(message=message)
     progress = Progress(message="reading")
@@ -24,7 +24,7 @@ async def test_a_progress_message_must_be_text(message: Any):
 
 @pytest.mark.parametrize("number", ["7", 1.5, float("nan"), float("inf")])
 async def test_a_progress_count_must_be_a_whole_number(number: Any):
-    """Percent and rate are computed from it, also where the task can't see the error."""
+    """A count that is not an int raises TypeError, and leaves the progress as it was."""
     with pytest.raises(TypeError, match=r"Progress\(total=\) takes a whole number, not"):
         Progress(total=number)
     progress = Progress(total=10)
@@ -37,7 +37,7 @@ async def test_a_progress_count_must_be_a_whole_number(number: Any):
 
 @pytest.mark.parametrize("number", [-1, 2**63, 10**400])
 async def test_a_progress_count_must_be_in_range(number: int):
-    """It was shown as 5 of -4, or failed the task where the time that is left was computed."""
+    """A count outside 0 to 2**63 - 1 raises ValueError, and leaves the progress as it was."""
     with pytest.raises(ValueError, match=r"Progress\(total=\) takes 0 to 2\*\*63 - 1, not "):
         Progress(total=number)
     progress = Progress(total=10)
@@ -49,7 +49,7 @@ async def test_a_progress_count_must_be_in_range(number: int):
 
 
 def test_a_step_back_is_no_negative_rate():
-    """A task with two phases counts from zero again."""
+    """A step back gives no rate, as when the second phase of a task counts from zero."""
     meter = RateMeter()
     assert [meter.rate(at, done) for at, done in ((0, 0), (1, 10), (2, 0), (4, 6))] == [
         None,

@@ -1,4 +1,4 @@
-"""A mistake is refused on the line that makes it, and before anything is sent."""
+"""A mistake is refused on the line that makes it, before anything is sent."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ HEAD = """
 def test_a_wrong_decorator_is_refused_with_its_line(
     stand_in: Callable[..., Path], decorator: str, words: str
 ):
-    """In one line, whoever loads the project: worker, web app, doctor, tests."""
+    """A decorator with a wrong argument raises ProjectError with its file and line, in one line."""
     root = stand_in({"tasks.py": f"{HEAD}    @{decorator}\n    async def mail() -> None: ...\n"})
     load_project()
 
@@ -67,7 +67,7 @@ def test_a_wrong_decorator_is_refused_with_its_line(
 
 
 def test_two_tasks_with_one_name_are_refused_with_both_lines(stand_in: Callable[..., Path]):
-    """The second's file and line stand in front."""
+    """Two tasks of one name raise ProjectError with the file and the line of both."""
     task = "    @worker.task(name='mail')\n    async def {}() -> None: ...\n\n\n"
     root = stand_in({"tasks.py": HEAD + task.format("one") + task.format("two")})
     load_project()
@@ -81,6 +81,7 @@ def test_two_tasks_with_one_name_are_refused_with_both_lines(stand_in: Callable[
 
 @pytest.fixture
 async def queue(settings: Settings) -> AsyncIterator[TaskWorker]:
+    """Yield an open queue with the task mail, without a worker that runs."""
     worker = TaskWorker(settings)
 
     @worker.task(name="mail")
@@ -105,7 +106,7 @@ async def queue(settings: Settings) -> AsyncIterator[TaskWorker]:
     ids=str,
 )
 async def test_a_refused_call_leaves_nothing_in_redis(queue: TaskWorker, start: dict[str, Any]):
-    """Alone, and among others that are fair."""
+    """A wrong option of start() raises TaskError and stores nothing, also in enqueue_many()."""
     mail = queue.registry["mail"]
     with pytest.raises(TaskError, match="^mail: "):
         await mail.enqueue("ann").start(**start)
@@ -117,10 +118,10 @@ async def test_a_refused_call_leaves_nothing_in_redis(queue: TaskWorker, start: 
 
 @pytest.mark.parametrize("link", ["start", "end"])
 @pytest.mark.parametrize("start", [{"delay": 60}, {"schedule": "0 3 * * *"}], ids=str)
-async def test_a_chain_says_what_it_would_not_do(
+async def test_a_chain_refuses_schedules_and_delayed_followers(
     queue: TaskWorker, link: str, start: dict[str, Any]
 ):
-    """A task that follows another is not delayed, and no part of a chain is repeated."""
+    """A chain refuses a schedule on any of its tasks, and a delay on a later one."""
     mail = queue.registry["mail"]
     if link == "start":
         chain = mail.enqueue("ann").start(**start).then(mail)
@@ -137,7 +138,10 @@ async def test_a_chain_says_what_it_would_not_do(
 
 
 def test_a_chain_is_of_tasks_and_not_of_calls(settings: Settings):
-    """A call has arguments, which a chain would not pass."""
+    """A chain goes on with a task.
+
+    A call raises TaskError, as the chain would not pass its arguments.
+    """
     mail = TaskWorker(settings).task(name="mail")(print)
     for follow in ("then", "otherwise", "__or__", "__xor__"):
         with pytest.raises(TaskError, match="^mail is followed by a task, .* not by a TaskCall: "):
@@ -145,7 +149,7 @@ def test_a_chain_is_of_tasks_and_not_of_calls(settings: Settings):
 
 
 async def test_no_task_waits_for_itself(queue: TaskWorker):
-    """Neither by its id, nor for one that waits for it."""
+    """A task that would wait for itself, directly or by way of another, raises TaskError."""
     mail = queue.registry["mail"]
     call, other = mail.enqueue("ann"), mail.enqueue("bob")
     for after in (call, call.id):
@@ -156,7 +160,7 @@ async def test_no_task_waits_for_itself(queue: TaskWorker):
 
 
 async def test_many_calls_may_come_from_a_generator(queue: TaskWorker):
-    """Each is enqueued; something that is no call is refused before any is."""
+    """enqueue_many() takes a generator, and refuses an item that is no call before it sends any."""
     mail = queue.registry["mail"]
     await queue.enqueue_many(mail.enqueue(name) for name in ("ann", "bob"))
     assert await queue.queue_size() == 2
@@ -174,14 +178,17 @@ async def test_many_calls_may_come_from_a_generator(queue: TaskWorker):
     ],
 )
 def test_a_key_that_no_server_takes_is_refused(key: str, keep: timedelta, settings: Settings):
-    """At the call, by name and value."""
+    """A key that can't be stored, or a `keep` that is too short, raises TaskError at the call."""
     mail = TaskWorker(settings).task(name="mail")(print)
     with pytest.raises(TaskError, match=r"^mail: once\(\) takes "):
         mail.enqueue("ann").once(key, keep=keep)
 
 
 async def test_a_sync_function_enqueues_in_the_loop_that_owns_the_queue(queue: TaskWorker):
-    """And is told so when it makes a loop of its own."""
+    """A sync function enqueues by anyio.from_thread.run().
+
+    With a loop of its own it gets WrongEventLoop, and nothing is enqueued.
+    """
     task = queue.registry["mail"]
 
     async def enqueue() -> None:
@@ -197,13 +204,14 @@ async def test_a_sync_function_enqueues_in_the_loop_that_owns_the_queue(queue: T
 
 @pytest.fixture
 def empty_project(stand_in: Callable[..., Path]) -> Path:
+    """Return a project that has no tasks."""
     return stand_in()
 
 
 async def test_tasks_enqueued_together_are_recorded(
     empty_project: Path, vibetuner_worker: ManualWorker
 ):
-    """One by one, with its arguments."""
+    """The test's worker records each call of enqueue_many() with its arguments."""
     queue = get_worker()
 
     @queue.task(name="many")

@@ -16,7 +16,7 @@ from vibetuner.cli.supervisor import Supervisor
 pytestmark = pytest.mark.process
 
 Replace = Callable[[str], None]
-# Prints the watched file, and fails if it is broken.
+# This program prints the watched file, and fails if the text is broken.
 CODE = """
 import pathlib, sys, time
 text = pathlib.Path({path!r}).read_text()
@@ -27,7 +27,7 @@ sys.exit("error: no money") if text.startswith("broken") else time.sleep(60)
 
 @asynccontextmanager
 async def supervised(file: Path, watch: Path) -> AsyncIterator[Replace]:
-    """Run a program that reads the file, beside the one that replaces it once it is watched."""
+    """Run a supervised program that reads a file, and yield a function that replaces the file."""
 
     def replace(text: str) -> None:
         draft = file.with_name("draft")
@@ -48,7 +48,7 @@ async def supervised(file: Path, watch: Path) -> AsyncIterator[Replace]:
 async def test_each_change_of_the_env_file_restarts_the_programs(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ):
-    """A change may put a new file in the place of the watched one; the next one counts, too."""
+    """Every change restarts the programs, also after an editor has replaced the watched file."""
     printed = ""
 
     def has_read(text: str, again: Replace | None = None) -> bool:
@@ -60,7 +60,7 @@ async def test_each_change_of_the_env_file_restarts_the_programs(
 
     async with supervised(tmp_path / ".env", tmp_path / ".env") as replace:
         await eventually(lambda: has_read("first"))
-        # Nothing tells when the file is watched.
+        # No event reports that the watch has begun, so the file is replaced until a restart.
         await eventually(lambda: has_read("second", replace))
         for text in ("third", "fourth"):
             replace(text)
@@ -70,7 +70,7 @@ async def test_each_change_of_the_env_file_restarts_the_programs(
 async def test_an_error_that_is_made_again_is_printed_again(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ):
-    """One line is enough for all programs, but not for all changes."""
+    """An error is printed after each change that causes it, even if its text is the same."""
     printed = ""
 
     def count(text: str, again: Callable[[], None] | None = None) -> int:

@@ -1,4 +1,4 @@
-"""The same id again: refused while anything is kept of its task, where the old result came back."""
+"""An id that is used again is refused while the earlier task or its result is kept."""
 
 from __future__ import annotations
 
@@ -16,7 +16,10 @@ from vibetuner.tasks.worker import TaskWorker, using_worker
 async def test_an_id_that_is_taken_is_refused_and_nothing_is_stored(
     worker: TaskWorker, running: Running, unique: Any
 ):
-    """Its task may wait or have ended; when nothing is kept of it, the id is free again."""
+    """An id raises TaskExists while its task waits or its result is kept, and is free afterwards.
+
+    The other calls of an enqueue_many() are still enqueued.
+    """
     ran: list[int] = []
     with using_worker(worker):
 

@@ -1,4 +1,4 @@
-"""No password of a URL leaves the process as text, wherever the text comes from."""
+"""Passwords in URLs are masked in every text that leaves the process."""
 
 from __future__ import annotations
 
@@ -29,13 +29,14 @@ URLS = [
 
 
 def fail() -> None:
+    """Raise an error that has a password in its text."""
     raise OSError(f"no route to {URLS[0]}")
 
 
 @pytest.mark.parametrize("url", URLS)
 @pytest.mark.parametrize("around", ["{}", "can't reach '{}': refused", '{{"url": "{}", "n": 1}}'])
 def test_a_password_is_masked_in_any_text(url: str, around: str):
-    """Alone, in a sentence, in JSON; what stands around it is kept."""
+    """A password is masked alone, in a sentence and in JSON, and the text after it is kept."""
     masked = mask_secrets(around.format(url))
 
     assert "hunter2" not in masked
@@ -55,13 +56,13 @@ def test_a_password_is_masked_in_any_text(url: str, around: str):
     ],
 )
 def test_other_text_is_left_alone(text: str):
-    """An address is no secret, and neither is a name, nor what stands for both in an example."""
+    """Addresses, names and the placeholders of examples are not masked."""
     assert mask_secrets(text) == text
 
 
 @pytest.mark.parametrize("formatter", [TextFormatter(colourful=False), JsonFormatter("web")])
-def test_log_lines_and_tracebacks_hide_it(formatter: logging.Formatter):
-    """Of the project's own logger, and of any library's."""
+def test_log_lines_and_tracebacks_hide_passwords(formatter: logging.Formatter):
+    """Text and JSON logs mask passwords in the message and in the traceback."""
     stream = io.StringIO()
     handler = logging.StreamHandler(stream)
     handler.setFormatter(formatter)
@@ -76,8 +77,8 @@ def test_log_lines_and_tracebacks_hide_it(formatter: logging.Formatter):
     assert stream.getvalue().count("***@") == 2
 
 
-def test_records_of_tasks_hide_it():
-    """Dead letters, the journal, and what is shown of arguments."""
+def test_records_of_tasks_hide_passwords():
+    """Passwords in errors, tracebacks and arguments are masked in the journal and dead letters."""
     try:
         fail()
     except OSError as error:
@@ -86,8 +87,8 @@ def test_records_of_tasks_hide_it():
     assert all("***@" in text and "hunter2" not in text for text in texts)
 
 
-def test_a_command_that_fails_hides_it(tmp_path: Path):
-    """Also where the error is nobody's that we know."""
+def test_a_command_that_fails_hides_passwords(tmp_path: Path):
+    """An unexpected error of the project is masked in a command's output."""
     root = write_project(tmp_path / "shop", tune=f'raise RuntimeError("at {URLS[0]}")')
     done = run_vibetuner("db", "create-schema", folder=root)
 

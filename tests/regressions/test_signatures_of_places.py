@@ -1,4 +1,4 @@
-"""A signature for one place is refused in every other, and an upgrade reads older ones."""
+"""A signature is valid for one kind, queue and id; older signatures are still read."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ PLACES = st.tuples(st.sampled_from(Kind), NAMES, NAMES)
 
 
 def codec_of(queue: str, *keys: bytes, accepts_unbound: bool = False) -> Codec:
+    """Return a codec of the queue, with the test's key unless others are given."""
     return Codec(keys or [KEY], queue, accepts_unbound=accepts_unbound)
 
 
@@ -30,7 +31,7 @@ def codec_of(queue: str, *keys: bytes, accepts_unbound: bool = False) -> Codec:
 @example(home=(Kind.CALL, "q", "12"), other=(Kind.CALL, "q", "2"), is_lenient=False)
 @example(home=(Kind.CALL, "aq", "1"), other=(Kind.CALL, "q", "1a"), is_lenient=False)
 def test_signed_data_is_read_only_in_its_place(home, other, *, is_lenient: bool):
-    """Kind, queue and id are all part of it, and no two places look alike."""
+    """Signed data is read only with the kind, the queue and the id that it was signed for."""
     kind, queue, name = home
     data = codec_of(queue).seal(pickle.dumps({"f": "pay"}), kind, name)
     reader = codec_of(other[1], accepts_unbound=is_lenient)
@@ -41,14 +42,14 @@ def test_signed_data_is_read_only_in_its_place(home, other, *, is_lenient: bool)
     if is_lenient and (kind, queue, name, other[0]) == (
         Kind.SCHEDULE, other[1], "pay", Kind.CALL,
     ):  # fmt: skip
-        return  # a schedule's own run, copied by an older worker
+        return  # an older worker copies a schedule's call to its run
     with pytest.raises(StreaqError, match="another place"):
         reader.load(data, other[0], other[2])
 
 
 @given(st.binary(), st.integers(min_value=0))
 def test_one_changed_bit_is_refused(value: bytes, at: int):
-    """In the pickle, the place or the signature."""
+    """One changed bit in the pickle, the place or the signature raises StreaqError."""
     data = bytearray(codec_of("q").seal(pickle.dumps(value), Kind.CALL, "1"))
     data[at % len(data)] ^= 1
     with pytest.raises(StreaqError, match="Invalid signature"):
@@ -56,7 +57,7 @@ def test_one_changed_bit_is_refused(value: bytes, at: int):
 
 
 def test_a_kept_call_can_be_read_and_not_run():
-    """Half of a signature checks the call, and says nothing about the other half."""
+    """The kept half of a call's signature lets its id read the call, but no worker run it."""
     call = codec_of("q").seal(pickle.dumps({"f": "pay"}), Kind.CALL, "1")
     assert pickle.loads(codec_of("q").open_kept(call[KEPT], "1")) == {"f": "pay"}
     for stored in (call[KEPT], call[KEPT] + bytes(16)):
@@ -67,14 +68,14 @@ def test_a_kept_call_can_be_read_and_not_run():
 
 
 def test_a_version_before_reads_what_this_one_signs():
-    """It checks the last 32 bytes, and a pickle ends before the place."""
+    """Older versions verify the last 32 bytes of a payload, and unpickle up to the place."""
     data = codec_of("q").seal(pickle.dumps({"f": "pay"}), Kind.CALL, "1")
     assert hmac.compare_digest(hmac.digest(KEY, data[:-32], "sha256"), data[-32:])
     assert pickle.loads(data[:-32]) == {"f": "pay"}
 
 
 def test_this_version_reads_older_signatures_until_a_setting_refuses_them():
-    """Also while SECRET_KEY is changed."""
+    """An older signature, also of a previous key, is accepted only with UNBOUND_SIGNATURES."""
     body = pickle.dumps({"f": "pay"})
     data = body + hmac.digest(KEY, body, "sha256")
     lenient = codec_of("q", b"new" * 10, KEY, accepts_unbound=True)
@@ -84,7 +85,7 @@ def test_this_version_reads_older_signatures_until_a_setting_refuses_them():
 
 
 def test_the_previous_secret_still_verifies_its_signatures():
-    """A payload that SECRET_KEY_PREVIOUS has signed for its place is read."""
+    """A payload that SECRET_KEY_PREVIOUS has signed is read in its place, and in no other."""
     data = codec_of("q").seal(pickle.dumps(1), Kind.RESULT, "1")
     both = codec_of("q", b"new" * 10, KEY)
     assert both.load(data, Kind.RESULT, "1") == 1
@@ -96,7 +97,10 @@ def test_the_previous_secret_still_verifies_its_signatures():
 async def test_a_moved_call_becomes_a_dead_letter_and_a_moved_result_is_refused(
     stand_in, running, settings: Settings, *, accepts_unbound: bool
 ):
-    """The worker goes on, and the call runs once, under its own id."""
+    """A call that is copied to another id is not run, and a copied result raises StreaqError.
+
+    The worker goes on, and runs the original call once.
+    """
     stand_in()
     worker = TaskWorker(settings.model_copy(update={"unbound_signatures": accepts_unbound}))
     ran: list[int] = []
@@ -128,7 +132,7 @@ async def test_a_moved_call_becomes_a_dead_letter_and_a_moved_result_is_refused(
 async def test_a_call_whose_id_changes_is_signed_for_its_last_id(
     stand_in, running, settings: Settings
 ):
-    """A newer call of a unique task, which an older one runs, and each run of a schedule."""
+    """A unique call that replaces another, and each run of a schedule, run under their last id."""
     stand_in()
     worker = TaskWorker(settings.model_copy(update={"unbound_signatures": False}))
     with using_worker(worker):
@@ -161,7 +165,7 @@ async def test_a_call_whose_id_changes_is_signed_for_its_last_id(
 
 
 async def test_an_exchanged_schedule_runs_nothing(stand_in, running, settings: Settings):
-    """A call of another schedule, or of a task, is none of this one."""
+    """A schedule that holds another task's call runs neither task, and leaves a dead letter."""
     stand_in()
     worker = TaskWorker(settings.model_copy(update={"unbound_signatures": False}))
     ran: list[str] = []

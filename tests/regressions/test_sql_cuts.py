@@ -1,6 +1,6 @@
 """A task that is cut off inside any SQL statement leaves nothing behind.
 
-The default SQLite file used to stay locked for every process until the garbage collector ran.
+Otherwise the default SQLite file stays locked for every process until garbage is collected.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class CutRow(SQLModel, table=True):
 
 
 async def flush(engine: AsyncEngine, batch: int) -> None:
-    """The reported task: it adds rows and flushes in a loop."""
+    """Add rows and flush in a loop, as the reported task does."""
     async with open_session() as session:
         for _ in range(4):
             session.add_all(CutRow(batch=batch) for _ in range(BATCH // 4))
@@ -59,7 +59,7 @@ async def flush(engine: AsyncEngine, batch: int) -> None:
 
 
 async def insert(engine: AsyncEngine, batch: int) -> None:
-    """One statement a row, in a session that a user makes of the engine."""
+    """Insert row by row, in a session that is made from the engine."""
     async with AsyncSession(engine) as session:
         for _ in range(BATCH):
             await session.exec(
@@ -70,7 +70,7 @@ async def insert(engine: AsyncEngine, batch: int) -> None:
 
 
 async def commit(engine: AsyncEngine, batch: int) -> None:
-    """Nearly nothing but commits."""
+    """Insert a batch in one statement, so that most of the time is the commit."""
     async with engine.begin() as connection:
         await connection.execute(
             text("INSERT INTO cutrow (batch, content) VALUES (:batch, 'x')"),
@@ -79,7 +79,7 @@ async def commit(engine: AsyncEngine, batch: int) -> None:
 
 
 async def rollback(engine: AsyncEngine, batch: int) -> None:
-    """Nearly nothing but rollbacks."""
+    """Insert a row and roll back, so that most of the time is the rollback."""
     async with open_session() as session:
         session.add(CutRow(batch=batch))
         await session.flush()
@@ -87,7 +87,7 @@ async def rollback(engine: AsyncEngine, batch: int) -> None:
 
 
 async def read(engine: AsyncEngine, batch: int) -> None:
-    """Read at once, and row by row, while a row waits to be committed."""
+    """Read rows at once and as a stream, while a row waits to be committed."""
     async with AsyncSession(engine) as session:
         session.add(CutRow(batch=batch))
         await session.flush()
@@ -98,7 +98,7 @@ async def read(engine: AsyncEngine, batch: int) -> None:
 
 
 async def compute(engine: AsyncEngine, batch: int) -> None:
-    """A statement that runs for minutes, behind one that locks."""
+    """Run a statement that takes minutes, after one that locks."""
     numbers = "WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x+1 FROM n) SELECT max(x) FROM n"
     async with open_session() as session:
         session.add(CutRow(batch=batch))
@@ -111,7 +111,7 @@ WORKS: tuple[Work, ...] = (flush, insert, commit, rollback, read, compute)
 
 
 async def once(work: Coroutine[Any, Any, None], delay: float) -> None:
-    """As a worker does it: one ``cancel()``, and wait."""
+    """Cancel the work once and wait, as a worker does."""
     task = asyncio.create_task(work)
     await asyncio.sleep(delay)
     task.cancel()
@@ -120,7 +120,7 @@ async def once(work: Coroutine[Any, Any, None], delay: float) -> None:
 
 
 async def often(work: Coroutine[Any, Any, None], delay: float) -> None:
-    """Impatiently: ``cancel()`` until it has ended."""
+    """Cancel the work repeatedly until it has ended."""
     task = asyncio.create_task(work)
     await asyncio.sleep(delay)
     while not task.done():
@@ -130,14 +130,14 @@ async def often(work: Coroutine[Any, Any, None], delay: float) -> None:
 
 
 async def scope(work: Coroutine[Any, Any, None], delay: float) -> None:
-    """With anyio's scope, which cancels at every further await."""
+    """Cancel the work by anyio's scope, which cancels at every further await."""
     with anyio.move_on_after(delay) as cut:
         await work
     assert cut.cancelled_caught
 
 
 async def limit(work: Coroutine[Any, Any, None], delay: float) -> None:
-    """With asyncio's timeout, which must know its own cancellation again."""
+    """Cancel the work by asyncio's timeout, which must recognise its own cancellation."""
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(delay):
             await work
@@ -153,7 +153,7 @@ async def go_on(work: Work, engine: AsyncEngine, batches: Iterator[int]) -> None
 async def database(
     request: pytest.FixtureRequest, tmp_path: Path
 ) -> AsyncIterator[tuple[Settings, Watch]]:
-    """Settings for a database, and a look from outside at how many locks are held in it."""
+    """Yield settings for a database, and a function that counts the locks held in it."""
     if request.param == "sqlite":
         file = tmp_path / "cuts.db"
         yield Settings(database_url=f"sqlite:///{file}"), lambda: _locks_of_sqlite(file)
@@ -164,11 +164,12 @@ async def database(
 
 
 async def _locks_of_sqlite(file: Path) -> int:
+    """Return 1 if another connection finds the file locked or in use, otherwise 0."""
     other = sqlite3.connect(file, timeout=0, isolation_level=None)
     try:
         other.execute("BEGIN EXCLUSIVE")
         other.execute("ROLLBACK")
-        # Not even a reader is left: it would keep the log from being written back.
+        # No reader may be left either, as it would keep the log from being written back.
         return int(other.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0])
     except sqlite3.OperationalError:
         return 1
@@ -178,6 +179,7 @@ async def _locks_of_sqlite(file: Path) -> int:
 
 @asynccontextmanager
 async def _locks_of_postgres(url: str) -> AsyncIterator[Watch]:
+    """Yield a function that counts the connections of others that are not idle."""
     other = await asyncpg.connect(url.replace("+asyncpg", ""))
     query = (
         "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend' "
@@ -192,7 +194,7 @@ async def _locks_of_postgres(url: str) -> AsyncIterator[Watch]:
 
 @pytest.fixture
 def no_gc() -> Iterator[None]:
-    """Keep what is left behind, instead of having it collected by luck."""
+    """Disable the garbage collector, which would release by chance what a cut leaves behind."""
     gc.collect()
     gc.disable()
     yield
@@ -204,7 +206,7 @@ def no_gc() -> Iterator[None]:
 async def test_a_cut_leaves_no_lock_no_connection_and_no_half_transaction(
     database: tuple[Settings, Watch], cut: Cut, no_gc: None, caplog: pytest.LogCaptureFixture
 ):
-    """Wherever it falls, how often it is repeated, and for every session of the engine."""
+    """A cut at any moment leaves no lock, no connection in use and no half batch."""
     settings, locks = database
     batches, chance = count(), random.Random(cut.__name__)
     await create_schema(settings, [CutRow])
@@ -232,7 +234,7 @@ async def test_a_cut_leaves_no_lock_no_connection_and_no_half_transaction(
 
 @asynccontextmanager
 async def serving(worker: TaskWorker) -> AsyncIterator[None]:
-    """A worker that runs beside the block, and is stopped at its end without grace."""
+    """Run a worker beside the block, and stop it at the end without a grace period."""
     async with anyio.create_task_group() as group:
         await group.start(lambda **told: worker.run_async(lifespan=nullcontext(), **told))
         yield
@@ -240,7 +242,7 @@ async def serving(worker: TaskWorker) -> AsyncIterator[None]:
 
 
 async def by_time_limit(worker: TaskWorker, engine: AsyncEngine, delays: list[float]) -> None:
-    """Each task with a limit of its own."""
+    """Cut off each task by its own timeout."""
     batches = count()
     async with serving(worker):
         for number, delay in enumerate(delays):
@@ -254,7 +256,7 @@ async def by_time_limit(worker: TaskWorker, engine: AsyncEngine, delays: list[fl
 
 
 async def by_abort(worker: TaskWorker, engine: AsyncEngine, delays: list[float]) -> None:
-    """Some time after the task has begun."""
+    """Abort each task some time after its start."""
     batches, begun = count(), asyncio.Event()
 
     @worker.task(name="work")
@@ -268,12 +270,12 @@ async def by_abort(worker: TaskWorker, engine: AsyncEngine, delays: list[float])
             task = await work.enqueue(number)
             await begun.wait()
             await asyncio.sleep(delay)
-            worker.abort_tasks({task.id})  # as it does when it finds the mark, twice a second
+            worker.abort_tasks({task.id})  # as it does when it finds the abort mark
             assert isinstance((await task.result(timeout=20)).exception, StreaqCancelled)
 
 
 async def by_stop(worker: TaskWorker, engine: AsyncEngine, delays: list[float]) -> None:
-    """One task, which every stop requeues and every start begins again."""
+    """Stop the worker during one task again and again; each start runs the task anew."""
     batches, begun, numbers = count(), asyncio.Event(), count()
 
     @worker.task(name="work")
@@ -296,7 +298,7 @@ async def by_stop(worker: TaskWorker, engine: AsyncEngine, delays: list[float]) 
 async def test_a_worker_that_cuts_off_a_task_leaves_nothing_behind(
     database: tuple[Settings, Watch], servers: Lease, no_gc: None, cut_all: CutAll
 ):
-    """By the ways in which a worker does it."""
+    """A task that a timeout, an abort or a stop cuts off leaves no lock and no half batch."""
     settings, locks = database
     given = {
         "redis_url": servers.urls["redis"], "redis_key_prefix": f"cuts-{uuid4().hex[:8]}",
@@ -323,7 +325,7 @@ async def test_a_worker_that_cuts_off_a_task_leaves_nothing_behind(
 async def test_a_statement_is_ended_at_whichever_turn_of_the_loop_it_is_cut(
     database: tuple[Settings, Watch], no_gc: None
 ):
-    """SQLite's thread may not have begun it yet, and would then run it for minutes."""
+    """A cancelled statement ends soon, even if SQLite's thread has not started it yet."""
     settings, locks = database
     await create_schema(settings, [CutRow])
     async with open_sql(settings) as engine:
@@ -344,7 +346,7 @@ def _sqlite_threads() -> list[threading.Thread]:
 
 
 async def test_a_cut_keeps_a_database_in_memory():
-    """It is gone with its only connection, which a cut closes elsewhere."""
+    """A cut keeps the only connection of an in-memory database open, and with it the tables."""
     async with open_sql(Settings(database_url="sqlite://")) as engine:
         async with engine.begin() as connection:
             await connection.run_sync(SQLModel.metadata.create_all, tables=[CutRow.__table__])

@@ -1,4 +1,4 @@
-"""Stop signals: a pair of them is one, a thread holds up nothing, and no attempt is lost."""
+"""Stop signals: two at once count as one, threads delay no stop, and no attempt is lost."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import pytest
 from tests.processes import Command, free_port, vibetuner
 from tests.workshop import Workshop
 
-# A process group of its own, led by `uv run`.
+# This starts a new process group, which `uv run` leads.
 UV_RUN_IN_A_GROUP = (
     sys.executable,
     "-c",
@@ -27,12 +27,12 @@ UV_RUN_IN_A_GROUP = (
 
 @pytest.fixture
 def workshop(servers: Any, tmp_path: Path) -> Workshop:
-    """One with the session's Valkey."""
+    """Return a workshop that uses the session's Valkey."""
     return Workshop(tmp_path, servers.urls["redis"])
 
 
 def signal_twice(worker: Command) -> None:
-    """As a process manager that signals the group, and `uv run` that forwards what it gets."""
+    """Send SIGTERM twice, as if it came to the whole group and `uv run` forwarded it, too."""
     os.kill(worker.process.pid, signal.SIGTERM)
     time.sleep(0.02)
     with suppress(ProcessLookupError):  # without a grace period it may be gone by now
@@ -42,7 +42,7 @@ def signal_twice(worker: Command) -> None:
 async def exit_code_of_the_group(
     workshop: Workshop, *options: str, seconds: float, grace: str
 ) -> int:
-    """Begin a task below `uv run`, and send its process group a stop."""
+    """Start a task below `uv run`, send its process group SIGTERM, and return the exit code."""
     with workshop.worker(*options, under=UV_RUN_IN_A_GROUP, WORKER_GRACE_PERIOD=grace) as group:
         await workshop.begin(seconds)
         os.killpg(group.process.pid, signal.SIGTERM)
@@ -51,7 +51,7 @@ async def exit_code_of_the_group(
 
 @pytest.mark.slow
 async def test_two_signals_at_once_let_a_task_finish(workshop: Workshop):
-    """The grace period holds, and the process ends well."""
+    """Two signals at once count as one: the task finishes, and the worker exits with 0."""
     with workshop.worker(WORKER_GRACE_PERIOD="30") as worker:
         await workshop.begin(seconds=2)
         signal_twice(worker)
@@ -62,7 +62,7 @@ async def test_two_signals_at_once_let_a_task_finish(workshop: Workshop):
 
 @pytest.mark.slow
 async def test_two_signals_at_once_cost_no_attempt(workshop: Workshop):
-    """However many deployments come one after the other."""
+    """A task that two signals at once cut off starts again as try 1, however often that happens."""
     for begun in (1, 2, 3):
         with workshop.worker(WORKER_GRACE_PERIOD="0") as worker:
             if begun == 1:
@@ -77,7 +77,7 @@ async def test_two_signals_at_once_cost_no_attempt(workshop: Workshop):
 async def test_a_signal_to_the_group_of_uv_run_lets_a_task_finish(
     workshop: Workshop, options: tuple[str, ...]
 ):
-    """Each process of the group gets it, and `uv run` forwards its own."""
+    """A process that gets a signal with its group, and again from `uv run`, stops as after one."""
     assert await exit_code_of_the_group(workshop, *options, seconds=2, grace="30") == 0
 
     assert workshop.lines == ["begun, try 1", "done"]
@@ -88,7 +88,7 @@ async def test_a_signal_to_the_group_of_uv_run_lets_a_task_finish(
 async def test_a_signal_to_the_group_of_uv_run_costs_no_attempt(
     workshop: Workshop, options: tuple[str, ...]
 ):
-    """Nothing is waited for."""
+    """A task without a grace period is requeued at such a signal, and starts again as try 1."""
     assert await exit_code_of_the_group(workshop, *options, seconds=60, grace="0") == 0
     with workshop.worker(WORKER_GRACE_PERIOD="0"):
         workshop.wait_for("begun, try 1", "begun, try 1")
@@ -96,7 +96,7 @@ async def test_a_signal_to_the_group_of_uv_run_costs_no_attempt(
 
 @pytest.mark.slow
 async def test_a_later_signal_requeues_running_tasks(workshop: Workshop):
-    """Long before the grace period is over, at no cost."""
+    """A second signal ends the grace period early, and the task starts again as try 1."""
     with workshop.worker(WORKER_GRACE_PERIOD="60") as worker:
         await workshop.begin(seconds=60)
         worker.process.send_signal(signal.SIGTERM)
@@ -110,7 +110,10 @@ async def test_a_later_signal_requeues_running_tasks(workshop: Workshop):
 
 @pytest.mark.slow
 async def test_a_thread_does_not_hold_up_a_stop(workshop: Workshop):
-    """A task without async can't be stopped; the process leaves, and logs that."""
+    """A worker exits although a sync task still runs in its thread, and logs that.
+
+    The task starts again as try 1.
+    """
     with workshop.worker(WORKER_GRACE_PERIOD="1") as worker:
         await workshop.begin(60, "work_in_a_thread")
         worker.process.send_signal(signal.SIGTERM)
@@ -122,7 +125,7 @@ async def test_a_thread_does_not_hold_up_a_stop(workshop: Workshop):
 
 @pytest.mark.slow
 async def test_a_worker_that_waits_at_its_start_ends_at_once(workshop: Workshop):
-    """For a MongoDB that is not there."""
+    """A worker that waits for a missing MongoDB at its start exits with 0 at a signal."""
     log = workshop.journal.with_name("log")
     variables = workshop.variables | {"MONGODB_URL": f"mongodb://127.0.0.1:{free_port()}/none"}
     arguments = ("run", "prod", "worker", "--port", str(free_port()))

@@ -9,7 +9,7 @@ import pytest
 from tests.processes import run_code
 from tests.projects import write_project
 
-# What is raised in a destructor is discarded, as in the callback that frees the lock of an import.
+# Python discards an exception of a destructor, or of the callback that frees an import's lock.
 PROGRAM = """
 import os, signal, socket, sys
 
@@ -31,10 +31,10 @@ with socket.create_server(("127.0.0.1", 0)) as listener:
 
 @pytest.mark.process
 @pytest.mark.parametrize("part", ["worker", "frontend"])
-def test_a_process_stops_that_was_told_to_in_a_destructor(
+def test_a_process_stops_that_gets_its_signal_in_a_destructor(
     environment: dict[str, str], tmp_path: Path, part: str
 ):
-    """Otherwise it would run until a supervisor kills it."""
+    """A process that gets SIGTERM while a destructor runs exits with 0 and never becomes ready."""
     project = write_project(tmp_path / "project")
     done = run_code(PROGRAM, part, folder=project, seconds=30, **environment)
     assert done.returncode == 0, done.stderr

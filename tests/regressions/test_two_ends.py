@@ -1,4 +1,4 @@
-"""Messages of replaced, ended and expired tasks: each task has exactly one recorded end."""
+"""Each task has exactly one recorded end, also if it is replaced, ended or expired."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from vibetuner.tasks.worker import TaskWorker, using_worker
 async def test_a_call_after_an_abort_is_not_aborted(
     worker: TaskWorker, running: Running, delay: float
 ):
-    """It follows the task that is to be aborted, and doesn't replace it."""
+    """A unique call that follows an abort doesn't replace the aborted task, and succeeds."""
     with using_worker(worker):
 
         @robust_task(name="charge", unique=Unique(clash="replace"))
@@ -39,7 +39,7 @@ async def test_a_call_after_an_abort_is_not_aborted(
 
 
 async def test_a_withdrawn_message_ends_nothing(worker: TaskWorker):
-    """A worker has claimed it, and its task was then delayed by a newer call."""
+    """A claimed message whose task a newer call has delayed starts nothing and ends nothing."""
     with using_worker(worker):
 
         @robust_task(name="charge", unique=Unique(clash="replace"))
@@ -67,6 +67,7 @@ async def test_a_withdrawn_message_ends_nothing(worker: TaskWorker):
 
 
 async def _finish(worker: TaskWorker, head: list[Any], message: bytes, task: str, now: int) -> Any:
+    """Record the end of a task for a message, as a worker does."""
     keys = worker.client.keys
     names = (keys.queue, keys.letters, keys.letter_places, keys.prefix)
     end = ["f", "normal", message, task, now, "result", "", "charge", "failed", "", "", 0]
@@ -77,7 +78,7 @@ async def _finish(worker: TaskWorker, head: list[Any], message: bytes, task: str
 async def test_a_second_message_of_an_ended_task_ends_nothing(
     worker: TaskWorker, running: Running, unique: Unique | bool
 ):
-    """Its payload is gone and its result stays."""
+    """A second message of an ended task is removed, and the task's result stays."""
     with using_worker(worker):
 
         @robust_task(name="charge", unique=unique, timeout=60)
@@ -99,7 +100,7 @@ async def test_a_second_message_of_an_ended_task_ends_nothing(
 async def test_a_task_whose_payload_expired_has_a_result(
     worker: TaskWorker, running: Running, unique: Unique | bool
 ):
-    """The same in the stream, delayed, and in line behind another task."""
+    """A task whose payload expired fails with "Task expired!", be it queued, in line or delayed."""
     with using_worker(worker):
 
         @robust_task(name="charge", unique=unique, timeout=60)
@@ -124,7 +125,7 @@ async def test_a_task_whose_payload_expired_has_a_result(
 async def test_a_worker_that_was_frozen_begins_only_what_is_still_its_own(
     worker: TaskWorker, settings: Settings, running: Running, taken_over: bool
 ):
-    """It reads late what the server gave it; meanwhile another may have taken the message over."""
+    """A worker that was frozen runs a message only if no other worker has claimed it meanwhile."""
     own = settings.model_copy(update={"worker_idle_timeout": 1})
     runs: list[str] = []
     worker = TaskWorker(own)
@@ -138,11 +139,11 @@ async def test_a_worker_that_was_frozen_begins_only_what_is_still_its_own(
             await (await charge.enqueue("first")).result(timeout=10)
             task = await charge.enqueue("second").start(delay=3600)
             stream = worker.client.keys.stream("normal")
-            await asyncio.sleep(0.1)  # it waits in a blocking read
-            # Until both are sent, this thread does nothing for the worker.
+            await asyncio.sleep(0.1)  # the worker waits in a blocking read
+            # The worker shares this thread, so it does nothing until both commands are sent.
             address = parse_url(own.redis_url or "")
             [message] = ask(address, ["XADD", stream, "*", "task_id", task.id, "enqueue_time", "1"])
-            time.sleep(1.1)  # noqa: ASYNC251 - it is frozen
+            time.sleep(1.1)  # noqa: ASYNC251 - freezes the worker
             taker = "other" if taken_over else worker.id
             ask(address, ["XCLAIM", stream, "workers", taker, "0", str(message)])
 

@@ -46,7 +46,10 @@ DEEP = "[" * 400 + "]" * 400
 async def test_the_422_names_the_field_and_the_reason(
     stand_in, settings, content_type: str, body: bytes
 ):
-    """FastAPI alone would repeat the value in its response, and fail to encode it."""
+    """A body that JSON can't represent gets a 422 with the error's type, place and message.
+
+    FastAPI alone would repeat the value in its response, and fail to encode it.
+    """
     stand_in(tune=TUNE)
     app = create_app()
     transport = ASGITransport(app, raise_app_exceptions=False)

@@ -1,4 +1,4 @@
-"""A Redis that is frozen, and hangs up on nobody, holds up neither a task nor a request."""
+"""A frozen Redis, which keeps its connections open, delays no task and no request for long."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from vibetuner.tasks.worker import TaskWorker, using_worker
 async def test_a_task_that_reports_waits_once_and_goes_on(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ):
-    """Its next steps don't wait at all until five seconds have passed."""
+    """A task waits for a frozen Redis at one report, logs that once, and then stops waiting."""
     with Valkey(tmp_path) as valkey, using_settings(valkey.settings):
         async with open_resource(valkey.settings, None):
             attempt = Attempt("t")
@@ -38,8 +38,8 @@ async def test_a_task_that_reports_waits_once_and_goes_on(
                     await progress.advance()
                 assert time.monotonic() - began < 9
             assert progress.done == 100
-            told = [m for m in caplog.messages if m.startswith("could not publish progress of t")]
-            assert len(told) == 1
+            logged = [m for m in caplog.messages if m.startswith("could not publish progress of t")]
+            assert len(logged) == 1
             await progress.settle(again=False)
             running_attempt.reset(token)
 
@@ -47,7 +47,7 @@ async def test_a_task_that_reports_waits_once_and_goes_on(
 async def test_a_request_for_progress_is_answered_within_seconds(
     tmp_path: Path, fresh: None, stand_in: Callable[..., Any]
 ):
-    """ServiceUnavailable, as documented."""
+    """watch_progress() raises ServiceUnavailable within seconds if Redis is frozen."""
     stand_in()
 
     async def first(states: AsyncIterator[Any]) -> None:

@@ -1,4 +1,4 @@
-"""Writes the journal of tasks that never ran, through the step that records ends."""
+"""Journal entries of tasks that never ran, written by the step that records ends."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["make_ended", "record"]
 
 
 def make_ended(task_id: str, name: str, *, failed: bool = False, finished: int = 4) -> Attempt:
-    """An attempt that has ended."""
+    """Return an attempt that has ended."""
     attempt = Attempt(task_id, "normal", queued=2, payload=b"p")
     attempt.fn_name, attempt.created = name, 1
     attempt.started, attempt.finished = 3, finished

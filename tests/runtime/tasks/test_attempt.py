@@ -13,7 +13,7 @@ from vibetuner.tasks.attempt import LAST_MOMENT, Attempt, Cut, moment
 async def test_an_attempt_that_still_cleans_up_is_cancelled_again(
     caplog: pytest.LogCaptureFixture,
 ):
-    """The reason of its cut is still the first one."""
+    """An attempt that hangs after its cut is cancelled again, and keeps its first reason."""
     caplog.set_level(logging.INFO)
     cleaning = asyncio.Event()
 
@@ -49,7 +49,7 @@ async def test_an_attempt_that_still_cleans_up_is_cancelled_again(
 
 @pytest.mark.parametrize("value", [-1, LAST_MOMENT, float("inf"), float("nan"), "soon", None])
 def test_a_time_out_of_range_is_refused(value: float):
-    """It can't be converted to a date."""
+    """A time that can't be converted to a date raises an error."""
     with pytest.raises((TypeError, ValueError, OverflowError)):
         moment(value)
     assert moment(LAST_MOMENT - 1) == LAST_MOMENT - 1

@@ -23,7 +23,7 @@ Running = Callable[[TaskWorker], AbstractAsyncContextManager[TaskWorker]]
 
 @pytest.fixture
 async def worker(stand_in, settings: Settings) -> AsyncIterator[TaskWorker]:
-    """A worker of the test's own, not running yet."""
+    """Yield a worker that is not running yet."""
     stand_in()
     with using_worker(TaskWorker(settings)) as worker:
         yield worker
@@ -32,7 +32,10 @@ async def worker(stand_in, settings: Settings) -> AsyncIterator[TaskWorker]:
 async def test_a_task_starts_once_all_before_it_have_ended_though_some_have_failed(
     worker: TaskWorker, running: Running
 ):
-    """One succeeds, one fails, one is aborted, and one fails because its parent failed."""
+    """A task with `regardless=True` starts after tasks that failed or were aborted.
+
+    A task without it fails.
+    """
     order: list[str] = []
 
     @robust_task(name="part")
@@ -69,7 +72,7 @@ async def test_a_task_starts_once_all_before_it_have_ended_though_some_have_fail
 async def test_the_progress_of_a_task_that_waits_counts_those_that_have_ended(
     worker: TaskWorker, running: Running
 ):
-    """Watchers see it during the wait, at the end, and afterwards."""
+    """A watcher of a waiting task sees how many of its parts have ended, and of how many."""
     may_end = asyncio.Event()
 
     @robust_task(name="part")
@@ -105,7 +108,7 @@ async def test_the_progress_of_a_task_that_waits_counts_those_that_have_ended(
 
 
 async def test_invalid_arguments_of_start_are_refused_at_once(worker: TaskWorker):
-    """There is nothing to wait for, or too much."""
+    """start() refuses `regardless=True` without `after=`, more than 5,000 ids, and other values."""
 
     @robust_task(name="end")
     async def end() -> None: ...
@@ -121,7 +124,10 @@ async def test_invalid_arguments_of_start_are_refused_at_once(worker: TaskWorker
 async def test_a_call_is_enqueued_with_those_that_it_waits_for(
     worker: TaskWorker, running: Running
 ):
-    """In one step, and with those that these wait for; one was enqueued before; or with none."""
+    """A call is enqueued in one step with all that it waits for, directly or through others.
+
+    Calls that were enqueued before, or none, may be among these.
+    """
     order: list[str] = []
 
     @robust_task(name="work")
@@ -146,7 +152,7 @@ async def test_a_call_is_enqueued_with_those_that_it_waits_for(
 
 
 async def test_none_is_enqueued_if_the_one_that_waits_cannot_be(worker: TaskWorker):
-    """Its id is taken, or its key: the first batch of that name is the only one."""
+    """A batch whose id or key is taken enqueues none of its calls."""
 
     @robust_task(name="work")
     async def work(name: str) -> None: ...
@@ -169,7 +175,7 @@ async def test_none_is_enqueued_if_the_one_that_waits_cannot_be(worker: TaskWork
 
 
 async def test_a_batch_among_many_calls_is_enqueued_once(worker: TaskWorker):
-    """Also if its parts are named a second time."""
+    """enqueue_many() enqueues a batch once, even if its parts are passed a second time."""
 
     @robust_task(name="work")
     async def work(name: str) -> None: ...
@@ -187,7 +193,7 @@ async def test_a_batch_among_many_calls_is_enqueued_once(worker: TaskWorker):
 
 
 async def test_a_batch_of_any_allowed_size_is_one_step(worker: TaskWorker):
-    """The largest one, with and without a key; one more is refused."""
+    """A batch of 5,000 parts is enqueued, with and without a key, and a larger one is refused."""
 
     @robust_task(name="work")
     async def work(number: int) -> None: ...
@@ -205,7 +211,10 @@ async def test_a_batch_of_any_allowed_size_is_one_step(worker: TaskWorker):
 
 
 async def test_calls_that_cannot_be_enqueued_with_another_are_refused(worker: TaskWorker):
-    """Their ids or their ends are not known; nothing is sent."""
+    """A part with a key, a chain or a schedule, or a unique one, raises TaskError.
+
+    Nothing is sent.
+    """
 
     @robust_task(name="work")
     async def work(name: str) -> None: ...

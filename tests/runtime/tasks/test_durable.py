@@ -1,4 +1,4 @@
-"""Durable enqueues: they return once the server can't lose the task, or raise NotDurable."""
+"""Durable enqueues, which return once the server can't lose the task, or raise NotDurable."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ SYNCED = ("--appendonly", "yes", "--appendfsync", "everysec")
 
 @pytest.fixture(params=["valkey-server", "redis-server"])
 def program(request: pytest.FixtureRequest) -> str:
-    """Return the embedded Valkey and, if it is installed, the system's Redis."""
+    """Return the embedded Valkey, and the system's Redis if it is installed."""
     found = valkey_binary() if request.param == "valkey-server" else shutil.which(request.param)
     if found is None:
         pytest.skip(f"{request.param} is not installed")
@@ -74,12 +74,12 @@ async def waits(server: Valkey) -> bool:
 
 @pytest.fixture(autouse=True)
 def project(stand_in: Callable[..., Path]) -> None:
-    """A project to stand in."""
+    """Make a project the current one."""
     stand_in()
 
 
-async def test_it_waits_for_every_replica_and_delays_no_other_call(tmp_path: Path, program: str):
-    """While a replica is frozen, other calls go on; it returns when the replica resumes."""
+async def test_a_call_waits_for_every_replica_and_delays_no_other(tmp_path: Path, program: str):
+    """A durable call waits until a frozen replica resumes, and other calls go on meanwhile."""
     with serving(tmp_path, program=program, replicas=2) as (primary, _, second):
         async with opened(primary) as (worker, number):
             await number.enqueue(1).start(durable=True)
@@ -94,7 +94,7 @@ async def test_it_waits_for_every_replica_and_delays_no_other_call(tmp_path: Pat
 
 
 async def test_a_frozen_replica_is_reported_in_time(tmp_path: Path, program: str):
-    """The error names the task's id and its state; under its key the call can be repeated."""
+    """NotDurable names the task's id and state, and the call can be repeated under its key."""
     with serving(tmp_path, program=program, replicas=1) as (primary, replica):
         async with opened(primary) as (worker, number):
             first = number.enqueue(1).once("one").start(durable=SHORT)
@@ -114,7 +114,7 @@ async def test_a_frozen_replica_is_reported_in_time(tmp_path: Path, program: str
 
 
 async def test_memory_alone_is_refused_before_anything_is_written(tmp_path: Path, program: str):
-    """The error names the cure; with ENQUEUE_DURABLE set, the doctor reports the same."""
+    """NotDurable names the cure, and the doctor reports the same if ENQUEUE_DURABLE is set."""
     with serving(tmp_path, program=program) as (server,):
         async with opened(server, enqueue_durable=True) as (worker, number):
             with pytest.raises(NotDurable, match=r"memory alone\. Set appendonly yes") as caught:
@@ -139,8 +139,8 @@ async def judged(server: Valkey) -> list[Any]:
     return judge_durability(info, settings, address, in_production=True)
 
 
-async def test_it_waits_for_the_disk(tmp_path: Path):
-    """This needs a server with WAITAOF."""
+async def test_a_call_waits_for_the_disk(tmp_path: Path):
+    """A durable call uses WAITAOF on a server with an append-only file, as the doctor reports."""
     with serving(tmp_path, *SYNCED) as (server,):
         async with opened(server) as (_, number):
             await number.enqueue(1).start(durable=True)
@@ -150,7 +150,7 @@ async def test_it_waits_for_the_disk(tmp_path: Path):
 
 
 async def test_an_unwritten_disk_is_reported(tmp_path: Path):
-    """With `appendfsync no`, the operating system chooses the time."""
+    """A write that is not synced in time raises NotDurable, as with `appendfsync no`."""
     with serving(tmp_path, "--appendonly", "yes", "--appendfsync", "no") as (server,):
         async with opened(server) as (_, number):
             with pytest.raises(NotDurable, match="queued, but .*: no confirmation by the disk"):
@@ -158,7 +158,7 @@ async def test_an_unwritten_disk_is_reported(tmp_path: Path):
 
 
 async def test_a_server_that_cannot_confirm_its_disk_needs_a_replica(tmp_path: Path):
-    """This is the case for Redis before 7.2."""
+    """Redis before 7.2 has no WAITAOF, so a durable call without a replica raises NotDurable."""
     program = shutil.which("redis-server")
     if program is None:
         pytest.skip("redis-server is not installed")
@@ -172,7 +172,7 @@ async def test_a_server_that_cannot_confirm_its_disk_needs_a_replica(tmp_path: P
 
 
 async def test_calls_at_the_same_time_share_a_wait(tmp_path: Path):
-    """Hundreds of calls need only a few waits."""
+    """Three hundred durable calls need at most four waits."""
     with serving(tmp_path, *LASTING, replicas=1) as (primary, replica):
         async with opened(primary, enqueue_durable=True) as (worker, number):
             await asyncio.gather(*(number.enqueue(value) for value in range(300)))
@@ -183,7 +183,7 @@ async def test_calls_at_the_same_time_share_a_wait(tmp_path: Path):
 
 
 async def test_every_way_to_enqueue_is_durable(tmp_path: Path):
-    """Each of them reports a frozen replica."""
+    """Each way to enqueue raises NotDurable while the replica is frozen."""
     with serving(tmp_path, replicas=1) as (primary, replica):
         async with opened(primary, enqueue_durable=True) as (worker, number):
             line = worker.task(name="line")(asyncio.sleep)
@@ -210,7 +210,7 @@ async def test_every_way_to_enqueue_is_durable(tmp_path: Path):
 
 
 async def test_a_connection_that_is_lost_confirms_nothing(tmp_path: Path):
-    """This holds even if another server answers the next connection."""
+    """A call whose connection is lost raises NotDurable, as its task may not be queued."""
     with serving(tmp_path, replicas=1) as (primary, replica):
         async with opened(primary) as (_, number):
             with replica.frozen():
@@ -226,7 +226,7 @@ async def test_a_connection_that_is_lost_confirms_nothing(tmp_path: Path):
 
 
 async def test_a_frozen_server_is_reported_in_time(tmp_path: Path):
-    """Calls that wait for a free connection are not enqueued."""
+    """Calls to a frozen server raise NotDurable in time, and are not enqueued."""
     with serving(tmp_path, *LASTING) as (server,):
         async with opened(server) as (_, number):
             await number.enqueue(0).start(durable=True)
@@ -241,7 +241,7 @@ async def test_a_frozen_server_is_reported_in_time(tmp_path: Path):
 
 @pytest.mark.parametrize("call", ["first", "last"])
 async def test_a_chain_is_enqueued_durably(tmp_path: Path, call: str):
-    """All of it or nothing, whichever of its calls asks for it."""
+    """A chain is enqueued durably or not at all, whichever of its calls asks for it."""
     with serving(tmp_path, *LASTING) as (server,):
         async with opened(server) as (worker, number):
             if call == "first":
@@ -259,14 +259,14 @@ async def test_a_chain_is_enqueued_durably(tmp_path: Path, call: str):
 
 @pytest.mark.parametrize("value", [0, "yes", timedelta(0), 5])
 async def test_an_invalid_durability_is_refused(value: Any):
-    """The error names the value, at once."""
+    """start() raises TaskError for a `durable=` that is neither a bool nor a timedelta above 0."""
     task: Any = TaskWorker(Settings(redis_key_prefix="own")).task(name="number")(asyncio.sleep)
     with pytest.raises(TaskError, match=re.escape(f"a timedelta above 0, not {value!r}")):
         task.enqueue(1).start(durable=value)
 
 
-async def test_a_durable_unique_task_has_a_line(tmp_path: Path):
-    """A later call joins the one that waits."""
+async def test_a_durable_unique_task_may_clash(tmp_path: Path):
+    """A later durable call of a unique task gets the id of the one that waits."""
     with serving(tmp_path, *LASTING) as (server,):
         async with opened(server, enqueue_durable=True) as (worker, _):
             with using_worker(worker):
@@ -281,7 +281,10 @@ async def test_a_durable_unique_task_has_a_line(tmp_path: Path):
 
 @pytest.mark.slow
 async def test_a_failover_loses_only_unconfirmed_tasks(tmp_path: Path):
-    """Writes that no replica has are lost with the primary."""
+    """A failover loses tasks that were not durable or not confirmed, and no others.
+
+    The last primary, without a replica, confirms nothing.
+    """
     with Replicated(tmp_path) as servers:
         async with opened(servers) as (worker, number):
             old = servers.primary
@@ -298,7 +301,7 @@ async def test_a_failover_loses_only_unconfirmed_tasks(tmp_path: Path):
 
             found = await until_it_works(lambda: infos(worker, [*kept, plain, unsure]))
             assert [call.id for call, info in found if info is None] == [plain.id, unsure.id]
-            # Its remaining replica follows it shortly.
+            # The remaining replica follows the new primary shortly.
             await until_it_works(lambda: _awaited(number.enqueue(3).start(durable=SHORT)))
             for port in replicas:
                 if port != servers.primary:
@@ -310,10 +313,11 @@ async def test_a_failover_loses_only_unconfirmed_tasks(tmp_path: Path):
 @pytest.mark.slow
 @pytest.mark.parametrize("how", ["ordered", "frozen", "frozen with a replica"])
 async def test_a_primary_that_is_being_replaced_confirms_nothing(tmp_path: Path, how: str):
-    """The replica that still follows it would lose the task when it follows the new primary.
+    """A call that the old primary confirms during a failover is never lost.
 
-    A replica that was frozen, too, follows it while Sentinels report only the one that they have
-    promoted, so the numbers agree.
+    A replica that still follows the old primary loses the task when it follows the new one. If that
+    replica was frozen, too, Sentinels report only the one that they have promoted, so the numbers
+    of replicas agree.
     """
     with Replicated(tmp_path) as servers:
         async with opened(servers) as (worker, number):
@@ -371,4 +375,5 @@ async def until_it_is_alone(number: Any) -> None:
 
 
 async def _awaited(call: Any) -> Any:
+    """Await a call, which enqueues it."""
     return await call

@@ -1,4 +1,4 @@
-"""Rules of the sources that no import tells."""
+"""Rules for the sources that the import contracts can't express."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 import vibetuner
 
 PACKAGE = Path(vibetuner.__file__).parent
-# Names of streaq's that begin with an underscore.
+# These names of streaq begin with an underscore.
 PRIVATE = re.compile(
     r"\._(?:initialized|running_tasks|cancel_scopes|lib|limiter|streams|abort_key|"
     r"channel_key|previous_key|results_set|retry_key|running_set|fallback_key)\b"
@@ -18,7 +18,7 @@ PRIVATE = re.compile(
 
 
 def test_only_one_module_touches_what_is_private_in_streaq():
-    """So that another version of it is one file's affair."""
+    """Only tasks/engine.py uses private names of streaq, which may change with each version."""
     found = {
         str(path.relative_to(PACKAGE))
         for path in PACKAGE.rglob("*.py")
@@ -28,7 +28,7 @@ def test_only_one_module_touches_what_is_private_in_streaq():
 
 
 def test_streaqs_worker_has_one_subclass():
-    """Whatever else a worker consists of, it has and is not."""
+    """TaskWorker is the only subclass of streaq's worker; the other parts are its attributes."""
     found = [
         (path.name, node.name)
         for path in PACKAGE.rglob("*.py")
@@ -42,7 +42,7 @@ def test_streaqs_worker_has_one_subclass():
 
 
 def test_no_module_of_tasks_makes_its_names_when_they_are_asked_for():
-    """A module's `__getattr__` hides a circle of imports."""
+    """No module of these packages has a `__getattr__`, which would hide a cycle of imports."""
     found = [
         str(path.relative_to(PACKAGE))
         for folder in ("tasks", "sse", "redis")

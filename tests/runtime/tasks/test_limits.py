@@ -19,7 +19,7 @@ NAMES = ("low", "normal", "high")
 
 @pytest.fixture
 def task(fresh: None) -> Any:
-    """A task that expires after a minute."""
+    """Return a task that expires after a minute."""
 
     @TaskWorker(Settings()).task(name="mail", expire=60)
     async def mail() -> None: ...
@@ -37,8 +37,8 @@ def task(fresh: None) -> Any:
         {"name": "mail", "unique": True, "silent": True},
     ],
 )
-def test_fair_options_pass(options: dict[str, Any]):
-    """Those that say nothing of time or tries are the engine's."""
+def test_valid_options_pass(options: dict[str, Any]):
+    """Options within their limits pass, and options without a limit are not checked."""
     assert check_options(**options) is None
 
 
@@ -65,10 +65,10 @@ def test_fair_options_pass(options: dict[str, Any]):
         ({"max_tries": 2.5}, TypeError, "max_tries takes a whole number or None, not 2.5"),
     ],
 )
-def test_unfair_options_are_refused_by_name(
+def test_invalid_options_are_refused_by_name(
     options: dict[str, Any], error: type[Exception], words: str
 ):
-    """The error names the option and its value."""
+    """A wrong option raises an error with its name and its value."""
     with pytest.raises(error, match=words):
         check_options(**options)
 
@@ -86,8 +86,8 @@ def test_unfair_options_are_refused_by_name(
         {"after": "another"},
     ],
 )
-def test_a_fair_call_passes(task: Any, start: dict[str, Any]):
-    """One whose moment has passed is due now."""
+def test_a_valid_call_passes(task: Any, start: dict[str, Any]):
+    """A call within the limits passes, even if its time has passed."""
     assert check_enqueue(task.enqueue().start(**start), NAMES) is None
 
 
@@ -124,16 +124,16 @@ def test_a_fair_call_passes(task: Any, start: dict[str, Any]):
         ),
     ],
 )
-def test_an_unfair_call_is_refused_with_the_name_of_the_task(
+def test_an_invalid_call_is_refused_with_the_name_of_the_task(
     task: Any, start: dict[str, Any], words: str
 ):
-    """Before anything is sent."""
+    """A wrong option of start() raises TaskError with the task's name and the value."""
     with pytest.raises(TaskError, match=words):
         check_enqueue(task.enqueue().start(**start), NAMES)
 
 
 def test_without_expire_there_is_no_limit_but_the_ten_years(fresh: None):
-    """A task may wait for longer than a timeout."""
+    """A task without `expire` may be delayed for years, whatever its timeout is."""
 
     @TaskWorker(Settings()).task(name="patient", timeout=1)
     async def patient() -> None: ...
@@ -154,7 +154,7 @@ def test_without_expire_there_is_no_limit_but_the_ten_years(fresh: None):
     ],
 )
 def test_an_id_that_cannot_be_stored_is_refused(task: Any, task_id: str):
-    """It is stored in keys, and printed in commands that cure something."""
+    """An id that can't be part of a key or of a printed command raises TaskError."""
     call = task.enqueue()
     call.id = task_id
     with pytest.raises(TaskError, match=r"mail: an id takes 1 to 500 printable characters"):
@@ -162,7 +162,7 @@ def test_an_id_that_cannot_be_stored_is_refused(task: Any, task_id: str):
 
 
 def test_other_ids_are_taken(task: Any):
-    """As long as they can be printed."""
+    """An id may be any text of up to 500 printable characters."""
     call = task.enqueue()
     for task_id in ("order:7", "größe 2", "a" * 500, "-"):
         call.id = task_id

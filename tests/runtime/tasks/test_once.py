@@ -30,7 +30,7 @@ from vibetuner.testing import held_open
 
 @pytest.fixture
 async def worker(stand_in, settings: Settings) -> AsyncIterator[TaskWorker]:
-    """A worker of the test's own whose queue is open."""
+    """Yield a worker whose queue is open."""
     stand_in()
     async with held_open(TaskWorker(settings)) as worker:
         yield worker
@@ -38,7 +38,7 @@ async def worker(stand_in, settings: Settings) -> AsyncIterator[TaskWorker]:
 
 @pytest.fixture
 def charge(worker: TaskWorker) -> Any:
-    """A task to be enqueued once."""
+    """Return a task that is enqueued once."""
 
     @worker.task(name="charge")
     async def charge(amount: int, currency: str = "EUR") -> int:
@@ -53,21 +53,21 @@ async def queued(worker: TaskWorker) -> int:
 
 
 async def test_one_of_many_calls_is_enqueued(worker: TaskWorker, charge: Any):
-    """And all of them return the id of that one."""
+    """Fifty simultaneous calls with one key enqueue one task, and all return its id."""
     calls = await asyncio.gather(*(charge.enqueue(5).once("evt") for _ in range(50)))
     assert len({call.id for call in calls}) == 1
     assert await queued(worker) == 1
 
 
 async def test_calls_with_equal_arguments_are_the_same(worker: TaskWorker, charge: Any):
-    """By position or by name, with or without a default."""
+    """Arguments are equal whether they are passed by position, by name or by default."""
     first = await charge.enqueue(5).once("evt")
     assert (await charge.enqueue(amount=5).once("evt")).id == first.id
     assert (await charge.enqueue(5, currency="EUR").once("evt")).id == first.id
 
 
 async def test_other_arguments_are_an_error_that_names_both(worker: TaskWorker, charge: Any):
-    """The key, the task that has it, and the argument that differs; no argument is shown."""
+    """The error names the key, its task and the argument that differs, but shows no value."""
     first = await charge.enqueue(4711).once("evt")
     with pytest.raises(TaskError) as caught:
         await charge.enqueue(4712).once("evt")
@@ -79,7 +79,7 @@ async def test_other_arguments_are_an_error_that_names_both(worker: TaskWorker, 
 
 
 async def test_another_task_is_an_error(worker: TaskWorker, charge: Any):
-    """A key belongs to one task of the queue."""
+    """A key belongs to one task of the queue, and a call of another task raises TaskError."""
 
     @worker.task(name="refund")
     async def refund(amount: int) -> None: ...
@@ -92,7 +92,7 @@ async def test_another_task_is_an_error(worker: TaskWorker, charge: Any):
 async def test_the_server_forgets_a_key_after_its_time(
     worker: TaskWorker, charge: Any, settings: Settings
 ):
-    """Both keys that it keeps have a lifetime."""
+    """A key can be used again after `keep`, and both keys that Redis stores of it expire."""
     first = await charge.enqueue(5).once("evt", keep=timedelta(milliseconds=1))
     keys = Keys(settings.redis_key_prefix)
 
@@ -107,7 +107,7 @@ async def test_the_server_forgets_a_key_after_its_time(
 
 
 async def test_a_key_clash_blocks_no_other_call_of_a_batch(worker: TaskWorker, charge: Any):
-    """It is reported once all others were enqueued."""
+    """enqueue_many() raises TaskError for a key clash after it has enqueued all other calls."""
     await charge.enqueue(5).once("evt")
     calls = [charge.enqueue(6).once("evt"), charge.enqueue(7).once("other"), charge.enqueue(8)]
     with pytest.raises(TaskError, match="'evt' belongs to charge"):
@@ -116,7 +116,7 @@ async def test_a_key_clash_blocks_no_other_call_of_a_batch(worker: TaskWorker, c
 
 
 async def test_a_batch_may_hold_calls_with_keys(worker: TaskWorker, charge: Any):
-    """Each of them is a step of its own."""
+    """Calls of enqueue_many() that have one key get one id, and the others are enqueued."""
     calls = [charge.enqueue(5).once("evt"), charge.enqueue(6), charge.enqueue(5).once("evt")]
     await worker.enqueue_many(calls)
     assert calls[0].id == calls[2].id
@@ -124,7 +124,7 @@ async def test_a_batch_may_hold_calls_with_keys(worker: TaskWorker, charge: Any)
 
 
 @pytest.mark.parametrize(
-    ("key", "keep", "said"),
+    ("key", "keep", "message"),
     [
         ("", timedelta(1), "once() takes a key of 1 to 500 characters, not ''"),
         ("x" * 501, timedelta(1), "once() takes a key of 1 to 500 characters, not 'xxxx"),
@@ -137,15 +137,15 @@ async def test_a_batch_may_hold_calls_with_keys(worker: TaskWorker, charge: Any)
         ),
     ],
 )
-async def test_what_it_refuses(charge: Any, key: Any, keep: Any, said: str):
-    """Before anything is sent."""
+async def test_a_wrong_key_or_time_is_refused(charge: Any, key: Any, keep: Any, message: str):
+    """once() refuses a wrong key or a wrong `keep` before anything is sent."""
     with pytest.raises(TaskError) as caught:
         charge.enqueue(5).once(key, keep=keep)
-    assert said in str(caught.value)
+    assert message in str(caught.value)
 
 
-async def test_it_is_for_a_task_that_runs_once(worker: TaskWorker, charge: Any):
-    """Not for one that is repeated, and not for a chain."""
+async def test_a_repeated_task_has_no_key(worker: TaskWorker, charge: Any):
+    """A call with a crontab as its schedule raises TaskError, and nothing is enqueued."""
     with pytest.raises(TaskError, match="not for one that is repeated"):
         await charge.enqueue(5).start(schedule="0 3 * * *").once("evt")
     assert await queued(worker) == 0
@@ -161,8 +161,10 @@ async def test_it_is_for_a_task_that_runs_once(worker: TaskWorker, charge: Any):
     ],
 )
 @pytest.mark.parametrize("ask", [lambda call: call.once("evt"), lambda call: call.within({})])
-async def test_it_is_not_for_a_chain(worker: TaskWorker, charge: Any, tie: Any, ask: Any):
-    """Neither at its beginning, nor at its end, nor once its first call is part of one."""
+async def test_a_chain_has_no_key_and_no_transaction(
+    worker: TaskWorker, charge: Any, tie: Any, ask: Any
+):
+    """once() and within() refuse each call of a chain, and a chain refuses calls that have them."""
     words = r"charge: once\(\) and within\(\) are for a task alone, not for a chain. Enqueue the"
     first = charge.enqueue(5)
     chain = tie(first, charge)
@@ -174,8 +176,8 @@ async def test_it_is_not_for_a_chain(worker: TaskWorker, charge: Any, tie: Any, 
     assert await queued(worker) == 0
 
 
-async def test_it_may_wait_for_another_task_and_for_a_moment(worker: TaskWorker, charge: Any):
-    """`after=`, `delay=` and a `schedule=` that is a moment hold as for any other call."""
+async def test_a_call_with_a_key_may_wait_for_a_task_or_a_time(worker: TaskWorker, charge: Any):
+    """A call with a key keeps its `after=`, and its `schedule=` if that is a time."""
     first = await charge.enqueue(5)
     after = await charge.enqueue(6).start(after=first.id).once("after")
     soon = await charge.enqueue(7).start(schedule=datetime.now(UTC) + timedelta(hours=1)).once("at")
@@ -184,8 +186,8 @@ async def test_it_may_wait_for_another_task_and_for_a_moment(worker: TaskWorker,
     assert await worker.queue_size(include_scheduled=False) == 1
 
 
-async def test_it_is_not_for_a_task_that_stands_in_line(worker: TaskWorker):
-    """Its place in the line would be passed over."""
+async def test_a_task_that_waits_in_line_has_no_key(worker: TaskWorker):
+    """A unique task with ``clash="wait"`` raises TaskError, as its key would bypass the line."""
     with using_worker(worker):
 
         @robust_task(name="sync", unique=Unique(clash="wait"), timeout=60)
@@ -196,8 +198,8 @@ async def test_it_is_not_for_a_task_that_stands_in_line(worker: TaskWorker):
     assert await queued(worker) == 0
 
 
-async def test_it_keeps_what_start_was_given(worker: TaskWorker, charge: Any):
-    """``once()`` before or after ``start()`` gives the same call."""
+async def test_a_call_with_a_key_keeps_its_delay(worker: TaskWorker, charge: Any):
+    """A delay holds, whether ``once()`` comes before or after ``start()``."""
     for number, call in enumerate(
         (
             charge.enqueue(5).once("a").start(delay=60),
@@ -211,20 +213,20 @@ async def test_it_keeps_what_start_was_given(worker: TaskWorker, charge: Any):
 
 
 class Kind(enum.Enum):
-    """Not JSON's."""
+    """An enumeration, which JSON can't represent."""
 
     CARD = 1
 
 
 class Amount:
-    """Nor is this."""
+    """A class whose objects JSON can't represent."""
 
     def __init__(self, cents: int) -> None:
         self.cents = cents
 
 
 def test_equal_arguments_have_one_fingerprint(charge: Any):
-    """Whatever order a set is in, and wherever an object lies."""
+    """A fingerprint depends neither on the order of a set nor on the address of an object."""
 
     def prints(numbers: set[int], cents: int) -> str:
         moment = datetime(2026, 1, 1, tzinfo=UTC)
@@ -235,7 +237,7 @@ def test_equal_arguments_have_one_fingerprint(charge: Any):
 
 
 def test_arguments_that_fit_nothing_have_a_fingerprint_too(charge: Any):
-    """The task itself will fail; what holds itself is told by how it looks."""
+    """Arguments that contain themselves, or that don't fit the function, have a fingerprint."""
     endless: list[Any] = []
     endless.append(endless)
     assert fingerprint(charge.enqueue(endless)) != fingerprint(charge.enqueue([]))
@@ -254,7 +256,7 @@ STEPS = st.lists(
 
 
 def test_whatever_happens_a_key_has_one_task(stand_in, settings: Settings):
-    """Enqueue, run, crash, abort, death, retry and expiry, in any order."""
+    """A key has one task, in whatever order calls run, crash, fail, expire and are retried."""
     stand_in()
 
     @example_settings(max_examples=15)
@@ -269,7 +271,7 @@ def test_whatever_happens_a_key_has_one_task(stand_in, settings: Settings):
 
 
 async def walk(own: Settings, steps: list[tuple[str, str]]) -> None:
-    """Take the steps, then let everything run that is left."""
+    """Take the steps, run all tasks that are left, and check the model."""
     worker = TaskWorker(own)
     worker.burst, worker.handle_signals = True, False
     with using_worker(worker):
@@ -283,7 +285,7 @@ async def walk(own: Settings, steps: list[tuple[str, str]]) -> None:
 
 
 class World:
-    """A queue, and what should be true of its keys."""
+    """A queue, and a model of what is true of its keys."""
 
     def __init__(self, worker: TaskWorker) -> None:
         self.worker, self.keys = worker, worker.client.keys
@@ -304,13 +306,13 @@ class World:
         self.charge = charge
 
     async def once(self, key: str) -> None:
-        """A call returns the key's task, and a new one only where the key has none."""
+        """Enqueue a call, and assert that its id is new only if the key has no task."""
         call = await self.charge.enqueue(key).once(key)
         assert call.id == self.owners.setdefault(key, call.id)
         self.calls.add(call.id)
 
     async def crash(self, _key: str) -> None:
-        """A worker claims what waits, and dies; the next one takes it over at once."""
+        """Claim all messages for a worker that dies, so that the next one takes them over."""
         stream = self.keys.stream(self.worker.priorities[-1])
         redis: Any = self.worker.redis
         if await redis.exists([stream]):
@@ -322,23 +324,23 @@ class World:
                 )
 
     async def done(self, _key: str) -> None:
-        """Run all that waits, which succeeds."""
+        """Run all tasks that wait, so that they succeed."""
         self.fails = False
         await self.worker.run_async(lifespan=nullcontext())
 
     async def dead(self, _key: str) -> None:
-        """Run all that waits, which fails for good."""
+        """Run all tasks that wait, so that they become dead letters."""
         self.fails = True
         await self.worker.run_async(lifespan=nullcontext())
 
     async def abort(self, key: str) -> None:
-        """Somebody aborts the task of a key."""
+        """Abort the task of a key."""
         if key in self.owners and not self.ends[self.owners[key]]:
             await self.worker.abort_by_id(self.owners[key], timeout=0)
             self.aborted.add(self.owners[key])
 
     async def retry(self, key: str) -> None:
-        """Somebody retries the dead letter of a key's task, which hands its key on."""
+        """Retry the dead letter of a key's task, which passes the key to the new task."""
         if (old := self.owners.get(key)) in self.letters and old is not None:
             self.letters.discard(old)
             new = await retry(old)
@@ -346,11 +348,11 @@ class World:
             self.calls.add(new)
 
     async def expire(self, key: str) -> None:
-        """The server forgets a key."""
+        """Remove a key from the server, as if its time were over."""
         await self.worker.redis.pexpire(self.keys.once(key), 0)
         self.owners.pop(key, None)
 
     def check(self) -> None:
-        """Each task that was enqueued has run once, and nothing else has run."""
+        """Assert that each enqueued task has run once, and nothing else has run."""
         assert {*self.ends} <= self.calls
         assert all(self.ends[task] == (task not in self.aborted) for task in self.calls)

@@ -1,4 +1,4 @@
-"""Arguments and results as they are stored: signed, and with a recorded end whatever they are."""
+"""Stored arguments and results: signed, and with a recorded end whatever they are."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from vibetuner.tasks.worker import TaskWorker
 
 
 class Stubborn(Exception):
-    """Pickles, and does not unpickle: its constructor wants two arguments."""
+    """An exception that can be pickled, but not unpickled by its constructor."""
 
     def __init__(self, what: str, why: str) -> None:
         super().__init__(f"{what}: {why}")
 
 
 class Attack:
-    """A pickle that makes a file when somebody unpickles it."""
+    """An object whose pickle makes a file when it is unpickled."""
 
     def __init__(self, trace: Path) -> None:
         self._trace = trace
@@ -40,7 +40,7 @@ class Attack:
 
 
 async def test_a_result_that_cannot_be_stored_ends_as_a_failure(worker: TaskWorker, running):
-    """The task has run; its end is recorded with the cure, and the worker goes on."""
+    """A result that can't be pickled fails its task with the cure, and the worker goes on."""
 
     @worker.task(name="lock")
     async def lock() -> Any:
@@ -64,7 +64,7 @@ async def test_a_result_that_cannot_be_stored_ends_as_a_failure(worker: TaskWork
 async def test_an_exception_that_cannot_be_stored_ends_as_a_failure_that_names_it(
     worker: TaskWorker, running
 ):
-    """It may be unpicklable on either side: who asks for the result gets an answer."""
+    """A PayloadError with its text replaces an exception that can't be pickled or unpickled."""
 
     @worker.task()
     async def stubborn() -> None:
@@ -93,7 +93,7 @@ async def test_an_exception_that_cannot_be_stored_ends_as_a_failure_that_names_i
     ],
 )
 def test_an_argument_that_cannot_be_stored_is_named_and_not_shown(args, kwargs, named: str):
-    """Its place or its name, its class and the cure; no value, not even of the others."""
+    """The error has the argument's place or name, its class and the cure, but shows no value."""
     with pytest.raises(PayloadError, match=f"^bill: {named}, can't be stored") as caught:
         dump({"f": "bill", "a": ("hunter2", *args)[1:], "k": {"secret": "hunter2", **kwargs}})
 
@@ -104,7 +104,7 @@ def test_an_argument_that_cannot_be_stored_is_named_and_not_shown(args, kwargs, 
 
 
 class Fickle:
-    """Fails to pickle the first time, but not the second."""
+    """An object that can't be pickled the first time, but the second time."""
 
     def __init__(self) -> None:
         self._refusals = ["not yet"]
@@ -116,7 +116,7 @@ class Fickle:
 
 
 def test_arguments_that_can_each_be_stored_are_refused_together():
-    """This happens if one of them can only sometimes be stored."""
+    """The error names no single argument if each alone can be pickled."""
     with pytest.raises(PayloadError, match="^bill: its arguments can't be stored. Pass plain data"):
         dump({"f": "bill", "a": (Fickle(),), "k": {}})
     with pytest.raises(PayloadError, match="^A result can't be stored: not yet$"):
@@ -124,7 +124,7 @@ def test_arguments_that_can_each_be_stored_are_refused_together():
 
 
 class Refusing:
-    """Fails to pickle, with an error of several lines or without text."""
+    """An object that can't be pickled, with an error of several lines or without text."""
 
     def __init__(self, *reason: str) -> None:
         self._reason = reason
@@ -137,13 +137,16 @@ class Refusing:
     ("value", "reason"), [(Refusing("one\ntwo"), "one"), (Refusing(), "TypeError")]
 )
 def test_the_reason_is_one_line(value: Refusing, reason: str):
-    """It is the first line of the text, or else the name of the error."""
+    """The reason is the first line of the error's text, or else the error's name."""
     with pytest.raises(PayloadError, match=rf"a Refusing, can't be stored \({reason}\)\. Pass"):
         dump({"f": "bill", "a": (value,), "k": {}})
 
 
 def test_a_schedule_that_an_older_worker_has_copied_is_read_for_a_while():
-    """It is read under the id of its run; a payload of another task, or of none, is not."""
+    """A call that is signed for a schedule is read for its run while older signatures are accepted.
+
+    A call of another task is refused.
+    """
     lenient, strict = (
         Codec([b"key"], "streaq:shop", accepts_unbound=accepts) for accepts in (True, False)
     )
@@ -160,7 +163,7 @@ def test_a_schedule_that_an_older_worker_has_copied_is_read_for_a_while():
 
 
 def test_a_call_that_was_kept_whole_is_read():
-    """Versions before 0.2 stored it so; it is read only for its own task."""
+    """A whole call, as versions before 0.2 kept it, is read for its own task only."""
     codec = Codec([b"key"], "streaq:shop", accepts_unbound=False)
     call = codec.seal(b"N.", Kind.CALL, "1")
     assert codec.open_kept(call, "1") == b"N."
@@ -169,7 +172,7 @@ def test_a_call_that_was_kept_whole_is_read():
 
 
 def test_the_name_of_a_place_must_be_encodable():
-    """Nothing can be signed for a lone surrogate."""
+    """An id with a lone surrogate raises StreaqError."""
     codec = Codec([b"key"], "streaq:shop", accepts_unbound=False)
     with pytest.raises(StreaqError, match="^Task data under an id that is no text!$"):
         codec.open(codec.seal(b"N.", Kind.CALL, "1"), Kind.CALL, "\ud800")
@@ -191,13 +194,13 @@ def sealed(data: Any, key: bytes) -> bytes:
 
 @given(st.binary(max_size=200))
 def test_unsigned_data_is_not_read(data: bytes):
-    """Bytes without our signature raise, and are never unpickled."""
+    """Bytes without our signature raise StreaqError."""
     with pytest.raises(StreaqError, match="Invalid signature"):
         read(data, keys(secret_key="ours"))
 
 
 def test_a_signature_holds_for_what_was_signed_and_for_one_secret():
-    """One bit changed, or another secret, and it is none of ours."""
+    """Data with one changed bit, or with the signature of another secret, raises StreaqError."""
     data = sealed({"a": 1}, keys(secret_key="ours")[0])
 
     assert read(data, keys(secret_key="ours")) == {"a": 1}
@@ -209,7 +212,7 @@ def test_a_signature_holds_for_what_was_signed_and_for_one_secret():
 
 
 def test_the_secret_can_be_changed_while_tasks_wait():
-    """Payloads signed with the previous one are still read; new ones are signed with the new."""
+    """Payloads of the previous secret are still read, and new ones are signed with the new one."""
     old = sealed("old", keys(secret_key="old")[0])
     both = keys(secret_key="new", secret_key_previous="old")
 
@@ -218,12 +221,12 @@ def test_the_secret_can_be_changed_while_tasks_wait():
 
 
 def test_the_key_is_not_the_secret_itself():
-    """SECRET_KEY signs other things too."""
+    """The signing key does not contain SECRET_KEY, which signs other things, too."""
     assert b"ours" not in keys(secret_key="ours")[0]
 
 
 def test_without_a_secret_the_projects_folder_keeps_one(fresh: None, tmp_path: Path):
-    """One for all its processes, readable by its owner alone."""
+    """A project's processes share one stored key, which only the owner can read."""
     with using_data_dir(tmp_path / "a"):
         first, again = keys(), keys()
     with using_data_dir(tmp_path / "b"):
@@ -236,7 +239,7 @@ def test_without_a_secret_the_projects_folder_keeps_one(fresh: None, tmp_path: P
 
 
 def test_the_error_for_unreadable_data_shows_no_value():
-    """A class that was renamed while its object waited in the queue."""
+    """The error for a payload that can't be unpickled has the error's type, but no value."""
     body = pickle.dumps(Stubborn("hunter2", "hunter2"))
     key = keys(secret_key="ours")[0]
     with pytest.raises(StreaqError, match=r"Failed to deserialize data \(TypeError\)") as caught:
@@ -247,7 +250,7 @@ def test_the_error_for_unreadable_data_shows_no_value():
 async def test_a_forged_payload_is_never_unpickled(
     worker: TaskWorker, running, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ):
-    """Who can write to Redis can't make a worker run code; the task ends, the worker goes on."""
+    """A forged payload fails its task without being unpickled, and the worker goes on."""
     caplog.set_level(logging.INFO)
     trace = tmp_path / "attacked"
 
@@ -270,7 +273,7 @@ async def test_a_forged_payload_is_never_unpickled(
 
 
 async def test_a_forged_result_is_never_unpickled(worker: TaskWorker, tmp_path: Path):
-    """Nor one that a web process asks for."""
+    """A client that reads a forged result gets StreaqError, and the result is not unpickled."""
     trace = tmp_path / "attacked"
 
     @worker.task(name="greet")

@@ -34,7 +34,7 @@ NAMES = ["critical", "default", "bulk"]
 
 @pytest.fixture
 def queue(stand_in: Callable[..., Any], settings: Settings) -> TaskWorker:
-    """A worker of a project with three queues, one task at a time."""
+    """Return a worker of a project with three queues, which runs one task at a time."""
     stand_in()
     return TaskWorker(
         settings.model_copy(update={"worker_concurrency": 1}), lambda: VibetunerApp(queues=NAMES)
@@ -42,7 +42,7 @@ def queue(stand_in: Callable[..., Any], settings: Settings) -> TaskWorker:
 
 
 def record(worker: TaskWorker, **options: Any) -> tuple[Any, list[str]]:
-    """Register a task that notes its argument."""
+    """Register a task that notes its argument, and return it with its notes."""
     seen: list[str] = []
 
     @worker.task(name="note", **options)
@@ -58,7 +58,7 @@ async def lengths(worker: TaskWorker) -> dict[str, int]:
 
 
 async def test_a_task_goes_into_the_queue_that_is_named(queue: TaskWorker):
-    """By its call, else by its decorator, else into the default."""
+    """The call names the queue, or else the decorator; otherwise the queue is the default one."""
     note, _ = record(queue, queue="bulk")
     plain = queue.task(name="plain")(asyncio.sleep)
     async with queue:
@@ -70,7 +70,7 @@ async def test_a_task_goes_into_the_queue_that_is_named(queue: TaskWorker):
 
 
 async def test_runs_of_a_cron_task_do_not_pile_up_in_a_queue_that_nobody_reads(queue: TaskWorker):
-    """A worker schedules only what it reads, as if no other queue had a worker."""
+    """A worker schedules a cron task only if it reads the task's queue."""
     for name in ("critical", "bulk"):
         queue.cron("0 0 1 1 *", name=name, queue=name)(lambda: asyncio.sleep(0))
 
@@ -91,7 +91,10 @@ async def test_runs_of_a_cron_task_do_not_pile_up_in_a_queue_that_nobody_reads(q
 
 
 async def test_an_unknown_queue_is_refused_with_the_names(queue: TaskWorker):
-    """At the enqueue, at the start of a worker, and at once for what can't be a name."""
+    """An unknown queue is refused at the enqueue and at a worker's start, with a similar name.
+
+    A value that can't be a name is refused at the decoration.
+    """
     note, _ = record(queue, queue="bluk")
     async with queue:
         with pytest.raises(TaskError, match="note: .* no queue 'bluk'. Did you mean 'bulk'"):
@@ -109,13 +112,13 @@ async def test_an_unknown_queue_is_refused_with_the_names(queue: TaskWorker):
 
 @pytest.mark.parametrize("names", [["a b"], [""], ["a", "a"], ["x:1"], [3], "bulk"])
 def test_the_app_refuses_invalid_queue_names(names: Any):
-    """They are refused when tune.py is loaded."""
+    """VibetunerApp raises TypeError for wrong or repeated names when tune.py is loaded."""
     with pytest.raises(TypeError, match="queues= takes"):
         VibetunerApp(queues=names)
 
 
 async def claim(worker: TaskWorker, order: ReadOrder, count: int) -> list[str]:
-    """Claim messages as a worker does; returns the queue of each."""
+    """Claim messages as a worker does, and return the queue of each."""
     shares = order.divide(count)
     values = ["workers", "me", 60_000, 900, count, len(shares) // 2, *shares]
     reply = await worker.client.functions.call("claim", (worker.client.keys.queue,), values)
@@ -124,7 +127,7 @@ async def claim(worker: TaskWorker, order: ReadOrder, count: int) -> list[str]:
 
 @pytest.fixture
 async def backlog(queue: TaskWorker) -> AsyncIterator[TaskWorker]:
-    """Twenty messages in each queue, those of the lowest first."""
+    """Yield the worker with twenty messages in each queue, those of the lowest first."""
     note, _ = record(queue)
     async with held_open(queue):
         for name in reversed(NAMES):
@@ -134,7 +137,7 @@ async def backlog(queue: TaskWorker) -> AsyncIterator[TaskWorker]:
 
 
 async def test_higher_queues_come_first(backlog: TaskWorker):
-    """A lower one is read when those before it are empty."""
+    """A lower queue is read when those before it are empty."""
     order = ReadOrder(NAMES)
 
     assert await claim(backlog, order, 30) == 20 * ["critical"] + 10 * ["default"]
@@ -142,7 +145,7 @@ async def test_higher_queues_come_first(backlog: TaskWorker):
 
 
 async def test_weights_keep_bulk_work_going(backlog: TaskWorker):
-    """Each claim has messages of all queues; what one leaves unused goes to the others."""
+    """Each claim is divided by weight, and what one queue leaves unused goes to the others."""
     order = ReadOrder.parse("critical:3,bulk:1")
 
     assert await claim(backlog, order, 16) == 12 * ["critical"] + 4 * ["bulk"]
@@ -152,7 +155,7 @@ async def test_weights_keep_bulk_work_going(backlog: TaskWorker):
 
 
 async def test_a_worker_reads_its_own_queues_only(queue: TaskWorker):
-    """Messages of another queue are left there."""
+    """A worker runs tasks of the queues that it reads, and leaves messages of another queue."""
     note, seen = record(queue)
     queue.order = ReadOrder.parse("critical,default")
     async with at_work(queue):
@@ -167,7 +170,7 @@ async def test_a_worker_reads_its_own_queues_only(queue: TaskWorker):
 
 
 async def test_delayed_retried_and_repeated_tasks_stay_in_their_queue(queue: TaskWorker):
-    """So do cron tasks, and tasks that wait for others."""
+    """Cron tasks, and tasks that wait for others, stay in their queue as well."""
     queue.order = ReadOrder.parse("bulk,default")
     places: list[str] = []
     with using_worker(queue):
@@ -201,7 +204,7 @@ async def test_delayed_retried_and_repeated_tasks_stay_in_their_queue(queue: Tas
 
 
 async def test_a_dead_letter_is_retried_in_its_own_queue(queue: TaskWorker, settings: Settings):
-    """And in the default once that queue is gone."""
+    """A dead letter is retried in its queue, or in the default one if its queue is gone."""
     without = settings.model_copy(update={"mongodb_url": None})
     with using_settings(without), using_worker(queue):
 
@@ -237,7 +240,7 @@ async def test_a_dead_letter_is_retried_in_its_own_queue(queue: TaskWorker, sett
     ],
 )
 def test_an_invalid_order_is_refused(text: str, words: str):
-    """With the value and an example."""
+    """A wrong value for the order of queues raises CommandError with the reason."""
     with pytest.raises(CommandError, match=words):
         ReadOrder.parse(text).check(NAMES)
 
@@ -247,7 +250,7 @@ def test_an_invalid_order_is_refused(text: str, words: str):
     st.lists(st.integers(1, 128), min_size=1, max_size=60),
 )
 def test_shares_add_up_and_follow_the_weights(weights: list[int], counts: list[int]):
-    """Over many claims no queue is more than a few messages off its part."""
+    """The shares of a queue, over many claims, are within a few messages of its weight."""
     names = [f"q{n}" for n in range(len(weights))]
     order = ReadOrder(names, weights)
     given_to: Counter[str] = Counter()
@@ -263,7 +266,10 @@ def test_shares_add_up_and_follow_the_weights(weights: list[int], counts: list[i
 
 
 async def test_a_queue_that_nobody_reads_is_reported(queue: TaskWorker, settings: Settings):
-    """By why, stats and the doctor; a task of another queue is no cause for it."""
+    """The reasons, the view of the queues and the doctor report a queue that no worker reads.
+
+    A task of another queue does not name it.
+    """
     note, _ = record(queue)
     queue.order = ReadOrder.parse("critical")
     async with at_work(queue):
@@ -291,8 +297,8 @@ async def test_a_queue_that_nobody_reads_is_reported(queue: TaskWorker, settings
     assert "--queues bulk" in finding.cure
 
 
-async def test_a_queue_that_was_removed(queue: TaskWorker, settings: Settings):
-    """A worker for it can't be started before it is declared again; its tasks can be aborted."""
+async def test_a_removed_queue_is_reported(queue: TaskWorker, settings: Settings):
+    """The doctor advises to declare a removed queue again, and its tasks can be aborted."""
     note, _ = record(queue)
     async with at_work(queue):
         delayed = await note.enqueue("a").start(priority="bulk", delay=3600)
@@ -312,5 +318,5 @@ async def test_a_queue_that_was_removed(queue: TaskWorker, settings: Settings):
 
 @pytest.mark.parametrize("text", ["critical, bulk", "critical:6, bulk:1"])
 def test_an_order_is_shown_as_it_is_typed(text: str):
-    """For the log and for error messages."""
+    """The text of an order, as in logs and errors, is the one that was parsed."""
     assert str(ReadOrder.parse(text)) == text

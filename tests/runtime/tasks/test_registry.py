@@ -1,4 +1,4 @@
-"""``tasks=[...]`` is true: what tune.py lists and what is decorated are compared."""
+"""The check that tune.py lists exactly the tasks that are decorated."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ async def forgotten() -> None: ...
 
 @pytest.fixture
 def worker(fresh: None) -> TaskWorker:
-    """A worker that nothing is registered with."""
+    """Return a worker without tasks."""
     return TaskWorker(Settings())
 
 
 def test_listed_and_decorated_tasks_agree(worker: TaskWorker):
-    """Tasks and cron tasks, under their own names or others."""
+    """Tasks and cron tasks that are listed pass the check, whatever their names."""
 
     @worker.task(name="mail")
     async def mail() -> None: ...
@@ -44,7 +44,7 @@ def test_listed_and_decorated_tasks_agree(worker: TaskWorker):
 
 
 def test_an_unlisted_task_is_named_with_its_place(worker: TaskWorker):
-    """File and line of the function, also behind our own wrappers; and the cure."""
+    """The error for an unlisted task has the file and line of its function, and the cure."""
 
     @worker.task(name="mail")
     async def mail() -> None: ...
@@ -59,7 +59,7 @@ def test_an_unlisted_task_is_named_with_its_place(worker: TaskWorker):
 
 
 def test_a_listed_object_that_is_no_task_is_named_with_its_place(worker: TaskWorker):
-    """A function whose decorator was forgotten, and anything else."""
+    """The error names each listed object that is no task, with its place if it is a function."""
 
     with pytest.raises(ProjectError) as caught:
         check_tasks(VibetunerApp(tasks=[forgotten, "mail", 7]), worker)
@@ -72,7 +72,7 @@ def test_a_listed_object_that_is_no_task_is_named_with_its_place(worker: TaskWor
 
 
 def test_a_task_listed_twice_is_named_once(worker: TaskWorker):
-    """However often it stands there."""
+    """A task that is listed three times is reported once."""
 
     @worker.task(name="mail")
     async def mail() -> None: ...
@@ -82,7 +82,7 @@ def test_a_task_listed_twice_is_named_once(worker: TaskWorker):
 
 
 def test_two_tasks_of_one_name_are_reported_with_both_places(worker: TaskWorker):
-    """Whoever is registered first, and whatever stands around the function."""
+    """The error has the file and line of both functions, even behind wrappers."""
 
     @worker.task(name="mail")
     async def mail(ctx: object = WorkerDepends()) -> None: ...
@@ -101,7 +101,7 @@ def test_two_tasks_of_one_name_are_reported_with_both_places(worker: TaskWorker)
 
 
 def test_a_module_imported_under_two_names_gets_its_own_error(worker: TaskWorker):
-    """As by ``from src.shop.jobs import mail`` beside ``from shop.jobs import mail``."""
+    """The error names both modules, as for ``src.shop.jobs`` beside ``shop.jobs``."""
 
     def make() -> Any:
         async def mail() -> None: ...
@@ -119,7 +119,7 @@ def test_a_module_imported_under_two_names_gets_its_own_error(worker: TaskWorker
 def test_a_schedule_that_cron_reads_differently_is_warned_about(
     worker: TaskWorker, caplog: pytest.LogCaptureFixture
 ):
-    """With its task and place, once a start."""
+    """An ambiguous schedule is logged once at a start, with its task and place."""
 
     @worker.cron("0 9 13 * fri", name="unlucky")
     async def unlucky() -> None: ...
@@ -136,7 +136,7 @@ def test_a_schedule_that_cron_reads_differently_is_warned_about(
 
 
 def test_a_task_of_another_worker_is_no_task_of_this_one(worker: TaskWorker):
-    """It would be enqueued, and nobody would run it."""
+    """A listed task of another worker raises ProjectError, as nobody would run it."""
     other = TaskWorker(Settings(redis_key_prefix="other"))
 
     @other.task(name="mail")
@@ -147,7 +147,7 @@ def test_a_task_of_another_worker_is_no_task_of_this_one(worker: TaskWorker):
 
 
 def test_every_module_of_the_tasks_package_is_imported(stand_in):
-    """A task in a module that tune.py forgot must not hide."""
+    """import_tasks() imports modules of the tasks package that tune.py does not, at any depth."""
     stand_in({"tasks/__init__.py": "", "tasks/mail.py": "", "tasks/deep/er.py": ""})
     load_project()
 
@@ -157,7 +157,7 @@ def test_every_module_of_the_tasks_package_is_imported(stand_in):
 
 
 def test_a_tasks_module_is_as_good_as_a_package(stand_in):
-    """Small projects have one file, or none."""
+    """import_tasks() takes a module instead of a package, and a project without either."""
     root = stand_in({"tasks.py": "done = True\n"})
     load_project()
 
@@ -177,7 +177,7 @@ def test_a_tasks_module_is_as_good_as_a_package(stand_in):
     ],
 )
 def test_a_broken_module_that_tune_does_not_import_is_one_line(stand_in, source: str, words: str):
-    """With file and line, as for tune.py itself."""
+    """A broken module raises ProjectError in one line, with its file and line."""
     stand_in({"tasks/__init__.py": "", "tasks/mail.py": source})
     load_project()
 

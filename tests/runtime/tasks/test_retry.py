@@ -30,7 +30,7 @@ CHANCES = st.floats(0, 1, exclude_max=True)
 
 @given(base=BASES, cap=CAPS, tries=TRIES)
 def test_a_wait_grows_up_to_the_cap_and_stays_there(base: float, cap: timedelta, tries: int):
-    """No number of tries is too large."""
+    """A wait never shrinks with the tries and never exceeds the cap, for any number of tries."""
     policy = RetryPolicy(base=base, cap=cap)
 
     assert policy.delay(tries=tries) <= policy.delay(tries=tries + 1) <= cap
@@ -39,7 +39,7 @@ def test_a_wait_grows_up_to_the_cap_and_stays_there(base: float, cap: timedelta,
 
 @given(base=st.floats(0, 1, exclude_min=True), tries=TRIES)
 def test_a_base_below_one_makes_short_waits(base: float, tries: int):
-    """Tests use them; nothing underflows."""
+    """A base below one, as in tests, gives waits from 0 to 1 second for any number of tries."""
     delay = RetryPolicy(base=base).delay(tries=tries)
 
     assert timedelta(0) <= delay <= timedelta(seconds=1)
@@ -47,7 +47,7 @@ def test_a_base_below_one_makes_short_waits(base: float, tries: int):
 
 @pytest.mark.parametrize(("tries", "seconds"), [(1, 2), (2, 4), (3, 8), (8, 256), (9, 300)])
 def test_the_default_is_the_guides_formula(tries: int, seconds: int):
-    """``min(2 ** tries, 300)`` seconds."""
+    """The default wait is ``min(2 ** tries, 300)`` seconds."""
     assert RetryPolicy().delay(tries=tries) == timedelta(seconds=seconds)
 
 
@@ -55,7 +55,7 @@ def test_the_default_is_the_guides_formula(tries: int, seconds: int):
 def test_chance_only_shortens_a_wait_and_by_no_more_than_it_may(
     jitter: float, chance: float, tries: int
 ):
-    """The cap holds with jitter, too."""
+    """Jitter shortens a wait by at most its fraction, and the cap holds."""
     longest = RetryPolicy().delay(tries=tries)
     drawn = RetryPolicy(jitter=jitter).delay(tries=tries, chance=chance)
 
@@ -64,7 +64,7 @@ def test_chance_only_shortens_a_wait_and_by_no_more_than_it_may(
 
 @given(max_tries=st.integers(1, 10**6), tries=st.integers(1, 10**6))
 def test_max_retries_counts_the_first_try_too(max_tries: int, tries: int):
-    """As the guide has it: "maximum attempts"."""
+    """``max_retries`` is the maximum number of tries, as in the guide."""
     assert RetryPolicy(max_tries=max_tries).allows_another(tries=tries) == (tries < max_tries)
 
 
@@ -86,19 +86,19 @@ def test_max_retries_counts_the_first_try_too(max_tries: int, tries: int):
 def test_a_wrong_number_is_named_by_the_guides_word(
     values: dict[str, Any], error: type[Exception], words: str
 ):
-    """The message says max_retries and backoff_base, as people typed, not our inner names."""
+    """The error names max_retries and backoff_base, as people typed, not the inner names."""
     with pytest.raises(error, match=words):
         RetryPolicy(**values)
 
 
 def test_the_ends_of_each_range_are_in_it():
-    """Without a random number, the wait is the longest."""
+    """The limits themselves are valid, and without a random number the wait is the longest."""
     assert RetryPolicy(max_tries=1, cap=timedelta(0), jitter=0).delay(tries=1) == timedelta(0)
     assert RetryPolicy(jitter=1).delay(tries=1) == timedelta(seconds=2)
 
 
 def test_a_later_try_names_its_time():
-    """Without a reason, its text does; the time may be up to ten years."""
+    """RetryLater without a text names its time, which is at most ten years."""
     assert str(RetryLater(after=90)) == "asked to be tried again after 90 s"
     for longest in (timedelta(days=3653), timedelta(0)):
         assert RetryLater(after=longest).delay == longest
@@ -109,14 +109,14 @@ def test_a_later_try_names_its_time():
 
 
 def test_a_later_try_can_be_pickled():
-    """Its only argument is named."""
+    """RetryLater keeps its keyword argument when it is pickled."""
     copy = pickle.loads(pickle.dumps(RetryLater("soon", after=5)))
     assert (str(copy), copy.after, copy.delay) == ("soon", timedelta(seconds=5), copy.after)
 
 
 @pytest.mark.parametrize("after", [-1, timedelta(seconds=-1), float("nan"), "5", True, 1e300])
 def test_a_later_try_takes_a_duration(after: Any):
-    """The error is raised in the task, not in the worker."""
+    """RetryLater refuses a wrong `after` in the task, not later in the worker."""
     with pytest.raises((TypeError, ValueError), match="after takes"):
         RetryLater(after=after)
 
@@ -131,13 +131,13 @@ def test_a_later_try_takes_a_duration(after: Any):
     ],
 )
 def test_rules_are_refused_at_decoration(rules, error, words):
-    """The error names the parameter and the value."""
+    """A wrong rule raises an error with the parameter and the value."""
     with pytest.raises(error, match=words):
         robust_task(**rules)
 
 
 def test_the_nearest_class_decides():
-    """One more class can thus make an exception to a rule."""
+    """The nearest listed class decides, so one more class can make an exception to a rule."""
     rules = ErrorRules(give_up_on=(OSError, UnicodeError), retry_on=(ConnectionError, Exception))
     given_up = [FileNotFoundError(), UnicodeDecodeError("a", b"", 0, 1, "b"), GiveUp()]
     again = [ConnectionResetError(), ValueError(), KeyError(), RetryLater(after=1)]
@@ -149,7 +149,7 @@ def test_the_nearest_class_decides():
 
 
 def test_a_group_gives_up_when_one_of_its_errors_does():
-    """A TaskGroup raises such a group."""
+    """A group of errors, as a TaskGroup raises, gives up if one of its errors does."""
     rules = ErrorRules(give_up_on=OSError)
     assert rules.gives_up(ExceptionGroup("", [KeyError(), OSError()]))
     assert not rules.gives_up(ExceptionGroup("", [KeyError(), KeyError()]))
@@ -159,7 +159,7 @@ NOW = datetime(2026, 11, 27, 12, tzinfo=UTC)
 
 
 class Busy(OSError):
-    """An error of some client library."""
+    """An error with attributes, as a client library raises it."""
 
     def __init__(self, **attributes: object) -> None:
         vars(self).update(attributes)
@@ -192,13 +192,13 @@ class Busy(OSError):
     ids=lambda value: str(vars(value)) if isinstance(value, Busy) else str(value),
 )
 def test_an_answer_may_name_the_wait(error: Busy, seconds: int | None):
-    """It is given in seconds, as a timedelta or as a date, and limited to between 0 and a day."""
+    """A wait is given in seconds, as a timedelta or as a date, and limited to a day."""
     wait = None if seconds is None else timedelta(seconds=seconds)
     assert named_wait(error, NOW) == wait
 
 
 def test_the_policy_of_a_task_is_its_own():
-    """Other tasks have none."""
+    """A task has no policy until one is set."""
     task, policy = Busy(), FailurePolicy(retry=RetryPolicy())
     assert policy_of(task) is None
     set_policy(task, policy)
@@ -207,7 +207,7 @@ def test_the_policy_of_a_task_is_its_own():
 
 @given(named=st.text() | st.floats() | st.integers() | st.none() | st.binary() | st.timedeltas())
 def test_whatever_an_answer_names_the_wait_is_none_or_up_to_a_day(named: object):
-    """A server may send anything."""
+    """Any value that a server sends gives no wait, or one from 0 to a day."""
     error = OSError()
     error.retry_after = named  # type: ignore[attr-defined]
     wait = named_wait(error, datetime.now(UTC))

@@ -33,13 +33,13 @@ from vibetuner.tasks.robust import Unique, robust_cron, robust_task
 def test_a_wrong_parameter_is_refused_at_decoration(
     options: dict[str, Any], error: type[Exception], words: str
 ):
-    """In the module that declares the task, before anything runs."""
+    """A wrong parameter raises an error in the module that declares the task."""
     with pytest.raises(error, match=words):
         robust_task(**options)
 
 
 def test_a_schedule_has_no_arguments_to_compare():
-    """The cure is a task of its own."""
+    """robust_cron() raises TypeError for a Unique, as its runs have no arguments."""
     with pytest.raises(
         TypeError, match=r"^A schedule takes unique=True .* not Unique\(by=\(\), cla"
     ):
@@ -47,5 +47,5 @@ def test_a_schedule_has_no_arguments_to_compare():
 
 
 def test_a_function_without_a_signature_gets_no_arguments():
-    """It is written in C."""
+    """A function without a signature, as one written in C, gets no arguments."""
     assert wanted_arguments(max, (7,), {"by": 1}) == {}

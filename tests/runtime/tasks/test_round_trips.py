@@ -22,7 +22,7 @@ AT_ONCE, BURSTS = 50, 5
 async def test_simultaneous_calls_share_one_write(
     request: pytest.FixtureRequest, stand_in: Callable[[], Path], tmp_path: Path, kind: str
 ):
-    """The server reads far less often than there are calls; each call gets its own task."""
+    """The server reads less than half as often as calls are made, and each call has its task."""
     stand_in()
     if kind == "cluster":
         clustered: Clustered = request.getfixturevalue("clustered")
@@ -33,13 +33,14 @@ async def test_simultaneous_calls_share_one_write(
 
 
 async def count_reads(server: Valkey | Servers) -> None:
+    """Assert that the server reads less often than calls are enqueued."""
     address = parse_url(server.url, PREFIX)
     async with opened(server, redis_key_prefix=PREFIX, secret_key="k" * 40) as (worker, number):
         await number.enqueue(0)
         before, reads = await worker.queue_size(), await asyncio.to_thread(reads_of, address)
         ids = set()
         for _ in range(BURSTS):
-            # Like that many requests, each in an asyncio task of its own.
+            # Each call has an asyncio task of its own, as in a web process with as many requests.
             calls = [asyncio.ensure_future(number.enqueue(n).start()) for n in range(AT_ONCE)]
             ids |= {task.id for task in await asyncio.gather(*calls)}
         reads = await asyncio.to_thread(reads_of, address) - reads
@@ -49,6 +50,7 @@ async def count_reads(server: Valkey | Servers) -> None:
 
 
 def reads_of(address: Address) -> int:
+    """Return how often the server has read from its connections."""
     (info,) = ask(address, ["INFO", "stats"])
     found = re.search(r"total_reads_processed:(\d+)", str(info))
     assert found is not None

@@ -1,4 +1,4 @@
-"""A stop in the middle of much work."""
+"""The stop of a worker that has much to do."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ TASKS = 200
 
 
 async def test_a_stop_costs_no_try_of_a_task_about_to_begin(stand_in, settings: Settings, running):
-    """A try is counted a moment before its function begins; a stop in that moment takes it back."""
+    """A stop between the count of a try and its function's start leaves the try uncounted."""
     stand_in()
     worker = TaskWorker(settings.model_copy(update={"worker_idle_timeout": 1}))
     tries: dict[int, int] = {}

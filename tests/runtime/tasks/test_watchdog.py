@@ -1,4 +1,4 @@
-"""A blocked event loop ends its process; a slow or suspended one does not."""
+"""A watchdog, which ends a process whose event loop is blocked, but no suspended one."""
 
 from __future__ import annotations
 
@@ -45,12 +45,13 @@ asyncio.run(main())
 
 
 def start(code: str) -> subprocess.Popen[str]:
+    """Run code in a process with pipes."""
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     return subprocess.Popen([sys.executable, "-c", code], text=True, **pipes)
 
 
 def test_a_blocked_loop_ends_its_process_and_names_the_step():
-    """With a status that a process manager can tell from others."""
+    """The process has an exit code of its own, by which a process manager can recognise it."""
     with start(BLOCKED) as process:
         out, error = process.communicate(timeout=30)
     assert (out, process.returncode) == ("blocked\n", EXIT_CODE)
@@ -58,7 +59,7 @@ def test_a_blocked_loop_ends_its_process_and_names_the_step():
 
 
 def test_a_suspended_process_goes_on():
-    """As after a laptop's sleep: nothing was blocked."""
+    """A process that was suspended, as by a laptop's sleep, is not taken for a blocked one."""
     with start(SUSPENDED) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
@@ -72,7 +73,7 @@ def test_a_suspended_process_goes_on():
 
 @pytest.mark.parametrize("limit", [0, 60])
 async def test_without_a_limit_there_is_no_watchdog(limit: float):
-    """With one, its thread ends with the block."""
+    """A limit starts a thread, which ends with the block, and a limit of 0 starts none."""
 
     def watchdogs() -> list[threading.Thread]:
         return [one for one in threading.enumerate() if one.name == "watchdog"]
@@ -86,7 +87,7 @@ async def test_without_a_limit_there_is_no_watchdog(limit: float):
 
 
 def test_a_thread_without_a_line_of_the_project_has_none():
-    """It names no line of the standard library or of a framework."""
+    """A thread in the standard library or a framework is reported without a line."""
     stop = threading.Event()
     thread = threading.Thread(target=stop.wait)
     thread.start()

@@ -1,4 +1,4 @@
-"""The worker as something to be opened."""
+"""A worker's open queue, and enqueues from threads, routes and scripts."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from vibetuner.testing import held_open
 
 
 async def test_a_block_inside_a_block_uses_its_connection(settings: Settings):
-    """As a script's function does that is called from a route; the outermost block closes it."""
+    """An inner block uses the connection of the outermost block, which closes it."""
     worker = TaskWorker(settings)
     async with worker:
         redis = worker.redis
@@ -32,7 +32,7 @@ async def test_a_block_inside_a_block_uses_its_connection(settings: Settings):
 
 
 async def test_a_worker_that_does_not_run_has_nothing_to_stop(settings: Settings):
-    """Nor to abort; without an open queue, the error names what is missing."""
+    """stop() and abort_tasks() do nothing, and `client` raises ServiceUnavailable."""
     worker = TaskWorker(settings)
     worker.stop()
     worker.abort_tasks({"a"})
@@ -41,8 +41,8 @@ async def test_a_worker_that_does_not_run_has_nothing_to_stop(settings: Settings
         _ = worker.client
 
 
-async def test_it_can_be_opened_again(settings: Settings):
-    """In the next test, on the next event loop."""
+async def test_a_queue_can_be_opened_again(settings: Settings):
+    """open_queue() works again after its end, and gives the same queue inside its block."""
     for _ in range(2):
         async with open_queue() as queue, open_queue() as same:
             assert queue is same
@@ -51,7 +51,7 @@ async def test_it_can_be_opened_again(settings: Settings):
 
 @pytest.fixture
 def worker(stand_in, settings: Settings) -> TaskWorker:
-    """A worker of the test's own, with a task that enqueues another from a thread."""
+    """Return a worker with a sync task that enqueues another task."""
     stand_in()
     worker = TaskWorker(settings)
 
@@ -67,7 +67,7 @@ def worker(stand_in, settings: Settings) -> TaskWorker:
 
 
 async def test_a_def_task_enqueues_another(worker: TaskWorker, running: Running):
-    """From its thread, in the loop that has the connection."""
+    """A sync task enqueues from its thread, in the loop that has the connection."""
     async with running(worker):
         task = await worker.registry["plain"].enqueue(21)
         other = (await task.result(timeout=10)).result
@@ -75,7 +75,7 @@ async def test_a_def_task_enqueues_another(worker: TaskWorker, running: Running)
 
 
 async def test_a_def_route_enqueues_a_task(worker: TaskWorker, running: Running):
-    """FastAPI runs it in a thread; many visitors at once are as welcome."""
+    """Fifty simultaneous requests to a sync route each enqueue their task."""
     app = FastAPI()
 
     @app.post("/double/{number}")
@@ -93,7 +93,7 @@ async def test_a_def_route_enqueues_a_task(worker: TaskWorker, running: Running)
 
 
 def test_a_script_enqueues_without_a_loop(worker: TaskWorker, running: Running):
-    """It connects for each call; from several threads as well, and a delayed one or a chain."""
+    """A script enqueues single calls, delayed calls and chains, also from several threads."""
     double = worker.registry["double"]
     with ThreadPoolExecutor(4) as threads:
         calls = list(threads.map(lambda n: enqueue_sync(double.enqueue(n)), range(8)))
@@ -111,7 +111,7 @@ def test_a_script_enqueues_without_a_loop(worker: TaskWorker, running: Running):
 
 
 async def test_in_an_event_loop_the_error_names_the_cure(worker: TaskWorker):
-    """To wait there would stop the loop; nothing is sent."""
+    """enqueue_sync() in an event loop raises WrongEventLoop with the cure, and sends nothing."""
     async with worker:
         with pytest.raises(WrongEventLoop, match=r"Write  await double\.enqueue\(\.\.\.\)"):
             enqueue_sync(worker.registry["double"].enqueue(1))
@@ -120,7 +120,7 @@ async def test_in_an_event_loop_the_error_names_the_cure(worker: TaskWorker):
 
 @pytest.fixture
 async def opened(worker: TaskWorker) -> AsyncIterator[asyncio.AbstractEventLoop]:
-    """The loop of a connection that is open around a test."""
+    """Yield the loop of a connection that is open around a test."""
     async with held_open(worker):
         yield asyncio.get_running_loop()
 
@@ -128,19 +128,19 @@ async def opened(worker: TaskWorker) -> AsyncIterator[asyncio.AbstractEventLoop]
 def test_a_sync_test_uses_the_loop_of_its_fixtures(
     worker: TaskWorker, opened: asyncio.AbstractEventLoop
 ):
-    """It stands still meanwhile, and has the connection."""
+    """enqueue_sync() in a sync test uses the stopped loop that has the connection."""
     call = enqueue_sync(worker.registry["double"].enqueue(1))
     assert opened.run_until_complete(call.status()) == "queued"
 
 
 def test_without_redis_the_error_names_the_setting(worker: TaskWorker, settings: Settings):
-    """As the await does."""
+    """enqueue_sync() raises NotConfigured with REDIS_URL, as an await does."""
     with using_settings(settings.model_copy(update={"redis_url": None})):
         with pytest.raises(NotConfigured, match="REDIS_URL"):
             enqueue_sync(worker.registry["double"].enqueue(1))
 
 
-def test_a_result_without_its_fields_is_none():
-    """Somebody else has written it."""
+def test_a_result_without_its_fields_is_refused():
+    """A stored result without its fields raises StreaqError."""
     with pytest.raises(StreaqError, match="What is stored as the result of a is none"):
         read_result("a", {"f": "double"})

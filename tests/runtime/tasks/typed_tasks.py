@@ -1,6 +1,6 @@
-"""Read by mypy and never run: what a type checker says of tasks (see test_types.py).
+"""Calls of tasks for mypy, which are never run (see test_types.py).
 
-Every ``type: ignore`` stands for an error that must be there; strict mode reports the unused.
+Every ``type: ignore`` stands for an error that must be there; strict mode reports unused ones.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Two workers that must agree: streaq's own, and ours, on a queue of the test's own."""
+"""streaq's own worker and ours, which behave alike on the test's queue."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ IDLE_SECONDS = 60
 
 
 def make_stock(settings: Settings, **options: Any) -> Worker[Any]:
-    """streaq's own worker, which signs with the key that ours derives."""
+    """Return streaq's own worker, which signs with the key that ours derives."""
     worker: Worker[Any] = Worker(
         queue_name=settings.queue_name,
         redis_pool=make_client(settings).connection_pool,
@@ -43,7 +43,7 @@ def make_ours(
     idle_timeout: float = IDLE_SECONDS,
     grace_period: int = 0,
 ) -> TaskWorker:
-    """Our worker; what no setting says is set as streaq's constructor would."""
+    """Return our worker, with the options that streaq's constructor takes."""
     worker = TaskWorker(
         settings.model_copy(
             update={
@@ -64,14 +64,14 @@ MAKERS = {"streaq": make_stock, "vibetuner": make_ours}
 
 @pytest.fixture(params=MAKERS)
 def make(request: pytest.FixtureRequest, stand_in, settings: Settings) -> Make:
-    """Makes workers of one kind on the test's queue: ``make(concurrency=2)``."""
+    """Return a function that makes workers of one kind on the test's queue."""
     stand_in()
     return partial(MAKERS[request.param], settings)
 
 
 @pytest.fixture
 def worker(make: Make) -> Worker[Any]:
-    """One of them, as it is by default."""
+    """Return a worker of each kind with its default options."""
     return make()
 
 
@@ -89,7 +89,7 @@ async def at_work(worker: Worker[Any]) -> AsyncIterator[None]:
                 stopped = True
                 group.cancel_scope.cancel()
     except* Disconnected:
-        # The engine's own, cancelled in the middle of a command, lets out how that ended.
+        # streaq's worker raises this if it is cancelled in the middle of a command.
         if not stopped:
             raise
 
@@ -102,5 +102,5 @@ async def drain(worker: Worker[Any]) -> None:
 
 
 def soon(seconds: float) -> timedelta:
-    """A span that reads better than its constructor."""
+    """Return a number of seconds as a timedelta."""
     return timedelta(seconds=seconds)

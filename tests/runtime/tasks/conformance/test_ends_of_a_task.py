@@ -1,4 +1,4 @@
-"""The ends of a task, and what is recorded of them."""
+"""The ways in which a task ends, and the result that is recorded."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .conftest import at_work, drain, soon
 
 
 async def test_a_success_is_recorded_whole(worker: Worker[Any]):
-    """Value, times, tries, worker."""
+    """The result of a successful task has its value, its times, its tries and the worker's id."""
 
     @worker.task(name="add")
     async def add(left: int, *, right: int) -> int:
@@ -41,7 +41,7 @@ async def test_a_success_is_recorded_whole(worker: Worker[Any]):
 
 
 async def test_a_task_without_async_runs_in_a_thread(worker: Worker[Any]):
-    """Its result and its exception are as any other's."""
+    """A sync task's value or exception is recorded like that of an async one."""
 
     @worker.task(name="halve")
     def halve(number: int) -> int:
@@ -57,7 +57,7 @@ async def test_a_task_without_async_runs_in_a_thread(worker: Worker[Any]):
 
 
 async def test_an_exception_is_the_end(worker: Worker[Any]):
-    """There is no second try unless the task asks for one."""
+    """A task that raises an exception fails with it after one try."""
 
     @worker.task(name="fail")
     async def fail() -> None:
@@ -73,7 +73,7 @@ async def test_an_exception_is_the_end(worker: Worker[Any]):
 
 
 async def test_a_task_may_ask_for_another_try(worker: Worker[Any]):
-    """After a delay, or at a moment; the tries are counted."""
+    """StreaqRetry runs the task again after a delay or at a time, and each try is counted."""
 
     @worker.task(name="later", max_tries=5)
     async def later() -> int:
@@ -91,7 +91,7 @@ async def test_a_task_may_ask_for_another_try(worker: Worker[Any]):
 
 
 async def test_a_retry_without_a_delay_waits_for_tries_squared(worker: Worker[Any]):
-    """One second after the first."""
+    """The first retry without a delay waits one second, as the pause is the square of the tries."""
 
     @worker.task(name="again")
     async def again() -> float:
@@ -107,7 +107,7 @@ async def test_a_retry_without_a_delay_waits_for_tries_squared(worker: Worker[An
 
 
 async def test_the_try_after_the_last_is_refused(worker: Worker[Any]):
-    """``max_tries`` are run, one more finds the limit reached."""
+    """A task that has used its ``max_tries`` fails before the next try, which is counted."""
     begun: list[int] = []
 
     @worker.task(name="stubborn", max_tries=2)
@@ -124,7 +124,7 @@ async def test_the_try_after_the_last_is_refused(worker: Worker[Any]):
 
 
 async def test_a_timeout_is_the_end(worker: Worker[Any]):
-    """With a TimeoutError of the engine's."""
+    """A task that exceeds its timeout fails with TimeoutError after one try."""
 
     @worker.task(name="slow", timeout=soon(0.1))
     async def slow() -> None:
@@ -138,7 +138,7 @@ async def test_a_timeout_is_the_end(worker: Worker[Any]):
 
 
 async def test_a_timeout_is_retried_where_that_is_asked_for(worker: Worker[Any]):
-    """With ``retry_timeouts=True``, a task that has timed out gets its next try."""
+    """A task with ``retry_timeouts=True`` that has timed out gets its next try."""
 
     @worker.task(name="slow", timeout=soon(0.1), retry_timeouts=True)
     async def slow() -> int:
@@ -151,7 +151,7 @@ async def test_a_timeout_is_retried_where_that_is_asked_for(worker: Worker[Any])
 
 
 async def test_an_unknown_function_is_refused(worker: Worker[Any]):
-    """Its name is in the result."""
+    """A call of an unknown function fails, and its result names the function."""
     async with at_work(worker):
         result = await (await worker.enqueue_unsafe("nobody")).result(timeout=10)
 
@@ -160,7 +160,7 @@ async def test_an_unknown_function_is_refused(worker: Worker[Any]):
 
 
 async def test_an_expired_task_is_not_run(worker: Worker[Any]):
-    """Whoever waits for it is told."""
+    """A task whose payload has expired fails with "Task expired!" and is not run."""
 
     @worker.task(name="brief", expire=soon(0.05))
     async def brief() -> None:
@@ -175,7 +175,7 @@ async def test_an_expired_task_is_not_run(worker: Worker[Any]):
 
 
 async def test_a_forged_payload_is_not_run(worker: Worker[Any]):
-    """The signature is checked first."""
+    """A task whose payload was forged fails with an error about its signature."""
 
     @worker.task(name="open")
     async def open_() -> None: ...
@@ -190,7 +190,10 @@ async def test_a_forged_payload_is_not_run(worker: Worker[Any]):
 
 
 async def test_a_result_lives_as_long_as_ttl_says(worker: Worker[Any]):
-    """Not at all with 0, five minutes by default, for ever with None."""
+    """A result is kept for `ttl` seconds, five minutes by default, and for ever with None.
+
+    With 0, it is not kept at all.
+    """
     tasks = []
     for name, ttl in {"none": 0, "short": 30, "ever": None}.items():
 
@@ -216,7 +219,7 @@ async def test_a_result_lives_as_long_as_ttl_says(worker: Worker[Any]):
 
 
 async def test_a_unique_task_runs_once_at_a_time(worker: Worker[Any]):
-    """The second is refused, and the lock is let go at the end of the first."""
+    """A second call of a unique task fails while the first runs, and succeeds afterwards."""
     go = asyncio.Event()
 
     @worker.task(name="single", unique=True, timeout=30)
@@ -238,7 +241,7 @@ async def test_a_unique_task_runs_once_at_a_time(worker: Worker[Any]):
 
 
 async def test_a_middleware_stands_around_each_try(worker: Worker[Any]):
-    """The last that is registered is the innermost."""
+    """Each try runs inside the middlewares, of which the last one registered is the innermost."""
     seen: list[str] = []
     for name in ("outer", "inner"):
 
@@ -261,7 +264,7 @@ async def test_a_middleware_stands_around_each_try(worker: Worker[Any]):
 
 @pytest.mark.parametrize("when", ["running", "queued", "delayed", "done"])
 async def test_an_abort(worker: Worker[Any], when: str):
-    """True for what it has stopped, and StreaqCancelled in its place; False for what is done."""
+    """An abort ends a running, queued or delayed task with StreaqCancelled, and no ended task."""
     release = asyncio.Event()
 
     @worker.task(name="endless")
@@ -273,7 +276,7 @@ async def test_an_abort(worker: Worker[Any], when: str):
         async with worker:
             task = await endless.enqueue().start(delay=60)
             assert await task.abort() is True
-            # streaq leaves whoever waits for the result without one.
+            # streaq stores no result here, so a caller that waits for it gets none.
             ours = isinstance(worker, TaskWorker)
             assert await task.status() == (TaskStatus.DONE if ours else TaskStatus.NOT_FOUND)
             if ours:
@@ -305,7 +308,7 @@ async def test_an_abort(worker: Worker[Any], when: str):
 
 
 async def test_waiting_for_a_result_has_a_limit(worker: Worker[Any]):
-    """A TimeoutError of the caller's, which changes nothing for the task."""
+    """A caller that waits too long gets TimeoutError, which changes nothing for the task."""
 
     @worker.task(name="noop")
     async def noop() -> None: ...
@@ -318,7 +321,7 @@ async def test_waiting_for_a_result_has_a_limit(worker: Worker[Any]):
 
 
 async def test_arguments_that_cannot_be_stored_are_refused_at_the_call(worker: Worker[Any]):
-    """The enqueue raises, and the queue stays empty."""
+    """Arguments that can't be pickled raise StreaqError at the call, and nothing is enqueued."""
 
     @worker.task(name="take")
     async def take(thing: Any) -> None: ...

@@ -10,6 +10,7 @@ from typing import Any
 from streaq import StreaqError, TaskStatus, Worker
 
 from tests.waiting import eventually
+from vibetuner.tasks.worker import TaskWorker
 
 from .conftest import Make, at_work, drain, soon
 
@@ -17,7 +18,7 @@ EVERY_SECOND = "* * * * * * *"
 
 
 async def test_higher_priorities_come_first(make: Make):
-    """They are named from the lowest to the highest; the lowest is the default."""
+    """Priorities are named from low to high, and a call without one has the lowest."""
     worker = make(concurrency=1, priorities=["low", "high"])
     begun: list[str] = []
 
@@ -35,7 +36,7 @@ async def test_higher_priorities_come_first(make: Make):
 
 
 async def test_no_more_run_at_a_time_than_concurrency(make: Make):
-    """And as many as that."""
+    """A worker runs as many tasks at a time as its concurrency, and no more."""
     worker = make(concurrency=3)
     now: list[int] = []
     most: list[int] = []
@@ -60,7 +61,7 @@ async def test_no_more_run_at_a_time_than_concurrency(make: Make):
 
 
 async def test_a_delayed_task_is_not_early(worker: Worker[Any]):
-    """Delay and schedule; the status says that it waits."""
+    """A task with a delay or a schedule does not start early, and its status is SCHEDULED."""
 
     @worker.task(name="now")
     async def now() -> float:
@@ -78,7 +79,7 @@ async def test_a_delayed_task_is_not_early(worker: Worker[Any]):
 
 
 async def test_a_task_can_wait_for_others(worker: Worker[Any]):
-    """``after`` takes ids; one that has a result already is no hindrance."""
+    """A task with ``after`` starts when those tasks have ended, which some may have done before."""
     done: list[str] = []
 
     @worker.task(name="step")
@@ -98,7 +99,7 @@ async def test_a_task_can_wait_for_others(worker: Worker[Any]):
 
 
 async def test_a_chain_hands_results_on(worker: Worker[Any]):
-    """A tuple becomes several arguments."""
+    """Each task of a chain gets the result before it; a tuple becomes several arguments."""
 
     @worker.task(name="pair")
     async def pair(number: int) -> tuple[int, int]:
@@ -118,7 +119,7 @@ async def test_a_chain_hands_results_on(worker: Worker[Any]):
 
 
 async def test_a_dependent_of_a_failure_fails(worker: Worker[Any]):
-    """And so does who depends on that."""
+    """A task after a failed one fails without a run, and so does the task after that."""
 
     @worker.task(name="fail")
     async def fail() -> int:
@@ -138,7 +139,10 @@ async def test_a_dependent_of_a_failure_fails(worker: Worker[Any]):
 
 
 async def test_a_fallback_runs_when_a_task_fails(worker: Worker[Any]):
-    """With the same arguments; else it is skipped, and has the first's result."""
+    """A fallback runs with the same arguments if its task fails.
+
+    Otherwise it is skipped, and has the task's result.
+    """
     ran: list[int] = []
 
     @worker.task(name="risky")
@@ -162,7 +166,10 @@ async def test_a_fallback_runs_when_a_task_fails(worker: Worker[Any]):
 
 
 async def test_a_follower_of_a_fallback_gets_the_result_of_the_one_that_ran(worker: Worker[Any]):
-    """A chain goes on through it."""
+    """A task after a fallback gets the result of the first task or of the fallback.
+
+    With streaq's worker, it may also fail after the fallback.
+    """
 
     @worker.task(name="risky")
     async def risky(number: int) -> int:
@@ -183,19 +190,20 @@ async def test_a_follower_of_a_fallback_gets_the_result_of_the_one_that_ran(work
         results = [await end.result(timeout=10) for end in ends]
 
     assert results[0].result == "last 5"
-    # The engine looks for the first's result, which has none when the fallback ran.
-    assert not results[1].success or results[1].result == "last 7"
+    # streaq looks for the first task's result, and there is none if the fallback ran.
+    if isinstance(worker, TaskWorker) or results[1].success:
+        assert results[1].result == "last 7"
 
 
 async def test_a_cron_task_runs_by_itself(worker: Worker[Any]):
-    """On its schedule, with an id that follows from name and moment."""
+    """A cron task runs on its schedule, each time under another id."""
     ran: list[str] = []
 
     @worker.cron("* * * * *", name="tick")
     async def tick() -> None:
         ran.append(tick.context.task_id)
 
-    # With seconds, as only a plain streaq accepts them.
+    # Only streaq itself accepts a schedule with seconds.
     tick.crontab = EVERY_SECOND
     async with at_work(worker):
         await eventually(lambda: len(ran) >= 2)
@@ -204,7 +212,7 @@ async def test_a_cron_task_runs_by_itself(worker: Worker[Any]):
 
 
 async def test_a_repeated_task_can_be_unscheduled(worker: Worker[Any]):
-    """A crontab in ``schedule`` makes one; its id stops it."""
+    """A crontab as ``schedule`` repeats a task, and its id removes the schedule."""
     ran: list[str] = []
 
     @worker.task(name="tock")
@@ -221,7 +229,7 @@ async def test_a_repeated_task_can_be_unscheduled(worker: Worker[Any]):
 
 
 async def test_a_cron_task_that_comes_too_late_is_dropped(worker: Worker[Any]):
-    """A run that is later than ``max_schedule_drift`` fails without being called."""
+    """A cron run that is later than ``max_schedule_drift`` fails without being called."""
 
     @worker.cron("0 0 1 1 *", name="yearly", max_schedule_drift=5)
     async def yearly() -> None:
@@ -241,7 +249,7 @@ async def test_a_cron_task_that_comes_too_late_is_dropped(worker: Worker[Any]):
 
 
 async def test_info_has_the_arguments_of_a_waiting_task(worker: Worker[Any]):
-    """Name, arguments, moment, tries, dependents."""
+    """info() has the task's name, arguments, time, tries, dependents and dependencies."""
 
     @worker.task(name="noop")
     async def noop(*args: int, **kwargs: int) -> None: ...
@@ -265,7 +273,7 @@ async def test_info_has_the_arguments_of_a_waiting_task(worker: Worker[Any]):
 
 
 async def test_a_chain_may_begin_with_a_name(make: Make):
-    """A call by ``enqueue_unsafe()`` is followed like any other."""
+    """A call by ``enqueue_unsafe()`` can be the first of a chain."""
     worker = make()
 
     @worker.task(name="double")

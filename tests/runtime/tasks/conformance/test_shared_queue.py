@@ -1,4 +1,4 @@
-"""A queue that a worker of streaq's and one of ours share, each with the other's tasks."""
+"""A queue that streaq's worker and ours share, each with the other's tasks."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .conftest import MAKERS, at_work, drain, make_ours, make_stock, soon
 
 @pytest.fixture
 def pair(stand_in, settings: Settings) -> dict[str, Worker[Any]]:
-    """One of each, on the same queue."""
+    """Return a worker of each kind, on the same queue."""
     stand_in()
     return {name: maker(settings) for name, maker in MAKERS.items()}
 
@@ -27,7 +27,7 @@ def pair(stand_in, settings: Settings) -> dict[str, Worker[Any]]:
 async def test_one_enqueues_and_the_other_runs(
     pair: dict[str, Worker[Any]], client: str, runner: str
 ):
-    """Values, exceptions, retries, chains, fallbacks and aborts go through, in both directions."""
+    """Values, exceptions, retries, chains, fallbacks and aborts work in both directions."""
     add, fail, later, endless, fallback = register(pair[client])
     register(pair[runner])
     async with at_work(pair[runner]), pair[client]:
@@ -54,7 +54,7 @@ async def test_one_enqueues_and_the_other_runs(
 
 
 async def test_both_work_on_one_backlog(stand_in, settings: Settings):
-    """Each task is run once, and each worker has its part."""
+    """Each task is run once, and each worker runs some of the tasks."""
     stand_in()
     workers = [make_stock(settings, concurrency=2), make_ours(settings, concurrency=2)]
     ran: list[tuple[str, int]] = []
@@ -82,7 +82,7 @@ async def test_both_work_on_one_backlog(stand_in, settings: Settings):
 async def test_one_worker_takes_over_the_others_tasks(
     stand_in, settings: Settings, lost: str, heir: str
 ):
-    """A worker that is gone without a word: its task is begun again, as another try."""
+    """A task whose worker died without a notice is run by the other worker, as try 2."""
     stand_in()
     first, second = (MAKERS[name](settings, idle_timeout=1) for name in (lost, heir))
     begun: list[int] = []
@@ -107,7 +107,10 @@ async def test_one_worker_takes_over_the_others_tasks(
 
 @pytest.mark.parametrize("clash", ["skip", "wait", "replace"])
 async def test_a_unique_task_of_ours_runs_with_streaq(stand_in, settings: Settings, clash: Any):
-    """It knows of no groups: ours keep watch over them, and no call is lost."""
+    """A unique task that streaq's worker runs loses no call, as our worker watches the line.
+
+    streaq's worker itself knows no lines.
+    """
     stand_in()
     stock, ours = make_stock(settings), make_ours(settings)
     ran: list[int] = []
@@ -140,15 +143,15 @@ async def test_a_unique_task_of_ours_runs_with_streaq(stand_in, settings: Settin
 
 
 async def test_both_leave_the_same_behind(stand_in, settings: Settings):
-    """After the same tasks, the same keys of the same types are there, and as many entries."""
+    """Both workers leave the same keys, of the same types and sizes, after the same tasks."""
     stand_in()
     left = []
     for name, maker in MAKERS.items():
         worker = maker(settings.model_copy(update={"redis_key_prefix": f"{name}-leaves:"}))
         left.append(await leave(worker))
 
-    # Ours on purpose: what the server has answered is known for a while, should it be lost; and a
-    # result that is to be arguments outlives a backlog.
+    # Two differences are deliberate: ours keeps the server's answers for a while, in case one is
+    # lost, and a result that becomes arguments for so long that it outlives a backlog.
     answered = [keys for name in list(left[1]) if "answered" in name for keys in left[1].pop(name)]
     assert answered
     assert all(kind == "string" and ttl == 0 for kind, _, ttl in answered)  # in hundreds
@@ -158,7 +161,7 @@ async def test_both_leave_the_same_behind(stand_in, settings: Settings):
 
 
 async def leave(worker: Worker[Any]) -> dict[str, Any]:
-    """Run one of everything; returns each key without names of its own: type, size, lifetime."""
+    """Run one task of each kind, and return the type, size and lifetime of each key."""
     add, fail, later, _, fallback = register(worker)
     async with at_work(worker):
         ends = [
@@ -191,7 +194,7 @@ async def leave(worker: Worker[Any]) -> dict[str, Any]:
 
 
 def register(worker: Worker[Any]) -> tuple[Any, ...]:
-    """The same tasks with any worker."""
+    """Register the same tasks with any worker."""
 
     @worker.task(name="add")
     async def add(left: int, right: int) -> int:
@@ -221,7 +224,7 @@ def register(worker: Worker[Any]) -> tuple[Any, ...]:
 
 
 def task_of(worker: Worker[Any], task_id: str) -> Any:
-    """A handle of a task that another has enqueued."""
+    """Return a handle of a task that another worker has enqueued."""
     task = worker.enqueue_unsafe("long")
     task.id = task_id
     return task

@@ -1,4 +1,4 @@
-"""A queue of one's own, with tasks that do as they are told."""
+"""A queue of the test's own, with tasks that succeed, fail or wait."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from vibetuner.testing import held_open
 
 @pytest.fixture
 def worker(stand_in, settings: Settings) -> TaskWorker:
+    """Return a worker with tasks that succeed, fail, wait and are unique."""
     stand_in()
     worker = TaskWorker(settings)
 
@@ -42,12 +43,12 @@ def worker(stand_in, settings: Settings) -> TaskWorker:
 
 @pytest.fixture
 async def queue(worker: TaskWorker, settings: Settings) -> AsyncIterator[Queue]:
-    """Open, without a worker that runs."""
+    """Yield the open queue, without a worker that runs."""
     async with held_open(worker):
         yield Queue(worker, JournalKeys(settings.redis_key_prefix))
 
 
 @pytest.fixture
 def queue_of(worker: TaskWorker, settings: Settings) -> Queue:
-    """For a test that runs the worker itself."""
+    """Return the queue for a test that runs the worker itself."""
     return Queue(worker, JournalKeys(settings.redis_key_prefix))

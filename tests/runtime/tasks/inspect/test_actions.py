@@ -1,4 +1,4 @@
-"""Looking at one task, explaining why it waits, and acting on it."""
+"""Views of one task, the reasons why it waits, and actions on it."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ async def texts(queue: Queue, task_id: str) -> str:
     return "\n".join(f"{reason.text} -> {reason.cure}" for reason in reasons)
 
 
-async def test_arguments_that_another_task_gives_are_said_to_come(queue: Queue):
-    """They are not there yet."""
+async def test_arguments_that_another_task_gives_are_announced(queue: Queue):
+    """The view of a chained task names the task whose result becomes its arguments."""
     double, fails = queue.worker.registry["double"], queue.worker.registry["fails"]
     task = await double.enqueue(1).then(fails)
     detail = await find_task(queue, task.id)
@@ -40,8 +40,8 @@ async def test_arguments_that_another_task_gives_are_said_to_come(queue: Queue):
     assert detail.note == f"They come from the result of {detail.parents[0]}."
 
 
-async def test_a_task_can_be_told_before_and_after_its_end(queue_of: Queue, running):
-    """Its arguments, its result, where it failed; what looks secret is masked."""
+async def test_a_task_is_shown_before_and_after_its_end(queue_of: Queue, running):
+    """The view of a task has its arguments, its result and its traceback, with secrets masked."""
     worker = queue_of.worker
     async with worker:
         good = await worker.registry["double"].enqueue(21, token="t0k3n")
@@ -65,14 +65,14 @@ async def test_a_task_can_be_told_before_and_after_its_end(queue_of: Queue, runn
 
 
 async def ended(queue: Queue, task_id: str):
-    """The task, once the journal has its end."""
+    """Return the view of a task if the journal has its end, otherwise None."""
     if await queue.redis.hget(queue.keys.ids, task_id):
         return await find_task(queue, task_id)
     return None
 
 
-async def test_a_queued_task_without_a_worker_says_so(queue: Queue):
-    """With the command that cures it."""
+async def test_a_queued_task_without_a_worker_is_explained(queue: Queue):
+    """The reason for a queued task is that no worker runs, with the command that starts one."""
     task = await queue.worker.registry["double"].enqueue(1)
 
     assert "No worker is running on the queue" in await texts(queue, task.id)
@@ -81,8 +81,11 @@ async def test_a_queued_task_without_a_worker_says_so(queue: Queue):
         await explain(queue, "nobody")
 
 
-async def test_a_scheduled_task_says_for_when(queue: Queue):
-    """And an abort takes it out at once."""
+async def test_a_scheduled_task_is_explained_by_its_time(queue: Queue):
+    """The reason for a scheduled task is its time.
+
+    An abort ends such a task at once, and a second abort raises TaskError.
+    """
     task = await queue.worker.registry["double"].enqueue(1).start(delay=3600)
 
     assert "It is scheduled for" in await texts(queue, task.id)
@@ -94,7 +97,7 @@ async def test_a_scheduled_task_says_for_when(queue: Queue):
 
 
 async def test_a_task_that_waits_for_a_lost_one_is_explained(queue: Queue):
-    """It would wait for ever."""
+    """The reason names the missing task, as the one that waits for it would wait for ever."""
     task = await queue.worker.registry["double"].enqueue(1).start(after="vanished")
 
     assert await state(queue, task.id) is State.WAITING
@@ -102,7 +105,7 @@ async def test_a_task_that_waits_for_a_lost_one_is_explained(queue: Queue):
 
 
 async def test_a_running_worker_is_looked_at_for_the_reason(queue_of: Queue, running):
-    """Who runs it, who holds the lock of a unique task, who does not know it."""
+    """The reasons name the worker that runs a task, and a task that no live worker knows."""
     worker = queue_of.worker
     async with running(worker):
         holder = await worker.registry["alone"].enqueue()
@@ -118,7 +121,10 @@ async def test_a_running_worker_is_looked_at_for_the_reason(queue_of: Queue, run
 
 
 async def test_a_task_in_line_names_the_one_that_comes_first(queue: Queue):
-    """Of its own arguments; an abort ends it at once."""
+    """The reason for a task in line is the first task with its arguments.
+
+    An abort ends a task in line at once.
+    """
     with using_worker(queue.worker):
 
         @robust_task(name="charge", unique=Unique(by=("account",), clash="wait"))
@@ -138,7 +144,7 @@ async def test_a_task_in_line_names_the_one_that_comes_first(queue: Queue):
 
 
 async def test_a_stuck_line_is_reported(queue: Queue, settings: Settings):
-    """Its first task's message was deleted; an abort of that one lets the line move on."""
+    """A line whose first task has lost its message is reported with the abort that frees it."""
     with using_worker(queue.worker):
 
         @robust_task(name="sync", unique=Unique(clash="wait"))
@@ -160,7 +166,7 @@ async def test_a_stuck_line_is_reported(queue: Queue, settings: Settings):
 
 
 async def test_an_abort_without_a_worker_waits_for_one(queue: Queue):
-    """It is marked, and says that the worker which takes it ends it."""
+    """An abort of a queued task marks it, and the worker that claims it ends it."""
     task = await queue.worker.registry["double"].enqueue(1)
 
     assert await abort(queue, task.id) is False
@@ -168,7 +174,7 @@ async def test_an_abort_without_a_worker_waits_for_one(queue: Queue):
 
 
 async def test_a_task_is_enqueued_again_with_its_arguments(queue_of: Queue, running):
-    """Under a new id; nothing of a task that never was."""
+    """enqueue_again() copies the arguments to a new id, and an unknown id raises TaskNotFound."""
     async with running(queue_of.worker):
         first = await queue_of.worker.registry["double"].enqueue(4)
         await first.result(timeout=10)
@@ -184,7 +190,7 @@ async def test_a_task_is_enqueued_again_with_its_arguments(queue_of: Queue, runn
 
 
 async def test_arguments_of_a_task_enqueued_by_name_must_fit(queue: Queue):
-    """Before it is sent; a text becomes a date where the function asks for one."""
+    """Arguments are checked before the task is sent, and a text becomes a date if one is needed."""
     task_id = await enqueue(queue, "double", [3], {"day": "2026-05-01"})
     assert (await find_task(queue, task_id)).arguments == {"number": "3", "day": "2026-05-01"}
 
@@ -203,7 +209,7 @@ async def test_arguments_of_a_task_enqueued_by_name_must_fit(queue: Queue):
 
 
 async def test_an_hour_and_a_day_add_up(queue_of: Queue, running):
-    """Counts, and how long tasks waited and ran."""
+    """The statistics of an hour and of a day count ends, and how long tasks waited and ran."""
     async with running(queue_of.worker):
         for name in ("double", "fails"):
             args = (1,) if name == "double" else ()
@@ -219,6 +225,7 @@ async def test_an_hour_and_a_day_add_up(queue_of: Queue, running):
 
 
 async def counted(queue: Queue):
+    """Return the statistics of the last hour once they have both tasks, otherwise None."""
     span = await read_span(queue, "hour")
     return span if span.total("done") + span.total("failed") == 2 else None
 
@@ -238,7 +245,7 @@ NOON = datetime(2026, 5, 1, 12, 0, 30, tzinfo=UTC)
     ],
 )
 def test_a_schedule_is_judged_by_its_last_run(due, last, seen, running, health):
-    """On time, running, late, missed; a schedule that is new has missed nothing."""
+    """A schedule is on time, running, late or missed; a new one has missed nothing."""
 
     def at(seconds: int) -> datetime:
         return NOON + timedelta(seconds=seconds)
@@ -253,7 +260,10 @@ def test_a_schedule_is_judged_by_its_last_run(due, last, seen, running, health):
 
 
 async def test_the_schedule_of_a_deleted_task_is_named_and_removed(queue: Queue):
-    """Its runs would fail for ever. One that was enqueued has a task, and is none."""
+    """A cron schedule without a task in the project is listed with the command that removes it.
+
+    The schedule of an enqueued call has no such note.
+    """
     double = queue.worker.registry["double"]
     await double.enqueue(1).start(schedule="0 3 * * *")
     client = queue.worker.client

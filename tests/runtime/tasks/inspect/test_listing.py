@@ -17,7 +17,7 @@ FAILED = frozenset({State.FAILED})
 
 
 async def ids(queue: Queue, limit: int = 7, **filters: object) -> list[str]:
-    """The ids of every page, one after the other."""
+    """Return the ids of all pages, in their order."""
     found, after = [], None
     while True:
         page = await list_tasks(queue, Filters(**filters), limit=limit, after=after)
@@ -29,7 +29,7 @@ async def ids(queue: Queue, limit: int = 7, **filters: object) -> list[str]:
 
 
 async def end(queue: Queue, count: int) -> None:
-    """Write down ``count`` tasks of two names; every tenth has failed."""
+    """Record the ends of ``count`` tasks of two names; every tenth has failed."""
     ended = [
         make_ended(f"e{n}", "even" if n % 2 == 0 else "odd", failed=n % 10 == 0, finished=now_ms())
         for n in range(count)
@@ -38,14 +38,17 @@ async def end(queue: Queue, count: int) -> None:
 
 
 async def test_an_empty_queue_has_an_empty_list(queue: Queue):
-    """Before any worker has ever run."""
+    """A queue that no worker has ever used has no rows, no counts and no workers."""
     assert (await list_tasks(queue, Filters())).rows == []
     assert (await queue.counts()).is_empty
     assert await queue.workers() == []
 
 
 async def test_every_task_stands_in_exactly_one_page(queue: Queue):
-    """Queued ones first, the oldest first; then scheduled ones; then the newest that ended."""
+    """Queued tasks come first, then scheduled ones, then the newest that ended.
+
+    The pages contain each task once, whatever their size.
+    """
     await end(queue, 45)
     queued = [(await queue.worker.registry["double"].enqueue(n)).id for n in range(10)]
     later = await queue.worker.registry["fails"].enqueue().start(delay=60)
@@ -56,7 +59,7 @@ async def test_every_task_stands_in_exactly_one_page(queue: Queue):
 
 
 async def test_filters_keep_only_matching_tasks(queue: Queue):
-    """By state, by name, by both, and by time."""
+    """A list is filtered by state, by name, by both, and by time."""
     await end(queue, 45)
     queued = await queue.worker.registry["double"].enqueue(1)
     await queue.worker.registry["fails"].enqueue()
@@ -73,7 +76,7 @@ async def test_filters_keep_only_matching_tasks(queue: Queue):
 
 
 async def test_a_running_task_is_listed_first_and_not_as_queued(queue_of: Queue, running):
-    """And is lost when its worker falls silent."""
+    """A running task has the first row and its worker's id, and counts as running only."""
     async with running(queue_of.worker):
         task = await queue_of.worker.registry["waits"].enqueue()
         (row,) = await eventually(queue_of.running)
@@ -90,6 +93,6 @@ async def test_a_running_task_is_listed_first_and_not_as_queued(queue_of: Queue,
 
 @pytest.mark.parametrize("after", ["", "nowhere!1", "ended!x", "ended"])
 async def test_a_page_can_only_begin_where_another_ended(queue: Queue, after: str):
-    """An address that somebody has changed is refused."""
+    """A page's position that was edited raises CommandError."""
     with pytest.raises(CommandError, match="A page begins where another ended"):
         await list_tasks(queue, Filters(), after=after)

@@ -1,4 +1,4 @@
-"""Finding a task by the beginning of its id, and the keys of one queue."""
+"""Lookups of a task by the beginning of its id, and of its queue and payload."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ async def enqueue(queue: Queue, task_id: str, **start: object) -> str:
 
 
 async def test_the_beginning_of_an_id_is_enough(queue: Queue):
-    """Of a task that is queued, scheduled or has ended."""
+    """Eight characters find a task that is queued, is scheduled or has ended."""
     queued = await enqueue(queue, "aaaaaaaa-queued")
     scheduled = await enqueue(queue, "bbbbbbbb-scheduled", delay=3600)
     ended = await enqueue(queue, "cccccccc-ended", delay=3600)
@@ -30,7 +30,7 @@ async def test_the_beginning_of_an_id_is_enough(queue: Queue):
 
 
 async def test_the_beginning_of_several_ids_is_refused_with_their_names(queue: Queue):
-    """One of them that is known as a whole is meant itself."""
+    """A beginning of several ids raises TaskError with the ids, but a complete id is found."""
     first, second = [await enqueue(queue, f"aaaaaaaa{end}") for end in ("", "-second")]
     assert await whole_id(queue, first) == first
     third = await enqueue(queue, "aaaaaaaa-third", delay=3600)
@@ -40,13 +40,13 @@ async def test_the_beginning_of_several_ids_is_refused_with_their_names(queue: Q
 
 @pytest.mark.parametrize("text", ["nobodyhasit", "short", "no id at all"])
 async def test_an_unknown_beginning_is_taken_as_it_is(queue: Queue, text: str):
-    """The command then reports that there is no such task."""
+    """An unknown beginning is returned unchanged, so that the command reports a missing task."""
     await enqueue(queue, "aaaaaaaa-queued")
     assert await whole_id(queue, text) == text
 
 
 async def test_a_running_task_is_found_by_the_beginning_of_its_id(queue_of: Queue, running):
-    """Its worker has noted it in the journal."""
+    """A running task is found by the entry that its worker has made in the journal."""
     async with running(queue_of.worker):
         task = await queue_of.worker.registry["waits"].enqueue()
         await eventually(queue_of.running)
@@ -54,7 +54,10 @@ async def test_a_running_task_is_found_by_the_beginning_of_its_id(queue_of: Queu
 
 
 async def test_the_queue_of_a_task_is_found_among_the_oldest(queue: Queue):
-    """It is empty for a task that is in no queue; nothing is read for no ids."""
+    """queue_of() names the queue of a task, and is empty for an unknown one.
+
+    payloads() reads nothing for no ids.
+    """
     task_id = await enqueue(queue, "aaaaaaaa-queued")
     assert await queue.queue_of(task_id) == queue.worker.priorities[-1]
     assert await queue.queue_of("nobody") == ""

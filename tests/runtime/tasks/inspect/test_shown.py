@@ -41,12 +41,12 @@ def named(here: int, /, there: int = 0, *, alone: int = 0, **more: int) -> None:
     ],
 )
 def test_an_argument_without_a_name_has_its_position(function: Any, args: Any, names: list[str]):
-    """The function is not known here, or it now has fewer parameters."""
+    """An argument without a parameter is named by its position, as for an unknown function."""
     assert list(name_arguments(function, args, {})) == names
 
 
 def test_a_list_is_shown_without_secrets():
-    """Nested ones are masked, too; an empty one is not a secret."""
+    """Secrets are masked in nested values, too; an empty password is no secret."""
     value = [{"token": "x", "password": ""}, "redis://ann:x@cache", 1.5]
     assert shown(value) == '[{"token": "•••", "password": ""}, "redis://***@cache", 1.5]'
 
@@ -63,7 +63,7 @@ def test_a_list_is_shown_without_secrets():
 def test_a_result_that_the_journal_does_not_have_is_shown(
     outcome: dict[str, Any], state: State, error: str
 ):
-    """For example, one from a worker of streaq's own."""
+    """A task without a journal entry, as from streaq's worker, is shown by its stored result."""
     row = _result_row("1", {"f": "mail", "t": 2, "ft": 1000, **outcome})
     assert (row.state, row.error[: len(error)]) == (state, error)
     if "r" in outcome:
@@ -73,7 +73,7 @@ def test_a_result_that_the_journal_does_not_have_is_shown(
 
 @pytest.mark.parametrize("stored", [None, "", "no json", "[1, 2]", "5"])
 def test_a_place_in_line_that_cannot_be_read_is_none(stored: Any):
-    """Somebody may have written anything there."""
+    """A stored value that is no place in a line is read as an empty one."""
     assert _read_member(stored) == ("", "")
 
 
@@ -88,7 +88,10 @@ async def missing(day: Nowhere) -> None: ...  # type: ignore[name-defined]  # no
 
 
 def test_arguments_that_cannot_be_checked_are_accepted():
-    """Their type has no schema or does not exist, or the parameter takes any number of them."""
+    """Arguments of a type without a schema, or of an unknown type, are passed on unchecked.
+
+    This also holds for arguments that `*args` and `**kwargs` take.
+    """
     item = Bare()
     assert check_arguments(takes, "takes", [item, "1"], {"b": "2"}) == ([item, "1"], {"b": "2"})
     assert check_arguments(missing, "missing", ["today"], {}) == (["today"], {})

@@ -34,7 +34,7 @@ async def texts(queue: Queue, task_id: str) -> str:
 
 
 async def beat(queue: Queue, *, silent: float = 0, **changes: Any) -> None:
-    """Leave a worker's heartbeat, as old as this."""
+    """Store a worker's heartbeat that is ``silent`` seconds old."""
     at = int((time.time() - silent) * 1000)
     one = Beat(id="w1", at=at, queues=("normal",), **{"tasks": ("double", "alone"), **changes})
     await queue.redis.set(queue.keys.worker("w1"), dump_record(one))
@@ -42,7 +42,7 @@ async def beat(queue: Queue, *, silent: float = 0, **changes: Any) -> None:
 
 
 async def test_a_redis_that_takes_no_writes_is_the_first_reason(tmp_path: Path):
-    """Its memory is full; the doctor says more."""
+    """A Redis without memory is the first reason, with the doctor as the cure."""
     with Valkey(tmp_path) as server:
         async with opened(server) as (worker, number):
             task = await number.enqueue(1)
@@ -54,7 +54,10 @@ async def test_a_redis_that_takes_no_writes_is_the_first_reason(tmp_path: Path):
 
 
 async def test_a_payload_of_another_key_is_a_reason(queue: Queue):
-    """Neither its arguments nor its name can be shown, and it can't be enqueued again."""
+    """A payload of another key is a reason, with SECRET_KEY_PREVIOUS as the cure.
+
+    The task's arguments are not shown, and it can't be enqueued again.
+    """
     task = await queue.worker.registry["double"].enqueue(1)
     await queue.redis.set(queue.worker.task_key + task.id, "damaged")
 
@@ -67,14 +70,14 @@ async def test_a_payload_of_another_key_is_a_reason(queue: Queue):
 
 
 async def test_a_silent_worker_is_named_with_its_silence(queue: Queue):
-    """It may be frozen."""
+    """The reason says how long ago the last worker sent a heartbeat."""
     task = await queue.worker.registry["double"].enqueue(1)
     await beat(queue, silent=40)
     assert re.search(r"the last one has been silent for (39|4\d) s", await texts(queue, task.id))
 
 
 async def test_a_lost_task_waits_for_the_next_worker(queue: Queue):
-    """The worker that ran it sends no heartbeat."""
+    """A task is lost if its worker sends no heartbeat, and another worker will take it over."""
     task = await queue.worker.registry["double"].enqueue(1)
     await beat(queue, silent=30)
     started = Started(task.id, "double", started=2000, tries=1, queued=1000)
@@ -85,7 +88,7 @@ async def test_a_lost_task_waits_for_the_next_worker(queue: Queue):
 
 
 async def test_full_slots_are_a_reason(queue: Queue):
-    """Of all live workers."""
+    """The reason is that all slots are in use, or else that the task waits for its turn."""
     task = await queue.worker.registry["double"].enqueue(1)
     await beat(queue, concurrency=2, running=2)
     assert ("All 2 slots of 1 live worker are in use; 1 wait") in await texts(queue, task.id)
@@ -94,7 +97,7 @@ async def test_full_slots_are_a_reason(queue: Queue):
 
 
 async def test_the_lock_of_a_unique_task_has_a_holder(queue: Queue):
-    """The other one would fail at once; the holder itself has no such reason."""
+    """The reason names another task that holds the lock, and never the task itself."""
     task = await queue.worker.registry["alone"].enqueue()
     for holder in ("another", task.id):
         await queue.redis.set(queue.engine_keys.lock("alone"), holder)
@@ -104,7 +107,7 @@ async def test_the_lock_of_a_unique_task_has_a_holder(queue: Queue):
 
 
 async def test_arguments_that_no_longer_fit_have_no_line(queue: Queue):
-    """Its function has other parameters by now; another reason is given all the same."""
+    """A unique task whose arguments no longer fit its function gets another reason than a line."""
     with using_worker(queue.worker):
 
         @robust_task(name="charge", unique=Unique(by=("account",), clash="wait"))
@@ -120,7 +123,7 @@ async def test_arguments_that_no_longer_fit_have_no_line(queue: Queue):
 
 
 async def test_at_most_ten_parents_are_named(queue: Queue):
-    """Those that exist, with the command that looks at them; their number comes first."""
+    """The reasons give the number of parents, and name ten with the command that explains each."""
     first = await queue.worker.registry["double"].enqueue(1).start(delay=3600)
     gone = [f"gone-{number}" for number in range(MOST_PARENTS)]
     task = await queue.worker.registry["double"].enqueue(2).start(after=[first.id, *gone])
@@ -135,7 +138,7 @@ async def test_at_most_ten_parents_are_named(queue: Queue):
 
 
 async def test_a_task_that_was_due_waits_for_a_worker(queue: Queue):
-    """A worker puts it into the queue."""
+    """A delayed task that is due is explained: a live worker puts it into the queue."""
     task = await queue.worker.registry["double"].enqueue(1).start(delay=3600)
     await queue.redis.zadd(queue.engine_keys.delayed(queue.worker.priorities[-1]), {task.id: 1000})
     assert "It was due at 1970-01-01 00:00:01 UTC; a live worker puts" in await texts(
@@ -144,7 +147,7 @@ async def test_a_task_that_was_due_waits_for_a_worker(queue: Queue):
 
 
 async def test_a_failed_task_has_its_error_as_the_reason(queue_of: Queue, running):
-    """And the command that shows its traceback."""
+    """The reason is the task's error, with the command that shows its traceback."""
     worker: TaskWorker = queue_of.worker
     async with running(worker):
         task = await worker.registry["fails"].enqueue()

@@ -1,4 +1,4 @@
-"""Letters of one's own, in either store."""
+"""Dead letters of the test's own, in either store."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Bury = Callable[..., Awaitable[DeadLetter]]
 
 @pytest.fixture(params=["mongodb", "stream"])
 def store(request: pytest.FixtureRequest, settings: Settings) -> Iterator[str]:
-    """The settings of a project with MongoDB, and of one without."""
+    """Yield the name of the store, in a project with MongoDB and in one without."""
     url = settings.mongodb_url if request.param == "mongodb" else None
     with using_settings(settings.model_copy(update={"mongodb_url": url})):
         yield request.param
@@ -28,14 +28,14 @@ def store(request: pytest.FixtureRequest, settings: Settings) -> Iterator[str]:
 
 @pytest.fixture
 async def queue(settings: Settings) -> AsyncIterator[TaskWorker]:
-    """Open what dead letters need; the stream is the test's own."""
+    """Yield a worker with all resources open that dead letters need."""
     async with held_open(open_dead_letters()):
         yield get_worker()
 
 
 @pytest.fixture
 def bury(settings: Settings, queue: TaskWorker) -> Bury:
-    """Leave a letter as a worker does: in the stream."""
+    """Return a function that stores a dead letter in the stream, as a worker does."""
 
     async def bury(task_id: str, *args: Any, payload: bytes | None = None, **changes: Any):
         if payload is None:
@@ -48,13 +48,13 @@ def bury(settings: Settings, queue: TaskWorker) -> Bury:
 
 
 async def payload_of(queue: TaskWorker, *args: Any, task_id: str = "t1", **fields: Any) -> bytes:
-    """Signed, as it was enqueued."""
+    """Return the signed payload of a call, as an enqueue stores it."""
     data = {"f": "send_invoice", "a": args, "k": {}, "t": 1, **fields}
     return queue.client.codec.seal(await queue.serialize(data), Kind.CALL, task_id)
 
 
 def make_letter(task_id: str, **changes: Any) -> DeadLetter:
-    """A letter in which all but a few things don't matter."""
+    """Return a dead letter with defaults for all fields that are not given."""
     values: dict[str, Any] = {
         "task_name": "send_invoice",
         "task_id": task_id,

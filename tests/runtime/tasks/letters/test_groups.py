@@ -1,4 +1,4 @@
-"""Groups of dead letters are counted as letters come and go."""
+"""Groups of dead letters, which are counted as letters come and go."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ NOW = datetime(2026, 5, 1, 12, tzinfo=UTC)
 
 @pytest.fixture
 def settings(settings: Settings) -> Iterator[Settings]:
-    """Settings without MongoDB."""
+    """Yield settings without MongoDB."""
     own = settings.model_copy(update={"mongodb_url": None})
     with using_settings(own):
         yield own
@@ -32,7 +32,7 @@ def settings(settings: Settings) -> Iterator[Settings]:
 
 @pytest.fixture
 async def in_mongodb(settings: Settings, servers: Lease) -> AsyncIterator[Settings]:
-    """The same settings with MongoDB, which is open."""
+    """Yield the same settings with an open MongoDB."""
     url = name_database(servers.urls["mongodb"], settings.redis_key_prefix.rstrip(":"))
     own = settings.model_copy(update={"mongodb_url": url})
     with using_settings(own):
@@ -41,11 +41,12 @@ async def in_mongodb(settings: Settings, servers: Lease) -> AsyncIterator[Settin
 
 
 async def counted() -> dict[str, int]:
+    """Return the number of letters of each group."""
     return {group.fingerprint: group.count for group in await groups()}
 
 
 async def test_a_letter_is_counted_until_somebody_decides(bury: Bury, queue: TaskWorker):
-    """Once for each task, however often its worker is lost at its end."""
+    """An open letter is counted once for each task, until it is retried or discarded."""
     for task_id in ("a", "b", "a"):
         await bury(task_id, fingerprint="f1")
     await bury("c", fingerprint="f2")
@@ -60,7 +61,7 @@ async def test_a_letter_is_counted_until_somebody_decides(bury: Bury, queue: Tas
 
 
 async def test_a_group_has_its_newest_error_and_its_span(bury: Bury, queue: TaskWorker):
-    """In whatever order the letters come."""
+    """A group has its newest error and its first and last time, in whatever order letters come."""
     await bury("new", failed_at=NOW, error="now")
     await bury("old", failed_at=NOW - timedelta(days=2), error="then")
 
@@ -74,7 +75,7 @@ async def test_a_group_has_its_newest_error_and_its_span(bury: Bury, queue: Task
 
 
 async def test_the_letters_of_one_bug_are_found_without_a_search(bury: Bury, queue: TaskWorker):
-    """Page after page, in the order of the stream, also where hundreds died in a millisecond."""
+    """list_letters() returns the letters of one fingerprint page by page, the newest first."""
     for n in range(25):
         await bury(f"t{n}", fingerprint="f1")
         await bury(f"u{n}", fingerprint="f2")
@@ -93,7 +94,7 @@ async def test_the_letters_of_one_bug_are_found_without_a_search(bury: Bury, que
 async def test_letters_in_mongodb_are_counted_by_the_workers(
     settings: Settings, queue: TaskWorker, in_mongodb: Settings
 ):
-    """Those that were there, those that come, and those that are settled; once a day anew."""
+    """Workers count letters as they are there, come and are settled, and once a day all anew."""
     database, keys = mongo_database.get(), Keys(in_mongodb.redis_key_prefix)
     for task_id in ("a", "b", "c"):
         await keep(queue.redis, keys.prefix, make_letter(task_id))
@@ -117,7 +118,7 @@ async def test_letters_in_mongodb_are_counted_by_the_workers(
 async def test_letters_of_a_version_that_kept_no_groups_are_counted(
     bury: Bury, queue: TaskWorker, settings: Settings
 ):
-    """They are counted when somebody asks, also those behind a letter that can't be read."""
+    """Letters of an older version are counted at the first query, past one that can't be read."""
     keys = Keys(settings.redis_key_prefix)
     await bury("a", fingerprint="f1")
     await queue.redis.xadd(keys.letters, {"letter": "{}"})

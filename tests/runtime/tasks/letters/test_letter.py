@@ -1,4 +1,4 @@
-"""A letter of a task is kept whatever its arguments are."""
+"""Dead letters are kept whatever the task's arguments are."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from vibetuner.tasks.letters.plain import plain, plain_text, plain_traceback
 
 
 class Mute:
-    """Raises when it is shown."""
+    """An object that raises when it is shown."""
 
     def __str__(self) -> str:
         raise RuntimeError("no session is open")
@@ -26,6 +26,7 @@ class Mute:
 
 
 def deep() -> list[Any]:
+    """Return a list that is nested 5000 times."""
     value: list[Any] = []
     for _ in range(5000):
         value = [value]
@@ -33,6 +34,7 @@ def deep() -> list[Any]:
 
 
 def endless() -> list[Any]:
+    """Return a list that contains itself ten times."""
     value: list[Any] = []
     value.extend([value] * 10)
     return value
@@ -50,7 +52,7 @@ anything = st.recursive(
 
 @given(anything)
 def test_both_stores_take_whatever_was_passed(value: Any):
-    """Even text that can't be encoded, numbers of any size, and odd names are stored."""
+    """Any value can be stored as JSON and as BSON, even text that can't be encoded."""
     shown = plain({"value": value})
 
     assert bson.decode(bson.encode(shown)) == shown
@@ -59,7 +61,7 @@ def test_both_stores_take_whatever_was_passed(value: Any):
 
 @pytest.mark.parametrize("value", [Mute(), deep(), endless(), "x" * 10**6, ["y" * 900] * 900])
 def test_a_value_that_cannot_be_shown_loses_no_letter(value: Any):
-    """It is shortened, or its type is named."""
+    """A value that is too large, or can't be shown, is shortened, or its type is named instead."""
     letter = make_letter("t1", args=plain([value]), kwargs=plain({"k": value}))
 
     assert len(letter.to_json()) < 200_000
@@ -69,12 +71,12 @@ def test_a_value_that_cannot_be_shown_loses_no_letter(value: Any):
 
 
 def test_an_error_that_cannot_be_shown_is_named():
-    """Its text names its class, and that of the error in its ``__str__``."""
+    """The text of such an error names its class, and the error in its ``__str__``."""
     assert plain_text(Mute()) == "a Mute (RuntimeError in its __str__)"
 
 
 def test_fingerprints_differ_by_task_cause_and_place():
-    """Errors that differ only in their message have one fingerprint."""
+    """A fingerprint depends on the task, the cause and the place, but not on the message."""
     one, other = raised("here"), raised("there")
 
     assert fingerprint("a", Cause.EXCEPTION, one) == fingerprint("a", Cause.EXCEPTION, other)
@@ -86,20 +88,21 @@ def test_fingerprints_differ_by_task_cause_and_place():
 
 
 def raised(message: str) -> ValueError:
+    """Return a ValueError that was raised here."""
     with pytest.raises(ValueError, match=message) as caught:
         raise ValueError(message)
     return caught.value
 
 
 class Broken(dict[str, Any]):
-    """Raises when it is iterated."""
+    """A dict that raises when it is iterated."""
 
     def items(self) -> Any:
         raise RuntimeError("no session is open")
 
 
 class Unlinked(ValueError):
-    """Raises when a traceback looks for the errors before it."""
+    """An error that raises when a traceback looks for the errors before it."""
 
     @property
     def __suppress_context__(self) -> Any:
@@ -107,20 +110,20 @@ class Unlinked(ValueError):
 
 
 class Unreadable:
-    """Raises it."""
+    """An object that can't be converted to an int."""
 
     def __int__(self) -> int:
         raise Unlinked
 
 
 def test_a_container_that_cannot_be_iterated_keeps_its_type():
-    """A list stays a list, and a dict stays a dict."""
+    """A list stays a list and a dict stays a dict, with the error as their content."""
     assert plain([Broken()]) == ["can't be shown (RuntimeError)"]
     assert plain(Broken()) == {"…": "can't be shown (RuntimeError)"}
 
 
-def test_a_traceback_that_cannot_be_formatted_is_left_out():
-    """A missing one is left out, too."""
+def test_a_traceback_that_cannot_be_formatted_is_replaced():
+    """The error in formatting replaces the traceback, and a missing traceback is an empty text."""
     assert plain_traceback(Unlinked()) == ""
     with pytest.raises(Unlinked) as raised:
         int(Unreadable())

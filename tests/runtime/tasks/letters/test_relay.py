@@ -1,4 +1,4 @@
-"""From the stream to MongoDB: each letter once, and none holds up the others."""
+"""Dead letters move from the stream to MongoDB, each once, and none blocks the others."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ FILTERS: list[tuple[str, ...]] = [(), ("task_name",), ("cause",), ("fingerprint"
 async def test_letters_arrive_and_leave_the_stream(
     settings: Settings, bury: Bury, queue: TaskWorker
 ):
-    """With nothing left behind beside it but the groups of the open letters."""
+    """Letters are moved to MongoDB, and Redis keeps only the groups and an empty stream."""
     for number in range(3):
         await bury(f"t{number}")
     prefix = settings.redis_key_prefix
@@ -44,7 +44,7 @@ async def test_letters_arrive_and_leave_the_stream(
 async def test_each_list_has_an_index_with_the_order_of_its_pages(
     settings: Settings, bury: Bury, queue: TaskWorker
 ):
-    """A worker makes them after the first letters; without one, MongoDB sorts all of a list."""
+    """A worker makes an index for each filter, as otherwise MongoDB would sort the whole list."""
     await bury("t1")
     collection = mongo_database.get()["dead_letters"]
     async with relaying(queue.redis, mongo_database.get(), settings.redis_key_prefix):
@@ -65,7 +65,7 @@ async def test_each_list_has_an_index_with_the_order_of_its_pages(
 async def test_a_letter_that_is_delivered_twice_is_one_document(
     settings: Settings, bury: Bury, queue: TaskWorker
 ):
-    """Two workers' relays at once, and one that died before it took the letter out."""
+    """Relays that move letters at once, or move one again, make one document of each letter."""
     database, prefix = mongo_database.get(), settings.redis_key_prefix
     for number in range(30):
         await bury(f"t{number}")
@@ -80,7 +80,7 @@ async def test_a_letter_that_is_delivered_twice_is_one_document(
 async def test_a_second_delivery_does_not_undo_an_act(
     settings: Settings, bury: Bury, queue: TaskWorker
 ):
-    """The document stays as it is."""
+    """A letter that is delivered again keeps the record of its retry."""
     database = mongo_database.get()
     await bury("t1")
     await move_letters(queue.redis, database, settings.redis_key_prefix)
@@ -94,7 +94,7 @@ async def test_a_second_delivery_does_not_undo_an_act(
 async def test_an_unreadable_entry_blocks_no_other(
     settings: Settings, bury: Bury, queue: TaskWorker
 ):
-    """It stays where it is, for a version that can read it."""
+    """An unreadable entry stays in the stream, and the letters behind it are moved."""
     key = f"{settings.redis_key_prefix}dead_letters"
     newer = make_letter("t0").to_json().replace('"exception"', '"a_cause_of_tomorrow"')
     for number in range(150):
@@ -109,7 +109,7 @@ async def test_an_unreadable_entry_blocks_no_other(
 async def test_arguments_too_large_for_mongodb_leave_a_letter_without_them(
     bury: Bury, caplog: pytest.LogCaptureFixture
 ):
-    """Said in one line; the others go on."""
+    """A letter above MongoDB's limit is stored without its arguments, which the log reports."""
     await bury("large", payload=b"x" * 17_000_000)
     await bury("small")
 

@@ -1,4 +1,4 @@
-"""Retrying: once, with the arguments that were enqueued, whatever happens."""
+"""A dead letter is retried once, with the arguments that were enqueued."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from vibetuner.tasks.worker import TaskWorker, get_worker
 
 
 async def test_a_retry_enqueues_the_same_call(store: str, bury: Bury, queue: TaskWorker):
-    """The very call, signed for a new id, where any worker finds it at once."""
+    """A retry enqueues the same call, signed for a new id, and its status is queued."""
     letter = await bury("t1", "acme", 12)
 
     new_id = await retry("t1")
@@ -41,7 +41,7 @@ async def test_a_retry_enqueues_the_same_call(store: str, bury: Bury, queue: Tas
 async def test_twenty_simultaneous_retries_lead_to_one_run(
     store: str, bury: Bury, queue: TaskWorker
 ):
-    """All get the same id; one name is on record."""
+    """All retries return the same id, one task is enqueued, and one person is recorded."""
     await bury("t1", "acme")
 
     ids = await asyncio.gather(*(retry("t1", by=f"person {n}") for n in range(20)))
@@ -56,7 +56,10 @@ async def test_twenty_simultaneous_retries_lead_to_one_run(
 async def test_asking_again_after_it_has_run_does_not_run_it_again(
     store: str, bury: Bury, queue: TaskWorker
 ):
-    """Nothing of the new task is left in Redis; also one who has looked earlier gets no run."""
+    """A second retry returns the first one's id and enqueues nothing, even if that task is gone.
+
+    This also holds for a caller that has read the letter before.
+    """
     seen_before = await bury("t1", "acme")
     new_id = await retry("t1")
     await queue.redis.delete([queue.task_key + new_id])
@@ -69,7 +72,7 @@ async def test_asking_again_after_it_has_run_does_not_run_it_again(
 
 
 async def test_one_retries_while_another_discards(store: str, bury: Bury, queue: TaskWorker):
-    """One of them wins, and the other is told who."""
+    """Either act wins, and the other raises DeadLetterError that names what was done by whom."""
     for n in range(10):
         await bury(f"t{n}", "acme")
         outcome = await asyncio.gather(
@@ -89,7 +92,7 @@ async def test_one_retries_while_another_discards(store: str, bury: Bury, queue:
 async def test_a_crash_between_queue_and_record_leads_to_no_second_run(
     settings: Settings, bury: Bury, queue: TaskWorker
 ):
-    """The task is enqueued and the record not told; pressing again tells it, and that is all."""
+    """A second retry only records a first one that crashed after its enqueue."""
     letter = await bury("t1", "acme")
     assert await count() == 1
     act = Act(at=datetime.now(UTC), by="ann", retried_as=retry_id("t1"))
@@ -105,7 +108,7 @@ async def test_a_crash_between_queue_and_record_leads_to_no_second_run(
 
 
 async def test_ties_to_tasks_that_are_gone_are_cut(store: str, bury: Bury, queue: TaskWorker):
-    """Whoever waited for it has failed already, with a letter of its own."""
+    """A retried call has no links to other tasks, as those that waited for it have failed."""
     tied = await payload_of(queue, "acme", T="next-one", O="plan-b", F="plan-a")
     await bury("t1", payload=tied)
 
@@ -126,7 +129,10 @@ async def test_ties_to_tasks_that_are_gone_are_cut(store: str, bury: Bury, queue
 async def test_a_letter_without_trusted_arguments_is_refused(
     store: str, bury: Bury, payload: bytes, reason: str
 ):
-    """One line that says why and what to do; the letter stays open, to be discarded."""
+    """A retry without valid arguments raises DeadLetterError in one line.
+
+    The letter stays open, and can be discarded.
+    """
     await bury("t1", payload=payload)
 
     with pytest.raises(
@@ -140,7 +146,7 @@ async def test_a_letter_without_trusted_arguments_is_refused(
 
 
 async def test_signed_data_that_is_no_call_is_refused(store: str, bury: Bury, queue: TaskWorker):
-    """A signed payload without a task's name and arguments is not enqueued."""
+    """A signed payload that is no call, or a call of another task, raises DeadLetterError."""
     codec = queue.client.codec
     await bury("t1", payload=codec.seal(await queue.serialize({"r": 1}), Kind.CALL, "t1"))
 
@@ -154,7 +160,7 @@ async def test_signed_data_that_is_no_call_is_refused(store: str, bury: Bury, qu
 
 
 async def test_arguments_that_never_came_are_refused(store: str, bury: Bury, queue: TaskWorker):
-    """``a.then(b)``, and a has failed."""
+    """A letter whose arguments were to come from another task raises DeadLetterError."""
     await bury("t1", payload=await payload_of(queue, A="t0"))
 
     with pytest.raises(DeadLetterError, match="its arguments were to come from t0"):
@@ -162,7 +168,7 @@ async def test_arguments_that_never_came_are_refused(store: str, bury: Bury, que
 
 
 async def test_nothing_forged_is_unpickled(store: str, bury: Bury, tmp_path: Path):
-    """Nothing is done that its reading would do."""
+    """A payload with a forged signature raises DeadLetterError before it is unpickled."""
     trap = tmp_path / "unpickled"
     await bury("t1", payload=pickle.dumps(Trap(trap)) + b"s" * 32)
 
@@ -173,7 +179,7 @@ async def test_nothing_forged_is_unpickled(store: str, bury: Bury, tmp_path: Pat
 
 
 async def test_arguments_signed_with_the_previous_key_are_accepted(settings: Settings):
-    """SECRET_KEY was changed in between."""
+    """A letter from before a change of SECRET_KEY can be retried."""
     body = pickle.dumps({"f": "send_invoice", "a": ("acme",), "k": {}, "t": 1})
     signature = hmac.digest(signing_keys(settings)[0], body, "sha256")
     changed = {
@@ -189,7 +195,7 @@ async def test_arguments_signed_with_the_previous_key_are_accepted(settings: Set
 
 
 async def test_a_retry_that_fails_can_be_retried(store: str, bury: Bury):
-    """Each time under an id of its own."""
+    """Each retry has another id, also the retry of a retry that failed."""
     await bury("t1", "acme")
     second = await retry("t1")
     await bury(second, "acme")
@@ -200,7 +206,7 @@ async def test_a_retry_that_fails_can_be_retried(store: str, bury: Bury):
 
 
 class Trap:
-    """Unpickling it would make a folder."""
+    """An object that makes a folder when it is unpickled."""
 
     def __init__(self, path: Path) -> None:
         self._path = path

@@ -1,4 +1,4 @@
-"""Looking at letters: the same answers from MongoDB and from the stream."""
+"""Queries of dead letters, which MongoDB and the stream answer alike."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ NOON = datetime(2026, 5, 1, 12, tzinfo=UTC)
 
 
 async def test_a_letter_comes_back_as_it_was_written(store: str, bury: Bury):
-    """Every field, to the millisecond and to the byte."""
+    """A letter is read with every field that was written, to the millisecond and to the byte."""
     written = await bury(
         "t1", "acme", kwargs={"$gt": 1, "a.b": [None, True, 1.5]}, payload=b"\x80\x00",
         failed_at=NOON + timedelta(milliseconds=7), enqueued_at=None,
@@ -44,7 +44,7 @@ async def test_a_letter_comes_back_as_it_was_written(store: str, bury: Bury):
 
 
 async def test_a_missing_letter_raises_our_lookup_error(store: str, bury: Bury):
-    """One line, and what to type next."""
+    """DeadLetterNotFound is a LookupError, and names the command that lists dead letters."""
     for act in (get, retry, discard):
         with pytest.raises(DeadLetterNotFound, match="no dead letter of t9. See: ") as caught:
             await act("t9")
@@ -53,7 +53,7 @@ async def test_a_missing_letter_raises_our_lookup_error(store: str, bury: Bury):
 
 
 async def test_the_newest_come_first_page_by_page(store: str, bury: Bury):
-    """Also those of the same moment; none is left out, none comes twice."""
+    """Pages neither omit nor repeat letters, not even those of the same moment."""
     for number in range(7):
         await bury(f"t{number}", failed_at=NOON + timedelta(seconds=number // 3))
 
@@ -68,8 +68,8 @@ async def test_the_newest_come_first_page_by_page(store: str, bury: Bury):
     assert pages == [["t6", "t5"], ["t4", "t3"], ["t2", "t1"], ["t0"]]
 
 
-async def test_the_last_page_says_that_it_is(store: str, bury: Bury):
-    """Also when it is full."""
+async def test_the_last_page_has_no_next(store: str, bury: Bury):
+    """The last page has no `next`, even if it is full."""
     for number in range(4):
         await bury(f"t{number}", failed_at=NOON + timedelta(seconds=number))
 
@@ -81,7 +81,7 @@ async def test_the_last_page_says_that_it_is(store: str, bury: Bury):
 
 
 async def test_letters_are_chosen_by_task_cause_bug_and_time(store: str, bury: Bury):
-    """Each alone, and together."""
+    """list_letters() and count() take each filter alone, and several together."""
     await bury("a", task_name="pack", fingerprint="f3", failed_at=NOON)
     late = {"cause": Cause.TIMEOUT, "fingerprint": "f4"}
     await bury("b", **late, failed_at=NOON + timedelta(seconds=1))
@@ -103,7 +103,7 @@ async def test_letters_are_chosen_by_task_cause_bug_and_time(store: str, bury: B
 
 
 async def test_filters_hold_on_every_page(store: str, bury: Bury):
-    """The place of a page's end does not replace what was asked for."""
+    """The filters hold on every page, as `after` does not replace them."""
     for number in range(6):
         cause = Cause.TIMEOUT if number % 2 else Cause.EXPIRED
         await bury(f"t{number}", cause=cause, failed_at=NOON + timedelta(seconds=number // 4))
@@ -119,7 +119,7 @@ async def test_filters_hold_on_every_page(store: str, bury: Bury):
 
 
 async def test_a_settled_letter_is_hidden_but_kept(store: str, bury: Bury):
-    """``open_only=False`` shows it with what was done."""
+    """A settled letter counts only with ``open_only=False``, and keeps what was done and when."""
     for task_id in "abc":
         await bury(task_id)
     new_id = await retry("a", by="ann")
@@ -136,7 +136,7 @@ async def test_a_settled_letter_is_hidden_but_kept(store: str, bury: Bury):
 
 
 async def test_wrong_parameters_are_named(store: str, bury: Bury):
-    """Before anything is asked of a server."""
+    """A wrong `limit`, `since` or `after` raises an error that names it."""
     with pytest.raises(ValueError, match="limit takes at least 1, not 0"):
         await list_letters(limit=0)
     with pytest.raises(ValueError, match="since takes a time with a time zone"):
@@ -148,7 +148,7 @@ async def test_wrong_parameters_are_named(store: str, bury: Bury):
 async def test_letters_that_wait_in_the_stream_are_seen(
     settings: Settings, bury: Bury, queue: TaskWorker
 ):
-    """No worker runs that would move them; whoever looks moves them first."""
+    """A query moves the letters that wait in the stream to MongoDB, without a worker."""
     await bury("t1")
 
     assert await count() == 1
@@ -157,7 +157,7 @@ async def test_letters_that_wait_in_the_stream_are_seen(
 
 
 async def test_acts_without_mongodb_are_moved_to_mongodb(settings: Settings, bury: Bury):
-    """A project that starts with the stream and grows loses no decision."""
+    """Retries and discards that were recorded in the stream are kept when MongoDB is added."""
     with using_settings(settings.model_copy(update={"mongodb_url": None})):
         for task_id in "abc":
             await bury(task_id)
@@ -170,7 +170,7 @@ async def test_acts_without_mongodb_are_moved_to_mongodb(settings: Settings, bur
 
 
 async def test_one_task_has_one_letter(store: str, bury: Bury):
-    """A worker that is lost in between may write it twice; the first tells more."""
+    """The first letter of a task is kept, though a task of a lost worker may write a second one."""
     await bury("t1", cause=Cause.TIMEOUT)
     await bury("t1", cause=Cause.CRASHED)
     assert await count() == 1
@@ -181,7 +181,7 @@ async def test_one_task_has_one_letter(store: str, bury: Bury):
 
 
 async def test_without_an_open_queue_the_error_names_the_cure(settings: Settings):
-    """The error says what to open, the queue or the letters."""
+    """ServiceUnavailable names what is not open, the queue or the dead letters."""
     with pytest.raises(ServiceUnavailable, match="queue is not open here"):
         await count()
     async with open_queue():
@@ -192,7 +192,7 @@ async def test_without_an_open_queue_the_error_names_the_cure(settings: Settings
 
 
 async def test_without_redis_there_are_no_dead_letters(settings: Settings):
-    """The guide's words, and the line to add."""
+    """open_dead_letters() raises NotConfigured in a project without Redis."""
     with (
         using_settings(settings.model_copy(update={"redis_url": None})),
         pytest.raises(NotConfigured, match="Redis not configured"),
@@ -204,7 +204,7 @@ async def test_without_redis_there_are_no_dead_letters(settings: Settings):
 async def test_a_stream_of_hundreds_is_searched_to_its_end(
     settings: Settings, queue: TaskWorker, bury: Bury
 ):
-    """Groups add up over what Redis looks at in one go; letters of no known form are passed by."""
+    """Groups, lists and counts cover a long stream to its end, past entries that can't be read."""
     with using_settings(settings.model_copy(update={"mongodb_url": None})):
         for number in range(450):
             await bury(f"t{number}", fingerprint="rare" if number % 100 == 7 else "often")
@@ -223,7 +223,10 @@ async def test_a_stream_of_hundreds_is_searched_to_its_end(
 
 
 async def test_a_letter_is_found_by_the_first_characters_of_its_id(store: str, bury: Bury):
-    """As a log line shows them; too few, or those of several, are refused by name."""
+    """Eight characters find a letter, and raise an error with the ids if they fit several.
+
+    Fewer characters find nothing.
+    """
     await bury("0123456789abcdef")
     await bury("0123456789abcdee")
     await bury("f123456789abcdef")
@@ -240,7 +243,7 @@ async def test_a_letter_is_found_by_the_first_characters_of_its_id(store: str, b
 async def test_an_unreadable_document_blocks_no_other(
     settings: Settings, bury: Bury, queue: TaskWorker
 ):
-    """It is named in the list, and asked for by its id it says what is wrong."""
+    """A list names an unreadable document by its id, and get() raises DeadLetterError for it."""
     await bury("a")
     await mongo_database.get()["dead_letters"].insert_one({"_id": "bad", "failed_at": 5})
 
@@ -256,7 +259,7 @@ async def test_an_unreadable_document_blocks_no_other(
 async def test_the_doctor_counts_unreadable_documents(
     settings: Settings, bury: Bury, queue: TaskWorker
 ):
-    """It names the collection that something else writes to."""
+    """The doctor warns of documents that can't be read, with their number."""
     await bury("a")
     assert await _look_at_letters(settings) == []
     await mongo_database.get()["dead_letters"].insert_one({"_id": "bad", "failed_at": 5})

@@ -1,4 +1,4 @@
-"""The project's hooks hear of tries that failed and of dead letters, and hold up no worker."""
+"""A project's hooks for failed tries and dead letters, which hold up no worker."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Make = Callable[..., TaskWorker]
 
 @pytest.fixture
 def make(stand_in: Callable[..., Any], settings: Settings) -> Iterator[Make]:
-    """Make the worker of a project with these hooks, and a robust task that fails twice."""
+    """Yield a function that makes a worker with hooks, and with a robust task that fails twice."""
     stand_in()
     own = settings.model_copy(update={"mongodb_url": None})
 
@@ -46,14 +46,14 @@ def make(stand_in: Callable[..., Any], settings: Settings) -> Iterator[Make]:
 
 
 async def run(worker: TaskWorker, name: str, *args: object) -> str:
-    """Run a task to its end; returns its id."""
+    """Run a task to its end, and return its id."""
     task = await worker.registry[name].enqueue(*args)
     await task.result(timeout=10)
     return str(task.id)
 
 
-async def test_each_failed_try_and_each_dead_letter_is_told(make: Make, running: Running):
-    """An async on_error gets every exception with its try, on_failure the letter that is kept."""
+async def test_each_failed_try_and_each_dead_letter_is_reported(make: Make, running: Running):
+    """on_error gets every exception with its try, and on_failure the dead letter that is stored."""
     errors: list[tuple[BaseException, ErrorContext]] = []
     letters: list[DeadLetter] = []
     kept: list[DeadLetter] = []
@@ -84,7 +84,7 @@ async def test_each_failed_try_and_each_dead_letter_is_told(make: Make, running:
 
 
 async def test_functions_that_are_not_async_run_in_a_thread(make: Make, running: Running):
-    """They may block: the worker goes on, and stops without them."""
+    """A sync hook may block: it runs in a daemon thread, and the worker goes on and stops."""
     free, began = threading.Event(), threading.Event()
     threads: list[threading.Thread] = []
 
@@ -116,7 +116,7 @@ async def test_an_exception_in_a_hook_is_logged(
     error: BaseException,
     is_async: bool,
 ):
-    """The worker goes on, after SystemExit too."""
+    """The worker goes on after an exception in a hook, even after SystemExit."""
 
     def on_failure(_letter: DeadLetter) -> None:
         raise error
@@ -134,11 +134,11 @@ async def test_an_exception_in_a_hook_is_logged(
 
 
 async def test_a_request_for_another_try_is_not_an_error(make: Make, running: Running):
-    """RetryLater is reported only where it has a cause."""
-    told: list[str] = []
+    """on_error gets nothing for RetryLater itself, only for the error that caused it."""
+    reported: list[str] = []
 
     async def on_error(error: BaseException, _about: ErrorContext) -> None:
-        told.append(repr(error))
+        reported.append(repr(error))
 
     worker = make(on_error=on_error)
     with using_worker(worker):
@@ -153,29 +153,29 @@ async def test_a_request_for_another_try_is_not_an_error(make: Make, running: Ru
 
     async with running(worker):
         await run(worker, "comes_back")
-        await eventually(lambda: bool(told))
-    assert told == ["ValueError('no')"]
+        await eventually(lambda: bool(reported))
+    assert reported == ["ValueError('no')"]
 
 
 async def test_a_stop_waits_for_a_running_hook(make: Make, running: Running):
-    """It has two seconds."""
-    begun, told = asyncio.Event(), False
+    """A worker that stops lets a running hook finish, for which it has two seconds."""
+    begun, has_finished = asyncio.Event(), False
 
     async def on_failure(_letter: DeadLetter) -> None:
-        nonlocal told
+        nonlocal has_finished
         begun.set()
         await asyncio.sleep(0.2)
-        told = True
+        has_finished = True
 
     worker = make(on_failure=on_failure)
     async with running(worker):
         await run(worker, "charge", "A-17")
         await begun.wait()
-    assert told
+    assert has_finished
 
 
 async def test_without_hooks_nothing_is_added(make: Make, running: Running):
-    """A run has no caller of hooks."""
+    """A worker of a project without hooks makes no object to call them."""
     worker = make()
     async with running(worker):
         assert worker._run is not None

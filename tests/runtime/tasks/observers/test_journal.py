@@ -1,4 +1,4 @@
-"""The journal of what a worker runs."""
+"""The journal of the tasks that a worker runs."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ from vibetuner.tasks.worker import TaskWorker
 
 @pytest.fixture
 def worker(stand_in, settings: Settings) -> TaskWorker:
+    """Return a worker with tasks that succeed, fail, wait, or raise an error without a text."""
     stand_in()
     worker = TaskWorker(settings)
 
@@ -55,11 +56,12 @@ def worker(stand_in, settings: Settings) -> TaskWorker:
 
 @pytest.fixture
 def keys(settings: Settings) -> JournalKeys:
+    """Return the names of the journal's keys."""
     return JournalKeys(settings.redis_key_prefix)
 
 
 async def journal(worker: TaskWorker, stream: str, count: int) -> list[dict[str, Any]]:
-    """The entries of a stream, once there are so many."""
+    """Return the entries of a stream, once it has ``count`` of them."""
 
     async def enough() -> list[dict[str, Any]] | None:
         entries = await worker.redis.xrange(stream)
@@ -71,7 +73,10 @@ async def journal(worker: TaskWorker, stream: str, count: int) -> list[dict[str,
 async def test_each_end_is_written_down_with_its_moments(
     worker: TaskWorker, keys: JournalKeys, running
 ):
-    """In one stream for all, in one a task, and for those that did not succeed in another."""
+    """Each end is recorded in the stream of all tasks and in that of its name, failures in a third.
+
+    The task's payload is kept, too.
+    """
     async with running(worker):
         good = await worker.registry["double"].enqueue(21)
         bad = await worker.registry["fails"].enqueue()
@@ -98,7 +103,7 @@ async def test_each_end_is_written_down_with_its_moments(
 async def test_a_running_task_is_listed_with_its_worker(
     worker: TaskWorker, keys: JournalKeys, running
 ):
-    """Until it ends, or its worker stops as planned."""
+    """A running task is listed until it ends, and its worker until it stops."""
     async with running(worker):
         task = await worker.registry["waits"].enqueue()
         found = await eventually(lambda: worker.redis.hgetall(keys.running(worker.id)))
@@ -121,7 +126,7 @@ async def test_a_running_task_is_listed_with_its_worker(
 async def test_failed_tries_are_kept_with_their_reasons(
     worker: TaskWorker, keys: JournalKeys, running
 ):
-    """The timeline of a task that is tried again."""
+    """Each failed try that was retried is kept with its number and its error."""
     async with running(worker):
         task = await worker.registry["fails"].enqueue(3)
         await task.result(timeout=20)
@@ -135,7 +140,7 @@ async def test_failed_tries_are_kept_with_their_reasons(
 
 
 async def test_the_counts_of_a_minute_add_up(worker: TaskWorker, keys: JournalKeys, running):
-    """With a histogram of waits and of runs."""
+    """The statistics count each end, and have a histogram of waits and one of runs."""
     async with running(worker):
         tasks = [await worker.registry["double"].enqueue(n) for n in range(5)]
         for task in tasks:
@@ -159,7 +164,7 @@ async def test_the_counts_of_a_minute_add_up(worker: TaskWorker, keys: JournalKe
 async def test_an_outage_loses_no_entry(
     worker: TaskWorker, settings: Settings, tmp_path: Path, running
 ):
-    """Entries that Redis did not take wait, with the end that they belong to."""
+    """An entry that Redis could not take is recorded with its end after the outage."""
     server = Valkey(tmp_path)
     server.start()
     keys = JournalKeys(settings.redis_key_prefix)
@@ -188,7 +193,7 @@ async def test_an_outage_loses_no_entry(
 async def test_a_journal_that_cannot_be_written_blocks_no_end(
     worker: TaskWorker, keys: JournalKeys, running, caplog: pytest.LogCaptureFixture
 ):
-    """An error that can't be shown; a journal that Redis refuses; an observer that fails."""
+    """A task ends though its error has no text, Redis refuses the journal, or an observer fails."""
     async with worker:
         await worker.redis.set(keys.ended, "no stream")
     async with running(worker):
@@ -209,7 +214,7 @@ async def test_a_journal_that_cannot_be_written_blocks_no_end(
 async def test_the_journal_does_not_grow_without_bound(
     worker: TaskWorker, keys: JournalKeys, settings: Settings
 ):
-    """The oldest go, with every trace of them; each key has a limit or an end."""
+    """The oldest tasks are dropped with all their entries, and each key is trimmed or expires."""
     limits = Limits(ended=2000, failed=100, payloads=100)
     async with worker:
         for start in range(0, 6000, 500):
@@ -232,10 +237,14 @@ async def test_the_journal_does_not_grow_without_bound(
 
 
 class Broken(Observer):
+    """An observer that raises an error at each end."""
+
     def ended(self, attempt: Attempt) -> None:
         raise LookupError("not here")
 
 
 class Unspeakable(Exception):
+    """An error whose text can't be read."""
+
     def __str__(self) -> str:
         raise RuntimeError("not even this")

@@ -1,4 +1,4 @@
-"""The letter of a task whose arguments came from another task."""
+"""The dead letter of a task whose arguments came from another task."""
 
 from __future__ import annotations
 
@@ -15,11 +15,12 @@ from vibetuner.tasks.worker import TaskWorker
 
 @pytest.fixture
 def worker(fresh: None) -> TaskWorker:
-    """A worker without a server."""
+    """Return a worker without a server."""
     return TaskWorker(Settings(secret_key="k" * 40))
 
 
 def failed(*args: object, kwargs: dict[str, object] | None = None) -> Attempt:
+    """Return an attempt that has failed, with arguments from another task."""
     attempt = Attempt("t1", tries=3, payload=b"signed without arguments")
     attempt.fn_name, attempt.created, attempt.arguments_from = "mail", 1000, "t0"
     attempt.args, attempt.kwargs = args, kwargs or {}
@@ -30,7 +31,7 @@ def failed(*args: object, kwargs: dict[str, object] | None = None) -> Attempt:
 
 
 def test_arguments_of_another_task_are_kept_in_the_letter(worker: TaskWorker):
-    """They are stored nowhere else, and a retry needs them."""
+    """The dead letter has the arguments, which are stored nowhere else and which a retry needs."""
     codec, attempt = worker._offline_client().codec, failed(7, kwargs={"by": "ann"})
     LetterWriter(codec, worker_id="w1", queue="shop").ending(attempt)
     letter = DeadLetter.from_json(attempt.letter)
@@ -39,7 +40,7 @@ def test_arguments_of_another_task_are_kept_in_the_letter(worker: TaskWorker):
 
 
 def test_arguments_that_cannot_be_stored_leave_the_letter_without(worker: TaskWorker):
-    """A letter that can't be retried is better than none."""
+    """A dead letter is written even if its arguments can't be pickled."""
     attempt = failed(lambda: None)
     LetterWriter(worker._offline_client().codec, worker_id="w1", queue="shop").ending(attempt)
     assert DeadLetter.from_json(attempt.letter).error == "no"

@@ -1,4 +1,4 @@
-"""The lines about starts and ends of tasks."""
+"""The log lines about starts and ends of tasks."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from vibetuner.tasks.observers.log import logger as log
 
 
 def attempt(*, silent: bool = False, **known: Any) -> Attempt:
+    """Return an attempt of the task mail."""
     one = Attempt("t1", tries=known.pop("tries", 1))
     one.name_task("mail", SimpleNamespace(silent=silent, failure_policy=None))  # type: ignore[arg-type]
     one.started, one.finished = 1000, 1012
@@ -28,7 +29,7 @@ def attempt(*, silent: bool = False, **known: Any) -> Attempt:
 def test_each_start_has_a_line_at_debug(
     caplog: pytest.LogCaptureFixture, level: int, lines: list[str]
 ):
-    """A task that is still running after a second has one at any level, and never two."""
+    """A start is logged at DEBUG, or else once at INFO when the task has run for a second."""
     caplog.set_level(level, log.name)
     observer, one = LogObserver(), attempt()
     observer.started(one)
@@ -41,7 +42,7 @@ def test_each_start_has_a_line_at_debug(
 
 
 def test_a_later_start_names_its_attempt(caplog: pytest.LogCaptureFixture):
-    """Without a policy, the number of attempts has no end."""
+    """The line of a second attempt has its number, and without a policy no maximum."""
     caplog.set_level(logging.INFO, log.name)
     LogObserver().sweep([attempt(tries=2)], 9000)
     assert caplog.messages == ["mail started (attempt 2)"]
@@ -49,7 +50,7 @@ def test_a_later_start_names_its_attempt(caplog: pytest.LogCaptureFixture):
 
 @pytest.mark.parametrize("end", [End.DONE, End.FAILED, End.ABORTED, End.RETRYING])
 def test_a_silent_task_writes_no_line(caplog: pytest.LogCaptureFixture, end: End):
-    """Neither for its start nor for its end."""
+    """A silent task logs neither its start nor its end."""
     caplog.set_level(logging.DEBUG, log.name)
     observer, one = LogObserver(), attempt(silent=True, end=end, error=ValueError("no"))
     observer.started(one)

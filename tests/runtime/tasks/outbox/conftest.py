@@ -1,4 +1,4 @@
-"""A project with an outbox in each kind of database, and a worker of the test's own."""
+"""A project with an outbox in each kind of database, and a worker."""
 
 from __future__ import annotations
 
@@ -46,21 +46,21 @@ class Database:
         await connection.execute(text("INSERT INTO orders (number) VALUES (:n)"), {"n": number})
 
     async def orders(self) -> set[str]:
-        """The committed orders."""
+        """Return the committed orders."""
         async with open_session() as session:
             connection = await session.connection()
             return {row[0] for row in await connection.execute(text("SELECT number FROM orders"))}
 
     @asynccontextmanager
     async def session(self) -> AsyncIterator[Any]:
-        """As the class says."""
+        """Open a session in a transaction, which the end of the block commits."""
         async with open_session() as session:
             yield session
             await session.commit()
 
 
 class Documents(Database):
-    """The same in MongoDB."""
+    """A MongoDB database with orders in it."""
 
     async def insert(self, session: Any, number: str) -> None:
         await mongo_database.get()["orders"].insert_one({"_id": number}, session=session)
@@ -79,7 +79,7 @@ class Documents(Database):
 async def database(
     request: pytest.FixtureRequest, stand_in: Any, settings: Settings
 ) -> AsyncIterator[Database]:
-    """Each kind of database, with the outbox in it."""
+    """Yield each kind of database, with the outbox in it."""
     stand_in(tune=TUNE)
     if request.param == "mongodb":
         own = settings.model_copy(update={"database_url": None})
@@ -103,13 +103,13 @@ async def database(
 
 @pytest.fixture
 def worker(database: Database, settings: Settings) -> TaskWorker:
-    """A worker of the project's, which is not open yet."""
+    """Return a worker of the project, which is not open yet."""
     return TaskWorker(settings)
 
 
 @pytest.fixture
 def receipt(worker: TaskWorker) -> Any:
-    """A task that is enqueued with an order."""
+    """Return a task that is enqueued with an order."""
     with using_worker(worker):
 
         @worker.task(name="receipt")

@@ -1,9 +1,11 @@
-"""Places orders with a receipt each, in processes that kill themselves in the middle.
+"""A program that places orders with a receipt each, in processes that kill themselves.
 
-Run as a program in a project's folder, with the number of orders and a stride. The first process
-dies at its first step, the next one so many steps later, until one has come to its end; then from
-the beginning. A step is a pass of the event loop, which each await that waits takes, in our code
-and in the driver's; and the moment before and after each statement, and before each commit.
+The program runs in a project's folder, with the number of orders and a stride. The first process
+dies at its first step, and each next one a stride of steps later, until one has come to its end;
+then the steps start from the first again.
+
+A step is a pass of the event loop, as each await that waits takes one, in our code and in the
+driver's. The moments before and after each statement, and before each commit, are steps, too.
 """
 
 from __future__ import annotations
@@ -30,12 +32,12 @@ STATEMENTS = ("before_cursor_execute", "after_cursor_execute", "commit")
 
 
 class Fuse:
-    """Kills its process after so many steps, once it is lit."""
+    """A counter that kills its process after the number of steps in ``left``."""
 
     left: int | None = None
 
     def burn(self, *_: Any) -> None:
-        """Take a step."""
+        """Count a step."""
         if self.left is not None:
             self.left -= 1
             if self.left < 0:
@@ -54,7 +56,7 @@ class DyingLoop(asyncio.SelectorEventLoop):
 
 
 class Commands(monitoring.CommandListener):
-    """The commands of MongoDB are steps."""
+    """A listener that counts the commands of MongoDB as steps."""
 
     started = succeeded = failed = fuse.burn
 
@@ -70,7 +72,7 @@ async def place_in_sql(number: str) -> None:
 
 
 async def place_in_mongo(number: str) -> None:
-    """The same in MongoDB; again where the transaction of the one that died is still in the way."""
+    """Place an order in MongoDB, and retry while a dead process's transaction is in the way."""
     while True:
         try:
             return await transact(number)
@@ -93,7 +95,7 @@ async def transact(number: str) -> None:
 
 
 async def live(number: str, steps: int) -> None:
-    """Place an order, and die after so many steps."""
+    """Place an order, and die after ``steps`` steps."""
     settings = get_settings()
     if settings.mongodb_url:
         monitoring.register(Commands())
@@ -112,7 +114,7 @@ async def live(number: str, steps: int) -> None:
 
 
 def main(orders: int, stride: int) -> None:
-    """Place the orders, each in a process of its own; print how many steps one takes."""
+    """Place each order in a process of its own, and print how many steps one takes."""
     load_project()
     steps = most = 0
     for number in range(orders):

@@ -1,4 +1,4 @@
-"""A process that is killed between any two steps: as many receipts as orders."""
+"""A process that is killed between any two steps leaves as many receipts as orders."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from vibetuner.config import get_settings
 from vibetuner.tasks.worker import TaskWorker
 
 PROGRAM = Path(__file__).with_name("crashing.py")
-# CRASHED_ORDERS=1000 takes minutes, and dies at every step; by default at each 29th, as each
-# order is a process.
+# CRASHED_ORDERS=1000 kills a process at every step, and takes minutes, as each order is a process.
+# The default kills one at every 29th step.
 FEW = 16
 ORDERS = int(os.environ.get("CRASHED_ORDERS", FEW))
 STRIDE = 29 if ORDERS == FEW else 1
@@ -37,7 +37,10 @@ SHOP = """
 async def test_there_are_as_many_receipts_as_orders(
     database: Database, worker: TaskWorker, running: Any
 ):
-    """Killed at the awaits of insert, enqueue, commit and hand on, and between the statements."""
+    """Each committed order has one receipt, at whichever step its process was killed.
+
+    The steps include the awaits of insert, enqueue, commit and hand on, and the statements.
+    """
     project = Path.cwd()
     tune = project / "src/shop/tune.py"
     (project / "src/shop/jobs.py").write_text(SHOP.replace("\n    ", "\n").strip() + "\n")

@@ -1,4 +1,4 @@
-"""Durable calls in the outbox: the database keeps them until the server can't lose the task."""
+"""Durable calls in the outbox, which keeps them until the server can't lose the task."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from vibetuner.tasks.worker import TaskWorker, using_worker
 
 @pytest.mark.parametrize("database", ["sqlite", "mongodb"], indirect=True)
 async def test_a_row_stays_until_its_task_is_durable(database: Database, tmp_path: Path):
-    """Here until a frozen replica answers; a call that is not durable is handed on meanwhile."""
+    """The row of a durable call stays until a frozen replica has confirmed the task."""
     (tmp_path / "servers").mkdir()
     with serving(tmp_path / "servers", replicas=1) as (primary, replica):
         settings = get_settings().model_copy(update={"redis_url": primary.url})

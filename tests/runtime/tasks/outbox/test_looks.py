@@ -1,4 +1,4 @@
-"""An outbox as commands and pages show it."""
+"""Views of the outbox in commands and on pages."""
 
 from __future__ import annotations
 
@@ -25,7 +25,10 @@ from vibetuner.tasks.worker import TaskWorker, using_worker
 
 
 async def test_a_waiting_row_is_reported(database: Database, worker: TaskWorker, receipt: Any):
-    """And a relay that does not run, once a row is older than any relay leaves one."""
+    """A waiting row is explained and counted.
+
+    A row that no relay would leave for so long is reported as a warning, with the cure.
+    """
     async with database.session() as session:
         task = await receipt.enqueue("T1").within(session)
     with using_worker(worker):
@@ -55,7 +58,7 @@ async def test_a_waiting_row_is_reported(database: Database, worker: TaskWorker,
 async def test_a_waiting_row_is_a_task_like_any_other(
     database: Database, worker: TaskWorker, receipt: Any
 ):
-    """It shows its arguments, and can be enqueued again, waited for, and aborted."""
+    """A waiting row shows its arguments, and can be enqueued again, waited for and aborted."""
     async with database.session() as session:
         task = await receipt.enqueue("T1").within(session)
         later = await receipt.enqueue("T2").start(delay=60).within(session)
@@ -83,7 +86,7 @@ async def shown() -> str:
 
 
 async def test_a_command_opens_the_database_for_its_look(stand_in: Any, settings: Settings):
-    """Without the table, it shows nothing of an outbox."""
+    """A command opens the database itself, and shows no outbox if the table is missing."""
     stand_in(tune=TUNE)
     async with open_outbox():
         assert await read_outbox() is None

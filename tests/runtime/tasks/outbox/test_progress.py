@@ -21,7 +21,7 @@ from vibetuner.tasks.worker import TaskWorker, using_worker
 async def test_a_committed_task_is_known_before_it_is_handed_on(
     database: Database, worker: TaskWorker, receipt: Any
 ):
-    """A page that follows the commit at once hears of the task; and later, of those it awaits."""
+    """A watcher sees a committed task at once, and later the number of tasks that it waits for."""
     async with database.session() as session:
         parts = [await receipt.enqueue(number).within(session) for number in ("T1", "T2")]
         end = receipt.enqueue("end").start(after=[part.id for part in parts], regardless=True)
@@ -38,6 +38,7 @@ async def test_a_committed_task_is_known_before_it_is_handed_on(
 async def test_a_task_that_is_rolled_back_stays_unknown(
     database: Database, worker: TaskWorker, receipt: Any
 ):
+    """watch_progress() raises LookupError for a task whose transaction was rolled back."""
     with pytest.raises(ZeroDivisionError):
         async with database.session() as session:
             task = await receipt.enqueue("T1").within(session)
@@ -52,7 +53,7 @@ async def test_a_task_that_is_rolled_back_stays_unknown(
 async def test_a_look_at_a_task_in_the_outbox_reads_its_row_once(
     database: Database, worker: TaskWorker, receipt: Any
 ):
-    """A page that waits costs the database one statement a second."""
+    """A watcher that waits reads the task's row with one statement a second."""
     reads: list[float] = []
 
     def note(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:

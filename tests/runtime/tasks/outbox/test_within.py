@@ -21,7 +21,7 @@ from vibetuner.tasks.worker import TaskWorker
 
 
 async def emptied(store: Store) -> None:
-    """Wait until no row waits any more."""
+    """Wait until no row is left in the outbox."""
 
     async def is_empty() -> bool:
         return not (await store.waiting())[0]
@@ -32,7 +32,10 @@ async def emptied(store: Store) -> None:
 async def test_a_committed_call_is_enqueued_at_once(
     database: Database, worker: TaskWorker, receipt: Any
 ):
-    """By the process that has committed; no relay runs here. The id is known before."""
+    """The process that commits enqueues the call, without a relay.
+
+    The call has its id before that.
+    """
     async with worker:
         async with database.session() as session:
             await database.insert(session, "T1")
@@ -48,7 +51,10 @@ async def test_a_committed_call_is_enqueued_at_once(
 async def test_no_commit_is_forgotten_by_the_process_that_made_it(
     database: Database, worker: TaskWorker, receipt: Any
 ):
-    """However commits and the handing on of others coincide; no relay runs here."""
+    """Each call is handed on, however commits and hand-ons of others overlap.
+
+    No relay runs in this test.
+    """
 
     async def write(name: str) -> None:
         for number in range(20):
@@ -64,7 +70,7 @@ async def test_no_commit_is_forgotten_by_the_process_that_made_it(
 async def test_a_rolled_back_call_is_not_enqueued(
     database: Database, worker: TaskWorker, receipt: Any
 ):
-    """Nor is anything left of it."""
+    """A call of a transaction that is rolled back is not enqueued, and leaves no row."""
     async with worker:
         with pytest.raises(ZeroDivisionError):
             async with database.session() as session:
@@ -79,7 +85,7 @@ async def test_a_rolled_back_call_is_not_enqueued(
 
 
 async def test_redis_is_not_needed(database: Database, worker: TaskWorker, receipt: Any):
-    """The call is written, and enqueued when somebody can."""
+    """A call is written without a connection to Redis, and enqueued when there is one."""
     async with database.session() as session:
         await database.insert(session, "T1")
         task = await receipt.enqueue("T1").within(session)
@@ -92,7 +98,7 @@ async def test_redis_is_not_needed(database: Database, worker: TaskWorker, recei
 async def test_a_worker_hands_on_rows_left_by_a_crash(
     database: Database, worker: TaskWorker, receipt: Any, running: Any
 ):
-    """The row is there, and whoever has written it is gone."""
+    """A worker hands on a row whose own process has ended."""
     async with database.session() as session:
         task = await receipt.enqueue("T1").within(session)
     async with running(worker):
@@ -103,7 +109,7 @@ async def test_a_worker_hands_on_rows_left_by_a_crash(
 async def test_a_row_that_is_handed_on_twice_is_enqueued_once(
     database: Database, worker: TaskWorker, receipt: Any
 ):
-    """Also when its task has ended in between, and nothing of it is left in the queue."""
+    """A second hand-on enqueues nothing, even if the queue has nothing left of the task."""
     async with database.session() as session:
         await receipt.enqueue("T1").within(session)
     rows = await database.store.read(None, 10)
@@ -119,8 +125,8 @@ async def test_a_row_that_is_handed_on_twice_is_enqueued_once(
         assert (await database.store.waiting())[0] == 0
 
 
-async def test_it_keeps_delay_and_key(database: Database, worker: TaskWorker, receipt: Any):
-    """The arguments of `start()` and `once()` hold behind the outbox too."""
+async def test_a_row_keeps_delay_and_key(database: Database, worker: TaskWorker, receipt: Any):
+    """The options of `start()` and `once()` apply to a call in the outbox, too."""
     async with worker:
         async with database.session() as session:
             first = await receipt.enqueue("T1").start(delay=60).within(session).once("evt")
@@ -141,7 +147,7 @@ async def test_it_keeps_delay_and_key(database: Database, worker: TaskWorker, re
 async def test_a_call_may_wait_for_one_of_its_own_transaction(
     database: Database, worker: TaskWorker, receipt: Any
 ):
-    """In whatever order their rows are handed on; a batch takes one session."""
+    """A call waits for another of its transaction, in whatever order their rows are handed on."""
     async with worker:
         async with database.session() as session:
             first, second = receipt.enqueue("T1"), receipt.enqueue("T2")
@@ -155,7 +161,10 @@ async def test_a_call_may_wait_for_one_of_its_own_transaction(
 async def test_a_call_takes_those_that_it_waits_for_into_the_transaction(
     database: Database, worker: TaskWorker, receipt: Any
 ):
-    """All of them or none; it is handed on first, so that it waits before they can end."""
+    """A call is written with the calls that it waits for, or with none of them.
+
+    The call itself is handed on first, so that it waits before they can end.
+    """
 
     def batch() -> Any:
         parts = [receipt.enqueue(number) for number in ("T1", "T2")]
@@ -184,7 +193,7 @@ async def test_a_call_takes_those_that_it_waits_for_into_the_transaction(
 async def test_one_of_two_calls_with_a_key_is_enqueued_after_an_outage(
     database: Database, worker: TaskWorker, receipt: Any
 ):
-    """The first row has gone when the second is written, and nobody could ask the server."""
+    """Two rows with one key enqueue one task, even if the first has gone when the second comes."""
     rows = []
     for _ in range(2):
         async with database.session() as session:
@@ -203,7 +212,7 @@ async def test_one_of_two_calls_with_a_key_is_enqueued_after_an_outage(
 async def test_a_row_that_cannot_be_sent_blocks_no_other(
     database: Database, worker: TaskWorker, receipt: Any
 ):
-    """It stays, and the error is told."""
+    """A row that can't be sent stays and raises its error, and the other rows are handed on."""
     for number in ("T1", "T2"):
         async with database.session() as session:
             await receipt.enqueue(number).within(session)
@@ -224,7 +233,7 @@ async def test_a_row_that_cannot_be_sent_blocks_no_other(
 async def test_a_savepoint_that_is_rolled_back_takes_its_call_along(
     database: Database, worker: TaskWorker, receipt: Any
 ):
-    """The database and the queue keep the same calls."""
+    """A call of a savepoint that is rolled back is not enqueued, and the calls before it are."""
     async with worker:
         async with database.session() as session:
             kept = await receipt.enqueue("T1").within(session)
@@ -238,10 +247,10 @@ async def test_a_savepoint_that_is_rolled_back_takes_its_call_along(
 
 
 @pytest.mark.parametrize("database", ["sqlite", "postgres"], indirect=True)
-async def test_a_rollback_also_takes_back_a_savepoint_that_came_first(
+async def test_a_rollback_includes_a_savepoint_that_came_first(
     database: Database, worker: TaskWorker, receipt: Any
 ):
-    """Releasing it commits nothing: neither its order nor its call."""
+    """A rollback includes the rows and calls of a savepoint that was released before."""
     async with worker:
         with pytest.raises(ZeroDivisionError):
             async with database.session() as session:
@@ -256,7 +265,7 @@ async def test_a_rollback_also_takes_back_a_savepoint_that_came_first(
 async def test_a_call_is_written_once_however_many_wait_for_it(
     database: Database, worker: TaskWorker, receipt: Any
 ):
-    """The transaction goes on, and each of them is enqueued."""
+    """A call that two others wait for has one row, and all three are enqueued."""
     shared = receipt.enqueue("shared")
     async with worker:
         async with database.session() as session:
@@ -272,7 +281,10 @@ async def test_a_call_is_written_once_however_many_wait_for_it(
 async def test_the_same_call_again_is_refused_and_the_transaction_goes_on(
     database: Database, worker: TaskWorker, receipt: Any
 ):
-    """Also under a key that it had not; another enqueue() makes another call."""
+    """A call that is written again raises TaskExists, even with a new key.
+
+    The transaction can still be committed.
+    """
     async with database.session() as session:
         call = receipt.enqueue("T1")
         await call.within(session)
@@ -287,7 +299,7 @@ async def test_the_same_call_again_is_refused_and_the_transaction_goes_on(
 async def test_an_object_that_is_no_session_is_refused(
     database: Database, worker: TaskWorker, receipt: Any
 ):
-    """In one line, with what to open; None does not mean that it is enqueued at once."""
+    """within() refuses None, other objects that are no session, and a call with a schedule."""
     with pytest.raises(TaskError, match=r"^receipt: within\(\) takes a session, not None\. "):
         receipt.enqueue("T1").within(None)
     with pytest.raises(TaskError, match="takes an AsyncSession .* not a dict. Open one"):
@@ -300,7 +312,7 @@ async def test_an_object_that_is_no_session_is_refused(
 async def test_a_session_in_no_transaction_is_refused(
     database: Database, worker: TaskWorker, receipt: Any
 ):
-    """A row that it wrote would be there at once, whatever happens afterwards."""
+    """A MongoDB session without a transaction raises TaskError, as its row would stay."""
     from vibetuner.resources.slots import mongo_database
 
     async with mongo_database.get().client.start_session() as session:
@@ -312,7 +324,7 @@ async def test_a_session_in_no_transaction_is_refused(
 async def test_a_session_of_another_client_is_refused(
     database: Database, worker: TaskWorker, receipt: Any, settings: Settings
 ):
-    """Its transaction would not be that of the row."""
+    """A session of another MongoDB client raises TaskError, as it has another transaction."""
     async with AsyncMongoClient(settings.mongodb_url) as client, client.start_session() as session:
         async with await session.start_transaction():
             with pytest.raises(TaskError, match="takes a session of the client of MONGODB_URL"):
@@ -323,7 +335,7 @@ async def test_a_session_of_another_client_is_refused(
 async def test_a_session_of_another_database_is_refused(
     database: Database, worker: TaskWorker, receipt: Any, tmp_path: Path
 ):
-    """In one line, with the URL of that database."""
+    """A session of another database raises TaskError with the URL of that database."""
     engine = create_async_engine(f"sqlite+aiosqlite:///{tmp_path / 'other.db'}")
     async with AsyncSession(engine) as session:
         with pytest.raises(TaskError, match=r"not of sqlite\+aiosqlite:.*other.db. Open one with"):
@@ -332,7 +344,7 @@ async def test_a_session_of_another_database_is_refused(
 
 
 async def test_the_error_for_a_missing_table_names_the_cure(stand_in: Any, settings: Settings):
-    """Before anything is written."""
+    """within() raises NotConfigured with the model to add if the project has no outbox."""
     stand_in()
     worker = TaskWorker(settings)
 

@@ -1,4 +1,4 @@
-"""Progress that a task reports, and the end of the reports."""
+"""Progress that a task reports, and the event that closes the reports."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ ENDS = {"complete", "failed", "aborted"}
 async def worker(
     fresh: None, settings: Settings, stand_in: Callable[..., Any], running: Callable[..., Any]
 ) -> AsyncIterator[TaskWorker]:
-    """A worker of a project that has no tasks yet."""
+    """Yield a running worker of a project that has no tasks yet."""
     stand_in()
     with using_worker(TaskWorker(settings)) as worker:
         async with held_open(running(worker)):
@@ -45,14 +45,15 @@ async def worker(
 
 
 async def watch(task_id: str, seconds: float = 30) -> list[ProgressState]:
-    """All states of a task, until it ends."""
+    """Return all states of a task until it ends."""
     async with asyncio.timeout(seconds):
         return [state async for state in watch_progress(task_id)]
 
 
 async def events_of(worker: TaskWorker, settings: Settings, channel: str) -> list[Event]:
+    """Return the events of a channel that Redis keeps."""
     past = await history_of(worker.redis, settings).read(channel, "0-0")
-    assert past.missed is None  # 0-0 proves nothing
+    assert past.missed is None  # a read from 0-0 can't detect missed events
     entries = await worker.redis.xrange(f"{settings.redis_key_prefix}sse:{channel}")
     return [
         Event(str(e.field_values["event"]), str(e.field_values["data"]), str(e.identifier))
@@ -61,6 +62,8 @@ async def events_of(worker: TaskWorker, settings: Settings, channel: str) -> lis
 
 
 async def until_closed(worker: TaskWorker, settings: Settings, task_id: str) -> list[Event]:
+    """Return the events of a channel once the last one is a closing event."""
+
     async def closed() -> list[Event] | None:
         events = await events_of(worker, settings, task_id)
         return events if events and events[-1].name in ENDS else None
@@ -69,7 +72,7 @@ async def until_closed(worker: TaskWorker, settings: Settings, task_id: str) -> 
 
 
 async def test_a_task_reports_its_progress_and_its_end(worker: TaskWorker, settings: Settings):
-    """The watcher sees rising numbers, a rate, and one end; the end is the truth."""
+    """A watcher sees rising numbers, a rate, and exactly one end, which has the final numbers."""
 
     @worker.task()
     async def count() -> str:
@@ -94,7 +97,7 @@ async def test_a_task_reports_its_progress_and_its_end(worker: TaskWorker, setti
 
 
 async def test_a_message_that_cannot_be_encoded_is_shown_with_a_question_mark(worker: TaskWorker):
-    """A file's name need not be UTF-8."""
+    """A character that can't be encoded, as in a file's name, becomes a question mark."""
 
     @worker.task()
     async def read() -> None:
@@ -107,7 +110,7 @@ async def test_a_message_that_cannot_be_encoded_is_shown_with_a_question_mark(wo
 async def test_however_often_it_advances_few_events_are_sent_and_always_the_last(
     worker: TaskWorker, settings: Settings
 ):
-    """A hundred thousand steps are a handful of messages."""
+    """A hundred thousand steps send about four events a second, and always the last state."""
 
     @worker.task()
     async def race() -> None:
@@ -129,7 +132,7 @@ async def test_however_often_it_advances_few_events_are_sent_and_always_the_last
 async def test_the_last_report_is_shown_even_if_the_task_then_falls_silent(
     worker: TaskWorker, settings: Settings
 ):
-    """A step that takes long must not hide the one before it."""
+    """The last report before a long pause of the task is published."""
     go_on = asyncio.Event()
 
     @worker.task()
@@ -148,8 +151,8 @@ async def test_the_last_report_is_shown_even_if_the_task_then_falls_silent(
     assert go_on.is_set()
 
 
-async def test_another_channel_may_hear_of_it_too(worker: TaskWorker, settings: Settings):
-    """The updates and the end, beside the channel of the task itself."""
+async def test_progress_may_have_a_second_channel(worker: TaskWorker, settings: Settings):
+    """Updates and the end are published on the channel of `channel=` and on the task's own."""
 
     @worker.task()
     async def upload() -> None:
@@ -163,6 +166,8 @@ async def test_another_channel_may_hear_of_it_too(worker: TaskWorker, settings: 
 
 
 async def failing(worker: TaskWorker) -> Any:
+    """Return a task that reports progress and raises an error."""
+
     @worker.task()
     async def fail() -> None:
         await Progress(total=2).advance()
@@ -172,6 +177,8 @@ async def failing(worker: TaskWorker) -> Any:
 
 
 async def timing_out(worker: TaskWorker) -> Any:
+    """Return a task that reports progress and exceeds its timeout."""
+
     @worker.task(timeout=timedelta(seconds=0.2))
     async def time_out() -> None:
         await Progress(total=2).advance()
@@ -181,6 +188,8 @@ async def timing_out(worker: TaskWorker) -> Any:
 
 
 async def robust_failing(worker: TaskWorker) -> Any:
+    """Return a robust task that fails twice."""
+
     @robust_task(max_retries=2, backoff_base=0.1)
     async def robust() -> None:
         await Progress(total=2).advance()
@@ -190,6 +199,8 @@ async def robust_failing(worker: TaskWorker) -> Any:
 
 
 async def quiet_failing(worker: TaskWorker) -> Any:
+    """Return a task that fails without having reported anything."""
+
     @worker.task()
     async def quiet() -> None:
         await asyncio.sleep(0.5)
@@ -199,10 +210,13 @@ async def quiet_failing(worker: TaskWorker) -> Any:
 
 
 @pytest.mark.parametrize("make", [failing, timing_out, robust_failing, quiet_failing])
-async def test_the_end_is_told_whatever_ends_the_task(
+async def test_the_end_is_published_whatever_ends_the_task(
     worker: TaskWorker, settings: Settings, make: Callable[..., Any]
 ):
-    """An error, a timeout, the last of several tries; also where the task itself told nothing."""
+    """The event `failed` is published once after an error, a timeout or the last of several tries.
+
+    The task need not have reported anything.
+    """
     task = await (await make(worker)).enqueue()
     states = await watch(task.id)
     assert states[-1].status is ProgressStatus.FAILED
@@ -211,7 +225,7 @@ async def test_the_end_is_told_whatever_ends_the_task(
 
 
 async def test_a_task_ended_by_a_person_is_aborted(worker: TaskWorker, settings: Settings):
-    """While it runs, and while it waits for its time."""
+    """An abort of a running or a delayed task publishes `aborted`."""
 
     @worker.task()
     async def endless() -> None:
@@ -242,7 +256,7 @@ async def test_a_task_ended_by_a_person_is_aborted(worker: TaskWorker, settings:
 async def test_a_dependent_of_a_failed_task_is_reported_as_failed(
     worker: TaskWorker, settings: Settings
 ):
-    """Its watcher gets the event ``failed``, though the task never begins."""
+    """A task whose dependency fails publishes `failed`, though it never begins."""
 
     @worker.task()
     async def first() -> None:
@@ -258,10 +272,8 @@ async def test_a_dependent_of_a_failed_task_is_reported_as_failed(
     assert (await watch(two.id))[-1].status is ProgressStatus.FAILED
 
 
-async def test_a_new_try_begins_anew_and_the_pause_between_says_so(
-    worker: TaskWorker, settings: Settings
-):
-    """Numbers go back to the beginning: so does the work."""
+async def test_a_new_try_begins_anew_and_is_queued_before(worker: TaskWorker, settings: Settings):
+    """A task is shown as queued while it waits for its retry, which counts from zero."""
 
     @robust_task(max_retries=2, backoff_base=1.0)
     async def twice() -> None:
@@ -279,7 +291,10 @@ async def test_a_new_try_begins_anew_and_the_pause_between_says_so(
 
 
 async def test_a_late_watcher_sees_the_end(worker: TaskWorker, settings: Settings):
-    """Also of a task that told nothing, as long as its result is kept."""
+    """A watcher that comes late sees the end, even of a task that reported nothing.
+
+    An unknown task raises LookupError.
+    """
 
     @worker.task()
     async def quick() -> None: ...
@@ -294,7 +309,7 @@ async def test_a_late_watcher_sees_the_end(worker: TaskWorker, settings: Setting
 async def test_a_worker_that_was_believed_dead_cannot_undo_an_end(
     worker: TaskWorker, settings: Settings
 ):
-    """It wakes up and goes on telling; the page has its end already."""
+    """Reports and ends that come after the first end are ignored."""
     store = history(worker, settings)
     state = ProgressState(task_id="t", status=ProgressStatus.RUNNING, done=1, total=2)
     await write_progress(store, state, anew=True)
@@ -308,16 +323,16 @@ async def test_a_worker_that_was_believed_dead_cannot_undo_an_end(
 async def test_unwatched_tasks_store_nothing_and_all_keys_expire(
     worker: TaskWorker, settings: Settings
 ):
-    """Progress costs only those who use it."""
+    """A task that is not watched and reports nothing stores no progress, and all keys expire."""
 
     @worker.task()
     async def plain() -> None: ...
 
     @worker.task()
-    async def telling() -> None:
+    async def reporting() -> None:
         await Progress(total=1, channel="other").advance()
 
-    for task in (await plain.enqueue(), await telling.enqueue()):
+    for task in (await plain.enqueue(), await reporting.enqueue()):
         await task.result(timeout=30)
     await until_closed(worker, settings, task.id)
     prefix = settings.redis_key_prefix
@@ -330,10 +345,10 @@ async def test_unwatched_tasks_store_nothing_and_all_keys_expire(
     assert [key for key in keys if await worker.redis.ttl(key) < 0] == []
 
 
-async def test_one_question_covers_the_watchers_of_many_tasks(
+async def test_one_request_covers_the_watchers_of_many_tasks(
     worker: TaskWorker, settings: Settings
 ):
-    """Twenty requests a second are the most, however many tasks end; the tasks wait for none."""
+    """Watchers of tasks that have ended are looked up in at most twenty requests a second."""
 
     @worker.task()
     async def plain() -> None: ...
@@ -353,7 +368,10 @@ async def test_one_question_covers_the_watchers_of_many_tasks(
 async def test_a_task_is_finished_though_its_last_report_cannot_be_sent(
     worker: TaskWorker, settings: Settings, caplog: pytest.LogCaptureFixture
 ):
-    """The report is the task's own fault; the result is not lost for it, and the end is told."""
+    """A report that can't be sent is logged.
+
+    The task's result is kept, and its end is published.
+    """
 
     @worker.task()
     async def odd() -> str:
@@ -370,22 +388,22 @@ async def test_a_task_is_finished_though_its_last_report_cannot_be_sent(
     assert f"could not publish progress of {task.id}: TypeError" in caplog.messages
 
 
-async def test_a_task_is_finished_though_its_end_cannot_be_told(
+async def test_a_task_is_finished_though_its_end_cannot_be_published(
     worker: TaskWorker, settings: Settings, caplog: pytest.LogCaptureFixture
 ):
-    """Somebody else wrote where its state belongs; of other tasks the end is told all the same."""
+    """A task ends though its progress key has another type, and other tasks publish their ends."""
 
     @worker.task()
     async def plain() -> None: ...
 
     @worker.task()
-    async def telling() -> None:
+    async def reporting() -> None:
         await Progress(total=1).advance()
 
     spoilt = plain.enqueue()
     await worker.redis.set(f"{settings.redis_key_prefix}progress:{spoilt.id}", "x", ex=60)
     await spoilt
-    task = await telling.enqueue()
+    task = await reporting.enqueue()
     assert (await spoilt.result(timeout=30)).success
     assert (await until_closed(worker, settings, task.id))[-1].name == "complete"
     words = "could not publish progress"
@@ -393,7 +411,7 @@ async def test_a_task_is_finished_though_its_end_cannot_be_told(
 
 
 async def test_an_end_during_an_outage_is_published_afterwards(tmp_path: Path):
-    """Redis is away in the moment after the task was finished, and nobody's browser is there."""
+    """An end that can't be published because Redis is down is published when Redis is back."""
     valkey = Valkey(tmp_path)
     valkey.start()
     try:
@@ -412,14 +430,14 @@ async def test_an_end_during_an_outage_is_published_afterwards(tmp_path: Path):
 
 
 async def test_a_directly_called_function_counts_and_publishes_nothing():
-    """A project's tests call their tasks as what they are: functions."""
+    """Progress counts without a worker, as in a test that calls the task's function."""
     progress = Progress(total=3)
     rows = [row async for row in progress.track(["a", "b", "c"])]
     assert (rows, progress.done) == (["a", "b", "c"], 3)
 
 
 async def test_rows_may_come_one_after_the_other():
-    """From a database, say; a length they need not have."""
+    """track() takes an async iterator, which has no length and so no total."""
 
     async def rows() -> AsyncIterator[int]:
         for number in range(3):
@@ -437,7 +455,7 @@ async def test_rows_may_come_one_after_the_other():
 def test_a_state_comes_back_as_it_was_kept(
     done: int, total: int | None, message: str, rate: float | None, status: ProgressStatus
 ):
-    """And its percent is one, whatever was counted."""
+    """A state is read as it was stored, and its percent is None or between 0 and 100."""
     state = ProgressState(
         task_id="t", status=status, done=done, total=total, message=message, rate=rate
     )
@@ -458,7 +476,7 @@ def test_a_state_comes_back_as_it_was_kept(
     ],
 )
 def test_a_value_that_is_no_state_is_refused(text: str):
-    """Somebody else's event of the same name."""
+    """A text that is no state raises ValueError, as for a foreign event of the same name."""
     with pytest.raises(ValueError, match="ProgressState"):
         ProgressState.from_json(text)
 

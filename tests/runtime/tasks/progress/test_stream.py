@@ -1,4 +1,4 @@
-"""Progress from real workers, through real web processes, to a browser and a terminal."""
+"""Progress of real workers, through real web processes, in a browser and a terminal."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ JOBS = """
 
 
     @worker.task()
-    async def untold() -> None:
+    async def unpublished() -> None:
         task_id = current_task_id()
 
         async def die_when_recorded() -> None:
@@ -93,7 +93,7 @@ ROUTES = """
         state, _ = await read_progress(history, task_id)
         return {
             "recorded": await worker.status_by_id(task_id) == "done",
-            "told": state is not None and state.is_over,
+            "published": state is not None and state.is_over,
         }
 
 
@@ -115,16 +115,17 @@ ROUTES = """
         return task_id
 """
 TUNE = """
-    from shop.jobs import count, doomed, fail, untold
+    from shop.jobs import count, doomed, fail, unpublished
     from shop.routes import router
     from vibetuner import VibetunerApp
 
-    app = VibetunerApp(tasks=[count, doomed, fail, untold], routes=[router], openapi=True)
+    app = VibetunerApp(tasks=[count, doomed, fail, unpublished], routes=[router], openapi=True)
 """
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of a project with tasks that report progress."""
     jobs = JOBS.replace("range(steps)", "range(int(steps))")
     files = {"jobs.py": jobs, "routes.py": ROUTES}
     return write_project(tmp_path_factory.mktemp("shop"), files, tune=TUNE)
@@ -132,6 +133,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def environment(servers: Lease) -> dict[str, str]:
+    """Return the environment of the project, with a queue of its own."""
     return {
         "REDIS_URL": servers.urls["redis"],
         "REDIS_KEY_PREFIX": f"test-{uuid4().hex[:12]}",
@@ -145,6 +147,7 @@ def environment(servers: Lease) -> dict[str, str]:
 def site(
     folder: Path, environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Site]:
+    """Yield the project's running web process."""
     port, log = free_port(), tmp_path_factory.mktemp("web") / "log"
     with vibetuner(
         "run", "prod", "frontend", "--port", str(port),
@@ -156,7 +159,7 @@ def site(
 
 @pytest.fixture
 def start_worker(folder: Path, environment: dict[str, str], tmp_path: Path):
-    """``with start_worker() as command:`` runs one worker process, ready."""
+    """Return a function that runs a worker: ``with start_worker() as command:``."""
 
     def start():
         log = tmp_path / f"{uuid4().hex}.log"
@@ -169,6 +172,7 @@ def start_worker(folder: Path, environment: dict[str, str], tmp_path: Path):
 
 
 def start(site: Site, name: str, *arguments: float) -> str:
+    """Enqueue a task by the site, and return its id."""
     answer = httpx2.post(f"{site.url}/start/{name}", json=arguments, timeout=30)
     assert answer.status_code == 200, answer.text
     return str(answer.json())
@@ -181,10 +185,12 @@ def known(site: Site, task_id: str) -> dict[str, bool]:
 
 
 def is_recorded(site: Site, task_id: str) -> bool:
+    """Return whether the queue has recorded a task's end."""
     return known(site, task_id)["recorded"]
 
 
 def kill(command: Command) -> None:
+    """Kill a process and its children."""
     for pid in children_of(command.process.pid):
         os.kill(pid, signal.SIGKILL)
     command.process.kill()
@@ -192,11 +198,15 @@ def kill(command: Command) -> None:
 
 
 def done(source: EventSource) -> list[int]:
+    """Return the numbers of the progress events that a browser has got."""
     return [json.loads(e.data)["done"] for e in source.events if e.name == "progress"]
 
 
-def test_the_stream_begins_with_the_truth_and_ends_with_the_task(site: Site, start_worker):
-    """Before a worker has come, in the middle, and at the end; then nobody returns."""
+def test_the_stream_begins_with_the_state_and_ends_with_the_task(site: Site, start_worker):
+    """A stream begins with the current state, be it before, during or after the task's run.
+
+    It closes with the task's end, and a reconnection gets 204.
+    """
     task_id = start(site, "count", 20, 0.1)
     with listening(f"{site.url}/json/{task_id}") as early:
         early.wait_for(1)
@@ -218,7 +228,7 @@ def test_the_stream_begins_with_the_truth_and_ends_with_the_task(site: Site, sta
 
 
 def test_the_bar_is_rendered_and_its_message_escaped(site: Site, start_worker):
-    """HTML unless a function is given; a message is text."""
+    """An endpoint without `render=` sends a bar in HTML, in which the message is escaped."""
     task_id = start(site, "count", 5, 0.1)
     with start_worker(), listening(f"{site.url}/bar/{task_id}") as browser:
         browser.wait_until_over(60)
@@ -229,7 +239,7 @@ def test_the_bar_is_rendered_and_its_message_escaped(site: Site, start_worker):
 
 
 def test_an_endpoint_refuses_before_it_streams(site: Site):
-    """Its own word, a task that nobody knows, a name that is none."""
+    """The endpoint's own error, an unknown task and a wrong id are answered before the stream."""
     assert httpx2.get(f"{site.url}/bar/secret", timeout=30).json() == {"detail": "not yours"}
     for name in ("nobody", "a%20b", "x" * 201):
         assert httpx2.get(f"{site.url}/bar/{name}", timeout=30).status_code == 404
@@ -239,8 +249,8 @@ def test_an_endpoint_refuses_before_it_streams(site: Site):
     assert list(described["responses"]["200"]["content"]) == ["text/event-stream"]
 
 
-def test_the_end_is_told_though_the_worker_is_killed_in_the_middle(site: Site, start_worker):
-    """The next one begins anew; the browser stays where it is."""
+def test_the_end_is_published_though_the_worker_is_killed_in_the_middle(site: Site, start_worker):
+    """A stream stays open after its worker is killed, and ends when another has run the task."""
     task_id = start(site, "count", 12, 0.25)
     with listening(f"{site.url}/json/{task_id}") as browser:
         with start_worker() as first:
@@ -253,7 +263,7 @@ def test_the_end_is_told_though_the_worker_is_killed_in_the_middle(site: Site, s
 
 
 def test_a_task_that_has_lost_its_worker_for_good_has_failed(site: Site, start_worker):
-    """It had one try, and that one was killed."""
+    """A task without another try, whose worker was killed, publishes `failed`."""
     task_id = start(site, "doomed")
     with listening(f"{site.url}/json/{task_id}") as browser:
         with start_worker() as first:
@@ -265,25 +275,25 @@ def test_a_task_that_has_lost_its_worker_for_good_has_failed(site: Site, start_w
 
 
 def test_a_watcher_notices_an_end_that_its_worker_could_not_publish(site: Site, start_worker):
-    """It was killed between the record of the end and the closing event."""
+    """A stream ends although the worker was killed after it had recorded the task's end."""
     for _ in range(5):  # a machine with other things to do may let the worker be quicker
-        task_id = start(site, "untold")
+        task_id = start(site, "unpublished")
         with listening(f"{site.url}/json/{task_id}") as browser:
             with start_worker() as worker:
                 wait_until(partial(is_recorded, site, task_id), seconds=60)
                 kill(worker)
-            was_told = known(site, task_id)["told"]
+            was_published = known(site, task_id)["published"]
             browser.wait_until_over(60)
             assert [e.name for e in browser.events][-2:] == ["complete", "close"]
-        if not was_told:
+        if not was_published:
             return
-    raise AssertionError("the worker has always told the end itself")
+    raise AssertionError("the worker has always published the end itself")
 
 
 def test_a_terminal_shows_the_same(
     site: Site, start_worker, folder: Path, environment: dict[str, str]
 ):
-    """Lines in a pipe, JSON where a script reads, and exit codes that tell the end."""
+    """`tasks watch` prints lines, or JSON with `--json`, and its exit code reports the end."""
     task_id, bad = start(site, "count", 10, 0.2), start(site, "fail")
     with start_worker():
         shown = run_vibetuner("tasks", "watch", task_id, folder=folder, **environment)
@@ -298,10 +308,10 @@ def test_a_terminal_shows_the_same(
         assert "Traceback" not in unknown.stderr
 
 
-def test_ctrl_c_leaves_the_task_running(
+def test_ctrl_c_leaves_the_task_alone(
     site: Site, folder: Path, environment: dict[str, str], tmp_path: Path
 ):
-    """Who watches is not who works."""
+    """Ctrl-C ends `tasks watch` with exit code 130, and the task stays queued."""
     task_id = start(site, "count", 1, 0)
     with vibetuner(
         "tasks", "watch", task_id, folder=folder, log=tmp_path / "log", environment=environment

@@ -1,4 +1,4 @@
-"""Following the progress of a task: over gaps, silences and outages, to an end that is lost."""
+"""Watchers follow a task's progress to its end, over gaps, silences and outages."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from vibetuner.testing import held_open
 
 @pytest.fixture
 async def queue(worker: TaskWorker) -> AsyncIterator[TaskWorker]:
-    """An open queue, without a worker that runs."""
+    """Yield an open queue, without a worker that runs."""
 
     @worker.task(name="count")
     async def count() -> None: ...
@@ -33,12 +33,13 @@ async def queue(worker: TaskWorker) -> AsyncIterator[TaskWorker]:
 
 
 async def steps_of(subscriber: Subscriber, seen: list[Step | None]) -> None:
+    """Collect the steps of a subscriber in ``seen``."""
     async for step in follow_progress(subscriber):
         seen.append(step)
 
 
 def test_the_newest_state_counts():
-    """Other events of the same names, and of other names, are passed over."""
+    """The newest state of several events is used, and events of other names are ignored."""
     old = ProgressState(task_id="t", done=1)
     new = ProgressState(task_id="t", done=2, status=ProgressStatus.COMPLETE)
     events = [
@@ -54,7 +55,7 @@ def test_the_newest_state_counts():
 
 
 async def test_a_task_that_redis_has_lost_has_failed(queue: TaskWorker, settings: Settings):
-    """After two silences in which the queue doesn't know it, all its watchers are told so."""
+    """A task that the queue no longer knows after two silences is failed for all its watchers."""
     task = await queue.registry["count"].enqueue()
     hub, seen = Hub(), []
     with hub.subscribe(task.id) as subscriber:
@@ -76,14 +77,14 @@ async def test_a_task_that_redis_has_lost_has_failed(queue: TaskWorker, settings
         await following
     assert seen[1] is None
     assert seen[-1] is not None
-    # Found by a look or told by the event, which has an id of its own.
+    # The watcher has found the end itself, or got the event, which has another id.
     assert (seen[-1].name, seen[-1].state) == ("failed", state)
 
 
 async def test_a_running_task_has_not_failed_because_redis_was_emptied(
     queue: TaskWorker, settings: Settings
 ):
-    """Its worker still runs it, and reports its end."""
+    """A watcher waits on after Redis was emptied, as the worker still reports the end."""
     task = await queue.registry["count"].enqueue()
     history = history_of(queue.redis, settings)
     hub, seen = Hub(), []
@@ -104,7 +105,7 @@ async def test_a_running_task_has_not_failed_because_redis_was_emptied(
 async def test_an_end_that_was_not_published_is_found_after_a_silence(
     queue: TaskWorker, settings: Settings
 ):
-    """Redis has forgotten that somebody watches a task that reports nothing."""
+    """A watcher that hears nothing looks for the end itself, and finds the abort."""
     task = await queue.registry["count"].enqueue().start(delay=60)
     hub, seen = Hub(), []
     with hub.subscribe(task.id) as subscriber:
@@ -122,7 +123,7 @@ async def test_an_end_that_was_not_published_is_found_after_a_silence(
 
 
 async def test_after_a_gap_the_state_is_read_again(queue: TaskWorker, settings: Settings):
-    """The relay has missed events, so the stored state is the truth."""
+    """A watcher reads the stored state again when the relay has missed events."""
     task = await queue.registry["count"].enqueue()
     history = history_of(queue.redis, settings)
     hub, seen = Hub(), []
@@ -140,7 +141,7 @@ async def test_after_a_gap_the_state_is_read_again(queue: TaskWorker, settings: 
 
 
 async def test_a_foreign_event_is_no_step(queue: TaskWorker):
-    """A project may publish its own on the same channel; a closed stream has no end."""
+    """A project's own event on the same channel is ignored, and a closed stream ends the watch."""
     task = await queue.registry["count"].enqueue()
     hub, seen = Hub(), []
     with hub.subscribe(task.id) as subscriber:
@@ -154,7 +155,7 @@ async def test_a_foreign_event_is_no_step(queue: TaskWorker):
 
 
 async def test_a_watcher_that_leaves_during_an_outage_waits_no_longer(queue: TaskWorker):
-    """It began while Redis refused; it would be served when Redis is back."""
+    """A watcher that waits because Redis refuses it ends when its subscriber is closed."""
     task = await queue.registry["count"].enqueue()
     hub, seen = Hub(), []
     with hub.subscribe(task.id) as subscriber:
@@ -169,10 +170,13 @@ async def test_a_watcher_that_leaves_during_an_outage_waits_no_longer(queue: Tas
     assert [step for step in seen if step and step.state.is_over] == []
 
 
-async def test_an_end_that_was_not_told_is_told_by_the_next_watcher(
+async def test_an_end_that_was_not_published_is_published_by_the_next_watcher(
     queue: TaskWorker, settings: Settings
 ):
-    """The queue has the result; the watched state is still open, as after a killed worker."""
+    """A watcher takes the end from the task's result if the stored progress is still open.
+
+    An unknown task raises LookupError.
+    """
     task = await queue.registry["count"].enqueue().start(delay=3600)
     history = history_of(queue.redis, settings)
     await register_watch(history, ProgressState(task_id=task.id))

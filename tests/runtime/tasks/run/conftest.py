@@ -1,4 +1,4 @@
-"""A worker of the test's own, and servers of the test's own with users of its own."""
+"""A worker on the test's own queue, and servers with users of their own."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from vibetuner.config import Settings, using_settings
 
 @pytest.fixture
 def server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Valkey]:
-    """One whose user has the rules of the test's parameter."""
+    """Yield a server whose user has the rules of the test's parameter."""
     rules = getattr(request, "param", "").split()
     options = ("--user", "tester", "on", ">x", "~*", "&*", "+@all", *rules)
     with Valkey(tmp_path, lasting=False, options=options) as server:
@@ -27,17 +27,17 @@ def server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Valkey]:
 
 @pytest.fixture
 def settings(settings: Settings) -> Iterator[Settings]:
-    """Those of every test, without MongoDB: letters stay in Redis."""
+    """Yield the usual settings without MongoDB, so that dead letters stay in Redis."""
     own = settings.model_copy(update={"mongodb_url": None})
     with using_settings(own):
         yield own
 
 
 @asynccontextmanager
-async def lossy_proxy(url: str, word: bytes) -> AsyncIterator[tuple[str, asyncio.Event]]:
-    """The server by way of a proxy that loses, once, the connection that ``word`` came by.
+async def lossy_proxy(url: str, command: bytes) -> AsyncIterator[tuple[str, asyncio.Event]]:
+    """Run a proxy that loses, once, the connection over which ``command`` was sent.
 
-    The server gets what was sent, and its answer is what is lost.
+    The server gets the command, and its answer is lost.
     """
     there, lost = urlsplit(url), asyncio.Event()
 
@@ -57,7 +57,7 @@ async def lossy_proxy(url: str, word: bytes) -> AsyncIterator[tuple[str, asyncio
         back = asyncio.create_task(bring_answers())
         with suppress(OSError):
             while data := await reader.read(65536):
-                losing = losing or (word in data and not lost.is_set())
+                losing = losing or (command in data and not lost.is_set())
                 server.write(data)
         server.close()
         await back

@@ -1,4 +1,4 @@
-"""Attempts: cut off once, each in a context of its own, and fenced against another worker's."""
+"""Attempts, each of which is cut off once, has its own context, and may be superseded."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ colour: ContextVar[str] = ContextVar("colour", default="none")
 async def test_a_superseded_attempt_is_discarded(
     worker: TaskWorker, running: Running, settings: Settings, caplog: pytest.LogCaptureFixture
 ):
-    """Neither a result nor a dead letter: the worker that has taken the task over decides."""
+    """A superseded attempt stores neither a result nor a dead letter, and its task stays."""
     go = asyncio.Event()
     with using_worker(worker):
 
@@ -38,7 +38,8 @@ async def test_a_superseded_attempt_is_discarded(
         await eventually(lambda: worker.running() == 1)
         stream = worker.stream_key + worker.priorities[-1]
         (entry,) = await worker.redis.xrange(stream)
-        await asyncio.sleep(1)  # until then nobody else can claim it, and nobody asks
+        # For 0.9 s after a claim, its worker does not check that it still holds.
+        await asyncio.sleep(1)
         await worker.redis.xclaim(stream, "workers", "another", 0, [entry.identifier])
         go.set()
         await eventually(lambda: worker.counters["superseded"] == 1)
@@ -52,7 +53,7 @@ async def test_a_superseded_attempt_is_discarded(
 
 @pytest.mark.parametrize("by", ["time limit", "abort", "stop"])
 async def test_a_function_is_cut_off_once(stand_in, settings: Settings, running: Running, by: str):
-    """Its cleanup may await as often as it likes."""
+    """A timeout, an abort or a stop cancels a function once, so that its cleanup can await."""
     stand_in()
     worker = TaskWorker(settings.model_copy(update={"worker_grace_period": 0}))
     cleaned: list[str] = []
@@ -89,7 +90,7 @@ async def test_a_function_is_cut_off_once(stand_in, settings: Settings, running:
 async def test_every_attempt_has_a_context_of_its_own(
     worker: TaskWorker, running: Running, precision: int | None
 ):
-    """Neither a context variable nor decimal's precision reaches the next task, set or not."""
+    """A context variable or decimal precision that a task sets does not reach the next task."""
     own = decimal.Context(prec=precision) if precision else None
     seen: list[tuple[str, int]] = []
 
@@ -114,7 +115,7 @@ async def test_every_attempt_has_a_context_of_its_own(
 async def test_a_claimed_message_without_a_slot_is_requeued(
     worker: TaskWorker, running: Running, settings: Settings
 ):
-    """After many short tasks a worker has claimed ahead; what stands there goes to another."""
+    """A prefetched message without a slot is requeued, and runs in another worker as try 1."""
     go = asyncio.Event()
     held: list[TaskWorker] = []
     second = TaskWorker(settings)
@@ -146,7 +147,7 @@ async def test_a_claimed_message_without_a_slot_is_requeued(
 
 
 async def test_a_claim_costs_no_attempt_until_it_runs(worker: TaskWorker):
-    """A worker that is killed before that has taken nothing from the task."""
+    """A claimed message counts as a try only when it begins, and not if its claim is stale."""
 
     @worker.task(name="noop")
     async def noop() -> None: ...
@@ -173,7 +174,7 @@ async def test_a_claim_costs_no_attempt_until_it_runs(worker: TaskWorker):
 async def test_messages_of_a_stopping_worker_are_free_for_others_at_once(
     worker: TaskWorker, running: Running, settings: Settings
 ):
-    """No attempt is counted for it."""
+    """A worker that stops requeues its prefetched messages, and they run elsewhere as try 1."""
     go = asyncio.Event()
     begun: list[int] = []
     second = TaskWorker(settings)
@@ -201,7 +202,7 @@ async def test_messages_of_a_stopping_worker_are_free_for_others_at_once(
 
 @pytest.mark.parametrize("failing", ["raises SystemExit", "is cancelled", "does not return"])
 async def test_on_failure_costs_no_letter(worker: TaskWorker, running: Running, failing: str):
-    """Whatever it does; it is called once."""
+    """on_failure is called once, and the dead letter is kept though it raises, is cut or hangs."""
     called: list[str] = []
 
     async def on_failure(name: str, _id: str, _error: Exception) -> None:

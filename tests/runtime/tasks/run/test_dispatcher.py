@@ -1,4 +1,4 @@
-"""A worker's prefetch, and the reading of stored numbers."""
+"""A worker's prefetch and listening, and the reading of stored numbers."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from vibetuner.testing import held_open
 
 
 def test_short_tasks_are_prefetched_for_some_round_trips():
-    """100 tasks a second and 8 round trips of 10 ms make eight tasks."""
+    """A rate of 100 tasks a second and 8 round trips of 10 ms make eight tasks."""
     ahead = Lookahead(slots=100, now=0.0)
     assert ahead.count(0.0) == 0
     ahead.finished += 100
@@ -31,7 +31,10 @@ def test_short_tasks_are_prefetched_for_some_round_trips():
 
 
 def test_a_round_trip_that_is_slow_once_counts_for_a_quarter():
-    """2 ms and then 6 ms give 3 ms; 8 of these at 500 tasks a second make twelve tasks."""
+    """Round trips of 2 ms and then 6 ms count as 3 ms.
+
+    Eight of these at 500 tasks a second make twelve tasks.
+    """
     ahead = Lookahead(slots=1000, now=0.0)
     for asked, now in ((0.998, 1.0), (1.994, 2.0)):
         ahead.finished += 500
@@ -40,7 +43,7 @@ def test_a_round_trip_that_is_slow_once_counts_for_a_quarter():
 
 
 def test_only_tasks_that_begin_before_they_are_stale_are_claimed():
-    """With a slow server, the limit is half of the time after which a claim is stale."""
+    """A slow server limits the prefetch to half of the time after which a claim is stale."""
     ahead = Lookahead(slots=1000, now=0.0)
     ahead.finished += 4
     ahead.answered(asked=0.0, now=0.02)
@@ -48,7 +51,7 @@ def test_only_tasks_that_begin_before_they_are_stale_are_claimed():
 
 
 def test_a_short_span_does_not_change_the_rate():
-    """Its tasks count for the next span."""
+    """Tasks that end in a short span count for the next span."""
     ahead = Lookahead(slots=1000, now=0.0)
     ahead.finished += 100
     ahead.answered(asked=0.99, now=1.0)
@@ -58,7 +61,7 @@ def test_a_short_span_does_not_change_the_rate():
 
 
 def test_at_most_two_tasks_are_prefetched_for_each_slot():
-    """A worker with few slots leaves the others to other workers."""
+    """A worker with three slots prefetches six tasks, and leaves the rest to other workers."""
     ahead = Lookahead(slots=3, now=0.0)
     ahead.finished += 10_000
     ahead.answered(asked=0.9, now=1.0)
@@ -70,12 +73,15 @@ def test_at_most_two_tasks_are_prefetched_for_each_slot():
     [(b"0", 0), (b"999999", 999_999), (b"1000000", 0), (b"-1", 0), (b"1e3", 0), (b"", 0)],
 )
 def test_a_stored_number_out_of_range_is_none(stored: bytes, number: int):
-    """Anybody who can write to Redis may have written it."""
+    """A stored number is read as 0 if it is negative, too large or no number."""
     assert _number(stored, MOST_TRIES) == number
 
 
 async def test_a_lost_message_is_found_behind_many_that_run(worker: TaskWorker):
-    """By a worker with one free slot: XAUTOCLAIM alone looks at the first ten."""
+    """A worker with one free slot finds a lost message behind 149 that run.
+
+    XAUTOCLAIM alone looks at the first ten.
+    """
 
     @worker.task(name="noop")
     async def noop() -> None: ...
@@ -103,7 +109,7 @@ async def test_a_lost_message_is_found_behind_many_that_run(worker: TaskWorker):
 
 @pytest.fixture
 async def listening(worker: TaskWorker) -> AsyncIterator[tuple[Dispatcher, list[Attempt]]]:
-    """A dispatcher of two queues with two slots, and the attempts that it began."""
+    """Yield a dispatcher of two queues with two slots, and the attempts that it begins."""
     begun: list[Attempt] = []
 
     async def prepare() -> None: ...
@@ -126,6 +132,7 @@ async def listening(worker: TaskWorker) -> AsyncIterator[tuple[Dispatcher, list[
 
 
 async def send(worker: TaskWorker, queue: str, task_id: str, queued: int) -> str:
+    """Add a message to a queue, and return its id."""
     stream, fields = worker.client.keys.stream(queue), ("task_id", task_id, "enqueue_time", queued)
     call = worker.client.functions.connection.call
     return (await call("XADD", stream, "*", *fields)).decode()
@@ -134,11 +141,11 @@ async def send(worker: TaskWorker, queue: str, task_id: str, queued: int) -> str
 async def test_a_listening_worker_begins_what_arrives(
     worker: TaskWorker, listening: tuple[Dispatcher, list[Attempt]]
 ):
-    """In the queue that it came from, with the time since when it was due."""
+    """A message that arrives begins an attempt with its queue, its id and its time."""
     dispatcher, begun = listening
     waiting = asyncio.create_task(dispatcher._listen(2))
     message = await send(worker, "normal", "t1", 1234)
-    # A queue that gave as many as it was asked for may hold more.
+    # A queue that returned as many messages as were asked for may hold more.
     assert await waiting is False
     await eventually(lambda: begun)
     found = [(one.priority, one.message_id, one.task_id, one.queued, one.tries) for one in begun]
@@ -148,7 +155,7 @@ async def test_a_listening_worker_begins_what_arrives(
 async def test_a_listening_worker_takes_no_more_than_it_has_room_for(
     worker: TaskWorker, listening: tuple[Dispatcher, list[Attempt]]
 ):
-    """The room is divided among the queues; what is left stays for others."""
+    """A worker begins as many messages as it has slots, and the next one when a slot is free."""
     dispatcher, begun = listening
     for number in range(3):
         await send(worker, "high", f"t{number}", number)
@@ -159,14 +166,14 @@ async def test_a_listening_worker_takes_no_more_than_it_has_room_for(
     assert [one.task_id for one in begun] == ["t0", "t1"]
     dispatcher.release(begun[0])
     await eventually(lambda: len(begun) == 3)
-    dispatcher.release(begun[0])  # a second time, it frees no slot
+    dispatcher.release(begun[0])  # a second release frees no slot
     assert len(dispatcher.running) == 2
 
 
 async def test_after_a_stop_nothing_begins_and_all_is_requeued(
     worker: TaskWorker, listening: tuple[Dispatcher, list[Attempt]]
 ):
-    """Other workers find it at once; a task that runs is kept."""
+    """A message that is claimed after a stop is requeued, and a task that runs is kept."""
     dispatcher, begun = listening
     message = await send(worker, "high", "t0", 1)
     assert await dispatcher._claim(2) == 1

@@ -20,11 +20,13 @@ STARTED, FINISHED = 500, 1000
 
 
 def caused(error: BaseException, cause: BaseException) -> BaseException:
+    """Return the error with a cause."""
     error.__cause__ = cause
     return error
 
 
 def busy(seconds: float) -> Exception:
+    """Return an error that names the seconds to wait."""
     error = OSError("busy")
     error.retry_after = seconds  # type: ignore[attr-defined]
     return error
@@ -33,7 +35,7 @@ def busy(seconds: float) -> Exception:
 def judged(
     error: BaseException | None, max_tries: int = 0, rules: ErrorRules | None = None, **known: Any
 ) -> Attempt:
-    """Return a second attempt; with ``max_retries``, it belongs to a robust task."""
+    """Return a second attempt with its end; with ``max_tries``, it belongs to a robust task."""
     attempt = Attempt("1", "normal", "1-0", tries=2)
     attempt.error, attempt.started, attempt.finished = error, STARTED, FINISHED
     if max_tries:
@@ -69,7 +71,7 @@ def judged(
     ],
 )
 def test_an_attempt_has_one_end(attempt: Attempt, end: End, cause: Cause | None):
-    """It follows from its cut, its exception, and the attempts that are left."""
+    """The end follows from the attempt's cut, its exception, and the tries that are left."""
     assert (attempt.end, attempt.cause) == (end, cause)
 
 
@@ -86,12 +88,12 @@ def test_an_attempt_has_one_end(attempt: Attempt, end: End, cause: Cause | None)
     ],
 )
 def test_the_next_attempt_has_a_time(attempt: Attempt, milliseconds: int):
-    """It comes from the error, else from the task's backoff, else from the number of attempts."""
+    """The time comes from the error, else from the backoff, else from the number of tries."""
     assert (attempt.end, attempt.retry_at) == (End.RETRYING, FINISHED + milliseconds)
 
 
 def test_a_request_for_another_attempt_is_not_the_error():
-    """The error is its cause, or, without a cause and another attempt, the request itself."""
+    """The cause of a StreaqRetry is the error, or the request itself if it has none."""
     cause = ValueError("the till is empty")
     assert judged(caused(StreaqRetry(), cause), 3).error is cause
     assert judged(caused(StreaqRetry(), cause), 2).error is cause
@@ -101,7 +103,7 @@ def test_a_request_for_another_attempt_is_not_the_error():
 
 
 def test_an_attempt_that_was_cut_names_the_reason():
-    """The reason is an abort or a timeout, not asyncio's cancellation."""
+    """The error of a cut attempt is an abort or a timeout, not asyncio's cancellation."""
     aborted = judged(asyncio.CancelledError(), cut_by=Cut.ABORT).error
     assert repr(aborted) == "StreaqCancelled('Task aborted by user!')"
     late = judged(asyncio.CancelledError(), cut_by=Cut.TIME_LIMIT).error

@@ -25,12 +25,12 @@ from vibetuner.testing import held_open
     ("idle", "fresh"), [(100, 90), (999, 899), (1000, 900), (1001, 900), (60_000, 900)]
 )
 def test_a_claim_is_sure_for_less_than_the_shortest_timeout(idle: int, fresh: int):
-    """The time is nine tenths of the idle timeout, and at most 0.9 seconds."""
+    """A claim is fresh for nine tenths of the idle timeout, and for at most 0.9 seconds."""
     assert fresh_ms(idle) == fresh
 
 
 def test_a_batch_is_divided_into_its_ends():
-    """Each part has the values of its own attempt."""
+    """Each part of a split batch has the values of its own attempt."""
     one, two = Attempt("a", "normal", "1-0"), Attempt("b", "normal", "2-0")
     batch = Batch(["a1", "a2", "a3", "b1"], [3, 1], [one, two])
 
@@ -41,7 +41,7 @@ def test_a_batch_is_divided_into_its_ends():
 
 
 class Heard(Observer):
-    """Notes the ends that were recorded."""
+    """An observer that notes the ends that were recorded."""
 
     def __init__(self) -> None:
         self.names: list[str] = []
@@ -52,18 +52,20 @@ class Heard(Observer):
 
 @pytest.fixture
 async def client(worker: TaskWorker) -> AsyncIterator[QueueClient]:
-    """The open queue, on which no worker runs."""
+    """Yield the client of an open queue, on which no worker runs."""
     async with held_open(worker):
         yield worker.client
 
 
 @pytest.fixture
 def heard() -> Heard:
+    """Return an observer that notes the ends that were recorded."""
     return Heard()
 
 
 @pytest.fixture
 def counters() -> dict[str, int]:
+    """Return the counters of a worker."""
     return defaultdict(int)
 
 
@@ -71,6 +73,7 @@ def counters() -> dict[str, int]:
 async def finisher(
     client: QueueClient, heard: Heard, counters: dict[str, int]
 ) -> AsyncIterator[Finisher]:
+    """Yield a finisher, and close it."""
     finisher = Finisher(
         client, worker_id="w1", idle_ms=60_000,
         observers=Observers([heard]), counters=counters, outage=Outage(),
@@ -80,7 +83,7 @@ async def finisher(
 
 
 def done(name: str, task_id: str = "", *, end: End = End.DONE) -> Attempt:
-    """An attempt that has ended, of a task that was in no stream."""
+    """Return an attempt that has ended, of a task that was in no stream."""
     attempt = Attempt(task_id or name, "normal")
     attempt.fn_name, attempt.end, attempt.finished = name, end, 2000
     attempt.started, attempt.retry_at = 1000, 3000
@@ -90,7 +93,7 @@ def done(name: str, task_id: str = "", *, end: End = End.DONE) -> Attempt:
 async def test_an_end_that_the_server_refuses_holds_up_no_other(
     client: QueueClient, finisher: Finisher, heard: Heard, caplog: pytest.LogCaptureFixture
 ):
-    """The others are recorded at once, and this one when its key is mended."""
+    """An end that the server refuses is recorded when its key is mended, and the others at once."""
     delayed = client.keys.delayed("normal")
     await client.functions.connection.call("SET", delayed, "not a sorted set")
     for attempt in (done("late", end=End.RETRYING), done("good"), done("better")):
@@ -109,7 +112,7 @@ async def test_an_end_that_the_server_refuses_holds_up_no_other(
 async def test_an_end_that_cannot_be_sent_is_left_to_another_worker(
     finisher: Finisher, heard: Heard, caplog: pytest.LogCaptureFixture
 ):
-    """Its lock's name is no text; the others of its batch are recorded."""
+    """An end that can't be encoded is logged and dropped, and its message stays pending."""
     bad = done("bad")
     bad.lock = "\ud800"
     for attempt in (bad, done("good")):
@@ -127,7 +130,7 @@ async def test_an_end_that_cannot_be_sent_is_left_to_another_worker(
 async def test_a_message_may_have_two_ends_that_are_being_recorded(
     client: QueueClient, finisher: Finisher
 ):
-    """It is unrecorded until both are."""
+    """A message with two ends is unrecorded until both are recorded."""
     for _ in range(2):
         finisher.requeue("normal", "1-1")
     assert finisher.unrecorded == {("normal", "1-1"): 2}
@@ -140,7 +143,10 @@ async def test_a_message_may_have_two_ends_that_are_being_recorded(
 async def test_a_requeued_message_of_another_worker_is_no_discarded_result(
     client: QueueClient, finisher: Finisher, counters: dict[str, int], heard: Heard
 ):
-    """It was claimed here and never began; an attempt that ran is counted and logged."""
+    """A requeue of another worker's message counts nothing.
+
+    The end of an attempt that ran counts as superseded.
+    """
     call, stream = client.functions.connection.call, client.keys.stream("normal")
     await call("XGROUP", "CREATE", stream, GROUP, "0", "MKSTREAM")
     message = (await call("XADD", stream, "*", "task_id", "t1", "enqueue_time", "1")).decode()
@@ -157,7 +163,7 @@ async def test_a_requeued_message_of_another_worker_is_no_discarded_result(
 
 
 async def test_a_closed_finisher_waits_for_no_answer(finisher: Finisher, heard: Heard):
-    """It returns the attempts whose ends are not acknowledged; a requeued message has none."""
+    """close() returns the attempts without an acknowledged end, and no requeued message."""
     first = done("first")
     finisher.add(first)
     finisher.requeue("normal", "1-1")
@@ -170,7 +176,7 @@ async def test_a_closed_finisher_waits_for_no_answer(finisher: Finisher, heard: 
 async def test_the_dependents_of_a_failed_task_end_over_an_outage(
     client: QueueClient, finisher: Finisher, heard: Heard, caplog: pytest.LogCaptureFixture
 ):
-    """Their payloads are read once the server gives them; without dependents nothing is done."""
+    """Dependents fail once the server returns their payloads, and no dependents need no request."""
     finisher.fail([], "normal")
     assert finisher.is_settled
     loaded: list[str] = []
@@ -195,7 +201,7 @@ async def test_the_dependents_of_a_failed_task_end_over_an_outage(
 async def test_a_result_is_stored_for_the_task_that_follows(
     client: QueueClient, finisher: Finisher
 ):
-    """Signed as its arguments; one that can't be pickled fails the task instead."""
+    """A result is signed as the next task's arguments; one that can't be pickled fails its task."""
     good, bad = done("good"), done("bad")
     good.value, bad.value = 7, lambda: None
     for attempt in (good, bad):
@@ -213,7 +219,7 @@ async def test_a_result_is_stored_for_the_task_that_follows(
 async def test_an_abandoned_task_is_requeued(
     finisher: Finisher, counters: dict[str, int], heard: Heard
 ):
-    """Its function does not end, so what it returns later does not count."""
+    """A task whose function does not end is requeued, so what it returns later does not count."""
     attempt = done("endless")
     attempt.end = None
     finisher.abandon(attempt)

@@ -1,4 +1,4 @@
-"""Errors that need no second try, and errors that name their time."""
+"""Errors that end a task without a retry, and errors that name the time of the next try."""
 
 from __future__ import annotations
 
@@ -20,17 +20,19 @@ from vibetuner.tasks.worker import TaskWorker, using_worker
 
 
 def answer(status: int = 503, **headers: str) -> httpx2.HTTPStatusError:
+    """Return the error that httpx raises for a status and headers."""
     request = httpx2.Request("GET", "http://shop.example")
     response = httpx2.Response(status, headers=headers, request=request)
     return httpx2.HTTPStatusError("busy", request=request, response=response)
 
 
 def in_twenty_minutes() -> str:
+    """Return an HTTP date."""
     return format_datetime(datetime.now(UTC) + timedelta(minutes=20), usegmt=True)
 
 
 class AccountClosed(GiveUp):
-    """Somebody's own."""
+    """A project's own subclass of GiveUp."""
 
 
 @pytest.mark.parametrize(
@@ -47,12 +49,12 @@ class AccountClosed(GiveUp):
 async def test_a_task_that_gives_up_is_a_dead_letter_at_once(
     worker: TaskWorker, running: Running, error: Exception, options: dict[str, Any]
 ):
-    """With its cause, whether it raises GiveUp itself or its decorator lists the error."""
-    told: list[Exception] = []
+    """GiveUp, or an error that the rules list, leads to a dead letter after one try."""
+    reported: list[Exception] = []
     with using_worker(worker):
 
         @robust_task(
-            max_retries=5, on_failure=lambda _name, _id, error: told.append(error), **options
+            max_retries=5, on_failure=lambda _name, _id, error: reported.append(error), **options
         )
         async def close() -> None:
             raise error
@@ -63,13 +65,13 @@ async def test_a_task_that_gives_up_is_a_dead_letter_at_once(
             letter = await get(task.id)
 
     assert (result.tries, letter.tries, letter.cause) == (1, 1, Cause.GAVE_UP)
-    assert type(result.exception) is type(told[0]) is type(error)
+    assert type(result.exception) is type(reported[0]) is type(error)
     assert letter.error_type == type(error).__name__
 
 
 async def test_on_failure_gets_the_arguments_that_it_declares(worker: TaskWorker, running: Running):
-    """Without such parameters it gets only the three of the guide."""
-    told: list[object] = []
+    """on_failure gets `args` and `kwargs` only if it declares them, beside three arguments."""
+    reported: list[object] = []
 
     async def with_arguments(
         name: str,
@@ -79,7 +81,7 @@ async def test_on_failure_gets_the_arguments_that_it_declares(worker: TaskWorker
         args: Sequence[Any],
         kwargs: Mapping[str, Any],
     ) -> None:
-        told.append((name, task_id, args, kwargs))
+        reported.append((name, task_id, args, kwargs))
 
     with using_worker(worker):
 
@@ -87,7 +89,9 @@ async def test_on_failure_gets_the_arguments_that_it_declares(worker: TaskWorker
         async def ship(order_id: str, *, fast: bool) -> None:
             raise GiveUp(order_id)
 
-        @robust_task(name="plainly", on_failure=lambda *given, **named: told.append((given, named)))
+        @robust_task(
+            name="plainly", on_failure=lambda *given, **named: reported.append((given, named))
+        )
         async def plainly(order_id: str) -> None:
             raise GiveUp(order_id)
 
@@ -97,15 +101,15 @@ async def test_on_failure_gets_the_arguments_that_it_declares(worker: TaskWorker
             other = await plainly.enqueue("A-8")
             error = (await other.result(timeout=10)).exception
 
-    assert told[0] == ("ship", task.id, ("A-7",), {"fast": True})
-    [_, ((name, task_id, heard), named)] = told
-    assert (name, task_id, type(heard), named) == ("plainly", other.id, type(error), {})
+    assert reported[0] == ("ship", task.id, ("A-7",), {"fast": True})
+    [_, ((name, task_id, given_error), named)] = reported
+    assert (name, task_id, type(given_error), named) == ("plainly", other.id, type(error), {})
 
 
 async def test_a_task_without_retries_that_gives_up_has_failed(
     worker: TaskWorker, running: Running
 ):
-    """As with any other error: there is no letter, and the result is the error."""
+    """A plain task that raises GiveUp fails with that error, and has no dead letter."""
 
     @worker.task(name="plain")
     async def plain() -> None:
@@ -130,7 +134,7 @@ async def test_a_task_without_retries_that_gives_up_has_failed(
 async def test_the_next_attempt_comes_when_the_error_says(
     worker: TaskWorker, running: Running, make: Callable[[], Exception]
 ):
-    """And not when the backoff would have it, which has an upper limit of its own."""
+    """The time that an error names replaces the backoff, which has a lower limit here."""
     with using_worker(worker):
 
         @robust_task(max_retries=2, backoff_max=1)
@@ -146,8 +150,10 @@ async def test_the_next_attempt_comes_when_the_error_says(
         await task.abort()
 
 
-async def test_later_has_an_end(worker: TaskWorker, running: Running, settings: Settings):
-    """Each time counts as a try."""
+async def test_retry_later_ends_after_max_retries(
+    worker: TaskWorker, running: Running, settings: Settings
+):
+    """A task that raises RetryLater at every try becomes a dead letter after max_retries."""
     with using_worker(worker):
 
         @robust_task(max_retries=3)
@@ -164,6 +170,6 @@ async def test_later_has_an_end(worker: TaskWorker, running: Running, settings: 
 
 @pytest.mark.parametrize("error", [GiveUp("gone"), AccountClosed("gone"), MailRefused("gone")])
 def test_an_exception_arrives_unchanged(error: Exception):
-    """A result is pickled."""
+    """An exception keeps its type and its text when it is pickled, as in a result."""
     copy = pickle.loads(pickle.dumps(error))
     assert (type(copy), str(copy)) == (type(error), "gone")

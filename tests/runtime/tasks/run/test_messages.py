@@ -1,4 +1,4 @@
-"""One message never ends a worker: whatever is wrong with it, it ends in one recorded state."""
+"""No message ends a worker: whatever is wrong with it, its task has one recorded end."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ ENDS = {"completed", "failed", "aborted"}
 
 
 class Mute(Exception):
-    """Can't say what it is, and can't be pickled."""
+    """An exception that can be neither shown nor pickled."""
 
     def __str__(self) -> str:
         raise RuntimeError("no words")
@@ -35,14 +35,14 @@ class Mute(Exception):
 
 
 class OneWay(Exception):
-    """Can be pickled and not unpickled."""
+    """An exception that can be pickled and not unpickled."""
 
     def __init__(self, first: str, second: str) -> None:
         super().__init__(first)
 
 
 class OneWayValue:
-    """Can be pickled and not unpickled."""
+    """A value that can be pickled and not unpickled."""
 
     def __reduce__(self) -> Any:
         return (_refuse, ())
@@ -53,7 +53,7 @@ def _refuse() -> None:
 
 
 def nested(depth: int = 100_000) -> list[Any]:
-    """A list in a list in a list."""
+    """Return a list that is nested ``depth`` times."""
     whole: list[Any] = []
     for _ in range(depth):
         whole = [whole]
@@ -68,7 +68,7 @@ RAISED: dict[str, Callable[[], BaseException]] = {
     "StopAsyncIteration": StopAsyncIteration,
     "CancelledError": asyncio.CancelledError,
     "a group": lambda: BaseExceptionGroup("several", [SystemExit(1), ValueError("no")]),
-    "one that can't speak": Mute,
+    "one that can't be shown": Mute,
     "one that can't be read back": lambda: OneWay("a", "b"),
     "RecursionError": RecursionError,
 }
@@ -79,7 +79,7 @@ RAISED: dict[str, Callable[[], BaseException]] = {
 async def test_whatever_a_function_raises_is_the_end_of_its_task_alone(
     worker: TaskWorker, running: Running, kind: str, is_async: bool
 ):
-    """The next task runs, and the worker has one failure to show for it."""
+    """An exception of any kind fails its task, and the worker runs the next one."""
 
     def raise_it() -> None:
         error = RAISED[kind]()
@@ -103,8 +103,10 @@ async def test_whatever_a_function_raises_is_the_end_of_its_task_alone(
 
 
 @pytest.mark.parametrize("kind", RAISED)
-async def test_a_robust_task_has_a_letter_for_it(worker: TaskWorker, running: Running, kind: str):
-    """Of every kind of failure."""
+async def test_a_robust_task_has_a_letter_for_any_error(
+    worker: TaskWorker, running: Running, kind: str
+):
+    """A robust task that fails by an exception of any kind has a dead letter."""
     with using_worker(worker):
 
         @robust_task(max_retries=1, name="fails")
@@ -119,7 +121,7 @@ async def test_a_robust_task_has_a_letter_for_it(worker: TaskWorker, running: Ru
 
 
 async def test_a_result_that_cannot_be_stored_fails_its_task(worker: TaskWorker, running: Running):
-    """Also one that can be pickled and not unpickled: its reader must not pay for that."""
+    """A result that can't be pickled, or not unpickled, fails its task with PayloadError."""
     values = [lambda: None, nested(), OneWayValue()]
 
     @worker.task(name="give")
@@ -139,7 +141,7 @@ async def test_a_result_that_cannot_be_stored_fails_its_task(worker: TaskWorker,
 
 
 async def test_a_middleware_that_raises_fails_its_task(worker: TaskWorker, running: Running):
-    """While it is put around the function, or while that runs."""
+    """A middleware that raises when it wraps the function fails the task, not the worker."""
     broken = [True]
 
     @worker.middleware
@@ -180,7 +182,7 @@ CALLS = st.fixed_dictionaries(
 
 
 async def test_messages_of_any_shape_end_once(worker: TaskWorker, running: Running):
-    """Foreign fields, payloads that are signed and no call, bytes that are neither."""
+    """Messages with foreign fields, and payloads of any bytes, signed or not, each have one end."""
     payloads: list[bytes] = []
 
     @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
@@ -216,8 +218,8 @@ async def test_messages_of_any_shape_end_once(worker: TaskWorker, running: Runni
         assert await worker.redis.exists(results) == len(payloads)
 
 
-async def test_an_argument_may_be_nested_deep(worker: TaskWorker, running: Running):
-    """An argument that can't be stored is refused at the call; nothing is enqueued."""
+async def test_an_argument_that_is_nested_too_deep_is_refused(worker: TaskWorker, running: Running):
+    """An argument that is nested too deep raises StreaqError, and nothing is enqueued."""
 
     @worker.task(name="take")
     async def take(_value: Any) -> None: ...

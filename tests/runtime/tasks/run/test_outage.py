@@ -31,7 +31,7 @@ from vibetuner.tasks.worker import TaskWorker, using_worker
 async def test_free_slots_go_on_beside_a_long_task(
     worker: TaskWorker, running: Running, caplog: pytest.LogCaptureFixture, loss: str
 ):
-    """They go on at once, with one log line at the loss and one at the return."""
+    """Free slots run tasks as soon as Redis is back; the loss and the return are logged once."""
     caplog.set_level(logging.INFO)
     go = asyncio.Event()
 
@@ -72,7 +72,7 @@ async def test_free_slots_go_on_beside_a_long_task(
 async def test_a_task_that_fails_while_redis_is_away_has_its_letter(
     stand_in, server: Valkey, settings: Settings, running: Running
 ):
-    """Its end is recorded when the server is back, and never without the letter."""
+    """The failure is recorded when the server is back, together with its dead letter."""
     stand_in()
     own = settings.model_copy(update={"redis_url": server.url, "mongodb_url": None})
     with using_settings(own):
@@ -97,7 +97,7 @@ async def test_a_task_that_fails_while_redis_is_away_has_its_letter(
 
 
 async def test_a_lost_answer_is_asked_for_again(stand_in, settings: Settings, running: Running):
-    """The server's work before the connection broke is known, down to the tasks that fail."""
+    """A command whose answer was lost is sent again, and still fails the task's dependents."""
     stand_in()
     async with lossy_proxy(settings.redis_url or "", b"_finish\r\n") as (url, lost):
         own = settings.model_copy(update={"redis_url": url, "mongodb_url": None})
@@ -124,7 +124,7 @@ async def test_a_lost_answer_is_asked_for_again(stand_in, settings: Settings, ru
 
 
 async def test_functions_that_the_server_forgets_are_loaded_again(worker: TaskWorker):
-    """This happens when a server without a disk restarts."""
+    """A server that has lost its functions, as by a restart without a disk, gets them again."""
 
     @worker.task(name="noop")
     async def noop() -> None: ...
@@ -138,7 +138,7 @@ async def test_functions_that_the_server_forgets_are_loaded_again(worker: TaskWo
 
 
 async def test_a_flush_costs_no_cron_task_its_schedule(worker: TaskWorker, running: Running):
-    """The worker restores the schedule on an emptied server."""
+    """A worker restores the schedules of its cron tasks on an emptied server."""
 
     @worker.cron("0 0 1 1 *", name="yearly")
     async def yearly() -> None: ...
@@ -153,7 +153,7 @@ async def test_a_flush_costs_no_cron_task_its_schedule(worker: TaskWorker, runni
 async def test_scripts_stand_in_for_functions(
     stand_in, server: Valkey, settings: Settings, running: Running
 ):
-    """Tasks run, including chains."""
+    """Tasks and chains run by scripts on a server that refuses functions."""
     stand_in()
     own = settings.model_copy(update={"redis_url": server.url, "mongodb_url": None})
     with using_settings(own):
@@ -170,7 +170,7 @@ async def test_scripts_stand_in_for_functions(
 
 @pytest.mark.parametrize("server", ["-function -script -eval -evalsha"], indirect=True)
 async def test_a_server_that_refuses_both_is_an_error_at_the_start(server: Valkey):
-    """The message names the rights to grant."""
+    """A server that refuses functions and scripts raises FunctionsRefused."""
     async with Connection(parse_url(server.url)) as connection:
         with pytest.raises(FunctionsRefused, match="refuses functions .* and scripts"):
             await Functions(connection).load()

@@ -1,4 +1,4 @@
-"""Unique tasks: what becomes of a call while another one is there."""
+"""Unique tasks, and calls that clash with a task that waits or runs."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from vibetuner.tasks.worker import TaskWorker, using_worker
 
 
 class Stage:
-    """A task of a worker's, which runs until it is told to end."""
+    """A worker's unique task, which runs until the test lets it end."""
 
     def __init__(self, worker: TaskWorker, unique: Unique | bool, **options: Any) -> None:
         self.worker = worker
@@ -46,7 +46,7 @@ class Stage:
         self.charge: Any = charge
 
     async def keys(self) -> list[str]:
-        """Those of the queue that unique tasks have."""
+        """Return the keys of the queue that unique tasks have."""
         match = f"{self.worker.client.keys.queue}:*"
         found = [str(key) async for key in self.worker.redis.scan_iter(match)]
         return [key for key in found if ":unique" in key or ":line" in key or ":lock:" in key]
@@ -56,7 +56,10 @@ class Stage:
 async def test_a_skipped_call_is_answered_with_the_task_that_is_there(
     worker: TaskWorker, running: Running, is_running: bool
 ):
-    """The task may wait or run; another account is another matter."""
+    """A skipped call has the id of the task that waits or runs.
+
+    A call for another account is no clash.
+    """
     stage = Stage(worker, Unique(by=("account_id",), clash="skip"))
     async with worker:
         first = await stage.charge.enqueue(1, "first")
@@ -82,7 +85,7 @@ async def test_a_skipped_call_is_answered_with_the_task_that_is_there(
 
 
 async def test_calls_wait_for_their_turn_without_a_slot(worker: TaskWorker, running: Running):
-    """In the order in which they were enqueued."""
+    """Calls in line take no slot, and run in the order in which they were enqueued."""
     stage = Stage(worker, Unique(clash="wait"))
     with using_worker(worker):
 
@@ -106,7 +109,7 @@ async def test_calls_wait_for_their_turn_without_a_slot(worker: TaskWorker, runn
 
 
 async def test_a_task_keeps_its_turn_between_its_tries(worker: TaskWorker, running: Running):
-    """The next in line follows its end, and not its failure."""
+    """The next task in line starts after the end of the first, not after its failed try."""
     ran: list[int] = []
     with using_worker(worker):
 
@@ -123,7 +126,7 @@ async def test_a_task_keeps_its_turn_between_its_tries(worker: TaskWorker, runni
 
 
 async def test_a_newer_call_replaces_one_that_waits(worker: TaskWorker, running: Running):
-    """It takes its place, with its arguments and its delay."""
+    """A newer call takes the id and the message of the one that waits."""
     stage = Stage(worker, Unique(by="all", clash="replace"))
     stage.go.set()
     async with worker:
@@ -137,7 +140,7 @@ async def test_a_newer_call_replaces_one_that_waits(worker: TaskWorker, running:
 
 
 async def test_a_delay_restarts_with_each_newer_call(worker: TaskWorker, running: Running):
-    """Debounce: only the last of a burst runs, when it has been quiet for so long."""
+    """Each newer call replaces the arguments and the delay, so only the last of a burst runs."""
     stage = Stage(worker, Unique(by=("account_id",), clash="replace"))
     stage.go.set()
     async with running(worker):
@@ -150,9 +153,8 @@ async def test_a_delay_restarts_with_each_newer_call(worker: TaskWorker, running
         last = await stage.charge.enqueue(1, "3")
         assert (await first.result(timeout=10)).result == "3"
         assert await worker.redis.zcard(worker.queue_key + "normal") == 0
-        # From the stream back to the delayed ones.
         assert (last.id, await stage.keys()) == (first.id, [])
-    async with worker:
+    async with worker:  # a newer call moves a message back to the delayed tasks
         waiting = await stage.charge.enqueue(1, "4")
         assert (await stage.charge.enqueue(1, "5").start(delay=0.5)).id == waiting.id
         assert await worker.redis.xlen(worker.stream_key + "normal") == 0
@@ -164,7 +166,7 @@ async def test_a_delay_restarts_with_each_newer_call(worker: TaskWorker, running
 async def test_a_newer_call_changes_the_time_of_the_one_in_line(
     worker: TaskWorker, running: Running
 ):
-    """People who look at the queue see when it is due now."""
+    """A newer call in line has the new time, which views of the queue show."""
     stage = Stage(worker, Unique(clash="replace"))
     async with running(worker):
         await stage.charge.enqueue(1, "runs")
@@ -182,7 +184,7 @@ async def test_a_newer_call_changes_the_time_of_the_one_in_line(
 async def test_a_newer_call_replaces_one_that_waits_for_its_retry(
     worker: TaskWorker, running: Running
 ):
-    """At once, and as a first try."""
+    """A newer call of a task that waits for its retry runs at once, as try 1."""
     with using_worker(worker):
 
         @robust_task(name="charge", unique=Unique(clash="replace"))
@@ -203,7 +205,10 @@ async def test_a_newer_call_replaces_one_that_waits_for_its_retry(
 async def test_an_old_message_of_a_task_that_was_delayed_again_is_dropped(
     worker: TaskWorker, running: Running
 ):
-    """As of a worker of streaq's own, which queues due tasks and tells nobody."""
+    """A second message of a task that was delayed anew is dropped, and the task runs when due.
+
+    A worker of streaq's own may leave such a message.
+    """
     stage = Stage(worker, Unique(clash="replace"))
     stage.go.set()
     async with worker:
@@ -223,7 +228,7 @@ async def test_an_old_message_of_a_task_that_was_delayed_again_is_dropped(
 async def test_a_call_that_was_claimed_runs_with_the_arguments_that_hold_when_it_begins(
     worker: TaskWorker,
 ):
-    """A worker claims ahead; and what another worker has taken over is not begun here."""
+    """A claimed call begins with the newest arguments, and never once another worker has it."""
     stage = Stage(worker, Unique(clash="replace"))
     async with worker:
         call = await stage.charge.enqueue(1, "claimed")
@@ -246,7 +251,10 @@ async def test_a_call_that_was_claimed_runs_with_the_arguments_that_hold_when_it
 
 
 async def test_a_newer_call_is_signed_for_the_task_that_is_to_run_it(worker: TaskWorker):
-    """Until it is, nothing changes: not even if the older task begins between the two requests."""
+    """A newer call is stored only when it is signed for the task that runs it.
+
+    Until then the older call stays, even if it begins between the two requests.
+    """
     stage = Stage(worker, Unique(clash="replace"))
     async with worker:
         older = await stage.charge.enqueue(1, "older")
@@ -277,7 +285,7 @@ async def test_a_newer_call_is_signed_for_the_task_that_is_to_run_it(worker: Tas
 async def test_a_newer_call_aborts_one_that_runs_and_follows_it(
     worker: TaskWorker, running: Running
 ):
-    """Of those that come meanwhile, the newest."""
+    """A newer call aborts the running one and runs after it; of several, the newest runs."""
     stage = Stage(worker, Unique(by=("account_id",), clash="replace"))
     async with running(worker):
         old = await stage.charge.enqueue(1, "old")
@@ -293,7 +301,7 @@ async def test_a_newer_call_aborts_one_that_runs_and_follows_it(
 
 
 async def test_a_clash_may_fail(worker: TaskWorker, running: Running):
-    """As with True, and by arguments; the letter says why."""
+    """A call that clashes with ``clash="fail"`` has a dead letter of the cause UNIQUE_CLASH."""
     stage = Stage(worker, Unique(by=("account_id",), clash="fail"), max_retries=1)
     async with running(worker), open_dead_letters():
         first = await stage.charge.enqueue(1, "first")
@@ -308,7 +316,7 @@ async def test_a_clash_may_fail(worker: TaskWorker, running: Running):
 
 
 async def test_a_lock_is_renewed_and_short(stand_in, settings: Settings, running: Running):
-    """So that it outlives a crash by WORKER_IDLE_TIMEOUT, however long the task may take."""
+    """A running task renews its lock, which outlives a crash by at most WORKER_IDLE_TIMEOUT."""
     stand_in()
     worker = TaskWorker(settings.model_copy(update={"worker_idle_timeout": 3}))
     stage = Stage(worker, True, timeout=3600)
@@ -330,7 +338,7 @@ async def test_a_lock_is_renewed_and_short(stand_in, settings: Settings, running
 async def test_a_task_enqueued_in_another_way_joins_the_line(
     worker: TaskWorker, running: Running, settings: Settings
 ):
-    """From a client of streaq's own, and as a dead letter that is retried."""
+    """A call of streaq's own client, and a dead letter that is retried, wait in line."""
     failing = [True]
     ran: list[str] = []
     begun, go = asyncio.Event(), asyncio.Event()
@@ -370,7 +378,7 @@ async def test_a_task_enqueued_in_another_way_joins_the_line(
 
 
 async def _enqueue_by_streaq(worker: TaskWorker, settings: Settings, note: str) -> str:
-    """As streaq's own client enqueues: it knows nothing of groups, nor of places."""
+    """Enqueue a call as streaq's client does, without lines and places."""
     task = worker.registry["charge"].enqueue(note)
     data = await task.serialize(1_700_000_000_000)
     signed = data + hmac.digest(signing_keys(settings)[0], data, "sha256")
@@ -382,7 +390,7 @@ async def _enqueue_by_streaq(worker: TaskWorker, settings: Settings, note: str) 
 
 
 async def test_an_end_in_another_worker_is_noticed(worker: TaskWorker, running: Running):
-    """A worker of streaq's own ends a task and knows nothing of the line behind it."""
+    """A worker runs the next task in line though streaq's worker has ended the one before."""
     stage = Stage(worker, Unique(clash="wait"))
     stage.go.set()
     async with worker:
@@ -398,7 +406,7 @@ async def test_an_end_in_another_worker_is_noticed(worker: TaskWorker, running: 
 
 
 async def test_a_unique_task_stands_alone(worker: TaskWorker):
-    """In a chain, or behind others, nobody could say what is there; nothing is sent."""
+    """A unique task in a chain, after others or with a schedule raises TaskError at the call."""
     stage = Stage(worker, Unique(by=("account_id",)))
 
     @worker.task(name="plain")
@@ -424,7 +432,7 @@ async def test_a_unique_task_stands_alone(worker: TaskWorker):
 
 
 async def test_many_unique_calls_are_sent_together(worker: TaskWorker, running: Running):
-    """Each is answered like one alone."""
+    """Unique calls of enqueue_many() clash with each other as single calls do."""
     stage = Stage(worker, Unique(by=("account_id",)))
     stage.go.set()
     async with worker:
@@ -452,13 +460,13 @@ async def test_many_unique_calls_are_sent_together(worker: TaskWorker, running: 
     ],
 )
 def test_a_wrong_rule_is_refused(make, error, words):
-    """With the value, and what to write."""
+    """A wrong rule raises an error with the value and with what to write."""
     with pytest.raises(error, match=words):
         make()
 
 
 def test_names_that_are_no_parameters_are_refused_at_decoration(worker: TaskWorker):
-    """With those that there are; nothing is registered."""
+    """The error lists the parameters of the function, and the task is not registered."""
     with using_worker(worker), pytest.raises(ValueError, match="has: account_id, cents$"):
 
         @robust_task(unique=Unique(by=("acount_id",)))
@@ -479,7 +487,7 @@ def test_names_that_are_no_parameters_are_refused_at_decoration(worker: TaskWork
     ],
 )
 def test_equal_arguments_make_one_group(one, other, same):
-    """In every process, in whatever order they come."""
+    """Equal arguments have one group, whatever the order of a dict or a set."""
 
     def function(value: Any) -> None: ...
 
@@ -501,7 +509,7 @@ ACTIONS = [
 
 
 class Group:
-    """One account in the property test: what runs, what ran, and what was called."""
+    """An account of the property test, with its calls and its runs."""
 
     def __init__(self) -> None:
         self.gate = asyncio.Event()
@@ -548,7 +556,7 @@ class Group:
 async def test_whatever_happens_one_runs_at_a_time_and_every_call_ends(
     worker: TaskWorker, running: Running, clash: Any
 ):
-    """Any interleaving of calls, delays, failures, retries, ends and aborts."""
+    """Calls, delays, failures, retries, ends and aborts may interleave in any way."""
     scripts: list[list[str]] = []
 
     @examples(max_examples=60, deadline=None, database=None)
@@ -579,12 +587,13 @@ async def test_whatever_happens_one_runs_at_a_time_and_every_call_ends(
         await asyncio.gather(*map(play, range(len(groups))))
         keys = worker.client.keys
 
-        async def is_free() -> bool:  # a replaced task may still be on its way out
+        async def is_free() -> bool:  # a replaced task may still be ending
             return not await worker.redis.exists([keys.unique])
 
         await eventually(is_free, 30, what=lambda: "the last lock to be released")
         left = [key async for key in worker.redis.scan_iter(f"{keys.queue}:task:*")]
         assert [key for key in left if ":results:" not in str(key)] == []
+    assert not any(group.clashed for group in groups)
     if clash == "wait":
         for group in groups:
             assert group.ran == sorted(group.ran)
@@ -618,7 +627,7 @@ asyncio.run(main(*sys.argv[1:]))
 async def test_a_lock_outlives_no_kill_by_more_than_the_idle_timeout(
     stand_in, settings: Settings, running: Running, clash: Any
 ):
-    """Whoever is next doesn't wait for the task's time limit, which is an hour."""
+    """The lock of a killed worker expires soon, not after the task's timeout of an hour."""
     stand_in()
     worker = TaskWorker(settings.model_copy(update={"worker_idle_timeout": 1}))
     ran: list[str] = []

@@ -23,7 +23,7 @@ from vibetuner.tasks.worker import TaskWorker, using_worker
 PACKAGE = Path(vibetuner.__file__).parent
 PAGE = Path(__file__).parents[4] / "docs/architecture.md"
 MOST_STOPS = 60
-# What it sends to the server holds the letter.
+# This step sends the dead letter to the server.
 LAST = "tasks.run.finisher.Finisher._step"
 ROW = re.compile(r"^\| [^|]+ \| `([\w.]+)` \| (.+) \|$", re.MULTILINE)
 
@@ -31,7 +31,7 @@ ROW = re.compile(r"^\| [^|]+ \| `([\w.]+)` \| (.+) \|$", re.MULTILINE)
 async def test_the_walk_is_as_short_as_the_page_says(
     worker: TaskWorker, running: Running, caplog: pytest.LogCaptureFixture
 ):
-    """No stop more than the table has, and none that is not made."""
+    """A failing task calls exactly the functions in the page's table, which are at most sixty."""
     with using_worker(worker):
 
         @robust_task(max_retries=1, name="fails")
@@ -39,11 +39,11 @@ async def test_the_walk_is_as_short_as_the_page_says(
             raise ValueError("no")
 
     async with running(worker):
-        await (await fails.enqueue()).result(timeout=10)  # loads what is loaded once
-        await eventually(lambda: "fails failed" in caplog.text)  # told after the result
+        await (await fails.enqueue()).result(timeout=10)  # fills caches
+        await eventually(lambda: "fails failed" in caplog.text)  # logged after the result
         with stops() as idle:
             await asyncio.sleep(1.5)
-        bucket.cache_clear()  # what it knows by now is no stop
+        bucket.cache_clear()  # a cached value is no stop
         redis, places = worker.redis, worker.client.keys.letter_places
         with stops() as made:
             task = await fails.enqueue()
@@ -57,7 +57,7 @@ async def test_the_walk_is_as_short_as_the_page_says(
 
 
 def documented() -> set[str]:
-    """The stops of the page's table."""
+    """Return the stops of the page's table."""
     section = PAGE.read_text(encoding="utf-8").partition("## The walk of a failing task")[2]
     return {
         f"{module}.{name}"
@@ -68,7 +68,7 @@ def documented() -> set[str]:
 
 @contextmanager
 def stops() -> Iterator[dict[str, None]]:
-    """The functions of ours that are called inside the block, in their order."""
+    """Collect our functions that are called inside the block, in their order."""
     found: dict[str, None] = {}
 
     def note(frame: FrameType, event: str, _argument: Any) -> None:
@@ -83,7 +83,7 @@ def stops() -> Iterator[dict[str, None]]:
 
 
 def name_of(code: CodeType) -> str | None:
-    """Module and name of a function of ours; None for others, and for what has no name."""
+    """Return the module and name of a function of ours, and None for any other code."""
     path = Path(code.co_filename)
     if not path.is_relative_to(PACKAGE) or "<" in code.co_name or code.co_name.startswith("__"):
         return None
