@@ -25,7 +25,7 @@ USER = "postgres" if os.geteuid() == 0 else None
 def running_postgres() -> Iterator[tuple[str, int]]:
     """Yield the URL of an empty database, and its server's pid.
 
-    It skips the test if no PostgreSQL is installed.
+    The test is skipped if PostgreSQL is not installed.
     """
     programs = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
     initdb = shutil.which("initdb", path=os.pathsep.join(map(str, reversed(programs))))
