@@ -14,7 +14,7 @@ COPIER = Path(sys.executable).with_name("copier")
 
 
 def measure(*, beside: bool) -> list[Figure]:
-    """From a repository at a release tag, as users do, and from a plain folder."""
+    """Measure a copy from a repository at a release tag, as users make it, and from a folder."""
     del beside  # its template lies on GitHub; what others measured must do
     cache = workplace() / "copier-cache"
     runs = race(

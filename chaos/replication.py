@@ -1,4 +1,4 @@
-"""Servers that replace each other; one at a time has a fault."""
+"""Servers that replicate, of which one at a time has a fault."""
 
 from __future__ import annotations
 
