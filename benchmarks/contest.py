@@ -33,7 +33,7 @@ Measured = dict[str, list[Run]]
 
 
 def compare(*, tuned: bool) -> Table:
-    """Measure all of them, A B C A B C."""
+    """Measure all engines in turn, A B C A B C."""
     seen: Measured = {engine.title: [] for engine in ENGINES}
     with join(workplace() / "services", ["redis"], command="benchmark") as lease:
         for number in range(ROUNDS):
@@ -48,7 +48,7 @@ def compare(*, tuned: bool) -> Table:
 
 
 def line(engine: Engine, seen: Measured) -> tuple[str, ...]:
-    """One engine's."""
+    """Return the row of one engine."""
     runs, ours = seen[engine.title], seen["ours"]
     mine = engine.title == "ours"
     return (
@@ -65,7 +65,7 @@ def line(engine: Engine, seen: Measured) -> tuple[str, ...]:
 
 
 def verdict(seen: Measured) -> str:
-    """The aims, one after the other."""
+    """Return the verdicts on the aims, in one line."""
     peers = {title: runs for title, runs in seen.items() if title not in {"ours", "streaq alone"}}
     ours, engine = seen["ours"], seen["streaq alone"]
     said = (
@@ -82,12 +82,12 @@ def verdict(seen: Measured) -> str:
 
 
 def ahead(aim: str, found: float, least: float) -> str:
-    """One verdict on a ratio."""
+    """Return the verdict on a ratio."""
     return f"{aim}: {found:.1f}, {'held' if found >= least else '**missed**'}"
 
 
 def under(aim: str, found: float, limit: float) -> str:
-    """One verdict on a time."""
+    """Return the verdict on a time."""
     return f"{aim}: {found:.1f}, {'held' if found <= limit else '**missed**'}"
 
 

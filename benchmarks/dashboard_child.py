@@ -1,7 +1,7 @@
-"""One process of dashboard.py: fills a queue, then asks for each page.
+"""One process of dashboard.py, which fills a queue and then asks for each page.
 
-With the word ``letters`` and a number it fills a store with so many dead letters, and asks for what
-shows them; a URL of MongoDB after that makes it the store.
+With the word ``letters`` and a number, it fills a store with so many dead letters, and asks for the
+pages that show them; a URL of MongoDB after that makes MongoDB the store.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ async def main() -> None:
 
 
 async def time_all() -> dict[str, float]:
-    """Pages and commands of a queue with many tasks and some letters."""
+    """Time the pages and commands of a queue with many tasks and some letters."""
     from vibetuner.frontend.app import create_app
     from vibetuner.tasks.inspect.queue import this_queue
     from vibetuner.tasks.worker import get_worker
@@ -87,7 +87,7 @@ async def time_all() -> dict[str, float]:
 
 
 async def time_letters() -> dict[str, float]:
-    """Pages and commands of a store with very many letters."""
+    """Time the pages and commands of a store with very many letters."""
     from vibetuner.frontend.app import create_app
     from vibetuner.tasks.dead_letters import discard
     from vibetuner.tasks.inspect.queue import this_queue
@@ -108,7 +108,7 @@ async def time_letters() -> dict[str, float]:
 
 
 def letter_pages(number: int) -> dict[str, str]:
-    """The pages that show letters, or their number."""
+    """Return the pages that show letters, or their number."""
     middle = f"{letter_id(number // 2)}"
     return {
         "letters_overview": "",
@@ -124,7 +124,7 @@ def letter_pages(number: int) -> dict[str, str]:
 
 @asynccontextmanager
 async def browsing(app: Any) -> AsyncIterator[Callable[[str], Awaitable[str]]]:
-    """Give what fetches a page of ours, whole."""
+    """Yield a function that fetches a whole page of ours."""
     from httpx2 import ASGITransport, AsyncClient
 
     async with AsyncClient(transport=ASGITransport(app), base_url="http://localhost") as client:
@@ -138,7 +138,7 @@ async def browsing(app: Any) -> AsyncIterator[Callable[[str], Awaitable[str]]]:
 
 
 async def time_pages(app: Any) -> dict[str, float]:
-    """Each page of ours."""
+    """Time each page of ours."""
     async with browsing(app) as get:
         deep = ""
         for _ in range(10):
@@ -189,7 +189,7 @@ async def time_streaqs_pages(worker: Any) -> dict[str, float]:
 
 
 async def time_commands(queue: Any, commands: Mapping[str, str]) -> dict[str, float]:
-    """Each command, from the start of its process to its end.
+    """Time each command, from the start of its process to its end.
 
     Each begins beside a fresh heartbeat: `worker-health` fails once the last one is old.
     """
@@ -279,7 +279,7 @@ async def fill_results(queue: Any) -> None:
 
 
 async def bury(queue: Any, number: int = DEAD) -> None:
-    """Dead letters of fifty bugs, in the stream, as a worker keeps them."""
+    """Store dead letters of fifty bugs in the stream, as a worker does."""
     from vibetuner.redis.keys import Keys
     from vibetuner.resources.slots import mongo_database
     from vibetuner.tasks.dead_letters import Cause, DeadLetter
@@ -312,7 +312,7 @@ async def bury(queue: Any, number: int = DEAD) -> None:
 
 
 def letter_id(number: int) -> str:
-    """As long as a real one, and as different from others."""
+    """Return an id that is as long as a real one, and as different from others."""
     return hashlib.sha256(str(number).encode()).hexdigest()[:32]
 
 

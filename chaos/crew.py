@@ -33,7 +33,7 @@ class Crewman(Child):
             self._arguments += ["--workers", str(processes)]
 
     async def serve(self) -> None:
-        """Keep it running until cancelled."""
+        """Run the process until cancelled, and start it again whenever it ends."""
         while True:
             began = time.monotonic()
             self.start([sys.executable, "-m", "vibetuner", *self._arguments])
@@ -45,7 +45,7 @@ class Crewman(Child):
             await asyncio.sleep(PAUSE_AFTER_QUICK_END if quick else PAUSE)
 
     async def ready(self) -> None:
-        """Return once it reports that it is ready."""
+        """Return once the process reports that it is ready."""
         while not self._log.exists() or self.says not in self._log.read_bytes():
             if self.code not in {None, 0}:
                 lines = self._log.read_text(encoding="utf-8").splitlines()

@@ -197,7 +197,7 @@ async def _post(
 
 @asynccontextmanager
 async def kept(crew: Sequence[Crewman]) -> AsyncIterator[None]:
-    """Keep all of them running until the end of the block."""
+    """Keep all processes running until the end of the block."""
     keepers = [asyncio.create_task(one.serve()) for one in crew]
     try:
         async with asyncio.timeout(START_SECONDS):

@@ -176,7 +176,7 @@ class Storm:
             return
         async with self._supervisor.busy:
             pid = self._supervisor.pid
-            # Its workers stop in order, even if it is killed.
+            # The supervisor's workers stop in order, even if it is killed.
             pids = [pid, *descendants(pid)]
             async with _noted(fault, pids):
                 self._supervisor.told_to_end.add(pid)
@@ -214,7 +214,7 @@ class Storm:
                 send(pid, signal.SIGCONT)
 
     def _choose(self, fault: PlannedFault) -> tuple[Child, int] | None:
-        """Return a process that runs tasks, and its owner; None while every one has a fault."""
+        """Return a process that runs tasks, with its owner, or None while every one has a fault."""
         targets = [(child, child.pid) for child in self._workers if _is_free(child)]
         if _is_free(self._supervisor):
             below = descendants(self._supervisor.pid)
@@ -237,7 +237,7 @@ async def _noted(fault: PlannedFault, pids: Sequence[int]) -> AsyncIterator[None
 
 
 async def _see_off(fault: PlannedFault, pids: Sequence[int]) -> None:
-    """Wait until all have stopped; kill those that don't, and note that as another fault."""
+    """Wait until all processes have stopped; kill the others, and note that as another fault."""
     if left := await gone(pids, STOP_SECONDS):
         number = -fault.number
         note("fault", number=number, kind=FORCED, effect="kill", pids=sorted(left))

@@ -12,7 +12,7 @@ from typing import Any
 
 __all__ = ["JOURNAL", "note", "read_notes"]
 
-# The environment variable that tells every process of a run where the file is.
+# The environment variable that has the file's path for every process of a run.
 JOURNAL = "CHAOS_JOURNAL"
 
 Note = dict[str, Any]
@@ -25,7 +25,7 @@ def note(what: str, **facts: Any) -> None:
 
 
 def read_notes(path: Path) -> Iterator[Note]:
-    """Return every line of a journal, except one that is still being written."""
+    """Yield every line of a journal, except one that is still being written."""
     with path.open(encoding="utf-8") as lines:
         for line in lines:
             if line.endswith("\n"):

@@ -47,9 +47,9 @@ class Stored:
 
 @dataclass(slots=True)
 class Row:
-    """The tasks of one kind: each that was accepted is in one of the next six columns.
+    """The tasks of one kind: each accepted one is in one of the next six columns.
 
-    One in the *gap* had been acknowledged by a primary that was lost before its replicas had it.
+    A task in the *gap* was acknowledged by a primary that was lost before its replicas had it.
     """
 
     accepted: int = 0

@@ -35,11 +35,11 @@ class Child:
 
     @property
     def code(self) -> int | None:
-        """Return its exit code; None while it runs."""
+        """Return the exit code of the process, or None while it runs."""
         return self._process.poll() if self._process else 0
 
     def start(self, command: Sequence[str | Path], *, descriptors: Sequence[int] = ()) -> None:
-        """Start it in a session of its own, so that Ctrl-C reaches only the driver."""
+        """Start the process in a session of its own, so that Ctrl-C reaches only the driver."""
         with (self._folder / f"{self.name}.log").open("ab") as log:
             self._process = subprocess.Popen(
                 command,
@@ -53,14 +53,14 @@ class Child:
             )
 
     async def ended(self) -> int:
-        """Return its exit code, once it has ended."""
+        """Return the exit code of the process, once it has ended."""
         while True:
             if (code := self.code) is not None:
                 return code
             await asyncio.sleep(0.02)
 
     def end(self) -> None:
-        """Kill it and its descendants, even if it is stopped."""
+        """Kill the process and its descendants, even if they are stopped."""
         if self._process is None:
             return
         family = [self.pid, *descendants(self.pid)]
@@ -99,7 +99,7 @@ async def gone(pids: Iterable[int], seconds: float) -> set[int]:
 def free_port() -> int:
     """Return a port on which nothing listens.
 
-    It is below those that outgoing connections get: while a server is away, nobody takes its port.
+    The port is below those of outgoing connections, so that nobody takes it while a server is away.
     """
     for port in sample(range(20_000, 30_000), 100):
         with socket.socket() as probe, suppress(OSError):

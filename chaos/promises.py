@@ -43,9 +43,10 @@ def _keys(story: Story, *, durable: bool) -> Iterator[str]:
 
 
 def _done_twice(story: Story) -> Iterator[str]:
-    """A task is done again where its worker, or Redis, was lost before the end was recorded.
+    """Yield a sentence for each task that was done twice without a reason.
 
-    A worker on a busy machine may look lost, so that another begins the task while it runs.
+    A task is done again if its worker, or Redis, was lost before the end was recorded. A worker on
+    a busy machine may look lost, so that another begins the task while it runs.
     """
     for task in story.tasks.values():
         if task.completions > 1 and not _is_explained(task, story.faults):

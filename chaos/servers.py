@@ -28,11 +28,11 @@ class Server(Child):
         self.data.mkdir()
 
     def launch(self) -> None:
-        """Start it on its port."""
+        """Start the server on its port."""
         raise NotImplementedError
 
     async def ready(self) -> None:
-        """Return once it answers."""
+        """Return once the server answers."""
         async with asyncio.timeout(START_SECONDS):
             while True:
                 if await asyncio.to_thread(self.answers):
@@ -40,7 +40,7 @@ class Server(Child):
                 await asyncio.sleep(0.02)
 
     def answers(self) -> bool:
-        """Return whether it answers."""
+        """Return whether the server answers."""
         raise NotImplementedError
 
 
@@ -55,7 +55,7 @@ class Valkey(Server):
         return f"redis://127.0.0.1:{self.port}"
 
     def launch(self) -> None:
-        """Start it on its port."""
+        """Start the server on its port."""
         options = {
             "bind": "127.0.0.1",
             "port": str(self.port),
@@ -69,7 +69,7 @@ class Valkey(Server):
         self.start([valkey_binary(), *given])
 
     def answers(self) -> bool:
-        """Return whether its data is loaded."""
+        """Return whether the server has loaded its data."""
         return responds(self.port)
 
 
@@ -82,10 +82,10 @@ class Mongo(Server):
         return f"mongodb://127.0.0.1:{self.port}/chaos"
 
     def launch(self) -> None:
-        """Start it; it ends when this process ends."""
+        """Start the server, which ends when this process ends."""
         module = [sys.executable, "-P", "-m", "vibetuner.embedded.mongo"]
         self.start([*module, self.data, str(self.port), str(os.getpid())])
 
     def answers(self) -> bool:
-        """Return whether it accepts commands."""
+        """Return whether the server accepts commands."""
         return mongo_pid(self.port) is not None

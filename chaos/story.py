@@ -39,7 +39,7 @@ class TaskStory:
 
     A task is *accepted* when ``enqueue`` or the commit returned, *unknown* when it raised,
     *withdrawn* when its transaction was rolled back, and *scheduled* when nobody enqueued it: a
-    cron task. One that has a key may be accepted several times.
+    cron task. A task with a key may be accepted several times.
     """
 
     task_id: str
@@ -52,7 +52,7 @@ class TaskStory:
 
     @property
     def completions(self) -> int:
-        """Return how often it ran to its end."""
+        """Return how often the task ran to its end."""
         return sum(run.outcome == "done" for run in self.runs)
 
 
@@ -67,11 +67,11 @@ class Fault:
     pids: frozenset[int] = frozenset()
 
     def within(self, start: float, end: float) -> bool:
-        """Return whether any part of it lies between two times."""
+        """Return whether any part of the fault lies between two times."""
         return self.began <= end and self.ended >= start
 
     def hits(self, pid: int) -> bool:
-        """Return whether it affects a process; an outage of Redis affects all."""
+        """Return whether the fault affects a process; an outage of Redis affects all."""
         return self.effect in {"outage", "failover"} or pid in self.pids
 
 
@@ -121,7 +121,7 @@ class _Teller:
         at: float = entry["at"]
         match entry["what"]:
             case "accepted" | "unknown" | "withdrawn" as origin:
-                # It may begin before its producer notes that it was accepted.
+                # The task may begin before its producer notes that it was accepted.
                 known = at if task.enqueued is None else task.enqueued
                 task.origin, task.enqueued = origin, min(known, *(r.began for r in task.runs), at)
             case "abort":

@@ -1,8 +1,8 @@
-"""Which tries a task was charged for nothing: the number of each run against what came before.
+"""Finds the tries that a task was charged without a reason, by the numbers of its runs.
 
-The engine counts a try when it takes a task up, and takes that back at a planned stop. So the
-number rises from one run to the next by one if the first failed or was lost, and not at all if it
-was cut short by a planned stop.
+The engine counts a try when it claims a task, and subtracts it again at a planned stop. So the
+number rises from one run to the next by one if the first failed or was lost, and not at all if a
+planned stop cut it short.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ LOSSES: frozenset[Effect] = frozenset({"kill", "freeze", "outage", "failover"})
 
 @dataclass(frozen=True, slots=True)
 class Rise:
-    """More tries were counted for a task than it failed or lost its worker."""
+    """An increase of a task's tries beyond its failures and the losses of its workers."""
 
     task_id: str
     tries: int
@@ -32,11 +32,11 @@ class Rise:
 def rises(task: TaskStory, faults: Sequence[Fault], *, buried: Run | None = None) -> Iterator[Rise]:
     """Yield every increase that neither a failure nor a loss explains.
 
-    ``buried`` stands for the take-up that found the limit reached and ended the task as crashed.
+    ``buried`` stands for the claim that found the limit reached and ended the task as crashed.
     """
     runs = sorted(task.runs, key=lambda run: run.began)
     if task.enqueued is not None:
-        # Before the first run there is nothing: it has to be number 1.
+        # The first run has to be number 1.
         runs.insert(0, Run(0, 0, task.enqueued, task.enqueued, "raised"))
     if buried is not None:
         runs.append(buried)
@@ -65,7 +65,7 @@ def _lost_between(run: Run, following: Run, faults: Sequence[Fault]) -> bool:
 
 def _blame(run: Run, following: Run, faults: Sequence[Fault]) -> Literal["burnt", "unexplained"]:
     overtaken = run.ended is not None and run.ended > following.began
-    if overtaken:  # it was taken for lost while it ran, which no stop causes
+    if overtaken:  # the run was considered lost while it went on, which no stop causes
         return "unexplained"
     stops = [fault for fault in faults if fault.effect == "stop"]
     own = any(run.pid in f.pids and f.within(run.began, following.began) for f in stops)

@@ -21,7 +21,7 @@ def main() -> None:
     command = ["build", "--quiet"]
     if options.serve:
         command = ["serve", "--dev-addr", f"127.0.0.1:{options.port}"]
-    # MkDocs Material speaks of its successor at each start; that is no news to who writes here.
+    # Suppress the notice of MkDocs Material about its successor at each start.
     environment = {**os.environ, "NO_MKDOCS_2_WARNING": "1"}
     try:
         code = subprocess.run(

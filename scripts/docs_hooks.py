@@ -1,4 +1,4 @@
-"""Fills in the navigation where it names a folder: every page of it, in the order of names."""
+"""Fills in the navigation where it names a folder: with all of its pages, by name."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ __all__ = ["on_config"]
 
 
 def on_config(config: Any) -> Any:
-    """Called by MkDocs before it reads the pages."""
+    """Fill in the navigation; MkDocs calls this before it reads the pages."""
     config.nav = [_fill(item, Path(config.docs_dir)) for item in config.nav]
     return config
 

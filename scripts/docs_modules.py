@@ -56,7 +56,7 @@ def find(module: griffe.Module, name: str) -> Any:
 
 
 def member(item: Any, name: str, *, level: int) -> Iterator[str]:
-    """Yield the parts of a class, a function or a property; of what has no docstring, none."""
+    """Yield the parts of a class, a function or a property, if it has a docstring."""
     if item.docstring is None:
         return
     yield f"{'#' * level} {name}"
@@ -100,7 +100,7 @@ def parameters_of(item: Any) -> list[griffe.Parameter]:
 
 
 def call(head: str, parameters: list[griffe.Parameter], result: str = "") -> str:
-    """Return a declaration in one line, or where that is too long in one a parameter.
+    """Return a declaration in one line, or in a line for each parameter if that is too long.
 
     >>> call("def now", [])
     'def now()'
@@ -208,13 +208,13 @@ def flat(text: str) -> str:
 
 
 def table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
-    """A Markdown table."""
+    """Return a Markdown table."""
     lines = [head, tuple("---" for _ in head), *rows]
     return "\n".join(f"| {' | '.join(map(escape, line))} |" for line in lines)
 
 
 def escape(cell: str) -> str:
-    """A cell's text, where a bar would end the cell; in code, readers of Markdown disagree how.
+    """Return a cell's text without a bar, which would end the cell, even in code.
 
     >>> escape("`dev|prod`")
     '<code>dev&#124;prod</code>'

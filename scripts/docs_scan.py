@@ -15,7 +15,7 @@ TEMPLATE = ROOT / "template"
 
 
 def log_lines() -> Iterator[tuple[str, str, str]]:
-    """Level, text and logger of each log call of the runtime."""
+    """Yield the level, the text and the logger of each log call of the runtime."""
     for path in sorted((RUNTIME / "vibetuner").rglob("*.py")):
         module = ".".join(path.relative_to(RUNTIME).with_suffix("").parts)
         for call in calls(path):
@@ -38,12 +38,12 @@ def log_lines() -> Iterator[tuple[str, str, str]]:
 
 
 def level(method: str) -> str:
-    """The level that a logger's method writes at."""
+    """Return the level at which a logger's method writes."""
     return {"exception": "error", "log": "varies"}.get(method, method)
 
 
 def sent_events() -> Iterator[tuple[str, str, str]]:
-    """Name, channel and sender of each event of the runtime and of the template."""
+    """Yield the name, the channel and the sender of each event of the runtime and the template."""
     # Alembic's own template, script.py.mako, is no Python yet.
     rendered = (path for path in TEMPLATE.rglob("*.py*") if path.suffix != ".mako")
     sources = sorted([*RUNTIME.rglob("*.py"), *rendered])
@@ -53,7 +53,7 @@ def sent_events() -> Iterator[tuple[str, str, str]]:
         for call in calls(path):
             match call:
                 case ast.Call(func=ast.Name(id="broadcast"), args=[ast.Attribute(), *_]):
-                    continue  # whoever calls it has named the channel
+                    continue  # its callers name the channel
                 case ast.Call(func=ast.Name(id="broadcast"), args=[channel, event, *_]):
                     place = f"`{channel_of(channel, path)}`"
                 case ast.Call(func=ast.Name(id="Event"), args=[event, *_]):
@@ -65,7 +65,7 @@ def sent_events() -> Iterator[tuple[str, str, str]]:
 
 
 def event_name(node: ast.expr, constants: dict[str, str]) -> str | None:
-    """An event's name where the code spells it out, itself or by a constant."""
+    """Return an event's name that the code spells out, itself or by a constant, or None."""
     match node:
         case ast.Constant(value=str(name)):
             return name
@@ -75,7 +75,7 @@ def event_name(node: ast.expr, constants: dict[str, str]) -> str | None:
 
 
 def text_constants(path: Path) -> Iterator[tuple[str, str]]:
-    """The constants of a module that hold a text."""
+    """Yield the constants of a module that hold a text."""
     for node in parse(path).body:
         match node:
             case ast.Assign(targets=[ast.Name(id=name)], value=ast.Constant(value=str(text))):
@@ -84,7 +84,7 @@ def text_constants(path: Path) -> Iterator[tuple[str, str]]:
 
 
 def channel_of(node: ast.expr, path: Path) -> str:
-    """A channel's name as the code builds it."""
+    """Return a channel's name as the code builds it."""
     if isinstance(node, ast.Name):
         for found in ast.walk(parse(path)):
             match found:
@@ -103,17 +103,17 @@ def sender(module: str) -> str:
 
 
 def calls(path: Path) -> Iterator[ast.Call]:
-    """Every call in a file, in order."""
+    """Yield every call in a file, in order."""
     for node in ast.walk(parse(path)):
         if isinstance(node, ast.Call):
             yield node
 
 
 def parse(path: Path) -> ast.Module:
-    """A file's syntax; what Jinja would fill in stands as a name."""
+    """Return a file's syntax tree, with a name in place of each expression of Jinja's."""
     text = path.read_text(encoding="utf-8")
     if path.suffix == ".jinja":
         text = re.sub(r"\{\{.*?\}\}", "project", text)
-        # Of two alternatives the first, which is the default answer's.
+        # Of two alternatives, keep the first, which is that of the default answer.
         text = re.sub(r"(?s)\{%-? else.*?(?=\{%-? endif)|\{%.*?%\}", "", text)
     return ast.parse(text)

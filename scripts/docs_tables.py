@@ -1,8 +1,8 @@
-"""Writes the parts of the documentation that the code knows best: tables, and modules' pages.
+"""Writes the parts of the documentation that come from the code: tables, and modules' pages.
 
-A table stands in its page between ``<!-- table: NAME -->`` and ``<!-- end of table -->``; a page
-in docs/reference/modules is written whole. With ``--check`` nothing is written, and what the code
-has outgrown is an error.
+A table stands in its page between ``<!-- table: NAME -->`` and ``<!-- end of table -->``; a page in
+docs/reference/modules is written whole. With ``--check`` nothing is written, and a part that
+differs from the code is an error.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ TABLE = re.compile(r"(<!-- table: ([a-z-]+) -->\n).*?(<!-- end of table -->)", r
 
 
 def main() -> None:
-    """Bring every page up to date, or with ``--check`` say which is not."""
+    """Bring every page up to date, or with ``--check`` name those that are not."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--check", action="store_true")
     options = parser.parse_args()
@@ -50,12 +50,12 @@ def main() -> None:
 
 
 def renew(text: str) -> str:
-    """The text of a page with its tables as the code has them now."""
+    """Return the text of a page with its tables renewed."""
     return TABLE.sub(lambda found: f"{found[1]}\n{TABLES[found[2]]()}\n\n{found[3]}", text)
 
 
 def settings_table() -> str:
-    """Every variable with its default and what it may hold."""
+    """Return the table of settings, with their defaults and values."""
     rows = []
     for name, field in Settings.model_fields.items():
         expected = next(item.text for item in field.metadata if isinstance(item, Expected))
@@ -65,7 +65,7 @@ def settings_table() -> str:
 
 
 def default(field: Any) -> str:
-    """A setting's default, as it would be typed."""
+    """Return a setting's default, as it would be typed."""
     if field.default in {None, "", PydanticUndefined}:
         return "none"
     match field.default:
@@ -78,12 +78,12 @@ def default(field: Any) -> str:
 
 
 def commands_tables() -> str:
-    """A section a command: what it does, its arguments and options."""
+    """Return a section for each command: its help, its arguments and its options."""
     return "\n\n".join(command_section(path, command) for path, command in commands())
 
 
 def commands() -> Iterator[tuple[str, Any]]:
-    """Every command that can be typed, by its full name."""
+    """Yield every command that can be typed, by its full name."""
     yield from _commands("vibetuner", typer.main.get_command(app))
 
 
@@ -98,7 +98,7 @@ def _commands(path: str, command: Any) -> Iterator[tuple[str, Any]]:
 
 
 def command_section(path: str, command: Any) -> str:
-    """The help of one command as Markdown."""
+    """Return the help of one command as Markdown."""
     rows = [
         (f"`{usage(item)}`", item.help or "", shown(item))
         for item in command.params
@@ -122,7 +122,7 @@ def usage(item: Any) -> str:
 
 
 def shown(item: Any) -> str:
-    """The default of an argument or an option."""
+    """Return the default of an argument or an option."""
     if item.required:
         return "required"
     if item.default in (None, False, ()):
@@ -132,25 +132,25 @@ def shown(item: Any) -> str:
 
 
 def log_lines_table() -> str:
-    """Every line that the runtime writes to the log, as it stands in the code."""
+    """Return the table of the runtime's log lines, as they are in the code."""
     return table(("level", "line", "logger"), sorted(set(log_lines()), key=lambda row: row[::-1]))
 
 
 def sent_events_table() -> str:
-    """The events that are sent under a name that the code spells out, and those of progress."""
+    """Return the table of the events whose names the code spells out, and of those of progress."""
     rows = {*sent_events(), *progress_events()}
     return table(("event", "channel", "sent by"), sorted(rows))
 
 
 def progress_events() -> Iterator[tuple[str, str, str]]:
-    """Return the events of a task: one for what changes, and one for each end."""
+    """Yield the events of a task: one for its changes, and one for each end."""
     ends = [status for status in ProgressStatus if ProgressState(task_id="", status=status).is_over]
     for name in (PROGRESS, *ends):
         yield f"`{name}`", "the task's id, and `Progress(channel=)`", "the runtime, `progress.py`"
 
 
 def decisions_table() -> str:
-    """Every decision with its date."""
+    """Return the table of decisions, with their dates."""
     rows = []
     for path in sorted((ROOT / "docs" / "decisions").glob("0*.md")):
         title, _, accepted = path.read_text(encoding="utf-8").split("\n", 3)[:3]
@@ -161,7 +161,7 @@ def decisions_table() -> str:
 
 
 def modules_table() -> str:
-    """Every module that has a page, with what it is for."""
+    """Return the table of the modules that have a page, with their purposes."""
     rows = []
     for path in sorted(MODULES.glob("*.md")):
         source = RUNTIME / path.stem.replace(".", "/")

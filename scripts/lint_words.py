@@ -60,7 +60,7 @@ def faults_of_subject(message: str) -> Iterator[str]:
 
 
 def faults_of_tree(root: Path) -> Iterator[str]:
-    """Yield the faults of all files, each with its place."""
+    """Yield the faults of all files, each with its file and line."""
     retired = read_retired(root / "docs" / "glossary.md")
     for path in files_in(root, CODE, (".py", ".py.jinja")):
         text = path.read_text(encoding="utf-8")

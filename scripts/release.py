@@ -16,7 +16,7 @@ UNRELEASED = "## [Unreleased]"
 
 
 def main() -> None:
-    """Check, write, test, commit, tag; whatever fails leaves the files as they were."""
+    """Check, write, test, commit and tag; restore the files if one of these fails."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("version", help="such as 0.2.0")
     parser.add_argument("--no-tests", action="store_true", help="when you have just run them")
@@ -38,7 +38,7 @@ def main() -> None:
 
 
 def check(version: str) -> None:
-    """Refuse, with the cure, what could not become a release."""
+    """Exit with the cure if the version can't be released."""
     if not re.fullmatch(r"\d+\.\d+\.\d+((a|b|rc)\d+)?", version):
         sys.exit(f"error: a version is X.Y.Z, perhaps with rc1 at its end, not {version!r}")
     if output("git", "status", "--porcelain"):
@@ -68,7 +68,7 @@ def write(version: str) -> None:
 
 
 def dated(changelog: str, version: str, today: str) -> str:
-    """The changelog with its news under a number and a date, and its links in order.
+    """Return the changelog with its news under a number and a date, and its links renewed.
 
     >>> text = "## [Unreleased]\\n\\n- New.\\n\\n[Unreleased]: https://x/compare/v0.1.0...HEAD\\n"
     >>> print(dated(text, "0.2.0", "2026-12-01"), end="")
@@ -90,13 +90,13 @@ def dated(changelog: str, version: str, today: str) -> str:
 
 
 def section(changelog: str, name: str) -> str:
-    """Return the text under a heading; empty when there is no such, or nothing under it."""
+    """Return the text under a heading, or an empty text if there is none."""
     found = re.search(rf"(?ms)^## \[{re.escape(name)}\][^\n]*\n(.*?)(?=^## |^\[|\Z)", changelog)
     return found[1].strip() if found else ""
 
 
 def key(version: str) -> tuple[int, ...]:
-    """A key by which versions sort; a candidate stands before its release."""
+    """Return a key by which versions sort; a candidate comes before its release."""
     numbers = [int(number) for number in re.findall(r"\d+", version)]
     return (*numbers[:3], *(numbers[3:] or [10**6]))
 

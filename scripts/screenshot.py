@@ -37,7 +37,7 @@ def main() -> None:
 
 
 def take_pictures(url: str) -> None:
-    """Pictures of both pages, in both sizes, light and dark."""
+    """Take pictures of both pages, in both sizes, light and dark."""
     wait_for(url)
     with sync_playwright() as engine:
         executable = next(filter(None, map(shutil.which, BROWSERS)), None)
@@ -58,7 +58,7 @@ def take_pictures(url: str) -> None:
 
 
 def prepare(browser: Browser, url: str) -> None:
-    """One export done, one cancelled, and a few under way while the pictures are taken."""
+    """Make a finished and a cancelled export, and start another one for the pictures."""
     page = open_page(browser, url, "desktop", "light")
     page.goto("/")
     start = page.get_by_role("button", name="Start an export")
@@ -74,7 +74,7 @@ def prepare(browser: Browser, url: str) -> None:
 
 
 def open_page(browser: Browser, url: str, size: str, scheme: str) -> Page:
-    """A tab of a size, in a colour scheme."""
+    """Open a tab of a size, in a colour scheme."""
     width, height = SIZES[size]
     return browser.new_context(
         base_url=url,
@@ -97,7 +97,7 @@ def wait_for(url: str, seconds: float = 60) -> None:
 
 
 def free_port() -> int:
-    """A port that nobody listens on."""
+    """Return a port on which nothing listens."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

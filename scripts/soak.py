@@ -18,7 +18,7 @@ from pathlib import Path
 
 PYTEST = ("-m", "pytest", "-n", "auto", "--dist", "loadfile", "--no-loadscope-reorder")
 CORES = 2
-# It ends with whoever has started it.
+# The process ends with its parent.
 BUSY = "import os\nparent = os.getppid()\nwhile os.getppid() == parent: pass"
 
 

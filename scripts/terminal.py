@@ -67,7 +67,7 @@ def wait_for(text: str, log: Path, seconds: float = 120) -> None:
 
 
 def draw(printed: str) -> None:
-    """Write the picture: what was typed, and the lines that tell what happened."""
+    """Write the picture: the command as typed, and the lines that show what happened."""
     console = Console(record=True, width=WIDTH, file=io.StringIO(), force_terminal=True)
     console.print(Text.assemble(("$ ", "green"), (COMMAND, "bold")))
     for line in printed.splitlines():
@@ -80,7 +80,7 @@ def draw(printed: str) -> None:
 
 
 def shorten(line: str) -> str:
-    """A line without the paths of the machine where the picture was taken."""
+    """Return a line without the paths of the machine where the picture was taken."""
     return re.sub(r"(outbox/)\S+", r"\1…", line.replace(str(PROJECT) + os.sep, ""))
 
 

@@ -39,14 +39,14 @@ def main() -> None:
 
 
 def free_port() -> int:
-    """A port that nobody listens on right now."""
+    """Return a port on which nothing listens."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
 
 
 def wait_for(port: int) -> None:
-    """Wait until something listens there."""
+    """Wait until something listens on the port."""
     deadline = time.monotonic() + START_SECONDS
     while True:
         with socket.socket() as probe:

@@ -1,4 +1,4 @@
-"""Reads event streams as a browser does: remembers the last id, and comes back with it."""
+"""A reader of event streams that reconnects with the last event's id, as a browser does."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.processes import wait_until
 
 @dataclass(frozen=True)
 class Received:
-    """One event, as a page gets it."""
+    """One event, as a page receives it."""
 
     name: str
     data: str
@@ -24,7 +24,7 @@ class Received:
 
 
 class EventSource:
-    """By the rules of the HTML standard, section 9.2, but for the speed of its returns."""
+    """A client by section 9.2 of the HTML standard, except that it reconnects sooner."""
 
     def __init__(self, url: str, *, last_id: str = "", returns: bool = True) -> None:
         self.url = url
@@ -49,7 +49,7 @@ class EventSource:
         return [event.data for event in self.events]
 
     def wait_for(self, count: int, seconds: float = 20) -> list[Received]:
-        """The events, once there are so many."""
+        """Return the events, once there are at least ``count``."""
         wait_until(
             lambda: len(self.events) >= count,
             seconds=seconds,
@@ -64,7 +64,7 @@ class EventSource:
         assert self.stopped.wait(seconds), f"{self.url} goes on"
 
     def close(self) -> None:
-        """Leave, and not return; the connection is closed when this is over."""
+        """Close the stream for good, and return once the connection is closed."""
         self._returns = False
         while not self.stopped.wait(0.05):
             if (connection := self._connection) and connection.sock:
@@ -119,7 +119,7 @@ class EventSource:
 
 @contextmanager
 def listening(url: str, *, last_id: str = "", returns: bool = True) -> Iterator[EventSource]:
-    """A browser on the stream at ``url``; it is open when the block begins."""
+    """Open the stream at ``url`` as a browser does; it is open when the block begins."""
     source = EventSource(url, last_id=last_id, returns=returns)
     try:
         source.wait_until_open()

@@ -67,12 +67,12 @@ class Clustered(Servers):
 
     @property
     def replicas(self) -> list[int]:
-        """Return the port of the replica of that primary."""
+        """Return the ports of the replicas of the queue's primary."""
         owner = self._id(self.primary)
         return [port for port in self.nodes if f"myself,slave {owner}" in self._about(port)]
 
     def primary_of(self, slot: int) -> int:
-        """Return the port of the primary that says that it serves a slot."""
+        """Return the port of the primary that claims to serve a slot, or 0."""
         for port in self.primaries:
             ranges = self.on(port, "CLUSTER", "SLOTS")
             assert isinstance(ranges, list)
@@ -83,7 +83,7 @@ class Clustered(Servers):
         return 0
 
     def start(self) -> None:
-        """Start all, deal out the slots, and wait until each node knows all the others."""
+        """Start all nodes, assign the slots, and wait until each node knows all the others."""
         for port in self.nodes:
             self.launch(port)
         primaries, replicas = self.nodes[:SHARDS], self.nodes[SHARDS:]
@@ -154,7 +154,7 @@ class Clustered(Servers):
         self.on(source, "CLUSTER", "SETSLOT", slot, "MIGRATING", self._id(target))
 
     def move_keys(self, source: int, target: int, *, most: int | None = None, by: int = 1) -> int:
-        """Move keys of the queue's slot, so many at a time; return their number."""
+        """Move keys of the queue's slot, ``by`` at a time; return their number."""
         moved = 0
         while most is None or moved < most:
             keys = self.on(source, "CLUSTER", "GETKEYSINSLOT", str(self.slot), str(by))
@@ -168,7 +168,7 @@ class Clustered(Servers):
         return moved
 
     def end_move(self, target: int) -> None:
-        """Give the queue's slot to a primary, and wait until all others know."""
+        """Assign the queue's slot to a primary, and tell all other primaries."""
         others = [port for port in self.primaries if port != target]
         for port in (target, *others):
             self.on(port, "CLUSTER", "SETSLOT", str(self.slot), "NODE", self._id(target))

@@ -15,10 +15,10 @@ from tests.kinds import Kinds
 from tests.postgres import running_postgres
 from vibetuner.embedded import Lease, join
 
-# Read by others, or run as a project of its own; not for pytest's search for doctests.
+# Other tests read these or run them as projects; they hold no doctests.
 collect_ignore = ["runtime/tasks/typed_tasks.py", "tour/project", "invoice_desk/app"]
 
-# The machine may have other things to do; how long an example takes says nothing about the code.
+# On a busy machine, the duration of an example says nothing about the code.
 PATIENT = hypothesis_settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 hypothesis_settings.register_profile("patient", PATIENT)
 # `just quick` tries fewer examples than `just test`.
@@ -26,7 +26,7 @@ hypothesis_settings.register_profile("quick", PATIENT, max_examples=25)
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Hear Ctrl-C: a shell's `&` has a job ignore it, and each process that the job starts."""
+    """Register the kinds of tests, and handle Ctrl-C, which a job started by `&` ignores."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     without_processes = "not process" in config.option.markexpr
@@ -35,9 +35,10 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
-    """Return half as many again as there are cores: many a test waits for a process or a clock.
+    """Return one and a half workers per core: many tests wait for a process or a clock.
 
-    Tests without processes don't, and each worker takes seconds to collect them.
+    A run without processes gets one per core: its tests don't wait, and each worker takes seconds
+    to collect them.
 
     PYTEST_XDIST_AUTO_NUM_WORKERS, which xdist reads, names another number.
     """
@@ -49,9 +50,9 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
 
 @pytest.fixture(scope="session")
 def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lease]:
-    """A Valkey and a MongoDB-protocol server with data in a temporary folder.
+    """Start a Valkey and a MongoDB-protocol server with data in a temporary folder.
 
-    TEST_REDIS_URL names another one instead of the Valkey.
+    If TEST_REDIS_URL is set, it replaces the Valkey.
     """
     with join(tmp_path_factory.mktemp("servers"), ["redis", "mongodb"], command="pytest") as lease:
         if other := os.environ.get("TEST_REDIS_URL"):
@@ -61,13 +62,13 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lease]:
 
 @pytest.fixture(scope="session")
 def clustered(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Clustered]:
-    """A Cluster of three shards; who breaks it heals it."""
+    """Start a Cluster of three shards; a test that breaks it must heal it."""
     with Clustered(tmp_path_factory.mktemp("cluster")) as clustered:
         yield clustered
 
 
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[str]:
-    """The URL of an empty PostgreSQL database; skips where PostgreSQL is not installed."""
+    """Yield the URL of an empty PostgreSQL database; skip if PostgreSQL is not installed."""
     with running_postgres() as (url, _):
         yield url

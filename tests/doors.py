@@ -20,18 +20,18 @@ async def opened_door(
 ) -> AsyncIterator[int]:
     """Serve each connection with ``serve`` inside the block; yield the port.
 
-    The door accepts nothing in the turn of the loop in which it closes: asyncio would never close
-    the sockets of that turn, and a later test would fail for them.
+    The listener accepts nothing in the loop iteration in which it closes: asyncio would never close
+    the sockets of that iteration, and a later test would fail because of them.
     """
-    door = await asyncio.start_server(serve, host, port, ssl=tls)
+    server = await asyncio.start_server(serve, host, port, ssl=tls)
     loop = asyncio.get_running_loop()
     try:
-        yield door.sockets[0].getsockname()[1]
+        yield server.sockets[0].getsockname()[1]
     finally:
-        for listener in door.sockets:
+        for listener in server.sockets:
             loop.remove_reader(listener.fileno())
         await asyncio.sleep(0)
-        door.close()
+        server.close()
 
 
 @asynccontextmanager
@@ -43,10 +43,10 @@ async def through(
     on_read: Callable[[int], object] = lambda _size: None,
 ) -> AsyncIterator[int]:
     """Run a proxy in front of a server; yield its port. ``on_read`` gets the size of each read."""
-    visits: set[asyncio.Task[None] | None] = set()
+    connections: set[asyncio.Task[None] | None] = set()
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        visits.add(asyncio.current_task())
+        connections.add(asyncio.current_task())
         back = None
         try:
             there, back = (
@@ -57,7 +57,7 @@ async def through(
             async with asyncio.TaskGroup() as pumps:
                 pumps.create_task(pump(reader, back, on_read))
                 pumps.create_task(pump(there, writer, lambda _size: None))
-        except asyncio.CancelledError:  # the door closes
+        except asyncio.CancelledError:  # the listener closes
             pass
         finally:
             writer.close()
@@ -80,7 +80,7 @@ async def through(
         try:
             yield opened
         finally:
-            for visit in visits:
-                if visit is not None:
-                    visit.cancel()
-            await asyncio.gather(*filter(None, visits), return_exceptions=True)
+            for connection in connections:
+                if connection is not None:
+                    connection.cancel()
+            await asyncio.gather(*filter(None, connections), return_exceptions=True)

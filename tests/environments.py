@@ -1,10 +1,9 @@
-"""Generated projects and their environment: made once a run, and copied or hard-linked by tests.
+"""Generated projects and their environments, made once a run and copied or linked by tests.
 
-To render one takes a processor second, of which git takes a third: Copier asks it about each file.
-To install one takes ten processor seconds: packages are linked, the runtime is built, and bytecode
-that our environment lacks is compiled. A link of it takes half of one; uv then replaces in it what
-the project has otherwise. Mypy takes 26 to read the libraries; what it has read serves every
-project, and later runs.
+Rendering a project takes one processor second, a third of it in git, which Copier asks about each
+file. Installing one takes ten: packages are linked, the runtime is built, and missing bytecode is
+compiled. Linking an installed environment takes half of one; uv then replaces what differs in the
+project. Mypy takes 26 to read the libraries; its cache serves every project, and later runs.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ from tests.processes import clean_environment
 
 __all__ = ["Mold", "make_once", "render", "shared_folder"]
 
-# Beside this repository's own.
+# Beside the cache of this repository itself.
 KEPT_TYPES = Path(__file__).parents[1] / ".mypy_cache" / "project"
 
 
@@ -54,15 +53,16 @@ def make_once(folder: Path, make: Callable[[Path], object]) -> Path:
 
 
 def render(template: Path, project: Path, **answers: Any) -> Path:
-    """Write the project that ``copier copy --defaults`` makes of a template that is no repository.
+    """Render the project that ``copier copy --defaults`` makes of a template outside git.
 
-    The first of a name and its answers is rendered beside the template; the others are copies.
+    The first project of a name and its answers is rendered beside the template; the others are
+    copies of it.
     """
-    told = json.dumps([project.name, answers], sort_keys=True).encode()
-    folder = template.with_name(f"render-{hashlib.sha256(told).hexdigest()[:16]}")
+    key = json.dumps([project.name, answers], sort_keys=True).encode()
+    folder = template.with_name(f"render-{hashlib.sha256(key).hexdigest()[:16]}")
 
     def make(draft: Path) -> None:
-        # Copier finds no git, which has nothing to say about this template.
+        # Copier must not ask git about each file, as this template is no repository.
         with local.env(PATH=""):
             run_copy(str(template), draft / project.name, answers, defaults=True, quiet=True)
 
@@ -71,7 +71,7 @@ def render(template: Path, project: Path, **answers: Any) -> Path:
 
 
 class Mold:
-    """A project made of a template, and the environment that it has installed."""
+    """A project made of a template, and its installed environment."""
 
     def __init__(self, folder: Path, template: Path) -> None:
         self._template = template
@@ -81,8 +81,8 @@ class Mold:
         project = render(self._template, draft / "my-project")
         if KEPT_TYPES.is_dir():
             shutil.copytree(KEPT_TYPES, project / ".mypy_cache")
-        # Its scripts name no folder, so that they run wherever they are linked to. What the
-        # projects' tests import has its bytecode here: ours, or compiled by these commands.
+        # A relocatable environment runs wherever it is linked to. All that projects' tests
+        # import has its bytecode here: copied from ours, or compiled by these commands.
         self._uv(project, ("venv", "--relocatable"), ("sync", "--no-install-project"))
         copy_bytecode(Path(sysconfig.get_path("purelib")), project / ".venv")
         self._uv(
@@ -106,7 +106,7 @@ class Mold:
             )
 
     def lend(self, project: Path, *, lock: bool = False) -> None:
-        """Give a project the environment, perhaps with the lock file that belongs to it."""
+        """Link the environment into a project; with ``lock``, copy its lock file, too."""
         source = self._folder / "my-project"
         shutil.copytree(source / ".venv", project / ".venv", symlinks=True, copy_function=os.link)
         shutil.copytree(source / ".mypy_cache", project / ".mypy_cache")
@@ -129,9 +129,9 @@ class Mold:
 
 
 def copy_bytecode(ours: Path, environment: Path) -> None:
-    """Give an environment the bytecode of each library file that is the same as ours.
+    """Copy the bytecode of each library file that is the same in both environments.
 
-    The interpreter recognizes it like this, too: by the file's size and time.
+    The interpreter recognizes current bytecode in the same way: by the source's size and time.
     """
     for theirs in environment.glob(f"lib/python*/{ours.name}"):
         for compiled in ours.rglob(f"__pycache__/*.{sys.implementation.cache_tag}.pyc"):
@@ -150,7 +150,7 @@ def read_state(file: Path) -> tuple[int, int]:
 
 
 def keep_types(cache: Path) -> None:
-    """Keep mypy's cache for the next run; mypy compares each file with what it has read then."""
+    """Keep mypy's cache for the next run; mypy compares each file with its cached state."""
     draft = KEPT_TYPES.with_name(f"draft-{os.getpid()}")
     shutil.copytree(cache, draft)
     shutil.rmtree(KEPT_TYPES, ignore_errors=True)

@@ -1,9 +1,9 @@
 """Imports the libraries of `vibetuner` once, and forks for each command that a test starts.
 
-Run as a program by `forks.py`, with the descriptor of a socket on which the requests come. The fork
+`forks.py` runs it as a program, with the descriptor of a socket on which the requests come. A fork
 has its own process id, folder, environment and output. It imports the runtime and the project
-itself, and ends as the interpreter ends, except that the libraries stay: to clear them takes most
-of the time of a short command. It serves programs given by `-c`, too.
+itself, and ends as the interpreter ends, except that it does not clear the libraries: that would
+take most of the time of a short command. It also serves programs given by `-c`.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def import_libraries() -> list[str]:
 
 
 def serve(control: socket.socket) -> list[str]:
-    """Fork for each request until pytest has ended; in the fork, return what `python` is told."""
+    """Fork for each request until pytest ends; in the fork, return the arguments of `python`."""
     running: dict[int, socket.socket] = {}
     awake, waking = socket.socketpair()
     for end in (awake, waking):
@@ -99,7 +99,7 @@ def serve(control: socket.socket) -> list[str]:
                 signal.pthread_sigmask(signal.SIG_SETMASK, mask)
                 return list(arguments)
             running[pid] = connection
-            tell(connection, pid)
+            send_number(connection, pid)
             for number in numbers[1:]:
                 os.close(number)
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
@@ -112,17 +112,17 @@ def reap(running: dict[int, socket.socket]) -> None:
         if not pid:
             return
         with running.pop(pid) as connection:
-            tell(connection, status)
+            send_number(connection, status)
 
 
-def tell(connection: socket.socket, number: int) -> None:
-    """Send a number to a test, if that still listens."""
+def send_number(connection: socket.socket, number: int) -> None:
+    """Send a number to a test, if the test still listens."""
     with suppress(ConnectionError):
         connection.sendall(number.to_bytes(4, "big"))
 
 
 def become(folder: str, environment: dict[str, str], files: list[int]) -> None:
-    """Turn the fork into a process as the interpreter begins it."""
+    """Give the fork the signal handlers, files, folder and variables of a new process."""
     signal.set_wakeup_fd(-1)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -141,7 +141,7 @@ def become(folder: str, environment: dict[str, str], files: list[int]) -> None:
 def run(option: str, program: str, *arguments: str) -> int:
     """Do what `python -m` and `python -c` do, and return the exit code.
 
-    Whatever else ends the program, an error or words for its last line, ends the interpreter.
+    Any other error, and an exit with a message, end the interpreter as usual.
     """
     try:
         start(option, program, *arguments)
@@ -154,7 +154,7 @@ def run(option: str, program: str, *arguments: str) -> int:
 
 def start(option: str, program: str, *arguments: str) -> None:
     if "COVERAGE_PROCESS_CONFIG" in os.environ:
-        # As a file of coverage.py in site-packages does at the start of the interpreter.
+        # A file of coverage.py in site-packages does this at the start of the interpreter.
         importlib.import_module("coverage").process_startup(force=True)
     sys.argv = [option, *arguments]
     sys.path.insert(0, str(Path.cwd()) if option == "-m" else "")
@@ -187,21 +187,21 @@ def end(code: int, libraries: set[str]) -> None:
 
 
 def flush() -> None:
-    """Write what waits to be written."""
+    """Flush the standard streams."""
     for stream in (sys.stdout, sys.stderr):
         if stream and not stream.closed:
             stream.flush()
 
 
 if __name__ == "__main__":
-    # Ctrl-C is for pytest; a fork hears it again.
+    # Ctrl-C ends pytest, and not this server; a fork handles it again.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    # The folder of this file.
+    # Remove the folder of this file, which Python has added.
     del sys.path[0]
     with socket.socket(fileno=int(sys.argv[1])) as control:
         control.send(json.dumps(import_libraries()).encode())
-        told = serve(control)
+        arguments = serve(control)
     libraries = set(sys.modules)
-    if told[0] == "-c":
+    if arguments[0] == "-c":
         libraries.remove("__main__")  # the program's own
-    end(run(*told), libraries)
+    end(run(*arguments), libraries)

@@ -27,7 +27,8 @@ from typing import IO
 
 __all__ = ["Forked", "Forks"]
 
-# The interpreter and libraries in C read them at their start, which nobody can record.
+# The beginnings of variables that the interpreter and libraries in C read at their start, where
+# no read can be recorded.
 READ_IN_C = ("PYTHON", "LC_", "LANG", "LD_", "MALLOC_", "GLIBC_", "OPENSSL_")
 # The lines of /proc/self/status that a process has from its parent.
 INHERITED = ("Umask", "Uid", "Gid", "Groups", "SigBlk", "SigIgn", "Cap", "NoNewPrivs", "Cpus_")
@@ -45,27 +46,27 @@ class Forked:
         self._connection = connection
 
     def poll(self) -> int | None:
-        """Return the exit code, or None while it runs."""
+        """Return the exit code, or None while the command runs."""
         return self._look(0)
 
     def wait(self, timeout: float | None = None) -> int:
-        """Wait for the exit code."""
+        """Wait for the command's end, and return its exit code."""
         if (code := self._look(timeout)) is None:
             raise subprocess.TimeoutExpired(self.args, timeout or 0)
         return code
 
     def send_signal(self, number: signal.Signals) -> None:
-        """Send a signal if it runs."""
+        """Send a signal, unless the command has ended."""
         if self.poll() is None:
             with suppress(ProcessLookupError):
                 os.kill(self.pid, number)
 
     def terminate(self) -> None:
-        """Send SIGTERM if it runs."""
+        """Send SIGTERM, unless the command has ended."""
         self.send_signal(signal.SIGTERM)
 
     def kill(self) -> None:
-        """Send SIGKILL if it runs."""
+        """Send SIGKILL, unless the command has ended."""
         self.send_signal(signal.SIGKILL)
 
     def _look(self, seconds: float | None) -> int | None:
@@ -79,10 +80,9 @@ class Forked:
 
 
 class Forks:
-    """The server of a process of pytest; it ends with that process.
+    """The fork server of one process of pytest, with which it ends.
 
-    Args:
-        environment: the variables that most commands begin with.
+    Args: environment: the variables that most commands begin with.
     """
 
     def __init__(self, environment: Mapping[str, str]) -> None:
@@ -107,11 +107,11 @@ class Forks:
 
     @staticmethod
     def are_possible() -> bool:
-        """Return whether a fork can stand for a started process here."""
+        """Return whether this system allows forks in place of started processes."""
         return sys.platform == "linux"
 
     def suit(self, environment: Mapping[str, str]) -> bool:
-        """Return whether a command with these variables would start as the server has started."""
+        """Return whether a fork with these variables would behave like a started command."""
         return _inherited() == self._inherited and all(
             environment.get(name) == self._environment.get(name)
             for name in {*environment, *self._environment}
@@ -143,7 +143,7 @@ class Forks:
         environment: Mapping[str, str],
         seconds: float,
     ) -> subprocess.CompletedProcess[str]:
-        """Run ``python -m …`` or ``-c …`` until it and all that writes into its output ends."""
+        """Run ``python -m …`` or ``-c …`` until it and every writer of its output have ended."""
         pipes = [os.pipe(), os.pipe()]
         with ExitStack() as stack:
             ours = [stack.enter_context(os.fdopen(end, "rb", 0)) for end, _ in pipes]
@@ -181,7 +181,7 @@ def _read_to_the_end(files: Sequence[IO[bytes]], seconds: float) -> list[str]:
 
 
 def _inherited() -> list[str]:
-    """Return what a process has from its parent, besides its variables and files."""
+    """Return the attributes that a process inherits, besides its variables and files."""
     if not Forks.are_possible():
         return []
     status = Path("/proc/thread-self/status").read_text("utf-8").splitlines()

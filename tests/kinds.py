@@ -14,11 +14,11 @@ from _pytest.doctest import DoctestModule
 
 __all__ = ["Kinds"]
 
-# A folder whose tests are all of one kind.
+# The folders whose tests are all of one kind.
 FOLDERS = {"template": "template", "invoice_desk": "template", "e2e": "browser"} | dict.fromkeys(
     ("abuse", "tour", "embedded", "cli", "conformance"), "process"
 )
-# A fixture that starts a process.
+# The fixtures that start a process.
 FIXTURES = {
     "servers",
     "postgres",
@@ -30,7 +30,7 @@ FIXTURES = {
     "vibetuner_db",
     "certificate",
 }
-# An import of something that starts a process, and a mark of all tests of a module.
+# The imports of something that starts a process, and the marks of all tests of a module.
 STARTERS = re.compile(
     r"^(?:import subprocess\b|from tests\.(?:processes|sentinels|valkey|workshop) import "
     r"(?:[^(\n]|\([^)]*)*?\b(?:vibetuner|run_(?:code|module|pytest|vibetuner)|Replicated|Valkey|Workshop)\b)",
@@ -42,9 +42,9 @@ LONGEST = ("template", "e2e", "docs", "tour", "cli", "testing")
 
 
 class Kinds:
-    """Marks the tests; a run of those without a process refuses one to each of them.
+    """Marks the tests by kind; in a run without processes, a test that starts one fails.
 
-    Without that, `just quick` would become slow one test at a time.
+    Otherwise, `just quick` would become slower with each such test.
     """
 
     def __init__(self, *, without_processes: bool) -> None:
@@ -55,7 +55,7 @@ class Kinds:
 
     @pytest.hookimpl(wrapper=True)
     def pytest_collection(self) -> Generator[None, object, object]:
-        """Look for no garbage in what lives as long as the process: modules and tests."""
+        """Disable garbage collection while tests are collected, as modules and tests live on."""
         gc.disable()
         try:
             return (yield)
@@ -69,7 +69,7 @@ class Kinds:
     ) -> Generator[None, list[pytest.Collector], list[pytest.Collector]]:
         """Look for doctests only where there are some, and import no file that is left out.
 
-        Both take long.
+        Each of the two would take long.
         """
         found = yield
         if b">>> " not in file_path.read_bytes():
@@ -82,7 +82,7 @@ class Kinds:
     def pytest_collection_modifyitems(
         self, items: list[pytest.Item]
     ) -> Generator[None, object, object]:
-        """Mark each test before `-m` is looked at, and sort the files after they are shuffled."""
+        """Mark each test before `-m` is evaluated, and sort the files after they are shuffled."""
         for item in items:
             for folder in FOLDERS.keys() & set(item.path.parts):
                 item.add_marker(FOLDERS[folder])
@@ -130,7 +130,7 @@ def is_left_out(file: Path) -> bool:
 def rank(path: Path, slow: set[Path]) -> tuple[int, bool]:
     """Return a file's sort key: folders of long files first, and in them those with slow tests.
 
-    A file stays together, as its tests share what is costly.
+    The tests of a file stay together, as they share costly fixtures.
     """
     ranks = [n for n, folder in enumerate(LONGEST) if folder in path.parts]
     return min(ranks, default=len(LONGEST)), path not in slow

@@ -22,7 +22,7 @@ START_SECONDS = 60.0
 
 @contextmanager
 def running_mongo(folder: Path) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
-    """Yield URL and process of an embedded server; skip the test if there is no package."""
+    """Yield the URL and the process of an embedded server; skip if its package is missing."""
     pytest.importorskip("secantus", reason="the embedded MongoDB has no package for this Python")
     folder.mkdir()
     port = free_port()

@@ -25,14 +25,14 @@ USER = "postgres" if os.geteuid() == 0 else None
 def running_postgres() -> Iterator[tuple[str, int]]:
     """Yield the URL of an empty database, and its server's pid.
 
-    It skips the test if no PostgreSQL is installed.
+    The test is skipped if PostgreSQL is not installed.
     """
     programs = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
     initdb = shutil.which("initdb", path=os.pathsep.join(map(str, reversed(programs))))
     initdb = initdb or shutil.which("initdb")
     if initdb is None:
         pytest.skip("PostgreSQL is not installed")
-    # Not in pytest's folder, which other users may not enter.
+    # Other users may not enter pytest's folder.
     with tempfile.TemporaryDirectory(prefix="vibetuner-postgres-") as folder:
         if USER:
             shutil.chown(folder, USER)

@@ -24,7 +24,7 @@ from vibetuner.config import Settings
 
 OURS = {name.upper() for name in Settings.model_fields} | {
     "VIRTUAL_ENV",
-    # It would name an interpreter for `uv pip` in a project, too, in place of the project's own.
+    # UV_PYTHON would name an interpreter for `uv pip` in a project, too, in place of its own.
     "UV_PYTHON",
     "FORCE_COLOR",
     "NO_COLOR",
@@ -54,7 +54,7 @@ class Command:
 
     @property
     def output(self) -> str:
-        """Return everything that was printed so far."""
+        """Return the output so far."""
         return self.log.read_text(encoding="utf-8", errors="replace")
 
     def wait_for(self, text: str, seconds: float = 20) -> None:
@@ -175,7 +175,7 @@ def _forks_for(variables: Mapping[str, str]) -> Forks | None:
 
 @cache
 def _forks() -> Forks:
-    """Start the server; it ends with this process."""
+    """Start the server that forks commands; it ends with this process."""
     forks = Forks(clean_environment())
     atexit.register(forks.close)
     return forks
@@ -207,7 +207,7 @@ def frozen(pid: int) -> Iterator[None]:
 
 
 def is_gone(pid: int) -> bool:
-    """Return whether a process has ended; a zombie has."""
+    """Return whether a process has ended; a zombie counts as ended."""
     state = subprocess.run(
         ["ps", "-o", "stat=", "-p", str(pid)], capture_output=True, text=True, check=False
     ).stdout

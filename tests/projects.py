@@ -1,4 +1,4 @@
-"""Small projects on disk: as much of one as a test needs."""
+"""Small projects on disk, with as much as a test needs."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def write_project(
     package: str = "shop",
     env: str | None = None,
 ) -> Path:
-    """A project in ``folder``; ``files`` and ``tune`` lie below ``src/<package>/``."""
+    """Write a project into ``folder``; ``files`` and ``tune`` lie below ``src/<package>/``."""
     source = folder / "src" / package
     source.mkdir(parents=True)
     (folder / "pyproject.toml").write_text(
@@ -124,5 +124,5 @@ def write(path: Path, text: str) -> None:
 
 
 def write_shop(folder: Path, *, env: str | None = None) -> Path:
-    """A project with tasks, routes and an event stream."""
+    """Write a project with tasks, routes and an event stream."""
     return write_project(folder, SHOP, tune=SHOP_TUNE, env=env)

@@ -16,7 +16,7 @@ from vibetuner.redis.url import Tls
 __all__ = ["Replicated"]
 
 NAME = "mymaster"
-#: The Sentinels' own clock, in milliseconds, of which "down" is after three pings.
+#: The Sentinels' periods in milliseconds, which are shorter than by default.
 PERIODS = (
     "info-period", "100", "ping-period", "400", "ask-period", "100", "publish-period", "100",
     "election-timeout", "500", "min-link-reconnect-period", "100",
@@ -61,7 +61,7 @@ class Replicated(Servers):
         return f"redis{'s' if self._tls else ''}+sentinel://{hosts}/{NAME}"
 
     def start(self) -> None:
-        """Start all, and wait until the Sentinels know each other and the replicas."""
+        """Start all servers, and wait until the Sentinels know each other and the replicas."""
         first, *others = self.servers
         self.launch(first)
         for port in others:
@@ -75,7 +75,7 @@ class Replicated(Servers):
                 f"sentinel monitor {NAME} 127.0.0.1 {first} 2",
                 *(
                     f"sentinel {name} {NAME} {value}"
-                    for name, value in self._patience(self._down_after).items()
+                    for name, value in self._timeouts(self._down_after).items()
                 ),
                 *(f"sentinel known-replica {NAME} 127.0.0.1 {other}" for other in others),
                 *(
@@ -111,7 +111,7 @@ class Replicated(Servers):
 
     @property
     def primary(self) -> int:
-        """Return the port of the server that the first Sentinel calls the primary."""
+        """Return the port of the server that the last Sentinel calls the primary."""
         named = self.on(self.sentinels[-1], "SENTINEL", "GET-MASTER-ADDR-BY-NAME", NAME)
         assert isinstance(named, list)
         return int(str(named[1]))
@@ -126,20 +126,21 @@ class Replicated(Servers):
         """Promote a replica, as a person does before shutting the primary down.
 
         The leading Sentinel then asks the replica once a second whether it is the primary. The
-        others make a replica of it again after four of their periods, unless they hear of it.
+        others turn it into a replica again after four of their publish periods, unless they are
+        informed before; so these are made longer.
         """
         for port in self.sentinels:
             self.on(port, "SENTINEL", "DEBUG", "publish-period", "500")
         self.on(self.sentinels[0], "SENTINEL", "FAILOVER", NAME, *options)
 
     def notice_after(self, milliseconds: int) -> None:
-        """Have a server count as gone after this long from now on."""
+        """Set the milliseconds of silence after which a server counts as gone."""
         for port in self.sentinels:
-            for name, value in self._patience(milliseconds).items():
+            for name, value in self._timeouts(milliseconds).items():
                 self.on(port, "SENTINEL", "SET", NAME, name, str(value))
 
     @staticmethod
-    def _patience(milliseconds: int) -> dict[str, int]:
+    def _timeouts(milliseconds: int) -> dict[str, int]:
         return {"down-after-milliseconds": milliseconds, "failover-timeout": 2 * milliseconds}
 
     def wait_for_promotion(self, old: int, *, seconds: float = 20) -> float:
@@ -162,8 +163,8 @@ class Replicated(Servers):
     def is_whole(self) -> bool:
         """Return whether all Sentinels name one primary, and both others follow it.
 
-        A primary that was thawed may be whole, and yet be replaced a moment later: a Sentinel that
-        takes it for down, or has begun to replace it, has more flags.
+        A primary that was thawed may be replaced a moment later: a Sentinel that considers it down,
+        or has begun a failover, reports more flags.
         """
         try:
             known = [_fields(self.on(port, "SENTINEL", "MASTER", NAME)) for port in self.sentinels]

@@ -1,4 +1,4 @@
-"""Closed listeners leave no socket open."""
+"""Listeners that close leave no socket open."""
 
 from __future__ import annotations
 
@@ -13,8 +13,11 @@ from tests.doors import opened_door
 
 
 @pytest.mark.parametrize("turns", range(4))
-async def test_a_door_that_closes_loses_no_connection(turns: int):
-    """An unclosed socket would fail a later test."""
+async def test_a_listener_that_closes_loses_no_connection(turns: int):
+    """A listener that closes while clients connect leaves no socket unclosed.
+
+    The warning of such a socket would fail a later test.
+    """
     hung_up: list[asyncio.StreamWriter] = []
 
     def hang_up(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -33,6 +36,6 @@ async def test_a_door_that_closes_loses_no_connection(turns: int):
             client.close()
         gc.collect()
 
-    # What earlier tests have left may be collected here, too.
+    # Sockets that earlier tests have left open may be collected here, too.
     assert [text for one in caught if "socket" in (text := str(one.message))] == []
     assert len(hung_up) in {0, 3}

@@ -1,4 +1,4 @@
-"""A forked command is a process like one that the interpreter starts."""
+"""Forked commands behave like commands that the interpreter starts."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ pytestmark = [
 ]
 
 VERSION = ("-m", "vibetuner", "--version")
-# When it is imported, it writes down what a program can see of its process.
+# On import, it reports all that a program can see of its process.
 TUNE = """
     import gc
     import json
@@ -78,13 +78,13 @@ TUNE = """
 
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
-    """A project that describes its process when it is imported."""
+    """Write a project that reports the state of its process when it is imported."""
     return write_project(tmp_path / "project", tune=TUNE)
 
 
 @pytest.fixture(scope="module")
 def forks() -> Iterator[Forks]:
-    """A server for these tests."""
+    """Start a fork server for these tests."""
     with closing(Forks(clean_environment())) as forks:
         yield forks
 
@@ -96,7 +96,7 @@ def described(report: Path) -> dict[str, Any]:
 
 
 def test_a_command_can_not_tell_that_it_is_a_fork(project: Path, tmp_path: Path):
-    """Variables, arguments, files, signals, limits and streams are those of a started process."""
+    """A forked command has the variables, arguments, files, signals and limits of a started one."""
     variables = {"COLOUR": "blue", "TZ": "Asia/Tokyo", "DATABASE_URL": "sqlite+aiosqlite://"}
     command = ("db", "create-schema")
     run_vibetuner(*command, folder=project, REPORT=str(tmp_path / "forked"), **variables)
@@ -115,8 +115,8 @@ def test_a_command_can_not_tell_that_it_is_a_fork(project: Path, tmp_path: Path)
     assert "COLOUR" not in os.environ
 
 
-def test_it_returns_output_errors_and_code(forks: Forks, tmp_path: Path):
-    """As `subprocess.run` does."""
+def test_a_fork_returns_output_errors_and_code(forks: Forks, tmp_path: Path):
+    """A forked command returns output, errors and exit code, as `subprocess.run` does."""
 
     def run(*arguments: str) -> subprocess.CompletedProcess[str]:
         return forks.run(
@@ -126,16 +126,16 @@ def test_it_returns_output_errors_and_code(forks: Forks, tmp_path: Path):
             seconds=60,
         )
 
-    told = run("--version")
-    assert (told.returncode, told.stderr) == (0, "")
-    assert told.stdout.startswith("vibetuner ")
+    done = run("--version")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("vibetuner ")
     refused = run("nope")
     assert (refused.returncode, refused.stdout) == (2, "")
     assert "No such command 'nope'" in refused.stderr
 
 
 def test_a_program_may_be_given_as_text(forks: Forks, tmp_path: Path):
-    """As `python -c` has it."""
+    """A fork runs a program given as text in the same namespace as `python -c`."""
     code = "import sys\nprint(__name__, sys.argv, [sys.path[0]], 'json' in globals())"
     environment = clean_environment()
     forked = forks.run(("-c", code, "a"), folder=tmp_path, environment=environment, seconds=60)
@@ -183,8 +183,8 @@ threading.Thread(target=lambda: (time.sleep(0.05), print("thread"))).start()
         "import os; print('lost'); os.close(1)",
     ],
 )
-def test_it_ends_as_a_started_process_ends(forks: Forks, tmp_path: Path, last: str):
-    """It waits for threads, runs what is registered, closes what is open, and reports errors."""
+def test_a_fork_ends_as_a_started_process_ends(forks: Forks, tmp_path: Path, last: str):
+    """A fork waits for threads, runs exit handlers, closes open objects and reports errors."""
     arguments, environment = ("-c", ENDING + last), clean_environment()
     forked = forks.run(arguments, folder=tmp_path, environment=environment, seconds=60)
     started = subprocess.run(
@@ -203,21 +203,21 @@ def test_it_ends_as_a_started_process_ends(forks: Forks, tmp_path: Path, last: s
 
 
 def reported(errors: str) -> list[str]:
-    """Return what is said of errors, without the addresses of objects and lines of code."""
+    """Return the reported errors, without addresses of objects and lines of code."""
     lines = [re.sub(r" at 0x\w+", "", line) for line in errors.splitlines()]
     return sorted(line for line in lines if not line.startswith(("  ", "Traceback")))
 
 
-def test_it_ends_by_a_signal(project: Path, tmp_path: Path):
-    """With the exit code of a started process."""
+def test_a_fork_ends_by_a_signal(project: Path, tmp_path: Path):
+    """A fork that a signal kills has the exit code of a started process."""
     arguments = ("run", "dev", "frontend", "--port", str(free_port()))
     with vibetuner(*arguments, folder=project, log=tmp_path / "log", environment={}) as command:
         command.process.kill()
         assert command.process.wait(20) == -signal.SIGKILL
 
 
-def test_it_hears_a_signal_from_its_first_moment(forks: Forks, tmp_path: Path):
-    """Ctrl-C ends it also before it has become a process of its own."""
+def test_a_fork_hears_a_signal_from_its_first_moment(forks: Forks, tmp_path: Path):
+    """Ctrl-C ends a fork even before it has become a process of its own."""
     with (tmp_path / "log").open("wb") as log:
         command = forks.start(
             ("-m", "vibetuner", "run", "prod", "frontend"),
@@ -230,13 +230,16 @@ def test_it_hears_a_signal_from_its_first_moment(forks: Forks, tmp_path: Path):
 
 
 def test_what_is_read_at_the_start_needs_a_started_process(forks: Forks):
-    """By the interpreter, such as its warnings, or by a library; other variables don't matter."""
+    """A variable that the interpreter reads at its start rules out a fork.
+
+    Variables that neither the interpreter nor a library reads don't.
+    """
     assert forks.suit(clean_environment(COLOUR="blue"))
     assert not forks.suit(clean_environment(PYTHONWARNINGS="error"))
 
 
 def test_what_a_test_lets_processes_inherit_needs_a_started_process(forks: Forks):
-    """A fork would have the server's umask."""
+    """A changed umask rules out a fork, which would have the server's umask."""
     mask = os.umask(0o077)
     try:
         assert not forks.suit(clean_environment())
@@ -245,12 +248,12 @@ def test_what_a_test_lets_processes_inherit_needs_a_started_process(forks: Forks
     assert forks.suit(clean_environment())
 
 
-def test_it_outlives_a_test_that_does_not_wait(forks: Forks, tmp_path: Path):
-    """The server goes on when nobody asks for an exit code."""
+def test_a_fork_outlives_a_test_that_does_not_wait(forks: Forks, tmp_path: Path):
+    """The fork server goes on after a test that did not wait for an exit code."""
     environment = clean_environment()
     with Path(os.devnull).open("r+b") as nothing:
         files = [nothing] * 3
         left = forks.start(VERSION, folder=tmp_path, environment=environment, files=files)
         left._connection.close()
-    told = forks.run(VERSION, folder=tmp_path, environment=environment, seconds=60)
-    assert told.returncode == 0
+    done = forks.run(VERSION, folder=tmp_path, environment=environment, seconds=60)
+    assert done.returncode == 0

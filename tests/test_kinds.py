@@ -1,4 +1,4 @@
-"""The kinds of tests, as the imports and the marks of a file tell them."""
+"""The kinds of tests, recognized by the imports and the marks of a file."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.kinds import imports_starter, is_left_out
 def test_a_file_starts_processes_if_it_imports_something_that_does(
     text: str, expected: bool, tmp_path: Path
 ):
-    """On one line or several; other names of the same modules start nothing."""
+    """An import of something that starts a process is found on one line or several."""
     file = tmp_path / "test_it.py"
     file.write_text(text, encoding="utf-8")
 
@@ -42,7 +42,7 @@ def test_a_file_starts_processes_if_it_imports_something_that_does(
     ],
 )
 def test_a_mark_of_the_whole_file_leaves_it_out(mark: str, expected: bool, tmp_path: Path):
-    """A file is imported if one of its tests may run."""
+    """Only a mark of the whole module leaves a file out, as any other test of it may run."""
     file = tmp_path / "test_it.py"
     file.write_text(mark, encoding="utf-8")
 

@@ -1,4 +1,4 @@
-"""Valkeys for single tests: one, or several that replicate; they can be killed and restarted."""
+"""Valkey servers for tests: one, or several that replicate; they can be killed and restarted."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ from vibetuner.testing import held_open
 
 __all__ = ["FOLLOWS_WITHIN", "Servers", "Valkey", "opened", "until_it_works"]
 
-#: Seconds from a promotion until all works again. Five are promised, on a machine with nothing else
-#: to do; who waits for a silent server instead needs ten.
+#: Seconds from a promotion until all works again. Five are promised on an idle machine; a client
+#: that waits for a silent server instead needs ten.
 FOLLOWS_WITHIN = 9
 
 T = TypeVar("T")
 
-#: More than a connection on this machine holds.
+#: More than the buffers of a connection on this machine hold.
 FILLER = "x" * 32_000_000
 LASTING = ("--appendonly", "yes", "--appendfsync", "always")
 
@@ -71,7 +71,7 @@ class Valkey:
         self.kill()
 
     def start(self) -> None:
-        """Start it, and wait until it answers."""
+        """Start the server, and wait until it answers."""
         command = [self._program, "--port", str(self.port), "--bind", "127.0.0.1", "--save", ""]
         self._process = subprocess.Popen(
             [*command, *self._options],
@@ -82,24 +82,24 @@ class Valkey:
         wait_until(self._answers, what=lambda: "valkey")
 
     def kill(self) -> None:
-        """Kill it, like a power cut."""
+        """Kill the server, like a power cut."""
         if self._process:
             self._process.kill()
             self._process.wait()
 
     def freeze(self) -> None:
-        """Stop its process; connections stay open."""
+        """Stop the server's process; its connections stay open."""
         assert self._process is not None
         self._process.send_signal(signal.SIGSTOP)
 
     def thaw(self) -> None:
-        """Let its process go on."""
+        """Resume the server's process."""
         assert self._process is not None
         self._process.send_signal(signal.SIGCONT)
 
     @contextmanager
     def frozen(self) -> Iterator[None]:
-        """Freeze it for the length of the block."""
+        """Freeze the server for the length of the block."""
         self.freeze()
         try:
             yield
@@ -107,7 +107,7 @@ class Valkey:
             self.thaw()
 
     async def tries(self, wanted: int) -> None:
-        """While it is down, accept and close so many connections."""
+        """Accept and close connections in place of the stopped server, ``wanted`` in number."""
         seen = asyncio.Semaphore(0)
 
         def hang_up(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -125,7 +125,7 @@ class Valkey:
 
 @asynccontextmanager
 async def opened(server: Valkey | Servers, **values: Any) -> AsyncIterator[tuple[TaskWorker, Any]]:
-    """A worker with an open queue on the server, and a task of its own."""
+    """Yield a worker with an open queue on the server, and a task of its own."""
     settings = Settings(redis_url=server.url, **{"redis_key_prefix": "own", **values})
     with using_settings(settings):
         worker = TaskWorker(settings)
@@ -193,15 +193,15 @@ class Servers:
     @property
     @abstractmethod
     def replicas(self) -> list[int]:
-        """Return the ports of its replicas."""
+        """Return the ports of the primary's replicas."""
 
     @abstractmethod
     def start(self) -> None:
-        """Start all, and wait until they know each other."""
+        """Start all servers, and wait until they know each other."""
 
     @abstractmethod
     def launch(self, port: int) -> None:
-        """Start one of them, and wait until it answers."""
+        """Start one server, and wait until it answers."""
 
     def launch_replica(self, port: int) -> None:
         """Start a server that was a replica when it was killed."""
@@ -220,16 +220,16 @@ class Servers:
         """Return whether there is one primary, and all its replicas follow it."""
 
     def kill(self, port: int) -> None:
-        """Kill it, like a power cut."""
+        """Kill a server, like a power cut."""
         self._processes[port].kill()
         self._processes[port].wait()
 
     def freeze(self, port: int) -> None:
-        """Stop its process; connections stay open."""
+        """Stop a server's process; its connections stay open."""
         self._processes[port].send_signal(signal.SIGSTOP)
 
     def thaw(self, port: int) -> None:
-        """Let its process go on."""
+        """Resume a server's process."""
         self._processes[port].send_signal(signal.SIGCONT)
 
     def hold_back(self) -> None:
@@ -240,17 +240,17 @@ class Servers:
         self.on(primary, "SET", self.filler, FILLER, "PX", "1")
 
     def on(self, port: int, *command: str) -> Reply:
-        """Send a command to one of them."""
+        """Send a command to a server, and return its reply."""
         return ask(Address(host="127.0.0.1", port=port, tls=self._tls), command)[0]
 
     def folder_of(self, port: int) -> Path:
-        """Create the folder of one of them, if it is missing."""
+        """Return the folder of a server; create it if it is missing."""
         folder = self._folder / str(port)
         folder.mkdir(exist_ok=True)
         return folder
 
     def run(self, port: int, *arguments: str) -> None:
-        """Start one of them."""
+        """Start a server's process."""
         self._processes[port] = subprocess.Popen(
             [self._program, *arguments],
             cwd=self.folder_of(port),
@@ -259,7 +259,7 @@ class Servers:
         )
 
     def wait_for(self, port: int) -> None:
-        """Wait until one of them answers."""
+        """Wait until a server answers."""
         wait_until(lambda: self._answers(port), what=lambda: f"a server on {port}")
 
     def _answers(self, port: int) -> bool:

@@ -1,4 +1,4 @@
-"""Waits of tests: they end with the event, and fail with what was awaited."""
+"""Waits for conditions in tests: they end with the event, or fail with what was awaited."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def wait_until(
     pause: float = 0.05,
     what: What = lambda: "a condition",
 ) -> T:
-    """Do the same in a test without an event loop, or in a thread."""
+    """Wait like :func:`eventually`, in a test without an event loop or in a thread."""
     for next_pause in _pauses(seconds, what, longest=pause):
         if found := condition():
             return found
@@ -47,7 +47,7 @@ def wait_until(
 
 
 def _pauses(seconds: float, what: What, longest: float = 0.05) -> Iterator[float]:
-    """Yield the pauses between two looks: short at first, since most events are near."""
+    """Yield the pauses between two checks: short at first, since most events are near."""
     deadline, pause = time.monotonic() + seconds, min(0.001, longest)
     while True:
         yield pause

@@ -70,14 +70,14 @@ class Workshop:
 
     @property
     def lines(self) -> list[str]:
-        """The lines that the task has written."""
+        """Return the lines that the task has written."""
         return self.journal.read_text().splitlines()
 
     @contextmanager
     def worker(
         self, *options: str, under: Sequence[str] = (), is_ready: bool = True, **variables: str
     ) -> Iterator[Command]:
-        """`vibetuner run prod worker`, ready or not; `under` as :func:`vibetuner` has it."""
+        """Run `vibetuner run prod worker` beside the block; `under` is as in :func:`vibetuner`."""
         log = self.journal.with_name(f"log-{uuid4().hex[:8]}")
         arguments = ("run", "prod", "worker", "--port", str(free_port()), *options)
         environment = self.variables | variables
@@ -89,7 +89,7 @@ class Workshop:
             yield command
 
     async def enqueue(self, name: str, *arguments: Any) -> None:
-        """Enqueue as another process would, which has none of the code."""
+        """Enqueue a task by its name, as a process without its code would."""
         async with self.queue() as queue:
             await queue.enqueue_unsafe(name, *arguments)
 
@@ -100,14 +100,14 @@ class Workshop:
 
     @asynccontextmanager
     async def queue(self) -> AsyncIterator[TaskWorker]:
-        """The queue, open."""
+        """Open the queue in this process."""
         settings = Settings(**{name.lower(): value for name, value in self.variables.items()})
         with using_settings(settings):
             async with TaskWorker(settings) as worker:
                 yield worker
 
     def wait_for(self, *lines: str) -> None:
-        """Wait until the journal is just this."""
+        """Wait until the journal consists of these lines."""
         wait_until(
             lambda: self.lines == list(lines), seconds=60, what=lambda: f"{lines}, got {self.lines}"
         )

@@ -24,7 +24,7 @@ KEY = "a key that the tests share, and nobody else"
 TOKEN = "a-token-that-the-tests-share-and-nobody-else"
 FILES = 300
 COMPOSE = Path(__file__).parents[2] / "template" / "compose.prod.yml.jinja"
-# Seconds for the honest client: most requests, and nearly all. Tests share their cores.
+# Seconds within which half, and 95 %, of the client's requests are answered on shared cores.
 SERVED_WITHIN, AT_MOST = 0.5, 2.0
 LOG_BYTES = 5_000
 LEAST = 5
@@ -99,8 +99,8 @@ def memory_limit(service: str) -> int:
 class Part:
     """A web process or a worker, and its use of resources.
 
-    It may have FILES descriptors and as much memory for its data as its container; a container
-    counts what lies in its temporary folder, too.
+    It may open FILES descriptors and use as much memory as its container, which counts the files in
+    its temporary folder, too.
     """
 
     service: str
@@ -114,14 +114,14 @@ class Part:
 
     @property
     def peak(self) -> int:
-        """Return its peak of memory."""
+        """Return the peak of the process's memory, in bytes."""
         text = Path(f"/proc/{self.command.process.pid}/status").read_text()
         (line,) = (line for line in text.splitlines() if line.startswith("VmHWM"))
         return int(line.split()[1]) * 1024
 
     @property
     def disk(self) -> int:
-        """Return the bytes in its temporary folder."""
+        """Return the bytes in the process's temporary folder."""
         return sum(file.stat().st_size for file in self.temporary.rglob("*"))
 
     @property
@@ -131,7 +131,7 @@ class Part:
 
 @dataclass
 class Besieged(Part):
-    """A web process."""
+    """A process that listens on a port, such as the web process."""
 
     port: int = 0
 
@@ -177,7 +177,7 @@ class Siege(Protocol):
 
 @contextmanager
 def started(tmp_path: Path, service: str, **environment: str) -> Iterator[Besieged]:
-    """``run prod frontend`` or ``worker`` of the project in ``shop``, under its limits."""
+    """Run ``run prod frontend`` or ``worker`` of the project in ``shop``, under its limits."""
     if shutil.which("prlimit") is None:
         pytest.skip("prlimit is not installed")
     temporary, port = tmp_path / f"{service}-temporary", free_port()
@@ -200,14 +200,14 @@ def started(tmp_path: Path, service: str, **environment: str) -> Iterator[Besieg
 
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
-    """A project with routes, an event stream and tasks."""
+    """Write a project with routes, an event stream and tasks."""
     files = {"routes.py": ROUTES, "jobs.py": JOBS}
     return write_project(tmp_path / "shop", files, tune=TUNE)
 
 
 @pytest.fixture
 def besieged(tmp_path: Path, project: Path) -> Iterator[Besieged]:
-    """A web process without Redis."""
+    """Yield a web process without Redis."""
     with started(tmp_path, "web") as web:
         wait_for_http(f"{web.url}/health", seconds=60)
         yield web
@@ -230,7 +230,7 @@ class Shop:
 
 @pytest.fixture
 def shop(tmp_path: Path, project: Path) -> Iterator[Shop]:
-    """A web process and a worker with a Redis of their own."""
+    """Yield a web process and a worker with a Redis of their own."""
     with ExitStack() as stack:
         redis = stack.enter_context(Valkey(tmp_path))
         environment = {"REDIS_URL": redis.url, "REDIS_KEY_PREFIX": "shop:", "SECRET_KEY": KEY}
@@ -245,9 +245,9 @@ def shop(tmp_path: Path, project: Path) -> Iterator[Shop]:
 def siege(request: pytest.FixtureRequest) -> Siege:
     """Let a well-behaved client send requests during the block, and assert the limits.
 
-    It must be served in time, and no part may have had more memory than its container,
-    ``peak`` or, together with its temporary folder, the limit; nor all its descriptors, nor have
-    written more than ``log`` bytes.
+    The client must be served in time. No part may use more memory, together with its temporary
+    folder, than ``peak`` or else its container's limit, nor open all its descriptors, nor write
+    more than ``log`` bytes.
     """
 
     @contextmanager

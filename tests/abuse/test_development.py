@@ -1,4 +1,4 @@
-"""A development machine is on a network too."""
+"""The development server on a network."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ pytestmark = pytest.mark.slow
 
 
 def test_development_answers_its_own_machine_and_keeps_its_files_to_itself(tmp_path: Path):
-    """A page that rebinds its name gets nothing, and no other user reads what is stored."""
+    """`run dev` refuses foreign host names, and only its user can read what it stores."""
     folder, port = write_project(tmp_path / "shop"), free_port()
     with vibetuner(
         *("run", "dev", "frontend", "--port", str(port)),
@@ -48,8 +48,8 @@ def test_development_answers_its_own_machine_and_keeps_its_files_to_itself(tmp_p
     assert {mode & 0o077 for path, mode in modes.items() if path.suffix == ".lock"} == {0}
 
 
-def test_listening_to_the_network_is_said(tmp_path: Path):
-    """With what other machines need for the dashboard."""
+def test_listening_to_the_network_is_logged(tmp_path: Path):
+    """`run dev --host 0.0.0.0` logs a warning, and hides the dashboard from other machines."""
     folder, port = write_project(tmp_path / "shop"), free_port()
     with vibetuner(
         *("run", "dev", "frontend", "--host", "0.0.0.0", "--port", str(port)),

@@ -1,4 +1,4 @@
-"""One client opens, sends and holds as much as it can; a well-behaved one must not notice."""
+"""A client opens, sends and holds as much as it can, while a well-behaved one is served."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def read_all(connection: socket.socket) -> bytes:
 
 
 def test_unfinished_heads_of_one_client_block_no_other_client(besieged: Besieged, siege: Siege):
-    """It gets at most a third of the connections, each for ten seconds."""
+    """Unfinished heads of one client get 408 after ten seconds, or 429 if they are too many."""
     began = time.monotonic()
     with ExitStack() as stack, siege(besieged):
         connections = [stack.enter_context(besieged.connect()) for _ in range(400)]
@@ -55,7 +55,7 @@ def test_unfinished_heads_of_one_client_block_no_other_client(besieged: Besieged
 
 
 def test_missing_bodies_are_not_waited_for(besieged: Besieged, siege: Siege):
-    """A body has twenty seconds, and one more for each 500 bytes."""
+    """A missing body gets 408 after twenty seconds, plus one for each 500 bytes received."""
     head = (
         "POST /signup HTTP/1.1\r\nHost: shop\r\nContent-Length: 900000\r\n"
         f"Content-Type: {FORM['Content-Type']}\r\n\r\n"
@@ -74,7 +74,7 @@ def test_missing_bodies_are_not_waited_for(besieged: Besieged, siege: Siege):
 
 
 def test_a_body_that_is_too_large_fills_neither_memory_nor_disk(besieged: Besieged, siege: Siege):
-    """Half a gigabyte is refused by its Content-Length, or else once too many bytes have come."""
+    """A body of half a gigabyte gets 413, by its Content-Length or once too much has arrived."""
     sent = 0
 
     def chunks() -> Iterator[bytes]:
@@ -98,7 +98,7 @@ def test_a_body_that_is_too_large_fills_neither_memory_nor_disk(besieged: Besieg
 
 
 def test_a_route_may_allow_a_larger_body(besieged: Besieged, siege: Siege):
-    """The route's own limit replaces MAX_BODY."""
+    """A route's ``max_body_size`` replaces the general limit."""
     content = b"x" * 2_000_000
     with siege(besieged):
         answers = [
@@ -110,7 +110,7 @@ def test_a_route_may_allow_a_larger_body(besieged: Besieged, siege: Siege):
 
 
 def test_malformed_requests_fill_no_log(besieged: Besieged, siege: Siege):
-    """A thousand of them are logged as one line a minute."""
+    """A thousand malformed requests get 400 each, and their log lines are limited."""
     with siege(besieged):
         for _ in range(1000):
             with besieged.connect() as connection:
@@ -119,7 +119,7 @@ def test_malformed_requests_fill_no_log(besieged: Besieged, siege: Siege):
 
 
 def test_malformed_bodies_fill_no_log(besieged: Besieged, siege: Siege):
-    """Each gets one response, and the response that the app can't send raises no error."""
+    """Each malformed body gets exactly one response, and none causes a traceback."""
     head = "{} /signup HTTP/1.1\r\nHost: shop\r\nTransfer-Encoding: chunked\r\n\r\n"
     with siege(besieged):
         for n in range(200):
@@ -134,7 +134,7 @@ def test_malformed_bodies_fill_no_log(besieged: Besieged, siege: Siege):
 
 
 def test_event_streams_of_one_client_block_no_other_client(shop: Shop, siege: Siege):
-    """It gets the connections that one client may have, and then a 429."""
+    """One client gets as many streams as a client may have, and then 429 or 503."""
     web = shop.web
     head = b"GET /events HTTP/1.1\r\nHost: shop.example\r\n\r\n"
     with ExitStack() as stack, siege(*shop.parts):
@@ -155,7 +155,7 @@ def test_event_streams_of_one_client_block_no_other_client(shop: Shop, siege: Si
 
 
 def test_clients_that_do_not_read_use_no_memory(shop: Shop, siege: Siege):
-    """Twenty reconnect to a long history of large events, and read none of it."""
+    """Clients that ask for a long history of large events, and read nothing, use no memory."""
     web = shop.web
     head = b"GET /events HTTP/1.1\r\nHost: shop.example\r\nLast-Event-ID: 1-0\r\n\r\n"
     with ExitStack() as stack, siege(*shop.parts, peak=250_000_000):
@@ -173,7 +173,7 @@ def test_clients_that_do_not_read_use_no_memory(shop: Shop, siege: Siege):
 
 
 def test_wrong_tokens_lock_nobody_out(besieged: Besieged, siege: Siege):
-    """Two hundred from one visitor are refused, while the right token still unlocks."""
+    """Two hundred wrong tokens of one visitor are refused, while the right token still unlocks."""
 
     def guess(token: str) -> int:
         return client.post("/_unlock-debug", data={"token": token}).status_code

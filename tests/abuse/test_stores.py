@@ -1,4 +1,4 @@
-"""Somebody writes to Redis, fills it or stops it; a well-behaved client must not notice."""
+"""Redis is overwritten, filled or stopped; a well-behaved client is still served."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ async def has_letters(redis: Redis[Any], number: int) -> bool:
 
 @pytest.fixture
 def operator(shop: Shop) -> Iterator[httpx2.Client]:
-    """A client with a ticket for the dashboard."""
+    """Yield a client with a ticket for the dashboard."""
     address = f"{shop.web.url}/_unlock-debug"
     unlocked = httpx2.post(address, data={"token": TOKEN}, headers={"Origin": shop.web.url})
     ticket = unlocked.headers["Set-Cookie"].split(";")[0]
@@ -57,7 +57,7 @@ def operator(shop: Shop) -> Iterator[httpx2.Client]:
 
 
 def test_only_calls_signed_for_their_place_are_run(shop: Shop, siege: Siege, tmp_path: Path):
-    """Neither a call under a hundred other ids, nor a payload that the attacker made."""
+    """A call copied to other ids, or an attacker's pickle, isn't run but becomes a dead letter."""
     planted, stream = tmp_path / "planted", KEYS.stream("normal")
     process = shop.worker.command.process
 
@@ -83,7 +83,7 @@ def test_only_calls_signed_for_their_place_are_run(shop: Shop, siege: Siege, tmp
 
 
 def test_garbage_in_every_key_breaks_no_page(shop: Shop, siege: Siege, operator: httpx2.Client):
-    """The worker goes on with the intact tasks."""
+    """With garbage in every key, each page of the dashboard answers, and a task is accepted."""
 
     async def attack() -> None:
         async with Redis.from_url(shop.redis.url) as redis:
@@ -111,7 +111,7 @@ def test_garbage_in_every_key_breaks_no_page(shop: Shop, siege: Siege, operator:
 
 
 def test_a_silent_redis_leads_to_a_503_within_the_deadline(shop: Shop, siege: Siege):
-    """Forty requests at once delay no other client, and the app serves again afterwards."""
+    """While Redis is frozen, forty requests get 503 in 8 seconds; later, the app serves again."""
 
     def order(_: int) -> httpx2.Response:
         return client.post("/orders")
@@ -138,7 +138,7 @@ def test_a_silent_redis_leads_to_a_503_within_the_deadline(shop: Shop, siege: Si
 def test_many_letters_use_no_memory_and_block_no_page(
     shop: Shop, siege: Siege, operator: httpx2.Client
 ):
-    """20,000 come in while the pages that show them are open."""
+    """20,000 dead letters arrive within the memory limits, and the pages that show them answer."""
 
     async def bury(start: int) -> None:
         async with Connection(parse_url(shop.redis.url)) as connection:
@@ -163,7 +163,7 @@ def test_many_letters_use_no_memory_and_block_no_page(
 
 
 def test_a_password_in_an_error_is_shown_nowhere(shop: Shop, siege: Siege, operator: httpx2.Client):
-    """Neither logs, pages and commands nor the stored records contain it."""
+    """A password in an error is masked in logs, pages, commands and stored records."""
     with siege(*shop.parts, log=20_000):
         task_id = httpx2.post(f"{shop.web.url}/orders", params={"name": "fail"}, timeout=30).json()
         shop.worker.command.wait_for("fail failed", seconds=30)
@@ -186,7 +186,7 @@ def test_a_password_in_an_error_is_shown_nowhere(shop: Shop, siege: Siege, opera
 
 @pytest.mark.parametrize("key", ["x", "   ", "changeme"])
 def test_a_key_that_can_be_guessed_starts_nothing(shop: Shop, siege: Siege, key: str):
-    """The process ends with one line that names the cure; those with a good key go on."""
+    """`run prod` ends with one line about a guessable SECRET_KEY, and other processes go on."""
     with siege(*shop.parts):
         environment = {**shop.environment, "SECRET_KEY": key, "DEBUG_ACCESS_TOKEN": TOKEN}
         done = run_vibetuner("run", "prod", "frontend", folder=shop.folder, **environment)

@@ -1,4 +1,4 @@
-"""The code blocks of a page, and what is said of them."""
+"""The code blocks of a page, and their notes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ FENCE = re.compile(
 NOTE = re.compile(r"<!-- (?P<note>[^>]*) -->\n+\Z")
 FILE = re.compile(r"(?:#|\{#|<!--) (?P<path>(?:src|tests)/\S+)")
 
-# What differs from run to run.
+# Patterns of what differs from run to run.
 CHANGING = {
     r"\x1b\[[\d;]*m": "",
     r"\b[0-9a-f]{8,}(…|\b)": "ID",
@@ -38,7 +38,7 @@ CHANGING = {
 
 @dataclass(frozen=True)
 class Block:
-    """A fenced block: its language, its text, and the comment that stands right above it."""
+    """A fenced block: its language, its text, and the comment right above it."""
 
     page: Path
     line: int
@@ -49,23 +49,23 @@ class Block:
 
     @property
     def file(self) -> str | None:
-        """The path that the first line names: such a block is a file."""
+        """Return the path that the first line names; a block with a path is a file."""
         found = FILE.match(self.text)
         return found["path"] if found else None
 
     @property
     def why_not_run(self) -> str | None:
-        """The reason that the page gives for leaving it alone."""
+        """Return the reason that the page gives for not running the block."""
         return self.note.removeprefix("not run: ") if self.note.startswith("not run: ") else None
 
     @property
     def place(self) -> str:
-        """Page and line, as an error names them."""
+        """Return page and line, as an error names them."""
         return f"{self.page.relative_to(ROOT)}:{self.line}"
 
 
 def read_blocks(page: Path) -> list[Block]:
-    """The blocks of a page in order; a ``text`` block is the output of the one before it."""
+    """Return the blocks of a page in order; a ``text`` block is the output of the one before it."""
     blocks: list[Block] = []
     for block in _fences(page):
         last = blocks[-1] if blocks else None
@@ -85,9 +85,9 @@ def _fences(page: Path) -> Iterator[Block]:
 
 
 def differs(expected: str, found: str) -> str | None:
-    """Return a page's promise beside what came; None when they agree.
+    """Return the expected and the actual output if they differ, else None.
 
-    Times, ids and the like count for nothing, and ``...`` stands for whatever came.
+    Times, ids and the like are ignored, and ``...`` matches any text.
 
     >>> differs("12:00:01 INFO done in 4.2 s\\n", "09:30:00 INFO done in 12 ms\\n")
     >>> differs("first\\n...\\nlast\\n", "first\\nsecond\\nlast\\n")
@@ -102,7 +102,7 @@ def differs(expected: str, found: str) -> str | None:
 
 
 def settled(text: str) -> str:
-    """A text without what changes from run to run."""
+    """Return a text without the values that change from run to run."""
     for pattern, name in CHANGING.items():
         text = re.sub(pattern, name, text)
     return text.strip()

@@ -1,7 +1,7 @@
-"""Plays a page in its project: a worker runs, scripts and commands take their turns.
+"""Plays a page in its project, where scripts and commands run one by one beside a worker.
 
-Run as a program in the project's folder, with a file for the report, a port for its web app, and
-the page's steps as JSON; writes into the file what each of them has printed, as JSON.
+It is run as a program in the project's folder. Its arguments are a file for the report, a port for
+the web app, and the page's steps as JSON. The report holds the output of each step, as JSON.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ from vibetuner.project import project_info
 from vibetuner.tasks.registry import check_tasks, import_tasks
 from vibetuner.tasks.worker import get_worker
 
-# As a person types it, and as it runs here: in the environment that is there already.
+# A command as a person types it, and as it runs here, in the existing environment.
 STARTS = {"uv run vibetuner": f"{sys.executable} -m vibetuner", "uv run pytest": "pytest"}
 ENVIRONMENT = {**os.environ, "COLUMNS": "120", "NO_COLOR": "1"}
-# By its path: here, `tests` are those of the page's project.
+# Loaded by its path, since `tests` is the folder of the page's project here.
 wait_until = runpy.run_path(str(Path(__file__).parents[1] / "waiting.py"))["wait_until"]
 
 
 async def play(steps: list[dict[str, str]], port: str) -> list[dict[str, Any]]:
-    """Run the steps in order, beside a worker; what a script names, the next one knows."""
+    """Run the steps in order, beside a worker; the names of one script are known to the next."""
     check_project()
     worker, names, seen = get_worker(), {"__name__": "page", "__builtins__": __builtins__}, []
     shell = Shell(port)
@@ -56,7 +56,7 @@ async def play(steps: list[dict[str, str]], port: str) -> list[dict[str, Any]]:
 
 
 async def run(step: dict[str, str], names: dict[str, Any], shell: Shell) -> dict[str, Any]:
-    """Run one step in the way that the page asks for."""
+    """Run one step in the way that the page's note asks for."""
     if step["language"] == "python":
         return await run_script(step, names)
     runs_on = step["note"].startswith("terminal")
@@ -111,7 +111,7 @@ class Shell:
         return {"output": output, "error": error}
 
     def leave_running(self, step: dict[str, str]) -> dict[str, Any]:
-        """Start a block and wait until the last line that the page shows has come."""
+        """Start a block, and wait for the last line that the page shows."""
         log = Path(f"terminal-{len(self._running)}.log")
         command = f"exec {self._here(step['text']).strip()} --port {self._port}"
         with log.open("wb") as file:
@@ -131,7 +131,7 @@ class Shell:
         return {"output": step["output"], "error": None}
 
     def close(self) -> None:
-        """End what runs."""
+        """End the running blocks."""
         for process in self._running:
             process.send_signal(signal.SIGINT)
         for process in self._running:

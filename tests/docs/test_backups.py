@@ -1,4 +1,4 @@
-"""The page on backups is typed: what is dumped comes back, into servers of the test's own."""
+"""The commands on the page about backups restore what they dump, on servers of the test."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ LINES = [block.text for block in read_blocks(PAGE) if block.language == "bash"]
 
 
 def type_lines(folder: Path, word: str, *, port: int = 6379, **variables: str) -> str:
-    """Type those lines of the block that ``word`` stands in; returns what they print."""
+    """Run those lines of the block that contain ``word``, and return their output."""
     [text] = [text for text in LINES if word in text]
     if word in {"pg_dump", "--rdb"}:  # they stand in one block, for two servers
         text = "\n".join(line for line in text.splitlines() if re.search(rf"mkdir|{word}", line))
@@ -57,7 +57,7 @@ def type_lines(folder: Path, word: str, *, port: int = 6379, **variables: str) -
 
 @contextmanager
 def redis(folder: Path, port: int) -> Iterator[str]:
-    """A server that keeps what it holds, as in production."""
+    """Run a redis-server that keeps its data, as in production."""
     options = (
         "--port",
         str(port),
@@ -82,14 +82,14 @@ def redis(folder: Path, port: int) -> Iterator[str]:
 
 
 def shut_down(port: int) -> None:
-    """End what the page has started in the background, where its lines went wrong."""
+    """Shut down the server that the page's lines have started, if they failed."""
     command = ["redis-cli", "-p", str(port), "shutdown", "nosave"]
     subprocess.run(command, capture_output=True, check=False)
 
 
 @pytest.mark.skipif(shutil.which("redis-server") is None, reason="redis-server is not installed")
 async def test_tasks_come_back_with_the_dump_of_redis(tmp_path: Path, stand_in, settings: Settings):
-    """They wait in it, and a worker runs them afterwards."""
+    """Tasks that wait in a dump of Redis are run by a worker after it is restored."""
     stand_in()
     data, port = tmp_path / "redis", free_port()
     data.mkdir()
@@ -125,7 +125,7 @@ async def test_tasks_come_back_with_the_dump_of_redis(tmp_path: Path, stand_in, 
 
 
 def test_tables_come_back_with_the_dump_of_postgresql(tmp_path: Path):
-    """Rows that were added since are gone, and those that were deleted are there."""
+    """Rows that were deleted since the dump of PostgreSQL are there again after it is restored."""
     if shutil.which("pg_dump") is None:
         pytest.skip("PostgreSQL is not installed")
     with running_postgres() as (url, _):
@@ -145,7 +145,7 @@ def test_tables_come_back_with_the_dump_of_postgresql(tmp_path: Path):
 
 @pytest.mark.skipif(shutil.which("sqlite3") is None, reason="sqlite3 is not installed")
 def test_tables_come_back_with_the_copy_of_sqlite(tmp_path: Path):
-    """While another connection writes ahead, as the app's do."""
+    """A copy of a SQLite file in WAL mode restores what was deleted since the copy."""
     file = tmp_path / "app.db"
     url = f"sqlite+aiosqlite:///{file}"
     (tmp_path / "backup").mkdir()
@@ -166,7 +166,7 @@ def test_tables_come_back_with_the_copy_of_sqlite(tmp_path: Path):
 
 
 def test_the_embedded_servers_come_back_with_their_folder(tmp_path: Path):
-    """Documents of MongoDB, after both servers were stopped."""
+    """A copy of the folder of the embedded MongoDB restores its documents."""
     root = write_shop(tmp_path / "shop")
     (root / "backup").mkdir()
     with notes_of(root) as notes:
@@ -180,7 +180,7 @@ def test_the_embedded_servers_come_back_with_their_folder(tmp_path: Path):
 
 @contextmanager
 def notes_of(root: Path) -> Iterator[Collection[dict[str, Any]]]:
-    """A collection of the embedded server, which is started and stopped."""
+    """Yield a collection of the embedded MongoDB, which is started and then stopped."""
     with join(root, ["mongodb"], command="pytest") as lease:
         with MongoClient[dict[str, Any]](lease.urls["mongodb"]) as client:
             yield client["app"]["notes"]

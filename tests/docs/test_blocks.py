@@ -1,4 +1,4 @@
-"""Each page's code runs: its files make a project, its scripts and commands are played in it."""
+"""The code of each page runs: its files make a project, in which its commands are run."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from vibetuner.testing import name_database
 TEMPLATE = ROOT / "template" / "src" / "{{ package_name }}"
 PLAY = Path(__file__).with_name("play.py")
 TUTORIAL = ROOT / "docs" / "tutorial.md"
-# A page in which something runs; the tutorial is played from its first command to its last.
+# The pages with code that runs; test_tutorial.py follows the tutorial.
 PLAYED = [
     page
     for page in PAGES
     if page != TUTORIAL
     and any(b.language in {"python", "bash"} and not b.why_not_run for b in read_blocks(page))
 ]
-# A page that shows a file of a project.
+# The pages that show files of a project.
 WITH_FILES = [
     page for page in PAGES if any(b.file and b.language == "python" for b in read_blocks(page))
 ]
@@ -54,7 +54,7 @@ ISORT = "[lint.isort]\nknown-first-party = {}\n"
 def test_the_code_of_a_page_runs_and_prints_what_the_page_says(
     page: Path, servers: Lease, tmp_path: Path
 ):
-    """Against a real queue and a real document server, with a worker beside it."""
+    """A page's code runs on real servers beside a worker, and prints what the page shows."""
     blocks = [block for block in read_blocks(page) if not block.why_not_run]
     write_files(tmp_path / "project", blocks)
     steps = [b for b in blocks if not b.file and b.language in {"python", "bash"}]
@@ -72,7 +72,10 @@ def test_the_code_of_a_page_runs_and_prints_what_the_page_says(
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_a_block_that_does_not_run_says_why(page: Path):
-    """Python and shell run, or the page gives the reason in a comment; other blocks are no code."""
+    """Each block of Python and shell runs, or its page gives the reason in a comment.
+
+    Every block names its language, and no page but the tutorial shows a file twice.
+    """
     blocks = read_blocks(page)
     fences = sum(line.lstrip().startswith("```") for line in page.read_text("utf-8").splitlines())
 
@@ -85,9 +88,9 @@ def test_a_block_that_does_not_run_says_why(page: Path):
 
 @pytest.mark.parametrize("page", WITH_FILES, ids=lambda page: page.stem)
 def test_the_files_of_a_page_pass_a_projects_own_lint(page: Path, tmp_path: Path):
-    """Whoever copies them into a generated project has nothing to mend; examples may print.
+    """The Python files of a page pass the lint and the format of a generated project.
 
-    A project's mypy is strict, so what they define is annotated.
+    Functions are annotated, as a project's mypy is strict; examples may print.
     """
     blocks = [b for b in read_blocks(page) if b.file and b.language == "python"]
     write_files(tmp_path, blocks)
@@ -108,7 +111,7 @@ def projects_lint() -> str:
 
 
 def write_files(project: Path, blocks: list[Block]) -> None:
-    """Make a project of the page's files, and of what it leaves unsaid."""
+    """Write a project of the page's files, and of defaults for what the page leaves out."""
     files = {block.file: block.text for block in blocks if block.file}
     package = next((name.split("/")[1] for name in files if name.startswith("src/")), "app")
     source = f"src/{package}"
@@ -126,7 +129,7 @@ def write_files(project: Path, blocks: list[Block]) -> None:
 
 
 def tune(files: dict[str, str], package: str) -> str:
-    """A tune.py that lists what the page's files hold."""
+    """Return a tune.py that lists the tasks and routes of the page's files."""
     imports, tasks, routes = [], [], []
     for name, text in files.items():
         if not name.startswith(f"src/{package}/") or not name.endswith(".py"):
@@ -150,7 +153,7 @@ def tune(files: dict[str, str], package: str) -> str:
 
 
 def task_names(text: str) -> Iterator[str]:
-    """The functions that a file makes tasks of."""
+    """Yield the names of the functions that a file declares as tasks."""
     for node in ast.parse(text).body:
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             names = {ast.unparse(item).split("(")[0].split(".")[-1] for item in node.decorator_list}
@@ -161,8 +164,8 @@ def task_names(text: str) -> Iterator[str]:
 def play(
     page: Path, folder: Path, steps: list[Block], servers: Lease
 ) -> tuple[list[dict[str, str | None]], str]:
-    """Play the steps in a process of their own; what they printed, and what the log says."""
-    told = [
+    """Play the steps in a process of their own; return their report and the log."""
+    passed = [
         {
             "language": s.language,
             "text": s.text,
@@ -176,7 +179,7 @@ def play(
         f"import runpy; runpy.run_path({str(PLAY)!r}, run_name='__main__')",
         str(folder / "report.json"),
         str(free_port()),
-        json.dumps(told),
+        json.dumps(passed),
         folder=folder / "project",
         seconds=300,
         REDIS_URL=servers.urls["redis"],
@@ -190,7 +193,7 @@ def play(
 
 
 def run_its_tests(project: Path) -> None:
-    """The tests that a page shows pass, with nothing running."""
+    """Assert that all tests that a page shows pass without a running process."""
     if not (project / "tests").is_dir():
         return
     ended = run_pytest("--override-ini=pythonpath=src", "tests", folder=project)

@@ -1,4 +1,4 @@
-"""The page on migrations: Beanie's command runs its example on the embedded MongoDB."""
+"""The migration on the page about migrations, run by Beanie on the embedded MongoDB."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ LINE = next(text for text in BLOCKS if "beanie migrate" in text).removeprefix("u
 
 
 def test_a_migration_runs_in_a_transaction_of_the_embedded_mongodb(servers: Lease, tmp_path: Path):
-    """Forward and backward, without ``--no-use-transaction``."""
+    """Beanie migrates a document forward and backward, with its default transaction."""
     folder = tmp_path / "src" / "app" / "mongo_migrations"
     folder.mkdir(parents=True)
     (folder / "20261127000000_rename_title.py").write_text(EXAMPLE, encoding="utf-8")

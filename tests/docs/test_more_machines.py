@@ -49,7 +49,7 @@ COMPOSE = {name: one for name, one in documents() if "services" in one}
 
 
 def test_each_file_of_the_pages_is_read_here():
-    """Each has a known name and kind."""
+    """Each YAML document on the pages has a known file name, kind and API version."""
     names = dict.fromkeys(name for name, _ in documents())
     assert sorted(names) == sorted(
         [*COMPOSE, "shop.yaml", "redis.yaml", "valkey.yaml", "databases.yaml"]
@@ -63,7 +63,7 @@ def test_each_file_of_the_pages_is_read_here():
 
 @pytest.mark.parametrize("name", ["compose.cluster.yml", "compose.mongo.yml"])
 def test_the_compose_files_are_valid(tmp_path: Path, name: str):
-    """They fit the specification's schema, and use the secrets that the page writes."""
+    """Each Compose file fits the schema, and uses only secrets and volumes that exist."""
     (tmp_path / name).write_text(yaml.safe_dump(COMPOSE[name]))
     assert check_schema("vendor.compose-spec", tmp_path / name).startswith("ok")
     made = set(re.findall(r"> (secrets/\w+)", PAGE))
@@ -91,7 +91,10 @@ def pods() -> Iterator[tuple[str, dict[str, Any], set[str]]]:
 def test_a_pod_has_the_volumes_it_mounts_and_hides_no_token(
     name: str, pod: dict[str, Any], volumes: set[str]
 ):
-    """The service account's token is below /run."""
+    """Each pod runs as non-root, defines the volumes that it mounts, and covers nothing in /run.
+
+    The service account's token is below /run.
+    """
     assert pod["securityContext"]["runAsNonRoot"] is True, name
     for container in pod["containers"]:
         places = {mount["name"]: mount["mountPath"] for mount in container["volumeMounts"]}
@@ -100,7 +103,7 @@ def test_a_pod_has_the_volumes_it_mounts_and_hides_no_token(
 
 
 def test_selectors_match_their_pods():
-    """Kubernetes reports no error if a selector matches nothing."""
+    """Each selector matches a pod's labels; Kubernetes would not report a mismatch."""
     labels = [
         one["spec"]["template"]["metadata"]["labels"]
         for one in KUBERNETES
@@ -114,7 +117,7 @@ def test_selectors_match_their_pods():
 
 
 def test_the_scripts_of_the_pods_are_shell_and_read_what_the_secret_has():
-    """`sh -n` accepts them, and they name keys of the secret."""
+    """`sh -n` accepts each script, and the scripts read only keys of the secret."""
     scripts = [
         text
         for one in KUBERNETES
@@ -135,7 +138,7 @@ def test_the_scripts_of_the_pods_are_shell_and_read_what_the_secret_has():
 
 
 def test_the_databases_urls_can_be_read():
-    """The drivers parse them."""
+    """The drivers of MongoDB and PostgreSQL parse the URLs on the page."""
     found = re.findall(r"^((?:mongodb|postgresql)\S+)$", PAGE, re.MULTILINE)
     assert len(found) == 3
     for url in found:

@@ -1,4 +1,4 @@
-"""All of the code is in the documentation: settings, commands, events, modules, messages."""
+"""The reference covers all of the code: settings, commands, events, modules, messages."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ IMPORT = re.compile(r"^\s*from (vibetuner[\w.]*) import", re.MULTILINE)
 CELL = re.compile(r"^\| `([^`]+)` \|", re.MULTILINE)
 
 
-def test_the_tables_of_the_reference_are_what_the_code_says():
-    """Settings, commands, events, log lines, decisions, modules' pages: `just docs` writes them."""
+def test_the_tables_of_the_reference_agree_with_the_code():
+    """`docs_tables.py --check` finds no table that differs from the code."""
     check = [sys.executable, "scripts/docs_tables.py", "--check"]
     checked = subprocess.run(check, cwd=ROOT, capture_output=True, text=True, check=False)
 
@@ -29,21 +29,21 @@ def test_the_tables_of_the_reference_are_what_the_code_says():
 
 
 def test_every_setting_is_documented():
-    """By the name that is typed."""
+    """The page of the settings has a row for each field of Settings."""
     page = (DOCS / "reference" / "settings.md").read_text("utf-8")
 
     assert [n.upper() for n in Settings.model_fields if f"| `{n.upper()}` |" not in page] == []
 
 
 def test_a_new_projects_env_file_lists_every_setting_in_the_order_of_the_code():
-    """Whoever adds a setting and forgets the file, or its place in it, is told here."""
+    """The template's .env.example lists every setting in the order of the class Settings."""
     example = (ROOT / "template" / ".env.example").read_text(encoding="utf-8")
     listed = re.findall(r"^([A-Z_]+)=", example, re.MULTILINE)
     assert listed == [name.upper() for name in Settings.model_fields]
 
 
 def test_every_command_is_documented():
-    """A command is what `vibetuner --help` leads to, group by group."""
+    """The page of the commands has a section for each command that `--help` leads to."""
     page = (DOCS / "reference" / "commands.md").read_text("utf-8")
     found = set(commands("vibetuner"))
 
@@ -52,7 +52,10 @@ def test_every_command_is_documented():
 
 
 def test_every_event_and_log_line_is_documented():
-    """Counted in the sources in another way than the table is written."""
+    """Each event and log line in the sources is on the page of events.
+
+    The test finds them in another way than the script that writes the table.
+    """
     page = (DOCS / "reference" / "events.md").read_text("utf-8")
     sources = [path.read_text("utf-8") for path in (ROOT / "runtime/src").rglob("*.py")]
     sources += [path.read_text("utf-8") for path in (ROOT / "template").rglob("*.py*")]
@@ -71,7 +74,7 @@ def test_every_event_and_log_line_is_documented():
 
 
 def test_every_module_that_people_import_has_a_page():
-    """Every module that the documentation or a generated project imports is public."""
+    """Each module that a page or a generated project imports has a page in the reference."""
     sources = [block.text for page in PAGES for block in read_blocks(page)]
     sources += [path.read_text("utf-8") for path in (ROOT / "template").rglob("*.py*")]
     imported = {name for source in sources for name in IMPORT.findall(source)}
@@ -82,7 +85,7 @@ def test_every_module_that_people_import_has_a_page():
 
 
 def test_a_modules_page_shows_its_declarations_on_a_git_host_too():
-    """Each page is plain Markdown: signatures, parameters with their defaults, errors."""
+    """A module's page shows signatures, parameters, defaults and errors as plain Markdown."""
     pages = {path.stem: path.read_text("utf-8") for path in MODULES.glob("*.md")}
     robust = pages["vibetuner.tasks.robust"]
 
@@ -92,8 +95,8 @@ def test_a_modules_page_shows_its_declarations_on_a_git_host_too():
     assert "\n- `TypeError, ValueError`: a parameter has a wrong type" in robust
 
 
-def test_the_messages_that_the_help_page_quotes_are_said_by_the_code():
-    """Somebody who searches for what a command said must find it."""
+def test_the_messages_on_the_troubleshooting_page_are_in_the_code():
+    """Each message that the troubleshooting page quotes is a text in the code."""
     page = (DOCS / "how-to" / "troubleshooting.md").read_text("utf-8")
     said = [text for path in (ROOT / "runtime/src").rglob("*.py") for text in texts(path)]
     quoted = [cell for cell in CELL.findall(page) if "…" in cell or " " in cell]
@@ -103,7 +106,7 @@ def test_the_messages_that_the_help_page_quotes_are_said_by_the_code():
 
 
 def commands(*path: str) -> Iterator[str]:
-    """Every command below a group, as the help lists it."""
+    """Yield every command below a group, as the help lists it."""
     shown = CliRunner().invoke(app, [*path[1:], "--help"]).stdout
     _, found, listed = shown.partition("Commands:\n")
     if not found:
@@ -113,7 +116,7 @@ def commands(*path: str) -> Iterator[str]:
 
 
 def texts(path: Path) -> Iterator[str]:
-    """The string constants of a file; what is filled in is left out as ``…``."""
+    """Yield the string constants of a file, with ``…`` for each value that is filled in."""
     for node in ast.walk(ast.parse(path.read_text("utf-8"))):
         if isinstance(node, ast.Constant) and isinstance(node.value, str):
             yield re.sub(r"%[sdg]", "…", node.value)

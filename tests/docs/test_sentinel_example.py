@@ -1,4 +1,4 @@
-"""The Sentinels of docs/how-to/deploy.md: three folders stand for the three machines."""
+"""The Sentinel example of docs/how-to/deploy.md, in three folders instead of three machines."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ URL = re.search(r"```text\n(redis\+sentinel://\S+)\n```", SECTION)
 
 @pytest.fixture
 def machines(tmp_path: Path) -> Iterator[list[tuple[int, int]]]:
-    """The ports of each machine's server and Sentinel, which run as the page has it."""
+    """Run each machine's server and Sentinel as the page does; yield their ports."""
     assert SECRETS is not None
     assert COMPOSE is not None
     services = yaml.safe_load(COMPOSE[1])["services"]
@@ -67,7 +67,7 @@ def machines(tmp_path: Path) -> Iterator[list[tuple[int, int]]]:
 
 
 def written(part: str, variables: dict[str, str], folder: Path, name: str) -> str:
-    """Return a part of a command as Compose has it, in a container of this folder's."""
+    """Return a part of a command as Compose passes it, with paths of this folder."""
 
     def value(match: re.Match[str]) -> str:
         default = (match[2] or "").removeprefix(":-")
@@ -81,7 +81,7 @@ def written(part: str, variables: dict[str, str], folder: Path, name: str) -> st
 
 @pytest.mark.slow
 def test_the_example_is_three_servers_that_follow_each_other(machines: list[tuple[int, int]]):
-    """And the URL of the page leads to the primary."""
+    """Both replicas of the example follow the primary, and the page's URL leads to it."""
     assert URL is not None
     url = URL[1]
     for number, (_, sentinel) in enumerate(machines, 1):
@@ -107,7 +107,7 @@ def known(port: int) -> tuple[int, int]:
 
 
 def test_the_compose_file_is_valid(tmp_path: Path):
-    """By the specification's schema; and the schema would notice."""
+    """The Compose file fits the specification's schema, which would report a wrong key."""
     assert COMPOSE is not None
     file = tmp_path / "compose.redis.yml"
     file.write_text(COMPOSE[1])
@@ -119,7 +119,7 @@ def test_the_compose_file_is_valid(tmp_path: Path):
 
 @pytest.mark.parametrize("page", ["deploy.md", "more-machines.md", "scaling.md"])
 def test_every_url_of_redis_can_be_read(page: str):
-    """As REDIS_URL would be."""
+    """Each Redis URL on the pages can be parsed as REDIS_URL."""
     text = (ROOT / "docs/how-to" / page).read_text(encoding="utf-8")
     found = re.findall(r"\b(?:rediss?(?:\+\w+)?://[^\s`'\"()…]+)", text)
     urls = [url for url in found if "$" not in url and "@" in url]

@@ -1,4 +1,4 @@
-"""The built documentation: nothing missing, nothing dangling, nothing from elsewhere."""
+"""The built documentation: no missing page, no dangling link, and nothing from elsewhere."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Page(HTMLParser):
         self.feed(path.read_text(encoding="utf-8"))
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        """Remember what the tag names."""
+        """Record the ids, links and files that a tag names."""
         values: dict[str, Any] = dict(attrs)
         self.ids |= {values[name] for name in ("id", "name") if values.get(name)}
         if tag == "a" and values.get("href"):
@@ -43,7 +43,7 @@ class Page(HTMLParser):
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> dict[Path, Page]:
-    """Every page, built strictly: a warning is an error."""
+    """Build the documentation strictly, and return its pages by their paths."""
     pytest.importorskip("material", reason="run with:  uv run --group docs pytest")
     folder = tmp_path_factory.mktemp("site")
     built = subprocess.run(
@@ -55,12 +55,15 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> dict[Path, Page]:
         check=False,
     )
     assert built.returncode == 0, built.stdout + built.stderr
-    # Its links are made for a server that answers at the root.
+    # The links of 404.html are made for a server that answers at the root.
     return {path: Page(path) for path in folder.rglob("*.html") if path.name != "404.html"}
 
 
 def test_every_link_within_the_site_leads_to_a_page_and_a_place_on_it(site: dict[Path, Page]):
-    """Also those that MkDocs doesn't look at: in tables, in docstrings, in the navigation."""
+    """Each link within the site leads to a page and an anchor that exist.
+
+    MkDocs doesn't check links in tables, docstrings and the navigation.
+    """
     dangling = [
         f"{path.name}: {link}"
         for path, page in site.items()
@@ -72,7 +75,7 @@ def test_every_link_within_the_site_leads_to_a_page_and_a_place_on_it(site: dict
 
 
 def test_the_browser_fetches_nothing_from_anybody_else(site: dict[Path, Page]):
-    """No font, no script, no picture from a server that is not ours."""
+    """No page fetches a font, script or picture from another server."""
     assert {address for page in site.values() for address in page.fetched} != set()
     assert [
         f"{path.name}: {address}"
@@ -82,8 +85,8 @@ def test_the_browser_fetches_nothing_from_anybody_else(site: dict[Path, Page]):
     ] == []
 
 
-def test_what_a_module_hands_out_stands_on_its_page(site: dict[Path, Page]):
-    """Functions and classes; constants are spoken of where they are used."""
+def test_each_public_name_of_a_module_is_on_its_page(site: dict[Path, Page]):
+    """Each public function and class of a documented module has an anchor on its page."""
     pages = {path.stem: page for path, page in site.items() if path.parent.name == "modules"}
     missing = [
         f"{name}.{item}"
@@ -97,13 +100,13 @@ def test_what_a_module_hands_out_stands_on_its_page(site: dict[Path, Page]):
     assert missing == []
 
 
-def test_a_bar_in_a_table_is_a_bar_on_the_page(site: dict[Path, Page]):
-    """GitHub takes a backslash before it away, and MkDocs shows that in code."""
+def test_a_bar_in_a_table_has_no_backslash_on_the_page(site: dict[Path, Page]):
+    """No built page shows the backslash that GitHub needs before a bar in a table."""
     assert [path.name for path in site if "\\|" in path.read_text("utf-8")] == []
 
 
-def test_a_picture_in_words_is_drawn_as_a_picture(site: dict[Path, Page]):
-    """A browser would have to fetch a library first, and from elsewhere, to draw such a block."""
+def test_no_page_needs_a_library_for_a_picture(site: dict[Path, Page]):
+    """No page has a Mermaid block, for which a browser would have to fetch a library."""
     sources = "\n".join(path.read_text("utf-8") for path in (ROOT / "docs").rglob("*.md"))
 
     assert "```mermaid" not in sources
@@ -115,7 +118,7 @@ def is_elsewhere(link: str) -> bool:
 
 
 def leads_somewhere(path: Path, link: str, site: dict[Path, Page]) -> bool:
-    """Return whether the target of a link is there."""
+    """Return whether the target of a link exists."""
     parts = urlsplit(link)
     target = (path.parent / unquote(parts.path)).resolve() if parts.path else path
     if not target.exists():

@@ -1,4 +1,4 @@
-"""Every topic of the guide to background tasks is on these pages."""
+"""The documentation covers every topic of the guide to background tasks."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ TOPICS = {
 
 @pytest.mark.parametrize("topic", TOPICS)
 def test_a_topic_of_the_guide_has_a_page_that_treats_it(topic: str):
-    """The table names it, and the page that it leads to names the thing itself."""
+    """topics.md lists each topic and links to a page that contains its text."""
     rows = dict(ROW.findall((DOCS / "topics.md").read_text("utf-8")))
     assert topic in rows
 
@@ -72,7 +72,7 @@ def test_a_topic_of_the_guide_has_a_page_that_treats_it(topic: str):
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_links_between_the_files_of_the_repository_hold(page):
-    """For whoever reads them as files, README and CONTRIBUTING included."""
+    """Each relative link in a page, README and CONTRIBUTING leads to a file and a heading."""
     text = re.sub(r"```.*?```", "", page.read_text("utf-8"), flags=re.DOTALL)
 
     broken = [
@@ -85,7 +85,7 @@ def test_links_between_the_files_of_the_repository_hold(page):
 
 
 def holds(page, path: str, anchor: str) -> bool:
-    """Return whether a file is there, and the heading on it."""
+    """Return whether a file exists and has a heading with the anchor."""
     target = (page.parent / path).resolve() if path else page
     if not target.exists():
         return False
@@ -93,13 +93,13 @@ def holds(page, path: str, anchor: str) -> bool:
 
 
 def anchors(text: str) -> set[str]:
-    """The anchors of a page's headings, as GitHub and MkDocs both make them."""
+    """Return the anchors of a page's headings, as GitHub and MkDocs both make them."""
     headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
 def test_llms_txt_lists_every_page_that_answers_a_question():
-    """Of the built site, where each page of docs/ is an HTML file of the same name."""
+    """llms.txt lists every how-to page, and each page once, by its name on the built site."""
     text = (DOCS / "llms.txt").read_text("utf-8")
     listed = [target.replace(".html", ".md") for target in re.findall(r"\]\((\S+)\)", text)]
     how_to = {f"how-to/{path.name}" for path in (DOCS / "how-to").glob("*.md")}

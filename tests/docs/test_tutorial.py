@@ -1,4 +1,4 @@
-"""The tutorial, typed from its first command to its last in an empty folder."""
+"""The tutorial, followed from its first command to its last in an empty folder."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from tests.template.conftest import GIT_CONFIG, Repository, write_template
 
 mold, plain = template.mold, template.plain
 
-# What a page shows of one run and the next run has otherwise: ids, and ports that were free.
+# The values of a page that differ in the next run: ids, and free ports.
 OWN = re.compile(r"\b[0-9a-f]{16,}\b|(?<=127\.0\.0\.1:)\d{4,5}\b")
-# The example's own tests: test_check.py has them run in a fresh project.
+# The example's own tests, which tests/template/test_check.py runs in a new project.
 PROVEN_ELSEWHERE = " ".join(
     f"--ignore=tests/test_{name}.py" for name in ("exports", "export_pages", "signup", "webhooks")
 )
@@ -40,13 +40,13 @@ class Terminal:
 
     @property
     def text(self) -> str:
-        """Everything so far."""
+        """Return the output so far."""
         return self.log.read_text(encoding="utf-8", errors="replace")
 
 
 @dataclass
 class Reader:
-    """Somebody who does what the tutorial says, and whose machine has a port 8000 of its own."""
+    """A person who follows the tutorial, on a machine with another port in place of 8000."""
 
     folder: Path
     environment: dict[str, str]
@@ -56,7 +56,7 @@ class Reader:
     mine: dict[str, str] = field(default_factory=dict)
 
     def follow(self, block: Block) -> None:
-        """Save a file, or type a command and compare what comes."""
+        """Save a file, or run a command and compare its output."""
         if block.file:
             (self.folder / block.file).write_text(block.text, encoding="utf-8")
             return
@@ -91,7 +91,7 @@ class Reader:
         return runs[-1]
 
     def run(self, text: str) -> subprocess.CompletedProcess[str]:
-        """A block of shell; where it leads and what it exports holds for the next one."""
+        """Run a block of shell; its folder and exported variables hold for the next block."""
         after = self.folder / ".after"
         ended = subprocess.run(
             ["bash", "-euo", "pipefail", "-c", f'{text}\n(pwd; env -0) > "{after}"'],
@@ -113,9 +113,9 @@ class Reader:
         return ended
 
     def leave_running(self, block: Block) -> None:
-        """Start a command and wait until each line that the page shows has come."""
+        """Start a command, and wait for each line that the page shows."""
         if not (self.folder / ".venv").exists():
-            # The packages from here; the runtime, of the release, is what the command installs.
+            # Lend all packages but the runtime, which the command installs from the release.
             self.mold.lend(self.folder)
         text = self.with_my_values(block.text).strip()
         if text.endswith(STARTS_WEB):
@@ -146,7 +146,7 @@ class Reader:
         return settled(line) in settled(terminal.text.replace(f":{self.port}", ":8000"))
 
     def press_ctrl_c(self) -> None:
-        """End what runs, as a terminal does it: a signal to the whole group."""
+        """End the running commands by a signal to the whole group, as a terminal does."""
         for terminal in self.terminals:
             if terminal.process.poll() is None:
                 os.killpg(terminal.process.pid, signal.SIGINT)
@@ -156,7 +156,7 @@ class Reader:
         self.terminals.clear()
 
     def with_my_values(self, text: str) -> str:
-        """A command as this reader types it: with the ids and ports that they were shown."""
+        """Return a command as this reader types it: with the ids and ports that they were shown."""
         text = OWN.sub(lambda found: self.mine.get(found[0], found[0]), text)
         return text.replace("127.0.0.1:8000", f"127.0.0.1:{self.port}")
 
@@ -166,18 +166,18 @@ class Reader:
 
     @property
     def logs(self) -> str:
-        """The end of what the terminals show."""
+        """Return the end of what the terminals show."""
         return "\n".join(terminal.text[-4000:] for terminal in self.terminals)
 
 
 def own(text: str) -> list[str]:
-    """The ids and ports of a text, in order."""
+    """Return the ids and ports of a text, in order."""
     return [value for value in OWN.findall(text) if value not in {"8000", "11111"}]
 
 
 @pytest.fixture
 def reader(tmp_path: Path, mold: Mold) -> Iterator[Reader]:
-    """A reader with an empty folder, for whom this checkout is the release at GitHub."""
+    """Yield a reader with an empty folder, for whom this checkout is the release at GitHub."""
     github, config = tmp_path / "github", tmp_path / "gitconfig"
     write_template(github)
     environment = clean_environment(GIT_CONFIG_GLOBAL=str(config), GIT_CONFIG_SYSTEM=os.devnull)
@@ -197,7 +197,7 @@ def reader(tmp_path: Path, mold: Mold) -> Iterator[Reader]:
 
 @contextmanager
 def settled_down(reader: Reader) -> Iterator[Reader]:
-    """End what a failed run has left."""
+    """End the processes that a failed run has left."""
     try:
         yield reader
     finally:
@@ -212,7 +212,7 @@ def settled_down(reader: Reader) -> Iterator[Reader]:
 
 @pytest.mark.slow
 def test_the_tutorial_does_what_it_says(reader: Reader):
-    """Every file is saved, every command typed, and what it prints is what the page shows."""
+    """Each file of the tutorial is saved and each command run; its output is that of the page."""
     followed = [block for block in read_blocks(TUTORIAL) if not block.why_not_run]
 
     for block in followed:

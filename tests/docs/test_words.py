@@ -21,7 +21,7 @@ def f():
 
 
 def test_each_fault_is_named_with_its_line(tmp_path: Path):
-    """A docstring's first word, a retired word, a long paragraph."""
+    """The check reports a docstring's first word, a retired word and a long paragraph by line."""
     (tmp_path / "docs").mkdir()
     (tmp_path / "scripts").mkdir()
     shutil.copy(ROOT / "docs" / "glossary.md", tmp_path / "docs")
@@ -47,7 +47,7 @@ def test_each_fault_is_named_with_its_line(tmp_path: Path):
     [("Requeue a message", 0), ("R" * 72, 0), ("R" * 73, 1), ("Requeue a message.", 1)],
 )
 def test_the_hook_refuses_a_subject_that_is_too_long(tmp_path: Path, subject: str, code: int):
-    """And one that ends with a full stop."""
+    """The commit hook refuses a subject of over 72 characters, or one with a full stop."""
     message = tmp_path / "message"
     message.write_text(f"{subject}\n\nThe body may be as long as it likes.\n")
     done = subprocess.run(

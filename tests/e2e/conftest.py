@@ -1,4 +1,4 @@
-"""A freshly generated project, installed and running, and a Chromium that looks at it."""
+"""A newly generated project, installed and running, and a Chromium that shows its pages."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ QUIET = [
 
 @pytest.fixture(scope="session")
 def project(plain: Path, mold: Mold, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The template with every question at its default, installed, and with sign-in."""
+    """Render the template with default answers, install it, and add the sign-in."""
     folder = render(plain, tmp_path_factory.mktemp("e2e") / "my-project")
     mold.lend(folder, lock=True)
     for command in ("uv add --quiet argon2-cffi", "uv run --quiet vibetuner new auth"):
@@ -44,7 +44,7 @@ def project(plain: Path, mold: Mold, tmp_path_factory: pytest.TempPathFactory) -
 
 @pytest.fixture(scope="session")
 def site(project: Path) -> Iterator[Site]:
-    """`just local-all-with-worker` in the project, on a free port."""
+    """Run `just local-all-with-worker` in the project, on a free port."""
     port, log = free_port(), project.parent / "log"
     with log.open("w", encoding="utf-8") as file:
         process = subprocess.Popen(
@@ -68,7 +68,7 @@ def site(project: Path) -> Iterator[Site]:
 
 
 def interrupt(process: subprocess.Popen[str]) -> None:
-    """Ctrl-C reaches every process of the terminal's foreground group."""
+    """Send SIGINT to the whole process group, as Ctrl-C in a terminal does."""
     if process.poll() is None:
         os.killpg(process.pid, 2)
     process.wait(60)
@@ -76,10 +76,10 @@ def interrupt(process: subprocess.Popen[str]) -> None:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[playwright.Browser]:
-    """Headless Chromium: CHROMIUM, one on the PATH, or the one that playwright has fetched.
+    """Start headless Chromium: CHROMIUM, one on the PATH, or the one that playwright fetched.
 
-    It lives no longer than its module: playwright keeps an event loop running, and asyncio's own
-    tests would find it.
+    It is closed with its module: playwright keeps an event loop running, which asyncio's own tests
+    would find.
     """
     executable = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, BROWSERS)), None)
     with playwright.sync_playwright() as engine:
@@ -97,7 +97,7 @@ def browser() -> Iterator[playwright.Browser]:
 
 @pytest.fixture
 def page(browser: playwright.Browser, site: Site) -> Iterator[playwright.Page]:
-    """A tab; the test fails when the page asks another host, or complains in the console."""
+    """Open a tab; fail if its page asks another host, or logs an error to the console."""
     context = browser.new_context(base_url=site.url, viewport={"width": 1280, "height": 800})
     page = context.new_page()
     foreign, complaints = [], []
@@ -111,5 +111,5 @@ def page(browser: playwright.Browser, site: Site) -> Iterator[playwright.Page]:
 
 
 def is_complaint(message: playwright.ConsoleMessage) -> bool:
-    """Chromium notes every answer above 399 as an error; a refusal that is shown is none."""
+    """Return whether a message is an error of the page, other than a response above 399."""
     return message.type == "error" and not message.text.startswith("Failed to load resource")

@@ -1,4 +1,4 @@
-"""An operator in a browser: through the gate, a task watched and aborted, a letter retried."""
+"""An operator in a browser unlocks the dashboard, aborts a task and retries a dead letter."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from vibetuner.testing import name_database
 pytestmark = pytest.mark.slow
 
 TOKEN = "a token that nobody guesses"
-# axe-core need not describe what is in order.
+# axe-core reports violations only.
 OPTIONS = "{resultTypes: ['violations']}"
 JOBS = """
     import asyncio
@@ -80,7 +80,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def site(folder: Path, environment: dict[str, str]) -> Iterator[Site]:
-    """Web app and worker in production, with tasks that ended, one dead, and one that waits."""
+    """Run web app and worker in production, with a finished task and a dead letter."""
     port = free_port()
     with ExitStack() as stack:
         for part, extra in (("frontend", port), ("worker", free_port())):
@@ -105,7 +105,7 @@ def enqueue(folder: Path, environment: dict[str, str], *arguments: str) -> str:
 def test_an_operator_unlocks_watches_aborts_retries_and_locks(
     site: Site, page: playwright.Page, folder: Path, environment: dict[str, str]
 ):
-    """The page moves by itself; nobody reloads."""
+    """The dashboard follows a task without a reload, from its start to the retry of a letter."""
     page.set_default_timeout(60_000)
     assert page.goto("/debug/tasks").status == 404
     page.goto("/_unlock-debug")
@@ -138,8 +138,8 @@ def test_an_operator_unlocks_watches_aborts_retries_and_locks(
     assert page.goto("/debug/tasks").status == 404
 
 
-def test_no_page_keeps_anybody_out(site: Site, page: playwright.Page, axe: str):
-    """axe-core finds nothing serious, and no page is wider than its window."""
+def test_each_page_is_accessible(site: Site, page: playwright.Page, axe: str):
+    """axe-core finds no serious fault on any page, and no page is wider than its window."""
     page.set_default_timeout(60_000)
     page.goto(f"/_unlock-debug?token={TOKEN}")
     pages = ["", "/list", "/cron", "/dead", "/dead/confirm?verb=retry", "/task/nobody"]
@@ -151,7 +151,7 @@ def test_no_page_keeps_anybody_out(site: Site, page: playwright.Page, axe: str):
     ][:3]
     for path in pages:
         page.goto(f"/debug/tasks{path}")
-        # The debugger's world is not under the page's Content-Security-Policy.
+        # The page's Content-Security-Policy does not apply to code from the debugger.
         page.evaluate(f"(() => {{ {axe} }})()")
         for width, scheme in product([390, 1280], ["light", "dark"]):
             page.emulate_media(color_scheme=scheme)
@@ -169,7 +169,10 @@ def test_no_page_keeps_anybody_out(site: Site, page: playwright.Page, axe: str):
 
 
 def test_the_charts_of_a_phone_are_equally_wide(site: Site, page: playwright.Page):
-    """A legend that did not fit beside its caption took a third of the first chart."""
+    """The charts of the dashboard are equally wide on a phone.
+
+    A legend beside a caption once took a third of the first chart.
+    """
     page.goto(f"/_unlock-debug?token={TOKEN}")
     page.set_viewport_size({"width": 390, "height": 850})
     page.goto("/debug/tasks")
@@ -182,7 +185,7 @@ def test_the_charts_of_a_phone_are_equally_wide(site: Site, page: playwright.Pag
 
 @pytest.fixture(scope="module")
 def axe(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """axe-core's script: AXE names the file, else npm fetches it."""
+    """Return axe-core's script, from the file that AXE names or else from npm."""
     if given := os.environ.get("AXE"):
         return Path(given).read_text(encoding="utf-8")
     folder = tmp_path_factory.mktemp("axe")

@@ -1,4 +1,4 @@
-"""The generated project, used as a person uses it."""
+"""The generated project in a browser, used as a person uses it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ DEMO_ORDERS = 10_000
 
 
 def test_an_export_moves_and_its_file_holds_every_order(page: playwright.Page, tmp_path: Path):
-    """Click, watch the bar, download, count."""
+    """An export's bar moves up to its end, and the downloaded file holds every order."""
     page.goto("/")
     card = start_export(page)
 
@@ -42,7 +42,7 @@ def test_an_export_moves_and_its_file_holds_every_order(page: playwright.Page, t
 
 
 def test_an_export_can_be_cancelled(page: playwright.Page, project: Path):
-    """It stops at once, and leaves no half-written file."""
+    """A cancelled export stops at once, and leaves no half-written file."""
     page.goto("/")
     card = start_export(page)
     expect(card).to_contain_text("Running", timeout=10_000)
@@ -57,7 +57,7 @@ def test_an_export_can_be_cancelled(page: playwright.Page, project: Path):
 
 
 def test_a_signup_sends_a_welcome_mail(page: playwright.Page, project: Path):
-    """The mail is in the outbox, addressed, and holds nothing that was typed."""
+    """A sign-up sends a mail to the typed address, which does not contain the typed name."""
     page.goto("/signup")
     page.get_by_label("Name").fill("Ann <b>O'Neill</b>")
     page.get_by_label("Email").fill("Ann@Example.com")
@@ -79,7 +79,7 @@ def test_a_signup_sends_a_welcome_mail(page: playwright.Page, project: Path):
 
 
 def test_the_same_address_signs_up_once(page: playwright.Page):
-    """The form shows that, and keeps what was typed."""
+    """A second sign-up with an address is refused, and the form keeps the address."""
     for _ in range(2):
         page.goto("/signup")
         page.get_by_label("Email").fill("twice@example.com")
@@ -91,7 +91,7 @@ def test_the_same_address_signs_up_once(page: playwright.Page):
 
 
 def test_the_page_works_by_keyboard_alone(page: playwright.Page):
-    """Tab to the button, Enter, Tab to cancel."""
+    """An export can be started and cancelled with Tab and Enter."""
     page.goto("/")
     for _ in range(12):
         page.keyboard.press("Tab")
@@ -107,16 +107,16 @@ def test_the_page_works_by_keyboard_alone(page: playwright.Page):
 
 @pytest.mark.parametrize("path", ["/", "/signup"])
 @pytest.mark.parametrize("width", [360, 1280])
-def test_nothing_sticks_out_at_phone_width(page: playwright.Page, path: str, width: int):
-    """No sideways scrolling, at the width of a small phone and of a desk."""
+def test_no_page_is_wider_than_its_window(page: playwright.Page, path: str, width: int):
+    """No page scrolls sideways, in a window as wide as a small phone or a desktop."""
     page.set_viewport_size({"width": width, "height": 800})
     page.goto(path)
 
     assert page.evaluate("document.documentElement.scrollWidth") <= width
 
 
-def test_it_works_without_javascript(browser: playwright.Browser, site: Site):
-    """Forms post, and the page comes back."""
+def test_an_export_works_without_javascript(browser: playwright.Browser, site: Site):
+    """Without JavaScript, the form starts an export, and a reload shows its end."""
     context = browser.new_context(base_url=site.url, java_script_enabled=False)
     page = context.new_page()
     page.goto("/")
@@ -140,7 +140,7 @@ def start_export(page: playwright.Page) -> playwright.Locator:
 
 
 def watch_bar(card: playwright.Locator) -> list[int]:
-    """The positions that the bar takes until it is gone."""
+    """Return the positions that the bar takes until the export is done."""
     positions: list[int] = []
 
     def is_done() -> bool:

@@ -19,8 +19,11 @@ pytestmark = pytest.mark.slow
 PASSWORD = "correct horse battery"
 
 
-def test_from_a_closed_page_by_mail_to_a_password(page: playwright.Page, project: Path, site: Site):
-    """A link opens the account once, and no script of the page can read the session."""
+def test_sign_in_by_mail_and_then_by_password(page: playwright.Page, project: Path, site: Site):
+    """A mailed link signs in once, and a password afterwards.
+
+    No script can read the session, and signing out reaches the other tab.
+    """
     page.goto("/account")
     page.get_by_label("Email", exact=True).fill("Eve@Example.com")
     page.get_by_role("button", name="Send me a link").click()

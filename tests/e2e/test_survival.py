@@ -34,8 +34,8 @@ DEMO_ORDERS = 10_000
 PATIENCE = 90_000  # milliseconds; the machine may be busy
 
 
-class Sluice:
-    """Holds an export at some numbers of rows until the test lets it go on."""
+class Breakpoints:
+    """Holds an export at some numbers of rows until the test releases it."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -68,11 +68,11 @@ async def _hold(done: int) -> None:
 
 @pytest.fixture(scope="module")
 def slow_project(project: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The generated project; the tests control its exports."""
+    """Copy the generated project, with exports that the tests can hold."""
     folder = tmp_path_factory.mktemp("slow") / project.name
     shutil.copytree(project, folder, ignore=shutil.ignore_patterns(".venv", ".vibetuner"))
     (folder / ".venv").symlink_to(project / ".venv")
-    holds = folder.parent / "sluice"
+    holds = folder.parent / "breakpoints"
     holds.mkdir()
     [tasks] = folder.glob("src/*/tasks/exports.py")
     text = tasks.read_text("utf-8")
@@ -85,16 +85,16 @@ def slow_project(project: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 
 @pytest.fixture
-def sluice(slow_project: Path) -> Iterator[Sluice]:
-    """Open at first, and at the end."""
-    sluice = Sluice(slow_project.parent / "sluice")
-    yield sluice
-    sluice.reset()
+def breakpoints(slow_project: Path) -> Iterator[Breakpoints]:
+    """Yield breakpoints that hold nothing, at the start and after the test."""
+    breakpoints = Breakpoints(slow_project.parent / "breakpoints")
+    yield breakpoints
+    breakpoints.reset()
 
 
 @contextmanager
 def running(folder: Path, *arguments: str) -> Iterator[Command]:
-    """``vibetuner run …`` in a group of its own, killed at the end."""
+    """Run ``vibetuner run dev …`` beside the block, in a process group of its own."""
     log = folder / f"{arguments[0]}.log"
     with log.open("a", encoding="utf-8") as file:
         process = subprocess.Popen(
@@ -117,7 +117,7 @@ def running(folder: Path, *arguments: str) -> Iterator[Command]:
 
 @pytest.fixture(scope="module")
 def worker(slow_project: Path) -> Iterator[Command]:
-    """The worker lives through all of it."""
+    """Run one worker for all tests of the module."""
     with running(slow_project, "worker", "--port", str(free_port())) as command:
         command.wait_for("worker ready", seconds=90)
         yield command
@@ -125,7 +125,7 @@ def worker(slow_project: Path) -> Iterator[Command]:
 
 @pytest.fixture(scope="module")
 def web(slow_project: Path, worker: Command) -> Iterator[int]:
-    """The port of a web process that is shared by the tests that don't kill it."""
+    """Yield the port of a web process for the tests that don't kill it."""
     port = free_port()
     with serving(slow_project, port):
         yield port
@@ -133,14 +133,14 @@ def web(slow_project: Path, worker: Command) -> Iterator[int]:
 
 @contextmanager
 def serving(folder: Path, port: int) -> Iterator[Command]:
-    """A web process at ``port``."""
+    """Run a web process at ``port`` beside the block."""
     with running(folder, "frontend", "--port", str(port)) as command:
         wait_for_http(f"http://127.0.0.1:{port}/health", seconds=90)
         yield command
 
 
 def kill(command: Command) -> None:
-    """Kill it without a goodbye, as the kernel does when memory is short."""
+    """Kill a command and its children by SIGKILL, as the kernel does when memory is short."""
     victims = {*children_of(command.process.pid), command.process.pid}
     for pid in victims:
         with suppress(ProcessLookupError):
@@ -150,7 +150,7 @@ def kill(command: Command) -> None:
 
 @pytest.fixture
 def tab(browser: playwright.Browser) -> Iterator[playwright.Page]:
-    """A tab that counts how often its page was loaded."""
+    """Yield a tab of the browser."""
     context = browser.new_context(viewport={"width": 1280, "height": 800})
     page = context.new_page()
     yield page
@@ -158,7 +158,7 @@ def tab(browser: playwright.Browser) -> Iterator[playwright.Page]:
 
 
 def start_export(tab: playwright.Page, url: str) -> playwright.Locator:
-    """Open the page, start, and wait until the bar moves; returns the export's card."""
+    """Open the page, start an export, and return its card once the bar has moved."""
     tab.goto(url)
     tab.evaluate("window.neverReloaded = true")
     tab.get_by_role("button", name="Start an export").click()
@@ -190,37 +190,41 @@ def ends_well(tab: playwright.Page, card: playwright.Locator, folder: Path) -> N
 
 
 def test_the_web_process_is_killed_in_the_middle_and_started_again(
-    slow_project: Path, worker: Command, tab: playwright.Page, sluice: Sluice
+    slow_project: Path, worker: Command, tab: playwright.Page, breakpoints: Breakpoints
 ):
-    """The bar continues, ends at 100 %, and the download works, without a reload."""
+    """After SIGKILL and a restart of the web process, the bar completes without a reload."""
     port = free_port()
-    sluice.hold_at(2500, 7500)
+    breakpoints.hold_at(2500, 7500)
     with serving(slow_project, port) as web:
         card = start_export(tab, f"http://127.0.0.1:{port}/")
         kill(web)
-    sluice.release(2500)
-    sluice.wait_for(7500)
+    breakpoints.release(2500)
+    breakpoints.wait_for(7500)
     assert bar(card) <= 25
     with serving(slow_project, port):
         wait_until(lambda: bar(card) >= 70, seconds=90, what=card.inner_text)
-        sluice.release(7500)
+        breakpoints.release(7500)
         ends_well(tab, card, slow_project)
 
 
-def test_a_page_that_is_loaded_in_the_middle_shows_the_truth_at_once(
-    web: int, slow_project: Path, tab: playwright.Page, browser: playwright.Browser, sluice: Sluice
+def test_a_page_that_is_loaded_in_the_middle_shows_the_state_at_once(
+    web: int,
+    slow_project: Path,
+    tab: playwright.Page,
+    browser: playwright.Browser,
+    breakpoints: Breakpoints,
 ):
-    """Another browser shows it, too, and both complete."""
-    sluice.hold_at(2500)
+    """A page that is loaded during an export shows its state at once, and both pages complete."""
+    breakpoints.hold_at(2500)
     card = start_export(tab, f"http://127.0.0.1:{web}/")
-    sluice.wait_for(2500)
+    breakpoints.wait_for(2500)
     context = browser.new_context()
     late = context.new_page()
     late.goto(f"http://127.0.0.1:{web}/")
     late.evaluate("window.neverReloaded = true")
     late_card = late.locator(f"#{card.get_attribute('id')}")
     assert bar(late_card) == 25
-    sluice.release(2500)
+    breakpoints.release(2500)
     ends_well(tab, card, slow_project)
     ends_well(late, late_card, slow_project)
     context.close()
@@ -228,20 +232,20 @@ def test_a_page_that_is_loaded_in_the_middle_shows_the_truth_at_once(
 
 @pytest.mark.parametrize("way", ["offline", "wire"])
 def test_the_network_is_cut_and_restored(
-    web: int, slow_project: Path, tab: playwright.Page, sluice: Sluice, way: str
+    web: int, slow_project: Path, tab: playwright.Page, breakpoints: Breakpoints, way: str
 ):
-    """The browser goes offline, or the connections are cut and new ones refused."""
+    """After a browser was offline, or its connections were cut, the bar completes."""
     failed: list[str] = []
     tab.on("requestfailed", lambda request: failed.append(request.failure))
-    sluice.hold_at(2500, 7500)
+    breakpoints.hold_at(2500, 7500)
     with Wire(web) as wire:
         card = start_export(tab, f"http://127.0.0.1:{wire.port}/")
         if way == "offline":
             tab.context.set_offline(True)
         wire.cut()
-        sluice.release(2500)
-        sluice.wait_for(7500)
-        # It has tried to reconnect in vain.
+        breakpoints.release(2500)
+        breakpoints.wait_for(7500)
+        # The browser has tried to reconnect in vain.
         refusal = "ERR_INTERNET_DISCONNECTED" if way == "offline" else "ERR_CONNECTION_REFUSED"
         wait_until(
             lambda: bar(card) and any(refusal in one for one in failed), what=lambda: str(failed)
@@ -250,12 +254,12 @@ def test_the_network_is_cut_and_restored(
         wire.mend()
         tab.context.set_offline(False)
         wait_until(lambda: bar(card) >= 70, seconds=60, what=card.inner_text)
-        sluice.release(7500)
+        breakpoints.release(7500)
         ends_well(tab, card, slow_project)
 
 
 class Wire:
-    """Carries bytes between a browser and a web process, until it is cut."""
+    """A TCP proxy between a browser and a web process, which a test can cut and mend."""
 
     def __init__(self, target: int) -> None:
         self.port = free_port()

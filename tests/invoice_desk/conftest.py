@@ -1,4 +1,4 @@
-"""The invoice desk: a fresh project with what its owner has written, its database and its mail."""
+"""The invoice desk: its project, database, web process, workers and mail server."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ from vibetuner.tasks.worker import TaskWorker
 mold, plain = template.mold, template.plain
 
 APP = Path(__file__).parent / "app"
-# What a project without the example begins with, and the desk does without; and the test of the
-# generated batch, which makes no documents yet.
+# Files of a project without the example that the desk does not need. One is the test of the
+# generated batch, which expects a batch that makes no documents.
 UNUSED = (
     "src/invoice_desk/tasks/count.py",
     "tests/test_home.py",
@@ -36,20 +36,20 @@ UNUSED = (
 
 @dataclass(frozen=True)
 class Desk:
-    """The project, and the variables of its processes."""
+    """The invoice desk's project, and the environment variables of its processes."""
 
     root: Path
     variables: dict[str, str]
 
     def run(self, *arguments: str) -> str:
-        """Return what a command prints."""
+        """Run a command of `vibetuner`, and return its standard output."""
         done = run_vibetuner(*arguments, folder=self.root, **self.variables)
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 
     @contextmanager
     def process(self, *arguments: str, **variables: str) -> Iterator[Command]:
-        """`vibetuner run prod …`."""
+        """Run `vibetuner run prod …` beside the block."""
         log = self.root / f"{arguments[0]}-{free_port()}.log"
         with vibetuner(
             *("run", "prod", *arguments, "--port", str(free_port())),
@@ -61,13 +61,13 @@ class Desk:
 
     @contextmanager
     def worker(self, **variables: str) -> Iterator[Command]:
-        """A worker that is ready."""
+        """Run a worker beside the block, which begins once the worker is ready."""
         with self.process("worker", **variables) as command:
             command.wait_for("worker ready", seconds=60)
             yield command
 
     def sql(self, script: str) -> list[tuple[object, ...]]:
-        """Run statements in the database, and return the rows of one that asks."""
+        """Run SQL statements, and return the rows of a SELECT."""
         path = self.variables["DATABASE_URL"].removeprefix("sqlite+aiosqlite:///")
         with closing(sqlite3.connect(path, timeout=20)) as database:
             if script.startswith("SELECT"):
@@ -76,7 +76,7 @@ class Desk:
         return []
 
     def begin_with(self, invoices: int, due: str = "2099-01-31") -> None:
-        """Empty the tables, but for so many invoices: I-1, I-2, …"""
+        """Empty the tables, and insert the invoices I-1, I-2, … up to a number."""
         values = ", ".join(
             f"('I-{n}', 'Ann Lee', 'ann-{n}@example.com', 1250, '{due}')"
             for n in range(1, invoices + 1)
@@ -99,14 +99,14 @@ class Desk:
                 return (await task.result(timeout=60)).result
 
     def listed(self, what: str, task: str) -> list[dict[str, object]]:
-        """Return the tasks or dead letters of a name."""
+        """Return the tasks or dead letters of a task's name."""
         found = json.loads(self.run(what, "list", "--task", task, "--json"))
         return list(found[what.replace("dead-", "")])
 
 
 @pytest.fixture(scope="session")
 def desk(plain: Path, servers: Lease, tmp_path_factory: pytest.TempPathFactory) -> Desk:
-    """The project, its migration written and run."""
+    """Return the project, with its migration written and run."""
     root = render(plain, tmp_path_factory.mktemp("desk") / "invoice-desk", example=False)
     made = run_vibetuner("new", "batch", "documents", folder=root)
     assert made.returncode == 0, made.stderr
@@ -130,7 +130,7 @@ def desk(plain: Path, servers: Lease, tmp_path_factory: pytest.TempPathFactory) 
 
 @pytest.fixture(scope="session")
 def site(desk: Desk) -> Iterator[Site]:
-    """Its web process."""
+    """Yield the project's web process."""
     port = free_port()
     with vibetuner(
         *("run", "prod", "frontend", "--port", str(port)),
@@ -145,7 +145,7 @@ def site(desk: Desk) -> Iterator[Site]:
 
 @dataclass
 class FlakySmtp(SmtpServer):
-    """Each tenth address is put off once, and ann-7 does not exist."""
+    """An SMTP server that defers each tenth recipient once, and has no mailbox ann-7."""
 
     put_off: set[str] = field(default_factory=set)
     has_refused: bool = False
@@ -165,6 +165,6 @@ class FlakySmtp(SmtpServer):
 
 @pytest.fixture
 async def smtp() -> AsyncIterator[FlakySmtp]:
-    """A mail server that is full of excuses."""
+    """Yield an SMTP server that defers and refuses some recipients."""
     async with running(FlakySmtp()) as server:
         yield server

@@ -1,6 +1,6 @@
-"""A project that is built from the documentation alone, run as its owner runs it.
+"""The invoice desk: a project that is built from the documentation alone, run as by a user.
 
-app/ holds what the owner has written over a fresh project without the example.
+``app/`` holds what its author has written over a new project without the example.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ pytestmark = pytest.mark.slow
 DOCUMENTS = 500
 ROWS = 300
 LAST_ROW = 119
-# The insert of the row after the last one takes for ever, and the end of each row is noted.
+# The insert of the row after LAST_ROW never ends, and a table records each row that is counted.
 TRIGGERS = f"""
     CREATE TABLE noted (row INTEGER);
     CREATE TRIGGER note AFTER UPDATE OF rows ON uploads BEGIN
@@ -50,8 +50,8 @@ TRIGGERS = f"""
 """
 
 
-def test_the_readme_says_what_is_written_by_hand():
-    """The lines of each feature, without those that `vibetuner new` writes; no file is left out."""
+def test_the_readme_counts_the_lines_that_are_written_by_hand():
+    """The README counts each feature's hand-written lines, and lists every file of the app."""
     source = APP / "src" / "invoice_desk"
     generated = draft_batch(Place(APP, "invoice_desk"), Name((), "documents"), outbox=True).files
 
@@ -70,8 +70,8 @@ def test_the_readme_says_what_is_written_by_hand():
     assert counted == {path for path in APP.rglob("*.*") if path.suffix in {".py", ".html"}}
 
 
-def test_it_passes_its_own_check(desk: Desk, mold: Mold, tmp_path: Path):
-    """Format, lint, types, and its tests with the kit."""
+def test_the_desk_passes_its_own_check(desk: Desk, mold: Mold, tmp_path: Path):
+    """The desk passes `just check`: format, lint, types, and its own 15 tests."""
     project = tmp_path / "invoice-desk"
     shutil.copytree(
         desk.root, project, ignore=shutil.ignore_patterns("*.log", "desk.db*", ".vibetuner")
@@ -86,7 +86,7 @@ def test_it_passes_its_own_check(desk: Desk, mold: Mold, tmp_path: Path):
 
 
 async def test_an_import_goes_on_where_its_worker_was_killed(desk: Desk, site: Site):
-    """In the middle of a row; each row is imported and counted once."""
+    """After SIGKILL in the middle of a row, another worker imports and counts each row once."""
     desk.begin_with(invoices=0)
     desk.sql(TRIGGERS)
     try:
@@ -111,7 +111,10 @@ async def test_an_import_goes_on_where_its_worker_was_killed(desk: Desk, site: S
 
 
 async def test_500_documents_are_made_and_mailed_once(desk: Desk, site: Site, smtp: FlakySmtp):
-    """The page hears of it; one task ends the batch; a mail that is put off comes later."""
+    """A batch of 500 documents ends with one task and sends one mail to each customer.
+
+    A deferred mail is retried, and a refused recipient becomes a dead letter.
+    """
     desk.begin_with(DOCUMENTS)
     async with httpx2.AsyncClient(base_url=site.url, timeout=60) as client:
         page = (await client.post("/documents")).text
@@ -139,7 +142,10 @@ async def test_500_documents_are_made_and_mailed_once(desk: Desk, site: Site, sm
 async def test_a_payment_is_booked_once_and_who_has_paid_is_not_reminded(
     desk: Desk, site: Site, smtp: FlakySmtp
 ):
-    """The bank delivers its event twenty times at once; the reminders are run twice, by hand."""
+    """Twenty concurrent deliveries of an event enqueue one task.
+
+    A customer who has not paid receives one reminder, although the reminders run twice.
+    """
     desk.begin_with(invoices=3, due="2020-01-31")
     body = json.dumps({"event": "evt_1", "number": "I-1"}).encode()
     signature = hmac.new(desk.variables["BANK_SECRET"].encode(), body, "sha256").hexdigest()
@@ -167,7 +173,7 @@ async def test_a_payment_is_booked_once_and_who_has_paid_is_not_reminded(
 
 
 async def upload(site: Site, rows: int) -> str:
-    """Upload a file as a form does; return the page that it leads to."""
+    """Upload a file of invoices as a form does, and return the URL of its page."""
     lines = (f"I-{n},Ann Lee,ann-{n}@example.com,1250,2099-01-31" for n in range(1, rows + 1))
     text = "\n".join(["number,customer,email,cents,due", *lines])
     async with httpx2.AsyncClient(base_url=site.url, timeout=60) as client:
@@ -178,14 +184,14 @@ async def upload(site: Site, rows: int) -> str:
 
 @asynccontextmanager
 async def listening(url: str) -> AsyncIterator[AsyncIterator[tuple[str, str]]]:
-    """The events of a stream, by name and data; it is open when the block begins."""
+    """Open an event stream, and yield its events as pairs of name and data."""
     async with httpx2.AsyncClient(timeout=60) as client, client.stream("GET", url) as response:
         assert response.status_code == 200
         yield events_of(response.aiter_lines())
 
 
 async def events_of(lines: AsyncIterator[str]) -> AsyncIterator[tuple[str, str]]:
-    """Parse a stream, up to the event that has the page leave it."""
+    """Yield the events of a stream as pairs, up to its `close` event."""
     name, data = "", []
     async for line in lines:
         field, _, value = line.partition(": ")

@@ -65,7 +65,7 @@ def stand_in(fresh: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ca
 
 @pytest.fixture
 def settings(servers: Lease, tmp_path: Path) -> Iterator[Settings]:
-    """Settings with real servers, and the test's own keys, worker, database and data folder.
+    """Use real servers with the test's own keys, worker, database and data folder.
 
     The process's worker keeps its queue name, so without a worker of its own, a test would see the
     tasks that the previous one left in the queue.
@@ -86,14 +86,14 @@ def settings(servers: Lease, tmp_path: Path) -> Iterator[Settings]:
 
 @pytest.fixture
 def worker(stand_in: Callable[..., Path], settings: Settings) -> TaskWorker:
-    """A worker of the test's own, in a project without declarations."""
+    """Return a worker of the test's own, in a project without declarations."""
     stand_in()
     return TaskWorker(settings)
 
 
 @pytest.fixture
 def environment(servers: Lease) -> dict[str, str]:
-    """Variables of a process that uses the servers, and a queue of the test's own."""
+    """Return the variables of a process that uses the servers and a queue of the test's own."""
     return {
         "REDIS_URL": servers.urls["redis"],
         "REDIS_KEY_PREFIX": f"test-{uuid4().hex[:8]}",
@@ -104,13 +104,13 @@ def environment(servers: Lease) -> dict[str, str]:
 
 @pytest.fixture
 def shop(tmp_path: Path) -> Path:
-    """A project with tasks, routes and an event stream."""
+    """Write a project with tasks, routes and an event stream."""
     return write_shop(tmp_path / "shop")
 
 
 @pytest.fixture
 async def refused_by_sqlite() -> AsyncIterator[None]:
-    """Let aiosqlite's thread tell its loop that it ends, before the test's loop is closed."""
+    """Wait for aiosqlite's thread to end before the test's loop is closed."""
     yield
     name = "_connection_worker_thread"
     await eventually(lambda: not any(name in thread.name for thread in threading.enumerate()))

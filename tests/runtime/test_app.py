@@ -1,4 +1,4 @@
-"""VibetunerApp: what a project declares."""
+"""VibetunerApp, the declaration of a project."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from vibetuner import VibetunerApp
 
 
 def test_a_declaration_is_not_changed_afterwards():
-    """Neither its fields nor the lists in them: who holds it can trust it."""
+    """A declaration can't be changed, and doesn't change with the list that was passed."""
     tasks: list[object] = [print]
     app = VibetunerApp(tasks=tasks, routes=[APIRouter()])
 
@@ -24,7 +24,7 @@ def test_a_declaration_is_not_changed_afterwards():
 
 
 def test_everything_is_optional_and_named():
-    """An empty declaration is a project too; places have no meaning."""
+    """Every declaration is optional, and is passed by keyword."""
     app = VibetunerApp()
 
     assert (app.tasks, app.routes, app.models, app.sql_models) == ((), (), (), ())
@@ -35,7 +35,7 @@ def test_everything_is_optional_and_named():
 
 
 def test_a_lifespan_is_a_function_that_makes_one():
-    """The function is kept, and called when the process starts."""
+    """A lifespan is declared as a function, and the object that it makes is refused."""
 
     @asynccontextmanager
     async def lifespan():
@@ -51,7 +51,7 @@ def test_a_lifespan_is_a_function_that_makes_one():
     "value", ["text", print, None, {1}], ids=["text", "function", "None", "set"]
 )
 def test_what_is_no_list_is_refused_by_name(name: str, value: object):
-    """``tasks=my_task`` is the mistake that everybody makes once."""
+    """A declaration that is no list, such as ``tasks=my_task``, is refused by its name."""
     with pytest.raises(TypeError, match=f"{name}= takes a list, not"):
         VibetunerApp(**{name: value})
 
@@ -79,13 +79,13 @@ def test_what_is_no_list_is_refused_by_name(name: str, value: object):
     ],
 )
 def test_a_value_of_the_wrong_kind_is_refused_by_name(name: str, value: object, words: str):
-    """At import, not at the first visitor's request."""
+    """A declared value of the wrong kind is refused by its name, when tune.py is imported."""
     with pytest.raises(TypeError, match=words):
         VibetunerApp(**{name: value})
 
 
 def test_a_declared_dict_is_not_changed_afterwards():
-    """As with the lists."""
+    """A declared dict doesn't change with the dict that was passed."""
     filters = {"shout": str.upper}
     app = VibetunerApp(template_filters=filters)
 

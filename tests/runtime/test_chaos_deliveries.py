@@ -1,4 +1,4 @@
-"""Webhooks that are delivered often while web processes are taken away: each event runs once."""
+"""Each event of a webhook runs once, though it is delivered often and web processes are killed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,10 @@ from chaos.journal import JOURNAL
 @pytest.mark.process
 @pytest.mark.slow
 async def test_each_event_is_acted_on_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """500 deliveries of 100 events by 10 clients; `just deliveries` makes 100,000 of 20,000."""
+    """A hundred events, delivered 500 times by 10 clients, run once each.
+
+    `just deliveries` makes 100,000 deliveries of 20,000 events.
+    """
     monkeypatch.setenv(JOURNAL, "")  # restored afterwards
     wanted = Wanted(events=100, deliveries=500, clients=10, seed=1)
 
@@ -27,7 +30,7 @@ async def test_each_event_is_acted_on_once(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_an_event_that_ran_twice_is_named():
-    """For people, with what was sent and done."""
+    """The report has the number of deliveries, times and restarts, and names an event run twice."""
     outcome = Outcome(deliveries=3, milliseconds=[1.0, 2.0, 9.0], runs=2, wrong={"evt-7": 2})
     outcome.restarts["killed"] += 1
     assert "3 deliveries" in outcome.text

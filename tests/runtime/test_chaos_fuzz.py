@@ -25,13 +25,13 @@ async def test_a_round_of_the_fuzz_finds_no_fault(tmp_path: Path):
 
 
 def test_the_same_seed_draws_the_same_requests():
-    """A fault can thus be reproduced."""
+    """The same seed makes the same requests, so that a fault can be reproduced."""
     first, second = ([request(Random(7), 80, "c", ["x"]) for _ in range(9)] for _ in range(2))
     assert first == second
 
 
 def test_a_fault_of_each_kind_is_recorded_once():
-    """Numbers in it don't matter."""
+    """Faults that differ only in their numbers are recorded once."""
     found = Found()
     found.fault("500 to b'GET /task/12'", "first")
     found.fault("500 to b'GET /task/13'", "second")

@@ -1,4 +1,4 @@
-"""The ledger of the chaos run, on journals made by hand: each judgement has a sentence."""
+"""The ledger of the chaos run, tested on journals that are written by hand."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ WORKER, OTHER = 100, 200
 
 
 class Journal:
-    """A run written down by hand; ``at`` moves on by a second a line."""
+    """The journal of a run, written by hand; each line is a second later than the last one."""
 
     def __init__(self) -> None:
         self.notes: list[dict[str, Any]] = []
@@ -58,7 +58,7 @@ def letter(cause: str | None, *, tries: int = 1, at: float = 1000.0) -> Letter:
 
 
 def test_a_task_that_ran_to_its_end_is_done(journal: Journal):
-    """The journal has it; no store is asked."""
+    """A task counts as done if the journal has its end, even if no store knows it."""
     journal.accept()
     journal.run(1, "done")
 
@@ -69,7 +69,7 @@ def test_a_task_that_ran_to_its_end_is_done(journal: Journal):
 
 
 def test_a_task_with_a_dead_letter_is_dead(journal: Journal):
-    """And the causes are counted."""
+    """A task with a dead letter counts as dead, and the letter's cause is counted."""
     journal.accept()
     journal.run(1, "raised")
 
@@ -82,7 +82,7 @@ def test_a_task_with_a_dead_letter_is_dead(journal: Journal):
 
 @pytest.mark.parametrize("stored", [Stored(), Stored(results={"a": "aborted"})])
 def test_a_task_that_was_aborted_is_aborted(journal: Journal, stored: Stored):
-    """By the answer to the one who asked, or by what is stored."""
+    """A task counts as aborted by the answer to its abort, or else by its stored result."""
     journal.accept()
     journal.start(1)
     journal.say("abort", id="a", answer="error" if stored.results else "yes")
@@ -92,7 +92,7 @@ def test_a_task_that_was_aborted_is_aborted(journal: Journal, stored: Stored):
 
 
 def test_a_task_without_an_end_is_lost(journal: Journal):
-    """It is listed with the last that was heard of it, and the run is not clean."""
+    """A task without an end counts as lost; its lines are listed, and the run isn't clean."""
     journal.accept()
     journal.start(1)
 
@@ -105,7 +105,7 @@ def test_a_task_without_an_end_is_lost(journal: Journal):
 
 
 def test_a_failure_without_a_dead_letter_is_lost_too(journal: Journal):
-    """It has ended in silence."""
+    """A task that failed without a dead letter counts as lost."""
     journal.accept()
     journal.run(1, "raised")
 
@@ -116,7 +116,7 @@ def test_a_failure_without_a_dead_letter_is_lost_too(journal: Journal):
 
 
 def test_a_task_that_still_waits_is_not_lost_and_not_clean(journal: Journal):
-    """The queue did not come to rest."""
+    """A task that still waits counts as queued, and the run isn't clean."""
     journal.accept()
 
     ledger = judge(journal.notes, Stored(queued=frozenset({"a"})))
@@ -126,7 +126,7 @@ def test_a_task_that_still_waits_is_not_lost_and_not_clean(journal: Journal):
 
 
 def test_an_enqueue_that_raised_promised_nothing(journal: Journal):
-    """Such tasks are counted apart, and can't be lost."""
+    """A task whose enqueue raised is counted apart, and can't be lost."""
     journal.accept("b")
     journal.run(1, "done", name="b")
     journal.say("unknown", id="a", kind="slow")
@@ -141,7 +141,7 @@ def test_an_enqueue_that_raised_promised_nothing(journal: Journal):
 
 
 def test_a_cron_task_is_accepted_when_it_begins(journal: Journal):
-    """Nobody enqueued it; it has a row of its own and can be lost like any other."""
+    """A cron task is accepted when it begins; it has a row of its own and can be lost."""
     journal.start(1, kind="ticking")
 
     ledger = judge(journal.notes, Stored())
@@ -150,7 +150,7 @@ def test_a_cron_task_is_accepted_when_it_begins(journal: Journal):
 
 
 def test_a_task_that_completed_more_than_once_is_counted_and_no_fault(journal: Journal):
-    """A worker that was taken for lost has finished after all."""
+    """A task that two workers completed, one of them frozen meanwhile, is counted as twice."""
     journal.accept()
     journal.fault("freeze", WORKER)
     journal.start(1)
@@ -165,7 +165,7 @@ def test_a_task_that_completed_more_than_once_is_counted_and_no_fault(journal: J
 
 
 def test_a_task_can_be_done_and_have_a_dead_letter(journal: Journal):
-    """It counts as done, and among the tasks with two ends."""
+    """A task that is done and has a dead letter counts as done, and is listed with two ends."""
     journal.accept()
     journal.run(1, "done")
 
@@ -176,7 +176,7 @@ def test_a_task_can_be_done_and_have_a_dead_letter(journal: Journal):
 
 
 def test_a_try_is_burnt_when_a_planned_stop_alone_explains_it(journal: Journal):
-    """The number rose, and nothing but the stop came between the two runs."""
+    """A try counts as burnt if only a planned stop came between two runs."""
     journal.accept()
     journal.start(1)
     journal.fault("stop", WORKER)
@@ -191,7 +191,7 @@ def test_a_try_is_burnt_when_a_planned_stop_alone_explains_it(journal: Journal):
 
 
 def test_a_planned_stop_that_costs_no_try_burns_none(journal: Journal):
-    """The next run has the same number."""
+    """A planned stop burns no try if the next run has the same number."""
     journal.accept()
     journal.start(1)
     journal.fault("stop", WORKER)
@@ -204,7 +204,7 @@ def test_a_planned_stop_that_costs_no_try_burns_none(journal: Journal):
 
 @pytest.mark.parametrize("outcome", ["raised", "timeout"])
 def test_a_failed_try_counts_also_when_its_worker_is_stopped(journal: Journal, outcome: str):
-    """The task's own failure explains the rise."""
+    """A try that failed by itself isn't burnt, although its worker is stopped."""
     journal.accept()
     journal.start(1)
     journal.fault("stop", WORKER)
@@ -217,7 +217,7 @@ def test_a_failed_try_counts_also_when_its_worker_is_stopped(journal: Journal, o
 
 @pytest.mark.parametrize("effect", ["kill", "freeze", "outage"])
 def test_a_lost_worker_explains_a_try(journal: Journal, effect: str):
-    """Killed, frozen, or cut off from Redis."""
+    """A worker that was killed, frozen or cut off from Redis explains a try."""
     journal.accept()
     journal.start(1)
     journal.fault(effect, WORKER)
@@ -230,7 +230,7 @@ def test_a_lost_worker_explains_a_try(journal: Journal, effect: str):
 
 
 def test_a_neighbour_that_kills_the_worker_explains_a_try(journal: Journal):
-    """A poison pill takes all tasks of its process with it."""
+    """A poison pill that kills its worker explains a try of every task there."""
     journal.accept()
     journal.start(1)
     journal.say("suicide", pid=WORKER)
@@ -240,7 +240,7 @@ def test_a_neighbour_that_kills_the_worker_explains_a_try(journal: Journal):
 
 
 def test_the_loss_of_another_worker_explains_nothing(journal: Journal):
-    """It was over when the task was requeued."""
+    """The loss of another worker, before the stop, doesn't explain a try, which counts as burnt."""
     journal.accept()
     journal.start(1)
     journal.fault("kill", OTHER)
@@ -254,7 +254,7 @@ def test_the_loss_of_another_worker_explains_nothing(journal: Journal):
 
 
 def test_a_loss_between_two_runs_may_have_taken_a_try_that_left_no_line(journal: Journal):
-    """A worker can be killed between taking a task up and running it."""
+    """A try without a line is explained by a worker that was killed before the run began."""
     journal.accept()
     journal.fault("kill", WORKER)
     journal.mend()
@@ -264,7 +264,7 @@ def test_a_loss_between_two_runs_may_have_taken_a_try_that_left_no_line(journal:
 
 
 def test_a_stop_between_two_runs_must_not_take_a_try_either(journal: Journal):
-    """The first run has number 2, and all that happened was a stop."""
+    """A try without a line counts as burnt if the only fault before the run was a stop."""
     journal.accept()
     journal.fault("stop", WORKER)
     journal.mend()
@@ -273,8 +273,11 @@ def test_a_stop_between_two_runs_must_not_take_a_try_either(journal: Journal):
     assert judge(journal.notes, Stored()).total.burnt == 1
 
 
-def test_a_rise_for_no_reason_seen_is_counted_apart(journal: Journal):
-    """A busy machine may make a worker look lost; no stop did that."""
+def test_an_unexplained_try_is_counted_apart(journal: Journal):
+    """A try without any fault counts as unexplained, and the run is clean.
+
+    A busy machine may make a worker look lost.
+    """
     journal.accept()
     journal.start(1)
     journal.run(2, "done", pid=OTHER)
@@ -287,7 +290,7 @@ def test_a_rise_for_no_reason_seen_is_counted_apart(journal: Journal):
 
 
 def test_a_task_that_is_buried_because_of_a_stop_has_burnt_a_try(journal: Journal):
-    """There is no next run to show it; the dead letter does."""
+    """A dead letter of a task that was only stopped shows a burnt try."""
     journal.accept()
     journal.start(1)
     journal.fault("stop", WORKER)
@@ -301,7 +304,7 @@ def test_a_task_that_is_buried_because_of_a_stop_has_burnt_a_try(journal: Journa
 
 @pytest.mark.parametrize("cause", [None, "", "bad luck"])
 def test_a_dead_letter_must_name_a_cause_that_is_one(journal: Journal, cause: str | None):
-    """Others are counted by the task's id."""
+    """A dead letter without a known cause is listed by the task's id."""
     journal.accept()
 
     ledger = judge(journal.notes, Stored(letters={"a": letter(cause)}))
@@ -310,7 +313,7 @@ def test_a_dead_letter_must_name_a_cause_that_is_one(journal: Journal, cause: st
 
 
 def test_recovery_is_the_time_from_a_faults_end_to_the_next_completed_task(journal: Journal):
-    """Per kind of fault, and over all of them."""
+    """Recovery is the time from a fault's end to the next completed task, per kind and overall."""
     journal.accept()  # at 0
     journal.fault("outage", kind="valkey killed")  # at 1
     journal.mend()  # at 2
@@ -324,7 +327,7 @@ def test_recovery_is_the_time_from_a_faults_end_to_the_next_completed_task(journ
 
 
 def test_a_process_that_ended_unasked_is_named(journal: Journal):
-    """With its exit code; its tasks were lost for a reason."""
+    """A process that ended unasked is named with its exit code, and explains a try."""
     journal.accept()
     journal.start(1)
     journal.say("exit", name="worker-1", worker=WORKER, code=1)
@@ -337,7 +340,7 @@ def test_a_process_that_ended_unasked_is_named(journal: Journal):
 
 
 def test_a_task_of_a_transaction_that_was_rolled_back_must_not_run(journal: Journal):
-    """It is not counted; if it runs, a promise is broken."""
+    """A task whose transaction was rolled back isn't counted; if it runs, a promise is broken."""
     journal.accept()
     journal.run(1, "done")
     journal.say("withdrawn", id="b", kind="committed")
@@ -353,7 +356,10 @@ def test_a_task_of_a_transaction_that_was_rolled_back_must_not_run(journal: Jour
 
 
 def test_one_task_runs_under_a_key(journal: Journal):
-    """However often it was accepted; also where an enqueue raised and was yet heard."""
+    """A second task that runs under one idempotency key is listed as a broken promise.
+
+    The task may be accepted often, and an enqueue that raised may have succeeded.
+    """
     for verdict in ("accepted", "accepted", "unknown"):
         journal.say(verdict, id="b" if verdict == "unknown" else "a", kind="keyed", key="evt")
     journal.run(1, "done")
@@ -368,7 +374,7 @@ def test_one_task_runs_under_a_key(journal: Journal):
 
 @pytest.mark.parametrize("durable", [False, True])
 def test_a_key_may_be_lost_with_its_primary(journal: Journal, durable: bool):
-    """Unless it was enqueued durably, as the task."""
+    """A second task under a key is excused by a failover, unless tasks are enqueued durably."""
     journal.say("accepted", id="a", kind="keyed", key="evt")
     journal.fault("failover", kind="primary killed")
     journal.mend()
@@ -389,7 +395,7 @@ def test_a_key_may_be_lost_with_its_primary(journal: Journal, durable: bool):
 def test_a_task_is_done_twice_for_a_reason(
     journal: Journal, effect: str, pid: int, is_explained: bool
 ):
-    """Its worker was lost, or Redis, before the end was recorded."""
+    """A task that is done twice is excused by the loss of its worker or of Redis."""
     journal.accept()
     journal.run(1, "done")
     journal.fault(effect, pid)
@@ -404,13 +410,13 @@ def test_a_task_is_done_twice_for_a_reason(
 
 
 def test_a_run_without_tasks_is_not_clean():
-    """It would prove nothing."""
+    """A run without tasks isn't clean, as it proves nothing."""
     assert not judge([], Stored()).is_clean
 
 
 @pytest.mark.parametrize("durable", [False, True])
-def test_what_a_lost_primary_took_along_is_counted(journal: Journal, durable: bool):
-    """A task that was accepted right before a failover; a durable one is lost without excuse."""
+def test_a_task_that_is_lost_with_its_primary_is_counted(journal: Journal, durable: bool):
+    """A task accepted right before a failover counts as a gap, but as lost if it was durable."""
     journal.accept("early")
     journal.run(1, "done", name="early")
     journal.accept("gone")
@@ -426,8 +432,8 @@ def test_what_a_lost_primary_took_along_is_counted(journal: Journal, durable: bo
         assert "none lost, 1 gone with a primary before its replicas" in show(ledger)
 
 
-def test_a_task_of_another_time_is_lost_at_a_failover_too(journal: Journal):
-    """Its replicas have had it for long."""
+def test_a_task_from_long_before_a_failover_is_lost(journal: Journal):
+    """A task accepted long before a failover counts as lost, as the replicas had it."""
     journal.accept()
     for _ in range(5):
         journal.say("exit", name="worker-1", worker=WORKER, code=1)
@@ -437,8 +443,8 @@ def test_a_task_of_another_time_is_lost_at_a_failover_too(journal: Journal):
     assert only_row(judge(journal.notes, Stored())) == Row(accepted=1, lost=1)
 
 
-def test_the_table_says_what_is_wrong(journal: Journal):
-    """The lost task with its lines, and the verdict last."""
+def test_the_table_shows_what_is_wrong(journal: Journal):
+    """The table lists a lost task, and ends with the verdict."""
     journal.accept()
     journal.start(1)
 
@@ -449,14 +455,14 @@ def test_the_table_says_what_is_wrong(journal: Journal):
 
 
 def test_the_same_seed_plans_the_same_faults():
-    """So that a run that went wrong can be had again."""
+    """The same seed plans the same faults, so that a failed run can be reproduced."""
     assert list(plan(7, 60)) == list(plan(7, 60))
     assert list(plan(7, 60)) != list(plan(8, 60))
     assert list(plan(7, 30)) == list(plan(7, 60))[: len(list(plan(7, 30)))]
 
 
 def test_each_topology_has_faults_of_its_own():
-    """Its servers are those that there are."""
+    """Each topology plans faults of the servers that it has."""
     kinds = ({one.kind for one in plan(7, 6000, topology)} for topology in get_args(Topology))
     single, sentinel, cluster = kinds
     assert single - sentinel == single - cluster == {"valkey killed", "valkey stopped"}

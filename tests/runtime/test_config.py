@@ -1,4 +1,4 @@
-"""Settings: what the environment and `.env` say, as typed values."""
+"""Settings: typed values from the environment and `.env`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from vibetuner.errors import SettingsError
 
 
 def test_with_nothing_set_everything_has_a_sensible_default(stand_in):
-    """No outside system, development, keys that start with the project's slug."""
+    """Without variables, no outside system is configured, and keys begin with the slug."""
     stand_in()
 
     settings = get_settings()
@@ -28,7 +28,7 @@ def test_with_nothing_set_everything_has_a_sensible_default(stand_in):
 
 
 def test_a_variable_wins_over_the_env_file(stand_in, monkeypatch: pytest.MonkeyPatch):
-    """An empty one is as good as none; unknown names are not ours to judge."""
+    """A variable takes precedence over `.env` unless it is empty, and unknown names are ignored."""
     stand_in(env="WORKER_CONCURRENCY=4\nDEBUG=true\nREDIS_URL=redis://file\nPATH_TO=x\n")
     monkeypatch.setenv("WORKER_CONCURRENCY", "8")
     monkeypatch.setenv("REDIS_URL", "")
@@ -43,7 +43,7 @@ def test_a_variable_wins_over_the_env_file(stand_in, monkeypatch: pytest.MonkeyP
 def test_the_env_file_is_the_projects_wherever_one_stands(
     stand_in, monkeypatch: pytest.MonkeyPatch
 ):
-    """Not that of the folder below; and it is read once."""
+    """The settings come from the `.env` in the project's root, and are read once."""
     root = stand_in(env="WORKER_CONCURRENCY=4\n")
     (root / "src" / ".env").write_text("WORKER_CONCURRENCY=99\n")
     monkeypatch.chdir(root / "src")
@@ -56,7 +56,7 @@ def test_the_env_file_is_the_projects_wherever_one_stands(
 
 
 def test_settings_can_be_others_for_a_while():
-    """The inner ones win, and are gone afterwards, whatever happens."""
+    """`using_settings` replaces the settings inside its block, even if the block raises."""
     outer, inner = Settings(worker_concurrency=2), Settings(worker_concurrency=3)
     with using_settings(outer):
         with pytest.raises(KeyError), using_settings(inner):
@@ -77,12 +77,12 @@ def test_settings_can_be_others_for_a_while():
     ],
 )
 def test_a_database_url_gets_the_asynchronous_driver(fresh, given: str, kept: str):
-    """Hosting companies hand out plain URLs."""
+    """DATABASE_URL gets the asynchronous driver, as hosting companies give plain URLs."""
     assert Settings(database_url=given).database_url == kept
 
 
 def test_a_relative_database_file_lies_below_the_project(stand_in, monkeypatch):
-    """Web, worker and a script in another folder open the same file."""
+    """A relative SQLite file lies below the project's root, whatever the current folder is."""
     root = stand_in()
     monkeypatch.chdir(root / "src")
 
@@ -93,12 +93,12 @@ def test_a_relative_database_file_lies_below_the_project(stand_in, monkeypatch):
 
 @pytest.mark.parametrize("given", ["orders", "orders:", "orders::"])
 def test_a_key_prefix_ends_with_one_colon(fresh, given: str):
-    """Whoever sets it need not know."""
+    """A key prefix gets exactly one colon at its end."""
     assert Settings(redis_key_prefix=given).redis_key_prefix == "orders:"
 
 
 def test_the_prefix_is_a_hash_tag_in_a_cluster(fresh):
-    """By default; one that is given stays as it is."""
+    """The default prefix is a hash tag in a Cluster, and a given prefix stays as it is."""
     url = "rediss+cluster://h"
     assert Settings(redis_url=url).redis_key_prefix == "{vibetuner}:"
     assert Settings(redis_url=url, redis_key_prefix="a{b}").redis_key_prefix == "a{b}:"
@@ -124,7 +124,7 @@ def test_the_prefix_is_a_hash_tag_in_a_cluster(fresh):
 def test_a_wrong_value_is_named_with_what_is_expected(
     stand_in, monkeypatch: pytest.MonkeyPatch, name: str, value: str, expected: str
 ):
-    """Variable, expectation, what was found, and where: in the environment or in the file."""
+    """The error of a wrong value names the variable, the expectation, the value and its source."""
     stand_in()
     monkeypatch.setenv(name, value)
     with pytest.raises(SettingsError) as from_environment:
@@ -140,7 +140,7 @@ def test_a_wrong_value_is_named_with_what_is_expected(
 
 
 def test_the_place_of_a_wrong_value_is_the_one_that_counts(stand_in, monkeypatch):
-    """An empty variable leaves the word to the file, where the last line wins."""
+    """The error of a wrong value names `.env` if the variable is empty, and its last line."""
     stand_in(env="DEBUG=maybe\nDEBUG=perhaps\n")
     monkeypatch.setenv("DEBUG", "")
 
@@ -148,8 +148,8 @@ def test_the_place_of_a_wrong_value_is_the_one_that_counts(stand_in, monkeypatch
         get_settings()
 
 
-def test_all_wrong_values_are_told_at_once(stand_in):
-    """Nobody likes to correct them one by one."""
+def test_all_wrong_values_are_named_at_once(stand_in):
+    """One error names all wrong values."""
     stand_in(env="DEBUG=perhaps\nWORKER_CONCURRENCY=many\n")
 
     with pytest.raises(SettingsError, match=r"^DEBUG: .* in .env; WORKER_CONCURRENCY: .* in .env$"):
@@ -157,7 +157,7 @@ def test_all_wrong_values_are_told_at_once(stand_in):
 
 
 def test_a_secret_is_not_shown_when_it_is_wrong(stand_in):
-    """Only that it is there."""
+    """The error of a wrong secret doesn't show its value."""
     stand_in(env="SMTP_URL=http://ann:hunter2@mail\n")
 
     with pytest.raises(SettingsError) as caught:
@@ -167,7 +167,7 @@ def test_a_secret_is_not_shown_when_it_is_wrong(stand_in):
 
 
 def test_secrets_do_not_show_in_a_repr(fresh):
-    """Settings end up in tracebacks and logs."""
+    """The repr of the settings shows no secret, as settings end up in tracebacks and logs."""
     settings = Settings(
         secret_key="hunter2", debug_access_token="hunter2", smtp_url="smtp://u:hunter2@h"
     )
@@ -177,7 +177,7 @@ def test_secrets_do_not_show_in_a_repr(fresh):
 
 @pytest.mark.parametrize("name", ["REDIS_URL", "MONGODB_URL"])
 def test_production_refuses_embedded_services(stand_in, name: str):
-    """They are made for one machine and one developer."""
+    """Production refuses embedded services, made for one machine, and shows an example."""
     stand_in(env=f"ENVIRONMENT=production\n{name}=embedded\n")
 
     with pytest.raises(
@@ -187,7 +187,7 @@ def test_production_refuses_embedded_services(stand_in, name: str):
 
 
 def test_an_env_file_that_cannot_be_read_is_named(stand_in):
-    """A folder, another encoding, a line that says nothing: path, line and cure."""
+    """An unreadable `.env` is named with the line and the cure, without the line's text."""
     root = stand_in()
     env = root / ".env"
 
@@ -211,7 +211,7 @@ WORDS = st.text(st.characters(codec="ascii", categories=["L", "N", "P", "S"]), m
 
 @given(user=WORDS, password=WORDS)
 def test_a_masked_url_never_shows_a_password(user: str, password: str):
-    """Not even one that should have been percent-encoded, nor one without a scheme."""
+    """A masked URL shows no password, even if the URL is not encoded or has no scheme."""
     for url in (
         f"redis://{user}:{password}@cache:6379/0",
         f"redis:/{user}:{password}@cache:6379/0",
@@ -221,7 +221,7 @@ def test_a_masked_url_never_shows_a_password(user: str, password: str):
 
 
 def test_a_secret_may_lie_in_a_file(stand_in, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """As Docker and Kubernetes hand them out; `.env` and a variable win over it."""
+    """A secret may come from a file in SECRETS_DIR; `.env` and a variable take precedence."""
     stand_in(env="MAIL_FROM=env@example.com\nSECRET_KEY=\n")
     secrets = tmp_path / "secrets"
     secrets.mkdir()
@@ -239,10 +239,13 @@ def test_a_secret_may_lie_in_a_file(stand_in, tmp_path: Path, monkeypatch: pytes
     assert settings.smtp_url.get_secret_value() == "smtp://variable"
 
 
-def test_an_empty_variable_lets_the_file_speak(
+def test_an_empty_variable_does_not_override_a_file(
     stand_in, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    """compose.prod.yml empties what a .env of development would bring along."""
+    """A variable that is empty doesn't override a secret's file.
+
+    compose.prod.yml empties the variables that a .env of development would set.
+    """
     stand_in()
     (tmp_path / "secret_key").write_text("from a file")
     monkeypatch.setenv("SECRETS_DIR", str(tmp_path))
@@ -254,7 +257,10 @@ def test_an_empty_variable_lets_the_file_speak(
 def test_a_secret_that_lies_outside_of_its_folder_is_refused(
     stand_in, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    """A link inside the folder is Kubernetes' way; one to elsewhere may be anybody's."""
+    """A secret's file that links to another folder is refused.
+
+    A link inside the folder, as Kubernetes makes it, is followed.
+    """
     stand_in()
     folder, elsewhere = tmp_path / "secrets", tmp_path / "elsewhere"
     (folder / "..data").mkdir(parents=True)
@@ -272,7 +278,7 @@ def test_a_secret_that_lies_outside_of_its_folder_is_refused(
 
 
 def test_a_line_of_env_may_refer_to_a_variable(stand_in, monkeypatch: pytest.MonkeyPatch):
-    """As in a shell, and as in other programs that read the file."""
+    """A line of `.env` may refer to a variable, as in a shell."""
     monkeypatch.setenv("CACHE_HOST", "cache.internal")
     stand_in(env="REDIS_URL=redis://${CACHE_HOST}:6379\n")
 
@@ -289,7 +295,7 @@ def test_a_line_of_env_may_refer_to_a_variable(stand_in, monkeypatch: pytest.Mon
 def test_a_wrong_secret_file_is_named_without_what_it_holds(
     stand_in, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes, message: str
 ):
-    """One line, and where to look."""
+    """A wrong secret file is named by its path, without its content."""
     stand_in()
     (tmp_path / "database_url").write_bytes(content)
     monkeypatch.setenv("SECRETS_DIR", str(tmp_path))
@@ -302,7 +308,7 @@ def test_a_wrong_secret_file_is_named_without_what_it_holds(
 
 
 def test_every_number_has_a_range():
-    """A value out of it is refused at the start, and not by the first call that needs it."""
+    """Each numeric setting has an upper limit, so that a wrong value is refused at the start."""
     numbers = {
         name: [type(one).__name__ for one in field.metadata]
         for name, field in Settings.model_fields.items()
@@ -315,7 +321,7 @@ def test_every_number_has_a_range():
 
 
 def test_a_long_value_is_shown_in_part(stand_in, monkeypatch: pytest.MonkeyPatch):
-    """The error is one line that can be read."""
+    """The error of a long value shows its first 80 characters."""
     stand_in()
     monkeypatch.setenv("MAX_BODY", "9" * 5000)
     with pytest.raises(SettingsError, match=r"^MAX_BODY: expected .*, found '9{80}'\.\.\. in"):

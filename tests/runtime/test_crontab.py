@@ -1,4 +1,4 @@
-"""Crontab lines: which are refused, and which are read differently elsewhere."""
+"""Crontab lines: those that are refused, and those that cron reads differently."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from vibetuner.crontab import check_crontab, find_ambiguity
      "@daily", "0 0 1,15 jan-jun/2 ?"],
 )  # fmt: skip
 def test_a_line_that_comes_due_is_accepted(tab: str):
-    """With the package's own extensions for the last day of a month."""
+    """A line that comes due is accepted, including the package's own extensions."""
     assert check_crontab(tab) is None
 
 
@@ -46,7 +46,7 @@ def test_a_line_that_comes_due_is_accepted(tab: str):
     ],
 )
 def test_a_wrong_line_is_refused_with_its_field(tab: str, words: str):
-    """In one line, which has the schedule in it."""
+    """A wrong line is refused in one line of text, with the schedule and its wrong field."""
     with pytest.raises(ValueError, match=words) as raised:
         check_crontab(tab)
 
@@ -55,7 +55,7 @@ def test_a_wrong_line_is_refused_with_its_field(tab: str, words: str):
 
 
 def test_what_is_no_text_is_no_schedule():
-    """As when the parentheses of a decorator were forgotten."""
+    """A schedule that is no text, as of a decorator without parentheses, raises TypeError."""
     with pytest.raises(TypeError, match="A schedule is a text such as '0 3"):
         check_crontab(None)  # type: ignore[arg-type]
 
@@ -65,7 +65,7 @@ FIELD = st.text(alphabet="0123456789*/-,?lzLjanmo", min_size=1, max_size=5)
 
 @given(st.lists(FIELD, min_size=5, max_size=5))
 def test_an_accepted_line_has_a_next_run_and_nothing_but_value_errors_refuse(fields: list[str]):
-    """Any typed text either has a next run, or raises ValueError."""
+    """Any five fields either have a next run, or raise ValueError."""
     tab = " ".join(fields)
     with suppress(ValueError):
         check_crontab(tab)
@@ -74,7 +74,7 @@ def test_an_accepted_line_has_a_next_run_and_nothing_but_value_errors_refuse(fie
 
 @pytest.mark.parametrize("tab", ["0 9 13 * fri", "0 9 1-7 * 1", "0 9 L * 5"])
 def test_two_restricted_days_are_read_differently_by_cron(tab: str):
-    """The package asks for both; POSIX cron for either."""
+    """A line that restricts both days is ambiguous: POSIX cron runs when either of them fits."""
     assert "both" in str(find_ambiguity(tab))
 
 
@@ -82,12 +82,12 @@ def test_two_restricted_days_are_read_differently_by_cron(tab: str):
     "tab", ["0 9 * * fri", "0 9 13 * *", "0 9 */2 * fri", "@daily", "nonsense"]
 )
 def test_other_lines_are_read_alike(tab: str):
-    """Cron, too, asks for both where one of the fields begins with an asterisk."""
+    """A line that cron reads alike, such as one with an asterisk as a day, is not ambiguous."""
     assert find_ambiguity(tab) is None
 
 
 def test_a_schedule_with_both_days_runs_when_both_fit():
-    """The thirteenth of August 2027 is a Friday, and the next one after today's."""
+    """A schedule of the thirteenth and Fridays runs next on 13 August 2027, which is both."""
     due = CronTab("0 9 13 * fri").next(now=datetime(2027, 1, 1, tzinfo=UTC), return_datetime=True)
 
     assert due == datetime(2027, 8, 13, 9, tzinfo=UTC)

@@ -28,7 +28,7 @@ HEAVY = {
 
 @pytest.mark.parametrize("name", MODULES)
 def test_a_module_with_a_reference_page_lists_its_names(name: str):
-    """``__all__`` holds no name twice and none that doesn't exist; other modules have none."""
+    """A module with a reference page lists its names in ``__all__``; other modules have none."""
     module = import_module(name)
     exported = getattr(module, "__all__", [])
 
@@ -40,7 +40,7 @@ def test_a_module_with_a_reference_page_lists_its_names(name: str):
 
 
 def test_no_module_hides_an_import_circle():
-    """Names are imported at the top of a module, not when they are asked for."""
+    """No module about tasks has ``__getattr__``: names are imported at the top of a module."""
     packages = (
         "vibetuner.tasks.dead_letters",
         "vibetuner.tasks.letters",
@@ -53,12 +53,12 @@ def test_no_module_hides_an_import_circle():
 
 @pytest.mark.parametrize("name", ["vibetuner.tasks.dead_letters", "vibetuner.tasks.worker"])
 def test_the_letters_and_the_worker_are_imported_in_any_order(name: str, tmp_path: Path):
-    """The public functions are above the worker, the records that it keeps are below it."""
+    """The dead letters and the worker can be imported in any order."""
     assert "vibetuner.tasks.letters.letter" in loaded_by(f"import {name}", tmp_path)
 
 
 def test_the_names_of_the_guide_are_where_it_says():
-    """Whoever follows the guide types these lines."""
+    """Each name can be imported by the line in the guide."""
     from vibetuner import VibetunerApp
     from vibetuner.context import Context, ctx
     from vibetuner.frontend.lifespan import base_lifespan as frontend_lifespan
@@ -79,19 +79,19 @@ def test_the_names_of_the_guide_are_where_it_says():
 
 
 def test_importing_vibetuner_is_silent_and_loads_next_to_nothing(tmp_path: Path):
-    """Every command and every tune.py pays for it, also where there is no project."""
+    """`import vibetuner` prints nothing and loads no library, as every command pays for it."""
     assert loaded_by("import vibetuner", tmp_path) & HEAVY == set()
 
 
 def test_help_loads_no_framework(tmp_path: Path):
-    """A command imports what it needs when it runs."""
+    """The command line loads no framework; a command imports what it needs when it runs."""
     heavy = HEAVY - {"typer", "rich", "email", "logging", "asyncio", "importlib.metadata"}
 
     assert loaded_by("import vibetuner.cli.main", tmp_path) & heavy == set()
 
 
 def test_a_worker_loads_no_web_framework_and_no_driver_that_it_does_not_use(tmp_path: Path):
-    """A library that is not configured costs no memory."""
+    """A worker loads no web framework, and no driver that is not configured."""
     program = "import vibetuner.cli.worker"
 
     assert not loaded_by(program, tmp_path) & {
@@ -100,14 +100,14 @@ def test_a_worker_loads_no_web_framework_and_no_driver_that_it_does_not_use(tmp_
 
 
 def test_streams_and_progress_load_no_web_framework_until_a_route_is_registered(tmp_path: Path):
-    """A worker's task module imports them beside ``broadcast`` and ``Progress``."""
+    """Events and progress, which task modules import, load no web framework."""
     program = "from vibetuner.sse import sse_endpoint; import vibetuner.tasks.progress"
 
     assert not loaded_by(program, tmp_path) & {"fastapi", "starlette", "uvicorn"}
 
 
 def test_no_module_needs_an_environment_to_be_imported(tmp_path: Path):
-    """Nothing is read, opened, made or said by an import."""
+    """Every module can be imported without an environment, and prints and writes nothing."""
     modules = loaded_by(f"import {', '.join(MODULES)}", tmp_path)
 
     assert {name for name in modules if name.startswith("vibetuner.")} == set(MODULES[1:])
@@ -115,7 +115,7 @@ def test_no_module_needs_an_environment_to_be_imported(tmp_path: Path):
 
 
 def test_there_is_one_version():
-    """Root, installed package, newest heading of the changelog, and ``__version__``."""
+    """Project, installed package, changelog and ``__version__`` name one version."""
     versions = {"root": tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]}
     changelog = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
     versions["CHANGELOG.md"] = re.findall(r"(?m)^## \[(\d[^]]*)\]", changelog)[0]
@@ -126,7 +126,7 @@ def test_there_is_one_version():
 
 
 def loaded_by(program: str, folder: Path) -> set[str]:
-    """The modules that a fresh interpreter loads for ``program``, which must print nothing."""
+    """Return the modules that a new interpreter loads for ``program``, which must print nothing."""
     script = f"import sys; before = set(sys.modules)\n{program}\nprint(*set(sys.modules) - before)"
     done = subprocess.run(
         [sys.executable, "-I", "-c", script],

@@ -1,4 +1,4 @@
-"""Hooks are called in bounds."""
+"""The limits of hooks."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from vibetuner.hooks import Hooks
 
 
 async def test_only_so_many_calls_run_and_wait(caplog: pytest.LogCaptureFixture):
-    """Ten run, a thousand wait, and a line says that more were dropped."""
+    """Ten calls of hooks run at once, a thousand wait, and a further one is dropped and logged."""
     hooks, free = Hooks(), asyncio.Event()
     running, most, calls = 0, 0, 0
 
@@ -34,7 +34,7 @@ async def test_only_so_many_calls_run_and_wait(caplog: pytest.LogCaptureFixture)
 
 
 async def test_a_hook_that_never_returns_is_left_at_the_end(caplog: pytest.LogCaptureFixture):
-    """It is cancelled, and a line counts what was left."""
+    """A hook that never returns is cancelled when the process stops, and counted in the log."""
     hooks, begun, ended = Hooks(), asyncio.Event(), asyncio.Event()
 
     async def hook() -> None:
@@ -52,7 +52,7 @@ async def test_a_hook_that_never_returns_is_left_at_the_end(caplog: pytest.LogCa
 
 
 async def test_an_awaitable_of_a_plain_function_is_awaited():
-    """A lambda around an async function is as good as the function."""
+    """An awaitable that a plain function returns, such as a lambda, is awaited."""
     hooks, told = Hooks(), []
 
     async def hook(text: str) -> None:
@@ -64,7 +64,7 @@ async def test_an_awaitable_of_a_plain_function_is_awaited():
 
 
 def test_a_hook_that_outlives_its_loop_disturbs_nobody():
-    """Its thread ends quietly, as nobody waits for its result any more."""
+    """The thread of a hook that outlives its event loop ends without an error."""
     go, threads = threading.Event(), []
 
     def slow() -> None:

@@ -1,4 +1,4 @@
-"""open_context: what is configured is opened in order and closed in reverse, whatever happens."""
+"""open_context opens what is configured in order, and closes it in reverse."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ async def connections(servers: Lease) -> int:
 
 
 async def until_connections(servers: Lease, wanted: int) -> None:
-    """A closed connection leaves the server's list a moment later."""
+    """Wait until the server lists no more than ``wanted`` connections."""
 
     async def are_closed() -> bool:
         return await connections(servers) <= wanted
@@ -55,7 +55,7 @@ async def until_connections(servers: Lease, wanted: int) -> None:
 async def test_what_is_configured_is_open_inside_and_closed_outside(
     settings: Settings, servers: Lease
 ):
-    """Each resource is used once, for real; the context knows which project this is."""
+    """Each configured resource can be used inside the context, and is closed after it."""
     before = await connections(servers)
 
     async with open_here(settings) as context:
@@ -75,14 +75,14 @@ async def test_what_is_configured_is_open_inside_and_closed_outside(
 
 
 async def test_what_is_not_configured_stays_closed(fresh: None):
-    """With nothing set there is still a context, with its client."""
+    """Without configuration, the context has only its HTTP client."""
     async with open_here(Settings(environment="test")) as context:
         assert [slot.peek() for slot in SLOTS] == [None, None, None, context]
         assert not context.http_client.is_closed
 
 
 async def test_a_client_that_nobody_asked_for_is_never_made(fresh: None):
-    """Importing its library costs a worker memory and time at its start."""
+    """An HTTP client that nobody uses is never made, as its library costs memory and time."""
     async with open_here(Settings(environment="test")) as context:
         pass
     with pytest.raises(NotConfigured, match="HTTP client"):
@@ -92,7 +92,10 @@ async def test_a_client_that_nobody_asked_for_is_never_made(fresh: None):
 async def test_documents_without_mongodb_are_warned_about(
     settings: Settings, caplog: pytest.LogCaptureFixture
 ):
-    """Beanie's own error, at the first use, names neither the reason nor the cure."""
+    """Documents in tune.py without MONGODB_URL cause a warning with the line to add.
+
+    Beanie's own error, at the first use, names neither the reason nor the cure.
+    """
     alone = settings.model_copy(update={"mongodb_url": None})
     for project in (VibetunerApp(), VibetunerApp(models=[UserModel])):
         async with open_context(alone, project):
@@ -104,7 +107,7 @@ async def test_documents_without_mongodb_are_warned_about(
 
 
 async def test_a_project_gives_the_context_its_name_and_version(stand_in):
-    """As pyproject.toml has them."""
+    """The context has the project's name, slug and version from pyproject.toml."""
     stand_in()
 
     async with open_here(Settings(environment="test")) as context:
@@ -113,7 +116,7 @@ async def test_a_project_gives_the_context_its_name_and_version(stand_in):
 
 
 async def test_what_was_opened_last_is_closed_first(settings: Settings):
-    """The SQL engine goes after the client, and before the others."""
+    """Resources are closed in reverse: the client, the SQL engine, and then the others."""
     seen: list[tuple[Any, ...]] = []
 
     async with open_here(settings) as context:
@@ -131,7 +134,7 @@ async def test_what_was_opened_last_is_closed_first(settings: Settings):
 async def test_a_resource_that_does_not_open_closes_those_before_it(
     settings: Settings, servers: Lease, tmp_path: Path, refused_by_sqlite: None
 ):
-    """The error is the resource's own, in one line."""
+    """If a resource doesn't open, those before it are closed, and its own error is raised."""
     before = await connections(servers)
     broken = settings.model_copy(update={"database_url": f"sqlite+aiosqlite:///{tmp_path}"})
 
@@ -145,7 +148,7 @@ async def test_a_resource_that_does_not_open_closes_those_before_it(
 
 
 async def test_an_exception_inside_comes_out_as_it_is(settings: Settings, servers: Lease):
-    """Not in a group: ``except`` around a lifespan must work."""
+    """An exception inside the context is raised as it is, and not in a group."""
     before = await connections(servers)
 
     with pytest.raises(KeyError, match="mine"):
@@ -157,7 +160,7 @@ async def test_an_exception_inside_comes_out_as_it_is(settings: Settings, server
 
 
 async def test_a_cancellation_inside_closes_everything(settings: Settings, servers: Lease):
-    """Closing takes awaiting, which the cancellation must not cut short."""
+    """A cancelled task closes every resource of its context."""
     before = await connections(servers)
     inside = asyncio.Event()
     contexts: list[Context] = []
@@ -181,7 +184,7 @@ async def test_a_cancellation_inside_closes_everything(settings: Settings, serve
 
 
 async def test_a_cancelled_scope_closes_everything_too(settings: Settings, servers: Lease):
-    """As the engine cancels: anyio's scopes cancel again at every await."""
+    """A cancelled scope of anyio, which cancels at every await, closes every resource."""
     before = await connections(servers)
 
     with anyio.CancelScope() as scope:
@@ -200,7 +203,7 @@ async def test_a_cancelled_scope_closes_everything_too(settings: Settings, serve
 async def test_embedded_services_end_with_a_start_that_fails(
     tmp_path: Path, refused_by_sqlite: None
 ):
-    """The servers were up before the database refused; nobody else uses them."""
+    """Embedded services end if a resource that is opened after them fails."""
     settings = Settings(
         environment="test",
         redis_url="embedded",
@@ -216,7 +219,7 @@ async def test_embedded_services_end_with_a_start_that_fails(
 
 
 async def test_documents_of_the_project_are_ready_inside(settings: Settings):
-    """Those that tune.py lists in models=[...], beside our own."""
+    """The documents that tune.py lists in models=[...] can be used inside the context."""
 
     class Receipt(Document):
         total: int

@@ -1,4 +1,4 @@
-"""Finding and importing tune.py."""
+"""The search for tune.py, and its import."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from vibetuner.loader import Terminated, load_project
 
 
 def test_the_project_is_loaded_once(stand_in):
-    """From any folder of it; who asks again gets the same object."""
+    """The project is loaded once, with its source folder on the path."""
     root = stand_in()
 
     app = load_project()
@@ -93,7 +93,7 @@ def test_the_project_is_loaded_once(stand_in):
     ],
 )
 def test_a_broken_tune_is_one_line_with_file_and_line(stand_in, tune, files, expected):
-    """The line is the project's own that led to the error, however deep it broke."""
+    """An error in tune.py is one line, which names the project's own file and line."""
     stand_in(files, tune=tune)
 
     with pytest.raises(ProjectError) as caught:
@@ -104,7 +104,7 @@ def test_a_broken_tune_is_one_line_with_file_and_line(stand_in, tune, files, exp
 
 
 def test_an_error_of_ours_passes_as_it_is(stand_in):
-    """It says its cure already."""
+    """An error of the runtime that tune.py raises, which has its cure, is raised as it is."""
     tune = "from vibetuner.errors import NotConfigured\nraise NotConfigured('add this')\n"
     stand_in(tune=tune)
 
@@ -113,7 +113,7 @@ def test_an_error_of_ours_passes_as_it_is(stand_in):
 
 
 def test_a_package_whose_name_is_taken_is_named_with_its_place(stand_in):
-    """``src/email`` would never be imported; the standard library's is."""
+    """A package whose name belongs to an installed module is refused with its place."""
     root = stand_in()
     (root / "src" / "shop").rename(root / "src" / "email")
 
@@ -122,7 +122,7 @@ def test_a_package_whose_name_is_taken_is_named_with_its_place(stand_in):
 
 
 def test_this_checkout_wins_over_an_installed_copy(stand_in, tmp_path):
-    """An old copy of the project in the environment must not be what runs."""
+    """The project in this checkout takes precedence over an installed copy of it."""
     write(tmp_path / "installed" / "shop" / "__init__.py", "")
     write(tmp_path / "installed" / "shop" / "tune.py", "raise RuntimeError('the old copy')\n")
     sys.path.append(str(tmp_path / "installed"))
@@ -131,8 +131,8 @@ def test_this_checkout_wins_over_an_installed_copy(stand_in, tmp_path):
     assert isinstance(load_project(), VibetunerApp)
 
 
-def test_a_signal_that_comes_while_it_is_imported_is_no_fault_of_the_project(stand_in):
-    """The process ends, as it was told."""
+def test_a_signal_during_the_import_is_no_fault_of_the_project(stand_in):
+    """A signal during the import is raised as it is, and not as an error of the project."""
     stand_in(tune="from vibetuner.loader import Terminated\nraise Terminated\n")
 
     with pytest.raises(Terminated):

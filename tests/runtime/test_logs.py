@@ -1,4 +1,4 @@
-"""Logging: one line an event, for people or for machines."""
+"""Logging: one line per event, for people or for machines."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ logger = logging.getLogger("shop.orders")
 
 
 class Terminal(StringIO):
-    """A stream that a person looks at."""
+    """A stream that is a terminal."""
 
     def isatty(self) -> bool:
         return True
@@ -36,7 +36,7 @@ class Terminal(StringIO):
 
 @pytest.fixture(autouse=True)
 def _logging_as_before(fresh: None) -> Iterator[None]:
-    """Configuring replaces the process's handlers; pytest wants its own back."""
+    """Restore pytest's handlers and levels, which configuring replaces."""
     names = [None, "vibetuner", "streaq", "pymongo", "coredis", "watchfiles", "uvicorn.error"]
     names += ["httpx2", "httpcore2"]
     loggers = [logging.getLogger(name) for name in names]
@@ -55,7 +55,7 @@ def log_to(stream: StringIO, **options: bool | str) -> StringIO:
 
 
 def test_a_line_has_time_level_and_message():
-    """Line breaks in a message don't make two lines of it."""
+    """A line has time, level and message, and no line break inside."""
     out = log_to(StringIO())
 
     logger.info("order %s\nis paid", 7)
@@ -64,7 +64,7 @@ def test_a_line_has_time_level_and_message():
 
 
 def test_a_line_of_a_task_has_its_id():
-    """The first eight characters: enough to find it, little enough to read past it."""
+    """A line of a task has the first eight characters of its id."""
     out = log_to(StringIO())
     token = task_id_source.set(lambda: "0123456789abcdef")
 
@@ -77,7 +77,7 @@ def test_a_line_of_a_task_has_its_id():
 
 
 def test_in_production_a_line_is_a_json_object():
-    """With everything that a log collector sorts by; the whole task id among it."""
+    """A line in production is a JSON object, with the process and the whole task id."""
     out = log_to(StringIO(), as_json=True, process="worker-2")
     token = task_id_source.set(lambda: "0123456789abcdef")
 
@@ -98,7 +98,10 @@ def test_in_production_a_line_is_a_json_object():
 
 @pytest.mark.parametrize("factory", [logging.LogRecord, type("Own", (logging.LogRecord,), {})])
 def test_a_task_logger_logs_what_the_logger_would(factory: type[logging.LogRecord]):
-    """Of the task that it names, whichever runs; and to handlers of other kinds as well."""
+    """TaskLogger logs the same record as a logger would, with the id of the task that it names.
+
+    Handlers of other kinds receive that record, too.
+    """
     out = log_to(StringIO(), as_json=True)
     heard: list[logging.LogRecord] = []
     other = logging.Handler()
@@ -123,7 +126,7 @@ def test_a_task_logger_logs_what_the_logger_would(factory: type[logging.LogRecor
 
 
 def test_a_task_logger_writes_what_a_logger_writes():
-    """The line is the same if JSON lines are all that becomes of it."""
+    """TaskLogger writes the same JSON line as a logger would, with secrets masked."""
     out = log_to(StringIO(), as_json=True, process="worker")
 
     TaskLogger(logger).info("0123456789abcdef", "%s with %s", "bill", "redis://:secret@host")
@@ -136,7 +139,7 @@ def test_a_task_logger_writes_what_a_logger_writes():
 
 
 def test_a_task_logger_is_silent_where_its_logger_is():
-    """The level of a logger above it decides, as for any line."""
+    """TaskLogger obeys the level of the loggers above its own."""
     out = log_to(StringIO())
     logging.getLogger("shop").setLevel(logging.WARNING)
     try:
@@ -147,8 +150,8 @@ def test_a_task_logger_is_silent_where_its_logger_is():
     assert not out.getvalue()
 
 
-def test_what_is_logged_together_is_written_in_one_piece():
-    """In its order, at the end of the block, also when that fails."""
+def test_lines_that_are_logged_together_are_written_in_one_piece():
+    """Lines logged inside `together()` are written in one piece at its end, even if it raises."""
     written: list[str] = []
 
     class Stream(StringIO):
@@ -167,8 +170,8 @@ def test_what_is_logged_together_is_written_in_one_piece():
     assert [re.findall("one|two|three", text) for text in written] == [["one", "two"], ["three"]]
 
 
-def test_a_json_line_leaves_out_what_there_is_not():
-    """Neither a task's id outside a task, nor the name of a process that is alone."""
+def test_a_json_line_leaves_out_missing_values():
+    """A JSON line has no task id outside a task, and no process name if none was given."""
     out = log_to(StringIO(), as_json=True)
 
     logger.info("hello")
@@ -177,8 +180,8 @@ def test_a_json_line_leaves_out_what_there_is_not():
 
 
 @pytest.mark.parametrize("as_json", [False, True], ids=["text", "json"])
-def test_a_traceback_is_told_once_and_begins_in_the_projects_code(as_json: bool):
-    """Whoever called it on the way there is no news."""
+def test_a_traceback_is_written_once_and_begins_in_the_projects_code(as_json: bool):
+    """A traceback is written once, and begins in the project's code."""
     out = log_to(StringIO(), as_json=as_json)
 
     async def pay() -> None:
@@ -198,7 +201,7 @@ def test_a_traceback_is_told_once_and_begins_in_the_projects_code(as_json: bool)
 
 
 def test_the_machinery_around_a_task_is_left_out_of_its_traceback():
-    """Frames of ours and of the engine's stand above the project's."""
+    """A traceback contains no frame of the engine above the project's."""
     out = log_to(StringIO())
     scope = {"__name__": "streaq.worker"}
     exec("def run_task(function):\n    function()\n", scope)  # a frame as the engine's are
@@ -215,11 +218,14 @@ def test_the_machinery_around_a_task_is_left_out_of_its_traceback():
     assert "in pay" in out.getvalue()
 
 
-@pytest.mark.parametrize("is_told", [True, False])
-def test_an_error_of_ours_has_one_traceback_of_the_projects_lines(is_told: bool):
-    """Its causes, which a library raised, were two more tracebacks; what they add is a line."""
+@pytest.mark.parametrize("is_in_message", [True, False])
+def test_an_error_of_ours_has_one_traceback_of_the_projects_lines(is_in_message: bool):
+    """An error of ours has one traceback, without its causes in libraries.
+
+    The cause becomes a line if the error's own message lacks it.
+    """
     out = log_to(StringIO())
-    reason = "Connect call failed" if is_told else "no answer"
+    reason = "Connect call failed" if is_in_message else "no answer"
     driver = {"__name__": "asyncpg.connection"}
     code = "def connect():\n    raise OSError('Connect call failed')\n"
     exec(compile(code, "/venv/site-packages/asyncpg/connection.py", "exec"), driver)
@@ -241,7 +247,7 @@ def test_an_error_of_ours_has_one_traceback_of_the_projects_lines(is_told: bool)
 
     text = out.getvalue()
     ending = [f"vibetuner.errors.ServiceUnavailable: {reason}"]
-    ending += [] if is_told else ["caused by OSError: Connect call failed"]
+    ending += [] if is_in_message else ["caused by OSError: Connect call failed"]
     assert text.splitlines()[-len(ending) :] == ending
     assert text.count("Traceback") == 1
     assert "in pay" in text
@@ -250,7 +256,7 @@ def test_an_error_of_ours_has_one_traceback_of_the_projects_lines(is_told: bool)
 
 
 def test_an_error_of_ours_keeps_a_cause_in_the_projects_code():
-    """Its traceback shows the line that a person has to correct."""
+    """An error of ours keeps the traceback of a cause in the project's code."""
     out = log_to(StringIO())
 
     def pay() -> None:
@@ -269,7 +275,7 @@ def test_an_error_of_ours_keeps_a_cause_in_the_projects_code():
 
 
 def test_colour_is_for_terminals(monkeypatch: pytest.MonkeyPatch):
-    """FORCE_COLOR and NO_COLOR have the last word, NO_COLOR the very last."""
+    """Terminals get colour; FORCE_COLOR overrides that, and NO_COLOR overrides both."""
     for stream in (StringIO(), Terminal()):
         log_to(stream)
         logger.error("red")
@@ -285,8 +291,8 @@ def test_colour_is_for_terminals(monkeypatch: pytest.MonkeyPatch):
 
 
 @pytest.mark.parametrize("debug", [False, True])
-def test_debug_shows_ours_and_not_everybodys(debug: bool):
-    """The engine says nothing, since our worker says it; the drivers only warn."""
+def test_debug_shows_our_lines_and_not_those_of_libraries(debug: bool):
+    """DEBUG shows our debug lines, no line of the engine, and only warnings of drivers."""
     out = log_to(StringIO(), debug=debug)
 
     logging.getLogger("vibetuner.tasks").debug("ours")
@@ -301,7 +307,7 @@ def test_debug_shows_ours_and_not_everybodys(debug: bool):
 
 
 def test_a_message_that_strangers_repeat_is_counted():
-    """The next one after the period has the number of those that were left out."""
+    """A repeated message is written a few times per period; the next one counts the omitted."""
     own, stream = logging.getLogger("tests.sparing"), StringIO()
     own.propagate = False
     own.addHandler(handler := LineHandler(stream))
@@ -330,7 +336,10 @@ def test_a_message_that_strangers_repeat_is_counted():
 
 
 def test_a_line_that_cannot_be_formatted_stops_nothing(capsys: pytest.CaptureFixture[str]):
-    """It is reported as logging does it; a handler's own filters are asked."""
+    """A line that can't be formatted is reported as by logging, and later lines are written.
+
+    The filters of a handler apply.
+    """
     stream = StringIO()
     own, handler = logging.getLogger("tests.broken"), LineHandler(stream)
     own.propagate = False

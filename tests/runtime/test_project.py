@@ -1,4 +1,4 @@
-"""The project's place on disk, and its name."""
+"""The folder and the name of the project."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from vibetuner.project import (
 def test_a_project_is_found_from_any_folder_below_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    """The nearest one, as with git."""
+    """The project is the nearest one above the current folder, as with git."""
     outer = write_project(tmp_path / "outer")
     inner = write_project(outer / "examples" / "inner", package="inner")
 
@@ -40,7 +40,7 @@ def test_a_project_is_found_from_any_folder_below_it(
 
 
 def test_a_project_is_known_by_its_pyproject(stand_in):
-    """Its package is the folder with tune.py; its title is optional."""
+    """A project's name and version come from pyproject.toml, its package from tune.py."""
     root = stand_in()
 
     assert project_info() == ProjectInfo(
@@ -56,10 +56,10 @@ def test_a_project_is_known_by_its_pyproject(stand_in):
     assert project_info() == ProjectInfo("shop", "shop", "shop", "0", "", root)
 
 
-def test_outside_a_project_the_error_says_how_to_get_into_one(
+def test_outside_a_project_the_error_names_the_way_into_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    """No pyproject.toml above, or one without tune.py: two situations, two cures."""
+    """Outside a project, and in one without tune.py, the error names the cure of each."""
     monkeypatch.chdir(tmp_path)
     assert find_root() is None
     with pytest.raises(ProjectError, match="in no vibetuner project.*copier copy"):
@@ -74,7 +74,7 @@ def test_outside_a_project_the_error_says_how_to_get_into_one(
 
 
 def test_two_tunes_are_one_too_many(stand_in):
-    """Both are named; which one is meant is not for us to guess."""
+    """Two files tune.py are refused, and the error names both."""
     root = stand_in()
     (root / "src" / "market").mkdir()
     (root / "src" / "market" / "tune.py").touch()
@@ -85,7 +85,7 @@ def test_two_tunes_are_one_too_many(stand_in):
 
 @pytest.mark.parametrize("content", [b"[project\n", b"\xff\xfe"], ids=["no TOML", "no UTF-8"])
 def test_a_pyproject_that_cannot_be_read_is_named(stand_in, content: bytes):
-    """One line, with the parser's reason."""
+    """An unreadable pyproject.toml is named in one line, with the parser's reason."""
     (stand_in() / "pyproject.toml").write_bytes(content)
 
     with pytest.raises(ProjectError, match=r"pyproject\.toml can't be read: .+") as caught:
@@ -94,7 +94,7 @@ def test_a_pyproject_that_cannot_be_read_is_named(stand_in, content: bytes):
 
 
 def test_what_a_project_makes_is_kept_out_of_git(stand_in):
-    """``.vibetuner/`` is made when it is first asked for, and ignores itself."""
+    """``.vibetuner/`` is made when it is first needed, with a .gitignore for all of it."""
     root = stand_in()
 
     assert data_dir() == root / ".vibetuner"
@@ -102,7 +102,7 @@ def test_what_a_project_makes_is_kept_out_of_git(stand_in):
 
 
 def test_a_test_run_may_have_a_data_folder_of_its_own(stand_in, tmp_path: Path):
-    """For the length of a block."""
+    """`using_data_dir` replaces the data folder inside its block."""
     root = stand_in()
 
     with using_data_dir(tmp_path / "other"):
@@ -111,7 +111,7 @@ def test_a_test_run_may_have_a_data_folder_of_its_own(stand_in, tmp_path: Path):
 
 
 def test_env_is_made_from_the_example_with_a_secret_of_its_own(stand_in):
-    """Once; readable by its owner alone; and it changes nothing else in the example."""
+    """`.env` is made from the example once, with a new secret, and only its owner can read it."""
     root = stand_in()
     example = "# what the app needs\nSECRET_KEY=\nREDIS_URL=embedded\n"
     (root / ".env.example").write_text(example)
@@ -129,8 +129,8 @@ def test_env_is_made_from_the_example_with_a_secret_of_its_own(stand_in):
     assert sorted(os.listdir(root)) == [".env", ".env.example", "pyproject.toml", "src"]
 
 
-def test_of_commands_that_start_at_once_one_makes_the_file(stand_in):
-    """Whole, and for all of them."""
+def test_one_of_several_concurrent_commands_makes_the_env_file(stand_in):
+    """Of eight commands that start at once, one makes a complete `.env`."""
     root = stand_in()
     (root / ".env.example").write_text("SECRET_KEY=\n")
     barrier = Barrier(8)
@@ -148,7 +148,7 @@ def test_of_commands_that_start_at_once_one_makes_the_file(stand_in):
 
 
 def test_two_secrets_are_never_the_same(stand_in):
-    """Two checkouts of one project sign with two keys."""
+    """Each `.env` has a secret of its own, so that two checkouts sign with two keys."""
     root = stand_in()
     (root / ".env.example").write_text("SECRET_KEY=\n")
     keys = set()
@@ -162,7 +162,7 @@ def test_two_secrets_are_never_the_same(stand_in):
 def test_without_an_example_there_is_nothing_to_make(
     stand_in, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    """Nor outside a project."""
+    """Without an example, and outside a project, no `.env` is made."""
     stand_in()
     assert ensure_env_file() is None
     monkeypatch.chdir(tmp_path)

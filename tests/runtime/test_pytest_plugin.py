@@ -95,7 +95,7 @@ TUNE = """
     )
 """
 
-# What a user would write; numbered, because some look at what an earlier one left.
+# Tests as a user writes them, numbered, because some depend on what an earlier one has left.
 TESTS = """
     from unittest.mock import patch
 
@@ -215,7 +215,7 @@ TESTS = """
         assert (await vibetuner_client.get("/hello")).json() == "hello"
 """
 
-# The same for either plugin; MARK is what its users write above their tests.
+# Tests for either plugin; MARK is the mark that its users write above their tests.
 MARKED = """
     import pytest
 
@@ -271,7 +271,7 @@ IDLE = """
 
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
-    """With a `.env` that names servers which no test must reach."""
+    """Write a project with a `.env` that names servers which no test must reach."""
     files = {"models.py": MODELS, "jobs.py": JOBS, "routes.py": ROUTES}
     env = "REDIS_URL=redis://127.0.0.1:1\nMONGODB_URL=embedded\nDATABASE_URL=sqlite:////dev/null\n"
     root = write_project(tmp_path / "project", files, tune=TUNE, env=env)
@@ -297,7 +297,10 @@ def printed_by(done: subprocess.CompletedProcess[str]) -> str:
 
 
 def test_a_projects_tests_pass_with_nothing_running(project: Path, tmp_path: Path):
-    """Routes, tasks and databases, each test with data of its own; servers start and end alone."""
+    """A project's tests pass without running servers, and each test has data of its own.
+
+    The plugin starts the servers, and they end with the tests.
+    """
     base = tmp_path / "base"
 
     printed = passes(project, "tests/test_shop.py", f"--basetemp={base}")
@@ -312,7 +315,7 @@ def test_a_projects_tests_pass_with_nothing_running(project: Path, tmp_path: Pat
 async def test_a_server_that_the_environment_names_is_used_and_left_clean(
     project: Path, tmp_path: Path, servers: Lease
 ):
-    """As in CI; only the throw-away database is touched."""
+    """A MongoDB that the environment names, as in CI, is used, and its databases stay unchanged."""
     url = servers.urls["mongodb"]
     async with AsyncMongoClient(url) as client:
         await client["shop"]["customers"].insert_one({"name": "Bob"})
@@ -330,7 +333,7 @@ async def test_a_server_that_the_environment_names_is_used_and_left_clean(
 
 
 def test_tests_may_run_in_parallel(project: Path, tmp_path: Path):
-    """Under pytest-xdist each process has servers of its own."""
+    """Under pytest-xdist, each process has servers of its own, and the tests pass."""
     printed = passes(project, "tests/test_shop.py", "-n", "2", "-k", "worker or dead or route")
 
     assert re.search(r"^7 passed in ", printed, re.MULTILINE), printed
@@ -346,7 +349,7 @@ def test_tests_may_run_in_parallel(project: Path, tmp_path: Path):
     ids=["anyio alone", "anyio beside pytest-asyncio", "pytest-asyncio, strict"],
 )
 def test_either_plugin_may_run_the_tests(project: Path, mark: str, options: list[str]):
-    """Fixtures and tests share the loop, whoever makes it."""
+    """Fixtures and tests share the event loop, under anyio's plugin and under pytest-asyncio."""
     write(project / "tests" / "test_marked.py", MARKED.replace("MARK", mark))
 
     printed = passes(project, "tests/test_marked.py", *options)
@@ -355,7 +358,7 @@ def test_either_plugin_may_run_the_tests(project: Path, mark: str, options: list
 
 
 def test_a_test_that_leaves_a_key_for_ever_fails(project: Path):
-    """At its teardown, with the key's name."""
+    """A test that leaves a key without a time to live fails at its teardown, with the key."""
     write(project / "tests" / "test_leak.py", LEAKY)
 
     done = run_pytest("tests/test_leak.py", folder=project)
@@ -365,7 +368,7 @@ def test_a_test_that_leaves_a_key_for_ever_fails(project: Path):
 
 
 async def test_a_lifespan_that_does_not_open_fails_where_it_is_asked_for():
-    """Not in a task that nobody awaits."""
+    """`held_open` raises the error of a lifespan that doesn't open."""
 
     @asynccontextmanager
     async def broken() -> AsyncIterator[None]:
@@ -378,8 +381,8 @@ async def test_a_lifespan_that_does_not_open_fails_where_it_is_asked_for():
 
 
 def test_a_run_that_asks_for_no_fixture_loads_nothing(project: Path):
-    """The plugin is active everywhere the runtime is installed."""
-    # A fork would have the libraries.
+    """A run without the plugin's fixtures loads no library, as the plugin is active everywhere."""
+    # The process is started, as a fork would have loaded the libraries.
     command = (sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/test_idle.py")
     done = subprocess.run(
         command, cwd=project, env=clean_environment(), capture_output=True, text=True, check=False
@@ -393,7 +396,7 @@ def test_a_run_that_asks_for_no_fixture_loads_nothing(project: Path):
 
 
 def test_a_connection_that_is_cut_off_half_made_fails_no_test(project: Path):
-    """coredis leaves its buffers open then, and here a warning is an error."""
+    """A connection of coredis that was cut off half made fails no test by its warnings."""
     write(project / "tests" / "test_half_made.py", HALF_MADE)
 
     assert "1 passed" in passes(project, "tests/test_half_made.py")

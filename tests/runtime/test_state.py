@@ -1,4 +1,4 @@
-"""Slot: what a process has open right now."""
+"""Slot, which holds an object that the process has open."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from vibetuner.errors import NotConfigured, WrongEventLoop
 from vibetuner.state import Slot, check_loop, running_loop
 
 
-def test_an_empty_slot_says_what_is_missing():
-    """Its owner knows the words."""
+def test_an_empty_slot_raises_its_error():
+    """An empty slot raises the error that its owner gave it."""
     slot = Slot[str](lambda: NotConfigured("no client"))
 
     assert slot.peek() is None
@@ -22,7 +22,7 @@ def test_an_empty_slot_says_what_is_missing():
 
 
 def test_the_latest_holder_wins_whoever_leaves_first():
-    """Lifespans of a test may end in any order."""
+    """A slot returns the latest object that is held, whichever block ends first."""
     slot = Slot[str](lambda: LookupError("empty"))
     first, second = slot.hold("first"), slot.hold("second")
     first.__enter__()
@@ -36,7 +36,7 @@ def test_the_latest_holder_wins_whoever_leaves_first():
 
 
 def test_an_exception_empties_the_slot_too():
-    """A closed client must not be given out."""
+    """An exception in the block empties the slot, as its object is closed then."""
     slot = Slot[str](lambda: LookupError("empty"))
     with pytest.raises(KeyError), slot.hold("open"):
         raise KeyError
@@ -45,7 +45,7 @@ def test_an_exception_empties_the_slot_too():
 
 
 def test_what_works_in_one_loop_is_refused_in_another():
-    """And handed out where no loop runs, as nothing can be awaited there."""
+    """A slot with a name refuses its object in another event loop, but not outside any loop."""
     bound, free = (
         Slot[str](lambda: LookupError("empty"), name="Redis"),
         Slot[str](lambda: LookupError("empty")),
@@ -68,7 +68,7 @@ async def _read(slot: Slot[str]) -> str:
 
 
 async def test_the_loop_that_owns_something_may_use_it():
-    """Nor does anything without an owner belong to anybody."""
+    """`check_loop` accepts the loop that owns something, and refuses another loop."""
     check_loop(running_loop(), "The queue")
     check_loop(None, "The queue")
     with closing(asyncio.new_event_loop()) as other:
@@ -76,8 +76,8 @@ async def test_the_loop_that_owns_something_may_use_it():
             check_loop(other, "The queue")
 
 
-def test_of_two_that_are_equal_the_one_whose_block_ends_is_let_go():
-    """As with two databases of PyMongo on one server: the outer one stays open."""
+def test_of_two_equal_objects_the_one_whose_block_ends_is_removed():
+    """A slot keeps the outer of two equal objects, such as databases, when the inner block ends."""
     slot: Slot[list[int]] = Slot(lambda: LookupError("nothing"))
     outer, inner = [1], [1]
     with slot.hold(outer):

@@ -1,4 +1,4 @@
-"""A record is what we write, or it is unreadable; nothing else comes of reading it."""
+"""Stored records: each is read as it was written, or is unreadable."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ json_values = st.recursive(
 @given(kind=st.sampled_from(KINDS), value=json_values)
 @settings(deadline=None)
 def test_anything_is_a_record_or_unreadable(kind: type[Any], value: Any):
-    """Whatever JSON it is."""
+    """Any JSON value is read as a record, or raises Unreadable."""
     try:
         found = read_record(kind, json.dumps(value))
     except Unreadable as error:
@@ -38,14 +38,14 @@ def test_anything_is_a_record_or_unreadable(kind: type[Any], value: Any):
     "text", ["[" * 100_000, "", "\x00", '{"at": ', "nan", '"\\ud800"', "9" * 5000]
 )
 def test_what_json_itself_refuses_is_unreadable(text: str):
-    """Also what it refuses by other means than an error of its own."""
+    """A text that the JSON parser refuses by any error raises Unreadable."""
     for kind in KINDS:
         with pytest.raises(Unreadable):
             read_record(kind, text)
 
 
 def test_what_a_newer_version_adds_is_left_out():
-    """At the end of a list, and anywhere in an object."""
+    """Values that a newer version adds, to a list's end or to an object, are left out."""
     ended = Ended("t1", "echo", Outcome.DONE, 1, 2, 3, 4, 1, "w1")
     letter = make_letter("t1")
 
@@ -66,7 +66,10 @@ def test_what_a_newer_version_adds_is_left_out():
     ],
 )
 def test_a_letter_with_a_value_out_of_range_is_unreadable(changes: dict[str, Any]):
-    """The reason names the field, and never the value, which may be a secret."""
+    """A value out of range raises Unreadable, which names the field and not the value.
+
+    The value may be a secret.
+    """
     with pytest.raises(Unreadable) as caught:
         read_record(DeadLetter, {**make_letter("t1").to_document(), **changes})
 

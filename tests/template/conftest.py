@@ -31,18 +31,18 @@ GIT_CONFIG = """
 
 @pytest.fixture(scope="session")
 def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The template and its runtime in a folder that is no repository; tests only read it."""
+    """Copy the template and its runtime into a folder outside git; tests only read it."""
     return make_once(shared_folder(tmp_path_factory) / "vibetuner-template", write_template)
 
 
 @pytest.fixture(scope="session")
 def mold(plain: Path, tmp_path_factory: pytest.TempPathFactory) -> Mold:
-    """The environment of a project that ``plain`` makes."""
+    """Return the environment of a project that ``plain`` makes."""
     return Mold(shared_folder(tmp_path_factory) / "mold", plain)
 
 
 def write_template(folder: Path, *, runtime: bool = True) -> None:
-    """Copy what makes the template: settings, template, and the runtime that projects install."""
+    """Copy copier.yml, the template, and the runtime that projects install."""
     folder.mkdir(parents=True, exist_ok=True)
     shutil.copy(ROOT / "copier.yml", folder)
     shutil.copytree(ROOT / "template", folder / "template", ignore=CACHES)
@@ -52,17 +52,17 @@ def write_template(folder: Path, *, runtime: bool = True) -> None:
 
 @dataclass(frozen=True)
 class Repository:
-    """A git repository, and how the tests talk to git, Copier and uv about it."""
+    """A git repository, on which the tests run git and Copier."""
 
     folder: Path
     environment: dict[str, str] = field(repr=False)
 
     def git(self, *arguments: str) -> str:
-        """The output of a git command in the repository."""
+        """Return the output of a git command in the repository."""
         return run("git", *arguments, cwd=self.folder, environment=self.environment).stdout.strip()
 
     def commit(self, message: str, *, tag: str | None = None) -> str:
-        """Commit everything, perhaps under a tag; returns the commit's hash."""
+        """Commit everything, with a tag if one is given; return the commit's hash."""
         self.git("add", "--all")
         self.git("commit", "--quiet", "--allow-empty", "--message", message)
         if tag:
@@ -72,7 +72,7 @@ class Repository:
     def copy(
         self, source: str, project: Path, *options: str, cwd: Path | None = None
     ) -> subprocess.CompletedProcess[str]:
-        """``copier copy --defaults SOURCE PROJECT`` as a person types it: without --trust."""
+        """Run ``copier copy --defaults SOURCE PROJECT`` as a person types it: without --trust."""
         arguments = ("copy", "--defaults", *options, source, str(project))
         folder = cwd or self.folder.parent
         done = run_module("copier", *arguments, folder=folder, **self.environment)
@@ -82,12 +82,12 @@ class Repository:
 
 @pytest.fixture
 def repository(tmp_path: Path) -> Repository:
-    """The template with a release, v0.9.0, and a commit after it."""
+    """Make a repository of the template with a release, v0.9.0, and a commit after it."""
     return make_repository(tmp_path)
 
 
 def make_repository(place: Path, *, runtime: bool = True) -> Repository:
-    """The template in a new repository below a folder, with a release and a commit after it.
+    """Make a repository of the template below a folder, with a release and a commit after it.
 
     Copier clones it for each copy and update, which takes half the time without the runtime.
     """
@@ -113,7 +113,7 @@ def make_repository(place: Path, *, runtime: bool = True) -> Repository:
 def run(
     *command: str, cwd: Path | None, environment: dict[str, str], seconds: float = 60
 ) -> subprocess.CompletedProcess[str]:
-    """A command that is expected to succeed."""
+    """Run a command, and assert that it succeeds."""
     process = subprocess.run(
         command,
         cwd=cwd,
@@ -129,7 +129,7 @@ def run(
 
 
 def rendered_files(project: Path, *, without: str = "") -> dict[str, str]:
-    """The text of every file of a fresh project, by its path; perhaps without a folder's."""
+    """Return the text of each file of a new project by its path, perhaps without a folder's."""
     paths = (path for path in sorted(project.rglob("*")) if path.is_file())
     paths = (path for path in paths if path.relative_to(project).parts[0] != without)
     return {path.relative_to(project).as_posix(): path.read_text("utf-8") for path in paths}

@@ -1,4 +1,4 @@
-"""Whatever people answer, the project is whole."""
+"""Valid answers make a complete project whatever they contain, and others are refused."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ SLUGS = {
 
 @pytest.fixture(autouse=True)
 def without_git() -> Iterator[None]:
-    """Copier would ask it about each file of a template that is no repository."""
+    """Hide git, which Copier would ask about each file of a template that is no repository."""
     with local.env(PATH=""):
         yield
 
 
 @pytest.mark.parametrize(("name", "slug"), SLUGS.items())
 def test_a_project_of_any_name_is_whole(plain: Path, tmp_path: Path, name: str, slug: str):
-    """The name is kept as it was typed; the short name derived from it serves Python and uv."""
+    """A project keeps its name as typed, and has a short name for Python and uv."""
     project = answered(plain, tmp_path, project_name=name)
 
     pyproject = tomllib.loads((project / "pyproject.toml").read_text("utf-8"))
@@ -55,7 +55,7 @@ def test_a_project_of_any_name_is_whole(plain: Path, tmp_path: Path, name: str, 
 
 
 def test_a_short_name_of_the_greatest_length_is_still_well_formatted(plain: Path, tmp_path: Path):
-    """Forty characters are the most; no line of code breaks for them."""
+    """A short name of forty characters, the most allowed, leaves all code well formatted."""
     project = answered(plain, tmp_path, project_slug="a" * 40)
 
     assert_whole(project)
@@ -77,7 +77,7 @@ def test_a_short_name_of_the_greatest_length_is_still_well_formatted(plain: Path
 def test_the_folder_names_the_project(
     plain: Path, tmp_path: Path, folder: str, name: str, slug: str
 ):
-    """Unless the person says otherwise, and whatever the folder is called."""
+    """The folder's name gives the default of the project's name and short name."""
     project = tmp_path / folder
     run_copy(str(plain), project, defaults=True, quiet=True)
 
@@ -90,7 +90,7 @@ def test_the_folder_names_the_project(
 def test_a_project_made_in_the_current_folder_has_its_name(
     plain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    """`copier copy … .` too."""
+    """`copier copy … .` gives the project the name of the current folder."""
     project = tmp_path / "invoice-desk"
     project.mkdir()
     monkeypatch.chdir(project)
@@ -111,7 +111,7 @@ def test_a_project_made_in_the_current_folder_has_its_name(
     ],
 )
 def test_what_is_typed_is_data_and_nothing_else(plain: Path, tmp_path: Path, text: str):
-    """Quotes, backslashes and braces reach pyproject.toml and the answers as they are."""
+    """Quotes, backslashes and braces reach pyproject.toml and the answers unchanged."""
     project = answered(plain, tmp_path, description=text, author_name=text)
 
     metadata = tomllib.loads((project / "pyproject.toml").read_text("utf-8"))["project"]
@@ -121,7 +121,7 @@ def test_what_is_typed_is_data_and_nothing_else(plain: Path, tmp_path: Path, tex
 
 
 def test_only_questions_are_remembered(plain: Path, tmp_path: Path):
-    """Computed answers are computed anew at every update."""
+    """The answers file holds the answers to questions only, and no computed value."""
     project = answered(plain, tmp_path)
 
     answers = yaml.safe_load((project / ".copier-answers.yml").read_text("utf-8"))
@@ -159,7 +159,7 @@ def test_only_questions_are_remembered(plain: Path, tmp_path: Path):
 def test_a_wrong_answer_is_refused_with_its_cure(
     plain: Path, tmp_path: Path, answer: dict[str, str], message: str
 ):
-    """One sentence that says what would be right, and nothing is written."""
+    """A wrong answer is refused in one line with its cure, and nothing is written."""
     with pytest.raises(ValueError, match="^Validation error") as refused:
         answered(plain, tmp_path, **answer)
 
@@ -171,7 +171,7 @@ def test_a_wrong_answer_is_refused_with_its_cure(
 
 
 def test_no_name_of_python_or_of_a_library_is_free():
-    """`import x` would find theirs; the list holds whatever this Python and the runtime bring."""
+    """The reserved names include all modules of Python, and all packages that the runtime needs."""
     settings = yaml.safe_load((Path(__file__).parents[2] / "copier.yml").read_text("utf-8"))
     reserved = set(settings["reserved_names"]["default"].split())
 
@@ -185,7 +185,7 @@ def test_no_name_of_python_or_of_a_library_is_free():
 
 
 def required_names(name: str, extras: set[str]) -> set[str]:
-    """Return the names of a distribution and of all that it needs, as packages have them."""
+    """Return the names of a distribution, of all that it needs, and of their modules."""
     from importlib import metadata
 
     from packaging.requirements import Requirement
@@ -211,14 +211,14 @@ def required_names(name: str, extras: set[str]) -> set[str]:
 
 
 def answered(template: Path, folder: Path, **answers: str) -> Path:
-    """Return the project that these answers make; the folder's name is no answer."""
+    """Render the project that these answers make, and return its folder."""
     project = folder / "my-project"
     run_copy(str(template), project, answers, defaults=True, quiet=True)
     return project
 
 
 def assert_whole(project: Path) -> None:
-    """Every file parses, and the code is formatted and free of lint."""
+    """Assert that every file parses, and that the code is formatted and free of lint."""
     for name, text in rendered_files(project).items():
         if name.endswith(".py"):
             ast.parse(text, name)

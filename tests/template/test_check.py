@@ -1,4 +1,4 @@
-"""A fresh project, checked by its own means; and again with everything that can be generated."""
+"""A new project passes its own check, and again with everything that can be generated."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory: pytest.TempPathFactory, plain: Path, mold: Mold) -> Repository:
-    """One project for all, installed and committed."""
+    """Install one project for all tests, and commit it."""
     place = tmp_path_factory.mktemp("check")
     (place / "gitconfig").write_text(GIT_CONFIG, encoding="utf-8")
     environment = clean_environment(
@@ -36,21 +36,21 @@ def installed(tmp_path_factory: pytest.TempPathFactory, plain: Path, mold: Mold)
 
 @pytest.fixture
 def project(installed: Repository) -> Iterator[Repository]:
-    """The project as it was committed, whatever the test before it has generated."""
+    """Yield the project as it was committed, and reset it after the test."""
     yield installed
     installed.git("reset", "--quiet", "--hard")
     installed.git("clean", "--quiet", "--force", "-d")
 
 
 def test_a_fresh_project_passes_its_own_check_and_stays_as_it_is(project: Repository):
-    """By the commands that AGENTS.md lists, in their order; formatting leaves no diff."""
+    """A new project passes the commands that AGENTS.md lists, and formatting changes no file."""
     uv(project, "run", "just", "format")
     uv(project, "run", "just", "format", "-q")
     assert project.git("status", "--porcelain") == ""
 
     text = (project.folder / "AGENTS.md").read_text("utf-8")
     [block] = re.findall(r"(?s)```bash\n(.+?)```", text)
-    # Its tests run once, in the check.
+    # The project's tests run once, in `just check`.
     quick = {"uv run just test -q": {"PYTEST_ADDOPTS": "--collect-only"}}
     printed = {
         line: uv(project, *shlex.split(line)[1:], **quick.get(line, {}))
@@ -63,8 +63,8 @@ def test_a_fresh_project_passes_its_own_check_and_stays_as_it_is(project: Reposi
     assert project.git("status", "--porcelain", "src/my_project/tune.py") == ""
 
 
-def test_all_that_can_be_generated_passes_it_too(project: Repository):
-    """Types included, and the tests that were written with it."""
+def test_all_that_can_be_generated_passes_the_check(project: Repository):
+    """A project with everything that can be generated passes `just check`, tests included."""
     fresh = [path.relative_to(project.folder) for path in project.folder.glob("tests/test_*.py")]
     uv(project, "add", "--quiet", "argon2-cffi")
     generate(project.folder)
@@ -83,10 +83,10 @@ def test_all_that_can_be_generated_passes_it_too(project: Repository):
         assert name in checked
 
 
-def test_a_project_without_the_example_passes_it_too(
+def test_a_project_without_the_example_passes_the_check(
     tmp_path: Path, plain: Path, mold: Mold, project: Repository
 ):
-    """One page, one task, its test; and a batch that needs no outbox."""
+    """A project without the example passes `just check`, with a generated batch."""
     bare = Repository(tmp_path / "my-project", project.environment)
     render(plain, bare.folder, example=False)
     mold.lend(bare.folder, lock=True)

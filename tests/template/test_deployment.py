@@ -1,4 +1,4 @@
-"""Tests of a deployment without a container engine."""
+"""The files of a deployment, tested without a container engine."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from vibetuner.embedded import Lease
 
 @pytest.fixture(scope="module")
 def project(plain: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A fresh project."""
+    """Render a new project."""
     return render(plain, tmp_path_factory.mktemp("deployed") / "my-project")
 
 
@@ -41,12 +41,12 @@ def project(plain: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     ],
 )
 def test_a_file_is_valid_by_its_schema(project: Path, schema: str, name: str):
-    """Of the compose specification, and of GitHub's workflows; both come with the checker."""
+    """Each Compose file and each workflow fits its schema, which comes with the checker."""
     assert check_schema(schema, project / name).startswith("ok")
 
 
 def test_the_schema_would_notice_a_mistake(project: Path, tmp_path: Path):
-    """A misspelt key is no compose file."""
+    """The check by the schema reports a misspelt key."""
     broken = tmp_path / "compose.yml"
     text = (project / "compose.prod.yml").read_text("utf-8")
     broken.write_text(text.replace("stop_grace_period", "stop_graceperiod"))
@@ -56,7 +56,7 @@ def test_the_schema_would_notice_a_mistake(project: Path, tmp_path: Path):
 
 
 def test_the_dockerfile_has_no_lint(project: Path):
-    """Hadolint knows good images."""
+    """Hadolint reports nothing about the Dockerfile."""
     hadolint = Path(sys.executable).with_name("hadolint")
     environment = clean_environment()
     done = run(str(hadolint), "--no-color", "Dockerfile", cwd=project, environment=environment)
@@ -71,7 +71,10 @@ printf 'sha256:%s\\n' "$(printf '%s %s' "${DAY:-1}" "$6" | sha256sum | cut -c 1-
 
 
 def test_images_are_pinned_by_what_the_registry_says(project: Path, tmp_path: Path):
-    """Each gets its digest, and a newer one on another day; if one is missing, nothing changes."""
+    """`just pin-images` pins each image by its present digest, and later by a newer one.
+
+    If the digest of an image is missing, nothing changes.
+    """
     folder, docker = tmp_path / "shop", tmp_path / "bin" / "docker"
     shutil.copytree(project, folder)
     docker.parent.mkdir()
@@ -104,7 +107,7 @@ def test_images_are_pinned_by_what_the_registry_says(project: Path, tmp_path: Pa
 
 
 def test_ci_runs_what_people_run(project: Path):
-    """`just check` runs format, lint, types and tests; CI runs `just check`, and nothing else."""
+    """CI runs `just check` only, which runs format, lint, types and tests."""
     workflow = yaml.safe_load((project / ".github/workflows/ci.yml").read_text("utf-8"))
     [job] = workflow["jobs"].values()
     commands = [step["run"] for step in job["steps"] if "run" in step]
@@ -117,7 +120,7 @@ def test_ci_runs_what_people_run(project: Path):
 
 
 def test_in_production_everything_has_limits_and_comes_back(project: Path):
-    """Restarted unless stopped, within bounds, without rights, secrets in files."""
+    """Each service in production restarts, has limits and no extra rights, and secrets in files."""
     compose = load(project, "compose.prod.yml")
     for name, service in compose["services"].items():
         expected = "no" if name == "schema" else "unless-stopped"
@@ -136,7 +139,10 @@ def test_in_production_everything_has_limits_and_comes_back(project: Path):
 
 
 def test_the_head_of_the_compose_file_makes_every_secret(project: Path, tmp_path: Path):
-    """Typed as it stands there; and the servers' passwords are those in the addresses."""
+    """The commands at the head of compose.prod.yml make every secret.
+
+    The passwords of the servers are those in the URLs.
+    """
     text = (project / "compose.prod.yml").read_text("utf-8")
     lines = re.findall(r"(?m)^#   (.+)$", text.partition("x-app:")[0])
     environment = clean_environment()
@@ -168,7 +174,10 @@ console.log(JSON.stringify(state))
 
 @pytest.mark.parametrize("name", ["compose.dev.yml", "compose.prod.yml"])
 def test_mongodb_becomes_a_replica_set_of_one(project: Path, tmp_path: Path, name: str):
-    """For transactions. Its own check, read by node: it initiates once, and asks for a primary."""
+    """MongoDB's health check initiates a replica set of one, once, and waits for a primary.
+
+    Transactions need a replica set. Node runs the script of the check.
+    """
     service = load(project, name)["services"]["mongo"]
     assert "--replSet rs0 " in " ".join(service["command"])
     password = tmp_path / "mongo"
@@ -177,8 +186,8 @@ def test_mongodb_becomes_a_replica_set_of_one(project: Path, tmp_path: Path, nam
     node = shutil.which("node")
     if node is None:
         pytest.skip("needs node")
-    told = run(node, "-e", MONGOSH % script, cwd=tmp_path, environment=clean_environment())
-    seen = json.loads(told.stdout)
+    done = run(node, "-e", MONGOSH % script, cwd=tmp_path, environment=clean_environment())
+    seen = json.loads(done.stdout)
     members = [{"_id": 0, "host": "mongo:27017"}]
     assert (seen["code"], seen["initiated"]) == (0, [{"_id": "rs0", "members": members}])
     in_production = name == "compose.prod.yml"
@@ -186,7 +195,10 @@ def test_mongodb_becomes_a_replica_set_of_one(project: Path, tmp_path: Path, nam
 
 
 def test_mongodb_gets_a_key_that_nobody_else_may_read(project: Path, tmp_path: Path):
-    """The service's own command, with this user for the image's, and a look for its entry point."""
+    """MongoDB's command writes its secret to a key file of mode 400, and starts with it.
+
+    The test runs the command as this user, with a script as the image's entry point.
+    """
     service = load(project, "compose.prod.yml")["services"]["mongo"]
     secret, key, entry = tmp_path / "mongo", tmp_path / "key", tmp_path / "docker-entrypoint.sh"
     secret.write_text("long-and-random\n", encoding="utf-8")
@@ -197,15 +209,15 @@ def test_mongodb_gets_a_key_that_nobody_else_may_read(project: Path, tmp_path: P
         lines = lines.replace(path, str(own))
     lines = lines.replace("-o mongodb -g mongodb ", "")
     environment = {**os.environ, "PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}"}
-    told = run(*shell, lines, cwd=tmp_path, environment=environment).stdout.splitlines()
-    assert told == [f"mongod --replSet rs0 --keyFile {key} --bind_ip_all", "400"]
+    printed = run(*shell, lines, cwd=tmp_path, environment=environment).stdout.splitlines()
+    assert printed == [f"mongod --replSet rs0 --keyFile {key} --bind_ip_all", "400"]
     assert key.read_text("utf-8") == secret.read_text("utf-8")
 
 
 def test_valkey_takes_its_password_from_the_file_and_its_health_check_knows_it(
     project: Path, tmp_path: Path
 ):
-    """The service's own command and check, with the real server."""
+    """Valkey reads its password from the file, and so does its health check."""
     service = load(project, "compose.prod.yml")["services"]["valkey"]
     conf = tmp_path / "valkey_conf"
     conf.write_text("requirepass long-and-random\n")
@@ -229,7 +241,10 @@ def test_valkey_takes_its_password_from_the_file_and_its_health_check_knows_it(
 
 
 def test_the_default_database_of_production_is_postgresql(project: Path):
-    """SQLite shares one write lock among all processes; the image has what PostgreSQL needs."""
+    """The services in production use PostgreSQL, and the image has its driver.
+
+    SQLite shares one write lock among all processes.
+    """
     services = load(project, "compose.prod.yml")["services"]
     for name in ("web", "worker", "schema"):
         assert "postgres" in services[name]["depends_on"]
@@ -239,14 +254,14 @@ def test_the_default_database_of_production_is_postgresql(project: Path):
 
 
 def kubernetes() -> list[dict[str, Any]]:
-    """The objects of the page about deploying."""
+    """Return the Kubernetes objects on the page about deploying."""
     page = (ROOT / "docs/how-to/deploy.md").read_text("utf-8")
     [text] = re.findall(r"(?s)```yaml\n# shop.yaml\n(.+?)```", page)
     return list(yaml.safe_load_all(text))
 
 
 def test_the_pods_on_the_page_can_start(project: Path):
-    """Nothing lies over the service account's token, and the image's commands are real."""
+    """Each pod on the page runs a command of Compose, and hides no token of its account."""
     objects = {(item["kind"], item["metadata"]["name"]): item for item in kubernetes()}
     folder = objects["ConfigMap", "shop"]["data"]["SECRETS_DIR"]
     services = load(project, "compose.prod.yml")["services"]
@@ -269,7 +284,7 @@ def test_the_pods_on_the_page_can_start(project: Path):
 
 
 def test_the_secrets_on_the_page_are_settings():
-    """Each key becomes a file, and a file is read when it is named after a setting."""
+    """Each key of the secret on the page is the name of a setting, so that its file is read."""
     page = (ROOT / "docs/how-to/deploy.md").read_text("utf-8")
     keys = set(re.findall(r"--from-literal=(\w+)=", page))
     assert keys == {"secret_key", "smtp_url", "database_url", "redis_url", "mongodb_url"}
@@ -277,7 +292,10 @@ def test_the_secrets_on_the_page_are_settings():
 
 
 def test_systemd_accepts_the_units_on_the_page(project: Path, tmp_path: Path):
-    """`systemd-analyze verify`, with a program that is there in place of the project's."""
+    """`systemd-analyze verify` accepts the units on the page, and reports a wrong one.
+
+    A program that exists here replaces the project's.
+    """
     verifier = shutil.which("systemd-analyze")
     if verifier is None:
         pytest.skip("needs systemd-analyze")
@@ -312,7 +330,10 @@ def test_systemd_accepts_the_units_on_the_page(project: Path, tmp_path: Path):
 
 
 def test_actions_are_pinned_by_commit():
-    """Of this repository and of projects; a tag could be moved."""
+    """Each action in a workflow, here and in projects, is pinned by a commit.
+
+    A tag could be moved.
+    """
     files = [*(ROOT / ".github/workflows").glob("*.yml")]
     files += (ROOT / "template/.github/workflows").glob("*.yml")
     used = [use for file in files for use in re.findall(r"uses: (\S+)", file.read_text("utf-8"))]
@@ -321,7 +342,7 @@ def test_actions_are_pinned_by_commit():
 
 
 def test_a_release_has_a_bill_of_materials(tmp_path: Path):
-    """It lists all that the runtime installs; `just sbom` writes it, as the workflow types."""
+    """`just sbom`, which the release runs, lists the packages that the runtime installs."""
     workflow = (ROOT / ".github/workflows/release.yml").read_text("utf-8")
     assert "uv run just sbom build/sbom.json" in workflow
     environment = clean_environment(UV_NO_GITHUB_FAST_PATH="1")
@@ -336,7 +357,10 @@ def test_a_release_has_a_bill_of_materials(tmp_path: Path):
 
 
 def test_a_worker_gets_more_time_to_stop_than_its_tasks(project: Path):
-    """Else it would be killed while it requeues what it could not finish."""
+    """Compose and Kubernetes give a worker more time to stop than its grace period.
+
+    If a worker is killed earlier, it can't requeue what it has not finished.
+    """
     worker = load(project, "compose.prod.yml")["services"]["worker"]
     grace = Settings.model_fields["worker_grace_period"].default
 
@@ -348,7 +372,7 @@ def test_a_worker_gets_more_time_to_stop_than_its_tasks(project: Path):
 
 
 def test_development_follows_changes(project: Path):
-    """The code is seen as it is; what has to be installed makes the image anew."""
+    """In development, Compose mounts the code, and builds the image anew for new dependencies."""
     for name in ("web", "worker"):
         service = load(project, "compose.dev.yml")["services"][name]
         watched = {rule["path"]: rule["action"] for rule in service["develop"]["watch"]}
@@ -360,7 +384,7 @@ def test_development_follows_changes(project: Path):
 def test_every_step_of_the_image_works_and_compose_starts_what_it_says(
     repository: Repository, tmp_path: Path, servers: Lease
 ):
-    """The builder's RUN lines in a scratch folder; then the entry point with compose's arguments.
+    """The image's build succeeds in a folder, and its entry point starts each service.
 
     Only apt-get and useradd are left out: they need a machine of their own.
     """
@@ -412,7 +436,7 @@ def test_every_step_of_the_image_works_and_compose_starts_what_it_says(
 
 
 def build(source: Path, app: Path, environment: dict[str, str]) -> None:
-    """Do what the builder stage does: COPY and RUN, in their order."""
+    """Run the COPY and RUN instructions of the builder stage, in their order."""
     stage = (source / "Dockerfile").read_text("utf-8").split("\nFROM ")[1]
     app.mkdir()
     ran = 0
@@ -431,7 +455,7 @@ def build(source: Path, app: Path, environment: dict[str, str]) -> None:
 
 
 def instructions(source: Path) -> dict[str, Any]:
-    """The final stage's instructions that are written as a list."""
+    """Return the final stage's instructions that are written as a list."""
     text = (source / "Dockerfile").read_text("utf-8").split("\nFROM ")[2].replace("\\\n", "")
     lists = re.findall(r"(?m)^(ENTRYPOINT|CMD|HEALTHCHECK)[^\[\n]*(\[.*\])$", text)
     return {name: json.loads(value) for name, value in lists}

@@ -1,4 +1,4 @@
-"""`vibetuner destroy example`: what is left is a project without it."""
+"""`vibetuner destroy example` leaves a project that equals one made without the example."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ANSWERS = ".copier-answers.yml"
 
 @pytest.fixture(scope="module")
 def repository(tmp_path_factory: pytest.TempPathFactory) -> Repository:
-    """The template at v0.9.0 and at v0.9.1 with another example; beside it, a project of v0.9.0."""
+    """Release the template as v0.9.0 and, with another example, v0.9.1; make a project."""
     repository = make_repository(tmp_path_factory.mktemp("example"), runtime=False)
     start(repository, repository.folder.with_name("my-project"))
     path = repository.folder / "template/src/{{ package_name }}/outages.py"
@@ -31,16 +31,16 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Repository:
 
 @pytest.fixture
 def project(repository: Repository, tmp_path: Path) -> Repository:
-    """The project, for the test alone."""
+    """Copy the project for this test."""
     made = repository.folder.with_name("my-project")
     shutil.copytree(made, tmp_path / "my-project", symlinks=True)
     return Repository(tmp_path / "my-project", repository.environment)
 
 
-def test_what_is_left_is_a_project_made_without_it(
+def test_a_project_as_made_without_the_example_is_left(
     project: Repository, repository: Repository, tmp_path: Path
 ):
-    """Every file, to the byte; also when the template has been updated since."""
+    """After an update, `destroy example` leaves each file as in a project made without it."""
     update(project)
     project.commit("Update")
     done = destroy(project)
@@ -59,7 +59,10 @@ def test_what_is_left_is_a_project_made_without_it(
 
 
 def test_the_examples_tables_are_dropped_before_its_migration_goes(project: Repository):
-    """A database at a revision that nobody knows could not be migrated any more."""
+    """`destroy example` is refused while the database has the example's tables.
+
+    A database at an unknown revision could not be migrated any more.
+    """
     env = "DATABASE_URL=sqlite:///.vibetuner/app.db\n"
     (project.folder / ".env").write_text(env, "utf-8")
     upgraded = vibetuner(project, "db", "upgrade")
@@ -79,7 +82,10 @@ def test_the_examples_tables_are_dropped_before_its_migration_goes(project: Repo
 
 
 def test_what_was_changed_is_named_and_nothing_is_removed(project: Repository):
-    """--skip keeps it and takes out the rest; a README may say what it likes."""
+    """`destroy example` is refused if a file was changed; --skip keeps it and removes the rest.
+
+    A changed README.md is no obstacle.
+    """
     (project.folder / "README.md").write_text("mine\n", "utf-8")
     changed = project.folder / "src/my_project/outages.py"
     changed.write_text("# mine\n", "utf-8")
@@ -97,7 +103,7 @@ def test_what_was_changed_is_named_and_nothing_is_removed(project: Repository):
 
 
 def test_what_a_person_has_removed_already_is_no_obstacle(project: Repository):
-    """The rest goes too."""
+    """`destroy example` removes the rest if a person has removed some of its files."""
     shutil.rmtree(project.folder / "src/my_project/templates")
     project.commit("Remove the pages")
 
@@ -106,8 +112,8 @@ def test_what_a_person_has_removed_already_is_no_obstacle(project: Repository):
     assert (project.folder / "src/my_project/templates/home.html").is_file()
 
 
-def test_without_a_commit_there_is_no_way_back_and_nothing_is_removed(project: Repository):
-    """As with an update."""
+def test_without_a_commit_nothing_is_removed(project: Repository):
+    """`destroy example` is refused while a file is not committed, as there is no way back."""
     (project.folder / "draft.txt").touch()
     refused = destroy(project)
 

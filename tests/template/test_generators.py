@@ -1,6 +1,6 @@
-"""Whatever `vibetuner new` writes is formatted, free of lint, and removed again.
+"""All that `vibetuner new` writes is formatted, free of lint, and can be removed again.
 
-That it passes types and tests too is seen in test_check.py, where a project is installed.
+Types and tests are checked by test_check.py, where a project is installed.
 """
 
 from __future__ import annotations
@@ -56,21 +56,21 @@ LOOKS = [("ruff", "format", "--check", "--diff"), ("ruff", "check")]
 def test_every_variant_is_formatted_and_free_of_lint(
     plain: Path, tmp_path: Path, slug: str, example: bool
 ):
-    """In a project of a short name and in one of the longest; and all are removed again."""
+    """Each variant is clean in projects of a short and of the longest name, and is removed."""
     project = render(plain, tmp_path / "project", project_slug=slug, example=example)
     before = rendered_files(project)
     generate(project)
     for look in LOOKS:
         command = (sys.executable, "-m", *look, "--no-cache", ".")
         run(*command, cwd=project, environment=clean_environment())
-    take_back(project)
+    destroy_all(project)
 
     after = rendered_files(project)
     tune = f"src/{slug}/tune.py"
     assert {name for name in before if before[name] != after[name]} == {tune}
     left = {name.rpartition("/")[2] for name in after.keys() - before if "/versions/" not in name}
     assert left <= {"__init__.py"}
-    # A database may have seen a migration, so it stays; each follows the one before.
+    # Migrations stay, as a database may have run them; each follows the one before.
     migrations = [name for name in after.keys() - before if "/versions/" in name]
     assert len(migrations) == sum(
         variant.startswith(("model", "auth")) and "--document" not in variant
@@ -79,12 +79,12 @@ def test_every_variant_is_formatted_and_free_of_lint(
 
 
 def generate(project: Path) -> None:
-    """Everything, by one process: starting one for each would take minutes."""
+    """Generate all variants in one process, as starting one for each would take minutes."""
     type_all(project, [["new", *shlex.split(variant)] for variant in VARIANTS])
 
 
-def take_back(project: Path) -> None:
-    """Everything again."""
+def destroy_all(project: Path) -> None:
+    """Remove all that was generated."""
     type_all(project, [["destroy", *variant.split()[:2]] for variant in VARIANTS])
 
 

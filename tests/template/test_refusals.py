@@ -1,4 +1,4 @@
-"""Copier's words on the command line when it can't go on."""
+"""Copier's messages on the command line when it can't go on."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tests.processes import clean_environment
 
 
 def test_a_bad_short_name_is_refused_and_nothing_is_written(plain: Path, tmp_path: Path):
-    """The last line says what would be right."""
+    """A bad short name is refused; the last line shows a good one, and nothing is written."""
     project = tmp_path / "my-project"
     process = copier(plain, project, "--data", "project_slug=Bad Slug")
 
@@ -23,7 +23,10 @@ def test_a_bad_short_name_is_refused_and_nothing_is_written(plain: Path, tmp_pat
 
 
 def test_a_folder_with_another_project_is_not_overwritten(plain: Path, tmp_path: Path):
-    """On a terminal Copier asks about each file; without one, it says what to type."""
+    """Without a terminal, Copier keeps another project's files, and names --overwrite.
+
+    On a terminal, it asks about each file.
+    """
     project = tmp_path / "my-project"
     project.mkdir()
     (project / "pyproject.toml").write_text("mine\n")
@@ -38,7 +41,10 @@ def test_a_folder_with_another_project_is_not_overwritten(plain: Path, tmp_path:
 
 
 def test_what_is_the_users_is_kept_even_with_overwrite(plain: Path, tmp_path: Path):
-    """README.md, justfile, src/ and tests/ are written once."""
+    """`--overwrite` keeps the user's files:
+
+    README.md, justfile, src/ and tests/ are written once.
+    """
     project = tmp_path / "my-project"
     project.mkdir()
     (project / "README.md").write_text("mine\n")

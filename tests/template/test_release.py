@@ -27,7 +27,7 @@ CHANGELOG = """# Changelog
 
 @pytest.fixture
 def here(repository: Repository) -> Repository:
-    """A repository like this one, with something to release."""
+    """Make a repository like this one, with something to release."""
     for name in ("pyproject.toml", "scripts/release.py"):
         (repository.folder / name).parent.mkdir(exist_ok=True)
         (repository.folder / name).write_bytes((ROOT / name).read_bytes())
@@ -44,7 +44,7 @@ def release(here: Repository, version: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_a_release_is_one_commit_and_one_tag(here: Repository):
-    """The number is in the project, the package and the changelog, above the last one."""
+    """A release writes its version to project, package and changelog, in one tagged commit."""
     done = release(here, "0.10.0")
 
     assert done.returncode == 0, done.stderr
@@ -69,7 +69,7 @@ def test_a_release_is_one_commit_and_one_tag(here: Repository):
     ],
 )
 def test_what_is_no_new_version_is_refused(here: Repository, version: str, message: str):
-    """And nothing is changed."""
+    """A version that is malformed, exists or is not newer is refused, and nothing is changed."""
     refused = release(here, version)
 
     assert refused.returncode == 1
@@ -79,7 +79,7 @@ def test_what_is_no_new_version_is_refused(here: Repository, version: str, messa
 
 
 def test_without_news_there_is_no_release(here: Repository):
-    """Somebody must say what users notice."""
+    """A release is refused if the changelog has no line under [Unreleased]."""
     changelog = here.folder / "CHANGELOG.md"
     changelog.write_text(CHANGELOG.replace("- Sings.\n\n", ""), encoding="utf-8")
     here.commit("Silence")
@@ -88,7 +88,7 @@ def test_without_news_there_is_no_release(here: Repository):
 
 
 def test_a_dirty_tree_is_refused(here: Repository):
-    """A release holds what is committed."""
+    """A release is refused while a file is not committed."""
     Path(here.folder / "draft").touch()
 
     assert "something is not committed" in release(here, "0.10.0").stderr

@@ -1,4 +1,4 @@
-"""The files of a fresh project."""
+"""The files of a new project."""
 
 from __future__ import annotations
 
@@ -41,32 +41,35 @@ SEEDS = (".vscode/", "AGENTS.md", "CLAUDE.md", "README.md", "justfile", "src/", 
 
 @pytest.fixture(scope="module")
 def project(plain: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Every question at its default, nothing trusted."""
+    """Render a project with default answers, without trust."""
     return render(plain, tmp_path_factory.mktemp("rendered") / "my-project")
 
 
 @pytest.fixture(scope="module")
 def bare(plain: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same without the example."""
+    """Render a project without the example."""
     return render(plain, tmp_path_factory.mktemp("bare") / "my-project", example=False)
 
 
 def test_nothing_in_the_template_asks_for_trust():
-    """No tasks, no migrations, no extensions."""
+    """The template has no tasks, migrations or extensions, for which Copier would ask for trust."""
     settings = yaml.safe_load((ROOT / "copier.yml").read_text("utf-8"))
 
     assert not {"_tasks", "_migrations", "_jinja_extensions", "_external_data"} & set(settings)
 
 
 def test_every_file_is_either_the_users_or_the_templates(project: Path, bare: Path):
-    """A new file must be put on one of the two lists on purpose."""
+    """Each rendered file is on the list of the user's files or on that of the template's."""
     for folder in (project, bare):
         files = set(rendered_files(folder))
         assert {name for name in files if not name.startswith(SEEDS)} == MANAGED
 
 
 def test_without_the_example_there_is_one_page_one_task_and_its_test(project: Path, bare: Path):
-    """And nothing to delete; the template's own files are the same with it and without."""
+    """Without the example, a project has one page, one task and two tests, and no trace of it.
+
+    The template's own files are the same with it and without.
+    """
     with_it, without = rendered_files(project), rendered_files(bare)
     only = {name for name in without.keys() - with_it.keys() if name.endswith((".py", ".html"))}
     assert only == {
@@ -83,7 +86,11 @@ def test_without_the_example_there_is_one_page_one_task_and_its_test(project: Pa
 
 
 def test_both_lists_of_the_users_files_are_the_same():
-    """Skipped alone, a deleted file returns; excluded alone, recopy overwrites."""
+    """The list of excluded files equals that of skipped ones.
+
+    A deleted file that is only skipped returns, and one that is only excluded is overwritten by
+    recopy.
+    """
     settings = yaml.safe_load((ROOT / "copier.yml").read_text("utf-8"))
 
     form = r"\{% if _copier_operation == 'update' %\}(.+)\{% endif %\}"
@@ -93,7 +100,7 @@ def test_both_lists_of_the_users_files_are_the_same():
 
 
 def test_what_copier_renders_keeps_no_trace_of_its_own_language(project: Path, bare: Path):
-    """Files with other braces, such as pages and recipes, are copied as they are."""
+    """The rendered files contain no expression of Copier's language."""
     files = rendered_files(bare) | rendered_files(project)
     for path in (ROOT / "template").rglob("*.jinja"):
         name = path.relative_to(ROOT / "template").as_posix().removesuffix(".jinja")
@@ -104,7 +111,7 @@ def test_what_copier_renders_keeps_no_trace_of_its_own_language(project: Path, b
 
 
 def test_the_editors_files_are_json_that_names_what_is_there(project: Path):
-    """Debugging page and worker, recommended extensions, tasks; a container on the compose file."""
+    """The editors' files are JSON, and name modules, recipes and services that exist."""
     launch, tasks, extensions, settings, container = (
         json.loads((project / name).read_text("utf-8"))
         for name in (
@@ -128,8 +135,8 @@ def test_the_editors_files_are_json_that_names_what_is_there(project: Path):
     assert {*container["runServices"], *services[1]["dev"]["depends_on"]} <= set(services[0])
 
 
-def test_agents_are_told_ten_things_in_one_place(project: Path):
-    """CLAUDE.md points there; short enough to be read each time."""
+def test_the_rules_for_agents_are_in_one_place(project: Path):
+    """AGENTS.md has ten rules in fewer than 60 lines, and CLAUDE.md includes it."""
     text = (project / "AGENTS.md").read_text("utf-8")
     assert re.findall(r"(?m)^(\d+)\. ", text) == [str(number) for number in range(1, 11)]
     assert len(text.splitlines()) < 60
@@ -137,7 +144,7 @@ def test_agents_are_told_ten_things_in_one_place(project: Path):
 
 
 def test_pre_commit_is_an_option(plain: Path, project: Path, tmp_path: Path):
-    """Off unless asked for; its hooks are the tools of `just check`."""
+    """The pre-commit configuration is written only on request, with the tools of `just check`."""
     render(plain, tmp_path / "p", pre_commit=True)
     text = (tmp_path / "p" / ".pre-commit-config.yaml").read_text("utf-8")
     hooks = yaml.safe_load(text)["repos"][0]["hooks"]
@@ -147,7 +154,10 @@ def test_pre_commit_is_an_option(plain: Path, project: Path, tmp_path: Path):
 
 
 def test_no_file_of_a_fresh_project_is_ignored_by_git(project: Path):
-    """A user's changes to an ignored file would be lost at the next update."""
+    """No file of a new project is ignored by git.
+
+    A user's changes to an ignored file would be lost at the next update.
+    """
     environment = clean_environment(GIT_CONFIG_GLOBAL="/dev/null", GIT_CONFIG_SYSTEM="/dev/null")
     run("git", "init", "--quiet", cwd=project, environment=environment)
     names = [name for name in rendered_files(project) if not name.startswith(".git/")]
@@ -161,7 +171,10 @@ def test_no_file_of_a_fresh_project_is_ignored_by_git(project: Path):
 
 
 def test_no_path_of_the_machine_is_rendered_but_where_the_runtime_is(plain: Path, project: Path):
-    """A committed file must mean the same on the next machine."""
+    """Rendered files contain a path of this machine only where they name the runtime.
+
+    A committed file must mean the same on the next machine.
+    """
     expected = {
         ".copier-answers.yml": [f"_src_path: {plain}"],
         "pyproject.toml": [
@@ -181,7 +194,7 @@ def test_no_path_of_the_machine_is_rendered_but_where_the_runtime_is(plain: Path
 
 
 def test_the_worker_is_a_service_of_its_own_in_production(project: Path):
-    """It has the page's image and settings; Valkey keeps every task."""
+    """In production, the worker has the web app's image and settings, and Valkey keeps tasks."""
     services = yaml.safe_load((project / "compose.prod.yml").read_text("utf-8"))["services"]
 
     assert services["worker"]["command"] == ["prod", "worker"]
@@ -200,7 +213,7 @@ def test_the_worker_is_a_service_of_its_own_in_production(project: Path):
 
 
 def test_docker_development_runs_page_and_worker_beside_real_servers(project: Path):
-    """The same two processes, in development mode."""
+    """Compose runs web app and worker in development mode, beside Valkey and MongoDB."""
     services = yaml.safe_load((project / "compose.dev.yml").read_text("utf-8"))["services"]
 
     assert services["web"]["command"][:2] == ["dev", "frontend"]
@@ -209,7 +222,7 @@ def test_docker_development_runs_page_and_worker_beside_real_servers(project: Pa
 
 
 def test_the_image_starts_vibetuner_run_as_somebody_without_rights(project: Path):
-    """git is needed to build, not to run."""
+    """The image starts `vibetuner run` as a user without rights, and has git only to build."""
     builder, final = (project / "Dockerfile").read_text("utf-8").split("\nFROM ")[1:]
 
     assert 'ENTRYPOINT ["vibetuner", "run"]' in final
@@ -219,7 +232,7 @@ def test_the_image_starts_vibetuner_run_as_somebody_without_rights(project: Path
 
 
 def test_env_example_names_every_setting_with_a_line_about_it(project: Path):
-    """Development needs no other file; the key is made at first use."""
+    """.env.example has each setting below a line about it, and values for development."""
     from vibetuner.config import Settings
 
     text = (project / ".env.example").read_text("utf-8")
@@ -231,7 +244,7 @@ def test_env_example_names_every_setting_with_a_line_about_it(project: Path):
 
 
 def test_the_example_settings_are_valid(project: Path):
-    """A file that is offered as a start must be one."""
+    """The values of .env.example are valid settings."""
     from vibetuner.config import Settings
     from vibetuner.env_file import read_env_file
 
@@ -243,7 +256,7 @@ def test_the_example_settings_are_valid(project: Path):
 
 
 def test_ci_runs_what_people_run(project: Path):
-    """One command, on every Python that the project supports."""
+    """CI runs `just check` on every Python that the project supports."""
     workflow = yaml.safe_load((project / ".github/workflows/ci.yml").read_text("utf-8"))
 
     [job] = workflow["jobs"].values()
@@ -253,7 +266,7 @@ def test_ci_runs_what_people_run(project: Path):
 
 
 def test_no_recipe_freezes_the_lock_file(project: Path):
-    """After an update the next `uv run` must move to the runtime of the new version."""
+    """No recipe uses --frozen: after an update, `uv run` must install the new runtime."""
     for name, text in rendered_files(project).items():
         if name.endswith("just") or name.startswith(".just/"):
             assert "--frozen" not in text, name
@@ -275,7 +288,7 @@ def test_no_recipe_freezes_the_lock_file(project: Path):
     ],
 )
 def test_just_lists_the_recipe_with_a_sentence(project: Path, recipe: str):
-    """`just` alone is the help."""
+    """`just` without arguments lists each recipe with a sentence."""
     listing = run("just", cwd=project, environment=clean_environment()).stdout
 
     [line] = [line for line in listing.splitlines() if line.split()[:1] == [recipe]]
@@ -283,7 +296,7 @@ def test_just_lists_the_recipe_with_a_sentence(project: Path, recipe: str):
 
 
 def test_a_recipe_of_the_users_wins_and_arguments_are_passed_on_whole(project: Path):
-    """justfile is the user's; what it defines replaces the template's recipe."""
+    """A recipe in the user's justfile replaces the template's, and gets its arguments unsplit."""
     justfile = project / "justfile"
     original = justfile.read_text("utf-8")
     justfile.write_text(

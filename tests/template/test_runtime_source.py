@@ -1,4 +1,4 @@
-"""A project's source of its runtime: always the version of the template that made it."""
+"""The runtime of a project has the version of the template that made the project."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ SUBDIRECTORY = "#subdirectory=runtime"
 
 @pytest.fixture
 def repository(tmp_path: Path) -> Repository:
-    """The template with a release, v0.9.0, and a commit after it; nothing is installed of it."""
+    """Make a repository of the template with a release and a later commit, without the runtime."""
     return make_repository(tmp_path, runtime=False)
 
 
 @pytest.fixture
 def github(repository: Repository, tmp_path: Path) -> Repository:
-    """As ``repository``, which git also finds under its address at GitHub, by both protocols."""
+    """Return ``repository``, which git also finds at its GitHub address, by both protocols."""
     settings = tmp_path / "gitconfig"
     with settings.open("a", encoding="utf-8") as file:
         file.write(f'[url "{file_url(repository.folder)}"]\n')
@@ -41,7 +41,7 @@ def github(repository: Repository, tmp_path: Path) -> Repository:
 
 
 def test_from_github_it_is_the_latest_release(github: Repository, tmp_path: Path):
-    """`copier copy gh:org/vibetuner-template my-project`, as the README has it."""
+    """`copier copy gh:…`, as in the README, installs the runtime of the latest release."""
     project = tmp_path / "my-project"
     output = github.copy("gh:org/vibetuner-template", project).stderr
 
@@ -56,7 +56,7 @@ def test_from_github_it_is_the_latest_release(github: Repository, tmp_path: Path
 
 
 def test_from_a_branch_at_github_it_is_that_commit(github: Repository, tmp_path: Path):
-    """The rendered files and the installed runtime never differ."""
+    """A project of a branch at GitHub installs the runtime of the commit that rendered it."""
     project = tmp_path / "my-project"
     github.copy("gh:org/vibetuner-template", project, "--vcs-ref", "main", "--quiet")
 
@@ -78,7 +78,7 @@ def test_from_a_branch_at_github_it_is_that_commit(github: Repository, tmp_path:
 def test_any_address_of_a_repository_becomes_one_that_uv_reads(
     github: Repository, tmp_path: Path, address: str, url: str
 ):
-    """Copier's short forms mean nothing to uv."""
+    """Copier's short forms of an address become a URL that uv can read."""
     project = tmp_path / "my-project"
     github.copy(address, project, "--quiet")
 
@@ -86,7 +86,7 @@ def test_any_address_of_a_repository_becomes_one_that_uv_reads(
 
 
 def test_from_a_clone_with_a_release_it_is_that_release(repository: Repository, tmp_path: Path):
-    """The clone is named by a URL, whatever stands in its path."""
+    """A project of a local clone installs the latest release, by a URL of the clone."""
     project = tmp_path / "my-project"
     run_copy(str(repository.folder), project, defaults=True, quiet=True, unsafe=False)
 
@@ -95,7 +95,7 @@ def test_from_a_clone_with_a_release_it_is_that_release(repository: Repository, 
 
 
 def test_from_a_relative_path_it_is_found_from_anywhere(repository: Repository, tmp_path: Path):
-    """The path is made absolute, as the project may move."""
+    """A relative path to the template becomes absolute, as the project may move."""
     here = repository.folder.parent
     repository.copy(f"./{repository.folder.name}", tmp_path / "p", "--quiet", cwd=here)
 
@@ -103,7 +103,10 @@ def test_from_a_relative_path_it_is_found_from_anywhere(repository: Repository, 
 
 
 def test_from_a_clone_between_releases_it_is_the_folder(repository: Repository, tmp_path: Path):
-    """There the template is being worked on, and the runtime with it."""
+    """A project of a commit between releases uses the runtime in the clone's folder.
+
+    There, the template and the runtime are being worked on.
+    """
     project = tmp_path / "my-project"
     run_copy(str(repository.folder), project, defaults=True, quiet=True, vcs_ref="HEAD")
 
@@ -113,7 +116,7 @@ def test_from_a_clone_between_releases_it_is_the_folder(repository: Repository, 
 def test_from_a_dirty_clone_it_is_the_release_unless_asked_otherwise(
     repository: Repository, tmp_path: Path
 ):
-    """Copier takes the latest tag, and leaves out what is not committed."""
+    """A project of a dirty clone installs the latest release, without uncommitted changes."""
     make_dirty(repository)
     project = tmp_path / "my-project"
     run_copy(str(repository.folder), project, defaults=True, quiet=True)
@@ -123,7 +126,10 @@ def test_from_a_dirty_clone_it_is_the_release_unless_asked_otherwise(
 
 
 def test_from_a_dirty_clone_at_its_head_it_is_the_folder(repository: Repository, tmp_path: Path):
-    """Copier makes a commit that exists nowhere else; nobody could install it."""
+    """A project of a dirty clone's HEAD uses the folder.
+
+    Copier makes a commit that exists nowhere else, and that nobody could install.
+    """
     repository.git("reset", "--hard", "--quiet", "v0.9.0")
     make_dirty(repository)
     project = tmp_path / "my-project"
@@ -135,7 +141,7 @@ def test_from_a_dirty_clone_at_its_head_it_is_the_folder(repository: Repository,
 
 
 def test_from_a_clone_without_releases_it_is_the_folder(repository: Repository, tmp_path: Path):
-    """A fresh fork has no tags."""
+    """A project of a clone without tags, such as a new fork, uses the folder."""
     repository.git("tag", "--delete", "v0.9.0")
     project = tmp_path / "my-project"
     run_copy(str(repository.folder), project, defaults=True, quiet=True)
@@ -144,7 +150,7 @@ def test_from_a_clone_without_releases_it_is_the_folder(repository: Repository, 
 
 
 def test_from_a_plain_folder_it_is_the_folder(plain: Path, tmp_path: Path):
-    """Without git there is no version to speak of."""
+    """A project of a template outside git uses the folder, and records no commit."""
     project = render(plain, tmp_path / "my-project")
 
     assert_is_folder(project, plain)
@@ -152,7 +158,7 @@ def test_from_a_plain_folder_it_is_the_folder(plain: Path, tmp_path: Path):
 
 
 def test_no_requirement_leaves_the_runtime_to_an_index(plain: Path, tmp_path: Path):
-    """Nobody has reserved its name; the extra rests on the project's own requirement."""
+    """Each requirement of the runtime names its source, as its name on an index is not ours."""
     document = read(render(plain, tmp_path / "my-project"))
 
     url = f"file://{plain}/runtime"
@@ -161,7 +167,7 @@ def test_no_requirement_leaves_the_runtime_to_an_index(plain: Path, tmp_path: Pa
 
 
 def test_uv_installs_from_the_folder(plain: Path, tmp_path: Path):
-    """`uv lock` resolves, and names the folder."""
+    """`uv lock` resolves the runtime to the folder."""
     project = render(plain, tmp_path / "my-project")
     environment = clean_environment(UV_NO_GITHUB_FAST_PATH="1")
     run("uv", "lock", "--quiet", cwd=project, environment=environment)
@@ -171,7 +177,7 @@ def test_uv_installs_from_the_folder(plain: Path, tmp_path: Path):
 
 
 def test_uv_installs_from_a_release(github: Repository, plain: Path, tmp_path: Path):
-    """`uv lock` finds that very commit, through the same addresses as git does."""
+    """`uv lock` resolves the runtime to the commit of the release at GitHub."""
     shutil.copytree(plain / "runtime", github.folder / "runtime")
     rev = github.commit("Add the runtime", tag="v0.9.1")
     project = tmp_path / "my-project"
@@ -188,7 +194,7 @@ def make_dirty(repository: Repository) -> None:
 
 
 def source(project: Path) -> str:
-    """The address that both requirements name, as pip and uv read it."""
+    """Return the address that both requirements name."""
     document = read(project)
     texts = [*document["project"]["dependencies"], *document["dependency-groups"]["dev"]]
     found = {text.partition(" @ ")[2] for text in texts if text.startswith("vibetuner-runtime")}
@@ -197,7 +203,7 @@ def source(project: Path) -> str:
 
 
 def assert_is_folder(project: Path, template: Path) -> None:
-    """uv follows what changes in the folder; pip installs what it holds."""
+    """Assert that the requirements name the folder, and that uv follows changes in it."""
     assert source(project) == f"{file_url(template)}/runtime"
     assert read(project)["tool"]["uv"]["sources"]["vibetuner-runtime"] == {
         "path": f"{template}/runtime", "editable": True,

@@ -1,4 +1,4 @@
-"""The sources of a project's parts, when somebody else offers parts of the same name."""
+"""The sources of a project's packages when somebody else offers packages of the same name."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 from tests.processes import clean_environment
 from tests.template.conftest import Repository, make_repository, run
 
-# As much of a runtime as an installer looks at: building the real one would need its dependencies.
+# The part of a runtime that an installer reads; to build the real one, it would need much more.
 RUNTIME = """
 [build-system]
 requires = ["hatchling"]
@@ -33,7 +33,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def index(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of wheels in which a stranger offers a newer vibetuner-runtime."""
+    """Make a folder of wheels in which a stranger offers a newer vibetuner-runtime."""
     folder = tmp_path_factory.mktemp("index")
     name = "vibetuner_runtime-99.0"
     with ZipFile(folder / f"{name}-py3-none-any.whl", "w") as wheel:
@@ -49,7 +49,7 @@ def index(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Repository:
-    """A project of v0.9.1, with an environment that can build and has nothing else."""
+    """Make a project of v0.9.1, with an environment that can build and has nothing else."""
     repository = make_repository(tmp_path_factory.mktemp("supply"))
     runtime = repository.folder / "runtime"
     (runtime / "pyproject.toml").write_text(RUNTIME, encoding="utf-8")
@@ -75,14 +75,17 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Repository:
 def test_every_installer_takes_the_runtime_of_the_template(
     project: Repository, index: Path, command: str, version: str
 ):
-    """Only who asks the index by name, as the first line does, gets the stranger's."""
+    """Each installer of the project takes the template's runtime, not the stranger's newer one.
+
+    Only the first command, which asks the index by name, gets the stranger's.
+    """
     install(project, index, command)
 
     assert installed(project) == version
 
 
 def test_the_projects_wheel_names_the_runtimes_address(project: Repository, index: Path):
-    """Whoever installs the wheel, without the project's folder, takes the same."""
+    """The project's wheel requires the runtime by its address, and its installer gets the same."""
     uv(project, "build", "--wheel", "--no-build-isolation", "--quiet")
     [wheel] = (project.folder / "dist").glob("*.whl")
     install(project, index, f"python -m pip install --no-build-isolation dist/{wheel.name}")
@@ -114,7 +117,10 @@ def uv(project: Repository, *arguments: str) -> str:
 
 
 def test_a_build_takes_no_htmx_but_the_one_that_was_reviewed(plain: Path, tmp_path: Path):
-    """Visitors' browsers run these files; another file of the same name ends the build."""
+    """A build ends with an error if an htmx file differs from the one that was reviewed.
+
+    Visitors' browsers run these files.
+    """
     runtime = tmp_path / "runtime"
     shutil.copytree(plain / "runtime", runtime)
     hook = runtime / "hatch_build.py"

@@ -35,7 +35,7 @@ CHANGELOG = """# Changelog
 """
 
 
-# One process, so that Ctrl-C finds it at whatever moment it comes.
+# The check is one process, so that Ctrl-C reaches it at any moment.
 CHECK = """
 check:
     @test ! -e broken && exec python -c 'import os, time; print("checked", flush=True); \
@@ -45,13 +45,13 @@ check:
 
 @pytest.fixture(scope="module")
 def repository(tmp_path_factory: pytest.TempPathFactory) -> Repository:
-    """The template at v0.9.0."""
+    """Make a repository of the template at v0.9.0."""
     return make_repository(tmp_path_factory.mktemp("update"))
 
 
 @pytest.fixture(scope="module")
 def installed(repository: Repository, mold: Mold) -> Repository:
-    """A project of v0.9.0 with a check of its own that is quick, while v0.9.1 is out."""
+    """Install a project of v0.9.0 with a quick check of its own, and release v0.9.1."""
     project = start(repository, repository.folder.parent / "my-project")
     with (project.folder / "justfile").open("a", encoding="utf-8") as file:
         file.write(CHECK)
@@ -68,7 +68,7 @@ def installed(repository: Repository, mold: Mold) -> Repository:
 
 @pytest.fixture
 def project(installed: Repository) -> Repository:
-    """That project, as it was before any update."""
+    """Reset the project to its state before any update."""
     installed.git("reset", "--quiet", "--hard", "mine")
     installed.git("clean", "--quiet", "--force", "-d")
     sync(installed)
@@ -76,7 +76,11 @@ def project(installed: Repository) -> Repository:
 
 
 def test_an_update_from_one_version_to_the_next(project: Repository, repository: Repository):
-    """A dirty tree is refused; then news, files, runtime and check; then nothing is newer."""
+    """An update refuses a dirty tree and an unknown version.
+
+    Then it shows the news, updates files and runtime, and runs the check; afterwards, nothing is
+    newer.
+    """
     (project.folder / "draft.txt").touch()
     refused = template_update(project)
     (project.folder / "draft.txt").unlink()
@@ -106,7 +110,7 @@ def test_an_update_from_one_version_to_the_next(project: Repository, repository:
 
 
 def test_a_check_that_fails_tells_the_way_back_and_on(project: Repository, tmp_path: Path):
-    """Back to where one was, to the byte; or on, once it is mended."""
+    """A failed check names the commands that undo the update, and those that complete it."""
     (project.folder / "broken").touch()
     project.commit("Break the check")
     head = project.git("rev-parse", "HEAD")
@@ -125,7 +129,7 @@ def test_a_check_that_fails_tells_the_way_back_and_on(project: Repository, tmp_p
 def test_lines_that_both_have_changed_are_named_with_what_to_do(
     project: Repository, tmp_path: Path
 ):
-    """Nothing is installed then, and there is a way back."""
+    """Lines that both sides have changed are named with the commands to undo and to complete."""
     with (project.folder / "Dockerfile").open("a", encoding="utf-8") as file:
         file.write("\n# mine\n")
     project.commit("Edit the end")
@@ -142,7 +146,7 @@ def test_lines_that_both_have_changed_are_named_with_what_to_do(
 
 
 def test_ctrl_c_in_the_middle_tells_the_way_back(project: Repository):
-    """As a terminal sends it, to every process of the command, while the check runs."""
+    """Ctrl-C during the check ends the update, and names the command that undoes it."""
     head = project.git("rev-parse", "HEAD")
     process = subprocess.Popen(
         TEMPLATE_UPDATE,
@@ -165,7 +169,7 @@ def test_ctrl_c_in_the_middle_tells_the_way_back(project: Repository):
 
 @contextmanager
 def as_it_stands(project: Repository, place: Path) -> Iterator[None]:
-    """Put every file back afterwards, git's too; the environment follows the files by itself."""
+    """Restore every file after the block, git's included; the environment follows the files."""
     shutil.copytree(project.folder, place / "aside", ignore=shutil.ignore_patterns(".venv"))
     yield
     for path in project.folder.iterdir():
@@ -175,7 +179,7 @@ def as_it_stands(project: Repository, place: Path) -> Iterator[None]:
 
 
 def keep(project: Repository, stderr: str) -> None:
-    """Type what the recipe says; everything is committed then, the new lock file too."""
+    """Run the command that completes the update, and assert that everything is committed."""
     [way_on] = [line.strip() for line in stderr.splitlines() if "git commit" in line]
     run("sh", "-c", way_on, cwd=project.folder, environment=project.environment, seconds=600)
     assert project.git("status", "--porcelain") == ""

@@ -1,4 +1,4 @@
-"""A project follows its template, and keeps what is its own."""
+"""An update changes the template's files, and keeps those of the user."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ MODEL = "src/{{ package_name }}/models/__init__.py"
 
 @pytest.fixture(scope="module")
 def published(tmp_path_factory: pytest.TempPathFactory) -> Repository:
-    """The template at v0.9.1, and beside it a committed project of v0.9.0; tests only read them."""
+    """Release the template as v0.9.1, beside a committed project of v0.9.0, for reading only."""
     repository = make_repository(tmp_path_factory.mktemp("published"), runtime=False)
     start(repository, repository.folder.with_name("my-project"))
     for name in (".just/run.just", "README.md.jinja", MODEL):
@@ -37,14 +37,14 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Repository:
 
 @pytest.fixture
 def project(published: Repository, tmp_path: Path) -> Repository:
-    """The project, for the test alone."""
+    """Copy the project for this test."""
     made = published.folder.with_name("my-project")
     shutil.copytree(made, tmp_path / "my-project", symlinks=True)
     return Repository(tmp_path / "my-project", published.environment)
 
 
 def releases() -> list[str]:
-    """The releases of this repository, the oldest first; none in a clone without tags."""
+    """Return the releases of this repository, the oldest first; none in a clone without tags."""
     done = subprocess.run(
         ["git", "tag", "--list", "v[0-9]*", "--sort", "version:refname", "--merged"],
         cwd=ROOT, capture_output=True, text=True, check=False,
@@ -54,9 +54,9 @@ def releases() -> list[str]:
 
 @pytest.fixture(params=[*releases(), "v0.0.1"])
 def history(request: pytest.FixtureRequest, tmp_path: Path) -> Repository:
-    """The template at a release that was, and, as v999.0.0, as it stands here.
+    """Make a repository of the template at a former release and, as v999.0.0, as it is here.
 
-    Besides the real releases there is always one made up: v0.0.1, this state under an older name.
+    Besides the real releases, there is always v0.0.1, the present state under an older name.
     """
     tag, repository = request.param, make_repository(tmp_path, runtime=False)
     for old in repository.git("tag").split():
@@ -73,7 +73,10 @@ def history(request: pytest.FixtureRequest, tmp_path: Path) -> Repository:
 def test_from_every_release_an_untouched_project_becomes_a_fresh_one(
     history: Repository, tmp_path: Path
 ):
-    """Every file that is the template's; README.md, justfile, src/ and tests/ stay as they were."""
+    """After an update from any release, the template's files equal those of a new project.
+
+    README.md, justfile, src/ and tests/ stay as they were.
+    """
     first = history.git("tag", "--sort", "version:refname").split()[0]
     project = start(history, tmp_path / "my-project", first)
     before = rendered_files(project.folder, without=".git")
@@ -91,7 +94,7 @@ def test_from_every_release_an_untouched_project_becomes_a_fresh_one(
 
 
 def test_from_every_release_a_users_work_survives(history: Repository, tmp_path: Path):
-    """Dependencies, recipes, a rewritten tune.py, a deleted example, an edited compose file."""
+    """An update from any release keeps a user's dependencies, recipes, edits and deletions."""
     first = history.git("tag", "--sort", "version:refname").split()[0]
     project = start(history, tmp_path / "my-project", first)
     work(project)
@@ -105,7 +108,7 @@ def test_from_every_release_a_users_work_survives(history: Repository, tmp_path:
 def test_an_untouched_project_becomes_what_a_fresh_copy_is(
     project: Repository, published: Repository, tmp_path: Path
 ):
-    """The template has really changed, in files of both classes."""
+    """An update changes the template's files as in a new copy, and none of the user's."""
     update(project)
 
     run_copy(str(published.folder), tmp_path / "fresh" / "my-project", defaults=True, quiet=True)
@@ -118,7 +121,7 @@ def test_an_untouched_project_becomes_what_a_fresh_copy_is(
 def test_a_project_without_the_example_stays_without(
     project: Repository, published: Repository, tmp_path: Path
 ):
-    """The answer is remembered."""
+    """An update of a project without the example does not add the example."""
     bare = start(published, tmp_path / "bare" / "my-project", "v0.9.0", example=False)
     before = seeds(rendered_files(bare.folder, without=".git"))
     update(bare)
@@ -130,7 +133,7 @@ def test_a_project_without_the_example_stays_without(
 
 
 def test_what_a_person_has_changed_survives(project: Repository, published: Repository):
-    """And what the template has changed beside it arrives."""
+    """An update keeps a user's changes, and adds the template's beside them."""
     work(project)
     before = seeds(rendered_files(project.folder, without=".git"))
     update(project)
@@ -141,7 +144,7 @@ def test_what_a_person_has_changed_survives(project: Repository, published: Repo
 
 
 def test_a_renamed_folder_keeps_the_projects_name(project: Repository):
-    """The folder names a project once, when it is made; a clone may be called otherwise."""
+    """An update keeps the project's name after its folder was renamed."""
     moved = project.folder.rename(project.folder.parent / "elsewhere")
     project = Repository(moved, project.environment)
     update(project)
@@ -153,7 +156,7 @@ def test_a_renamed_folder_keeps_the_projects_name(project: Repository):
 
 
 def test_recopy_renews_the_templates_files_and_no_others(project: Repository):
-    """The way out when a project can't be updated; a deleted example comes back with it."""
+    """`copier recopy` renews the template's files, even broken ones, and keeps the user's."""
     work(project)
     (project.folder / ".just" / "run.just").write_text("broken")
     project.commit("Break something")
@@ -166,7 +169,7 @@ def test_recopy_renews_the_templates_files_and_no_others(project: Repository):
 
 
 def test_pretending_changes_nothing(project: Repository, capsys: pytest.CaptureFixture[str]):
-    """`copier update --pretend` only looks."""
+    """`copier update --pretend` changes no file."""
     before = rendered_files(project.folder, without=".git")
     run_update(project.folder, defaults=True, overwrite=True, pretend=True, unsafe=False)
 
@@ -175,7 +178,7 @@ def test_pretending_changes_nothing(project: Repository, capsys: pytest.CaptureF
 
 
 def test_a_changed_answer_changes_the_templates_files(project: Repository):
-    """The rest is the user's, and keeps the old answer."""
+    """A changed answer changes the template's files, while the user's keep the old answer."""
     update(project, data={"description": "Now it sells books", "author_name": "Bo Li"})
 
     text = (project.folder / "pyproject.toml").read_text("utf-8")
@@ -188,7 +191,7 @@ def test_a_changed_answer_changes_the_templates_files(project: Repository):
 def start(
     template: Repository, folder: Path, version: str | None = None, *, example: bool = True
 ) -> Repository:
-    """A committed project of a version."""
+    """Make a committed project of a version."""
     run_copy(
         str(template.folder), folder, {"example": example}, defaults=True, quiet=True,
         vcs_ref=version, unsafe=False,
@@ -262,7 +265,7 @@ def clear(folder: Path) -> None:
 
 
 def replace_with_release(folder: Path, tag: str) -> None:
-    """The template as it was at a release of this repository."""
+    """Replace the template with its state at a release of this repository."""
     clear(folder)
     paths = ("copier.yml", "template")
     archive = subprocess.run(

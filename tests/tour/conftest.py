@@ -1,4 +1,4 @@
-"""The tour's stage: a project, real servers, a worker in this process, and real processes."""
+"""The tour's environment: a project, real servers, a worker here, and real processes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PROJECT = Path(__file__).parent / "project"
 
 @pytest.fixture(scope="session")
 def environment(servers: Lease) -> dict[str, str]:
-    """The lines of the tour's `.env`."""
+    """Return the variables of the tour's `.env`."""
     return {
         "REDIS_URL": servers.urls["redis"],
         "MONGODB_URL": name_database(servers.urls["mongodb"], "tour"),
@@ -34,7 +34,7 @@ def environment(servers: Lease) -> dict[str, str]:
 def settings(
     environment: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Settings]:
-    """The tour's settings, with the project as the current folder."""
+    """Use the tour's settings, with the project as the current folder."""
     monkeypatch.chdir(PROJECT)
     values = {name.lower(): value for name, value in environment.items()}
     with using_data_dir(tmp_path / ".vibetuner"), using_settings(Settings(**values)):
@@ -43,7 +43,7 @@ def settings(
 
 @pytest.fixture
 async def worker() -> AsyncIterator[TaskWorker]:
-    """The project's worker, running in this process."""
+    """Run the project's worker in this process."""
     async with held_open(running(get_worker())) as worker:
         yield worker
 
@@ -61,7 +61,7 @@ async def running(worker: TaskWorker) -> AsyncIterator[TaskWorker]:
 def worker_process(
     environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Command]:
-    """`vibetuner run prod worker` in a process of its own."""
+    """Run `vibetuner run dev worker` in a process of its own."""
     log = tmp_path_factory.mktemp("worker") / "log"
     # A queue of its own: the workers of other tests don't know these tasks' project.
     variables = {**environment, "REDIS_KEY_PREFIX": "tour-processes"}
@@ -74,7 +74,7 @@ def worker_process(
 
 @pytest.fixture(scope="session")
 def site(environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    """`vibetuner run dev frontend` in a process of its own."""
+    """Run `vibetuner run dev frontend` in a process of its own."""
     port, log = free_port(), tmp_path_factory.mktemp("web") / "log"
     variables = {**environment, "REDIS_KEY_PREFIX": "tour-processes"}
     with vibetuner(

@@ -1,6 +1,6 @@
 """Quick start: a task, listed in tune.py, enqueued by a route, run by the worker.
 
-The project that these tests drive lies beside them, in ``project/``.
+The project that these tests use is in ``project/``, beside them.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ PROJECT = Path(__file__).parent / "project"
 def test_a_signup_answers_at_once_and_the_worker_sends_the_mail(
     site: Site, worker_process: Command
 ):
-    """The route only enqueues; what takes time happens in the worker's process."""
+    """The route only enqueues the task; the worker's process sends the mail."""
     address = f"ann-{uuid4().hex[:8]}@example.com"
 
     answer = httpx2.post(f"{site.url}/signup", data={"email": address})
@@ -34,14 +34,14 @@ def test_a_signup_answers_at_once_and_the_worker_sends_the_mail(
 
 
 async def test_a_task_is_an_ordinary_function_when_it_is_called(worker: TaskWorker):
-    """Tests of a task's logic need no queue: call it."""
+    """A direct call of a task runs its function without a queue, as tests of its logic do."""
     from app.tasks.emails import send_welcome_email
 
     assert await send_welcome_email("0" * 24) == {"status": "skipped"}
 
 
 def letters_to(address: str, outbox: Path) -> list[email.message.EmailMessage]:
-    """Return the mails to ``address`` that the development mailer has kept."""
+    """Return the mails to ``address`` in the outbox of the development mailer."""
     letters = [
         email.message_from_bytes(file.read_bytes(), policy=policy.default)
         for file in outbox.glob("*.eml")

@@ -1,4 +1,4 @@
-"""Creating tasks: with a timeout, sync or async, with the worker's context."""
+"""Tasks: with a timeout, sync or async, and with the worker's context."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ async def process_large_file(file_id: str) -> None:
 
 @tasks.task()
 def crunch(numbers: list[int]) -> int:
-    """A sync function runs in a thread and doesn't hold up the others."""
+    """Sum numbers in a thread, as every sync task runs, so that it blocks no other task."""
     time.sleep(0.01)
     return sum(numbers)
 
@@ -65,7 +65,7 @@ async def test_a_task_runs_in_the_worker_and_returns_its_value(worker: TaskWorke
 
 
 async def test_a_task_that_takes_longer_than_its_timeout_is_ended(worker: TaskWorker):
-    """A timeout is the limit of one run."""
+    """A try that exceeds its timeout fails with TimeoutError."""
     result = await (await process_large_file.enqueue("video")).result(timeout=5)
 
     assert not result.success
@@ -73,41 +73,41 @@ async def test_a_task_that_takes_longer_than_its_timeout_is_ended(worker: TaskWo
 
 
 async def test_a_sync_function_is_a_task_too(worker: TaskWorker):
-    """The engine gives it a thread."""
+    """A sync function can be a task, and its result is the function's return value."""
     result = await (await crunch.enqueue([1, 2, 3])).result(timeout=5)
 
     assert result.result == 6
 
 
 async def test_a_task_receives_the_context_of_its_worker(worker: TaskWorker):
-    """It is the value that the worker's lifespan yields; the timeout is the same."""
+    """A parameter with `WorkerDepends` receives the context that the worker's lifespan yields."""
     task = await who_am_i.enqueue("hello")
 
     assert (await task.result(timeout=5)).result == "hello, tour 1.2.3"
 
 
 async def test_a_sync_task_receives_the_context_too(worker: TaskWorker):
-    """Threads are no exception."""
+    """A sync task, which runs in a thread, receives the worker's context like an async one."""
     task = await who_am_i_in_a_thread.enqueue()
 
     assert (await task.result(timeout=5)).result == "test"
 
 
 async def test_tasks_share_one_http_client(worker: TaskWorker):
-    """It is open while the worker runs; ``ctx`` is the same context without a parameter."""
+    """The worker's context has an open HTTP client, and ``ctx`` refers to the same one."""
     task = await shared_client.enqueue()
 
     assert (await task.result(timeout=5)).result == (False, True)
 
 
 async def test_the_context_is_there_when_the_function_is_called_directly():
-    """No worker runs here; the context is made for the call."""
+    """A direct call, with no worker running, receives a context that is made for the call."""
     assert await who_am_i("hi") == "hi, tour 1.2.3"
     assert who_am_i_in_a_thread() == "test"
 
 
 async def test_a_context_that_the_caller_passes_wins(worker: TaskWorker):
-    """As with any default."""
+    """A context that the caller passes takes precedence over `WorkerDepends`."""
     other = Context(
         project_name="Other",
         project_slug="other",
@@ -121,14 +121,14 @@ async def test_a_context_that_the_caller_passes_wins(worker: TaskWorker):
 
 
 async def test_every_log_line_of_a_task_can_carry_its_id(worker: TaskWorker):
-    """The id that the caller got is the one that the logs show."""
+    """`current_task_id()` returns the id that `enqueue` returned to the caller."""
     task = await own_id.enqueue()
 
     assert (await task.result(timeout=5)).result == task.id
 
 
 async def test_an_argument_that_cannot_be_stored_is_named(worker: TaskWorker):
-    """It fails where it is enqueued, not later in the worker."""
+    """`enqueue` fails for an argument that can't be stored, and its error names the argument."""
     with pytest.raises(Exception, match="Unable to serialize") as caught:
         await generate_report.enqueue(lambda: "a function")  # type: ignore[arg-type]
 

@@ -1,4 +1,4 @@
-"""Scheduled tasks: run by the worker at the times of a crontab line."""
+"""Cron tasks: the worker runs them at the times of a crontab line."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def check_expired_sessions() -> int:
 
 
 async def test_a_cron_task_is_scheduled_for_its_next_time(worker: TaskWorker):
-    """The engine works in UTC."""
+    """The worker schedules a cron task for its next time, which is in UTC."""
     due = worker.next_run("0 9 * * *")
 
     scheduled = await worker.redis.zscore(worker.cron_schedule_key, "morning_digest")
@@ -32,13 +32,13 @@ async def test_a_cron_task_is_scheduled_for_its_next_time(worker: TaskWorker):
 
 
 async def test_a_cron_task_can_be_enqueued_like_any_other(worker: TaskWorker):
-    """For the day on which nine o'clock was missed; its context is there too."""
+    """A cron task can be enqueued by hand, such as after a missed run, and has its context."""
     task = await morning_digest.enqueue()
 
     assert (await task.result(timeout=5)).result == "digest of tour"
 
 
 async def test_a_sync_function_can_be_a_cron_task(worker: TaskWorker):
-    """Its schedule is known to the worker all the same."""
+    """A sync function can be a cron task: it has its crontab line, and can be enqueued."""
     assert check_expired_sessions.crontab == "*/15 * * * *"
     assert (await (await check_expired_sessions.enqueue()).result(timeout=5)).result == 0

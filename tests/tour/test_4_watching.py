@@ -1,4 +1,4 @@
-"""Enqueueing and watching: status, result, abort."""
+"""Status, result and abort of an enqueued task."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ async def divide(a: int, b: int) -> float:
     return a / b
 
 
-async def test_a_queued_task_says_so_until_a_worker_comes():
-    """Enqueueing needs no worker, only the queue."""
+async def test_a_task_stays_queued_until_a_worker_comes():
+    """`enqueue` needs no worker: the task is QUEUED, and `abort(timeout=0)` returns False."""
     async with open_queue():
         task = await divide.enqueue(1, 2)
         assert await task.status() == TaskStatus.QUEUED
@@ -34,7 +34,7 @@ async def test_a_queued_task_says_so_until_a_worker_comes():
 
 
 async def test_the_status_follows_the_task(worker: TaskWorker):
-    """It is done once the result is there."""
+    """The status is DONE once the result is stored."""
     task = await divide.enqueue(6, 3)
     await task.result(timeout=5)
 
@@ -42,7 +42,7 @@ async def test_the_status_follows_the_task(worker: TaskWorker):
 
 
 async def test_a_result_carries_the_value_or_the_exception(worker: TaskWorker):
-    """``success`` tells which of the two there is."""
+    """``success`` tells whether a result holds the task's value or its exception."""
     good = await (await divide.enqueue(6, 3)).result(timeout=5)
     bad = await (await divide.enqueue(6, 0)).result(timeout=5)
 
@@ -53,7 +53,7 @@ async def test_a_result_carries_the_value_or_the_exception(worker: TaskWorker):
 
 
 async def test_waiting_for_a_result_can_end_without_one(worker: TaskWorker):
-    """The task goes on; only the wait is over."""
+    """A timeout of `result()` ends only the wait; the task goes on running."""
     task = await sleep_for_ever.enqueue()
     with pytest.raises(TimeoutError):
         await task.result(timeout=1)
@@ -63,7 +63,7 @@ async def test_waiting_for_a_result_can_end_without_one(worker: TaskWorker):
 
 
 async def test_an_aborted_task_is_stopped_where_it_waits(worker: TaskWorker):
-    """True means that it was still to be had."""
+    """`abort()` returns True for a running task, and its result holds StreaqCancelled."""
     task = await sleep_for_ever.enqueue()
 
     assert await task.abort() is True
@@ -72,8 +72,8 @@ async def test_an_aborted_task_is_stopped_where_it_waits(worker: TaskWorker):
     assert isinstance(result.exception, StreaqCancelled)
 
 
-async def test_without_redis_url_enqueueing_says_what_to_add():
-    """Importing tasks needs nothing; using them does."""
+async def test_without_redis_url_enqueueing_names_the_line_to_add():
+    """Without REDIS_URL, `enqueue` raises NotConfigured and names the line to add."""
     nothing = get_settings().model_copy(update={"redis_url": None})
     with using_settings(nothing), pytest.raises(NotConfigured, match="Redis not configured") as e:
         await divide.enqueue(1, 1)
@@ -81,7 +81,7 @@ async def test_without_redis_url_enqueueing_says_what_to_add():
     assert "REDIS_URL=redis://localhost:6379" in str(e.value)
 
 
-async def test_outside_the_queue_enqueueing_says_how_to_open_it():
-    """A script has no lifespan that would have done it."""
+async def test_without_an_open_queue_enqueueing_names_how_to_open_it():
+    """In a process that has not opened the queue, `enqueue` fails and names `open_queue`."""
     with pytest.raises(ServiceUnavailable, match="async with open_queue"):
         await divide.enqueue(1, 1)

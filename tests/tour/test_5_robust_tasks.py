@@ -1,4 +1,4 @@
-"""``@robust_task()``: tried again with growing pauses, then kept as a dead letter."""
+"""``@robust_task()``: retries with growing pauses, then a dead letter."""
 
 from __future__ import annotations
 
@@ -15,33 +15,33 @@ from vibetuner.resources.slots import mongo_database
 from vibetuner.tasks.robust import robust_task
 from vibetuner.tasks.worker import TaskWorker
 
-told: list[tuple[str, str, str]] = []
+failures: list[tuple[str, str, str]] = []
 
 
-def tell(name: str, task_id: str, error: Exception) -> None:
-    told.append((name, task_id, str(error)))
+def record_failure(name: str, task_id: str, error: Exception) -> None:
+    failures.append((name, task_id, str(error)))
 
 
-async def tell_later(name: str, task_id: str, error: Exception) -> None:
+async def record_failure_later(name: str, task_id: str, error: Exception) -> None:
     await asyncio.sleep(0)
-    tell(name, task_id, error)
+    record_failure(name, task_id, error)
 
 
 @robust_task(max_retries=3, backoff_base=0.1)
 async def send_webhook(payload: dict[str, int]) -> int:
-    """Fails twice, then goes through: ``tries`` counts from one."""
+    """Fail before the try ``good_from``, and return its number; ``tries`` counts from one."""
     tries = send_webhook.context.tries
     if tries < payload["good_from"]:
         raise ConnectionError(f"try {tries} went wrong")
     return tries
 
 
-@robust_task(max_retries=2, backoff_base=0.1, on_failure=tell_later)
+@robust_task(max_retries=2, backoff_base=0.1, on_failure=record_failure_later)
 async def critical_sync(data: str) -> None:
     raise ValueError(f"{data} is no use")
 
 
-@robust_task(max_retries=1, on_failure=tell)
+@robust_task(max_retries=1, on_failure=record_failure)
 def in_a_thread() -> None:
     raise LookupError("nothing there")
 
@@ -57,7 +57,7 @@ async def patient() -> None:
 
 
 async def test_a_failing_task_is_tried_again_until_it_succeeds(worker: TaskWorker):
-    """The result is the last try's."""
+    """A robust task is retried until it succeeds, and its result is that of the last try."""
     result = await (await send_webhook.enqueue({"good_from": 3})).result(timeout=10)
 
     assert result.result == 3
@@ -65,7 +65,7 @@ async def test_a_failing_task_is_tried_again_until_it_succeeds(worker: TaskWorke
 
 
 async def test_a_task_that_never_succeeds_becomes_a_dead_letter(worker: TaskWorker):
-    """After its last try, a failing task is kept for a person to look at."""
+    """A robust task whose last try fails leaves a dead letter."""
     task = await critical_sync.enqueue("this")
 
     result = await task.result(timeout=10)
@@ -79,19 +79,19 @@ async def test_a_task_that_never_succeeds_becomes_a_dead_letter(worker: TaskWork
     assert datetime.now(UTC) - letter["failed_at"] < timedelta(seconds=30)
 
 
-async def test_on_failure_is_told_sync_or_async(worker: TaskWorker):
-    """Name, id and exception; once no try is left."""
+async def test_on_failure_may_be_sync_or_async(worker: TaskWorker):
+    """``on_failure``, sync or async, is called with name, id and exception after the last try."""
     later = await critical_sync.enqueue("that")
     thread = await in_a_thread.enqueue()
     await later.result(timeout=10)
     await thread.result(timeout=10)
 
-    assert ("critical_sync", later.id, "that is no use") in told
-    assert ("in_a_thread", thread.id, "nothing there") in told
+    assert ("critical_sync", later.id, "that is no use") in failures
+    assert ("in_a_thread", thread.id, "nothing there") in failures
 
 
 async def test_a_timeout_is_a_failed_try_like_any_other(worker: TaskWorker):
-    """Tried again, then buried."""
+    """A try that times out is retried, and after the last one the task leaves a dead letter."""
     task = await too_slow.enqueue()
 
     result = await task.result(timeout=10)
@@ -101,7 +101,7 @@ async def test_a_timeout_is_a_failed_try_like_any_other(worker: TaskWorker):
 
 
 async def test_the_pause_is_capped(worker: TaskWorker):
-    """``min(backoff_base ** tries, backoff_max)`` seconds: 1000 becomes 120."""
+    """The pause is ``min(backoff_base ** tries, backoff_max)`` seconds: here 120, not 1000."""
     task = await patient.enqueue()
 
     async def scheduled() -> TaskInfo | None:
@@ -116,7 +116,7 @@ async def test_the_pause_is_capped(worker: TaskWorker):
 
 
 async def test_called_directly_it_raises_like_any_function():
-    """No worker, no second try."""
+    """A direct call of a robust task raises the function's exception, and is not retried."""
     with pytest.raises(ValueError, match="here is no use"):
         await critical_sync("here")
     with pytest.raises(LookupError):
@@ -135,13 +135,13 @@ async def test_called_directly_it_raises_like_any_function():
 def test_a_wrong_parameter_is_refused_where_it_is_written(
     options: dict[str, Any], error: type[Exception], named: str
 ):
-    """At decoration, naming parameter and value."""
+    """`robust_task()` refuses a wrong value at decoration, and names parameter and value."""
     with pytest.raises(error, match=named):
         robust_task(**options)
 
 
 async def letter_of(task_id: str) -> dict[str, Any]:
-    """The one record in the collection ``dead_letters``; it comes there by way of Redis."""
+    """Return the only document of a task in ``dead_letters``, once a worker has moved it there."""
     letters = mongo_database.get()["dead_letters"]
     (letter,) = await eventually(
         lambda: letters.find({"task_id": task_id}).to_list(), what=lambda: f"a letter of {task_id}"

@@ -1,4 +1,4 @@
-"""Server-sent events: from the worker's process to a browser."""
+"""Server-sent events, from the worker's process to a browser."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from vibetuner.sse import broadcast
 
 
 class Browser:
-    """Reads an event stream as a browser does."""
+    """A reader of event streams, as a browser reads them."""
 
     def __init__(self) -> None:
         self.text = ""
@@ -36,7 +36,7 @@ class Browser:
 
 @contextmanager
 def listening(url: str) -> Iterator[Browser]:
-    """A browser on the stream at ``url``."""
+    """Yield a browser that has opened the stream at ``url``."""
     browser, client = Browser(), httpx2.Client(timeout=10)
 
     def read() -> None:
@@ -56,7 +56,7 @@ def listening(url: str) -> Iterator[Browser]:
 
 
 def test_what_a_task_broadcasts_arrives_in_the_browser(site: Site, worker_process: Command):
-    """In order, whole lines included, through another process and Redis."""
+    """A task's events reach the browser in order, with their line breaks."""
     user = uuid4().hex
     with listening(f"{site.url}/events/upload/{user}") as browser:
         httpx2.post(f"{site.url}/uploads/{user}")
@@ -69,8 +69,8 @@ def test_what_a_task_broadcasts_arrives_in_the_browser(site: Site, worker_proces
     ]
 
 
-def test_a_stream_is_told_apart_from_its_neighbour(site: Site, worker_process: Command):
-    """A channel is private to those who listen to it."""
+def test_a_stream_has_only_the_events_of_its_channel(site: Site, worker_process: Command):
+    """A browser receives only the events of its own channel."""
     mine, theirs = uuid4().hex, uuid4().hex
     with (
         listening(f"{site.url}/events/upload/{mine}") as me,
@@ -83,15 +83,15 @@ def test_a_stream_is_told_apart_from_its_neighbour(site: Site, worker_process: C
 
 
 def test_an_endpoint_refuses_before_it_streams(site: Site):
-    """It is a FastAPI dependency like any other."""
+    """An `sse_endpoint` that raises HTTPException answers with it, before a stream begins."""
     answer = httpx2.get(f"{site.url}/events/upload/stranger")
 
     assert answer.status_code == 403
     assert answer.json() == {"detail": "these are not your uploads"}
 
 
-def test_a_stream_is_not_kept_by_proxies_and_says_what_it_is(site: Site):
-    """Headers, and its place in the API's description."""
+def test_a_stream_is_not_buffered_by_proxies_and_is_documented(site: Site):
+    """A stream has headers against caching and buffering, and the API describes its type."""
     with httpx2.stream("GET", f"{site.url}/events/upload/x") as response:
         assert response.headers["content-type"].startswith("text/event-stream")
         assert response.headers["cache-control"] == "no-cache"
@@ -103,7 +103,7 @@ def test_a_stream_is_not_kept_by_proxies_and_says_what_it_is(site: Site):
 
 
 async def test_a_script_can_broadcast_too(site: Site, settings):
-    """It opens the connection that no lifespan has opened for it."""
+    """`broadcast()` in a script opens a connection for itself, and reaches the browser."""
     from vibetuner.config import using_settings
 
     user = uuid4().hex
@@ -118,7 +118,7 @@ async def test_a_script_can_broadcast_too(site: Site, settings):
 
 @pytest.mark.parametrize("name", ["", "two words", "line\nbreak", "x" * 201])
 async def test_a_name_that_would_break_the_stream_is_refused(name: str):
-    """Channel and event alike."""
+    """`broadcast()` refuses a name that is unusable for a channel or an event."""
     with pytest.raises(ValueError, match="not usable"):
         await broadcast(name, "progress")
     with pytest.raises(ValueError, match="not usable"):

@@ -1,4 +1,4 @@
-"""No task ends in silence: whatever ends a robust task for good leaves a dead letter."""
+"""Dead letters: each robust task that fails for good leaves one."""
 
 from __future__ import annotations
 
@@ -38,54 +38,54 @@ from vibetuner.tasks.worker import TaskWorker, get_worker, open_queue
 from vibetuner.testing import name_database
 
 tasks = get_worker()
-told: dict[str, tuple[str, Exception]] = {}
+failures: dict[str, tuple[str, Exception]] = {}
 charged: list[tuple[str, int]] = []
 bank_is_open: list[bool] = []
 
 
-def tell(name: str, task_id: str, error: Exception) -> None:
-    told[task_id] = (name, error)
+def record_failure(name: str, task_id: str, error: Exception) -> None:
+    failures[task_id] = (name, error)
 
 
-@robust_task(max_retries=2, backoff_base=0.01, on_failure=tell)
+@robust_task(max_retries=2, backoff_base=0.01, on_failure=record_failure)
 async def send_invoice(customer: str, *, cents: int) -> None:
     raise ValueError(f"{customer} has no address")
 
 
-@robust_task(max_retries=1, timeout=timedelta(milliseconds=50), on_failure=tell)
+@robust_task(max_retries=1, timeout=timedelta(milliseconds=50), on_failure=record_failure)
 async def render_film() -> None:
     await asyncio.sleep(30)
 
 
-@robust_task(max_retries=1, timeout=timedelta(milliseconds=50), on_failure=tell)
+@robust_task(max_retries=1, timeout=timedelta(milliseconds=50), on_failure=record_failure)
 async def block_the_loop() -> None:
     time.sleep(6)  # noqa: ASYNC251 - that is the point
     await asyncio.sleep(30)
 
 
-@robust_task(expire=timedelta(milliseconds=100), on_failure=tell)
+@robust_task(expire=timedelta(milliseconds=100), on_failure=record_failure)
 async def remind(name: str) -> str:
     return f"reminded {name}"
 
 
-@robust_task(unique=True, timeout=20, on_failure=tell)
+@robust_task(unique=True, timeout=20, on_failure=record_failure)
 async def rebuild_index() -> None:
     await asyncio.sleep(0.5)
 
 
-@robust_cron("0 3 1 1 *", max_schedule_drift=timedelta(minutes=1), on_failure=tell)
+@robust_cron("0 3 1 1 *", max_schedule_drift=timedelta(minutes=1), on_failure=record_failure)
 async def new_year_offer() -> str:
     return "sent"
 
 
-@robust_task(on_failure=tell)
+@robust_task(on_failure=record_failure)
 async def pack(order: int) -> str:
     return f"packed {order}"
 
 
 @robust_task(max_retries=1)
 async def charge(customer: str, cents: int) -> str:
-    """Goes through once the bank is open."""
+    """Charge a customer, or fail while the bank is closed."""
     if not bank_is_open:
         raise ConnectionError("the bank is closed")
     charged.append((customer, cents))
@@ -102,11 +102,11 @@ async def measure() -> int:
     return 20
 
 
-# Each way to end, its cause, and who is told.
+# Each cause of a dead letter.
 
 
 async def test_an_exception_on_the_last_try(worker: TaskWorker):
-    """Everything that a person needs to understand it is in the letter."""
+    """The dead letter of an exception holds arguments, traceback, times, worker and queue."""
     before = datetime.now(UTC) - timedelta(milliseconds=1)
     task = await send_invoice.enqueue("acme", cents=1200)
     await task.result(timeout=10)
@@ -126,30 +126,33 @@ async def test_an_exception_on_the_last_try(worker: TaskWorker):
     assert letter.enqueued_at is not None
     assert before <= letter.enqueued_at <= letter.failed_at <= datetime.now(UTC)
     assert letter.is_open
-    await was_told(task.id, "send_invoice", ValueError)
+    await assert_failure_recorded(task.id, "send_invoice", ValueError)
 
 
 async def test_a_timeout(worker: TaskWorker):
-    """A try that takes too long has failed."""
+    """A timeout on the last try leaves a dead letter with the cause TIMEOUT."""
     task = await render_film.enqueue()
     await task.result(timeout=10)
 
     assert (await get(task.id)).cause is Cause.TIMEOUT
-    await was_told(task.id, "render_film", TimeoutError)
+    await assert_failure_recorded(task.id, "render_film", TimeoutError)
 
 
 @pytest.mark.slow
 async def test_a_timeout_that_is_noticed_late(worker: TaskWorker):
-    """So late that the engine's own limit is over too, as in a process that was frozen."""
+    """A timeout has its cause even if a blocked event loop notices it late.
+
+    By then, the engine's own limit is over, too, as in a process that was frozen.
+    """
     task = await block_the_loop.enqueue()
     await task.result(timeout=20)
 
     assert (await get(task.id)).cause is Cause.TIMEOUT
-    await was_told(task.id, "block_the_loop", TimeoutError)
+    await assert_failure_recorded(task.id, "block_the_loop", TimeoutError)
 
 
 async def test_a_task_that_kills_every_worker(servers: Any, tmp_path: Path):
-    """Each worker that is lost counts as a try; the one that finds none left writes the letter."""
+    """A lost worker counts as a try; after the last one, the dead letter's cause is CRASHED."""
     with kiosk(servers.urls, tmp_path, KILLER) as (command, settings):
         with using_settings(settings):
             async with TaskWorker(settings) as queue:
@@ -160,12 +163,12 @@ async def test_a_task_that_kills_every_worker(servers: Any, tmp_path: Path):
 
         assert letter.cause is Cause.CRASHED
         assert (letter.task_name, letter.args, letter.tries) == ("kill_worker", ["till 3"], 2)
-        assert "kill_worker" in (tmp_path / "told").read_text()
+        assert "kill_worker" in (tmp_path / "failures").read_text()
         assert command.output.count("starting it again") == 2
 
 
 async def test_a_task_that_waited_too_long_in_the_queue(servers: Any):
-    """No worker ran; when one comes, the task is out of date, and a person may still want it."""
+    """A task that expired in the queue leaves a dead letter, which a person can retry."""
     async with open_queue():
         task = await remind.enqueue("ann")
     await asyncio.sleep(0.2)
@@ -174,7 +177,7 @@ async def test_a_task_that_waited_too_long_in_the_queue(servers: Any):
         await task.result(timeout=10)
         letter = await get(task.id)
         assert (letter.cause, letter.task_name, letter.args) == (Cause.EXPIRED, "remind", ["ann"])
-        await was_told(task.id, "remind", Exception)
+        await assert_failure_recorded(task.id, "remind", Exception)
 
         again = await retry(task.id)
         result = await get_worker().result_by_id(again, timeout=10)
@@ -183,7 +186,7 @@ async def test_a_task_that_waited_too_long_in_the_queue(servers: Any):
 
 
 async def test_a_task_of_a_function_that_no_worker_knows(worker: TaskWorker):
-    """Renamed or removed while it waited; nobody is left to be told but the letter's reader."""
+    """A task of an unknown function leaves a dead letter with its name and arguments."""
     task = await worker.enqueue_unsafe("long_gone", 1)
     await task.result(timeout=10)
 
@@ -194,7 +197,7 @@ async def test_a_task_of_a_function_that_no_worker_knows(worker: TaskWorker):
 
 
 async def test_a_payload_that_cannot_be_read(worker: TaskWorker):
-    """Nobody can tell its task; its bytes are kept, but for what a signature needs."""
+    """An unreadable payload leaves a dead letter that keeps its bytes and can't be retried."""
     garbage = b"\x80garbage" * 5
     task = await pack.enqueue(1).start(delay=1)
     await worker.redis.set(worker.task_key + task.id, garbage)
@@ -210,7 +213,7 @@ async def test_a_payload_that_cannot_be_read(worker: TaskWorker):
 
 
 async def test_a_forged_payload_is_never_unpickled(worker: TaskWorker, tmp_path: Path):
-    """Not when it is taken from the queue, not for its letter, not by a retry."""
+    """A payload with a wrong signature is not unpickled by the worker, its letter or a retry."""
     trap = tmp_path / "unpickled"
     forged = pickle.dumps({"f": "pack", "a": Trap(trap), "k": {}, "t": 1}) + b"s" * 32
     task = await pack.enqueue(1).start(delay=1)
@@ -224,27 +227,27 @@ async def test_a_forged_payload_is_never_unpickled(worker: TaskWorker, tmp_path:
 
 
 async def test_a_unique_task_that_meets_itself(worker: TaskWorker):
-    """One runs, the other is kept for later."""
+    """A unique task that clashes with its running twin leaves a dead letter of that cause."""
     first, second = await rebuild_index.enqueue(), await rebuild_index.enqueue()
     results = [await task.result(timeout=10) for task in (first, second)]
 
     (lost,) = [result.task_id for result in results if not result.success]
 
     assert (await get(lost)).cause is Cause.UNIQUE_CLASH
-    await was_told(lost, "rebuild_index", Exception)
+    await assert_failure_recorded(lost, "rebuild_index", Exception)
 
 
 async def test_a_cron_task_that_comes_too_late(worker: TaskWorker):
-    """No worker ran at its time, and one a minute later is no use."""
+    """A cron task that starts later than ``max_schedule_drift`` leaves a dead letter."""
     task = await new_year_offer.enqueue().start(schedule=datetime.now(UTC) - timedelta(hours=1))
     await task.result(timeout=10)
 
     assert (await get(task.id)).cause is Cause.CRON_DRIFT
-    await was_told(task.id, "new_year_offer", Exception)
+    await assert_failure_recorded(task.id, "new_year_offer", Exception)
 
 
 async def test_a_task_whose_dependency_failed(worker: TaskWorker):
-    """Both leave a letter, each with its own arguments."""
+    """A task whose dependency failed leaves a dead letter, and a person can retry it."""
     invoice = send_invoice.enqueue("acme", cents=1)
     after = await pack.enqueue(7).start(after=invoice.id)
     await invoice
@@ -252,14 +255,14 @@ async def test_a_task_whose_dependency_failed(worker: TaskWorker):
 
     letter = await get(after.id)
     assert (letter.cause, letter.args) == (Cause.FAILED_DEPENDENCY, [7])
-    await was_told(after.id, "pack", Exception)
+    await assert_failure_recorded(after.id, "pack", Exception)
 
     again = await retry(after.id)
     assert (await worker.result_by_id(again, timeout=10)).result == "packed 7"
 
 
 async def test_arguments_that_came_from_another_task_are_kept_too(worker: TaskWorker):
-    """``a.then(b)``: the letter of b holds what a has returned."""
+    """With ``a.then(b)``, the dead letter of b holds what a has returned."""
     first = measure.enqueue()
     second = await first.then(send_invoice, cents=5)
     await second.result(timeout=10)
@@ -272,8 +275,8 @@ async def test_arguments_that_came_from_another_task_are_kept_too(worker: TaskWo
     assert str(result.exception) == "20 has no address"
 
 
-async def test_a_dependency_whose_result_is_gone_costs_no_worker(worker: TaskWorker):
-    """The task can't be run, and is kept like any other."""
+async def test_a_dependency_whose_result_is_gone_ends_no_worker(worker: TaskWorker):
+    """A task whose dependency has no result leaves a dead letter, and its worker goes on."""
     payload = {"f": "pack", "a": (), "k": {}, "t": 1, "A": "long-ago"}
     signed = worker.client.codec.seal(await worker.serialize(payload), Kind.CALL, "orphan")
     await worker.redis.set(worker.task_key + "orphan", signed)
@@ -282,14 +285,14 @@ async def test_a_dependency_whose_result_is_gone_costs_no_worker(worker: TaskWor
 
     letter = await get("orphan")
     assert (letter.cause, letter.task_name) == (Cause.FAILED_DEPENDENCY, "pack")
-    await was_told("orphan", "pack", Exception)
+    await assert_failure_recorded("orphan", "pack", Exception)
     with pytest.raises(DeadLetterError, match="were to come from long-ago"):
         await retry("orphan")
     assert (await (await pack.enqueue(1)).result(timeout=10)).result == "packed 1"
 
 
-async def test_an_abort_is_an_abort(worker: TaskWorker):
-    """A person has ended it; there is nothing to look into."""
+async def test_an_aborted_task_leaves_no_dead_letter(worker: TaskWorker):
+    """A task that a person has aborted leaves no dead letter."""
     task = await sleepy.enqueue()
     await eventually(lambda: is_running(worker, task.id), what=lambda: "a running task")
 
@@ -299,11 +302,11 @@ async def test_an_abort_is_an_abort(worker: TaskWorker):
         await get(task.id)
 
 
-# What a person does with them.
+# The actions of a person.
 
 
 async def test_the_same_bug_has_the_same_fingerprint(worker: TaskWorker):
-    """Whatever the arguments were, and whatever the message says."""
+    """Dead letters of one bug share a fingerprint, whatever their arguments and messages."""
     ids = [(await send_invoice.enqueue(name, cents=1)).id for name in ("acme", "zenith")]
     other = await render_film.enqueue()
     for task_id in (*ids, other.id):
@@ -317,7 +320,10 @@ async def test_the_same_bug_has_the_same_fingerprint(worker: TaskWorker):
 
 
 async def test_a_retry_runs_it_once_more_with_its_arguments(worker: TaskWorker):
-    """Under a new id, which the letter remembers; asking again changes nothing."""
+    """A retry enqueues the task once, under a new id that the letter keeps.
+
+    A second retry returns the same id, and a discard is refused.
+    """
     task = await charge.enqueue("zenith", cents=990)
     await task.result(timeout=10)
     bank_is_open.append(True)
@@ -335,7 +341,7 @@ async def test_a_retry_runs_it_once_more_with_its_arguments(worker: TaskWorker):
 
 
 async def test_a_discarded_letter_stays_on_record(worker: TaskWorker):
-    """It is out of the way, and it is not retried by mistake."""
+    """A discarded letter is no longer listed, keeps its record, and can't be retried."""
     task = await render_film.enqueue()
     await task.result(timeout=10)
 
@@ -348,11 +354,11 @@ async def test_a_discarded_letter_stays_on_record(worker: TaskWorker):
         await retry(task.id)
 
 
-# And nothing is lost on the way.
+# The stores, and an outage of one.
 
 
 async def test_without_mongodb_the_stream_is_the_store(settings: Settings):
-    """The same functions, on Redis alone."""
+    """Without MongoDB, dead letters are stored, counted and retried in Redis alone."""
     bare = {"mongodb_url": None, "redis_key_prefix": "tour-bare:"}
     with using_settings(settings.model_copy(update=bare)):
         async with running(get_worker()) as worker:
@@ -371,7 +377,7 @@ async def test_without_mongodb_the_stream_is_the_store(settings: Settings):
 async def test_while_mongodb_is_away_nothing_is_lost_and_no_task_waits(
     settings: Settings, mongo: Mongo
 ):
-    """Frozen in the middle of it all; the letters wait beside the queue and come later."""
+    """While MongoDB is frozen, no task waits for it, and dead letters wait in Redis."""
     # Keys of its own: the groups of letters that Redis keeps belong to one MongoDB.
     own = {"mongodb_url": mongo.url, "redis_key_prefix": "tour-away"}
     with using_settings(Settings.model_validate(settings.model_dump() | own)):
@@ -390,8 +396,8 @@ async def test_while_mongodb_is_away_nothing_is_lost_and_no_task_waits(
             assert await worker.redis.xlen("tour-away:dead_letters") == 0
 
 
-async def test_a_person_is_told_that_mongodb_does_not_answer(settings: Settings, mongo: Mongo):
-    """In one line, and soon."""
+async def test_a_frozen_mongodb_is_reported(settings: Settings, mongo: Mongo):
+    """`open_dead_letters()` raises ServiceUnavailable within 20 seconds while MongoDB is frozen."""
     with using_settings(settings.model_copy(update={"mongodb_url": mongo.url})):
         mongo.freeze()
         async with asyncio.timeout(20):
@@ -401,7 +407,7 @@ async def test_a_person_is_told_that_mongodb_does_not_answer(settings: Settings,
 
 
 class Mongo:
-    """A server of the test's own, which can be frozen."""
+    """A MongoDB-protocol server that a test can freeze."""
 
     def __init__(self, url: str, pid: int) -> None:
         self.url = url
@@ -416,7 +422,7 @@ class Mongo:
 
 @pytest.fixture
 def mongo(tmp_path: Path) -> Iterator[Mongo]:
-    """A document server that other tests don't use."""
+    """Yield a MongoDB-protocol server that no other test uses."""
     root = tmp_path / "mongo"
     root.mkdir()
     with join(root, ["mongodb"], command="pytest") as lease:
@@ -437,11 +443,11 @@ KILLER = """
     from vibetuner.tasks.robust import robust_task
 
 
-    def tell(name: str, task_id: str, error: Exception) -> None:
-        Path("../told").write_text(f"{name} {task_id}")
+    def record_failure(name: str, task_id: str, error: Exception) -> None:
+        Path("../failures").write_text(f"{name} {task_id}")
 
 
-    @robust_task(max_retries=2, on_failure=tell)
+    @robust_task(max_retries=2, on_failure=record_failure)
     async def kill_worker(till: str) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 """
@@ -449,7 +455,7 @@ KILLER = """
 
 @contextmanager
 def kiosk(urls: dict[str, str], folder: Path, jobs: str) -> Iterator[tuple[Command, Settings]]:
-    """A small project's worker in production, and the settings that it runs with."""
+    """Run the production worker of a small project, and yield it with its settings."""
     tune = """
         from shop.jobs import kill_worker
         from vibetuner import VibetunerApp
@@ -475,17 +481,17 @@ def kiosk(urls: dict[str, str], folder: Path, jobs: str) -> Iterator[tuple[Comma
 
 
 @pytest.fixture(autouse=True)
-def nobody_was_told() -> None:
-    """Each test has its own news."""
-    for news in (told, charged, bank_is_open):
-        news.clear()
+def nothing_is_recorded() -> None:
+    """Clear what earlier tests have recorded."""
+    for recorded in (failures, charged, bank_is_open):
+        recorded.clear()
 
 
-async def was_told(task_id: str, name: str, kind: type[Exception]) -> None:
-    """``on_failure`` of the task was called with its name, its id and the error."""
-    await eventually(lambda: task_id in told, what=lambda: f"on_failure of {name}")
-    assert told[task_id][0] == name
-    assert isinstance(told[task_id][1], kind)
+async def assert_failure_recorded(task_id: str, name: str, kind: type[Exception]) -> None:
+    """Assert that ``on_failure`` was called with the task's name, its id and the error."""
+    await eventually(lambda: task_id in failures, what=lambda: f"on_failure of {name}")
+    assert failures[task_id][0] == name
+    assert isinstance(failures[task_id][1], kind)
 
 
 async def is_running(worker: TaskWorker, task_id: str) -> bool:

@@ -1,4 +1,4 @@
-"""Stops, kills, outages: what happens to the tasks that were under way."""
+"""Recovery: tasks across stops, kills and outages."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from vibetuner.redis.url import Address
 
 @pytest.fixture
 def workshop(servers: Any, tmp_path: Path) -> Workshop:
-    """One with the session's Valkey."""
+    """Return a workshop that uses the session's Valkey."""
     return Workshop(tmp_path, servers.urls["redis"])
 
 
 async def test_a_planned_stop_lets_a_task_finish(workshop: Workshop):
-    """SIGTERM: nothing new is begun, and what runs has WORKER_GRACE_PERIOD seconds."""
+    """After SIGTERM, a running task may finish within WORKER_GRACE_PERIOD seconds."""
     with workshop.worker(WORKER_GRACE_PERIOD="20") as worker:
         await workshop.begin(seconds=2)
         assert worker.stop(signal.SIGTERM) == 0
@@ -45,7 +45,7 @@ async def test_a_planned_stop_costs_no_try(workshop: Workshop, stop: signal.Sign
 
 
 async def test_a_second_signal_stops_at_once(workshop: Workshop):
-    """Whoever presses Ctrl-C twice does not want to wait."""
+    """A second signal stops the worker at once, in the middle of its grace period."""
     with workshop.worker(WORKER_GRACE_PERIOD="60") as worker:
         await workshop.begin(seconds=60)
         worker.process.send_signal(signal.SIGTERM)
@@ -56,7 +56,7 @@ async def test_a_second_signal_stops_at_once(workshop: Workshop):
 
 
 async def test_the_tasks_of_a_killed_worker_start_again(workshop: Workshop):
-    """Within WORKER_IDLE_TIMEOUT and a little; the loss counts as a try."""
+    """The tasks of a killed worker start again on another, and the loss counts as a try."""
     with workshop.worker() as worker:
         await workshop.begin(seconds=2)
         worker.stop(signal.SIGKILL)
@@ -65,7 +65,7 @@ async def test_the_tasks_of_a_killed_worker_start_again(workshop: Workshop):
 
 
 async def test_a_worker_waits_for_redis_and_goes_on(tmp_path: Path):
-    """It logs one line; the queue is there again, and so are the tasks."""
+    """A worker that loses Redis logs that once, waits for it, and then runs tasks again."""
     with Valkey(tmp_path) as valkey:
         workshop = Workshop(tmp_path, valkey.url)
         with workshop.worker() as worker:
@@ -80,7 +80,7 @@ async def test_a_worker_waits_for_redis_and_goes_on(tmp_path: Path):
 
 
 async def test_a_worker_survives_a_flushed_redis(tmp_path: Path):
-    """The queue's tasks are gone; new ones are run."""
+    """After FLUSHALL, a running worker goes on and runs new tasks."""
     with Valkey(tmp_path) as valkey:
         workshop = Workshop(tmp_path, valkey.url)
         with workshop.worker() as worker:
@@ -92,7 +92,7 @@ async def test_a_worker_survives_a_flushed_redis(tmp_path: Path):
 
 
 async def test_a_worker_waits_for_mongodb_at_its_start(workshop: Workshop, servers: Any):
-    """One line says what is missing; the worker begins when it is there."""
+    """A worker logs once that MongoDB is missing, and is ready as soon as it answers."""
     port, log = free_port(), workshop.journal.with_name("log")
     variables = workshop.variables | {"MONGODB_URL": f"mongodb://127.0.0.1:{port}/workshop"}
     arguments = ("run", "prod", "worker", "--port", str(free_port()))
@@ -108,7 +108,7 @@ async def test_a_worker_waits_for_mongodb_at_its_start(workshop: Workshop, serve
 
 
 async def test_a_blocked_event_loop_ends_its_worker(workshop: Workshop):
-    """It names the line that blocks; whoever supervises it starts another."""
+    """The watchdog ends a worker whose event loop is blocked, and names the blocking line."""
     with workshop.worker(WORKER_WATCHDOG_TIMEOUT="1") as worker:
         await workshop.enqueue("block")
 

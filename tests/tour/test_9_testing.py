@@ -1,6 +1,6 @@
-"""Testing tasks: from a fake that only takes notes to a worker that runs when it is told to.
+"""Testing tasks: from a fake that records calls to a worker that the test controls.
 
-The fixtures come with the runtime; a project's tests name them and import nothing.
+The runtime provides the fixtures; a project's tests request them and import nothing.
 """
 
 from __future__ import annotations
@@ -50,13 +50,13 @@ def nothing_is_billed() -> None:
     bank_is_open.clear()
 
 
-# A route enqueues, and that is all a test of the route wants to know.
+# A test of a route needs to know only that the route has enqueued.
 
 
 async def test_a_fake_task_remembers_that_it_was_enqueued(
     vibetuner_client: AsyncClient, mock_tasks: MockTasks
 ):
-    """No Redis takes part; patch the name that the route looks up."""
+    """A fake task records `enqueue` without Redis; patch the name that the route uses."""
     with patch("app.frontend.routes.signup.send_welcome_email", mock_tasks.send_welcome_email):
         answer = await vibetuner_client.post("/signup", data={"email": "a@example.com"})
 
@@ -68,7 +68,7 @@ async def test_a_fake_task_remembers_that_it_was_enqueued(
 
 
 async def test_a_task_is_called_directly(vibetuner_db: Database):
-    """Its database is made for the test and thrown away."""
+    """A direct call runs the task on a database that is made for the test and then dropped."""
     from app.tasks.emails import send_welcome_email
 
     user = await UserModel(email="a@example.com").insert()
@@ -78,13 +78,13 @@ async def test_a_task_is_called_directly(vibetuner_db: Database):
     assert result["status"] == "sent"
 
 
-# Both together, with a real queue between them.
+# The route and the task together, with a real queue between them.
 
 
 async def test_from_the_request_to_the_mail(
     vibetuner_client: AsyncClient, vibetuner_worker: ManualWorker
 ):
-    """Nothing runs until it is asked to, so that there is time to look."""
+    """The manual worker runs an enqueued task only when the test calls `run_until_idle`."""
     from app.tasks.emails import send_welcome_email
 
     await vibetuner_client.post("/signup", data={"email": "ann@example.com"})
@@ -99,17 +99,17 @@ async def test_from_the_request_to_the_mail(
 async def test_inline_a_task_has_run_when_enqueue_returns(
     vibetuner_client: AsyncClient, vibetuner_worker: ManualWorker
 ):
-    """For tests to which the queue is a detail."""
+    """Inside `inline()`, a task runs before `enqueue` returns."""
     async with vibetuner_worker.inline():
         await vibetuner_client.post("/signup", data={"email": "ann@example.com"})
         assert mails() == 1
 
 
-# Time is something that a test may move.
+# A test can advance the queue's clock.
 
 
 async def test_a_retry_waits_for_the_clock(vibetuner_worker: ManualWorker):
-    """The pauses are those of production, and take no time here."""
+    """A retry runs when the test advances the queue's clock over its pause."""
     await send_bill.enqueue("acme")
     await vibetuner_worker.run_until_idle()
     bank_is_open.append(True)
@@ -121,7 +121,7 @@ async def test_a_retry_waits_for_the_clock(vibetuner_worker: ManualWorker):
 
 
 async def test_a_task_that_is_given_up_is_a_dead_letter(vibetuner_worker: ManualWorker):
-    """One step over all of its tries."""
+    """`advance` runs all tries of a failing task, and the test finds its dead letter."""
     await send_bill.enqueue("acme")
 
     await vibetuner_worker.advance(minutes=1)
@@ -131,7 +131,7 @@ async def test_a_task_that_is_given_up_is_a_dead_letter(vibetuner_worker: Manual
 
 
 async def test_cron_runs_at_its_hour(vibetuner_worker: ManualWorker):
-    """By the queue's own calendar."""
+    """A cron task runs when the test advances the queue's clock to its time."""
     from app.tasks.maintenance import daily_digest
 
     nine = vibetuner_worker.now.replace(hour=9, minute=0, second=0, microsecond=0)
@@ -148,23 +148,23 @@ async def test_cron_runs_at_its_hour(vibetuner_worker: ManualWorker):
 # A task may run twice: a worker can be lost at any line.
 
 
-async def test_a_task_that_must_not_run_twice_is_found_out():
-    """The message names the await at which a cut would cost somebody money."""
+async def test_replay_fuzz_finds_a_task_that_must_not_run_twice():
+    """`replay_fuzz` fails for a task that isn't idempotent, and names the await that was cut."""
     with pytest.raises(AssertionError, match=r"cut off at await 2 of 2, .*# writes to the ledger"):
         await replay_fuzz(bill, "acme", observe=lambda: invoices, reset=invoices.clear)
 
 
 async def test_a_task_that_may_run_twice_passes():
-    """Wherever it is cut off, it comes to the same end."""
+    """`replay_fuzz` passes for a task that has the same effect wherever it is cut."""
     await replay_fuzz(bill_once, "acme", observe=lambda: invoices, reset=invoices.clear)
     assert invoices == ["acme"]
 
 
-# And what the environment says is the test's to decide.
+# A test can override settings.
 
 
 def test_settings_are_overridden_by_value(vibetuner_settings: SettingsOverride):
-    """Until the test's end."""
+    """`vibetuner_settings` overrides settings by value until the end of the test."""
     vibetuner_settings(mail_from="team@example.com")
 
     assert get_settings().mail_from == "team@example.com"

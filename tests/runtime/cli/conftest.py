@@ -1,4 +1,4 @@
-"""A terminal for what a command prints."""
+"""A terminal that shows what a command prints."""
 
 from __future__ import annotations
 

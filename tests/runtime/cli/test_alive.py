@@ -1,4 +1,4 @@
-"""`vibetuner worker-health` where there is nothing healthy to find."""
+"""`vibetuner worker-health` where no worker is healthy."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from vibetuner.redis.url import parse_url
 def test_a_heartbeat_that_cannot_be_read_is_no_workers(
     shop: Path, environment: dict[str, str], beat: str
 ):
-    """Others are found beside it."""
+    """`worker-health` ignores a heartbeat that it can't read, and finds the one beside it."""
     url = environment["REDIS_URL"]
     keys = JournalKeys(key_prefix(environment["REDIS_KEY_PREFIX"], url))
     beats = {"torn": beat, "whole": '{"id": "whole", "host": "here"}'}
-    # However long the command takes to start, they are not silent by then.
+    # They are dated ahead, so that they are not old when the command has started.
     address, at = parse_url(url), str(int(time.time() + 600) * 1000)
     for name, text in beats.items():
         ask(address, ["ZADD", keys.workers, at, name], ["SET", keys.worker(name), text])
@@ -41,7 +41,7 @@ def test_a_heartbeat_that_cannot_be_read_is_no_workers(
     ],
 )
 def test_without_a_redis_there_is_no_worker(shop: Path, url: str, words: str):
-    """One line that says what to do."""
+    """Without a Redis, `worker-health` fails with one line that names the cure."""
     done = run_vibetuner("worker-health", folder=shop, REDIS_URL=url)
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.startswith(words)

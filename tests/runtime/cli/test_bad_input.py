@@ -1,4 +1,4 @@
-"""Whatever is wrong at the start is one line that names the cure, and an exit code."""
+"""Each fault at the start is one line that names the cure, and an exit code."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ NOWHERE = {"REDIS_URL": "redis://127.0.0.1:1", "SECRET_KEY": KEY}
 
 @pytest.fixture
 def refused(tmp_path: Path) -> Refused:
-    """Run ``vibetuner …`` in a project; returns its one line, which starts with ``error: ``."""
+    """Run ``vibetuner …`` in a project; return its only line, without ``error: ``."""
 
     def run(root: Path, *arguments: str, code: int = 1, **environment: str) -> str:
         if arguments[0] == "run" and not {"--port", "--help"} & set(arguments):
@@ -57,7 +57,7 @@ def real(servers: Lease) -> dict[str, str]:
 def test_without_redis_url_there_is_no_worker(
     shop: Path, refused: Refused, arguments: tuple[str, str]
 ):
-    """The guide's own words."""
+    """Without REDIS_URL, a worker is refused with the message of the guide."""
     assert refused(shop, "run", *arguments) == (
         "Background tasks: Redis not configured. Add to .env:  REDIS_URL=redis://localhost:6379"
     )
@@ -65,7 +65,7 @@ def test_without_redis_url_there_is_no_worker(
 
 @pytest.mark.parametrize("arguments", [("dev", "worker"), ("prod", "frontend")])
 def test_redis_that_is_down_at_the_start(shop: Path, refused: Refused, arguments: tuple[str, str]):
-    """The line has the address, the reason and three cures; the password stays private."""
+    """An unreachable Redis is named with its address, without its password, and with the cures."""
     url = "redis://ann:hunter2@127.0.0.1:1"
     line = refused(shop, "run", *arguments, **{**NOWHERE, "REDIS_URL": url})
 
@@ -73,8 +73,8 @@ def test_redis_that_is_down_at_the_start(shop: Path, refused: Refused, arguments
     assert line.endswith("Start it, correct REDIS_URL, or set REDIS_URL=embedded in development")
 
 
-def test_redis_that_is_down_is_said_once_for_all_processes(shop: Path):
-    """Web app and worker both need it; what one has said, the other need not repeat."""
+def test_redis_that_is_down_is_reported_once_for_all_processes(shop: Path):
+    """`run dev all` reports an unreachable Redis once for both of its processes."""
     done = run_vibetuner(
         "run", "dev", "all", "--port", str(free_port()), folder=shop, **NOWHERE
     )  # fmt: skip
@@ -88,7 +88,7 @@ def test_redis_that_is_down_is_said_once_for_all_processes(shop: Path):
 def test_mongodb_that_is_down_at_the_start_stops_the_web_app(
     shop: Path, refused: Refused, real: dict[str, str]
 ):
-    """After five seconds; the first visitor need not find out."""
+    """A web process ends if MongoDB can't be used, so that no visitor finds out first."""
     url = "mongodb://ann:hunter2@127.0.0.1:1/shop"
     line = refused(shop, "run", "prod", "frontend", **real, MONGODB_URL=url)
 
@@ -96,10 +96,10 @@ def test_mongodb_that_is_down_at_the_start_stops_the_web_app(
     assert line.endswith("correct MONGODB_URL, or set MONGODB_URL=embedded in development")
 
 
-def test_a_worker_waits_for_mongodb_and_says_so_once(
+def test_a_worker_waits_for_mongodb_and_reports_it_once(
     shop: Path, real: dict[str, str], tmp_path: Path
 ):
-    """Its tasks are safe in Redis until then; a signal ends the waiting."""
+    """A worker reports an unreachable MongoDB once and waits for it; a signal ends the wait."""
     arguments = (*WORKER, "--port", str(free_port()))
     environment = {**real, "MONGODB_URL": "mongodb://ann:hunter2@127.0.0.1:1/shop"}
     log = tmp_path / "log"
@@ -113,7 +113,7 @@ def test_a_worker_waits_for_mongodb_and_says_so_once(
 
 
 def test_a_database_that_cannot_be_opened(shop: Path, refused: Refused, real: dict[str, str]):
-    """Its file lies where no file can be."""
+    """A database file where no file can be is named with the cure."""
     line = refused(
         shop, "run", "prod", "frontend", **real, DATABASE_URL="sqlite:////dev/null/shop.db"
     )
@@ -127,7 +127,10 @@ def test_a_database_that_cannot_be_opened(shop: Path, refused: Refused, real: di
 
 @pytest.mark.parametrize("part", ["all", "frontend", "worker"])
 def test_development_refuses_a_url_that_can_not_be_meant(shop: Path, refused: Refused, part: str):
-    """Before it starts anything; a process of it would only wait for a change of the code."""
+    """`run dev` refuses an invalid REDIS_URL before it starts a process.
+
+    A process would only wait for a change of the code.
+    """
     line = refused(shop, "run", "dev", part, **{**NOWHERE, "REDIS_URL": "redis://cache:port"})
     assert line.startswith("REDIS_URL=redis://***: the port is no number. Write 6379")
 
@@ -147,7 +150,10 @@ def test_development_refuses_a_url_that_can_not_be_meant(shop: Path, refused: Re
 def test_every_command_has_the_same_words_for_a_redis_url(
     shop: Path, refused: Refused, url: str, shown: str, command: list[str]
 ):
-    """The health check of a container, too, which reads it without the settings' library."""
+    """Every command reports an invalid REDIS_URL alike, without its password.
+
+    The health check of a container reads it without the settings' library.
+    """
     line = refused(shop, *command, **{**NOWHERE, "REDIS_URL": url})
 
     assert line.startswith(f"REDIS_URL={shown}: the scheme is unknown. There are redis://, redi")
@@ -167,7 +173,7 @@ def test_every_command_has_the_same_words_for_a_redis_url(
 def test_a_wrong_value_is_named_with_what_is_expected(
     shop: Path, refused: Refused, name: str, value: str, shown: str
 ):
-    """Never with the password in it."""
+    """A wrong value is named with what is expected, and without a password."""
     line = refused(shop, "db", "create-schema", **{name: value})
 
     assert line.startswith(f"{name}: expected ")
@@ -186,7 +192,7 @@ def test_a_wrong_value_is_named_with_what_is_expected(
 def test_an_env_file_that_cannot_be_read(
     shop: Path, refused: Refused, content: bytes | None, words: str
 ):
-    """Path, line and cure."""
+    """An unreadable `.env` is named with the line and the cure."""
     if content is None:
         (shop / ".env").mkdir()
     else:
@@ -197,21 +203,21 @@ def test_an_env_file_that_cannot_be_read(
 
 @pytest.mark.parametrize("name", ["REDIS_URL", "MONGODB_URL"])
 def test_embedded_services_are_refused_in_production(shop: Path, refused: Refused, name: str):
-    """With what to set instead."""
+    """Production refuses an embedded service by its variable."""
     line = refused(shop, *WORKER, **{**NOWHERE, name: "embedded"})
 
     assert line.startswith(f"{name}=embedded is for development and tests; ENVIRONMENT=production")
 
 
 def test_production_needs_a_secret(shop: Path, refused: Refused):
-    """With the command that makes one."""
+    """Production refuses an empty SECRET_KEY, and names the command that makes one."""
     line = refused(shop, *WORKER, REDIS_URL="redis://127.0.0.1:1")
 
     assert line.startswith("SECRET_KEY is empty, and production signs what it stores. Make one")
 
 
 def published_key() -> str:
-    """The key that stands in the template's compose.dev.yml for everybody to read."""
+    """Return the key in the template's compose.dev.yml, which everybody can read."""
     text = (Path(__file__).parents[3] / "template" / "compose.dev.yml").read_text()
     found = re.search(r"\$\{SECRET_KEY:-(.+)\}", text)
     assert found
@@ -220,21 +226,21 @@ def published_key() -> str:
 
 @pytest.mark.parametrize("key", ["x", " " * 40, "changeme" * 6, "ab" * 30, published_key()])
 def test_production_refuses_a_weak_key(shop: Path, refused: Refused, key: str):
-    """Production does not start with what the doctor calls an error, and names the cure."""
+    """Production refuses a weak SECRET_KEY, and names the command that makes one."""
     line = refused(shop, *WORKER, REDIS_URL="redis://127.0.0.1:1", SECRET_KEY=key)
 
     assert line.startswith("SECRET_KEY is weak. Make one with:  python -c")
 
 
 def test_production_refuses_a_weak_token(shop: Path, refused: Refused):
-    """A token that can be guessed needs no accounting of guesses: it is not accepted."""
+    """Production refuses a weak DEBUG_ACCESS_TOKEN, and names the command that makes one."""
     line = refused(shop, *WORKER, **NOWHERE, DEBUG_ACCESS_TOKEN="letmein")
 
     assert line.startswith("DEBUG_ACCESS_TOKEN is weak. Make one with:  python -c")
 
 
 def test_production_refuses_debug_until_it_is_allowed(shop: Path, refused: Refused):
-    """With the flag, the start goes on until Redis does not answer."""
+    """Production refuses DEBUG=true, unless --allow-debug is given."""
     line = refused(shop, *WORKER, **NOWHERE, DEBUG="true")
     assert line == (
         "DEBUG=true in production shows source code and values to every visitor. "
@@ -247,7 +253,7 @@ def test_production_refuses_debug_until_it_is_allowed(shop: Path, refused: Refus
 
 
 def test_development_refuses_a_production_environment(shop: Path, refused: Refused):
-    """A machine that is marked as production is no place to try things out."""
+    """`run dev` refuses to start where ENVIRONMENT=production is set."""
     line = refused(shop, "run", "dev", ENVIRONMENT="production", **NOWHERE)
 
     assert line == "ENVIRONMENT=production is set here. Use `vibetuner run prod`, or unset it"
@@ -257,7 +263,7 @@ def test_development_refuses_a_production_environment(shop: Path, refused: Refus
 
 
 def test_outside_a_project(refused: Refused, tmp_path: Path):
-    """Every command that needs one says how to get into one."""
+    """Every command that needs a project names how to get into one."""
     for command in (WORKER, ("run", "dev"), ("db", "create-schema"), ("services", "status")):
         line = refused(tmp_path, *command)
         assert line.startswith(f"{tmp_path} is in no vibetuner project. Go to one, or make one: ")
@@ -289,7 +295,7 @@ BROKEN: dict[str, tuple[dict[str, str], str | None, str]] = {
 
 @pytest.mark.parametrize("what", BROKEN)
 def test_a_tune_that_is_broken_or_untrue(tmp_path: Path, refused: Refused, what: str):
-    """File, line and cure; Redis is not even asked."""
+    """A broken or untrue tune.py is named with file, line and cure, before Redis is used."""
     files, tune, words = BROKEN[what]
     root = write_project(tmp_path / "project", files, tune=tune)
 
@@ -297,7 +303,7 @@ def test_a_tune_that_is_broken_or_untrue(tmp_path: Path, refused: Refused, what:
 
 
 def test_a_part_that_cannot_start_stops_the_other(tmp_path: Path, real: dict[str, str]):
-    """Half a project would only puzzle; the line comes once, from the part that knows."""
+    """A part that can't start stops the other one, and its error is printed once."""
     files, tune, words = BROKEN["not listed"]
     root = write_project(tmp_path / "project", files, tune=tune)
 
@@ -326,7 +332,7 @@ SURPRISE = """
 
 
 def test_a_surprise_is_one_line_too_unless_one_is_debugging(tmp_path: Path, refused: Refused):
-    """The line says how to see more."""
+    """An unexpected error is one line; DEBUG=true, which the line names, shows its traceback."""
     root = write_project(tmp_path / "project", tune=SURPRISE)
     arguments = ("run", "prod", "frontend", "--port", str(free_port()))
 
@@ -342,7 +348,7 @@ def test_a_surprise_is_one_line_too_unless_one_is_debugging(tmp_path: Path, refu
 
 
 def test_two_tunes(shop: Path, refused: Refused):
-    """The error names both files."""
+    """A project with two files tune.py is refused with an error that names both."""
     write(shop / "src" / "market" / "tune.py", "")
 
     line = refused(shop, *WORKER, **NOWHERE)
@@ -355,7 +361,7 @@ def test_two_tunes(shop: Path, refused: Refused):
 
 @pytest.mark.parametrize("arguments", [("dev", "all"), ("prod", "frontend")])
 def test_a_port_in_use(shop: Path, refused: Refused, arguments: tuple[str, str]):
-    """With a later one to try: mostly the next, but that may be another process's."""
+    """A port in use is refused with a higher one that is free."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -371,7 +377,7 @@ def test_a_port_in_use(shop: Path, refused: Refused, arguments: tuple[str, str])
 
 
 def test_a_host_that_is_none(shop: Path, refused: Refused):
-    """A name that does not resolve."""
+    """A host name that can't be resolved is refused."""
     line = refused(shop, "run", "prod", "frontend", "--host", "nowhere.invalid", **NOWHERE)
 
     assert line.startswith("Port ")
@@ -395,7 +401,7 @@ def test_a_host_that_is_none(shop: Path, refused: Refused):
 def test_an_unknown_word_is_refused_with_the_command_that_explains(
     shop: Path, refused: Refused, arguments: tuple[str, ...], words: str
 ):
-    """The line ends with the command whose help lists what there is."""
+    """An unknown word is refused with the command whose help lists the known ones."""
     line = refused(shop, *arguments, code=2)
 
     assert line.startswith(words)
@@ -403,7 +409,7 @@ def test_an_unknown_word_is_refused_with_the_command_that_explains(
 
 
 def test_ctrl_c_while_it_still_loads_is_no_traceback():
-    """Whoever changes their mind at once sees nothing but their prompt."""
+    """Ctrl-C while the command line is imported ends the process without output."""
     code = (
         "import sys\n"
         "from vibetuner.__main__ import main\n"

@@ -22,7 +22,7 @@ from vibetuner.project import project_info
 
 
 class Health(BaseHTTPRequestHandler):
-    """A process that tells the path below which its project lies."""
+    """A process that reports the project to which it belongs."""
 
     def do_GET(self) -> None:
         self.send_response(200)
@@ -43,7 +43,7 @@ class Health(BaseHTTPRequestHandler):
 def test_a_port_may_be_the_projects_own(
     stand_in: Callable[..., Path], project: str, level: str, words: str
 ):
-    """Then it is no problem that it is taken."""
+    """A port in use is a warning, unless the project's own process uses it."""
     stand_in()
     with ThreadingHTTPServer(("127.0.0.1", 0), Health) as server:
         server.project = project  # type: ignore[attr-defined]
@@ -61,7 +61,7 @@ def test_a_port_may_be_the_projects_own(
 def test_a_folder_without_a_project_has_one_finding(
     fresh: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    """The doctor says where to go, and looks at nothing else."""
+    """Outside a project, the doctor has one finding, which says where to go."""
     monkeypatch.chdir(tmp_path)
     (found,) = diagnose()
     assert (found.level, found.area) == ("error", "project")
@@ -69,7 +69,10 @@ def test_a_folder_without_a_project_has_one_finding(
 
 
 def test_few_open_files_are_a_warning(shop: Path, environment: dict[str, str], tmp_path: Path):
-    """The soft limit is raised first, as each process does."""
+    """A low limit of open files is a warning.
+
+    The soft limit is raised to the hard one first, as each process does.
+    """
     with vibetuner(
         *("doctor", "--json"),
         folder=shop,
@@ -86,7 +89,7 @@ def test_few_open_files_are_a_warning(shop: Path, environment: dict[str, str], t
 
 
 def test_a_service_that_failed_is_listed_with_its_log(capsys: pytest.CaptureFixture[str]):
-    """And those who use the services, each once, even with several leases."""
+    """The status of services names a failed one with its log, and each user once."""
     failed = ServiceStatus(
         name="redis",
         state="failed",

@@ -1,4 +1,4 @@
-"""The way of an error, and of a signal, to the shell."""
+"""Errors and signals, and the exit codes that they lead to."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from vibetuner.cli.complaint import complaining
     ("end", "code"), [(SystemExit(), 0), (SystemExit(3), 3), (KeyboardInterrupt(), 130)]
 )
 def test_a_signal_that_meets_a_start_in_a_task_group_ends_it(end: BaseException, code: int):
-    """Without a traceback, and with the code that it asks for."""
+    """An exit or a Ctrl-C inside a task group ends the process with its exit code."""
 
     async def start() -> None:
         async with anyio.create_task_group():
@@ -26,8 +26,8 @@ def test_a_signal_that_meets_a_start_in_a_task_group_ends_it(end: BaseException,
     assert (ended.value.code or 0) == code
 
 
-def test_another_pipe_than_the_output_is_told(capsys: pytest.CaptureFixture[str]):
-    """Typer exits quietly for any; that of a server which has gone is no reader's."""
+def test_another_broken_pipe_than_the_output_is_reported(capsys: pytest.CaptureFixture[str]):
+    """A broken pipe of a connection is reported, while Typer exits quietly for any broken pipe."""
     with pytest.raises(SystemExit) as ended, complaining():
         try:
             raise BrokenPipeError("the server has gone")

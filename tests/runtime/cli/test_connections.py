@@ -10,7 +10,10 @@ BUDGET = Budget(total=16, per_client=2, backlog=8)
 
 
 def test_one_client_gets_its_share_and_no_more():
-    """A closed connection frees its place; a trusted proxy speaks for many."""
+    """A client gets its share of connections, and a trusted proxy gets more.
+
+    A closed connection frees its place.
+    """
     clients = Clients(BUDGET, trusted="10.0.0.1")
     answers = [clients.admit("192.0.2.1", 0) for _ in range(3)]
     assert answers == ["", "", "429 Too Many Requests"]
@@ -20,7 +23,7 @@ def test_one_client_gets_its_share_and_no_more():
 
 
 def test_all_together_get_no_more_than_the_process_has_files(caplog: pytest.LogCaptureFixture):
-    """The log names the cure."""
+    """A connection that exceeds the process's limit gets 503, and the log names the cure."""
     assert Clients(BUDGET, trusted="").admit("192.0.2.1", 16) == "503 Service Unavailable"
     assert caplog.messages == [
         "refused a connection, as 16 are open. Raise the limit of open files: ulimit -n"
@@ -28,7 +31,7 @@ def test_all_together_get_no_more_than_the_process_has_files(caplog: pytest.LogC
 
 
 def test_a_connection_without_an_address_is_counted_for_no_client():
-    """Over a Unix socket, all come from the proxy."""
+    """A connection without an address counts for no client, as over a Unix socket."""
     clients = Clients(BUDGET, trusted="")
     assert [clients.admit(None, 0) for _ in range(3)] == ["", "", ""]
     clients.leave(None)

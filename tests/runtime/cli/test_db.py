@@ -71,14 +71,14 @@ for command in sys.argv[1:]:
 
 @pytest.fixture(params=["sqlite", "postgres"])
 def url(request: pytest.FixtureRequest) -> str:
-    """An empty database of each kind."""
+    """Return the URL of an empty database of each kind."""
     if request.param == "sqlite":
         return SQLITE
     return make_database(request.getfixturevalue("postgres"))
 
 
 def make_database(server: str) -> str:
-    """Create an empty database on a PostgreSQL server; returns its URL."""
+    """Create an empty database on a PostgreSQL server; return its URL."""
     name = f"test_{uuid4().hex[:12]}"
     url = make_url(server).set(drivername="postgresql")
 
@@ -99,19 +99,19 @@ def make_project(folder: Path, url: str) -> Path:
 
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
-    """A project on SQLite, without migrations."""
+    """Write a project on SQLite, without migrations."""
     return make_project(tmp_path, SQLITE)
 
 
 def db(project: Path, *commands: str) -> str:
-    """Return the output of `vibetuner db …` commands, in one process: to start takes long."""
+    """Run `vibetuner db …` commands in one process, as a start takes long; return the output."""
     done = run_code(SCRIPT, *commands, folder=project)
     assert (done.returncode, done.stderr) == (0, "")
     return done.stdout
 
 
 def query(project: Path, *statements: str) -> list[object]:
-    """Run statements on the project's SQLite file; returns the rows of the last."""
+    """Run statements on the project's SQLite file; return the rows of the last."""
     with closing(sqlite3.connect(project / ".vibetuner" / "app.db")) as connection, connection:
         for statement in statements:
             rows = connection.execute(statement).fetchall()
@@ -131,8 +131,8 @@ def versions(project: Path) -> list[Path]:
     return sorted((project / VERSIONS).glob("*.py"), key=lambda path: path.stat().st_mtime_ns)
 
 
-def test_migrations_are_written_run_checked_and_taken_back(tmp_path: Path, url: str):
-    """On either database, and each step says what it did."""
+def test_migrations_are_written_run_checked_and_undone(tmp_path: Path, url: str):
+    """Migrations can be written, run, checked and undone on either database."""
     project = make_project(tmp_path, url)
     first = db(project, "revision Start", "check").splitlines()
     add_column(project)
@@ -162,7 +162,7 @@ def test_migrations_are_written_run_checked_and_taken_back(tmp_path: Path, url: 
 
 
 def test_a_migration_names_no_code_of_the_project(project: Path):
-    """Types are written as the database has them, so that models may move or go."""
+    """A migration names the database's types, so that models may be moved or removed."""
     db(project, "revision Start")
     text = versions(project)[0].read_text()
 
@@ -173,7 +173,10 @@ def test_a_migration_names_no_code_of_the_project(project: Path):
 
 
 def test_without_migrations_missing_tables_are_created(project: Path):
-    """As before there were any, also under the command's old name."""
+    """Without migrations, `db upgrade` creates missing tables, as does its old name.
+
+    A downgrade is refused.
+    """
     upgraded, again, refused = db(project, "upgrade", "create-schema", "downgrade").splitlines()
 
     assert upgraded == "created: order, customer"
@@ -185,7 +188,7 @@ def test_without_migrations_missing_tables_are_created(project: Path):
 
 
 def test_a_database_that_was_in_use_takes_the_first_migration_as_done(project: Path):
-    """Its tables are those of the models; that is recorded, and its rows stay."""
+    """The first migration of a database in use is recorded as done, and its rows stay."""
     db(project, "upgrade")
     query(project, "INSERT INTO customer (id, name, status) VALUES (1, 'Ann', 'OPEN')")
     done = db(project, "revision Start", "check")
@@ -196,7 +199,7 @@ def test_a_database_that_was_in_use_takes_the_first_migration_as_done(project: P
 
 
 def test_a_database_of_unknown_age_is_left_alone(project: Path):
-    """It has tables, other than the models', and no revision: a person must say which it is."""
+    """A database with other tables and no revision is left alone; the error names `db stamp`."""
     db(project, "upgrade")
     add_column(project)
     refused = db(project, "revision Start")
@@ -207,7 +210,7 @@ def test_a_database_of_unknown_age_is_left_alone(project: Path):
 
 
 def test_a_migration_that_fails_leaves_nothing_behind(tmp_path: Path, url: str):
-    """Neither its tables nor those of the one before it; corrected, both run."""
+    """A migration that fails undoes those before it, too; once it is corrected, all of them run."""
     project = make_project(tmp_path, url)
     db(project, "revision Start", "downgrade base")
     broken = revision_with(project, 'op.execute("INSERT INTO nowhere VALUES (1)")')
@@ -219,8 +222,8 @@ def test_a_migration_that_fails_leaves_nothing_behind(tmp_path: Path, url: str):
     assert db(project, "upgrade", "check").count("upgraded to ") == 2
 
 
-def test_of_two_that_migrate_at_once_the_second_waits(tmp_path: Path, url: str):
-    """Replicas do, when they start: every migration runs once, and both succeed."""
+def test_the_second_of_two_concurrent_upgrades_waits(tmp_path: Path, url: str):
+    """Of two concurrent upgrades, as of replicas, the second waits; each migration runs once."""
     project = make_project(tmp_path, url)
     db(project, "revision Start", "downgrade base")
     revision_with(project, "import time; time.sleep(1)")
@@ -232,7 +235,10 @@ def test_of_two_that_migrate_at_once_the_second_waits(tmp_path: Path, url: str):
 
 
 def test_rows_that_refer_to_a_table_survive_its_change_on_sqlite(project: Path):
-    """SQLite can't alter a column: the table is copied, dropped and renamed meanwhile."""
+    """A change of a table on SQLite keeps the rows that refer to it, or is refused.
+
+    SQLite can't alter a column: the table is copied, dropped and renamed.
+    """
     models = project / "src/shop/models.py"
     models.write_text(
         models.read_text().replace('"customer.id")', '"customer.id", ondelete="CASCADE")')
@@ -286,7 +292,7 @@ asyncio.run(main())
 
 
 def test_a_generated_model_and_its_migration_agree(tmp_path: Path, url: str):
-    """On either database; every type comes back as it was stored, moments with their zone."""
+    """A generated model agrees with its migration, and each type is read as it was stored."""
     env = f"DATABASE_URL={url}\n"
     project = write_project(tmp_path / "shop", {"models/__init__.py": ""}, env=env)
     write(project / "src/shop/migrations/env.py", list_templates()["env.py.jinja"])
@@ -326,7 +332,7 @@ def test_a_generated_model_and_its_migration_agree(tmp_path: Path, url: str):
     ids=["no tables", "no database", "no table"],
 )
 def test_what_is_missing_is_named(tmp_path: Path, tune: str, env: str, line: str):
-    """One line, exit code 1, and nothing is made."""
+    """A missing table or database is named in one line with exit code 1, and no file is made."""
     plain = "from sqlmodel import SQLModel\nclass Order(SQLModel):\n    a: int\n"
     files = {"models.py": MODELS, "plain.py": plain}
     root = write_project(tmp_path / "project", files, tune=tune, env=env)
@@ -337,7 +343,7 @@ def test_what_is_missing_is_named(tmp_path: Path, tune: str, env: str, line: str
 
 
 def test_nothing_to_write_and_unknown_revisions_are_said_in_one_line(project: Path):
-    """With what to type instead."""
+    """A needless revision and an unknown one are refused in one line."""
     db(project, "revision Start")
     again, unknown, _, none_left, empty = db(
         project,
@@ -358,7 +364,7 @@ def test_nothing_to_write_and_unknown_revisions_are_said_in_one_line(project: Pa
 
 
 def test_a_start_in_development_creates_or_migrates(project: Path, tmp_path: Path):
-    """And names what the models have in addition, with the command that writes the migration."""
+    """`run dev` creates the tables or runs migrations, and warns if the models differ."""
     assert "created the tables order, customer" in start(project, tmp_path)
     db(project, "revision Start")
     add_column(project)
@@ -373,7 +379,7 @@ def test_a_start_in_development_creates_or_migrates(project: Path, tmp_path: Pat
 
 
 def test_the_table_of_the_last_model_can_be_dropped(project: Path, tmp_path: Path):
-    """`vibetuner destroy model` names this command when no model is left, too."""
+    """A revision and a start drop the last table once no model is left."""
     db(project, "revision Start")
     write(project / "src/shop/tune.py", "from vibetuner import VibetunerApp\napp = VibetunerApp()")
     written = db(project, "revision 'Remove all'")
@@ -387,7 +393,10 @@ def test_the_table_of_the_last_model_can_be_dropped(project: Path, tmp_path: Pat
 def test_the_worker_of_a_fresh_project_waits_for_the_tables_that_the_web_process_makes(
     project: Path, servers: Lease, tmp_path: Path
 ):
-    """Otherwise its relay, and tasks that wait, would find no table; one of the two warns."""
+    """A worker in `run dev all` waits for the tables that the web process makes.
+
+    Otherwise its relay, and tasks that wait, would find no table. Only one of the two warns.
+    """
     tune = TUNE.replace("import VibetunerApp", f"import VibetunerApp\n    {OUTBOX}")
     write(project / "src/shop/tune.py", tune.replace("Customer]", "Customer, Outbox]"))
     db(project, "revision Start", "downgrade base")
@@ -406,8 +415,8 @@ def test_the_worker_of_a_fresh_project_waits_for_the_tables_that_the_web_process
     assert command.output.count("SQL tables differ from the models") == 1
 
 
-def test_of_several_that_create_the_tables_at_once_one_does(tmp_path: Path, url: str):
-    """A project without migrations starts several processes."""
+def test_one_of_several_concurrent_processes_creates_the_tables(tmp_path: Path, url: str):
+    """Of several processes that create the tables at once, one does, and the others find them."""
     project = make_project(tmp_path, url)
     with ThreadPoolExecutor() as pool:
         outputs = list(pool.map(lambda _: db(project, "upgrade"), range(3)))
@@ -416,7 +425,7 @@ def test_of_several_that_create_the_tables_at_once_one_does(tmp_path: Path, url:
 
 
 def test_the_doctor_names_what_the_tables_lack(project: Path):
-    """With the command that helps: an upgrade where a migration waits, or else a new one."""
+    """The doctor names differing tables with the cure: an upgrade, or else a new revision."""
     db(project, "revision Start")
     add_column(project)
     differs = tables_in_doctor(project)
@@ -434,7 +443,7 @@ def test_the_doctor_names_what_the_tables_lack(project: Path):
 
 
 def test_the_doctor_names_a_migration_whose_file_is_missing(project: Path):
-    """As on another branch; it ended there, with an error of Alembic's as its only finding."""
+    """The doctor names a migration whose file is missing, as on another branch."""
     db(project, "revision Start")
     [file] = versions(project)
     file.unlink()
@@ -457,7 +466,7 @@ print(probe.problem)
 
 
 def test_readiness_names_the_cure_that_the_doctor_names(project: Path):
-    """It said `db upgrade` where no migration waits. Production gets no new migration."""
+    """Readiness names the doctor's cure; in production, the cure is to deploy a migration."""
 
     def probe(**environment: str) -> str:
         return run_code(PROBE, folder=project, PYTHONPATH="src", **environment).stdout.strip()
@@ -477,14 +486,14 @@ def test_readiness_names_the_cure_that_the_doctor_names(project: Path):
 
 
 def tables_in_doctor(project: Path) -> dict[str, str]:
-    """Return the doctor's findings about the tables."""
+    """Return the doctor's finding about the tables."""
     done = run_vibetuner("doctor", "--json", folder=project)
     [found] = [one for one in json.loads(done.stdout)["findings"] if one["area"] == "SQL tables"]
     return found
 
 
 def start(project: Path, folder: Path) -> str:
-    """Return the log of `run dev frontend` until it is ready."""
+    """Run `run dev frontend` until it is ready, and return its log."""
     arguments = ("run", "dev", "frontend", "--port", str(free_port()))
     with vibetuner(*arguments, folder=project, log=folder / "log", environment={}) as command:
         command.wait_for("web app ready", seconds=60)
@@ -502,7 +511,7 @@ def revision_with(project: Path, statement: str) -> Path:
 
 
 def test_help_and_version_need_no_project(tmp_path: Path):
-    """They are printed in an empty folder with an empty environment."""
+    """Help and version are printed in an empty folder, with an empty environment."""
     bare = run_vibetuner(folder=tmp_path)
     helped = run_vibetuner("db", "--help", folder=tmp_path)
     version = run_vibetuner("--version", folder=tmp_path)

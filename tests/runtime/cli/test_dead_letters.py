@@ -1,4 +1,4 @@
-"""`vibetuner dead-letters`, typed in a small project, in a pipe and on a terminal."""
+"""`vibetuner dead-letters` in a small project, in a pipe and on a terminal."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ NOW = datetime.now(UTC).replace(microsecond=0)
 
 @dataclass
 class Desk:
-    """A project, its letters, and the command."""
+    """A project with its dead letters, and the command."""
 
     folder: Path
     environment: dict[str, str]
@@ -84,7 +84,7 @@ class Desk:
 
 @pytest.fixture(params=["mongodb", "stream"])
 def desk(request: pytest.FixtureRequest, servers: Lease, tmp_path: Path) -> Desk:
-    """In a project with MongoDB, and in one without."""
+    """Make a project with MongoDB, and one without."""
     name = f"desk-{uuid4().hex[:12]}"
     values = {
         "redis_url": servers.urls["redis"],
@@ -101,7 +101,7 @@ def desk(request: pytest.FixtureRequest, servers: Lease, tmp_path: Path) -> Desk
 
 
 def test_a_person_looks_retries_and_discards(desk: Desk):
-    """The way from a failure to an empty list, as it is typed."""
+    """The commands `list`, `show`, `retry` and `discard` lead from a failure to an empty list."""
     desk.bury("t2", failed_at=NOW - timedelta(minutes=1), task_name="pack")
     desk.bury("t1", failed_at=NOW)
 
@@ -139,7 +139,7 @@ def test_a_person_looks_retries_and_discards(desk: Desk):
 
 @pytest.mark.parametrize("desk", ["mongodb"], indirect=True)
 def test_json_is_one_document(desk: Desk):
-    """Without tracebacks in the list, and without payloads anywhere."""
+    """--json prints one document, without tracebacks in the list and without payloads."""
     desk.bury("t1", "t2")
 
     listed = json.loads(desk.type("list", "--json", "--limit", "1").stdout)
@@ -166,7 +166,7 @@ def test_json_is_one_document(desk: Desk):
 
 
 def test_many_are_done_with_filters_and_yes(desk: Desk):
-    """Letters that do not match stay as they are."""
+    """--all with filters acts on the letters that match, and needs --yes without a terminal."""
     old = NOW - timedelta(days=2)
     desk.bury(*(f"old{n}" for n in range(3)), failed_at=old)
     desk.bury(*(f"new{n}" for n in range(120)), failed_at=NOW)
@@ -193,7 +193,7 @@ def test_many_are_done_with_filters_and_yes(desk: Desk):
 
 @pytest.mark.parametrize("desk", ["stream"], indirect=True)
 def test_what_is_refused_is_named_and_the_rest_is_done(desk: Desk):
-    """Exit code 1; each reason in a line."""
+    """Each refused letter is named in a line, with exit code 1, and the others are retried."""
     desk.bury("t1")
     desk.bury("t2", payload=b"")
     desk.bury("t3")
@@ -211,7 +211,7 @@ def test_what_is_refused_is_named_and_the_rest_is_done(desk: Desk):
 
 
 def test_four_people_press_at_once(desk: Desk):
-    """In four processes; the task is enqueued once."""
+    """Four concurrent retries in four processes enqueue the task once."""
     desk.bury("t1")
 
     with ThreadPoolExecutor(4) as people:
@@ -224,7 +224,7 @@ def test_four_people_press_at_once(desk: Desk):
 
 @pytest.mark.parametrize("desk", ["stream"], indirect=True)
 def test_text_from_elsewhere_cannot_control_a_terminal(desk: Desk):
-    """An error's message may come from anybody."""
+    """Control characters in an error's message don't reach the terminal."""
     desk.bury("t1", error="red \x1b[31m alert\nnew line", traceback="\x1b]0;title\x07")
 
     output = desk.type("list").stdout + desk.type("show", "t1").stdout
@@ -236,7 +236,7 @@ def test_text_from_elsewhere_cannot_control_a_terminal(desk: Desk):
 
 @pytest.mark.parametrize("desk", ["stream"], indirect=True)
 def test_a_terminal_is_asked_sees_colours_and_a_bar(desk: Desk):
-    """No and yes, at the keyboard."""
+    """On a terminal, `retry --all` asks before it acts, and shows colours and a bar."""
     desk.bury(*(f"t{n}" for n in range(5)))
 
     code, output = on_terminal(desk, "retry", "--all", answer="n\n")
@@ -262,7 +262,7 @@ def test_a_terminal_is_asked_sees_colours_and_a_bar(desk: Desk):
 
 @pytest.mark.parametrize("desk", ["stream"], indirect=True)
 def test_discarding_one_asks_at_a_terminal_and_takes_a_short_id(desk: Desk):
-    """As the log prints it; in a script, or behind ``echo no |``, only --yes is an answer."""
+    """`discard` asks on a terminal, needs --yes without one, and takes the start of an id."""
     first, second, third = (f"{n}2345678{uuid4().hex[8:]}" for n in "aab")
     desk.bury(first, second, third)
 
@@ -300,7 +300,7 @@ def test_discarding_one_asks_at_a_terminal_and_takes_a_short_id(desk: Desk):
 )
 @pytest.mark.parametrize("desk", ["stream"], indirect=True)
 def test_bad_input_is_one_line(desk: Desk, arguments: list[str], message: str):
-    """It names the cure."""
+    """Wrong arguments are refused in one line that names the cure."""
     done = desk.type(*arguments)
 
     assert done.returncode == 1
@@ -310,7 +310,7 @@ def test_bad_input_is_one_line(desk: Desk, arguments: list[str], message: str):
 
 @pytest.mark.parametrize("desk", ["mongodb"], indirect=True)
 def test_what_does_not_answer_is_one_line(desk: Desk, tmp_path: Path):
-    """MongoDB, Redis, or no project at all."""
+    """An unreachable MongoDB or Redis is one line, and so is a folder without a project."""
     dead = f"127.0.0.1:{free_port()}"
     for variables, message in [
         ({"MONGODB_URL": f"mongodb://ann:pw@{dead}"}, f"MongoDB at mongodb://***@{dead} can't"),
@@ -329,7 +329,7 @@ def test_what_does_not_answer_is_one_line(desk: Desk, tmp_path: Path):
 
 @pytest.mark.parametrize("desk", ["stream"], indirect=True)
 def test_a_letter_that_is_not_there_has_an_exit_code_of_its_own(desk: Desk):
-    """A script can tell it from a failure."""
+    """A letter that doesn't exist has an exit code of its own, unlike a failure."""
     done = desk.type("show", "t9")
 
     assert done.returncode == 3
@@ -340,7 +340,7 @@ def test_a_letter_that_is_not_there_has_an_exit_code_of_its_own(desk: Desk):
 
 @pytest.mark.parametrize("desk", ["stream"], indirect=True)
 def test_arguments_of_the_projects_own_classes_are_retried(desk: Desk):
-    """Signed by us and of a class that only the project has."""
+    """A payload with a class of the project's own is retried if it has our signature."""
     (desk.folder / "src" / "shop" / "orders.py").write_text("class Order:\n    pass\n")
     signed = subprocess.run(
         [sys.executable, "-c", SIGN],
@@ -367,7 +367,7 @@ sys.stdout.buffer.write(body + hmac.digest(signing_keys(get_settings())[0], body
 
 @pytest.mark.parametrize("text", ["2", "h", "-3d", "2026-13-01", "", "9" * 30 + "w"])
 def test_a_span_that_is_none_is_refused(text: str):
-    """Also one that is longer than the calendar."""
+    """A span of time that is malformed, or longer than the calendar, is refused."""
     with pytest.raises(CommandError, match="--since takes"):
         parse_filters(None, None, None, text)
 
@@ -375,7 +375,7 @@ def test_a_span_that_is_none_is_refused(text: str):
 def on_terminal(
     desk: Desk, *arguments: str, answer: str = "", interrupt: str = "", **variables: str
 ) -> tuple[int, str]:
-    """Run the command with a terminal before it, type ``answer``, and read what it shows.
+    """Run the command on a terminal, type ``answer``, and return the exit code and the output.
 
     Once it shows ``interrupt`` and waits, Ctrl-C is pressed.
     """
@@ -402,7 +402,7 @@ def on_terminal(
                 process.send_signal(signal.SIGINT)
                 interrupt = ""
     except OSError as end:
-        if end.errno != errno.EIO:  # how Linux says that nobody is left at the other end
+        if end.errno != errno.EIO:  # Linux's error for a terminal whose other end is closed
             raise
     finally:
         os.close(ours)

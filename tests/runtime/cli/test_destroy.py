@@ -1,4 +1,4 @@
-"""`vibetuner destroy`, and the other things that `vibetuner new` writes."""
+"""`vibetuner destroy`, and the pages and models that `vibetuner new` writes."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ THINGS = [
 
 
 @pytest.mark.parametrize("arguments", THINGS, ids=" ".join)
-def test_what_new_writes_destroy_takes_back(project: Path, type_: Type, arguments: tuple[str, ...]):
-    """Whatever its options were; only the packages that every project has stay."""
+def test_destroy_removes_what_new_writes(project: Path, type_: Type, arguments: tuple[str, ...]):
+    """`destroy` removes what `new` wrote with any options, except the packages of any project."""
     before = snapshot(project)
     made = type_("new", *arguments)
     taken = type_("destroy", *arguments[:2])
@@ -50,7 +50,7 @@ def test_what_new_writes_destroy_takes_back(project: Path, type_: Type, argument
 
 
 def test_what_was_changed_since_is_kept(project: Path, type_: Type):
-    """Until --force; --skip removes the rest."""
+    """A file that was changed since is kept until --force; --skip removes the others."""
     type_("new", "task", "send-report")
     (project / TEST).write_text("# my own\n")
     before = snapshot(project)
@@ -66,7 +66,10 @@ def test_what_was_changed_since_is_kept(project: Path, type_: Type):
 
 
 def test_a_task_that_is_kept_stays_in_tune_py(project: Path, type_: Type):
-    """A worker refuses to start when tune.py and the decorated tasks disagree."""
+    """A task whose file is kept stays in tune.py.
+
+    A worker refuses to start when tune.py and the decorated tasks disagree.
+    """
     type_("new", "task", "send-report")
     with (project / TASK).open("a") as file:
         file.write("\n\nLIMIT = 1\n")
@@ -78,8 +81,8 @@ def test_a_task_that_is_kept_stays_in_tune_py(project: Path, type_: Type):
     assert not (project / TASK).exists()
 
 
-def test_a_dry_run_and_json_tell_and_change_nothing(project: Path, type_: Type):
-    """As of `vibetuner new`."""
+def test_a_dry_run_with_json_changes_nothing(project: Path, type_: Type):
+    """`destroy --dry-run --json` prints what would be removed, and changes nothing."""
     type_("new", "task", "send-report")
     before = snapshot(project)
     document = json.loads(type_("destroy", "task", "send-report", "--dry-run", "--json").stdout)
@@ -90,15 +93,18 @@ def test_a_dry_run_and_json_tell_and_change_nothing(project: Path, type_: Type):
 
 
 def test_a_thing_that_is_not_there_can_not_be_destroyed(type_: Type):
-    """The message says where it was looked for."""
+    """`destroy` of a task that doesn't exist names the file that it looked for."""
     refused = type_("destroy", "task", "send-report")
 
     assert refused.returncode == 1
     assert refused.stderr == (f"error: There is no task send_report: {TASK} does not exist\n")
 
 
-def test_queued_and_dead_tasks_of_that_name_are_told(tmp_path: Path, settings: Settings):
-    """They would come to nothing: a person should know. What can't be read is no obstacle."""
+def test_queued_and_dead_tasks_of_that_name_are_reported(tmp_path: Path, settings: Settings):
+    """`destroy` reports the queued tasks and dead letters of that name, which can't run any more.
+
+    A task that can't be read is no obstacle.
+    """
     folder = write_project(tmp_path / "shop")
     environment = {
         "REDIS_URL": settings.redis_url or "",
@@ -118,7 +124,7 @@ def test_queued_and_dead_tasks_of_that_name_are_told(tmp_path: Path, settings: S
 
 
 async def leave_some(name: str) -> None:
-    """One of that name in the queue, one that is signed with another key, and one dead letter."""
+    """Leave a task of that name in the queue, one with a wrong signature, and a dead letter."""
     async with open_queue() as worker:
         await worker.enqueue_unsafe(name, "42")
         forged = await worker.enqueue_unsafe(name, "43")
@@ -128,7 +134,7 @@ async def leave_some(name: str) -> None:
 
 
 def test_a_queue_that_does_not_answer_is_no_obstacle(project: Path, type_: Type):
-    """It is said that nobody looked."""
+    """`destroy` removes a task while Redis is away, and notes that it counted no tasks."""
     type_("new", "task", "send-report")
     gone = run_vibetuner(
         "destroy", "task", "send-report", folder=project, REDIS_URL="redis://127.0.0.1:1"
@@ -140,7 +146,7 @@ def test_a_queue_that_does_not_answer_is_no_obstacle(project: Path, type_: Type)
 
 
 def test_a_page_stands_in_the_projects_own_frame(project: Path, type_: Type):
-    """There has to be a base page with room for content; else it is a page of its own."""
+    """A generated page extends base.html if that has a block for content, or else stands alone."""
     page = project / "src/shop/templates/reports.html"
     type_("new", "route", "reports")
     assert page.read_text().startswith("<!doctype html>")
@@ -160,7 +166,7 @@ def test_a_page_stands_in_the_projects_own_frame(project: Path, type_: Type):
     ],
 )
 def test_a_field_that_can_not_be_is_refused(type_: Type, fields: list[str], message: str):
-    """In one line, with what would be right."""
+    """A field that can't be generated is refused in one line, with what would be right."""
     refused = type_("new", "model", "invoice", *fields)
 
     assert refused.returncode == 1
@@ -182,7 +188,7 @@ ORDERS = """
 def test_a_model_or_a_table_that_exists_is_named_with_its_file(
     project: Path, type_: Type, arguments: list[str]
 ):
-    """Two of them would break the project at its next start; nothing is written."""
+    """A model or table that exists is refused with its file, and nothing is written."""
     write(project / "src/shop/models/__init__.py", ORDERS)
     before = snapshot(project)
     refused = type_("new", "model", *arguments)
@@ -195,7 +201,7 @@ def test_a_model_or_a_table_that_exists_is_named_with_its_file(
 
 
 def test_a_model_comes_with_its_migration(project: Path, type_: Type):
-    """It follows the newest migration, and stays when the model goes."""
+    """A model comes with a migration after the newest one, which stays when the model goes."""
     write_versions(project, first=None)
     made = type_("new", "model", "order", "paid_at:datetime?")
     again = type_("new", "model", "order", "paid_at:datetime?")
@@ -213,7 +219,7 @@ def test_a_model_comes_with_its_migration(project: Path, type_: Type):
 
 
 def test_a_model_that_can_not_follow_one_migration_is_refused(project: Path, type_: Type):
-    """Two branches have to be joined first."""
+    """A model is refused while there are two newest migrations, which must be joined first."""
     write_versions(project, first=None, second=None)
     refused = type_("new", "model", "order")
 

@@ -1,4 +1,4 @@
-"""`vibetuner doctor` where services are slow, or refuse what a worker needs."""
+"""`vibetuner doctor` with frozen or full services, and with some that refuse a worker."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def server(tmp_path: Path) -> Iterator[Valkey]:
 
 
 def test_frozen_services_keep_the_doctor_no_longer_than_one_of_them(tmp_path: Path, server: Valkey):
-    """Each is named, and so is all that is well; the exit code says that something is not."""
+    """The doctor names each frozen service and what is well, and exits with 1."""
     shop = write_shop(tmp_path / "shop")
     with running_mongo(tmp_path / "documents") as (url, process), server.frozen():
         process.send_signal(signal.SIGSTOP)
@@ -41,7 +41,10 @@ def test_frozen_services_keep_the_doctor_no_longer_than_one_of_them(tmp_path: Pa
 
 
 def test_the_doctor_names_the_rights_that_are_missing(tmp_path: Path, server: Valkey):
-    """An error, with the line that grants them; whoever starts or enqueues is told the same."""
+    """The doctor names missing rights of Redis with the line that grants them.
+
+    A start of a worker and an enqueue print the same line.
+    """
     shop = write_shop(tmp_path / "shop")
     ask(parse_url(server.url), ["ACL", "SETUSER", "ann", "on", ">x", "~*", "+@all", "-fcall"])
     url = server.url.replace("://", "://ann:x@")
@@ -67,13 +70,13 @@ def test_the_doctor_names_the_rights_that_are_missing(tmp_path: Path, server: Va
 
 
 @pytest.mark.parametrize(("percent", "level"), [(95, "warning"), (150, "error")])
-def test_the_doctor_says_how_full_the_memory_is(
+def test_the_doctor_reports_how_full_the_memory_is(
     tmp_path: Path, server: Valkey, percent: int, level: str
 ):
-    """And what to do."""
+    """The doctor reports how full the memory of Redis is, with the cure."""
     shop = write_shop(tmp_path / "shop")
     address = parse_url(server.url)
-    ask(address, ["SET", "big", "x" * (1 << 24)])  # beside which a connection more is nothing
+    ask(address, ["SET", "big", "x" * (1 << 24)])  # large beside one more connection
     (info,) = ask(address, ["INFO", "memory"])
     used = int(str(info).partition("used_memory:")[2].split()[0])
     ask(address, ["CONFIG", "SET", "maxmemory", str(used * 100 // percent)])

@@ -1,4 +1,4 @@
-"""Which event loop a process runs in."""
+"""The event loop of a process."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ run_in_loop(name, sys.stdout)
 
 
 def loop_of(before: str = "") -> str:
-    """The package of the loop that a process of its own runs in."""
+    """Return the package of the event loop that a process of its own runs in."""
     program = PROGRAM.format(before=before)
     return subprocess.run(
         [sys.executable, "-c", program], check=True, capture_output=True, text=True
@@ -26,10 +26,10 @@ def loop_of(before: str = "") -> str:
 
 
 def test_uvloop_is_used_where_it_is_installed():
-    """As it is here, with the ``speed`` extra."""
+    """A process runs in uvloop if the ``speed`` extra is installed, as it is here."""
     assert loop_of() == "uvloop"
 
 
 def test_without_uvloop_it_is_pythons_own():
-    """Nothing needs the extra."""
+    """A process without uvloop runs in asyncio's own event loop."""
     assert loop_of("sys.modules['uvloop'] = None  # as if it were not there") == "asyncio"

@@ -18,7 +18,10 @@ pytestmark = pytest.mark.slow
 
 
 def test_all_of_them_follow_to_the_next_primary(tmp_path: Path):
-    """Without a restart; while there is no primary, a command fails with one line."""
+    """Commands, doctor and monitor follow a failover without a restart.
+
+    While there is no primary, a command fails with one line.
+    """
     shop, port = write_shop(tmp_path / "shop"), free_port()
     with Replicated(tmp_path, down_after=60_000) as servers:
         environment = {

@@ -1,4 +1,4 @@
-"""Importing coredis without beartype."""
+"""The import of coredis without beartype."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ def lines_of(before: str = "") -> list[str]:
 
 
 def test_coredis_imports_beartype_when_it_needs_it():
-    """The serializer of a project's own types works, and others find the real module."""
+    """coredis imports beartype when it needs it, and others then find the real module."""
     assert lines_of() == ["True False", "1.5 + 2", "True beartype"]
 
 
 def test_coredis_is_imported_as_usual_where_its_checks_are_on():
-    """They decorate its functions while they are imported."""
+    """coredis imports beartype at once if its runtime checks are on."""
     switched_on = "os.environ['COREDIS_RUNTIME_CHECKS'] = 'true'; import coredis"
 
     assert lines_of(switched_on) == ["True True", "1.5 + 2", "True beartype"]

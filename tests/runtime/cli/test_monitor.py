@@ -1,4 +1,4 @@
-"""The monitor beside a worker: started when somebody looks."""
+"""The monitor beside a worker, which starts on the first request."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def environment(servers: Lease) -> dict[str, str]:
 
 @pytest.fixture
 def watched(tmp_path: Path, environment: dict[str, str]) -> Iterator[Site]:
-    """A worker in production, whose monitor is at an address that the test may choose."""
+    """Run a worker in production, and yield it with its monitor's address."""
     folder, port = write_shop(tmp_path / "shop"), free_port()
     with vibetuner(
         *("run", "prod", "worker", "--port", str(port)),
@@ -49,7 +49,10 @@ def watched(tmp_path: Path, environment: dict[str, str]) -> Iterator[Site]:
 
 @pytest.mark.slow
 def test_the_pages_are_there_when_somebody_looks(watched: Site):
-    """From this machine without a ticket; the process that serves them ends with the worker."""
+    """The monitor starts on the first request, and ends with the worker.
+
+    A request of this machine needs no ticket, but one with a foreign host name gets 404.
+    """
     worker = watched.command.process.pid
     assert children_of(worker) == set()
 
@@ -78,7 +81,7 @@ def _is_there(pid: int) -> bool:
 
 @pytest.mark.slow
 def test_on_any_other_address_the_gate_is_shut(tmp_path: Path, environment: dict[str, str]):
-    """Nothing is told without the token, and the token opens it."""
+    """The monitor on a public address shows its state only after the token was given."""
     folder, port = write_shop(tmp_path / "shop"), free_port()
     with vibetuner(
         *("run", "prod", "worker", "--host", "0.0.0.0", "--port", str(port)),
@@ -98,7 +101,7 @@ def test_on_any_other_address_the_gate_is_shut(tmp_path: Path, environment: dict
 
 
 def test_a_monitor_that_nobody_looks_at_ends_too():
-    """Although it never started a web process."""
+    """A monitor that never started a web process ends with its worker."""
     with monitored("w1", ("127.0.0.1", free_port())):
         assert threads() == {"monitor"}
 
@@ -106,7 +109,7 @@ def test_a_monitor_that_nobody_looks_at_ends_too():
 
 
 def test_a_port_in_use_is_no_reason_to_stop(caplog: pytest.LogCaptureFixture):
-    """A second worker on the machine works unwatched, and logs that."""
+    """A worker whose monitor's port is in use goes on without a monitor, and logs that."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -119,6 +122,6 @@ def test_a_port_in_use_is_no_reason_to_stop(caplog: pytest.LogCaptureFixture):
 
 
 def test_without_an_address_there_is_no_monitor():
-    """The second of several workers."""
+    """A worker without an address for its monitor, such as the second of several, has none."""
     with monitored("w1", None):
         assert threads() == set()

@@ -1,4 +1,4 @@
-"""`vibetuner new`, typed in a small project."""
+"""`vibetuner new` in a small project."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ TEST = "tests/tasks/test_send_report.py"
 
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
-    """A project without tasks."""
+    """Write a project without tasks."""
     return write_project(tmp_path / "shop")
 
 
 @pytest.fixture
 def type_(project: Path) -> Type:
-    """Type `vibetuner …` in the project, or in a folder below it."""
+    """Return a function that runs `vibetuner …` in the project, or in a folder below it."""
 
     def type_(*arguments: str, folder: str = ".") -> subprocess.CompletedProcess[str]:
         return run_vibetuner(*arguments, folder=project / folder)
@@ -35,7 +35,7 @@ def type_(project: Path) -> Type:
 
 
 def test_a_task_its_test_and_its_line_in_tune_py(project: Path, type_: Type):
-    """All three, and what to type next."""
+    """`new task` writes the task, its test and its line in tune.py, and prints the next steps."""
     done = type_("new", "task", "SendReport")
 
     assert (done.returncode, done.stderr) == (0, "")
@@ -50,7 +50,7 @@ def test_a_task_its_test_and_its_line_in_tune_py(project: Path, type_: Type):
 
 
 def test_the_same_again_changes_nothing(project: Path, type_: Type):
-    """Whichever way the name is spelled, and wherever one stands."""
+    """`new` with the same name, in any spelling and from any folder, changes nothing."""
     type_("new", "task", "send-report")
     before = snapshot(project)
     again = type_("new", "task", "SendReport", folder="src/shop")
@@ -60,7 +60,7 @@ def test_the_same_again_changes_nothing(project: Path, type_: Type):
 
 
 def test_a_file_that_differs_is_shown_and_left_alone(project: Path, type_: Type):
-    """Nothing else is written either."""
+    """`new` shows how a file would differ, leaves it alone, and writes no other file."""
     (project / TASK).parent.mkdir()
     (project / TASK).write_text("mine = 1\n")
     before = snapshot(project)
@@ -76,7 +76,7 @@ def test_a_file_that_differs_is_shown_and_left_alone(project: Path, type_: Type)
 
 
 def test_force_overwrites_and_skip_keeps(project: Path, type_: Type):
-    """One or the other, never both."""
+    """--force overwrites a file that differs, --skip keeps it, and both at once are refused."""
     (project / TASK).parent.mkdir()
     (project / TASK).write_text("mine = 1\n")
 
@@ -90,7 +90,7 @@ def test_force_overwrites_and_skip_keeps(project: Path, type_: Type):
 
 
 def test_a_dry_run_shows_the_whole_diff(project: Path, type_: Type):
-    """The diff is printed, and no file is written."""
+    """--dry-run prints the whole diff and writes no file."""
     before = snapshot(project)
     shown = type_("new", "task", "send-report", "--dry-run")
 
@@ -101,7 +101,7 @@ def test_a_dry_run_shows_the_whole_diff(project: Path, type_: Type):
 
 
 def test_the_diff_of_a_dry_run_can_be_applied(project: Path, type_: Type):
-    """`git apply` makes of it what the command would have made."""
+    """`git apply` of the printed diff makes what the command would have made."""
     shown = type_("new", "task", "billing/send-report", "--dry-run").stdout
     subprocess.run(["git", "apply", "-p1", "-"], cwd=project, input=shown, text=True, check=True)
 
@@ -112,7 +112,7 @@ def test_the_diff_of_a_dry_run_can_be_applied(project: Path, type_: Type):
 
 
 def test_json_names_files_edits_and_next_steps(type_: Type):
-    """One document, of a run and of a dry run alike."""
+    """--json prints one document of files, edits and next steps, in a dry run as well."""
     planned = json.loads(type_("new", "task", "send-report", "--json", "--dry-run").stdout)
     document = json.loads(type_("new", "task", "send-report", "--json").stdout)
 
@@ -137,13 +137,13 @@ def test_json_names_files_edits_and_next_steps(type_: Type):
     ],
 )
 def test_options_shape_the_task(project: Path, type_: Type, options: list[str], line: str):
-    """In its decorator, or in how it is defined."""
+    """Each option changes the decorator of the task or its definition."""
     assert type_("new", "task", "send-report", *options).returncode == 0
     assert line in (project / TASK).read_text()
 
 
 def test_without_a_test_there_is_none(project: Path, type_: Type):
-    """And no folder for it."""
+    """--no-test writes no test and no folder for it."""
     type_("new", "task", "send-report", "--no-test")
 
     assert (project / TASK).is_file()
@@ -166,7 +166,7 @@ def test_without_a_test_there_is_none(project: Path, type_: Type):
 def test_what_can_not_be_is_refused_in_one_line(
     project: Path, type_: Type, arguments: list[str], message: str
 ):
-    """Each refusal is one line on stderr, and no file is written."""
+    """A name, schedule or timeout that can't be is refused in one line, and no file is written."""
     before = snapshot(project)
     refused = type_("new", "task", *arguments)
 
@@ -177,7 +177,7 @@ def test_what_can_not_be_is_refused_in_one_line(
 
 
 def test_a_task_name_is_free_only_once(tmp_path: Path):
-    """Redis knows a task by its function's name, wherever that is defined."""
+    """A task's name is refused if another module has it, since Redis knows a task by its name."""
     project = write_shop(tmp_path / "shop")
     refused = run_vibetuner("new", "task", "billing/add", folder=project)
 
@@ -193,7 +193,7 @@ def test_a_task_name_is_free_only_once(tmp_path: Path):
 
 
 def test_tune_py_that_can_not_be_edited_leaves_everything_as_it_was(project: Path, type_: Type):
-    """The message has the two lines to add by hand."""
+    """If tune.py can't be edited, `new` names the two lines to add and writes nothing."""
     (project / "src/shop/tune.py").write_text(
         "from vibetuner import VibetunerApp\nTASKS = []\napp = VibetunerApp(tasks=TASKS)\n"
     )
@@ -207,15 +207,15 @@ def test_tune_py_that_can_not_be_edited_leaves_everything_as_it_was(project: Pat
 
 
 def test_a_module_in_the_way_of_a_package_is_named_with_the_cure(project: Path, type_: Type):
-    """`tasks.py` is fine for a start; more than one file needs a folder."""
+    """If tasks.py is in the way of the folder tasks/, the error has the command that moves it."""
     (project / "src/shop/tasks.py").write_text("")
     refused = type_("new", "task", "send-report")
 
     assert "mkdir src/shop/tasks && git mv src/shop/tasks.py" in refused.stderr
 
 
-def test_outside_a_project_it_says_so(tmp_path: Path):
-    """The command fails with one line that names the folder."""
+def test_outside_a_project_new_is_refused(tmp_path: Path):
+    """`new` outside a project fails with one line that names the folder."""
     refused = run_vibetuner("new", "task", "reports", folder=tmp_path)
 
     assert refused.returncode == 1
@@ -224,7 +224,7 @@ def test_outside_a_project_it_says_so(tmp_path: Path):
 
 
 def test_a_projects_own_template_wins(project: Path, type_: Type):
-    """Once they are copied, they are the project's to change; copying again keeps them."""
+    """A template in the project takes precedence, and ejecting again keeps it."""
     ejected = type_("new", "--eject-templates")
     template = project / "scaffold" / "task.py.jinja"
     template.write_text('"""Ours: {{ name.title }}."""\n', encoding="utf-8")
@@ -244,7 +244,7 @@ def test_a_projects_own_template_wins(project: Path, type_: Type):
     ],
 )
 def test_a_broken_template_is_named(project: Path, type_: Type, text: str, message: str):
-    """With its line where it is known."""
+    """An error in a project's own template is named with its file, and with its line if known."""
     (project / "scaffold").mkdir()
     (project / "scaffold" / "task.py.jinja").write_text(text)
     refused = type_("new", "task", "send-report")
@@ -262,14 +262,14 @@ def snapshot(folder: Path) -> dict[str, bytes]:
 
 
 def test_without_a_name_the_help_is_shown(type_: Type):
-    """With the exit code of a wrong command."""
+    """`vibetuner new` without a name prints the help, with the exit code of a wrong command."""
     done = type_("new")
     assert done.returncode == 2
     assert "vibetuner new [OPTIONS] COMMAND" in done.stdout
 
 
 def test_a_schedule_that_surprises_is_a_warning(project: Path, type_: Type):
-    """The task is written all the same."""
+    """A schedule that cron would read differently causes a warning, and the task is written."""
     done = type_("new", "task", "bill", "--cron", "0 3 1 * 1")
     assert done.returncode == 0
     assert done.stderr.startswith("warning: ")
@@ -281,7 +281,7 @@ def test_a_schedule_that_surprises_is_a_warning(project: Path, type_: Type):
     [("new", "The pages need src/shop/templates/base.html"), ("destroy", "There is no ")],
 )
 def test_sign_in_needs_what_it_is_made_of(type_: Type, verb: str, words: str):
-    """One line, and nothing is written."""
+    """`auth` is refused in one line if what it needs is missing."""
     done = type_(verb, "auth")
     assert done.returncode == 1
     assert done.stderr.startswith(f"error: {words}")

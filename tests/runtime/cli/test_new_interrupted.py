@@ -1,4 +1,4 @@
-"""`vibetuner new task`, stopped at the moments that matter: all three files, or none."""
+"""`vibetuner new task`, interrupted at the moments that matter: all three files, or none."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ LONG_TEMPLATE = "# {{ 'x' * 30_000_000 }}\n"
 
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
-    """A project without tasks."""
+    """Write a project without tasks."""
     return write_project(tmp_path / "shop")
 
 
@@ -32,7 +32,7 @@ def project(tmp_path: Path) -> Path:
 def test_a_signal_while_files_are_written_waits_for_all_three(
     project: Path, number: signal.Signals, code: int
 ):
-    """And is heard right after; nothing is left over beside them."""
+    """A signal while files are written takes effect after all three, and leaves no draft."""
     (project / "scaffold").mkdir()
     for name in ("task.py.jinja", "test_task.py.jinja"):
         (project / "scaffold" / name).write_text(LONG_TEMPLATE)
@@ -48,7 +48,10 @@ def test_a_signal_while_files_are_written_waits_for_all_three(
 
 
 def test_ctrl_c_before_that_leaves_everything_as_it_was(project: Path):
-    """It reads the project's code, and one of the files doesn't come to an end."""
+    """Ctrl-C before the first file is written leaves everything as it was.
+
+    The command waits for the end of a file of the project meanwhile.
+    """
     endless = project / "src" / "shop" / "endless.py"
     os.mkfifo(endless)
     with new_task(project) as process, opened_by_reader(endless):
@@ -63,7 +66,7 @@ def test_ctrl_c_before_that_leaves_everything_as_it_was(project: Path):
 
 @contextmanager
 def new_task(project: Path) -> Iterator[subprocess.Popen[str]]:
-    """The command, running; it is killed when the test fails."""
+    """Run the command beside the block, and kill it at the end."""
     with subprocess.Popen(
         [sys.executable, "-m", "vibetuner", "new", "task", "send-report"],
         cwd=project,
@@ -79,7 +82,7 @@ def new_task(project: Path) -> Iterator[subprocess.Popen[str]]:
 
 
 def interrupt(process: subprocess.Popen[str]) -> tuple[str, str]:
-    """Press Ctrl-C, and again: Python does not hear of one that comes just before it reads."""
+    """Press Ctrl-C until the command ends: Python may miss one right before it reads."""
     for _ in range(20):
         process.send_signal(signal.SIGINT)
         with suppress(subprocess.TimeoutExpired):
@@ -107,7 +110,7 @@ def opened_by_reader(fifo: Path) -> Iterator[None]:
 
 
 def written(project: Path) -> int:
-    """Return the number of the three that are there."""
+    """Return how many of the three files are written."""
     return (
         (project / TASKS / "send_report.py").exists()
         + (project / "tests/tasks/test_send_report.py").exists()
@@ -116,5 +119,5 @@ def written(project: Path) -> int:
 
 
 def leftovers(project: Path) -> list[Path]:
-    """Drafts that lie beside what they will be."""
+    """Return the drafts beside the files that they will become."""
     return [*project.rglob(".*.py.*")]

@@ -38,13 +38,13 @@ TUNE = """
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """A project with three queues."""
+    """Write a project with three queues."""
     return write_project(tmp_path / "shop", {"jobs.py": JOBS}, tune=TUNE)
 
 
 @pytest.fixture
 def environment(environment: dict[str, str]) -> dict[str, str]:
-    """The same in production."""
+    """Return the variables of a process in production."""
     return environment | {"ENVIRONMENT": "production"}
 
 
@@ -53,7 +53,7 @@ def environment(environment: dict[str, str]) -> dict[str, str]:
 def test_a_worker_reads_the_queues_that_are_named(
     root: Path, environment: dict[str, str], tmp_path: Path, given: str
 ):
-    """And worker-health knows which; the others keep their tasks."""
+    """A worker with --queues runs the tasks of those queues only, as `worker-health` reports."""
     journal = tmp_path / "journal"
     journal.touch()
     asyncio.run(enqueue_one_each(environment, journal))
@@ -77,7 +77,7 @@ def test_a_worker_reads_the_queues_that_are_named(
 
 
 async def enqueue_one_each(environment: dict[str, str], journal: Path) -> None:
-    """Enqueue a task in each queue, as a process would that has none of the code."""
+    """Enqueue a task in each queue, as a process without the tasks' code would."""
     settings = Settings(**{name.lower(): value for name, value in environment.items()})
     with using_settings(settings):
         async with TaskWorker(settings, lambda: VibetunerApp(queues=NAMES)) as queue:
@@ -97,7 +97,7 @@ async def enqueue_one_each(environment: dict[str, str], journal: Path) -> None:
 def test_queues_that_are_none_are_one_line(
     root: Path, environment: dict[str, str], given: str, error: str
 ):
-    """With the value and an example, and no worker starts."""
+    """Wrong values of --queues are refused in one line, and no worker starts."""
     done = run_vibetuner(
         *("run", "prod", "worker", "--port", str(free_port()), "--queues", given),
         folder=root,
@@ -109,7 +109,7 @@ def test_queues_that_are_none_are_one_line(
 
 
 def test_a_web_process_has_no_queues(root: Path, environment: dict[str, str]):
-    """It runs no worker that could read them."""
+    """A web process refuses --queues, as it runs no worker."""
     done = run_vibetuner(
         *("run", "prod", "frontend", "--port", str(free_port()), "--queues", "bulk"),
         folder=root,

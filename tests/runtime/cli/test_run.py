@@ -32,7 +32,7 @@ ALL_READY = 60  # seconds: a machine that runs other tests too
 
 
 class Running:
-    """``vibetuner run …`` in a project of its own, and what can be seen of it."""
+    """A running ``vibetuner run …`` in a project of its own."""
 
     def __init__(self, command: Command, root: Path, port: int) -> None:
         self.command = command
@@ -62,26 +62,26 @@ class Running:
         )
 
     def start(self, task: str, *arguments: Any) -> str:
-        """Enqueue a task through the web app; returns its id."""
+        """Enqueue a task through the web app; return its id."""
         answer = httpx2.post(f"{self.url}/tasks/{task}", json=list(arguments), timeout=20)
         return str(answer.json()["id"])
 
     def outcome(self, task_id: str) -> str:
-        """A task's result, or its exception's message."""
+        """Return a task's result, or its exception's message."""
         return str(httpx2.get(f"{self.url}/tasks/{task_id}", timeout=30).json()["outcome"])
 
     def web_pid(self) -> int:
         return int(httpx2.get(self.url, timeout=20).json()["pid"])
 
     def services(self) -> set[int]:
-        """The processes of the project's embedded services."""
+        """Return the processes of the project's embedded services."""
         seen = status(self.root)
         return {pid for pid in (seen.keeper, *(one.pid for one in seen.services)) if pid}
 
 
 @contextmanager
 def running(root: Path, *arguments: str, **environment: str) -> Iterator[Running]:
-    """``vibetuner run <arguments> --port …`` with ``environment``, until the block ends."""
+    """Run ``vibetuner run <arguments> --port …`` with ``environment`` beside the block."""
     port = free_port()
     with vibetuner(
         "run", *arguments, "--port", str(port),
@@ -92,7 +92,7 @@ def running(root: Path, *arguments: str, **environment: str) -> Iterator[Running
 
 @pytest.fixture
 def real(servers: Lease) -> dict[str, str]:
-    """An environment with real servers, and a queue of the test's own."""
+    """Return the variables of real servers, and of a queue of the test's own."""
     return {
         "REDIS_URL": servers.urls["redis"],
         "REDIS_KEY_PREFIX": f"run-{uuid4().hex[:12]}",
@@ -108,7 +108,7 @@ def all_gone(pids: set[int]) -> None:
 
 
 def test_one_command_runs_everything_and_one_ctrl_c_ends_it(shop: Path):
-    """From a fresh checkout: `.env`, servers, web app, worker; then none of it is left."""
+    """`run dev all` makes `.env`, starts servers, web app and worker; Ctrl-C ends all of them."""
     example = "SECRET_KEY=\nREDIS_URL=embedded\nMONGODB_URL=embedded\n"
     (shop / ".env.example").write_text(example)
 
@@ -144,7 +144,7 @@ def test_one_command_runs_everything_and_one_ctrl_c_ends_it(shop: Path):
 
 
 def test_a_second_ctrl_c_stops_at_once(shop: Path, real: dict[str, str]):
-    """A task that does not end has a grace period, which nobody has to wait for."""
+    """A second Ctrl-C ends every process at once, in the middle of a task's grace period."""
     with running(shop, "dev", "all", **real) as run:
         pids = wait_with_an_endless_task(run)
         run.command.process.send_signal(signal.SIGINT)
@@ -157,7 +157,7 @@ def test_a_second_ctrl_c_stops_at_once(shop: Path, real: dict[str, str]):
 
 
 def test_two_ctrl_cs_in_the_same_moment_leave_nothing_either(shop: Path, real: dict[str, str]):
-    """An impatient person; the system may hand them on as one."""
+    """Two Ctrl-Cs at the same moment, which may arrive as one, end every process."""
     with running(shop, "dev", "all", **real) as run:
         pids = wait_with_an_endless_task(run)
         run.command.process.send_signal(signal.SIGINT)
@@ -168,7 +168,7 @@ def test_two_ctrl_cs_in_the_same_moment_leave_nothing_either(shop: Path, real: d
 
 
 def wait_with_an_endless_task(run: Running) -> set[int]:
-    """Until it runs; returns the processes."""
+    """Start an endless task, wait until it runs, and return the processes."""
     run.wait_for_web()
     run.wait_for_worker()
     run.start("wait_for_ever")
@@ -217,7 +217,7 @@ BLOCKED_LIFESPAN = """
     ids=["SIGINT", "SIGTERM", "SIGHUP"],
 )
 def test_a_signal_during_the_start_leaves_nothing(shop: Path, number: signal.Signals, tune: str):
-    """Whatever had begun by then: Ctrl-C, a service manager, a closed terminal."""
+    """A signal during the start ends every process that has begun, without a traceback."""
     write(shop / "src" / "shop" / "tune.py", tune)
     (shop / ".env").write_text("REDIS_URL=embedded\n")
     with running(shop, "dev", "all") as run:
@@ -240,7 +240,7 @@ def test_a_signal_during_the_start_leaves_nothing(shop: Path, number: signal.Sig
 def test_a_lone_process_can_be_stopped_while_it_starts(
     shop: Path, real: dict[str, str], part: str, tune: str
 ):
-    """A container that is told to go at once does not make its host wait."""
+    """A lone process ends with exit code 0 if it is stopped while it starts."""
     write(shop / "src" / "shop" / "tune.py", tune)
     with running(shop, "prod", part, **real) as run:
         run.wait_for("begun")
@@ -251,7 +251,7 @@ def test_a_lone_process_can_be_stopped_while_it_starts(
 
 
 def test_a_killed_supervisor_leaves_nothing_behind(shop: Path):
-    """kill -9 can't be caught: the others see for themselves that they are alone."""
+    """After SIGKILL of the supervisor, its children and the services end by themselves."""
     (shop / ".env").write_text("REDIS_URL=embedded\n")
     with running(shop, "dev", "all", FORCE_COLOR="1") as run:
         run.wait_for_web()
@@ -269,7 +269,10 @@ def test_a_killed_supervisor_leaves_nothing_behind(shop: Path):
 def test_a_change_restarts_and_a_mistake_waits_for_the_next_change(
     shop: Path, real: dict[str, str]
 ):
-    """Save, and it runs; save something broken, and one line says what; mend it, and it runs."""
+    """A change of the code restarts web app and worker.
+
+    A broken one is reported once, and the processes wait for the next change.
+    """
     routes = shop / "src" / "shop" / "routes.py"
     with running(shop, "dev", "all", **real) as run:
         run.wait_for_web()
@@ -301,7 +304,7 @@ def test_a_change_restarts_and_a_mistake_waits_for_the_next_change(
 
 
 def test_in_production_children_come_back_and_every_line_is_json(shop: Path, real: dict[str, str]):
-    """Two of each; one of each is killed; a task fails twice: machines can read all of it."""
+    """In production, killed processes are restarted, and every line of the log is JSON."""
     with running(shop, "prod", "all", "--workers", "2", **real) as run:
         run.wait_for_web(2)
         run.wait_for_worker(2)
@@ -334,7 +337,6 @@ def test_in_production_children_come_back_and_every_line_is_json(shop: Path, rea
     assert len(restarts) == 2
     assert all("ended with exit code -9; starting it again in 0.5 s" in line for line in restarts)
     about = [entry for entry in entries if entry.get("task_id") == failed]
-    # Another worker may have run the second try before the first says that there will be one.
     # Another worker may have run the second attempt before the first says that there will be one.
     lines = {entry["level"]: entry["message"] for entry in about}
     assert len(about) == len(lines) == 2
@@ -350,7 +352,7 @@ def test_in_production_children_come_back_and_every_line_is_json(shop: Path, rea
 def test_a_lone_worker_is_one_process_with_a_page_and_ends_in_order(
     shop: Path, real: dict[str, str]
 ):
-    """As in a container: no supervisor between it and the signal."""
+    """A lone worker is one process with a monitor, and stops in order at SIGTERM."""
     with running(shop, "prod", "worker", **real) as run:
         run.wait_for_worker()
         assert children_of(run.pid) == set()
@@ -358,7 +360,7 @@ def test_a_lone_worker_is_one_process_with_a_page_and_ends_in_order(
         def health() -> dict[str, Any]:
             return httpx2.get(f"{run.url}/health", timeout=20).json()
 
-        # Its page is made when somebody looks for the first time, and hears of the worker then.
+        # The monitor starts on the first request, and learns of the worker then.
         wait_until(lambda: "queue" in health(), what=health)
         assert health()["queue"] == real["REDIS_KEY_PREFIX"]
         assert health()["tasks"] == ["add", "fails_twice", "wait_for_ever", "which_process"]
@@ -374,7 +376,7 @@ def test_a_lone_worker_is_one_process_with_a_page_and_ends_in_order(
 
 
 def test_a_lone_web_process_ends_with_its_streams(shop: Path, real: dict[str, str]):
-    """A deploy does not wait for browsers to go away."""
+    """A lone web process ends its open streams at SIGTERM, and exits with 0."""
     with running(shop, "prod", "frontend", **real) as run:
         run.wait_for_web()
         assert children_of(run.pid) == set()
@@ -388,7 +390,7 @@ def test_a_lone_web_process_ends_with_its_streams(shop: Path, real: dict[str, st
 
 
 def test_pages_need_no_redis(shop: Path):
-    """`run dev frontend` serves them, and tells who came."""
+    """`run dev frontend` serves pages without Redis, and logs each request."""
     with running(shop, "dev", "frontend") as run:
         run.wait_for_web()
         assert set(httpx2.get(run.url, timeout=30).json()) == {"pid"}

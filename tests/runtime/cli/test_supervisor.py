@@ -1,4 +1,4 @@
-"""The supervisor's own work: lines, exit codes, restarts."""
+"""The supervisor: its lines, exit codes and restarts."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ async def run(*programs: Program, label: bool = True, pause: float = 0.5) -> int
 async def test_what_cannot_start_ends_everything_with_its_exit_code(
     capfd: pytest.CaptureFixture[str],
 ):
-    """The other program is stopped, although it would run on."""
+    """A program that can't start ends the others, and its exit code becomes the supervisor's."""
     code = await run(
         program("import sys; sys.exit('error: no money')"),
         program("import time; time.sleep(3600)", "worker"),
@@ -37,8 +37,8 @@ async def test_what_cannot_start_ends_everything_with_its_exit_code(
     assert "web    | error: no money\n" in capfd.readouterr().err
 
 
-async def test_an_error_that_several_have_is_said_once(capfd: pytest.CaptureFixture[str]):
-    """By whoever is first."""
+async def test_an_error_that_several_have_is_printed_once(capfd: pytest.CaptureFixture[str]):
+    """An error that several programs print is printed once."""
     failing = "import sys; sys.exit('error: no money')"
     await run(program(failing), program(failing, "worker"))
 
@@ -47,7 +47,7 @@ async def test_an_error_that_several_have_is_said_once(capfd: pytest.CaptureFixt
 
 @pytest.mark.parametrize("size", [1, 200_000])
 async def test_no_line_is_too_long_and_none_is_lost(capfd: pytest.CaptureFixture[str], size: int):
-    """Nor does it matter that the last one has no end, or that its bytes are no text."""
+    """A line of any length, without an end or with invalid bytes, is printed whole."""
     code = PRINT.format(f"buffer.write(b'x' * {size} + bytes([10]) + b'last ' + bytes([255]))")
 
     await run(program(code + "; sys.exit(3)"), label=False)
@@ -57,8 +57,8 @@ async def test_no_line_is_too_long_and_none_is_lost(capfd: pytest.CaptureFixture
     assert printed.endswith("last \ufffd\n")
 
 
-async def test_who_is_killed_is_started_again(tmp_path: Path, caplog: pytest.LogCaptureFixture):
-    """It was fit to run; the memory of the machine was not enough, or a person was impatient.
+async def test_a_killed_program_is_started_again(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    """A killed program is started again.
 
     If it fails each time after that, the supervisor waits longer each time, and gives up.
     """
@@ -80,10 +80,10 @@ async def test_who_is_killed_is_started_again(tmp_path: Path, caplog: pytest.Log
     ]
 
 
-async def test_who_is_killed_is_started_again_in_development_too(
+async def test_a_killed_program_is_started_again_in_development_too(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ):
-    """It does not wait for a change of the code, which is not at fault."""
+    """In development, a killed program is started again without a change of the code."""
     trace = tmp_path / "begun"
     code = (
         f"import os, pathlib, signal, time; trace = pathlib.Path({str(trace)!r})\n"
@@ -96,8 +96,13 @@ async def test_who_is_killed_is_started_again_in_development_too(
     assert "waiting for a change" not in capfd.readouterr().err
 
 
-def test_it_stops_in_order_when_nobody_reads_what_it_prints(tmp_path: Path):
-    """As after ``2>&1 | head -1``; its programs get their signal and their time."""
+def test_the_supervisor_stops_in_order_when_its_output_is_closed(tmp_path: Path):
+    """The supervisor stops in order if its output is closed, as after ``2>&1
+
+    head -1``.
+
+    Its programs get their signal and their time.
+    """
     trace = tmp_path / "stopped"
     code = (
         "import pathlib, signal, sys, time\n"

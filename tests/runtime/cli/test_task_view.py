@@ -1,4 +1,4 @@
-"""Tasks, as a person sees them on a terminal."""
+"""Tasks, as the commands show them on a terminal."""
 
 from __future__ import annotations
 
@@ -30,14 +30,17 @@ def row(state: State) -> Row:
     ],
 )
 def test_a_task_is_followed_by_the_next_command(detail: TaskDetail, command: str):
-    """Into a pipe, only the facts are written."""
+    """A task on a terminal is followed by the next command to type."""
     with on_terminal() as read:
         print_detail(detail)
         assert read(f"{command}\n").endswith(f"\nNext:  {command}\n")
 
 
 def test_a_list_names_the_way_to_a_task_and_to_the_next_page():
-    """The address of a page is quoted for the shell."""
+    """A list on a terminal names the command for a task, and the option for the next page.
+
+    The address of a page is quoted for the shell.
+    """
     with on_terminal() as read:
         print_page(Page([row(State.QUEUED)], "queued!0:7-1"))
         text = read("show a1\n")
@@ -45,22 +48,25 @@ def test_a_list_names_the_way_to_a_task_and_to_the_next_page():
 
 
 def test_a_tasks_result_and_ties_are_shown(capsys: pytest.CaptureFixture[str]):
-    """Each in a line."""
+    """The result, the parents and the children of a task are shown in a line each."""
     print_detail(TaskDetail(row=row(State.DONE), result="7", parents=["b", "c"], children=["d"]))
     facts = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines()[-3:])
     assert facts == {"result": "7", "waits": "for    b, c", "needed": "by    d"}
 
 
 def test_reasons_are_readable_by_a_program(capsys: pytest.CaptureFixture[str]):
-    """With the state that they explain."""
+    """The JSON of a task's reasons contains its id and its state."""
     print_json_reasons(row(State.QUEUED), [Reason("No worker is running", "vibetuner run")])
-    told = json.loads(capsys.readouterr().out)
-    assert (told["id"], told["state"]) == ("a1", "queued")
-    assert told["reasons"] == [{"text": "No worker is running", "cure": "vibetuner run"}]
+    document = json.loads(capsys.readouterr().out)
+    assert (document["id"], document["state"]) == ("a1", "queued")
+    assert document["reasons"] == [{"text": "No worker is running", "cure": "vibetuner run"}]
 
 
 def test_numbers_name_what_nobody_works_on(capsys: pytest.CaptureFixture[str]):
-    """Rows of the outbox, and queues without a worker; unknown is not zero."""
+    """The numbers name rows of the outbox and queues that no worker handles.
+
+    The number of dead letters may be unknown, which is not zero.
+    """
     stats = Stats(
         counts=Counts(queued=3, running=0, scheduled=1, ended=0),
         dead=None,
@@ -91,7 +97,7 @@ def test_numbers_name_what_nobody_works_on(capsys: pytest.CaptureFixture[str]):
     ],
 )
 def test_a_terminal_shows_a_bar(end: ProgressState, words: str, monkeypatch: pytest.MonkeyPatch):
-    """Until the task has ended; what is said meanwhile stands above it."""
+    """A terminal shows a bar until the task has ended, and messages above it."""
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setenv("COLUMNS", "120")
     with on_terminal() as read, _as_bar() as view:

@@ -40,7 +40,10 @@ def typed(shop: Path, environment: dict[str, str]) -> Typed:
 
 
 def test_without_a_worker_a_task_is_enqueued_explained_and_marked(typed: Typed):
-    """Each command says the next one; wrong input is one line."""
+    """Without a worker, a task can be enqueued, explained, shown and marked as aborted.
+
+    Wrong input is refused in one line.
+    """
     empty = typed("tasks", "list", "--json")
     assert (empty.returncode, json.loads(empty.stdout)) == (3, {"tasks": [], "next": None})
 
@@ -78,7 +81,7 @@ def test_without_a_worker_a_task_is_enqueued_explained_and_marked(typed: Typed):
 def test_beside_a_worker_health_and_doctor_see_it(
     typed: Typed, shop: Path, environment: dict[str, str], tmp_path: Path
 ):
-    """Alive here; other code as soon as the code changes; gone as soon as it stops."""
+    """`worker-health` and `doctor` see a live worker, one with other code, and a stopped one."""
     sick = typed("worker-health")
     assert sick.returncode == 1
     assert "error: No live worker of the queue" in sick.stderr
@@ -124,7 +127,10 @@ def test_a_command_loads_no_more_than_it_needs(
     environment: dict[str, str],
     servers: Lease,
 ):
-    """A container asks for the health every few seconds, and a person doesn't like to wait."""
+    """Each command loads only the libraries that it needs.
+
+    A container asks for the health every few seconds, and a person doesn't like to wait.
+    """
     code = (
         f"import atexit, sys\nsys.argv = ['vibetuner', *{command.split()}]\n"
         "atexit.register(lambda: print('loaded:', *sys.modules))\n"
@@ -158,7 +164,10 @@ JOB_TUNE = """
 def test_a_worker_with_only_redis_loads_no_more_than_it_needs(
     tmp_path: Path, environment: dict[str, str]
 ):
-    """Each megabyte and each tenth of a second is paid by every worker of every project."""
+    """A worker with only Redis loads no library that it doesn't need.
+
+    Every worker of every project pays for each megabyte and each tenth of a second.
+    """
     folder = write_project(tmp_path / "shop", {"jobs.py": JOB}, tune=JOB_TUNE)
     code = (
         "import atexit, sys\nsys.argv = ['vibetuner', 'run', 'prod', 'worker']\n"
@@ -186,7 +195,7 @@ def test_a_worker_with_only_redis_loads_no_more_than_it_needs(
 
 
 def test_the_doctor_names_each_fault_and_its_cure(tmp_path: Path, environment: dict[str, str]):
-    """Tasks that tune.py does not list, weak secrets, production with DEBUG, a dead service."""
+    """The doctor names each fault with a cure, such as an unlisted task or a weak secret."""
     tune = re.sub(r"tasks=\[add, ", "tasks=[add, add, ", SHOP_TUNE).replace(", which_process]", "]")
     folder = write_project(tmp_path / "shop", SHOP, tune=tune)
     changes = {
@@ -209,7 +218,7 @@ def test_the_doctor_names_each_fault_and_its_cure(tmp_path: Path, environment: d
 
 
 def test_a_redis_that_would_lose_tasks_is_named():
-    """Eviction, no persistence, an old version, a replica, a full disk, a foreign library."""
+    """The doctor names what would lose tasks: eviction, no persistence, a replica."""
     bad = judge_server(
         {"redis_version": "6.2.1", "role": "slave", "rdb_last_bgsave_status": "err"},
         {"appendonly": "no", "save": "", "maxmemory-policy": "allkeys-lru"},
@@ -236,7 +245,7 @@ def test_a_redis_that_would_lose_tasks_is_named():
     ],
 )
 def test_a_server_of_another_kind_is_named_with_what_to_write(mode: str, words: str, url: str):
-    """A Sentinel that was taken for the server, and a node of a Cluster."""
+    """A Sentinel or a node of a Cluster, taken for a server, is named with the URL to write."""
     info = {"redis_version": "8.0.0", "redis_mode": mode}
     found, *_ = judge_server(info, {}, None, in_production=True)
     assert (found.level, words in found.text) == ("error", True)
@@ -244,7 +253,7 @@ def test_a_server_of_another_kind_is_named_with_what_to_write(mode: str, words: 
 
 
 def test_the_small_client_speaks_enough_of_the_protocol(servers: Lease):
-    """Texts, numbers, lists, nothing, and a refusal."""
+    """The small client reads texts, numbers, lists, nulls and errors of Redis."""
     url, key = servers.urls["redis"], f"test-{uuid4().hex}"
     second = parse_url(f"{url}/1")
     assert ask(second, ["SET", key, "ä"], ["GET", key], ["DEL", key], ["GET", key]) == [
@@ -260,7 +269,7 @@ def test_the_small_client_speaks_enough_of_the_protocol(servers: Lease):
 
 
 def test_the_doctor_compares_a_project_with_its_template(tmp_path: Path):
-    """Its version with the newest tag, its managed files with what the template wrote."""
+    """The doctor compares a project's version and managed files with its template."""
     template, root = repository(tmp_path / "template"), repository(tmp_path / "shop")
     for version in ("v1.2.0", "v1.10.0", "nightly"):
         git(template, "tag", version)
@@ -287,7 +296,7 @@ def test_the_doctor_compares_a_project_with_its_template(tmp_path: Path):
 def test_a_frozen_redis_keeps_no_command_waiting(
     shop: Path, environment: dict[str, str], tmp_path: Path
 ):
-    """Each fails with one line; the doctor reports it, and all else."""
+    """While Redis is frozen, each command fails with one line, and the doctor reports all else."""
     with Valkey(tmp_path) as server:
         frozen = environment | {"REDIS_URL": server.url}
         with server.frozen():
@@ -304,7 +313,7 @@ def test_a_frozen_redis_keeps_no_command_waiting(
 
 
 def test_the_first_characters_of_an_id_will_do(typed: Typed):
-    """They must begin one task; fewer than eight, or those of two, are refused."""
+    """The first eight characters of an id are enough if they begin one task only."""
     task_id = json.loads(typed("tasks", "enqueue", "add", "--args", "[1, 2]", "--json").stdout)[
         "id"
     ]
@@ -319,7 +328,10 @@ def test_the_first_characters_of_an_id_will_do(typed: Typed):
 def test_characters_that_begin_several_ids_are_refused_with_those_ids(
     typed: Typed, environment: dict[str, str]
 ):
-    """By each command that takes an id, in one line; a longer piece of one will do."""
+    """Characters that begin several ids are refused in one line with those ids.
+
+    A longer part of one id is accepted.
+    """
     ids = [f"{TWINS}{last * 24}" for last in "ab"]
     schedule(environment, *ids)
     for command in ("show", "why", "abort", "watch"):
@@ -333,7 +345,7 @@ def test_characters_that_begin_several_ids_are_refused_with_those_ids(
 def test_the_first_characters_will_do_to_watch(
     shop: Path, environment: dict[str, str], tmp_path: Path, typed: Typed
 ):
-    """The task waits here; Ctrl-C ends the watching."""
+    """`tasks watch` accepts the first characters of an id, and Ctrl-C ends it."""
     schedule(environment, f"{TWINS}{'a' * 24}")
     with vibetuner(
         *("tasks", "watch", TWINS), folder=shop, log=tmp_path / "log", environment=environment
@@ -346,7 +358,7 @@ TWINS = "0123abcd"
 
 
 def schedule(environment: dict[str, str], *ids: str) -> None:
-    """Tasks of these ids, due in an hour, as the engine keeps them."""
+    """Schedule tasks of these ids in an hour, as the engine stores them."""
     prefix = f"streaq:{environment['REDIS_KEY_PREFIX']}:"
     due = str(int((time.time() + 3600) * 1000))
     commands = [["ZADD", f"{prefix}queues:delayed:normal", due, task_id] for task_id in ids]
@@ -354,10 +366,10 @@ def schedule(environment: dict[str, str], *ids: str) -> None:
     ask(parse_url(environment["REDIS_URL"]), *commands)
 
 
-def test_watch_says_that_redis_is_silent_and_goes_on_when_it_is_back(
+def test_watch_reports_that_redis_is_silent_and_goes_on_when_it_is_back(
     shop: Path, environment: dict[str, str], tmp_path: Path
 ):
-    """And Ctrl-C ends it also in between."""
+    """`tasks watch` reports a frozen Redis and goes on afterwards; Ctrl-C ends it meanwhile."""
     with Valkey(tmp_path) as server:
         own = environment | {"REDIS_URL": server.url}
         enqueued = run_vibetuner(

@@ -1,4 +1,4 @@
-"""`vibetuner template-changes`, typed in a project that a small template has made."""
+"""`vibetuner template-changes` in a project that a small template has made."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def git(folder: Path, *arguments: str) -> None:
 
 @pytest.fixture(scope="module")
 def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A repository with two versions and a branch; tests only read it."""
+    """Make a repository with two versions and a branch; tests only read it."""
     folder = tmp_path_factory.mktemp("template")
     git(folder, "init", "--quiet")
     (folder / "CHANGELOG.md").write_text(CHANGELOG, encoding="utf-8")
@@ -54,7 +54,7 @@ def project_of(folder: Path, answers: str) -> Path:
 def test_the_changelog_is_shown_from_one_version_to_the_other(
     template: Path, tmp_path: Path, version: str, asked: tuple[str, ...], answer: tuple[int, str]
 ):
-    """A script learns from the exit code that there is nothing new."""
+    """The changelog between two versions is shown; if nothing is new, the exit code is 3."""
     project = project_of(tmp_path, f"_commit: {version}\n_src_path: {template}\n")
     done = run_vibetuner("template-changes", *asked, folder=project)
     code, text = answer
@@ -74,7 +74,7 @@ def test_the_changelog_is_shown_from_one_version_to_the_other(
 def test_what_cannot_be_compared_is_one_line(
     template: Path, tmp_path: Path, answers: str, asked: tuple[str, ...], words: str
 ):
-    """It names the cure, or git's own reason."""
+    """A version that can't be compared is refused in one line, with the cure or git's reason."""
     of = f"_commit: v0.1.0\n_src_path: {template}\n"
     project = project_of(tmp_path, answers.format(of=of))
     git(project, "init", "--quiet")

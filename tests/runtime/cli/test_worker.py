@@ -21,5 +21,5 @@ from vibetuner.errors import ServiceUnavailable
     ],
 )
 def test_only_an_outage_is_waited_for(error: Exception, words: str | None):
-    """Anything else ends the worker, with its reason."""
+    """A worker waits for the end of an outage only; any other error ends it."""
     assert _outage(error) == words

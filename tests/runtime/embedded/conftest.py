@@ -1,4 +1,4 @@
-"""Real processes, real servers, each test in a folder of its own."""
+"""Real processes and servers for the embedded services, and a folder for each test."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ with join(Path(sys.argv[1]), sys.argv[3:], command=sys.argv[2]) as lease:
 
 
 class UserProcess:
-    """A process of its own that uses the services until it is told to leave."""
+    """A process that uses the services until it is told to leave."""
 
     def __init__(self, root: Path, services: Collection[str], command: str) -> None:
         self._process = subprocess.Popen(
@@ -46,7 +46,7 @@ class UserProcess:
 
     @property
     def urls(self) -> dict[str, str]:
-        """The addresses of its services; waits until it has joined."""
+        """Return the URLs of the process's services, once it has joined."""
         if not self._urls:
             self._urls = json.loads(self._process.stdout.readline())
         return self._urls
@@ -60,7 +60,7 @@ class UserProcess:
 
 
 class World:
-    """A project's folder, its users, and what can be seen of the servers from outside."""
+    """A project's folder, its users, and the visible state of its servers."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -79,13 +79,13 @@ class World:
         return next(service for service in self.status().services if service.name == name)
 
     def pids(self) -> list[int]:
-        """The keeper's and its servers'."""
+        """Return the ids of the keeper and of its servers."""
         seen = self.status()
         pids = [seen.keeper, *(service.pid for service in seen.services)]
         return [pid for pid in pids if pid]
 
     def kill(self, pid: int | None) -> None:
-        """Kill a process of this world."""
+        """Kill the keeper, or one of its servers."""
         assert pid in self.pids()
         os.kill(pid, signal.SIGKILL)
 
@@ -101,7 +101,7 @@ class World:
 
 @pytest.fixture
 def world(tmp_path: Path) -> Iterator[World]:
-    """A new project's folder; whatever runs in it ends with the test."""
+    """Yield a new project's folder; the processes in it end with the test."""
     world = World(tmp_path)
     yield world
     world.close()
@@ -109,19 +109,19 @@ def world(tmp_path: Path) -> Iterator[World]:
 
 @pytest.fixture
 def until() -> Callable[[Callable[[], object]], object]:
-    """Wait for a condition, 30 seconds at most."""
+    """Return a function that waits for a condition, 30 seconds at most."""
     return partial(wait_until, seconds=30)
 
 
 @pytest.fixture
 def is_gone() -> Callable[[int], bool]:
-    """Return whether a process has ended."""
+    """Return a function that returns whether a process has ended."""
     return has_ended
 
 
 @pytest.fixture
 def is_closed() -> Callable[[str], bool]:
-    """Return whether nobody listens at a URL."""
+    """Return a function that returns whether nothing listens at a URL."""
 
     def is_closed(url: str) -> bool:
         with socket.socket() as probe:
@@ -138,7 +138,7 @@ async def open_redis(url: str) -> AsyncIterator[Redis[str]]:
 
 @pytest.fixture
 def write() -> Callable[..., object]:
-    """Put a value into every service of some URLs."""
+    """Return a function that writes a value to every service of some URLs."""
 
     async def write(urls: dict[str, str], value: str) -> None:
         if "redis" in urls:
@@ -153,7 +153,7 @@ def write() -> Callable[..., object]:
 
 @pytest.fixture
 def read() -> Callable[..., object]:
-    """The values that :func:`write` put there."""
+    """Return a function that reads the values of :func:`write`."""
 
     async def read(urls: dict[str, str]) -> dict[str, str | None]:
         values: dict[str, str | None] = {}

@@ -1,6 +1,6 @@
-"""Operations, and what MongoDB's manual says of their answers.
+"""Operations of PyMongo, and MongoDB's answers according to its manual.
 
-Each has the documents that the collection begins with, a call, and the answer; an answer that is
+Each operation has the documents of a collection, a call, and the expected answer; an answer that is
 :class:`Refused` is MongoDB's error code. The calls use PyMongo, as a project does.
 """
 
@@ -28,7 +28,7 @@ Call = Callable[[Collection[Any]], Any]
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """MongoDB answers with an error of this code."""
+    """An answer of MongoDB that is an error of this code."""
 
     code: int
 
@@ -44,7 +44,7 @@ class Operation:
 
 
 def answer(operation: Operation, collection: Collection[Any]) -> Any:
-    """Return what the server answers, errors included."""
+    """Return the server's answer to an operation, or its error."""
     if operation.documents:
         collection.insert_many([dict(document) for document in operation.documents])
     try:
@@ -72,7 +72,7 @@ def all_of(collection: Collection[Any]) -> Documents:
 
 
 def update(change: Any, query: dict[str, Any] | None = None, **options: Any) -> Call:
-    """Update one document, then return the only one."""
+    """Return a call that updates one document and returns the only one."""
 
     def call(collection: Collection[Any]) -> Any:
         collection.update_one(query or {}, change, **options)
@@ -82,23 +82,23 @@ def update(change: Any, query: dict[str, Any] | None = None, **options: Any) -> 
 
 
 def pipeline(*stages: dict[str, Any]) -> Call:
-    """Run an aggregation."""
+    """Return a call that runs an aggregation."""
     return lambda collection: list(collection.aggregate(list(stages)))
 
 
 def computed(expression: Any) -> Call:
-    """Return what an aggregation expression makes of the only document."""
+    """Return a call for the value of an aggregation expression on the only document."""
     stage = {"$project": {"_id": 0, "r": expression}}
     return lambda collection: next(iter(collection.aggregate([stage]))).get("r", "absent")
 
 
 def finding(query: dict[str, Any], **options: Any) -> Call:
-    """Return the ids of what ``query`` finds."""
+    """Return a call for the ids of the documents that ``query`` finds."""
     return lambda collection: ids(collection, query, **options)
 
 
 def round_trip(value: Any) -> Operation:
-    """Store a value and read it back, equal and of the same type."""
+    """Return an operation that stores a value and reads it, equal and of the same type."""
 
     def call(collection: Collection[Any]) -> Any:
         collection.insert_one({"v": value})
@@ -110,14 +110,14 @@ def round_trip(value: Any) -> Operation:
 
 
 def by_value(value: Any) -> Operation:
-    """Find a document by a value of its own, and not the one beside it."""
+    """Return an operation that finds a document by its value, and not the one beside it."""
     documents = [{"_id": 1, "v": value}, {"_id": 2, "v": "another"}]
     name = f"find by {type(value).__name__} {str(value)[:24]}"
     return Operation(name, documents, finding({"v": value}), [1])
 
 
 def by_id(value: Any) -> Operation:
-    """Replace a document whose id is not an ObjectId."""
+    """Return an operation that replaces a document whose id is not an ObjectId."""
 
     def call(collection: Collection[Any]) -> Any:
         result = collection.replace_one({"_id": value}, {"v": 2})
@@ -362,7 +362,7 @@ SALES: Documents = [
 
 
 def beside(documents: Documents, *stages: dict[str, Any]) -> Call:
-    """Run an aggregation with a second collection, ``other``, beside the first."""
+    """Return a call that runs an aggregation with a second collection, ``other``."""
 
     def call(collection: Collection[Any]) -> Any:
         other = collection.database["other"]
@@ -885,7 +885,7 @@ CALLS: dict[str, tuple[Documents, Call, Any]] = {
 
 COUNTED = "function(){return 1}"
 JAVASCRIPT = {"body": COUNTED, "args": [], "lang": "js"}
-# MongoDB does these, and the embedded server says that it does not.
+# Operations of MongoDB that the embedded server refuses.
 NOT_EMBEDDED: dict[str, tuple[Call, Any]] = {
     "text index": (_find_and("create_index", [("name", "text")]), "name_text"),
     "hashed index": (_find_and("create_index", [("name", "hashed")]), "name_hashed"),

@@ -1,4 +1,4 @@
-"""``vibetuner services``, as a person types it."""
+"""The commands of ``vibetuner services``."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 
 @pytest.fixture
 def services(world):
-    """Run ``vibetuner services ...`` in a new project whose settings say ``embedded``."""
+    """Return a function that runs ``vibetuner services ...`` in a project with embedded Redis."""
     package = world.root / "src" / "demo"
     package.mkdir(parents=True)
     (package / "tune.py").write_text("from vibetuner import VibetunerApp\napp = VibetunerApp()\n")
@@ -31,7 +31,7 @@ def services(world):
 
 
 def test_status_up_status_down(services, world):
-    """The whole round, each answer in plain text because nobody's terminal reads it."""
+    """`up` starts the services, `status` shows them, and `down` stops them, in plain text."""
     before = services("status")
     assert (before.returncode, before.stdout.count("stopped")) == (3, 2)
 
@@ -49,8 +49,8 @@ def test_status_up_status_down(services, world):
     assert world.stopped()
 
 
-def test_down_names_who_is_in_the_way(services, world):
-    """One line on stderr, exit code 1; `--force` does it."""
+def test_down_names_the_users_of_the_services(services, world):
+    """`down` is refused in one line that names the users, unless --force is given."""
     world.user("redis", command="run dev").urls  # noqa: B018
 
     refused = services("down")
@@ -62,8 +62,8 @@ def test_down_names_who_is_in_the_way(services, world):
     assert world.stopped()
 
 
-def test_up_without_embedded_settings_says_what_to_set(services, world):
-    """It does not start what nobody would use."""
+def test_up_without_embedded_settings_names_the_line_to_add(services, world):
+    """`up` without an embedded setting is refused with the line to add, and starts nothing."""
     (world.root / ".env").write_text("REDIS_URL=redis://127.0.0.1:6379\n")
 
     refused = services("up")
@@ -74,5 +74,5 @@ def test_up_without_embedded_settings_says_what_to_set(services, world):
 
 
 def test_help_tells_the_exit_codes(services):
-    """A script needs them."""
+    """The help of `status` lists its exit codes, which a script needs."""
     assert "3 if they are stopped" in services("status", "--help").stdout

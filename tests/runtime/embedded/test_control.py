@@ -1,4 +1,4 @@
-"""A person looks at the services, keeps them up, and stops them."""
+"""The control of the services by a person: status, up and down."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from vibetuner.errors import CommandError, ServiceUnavailable
 
 
 def test_status_of_a_folder_where_nothing_ever_ran_changes_nothing(tmp_path):
-    """Looking starts and creates nothing."""
+    """The status of a folder in which nothing ever ran starts and creates nothing."""
     seen = status(tmp_path)
 
     assert not seen.running
@@ -20,7 +20,7 @@ def test_status_of_a_folder_where_nothing_ever_ran_changes_nothing(tmp_path):
 
 
 def test_status_shows_what_runs_and_for_whom(world):
-    """Address, process, size of the data; the users by pid and command."""
+    """The status shows each service's URL, start and size, and each user's pid and command."""
     with join(world.root, ["redis", "mongodb"], command="run dev") as lease:
         seen = world.status()
 
@@ -31,7 +31,7 @@ def test_status_shows_what_runs_and_for_whom(world):
 
 
 def test_up_keeps_them_running_without_users_until_down(world, until, is_gone):
-    """The pin is not a user, and goes with `down`."""
+    """`up` keeps the services running without users, until `down`."""
     seen = up(world.root)
     keeper, *servers = pids = world.pids()
     assert seen.pinned
@@ -49,7 +49,7 @@ def test_up_keeps_them_running_without_users_until_down(world, until, is_gone):
 
 
 def test_a_pin_ends_with_its_keeper(world, until):
-    """After a reboot, servers that somebody starts end with their users again."""
+    """After the keeper was killed, the pin is gone, and servers end with their users again."""
     up(world.root, ["redis"])
     world.kill(world.status().keeper)
     until(world.stopped)
@@ -60,7 +60,7 @@ def test_a_pin_ends_with_its_keeper(world, until):
 
 
 def test_down_refuses_while_others_use_them(world):
-    """It names them and says how to insist; the services go on."""
+    """`down` is refused while others use the services, and names them and --force."""
     user = world.user("redis", command="run prod worker")
     url = user.urls["redis"]
 
@@ -71,7 +71,7 @@ def test_down_refuses_while_others_use_them(world):
 
 
 def test_down_with_force_stops_them_under_their_users(world, until, is_gone):
-    """Whoever joins next starts them again."""
+    """`down --force` stops the servers of its users, and the next user starts them again."""
     user = world.user("redis")
     urls = user.urls
     keeper, *servers = world.pids()
@@ -84,14 +84,14 @@ def test_down_with_force_stops_them_under_their_users(world, until, is_gone):
 
 
 def test_down_where_nothing_runs_is_fine(tmp_path):
-    """It is the state that was asked for."""
+    """`down` succeeds where nothing runs."""
     down(tmp_path)
     down(tmp_path, force=True)
     assert status(tmp_path).keeper is None
 
 
 def test_a_folder_that_cannot_be_written_is_one_line(tmp_path):
-    """The line names the folder."""
+    """A folder that can't be written is named in one line."""
     (tmp_path / ".vibetuner").write_text("in the way")
 
     with pytest.raises(ServiceUnavailable, match=r"\.vibetuner.*writable folder") as refusal:
@@ -103,8 +103,8 @@ def test_a_folder_that_cannot_be_written_is_one_line(tmp_path):
     ("service", "file"),
     [("redis", "appendonlydir/appendonly.aof.manifest"), ("mongodb", "secantusd.toml")],
 )
-def test_a_server_that_cannot_start_says_why(world, until, service, file):
-    """The server's own last words and the place of its log, at once, not after the time limit."""
+def test_a_server_that_cannot_start_is_reported_with_its_reason(world, until, service, file):
+    """A server that can't start is one line, with its reason and the path of its log."""
     damaged = world.folder / service / file
     damaged.parent.mkdir(parents=True)
     damaged.write_text("nonsense" * 100)

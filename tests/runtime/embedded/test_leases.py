@@ -23,7 +23,7 @@ USER = User(pid=1, command="test", services=("redis",), since=0.0)
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Folder:
-    """A folder in which no keeper has run."""
+    """Return a folder in which no keeper has run."""
     folder = Folder.of(tmp_path)
     folder.leases.mkdir(parents=True)
     return folder
@@ -41,14 +41,14 @@ def held(path: Path) -> Iterator[None]:
 
 
 def test_a_lock_is_waited_for_as_long_as_one_says(tmp_path: Path):
-    """Who waits in vain gets nothing, and the lock is its owner's still."""
+    """A wait for a lock ends without it after its time, and the owner keeps the lock."""
     with held(tmp_path / "lock"):
         assert wait_for_lock(tmp_path / "lock", patience=0, give_up=lambda: False) is None
         assert is_held(tmp_path / "lock")
 
 
-def test_only_the_leases_of_the_dead_are_removed(folder: Folder):
-    """The lock decides; a lease that nobody holds has no owner."""
+def test_only_the_leases_of_ended_processes_are_removed(folder: Folder):
+    """Only a lease whose lock nobody holds is removed."""
     alive, dead = folder.leases / "1-a.lease", folder.leases / "2-b.lease"
     dead.touch()
     with held(alive):
@@ -58,7 +58,7 @@ def test_only_the_leases_of_the_dead_are_removed(folder: Folder):
 
 
 def test_a_lease_that_can_not_be_written_is_not_held(folder: Folder):
-    """Its place is taken by a folder."""
+    """A lease that can't be written, here because of a folder in its place, is not held."""
     (folder.leases / "1-a.lease").mkdir()
 
     with pytest.raises(IsADirectoryError):
@@ -67,10 +67,8 @@ def test_a_lease_that_can_not_be_written_is_not_held(folder: Folder):
     assert not is_held(folder.leases / "1-a.new")
 
 
-def test_who_leaves_while_they_wait_for_another_start_claims_nothing(
-    folder: Folder, tmp_path: Path
-):
-    """As when Ctrl-C meets a start that waits for a keeper to stop."""
+def test_a_user_who_leaves_while_they_wait_to_start_gets_nothing(folder: Folder, tmp_path: Path):
+    """A user who leaves while they wait for a start has no URLs and no lease, as at Ctrl-C."""
     lease = Lease(tmp_path, ["redis"], command="test")
     entering = threading.Thread(target=lease.enter)
     with held(folder.start_lock):
@@ -86,7 +84,10 @@ def test_who_leaves_while_they_wait_for_another_start_claims_nothing(
 def test_a_keeper_that_can_not_start_is_reported_with_its_log(
     folder: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    """Here Python doesn't find its own library."""
+    """A keeper that can't start is reported with its log.
+
+    Here, Python doesn't find its own library.
+    """
     monkeypatch.setenv("PYTHONHOME", str(tmp_path / "nowhere"))
 
     with pytest.raises(ServiceUnavailable, match=r"their keeper can't start.*keeper\.log$"):
@@ -96,7 +97,7 @@ def test_a_keeper_that_can_not_start_is_reported_with_its_log(
 
 
 def test_a_keeper_that_dies_each_time_is_reported_with_its_log(folder: Folder, tmp_path: Path):
-    """It is replaced twice; here somebody has written nonsense into a lease."""
+    """A keeper that dies each time, here of a malformed lease, is reported with its log."""
     nonsense = folder.leases / "1-a.lease"
     nonsense.write_text("nonsense")
 
@@ -107,7 +108,7 @@ def test_a_keeper_that_dies_each_time_is_reported_with_its_log(folder: Folder, t
 
 
 def test_down_does_not_wait_for_the_next_keeper(folder: Folder, tmp_path: Path):
-    """Somebody has started one anew: that it goes on is no failure."""
+    """`down` returns if somebody else has started a next keeper, which goes on."""
     stopping = threading.Thread(target=down, args=[tmp_path], kwargs={"force": True})
     with held(folder.keeper_lock):
         stopping.start()
@@ -121,7 +122,7 @@ def test_down_does_not_wait_for_the_next_keeper(folder: Folder, tmp_path: Path):
 
 
 def test_a_keeper_stops_in_order_at_a_signal(world, until, is_gone):
-    """As at the end of a session: servers first, although somebody uses them."""
+    """A keeper stops its servers and then itself at SIGTERM, although they are used."""
     world.user("redis").urls  # noqa: B018
     keeper, *servers = world.pids()
 
@@ -133,7 +134,7 @@ def test_a_keeper_stops_in_order_at_a_signal(world, until, is_gone):
 
 
 def test_a_log_that_is_not_there_has_no_last_line(tmp_path: Path):
-    """Nor has an empty one."""
+    """The last line of a missing or empty log is an empty text."""
     (tmp_path / "empty").touch()
     (tmp_path / "log").write_text("first\nlast\n\n")
 

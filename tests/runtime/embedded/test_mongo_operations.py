@@ -18,7 +18,7 @@ IDS = [operation.name for operation in OPERATIONS]
 
 @pytest.fixture(scope="module")
 def database(servers: Lease) -> Iterator[Database[Any]]:
-    """A database on the embedded server, through the client that a project uses."""
+    """Yield a database on the embedded server, through the client that a project uses."""
     name = f"operations-{uuid4().hex[:8]}"
     with MongoClient[Any](
         servers.urls["mongodb"], uuidRepresentation="standard", tz_aware=True
@@ -29,7 +29,7 @@ def database(servers: Lease) -> Iterator[Database[Any]]:
 
 @pytest.mark.parametrize("operation", OPERATIONS, ids=IDS)
 def test_an_operation_answers_as_mongodb_does(database: Database[Any], operation: Operation):
-    """An operation that it lacks is an error, never another answer."""
+    """The embedded server answers each operation as MongoDB does, or refuses it."""
     given = answer(operation, database[f"c{IDS.index(operation.name)}"])
     if operation.name.startswith("not embedded"):
         assert isinstance(given, Refused)
@@ -38,5 +38,5 @@ def test_an_operation_answers_as_mongodb_does(database: Database[Any], operation
 
 
 def test_no_operation_is_counted_twice():
-    """The figures in the documentation count them."""
+    """Each operation has a name of its own, as the documentation states their number."""
     assert len(set(IDS)) == len(IDS) >= 260

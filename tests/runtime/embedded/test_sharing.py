@@ -1,4 +1,4 @@
-"""Whoever comes first starts the services, others join, the last one out stops them."""
+"""Shared services: the first user starts them, others join, and the last one stops them."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ from vibetuner.embedded import join
 
 
 def test_a_second_user_joins_the_servers_of_the_first(world):
-    """Nobody gets a server of its own."""
+    """A second user gets the servers of the first."""
     first, second = world.user(), world.user()
 
     assert first.urls == second.urls
     assert {user.pid for user in world.status().users} == {first.pid, second.pid}
 
 
-def test_the_last_one_out_stops_the_servers(world, until, is_gone, is_closed):
-    """The first may leave; when the last one does, no process and no open port remains."""
+def test_the_last_user_stops_the_servers(world, until, is_gone, is_closed):
+    """The exit of the last user ends every process of the services and closes their ports."""
     first, second = world.user(), world.user()
     urls, _ = first.urls, second.urls
     pids = world.pids()
@@ -32,7 +32,7 @@ def test_the_last_one_out_stops_the_servers(world, until, is_gone, is_closed):
 
 
 def test_a_killed_user_leaves_nothing_behind(world, until, is_gone, is_closed):
-    """kill -9 is as good as leaving, and the next start finds nothing in its way."""
+    """SIGKILL of the only user ends the servers, and the next user starts them again."""
     user = world.user()
     urls, pids = user.urls, world.pids()
 
@@ -46,7 +46,7 @@ def test_a_killed_user_leaves_nothing_behind(world, until, is_gone, is_closed):
 
 
 def test_users_that_start_in_the_same_moment_share_one_keeper(world):
-    """Six at once: one keeper, one server of each kind."""
+    """Six users that start at once share one keeper with one server of each kind."""
     users = [world.user() for _ in range(6)]
 
     assert len({tuple(user.urls.items()) for user in users}) == 1
@@ -56,7 +56,7 @@ def test_users_that_start_in_the_same_moment_share_one_keeper(world):
 
 
 def test_users_that_come_and_go_never_meet_servers_that_are_about_to_stop(world, until):
-    """Joining while the keeper decides to stop works, whoever is first."""
+    """A user who joins while the keeper decides to stop gets a running server."""
     for _ in range(5):
         with join(world.root, ["redis"], command="short") as lease:
             assert world.service("redis").url == lease.urls["redis"]
@@ -64,7 +64,7 @@ def test_users_that_come_and_go_never_meet_servers_that_are_about_to_stop(world,
 
 
 def test_a_service_starts_when_somebody_wants_it(world):
-    """Who needs only Redis does not pay for MongoDB; who comes later gets it."""
+    """A service starts when the first user asks for it, and not with another service."""
     world.user("redis").urls  # noqa: B018
     assert world.service("mongodb").state == "stopped"
 
@@ -73,7 +73,7 @@ def test_a_service_starts_when_somebody_wants_it(world):
 
 
 def test_a_process_may_use_them_twice(world, until):
-    """Each lease counts; leaving twice is as good as once."""
+    """A process may hold several leases; to leave one of them twice counts once."""
     outer = join(world.root, ["redis"], command="outer")
     with join(world.root, ["redis"], command="inner") as inner:
         assert inner.urls == outer.urls

@@ -1,4 +1,4 @@
-"""Data and addresses survive restarts and sudden deaths."""
+"""Data and addresses survive restarts and sudden ends."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from vibetuner.embedded.users import try_lock
 
 
 async def test_data_survives_a_restart(world, until, write, read):
-    """All that was written is there after a stop of everything, at the same addresses."""
+    """After all users have left, the next one finds the data at the same addresses."""
     first = world.user()
     urls = first.urls
     await write(urls, "kept")
@@ -33,7 +33,7 @@ async def test_data_survives_a_restart(world, until, write, read):
 async def test_a_killed_keeper_takes_its_servers_with_it_and_the_data_stays(
     world, until, is_gone, write, read
 ):
-    """No orphan; the next user finds new servers with the old data, although the old user lives."""
+    """After SIGKILL of the keeper, its servers end, and the next user finds their data."""
     first = world.user()
     await write(first.urls, "kept")
     pids = world.pids()
@@ -47,7 +47,7 @@ async def test_a_killed_keeper_takes_its_servers_with_it_and_the_data_stays(
 
 
 async def test_servers_that_die_are_started_again(world, until, write, read):
-    """At the same address, with their data, while their users live."""
+    """A server that was killed is started again at the same address, with its data."""
     urls = world.user().urls
     await write(urls, "kept")
     killed = [service.pid for service in world.status().services]
@@ -60,8 +60,11 @@ async def test_servers_that_die_are_started_again(world, until, write, read):
     assert await read(urls) == {"redis": "kept", "mongodb": "kept"}
 
 
-async def test_an_orphaned_valkey_is_seen_off_before_the_next_starts(world, until, is_gone, read):
-    """On macOS, where a server outlives its keeper, two never write to the same data."""
+async def test_an_orphaned_valkey_is_stopped_before_the_next_starts(world, until, is_gone, read):
+    """An orphaned Valkey is stopped before the next one starts, which has its data.
+
+    On macOS, a server outlives its killed keeper.
+    """
     with orphaned_valkey(world, until) as (pid, port):
         say(port, b"SET key kept\r\n")
         assert world.service("redis").state == "orphaned"
@@ -73,7 +76,7 @@ async def test_an_orphaned_valkey_is_seen_off_before_the_next_starts(world, unti
 
 
 def test_down_stops_an_orphan_too(world, until, is_gone):
-    """It leaves nothing running, not even what a killed keeper left."""
+    """`down` stops an orphan that a killed keeper has left."""
     with orphaned_valkey(world, until) as (pid, _):
         down(world.root)
 
@@ -82,7 +85,7 @@ def test_down_stops_an_orphan_too(world, until, is_gone):
 
 
 def test_a_taken_port_makes_way_for_another(world, until, write):
-    """An address is kept when it can be; when somebody else has it, there is a new one."""
+    """A service whose port is taken gets another one."""
     first = world.user()
     urls = first.urls
     first.leave()
@@ -99,7 +102,7 @@ def test_a_taken_port_makes_way_for_another(world, until, write):
 
 
 def test_a_removed_folder_ends_the_servers_in_it(world, until, is_gone):
-    """`rm -rf .vibetuner` while they run: they stop, and the next start begins afresh."""
+    """After `rm -rf .vibetuner`, the servers end, and the next start begins afresh."""
     world.user().urls  # noqa: B018
     pids = world.pids()
 
@@ -113,7 +116,7 @@ def test_a_removed_folder_ends_the_servers_in_it(world, until, is_gone):
 
 @contextmanager
 def orphaned_valkey(world, until):
-    """A server as a keeper leaves it that is killed where the kernel tells its children nothing."""
+    """Run a Valkey without a keeper, as a killed keeper leaves it on macOS."""
     world.user("redis").leave()
     until(world.stopped)
     record = json.loads((world.folder / "state.json").read_text())

@@ -74,7 +74,7 @@ LIFESPAN = """
 
 @asynccontextmanager
 async def visiting(app: FastAPI, *, raising: bool = True) -> AsyncIterator[AsyncClient]:
-    """A client on ``app``, while its lifespan runs."""
+    """Run the app's lifespan; yield a client of the app."""
     transport = ASGITransport(app, raise_app_exceptions=raising)
     async with app.router.lifespan_context(app):
         async with AsyncClient(transport=transport, base_url="http://testserver") as client:
@@ -82,7 +82,7 @@ async def visiting(app: FastAPI, *, raising: bool = True) -> AsyncIterator[Async
 
 
 async def test_the_projects_routes_are_served_and_health_beside_them(stand_in):
-    """Health needs no outside system."""
+    """The project's routes are served, and /health answers without an outside system."""
     stand_in(SHOP, tune=SHOP_TUNE)
     with using_settings(NOTHING):
         async with visiting(create_app()) as client:
@@ -92,8 +92,8 @@ async def test_the_projects_routes_are_served_and_health_beside_them(stand_in):
     assert health.json() == {"status": "ok", "project": "corner-shop", "version": "1.2.3"}
 
 
-async def test_without_redis_pages_work_and_enqueueing_says_what_is_missing(stand_in):
-    """The error is the guide's."""
+async def test_without_redis_pages_work_and_enqueueing_names_what_is_missing(stand_in):
+    """Without Redis, an enqueue in a route answers 503 with the guide's error."""
     stand_in(SHOP, tune=SHOP_TUNE)
     with using_settings(NOTHING):
         async with visiting(create_app()) as client:
@@ -104,7 +104,7 @@ async def test_without_redis_pages_work_and_enqueueing_says_what_is_missing(stan
 
 
 async def test_redis_that_is_down_stops_the_start(stand_in):
-    """Not the first visitor finds out."""
+    """An unreachable Redis stops the start, so that no visitor finds out first."""
     stand_in()
     with using_settings(NOTHING.model_copy(update={"redis_url": "redis://127.0.0.1:1"})):
         with pytest.raises(ServiceUnavailable, match="Redis at redis://127.0.0.1:1 can't be used"):
@@ -113,7 +113,7 @@ async def test_redis_that_is_down_stops_the_start(stand_in):
 
 
 async def test_the_queue_is_open_while_the_app_lives(stand_in, settings: Settings):
-    """A task can be enqueued, here or anywhere in the process; afterwards all is closed."""
+    """A task can be enqueued while the app lives, and all is closed afterwards."""
     stand_in(SHOP, tune=SHOP_TUNE)
     async with visiting(create_app()) as client:
         answer = await client.post("/tasks/add", json=[1, 2])
@@ -125,7 +125,7 @@ async def test_the_queue_is_open_while_the_app_lives(stand_in, settings: Setting
 
 
 async def test_an_exception_inside_the_lifespan_comes_out_as_it_is(stand_in, settings: Settings):
-    """``except`` around it must work, although clients run groups of tasks inside."""
+    """An exception inside the lifespan is raised as it is, and not in a group."""
     stand_in()
 
     with pytest.raises(KeyError, match="mine"):
@@ -134,7 +134,7 @@ async def test_an_exception_inside_the_lifespan_comes_out_as_it_is(stand_in, set
 
 
 async def test_the_project_may_bring_its_own_lifespan(stand_in):
-    """The project's lifespan is entered, and opens ours inside it."""
+    """The project's own lifespan is entered, and opens the runtime's inside it."""
     stand_in(tune=LIFESPAN)
     with using_settings(NOTHING):
         async with visiting(create_app()) as client:
@@ -149,7 +149,7 @@ async def test_the_project_may_bring_its_own_lifespan(stand_in):
     ("name", "words"), [("htmx.min.js", "htmx"), ("htmx-sse.min.js", "EventSource")]
 )
 async def test_htmx_is_served_by_the_app_itself(stand_in, name: str, words: str):
-    """A page works without a network, and without Node."""
+    """The app itself serves htmx, so that a page works without a network."""
     stand_in()
     with using_settings(NOTHING):
         async with visiting(create_app()) as client:
@@ -160,7 +160,7 @@ async def test_htmx_is_served_by_the_app_itself(stand_in, name: str, words: str)
 
 
 async def test_static_files_are_the_projects_and_nothing_above_them(stand_in):
-    """A path that climbs out finds nothing."""
+    """Static files are served from the project's folder, and no path leads out of it."""
     stand_in({"static/app.css": "body { margin: 0 }\n"})
     with using_settings(NOTHING):
         async with visiting(create_app()) as client:
@@ -170,7 +170,7 @@ async def test_static_files_are_the_projects_and_nothing_above_them(stand_in):
 
 
 async def test_without_a_static_folder_there_is_no_static_path(stand_in):
-    """An API needs none."""
+    """Without a static folder, each path below /static is a 404."""
     stand_in()
     with using_settings(NOTHING):
         async with visiting(create_app()) as client:
@@ -178,7 +178,7 @@ async def test_without_a_static_folder_there_is_no_static_path(stand_in):
 
 
 async def test_the_app_describes_itself_as_pyproject_does(stand_in):
-    """Its schema is there; the pages that load it from a CDN are not."""
+    """The schema has the values of pyproject.toml, and no page loads it from a CDN."""
     stand_in()
     with using_settings(NOTHING):
         async with visiting(create_app()) as client:
@@ -192,7 +192,7 @@ async def test_the_app_describes_itself_as_pyproject_does(stand_in):
 
 @pytest.mark.parametrize("debug", [False, True])
 async def test_only_debug_shows_a_visitor_where_it_broke(stand_in, debug: bool):
-    """Everybody else reads that it broke."""
+    """Only DEBUG shows a visitor the cause of an error."""
     routes = """
         from fastapi import APIRouter
         from vibetuner import VibetunerApp
@@ -219,14 +219,14 @@ async def test_only_debug_shows_a_visitor_where_it_broke(stand_in, debug: bool):
 def test_outside_a_project_there_is_no_app(
     fresh: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    """The error says how to get into one."""
+    """The app can't be made outside a project."""
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ProjectError, match="in no vibetuner project"):
         create_app()
 
 
 def test_one_process_can_make_more_than_one_app(stand_in):
-    """Each call returns an app of its own, as a process that runs tests needs."""
+    """Each call of create_app returns an app of its own, as a process that runs tests needs."""
     stand_in(SHOP, tune=SHOP_TUNE)
     apps: list[Any] = [create_app(), create_app()]
 
@@ -234,9 +234,9 @@ def test_one_process_can_make_more_than_one_app(stand_in):
 
 
 async def test_readiness_names_what_does_not_answer(stand_in, settings: Settings):
-    """503 with the reasons as soon as one system is away, and 200 while all answer.
+    """/health/ready answers 503 with the reasons while a system is away, and else 200.
 
-    In production the reason names no address.
+    In production, the reason names no address.
     """
     stand_in()
     app = create_app()
@@ -274,7 +274,10 @@ async def test_readiness_names_what_does_not_answer(stand_in, settings: Settings
 async def test_browsers_find_an_icon_where_they_look_for_it(
     stand_in: Any, files: list[str], status: int, kind: str | None
 ):
-    """They ask for /favicon.ico beside every page that names none; a 404 would fill the log."""
+    """/favicon.ico answers with the project's icon, or with 204 if there is none.
+
+    A 404 for each page without an icon would fill the log.
+    """
     root = stand_in(SHOP, tune=SHOP_TUNE)
     for name in files:
         path = root / "src/shop/static" / name
@@ -289,7 +292,7 @@ async def test_browsers_find_an_icon_where_they_look_for_it(
 
 
 async def test_readiness_compares_the_tables_with_the_models(stand_in, settings: Settings):
-    """A column that the database lacks would fail every statement; one more harms nobody."""
+    """/health/ready answers 503 while a model's column is missing, and allows an extra one."""
     stand_in(tune=PARCELS)
     transport = ASGITransport(create_app())
     answers = []
@@ -313,7 +316,10 @@ async def test_readiness_compares_the_tables_with_the_models(stand_in, settings:
 
 @pytest.mark.slow
 async def test_a_silent_redis_is_a_503_within_seconds(stand_in, tmp_path: Path):
-    """A request gets its answer, and is told when to come back; production names no address."""
+    """A request during a frozen Redis gets 503 with Retry-After within seconds.
+
+    In production, the answer names no address.
+    """
     stand_in(SHOP, tune=SHOP_TUNE)
     with Valkey(tmp_path) as valkey:
         own = {"redis_url": valkey.url, "environment": "production", "secret_key": "k" * 40}
@@ -333,7 +339,7 @@ async def test_a_silent_redis_is_a_503_within_seconds(stand_in, tmp_path: Path):
 
 
 async def test_readiness_uses_the_connections_that_are_open(stand_in, settings: Settings):
-    """A probe each second makes no connection each second."""
+    """/health/ready uses the connections that are open, and makes no new ones."""
     stand_in()
     async with visiting(create_app()) as client:
         redis = redis_client.get()
@@ -345,8 +351,8 @@ async def test_readiness_uses_the_connections_that_are_open(stand_in, settings: 
     assert after - before < 10  # other tests share the server
 
 
-def test_a_full_disk_is_no_place_for_visitors(tmp_path: Path):
-    """Readiness fails in a process that can write nothing."""
+def test_a_full_disk_makes_the_process_unready(tmp_path: Path):
+    """/health/ready answers 503 in a process that can write nothing."""
     root = write_project(tmp_path / "project")
     script = """
         import asyncio, resource
@@ -426,7 +432,7 @@ DECLARED = """
 
 
 async def test_a_project_adds_its_own_without_a_fork(stand_in):
-    """Middleware, error pages, mounted apps, filters and globals of templates, headers."""
+    """tune.py adds middleware, error handlers, mounts, template filters and globals, headers."""
     page = "{{ shop | shout }} {{ visits }}"
     stand_in({"templates/page.html": page}, tune=DECLARED)
     with using_settings(NOTHING.model_copy(update={"environment": "production"})):
@@ -446,7 +452,7 @@ async def test_a_project_adds_its_own_without_a_fork(stand_in):
 
 
 async def test_production_answers_no_schema(stand_in):
-    """Unless tune.py says openapi=True."""
+    """In production, /openapi.json is a 404, unless tune.py declares openapi=True."""
     stand_in()
     with using_settings(NOTHING.model_copy(update={"environment": "production"})):
         async with visiting(create_app()) as client:

@@ -1,4 +1,4 @@
-"""``VibetunerApp(on_error=...)`` hears of requests that fail."""
+"""``VibetunerApp(on_error=...)`` is called for requests that fail."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ FAILING = """
     from vibetuner import VibetunerApp
     from vibetuner.errors import ErrorContext, ServiceUnavailable
 
-    told = []
+    reported = []
     router = APIRouter(prefix="/orders")
 
 
@@ -44,7 +44,7 @@ FAILING = """
 
 
     async def on_error(error: BaseException, about: ErrorContext) -> None:
-        told.append((repr(error), about))
+        reported.append((repr(error), about))
         if about.name.endswith("/away"):
             raise SystemExit(3)
 
@@ -53,10 +53,13 @@ FAILING = """
 """
 
 
-async def test_what_a_route_raises_is_told(
+async def test_what_a_route_raises_is_reported(
     stand_in: Callable[..., Any], caplog: pytest.LogCaptureFixture
 ):
-    """With the route and the request; an answer that the route chose is no error."""
+    """on_error gets each error with its route and request, and may fail itself.
+
+    A status that the route chose is no error.
+    """
     stand_in(tune=FAILING)
     with using_settings(NOTHING):
         async with visiting(create_app(), raising=False) as client:
@@ -64,10 +67,10 @@ async def test_what_a_route_raises_is_told(
             assert (await client.get("/orders/gone")).status_code == 404
             assert (await client.post("/orders/A-17?by=phone")).status_code == 500
             assert (await client.get("/orders/away")).status_code == 503
-            told = sys.modules["shop.tune"].told
-            await eventually(lambda: len(told) == 2)
+            reported = sys.modules["shop.tune"].reported
+            await eventually(lambda: len(reported) == 2)
             assert (await client.get("/orders/fine")).status_code == 200
-    (error, order), (outage, away) = told
+    (error, order), (outage, away) = reported
     assert (error, order.name) == ("ValueError('no order A-17')", "POST /orders/{order_id}")
     assert (order.task_id, order.tries, order.is_final) == ("", 0, True)
     assert order.request.query_params["by"] == "phone"

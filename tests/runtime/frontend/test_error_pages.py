@@ -68,7 +68,7 @@ def write_templates(root: Path, **texts: str) -> None:
 async def test_a_browser_gets_a_page_and_a_program_gets_json(
     stand_in: Callable[..., Any], path: str, status: int
 ):
-    """Whatever has gone wrong; caches keep the two apart."""
+    """Each error is a page for a browser and JSON for a program, which caches keep apart."""
     stand_in(tune=TUNE)
     async with visiting() as client:
         page = await client.get(path, headers=BROWSER)
@@ -90,7 +90,10 @@ async def test_a_browser_gets_a_page_and_a_program_gets_json(
 
 
 async def test_the_page_has_the_routes_own_sentence_and_its_headers(stand_in: Callable[..., Any]):
-    """Escaped; an outage is described in development, and not in production."""
+    """The error page has the route's own sentence, escaped, and its headers.
+
+    An outage is described in development, and not in production.
+    """
     stand_in(tune=TUNE)
     async with visiting() as client:
         private = await client.get("/private", headers=BROWSER)
@@ -106,7 +109,7 @@ async def test_the_page_has_the_routes_own_sentence_and_its_headers(stand_in: Ca
 
 
 async def test_a_project_has_its_own_page(stand_in: Callable[..., Any]):
-    """templates/error.html, on the base of its other pages."""
+    """A project's templates/error.html replaces the error page, on the project's base."""
     root = stand_in(tune=TUNE)
     base = "<header>Shop</header>{% block content %}{% endblock %}"
     own = '{% extends "base.html" %}{% block content %}{{ status_code }}: {{ title }}{% endblock %}'
@@ -120,7 +123,7 @@ async def test_a_project_has_its_own_page(stand_in: Callable[..., Any]):
 async def test_a_broken_page_of_the_project_hides_no_error(
     stand_in: Callable[..., Any], caplog: pytest.LogCaptureFixture
 ):
-    """The runtime's page is shown, and the log has the reason."""
+    """If the project's error page fails, the runtime's is shown, and the log has the reason."""
     write_templates(stand_in(tune=TUNE), error="{{ person.name }}")
     async with visiting() as client:
         page = await client.get("/nowhere", headers=BROWSER)
@@ -131,7 +134,7 @@ async def test_a_broken_page_of_the_project_hides_no_error(
 
 
 async def test_a_handler_of_the_project_comes_first(stand_in: Callable[..., Any]):
-    """For a status or a class."""
+    """A project's exception handler takes precedence over the error page."""
     response = "from starlette.responses import PlainTextResponse"
     tune = TUNE.replace("from vibetuner import", f"{response}\n    from vibetuner import", 1)
     handlers = "{404: lambda _, error: PlainTextResponse('mine', 404)}"

@@ -43,7 +43,10 @@ def guarded(**options: Any) -> AsyncClient:
 async def test_what_changes_something_comes_from_our_pages_or_from_no_page(
     headers: dict[str, str], status: int
 ):
-    """A webhook has no Origin, and passes; a page of another site has one, and does not."""
+    """A change needs an Origin of ours, or none, as a webhook has.
+
+    A page of another site sends its Origin, and is refused.
+    """
     async with guarded() as client:
         assert (await client.post("/", headers=headers)).status_code == status
         assert (await client.get("/", headers=headers)).status_code == 200
@@ -51,14 +54,17 @@ async def test_what_changes_something_comes_from_our_pages_or_from_no_page(
 
 @pytest.mark.parametrize("trusted", [["https://Partner.example/"], ["*"]])
 async def test_another_site_can_be_trusted(trusted: list[str]):
-    """By name, or all of them."""
+    """trusted_origins allows changes from a site by its name, or from all sites."""
     headers = {"Origin": "https://partner.example", "Sec-Fetch-Site": "cross-site"}
     async with guarded(trusted_origins=trusted) as client:
         assert (await client.post("/", headers=headers)).status_code == 200
 
 
 async def test_answers_carry_headers_that_they_do_not_set_themselves():
-    """The route's own win; the project's replace the default ones; a refusal has them too."""
+    """A route's headers override the project's, and these the default ones.
+
+    A refusal has the headers, too.
+    """
     options = {"headers": {"referrer-policy": "no-referrer", "Content-Security-Policy": None}}
     async with guarded(**options) as client:
         answer = await client.get("/")
@@ -75,15 +81,15 @@ async def test_answers_carry_headers_that_they_do_not_set_themselves():
     assert "frame-ancestors 'none'" in default.headers["content-security-policy"]
 
 
-async def test_a_503_says_when_to_come_back():
-    """It has ``Retry-After``, and other responses have none."""
+async def test_a_503_has_the_time_to_come_back():
+    """A 503 has ``Retry-After``, and other responses have none."""
     async with guarded() as client:
         assert (await client.get("/away")).headers["retry-after"] == "5"
         assert "retry-after" not in (await client.get("/")).headers
 
 
 async def test_a_websocket_of_another_site_is_refused():
-    """Browsers send its Origin, and a cookie with it."""
+    """A WebSocket with the Origin of another site is refused, as it brings a cookie."""
     sent: list[dict[str, Any]] = []
 
     async def send(message: Any) -> None:

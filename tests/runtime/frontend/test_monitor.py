@@ -24,8 +24,8 @@ def project(stand_in, settings: Settings) -> Iterator[None]:
         yield
 
 
-async def test_it_says_what_is_wrong_while_redis_is_away(settings: Settings):
-    """Within five seconds, and with what to check; then it opens by itself."""
+async def test_the_monitor_names_the_fault_while_redis_is_away(settings: Settings):
+    """The monitor answers 503 with the cure while Redis is away, and works once it is back."""
     away = settings.model_copy(update={"redis_url": "redis://127.0.0.1:1", "mongodb_url": None})
     with using_settings(away):
         app = create_monitor()
@@ -45,8 +45,8 @@ async def test_it_says_what_is_wrong_while_redis_is_away(settings: Settings):
                 await eventually(is_shown)
 
 
-async def test_it_knows_whether_somebody_looks(settings: Settings):
-    """So that its process can end when nobody does."""
+async def test_the_monitor_knows_whether_somebody_looks(settings: Settings):
+    """The monitor measures the time since the last request, so that its process can end."""
     attention = Attention()
     async with visiting(create_monitor(attention=attention)) as client:
         attention.last -= 100
@@ -56,7 +56,7 @@ async def test_it_knows_whether_somebody_looks(settings: Settings):
 
 
 async def test_the_monitor_has_nothing_else(settings: Settings):
-    """No schema, no documentation pages."""
+    """The monitor serves no schema and no documentation pages."""
     async with visiting(create_monitor()) as client:
         for path in ("/openapi.json", "/docs", "/redoc"):
             assert (await client.get(path)).status_code == 404
@@ -66,8 +66,8 @@ def visiting(app) -> AsyncClient:
     return AsyncClient(transport=ASGITransport(app), base_url="http://localhost:11111")
 
 
-async def test_its_first_page_is_the_overview(settings: Settings):
-    """A foreign page can't lock it."""
+async def test_the_first_page_of_the_monitor_is_the_overview(settings: Settings):
+    """The monitor's / leads to the overview, and no foreign page can lock it."""
     async with visiting(create_monitor()) as client:
         answer = await client.get("/")
         assert (answer.status_code, answer.headers["location"]) == (303, "/debug/tasks")
@@ -75,8 +75,8 @@ async def test_its_first_page_is_the_overview(settings: Settings):
         assert (await client.post("/_lock-debug", headers=foreign)).status_code == 403
 
 
-async def test_a_private_monitor_tells_what_its_worker_does(settings: Settings, running: Running):
-    """Only a process on this machine asks; before the first heartbeat there is little to tell."""
+async def test_a_private_monitor_reports_what_its_worker_does(settings: Settings, running: Running):
+    """A private monitor's health has the worker's tasks after its first heartbeat."""
     worker = get_worker()
 
     @worker.task(name="mail")

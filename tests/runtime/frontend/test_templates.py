@@ -37,7 +37,10 @@ def client(fresh: None) -> TestClient:
 
 
 def test_a_page_knows_its_project_its_request_and_its_files(stand_in, client: TestClient):
-    """The static files' links change with the version, so that no browser keeps an old one."""
+    """A page can use its project, its request, htmx and static files.
+
+    A static file's link changes with the version, so that no browser keeps an old one.
+    """
     stand_in({"templates/page.html": PAGE})
 
     answer = client.get("/pages/page")
@@ -53,7 +56,7 @@ def test_a_page_knows_its_project_its_request_and_its_files(stand_in, client: Te
 
 
 def test_what_comes_from_outside_is_escaped(stand_in, client: TestClient):
-    """In every template, whatever its name ends with."""
+    """Each template escapes its values, whatever its name ends with."""
     stand_in({"templates/page.html": PAGE, "templates/row.txt": "{{ name }}"})
 
     assert "&lt;hello&gt;" in client.get("/pages/page").text
@@ -61,7 +64,7 @@ def test_what_comes_from_outside_is_escaped(stand_in, client: TestClient):
 
 
 def test_a_task_renders_without_a_request(stand_in):
-    """A template that needs one fails with a cure."""
+    """A fragment is rendered without a request, and a template that needs one raises an error."""
     stand_in({"templates/row.html": "<p>{{ n }}</p>", "templates/page.html": PAGE})
 
     assert render_fragment("row.html", n=7) == "<p>7</p>"
@@ -70,7 +73,7 @@ def test_a_task_renders_without_a_request(stand_in):
 
 
 def test_a_name_that_is_not_given_is_an_error(stand_in):
-    """Better than a hole in a page."""
+    """A name that a template uses and nobody gave raises UndefinedError."""
     stand_in({"templates/row.html": "{{ nobody_gave_this }}"})
 
     with pytest.raises(UndefinedError, match="nobody_gave_this"):
@@ -79,7 +82,7 @@ def test_a_name_that_is_not_given_is_an_error(stand_in):
 
 @pytest.mark.parametrize("name", ["nothing.html", "../tune.py", "/etc/passwd"])
 def test_a_template_that_is_not_there_is_named(stand_in, name: str):
-    """Nothing outside the folder is one."""
+    """A template that is missing, or outside the folder, raises TemplateNotFound."""
     stand_in()
 
     with pytest.raises(TemplateNotFound, match=name):
@@ -88,7 +91,7 @@ def test_a_template_that_is_not_there_is_named(stand_in, name: str):
 
 @pytest.mark.parametrize("debug", [False, True])
 def test_a_changed_template_is_read_anew_while_debugging(stand_in, debug: bool):
-    """So that a template needs no restart; in production they are read once."""
+    """A changed template is read again with DEBUG; in production, templates are read once."""
     root = stand_in({"templates/row.html": "before"})
     with using_settings(Settings(debug=debug)):
         assert render_fragment("row.html") == "before"
@@ -105,7 +108,10 @@ def test_a_changed_template_is_read_anew_while_debugging(stand_in, debug: bool):
 def test_the_end_of_a_task_removes_the_button_to_cancel_it(
     stand_in, replaces: str | None, leaves: bool
 ):
-    """It stayed beside "Done"; a page that replaces the whole bar needs no such event."""
+    """The end of a task removes the button that cancels it.
+
+    A page that replaces the whole bar needs no such event.
+    """
     bar = '{% from "vibetuner/progress.html" import progress_bar %}'
     bar += '{{ progress_bar("/events", cancel="/cancel", replaces=replaces) }}'
     stand_in({"templates/bar.html": bar})

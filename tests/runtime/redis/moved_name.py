@@ -1,4 +1,4 @@
-"""A child of test_moved_name.py: runs tasks repeatedly, and prints the server that had them."""
+"""A child process of test_moved_name.py: it runs tasks, and prints the server that had them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PASSING = (VibetunerError, RedisError, OSError, TimeoutError)
 
 
 async def main(url: str) -> None:
-    """Print the port and the name of the server, once a task's result has come from it."""
+    """Print the server's name and a task's result, repeatedly."""
     settings = Settings(
         environment="test", redis_url=url, redis_key_prefix="own", secret_key="k" * 40
     )

@@ -1,4 +1,4 @@
-"""Redis or Valkey: the client."""
+"""The client for Redis or Valkey."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from vibetuner.tasks.worker import TaskWorker
 
 
 async def test_a_client_that_is_handed_out_has_answered(settings: Settings):
-    """And answers in text."""
+    """The client that open_redis yields can be used at once, and returns texts."""
     async with open_redis(settings) as client:
         await client.set(f"{settings.redis_key_prefix}name", "größe", ex=60)
         assert await client.get(f"{settings.redis_key_prefix}name") == "größe"
 
 
 async def test_a_process_has_one_client_for_each_server(settings: Settings):
-    """The queue uses it, or opens it for what comes later; another server has its own."""
+    """A process has one client for each server, which the queue shares."""
     async with open_resource(settings) as first, TaskWorker(settings) as worker:
         assert worker.redis is first
     async with TaskWorker(settings) as worker, open_resource(settings) as later:
@@ -35,7 +35,7 @@ async def test_a_process_has_one_client_for_each_server(settings: Settings):
 
 
 async def test_without_a_url_the_cure_is_named(fresh: None):
-    """In the guide's words."""
+    """Without REDIS_URL, the check fails with the line to add."""
     with pytest.raises(NotConfigured, match="Redis not configured. Add to .env:  REDIS_URL=redis:"):
         await check(Settings())
 
@@ -49,7 +49,7 @@ async def test_without_a_url_the_cure_is_named(fresh: None):
     ],
 )
 async def test_a_server_that_cannot_be_used_is_one_line(url: str, words: str):
-    """The line has the address, the reason and the cure; never a password."""
+    """A server that can't be used is one line with address, reason and cure, but no password."""
     with pytest.raises(ServiceUnavailable, match=f"^Redis at .* can't be used: {words}") as caught:
         await check(Settings(redis_url=url))
 
@@ -60,7 +60,7 @@ async def test_a_server_that_cannot_be_used_is_one_line(url: str, words: str):
 
 @pytest.mark.slow
 async def test_a_server_that_never_answers_is_given_up():
-    """It listens, and says nothing."""
+    """A server that accepts a connection and never answers is reported as unusable."""
     with socket.socket() as mute:
         mute.bind(("127.0.0.1", 0))
         mute.listen()
@@ -70,7 +70,7 @@ async def test_a_server_that_never_answers_is_given_up():
 
 
 async def test_a_wrong_password_is_the_servers_refusal(settings: Settings):
-    """The reason is what the server says."""
+    """A wrong password is reported with the server's reason, and is not shown."""
     url = (settings.redis_url or "").replace("redis://", "redis://ann:hunter2@")
     with pytest.raises(ServiceUnavailable, match="(?i)WRONGPASS|invalid|password") as caught:
         await check(Settings(redis_url=url))
@@ -78,7 +78,7 @@ async def test_a_wrong_password_is_the_servers_refusal(settings: Settings):
 
 
 def test_an_error_leaves_the_group_that_a_client_wraps_around_it():
-    """With its cause and its context; a group of several is left alone."""
+    """The only error of a group is raised with its cause, and other groups stay."""
     cause, mine = LookupError("cause"), ValueError("mine")
     mine.__cause__ = cause
     with pytest.raises(ValueError, match="mine") as caught, ungrouped():

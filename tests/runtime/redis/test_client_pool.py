@@ -1,4 +1,4 @@
-"""A client outlives any number of connections."""
+"""The pool of a client, which outlives any number of connections."""
 
 from __future__ import annotations
 
@@ -16,7 +16,10 @@ PLACES = 64
 
 
 async def test_connections_that_die_in_use_leave_their_places(settings: Settings):
-    """A server that restarts often must not bring a web process to a standstill."""
+    """Connections that are lost in use free their places in the pool.
+
+    A server that restarts often must not bring a web process to a standstill.
+    """
     async with make_client(settings) as victim, make_client(settings) as killer:
         me = await killer.client_id()
         for _ in range(PLACES + 1):
@@ -32,7 +35,7 @@ async def test_connections_that_die_in_use_leave_their_places(settings: Settings
 
 
 async def test_connecting_that_is_cancelled_leaves_its_place(settings: Settings):
-    """Whoever asks and does not wait costs nothing either."""
+    """A connection that is cancelled while it is made frees its place in the pool."""
     async with make_client(settings) as client:
         for _ in range(PLACES + 1):
             async with anyio.create_task_group() as group:
@@ -46,7 +49,7 @@ async def test_connecting_that_is_cancelled_leaves_its_place(settings: Settings)
 
 
 async def test_a_server_that_is_not_there_is_named_without_its_password():
-    """And asking again and again costs no place."""
+    """An unreachable server is named without its password."""
     nowhere = Settings(redis_url="redis://ann:secret@127.0.0.1:1")
     with pytest.raises(ServiceUnavailable) as caught:
         await check(nowhere)

@@ -1,4 +1,4 @@
-"""A subscription ends when it is told to, whatever the server does."""
+"""A subscription ends on request, whatever the server does."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from vibetuner.redis.client import make_client, ungrouped
 
 
 async def test_a_subscription_ends_while_the_server_is_away(tmp_path: Path):
-    """Who waits for a task's result, and no longer, must not wait for the server's return."""
+    """A subscription can end while the server is away."""
     with Valkey(tmp_path) as valkey, ungrouped():
         async with make_client(Settings(redis_url=valkey.url)) as client, asyncio.timeout(20):
             async with client.pubsub(channels=["news"]) as pubsub:
@@ -23,7 +23,7 @@ async def test_a_subscription_ends_while_the_server_is_away(tmp_path: Path):
 
 
 async def test_a_subscription_comes_back_with_the_server(tmp_path: Path):
-    """And hears what is said from then on."""
+    """A subscription is restored when the server is back, and gets later messages."""
     with Valkey(tmp_path) as valkey, ungrouped():
         async with make_client(Settings(redis_url=valkey.url)) as client, asyncio.timeout(20):
             async with client.pubsub(channels=["news"], ignore_subscribe_messages=True) as pubsub:
@@ -38,7 +38,7 @@ async def test_a_subscription_comes_back_with_the_server(tmp_path: Path):
 
 @pytest.mark.parametrize("messages", [0, 3])
 async def test_a_subscription_ends_in_the_ordinary_way(settings: Settings, messages: int):
-    """Its connection goes back to the pool, without what nobody has read."""
+    """A subscription that ends returns its connection to the pool, without unread messages."""
     async with make_client(settings) as client, asyncio.timeout(20):
         async with client.pubsub(channels=["news"]):
             for _ in range(messages):

@@ -1,4 +1,4 @@
-"""In a Cluster, a queue is on one node, and every connection follows its slot."""
+"""A queue in a Cluster is on one node, and every connection follows its slot."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ certificates = test_reach.certificates
 
 @pytest.fixture
 def cluster(clustered: Clustered) -> Iterator[Clustered]:
-    """The session's Cluster, empty, and whole again afterwards."""
+    """Yield the session's Cluster, empty; make it whole again afterwards."""
     clustered.on(clustered.primary, "FLUSHALL")
     yield clustered
     clustered.heal()
@@ -75,7 +75,10 @@ def changes(caplog: pytest.LogCaptureFixture) -> list[str]:
 async def test_each_way_to_redis_finds_the_node_and_follows_it(
     cluster: Clustered, caplog: pytest.LogCaptureFixture
 ):
-    """The engine's connection, the client and the probe; a change is one line in the log."""
+    """The engine's connection, the client and the probe find the node, and the next primary.
+
+    A change is one line in the log.
+    """
     address, settings, old = address_of(cluster), settings_of(cluster), cluster.primary
     key, other = f"{PREFIX}key", f"{PREFIX}other"
     await check(settings)
@@ -98,7 +101,7 @@ async def test_each_way_to_redis_finds_the_node_and_follows_it(
 
 
 async def test_one_node_that_answers_is_enough(cluster: Clustered):
-    """Any node, even a replica, knows all others, which replace it when it is killed."""
+    """One node that answers is enough, even a replica, as each node knows all the others."""
     old = cluster.primary
     listed = next(port for port in cluster.nodes if port not in cluster.primaries)
     address = parse_url(f"redis+cluster://127.0.0.1:{free_port()},127.0.0.1:{listed}", PREFIX)
@@ -112,7 +115,7 @@ async def test_one_node_that_answers_is_enough(cluster: Clustered):
 
 
 async def test_commands_wait_for_a_slot_that_moves(cluster: Clustered):
-    """Commands on moved keys are repeated until the new node has the slot; none is refused.
+    """Commands on keys that have moved wait until the new node has the slot.
 
     A pipeline is repeated if all of it was refused, or if it only reads.
     """
@@ -153,7 +156,10 @@ async def test_commands_wait_for_a_slot_that_moves(cluster: Clustered):
 async def test_a_worker_that_starts_while_its_slot_moves_waits(
     stand_in: Callable[[], None], cluster: Clustered, running: Running
 ):
-    """It starts when the slot has arrived, on a node without our functions."""
+    """A worker that starts while its slot moves waits until the move ends.
+
+    The new node has none of our functions.
+    """
     stand_in()
     target = other_than(cluster, cluster.primary)
     cluster.on(target, "FUNCTION", "FLUSH")
@@ -172,7 +178,7 @@ async def test_a_worker_that_starts_while_its_slot_moves_waits(
 
 @asynccontextmanager
 async def working(cluster: Clustered, running: Running) -> AsyncIterator[TaskWorker]:
-    """A worker that runs, with a task of each kind."""
+    """Run a worker with a task of each kind."""
     settings, runs = settings_of(cluster), 0
     with using_settings(settings):
         worker = TaskWorker(settings)
@@ -207,7 +213,7 @@ async def working(cluster: Clustered, running: Running) -> AsyncIterator[TaskWor
 async def test_each_kind_of_task_works(
     stand_in: Callable[[], None], cluster: Clustered, running: Running
 ):
-    """Retries, dead letters, once, unique, cron, chains, delays, the journal and the lists."""
+    """Each kind of task works: retries, dead letters, once, unique, cron, chains and delays."""
     stand_in()
     async with working(cluster, running) as worker:
         number, break_down = worker.registry["number"], worker.registry["break_down"]
@@ -248,7 +254,7 @@ async def test_a_slot_that_moves_under_load_loses_nothing(
     running: Running,
     caplog: pytest.LogCaptureFixture,
 ):
-    """The slot moves there and back; each enqueue succeeds, each task of a chain runs once."""
+    """While the slot moves there and back under load, each task runs exactly once."""
     stand_in()
     caplog.set_level(logging.INFO)
     old, enqueued, chained, done = cluster.primary, 0, 0, asyncio.Event()
@@ -307,7 +313,7 @@ async def test_a_worker_goes_on_with_the_next_primary(
     caplog: pytest.LogCaptureFixture,
     how: str,
 ):
-    """Tasks, events and delayed tasks go on within five seconds, without a restart."""
+    """Tasks, events and delayed tasks go on with the next primary, within seconds."""
     stand_in()
     caplog.set_level(logging.INFO)
     old = cluster.primary
@@ -338,7 +344,7 @@ async def test_a_worker_goes_on_with_the_next_primary(
 
 
 async def test_a_url_of_one_node_is_refused_with_the_cure(cluster: Clustered):
-    """The engine's connection, the client, the probe and the check at the start do so."""
+    """A redis:// URL of a Cluster's node is refused with the cure."""
     url = f"redis://127.0.0.1:{other_than(cluster, cluster.primary)}"
     settings, words = Settings(redis_url=url, redis_key_prefix=PREFIX), r"redis\+cluster://"
     with pytest.raises(ServiceUnavailable, match=words) as caught:
@@ -350,7 +356,7 @@ async def test_a_url_of_one_node_is_refused_with_the_cure(cluster: Clustered):
 
 
 async def test_a_cluster_url_of_a_single_server_is_refused_with_the_cure(tmp_path: Path):
-    """The error is one line."""
+    """A redis+cluster:// URL of a single server is refused with the cure."""
     with Valkey(tmp_path) as valkey:
         url = f"redis+cluster://127.0.0.1:{valkey.port}"
         words = r"is no Cluster\. Begin REDIS_URL with redis://"
@@ -361,7 +367,7 @@ async def test_a_cluster_url_of_a_single_server_is_refused_with_the_cure(tmp_pat
 
 
 async def test_a_key_in_another_slot_is_an_error(cluster: Clustered):
-    """It lacks the prefix, so waiting would not help."""
+    """A key without the prefix, in another slot, is an error, as waiting would not help."""
     words = r"A key lies in slot \d+ .* REDIS_KEY_PREFIX, which is  \{own\}:"
     keys = [f"another-key-{n}" for n in range(20)]  # most of them are on other nodes
     async with (
@@ -388,7 +394,7 @@ def server_with_tls() -> str:
 
 @pytest.mark.slow
 async def test_all_connections_use_tls(tmp_path: Path, certificates: Path):
-    """These are the connections to the named nodes and to the queue's node."""
+    """All connections use TLS, to the named nodes and to the queue's node."""
     binary = server_with_tls()
     names = (("ca-cert", "ca.pem"), ("cert", "server.pem"), ("key", "server.key"))
     files = [word for name, file in names for word in (f"--tls-{name}-file", certificates / file)]
@@ -407,7 +413,7 @@ async def test_all_connections_use_tls(tmp_path: Path, certificates: Path):
 
 @pytest.mark.slow
 def test_the_commands_work(cluster: Clustered, tmp_path: Path):
-    """`worker-health`, `tasks` and `doctor` work beside a worker, with the default prefix."""
+    """The commands `worker-health`, `tasks` and `doctor` work with the default prefix."""
     shop = write_shop(tmp_path / "shop")
     environment = {
         "REDIS_URL": cluster.url,

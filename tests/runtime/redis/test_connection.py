@@ -20,14 +20,14 @@ from vibetuner.redis.url import Address, parse_url
 
 @pytest.fixture
 async def wire(servers: Any) -> AsyncIterator[Connection]:
-    """One to the session's server."""
+    """Yield a connection to the session's server."""
     async with Connection(parse_url(servers.urls["redis"])) as wire:
         yield wire
 
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[Valkey]:
-    """A server with the user ``writer`` and the password ``sesame``, also on a socket."""
+    """Run a server with the user ``writer`` and the password ``sesame``, also on a socket."""
     options = (
         *("--unixsocket", str(tmp_path / "socket")),
         *("--user", "writer", "on", ">sesame", "~*", "&*", "+@all"),
@@ -37,14 +37,14 @@ def server(tmp_path: Path) -> Iterator[Valkey]:
 
 
 async def test_replies_come_in_the_order_of_the_calls(wire: Connection):
-    """However many are made in one turn of the loop."""
+    """Five thousand calls in one iteration of the loop get their replies in order."""
     replies = await asyncio.gather(*(wire.call("ECHO", n) for n in range(5000)))
 
     assert replies == [str(n).encode() for n in range(5000)]
 
 
 async def test_calls_of_one_turn_go_out_in_one_write(servers: Any):
-    """Between two turns the server has one thing to read."""
+    """The calls of one iteration of the loop are sent in one write."""
     url = servers.urls["redis"]
     reads: list[int] = []
     async with through(parse_url(url), on_read=reads.append) as port:
@@ -55,7 +55,7 @@ async def test_calls_of_one_turn_go_out_in_one_write(servers: Any):
 
 
 async def test_a_refused_command_raises_and_the_others_go_on(wire: Connection):
-    """The error is the server's own line."""
+    """A refused command raises the server's error, and the next one gets its reply."""
     wrong, right = wire.call("NONSENSE"), wire.call("PING")
 
     with pytest.raises(ResponseError, match="unknown command"):
@@ -64,7 +64,7 @@ async def test_a_refused_command_raises_and_the_others_go_on(wire: Connection):
 
 
 async def test_a_cancelled_call_affects_no_other(wire: Connection):
-    """Its reply is dropped."""
+    """A cancelled call's reply is dropped, and the next call gets its own."""
     first, second = wire.call("ECHO", "1"), wire.call("ECHO", "2")
     first.cancel()
 
@@ -75,7 +75,7 @@ async def test_a_cancelled_call_affects_no_other(wire: Connection):
 async def test_a_user_can_log_in_and_a_database_is_selected(
     server: Valkey, tmp_path: Path, way: str
 ):
-    """By host and port, or by a socket's path."""
+    """The user, password and database of a URL apply to a host as to a socket's path."""
     url = f"redis://writer:sesame@127.0.0.1:{server.port}/3"
     if way == "socket":
         url = f"unix://writer:sesame@{tmp_path}/socket?db=3"
@@ -87,7 +87,7 @@ async def test_a_user_can_log_in_and_a_database_is_selected(
 
 
 async def test_a_wrong_password_is_an_error(server: Valkey):
-    """The connection is closed."""
+    """A wrong password raises the server's error."""
     wire = Connection(parse_url(f"redis://writer:wrong@127.0.0.1:{server.port}"))
     with pytest.raises(ResponseError, match="WRONGPASS"):
         await wire.call("PING")
@@ -95,7 +95,7 @@ async def test_a_wrong_password_is_an_error(server: Valkey):
 
 
 async def test_a_lost_server_fails_pending_calls_and_is_reconnected(server: Valkey):
-    """Nothing is sent twice; the next call connects."""
+    """A lost server fails the pending calls, and the next call connects again."""
     lost = asyncio.Event()
     url = f"redis://writer:sesame@127.0.0.1:{server.port}"
     wire = Connection(parse_url(url), on_loss=lost.set)
@@ -117,7 +117,7 @@ async def test_a_lost_server_fails_pending_calls_and_is_reconnected(server: Valk
 
 
 async def test_a_silent_server_is_given_up(tmp_path: Path):
-    """It is treated as lost; a blocking command has its own time in addition."""
+    """A silent server is given up after the timeout; a blocking command has time in addition."""
     with Valkey(tmp_path) as valkey:
         async with Connection(parse_url(valkey.url), timeout=0.5) as connection:
             assert await connection.call("BLPOP", "nothing", 2) is None
@@ -132,7 +132,7 @@ async def test_a_silent_server_is_given_up(tmp_path: Path):
 
 
 async def test_a_subscription_to_a_silent_server_is_given_up(tmp_path: Path):
-    """The confirmation has the same deadline as a reply."""
+    """A subscription to a silent server is given up after the timeout of a reply."""
     with Valkey(tmp_path) as valkey:
         async with Connection(parse_url(valkey.url), timeout=0.5) as connection:
             with valkey.frozen(), pytest.raises(Disconnected, match="no answer"):
@@ -140,7 +140,7 @@ async def test_a_subscription_to_a_silent_server_is_given_up(tmp_path: Path):
 
 
 async def test_a_refused_subscription_is_an_error(server: Valkey):
-    """The others on the connection go on."""
+    """A refused subscription raises an error, and the others on the connection go on."""
     pushes: asyncio.Queue[Any] = asyncio.Queue()
     admin = f"redis://writer:sesame@127.0.0.1:{server.port}"
     async with Connection(parse_url(admin)) as connection:
@@ -159,8 +159,8 @@ async def test_a_refused_subscription_is_an_error(server: Valkey):
             assert await pushes.get() == [b"message", b"open:1", b"hello"]
 
 
-async def test_a_closed_one_refuses(servers: Any):
-    """Pending and later calls fail."""
+async def test_a_closed_connection_refuses_calls(servers: Any):
+    """A closed connection fails pending and later calls."""
     wire = Connection(parse_url(servers.urls["redis"]))
     await wire.connect()
     waiting = wire.call("BLPOP", "nothing", 0)
@@ -173,8 +173,8 @@ async def test_a_closed_one_refuses(servers: Any):
         wire.call("PING")
 
 
-async def test_pushes_go_to_who_takes_them(servers: Any, wire: Connection):
-    """The messages of a subscription."""
+async def test_pushed_messages_are_passed_on(servers: Any, wire: Connection):
+    """The messages of a subscription are passed to ``on_push``."""
     pushes: asyncio.Queue[Any] = asyncio.Queue()
     async with Connection(parse_url(servers.urls["redis"]), on_push=pushes.put_nowait) as listener:
         await listener.tell("SUBSCRIBE", "news-of-the-wire")

@@ -21,21 +21,21 @@ FILES = sorted(Path(redis.__file__).with_name("lua").glob("*.lua"))
 
 
 def test_no_two_functions_share_a_name():
-    """A call names the function, not the file."""
+    """No two functions share a name, as a call names the function and not its file."""
     names = _library()[2]
     assert {"ping", "enqueue", "claim", "finish"} <= set(names)
     assert len(names) == len(set(names))
 
 
 def test_every_function_begins_with_a_comment():
-    """It says what it is given, and what it returns."""
+    """Every function begins with a comment about its arguments and its reply."""
     for path in FILES:
         for before in re.findall(r"(.*)\nlocal function \w+\(keys, argv\)", path.read_text()):
             assert before.startswith("--"), path.name
 
 
 async def test_every_function_is_loaded_and_its_script_too(settings: Settings):
-    """One that had a fault in its text would be refused."""
+    """The server accepts every function, and the script that is made of it."""
     async with Connection(parse_url(settings.redis_url or "")) as connection:
         functions = Functions(connection)
         await functions.load()
@@ -46,7 +46,7 @@ async def test_every_function_is_loaded_and_its_script_too(settings: Settings):
 
 
 async def test_functions_that_the_server_forgets_are_loaded_again(settings: Settings):
-    """As after a restart without a disk."""
+    """Functions that the server has lost, as after a restart without a disk, are loaded again."""
     async with Connection(parse_url(settings.redis_url or "")) as connection:
         functions = Functions(connection)
         await functions.load()
@@ -56,7 +56,7 @@ async def test_functions_that_the_server_forgets_are_loaded_again(settings: Sett
 
 
 async def test_functions_stand_in_for_scripts(tmp_path: Path):
-    """A user who may use no scripts has the function, which is loaded if it is missing."""
+    """A user who may use no scripts calls the function, which is loaded if it is missing."""
     rules = ("--user", "tester", "on", ">x", "~*", "&*", "+@all", "-eval", "-evalsha")
     with Valkey(tmp_path, lasting=False, options=rules) as server:
         url = server.url.replace("://", "://tester:x@")

@@ -1,4 +1,4 @@
-"""The names of keys: streaq's are what streaq itself says, and Lua has no others."""
+"""The names of keys: streaq's are those of streaq itself, and Lua uses no others."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from vibetuner.redis.keys import GROUP, JournalKeys, Keys
 
 
 def test_the_queues_keys_are_streaqs():
-    """A worker or a client of its own shares the queue."""
+    """The queue's keys are those of streaq, so that its own worker shares the queue."""
     keys, worker = Keys("shop:"), Worker[None](queue_name="shop")
     assert {
         keys.queue: worker.prefix,
@@ -46,14 +46,14 @@ def test_the_queues_keys_are_streaqs():
 
 
 def names_of(keys: Keys | JournalKeys) -> list[str]:
-    """The name of every key, those of a method with a 1 in it."""
+    """Return the name of every key, those of a method with a 1 in it."""
     names = [name for name in vars(type(keys)) if not name.startswith("_")]
     found = (getattr(keys, name) for name in (*vars(keys), *names))
     return [str(one(1) if callable(one) else one) for one in found]
 
 
 def test_each_key_in_lua_is_named_in_keys():
-    """A key that a function writes can be looked up, with what it holds."""
+    """Each key in a Lua file is named in Keys, where it can be looked up."""
     named = [f"{name}:" for name in (*names_of(Keys("shop:")), *names_of(JournalKeys("shop:")))]
     lua = files("vibetuner.redis") / "lua"
     code = "".join(one.read_text(encoding="utf-8") for one in lua.iterdir())

@@ -25,7 +25,7 @@ CHILD = Path(__file__).with_name("moved_name.py")
 
 @contextmanager
 def server(host: str, port: int) -> Iterator[subprocess.Popen[bytes]]:
-    """A server that stores its own address."""
+    """Run a server that stores its own address."""
     own = ("--port", str(port), "--bind", host, "--save", "")
     process = subprocess.Popen([valkey_binary(), *own], stdout=subprocess.DEVNULL)
     try:
@@ -49,7 +49,7 @@ def answers(host: str, port: int) -> bool:
 
 
 def unshare() -> list[str]:
-    """The command that gives a process its own /etc/hosts; skips the test without that right."""
+    """Return the command that gives a process its own /etc/hosts; skip without that right."""
     for options in (["-m"], ["-rm"]):
         command = ["unshare", *options]
         if (
@@ -63,8 +63,8 @@ def unshare() -> list[str]:
 
 
 @pytest.mark.slow
-def test_work_goes_on_where_the_name_leads(tmp_path: Path):
-    """The old server is gone, and the name has another address."""
+def test_a_worker_follows_its_servers_name_to_another_address(tmp_path: Path):
+    """A worker goes on within five seconds after its server's name has another address."""
     command = unshare()
     hosts, port, shop = tmp_path / "hosts", free_port(), write_shop(tmp_path / "shop")
     hosts.write_text(f"127.0.0.1 {NAME}\n")

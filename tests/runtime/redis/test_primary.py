@@ -1,4 +1,4 @@
-"""With Sentinels, every connection follows them to the next primary."""
+"""Every connection follows the Sentinels to the next primary."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from vibetuner.tasks.worker import TaskWorker, using_worker
 
 @pytest.fixture
 def replicated(tmp_path: Path) -> Iterator[Replicated]:
-    """Three Sentinels, a primary and two replicas."""
+    """Run three Sentinels, a primary and two replicas."""
     with Replicated(tmp_path) as replicated:
         yield replicated
 
@@ -37,7 +37,10 @@ def replicated(tmp_path: Path) -> Iterator[Replicated]:
 async def test_each_way_to_redis_finds_the_primary_and_follows_it(
     replicated: Replicated, caplog: pytest.LogCaptureFixture
 ):
-    """The engine's connection, the client and the probe; a change is one line in the log."""
+    """The engine's connection, the client and the probe follow the primary.
+
+    A change is one line in the log.
+    """
     address, old = parse_url(replicated.url), replicated.primary
     settings = Settings(redis_url=replicated.url, redis_key_prefix="own")
     await check(settings)
@@ -60,7 +63,10 @@ async def test_each_way_to_redis_finds_the_primary_and_follows_it(
 
 
 async def test_sentinels_that_are_all_slow_are_waited_for(replicated: Replicated):
-    """A frozen one is ignored after a second, but only if another has answered."""
+    """A connection waits while all Sentinels are frozen.
+
+    A frozen one is ignored after a second, but only if another has answered.
+    """
 
     async def ping() -> bytes:
         async with Connection(parse_url(replicated.url)) as connection:
@@ -76,7 +82,7 @@ async def test_sentinels_that_are_all_slow_are_waited_for(replicated: Replicated
 
 
 async def test_subscribers_leave_a_frozen_primary(replicated: Replicated):
-    """It closes no connection, but its subscribers notice the loss."""
+    """Subscribers and blocking calls leave a frozen primary, which closes no connection."""
     lost, old = asyncio.Event(), replicated.primary
     address = parse_url(replicated.url)
     async with Connection(address, on_push=lambda _: None, on_loss=lost.set) as connection:
@@ -92,7 +98,7 @@ async def test_subscribers_leave_a_frozen_primary(replicated: Replicated):
 
 
 async def test_a_server_that_is_no_primary_is_not_written_to(replicated: Replicated):
-    """The server's own role counts, whatever the Sentinels report."""
+    """A server that is no primary is not used, whatever the Sentinels report."""
     address, old = parse_url(replicated.url), replicated.primary
     other = next(port for port in replicated.servers if port != old)
     for port in replicated.sentinels:
@@ -112,7 +118,7 @@ async def test_a_server_that_is_no_primary_is_not_written_to(replicated: Replica
 
 
 async def test_sentinels_ask_for_their_own_password(tmp_path: Path):
-    """The servers have another user."""
+    """Sentinels may require another user and password than the servers."""
     options = ("--user", "app", "on", ">a/b", "~*", "&*", "+@all")
     rules = ("user default on nopass ~* &* +@all", "user guide on >c@d +@all ~* &*")
     with Replicated(tmp_path, options=options, sentinel_options=rules) as replicated:
@@ -131,7 +137,7 @@ async def test_sentinels_ask_for_their_own_password(tmp_path: Path):
 
 
 async def test_a_name_that_no_sentinel_knows_is_one_line(replicated: Replicated):
-    """Every part reports the same line."""
+    """A name that no Sentinel knows is one line, in the check and in the probe."""
     url = replicated.url.replace(NAME, "other")
     with pytest.raises(ServiceUnavailable, match=r"the name is unknown\)\. Start it") as caught:
         await check(Settings(redis_url=url))
@@ -141,7 +147,7 @@ async def test_a_name_that_no_sentinel_knows_is_one_line(replicated: Replicated)
 
 
 async def test_clients_leave_a_primary_that_becomes_a_replica(tmp_path: Path):
-    """A managed service has one name, which always leads to the primary."""
+    """Clients leave a primary that becomes a replica, as at a managed service with one name."""
     with Valkey(tmp_path) as valkey:
         settings = valkey.settings
         async with (
@@ -163,7 +169,7 @@ async def test_clients_leave_a_primary_that_becomes_a_replica(tmp_path: Path):
 
 @pytest.mark.parametrize("how", ["kill", "freeze"])
 async def test_events_go_on_with_the_next_primary(replicated: Replicated, how: str):
-    """Subscribers get events again within five seconds of the promotion."""
+    """Subscribers get events again within seconds of a promotion."""
     settings, old = Settings(redis_url=replicated.url, redis_key_prefix="own"), replicated.primary
     async with relaying(settings, Hub()) as (subscriber, history):
         await history.send("news", "message", "before")
@@ -180,7 +186,7 @@ async def test_events_go_on_with_the_next_primary(replicated: Replicated, how: s
 
 @asynccontextmanager
 async def working(replicated: Replicated, running: Running) -> AsyncIterator[TaskWorker]:
-    """A worker that runs, with a task that returns its number."""
+    """Run a worker with a task that returns its number."""
     settings = Settings(redis_url=replicated.url, redis_key_prefix="own", secret_key="of the test")
     with using_settings(settings):
         worker = TaskWorker(settings)
@@ -203,7 +209,7 @@ async def test_a_worker_goes_on_with_the_next_primary(
     caplog: pytest.LogCaptureFixture,
     how: str,
 ):
-    """Tasks, results and delayed tasks go on within five seconds, without a restart."""
+    """Tasks, results and delayed tasks go on with the next primary, within seconds."""
     stand_in()
     caplog.set_level(logging.INFO)
     old = replicated.primary

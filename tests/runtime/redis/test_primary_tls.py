@@ -1,4 +1,4 @@
-"""Sentinels and servers that speak TLS, ask for a certificate, and have a user for the project."""
+"""Sentinels and servers with TLS, certificates of clients, and a user for the project."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ RULES = [rule for rule in acl_rules(Keys("own:")) if rule not in NEWER]
 async def test_the_next_primary_is_found_and_let_in_by_all_of_them(
     tmp_path: Path, stand_in: Callable[..., Path]
 ):
-    """Every way to Redis shows its certificate and its user, before and after a failover."""
+    """Every way to Redis uses its certificate and its user, before and after a failover."""
     stand_in()
     program = shutil.which("redis-server")
     if program is None:

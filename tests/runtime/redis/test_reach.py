@@ -1,4 +1,4 @@
-"""Whoever speaks to Redis reads a URL alike: the connection, the client, and the blocking probe."""
+"""The connection, the client and the blocking probe read a URL alike."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ PASSWORD = string.printable.strip()
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """One on a socket alone, whose user has every printable character in the password."""
+    """Run a server on a socket only, whose user has every printable character in the password."""
     folder = tmp_path_factory.mktemp("reach")
     path = folder / "socket"
     process = subprocess.Popen(
@@ -49,7 +49,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 async def reach(url: str) -> None:
-    """By each of the three; raises what the first raises that can't."""
+    """Use the URL by each of the three; raise the first error."""
     address = parse_url(url)
     async with Connection(address) as connection:
         assert await connection.call("SET", "key", "x") == b"OK"
@@ -62,7 +62,10 @@ async def reach(url: str) -> None:
 
 
 async def test_a_password_of_all_characters(server: Path):
-    """Before the host or behind the ``?``; on a socket, by host, and by an IPv6 address."""
+    """A password of all characters works before the host or as an option.
+
+    The server is reached by a socket, a host and an IPv6 address.
+    """
     word = quote(PASSWORD, safe="")
     await reach(f"unix://ann:{word}@{server}?db=3")
     await reach(f"unix://{server}?username=ann&password={word}")
@@ -73,7 +76,7 @@ async def test_a_password_of_all_characters(server: Path):
 
 
 async def test_a_database_that_the_server_has_not_is_one_line(server: Path):
-    """The server's own words."""
+    """A database that the server lacks is one line, with the server's reason."""
     url = f"unix://ann:{quote(PASSWORD, safe='')}@{server}?db=9999"
     with pytest.raises(ServiceUnavailable, match=r"can't be used: .*(?i:out of range)") as caught:
         await check(Settings(redis_url=url))
@@ -82,18 +85,18 @@ async def test_a_database_that_the_server_has_not_is_one_line(server: Path):
 
 @pytest.fixture(scope="module")
 def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with an authority, and a server's and a client's certificate of its."""
+    """Return a folder with an authority, and the certificates of a server and of a client."""
     return make_certificates(tmp_path_factory.mktemp("certificates"), "DNS:localhost")
 
 
 def make_certificates(folder: Path, name: str) -> Path:
-    """Make them, for a host of this name; returns the folder."""
+    """Make the certificates for a host of this name; return the folder."""
 
     def openssl(*arguments: str) -> None:
         subprocess.run(["openssl", *arguments], check=True, capture_output=True, cwd=folder)
 
     new = ("req", "-newkey", "rsa:2048", "-nodes")
-    # Python 3.13 takes no authority that doesn't say what its key is for.
+    # Python 3.13 refuses an authority whose certificate doesn't state the use of its key.
     uses = ("-addext", "keyUsage=critical,keyCertSign,cRLSign")
     openssl(
         *new, "-x509", "-days", "2", "-keyout", "ca.key", "-out", "ca.pem", "-subj", "/CN=ours",
@@ -111,7 +114,7 @@ def make_certificates(folder: Path, name: str) -> Path:
 
 @asynccontextmanager
 async def encrypted(server: Path, certificates: Path, *, mutual: bool) -> AsyncIterator[int]:
-    """A door with TLS before the server; gives its port."""
+    """Run a proxy with TLS before the server; yield its port."""
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=certificates / "ca.pem")
     context.load_cert_chain(certificates / "server.pem", certificates / "server.key")
     context.verify_mode = ssl.CERT_REQUIRED if mutual else ssl.CERT_NONE
@@ -120,7 +123,7 @@ async def encrypted(server: Path, certificates: Path, *, mutual: bool) -> AsyncI
 
 
 async def test_tls_and_whom_it_trusts(server: Path, certificates: Path):
-    """The server's certificate must be trusted and the host's own, unless less is asked for."""
+    """A server's certificate must be trusted and be the host's, unless the URL asks for less."""
     user, ca = f"ann:{quote(PASSWORD, safe='')}", f"ssl_ca_certs={certificates}/ca.pem"
     async with encrypted(server, certificates, mutual=False) as port:
         await reach(f"rediss://{user}@localhost:{port}?{ca}")
@@ -140,7 +143,7 @@ async def test_tls_and_whom_it_trusts(server: Path, certificates: Path):
 
 
 async def test_a_clients_certificate(server: Path, certificates: Path):
-    """The server asks for one."""
+    """The client's certificate in the URL is used if the server asks for one."""
     user, ca = f"ann:{quote(PASSWORD, safe='')}", f"ssl_ca_certs={certificates}/ca.pem"
     own = f"ssl_certfile={certificates}/client.pem&ssl_keyfile={certificates}/client.key"
     async with encrypted(server, certificates, mutual=True) as port:
@@ -154,7 +157,7 @@ async def test_a_clients_certificate(server: Path, certificates: Path):
 
 @pytest.mark.slow
 def test_the_health_probe_reads_the_same_url(tmp_path: Path, server: Path):
-    """It gets as far as asking for the workers, and there is none."""
+    """`worker-health` reads the same URLs, and gets as far as to find no worker."""
     shop = write_shop(tmp_path / "shop")
     url = f"unix://{server}?username=ann&password={quote(PASSWORD, safe='')}"
     done = run_vibetuner("worker-health", folder=shop, seconds=60, REDIS_URL=url)

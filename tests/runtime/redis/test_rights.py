@@ -1,4 +1,4 @@
-"""The rights of a project's user on the server: which it needs, and which are missing."""
+"""The rights of a project's user on the server: the needed ones, and those that are missing."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Valkey]:
 
 
 def user(server: Valkey, *rules: str) -> str:
-    """Make the user; returns its URL."""
+    """Make the user; return its URL."""
     ask(parse_url(server.url), ["ACL", "SETUSER", "ann", "reset", "on", ">x", *rules])
     return server.url.replace("://", "://ann:x@")
 
@@ -59,7 +59,7 @@ def user(server: Valkey, *rules: str) -> str:
 async def test_what_a_user_lacks_is_found_and_its_rule_named(
     server: Valkey, rules: str, missing: str
 ):
-    """Without leaving anything on the server."""
+    """Each right that a user lacks is named by its rule, and the server stays unchanged."""
     async with Connection(parse_url(user(server, *rules.split()))) as connection:
         found = await find_missing(connection, KEYS)
     if "-@write" in rules:
@@ -71,7 +71,7 @@ async def test_what_a_user_lacks_is_found_and_its_rule_named(
 
 
 async def test_a_project_does_not_start_without_its_rights(server: Valkey):
-    """It says at once which, and how to grant them."""
+    """A project without its rights doesn't start, and the error has the line that grants them."""
     settings = Settings(redis_url=user(server, "~*", "+@all"), redis_key_prefix="shop")
     cure = re.escape("Allow it:  ACL SETUSER ann &shop:* &streaq:shop &streaq:shop:*")
     with pytest.raises(RightsMissing, match=f"refuses its user the channels shop:.*{cure}$"):
@@ -79,7 +79,7 @@ async def test_a_project_does_not_start_without_its_rights(server: Valkey):
 
 
 async def test_a_server_that_refuses_functions_and_scripts_is_an_error(server: Valkey):
-    """There is no other way to run tasks."""
+    """A server that refuses functions and scripts is an error, as tasks need one of them."""
     url = user(server, *ALL.split(), "-function", "-script")
     with pytest.raises(RightsMissing, match="functions and scripts"):
         await check(Settings(redis_url=url, redis_key_prefix="shop"))
@@ -89,15 +89,15 @@ async def test_a_server_that_refuses_functions_and_scripts_is_an_error(server: V
 
 
 def test_the_documented_line_grants_just_what_is_needed():
-    """The guide has it for a project that is called shop."""
+    """The line in the guide grants just the rights that a project named shop needs."""
     guide = (ROOT / "docs/how-to/scaling.md").read_text(encoding="utf-8")
     (line,) = re.findall(r"^ACL SETUSER shop on >PASSWORD (.*)$", guide, re.MULTILINE)
     assert line.split() == acl_rules(KEYS)
 
 
 @pytest.mark.parametrize("without", ["", "-fcall", "-evalsha -eval"])
-async def test_a_user_with_that_line_can_use_all_there_is(server: Valkey, without: str):
-    """Functions or scripts, the shared client, and subscriptions."""
+async def test_a_user_with_that_line_can_use_everything(server: Valkey, without: str):
+    """The documented rights suffice for functions or scripts, the client and subscriptions."""
     url = user(server, *acl_rules(KEYS), *without.split())
     settings = Settings(redis_url=url, redis_key_prefix="shop")
     async with Connection(parse_url(url)) as connection, Connection(parse_url(url)) as listener:
@@ -115,8 +115,8 @@ async def test_a_user_with_that_line_can_use_all_there_is(server: Valkey, withou
     ask(parse_url(server.url), ["FLUSHALL"], ["FUNCTION", "FLUSH"])
 
 
-def test_whatever_a_function_calls_is_granted():
-    """A command that is new in a file needs its place in the list."""
+def test_each_command_of_a_function_is_granted():
+    """Each command in our Lua files is on the list of granted commands."""
     called: set[str] = set()
     for path in Path(redis.__file__).with_name("lua").glob("*.lua"):
         text = path.read_text(encoding="utf-8")
@@ -131,7 +131,10 @@ def test_whatever_a_function_calls_is_granted():
 async def test_a_user_with_that_line_finds_a_letter_by_its_first_characters(
     server: Valkey, without: str
 ):
-    """Also one that an earlier version kept without an index; each of these rights is needed."""
+    """The documented rights suffice to find a letter by its first characters.
+
+    An earlier version kept letters without an index. Each of the rights is needed.
+    """
     ask(parse_url(server.url), ["HSET", KEYS.letter_places, "abcdef01", "1-0", "fedcba10", "2-0"])
     url = user(server, *acl_rules(KEYS), *([f"-{without}"] if without else []))
     errors = (AuthorizationError, RightsMissing)

@@ -25,7 +25,7 @@ from vibetuner.tasks.worker import TaskWorker, using_worker
 async def test_tasks_letters_and_events_work(
     stand_in: Callable[..., Path], tmp_path: Path, running: Running, without: str
 ):
-    """Enqueued, durably too, delayed, aborted, failed, retried; and an event is sent."""
+    """With the documented rights, tasks, dead letters and events work, and none is denied."""
     stand_in()
     with Valkey(tmp_path) as valkey:
         keys = Keys(valkey.settings.redis_key_prefix)

@@ -1,4 +1,4 @@
-"""REDIS_URL: one reader, for everything that can be meant."""
+"""The reader of REDIS_URL, for everything that can be meant."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from vibetuner.redis.url import Address, Cluster, Sentinels, Tls, parse_url
 
 @pytest.mark.parametrize("letter", [*string.printable, "ß", "\N{SNOWMAN}"])
 def test_every_character_can_stand_in_a_password(letter: str):
-    """Encoded, before the host or as an option; in a name and in a path too."""
+    """Every character can be part of a password, a name and a path, if it is encoded."""
     word = f"a{letter}b"
     coded = quote(word, safe="")
     assert parse_url(f"redis://ann:{coded}@h").password == word
@@ -26,7 +26,7 @@ def test_every_character_can_stand_in_a_password(letter: str):
 
 @pytest.mark.parametrize("letter", sorted(set(string.printable) - set("/?#%")))
 def test_only_four_characters_must_be_encoded(letter: str):
-    """An ``@`` and a ``:`` are told apart by where they stand."""
+    """Only four characters must be encoded; an ``@`` or a ``:`` is recognized by its place."""
     found = parse_url(f"redis://ann:a{letter}b@h:7")
     assert (found.password, found.host, found.port) == (f"a{letter}b", "h", 7)
 
@@ -74,7 +74,7 @@ def test_only_four_characters_must_be_encoded(letter: str):
     ],
 )
 def test_what_a_url_means(url: str, address: Address):
-    """Servers, sockets, databases, users, TLS."""
+    """A URL is read into servers, sockets, databases, users and TLS."""
     assert parse_url(url) == address
 
 
@@ -148,7 +148,7 @@ def test_what_a_url_means(url: str, address: Address):
     ],
 )
 def test_what_cannot_be_meant_is_one_line(url: str, words: str):
-    """The line has the fault, its place and the cure; not a piece of a password."""
+    """A URL that can't be meant is one line with fault and cure, and no part of a password."""
     with pytest.raises(SettingsError, match=f"^REDIS_(URL|KEY_PREFIX)=.*{words}") as caught:
         parse_url(url)
     assert "\n" not in str(caught.value)
@@ -157,7 +157,7 @@ def test_what_cannot_be_meant_is_one_line(url: str, words: str):
 
 
 def test_an_address_shows_no_password():
-    """Neither in words nor in a traceback."""
+    """An address shows no password, neither as a text nor as a repr."""
     address = parse_url("redis://ann:hunter2@[::1]/3")
     assert str(address) == "[::1]:6379"
     assert "hunter2" not in repr(address)
@@ -167,7 +167,10 @@ def test_an_address_shows_no_password():
 
 
 def test_most_sentinels_are_believed():
-    """One that was away for a while may still name the primary of then."""
+    """The primary is the one that most Sentinels name.
+
+    One that was away for a while may still name the primary of then.
+    """
     address = parse_url("redis+sentinel://a,b,c/shop/3")
     old, new = [b"10.0.0.1", b"6379"], ["10.0.0.2", "6380"]
     watchers = [Address(host=name) for name in "abcd"]
@@ -179,7 +182,10 @@ def test_most_sentinels_are_believed():
 
 
 def test_nodes_of_a_cluster_are_read_from_their_answers():
-    """The primary of the slot that the hash tag decides on; other nodes for when these are gone."""
+    """The primary of the prefix's slot is read from the nodes' answers.
+
+    Other nodes are remembered for when the named ones are gone.
+    """
     address = parse_url("rediss+cluster://ann:x%2Fy@a:1,[::1]", "{shop}:")
     assert address.cluster == Cluster(hosts=(("a", 1), ("::1", 6379)), prefix="{shop}:")
     one, two = address.watchers()
@@ -204,13 +210,13 @@ def test_nodes_of_a_cluster_are_read_from_their_answers():
     ("prefix", "slot"), [("{shop}:", 3808), ("a{own}b:", 11260), ("{foo}:", 12182)]
 )
 def test_a_hash_tag_decides_on_the_slot(prefix: str, slot: int):
-    """As on the servers, which tell with CLUSTER KEYSLOT."""
+    """The prefix's hash tag decides on the slot, as the servers' CLUSTER KEYSLOT reports it."""
     assert Cluster(hosts=(), prefix=prefix).slot == slot
 
 
 @pytest.mark.parametrize("prefix", ["shop:", "{}shop:", "{shop:"])
 def test_a_prefix_without_a_hash_tag_is_one_line(prefix: str):
-    """The cure keeps the name."""
+    """A prefix without a hash tag is one line, and the cure keeps its name."""
     with pytest.raises(SettingsError, match=r"no hash tag.*Write  REDIS_KEY_PREFIX=\{shop\}$"):
         parse_url("redis+cluster://h", prefix)
 
@@ -219,7 +225,7 @@ def test_a_prefix_without_a_hash_tag_is_one_line(prefix: str):
     ("option", "name"), [("ca_certs", "ssl_ca_certs"), ("certfile", "ssl_certfile")]
 )
 def test_a_file_that_is_missing_is_named(option: str, name: str):
-    """The error names the option of REDIS_URL and the file."""
+    """A TLS file that is missing is named, with the option of REDIS_URL."""
     with pytest.raises(OSError, match=f"{name}=/nowhere.pem.* can't be used: No such file"):
         Tls(**{option: "/nowhere.pem"}).context()
 
@@ -234,6 +240,6 @@ def test_a_file_that_is_missing_is_named(option: str, name: str):
     ],
 )
 def test_whom_a_connection_trusts(tls: Tls, mode: ssl.VerifyMode, checks: bool):
-    """A certificate of the host's own, unless less is asked for."""
+    """A connection trusts only the host's own certificate, unless less is asked for."""
     context = tls.context()
     assert (context.verify_mode, context.check_hostname) == (mode, checks)

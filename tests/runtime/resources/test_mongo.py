@@ -1,4 +1,4 @@
-"""MongoDB and Beanie's documents."""
+"""MongoDB, and Beanie's documents."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ APP = VibetunerApp()
 
 
 async def test_a_user_is_found_by_id_and_unique_by_address(settings: Settings):
-    """The address is kept in lower case, so that nobody signs up twice."""
+    """A user is found by id; an address is stored in lower case, and a second one is refused."""
     async with open_mongo(settings, APP) as database:
         ann = await UserModel(email="Ann@Example.com", name="Ann").insert()
 
@@ -35,13 +35,13 @@ async def test_a_user_is_found_by_id_and_unique_by_address(settings: Settings):
 
 
 def test_a_user_without_a_real_address_is_refused():
-    """Before anything is stored."""
+    """A user without a valid address is refused before anything is stored."""
     with pytest.raises(ValidationError):
         UserModel.model_validate({"email": "nobody"})
 
 
 async def test_the_projects_documents_get_their_indexes(settings: Settings):
-    """Those that tune.py lists."""
+    """The documents that tune.py lists get their indexes."""
 
     class Receipt(Document):
         number: Indexed(int, unique=True)  # type: ignore[valid-type]
@@ -63,7 +63,7 @@ async def test_the_projects_documents_get_their_indexes(settings: Settings):
 async def test_the_database_is_named_by_the_url_or_by_the_project(
     servers: Lease, path: str, prefix: str, name: str
 ):
-    """A key may hold a dot or a colon, a database's name may not."""
+    """The database has the name in the URL, or the key prefix with dots and colons replaced."""
     base, _, query = servers.urls["mongodb"].partition("?")
     settings = Settings(mongodb_url=f"{base}{path}?{query}", redis_key_prefix=prefix)
 
@@ -83,14 +83,14 @@ async def test_the_database_is_named_by_the_url_or_by_the_project(
     ],
 )
 async def test_a_malformed_url_is_one_line(url: str):
-    """A password with special characters must be percent-encoded, as the reason says."""
+    """A malformed URL is one line, which shows no password."""
     with pytest.raises(ServiceUnavailable, match="MongoDB at .* can't be used: ") as caught:
         await check(Settings(mongodb_url=url))
     assert "ter2" not in str(caught.value)
 
 
 async def test_a_refused_password_is_one_line_everywhere(settings: Settings):
-    """Opening the database and checking it give the same line."""
+    """A refused password is the same line when the database is opened and when it is checked."""
     url = (settings.mongodb_url or "").replace("://", "://ann:wrong@")
     own = settings.model_copy(update={"mongodb_url": url})
     for act in (open_mongo(own, APP).__aenter__, lambda: check(own)):

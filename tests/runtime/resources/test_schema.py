@@ -24,7 +24,7 @@ class Berth(SQLModel, table=True):
 
 
 async def test_a_time_comes_back_in_utc(settings: Settings):
-    """Whatever its zone was; without one it is refused, and nothing stays nothing."""
+    """A time is stored and read in UTC; one without a zone is refused, and None stays None."""
     await create_schema(settings, [Berth])
     there = datetime(2026, 5, 1, 12, tzinfo=timezone(timedelta(hours=2)))
     async with open_sql(settings):
@@ -41,7 +41,7 @@ async def test_a_time_comes_back_in_utc(settings: Settings):
 
 
 async def test_differences_that_break_statements_are_named(settings: Settings):
-    """A missing table or column, or one that must have a value; another column is none."""
+    """A missing table or column is named, and an extra column only if it must have a value."""
     assert await find_differences(settings, []) == []
     assert await find_differences(settings, [Berth]) == ["table berth is missing"]
     async with open_sql(settings):
@@ -58,14 +58,14 @@ async def test_differences_that_break_statements_are_named(settings: Settings):
 
 @pytest.fixture
 def broken(settings: Settings, tmp_path: Path) -> Settings:
-    """A file that is no database."""
+    """Return settings with a file that is no database."""
     file = tmp_path / "broken.db"
     file.write_bytes(b"no database at all" * 100)
     return settings.model_copy(update={"database_url": f"sqlite+aiosqlite:///{file}"})
 
 
 async def test_tables_that_cannot_be_read_are_one_line(broken: Settings, refused_by_sqlite: None):
-    """Of the database's own error; readiness has the same."""
+    """Tables that can't be read are one line with the database's error, as in readiness."""
     with pytest.raises(ServiceUnavailable) as caught:
         await find_differences(broken, [Berth])
     [probe] = await probe_tables(broken, [Berth])
@@ -74,14 +74,14 @@ async def test_tables_that_cannot_be_read_are_one_line(broken: Settings, refused
 
 
 async def test_a_comparison_has_a_time_limit(settings: Settings):
-    """With no time at all, the answer is that there is none."""
+    """A comparison that exceeds its time limit is reported as no answer."""
     [probe] = await probe_tables(settings, [Berth], seconds=0)
     assert probe.problem == "SQL tables: no answer within 0 s. Look at the database's load"
     assert await probe_tables(settings, []) == []
 
 
 def test_migrations_are_known_by_their_environment(stand_in):
-    """It is Alembic's own file."""
+    """A project has migrations if Alembic's env.py is in its folder."""
     root = stand_in()
     assert has_migrations(project_info()) is False
     folder = root / "src" / project_info().package / "migrations"

@@ -36,7 +36,7 @@ MODELS = [Shelf, Book]
 
 @pytest.fixture
 async def ready(settings: Settings) -> Settings:
-    """Settings whose database has the tables."""
+    """Return settings whose database has the tables."""
     assert await create_schema(settings, MODELS) == ["shelf", "book"]
     return settings
 
@@ -47,7 +47,7 @@ async def names() -> list[str]:
 
 
 async def test_the_schema_is_made_where_it_is_missing(settings: Settings):
-    """Its tables are named; a second time there is nothing to do."""
+    """`create_schema` creates the missing tables and returns their names."""
     assert await create_schema(settings, [Shelf]) == ["shelf"]
     assert await create_schema(settings, MODELS) == ["book"]
     assert await create_schema(settings, MODELS) == []
@@ -55,7 +55,7 @@ async def test_the_schema_is_made_where_it_is_missing(settings: Settings):
 
 
 async def test_a_model_that_is_no_table_is_named(settings: Settings):
-    """``table=True`` is forgotten easily."""
+    """A model without ``table=True`` is refused with its declaration."""
 
     class Plain(SQLModel):
         name: str
@@ -65,7 +65,7 @@ async def test_a_model_that_is_no_table_is_named(settings: Settings):
 
 
 async def test_what_is_not_committed_is_rolled_back(ready: Settings):
-    """Also when the block ends with an exception."""
+    """A session rolls back what it has not committed, even if its block raises."""
     async with open_sql(ready):
         async with open_session() as session:
             session.add(Shelf(name="kept"))
@@ -83,7 +83,7 @@ async def test_what_is_not_committed_is_rolled_back(ready: Settings):
 
 
 async def test_an_object_can_be_read_after_its_commit(ready: Settings):
-    """Nothing is loaded behind one's back, which asynchronous code could not do."""
+    """An object can be read after its commit, as no attribute is loaded lazily."""
     async with open_sql(ready):
         async with open_session() as session:
             shelf = Shelf(name="novels")
@@ -94,7 +94,7 @@ async def test_an_object_can_be_read_after_its_commit(ready: Settings):
 
 
 async def test_a_route_gets_a_session_as_a_dependency(ready: Settings):
-    """Closed when the request ends."""
+    """A session as a dependency of a route is closed when the request ends."""
     app = FastAPI()
 
     @app.get("/")
@@ -110,7 +110,7 @@ async def test_a_route_gets_a_session_as_a_dependency(ready: Settings):
 
 
 async def test_many_may_write_to_one_file(ready: Settings):
-    """Web and worker do: a writer waits for its turn instead of failing."""
+    """Twenty concurrent writers to one SQLite file wait for their turns, and none fails."""
     async with open_sql(ready):
 
         async def write(number: int) -> None:
@@ -125,8 +125,8 @@ async def test_many_may_write_to_one_file(ready: Settings):
         assert await names() == [f"{number:02}" for number in range(20)]
 
 
-async def test_sqlite_holds_to_the_rules(ready: Settings):
-    """Foreign keys count, and readers are not blocked: neither is SQLite's default."""
+async def test_sqlite_enforces_foreign_keys_and_uses_wal(ready: Settings):
+    """SQLite enforces foreign keys and uses WAL, neither of which is its default."""
     async with open_sql(ready) as engine:
         async with engine.connect() as connection:
             assert (await connection.execute(text("PRAGMA journal_mode"))).scalar() == "wal"
@@ -137,7 +137,7 @@ async def test_sqlite_holds_to_the_rules(ready: Settings):
 
 
 async def test_the_folder_of_the_file_is_made(tmp_path: Path):
-    """``.vibetuner/`` is not there before the first start."""
+    """The folder of a SQLite file is created."""
     file = tmp_path / "deep" / "down" / "app.db"
 
     await check(Settings(database_url=f"sqlite:///{file}"))
@@ -146,7 +146,7 @@ async def test_the_folder_of_the_file_is_made(tmp_path: Path):
 
 
 async def test_a_database_in_memory_is_one_for_all_sessions():
-    """For the length of the block."""
+    """A database in memory is shared by all sessions of the block."""
     settings = Settings(database_url="sqlite://")
     async with open_sql(settings) as engine:
         async with engine.begin() as connection:
@@ -156,7 +156,7 @@ async def test_a_database_in_memory_is_one_for_all_sessions():
 
 
 async def test_without_a_url_or_a_lifespan_the_cure_is_named(fresh: None):
-    """In the words of .env."""
+    """Without DATABASE_URL, the check and a session fail with the line to add."""
     with pytest.raises(NotConfigured, match="DATABASE_URL=sqlite"):
         await check(Settings())
     with pytest.raises(NotConfigured, match="DATABASE_URL=sqlite"):
@@ -175,7 +175,7 @@ async def test_without_a_url_or_a_lifespan_the_cure_is_named(fresh: None):
 async def test_a_database_that_cannot_be_used_is_one_line(
     refused_by_sqlite: None, url: str, words: str
 ):
-    """With the reason, and without the password."""
+    """A database that can't be used is one line with the reason and without the password."""
     for opening in (check(Settings(database_url=url)), open_once(Settings(database_url=url))):
         with pytest.raises(ServiceUnavailable, match=rf"can't be used: .*{words}") as caught:
             await opening
@@ -192,7 +192,7 @@ async def open_once(settings: Settings) -> None:
 async def test_a_driver_that_is_not_installed_is_named_with_the_cure(
     monkeypatch: pytest.MonkeyPatch,
 ):
-    """Most projects never need it, so it is an extra."""
+    """A missing driver, which is an extra, is named with the command that adds it."""
     monkeypatch.setitem(sys.modules, "asyncpg", None)
     with pytest.raises(
         ServiceUnavailable, match=r"asyncpg is not installed\. Run:  uv add asyncpg$"
@@ -201,7 +201,7 @@ async def test_a_driver_that_is_not_installed_is_named_with_the_cure(
 
 
 async def test_postgresql_is_used_like_sqlite(postgres: str):
-    """The same calls, with the driver of the extra."""
+    """PostgreSQL is used by the same calls as SQLite."""
     settings = Settings(database_url=postgres.replace("+asyncpg", ""))
     assert await create_schema(settings, MODELS) == ["shelf", "book"]
     async with open_sql(settings):

@@ -1,4 +1,4 @@
-"""The engine's pool, and what a cancellation may not interrupt."""
+"""The engine's pool, and work that a cancellation must not interrupt."""
 
 from __future__ import annotations
 
@@ -18,7 +18,10 @@ from vibetuner.resources.sql_engine import finish, make_engine
 
 
 def test_the_pool_has_a_connection_for_every_slot_of_the_worker(tmp_path: Path):
-    """As many again are opened under load; DATABASE_POOL_SIZE wins."""
+    """The pool has a connection for each of the worker's slots, or DATABASE_POOL_SIZE.
+
+    Under load, as many more are opened.
+    """
     url = f"sqlite:///{tmp_path}/pool.db"
     slots = make_engine(Settings(database_url=url, worker_concurrency=40)).pool
     own = make_engine(Settings(database_url=url, worker_concurrency=40, database_pool_size=3)).pool
@@ -26,7 +29,10 @@ def test_the_pool_has_a_connection_for_every_slot_of_the_worker(tmp_path: Path):
 
 
 async def test_every_task_may_open_a_second_session_in_its_first(tmp_path: Path):
-    """With fewer connections, tasks that all wait for their second would stand still."""
+    """Each task in a slot may open a second session inside its first.
+
+    With fewer connections, tasks that all wait for their second would deadlock.
+    """
     slots = 8
     settings = Settings(database_url=f"sqlite:///{tmp_path}/pool.db", worker_concurrency=slots)
     gate = asyncio.Barrier(slots)
@@ -45,8 +51,8 @@ async def test_every_task_may_open_a_second_session_in_its_first(tmp_path: Path)
         assert engine.pool.checkedout() == 0
 
 
-async def test_an_exhausted_pool_says_so_with_the_cure(tmp_path: Path):
-    """Soon, with the figures of the settings, and it works again when a session is closed."""
+async def test_an_exhausted_pool_is_an_error_with_the_cure(tmp_path: Path):
+    """An exhausted pool is an error with its figures and the cure, and later works again."""
     settings = Settings(
         database_url=f"sqlite:///{tmp_path}/pool.db",
         database_pool_size=2,
@@ -70,9 +76,9 @@ async def test_an_exhausted_pool_says_so_with_the_cure(tmp_path: Path):
 
 
 async def test_writers_of_sqlite_take_turns(tmp_path: Path):
-    """Each goes on when the one before has committed or rolled back, in the order that they came.
+    """Writers of SQLite take turns, in the order in which they came.
 
-    SQLite would have them sleep and try again, for seconds under load.
+    SQLite itself would let them sleep and try again, for seconds under load.
     """
     settings = Settings(database_url=f"sqlite:///{tmp_path}/turns.db", worker_concurrency=32)
     came: list[int] = []
@@ -105,7 +111,7 @@ async def test_writers_of_sqlite_take_turns(tmp_path: Path):
 
 
 async def test_a_writer_that_is_cancelled_gives_up_its_turn(tmp_path: Path):
-    """While it waits for it, and while it has it."""
+    """A writer that is cancelled leaves the queue, or ends its turn."""
     settings = Settings(database_url=f"sqlite:///{tmp_path}/turns.db")
     has_turn = asyncio.Event()
 
@@ -130,8 +136,11 @@ async def test_a_writer_that_is_cancelled_gives_up_its_turn(tmp_path: Path):
         assert (await asyncio.gather(first, second, return_exceptions=True)).count(None) == 0
 
 
-async def test_a_task_that_writes_in_two_sessions_is_told_so_by_sqlite(tmp_path: Path):
-    """It would wait for itself, and does not wait for its turn as well."""
+async def test_a_task_that_writes_in_two_sessions_gets_the_error_of_sqlite(tmp_path: Path):
+    """A task that writes in two sessions gets SQLite's error at once.
+
+    The second session would wait for the first, and does not wait for a turn as well.
+    """
     settings = Settings(database_url=f"sqlite:///{tmp_path}/turns.db")
     async with open_sql(settings) as engine:
         async with engine.begin() as connection:
@@ -145,7 +154,7 @@ async def test_a_task_that_writes_in_two_sessions_is_told_so_by_sqlite(tmp_path:
 
 
 async def test_work_is_finished_although_its_caller_is_cancelled():
-    """The caller hears of it afterwards, once for each time."""
+    """`finish` completes its work although its caller is cancelled, and then cancels the caller."""
     ended = []
     go = asyncio.Event()
 
@@ -169,7 +178,7 @@ async def test_work_is_finished_although_its_caller_is_cancelled():
 
 
 async def test_an_error_of_the_work_reaches_its_caller():
-    """As if it had been awaited."""
+    """`finish` raises the error of its work."""
 
     async def work() -> None:
         raise KeyError("lost")

@@ -1,4 +1,4 @@
-"""Which setting enables which resource."""
+"""The table of resources, and the setting that enables each."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from vibetuner.resources.table import RESOURCES
 
 
 async def test_each_resource_is_enabled_by_its_setting_and_can_be_checked(settings: Settings):
-    """One round trip to a real server each."""
+    """Each resource is enabled by its setting, and its check reaches a real server."""
     for resource in RESOURCES:
         assert resource.enabled(settings)
         await resource.check(settings)
 
 
 def test_nothing_is_enabled_by_itself(fresh: None):
-    """An app without outside systems is an app."""
+    """No resource is enabled by default."""
     assert not any(resource.enabled(Settings()) for resource in RESOURCES)
 
 
@@ -32,7 +32,7 @@ def test_nothing_is_enabled_by_itself(fresh: None):
 async def test_a_failed_check_names_its_resource(
     refused_by_sqlite: None, name: str, broken: dict[str, str]
 ):
-    """So that a person knows which of them to look at."""
+    """A failed check names its resource."""
     (resource,) = (one for one in RESOURCES if one.name == name)
     with pytest.raises(ServiceUnavailable, match=f"^{name} at "):
         await resource.check(Settings(**broken))

@@ -30,13 +30,13 @@ TASK = """
 
 @pytest.fixture
 def place(tmp_path: Path) -> Place:
-    """A project with a base page."""
+    """Return a project with a base page."""
     root = write_project(tmp_path, {"templates/base.html": BASE})
     return Place(root, "shop")
 
 
 def test_a_project_without_limits_gets_them_and_their_table(place: Place):
-    """The example has both; its own are used there."""
+    """A project without limits.py gets it with its table; one with the example uses its own."""
     check_auth(place)
     alone = draft_auth(place)
     write(place.root / "src/shop/limits.py", example_limits().replace("{{ package_name }}", "shop"))
@@ -47,7 +47,7 @@ def test_a_project_without_limits_gets_them_and_their_table(place: Place):
 
 
 def test_both_limits_are_the_same_code():
-    """The functions of the example and of the generator differ in nothing."""
+    """The functions of the generated limits equal those of the example."""
     ours, example = list_templates()["auth_limits.py.jinja"], example_limits()
     for part in ("async def use", "def client_of", "def mailbox_of", "async def _count"):
         assert function(part, ours) == function(part, example)
@@ -64,7 +64,7 @@ def test_both_limits_are_the_same_code():
     ],
 )
 def test_what_stands_in_the_way_is_named(place: Place, file: str, text: str, problem: str):
-    """Nothing is overwritten, and no second model or task of a name is made."""
+    """Each obstacle is named, and nothing is overwritten."""
     write(place.root / "src/shop" / file, text)
     with pytest.raises(CommandError, match=problem):
         (check_auth(place), draft_auth(place))
@@ -72,7 +72,10 @@ def test_what_stands_in_the_way_is_named(place: Place, file: str, text: str, pro
 
 @pytest.mark.parametrize("missing", ["mongodb_url", "database_url"])
 def test_people_and_sessions_need_their_databases(place: Place, missing: str):
-    """A project without .env was not started yet, and gets both with its first start."""
+    """Sign-in needs both databases, unless the project has no .env yet.
+
+    Such a project gets both with its first start.
+    """
     urls = {"mongodb_url": "embedded", "database_url": "sqlite+aiosqlite:///app.db"}
     check_databases(place, Settings(**urls | {missing: None}))
     write(place.root / ".env", "")
@@ -83,8 +86,8 @@ def test_people_and_sessions_need_their_databases(place: Place, missing: str):
         check_databases(place, Settings(**urls | {missing: None}))
 
 
-def test_sign_in_that_is_not_there_can_not_be_taken_back(place: Place):
-    """As with everything else that `destroy` removes."""
+def test_sign_in_that_is_not_there_can_not_be_removed(place: Place):
+    """Sign-in can be removed only if it exists, and then with all of its files."""
     with pytest.raises(CommandError, match="There is no sign-in"):
         draft_of_auth(place)
 
@@ -95,7 +98,7 @@ def test_sign_in_that_is_not_there_can_not_be_taken_back(place: Place):
 
 
 def test_passwords_need_their_library(place: Place, monkeypatch: pytest.MonkeyPatch):
-    """Other models of the project are no hindrance."""
+    """Sign-in needs argon2-cffi, and accepts other models of the project."""
     write(place.root / "src/shop/people.py", ACCOUNT.replace("Account", "Person"))
     check_auth(place)
 

@@ -1,4 +1,4 @@
-"""Several files at once, or none of them."""
+"""Changes of several files: all of them, or none."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from vibetuner.scaffold.changes import Change, apply_changes, diff
 
 
 def test_everything_is_written(tmp_path: Path):
-    """New files with their folders, new contents, and what goes is gone with its empty folder."""
+    """New files, new contents and removals are applied, with folders made and removed."""
     (tmp_path / "tune.py").write_bytes(b"old\r\n")
     (tmp_path / "gone").mkdir()
     (tmp_path / "gone" / "a.py").write_bytes(b"a")
@@ -35,7 +35,7 @@ def test_everything_is_written(tmp_path: Path):
 
 @pytest.mark.parametrize("broken", [0, 1, 2, 3])
 def test_when_one_can_not_be_written_none_is(tmp_path: Path, broken: int):
-    """A folder stands where a file should be: at whichever place, all is as it was."""
+    """If one file can't be written, at any place in the list, no file is changed."""
     (tmp_path / "tune.py").write_bytes(b"old")
     (tmp_path / "old.py").write_bytes(b"old")
     (tmp_path / "taken").mkdir()
@@ -54,8 +54,8 @@ def test_when_one_can_not_be_written_none_is(tmp_path: Path, broken: int):
     assert not (tmp_path / "deep").exists()
 
 
-def test_when_the_last_one_fails_the_first_ones_are_taken_back(tmp_path: Path):
-    """Everything was written beside its place, and renamed; then one can't be removed twice."""
+def test_when_the_last_one_fails_the_first_ones_are_undone(tmp_path: Path):
+    """If the last change fails, the earlier ones are undone, with the files' modes."""
     (tmp_path / "tune.py").write_bytes(b"old")
     (tmp_path / "tune.py").chmod(0o640)
     (tmp_path / "old.py").write_bytes(b"old")
@@ -76,7 +76,7 @@ def test_when_the_last_one_fails_the_first_ones_are_taken_back(tmp_path: Path):
 
 
 def test_a_file_that_has_changed_in_the_meantime_is_not_overwritten(tmp_path: Path):
-    """An editor has saved between the reading and the writing."""
+    """A file that has changed since it was read is not overwritten."""
     (tmp_path / "tune.py").write_bytes(b"newer")
     with pytest.raises(CommandError, match="changed in the meantime"):
         apply_changes(
@@ -90,7 +90,7 @@ def test_a_file_that_has_changed_in_the_meantime_is_not_overwritten(tmp_path: Pa
 
 
 def test_a_link_stays_a_link_and_a_mode_a_mode(tmp_path: Path):
-    """tune.py may be one that is shared."""
+    """A link stays a link, and a file keeps its mode."""
     (tmp_path / "real.py").write_bytes(b"old")
     (tmp_path / "real.py").chmod(0o755)
     (tmp_path / "tune.py").symlink_to("real.py")
@@ -102,7 +102,7 @@ def test_a_link_stays_a_link_and_a_mode_a_mode(tmp_path: Path):
 
 
 def test_ctrl_c_waits_until_all_is_written(tmp_path: Path):
-    """It comes while files are written, and is heard right after."""
+    """Ctrl-C during the changes takes effect after all of them, or before the first one."""
     changes = [Change(tmp_path / f"{n}.py", None, b"x" * 2_000_000) for n in range(40)]
     timer = threading.Timer(0.01, os.kill, (os.getpid(), signal.SIGINT))
     timer.start()
@@ -115,8 +115,8 @@ def test_ctrl_c_waits_until_all_is_written(tmp_path: Path):
     assert len(snapshot(tmp_path)) in {0, 40}
 
 
-def test_a_thread_writes_without_a_look_at_signals(tmp_path: Path):
-    """Only the main thread of a process may handle them."""
+def test_a_thread_writes_without_handling_signals(tmp_path: Path):
+    """Changes can be applied in a thread, which may not handle signals."""
     changes = [Change(tmp_path / "new.py", None, b"new")]
     thread = threading.Thread(target=apply_changes, args=[changes])
     thread.start()
@@ -126,7 +126,7 @@ def test_a_thread_writes_without_a_look_at_signals(tmp_path: Path):
 
 
 def test_a_folder_goes_with_the_cache_of_what_was_in_it(tmp_path: Path):
-    """But not with that of a module which is there."""
+    """A folder is removed with the bytecode of its last module, but not beside another module."""
     for folder, kept in (("gone", None), ("stays", "b.py")):
         cache = tmp_path / folder / "__pycache__"
         cache.mkdir(parents=True)
@@ -146,10 +146,10 @@ contents = st.one_of(st.none(), st.binary(max_size=8))
 
 @settings(deadline=None, max_examples=40)
 @given(st.lists(st.tuples(st.sampled_from("abc"), contents, contents), unique_by=lambda c: c[0]))
-def test_any_changes_are_made_and_can_be_turned_round(
+def test_any_changes_are_made_and_can_be_undone(
     tmp_path_factory: pytest.TempPathFactory, wanted: list[tuple[str, bytes | None, bytes | None]]
 ):
-    """Exchanging before and after restores the files."""
+    """Any changes can be applied, and undone by exchanging before and after."""
     folder = tmp_path_factory.mktemp("any")
     for name, before, _ in wanted:
         if before is not None:
@@ -166,7 +166,7 @@ def test_any_changes_are_made_and_can_be_turned_round(
 
 
 def test_a_diff_shows_new_changed_and_removed_files(tmp_path: Path):
-    """As `git diff` has it; a last line without its end is marked."""
+    """A diff shows new, changed and removed files as `git diff` does."""
     shown = diff(
         [
             Change(tmp_path / "new.py", None, b"new\n"),

@@ -30,13 +30,13 @@ pytestmark = pytest.mark.process  # ruff formats what is written
 
 @pytest.fixture
 def place(tmp_path: Path) -> Place:
-    """A project without migrations."""
+    """Return a project without migrations."""
     return Place(write_project(tmp_path / "project"), "shop")
 
 
 @pytest.fixture
 def migrated(place: Place) -> Place:
-    """A project with an Alembic environment, and no migration."""
+    """Return a project with an Alembic environment, and no migration."""
     create(place, draft_environment(place))
     return place
 
@@ -58,7 +58,7 @@ def revisions(place: Place) -> list[str]:
 
 
 def test_nothing_is_generated_for_a_test_that_nobody_wants(place: Place):
-    """All kinds, and each is removed although its test is not there."""
+    """Each kind is generated without a test, and removed without one."""
     name = Name(("billing",), "reports")
     before = snapshot(place)
     for draft, draft_of in (
@@ -86,7 +86,7 @@ def test_nothing_is_generated_for_a_test_that_nobody_wants(place: Place):
 
 
 def test_a_table_gets_a_migration_that_follows_the_last_one(migrated: Place):
-    """One for each table, in a line; a table that has one gets no second."""
+    """Each new table gets a migration that follows the last one, and no second migration."""
     fields = parse_fields(["number", "paid_at:datetime?"], document=False)
     create(migrated, draft_model(migrated, INVOICE, fields))
     order = draft_model(migrated, Name((), "order"), fields)
@@ -105,7 +105,7 @@ def test_a_table_gets_a_migration_that_follows_the_last_one(migrated: Place):
 
 
 def test_a_table_that_is_removed_keeps_its_migration(migrated: Place):
-    """A database may have the table; the next step is to drop it."""
+    """A model that is removed keeps its migration, and the next step drops the table."""
     create(migrated, draft_model(migrated, INVOICE, parse_fields([], document=False)))
     removal = plan_removal(migrated, draft_of_model(migrated, INVOICE))
     apply_changes(removal.changes)
@@ -116,7 +116,7 @@ def test_a_table_that_is_removed_keeps_its_migration(migrated: Place):
 
 
 def test_two_newest_revisions_must_be_joined_first(migrated: Place):
-    """A merge of both, written as Alembic does, is one newest again."""
+    """Two newest revisions must be joined before a model; a merge of Alembic joins them."""
     for name in ("a1", "b2"):
         text = f'revision: str = "{name}"\ndown_revision: str | None = None\n'
         write(migrated.root / VERSIONS / f"{name}.py", text)
@@ -133,7 +133,7 @@ def test_two_newest_revisions_must_be_joined_first(migrated: Place):
 
 @pytest.mark.parametrize("name", [INVOICE, Name(("billing",), "invoice")])
 def test_no_two_models_have_one_table(place: Place, name: Name):
-    """The one that has it is named, and so is a name that is free."""
+    """A table's name is refused if a model has it, with the model and a free name."""
     write(
         place.root / "src/shop/money.py",
         """
@@ -164,7 +164,7 @@ def test_no_two_models_have_one_table(place: Place, name: Name):
     ],
 )
 def test_a_field_that_can_not_be_is_refused(fields: list[str], words: str):
-    """Before anything is written."""
+    """A field that can't be is refused with the cure."""
     with pytest.raises(CommandError, match=re.escape(words)):
         parse_fields(fields, document=False)
 
@@ -173,7 +173,10 @@ def test_a_field_that_can_not_be_is_refused(fields: list[str], words: str):
 
 
 def test_the_options_of_a_task_exclude_each_other(place: Place):
-    """A file whose options do is none that was generated, and is kept as one that was changed."""
+    """Options that exclude each other are refused.
+
+    A file with such options was not generated, and counts as changed.
+    """
     with pytest.raises(CommandError, match="--progress is for somebody who watches"):
         TaskOptions(progress=True, sync=True)
 
@@ -189,7 +192,7 @@ def test_the_options_of_a_task_exclude_each_other(place: Place):
 
 
 def test_a_tune_that_is_no_text_is_named(place: Place):
-    """It was saved in another encoding; nothing is written."""
+    """A tune.py in another encoding is named as such."""
     place.tune.write_bytes("app = 'Böhm'".encode("latin-1"))
     draft = Draft(files={}, entries=(Entry("tasks", "shop.a", "a", ("a",)),))
     with pytest.raises(CommandError, match=r"tune\.py can't be edited: it is not UTF-8"):
@@ -197,14 +200,14 @@ def test_a_tune_that_is_no_text_is_named(place: Place):
 
 
 def test_a_folder_in_the_place_of_a_file_is_named(place: Place):
-    """It can't be read, and would not be overwritten."""
+    """A folder in the place of a file is named."""
     (place.root / "notes.txt").mkdir()
     with pytest.raises(CommandError, match=r"notes\.txt can't be read \(Is a directory\)"):
         plan_new(place, Draft(files={"notes.txt": "news"}))
 
 
 def test_broken_code_hides_no_other(place: Place):
-    """It is neither searched for tasks nor formatted."""
+    """A file with a syntax error is not searched for tasks or formatted, and hides no other."""
     write(place.root / "src/shop/broken.py", "def (")
     write(place.root / "src/shop/jobs.py", "@robust_task(name='nightly')\nasync def clean(): ...\n")
 

@@ -1,4 +1,4 @@
-"""One entry more in tune.py, one entry less, and every other byte as it was."""
+"""Edits of tune.py: one entry is added or removed, and every other byte stays."""
 
 from __future__ import annotations
 
@@ -212,7 +212,7 @@ CASES = {
 
 @pytest.fixture
 def place(tmp_path: Path) -> Place:
-    """A project whose ruff has no settings."""
+    """Return a project whose ruff has no settings."""
     return Place(write_project(tmp_path / "project"), "shop")
 
 
@@ -228,7 +228,7 @@ def edit(place: Place, text: str, plan: Callable[[Place, Draft], Plan]) -> str:
 @pytest.mark.process
 @pytest.mark.parametrize(("before", "after"), CASES.values(), ids=CASES)
 def test_an_entry_is_added_where_it_belongs(place: Place, before: str, after: str):
-    """The import where a sorter has it, the element at the end of the list; twice is once."""
+    """An entry's import is sorted in, and its element appended; a second edit changes nothing."""
     assert edit(place, clean(before), plan_new) == clean(after)
     assert edit(place, clean(after), plan_new) == clean(after)
 
@@ -240,13 +240,13 @@ def test_an_entry_is_added_where_it_belongs(place: Place, before: str, after: st
     ids=[name for name in CASES if "long" not in name and "comma" not in name],
 )
 def test_taking_out_undoes_adding(place: Place, before: str, after: str):
-    """But for what was too long for a line."""
+    """The removal of an entry restores the file, unless a line was too long."""
     assert edit(place, clean(after), plan_removal) == clean(before)
 
 
 @pytest.mark.process
 def test_a_file_that_is_not_formatted_keeps_its_form(place: Place):
-    """Its owner has another taste: nothing but the two lines changes."""
+    """A file that is not formatted keeps its form; only the entry's two lines change."""
     before = (
         "from vibetuner import VibetunerApp\nx = {  'a':1 }\napp = VibetunerApp( tasks = [ a ] )\n"
     )
@@ -259,7 +259,7 @@ def test_a_file_that_is_not_formatted_keeps_its_form(place: Place):
 
 
 def test_without_ruff_the_edit_is_as_it_was_made(place: Place, monkeypatch: pytest.MonkeyPatch):
-    """Valid, and for a person to format."""
+    """Without ruff, the edit is valid and not formatted."""
     monkeypatch.setenv("PATH", "")
     monkeypatch.setattr(sys, "executable", str(place.root / "python"))
     edited = edit(place, clean(CASES["an import from the same module"][0]), plan_new)
@@ -269,7 +269,7 @@ def test_without_ruff_the_edit_is_as_it_was_made(place: Place, monkeypatch: pyte
 
 
 def test_a_name_that_is_in_use_is_imported_as_another():
-    """Here a module of routes is called what the new task is called."""
+    """A name that is in use is imported under another name."""
     before = clean("""
         from vibetuner import VibetunerApp
 
@@ -288,7 +288,7 @@ def test_a_name_that_is_in_use_is_imported_as_another():
 @pytest.mark.parametrize("mark", ["", "\ufeff"])
 @pytest.mark.parametrize("end", ["", "NEWLINE"])
 def test_line_ends_marks_and_characters_stay(newline: str, mark: str, end: str):
-    """As an editor on another system has saved it."""
+    """Line ends, a byte order mark and special characters stay as they were."""
     lines = [
         "from vibetuner import VibetunerApp",
         "",
@@ -317,7 +317,7 @@ def test_line_ends_marks_and_characters_stay(newline: str, mark: str, end: str):
     ],
 )
 def test_what_can_not_be_edited_safely_is_left_with_the_lines_to_add(line: str, reason: str):
-    """A person does it, and is told what to write."""
+    """A file that can't be edited safely is refused in one line with the lines to add."""
     with pytest.raises(CommandError, match=reason) as refused:
         add_entry(f"from vibetuner import VibetunerApp\n{line}\n", REPORTS)
 
@@ -327,7 +327,7 @@ def test_what_can_not_be_edited_safely_is_left_with_the_lines_to_add(line: str, 
 
 
 def test_a_file_without_an_import_is_left_alone():
-    """Nobody knows where the first one would go."""
+    """A file without an import is refused, as the place of the first one is unknown."""
     with pytest.raises(CommandError, match="it has no import to stand beside"):
         add_entry("app = VibetunerApp()\n", REPORTS)
 
@@ -341,7 +341,7 @@ def test_a_file_without_an_import_is_left_alone():
     ],
 )
 def test_a_name_that_is_defined_is_in_use(taken: str, local: str):
-    """By a function, a class, or nobody."""
+    """A name that a function or a class of the file has is in use."""
     text = f"from vibetuner import VibetunerApp\n{taken}\napp = VibetunerApp()\n"
 
     assert f"tasks=[{local}]" in add_entry(text, REPORTS)
@@ -383,7 +383,7 @@ TAKEN_OUT = {
 
 @pytest.mark.parametrize(("before", "after"), TAKEN_OUT.values(), ids=TAKEN_OUT)
 def test_only_the_entry_is_taken_out(before: str, after: str):
-    """Whatever else there is."""
+    """Only the entry is removed, whatever is around it."""
     assert remove_entry(before, REPORTS) == after
 
 
@@ -397,7 +397,7 @@ def test_only_the_entry_is_taken_out(before: str, after: str):
 def test_what_can_not_be_taken_out_safely_is_left_with_the_parts_to_take_out(
     imported: str, listed: str, reason: str
 ):
-    """A person does it, and is told what."""
+    """An entry that can't be removed safely is refused with the parts to remove."""
     text = f"from shop.tasks.reports import {imported}\napp = VibetunerApp(tasks=[{listed}])\n"
     with pytest.raises(CommandError, match=f"{reason}. Take out by hand:  from shop.tasks.rep"):
         remove_entry(text, REPORTS)
@@ -408,7 +408,7 @@ names = st.from_regex(r"[a-z][a-z]{0,11}", fullmatch=True).map(lambda name: f"t_
 
 @given(st.lists(names, max_size=6, unique=True), names.map(lambda name: f"{name}_new"))
 def test_whatever_is_listed_the_edit_can_be_undone(listed: list[str], new: str):
-    """One import and one element more, and back to the same bytes."""
+    """An edit adds one import and one element to any list, and its removal restores the bytes."""
     imports = "".join(f"from shop.tasks.{name} import {name}\n" for name in listed)
     tasks = f"tasks=[{', '.join(listed)}]" if listed else ""
     text = f"from vibetuner import VibetunerApp\n{imports}\napp = VibetunerApp({tasks})\n"

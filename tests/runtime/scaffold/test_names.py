@@ -39,7 +39,7 @@ from vibetuner.scaffold.names import Name, parse_name, plural, snake
     ],
 )
 def test_a_name_is_taken_as_it_is_meant(typed: str, path: str):
-    """However it is spelled, and wherever its file is said to be."""
+    """A name is read in any spelling, with or without its folder and its suffix."""
     assert parse_name(typed, "task").path == path
 
 
@@ -75,7 +75,7 @@ def test_a_name_is_taken_as_it_is_meant(typed: str, path: str):
 def test_a_name_that_can_not_be_is_refused_with_one_that_can(
     typed: str, problem: str, suggestion: str | None
 ):
-    """One line: what is wrong, and what to type instead."""
+    """A name that can't be is refused in one line, with a name that can be."""
     with pytest.raises(CommandError, match=problem) as refused:
         parse_name(typed, "task", is_taken={"httpx2"}.__contains__)
 
@@ -95,14 +95,14 @@ def test_a_name_that_can_not_be_is_refused_with_one_that_can(
     ],
 )
 def test_a_name_that_makes_lines_too_long_is_refused(typed: str, suggestion: str):
-    """The project's own name stands in the same line, and can't be helped."""
+    """A name that makes lines too long, with the project's own name, is refused."""
     with pytest.raises(CommandError, match=f"20 characters are the most here. Try:  {suggestion}$"):
         parse_name(typed, "task", room=20)
 
 
 @given(st.text(max_size=60), st.sampled_from(["task", "route", "model"]))
 def test_every_text_is_a_name_or_refused_with_one(text: str, kind: str):
-    """A name can be imported and means itself; a refusal is one line and suggests such a name."""
+    """Any text is a name that can be imported, or is refused in one line with such a name."""
     try:
         name = parse_name(text, kind)
     except CommandError as refused:
@@ -121,7 +121,7 @@ def test_every_text_is_a_name_or_refused_with_one(text: str, kind: str):
 
 @given(st.from_regex(r"[a-z][a-z0-9]{0,8}(_[a-z][a-z0-9]{0,8}){0,3}", fullmatch=True))
 def test_every_spelling_of_a_name_means_the_same(words: str):
-    """Dashes, spaces and capitals are spellings."""
+    """A name with dashes, spaces or capitals equals that with underscores."""
     capitals = "".join(word.capitalize() for word in words.split("_"))
 
     assert snake(words.replace("_", "-")) == snake(words.replace("_", " ")) == words
@@ -132,7 +132,7 @@ def test_every_spelling_of_a_name_means_the_same(words: str):
 
 @pytest.mark.parametrize("word", ["order", "box", "city", "tax", "dish", "key"])
 def test_more_than_one_is_told_apart_from_one(word: str):
-    """A table is named after what it holds many of."""
+    """A plural differs from its singular, and is its own plural."""
     assert plural(word) != word
     assert plural(plural(word)) == plural(word)
 
@@ -145,13 +145,13 @@ def test_more_than_one_is_told_apart_from_one(word: str):
     ],
 )
 def test_a_plural_is_the_regular_one(word: str, words: str):
-    """A sibilant takes -es, and a word that ends with -s stays as it is."""
+    """A plural is regular: a sibilant takes -es, and a word that ends with -s stays."""
     assert plural(word) == words
 
 
 @pytest.mark.parametrize("typed", ["Field", "Document", "Database", "AsyncEngine"])
 def test_a_model_is_not_called_like_a_class_that_its_files_import(typed: str):
-    """Python ran the file, and mypy found nine errors in it."""
+    """A model is not named after a class that its files import."""
     with pytest.raises(
         CommandError, match=r"means something in the project already\. Try:  \w+_record"
     ):

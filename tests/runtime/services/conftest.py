@@ -1,4 +1,4 @@
-"""A small SMTP server that speaks enough of the protocol to be argued with."""
+"""A small SMTP server with enough of the protocol for refusals."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.doors import opened_door
 
 @dataclass
 class SmtpServer:
-    """A mail server whose answers can be set; it keeps all that it hears."""
+    """A mail server whose answers can be set, and which keeps all that it receives."""
 
     tls: ssl.SSLContext | None = None
     implicit_tls: bool = False
@@ -118,20 +118,20 @@ async def running(server: SmtpServer) -> AsyncIterator[SmtpServer]:
 
 @pytest.fixture
 async def smtp() -> AsyncIterator[SmtpServer]:
-    """A server on a free port that takes any mail."""
+    """Run a server on a free port that takes any mail."""
     async with running(SmtpServer()) as server:
         yield server
 
 
 @pytest.fixture
 def start_smtp():
-    """Start a server with answers of one's own: ``async with start_smtp(users=...) as server``."""
+    """Return a function for a server with its own answers: ``async with start_smtp(users=...)``."""
     return lambda **answers: running(SmtpServer(**answers))
 
 
 @pytest.fixture(scope="session")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A self-signed certificate for localhost, with its key in the same file."""
+    """Return a self-signed certificate for localhost, with its key in the same file."""
     path = tmp_path_factory.mktemp("tls") / "localhost.pem"
     command = [
         *("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1"),
@@ -158,6 +158,6 @@ def client_tls(certificate: Path) -> ssl.SSLContext:
 
 @pytest.fixture
 def elsewhere(tmp_path: Path) -> Iterator[Path]:
-    """An empty folder to stand in, so that nothing is kept in the repository."""
+    """Change into an empty folder, so that nothing is kept in the repository."""
     with contextlib.chdir(tmp_path):
         yield tmp_path

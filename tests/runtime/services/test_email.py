@@ -1,4 +1,4 @@
-"""send_email, as a task calls it."""
+"""The function send_email, as a task calls it."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ def settings(**values):
 
 
 def kept(folder) -> list[EmailMessage]:
-    """The messages in the project's outbox, oldest first."""
+    """Return the messages in the project's outbox, oldest first."""
     files = sorted((folder / ".vibetuner" / "outbox").iterdir())
     return [BytesParser(EmailMessage, policy=default).parsebytes(f.read_bytes()) for f in files]
 
 
 @pytest.mark.parametrize("environment", ["development", "test", "production"])
 async def test_a_server_that_is_named_gets_the_mail_everywhere(elsewhere, smtp, environment):
-    """SMTP_URL decides alone: a developer who sets it means it."""
+    """A mail goes to the server in SMTP_URL, in every environment."""
     url = f"smtp://127.0.0.1:{smtp.port}"
     with settings(environment=environment, smtp_url=url, mail_from="Shop <shop@example.com>"):
         await send_email(**WELCOME)
@@ -46,7 +46,7 @@ async def test_a_server_that_is_named_gets_the_mail_everywhere(elsewhere, smtp, 
 
 @pytest.mark.parametrize("environment", ["development", "test"])
 async def test_without_a_server_mail_is_kept_in_the_outbox(elsewhere, caplog, environment):
-    """One line in the log says to whom, about what, and where the message lies."""
+    """Without SMTP_URL, a mail is kept in the outbox, and a line in the log names its file."""
     with settings(environment=environment), caplog.at_level(logging.INFO):
         await send_email(**WELCOME)
     [message] = kept(elsewhere)
@@ -58,7 +58,7 @@ async def test_without_a_server_mail_is_kept_in_the_outbox(elsewhere, caplog, en
 
 
 async def test_the_outbox_keeps_the_order_of_sending(elsewhere):
-    """The names sort by time, and no message takes another's place."""
+    """The files in the outbox sort by the time of sending, and none replaces another."""
     with settings():
         for number in range(20):
             await send_email(**{**WELCOME, "subject": str(number)})
@@ -67,22 +67,22 @@ async def test_the_outbox_keeps_the_order_of_sending(elsewhere):
 
 @pytest.mark.parametrize(("debug", "printed"), [(True, "Hello\n"), (False, "")])
 async def test_debug_prints_what_the_mail_says(elsewhere, capsys, debug, printed):
-    """With DEBUG a developer reads the mail in the terminal."""
+    """DEBUG prints the text of a mail in the terminal."""
     with settings(debug=debug):
         await send_email(**WELCOME)
     assert capsys.readouterr().out == printed
 
 
 async def test_an_outbox_that_is_not_a_folder_is_one_line(elsewhere):
-    """The error names the place and what to do about it."""
+    """An outbox that is no folder is one line with its path and the cure."""
     (elsewhere / ".vibetuner").mkdir()
     (elsewhere / ".vibetuner" / "outbox").write_text("in the way")
     with settings(), pytest.raises(MailError, match=r"outbox can't be written to \(.+\)\. Make"):
         await send_email(**WELCOME)
 
 
-async def test_production_without_a_server_says_what_to_add(elsewhere):
-    """Nothing is kept silently where people wait for their mail."""
+async def test_production_without_a_server_names_the_line_to_add(elsewhere):
+    """Production without SMTP_URL is an error with the line to add, and keeps no mail."""
     with settings(environment="production"), pytest.raises(NotConfigured) as caught:
         await send_email(**WELCOME)
     assert str(caught.value) == (
@@ -90,15 +90,15 @@ async def test_production_without_a_server_says_what_to_add(elsewhere):
     )
 
 
-async def test_production_without_a_sender_says_what_to_add(elsewhere, smtp):
-    """A made-up sender would be refused, or worse, taken for spam."""
+async def test_production_without_a_sender_names_the_line_to_add(elsewhere, smtp):
+    """Production without MAIL_FROM is an error with the line to add."""
     values = {"environment": "production", "smtp_url": f"smtp://127.0.0.1:{smtp.port}"}
     with settings(**values), pytest.raises(NotConfigured, match=r"MAIL_FROM=team@example\.com"):
         await send_email(**WELCOME)
 
 
 async def test_development_sends_in_the_projects_name(elsewhere):
-    """Without MAIL_FROM the project's slug is the sender."""
+    """Without MAIL_FROM, the project's slug is the sender."""
     (elsewhere / "src" / "corner_shop").mkdir(parents=True)
     (elsewhere / "src" / "corner_shop" / "tune.py").touch()
     (elsewhere / "pyproject.toml").write_text('[project]\nname = "corner-shop"\n')
@@ -109,7 +109,7 @@ async def test_development_sends_in_the_projects_name(elsewhere):
 
 
 async def test_a_script_outside_any_project_can_send_too(elsewhere):
-    """Only the name of the sender is missing then."""
+    """Outside a project, a mail is kept, with vibetuner as the sender."""
     with settings():
         await send_email(**WELCOME)
     [message] = kept(elsewhere)
@@ -117,7 +117,7 @@ async def test_a_script_outside_any_project_can_send_too(elsewhere):
 
 
 async def test_sender_reply_to_and_text_can_be_given(elsewhere):
-    """The caller's words win over those that would be derived."""
+    """A given text, sender and reply address take precedence over the derived ones."""
     with settings(mail_from="shop@example.com"):
         await send_email(
             **WELCOME,
@@ -131,8 +131,8 @@ async def test_sender_reply_to_and_text_can_be_given(elsewhere):
     assert message.get_body(("plain",)).get_content().strip() == "In my own words"
 
 
-async def test_files_go_with_it(elsewhere):
-    """Read when the mail is sent; one that is gone keeps it from being sent."""
+async def test_files_are_attached(elsewhere):
+    """Attachments are read when the mail is sent; if one is missing, no mail is sent."""
     path = elsewhere / "terms.txt"
     path.write_text("our terms", "utf-8")
     await send_email(**WELCOME, attachments=[path])
@@ -144,13 +144,13 @@ async def test_files_go_with_it(elsewhere):
 
 
 async def test_a_malformed_sender_is_named_as_the_setting(elsewhere):
-    """The reader learns which variable to correct."""
+    """A malformed sender is refused with the name MAIL_FROM."""
     with settings(mail_from="shop@@example.com"), pytest.raises(MailError, match="MAIL_FROM"):
         await send_email(**WELCOME)
 
 
 async def test_a_server_that_is_down_is_unavailable(elsewhere):
-    """Connection refused: one line, without the password."""
+    """An unreachable server is one line, without the password."""
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         url = f"smtp://ann:hunter2@127.0.0.1:{unused.getsockname()[1]}"
@@ -162,7 +162,7 @@ async def test_a_server_that_is_down_is_unavailable(elsewhere):
 
 
 def test_an_unreadable_server_url_is_never_quoted(elsewhere):
-    """It holds a password, so the error only says what is expected."""
+    """A malformed SMTP_URL is refused without being quoted, as it may hold a password."""
     current = Settings(smtp_url="smtp://ann:hun/ter2@host")
     with pytest.raises(SettingsError, match="percent-encode") as caught:
         choose_mailer(current)
@@ -170,7 +170,7 @@ def test_an_unreadable_server_url_is_never_quoted(elsewhere):
 
 
 async def test_the_password_shows_in_no_repr(elsewhere):
-    """Mailers end up in logs and tracebacks."""
+    """The repr of a mailer shows no user and no password."""
     mailer: Mailer = choose_mailer(Settings(smtp_url="smtp://ann:hunter2@host"))
     assert "hunter2" not in repr(mailer)
     assert "ann" not in repr(mailer)

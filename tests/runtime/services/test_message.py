@@ -1,4 +1,4 @@
-"""The form of a message on the wire."""
+"""The form of a message as it is sent."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from vibetuner.services.message import compose, mailbox
 SMUGGLERS = st.sampled_from(
     [*"\r\n\0\t\v\f\x1b\x7f\x85\u2028\u2029\ud800", "=?utf-8?q?=0aBcc:_v@example.com?="]
 )
-# What people can be called: anything printable but the brackets that end a name.
+# Names of people: any printable characters but the brackets that end a name.
 PRINTABLE = st.characters(exclude_categories=("C", "Z"), include_characters=" ")
 NAMES = st.text(PRINTABLE.filter(lambda character: character not in "<>"), max_size=120).filter(
     lambda text: "=?" not in text
@@ -45,7 +45,7 @@ def received(sent: EmailMessage) -> EmailMessage:
 
 
 def test_a_message_has_both_parts_in_reading_order():
-    """Text first, HTML last: a reader shows the last it understands."""
+    """A message has its text first and its HTML last, as readers show the last part they know."""
     arrived = received(message(html_content="<p>Grüße</p>"))
     assert arrived.get_content_type() == "multipart/alternative"
     assert [part.get_content_type() for part in arrived.iter_parts()] == ["text/plain", "text/html"]
@@ -65,7 +65,7 @@ def test_a_message_has_both_parts_in_reading_order():
     ],
 )
 def test_a_file_arrives_as_it_was(name, kind):
-    """Its bytes, its name, and the type that its suffix stands for; the text is still found."""
+    """An attachment keeps its bytes and name, has the type of its suffix, and is no text part."""
     content = bytes(range(256)) + b"\r\n.\r\n"
     arrived = received(message(attachments=[(name, content), (name, b"")]))
     files = list(arrived.iter_attachments())
@@ -76,13 +76,13 @@ def test_a_file_arrives_as_it_was(name, kind):
 
 
 def test_a_file_of_a_name_that_breaks_a_line_is_refused():
-    """A name is a header too."""
+    """An attachment whose name holds a line break is refused."""
     with pytest.raises(MailError, match="attachments holds a line break"):
         message(attachments=[("a\r\nBcc: v@example.com.pdf", b"")])
 
 
-def test_a_message_tells_nothing_of_the_machine():
-    """Message-ID carries the sender's domain, the date is in UTC."""
+def test_a_message_shows_nothing_of_the_machine():
+    """A message shows nothing of the machine: its id has the sender's domain, its date is UTC."""
     arrived = received(message())
     assert re.fullmatch(r"<[^@]+@example\.com>", arrived["Message-ID"])
     assert socket.gethostname() not in str(arrived["Message-ID"])
@@ -92,7 +92,7 @@ def test_a_message_tells_nothing_of_the_machine():
 
 
 def test_only_seven_bits_and_short_lines_travel():
-    """Any server passes such a message on unchanged."""
+    """A message consists of short lines in ASCII, which any server passes on unchanged."""
     wire = message(subject="é" * 300, html_content="<p>" + "ü" * 5000 + "</p>").as_bytes()
     wire.decode("ascii")
     assert max(len(line) for line in wire.split(b"\r\n")) <= 998
@@ -102,7 +102,7 @@ def test_only_seven_bits_and_short_lines_travel():
 @given(st.text(PRINTABLE, max_size=200).filter(lambda text: "=?" not in text))
 @example("Ihre Bestellung ist unterwegs: 「ご注文」 🚚")
 def test_a_subject_arrives_as_it_was_written(subject):
-    """Whatever the script, however long."""
+    """A subject of any script and length arrives as it was written."""
     arrived = received(message(subject=subject))
     assert arrived["Subject"].strip() == subject.strip()
 
@@ -112,7 +112,7 @@ def test_a_subject_arrives_as_it_was_written(subject):
 @example('Dwayne "The Rock" Johnson')
 @example("Ann, bob@evil.example")
 def test_a_name_arrives_as_one_address(name):
-    """Neither a comma nor an @ in a name makes a second recipient."""
+    """A name, even with a comma or an @, makes only one recipient."""
     arrived = received(message(to_email=f"{name} <ann@example.com>"))
     assert [address.addr_spec for address in arrived["To"].addresses] == ["ann@example.com"]
 
@@ -126,7 +126,7 @@ def test_a_name_arrives_as_one_address(name):
 @example(field="subject", before="Hi", smuggler="\n", after="Bcc: victim@example.com")
 @example(field="to_email", before="ann@example.com", smuggler="\r\n", after="")
 def test_no_header_can_be_smuggled_in(field, before, smuggler, after):
-    """A line break or control character in any header is refused, encoded or not, in one line."""
+    """A line break or control character in any header, even encoded, is refused in one line."""
     with pytest.raises(MailError) as caught:
         message(**{field: before + smuggler + after})
     assert len(str(caught.value).splitlines()) == 1
@@ -144,7 +144,7 @@ def test_no_header_can_be_smuggled_in(field, before, smuggler, after):
     ).map("".join),
 )
 def test_whatever_is_passed_never_adds_a_header(field, value):
-    """Either the message is refused, or it has exactly the headers it always has."""
+    """Any value is refused, or makes a message with exactly the usual headers."""
     try:
         arrived = received(message(**{field: value}))
     except MailError:
@@ -163,7 +163,7 @@ def test_whatever_is_passed_never_adds_a_header(field, value):
     ],
 )
 def test_a_malformed_address_is_refused(address):
-    """The error names the field, and shows what an address looks like."""
+    """A malformed address is refused with its field and an example."""
     with pytest.raises(MailError, match=r"^Email: to_email is not an address: .+name@example\.com"):
         message(to_email=address)
 
@@ -181,12 +181,12 @@ def test_a_malformed_address_is_refused(address):
     ],
 )
 def test_an_address_may_carry_a_name(written, name, address):
-    """International domains travel in their ASCII form; local ones are fine."""
+    """An address may have a name, and an international domain becomes ASCII."""
     parsed = mailbox("to_email", written)
     assert (parsed.display_name, parsed.addr_spec) == (name, address)
 
 
 def test_half_a_character_in_the_content_is_refused():
-    """A lone surrogate can't be encoded, and is refused before anything is sent."""
+    """A lone surrogate in the content is refused, as it can't be encoded."""
     with pytest.raises(MailError, match="lone surrogate"):
         message(html_content="<p>\ud83d</p>")

@@ -1,4 +1,4 @@
-"""The text part, as people without HTML read it."""
+"""The text part of a mail, for people without HTML."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from vibetuner.services.plaintext import html_to_text
     ],
 )  # fmt: skip
 def test_markup_becomes_layout(html, text):
-    """Blocks are lines, lists have marks, whitespace is folded as a browser folds it."""
+    """Blocks become lines and lists get marks; whitespace is folded as by a browser."""
     assert html_to_text(html) == text
 
 
@@ -55,7 +55,7 @@ def test_markup_becomes_layout(html, text):
     ],
 )  # fmt: skip
 def test_a_link_says_where_it_leads(html, text):
-    """Unless its label has the address already, or it leads nowhere outside the page."""
+    """A link is followed by its address, unless its label has that or it stays on the page."""
     assert html_to_text(html) == text
 
 
@@ -71,12 +71,12 @@ def test_a_link_says_where_it_leads(html, text):
     ],
 )
 def test_what_nobody_sees_is_dropped(html):
-    """Heads, styles, scripts and comments aren't text."""
+    """Heads, styles, scripts and comments are left out."""
     assert html_to_text(html) == "Yes"
 
 
 def test_a_whole_mail_reads_well():
-    """The shape of a typical message, indented source and all."""
+    """A typical mail, whose source is indented, becomes readable text."""
     html = """
         <!doctype html>
         <html>
@@ -108,6 +108,6 @@ def test_a_whole_mail_reads_well():
 
 @given(st.text(st.sampled_from("<>/!-[]&;#=\"' abplitdrx\n") | st.characters(), max_size=200))
 def test_no_input_is_too_odd(html):
-    """Whatever comes in, some text comes out, without trailing space."""
+    """Any input becomes a text without trailing space."""
     lines = html_to_text(html).split("\n")
     assert all(line == line.rstrip() for line in lines)

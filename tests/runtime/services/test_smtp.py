@@ -1,4 +1,4 @@
-"""The SMTP mailer against a real server on a real socket."""
+"""The SMTP mailer, against a real server on a real socket."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def one_line(error) -> str:
 
 
 async def test_a_message_arrives_as_it_was_made(smtp):
-    """Byte for byte, from and to the addresses in it."""
+    """A message arrives byte for byte, with the addresses in it as its envelope."""
     sent = message(subject="Grüße aus 東京", html_content="<p>.</p>\n.\n..dots")
     await mailer(smtp).send(sent)
     assert smtp.raw == [sent.as_bytes()]
@@ -47,13 +47,13 @@ async def test_a_message_arrives_as_it_was_made(smtp):
 
 
 async def test_the_greeting_does_not_tell_this_machines_name(smtp):
-    """The sender's domain stands for us."""
+    """The greeting names the sender's domain, and not this machine."""
     await mailer(smtp).send(message())
     assert smtp.greeted_as == ["example.com"]
 
 
 async def test_a_percent_encoded_login_is_decoded(start_smtp):
-    """Keys often hold characters that a URL gives another meaning."""
+    """A user and a password that are percent-encoded in the URL are decoded."""
     async with start_smtp(users={"ann@shop": "p@ss/w:ö"}) as server:
         await mailer(server, "ann%40shop:p%40ss%2Fw%3A%C3%B6@").send(message())
     assert server.logins == [("ann@shop", "p@ss/w:ö")]
@@ -61,8 +61,8 @@ async def test_a_percent_encoded_login_is_decoded(start_smtp):
 
 
 @pytest.mark.parametrize("echo_login", [False, True])
-async def test_a_refused_login_says_which_setting_to_correct(start_smtp, echo_login):
-    """And never the password, even where the server repeats it in its answer."""
+async def test_a_refused_login_names_the_setting_to_correct(start_smtp, echo_login):
+    """A refused login names SMTP_URL, and never the password, even if the server repeats it."""
     async with start_smtp(users={"ann": "right"}, echo_login=echo_login) as server:
         with pytest.raises(MailError) as caught:
             await mailer(server, "ann:wrongpassword@").send(message())
@@ -74,7 +74,7 @@ async def test_a_refused_login_says_which_setting_to_correct(start_smtp, echo_lo
 
 
 async def test_starttls_is_used_when_offered(start_smtp, server_tls, client_tls):
-    """Login and message travel encrypted."""
+    """STARTTLS is used if the server offers it, for the login and the message."""
     async with start_smtp(tls=server_tls, users={"ann": "right"}) as server:
         await mailer(server, "ann:right@", tls=client_tls).send(message())
     assert server.encrypted == [True]
@@ -82,7 +82,7 @@ async def test_starttls_is_used_when_offered(start_smtp, server_tls, client_tls)
 
 
 async def test_smtps_is_encrypted_from_the_start(start_smtp, server_tls, client_tls):
-    """No plain word is exchanged."""
+    """smtps:// is encrypted from the start."""
     async with start_smtp(tls=server_tls, implicit_tls=True) as server:
         await mailer(server, scheme="smtps", tls=client_tls).send(message())
     assert server.encrypted == [True]
@@ -90,7 +90,7 @@ async def test_smtps_is_encrypted_from_the_start(start_smtp, server_tls, client_
 
 @pytest.mark.parametrize("implicit_tls", [False, True])
 async def test_an_unknown_certificate_is_not_trusted(start_smtp, server_tls, implicit_tls):
-    """Nothing is sent, and the error says what to look at."""
+    """A server with an untrusted certificate gets no message, and the error names the cure."""
     scheme = "smtps" if implicit_tls else "smtp"
     async with start_smtp(tls=server_tls, implicit_tls=implicit_tls) as server:
         with pytest.raises(MailError) as caught:
@@ -101,14 +101,17 @@ async def test_an_unknown_certificate_is_not_trusted(start_smtp, server_tls, imp
 
 
 async def test_starttls_can_be_switched_off(start_smtp, server_tls):
-    """For a server on a private network whose certificate nobody vouches for."""
+    """The option starttls=off sends a message without encryption, as on a private network."""
     async with start_smtp(tls=server_tls) as server:
         await mailer(server, options="?starttls=off").send(message())
     assert server.encrypted == [False]
 
 
 async def test_a_password_is_not_sent_over_an_open_line(start_smtp):
-    """Someone in the middle could have removed the server's offer of STARTTLS."""
+    """A password is not sent without encryption to another machine, unless starttls=off.
+
+    Someone in the middle could have removed the server's offer of STARTTLS.
+    """
     # Another spelling of loopback stands for a host far away.
     async with start_smtp(users={"ann": "right"}, host="127.0.0.2") as server:
         url = f"smtp://ann:right@127.0.0.2:{server.port}"
@@ -129,7 +132,7 @@ async def test_a_password_is_not_sent_over_an_open_line(start_smtp):
     ],
 )
 async def test_a_refusal_is_one_line_with_the_servers_words(start_smtp, refusal, says):
-    """The line has the server's words, and what to do."""
+    """A refusal is one line with the server's words and the cure."""
     async with start_smtp(refusals=refusal) as server:
         with pytest.raises(MailRefused) as caught:
             await mailer(server).send(message())
@@ -145,8 +148,8 @@ async def test_a_refusal_is_one_line_with_the_servers_words(start_smtp, refusal,
         ({"EHLO": "451 too busy", "HELO": "451 too busy"}, None),
     ],
 )
-async def test_a_passing_refusal_blames_nobody_and_names_its_time(start_smtp, refusal, wait):
-    """The address is right, and so are the settings: a task is tried again."""
+async def test_a_temporary_refusal_has_its_time_to_wait(start_smtp, refusal, wait):
+    """A temporary refusal has the server's time to wait, and blames no address or setting."""
     async with start_smtp(refusals=refusal) as server:
         with pytest.raises(MailError, match="does not take the message for now") as caught:
             await mailer(server).send(message())
@@ -159,7 +162,10 @@ async def test_a_passing_refusal_blames_nobody_and_names_its_time(start_smtp, re
     "answers", [{"silent": True}, {"greeting": "554 closed"}, {"greeting": "\x1b[31mno\x1b[0m"}]
 )
 async def test_a_server_that_does_not_answer_properly_is_unavailable(start_smtp, answers):
-    """The limit is the URL's; control characters do not reach a terminal."""
+    """A server without a proper answer is unavailable after the URL's timeout.
+
+    Control characters of its greeting don't reach a terminal.
+    """
     async with start_smtp(**answers) as server:
         with pytest.raises(ServiceUnavailable, match="does not answer") as caught:
             await mailer(server, options="?timeout=0.3").send(message())
@@ -176,7 +182,7 @@ async def test_a_server_that_does_not_answer_properly_is_unavailable(start_smtp,
     ],
 )
 def test_a_url_has_sensible_defaults(url, port, encryption):
-    """The ports are those of mail submission."""
+    """A URL without a port has that of mail submission."""
     server = SmtpServer.from_url(url)
     assert (server.port, server.encryption, server.timeout) == (port, encryption, 30)
 
@@ -194,7 +200,7 @@ def test_a_url_has_sensible_defaults(url, port, encryption):
     ],
 )
 def test_an_unreadable_url_is_refused_without_being_quoted(url):
-    """It may hold a password in any place."""
+    """A malformed URL is refused without being quoted, as any part may hold a password."""
     with pytest.raises(SettingsError, match=r"^SMTP_URL: expected smtp://") as caught:
         SmtpServer.from_url(url)
     assert "secret" not in one_line(caught)

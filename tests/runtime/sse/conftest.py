@@ -84,13 +84,13 @@ Serve = Callable[..., AbstractContextManager[Site]]
 
 @pytest.fixture(scope="module")
 def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The project, on disk."""
+    """Write the project to disk."""
     return write_project(tmp_path_factory.mktemp("shop"), {"routes.py": ROUTES}, tune=TUNE)
 
 
 @pytest.fixture(scope="module")
 def serve(shop: Path, tmp_path_factory: pytest.TempPathFactory) -> Serve:
-    """``with serve(port=…, REDIS_URL=…) as site:`` runs one web process."""
+    """Return a function that runs a web process: ``with serve(port=…, REDIS_URL=…) as site:``."""
 
     @contextmanager
     def run(*, port: int | None = None, **environment: str) -> Iterator[Site]:
@@ -114,7 +114,7 @@ def serve(shop: Path, tmp_path_factory: pytest.TempPathFactory) -> Serve:
 
 @pytest.fixture(scope="module")
 def environment(servers: Lease) -> dict[str, str]:
-    """A Redis, with keys of the module's own."""
+    """Return the variables of a Redis, with keys of the module's own."""
     return {
         "REDIS_URL": servers.urls["redis"],
         "REDIS_KEY_PREFIX": f"test-{uuid4().hex[:12]}",
@@ -125,6 +125,6 @@ def environment(servers: Lease) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def two_sites(serve: Serve, environment: dict[str, str]) -> Iterator[tuple[Site, Site]]:
-    """Two web processes, as behind a balancer."""
+    """Run two web processes, as behind a balancer."""
     with serve(**environment) as one, serve(**environment) as two:
         yield one, two

@@ -1,4 +1,4 @@
-"""broadcast(): to every browser that listens, from any process."""
+"""The function broadcast(), which reaches every browser from any process."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from vibetuner.sse.hub import get_hub
 async def test_without_redis_only_this_process_is_reached(
     fresh: None, caplog: pytest.LogCaptureFixture
 ):
-    """One warning is logged, with the line to add; the ids rise all the same."""
+    """Without Redis, an event reaches this process only, and one warning names the line to add."""
     _warn_once.cache_clear()
     with using_settings(Settings(redis_url=None)), get_hub().serving():
         with get_hub().subscribe("news") as subscriber:
@@ -39,7 +39,7 @@ async def test_without_redis_only_this_process_is_reached(
 
 
 async def test_the_id_that_it_returns_is_that_of_the_stream(settings: Settings):
-    """The same in every process: with a connection of the process's, or one for the call."""
+    """broadcast() returns the id in the stream, with the process's connection or its own."""
     alone = await broadcast("news", "hello", "1")
     async with open_resource(settings, None):
         shared = await broadcast("news", "hello", ["two"])
@@ -67,7 +67,7 @@ async def test_how_much_is_kept_and_how_long_is_a_setting(settings: Settings):
 
 
 async def test_redis_that_is_down_is_one_line():
-    """A script that broadcasts learns it; nothing is swallowed."""
+    """An unreachable Redis is an error in one line, and isn't swallowed."""
     with using_settings(Settings(redis_url="redis://127.0.0.1:1")):
         with pytest.raises(ServiceUnavailable, match="Redis at .* can't be used") as caught:
             await broadcast("news", "hello")
@@ -76,13 +76,13 @@ async def test_redis_that_is_down_is_one_line():
 
 @pytest.mark.parametrize("data", [object(), {"a": {1, 2}}, [float("nan")]])
 async def test_data_that_cannot_be_sent_is_refused(data: object):
-    """Before anything is sent."""
+    """Data that is no JSON is refused before anything is sent."""
     with pytest.raises(ValueError, match="The event's data can't be sent: .*JSON"):
         await broadcast("news", "hello", data)
 
 
 async def test_half_a_character_is_sent_as_a_question_mark(settings: Settings):
-    """It has no bytes that Redis could keep."""
+    """A lone surrogate is sent as a question mark, as it has no bytes."""
     async with open_resource(settings, None) as client:
         await broadcast("news", "hello", "half \ud83d")
         [kept] = await client.xrange(f"{settings.redis_key_prefix}sse:news")

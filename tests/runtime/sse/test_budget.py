@@ -21,7 +21,10 @@ LIMITS = Settings(sse_streams=3, sse_streams_per_client=2)
 def test_a_client_holds_so_many_streams_and_gets_one_back_for_each_that_ends(
     caplog: pytest.LogCaptureFixture,
 ):
-    """Other clients are served; the log says it once a minute, however many are refused."""
+    """A client gets 429 beyond its limit, and a stream again for each that ends.
+
+    Other clients are served, and the log has one line a minute.
+    """
     budget = StreamBudget()
     with budget.admit("192.0.2.1", LIMITS):
         with budget.admit("192.0.2.1", LIMITS):
@@ -40,7 +43,7 @@ def test_a_client_holds_so_many_streams_and_gets_one_back_for_each_that_ends(
 
 
 def test_a_process_holds_so_many_streams_whoever_asks():
-    """A fourth is refused with 503, whatever its address."""
+    """A stream beyond the limit of the process gets 503, whatever its address."""
     budget = StreamBudget()
     with ExitStack() as stack:
         for number in range(3):
@@ -51,7 +54,10 @@ def test_a_process_holds_so_many_streams_whoever_asks():
 
 
 def test_a_network_of_ipv6_is_one_client_and_a_unix_socket_is_none():
-    """A visitor has 2^64 addresses there; behind a Unix socket nobody's address is known."""
+    """A network of IPv6 counts as one client, and a Unix socket as none.
+
+    One visitor has 2^64 addresses of IPv6.
+    """
     budget = StreamBudget()
     with budget.admit("2001:db8::1", LIMITS), budget.admit("2001:db8::2", LIMITS):
         with pytest.raises(TooManyStreams), budget.admit("2001:db8::3", LIMITS):
@@ -61,7 +67,10 @@ def test_a_network_of_ipv6_is_one_client_and_a_unix_socket_is_none():
 
 
 def test_zero_lifts_the_limit_of_a_client():
-    """It is for visitors that share the address of a proxy that is not trusted."""
+    """The limit zero allows any number of streams to a client.
+
+    Visitors may share the address of a proxy that is not trusted.
+    """
     limits = Settings(sse_streams=100, sse_streams_per_client=0)
     budget = StreamBudget()
     with ExitStack() as stack:
@@ -71,7 +80,7 @@ def test_zero_lifts_the_limit_of_a_client():
 
 
 def test_half_of_the_open_files_are_left_for_everything_else():
-    """Whatever SSE_STREAMS says, requests and databases need descriptors."""
+    """Event streams get at most half of the open files, whatever SSE_STREAMS is."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     assert most(Settings(sse_streams=10**6)) == min(10**6, soft // 2)
     assert most(Settings(sse_streams=1)) == 1
@@ -81,7 +90,10 @@ def test_half_of_the_open_files_are_left_for_everything_else():
 def test_a_client_that_opens_hundreds_of_streams_is_refused_and_others_are_served(
     serve, environment: dict[str, str]
 ):
-    """The answer says when to try again, the log one line, and health answers meanwhile."""
+    """A client with too many streams gets 429 with Retry-After, and others are served.
+
+    The log has one line for all refusals.
+    """
     limits = {"SSE_STREAMS_PER_CLIENT": "5", "SSE_STREAMS": "1000"}
     with serve(**environment, **limits) as site, ExitStack() as stack:
         for _ in range(5):
@@ -103,7 +115,7 @@ def test_a_client_that_opens_hundreds_of_streams_is_refused_and_others_are_serve
 @pytest.mark.slow
 @pytest.mark.skipif(not hasattr(resource, "prlimit"), reason="Linux alone limits another process")
 def test_few_descriptors_are_enough_for_an_honest_visitor(serve, environment: dict[str, str]):
-    """With 300 of them, 400 attempts of one client leave room for everybody else."""
+    """A process with 300 descriptors refuses 250 of 400 streams, and serves other requests."""
     with serve(**environment, SSE_STREAMS_PER_CLIENT="0") as site, ExitStack() as stack:
         pid = httpx2.get(f"{site.url}/inside", timeout=30).json()["pid"]
         resource.prlimit(pid, resource.RLIMIT_NOFILE, (300, 300))
@@ -114,8 +126,8 @@ def test_few_descriptors_are_enough_for_an_honest_visitor(serve, environment: di
 
 
 @pytest.mark.slow
-def test_a_process_that_serves_all_it_can_says_so(serve, environment: dict[str, str]):
-    """503, and everything that is no stream goes on."""
+def test_a_process_at_its_limit_of_streams_answers_503(serve, environment: dict[str, str]):
+    """A process at its limit of streams answers 503 with Retry-After, and serves other requests."""
     with serve(**environment, SSE_STREAMS="3") as site, ExitStack() as stack:
         for _ in range(3):
             stack.enter_context(opened(site, "crowd"))
@@ -127,7 +139,7 @@ def test_a_process_that_serves_all_it_can_says_so(serve, environment: dict[str, 
 
 @contextmanager
 def opened(site: Site, channel: str) -> Iterator[str]:
-    """The head of the answer to a request for a stream, which stays open inside the block."""
+    """Open a stream for the length of the block; yield the head of its answer."""
     address = urlsplit(site.url)
     with socket.create_connection((address.hostname, address.port), timeout=20) as connection:
         connection.sendall(f"GET /events/{channel} HTTP/1.1\r\nHost: x\r\n\r\n".encode())

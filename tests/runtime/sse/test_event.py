@@ -16,20 +16,20 @@ from vibetuner.sse.event import Event, check_channel, check_event, idle_id, pars
     data=st.text(),
 )
 def test_any_text_arrives_as_it_was_sent(name: str, data: str):
-    """Whatever it holds, a browser reads one event with its lines; all line breaks are one."""
+    """Any text arrives as one event with its lines, and all kinds of line breaks as one kind."""
     assert read_as_a_browser(Event(name, data).encode()) == [
         (name, re.sub("\r\n|\r", "\n", data)),
     ]
 
 
 def test_text_that_has_no_bytes_does_not_end_the_stream():
-    """Half of an emoji, cut by a careless slice."""
+    """A lone surrogate arrives as a question mark, and doesn't end the stream."""
     assert read_as_a_browser(Event("progress", "half \ud83d").encode()) == [("progress", "half ?")]
 
 
 @pytest.mark.parametrize("name", ["upload:7", "größe", "a" * 200])
 def test_a_name_may_be_almost_anything(name: str):
-    """It is returned, so that a check can stand where the name is used."""
+    """A name may have any visible character, and the check returns it."""
     assert check_channel(name) == name
     assert check_event(name) == name
 
@@ -42,7 +42,7 @@ HOSTILE = [
 
 @pytest.mark.parametrize("name", HOSTILE)
 def test_a_name_that_could_break_the_stream_is_refused(name: object):
-    """It would end up in the middle of a line, or of a key; the refusal is one short line."""
+    """A name that could break a stream or a key is refused in one short line."""
     with pytest.raises(ValueError, match="The channel name .* is not usable: take 1 to 200") as no:
         check_channel(name)
     assert "\n" not in str(no.value)
@@ -55,17 +55,17 @@ def test_a_name_that_could_break_the_stream_is_refused(name: object):
     "text", ["", "abc", "1", "1-", "-1", "1-2-3", " 1-2", "1-2\n", "-1-2", "٣-٣", f"{2**64}-0"]
 )
 def test_what_is_no_id_is_told_apart(text: str):
-    """A browser's header says whatever somebody wants it to say."""
+    """A text that is no id is read as None, as a browser's header may hold anything."""
     assert parse_id(text) is None
 
 
 def test_the_id_of_silence_is_smaller_than_that_of_any_event():
-    """A stream that begins later is read from its beginning."""
+    """The id of a stream without events is smaller than that of any later event."""
     assert parse_id(idle_id(1764028000000)) < parse_id("1764027999999-0")
 
 
 def read_as_a_browser(stream: bytes) -> list[tuple[str, str]]:
-    """The events of a stream, by the rules of the HTML standard, section 9.2.6."""
+    """Return the events of a stream by section 9.2.6 of the HTML standard."""
     events: list[tuple[str, str]] = []
     name, data = "", list[str]()
     for line in re.split("\r\n|\r|\n", stream.decode()):

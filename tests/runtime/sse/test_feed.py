@@ -15,7 +15,7 @@ def sized(number: int, size: int) -> Event:
 
 
 def test_an_event_is_queued_once():
-    """Events without an id are always queued, as they can't be compared."""
+    """An event is queued once by its id; events without an id are always queued."""
     feed = Feed("news")
     assert (feed.channel, feed.cursor, feed.start, feed.end) == ("news", "", 0, 0)
     numbers = ["1-0", "1-0", "2-0", "1-0", "", ""]
@@ -26,7 +26,7 @@ def test_an_event_is_queued_once():
 
 
 def test_the_bytes_of_a_queue_are_bounded():
-    """A single event may exceed the bound."""
+    """The queue's bytes are bounded, except for a single larger event."""
     feed = Feed("news")
     for number, size, left in (
         (1, BACKLOG_BYTES // 2, 1),
@@ -42,7 +42,7 @@ def test_the_bytes_of_a_queue_are_bounded():
 
 
 async def test_events_that_all_have_read_can_be_dropped():
-    """Positions count from the first event of the queue's life."""
+    """Events that every subscriber has read can be dropped, and positions keep counting."""
     feed = Feed("news")
     ann, bob = feed.join(), feed.join()
     for number in (1, 2, 3):
@@ -63,7 +63,7 @@ async def test_events_that_all_have_read_can_be_dropped():
 
 
 def test_a_batch_is_filled_to_its_last_byte():
-    """The next batch begins with the event that did not fit; a large event has its own batch."""
+    """A batch is filled up to its bound, and a larger event is a batch of its own."""
     feed = Feed("news")
     for number, size in enumerate((BATCH_BYTES // 2, BATCH_BYTES // 2, 100, 2 * BATCH_BYTES), 1):
         feed.add(sized(number, size))
@@ -75,7 +75,10 @@ def test_a_batch_is_filled_to_its_last_byte():
 
 
 def test_a_gap_is_read_from_the_earliest_place():
-    """An unreadable id comes before all others; an event takes precedence over ids."""
+    """A gap begins at the earliest id of the subscribers, unless an event was queued.
+
+    An unreadable id comes before all others.
+    """
     feed = Feed("news")
     for cursor, kept in (("7-0", "7-0"), ("9-0", "7-0"), ("0-1", "0-1"), ("x", "x")):
         feed.begin(cursor)
@@ -86,7 +89,7 @@ def test_a_gap_is_read_from_the_earliest_place():
 
 
 async def test_a_pause_ends_when_its_subscriber_is_closed():
-    """It also ends after its time, but not at an event."""
+    """A pause ends after its time or when its subscriber is closed, but not at an event."""
     subscriber = Feed("news").join()
     began = asyncio.get_running_loop().time()
     await subscriber.pause(0.01)

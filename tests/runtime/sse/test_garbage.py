@@ -1,4 +1,4 @@
-"""Whatever somebody else wrote into Redis: the relay and the streams go on."""
+"""Foreign values in Redis, which stop neither the relay nor the streams."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ async def an_id_from_the_future(client: Redis[Any], key: str) -> None:
 @given(st.lists(messages, min_size=1, max_size=15))
 @rounds(max_examples=15)
 def test_no_message_on_the_topic_stops_the_relay(servers, garbage: list[bytes]):
-    """An event that is sent afterwards arrives, and Redis was never believed lost."""
+    """A foreign message on the topic does not stop the relay: a later event arrives."""
 
     async def run() -> None:
         settings = Settings(redis_url=servers.urls["redis"], redis_key_prefix="garbage")
@@ -91,7 +91,7 @@ def test_no_message_on_the_topic_stops_the_relay(servers, garbage: list[bytes]):
 async def test_a_stream_that_holds_something_else_can_be_read(
     settings: Settings, spoil: Callable[..., Any]
 ):
-    """A browser that reconnects is told to fetch its state again, and goes on from there."""
+    """A spoilt stream can be read, and the streams of other channels are intact."""
     async with open_redis(settings) as client:
         history = history_of(client, settings)
         await spoil(client, history.keys.events("news"))
@@ -103,7 +103,10 @@ async def test_a_stream_that_holds_something_else_can_be_read(
 
 
 async def test_a_channel_that_was_spoilt_keeps_no_relay_from_coming_back(settings: Settings):
-    """Its subscribers get a reset, and the others what they missed."""
+    """A spoilt channel does not keep the relay from reconnecting.
+
+    Its subscribers get a reset, and the others the events that they missed.
+    """
     hub = Hub()
     async with open_redis(settings) as client:
         history = history_of(client, settings)
@@ -124,7 +127,7 @@ async def test_a_channel_that_was_spoilt_keeps_no_relay_from_coming_back(setting
 def test_no_entry_of_a_stream_ends_a_replay(
     servers, one: dict[bytes, bytes], two: dict[bytes, bytes]
 ):
-    """Entries that are not events are left out, and the events between them are there."""
+    """A replay leaves out entries that are not events, and has the events between them."""
 
     async def run() -> None:
         settings = Settings(redis_url=servers.urls["redis"], redis_key_prefix="garbage")
@@ -145,7 +148,7 @@ def test_no_entry_of_a_stream_ends_a_replay(
 @given(st.binary(max_size=30) | states.map(lambda state: repr(state).encode()) | states)
 @rounds(max_examples=30)
 def test_no_stored_state_stops_whoever_watches_the_task(servers, stored: Any):
-    """One that can't be read counts as none, and the end is published over it."""
+    """A state that can't be read counts as none, and the end is published over it."""
     data = json.dumps(stored).encode() if isinstance(stored, dict) else stored
 
     async def run() -> None:
@@ -166,7 +169,7 @@ def test_no_stored_state_stops_whoever_watches_the_task(servers, stored: Any):
 
 
 async def test_a_key_of_progress_that_holds_something_else_reads_as_none(settings: Settings):
-    """The page asks the queue instead."""
+    """A progress key of another type reads as no state."""
     async with open_redis(settings) as client:
         await client.set(f"{settings.redis_key_prefix}progress:t", "x", ex=60)
         assert (await read_progress(history_of(client, settings), "t"))[0] is None

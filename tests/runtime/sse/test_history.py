@@ -1,4 +1,4 @@
-"""Events that a returning browser has missed, and gaps that nobody can tell."""
+"""Events that a returning browser has missed, and gaps that can't be filled."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from vibetuner.testing import held_open
 
 @pytest.fixture
 async def history(settings: Settings) -> AsyncIterator[History]:
-    """Keeps few events, so that they can overrun."""
+    """Return a history of few events, so that it overflows."""
     async with held_open(open_redis(settings)) as client:
         yield History(client, settings.redis_key_prefix, size=5, ttl=60)
 
 
-async def test_who_returns_gets_what_was_missed_in_order_and_once(history: History):
-    """From any place that the stream still has."""
+async def test_a_browser_that_returns_gets_missed_events_in_order_and_once(history: History):
+    """A reconnecting browser gets the missed events once and in order, from any kept position."""
     ids = [await history.send("news", "n", str(number)) for number in range(5)]
     for place, event_id in enumerate(ids):
         past = await history.read("news", event_id)
@@ -33,17 +33,17 @@ async def test_who_returns_gets_what_was_missed_in_order_and_once(history: Histo
         assert past.end == ids[-1]
 
 
-async def test_who_comes_for_the_first_time_gets_nothing_old_and_learns_where_it_is(
+async def test_a_new_browser_gets_no_old_event_and_the_last_id(
     history: History,
 ):
-    """With that id it can return before anything has come."""
+    """A new browser gets no old event, but the id of the last one."""
     sent = await history.send("news", "n", "old")
     past = await history.read("news", None)
     assert (past.missed, past.end) == ([], sent)
 
 
-async def test_who_came_before_anything_was_sent_misses_nothing(history: History):
-    """The id of silence reads the stream from its beginning."""
+async def test_a_browser_that_came_before_the_first_event_misses_nothing(history: History):
+    """A browser that came before the first event misses none of them."""
     first = await history.read("news", None)
     sent = [await history.send("news", "n", str(number)) for number in range(5 - 1)]
     past = await history.read("news", first.end)
@@ -53,8 +53,11 @@ async def test_who_came_before_anything_was_sent_misses_nothing(history: History
     assert quiet.missed == []
 
 
-async def test_who_comes_after_the_history_was_overrun_is_told(history: History):
-    """Streams are trimmed in whole nodes, so it takes more than the size to lose one."""
+async def test_a_browser_that_comes_after_an_overrun_is_told(history: History):
+    """A browser that returns after its position was trimmed is told that events are missing.
+
+    Streams are trimmed in whole nodes, so more than the size is needed to lose one.
+    """
     first = await history.send("news", "n", "x")
     for _ in range(400):
         await history.send("news", "n", "x")
@@ -67,8 +70,8 @@ async def test_who_comes_after_the_history_was_overrun_is_told(history: History)
     assert kept.missed == []
 
 
-async def test_who_came_before_anything_and_after_an_overrun_is_told(history: History):
-    """The id of silence does not prove that the beginning is still there."""
+async def test_a_browser_that_came_before_anything_is_told_of_an_overrun(history: History):
+    """A browser that came before the first event is told if that was trimmed."""
     first = await history.read("news", None)
     for _ in range(400):
         await history.send("news", "n", "x")
@@ -93,14 +96,14 @@ async def test_who_came_before_anything_and_after_an_overrun_is_told(history: Hi
 async def test_an_id_that_the_stream_never_gave_has_missed_everything(
     history: History, forged: str
 ):
-    """Another life of the stream, or somebody's invention."""
+    """An id that the stream never gave counts as having missed everything."""
     assert (await history.read("news", forged)).missed is None
     await history.send("news", "n", "x")
     assert (await history.read("news", forged)).missed is None
 
 
 async def test_a_stream_that_has_run_out_of_time_is_told(history: History):
-    """An hour without an event, here a second; and no key stays."""
+    """A browser that returns after its stream has expired is told that events are missing."""
     short = History(history.redis, history.keys.prefix, size=5, ttl=1)
     sent = await short.send("news", "n", "x")
     silent = (await short.read("other", None)).end
@@ -115,7 +118,7 @@ async def test_a_stream_that_has_run_out_of_time_is_told(history: History):
 
 
 async def test_every_key_has_a_time_to_live(history: History):
-    """However many channels there were, Redis forgets them."""
+    """Every key of a channel has a time to live."""
     for number in range(20):
         await history.send(f"channel:{number}", "n", "x")
         await history.read(f"unheard:{number}", None)
@@ -125,7 +128,7 @@ async def test_every_key_has_a_time_to_live(history: History):
 
 
 async def test_a_channel_keeps_so_many_bytes_and_no_more(history: History):
-    """A few large events push out what many small ones would not."""
+    """A channel keeps no more than its bytes, or the last event if that is larger."""
     small = History(history.redis, history.keys.prefix, size=1000, ttl=60, size_bytes=50_000)
     ids = [await small.send("news", "n", "x" * 9_999) for _ in range(20)]
     assert [
@@ -143,7 +146,7 @@ async def test_a_channel_keeps_so_many_bytes_and_no_more(history: History):
 async def test_a_browser_that_came_before_the_first_event_learns_that_some_were_trimmed(
     history: History,
 ):
-    """Bytes push events out long before their number would."""
+    """A browser that came before the first event is told if bytes have pushed events out."""
     small = History(history.redis, history.keys.prefix, size=1000, ttl=60, size_bytes=20_000)
     idle = (await small.read("news", None)).end
     await small.send("news", "n", "x" * 9_999)
@@ -154,7 +157,7 @@ async def test_a_browser_that_came_before_the_first_event_learns_that_some_were_
 
 
 async def test_a_long_past_is_read_in_portions_of_bounded_size(history: History):
-    """Each portion continues where the one before ended."""
+    """A long history is read in portions of bounded size, each after the one before."""
     large = History(history.redis, history.keys.prefix, size=1000, ttl=60, size_bytes=10_000_000)
     ids = [await large.send("news", "n", "x" * 20_000) for _ in range(30)]
     got, portions, position, more = [], 0, ids[0], True
@@ -169,7 +172,7 @@ async def test_a_long_past_is_read_in_portions_of_bounded_size(history: History)
 
 
 async def test_any_data_comes_back_as_it_was(history: History):
-    """Line breaks, quotes and what is not ASCII included."""
+    """Data with line breaks, quotes or non-ASCII characters comes back unchanged."""
     texts = ["", "two\nlines", "\r\n", '"größer" <b>', "\x00", "a\n\nevent: forged"]
     first = await history.send("news", "n", "first")
     for text in texts:

@@ -1,4 +1,4 @@
-"""The switchboard inside one process."""
+"""The hub, which passes events to subscribers inside one process."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from vibetuner.sse.hub import COLLECT_SECONDS_AT_MOST, Hub
 
 
 def numbered(number: int, data: str = "") -> Event:
-    """An event with an id, as they come from Redis."""
+    """Return an event with an id, as events from Redis have one."""
     return Event("n", data or str(number), f"{number}-0")
 
 
 async def next_of(subscriber: Subscriber) -> list[str] | None:
-    """The data of what a subscriber is handed next; None for the end of its stream."""
+    """Return the data of the next events of a subscriber, or None at the end of its stream."""
     async with asyncio.timeout(20):
         events = await subscriber.events()
     return None if events is None else [event.data for event in events]
 
 
 async def test_an_event_reaches_every_subscriber_of_its_channel_and_no_other():
-    """In the order in which events were published."""
+    """An event reaches every subscriber of its channel, in order, and no other subscriber."""
     hub = Hub()
     with hub.subscribe("news") as ann, hub.subscribe("news") as bob, hub.subscribe("jobs") as eve:
         hub.publish("news", numbered(1))
@@ -39,8 +39,8 @@ async def test_an_event_reaches_every_subscriber_of_its_channel_and_no_other():
         assert await next_of(eve) == ["3"]
 
 
-async def test_who_waits_is_woken_and_what_comes_together_is_sent_together():
-    """A wake-up for ten events is one; as bytes they are the same for everybody."""
+async def test_events_that_come_together_are_sent_together():
+    """Events that come together wake a subscriber once, with the same bytes for all."""
     hub = Hub()
     with hub.subscribe("news") as ann, hub.subscribe("news") as bob:
         waiting = [asyncio.create_task(subscriber.batch()) for subscriber in (ann, bob)]
@@ -54,8 +54,8 @@ async def test_who_waits_is_woken_and_what_comes_together_is_sent_together():
     assert second is first
 
 
-async def test_who_has_left_leaves_no_trace():
-    """A hub lives as long as its process; channels come and go by the thousand."""
+async def test_a_subscriber_that_has_left_leaves_no_trace():
+    """A subscriber that has left leaves nothing in the hub, whose channels come and go."""
     hub = Hub()
     with hub.subscribe("news") as subscriber:
         assert len(hub) == 1
@@ -75,8 +75,8 @@ async def test_who_has_left_leaves_no_trace():
     assert trace() is None
 
 
-async def test_a_silence_is_told_so_that_the_connection_can_be_kept_alive():
-    """Nothing after every span without an event, and then the events that come."""
+async def test_a_silence_is_reported_so_that_the_connection_can_be_kept_alive():
+    """A subscriber gets an empty batch after each span without an event, for a keepalive."""
     hub = Hub(keepalive=0.02)
     with hub.subscribe("news") as subscriber:
         async with asyncio.timeout(20):
@@ -87,7 +87,10 @@ async def test_a_silence_is_told_so_that_the_connection_can_be_kept_alive():
 
 
 async def test_a_subscriber_that_is_too_far_behind_is_closed_and_holds_up_nobody():
-    """The browser comes back by itself, with the id of the last event that it got."""
+    """A subscriber that is too far behind is closed, and others get every event.
+
+    The browser reconnects with the id of the last event that it got.
+    """
     hub = Hub()
     with hub.subscribe("news") as slow, hub.subscribe("news") as quick:
         for number in range(1, BACKLOG + 2):
@@ -100,7 +103,7 @@ async def test_a_subscriber_that_is_too_far_behind_is_closed_and_holds_up_nobody
 
 
 async def test_a_subscriber_that_is_just_not_too_far_behind_gets_everything():
-    """The bound is what it says."""
+    """A subscriber that is exactly as far behind as allowed gets every event."""
     hub = Hub()
     with hub.subscribe("news") as slow:
         for number in range(1, BACKLOG + 1):
@@ -110,7 +113,7 @@ async def test_a_subscriber_that_is_just_not_too_far_behind_gets_everything():
 
 
 async def test_memory_stays_flat_however_much_is_sent_to_somebody_who_does_not_read():
-    """The queue is bounded in events and in bytes, and is one for all."""
+    """The queue of a subscriber that does not read is bounded in events and in bytes."""
     hub = Hub()
     big = "x" * 100_000
     with hub.subscribe("news") as stuck:
@@ -122,7 +125,7 @@ async def test_memory_stays_flat_however_much_is_sent_to_somebody_who_does_not_r
 
 
 async def test_a_batch_is_bounded_and_nothing_is_left_out():
-    """A slow browser holds one batch in the server's buffer, not the whole queue."""
+    """A batch is bounded, and the batches together hold every event."""
     hub = Hub()
     with hub.subscribe("news") as subscriber:
         for number in range(1, 51):
@@ -137,7 +140,7 @@ async def test_a_batch_is_bounded_and_nothing_is_left_out():
 
 
 async def test_an_event_that_comes_twice_is_sent_once():
-    """Once from the stream while the relay was away, once more by the relay."""
+    """An event that comes twice, as from the stream and from the relay, is sent once."""
     hub = Hub()
     with hub.subscribe("news") as subscriber:
         for number in (1, 2, 2, 1, 3):
@@ -146,7 +149,7 @@ async def test_an_event_that_comes_twice_is_sent_once():
 
 
 async def test_what_the_history_has_given_is_not_sent_again_however_late_it_comes():
-    """The read of the stream overtakes the relay, or the other way round."""
+    """An event that the history has given is not sent again, however late it arrives."""
     hub = Hub()
     with hub.subscribe("news") as subscriber:
         hub.publish("news", numbered(1))
@@ -159,7 +162,7 @@ async def test_what_the_history_has_given_is_not_sent_again_however_late_it_come
 
 
 async def test_a_gap_is_read_from_where_the_first_subscriber_began():
-    """A later one, who has read further, must not hide from it what it still lacks."""
+    """The gap of a channel begins at the earliest position of its subscribers."""
     hub = Hub()
     with hub.subscribe("news") as ann, hub.subscribe("news") as bob, hub.subscribe("jobs"):
         assert hub.cursors() == {}
@@ -175,7 +178,7 @@ async def test_a_gap_is_read_from_where_the_first_subscriber_began():
 
 
 async def test_after_a_loss_ids_may_begin_anew():
-    """A Redis that has forgotten everything may also have a clock that is behind."""
+    """After a reset, smaller ids are accepted, as a Redis that lost its data may count anew."""
     hub = Hub()
     with hub.subscribe("news") as subscriber:
         subscriber.begin_after("90-0")
@@ -185,8 +188,8 @@ async def test_after_a_loss_ids_may_begin_anew():
         assert await next_of(subscriber) == ["100", "", "60"]
 
 
-async def test_closing_the_hub_ends_every_stream_after_what_is_owed():
-    """A web process that stops must not wait for browsers to leave, nor take new ones."""
+async def test_closing_the_hub_ends_every_stream_after_its_queued_events():
+    """Closing the hub ends every stream after its queued events, and refuses new ones."""
     hub = Hub()
     with hub.subscribe("news") as ann, hub.subscribe("jobs") as bob:
         hub.publish("news", numbered(1, "last words"))
@@ -205,7 +208,7 @@ async def test_closing_the_hub_ends_every_stream_after_what_is_owed():
 
 
 def test_local_ids_rise_whatever_the_clock_does():
-    """Without a Redis that gives ids, the hub does."""
+    """Without Redis, the hub's own ids rise, even if the clock does not."""
     hub = Hub()
     ids = [Event("n", "", hub.next_id()).position for _ in range(1000)]
     assert ids == sorted(set(ids))
@@ -213,7 +216,7 @@ def test_local_ids_rise_whatever_the_clock_does():
 
 
 async def test_a_crowd_of_events_waits_as_long_as_the_last_wake_up_took():
-    """Those that come one by one are sent at once."""
+    """Events that come in a crowd wait as long as the last wake-up took, but single ones don't."""
     hub, loop = Hub(), asyncio.get_running_loop()
     with hub.subscribe("news"):
         hub.publish("news", numbered(1))

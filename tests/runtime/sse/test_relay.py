@@ -1,4 +1,4 @@
-"""Events between processes: one Redis subscription a web process, which comes back by itself."""
+"""The relay of events between processes: one Redis subscription a web process."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from vibetuner.sse.relay import open_relay
 
 @pytest.fixture
 def valkey(tmp_path: Path) -> Iterator[Valkey]:
-    """Forgets everything when it is killed."""
+    """Yield a server that loses its data when it is killed."""
     server = Valkey(tmp_path, lasting=False)
     yield server
     server.kill()
@@ -31,7 +31,7 @@ def valkey(tmp_path: Path) -> Iterator[Valkey]:
 
 @pytest.fixture
 def lasting_valkey(tmp_path: Path) -> Iterator[Valkey]:
-    """Knows after a restart what it knew before."""
+    """Yield a server that has its data again after a restart."""
     server = Valkey(tmp_path)
     yield server
     server.kill()
@@ -41,7 +41,7 @@ def lasting_valkey(tmp_path: Path) -> Iterator[Valkey]:
 async def relaying(
     settings: Settings, hub: Hub, **options: float
 ) -> AsyncIterator[tuple[Subscriber, History]]:
-    """A subscriber of the channel ``news`` behind a relay, and the history beside it."""
+    """Run a relay; yield a subscriber of the channel ``news``, and the history."""
     async with open_redis(settings) as client:
         history = history_of(client, settings)
         async with open_relay(history, hub, **options):
@@ -51,7 +51,7 @@ async def relaying(
 
 
 async def next_of(subscriber: Subscriber, count: int = 1) -> list[tuple[str, str]]:
-    """Names and data of the next events, so many at least."""
+    """Return names and data of the next events, at least ``count``."""
     got: list[Event] = []
     async with asyncio.timeout(20):
         while len(got) < count:
@@ -62,7 +62,7 @@ async def next_of(subscriber: Subscriber, count: int = 1) -> list[tuple[str, str
 
 
 async def send(settings: Settings, *texts: str, event: str = "hello") -> None:
-    """As another process does, with a connection of its own."""
+    """Send events as another process does, with a connection of its own."""
     async with open_redis(settings) as client:
         for text in texts:
             await history_of(client, settings).send("news", event, text)
@@ -79,10 +79,10 @@ def said(caplog: pytest.LogCaptureFixture) -> list[str]:
 LOST_AND_FOUND = ["event relay lost Redis", "event relay reconnected to Redis"]
 
 
-async def test_the_relay_comes_back_with_redis_and_says_so_once_each_way(
+async def test_the_relay_logs_each_loss_and_each_return_of_redis_once(
     lasting_valkey: Valkey, caplog: pytest.LogCaptureFixture
 ):
-    """However often it tries in between; a second outage is news again."""
+    """The relay logs each loss of Redis and each reconnection once, however often it tries."""
     valkey = lasting_valkey
     caplog.set_level(logging.INFO, "vibetuner")
     valkey.start()
@@ -103,7 +103,7 @@ async def test_the_relay_comes_back_with_redis_and_says_so_once_each_way(
 async def test_the_gap_is_filled_from_the_stream(
     lasting_valkey: Valkey, caplog: pytest.LogCaptureFixture
 ):
-    """Events that others sent meanwhile arrive once, in order, before what follows."""
+    """Events that were sent during an outage arrive once and in order, before later ones."""
     valkey = lasting_valkey
     caplog.set_level(logging.INFO, "vibetuner")
     valkey.start()
@@ -122,10 +122,10 @@ async def test_the_gap_is_filled_from_the_stream(
         assert await next_of(subscriber, 51) == [("hello", text) for text in wanted]
 
 
-async def test_what_a_redis_that_forgets_has_lost_is_told(
+async def test_a_loss_of_data_in_redis_resets_subscribers(
     valkey: Valkey, caplog: pytest.LogCaptureFixture
 ):
-    """A subscriber who had events gets a reset, and then what comes."""
+    """After a Redis has lost its data, a subscriber gets a reset, and then later events."""
     caplog.set_level(logging.INFO, "vibetuner")
     valkey.start()
     async with relaying(valkey.settings, Hub()) as (subscriber, _):
@@ -140,10 +140,10 @@ async def test_what_a_redis_that_forgets_has_lost_is_told(
         assert await next_of(subscriber, 2) == [("reset", ""), ("hello", "after")]
 
 
-async def test_a_connection_that_is_gone_without_a_word_is_noticed(
+async def test_a_connection_that_is_silent_is_noticed(
     lasting_valkey: Valkey, caplog: pytest.LogCaptureFixture
 ):
-    """Nothing is heard any more, not even from oneself; then Redis thaws."""
+    """A silent connection is recognized as lost, and the relay reconnects."""
     valkey = lasting_valkey
     caplog.set_level(logging.INFO, "vibetuner")
     valkey.start()
@@ -160,7 +160,7 @@ async def test_a_connection_that_is_gone_without_a_word_is_noticed(
 async def test_a_quiet_relay_is_not_taken_for_a_lost_one(
     settings: Settings, caplog: pytest.LogCaptureFixture
 ):
-    """Its own messages keep it alive."""
+    """A quiet relay is kept alive by its own messages, and is not logged as lost."""
     async with relaying(settings, Hub(), watch=0.1, silence=2) as (subscriber, _):
         await asyncio.sleep(2.5)
         await send(settings, "hello")
@@ -171,7 +171,7 @@ async def test_a_quiet_relay_is_not_taken_for_a_lost_one(
 async def test_a_web_process_starts_while_redis_is_away(
     valkey: Valkey, caplog: pytest.LogCaptureFixture
 ):
-    """The relay lets it begin, and joins when Redis is there."""
+    """A web process starts without Redis, and its relay joins when Redis answers."""
     caplog.set_level(logging.INFO, "vibetuner")
     hub = Hub()
     async with make_client(valkey.settings) as client, asyncio.timeout(20):
@@ -184,7 +184,7 @@ async def test_a_web_process_starts_while_redis_is_away(
 
 
 async def test_what_is_published_inside_the_block_arrives(settings: Settings):
-    """Any text, in order; the subscription stands when the block begins."""
+    """Any text that is sent inside the relay's block arrives, in order."""
     texts = ["", "<b>größer</b>", "two\nlines", '"quoted"', "a\n1-1\nforged\ndata"]
     async with relaying(settings, Hub()) as (subscriber, _):
         await send(settings, *texts)
@@ -193,7 +193,7 @@ async def test_what_is_published_inside_the_block_arrives(settings: Settings):
 
 
 async def test_projects_that_share_a_redis_do_not_hear_each_other(settings: Settings):
-    """Each has its prefix."""
+    """Projects with different prefixes get only their own events."""
     others = settings.model_copy(update={"redis_key_prefix": "another:"})
     async with relaying(settings, Hub()) as (subscriber, _):
         await send(others, "others")
@@ -206,7 +206,7 @@ async def test_projects_that_share_a_redis_do_not_hear_each_other(settings: Sett
 async def test_a_message_that_is_not_ours_is_left_out(
     settings: Settings, caplog: pytest.LogCaptureFixture, message: str
 ):
-    """Somebody else's message ends neither the relay nor a browser's stream."""
+    """A foreign message is left out with one log line, and ends no stream."""
     async with relaying(settings, Hub()) as (subscriber, history):
         await history.redis.publish(history.keys.topic, message)
         await send(settings, "you")
@@ -217,7 +217,7 @@ async def test_a_message_that_is_not_ours_is_left_out(
 
 
 async def test_the_relay_ends_with_its_block(settings: Settings):
-    """No task goes on listening, and no subscription stays at the server."""
+    """The relay leaves no task and no subscription after its block."""
     hub = Hub()
     before = len(asyncio.all_tasks())
     async with open_redis(settings) as client:

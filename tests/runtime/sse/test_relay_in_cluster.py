@@ -1,4 +1,4 @@
-"""Events in a Cluster use sharded pub/sub, in the slot of the queue."""
+"""Events in a Cluster, which use sharded pub/sub in the slot of the queue."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from vibetuner.sse.hub import Hub
 
 @pytest.fixture
 def cluster(clustered: Clustered) -> Iterator[Clustered]:
-    """The session's Cluster, whole again afterwards."""
+    """Yield the session's Cluster, and make it whole again afterwards."""
     yield clustered
     clustered.heal()
 
@@ -31,7 +31,7 @@ def heard(cluster: Clustered, port: int, kind: str) -> int:
 
 
 async def test_an_event_reaches_the_nodes_of_its_shard_alone(cluster: Clustered):
-    """The nodes of other shards don't receive it, as they would with PUBLISH."""
+    """An event reaches only the nodes of its shard, unlike with PUBLISH."""
     primary, (replica,) = cluster.primary, cluster.replicas
     others = [port for port in cluster.nodes if port not in (primary, replica)]
     before = {port: heard(cluster, port, "publish") for port in cluster.nodes}
@@ -52,7 +52,7 @@ async def test_an_event_reaches_the_nodes_of_its_shard_alone(cluster: Clustered)
 async def test_a_relay_follows_its_slot_without_a_gap(
     cluster: Clustered, caplog: pytest.LogCaptureFixture
 ):
-    """The old node ends the subscription, and the relay subscribes on the next one."""
+    """A relay follows its slot to another node, and no event is lost or sent twice."""
     caplog.set_level(logging.INFO)
     old = cluster.primary
     target = other_than(cluster, old)

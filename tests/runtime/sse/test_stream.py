@@ -25,12 +25,12 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture
 def channel() -> str:
-    """A channel that no other test uses."""
+    """Return a channel that no other test uses."""
     return f"test:{uuid4().hex}"
 
 
 def send(site: Site, channel: str, *texts: str) -> list[str]:
-    """Broadcast from a web process; returns the ids."""
+    """Broadcast from a web process; return the ids."""
     answer = httpx2.post(f"{site.url}/send/{channel}", json=texts, timeout=30)
     assert answer.status_code == 200, answer.text
     ids: list[str] = answer.json()
@@ -49,7 +49,7 @@ def numbers(*bounds: int) -> list[str]:
 def test_what_one_process_sends_arrives_at_the_other_with_the_id_that_it_has(
     two_sites: tuple[Site, Site], channel: str
 ):
-    """The stream's id, the same everywhere."""
+    """An event of one process arrives at another one, with the same id."""
     one, two = two_sites
     with listening(f"{one.url}/events/{channel}") as here:
         with listening(f"{two.url}/events/{channel}") as there:
@@ -59,10 +59,10 @@ def test_what_one_process_sends_arrives_at_the_other_with_the_id_that_it_has(
                 assert [(e.data, e.id) for e in events] == [("1", ids[0]), ("two\nlines", ids[1])]
 
 
-def test_who_returns_to_another_process_gets_what_was_missed_once_and_in_order(
+def test_a_browser_that_returns_to_another_process_gets_missed_events(
     two_sites: tuple[Site, Site], channel: str
 ):
-    """Then what is live, while others keep sending."""
+    """A browser that returns to another process gets the missed events, and then new ones."""
     one, two = two_sites
     with listening(f"{one.url}/events/{channel}") as first:
         ids = send(one, channel, *numbers(3))
@@ -75,10 +75,10 @@ def test_who_returns_to_another_process_gets_what_was_missed_once_and_in_order(
         assert second.data == numbers(3, 200)
 
 
-def test_who_left_before_anything_was_sent_gets_all_of_it(
+def test_a_browser_that_left_before_the_first_event_gets_all_events(
     two_sites: tuple[Site, Site], channel: str
 ):
-    """The stream says where it is before its first event."""
+    """A browser that left before the first event gets all events when it returns."""
     one, two = two_sites
     with listening(f"{one.url}/events/{channel}") as first:
         wait_until(lambda: first.last_id, what=lambda: "an id")
@@ -88,10 +88,13 @@ def test_who_left_before_anything_was_sent_gets_all_of_it(
         assert second.data == ["1", "2"]
 
 
-def test_who_comes_back_too_late_gets_one_reset_and_then_what_is_live(
+def test_a_browser_that_returns_too_late_gets_a_reset_and_new_events(
     two_sites: tuple[Site, Site], channel: str
 ):
-    """The history was overrun; the page fetches its state anew, and can return from there."""
+    """A browser that returns after the history was overrun gets a reset and new events.
+
+    The id of the reset is one from which it can return.
+    """
     one, two = two_sites
     old = send(one, channel, "old")[0]
     send(one, channel, *numbers(600))
@@ -109,7 +112,7 @@ def test_who_comes_back_too_late_gets_one_reset_and_then_what_is_live(
 def test_a_page_that_opens_a_stream_sees_the_current_state_first(
     two_sites: tuple[Site, Site], channel: str
 ):
-    """Also after a reset; but not if it continues where it was."""
+    """A new stream begins with the state, and so does one after a reset, but not a replay."""
     one, two = two_sites
     state = ("state", str(len(channel)))
     with listening(f"{one.url}/counted/{channel}") as browser:
@@ -132,7 +135,7 @@ def test_a_page_that_opens_a_stream_sees_the_current_state_first(
 def test_an_invented_id_is_answered_with_a_reset(
     two_sites: tuple[Site, Site], channel: str, forged: str
 ):
-    """Whatever the header says, the stream goes on."""
+    """An invented id is answered with a reset, and new events follow."""
     one, _ = two_sites
     send(one, channel, "old")
     with listening(f"{one.url}/events/{channel}", last_id=forged) as browser:
@@ -142,7 +145,7 @@ def test_an_invented_id_is_answered_with_a_reset(
 
 
 def test_the_answer_says_what_it_is_and_how_soon_to_return(two_sites: tuple[Site, Site]):
-    """Headers for proxies, a hint for browsers, a line in the API's description."""
+    """A stream has headers against buffering, its retry time, and a description in the API."""
     one, _ = two_sites
     with httpx2.stream("GET", f"{one.url}/events/x", timeout=30) as response:
         assert response.headers["content-type"].startswith("text/event-stream")
@@ -159,7 +162,7 @@ def test_the_answer_says_what_it_is_and_how_soon_to_return(two_sites: tuple[Site
 
 
 def test_an_endpoint_refuses_before_it_streams(two_sites: tuple[Site, Site]):
-    """As any route: by its own word, a dependency's, or because the name is none."""
+    """An endpoint refuses by its own error, a dependency's, or an unusable name."""
     one, _ = two_sites
     before = inside(one)["subscribers"]
     refused = httpx2.get(f"{one.url}/events/x?as=eve", timeout=30)
@@ -175,7 +178,7 @@ def test_an_endpoint_refuses_before_it_streams(two_sites: tuple[Site, Site]):
 
 
 def test_the_function_may_be_one_that_is_not_async(two_sites: tuple[Site, Site]):
-    """FastAPI runs it beside the loop."""
+    """The function of an endpoint may be sync."""
     one, _ = two_sites
     with listening(f"{one.url}/sync/plain") as browser:
         send(one, "plain", "1")
@@ -183,7 +186,7 @@ def test_the_function_may_be_one_that_is_not_async(two_sites: tuple[Site, Site])
 
 
 def test_five_hundred_visits_leave_nothing_behind(two_sites: tuple[Site, Site], channel: str):
-    """No task, no queue, no subscription, no open file; and there is one subscription a process."""
+    """Five hundred visits leave no task, queue or open file, and one subscription a process."""
     one, _ = two_sites
     before = settled(one)
     assert before["subscriptions"] == 2
@@ -203,7 +206,7 @@ def test_five_hundred_visits_leave_nothing_behind(two_sites: tuple[Site, Site], 
 
 
 def settled(site: Site) -> dict[str, int]:
-    """The counts, once nobody listens and they rest."""
+    """Return the counts, once nobody listens and they no longer change."""
     last = inside(site)
     for _ in range(50):
         time.sleep(0.2)
@@ -217,7 +220,7 @@ def settled(site: Site) -> dict[str, int]:
 def test_a_reader_that_cannot_keep_up_is_closed_and_comes_back_by_replay(
     two_sites: tuple[Site, Site], channel: str
 ):
-    """It stops reading while more is sent than its queue holds; others notice nothing."""
+    """A slow reader is closed and gets the rest by a replay; others get every event."""
     one, two = two_sites
     text = "x" * 20_000
     with listening(f"{one.url}/events/{channel}") as quick:
@@ -236,7 +239,7 @@ def test_a_reader_that_cannot_keep_up_is_closed_and_comes_back_by_replay(
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="memory is read from /proc")
 def test_readers_that_do_not_read_cost_one_portion_of_the_history_each(serve, environment):
-    """Twenty of them, with an old id and 40 MB to come: the process doesn't grow by it."""
+    """Twenty readers that don't read a history of 40 MB cost a process little memory."""
     big = {"SSE_HISTORY_BYTES": "50000000", "SSE_EVENT_BYTES": "250000"}
     with serve(**{**environment, **big}) as site, ExitStack() as stack:
         first = send(site, "big", "first")[0]
@@ -254,7 +257,7 @@ def test_readers_that_do_not_read_cost_one_portion_of_the_history_each(serve, en
 
 
 def resident_megabytes(site: Site) -> int:
-    """The memory of the web process."""
+    """Return the memory of the web process in megabytes."""
     pages = Path(f"/proc/{inside(site)['pid']}/statm").read_text(encoding="utf-8").split()[1]
     return int(pages) * 4096 // 1_000_000
 
@@ -263,7 +266,7 @@ def resident_megabytes(site: Site) -> int:
 def test_a_browser_that_neither_reads_nor_leaves_is_hung_up(
     two_sites: tuple[Site, Site], channel: str
 ):
-    """Its process is stopped, or its phone is off: nobody closes the connection but the server."""
+    """A browser that neither reads nor leaves is disconnected by the server."""
     one, _ = two_sites
     with raw_stream(one, channel):
         for _ in range(10):
@@ -273,7 +276,7 @@ def test_a_browser_that_neither_reads_nor_leaves_is_hung_up(
 
 
 def test_a_keepalive_comes_when_nothing_else_does(two_sites: tuple[Site, Site], channel: str):
-    """After fifteen seconds; the comment is no event."""
+    """A quiet stream gets a comment as a keepalive, which is no event."""
     one, _ = two_sites
     with listening(f"{one.url}/events/{channel}") as browser:
         wait_until(lambda: browser.comments, seconds=40)
@@ -283,7 +286,7 @@ def test_a_keepalive_comes_when_nothing_else_does(two_sites: tuple[Site, Site], 
 def test_no_key_is_left_without_a_time_to_live(
     two_sites: tuple[Site, Site], environment: dict[str, str], channel: str
 ):
-    """After all that these tests have done."""
+    """No key has been left without a time to live."""
     one, _ = two_sites
     send(one, channel, "1")
 
@@ -301,7 +304,7 @@ def test_no_key_is_left_without_a_time_to_live(
 
 
 def test_streams_go_on_over_a_restart_of_the_web_process(serve, environment, channel: str):
-    """The browser returns to the next process by itself, and misses nothing."""
+    """A browser returns to a restarted web process, and misses no event."""
     port = free_port()
     with serve(**environment) as other:
         with serve(port=port, **environment) as site:
@@ -318,7 +321,7 @@ def test_streams_go_on_over_a_restart_of_the_web_process(serve, environment, cha
 
 
 def test_open_streams_do_not_hold_up_a_stop(serve, environment, channel: str):
-    """They end in order at once, with nothing in the log; also one whose browser doesn't read."""
+    """Open streams end at once when the process stops, even if a browser doesn't read."""
     took: list[float] = []
     for _ in range(3):  # the machine may have other things to do, but not three times
         with serve(**environment) as site, ExitStack() as stack:
@@ -345,7 +348,7 @@ def test_open_streams_do_not_hold_up_a_stop(serve, environment, channel: str):
 
 
 def test_streams_go_on_over_a_restart_of_redis(serve, tmp_path: Path, channel: str):
-    """Open ones are filled up from the stream; nobody has to return."""
+    """Open streams go on over a restart of Redis, without a reconnection of the browser."""
     valkey = Valkey(tmp_path)
     valkey.start()
     try:
@@ -370,7 +373,7 @@ def test_streams_go_on_over_a_restart_of_redis(serve, tmp_path: Path, channel: s
 def test_streams_go_on_when_their_slot_of_a_cluster_moves(
     serve, clustered: Clustered, channel: str
 ):
-    """Each process follows it, and nothing is lost or sent twice."""
+    """Open streams go on when their slot moves, and no event is lost or sent twice."""
     variables = {"REDIS_URL": clustered.url, "REDIS_KEY_PREFIX": PREFIX}
     source = clustered.primary
     target = next(port for port in clustered.primaries if port != source)
@@ -390,10 +393,13 @@ def test_streams_go_on_when_their_slot_of_a_cluster_moves(
             assert browser.opened == 1
 
 
-def test_who_comes_while_redis_is_away_is_served_when_it_is_back(
+def test_a_browser_that_comes_while_redis_is_away_is_served_later(
     serve, tmp_path: Path, channel: str
 ):
-    """An answer of 503 would make a browser give up for good."""
+    """A browser that comes while Redis is away is served once Redis is back.
+
+    An answer of 503 would make a browser give up for good.
+    """
     valkey = Valkey(tmp_path)
     valkey.start()
     try:
@@ -413,7 +419,7 @@ def test_who_comes_while_redis_is_away_is_served_when_it_is_back(
 
 
 def test_without_redis_events_reach_the_same_process(serve, channel: str):
-    """One warning; who returns is told that what was sent is gone."""
+    """Without Redis, events reach the same process, with one warning; a return gets a reset."""
     with serve() as site, listening(f"{site.url}/events/{channel}") as browser:
         send(site, channel, "1", "2")
         browser.wait_for(2)
@@ -425,7 +431,7 @@ def test_without_redis_events_reach_the_same_process(serve, channel: str):
 
 @contextmanager
 def raw_stream(site: Site, channel: str, *, last_id: str = "") -> Iterator[socket.socket]:
-    """A connection that has asked for a stream, and reads only what is asked of it."""
+    """Open a stream by a socket that reads only what the test asks of it."""
     address = urlsplit(site.url)
     with socket.socket() as connection:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8192)

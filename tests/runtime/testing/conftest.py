@@ -1,4 +1,4 @@
-"""A project to stand in, for fixtures that load one."""
+"""A project for fixtures that load one."""
 
 from __future__ import annotations
 
@@ -10,5 +10,5 @@ import pytest
 
 @pytest.fixture
 def in_a_project(stand_in: Callable[..., Path]) -> Path:
-    """With nothing in it; the tasks are those of the test."""
+    """Change into a project without declarations."""
     return stand_in()

@@ -10,8 +10,8 @@ import pytest
 from vibetuner.testing import MockTasks
 
 
-async def test_what_is_awaited_has_an_id():
-    """Another one for each call."""
+async def test_each_call_has_an_id():
+    """Each call of a fake task has an id of its own."""
     tasks = MockTasks()
 
     first, second = await tasks.send.enqueue("a", loud=True), await tasks.send.enqueue("b")
@@ -22,7 +22,7 @@ async def test_what_is_awaited_has_an_id():
 
 
 async def test_a_start_may_stand_in_between():
-    """As routes write it that enqueue for later."""
+    """A fake task's call may be followed by ``start()``."""
     tasks = MockTasks()
 
     task = await tasks.send.enqueue("a").start(delay=60)
@@ -32,7 +32,7 @@ async def test_a_start_may_stand_in_between():
 
 
 async def test_a_key_and_a_session_may_stand_in_between():
-    """As routes write it that enqueue once, or with a commit."""
+    """A fake task's call may be followed by ``once()`` and ``within()``."""
     tasks = MockTasks()
 
     task = await tasks.send.enqueue("a").start(delay=60).once("evt", keep=None).within(object())
@@ -52,7 +52,10 @@ async def test_a_key_and_a_session_may_stand_in_between():
 def test_an_argument_that_a_real_task_refuses_is_refused(
     method: str, arguments: dict[str, Any], message: str
 ):
-    """Otherwise a test would pass, and its route fail."""
+    """A fake task refuses an argument that a real one refuses.
+
+    Otherwise a test would pass, and its route fail.
+    """
     call = MockTasks().send_report.enqueue("2026-07")
     with pytest.raises(TypeError, match=re.escape(message)):
         getattr(call, method)(**arguments)
@@ -60,12 +63,12 @@ def test_an_argument_that_a_real_task_refuses_is_refused(
 
 
 def test_fake_tasks_do_not_answer_to_what_tools_probe_for():
-    """``inspect`` and ``copy`` ask for names with two underscores."""
+    """Fake tasks have no names with two underscores, for which ``inspect`` and ``copy`` ask."""
     assert not hasattr(MockTasks(), "__wrapped__")
 
 
 async def test_a_fake_can_be_made_to_fail():
-    """It is a mock like any other."""
+    """A fake task raises an error that is set as its side effect."""
     tasks = MockTasks()
     tasks.send.enqueue.side_effect = ConnectionError("no queue")
 

@@ -1,4 +1,4 @@
-"""Calls that are enqueued once, or with a commit, as a test sees them."""
+"""Calls with ``once()`` and ``within()``, as a test sees them."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ async def note_once(text: str) -> str:
 
 @pytest.fixture
 def in_a_project(stand_in: Callable[..., Path]) -> Path:
-    """With an outbox in its database."""
+    """Change into a project with an outbox in its database."""
     ran.clear()
     return stand_in(tune=TUNE)
 
 
-async def test_what_is_committed_was_enqueued(
+async def test_a_call_with_a_session_is_enqueued_by_the_commit(
     in_a_project: Path, vibetuner_sql: AsyncEngine, vibetuner_worker: ManualWorker
 ):
-    """And is run; what was rolled back was not."""
+    """A call with a session counts as enqueued after the commit, and never after a rollback."""
     async with open_session() as session:
         await note_once.enqueue("a").within(session)
         vibetuner_worker.assert_enqueued(note_once, times=0)
@@ -54,7 +54,7 @@ async def test_what_is_committed_was_enqueued(
 async def test_a_second_call_with_a_key_was_not_enqueued(
     in_a_project: Path, vibetuner_sql: AsyncEngine, vibetuner_worker: ManualWorker
 ):
-    """It may have come alone, in a batch or with a commit."""
+    """A second call with a key is not enqueued, alone, in a batch or with a commit."""
     await note_once.enqueue("a").once("evt")
     await get_worker().enqueue_many([note_once.enqueue("a").once("evt")])
     async with open_session() as session:
@@ -68,7 +68,7 @@ async def test_a_second_call_with_a_key_was_not_enqueued(
 async def test_inline_runs_what_is_enqueued_once(
     in_a_project: Path, vibetuner_sql: AsyncEngine, vibetuner_worker: ManualWorker
 ):
-    """At once; and what is enqueued with a commit at the block's end."""
+    """Inline, a call with a key runs at once, and one with a commit at the block's end."""
     async with vibetuner_worker.inline():
         await note_once.enqueue("a").once("evt")
         assert ran == ["a"]

@@ -13,7 +13,7 @@ pytestmark = pytest.mark.usefixtures("in_a_project")
 
 
 def test_a_value_holds_until_the_end():
-    """Several, one after the other; the last one wins."""
+    """Overridden values apply until the block's end, and a later value replaces an earlier one."""
     before = get_settings()
 
     with overriding() as settings:
@@ -37,7 +37,7 @@ def test_a_value_holds_until_the_end():
 def test_a_wrong_value_is_refused_by_name(
     vibetuner_settings: SettingsOverride, values: dict[str, object], message: str
 ):
-    """And the settings stay as they were."""
+    """A wrong value is refused by its name, and the settings stay as they were."""
     before = get_settings()
 
     with pytest.raises(SettingsError, match=message):

@@ -1,4 +1,4 @@
-"""A task that is cut off at each await and tried anew."""
+"""The function replay_fuzz: a task is cut off at each await and tried again."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def synchronous() -> None: ...
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """An empty one."""
+    """Return an empty folder."""
     (tmp_path / "folder").mkdir()
     return tmp_path / "folder"
 
@@ -98,7 +98,7 @@ def news() -> Iterator[None]:
 
 
 async def test_a_message_that_goes_out_twice_is_found():
-    """The await is named, with its line, and so is the difference."""
+    """A side effect that happens twice is found, with the await, its line and the difference."""
     with pytest.raises(AssertionError) as raised:
         await replay_fuzz(greet, "Ann", observe=lambda: sent, reset=sent.clear)
 
@@ -111,7 +111,7 @@ async def test_a_message_that_goes_out_twice_is_found():
 
 
 async def test_a_task_that_knows_its_id_passes():
-    """Both tries are those of one enqueued task, with the worker's context."""
+    """Both tries have the same task id and the worker's context."""
     await replay_fuzz(
         charge_card, "Ann", cents=5, observe=lambda: list(paid.values()), reset=paid.clear
     )
@@ -119,7 +119,10 @@ async def test_a_task_that_knows_its_id_passes():
 
 
 async def test_a_first_try_that_keeps_the_second_from_working_is_found(folder: Path):
-    """It needs a reset: once the work is done, the fault can't be seen any more."""
+    """A first try that keeps the second from working is found with a ``reset``.
+
+    Without it, the work is done already, and the fault can't be seen.
+    """
 
     def begin() -> None:
         for file in folder.iterdir():
@@ -136,7 +139,7 @@ async def test_a_first_try_that_keeps_the_second_from_working_is_found(folder: P
 
 
 async def test_cleaning_up_runs_to_its_end(folder: Path):
-    """Awaits and all, as when a worker stops."""
+    """The cleanup of a task runs to its end, with its awaits, as when a worker stops."""
 
     async def files() -> list[str]:
         return names_in(folder)
@@ -146,7 +149,7 @@ async def test_cleaning_up_runs_to_its_end(folder: Path):
 
 
 async def test_a_second_try_that_fails_is_found(folder: Path):
-    """With the error that it failed with."""
+    """A second try that fails is found, with its error."""
     with pytest.raises(AssertionError, match="makes_a_folder fails .* tried anew: FileExistsError"):
         await replay_fuzz(
             makes_a_folder,
@@ -157,20 +160,20 @@ async def test_a_second_try_that_fails_is_found(folder: Path):
 
 
 async def test_a_task_that_fails_by_itself_fails_as_it_does():
-    """There is nothing to compare with."""
+    """A task that fails without a cut raises its own error."""
     with pytest.raises(ValueError, match="no address"):
         await replay_fuzz(broken, observe=lambda: None)
 
 
 async def test_a_task_may_survive_its_cut():
-    """Then it has come to its end."""
+    """A task that survives its cut counts as finished."""
     looks: list[str] = []
     await replay_fuzz(swallows, observe=lambda: looks.append("once more"))
     assert len(looks) > 1
 
 
 async def test_only_asynchronous_tasks_have_awaits():
-    """The message names the reason."""
+    """A task that is not async is refused, and so is a function that is no task."""
     with pytest.raises(TypeError, match="synchronous is not async, so that there is no await"):
         await replay_fuzz(synchronous, observe=lambda: None)
     with pytest.raises(TypeError, match="replay_fuzz takes a task, not <function"):
@@ -178,7 +181,7 @@ async def test_only_asynchronous_tasks_have_awaits():
 
 
 async def test_an_argument_with_which_nothing_would_be_tested_is_refused():
-    """Values in place of the functions that return them, and no cuts at all."""
+    """Values in place of functions, and no cuts at all, are refused."""
     with pytest.raises(TypeError, match=r"observe takes a function, such as .*, not \[\]"):
         await replay_fuzz(swallows, observe=[])
     with pytest.raises(TypeError, match=r"reset takes a function, such as .*, not \['a'\]"):

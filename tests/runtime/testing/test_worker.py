@@ -1,4 +1,4 @@
-"""The worker that runs when a test tells it to."""
+"""The manual worker, which runs when a test tells it to."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def nothing_ran() -> None:
 
 
 async def test_nothing_runs_before_it_is_asked_to(vibetuner_worker: ManualWorker):
-    """So that a test can look at what is enqueued."""
+    """An enqueued task stays in the queue until the test runs the worker."""
     task = await note.enqueue("hello", loud=True)
     await asyncio.sleep(0.05)
     assert (ran, str(await task.status())) == ([], "queued")
@@ -77,7 +77,7 @@ async def test_nothing_runs_before_it_is_asked_to(vibetuner_worker: ManualWorker
 
 
 async def test_what_a_task_enqueues_runs_too(vibetuner_worker: ManualWorker):
-    """Idle is when nothing is left."""
+    """A run includes the tasks that its tasks enqueue."""
     await note_in_turn.enqueue(30)
 
     await vibetuner_worker.run_until_idle()
@@ -86,8 +86,8 @@ async def test_what_a_task_enqueues_runs_too(vibetuner_worker: ManualWorker):
     assert len(ran) == 31
 
 
-async def test_it_may_run_again_and_again(vibetuner_worker: ManualWorker):
-    """Each run takes what came in the meantime."""
+async def test_the_worker_may_run_again_and_again(vibetuner_worker: ManualWorker):
+    """The worker can be run several times, each time with the tasks that came meanwhile."""
     for number in range(5):
         await note.enqueue(str(number))
         await vibetuner_worker.run_until_idle()
@@ -96,7 +96,7 @@ async def test_it_may_run_again_and_again(vibetuner_worker: ManualWorker):
 
 
 async def test_many_at_once_and_chains(vibetuner_worker: ManualWorker):
-    """More than the worker takes at a time."""
+    """A run completes more tasks than the worker has slots, and chains."""
     await tasks.enqueue_many([note.enqueue(str(number)) for number in range(200)])
     await note.enqueue("first").then(note, loud=True)
 
@@ -106,7 +106,7 @@ async def test_many_at_once_and_chains(vibetuner_worker: ManualWorker):
 
 
 async def test_a_retry_waits_for_the_clock(vibetuner_worker: ManualWorker):
-    """After two seconds, and after four more."""
+    """A retry runs when the clock has moved by its pause: after two seconds, and four more."""
     task = await fails.enqueue(2)
     await vibetuner_worker.run_until_idle()
     assert ran == ["try 1"]
@@ -123,8 +123,8 @@ async def test_a_retry_waits_for_the_clock(vibetuner_worker: ManualWorker):
     assert (await task.result(timeout=10)).result == "at last"
 
 
-async def test_one_long_step_comes_by_all_that_is_due_on_the_way(vibetuner_worker: ManualWorker):
-    """A task that fails for good has been tried as often as in production."""
+async def test_one_long_step_runs_all_tries_on_the_way(vibetuner_worker: ManualWorker):
+    """A long step of the clock runs all tries of a task on its way."""
     await fails.enqueue(9)
 
     await vibetuner_worker.advance(minutes=2)
@@ -147,7 +147,7 @@ async def test_a_delay_and_a_time_need_no_sleeping(vibetuner_worker: ManualWorke
 
 
 async def test_cron_follows_the_calendar(vibetuner_worker: ManualWorker):
-    """At each of its times once, in order, whatever the step."""
+    """A cron task runs once at each of its times, in order, whatever the step."""
     start = vibetuner_worker.now.replace(hour=8, minute=50, second=0) + timedelta(days=1)
     await vibetuner_worker.skip(seconds=(start - vibetuner_worker.now).total_seconds())
     await vibetuner_worker.run_until_idle()
@@ -167,7 +167,7 @@ async def test_cron_follows_the_calendar(vibetuner_worker: ManualWorker):
 
 
 async def test_steps_in_between_do_not_multiply_cron(vibetuner_worker: ManualWorker):
-    """The worker starts anew at each run; its schedule stays one."""
+    """A cron task runs as often with many small steps, although the worker starts anew."""
     # The test's own seconds count too, so it begins well before the next quarter of an hour.
     now = vibetuner_worker.now
     await vibetuner_worker.advance_to(
@@ -182,7 +182,7 @@ async def test_steps_in_between_do_not_multiply_cron(vibetuner_worker: ManualWor
 
 
 async def test_an_outage_is_time_without_a_worker(vibetuner_worker: ManualWorker):
-    """Tasks that have expired meanwhile are not run."""
+    """`skip` is time without a worker: a task that expires meanwhile is not run."""
     await only_while_fresh.enqueue()
     await vibetuner_worker.skip(minutes=11)
 
@@ -193,7 +193,7 @@ async def test_an_outage_is_time_without_a_worker(vibetuner_worker: ManualWorker
 
 
 async def test_the_clock_goes_forward_only(vibetuner_worker: ManualWorker):
-    """And it takes no guess at a time zone."""
+    """A step that is unknown, negative or without a time zone is refused."""
     for wrong in ({"dayz": 1}, {"days": "x"}, {"hours": 1e12}, {"days": float("nan")}):
         [(name, value)] = wrong.items()
         with pytest.raises(
@@ -211,7 +211,7 @@ async def test_the_clock_goes_forward_only(vibetuner_worker: ManualWorker):
 
 
 async def test_wrong_arguments_are_refused_in_one_line(vibetuner_worker: ManualWorker):
-    """Before anything runs; to forget the time is not to move by nothing."""
+    """Wrong arguments, and a step without a time, are refused in one line."""
     for move in (vibetuner_worker.advance, vibetuner_worker.skip):
         with pytest.raises(TypeError, match=r"by a span such as days=2, hours=1.5 or seconds=30$"):
             await move()
@@ -231,7 +231,7 @@ async def test_wrong_arguments_are_refused_in_one_line(vibetuner_worker: ManualW
 
 
 async def test_inline_runs_what_is_enqueued_at_once(vibetuner_worker: ManualWorker):
-    """And what that enqueues."""
+    """Inline, a task and those that it enqueues have run when `enqueue` returns."""
     async with vibetuner_worker.inline():
         await note_in_turn.enqueue(2)
         assert ran == ["2 left", "1 left", "0 left"]
@@ -244,14 +244,14 @@ async def test_inline_runs_what_is_enqueued_at_once(vibetuner_worker: ManualWork
 
 
 async def test_inline_serves_several_at_a_time(vibetuner_worker: ManualWorker):
-    """As a web app does."""
+    """Inline serves several enqueues at a time, as a web app does."""
     async with vibetuner_worker.inline():
         await asyncio.gather(*(note.enqueue(str(number)) for number in range(5)))
         assert sorted(ran) == list("01234")
 
 
 async def test_what_was_enqueued_can_be_asserted(vibetuner_worker: ManualWorker):
-    """By task, arguments and number, before and after it ran."""
+    """`assert_enqueued` compares task, arguments and number, before and after the run."""
     await note.enqueue("a", loud=True)
     await note.enqueue(text="b")
     await note_in_turn.enqueue(1)
@@ -285,7 +285,7 @@ async def test_what_was_enqueued_can_be_asserted(vibetuner_worker: ManualWorker)
 async def test_what_can_not_have_been_enqueued_is_refused_or_never_was(
     vibetuner_worker: ManualWorker,
 ):
-    """A name is no task; arguments that don't fit are compared as they are."""
+    """`assert_enqueued` refuses a name; arguments that don't fit were never enqueued."""
     with pytest.raises(TypeError, match="assert_enqueued takes a task, not 'note'"):
         vibetuner_worker.assert_enqueued("note")
 
@@ -295,7 +295,10 @@ async def test_what_can_not_have_been_enqueued_is_refused_or_never_was(
 
 
 async def test_the_results_are_there_the_latest_first(vibetuner_worker: ManualWorker):
-    """A task that waits for another has left nothing for ever, before its end and after it."""
+    """`results` returns the latest first.
+
+    The key check passes before and after a task that waits for another.
+    """
     first = await note.enqueue("a")
     await note.enqueue("b", loud=True).start(after=first.id)
     await vibetuner_worker.check_keys()
@@ -306,7 +309,7 @@ async def test_the_results_are_there_the_latest_first(vibetuner_worker: ManualWo
 
 
 async def test_a_task_that_does_not_end_is_named(vibetuner_worker: ManualWorker):
-    """And the next run is not disturbed."""
+    """A task that does not end in time is named and aborted, and the next run works."""
     await never_ends.enqueue()
     with pytest.raises(AssertionError, match=r"^never_ends \w{32} did not end in time; aborted$"):
         await vibetuner_worker.run_until_idle(limit=0.5)
@@ -317,7 +320,7 @@ async def test_a_task_that_does_not_end_is_named(vibetuner_worker: ManualWorker)
 
 
 async def test_a_cancelled_run_leaves_nothing_running(vibetuner_worker: ManualWorker):
-    """As when a test has a time limit of its own."""
+    """A cancelled run leaves no task running, and the next run works."""
     await never_ends.enqueue()
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.5):
@@ -329,7 +332,7 @@ async def test_a_cancelled_run_leaves_nothing_running(vibetuner_worker: ManualWo
 
 
 async def test_a_key_that_would_stay_for_ever_is_found(vibetuner_worker: ManualWorker):
-    """At the end of the test, unless it says that this is meant."""
+    """`check_keys` names a key without a time to live, unless the test allows it."""
     await tasks.redis.set("shop:prices", "1")
     await tasks.redis.set("shop:cache", "1", ex=60)
     await note.enqueue("waiting").start(delay=60)
@@ -341,7 +344,7 @@ async def test_a_key_that_would_stay_for_ever_is_found(vibetuner_worker: ManualW
 
 @pytest.mark.parametrize("time", [1, 2])
 async def test_no_test_sees_what_another_has_left(vibetuner_worker: ManualWorker, time: int):
-    """Neither in the queue nor on the clock; a task of the test's own may have the same name."""
+    """A test sees neither the queue nor the clock of an earlier test."""
 
     @tasks.task()
     async def local() -> None:

@@ -36,7 +36,7 @@ INSERT = text("INSERT INTO orders (number) VALUES (:number)")
 ANSWER_SECONDS = 10
 MEAN_PAUSE = 0.22
 
-# A key is asked for about so often; of so many transactions one is rolled back.
+# The calls with one key, on average, and the transactions of which one is rolled back.
 SAME_KEY, ROLLED_BACK = 3, 4
 
 # How many of a hundred tasks are of each kind.
@@ -56,7 +56,7 @@ class Producer:
         self._keys = 0
 
     async def produce(self, seconds: float) -> None:
-        """Enqueue for so many seconds, whatever happens to Redis."""
+        """Enqueue tasks for so many seconds, whatever happens to Redis."""
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
             await self._produce_one()
@@ -86,7 +86,7 @@ class Producer:
             "one_at_a_time": lambda: mix.one_at_a_time.enqueue(round(chance.uniform(0.2, 1.5), 1)),
             "committed": lambda: mix.committed.enqueue(token_hex(8)),
             "keyed": self._draw_keyed,
-            # Every second one waits longer than it keeps.
+            # Every second one is delayed beyond its expiry.
             "perishable": lambda: mix.perishable.enqueue().start(delay=chance.choice([None, 4])),
         }
         draw: Callable[[], AnyTask] = draws.get(kind, getattr(mix, kind).enqueue)
@@ -100,7 +100,7 @@ class Producer:
 
 
 async def _commit(task: AnyTask, *, is_kept: bool) -> None:
-    """Store an order and its task, both or neither."""
+    """Store an order and its task in one transaction, which may be rolled back."""
     verdict = "unknown"
     with suppress(*PASSING, SQLAlchemyError, ExceptionGroup), anyio.fail_after(ANSWER_SECONDS):
         async with open_session() as session:
@@ -131,7 +131,7 @@ async def _enqueue(task: AnyTask, kind: str) -> None:
 
 
 async def _abort(task: AnyTask, patience: float) -> None:
-    """Repeat the call until it succeeds, as a person would."""
+    """Abort a task, and repeat that until it succeeds, as a person would."""
     await anyio.sleep(patience)
     for _ in range(10):
         answer = "error"

@@ -11,7 +11,7 @@ from invoice_desk.models import Invoice, now
 
 @pytest.fixture
 async def invoices(vibetuner_sql: AsyncEngine) -> list[Invoice]:
-    """Three invoices: I-0 is due in two days, I-1 today, and I-2 is overdue."""
+    """Store three invoices: I-0 is due in two days, I-1 today, and I-2 is overdue."""
     invoices = [
         Invoice(
             number=f"I-{days}",

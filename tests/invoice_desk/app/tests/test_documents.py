@@ -1,4 +1,4 @@
-"""Documents that are made together."""
+"""A batch of documents, its end and its archive."""
 
 from io import BytesIO
 from zipfile import ZipFile
@@ -12,7 +12,7 @@ from invoice_desk.tasks.mails import mail_document
 
 
 def batch_of(page: Response) -> str:
-    """Return the id in the address of a bar's events."""
+    """Return the id of a batch, which its page has in the address of the progress events."""
     return page.text.partition('sse-connect="')[2].partition('"')[0].rpartition("/")[2]
 
 
@@ -34,11 +34,11 @@ async def test_each_invoice_gets_a_document_and_the_batch_one_end(
     ]
 
 
-async def test_a_document_that_fails_holds_up_nobody(
+async def test_a_failed_document_does_not_stop_the_batch(
     vibetuner_client: AsyncClient, vibetuner_worker: ManualWorker, invoices: list[Invoice]
 ) -> None:
     batch = batch_of(await vibetuner_client.post("/documents"))
-    document_path(batch, "I-1").mkdir(parents=True)  # in the way of the file
+    document_path(batch, "I-1").mkdir(parents=True)  # a folder, where the file should be
     await vibetuner_worker.advance(minutes=1, cron=False)
     assert [letter.task_name for letter in vibetuner_worker.dead_letters] == ["documents_item"]
     vibetuner_worker.assert_enqueued(documents_end, times=1)

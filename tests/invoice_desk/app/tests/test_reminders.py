@@ -1,4 +1,4 @@
-"""Reminders, and what becomes of a mail."""
+"""Reminders of overdue invoices, and their mail."""
 
 from collections.abc import Callable
 from datetime import timedelta
@@ -15,7 +15,7 @@ from invoice_desk.tasks.reminders import remind_overdue
 Mails = Callable[[], list[EmailMessage]]
 
 
-async def test_what_is_overdue_is_reminded_of_in_the_morning(
+async def test_a_reminder_of_an_overdue_invoice_is_sent_in_the_morning(
     vibetuner_worker: ManualWorker, vibetuner_mails: Mails, invoices: list[Invoice]
 ) -> None:
     await vibetuner_worker.advance(days=2)
@@ -39,7 +39,7 @@ async def test_a_reminder_is_sent_once_a_week(
     assert len(vibetuner_mails()) == 2
 
 
-async def test_what_is_paid_meanwhile_is_not_mailed(
+async def test_an_invoice_that_is_paid_meanwhile_gets_no_reminder(
     vibetuner_worker: ManualWorker, vibetuner_mails: Mails, invoices: list[Invoice]
 ) -> None:
     await remind_overdue()
@@ -50,7 +50,7 @@ async def test_what_is_paid_meanwhile_is_not_mailed(
     assert vibetuner_mails() == []
 
 
-async def test_a_server_that_is_away_is_tried_again_until_it_is_a_dead_letter(
+async def test_a_mail_without_a_server_is_retried_and_becomes_a_dead_letter(
     vibetuner_worker: ManualWorker, vibetuner_settings: SettingsOverride, invoices: list[Invoice]
 ) -> None:
     vibetuner_settings(smtp_url="smtp://127.0.0.1:1")

@@ -1,4 +1,4 @@
-"""Invoices out of a file."""
+"""Import of invoices from a CSV file."""
 
 from httpx2 import AsyncClient, Response
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -57,10 +57,10 @@ async def test_an_import_may_be_cut_off_anywhere(vibetuner_sql: AsyncEngine) -> 
         session.add(upload)
         await session.commit()
 
-    async def begin_anew() -> None:
+    async def reset() -> None:
         async with open_session() as session:
             await session.exec(delete(Invoice))
             await session.exec(update(Upload).values(rows=0))
             await session.commit()
 
-    await replay_fuzz(import_invoices, upload.id, observe=numbers, reset=begin_anew)
+    await replay_fuzz(import_invoices, upload.id, observe=numbers, reset=reset)

@@ -20,7 +20,7 @@ HOSTILE = "<script>alert(1)</script>"
 
 @pytest.fixture
 def worker(stand_in, settings: Settings) -> Iterator[TaskWorker]:
-    """The process's worker, with tasks of which some are named by an attacker."""
+    """Yield the process's worker, with tasks of which one is named by an attacker."""
     stand_in()
     with using_worker(register(TaskWorker(settings))) as worker:
         yield worker
@@ -28,7 +28,7 @@ def worker(stand_in, settings: Settings) -> Iterator[TaskWorker]:
 
 @pytest.fixture
 def runner(worker: TaskWorker, settings: Settings) -> TaskWorker:
-    """Another worker on the same queue, to run."""
+    """Return another worker on the same queue, to run."""
     return register(TaskWorker(settings))
 
 
@@ -59,14 +59,14 @@ def register(worker: TaskWorker) -> TaskWorker:
 
 @pytest.fixture
 async def client(worker: TaskWorker, settings: Settings) -> AsyncIterator[AsyncClient]:
-    """A browser's requests to a web process in development."""
+    """Yield a client of a web process in development."""
     async with browsing(settings) as client:
         yield client
 
 
 @asynccontextmanager
 async def browsing(settings: Settings) -> AsyncIterator[AsyncClient]:
-    """Requests to a web process in development that has these settings."""
+    """Run a web process in development with these settings; yield a client of it."""
     opened = settings.model_copy(update={"environment": "development", "debug": True})
     with using_settings(opened):
         app = create_app()

@@ -45,7 +45,10 @@ async def bury(worker: TaskWorker, *ids: str, **changes: Any) -> None:
 
 
 async def test_every_page_works_before_any_worker_has_run(client: AsyncClient):
-    """And says what to start; a strict policy stands on each."""
+    """Every page works before any worker has run, and has a strict content policy.
+
+    The overview warns that no worker is alive.
+    """
     for path in PAGES:
         answer = await client.get(HOME + path)
         assert answer.status_code == 200, path
@@ -61,7 +64,7 @@ async def test_every_page_works_before_any_worker_has_run(client: AsyncClient):
 async def test_a_task_is_watched_from_the_queue_to_its_end(
     client: AsyncClient, worker: TaskWorker, runner: TaskWorker, running
 ):
-    """Queued, with what holds it up; then done, with its result; secrets are masked."""
+    """A task's page explains why it waits, and later shows its result; secrets are masked."""
     task = await worker.registry["echo"].enqueue("hello", password="hunter2")
     url = f"{HOME}/task/{task.id}"
     before = (await client.get(url)).text
@@ -79,10 +82,13 @@ async def test_a_task_is_watched_from_the_queue_to_its_end(
     assert "0 3 * * *" in schedule
 
 
-async def test_what_a_task_tells_of_its_progress_stands_on_its_page(
+async def test_the_progress_of_a_task_is_on_its_page(
     client: AsyncClient, worker: TaskWorker, runner: TaskWorker, running
 ):
-    """As a bar with a stream of its own, which ends with the task; of others nothing is shown."""
+    """A task's page shows its progress as a bar, whose event stream ends with the task.
+
+    The page of a task without progress shows none.
+    """
     async with running(runner):
         silent = await worker.registry["waits"].enqueue()
         task = await worker.registry["counts"].enqueue()
@@ -106,10 +112,10 @@ async def test_what_a_task_tells_of_its_progress_stands_on_its_page(
     assert (await client.get(f"{HOME}/progress/nobody")).status_code == 404
 
 
-async def test_what_an_attacker_names_is_shown_and_never_run(
+async def test_what_an_attacker_names_is_escaped(
     client: AsyncClient, worker: TaskWorker, runner: TaskWorker, running
 ):
-    """A task's name, its arguments, its error, a filter, an id."""
+    """A hostile task name, argument, error, filter or id is escaped on every page."""
     async with running(runner):
         task = await worker.registry[HOSTILE].enqueue('"><img src=x onerror=alert(1)>')
         await task.result(timeout=10)
@@ -136,7 +142,7 @@ async def test_what_an_attacker_names_is_shown_and_never_run(
 async def test_a_task_is_aborted_and_enqueued_again(
     client: AsyncClient, worker: TaskWorker, runner: TaskWorker, running
 ):
-    """Each answer leads to the page of the task that it is about."""
+    """The buttons to abort, to enqueue again and to run a cron task lead to the task's page."""
     async with running(runner):
         task = await worker.registry["waits"].enqueue()
         await until(
@@ -163,7 +169,7 @@ async def test_a_task_is_aborted_and_enqueued_again(
 async def test_one_dead_letter_is_retried_and_one_discarded(
     client: AsyncClient, worker: TaskWorker
 ):
-    """By their buttons; a second press changes nothing."""
+    """A button retries or discards a dead letter, and a second action is refused."""
     await bury(worker, "d1", "d2")
     page = (await client.get(f"{HOME}/dead")).text
     assert "2 open, by bug" in page
@@ -185,7 +191,10 @@ async def test_one_dead_letter_is_retried_and_one_discarded(
 async def test_a_group_and_then_all_are_settled_with_a_count_before(
     client: AsyncClient, worker: TaskWorker, store: str
 ):
-    """And a bar during; the letters of another bug stay."""
+    """A group of letters is settled after a question that names their number.
+
+    The letters of another bug stay.
+    """
     settings = get_settings()
     url = settings.mongodb_url if store == "mongodb" else None
     with using_settings(settings.model_copy(update={"mongodb_url": url})):
@@ -206,7 +215,7 @@ async def test_a_group_and_then_all_are_settled_with_a_count_before(
 
 
 async def test_no_action_is_taken_for_another_site(client: AsyncClient, worker: TaskWorker):
-    """Although the gate is open in development."""
+    """Every action for another site is refused, although the gate is open in development."""
     task = await worker.registry["echo"].enqueue("mine")
     foreign = {"Origin": "http://evil.test"}
     for path in (
@@ -222,10 +231,13 @@ async def test_no_action_is_taken_for_another_site(client: AsyncClient, worker: 
 
 
 @pytest.mark.parametrize("fault", ["frozen", "killed"])
-async def test_a_redis_that_is_gone_gives_a_page_that_says_so(
+async def test_a_redis_that_is_gone_gives_a_page_with_the_cure(
     worker: TaskWorker, settings: Settings, tmp_path: Path, fault: str
 ):
-    """Each within five seconds, with what to check; once it is back, so are the pages."""
+    """While Redis is gone, each page answers 503 with the cure, within seconds.
+
+    Once Redis is back, so are the pages.
+    """
     server = Valkey(tmp_path, lasting=False)
     server.start()
     own = settings.model_copy(update={"redis_url": server.url, "mongodb_url": None})
@@ -250,7 +262,7 @@ async def test_a_redis_that_is_gone_gives_a_page_that_says_so(
 
 
 async def test_wrong_addresses_are_answered_in_words(client: AsyncClient):
-    """A changed cursor, an unknown state, a time that is none."""
+    """A wrong cursor, state or time in an address gets an error page, and no 500."""
     for query in ("after=x", "state=dine", "since=yesterday"):
         answer = await client.get(f"{HOME}/list?{query}")
         assert answer.status_code == 400, query
@@ -266,7 +278,7 @@ async def test_wrong_addresses_are_answered_in_words(client: AsyncClient):
 async def test_an_open_page_hears_that_something_has_happened(
     client: AsyncClient, worker: TaskWorker
 ):
-    """Through a stream of events, looked for only while somebody listens."""
+    """An open page gets an event when something has happened."""
     heard: asyncio.Queue[bytes] = asyncio.Queue()
     with Hub().subscribe("a page") as subscriber:
         streaming = asyncio.create_task(ChangeStream().run(subscriber, heard.put))
@@ -310,7 +322,7 @@ async def test_the_queues_are_listed_with_who_reads_them(stand_in, settings: Set
 
 
 async def test_a_task_is_found_by_the_beginning_of_its_id(client: AsyncClient, worker: TaskWorker):
-    """The search leads to its page."""
+    """A search by the beginning of an id leads to the page of its task."""
     task = await worker.registry["echo"].enqueue("one that is looked for")
     answer = await client.get(f"{HOME}/list", params={"id": f" {task.id[:12]} "})
     assert answer.status_code == 200

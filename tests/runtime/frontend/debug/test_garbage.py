@@ -1,4 +1,4 @@
-"""Whatever stands in our keys, every page opens and every command prints."""
+"""With any value in our keys, every page opens and every command prints."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ values = st.recursive(
 
 @st.composite
 def spoiled(draw: st.DrawFn) -> dict[str, bytes]:
-    """Our records, of which one has a field that is not ours, or is no record at all."""
+    """Draw our records, of which one has a wrong field, or is no record at all."""
     name = draw(st.sampled_from(sorted(RECORDS)))
     record = json.loads(RECORDS[name])
     if draw(st.booleans()) and isinstance(record, list | dict):
@@ -124,7 +124,7 @@ async def write(redis: Any, keys: Keys, what: dict[str, bytes]) -> None:
 
 
 async def open_all(client: AsyncClient) -> list[int]:
-    """The status of every page."""
+    """Return the status of every page."""
     found = []
     for path in (
         "", "/list", "/list?state=failed", "/list?name=echo", "/list?state=unreadable", "/cron",
@@ -135,7 +135,7 @@ async def open_all(client: AsyncClient) -> list[int]:
 
 
 async def print_all() -> str:
-    """Print the output of every command."""
+    """Return the output of every command."""
     queue, out = this_queue(), io.StringIO()
     with redirect_stdout(out):
         page = await list_tasks(queue, TaskFilters())
@@ -162,7 +162,7 @@ async def print_all() -> str:
 
 @pytest.fixture
 def settings(settings: Settings) -> Iterator[Settings]:
-    """Settings without MongoDB, so that letters stay in Redis."""
+    """Use settings without MongoDB, so that letters stay in Redis."""
     own = settings.model_copy(update={"mongodb_url": None})
     with using_settings(own):
         yield own
@@ -175,7 +175,7 @@ def settings(settings: Settings) -> Iterator[Settings]:
 async def test_one_record_that_is_not_ours_turns_no_page_into_an_error(
     settings: Settings, client: AsyncClient, worker: TaskWorker, what: dict[str, bytes]
 ):
-    """It is shown as unreadable, or left out where it stands for itself."""
+    """A malformed record causes no error on any page, in any command or in the doctor."""
     await worker.redis.flushdb()
     await write(worker.redis, Keys(settings.redis_key_prefix), what)
 
@@ -187,7 +187,7 @@ async def test_one_record_that_is_not_ours_turns_no_page_into_an_error(
 async def test_what_cannot_be_read_is_shown_and_counted(
     settings: Settings, client: AsyncClient, worker: TaskWorker
 ):
-    """Row by row on the pages and in the lists; as a number by the doctor."""
+    """Pages and lists show each unreadable record, and the doctor reports their number."""
     keys = Keys(settings.redis_key_prefix)
     await worker.redis.xadd(keys.journal.ended, {"d": '["x"]'}, identifier=ENTRY)
     await worker.redis.xadd(keys.letters, {"letter": '{"failed_at": 5}'}, identifier=ENTRY)
@@ -219,7 +219,7 @@ QUEUE_KEYS = (
 async def test_a_key_of_another_type_is_named(
     name: str, settings: Settings, client: AsyncClient, worker: TaskWorker
 ):
-    """Pages say that Redis refused; the doctor says which key it is."""
+    """A key of another type leads to a 503 at most, and the doctor names the key."""
     keys = Keys(settings.redis_key_prefix)
     await keep(worker.redis, settings.redis_key_prefix, make_letter(ID))
     key = getattr(keys.journal if name in JOURNAL_KEYS else keys, name)
@@ -236,7 +236,10 @@ async def test_a_key_of_another_type_is_named(
 async def test_a_queue_of_another_type_is_named(
     kind: str, queue: str, settings: Settings, client: AsyncClient, worker: TaskWorker
 ):
-    """No worker can read any queue beside it; the doctor goes on to its end."""
+    """A queue's key of another type is named by the doctor, which completes its checks.
+
+    No worker can read any queue beside it.
+    """
     keys = Keys(settings.redis_key_prefix)
     await worker.redis.zadd(keys.journal.queues, {"bulk": 1})
     key = getattr(keys, kind)(queue)

@@ -106,8 +106,8 @@ def now_with(**changes: Any) -> Iterator[None]:
         yield
 
 
-async def test_without_a_ticket_there_is_nothing_there(client: AsyncClient):
-    """The answer is that of any path that does not exist; only never kept."""
+async def test_without_a_ticket_every_path_is_missing(client: AsyncClient):
+    """Without a ticket, a path below /debug gets the 404 of a missing path, uncached."""
     missing = await client.get("/nowhere")
     for path in (OPENED, "/debug", "/debug/", "/debug/tasks", "//debug/own", "/debug/missing"):
         answer = await client.get(f"https://shop.example{path}")
@@ -120,7 +120,7 @@ async def test_without_a_ticket_there_is_nothing_there(client: AsyncClient):
 
 
 async def test_the_token_opens_the_gate_and_leaves_the_address_bar(client: AsyncClient):
-    """A redirect hands the browser a cookie that no script and no other site can use."""
+    """The token leads to a redirect with a cookie that no script and no other site can use."""
     answer = await unlock(client)
 
     assert answer.status_code == 303
@@ -138,7 +138,10 @@ async def test_the_token_opens_the_gate_and_leaves_the_address_bar(client: Async
 
 
 async def test_a_link_in_a_chat_opens_it_too(client: AsyncClient):
-    """A Strict cookie does not survive a redirect that another site began: a page goes on."""
+    """A link on another site leads to a page that refreshes itself.
+
+    A Strict cookie does not survive a redirect that another site began.
+    """
     answer = await unlock(client, **{"Sec-Fetch-Site": "cross-site"})
 
     assert answer.status_code == 200
@@ -148,7 +151,7 @@ async def test_a_link_in_a_chat_opens_it_too(client: AsyncClient):
 
 
 async def test_a_wrong_token_is_a_404_that_costs_time(client: AsyncClient):
-    """And gives no ticket, however near it came."""
+    """A wrong token gets a 404 without a ticket, after a delay."""
     for token in (TOKEN[:-1], TOKEN + "x", "\ud800"):
         began = time.monotonic()
         params = f"token={token}" if token.isascii() else "token=%ED%A0%80"
@@ -160,7 +163,7 @@ async def test_a_wrong_token_is_a_404_that_costs_time(client: AsyncClient):
 
 
 async def test_without_debug_access_token_there_is_no_way_in(client: AsyncClient):
-    """Not with an empty token, and not with a ticket from before it was taken away."""
+    """Without DEBUG_ACCESS_TOKEN, neither an empty token nor an earlier ticket opens the gate."""
     await unlock(client)
     with now_with(debug_access_token=None):
         assert (await unlock(client, "")).status_code == 404
@@ -168,8 +171,8 @@ async def test_without_debug_access_token_there_is_no_way_in(client: AsyncClient
         assert (await client.get(OPENED)).status_code == 404
 
 
-async def test_locking_takes_the_ticket_back(client: AsyncClient):
-    """The browser's cookie is gone."""
+async def test_locking_removes_the_ticket(client: AsyncClient):
+    """Locking removes the browser's ticket."""
     await unlock(client)
 
     assert (await client.post("/_lock-debug", headers=OURS)).status_code == 303
@@ -177,10 +180,13 @@ async def test_locking_takes_the_ticket_back(client: AsyncClient):
 
 
 @pytest.mark.parametrize("redis_url", ["running", None, "frozen"])
-async def test_a_copy_of_a_ticket_is_worth_nothing_once_it_was_taken_back(
+async def test_a_copy_of_a_locked_ticket_is_refused(
     project: None, servers: Lease, tmp_path: Path, redis_url: str | None
 ):
-    """In every process that shares a Redis; without one, or beside one that is silent, in this."""
+    """A copy of a locked ticket is refused by every process that shares a Redis.
+
+    Without a Redis, or beside a frozen one, this process refuses it.
+    """
     with Valkey(tmp_path) as frozen:
         url = {"running": servers.urls["redis"], "frozen": frozen.url}.get(redis_url or "")
         with using_settings(production(redis_url=url)):
@@ -223,7 +229,7 @@ def read_id(ticket: str) -> str:
 async def test_a_ticket_of_other_secrets_or_of_another_project_is_refused(
     client: AsyncClient, changes: dict[str, str]
 ):
-    """To change one of the secrets ends every ticket; SECRET_KEY_PREVIOUS does not save it."""
+    """A change of a secret ends every ticket, and SECRET_KEY_PREVIOUS does not save it."""
     await unlock(client)
     assert (await client.get(OPENED)).status_code == 200
 
@@ -232,7 +238,7 @@ async def test_a_ticket_of_other_secrets_or_of_another_project_is_refused(
 
 
 async def test_a_forged_ticket_is_refused(client: AsyncClient):
-    """Signed with a guess, cut short, with a bit turned, or with a bare text."""
+    """A ticket that is forged, cut short or altered is refused."""
     ticket = issue(production())
     turned = ("A" if ticket[0] != "A" else "B") + ticket[1:]
     forged = URLSafeTimedSerializer("k" * 40, salt="shop").dumps("x")
@@ -242,7 +248,7 @@ async def test_a_forged_ticket_is_refused(client: AsyncClient):
 
 
 def test_a_ticket_ends_after_eight_hours(fresh: None):
-    """One second before it is good, and one second after it is not."""
+    """A ticket is valid for eight hours from its issue, and not before."""
     settings = production()
     ticket, now = issue(settings), datetime.now(UTC)
     assert read(settings, ticket)
@@ -252,7 +258,7 @@ def test_a_ticket_ends_after_eight_hours(fresh: None):
 
 
 async def test_what_changes_something_must_come_from_our_own_pages(client: AsyncClient):
-    """A ticket alone is not enough: another site's form carries its Origin."""
+    """A change below /debug needs, beside a ticket, the Origin of our own pages."""
     await unlock(client)
     for headers in (
         {},
@@ -283,13 +289,13 @@ async def test_what_changes_something_must_come_from_our_own_pages(client: Async
 async def test_debug_alone_opens_it_in_development_only(
     client: AsyncClient, settings: Settings, status: int
 ):
-    """A DEBUG that was forgotten in production opens nothing."""
+    """DEBUG without a ticket opens the gate in development only, and not in production."""
     with using_settings(settings):
         assert (await client.get(f"http://localhost:8000{OPENED}")).status_code == status
 
 
 async def test_an_open_gate_still_wants_our_own_pages_for_a_change(client: AsyncClient):
-    """A page from elsewhere must not act on what runs on a developer's machine."""
+    """An open gate in development refuses a change from another site."""
     with now_with(environment="development", debug=True):
         foreign = {"Origin": "https://evil.example"}
         assert (
@@ -298,7 +304,7 @@ async def test_an_open_gate_still_wants_our_own_pages_for_a_change(client: Async
 
 
 async def test_a_websocket_passes_the_same_gate(project: None):
-    """Without a ticket the handshake is refused."""
+    """A WebSocket without a ticket is refused in its handshake."""
     sent: list[dict[str, Any]] = []
 
     async def send(message: dict[str, Any]) -> None:
@@ -321,7 +327,7 @@ async def test_a_websocket_passes_the_same_gate(project: None):
 
 
 async def test_the_gate_gives_the_projects_own_404(stand_in):
-    """A project's page for what is missing is used, so that nothing sets the gate apart."""
+    """The gate answers with the project's own 404, so that nothing sets it apart."""
     stand_in({"routes.py": ROUTES}, tune=TUNE)
     with using_settings(production()):
         app = create_app()
@@ -337,7 +343,7 @@ async def test_the_gate_gives_the_projects_own_404(stand_in):
 
 
 async def test_wrong_tokens_keep_nobody_out(client: AsyncClient, caplog: pytest.LogCaptureFixture):
-    """A visitor's guesses cost the operator nothing; they are logged with the address."""
+    """Forty wrong tokens at once don't hold up the right one, and are logged with the address."""
     guesses = [unlock(client, f"guess number {number}") for number in range(40)]
     began = time.monotonic()
     answers = await asyncio.gather(*guesses, unlock(client))
@@ -351,7 +357,7 @@ async def test_wrong_tokens_keep_nobody_out(client: AsyncClient, caplog: pytest.
 
 
 async def test_the_token_can_be_typed_into_a_form(client: AsyncClient):
-    """So that it stands in no address, no history and no proxy's log."""
+    """The token can be typed into a form, so that it is in no address, history or log."""
     page = await client.get("/_unlock-debug")
     assert page.status_code == 200
     assert '<form method="post">' in page.text
@@ -364,7 +370,7 @@ async def test_the_token_can_be_typed_into_a_form(client: AsyncClient):
 
 
 async def test_no_link_and_no_other_site_locks(client: AsyncClient):
-    """To lock changes something: it takes a POST from our own pages."""
+    """The ticket is removed only by a POST from our own pages."""
     await unlock(client)
 
     assert (await client.get("/_lock-debug")).status_code == 405
@@ -374,7 +380,7 @@ async def test_no_link_and_no_other_site_locks(client: AsyncClient):
 
 
 async def test_a_ticket_locked_while_redis_was_away_stays_locked(project: None, tmp_path: Path):
-    """The other processes hear of it as soon as Redis answers."""
+    """A ticket that was locked while Redis was frozen is refused everywhere once it answers."""
     with Valkey(tmp_path) as valkey, using_settings(production(redis_url=valkey.url)):
         async with get_worker(), visiting() as client:
             await unlock(client)
@@ -404,7 +410,7 @@ async def test_a_ticket_locked_while_redis_was_away_stays_locked(project: None, 
 async def test_development_opens_the_gate_to_its_own_machine_only(
     project: None, host: str, client: str, status: int
 ):
-    """Not to a page that rebinds its name, and not to the network that it listens on."""
+    """The gate in development is open to a local host name on this machine only."""
     with using_settings(production(environment="development", debug=True)):
         transport = ASGITransport(create_app(), client=(client, 1234))
         async with AsyncClient(transport=transport, base_url=f"http://{host}") as browser:
@@ -412,7 +418,7 @@ async def test_development_opens_the_gate_to_its_own_machine_only(
 
 
 async def test_a_containers_port_that_is_published_locally_counts_as_local(project: None):
-    """PUBLISHED_LOCALLY believes the container engine's address, and still no rebound name."""
+    """PUBLISHED_LOCALLY trusts the address of the container engine, but no foreign host name."""
     settings = production(environment="development", debug=True, published_locally=True)
     with using_settings(settings):
         transport = ASGITransport(create_app(), client=("172.18.0.1", 1234))
@@ -422,7 +428,7 @@ async def test_a_containers_port_that_is_published_locally_counts_as_local(proje
 
 
 async def handshake(**headers: str) -> str:
-    """The type of the first message that a WebSocket below ``/debug`` is answered with."""
+    """Return the type of the first answer to a WebSocket below ``/debug``."""
     sent: list[str] = []
 
     async def send(message: Any) -> None:
@@ -443,7 +449,7 @@ async def handshake(**headers: str) -> str:
 
 
 async def test_a_websocket_needs_a_ticket_and_our_own_page(project: None):
-    """Both are in the headers of its handshake."""
+    """A WebSocket needs a ticket and the Origin of our own pages in its handshake."""
     with using_settings(production()):
         own = {"host": "shop.example", "cookie": f"{COOKIE}={issue(get_settings())}"}
         assert await handshake(**own, origin="https://shop.example") == "websocket.accept"
@@ -456,7 +462,7 @@ async def test_a_websocket_needs_a_ticket_and_our_own_page(project: None):
     [("/debug", "", 404), ("/shop/debug", "/shop", 404), ("/shop/debug", "", 200)],
 )
 async def test_a_gate_before_any_app_has_an_answer_of_its_own(path: str, root: str, status: int):
-    """An app without handlers, below a path of the proxy or not."""
+    """A gate before an app without handlers answers 404 as JSON, also below a root path."""
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
         await PlainTextResponse("the app")(scope, receive, send)
@@ -484,7 +490,7 @@ async def test_a_gate_before_any_app_has_an_answer_of_its_own(path: str, root: s
     ],
 )
 def test_an_origin_is_of_the_host_that_is_asked(origin: str, host: str, is_same: bool):
-    """Upper and lower case mean the same; without a host there is none of our own."""
+    """An origin and a host are compared without regard to case, and none equals none."""
     headers = [(b"origin", origin.encode()), (b"host", host.encode())]
     scope = {"type": "http", "headers": [(name, value) for name, value in headers if value]}
     assert is_same_host(HTTPConnection(scope)) is is_same
@@ -493,7 +499,7 @@ def test_an_origin_is_of_the_host_that_is_asked(origin: str, host: str, is_same:
 @pytest.mark.parametrize("kind", [404, HTTPException])
 @pytest.mark.parametrize("is_async", [False, True])
 async def test_the_projects_own_404_gets_the_request(stand_in, kind: Any, is_async: bool):
-    """It may name the path, and read what was sent."""
+    """The project's 404 handler gets the request at the gate, with its path and body."""
     stand_in({"routes.py": ROUTES}, tune=TUNE)
     with using_settings(production()):
         app = create_app()
@@ -514,7 +520,7 @@ async def test_the_projects_own_404_gets_the_request(stand_in, kind: Any, is_asy
 
 
 async def test_tests_with_debug_pass_from_any_host(client: AsyncClient):
-    """A test client has a name of its own."""
+    """DEBUG opens the gate in tests to any host name, and in development only to local ones."""
     with now_with(environment="test", debug=True):
         assert (await client.get(f"http://testserver{OPENED}")).status_code == 200
     with now_with(environment="development", debug=True):

@@ -1,4 +1,4 @@
-"""Many dead letters retried or discarded, one page for the progress."""
+"""Jobs that retry or discard many dead letters, with a page for their progress."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from vibetuner.testing import held_open
 
 @pytest.fixture
 async def queue(stand_in, settings: Settings) -> AsyncIterator[TaskWorker]:
-    """Open dead letters, without MongoDB."""
+    """Open the dead letters without MongoDB; yield the worker."""
     stand_in()
     with using_settings(settings.model_copy(update={"mongodb_url": None})):
         async with held_open(open_dead_letters()):
@@ -46,7 +46,10 @@ async def ended(job_id: str) -> Job:
 async def test_a_job_counts_what_it_retried_and_what_was_refused(
     queue: TaskWorker, settings: Settings
 ):
-    """With the first reasons; a second job has only those that are left."""
+    """A job counts the letters that it retried and those refused, with the first reasons.
+
+    A second job has only the letters that are left.
+    """
     await bury(queue, settings, "good-1", "good-2")
     await bury(queue, settings, *(f"bad-{n}" for n in range(MOST_REASONS + 1)), damaged=True)
     job = await ended(await start_job("retry", None, 100, by="ann"))
@@ -59,10 +62,10 @@ async def test_a_job_counts_what_it_retried_and_what_was_refused(
     assert not again.is_stale
 
 
-async def test_a_job_that_redis_interrupts_says_so(
+async def test_a_job_that_redis_interrupts_has_the_error(
     queue: TaskWorker, settings: Settings, caplog: pytest.LogCaptureFixture
 ):
-    """It can simply be started again; an error that is not ours is logged, too."""
+    """A job that Redis interrupts has the error, and can be started again."""
     await bury(queue, settings, "good-1")
     prefix = settings.redis_key_prefix
     await queue.redis.rename(f"{prefix}dead_letters", f"{prefix}away")
@@ -75,7 +78,7 @@ async def test_a_job_that_redis_interrupts_says_so(
 
 
 async def test_a_job_of_another_hour_is_not_found(queue: TaskWorker):
-    """The error names the cure."""
+    """A job that doesn't exist any more is an error with the cure."""
     with pytest.raises(TaskNotFound, match=r"no such job nobody, .* Start it again"):
         await find_job("nobody")
 
@@ -84,7 +87,7 @@ async def test_a_job_of_another_hour_is_not_found(queue: TaskWorker):
 async def test_no_more_letters_are_settled_than_were_counted(
     queue: TaskWorker, settings: Settings, limit: int | None
 ):
-    """An outcome has each with its new id, or with the reason."""
+    """A job settles no more letters than its limit, each with its new id or a reason."""
     await bury(queue, settings, "one", "two")
     await bury(queue, settings, "three", damaged=True)
     outcome = Outcome()

@@ -30,7 +30,7 @@ PAGES = (
 
 
 async def find_nothing(beginning: str) -> None:
-    """Look for the ids that begin like this."""
+    """Look for a letter by the beginning of an id that no letter has."""
     with pytest.raises(DeadLetterNotFound):
         await get(beginning)
 
@@ -52,14 +52,14 @@ Ask = Callable[[str], Awaitable[object]]
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Valkey]:
-    """A server whose counters include only the commands of this module."""
+    """Run a server whose counters include only the commands of this module."""
     with Valkey(tmp_path_factory.mktemp("valkey"), lasting=False) as valkey:
         yield valkey
 
 
 @pytest.fixture
 def settings(settings: Settings, server: Valkey) -> Iterator[Settings]:
-    """Settings of that server, without MongoDB."""
+    """Use settings of that server, without MongoDB."""
     own = settings.model_copy(update={"mongodb_url": None, "redis_url": server.url})
     with using_settings(own):
         yield own
@@ -67,7 +67,7 @@ def settings(settings: Settings, server: Valkey) -> Iterator[Settings]:
 
 @pytest.fixture
 def ask(client: AsyncClient, settings: Settings, tmp_path: Path) -> Ask:
-    """Open a page, read the letters or run a command, by its name."""
+    """Return a function that opens a page, reads letters or runs a command, by its name."""
     folder = write_project(tmp_path / "shop")
     environment = {
         "REDIS_URL": settings.redis_url or "",
@@ -89,7 +89,7 @@ def ask(client: AsyncClient, settings: Settings, tmp_path: Path) -> Ask:
 async def test_pages_cost_the_same_with_many_letters_as_with_few(
     ask: Ask, worker: TaskWorker, settings: Settings
 ):
-    """The calls of each command, also within our functions, and the bytes returned are equal."""
+    """Each page costs Redis the same commands and bytes with many letters as with few."""
     asked = [*PAGES, *LOOKS, "worker-health"]
     await bury(worker, settings, 0, FEW)
     for name in asked:

@@ -1,1 +1,1 @@
-"""One task for each way to behave."""
+"""The tasks of a run, one for each behaviour."""

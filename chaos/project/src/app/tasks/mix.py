@@ -1,7 +1,7 @@
-"""The mix: the harmless, the unlucky and the harmful.
+"""The tasks of a run: some succeed, some fail, and some kill their worker.
 
-``ttl=None`` keeps results for ever, so that the ledger finds them. Tasks that run for long get
-many tries: each neighbour that kills their worker takes one.
+``ttl=None`` keeps results for ever, so that the ledger finds them. Tasks that run for long get many
+tries, as each other task that kills their worker takes one.
 """
 
 from __future__ import annotations

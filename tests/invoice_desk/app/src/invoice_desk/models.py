@@ -1,4 +1,4 @@
-"""The tables, and where the files lie that belong to their rows."""
+"""The tables, and the paths of the files that belong to their rows."""
 
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -10,27 +10,27 @@ from sqlmodel import Field, SQLModel
 from vibetuner.config import data_dir
 from vibetuner.resources.schema import UtcDateTime
 
-# It names a file too.
+# The number is also the name of a file.
 Number = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9-]{1,40}$")]
 
 
 def now() -> datetime:
-    """This moment."""
+    """Return the current time in UTC."""
     return datetime.now(UTC)
 
 
 def new_id() -> str:
-    """An id that nobody guesses."""
+    """Return a random id that cannot be guessed."""
     return token_hex(16)
 
 
 def batch_folder(batch_id: str) -> Path:
-    """The folder of a batch's documents; their archive lies beside it."""
+    """Return the folder of a batch's documents; the archive lies beside it."""
     return data_dir() / "batches" / batch_id
 
 
 def document_path(batch_id: str, number: str) -> Path:
-    """The place of one document."""
+    """Return the path of one document."""
     return batch_folder(batch_id) / f"{number}.html"
 
 
@@ -59,5 +59,5 @@ class Upload(SQLModel, table=True):
 
     @property
     def path(self) -> Path:
-        """The place of the file."""
+        """Return the path of the uploaded file."""
         return data_dir() / "uploads" / f"{self.id}.csv"

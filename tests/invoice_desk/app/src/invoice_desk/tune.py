@@ -1,4 +1,4 @@
-"""The parts of the project."""
+"""The project's tasks, routes and tables."""
 
 from vibetuner import VibetunerApp
 from vibetuner.tasks.outbox.sql import Outbox

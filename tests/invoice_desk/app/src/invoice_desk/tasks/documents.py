@@ -36,7 +36,7 @@ async def documents_item(batch_id: str, number: str) -> None:
 
 @robust_task(max_retries=3)
 async def documents_end(batch_id: str) -> int:
-    """Pack the documents that were made, and mail each of them once."""
+    """Pack the finished documents, and enqueue one mail for each of them."""
     folder = batch_folder(batch_id)
     await asyncio.to_thread(shutil.make_archive, str(folder), "zip", folder)
     numbers = [path.stem for path in folder.glob("*.html") if path.is_file()]
@@ -46,7 +46,7 @@ async def documents_end(batch_id: str) -> int:
 
 
 def write(path: Path, text: str) -> None:
-    """Write a file that is never half there."""
+    """Write a file atomically: readers never see half of it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_suffix(".part")
     draft.write_text(text, encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Invoices out of a file."""
+"""Import of invoices from a CSV file."""
 
 import asyncio
 import csv
@@ -14,9 +14,9 @@ from invoice_desk.models import Invoice, Upload
 
 @robust_task(max_retries=5, give_up_on=ValueError)
 async def import_invoices(upload_id: str) -> dict[str, int]:
-    """Import a file, row by row; an attempt goes on behind the last row that is committed.
+    """Import a file row by row; a retry continues after the last row that is committed.
 
-    A file with a faulty row is given up before its first one.
+    If a row of the file is invalid, the task gives up before it imports one.
     """
     async with open_session() as session:
         upload = await session.get_one(Upload, upload_id)
@@ -39,6 +39,6 @@ async def add(invoice: Invoice, upload_id: str, row: int) -> None:
 
 
 def read(path: Path) -> list[Invoice]:
-    """Read and check the whole file."""
+    """Read the file, and validate every row."""
     with path.open(encoding="utf-8-sig", newline="") as file:
         return [Invoice.model_validate(row) for row in csv.DictReader(file)]

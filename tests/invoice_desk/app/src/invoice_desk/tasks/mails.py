@@ -14,7 +14,7 @@ MINUTE = timedelta(minutes=1)
 
 @robust_task(max_retries=8, timeout=MINUTE)
 async def mail_document(batch_id: str, number: str) -> None:
-    """Send an invoice as a document."""
+    """Send an invoice to its customer as an attached document."""
     async with open_session() as session:
         invoice = await session.get_one(Invoice, number)
     await send_email(
@@ -27,7 +27,7 @@ async def mail_document(batch_id: str, number: str) -> None:
 
 @robust_task(max_retries=8, timeout=MINUTE)
 async def mail_reminder(number: str) -> None:
-    """Remind of an invoice, unless it has been paid meanwhile."""
+    """Send a reminder of an invoice, unless it has been paid in the meantime."""
     async with open_session() as session:
         invoice = await session.get_one(Invoice, number)
     if invoice.paid_at is None:

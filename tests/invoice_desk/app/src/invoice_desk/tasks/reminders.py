@@ -1,4 +1,4 @@
-"""Reminders of what is overdue."""
+"""Reminders of overdue invoices."""
 
 from datetime import timedelta
 
@@ -14,7 +14,7 @@ PAUSE = timedelta(days=7)
 
 @robust_cron("0 7 * * *")
 async def remind_overdue() -> int:
-    """Remind of each overdue invoice once a week; mark and mail are one transaction."""
+    """Enqueue a weekly reminder of each overdue invoice, in the transaction that marks it."""
     reminded_at = col(Invoice.reminded_at)
     overdue = update(Invoice).where(
         col(Invoice.paid_at).is_(None),

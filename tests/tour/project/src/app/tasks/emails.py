@@ -7,7 +7,7 @@ worker = get_worker()
 
 @worker.task()
 async def send_welcome_email(user_id: str) -> dict[str, str]:
-    """Greet somebody who has just signed up."""
+    """Send the welcome mail to a new user."""
     user = await UserModel.get(user_id)
     if user is None:
         return {"status": "skipped"}

@@ -5,5 +5,5 @@ worker = get_worker()
 
 @worker.cron("0 9 * * *")
 async def daily_digest() -> str:
-    """Every day at nine, UTC."""
+    """Run every day at 09:00 UTC."""
     return "digest sent"

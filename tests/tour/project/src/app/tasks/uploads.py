@@ -6,7 +6,7 @@ worker = get_worker()
 
 @worker.task()
 async def process_upload(file_id: str, user_id: str) -> dict[str, str]:
-    """Work on a file, and tell its owner's browser how far it is."""
+    """Process a file, and broadcast the progress to its owner's browsers."""
     channel = f"upload:{user_id}"
     await broadcast(channel, "progress", data="started")
     await broadcast(channel, "progress", data="half\nway")

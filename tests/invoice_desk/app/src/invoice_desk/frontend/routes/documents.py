@@ -40,7 +40,7 @@ async def events(task_id: str) -> str:
 
 @router.get("/documents/{task_id}/archive")
 async def archive(task_id: str) -> FileResponse:
-    """All documents of a batch that is finished."""
+    """Return an archive of all documents of a finished batch."""
     path = batch_folder(task_id).with_suffix(".zip")
     if not path.is_file():
         raise HTTPException(404, "This batch is not finished yet.")

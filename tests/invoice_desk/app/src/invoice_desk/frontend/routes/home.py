@@ -1,4 +1,4 @@
-"""The first page: what is owed."""
+"""The first page: the unpaid invoices."""
 
 from fastapi import APIRouter, Request
 from fastapi.responses import HTMLResponse

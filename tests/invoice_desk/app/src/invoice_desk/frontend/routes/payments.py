@@ -1,4 +1,4 @@
-"""Events of the bank: each is acted on once, however often it is delivered."""
+"""Payment events of the bank; each is processed once, however often it is delivered."""
 
 import hmac
 from typing import Annotated
@@ -14,7 +14,7 @@ router = APIRouter()
 
 
 class BankSettings(BaseSettings):
-    """The secret that the bank signs with."""
+    """The secret that the bank signs its events with."""
 
     model_config = SettingsConfigDict(env_file=".env", extra="ignore")
 
@@ -32,7 +32,7 @@ class Payment(BaseModel):
 async def paid(
     request: Request, payment: Payment, x_signature: Annotated[str, Header()] = ""
 ) -> dict[str, str]:
-    """Enqueue the payment of an event, once."""
+    """Enqueue the booking of a payment once for each event."""
     if not hmac.compare_digest(sign(await request.body()), x_signature.encode()):
         raise HTTPException(401, "The signature is not that of the body.")
     try:
@@ -43,6 +43,6 @@ async def paid(
 
 
 def sign(body: bytes) -> bytes:
-    """Return the signature that a delivery needs."""
+    """Return the signature that a delivery of this body must carry."""
     secret = BankSettings().bank_secret.get_secret_value()
     return hmac.new(secret.encode(), body, "sha256").hexdigest().encode()

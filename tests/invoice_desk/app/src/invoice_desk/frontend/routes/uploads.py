@@ -19,7 +19,7 @@ router = APIRouter()
 
 @router.post("/uploads", max_body_size=20_000_000)
 async def start(file: UploadFile) -> RedirectResponse:
-    """Keep the file, and enqueue its import with the row that names it."""
+    """Store the file, and enqueue its import together with the row that names it."""
     upload = Upload()
     await asyncio.to_thread(keep, file.file, upload.path)
     async with open_session() as session:
@@ -32,18 +32,18 @@ async def start(file: UploadFile) -> RedirectResponse:
 
 @router.get("/uploads/{upload_id}")
 async def show(request: Request, upload_id: str) -> HTMLResponse:
-    """Show how far an import has come."""
+    """Show the progress of an import."""
     return render(request, "upload.html", {"upload": await find(upload_id)})
 
 
 @progress_endpoint("/uploads/{upload_id}/events", router=router)
 async def events(upload_id: str) -> str:
-    """Return the task that imports a file."""
+    """Return the id of the task that imports a file."""
     return (await find(upload_id)).task_id
 
 
 async def find(upload_id: str) -> Upload:
-    """Return an upload."""
+    """Return an upload, or answer with 404."""
     async with open_session() as session:
         upload = await session.get(Upload, upload_id)
     if upload is None:
@@ -52,7 +52,7 @@ async def find(upload_id: str) -> Upload:
 
 
 def keep(file: BinaryIO, path: Path) -> None:
-    """Copy what was uploaded to its place."""
+    """Copy an uploaded file to a path."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("wb") as copy:
         shutil.copyfileobj(file, copy)
