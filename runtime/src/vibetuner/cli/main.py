@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from importlib import import_module
 from typing import Annotated, Any
 
 import typer
@@ -14,11 +15,15 @@ from vibetuner.cli.db import app as db
 from vibetuner.cli.dead_letters import app as dead_letters
 from vibetuner.cli.destroy import app as destroy
 from vibetuner.cli.doctor import doctor
+from vibetuner.cli.loading import import_coredis, loading
 from vibetuner.cli.new import app as new
 from vibetuner.cli.run import run
 from vibetuner.cli.services import app as services
 from vibetuner.cli.tasks import app as tasks
 from vibetuner.cli.template_changes import template_changes
+
+# What takes longest to import, of the commands that talk to Redis.
+DRIVERS = {"tasks": "vibetuner.cli.task_queue", "dead-letters": "vibetuner.cli.letters"}
 
 
 class Group(TyperGroup):
@@ -78,7 +83,17 @@ app.add_typer(dead_letters, name="dead-letters", cls=Group)
 def main() -> None:
     """Run the command line; every expected error is one line and an exit code."""
     with complaining():
+        _load(sys.argv[1:])
         sys.exit(_run())
+
+
+def _load(arguments: list[str]) -> None:
+    """Import the drivers of a command as a worker does; none to show a help."""
+    module = DRIVERS.get(arguments[0]) if arguments[1:] else None
+    if module and not {"-h", "--help"} & {*arguments}:
+        with loading():
+            import_coredis()
+            import_module(module)
 
 
 def _run() -> int:

@@ -14,6 +14,7 @@ from functools import partial
 from vibetuner.cli.checks.finding import Finding, of_message
 from vibetuner.cli.checks.ports import PORTS, check_port
 from vibetuner.cli.checks.template import check_drift, check_version
+from vibetuner.cli.loading import import_coredis, loading
 from vibetuner.errors import VibetunerError
 from vibetuner.project import ProjectInfo, project_info
 
@@ -43,11 +44,13 @@ def _diagnose(project: ProjectInfo, pool: ThreadPoolExecutor) -> list[Finding]:
 
     settings = get_settings()
 
-    from vibetuner.cli.checks.project import check_tune
-    from vibetuner.cli.checks.services import check_services, check_tables, load_drivers
-    from vibetuner.cli.checks.settings import check_limits, check_settings
+    with loading():
+        import_coredis()
+        from vibetuner.cli.checks.project import check_tune
+        from vibetuner.cli.checks.services import check_services, check_tables, load_drivers
+        from vibetuner.cli.checks.settings import check_limits, check_settings
 
-    load_drivers(settings)
+        load_drivers(settings)
     services = pool.submit(lambda: asyncio.run(check_services(settings, project)))
     wait([services], ALONE_SECONDS)
     own = [*check_tune(project), *check_settings(settings), *check_limits(settings)]
