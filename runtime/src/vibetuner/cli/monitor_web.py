@@ -14,7 +14,6 @@ from vibetuner.errors import VibetunerError
 from vibetuner.frontend.monitor import Attention, create_monitor
 from vibetuner.loader import load_project
 from vibetuner.project import project_info
-from vibetuner.sse.hub import get_hub
 from vibetuner.tasks.registry import import_tasks
 
 IDLE_SECONDS = 300.0
@@ -38,7 +37,7 @@ async def _serve(listener: socket.socket, host: str, worker_id: str) -> None:
         config = make_config(
             app, get_settings(), access_log=False, timeout_graceful_shutdown=CLOSE_SECONDS
         )
-        server = _Server(config)
+        server = LimitedServer(config)
         signal.signal(signal.SIGTERM, lambda *_: None)
         idling = asyncio.create_task(_end_when_idle(server, attention))
         await server.serve(sockets=[listener])
@@ -49,10 +48,3 @@ async def _end_when_idle(server: uvicorn.Server, attention: Attention) -> None:
     while attention.idle_seconds < IDLE_SECONDS:  # noqa: ASYNC110 - time makes no event
         await asyncio.sleep(1)
     server.should_exit = True
-
-
-class _Server(LimitedServer):
-    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Close all connections, event streams at once."""
-        get_hub().close()
-        await super().shutdown(sockets=sockets)

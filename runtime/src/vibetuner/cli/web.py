@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import signal
 import socket
-from asyncio import WriteTransport
-from typing import cast
 
 from fastapi import FastAPI
 from fastapi.middleware.trustedhost import TrustedHostMiddleware
@@ -19,15 +16,12 @@ from vibetuner.config import Settings, get_settings
 from vibetuner.frontend.app import create_app
 from vibetuner.frontend.debug.gate import is_loopback
 from vibetuner.loader import load_project, was_received
-from vibetuner.sse.hub import KEEPALIVE_SECONDS, get_hub
+from vibetuner.sse.hub import KEEPALIVE_SECONDS
 
 logger = logging.getLogger(__name__)
 
 CLOSE_SECONDS = 5
 LOCAL_HOSTS = ("localhost", "*.localhost", "127.0.0.1", "[::1]", "::1")
-
-# The time that an event stream gets to send its end; a browser that doesn't read would take longer.
-STREAM_SECONDS = 0.3
 
 
 def serve_frontend(listener: socket.socket, *, dev: bool) -> None:
@@ -87,7 +81,7 @@ def _notice_who_is_gone(listener: socket.socket) -> None:
 
 
 class WebServer(LimitedServer):
-    """uvicorn's server; it logs when it is ready, and ends open event streams first."""
+    """The server of a web app; it logs when it is ready."""
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Start to accept connections."""
@@ -95,17 +89,3 @@ class WebServer(LimitedServer):
         for listener in sockets or []:
             host, port = listener.getsockname()[:2]
             logger.info("web app ready at http://%s:%s", f"[{host}]" if ":" in host else host, port)
-
-    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Close all connections, event streams at once."""
-        get_hub().close()
-        timer = asyncio.get_running_loop().call_later(STREAM_SECONDS, self._hang_up)
-        await super().shutdown(sockets=sockets)
-        timer.cancel()
-
-    def _hang_up(self) -> None:
-        """End the connections of browsers that don't read."""
-        for connection in tuple(self.server_state.connections):
-            flow = getattr(connection, "flow", None)
-            if flow is not None and flow.write_paused:
-                cast("WriteTransport", connection.transport).abort()
