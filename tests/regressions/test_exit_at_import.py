@@ -7,13 +7,11 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from uuid import uuid4
 
 import pytest
 
 from tests.processes import clean_environment, free_port, run_vibetuner, vibetuner
 from tests.projects import write_project
-from vibetuner.embedded import Lease
 
 EXITS = """
     import sys
@@ -53,16 +51,6 @@ TUNE = """
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture
-def variables(servers: Lease) -> dict[str, str]:
-    """Return the environment of a project with its own queue."""
-    return {
-        "REDIS_URL": servers.urls["redis"],
-        "REDIS_KEY_PREFIX": f"test-{uuid4().hex[:8]}",
-        "SECRET_KEY": "Wq9-tests-4kJx81_ZrtPq0-LmNv7-Yb3c5",
-    }
-
-
 @pytest.mark.parametrize(
     ("command", "module"),
     [
@@ -80,7 +68,7 @@ def variables(servers: Lease) -> dict[str, str]:
 )
 def test_every_command_names_the_line(  # noqa: PLR0917 - fixtures
     tmp_path: Path,
-    variables: dict[str, str],
+    environment: dict[str, str],
     command: list[str],
     module: str,
     code: str,
@@ -94,7 +82,7 @@ def test_every_command_names_the_line(  # noqa: PLR0917 - fixtures
     shop = write_project(tmp_path / "shop", files, tune=TUNE)
 
     done = run_vibetuner(
-        *(word.replace("PORT", str(free_port())) for word in command), folder=shop, **variables
+        *(word.replace("PORT", str(free_port())) for word in command), folder=shop, **environment
     )
 
     said = done.stdout if command == ["doctor"] else done.stderr
@@ -105,24 +93,24 @@ def test_every_command_names_the_line(  # noqa: PLR0917 - fixtures
 
 @pytest.mark.parametrize("part", ["worker", "frontend"])
 def test_a_thread_of_the_project_does_not_hold_up_a_stop(
-    tmp_path: Path, variables: dict[str, str], part: str
+    tmp_path: Path, environment: dict[str, str], part: str
 ):
     """A worker and a web process exit with 0 at SIGTERM, and log the thread that still runs."""
     shop = write_project(tmp_path / "shop", {"routes.py": STARTS_A_THREAD}, tune=TUNE)
     command = ("run", "prod", part, "--port", str(free_port()))
-    with vibetuner(*command, folder=shop, log=tmp_path / "log", environment=variables) as running:
+    with vibetuner(*command, folder=shop, log=tmp_path / "log", environment=environment) as running:
         running.wait_for("ready", 60)
         assert running.stop(signal.SIGTERM) == 0
         assert "leaving without threads that still run: Thread-" in running.output
 
 
 def test_a_thread_of_the_project_does_not_hold_up_a_command(
-    tmp_path: Path, variables: dict[str, str]
+    tmp_path: Path, environment: dict[str, str]
 ):
     """A command exits with its own code, and logs the thread that still runs."""
     shop = write_project(tmp_path / "shop", {"routes.py": STARTS_A_THREAD}, tune=TUNE)
 
-    done = run_vibetuner("tasks", "enqueue", "ad", folder=shop, **variables)
+    done = run_vibetuner("tasks", "enqueue", "ad", folder=shop, **environment)
 
     first, last = done.stderr.splitlines()
     assert first.startswith("error: This project has no task named ad.")
@@ -131,23 +119,23 @@ def test_a_thread_of_the_project_does_not_hold_up_a_command(
 
 
 @pytest.mark.parametrize("part", ["worker", "frontend"])
-def test_a_module_may_run_an_event_loop(tmp_path: Path, variables: dict[str, str], part: str):
+def test_a_module_may_run_an_event_loop(tmp_path: Path, environment: dict[str, str], part: str):
     """A worker and a web process start and stop normally if a module runs an event loop."""
     shop = write_project(tmp_path / "shop", {"routes.py": RUNS_A_LOOP}, tune=TUNE)
     command = ("run", "prod", part, "--port", str(free_port()))
-    with vibetuner(*command, folder=shop, log=tmp_path / "log", environment=variables) as running:
+    with vibetuner(*command, folder=shop, log=tmp_path / "log", environment=environment) as running:
         running.wait_for("ready", 60)
         assert running.stop(signal.SIGTERM) == 0
 
 
 @pytest.mark.parametrize("part", ["worker", "frontend"])
-def test_ctrl_c_ends_a_slow_import_at_once(tmp_path: Path, variables: dict[str, str], part: str):
+def test_ctrl_c_ends_a_slow_import_at_once(tmp_path: Path, environment: dict[str, str], part: str):
     """Ctrl-C during a slow import ends the process with exit code 130 and no output on stderr."""
     shop = write_project(tmp_path / "shop", {"routes.py": IS_SLOW}, tune=TUNE)
     with subprocess.Popen(
         [sys.executable, "-m", "vibetuner", "run", "prod", part, "--port", str(free_port())],
         cwd=shop,
-        env=clean_environment(**variables),
+        env=clean_environment(**environment),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

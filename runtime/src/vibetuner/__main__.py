@@ -17,11 +17,17 @@ def main() -> None:
         elif command == "run" and (told := read_plainly(options)):
             _launch(told)
         else:
-            from vibetuner.cli.main import main as run  # noqa: PLC0415 - only one is loaded
-
-            run()
+            _run()
     except KeyboardInterrupt:  # also while it is still loading
         sys.exit(130)
+
+
+def _run() -> None:
+    from vibetuner.cli.loading import loading  # noqa: PLC0415 - only what is needed is loaded
+
+    with loading():
+        from vibetuner.cli.main import main as run  # noqa: PLC0415
+    run()
 
 
 def _check_alive(options: list[str]) -> None:

@@ -7,6 +7,7 @@ import inspect
 import logging
 import threading
 from collections.abc import Callable
+from concurrent.futures import Future
 from contextvars import copy_context
 from functools import partial
 from typing import Any
@@ -82,35 +83,21 @@ async def _started(hook: Callable[..., Any], args: tuple[object, ...]) -> Any:
     """Call an async function here, a sync one in a thread that the process doesn't wait for."""
     if inspect.iscoroutinefunction(hook) or inspect.iscoroutinefunction(type(hook).__call__):
         return hook(*args)
-    loop = asyncio.get_running_loop()
-    done: asyncio.Future[tuple[Any, BaseException | None]] = loop.create_future()
+    done: Future[tuple[Any, BaseException | None]] = Future()
+    done.set_running_or_notify_cancel()  # so that a caller that gives up doesn't cancel it
     call = partial(copy_context().run, hook, *args)
-    threading.Thread(target=_in_thread, args=(call, loop, done), daemon=True, name="hook").start()
-    value, error = await done
+    threading.Thread(target=_in_thread, args=(call, done), daemon=True, name="hook").start()
+    value, error = await asyncio.wrap_future(done)
     if error is not None:
         raise error
     return value
 
 
-def _in_thread(
-    call: Callable[[], Any],
-    loop: asyncio.AbstractEventLoop,
-    done: asyncio.Future[tuple[Any, BaseException | None]],
-) -> None:
-    value, error = None, None
+def _in_thread(call: Callable[[], Any], done: Future[tuple[Any, BaseException | None]]) -> None:
+    # An exception is a result here: asyncio's futures take no StopIteration.
+    outcome: tuple[Any, BaseException | None]
     try:
-        value = call()
+        outcome = call(), None
     except BaseException as raised:  # noqa: BLE001 - SystemExit and the like end the call only
-        error = raised
-    try:
-        loop.call_soon_threadsafe(_settle, done, (value, error))
-    except RuntimeError:  # the loop is closed: nobody waits for the result
-        return
-
-
-def _settle(
-    done: asyncio.Future[tuple[Any, BaseException | None]],
-    outcome: tuple[Any, BaseException | None],
-) -> None:
-    if not done.done():
-        done.set_result(outcome)
+        outcome = None, raised
+    done.set_result(outcome)

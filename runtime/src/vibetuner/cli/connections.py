@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from abc import ABC, abstractmethod
+import socket
 from collections import Counter
 from dataclasses import dataclass
 from typing import Any, cast
@@ -17,6 +17,7 @@ from vibetuner.cli.ports import open_files
 from vibetuner.config import Settings
 from vibetuner.logs import log_sparingly
 from vibetuner.sse.budget import client_of
+from vibetuner.sse.hub import get_hub
 
 logger = logging.getLogger(__name__)
 
@@ -26,6 +27,9 @@ LONGEST_BACKLOG = 256
 HEAD_SECONDS = 10.0
 BODY_SECONDS = 20.0
 SLOWEST_BYTES_A_SECOND = 500
+
+# The time that an event stream gets to send its end; a browser that doesn't read would take longer.
+STREAM_SECONDS = 0.3
 
 ANSWER = (
     "HTTP/1.1 {}\r\nRetry-After: 5\r\nConnection: close\r\nContent-Type: text/plain\r\n"
@@ -105,9 +109,10 @@ def make_config(app: Any, settings: Settings, **options: Any) -> uvicorn.Config:
     """Return uvicorn's configuration with our limits."""
     _quieten()
     budget = Budget.of(open_files(), settings.connections_per_client)
+    clients = Clients(budget, settings.forwarded_allow_ips)
     return uvicorn.Config(
         app,
-        http=_limited(AutoHTTPProtocol, Clients(budget, settings.forwarded_allow_ips)),
+        http=type("Limited", (_Limited, AutoHTTPProtocol), {"clients": clients}),
         lifespan="off",
         log_config=None,
         server_header=False,
@@ -125,131 +130,141 @@ def _quieten() -> None:
 
 
 class LimitedServer(uvicorn.Server):
-    """uvicorn's server; once a second it closes connections whose request is late."""
+    """uvicorn's server; it closes late connections, and at its end event streams first."""
 
     async def on_tick(self, counter: int) -> bool:
         """Close the connections whose request is late."""
         if counter % 10 == 0:
             now = asyncio.get_running_loop().time()
             for connection in tuple(self.server_state.connections):
-                if isinstance(connection, _Limits) and connection.is_late(now):
+                if isinstance(connection, _Limited) and connection.is_late(now):
                     connection.hang_up()
         return await super().on_tick(counter)
 
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Close all connections, event streams at once."""
+        get_hub().close()
+        timer = asyncio.get_running_loop().call_later(STREAM_SECONDS, self._hang_up)
+        await super().shutdown(sockets=sockets)
+        timer.cancel()
 
-class _Limits(ABC):
-    """The interface of a limited connection."""
-
-    @abstractmethod
-    def is_late(self, now: float) -> bool: ...
-
-    @abstractmethod
-    def hang_up(self) -> None: ...
+    def _hang_up(self) -> None:
+        """End the connections of browsers that don't read."""
+        for connection in tuple(self.server_state.connections):
+            flow = getattr(connection, "flow", None)
+            if flow is not None and flow.write_paused:
+                cast("asyncio.WriteTransport", connection.transport).abort()
 
 
-def _limited(protocol: Any, clients: Clients) -> Any:
-    """Return a subclass of uvicorn's protocol with our limits.
+class _Limited(asyncio.Protocol):
+    """Our limits, in front of uvicorn's protocol of one connection.
 
     A request's head has ten seconds. Its body has twenty, plus one for each 500 bytes, while the
     app reads.
     """
 
-    class Limited(protocol, _Limits):  # type: ignore[misc]  # the protocol that uvicorn has chosen
-        _counted = False
-        _refused = False
-        _heard = False
-        _head_since: float | None = None
-        _body_since = 0.0
-        _body_bytes = 0
-        _last_cycle: Any = None
+    clients: Clients
+    # Of uvicorn's protocol.
+    connections: set[Any]
+    cycle: Any
+    flow: Any
+    loop: asyncio.AbstractEventLoop
+    transport: asyncio.Transport
 
-        def connection_made(self, transport: asyncio.Transport) -> None:
-            peer = transport.get_extra_info("peername")
-            self._address = str(peer[0]) if isinstance(peer, tuple) else None
-            if status := clients.admit(self._address, len(self.connections)):
-                self._refused = True
-                transport.write(ANSWER.format(status, len(status), status).encode())
-                transport.close()
-                return
-            self._counted = True
-            self._head_since = self.loop.time()
-            super().connection_made(transport)
+    _counted = False
+    _refused = False
+    _heard = False
+    _head_since: float | None = None
+    _body_since = 0.0
+    _body_bytes = 0
+    _last_cycle: Any = None
 
-        def data_received(self, data: bytes) -> None:
-            if self._refused:
-                return
-            self._heard = True
-            super().data_received(data)
-            cycle = self.cycle
-            if cycle is None or cycle.response_complete:
-                if self._head_since is None:
-                    self._head_since = self.loop.time()
-            elif cycle is not self._last_cycle:
-                self._last_cycle, self._head_since = cycle, None
-                self._body_since, self._body_bytes = self.loop.time(), 0
-            else:
-                self._body_bytes += len(data)
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        peer = transport.get_extra_info("peername")
+        self._address = str(peer[0]) if isinstance(peer, tuple) else None
+        if status := self.clients.admit(self._address, len(self.connections)):
+            self._refused = True
+            answer = ANSWER.format(status, len(status), status)
+            cast("asyncio.Transport", transport).write(answer.encode())
+            transport.close()
+            return
+        self._counted = True
+        self._head_since = self.loop.time()
+        super().connection_made(transport)
 
-        def is_late(self, now: float) -> bool:
-            if self._head_since is not None:
-                return now - self._head_since > HEAD_SECONDS
-            cycle = self.cycle
-            if cycle is None or cycle.response_complete or not cycle.more_body:
-                return False
-            if self.flow.read_paused or self._waits_for_us(cycle):
-                self._body_since, self._body_bytes = now, 0
-                return False
-            allowed = BODY_SECONDS + self._body_bytes / SLOWEST_BYTES_A_SECOND
-            return now - self._body_since > allowed
+    def data_received(self, data: bytes) -> None:
+        if self._refused:
+            return
+        self._heard = True
+        super().data_received(data)
+        cycle = self.cycle
+        if cycle is None or cycle.response_complete:
+            if self._head_since is None:
+                self._head_since = self.loop.time()
+        elif cycle is not self._last_cycle:
+            self._last_cycle, self._head_since = cycle, None
+            self._body_since, self._body_bytes = self.loop.time(), 0
+        else:
+            self._body_bytes += len(data)
 
-        def _waits_for_us(self, cycle: Any) -> bool:
-            asks = getattr(cycle, "waiting_for_100_continue", False)
-            return bool(asks or getattr(cycle, "expect_100_continue", False))
+    def is_late(self, now: float) -> bool:
+        if self._head_since is not None:
+            return now - self._head_since > HEAD_SECONDS
+        cycle = self.cycle
+        if cycle is None or cycle.response_complete or not cycle.more_body:
+            return False
+        if self.flow.read_paused or self._waits_for_us(cycle):
+            self._body_since, self._body_bytes = now, 0
+            return False
+        allowed = BODY_SECONDS + self._body_bytes / SLOWEST_BYTES_A_SECOND
+        return now - self._body_since > allowed
 
-        def hang_up(self) -> None:
-            logger.warning("closed a connection of %s, whose request did not come", self._address)
-            if self.transport.is_closing():
-                self.transport.abort()
-                return
-            if self._heard and not (self.cycle and self.cycle.response_started):
-                status = "408 Request Timeout"
-                self.transport.write(ANSWER.format(status, len(status), status).encode())
-            self.transport.close()
+    def _waits_for_us(self, cycle: Any) -> bool:
+        asks = getattr(cycle, "waiting_for_100_continue", False)
+        return bool(asks or getattr(cycle, "expect_100_continue", False))
 
-        def send_400_response(self, msg: str) -> None:
-            # A malformed body may arrive after the app got the head. The app's response can't be
-            # sent then, and uvicorn's own 400 fails after a HEAD: each would log a traceback.
-            cycle, is_answered = self.cycle, False
-            if cycle is not None and not cycle.response_complete:
-                cycle.disconnected = True
-                cycle.message_event.set()
-                is_answered = cycle.response_started
-            elif cycle is not None:
-                is_answered = cycle.more_body
-            if not is_answered:
-                self.transport.write(MALFORMED.format(len(msg), msg).encode())
-            self.transport.close()
+    def hang_up(self) -> None:
+        logger.warning("closed a connection of %s, whose request did not come", self._address)
+        if self.transport.is_closing():
+            self.transport.abort()
+            return
+        if self._heard and not (self.cycle and self.cycle.response_started):
+            status = "408 Request Timeout"
+            self.transport.write(ANSWER.format(status, len(status), status).encode())
+        self.transport.close()
 
-        def handle_websocket_upgrade(self, *args: Any) -> None:
-            super().handle_websocket_upgrade(*args)
-            self._leave()  # another protocol has the connection from now on
+    def send_400_response(self, msg: str) -> None:
+        # A malformed body may arrive after the app got the head. The app's response can't be
+        # sent then, and uvicorn's own 400 fails after a HEAD: each would log a traceback.
+        cycle, is_answered = self.cycle, False
+        if cycle is not None and not cycle.response_complete:
+            cycle.disconnected = True
+            cycle.message_event.set()
+            is_answered = cycle.response_started
+        elif cycle is not None:
+            is_answered = cycle.more_body
+        if not is_answered:
+            self.transport.write(MALFORMED.format(len(msg), msg).encode())
+        self.transport.close()
 
-        def connection_lost(self, exc: Exception | None) -> None:
-            self._leave()
-            if not self._refused:
-                super().connection_lost(exc)
+    def handle_websocket_upgrade(self, *args: Any) -> None:
+        super().handle_websocket_upgrade(*args)  # type: ignore[misc]  # uvicorn's
+        self._leave()  # another protocol has the connection from now on
 
-        def _leave(self) -> None:
-            if self._counted:
-                self._counted = False
-                clients.leave(self._address)
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._leave()
+        if not self._refused:
+            super().connection_lost(exc)
 
-        def pause_writing(self) -> None:
-            if not self._refused:
-                super().pause_writing()
+    def _leave(self) -> None:
+        if self._counted:
+            self._counted = False
+            self.clients.leave(self._address)
 
-        def resume_writing(self) -> None:
-            if not self._refused:
-                super().resume_writing()
+    def pause_writing(self) -> None:
+        if not self._refused:
+            super().pause_writing()
 
-    return Limited
+    def resume_writing(self) -> None:
+        if not self._refused:
+            super().resume_writing()

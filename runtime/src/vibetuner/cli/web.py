@@ -1,4 +1,4 @@
-"""One web process."""
+"""One web process: of the web app, or of the monitor beside a worker."""
 
 from __future__ import annotations
 
@@ -6,9 +6,8 @@ import asyncio
 import logging
 import signal
 import socket
-from asyncio import WriteTransport
-from typing import cast
 
+import uvicorn
 from fastapi import FastAPI
 from fastapi.middleware.trustedhost import TrustedHostMiddleware
 
@@ -16,18 +15,21 @@ from vibetuner.cli.connections import LimitedServer, make_config
 from vibetuner.cli.event_loop import run_in_loop
 from vibetuner.cli.schema import make_schema
 from vibetuner.config import Settings, get_settings
+from vibetuner.errors import VibetunerError
 from vibetuner.frontend.app import create_app
 from vibetuner.frontend.debug.gate import is_loopback
+from vibetuner.frontend.monitor import Attention, create_monitor
 from vibetuner.loader import load_project, was_received
-from vibetuner.sse.hub import KEEPALIVE_SECONDS, get_hub
+from vibetuner.project import project_info
+from vibetuner.sse.hub import KEEPALIVE_SECONDS
+from vibetuner.tasks.registry import import_tasks
 
 logger = logging.getLogger(__name__)
 
 CLOSE_SECONDS = 5
+MONITOR_CLOSE_SECONDS = 2
+IDLE_SECONDS = 300.0
 LOCAL_HOSTS = ("localhost", "*.localhost", "127.0.0.1", "[::1]", "::1")
-
-# The time that an event stream gets to send its end; a browser that doesn't read would take longer.
-STREAM_SECONDS = 0.3
 
 
 def serve_frontend(listener: socket.socket, *, dev: bool) -> None:
@@ -87,7 +89,7 @@ def _notice_who_is_gone(listener: socket.socket) -> None:
 
 
 class WebServer(LimitedServer):
-    """uvicorn's server; it logs when it is ready, and ends open event streams first."""
+    """The server of a web app; it logs when it is ready."""
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Start to accept connections."""
@@ -96,16 +98,32 @@ class WebServer(LimitedServer):
             host, port = listener.getsockname()[:2]
             logger.info("web app ready at http://%s:%s", f"[{host}]" if ":" in host else host, port)
 
-    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Close all connections, event streams at once."""
-        get_hub().close()
-        timer = asyncio.get_running_loop().call_later(STREAM_SECONDS, self._hang_up)
-        await super().shutdown(sockets=sockets)
-        timer.cancel()
 
-    def _hang_up(self) -> None:
-        """End the connections of browsers that don't read."""
-        for connection in tuple(self.server_state.connections):
-            flow = getattr(connection, "flow", None)
-            if flow is not None and flow.write_paused:
-                cast("WriteTransport", connection.transport).abort()
+def serve_monitor(listener: socket.socket, *, host: str, worker_id: str) -> None:
+    """Serve the dashboard until a signal comes, or until five minutes pass without a visitor."""
+    try:
+        load_project()
+        import_tasks(project_info())
+    except VibetunerError:
+        pass  # the pages work without the project's functions
+    asyncio.run(_serve_monitor(listener, host, worker_id))
+
+
+async def _serve_monitor(listener: socket.socket, host: str, worker_id: str) -> None:
+    attention = Attention()
+    app = create_monitor(host, worker_id, attention)
+    async with app.router.lifespan_context(app):
+        config = make_config(
+            app, get_settings(), access_log=False, timeout_graceful_shutdown=MONITOR_CLOSE_SECONDS
+        )
+        server = LimitedServer(config)
+        signal.signal(signal.SIGTERM, lambda *_: None)
+        idling = asyncio.create_task(_end_when_idle(server, attention))
+        await server.serve(sockets=[listener])
+        idling.cancel()
+
+
+async def _end_when_idle(server: uvicorn.Server, attention: Attention) -> None:
+    while attention.idle_seconds < IDLE_SECONDS:  # noqa: ASYNC110 - time makes no event
+        await asyncio.sleep(1)
+    server.should_exit = True

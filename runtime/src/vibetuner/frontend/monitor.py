@@ -32,6 +32,7 @@ from vibetuner.tasks.worker import open_queue
 AGAIN_SECONDS = 1.0
 # Shorter than a page's limit, so that the page can show the reason.
 OPEN_SECONDS = 3.0
+COUNTERS = ("completed", "failed", "retried", "aborted")
 
 
 @dataclass(slots=True)
@@ -45,6 +46,19 @@ class Attention:
     def idle_seconds(self) -> float:
         """Return the seconds since the last request; 0 while one is open."""
         return 0.0 if self.looking else time.monotonic() - self.last
+
+    def around(self, app: ASGIApp) -> ASGIApp:
+        """Wrap ``app`` to count its open requests."""
+
+        async def serve(scope: Scope, receive: Receive, send: Send) -> None:
+            self.looking += 1
+            try:
+                await app(scope, receive, send)
+            finally:
+                self.looking -= 1
+                self.last = time.monotonic()
+
+        return serve
 
 
 class _Door:
@@ -129,7 +143,7 @@ def create_monitor(
         max_body_size=get_settings().max_body,
     )
     app.add_middleware(Gate, settings=get_settings, free=free)
-    app.add_middleware(_Watched, attention=attention or Attention())
+    app.add_middleware((attention or Attention()).around)
     app.include_router(unlock.make_router())
     app.include_router(make_dashboard(), dependencies=[Depends(door.passed)])
     app.mount(ASSETS_PATH, StaticFiles(directory=assets_folder()), name="vibetuner")
@@ -160,22 +174,3 @@ async def _tell(worker_id: str) -> dict[str, Any]:
                 "tasks": list(beat.tasks),
             }
     return told
-
-
-COUNTERS = ("completed", "failed", "retried", "aborted")
-
-
-class _Watched:
-    """Counts the open requests."""
-
-    def __init__(self, app: ASGIApp, attention: Attention) -> None:
-        self._app = app
-        self._attention = attention
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        self._attention.looking += 1
-        try:
-            await self._app(scope, receive, send)
-        finally:
-            self._attention.looking -= 1
-            self._attention.last = time.monotonic()

@@ -1,4 +1,4 @@
-"""The Redis or Valkey client that a process shares for commands and subscriptions."""
+"""The Redis or Valkey client that a process shares for commands."""
 
 from __future__ import annotations
 
@@ -10,13 +10,10 @@ from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, supp
 from contextvars import ContextVar
 from functools import partial
 from types import TracebackType
-from typing import Any, Self, TypeVar, cast
+from typing import Any, TypeVar, cast
 
-from anyio import TASK_STATUS_IGNORED, CancelScope, WouldBlock
-from anyio.abc import TaskStatus
-from anyio.streams.memory import MemoryObjectReceiveStream
+from anyio import CancelScope
 from coredis import ConnectionPool, Redis
-from coredis.commands.constants import CommandName
 from coredis.commands.request import CommandRequest
 from coredis.connection import TCPConnection, TCPLocation, UnixDomainSocketLocation
 from coredis.exceptions import (
@@ -30,10 +27,7 @@ from coredis.exceptions import (
 )
 from coredis.exceptions import ConnectionError as Disconnected
 from coredis.patterns.pipeline import Pipeline
-from coredis.patterns.pubsub import ClusterPubSub, PubSub
-from coredis.response.types import PubSubMessage
 from coredis.retry import ConstantRetryPolicy
-from coredis.typing import RedisValueT
 
 from vibetuner.app import VibetunerApp
 from vibetuner.config import Settings, mask_url
@@ -57,7 +51,6 @@ __all__ = [
     "ReliableRedis",
     "answering",
     "check",
-    "in_batches",
     "innermost",
     "make_client",
     "open_redis",
@@ -67,16 +60,11 @@ __all__ = [
 ]
 
 T = TypeVar("T")
-Messages = PubSub[str] | ClusterPubSub[str]
 
 # A command that got no answer in time may have been executed, so only a lost connection is retried.
 RETRIES = ConstantRetryPolicy((Disconnected,), retries=1, delay=0.01)
 
 OUTAGES = (RedisError,)
-SHARDED: dict[bytes, bytes] = {
-    CommandName.SUBSCRIBE: CommandName.SSUBSCRIBE,
-    CommandName.UNSUBSCRIBE: CommandName.SUNSUBSCRIBE,
-}
 
 #: The server's error when it has no memory left for a command.
 FULL = re.compile(r"\bOOM\b")
@@ -273,7 +261,7 @@ async def _check_role(server: Address, connection: TCPConnection) -> None:
 
 
 class ReliableRedis(Redis[str]):
-    """coredis's client, with a deadline for commands and subscriptions that can be closed.
+    """coredis's client, with a deadline for commands.
 
     The deadline is the :func:`vibetuner.redis.answer_seconds` of the context that made the client.
     It covers the whole command: waiting for a slot of the pool, connecting and the answer.
@@ -331,15 +319,6 @@ class ReliableRedis(Redis[str]):
         """Return a pipeline, as coredis does, that waits while its slot is being moved."""
         return _ReliablePipeline(self, transaction, raise_on_error, timeout)
 
-    def pubsub(self, *, sharded: bool = False, **options: Any) -> PubSub[str]:
-        """Return a subscription, as coredis does, that can be closed while it reconnects.
-
-        Unlike coredis, it can use sharded channels outside its Cluster client.
-        """
-        messages = _ReliablePubSub(self.connection_pool, **options)
-        messages.sharded = sharded
-        return messages
-
 
 class _ReliablePipeline(Pipeline[str]):
     """A pipeline that is sent again while its slot is being moved, if that repeats no write."""
@@ -364,51 +343,6 @@ class _ReliablePipeline(Pipeline[str]):
                 client.connection_pool.release(self._connection)
                 self._connection = None
             self.command_stack = list(commands)
-
-
-class _ReliablePubSub(PubSub[str]):
-    """A subscription that can be closed while it reconnects, and that passes messages in batches.
-
-    In coredis 6.9, leaving the block closes the current connection but doesn't stop a reconnect, so
-    it waits until the server is back. There each message also costs two turns of the event loop.
-    """
-
-    sharded = False
-    _reconnecting: CancelScope
-
-    @asynccontextmanager
-    async def __asynccontextmanager__(self) -> AsyncIterator[Self]:
-        async with super().__asynccontextmanager__():
-            yield self
-            if self._connection is None or not self._connection.usable:
-                self._reconnecting.cancel("the block was left")
-
-    async def run(self, *, task_status: TaskStatus[None] = TASK_STATUS_IGNORED) -> None:
-        """Keep a connection open until the block is left."""
-        with CancelScope() as self._reconnecting:
-            await super().run(task_status=task_status)
-
-    def _execute_command(self, command: bytes, *args: RedisValueT) -> None:
-        super()._execute_command(SHARDED.get(command, command) if self.sharded else command, *args)
-
-    async def _consume_push_messages(self) -> None:
-        connection = self.connection
-        async for first in connection.push_messages:
-            for response in (first, *_waiting(connection._push_message_buffer_out)):  # noqa: SLF001
-                self._send_stream.send_nowait(await self._handle_message(response))
-
-
-async def in_batches(messages: Messages) -> AsyncIterator[list[PubSubMessage]]:
-    """Yield the messages of a subscription in batches: all that have arrived, at least one."""
-    async for first in messages:
-        others = _waiting(messages._receive_stream)  # noqa: SLF001 - it gives out one at a time
-        yield [first, *(m for m in others if m is not None and m["type"] == "message")]
-
-
-def _waiting(stream: MemoryObjectReceiveStream[T]) -> Iterator[T]:
-    with suppress(WouldBlock):
-        while True:
-            yield stream.receive_nowait()
 
 
 @asynccontextmanager

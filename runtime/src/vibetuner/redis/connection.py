@@ -33,8 +33,8 @@ BLOCKING = frozenset(
 
 #: What RESP3 sends without a command that asks for it, and in answer to SUBSCRIBE and the like.
 PUSH = hiredis.PushNotification
-#: The server's replies when a subscription begins or ends.
-CONFIRMATIONS = frozenset({b"subscribe", b"unsubscribe", b"psubscribe", b"punsubscribe"})
+#: The server's replies when a subscription begins or ends. It also ends sharded ones by itself.
+CONFIRMATIONS = frozenset({b"subscribe", b"unsubscribe", b"ssubscribe"})
 
 #: Refusals of a server that is not, or not yet, a primary. It did not run the command, so another
 #: may.

@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from anyio.lowlevel import RunVar
 from coredis.exceptions import RedisError
 
 from vibetuner.redis.url import Address
+
+if TYPE_CHECKING:  # it imports this module
+    from vibetuner.redis.connection import Connection
 
 logger = logging.getLogger(__name__)
 
@@ -20,18 +23,8 @@ ASK_SECONDS = 1.0
 LONGEST_ASK_SECONDS = 4.0
 
 Moved = Callable[[Address], None]
-
-
-class Guide(Protocol):
-    """A connection to a Sentinel or to a Cluster node."""
-
-    def call(self, *command: str | bytes | float) -> asyncio.Future[Any]:
-        """Send a command."""
-        ...
-
-    async def close(self) -> None:
-        """Disconnect."""
-        ...
+# Opens a connection to a Sentinel or to a Cluster node.
+Connect = Callable[[Address], "Connection"]
 
 
 class Primary:
@@ -40,7 +33,7 @@ class Primary:
     All connections of an event loop share one. It asks twice a second, and logs each change once.
     """
 
-    def __init__(self, address: Address, connect: Callable[[Address], Guide]) -> None:
+    def __init__(self, address: Address, connect: Connect) -> None:
         assert address.guides is not None  # noqa: S101 - others have no use for it
         self._address = address
         self._question = address.guides.question
@@ -121,7 +114,7 @@ class Primary:
 
     async def _ask_all(
         self,
-        guides: dict[Address, Guide],
+        guides: dict[Address, Connection],
         question: tuple[str, ...] = (),
         *,
         seconds: float = ASK_SECONDS,
@@ -129,7 +122,7 @@ class Primary:
         asked = (self._ask(one, question or self._question, seconds) for one in guides.values())
         return dict(zip(guides, await asyncio.gather(*asked), strict=True))
 
-    async def _ask(self, guide: Guide, question: tuple[str, ...], seconds: float) -> Any:
+    async def _ask(self, guide: Connection, question: tuple[str, ...], seconds: float) -> Any:
         try:
             async with asyncio.timeout(seconds):
                 return await guide.call(*question)
@@ -153,7 +146,7 @@ _primaries: RunVar[dict[Address, Primary]] = RunVar("primaries")
 
 
 def primary_of(
-    address: Address, connect: Callable[[Address], Guide], follower: object, moved: Moved
+    address: Address, connect: Connect, follower: object, moved: Moved
 ) -> Primary | None:
     """Follow the primary that guides name; return None if the URL names the server itself."""
     if address.guides is None:

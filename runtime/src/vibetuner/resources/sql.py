@@ -63,7 +63,9 @@ async def get_session() -> AsyncIterator[AsyncSession]:
 
 
 @asynccontextmanager
-async def open_sql(settings: Settings) -> AsyncIterator[AsyncEngine]:
+async def open_sql(
+    settings: Settings, _project: VibetunerApp | None = None
+) -> AsyncIterator[AsyncEngine]:
     """Open the engine for DATABASE_URL; in the block, :func:`open_session` uses it.
 
     Raises:
@@ -74,11 +76,7 @@ async def open_sql(settings: Settings) -> AsyncIterator[AsyncEngine]:
             yield engine
 
 
-@asynccontextmanager
-async def open_resource(settings: Settings, _project: VibetunerApp) -> AsyncIterator[AsyncEngine]:
-    """Open the engine, as :func:`open_sql` does."""
-    async with open_sql(settings) as engine:
-        yield engine
+open_resource = open_sql
 
 
 async def check(settings: Settings) -> None:

@@ -51,6 +51,11 @@ NAMED_TIME = re.compile(
 )
 UNITS = {"s": 1, "m": 60, "h": 3600}
 PERMANENT = 500
+REFUSALS: tuple[tuple[type[SMTPException], str, str], ...] = (
+    (SMTPAuthenticationError, "the login", "Correct user and password in SMTP_URL"),
+    (SMTPSenderRefused, "the sender", "Set MAIL_FROM to an address it may send for"),
+    (SMTPRecipientsRefused, "the recipient", "Check the address"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,27 +221,14 @@ def _explained(error: SMTPException | OSError, server: SmtpServer) -> VibetunerE
 
 
 def _refused(error: SMTPException | OSError, said: str, server: SmtpServer) -> MailError:
-    match error:
-        case SMTPAuthenticationError():
-            return MailRefused(
-                f"Email: {server.name} refused the login ({said}). Correct user and password in "
-                "SMTP_URL"
-            )
-        case SMTPSenderRefused():
-            return MailRefused(
-                f"Email: {server.name} refused the sender ({said}). Set MAIL_FROM to an address it "
-                "may send for"
-            )
-        case SMTPRecipientsRefused():
-            return MailRefused(
-                f"Email: {server.name} refused the recipient ({said}). Check the address"
-            )
-        case _:
-            # An error without a code did not come from the server.
-            kind = MailRefused if _code(error) else MailError
-            return kind(
-                f"Email: {server.name} refused the message ({said}). Check SMTP_URL and the message"
-            )
+    for kind, what, cure in REFUSALS:
+        if isinstance(error, kind):
+            return MailRefused(f"Email: {server.name} refused {what} ({said}). {cure}")
+    # An error without a code did not come from the server.
+    refused = MailRefused if _code(error) else MailError
+    return refused(
+        f"Email: {server.name} refused the message ({said}). Check SMTP_URL and the message"
+    )
 
 
 def _code(error: SMTPException | OSError) -> int:

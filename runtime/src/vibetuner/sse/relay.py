@@ -7,11 +7,15 @@ import logging
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from secrets import token_hex
 from typing import Any, cast
 
+from coredis.exceptions import ConnectionError as Disconnected
+
 from vibetuner.logs import log_sparingly
-from vibetuner.redis.client import ReliableRedis, in_batches, innermost
+from vibetuner.redis.client import ReliablePool, innermost
+from vibetuner.redis.connection import Connection, Moving
 from vibetuner.sse.event import RESET, Event, Position, is_name, parse_id
 from vibetuner.sse.history import History
 from vibetuner.sse.hub import Hub
@@ -28,6 +32,10 @@ SILENCE_SECONDS = 12.0
 # A message whose id is further in the future is checked against its stream: a forged id would make
 # all later events look like old ones.
 FUTURE_MS = 3_600_000
+
+MESSAGES = frozenset({b"message", b"smessage"})
+# In place of a message: the connection is gone.
+LOST = b"lost"
 
 
 @asynccontextmanager
@@ -76,36 +84,38 @@ class _Relay:
             try:
                 await self._listen_once()
             except Exception as error:  # noqa: BLE001 - whatever breaks it, the relay reconnects
-                if not self._lost:
-                    reason = type(innermost(error)).__name__
-                    logger.warning("event relay lost Redis (%s), reconnecting", reason)
-                self._lost = True
+                cause = innermost(error)
+                if not isinstance(cause, Moving):  # else the next attempt finds the slot's new node
+                    if not self._lost:
+                        name = type(cause).__name__
+                        logger.warning("event relay lost Redis (%s), reconnecting", name)
+                    self._lost = True
             await asyncio.sleep(BACKOFF_SECONDS[min(self._failures, len(BACKOFF_SECONDS) - 1)])
             self._failures += 1
             self.tried.set()
 
     async def _listen_once(self) -> None:
-        """Listen until the connection is lost, or until the queue's slot has moved."""
-        await self._call_itself()  # finds the node: one that lacks the slot refuses subscribers
-        redis = cast("ReliableRedis", self._history.redis)
-        async with redis.pubsub(
-            channels=[self._history.keys.topic, self._own],
-            sharded=self._history.keys.is_sharded,
-            ignore_subscribe_messages=True,
-            subscription_timeout=5,
-            retry_policy=None,  # the driver's own retries are silent, and up to 16 s apart
-        ) as messages:
+        """Listen until the queue's slot has moved; raise ConnectionError if the server is lost."""
+        address = cast("ReliablePool", self._history.redis.connection_pool).address
+        arrived: asyncio.Queue[list[Any]] = asyncio.Queue()
+        async with Connection(
+            address, on_push=arrived.put_nowait, on_loss=partial(arrived.put_nowait, [LOST])
+        ) as connection:
+            subscribe = "SSUBSCRIBE" if self._history.keys.is_sharded else "SUBSCRIBE"
+            for channel in (self._history.keys.topic, self._own):
+                await connection.tell(subscribe, channel)
             self._heard_at = asyncio.get_running_loop().time()
             async with asyncio.TaskGroup() as group:
-                watch = group.create_task(self._watch())
+                watch = group.create_task(self._watch(connection))
                 for channel, cursor in self._hub.cursors().items():
                     await self._fill_gap(channel, cursor)
                 self._connected()
-                async for batch in in_batches(messages):
+                while (message := await arrived.get())[0] in MESSAGES:
                     self._heard_at = asyncio.get_running_loop().time()
-                    for message in batch:
-                        await self._take(message)
+                    await self._take(*message[1:])
                 watch.cancel()
+            if message[0] == LOST:
+                raise Disconnected("The subscription was lost")
 
     def _connected(self) -> None:
         if self._lost:
@@ -113,20 +123,16 @@ class _Relay:
         self._lost, self._failures = False, 0
         self.tried.set()
 
-    async def _watch(self) -> None:
+    async def _watch(self, connection: Connection) -> None:
         """Raise TimeoutError if no message arrives any more, not even the relay's own."""
         loop = asyncio.get_running_loop()
+        publish = "SPUBLISH" if self._history.keys.is_sharded else "PUBLISH"
         while True:
             async with asyncio.timeout(self._silence_seconds):
-                await self._call_itself()
+                await connection.call(publish, self._own, "")
             await asyncio.sleep(self._watch_seconds)
             if loop.time() - self._heard_at > self._silence_seconds:
                 raise TimeoutError("no message arrived")
-
-    async def _call_itself(self) -> None:
-        redis = self._history.redis
-        send = redis.spublish if self._history.keys.is_sharded else redis.publish
-        await send(self._own, "")
 
     async def _fill_gap(self, channel: str, cursor: str) -> None:
         """Pass on the events that a channel's stream has after ``cursor``."""
@@ -140,10 +146,10 @@ class _Relay:
                 return
             cursor = past.end
 
-    async def _take(self, message: Any) -> None:
-        if message["channel"] == self._own:
+    async def _take(self, source: bytes, message: bytes) -> None:
+        if source.decode() == self._own:
             return
-        match str(message["data"]).split("\n", 3):
+        match message.decode(errors="replace").split("\n", 3):
             case [channel, event_id, name, data] if is_name(name) and (at := parse_id(event_id)):
                 if self._hub.has(channel):
                     await self._publish(channel, Event(name, data, event_id), at)
