@@ -12,6 +12,7 @@ import pytest
 
 from tests.processes import clean_environment, free_port, run_vibetuner, vibetuner
 from tests.projects import write_project
+from tests.waiting import wait_until
 
 EXITS = """
     import sys
@@ -40,6 +41,37 @@ IS_SLOW = """
 
     print("importing", flush=True)
     time.sleep(600)
+"""
+REPLACES_STDERR = """
+    import io
+    import sys
+
+    sys.stderr = io.StringIO()
+    raise ValueError("no money")
+"""
+CLOSES_STDERR = """
+    import sys
+
+    sys.stderr.close()
+"""
+CLOSES_FILES = """
+    import os
+
+    os.close(0)
+    os.close(1)
+"""
+FORKS = """
+    import os
+
+    if pid := os.fork():
+        os.waitpid(pid, 0)
+"""
+HAS_NO_TEXT = """
+    class Wrong(Exception):
+        def __str__(self):
+            raise ValueError
+
+    raise Wrong
 """
 TUNE = """
     import shop.routes
@@ -89,6 +121,94 @@ def test_every_command_names_the_line(  # noqa: PLR0917 - fixtures
     assert f"{shop}/src/shop/{module}.py:4: {words}" in said
     assert "Traceback" not in done.stderr
     assert done.returncode == 1
+
+
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [
+        (REPLACES_STDERR, "routes.py:5: ValueError: no money"),
+        (CLOSES_STDERR, "sys.stderr is closed while it is imported"),
+        (HAS_NO_TEXT, "routes.py:5: Wrong: no message"),
+    ],
+    ids=["replaced stderr", "closed stderr", "no text"],
+)
+def test_an_error_reaches_the_terminal(
+    tmp_path: Path, environment: dict[str, str], code: str, words: str
+):
+    """Even if the code that raises it, or the error itself, stands in its way."""
+    shop = write_project(tmp_path / "shop", {"routes.py": code}, tune=TUNE)
+
+    done = run_vibetuner("run", "prod", "worker", folder=shop, **environment)
+
+    assert words in done.stderr
+    assert done.returncode == 1
+
+
+@pytest.mark.parametrize("how", ["by the shell", "by a module"])
+def test_a_worker_without_standard_files_stops_as_usual(
+    tmp_path: Path, environment: dict[str, str], how: str
+):
+    """A connection that had the number of one made libuv abort the process at its end."""
+    code = CLOSES_FILES if how == "by a module" else ""
+    shop = write_project(tmp_path / "shop", {"routes.py": code}, tune=TUNE)
+    closing = "exec 0<&- 1>&- " if how == "by the shell" else "exec "
+    log = tmp_path / "log"
+    log.touch()
+    command = f'{closing} "$0" -m vibetuner run prod worker --port {free_port()} 2> "{log}"'
+    with subprocess.Popen(
+        ["/bin/sh", "-c", command, sys.executable], cwd=shop, env=clean_environment(**environment)
+    ) as process:
+        try:
+            wait_until(
+                lambda: log.exists() and "worker ready" in log.read_text("utf-8"), seconds=60
+            )
+            process.terminate()
+            assert process.wait(30) == 0
+        finally:
+            process.kill()
+    assert "worker stopped" in log.read_text("utf-8").splitlines()[-1]
+
+
+def test_a_command_without_stderr_has_its_exit_code(tmp_path: Path, environment: dict[str, str]):
+    """The worker can't log, and runs."""
+    shop = write_project(tmp_path / "shop", {"routes.py": ""}, tune=TUNE)
+    command = 'exec "$0" -m vibetuner tasks enqueue ad 2>&-'
+    done = subprocess.run(
+        ["/bin/sh", "-c", command, sys.executable],
+        cwd=shop,
+        env=clean_environment(**environment),
+        check=False,
+    )
+    assert done.returncode == 1
+
+
+def test_signals_that_the_parent_blocks_stop_a_worker(tmp_path: Path, environment: dict[str, str]):
+    """A process inherits the mask of the thread that starts it."""
+    shop = write_project(tmp_path / "shop", {"routes.py": ""}, tune=TUNE)
+    blocked = {signal.SIGTERM, signal.SIGINT}
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, blocked)
+    command = ("run", "prod", "worker", "--port", str(free_port()))
+    try:
+        with vibetuner(
+            *command, folder=shop, log=tmp_path / "log", environment=environment
+        ) as running:
+            running.wait_for("ready", 60)
+            assert running.stop(signal.SIGTERM) == 0
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def test_a_fork_of_a_module_runs_no_second_worker(tmp_path: Path, environment: dict[str, str]):
+    """It would have the id of the first one, and claim its tasks."""
+    shop = write_project(tmp_path / "shop", {"routes.py": FORKS}, tune=TUNE)
+    command = ("run", "prod", "worker", "--port", str(free_port()))
+    with vibetuner(*command, folder=shop, log=tmp_path / "log", environment=environment) as running:
+        running.wait_for("ready", 60)
+        assert running.output.count("worker ready") == 1
+        assert (
+            "error: shop.tune: a fork of this process goes on after the import." in running.output
+        )
+        assert running.stop(signal.SIGTERM) == 0
 
 
 @pytest.mark.parametrize("part", ["worker", "frontend"])

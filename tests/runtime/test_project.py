@@ -65,6 +65,13 @@ def test_outside_a_project_the_error_names_the_way_into_one(
     with pytest.raises(ProjectError, match="in no vibetuner project.*copier copy"):
         project_root()
 
+    (tmp_path / "old").mkdir()
+    monkeypatch.chdir(tmp_path / "old")
+    (tmp_path / "old").rmdir()
+    assert find_root() is None
+    with pytest.raises(ProjectError, match="was deleted"):
+        project_root()
+
     write_project(tmp_path / "bare", tune=None)
     monkeypatch.chdir(tmp_path / "bare" / "src")
     with pytest.raises(

@@ -231,11 +231,16 @@ def counted(number: int, noun: str) -> str:
     return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
-def first_line(error: BaseException) -> str:
-    """Return the first line of an error's message, or its class if it has no message.
+def first_line(error: BaseException, unnamed: str = "") -> str:
+    """Return the first line of an error's message; if it has none, ``unnamed``, or its class.
 
     >>> first_line(ValueError("no\\nmoney")), first_line(KeyError()), first_line(TimeoutError())
     ('no', 'KeyError', 'no answer in time')
     """
-    unnamed = "no answer in time" if isinstance(error, TimeoutError) else type(error).__name__
-    return mask_secrets(next(iter(str(error).splitlines()), unnamed))
+    if not unnamed:
+        unnamed = "no answer in time" if isinstance(error, TimeoutError) else type(error).__name__
+    try:
+        lines = str(error).splitlines()
+    except Exception:  # noqa: BLE001 - an error's text is anybody's code
+        lines = []
+    return mask_secrets(next(iter(lines), unnamed))

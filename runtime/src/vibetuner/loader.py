@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import traceback
 from functools import cache
@@ -11,8 +12,9 @@ from pathlib import Path
 from types import ModuleType
 
 from vibetuner.app import VibetunerApp
-from vibetuner.errors import ProjectError, VibetunerError, suggest
-from vibetuner.project import ProjectInfo, project_info
+from vibetuner.errors import ProjectError, VibetunerError, first_line, suggest
+from vibetuner.logs import open_standard_files
+from vibetuner.project import ProjectInfo, find_root, project_info
 
 # Imports that older guides and other libraries suggest, each with the cure.
 CURES = {
@@ -21,6 +23,10 @@ CURES = {
     ),
     "No module named 'httpx'": ("Import httpx2, which comes with vibetuner, or run:  uv add httpx"),
 }
+
+
+END_FORK = "End it there with os._exit(0), or use the multiprocessing module in a task"
+KEEP_OPEN = "Leave it open, as errors and log lines are written to it"
 
 
 class Terminated(SystemExit):
@@ -64,6 +70,14 @@ def load_project() -> VibetunerApp:
     return app
 
 
+def find_project() -> VibetunerApp | None:
+    """Return the project; None outside of one.
+
+    One that is loaded stays, though a task may leave its folder, and a deploy may delete that.
+    """
+    return load_project() if load_project.cache_info().currsize or find_root() else None
+
+
 def make_importable(project: ProjectInfo) -> None:
     """Put ``src/`` on the path if it is missing; it takes precedence over an installed copy.
 
@@ -89,11 +103,12 @@ def import_module_of(project: ProjectInfo, name: str) -> ModuleType:
     """Import a module of the project.
 
     Raises:
-        ProjectError: the module is broken, calls ``sys.exit()`` or raises KeyboardInterrupt; the
-            message names file and line.
+        ProjectError: the module is broken, calls ``sys.exit()``, raises KeyboardInterrupt, closes
+            stderr or forks; the message names file and line, if they are known.
     """
+    process = os.getpid()
     try:
-        return import_module(name)
+        module = import_module(name)
     except (VibetunerError, Terminated):
         raise
     except BaseException as error:
@@ -104,6 +119,12 @@ def import_module_of(project: ProjectInfo, name: str) -> ModuleType:
         ):
             raise
         raise ProjectError(_locate(error, project.root / "src", name)) from error
+    if os.getpid() != process:
+        raise ProjectError(f"{name}: a fork of this process goes on after the import. {END_FORK}")
+    if sys.__stderr__ is None or sys.__stderr__.closed:
+        raise ProjectError(f"{name}: sys.stderr is closed while it is imported. {KEEP_OPEN}")
+    open_standard_files()
+    return module
 
 
 def _is_raised(error: KeyboardInterrupt) -> bool:
@@ -128,7 +149,7 @@ def _locate(error: BaseException, source: Path, name: str) -> str:
             f"{file}:{line}: sys.exit({'' if error.code is None else repr(error.code)}) is called "
             'while the module is imported. Put it below  if __name__ == "__main__":'
         )
-    message = str(error).splitlines()[0] if str(error) else "no message"
+    message = first_line(error, "no message")
     return f"{file}:{line}: {type(error).__name__}: {_with_cure(error, message, source)}"
 
 

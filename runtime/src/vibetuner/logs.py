@@ -65,6 +65,24 @@ def is_colourful(stream: TextIO) -> bool:
     return bool(os.environ.get("FORCE_COLOR")) or stream.isatty()
 
 
+def open_standard_files() -> None:
+    """Open what is closed of stdin, stdout and stderr, as /dev/null.
+
+    Otherwise a connection would get its number: libuv aborts when it closes that, and log lines
+    would be sent to a server.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest number that is free
+    for name, number in (("stdout", 1), ("stderr", 2)):
+        if getattr(sys, f"__{name}__") is None:
+            stream = open(number, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
+            setattr(sys, name, stream)
+            setattr(sys, f"__{name}__", stream)
+
+
 class TaskLogger:
     """Logs the lines that every task has, at a fraction of the cost of ``logger.info``.
 

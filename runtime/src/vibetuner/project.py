@@ -35,11 +35,19 @@ class ProjectInfo:
 
 def find_root() -> Path | None:
     """Return the nearest folder, going up, that has a ``pyproject.toml`` and a ``tune.py``."""
-    here = Path.cwd()
-    for folder in (here, *here.parents):
+    here = _here()
+    for folder in (here, *here.parents) if here else ():
         if (folder / "pyproject.toml").is_file() and find_tunes(folder):
             return folder
     return None
+
+
+def _here() -> Path | None:
+    """Return the current folder; None if it was deleted, as a release by a later deploy."""
+    try:
+        return Path.cwd()
+    except FileNotFoundError:
+        return None
 
 
 def find_tunes(root: Path) -> list[Path]:
@@ -55,7 +63,7 @@ def project_root() -> Path:
     """
     root = find_root()
     if root is None:
-        raise ProjectError(_why_no_root(Path.cwd()))
+        raise ProjectError(_why_no_root(_here()))
     return root
 
 
@@ -71,7 +79,9 @@ def key_prefix(given: str | None, redis_url: str | None) -> str:
     return f"{{{slug}}}:" if is_cluster else f"{slug}:"
 
 
-def _why_no_root(here: Path) -> str:
+def _why_no_root(here: Path | None) -> str:
+    if here is None:
+        return "The folder that this process is in was deleted. Go to a project"
     for folder in (here, *here.parents):
         if (folder / "pyproject.toml").is_file() and (folder / "src").is_dir():
             return (

@@ -335,7 +335,7 @@ def test_in_production_children_come_back_and_every_line_is_json(shop: Path, rea
     }  # fmt: skip
     restarts = [entry["message"] for entry in entries if "starting it again" in entry["message"]]
     assert len(restarts) == 2
-    assert all("ended with exit code -9; starting it again in 0.5 s" in line for line in restarts)
+    assert all("was ended by SIGKILL; starting it again in 0.5 s" in line for line in restarts)
     about = [entry for entry in entries if entry.get("task_id") == failed]
     # Another worker may have run the second attempt before the first says that there will be one.
     lines = {entry["level"]: entry["message"] for entry in about}

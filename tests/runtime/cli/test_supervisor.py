@@ -37,6 +37,30 @@ async def test_what_cannot_start_ends_everything_with_its_exit_code(
     assert "web    | error: no money\n" in capfd.readouterr().err
 
 
+async def test_a_process_that_is_left_behind_does_not_hold_up_a_restart(
+    capfd: pytest.CaptureFixture[str],
+):
+    """It has inherited the output, as one that a task has started and not waited for."""
+    code = (
+        "import subprocess, sys\n"
+        "subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)'])\n"
+        "print('last words'); sys.exit(4)"
+    )
+    assert await asyncio.wait_for(run(program(code)), 30) == 4
+    assert "last words\n" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["web", "worker"])
+async def test_what_ends_without_a_word_is_named(caplog: pytest.LogCaptureFixture, name: str):
+    """Code of the project may call ``os._exit()`` while it is imported."""
+    caplog.set_level("INFO")
+    programs = {one: program("import time; time.sleep(3600)", one) for one in ("web", "worker")}
+    programs[name] = program("import os; os._exit(7)", name)
+
+    assert await run(*programs.values()) == 7
+    assert caplog.messages == [f"{name} ended with exit code 7; stopping"]
+
+
 async def test_an_error_that_several_have_is_printed_once(capfd: pytest.CaptureFixture[str]):
     """An error that several programs print is printed once."""
     failing = "import sys; sys.exit('error: no money')"
@@ -74,7 +98,7 @@ async def test_a_killed_program_is_started_again(tmp_path: Path, caplog: pytest.
 
     failed = [f"web ended with exit code 4; starting it again in {n} s" for n in PAUSES]
     assert caplog.messages == [
-        "web ended with exit code -9; starting it again in 0.001 s",
+        "web was ended by SIGKILL; starting it again in 0.001 s",
         *failed,
         "web ended with exit code 4, 7 times in a row; giving up",
     ]

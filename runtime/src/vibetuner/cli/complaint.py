@@ -6,13 +6,16 @@ import errno
 import logging
 import os
 import select
+import signal
 import sys
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from typing import TextIO
 
-from vibetuner.errors import VibetunerError, mask_secrets
+from vibetuner.errors import VibetunerError, first_line, mask_secrets
+from vibetuner.logs import open_standard_files
 
 logger = logging.getLogger(__name__)
 
@@ -26,11 +29,14 @@ NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 def complaining() -> Iterator[None]:
     """Turn an exception in the block into one line and an exit code; DEBUG shows its traceback.
 
-    If the output goes to a pipe whose reader has gone, as with ``| head -1``, exit quietly.
+    If the output goes to a pipe whose reader has gone, as with ``| head -1``, exit quietly. What
+    started this process may have closed its standard files, or block the signals that stop it.
     """
+    open_standard_files()
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
     code = 0
     try:
-        with _complaining():
+        with _complaining(sys.stderr):  # imported code may replace sys.stderr
             yield
     except SystemExit as end:
         code = _code_of(end)
@@ -65,7 +71,7 @@ def _threads() -> list[str]:
 
 
 @contextmanager
-def _complaining() -> Iterator[None]:
+def _complaining(stderr: TextIO) -> Iterator[None]:
     try:
         try:
             yield
@@ -85,8 +91,12 @@ def _complaining() -> Iterator[None]:
         known = find_known(error)
         if known is None and os.environ.get("DEBUG", "").lower() in {"1", "true", "yes", "on"}:
             raise
+        line = f"error: {mask_secrets(str(known or _surprise(error)))}\n"
         with suppress(OSError):
-            print(f"error: {mask_secrets(str(known or _surprise(error)))}", file=sys.stderr)
+            if stderr.closed:
+                os.write(2, line.encode())
+            else:
+                print(line, end="", file=stderr)
         sys.exit(known.exit_code if known else 1)
 
 
@@ -170,5 +180,5 @@ def _surprise(error: Exception) -> str:
     if isinstance(error, OSError) and error.errno in NO_ROOM:
         where = f" to {error.filename}" if error.filename else ""
         return f"Nothing more can be written{where}: {error.strerror}. Make room, and try again"
-    message = str(error).splitlines()[0] if str(error) else "no message"
+    message = first_line(error, "no message")
     return f"{type(error).__name__}: {message} (set DEBUG=true to see where)"

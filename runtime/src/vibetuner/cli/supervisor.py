@@ -8,9 +8,9 @@ import os
 import signal
 import sys
 import time
-from asyncio.subprocess import PIPE, STDOUT, Process
+from asyncio.subprocess import STDOUT, Process
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 
 from watchfiles import awatch
@@ -23,6 +23,7 @@ from vibetuner.timing import backoff
 logger = logging.getLogger(__name__)
 
 SETTLE_SECONDS = 10.0
+LAST_LINES_SECONDS = 1.0
 # A program that fails this often in a row, each time soon after its start, is not restarted.
 MOST_FAILURES = 6
 # The time that a worker needs to stop, beyond its grace period: cleanup, recording, closing.
@@ -58,6 +59,7 @@ class Supervisor:
         # A file is watched by its folder: an editor or `sed -i` puts a new file in its place.
         self._watch = [(path, path.is_dir()) for path in watch]
         self._running: dict[str, Process] = {}
+        self._relaying: set[asyncio.Task[None]] = set()
         self._stopping = asyncio.Event()
         self._changed = asyncio.Event()
         self._generation = 0
@@ -83,6 +85,8 @@ class Supervisor:
                 self._stopping.set()
         finally:
             self._signal_all(signal.SIGKILL)
+            for one in self._relaying:
+                one.cancel()
         return self._code
 
     def _on_signal(self) -> None:
@@ -121,12 +125,14 @@ class Supervisor:
             await self._recover(program, code, failures, first=generation == 0 and quick)
 
     async def _recover(self, program: Program, code: int, failures: int, *, first: bool) -> None:
-        ended = f"{program.name} ended with exit code {code}"
-        # A program that can't start has logged why, and exits by itself; a killed one was able to
-        # run.
+        ended = f"{program.name} {_how_it_ended(code)}"
+        # A program that can't start exits by itself, and has logged why, unless its code has called
+        # os._exit(); a killed one was able to run.
         if (first and code > 0 and failures == 1) or failures > MOST_FAILURES:
             if failures > 1:
                 logger.info("%s, %d times in a row; giving up", ended, failures)
+            else:
+                logger.info("%s; stopping", ended)
             self._stop(code if code > 0 else 1)
         elif self._watch and code >= 0:
             logger.info("%s; waiting for a change", ended)
@@ -139,44 +145,51 @@ class Supervisor:
                 await asyncio.wait_for(self._stopping.wait(), wait)
 
     async def _run_once(self, program: Program) -> int:
+        # A pipe of asyncio's own would make wait() wait for the end of the output, too.
+        output, end = os.pipe()
         process = await asyncio.create_subprocess_exec(
             sys.executable,
             *program.arguments,
             stdin=asyncio.subprocess.DEVNULL,
-            stdout=PIPE,
+            stdout=end,
             stderr=STDOUT,
             pass_fds=() if program.fd is None else (program.fd,),
             env={**os.environ, "FORCE_COLOR": "1"} if self._colourful else None,
             # Ctrl-C reaches only the supervisor, which stops its programs gracefully.
             start_new_session=True,
         )
+        os.close(end)
         self._running[program.name] = process
         if self._stopping.is_set():
             process.terminate()
+        relaying = asyncio.create_task(self._relay_output(program, output))
+        self._relaying.add(relaying)
+        relaying.add_done_callback(self._relaying.discard)
         try:
-            await self._relay_output(program, process)
-            return await process.wait()
+            code = await process.wait()
+            # A process that it has started and left behind may keep its output open.
+            await asyncio.wait([relaying], timeout=LAST_LINES_SECONDS)
+            return code
         finally:
             del self._running[program.name]
 
-    async def _relay_output(self, program: Program, process: Process) -> None:
-        assert process.stdout  # noqa: S101 - PIPE is asked for above
+    async def _relay_output(self, program: Program, output: int) -> None:
+        stream = asyncio.StreamReader()
+        transport, _ = await asyncio.get_running_loop().connect_read_pipe(
+            lambda: asyncio.StreamReaderProtocol(stream), os.fdopen(output, "rb", 0)
+        )
+        with closing(transport):
+            while line := await _read_line(stream):
+                self._relay_line(program, line)
+
+    def _relay_line(self, program: Program, line: bytes) -> None:
         prefix = self._prefix(program.name) if self._label else ""
-        while True:
-            try:
-                line = await process.stdout.readuntil(b"\n")
-            except asyncio.IncompleteReadError as end:
-                line = end.partial
-            except asyncio.LimitOverrunError as long:
-                line = await process.stdout.readexactly(long.consumed)
-            if not line:
-                return
-            text = line.decode(errors="replace").rstrip("\n")
-            if text.startswith("error: "):
-                if text in self._told:
-                    continue  # an error that keeps both from starting is printed once
-                self._told.add(text)
-            self._print(f"{prefix}{text}")
+        text = line.decode(errors="replace").rstrip("\n")
+        if text.startswith("error: "):
+            if text in self._told:
+                return  # an error that keeps both from starting is printed once
+            self._told.add(text)
+        self._print(f"{prefix}{text}")
 
     def _print(self, line: str) -> None:
         try:
@@ -213,6 +226,30 @@ class Supervisor:
         names = [program.name for program in self._programs]
         colour = NAME_COLOURS[names.index(name) % len(NAME_COLOURS)]
         return f"\x1b[{colour}m{label}\x1b[0m" if self._colourful else label
+
+
+async def _read_line(stream: asyncio.StreamReader) -> bytes:
+    """Return the next line, or a part of one that is too long; empty at the end."""
+    try:
+        return await stream.readuntil(b"\n")
+    except asyncio.IncompleteReadError as end:
+        return end.partial
+    except asyncio.LimitOverrunError as long:
+        return await stream.readexactly(long.consumed)
+
+
+def _how_it_ended(code: int) -> str:
+    """Return how a process ended, by its return code.
+
+    >>> _how_it_ended(7), _how_it_ended(-11), _how_it_ended(-35)
+    ('ended with exit code 7', 'was ended by SIGSEGV', 'was ended by signal 35')
+    """
+    if code >= 0:
+        return f"ended with exit code {code}"
+    try:
+        return f"was ended by {signal.Signals(-code).name}"
+    except ValueError:  # a real-time signal
+        return f"was ended by signal {-code}"
 
 
 def _is_code(_change: object, path: str) -> bool:

@@ -39,6 +39,8 @@ class Keys:
         self.guard = queue
         # Marker: a claimed message was withdrawn within the last second.
         self.withdrawn = f"{queue}:withdrawn"
+        # Hash: a queue's name -> when its stream was created, in milliseconds.
+        self.made = f"{queue}:made"
         # Channel: the times at which newly delayed tasks are due.
         self.wakeups = f"{queue}:delayed"
         # Sorted set: the tasks that have a result, by when it expires.
@@ -151,6 +153,10 @@ class Keys:
     def handed(self, task_id: str) -> str:
         """Marker: this outbox row was handed on."""
         return f"{self.queue}:task:handed:{task_id}"
+
+    def lost(self, task_id: str) -> str:
+        """Marker: the server had lost this task, and its worker has recorded its end."""
+        return f"{self.queue}:task:lost:{task_id}"
 
     def lock(self, name: str) -> str:
         """The id of the running unique task of that name."""

@@ -35,9 +35,8 @@ from vibetuner.config import Settings, get_settings
 from vibetuner.crontab import check_crontab
 from vibetuner.embedded import open_services
 from vibetuner.errors import ServiceUnavailable, WrongEventLoop
-from vibetuner.loader import load_project
+from vibetuner.loader import find_project
 from vibetuner.logs import task_id_source
-from vibetuner.project import find_root
 from vibetuner.redis.client import answering, open_resource, ungrouped
 from vibetuner.redis.keys import Keys
 from vibetuner.redis.url import parse_url
@@ -135,7 +134,7 @@ def _process_worker() -> TaskWorker:
 
 
 def _find_project() -> VibetunerApp:
-    return load_project() if find_root() else VibetunerApp()
+    return find_project() or VibetunerApp()
 
 
 @asynccontextmanager

@@ -16,6 +16,7 @@ from tests.runtime.tasks.outbox.conftest import Database
 from tests.waiting import eventually
 from vibetuner.config import Settings
 from vibetuner.errors import NotConfigured, TaskError, TaskExists
+from vibetuner.loader import load_project
 from vibetuner.tasks.outbox.row import Store
 from vibetuner.tasks.worker import TaskWorker
 
@@ -45,6 +46,19 @@ async def test_a_committed_call_is_enqueued_at_once(
         assert (await worker.info_by_id(task.id)).args == ("T1",)
         assert await worker.queue_size() == 1
     assert await database.orders() == {"T1"}
+
+
+async def test_a_process_that_has_left_its_folder_knows_its_outbox(
+    database: Database, worker: TaskWorker, receipt: Any, monkeypatch: pytest.MonkeyPatch
+):
+    """A task may change the folder, and a later deploy may delete it."""
+    load_project()
+    monkeypatch.chdir("/")
+    async with worker:
+        async with database.session() as session:
+            await receipt.enqueue("T1").within(session)
+        await emptied(database.store)
+        assert await worker.queue_size() == 1
 
 
 @pytest.mark.parametrize("database", ["sqlite", "postgres"], indirect=True)

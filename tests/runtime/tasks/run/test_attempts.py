@@ -47,8 +47,7 @@ async def test_a_superseded_attempt_is_discarded(
         assert await worker.redis.xlen(Keys(settings.redis_key_prefix).letters) == 0
         assert await worker.redis.exists([worker.task_key + task.id]) == 1
 
-    line = "another worker took over slow, or Redis has lost it; result discarded"
-    assert line in caplog.messages
+    assert "another worker took over slow; result discarded" in caplog.messages
 
 
 @pytest.mark.parametrize("by", ["time limit", "abort", "stop"])

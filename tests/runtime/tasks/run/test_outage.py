@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 from contextlib import suppress
+from datetime import timedelta
 from typing import Any
 
 import pytest
 from coredis import Redis
 from coredis.exceptions import RedisError
-from streaq import StreaqError
+from streaq import StreaqError, StreaqRetry
 
 from tests.runtime.conftest import Running
 from tests.runtime.tasks.run.conftest import lossy_proxy
@@ -94,6 +95,90 @@ async def test_a_task_that_fails_while_redis_is_away_has_its_letter(
                 letters = await eventually(lambda: redis.xlen(stream))
                 results = [key async for key in redis.scan_iter(match="*:task:results:*")]
                 assert len(results) == letters == 1
+
+
+@pytest.mark.parametrize("loss", ["FLUSHALL", "empty restart"])
+async def test_an_emptied_server_loses_no_end_of_a_running_task(  # noqa: PLR0917 - fixtures
+    stand_in,
+    server: Valkey,
+    settings: Settings,
+    running: Running,
+    caplog: pytest.LogCaptureFixture,
+    loss: str,
+):
+    """Each is recorded once; a task that is to be tried again is enqueued again."""
+    stand_in()
+    go = asyncio.Event()
+    own = settings.model_copy(update={"redis_url": server.url, "mongodb_url": None})
+    with using_settings(own):
+        worker = TaskWorker(own)
+        with using_worker(worker):
+
+            @robust_task(max_retries=1, name="fail")
+            async def fail() -> None:
+                await go.wait()
+                raise ValueError("no")
+
+        @worker.task(name="succeed", ttl=timedelta(hours=1))
+        async def succeed() -> int:
+            await go.wait()
+            return 1
+
+        @worker.task(name="again")
+        async def again() -> int:
+            if not go.is_set():
+                await go.wait()
+                raise StreaqRetry(delay=0)
+            return 2
+
+        async with running(worker):
+            done, failed, retried = [await task.enqueue() for task in (succeed, fail, again)]
+            await eventually(lambda: worker.running() == 3)
+            if loss == "FLUSHALL":
+                await worker.redis.flushall()
+            else:
+                await asyncio.to_thread(server.kill)
+                await asyncio.to_thread(server.start)
+            async with Redis.from_url(server.url, decode_responses=True) as redis:
+                keys = Keys(own.redis_key_prefix)
+                # An end that comes before that finds no stream, so nobody can have taken it over.
+                await eventually(lambda: redis.exists([keys.made]))
+                await asyncio.sleep(1)  # until then nobody else can claim it, and nobody asks
+                go.set()
+                assert (await done.result(timeout=20)).result == 1
+                assert (await retried.result(timeout=20)).result == 2
+                assert isinstance((await failed.result(timeout=20)).exception, ValueError)
+                await eventually(lambda: worker.running() == 0)
+                assert await redis.xlen(keys.letters) == 1
+                assert await redis.xlen(keys.journal.ended) == 3
+    assert worker.counters["superseded"] == 0
+
+
+async def test_only_the_last_owner_records_the_end_of_a_lost_task(worker: TaskWorker):
+    """Another worker may have taken it over before the server lost it."""
+
+    @worker.task(name="noop")
+    async def noop() -> None: ...
+
+    async with worker:
+        await noop.enqueue()
+        functions, keys = worker.client.functions, worker.client.keys
+        groups = ["workers", "normal"]
+        await functions.call("make_groups", (keys.queue,), groups)
+        head = ["workers", worker.id, 60_000, 0]
+        now, priority, message, task, *_ = await functions.call(
+            "claim", (keys.queue,), [*head, 1, 1, "normal", 1]
+        )
+        end = ["s", priority, message, task, now, b"done", 0, "noop", "done", "", "", 0]
+        await worker.redis.flushall()
+        await functions.call("make_groups", (keys.queue,), groups)
+
+        of_all = (keys.queue, keys.letters, keys.letter_places, keys.prefix)
+        replies = [
+            await functions.call("finish", of_all, [*head, now, step, 0, *end])
+            for step in ("one", "another")
+        ]
+    assert replies == [[], [[1]]]
 
 
 async def test_a_lost_answer_is_asked_for_again(stand_in, settings: Settings, running: Running):

@@ -136,11 +136,17 @@ local function load(keys, argv)
   return load_messages(keys[1], messages, { now })
 end
 
--- Create the streams of these priorities and their consumer group, where they are missing.
--- ARGV: group, priorities.
+-- Create the streams of these priorities and their consumer group, where they are missing, and note
+-- when: messages that were claimed before that are not in them. ARGV: group, priorities.
 local function make_groups(keys, argv)
-  for i = 2, #argv do  -- an error says that it exists
-    redis.pcall('xgroup', 'create', keys[1] .. ':queues:' .. argv[i], argv[1], '0', 'mkstream')
+  for i = 2, #argv do
+    local stream = keys[1] .. ':queues:' .. argv[i]
+    local answer = redis.pcall('xgroup', 'create', stream, argv[1], '0', 'mkstream')
+    if answer.err then  -- it exists
+      redis.call('hsetnx', keys[1] .. ':made', argv[i], '0')
+    else
+      redis.call('hset', keys[1] .. ':made', argv[i], whole(clock()))
+    end
   end
 end
 
@@ -284,6 +290,17 @@ local EXTRAS = {
   j = 'listed', l = 'lock', f = 'following', o = 'otherwise', d = 'letter', t = 'attempt', x = 'trace',
 }
 
+-- Return, once, whether the server has lost a claimed task with all its data, as in an empty restart.
+-- It has if the stream is younger than the claim, and there is neither the message, the payload nor a
+-- result: then no other worker runs the task, or has recorded its end here.
+local function is_lost(prefix, one)
+  local made = redis.call('hget', prefix .. ':made', one.priority)
+  return (not made or tonumber(made) > tonumber(one.claimed))
+    and not is_live(prefix, one.task) and not has_ended(prefix, one.task)
+    and #redis.call('xrange', one.stream, one.message, one.message) == 0
+    and redis.call('set', prefix .. ':task:lost:' .. one.task, '1', 'nx', 'px', 86400000) ~= false
+end
+
 -- Record how attempts ended, many in one step.
 -- KEYS: the queue's prefix, dead letters, their hash from task to entry, the journal's prefix.
 -- ARGV: group, consumer, idle ms, fresh ms, the worker's time, the name of this step, 1 if it is
@@ -293,7 +310,8 @@ local EXTRAS = {
 -- the result, task name, outcome, journal entry, payload for the journal, number of extras, and two
 -- values of each extra.
 -- Returns an entry for each attempt that did not simply end: its position, then nothing if another
--- worker has taken its message over, else the tasks that fail with it.
+-- worker has taken its message over, `?` if the server has lost the task, which is to be tried again
+-- and must be enqueued anew, else the tasks that fail with it.
 local function finish(keys, argv)
   local prefix, group, consumer, idle = keys[1], argv[1], argv[2], argv[3]
   local fresh, time = freshness(prefix, argv[4]), clock()
@@ -323,8 +341,13 @@ local function finish(keys, argv)
   batch.linked = each({ 'exists' }, links) > 0
   for place, one in ipairs(ends) do
     local kind, stream, id, task = one.kind, one.stream, one.message, one.task
-    if id ~= '' and not owns(stream, group, consumer, id, one.claimed, fresh, time) then
+    local is_again = kind == 'r' or kind == 'h'
+    local is_mine = id == '' or owns(stream, group, consumer, id, one.claimed, fresh, time)
+    local lost = id ~= '' and kind ~= 'u' and (is_again or not is_mine) and is_lost(prefix, one)
+    if not is_mine and not lost then
       append(reply, { place })
+    elseif lost and is_again then
+      append(reply, { place, '?' })
     elseif kind == 'f' and id ~= '' and one.payload == '' and has_ended(prefix, task) then
       -- A second message of a task that has its end.
       drop(prefix, stream, group, id, task)

@@ -12,8 +12,7 @@ from importlib import import_module
 from typing import Any, Protocol, cast
 
 from vibetuner.errors import NotConfigured, TaskError
-from vibetuner.loader import load_project
-from vibetuner.project import find_root
+from vibetuner.loader import find_project
 from vibetuner.resources.slots import mongo_database, sql_engine
 
 #: The table, and the collection.
@@ -128,8 +127,10 @@ def store_for(session: Any) -> Store:
 
 
 def _is_listed() -> bool:
-    models = load_project().sql_models if find_root() else ()
-    return any(getattr(model, "__tablename__", None) == TABLE for model in models)
+    project = find_project()
+    return project is not None and any(
+        getattr(model, "__tablename__", None) == TABLE for model in project.sql_models
+    )
 
 
 @cache

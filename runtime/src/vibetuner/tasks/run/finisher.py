@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
 from itertools import count
 from typing import Any
@@ -31,6 +31,7 @@ KINDS = {
     End.DONE: SUCCESS, End.FAILED: FAILURE, End.ABORTED: FAILURE,
     End.RETRYING: RETRY, End.REQUEUED: REQUEUE,
 }  # fmt: skip
+LOST = [b"?"]
 COUNTERS = {
     End.DONE: "completed", End.FAILED: "failed", End.ABORTED: "aborted",
     End.RETRYING: "retried", End.REQUEUED: "relinquished",
@@ -227,9 +228,7 @@ class Finisher:
     def _insist(self, batch: Batch, step: str) -> None:
         if self._closed:
             return
-        sending = self._loop.create_task(self._send_again(batch, step))
-        self._busy.add(sending)
-        sending.add_done_callback(self._busy.discard)
+        self._in_background(self._send_again(batch, step))
 
     async def _send_again(self, batch: Batch, step: str) -> None:
         """Send a step until it is answered; the server remembers the answer to each step's name."""
@@ -283,7 +282,10 @@ class Finisher:
                 if attempt.end is not None:
                     self._observers.ended(attempt)
                 attempt.error = None  # its traceback's frames refer to the attempt
-                if failed := exceptions.get(place):
+                failed = exceptions.get(place)
+                if failed == LOST:
+                    self._in_background(self._enqueue_anew(attempt))
+                elif failed:
                     self.fail([name.decode() for name in failed], attempt.priority)
 
     def _forget(self, source: Source) -> None:
@@ -296,7 +298,7 @@ class Finisher:
             return  # it was claimed here and never began
         self._counters["superseded"] += 1
         logger.warning(
-            "another worker took over %s, or Redis has lost it; result discarded",
+            "another worker took over %s; result discarded",
             attempt.fn_name,
             extra={"task_id": attempt.task_id},
         )
@@ -305,9 +307,12 @@ class Finisher:
         """Record the end of tasks that waited for a failed one."""
         if not task_ids:
             return
-        failing = self._loop.create_task(self._fail_dependents(task_ids, priority))
-        self._busy.add(failing)
-        failing.add_done_callback(self._busy.discard)
+        self._in_background(self._fail_dependents(task_ids, priority))
+
+    def _in_background(self, work: Coroutine[Any, Any, None]) -> None:
+        task = self._loop.create_task(work)
+        self._busy.add(task)
+        task.add_done_callback(self._busy.discard)
 
     async def _fail_dependents(self, task_ids: list[str], priority: str) -> None:
         for task_id in task_ids:
@@ -320,16 +325,26 @@ class Finisher:
                 await self.load_failed(attempt)
             self.add(attempt)
 
+    async def _enqueue_anew(self, attempt: Attempt) -> None:
+        """Enqueue a task that Redis has lost, for its next attempt; its attempts count anew."""
+        wait = max(0, attempt.retry_at - time.time_ns() // 1_000_000)
+        moment = f"+{wait}" if attempt.end is End.RETRYING else "0"
+        values = [attempt.task_id, attempt.payload, moment, 0, attempt.priority, 0]
+        await self._ask(lambda: self._functions.call("enqueue", self._keys[:1], values))
+
     async def _payload_of(self, task_id: str) -> bytes | None:
+        stored: bytes | None = await self._ask(
+            lambda: self._functions.connection.call("GET", self._data_key(task_id))
+        )
+        return stored
+
+    async def _ask(self, ask: Callable[[], Awaitable[Any]]) -> Any:
+        """Ask until there is an answer."""
         while True:
             try:
-                stored: bytes | None = await self._functions.connection.call(
-                    "GET", self._data_key(task_id)
-                )
+                return await ask()
             except (RedisError, OSError) as error:
                 await self._outage.wait(error)
-            else:
-                return stored
 
 
 def fresh_ms(idle_ms: int) -> int:
