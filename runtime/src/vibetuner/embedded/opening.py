@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from vibetuner.embedded.folder import Folder, Service, file_errors, read_record
 from vibetuner.embedded.leases import Lease
+from vibetuner.env_file import explain_embedded
 from vibetuner.errors import SettingsError
 from vibetuner.project import data_dir
 
@@ -38,11 +39,7 @@ async def open_services(settings: Settings) -> AsyncIterator[Settings]:
         yield settings
         return
     if settings.environment == "production":
-        name = SETTINGS[services[0]].upper()
-        raise SettingsError(
-            f"{name}=embedded is for development and tests; set {name} to a real server's URL "
-            "where ENVIRONMENT=production"
-        )
+        raise SettingsError(explain_embedded(SETTINGS[services[0]].upper()))
     lease = Lease(services_root(), services, command=_command())
     try:
         # If this is cancelled, leave() ends the thread's wait and releases its claim.
