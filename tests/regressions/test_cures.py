@@ -7,10 +7,16 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
+from sqlmodel import SQLModel
 
 from tests.processes import free_port, run_vibetuner
+from vibetuner.app import VibetunerApp
 from vibetuner.cli.ports import listen
+from vibetuner.config import Settings
 from vibetuner.errors import CommandError
+from vibetuner.models import UserModel
+from vibetuner.resources.table import find_unset
+from vibetuner.setting_files import explain_unusable
 
 
 @pytest.mark.slow
@@ -32,13 +38,80 @@ def test_a_missing_worker_is_reported_with_the_same_cure_everywhere(
 
 @pytest.mark.slow
 def test_production_refuses_the_embedded_redis(shop: Path, environment: dict[str, str]):
-    """`run prod worker` refuses REDIS_URL=embedded, even if ENVIRONMENT is development."""
-    environment |= {"REDIS_URL": "embedded", "ENVIRONMENT": "development"}
+    """`run prod` refuses REDIS_URL=embedded in every ENVIRONMENT; others, in production only."""
+    for command, name in (
+        (["run", "prod", "worker"], "development"),
+        (["run", "prod", "worker"], "production"),
+        (["worker-health"], "production"),
+        (["tasks", "stats"], "production"),
+    ):
+        environment |= {"REDIS_URL": "embedded", "ENVIRONMENT": name}
+        done = run_vibetuner(*command, folder=shop, **environment)
+        assert (done.returncode, done.stderr) == (
+            1,
+            "error: REDIS_URL=embedded is for development and tests; ENVIRONMENT=production needs "
+            "the URL of a real server. Set, for example:  REDIS_URL=redis://valkey:6379\n",
+        ), command
 
-    done = run_vibetuner("run", "prod", "worker", folder=shop, **environment)
+
+@pytest.mark.parametrize(
+    ("reason", "cure"),
+    [
+        ("NOAUTH Authentication required.", "Correct the user and the password in SHOP_URL"),
+        ('password authentication failed for user "app"', "Correct the user and the password in"),
+        ("Authentication failed.", "Correct the user and the password in SHOP_URL"),
+        ("READONLY You can't write against a read only replica.", "Point SHOP_URL at the primary"),
+        ('database "shop" does not exist', "Create it, or correct SHOP_URL"),
+        ("[Errno 111] Connection refused", "Start it, or correct SHOP_URL"),
+    ],
+)
+def test_a_server_that_refuses_has_another_cure_than_one_that_is_down(reason: str, cure: str):
+    """To start it would not help."""
+    line = explain_unusable("A server", "SHOP_URL", "x://ann:y@z", reason, environment="production")
+
+    assert line.startswith(f"A server at x://***@z can't be used: {reason.rstrip('.')}. {cure}")
+
+
+def test_only_development_is_told_about_embedded_servers():
+    """Production refuses them."""
+    down = ("Redis", "REDIS_URL", "redis://cache", "no answer")
+
+    assert "embedded" in explain_unusable(*down, environment="development")
+    assert "embedded" not in explain_unusable(*down, environment="production")
+
+
+def test_models_without_their_database_are_reported():
+    """Each page that uses them fails, though all servers that are configured answer."""
+
+    class Berth(SQLModel):
+        name: str
+
+    project = VibetunerApp(models=[UserModel], sql_models=[Berth])
+    nowhere = Settings(mongodb_url=None, database_url=None)
+    here = Settings(mongodb_url="mongodb://here", database_url="sqlite:///here.db")
+
+    assert [one.name for one in find_unset(nowhere, project)] == ["MongoDB", "SQL database"]
+    assert find_unset(here, project) == find_unset(nowhere, VibetunerApp()) == []
+
+
+@pytest.mark.slow
+def test_the_doctor_names_a_database_that_models_need(shop: Path, environment: dict[str, str]):
+    """It is neither down nor out of date: its setting is empty."""
+    environment |= {"MONGODB_URL": "", "REDIS_URL": ""}
+    tune = shop / "src/shop/tune.py"
+    models = "VibetunerApp(models=[UserModel], "
+    tune.write_text(
+        "from vibetuner.models import UserModel\n"
+        + tune.read_text(encoding="utf-8").replace("VibetunerApp(", models, 1),
+        encoding="utf-8",
+    )
+
+    done = run_vibetuner("doctor", "--json", folder=shop, **environment)
+    found = [one for one in json.loads(done.stdout)["findings"] if one["area"] == "MongoDB"]
 
     assert done.returncode == 1
-    assert done.stderr.startswith("error: REDIS_URL=embedded is for development and tests")
+    assert [(one["level"], one["text"]) for one in found] == [("error", "MongoDB not configured")]
+    assert found[0]["cure"] == "Add to .env:  MONGODB_URL=mongodb://localhost:27017"
 
 
 @pytest.mark.slow

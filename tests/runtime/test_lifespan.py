@@ -101,7 +101,7 @@ async def test_documents_without_mongodb_are_warned_about(
         async with open_context(alone, project):
             pass
     assert caplog.messages == [
-        "the documents of tune.py can't be used: MongoDB not configured. Add to .env:  "
+        "models of tune.py can't be used: MongoDB not configured. Add to .env:  "
         "MONGODB_URL=mongodb://localhost:27017"
     ]
 

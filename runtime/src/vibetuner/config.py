@@ -33,7 +33,9 @@ from vibetuner.project import (
     project_root,
 )
 from vibetuner.setting_files import (
+    REAL_SERVERS,
     check_env_file,
+    explain_embedded,
     find_secret,
     find_value,
     mask_url,
@@ -260,8 +262,8 @@ class Settings(BaseModel):
     @model_validator(mode="after")
     def _no_embedded_services_in_production(self) -> Settings:
         if self.environment == "production":
-            for name in ("redis_url", "mongodb_url"):
-                if getattr(self, name) == EMBEDDED:
+            for name in REAL_SERVERS:
+                if getattr(self, name.lower()) == EMBEDDED:
                     raise ValueError(name)
         return self
 
@@ -326,11 +328,7 @@ def _explain(error: ValidationError, env_file: Path) -> str:
 
 def _explain_one(detail: dict[str, Any], env_file: Path) -> str:
     if not detail["loc"]:
-        name = str(detail["ctx"]["error"])
-        return (
-            f"{name.upper()}={EMBEDDED} is for development and tests; ENVIRONMENT=production needs "
-            f"the URL of a real server. Set, for example:  {name.upper()}={REAL_SERVERS[name]}"
-        )
+        return explain_embedded(str(detail["ctx"]["error"]))
     name = str(detail["loc"][0]).lower()
     field = Settings.model_fields[name]
     expected = next(item.text for item in field.metadata if isinstance(item, Expected))
@@ -340,9 +338,6 @@ def _explain_one(detail: dict[str, Any], env_file: Path) -> str:
     if secret and not os.environ.get(variable) and not find_value(env_file, name):
         return f"{variable}: expected {expected}, found something else in {secret}"
     return f"{variable}: expected {expected}, found {_shown(name, env_file)} in {where}"
-
-
-REAL_SERVERS = {"redis_url": "redis://valkey:6379", "mongodb_url": "mongodb://mongo:27017"}
 
 
 def _shown(name: str, env_file: Path) -> str:

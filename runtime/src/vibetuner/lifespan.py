@@ -14,8 +14,7 @@ from vibetuner.config import Settings
 from vibetuner.context import Context, HttpClient, current_context
 from vibetuner.embedded import open_services
 from vibetuner.project import find_root, project_info
-from vibetuner.resources.slots import MONGO_MISSING
-from vibetuner.resources.table import RESOURCES
+from vibetuner.resources.table import RESOURCES, find_unset
 
 if TYPE_CHECKING:
     from httpx2 import AsyncClient
@@ -35,8 +34,8 @@ async def open_context(settings: Settings, project: VibetunerApp) -> AsyncIterat
     with CancelScope() as scope:
         async with AsyncExitStack() as stack:
             settings = await stack.enter_async_context(open_services(settings))
-            if project.models and not settings.mongodb_url:
-                logger.warning("the documents of tune.py can't be used: %s", MONGO_MISSING)
+            for unset in find_unset(settings, project):
+                logger.warning("models of tune.py can't be used: %s", unset.problem)
             for resource in RESOURCES:
                 if resource.enabled(settings):
                     await stack.enter_async_context(resource.open(settings, project))

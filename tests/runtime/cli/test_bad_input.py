@@ -70,7 +70,11 @@ def test_redis_that_is_down_at_the_start(shop: Path, refused: Refused, arguments
     line = refused(shop, "run", *arguments, **{**NOWHERE, "REDIS_URL": url})
 
     assert line.startswith("Redis at redis://***@127.0.0.1:1 can't be used: ")
-    assert line.endswith("Start it, correct REDIS_URL, or set REDIS_URL=embedded in development")
+    cures = {
+        "dev": "Start it, correct REDIS_URL, or set REDIS_URL=embedded in development",
+        "prod": "Start it, or correct REDIS_URL",  # production has no embedded server
+    }
+    assert line.endswith(f". {cures[arguments[0]]}")
 
 
 def test_redis_that_is_down_is_reported_once_for_all_processes(shop: Path):
@@ -93,7 +97,7 @@ def test_mongodb_that_is_down_at_the_start_stops_the_web_app(
     line = refused(shop, "run", "prod", "frontend", **real, MONGODB_URL=url)
 
     assert line.startswith("MongoDB at mongodb://***@127.0.0.1:1/shop can't be used: ")
-    assert line.endswith("correct MONGODB_URL, or set MONGODB_URL=embedded in development")
+    assert line.endswith(". Start it, or correct MONGODB_URL")
 
 
 def test_a_worker_waits_for_mongodb_and_reports_it_once(
@@ -119,7 +123,7 @@ def test_a_database_that_cannot_be_opened(shop: Path, refused: Refused, real: di
     )
 
     assert line.startswith("SQL database at sqlite+aiosqlite:////dev/null/shop.db can't be used: ")
-    assert line.endswith("Start it, or correct DATABASE_URL")
+    assert line.endswith(". Correct DATABASE_URL, or the rights of its folder")
 
 
 # Settings

@@ -155,11 +155,15 @@ def test_no_two_models_have_one_table(place: Place, name: Name):
     ("fields", "words"),
     [
         (["total:money"], "A field is name:type, with ? at the end"),
-        (["Total"], "; not 'Total'. Did you mean total:str?"),
-        (["paid:boolean?"], "; not 'paid:boolean?'. Did you mean paid:bool?"),
+        (["Total"], "; not 'Total'. Try:  total:str"),
+        (["paid:boolean?"], "; not 'paid:boolean?'. Try:  paid:bool?"),
+        (["paid_at:date??"], "; not 'paid_at:date??'. Try:  paid_at:date?"),
+        (["Größe?=int"], "; not 'Größe?=int'. Try:  grosse:int?"),
+        (["2nd:uuid "], "; not '2nd:uuid '. Try:  nd_2:uuid"),
+        (["Class:int"], "; not 'Class:int'. Try:  class_value:int"),
         (["date:date?", "due:date?"], "can't have a field named date. Try:  date_value"),
         (["id:int"], "can't have a field named id. Try:  id_value"),
-        (["model_year:int"], "can't have a field named model_year"),
+        (["model_year:int"], "can't have a field named model_year. Try:  year_value"),
         (["total:int", "total"], "The field total is there twice. Keep one"),
     ],
 )

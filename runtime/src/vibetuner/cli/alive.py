@@ -17,12 +17,13 @@ def check_alive(*, here: bool, queue: str | None = None, as_json: bool) -> None:
     Raises:
         CommandError: there is none.
         ServiceUnavailable: Redis does not answer.
+        SettingsError: REDIS_URL is wrong, or embedded in production.
     """
     from vibetuner.errors import CommandError
     from vibetuner.project import worker_command
 
     url, prefix, environment = _settings()
-    workers = _workers(url, prefix)
+    workers = _workers(url, prefix, environment)
     host = socket.gethostname()
     live = [
         one
@@ -44,11 +45,12 @@ def check_alive(*, here: bool, queue: str | None = None, as_json: bool) -> None:
         print(f"healthy: {', '.join(one['id'] for one in live)}")
 
 
-def _workers(url: str, prefix: str) -> list[dict[str, Any]]:
+def _workers(url: str, prefix: str, environment: str) -> list[dict[str, Any]]:
     from vibetuner.errors import ServiceUnavailable, first_line
     from vibetuner.redis.blocking import RefusedError, ask
     from vibetuner.redis.keys import JournalKeys
-    from vibetuner.redis.url import explain_unusable, parse_url
+    from vibetuner.redis.url import parse_url
+    from vibetuner.setting_files import explain_unusable
 
     address, keys = parse_url(url, prefix), JournalKeys(prefix)
     try:
@@ -60,7 +62,10 @@ def _workers(url: str, prefix: str) -> list[dict[str, Any]]:
         silent = [float(time[0]) - float(at) / 1000 for at in heard[1::2]]
         texts = ask(address, ["MGET", *beats])[0] if beats else []
     except (OSError, RefusedError) as error:
-        raise ServiceUnavailable(explain_unusable(url, first_line(error))) from None
+        reason = first_line(error)
+        raise ServiceUnavailable(
+            explain_unusable("Redis", "REDIS_URL", url, reason, environment=environment)
+        ) from None
     found = texts if isinstance(texts, list) else []
     return [
         {**beat, "silent": seconds}
@@ -88,10 +93,15 @@ def _settings() -> tuple[str, str, str]:
     """Return REDIS_URL, key prefix and ENVIRONMENT, without importing vibetuner.config."""
     from pathlib import Path
 
-    from vibetuner.errors import NotConfigured
+    from vibetuner.errors import NotConfigured, SettingsError
     from vibetuner.project import find_root, key_prefix
     from vibetuner.redis import REDIS_MISSING
-    from vibetuner.setting_files import check_env_file, find_value, read_secrets
+    from vibetuner.setting_files import (
+        check_env_file,
+        explain_embedded,
+        find_value,
+        read_secrets,
+    )
 
     root = find_root()
     env_file = (root or Path.cwd()) / ".env"
@@ -105,6 +115,8 @@ def _settings() -> tuple[str, str, str]:
 
     url, prefix, environment = map(find, names)
     if url == "embedded":
+        if environment == "production":
+            raise SettingsError(explain_embedded("REDIS_URL"))
         url = _embedded_url()
     if not url:
         raise NotConfigured(REDIS_MISSING)

@@ -218,7 +218,8 @@ def _run() -> int:
         message = error.format_message()
         context: typer.Context | None = getattr(error, "ctx", None)
         if context is None or message != context.get_help():
-            message = f"error: {' '.join(message.split()).rstrip('.')}"
+            # "Value error, " is pydantic's.
+            message = f"error: {' '.join(message.split()).replace('Value error, ', '').rstrip('.')}"
             stop = "" if message.endswith("?") else "."
             message += f"{stop} See:  {context.command_path} --help" if context else ""
         print(message, file=sys.stderr)

@@ -13,6 +13,7 @@ from vibetuner.embedded.folder import Folder, Service, file_errors, read_record
 from vibetuner.embedded.leases import Lease
 from vibetuner.errors import SettingsError
 from vibetuner.project import data_dir
+from vibetuner.setting_files import explain_embedded
 
 if TYPE_CHECKING:
     from vibetuner.config import Settings
@@ -38,11 +39,7 @@ async def open_services(settings: Settings) -> AsyncIterator[Settings]:
         yield settings
         return
     if settings.environment == "production":
-        name = SETTINGS[services[0]].upper()
-        raise SettingsError(
-            f"{name}=embedded is for development and tests; set {name} to a real server's URL "
-            "where ENVIRONMENT=production"
-        )
+        raise SettingsError(explain_embedded(SETTINGS[services[0]].upper()))
     lease = Lease(services_root(), services, command=_command())
     try:
         # If this is cancelled, leave() ends the thread's wait and releases its claim.

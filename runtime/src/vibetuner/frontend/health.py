@@ -28,7 +28,7 @@ from vibetuner.frontend.error_pages import with_page
 from vibetuner.loader import load_project
 from vibetuner.logs import log_sparingly
 from vibetuner.project import data_dir, project_info
-from vibetuner.resources.table import RESOURCES, Probe, probe, probe_tables
+from vibetuner.resources.table import RESOURCES, Probe, find_unset, probe, probe_tables
 
 logger = logging.getLogger(__name__)
 
@@ -50,6 +50,8 @@ async def health() -> dict[str, str]:
 async def ready() -> JSONResponse:
     """Answer 200 if all systems answer, the tables match and the disk is writable; else 503.
 
+    A database that models need, and whose setting is empty, does not answer.
+
     Everybody may ask, so in production the reason contains no address; the log has it.
     """
     settings = get_settings()
@@ -69,10 +71,10 @@ async def ready() -> JSONResponse:
 
 
 async def _probes(settings: Settings) -> list[Probe]:
-    probes = await probe(running_services(settings))
+    project, probes = load_project(), await probe(running_services(settings))
     if all(one.problem == "" for one in probes if one.setting == "database_url"):
-        probes += await probe_tables(settings, load_project().sql_models)
-    return probes
+        probes += await probe_tables(settings, project.sql_models)
+    return [*probes, *find_unset(settings, project)]
 
 
 def _disk_problem() -> str:

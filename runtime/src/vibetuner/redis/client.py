@@ -44,7 +44,8 @@ from vibetuner.redis.connection import (
 from vibetuner.redis.keys import Keys
 from vibetuner.redis.primary import Primary, primary_of
 from vibetuner.redis.rights import require_rights
-from vibetuner.redis.url import Address, explain_unusable, parse_url
+from vibetuner.redis.url import Address, parse_url
+from vibetuner.setting_files import explain_unusable
 
 __all__ = [
     "ReliablePool",
@@ -135,7 +136,7 @@ async def check(settings: Settings) -> None:
             async with Connection(address) as connection:
                 await require_rights(connection, Keys(settings.redis_key_prefix))
     except (RedisError, OSError) as error:
-        raise ServiceUnavailable(_unreachable(settings, error)) from None
+        raise _unreachable(settings, error) from None
 
 
 def _address(settings: Settings) -> Address:
@@ -154,7 +155,7 @@ def make_client(settings: Settings) -> Redis[str]:
     try:
         pool = ReliablePool(_address(settings))
     except OSError as error:
-        raise ServiceUnavailable(_unreachable(settings, error)) from None
+        raise _unreachable(settings, error) from None
     client = ReliableRedis(connection_pool=pool, decode_responses=True, retry_policy=RETRIES)
     client.seconds = answer_seconds()
     return client
@@ -389,7 +390,10 @@ async def unavailable(
 
 
 def _unusable(settings: Settings, reason: str) -> ServiceUnavailable:
-    return ServiceUnavailable(explain_unusable(settings.redis_url or "", reason))
+    url, environment = settings.redis_url or "", settings.environment
+    return ServiceUnavailable(
+        explain_unusable("Redis", "REDIS_URL", url, reason, environment=environment)
+    )
 
 
 async def _fill_level(settings: Settings, connection: Connection | None) -> str:
@@ -432,7 +436,6 @@ def innermost(error: Exception) -> Exception:
     return error
 
 
-def _unreachable(settings: Settings, error: Exception) -> str:
+def _unreachable(settings: Settings, error: Exception) -> ServiceUnavailable:
     reason = first_line(innermost(error))
-    reason = reason.partition(" can't be reached: ")[2] or reason
-    return explain_unusable(settings.redis_url or "", reason)
+    return _unusable(settings, reason.partition(" can't be reached: ")[2] or reason)

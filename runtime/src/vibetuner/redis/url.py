@@ -301,19 +301,6 @@ def hash_tag(key: str) -> str:
     return found[1] if found else ""
 
 
-def explain_unusable(url: str, reason: str) -> str:
-    """Return the message for a server that can't be used: its address, the reason, the cure.
-
-    >>> explain_unusable("redis://:guess@cache", "WRONGPASS invalid username-password pair.")
-    "Redis at redis://***@cache can't be used: WRONGPASS invalid username-password pair. \
-Correct the user and the password in REDIS_URL"
-    """
-    cure = "Start it, correct REDIS_URL, or set REDIS_URL=embedded in development"
-    if reason.startswith(("WRONGPASS", "NOAUTH")):
-        cure = "Correct the user and the password in REDIS_URL"
-    return f"Redis at {mask_url(url)} can't be used: {reason.rstrip('.')}. {cure}"
-
-
 def parse_url(url: str, prefix: str = "") -> Address:
     """Parse ``redis://``, ``rediss://`` or ``unix://``; every part may be percent-encoded.
 

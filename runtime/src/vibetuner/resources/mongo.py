@@ -13,9 +13,10 @@ from pymongo.asynchronous.database import AsyncDatabase
 from pymongo.errors import ConfigurationError, ConnectionFailure, ExecutionTimeout, PyMongoError
 
 from vibetuner.app import VibetunerApp
-from vibetuner.config import Settings, mask_url
+from vibetuner.config import Settings
 from vibetuner.errors import ServiceUnavailable, first_line
 from vibetuner.resources.slots import mongo_database
+from vibetuner.setting_files import explain_unusable
 from vibetuner.state import request_seconds
 
 __all__ = [
@@ -129,7 +130,5 @@ def _make_client(settings: Settings) -> AsyncMongoClient[dict[str, Any]]:
 def unreachable(settings: Settings, error: Exception) -> str:
     """Return the message for a MongoDB that can't be used: its address, the reason, the cure."""
     reason = first_line(error).split(",", 1)[0]
-    return (
-        f"MongoDB at {mask_url(settings.mongodb_url or '')} can't be used: {reason}. "
-        "Start it, correct MONGODB_URL, or set MONGODB_URL=embedded in development"
-    )
+    url, environment = settings.mongodb_url or "", settings.environment
+    return explain_unusable("MongoDB", "MONGODB_URL", url, reason, environment=environment)

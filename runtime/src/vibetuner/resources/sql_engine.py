@@ -28,10 +28,11 @@ from sqlalchemy.pool import AsyncAdaptedQueuePool
 from sqlalchemy.util import await_, greenlet_spawn
 from sqlalchemy.util.concurrency import in_greenlet
 
-from vibetuner.config import Settings, mask_url
+from vibetuner.config import Settings
 from vibetuner.errors import NotConfigured, ServiceUnavailable, first_line
 from vibetuner.resources.slots import SQL_MISSING
 from vibetuner.resources.write_turns import LONGEST_WAIT, take_turns
+from vibetuner.setting_files import explain_unusable
 from vibetuner.state import request_seconds
 
 if TYPE_CHECKING:
@@ -57,8 +58,8 @@ def make_engine(settings: Settings) -> AsyncEngine:
     and waiting for an answer.
 
     Raises:
-        NotConfigured: DATABASE_URL is empty.
-        ServiceUnavailable: DATABASE_URL is malformed, or its driver is not installed.
+        NotConfigured: DATABASE_URL is empty, or its driver is not installed.
+        ServiceUnavailable: DATABASE_URL is malformed.
     """
     if not settings.database_url:
         raise NotConfigured(SQL_MISSING)
@@ -77,7 +78,7 @@ def make_engine(settings: Settings) -> AsyncEngine:
         engine = create_async_engine(url, **options)
     except ImportError as error:
         # Not the runtime's extra, which belongs in a line that `copier update` changes.
-        raise ServiceUnavailable(
+        raise NotConfigured(
             f"SQL database: {error.name} is not installed. Run:  uv add {error.name}"
         ) from error
     except (ArgumentError, OSError, ValueError) as error:
@@ -98,10 +99,9 @@ def make_engine(settings: Settings) -> AsyncEngine:
 
 def unreachable(settings: Settings, error: Exception) -> str:
     """Return the message for a database that can't be used: its address, the reason, the cure."""
-    return (
-        f"SQL database at {mask_url(settings.database_url or '')} can't be used: "
-        f"{first_line(error)}. Start it, or correct DATABASE_URL"
-    )
+    url, environment = settings.database_url or "", settings.environment
+    reason = first_line(error)
+    return explain_unusable("SQL database", "DATABASE_URL", url, reason, environment=environment)
 
 
 async def finish(work: Coroutine[Any, Any, T]) -> T:

@@ -14,6 +14,7 @@ from vibetuner.app import VibetunerApp
 from vibetuner.config import Settings
 from vibetuner.errors import VibetunerError
 from vibetuner.project import project_info
+from vibetuner.resources.slots import MONGO_MISSING, SQL_MISSING
 
 if TYPE_CHECKING:
     from sqlmodel import SQLModel
@@ -93,6 +94,15 @@ async def probe(settings: Settings, seconds: float = PROBE_SECONDS) -> list[Prob
             for one in configured
         )
     )  # fmt: skip
+
+
+def find_unset(settings: Settings, project: VibetunerApp) -> list[Probe]:
+    """Return the databases that the models of tune.py need, and whose setting is empty."""
+    needed = (
+        (project.models, settings.mongodb_url, Probe("MongoDB", "", 0, MONGO_MISSING)),
+        (project.sql_models, settings.database_url, Probe("SQL database", "", 0, SQL_MISSING)),
+    )
+    return [unset for models, url, unset in needed if models and not url]
 
 
 async def probe_tables(

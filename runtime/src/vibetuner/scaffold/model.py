@@ -6,13 +6,14 @@ import keyword
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from typing import NamedTuple
 
-from vibetuner.errors import CommandError, suggest
+from vibetuner.errors import CommandError, shorten
 from vibetuner.scaffold.draft import Draft, Place, read_module, test_path
 from vibetuner.scaffold.edits import Entry
 from vibetuner.scaffold.migration import draft_migration, has_migrations
-from vibetuner.scaffold.names import LONGEST, Name, plural, snake
+from vibetuner.scaffold.names import Name, plain_words, plural
 from vibetuner.scaffold.registered import find_models
 from vibetuner.scaffold.rendering import Renderer
 
@@ -177,26 +178,33 @@ def _parse_field(text: str, *, document: bool) -> ModelField:
     found = re.fullmatch(r"([a-z][a-z0-9_]{0,39})(?::([a-z]+)(\?)?)?", text)
     types = IN_DOCUMENTS if document else TYPES.keys()
     if not found or (found[2] or "str") not in types:
-        hint = _hint(text, sorted(types))
+        hint = _nearest(text, sorted(types))
         raise CommandError(
             f"A field is name:type, with ? at the end when it may be empty, and a type of "
-            f"{', '.join(sorted(types))}; not {text!r}" + (f". {hint}" if hint else "")
+            f"{', '.join(sorted(types))}; not {shorten(text)}" + (f". Try:  {hint}" if hint else "")
         )
     name = found[1]
-    if name in RESERVED or name.startswith("model_") or keyword.iskeyword(name):
-        raise CommandError(f"A model can't have a field named {name}. Try:  {name}_value")
+    if _is_reserved(name):
+        raise CommandError(f"A model can't have a field named {name}. Try:  {_free(name)}")
     return ModelField(name, found[2] or "str", bool(found[3]))
 
 
-def _hint(text: str, types: list[str]) -> str:
-    """Return a question with the nearest valid field; empty if there is none.
+def _is_reserved(name: str) -> bool:
+    return name in RESERVED or name.startswith("model_") or keyword.iskeyword(name)
 
-    >>> [_hint(text, sorted(TYPES)) for text in ("PaidAt:Date?", "total:integer", "a:money")]
-    ['Did you mean paid_at:date??', 'Did you mean total:int?', '']
+
+def _free(name: str) -> str:
+    return f"{name.removeprefix('model_')[:34]}_value"
+
+
+def _nearest(text: str, types: list[str]) -> str:
+    """Return the nearest valid field; empty if there is none.
+
+    >>> [_nearest(text, sorted(TYPES)) for text in ("PaidAt:date??", "a?:integer", "a:money")]
+    ['paid_at:date?', 'a:int?', '']
     """
-    name, _, kind = text.partition(":")
-    name = re.sub(r"[^a-z0-9_]+", "_", snake(name.strip("?"))).strip("_")[:LONGEST]
-    if not name[:1].isalpha():
-        return ""
-    form = f"{name}:{{}}{'?' if kind.endswith('?') else ''}"
-    return suggest(kind.lower().rstrip("?") or "str", types, "", form)
+    name, _, kind = text.replace("=", ":").partition(":")
+    name = plain_words(name)
+    name = _free(name) if _is_reserved(name) else name
+    close = get_close_matches(kind.lower().strip("?! ") or "str", types, n=1)
+    return f"{name}:{close[0]}{'?' if '?' in text else ''}" if name and close else ""

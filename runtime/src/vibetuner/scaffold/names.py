@@ -172,16 +172,24 @@ def _suggest(parts: list[str], kind: str, is_taken: Callable[[str], bool], room:
     return "/".join(kept) or EXAMPLES[kind]
 
 
-def _mend(part: str, kind: str, is_taken: Callable[[str], bool]) -> str:
-    """Return the nearest valid name; empty if nothing is left."""
-    plain = unicodedata.normalize("NFKD", part.replace("ß", "ss")).encode("ascii", "ignore")
+def plain_words(text: str) -> str:
+    """Return the nearest name of letters from a to z, digits and underscores; empty if none is.
+
+    >>> [plain_words(text) for text in ("Größe", "2nd-try", "created at", "12", "?")]
+    ['grosse', 'nd_try_2', 'created_at', '', '']
+    """
+    plain = unicodedata.normalize("NFKD", text.replace("ß", "ss")).encode("ascii", "ignore")
     words = snake(re.sub(r"[^A-Za-z0-9]+", "_", plain.decode()))
     words = re.sub(r"^([0-9_]+)(.+)", r"\2_\1", words).strip("_")
     if not words or words[0].isdigit():
         return ""
-    if len(words) > LONGEST:
-        words = _shortened(words, LONGEST)
-    if _problem_of(words, kind, is_taken) is None:
+    return _shortened(words, LONGEST) if len(words) > LONGEST else words
+
+
+def _mend(part: str, kind: str, is_taken: Callable[[str], bool]) -> str:
+    """Return the nearest valid name; empty if nothing is left."""
+    words = plain_words(part)
+    if not words or _problem_of(words, kind, is_taken) is None:
         return words
     return f"{words[: LONGEST - 7]}_{TAILS[kind]}".replace("__", "_")
 

@@ -67,7 +67,12 @@ def _diagnose(project: ProjectInfo, pool: ThreadPoolExecutor) -> list[Finding]:
     with loading():
         import_coredis()
         from vibetuner.cli.checks.project import check_tune
-        from vibetuner.cli.checks.services import check_services, check_tables, load_drivers
+        from vibetuner.cli.checks.services import (
+            check_services,
+            check_tables,
+            check_unset,
+            load_drivers,
+        )
         from vibetuner.cli.checks.settings import check_limits, check_settings
 
         load_drivers(settings)
@@ -76,7 +81,7 @@ def _diagnose(project: ProjectInfo, pool: ThreadPoolExecutor) -> list[Finding]:
     own = [*check_tune(project), *check_settings(settings), *check_limits(settings)]
     found = [*own, *_all_of([services, *outside])]
     if all(one.level != "error" for one in found if one.area in {"project", "SQL database"}):
-        found += asyncio.run(check_tables(settings, project))
+        found += [*check_unset(settings), *asyncio.run(check_tables(settings, project))]
     return found
 
 

@@ -23,10 +23,6 @@ from vibetuner.errors import CommandError
 from vibetuner.project import ProjectInfo
 
 PORTS = {8000: "web app", 11111: "monitor"}
-CURES = {
-    "web app": "stop it, or choose another:  vibetuner run dev all --port 8001",
-    "monitor": "stop it, or choose another:  vibetuner run dev worker --port 11112",
-}
 
 
 def check_port(project: ProjectInfo, port: int, what: str) -> Iterator[Finding]:
@@ -36,12 +32,8 @@ def check_port(project: ProjectInfo, port: int, what: str) -> Iterator[Finding]:
         yield Finding("ok", "ports", f"{port}: this project's {what}")
     elif owner is not None:
         other = f"the project {owner}" if owner else "something else"
-        yield Finding(
-            "warning",
-            "ports",
-            f"{port}, for the {what}, is taken by {other}",
-            CURES[what],
-        )
+        text = f"{port}, for the {what}, is taken by {other}"
+        yield Finding("warning", "ports", text, "stop it, or choose another with --port")
 
 
 def _owner(port: int) -> str | None:

@@ -12,7 +12,14 @@ from vibetuner.errors import CommandError, first_line
 from vibetuner.loader import load_project
 from vibetuner.project import ProjectInfo
 from vibetuner.redis.client import innermost
-from vibetuner.resources.table import PROBE_SECONDS, RESOURCES, Probe, probe, probe_tables
+from vibetuner.resources.table import (
+    PROBE_SECONDS,
+    RESOURCES,
+    Probe,
+    find_unset,
+    probe,
+    probe_tables,
+)
 
 
 def load_drivers(settings: Settings) -> None:
@@ -39,6 +46,11 @@ async def check_services(settings: Settings, project: ProjectInfo) -> list[Findi
         if one.setting == "mongodb_url" and not one.problem:
             findings += await _look_at_letters(asked)
     return findings
+
+
+def check_unset(settings: Settings) -> list[Finding]:
+    """Report databases that the models of tune.py need, and whose setting is empty."""
+    return [_answered(one) for one in find_unset(settings, load_project())]
 
 
 async def check_tables(settings: Settings, project: ProjectInfo) -> list[Finding]:
