@@ -74,11 +74,11 @@ def interrupt(process: subprocess.Popen[str]) -> None:
     process.wait(60)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="package")
 def browser() -> Iterator[playwright.Browser]:
     """Headless Chromium: CHROMIUM, one on the PATH, or the one that playwright has fetched.
 
-    It lives no longer than its module: playwright keeps an event loop running, and asyncio's own
+    It lives no longer than its package: playwright keeps an event loop running, and asyncio's own
     tests would find it.
     """
     executable = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, BROWSERS)), None)
