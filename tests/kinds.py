@@ -8,9 +8,11 @@ import sys
 from collections.abc import Generator
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 from _pytest.doctest import DoctestModule
+from xdist.scheduler import LoadFileScheduling
 
 __all__ = ["Kinds"]
 
@@ -39,6 +41,8 @@ STARTERS = re.compile(
 MARKED = re.compile(r"^pytestmark = .*\.(?:process|slow)\b", re.MULTILINE)
 # The files that take longest come first, so that no core is idle at the end.
 LONGEST = ("template", "e2e", "docs", "tour", "cli", "testing")
+# Folders whose files use one project or one set of processes; each worker would start its own.
+TOGETHER = ("tests/e2e/", "tests/tour/")
 
 
 class Kinds:
@@ -52,6 +56,13 @@ class Kinds:
         self._without_processes = without_processes
         if without_processes:
             sys.addaudithook(self._hear)
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_xdist_make_scheduler(
+        self, config: pytest.Config, log: Any
+    ) -> LoadFileScheduling | None:
+        """Give a file, or a folder of those that share what is costly, to one worker."""
+        return Together(config, log) if config.getoption("dist") == "loadfile" else None
 
     @pytest.hookimpl(wrapper=True)
     def pytest_collection(self) -> Generator[None, object, object]:
@@ -92,7 +103,10 @@ class Kinds:
             return (yield)
         finally:
             slow = {item.path for item in items if "slow" in item.keywords}
-            items.sort(key=lambda item: rank(item.path, slow))
+            installing = [
+                item.path for item in items if "mold" in getattr(item, "fixturenames", ())
+            ]
+            items.sort(key=lambda item: rank(item.path, slow, installing))
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_protocol(self, item: pytest.Item) -> Generator[None, object, object]:
@@ -127,10 +141,26 @@ def is_left_out(file: Path) -> bool:
     )
 
 
-def rank(path: Path, slow: set[Path]) -> tuple[int, bool]:
+def rank(path: Path, slow: set[Path], installing: list[Path]) -> tuple[bool, int, bool, bool]:
     """Return a file's sort key: folders of long files first, and in them those with slow tests.
 
-    The tests of a file stay together, as they share costly fixtures.
+    The first file that installs a project makes the environment that the others link, so one comes
+    first of all, and the others follow after files that don't wait for it. The tests of a file stay
+    together, as they share costly fixtures.
     """
     ranks = [n for n, folder in enumerate(LONGEST) if folder in path.parts]
-    return min(ranks, default=len(LONGEST)), path not in slow
+    is_first = path in installing[:1]
+    return not is_first, min(ranks, default=len(LONGEST)), path in installing, path not in slow
+
+
+def unit_of(nodeid: str) -> str:
+    """Return what a worker gets at once: a test's file, or its folder if that stays together."""
+    file = nodeid.partition("::")[0]
+    return next((folder for folder in TOGETHER if file.startswith(folder)), file)
+
+
+class Together(LoadFileScheduling):
+    """Gives each unit to one worker."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return unit_of(nodeid)

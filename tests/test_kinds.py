@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.kinds import imports_starter, is_left_out
+from tests.kinds import imports_starter, is_left_out, rank, unit_of
 
 
 @pytest.mark.parametrize(
@@ -47,3 +47,28 @@ def test_a_mark_of_the_whole_file_leaves_it_out(mark: str, expected: bool, tmp_p
     file.write_text(mark, encoding="utf-8")
 
     assert is_left_out(file) is expected
+
+
+def test_one_file_that_installs_a_project_comes_first_and_the_others_late():
+    """Those after it find the environment made, and don't wait for it."""
+    names = ("e2e/a", "runtime/b", "template/c", "template/d", "template/e", "cli/f")
+    e2e, runtime, update, answers, check, cli = (Path("tests") / name for name in names)
+    files = [runtime, cli, update, check, answers, e2e]
+    installing, slow = [update, check, e2e], {answers, update}
+
+    ordered = sorted(files, key=lambda path: rank(path, slow, installing))
+
+    assert ordered == [update, answers, check, e2e, cli, runtime]
+
+
+@pytest.mark.parametrize(
+    ("test", "unit"),
+    [
+        ("tests/e2e/test_sign_in.py::test_one", "tests/e2e/"),
+        ("tests/tour/test_3_cron.py::test_one[a::b]", "tests/tour/"),
+        ("tests/docs/test_site.py::test_one[tests/e2e/]", "tests/docs/test_site.py"),
+    ],
+)
+def test_a_worker_gets_a_file_or_a_folder_whose_files_share_processes(test: str, unit: str):
+    """Each worker would start the site, the browser and the worker of such a folder again."""
+    assert unit_of(test) == unit

@@ -74,11 +74,11 @@ def interrupt(process: subprocess.Popen[str]) -> None:
     process.wait(60)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="package")
 def browser() -> Iterator[playwright.Browser]:
     """Start headless Chromium: CHROMIUM, one on the PATH, or the one that playwright fetched.
 
-    It is closed with its module: playwright keeps an event loop running, which asyncio's own tests
+    It is closed with its package: playwright keeps an event loop running, which asyncio's own tests
     would find.
     """
     executable = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, BROWSERS)), None)

@@ -126,7 +126,7 @@ def test_an_export_works_without_javascript(browser: playwright.Browser, site: S
         page.reload()
         return "Done" in page.locator("#exports article").first.inner_text()
 
-    wait_until(is_done, seconds=30)
+    wait_until(is_done, seconds=30, pause=0.5)  # each look loads the page
     context.close()
 
 
@@ -153,5 +153,10 @@ def watch_bar(card: playwright.Locator) -> list[int]:
             positions.append(int(value))
         return False
 
-    wait_until(is_done, seconds=30, what=lambda: f"Done: {card.inner_text()}, bar at {positions}")
+    wait_until(
+        is_done,
+        seconds=30,
+        pause=0.15,
+        what=lambda: f"Done: {card.inner_text()}, bar at {positions}",
+    )
     return positions

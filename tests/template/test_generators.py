@@ -90,9 +90,10 @@ def destroy_all(project: Path) -> None:
 
 def type_all(project: Path, commands: list[list[str]]) -> None:
     script = (
-        "import json, sys\nfrom vibetuner.cli.main import app\n"
+        "import json, sys\nfrom typer.main import get_command\nfrom vibetuner.cli.main import app\n"
+        "vibetuner = get_command(app)\n"
         "for command in json.loads(sys.argv[1]):\n"
-        "    assert not app(command, standalone_mode=False), command\n"
+        "    assert not vibetuner(command, standalone_mode=False), command\n"
     )
     done = run_code(script, json.dumps(commands), folder=project, REDIS_URL="", MONGODB_URL="")
     assert done.returncode == 0, done.stdout + done.stderr
