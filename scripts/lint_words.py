@@ -1,7 +1,8 @@
 """Finds sentences that read badly: ``just lint`` fails while there is one.
 
-A docstring begins with a noun or an imperative, never with What, Whether, How, Where or When; only
-a question may begin so, as the titles of benchmarks do.
+A docstring begins with a noun or an imperative, so that it is understood without its surroundings:
+never with a pronoun, a conjunction, or What, Whether, How, Where or When; only a question may begin
+so, as the titles of benchmarks do.
 The words that docs/glossary.md has retired are gone from pages, docstrings and comments. A
 paragraph has at most 90 words. With ``--subject FILE`` it looks at a commit message instead, as
 the hook does that ``just setup`` installs.
@@ -27,7 +28,10 @@ LEFT_OUT = re.compile(r"docs/(decisions/|glossary\.md)|tests/docs/test_words\.py
 LONG_STRING = re.compile(r'^([^"\n]*)"""(.*?)"""', re.MULTILINE | re.DOTALL)
 COMMENT = re.compile(r"(?:^|\s)# (.*)$", re.MULTILINE)
 CODE_BLOCK = re.compile(r"^[ \t]*(```+).*?^[ \t]*\1[ \t]*$", re.MULTILINE | re.DOTALL)
-QUESTION = re.compile(r"\s*(What|Whether|How|Where|When)\b(?![^\n]*\?\s*(?:\n|$))")
+QUESTION = re.compile(
+    r"\s*(What|Whether|How|Where|When|It|Its|They|Their|Those|These|And|But|So|Also|Even|Not)\b"
+    r"(?![^\n]*\?\s*(?:\n|$))"
+)
 # A paragraph ends at an empty line, and at an item of a list or of a docstring's sections.
 BREAK = re.compile(r"\n[ \t]*\n|\n(?=[ \t]*(?:[-*|#>├│└]|\d+\.|\w+:[ \n]))")
 

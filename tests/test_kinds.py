@@ -50,7 +50,7 @@ def test_a_mark_of_the_whole_file_leaves_it_out(mark: str, expected: bool, tmp_p
 
 
 def test_one_file_that_installs_a_project_comes_first_and_the_others_late():
-    """Those after it find the environment made, and don't wait for it."""
+    """One file that installs a project comes first, and the others come late."""
     names = ("e2e/a", "runtime/b", "template/c", "template/d", "template/e", "cli/f")
     e2e, runtime, update, answers, check, cli = (Path("tests") / name for name in names)
     files = [runtime, cli, update, check, answers, e2e]
@@ -70,5 +70,5 @@ def test_one_file_that_installs_a_project_comes_first_and_the_others_late():
     ],
 )
 def test_a_worker_gets_a_file_or_a_folder_whose_files_share_processes(test: str, unit: str):
-    """Each worker would start the site, the browser and the worker of such a folder again."""
+    """The tests of a file, or of a folder whose files share processes, go to one worker."""
     assert unit_of(test) == unit

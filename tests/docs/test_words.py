@@ -17,6 +17,10 @@ FAULTS = '''"""Whether it is so."""
 # The task is given back.
 def f():
     """Return it: {}."""
+
+
+def g():
+    """Its owner knows."""
 '''
 
 
@@ -37,6 +41,7 @@ def test_each_fault_is_named_with_its_line(tmp_path: Path):
         "scripts/one.py:1",
         "scripts/one.py:3",
         "scripts/one.py:5",
+        "scripts/one.py:9",
         "docs/page.md:1",
         "docs/page.md:3",
     ]

@@ -66,14 +66,14 @@ def test_production_refuses_the_embedded_redis(shop: Path, environment: dict[str
     ],
 )
 def test_a_server_that_refuses_has_another_cure_than_one_that_is_down(reason: str, cure: str):
-    """To start it would not help."""
+    """A server that refuses has the cure of its refusal, not the advice to start it."""
     line = explain_unusable("A server", "SHOP_URL", "x://ann:y@z", reason, environment="production")
 
     assert line.startswith(f"A server at x://***@z can't be used: {reason.rstrip('.')}. {cure}")
 
 
 def test_only_development_is_told_about_embedded_servers():
-    """Production refuses them."""
+    """Only development is told about embedded servers, which production refuses."""
     down = ("Redis", "REDIS_URL", "redis://cache", "no answer")
 
     assert "embedded" in explain_unusable(*down, environment="development")
@@ -81,7 +81,7 @@ def test_only_development_is_told_about_embedded_servers():
 
 
 def test_models_without_their_database_are_reported():
-    """Each page that uses them fails, though all servers that are configured answer."""
+    """A project with models is reported if the URL of their database is empty."""
 
     class Berth(SQLModel):
         name: str
@@ -96,7 +96,7 @@ def test_models_without_their_database_are_reported():
 
 @pytest.mark.slow
 def test_the_doctor_names_a_database_that_models_need(shop: Path, environment: dict[str, str]):
-    """It is neither down nor out of date: its setting is empty."""
+    """The doctor reports an empty MONGODB_URL as an error if tune.py lists documents."""
     environment |= {"MONGODB_URL": "", "REDIS_URL": ""}
     tune = shop / "src/shop/tune.py"
     models = "VibetunerApp(models=[UserModel], "

@@ -135,7 +135,7 @@ def test_every_command_names_the_line(  # noqa: PLR0917 - fixtures
 def test_an_error_reaches_the_terminal(
     tmp_path: Path, environment: dict[str, str], code: str, words: str
 ):
-    """Even if the code that raises it, or the error itself, stands in its way."""
+    """An error at import is printed, even if the module closed stderr or the error has no text."""
     shop = write_project(tmp_path / "shop", {"routes.py": code}, tune=TUNE)
 
     done = run_vibetuner("run", "prod", "worker", folder=shop, **environment)
@@ -148,7 +148,7 @@ def test_an_error_reaches_the_terminal(
 def test_a_worker_without_standard_files_stops_as_usual(
     tmp_path: Path, environment: dict[str, str], how: str
 ):
-    """A connection that had the number of one made libuv abort the process at its end."""
+    """A worker that starts without stdin, stdout or stderr stops with exit code 0 at SIGTERM."""
     code = CLOSES_FILES if how == "by a module" else ""
     shop = write_project(tmp_path / "shop", {"routes.py": code}, tune=TUNE)
     closing = "exec 0<&- 1>&- " if how == "by the shell" else "exec "
@@ -170,7 +170,7 @@ def test_a_worker_without_standard_files_stops_as_usual(
 
 
 def test_a_command_without_stderr_has_its_exit_code(tmp_path: Path, environment: dict[str, str]):
-    """The worker can't log, and runs."""
+    """A command without stderr ends with the exit code of its error."""
     shop = write_project(tmp_path / "shop", {"routes.py": ""}, tune=TUNE)
     command = 'exec "$0" -m vibetuner tasks enqueue ad 2>&-'
     done = subprocess.run(
@@ -183,7 +183,7 @@ def test_a_command_without_stderr_has_its_exit_code(tmp_path: Path, environment:
 
 
 def test_signals_that_the_parent_blocks_stop_a_worker(tmp_path: Path, environment: dict[str, str]):
-    """A process inherits the mask of the thread that starts it."""
+    """A worker whose parent blocks SIGTERM and SIGINT stops with exit code 0 at SIGTERM."""
     shop = write_project(tmp_path / "shop", {"routes.py": ""}, tune=TUNE)
     blocked = {signal.SIGTERM, signal.SIGINT}
     before = signal.pthread_sigmask(signal.SIG_BLOCK, blocked)
@@ -199,7 +199,7 @@ def test_signals_that_the_parent_blocks_stop_a_worker(tmp_path: Path, environmen
 
 
 def test_a_fork_of_a_module_runs_no_second_worker(tmp_path: Path, environment: dict[str, str]):
-    """It would have the id of the first one, and claim its tasks."""
+    """A process that a module forks at import ends, and starts no worker with the same id."""
     shop = write_project(tmp_path / "shop", {"routes.py": FORKS}, tune=TUNE)
     command = ("run", "prod", "worker", "--port", str(free_port()))
     with vibetuner(*command, folder=shop, log=tmp_path / "log", environment=environment) as running:

@@ -40,7 +40,7 @@ async def test_what_cannot_start_ends_everything_with_its_exit_code(
 async def test_a_process_that_is_left_behind_does_not_hold_up_a_restart(
     capfd: pytest.CaptureFixture[str],
 ):
-    """It has inherited the output, as one that a task has started and not waited for."""
+    """A program ends when its process ends, even if a child of it still has the output open."""
     code = (
         "import subprocess, sys\n"
         "subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)'])\n"
@@ -52,7 +52,7 @@ async def test_a_process_that_is_left_behind_does_not_hold_up_a_restart(
 
 @pytest.mark.parametrize("name", ["web", "worker"])
 async def test_what_ends_without_a_word_is_named(caplog: pytest.LogCaptureFixture, name: str):
-    """Code of the project may call ``os._exit()`` while it is imported."""
+    """A program that ends without a line, as by ``os._exit()``, is logged with its exit code."""
     caplog.set_level("INFO")
     programs = {one: program("import time; time.sleep(3600)", one) for one in ("web", "worker")}
     programs[name] = program("import os; os._exit(7)", name)

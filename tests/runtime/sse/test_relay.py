@@ -236,7 +236,7 @@ async def test_the_relay_ends_with_its_block(settings: Settings):
 
 
 async def test_a_relay_ends_while_redis_is_away(lasting_valkey: Valkey):
-    """A web process that stops during an outage must not wait for the server's return."""
+    """A relay that is closed while Redis is away ends without waiting for its return."""
     lasting_valkey.start()
     async with asyncio.timeout(20), relaying(lasting_valkey.settings, Hub()) as (subscriber, _):
         await send(lasting_valkey.settings, "before")

@@ -43,7 +43,7 @@ class Part(StrEnum):
 
 
 class Group(TyperGroup):
-    """Its help option is False by default; typer would convert a None, by importing pydantic."""
+    """A group without a help value of None, for whose conversion typer would import pydantic."""
 
     def get_help_option(self, ctx: Any) -> Any:
         """Return the option that shows the help."""

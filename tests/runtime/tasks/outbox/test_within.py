@@ -51,7 +51,7 @@ async def test_a_committed_call_is_enqueued_at_once(
 async def test_a_process_that_has_left_its_folder_knows_its_outbox(
     database: Database, worker: TaskWorker, receipt: Any, monkeypatch: pytest.MonkeyPatch
 ):
-    """A task may change the folder, and a later deploy may delete it."""
+    """A process writes to its outbox after it has changed the current folder, as a task may."""
     load_project()
     monkeypatch.chdir("/")
     async with worker:

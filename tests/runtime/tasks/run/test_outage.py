@@ -155,7 +155,7 @@ async def test_an_emptied_server_loses_no_end_of_a_running_task(  # noqa: PLR091
 
 
 async def test_only_the_last_owner_records_the_end_of_a_lost_task(worker: TaskWorker):
-    """Another worker may have taken it over before the server lost it."""
+    """The first end that two workers report for a lost task is recorded, and the second is not."""
 
     @worker.task(name="noop")
     async def noop() -> None: ...
