@@ -32,7 +32,7 @@ def failed(*args: object, kwargs: dict[str, object] | None = None) -> Attempt:
 
 def test_arguments_of_another_task_are_kept_in_the_letter(worker: TaskWorker):
     """The dead letter has the arguments, which are stored nowhere else and which a retry needs."""
-    codec, attempt = worker._offline_client().codec, failed(7, kwargs={"by": "ann"})
+    codec, attempt = worker.signing_client().codec, failed(7, kwargs={"by": "ann"})
     LetterWriter(codec, worker_id="w1", queue="shop").ending(attempt)
     letter = DeadLetter.from_json(attempt.letter)
     kept = unpickle(codec.open_kept(letter.payload, "t1"))
@@ -42,5 +42,5 @@ def test_arguments_of_another_task_are_kept_in_the_letter(worker: TaskWorker):
 def test_arguments_that_cannot_be_stored_leave_the_letter_without(worker: TaskWorker):
     """A dead letter is written even if its arguments can't be pickled."""
     attempt = failed(lambda: None)
-    LetterWriter(worker._offline_client().codec, worker_id="w1", queue="shop").ending(attempt)
+    LetterWriter(worker.signing_client().codec, worker_id="w1", queue="shop").ending(attempt)
     assert DeadLetter.from_json(attempt.letter).error == "no"
