@@ -24,7 +24,14 @@ from vibetuner.errors import TaskExists, first_line
 from vibetuner.redis.connection import look_at
 from vibetuner.tasks.call import ReliableCall, clash, fingerprint
 from vibetuner.tasks.client.queue import QueueClient
-from vibetuner.tasks.outbox.row import ANSWER_SECONDS, Row, Store, open_stores, store_for
+from vibetuner.tasks.outbox.row import (
+    ANSWER_SECONDS,
+    DURABLE,
+    Row,
+    Store,
+    open_stores,
+    store_for,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -35,8 +42,6 @@ CLOSING_SECONDS = 2.0
 NOTE_MS = 30 * 24 * 3_600_000
 # A process hands on a row within this time of reading it, or never.
 STALE_SECONDS = 600
-# The last option of a row whose task is enqueued durably.
-DURABLE = "durable"
 FORGET_MS = 3_600_000
 
 
@@ -65,8 +70,9 @@ class Courier:
 
     def __init__(self, worker: Worker) -> None:
         self._worker = worker
-        self._due: dict[Store, list[str]] = {}
-        self._handing: asyncio.Task[None] | None = None
+        # Durable calls, which may wait for a replica, are handed on apart and hold up no others.
+        self._due: dict[tuple[Store, bool], list[str]] = {}
+        self._handing: dict[bool, asyncio.Task[None]] = {}
 
     async def write(
         self, calls: Sequence[ReliableCall[Any, Any]], client: QueueClient, now: int
@@ -99,10 +105,16 @@ class Courier:
                 call.id = _known_id(call, row, *known)
                 return
 
-    async def hand_on(self, store: Store, task_ids: Sequence[str] | None = None) -> int:
+    async def hand_on(
+        self,
+        store: Store,
+        task_ids: Sequence[str] | None = None,
+        *,
+        durable: bool | None = None,
+    ) -> int:
         """Enqueue committed rows, of these tasks or the oldest, and delete them.
 
-        Returns their number.
+        Returns their number. ``durable`` selects the rows of durable calls, or all others.
 
         Raises:
             VibetunerError, RedisError: the queue is not open, does not answer, or does not confirm
@@ -110,7 +122,7 @@ class Courier:
         """
         client = self._worker.client
         read_at = time.monotonic()
-        rows = await store.read(task_ids, AT_ONCE)
+        rows = await store.read(task_ids, AT_ONCE, durable=durable)
         if not rows or time.monotonic() - read_at > STALE_SECONDS:
             return 0
         answers = await asyncio.gather(
@@ -148,7 +160,11 @@ class Courier:
     async def relaying(self) -> AsyncIterator[None]:
         """Every two seconds, hand on rows that the processes which wrote them have left behind."""
         stores = open_stores()
-        relays = [asyncio.create_task(self._relay(store)) for store in stores]
+        relays = [
+            asyncio.create_task(self._relay(store, durable))
+            for store in stores
+            for durable in (False, True)
+        ]
         try:
             yield
         finally:
@@ -158,10 +174,9 @@ class Courier:
 
     async def close(self) -> None:
         """Finish handing on committed rows, for at most two seconds."""
-        if self._handing is not None:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(CLOSING_SECONDS):
-                    await self._handing
+        with suppress(TimeoutError):
+            async with asyncio.timeout(CLOSING_SECONDS):
+                await asyncio.gather(*self._handing.values())
 
     async def _ask_server(self, row: Row) -> tuple[str, str] | None:
         """Return the task that has the row's key, and its call; None if that can't be found out."""
@@ -182,13 +197,15 @@ class Courier:
             self._worker.on_enqueue(call, None)
         if not self._worker.is_connected:
             return
-        self._due.setdefault(store, []).append(call.id)
-        if self._handing is None or self._handing.done():
-            self._handing = asyncio.get_running_loop().create_task(self._hand_on_due())
+        durable = bool(call.durable)
+        self._due.setdefault((store, durable), []).append(call.id)
+        if durable not in self._handing or self._handing[durable].done():
+            handing = asyncio.get_running_loop().create_task(self._hand_on_due(durable))
+            self._handing[durable] = handing
 
-    async def _hand_on_due(self) -> None:
-        while self._due:
-            store, task_ids = self._due.popitem()
+    async def _hand_on_due(self, durable: bool) -> None:
+        while due := [one for one in self._due if one[1] is durable]:
+            (store, _), task_ids = due[0], self._due.pop(due[0])
             for at in range(0, len(task_ids), AT_ONCE):
                 part = task_ids[at : at + AT_ONCE]
                 try:
@@ -222,11 +239,11 @@ class Courier:
                 "" if same else ", a task with other arguments",
             )  # fmt: skip
 
-    async def _relay(self, store: Store) -> None:
+    async def _relay(self, store: Store, durable: bool) -> None:
         failed = False
         while True:
             try:
-                more = await self.hand_on(store) == AT_ONCE
+                more = await self.hand_on(store, durable=durable) == AT_ONCE
             except Exception as error:  # noqa: BLE001 - whatever breaks it, the rows are kept
                 if not failed:
                     logger.warning("tasks wait in the outbox: %s", first_line(error))

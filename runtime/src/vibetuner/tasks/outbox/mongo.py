@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
@@ -17,7 +18,7 @@ from vibetuner.errors import ServiceUnavailable, TaskError
 from vibetuner.redis import answer_seconds
 from vibetuner.resources.mongo import unreachable
 from vibetuner.resources.slots import mongo_database
-from vibetuner.tasks.outbox.row import TABLE, Row
+from vibetuner.tasks.outbox.row import DURABLE_END, TABLE, Row
 
 NO_TRANSACTIONS = 20  # IllegalOperation: the server is not a replica set
 PASSING = "TransientTransactionError"
@@ -77,9 +78,14 @@ class MongoOutbox:
 
         session.__dict__["commit_transaction"] = commit_and_tell
 
-    async def read(self, task_ids: Sequence[str] | None, limit: int) -> list[Row]:
+    async def read(
+        self, task_ids: Sequence[str] | None, limit: int, *, durable: bool | None = None
+    ) -> list[Row]:
         """As :meth:`Store.read`."""
-        query = {} if task_ids is None else {"_id": {"$in": list(task_ids)}}
+        query: dict[str, Any] = {} if task_ids is None else {"_id": {"$in": list(task_ids)}}
+        if durable is not None:
+            is_durable = {"$regex": f"{re.escape(DURABLE_END)}$"}
+            query["options"] = is_durable if durable else {"$not": is_durable}
         found = _rows().find(query).sort("created_at", 1).limit(limit)
         return [
             Row(one["_id"], *(one.get(name) for name in FIELDS))  # type: ignore[arg-type]

@@ -18,6 +18,10 @@ from vibetuner.resources.slots import mongo_database, sql_engine
 #: The table, and the collection.
 TABLE = "task_outbox"
 
+#: The last option of a row whose task is enqueued durably, and the end of its options then.
+DURABLE = "durable"
+DURABLE_END = f'"{DURABLE}"]'
+
 #: How long a look at the outbox waits for its database.
 ANSWER_SECONDS = 2.0
 
@@ -76,8 +80,13 @@ class Store(Protocol):
         """Call ``hear`` once the session's transaction is committed; never, if it isn't."""
         ...
 
-    async def read(self, task_ids: Sequence[str] | None, limit: int) -> list[Row]:
-        """Return committed rows, of these tasks or the oldest."""
+    async def read(
+        self, task_ids: Sequence[str] | None, limit: int, *, durable: bool | None = None
+    ) -> list[Row]:
+        """Return committed rows, of these tasks or the oldest; only durable ones, or only others.
+
+        Another row may count as durable, never the other way round.
+        """
         ...
 
     async def delete(self, task_ids: Sequence[str]) -> None:

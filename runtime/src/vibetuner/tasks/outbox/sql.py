@@ -15,7 +15,7 @@ from sqlmodel import Field, SQLModel, col, delete, insert, select
 from vibetuner.errors import TaskError
 from vibetuner.resources.schema import UtcDateTime
 from vibetuner.resources.slots import sql_engine
-from vibetuner.tasks.outbox.row import TABLE, Row
+from vibetuner.tasks.outbox.row import DURABLE_END, TABLE, Row
 
 __all__ = ["Outbox", "SqlOutbox"]
 
@@ -87,11 +87,16 @@ class SqlOutbox:
             if not event.contains(session.sync_session, name, listener):
                 event.listen(session.sync_session, name, listener)
 
-    async def read(self, task_ids: Sequence[str] | None, limit: int) -> list[Row]:
+    async def read(
+        self, task_ids: Sequence[str] | None, limit: int, *, durable: bool | None = None
+    ) -> list[Row]:
         """As :meth:`Store.read`."""
         statement = select(*FIELDS).order_by(col(Outbox.created_at)).limit(limit)
         if task_ids is not None:
             statement = statement.where(col(Outbox.task_id).in_(task_ids))
+        if durable is not None:
+            is_durable = col(Outbox.options).endswith(DURABLE_END)
+            statement = statement.where(is_durable if durable else ~is_durable)
         async with sql_engine.get().connect() as connection:
             return [Row(*found) for found in await connection.execute(statement)]
 
