@@ -51,7 +51,7 @@ async def test_a_committed_call_is_enqueued_at_once(
 async def test_no_commit_is_forgotten_by_the_process_that_made_it(
     database: Database, worker: TaskWorker, receipt: Any
 ):
-    """Each call is handed on, however commits and hand-ons of others overlap.
+    """Each committed call is handed on, however commits and hand-ons of others overlap.
 
     No relay runs in this test.
     """
