@@ -37,10 +37,10 @@ def another_clock(offset: str) -> dict[str, str]:
 
 
 @pytest.mark.parametrize(
-    ("offset", "words"), [("-90s", "behind"), ("+90s", "ahead of")], ids=["behind", "ahead"]
+    ("offset", "relation"), [("-90s", "behind"), ("+90s", "ahead of")], ids=["behind", "ahead"]
 )
 async def test_a_worker_whose_clock_is_off_is_alive_and_in_time(
-    servers: Any, tmp_path: Path, offset: str, words: str
+    servers: Any, tmp_path: Path, offset: str, relation: str
 ):
     """Heartbeats, delays and retries use the server's clock, and the doctor reports the offset."""
     workshop = Workshop(tmp_path, servers.urls["redis"])
@@ -61,7 +61,7 @@ async def test_a_worker_whose_clock_is_off_is_alive_and_in_time(
         ]
         assert ran[0].returncode == 0, ran[0].stderr
         host = os.uname().nodename
-        assert f"the clock of {host} is 90 s {words} that of Redis" in ran[1].stdout
+        assert f"the clock of {host} is 90 s {relation} that of Redis" in ran[1].stdout
     assert worker.process.returncode == 0
 
 

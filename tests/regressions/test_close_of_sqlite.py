@@ -8,7 +8,7 @@ from vibetuner.resources.sql_engine import _interrupt_and_close
 
 
 async def test_a_connection_closed_by_its_thread_is_not_interrupted():
-    """Closing succeeds, and stops the thread, if the thread has closed the connection already."""
+    """Closing a connection stops its thread, even if the thread has closed it already."""
     driver = await aiosqlite.connect(":memory:")
     await driver._execute(driver._conn.close)
 

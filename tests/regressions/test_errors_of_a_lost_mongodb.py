@@ -72,7 +72,7 @@ def calls(noop: Any, sessions: list[Any]) -> dict[str, Callable[[], Awaitable[An
 async def test_a_lost_mongodb_raises_service_unavailable(
     tmp_path: Path, stand_in: Callable[..., Path], settings: Settings, loss: str, place: str
 ):
-    """Every call raises ServiceUnavailable in time if MongoDB is killed or frozen.
+    """Every function raises ServiceUnavailable in time if MongoDB is killed or frozen.
 
     PyMongo's own errors don't reach the caller, and closing the connections is limited, too.
     """

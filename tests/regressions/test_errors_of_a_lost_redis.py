@@ -78,7 +78,7 @@ def calls(worker: TaskWorker, noop: Any, only: Any) -> dict[str, Callable[[], Aw
 async def test_a_lost_redis_raises_service_unavailable(
     tmp_path: Path, fresh: None, stand_in: Callable[..., Path], loss: str
 ):
-    """Every call raises ServiceUnavailable within 30 seconds if Redis is killed or frozen.
+    """Every function raises ServiceUnavailable within 30 seconds if Redis is killed or frozen.
 
     Only result() waits for its own timeout.
     """

@@ -94,7 +94,7 @@ pytestmark = pytest.mark.slow
     ids=["worker", "web", "tasks", "doctor"],
 )
 @pytest.mark.parametrize(
-    ("code", "words"),
+    ("code", "message"),
     [(EXITS, "sys.exit(2) is called while the module is"), (INTERRUPTS, "KeyboardInterrupt: ")],
     ids=["exit", "interrupt"],
 )
@@ -104,7 +104,7 @@ def test_every_command_names_the_line(  # noqa: PLR0917 - fixtures
     command: list[str],
     module: str,
     code: str,
-    words: str,
+    message: str,
 ):
     """A command reports the file and line that exits at import, without a traceback.
 
@@ -117,8 +117,8 @@ def test_every_command_names_the_line(  # noqa: PLR0917 - fixtures
         *(word.replace("PORT", str(free_port())) for word in command), folder=shop, **environment
     )
 
-    said = done.stdout if command == ["doctor"] else done.stderr
-    assert f"{shop}/src/shop/{module}.py:4: {words}" in said
+    output = done.stdout if command == ["doctor"] else done.stderr
+    assert f"{shop}/src/shop/{module}.py:4: {message}" in output
     assert "Traceback" not in done.stderr
     assert done.returncode == 1
 
@@ -264,8 +264,8 @@ def test_ctrl_c_ends_a_slow_import_at_once(tmp_path: Path, environment: dict[str
             assert process.stdout
             assert process.stdout.readline() == "importing\n"
             os.kill(process.pid, signal.SIGINT)
-            _, said = process.communicate(timeout=30)
+            _, output = process.communicate(timeout=30)
         finally:
             process.kill()
 
-    assert (process.returncode, said) == (130, "")
+    assert (process.returncode, output) == (130, "")

@@ -101,10 +101,10 @@ async def test_a_worker_names_the_ends_it_could_not_record(
                 code, seconds = await stop(worker)
 
     assert (code, seconds < STOP_SECONDS + 1) == (1, True), worker.output
-    said = [line for line in worker.output.splitlines() if "were not recorded" in line]
-    assert len(said) == 1
-    assert "the ends of 1 task were not recorded: work" in said[0]
-    assert f"({end})" in said[0]
+    logged = [line for line in worker.output.splitlines() if "were not recorded" in line]
+    assert len(logged) == 1
+    assert "the ends of 1 task were not recorded: work" in logged[0]
+    assert f"({end})" in logged[0]
 
 
 async def test_a_worker_stops_at_its_start_beside_a_frozen_redis(tmp_path: Path):

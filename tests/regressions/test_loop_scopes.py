@@ -91,7 +91,7 @@ def test_every_loop_scope_of_pytest_asyncio(project: Path):
 
 @pytest.mark.parametrize("fixtures", ["function", "session"])
 def test_the_scope_of_tests_may_be_the_projects_default(project: Path, fixtures: str):
-    """The fixtures run in the test's loop, whatever the default scopes are."""
+    """The worker's and the database's fixtures run in the test's loop with every default scope."""
     write(project / "tests" / "test_default.py", TESTS.replace("MARK", ""))
 
     assert passed(
@@ -104,7 +104,7 @@ def test_the_scope_of_tests_may_be_the_projects_default(project: Path, fixtures:
 
 @pytest.mark.parametrize("scope", ["function", "module", "session"])
 def test_every_scope_of_anyios_backend(project: Path, scope: str):
-    """The tests pass with an `anyio_backend` fixture of every scope."""
+    """Tests that use the fixtures pass with an `anyio_backend` of every scope."""
     write(project / "tests" / "conftest.py", BACKEND.replace("SCOPE", scope))
     write(
         project / "tests" / "test_any.py", TESTS.replace("MARK", "pytestmark = pytest.mark.anyio")

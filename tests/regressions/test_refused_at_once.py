@@ -31,7 +31,7 @@ HEAD = """
 
 
 @pytest.mark.parametrize(
-    ("decorator", "words"),
+    ("decorator", "message"),
     [
         ('worker.cron("60 * * * *")', "The schedule '60 * * * *' has a wrong minute: 60"),
         ('worker.cron("* * * *")', "The schedule '* * * *' has 4 fields"),
@@ -49,7 +49,7 @@ HEAD = """
     ],
 )
 def test_a_wrong_decorator_is_refused_with_its_line(
-    stand_in: Callable[..., Path], decorator: str, words: str
+    stand_in: Callable[..., Path], decorator: str, message: str
 ):
     """A decorator with a wrong argument raises ProjectError with its file and line, in one line."""
     root = stand_in({"tasks.py": f"{HEAD}    @{decorator}\n    async def mail() -> None: ...\n"})
@@ -62,7 +62,7 @@ def test_a_wrong_decorator_is_refused_with_its_line(
     assert place in {
         f"{root / 'src' / 'shop' / 'tasks.py'}:7: {kind}" for kind in ("Value", "Type")
     }
-    assert text.startswith(words)
+    assert text.startswith(message)
     assert "\n" not in text
 
 

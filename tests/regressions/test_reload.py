@@ -48,7 +48,7 @@ async def supervised(file: Path, watch: Path) -> AsyncIterator[Replace]:
 async def test_each_change_of_the_env_file_restarts_the_programs(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ):
-    """Every change restarts the programs, also after an editor has replaced the watched file."""
+    """Every change of .env restarts the programs, also after an editor has replaced the file."""
     printed = ""
 
     def has_read(text: str, again: Replace | None = None) -> bool:

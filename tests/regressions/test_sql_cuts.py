@@ -236,7 +236,7 @@ async def test_a_cut_leaves_no_lock_no_connection_and_no_half_transaction(
 async def serving(worker: TaskWorker) -> AsyncIterator[None]:
     """Run a worker beside the block, and stop it at the end without a grace period."""
     async with anyio.create_task_group() as group:
-        await group.start(lambda **told: worker.run_async(lifespan=nullcontext(), **told))
+        await group.start(lambda **options: worker.run_async(lifespan=nullcontext(), **options))
         yield
         worker.stop()
 

@@ -58,7 +58,7 @@ def context() -> Any:
 
 
 async def test_a_missing_context_is_filled_in(context: object):
-    """The current context fills the parameter, wherever it stands among the others."""
+    """The current context fills a task's `ctx` parameter, wherever it stands among the others."""
     assert await later(1) == (1, context, 3)
     assert await later(1, last=2) == (1, context, 2)
     assert at_once(a=1) == (context, {"a": 1})

@@ -114,7 +114,10 @@ async def test_a_frozen_replica_is_reported_in_time(tmp_path: Path, program: str
 
 
 async def test_memory_alone_is_refused_before_anything_is_written(tmp_path: Path, program: str):
-    """NotDurable names the cure, and the doctor reports the same if ENQUEUE_DURABLE is set."""
+    """A durable call to a server without disk and replicas raises NotDurable with the cure.
+
+    The doctor reports the same if ENQUEUE_DURABLE is set.
+    """
     with serving(tmp_path, program=program) as (server,):
         async with opened(server, enqueue_durable=True) as (worker, number):
             with pytest.raises(NotDurable, match=r"memory alone\. Set appendonly yes") as caught:
@@ -183,7 +186,7 @@ async def test_calls_at_the_same_time_share_a_wait(tmp_path: Path):
 
 
 async def test_every_way_to_enqueue_is_durable(tmp_path: Path):
-    """Each way to enqueue raises NotDurable while the replica is frozen."""
+    """Each way to enqueue raises NotDurable while a replica is frozen."""
     with serving(tmp_path, replicas=1) as (primary, replica):
         async with opened(primary, enqueue_durable=True) as (worker, number):
             line = worker.task(name="line")(asyncio.sleep)

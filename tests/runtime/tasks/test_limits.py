@@ -43,7 +43,7 @@ def test_valid_options_pass(options: dict[str, Any]):
 
 
 @pytest.mark.parametrize(
-    ("options", "error", "words"),
+    ("options", "error", "message"),
     [
         ({"ttl": -5}, ValueError, "ttl takes 0 seconds or more, not -5"),
         ({"ttl": timedelta(seconds=-1)}, ValueError, "ttl takes 0 seconds or more"),
@@ -66,10 +66,10 @@ def test_valid_options_pass(options: dict[str, Any]):
     ],
 )
 def test_invalid_options_are_refused_by_name(
-    options: dict[str, Any], error: type[Exception], words: str
+    options: dict[str, Any], error: type[Exception], message: str
 ):
     """A wrong option raises an error with its name and its value."""
-    with pytest.raises(error, match=words):
+    with pytest.raises(error, match=message):
         check_options(**options)
 
 
@@ -92,7 +92,7 @@ def test_a_valid_call_passes(task: Any, start: dict[str, Any]):
 
 
 @pytest.mark.parametrize(
-    ("start", "words"),
+    ("start", "message"),
     [
         ({"delay": 1_800_000_000_000}, r"mail: delay takes at most ten years, .* milliseconds"),
         ({"delay": math.nan}, "mail: delay takes a finite number"),
@@ -125,10 +125,10 @@ def test_a_valid_call_passes(task: Any, start: dict[str, Any]):
     ],
 )
 def test_an_invalid_call_is_refused_with_the_name_of_the_task(
-    task: Any, start: dict[str, Any], words: str
+    task: Any, start: dict[str, Any], message: str
 ):
     """A wrong option of start() raises TaskError with the task's name and the value."""
-    with pytest.raises(TaskError, match=words):
+    with pytest.raises(TaskError, match=message):
         check_enqueue(task.enqueue().start(**start), NAMES)
 
 

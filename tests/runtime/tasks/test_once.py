@@ -67,7 +67,7 @@ async def test_calls_with_equal_arguments_are_the_same(worker: TaskWorker, charg
 
 
 async def test_other_arguments_are_an_error_that_names_both(worker: TaskWorker, charge: Any):
-    """The error names the key, its task and the argument that differs, but shows no value."""
+    """Other arguments raise an error with the key, its task and the argument, but no value."""
     first = await charge.enqueue(4711).once("evt")
     with pytest.raises(TaskError) as caught:
         await charge.enqueue(4712).once("evt")
@@ -165,13 +165,13 @@ async def test_a_chain_has_no_key_and_no_transaction(
     worker: TaskWorker, charge: Any, tie: Any, ask: Any
 ):
     """once() and within() refuse each call of a chain, and a chain refuses calls that have them."""
-    words = r"charge: once\(\) and within\(\) are for a task alone, not for a chain. Enqueue the"
+    message = r"charge: once\(\) and within\(\) are for a task alone, not for a chain. Enqueue the"
     first = charge.enqueue(5)
     chain = tie(first, charge)
     for refused in (first, chain, tie(chain, charge)):
-        with pytest.raises(TaskError, match=words):
+        with pytest.raises(TaskError, match=message):
             ask(refused)
-    with pytest.raises(TaskError, match=words):
+    with pytest.raises(TaskError, match=message):
         tie(ask(charge.enqueue(5)), charge)
     assert await queued(worker) == 0
 

@@ -93,7 +93,7 @@ async def test_an_exception_that_cannot_be_stored_ends_as_a_failure_that_names_i
     ],
 )
 def test_an_argument_that_cannot_be_stored_is_named_and_not_shown(args, kwargs, named: str):
-    """The error has the argument's place or name, its class and the cure, but shows no value."""
+    """The error for an argument that can't be pickled names it and its class, and has no value."""
     with pytest.raises(PayloadError, match=f"^bill: {named}, can't be stored") as caught:
         dump({"f": "bill", "a": ("hunter2", *args)[1:], "k": {"secret": "hunter2", **kwargs}})
 
@@ -116,7 +116,7 @@ class Fickle:
 
 
 def test_arguments_that_can_each_be_stored_are_refused_together():
-    """The error names no single argument if each alone can be pickled."""
+    """The error names no argument if each can be pickled alone, but not all of them together."""
     with pytest.raises(PayloadError, match="^bill: its arguments can't be stored. Pass plain data"):
         dump({"f": "bill", "a": (Fickle(),), "k": {}})
     with pytest.raises(PayloadError, match="^A result can't be stored: not yet$"):
@@ -137,7 +137,7 @@ class Refusing:
     ("value", "reason"), [(Refusing("one\ntwo"), "one"), (Refusing(), "TypeError")]
 )
 def test_the_reason_is_one_line(value: Refusing, reason: str):
-    """The reason is the first line of the error's text, or else the error's name."""
+    """The reason in a PayloadError is the first line of the cause's text, or the cause's name."""
     with pytest.raises(PayloadError, match=rf"a Refusing, can't be stored \({reason}\)\. Pass"):
         dump({"f": "bill", "a": (value,), "k": {}})
 

@@ -170,7 +170,7 @@ async def test_a_worker_reads_its_own_queues_only(queue: TaskWorker):
 
 
 async def test_delayed_retried_and_repeated_tasks_stay_in_their_queue(queue: TaskWorker):
-    """Cron tasks, and tasks that wait for others, stay in their queue as well."""
+    """A task stays in its queue if it is delayed, retried or repeated, or waits for another."""
     queue.order = ReadOrder.parse("bulk,default")
     places: list[str] = []
     with using_worker(queue):
@@ -227,7 +227,7 @@ async def test_a_dead_letter_is_retried_in_its_own_queue(queue: TaskWorker, sett
 
 
 @pytest.mark.parametrize(
-    ("text", "words"),
+    ("text", "message"),
     [
         ("", "takes names with commas between"),
         ("a,,b", "takes names with commas between"),
@@ -239,9 +239,9 @@ async def test_a_dead_letter_is_retried_in_its_own_queue(queue: TaskWorker, sett
         ("bluk", "'bluk', which tune.py does not declare. Did you mean 'bulk'"),
     ],
 )
-def test_an_invalid_order_is_refused(text: str, words: str):
+def test_an_invalid_order_is_refused(text: str, message: str):
     """A wrong value for the order of queues raises CommandError with the reason."""
-    with pytest.raises(CommandError, match=words):
+    with pytest.raises(CommandError, match=message):
         ReadOrder.parse(text).check(NAMES)
 
 

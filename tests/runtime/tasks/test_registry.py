@@ -82,7 +82,7 @@ def test_a_task_listed_twice_is_named_once(worker: TaskWorker):
 
 
 def test_two_tasks_of_one_name_are_reported_with_both_places(worker: TaskWorker):
-    """The error has the file and line of both functions, even behind wrappers."""
+    """The error for two tasks of one name has the file and line of both, even behind wrappers."""
 
     @worker.task(name="mail")
     async def mail(ctx: object = WorkerDepends()) -> None: ...
@@ -101,7 +101,7 @@ def test_two_tasks_of_one_name_are_reported_with_both_places(worker: TaskWorker)
 
 
 def test_a_module_imported_under_two_names_gets_its_own_error(worker: TaskWorker):
-    """The error names both modules, as for ``src.shop.jobs`` beside ``shop.jobs``."""
+    """The error for a task of a module that was imported under two names has both names."""
 
     def make() -> Any:
         async def mail() -> None: ...
@@ -170,17 +170,17 @@ def test_a_tasks_module_is_as_good_as_a_package(stand_in):
 
 
 @pytest.mark.parametrize(
-    ("source", "words"),
+    ("source", "message"),
     [
         ("def f(:\n", r"shop/tasks/mail\.py:1: syntax error"),
         ("import nothing_like_it\n", r"shop/tasks/mail\.py:1: ModuleNotFoundError"),
     ],
 )
-def test_a_broken_module_that_tune_does_not_import_is_one_line(stand_in, source: str, words: str):
+def test_a_broken_module_that_tune_does_not_import_is_one_line(stand_in, source: str, message: str):
     """A broken module raises ProjectError in one line, with its file and line."""
     stand_in({"tasks/__init__.py": "", "tasks/mail.py": source})
     load_project()
 
-    with pytest.raises(ProjectError, match=words) as caught:
+    with pytest.raises(ProjectError, match=message) as caught:
         import_tasks(project_info())
     assert "\n" not in str(caught.value)

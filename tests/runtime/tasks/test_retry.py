@@ -69,7 +69,7 @@ def test_max_retries_counts_the_first_try_too(max_tries: int, tries: int):
 
 
 @pytest.mark.parametrize(
-    ("values", "error", "words"),
+    ("values", "error", "message"),
     [
         ({"max_tries": 0}, ValueError, "max_retries takes at least 1, not 0"),
         ({"max_tries": True}, TypeError, "max_retries takes a whole number, not True"),
@@ -84,15 +84,15 @@ def test_max_retries_counts_the_first_try_too(max_tries: int, tries: int):
     ],
 )
 def test_a_wrong_number_is_named_by_the_guides_word(
-    values: dict[str, Any], error: type[Exception], words: str
+    values: dict[str, Any], error: type[Exception], message: str
 ):
-    """The error names max_retries and backoff_base, as people typed, not the inner names."""
-    with pytest.raises(error, match=words):
+    """The error for a wrong number names max_retries or backoff_base, as the user typed it."""
+    with pytest.raises(error, match=message):
         RetryPolicy(**values)
 
 
 def test_the_ends_of_each_range_are_in_it():
-    """The limits themselves are valid, and without a random number the wait is the longest."""
+    """A policy may have the smallest and largest values, and without chance the longest wait."""
     assert RetryPolicy(max_tries=1, cap=timedelta(0), jitter=0).delay(tries=1) == timedelta(0)
     assert RetryPolicy(jitter=1).delay(tries=1) == timedelta(seconds=2)
 
@@ -122,7 +122,7 @@ def test_a_later_try_takes_a_duration(after: Any):
 
 
 @pytest.mark.parametrize(
-    ("rules", "error", "words"),
+    ("rules", "error", "message"),
     [
         ({"give_up_on": "ValueError"}, TypeError, "give_up_on takes classes of exceptions, not 'V"),
         ({"retry_on": (ValueError("x"),)}, TypeError, "retry_on takes classes of exceptions"),
@@ -130,14 +130,14 @@ def test_a_later_try_takes_a_duration(after: Any):
         ({"retry_on": OSError, "give_up_on": (OSError,)}, ValueError, "OSError is listed twice"),
     ],
 )
-def test_rules_are_refused_at_decoration(rules, error, words):
+def test_rules_are_refused_at_decoration(rules, error, message):
     """A wrong rule raises an error with the parameter and the value."""
-    with pytest.raises(error, match=words):
+    with pytest.raises(error, match=message):
         robust_task(**rules)
 
 
 def test_the_nearest_class_decides():
-    """The nearest listed class decides, so one more class can make an exception to a rule."""
+    """The error's nearest listed class decides, so a subclass can be an exception to a rule."""
     rules = ErrorRules(give_up_on=(OSError, UnicodeError), retry_on=(ConnectionError, Exception))
     given_up = [FileNotFoundError(), UnicodeDecodeError("a", b"", 0, 1, "b"), GiveUp()]
     again = [ConnectionResetError(), ValueError(), KeyError(), RetryLater(after=1)]
@@ -207,7 +207,7 @@ def test_the_policy_of_a_task_is_its_own():
 
 @given(named=st.text() | st.floats() | st.integers() | st.none() | st.binary() | st.timedeltas())
 def test_whatever_an_answer_names_the_wait_is_none_or_up_to_a_day(named: object):
-    """Any value that a server sends gives no wait, or one from 0 to a day."""
+    """Any `retry_after` that a server sends gives no wait, or one from 0 to a day."""
     error = OSError()
     error.retry_after = named  # type: ignore[attr-defined]
     wait = named_wait(error, datetime.now(UTC))

@@ -12,7 +12,7 @@ from vibetuner.tasks.robust import Unique, robust_cron, robust_task
 
 
 @pytest.mark.parametrize(
-    ("options", "error", "words"),
+    ("options", "error", "message"),
     [
         ({"unique": True}, ValueError, "^unique=True needs timeout=: for that long"),
         ({"on_failure": "mail"}, TypeError, "^on_failure takes a function, not 'mail'$"),
@@ -31,10 +31,10 @@ from vibetuner.tasks.robust import Unique, robust_cron, robust_task
     ],
 )
 def test_a_wrong_parameter_is_refused_at_decoration(
-    options: dict[str, Any], error: type[Exception], words: str
+    options: dict[str, Any], error: type[Exception], message: str
 ):
     """A wrong parameter raises an error in the module that declares the task."""
-    with pytest.raises(error, match=words):
+    with pytest.raises(error, match=message):
         robust_task(**options)
 
 

@@ -24,7 +24,7 @@ def test_enqueue_keeps_the_signature_of_the_function(mold: Mold, tmp_path: Path)
 
 @pytest.mark.slow
 def test_a_wrong_call_that_nobody_expects_is_an_error(mold: Mold, tmp_path: Path):
-    """The check fails with one error if a wrong call has no ``type: ignore``."""
+    """The type check fails with one error if a wrong call has no ``type: ignore``."""
     snippet = tmp_path / "typed_tasks.py"
     text = SNIPPET.read_text("utf-8")
     first, expected, rest = text.partition("  # type: ignore[")

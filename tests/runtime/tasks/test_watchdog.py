@@ -51,7 +51,7 @@ def start(code: str) -> subprocess.Popen[str]:
 
 
 def test_a_blocked_loop_ends_its_process_and_names_the_step():
-    """The process has an exit code of its own, by which a process manager can recognise it."""
+    """A process whose loop is blocked logs the blocking step, and ends with its own exit code."""
     with start(BLOCKED) as process:
         out, error = process.communicate(timeout=30)
     assert (out, process.returncode) == ("blocked\n", EXIT_CODE)

@@ -27,7 +27,7 @@ def pair(stand_in, settings: Settings) -> dict[str, Worker[Any]]:
 async def test_one_enqueues_and_the_other_runs(
     pair: dict[str, Worker[Any]], client: str, runner: str
 ):
-    """Values, exceptions, retries, chains, fallbacks and aborts work in both directions."""
+    """Values, exceptions, retries, chains, fallbacks and aborts pass between the two workers."""
     add, fail, later, endless, fallback = register(pair[client])
     register(pair[runner])
     async with at_work(pair[runner]), pair[client]:
@@ -54,7 +54,7 @@ async def test_one_enqueues_and_the_other_runs(
 
 
 async def test_both_work_on_one_backlog(stand_in, settings: Settings):
-    """Each task is run once, and each worker runs some of the tasks."""
+    """Each task of a shared backlog is run once, and each worker runs some of them."""
     stand_in()
     workers = [make_stock(settings, concurrency=2), make_ours(settings, concurrency=2)]
     ran: list[tuple[str, int]] = []

@@ -97,7 +97,7 @@ async def test_a_scheduled_task_is_explained_by_its_time(queue: Queue):
 
 
 async def test_a_task_that_waits_for_a_lost_one_is_explained(queue: Queue):
-    """The reason names the missing task, as the one that waits for it would wait for ever."""
+    """The reason for a task that would wait for ever is that the task it waits for is gone."""
     task = await queue.worker.registry["double"].enqueue(1).start(after="vanished")
 
     assert await state(queue, task.id) is State.WAITING

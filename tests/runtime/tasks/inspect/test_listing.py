@@ -45,7 +45,7 @@ async def test_an_empty_queue_has_an_empty_list(queue: Queue):
 
 
 async def test_every_task_stands_in_exactly_one_page(queue: Queue):
-    """Queued tasks come first, then scheduled ones, then the newest that ended.
+    """Queued tasks come first in a list, then scheduled ones, then the newest that ended.
 
     The pages contain each task once, whatever their size.
     """

@@ -18,7 +18,7 @@ async def enqueue(queue: Queue, task_id: str, **start: object) -> str:
 
 
 async def test_the_beginning_of_an_id_is_enough(queue: Queue):
-    """Eight characters find a task that is queued, is scheduled or has ended."""
+    """Eight characters of an id find a task that is queued, is scheduled or has ended."""
     queued = await enqueue(queue, "aaaaaaaa-queued")
     scheduled = await enqueue(queue, "bbbbbbbb-scheduled", delay=3600)
     ended = await enqueue(queue, "cccccccc-ended", delay=3600)

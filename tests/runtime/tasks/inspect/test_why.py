@@ -70,7 +70,7 @@ async def test_a_payload_of_another_key_is_a_reason(queue: Queue):
 
 
 async def test_a_silent_worker_is_named_with_its_silence(queue: Queue):
-    """The reason says how long ago the last worker sent a heartbeat."""
+    """The reason for a queued task says how long ago the last worker sent a heartbeat."""
     task = await queue.worker.registry["double"].enqueue(1)
     await beat(queue, silent=40)
     assert re.search(r"the last one has been silent for (39|4\d) s", await texts(queue, task.id))
@@ -88,7 +88,7 @@ async def test_a_lost_task_waits_for_the_next_worker(queue: Queue):
 
 
 async def test_full_slots_are_a_reason(queue: Queue):
-    """The reason is that all slots are in use, or else that the task waits for its turn."""
+    """The reason for a queued task is that all slots are in use, or that it waits for its turn."""
     task = await queue.worker.registry["double"].enqueue(1)
     await beat(queue, concurrency=2, running=2)
     assert ("All 2 slots of 1 live worker are in use; 1 wait") in await texts(queue, task.id)
@@ -97,7 +97,7 @@ async def test_full_slots_are_a_reason(queue: Queue):
 
 
 async def test_the_lock_of_a_unique_task_has_a_holder(queue: Queue):
-    """The reason names another task that holds the lock, and never the task itself."""
+    """The reason for a unique task names another task that holds its lock, but not itself."""
     task = await queue.worker.registry["alone"].enqueue()
     for holder in ("another", task.id):
         await queue.redis.set(queue.engine_keys.lock("alone"), holder)
@@ -147,7 +147,7 @@ async def test_a_task_that_was_due_waits_for_a_worker(queue: Queue):
 
 
 async def test_a_failed_task_has_its_error_as_the_reason(queue_of: Queue, running):
-    """The reason is the task's error, with the command that shows its traceback."""
+    """The reason for a failed task is its error, with the command that shows the traceback."""
     worker: TaskWorker = queue_of.worker
     async with running(worker):
         task = await worker.registry["fails"].enqueue()

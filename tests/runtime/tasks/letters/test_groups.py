@@ -118,7 +118,7 @@ async def test_letters_in_mongodb_are_counted_by_the_workers(
 async def test_letters_of_a_version_that_kept_no_groups_are_counted(
     bury: Bury, queue: TaskWorker, settings: Settings
 ):
-    """Letters of an older version are counted at the first query, past one that can't be read."""
+    """Dead letters of an older version are counted at the first query, past an unreadable one."""
     keys = Keys(settings.redis_key_prefix)
     await bury("a", fingerprint="f1")
     await queue.redis.xadd(keys.letters, {"letter": "{}"})

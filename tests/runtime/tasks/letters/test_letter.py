@@ -71,7 +71,7 @@ def test_a_value_that_cannot_be_shown_loses_no_letter(value: Any):
 
 
 def test_an_error_that_cannot_be_shown_is_named():
-    """The text of such an error names its class, and the error in its ``__str__``."""
+    """The text of an error whose ``__str__`` raises names its class and the class of that error."""
     assert plain_text(Mute()) == "a Mute (RuntimeError in its __str__)"
 
 
@@ -123,7 +123,7 @@ def test_a_container_that_cannot_be_iterated_keeps_its_type():
 
 
 def test_a_traceback_that_cannot_be_formatted_is_replaced():
-    """The error in formatting replaces the traceback, and a missing traceback is an empty text."""
+    """A traceback that can't be formatted is replaced by the reason, and a missing one is empty."""
     assert plain_traceback(Unlinked()) == ""
     with pytest.raises(Unlinked) as raised:
         int(Unreadable())

@@ -23,7 +23,7 @@ FILTERS: list[tuple[str, ...]] = [(), ("task_name",), ("cause",), ("fingerprint"
 async def test_letters_arrive_and_leave_the_stream(
     settings: Settings, bury: Bury, queue: TaskWorker
 ):
-    """Letters are moved to MongoDB, and Redis keeps only the groups and an empty stream."""
+    """Dead letters are moved to MongoDB, and Redis keeps only the groups and an empty stream."""
     for number in range(3):
         await bury(f"t{number}")
     prefix = settings.redis_key_prefix

@@ -41,7 +41,7 @@ async def test_a_retry_enqueues_the_same_call(store: str, bury: Bury, queue: Tas
 async def test_twenty_simultaneous_retries_lead_to_one_run(
     store: str, bury: Bury, queue: TaskWorker
 ):
-    """All retries return the same id, one task is enqueued, and one person is recorded."""
+    """Simultaneous retries return the same id, enqueue one task, and record one person."""
     await bury("t1", "acme")
 
     ids = await asyncio.gather(*(retry("t1", by=f"person {n}") for n in range(20)))
@@ -72,7 +72,7 @@ async def test_asking_again_after_it_has_run_does_not_run_it_again(
 
 
 async def test_one_retries_while_another_discards(store: str, bury: Bury, queue: TaskWorker):
-    """Either act wins, and the other raises DeadLetterError that names what was done by whom."""
+    """A simultaneous retry and discard have one winner, whom the other's DeadLetterError names."""
     for n in range(10):
         await bury(f"t{n}", "acme")
         outcome = await asyncio.gather(
@@ -195,7 +195,7 @@ async def test_arguments_signed_with_the_previous_key_are_accepted(settings: Set
 
 
 async def test_a_retry_that_fails_can_be_retried(store: str, bury: Bury):
-    """Each retry has another id, also the retry of a retry that failed."""
+    """A dead letter of a retry can be retried, and each retry has another id."""
     await bury("t1", "acme")
     second = await retry("t1")
     await bury(second, "acme")

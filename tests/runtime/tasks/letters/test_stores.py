@@ -53,7 +53,7 @@ async def test_a_missing_letter_raises_our_lookup_error(store: str, bury: Bury):
 
 
 async def test_the_newest_come_first_page_by_page(store: str, bury: Bury):
-    """Pages neither omit nor repeat letters, not even those of the same moment."""
+    """Pages of dead letters neither omit nor repeat any, not even letters of the same moment."""
     for number in range(7):
         await bury(f"t{number}", failed_at=NOON + timedelta(seconds=number // 3))
 

@@ -164,7 +164,7 @@ async def test_the_counts_of_a_minute_add_up(worker: TaskWorker, keys: JournalKe
 async def test_an_outage_loses_no_entry(
     worker: TaskWorker, settings: Settings, tmp_path: Path, running
 ):
-    """An entry that Redis could not take is recorded with its end after the outage."""
+    """A journal entry that Redis could not take is recorded with its end after the outage."""
     server = Valkey(tmp_path)
     server.start()
     keys = JournalKeys(settings.redis_key_prefix)
@@ -214,7 +214,7 @@ async def test_a_journal_that_cannot_be_written_blocks_no_end(
 async def test_the_journal_does_not_grow_without_bound(
     worker: TaskWorker, keys: JournalKeys, settings: Settings
 ):
-    """The oldest tasks are dropped with all their entries, and each key is trimmed or expires."""
+    """The journal drops the oldest tasks with all entries, and each of its keys expires."""
     limits = Limits(ended=2000, failed=100, payloads=100)
     async with worker:
         for start in range(0, 6000, 500):

@@ -65,7 +65,7 @@ async def test_a_process_that_has_left_its_folder_knows_its_outbox(
 async def test_no_commit_is_forgotten_by_the_process_that_made_it(
     database: Database, worker: TaskWorker, receipt: Any
 ):
-    """Each call is handed on, however commits and hand-ons of others overlap.
+    """Each committed call is handed on, however commits and hand-ons of others overlap.
 
     No relay runs in this test.
     """

@@ -309,7 +309,7 @@ async def test_a_late_watcher_sees_the_end(worker: TaskWorker, settings: Setting
 async def test_a_worker_that_was_believed_dead_cannot_undo_an_end(
     worker: TaskWorker, settings: Settings
 ):
-    """Reports and ends that come after the first end are ignored."""
+    """A worker's reports and ends that come after the task's first end are ignored."""
     store = history(worker, settings)
     state = ProgressState(task_id="t", status=ProgressStatus.RUNNING, done=1, total=2)
     await write_progress(store, state, anew=True)
@@ -406,8 +406,8 @@ async def test_a_task_is_finished_though_its_end_cannot_be_published(
     task = await reporting.enqueue()
     assert (await spoilt.result(timeout=30)).success
     assert (await until_closed(worker, settings, task.id))[-1].name == "complete"
-    words = "could not publish progress"
-    assert await eventually(lambda: any(m.startswith(words) for m in caplog.messages))
+    message = "could not publish progress"
+    assert await eventually(lambda: any(m.startswith(message) for m in caplog.messages))
 
 
 async def test_an_end_during_an_outage_is_published_afterwards(tmp_path: Path):

@@ -71,7 +71,7 @@ def judged(
     ],
 )
 def test_an_attempt_has_one_end(attempt: Attempt, end: End, cause: Cause | None):
-    """The end follows from the attempt's cut, its exception, and the tries that are left."""
+    """The end of an attempt follows from its cut, its exception, and the tries that are left."""
     assert (attempt.end, attempt.cause) == (end, cause)
 
 
@@ -88,12 +88,12 @@ def test_an_attempt_has_one_end(attempt: Attempt, end: End, cause: Cause | None)
     ],
 )
 def test_the_next_attempt_has_a_time(attempt: Attempt, milliseconds: int):
-    """The time comes from the error, else from the backoff, else from the number of tries."""
+    """The time of a retry comes from the error, else from the backoff, else from the tries."""
     assert (attempt.end, attempt.retry_at) == (End.RETRYING, FINISHED + milliseconds)
 
 
 def test_a_request_for_another_attempt_is_not_the_error():
-    """The cause of a StreaqRetry is the error, or the request itself if it has none."""
+    """The error of an attempt that raised StreaqRetry is the cause, or else the request itself."""
     cause = ValueError("the till is empty")
     assert judged(caused(StreaqRetry(), cause), 3).error is cause
     assert judged(caused(StreaqRetry(), cause), 2).error is cause

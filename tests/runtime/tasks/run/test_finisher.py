@@ -40,7 +40,7 @@ def test_a_batch_is_divided_into_its_ends():
     ]
 
 
-class Heard(Observer):
+class Recorder(Observer):
     """An observer that notes the ends that were recorded."""
 
     def __init__(self) -> None:
@@ -58,9 +58,9 @@ async def client(worker: TaskWorker) -> AsyncIterator[QueueClient]:
 
 
 @pytest.fixture
-def heard() -> Heard:
+def recorder() -> Recorder:
     """Return an observer that notes the ends that were recorded."""
-    return Heard()
+    return Recorder()
 
 
 @pytest.fixture
@@ -71,12 +71,12 @@ def counters() -> dict[str, int]:
 
 @pytest.fixture
 async def finisher(
-    client: QueueClient, heard: Heard, counters: dict[str, int]
+    client: QueueClient, recorder: Recorder, counters: dict[str, int]
 ) -> AsyncIterator[Finisher]:
     """Yield a finisher, and close it."""
     finisher = Finisher(
         client, worker_id="w1", idle_ms=60_000,
-        observers=Observers([heard]), counters=counters, outage=Outage(),
+        observers=Observers([recorder]), counters=counters, outage=Outage(),
     )  # fmt: skip
     yield finisher
     finisher.close()
@@ -91,26 +91,26 @@ def done(name: str, task_id: str = "", *, end: End = End.DONE) -> Attempt:
 
 
 async def test_an_end_that_the_server_refuses_holds_up_no_other(
-    client: QueueClient, finisher: Finisher, heard: Heard, caplog: pytest.LogCaptureFixture
+    client: QueueClient, finisher: Finisher, recorder: Recorder, caplog: pytest.LogCaptureFixture
 ):
     """An end that the server refuses is recorded when its key is mended, and the others at once."""
     delayed = client.keys.delayed("normal")
     await client.functions.connection.call("SET", delayed, "not a sorted set")
     for attempt in (done("late", end=End.RETRYING), done("good"), done("better")):
         finisher.add(attempt)
-    await eventually(lambda: sorted(heard.names) == ["better", "good"])
+    await eventually(lambda: sorted(recorder.names) == ["better", "good"])
     await eventually(lambda: "late yet: WRONGTYPE" in caplog.text)
     assert not finisher.is_settled
 
     await client.functions.connection.call("DEL", delayed)
     await finisher.settled()
-    assert heard.names[-1] == "late"
+    assert recorder.names[-1] == "late"
     assert await client.functions.connection.call("ZCARD", delayed) == 1
     assert "could not record the end of late yet: WRONGTYPE" in caplog.text
 
 
 async def test_an_end_that_cannot_be_sent_is_left_to_another_worker(
-    finisher: Finisher, heard: Heard, caplog: pytest.LogCaptureFixture
+    finisher: Finisher, recorder: Recorder, caplog: pytest.LogCaptureFixture
 ):
     """An end that can't be encoded is logged and dropped, and its message stays pending."""
     bad = done("bad")
@@ -122,7 +122,7 @@ async def test_an_end_that_cannot_be_sent_is_left_to_another_worker(
     assert set(finisher.unrecorded) == {("normal", "bad-0"), ("normal", "good-0")}
     await finisher.settled()
     assert "could not record the end of bad" in caplog.messages
-    assert "bad" not in heard.names
+    assert "bad" not in recorder.names
     assert finisher.unrecorded == {}
     assert finisher.close() == []
 
@@ -141,7 +141,7 @@ async def test_a_message_may_have_two_ends_that_are_being_recorded(
 
 
 async def test_a_requeued_message_of_another_worker_is_no_discarded_result(
-    client: QueueClient, finisher: Finisher, counters: dict[str, int], heard: Heard
+    client: QueueClient, finisher: Finisher, counters: dict[str, int], recorder: Recorder
 ):
     """A requeue of another worker's message counts nothing.
 
@@ -159,10 +159,10 @@ async def test_a_requeued_message_of_another_worker_is_no_discarded_result(
     attempt.message_id, attempt.source = message, ("normal", message)
     finisher.add(attempt)
     await finisher.settled()
-    assert (counters["superseded"], heard.names) == (1, [])
+    assert (counters["superseded"], recorder.names) == (1, [])
 
 
-async def test_a_closed_finisher_waits_for_no_answer(finisher: Finisher, heard: Heard):
+async def test_a_closed_finisher_waits_for_no_answer(finisher: Finisher, recorder: Recorder):
     """close() returns the attempts without an acknowledged end, and no requeued message."""
     first = done("first")
     finisher.add(first)
@@ -170,11 +170,11 @@ async def test_a_closed_finisher_waits_for_no_answer(finisher: Finisher, heard: 
     await asyncio.sleep(0)
     assert finisher.close() == [first]
     await finisher.settled()
-    assert heard.names == []
+    assert recorder.names == []
 
 
 async def test_the_dependents_of_a_failed_task_end_over_an_outage(
-    client: QueueClient, finisher: Finisher, heard: Heard, caplog: pytest.LogCaptureFixture
+    client: QueueClient, finisher: Finisher, recorder: Recorder, caplog: pytest.LogCaptureFixture
 ):
     """Dependents fail once the server returns their payloads, and no dependents need no request."""
     finisher.fail([], "normal")
@@ -191,7 +191,7 @@ async def test_the_dependents_of_a_failed_task_end_over_an_outage(
     await eventually(lambda: "Redis refuses (WRONGTYPE" in caplog.text)
     await call("DEL", client.keys.data("t1"))
     await finisher.settled()
-    assert heard.names == ["unknown", "unknown"]
+    assert recorder.names == ["unknown", "unknown"]
     assert loaded == ["t1", "t2"]
     result = await client.result("t2", timeout=10)
     assert abs(time.time() * 1000 - result.finish_time) < 60_000
@@ -217,7 +217,7 @@ async def test_a_result_is_stored_for_the_task_that_follows(
 
 
 async def test_an_abandoned_task_is_requeued(
-    finisher: Finisher, counters: dict[str, int], heard: Heard
+    finisher: Finisher, counters: dict[str, int], recorder: Recorder
 ):
     """A task whose function does not end is requeued, so what it returns later does not count."""
     attempt = done("endless")
@@ -226,4 +226,4 @@ async def test_an_abandoned_task_is_requeued(
     assert attempt.end is End.REQUEUED
     assert abs(time.time() * 1000 - attempt.finished) < 60_000
     await finisher.settled()
-    assert (counters["relinquished"], heard.names) == (1, ["endless"])
+    assert (counters["relinquished"], recorder.names) == (1, ["endless"])

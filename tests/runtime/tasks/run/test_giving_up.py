@@ -134,7 +134,7 @@ async def test_a_task_without_retries_that_gives_up_has_failed(
 async def test_the_next_attempt_comes_when_the_error_says(
     worker: TaskWorker, running: Running, make: Callable[[], Exception]
 ):
-    """The time that an error names replaces the backoff, which has a lower limit here."""
+    """The time that an error names replaces the backoff, even above the backoff's maximum."""
     with using_worker(worker):
 
         @robust_task(max_retries=2, backoff_max=1)

@@ -73,7 +73,7 @@ async def test_free_slots_go_on_beside_a_long_task(
 async def test_a_task_that_fails_while_redis_is_away_has_its_letter(
     stand_in, server: Valkey, settings: Settings, running: Running
 ):
-    """The failure is recorded when the server is back, together with its dead letter."""
+    """A failure during an outage is recorded when Redis is back, together with its dead letter."""
     stand_in()
     own = settings.model_copy(update={"redis_url": server.url, "mongodb_url": None})
     with using_settings(own):

@@ -446,7 +446,7 @@ async def test_many_unique_calls_are_sent_together(worker: TaskWorker, running: 
 
 
 @pytest.mark.parametrize(
-    ("make", "error", "words"),
+    ("make", "error", "message"),
     [
         (lambda: Unique(by="account_id"), TypeError, r"by takes names, not one: by=\('account_id"),
         (lambda: Unique(by=(1,)), TypeError, "by takes names of parameters"),
@@ -459,14 +459,17 @@ async def test_many_unique_calls_are_sent_together(worker: TaskWorker, running: 
         ),
     ],
 )
-def test_a_wrong_rule_is_refused(make, error, words):
+def test_a_wrong_rule_is_refused(make, error, message):
     """A wrong rule raises an error with the value and with what to write."""
-    with pytest.raises(error, match=words):
+    with pytest.raises(error, match=message):
         make()
 
 
 def test_names_that_are_no_parameters_are_refused_at_decoration(worker: TaskWorker):
-    """The error lists the parameters of the function, and the task is not registered."""
+    """A name in `by=` that is no parameter raises ValueError with the parameters of the function.
+
+    The task is not registered.
+    """
     with using_worker(worker), pytest.raises(ValueError, match="has: account_id, cents$"):
 
         @robust_task(unique=Unique(by=("acount_id",)))
@@ -556,7 +559,7 @@ class Group:
 async def test_whatever_happens_one_runs_at_a_time_and_every_call_ends(
     worker: TaskWorker, running: Running, clash: Any
 ):
-    """Calls, delays, failures, retries, ends and aborts may interleave in any way."""
+    """A group's runs never overlap, however calls, delays, failures and aborts interleave."""
     scripts: list[list[str]] = []
 
     @examples(max_examples=60, deadline=None, database=None)
