@@ -15,7 +15,7 @@ COPIER = Path(sys.executable).with_name("copier")
 
 def measure(*, beside: bool) -> list[Figure]:
     """Measure a copy from a repository at a release tag, as users make it, and from a folder."""
-    del beside  # its template lies on GitHub; what others measured must do
+    del beside  # its template is on GitHub, so what others measured is quoted
     cache = workplace() / "copier-cache"
     runs = race(
         {source.name: copy_anew(source, cache) for source in (tagged(), sources())},

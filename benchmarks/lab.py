@@ -148,7 +148,7 @@ def project() -> Path:
 def environment(*, dev: bool) -> Path:
     """Install the project as its users do; for production, or with its development tools."""
     target = workplace() / ("dev-env" if dev else "production-env")
-    # From a folder the runtime would be editable; from a release, as here, it is not.
+    # Installed from a folder, the runtime would be editable; from a release, as here, it is not.
     installed = ("--no-editable-package", "vibetuner-runtime")
     command = ["uv", "sync", "--quiet", *installed, "--python", platform.python_version()]
     subprocess.run(

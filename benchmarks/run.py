@@ -54,7 +54,7 @@ def main() -> None:
     if unknown := set(options.names) - set(NAMES):
         parser.error(f"no such benchmark: {', '.join(sorted(unknown))}; there are {NAMES}")
     sections = read_sections()
-    sys.path.append(str(ROOT))  # tests/ has servers that replace each other
+    sys.path.append(str(ROOT))  # tests/ has the servers that replicate
     for name in options.names or NAMES:
         question = import_module(name)
         figures = question.measure(beside=options.beside)

@@ -19,7 +19,7 @@ from bisect import bisect_left
 MARK = b"data: "
 EVENT = re.compile(rb"data: (\d{20})\r?\n")
 # A thousand browsers are not one process: a server that writes to them one by one would spend more
-# on waking it than on writing. It reads after pauses instead; all that arrived in a pause counts as
+# on waking it than on writing. So it reads after pauses, and all that arrived in a pause counts as
 # having come at its end.
 PAUSE_SECONDS = 0.002
 

@@ -13,7 +13,7 @@ import time
 from urllib.parse import urlsplit
 
 PREFIX = "bench:"
-# Nobody sends more at once than Redis reads in one turn.
+# No write is larger than what Redis reads at once.
 AT_ONCE = 50
 
 

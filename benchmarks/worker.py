@@ -17,7 +17,7 @@ from vibetuner.embedded import join
 STARTS = 5
 SETTLE_SECONDS = 3.0
 
-# A user who isn't there: the task asks the database, finds nobody and is done.
+# The id of a missing user: the task asks the database, finds none and ends.
 CLIENT = """
 import asyncio
 from vibetuner.tasks.worker import get_worker
@@ -36,7 +36,7 @@ asyncio.run(main())
 
 def measure(*, beside: bool) -> list[Figure]:
     """Start workers with everything configured, against real servers."""
-    del beside  # it needs its own generated project; what others measured must do
+    del beside  # it needs its own generated project, so what others measured is quoted
     with join(workplace() / "services", ("redis", "mongodb"), command="benchmark") as lease:
         env = configured(lease.urls["redis"], lease.urls["mongodb"])
         migrate = [environment(dev=False) / "bin" / "vibetuner", "db", "upgrade"]

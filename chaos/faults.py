@@ -176,7 +176,7 @@ class Storm:
             return
         async with self._supervisor.busy:
             pid = self._supervisor.pid
-            # Its workers stop in order, even if it is killed.
+            # The supervisor's workers stop in order, even if it is killed.
             pids = [pid, *descendants(pid)]
             async with _noted(fault, pids):
                 self._supervisor.told_to_end.add(pid)

@@ -64,7 +64,7 @@ class Replication:
             case "primary killed":
                 self._replace(old)
             case "primary killed with a lag":
-                # Writes that it acknowledges from here on are lost with it.
+                # Writes that the primary acknowledges from here on are lost with it.
                 servers.hold_back()
                 time.sleep(LAG_SECONDS)
                 self._replace(old, frozen=replicas)
@@ -73,7 +73,7 @@ class Replication:
             case "replica promoted":
                 servers.freeze(old)
                 servers.wait_for_promotion(old, seconds=PROMOTION_SECONDS)
-                # It believes that it is the primary until a Sentinel or a node corrects it.
+                # The old primary believes that it still is one until it is corrected.
                 servers.thaw(old)
             case "failover ordered":
                 self._order_failover(old)

@@ -121,7 +121,7 @@ class _Teller:
         at: float = entry["at"]
         match entry["what"]:
             case "accepted" | "unknown" | "withdrawn" as origin:
-                # It may begin before its producer notes that it was accepted.
+                # The task may begin before its producer notes that it was accepted.
                 known = at if task.enqueued is None else task.enqueued
                 task.origin, task.enqueued = origin, min(known, *(r.began for r in task.runs), at)
             case "abort":

@@ -65,7 +65,7 @@ def _lost_between(run: Run, following: Run, faults: Sequence[Fault]) -> bool:
 
 def _blame(run: Run, following: Run, faults: Sequence[Fault]) -> Literal["burnt", "unexplained"]:
     overtaken = run.ended is not None and run.ended > following.began
-    if overtaken:  # it was taken for lost while it ran, which no stop causes
+    if overtaken:  # the run was considered lost while it went on, which no stop causes
         return "unexplained"
     stops = [fault for fault in faults if fault.effect == "stop"]
     own = any(run.pid in f.pids and f.within(run.began, following.began) for f in stops)

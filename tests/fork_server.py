@@ -154,7 +154,7 @@ def run(option: str, program: str, *arguments: str) -> int:
 
 def start(option: str, program: str, *arguments: str) -> None:
     if "COVERAGE_PROCESS_CONFIG" in os.environ:
-        # As a file of coverage.py in site-packages does at the start of the interpreter.
+        # A file of coverage.py in site-packages does this at the start of the interpreter.
         importlib.import_module("coverage").process_startup(force=True)
     sys.argv = [option, *arguments]
     sys.path.insert(0, str(Path.cwd()) if option == "-m" else "")
@@ -196,7 +196,7 @@ def flush() -> None:
 if __name__ == "__main__":
     # Ctrl-C ends pytest, and not this server; a fork handles it again.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    # The folder of this file.
+    # Remove the folder of this file, which Python has added.
     del sys.path[0]
     with socket.socket(fileno=int(sys.argv[1])) as control:
         control.send(json.dumps(import_libraries()).encode())

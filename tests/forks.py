@@ -27,7 +27,8 @@ from typing import IO
 
 __all__ = ["Forked", "Forks"]
 
-# The interpreter and libraries in C read them at their start, which nobody can record.
+# The beginnings of variables that the interpreter and libraries in C read at their start, where
+# no read can be recorded.
 READ_IN_C = ("PYTHON", "LC_", "LANG", "LD_", "MALLOC_", "GLIBC_", "OPENSSL_")
 # The lines of /proc/self/status that a process has from its parent.
 INHERITED = ("Umask", "Uid", "Gid", "Groups", "SigBlk", "SigIgn", "Cap", "NoNewPrivs", "Cpus_")

@@ -14,11 +14,11 @@ from _pytest.doctest import DoctestModule
 
 __all__ = ["Kinds"]
 
-# A folder whose tests are all of one kind.
+# The folders whose tests are all of one kind.
 FOLDERS = {"template": "template", "invoice_desk": "template", "e2e": "browser"} | dict.fromkeys(
     ("abuse", "tour", "embedded", "cli", "conformance"), "process"
 )
-# A fixture that starts a process.
+# The fixtures that start a process.
 FIXTURES = {
     "servers",
     "postgres",
@@ -30,7 +30,7 @@ FIXTURES = {
     "vibetuner_db",
     "certificate",
 }
-# An import of something that starts a process, and a mark of all tests of a module.
+# The imports of something that starts a process, and the marks of all tests of a module.
 STARTERS = re.compile(
     r"^(?:import subprocess\b|from tests\.(?:processes|sentinels|valkey|workshop) import "
     r"(?:[^(\n]|\([^)]*)*?\b(?:vibetuner|run_(?:code|module|pytest|vibetuner)|Replicated|Valkey|Workshop)\b)",

@@ -32,7 +32,7 @@ def running_postgres() -> Iterator[tuple[str, int]]:
     initdb = initdb or shutil.which("initdb")
     if initdb is None:
         pytest.skip("PostgreSQL is not installed")
-    # Not in pytest's folder, which other users may not enter.
+    # Other users may not enter pytest's folder.
     with tempfile.TemporaryDirectory(prefix="vibetuner-postgres-") as folder:
         if USER:
             shutil.chown(folder, USER)

@@ -24,7 +24,7 @@ from vibetuner.config import Settings
 
 OURS = {name.upper() for name in Settings.model_fields} | {
     "VIRTUAL_ENV",
-    # It would name an interpreter for `uv pip` in a project, too, in place of the project's own.
+    # UV_PYTHON would name an interpreter for `uv pip` in a project, too, in place of its own.
     "UV_PYTHON",
     "FORCE_COLOR",
     "NO_COLOR",

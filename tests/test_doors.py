@@ -36,6 +36,6 @@ async def test_a_listener_that_closes_loses_no_connection(turns: int):
             client.close()
         gc.collect()
 
-    # What earlier tests have left may be collected here, too.
+    # Sockets that earlier tests have left open may be collected here, too.
     assert [text for one in caught if "socket" in (text := str(one.message))] == []
     assert len(hung_up) in {0, 3}

@@ -1,4 +1,4 @@
-"""Ours: a robust task, signed, logged and journaled as in production; nothing to tune."""
+"""Our engine: a robust task, signed, logged and journaled as in production; nothing to tune."""
 
 from __future__ import annotations
 

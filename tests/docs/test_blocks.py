@@ -74,7 +74,7 @@ def test_the_code_of_a_page_runs_and_prints_what_the_page_says(
 def test_a_block_that_does_not_run_says_why(page: Path):
     """Each block of Python and shell runs, or its page gives the reason in a comment.
 
-    Every block names its language, and no page shows a file twice.
+    Every block names its language, and no page but the tutorial shows a file twice.
     """
     blocks = read_blocks(page)
     fences = sum(line.lstrip().startswith("```") for line in page.read_text("utf-8").splitlines())

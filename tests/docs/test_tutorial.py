@@ -46,7 +46,7 @@ class Terminal:
 
 @dataclass
 class Reader:
-    """Somebody who follows the tutorial on a machine with another port in place of 8000."""
+    """A person who follows the tutorial, on a machine with another port in place of 8000."""
 
     folder: Path
     environment: dict[str, str]

@@ -115,7 +115,7 @@ def test_no_page_is_wider_than_its_window(page: playwright.Page, path: str, widt
     assert page.evaluate("document.documentElement.scrollWidth") <= width
 
 
-def test_it_works_without_javascript(browser: playwright.Browser, site: Site):
+def test_an_export_works_without_javascript(browser: playwright.Browser, site: Site):
     """Without JavaScript, the form starts an export, and a reload shows its end."""
     context = browser.new_context(base_url=site.url, java_script_enabled=False)
     page = context.new_page()

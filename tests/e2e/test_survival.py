@@ -245,7 +245,7 @@ def test_the_network_is_cut_and_restored(
         wire.cut()
         breakpoints.release(2500)
         breakpoints.wait_for(7500)
-        # It has tried to reconnect in vain.
+        # The browser has tried to reconnect in vain.
         refusal = "ERR_INTERNET_DISCONNECTED" if way == "offline" else "ERR_CONNECTION_REFUSED"
         wait_until(
             lambda: bar(card) and any(refusal in one for one in failed), what=lambda: str(failed)

@@ -82,7 +82,7 @@ async def test_what_is_not_configured_stays_closed(fresh: None):
 
 
 async def test_a_client_that_nobody_asked_for_is_never_made(fresh: None):
-    """The HTTP client is made on its first use, as its library costs memory and time."""
+    """An HTTP client that nobody uses is never made, as its library costs memory and time."""
     async with open_here(Settings(environment="test")) as context:
         pass
     with pytest.raises(NotConfigured, match="HTTP client"):

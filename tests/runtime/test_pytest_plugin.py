@@ -382,7 +382,7 @@ async def test_a_lifespan_that_does_not_open_fails_where_it_is_asked_for():
 
 def test_a_run_that_asks_for_no_fixture_loads_nothing(project: Path):
     """A run without the plugin's fixtures loads no library, as the plugin is active everywhere."""
-    # A fork would have the libraries.
+    # The process is started, as a fork would have loaded the libraries.
     command = (sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/test_idle.py")
     done = subprocess.run(
         command, cwd=project, env=clean_environment(), capture_output=True, text=True, check=False

@@ -50,7 +50,7 @@ def test_a_fresh_project_passes_its_own_check_and_stays_as_it_is(project: Reposi
 
     text = (project.folder / "AGENTS.md").read_text("utf-8")
     [block] = re.findall(r"(?s)```bash\n(.+?)```", text)
-    # Its tests run once, in the check.
+    # The project's tests run once, in `just check`.
     quick = {"uv run just test -q": {"PYTEST_ADDOPTS": "--collect-only"}}
     printed = {
         line: uv(project, *shlex.split(line)[1:], **quick.get(line, {}))

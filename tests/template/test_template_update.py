@@ -35,7 +35,7 @@ CHANGELOG = """# Changelog
 """
 
 
-# One process, so that Ctrl-C finds it at whatever moment it comes.
+# The check is one process, so that Ctrl-C reaches it at any moment.
 CHECK = """
 check:
     @test ! -e broken && exec python -c 'import os, time; print("checked", flush=True); \

@@ -348,7 +348,7 @@ def test_a_surprise_is_one_line_too_unless_one_is_debugging(tmp_path: Path, refu
 
 
 def test_two_tunes(shop: Path, refused: Refused):
-    """The error names both files."""
+    """A project with two files tune.py is refused with an error that names both."""
     write(shop / "src" / "market" / "tune.py", "")
 
     line = refused(shop, *WORKER, **NOWHERE)

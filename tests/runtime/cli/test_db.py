@@ -131,7 +131,7 @@ def versions(project: Path) -> list[Path]:
     return sorted((project / VERSIONS).glob("*.py"), key=lambda path: path.stat().st_mtime_ns)
 
 
-def test_migrations_are_written_run_checked_and_taken_back(tmp_path: Path, url: str):
+def test_migrations_are_written_run_checked_and_undone(tmp_path: Path, url: str):
     """Migrations can be written, run, checked and undone on either database."""
     project = make_project(tmp_path, url)
     first = db(project, "revision Start", "check").splitlines()
@@ -222,7 +222,7 @@ def test_a_migration_that_fails_leaves_nothing_behind(tmp_path: Path, url: str):
     assert db(project, "upgrade", "check").count("upgraded to ") == 2
 
 
-def test_of_two_that_migrate_at_once_the_second_waits(tmp_path: Path, url: str):
+def test_the_second_of_two_concurrent_upgrades_waits(tmp_path: Path, url: str):
     """Of two concurrent upgrades, as of replicas, the second waits; each migration runs once."""
     project = make_project(tmp_path, url)
     db(project, "revision Start", "downgrade base")
@@ -379,7 +379,7 @@ def test_a_start_in_development_creates_or_migrates(project: Path, tmp_path: Pat
 
 
 def test_the_table_of_the_last_model_can_be_dropped(project: Path, tmp_path: Path):
-    """Once no model is left, a revision and a start drop the last table."""
+    """A revision and a start drop the last table once no model is left."""
     db(project, "revision Start")
     write(project / "src/shop/tune.py", "from vibetuner import VibetunerApp\napp = VibetunerApp()")
     written = db(project, "revision 'Remove all'")
@@ -415,7 +415,7 @@ def test_the_worker_of_a_fresh_project_waits_for_the_tables_that_the_web_process
     assert command.output.count("SQL tables differ from the models") == 1
 
 
-def test_of_several_that_create_the_tables_at_once_one_does(tmp_path: Path, url: str):
+def test_one_of_several_concurrent_processes_creates_the_tables(tmp_path: Path, url: str):
     """Of several processes that create the tables at once, one does, and the others find them."""
     project = make_project(tmp_path, url)
     with ThreadPoolExecutor() as pool:

@@ -166,7 +166,7 @@ def test_without_a_test_there_is_none(project: Path, type_: Type):
 def test_what_can_not_be_is_refused_in_one_line(
     project: Path, type_: Type, arguments: list[str], message: str
 ):
-    """Each refusal is one line on stderr, and no file is written."""
+    """A name, schedule or timeout that can't be is refused in one line, and no file is written."""
     before = snapshot(project)
     refused = type_("new", "task", *arguments)
 
@@ -215,7 +215,7 @@ def test_a_module_in_the_way_of_a_package_is_named_with_the_cure(project: Path, 
 
 
 def test_outside_a_project_new_is_refused(tmp_path: Path):
-    """The command fails with one line that names the folder."""
+    """`new` outside a project fails with one line that names the folder."""
     refused = run_vibetuner("new", "task", "reports", folder=tmp_path)
 
     assert refused.returncode == 1

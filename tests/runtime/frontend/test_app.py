@@ -134,7 +134,7 @@ async def test_an_exception_inside_the_lifespan_comes_out_as_it_is(stand_in, set
 
 
 async def test_the_project_may_bring_its_own_lifespan(stand_in):
-    """The project's lifespan is entered, and opens ours inside it."""
+    """The project's own lifespan is entered, and opens the runtime's inside it."""
     stand_in(tune=LIFESPAN)
     with using_settings(NOTHING):
         async with visiting(create_app()) as client:

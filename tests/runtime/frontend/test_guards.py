@@ -82,7 +82,7 @@ async def test_answers_carry_headers_that_they_do_not_set_themselves():
 
 
 async def test_a_503_has_the_time_to_come_back():
-    """It has ``Retry-After``, and other responses have none."""
+    """A 503 has ``Retry-After``, and other responses have none."""
     async with guarded() as client:
         assert (await client.get("/away")).headers["retry-after"] == "5"
         assert "retry-after" not in (await client.get("/")).headers

@@ -49,7 +49,7 @@ async def test_without_a_url_the_cure_is_named(fresh: None):
     ],
 )
 async def test_a_server_that_cannot_be_used_is_one_line(url: str, words: str):
-    """The line has the address, the reason and the cure; never a password."""
+    """A server that can't be used is one line with address, reason and cure, but no password."""
     with pytest.raises(ServiceUnavailable, match=f"^Redis at .* can't be used: {words}") as caught:
         await check(Settings(redis_url=url))
 

@@ -96,7 +96,7 @@ def make_certificates(folder: Path, name: str) -> Path:
         subprocess.run(["openssl", *arguments], check=True, capture_output=True, cwd=folder)
 
     new = ("req", "-newkey", "rsa:2048", "-nodes")
-    # Python 3.13 takes no authority that doesn't say what its key is for.
+    # Python 3.13 refuses an authority whose certificate doesn't state the use of its key.
     uses = ("-addext", "keyUsage=critical,keyCertSign,cRLSign")
     openssl(
         *new, "-x509", "-days", "2", "-keyout", "ca.key", "-out", "ca.pem", "-subj", "/CN=ours",

@@ -225,7 +225,7 @@ def test_a_prefix_without_a_hash_tag_is_one_line(prefix: str):
     ("option", "name"), [("ca_certs", "ssl_ca_certs"), ("certfile", "ssl_certfile")]
 )
 def test_a_file_that_is_missing_is_named(option: str, name: str):
-    """The error names the option of REDIS_URL and the file."""
+    """A TLS file that is missing is named, with the option of REDIS_URL."""
     with pytest.raises(OSError, match=f"{name}=/nowhere.pem.* can't be used: No such file"):
         Tls(**{option: "/nowhere.pem"}).context()
 

@@ -21,7 +21,7 @@ from vibetuner.services.message import compose, mailbox
 SMUGGLERS = st.sampled_from(
     [*"\r\n\0\t\v\f\x1b\x7f\x85\u2028\u2029\ud800", "=?utf-8?q?=0aBcc:_v@example.com?="]
 )
-# What people can be called: anything printable but the brackets that end a name.
+# Names of people: any printable characters but the brackets that end a name.
 PRINTABLE = st.characters(exclude_categories=("C", "Z"), include_characters=" ")
 NAMES = st.text(PRINTABLE.filter(lambda character: character not in "<>"), max_size=120).filter(
     lambda text: "=?" not in text

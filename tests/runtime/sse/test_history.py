@@ -22,7 +22,7 @@ async def history(settings: Settings) -> AsyncIterator[History]:
         yield History(client, settings.redis_key_prefix, size=5, ttl=60)
 
 
-async def test_who_returns_gets_what_was_missed_in_order_and_once(history: History):
+async def test_a_browser_that_returns_gets_missed_events_in_order_and_once(history: History):
     """A reconnecting browser gets the missed events once and in order, from any kept position."""
     ids = [await history.send("news", "n", str(number)) for number in range(5)]
     for place, event_id in enumerate(ids):
@@ -33,7 +33,7 @@ async def test_who_returns_gets_what_was_missed_in_order_and_once(history: Histo
         assert past.end == ids[-1]
 
 
-async def test_who_comes_for_the_first_time_gets_nothing_old_and_learns_where_it_is(
+async def test_a_new_browser_gets_no_old_event_and_the_last_id(
     history: History,
 ):
     """A new browser gets no old event, but the id of the last one."""
@@ -42,7 +42,7 @@ async def test_who_comes_for_the_first_time_gets_nothing_old_and_learns_where_it
     assert (past.missed, past.end) == ([], sent)
 
 
-async def test_who_came_before_anything_was_sent_misses_nothing(history: History):
+async def test_a_browser_that_came_before_the_first_event_misses_nothing(history: History):
     """A browser that came before the first event misses none of them."""
     first = await history.read("news", None)
     sent = [await history.send("news", "n", str(number)) for number in range(5 - 1)]

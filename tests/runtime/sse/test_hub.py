@@ -39,7 +39,7 @@ async def test_an_event_reaches_every_subscriber_of_its_channel_and_no_other():
         assert await next_of(eve) == ["3"]
 
 
-async def test_who_waits_is_woken_and_what_comes_together_is_sent_together():
+async def test_events_that_come_together_are_sent_together():
     """Events that come together wake a subscriber once, with the same bytes for all."""
     hub = Hub()
     with hub.subscribe("news") as ann, hub.subscribe("news") as bob:
@@ -54,7 +54,7 @@ async def test_who_waits_is_woken_and_what_comes_together_is_sent_together():
     assert second is first
 
 
-async def test_who_has_left_leaves_no_trace():
+async def test_a_subscriber_that_has_left_leaves_no_trace():
     """A subscriber that has left leaves nothing in the hub, whose channels come and go."""
     hub = Hub()
     with hub.subscribe("news") as subscriber:

@@ -59,7 +59,7 @@ def test_what_one_process_sends_arrives_at_the_other_with_the_id_that_it_has(
                 assert [(e.data, e.id) for e in events] == [("1", ids[0]), ("two\nlines", ids[1])]
 
 
-def test_who_returns_to_another_process_gets_what_was_missed_once_and_in_order(
+def test_a_browser_that_returns_to_another_process_gets_missed_events(
     two_sites: tuple[Site, Site], channel: str
 ):
     """A browser that returns to another process gets the missed events, and then new ones."""
@@ -75,7 +75,7 @@ def test_who_returns_to_another_process_gets_what_was_missed_once_and_in_order(
         assert second.data == numbers(3, 200)
 
 
-def test_who_left_before_anything_was_sent_gets_all_of_it(
+def test_a_browser_that_left_before_the_first_event_gets_all_events(
     two_sites: tuple[Site, Site], channel: str
 ):
     """A browser that left before the first event gets all events when it returns."""
@@ -88,7 +88,7 @@ def test_who_left_before_anything_was_sent_gets_all_of_it(
         assert second.data == ["1", "2"]
 
 
-def test_who_comes_back_too_late_gets_one_reset_and_then_what_is_live(
+def test_a_browser_that_returns_too_late_gets_a_reset_and_new_events(
     two_sites: tuple[Site, Site], channel: str
 ):
     """A browser that returns after the history was overrun gets a reset and new events.
@@ -393,7 +393,7 @@ def test_streams_go_on_when_their_slot_of_a_cluster_moves(
             assert browser.opened == 1
 
 
-def test_who_comes_while_redis_is_away_is_served_when_it_is_back(
+def test_a_browser_that_comes_while_redis_is_away_is_served_later(
     serve, tmp_path: Path, channel: str
 ):
     """A browser that comes while Redis is away is served once Redis is back.

@@ -172,7 +172,7 @@ async def test_without_debug_access_token_there_is_no_way_in(client: AsyncClient
 
 
 async def test_locking_removes_the_ticket(client: AsyncClient):
-    """To lock removes the browser's ticket."""
+    """Locking removes the browser's ticket."""
     await unlock(client)
 
     assert (await client.post("/_lock-debug", headers=OURS)).status_code == 303
@@ -343,7 +343,7 @@ async def test_the_gate_gives_the_projects_own_404(stand_in):
 
 
 async def test_wrong_tokens_keep_nobody_out(client: AsyncClient, caplog: pytest.LogCaptureFixture):
-    """Forty wrong tokens delay the right one only slightly, and are logged with the address."""
+    """Forty wrong tokens at once don't hold up the right one, and are logged with the address."""
     guesses = [unlock(client, f"guess number {number}") for number in range(40)]
     began = time.monotonic()
     answers = await asyncio.gather(*guesses, unlock(client))

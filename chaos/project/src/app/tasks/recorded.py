@@ -14,7 +14,7 @@ from chaos.journal import note
 
 __all__ = ["recorded"]
 
-# A loop counts a limit from the beginning of its turn, uvloop in whole milliseconds.
+# An event loop measures a limit from the start of its iteration, uvloop in milliseconds.
 CLOCK_SECONDS = 0.02
 
 
