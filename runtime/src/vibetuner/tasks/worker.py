@@ -90,7 +90,7 @@ DEVELOPMENT_GRACE_SECONDS = 3
 # A sync function waits at most this long for the event loop that has the connection.
 SYNC_SECONDS = 30
 
-# Gets the task and the request that sends it; returns an awaitable for the caller.
+# Gets a task and the awaitable that sends it; returns an awaitable for the caller.
 OnEnqueue = Callable[[Task[Any, Any], Any], Any]
 
 
@@ -103,8 +103,8 @@ _override: Slot[TaskWorker] = Slot(lambda: LookupError("no override"))
 def get_worker() -> TaskWorker:
     """Return the process's worker: decorate with ``@worker.task()`` and ``@worker.cron()``.
 
-    It needs no Redis and no project; functions that need Redis fail when they are called, and name
-    what is missing.
+    This needs neither Redis nor a project. Functions that need them fail when they are called, and
+    name the missing setting.
     """
     return _override.peek() or _process_worker()
 
@@ -160,7 +160,7 @@ async def open_queue() -> AsyncIterator[TaskWorker]:
 class TaskWorker(Worker[Any]):
     """streaq's tasks and queue, run by an engine of our own.
 
-    It registers tasks and connects. ``client`` enqueues tasks, and ``run`` runs them.
+    It registers tasks, and connects to Redis to enqueue and run them.
 
     Args:
         settings: the process's settings.
@@ -225,12 +225,12 @@ class TaskWorker(Worker[Any]):
     else:
 
         def task(self, function=None, **options):  # noqa: ANN001, ANN003, ANN201
-            """Like streaq's ``task``; fills in parameters with ``WorkerDepends()``."""
+            """Register a task like streaq's ``task``; fill in ``WorkerDepends()``."""
             decorate = self._decorator(super().task, options)
             return decorate if function is None else decorate(function)
 
         def cron(self, tab, **options):  # noqa: ANN001, ANN003, ANN201
-            """Like streaq's ``cron``; fills in parameters with ``WorkerDepends()``."""
+            """Register a cron task like streaq's ``cron``; fill in ``WorkerDepends()``."""
             check_crontab(tab)
             return self._decorator(partial(super().cron, tab), options)
 
@@ -497,7 +497,7 @@ class TaskWorker(Worker[Any]):
     async def deserialize(self, data: Any) -> Any:
         """Read stored data; raise StreaqError if its signature is not ours.
 
-        It may have been signed for another place, except in :meth:`info_by_id` and
+        The data may have been signed for another task, except in :meth:`info_by_id` and
         :meth:`get_tasks_by_status`.
         """
         stored = data.encode() if isinstance(data, str) else bytes(data)
@@ -588,7 +588,7 @@ class TaskWorker(Worker[Any]):
         else:
             is_new = await client.enqueue_once(call, parts, data)
         if is_new:
-            await self._tell([*parts, call])
+            await self._notify([*parts, call])
         return call
 
     def enqueue_unsafe(self, fn_name: str, *args: Any, **kwargs: Any) -> TaskCall[Any, Any]:
@@ -625,7 +625,7 @@ class TaskWorker(Worker[Any]):
                     "chain. Enqueue it alone, and what follows at its end"
                 )
         await self._enqueue_plain(calls, time.time_ns() // 1_000_000)
-        await self._tell(calls)
+        await self._notify(calls)
         return last
 
     async def enqueue_many(self, tasks: Iterable[Task[Any, Any]]) -> None:
@@ -639,8 +639,8 @@ class TaskWorker(Worker[Any]):
             ServiceUnavailable: the queue is not open here, or Redis does not answer, or refuses;
                 earlier tasks may have been enqueued.
             RedisFull: Redis has no memory left.
-            TaskExists, TaskError: some could not be enqueued; all others are. If one of them is
-                no call, nothing is.
+            TaskExists, TaskError: some calls could not be enqueued; all others were. If an item is
+                no call, nothing was.
             NotDurable: no confirmation of the durable ones in time.
             PayloadError: an argument can't be stored.
         """
@@ -673,7 +673,7 @@ class TaskWorker(Worker[Any]):
             if isinstance(answer, BaseException):
                 raise answer
 
-    async def _tell(self, enqueued: Sequence[Task[Any, Any]]) -> None:
+    async def _notify(self, enqueued: Sequence[Task[Any, Any]]) -> None:
         """Call :attr:`on_enqueue` for calls that were enqueued in one step, and wait as it says."""
         if self.on_enqueue is not None:
             *others, last = enqueued
@@ -698,7 +698,7 @@ class TaskWorker(Worker[Any]):
         Raises:
             NotConfigured: REDIS_URL is empty.
             ServiceUnavailable: the queue is not open here, or Redis does not answer.
-            StreaqError: it is not signed by us for its place.
+            StreaqError: the stored call is not signed by us for this task.
         """
         with _reading() as read:
             async with self.client.answering():
@@ -715,7 +715,7 @@ class TaskWorker(Worker[Any]):
             Raises:
                 NotConfigured: REDIS_URL is empty.
                 ServiceUnavailable: the queue is not open here, or Redis does not answer.
-                StreaqError: one of them is not signed by us for its place.
+                StreaqError: one of the stored calls is not signed by us for its task.
             """
             with _reading() as read:
                 async with self.client.answering():
@@ -736,7 +736,7 @@ class TaskWorker(Worker[Any]):
             TimeoutError: no result after ``timeout`` seconds.
             NotConfigured: REDIS_URL is empty.
             ServiceUnavailable: the queue is not open here, or Redis does not answer.
-            StreaqError: it is not signed by us for this task, or can't be read.
+            StreaqError: the result is not signed by us for this task, or can't be read.
         """
         return await self.client.result(task_id, timeout)
 
@@ -747,12 +747,12 @@ class TaskWorker(Worker[Any]):
     ) -> bool:
         """Abort a task; return whether that ended it within ``timeout`` seconds (0: don't wait).
 
-        One that waits in the outbox is handed on first.
+        A task that waits in the outbox is handed on first.
 
         Raises:
             NotConfigured: REDIS_URL is empty.
             ServiceUnavailable: the queue is not open here, or Redis does not answer.
-            StreaqError: its result is not signed by us for this task.
+            StreaqError: the result is not signed by us for this task.
         """
         await self.courier.fetch(task_id)
         is_ended, failed = await self.client.abort(self, task_id, timeout)

@@ -1,6 +1,6 @@
 -- Dead letters are kept in a stream. An entry holds a letter and, except in old entries, the fields
 -- that a search compares. Besides the stream there are a hash from task to entry, a hash of the
--- acts on letters, a hash of the groups of open letters, and a sorted set of entries for each group.
+-- acts on letters, a hash of the groups of open letters, and a sorted set of each group's entries.
 
 local SEARCHED = {
   'task_id', 'task_name', 'cause', 'fingerprint', 'error', 'error_type', 'failed_at' }

@@ -37,8 +37,8 @@ class Filters:
     Args:
         states: tasks in one of these states.
         name: tasks of this name.
-        since: ended, enqueued or due at this time or later.
-        until: and before this one.
+        since: tasks that ended, were enqueued or are due at this time or later.
+        until: the same, before this time.
     """
 
     states: frozenset[State] = frozenset()
@@ -64,7 +64,7 @@ class Row:
     """One task in a list.
 
     Args:
-        task_id: its id.
+        task_id: the task's id.
         name: the task's name; empty when its payload is gone or can't be read.
         state: its state.
         created: when it was enqueued.
@@ -166,7 +166,7 @@ class WorkerView:
 
     @property
     def is_live(self) -> bool:
-        """Return whether it has sent a heartbeat lately."""
+        """Return whether it has sent a heartbeat in the last 15 seconds."""
         return self.silent < LIVE_SECONDS
 
     @property

@@ -32,7 +32,7 @@ class MongoOutbox:
     """The collection, in the database that is open here."""
 
     async def add(self, row: Row, session: AsyncClientSession) -> tuple[str, str | None] | None:
-        """As :meth:`Store.add`.
+        """Implement :meth:`Store.add`.
 
         Raises:
             ServiceUnavailable: MongoDB does not answer, or refuses.
@@ -62,12 +62,12 @@ class MongoOutbox:
         return (row.task_id, None) if added.matched_count else None
 
     async def remove(self, task_id: str, session: AsyncClientSession) -> None:
-        """As :meth:`Store.remove`."""
+        """Implement :meth:`Store.remove`."""
         with _answering():
             await _rows().delete_one({"_id": task_id}, session=session)
 
     def on_commit(self, session: AsyncClientSession, hear: Callable[[], None]) -> None:
-        """As :meth:`Store.on_commit`; PyMongo has no event, so this wraps the session's method."""
+        """Implement :meth:`Store.on_commit`; PyMongo has no event, so wrap the session's method."""
         commit = session.commit_transaction
 
         async def commit_and_tell() -> None:
@@ -78,7 +78,7 @@ class MongoOutbox:
         session.__dict__["commit_transaction"] = commit_and_tell
 
     async def read(self, task_ids: Sequence[str] | None, limit: int) -> list[Row]:
-        """As :meth:`Store.read`."""
+        """Implement :meth:`Store.read`."""
         query = {} if task_ids is None else {"_id": {"$in": list(task_ids)}}
         found = _rows().find(query).sort("created_at", 1).limit(limit)
         return [
@@ -87,11 +87,11 @@ class MongoOutbox:
         ]
 
     async def delete(self, task_ids: Sequence[str]) -> None:
-        """As :meth:`Store.delete`."""
+        """Implement :meth:`Store.delete`."""
         await _rows().delete_many({"_id": {"$in": list(task_ids)}})
 
     async def waiting(self) -> tuple[int, datetime | None]:
-        """As :meth:`Store.waiting`."""
+        """Implement :meth:`Store.waiting`."""
         oldest = await _rows().find_one({}, ["created_at"], sort=[("created_at", 1)])
         number = await _rows().count_documents({})
         return number, oldest["created_at"] if oldest else None
@@ -101,7 +101,7 @@ class MongoOutbox:
 def _answering() -> Iterator[None]:
     """Limit the steps in a transaction, and translate their errors.
 
-    A conflict of two transactions stays as it is, for whoever repeats the transaction.
+    A conflict of two transactions is raised as it is, so that the caller can repeat one.
     """
     try:
         with timeout(answer_seconds()):
