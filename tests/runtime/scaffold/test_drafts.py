@@ -160,7 +160,7 @@ def test_no_two_models_have_one_table(place: Place, name: Name):
         (["date:date?", "due:date?"], "can't have a field named date. Try:  date_value"),
         (["id:int"], "can't have a field named id. Try:  id_value"),
         (["model_year:int"], "can't have a field named model_year"),
-        (["total:int", "total"], "The field total is there twice. Keep one"),
+        (["total:int", "total"], "The field total is given twice. Keep one"),
     ],
 )
 def test_a_field_that_can_not_be_is_refused(fields: list[str], words: str):

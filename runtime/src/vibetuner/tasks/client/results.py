@@ -18,7 +18,7 @@ from vibetuner.redis.url import Address
 PAUSES_SECONDS = (0.05, 0.1, 0.2, 0.5, 1, *[2] * 11)
 
 Waiter = asyncio.Future[bytes]
-OnMessage = Callable[[bytes], None]
+Hear = Callable[[bytes], None]
 
 
 class ResultListener:
@@ -30,7 +30,7 @@ class ResultListener:
 
     def __init__(self, address: Address) -> None:
         self._connection = Connection(address, on_push=self._deliver, on_loss=self._lose)
-        self._waiters: defaultdict[str, dict[Waiter, OnMessage]] = defaultdict(dict)
+        self._waiters: defaultdict[str, dict[Waiter, Hear]] = defaultdict(dict)
         self._confirmed: dict[str, asyncio.Future[None]] = {}
 
     async def __aenter__(self) -> Self:
@@ -49,16 +49,13 @@ class ResultListener:
         return await self._wait(channel, key)
 
     @asynccontextmanager
-    async def listening(
-        self, channel: str, on_message: OnMessage | None = None
-    ) -> AsyncIterator[Waiter]:
+    async def listening(self, channel: str, hear: Hear | None = None) -> AsyncIterator[Waiter]:
         """Subscribe for the length of the block; the future gets the first message.
 
-        With ``on_message``, call that with each message instead; the future then ends only if the
-        connection is lost.
+        With ``hear``, each message is passed to that instead; the future ends only with a loss.
         """
         await self._connection.connect()
-        waiter, confirmed = self._join(channel, on_message)
+        waiter, confirmed = self._join(channel, hear)
         try:
             await asyncio.shield(confirmed)
             if waiter.done():
@@ -86,12 +83,10 @@ class ResultListener:
         finally:
             self._leave(channel, message)
 
-    def _join(
-        self, channel: str, on_message: OnMessage | None = None
-    ) -> tuple[Waiter, asyncio.Future[None]]:
+    def _join(self, channel: str, hear: Hear | None = None) -> tuple[Waiter, asyncio.Future[None]]:
         waiter: Waiter = asyncio.get_running_loop().create_future()
         waiters = self._waiters[channel]
-        waiters[waiter] = on_message or partial(_answer, waiter)
+        waiters[waiter] = hear or partial(_answer, waiter)
         if len(waiters) == 1:
             self._confirmed[channel] = self._connection.tell("SUBSCRIBE", channel)
         return waiter, self._confirmed[channel]
@@ -111,8 +106,8 @@ class ResultListener:
                 self._connection.tell("UNSUBSCRIBE", channel)
 
     def _deliver(self, push: list[Any]) -> None:
-        for on_message in tuple(self._waiters.get(push[1].decode(), {}).values()):
-            on_message(push[2])
+        for hear in tuple(self._waiters.get(push[1].decode(), {}).values()):
+            hear(push[2])
 
     def _lose(self) -> None:
         waiters, self._waiters = self._waiters, defaultdict(dict)

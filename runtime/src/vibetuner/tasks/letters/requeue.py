@@ -37,7 +37,7 @@ class Requeue:
             DeadLetterError: the payload is gone, forged or unreadable, or lacks arguments.
         """
         if not letter.payload:
-            raise _refusal(letter, "its arguments are no longer kept")
+            raise _refusal(letter, "its arguments are gone")
         try:
             body = self._codec.open_kept(letter.payload, letter.task_id)
             data = unpickle(body)
@@ -48,9 +48,7 @@ class Requeue:
         if data["f"] != letter.task_name:
             raise _refusal(letter, "the stored payload is a call of another task")
         if source := data.get("A"):
-            raise _refusal(
-                letter, f"its arguments come from the result of {source}, which is missing"
-            )
+            raise _refusal(letter, f"its arguments come from the result of {source}, which is gone")
         if data.keys() & DEPENDENCIES:
             body = dump({name: data[name] for name in data.keys() - DEPENDENCIES})
         return self._codec.seal(body, Kind.CALL, retry_id(letter.task_id))

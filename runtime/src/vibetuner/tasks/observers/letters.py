@@ -36,9 +36,7 @@ class LetterWriter(Observer):
         if attempt.created:
             enqueued_at = datetime.fromtimestamp(attempt.created / 1000, UTC)
         payload = attempt.payload or b""
-        if (
-            attempt.arguments_from and attempt.args
-        ):  # come from another task, and are stored nowhere
+        if attempt.arguments_from and attempt.args:  # of another task, and not stored
             whole = {
                 "f": attempt.fn_name, "a": tuple(attempt.args), "k": dict(attempt.kwargs),
                 "t": attempt.created,

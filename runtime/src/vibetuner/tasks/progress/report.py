@@ -35,8 +35,7 @@ class Progress:
     """Reports the progress of the task that creates it.
 
     Outside a worker, as in a test that calls a task's function, it only counts steps, and publishes
-    them on ``channel`` if one is given. While Redis is away, nothing is published and the task goes
-    on.
+    them on ``channel`` if one is given. While Redis is away, nothing is published.
 
     Args:
         total: the number of steps; None if unknown.

@@ -319,9 +319,7 @@ class Dispatcher:
             "held", (self._keys.queue,), [*self._head[:2], *self._order.names]
         )
         known = {*self.running, *self._finisher.unrecorded}
-        if (
-            not self._stopping
-        ):  # a stopping worker begins nothing, so requeue what a late answer claimed
+        if not self._stopping:  # a stopping worker begins none of them, so they are requeued
             known.update(one.source for one in self._claimed)
         for at in range(0, len(held), 2):
             if (source := (held[at].decode(), held[at + 1].decode())) not in known:
