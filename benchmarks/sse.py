@@ -80,7 +80,10 @@ def measure(*, beside: bool) -> list[Figure]:
 
 
 def is_asked(load: str, what: str) -> bool:
-    """Tell if a figure says anything: a pace sets the rate, and memory is equal in all loads."""
+    """Return whether a figure is meaningful.
+
+    A pace sets the rate, and the memory is equal in all loads.
+    """
     return {"rate": "at once" in load, "kib": load in [*LOADS][:1]}.get(what, True)
 
 

@@ -136,7 +136,7 @@ class RetryPolicy:
         max_tries: the largest number of tries, including the first.
         base: the delay after try n is ``base ** n`` seconds.
         cap: the longest delay.
-        jitter: the random part of the delay: with 0.2 the delay lies in its upper fifth.
+        jitter: the random part of the delay, from 0 to 1; with 0.2, at most a fifth is subtracted.
 
     Raises:
         TypeError: a value is not a number.

@@ -41,7 +41,7 @@ class DeadLetter:
         priority: the queue that it was in; empty in letters of older versions.
         enqueued_at: when it was enqueued, UTC.
         fingerprint: identifies the bug.
-        payload: the call, with half of its signature: a retry can check it and sign it anew, but
+        payload: the call, with half of its signature: a retry can check it and sign it again, but
             nobody can run it.
         retried_as: the id of the task that a retry enqueued.
         retried_at: when a retry enqueued that task, UTC.

@@ -31,7 +31,7 @@ class Requeue:
         self._keys = Keys(prefix)
 
     def payload_of(self, letter: DeadLetter) -> bytes:
-        """Return the payload to enqueue, signed anew, without ties to tasks that are gone.
+        """Return the payload to enqueue, signed again, without ties to tasks that are gone.
 
         Raises:
             DeadLetterError: the payload is gone, forged or unreadable, or lacks arguments.
@@ -99,5 +99,5 @@ class Requeue:
 def _refusal(letter: DeadLetter, reason: str) -> DeadLetterError:
     return DeadLetterError(
         f"{letter.task_name} {letter.task_id} can't be retried: {reason}. "
-        "Enqueue it anew with arguments of your own, or discard the letter"
+        "Enqueue it again with arguments of your own, or discard the letter"
     )

@@ -20,7 +20,7 @@ from vibetuner.tasks.run.outage import Outage
 
 # A client of streaq's own publishes nothing about a delayed task; a worker notices it this late.
 LONGEST_SLEEP_SECONDS = 0.5
-# An event loop sleeps in whole milliseconds, rounded up; for the last one, wait turn by turn.
+# An event loop sleeps in whole milliseconds, rounded up; in the last one, yield until it is over.
 TICK_SECONDS = 0.001
 SWEEP_SECONDS = 0.5
 

@@ -94,7 +94,7 @@ class Dispatcher:
         return not (self._claimed or self.running)
 
     async def run(self) -> None:
-        """Claim messages until :meth:`stop`; wait out every outage."""
+        """Claim messages until :meth:`stop`; during an outage, wait."""
         while not self._stopping:
             try:
                 await self._claim_some()

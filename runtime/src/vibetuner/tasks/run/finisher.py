@@ -51,7 +51,7 @@ class Batch:
 
 
 class Finisher:
-    """Records the ends of one worker's attempts, and waits out every outage.
+    """Records the ends of one worker's attempts; during an outage, it waits.
 
     Args:
         client: the queue, connected.
