@@ -174,7 +174,7 @@ def test_a_field_that_can_not_be_is_refused(fields: list[str], words: str):
 
 def test_the_options_of_a_task_exclude_each_other(place: Place):
     """A file whose options do is none that was generated, and is kept as one that was changed."""
-    with pytest.raises(CommandError, match="--progress is for somebody who watches"):
+    with pytest.raises(CommandError, match="--progress sends events to somebody who watches"):
         TaskOptions(progress=True, sync=True)
 
     text = "from vibetuner.tasks.progress import report\ndef reports(): ...\n"

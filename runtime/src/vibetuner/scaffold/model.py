@@ -47,7 +47,7 @@ RESERVED = {
 
 @dataclass(frozen=True, slots=True)
 class ModelField:
-    """One column or key."""
+    """A column of a table, or a key of a document."""
 
     name: str
     type: str

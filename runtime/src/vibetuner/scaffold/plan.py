@@ -28,7 +28,7 @@ class Action(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One file, and the action on it."""
+    """A file, and the action on it."""
 
     action: Action
     change: Change

@@ -86,7 +86,7 @@ class Attempt:
         tries: the number of this attempt, from 1.
         is_aborted: whether somebody asked to abort the task before this attempt.
         claimed: when this worker claimed the message, by the server's clock.
-        claimed_at: the same by the event loop's clock, in seconds.
+        claimed_at: the time of the claim by the event loop's clock, in seconds.
         context: the context that the worker's lifespan yielded.
         history: where progress is published.
     """

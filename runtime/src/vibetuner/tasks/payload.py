@@ -72,7 +72,7 @@ class Codec:
         inner, outer = _keyed_hashes(keys[0])
         self._begin_inner, self._begin_outer = inner.copy, outer.copy
 
-    # These two compute the hashes themselves for speed: each task is sealed and opened four times.
+    # Both methods compute the hashes themselves for speed: a task is sealed and opened four times.
 
     def seal(self, body: bytes, kind: Kind, name: str) -> bytes:
         """Return the signed form of a pickle for one place."""
@@ -111,7 +111,7 @@ class Codec:
         """Read data that was signed for a place: check it, then unpickle it, in this order.
 
         Raises:
-            StreaqError: it was not signed for this place, or can't be unpickled.
+            StreaqError: the data was not signed for this place, or can't be unpickled.
         """
         return unpickle(self.open(data, kind, name))
 
@@ -121,7 +121,7 @@ class Codec:
         Versions before 0.2 kept whole calls.
 
         Raises:
-            StreaqError: it is not a call of this task that we signed.
+            StreaqError: the data is not a call of this task that we signed.
         """
         with suppress(StreaqError):
             return self.open(data, Kind.CALL, task_id, size=KEPT_BYTES)

@@ -548,8 +548,8 @@ class TaskWorker(Worker[Any]):
     async def enqueue_reliably(self, call: ReliableCall[P, R]) -> ReliableCall[P, R]:
         """Enqueue a call that has a key or a session, and the calls that it waits for.
 
-        The call gets the id of the task that has its key. A durable one in a session is handed on
-        durably: it stays in the database until that is confirmed.
+        The call gets the id of the task that has its key. A durable call in a session stays in the
+        database until the durable enqueue is confirmed.
 
         Raises:
             TaskError: the key belongs to another call, or a crontab line repeats the call.
@@ -715,7 +715,7 @@ class TaskWorker(Worker[Any]):
             Raises:
                 NotConfigured: REDIS_URL is empty.
                 ServiceUnavailable: the queue is not open here, or Redis does not answer.
-                StreaqError: one of the stored calls is not signed by us for its task.
+                StreaqError: a stored call is not signed by us for its task.
             """
             with _reading() as read:
                 async with self.client.answering():

@@ -118,7 +118,7 @@ class Keeping:
 
 
 class Durability(Generic[C]):
-    """One process's durable writes.
+    """The durable writes of a process.
 
     Args:
         address: the server, or the Sentinels that know it; connected to at the first write.

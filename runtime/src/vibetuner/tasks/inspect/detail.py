@@ -1,4 +1,4 @@
-"""One task: its state, its arguments, its attempts and its result."""
+"""A task in detail: state, arguments, attempts and result."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ NAMED = 3
 
 @dataclass(frozen=True, slots=True)
 class Queue:
-    """One queue, read through the process's open worker."""
+    """A queue, read through the process's open worker."""
 
     worker: TaskWorker
     keys: JournalKeys
@@ -148,7 +148,7 @@ class Queue:
 
         Args:
             raw: the stored value.
-            kind: its kind.
+            kind: what it was signed as.
             task_id: the task that it belongs to.
             is_kept: whether it is a call that was kept after the task's end.
         """

@@ -1,4 +1,4 @@
-"""One run of a worker: assembles its parts, and shuts them down when it stops."""
+"""The run of a worker: assembles its parts, and shuts them down when it stops."""
 
 from __future__ import annotations
 
