@@ -258,7 +258,7 @@ class _Writer(Generic[C]):
     async def keep(self, calls: Sequence[_Call[C]]) -> None:
         losses = self._losses
         try:
-            keeping = await self._look()
+            keeping = await self._inspect()
         except RedisError as error:
             for call in calls:
                 call.refuse(first_line(error))
@@ -285,7 +285,7 @@ class _Writer(Generic[C]):
             elif not call.answer.done():
                 call.answer.set_result(answer)
 
-    async def _look(self) -> Keeping:
+    async def _inspect(self) -> Keeping:
         await self.connection.connect()
         # Ask Sentinels or Cluster first, so that a replica that leaves meanwhile counts as missing.
         known = await self.connection.replicas()

@@ -113,7 +113,7 @@ def check_arguments(
     try:
         bound = sign.bind(*args, **kwargs)
     except TypeError as error:
-        raise TaskError(f"{name}{_asked(sign)}: {error}") from None
+        raise TaskError(f"{name}{_signature_text(sign)}: {error}") from None
     hints = _hints(function)
     for parameter in bound.arguments:
         kind = sign.parameters[parameter].kind
@@ -140,7 +140,7 @@ def _hints(function: Any) -> dict[str, Any]:
         return {}
 
 
-def _asked(sign: inspect.Signature) -> str:
+def _signature_text(sign: inspect.Signature) -> str:
     wanted = [p for p in sign.parameters.values() if not is_injected(p.default)]
     return f"({', '.join(str(parameter) for parameter in wanted)})"
 

@@ -42,7 +42,7 @@ def _to_all(observers: Sequence[Observer], name: str) -> Callable[[Attempt], Non
     plain = getattr(Observer, name)
     methods = [getattr(one, name) for one in observers if getattr(type(one), name) is not plain]
 
-    def tell(attempt: Attempt) -> None:
+    def call_each(attempt: Attempt) -> None:
         for method in methods:
             try:
                 method(attempt)
@@ -50,4 +50,4 @@ def _to_all(observers: Sequence[Observer], name: str) -> Callable[[Attempt], Non
                 about = type(method.__self__).__name__, attempt.fn_name
                 logger.exception("%s failed to observe %s", *about)
 
-    return tell
+    return call_each

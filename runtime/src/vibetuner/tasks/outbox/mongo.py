@@ -70,12 +70,12 @@ class MongoOutbox:
         """Implement :meth:`Store.on_commit`; PyMongo has no event, so wrap the session's method."""
         commit = session.commit_transaction
 
-        async def commit_and_tell() -> None:
+        async def commit_and_call() -> None:
             session.__dict__.pop("commit_transaction", None)
             await commit()
             hear()
 
-        session.__dict__["commit_transaction"] = commit_and_tell
+        session.__dict__["commit_transaction"] = commit_and_call
 
     async def read(self, task_ids: Sequence[str] | None, limit: int) -> list[Row]:
         """Implement :meth:`Store.read`."""

@@ -108,18 +108,18 @@ class SqlOutbox:
         return number, oldest
 
 
-def _tell(session: Session) -> None:
+def _call_hooks(session: Session) -> None:
     if not session.in_nested_transaction():
         for hear in session.info.pop(TABLE, ()):
             hear()
 
 
-def _forget(session: Session, transaction: SessionTransaction) -> None:
+def _drop_hooks(session: Session, transaction: SessionTransaction) -> None:
     if transaction.parent is None:
         session.info.pop(TABLE, None)
 
 
 LISTENERS: dict[str, Callable[..., None]] = {
-    "after_commit": _tell,
-    "after_transaction_end": _forget,
+    "after_commit": _call_hooks,
+    "after_transaction_end": _drop_hooks,
 }
