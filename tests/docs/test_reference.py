@@ -91,7 +91,7 @@ def test_a_modules_page_shows_its_declarations_on_a_git_host_too():
 
     assert [name for name, text in pages.items() if "\n```python\n" not in text] == []
     assert "\n## robust_task\n\n```python\ndef robust_task(\n    max_retries: int = 3,\n" in robust
-    assert "| `max_retries` | `int` | `3` | the most times that it is run" in robust
+    assert "| `max_retries` | `int` | `3` | the largest number of tries" in robust
     assert "\n- `TypeError, ValueError`: a parameter has a wrong type" in robust
 
 

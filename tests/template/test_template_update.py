@@ -117,7 +117,7 @@ def test_a_check_that_fails_tells_the_way_back_and_on(project: Repository, tmp_p
     failed = template_update(project)
 
     assert failed.returncode != 0
-    assert "To go on, mend what the check has found, then:\n    uv run just check && git add" in (
+    assert "To go on, fix what the check has reported, then:\n    uv run just check && git add" in (
         failed.stderr
     )
     with as_it_stands(project, tmp_path):

@@ -131,7 +131,7 @@ class DeadLetterError(VibetunerError):
     """A dead letter can't be retried or discarded."""
 
 
-class DeadLetterNotFound(DeadLetterError, LookupError):  # noqa: N818 - as LookupError's own kin
+class DeadLetterNotFound(DeadLetterError, LookupError):  # noqa: N818 - as LookupError's other subclasses
     """No dead letter has this task id."""
 
     exit_code = 3
@@ -141,11 +141,11 @@ class TaskError(VibetunerError):
     """An enqueued task can't be aborted, enqueued again, or enqueued like this."""
 
 
-class TaskExists(TaskError):  # noqa: N818 - as TaskNotFound's own kin
+class TaskExists(TaskError):  # noqa: N818 - as TaskNotFound
     """A task with this id waits or runs, or its result is kept; nothing was enqueued."""
 
 
-class TaskNotFound(TaskError, LookupError):  # noqa: N818 - as LookupError's own kin
+class TaskNotFound(TaskError, LookupError):  # noqa: N818 - as LookupError's other subclasses
     """No enqueued task has this id, or it ended so long ago that its records are gone."""
 
     exit_code = 3

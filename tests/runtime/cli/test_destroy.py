@@ -159,7 +159,7 @@ def test_a_page_stands_in_the_projects_own_frame(project: Path, type_: Type):
     ("fields", "message"),
     [
         (["number:text"], "A field is name:type"),
-        (["number:str", "number:int"], "The field number is there twice. Keep one"),
+        (["number:str", "number:int"], "The field number is given twice. Keep one"),
         (["copy:str"], "A model can't have a field named copy. Try:  copy_value"),
         (["class:str"], "A model can't have a field named class. Try:  class_value"),
         (["a:date", "--document"], "A field is name:type"),

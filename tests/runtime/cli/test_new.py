@@ -153,7 +153,7 @@ def test_without_a_test_there_is_none(project: Path, type_: Type):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["json"], "json is a module of Python's. Try:  json_job"),
+        (["json"], "json is a module of Python's library. Try:  json_job"),
         (["fastapi"], "fastapi is the name of a package here. Try:  fastapi_job"),
         (["shop"], "shop is the name of a package here. Try:  shop_job"),
         (["../x"], "../x would leave the folder of the tasks. Try:  x"),

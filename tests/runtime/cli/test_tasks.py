@@ -338,7 +338,7 @@ def test_characters_that_begin_several_ids_are_refused_with_those_ids(
         refused = typed("tasks", command, TWINS)
         assert refused.returncode == 1, command
         (line,) = refused.stderr.splitlines()
-        assert line == f"error: 2 tasks begin with {TWINS}: {ids[0]}, {ids[1]}. Take more of the id"
+        assert line == f"error: 2 tasks begin with {TWINS}: {ids[0]}, {ids[1]}. Type more of the id"
     assert json.loads(typed("tasks", "show", f"{TWINS}b", "--json").stdout)["id"] == ids[1]
 
 

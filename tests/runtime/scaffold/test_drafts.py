@@ -164,7 +164,7 @@ def test_no_two_models_have_one_table(place: Place, name: Name):
         (["date:date?", "due:date?"], "can't have a field named date. Try:  date_value"),
         (["id:int"], "can't have a field named id. Try:  id_value"),
         (["model_year:int"], "can't have a field named model_year. Try:  year_value"),
-        (["total:int", "total"], "The field total is there twice. Keep one"),
+        (["total:int", "total"], "The field total is given twice. Keep one"),
     ],
 )
 def test_a_field_that_can_not_be_is_refused(fields: list[str], words: str):
@@ -181,7 +181,7 @@ def test_the_options_of_a_task_exclude_each_other(place: Place):
 
     A file with such options was not generated, and counts as changed.
     """
-    with pytest.raises(CommandError, match="--progress is for somebody who watches"):
+    with pytest.raises(CommandError, match="--progress sends events to somebody who watches"):
         TaskOptions(progress=True, sync=True)
 
     text = "from vibetuner.tasks.progress import report\ndef reports(): ...\n"

@@ -328,7 +328,7 @@ def test_what_can_not_be_edited_safely_is_left_with_the_lines_to_add(line: str, 
 
 def test_a_file_without_an_import_is_left_alone():
     """A file without an import is refused, as the place of the first one is unknown."""
-    with pytest.raises(CommandError, match="it has no import to stand beside"):
+    with pytest.raises(CommandError, match="it has no import after which to add one"):
         add_entry("app = VibetunerApp()\n", REPORTS)
 
 
@@ -399,7 +399,7 @@ def test_what_can_not_be_taken_out_safely_is_left_with_the_parts_to_take_out(
 ):
     """An entry that can't be removed safely is refused with the parts to remove."""
     text = f"from shop.tasks.reports import {imported}\napp = VibetunerApp(tasks=[{listed}])\n"
-    with pytest.raises(CommandError, match=f"{reason}. Take out by hand:  from shop.tasks.rep"):
+    with pytest.raises(CommandError, match=f"{reason}. Remove by hand:  from shop.tasks.rep"):
         remove_entry(text, REPORTS)
 
 

@@ -48,14 +48,14 @@ def test_a_name_is_taken_as_it_is_meant(typed: str, path: str):
     [
         ("", "is empty", "send_report"),
         ("/", "would leave the folder", "send_report"),
-        ("class", "a word of Python's", "class_job"),
-        ("match", "a word of Python's", "match_job"),
-        ("print", "a name of Python's", "print_job"),
-        ("json", "a module of Python's", "json_job"),
-        ("email/digest", "a module of Python's", "email_job/digest"),
+        ("class", "a keyword of Python", "class_job"),
+        ("match", "a keyword of Python", "match_job"),
+        ("print", "a builtin of Python", "print_job"),
+        ("json", "a module of Python's library", "json_job"),
+        ("email/digest", "a module of Python's library", "email_job/digest"),
         ("httpx2", "a package here", "httpx2_job"),
-        ("worker", "something in the project", "worker_job"),
-        ("task", "something in the project", "task_job"),
+        ("worker", "a meaning in the project", "worker_job"),
+        ("task", "a meaning in the project", "task_job"),
         ("../secrets", "would leave the folder", "secrets_job"),
         ("../reports", "would leave the folder", "reports"),
         ("/etc/reports", "would leave the folder", "etc/reports"),
@@ -96,7 +96,7 @@ def test_a_name_that_can_not_be_is_refused_with_one_that_can(
 )
 def test_a_name_that_makes_lines_too_long_is_refused(typed: str, suggestion: str):
     """A name that makes lines too long, with the project's own name, is refused."""
-    with pytest.raises(CommandError, match=f"20 characters are the most here. Try:  {suggestion}$"):
+    with pytest.raises(CommandError, match=f"use at most 20 characters. Try:  {suggestion}$"):
         parse_name(typed, "task", room=20)
 
 
@@ -153,7 +153,7 @@ def test_a_plural_is_the_regular_one(word: str, words: str):
 def test_a_model_is_not_called_like_a_class_that_its_files_import(typed: str):
     """A model is not named after a class that its files import."""
     with pytest.raises(
-        CommandError, match=r"means something in the project already\. Try:  \w+_record"
+        CommandError, match=r"has a meaning in the project already\. Try:  \w+_record"
     ):
         parse_name(typed, "model")
 

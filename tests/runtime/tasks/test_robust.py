@@ -14,7 +14,7 @@ from vibetuner.tasks.robust import Unique, robust_cron, robust_task
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"unique": True}, ValueError, "^unique=True needs timeout=: for that long"),
+        ({"unique": True}, ValueError, "^unique=True needs timeout=, because"),
         ({"on_failure": "mail"}, TypeError, "^on_failure takes a function, not 'mail'$"),
         ({"timeout": 0}, ValueError, "^timeout takes more than 0 seconds, not 0$"),
         ({"timeout": timedelta(seconds=-1)}, ValueError, "^timeout takes more than 0 seconds"),

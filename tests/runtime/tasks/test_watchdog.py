@@ -93,7 +93,7 @@ def test_a_thread_without_a_line_of_the_project_has_none():
     thread.start()
     try:
         assert thread.ident is not None
-        assert _where(thread.ident) == "something out of sight"
+        assert _where(thread.ident) == "code outside the project"
     finally:
         stop.set()
         thread.join()

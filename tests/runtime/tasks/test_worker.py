@@ -142,5 +142,5 @@ def test_without_redis_the_error_names_the_setting(worker: TaskWorker, settings:
 
 def test_a_result_without_its_fields_is_refused():
     """A stored result without its fields raises StreaqError."""
-    with pytest.raises(StreaqError, match="What is stored as the result of a is none"):
+    with pytest.raises(StreaqError, match="The stored result of a can.t be read"):
         read_result("a", {"f": "double"})

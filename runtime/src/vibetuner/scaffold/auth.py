@@ -1,4 +1,4 @@
-"""Sign-in: its code, pages, tables and test, as the project's own files."""
+"""Sign-in: code, pages, tables and a test, written as the project's own files."""
 
 from __future__ import annotations
 
@@ -29,28 +29,28 @@ FILES = {
 TEST = "tests/test_auth.py"
 LIMITS = "limits.py"
 TOKENS = "auth_tokens"
-# The names in limits.py that the routes use, and that the example has.
+# The names that the routes need in limits.py; the example's file has them.
 LIMITS_NAMES = ("class Limit", "def client_of", "def mailbox_of", "def use")
 
 
 def draft_auth(place: Place) -> Draft:
     """Draft all files of sign-in.
 
-    It uses the example's limits on guesses; a project without them gets them, too.
+    A project without the example's limits.py gets that file, too.
     """
     render = Renderer(place).render
     package, limits = place.package, f"{place.source}/{LIMITS}"
     files = {f"{place.source}/{path}": render(template) for template, path in FILES.items()}
     entries = [
         Entry("routes", f"{package}.frontend.routes.auth", "router", ("auth_router",)),
-        Entry("tasks", f"{package}.tasks.sign_in_mail", *_twice("send_sign_in_link")),
-        Entry("models", f"{package}.models.account", *_twice("Account")),
-        Entry("sql_models", f"{package}.models.account", *_twice("AuthToken")),
+        Entry("tasks", f"{package}.tasks.sign_in_mail", *_imported_as("send_sign_in_link")),
+        Entry("models", f"{package}.models.account", *_imported_as("Account")),
+        Entry("sql_models", f"{package}.models.account", *_imported_as("AuthToken")),
     ]
     brings_limits = _brings_limits(place)
     if brings_limits:
         files[limits] = render("auth_limits.py")
-        entries.append(Entry("sql_models", f"{package}.limits", *_twice("Quota")))
+        entries.append(Entry("sql_models", f"{package}.limits", *_imported_as("Quota")))
     files[TEST] = render("test_auth.py")
     files |= draft_migration(place, TOKENS, "auth_migration.py", quotas=brings_limits)
     return Draft(
@@ -77,7 +77,7 @@ def draft_of_auth(place: Place) -> Draft:
 
 
 def check_auth(place: Place) -> None:
-    """Raise CommandError if the project lacks something that the code needs, or has its names."""
+    """Raise CommandError if something that the code needs is missing, or a name of it is taken."""
     if find_spec("argon2") is None:
         raise CommandError(
             "Passwords are hashed by argon2-cffi, which is not installed. Run:  uv add argon2-cffi"
@@ -104,7 +104,7 @@ def check_auth(place: Place) -> None:
 def check_databases(place: Place, settings: Settings) -> None:
     """Raise NotConfigured if accounts or sessions would have no database.
 
-    A project without ``.env`` was not started yet, and gets one that names both.
+    A project without ``.env`` was never started; its first start writes one that names both.
     """
     if not (place.root / ".env").is_file():
         return
@@ -121,7 +121,7 @@ def check_databases(place: Place, settings: Settings) -> None:
 
 
 def _brings_limits(place: Place) -> bool:
-    """Return whether limits.py must be written, or was: it contains Quota then."""
+    """Return whether limits.py is missing, or is the one that this generator wrote."""
     path = place.root / place.source / LIMITS
     if not path.is_file():
         return True
@@ -130,10 +130,10 @@ def _brings_limits(place: Place) -> bool:
     if missing:
         raise CommandError(
             f"{place.source}/{LIMITS} has no {missing[0].split()[1]}, which signing in needs. "
-            "Rename the file, and one that has it is written"
+            "Rename the file; the command then writes a new one"
         )
     return "class Quota" in text
 
 
-def _twice(name: str) -> tuple[str, tuple[str]]:
+def _imported_as(name: str) -> tuple[str, tuple[str]]:
     return name, (name,)

@@ -16,9 +16,9 @@ def draft_batch(place: Place, name: Name, *, outbox: bool, test: bool = True) ->
 
     Args:
         place: the project.
-        name: the name of its module, its page and, with an ending each, of its two tasks.
-        outbox: whether the page enqueues it in a transaction of the SQL database.
-        test: whether it gets a test.
+        name: the name of the module and the page; the two tasks add ``_item`` and ``_end`` to it.
+        outbox: whether the page enqueues the batch in a transaction of the SQL database.
+        test: whether to write a test.
     """
     render = Renderer(place).render
     values = {"name": name, "base": has_base(place), "outbox": outbox}

@@ -1,4 +1,4 @@
-"""Changes several files: all of them, or none."""
+"""Changes several files, all or none."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def apply_changes(changes: Sequence[Change]) -> None:
 
 @contextmanager
 def uninterrupted() -> Iterator[None]:
-    """Delay Ctrl-C and SIGTERM until the end of the block; an error in the block wins."""
+    """Delay Ctrl-C and SIGTERM to the end of the block; an error in the block takes precedence."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

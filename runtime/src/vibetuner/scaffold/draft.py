@@ -13,7 +13,7 @@ from vibetuner.scaffold.edits import Entry
 from vibetuner.scaffold.names import Name, parse_name
 
 FORMATTERS_WIDTH = 88
-# If the project's own name is too long for this, its lines may be too long for lint.
+# The least room for a name; if the package's name leaves less, lines may be too long for lint.
 SHORTEST_ROOM = 20
 
 
@@ -44,7 +44,7 @@ class Place:
         return f"{self.source}/{folder}/{name.path}.py"
 
     def module(self, folder: str, name: Name) -> str:
-        """Return the same module as it is imported: ``shop.tasks.billing.send_report``."""
+        """Return the module as it is imported: ``shop.tasks.billing.send_report``."""
         return f"{self.package}.{folder.replace('/', '.')}.{name.dotted}"
 
     def parse_name(self, text: str, kind: str) -> Name:
@@ -61,7 +61,7 @@ class Place:
         if spec is None or spec.origin is None:
             return False
         origin = Path(spec.origin)
-        # A module that only the current folder makes importable is the project's own.
+        # A module that is found only through the current folder is the project's own.
         return "site-packages" in origin.parts or not origin.is_relative_to(self.root)
 
 
@@ -85,7 +85,7 @@ class Draft:
     def packages(self) -> list[str]:
         """The folders of Python files that need an ``__init__.py``, from the top down."""
         modules = [PurePosixPath(path) for path in self.files if path.endswith(".py")]
-        # src/<package> has its own, and so has tests/ if the project wants one.
+        # src/<package> has its __init__.py, and so has tests/ if the project wants one.
         depth = {"src": 2, "tests": 1}
         around = {
             folder.as_posix()

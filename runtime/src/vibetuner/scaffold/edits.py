@@ -1,7 +1,7 @@
-"""Edits tune.py without changing other bytes: ``ast`` finds the position, text is inserted.
+"""Edits tune.py without changing other bytes: ``ast`` finds positions, text is inserted there.
 
-The result is parsed again, and must be the same program with one more, or one less, import and list
-element. A file that can't be edited like this is left alone.
+The result is parsed again. It must be the same program with one more, or one less, import and list
+element; otherwise the file stays as it is, and the error names the lines to edit by hand.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Node = ast.expr | ast.stmt | ast.alias | ast.keyword
 class Entry:
     """An entry of tune.py: ``from module import name``, and the name in ``keyword=[...]``.
 
-    In tune.py it gets the first of the names in ``locals`` that is free, or else the last.
+    tune.py imports it under the first free name of ``locals``, or else under the last.
     """
 
     keyword: str
@@ -44,7 +44,7 @@ def add_entry(text: str, entry: Entry) -> str:
     """Return tune.py with the entry; unchanged if it is there already.
 
     Raises:
-        CommandError: it can't be edited safely; the message has the two lines to add by hand.
+        CommandError: tune.py can't be edited safely; the message has the two lines to add by hand.
 
     >>> print(add_entry("from vibetuner import VibetunerApp\\n\\napp = VibetunerApp()\\n",
     ...     Entry("tasks", "shop.tasks.reports", "reports", ("reports",))), end="")
@@ -72,7 +72,7 @@ def remove_entry(text: str, entry: Entry) -> str:
     """Return tune.py without the entry; unchanged if it isn't there.
 
     Raises:
-        CommandError: it can't be edited safely; the message has the parts to remove by hand.
+        CommandError: tune.py can't be edited safely; the message has the parts to remove by hand.
     """
     local = entry.locals[0]
     try:
@@ -85,7 +85,7 @@ def remove_entry(text: str, entry: Entry) -> str:
         _compare(edited, text, entry, local)
     except ValueError as error:
         raise CommandError(
-            f"tune.py can't be edited safely: {error}. Take out by hand:  "
+            f"tune.py can't be edited safely: {error}. Remove by hand:  "
             f"{entry.statement(local)}  and {local} in {entry.keyword}=[...]"
         ) from None
     return edited
@@ -140,7 +140,7 @@ class _Source:
         )
 
     def has_comment(self, node: Node) -> bool:
-        """Return whether a comment may be in the node's lines, to the end of the last."""
+        """Return whether there may be a comment on the node's lines."""
         return "#" in self.text[self.start(node) : self.next_line(node)]
 
     def _offset(self, line: int, column: int) -> int:
@@ -170,7 +170,7 @@ def _origins(tree: ast.Module) -> dict[str, tuple[str, str]]:
 
 
 def _local_name(source: _Source, entry: Entry) -> str:
-    """Return the name that tune.py has for the entry, or else a free one."""
+    """Return the name under which tune.py imports the entry, or else a free name."""
     for local, origin in source.names.items():
         if origin == entry.origin:
             return local
@@ -268,7 +268,7 @@ def _add_import(source: _Source, entry: Entry, local: str) -> list[Edit]:
         return []
     imports = [node for node in source.tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
     if not imports:
-        raise ValueError("it has no import to stand beside")
+        raise ValueError("it has no import after which to add one")
     package = re.compile(rf"{re.escape(entry.module.partition('.')[0])}(\.|$)")
     family = [
         node

@@ -36,7 +36,7 @@ TYPES = {
     "uuid": Type("UUID", "UUID(int=1)", "sa.Uuid()"),
 }
 IN_DOCUMENTS = {"str", "int", "float", "bool", "datetime"}
-# Names that every model has, and types, which a field of that name would hide from the next ones.
+# Attributes of every model, and types: a field of that name would hide the type from later fields.
 RESERVED = {
     "bool", "date", "datetime", "float", "int", "str",
     "id", "aggregate", "all", "copy", "construct", "count", "delete", "dict", "distinct", "find",
@@ -48,7 +48,7 @@ RESERVED = {
 
 @dataclass(frozen=True, slots=True)
 class ModelField:
-    """One column or key."""
+    """A column of a table, or a key of a document."""
 
     name: str
     type: str
@@ -74,7 +74,7 @@ def parse_fields(texts: Sequence[str], *, document: bool) -> tuple[ModelField, .
     """Parse fields from ``name:type``; a final ``?`` makes one optional, no type means str.
 
     Raises:
-        CommandError: a name or a type is not valid, or a name is there twice.
+        CommandError: a name or a type is not valid, or a name occurs twice.
 
     >>> parse_fields(["number", "paid_at:datetime?"], document=False)[1]
     ModelField(name='paid_at', type='datetime', optional=True)
@@ -83,7 +83,7 @@ def parse_fields(texts: Sequence[str], *, document: bool) -> tuple[ModelField, .
     names = [field.name for field in fields]
     for name in names:
         if names.count(name) > 1:
-            raise CommandError(f"The field {name} is there twice. Keep one")
+            raise CommandError(f"The field {name} is given twice. Keep one")
     return fields
 
 
@@ -98,7 +98,7 @@ def draft_model(
     """Draft a model and, if the project has migrations, one that creates its table."""
     render = Renderer(place).render
     kind, table = "document" if document else "table", plural(name.leaf)
-    # Required fields first, as Python demands in classes with defaults, and people expect.
+    # Required fields first, as Python demands in classes with defaults.
     ordered = sorted(fields, key=lambda field: field.optional)
     types = {field.type for field in fields}
     values = {"name": name, "fields": ordered, "types": types, "collection": table}

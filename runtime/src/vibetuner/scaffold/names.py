@@ -22,7 +22,7 @@ RESERVED = {
 }  # fmt: skip
 # Names whose classes a model's file, its test or its migration imports already.
 CLASSES = {"async_engine", "class_var", "database", "document", "field", "utc_date_time"}
-# Suggestions if nothing is left of a name, and words that distinguish one from others.
+# Suggestions: a whole name, and a word to append to a name that is taken.
 EXAMPLES = {"task": "send_report", "route": "reports", "model": "invoice"}
 TAILS = {"task": "job", "route": "page", "model": "record"}
 
@@ -91,7 +91,7 @@ def parse_name(
     parts = _split(text, kind)
     problem = _problem(parts, kind, is_taken)
     if problem is None and len("/".join(parts)) > room:
-        problem = f"makes lines too long: {room} characters are the most here"
+        problem = f"makes lines too long: use at most {room} characters"
     if problem:
         shown = text if text.isprintable() and len(text) <= 2 * LONGEST else f"{text[:LONGEST]!r}…"
         suggestion = _suggest(parts, kind, is_taken, room)
@@ -141,7 +141,7 @@ def _problem(parts: list[str], kind: str, is_taken: Callable[[str], bool]) -> st
     if re.search(r"\.\.|^[/~]|\\", parts[-1]):
         return f"would leave the folder of the {kind}s"
     if len(parts) > DEEPEST:
-        return f"lies too deep: {DEEPEST - 1} folders at the most"
+        return f"is nested too deep: use at most {DEEPEST - 1} folders"
     return next(filter(None, (_problem_of(part, kind, is_taken) for part in parts)), None)
 
 
@@ -150,13 +150,13 @@ def _problem_of(part: str, kind: str, is_taken: Callable[[str], bool]) -> str | 
     problems = {
         "is empty": not part,
         "begins with a digit": part[:1].isdigit(),
-        "holds more than letters of a to z, digits and underscores": not part.isascii()
+        "has characters other than letters of a to z, digits and underscores": not part.isascii()
         or not f"_{part}".isidentifier(),
         f"is longer than {LONGEST} characters": len(part) > LONGEST,
-        "is a word of Python's": keyword.iskeyword(part) or keyword.issoftkeyword(part),
-        "is a name of Python's": hasattr(builtins, part),
-        "is a module of Python's": part in sys.stdlib_module_names,
-        "means something in the project already": part in RESERVED
+        "is a keyword of Python": keyword.iskeyword(part) or keyword.issoftkeyword(part),
+        "is a builtin of Python": hasattr(builtins, part),
+        "is a module of Python's library": part in sys.stdlib_module_names,
+        "has a meaning in the project already": part in RESERVED
         or (kind == "model" and part in CLASSES),
     }
     found = next((problem for problem, holds in problems.items() if holds), None)

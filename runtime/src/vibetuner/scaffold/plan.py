@@ -1,4 +1,4 @@
-"""Plans the steps from the project as it is to the one that a draft describes."""
+"""Plans the changes to files that turn a project into the one that a draft describes."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Action(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One file, and the action on it."""
+    """A file, and the action on it."""
 
     action: Action
     change: Change
@@ -36,7 +36,7 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """All steps, the commands to run afterwards, and the tasks whose code goes."""
+    """All steps, the commands to run afterwards, and the tasks whose code is removed."""
 
     place: Place
     steps: tuple[Step, ...]
@@ -125,7 +125,7 @@ def _missing_packages(place: Place, draft: Draft) -> Iterator[Step]:
 
 
 def _empty_packages(place: Place, draft: Draft, going: set[Path]) -> Iterator[Step]:
-    """Remove packages that would be empty, the deepest first; never one that every project has."""
+    """Yield steps that remove empty packages, the deepest first; keep those of a new project."""
     for folder in reversed(draft.packages):
         package = place.root / folder
         init = package / "__init__.py"

@@ -44,7 +44,7 @@ class Renderer:
         )
         self._environment.globals.update(
             package=place.package,
-            # For templates that were ejected from a version that broke lines here.
+            # Kept for templates that were ejected from an older version.
             import_lines=lambda module, *names: f"from {module} import {', '.join(names)}",
             call_lines=lambda start, items, indent=0: f"{start}({', '.join(items)})",  # noqa: ARG005
         )
@@ -53,7 +53,7 @@ class Renderer:
         """Return the text of a file.
 
         Raises:
-            CommandError: the template is one of the project's own, and is broken.
+            CommandError: an ejected template of the project is broken.
         """
         try:
             return self._environment.get_template(f"{template}.jinja").render(values)
@@ -67,13 +67,13 @@ class Renderer:
 def tidy(place: Place, path: Path, text: str) -> str:
     """Return Python formatted by ruff with the project's configuration and sorted imports.
 
-    If ruff is not installed, or can't parse it, return the text unchanged.
+    Return the text unchanged if ruff is not installed or can't parse it.
     """
     folders = (str(Path(sys.executable).parent), os.environ.get("PATH", ""))
     ruff = which("ruff", path=os.pathsep.join(folders))
     if ruff is None or path.suffix != ".py":
         return text
-    # To sort imports, ruff looks for their files, which may not be written yet.
+    # Tell ruff which imports are the project's: their files may not be written yet.
     ours = f'lint.isort.known-first-party = ["{place.package}"]'
     for look in LOOKS:
         done = subprocess.run(

@@ -17,7 +17,7 @@ from vibetuner.scaffold.route import ROUTES, has_base, route_entry
 
 PROGRESS = "vibetuner.tasks.progress"
 UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
-# unique=True needs a limit, as the lock lasts that long.
+# unique=True requires a limit.
 DEFAULT_UNIQUE_TIMEOUT = timedelta(minutes=5)
 
 
@@ -41,13 +41,13 @@ class TaskOptions:
             _check_cron(self.cron)
         if self.progress and (self.sync or self.cron is not None):
             raise CommandError(
-                "--progress is for somebody who watches, and sends events: it goes neither with "
-                "--cron nor with --sync"
+                "--progress sends events to somebody who watches, so it can't be combined with "
+                "--cron or --sync"
             )
 
     @property
     def limit(self) -> timedelta | None:
-        """The time limit to write."""
+        """The time limit that the decorator gets."""
         needed = self.unique and self.cron is None
         return self.timeout or (DEFAULT_UNIQUE_TIMEOUT if needed else None)
 
@@ -123,9 +123,9 @@ def parse_timeout(text: str) -> timedelta:
 
 
 def _read_options(text: str) -> TaskOptions:
-    """Return the options that a generated task was made with.
+    """Return the options with which a task was generated.
 
-    From any other file, the result does not matter: these options would generate another text.
+    For any other file the result does not matter, because it would generate another text.
 
     >>> _read_options("@robust_task(timeout=timedelta(hours=2), unique=True)\\nasync def a(): ...")
     ... # doctest: +NORMALIZE_WHITESPACE

@@ -1,4 +1,4 @@
-"""One attempt to run a task: everything that is known of it, from its claim to its end."""
+"""An attempt: one run of an enqueued task, with the facts about it from claim to end."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Cut(StrEnum):
 
 
 class Cause(StrEnum):
-    """Why a task will not be tried again."""
+    """The reason why a task will not be tried again."""
 
     EXCEPTION = "exception"
     GAVE_UP = "gave_up"
@@ -71,7 +71,7 @@ class Report(Protocol):
 
 
 class Attempt:
-    """One attempt, passed from step to step; it holds all that is known about itself.
+    """The record of one attempt, which each step of the run reads and completes.
 
     A running task gets it as ``task.context``, with streaq's names: the fields ``fn_name``,
     ``task_id``, ``tries``, and the properties ``timeout`` and ``ttl``. Times are in milliseconds
@@ -80,13 +80,13 @@ class Attempt:
     Args:
         task_id: the task's id.
         priority: the queue that its message came from.
-        message_id: the message; empty for a task that ends without having been in a stream.
+        message_id: the message's id; empty for a task that ends without having been in a stream.
         queued: when the task was due.
         payload: the signed call, as it was stored; None if it has expired.
         tries: the number of this attempt, from 1.
-        is_aborted: whether somebody asked to abort it before it began.
+        is_aborted: whether somebody asked to abort the task before this attempt.
         claimed: when this worker claimed the message, by the server's clock.
-        claimed_at: the same by the event loop's clock, in seconds.
+        claimed_at: the time of the claim by the event loop's clock, in seconds.
         context: the context that the worker's lifespan yielded.
         history: where progress is published.
     """
@@ -165,7 +165,7 @@ class Attempt:
         return None if self.task is None else self.task.ttl
 
     def name_task(self, name: str, task: RegisteredTask | None) -> None:
-        """Set the task that this is an attempt of."""
+        """Set the name of the task, and the task if this worker knows it."""
         self.fn_name, self.task = name, task
         self.policy = getattr(task, "failure_policy", None)
 
@@ -198,7 +198,7 @@ def moment(value: float) -> int:
     """Check a time in milliseconds since 1970, and return it as an int.
 
     Raises:
-        TypeError, ValueError: it is not a number, before 1970 or after the year 9999.
+        TypeError, ValueError: ``value`` is no number, or is before 1970 or after the year 9999.
 
     >>> moment(1_700_000_000_000)
     1700000000000

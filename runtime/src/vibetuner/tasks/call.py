@@ -1,7 +1,7 @@
 """The call that ``task.enqueue(...)`` returns, and the task that a decorator returns.
 
-Both extend streaq's: a call also has ``once()`` and ``within()``, and ``start()`` takes calls as
-``after=``, and ``durable=``.
+Both extend streaq's classes: a call also has ``once()`` and ``within()``, and its ``start()`` also
+takes ``durable=``, and calls in ``after=``.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ Defined = TypeVar("Defined", bound=RegisteredTask)
 
 @dataclass(slots=True, eq=False)
 class TaskCall(Task[P, R]):
-    """A call of a task that is about to be enqueued: await it."""
+    """A call of a task; await it to enqueue it."""
 
-    #: Random, like streaq's, which come from a UUID and take several times as long.
+    #: Random hexadecimal digits; a UUID, as streaq uses, takes several times as long to make.
     id: str = field(default_factory=partial(token_hex, 16))
     #: The value that ``start()`` was given; None to follow ENQUEUE_DURABLE.
     durable: bool | timedelta | None = None
@@ -51,11 +51,11 @@ class TaskCall(Task[P, R]):
     if not TYPE_CHECKING:  # streaq's types don't know the methods below
 
         def then(self, task, *_, **kwargs):  # noqa: ANN001, ANN002, ANN003, ANN201
-            """Like streaq's ``then``."""
+            """Append a task to the chain, as streaq's ``then`` does."""
             return self._chained(Task.then(self, _followed_by(self, task), **kwargs))
 
         def otherwise(self, task):  # noqa: ANN001, ANN201
-            """Like streaq's ``otherwise``, also written ``^``."""
+            """Set the fallback, as streaq's ``otherwise`` does; also written ``^``."""
             return self._chained(Task.otherwise(self, _followed_by(self, task)))
 
         def __or__(self, other):  # noqa: ANN001, ANN204
@@ -81,23 +81,23 @@ class TaskCall(Task[P, R]):
         """Set when the task starts, in which queue, and how safely it is stored.
 
         Args:
-            after: the tasks that it waits for, 5,000 at most. If one of them fails, it fails. An
-                id names a task that is enqueued elsewhere. A call, such as ``task.enqueue(7)``, is
-                enqueued with this one, in one step: all or none. One that was awaited before is
-                not enqueued again, as long as its result is kept.
-            delay: how long it waits, in seconds or as a timedelta.
-            schedule: the time at which it starts, or the crontab line that repeats it.
-            priority: the queue.
+            after: the tasks to wait for, as ids or calls, 5,000 at most. If one of them fails, this
+                task fails. An id names a task that is enqueued elsewhere. A call, such as
+                ``task.enqueue(7)``, is enqueued with this one, all or none. A call that was awaited
+                before is not enqueued again, as long as its result is kept.
+            delay: how long to wait before the start, in seconds or as a timedelta.
+            schedule: the time of the start, or the crontab line that repeats the task.
+            priority: the name of the queue; by default the task's own.
             durable: whether to return only once the task is on the server's disk, if it writes an
                 append-only file, and on its replicas; a timedelta is the longest wait, instead of 5
                 seconds. By default, follow ENQUEUE_DURABLE.
             regardless: start when the tasks of ``after`` have ended, even if some have failed.
 
         Raises:
-            TaskError: ``durable`` or ``after`` is none of these, ``regardless`` is set without
-                ``after``, or there are too many; or, when the call is awaited, it is a chain, or
-                a call of ``after`` can't be enqueued with it.
-            NotDurable: when the call is awaited, there is no confirmation in time.
+            TaskError: an argument has a wrong type, ``after`` has too many items, or ``regardless``
+                is set without ``after``; or, when the call is awaited, one of ``after`` can't be
+                enqueued with it, or a call with ``after`` is part of a chain.
+            NotDurable: when the call is awaited, no confirmation arrives in time.
         """
         if not _is_durability(durable):
             raise TaskError(
@@ -146,18 +146,18 @@ class TaskCall(Task[P, R]):
         return before
 
     def once(self, key: str, *, keep: timedelta = timedelta(days=7)) -> ReliableCall[P, R]:
-        """Enqueue the task unless one was enqueued under this key; return the first one's id.
+        """Enqueue the task unless one was enqueued under this key.
 
-        The id stays the same however the first task ended. When its dead letter is retried, the key
-        moves to the new task.
+        In that case the call gets the id of that task, however it ended. When its dead letter is
+        retried, the key moves to the new task.
 
         Args:
             key: the name of the event, such as ``"stripe:evt_123"``; keys are shared by all tasks
                 of a queue.
-            keep: how long the server remembers the key.
+            keep: how long the server remembers the key, at most 366 days.
 
         Raises:
-            TaskError: ``key`` is empty or too long, or ``keep`` is too long; or, when the call is
+            TaskError: ``key`` is empty or too long, or ``keep`` out of range; or, when the call is
                 awaited, the key belongs to another task, or to this one with other arguments.
         """
         _check_key(self.parent.fn_name, key, keep)
@@ -166,7 +166,7 @@ class TaskCall(Task[P, R]):
     def within(self, session: object) -> ReliableCall[P, R]:
         """Write the call in the session's transaction; the task is enqueued after the commit.
 
-        The calls that it waits for (``after=``) are written with it. Awaiting it needs no Redis.
+        The calls of its ``after=`` are written with it. Awaiting it needs no Redis.
         The process that commits enqueues the task at once. If it crashes first, a worker enqueues
         the task within five seconds.
 
@@ -175,10 +175,10 @@ class TaskCall(Task[P, R]):
                 transaction.
 
         Raises:
-            TaskError: ``session`` is None; or, when the call is awaited, it is any other object, or
-                a session of another database.
-            TaskExists: when the call is awaited, the outbox holds a call with its id, and it has no
-                key.
+            TaskError: ``session`` is None; or, when the call is awaited, ``session`` is no session
+                in a transaction, or belongs to another database.
+            TaskExists: when the call is awaited, the outbox already holds a call with this id, and
+                the call has no key.
             NotConfigured: when the call is awaited, the project has no outbox.
             ServiceUnavailable: when the call is awaited, MongoDB does not answer; PyMongo's
                 ``with_transaction()`` repeats the transaction then. A SQL session raises
@@ -193,18 +193,18 @@ class TaskCall(Task[P, R]):
 
     def _reliable(self) -> ReliableCall[P, R]:
         if is_chained(self):
-            raise _alone(self)
+            raise _chain_error(self)
         return ReliableCall(**{one.name: getattr(self, one.name) for one in fields(self)})
 
     def _chained(self, following: Task[Any, Any]) -> ChainedCall[Any, Any]:
         if isinstance(self, ReliableCall):
-            raise _alone(self)
+            raise _chain_error(self)
         values = {one.name: getattr(following, one.name) for one in fields(following)}
         return put_after(self, ChainedCall(**values, durable=self.durable))
 
 
 class ChainedCall(TaskCall[P, R]):
-    """A call that follows another; awaited, it enqueues all of its chain in one step."""
+    """A call that follows another; awaiting it enqueues the whole chain in one step."""
 
     __slots__ = ()
 
@@ -269,10 +269,10 @@ def define(registered: Defined) -> Defined:
 
 
 def parts_of(call: Task[Any, Any]) -> list[TaskCall[Any, Any]]:
-    """Return the calls that are enqueued with this one, and those that are enqueued with them.
+    """Return all calls that are enqueued with this one: those of its ``after=``, and of theirs.
 
     Raises:
-        TaskError: there are too many, or one can't be enqueued like this.
+        TaskError: there are too many calls, or one of them can't be enqueued with others.
     """
     parts: dict[str, TaskCall[Any, Any]] = {}
     found = list(getattr(call, "parts", ()))
@@ -297,7 +297,7 @@ def parts_of(call: Task[Any, Any]) -> list[TaskCall[Any, Any]]:
 def fingerprint(call: Task[Any, Any]) -> str:
     """Return a text that is equal for calls of the same task with the same arguments.
 
-    It holds each argument's name and a digest of its value, so that a difference can be named
+    The text holds each argument's name and a digest of its value, so that a difference can be named
     without showing a value. ``f(1)`` and ``f(number=1)`` are the same call.
     """
     function = getattr(call.parent, "fn", None)
@@ -339,7 +339,7 @@ def _followed_by(call: Task[Any, Any], task: Any) -> RegisteredTask:
     return task
 
 
-def _alone(call: Task[Any, Any]) -> TaskError:
+def _chain_error(call: Task[Any, Any]) -> TaskError:
     return TaskError(
         f"{call.parent.fn_name}: once() and within() are for a task alone, not for a chain. "
         "Enqueue the chain from inside the task"

@@ -1,6 +1,6 @@
 """Writes calls into the outbox, and hands them on to the queue: at once, or by a relay.
 
-A row is deleted after it was handed on. If deleting fails, it is handed on again; the server
+A row is deleted once it is handed on. If deleting fails, the row is handed on again; the server
 remembers for 30 days which rows it received, far longer than a process can hold a deleted row.
 """
 
@@ -39,10 +39,11 @@ AT_ONCE = 200
 POLL_SECONDS = 2.0
 LONGEST_LOOK = 1.0
 CLOSING_SECONDS = 2.0
+# The server remembers for this long that it has received a row; once the row is deleted, FORGET_MS.
 NOTE_MS = 30 * 24 * 3_600_000
+FORGET_MS = 3_600_000
 # A process hands on a row within this time of reading it, or never.
 STALE_SECONDS = 600
-FORGET_MS = 3_600_000
 
 
 class Worker(Protocol):
@@ -52,7 +53,7 @@ class Worker(Protocol):
 
     @property
     def client(self) -> QueueClient:
-        """The open queue."""
+        """The client of the open queue."""
         ...
 
     @property
@@ -79,15 +80,15 @@ class Courier:
     ) -> None:
         """Write calls in their session's transaction; they are enqueued after the commit.
 
-        The first one waits for the others. If it has a key that another task has, it gets that
-        task's id, and none is written. Its row is handed on first, so that it waits before the
-        others can end.
+        The first call waits for the others. If another task has its key, it gets that task's id,
+        and nothing is written. Its row is handed on first, so that it waits before the others can
+        end.
 
         Raises:
             NotConfigured: the database is not configured, or tune.py does not list the table.
-            TaskError: the session is of another kind, has no transaction, or the key has another
-                call.
-            TaskExists: the outbox holds the first one, and it has no key.
+            TaskError: the session is of another kind or has no transaction, or the key belongs to
+                another call.
+            TaskExists: the outbox already holds the first call, and that has no key.
         """
         store = store_for(calls[0].session)
         first = datetime.now(UTC)
@@ -100,7 +101,7 @@ class Courier:
             if known is None and row.key and (known := await self._ask_server(row)):
                 await store.remove(row.task_id, call.session)
             if known is None:
-                store.on_commit(call.session, partial(self._hear, store, call))
+                store.on_commit(call.session, partial(self._committed, store, call))
             elif call is calls[0]:
                 call.id = _known_id(call, row, *known)
                 return
@@ -158,7 +159,7 @@ class Courier:
 
     @asynccontextmanager
     async def relaying(self) -> AsyncIterator[None]:
-        """Every two seconds, hand on rows that the processes which wrote them have left behind."""
+        """Hand on, every two seconds, rows that the processes which wrote them did not hand on."""
         stores = open_stores()
         relays = [
             asyncio.create_task(self._relay(store, durable))
@@ -179,7 +180,7 @@ class Courier:
                 await asyncio.gather(*self._handing.values())
 
     async def _ask_server(self, row: Row) -> tuple[str, str] | None:
-        """Return the task that has the row's key, and its call; None if that can't be found out."""
+        """Return the task that has the row's key, and its call; None if Redis finds none."""
         if not self._worker.is_connected:
             return None
         client = self._worker.client
@@ -191,7 +192,7 @@ class Courier:
                     return task_id, call
         return None
 
-    def _hear(self, store: Store, call: ReliableCall[Any, Any]) -> None:
+    def _committed(self, store: Store, call: ReliableCall[Any, Any]) -> None:
         """Hand on a call in the background; a call of a rolled-back savepoint has no row."""
         if self._worker.on_enqueue is not None:
             self._worker.on_enqueue(call, None)
@@ -216,7 +217,7 @@ class Courier:
     async def _send(self, client: QueueClient, row: Row) -> None:
         """Enqueue a row's task, unless that was done before, or another task has its key."""
         options = json.loads(row.options)
-        # The mark follows the number of dependencies, and these.
+        # The mark comes last, after the dependencies and their number.
         is_durable = len(options) > 4 and options[4 + options[3] :] == [DURABLE]
         values = [
             NOTE_MS, row.key or "", row.keep, row.call or "", row.task_id, row.payload,
@@ -272,7 +273,7 @@ async def _row(
     call: ReliableCall[Any, Any], client: QueueClient, now: int, created_at: datetime
 ) -> Row:
     values = client.values([call], [await call.serialize(now)])
-    if call.delay is not None:  # begins now, however late the row is handed on
+    if call.delay is not None:  # counts from now, however late the row is handed on
         values[2] = now + int(values[2])
     return Row(
         call.id, call.parent.fn_name, values[1],

@@ -24,7 +24,7 @@ class _Dependency:
 def WorkerDepends() -> Any:  # noqa: N802 - the guide's name
     """Return the default of a task's parameter that is to receive the worker's context.
 
-    In a worker that is the value its lifespan yields. If the task is called directly, it gets the
+    A worker passes the value that its lifespan yields. A task that is called directly gets the
     context that is open in the process, or one made for the call.
     """
     return _Dependency()

@@ -51,7 +51,7 @@ def is_chained(task: Task[Any, Any]) -> bool:
 
 
 def put_after(first: Task[Any, Any], following: Following) -> Following:
-    """Make a call follow another, instead of the call that did."""
+    """Make ``following`` the call that follows ``first``, in place of an earlier one."""
     first._triggers = following  # noqa: SLF001
     return following
 
@@ -59,8 +59,8 @@ def put_after(first: Task[Any, Any], following: Following) -> Following:
 def link_chain(last: Task[Any, Any]) -> list[Task[Any, Any]]:
     """Return the calls of a chain, the first one first, each made to wait for the one before it.
 
-    The chain is linked as streaq links it: a task that follows another takes its result, and one
-    that is an ``otherwise`` gives way to what the task before it would have passed on.
+    The chain is linked as streaq links it: a task takes the result of the one before it. If that is
+    a fallback (``otherwise``), the task takes the result that the fallback would have replaced.
     """
     calls = [last]
     while (first := calls[-1]._after) is not None:  # noqa: SLF001

@@ -107,7 +107,7 @@ class Enqueuer:
                     "chain. Enqueue it alone, and what follows at its end"
                 )
         await self._enqueue_plain(calls, time.time_ns() // 1_000_000)
-        await self._report(calls)
+        await self._notify(calls)
         return last
 
     async def many(self, tasks: Iterable[Task[Any, Any]]) -> None:
@@ -144,8 +144,8 @@ class Enqueuer:
     async def reliably(self, call: ReliableCall[P, R]) -> ReliableCall[P, R]:
         """Enqueue a call that has a key or a session, and the calls that it waits for.
 
-        The call gets the id of the task that has its key. A durable one in a session is handed on
-        durably: it stays in the database until that is confirmed.
+        The call gets the id of the task that has its key. A durable call in a session stays in the
+        database until the durable enqueue is confirmed.
 
         Raises:
             TaskError: the key belongs to another call, or a crontab line repeats the call.
@@ -184,7 +184,7 @@ class Enqueuer:
         else:
             is_new = await client.enqueue_once(call, parts, data)
         if is_new:
-            await self._report([*parts, call])
+            await self._notify([*parts, call])
         return call
 
     def _parts_of(self, task: Task[Any, Any]) -> list[TaskCall[Any, Any]]:
@@ -196,7 +196,7 @@ class Enqueuer:
                 check_ties(part)
         return parts
 
-    async def _report(self, enqueued: Sequence[Task[Any, Any]]) -> None:
+    async def _notify(self, enqueued: Sequence[Task[Any, Any]]) -> None:
         """Call the worker's ``on_enqueue`` for calls of one step, and await what it returns."""
         if self._worker.on_enqueue is not None:
             *others, last = enqueued

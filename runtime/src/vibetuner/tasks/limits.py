@@ -24,7 +24,7 @@ DURATIONS = {
 }  # fmt: skip
 LONGEST_ID = 500
 SWITCHES = ("silent", "retry_timeouts")
-# The server counts in milliseconds; to it, anything shorter is 0, which can mean for ever.
+# The server counts in milliseconds; it reads a shorter time as 0, which can mean for ever.
 SHORTEST_SECONDS = 0.001
 
 
@@ -32,9 +32,9 @@ def check_options(**task_kwargs: Any) -> None:
     """Check the options of ``@worker.task()`` or ``@worker.cron()``; ignore others.
 
     Raises:
-        TypeError: a value of a wrong type; also for a Unique, as these decorators take only a lock.
-        ValueError: a negative or infinite duration, one over ten years or under a millisecond, no
-            try at all, or a name that is no text.
+        TypeError: a value has a wrong type, or ``unique`` is a Unique, for robust tasks only.
+        ValueError: a duration is negative, infinite, over ten years or under a millisecond,
+            ``max_tries`` is below 1, or the name can't be printed.
 
     >>> check_options(ttl=None, timeout=timedelta(minutes=5), max_tries=3)
     >>> check_options(ttl=-5)
@@ -76,7 +76,7 @@ def check_enqueue(task: Task[Any, Any], priorities: Sequence[str]) -> None:
             expiry.
     """
     name = task.parent.fn_name
-    if not task.id.isalnum():  # those that enqueue() makes are
+    if not task.id.isalnum():  # ids that enqueue() makes are alphanumeric
         _check_id(name, task.id)
     queue = task.priority or getattr(task.parent, "queue", "")
     if not queue:
@@ -109,7 +109,7 @@ def _check_id(name: str, task_id: str) -> None:
 
 
 def _wait(task: Task[Any, Any]) -> timedelta | None:
-    """Return how long a call waits; None for a repeated one."""
+    """Return how long a call waits; None for a call that a crontab line repeats."""
     if task.delay is not None:
         _check_duration("delay", task.delay, may_be_negative=True)
         return _span(task.delay)

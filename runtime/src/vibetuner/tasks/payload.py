@@ -42,12 +42,12 @@ GLOBAL = b"\x93"
 BLOCK_BYTES = 64
 
 
-class ArgumentsGone(StreaqError):  # noqa: N818 - as the engine's own kin
-    """The result that was to be a task's arguments no longer exists."""
+class ArgumentsGone(StreaqError):  # noqa: N818 - as other names of streaq
+    """The result from which a task takes its arguments no longer exists."""
 
 
 class Kind(StrEnum):
-    """The purpose of signed data, as a letter; it belongs to a task's id, or a schedule's name."""
+    """The purpose of signed data, as one letter."""
 
     CALL = "c"
     SCHEDULE = "s"
@@ -69,10 +69,10 @@ class Codec:
         self._accepts_unbound = accepts_unbound
         self._has_warned = False
         self._ends = {kind: _end_of_place(kind, queue) for kind in Kind}
-        inner, outer = _begun_hashes(keys[0])
+        inner, outer = _keyed_hashes(keys[0])
         self._begin_inner, self._begin_outer = inner.copy, outer.copy
 
-    # These two compute the hashes themselves for speed: each task is sealed and opened four times.
+    # Both methods compute the hashes themselves for speed: a task is sealed and opened four times.
 
     def seal(self, body: bytes, kind: Kind, name: str) -> bytes:
         """Return the signed form of a pickle for one place."""
@@ -111,7 +111,7 @@ class Codec:
         """Read data that was signed for a place: check it, then unpickle it, in this order.
 
         Raises:
-            StreaqError: it was not signed for this place, or can't be unpickled.
+            StreaqError: the data was not signed for this place, or can't be unpickled.
         """
         return unpickle(self.open(data, kind, name))
 
@@ -121,7 +121,7 @@ class Codec:
         Versions before 0.2 kept whole calls.
 
         Raises:
-            StreaqError: it is not a call of this task that we signed.
+            StreaqError: the data is not a call of this task that we signed.
         """
         with suppress(StreaqError):
             return self.open(data, Kind.CALL, task_id, size=KEPT_BYTES)
@@ -198,8 +198,8 @@ def unpickle(body: bytes) -> Any:
 def signing_keys(settings: Settings) -> list[bytes]:
     """Return the keys that payloads may be signed with; new ones are signed with the first.
 
-    They are derived from SECRET_KEY and SECRET_KEY_PREVIOUS. Without a SECRET_KEY, which production
-    does not allow, a key in the project's data folder is used.
+    The keys are derived from SECRET_KEY and SECRET_KEY_PREVIOUS. Without a SECRET_KEY, which
+    production requires, a key in the project's data folder is used.
     """
     secrets = [settings.secret_key, settings.secret_key_previous]
     given = [secret.get_secret_value() for secret in secrets if secret is not None]
@@ -207,7 +207,7 @@ def signing_keys(settings: Settings) -> list[bytes]:
 
 
 @cache
-def _begun_hashes(key: bytes) -> tuple[Any, Any]:
+def _keyed_hashes(key: bytes) -> tuple[Any, Any]:
     """Return the two hashes of HMAC (RFC 2104) with SHA-256, as far as they depend on the key.
 
     :func:`hmac.digest` looks the algorithm up at each call, which takes longer than the rest.
@@ -252,7 +252,7 @@ def dump(data: Any) -> bytes:
         if isinstance(data, dict) and "r" in data:
             return pickle.dumps({**data, "s": False, "r": _unstorable(data, error)})
         if isinstance(data, dict) and "a" in data:
-            raise PayloadError(_blame(data)) from None
+            raise PayloadError(_unstorable_argument(data)) from None
         raise PayloadError(f"A result can't be stored: {_text(error)}") from None
     return raw
 
@@ -272,10 +272,10 @@ def _text(error: BaseException) -> str:
     try:
         return str(error)
     except Exception:  # noqa: BLE001 - as above
-        return f"a {type(error).__name__} that says nothing"
+        return f"a {type(error).__name__} without a readable message"
 
 
-def _blame(data: dict[str, Any]) -> str:
+def _unstorable_argument(data: dict[str, Any]) -> str:
     named = {f"argument {place}": value for place, value in enumerate(data["a"], start=1)}
     named |= {f"argument {name}=": value for name, value in data["k"].items()}
     for name, value in named.items():

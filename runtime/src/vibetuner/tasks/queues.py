@@ -53,7 +53,7 @@ def start_reader(name: str, queues: Collection[str], worker: str) -> str:
 
     Args:
         name: the queue.
-        queues: those that tune.py declares; empty if that is unknown.
+        queues: the queues that tune.py declares; empty if they are unknown.
         worker: the command that starts a worker.
 
     >>> start_reader("bulk", ["default"], "vibetuner run prod worker")
@@ -99,7 +99,7 @@ class ReadOrder:
         """Read the value of ``--queues``.
 
         Raises:
-            CommandError: it is malformed, names a queue twice, or gives weights to some only.
+            CommandError: ``text`` is malformed, names a queue twice, or gives weights to some only.
 
         >>> ReadOrder.parse("critical:6, bulk:1").weights
         [6, 1]

@@ -25,7 +25,7 @@ def import_tasks(project: ProjectInfo) -> None:
     """Import every module of the project's ``tasks``, so that every task is registered.
 
     Raises:
-        ProjectError: one of them is broken; the message names file and line.
+        ProjectError: a module is broken; the message names file and line.
     """
     source = project.root / "src"
     tasks = source / project.package / "tasks"

@@ -133,14 +133,14 @@ class RetryPolicy:
     """The rules by which a failed attempt is repeated, and after how long.
 
     Args:
-        max_tries: the most times that a task is run, including the first.
+        max_tries: the largest number of tries, including the first.
         base: the delay after try n is ``base ** n`` seconds.
         cap: the longest delay.
-        jitter: the random part of the delay: with 0.2 the delay lies in its upper fifth.
+        jitter: the random part of the delay, from 0 to 1; with 0.2, at most a fifth is subtracted.
 
     Raises:
         TypeError: a value is not a number.
-        ValueError: a number out of range.
+        ValueError: a number is out of range.
 
     >>> policy = RetryPolicy(max_tries=3)
     >>> [policy.allows_another(tries=n) for n in (1, 2, 3)]
@@ -177,7 +177,7 @@ class RetryPolicy:
     def delay(self, *, tries: int, chance: float = 0.0) -> timedelta:
         """Return the pause after attempt number ``tries``; ``chance`` is from 0 up to 1.
 
-        ``min(base ** tries, cap)``, minus the random part that ``jitter`` allows.
+        The pause is ``min(base ** tries, cap)``, minus the random part that ``jitter`` allows.
         """
         try:
             longest = min(timedelta(seconds=float(self.base) ** tries), self.cap)
@@ -211,8 +211,8 @@ class FailurePolicy:
 def named_wait(error: BaseException, now: datetime) -> timedelta | None:
     """Return the wait that a server's answer asks for, at most a day; None if it asks for none.
 
-    It is the ``Retry-After`` (RFC 9110) of an HTTP response, or an attribute ``retry_after``, in
-    seconds or a timedelta, which :class:`~vibetuner.errors.MailError` and many clients have.
+    The wait is the ``Retry-After`` (RFC 9110) of an HTTP response, or an attribute ``retry_after``,
+    in seconds or a timedelta, which :class:`~vibetuner.errors.MailError` and many clients have.
 
     >>> error = OSError()
     >>> error.response = type("Answer", (), {"headers": {"Retry-After": "120"}})

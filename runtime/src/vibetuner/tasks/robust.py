@@ -53,12 +53,12 @@ def robust_task(  # noqa: PLR0913 - the guide's parameters
     """Register a task that is tried again after an exception, a timeout or a lost worker.
 
     Args:
-        max_retries: the most times that it is run, including the first.
+        max_retries: the largest number of tries, including the first.
         backoff_base: after try n the wait is ``backoff_base ** n`` seconds.
         backoff_max: the longest wait, in seconds.
-        timeout: the limit of one try, in seconds; a try that takes longer has failed like any
-            other. A function that is not async can't be stopped: its thread runs on, and its result
-            is ignored.
+        timeout: the limit of one try, as a timedelta or in seconds; exceeding it is a failure like
+            any other. A function that is not async can't be stopped: its thread runs on, and its
+            result is ignored.
         on_failure: called with task name, task id and exception when no try is left, and with the
             task's ``args`` and ``kwargs`` if it declares them as keyword-only parameters; sync or
             async, for at most 30 seconds. An exception that it raises is logged and changes
@@ -69,7 +69,7 @@ def robust_task(  # noqa: PLR0913 - the guide's parameters
         retry_on: try again after these errors only. Of all listed classes, the nearest base class
             of the error decides. A timeout and a lost worker are always tried again.
         unique: with True, a call that begins while another one runs fails, and a ``timeout`` is
-            required; :class:`Unique` compares arguments, and can do better than fail.
+            required; :class:`Unique` compares arguments, and can also skip, wait or replace.
         task_kwargs: passed to ``worker.task()``: ``name``, ``expire``, ``ttl``, ``silent``.
 
     Raises:
@@ -89,7 +89,7 @@ def robust_task(  # noqa: PLR0913 - the guide's parameters
         check_options(unique=unique)
         options["unique"] = unique
     if options.get("unique") and timeout is None:
-        raise ValueError("unique=True needs timeout=: for that long, and a little, the lock holds")
+        raise ValueError("unique=True needs timeout=, because other calls fail while one runs")
     return cast("TaskDecorator", _decorator(policy, lambda: get_worker().task(**options)))
 
 

@@ -77,4 +77,4 @@ def _where(thread: int) -> str:
     for frame, line in frames:
         if not is_machinery(frame) and "site-packages" not in frame.f_code.co_filename:
             return f"{frame.f_code.co_filename}:{line}, {frame.f_code.co_name}()"
-    return "something out of sight"
+    return "code outside the project"

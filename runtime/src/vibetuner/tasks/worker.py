@@ -82,7 +82,7 @@ DEVELOPMENT_GRACE_SECONDS = 3
 # A sync function waits at most this long for the event loop that has the connection.
 SYNC_SECONDS = 30
 
-# Gets the task and the request that sends it; returns an awaitable for the caller.
+# Gets a task and the awaitable that sends it; returns an awaitable for the caller.
 OnEnqueue = Callable[[Task[Any, Any], Any], Any]
 
 
@@ -95,8 +95,8 @@ _override: Slot[TaskWorker] = Slot(lambda: LookupError("no override"))
 def get_worker() -> TaskWorker:
     """Return the process's worker: decorate with ``@worker.task()`` and ``@worker.cron()``.
 
-    It needs no Redis and no project; functions that need Redis fail when they are called, and name
-    what is missing.
+    This needs neither Redis nor a project. Functions that need them fail when they are called, and
+    name the missing setting.
     """
     return _override.peek() or _process_worker()
 
@@ -152,7 +152,7 @@ async def open_queue() -> AsyncIterator[TaskWorker]:
 class TaskWorker(Worker[Any]):
     """streaq's tasks and queue, run by an engine of our own.
 
-    It registers tasks and connects. ``client`` enqueues tasks, and ``run`` runs them.
+    It registers tasks, and connects to Redis to enqueue and run them.
 
     Args:
         settings: the process's settings.
@@ -217,12 +217,12 @@ class TaskWorker(Worker[Any]):
     else:
 
         def task(self, function=None, **options):  # noqa: ANN001, ANN003, ANN201
-            """Like streaq's ``task``; fills in parameters with ``WorkerDepends()``."""
+            """Register a task like streaq's ``task``; fill in ``WorkerDepends()``."""
             decorate = self._decorator(super().task, options)
             return decorate if function is None else decorate(function)
 
         def cron(self, tab, **options):  # noqa: ANN001, ANN003, ANN201
-            """Like streaq's ``cron``; fills in parameters with ``WorkerDepends()``."""
+            """Register a cron task like streaq's ``cron``; fill in ``WorkerDepends()``."""
             check_crontab(tab)
             return self._decorator(partial(super().cron, tab), options)
 
@@ -491,7 +491,7 @@ class TaskWorker(Worker[Any]):
     async def deserialize(self, data: Any) -> Any:
         """Read stored data; raise StreaqError if its signature is not ours.
 
-        It may have been signed for another place, except in :meth:`info_by_id` and
+        The data may have been signed for another task, except in :meth:`info_by_id` and
         :meth:`get_tasks_by_status`.
         """
         stored = data.encode() if isinstance(data, str) else bytes(data)
@@ -515,8 +515,8 @@ class TaskWorker(Worker[Any]):
             ServiceUnavailable: the queue is not open here, or Redis does not answer, or refuses;
                 earlier tasks may have been enqueued.
             RedisFull: Redis has no memory left.
-            TaskExists, TaskError: some could not be enqueued; all others are. If one of them is
-                no call, nothing is.
+            TaskExists, TaskError: some calls could not be enqueued; all others were. If an item is
+                no call, nothing was.
             NotDurable: no confirmation of the durable ones in time.
             PayloadError: an argument can't be stored.
         """
@@ -528,7 +528,7 @@ class TaskWorker(Worker[Any]):
         Raises:
             NotConfigured: REDIS_URL is empty.
             ServiceUnavailable: the queue is not open here, or Redis does not answer.
-            StreaqError: it is not signed by us for its place.
+            StreaqError: the stored call is not signed by us for this task.
         """
         with _reading() as read:
             async with self.client.answering():
@@ -545,7 +545,7 @@ class TaskWorker(Worker[Any]):
             Raises:
                 NotConfigured: REDIS_URL is empty.
                 ServiceUnavailable: the queue is not open here, or Redis does not answer.
-                StreaqError: one of them is not signed by us for its place.
+                StreaqError: a stored call is not signed by us for its task.
             """
             with _reading() as read:
                 async with self.client.answering():
@@ -566,7 +566,7 @@ class TaskWorker(Worker[Any]):
             TimeoutError: no result after ``timeout`` seconds.
             NotConfigured: REDIS_URL is empty.
             ServiceUnavailable: the queue is not open here, or Redis does not answer.
-            StreaqError: it is not signed by us for this task, or can't be read.
+            StreaqError: the result is not signed by us for this task, or can't be read.
         """
         return await self.client.result(task_id, timeout)
 
@@ -577,12 +577,12 @@ class TaskWorker(Worker[Any]):
     ) -> bool:
         """Abort a task; return whether that ended it within ``timeout`` seconds (0: don't wait).
 
-        One that waits in the outbox is handed on first.
+        A task that waits in the outbox is handed on first.
 
         Raises:
             NotConfigured: REDIS_URL is empty.
             ServiceUnavailable: the queue is not open here, or Redis does not answer.
-            StreaqError: its result is not signed by us for this task.
+            StreaqError: the result is not signed by us for this task.
         """
         await self.courier.fetch(task_id)
         is_ended, failed = await self.client.abort(self, task_id, timeout)

@@ -71,12 +71,12 @@ class Export(SQLModel, table=True):
 
     @property
     def is_active(self) -> bool:
-        """Tell if the export has not ended."""
+        """Return whether the export has not ended."""
         return self.status in {ExportStatus.QUEUED, ExportStatus.RUNNING}
 
     @property
     def progress(self) -> ProgressState:
-        """Return the progress for a page that is loaded; the task sends it to open pages."""
+        """Return the progress to show when a page is loaded; open pages get it from the task."""
         running = self.status is ExportStatus.RUNNING
         return ProgressState(
             task_id=self.task_id or "",

@@ -37,7 +37,7 @@ async def test_arguments_that_another_task_gives_are_announced(queue: Queue):
     task = await double.enqueue(1).then(fails)
     detail = await find_task(queue, task.id)
     assert detail.arguments is None
-    assert detail.note == f"They come from the result of {detail.parents[0]}."
+    assert detail.note == f"The arguments come from the result of {detail.parents[0]}."
 
 
 async def test_a_task_is_shown_before_and_after_its_end(queue_of: Queue, running):

@@ -34,7 +34,7 @@ async def test_the_beginning_of_several_ids_is_refused_with_their_names(queue: Q
     first, second = [await enqueue(queue, f"aaaaaaaa{end}") for end in ("", "-second")]
     assert await whole_id(queue, first) == first
     third = await enqueue(queue, "aaaaaaaa-third", delay=3600)
-    with pytest.raises(TaskError, match=f"^2 tasks begin with aaaaaaaa-: {second}, {third}. Take"):
+    with pytest.raises(TaskError, match=f"^2 tasks begin with aaaaaaaa-: {second}, {third}. Type"):
         await whole_id(queue, "aaaaaaaa-")
 
 

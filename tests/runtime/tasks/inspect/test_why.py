@@ -64,7 +64,9 @@ async def test_a_payload_of_another_key_is_a_reason(queue: Queue):
     assert ("set SECRET_KEY_PREVIOUS to the SECRET_KEY that it was enqueued with") in [
         cure for _, cure in await reasons(queue, task.id)
     ]
-    assert (await find_task(queue, task.id)).note.startswith("They can't be read: they were signed")
+    assert (await find_task(queue, task.id)).note.startswith(
+        "The arguments are damaged, or were signed"
+    )
     with pytest.raises(TaskError, match="can't be enqueued again: its arguments are not kept"):
         await enqueue_again(queue, task.id)
 

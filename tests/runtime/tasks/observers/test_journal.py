@@ -208,7 +208,7 @@ async def test_a_journal_that_cannot_be_written_blocks_no_end(
     attempt = Attempt("t1")
     attempt.fn_name = "double"
     Observers([Broken()]).ended(attempt)
-    assert "Broken could not note double" in caplog.messages
+    assert "Broken failed to observe double" in caplog.messages
 
 
 async def test_the_journal_does_not_grow_without_bound(

@@ -14,7 +14,7 @@ from tests.runtime.tasks.outbox.conftest import Database
 from tests.waiting import eventually
 from vibetuner.resources.slots import sql_engine
 from vibetuner.tasks.progress import ProgressState, watch_progress
-from vibetuner.tasks.progress.watch import LOOK_SECONDS
+from vibetuner.tasks.progress.watch import POLL_SECONDS
 from vibetuner.tasks.worker import TaskWorker, using_worker
 
 
@@ -71,4 +71,4 @@ async def test_a_look_at_a_task_in_the_outbox_reads_its_row_once(
             following.cancel()
             with suppress(asyncio.CancelledError):
                 await following
-    assert reads[1] - reads[0] > LOOK_SECONDS / 2, "two statements belong to one look"
+    assert reads[1] - reads[0] > POLL_SECONDS / 2, "two statements belong to one look"

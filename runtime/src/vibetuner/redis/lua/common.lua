@@ -1,4 +1,5 @@
--- Helpers of all our functions. Files are joined in alphabetical order, and see those before them.
+-- Helpers for all our functions. The files are joined in alphabetical order, and each can use the
+-- functions of those before it.
 
 -- Return the server's time in milliseconds. All hosts share this clock: it decides how long a
 -- message has been idle, when a delay is over, and when a worker sent its heartbeat.
@@ -12,7 +13,7 @@ local function whole(number)
   return string.format('%.0f', number)
 end
 
--- Return the time that a client has given; with a plus in front it is a delay from now, in ms.
+-- Parse a time in milliseconds; `+500` is 500 ms from now.
 local function moment_of(text, now)
   if text:sub(1, 1) ~= '+' then return text end
   return whole(now + text:sub(2))
@@ -23,7 +24,7 @@ local function post(stream, task, due)
   return redis.call('xadd', stream, '*', 'task_id', task, 'enqueue_time', due)
 end
 
--- Store a task's payload for its lifetime in milliseconds, '0' for ever; 'nx' to replace none.
+-- Store a task's payload for `lifetime` milliseconds, '0' for ever; with 'nx', only if it has none.
 local function store_payload(prefix, task, payload, lifetime, ...)
   local key = prefix .. ':task:data:' .. task
   if lifetime == '0' then return redis.call('set', key, payload, ...) end
@@ -40,8 +41,8 @@ local function append(list, ...)
   for _, item in ipairs({ ... }) do list[#list + 1] = item end
 end
 
--- Run a command on a long list in portions that fit into one call, each between the same leading
--- and trailing words; returns the sum of the replies that are numbers.
+-- Run a command on a long list, 500 items a call; `head` and `...` are the words before and after
+-- the items. Return the sum of the replies that are numbers.
 local function each(head, list, ...)
   local sum = 0
   for at = 1, #list, 500 do

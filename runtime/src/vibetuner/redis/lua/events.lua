@@ -34,8 +34,8 @@ local function publish(topic, message)
   end
 end
 
--- Appends an event to its channel's stream and publishes it to every web process in one step, so
--- that ids and messages have the same order.
+-- Append an event to its channel's stream and publish it to every web process in one step, so that
+-- ids and messages have the same order.
 local function send(limits, stream, channel, event, data)
   local topic, events, bytes, ttl = unpack(limits)
   local newest = redis.call('xrevrange', stream, '+', '-', 'count', 1)[1]
@@ -49,13 +49,14 @@ local function send(limits, stream, channel, event, data)
   return id
 end
 
+-- Send an event.
 -- KEYS: the stream. ARGV: topic, events, bytes and seconds to keep, channel, event, data.
 local function broadcast(keys, argv)
   return send(argv, keys[1], argv[5], argv[6], argv[7])
 end
 
--- Returns, as of one moment: the next portion of a stream, the ids of its first and last entry, and
--- whether that first entry is the first that was ever added.
+-- Return, as of one moment: the server's time, the id of a stream's first entry, 1 if no entry was
+-- added before that one, the id of the last entry, and the next portion of entries.
 -- KEYS: the stream. ARGV: the id to begin with or '', the bytes of a portion.
 local function read_events(keys, argv)
   local oldest = redis.pcall('xrange', keys[1], '-', '+', 'count', 1)[1]
@@ -82,11 +83,12 @@ local function read_events(keys, argv)
   }
 end
 
--- Store a task's state and publish it. A final state stays, whatever a worker that was taken for dead
--- reports later; only a new attempt replaces it.
+-- Store a task's state and publish it. Only a new attempt replaces a final state: a worker whose
+-- task was taken over may still report one.
 -- KEYS: the state, the stream of the task's channel. ARGV: as for broadcast, with the state as its
--- data; '1' for a new attempt, the state that is expected or '', '1' for a final state, another
+-- data; '1' for a new attempt, the state to replace or '' for any, '1' for a final state, another
 -- channel or '', the prefix of a stream's key, the seconds to keep the state.
+-- Returns the event's id; '' if a final state stays, '?' if another state is stored.
 local function write_progress(keys, argv)
   local state, anew, expected, over = argv[7], argv[8], argv[9], argv[10]
   local extra, prefix, seconds = argv[11], argv[12], argv[13]
@@ -108,14 +110,14 @@ local function register_progress(keys, argv)
   end
 end
 
--- Returns, for each state, whether it is stored.
+-- Return, for each state, whether it is stored.
 local function know_progress(keys, argv)
   local known = {}
   for i, key in ipairs(keys) do known[i] = redis.call('exists', key) end
   return known
 end
 
--- Returns a task's state, the id of the newest event that it includes, and the time.
+-- Return a task's state, the id of the newest event that it includes, and the server's time.
 -- KEYS: the state, the stream of the task's channel.
 local function read_progress(keys, argv)
   local state = redis.pcall('hget', keys[1], 'state')

@@ -1,7 +1,7 @@
 -- The journal: tasks that ended, attempts that failed, and the tasks that each worker runs. See
 -- redis/keys.py.
 
-local ATTEMPTS_KEPT, MOST_ATTEMPTS = 86400, 20
+local ATTEMPTS_KEPT, MOST_ATTEMPTS = 86400, 20  -- seconds to keep a task's attempts, and how many
 
 local function journal_batch(prefix)
   local start = (prefix or '') .. 'journal:'
@@ -11,9 +11,8 @@ local function journal_batch(prefix)
   }
 end
 
--- Add the entry of a task that ended. `one` is its part of the call of finish; an entry is a JSON
--- list. If a key of the journal has the wrong type, the entry is lost, but the task's end is
--- recorded.
+-- Add the entry of a task that ended; `one` holds the values that `finish` got for it. If a key of
+-- the journal has the wrong type, the entry is lost, but the task's end is recorded.
 local function journal_end(journal, one)
   local prefix, name, outcome = journal.prefix, one.name, one.outcome
   local of_name = journal.names[name]
@@ -40,8 +39,8 @@ local function journal_attempt(journal, task, attempt)
   redis.call('expire', list, ATTEMPTS_KEPT)
 end
 
--- Write the indexes of the tasks that ended, and remove them from the list of running tasks. Every
--- key gets its expiry when it is written.
+-- Write the indexes of the tasks that ended, remove these tasks from the running ones, and renew
+-- the expiry of each key that was written.
 local function flush_journal(journal, worker)
   pcall(each, { 'hset', journal.prefix .. 'ids' }, journal.ids)
   if #journal.ids > 0 then
@@ -63,7 +62,7 @@ local function trim_ended(key, batch)
   end
   if surplus >= batch.slack then
     local last
-    -- In portions, so that a journal that was long untrimmed doesn't block the server.
+    -- Trim in portions, so that a long untrimmed journal doesn't block the server.
     for _, old in ipairs(redis.call('xrange', ended, '-', '+', 'count', math.min(surplus, 5000))) do
       local read, entry = pcall(cjson.decode, old[2][2])
       local id = read and type(entry) == 'table' and entry[1]

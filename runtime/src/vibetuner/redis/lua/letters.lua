@@ -1,7 +1,6 @@
--- Dead letters: stored, searched, grouped, retried and discarded. They are a stream. An entry holds
--- a letter and, except in old entries, the fields that a search compares. Besides the stream there
--- are a hash from task to entry, a hash of the acts on letters, a hash of the groups of open
--- letters, and a sorted set of entries for each group.
+-- Dead letters are kept in a stream. An entry holds a letter and, except in old entries, the fields
+-- that a search compares. Besides the stream there are a hash from task to entry, a hash of the
+-- acts on letters, a hash of the groups of open letters, and a sorted set of each group's entries.
 
 local SEARCHED = {
   'task_id', 'task_name', 'cause', 'fingerprint', 'error', 'error_type', 'failed_at' }
@@ -35,8 +34,8 @@ local function is_wanted(about, wanted, since)
   return matches
 end
 
--- Add an open letter to the group of its bug (n = 1), or remove it (n = -1). The sorted set of the
--- bug's open letters is kept in step.
+-- Add an open letter to the group of its bug and to the group's sorted set (n = 1), or remove it
+-- from both (n = -1).
 local function count_letter(letters, about, n, place)
   local groups, index = letters .. ':groups', letters .. ':of:' .. about.fingerprint
   local group = object(redis.call('hget', groups, about.fingerprint))
@@ -84,10 +83,10 @@ local function keep_letter(letters, places, task, letter)
   count_letter(letters, about, 1, place)
 end
 
--- Call `found` for each letter that matches, until it returns true, and `unread` for each letter that
--- can't be read. The newest letters come first.
--- KEYS: the letters, the acts on them. ARGV: the newest and the oldest entry to scan, the fields that
--- must match, the earliest time or nothing, how many entries to scan, 1 for open letters only.
+-- Call `found` for each letter that matches, until it returns true, and `unread` for each letter
+-- that can't be read. The newest letters come first.
+-- KEYS: the letters, the acts on them. ARGV: the newest and the oldest entry to scan, the fields
+-- that must match, the earliest time or nothing, how many entries to scan, 1 for open letters only.
 -- Returns the last entry that was scanned.
 local function search(keys, argv, found, unread)
   local wanted, since, open_only, last = cjson.decode(argv[3]), argv[4], argv[6] == '1', ''
@@ -107,7 +106,7 @@ local function search(keys, argv, found, unread)
   return last
 end
 
--- KEYS and ARGV as above, then the most letters to return.
+-- Return the letters that match. KEYS and ARGV: as for search, then the most letters to return.
 -- Returns the last entry that was scanned, then entry and letter of each match.
 local function search_letters(keys, argv)
   local most, answer = tonumber(argv[7]), {}
@@ -119,7 +118,7 @@ local function search_letters(keys, argv)
   return { search(keys, argv, add, add), answer }
 end
 
--- KEYS and ARGV as above.
+-- Count the letters that match. KEYS and ARGV: as for search.
 -- Returns the last entry that was scanned, and the number of letters that match.
 local function count_letters(keys, argv)
   local number = 0
@@ -185,10 +184,11 @@ local function recount_letters(keys, argv)
   return 0
 end
 
+-- Retry or discard a letter. The first caller decides, and every caller gets that decision. The new
+-- task is written as streaq would write it.
 -- KEYS: the key for this letter's act, the hash of acts, the payload of the new task, its queue,
 -- the letters, the hash from task to entry. ARGV: the dead task, the act, the new task or nothing,
--- its payload, 1 to keep the act in the hash, the fingerprint. The first caller decides;
--- all callers get its decision. The new task is written just as streaq would.
+-- its payload, 1 to keep the act in the hash, the fingerprint.
 local function settle_letter(keys, argv)
   local decided = redis.call('get', keys[1]) or redis.call('hget', keys[2], argv[1])
   if decided then return decided end
@@ -206,7 +206,7 @@ local function settle_letter(keys, argv)
   return argv[2]
 end
 
--- KEYS: the letters, the hash from task to entry. ARGV: the task, its letter.
+-- Store a letter. KEYS: the letters, the hash from task to entry. ARGV: the task, its letter.
 local function bury_letter(keys, argv)
   keep_letter(keys[1], keys[2], argv[1], argv[2])
 end
@@ -225,8 +225,8 @@ local function remove_letters(keys, argv)
   end
 end
 
--- Correct the groups by letters that are stored elsewhere. KEYS: the groups. ARGV: groups, in which
--- `count` is the difference to add.
+-- Correct the counts of groups after letters that are stored elsewhere were counted.
+-- KEYS: the groups. ARGV: groups, in which `count` is the number to add.
 local function add_groups(keys, argv)
   for _, text in ipairs(argv) do
     local group = cjson.decode(text)

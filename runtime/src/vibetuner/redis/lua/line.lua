@@ -29,7 +29,7 @@ local function has_ended(prefix, task)
   return not is_live(prefix, task) and redis.call('exists', prefix .. ':task:results:' .. task) == 1
 end
 
--- Take a claimed message out of the stream; its attempt, which may be counted, does not go on.
+-- Delete a claimed message whose attempt will not run, and uncount the attempt.
 local function drop(prefix, stream, group, message, task)
   redis.call('xack', stream, group, message)
   redis.call('xdel', stream, message)
@@ -49,7 +49,7 @@ local function join_line(one)
   redis.call('zadd', one.all, one.at, one.task)
 end
 
--- Returns whether the task was in line.
+-- Remove a task from its line; return whether it was in it.
 local function leave_line(one)
   redis.call('zrem', one.all, one.task)
   return redis.call('zrem', one.line, one.task) == 1
@@ -88,7 +88,7 @@ local function advance(prefix, state, line, now)
   end
 end
 
--- Take a task that has ended, or is found to have ended, out of its group or line.
+-- Remove a task that has ended from its group or line.
 local function leave_group(prefix, task, now)
   local one = member(prefix, task)
   if not one then return end
@@ -97,7 +97,7 @@ local function leave_group(prefix, task, now)
   leave_line(one)
 end
 
--- Note that a task waits again: for its retry, or for another worker.
+-- Record that a holder waits again: for its retry, or for another worker.
 local function wait_again(prefix, task, is_delayed)
   local one = member(prefix, task)
   if not one or holder_of(one.state) ~= task then return end
@@ -105,7 +105,7 @@ local function wait_again(prefix, task, is_delayed)
   if is_delayed then redis.call('hset', one.state, 'message', '-') end
 end
 
--- Note the message of a delayed task that was just added to the stream.
+-- Record the message of a delayed holder that was just added to the stream.
 local function note_message(prefix, task, message)
   local one = member(prefix, task)
   if one and holder_of(one.state) == task then redis.call('hset', one.state, 'message', message) end
@@ -121,8 +121,8 @@ local function is_stranded(prefix, one)
   return #redis.call('xrange', prefix .. ':queues:' .. one.priority, message, message) == 0
 end
 
--- Check some members, and remove those that ended unnoticed: in a worker of streaq's own, or by
--- expiry.
+-- Check some unique tasks, and remove those that left no trace of their end: their payload expired,
+-- or they ran in a worker of streaq's own.
 local function sweep_groups(prefix, now)
   local some = redis.call('hrandfield', prefix .. ':unique', 20)
   for _, task in ipairs(some) do

@@ -1,7 +1,8 @@
 -- The queue: claim, renew, finish, requeue, enqueue, delay, abort. Keys and values are those of
--- streaq 7.2, so that its clients and workers share a queue with ours. KEYS[1] is the queue's prefix.
+-- streaq 7.2, so that its clients and workers can share a queue with ours. KEYS[1] is always the
+-- queue's prefix.
 
--- Return whether a message is still this consumer's. Within `fresh` milliseconds of its claim,
+-- Return whether this consumer still owns a message. Within `fresh` milliseconds of its claim,
 -- which is less than any idle timeout, nobody else can have claimed it; after that the group is
 -- asked. Without the stream or its group, as after a flush, nobody else can own it.
 local function owns(stream, group, consumer, id, claimed, fresh, now)
@@ -11,8 +12,8 @@ local function owns(stream, group, consumer, id, claimed, fresh, now)
   return pending.err ~= nil or #pending > 0
 end
 
--- Return for how long a claim is fresh: 0, so that the group is asked, for a second after a claimed
--- message was withdrawn; see unique.lua.
+-- Return the milliseconds for which a claim is fresh. That is 0 in the second after a claimed
+-- message was withdrawn, so that the group is asked; see unique.lua.
 local function freshness(prefix, fresh)
   return redis.call('exists', prefix .. ':withdrawn') == 1 and 0 or tonumber(fresh)
 end
@@ -49,8 +50,8 @@ local function fields_of(entry)
   return task, queued
 end
 
--- Claim at most so many messages that other workers have left idle. For each message that is wanted,
--- XAUTOCLAIM looks at ten; so where more are pending, the next claim goes on where this one ends.
+-- Claim at most `most` messages that other workers have left idle. XAUTOCLAIM scans ten pending
+-- messages for each one that is wanted, so the next claim continues where this one ended.
 local function claim_idle(prefix, priority, group, consumer, idle, most)
   local stream, noted = prefix .. ':queues:' .. priority, prefix .. ':scan:' .. priority
   local from, left = redis.call('get', noted), {}
@@ -121,10 +122,9 @@ local function renew_claim(stream, group, consumer, id, now)
   return mine
 end
 
--- Load messages that this consumer has claimed. If that was so long ago that another may have taken
--- some over, load only those that are still its own, and renew their claims.
--- ARGV: group, consumer, whether it was so long ago (1 or 0), then priority, message, task and
--- enqueue time of each. Returns what claim returns.
+-- Load messages that this consumer has claimed.
+-- ARGV: group, consumer, 1 to load only those that no other worker has taken over and to renew
+-- their claims, then priority, message, task and enqueue time of each. Returns what claim returns.
 local function load(keys, argv)
   local messages, now = {}, clock()
   for i = 4, #argv, 4 do
@@ -150,8 +150,8 @@ local function make_groups(keys, argv)
   end
 end
 
--- Renew the claims of running attempts, and streaq's mark of a live worker; drop expired results
--- from their index.
+-- Renew the claims of running attempts, and the key that tells streaq that the worker lives; remove
+-- expired results from their index.
 -- ARGV: group, consumer, the worker's heartbeat, idle ms, then priority and message of each.
 -- Returns the server's time, then for each message 1, or 0 if another worker has taken it over.
 local function renew(keys, argv)
@@ -171,8 +171,7 @@ local function members(key)
   return found.err and {} or found
 end
 
--- Return the priority of a task that waits for another: its own, as enqueue noted, or else the
--- other's.
+-- Return the stream for a task that waited for others: as enqueue recorded it, or `otherwise`.
 local function queue_of(prefix, task, otherwise)
   local noted = prefix .. ':task:queue:' .. task
   local queue = redis.call('get', noted)
@@ -190,7 +189,7 @@ local function release(prefix, stream, task, dependent, now, result)
   post(queue_of(prefix, dependent, stream), dependent, now)
 end
 
--- A dependent stored as `~id` is queued whether the task succeeds or fails.
+-- Release all dependents of a task that succeeded; `~id` marks one that starts even if it failed.
 local function release_dependents(prefix, stream, task, result, otherwise, now)
   for _, noted in ipairs(members(prefix .. ':task:dependents:' .. task)) do
     local dependent = noted:gsub('^~', '')
@@ -199,8 +198,8 @@ local function release_dependents(prefix, stream, task, result, otherwise, now)
   redis.call('del', prefix .. ':task:dependents:' .. task, prefix .. ':task:dependencies:' .. task)
 end
 
--- Return all tasks that depend on a failed one, directly or not, except its fallback and what
--- follows that, and except those that start even if it fails.
+-- Return all tasks that depend on a failed one, directly or not, except its fallback, the tasks
+-- after the fallback, and those that start even if it fails.
 local function fail_dependents(prefix, stream, task, otherwise, now)
   local seen, failed, open = {}, {}, { task }
   while #open > 0 do
@@ -349,7 +348,7 @@ local function finish(keys, argv)
     elseif lost and is_again then
       append(reply, { place, '?' })
     elseif kind == 'f' and id ~= '' and one.payload == '' and has_ended(prefix, task) then
-      -- A second message of a task that has its end.
+      -- The task has ended; this is a second message for it.
       drop(prefix, stream, group, id, task)
       append(reply, { place })
     else
@@ -518,7 +517,7 @@ local function hand_on(keys, argv)
   return { task }
 end
 
--- Return whether a task waits for others, and let it wait no longer.
+-- Remove a task's dependencies; return whether it had any.
 local function stop_waiting(prefix, task)
   local dependencies = prefix .. ':task:dependencies:' .. task
   local first = members(dependencies)
@@ -533,7 +532,7 @@ end
 -- queued or runs is marked.
 -- KEYS as for finish. ARGV: group, task, its result, the result's lifetime, its name, its
 -- journal entry, its fallback, its unique lock, then the priorities.
--- Returns `over` (it has ended or never was), `marked`, or `ended` and the tasks that fail with it.
+-- Returns `over` (ended or unknown), `marked`, or `ended` and the tasks that fail with it.
 local function abort(keys, argv)
   local prefix, now, task = keys[1], whole(clock()), argv[2]
   if redis.call('exists', prefix .. ':task:results:' .. task) == 1

@@ -1,10 +1,9 @@
--- Unique tasks, at the two moments that matter: when they are enqueued, and when a worker begins
--- them. A task that was enqueued in another way, by a client of streaq's or by retrying a letter,
--- joins the line when it is begun.
+-- Unique tasks: enqueue them, and begin them in a worker. A task that a client of streaq's own has
+-- enqueued, or the retry of a dead letter, joins the line when a worker begins it.
 
--- Take a holder that has not begun out of the stream or the delayed tasks. A worker that has claimed
--- its message must not count, begin or end it any more: for longer than a claim is fresh, ownership
--- is looked up.
+-- Remove a holder that has not begun from the stream or the delayed tasks. A worker that has
+-- claimed its message must not count, begin or end it any more, so `owns` asks the group for a
+-- while.
 local function withdraw(prefix, one)
   local stream, message = prefix .. ':queues:' .. one.priority, redis.call('hget', one.state, 'message')
   if message and message ~= '-' then
@@ -16,7 +15,7 @@ local function withdraw(prefix, one)
   redis.call('zrem', prefix .. ':queues:delayed:' .. one.priority, one.task)
 end
 
--- Give a waiting task new arguments and a new time. One that is in the stream keeps its position,
+-- Give a waiting task new arguments and a new time. A task in the stream keeps its position,
 -- unless its new time is later or its priority changes.
 local function renew_arguments(prefix, one, new, now)
   redis.call('del', prefix .. ':task:retry:' .. one.task)
@@ -81,7 +80,7 @@ local function enqueue_unique(keys, argv)
   return { task, 1 }
 end
 
--- Return whether a message of the holder's is stale: the task is delayed, or has another message.
+-- Return whether a holder's message is stale: the task is delayed, or has another message.
 local function is_stale(prefix, one, message)
   local known = redis.call('hget', one.state, 'message')
   if known == message then return false end
@@ -91,8 +90,8 @@ local function is_stale(prefix, one, message)
   return #redis.call('xrange', prefix .. ':queues:' .. one.priority, known, known) > 0
 end
 
--- Begin a unique task; or take its message out of the stream, because it is stale or the task joins
--- the line. ARGV: its group, task, priority, message, time of its claim, consumer group, consumer,
+-- Begin a unique task; or delete its message, because it is stale or the task joins the line.
+-- ARGV: its group, task, priority, message, time of its claim, consumer group, consumer,
 -- fresh ms.
 -- Returns the current payload; nothing if the attempt must not go on.
 local function hold(keys, argv)

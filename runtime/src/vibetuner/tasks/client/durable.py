@@ -1,7 +1,7 @@
 """Enqueues that wait until the task is on the server's disk and on its replicas.
 
-While a connection waits for that, it can serve nothing else, so durable calls use connections of
-their own. Calls that arrive while all of these are busy are sent together and share the next wait.
+A connection that waits for that can send nothing else, so durable calls use connections of their
+own. Calls that arrive while all of these are busy are sent together and share the next wait.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from vibetuner.redis.connection import Connection, look_at
 from vibetuner.redis.url import Address
 
 DURABLE_SECONDS = 5.0
-LINES = 4
+WRITERS = 4
 MARK_MS = 1000
-#: The first version that reports when a write is on disk; Valkey reports a newer one for itself.
+#: The first version of Redis with WAITAOF; every Valkey has it.
 HAS_WAITAOF = (7, 2)
 CLOSED = "the queue was closed"
-CURE = "Look at it:  vibetuner doctor"
+CURE = "Check it:  vibetuner doctor"
 
 Place = tuple[str, int]
 
@@ -37,16 +37,16 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Keeping:
-    """The protection of a server against losing a write.
+    """The means by which a server keeps a write: its replicas and its append-only file.
 
     Args:
-        version: its version, by Redis's numbers.
-        replicas: the number of replicas that follow it.
-        has_file: whether it writes an append-only file.
+        version: the server's version, as Redis numbers versions.
+        replicas: the number of replicas that follow the server.
+        has_file: whether the server writes an append-only file.
         has_sentinels: whether Sentinels or a Cluster decide which server is the primary.
-        known: the replicas that they report as up; one that is being promoted is among them,
-            although it has left this server.
-        followers: the replicas that follow it, as it names them itself.
+        known: the replicas that Sentinels or Cluster report as up, including one that has left this
+            server because it is being promoted.
+        followers: the replicas that the server reports as its own.
 
     >>> Keeping("7.2.4", 0, False).problem()
     ('it keeps tasks in memory alone', 'Set appendonly yes there, or start a replica')
@@ -81,13 +81,13 @@ class Keeping:
         )
 
     @property
-    def strangers(self) -> int:
-        """Return how many of the known replicas don't follow it."""
+    def missing(self) -> int:
+        """Return how many of the known replicas don't follow the server."""
         return len(self.known - self.followers)
 
     @property
     def on_disk(self) -> bool:
-        """Return whether it can confirm that a write is on its disk."""
+        """Return whether the server can confirm that a write is on its disk."""
         return (
             self.has_file and tuple(map(int, re.findall(r"\d+", self.version)))[:2] >= HAS_WAITAOF
         )
@@ -101,11 +101,11 @@ class Keeping:
     def problem(self) -> tuple[str, str] | None:
         """Return why no write is durable there, and the cure; None if writes can be durable.
 
-        A failover replaces a primary together with its disk, so with Sentinels it needs a replica.
+        A failover replaces a primary together with its disk, so with Sentinels only replicas count.
         """
         if self.has_sentinels and not self.replicas:
             return "it has no replica, so that the next failover would lose the task", "Start one"
-        if away := max(self.strangers, len(self.known) - self.replicas):
+        if away := max(self.missing, len(self.known) - self.replicas):
             left = len(self.known) - away
             text = f"{left} of its {len(self.known)} replicas follow it; one may replace it now"
             return text, "Try again"
@@ -118,13 +118,13 @@ class Keeping:
 
 
 class Durability(Generic[C]):
-    """One process's durable writes.
+    """The durable writes of a process.
 
     Args:
         address: the server, or the Sentinels that know it; connected to at the first write.
         make_client: makes a client of the queue on a connection.
-        mark: a key that is written before each wait. The server waits for the writes of this
-            connection, and a call whose task was there already has written nothing.
+        mark: a key that is written before each wait, because WAIT covers only the writes of its
+            own connection, and a call whose task was there already has written nothing.
     """
 
     def __init__(self, address: Address, make_client: Callable[[Connection], C], mark: str) -> None:
@@ -132,7 +132,7 @@ class Durability(Generic[C]):
         self._make_client = make_client
         self._mark = mark
         self._seconds = answer_seconds()
-        self._lines: list[_Line[C]] = []
+        self._writers: list[_Writer[C]] = []
         self._calls: list[_Call[C]] = []
 
     async def keep(
@@ -144,12 +144,12 @@ class Durability(Generic[C]):
         """Do a write, and return its result once it is durable.
 
         Args:
-            write: does it with the given client.
+            write: does the write with the client that it gets.
             what: the task or tasks, for the error's message.
-            patience: the longest wait.
+            patience: the longest wait; True for 5 seconds.
 
         Raises:
-            NotDurable: no confirmation in time, or the server can't give one.
+            NotDurable: no confirmation arrives in time, or the server can't give one.
         """
         loop = asyncio.get_running_loop()
         seconds = patience.total_seconds() if isinstance(patience, timedelta) else DURABLE_SECONDS
@@ -173,29 +173,29 @@ class Durability(Generic[C]):
 
     async def __aexit__(self, *_: object) -> None:
         """Disconnect; unconfirmed writes raise NotDurable."""
-        lines, self._lines = self._lines, []
-        serving = [line.serving for line in lines if line.serving is not None]
+        writers, self._writers = self._writers, []
+        serving = [writer.serving for writer in writers if writer.serving is not None]
         for task in serving:
             task.cancel()
         await asyncio.gather(*serving, return_exceptions=True)
-        for line in lines:
-            await line.connection.close()
+        for writer in writers:
+            await writer.connection.close()
         for call in self._calls:
             call.refuse(CLOSED)
 
     def _serve_soon(self) -> None:
-        line = next((line for line in self._lines if line.is_free), None)
-        if line is None and len(self._lines) < LINES:
-            line = _Line(self._address, self._make_client, self._mark, self._seconds)
-            self._lines.append(line)
-        if line is not None:
-            line.serving = asyncio.get_running_loop().create_task(self._serve(line))
+        writer = next((writer for writer in self._writers if writer.is_free), None)
+        if writer is None and len(self._writers) < WRITERS:
+            writer = _Writer(self._address, self._make_client, self._mark, self._seconds)
+            self._writers.append(writer)
+        if writer is not None:
+            writer.serving = asyncio.get_running_loop().create_task(self._serve(writer))
 
-    async def _serve(self, line: _Line[C]) -> None:
+    async def _serve(self, writer: _Writer[C]) -> None:
         while self._calls:
             calls, self._calls = self._calls, []
             try:
-                await line.keep(calls)
+                await writer.keep(calls)
             finally:
                 for call in calls:
                     call.refuse(CLOSED)
@@ -203,7 +203,7 @@ class Durability(Generic[C]):
 
 @dataclass(slots=True, eq=False)
 class _Call(Generic[C]):
-    """A write in progress, and whether its task is queued; None if that is unknown."""
+    """A write in progress; ``queued`` is None while it is unknown whether the task is queued."""
 
     write: Callable[[C], Awaitable[Any]]
     what: str
@@ -234,8 +234,8 @@ class _Call(Generic[C]):
         return error
 
 
-class _Line(Generic[C]):
-    """A connection for durable writes: all that were sent together share one wait."""
+class _Writer(Generic[C]):
+    """A connection for durable writes; those that are sent together share one wait."""
 
     def __init__(
         self,
@@ -258,7 +258,7 @@ class _Line(Generic[C]):
     async def keep(self, calls: Sequence[_Call[C]]) -> None:
         losses = self._losses
         try:
-            keeping = await self._look()
+            keeping = await self._inspect()
         except RedisError as error:
             for call in calls:
                 call.refuse(first_line(error))
@@ -267,7 +267,7 @@ class _Line(Generic[C]):
             for call in calls:
                 call.refuse(*problem)
             return
-        # Callers that gave up meanwhile were told that nothing was enqueued.
+        # Skip callers that have given up: their error says that nothing was enqueued.
         written = await self._write([call for call in calls if not call.answer.done()])
         if not written:
             return
@@ -285,17 +285,17 @@ class _Line(Generic[C]):
             elif not call.answer.done():
                 call.answer.set_result(answer)
 
-    async def _look(self) -> Keeping:
+    async def _inspect(self) -> Keeping:
         await self.connection.connect()
-        # Ask the guides first: a replica that leaves in between then counts here and not there.
+        # Ask Sentinels or Cluster first, so that a replica that leaves meanwhile counts as missing.
         known = await self.connection.replicas()
         reply = await self.connection.call("INFO", "server", "replication", "persistence")
         lines = (line.partition(":") for line in reply.decode(errors="replace").splitlines())
         info = {name: value for name, _, value in lines}
         has_sentinels = self.connection.address.guides is not None
         keeping = Keeping.read(info, has_sentinels=has_sentinels, known=known)
-        # Where addresses are translated, the guides and the server give replicas different names.
-        self._names_agree |= keeping.strangers < len(known)
+        # If addresses are translated, Sentinels and server have different names for a replica.
+        self._names_agree |= keeping.missing < len(known)
         return keeping if self._names_agree else replace(keeping, followers=known)
 
     async def _write(self, calls: Sequence[_Call[C]]) -> dict[_Call[C], Any]:

@@ -1,4 +1,4 @@
-"""The queue, connected: enqueues tasks, waits for their results, aborts them."""
+"""The client of a connected queue: enqueues tasks, waits for their results, aborts them."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ class QueueClient:
     ) -> list[int | bytes]:
         """Enqueue tasks with their pickled calls, in one step.
 
-        Returns, for each task, one of TAKEN if its id is not new.
+        Returns, for each task, one of TAKEN if its id is taken.
 
         Raises:
             ServiceUnavailable: Redis does not answer, or refuses.
@@ -84,7 +84,7 @@ class QueueClient:
     async def enqueue_once(
         self, task: ReliableCall[Any, Any], parts: Sequence[Task[Any, Any]], calls: Sequence[bytes]
     ) -> bool:
-        """Enqueue a task and its parts unless another task has its key, whose id it then gets.
+        """Enqueue a task and its parts; if another task has its key, only take over that task's id.
 
         Returns whether the task is new. ``calls`` are the pickled calls of all.
 
@@ -134,17 +134,17 @@ class QueueClient:
             raise _exists(task, answer)
 
     async def enqueue_unique(self, task: Task[Any, Any], unique: Unique, call: bytes) -> bool:
-        """Enqueue a unique task; it gets the id of the task that stands for the call.
+        """Enqueue a unique task, and set its id to that of the task that runs for this call.
 
-        Returns whether that is its own id.
+        Returns whether that is the call's own id.
 
         Raises:
-            TaskError: its arguments can't be compared, or it is part of a chain.
+            TaskError: the arguments can't be compared, or the task is part of a chain.
             ServiceUnavailable: Redis does not answer, or refuses.
         """
         parent: Any = task.parent
         if task.after or isinstance(task.schedule, str):
-            raise _tied(task)
+            raise _unique_error(task)
         group = unique.group(parent.fn, parent.fn_name, task.args, task.kwargs)
         signed_for = copy(task)
         while True:
@@ -180,7 +180,7 @@ class QueueClient:
     async def enqueue_many(self, tasks: Sequence[Task[Any, Any]], now: int) -> None:
         """Enqueue many tasks, hundreds in one step.
 
-        Each unique one, and each one with its parts, is enqueued in a step of its own.
+        A unique task, and a task with parts, is enqueued in a step of its own.
 
         Raises:
             TaskExists: an id is taken; the other tasks were enqueued.
@@ -233,7 +233,7 @@ class QueueClient:
     async def repeat(self, task: Task[Any, Any], call: bytes) -> None:
         """Enqueue a task at each time of the crontab line that is its schedule.
 
-        The times count by the server's clock, from the first one on.
+        All times, including the first, count by the server's clock.
 
         Raises:
             ServiceUnavailable: Redis does not answer, or refuses.
@@ -279,11 +279,11 @@ class QueueClient:
         """Abort a task; return whether that ended it within ``timeout`` seconds.
 
         A task that is delayed or waits for others ends at once, with a result like any other; the
-        second value then names the tasks that fail with it. One that is queued or runs is only
-        marked for its worker. With ``timeout=0``, return False for such a task without waiting.
+        second value then names the tasks that fail with it. A task that is queued or runs is only
+        marked for its worker; with ``timeout=0``, this doesn't wait for that worker.
 
         Raises:
-            StreaqError: its result is signed with none of our keys.
+            StreaqError: the result is signed with none of our keys.
             ServiceUnavailable: Redis does not answer, or refuses.
         """
         async with self.answering(), self.listener.listening(self.keys.channel(task_id)) as message:
@@ -301,7 +301,7 @@ class QueueClient:
 
     async def _abort(self, worker: Worker[Any], task_id: str) -> list[bytes]:
         keys, call = self.keys, self.functions.connection.call
-        # It may be in a queue that tune.py no longer declares.
+        # The task may be in a queue that tune.py no longer declares.
         stored, noted = await asyncio.gather(
             call("GET", keys.data(task_id)), call("ZRANGE", keys.journal.queues, 0, -1)
         )
@@ -375,7 +375,7 @@ def check_ties(task: Task[Any, Any]) -> None:
     """Raise TaskError if a unique task is part of a chain."""
     unique = unique_of(task.parent)
     if unique is not None and (unique.has_line or (unique.by and follows_another(task))):
-        raise _tied(task)
+        raise _unique_error(task)
 
 
 def _exists(task: Task[Any, Any], answer: int | bytes) -> TaskExists:
@@ -386,7 +386,7 @@ def _exists(task: Task[Any, Any], answer: int | bytes) -> TaskExists:
     )
 
 
-def _tied(task: Task[Any, Any]) -> TaskError:
+def _unique_error(task: Task[Any, Any]) -> TaskError:
     return TaskError(
         f"{task.parent.fn_name} is unique, so it can't be part of a chain, wait for other tasks "
         "(after=), be enqueued with the task that waits for it or be repeated. Enqueue it alone, "
@@ -398,7 +398,7 @@ def read_result(task_id: str, data: dict[str, Any]) -> TaskResult[Any]:
     """Parse a stored result.
 
     Raises:
-        StreaqError: it is not a result.
+        StreaqError: the data is not that of a result.
     """
     try:
         return TaskResult(
@@ -414,7 +414,7 @@ def read_result(task_id: str, data: dict[str, Any]) -> TaskResult[Any]:
             _result=data["r"],
         )
     except (KeyError, TypeError) as error:
-        raise StreaqError(f"What is stored as the result of {task_id} is none") from error
+        raise StreaqError(f"The stored result of {task_id} can't be read") from error
 
 
 def _moment(task: Task[Any, Any]) -> int | str:

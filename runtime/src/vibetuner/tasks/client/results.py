@@ -14,8 +14,8 @@ from coredis.exceptions import ConnectionError as Disconnected
 from vibetuner.redis.connection import Connection
 from vibetuner.redis.url import Address
 
-# Pauses of a wait for a server that restarts; results published meanwhile are looked up.
-PATIENCE_SECONDS = (0.05, 0.1, 0.2, 0.5, 1, *[2] * 11)
+# Pauses before each reconnection; a result that was published meanwhile is looked up.
+PAUSES_SECONDS = (0.05, 0.1, 0.2, 0.5, 1, *[2] * 11)
 
 Waiter = asyncio.Future[bytes]
 Hear = Callable[[bytes], None]
@@ -29,7 +29,7 @@ class ResultListener:
     """
 
     def __init__(self, address: Address) -> None:
-        self._connection = Connection(address, on_push=self._hear, on_loss=self._lose)
+        self._connection = Connection(address, on_push=self._deliver, on_loss=self._lose)
         self._waiters: defaultdict[str, dict[Waiter, Hear]] = defaultdict(dict)
         self._confirmed: dict[str, asyncio.Future[None]] = {}
 
@@ -42,7 +42,7 @@ class ResultListener:
 
     async def wait(self, channel: str, key: str) -> bytes:
         """Return the value of ``key``, or else the next message on ``channel``."""
-        for pause in PATIENCE_SECONDS:
+        for pause in PAUSES_SECONDS:
             with suppress(Disconnected):
                 return await self._wait(channel, key)
             await asyncio.sleep(pause)
@@ -52,7 +52,7 @@ class ResultListener:
     async def listening(self, channel: str, hear: Hear | None = None) -> AsyncIterator[Waiter]:
         """Subscribe for the length of the block; the future gets the first message.
 
-        With ``hear``, that gets the messages instead, and the future ends only with a loss.
+        With ``hear``, each message is passed to that instead; the future ends only with a loss.
         """
         await self._connection.connect()
         waiter, confirmed = self._join(channel, hear)
@@ -65,7 +65,7 @@ class ResultListener:
             self._leave(channel, waiter)
 
     async def each(self, channel: str, heard: Callable[[], None]) -> None:
-        """Call ``heard`` at once and at each message; ends with the connection."""
+        """Call ``heard`` at once and at each message, until the connection is lost."""
         async with self.listening(channel, lambda _: heard()) as loss:
             heard()
             await loss
@@ -74,7 +74,7 @@ class ResultListener:
         await self._connection.connect()
         message, confirmed = self._join(channel)
         try:
-            # On the same connection, so it is read once the subscription has begun.
+            # On the same connection, so the server reads the key after it has subscribed.
             stored: bytes | None = await self._connection.call("GET", key)
             if stored is not None:
                 return stored
@@ -105,7 +105,7 @@ class ResultListener:
             with suppress(Disconnected):
                 self._connection.tell("UNSUBSCRIBE", channel)
 
-    def _hear(self, push: list[Any]) -> None:
+    def _deliver(self, push: list[Any]) -> None:
         for hear in tuple(self._waiters.get(push[1].decode(), {}).values()):
             hear(push[2])
 

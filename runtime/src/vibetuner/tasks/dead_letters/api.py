@@ -29,7 +29,7 @@ NAMED = 3
 async def open_dead_letters() -> AsyncIterator[None]:
     """Open the resources that these functions need, in scripts; a lifespan has them open already.
 
-    Open resources are used, and stay open.
+    Resources that are open already are used, and stay open.
 
     Raises:
         NotConfigured: REDIS_URL is empty.
@@ -61,10 +61,10 @@ async def list_letters(  # noqa: PLR0913 - filters, each with its name
     Args:
         task: only letters of the task of this name.
         cause: only letters of this cause.
-        fingerprint: only letters of this bug.
+        fingerprint: only letters with this fingerprint, which identifies a bug.
         since: only tasks that failed at this time or later; with a time zone.
         open_only: leave out letters that were retried or discarded.
-        limit: how many letters at most.
+        limit: the largest number of letters to return.
         after: the ``next`` of the page before.
 
     Raises:
@@ -127,8 +127,8 @@ async def get(task_id: str) -> DeadLetter:
     """Return the dead letter of a task, by its id or the id's first 8 characters, as in logs.
 
     Raises:
-        DeadLetterError: it can't be read, or several ids begin like this.
-        DeadLetterNotFound: there is none.
+        DeadLetterError: the letter can't be read, or several ids begin like this.
+        DeadLetterNotFound: there is no such letter.
         NotConfigured: REDIS_URL is empty.
         ServiceUnavailable: the queue or MongoDB is not open here, or does not answer.
     """
@@ -140,7 +140,7 @@ async def get(task_id: str) -> DeadLetter:
             if len(ids) > 1:
                 named = ", ".join(ids[:NAMED]) + (", ..." if len(ids) > NAMED else "")
                 raise DeadLetterError(
-                    f"Several dead letters begin with {task_id}: {named}. Take more of the id"
+                    f"Several dead letters begin with {task_id}: {named}. Type more of the id"
                 )
             letter = await store.get(ids[0]) if ids else None
     if letter is None:
@@ -160,7 +160,7 @@ async def retry(letter: str | DeadLetter, *, by: str | None = None) -> str:
         by: the person who asks, for the record.
 
     Raises:
-        DeadLetterError: it was discarded, or its arguments are gone or can't be trusted.
+        DeadLetterError: the letter was discarded, or its arguments are gone or can't be trusted.
         DeadLetterNotFound: there is no such letter.
         NotConfigured: REDIS_URL is empty.
         ServiceUnavailable: the queue or MongoDB is not open here, or does not answer.
@@ -182,7 +182,7 @@ async def discard(letter: str | DeadLetter, *, by: str | None = None) -> None:
     """Close a dead letter without a retry; the record is kept.
 
     Raises:
-        DeadLetterError: it was retried.
+        DeadLetterError: the letter was retried.
         NotConfigured: REDIS_URL is empty.
         ServiceUnavailable: the queue or MongoDB is not open here, or does not answer.
         DeadLetterNotFound: there is no such letter.
@@ -204,7 +204,7 @@ def _queue_is_open() -> bool:
 
 
 def _answering() -> AbstractAsyncContextManager[None]:
-    """Each command has its own limit; the number of commands is not limited."""
+    """Limit the time of each command, however many there are."""
     return answering(get_settings(), None)
 
 

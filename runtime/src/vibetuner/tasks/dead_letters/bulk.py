@@ -28,7 +28,7 @@ class Settled:
 class Outcome:
     """The settled letters with their new ids, and the refused ones with the reason.
 
-    ``error`` is the error that ended it before the last letter.
+    ``error`` is the error that stopped the work before the last letter.
     """
 
     done: dict[str, str | None] = field(default_factory=dict)
@@ -64,7 +64,7 @@ async def settle(
 
 
 async def matching(filters: Filters, *, limit: int | None = None) -> AsyncIterator[DeadLetter]:
-    """Yield at most ``limit`` letters, newest first, without those that come in meanwhile."""
+    """Yield at most ``limit`` letters, newest first, without letters that are added meanwhile."""
     after, left = None, limit
     while left is None or left > 0:
         page = await find(filters, limit=PAGE, after=after)

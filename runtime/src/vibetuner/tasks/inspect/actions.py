@@ -32,11 +32,11 @@ JOURNAL_SECONDS = 0.25
 async def abort(queue: Queue, task_id: str) -> bool:
     """Abort a task, or remove a schedule of that name.
 
-    Returns whether it has ended, or is only marked for the worker that takes it.
+    Returns True if the task has ended, False if it is only marked for the worker that claims it.
 
     Raises:
-        TaskNotFound: nothing is known of it.
-        TaskError: it has ended already.
+        TaskNotFound: there is no such task.
+        TaskError: the task has ended already.
     """
     facts = await gather(queue, task_id)
     row = await find_row(queue, task_id, facts)
@@ -52,7 +52,7 @@ async def abort(queue: Queue, task_id: str) -> bool:
 async def enqueue(
     queue: Queue, name: str, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
 ) -> str:
-    """Enqueue a task of the project by its name, once its arguments fit; returns the id.
+    """Check the arguments of a task, enqueue it by its name, and return the id.
 
     Raises:
         TaskError: there is no such task here, or the arguments don't fit its function.
@@ -64,11 +64,11 @@ async def enqueue(
 
 
 async def enqueue_again(queue: Queue, task_id: str) -> str:
-    """Enqueue a task anew, with the arguments that it had; returns the new id.
+    """Enqueue a task again with the same arguments, and return the new id.
 
     Raises:
-        TaskNotFound: nothing is known of it.
-        TaskError: its arguments are gone, or the project has no such task any more.
+        TaskNotFound: there is no such task.
+        TaskError: the arguments are gone, or the project no longer has the task.
     """
     facts = await _settled(queue, task_id)
     data = facts.data
@@ -104,16 +104,16 @@ async def _settled(queue: Queue, task_id: str) -> Facts:
 def check_arguments(
     function: Any, name: str, args: Sequence[Any], kwargs: Mapping[str, Any]
 ) -> tuple[list[Any], dict[str, Any]]:
-    """Fit arguments, as JSON gives them, to a function; texts become dates where it asks for them.
+    """Convert arguments from JSON to the types that a function declares, such as texts to dates.
 
     Raises:
-        TaskError: they don't fit; the message says which, and what is expected.
+        TaskError: an argument doesn't fit; the message names it and the expected type.
     """
     sign = inspect.signature(function)
     try:
         bound = sign.bind(*args, **kwargs)
     except TypeError as error:
-        raise TaskError(f"{name}{_asked(sign)}: {error}") from None
+        raise TaskError(f"{name}{_signature_text(sign)}: {error}") from None
     hints = _hints(function)
     for parameter in bound.arguments:
         kind = sign.parameters[parameter].kind
@@ -129,7 +129,7 @@ def _fit(name: str, parameter: str, hint: Any, value: Any) -> Any:
     except ValidationError as error:
         reason = error.errors()[0]["msg"]
         raise TaskError(f"{name}: {parameter}= does not fit: {reason}") from None
-    except PydanticUserError:  # a type that can't be checked is the task's own affair
+    except PydanticUserError:  # this type can't be checked, so pass the value on
         return value
 
 
@@ -140,7 +140,7 @@ def _hints(function: Any) -> dict[str, Any]:
         return {}
 
 
-def _asked(sign: inspect.Signature) -> str:
+def _signature_text(sign: inspect.Signature) -> str:
     wanted = [p for p in sign.parameters.values() if not is_injected(p.default)]
     return f"({', '.join(str(parameter) for parameter in wanted)})"
 

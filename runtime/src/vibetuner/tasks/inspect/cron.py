@@ -27,13 +27,13 @@ class CronHealth(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CronView:
-    """One schedule.
+    """A schedule of a cron task or of a repeated call.
 
     Args:
         name: the task's name, or the id of a schedule that was enqueued.
-        tab: its crontab line, in UTC.
+        tab: the crontab line, in UTC.
         next: when it runs next.
-        last: its last run that ended.
+        last: the last run that ended.
         health: whether it runs on time.
         note: the problem in one line; empty if there is none.
         is_known: whether this project has the task, so that it can be run now.

@@ -1,4 +1,4 @@
-"""One task: its state, its arguments, its attempts and its result."""
+"""A task in detail: state, arguments, attempts and result."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from vibetuner.tasks.payload import Kind
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """The records of one id, in Redis or, before it is handed on, in the outbox."""
+    """The stored records of one task, from Redis or, until it is handed on, from the outbox."""
 
     data: dict[str, Any]
     result: dict[str, Any]
@@ -48,7 +48,7 @@ async def find_task(queue: Queue, task_id: str) -> TaskDetail:
     """Return everything that is known about one task.
 
     Raises:
-        TaskNotFound: nothing is known about it.
+        TaskNotFound: there is no record of it.
     """
     facts = await gather(queue, task_id)
     row = await find_row(queue, task_id, facts)
@@ -212,14 +212,12 @@ def can_call(data: Mapping[str, Any]) -> bool:
 
 def _note(row: Row, facts: Facts, data: dict[str, Any]) -> str:
     if data.get("A"):
-        return f"They come from the result of {data['A']}."
+        return f"The arguments come from the result of {data['A']}."
     if facts.has_payload or facts.waiting:
-        return "They can't be read: they were signed with another SECRET_KEY, or are damaged."
+        return "The arguments are damaged, or were signed with another SECRET_KEY."
     if row.state in ENDED:
-        return (
-            "Kept for the newest 10,000 tasks that ended, where they are small; not for this one."
-        )
-    return "They are gone."
+        return "Only small arguments of the newest 10,000 ended tasks are kept."
+    return "The arguments are gone."
 
 
 def _function(queue: Queue, name: str) -> Any:

@@ -36,7 +36,7 @@ class StuckLine:
 
     @property
     def cure(self) -> str:
-        """Return the command after which the next task in line is enqueued."""
+        """Return the command that lets the next task in line run."""
         return f"vibetuner tasks abort {self.holder}"
 
 
@@ -67,7 +67,7 @@ async def is_stranded(redis: Client, keys: Keys, group: str, holder: str) -> boo
     message = known[1]
     if message != "-" and await redis.xrange(keys.stream(priority), message, message):
         return False
-    # If it has changed meanwhile, the line moves.
+    # If holder or message has changed meanwhile, the line moves.
     return known == await _holder_and_message(redis, keys, group)
 
 

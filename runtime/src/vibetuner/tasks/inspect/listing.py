@@ -18,7 +18,7 @@ CHUNK = 500
 MOST_LOOKED_AT = 5000
 
 Found = tuple[list[Row], str | None]
-# Rows, each with its place; None for those that are listed elsewhere.
+# Rows, each with its position; None for those that another section lists.
 Portion = list[tuple[str, Row | None]]
 Section = Callable[[Queue, Filters, int, str], Awaitable[Found]]
 
@@ -35,7 +35,7 @@ async def list_tasks(
         after: the ``next`` of the page before.
 
     Raises:
-        CommandError: ``after`` is not where a page ended.
+        CommandError: ``after`` is not the ``next`` of a page.
     """
     sections = [name for name, states in STATES.items() if any(map(filters.wants, states))]
     first, place = _begin(after, sections)
@@ -56,7 +56,7 @@ def _begin(after: str | None, sections: list[str]) -> tuple[str, str]:
         return (sections[0] if sections else "", "")
     name, mark, place = after.partition("!")
     if not mark or name not in sections or not all(c.isdigit() or c in "-:" for c in place):
-        raise CommandError(f"A page begins where another ended, not at {after!r}")
+        raise CommandError(f"after= takes the `next` of an earlier page, not {after!r}")
     return name, place
 
 

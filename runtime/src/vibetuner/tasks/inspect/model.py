@@ -37,8 +37,8 @@ class Filters:
     Args:
         states: tasks in one of these states.
         name: tasks of this name.
-        since: ended, enqueued or due at this time or later.
-        until: and before this one.
+        since: tasks that ended, were enqueued or are due at this time or later.
+        until: the same, before this time.
     """
 
     states: frozenset[State] = frozenset()
@@ -61,12 +61,12 @@ class Filters:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """One task in a list.
+    """A task in a list.
 
     Args:
-        task_id: its id.
+        task_id: the task's id.
         name: the task's name; empty when its payload is gone or can't be read.
-        state: its state.
+        state: the state in which it is listed.
         created: when it was enqueued.
         due: when it was or will be put into the queue.
         started: when its last attempt started.
@@ -130,10 +130,10 @@ class Counts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QueueView:
-    """One of the project's queues.
+    """A queue of the project.
 
     Args:
-        name: its name.
+        name: the queue's name.
         queued: the number of its tasks that wait for a slot.
         scheduled: the number of tasks that will be put into it later.
         readers: the number of live workers that read it.
@@ -155,7 +155,7 @@ class WorkerView:
     """A worker, and the seconds since its last heartbeat, by the server's clock.
 
     Args:
-        beat: its last heartbeat.
+        beat: the worker's last heartbeat.
         silent: the seconds since then.
         ahead: the seconds that its machine's clock is ahead of the server's.
     """
@@ -166,7 +166,7 @@ class WorkerView:
 
     @property
     def is_live(self) -> bool:
-        """Return whether it has sent a heartbeat lately."""
+        """Return whether it has sent a heartbeat in the last 15 seconds."""
         return self.silent < LIVE_SECONDS
 
     @property
@@ -183,7 +183,7 @@ class TaskDetail:
         row: the task.
         arguments: shortened texts by name; None if they are no longer kept.
         note: the reason why there are none.
-        result: its return value, as text; None if there is nothing to show.
+        result: the return value, as text; None if there is nothing to show.
         traceback: the traceback of its error.
         failed_tries: the attempts before its last.
         parents: ids of the tasks that it waits for.

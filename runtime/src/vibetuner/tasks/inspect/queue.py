@@ -34,7 +34,7 @@ NAMED = 3
 
 @dataclass(frozen=True, slots=True)
 class Queue:
-    """One queue, read through the process's open worker."""
+    """A queue, read through the process's open worker."""
 
     worker: TaskWorker
     keys: JournalKeys
@@ -67,11 +67,11 @@ class Queue:
             )
             for name, (length, delayed) in sizes.items()
         ]
-        strangers = set(USUAL) if len(views) > 1 else set()
+        defaults = set(USUAL) if len(views) > 1 else set()
         return [
             one
             for one in views
-            if one.name not in strangers or one.queued or one.scheduled or one.readers
+            if one.name not in defaults or one.queued or one.scheduled or one.readers
         ]
 
     async def queue_of(self, task_id: str) -> str:
@@ -148,7 +148,7 @@ class Queue:
 
         Args:
             raw: the stored value.
-            kind: its kind.
+            kind: what it was signed as.
             task_id: the task that it belongs to.
             is_kept: whether it is a call that was kept after the task's end.
         """
@@ -192,7 +192,7 @@ async def read_workers(redis: Client, keys: JournalKeys) -> list[WorkerView]:
 
 
 def _silence(milliseconds: float) -> float:
-    """Return the seconds within bounds; a time that is stored in Redis may be any number."""
+    """Return seconds within bounds, because a time that is stored in Redis may be any number."""
     return min(max(0.0, milliseconds / 1000), LONGEST_SILENCE)
 
 
@@ -204,8 +204,8 @@ def this_queue() -> Queue:
 async def whole_id(queue: Queue, text: str) -> str:
     """Return the id that begins with ``text``; or ``text``, if it is an id or begins none.
 
-    Looks among the tasks that run, are scheduled, have ended, or are the oldest 5,000 in the queue;
-    nothing else in Redis is searched.
+    Only tasks that run, are scheduled or have ended, and the oldest 5,000 in each queue, are
+    searched.
 
     Raises:
         TaskError: several ids begin like this.
@@ -214,10 +214,10 @@ async def whole_id(queue: Queue, text: str) -> str:
         return text
     if await _is_known(queue, text):
         return text
-    found = sorted(await _that_begin(queue, text))
+    found = sorted(await _ids_with_prefix(queue, text))
     if len(found) > 1:
         named = ", ".join(found[:NAMED]) + (", ..." if len(found) > NAMED else "")
-        raise TaskError(f"{len(found)} tasks begin with {text}: {named}. Take more of the id")
+        raise TaskError(f"{len(found)} tasks begin with {text}: {named}. Type more of the id")
     return found[0] if found else text
 
 
@@ -229,7 +229,7 @@ async def _is_known(queue: Queue, text: str) -> bool:
     return any([await one for one in asked]) or bool(await ended)
 
 
-async def _that_begin(queue: Queue, text: str) -> set[str]:
+async def _ids_with_prefix(queue: Queue, text: str) -> set[str]:
     found = {row.task_id for row in await queue.running() if row.task_id.startswith(text)}
     for name in await queue.queues():
         found |= {task_id for task_id in await queue.oldest(name) if task_id.startswith(text)}

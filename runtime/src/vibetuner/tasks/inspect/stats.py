@@ -58,11 +58,11 @@ class Span:
         return sum(one.counts.get(what, 0) for one in self.slices)
 
     def wait(self, part: float) -> float | None:
-        """Return the milliseconds that this share of the tasks waited at most; None for none."""
+        """Return the longest wait of this share of the tasks, in ms; None if there are no tasks."""
         return percentile(self._histogram("w"), part)
 
     def run(self, part: float) -> float | None:
-        """Return the milliseconds that this share of the attempts ran at most."""
+        """Return the longest run of this share of the attempts, in ms; None if there are none."""
         return percentile(self._histogram("r"), part)
 
     def waits(self, part: float) -> list[float | None]:
@@ -97,7 +97,7 @@ class Stats(NamedTuple):
 
 
 async def read_stats(queue: Queue) -> Stats:
-    """Read everything that there is to show."""
+    """Read all numbers that the overview shows."""
     workers, dead = await queue.workers(), None
     with suppress(VibetunerError, TimeoutError):
         async with asyncio.timeout(LETTERS_SECONDS):

@@ -19,7 +19,7 @@ LOOKED_AT = 1000
 
 
 async def misused_keys(redis: Redis[Any], prefix: str) -> list[str]:
-    """Return the keys of ours that hold another type than we write, each with both types."""
+    """Return our keys whose Redis type is wrong, each with the type that it has and should have."""
     keys = Keys(prefix)
     journal = keys.journal
     is_noted = await redis.type(journal.queues) == "zset"
@@ -51,7 +51,7 @@ async def count_unreadable(redis: Redis[Any], prefix: str) -> dict[str, int]:
     """Return the number of unreadable records by kind, among the newest 1,000; no zeros.
 
     Raises:
-        ResponseError: a key holds another type than ours; see :func:`misused_keys`.
+        ResponseError: a key has a wrong type; see :func:`misused_keys`.
     """
     keys = Keys(prefix)
     letters = await redis.xrevrange(keys.letters, count=LOOKED_AT)

@@ -1,4 +1,4 @@
-"""Why a task isn't running, each reason with the command that cures it."""
+"""Reasons why a task isn't running, each with the command that cures it."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ async def explain(queue: Queue, task_id: str) -> tuple[Row, list[Reason]]:
     """Return a task's row and the reasons why it isn't running, the most likely one first.
 
     Raises:
-        TaskNotFound: nothing is known of it.
+        TaskNotFound: there is no such task.
     """
     facts = await gather(queue, task_id)
     row = await find_row(queue, task_id, facts)
@@ -154,7 +154,7 @@ async def _parents(queue: Queue, row: Row, facts: Facts) -> AsyncIterator[Reason
 
 
 def _scheduled(row: Row, facts: Facts) -> Reason:
-    due = f"{row.due:%Y-%m-%d %H:%M:%S} UTC" if row.due else "a time unknown"
+    due = f"{row.due:%Y-%m-%d %H:%M:%S} UTC" if row.due else "an unknown time"
     again = f" (try {facts.tries + 1}, after: {row.error})" if facts.failed_tries else ""
     if row.due and row.due.timestamp() * 1000 < now_ms():
         return Reason(f"It was due at {due}{again}; a live worker puts it into the queue")

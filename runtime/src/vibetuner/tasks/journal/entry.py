@@ -24,9 +24,9 @@ class Ended(NamedTuple):
     """A task that ended; times are in milliseconds since 1970, 0 means none.
 
     Args:
-        task_id: its id.
+        task_id: the task's id.
         name: the task's name.
-        outcome: its end.
+        outcome: how it ended.
         created: when it was enqueued.
         queued: when it was due.
         started: when its last attempt began.

@@ -29,22 +29,22 @@ class DeadLetter:
         task_name: the task's name; ``unknown`` when its payload is gone or can't be read.
         task_id: the id that ``enqueue`` returned; each id has one record.
         error: the message of the last error, shortened to 1,000 characters.
-        error_type: its class.
+        error_type: the class of the last error.
         tries: the number of attempts.
         failed_at: when it was given up, UTC.
         cause: the reason why it is not retried.
         args: the arguments as people read them: numbers and texts as they are, the rest as text.
-        kwargs: the same by name.
+        kwargs: the keyword arguments, in the same form.
         traceback: the error's traceback, from the project's first line on.
         worker_id: the worker that gave it up.
         queue: the name of the project's keys in Redis.
         priority: the queue that it was in; empty in letters of older versions.
         enqueued_at: when it was enqueued, UTC.
         fingerprint: identifies the bug.
-        payload: the call, with half of its signature: a retry can check it and sign it anew, but
+        payload: the call, with half of its signature: a retry can check it and sign it again, but
             nobody can run it.
         retried_as: the id of the task that a retry enqueued.
-        retried_at: when that was, UTC.
+        retried_at: when a retry enqueued that task, UTC.
         discarded_at: when it was discarded, UTC.
         acted_by: the person who retried or discarded it, if they gave a name.
     """
@@ -83,7 +83,7 @@ class DeadLetter:
 
     @classmethod
     def from_json(cls, text: str) -> Self:
-        """Read what :meth:`to_json` wrote; raises Unreadable for anything else."""
+        """Parse the text of :meth:`to_json`; raise Unreadable for anything else."""
         try:
             values = json.loads(text)
             values["payload"] = base64.b64decode(values["payload"])
@@ -98,7 +98,7 @@ class DeadLetter:
 
     @classmethod
     def from_document(cls, values: Mapping[str, Any]) -> Self:
-        """Read what :meth:`to_document` wrote; raises Unreadable for anything else."""
+        """Parse the fields of :meth:`to_document`; raise Unreadable for anything else."""
         return read_record(cls, values)
 
     def acted_on(self, **fields: Any) -> Self:

@@ -49,7 +49,7 @@ class MongoStore:
         self._requeue = requeue
 
     async def page(self, filters: Filters, *, limit: int, after: str | None) -> Page:
-        """As :meth:`Store.page`; a page's end is the time and the id of its last letter."""
+        """Implement :meth:`Store.page`; a page's end is the time and the id of its last letter."""
         wanted = _query(filters)
         async with self._up_to_date():
             found: list[dict[str, Any]] = []
@@ -73,7 +73,7 @@ class MongoStore:
         )
 
     async def count(self, filters: Filters) -> int:
-        """As :meth:`Store.count`."""
+        """Implement :meth:`Store.count`."""
         groups = await self._counted(filters) if filters.open_only else None
         if groups is not None and (number := filters.count(groups)) is not None:
             return number
@@ -81,7 +81,7 @@ class MongoStore:
             return await self._letters.count_documents(_query(filters))
 
     async def groups(self, filters: Filters) -> list[Group]:
-        """As :meth:`Store.groups`."""
+        """Implement :meth:`Store.groups`."""
         groups = await self._counted(filters)
         if groups is None:
             async with self._up_to_date():
@@ -97,7 +97,7 @@ class MongoStore:
         return [group for group in kept.groups if filters.match(group)]
 
     async def get(self, task_id: str) -> DeadLetter | None:
-        """As :meth:`Store.get`."""
+        """Implement :meth:`Store.get`."""
         async with self._up_to_date():
             found = await self._letters.find_one({"_id": task_id})
         if not found:
@@ -108,14 +108,14 @@ class MongoStore:
             raise unreadable(task_id, error) from None
 
     async def ids(self, beginning: str, *, limit: int) -> list[str]:
-        """As :meth:`Store.ids`."""
+        """Implement :meth:`Store.ids`."""
         wanted = {"_id": {"$gte": beginning, "$lt": f"{beginning}\uffff"}}
         async with self._up_to_date():
             found = self._letters.find(wanted, {"_id": 1}).sort("_id", 1).limit(limit)
             return [str(one["_id"]) async for one in found]
 
     async def settle(self, letter: DeadLetter, act: Act, payload: bytes | None) -> Act:
-        """As :meth:`Store.settle`: Redis decides, then the record in MongoDB is updated.
+        """Implement :meth:`Store.settle`: Redis decides, then the record in MongoDB is updated.
 
         Between the two steps the mark in Redis replaces the record: a second caller gets the same
         answer, and completes the record.

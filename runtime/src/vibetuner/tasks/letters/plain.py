@@ -20,7 +20,7 @@ DEEPEST = 10
 def plain(value: Any) -> Any:
     """Return a value that JSON and MongoDB both accept: numbers, texts, lists, dicts, else text.
 
-    It is for people to read, so long or deep values are cut short.
+    The result is for people to read, so long or deep values are cut short.
 
     >>> from datetime import UTC, datetime
     >>> plain({"at": datetime(2026, 1, 2, tzinfo=UTC), "ids": (1, 2)})

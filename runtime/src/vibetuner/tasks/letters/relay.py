@@ -36,8 +36,8 @@ BATCH = 100
 POLL_SECONDS = 0.5
 LONGEST_PAUSE = 30
 
-# The filters of lists, each with the whole order of a page; without _id, MongoDB reads and sorts
-# all matching letters for each page.
+# An index for each filter of lists, with a page's whole sort order; without _id, MongoDB reads and
+# sorts all matching letters for each page.
 INDEXES = (
     [("failed_at", -1), ("_id", -1)],
     *(

@@ -15,7 +15,7 @@ from vibetuner.tasks.letters.letter import Act, DeadLetter, retry_id
 from vibetuner.tasks.payload import Codec, Kind, dump, unpickle
 from vibetuner.tasks.queues import declared_queue, default_queue
 
-# A person who loaded a letter before it was settled still finds the mark for this long.
+# After a letter is settled, its mark is kept for this long, for people who loaded it before.
 MARK_TIME = timedelta(days=1)
 
 ARGUMENTS = {"f", "a", "k", "t"}
@@ -31,24 +31,24 @@ class Requeue:
         self._keys = Keys(prefix)
 
     def payload_of(self, letter: DeadLetter) -> bytes:
-        """Return the payload to enqueue, signed anew, without ties to tasks that are gone.
+        """Return the payload to enqueue, signed again, without ties to tasks that are gone.
 
         Raises:
             DeadLetterError: the payload is gone, forged or unreadable, or lacks arguments.
         """
         if not letter.payload:
-            raise _refusal(letter, "its arguments are gone, they were not kept any longer")
+            raise _refusal(letter, "its arguments are gone")
         try:
             body = self._codec.open_kept(letter.payload, letter.task_id)
             data = unpickle(body)
         except StreaqError as error:
             raise _refusal(letter, f"its arguments can't be read ({error})") from None
         if not isinstance(data, dict) or not data.keys() >= ARGUMENTS:
-            raise _refusal(letter, "what was stored is no task")
+            raise _refusal(letter, "the stored payload is no call of a task")
         if data["f"] != letter.task_name:
-            raise _refusal(letter, "what was stored is a call of another task")
+            raise _refusal(letter, "the stored payload is a call of another task")
         if source := data.get("A"):
-            raise _refusal(letter, f"its arguments were to come from {source}, which gave none")
+            raise _refusal(letter, f"its arguments come from the result of {source}, which is gone")
         if data.keys() & DEPENDENCIES:
             body = dump({name: data[name] for name in data.keys() - DEPENDENCIES})
         return self._codec.seal(body, Kind.CALL, retry_id(letter.task_id))
@@ -58,7 +58,7 @@ class Requeue:
     ) -> Act:
         """Record ``act`` unless another act was recorded before; return the recorded one.
 
-        With ``keep``, the mark is the record, and is kept beside the stream.
+        With ``keep``, the mark is kept for ever, as the only record of the act.
         """
         task_id = letter.task_id
         worker = self._worker
@@ -80,8 +80,8 @@ class Requeue:
             return read_record(Act, decided)
         except Unreadable:
             raise DeadLetterError(
-                f"Something was done with the dead letter of {task_id}, and its record can't be "
-                f"read. Remove that record:  HDEL {self._keys.acted} {task_id}"
+                f"The dead letter of {task_id} was retried or discarded, and the record of that "
+                f"can't be read. Remove the record:  HDEL {self._keys.acted} {task_id}"
             ) from None
 
     def _queue_of(self, letter: DeadLetter) -> str:
@@ -99,5 +99,5 @@ class Requeue:
 def _refusal(letter: DeadLetter, reason: str) -> DeadLetterError:
     return DeadLetterError(
         f"{letter.task_name} {letter.task_id} can't be retried: {reason}. "
-        "Enqueue it anew with arguments of your own, or discard the letter"
+        "Enqueue it again with arguments of your own, or discard the letter"
     )

@@ -1,4 +1,4 @@
-"""Searches and counts letters on the server: it reads thousands, and sends only matches."""
+"""Searches and counts letters on the server, which reads thousands and sends only matches."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from vibetuner.tasks.letters.stream import (
 CHUNK = 500
 # A page that has read this many is returned even if it is not full.
 MOST_LOOKED_AT = 10_000
-# The field of the groups that counts letters without a group.
+# The field of the hash of groups that counts the letters without a group.
 UNGROUPED = "?"
 RECOUNT_SECONDS = 0.25
 # An entry is newer than its letter, unless the clocks of worker and server differ.

@@ -62,7 +62,7 @@ class Store(Protocol):
         ...
 
     async def ids(self, beginning: str, *, limit: int) -> list[str]:
-        """Return the ids of letters that begin like this, in order."""
+        """Return, in order, the ids of letters that begin with ``beginning``."""
         ...
 
     async def settle(self, letter: DeadLetter, act: Act, payload: bytes | None) -> Act:
@@ -82,7 +82,7 @@ class StreamStore:
         self._requeue = requeue
 
     async def page(self, filters: Filters, *, limit: int, after: str | None) -> Page:
-        """As :meth:`Store.page`; a page's end is its last entry's id."""
+        """Implement :meth:`Store.page`; a page's end is its last entry's id."""
         if after is not None and not re.fullmatch(r"[0-9]{1,19}-[0-9]{1,19}", after):
             raise bad_end(after)
         found, following = await search_letters(
@@ -95,7 +95,7 @@ class StreamStore:
         )
 
     async def count(self, filters: Filters) -> int:
-        """As :meth:`Store.count`."""
+        """Implement :meth:`Store.count`."""
         if filters == Filters():
             return await count_open(self._redis, self._prefix)
         if filters == Filters(open_only=False):
@@ -106,19 +106,19 @@ class StreamStore:
         return number
 
     async def groups(self, filters: Filters) -> list[Group]:
-        """As :meth:`Store.groups`; groups are of open letters, of any time."""
+        """Implement :meth:`Store.groups`; only open letters are grouped, of any time."""
         groups = await open_groups(self._redis, self._prefix)
         wanted = [group for group in groups if filters.match(group)]
         return sorted(wanted, key=lambda group: (-group.count, group.fingerprint))
 
     async def get(self, task_id: str) -> DeadLetter | None:
-        """As :meth:`Store.get`."""
+        """Implement :meth:`Store.get`."""
         return await find_letter(self._redis, self._prefix, task_id)
 
     async def ids(self, beginning: str, *, limit: int) -> list[str]:
-        """As :meth:`Store.ids`."""
+        """Implement :meth:`Store.ids`."""
         return await find_ids(self._redis, self._prefix, beginning, limit)
 
     async def settle(self, letter: DeadLetter, act: Act, payload: bytes | None) -> Act:
-        """As :meth:`Store.settle`; the act is stored beside the stream, in the same step."""
+        """Implement :meth:`Store.settle`; the act is stored beside the stream, in the same step."""
         return await self._requeue.settle(letter, act, payload, keep=True)

@@ -30,7 +30,7 @@ class StreamedLetter:
 
 
 async def keep(redis: Client, prefix: str, letter: DeadLetter) -> None:
-    """Append a letter; when this returns, it survives the worker."""
+    """Append a letter; once this returns, the letter survives the worker."""
     keys, values = Keys(prefix), [letter.task_id, letter.to_json()]
     places = [keys.letters, keys.letter_places, keys.guard]
     await Scripts(redis).call("bury_letter", places, values)
@@ -78,7 +78,7 @@ async def find_ids(redis: Client, prefix: str, beginning: str, limit: int) -> li
 
 
 async def _index_ids(redis: Client, keys: Keys) -> None:
-    """Add to the index what a version before 0.2 kept without one."""
+    """Add to the index the letters of versions before 0.2, which had no index."""
     cursor: int = 0
     while True:
         cursor, some = await redis.hscan(keys.letter_places, cursor, count=SCANNED)
@@ -124,7 +124,7 @@ async def with_acts(
 
 
 def _act(text: str, streamed: StreamedLetter) -> Act:
-    # If it can't be read, somebody has acted on the letter, but nobody knows how.
+    # An unreadable act still counts: somebody has retried or discarded the letter.
     unknown = Act(at=streamed.letter.failed_at, by="a record that can't be read")
     return read_or_none(Act, text) or unknown
 

@@ -1,6 +1,6 @@
 """Observers of attempts: the log, the journal, progress, dead letters and hooks.
 
-They don't know each other, nor how messages are claimed and ends are recorded.
+An observer knows neither the others nor how messages are claimed and ends are recorded.
 """
 
 from __future__ import annotations
@@ -42,12 +42,12 @@ def _to_all(observers: Sequence[Observer], name: str) -> Callable[[Attempt], Non
     plain = getattr(Observer, name)
     methods = [getattr(one, name) for one in observers if getattr(type(one), name) is not plain]
 
-    def tell(attempt: Attempt) -> None:
+    def call_each(attempt: Attempt) -> None:
         for method in methods:
             try:
                 method(attempt)
             except Exception:
                 about = type(method.__self__).__name__, attempt.fn_name
-                logger.exception("%s could not note %s", *about)
+                logger.exception("%s failed to observe %s", *about)
 
-    return tell
+    return call_each

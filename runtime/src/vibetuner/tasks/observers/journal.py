@@ -65,7 +65,7 @@ class JournalObserver(Observer):
 
     The entry of a task that ended goes to Redis in the step that records its end. The rest is sent
     in one command, at most four times a second; if Redis does not take it, it is sent again. The
-    journal is for people to look at: streaq's own keys stay the truth.
+    journal is for people to look at: streaq's own keys decide.
     """
 
     def __init__(

@@ -30,13 +30,13 @@ class LetterWriter(Observer):
             return
         error, cause = attempt.error, attempt.cause or Cause.EXCEPTION
         assert error is not None  # noqa: S101 - it has failed
-        # The attempt that finds the limit reached did not run.
+        # The attempt that found the limit of tries reached did not run its function.
         tries = attempt.tries - 1 if cause is Cause.CRASHED else attempt.tries
         enqueued_at = None
         if attempt.created:
             enqueued_at = datetime.fromtimestamp(attempt.created / 1000, UTC)
         payload = attempt.payload or b""
-        if attempt.arguments_from and attempt.args:  # of another task, and stored nowhere
+        if attempt.arguments_from and attempt.args:  # of another task, and not stored
             whole = {
                 "f": attempt.fn_name, "a": tuple(attempt.args), "k": dict(attempt.kwargs),
                 "t": attempt.created,

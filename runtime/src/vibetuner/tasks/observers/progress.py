@@ -65,7 +65,7 @@ class ProgressObserver(Observer):
             except Exception as error:  # noqa: BLE001 - of whatever kind, the tasks have ended
                 failures += 1
                 if not isinstance(error, OUTAGES) or failures == len(PAUSES):
-                    _complain(next(iter(ended)), error)
+                    _log_failure(next(iter(ended)), error)
                     return
                 self._ended = ended | self._ended
             else:
@@ -77,8 +77,8 @@ class ProgressObserver(Observer):
             try:
                 await finish_progress(self._history, task_id, ended[task_id])
             except (ResponseError, ValueError, TypeError) as error:
-                _complain(task_id, error)  # this key is not ours; the others are published
+                _log_failure(task_id, error)  # somebody else uses this key; publish the others
 
 
-def _complain(task_id: str, error: Exception) -> None:
+def _log_failure(task_id: str, error: Exception) -> None:
     logger.warning("could not publish progress of %s: %s", task_id, type(error).__name__)

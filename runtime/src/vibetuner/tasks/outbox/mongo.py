@@ -33,7 +33,7 @@ class MongoOutbox:
     """The collection, in the database that is open here."""
 
     async def add(self, row: Row, session: AsyncClientSession) -> tuple[str, str | None] | None:
-        """As :meth:`Store.add`.
+        """Implement :meth:`Store.add`.
 
         Raises:
             ServiceUnavailable: MongoDB does not answer, or refuses.
@@ -63,25 +63,25 @@ class MongoOutbox:
         return (row.task_id, None) if added.matched_count else None
 
     async def remove(self, task_id: str, session: AsyncClientSession) -> None:
-        """As :meth:`Store.remove`."""
+        """Implement :meth:`Store.remove`."""
         with _answering():
             await _rows().delete_one({"_id": task_id}, session=session)
 
     def on_commit(self, session: AsyncClientSession, hear: Callable[[], None]) -> None:
-        """As :meth:`Store.on_commit`; PyMongo has no event, so this wraps the session's method."""
+        """Implement :meth:`Store.on_commit`; PyMongo has no event, so wrap the session's method."""
         commit = session.commit_transaction
 
-        async def commit_and_tell() -> None:
+        async def commit_and_call() -> None:
             session.__dict__.pop("commit_transaction", None)
             await commit()
             hear()
 
-        session.__dict__["commit_transaction"] = commit_and_tell
+        session.__dict__["commit_transaction"] = commit_and_call
 
     async def read(
         self, task_ids: Sequence[str] | None, limit: int, *, durable: bool | None = None
     ) -> list[Row]:
-        """As :meth:`Store.read`."""
+        """Implement :meth:`Store.read`."""
         query: dict[str, Any] = {} if task_ids is None else {"_id": {"$in": list(task_ids)}}
         if durable is not None:
             is_durable = {"$regex": f"{re.escape(DURABLE_END)}$"}
@@ -93,11 +93,11 @@ class MongoOutbox:
         ]
 
     async def delete(self, task_ids: Sequence[str]) -> None:
-        """As :meth:`Store.delete`."""
+        """Implement :meth:`Store.delete`."""
         await _rows().delete_many({"_id": {"$in": list(task_ids)}})
 
     async def waiting(self) -> tuple[int, datetime | None]:
-        """As :meth:`Store.waiting`."""
+        """Implement :meth:`Store.waiting`."""
         oldest = await _rows().find_one({}, ["created_at"], sort=[("created_at", 1)])
         number = await _rows().count_documents({})
         return number, oldest["created_at"] if oldest else None
@@ -107,7 +107,7 @@ class MongoOutbox:
 def _answering() -> Iterator[None]:
     """Limit the steps in a transaction, and translate their errors.
 
-    A conflict of two transactions stays as it is, for whoever repeats the transaction.
+    A conflict of two transactions is raised as it is, so that the caller can repeat one.
     """
     try:
         with timeout(answer_seconds()):

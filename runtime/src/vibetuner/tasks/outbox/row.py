@@ -77,7 +77,7 @@ class Store(Protocol):
         ...
 
     def on_commit(self, session: Any, hear: Callable[[], None]) -> None:
-        """Call ``hear`` once the session's transaction is committed; never, if it isn't."""
+        """Call ``hear`` once the session's transaction is committed, and not after a rollback."""
         ...
 
     async def read(

@@ -44,7 +44,7 @@ class SqlOutbox:
     """The table, in the database whose engine is open here."""
 
     async def add(self, row: Row, session: AsyncSession) -> tuple[str, str | None] | None:
-        """As :meth:`Store.add`; waits for another transaction with the same key.
+        """Implement :meth:`Store.add`; wait for another transaction with the same key.
 
         Raises:
             TaskError: the session is of another database.
@@ -76,12 +76,12 @@ class SqlOutbox:
         return None
 
     async def remove(self, task_id: str, session: AsyncSession) -> None:
-        """As :meth:`Store.remove`."""
+        """Implement :meth:`Store.remove`."""
         statement = delete(Outbox).where(col(Outbox.task_id) == task_id)
         await (await session.connection()).execute(statement)
 
     def on_commit(self, session: AsyncSession, hear: Callable[[], None]) -> None:
-        """As :meth:`Store.on_commit`; committing a savepoint does not count."""
+        """Implement :meth:`Store.on_commit`; committing a savepoint does not count."""
         session.sync_session.info.setdefault(TABLE, []).append(hear)
         for name, listener in LISTENERS.items():
             if not event.contains(session.sync_session, name, listener):
@@ -90,7 +90,7 @@ class SqlOutbox:
     async def read(
         self, task_ids: Sequence[str] | None, limit: int, *, durable: bool | None = None
     ) -> list[Row]:
-        """As :meth:`Store.read`."""
+        """Implement :meth:`Store.read`."""
         statement = select(*FIELDS).order_by(col(Outbox.created_at)).limit(limit)
         if task_ids is not None:
             statement = statement.where(col(Outbox.task_id).in_(task_ids))
@@ -101,30 +101,30 @@ class SqlOutbox:
             return [Row(*found) for found in await connection.execute(statement)]
 
     async def delete(self, task_ids: Sequence[str]) -> None:
-        """As :meth:`Store.delete`."""
+        """Implement :meth:`Store.delete`."""
         async with sql_engine.get().begin() as connection:
             await connection.execute(delete(Outbox).where(col(Outbox.task_id).in_(task_ids)))
 
     async def waiting(self) -> tuple[int, datetime | None]:
-        """As :meth:`Store.waiting`."""
+        """Implement :meth:`Store.waiting`."""
         statement = select(func.count(), func.min(Outbox.created_at))
         async with sql_engine.get().connect() as connection:
             number, oldest = (await connection.execute(statement)).one()
         return number, oldest
 
 
-def _tell(session: Session) -> None:
+def _call_hooks(session: Session) -> None:
     if not session.in_nested_transaction():
         for hear in session.info.pop(TABLE, ()):
             hear()
 
 
-def _forget(session: Session, transaction: SessionTransaction) -> None:
+def _drop_hooks(session: Session, transaction: SessionTransaction) -> None:
     if transaction.parent is None:
         session.info.pop(TABLE, None)
 
 
 LISTENERS: dict[str, Callable[..., None]] = {
-    "after_commit": _tell,
-    "after_transaction_end": _forget,
+    "after_commit": _call_hooks,
+    "after_transaction_end": _drop_hooks,
 }

@@ -27,15 +27,15 @@ MESSAGE_LENGTH = 2000
 INTERVAL_SECONDS = 0.25
 RATE_SECONDS = 10.0
 MOST = 2**63
-# How long a task waits for Redis to take an event, and then before it tries again.
-PATIENCE_SECONDS = 5.0
+# A task waits at most this long for Redis to take an event, and as long before the next attempt.
+ANSWER_SECONDS = 5.0
 
 
 class Progress:
     """Reports the progress of the task that creates it.
 
-    Outside a worker, as in a test that calls a task's function, it counts steps, and publishes only
-    to ``channel``, if one is given. While Redis is away it publishes nothing, and the task goes on.
+    Outside a worker, as in a test that calls a task's function, it only counts steps, and publishes
+    them on ``channel`` if one is given. While Redis is away, nothing is published.
 
     Args:
         total: the number of steps; None if unknown.
@@ -144,7 +144,7 @@ class Progress:
     async def _send(self, status: ProgressStatus) -> None:
         self._busy, self._is_sent = True, True
         try:
-            async with asyncio.timeout(PATIENCE_SECONDS):
+            async with asyncio.timeout(ANSWER_SECONDS):
                 await self._send_now(self._state(status))
         except (*OUTAGES, TypeError, ValueError) as error:
             if not self._failing:
@@ -157,7 +157,7 @@ class Progress:
         finally:
             self._busy, self._is_new = False, False
             # A task must not wait at every step for a Redis that does not answer.
-            pause = PATIENCE_SECONDS if self._failing else INTERVAL_SECONDS
+            pause = ANSWER_SECONDS if self._failing else INTERVAL_SECONDS
             self._due = time.monotonic() + pause
 
     async def _send_now(self, state: ProgressState) -> None:

@@ -12,7 +12,7 @@ from vibetuner.sse.event import idle_id
 from vibetuner.sse.history import History
 from vibetuner.stored import adapter
 
-#: the name of the event that reports a state
+#: The name of the event that reports a state.
 PROGRESS = "progress"
 
 # A task may report nothing for hours, and its page may be opened hours after its end.
@@ -56,7 +56,7 @@ class ProgressState:
 
     @property
     def percent(self) -> int | None:
-        """0 to 100; None when the total is not known.
+        """The part that is done, from 0 to 100; None if the total is unknown.
 
         >>> ProgressState(task_id="a", done=1, total=3).percent
         33
@@ -79,10 +79,10 @@ class ProgressState:
 
     @classmethod
     def from_json(cls, text: str) -> Self:
-        """Read what :meth:`to_json` wrote.
+        """Parse the text of :meth:`to_json`.
 
         Raises:
-            ValueError: it is something else, or a value has the wrong type.
+            ValueError: the text is something else, or a value has the wrong type.
         """
         found: Self = adapter(cast("Any", cls)).validate_json(text, strict=True)
         if not all(abs(number or 0) < 2**63 for number in (found.rate, found.eta)):
@@ -120,7 +120,7 @@ async def find_known(functions: Functions, history: History, task_ids: list[str]
 
 
 async def register_watch(history: History, state: ProgressState) -> None:
-    """Note that somebody watches, so that the end of a silent task is published too."""
+    """Register a watcher, so that the end of a task that reports nothing is published, too."""
     key = history.keys.progress(state.task_id)
     values: list[str | float] = [state.to_json(), KEPT_SECONDS]
     await history.functions.call("register_progress", [key], values)

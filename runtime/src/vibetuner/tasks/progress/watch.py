@@ -40,9 +40,9 @@ STATUS = {
     TaskStatus.RUNNING: ProgressStatus.RUNNING,
 }
 RESULT_SECONDS = 2
-# The interval between reads of a task that waits for others or in the outbox, while somebody
-# watches it: nothing is published for what changes there.
-LOOK_SECONDS = 1.0
+# While somebody watches a task that waits for others or in the outbox, it is polled this often:
+# nothing is published when that changes.
+POLL_SECONDS = 1.0
 OUTAGE_SECONDS = 1.0
 
 
@@ -85,9 +85,9 @@ class Step:
 async def follow_progress(  # noqa: PLR0912 - one branch for each kind of event
     subscriber: Subscriber,
 ) -> AsyncIterator[Step | None]:
-    """Yield the steps of the task that the subscriber's channel names; None after a silence."""
+    """Yield the steps of the task that the subscriber's channel names; None at each keepalive."""
     task_id, missing = subscriber.channel, 0
-    looks = True  # once, or while its call waits in the outbox
+    polls = True  # once, and while the call waits in the outbox
     gone = ProgressState(task_id=task_id, status=ProgressStatus.FAILED)
     state, position = await _begin(subscriber, gone)
     if not state.is_over:
@@ -95,7 +95,7 @@ async def follow_progress(  # noqa: PLR0912 - one branch for each kind of event
     while not state.is_over:
         is_silence = False
         try:
-            async with asyncio.timeout(LOOK_SECONDS if looks or _is_waiting(state) else None):
+            async with asyncio.timeout(POLL_SECONDS if polls or _is_waiting(state) else None):
                 events = await subscriber.events()
             is_silence = not events
         except TimeoutError:
@@ -104,7 +104,7 @@ async def follow_progress(  # noqa: PLR0912 - one branch for each kind of event
             return
         if not events:  # the end of the task may not have been published
             before = state
-            state, looks = await _look_again(state)
+            state, polls = await _poll(state)
             if state != before:
                 yield Step(PROGRESS, state, position)
             elif is_silence:
@@ -114,7 +114,7 @@ async def follow_progress(  # noqa: PLR0912 - one branch for each kind of event
                     await _give_up(task_id)
         elif any(event.name == RESET for event in events):
             state, position = await _begin(subscriber, state)
-            looks = True
+            polls = True
             if not state.is_over:
                 yield Step(PROGRESS, state, position)
         elif step := _newest_step(events):
@@ -152,7 +152,7 @@ async def _load(task_id: str) -> tuple[ProgressState | None, bool]:
 async def _combine(
     history: History, state: ProgressState | None, asked: ProgressState | None
 ) -> ProgressState | None:
-    """Return the state of a task that was reported as ``state``, and that the queue has so."""
+    """Return the state of a task, from the one that it reported and the one that the queue has."""
     if asked is None:
         return state
     if state is None:
@@ -162,7 +162,7 @@ async def _combine(
         await finish_progress(history, state.task_id, asked.status)
         return state.at_end(asked.status)
     if state.status is ProgressStatus.QUEUED:
-        return replace(state, status=asked.status)  # a task that reports nothing may have begun
+        return replace(state, status=asked.status)  # a task that reports nothing may have started
     return state
 
 
@@ -189,10 +189,10 @@ def _keep_parts(state: ProgressState, known: ProgressState) -> ProgressState:
     return replace(state, done=known.total, total=known.total)
 
 
-async def _look_again(state: ProgressState) -> tuple[ProgressState, bool]:
-    """Return the current state of a waiting task, and whether to look once more.
+async def _poll(state: ProgressState) -> tuple[ProgressState, bool]:
+    """Return the current state of a waiting task, and whether to poll again.
 
-    While Redis is away, that is the old state.
+    While Redis is away, return the old state.
     """
     try:
         found, is_held = await _load(state.task_id)
@@ -254,7 +254,7 @@ async def _ask_queue(task_id: str) -> tuple[ProgressState | None, bool]:
 async def _is_lost(task_id: str) -> bool:
     """Return whether the queue no longer knows a task whose end was not published.
 
-    This happens if its worker was lost between the two, or if Redis lost its data.
+    This happens if the worker was lost before it published the end, or if Redis lost its data.
     """
     try:
         return await load_progress(task_id) is None or (await _ask_queue(task_id))[0] is None

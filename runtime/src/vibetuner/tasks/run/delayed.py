@@ -18,9 +18,9 @@ from vibetuner.tasks.engine import cron_id
 from vibetuner.tasks.payload import Kind
 from vibetuner.tasks.run.outage import Outage
 
-# A client of streaq's own publishes nothing about a delayed task, so it is noticed this late.
+# A client of streaq's own publishes nothing about a delayed task; a worker notices it this late.
 LONGEST_SLEEP_SECONDS = 0.5
-# An event loop sleeps in whole milliseconds, rounded up; for the last one, wait turn by turn.
+# An event loop sleeps in whole milliseconds, rounded up; in the last one, yield until it is over.
 TICK_SECONDS = 0.001
 SWEEP_SECONDS = 0.5
 
@@ -116,7 +116,7 @@ class Cron:
                 await self.schedule(name.decode(), tab.decode(), queue)
 
     async def declare(self, task: Any) -> None:
-        """Store a cron task and schedule its next run; leave that to its readers if it has one."""
+        """Store a cron task and its next run; if others read its queue, only if it has none."""
         name, queue = task.fn_name, self._queue_of(task.fn_name)
         due = await self._functions.connection.call("ZSCORE", self._keys.cron_schedule, name)
         if due is not None and not self._has_reader(queue):
@@ -130,7 +130,7 @@ class Cron:
         return self._queues is None or queue in self._queues
 
     async def schedule(self, name: str, tab: str, queue: str) -> None:
-        """Schedule the next run of one, unless another worker has."""
+        """Schedule the next run of a cron task, unless another worker has done so."""
         connection = self._functions.connection
         stored, now = await asyncio.gather(
             connection.call("GET", self._keys.cron_data(name)), connection.call("TIME")

@@ -51,7 +51,7 @@ class Dispatcher:
         begin: starts an attempt, which ends with a call of :meth:`release`.
         prepare: recreates the streams and schedules that an emptied server has lost.
         finisher: requeues messages that were claimed and not begun, and knows unrecorded ends.
-        outage: is told about lost connections.
+        outage: waits while the connection is lost.
     """
 
     def __init__(  # noqa: PLR0913 - one collaborator of each kind
@@ -94,7 +94,7 @@ class Dispatcher:
         return not (self._claimed or self.running)
 
     async def run(self) -> None:
-        """Claim messages until :meth:`stop`; wait out every outage."""
+        """Claim messages until :meth:`stop`; during an outage, wait."""
         while not self._stopping:
             try:
                 await self._claim_some()
@@ -234,21 +234,21 @@ class Dispatcher:
         return reply
 
     def _is_late(self, asked: float) -> bool:
-        """Return whether others may take over, or have taken over, what was claimed since then.
+        """Return whether other workers may have taken over messages claimed after ``asked``.
 
-        A process that was frozen meanwhile, or a server, answers late.
+        That is so if this process or the server was frozen since then.
         """
         _, _, idle_ms, fresh = self._head
         return (self._loop.time() - asked) * 1000 >= idle_ms - fresh
 
     def _take(self, reply: list[Any]) -> int:
-        """Take over claimed messages; return how many."""
+        """Keep claimed messages until a slot is free; return how many."""
         claimed, now = int(reply[0]), self._loop.time()
         for at in range(1, len(reply), VALUES):
             priority, message, task, queued, payload, tries, aborted = reply[at : at + VALUES]
             source = (priority.decode(), message.decode())
             if source in self.running or source in self._finisher.unrecorded:
-                continue  # idle for so long that this worker claimed it a second time
+                continue  # it was idle for so long that this worker claimed it again
             self._claimed.append(
                 Attempt(
                     task_id=task.decode("utf-8", "replace"),
@@ -319,7 +319,7 @@ class Dispatcher:
             "held", (self._keys.queue,), [*self._head[:2], *self._order.names]
         )
         known = {*self.running, *self._finisher.unrecorded}
-        if not self._stopping:  # otherwise a late answer may have claimed them, and nothing begins
+        if not self._stopping:  # a stopping worker begins none of them, so they are requeued
             known.update(one.source for one in self._claimed)
         for at in range(0, len(held), 2):
             if (source := (held[at].decode(), held[at + 1].decode())) not in known:
@@ -329,8 +329,8 @@ class Dispatcher:
 class Lookahead:
     """Decides how many messages to prefetch.
 
-    That is some times as many as finish in one round trip. Long tasks need none, and a worker that
-    needs none holds no message that another worker could run.
+    The number is ``MARGIN`` times as many as finish in one round trip. While tasks are long, that
+    is 0, so that the worker holds no message that another one could run.
 
     >>> ahead = Lookahead(slots=32, now=0.0)
     >>> ahead.finished += 100
@@ -363,8 +363,8 @@ class Lookahead:
         if span >= self.SPAN_SECONDS:
             self._rate, self.finished, self._since = self.finished / span, 0, now
         # At most as many as begin before they are stale, with a margin.
-        spell = min(self.MARGIN * self._wait, FRESH_SECONDS / 2)
-        return min(self._most, round(self._rate * spell))
+        seconds = min(self.MARGIN * self._wait, FRESH_SECONDS / 2)
+        return min(self._most, round(self._rate * seconds))
 
 
 def _number(stored: bytes, limit: int) -> int:

@@ -40,7 +40,7 @@ Runner = Callable[..., Coroutine[Any, Any, Any]]
 
 
 class Rejected(Exception):  # noqa: N818 - not an error of the program
-    """The task must not run; holds the error of its result."""
+    """The task must not run; ``error`` becomes its result."""
 
     def __init__(self, error: Exception, cause: Cause | None) -> None:
         super().__init__(error)
@@ -95,7 +95,7 @@ class Executor:
                 self._finish(attempt)
                 return
             if attempt.arguments_from or attempt.fallback_of:
-                await self._load_handed_on(attempt)
+                await self._load_passed_on(attempt)
             if attempt.end is None:
                 await self._call(task, attempt)
         except Rejected as rejection:
@@ -116,7 +116,7 @@ class Executor:
         """Prepare the end of a task that will not be tried again, and call its ``on_failure``."""
         if attempt.arguments_from and attempt.policy is not None and not attempt.args:
             with suppress(Exception):  # a letter without arguments is better than none
-                attempt.args = await self._handed_on(attempt)
+                attempt.args = await self._previous_result(attempt)
         if attempt.policy is None or attempt.policy.on_failure is None:
             return
         notice = asyncio.ensure_future(_notify(attempt, attempt.policy.on_failure))
@@ -144,7 +144,7 @@ class Executor:
         return True
 
     async def _hold(self, group: str, attempt: Attempt) -> bool:
-        """Begin the holder of a group, with its latest arguments."""
+        """Begin a unique task with its latest arguments; return False if it must not run now."""
         values = [
             group, attempt.task_id, attempt.priority, attempt.message_id, attempt.claimed,
             *self._consumer,
@@ -157,8 +157,8 @@ class Executor:
             load(attempt, self._codec, self._registry, self._keys)
         return True
 
-    async def _load_handed_on(self, attempt: Attempt) -> None:
-        """Take arguments from the previous task, or, as its fallback, its error."""
+    async def _load_passed_on(self, attempt: Attempt) -> None:
+        """Take the previous task's result as arguments, or as the result of a fallback."""
         if attempt.fallback_of:
             stored = await self._connection.call("GET", self._keys.fallback(attempt.task_id))
             if stored is not None:
@@ -168,11 +168,11 @@ class Executor:
                 return
         if attempt.arguments_from:
             try:
-                attempt.args = await self._handed_on(attempt)
+                attempt.args = await self._previous_result(attempt)
             except ArgumentsGone as error:
                 raise Rejected(error, Cause.FAILED_DEPENDENCY) from None
 
-    async def _handed_on(self, attempt: Attempt) -> Sequence[Any]:
+    async def _previous_result(self, attempt: Attempt) -> Sequence[Any]:
         stored = await self._connection.call("GET", self._keys.previous(attempt.arguments_from))
         if stored is None:
             raise ArgumentsGone("Dependency failed, or its result was not kept so long!")

@@ -52,7 +52,7 @@ class Batch:
 
 
 class Finisher:
-    """Records the ends of one worker's attempts, and waits out every outage.
+    """Records the ends of one worker's attempts; during an outage, it waits.
 
     Args:
         client: the queue, connected.
@@ -60,7 +60,7 @@ class Finisher:
         idle_ms: the time after which another worker takes a message over.
         observers: called before and after an end is recorded.
         counters: the worker's counters.
-        outage: is told about lost connections.
+        outage: waits while the connection is lost.
     """
 
     def __init__(  # noqa: PLR0913 - one collaborator of each kind
@@ -207,13 +207,13 @@ class Finisher:
 
     def _send(self) -> None:
         batch, self._batch = self._batch, None
-        assert batch is not None  # noqa: S101 - it was there when this was called for
+        assert batch is not None  # noqa: S101 - a batch exists when _send is scheduled
         self._sent.add(batch)
         step = f"{self._worker_id}:{next(self._steps)}"
         try:
             answer = self._functions.ask("finish", self._keys, self._step(batch, step))
         except Exception:  # noqa: BLE001 - the connection is lost, or a value can't be sent
-            self._insist(batch, step)
+            self._resend_soon(batch, step)
             return
         self._busy.add(answer)
         answer.add_done_callback(lambda done: self._answered(batch, step, done))
@@ -221,11 +221,11 @@ class Finisher:
     def _answered(self, batch: Batch, step: str, answer: asyncio.Future[Any]) -> None:
         self._busy.discard(answer)
         if answer.cancelled() or answer.exception() is not None:
-            self._insist(batch, step)
+            self._resend_soon(batch, step)
         else:
             self._recorded(batch, answer.result())
 
-    def _insist(self, batch: Batch, step: str) -> None:
+    def _resend_soon(self, batch: Batch, step: str) -> None:
         if self._closed:
             return
         self._in_background(self._send_again(batch, step))
@@ -264,7 +264,7 @@ class Finisher:
         self._sent.discard(batch)
         for part in _split(batch):
             self._sent.add(part)
-            self._insist(part, f"{self._worker_id}:{next(self._steps)}")
+            self._resend_soon(part, f"{self._worker_id}:{next(self._steps)}")
 
     def _step(self, batch: Batch, step: str, *, again: bool = False) -> list[Any]:
         now = time.time_ns() // 1_000_000
@@ -350,7 +350,7 @@ class Finisher:
 def fresh_ms(idle_ms: int) -> int:
     """Return for how long after a claim no other worker can have taken the message over.
 
-    Less than the shortest idle timeout that a setting allows, one second.
+    That is less than the shortest idle timeout that a setting allows, one second.
     """
     return min(900, round(idle_ms * 0.9))
 

@@ -1,4 +1,4 @@
-"""Waits out lost connections, with one log line at the loss and one at the recovery."""
+"""Waits while the connection is lost, with a log line at the loss and one at the recovery."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One run of a worker: assembles its parts, and shuts them down when it stops."""
+"""The run of a worker: assembles its parts, and shuts them down when it stops."""
 
 from __future__ import annotations
 
@@ -43,9 +43,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# At a hurried stop, functions that were cancelled have this long to clean up.
+# After a second signal, functions that were cancelled have this long to clean up.
 HURRY_SECONDS = 1.5
-# At an ordinary stop they have twice the time of Attempt.cut, and a little more.
+# After the first one, they have the ten seconds of Attempt.cut, and a little more.
 CLEANUP_SECONDS = 12.0
 RECORD_SECONDS = 5.0
 NAMED = 5
@@ -253,7 +253,7 @@ class Run:
             self._abandon(attempt)
 
     async def _wait_for_running(self, seconds: float) -> None:
-        """Wait until all have ended, the time is up, or the stop is hurried."""
+        """Wait until all have ended, the time is up, or a second stop is requested."""
         if not (handles := self._handles()):
             return
         ended = asyncio.create_task(_all_of(handles))
@@ -272,7 +272,7 @@ class Run:
     def _abandon(self, attempt: Attempt) -> None:
         """Requeue a task whose function does not end."""
         logger.warning(
-            "%s does not end; requeued, and left behind", attempt.fn_name,
+            "%s does not end; requeued while it still runs", attempt.fn_name,
             extra={"task_id": attempt.task_id},
         )  # fmt: skip
         self._dispatcher.running.pop(attempt.source, None)
