@@ -37,6 +37,7 @@ SCHEMES = (
 SLOTS = 16384
 MOST_OTHERS = 5
 NO_CLUSTER = "cluster support disabled"
+UNSERVED = "no node serves the slot of REDIS_KEY_PREFIX"
 PORT, SENTINEL_PORT = 6379, 26379
 TLS_OPTIONS = (
     "ssl_cert_reqs", "ssl_check_hostname", "ssl_ca_certs", "ssl_certfile", "ssl_keyfile",
@@ -96,8 +97,6 @@ class Sentinels:
     hosts: tuple[tuple[str, int], ...]
     username: str | None = None
     password: str | None = field(default=None, repr=False)
-    # Words for messages.
-    guide, say, unknown = "Sentinel", "Sentinels call", "the name is unknown"
 
     @property
     def question(self) -> tuple[str, ...]:
@@ -137,9 +136,6 @@ class Cluster:
     hosts: tuple[tuple[str, int], ...]
     prefix: str
     question = replicas_question = ("CLUSTER", "SLOTS")
-    # Words for messages.
-    guide, say = "node of the Cluster", "the Cluster calls"
-    unknown = "no node serves the slot of REDIS_KEY_PREFIX"
 
     @property
     def slot(self) -> int:
@@ -218,7 +214,9 @@ class Address:
         if self.guides and isinstance(reply, dict):
             role = _text(reply.get("role") or reply.get(b"role"))
             if role != "master":
-                raise OSError(f"{self} is a {role}, though {self.guides.say} it the primary")
+                if self.cluster:
+                    raise OSError(f"{self} is a {role}, though the Cluster calls it the primary")
+                raise OSError(f"{self} is a {role}, though Sentinels call it the primary")
 
     def watchers(self) -> list[Address]:
         """The addresses of the Sentinels, or of the nodes that are asked."""
@@ -256,15 +254,17 @@ class Address:
                 votes[named] += 1
             elif isinstance(reply, BaseException):
                 reasons[str(reply)] = None
-            elif self.guides:
-                reasons[self.guides.unknown] = None
+            else:
+                reasons[UNSERVED if self.cluster else "the name is unknown"] = None
         if votes:
             ((host, port), _), *_ = votes.most_common(1)
             return replace(self, host=host, port=port)
         if self.cluster and any(NO_CLUSTER in reason for reason in reasons):
             raise OSError("the server is no Cluster. Begin REDIS_URL with redis:// or rediss://")
-        guide = self.guides and self.guides.guide
-        raise OSError(f"no {guide} names the primary ({'; '.join(reasons)})")
+        why = "; ".join(reasons)
+        if self.cluster:
+            raise OSError(f"no node of the Cluster names the primary ({why})")
+        raise OSError(f"no Sentinel names the primary ({why})")
 
     def others(self, replies: Mapping[Address, object]) -> list[Address]:
         """Return Cluster nodes that can be asked when the nodes of the URL are gone."""
