@@ -130,7 +130,7 @@ def _quieten() -> None:
 
 
 class LimitedServer(uvicorn.Server):
-    """uvicorn's server; it closes connections whose request is late, and ends event streams first."""
+    """uvicorn's server; it closes late connections, and at its end event streams first."""
 
     async def on_tick(self, counter: int) -> bool:
         """Close the connections whose request is late."""
