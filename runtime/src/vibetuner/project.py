@@ -7,8 +7,7 @@ import os
 import re
 import secrets
 import tomllib
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -143,11 +142,9 @@ def code_digest(project: ProjectInfo) -> str:
 _data_dir = Slot[Path](lambda: LookupError("no override"))
 
 
-@contextmanager
-def using_data_dir(folder: Path) -> Iterator[Path]:
+def using_data_dir(folder: Path) -> AbstractContextManager[Path]:
     """Make :func:`data_dir` return ``folder`` for the length of the block."""
-    with _data_dir.hold(folder):
-        yield folder
+    return _data_dir.hold(folder)
 
 
 def data_dir() -> Path:
