@@ -77,7 +77,7 @@ async def find_missing(connection: Connection, keys: Keys) -> list[Missing]:
             return [Missing("the command MULTI", "+multi +exec +discard")]
         raise
     probes = list(_probes(keys))
-    commands = [*(probe.command for probe in probes), *FUNCTIONS, *SCRIPTS, ("DISCARD",)]
+    commands = [*(command for command, _ in probes), *FUNCTIONS, *SCRIPTS, ("DISCARD",)]
     asked = [connection.call(*command) for command in commands]
     replies = await asyncio.gather(*asked, return_exceptions=True)
     for reply in replies:
@@ -85,10 +85,11 @@ async def find_missing(connection: Connection, keys: Keys) -> list[Missing]:
         if isinstance(reply, BaseException) and not isinstance(reply, ResponseError | Moving):
             raise reply
     refused = [is_refused(reply) for reply in replies]
+    # A refusal may be about this right, or about a key of the command.
     found = [
-        probe.missing
-        for probe, reply, is_refused in zip(probes, replies, refused, strict=False)
-        if is_refused and probe.is_meant(str(reply))
+        right
+        for (_, right), reply, is_refused in zip(probes, replies, refused, strict=False)
+        if is_refused and ("access" in str(reply)) is (right.rule[0] in "~&")
     ]
     functions, scripts = refused[len(probes) : -1][:2], refused[len(probes) : -1][2:]
     if any(functions) and any(scripts):
@@ -96,27 +97,18 @@ async def find_missing(connection: Connection, keys: Keys) -> list[Missing]:
     return list(dict.fromkeys(found))
 
 
-@dataclass(frozen=True, slots=True)
-class _Probe:
-    command: Command
-    missing: Missing
-
-    def is_meant(self, refusal: str) -> bool:
-        """Tell whether the refusal is about this right, and not about a key of the command."""
-        return ("access" in refusal) is (self.missing.rule[0] in "~&")
-
-
-def _probes(keys: Keys) -> Iterator[_Probe]:
+def _probes(keys: Keys) -> Iterator[tuple[Command, Missing]]:
+    """Yield commands, each with the right that it needs."""
     stream = keys.stream(PROBE)
     sharded: Sequence[Command] = (("SPUBLISH", stream, ""), ("SSUBSCRIBE", stream))
     for command in (*_commands(stream), *(sharded if keys.is_sharded else ())):
         name = "xgroup|create" if command[0] == "XGROUP" else str(command[0]).lower()
-        yield _Probe(command, Missing(f"the command {name.upper()}", f"+{name}"))
+        yield command, Missing(f"the command {name.upper()}", f"+{name}")
     for place in _places(keys):
         name = place.replace("*", PROBE)
-        yield _Probe(("EXISTS", name), Missing(f"the keys {place}", f"~{place}"))
+        yield ("EXISTS", name), Missing(f"the keys {place}", f"~{place}")
         for channel in (("PUBLISH", name, ""), ("SUBSCRIBE", name)):
-            yield _Probe(channel, Missing(f"the channels {place}", f"&{place}"))
+            yield channel, Missing(f"the channels {place}", f"&{place}")
 
 
 def _commands(key: str) -> Iterable[Command]:
