@@ -17,7 +17,7 @@ from tests.processes import run_vibetuner
 from tests.projects import write_project
 from tests.runtime.conftest import Running
 from tests.runtime.frontend.debug.conftest import browsing
-from vibetuner.cli.checks.template import check_version
+from vibetuner.cli.checks.outside import check_version
 from vibetuner.config import Settings, using_settings
 from vibetuner.project import ProjectInfo
 from vibetuner.tasks.dead_letters import Cause, get

@@ -233,7 +233,7 @@ def test_env_example_names_every_setting_with_a_line_about_it(project: Path):
 def test_the_example_settings_are_valid(project: Path):
     """A file that is offered as a start must be one."""
     from vibetuner.config import Settings
-    from vibetuner.env_file import read_env_file
+    from vibetuner.setting_files import read_env_file
 
     lines = read_env_file(project / ".env.example")
     settings = Settings(**{name.lower(): value for name, value in lines.items() if value})

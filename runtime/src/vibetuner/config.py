@@ -23,7 +23,6 @@ from pydantic import (
     model_validator,
 )
 
-from vibetuner.env_file import check_env_file, find_value, mask_url, read_env_file
 from vibetuner.errors import SettingsError
 from vibetuner.project import (
     ProjectInfo,
@@ -33,7 +32,14 @@ from vibetuner.project import (
     project_info,
     project_root,
 )
-from vibetuner.secret_files import find_secret, read_secrets
+from vibetuner.setting_files import (
+    check_env_file,
+    find_secret,
+    find_value,
+    mask_url,
+    read_env_file,
+    read_secrets,
+)
 from vibetuner.state import Slot
 
 __all__ = [

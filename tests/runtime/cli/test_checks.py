@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from tests.processes import vibetuner
+from vibetuner.cli.checks import Finding
 from vibetuner.cli.checks.diagnosis import diagnose
-from vibetuner.cli.checks.finding import Finding
-from vibetuner.cli.checks.ports import check_port
+from vibetuner.cli.checks.outside import check_port
 from vibetuner.cli.services import _print_lines
 from vibetuner.embedded.control import ServicesStatus, ServiceStatus
 from vibetuner.embedded.users import User

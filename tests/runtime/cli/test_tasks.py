@@ -18,9 +18,9 @@ from tests.processes import free_port, run_vibetuner, vibetuner
 from tests.projects import SHOP, SHOP_TUNE, write, write_project
 from tests.valkey import Valkey
 from tests.waiting import wait_until
-from vibetuner.cli.checks.finding import Finding
+from vibetuner.cli.checks import Finding
+from vibetuner.cli.checks.outside import check_drift, check_version
 from vibetuner.cli.checks.redis import judge_server
-from vibetuner.cli.checks.template import check_drift, check_version
 from vibetuner.embedded import Lease
 from vibetuner.project import ProjectInfo
 from vibetuner.redis.blocking import RefusedError, ask

@@ -88,11 +88,10 @@ def _settings() -> tuple[str, str, str]:
     """Return REDIS_URL, key prefix and ENVIRONMENT, without importing vibetuner.config."""
     from pathlib import Path
 
-    from vibetuner.env_file import check_env_file, find_value
     from vibetuner.errors import NotConfigured
     from vibetuner.project import find_root, key_prefix
     from vibetuner.redis import REDIS_MISSING
-    from vibetuner.secret_files import read_secrets
+    from vibetuner.setting_files import check_env_file, find_value, read_secrets
 
     root = find_root()
     env_file = (root or Path.cwd()) / ".env"

@@ -52,7 +52,7 @@ def _serve_frontend(options: argparse.Namespace) -> None:
 def _serve_monitor(options: argparse.Namespace) -> None:
     with loading():
         import_coredis()
-        from vibetuner.cli.monitor_web import serve_monitor
+        from vibetuner.cli.web import serve_monitor
 
     with socket.socket(fileno=options.fd) as listener:
         serve_monitor(listener, host=options.host, worker_id=options.worker)

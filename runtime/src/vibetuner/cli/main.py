@@ -14,16 +14,17 @@ from vibetuner.cli.complaint import complaining
 from vibetuner.cli.db import app as db
 from vibetuner.cli.dead_letters import app as dead_letters
 from vibetuner.cli.destroy import app as destroy
-from vibetuner.cli.doctor import doctor
 from vibetuner.cli.loading import import_coredis, loading
 from vibetuner.cli.new import app as new
 from vibetuner.cli.run import run
 from vibetuner.cli.services import app as services
 from vibetuner.cli.tasks import app as tasks
-from vibetuner.cli.template_changes import template_changes
 
 # What takes longest to import, of the commands that talk to Redis.
 DRIVERS = {"tasks": "vibetuner.cli.task_queue", "dead-letters": "vibetuner.cli.letters"}
+
+
+NOTHING_NEWER = 3
 
 
 class Group(TyperGroup):
@@ -48,10 +49,59 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("run")(run)
-app.command("template-changes")(template_changes)
+
+
+@app.command("template-changes")
+def template_changes(
+    version: Annotated[
+        str, typer.Argument(help="A version such as v0.2.0; the newest by default.")
+    ] = "",
+    committed: Annotated[
+        bool, typer.Option("--committed", help="Refuse while something is not committed.")
+    ] = False,
+) -> None:
+    """Show what is new in the template and the runtime.
+
+    The project's version is compared with the newest, or with VERSION. Exit code 0 if there is
+    something new, 3 if there isn't, 1 if the template can't be reached or something is not
+    committed.
+    """
+    from vibetuner.cli.template_news import check_committed, fetch_news, sections_between
+    from vibetuner.project import project_root
+
+    root = project_root()
+    if committed:
+        check_committed(root)
+    news = fetch_news(root, version)
+    if news.present == news.next:
+        print(f"{news.present} is {'this version' if version else 'the newest version'} already.")
+        raise typer.Exit(NOTHING_NEWER)
+    print(f"The template and the runtime go from {news.present} to {news.next}.\n")
+    print(
+        sections_between(news.changelog, news.present, news.next)
+        or "The changelog has no section for it."
+    )
+
+
 app.add_typer(new, name="new", cls=Group)
 app.add_typer(destroy, name="destroy", cls=Group)
-app.command("doctor")(doctor)
+
+
+@app.command()
+def doctor(
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+) -> None:
+    """Check the project, its settings, services and workers.
+
+    Each problem is reported with its cure. Exit code 0 if there is no error, else 1.
+    """
+    from vibetuner.cli.checks.diagnosis import diagnose, print_findings
+    from vibetuner.cli.console import prepare_env_file
+
+    prepare_env_file()
+    findings = diagnose()
+    if not print_findings(findings, as_json=as_json):
+        raise typer.Exit(1)
 
 
 @app.command("worker-health")

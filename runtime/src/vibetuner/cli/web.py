@@ -1,11 +1,13 @@
-"""One web process."""
+"""One web process: of the web app, or of the monitor beside a worker."""
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import signal
 import socket
 
+import uvicorn
 from fastapi import FastAPI
 from fastapi.middleware.trustedhost import TrustedHostMiddleware
 
@@ -13,14 +15,20 @@ from vibetuner.cli.connections import LimitedServer, make_config
 from vibetuner.cli.event_loop import run_in_loop
 from vibetuner.cli.schema import make_schema
 from vibetuner.config import Settings, get_settings
+from vibetuner.errors import VibetunerError
 from vibetuner.frontend.app import create_app
 from vibetuner.frontend.debug.gate import is_loopback
+from vibetuner.frontend.monitor import Attention, create_monitor
 from vibetuner.loader import load_project, was_received
+from vibetuner.project import project_info
 from vibetuner.sse.hub import KEEPALIVE_SECONDS
+from vibetuner.tasks.registry import import_tasks
 
 logger = logging.getLogger(__name__)
 
 CLOSE_SECONDS = 5
+MONITOR_CLOSE_SECONDS = 2
+IDLE_SECONDS = 300.0
 LOCAL_HOSTS = ("localhost", "*.localhost", "127.0.0.1", "[::1]", "::1")
 
 
@@ -89,3 +97,33 @@ class WebServer(LimitedServer):
         for listener in sockets or []:
             host, port = listener.getsockname()[:2]
             logger.info("web app ready at http://%s:%s", f"[{host}]" if ":" in host else host, port)
+
+
+def serve_monitor(listener: socket.socket, *, host: str, worker_id: str) -> None:
+    """Serve the dashboard until a signal comes, or until five minutes pass without a visitor."""
+    try:
+        load_project()
+        import_tasks(project_info())
+    except VibetunerError:
+        pass  # the pages work without the project's functions
+    asyncio.run(_serve_monitor(listener, host, worker_id))
+
+
+async def _serve_monitor(listener: socket.socket, host: str, worker_id: str) -> None:
+    attention = Attention()
+    app = create_monitor(host, worker_id, attention)
+    async with app.router.lifespan_context(app):
+        config = make_config(
+            app, get_settings(), access_log=False, timeout_graceful_shutdown=MONITOR_CLOSE_SECONDS
+        )
+        server = LimitedServer(config)
+        signal.signal(signal.SIGTERM, lambda *_: None)
+        idling = asyncio.create_task(_end_when_idle(server, attention))
+        await server.serve(sockets=[listener])
+        idling.cancel()
+
+
+async def _end_when_idle(server: uvicorn.Server, attention: Attention) -> None:
+    while attention.idle_seconds < IDLE_SECONDS:  # noqa: ASYNC110 - time makes no event
+        await asyncio.sleep(1)
+    server.should_exit = True

@@ -19,8 +19,7 @@ from vibetuner.frontend import health
 from vibetuner.frontend.debug import unlock
 from vibetuner.frontend.debug.dashboard import make_dashboard
 from vibetuner.frontend.debug.gate import Gate
-from vibetuner.frontend.error_hook import ErrorHook
-from vibetuner.frontend.error_pages import error_handlers
+from vibetuner.frontend.error_pages import ErrorHook, error_handlers
 from vibetuner.frontend.guards import Guards, guard_headers
 from vibetuner.frontend.lifespan import frontend_lifespan
 from vibetuner.frontend.templates import ASSETS_PATH

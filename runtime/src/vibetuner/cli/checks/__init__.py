@@ -1,1 +1,28 @@
-"""The checks of the doctor."""
+"""The checks of the doctor, and what one of them finds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Level = Literal["ok", "note", "warning", "error"]
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """A state, and the cure; ``cure`` is empty if there is nothing to do."""
+
+    level: Level
+    area: str
+    text: str
+    cure: str = ""
+
+
+def of_message(area: str, message: str) -> Finding:
+    """Return a finding for one of our errors, which name the problem, then the cure.
+
+    >>> of_message("Redis", "Redis can't be used: refused. Start it")
+    Finding(level='error', area='Redis', text="Redis can't be used: refused", cure='Start it')
+    """
+    text, _, cure = message.partition(". ")
+    return Finding("error", area, text, cure.removeprefix("Run:  ") or "see the message")

@@ -1,25 +1,27 @@
-"""Runs all checks of the doctor; those that wait begin first, and run in threads.
+"""Runs all checks of the doctor, and prints what they find.
 
-Imports take longest: drivers, and the project with all that it uses. Meanwhile, threads wait for
-git, ports and services.
+Checks that wait begin first, and run in threads. Imports take longest: drivers, and the project
+with all that it uses. Meanwhile, threads wait for git, ports and services.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import asdict
 from functools import partial
 
-from vibetuner.cli.checks.finding import Finding, of_message
-from vibetuner.cli.checks.ports import PORTS, check_port
-from vibetuner.cli.checks.template import check_drift, check_version
+from vibetuner.cli.checks import Finding, of_message
+from vibetuner.cli.checks.outside import PORTS, check_drift, check_port, check_version
+from vibetuner.cli.console import Console, one_line, print_json
 from vibetuner.cli.loading import import_coredis, loading
-from vibetuner.errors import VibetunerError
+from vibetuner.errors import VibetunerError, counted
 from vibetuner.project import ProjectInfo, project_info
 
 # The services' head start: while a project is imported, an event loop is too busy to get replies.
 ALONE_SECONDS = 1.0
+COLOURS = {"ok": "green", "note": "cyan", "warning": "yellow", "error": "red"}
 
 
 def diagnose() -> list[Finding]:
@@ -30,6 +32,24 @@ def diagnose() -> list[Finding]:
             return _diagnose(project, pool)
     except VibetunerError as error:
         return [of_message("project", str(error))]
+
+
+def print_findings(findings: Sequence[Finding], *, as_json: bool) -> bool:
+    """Print the findings; return whether no error is among them."""
+    errors = sum(finding.level == "error" for finding in findings)
+    if as_json:
+        print_json({"ok": not errors, "findings": [asdict(finding) for finding in findings]})
+        return not errors
+    console = Console()
+    for finding in findings:
+        console.print(f"{finding.level:<7}", style=COLOURS[finding.level], end="  ")
+        console.print(f"{finding.area:<12}", style="dim", end=" ")
+        console.print(one_line(finding.text))
+        if finding.cure:
+            console.print(f"{'':<22} {one_line(finding.cure)}", style="green")
+    warnings = sum(finding.level == "warning" for finding in findings)
+    console.print(f"{counted(errors, 'error')}, {counted(warnings, 'warning')}")
+    return not errors
 
 
 def _diagnose(project: ProjectInfo, pool: ThreadPoolExecutor) -> list[Finding]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vibetuner.cli.checks.finding import Finding, of_message
+from vibetuner.cli.checks import Finding, of_message
 from vibetuner.errors import VibetunerError, counted, mask_secrets
 from vibetuner.loader import load_project
 from vibetuner.project import ProjectInfo

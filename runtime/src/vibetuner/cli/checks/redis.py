@@ -9,7 +9,7 @@ from typing import Any
 from coredis import Redis
 from coredis.exceptions import RedisError
 
-from vibetuner.cli.checks.finding import Finding, Level
+from vibetuner.cli.checks import Finding, Level
 from vibetuner.config import Settings
 from vibetuner.errors import VibetunerError, counted, first_line
 from vibetuner.loader import load_project

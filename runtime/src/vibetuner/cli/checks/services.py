@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from vibetuner.cli.checks.finding import Finding, of_message
+from vibetuner.cli.checks import Finding, of_message
 from vibetuner.cli.checks.redis import check_redis
 from vibetuner.config import EMBEDDED, Settings
 from vibetuner.embedded import running_services

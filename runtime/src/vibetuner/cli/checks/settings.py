@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from pydantic import SecretStr
 
-from vibetuner.cli.checks.finding import Finding, Level
+from vibetuner.cli.checks import Finding, Level
 from vibetuner.cli.ports import open_files, raise_open_files
 from vibetuner.config import Settings
 

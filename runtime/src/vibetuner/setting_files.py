@@ -1,8 +1,10 @@
-"""The lines of `.env`, and a way to show URLs without their secrets."""
+"""The files that settings are in: `.env`, and secrets, one a file. Masks the secrets of URLs."""
 
 from __future__ import annotations
 
+import os
 import re
+from collections.abc import Iterable
 from io import StringIO
 from pathlib import Path
 
@@ -57,3 +59,47 @@ def mask_url(url: str) -> str:
     url = re.sub(r"(?i)(password=)[^&]*", r"\1***", url)
     # Up to the last @, so that a URL with a bare @ or without a scheme shows nothing either.
     return re.sub(r"(?s)^([\w+.-]*://)?.*@", r"\1***@", url)
+
+
+# Docker's folder; SECRETS_DIR names another.
+DEFAULT_DIR = "/run/secrets"
+
+
+def secrets_dir() -> Path | None:
+    """Return the folder of secrets, if there is one."""
+    folder = Path(os.environ.get("SECRETS_DIR") or DEFAULT_DIR)
+    return folder if folder.is_dir() else None
+
+
+def find_secret(name: str) -> Path | None:
+    """Return the file that holds a setting, whatever the case of its name."""
+    folder = secrets_dir()
+    files = folder.iterdir() if folder else ()
+    return next((file for file in files if file.name.lower() == name.lower()), None)
+
+
+def read_secrets(names: Iterable[str]) -> dict[str, str]:
+    """Return the settings that files hold.
+
+    Raises:
+        SettingsError: a file can't be read, or is a link to outside of the folder; the message
+            names it.
+    """
+    return {name: _read(path) for name in names if (path := find_secret(name))}
+
+
+def _read(path: Path) -> str:
+    try:
+        text = path.read_text(encoding="utf-8").strip()
+        is_inside = path.parent.resolve() in path.resolve().parents
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
+        raise SettingsError(
+            f"{path} can't be read ({reason}). Make it UTF-8 text that this process's user may read"
+        ) from None
+    if not is_inside:
+        raise SettingsError(
+            f"{path} is a link to {path.resolve()}, outside of the folder of secrets. Put the file "
+            "itself there"
+        )
+    return text

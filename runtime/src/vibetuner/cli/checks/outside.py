@@ -1,12 +1,16 @@
-"""Checks of the project's template version, and of the files that the template manages."""
+"""Checks of what is around the project's code: ports, the template's version, its files."""
 
 from __future__ import annotations
 
+import json
 import re
+import socket
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
+from urllib.request import urlopen
 
-from vibetuner.cli.checks.finding import Finding
+from vibetuner.cli.checks import Finding
 from vibetuner.cli.template_news import (
     ANSWERS,
     answers_of,
@@ -17,6 +21,39 @@ from vibetuner.cli.template_news import (
 )
 from vibetuner.errors import CommandError
 from vibetuner.project import ProjectInfo
+
+PORTS = {8000: "web app", 11111: "monitor"}
+CURES = {
+    "web app": "stop it, or choose another:  vibetuner run dev all --port 8001",
+    "monitor": "stop it, or choose another:  vibetuner run dev worker --port 11112",
+}
+
+
+def check_port(project: ProjectInfo, port: int, what: str) -> Iterator[Finding]:
+    """Check that a port is free, or that a process of this project listens on it."""
+    owner = _owner(port)
+    if owner == project.slug:
+        yield Finding("ok", "ports", f"{port}: this project's {what}")
+    elif owner is not None:
+        other = f"the project {owner}" if owner else "something else"
+        yield Finding(
+            "warning",
+            "ports",
+            f"{port}, for the {what}, is taken by {other}",
+            CURES[what],
+        )
+
+
+def _owner(port: int) -> str | None:
+    """Return the project that answers on a port; None if nothing listens."""
+    with suppress(OSError), socket.create_connection(("127.0.0.1", port), 0.3):
+        try:
+            with urlopen(f"http://127.0.0.1:{port}/health", timeout=1.5) as answer:
+                return str(json.load(answer).get("project", ""))
+        except (OSError, ValueError, AttributeError):
+            return ""
+    return None
+
 
 SECONDS = 2.5
 MANAGED = (
