@@ -148,7 +148,10 @@ async def vibetuner_db(
 async def vibetuner_sql(
     vibetuner_settings: SettingsOverride, tmp_path: Path
 ) -> AsyncIterator[AsyncEngine]:
-    """A temporary SQL database with the project's tables; ``open_session()`` uses it."""
+    """A temporary SQL database with the project's tables; ``open_session()`` uses it.
+
+    It is SQLite, or PostgreSQL on the server that TEST_DATABASE_URL names.
+    """
     from vibetuner.testing.databases import throwaway_sql
 
     async with throwaway_sql(vibetuner_settings, tmp_path / "test.db") as engine:

@@ -149,6 +149,15 @@ def test_a_plural_is_the_regular_one(word: str, words: str):
     assert plural(word) == words
 
 
+@pytest.mark.parametrize("typed", ["health", "debug"])
+@pytest.mark.parametrize(("kind", "other"), [("route", "page"), ("task", "job")])
+def test_a_page_is_not_at_an_address_of_the_runtime(typed: str, kind: str, other: str):
+    """The runtime's own page would be shown there; tasks have pages, too: batches, and progress."""
+    with pytest.raises(CommandError, match=f"in the project already. Try:  {typed}_{other}$"):
+        parse_name(typed, kind)
+    assert parse_name(typed, "model").leaf == typed
+
+
 @pytest.mark.parametrize("typed", ["Field", "Document", "Database", "AsyncEngine"])
 def test_a_model_is_not_called_like_a_class_that_its_files_import(typed: str):
     """A model is not named after a class that its files import."""

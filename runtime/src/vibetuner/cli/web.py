@@ -13,6 +13,7 @@ from fastapi.middleware.trustedhost import TrustedHostMiddleware
 
 from vibetuner.cli.connections import LimitedServer, make_config
 from vibetuner.cli.event_loop import run_in_loop
+from vibetuner.cli.loading import loading
 from vibetuner.cli.schema import make_schema
 from vibetuner.config import Settings, get_settings
 from vibetuner.errors import VibetunerError
@@ -38,15 +39,17 @@ def serve_frontend(listener: socket.socket, *, dev: bool) -> None:
     Raises:
         VibetunerError: the project is broken, or a resource does not answer.
     """
-    load_project()  # before the event loop, as in a worker
-    run_in_loop(_serve_frontend, listener, dev)
+    with loading():  # before the event loop, as in a worker
+        load_project()
+        app = create_app()
+    run_in_loop(_serve_frontend, app, listener, dev)
 
 
-async def _serve_frontend(listener: socket.socket, dev: bool) -> None:
+async def _serve_frontend(app: FastAPI, listener: socket.socket, dev: bool) -> None:
     _notice_who_is_gone(listener)
     if dev:
         await make_schema()
-    app, settings = create_app(), get_settings()
+    settings = get_settings()
     _check_hosts(app, settings, listener, dev=dev)
     # The lifespan runs here and not in uvicorn, so that we can report an error at the start.
     async with app.router.lifespan_context(app):

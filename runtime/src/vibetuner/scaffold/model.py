@@ -7,6 +7,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
+from importlib import import_module
 from typing import NamedTuple
 
 from vibetuner.errors import CommandError, shorten
@@ -36,13 +37,11 @@ TYPES = {
     "uuid": Type("UUID", "UUID(int=1)", "sa.Uuid()"),
 }
 IN_DOCUMENTS = {"str", "int", "float", "bool", "datetime"}
-# Attributes of every model, and types: a field of that name would hide the type from later fields.
+# Types, which a field of that name would hide from later fields, and names that every model has,
+# beside the attributes of its class.
 RESERVED = {
     "bool", "date", "datetime", "float", "int", "str",
-    "id", "aggregate", "all", "copy", "construct", "count", "delete", "dict", "distinct", "find",
-    "get", "insert", "inspect_collection", "json", "metadata", "parse_obj", "registry", "replace",
-    "revision_id", "save", "schema", "set", "settings", "state_management", "sync", "update",
-    "upsert", "validate",
+    "cls", "id", "inspect_collection", "registry", "revision_id", "state_management",
 }  # fmt: skip
 
 
@@ -178,26 +177,28 @@ def _parse_field(text: str, *, document: bool) -> ModelField:
     found = re.fullmatch(r"([a-z][a-z0-9_]{0,39})(?::([a-z]+)(\?)?)?", text)
     types = IN_DOCUMENTS if document else TYPES.keys()
     if not found or (found[2] or "str") not in types:
-        hint = _nearest(text, sorted(types))
+        hint = _nearest(text, sorted(types), document=document)
         raise CommandError(
             f"A field is name:type, with ? at the end when it may be empty, and a type of "
             f"{', '.join(sorted(types))}; not {shorten(text)}" + (f". Try:  {hint}" if hint else "")
         )
     name = found[1]
-    if _is_reserved(name):
+    if _is_reserved(name, document=document):
         raise CommandError(f"A model can't have a field named {name}. Try:  {_free(name)}")
     return ModelField(name, found[2] or "str", bool(found[3]))
 
 
-def _is_reserved(name: str) -> bool:
-    return name in RESERVED or name.startswith("model_") or keyword.iskeyword(name)
+def _is_reserved(name: str, *, document: bool) -> bool:
+    module, base = ("beanie", "Document") if document else ("sqlmodel", "SQLModel")
+    is_taken = name in RESERVED or hasattr(getattr(import_module(module), base), name)
+    return is_taken or name.startswith("model_") or keyword.iskeyword(name)
 
 
 def _free(name: str) -> str:
     return f"{name.removeprefix('model_')[:34]}_value"
 
 
-def _nearest(text: str, types: list[str]) -> str:
+def _nearest(text: str, types: list[str], *, document: bool = False) -> str:
     """Return the nearest valid field; empty if there is none.
 
     >>> [_nearest(text, sorted(TYPES)) for text in ("PaidAt:date??", "a?:integer", "a:money")]
@@ -205,6 +206,6 @@ def _nearest(text: str, types: list[str]) -> str:
     """
     name, _, kind = text.replace("=", ":").partition(":")
     name = plain_words(name)
-    name = _free(name) if _is_reserved(name) else name
+    name = _free(name) if _is_reserved(name, document=document) else name
     close = get_close_matches(kind.lower().strip("?! ") or "str", types, n=1)
     return f"{name}:{close[0]}{'?' if '?' in text else ''}" if name and close else ""

@@ -22,6 +22,8 @@ RESERVED = {
 }  # fmt: skip
 # Names whose classes a model's file, its test or its migration imports already.
 CLASSES = {"async_engine", "class_var", "database", "document", "field", "utc_date_time"}
+# Addresses of the runtime's own pages, which come before the project's.
+PAGES = {"debug", "health"}
 # Suggestions: a whole name, and a word to append to a name that is taken.
 EXAMPLES = {"task": "send_report", "route": "reports", "model": "invoice"}
 TAILS = {"task": "job", "route": "page", "model": "record"}
@@ -157,7 +159,8 @@ def _problem_of(part: str, kind: str, is_taken: Callable[[str], bool]) -> str | 
         "is a builtin of Python": hasattr(builtins, part),
         "is a module of Python's library": part in sys.stdlib_module_names,
         "has a meaning in the project already": part in RESERVED
-        or (kind == "model" and part in CLASSES),
+        or (kind == "model" and part in CLASSES)
+        or (kind != "model" and part in PAGES),
     }
     found = next((problem for problem, holds in problems.items() if holds), None)
     return found or ("is the name of a package here" if is_taken(part) else None)

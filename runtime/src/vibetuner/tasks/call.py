@@ -14,7 +14,6 @@ from datetime import datetime, timedelta
 from enum import Enum
 from functools import partial
 from hashlib import sha256
-from inspect import signature
 from secrets import token_hex
 from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar, overload
 
@@ -25,6 +24,7 @@ from streaq.types import SyncTask as SyncFunction
 
 from vibetuner.errors import TaskError, shorten
 from vibetuner.tasks.engine import is_chained, put_after
+from vibetuner.tasks.unique import signature_of
 
 LONGEST_KEY = 500
 MOST_BEFORE = 5000
@@ -302,10 +302,9 @@ def fingerprint(call: Task[Any, Any]) -> str:
     """
     function = getattr(call.parent, "fn", None)
     try:
-        parameters = signature(function)  # type: ignore[arg-type]
-        bound = parameters.bind(*call.args, **call.kwargs).arguments
-        defaults = {name: one.default for name, one in parameters.parameters.items()}
-        arguments = {name: given for name, given in bound.items() if given != defaults[name]}
+        own = signature_of(function)
+        bound, known = own.bind(*call.args, **call.kwargs).arguments, own.parameters
+        arguments = {name: one for name, one in bound.items() if one != known[name].default}
     except (TypeError, ValueError):  # the task itself will fail
         arguments = {"args": call.args, "kwargs": call.kwargs}
     digests = {name: _digest(value) for name, value in arguments.items()}

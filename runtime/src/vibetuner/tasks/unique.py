@@ -94,7 +94,7 @@ class Unique:
         if not self.by:
             return name
         try:
-            bound = _signature(function).bind(*args, **kwargs)
+            bound = signature_of(function).bind(*args, **kwargs)
         except TypeError as error:
             raise TaskError(f"{name}: {error}, and the task is unique by its arguments") from None
         bound.apply_defaults()
@@ -118,5 +118,6 @@ def _comparable(task: str, name: str, value: Any) -> Any:
 
 
 @cache
-def _signature(function: Callable[..., Any]) -> inspect.Signature:
+def signature_of(function: Callable[..., Any]) -> inspect.Signature:
+    """Return a function's signature; to make one takes longer than all else that a call needs."""
     return inspect.signature(function)
