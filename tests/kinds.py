@@ -35,7 +35,7 @@ FIXTURES = {
 # An import of something that starts a process, and a mark of all tests of a module.
 STARTERS = re.compile(
     r"^(?:import subprocess\b|from tests\.(?:processes|sentinels|valkey|workshop) import "
-    r"(?:[^(\n]|\([^)]*)*?\b(?:vibetuner|run_(?:code|module|pytest|vibetuner)|Replicated|Valkey|Workshop)\b)",
+    r"(?:[^(\n]|\([^)]*)*?\b(?:(?:start_)?vibetuner|run_(?:code|module|pytest|vibetuner)|Replicated|Valkey|Workshop)\b)",
     re.MULTILINE,
 )
 MARKED = re.compile(r"^pytestmark = .*\.(?:process|slow)\b", re.MULTILINE)

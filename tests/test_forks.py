@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pty
 import re
 import signal
 import subprocess
@@ -16,7 +17,14 @@ from typing import Any
 import pytest
 
 from tests.forks import Forks
-from tests.processes import clean_environment, free_port, run_code, run_vibetuner, vibetuner
+from tests.processes import (
+    clean_environment,
+    free_port,
+    run_code,
+    run_vibetuner,
+    start_vibetuner,
+    vibetuner,
+)
 from tests.projects import write_project
 
 pytestmark = [
@@ -113,6 +121,25 @@ def test_a_command_can_not_tell_that_it_is_a_fork(project: Path, tmp_path: Path)
     assert forked == started
     assert forked["variables"]["COLOUR"] == "blue"
     assert "COLOUR" not in os.environ
+
+
+def test_at_a_terminal_neither(project: Path, tmp_path: Path):
+    """There its output is written line by line."""
+    ours, theirs = pty.openpty()
+    with os.fdopen(ours), os.fdopen(theirs) as terminal:
+        for name, under in (("forked", ()), ("started", ("env",))):
+            process = start_vibetuner(
+                *("db", "create-schema"),
+                folder=project,
+                environment={"REPORT": str(tmp_path / name), "DATABASE_URL": "sqlite://"},
+                files=(terminal.fileno(), terminal.fileno(), terminal.fileno()),
+                under=under,
+            )
+            process.wait(60)
+
+    forked, started = described(tmp_path / "forked"), described(tmp_path / "started")
+    assert forked == started
+    assert [is_terminal for *_, is_terminal, _ in forked["streams"]] == [True, True, True]
 
 
 def test_it_returns_output_errors_and_code(forks: Forks, tmp_path: Path):
