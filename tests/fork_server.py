@@ -130,8 +130,9 @@ def become(folder: str, environment: dict[str, str], files: list[int]) -> None:
     for number, file in enumerate(files):
         os.dup2(file, number)
         os.close(file)
-    if os.isatty(1) and not os.environ.get("PYTHONUNBUFFERED"):
-        sys.stdout.reconfigure(line_buffering=True)
+    for stream in (sys.stdin, sys.stdout):
+        if stream.isatty() and not environment.get("PYTHONUNBUFFERED"):
+            stream.reconfigure(line_buffering=True)
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(environment)

@@ -17,14 +17,7 @@ from typing import Any
 import pytest
 
 from tests.forks import Forks
-from tests.processes import (
-    clean_environment,
-    free_port,
-    run_code,
-    run_vibetuner,
-    start_vibetuner,
-    vibetuner,
-)
+from tests.processes import clean_environment, free_port, run_code, run_vibetuner, vibetuner
 from tests.projects import write_project
 
 pytestmark = [
@@ -125,21 +118,28 @@ def test_a_command_can_not_tell_that_it_is_a_fork(project: Path, tmp_path: Path)
 
 def test_at_a_terminal_neither(project: Path, tmp_path: Path):
     """There its output is written line by line."""
+    command = ("-m", "vibetuner", "db", "create-schema")
+    buffered = clean_environment(PYTHONUNBUFFERED="", DATABASE_URL="sqlite://")
+    reports = [{"REPORT": str(tmp_path / name)} for name in ("forked", "started")]
     ours, theirs = pty.openpty()
-    with os.fdopen(ours), os.fdopen(theirs) as terminal:
-        for name, under in (("forked", ()), ("started", ("env",))):
-            process = start_vibetuner(
-                *("db", "create-schema"),
-                folder=project,
-                environment={"REPORT": str(tmp_path / name), "DATABASE_URL": "sqlite://"},
-                files=(terminal.fileno(), terminal.fileno(), terminal.fileno()),
-                under=under,
-            )
-            process.wait(60)
+    with os.fdopen(ours), os.fdopen(theirs) as terminal, closing(Forks(buffered)) as forks:
+        number = terminal.fileno()
+        forks.start(
+            command, folder=project, environment=buffered | reports[0], files=[number] * 3
+        ).wait(60)
+        subprocess.run(
+            [sys.executable, *command],
+            cwd=project,
+            env=buffered | reports[1],
+            stdin=number,
+            stdout=number,
+            stderr=number,
+            check=False,
+        )
 
     forked, started = described(tmp_path / "forked"), described(tmp_path / "started")
     assert forked == started
-    assert [is_terminal for *_, is_terminal, _ in forked["streams"]] == [True, True, True]
+    assert [stream[2:5] for stream in forked["streams"]] == [[True, False, True]] * 3
 
 
 def test_it_returns_output_errors_and_code(forks: Forks, tmp_path: Path):
