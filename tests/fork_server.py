@@ -126,10 +126,13 @@ def become(folder: str, environment: dict[str, str], files: list[int]) -> None:
     signal.set_wakeup_fd(-1)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    # The streams of the interpreter stay: like these files, the server's are no terminals.
+    # The streams of the interpreter stay; the server's are no terminals.
     for number, file in enumerate(files):
         os.dup2(file, number)
         os.close(file)
+    for stream in (sys.stdin, sys.stdout):
+        if stream.isatty() and not environment.get("PYTHONUNBUFFERED"):
+            stream.reconfigure(line_buffering=True)
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(environment)

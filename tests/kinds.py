@@ -35,7 +35,7 @@ FIXTURES = {
 # The imports of something that starts a process, and the marks of all tests of a module.
 STARTERS = re.compile(
     r"^(?:import subprocess\b|from tests\.(?:processes|sentinels|valkey|workshop) import "
-    r"(?:[^(\n]|\([^)]*)*?\b(?:vibetuner|run_(?:code|module|pytest|vibetuner)|Replicated|Valkey|Workshop)\b)",
+    r"(?:[^(\n]|\([^)]*)*?\b(?:(?:start_)?vibetuner|run_(?:code|module|pytest|vibetuner)|Replicated|Valkey|Workshop)\b)",
     re.MULTILINE,
 )
 MARKED = re.compile(r"^pytestmark = .*\.(?:process|slow)\b", re.MULTILINE)
@@ -103,10 +103,9 @@ class Kinds:
             return (yield)
         finally:
             slow = {item.path for item in items if "slow" in item.keywords}
-            installing = [
-                item.path for item in items if "mold" in getattr(item, "fixturenames", ())
-            ]
-            items.sort(key=lambda item: rank(item.path, slow, installing))
+            installing = [*dict.fromkeys(item.path for item in items if installs(item))]
+            ranks = {path: rank(path, slow, installing) for path in {one.path for one in items}}
+            items.sort(key=lambda item: ranks[item.path])
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_protocol(self, item: pytest.Item) -> Generator[None, object, object]:
@@ -124,6 +123,11 @@ class Kinds:
 def starts_one(item: pytest.Item) -> bool:
     """Return whether the module of a test function imports something that starts a process."""
     return isinstance(item, pytest.Function) and imports_starter(item.path)
+
+
+def installs(item: pytest.Item) -> bool:
+    """Return whether a test uses the environment of generated projects."""
+    return "mold" in getattr(item, "fixturenames", ())
 
 
 @cache

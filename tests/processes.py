@@ -15,6 +15,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import IO
 
 import httpx2
 
@@ -90,25 +91,14 @@ def vibetuner(
 
     ``under`` is a program that sets limits and becomes this one, such as prlimit.
     """
-    command = ("-m", "vibetuner", *arguments)
-    variables = clean_environment(**environment)
-    forks = None if under else _forks_for(variables)
-    process: subprocess.Popen[str] | Forked
     with log.open("w", encoding="utf-8") as file, Path(os.devnull).open("rb") as nothing:
-        if forks:
-            process = forks.start(
-                command, folder=folder, environment=variables, files=(nothing, file, file)
-            )
-        else:
-            process = subprocess.Popen(
-                [*under, sys.executable, *command],
-                cwd=folder,
-                env=variables,
-                stdin=nothing,
-                stdout=file,
-                stderr=subprocess.STDOUT,
-                text=True,
-            )
+        process = start_vibetuner(
+            *arguments,
+            folder=folder,
+            environment=environment,
+            files=(nothing, file, file),
+            under=under,
+        )
     running = Command(process, log)
     try:
         yield running
@@ -119,6 +109,30 @@ def vibetuner(
             process.kill()  # its children see that and end by themselves
             process.wait(10)
             raise
+
+
+def start_vibetuner(
+    *arguments: str,
+    folder: Path,
+    environment: Mapping[str, str],
+    files: tuple[IO[bytes] | int, IO[str] | int, IO[str] | int],
+    under: Sequence[str] = (),
+) -> subprocess.Popen[str] | Forked:
+    """Start ``vibetuner …`` with these files as its input, output and errors."""
+    command = ("-m", "vibetuner", *arguments)
+    variables = clean_environment(**environment)
+    if not under and (forks := _forks_for(variables)):
+        return forks.start(command, folder=folder, environment=variables, files=files)
+    stdin, stdout, stderr = files
+    return subprocess.Popen(
+        [*under, sys.executable, *command],
+        cwd=folder,
+        env=variables,
+        stdin=stdin,
+        stdout=stdout,
+        stderr=stderr,
+        text=True,
+    )
 
 
 def run_vibetuner(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pty
 import re
 import signal
 import subprocess
@@ -113,6 +114,32 @@ def test_a_command_can_not_tell_that_it_is_a_fork(project: Path, tmp_path: Path)
     assert forked == started
     assert forked["variables"]["COLOUR"] == "blue"
     assert "COLOUR" not in os.environ
+
+
+def test_a_command_at_a_terminal_can_not_tell_that_it_is_a_fork(project: Path, tmp_path: Path):
+    """A forked command at a terminal writes line by line, like one that was started."""
+    command = ("-m", "vibetuner", "db", "create-schema")
+    buffered = clean_environment(PYTHONUNBUFFERED="", DATABASE_URL="sqlite://")
+    reports = [{"REPORT": str(tmp_path / name)} for name in ("forked", "started")]
+    ours, theirs = pty.openpty()
+    with os.fdopen(ours), os.fdopen(theirs) as terminal, closing(Forks(buffered)) as forks:
+        number = terminal.fileno()
+        forks.start(
+            command, folder=project, environment=buffered | reports[0], files=[number] * 3
+        ).wait(60)
+        subprocess.run(
+            [sys.executable, *command],
+            cwd=project,
+            env=buffered | reports[1],
+            stdin=number,
+            stdout=number,
+            stderr=number,
+            check=False,
+        )
+
+    forked, started = described(tmp_path / "forked"), described(tmp_path / "started")
+    assert forked == started
+    assert [stream[2:5] for stream in forked["streams"]] == [[True, False, True]] * 3
 
 
 def test_a_fork_returns_output_errors_and_code(forks: Forks, tmp_path: Path):

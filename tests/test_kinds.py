@@ -14,6 +14,7 @@ from tests.kinds import imports_starter, is_left_out, rank, unit_of
     [
         ("import subprocess\n", True),
         ("from tests.processes import free_port, run_vibetuner\n", True),
+        ("from tests.processes import free_port, start_vibetuner\n", True),
         ("from tests.processes import (\n    Command,\n    vibetuner,\n    wait_until,\n)\n", True),
         ("from tests.valkey import Valkey, opened\n", True),
         ("from tests.processes import (\n    free_port,\n)\nfrom vibetuner import sse\n", False),

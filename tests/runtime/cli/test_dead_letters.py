@@ -22,7 +22,7 @@ from uuid import uuid4
 
 import pytest
 
-from tests.processes import clean_environment, free_port, run_vibetuner
+from tests.processes import clean_environment, free_port, run_vibetuner, start_vibetuner
 from tests.projects import write_project
 from tests.runtime.tasks.letters.conftest import enqueued, make_letter, payload_of
 from vibetuner.cli.letters import parse_filters
@@ -380,13 +380,12 @@ def on_terminal(
     Once it shows ``interrupt`` and waits, Ctrl-C is pressed.
     """
     ours, theirs = pty.openpty()
-    process = subprocess.Popen(
-        [sys.executable, "-m", "vibetuner", "dead-letters", *arguments],
-        cwd=desk.folder,
-        env=clean_environment(**desk.environment, TERM="xterm-256color", **variables),
-        stdin=theirs,
-        stdout=theirs,
-        stderr=theirs,
+    process = start_vibetuner(
+        "dead-letters",
+        *arguments,
+        folder=desk.folder,
+        environment={**desk.environment, "TERM": "xterm-256color", **variables},
+        files=(theirs, theirs, theirs),
     )
     os.close(theirs)
     os.write(ours, answer.encode())
