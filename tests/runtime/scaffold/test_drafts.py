@@ -176,7 +176,7 @@ def test_a_field_that_can_not_be_is_refused(fields: list[str], words: str):
 @pytest.mark.parametrize("name", ["cls", "sqlmodel_update", "validate", "revision_id"])
 @pytest.mark.parametrize("document", [False, True])
 def test_a_field_can_not_hide_what_its_class_has(name: str, document: bool):
-    """A table that has a field ``cls`` can't be made at all."""
+    """A field named ``cls`` is refused, as SQLModel can't make a table with one."""
     if document and name == "sqlmodel_update":
         assert parse_fields([name], document=True)[0].name == name
         return
@@ -185,7 +185,7 @@ def test_a_field_can_not_hide_what_its_class_has(name: str, document: bool):
 
 
 def test_a_document_has_more_names_than_a_table():
-    """``max`` is a query of a document, and only a name in a table."""
+    """A field named ``max`` is refused in a document, where it is a query, and not in a table."""
     assert parse_fields(["max:int"], document=False)[0].name == "max"
     with pytest.raises(CommandError, match="field named max. Try:  max_value"):
         parse_fields(["max:int"], document=True)

@@ -152,7 +152,7 @@ def test_a_plural_is_the_regular_one(word: str, words: str):
 @pytest.mark.parametrize("typed", ["health", "debug"])
 @pytest.mark.parametrize(("kind", "other"), [("route", "page"), ("task", "job")])
 def test_a_page_is_not_at_an_address_of_the_runtime(typed: str, kind: str, other: str):
-    """The runtime's own page would be shown there; tasks have pages, too: batches, and progress."""
+    """A route, batch or progress page at the address of a page of the runtime is refused."""
     with pytest.raises(CommandError, match=f"in the project already. Try:  {typed}_{other}$"):
         parse_name(typed, kind)
     assert parse_name(typed, "model").leaf == typed

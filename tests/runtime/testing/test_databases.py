@@ -24,7 +24,7 @@ async def databases(url: str) -> set[str]:
 async def test_it_is_sqlite_by_default(
     stand_in: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ):
-    """So that the tests need no server."""
+    """Without TEST_DATABASE_URL, a test's SQL database is SQLite."""
     stand_in()
     monkeypatch.delenv("TEST_DATABASE_URL", raising=False)
     with overriding() as settings:
@@ -38,7 +38,7 @@ async def test_each_test_has_a_database_of_its_own_on_the_server(
     postgres: str,
     tmp_path: Path,
 ):
-    """It is dropped afterwards, even if the test has left a connection open."""
+    """With TEST_DATABASE_URL, each test gets a database on that server, which is dropped afterwards."""
     stand_in()
     monkeypatch.setenv("TEST_DATABASE_URL", postgres)
     before = await databases(postgres)

@@ -106,7 +106,7 @@ async def test_an_emptied_server_loses_no_end_of_a_running_task(  # noqa: PLR091
     caplog: pytest.LogCaptureFixture,
     loss: str,
 ):
-    """Each is recorded once; a task that is to be tried again is enqueued again."""
+    """After FLUSHALL, each end is recorded once, and a task to be tried again is enqueued again."""
     stand_in()
     go = asyncio.Event()
     own = settings.model_copy(update={"redis_url": server.url, "mongodb_url": None})
