@@ -18,7 +18,7 @@ from vibetuner.config import Settings
 DOCS = ROOT / "docs"
 IMPORT = re.compile(r"^\s*from (vibetuner[\w.]*) import", re.MULTILINE)
 CELL = re.compile(r"^\| `([^`]+)` \|", re.MULTILINE)
-SYSTEM = re.compile(r"^(Redis|MongoDB)|node of the Cluster|Sentinel")
+SYSTEM = re.compile(r"^(Redis|MongoDB)")
 
 
 def test_the_tables_of_the_reference_agree_with_the_code():

@@ -38,7 +38,7 @@ async def test_each_test_has_a_database_of_its_own_on_the_server(
     postgres: str,
     tmp_path: Path,
 ):
-    """With TEST_DATABASE_URL, each test gets a database on that server, which is dropped afterwards."""
+    """With TEST_DATABASE_URL, each test gets a database there, which is dropped afterwards."""
     stand_in()
     monkeypatch.setenv("TEST_DATABASE_URL", postgres)
     before = await databases(postgres)
