@@ -37,7 +37,9 @@ def test_a_signal_while_files_are_written_waits_for_all_three(
     for name in ("task.py.jinja", "test_task.py.jinja"):
         (project / "scaffold" / name).write_text(LONG_TEMPLATE)
     with new_task(project) as process:
-        wait_until(lambda: leftovers(project), seconds=60, what=lambda: "the first file", pause=0.002)
+        wait_until(
+            lambda: leftovers(project), seconds=60, what=lambda: "the first file", pause=0.002
+        )
         process.send_signal(number)
         stdout, stderr = process.communicate(timeout=60)
 

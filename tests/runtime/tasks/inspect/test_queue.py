@@ -2,12 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 
+from tests.runtime.tasks.letters.conftest import make_letter
 from tests.waiting import eventually
+from vibetuner.config import Settings, using_settings
 from vibetuner.errors import TaskError
 from vibetuner.tasks.inspect.actions import abort
 from vibetuner.tasks.inspect.queue import Queue, whole_id
+from vibetuner.tasks.letters.stream import keep
+from vibetuner.tasks.robust import Unique, robust_task
+from vibetuner.tasks.worker import using_worker
+
+
+@pytest.fixture
+def without_mongodb(settings: Settings) -> Iterator[None]:
+    """Letters stay in Redis."""
+    with using_settings(settings.model_copy(update={"mongodb_url": None})):
+        yield
 
 
 async def enqueue(queue: Queue, task_id: str, **start: object) -> str:
@@ -27,6 +41,26 @@ async def test_the_beginning_of_an_id_is_enough(queue: Queue):
     for task_id in (queued, scheduled, ended):
         assert await whole_id(queue, task_id[:8]) == task_id
         assert await whole_id(queue, task_id) == task_id
+
+
+async def test_the_beginning_is_enough_for_a_task_that_is_in_no_list(
+    without_mongodb: None, queue: Queue
+):
+    """It waits for another one, is in line behind one, or only its dead letter is left."""
+    with using_worker(queue.worker):
+
+        @robust_task(name="charge", unique=Unique(by=(), clash="wait"))
+        async def charge() -> None: ...
+
+    first, second = await charge.enqueue(), await charge.enqueue()
+    waiting = await enqueue(queue, "aaaaaaaa-waits", after=second.id)
+    letter = make_letter("bbbbbbbb-dead")
+    await keep(queue.redis, queue.keys.prefix, letter)
+
+    with using_worker(queue.worker):
+        for task_id in (second.id, waiting, letter.task_id):
+            assert await whole_id(queue, task_id[:8]) == task_id
+    assert first.id != second.id
 
 
 async def test_the_beginning_of_several_ids_is_refused_with_their_names(queue: Queue):

@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from contextlib import nullcontext
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 from pymongo import AsyncMongoClient
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
+from streaq.types import StreaqCancelled
 
+from tests.runtime.conftest import Running
 from tests.runtime.tasks.outbox.conftest import Database
 from tests.waiting import eventually
 from vibetuner.config import Settings
 from vibetuner.errors import NotConfigured, TaskError, TaskExists
 from vibetuner.loader import load_project
-from vibetuner.tasks.outbox.row import Store
+from vibetuner.redis.keys import JournalKeys
+from vibetuner.tasks.inspect.actions import abort
+from vibetuner.tasks.inspect.queue import Queue, whole_id
+from vibetuner.tasks.outbox.row import Row, Store
 from vibetuner.tasks.worker import TaskWorker
 
 
@@ -46,6 +52,25 @@ async def test_a_committed_call_is_enqueued_at_once(
         assert (await worker.info_by_id(task.id)).args == ("T1",)
         assert await worker.queue_size() == 1
     assert await database.orders() == {"T1"}
+
+
+async def test_a_row_is_found_by_the_beginning_of_its_id_and_can_be_aborted(
+    database: Database, worker: TaskWorker, receipt: Any, settings: Settings, running: Running
+):
+    """Redis knows nothing of it yet; the worker that it is handed on to ends it."""
+    queue = Queue(worker, JournalKeys(settings.redis_key_prefix))
+    task = receipt.enqueue("T1").start(priority=worker.priorities[-1])
+    async with worker:
+        _, payload, *options = worker.client.values([task], [await task.serialize(0)])
+        row = Row(task.id, "receipt", payload, json.dumps(options), datetime.now(UTC))
+        async with database.session() as session:
+            await database.store.add(row, session)
+        assert await whole_id(queue, task.id[:8]) == task.id
+        assert await abort(queue, task.id) is False
+        await worker.courier.hand_on_all()
+    async with running(worker):
+        result = await task.result(timeout=20)
+    assert isinstance(result.exception, StreaqCancelled)
 
 
 async def test_a_process_that_has_left_its_folder_knows_its_outbox(

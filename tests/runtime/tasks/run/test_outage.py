@@ -97,6 +97,35 @@ async def test_a_task_that_fails_while_redis_is_away_has_its_letter(
                 assert len(results) == letters == 1
 
 
+async def test_a_changed_password_is_named(
+    stand_in,
+    server: Valkey,
+    settings: Settings,
+    running: Running,
+    caplog: pytest.LogCaptureFixture,
+):
+    """Not only the loss of the connections, which comes first; the worker goes on afterwards."""
+    stand_in()
+    caplog.set_level(logging.INFO)
+    own = settings.model_copy(update={"redis_url": server.url, "mongodb_url": None})
+    address = parse_url(server.url.replace("tester:x@", "admin:y@"))
+    ask(parse_url(server.url), ["ACL", "SETUSER", "admin", "on", ">y", "~*", "&*", "+@all"])
+    with using_settings(own):
+        worker = TaskWorker(own)
+
+        @worker.task(name="quick")
+        async def quick() -> int:
+            return 1
+
+        async with running(worker):
+            await asyncio.to_thread(ask, address, ["ACL", "SETUSER", "tester", "resetpass", ">z"])
+            await asyncio.to_thread(ask, address, ["CLIENT", "KILL", "USER", "tester"])
+            await eventually(lambda: "Redis refuses (WRONGPASS" in caplog.text)
+            await asyncio.to_thread(ask, address, ["ACL", "SETUSER", "tester", ">x"])
+            await eventually(lambda: "Redis is back" in caplog.messages)
+            assert (await (await quick.enqueue()).result(timeout=20)).result == 1
+
+
 @pytest.mark.parametrize("loss", ["FLUSHALL", "empty restart"])
 async def test_an_emptied_server_loses_no_end_of_a_running_task(  # noqa: PLR0917 - fixtures
     stand_in,

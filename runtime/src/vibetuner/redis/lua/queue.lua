@@ -222,12 +222,18 @@ local function fail_dependents(prefix, stream, task, otherwise, now)
   return failed
 end
 
+-- A larger result is not published, but looked up: a message of more than 32 MB exceeds a limit of the
+-- server, which then ends the connections of all clients that listen. Clients of streaq need the
+-- message of any other result.
+local LARGEST_MESSAGE = 8388608
+
 -- Record the end of a task: its result, its dead letter, its dependents and its journal entry.
 -- `one` holds the values that the worker sent, by name; `batch` collects the keys to delete and to
 -- index together. Returns the tasks that fail with it.
 local function record_end(prefix, one, batch, now)
   local task, ttl, failed = one.task, one.ttl, {}
-  redis.call('publish', prefix .. ':channels:' .. task, one.value)
+  local is_small = ttl == '0' or #one.value <= LARGEST_MESSAGE
+  redis.call('publish', prefix .. ':channels:' .. task, is_small and one.value or '')
   if ttl ~= '0' then
     if ttl == '' then
       redis.call('set', prefix .. ':task:results:' .. task, one.value)

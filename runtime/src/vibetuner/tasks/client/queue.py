@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from copy import copy
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from coredis.exceptions import RedisError
@@ -267,8 +268,12 @@ class QueueClient:
             ServiceUnavailable: Redis does not answer, or refuses.
         """
         async with asyncio.timeout(to_seconds(timeout)), self.answering():
-            raw = await self.listener.wait(self.keys.channel(task_id), self.keys.result(task_id))
+            key, read = self.keys.result(task_id), partial(self._stored_result, task_id)
+            raw = await self.listener.wait(self.keys.channel(task_id), key, read)
         return read_result(task_id, self.codec.load(raw, Kind.RESULT, task_id))
+
+    async def _stored_result(self, task_id: str) -> bytes:
+        return await self.functions.connection.call("GET", self.keys.result(task_id)) or b""
 
     async def abort(
         self,
@@ -294,7 +299,8 @@ class QueueClient:
                 return False, None
             try:
                 async with asyncio.timeout(to_seconds(timeout)):
-                    data = self.codec.load(await message, Kind.RESULT, task_id)
+                    raw = await message or await self._stored_result(task_id)
+                    data = self.codec.load(raw, Kind.RESULT, task_id)
             except TimeoutError:
                 return False, None
             return not data["s"] and isinstance(data["r"], StreaqCancelled), None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 from typing import Any, Self
@@ -40,13 +40,21 @@ class ResultListener:
         self._lose()
         await self._connection.close()
 
-    async def wait(self, channel: str, key: str) -> bytes:
-        """Return the value of ``key``, or else the next message on ``channel``."""
+    async def wait(self, channel: str, key: str, read: Callable[[], Awaitable[bytes]]) -> bytes:
+        """Return the value of ``key``, or else the next message on ``channel``.
+
+        ``read`` reads the key by another connection. That is for a value that is too large for one
+        that listens: the server publishes an empty message for it, and ends a connection instead of
+        sending it more than 32 MB.
+        """
         for pause in PAUSES_SECONDS:
             with suppress(Disconnected):
-                return await self._wait(channel, key)
+                return await self._wait(channel, key) or await read()
             await asyncio.sleep(pause)
-        return await self._wait(channel, key)
+            with suppress(Disconnected):
+                if stored := await read():
+                    return stored
+        return await self._wait(channel, key) or await read()
 
     @asynccontextmanager
     async def listening(self, channel: str, hear: Hear | None = None) -> AsyncIterator[Waiter]:

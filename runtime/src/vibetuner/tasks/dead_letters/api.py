@@ -150,6 +150,16 @@ async def get(task_id: str) -> DeadLetter:
     return letter
 
 
+async def letter_ids(beginning: str, *, limit: int) -> list[str]:
+    """Return the ids of dead letters that begin like this, in order.
+
+    Raises:
+        ServiceUnavailable: the queue or MongoDB is not open here, or does not answer.
+    """
+    async with _answering():
+        return await _store().ids(beginning, limit=limit)
+
+
 async def retry(letter: str | DeadLetter, *, by: str | None = None) -> str:
     """Enqueue a dead letter's task again, with its arguments; return the new task's id.
 

@@ -25,6 +25,7 @@ from vibetuner.tasks.inspect.queue import Queue
 from vibetuner.tasks.payload import Kind
 
 CONFIRM_SECONDS = 3
+ABORT_KEPT_SECONDS = 604_800
 JOURNAL_LOOKS = 6
 JOURNAL_SECONDS = 0.25
 
@@ -46,6 +47,10 @@ async def abort(queue: Queue, task_id: str) -> bool:
         raise TaskNotFound(f"There is no task {task_id} to abort. See:  vibetuner tasks list")
     if row.state in ENDED:
         raise TaskError(f"{row.name} {task_id} has ended already: {row.state}")
+    if facts.waiting:  # its row may be handed on by any process; Redis knows nothing of it yet
+        await queue.redis.sadd(queue.engine_keys.aborted, [task_id])
+        await queue.redis.expire(queue.engine_keys.aborted, ABORT_KEPT_SECONDS)
+        return False
     return await queue.worker.abort_by_id(task_id, timeout=CONFIRM_SECONDS)
 
 

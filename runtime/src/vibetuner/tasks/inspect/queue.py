@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -12,14 +12,15 @@ from typing import Any
 from streaq import StreaqError
 
 from vibetuner.config import get_settings
-from vibetuner.errors import TaskError
+from vibetuner.errors import ServiceUnavailable, TaskError
 from vibetuner.redis.client import answering as redis_answering
 from vibetuner.redis.keys import JournalKeys, Keys
 from vibetuner.stored import read_or_none
-from vibetuner.tasks.dead_letters.api import BEGINNING
+from vibetuner.tasks.dead_letters.api import BEGINNING, letter_ids
 from vibetuner.tasks.inspect.model import Counts, QueueView, Row, State, WorkerView, moment
 from vibetuner.tasks.journal.entry import Beat, Started
 from vibetuner.tasks.letters.stream import Client
+from vibetuner.tasks.outbox.row import ids_in_outbox
 from vibetuner.tasks.payload import Kind, unpickle
 from vibetuner.tasks.queues import USUAL
 from vibetuner.tasks.worker import TaskWorker, get_worker
@@ -30,6 +31,7 @@ ANSWER_SECONDS = 3.5
 COUNT = 5000
 LONGEST_SILENCE = 1e6
 NAMED = 3
+MOST_SCANS = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,8 +206,9 @@ def this_queue() -> Queue:
 async def whole_id(queue: Queue, text: str) -> str:
     """Return the id that begins with ``text``; or ``text``, if it is an id or begins none.
 
-    Only tasks that run, are scheduled or have ended, and the oldest 5,000 in each queue, are
-    searched.
+    Tasks that run, are scheduled or in line, have ended or have a dead letter, are in the outbox,
+    or are the oldest 5,000 in a queue are searched. If none is found, up to a million keys are
+    searched for tasks that wait for others.
 
     Raises:
         TaskError: several ids begin like this.
@@ -214,7 +217,7 @@ async def whole_id(queue: Queue, text: str) -> str:
         return text
     if await _is_known(queue, text):
         return text
-    found = sorted(await _ids_with_prefix(queue, text))
+    found = sorted(await _ids_with_prefix(queue, text) or await _with_payload(queue, text))
     if len(found) > 1:
         named = ", ".join(found[:NAMED]) + (", ..." if len(found) > NAMED else "")
         raise TaskError(f"{len(found)} tasks begin with {text}: {named}. Type more of the id")
@@ -234,7 +237,23 @@ async def _ids_with_prefix(queue: Queue, text: str) -> set[str]:
     for name in await queue.queues():
         found |= {task_id for task_id in await queue.oldest(name) if task_id.startswith(text)}
         found |= await _scan(queue.redis.zscan, queue.engine_keys.delayed(name), text)
-    return found | await _scan(queue.redis.hscan, queue.keys.ids, text)
+    found |= await _scan(queue.redis.zscan, queue.engine_keys.in_line, text)
+    found |= await _scan(queue.redis.hscan, queue.keys.ids, text)
+    found |= {task_id for task_id in await ids_in_outbox() if task_id.startswith(text)}
+    with suppress(ServiceUnavailable):  # the database of the letters is not open here
+        found |= {*await letter_ids(text, limit=NAMED + 1)}
+    return found
+
+
+async def _with_payload(queue: Queue, text: str) -> set[str]:
+    """Return the tasks that have a payload and begin like this; look at a million keys at most."""
+    key, found, cursor = queue.engine_keys.data(""), set(), 0
+    for _ in range(MOST_SCANS):
+        cursor, some = await queue.redis.scan(cursor, match=f"{key}{text}*", count=COUNT)
+        found |= {str(one).removeprefix(key) for one in some}
+        if not cursor:
+            break
+    return found
 
 
 async def _scan(scan: Any, key: str, text: str) -> set[str]:

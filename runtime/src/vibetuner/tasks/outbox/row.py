@@ -24,6 +24,7 @@ DURABLE_END = f'"{DURABLE}"]'
 
 #: How long a look at the outbox waits for its database.
 ANSWER_SECONDS = 2.0
+MOST_LISTED = 5000
 
 UNKNOWN_SESSION = (
     "within() takes an AsyncSession of SQLModel or SQLAlchemy, or a MongoDB session in a "
@@ -116,6 +117,16 @@ async def find_row(task_id: str) -> Row | None:
                 if rows := await store.read([task_id], 1):
                     return rows[0]
     return None
+
+
+async def ids_in_outbox() -> list[str]:
+    """Return the tasks of the oldest 5,000 committed rows; none if a database does not answer."""
+    found: list[str] = []
+    with suppress(Exception):
+        async with asyncio.timeout(ANSWER_SECONDS):
+            for store in open_stores():
+                found += [row.task_id for row in await store.read(None, MOST_LISTED)]
+    return found
 
 
 def store_for(session: Any) -> Store:

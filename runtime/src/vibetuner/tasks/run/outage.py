@@ -23,11 +23,17 @@ class Outage:
 
     def __init__(self) -> None:
         self._failures = 0
+        self._reported: set[str] = set()
 
     async def wait(self, error: Exception) -> None:
-        """Report a failure, and pause before the next try: 50 ms at first, at most 2 s."""
-        if not self._failures:
-            what = "lost Redis" if isinstance(error, Disconnected | OSError) else "Redis refuses"
+        """Report a failure, and pause before the next try: 50 ms at first, at most 2 s.
+
+        A loss and a refusal are reported once each: a server that ends a connection may refuse the
+        next one, as after a change of its password.
+        """
+        what = "lost Redis" if isinstance(error, Disconnected | OSError) else "Redis refuses"
+        if what not in self._reported:
+            self._reported.add(what)
             logger.warning("%s (%s); running tasks go on, trying again", what, first_line(error))
         self._failures += 1
         await asyncio.sleep(backoff(self._failures, FIRST_PAUSE, LONGEST_PAUSE))
@@ -36,4 +42,5 @@ class Outage:
         """Report that the server has answered."""
         if self._failures:
             self._failures = 0
+            self._reported.clear()
             logger.info("Redis is back")
