@@ -1,30 +1,15 @@
 """Errors that mean that an outside system is missing or does not answer."""
 
-import logging
-
 from coredis.exceptions import RedisError
 from pymongo.errors import ConnectionFailure
 from sqlalchemy.exc import OperationalError, ProgrammingError
-from vibetuner.config import get_settings
 from vibetuner.errors import VibetunerError
 
 OUTAGES = (VibetunerError, RedisError, ConnectionFailure, OperationalError, ProgrammingError)
 
 
-logger = logging.getLogger(__name__)
-
-
 def explain(error: Exception) -> str:
-    """Return one line for people; in production the cure is in the log, not on the page."""
-    cure = find_cure(error)
-    logger.warning("an outside system is missing: %s", cure)
-    if get_settings().environment == "production":
-        return "A server that this page needs does not answer. Try again soon."
-    return cure
-
-
-def find_cure(error: Exception) -> str:
-    """Return one line that names the cure."""
+    """Return one line for people, with the cure."""
     match error:
         case RedisError():
             return "The queue does not answer. Start Redis, or correct REDIS_URL in .env."
