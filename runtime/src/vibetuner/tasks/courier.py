@@ -28,9 +28,9 @@ from vibetuner.tasks.outbox.row import ANSWER_SECONDS, Row, Store, open_stores, 
 
 logger = logging.getLogger(__name__)
 
-AT_ONCE = 200
+ROWS_AT_ONCE = 200
 POLL_SECONDS = 2.0
-LONGEST_LOOK = 1.0
+LOOKUP_SECONDS = 1.0
 CLOSING_SECONDS = 2.0
 # The server remembers for this long that it has received a row; once the row is deleted, FORGET_MS.
 NOTE_MS = 30 * 24 * 3_600_000
@@ -111,7 +111,7 @@ class Courier:
         """
         client = self._worker.client
         read_at = time.monotonic()
-        rows = await store.read(task_ids, AT_ONCE)
+        rows = await store.read(task_ids, ROWS_AT_ONCE)
         if not rows or time.monotonic() - read_at > STALE_SECONDS:
             return 0
         answers = await asyncio.gather(
@@ -170,7 +170,7 @@ class Courier:
             return None
         client = self._worker.client
         with suppress(RedisError, TimeoutError):
-            async with asyncio.timeout(LONGEST_LOOK):
+            async with asyncio.timeout(LOOKUP_SECONDS):
                 key = client.keys.once(str(row.key))
                 if found := await client.functions.connection.call("GET", key):
                     task_id, _, call = found.decode().partition(" ")
@@ -190,8 +190,8 @@ class Courier:
     async def _hand_on_due(self) -> None:
         while self._due:
             store, task_ids = self._due.popitem()
-            for at in range(0, len(task_ids), AT_ONCE):
-                part = task_ids[at : at + AT_ONCE]
+            for at in range(0, len(task_ids), ROWS_AT_ONCE):
+                part = task_ids[at : at + ROWS_AT_ONCE]
                 try:
                     await self.hand_on(store, part)
                 except Exception as error:  # noqa: BLE001 - whatever it is, the rows are kept
@@ -227,7 +227,7 @@ class Courier:
         failed = False
         while True:
             try:
-                more = await self.hand_on(store) == AT_ONCE
+                more = await self.hand_on(store) == ROWS_AT_ONCE
             except Exception as error:  # noqa: BLE001 - whatever breaks it, the rows are kept
                 if not failed:
                     logger.warning("tasks wait in the outbox: %s", first_line(error))
