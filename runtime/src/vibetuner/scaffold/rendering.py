@@ -24,7 +24,7 @@ from vibetuner.scaffold.draft import Place
 
 EJECTED = "scaffold"
 PACKAGE = "vibetuner.scaffold"
-LOOKS = (("check", "--select=I", "--fix-only"), ("format",))
+RUFF_STEPS = (("check", "--select=I", "--fix-only"), ("format",))
 
 
 class Renderer:
@@ -75,9 +75,9 @@ def tidy(place: Place, path: Path, text: str) -> str:
         return text
     # Tell ruff which imports are the project's: their files may not be written yet.
     ours = f'lint.isort.known-first-party = ["{place.package}"]'
-    for look in LOOKS:
+    for step in RUFF_STEPS:
         done = subprocess.run(
-            [ruff, *look, "--quiet", "--no-cache", "--config", ours, "--stdin-filename", path, "-"],
+            [ruff, *step, "--quiet", "--no-cache", "--config", ours, "--stdin-filename", path, "-"],
             cwd=place.root, input=text.encode(), capture_output=True, check=False,
         )  # fmt: skip
         if done.returncode:

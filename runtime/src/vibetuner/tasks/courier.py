@@ -35,9 +35,9 @@ from vibetuner.tasks.outbox.row import (
 
 logger = logging.getLogger(__name__)
 
-AT_ONCE = 200
+ROWS_AT_ONCE = 200
 POLL_SECONDS = 2.0
-LONGEST_LOOK = 1.0
+LOOKUP_SECONDS = 1.0
 CLOSING_SECONDS = 2.0
 # The server remembers for this long that it has received a row; once the row is deleted, FORGET_MS.
 NOTE_MS = 30 * 24 * 3_600_000
@@ -123,7 +123,7 @@ class Courier:
         """
         client = self._worker.client
         read_at = time.monotonic()
-        rows = await store.read(task_ids, AT_ONCE, durable=durable)
+        rows = await store.read(task_ids, ROWS_AT_ONCE, durable=durable)
         if not rows or time.monotonic() - read_at > STALE_SECONDS:
             return 0
         answers = await asyncio.gather(
@@ -185,7 +185,7 @@ class Courier:
             return None
         client = self._worker.client
         with suppress(RedisError, TimeoutError):
-            async with asyncio.timeout(LONGEST_LOOK):
+            async with asyncio.timeout(LOOKUP_SECONDS):
                 key = client.keys.once(str(row.key))
                 if found := await client.functions.connection.call("GET", key):
                     task_id, _, call = found.decode().partition(" ")
@@ -207,8 +207,8 @@ class Courier:
     async def _hand_on_due(self, durable: bool) -> None:
         while due := [one for one in self._due if one[1] is durable]:
             (store, _), task_ids = due[0], self._due.pop(due[0])
-            for at in range(0, len(task_ids), AT_ONCE):
-                part = task_ids[at : at + AT_ONCE]
+            for at in range(0, len(task_ids), ROWS_AT_ONCE):
+                part = task_ids[at : at + ROWS_AT_ONCE]
                 try:
                     await self.hand_on(store, part)
                 except Exception as error:  # noqa: BLE001 - whatever it is, the rows are kept
@@ -244,7 +244,7 @@ class Courier:
         failed = False
         while True:
             try:
-                more = await self.hand_on(store, durable=durable) == AT_ONCE
+                more = await self.hand_on(store, durable=durable) == ROWS_AT_ONCE
             except Exception as error:  # noqa: BLE001 - whatever breaks it, the rows are kept
                 if not failed:
                     logger.warning("tasks wait in the outbox: %s", first_line(error))

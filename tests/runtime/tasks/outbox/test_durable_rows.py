@@ -16,7 +16,7 @@ from tests.runtime.tasks.test_durable import serving, waits
 from tests.valkey import Valkey
 from tests.waiting import eventually
 from vibetuner.config import get_settings, using_settings
-from vibetuner.tasks.courier import AT_ONCE
+from vibetuner.tasks.courier import ROWS_AT_ONCE
 from vibetuner.tasks.worker import TaskWorker, using_worker
 
 
@@ -44,14 +44,14 @@ async def test_durable_rows_hold_up_no_others_that_a_crash_has_left(
     """A worker hands on a plain row while hundreds of older, durable ones wait for a replica."""
     async with replicated(tmp_path, is_open=False) as (_, replica, worker, receipt):
         async with database.session() as session:
-            for number in range(AT_ONCE):
+            for number in range(ROWS_AT_ONCE):
                 await receipt.enqueue(f"D{number}").within(session).start(durable=True)
         async with database.session() as session:
             last = await receipt.enqueue("last").within(session)
         with replica.frozen():
             async with worker, worker.courier.relaying():
                 assert (await last.status()) is not TaskStatus.QUEUED
-                await eventually(lambda: has_rows(database, AT_ONCE))
+                await eventually(lambda: has_rows(database, ROWS_AT_ONCE))
                 assert await last.status() is TaskStatus.QUEUED
 
 
