@@ -19,7 +19,7 @@ from vibetuner.tasks.worker import using_worker
 
 @pytest.fixture
 def without_mongodb(settings: Settings) -> Iterator[None]:
-    """Letters stay in Redis."""
+    """Use settings without MongoDB, so that dead letters stay in Redis."""
     with using_settings(settings.model_copy(update={"mongodb_url": None})):
         yield
 
@@ -46,7 +46,7 @@ async def test_the_beginning_of_an_id_is_enough(queue: Queue):
 async def test_the_beginning_is_enough_for_a_task_that_is_in_no_list(
     without_mongodb: None, queue: Queue
 ):
-    """It waits for another one, is in line behind one, or only its dead letter is left."""
+    """The beginning of an id finds a task that waits for others, is in line, or is a dead letter."""
     with using_worker(queue.worker):
 
         @robust_task(name="charge", unique=Unique(by=(), clash="wait"))

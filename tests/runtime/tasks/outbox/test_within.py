@@ -57,7 +57,7 @@ async def test_a_committed_call_is_enqueued_at_once(
 async def test_a_row_is_found_by_the_beginning_of_its_id_and_can_be_aborted(
     database: Database, worker: TaskWorker, receipt: Any, settings: Settings, running: Running
 ):
-    """Redis knows nothing of it yet; the worker that it is handed on to ends it."""
+    """An abort of a task in the outbox is kept for the worker that takes the task."""
     queue = Queue(worker, JournalKeys(settings.redis_key_prefix))
     task = receipt.enqueue("T1").start(priority=worker.priorities[-1])
     async with worker:
