@@ -46,7 +46,7 @@ async def test_the_beginning_of_an_id_is_enough(queue: Queue):
 async def test_the_beginning_is_enough_for_a_task_that_is_in_no_list(
     without_mongodb: None, queue: Queue
 ):
-    """The beginning of an id finds a task that waits for others, is in line, or is a dead letter."""
+    """The beginning of an id finds a task that waits for others or in line, or is a letter."""
     with using_worker(queue.worker):
 
         @robust_task(name="charge", unique=Unique(by=(), clash="wait"))

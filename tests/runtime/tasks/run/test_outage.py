@@ -104,7 +104,7 @@ async def test_a_changed_password_is_named(
     running: Running,
     caplog: pytest.LogCaptureFixture,
 ):
-    """A worker logs WRONGPASS after a change of the password, and goes on once it is valid again."""
+    """A worker logs WRONGPASS after a change of the password, and goes on once it is valid."""
     stand_in()
     caplog.set_level(logging.INFO)
     own = settings.model_copy(update={"redis_url": server.url, "mongodb_url": None})
