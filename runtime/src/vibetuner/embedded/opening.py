@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 
 from vibetuner.embedded.folder import Folder, Service, file_errors, read_record
 from vibetuner.embedded.leases import Lease
-from vibetuner.env_file import explain_embedded
 from vibetuner.errors import SettingsError
 from vibetuner.project import data_dir
 
@@ -39,6 +38,8 @@ async def open_services(settings: Settings) -> AsyncIterator[Settings]:
         yield settings
         return
     if settings.environment == "production":
+        from vibetuner.env_file import explain_embedded  # noqa: PLC0415 - it loads dotenv
+
         raise SettingsError(explain_embedded(SETTINGS[services[0]].upper()))
     lease = Lease(services_root(), services, command=_command())
     try:
