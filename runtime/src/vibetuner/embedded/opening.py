@@ -39,6 +39,8 @@ async def open_services(settings: Settings) -> AsyncIterator[Settings]:
         yield settings
         return
     if settings.environment == "production":
+        from vibetuner.env_file import explain_embedded  # noqa: PLC0415 - it loads dotenv
+
         raise SettingsError(explain_embedded(SETTINGS[services[0]].upper()))
     lease = Lease(services_root(), services, command=_command())
     try:
