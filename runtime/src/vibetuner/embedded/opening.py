@@ -13,7 +13,6 @@ from vibetuner.embedded.folder import Folder, Service, file_errors, read_record
 from vibetuner.embedded.leases import Lease
 from vibetuner.errors import SettingsError
 from vibetuner.project import data_dir
-from vibetuner.setting_files import explain_embedded
 
 if TYPE_CHECKING:
     from vibetuner.config import Settings
@@ -39,7 +38,7 @@ async def open_services(settings: Settings) -> AsyncIterator[Settings]:
         yield settings
         return
     if settings.environment == "production":
-        from vibetuner.env_file import explain_embedded  # noqa: PLC0415 - it loads dotenv
+        from vibetuner.setting_files import explain_embedded  # noqa: PLC0415 - it loads dotenv
 
         raise SettingsError(explain_embedded(SETTINGS[services[0]].upper()))
     lease = Lease(services_root(), services, command=_command())
