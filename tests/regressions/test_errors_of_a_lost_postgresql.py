@@ -18,7 +18,7 @@ from vibetuner.resources.sql import open_session, open_sql
 from vibetuner.resources.sql_engine import make_engine
 
 
-async def assert_refused(url: str, reason: str) -> None:
+async def assert_refused(url: str, reason: str, cure: str) -> None:
     """Assert that connecting raises ServiceUnavailable with the reason and the cure."""
     engine = make_engine(Settings(database_url=url))
     try:
@@ -27,24 +27,34 @@ async def assert_refused(url: str, reason: str) -> None:
                 pass
     finally:
         await engine.dispose()
-    assert str(raised.value).endswith("Start it, or correct DATABASE_URL")
+    assert str(raised.value).endswith(f". {cure}")
 
 
 async def test_a_server_that_does_not_run():
     """A connection to a port where no server listens raises ServiceUnavailable."""
     await assert_refused(
-        f"postgresql+asyncpg://app:x@127.0.0.1:{free_port()}/app", "Connect call failed"
+        f"postgresql+asyncpg://app:x@127.0.0.1:{free_port()}/app",
+        "Connect call failed",
+        "Start it, or correct DATABASE_URL",
     )
 
 
 async def test_a_database_and_a_user_that_do_not_exist(postgres: str):
     """A connection to an unknown database, or as an unknown user, raises ServiceUnavailable."""
     url = make_url(postgres)
-    for wrong, reason in (
-        (url.set(database="nowhere"), 'database "nowhere" does not exist'),
-        (url.set(username="nobody"), 'role "nobody" does not exist'),
+    for wrong, reason, cure in (
+        (
+            url.set(database="nowhere"),
+            'database "nowhere" does not exist',
+            "Create it, or correct DATABASE_URL",
+        ),
+        (
+            url.set(username="nobody"),
+            'role "nobody" does not exist',
+            "Correct the user and the password in DATABASE_URL",
+        ),
     ):
-        await assert_refused(wrong.render_as_string(hide_password=False), reason)
+        await assert_refused(wrong.render_as_string(hide_password=False), reason, cure)
 
 
 async def test_a_connection_that_is_lost_in_a_statement(postgres: str):

@@ -173,7 +173,7 @@ def test_pretending_changes_nothing(project: Repository, capsys: pytest.CaptureF
     before = rendered_files(project.folder, without=".git")
     run_update(project.folder, defaults=True, overwrite=True, pretend=True, unsafe=False)
 
-    assert "Nothing was changed." in capsys.readouterr().err
+    assert "Nothing was changed: with --pretend" in capsys.readouterr().err
     assert rendered_files(project.folder, without=".git") == before
 
 

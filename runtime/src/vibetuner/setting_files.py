@@ -18,7 +18,7 @@ REAL_SERVERS = {"REDIS_URL": "redis://valkey:6379", "MONGODB_URL": "mongodb://mo
 # The reasons that servers give, in their own words, and the cures that a restart is not.
 CURES = (
     (
-        r"WRONGPASS|NOAUTH|(?i:authentication (failed|required))",
+        r'WRONGPASS|NOAUTH|(?i:authentication (failed|required))|role ".*" does not exist',
         "Correct the user and the password in {}",
     ),
     (r"READONLY", "Point {} at the primary, or at Sentinels"),

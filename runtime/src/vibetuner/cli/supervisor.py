@@ -68,6 +68,7 @@ class Supervisor:
         self._signalled = -ONE_SIGNAL_SECONDS
         self._label = label and len(programs) > 1
         self._told: set[str] = set()
+        self._explained: set[str] = set()
         self._width = max(len(program.name) for program in programs)
         self._colourful = is_colourful(sys.stderr)
 
@@ -131,7 +132,7 @@ class Supervisor:
         if (first and code > 0 and failures == 1) or failures > MOST_FAILURES:
             if failures > 1:
                 logger.info("%s, %d times in a row; giving up", ended, failures)
-            else:
+            elif program.name not in self._explained:
                 logger.info("%s; stopping", ended)
             self._stop(code if code > 0 else 1)
         elif self._watch and code >= 0:
@@ -186,6 +187,7 @@ class Supervisor:
         prefix = self._prefix(program.name) if self._label else ""
         text = line.decode(errors="replace").rstrip("\n")
         if text.startswith("error: "):
+            self._explained.add(program.name)
             if text in self._told:
                 return  # an error that keeps both from starting is printed once
             self._told.add(text)

@@ -175,9 +175,8 @@ class Courier:
 
     async def close(self) -> None:
         """Finish handing on committed rows, for at most two seconds."""
-        with suppress(TimeoutError):
-            async with asyncio.timeout(CLOSING_SECONDS):
-                await asyncio.gather(*self._handing.values())
+        if handing := [one for one in self._handing.values() if not one.done()]:
+            await asyncio.wait(handing, timeout=CLOSING_SECONDS)
 
     async def _ask_server(self, row: Row) -> tuple[str, str] | None:
         """Return the task that has the row's key, and its call; None if Redis finds none."""

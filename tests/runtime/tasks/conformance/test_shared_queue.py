@@ -150,13 +150,15 @@ async def test_both_leave_the_same_behind(stand_in, settings: Settings):
         worker = maker(settings.model_copy(update={"redis_key_prefix": f"{name}-leaves:"}))
         left.append(await leave(worker))
 
-    # Two differences are deliberate: ours keeps the server's answers for a while, in case one is
-    # lost, and a result that becomes arguments for so long that it outlives a backlog.
+    # Three differences are deliberate: ours keeps the server's answers for a while, in case one is
+    # lost; a result that becomes arguments for so long that it outlives a backlog; and the times
+    # at which streams were created.
     answered = [keys for name in list(left[1]) if "answered" in name for keys in left[1].pop(name)]
     assert answered
     assert all(kind == "string" and ttl == 0 for kind, _, ttl in answered)  # in hundreds
     handed_on = [keys.pop(":task:previous") for keys in left]
     assert [len(keys) for keys in handed_on] == [2, 2]
+    assert left[1].pop(":made") == [("hash", 1, -1)]
     assert left[0] == left[1]
 
 

@@ -47,11 +47,11 @@ async def abort(queue: Queue, task_id: str) -> bool:
         raise TaskNotFound(f"There is no task {task_id} to abort. See:  vibetuner tasks list")
     if row.state in ENDED:
         raise TaskError(f"{row.name} {task_id} has ended already: {row.state}")
-    if facts.waiting:  # its row may be handed on by any process; Redis knows nothing of it yet
+    has_ended = await queue.worker.abort_by_id(task_id, timeout=CONFIRM_SECONDS)
+    if facts.waiting and not has_ended:  # its row may not have been handed on here
         await queue.redis.sadd(queue.engine_keys.aborted, [task_id])
         await queue.redis.expire(queue.engine_keys.aborted, ABORT_KEPT_SECONDS)
-        return False
-    return await queue.worker.abort_by_id(task_id, timeout=CONFIRM_SECONDS)
+    return has_ended
 
 
 async def enqueue(
