@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter
 
 from coredis.exceptions import ConnectionError as Disconnected
 
@@ -23,16 +24,19 @@ class Outage:
 
     def __init__(self) -> None:
         self._failures = 0
+        self._kinds: Counter[str] = Counter()
         self._reported: set[str] = set()
 
     async def wait(self, error: Exception) -> None:
         """Report a failure, and pause before the next try: 50 ms at first, at most 2 s.
 
-        A loss and a refusal are reported once each: a server that ends a connection may refuse the
-        next one, as after a change of its password.
+        A loss and a refusal that lasts are reported once each: a server that ends a connection may
+        refuse the next one, as after a change of its password.
         """
         what = "lost Redis" if isinstance(error, Disconnected | OSError) else "Redis refuses"
-        if what not in self._reported:
+        self._kinds[what] += 1
+        # A single refusal after a loss is a part of the return: a stream that is not there yet.
+        if what not in self._reported and (not self._reported or self._kinds[what] > 1):
             self._reported.add(what)
             logger.warning("%s (%s); running tasks go on, trying again", what, first_line(error))
         self._failures += 1
@@ -42,5 +46,6 @@ class Outage:
         """Report that the server has answered."""
         if self._failures:
             self._failures = 0
+            self._kinds.clear()
             self._reported.clear()
             logger.info("Redis is back")
