@@ -66,12 +66,22 @@ FORKS = """
     if pid := os.fork():
         os.waitpid(pid, 0)
 """
+DISABLES_LOGGERS = """
+    import logging.config
+
+    logging.config.dictConfig({"version": 1})
+"""
 HAS_NO_TEXT = """
     class Wrong(Exception):
         def __str__(self):
             raise ValueError
 
     raise Wrong
+"""
+TUNE_ALONE = """
+    from vibetuner import VibetunerApp
+
+    app = VibetunerApp()
 """
 TUNE = """
     import shop.routes
@@ -167,6 +177,20 @@ def test_a_worker_without_standard_files_stops_as_usual(
         finally:
             process.kill()
     assert "worker stopped" in log.read_text("utf-8").splitlines()[-1]
+
+
+def test_a_worker_logs_though_a_module_configures_logging(
+    tmp_path: Path, environment: dict[str, str]
+):
+    """A worker's lines are written even if a module's ``dictConfig()`` disables all loggers."""
+    shop = write_project(tmp_path / "shop", {"tasks.py": DISABLES_LOGGERS}, tune=TUNE_ALONE)
+    arguments = ("run", "prod", "worker", "--port", str(free_port()))
+    with vibetuner(
+        *arguments, folder=shop, log=tmp_path / "log", environment=environment
+    ) as worker:
+        worker.wait_for("worker ready", seconds=60)
+        assert worker.stop(signal.SIGTERM) == 0
+    assert "worker stopped" in worker.output
 
 
 def test_a_command_without_stderr_has_its_exit_code(tmp_path: Path, environment: dict[str, str]):

@@ -13,7 +13,7 @@ from types import ModuleType
 
 from vibetuner.app import VibetunerApp
 from vibetuner.errors import ProjectError, VibetunerError, first_line, suggest
-from vibetuner.logs import open_standard_files
+from vibetuner.logs import enable_loggers, open_standard_files
 from vibetuner.project import ProjectInfo, find_root, project_info
 
 # Imports that older guides and other libraries suggest, each with the cure.
@@ -124,6 +124,7 @@ def import_module_of(project: ProjectInfo, name: str) -> ModuleType:
     if sys.__stderr__ is None or sys.__stderr__.closed:
         raise ProjectError(f"{name}: sys.stderr is closed while it is imported. {KEEP_OPEN}")
     open_standard_files()
+    enable_loggers()
     return module
 
 

@@ -19,6 +19,9 @@ from vibetuner.errors import VibetunerError, first_line, mask_secrets
 if TYPE_CHECKING:
     from types import FrameType
 
+# A logger that is never used: it is disabled only if all that existed were.
+UNUSED = logging.getLogger(__name__)
+
 # Returns the id of the task that runs here; set once for all tasks of a worker.
 task_id_source: ContextVar[Callable[[], str]] = ContextVar("task_id_source", default=str)
 
@@ -56,6 +59,15 @@ def configure_logging(
     logging.getLogger("streaq").setLevel(logging.CRITICAL)
     for chatty in CHATTY:
         logging.getLogger(chatty).setLevel(logging.WARNING)
+
+
+def enable_loggers() -> None:
+    """Enable our loggers again if ``logging.config`` has disabled all that existed."""
+    if not UNUSED.disabled:
+        return
+    for name, logger in logging.root.manager.loggerDict.items():
+        if name.startswith("vibetuner.") and isinstance(logger, logging.Logger):
+            logger.disabled = False
 
 
 def is_colourful(stream: TextIO) -> bool:

@@ -11,7 +11,9 @@ import pytest
 from tests.waiting import eventually
 from vibetuner.config import Settings
 from vibetuner.errors import TaskError, TaskExists
+from vibetuner.tasks.attempt import Cause
 from vibetuner.tasks.call import TaskCall
+from vibetuner.tasks.dead_letters import get as get_letter
 from vibetuner.tasks.progress.state import ProgressStatus
 from vibetuner.tasks.progress.watch import load_progress, watch_progress
 from vibetuner.tasks.robust import GiveUp, robust_task
@@ -67,6 +69,105 @@ async def test_a_task_starts_once_all_before_it_have_ended_though_some_have_fail
     assert not refused.success
     assert sorted(order[:2]) == ["done", "fails"]
     assert order[2:] == ["last", "late"]
+
+
+WAYS: dict[str, Callable[[TaskCall[[str], str], str], TaskCall[[str], str]]] = {
+    "alone": lambda call, first: call.start(after=first),
+    "durable": lambda call, first: call.start(after=first, durable=True),
+    "keyed": lambda call, first: call.start(after=first).once("key"),
+    "a batch": lambda call, first: call.start(after=[call.parent.enqueue("part"), first]),
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("end", ["fails", "is aborted"])
+async def test_a_task_fails_whether_the_other_fails_before_or_after_its_enqueue(
+    worker: TaskWorker, running: Running, way: str, end: str
+):
+    """A task fails with a task of `after=` that failed or was aborted before, as with a later one.
+
+    Result, dead letter and dependents are the same.
+    """
+    ran: list[str] = []
+    told: list[str] = []
+
+    @robust_task(name="work", on_failure=lambda name, task_id, error: told.append(task_id))
+    async def work(name: str) -> str:
+        ran.append(name)
+        if name == "first":
+            raise GiveUp(name)
+        return name
+
+    async def first() -> TaskCall[[str], str]:
+        delay = 3600 if end == "is aborted" else None
+        return await work.enqueue("first").start(delay=delay)
+
+    def behind(other: str) -> TaskCall[[str], str]:
+        return WAYS[way](work.enqueue("behind"), other)
+
+    async def ended(call: TaskCall[[str], str]) -> tuple[object, ...]:
+        result = await call.result(timeout=10)
+        last = await (await work.enqueue("last").start(after=call.id)).result(timeout=10)
+        letter = await get_letter(call.id)
+        return (
+            *(str(result.exception), result.success, result.tries, str(last.exception)),
+            *(letter.cause, letter.tries, letter.args, told.count(call.id)),
+        )
+
+    async with running(worker):
+        failed = await first()
+        if end == "is aborted":
+            await failed.abort(timeout=10)
+        await failed.result(timeout=10)
+        after_the_failure = await ended(await behind(failed.id))
+        await worker.redis.delete(
+            [key async for key in worker.redis.scan_iter("*:once:*")] or ["-"]
+        )
+
+    async with worker:
+        other = await first()
+        call = await behind(other.id)
+        if end == "is aborted":
+            await other.abort(timeout=0)
+    async with running(worker):
+        before_the_failure = await ended(call)
+
+    assert "behind" not in ran
+    assert "last" not in ran
+    assert after_the_failure == before_the_failure
+    assert after_the_failure[4] is Cause.FAILED_DEPENDENCY
+
+
+async def test_an_earlier_failure_counts_among_many_and_not_regardless_of_it(
+    worker: TaskWorker, running: Running
+):
+    """A failure fails the task after it in enqueue_many(), and none with `regardless=True`.
+
+    Nothing of it is left.
+    """
+
+    @worker.task(name="work", ttl=60)
+    async def work(name: str) -> str:
+        if name == "first":
+            raise ValueError(name)
+        return name
+
+    async with running(worker):
+        first, done = await work.enqueue("first"), await work.enqueue("done")
+        await asyncio.gather(first.result(timeout=10), done.result(timeout=10))
+        both = [first.id, done.id]
+        strict = work.enqueue("strict").start(after=both)
+        lenient = work.enqueue("lenient").start(after=both, regardless=True)
+        pleased = work.enqueue("pleased").start(after=done.id)
+        await worker.enqueue_many([strict, lenient, pleased])
+        ends = [await one.result(timeout=10) for one in (strict, lenient, pleased)]
+        marks = await worker.redis.smembers(worker.client.keys.aborted)
+        lifetime = await worker.redis.pttl(worker.client.keys.failed(first.id))
+
+    assert [end.success for end in ends] == [False, True, True]
+    assert str(ends[0].exception) == "Dependency failed, not running task!"
+    assert marks == set()
+    assert 0 < lifetime <= 60_000
 
 
 async def test_the_progress_of_a_task_that_waits_counts_those_that_have_ended(

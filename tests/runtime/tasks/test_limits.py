@@ -10,7 +10,7 @@ import pytest
 
 from vibetuner.config import Settings
 from vibetuner.errors import TaskError
-from vibetuner.tasks.limits import check_enqueue, check_options
+from vibetuner.tasks.limits import check_enqueue, check_options, check_wait
 from vibetuner.tasks.unique import Unique
 from vibetuner.tasks.worker import TaskWorker
 
@@ -168,3 +168,37 @@ def test_other_ids_are_taken(task: Any):
         call.id = task_id
         check_enqueue(call, NAMES)
         assert call.id == task_id
+
+
+@pytest.mark.parametrize(
+    ("given", "error", "message"),
+    [
+        (math.nan, ValueError, "timeout takes a finite number, not nan"),
+        (math.inf, ValueError, "timeout takes a finite number, not inf"),
+        (10**400, ValueError, r"timeout takes a number of at most 1e\+300"),
+        (-1, ValueError, "timeout takes 0 seconds or more, not -1"),
+        (timedelta(seconds=-1), ValueError, "timeout takes 0 seconds or more"),
+        ("x", TypeError, "timeout takes a number, not 'x'"),
+        (True, TypeError, "timeout takes a number, not True"),
+    ],
+)
+async def test_waits_for_an_end_are_refused_like_other_times(
+    given: Any, error: type[Exception], message: str
+):
+    """Invalid times are refused by result() and abort(), before anything is sent."""
+    with pytest.raises(error, match=message):
+        check_wait(given)
+    worker = TaskWorker(Settings())
+    with pytest.raises(error, match=message):
+        await worker.abort_by_id("some", given)
+    with pytest.raises(error, match=message):
+        await worker.result_by_id("some", given)
+
+
+@pytest.mark.parametrize(
+    ("timeout", "seconds"),
+    [(None, None), (0, 0), (0.0005, 0.0005), (timedelta(minutes=1), 60), (10**9, 10**9)],
+)
+def test_a_wait_for_an_end_takes_any_time(timeout: Any, seconds: float | None):
+    """Any finite time from 0 is taken, however short, and None for no limit."""
+    assert check_wait(timeout) == seconds

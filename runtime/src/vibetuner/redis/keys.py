@@ -47,7 +47,8 @@ class Keys:
         self.results = f"{queue}:index:results"
         # Set: the running tasks.
         self.running = f"{queue}:index:running"
-        # Set: the tasks to be aborted.
+        # Set: the tasks to be aborted; with a ~ before them, those to be failed, because a task
+        # that they were to follow had failed before they were enqueued.
         self.aborted = f"{queue}:aborted"
         # The key that a durable enqueue writes before it waits; expires after a second.
         self.durable = f"{queue}:durable"
@@ -113,6 +114,10 @@ class Keys:
     def result(self, task_id: str) -> str:
         """The result of a task."""
         return f"{self.queue}:task:results:{task_id}"
+
+    def failed(self, task_id: str) -> str:
+        """Marker: the result of a task is a failure; kept as long as the result."""
+        return f"{self.queue}:task:failed:{task_id}"
 
     def channel(self, task_id: str) -> str:
         """Channel: the result of a task."""

@@ -85,6 +85,7 @@ class Attempt:
         payload: the signed call, as it was stored; None if it has expired.
         tries: the number of this attempt, from 1.
         is_aborted: whether somebody asked to abort the task before this attempt.
+        must_fail: whether a task that this one was to follow had failed before it was enqueued.
         claimed: when this worker claimed the message, by the server's clock.
         claimed_at: the time of the claim by the event loop's clock, in seconds.
         context: the context that the worker's lifespan yielded.
@@ -133,6 +134,7 @@ class Attempt:
         payload: bytes | None = None,
         tries: int = 1,
         is_aborted: bool = False,
+        must_fail: bool = False,
         claimed: int = 0,
         claimed_at: float = 0.0,
     ) -> None:
@@ -144,6 +146,7 @@ class Attempt:
         self.payload = payload
         self.tries = tries
         self.is_aborted = is_aborted
+        self.must_fail = must_fail
         self.claimed = claimed
         self.claimed_at = claimed_at
         self.kwargs: Mapping[str, Any] = {}

@@ -82,9 +82,10 @@ class TaskCall(Task[P, R]):
 
         Args:
             after: the tasks to wait for, as ids or calls, 5,000 at most. If one of them fails, this
-                task fails. An id names a task that is enqueued elsewhere. A call, such as
-                ``task.enqueue(7)``, is enqueued with this one, all or none. A call that was awaited
-                before is not enqueued again, as long as its result is kept.
+                task fails, and so it does if one has failed before and its result is still kept. An
+                id names a task that is enqueued elsewhere. A call, such as ``task.enqueue(7)``, is
+                enqueued with this one, all or none. A call that was awaited before is not enqueued
+                again, as long as its result is kept.
             delay: how long to wait before the start, in seconds or as a timedelta.
             schedule: the time of the start, or the crontab line that repeats the task.
             priority: the name of the queue; by default the task's own.

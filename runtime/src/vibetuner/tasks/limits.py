@@ -152,6 +152,28 @@ def _check_duration(
     raise ValueError(f"{name} takes {lowest}, not {given!r}")
 
 
+def check_wait(timeout: Any) -> float | None:
+    """Return the seconds that ``result()`` or ``abort()`` waits; None for as long as it takes.
+
+    Raises:
+        TypeError: ``timeout`` is neither a number nor a timedelta nor None.
+        ValueError: it is negative, infinite or NaN.
+
+    >>> check_wait(timedelta(minutes=1))
+    60.0
+    >>> check_wait(-5)
+    Traceback (most recent call last):
+    ValueError: timeout takes 0 seconds or more, not -5
+    """
+    if timeout is None:
+        return None
+    is_span = isinstance(timeout, timedelta)
+    seconds: float = timeout.total_seconds() if is_span else check_number("timeout", timeout)
+    if seconds < 0:
+        raise ValueError(f"timeout takes 0 seconds or more, not {timeout!r}")
+    return seconds
+
+
 def _check_name(name: Any) -> None:
     """Check the name of a task, which is stored, signed and typed on the command line."""
     if not isinstance(name, str):

@@ -60,7 +60,7 @@ from vibetuner.tasks.engine import (
 )
 from vibetuner.tasks.enqueuing import Enqueuer
 from vibetuner.tasks.lifespan import worker_lifespan
-from vibetuner.tasks.limits import check_options
+from vibetuner.tasks.limits import check_options, check_wait
 from vibetuner.tasks.payload import Codec, Kind, dump, signing_keys
 from vibetuner.tasks.queues import (
     USUAL,
@@ -560,15 +560,17 @@ class TaskWorker(Worker[Any]):
         task_id: str,
         timeout: timedelta | int | None = None,  # noqa: ASYNC109 - streaq's own parameter
     ) -> TaskResult[Any]:
-        """Wait for a task's result.
+        """Wait for a task's result, ``timeout`` seconds at most.
 
         Raises:
+            TypeError, ValueError: ``timeout`` is no number, or negative, infinite or NaN.
             TimeoutError: no result after ``timeout`` seconds.
             NotConfigured: REDIS_URL is empty.
             ServiceUnavailable: the queue is not open here, or Redis does not answer.
             StreaqError: the result is not signed by us for this task, or can't be read.
         """
-        return await self.client.result(task_id, timeout)
+        seconds = check_wait(timeout)
+        return await self.client.result(task_id, seconds)
 
     async def abort_by_id(
         self,
@@ -580,12 +582,15 @@ class TaskWorker(Worker[Any]):
         A task that waits in the outbox is handed on first.
 
         Raises:
+            TypeError, ValueError: ``timeout`` is no number, or negative, infinite or NaN; nothing
+                was aborted.
             NotConfigured: REDIS_URL is empty.
             ServiceUnavailable: the queue is not open here, or Redis does not answer.
             StreaqError: the result is not signed by us for this task.
         """
+        seconds = check_wait(timeout)
         await self.courier.fetch(task_id)
-        is_ended, failed = await self.client.abort(self, task_id, timeout)
+        is_ended, failed = await self.client.abort(self, task_id, seconds)
         if failed is not None:
             await (self._run or self._make_run()).publish_abort(task_id, failed)
         return is_ended

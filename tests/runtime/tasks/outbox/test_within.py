@@ -197,6 +197,21 @@ async def test_a_call_may_wait_for_one_of_its_own_transaction(
         assert await worker.queue_size() == 1
 
 
+async def test_a_call_of_the_outbox_fails_with_a_task_that_has_failed_before(
+    database: Database, worker: TaskWorker, receipt: Any
+):
+    """A call with `after=` a task that was aborted before the hand-on is marked to fail."""
+    async with worker:
+        first = await receipt.enqueue("T1").start(delay=3600)
+        assert await first.abort(timeout=0)
+        async with database.session() as session:
+            second = await receipt.enqueue("T2").start(after=first.id).within(session)
+        await emptied(database.store)
+        marks = await worker.redis.smembers(worker.client.keys.aborted)
+        assert marks == {f"~{second.id}"}
+        assert await worker.queue_size() == 1
+
+
 async def test_a_call_takes_those_that_it_waits_for_into_the_transaction(
     database: Database, worker: TaskWorker, receipt: Any
 ):

@@ -193,7 +193,7 @@ async def test_the_dependents_of_a_failed_task_end_over_an_outage(
     await finisher.settled()
     assert recorder.names == ["unknown", "unknown"]
     assert loaded == ["t1", "t2"]
-    result = await client.result("t2", timeout=10)
+    result = await client.result("t2", seconds=10)
     assert abs(time.time() * 1000 - result.finish_time) < 60_000
     assert str(result.exception) == "Dependency failed, not running task!"
 
@@ -213,7 +213,7 @@ async def test_a_result_is_stored_for_the_task_that_follows(
     assert client.codec.load(stored, Kind.ARGUMENTS, "good") == (7,)
     assert await call("GET", client.keys.previous("bad")) is None
     assert (good.end, bad.end, bad.cause) == (End.DONE, End.FAILED, Cause.EXCEPTION)
-    assert (await client.result("bad", timeout=10)).success is False
+    assert (await client.result("bad", seconds=10)).success is False
 
 
 async def test_an_abandoned_task_is_requeued(

@@ -31,6 +31,18 @@ local function store_payload(prefix, task, payload, lifetime, ...)
   return redis.call('set', key, payload, 'px', lifetime, ...)
 end
 
+-- Mark a task for the worker that claims it: its id asks to abort it, `~` and its id to fail it
+-- because one that it was to follow has failed.
+local function mark(prefix, marked)
+  redis.call('sadd', prefix .. ':aborted', marked)
+  redis.call('expire', prefix .. ':aborted', 604800)
+end
+
+-- Return whether a task is marked; the key may hold anything.
+local function is_marked(prefix, marked)
+  return redis.pcall('sismember', prefix .. ':aborted', marked) == 1
+end
+
 -- Reply, so that a client knows that it may call functions or scripts.
 local function ping(keys, argv)
   return 'PONG'

@@ -18,8 +18,9 @@ local function freshness(prefix, fresh)
   return redis.call('exists', prefix .. ':withdrawn') == 1 and 0 or tonumber(fresh)
 end
 
--- Add payload, number of tries so far and abort mark to claimed messages. Each message is {
--- priority, message, task, enqueue time }; returns seven values a message in one flat list.
+-- Add payload, number of tries so far and mark (0 none, 1 abort, 2 a failed dependency) to claimed
+-- messages. Each message is { priority, message, task, enqueue time }; returns seven values a message
+-- in one flat list.
 local function load_messages(prefix, messages, reply)
   local wanted = {}
   for i, message in ipairs(messages) do
@@ -27,14 +28,18 @@ local function load_messages(prefix, messages, reply)
     wanted[2 * i] = prefix .. ':task:retry:' .. message[3]
   end
   local found = values_of(wanted)
-  local aborts = #messages > 0 and redis.call('exists', prefix .. ':aborted') == 1
+  local has_marks = #messages > 0 and redis.call('exists', prefix .. ':aborted') == 1
   local n = #reply
   for i, message in ipairs(messages) do
     reply[n + 1], reply[n + 2], reply[n + 3], reply[n + 4] =
       message[1], message[2], message[3], message[4]
     reply[n + 5], reply[n + 6] = found[2 * i - 1], found[2 * i] or '0'
-    local aborted = aborts and redis.pcall('sismember', prefix .. ':aborted', message[3])
-    reply[n + 7] = aborted == 1 and 1 or 0
+    reply[n + 7] = 0
+    if has_marks and is_marked(prefix, message[3]) then
+      reply[n + 7] = 1
+    elseif has_marks and is_marked(prefix, '~' .. message[3]) then
+      reply[n + 7] = 2
+    end
     n = n + 7
   end
   return reply
@@ -237,8 +242,10 @@ local function record_end(prefix, one, batch, now)
   if ttl ~= '0' then
     if ttl == '' then
       redis.call('set', prefix .. ':task:results:' .. task, one.value)
+      if one.kind ~= 's' then redis.call('set', prefix .. ':task:failed:' .. task, '1') end
     else
       redis.call('set', prefix .. ':task:results:' .. task, one.value, 'px', ttl)
+      if one.kind ~= 's' then redis.call('set', prefix .. ':task:failed:' .. task, '1', 'px', ttl) end
     end
     local results = batch.results
     results[#results + 1], results[#results + 2] = now + (ttl == '' and 1e14 or ttl), task
@@ -284,6 +291,7 @@ local function flush_batch(prefix, group, batch, consumer)
   end
   each({ 'srem', prefix .. ':index:running' }, batch.stopped)
   if #batch.ended > 0 and redis.call('exists', prefix .. ':aborted') == 1 then
+    for i = 1, #batch.ended do append(batch.ended, '~' .. batch.ended[i]) end
     each({ 'srem', prefix .. ':aborted' }, batch.ended)
   end
   each({ 'del' }, batch.deleted)
@@ -371,7 +379,7 @@ local function finish(keys, argv)
       if kind == 'r' then
         local moment = one.value - ahead
         -- A task that is to be aborted ends when it is claimed, so its retry is due now.
-        if redis.call('sismember', prefix .. ':aborted', task) == 1 then moment = time end
+        if is_marked(prefix, task) then moment = time end
         redis.call('zadd', prefix .. ':queues:delayed:' .. one.priority, whole(moment), task)
         if not soonest or moment < soonest then soonest = moment end
       elseif kind == 's' or kind == 'f' then
@@ -450,15 +458,23 @@ local function enqueue_from(prefix, argv, i, is_batch)
       answer = has_ended and -1 or 0
       if is_batch and #reply == 0 then return { answer } end
     else
-      local waits = false
+      local open, has_failed = {}, false
       for j = i + 6, last do
         local first, regardless = argv[j]:gsub('^~', '')
         if redis.call('exists', prefix .. ':task:results:' .. first) == 0 then
-          waits = true
-          redis.call('sadd', prefix .. ':task:dependencies:' .. task, first)
-          redis.call('sadd', prefix .. ':task:dependents:' .. first,
-            regardless == 1 and '~' .. task or task)
+          open[first] = regardless == 1 and '~' .. task or task
+        elseif regardless == 0 and redis.call('exists', prefix .. ':task:failed:' .. first) == 1 then
+          has_failed = true
         end
+      end
+      if has_failed then  -- it fails now, as it would if that task failed later
+        open = {}
+        mark(prefix, '~' .. task)
+      end
+      local waits = next(open) ~= nil
+      for first, dependent in pairs(open) do
+        redis.call('sadd', prefix .. ':task:dependencies:' .. task, first)
+        redis.call('sadd', prefix .. ':task:dependents:' .. first, dependent)
       end
       if waits and last - i > 6 then
         redis.call('set', prefix .. ':task:parts:' .. task, last - i - 5, 'px', 604800000)
@@ -479,7 +495,8 @@ local function enqueue_from(prefix, argv, i, is_batch)
 end
 
 -- Enqueue tasks. ARGV, of each: id, payload, time (see moment_of) or 0, lifetime or 0, priority,
--- number of dependencies, and these, with a ~ before those that may fail.
+-- number of dependencies, and these, with a ~ before those that may fail. A dependency whose result is
+-- kept has ended.
 -- Returns for each task 0 if its id waits or runs already, -1 if a result is kept under its id, any
 -- other value if it was enqueued.
 local function enqueue(keys, argv)
@@ -563,8 +580,7 @@ local function abort(keys, argv)
       return failed
     end
   end
-  redis.call('sadd', prefix .. ':aborted', task)
-  redis.call('expire', prefix .. ':aborted', 604800)
+  mark(prefix, task)
   return { 'marked' }
 end
 

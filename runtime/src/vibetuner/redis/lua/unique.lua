@@ -59,7 +59,7 @@ local function enqueue_unique(keys, argv)
     -- streaq's own worker reports a begun task only in the set of running tasks.
     is_kept = redis.call('hget', state, 'begun') ~= ''
       or redis.call('sismember', prefix .. ':index:running', holder) == 1
-      or redis.call('sismember', prefix .. ':aborted', holder) == 1
+      or is_marked(prefix, holder)
     local waiting = holder
     if is_kept then waiting = redis.call('zrange', line, 0, 0)[1] end
     replaced = waiting and is_live(prefix, waiting) and member(prefix, waiting)
@@ -67,8 +67,7 @@ local function enqueue_unique(keys, argv)
   local runs_as = replaced and replaced.task or task
   if signed_for ~= runs_as then return { runs_as, 2 } end
   if is_kept then
-    redis.call('sadd', prefix .. ':aborted', holder)
-    redis.call('expire', prefix .. ':aborted', 604800)
+    mark(prefix, holder)
   end
   if replaced then
     renew_arguments(prefix, replaced, new, now)

@@ -15,7 +15,7 @@ from coredis.exceptions import RedisError
 from streaq import StreaqError
 from streaq.task import Task, TaskResult
 from streaq.types import StreaqCancelled
-from streaq.utils import datetime_ms, to_ms, to_seconds
+from streaq.utils import datetime_ms, to_ms
 
 from vibetuner.config import get_settings
 from vibetuner.errors import TaskError, TaskExists
@@ -255,19 +255,15 @@ class QueueClient:
         first.schedule = datetime.fromtimestamp(moment / 1000, UTC)
         await self.enqueue([first], [call])
 
-    async def result(
-        self,
-        task_id: str,
-        timeout: timedelta | int | None,  # noqa: ASYNC109 - streaq's own parameter
-    ) -> TaskResult[Any]:
+    async def result(self, task_id: str, seconds: float | None) -> TaskResult[Any]:
         """Wait for a task's result.
 
         Raises:
-            TimeoutError: no result after ``timeout`` seconds.
+            TimeoutError: no result after so many seconds.
             StreaqError: the result is signed with none of our keys, or can't be read.
             ServiceUnavailable: Redis does not answer, or refuses.
         """
-        async with asyncio.timeout(to_seconds(timeout)), self.answering():
+        async with asyncio.timeout(seconds), self.answering():
             key, read = self.keys.result(task_id), partial(self._stored_result, task_id)
             raw = await self.listener.wait(self.keys.channel(task_id), key, read)
         return read_result(task_id, self.codec.load(raw, Kind.RESULT, task_id))
@@ -279,13 +275,13 @@ class QueueClient:
         self,
         worker: Worker[Any],
         task_id: str,
-        timeout: timedelta | int | None,  # noqa: ASYNC109 - as above
+        seconds: float | None,
     ) -> tuple[bool, list[str] | None]:
-        """Abort a task; return whether that ended it within ``timeout`` seconds.
+        """Abort a task; return whether that ended it within so many seconds.
 
         A task that is delayed or waits for others ends at once, with a result like any other; the
         second value then names the tasks that fail with it. A task that is queued or runs is only
-        marked for its worker; with ``timeout=0``, this doesn't wait for that worker.
+        marked for its worker; with 0 seconds, this doesn't wait for that worker.
 
         Raises:
             StreaqError: the result is signed with none of our keys.
@@ -295,10 +291,10 @@ class QueueClient:
             outcome, *failed = await self._abort(worker, task_id)
             if outcome == b"ended":
                 return True, [name.decode() for name in failed]
-            if outcome == b"over" or (timeout is not None and not timeout):
+            if outcome == b"over" or seconds == 0:
                 return False, None
             try:
-                async with asyncio.timeout(to_seconds(timeout)):
+                async with asyncio.timeout(seconds):
                     raw = await message or await self._stored_result(task_id)
                     data = self.codec.load(raw, Kind.RESULT, task_id)
             except TimeoutError:

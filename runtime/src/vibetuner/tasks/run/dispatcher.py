@@ -28,6 +28,8 @@ BURST_SECONDS = 0.02
 MOST_TRIES = 1_000_000
 # The number of values that the server returns of each message.
 VALUES = 7
+# The marks of a message: see load_messages in lua/queue.lua.
+ABORT, FAIL = 1, 2
 # The server does nothing else while it claims and loads messages.
 MOST_AT_ONCE = 128
 # In one turn of the event loop at most half of the slots begin an attempt: the server counts and
@@ -245,7 +247,7 @@ class Dispatcher:
         """Keep claimed messages until a slot is free; return how many."""
         claimed, now = int(reply[0]), self._loop.time()
         for at in range(1, len(reply), VALUES):
-            priority, message, task, queued, payload, tries, aborted = reply[at : at + VALUES]
+            priority, message, task, queued, payload, tries, mark = reply[at : at + VALUES]
             source = (priority.decode(), message.decode())
             if source in self.running or source in self._finisher.unrecorded:
                 continue  # it was idle for so long that this worker claimed it again
@@ -257,7 +259,8 @@ class Dispatcher:
                     queued=_number(queued, LAST_MOMENT),
                     payload=payload,
                     tries=_number(tries, MOST_TRIES) + 1,
-                    is_aborted=bool(aborted),
+                    is_aborted=mark == ABORT,
+                    must_fail=mark == FAIL,
                     claimed=claimed,
                     claimed_at=now,
                 )

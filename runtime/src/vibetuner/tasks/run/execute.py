@@ -24,7 +24,7 @@ from vibetuner.tasks.engine import running_attempt
 from vibetuner.tasks.observers import Observers
 from vibetuner.tasks.payload import ArgumentsGone, Codec, Kind
 from vibetuner.tasks.retry import ErrorRules, named_wait, unique_of, wanted_arguments
-from vibetuner.tasks.run.finisher import fresh_ms
+from vibetuner.tasks.run.finisher import DEPENDENCY_FAILED, fresh_ms
 
 logger = logging.getLogger(__name__)
 
@@ -264,13 +264,16 @@ def _text(value: object) -> str:
 
 
 def check(attempt: Attempt) -> None:
-    """Raise Rejected if the task must not run: aborted, out of attempts, or too late."""
+    """Raise Rejected if the task must not run: aborted, failed, out of attempts, or too late."""
     task, policy = attempt.task, attempt.policy
     assert task is not None  # noqa: S101 - loading rejects unknown tasks
     if attempt.cut_by is not None:  # before its first step
         raise asyncio.CancelledError
     if attempt.is_aborted:
         raise Rejected(StreaqCancelled("Task aborted prior to run!"), None)
+    if attempt.must_fail and not attempt.fallback_of:
+        attempt.tries = 0  # as for a task that waited when the other one failed
+        raise Rejected(StreaqError(DEPENDENCY_FAILED), Cause.FAILED_DEPENDENCY)
     if task.max_tries and attempt.tries > task.max_tries:
         raise Rejected(StreaqError("Max retry attempts reached for task!"), Cause.CRASHED)
     waited = (attempt.claimed or time.time_ns() // 1_000_000) - attempt.queued  # the server's clock

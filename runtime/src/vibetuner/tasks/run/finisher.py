@@ -32,6 +32,7 @@ KINDS = {
     End.RETRYING: RETRY, End.REQUEUED: REQUEUE,
 }  # fmt: skip
 LOST = [b"?"]
+DEPENDENCY_FAILED = "Dependency failed, not running task!"
 COUNTERS = {
     End.DONE: "completed", End.FAILED: "failed", End.ABORTED: "aborted",
     End.RETRYING: "retried", End.REQUEUED: "relinquished",
@@ -318,7 +319,7 @@ class Finisher:
         for task_id in task_ids:
             attempt = Attempt(task_id, priority, tries=0)
             attempt.payload = await self._payload_of(task_id)
-            attempt.error = StreaqError("Dependency failed, not running task!")
+            attempt.error = StreaqError(DEPENDENCY_FAILED)
             attempt.end, attempt.cause = End.FAILED, Cause.FAILED_DEPENDENCY
             attempt.finished = time.time_ns() // 1_000_000
             if self.load_failed is not None:
