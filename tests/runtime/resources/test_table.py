@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+from pathlib import Path
+
 import pytest
 
 from vibetuner.config import Settings
@@ -36,3 +39,30 @@ async def test_a_failed_check_names_its_resource(
     (resource,) = (one for one in RESOURCES if one.name == name)
     with pytest.raises(ServiceUnavailable, match=f"^{name} at "):
         await resource.check(Settings(**broken))
+
+
+async def test_a_limit_that_passes_at_any_point_of_a_check_is_reported(tmp_path: Path):
+    """A check that its limit cuts off, even while it closes the connection, is not cancelled.
+
+    The doctor ended with a traceback when a slow database answered just before the limit.
+    """
+    settings = Settings(database_url=f"sqlite+aiosqlite:///{tmp_path}/app.db")
+
+    for turns in range(1, 300):
+        limit = asyncio.timeout(None)
+        check = asyncio.create_task(check_within(limit, settings))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        if not check.done():
+            limit.reschedule(0)
+        assert await asyncio.wait_for(check, 30) in {"answered", "too late"}
+
+
+async def check_within(limit: asyncio.Timeout, settings: Settings) -> str:
+    """Check the SQL database until ``limit``; return how that ended."""
+    try:
+        async with limit:
+            await RESOURCES[2].check(settings)
+    except TimeoutError:
+        return "too late"
+    return "answered"
