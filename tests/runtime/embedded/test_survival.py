@@ -11,6 +11,7 @@ import subprocess
 from contextlib import contextmanager
 from urllib.parse import urlsplit
 
+from tests.processes import free_port
 from vibetuner.embedded import down
 from vibetuner.embedded.packages import valkey_binary
 from vibetuner.embedded.users import try_lock
@@ -119,8 +120,12 @@ def orphaned_valkey(world, until):
     """Run a Valkey without a keeper, as a killed keeper leaves it on macOS."""
     world.user("redis").leave()
     until(world.stopped)
-    record = json.loads((world.folder / "state.json").read_text())
-    port, lock = record["services"]["redis"]["port"], try_lock(world.folder / "redis.lock")
+    state = world.folder / "state.json"
+    record = json.loads(state.read_text())
+    # The port that it had may be that of an outgoing connection by now.
+    port = record["services"]["redis"]["port"] = free_port()
+    state.write_text(json.dumps(record))
+    lock = try_lock(world.folder / "redis.lock")
     options = {"port": str(port), "dir": str(world.folder / "redis"), "appendonly": "yes"}
     command = [
         str(valkey_binary()),
