@@ -8,7 +8,6 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from functools import partial
-from itertools import cycle
 from secrets import token_hex
 from typing import Any, cast
 
@@ -33,9 +32,6 @@ SILENCE_SECONDS = 12.0
 # A message whose id is further in the future is checked against its stream: a forged id would make
 # all later events look like old ones.
 FUTURE_MS = 3_600_000
-
-# After this many messages in a row, others get a turn of the event loop.
-TURN = 64
 
 MESSAGES = frozenset({b"message", b"smessage"})
 # In place of a message: the connection is gone.
@@ -114,12 +110,9 @@ class _Relay:
                 for channel, cursor in self._hub.cursors().items():
                     await self._fill_gap(channel, cursor)
                 self._connected()
-                turns = cycle(range(TURN))
                 while (message := await arrived.get())[0] in MESSAGES:
                     self._heard_at = asyncio.get_running_loop().time()
                     await self._take(*message[1:])
-                    if next(turns) == 0:
-                        await asyncio.sleep(0)  # lets subscribers send what is queued
                 watch.cancel()
             if message[0] == LOST:
                 raise Disconnected("The subscription was lost")
