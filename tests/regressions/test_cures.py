@@ -13,10 +13,9 @@ from tests.processes import free_port, run_vibetuner
 from vibetuner.app import VibetunerApp
 from vibetuner.cli.ports import listen
 from vibetuner.config import Settings
-from vibetuner.errors import CommandError
+from vibetuner.errors import CommandError, explain_unusable
 from vibetuner.models import UserModel
 from vibetuner.resources.table import find_unset
-from vibetuner.setting_files import explain_unusable
 
 
 @pytest.mark.slow

@@ -23,7 +23,7 @@ from pydantic import (
     model_validator,
 )
 
-from vibetuner.errors import SettingsError
+from vibetuner.errors import REAL_SERVERS, SettingsError, explain_embedded, mask_url
 from vibetuner.project import (
     ProjectInfo,
     data_dir,
@@ -33,12 +33,9 @@ from vibetuner.project import (
     project_root,
 )
 from vibetuner.setting_files import (
-    REAL_SERVERS,
     check_env_file,
-    explain_embedded,
     find_secret,
     find_value,
-    mask_url,
     read_env_file,
     read_secrets,
 )

@@ -75,6 +75,17 @@ USERINFO = re.compile(
 SECRET_VALUE = re.compile(
     r"""(?i)(?:(?<=[?&;\s])|^)((?:\w+_)?(?:password|passwd|pwd|token|secret))=[^\s&;,"'<>)]+"""
 )
+# Servers for development, which a URL with the value `embedded` starts, and real ones.
+REAL_SERVERS = {"REDIS_URL": "redis://valkey:6379", "MONGODB_URL": "mongodb://mongo:27017"}
+# The reasons that servers give, in their own words, and the cures that a restart is not.
+CURES = (
+    (
+        r'WRONGPASS|NOAUTH|(?i:authentication (failed|required))|role ".*" does not exist',
+        "Correct the user and the password in {}",
+    ),
+    (r"READONLY", "Point {} at the primary, or at Sentinels"),
+    (r'database ".*" does not exist', "Create it, or correct {}"),
+)
 
 
 class GiveUp(Exception):  # noqa: N818 - names what the task does, like RetryLater
@@ -198,6 +209,56 @@ def mask_secrets(text: str) -> str:
     if "://" in text and "@" in text:
         text = USERINFO.sub("***@", text)
     return SECRET_VALUE.sub(r"\1=***", text) if "=" in text else text
+
+
+def mask_url(url: str) -> str:
+    """Mask the part of a URL before the ``@``, and the value of any ``password=``.
+
+    >>> mask_url("redis://ann:secret@cache:6379/0?password=x")
+    'redis://***@cache:6379/0?password=***'
+    """
+    url = re.sub(r"(?i)(password=)[^&]*", r"\1***", url)
+    # Up to the last @, so that a URL with a bare @ or without a scheme shows nothing either.
+    return re.sub(r"(?s)^([\w+.-]*://)?.*@", r"\1***@", url)
+
+
+def explain_unusable(system: str, name: str, url: str, reason: str, *, environment: str) -> str:
+    """Return the message for a server that can't be used: its address, the reason, the cure.
+
+    Args:
+        system: the server's name.
+        name: the setting that has its URL.
+        url: the URL.
+        reason: the server's or the driver's words.
+        environment: ENVIRONMENT; production has no embedded servers.
+
+    >>> explain_unusable(
+    ...     "Redis", "REDIS_URL", "redis://:guess@cache", "WRONGPASS invalid password.",
+    ...     environment="production",
+    ... )
+    "Redis at redis://***@cache can't be used: WRONGPASS invalid password. \
+Correct the user and the password in REDIS_URL"
+    """
+    found = [cure.format(name) for pattern, cure in CURES if re.search(pattern, reason)]
+    usual = f"Start it, or correct {name}"
+    if name in REAL_SERVERS and environment != "production":
+        usual = f"Start it, correct {name}, or set {name}=embedded in development"
+    if url.startswith("sqlite"):
+        usual = f"Correct {name}, or the rights of its folder"
+    cure = [*found, usual][0]
+    return f"{system} at {mask_url(url)} can't be used: {reason.rstrip('.')}. {cure}"
+
+
+def explain_embedded(name: str) -> str:
+    """Return the message for an embedded server in production.
+
+    >>> explain_embedded("REDIS_URL").rpartition(":  ")[2]
+    'REDIS_URL=redis://valkey:6379'
+    """
+    return (
+        f"{name}=embedded is for development and tests; ENVIRONMENT=production needs the URL of a "
+        f"real server. Set, for example:  {name}={REAL_SERVERS[name]}"
+    )
 
 
 def suggest(wrong: object, known: Iterable[str], otherwise: str, form: str = "{}") -> str:

@@ -46,11 +46,10 @@ def check_alive(*, here: bool, queue: str | None = None, as_json: bool) -> None:
 
 
 def _workers(url: str, prefix: str, environment: str) -> list[dict[str, Any]]:
-    from vibetuner.errors import ServiceUnavailable, first_line
+    from vibetuner.errors import ServiceUnavailable, explain_unusable, first_line
     from vibetuner.redis.blocking import RefusedError, ask
     from vibetuner.redis.keys import JournalKeys
     from vibetuner.redis.url import parse_url
-    from vibetuner.setting_files import explain_unusable
 
     address, keys = parse_url(url, prefix), JournalKeys(prefix)
     try:
@@ -93,15 +92,10 @@ def _settings() -> tuple[str, str, str]:
     """Return REDIS_URL, key prefix and ENVIRONMENT, without importing vibetuner.config."""
     from pathlib import Path
 
-    from vibetuner.errors import NotConfigured, SettingsError
+    from vibetuner.errors import NotConfigured, SettingsError, explain_embedded
     from vibetuner.project import find_root, key_prefix
     from vibetuner.redis import REDIS_MISSING
-    from vibetuner.setting_files import (
-        check_env_file,
-        explain_embedded,
-        find_value,
-        read_secrets,
-    )
+    from vibetuner.setting_files import check_env_file, find_value, read_secrets
 
     root = find_root()
     env_file = (root or Path.cwd()) / ".env"

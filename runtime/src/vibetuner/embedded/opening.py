@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from vibetuner.embedded.folder import Folder, Service, file_errors, read_record
 from vibetuner.embedded.leases import Lease
-from vibetuner.errors import SettingsError
+from vibetuner.errors import SettingsError, explain_embedded
 from vibetuner.project import data_dir
 
 if TYPE_CHECKING:
@@ -38,8 +38,6 @@ async def open_services(settings: Settings) -> AsyncIterator[Settings]:
         yield settings
         return
     if settings.environment == "production":
-        from vibetuner.setting_files import explain_embedded  # noqa: PLC0415 - it loads dotenv
-
         raise SettingsError(explain_embedded(SETTINGS[services[0]].upper()))
     lease = Lease(services_root(), services, command=_command())
     try:

@@ -31,7 +31,13 @@ from coredis.retry import ConstantRetryPolicy
 
 from vibetuner.app import VibetunerApp
 from vibetuner.config import Settings, mask_url
-from vibetuner.errors import NotConfigured, RedisFull, ServiceUnavailable, first_line
+from vibetuner.errors import (
+    NotConfigured,
+    RedisFull,
+    ServiceUnavailable,
+    explain_unusable,
+    first_line,
+)
 from vibetuner.redis import ANSWER_SECONDS, REDIS_MISSING, answer_seconds, redis_client
 from vibetuner.redis.connection import (
     AWAY,
@@ -45,7 +51,6 @@ from vibetuner.redis.keys import Keys
 from vibetuner.redis.primary import Primary, primary_of
 from vibetuner.redis.rights import require_rights
 from vibetuner.redis.url import Address, parse_url
-from vibetuner.setting_files import explain_unusable
 
 __all__ = [
     "ReliablePool",

@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
-from vibetuner.errors import SettingsError
-from vibetuner.setting_files import mask_url
+from vibetuner.errors import SettingsError, mask_url
 
 if TYPE_CHECKING:  # importing it would slow down a health probe
     from ssl import SSLContext

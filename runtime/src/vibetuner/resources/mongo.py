@@ -14,9 +14,8 @@ from pymongo.errors import ConfigurationError, ConnectionFailure, ExecutionTimeo
 
 from vibetuner.app import VibetunerApp
 from vibetuner.config import Settings
-from vibetuner.errors import ServiceUnavailable, first_line
+from vibetuner.errors import ServiceUnavailable, explain_unusable, first_line
 from vibetuner.resources.slots import mongo_database
-from vibetuner.setting_files import explain_unusable
 from vibetuner.state import request_seconds
 
 __all__ = [

@@ -29,10 +29,9 @@ from sqlalchemy.util import await_, greenlet_spawn
 from sqlalchemy.util.concurrency import in_greenlet
 
 from vibetuner.config import Settings
-from vibetuner.errors import NotConfigured, ServiceUnavailable, first_line
+from vibetuner.errors import NotConfigured, ServiceUnavailable, explain_unusable, first_line
 from vibetuner.resources.slots import SQL_MISSING
 from vibetuner.resources.write_turns import LONGEST_WAIT, take_turns
-from vibetuner.setting_files import explain_unusable
 from vibetuner.state import request_seconds
 
 if TYPE_CHECKING:
