@@ -22,6 +22,7 @@ from vibetuner.tasks.inspect.detail import (
 )
 from vibetuner.tasks.inspect.model import ENDED
 from vibetuner.tasks.inspect.queue import Queue
+from vibetuner.tasks.outbox.row import find_row as find_in_outbox
 from vibetuner.tasks.payload import Kind
 
 CONFIRM_SECONDS = 3
@@ -48,7 +49,9 @@ async def abort(queue: Queue, task_id: str) -> bool:
     if row.state in ENDED:
         raise TaskError(f"{row.name} {task_id} has ended already: {row.state}")
     has_ended = await queue.worker.abort_by_id(task_id, timeout=CONFIRM_SECONDS)
-    if facts.waiting and not has_ended:  # its row may not have been handed on here
+    # If its row could not be handed on here, Redis knows nothing of it yet. A mark on a task that
+    # has ended would stay.
+    if facts.waiting and not has_ended and await find_in_outbox(task_id):
         await queue.redis.sadd(queue.engine_keys.aborted, [task_id])
         await queue.redis.expire(queue.engine_keys.aborted, ABORT_KEPT_SECONDS)
     return has_ended
