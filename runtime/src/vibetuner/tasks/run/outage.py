@@ -23,8 +23,7 @@ class Outage:
     """
 
     def __init__(self) -> None:
-        self._failures = 0
-        self._kinds: Counter[str] = Counter()
+        self._failures: Counter[str] = Counter()
         self._reported: set[str] = set()
 
     async def wait(self, error: Exception) -> None:
@@ -34,18 +33,16 @@ class Outage:
         refuse the next one, as after a change of its password.
         """
         what = "lost Redis" if isinstance(error, Disconnected | OSError) else "Redis refuses"
-        self._kinds[what] += 1
+        self._failures[what] += 1
         # A single refusal after a loss is a part of the return: a stream that is not there yet.
-        if what not in self._reported and (not self._reported or self._kinds[what] > 1):
+        if what not in self._reported and (not self._reported or self._failures[what] > 1):
             self._reported.add(what)
             logger.warning("%s (%s); running tasks go on, trying again", what, first_line(error))
-        self._failures += 1
-        await asyncio.sleep(backoff(self._failures, FIRST_PAUSE, LONGEST_PAUSE))
+        await asyncio.sleep(backoff(self._failures.total(), FIRST_PAUSE, LONGEST_PAUSE))
 
     def over(self) -> None:
         """Report that the server has answered."""
         if self._failures:
-            self._failures = 0
-            self._kinds.clear()
+            self._failures.clear()
             self._reported.clear()
             logger.info("Redis is back")
