@@ -207,10 +207,11 @@ def test_an_env_file_that_cannot_be_read(
 
 @pytest.mark.parametrize("name", ["REDIS_URL", "MONGODB_URL"])
 def test_embedded_services_are_refused_in_production(shop: Path, refused: Refused, name: str):
-    """Production refuses an embedded service by its variable."""
+    """Production refuses an embedded service by its variable, and names what to set."""
     line = refused(shop, *WORKER, **{**NOWHERE, name: "embedded"})
 
     assert line.startswith(f"{name}=embedded is for development and tests; ENVIRONMENT=production")
+    assert re.search(rf"Set, for example:  {name}=(redis|mongodb)://\w+:\d+", line), line
 
 
 def test_production_needs_a_secret(shop: Path, refused: Refused):

@@ -61,7 +61,7 @@ async def test_waiting_for_servers_does_not_hold_up_the_event_loop(root):
 
 
 async def test_a_start_that_is_cancelled_leaves_nothing(root, until):
-    """A start that is cancelled in its first moments leaves no user."""
+    """A start that is cancelled in its first moments leaves no user, and then no server."""
     opening = open_services(Settings(redis_url="embedded"))
     start = asyncio.create_task(opening.__aenter__())
     await asyncio.to_thread(until, lambda: status(root).users)
@@ -71,6 +71,8 @@ async def test_a_start_that_is_cancelled_leaves_nothing(root, until):
         await start
 
     assert status(root).users == ()
+    await asyncio.to_thread(until, lambda: status(root).keeper is None)
+    assert {one.pid for one in status(root).services} <= {None}
 
 
 async def test_production_refuses_embedded_services(root):

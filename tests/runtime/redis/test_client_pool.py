@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 
 import anyio
 import pytest
+from coredis.exceptions import RedisError
 
+from tests.valkey import Valkey
 from tests.waiting import eventually
 from vibetuner.config import Settings
 from vibetuner.errors import ServiceUnavailable
@@ -46,6 +49,19 @@ async def test_connecting_that_is_cancelled_leaves_its_place(settings: Settings)
 
         async with asyncio.timeout(20):
             assert await client.ping()
+
+
+async def test_connecting_that_fails_leaves_its_place(tmp_path: Path):
+    """A connection that can't be made frees its place, and a ping works once the server runs."""
+    with Valkey(tmp_path) as valkey:
+        valkey.kill()
+        async with make_client(valkey.settings) as client:
+            for _ in range(PLACES + 1):
+                with pytest.raises((RedisError, OSError)):
+                    await client.ping()
+            await asyncio.to_thread(valkey.start)
+            async with asyncio.timeout(20):
+                assert await client.ping()
 
 
 async def test_a_server_that_is_not_there_is_named_without_its_password():

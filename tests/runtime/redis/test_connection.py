@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from coredis.exceptions import ResponseError
 
 from tests.doors import through
 from tests.valkey import Valkey
+from tests.waiting import eventually
 from vibetuner.redis.blocking import ask
 from vibetuner.redis.connection import Connection
 from vibetuner.redis.url import Address, parse_url
@@ -87,11 +88,42 @@ async def test_a_user_can_log_in_and_a_database_is_selected(
 
 
 async def test_a_wrong_password_is_an_error(server: Valkey):
-    """A wrong password raises the server's error."""
+    """A wrong password raises the server's error, and no connection stays open."""
     wire = Connection(parse_url(f"redis://writer:wrong@127.0.0.1:{server.port}"))
     with pytest.raises(ResponseError, match="WRONGPASS"):
         await wire.call("PING")
+
+    async with Connection(parse_url(f"redis://writer:sesame@127.0.0.1:{server.port}")) as other:
+
+        async def clients() -> int:
+            return (await other.call("CLIENT", "LIST")).count(b"id=")
+
+        await eventually(lambda: _is(1, clients))
     await wire.close()
+
+
+async def test_a_lost_connection_sends_nothing_twice(server: Valkey):
+    """A call that is sent, and is lost before the server reads it, is not sent again."""
+    url = f"redis://writer:sesame@127.0.0.1:{server.port}"
+    async with Connection(parse_url(url)) as wire, Connection(parse_url(url)) as other:
+        me = await wire.call("CLIENT", "ID")
+        pending = [wire.call("BLPOP", "nothing", 0), wire.call("INCR", "count")]
+        await eventually(lambda: _is_blocked(other, me))
+        await other.call("CLIENT", "KILL", "ID", me)
+        for one in pending:
+            with pytest.raises(Disconnected, match="lost"):
+                await one
+        assert await wire.call("PING") == b"PONG"
+        assert await wire.call("GET", "count") is None
+
+
+async def _is_blocked(wire: Connection, client: int) -> bool:
+    line = await wire.call("CLIENT", "LIST", "ID", client)
+    return b"flags=b" in line
+
+
+async def _is(expected: int, ask: Callable[[], Awaitable[int]]) -> bool:
+    return await ask() == expected
 
 
 async def test_a_lost_server_fails_pending_calls_and_is_reconnected(server: Valkey):

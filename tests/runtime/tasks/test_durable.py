@@ -228,6 +228,21 @@ async def test_a_connection_that_is_lost_confirms_nothing(tmp_path: Path):
             assert caught.value.queued is False
 
 
+async def test_another_server_at_the_same_address_confirms_nothing(tmp_path: Path):
+    """A call raises NotDurable if an empty server answers the next connection instead."""
+    with serving(tmp_path, replicas=1) as (primary, replica):
+        async with opened(primary) as (worker, number):
+            with replica.frozen():
+                waiting = asyncio.create_task(_awaited(number.enqueue(1).start(durable=True)))
+                await eventually(lambda: waits(primary))
+                primary.kill()
+                await asyncio.to_thread(primary.start)
+                with pytest.raises(NotDurable, match="and perhaps not queued") as caught:
+                    await waiting
+            assert caught.value.queued is None
+            assert await worker.queue_size() == 0
+
+
 async def test_a_frozen_server_is_reported_in_time(tmp_path: Path):
     """Calls to a frozen server raise NotDurable in time, and are not enqueued."""
     with serving(tmp_path, *LASTING) as (server,):

@@ -16,11 +16,15 @@ from vibetuner.tasks.retry import (
     FailurePolicy,
     RetryLater,
     RetryPolicy,
+    check_number,
     named_wait,
     policy_of,
     set_policy,
+    unique_of,
+    wanted_arguments,
 )
 from vibetuner.tasks.robust import robust_task
+from vibetuner.tasks.unique import Unique
 
 TRIES = st.integers(1, 10**18)
 BASES = st.integers(1, 10**6) | st.floats(1, 1e6)
@@ -102,8 +106,9 @@ def test_a_later_try_names_its_time():
     assert str(RetryLater(after=90)) == "asked to be tried again after 90 s"
     for longest in (timedelta(days=3653), timedelta(0)):
         assert RetryLater(after=longest).delay == longest
-    with pytest.raises(ValueError, match="^after takes 0 seconds to ten years, not 315619201$"):
-        RetryLater(after=3653 * 86400 + 1)
+    for wrong in (3653 * 86400 + 1, -1):
+        with pytest.raises(ValueError, match=f"^after takes 0 seconds to ten years, not {wrong}$"):
+            RetryLater(after=wrong)
     with pytest.raises(TypeError, match="^after takes a number, not True$"):
         RetryLater(after=True)
 
@@ -198,11 +203,28 @@ def test_an_answer_may_name_the_wait(error: Busy, seconds: int | None):
 
 
 def test_the_policy_of_a_task_is_its_own():
-    """A task has no policy until one is set."""
-    task, policy = Busy(), FailurePolicy(retry=RetryPolicy())
-    assert policy_of(task) is None
+    """A task has no policy, and so no Unique, until one is set."""
+    task, policy = Busy(), FailurePolicy(retry=RetryPolicy(), unique=Unique())
+    assert (policy_of(task), unique_of(task)) == (None, None)
     set_policy(task, policy)
-    assert policy_of(task) is policy
+    assert (policy_of(task), unique_of(task)) == (policy, policy.unique)
+
+
+def test_on_failure_gets_the_arguments_that_it_declares():
+    """on_failure gets `args` and `kwargs`, each only if it is a keyword-only parameter."""
+
+    def both(name: str, task_id: str, error: Exception, *, args: Any, kwargs: Any) -> None: ...
+    def one(name: str, task_id: str, error: Exception, *, kwargs: Any) -> None: ...
+    def none(args: str, kwargs: str, error: Exception, *, other: int = 0) -> None: ...
+
+    found = [wanted_arguments(each, (7,), {"a": 8}) for each in (both, one, none)]
+    assert found == [{"args": (7,), "kwargs": {"a": 8}}, {"kwargs": {"a": 8}}, {}]
+
+
+@pytest.mark.parametrize("value", [10**300, -(10**300), 1.7e308, 0])
+def test_a_large_number_is_a_number(value: float):
+    """Any finite float is accepted, and an int of at most 1e300."""
+    assert check_number("delay", value) is value
 
 
 @given(named=st.text() | st.floats() | st.integers() | st.none() | st.binary() | st.timedeltas())

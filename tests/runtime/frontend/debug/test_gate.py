@@ -32,7 +32,7 @@ OPENED = "/debug/own"
 OURS = {"Origin": "https://shop.example"}
 
 ROUTES = """
-    from fastapi import APIRouter, WebSocket
+    from fastapi import APIRouter, Request, WebSocket
 
     router = APIRouter()
 
@@ -43,8 +43,8 @@ ROUTES = """
 
 
     @router.post("/debug/own")
-    async def change() -> str:
-        return "changed"
+    async def change(request: Request) -> str:
+        return f"changed to {(await request.body()).decode()}"
 
 
     @router.websocket("/debug/socket")
@@ -258,7 +258,10 @@ def test_a_ticket_ends_after_eight_hours(fresh: None):
 
 
 async def test_what_changes_something_must_come_from_our_own_pages(client: AsyncClient):
-    """A change below /debug needs, beside a ticket, the Origin of our own pages."""
+    """A change below /debug needs, beside a ticket, the Origin of our own pages.
+
+    The route gets its body.
+    """
     await unlock(client)
     for headers in (
         {},
@@ -273,7 +276,8 @@ async def test_what_changes_something_must_come_from_our_own_pages(client: Async
         assert "Host header" in answer.text
 
     for headers in ({"Origin": "https://shop.example"}, {"Sec-Fetch-Site": "same-origin"}):
-        assert (await client.post(OPENED, headers=headers)).text == '"changed"'
+        answer = await client.post(OPENED, headers=headers, content="own")
+        assert answer.text == '"changed to own"'
 
 
 @pytest.mark.parametrize(

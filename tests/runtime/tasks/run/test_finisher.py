@@ -110,20 +110,32 @@ async def test_an_end_that_the_server_refuses_holds_up_no_other(
 
 
 async def test_an_end_that_cannot_be_sent_is_left_to_another_worker(
-    finisher: Finisher, recorder: Recorder, caplog: pytest.LogCaptureFixture
+    client: QueueClient, finisher: Finisher, recorder: Recorder, caplog: pytest.LogCaptureFixture
 ):
-    """An end that can't be encoded is logged and dropped, and its message stays pending."""
-    bad = done("bad")
-    bad.lock = "\ud800"
-    for attempt in (bad, done("good")):
-        attempt.message_id = f"{attempt.task_id}-0"
-        attempt.source = (attempt.priority, attempt.message_id)
+    """An end that can't be encoded is logged, and its message stays pending.
+
+    The other ends of its batch are recorded.
+    """
+    call, stream = client.functions.connection.call, client.keys.stream("normal")
+    await call("XGROUP", "CREATE", stream, GROUP, "0", "MKSTREAM")
+    attempts = [done("before"), done("bad"), done("after")]
+    attempts[1].lock = "\ud800"
+    for attempt in attempts:
+        fields = ("task_id", attempt.task_id, "enqueue_time", "1")
+        message = (await call("XADD", stream, "*", *fields)).decode()
+        attempt.message_id, attempt.source = message, ("normal", message)
+    await call("XREADGROUP", "GROUP", GROUP, "w1", "STREAMS", stream, ">")
+    for attempt in attempts:
         finisher.add(attempt)
-    assert set(finisher.unrecorded) == {("normal", "bad-0"), ("normal", "good-0")}
+    assert finisher.unrecorded == {attempt.source: 1 for attempt in attempts}
+
     await finisher.settled()
+
     assert "could not record the end of bad" in caplog.messages
-    assert "bad" not in recorder.names
+    assert sorted(recorder.names) == ["after", "before"]
     assert finisher.unrecorded == {}
+    pending = await call("XPENDING", stream, GROUP, "-", "+", 9)
+    assert [message.decode() for message, *_ in pending] == [attempts[1].message_id]
     assert finisher.close() == []
 
 

@@ -140,15 +140,31 @@ async def test_a_result_that_cannot_be_stored_fails_its_task(worker: TaskWorker,
         assert not (await following.result(timeout=10)).success
 
 
-async def test_a_middleware_that_raises_fails_its_task(worker: TaskWorker, running: Running):
-    """A middleware that raises when it wraps the function fails the task, not the worker."""
-    broken = [True]
+@pytest.mark.parametrize("moment", ["wrapping", "before", "after"])
+async def test_a_middleware_that_raises_fails_its_task(
+    worker: TaskWorker, running: Running, moment: str
+):
+    """A middleware that raises, when it wraps the function or around its run, fails the task.
+
+    The worker runs the next one.
+    """
+    broken = [moment]
+
+    def fail_at(now: str) -> None:
+        if now in broken:
+            raise LookupError("no middleware")
 
     @worker.middleware
     def around(run: Any) -> Any:
-        if broken:
-            raise LookupError("no middleware")
-        return run
+        fail_at("wrapping")
+
+        async def wrapped(*args: Any, **kwargs: Any) -> Any:
+            fail_at("before")
+            result = await run(*args, **kwargs)
+            fail_at("after")
+            return result
+
+        return wrapped
 
     @worker.task(name="noop")
     async def noop() -> int:
