@@ -75,7 +75,7 @@ def earliest(seen: Runs) -> Figure:
 
 
 def missed(many: dict[str, float]) -> Figure:
-    """Count missed results: a wait must never be in vain."""
+    """Count the waits that ended without the result that was stored."""
     return Figure(
         what=f"results missed of {RESULTS:,}, 50 waited for at a time, {many['rate']:.0f} a second",
         ours=many["missed"],

@@ -42,7 +42,7 @@ async def test_the_status_follows_the_task(worker: TaskWorker):
 
 
 async def test_a_result_carries_the_value_or_the_exception(worker: TaskWorker):
-    """``success`` tells whether a result holds the task's value or its exception."""
+    """``success`` is whether a result holds the task's value or its exception."""
     good = await (await divide.enqueue(6, 3)).result(timeout=5)
     bad = await (await divide.enqueue(6, 0)).result(timeout=5)
 

@@ -43,7 +43,7 @@ def check_crontab(tab: str) -> None:
         return
     fields = tab.split()
     if not tab.isprintable():
-        raise ValueError(f"The schedule {tab!r} holds a character that is no space between fields")
+        raise ValueError(f"The schedule {tab!r} takes only spaces between its fields")
     if len(fields) != len(FIELDS):
         raise ValueError(
             f"The schedule {tab!r} has {counted(len(fields), 'field')} and "

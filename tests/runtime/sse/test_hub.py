@@ -54,6 +54,22 @@ async def test_events_that_come_together_are_sent_together():
     assert second is first
 
 
+async def test_a_subscriber_that_reads_and_waits_by_turns_gets_every_event():
+    """A subscriber gets what is published while it waits, and what is published in between."""
+    hub = Hub()
+    with hub.subscribe("news") as subscriber:
+        subscriber.begin_after("1-0")
+        for number in (2, 4, 6):
+            waiting = asyncio.create_task(next_of(subscriber))
+            await asyncio.sleep(0)
+            hub.publish("news", numbered(1))
+            hub.publish("news", numbered(number))
+            assert (await waiting)[-1] == str(number)
+            hub.publish("news", numbered(number + 1))
+            await eventually(lambda: not hub._to_wake)
+            assert await next_of(subscriber) == [str(number + 1)]
+
+
 async def test_a_subscriber_that_has_left_leaves_no_trace():
     """A subscriber that has left leaves nothing in the hub, whose channels come and go."""
     hub = Hub()

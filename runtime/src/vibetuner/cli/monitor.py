@@ -1,4 +1,4 @@
-"""The monitor beside a worker: a web process that runs while somebody looks."""
+"""The monitor beside a worker: a web process that runs while its pages are open."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ STOP_SECONDS = 5.0
 AGAIN_SECONDS = 2.0
 # A worker beside the web app has no port option for its monitor; --port is the web app's.
 CURE = (
-    "The web app has the same pages at /debug. Stop what uses it, or give a worker that runs alone "
-    "another:  --port {port}"
+    "The web app has the same pages at /debug. Stop the program that uses the port, or give a "
+    "worker that runs alone another one:  --port {port}"
 )
 
 
@@ -54,7 +54,7 @@ def monitored(worker_id: str, address: tuple[str, int] | None) -> Iterator[None]
 
 
 def _serve(worker_id: str, host: str, listener: socket.socket, stop: int) -> None:
-    """Run a web process whenever somebody looks, until the pipe's other end is closed."""
+    """Run a web process whenever somebody connects, until the pipe's other end is closed."""
     with closing(listener), open(stop, "rb"):
         while True:
             looked_at, _, _ = select.select([listener.fileno(), stop], [], [])

@@ -37,7 +37,7 @@ def ask(address: Address, *commands: Sequence[str], seconds: float = SECONDS) ->
 
 
 def responds(port: int | None) -> bool:
-    """Tell whether a server on this machine answers commands."""
+    """Return whether a server on this machine answers commands."""
     try:
         return ask(Address(host="127.0.0.1", port=port or 0), ["PING"], seconds=0.5) == ["PONG"]
     except (OSError, RefusedError):

@@ -145,5 +145,5 @@ def _places(keys: Keys) -> tuple[str, ...]:
 
 
 def is_refused(reply: object) -> bool:
-    """Tell whether a reply refuses the command: a missing right, or an unknown command."""
+    """Return whether a reply refuses the command: a missing right, or an unknown command."""
     return isinstance(reply, ResponseError) and any(word in str(reply).lower() for word in REFUSALS)

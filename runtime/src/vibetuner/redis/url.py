@@ -390,7 +390,7 @@ def _host(url: str, given: str) -> str:
         return host
     raise _malformed(
         url,
-        "the host is no name and no address",
+        "the host is neither a name nor an address",
         "Write it as in redis://cache:6379, redis://10.0.0.7:6379 or redis://[::1]:6379",
     )
 
@@ -407,7 +407,7 @@ def _decode(url: str, text: str) -> str:
     try:
         return unquote(text, errors="strict")
     except UnicodeDecodeError:
-        raise _malformed(url, "what is percent-encoded is not UTF-8", "Encode it anew") from None
+        raise _malformed(url, "a percent-encoded part is not UTF-8", "Encode it anew") from None
 
 
 def _check_kind(url: str, kind: str, hosts: tuple[tuple[str, int], ...]) -> None:

@@ -107,8 +107,8 @@ class ManualWorker:
         while (due := await self._clock.next_due()) and due <= moment:
             if (moments := moments + 1) > most:
                 raise AssertionError(
-                    f"Until {due:%Y-%m-%d %H:%M:%S} UTC something fell due at {most:,} moments, "
-                    "and it goes on. Look for a task that enqueues itself, or pass most="
+                    f"Before {due:%Y-%m-%d %H:%M:%S} UTC, tasks fell due at {most:,} moments, and "
+                    "more are due. Look for a task that enqueues itself, or pass most="
                 )
             await self._clock.move_to(due)
             await self._run_until_idle()
@@ -189,7 +189,7 @@ class ManualWorker:
         if keys := await lasting_keys(self._engine, self._allowed):
             raise AssertionError(
                 f"Left in Redis without a time to live: {', '.join(keys)}. Set one (EXPIRE), or "
-                "say that it may stay:  vibetuner_worker.allow_keys(...)"
+                "allow the keys:  vibetuner_worker.allow_keys(...)"
             )
 
     def hear(self, task: Task[Any, Any], request: Any) -> Any:
@@ -237,7 +237,7 @@ class ManualWorker:
             await run
         if stuck:
             raise AssertionError(f"{' and '.join(stuck)} did not end in time; aborted")
-        await self._give_back()
+        await self._requeue_claimed()
 
     async def _has_work(self) -> bool:
         await self._engine.courier.hand_on_all()
@@ -250,7 +250,7 @@ class ManualWorker:
         self._engine.stop()
         return [f"{task.fn_name} {task.task_id}" for task in running] or ["The worker"]
 
-    async def _give_back(self) -> None:
+    async def _requeue_claimed(self) -> None:
         """Requeue messages that were claimed just when the run ended, for the next run."""
         redis: Any = self._engine.redis
         for priority in self._engine.priorities:

@@ -28,7 +28,7 @@ NEVER_KEPT = {
 
 
 def is_open(settings: Settings, request: Request) -> bool:
-    """Tell whether a request may pass without a ticket.
+    """Return whether a request may pass without a ticket.
 
     In development with DEBUG, the gate is open to this machine; in production, never.
     """
@@ -38,7 +38,7 @@ def is_open(settings: Settings, request: Request) -> bool:
 
 
 def is_local(settings: Settings, request: Request) -> bool:
-    """Tell whether a request comes from this machine, and for one of its names.
+    """Return whether a request comes from this machine, and for one of its names.
 
     A page of another site can point its own name at a loopback address, but the request has that
     name.
@@ -49,7 +49,7 @@ def is_local(settings: Settings, request: Request) -> bool:
 
 
 def is_loopback(host: str) -> bool:
-    """Tell whether only this machine can reach an address.
+    """Return whether only this machine can reach an address.
 
     >>> hosts = ("127.0.0.1", "::1", "localhost", "shop.localhost", "0.0.0.0", "box")
     >>> [is_loopback(host) for host in hosts]
@@ -120,7 +120,7 @@ class Gate:
 
 FOREIGN = (
     "This request does not come from a page of this site. If it does, let the proxy in front "
-    "hand on the Host header.\n"
+    "pass on the Host header.\n"
 )
 
 
@@ -132,7 +132,7 @@ def is_own_origin(request: Request) -> bool:
 
 
 def is_same_host(request: HTTPConnection) -> bool:
-    """Tell whether ``Origin`` names the host that the request is for."""
+    """Return whether ``Origin`` names the host that the request is for."""
     origin, host = request.headers.get("Origin", ""), request.headers.get("Host", "")
     return bool(host) and urlsplit(origin).netloc.lower() == host.lower()
 
