@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import time
 import weakref
 
 import pytest
@@ -92,7 +93,10 @@ async def test_a_subscriber_that_has_left_leaves_no_trace():
 
 
 async def test_a_silence_is_reported_so_that_the_connection_can_be_kept_alive():
-    """A subscriber gets an empty batch after each span without an event, for a keepalive."""
+    """A subscriber gets an empty batch after each span without an event, for a keepalive.
+
+    The hub then drops the events that every subscriber has read.
+    """
     hub = Hub(keepalive=0.02)
     with hub.subscribe("news") as subscriber:
         async with asyncio.timeout(20):
@@ -100,6 +104,7 @@ async def test_a_silence_is_reported_so_that_the_connection_can_be_kept_alive():
             assert await subscriber.batch() == b""
             hub.publish("news", numbered(1))
             assert await subscriber.batch() == numbered(1).frame
+        await eventually(lambda: not hub._feeds["news"].events)
 
 
 async def test_a_subscriber_that_is_too_far_behind_is_closed_and_holds_up_nobody():
@@ -204,6 +209,18 @@ async def test_after_a_loss_ids_may_begin_anew():
         assert await next_of(subscriber) == ["100", "", "60"]
 
 
+async def test_a_reset_wakes_the_subscribers_of_its_channel():
+    """A reset reaches a waiting subscriber at once, and a channel without one is left alone."""
+    hub = Hub()
+    with hub.subscribe("news") as subscriber:
+        waiting = asyncio.create_task(next_of(subscriber))
+        await asyncio.sleep(0)
+        for channel in ("jobs", "news"):
+            hub.reset(channel, Event("reset", channel, idle_id(50)))
+        assert await waiting == ["news"]
+        assert (hub.has("news"), hub.has("jobs")) == (True, False)
+
+
 async def test_closing_the_hub_ends_every_stream_after_its_queued_events():
     """Closing the hub ends every stream after its queued events, and refuses new ones."""
     hub = Hub()
@@ -224,10 +241,11 @@ async def test_closing_the_hub_ends_every_stream_after_its_queued_events():
 
 
 def test_local_ids_rise_whatever_the_clock_does():
-    """Without Redis, the hub's own ids rise, even if the clock does not."""
-    hub = Hub()
+    """Without Redis, the hub's own ids rise from the time in ms, even if the clock does not."""
+    hub, began = Hub(), time.time_ns() // 1_000_000
     ids = [Event("n", "", hub.next_id()).position for _ in range(1000)]
     assert ids == sorted(set(ids))
+    assert began <= ids[0][0] <= ids[-1][0] <= time.time_ns() // 1_000_000
     assert ids[0][1] == 0
 
 
