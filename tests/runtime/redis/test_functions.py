@@ -29,9 +29,10 @@ def test_no_two_functions_share_a_name():
 
 def test_every_function_begins_with_a_comment():
     """Every function begins with a comment about its arguments and its reply."""
-    for path in FILES:
-        for before in re.findall(r"(.*)\nlocal function \w+\(keys, argv\)", path.read_text()):
-            assert before.startswith("--"), path.name
+    text = "\n".join(path.read_text() for path in FILES)
+    found = re.findall(r"(.*)\nlocal function (\w+)\(keys, argv\)", text)
+    assert [name for before, name in found if not before.startswith("--")] == []
+    assert len(found) == len(_library()[2])
 
 
 async def test_every_function_is_loaded_and_its_script_too(settings: Settings):

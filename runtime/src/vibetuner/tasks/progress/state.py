@@ -105,7 +105,7 @@ async def finish_progress(history: History, task_id: str, status: ProgressStatus
     """Publish the closing event of a task once, if the task reports progress or is watched."""
     while True:
         known: Any = await history.redis.hget(history.keys.progress(task_id), "state")
-        if not known:
+        if known is None:
             return
         state = (_parse(known) or ProgressState(task_id=task_id)).at_end(status)
         if await _write(history, state, status.value, "", expected=known) != "?":
