@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import pytest
@@ -217,24 +218,70 @@ def test_the_doctor_names_each_fault_and_its_cure(tmp_path: Path, environment: d
     assert all(finding["cure"] for finding in report["findings"] if finding["level"] != "ok")
 
 
-def test_a_redis_that_would_lose_tasks_is_named():
-    """The doctor names what would lose tasks: eviction, no persistence, a replica."""
-    bad = judge_server(
-        {"redis_version": "6.2.1", "role": "slave", "rdb_last_bgsave_status": "err"},
-        {"appendonly": "no", "save": "", "maxmemory-policy": "allkeys-lru"},
-        "another library",
-        in_production=True,
-    )
-    texts = " ".join(finding.text for finding in bad)
-    for words in ("no functions", "replica", "snapshot", "never", "may evict", "another version"):
-        assert words in texts
-    good = judge_server(
-        {"redis_version": "8.0.0", "role": "master"},
-        {"appendonly": "yes", "save": "", "maxmemory-policy": "noeviction"},
-        None,
-        in_production=True,
-    )
-    assert [finding.level for finding in good] == ["ok"]
+BAD = (
+    {"redis_version": "6.2.1", "role": "slave", "rdb_last_bgsave_status": "err"},
+    {"appendonly": "no", "save": "", "maxmemory-policy": "allkeys-lru"},
+    "another library",
+)
+NEARLY_FULL = {"redis_version": "7.2.0", "used_memory": 95_000_000, "maxmemory": 100_000_000}
+OTHER_ENGINE = "another version of the queue's engine uses this server, and replaces our functions"
+
+
+@pytest.mark.parametrize(
+    ("server", "in_production", "expected"),
+    [
+        (
+            BAD,
+            True,
+            [
+                ("error", "version 6.2.1 has no functions"),
+                ("error", "it is a read-only replica"),
+                ("error", "its last snapshot has failed"),
+                ("error", "it never saves: a crash loses tasks"),
+                ("error", "it may evict tasks when memory is short (maxmemory-policy allkeys-lru)"),
+                ("warning", OTHER_ENGINE),
+            ],
+        ),
+        (
+            ({**NEARLY_FULL, "used_memory": 10**8}, {"appendonly": "no", "save": "60 1"}, None),
+            False,
+            [
+                ("warning", "it saves only now and then: a crash loses tasks"),
+                (
+                    "error",
+                    "its memory is 100 % full (100 of 100 MB); it refuses new tasks and events",
+                ),
+            ],
+        ),
+        (
+            (NEARLY_FULL, {}, None),
+            True,
+            [
+                ("warning", "its memory is 95 % full (95 of 100 MB)"),
+                ("note", "its configuration can't be read"),
+            ],
+        ),
+        (
+            (
+                {"redis_version": "8.0.0", "role": "master"},
+                {"appendonly": "yes", "save": "", "maxmemory-policy": "noeviction"},
+                None,
+            ),
+            True,
+            [("ok", "8.0.0: keeps what it is given")],
+        ),
+    ],
+    ids=["bad", "full", "nearly full", "good"],
+)
+def test_a_redis_that_would_lose_tasks_is_named(
+    server: tuple[dict[str, Any], dict[str, str], str | None],
+    in_production: bool,
+    expected: list[tuple[str, str]],
+):
+    """The doctor names what would lose or refuse tasks: no persistence, a replica, full memory."""
+    found = judge_server(*server, in_production=in_production)
+    assert [(one.level, one.text) for one in found] == expected
+    assert all(one.cure for one in found if one.level != "ok")
 
 
 @pytest.mark.parametrize(

@@ -219,9 +219,9 @@ async def test_only_debug_shows_a_visitor_where_it_broke(stand_in, debug: bool):
 def test_outside_a_project_there_is_no_app(
     fresh: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    """The app can't be made outside a project."""
+    """The app can't be made outside a project, and the error names how to make one."""
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ProjectError, match="in no vibetuner project"):
+    with pytest.raises(ProjectError, match="in no vibetuner project.*copier copy"):
         create_app()
 
 

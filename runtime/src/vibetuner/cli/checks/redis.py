@@ -130,10 +130,9 @@ def judge_server(
         cure = "make room on its disk; until then it refuses writes"
         findings.append(Finding("error", "Redis", "its last snapshot has failed", cure))
     if config and config.get("appendonly") != "yes":
-        kept = "only now and then" if config.get("save") else "never"
-        findings.append(
-            Finding(grave, "Redis", f"it saves {kept}: a crash loses tasks", "set appendonly yes")
-        )
+        saves = "saves only now and then" if config.get("save") else "never saves"
+        text = f"it {saves}: a crash loses tasks"
+        findings.append(Finding(grave, "Redis", text, "set appendonly yes"))
     used, most = int(info.get("used_memory", 0)), int(info.get("maxmemory", 0))
     if most and used > NEARLY_FULL * most:
         level: Level = "error" if used >= most else "warning"
@@ -202,7 +201,7 @@ def judge_workers(
     ]
     for view in live:
         if view.beat.code != code:
-            text = f"{view.beat.id} runs other code (version {view.beat.version}) than lies here"
+            text = f"{view.beat.id} runs other code (version {view.beat.version}) than is here"
             findings.append(Finding("warning", "worker", text, "restart it"))
         else:
             findings.append(Finding("ok", "worker", f"{view.beat.id} on {view.beat.host}"))
