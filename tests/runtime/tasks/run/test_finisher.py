@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections import defaultdict
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 
@@ -14,7 +15,7 @@ from vibetuner.redis.keys import GROUP
 from vibetuner.tasks.attempt import Attempt, Cause, End
 from vibetuner.tasks.client.queue import QueueClient
 from vibetuner.tasks.observers import Observer, Observers
-from vibetuner.tasks.payload import Kind
+from vibetuner.tasks.payload import KEPT, Kind
 from vibetuner.tasks.run.finisher import Batch, Finisher, _split, fresh_ms
 from vibetuner.tasks.run.outage import Outage
 from vibetuner.tasks.worker import TaskWorker
@@ -90,8 +91,103 @@ def done(name: str, task_id: str = "", *, end: End = End.DONE) -> Attempt:
     return attempt
 
 
+PAYLOAD = b"a call that is signed by as many bytes as a signature has"
+EXTRAS = {"f": b"following", "o": "fallback", "d": "letter", "x": "trace", "j": "", "l": "lock"}
+AGAIN = {"j": "", "l": "lock", "t": "entry"}
+
+
+@pytest.mark.parametrize(
+    ("end", "expected", "extras"),
+    [
+        (End.DONE, ("s", None, 300_000, "entry", PAYLOAD[KEPT]), EXTRAS),
+        (End.FAILED, ("f", None, 300_000, "entry", PAYLOAD[KEPT]), EXTRAS),
+        (End.ABORTED, ("f", None, 300_000, "entry", PAYLOAD[KEPT]), EXTRAS),
+        (End.RETRYING, ("r", 3000, "", "", b""), AGAIN),
+        (End.REQUEUED, ("h", "", "", "", b""), AGAIN),
+    ],
+)
+async def test_an_end_is_sent_with_all_that_belongs_to_it(
+    finisher: Finisher, end: End, expected: tuple[Any, ...], extras: dict[str, Any]
+):
+    """The values of an end are those of its attempt, and each extra has its letter.
+
+    A retry and a requeue have no result and no letter.
+    """
+    attempt = done("mail", "t1", end=end)
+    attempt.message_id, attempt.claimed, attempt.payload = "5-0", 77, PAYLOAD
+    attempt.following, attempt.otherwise, attempt.letter = b"following", "fallback", "letter"
+    attempt.trace, attempt.lock, attempt.entry, attempt.is_listed = "trace", "lock", "entry", True
+
+    *values, number = finisher._values(attempt)[:12]
+    kind, value, lifetime, entry, payload = expected
+    if value is None:
+        value = values[5]
+        assert finisher._codec.load(value, Kind.RESULT, "t1")["s"] is (end is End.DONE)
+    ids = ["normal", "5-0", "t1", 77]
+    assert values == [kind, *ids, value, lifetime, "mail", end.value, entry, payload]
+    rest = finisher._values(attempt)[12:]
+    assert dict(zip(rest[::2], rest[1::2], strict=True)) == extras
+    assert number == len(extras)
+
+
+@pytest.mark.parametrize(("ttl", "lifetime"), [(None, ""), (0, 0), (1.5, 1500)])
+async def test_a_result_is_kept_for_the_tasks_ttl(
+    worker: TaskWorker, finisher: Finisher, ttl: float | None, lifetime: int | str
+):
+    """A result is kept for the task's ``ttl``, in milliseconds, and without one for ever."""
+
+    @worker.task(name="mail", ttl=ttl)
+    async def mail() -> None: ...
+
+    attempt = done("mail")
+    attempt.task = mail
+    assert finisher._values(attempt)[6] == lifetime
+
+
+async def test_the_tasks_that_wait_for_a_failed_one_fail_with_it(
+    worker: TaskWorker, client: QueueClient, finisher: Finisher, counters: dict[str, int]
+):
+    """Tasks that wait for a failed one get a failure as their result, without a try."""
+
+    @worker.task(name="mail")
+    async def mail() -> None: ...
+
+    first = await mail.enqueue()
+    others = [await mail.enqueue().start(after=first.id) for _ in range(2)]
+    call, stream = client.functions.connection.call, client.keys.stream(worker.queue_of("mail"))
+    await client.functions.call("make_groups", (client.keys.queue,), [GROUP, "normal"])
+    reply = await call("XREADGROUP", "GROUP", GROUP, "w1", "STREAMS", stream, ">")
+    attempt = done("mail", first.id, end=End.FAILED)
+    attempt.message_id = reply[0][1][0][0].decode()
+    attempt.source = (attempt.priority, attempt.message_id)
+    attempt.error = ValueError("no address")
+    finisher.add(attempt)
+    await finisher.settled()
+
+    assert str((await client.result(first.id, seconds=10)).exception) == "no address"
+    for other in others:
+        result = await client.result(other.id, seconds=10)
+        found = (str(result.exception), result.tries, result.success)
+        assert found == ("Dependency failed, not running task!", 0, False)
+    assert counters == {"failed": 3}
+
+
+async def test_a_message_that_never_began_is_requeued_without_an_attempt(finisher: Finisher):
+    """A requeued message has its queue and its id, and nothing of an attempt."""
+    finisher.requeue("high", "5-0")
+    batch = finisher._batch
+    assert batch is not None
+    assert batch.values == ["u", "high", "5-0", "", 0, "", "", "", "", "", "", 0]
+    assert [one.task_id for one in batch.attempts] == [""]
+    await finisher.settled()
+
+
 async def test_an_end_that_the_server_refuses_holds_up_no_other(
-    client: QueueClient, finisher: Finisher, recorder: Recorder, caplog: pytest.LogCaptureFixture
+    client: QueueClient,
+    finisher: Finisher,
+    recorder: Recorder,
+    counters: dict[str, int],
+    caplog: pytest.LogCaptureFixture,
 ):
     """An end that the server refuses is recorded when its key is mended, and the others at once."""
     delayed = client.keys.delayed("normal")
@@ -107,6 +203,7 @@ async def test_an_end_that_the_server_refuses_holds_up_no_other(
     assert recorder.names[-1] == "late"
     assert await client.functions.connection.call("ZCARD", delayed) == 1
     assert "could not record the end of late yet: WRONGTYPE" in caplog.text
+    assert counters == {"completed": 2, "retried": 1}
 
 
 async def test_an_end_that_cannot_be_sent_is_left_to_another_worker(
