@@ -34,12 +34,13 @@ OURS = {name.upper() for name in Settings.model_fields} | {
 }
 # Tests of projects that our tests run keep their order.
 UNSHUFFLED = {"PYTEST_ADDOPTS": "-p no:randomly"}
-# A fork has anyio already; pytest would warn that it can't rewrite the assertions of this plugin.
+# A fork has these already; pytest would warn that it can't rewrite the assertions of its plugins.
 PYTEST = """
 import sys
 import anyio
 import pytest
-anyio.__doc__ = "PYTEST_DONT_REWRITE"
+import vibetuner
+anyio.__doc__ = vibetuner.__doc__ = "PYTEST_DONT_REWRITE"
 sys.exit(pytest.main(sys.argv[1:]))
 """
 PORTS = range(12_000, 20_000)
