@@ -1,9 +1,10 @@
-"""Imports the libraries of `vibetuner` once, and forks for each command that a test starts.
+"""Imports `vibetuner` and its libraries once, and forks for each command that a test starts.
 
-`forks.py` runs it as a program, with the descriptor of a socket on which the requests come. A fork
-has its own process id, folder, environment and output. It imports the runtime and the project
-itself, and ends as the interpreter ends, except that it does not clear the libraries: that would
-take most of the time of a short command. It also serves programs given by `-c`.
+`forks.py` runs it as a program, with the descriptor of a socket on which the requests come, and
+with the packages whose modules it imports after the libraries. A fork has its own process id,
+folder, environment and output. It imports the project itself, and ends as the interpreter ends,
+except that it does not clear the libraries: that would take most of the time of a short command.
+It also serves programs given by `-c`.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import gc
 import importlib
 import json
 import os
+import pkgutil
 import runpy
 import select
 import signal
@@ -47,11 +49,13 @@ LIBRARIES = (
     # FastAPI imports it to recognize old models, except where it warns.
     *(("pydantic.v1",) if sys.version_info < (3, 14) else ()),
 )
+# Modules that are imported as a program, or that pytest rewrites as it imports them.
+NOT_IMPORTED = ("__main__", "pytest_plugin")
 LARGEST_REQUEST = 1 << 18
 
 
-def import_libraries() -> list[str]:
-    """Import the libraries, and return the variables that they have read."""
+def import_all(packages: list[str]) -> list[str]:
+    """Import the libraries and all modules of packages; return the variables that they read."""
     read: set[str] = set()
     usual = type(os.environ)
 
@@ -64,10 +68,20 @@ def import_libraries() -> list[str]:
     gc.disable()
     for library in LIBRARIES:
         importlib.import_module(library)
+    for package in packages:
+        for name in modules_of(package):
+            importlib.import_module(name)
     os.environ.__class__ = usual
     gc.freeze()
     gc.enable()
     return sorted(read)
+
+
+def modules_of(package: str) -> list[str]:
+    """Return the names of a package's modules that commands import."""
+    paths = importlib.import_module(package).__path__
+    found = [module.name for module in pkgutil.walk_packages(paths, f"{package}.")]
+    return [name for name in found if not name.endswith(NOT_IMPORTED)]
 
 
 def serve(control: socket.socket) -> list[str]:
@@ -169,7 +183,7 @@ def start(option: str, program: str, *arguments: str) -> None:
 
 
 def end(code: int, libraries: set[str]) -> None:
-    """End as the interpreter does, but clear only the modules that the fork has imported."""
+    """End as the interpreter does, but clear no library that the server has imported."""
     threading._shutdown()
     atexit._run_exitfuncs()
     try:
@@ -202,9 +216,11 @@ if __name__ == "__main__":
     # Remove the folder of this file, which Python has added.
     del sys.path[0]
     with socket.socket(fileno=int(sys.argv[1])) as control:
-        control.send(json.dumps(import_libraries()).encode())
+        control.send(json.dumps(import_all(sys.argv[2:])).encode())
+        packages = tuple(f"{package}." for package in sys.argv[2:])
         arguments = serve(control)
-    libraries = set(sys.modules)
+    # A fork clears the packages' modules, as if it had imported them itself.
+    libraries = {name for name in sys.modules if not f"{name}.".startswith(packages)}
     if arguments[0] == "-c":
         libraries.remove("__main__")  # the program's own
     end(run(*arguments), libraries)

@@ -1,12 +1,14 @@
-"""Starts `vibetuner` commands as forks of a process that has imported the libraries.
+"""Starts `vibetuner` commands as forks of a process that has imported what they import.
 
 Most of the processor time of a short command is the import of FastAPI, coredis, SQLAlchemy and the
-like. `fork_server.py` imports them once for a process of pytest, and forks for each command.
+like, and of the runtime. `fork_server.py` imports them once for a process of pytest, and forks for
+each command.
 
 A command is started as usual, by `python -m vibetuner`, if the fork would differ from it: where a
 variable differs that the interpreter or a library reads at its start, where the test has changed
 what processes inherit (limits, umask, signals, group), and on systems other than Linux, whose
-libraries need not survive a fork. Where coverage is measured, the fork measures its own.
+libraries need not survive a fork. Where coverage is measured, each fork imports the runtime itself,
+and measures that.
 """
 
 from __future__ import annotations
@@ -34,6 +36,8 @@ READ_IN_C = ("PYTHON", "LC_", "LANG", "LD_", "MALLOC_", "GLIBC_", "OPENSSL_")
 INHERITED = ("Umask", "Uid", "Gid", "Groups", "SigBlk", "SigIgn", "Cap", "NoNewPrivs", "Cpus_")
 SERVER = Path(__file__).with_name("fork_server.py")
 LARGEST_ANSWER = 1 << 18
+# coverage.py sets it for the processes that it measures.
+MEASURED = "COVERAGE_PROCESS_CONFIG"
 
 
 class Forked:
@@ -89,9 +93,10 @@ class Forks:
         self._environment = environment
         self._inherited = _inherited()
         self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        packages = [] if MEASURED in environment else ["vibetuner"]
         with theirs:
             subprocess.Popen(
-                [sys.executable, str(SERVER), str(theirs.fileno())],
+                [sys.executable, str(SERVER), str(theirs.fileno()), *packages],
                 # Tracing would slow the imports down, and each fork begins a measurement itself.
                 env={k: v for k, v in environment.items() if not k.startswith("COVERAGE_")},
                 cwd="/",

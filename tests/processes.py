@@ -32,14 +32,17 @@ OURS = {name.upper() for name in Settings.model_fields} | {
     # Otherwise every process would compile all modules that it imports.
     "PYTHONDONTWRITEBYTECODE",
 }
-# Tests of projects that our tests run keep their order.
-UNSHUFFLED = {"PYTEST_ADDOPTS": "-p no:randomly"}
-# A fork has anyio already; pytest would warn that it can't rewrite the assertions of this plugin.
+# Tests of projects that our tests run keep their order, and load no plugin that only we have
+# installed; Hypothesis alone takes half of the processor time of a short run.
+ADDOPTS = "-p no:randomly -p no:hypothesispytest -p no:valkey"
+UNSHUFFLED = {"PYTEST_ADDOPTS": ADDOPTS}
+# A fork has these already; pytest would warn that it can't rewrite the assertions of its plugins.
 PYTEST = """
 import sys
 import anyio
 import pytest
-anyio.__doc__ = "PYTEST_DONT_REWRITE"
+import vibetuner
+anyio.__doc__ = vibetuner.__doc__ = "PYTEST_DONT_REWRITE"
 sys.exit(pytest.main(sys.argv[1:]))
 """
 PORTS = range(12_000, 20_000)

@@ -33,8 +33,8 @@ from vibetuner.embedded import Lease
 from vibetuner.resources.sql import create_schema, open_session, open_sql
 from vibetuner.tasks.worker import TaskWorker
 
-CUTS = 120
-WORKER_CUTS = 60
+CUTS = 60
+WORKER_CUTS = 30
 BATCH = 40
 
 Work = Callable[[AsyncEngine, int], Coroutine[Any, Any, None]]

@@ -14,18 +14,18 @@ from chaos.journal import JOURNAL
 @pytest.mark.process
 @pytest.mark.slow
 async def test_each_event_is_acted_on_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """A hundred events, delivered 500 times by 10 clients, run once each.
+    """Sixty events, delivered 300 times by 10 clients, run once each.
 
     `just deliveries` makes 100,000 deliveries of 20,000 events.
     """
     monkeypatch.setenv(JOURNAL, "")  # restored afterwards
-    wanted = Wanted(events=100, deliveries=500, clients=10, seed=1)
+    wanted = Wanted(events=60, deliveries=300, clients=10, seed=1)
 
     outcome = await deliver(wanted, tmp_path)
 
     print(outcome.text)
     assert outcome.restarts.total() > 0
-    assert (outcome.deliveries, outcome.runs, outcome.wrong) == (500, 100, {})
+    assert (outcome.deliveries, outcome.runs, outcome.wrong) == (300, 60, {})
     assert os.environ[JOURNAL] == str(tmp_path / "journal.jsonl")
 
 

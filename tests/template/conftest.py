@@ -5,10 +5,13 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import CodeType
 
 import pytest
+from jinja2.sandbox import SandboxedEnvironment
 
 from tests.environments import Mold, make_once, shared_folder
 from tests.processes import clean_environment, run_module
@@ -27,6 +30,25 @@ GIT_CONFIG = """
 [protocol "file"]
     allow = always
 """
+
+
+@pytest.fixture(scope="session", autouse=True)
+def compiled_once() -> Iterator[None]:
+    """Compile each text once a session; Copier's environments would do so 660 times a render."""
+    compiled: dict[tuple[str, str | None, str | None], CodeType] = {}
+    compile_text = SandboxedEnvironment.compile
+
+    def compile_once(
+        self: SandboxedEnvironment, source: str, name: str | None = None, file: str | None = None
+    ) -> CodeType:
+        key = (source, name, file)
+        if key not in compiled:
+            compiled[key] = compile_text(self, source, name, file)
+        return compiled[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(SandboxedEnvironment, "compile", compile_once)
+        yield
 
 
 @pytest.fixture(scope="session")

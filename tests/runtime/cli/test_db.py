@@ -469,7 +469,7 @@ def test_readiness_names_the_cure_that_the_doctor_names(project: Path):
     """Readiness names the doctor's cure; in production, the cure is to deploy a migration."""
 
     def probe(**environment: str) -> str:
-        return run_code(PROBE, folder=project, PYTHONPATH="src", **environment).stdout.strip()
+        return run_code(PROBE, folder=project, **environment).stdout.strip()
 
     db(project, "upgrade")
     add_column(project)
