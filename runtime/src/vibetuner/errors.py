@@ -83,7 +83,16 @@ CURES = (
         r'WRONGPASS|NOAUTH|(?i:authentication (failed|required))|role ".*" does not exist',
         "Correct the user and the password in {}",
     ),
-    (r"READONLY", "Point {} at the primary, or at Sentinels"),
+    (r"READONLY|MASTERDOWN", "Point {} at the primary, or at Sentinels"),
+    (
+        r"MISCONF",
+        "Make room on its disk, or see its log: it takes writes again once it has saved its data",
+    ),
+    (r"LOADING", "Wait until it has loaded its data"),
+    (r"NOREPLICAS", "Start its replicas, or lower its min-replicas-to-write"),
+    (r"CLUSTERDOWN", "Start the missing nodes of the Cluster"),
+    (r"\bBUSY ", "Wait for the script that it runs, or end it:  redis-cli SCRIPT KILL"),
+    (r"NOPERM", "Grant its user the right; vibetuner doctor  prints the line"),
     (r'database ".*" does not exist', "Create it, or correct {}"),
 )
 
@@ -239,14 +248,23 @@ def explain_unusable(system: str, name: str, url: str, reason: str, *, environme
     "Redis at redis://***@cache can't be used: WRONGPASS invalid password. \
 Correct the user and the password in REDIS_URL"
     """
-    found = [cure.format(name) for pattern, cure in CURES if re.search(pattern, reason)]
     usual = f"Start it, or correct {name}"
     if name in REAL_SERVERS and environment != "production":
         usual = f"Start it, correct {name}, or set {name}=embedded in development"
     if url.startswith("sqlite"):
         usual = f"Correct {name}, or the rights of its folder"
-    cure = [*found, usual][0]
+    cure = cure_of(reason, name, usual)
     return f"{system} at {mask_url(url)} can't be used: {reason.rstrip('.')}. {cure}"
+
+
+def cure_of(reason: str, name: str, otherwise: str) -> str:
+    """Return the cure for a server's refusal; for any other reason, ``otherwise``.
+
+    >>> cure_of("LOADING Redis is loading the dataset in memory", "REDIS_URL", "Start it")
+    'Wait until it has loaded its data'
+    """
+    found = (cure.format(name) for pattern, cure in CURES if re.search(pattern, reason))
+    return next(found, otherwise)
 
 
 def explain_embedded(name: str) -> str:

@@ -37,6 +37,9 @@ GROWING = frozenset({
 })  # fmt: skip
 CALLABLE = re.compile(r"^local function (\w+)\(keys, argv\)", re.MULTILINE)
 FORGOTTEN = ("Function not found", "NOSCRIPT")
+#: Refusals of a server that can't save, has no memory left, or runs another script: no right is
+#: missing, so waiting helps.
+PASSING = ("MISCONF", "OOM", "BUSY ")
 
 
 class FunctionsRefused(RightsMissing):
@@ -87,6 +90,7 @@ class Functions:
 
         Raises:
             FunctionsRefused: the user may use neither functions nor scripts.
+            ResponseError: the server refuses every command that may write, for now.
         """
         try:
             await self._load_library()
@@ -95,6 +99,8 @@ class Functions:
             try:
                 await self._load_scripts()
             except ResponseError as refusal:
+                if str(refusal).startswith(PASSING):
+                    raise refusal from None
                 raise FunctionsRefused(
                     f"Redis at {self.connection.address} refuses functions ({first_line(error)}) "
                     f"and scripts ({first_line(refusal)}), without which no task can be enqueued "

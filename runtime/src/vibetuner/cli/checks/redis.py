@@ -129,6 +129,9 @@ def judge_server(
     if info.get("rdb_last_bgsave_status", "ok") != "ok":
         cure = "make room on its disk; until then it refuses writes"
         findings.append(Finding("error", "Redis", "its last snapshot has failed", cure))
+    if info.get("aof_last_write_status", "ok") != "ok":
+        cure = "make room on its disk; until then it refuses writes"
+        findings.append(Finding("error", "Redis", "it can't write its append-only file", cure))
     if config and config.get("appendonly") != "yes":
         saves = "saves only now and then" if config.get("save") else "never saves"
         text = f"it {saves}: a crash loses tasks"

@@ -8,7 +8,7 @@ from vibetuner.cli.checks import Finding, of_message
 from vibetuner.cli.checks.redis import check_redis
 from vibetuner.config import EMBEDDED, Settings
 from vibetuner.embedded import running_services
-from vibetuner.errors import CommandError, first_line
+from vibetuner.errors import CommandError, cure_of, first_line
 from vibetuner.loader import load_project
 from vibetuner.project import ProjectInfo
 from vibetuner.redis.client import innermost
@@ -130,5 +130,7 @@ async def _look_at_redis(settings: Settings, project: ProjectInfo) -> list[Findi
         text = f"its state can't be read within {PROBE_SECONDS:g} s: it is busy, or far away"
         return [Finding("warning", "Redis", text, "check its load, and the network")]
     except Exception as error:  # noqa: BLE001 - whatever it is, the others are reported all the same
-        text = f"its state can't be read: {first_line(innermost(error))}"
-        return [Finding("warning", "Redis", text, "give its user the right to INFO")]
+        reason = first_line(innermost(error))
+        cure = cure_of(reason, "REDIS_URL", "give its user the right to INFO")
+        cure = cure[0].lower() + cure[1:]
+        return [Finding("warning", "Redis", f"its state can't be read: {reason}", cure)]

@@ -41,17 +41,22 @@ class DelayedQueue:
             try:
                 soonest = await self.queue_due()
             except (RedisError, OSError) as error:
-                await self._outage.wait(error)
+                await self._outage.wait(error, self)
             else:
+                self._outage.over(self)
                 await self._sleep(math.inf if soonest is None else soonest / 1000)
 
     async def listen(self) -> None:
         """Wake up when a task is delayed, until cancelled."""
         while True:
             try:
-                await self._client.listener.each(self._client.keys.wakeups, self._woken.set)
+                await self._client.listener.each(self._client.keys.wakeups, self._heard)
             except (RedisError, OSError) as error:
-                await self._outage.wait(error)
+                await self._outage.wait(error, self._woken)
+
+    def _heard(self) -> None:
+        self._outage.over(self._woken)
+        self._woken.set()
 
     async def queue_due(self) -> float | None:
         """Queue tasks that are due by the server's clock; return the ms until the next one is."""
@@ -156,6 +161,7 @@ async def sweep(
             if members:
                 abort({member.decode() for member in members})
             await cron.schedule_due()
+            outage.over(cron)
         except (RedisError, OSError) as error:
-            await outage.wait(error)
+            await outage.wait(error, cron)
         await asyncio.sleep(max(0, SWEEP_SECONDS - (time.monotonic() - started)))

@@ -100,10 +100,11 @@ class Dispatcher:
         while not self._stopping:
             try:
                 await self._claim_some()
+                self._outage.over(self)
             except (RedisError, OSError) as error:
                 if self._stopping:
                     return
-                await self._outage.wait(error)
+                await self._outage.wait(error, self)
                 with suppress(RedisError, OSError):  # it is tried again at the next failure
                     if isinstance(error, ResponseError):  # a flush deletes the streams, too
                         await self._prepare()
@@ -183,6 +184,7 @@ class Dispatcher:
                 room = wanted - len(self._claimed) + self._slots - len(self.running)
                 if room > 0:
                     return min(room, MOST_AT_ONCE)
+            self._outage.over(self)  # it asks the server for nothing
             await self._change(FRESH_SECONDS)
         return 0
 
@@ -200,7 +202,6 @@ class Dispatcher:
         if self._is_late(asked):
             messages = (reply[at : at + 4] for at in range(1, len(reply), VALUES))
             reply = await self._load([*chain.from_iterable(messages)], asked)
-        self._outage.over()
         self._lookahead.answered(asked=asked, now=self._loop.time())
         return self._take(reply)
 
@@ -224,9 +225,9 @@ class Dispatcher:
                     names_of[stream], entry, known.get(b"task_id", b""),
                     known.get(b"enqueue_time", b"0"),
                 )  # fmt: skip
-        self._outage.over()
         if values:
             self._take(await self._load(values, asked))
+        self._outage.over(self)
         return is_drained
 
     async def _load(self, messages: list[Any], asked: float) -> list[Any]:

@@ -233,6 +233,7 @@ class Finisher:
 
     async def _send_again(self, batch: Batch, step: str) -> None:
         """Send a step until it is answered; the server remembers the answer to each step's name."""
+        is_reported = False
         while True:
             try:
                 values = self._step(batch, step, again=True)
@@ -242,10 +243,14 @@ class Finisher:
                     self._split(batch)
                     return
                 name = batch.attempts[0].fn_name
-                logger.warning("could not record the end of %s yet: %s", name, first_line(error))
-                await self._outage.wait(error)
+                if not is_reported:
+                    logger.warning(
+                        "could not record the end of %s yet: %s", name, first_line(error)
+                    )
+                is_reported = True
+                await self._outage.wait(error, batch)
             except (RedisError, OSError) as error:
-                await self._outage.wait(error)
+                await self._outage.wait(error, batch)
             except Exception:
                 if len(batch.attempts) > 1:
                     self._split(batch)
@@ -254,15 +259,17 @@ class Finisher:
                 logger.exception("could not record the end of %s", attempt.fn_name)
                 self._forget(attempt.source)  # another worker takes it over once it is idle
                 self._sent.discard(batch)
+                self._outage.over(batch)
                 return
             else:
-                self._outage.over()
+                self._outage.over(batch)
                 self._recorded(batch, reply)
                 return
 
     def _split(self, batch: Batch) -> None:
         """Record the ends of a batch one by one: perhaps only one of them is refused."""
         self._sent.discard(batch)
+        self._outage.over(batch)
         for part in _split(batch):
             self._sent.add(part)
             self._resend_soon(part, f"{self._worker_id}:{next(self._steps)}")
@@ -343,9 +350,12 @@ class Finisher:
         """Ask until there is an answer."""
         while True:
             try:
-                return await ask()
+                answer = await ask()
             except (RedisError, OSError) as error:
-                await self._outage.wait(error)
+                await self._outage.wait(error, ask)
+            else:
+                self._outage.over(ask)
+                return answer
 
 
 def fresh_ms(idle_ms: int) -> int:

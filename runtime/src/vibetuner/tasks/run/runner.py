@@ -312,9 +312,9 @@ class Run:
                 if locks:
                     await functions.call("renew_locks", (keys.queue,), [idle, *locks])
             except (RedisError, OSError) as error:
-                await self._outage.wait(error)
+                await self._outage.wait(error, self)
             else:
-                self._outage.over()
+                self._outage.over(self)
                 await asyncio.sleep(idle / 3000)
 
     async def _announce(self) -> None:
