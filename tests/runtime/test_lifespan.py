@@ -89,20 +89,28 @@ async def test_a_client_that_nobody_asked_for_is_never_made(fresh: None):
         _ = context.http_client
 
 
-async def test_documents_without_mongodb_are_warned_about(
+async def test_documents_and_tasks_without_their_servers_are_warned_about(
     settings: Settings, caplog: pytest.LogCaptureFixture
 ):
-    """Documents in tune.py without MONGODB_URL cause a warning with the line to add.
+    """Documents without MONGODB_URL and tasks without REDIS_URL cause a warning with the cure.
 
-    Beanie's own error, at the first use, names neither the reason nor the cure.
+    Beanie's own error, at the first use, names neither the reason nor the cure. A test is not
+    warned: it has the servers whose fixtures it requests.
     """
-    alone = settings.model_copy(update={"mongodb_url": None})
-    for project in (VibetunerApp(), VibetunerApp(models=[UserModel])):
+    alone = settings.model_copy(
+        update={"mongodb_url": None, "redis_url": None, "environment": "development"}
+    )
+    listed = VibetunerApp(models=[UserModel], tasks=[print])
+    async with open_context(alone.model_copy(update={"environment": "test"}), listed):
+        pass
+    for project in (VibetunerApp(), listed):
         async with open_context(alone, project):
             pass
     assert caplog.messages == [
+        "tasks of tune.py can't be used: Background tasks: Redis not configured. Add to .env:  "
+        "REDIS_URL=redis://localhost:6379",
         "models of tune.py can't be used: MongoDB not configured. Add to .env:  "
-        "MONGODB_URL=mongodb://localhost:27017"
+        "MONGODB_URL=mongodb://localhost:27017",
     ]
 
 

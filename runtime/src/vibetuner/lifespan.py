@@ -35,7 +35,8 @@ async def open_context(settings: Settings, project: VibetunerApp) -> AsyncIterat
         async with AsyncExitStack() as stack:
             settings = await stack.enter_async_context(open_services(settings))
             for unset in find_unset(settings, project):
-                logger.warning("models of tune.py can't be used: %s", unset.problem)
+                kind = "tasks" if unset.name == "Redis" else "models"
+                logger.warning("%s of tune.py can't be used: %s", kind, unset.problem)
             for resource in RESOURCES:
                 if resource.enabled(settings):
                     await stack.enter_async_context(resource.open(settings, project))
