@@ -25,6 +25,7 @@ from vibetuner.project import using_data_dir
 from vibetuner.redis import redis_client
 from vibetuner.resources.slots import mongo_database, sql_engine
 from vibetuner.resources.sql import open_session
+from vibetuner.tasks.outbox.sql import Outbox
 
 SLOTS = (redis_client, mongo_database, sql_engine, current_context)
 
@@ -111,6 +112,20 @@ async def test_documents_and_tasks_without_their_servers_are_warned_about(
         "REDIS_URL=redis://localhost:6379",
         "models of tune.py can't be used: MongoDB not configured. Add to .env:  "
         "MONGODB_URL=mongodb://localhost:27017",
+    ]
+
+
+async def test_production_is_warned_about_tables_that_differ(
+    stand_in: Any, settings: Settings, caplog: pytest.LogCaptureFixture
+):
+    """In production, each process logs at its start that a migration has not run."""
+    stand_in()
+    project = VibetunerApp(sql_models=[Outbox])
+    async with open_context(settings.model_copy(update={"environment": "production"}), project):
+        pass
+    assert caplog.messages == [
+        "SQL tables differ from the models: table task_outbox is missing. "
+        "Run:  vibetuner db upgrade"
     ]
 
 
