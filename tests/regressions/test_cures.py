@@ -79,24 +79,36 @@ def test_only_development_is_told_about_embedded_servers():
     assert "embedded" not in explain_unusable(*down, environment="production")
 
 
-def test_models_without_their_database_are_reported():
-    """A project with models is reported if the URL of their database is empty."""
+def test_models_and_tasks_without_their_server_are_reported():
+    """A project with models or tasks is reported if the URL of their server is empty."""
 
     class Berth(SQLModel):
         name: str
 
-    project = VibetunerApp(models=[UserModel], sql_models=[Berth])
-    nowhere = Settings(mongodb_url=None, database_url=None)
-    here = Settings(mongodb_url="mongodb://here", database_url="sqlite:///here.db")
+    project = VibetunerApp(tasks=[print], models=[UserModel], sql_models=[Berth])
+    nowhere = Settings(
+        environment="development", redis_url=None, mongodb_url=None, database_url=None
+    )
+    here = nowhere.model_copy(
+        update={
+            "redis_url": "redis://here",
+            "mongodb_url": "mongodb://here",
+            "database_url": "sqlite:///here.db",
+        }
+    )
 
-    assert [one.name for one in find_unset(nowhere, project)] == ["MongoDB", "SQL database"]
+    assert [one.name for one in find_unset(nowhere, project)] == [
+        "Redis",
+        "MongoDB",
+        "SQL database",
+    ]
     assert find_unset(here, project) == find_unset(nowhere, VibetunerApp()) == []
 
 
 @pytest.mark.slow
 def test_the_doctor_names_a_database_that_models_need(shop: Path, environment: dict[str, str]):
     """The doctor reports an empty MONGODB_URL as an error if tune.py lists documents."""
-    environment |= {"MONGODB_URL": "", "REDIS_URL": ""}
+    environment |= {"MONGODB_URL": "", "REDIS_URL": "", "ENVIRONMENT": "development"}
     tune = shop / "src/shop/tune.py"
     models = "VibetunerApp(models=[UserModel], "
     tune.write_text(

@@ -25,6 +25,7 @@ from vibetuner.project import using_data_dir
 from vibetuner.redis import redis_client
 from vibetuner.resources.slots import mongo_database, sql_engine
 from vibetuner.resources.sql import open_session
+from vibetuner.tasks.outbox.sql import Outbox
 
 SLOTS = (redis_client, mongo_database, sql_engine, current_context)
 
@@ -89,20 +90,42 @@ async def test_a_client_that_nobody_asked_for_is_never_made(fresh: None):
         _ = context.http_client
 
 
-async def test_documents_without_mongodb_are_warned_about(
+async def test_documents_and_tasks_without_their_servers_are_warned_about(
     settings: Settings, caplog: pytest.LogCaptureFixture
 ):
-    """Documents in tune.py without MONGODB_URL cause a warning with the line to add.
+    """Documents without MONGODB_URL and tasks without REDIS_URL cause a warning with the cure.
 
-    Beanie's own error, at the first use, names neither the reason nor the cure.
+    Beanie's own error, at the first use, names neither the reason nor the cure. A test is not
+    warned: it has the servers whose fixtures it requests.
     """
-    alone = settings.model_copy(update={"mongodb_url": None})
-    for project in (VibetunerApp(), VibetunerApp(models=[UserModel])):
+    alone = settings.model_copy(
+        update={"mongodb_url": None, "redis_url": None, "environment": "development"}
+    )
+    listed = VibetunerApp(models=[UserModel], tasks=[print])
+    async with open_context(alone.model_copy(update={"environment": "test"}), listed):
+        pass
+    for project in (VibetunerApp(), listed):
         async with open_context(alone, project):
             pass
     assert caplog.messages == [
+        "tasks of tune.py can't be used: Background tasks: Redis not configured. Add to .env:  "
+        "REDIS_URL=redis://localhost:6379",
         "models of tune.py can't be used: MongoDB not configured. Add to .env:  "
-        "MONGODB_URL=mongodb://localhost:27017"
+        "MONGODB_URL=mongodb://localhost:27017",
+    ]
+
+
+async def test_production_is_warned_about_tables_that_differ(
+    stand_in: Any, settings: Settings, caplog: pytest.LogCaptureFixture
+):
+    """In production, each process logs at its start that a migration has not run."""
+    stand_in()
+    project = VibetunerApp(sql_models=[Outbox])
+    async with open_context(settings.model_copy(update={"environment": "production"}), project):
+        pass
+    assert caplog.messages == [
+        "SQL tables differ from the models: table task_outbox is missing. "
+        "Run:  vibetuner db upgrade"
     ]
 
 

@@ -105,7 +105,7 @@ def test_an_update_from_one_version_to_the_next(project: Repository, repository:
     project.commit("Update the template")
     again = template_update(project)
     assert again.returncode == 0
-    assert "v0.9.1 is the newest version already." in again.stdout
+    assert "The project has v0.9.1 already, the newest version." in again.stdout
     assert project.git("status", "--porcelain") == ""
 
 

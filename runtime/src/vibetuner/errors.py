@@ -77,6 +77,8 @@ SECRET_VALUE = re.compile(
 )
 # Servers for development, which a URL with the value `embedded` starts, and real ones.
 REAL_SERVERS = {"REDIS_URL": "redis://valkey:6379", "MONGODB_URL": "mongodb://mongo:27017"}
+# Packages of the extras that each project has; `uv add` would pin them a second time.
+EXTRAS = {"asyncpg": "postgres", "uvloop": "speed"}
 # The reasons that servers give, in their own words, and the cures that a restart is not.
 CURES = (
     (
@@ -277,6 +279,16 @@ def explain_embedded(name: str) -> str:
         f"{name}=embedded is for development and tests; ENVIRONMENT=production needs the URL of a "
         f"real server. Set, for example:  {name}={REAL_SERVERS[name]}"
     )
+
+
+def install_command(package: str) -> str:
+    """Return the command that installs a missing package: an extra of the project, or another one.
+
+    >>> install_command("asyncpg"), install_command("aiomysql")
+    ('uv sync --extra postgres', 'uv add aiomysql')
+    """
+    extra = EXTRAS.get(package)
+    return f"uv sync --extra {extra}" if extra else f"uv add {package}"
 
 
 def suggest(wrong: object, known: Iterable[str], otherwise: str, form: str = "{}") -> str:

@@ -14,7 +14,7 @@ from vibetuner.config import Settings
 from vibetuner.context import Context, HttpClient, current_context
 from vibetuner.embedded import open_services
 from vibetuner.project import find_root, project_info
-from vibetuner.resources.table import RESOURCES, find_unset
+from vibetuner.resources.table import RESOURCES, find_unset, probe_tables
 
 if TYPE_CHECKING:
     from httpx2 import AsyncClient
@@ -35,10 +35,15 @@ async def open_context(settings: Settings, project: VibetunerApp) -> AsyncIterat
         async with AsyncExitStack() as stack:
             settings = await stack.enter_async_context(open_services(settings))
             for unset in find_unset(settings, project):
-                logger.warning("models of tune.py can't be used: %s", unset.problem)
+                kind = "tasks" if unset.name == "Redis" else "models"
+                logger.warning("%s of tune.py can't be used: %s", kind, unset.problem)
             for resource in RESOURCES:
                 if resource.enabled(settings):
                     await stack.enter_async_context(resource.open(settings, project))
+            if settings.environment == "production":  # development has run the migrations
+                for one in await probe_tables(settings, project.sql_models):
+                    if one.problem:
+                        logger.warning("%s", one.problem)
             client = HttpClient()
             stack.push_async_callback(client.close)
             context = make_context(settings, client)

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import ModuleType
 
 from vibetuner.app import VibetunerApp
-from vibetuner.errors import ProjectError, VibetunerError, first_line, suggest
+from vibetuner.errors import ProjectError, VibetunerError, first_line, install_command, suggest
 from vibetuner.logs import enable_loggers, open_standard_files
 from vibetuner.project import ProjectInfo, find_root, project_info
 
@@ -163,7 +163,7 @@ def _with_cure(error: BaseException, message: str, source: Path) -> str:
         if (source / package).is_dir():
             path = error.name.replace(".", "/")
             return f"{message}. Correct the import, or create src/{path}.py"
-        return f"{message}. If it is a package that is not installed:  uv add {package}"
+        return f"{message}. If it is a package that is not installed:  {install_command(package)}"
     if "VibetunerApp" not in message or "unexpected keyword argument" not in message:
         return message
     message = message.partition(". Did you mean")[0]  # the hint that Python 3.13 adds

@@ -9,6 +9,8 @@ import pytest
 
 from tests.processes import run_vibetuner
 from tests.projects import write_project
+from vibetuner.cli.checks.outside import check_version
+from vibetuner.project import ProjectInfo
 
 CHANGELOG = "# Changelog\n\n## [0.2.0]\n- Mail\n\n## [0.1.0]\n- Tasks\n"
 GIT = ("git", "-c", "user.name=Ann", "-c", "user.email=ann@example.com")
@@ -47,8 +49,8 @@ def project_of(folder: Path, answers: str) -> Path:
             ("next",),
             (0, "from v0.1.0 to next.\n\nThe changelog has no section for it.\n"),
         ),
-        ("v0.2.0", (), (3, "v0.2.0 is the newest version already.\n")),
-        ("v0.1.0", ("v0.1.0",), (3, "v0.1.0 is this version already.\n")),
+        ("v0.2.0", (), (3, "The project has v0.2.0 already, the newest version.\n")),
+        ("v0.1.0", ("v0.1.0",), (3, "The project has v0.1.0 already.\n")),
     ],
 )
 def test_the_changelog_is_shown_from_one_version_to_the_other(
@@ -60,6 +62,26 @@ def test_the_changelog_is_shown_from_one_version_to_the_other(
     code, text = answer
     assert (done.returncode, done.stderr) == (code, "")
     assert done.stdout.endswith(text)
+
+
+def test_a_template_without_releases_is_followed_by_its_branch(tmp_path: Path):
+    """Without a release, nothing is newest: the cure is a branch, and the doctor warns of none."""
+    template = tmp_path / "template"
+    template.mkdir()
+    git(template, "init", "--quiet", "--initial-branch", "main")
+    git(template, "commit", "--quiet", "--allow-empty", "--message", "Start")
+    project = project_of(tmp_path, f"_commit: 6ca10c7\n_src_path: {template}\n")
+    done = run_vibetuner("template-changes", folder=project)
+    unknown = run_vibetuner("template-changes", "nxt", folder=project)
+    [found] = check_version(ProjectInfo("Shop", "shop", "shop", "0", "", project))
+
+    assert (done.returncode, done.stdout) == (
+        3,
+        "The template has no releases yet, and the project has its commit 6ca10c7. To follow a "
+        "branch:  uv run just template-update main\n",
+    )
+    assert unknown.stderr == "error: The template has no version nxt; its branches: main\n"
+    assert (found.level, found.text) == ("ok", "commit 6ca10c7 of a template without releases")
 
 
 @pytest.mark.parametrize(

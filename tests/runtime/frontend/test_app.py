@@ -93,14 +93,23 @@ async def test_the_projects_routes_are_served_and_health_beside_them(stand_in):
 
 
 async def test_without_redis_pages_work_and_enqueueing_names_what_is_missing(stand_in):
-    """Without Redis, an enqueue in a route answers 503 with the guide's error."""
+    """Without Redis, an enqueue in a route answers 503 with the guide's error.
+
+    In a test, it names the fixture that the test lacks.
+    """
     stand_in(SHOP, tune=SHOP_TUNE)
     with using_settings(NOTHING):
+        async with visiting(create_app()) as client:
+            in_test = await client.post("/tasks/add", json=[1, 2])
+    with using_settings(NOTHING.model_copy(update={"environment": "development"})):
         async with visiting(create_app()) as client:
             answer = await client.post("/tasks/add", json=[1, 2])
 
     assert answer.status_code == 503
     assert answer.json()["detail"].startswith("Background tasks: Redis not configured. Add to .env")
+    assert in_test.json()["detail"] == (
+        "Background tasks: Redis not configured. In a test, request the fixture vibetuner_worker"
+    )
 
 
 async def test_redis_that_is_down_stops_the_start(stand_in):

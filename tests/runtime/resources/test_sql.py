@@ -194,7 +194,9 @@ async def test_a_driver_that_is_not_installed_is_named_with_the_cure(
 ):
     """A missing driver, which is an extra, is named with the command that adds it."""
     monkeypatch.setitem(sys.modules, "asyncpg", None)
-    with pytest.raises(NotConfigured, match=r"asyncpg is not installed\. Run:  uv add asyncpg$"):
+    with pytest.raises(
+        NotConfigured, match=r"asyncpg is not installed\. Run:  uv sync --extra postgres$"
+    ):
         await check(Settings(database_url="postgresql://localhost/shop"))
 
 

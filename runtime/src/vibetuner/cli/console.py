@@ -75,6 +75,12 @@ def _plain(value: object) -> str:
     return value.isoformat() if isinstance(value, datetime) else str(value)
 
 
+def note_wait(text: str) -> None:
+    """Tell a person at a terminal what a command does that takes seconds."""
+    if sys.stderr.isatty():
+        print(f"{text} …", file=sys.stderr, flush=True)
+
+
 def make_env_file() -> None:
     """Create `.env` from `.env.example` if there is none, and report it."""
     if made := ensure_env_file():

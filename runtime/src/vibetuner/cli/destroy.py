@@ -79,12 +79,12 @@ def example() -> Planner:
     Exit code 0 if it is gone; 1 if a part of it was changed or is not committed, or there is no
     example. Its migration is removed too, so drop its tables first.
     """
-    from vibetuner.cli.example import plan_without_example
+    from vibetuner.cli.example import answers_with_example, plan_without_example
 
     def plan(place: Place, *, force: bool, skip: bool) -> Plan:
-        planned = plan_without_example(place, force=force, skip=skip)
-        _check_migrations(place)
-        return planned
+        answers = answers_with_example(place.root)
+        _check_migrations(place)  # before the template is rendered, which takes seconds
+        return plan_without_example(place, answers, force=force, skip=skip)
 
     return plan
 

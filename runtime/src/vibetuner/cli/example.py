@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from vibetuner.cli.console import note_wait
 from vibetuner.cli.template_news import ANSWERS, answers_of, check_committed, read_answers, run_tool
 from vibetuner.errors import CommandError
 from vibetuner.scaffold.changes import Change
@@ -21,22 +23,32 @@ OURS = ("src", "tests", "README.md")
 NEXT_STEPS = ("git diff --stat", "uv run just check")
 
 
-def plan_without_example(place: Place, *, force: bool, skip: bool) -> Plan:
-    """Plan to remove the example; a file that was changed since it was generated is a conflict.
+def answers_with_example(root: Path) -> str:
+    """Return the answers of a project with the example, as YAML.
 
     Raises:
-        CommandError: there is no example, something is not committed, or the template can't be
-            rendered.
+        CommandError: there is no example, or something is not committed.
     """
-    if not (answers := answers_of(place.root)):
+    if not (answers := answers_of(root)):
         raise CommandError(f"There is no {ANSWERS}, so the template that made this is not known")
     if re.search(r"(?m)^example: false$", answers):
         raise CommandError("There is no example: this project is one without")
-    check_committed(place.root)
-    with TemporaryDirectory() as folder:
+    check_committed(root)
+    return answers
+
+
+def plan_without_example(place: Place, answers: str, *, force: bool, skip: bool) -> Plan:
+    """Plan to remove the example; a file that was changed since it was generated is a conflict.
+
+    Raises:
+        CommandError: the template can't be rendered.
+    """
+    note_wait("rendering the template with the example and without, to compare")
+    with TemporaryDirectory() as folder, ThreadPoolExecutor() as pool:
         first = _first_answers(place.root) or answers
-        generated = _render(first, Path(folder) / "with", example=True)
+        rendered = pool.submit(_render, first, Path(folder) / "with", example=True)
         wanted = _render(answers, Path(folder) / "without", example=False)
+        generated = rendered.result()
     steps = list(_steps(place.root, generated, wanted, force=force, skip=skip))
     without, known = re.subn(r"(?m)^example: .*$", "example: false", answers)
     without += "" if known else "example: false\n"

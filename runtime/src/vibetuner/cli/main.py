@@ -127,15 +127,23 @@ def template_changes(
     something new, 3 if there isn't, 1 if the template can't be reached or something is not
     committed.
     """
+    from vibetuner.cli.console import note_wait
     from vibetuner.cli.template_news import check_committed, fetch_news, sections_between
     from vibetuner.project import project_root
 
     root = project_root()
     if committed:
         check_committed(root)
+    note_wait("asking the template's repository")
     news = fetch_news(root, version)
+    if not news.next:
+        print(
+            f"The template has no releases yet, and the project has its commit {news.present}. To "
+            "follow a branch:  uv run just template-update main"
+        )
+        raise typer.Exit(NOTHING_NEWER)
     if news.present == news.next:
-        print(f"{news.present} is {'this version' if version else 'the newest version'} already.")
+        print(f"The project has {news.present} already{'' if version else ', the newest version'}.")
         raise typer.Exit(NOTHING_NEWER)
     print(f"The template and the runtime go from {news.present} to {news.next}.\n")
     print(

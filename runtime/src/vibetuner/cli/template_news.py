@@ -22,7 +22,10 @@ SHORT_FORMS = {
 
 @dataclass(frozen=True, slots=True)
 class News:
-    """The project's version, the one it could update to, and the changelog of that one."""
+    """The project's version, the one it could update to, and the changelog of that one.
+
+    ``next`` is empty if the template has no releases.
+    """
 
     present: str
     next: str
@@ -53,14 +56,15 @@ def fetch_news(root: Path, version: str = "") -> News:
             "repository:  uvx copier recopy --vcs-ref v… gh:org/vibetuner-template"
         )
     versions, others = fetch_versions(source)
-    target = version or max(versions, key=version_number, default=present)
-    if target == present:
-        return News(present, present, "")
+    newest = max(versions, key=version_number, default="")
+    target = version or newest
+    if target in {present, ""}:
+        return News(present, target, "")
     if target not in versions | others:
-        raise CommandError(
-            f"The template has no version {target}; the newest is "
-            f"{max(versions, key=version_number, default='none')}"
+        known = (
+            f"the newest is {newest}" if newest else f"its branches: {', '.join(sorted(others))}"
         )
+        raise CommandError(f"The template has no version {target}; {known}")
     with TemporaryDirectory() as folder:
         clone = ("clone", "--quiet", "--no-checkout", "--branch", target, "--")
         run_tool("git", *clone, _git_url(source), folder, cwd=root)

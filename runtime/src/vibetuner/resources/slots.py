@@ -28,11 +28,21 @@ def no_queue() -> VibetunerError:
     """Return the error for using a queue that is not open."""
     if get_settings().redis_url:
         return ServiceUnavailable(QUEUE_CLOSED)
-    return NotConfigured(REDIS_MISSING)
+    return _not_configured(REDIS_MISSING, "vibetuner_worker")
+
+
+def _not_configured(message: str, fixture: str) -> NotConfigured:
+    """Return the error for an empty setting; in a test, a fixture sets it, and `.env` doesn't."""
+    if get_settings().environment == "test":
+        problem, _, _ = message.partition(". ")
+        message = f"{problem}. In a test, request the fixture {fixture}"
+    return NotConfigured(message)
 
 
 mongo_database: Slot[AsyncDatabase[dict[str, Any]]] = Slot(
-    lambda: NotConfigured(MONGO_MISSING), name="MongoDB"
+    lambda: _not_configured(MONGO_MISSING, "vibetuner_db"), name="MongoDB"
 )
-sql_engine: Slot[AsyncEngine] = Slot(lambda: NotConfigured(SQL_MISSING), name="The SQL database")
+sql_engine: Slot[AsyncEngine] = Slot(
+    lambda: _not_configured(SQL_MISSING, "vibetuner_sql"), name="The SQL database"
+)
 task_queue: Slot[Worker[Any]] = Slot(no_queue, name="The queue")

@@ -29,7 +29,13 @@ from sqlalchemy.util import await_, greenlet_spawn
 from sqlalchemy.util.concurrency import in_greenlet
 
 from vibetuner.config import Settings
-from vibetuner.errors import NotConfigured, ServiceUnavailable, explain_unusable, first_line
+from vibetuner.errors import (
+    NotConfigured,
+    ServiceUnavailable,
+    explain_unusable,
+    first_line,
+    install_command,
+)
 from vibetuner.resources.slots import SQL_MISSING
 from vibetuner.resources.write_turns import LONGEST_WAIT, take_turns
 from vibetuner.state import request_seconds
@@ -76,9 +82,8 @@ def make_engine(settings: Settings) -> AsyncEngine:
             options |= _pool_options(settings, limit)
         engine = create_async_engine(url, **options)
     except ImportError as error:
-        # Not the runtime's extra, which belongs in a line that `copier update` changes.
         raise NotConfigured(
-            f"SQL database: {error.name} is not installed. Run:  uv add {error.name}"
+            f"SQL database: {error.name} is not installed. Run:  {install_command(str(error.name))}"
         ) from error
     except (ArgumentError, OSError, ValueError) as error:
         raise ServiceUnavailable(unreachable(settings, error)) from error

@@ -14,6 +14,7 @@ from vibetuner.app import VibetunerApp
 from vibetuner.config import Settings
 from vibetuner.errors import VibetunerError
 from vibetuner.project import project_info
+from vibetuner.redis import REDIS_MISSING
 from vibetuner.resources.slots import MONGO_MISSING, SQL_MISSING
 
 if TYPE_CHECKING:
@@ -97,12 +98,18 @@ async def probe(settings: Settings, seconds: float = PROBE_SECONDS) -> list[Prob
 
 
 def find_unset(settings: Settings, project: VibetunerApp) -> list[Probe]:
-    """Return the databases that the models of tune.py need, and whose setting is empty."""
+    """Return the systems that the tasks and models of tune.py need, and whose setting is empty.
+
+    A test has the systems whose fixtures it requests.
+    """
+    if settings.environment == "test":
+        return []
     needed = (
+        (project.tasks, settings.redis_url, Probe("Redis", "", 0, REDIS_MISSING)),
         (project.models, settings.mongodb_url, Probe("MongoDB", "", 0, MONGO_MISSING)),
         (project.sql_models, settings.database_url, Probe("SQL database", "", 0, SQL_MISSING)),
     )
-    return [unset for models, url, unset in needed if models and not url]
+    return [unset for users, url, unset in needed if users and not url]
 
 
 async def probe_tables(

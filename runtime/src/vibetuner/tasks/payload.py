@@ -40,6 +40,9 @@ KEPT = slice(None, KEPT_BYTES - SIGNATURE_BYTES)
 # The opcode of a pickle that names a class or a function (PEP 3154).
 GLOBAL = b"\x93"
 BLOCK_BYTES = 64
+# The engine's words for data that was signed with another key, or changed; and our cure.
+OTHER_KEY = "Invalid signature for task data!"
+OTHER_KEY_CURE = "set SECRET_KEY_PREVIOUS to the SECRET_KEY that it was enqueued with"
 
 
 class ArgumentsGone(StreaqError):  # noqa: N818 - as other names of streaq
@@ -131,7 +134,7 @@ class Codec:
         for key in self._keys[1:]:
             if compare_digest(hmac.digest(key, placed, "sha256")[: len(signature)], signature):
                 return
-        raise StreaqError("Invalid signature for task data!")
+        raise StreaqError(OTHER_KEY)
 
     def _open_elsewhere(self, placed: bytes, kind: Kind | None) -> bytes:
         """Return the pickle of data that is signed, but not for the place where it was found.

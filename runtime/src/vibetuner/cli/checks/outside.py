@@ -64,6 +64,8 @@ def check_version(project: ProjectInfo) -> Iterator[Finding]:
     newest = _newest(source)
     if newest is None:
         yield Finding("note", "template", f"version {commit}; its newest is not known from here")
+    elif not newest:
+        yield Finding("ok", "template", f"commit {commit} of a template without releases")
     elif RELEASE.match(commit) and version_number(commit) < version_number(newest):
         text = f"version {commit}; there is {newest}"
         yield Finding("note", "template", text, "just template-update")
@@ -80,8 +82,9 @@ def check_drift(project: ProjectInfo) -> Iterator[Finding]:
 
 
 def _newest(source: str) -> str | None:
+    """Return the newest release, an empty text if there is none, or None if git can't tell."""
     try:
-        return max(fetch_versions(source, SECONDS)[0], key=version_number, default=None)
+        return max(fetch_versions(source, SECONDS)[0], key=version_number, default="")
     except CommandError:
         return None
 

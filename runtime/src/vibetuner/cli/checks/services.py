@@ -49,7 +49,7 @@ async def check_services(settings: Settings, project: ProjectInfo) -> list[Findi
 
 
 def check_unset(settings: Settings) -> list[Finding]:
-    """Report databases that the models of tune.py need, and whose setting is empty."""
+    """Report systems that the tasks and models of tune.py need, and whose setting is empty."""
     return [_answered(one) for one in find_unset(settings, load_project())]
 
 

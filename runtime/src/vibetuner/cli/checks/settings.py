@@ -46,13 +46,6 @@ def check_settings(settings: Settings) -> Iterator[Finding]:
             yield Finding("note", "settings", text, FRESH_KEY)
     elif _is_weak(settings.debug_access_token, SHORTEST_TOKEN):
         yield Finding(grave, "settings", "DEBUG_ACCESS_TOKEN is weak", FRESH_KEY)
-    if settings.redis_url is None:
-        yield Finding(
-            "warning",
-            "settings",
-            "Background tasks: Redis not configured",
-            "add to .env:  REDIS_URL=redis://localhost:6379",
-        )
 
 
 def check_limits(settings: Settings) -> Iterator[Finding]:

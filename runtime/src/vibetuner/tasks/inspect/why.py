@@ -15,6 +15,7 @@ from vibetuner.tasks.inspect.line import holder_of, is_stranded
 from vibetuner.tasks.inspect.model import ENDED, Row, State, WorkerView
 from vibetuner.tasks.inspect.outbox import read_outbox
 from vibetuner.tasks.inspect.queue import Queue, now_ms
+from vibetuner.tasks.payload import OTHER_KEY, OTHER_KEY_CURE
 from vibetuner.tasks.queues import start_reader
 from vibetuner.tasks.retry import unique_of
 from vibetuner.timing import duration
@@ -61,7 +62,7 @@ async def _reasons(
     if facts.has_payload and not facts.data:
         yield Reason(
             "What was enqueued can't be read: it was signed with another SECRET_KEY, or is damaged",
-            "set SECRET_KEY_PREVIOUS to the SECRET_KEY that it was enqueued with",
+            OTHER_KEY_CURE,
         )
     if facts.in_abort_set:
         yield Reason("Somebody has asked to abort it: the next worker that takes it ends it")
@@ -112,7 +113,7 @@ def _ended(row: Row) -> Reason:
     if row.state is State.FAILED:
         return Reason(
             f"It has failed{when}: {row.error or 'see its traceback'}",
-            f"vibetuner tasks show {row.task_id}",
+            OTHER_KEY_CURE if OTHER_KEY in row.error else f"vibetuner tasks show {row.task_id}",
         )
     return Reason(f"It is {row.state}{when}")
 

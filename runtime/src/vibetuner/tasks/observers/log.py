@@ -10,6 +10,7 @@ from streaq.types import StreaqCancelled
 from vibetuner.logs import TaskLogger
 from vibetuner.tasks.attempt import Attempt, Cause, End
 from vibetuner.tasks.observers import Observer
+from vibetuner.tasks.payload import OTHER_KEY, OTHER_KEY_CURE
 from vibetuner.tasks.retry import policy_of
 from vibetuner.timing import duration
 
@@ -51,7 +52,8 @@ class LogObserver(Observer):
         match attempt.end:
             case _ if attempt.started == 0:
                 level = logging.INFO if isinstance(error, StreaqCancelled) else logging.ERROR
-                logger.log(level, "%s not run: %s", name, error, extra=about)
+                cure = f" To read it, {OTHER_KEY_CURE}" if str(error) == OTHER_KEY else ""
+                logger.log(level, "%s not run: %s%s", name, error, cure, extra=about)
             case End.ABORTED:
                 logger.info("%s aborted after %s", name, took, extra=about)
             case End.REQUEUED:
