@@ -68,16 +68,21 @@ def test_numbers_name_what_nobody_works_on(capsys: pytest.CaptureFixture[str]):
     The number of dead letters may be unknown, which is not zero.
     """
     stats = Stats(
-        counts=Counts(queued=3, running=0, scheduled=1, ended=0),
+        counts=Counts(
+            queued=3,
+            running=0,
+            scheduled=1,
+            ended=0,
+            queues=[
+                QueueView(name="default", queued=1, scheduled=0, readers=2),
+                QueueView(name="mail", queued=2, scheduled=1, readers=0),
+            ],
+        ),
         dead=None,
         outbox=Outbox(3, 120.0),
         hour=Span("hour"),
         day=Span("day"),
         workers=[],
-        queues=[
-            QueueView(name="default", queued=1, scheduled=0, readers=2),
-            QueueView(name="mail", queued=2, scheduled=1, readers=0),
-        ],
     )
     with using_settings(Settings(environment="test")):
         print_stats(stats)

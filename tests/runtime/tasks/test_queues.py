@@ -279,7 +279,7 @@ async def test_a_queue_that_nobody_reads_is_reported(queue: TaskWorker, settings
         other = await note.enqueue("c").start(priority="critical", delay=3600)
         await eventually(look.workers)
         workers = await look.workers()
-        found = {one.name: one for one in await look.queue_views(workers)}
+        found = {one.name: one for one in (await look.counts(workers)).queues}
         reasons = {
             task.id: " ".join(one.text for one in (await explain(look, task.id))[1])
             for task in (queued, delayed, other)

@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from vibetuner.errors import TaskExists
 from vibetuner.tasks.robust import robust_task
 from vibetuner.tasks.worker import get_worker
 from vibetuner.testing import ManualWorker
@@ -236,8 +237,9 @@ async def test_inline_runs_what_is_enqueued_at_once(vibetuner_worker: ManualWork
         await note_in_turn.enqueue(2)
         assert ran == ["2 left", "1 left", "0 left"]
         await tasks.enqueue_many([note.enqueue("one"), note.enqueue("two")])
+        assert sorted(ran[3:]) == ["one", "two"]
         await note.enqueue("then").then(note, loud=True)
-    assert sorted(ran[3:]) == ["one", "then", "then", "two"]
+        assert ran[5:] == ["then", "then"]
 
     await note.enqueue("later")
     assert "later" not in ran
@@ -248,6 +250,19 @@ async def test_inline_serves_several_at_a_time(vibetuner_worker: ManualWorker):
     async with vibetuner_worker.inline():
         await asyncio.gather(*(note.enqueue(str(number)) for number in range(5)))
         assert sorted(ran) == list("01234")
+
+
+async def test_only_what_was_enqueued_counts(vibetuner_worker: ManualWorker):
+    """A call whose id is taken does not count as enqueued; a cron task's scheduled call does."""
+    first, second = note.enqueue("a"), note.enqueue("b")
+    first.id = second.id = "same"
+    await first
+    with pytest.raises(TaskExists):
+        await second
+    vibetuner_worker.assert_enqueued(note, times=1)
+
+    await at_nine.enqueue().start(schedule=datetime.now(UTC) + timedelta(hours=1))
+    vibetuner_worker.assert_enqueued(at_nine, times=1)
 
 
 async def test_what_was_enqueued_can_be_asserted(vibetuner_worker: ManualWorker):

@@ -100,7 +100,7 @@ def print_stats(stats: Stats) -> None:
             f"wait p50 {duration(span.wait(0.5))}, p95 {duration(span.wait(0.95))};  "
             f"run p50 {duration(span.run(0.5))}, p95 {duration(span.run(0.95))}"
         )
-    for one in stats.queues if len(stats.queues) > 1 else ():
+    for one in counts.queues if len(counts.queues) > 1 else ():
         console.print(f"queue {one.name}", style="bold", end="  ")
         console.print(f"{one.queued} queued, {one.scheduled} scheduled", end="  ")
         read = (
@@ -149,7 +149,6 @@ def print_json_stats(stats: Stats) -> None:
             "outbox": stats.outbox and asdict(stats.outbox),
             "hour": _plain_span(stats.hour),
             "day": _plain_span(stats.day),
-            "queues": [asdict(one) for one in stats.queues],
             "workers": [
                 {**asdict(view.beat), "silent": view.silent, "live": view.is_live}
                 for view in stats.workers

@@ -49,7 +49,7 @@ STALE_SECONDS = 600
 class Worker(Protocol):
     """The part of the process's worker that a courier uses."""
 
-    on_enqueue: Callable[[Task[Any, Any], Any], Any] | None
+    on_enqueue: Callable[[Task[Any, Any]], None] | None
 
     @property
     def client(self) -> QueueClient:
@@ -194,7 +194,7 @@ class Courier:
     def _committed(self, store: Store, call: ReliableCall[Any, Any]) -> None:
         """Hand on a call in the background; a call of a rolled-back savepoint has no row."""
         if self._worker.on_enqueue is not None:
-            self._worker.on_enqueue(call, None)
+            self._worker.on_enqueue(call)
         if not self._worker.is_connected:
             return
         durable = bool(call.durable)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any, Protocol, cast
@@ -23,6 +23,8 @@ from vibetuner.tasks.limits import check_enqueue
 
 class Worker(courier.Worker, Protocol):
     """The part of the process's worker that its enqueuer uses."""
+
+    after_enqueue: Callable[[], Awaitable[None]] | None
 
     @property
     def priorities(self) -> Sequence[str]:
@@ -60,22 +62,17 @@ class Enqueuer:
             NotDurable: no confirmation in time, if the call is durable.
         """
         client, now = self._worker.client, time.time_ns() // 1_000_000
-        data = await call.serialize(now)
         check_enqueue(call, self._worker.priorities)
-        request: Awaitable[Any]
         parts = self._parts_of(call) if call.after else []
         durable = self._durably if call.durable is None else call.durable
         if durable:
-            request = client.enqueue_durably([call], now, durable)
+            await client.enqueue_durably([call], now, durable)
         elif call.parent.unique or parts or isinstance(call.schedule, str):
-            request = client.enqueue_many([call], now)
+            await client.enqueue_many([call], now)
         else:
-            request = client.enqueue_new(call, data)
+            await client.enqueue_new(call, await call.serialize(now))
         if self._worker.on_enqueue is not None:
-            for part in parts:
-                self._worker.on_enqueue(part, None)
-            request = self._worker.on_enqueue(call, request)
-        await request
+            await self._notify([*parts, call])
         return call
 
     async def chain(self, last: ChainedCall[P, R]) -> ChainedCall[P, R]:
@@ -128,10 +125,8 @@ class Enqueuer:
         for task in plain:
             check_enqueue(task, self._worker.priorities)
         await self._enqueue_plain(plain, time.time_ns() // 1_000_000)
-        if self._worker.on_enqueue is not None:
-            for task in plain:
-                for one in (*(parts_of(task) if task.after else ()), task):
-                    self._worker.on_enqueue(one, None)
+        own = {part.id: part for task in plain for part in parts_of(task)}
+        await self._notify([*own.values(), *plain])
         reliable = [task for task in tasks if isinstance(task, ReliableCall)]
         for task in reliable:
             if task.session is not None:  # a session takes one statement at a time
@@ -196,13 +191,13 @@ class Enqueuer:
                 check_ties(part)
         return parts
 
-    async def _notify(self, enqueued: Sequence[Task[Any, Any]]) -> None:
-        """Call the worker's ``on_enqueue`` for calls of one step, and await what it returns."""
+    async def _notify(self, enqueued: Iterable[Task[Any, Any]]) -> None:
+        """Call the worker's hooks for calls that were enqueued."""
         if self._worker.on_enqueue is not None:
-            *others, last = enqueued
-            for call in others:
-                self._worker.on_enqueue(call, None)
-            await self._worker.on_enqueue(last, asyncio.sleep(0))
+            for call in enqueued:
+                self._worker.on_enqueue(call)
+        if self._worker.after_enqueue is not None:
+            await self._worker.after_enqueue()
 
     async def _enqueue_plain(self, tasks: Sequence[Task[Any, Any]], now: int) -> None:
         kept: dict[bool | timedelta, list[Task[Any, Any]]] = {}

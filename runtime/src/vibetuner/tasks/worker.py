@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 from concurrent.futures import TimeoutError as FutureTimeout
 from contextlib import (
     AbstractAsyncContextManager,
@@ -81,10 +81,6 @@ DEVELOPMENT_GRACE_SECONDS = 3
 
 # A sync function waits at most this long for the event loop that has the connection.
 SYNC_SECONDS = 30
-
-# Gets a task and the awaitable that sends it; returns an awaitable for the caller.
-OnEnqueue = Callable[[Task[Any, Any], Any], Any]
-
 
 # The raw values that were read for streaq's own functions, in order.
 _read: ContextVar[list[bytes]] = ContextVar("read")
@@ -184,9 +180,10 @@ class TaskWorker(Worker[Any]):
         self.enqueuer = Enqueuer(self, durably=settings.enqueue_durable)
         self.courier = self.enqueuer.courier
         self._loop: asyncio.AbstractEventLoop | None = None
-        # Set by the test kit: a function called for each task enqueued here, and how far the clock
-        # of cron is ahead.
-        self.on_enqueue: OnEnqueue | None = None
+        # Set by the test kit: functions called for each task that was enqueued here, and before the
+        # enqueue returns; and how far the clock of cron is ahead.
+        self.on_enqueue: Callable[[Task[Any, Any]], None] | None = None
+        self.after_enqueue: Callable[[], Awaitable[None]] | None = None
         self.ahead = timedelta(0)
 
     if TYPE_CHECKING:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
-from datetime import datetime
+from collections.abc import Mapping, Sequence
 from inspect import signature
 from typing import Any
 
@@ -15,11 +14,6 @@ class Enqueued:
 
     def __init__(self) -> None:
         self.calls: list[Task[Any, Any]] = []
-
-    def note(self, task: Task[Any, Any]) -> None:
-        """Record a call, unless the worker is scheduling a cron task."""
-        if not (task.parent.crontab and isinstance(task.schedule, datetime)):
-            self.calls.append(task)
 
     def check(
         self,
@@ -44,19 +38,6 @@ class Enqueued:
             f"{wanted} should have been enqueued {often}, and was {_often(len(fitting))}.\n"
             f"Enqueued: {_list(same or self.calls)}"
         )
-
-
-class AfterSending:
-    """Awaits a request, then a function that follows it."""
-
-    def __init__(self, request: Awaitable[Any], follow: Callable[[], Awaitable[None]]) -> None:
-        self._request = request
-        self._follow = follow
-
-    def __await__(self) -> Generator[Any, Any, Any]:
-        sent = yield from self._request.__await__()
-        yield from self._follow().__await__()
-        return sent
 
 
 def check_count(name: str, value: object, least: int = 0) -> None:

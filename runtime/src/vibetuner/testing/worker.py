@@ -19,7 +19,7 @@ from vibetuner.tasks.dead_letters import DeadLetter, list_letters
 from vibetuner.tasks.lifespan import worker_lifespan
 from vibetuner.tasks.worker import TaskWorker, get_worker
 from vibetuner.testing.clock import QueueClock, cron_tasks
-from vibetuner.testing.enqueued import AfterSending, Enqueued, check_count
+from vibetuner.testing.enqueued import Enqueued, check_count
 from vibetuner.testing.leaks import lasting_keys
 
 logger = logging.getLogger(__name__)
@@ -52,7 +52,6 @@ class ManualWorker:
         self._clock = QueueClock(engine)
         self._enqueued = Enqueued()
         self._allowed: list[str] = []
-        self._inline = False
         # Whether the next runs of cron tasks are in the queue.
         self._cron = False
         self._lock = asyncio.Lock()
@@ -167,14 +166,14 @@ class ManualWorker:
     async def inline(self) -> AsyncIterator[None]:
         """In the block, ``await task.enqueue()`` returns when the task has run.
 
-        Tasks that the task enqueues have run by then, too. Chains, ``enqueue_many`` and calls that
-        are enqueued by a commit have run at the end of the block.
+        Tasks that the task enqueues have run by then, too. Calls that are enqueued by a commit have
+        run at the end of the block.
         """
-        self._inline = True
+        self._engine.after_enqueue = self._run_enqueued
         try:
             yield
         finally:
-            self._inline = False
+            self._engine.after_enqueue = None
         await self.run_until_idle()
 
     def allow_keys(self, *patterns: str) -> None:
@@ -192,12 +191,13 @@ class ManualWorker:
                 "allow the keys:  vibetuner_worker.allow_keys(...)"
             )
 
-    def hear(self, task: Task[Any, Any], request: Any) -> Any:
-        """Record a task that is being enqueued; return the awaitable for the caller."""
-        self._enqueued.note(task)
-        if self._inline and not _in_worker.get():
-            return AfterSending(request, self.run_until_idle)
-        return request
+    def hear(self, task: Task[Any, Any]) -> None:
+        """Record a task that was enqueued in this process."""
+        self._enqueued.calls.append(task)
+
+    async def _run_enqueued(self) -> None:
+        if not _in_worker.get():  # else the worker that runs this code runs its tasks, too
+            await self.run_until_idle()
 
     def _check_cron(self, until: datetime, most: int) -> None:
         """Refuse, before anything runs, a wait that would take minutes."""
@@ -286,7 +286,8 @@ async def open_manual_worker() -> AsyncIterator[ManualWorker]:
 def _prepared(engine: TaskWorker) -> Iterator[None]:
     """Make the worker stop when there is nothing to do; restore it afterwards."""
     as_it_was = {
-        name: getattr(engine, name) for name in ("burst", "handle_signals", "on_enqueue", "ahead")
+        name: getattr(engine, name)
+        for name in ("burst", "handle_signals", "on_enqueue", "after_enqueue", "ahead")
     }
     engine.burst, engine.handle_signals = True, False
     chatter = logging.getLogger("streaq")

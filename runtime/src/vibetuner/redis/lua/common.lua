@@ -38,6 +38,11 @@ local function mark(prefix, marked)
   redis.call('expire', prefix .. ':aborted', 604800)
 end
 
+-- Mark a task for its abort, which need not be in Redis yet. ARGV: its id.
+local function mark_abort(keys, argv)
+  mark(keys[1], argv[1])
+end
+
 -- Return whether a task is marked; the key may hold anything.
 local function is_marked(prefix, marked)
   return redis.pcall('sismember', prefix .. ':aborted', marked) == 1

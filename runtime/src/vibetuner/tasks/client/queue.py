@@ -301,6 +301,11 @@ class QueueClient:
                 return False, None
             return not data["s"] and isinstance(data["r"], StreaqCancelled), None
 
+    async def mark_abort(self, task_id: str) -> None:
+        """Mark a task that waits in the outbox for the worker that claims it."""
+        async with self.answering():
+            await self.functions.call("mark_abort", (self.keys.queue,), [task_id])
+
     async def _abort(self, worker: Worker[Any], task_id: str) -> list[bytes]:
         keys, call = self.keys, self.functions.connection.call
         # The task may be in a queue that tune.py no longer declares.

@@ -26,7 +26,6 @@ from vibetuner.tasks.outbox.row import find_row as find_in_outbox
 from vibetuner.tasks.payload import Kind
 
 CONFIRM_SECONDS = 3
-ABORT_KEPT_SECONDS = 604_800
 JOURNAL_LOOKS = 6
 JOURNAL_SECONDS = 0.25
 
@@ -52,8 +51,7 @@ async def abort(queue: Queue, task_id: str) -> bool:
     # If its row could not be handed on here, Redis knows nothing of it yet. A mark on a task that
     # has ended would stay.
     if facts.waiting and not has_ended and await find_in_outbox(task_id):
-        await queue.redis.sadd(queue.engine_keys.aborted, [task_id])
-        await queue.redis.expire(queue.engine_keys.aborted, ABORT_KEPT_SECONDS)
+        await queue.worker.client.mark_abort(task_id)
     return has_ended
 
 

@@ -114,21 +114,6 @@ class Page:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Counts:
-    """The number of tasks in each state."""
-
-    queued: int
-    running: int
-    scheduled: int
-    ended: int
-
-    @property
-    def is_empty(self) -> bool:
-        """Return whether no task was ever seen here."""
-        return not (self.queued or self.running or self.scheduled or self.ended)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class QueueView:
     """A queue of the project.
 
@@ -148,6 +133,22 @@ class QueueView:
     def is_unread(self) -> bool:
         """Return whether tasks wait in it that no worker will claim."""
         return not self.readers and bool(self.queued or self.scheduled)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Counts:
+    """The number of tasks in each state, and in each queue of the project or that holds tasks."""
+
+    queued: int
+    running: int
+    scheduled: int
+    ended: int
+    queues: list[QueueView]
+
+    @property
+    def is_empty(self) -> bool:
+        """Return whether no task was ever seen here."""
+        return not (self.queued or self.running or self.scheduled or self.ended)
 
 
 @dataclass(frozen=True, slots=True)

@@ -56,26 +56,6 @@ class Queue:
         """Return the queue's keys."""
         return Keys(self.keys.prefix, self.worker.queue_name)
 
-    async def queue_views(self, workers: list[WorkerView]) -> list[QueueView]:
-        """Return the project's queues, and others that hold tasks."""
-        running = await self.running(workers)
-        sizes = await queue_sizes(self.redis, self.engine_keys, await self.queues())
-        views = [
-            QueueView(
-                name=name,
-                queued=max(0, length - sum(row.queue == name for row in running)),
-                scheduled=delayed,
-                readers=sum(view.is_live and name in view.beat.queues for view in workers),
-            )
-            for name, (length, delayed) in sizes.items()
-        ]
-        defaults = set(USUAL) if len(views) > 1 else set()
-        return [
-            one
-            for one in views
-            if one.name not in defaults or one.queued or one.scheduled or one.readers
-        ]
-
     async def queue_of(self, task_id: str) -> str:
         """Return the queue of a queued task; empty if it is not among the oldest 5,000."""
         for name in await self.queues():
@@ -105,16 +85,32 @@ class Queue:
         return sorted(rows, key=lambda row: (str(row.started), row.task_id))
 
     async def counts(self, workers: list[WorkerView] | None = None) -> Counts:
-        """Return the number of tasks in each state."""
-        running = len(await self.running(workers))
-        sizes = (await queue_sizes(self.redis, self.engine_keys, await self.queues())).values()
+        """Return the number of tasks in each state, and in each queue."""
+        workers = await self.workers() if workers is None else workers
+        running = await self.running(workers)
+        sizes = await queue_sizes(self.redis, self.engine_keys, await self.queues())
         async with self.redis.pipeline(transaction=False) as pipe:
             in_line, ended = pipe.zcard(self.engine_keys.in_line), pipe.xlen(self.keys.ended)
+        views = [
+            QueueView(
+                name=name,
+                queued=max(0, length - sum(row.queue == name for row in running)),
+                scheduled=delayed,
+                readers=sum(view.is_live and name in view.beat.queues for view in workers),
+            )
+            for name, (length, delayed) in sizes.items()
+        ]
+        total = sum(length for length, _ in sizes.values())
         return Counts(
-            queued=max(0, sum(length for length, _ in sizes) - running) + await in_line,
-            running=running,
-            scheduled=sum(delayed for _, delayed in sizes),
+            queued=max(0, total - len(running)) + await in_line,
+            running=len(running),
+            scheduled=sum(one.scheduled for one in views),
             ended=await ended,
+            queues=[
+                one
+                for one in views
+                if one.name not in USUAL or len(views) == 1 or one.is_unread or one.readers
+            ],
         )
 
     async def entry(self, stream: str, entry_id: str) -> Mapping[Any, Any]:
@@ -239,7 +235,7 @@ async def _ids_with_prefix(queue: Queue, text: str) -> set[str]:
         found |= await _scan(queue.redis.zscan, queue.engine_keys.delayed(name), text)
     found |= await _scan(queue.redis.zscan, queue.engine_keys.in_line, text)
     found |= await _scan(queue.redis.hscan, queue.keys.ids, text)
-    found |= {task_id for task_id in await ids_in_outbox() if task_id.startswith(text)}
+    found |= {*await ids_in_outbox(text, limit=NAMED + 1)}
     with suppress(ServiceUnavailable):  # the database of the letters is not open here
         found |= {*await letter_ids(text, limit=NAMED + 1)}
     return found

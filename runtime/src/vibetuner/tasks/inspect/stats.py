@@ -15,7 +15,7 @@ from vibetuner.errors import VibetunerError
 from vibetuner.redis.keys import MINUTE_MS, QUARTER_MS
 from vibetuner.stored import read_number
 from vibetuner.tasks.dead_letters import count
-from vibetuner.tasks.inspect.model import Counts, QueueView, WorkerView, moment
+from vibetuner.tasks.inspect.model import Counts, WorkerView, moment
 from vibetuner.tasks.inspect.outbox import Outbox, read_outbox
 from vibetuner.tasks.inspect.queue import Queue, now_ms
 from vibetuner.tasks.journal.entry import bucket_ms
@@ -93,7 +93,6 @@ class Stats(NamedTuple):
     hour: Span
     day: Span
     workers: list[WorkerView]
-    queues: list[QueueView]
 
 
 async def read_stats(queue: Queue) -> Stats:
@@ -109,7 +108,6 @@ async def read_stats(queue: Queue) -> Stats:
         hour=await read_span(queue, "hour"),
         day=await read_span(queue, "day"),
         workers=workers,
-        queues=await queue.queue_views(workers),
     )
 
 

@@ -92,6 +92,11 @@ class MongoOutbox:
             async for one in found
         ]
 
+    async def ids(self, beginning: str, limit: int) -> list[str]:
+        """Implement :meth:`Store.ids`."""
+        same = {"_id": {"$regex": f"^{re.escape(beginning)}"}}
+        return [str(one["_id"]) async for one in _rows().find(same, ["_id"]).limit(limit)]
+
     async def delete(self, task_ids: Sequence[str]) -> None:
         """Implement :meth:`Store.delete`."""
         await _rows().delete_many({"_id": {"$in": list(task_ids)}})

@@ -24,7 +24,6 @@ DURABLE_END = f'"{DURABLE}"]'
 
 #: How long a look at the outbox waits for its database.
 ANSWER_SECONDS = 2.0
-MOST_LISTED = 5000
 
 UNKNOWN_SESSION = (
     "within() takes an AsyncSession of SQLModel or SQLAlchemy, or a MongoDB session in a "
@@ -90,6 +89,10 @@ class Store(Protocol):
         """
         ...
 
+    async def ids(self, beginning: str, limit: int) -> list[str]:
+        """Return ids of committed rows that begin with ``beginning``, letters and digits."""
+        ...
+
     async def delete(self, task_ids: Sequence[str]) -> None:
         """Delete rows that were handed on."""
         ...
@@ -119,13 +122,13 @@ async def find_row(task_id: str) -> Row | None:
     return None
 
 
-async def ids_in_outbox() -> list[str]:
-    """Return the tasks of the oldest 5,000 committed rows; none if a database does not answer."""
+async def ids_in_outbox(beginning: str, *, limit: int) -> list[str]:
+    """Return ids of tasks with a committed row; none if a database does not answer."""
     found: list[str] = []
     with suppress(Exception):
         async with asyncio.timeout(ANSWER_SECONDS):
             for store in open_stores():
-                found += [row.task_id for row in await store.read(None, MOST_LISTED)]
+                found += await store.ids(beginning, limit)
     return found
 
 

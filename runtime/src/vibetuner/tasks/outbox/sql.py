@@ -100,6 +100,14 @@ class SqlOutbox:
         async with sql_engine.get().connect() as connection:
             return [Row(*found) for found in await connection.execute(statement)]
 
+    async def ids(self, beginning: str, limit: int) -> list[str]:
+        """Implement :meth:`Store.ids`."""
+        same = col(Outbox.task_id).startswith(beginning, autoescape=True)
+        async with sql_engine.get().connect() as connection:
+            found = await connection.execute(select(Outbox.task_id).where(same).limit(limit))
+            # SQLite's LIKE ignores the case.
+            return [one for one in found.scalars() if one.startswith(beginning)]
+
     async def delete(self, task_ids: Sequence[str]) -> None:
         """Implement :meth:`Store.delete`."""
         async with sql_engine.get().begin() as connection:
