@@ -40,7 +40,7 @@ def test_a_line_that_comes_due_is_accepted(tab: str):
         ("0 0 3 * * * 2030", "has 7 fields and takes five"),
         ("", "has 0 fields and takes five"),
         ("@reboot", "has 1 field and takes five"),
-        ("0 0\t3 * *", "holds a character that is no space"),
+        ("0 0\t3 * *", "takes only spaces between its fields"),
         ("0 0 30 2 *", "never comes due"),
         ("0 0 31 4,6,9,11 *", "never comes due"),
     ],

@@ -220,6 +220,13 @@ def test_the_secret_can_be_changed_while_tasks_wait():
     assert both[0] == keys(secret_key="new")[0]
 
 
+def test_the_key_of_a_secret_never_changes():
+    """SECRET_KEY leads to the same key in every version, which has to read waiting tasks."""
+    assert keys(secret_key="ours")[0].hex() == (
+        "71ccf92320a56dfef9e5b3e548678c875cce2b43773b52532f688d4d1fa5e0ff"
+    )
+
+
 def test_the_key_is_not_the_secret_itself():
     """The signing key does not contain SECRET_KEY, which signs other things, too."""
     assert b"ours" not in keys(secret_key="ours")[0]
