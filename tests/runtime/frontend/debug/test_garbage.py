@@ -168,9 +168,10 @@ def settings(settings: Settings) -> Iterator[Settings]:
         yield own
 
 
+# Each example opens eleven pages and runs every command; `just fuzz` goes on for as long as it may.
 @given(what=spoiled())
 @hypothesis_settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 async def test_one_record_that_is_not_ours_turns_no_page_into_an_error(
     settings: Settings, client: AsyncClient, worker: TaskWorker, what: dict[str, bytes]
