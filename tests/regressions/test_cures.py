@@ -71,6 +71,16 @@ def test_a_server_that_refuses_has_another_cure_than_one_that_is_down(reason: st
     assert line.startswith(f"A server at x://***@z can't be used: {reason.rstrip('.')}. {cure}")
 
 
+def test_an_embedded_server_that_does_not_answer_has_its_state_as_the_cure():
+    """The cure for an embedded server is not to set the value that it has."""
+    late = ("MongoDB", "MONGODB_URL", "embedded", "no answer within 10 s")
+
+    assert explain_unusable(*late, environment="development") == (
+        "Embedded MongoDB can't be used: no answer within 10 s. "
+        "See its state and its log:  vibetuner services status"
+    )
+
+
 def test_only_development_is_told_about_embedded_servers():
     """Only development is told about embedded servers, which production refuses."""
     down = ("Redis", "REDIS_URL", "redis://cache", "no answer")

@@ -139,6 +139,8 @@ def test_lines_that_both_have_changed_are_named_with_what_to_do(
     assert clashed.returncode == 1
     assert "have changed the same lines of Dockerfile\n" in clashed.stderr
     assert "# mine\n=======\n# new in v0.9.1" in (project.folder / "Dockerfile").read_text("utf-8")
+    again = template_update(project)
+    assert "error: Lines of Dockerfile are in conflict: choose one side of each" in again.stderr
     with as_it_stands(project, tmp_path):
         assert_way_back_leads_to(head, project, clashed.stderr)
     (project.folder / "Dockerfile").write_text("# ours\n", encoding="utf-8")

@@ -76,6 +76,7 @@ SECRET_VALUE = re.compile(
     r"""(?i)(?:(?<=[?&;\s])|^)((?:\w+_)?(?:password|passwd|pwd|token|secret))=[^\s&;,"'<>)]+"""
 )
 # Servers for development, which a URL with the value `embedded` starts, and real ones.
+EMBEDDED_CURE = "See its state and its log:  vibetuner services status"
 REAL_SERVERS = {"REDIS_URL": "redis://valkey:6379", "MONGODB_URL": "mongodb://mongo:27017"}
 # Packages of the extras that each project has; `uv add` would pin them a second time.
 EXTRAS = {"asyncpg": "postgres", "uvloop": "speed"}
@@ -250,6 +251,8 @@ def explain_unusable(system: str, name: str, url: str, reason: str, *, environme
     "Redis at redis://***@cache can't be used: WRONGPASS invalid password. \
 Correct the user and the password in REDIS_URL"
     """
+    if url == "embedded":  # it has started, and does not answer now
+        return f"Embedded {system} can't be used: {reason.rstrip('.')}. {EMBEDDED_CURE}"
     usual = f"Start it, or correct {name}"
     if name in REAL_SERVERS and environment != "production":
         usual = f"Start it, correct {name}, or set {name}=embedded in development"

@@ -35,6 +35,11 @@ class News:
 def check_committed(root: Path) -> None:
     """Raise CommandError unless everything is committed, so that an update can be undone."""
     changed = run_tool("git", "status", "--porcelain", cwd=root).splitlines()
+    if clashes := [line[3:] for line in changed if "U" in line[:2] or line[:2] in {"AA", "DD"}]:
+        raise CommandError(
+            f"Lines of {', '.join(clashes)} are in conflict: choose one side of each, and commit. "
+            "Or go back:  git reset --hard && git clean --force -d && uv sync"
+        )
     if changed:
         names = ", ".join(line[3:] for line in changed[:3]) + (", …" if len(changed) > 3 else "")
         raise CommandError(
