@@ -1,4 +1,4 @@
-"""Runs a storm and prints the ledger: ``python -m chaos --seconds 120 --seed 1``."""
+"""Injects faults and prints the ledger: ``python -m chaos --seconds 120 --seed 1``."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def main() -> int:
     """Run and print; return 0 if no task was lost and no try was counted wrongly."""
     options = _parse()
     durable = ", durable" if options.durable else ""
-    _say(f"seed {options.seed}, {options.seconds:g} s of storm, {options.topology}{durable}")
+    _say(f"seed {options.seed}, {options.seconds:g} s of faults, {options.topology}{durable}")
     with _folder(keep=options.keep) as folder:
         wanted = Run(
             seed=options.seed,
@@ -58,7 +58,7 @@ def _parse() -> argparse.Namespace:
         prog="chaos", description="Run tasks through faults drawn from a seed, and judge the end."
     )
     length = parser.add_mutually_exclusive_group()
-    length.add_argument("--seconds", type=float, default=120, help="how long the storm lasts")
+    length.add_argument("--seconds", type=float, default=120, help="how long faults are injected")
     length.add_argument("--minutes", type=float, help="the same in minutes")
     parser.add_argument("--seed", type=int, default=SystemRandom().randrange(10_000))
     parser.add_argument("--workers", type=int, default=2, help="beside a supervisor with two more")

@@ -1,4 +1,4 @@
-"""Does one run: starts everything, runs the storm, waits until the queue is empty, and judges."""
+"""Does one run: starts everything, injects faults, waits until the queue is empty, and judges."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from chaos.crew import Crewman
-from chaos.faults import Storm, Topology, plan
+from chaos.faults import Faults, Topology, plan
 from chaos.journal import JOURNAL, read_notes
 from chaos.ledger import Ledger, judge
 from chaos.outbox import make_outbox, outbox_url
@@ -67,24 +67,24 @@ async def run(wanted: Run) -> Ledger:
         )
         await make_outbox(settings)
         async with _crew(wanted, environment) as (workers, supervisor), _progress(wanted, journal):
-            storm = Storm(workers, supervisor, redis, mongo)
-            await _live_through(wanted, storm, environment)
+            faults = Faults(workers, supervisor, redis, mongo)
+            await _live_through(wanted, faults, environment)
             await redis.ready()
             await mongo.ready()
-            wanted.say("the storm is over; waiting until the queue is idle")
+            wanted.say("the faults are over; waiting until the queue is idle")
             took = await wait_until_idle(settings, lambda: _known(journal), IDLE_SECONDS)
             wanted.say(f"idle after {took:.0f} s" if took is not None else "still not idle")
             stored = await look(settings, _known(journal))
     return judge(read_notes(journal), stored, durable=wanted.durable)
 
 
-async def _live_through(wanted: Run, storm: Storm, environment: dict[str, str]) -> None:
+async def _live_through(wanted: Run, faults: Faults, environment: dict[str, str]) -> None:
     producer = Child("producer", wanted.folder, environment)
     try:
         producer.start(
             [sys.executable, "-m", "app.producer", f"{wanted.seed} tasks", str(wanted.seconds)]
         )
-        await storm.run(plan(wanted.seed, wanted.seconds, wanted.topology))
+        await faults.run(plan(wanted.seed, wanted.seconds, wanted.topology))
         async with asyncio.timeout(LAST_ANSWERS_SECONDS):
             if code := await producer.ended():
                 raise RuntimeError(f"the producer ended with exit code {code}; see producer.log")
@@ -166,7 +166,7 @@ def _variables(redis: Valkey | Replication, mongo: Mongo) -> dict[str, str]:
         "MONGODB_URL": mongo.url,
         "REDIS_KEY_PREFIX": redis.prefix,
         "ENVIRONMENT": "production",
-        "SECRET_KEY": "a key that the storm share, and nobody else",
+        "SECRET_KEY": "a key that the processes share, and nobody else",
         "WORKER_GRACE_PERIOD": "3",
         "WORKER_IDLE_TIMEOUT": "5",
     }

@@ -16,7 +16,7 @@ from chaos.replication import Replication
 from chaos.servers import Server
 from chaos.story import FORCED, Effect
 
-__all__ = ["PlannedFault", "Storm", "Topology", "plan"]
+__all__ = ["Faults", "PlannedFault", "Topology", "plan"]
 
 Topology = Literal["single", "sentinel", "cluster"]
 
@@ -96,7 +96,7 @@ def plan(seed: int, seconds: float, topology: Topology = "single") -> Iterator[P
         yield fault
 
 
-class Storm:
+class Faults:
     """Inflicts the planned faults on the processes of a run."""
 
     def __init__(

@@ -1,4 +1,4 @@
-"""The storm's SQL database: orders, and the outbox beside them."""
+"""The SQL database of a run: orders, and the outbox beside them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ ORDERS = "CREATE TABLE orders (number TEXT PRIMARY KEY)"
 
 def outbox_url(folder: Path) -> str:
     """Return the value of DATABASE_URL."""
-    return f"sqlite+aiosqlite:///{folder / 'storm.db'}"
+    return f"sqlite+aiosqlite:///{folder / 'chaos.db'}"
 
 
 async def make_outbox(settings: Settings) -> None:

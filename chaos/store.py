@@ -1,4 +1,4 @@
-"""Reads the tasks from Redis and MongoDB, once the storm is over."""
+"""Reads the tasks from Redis and MongoDB, once the faults are over."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ from typing import Any, Self, TypeVar
 
 from coredis.exceptions import RedisError
 
-from tests.doors import opened_door
+from tests.listeners import open_listener
 from tests.processes import free_port
 from tests.waiting import eventually, wait_until
 from vibetuner.config import Settings, using_settings
@@ -114,7 +114,7 @@ class Valkey:
             writer.close()
             seen.release()
 
-        async with opened_door(hang_up, port=self.port):
+        async with open_listener(hang_up, port=self.port):
             async with asyncio.timeout(15):
                 for _ in range(wanted):
                     await seen.acquire()

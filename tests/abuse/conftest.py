@@ -130,7 +130,7 @@ class Part:
 
 
 @dataclass
-class Besieged(Part):
+class ListeningPart(Part):
     """A process that listens on a port, such as the web process."""
 
     port: int = 0
@@ -159,7 +159,7 @@ class Besieged(Part):
 
 @dataclass
 class Seen:
-    """The response times of a well-behaved client during a siege, and the peaks of each part."""
+    """The response times of a well-behaved client during the block, and the peaks of each part."""
 
     seconds: list[float] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
@@ -167,8 +167,8 @@ class Seen:
     disk: int = 0
 
 
-class Siege(Protocol):
-    """Starts a siege, and asserts the limits at its end."""
+class WithinLimits(Protocol):
+    """Sends requests during the block, and asserts the limits at its end."""
 
     def __call__(
         self, *parts: Part, log: int = LOG_BYTES, peak: int = 0
@@ -176,7 +176,7 @@ class Siege(Protocol):
 
 
 @contextmanager
-def started(tmp_path: Path, service: str, **environment: str) -> Iterator[Besieged]:
+def started(tmp_path: Path, service: str, **environment: str) -> Iterator[ListeningPart]:
     """Run ``run prod frontend`` or ``worker`` of the project in ``shop``, under its limits."""
     if shutil.which("prlimit") is None:
         pytest.skip("prlimit is not installed")
@@ -195,7 +195,7 @@ def started(tmp_path: Path, service: str, **environment: str) -> Iterator[Besieg
         },
         under=("prlimit", *limits),
     ) as command:
-        yield Besieged(service, command, temporary, port)
+        yield ListeningPart(service, command, temporary, port)
 
 
 @pytest.fixture
@@ -206,7 +206,7 @@ def project(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def besieged(tmp_path: Path, project: Path) -> Iterator[Besieged]:
+def web(tmp_path: Path, project: Path) -> Iterator[ListeningPart]:
     """Yield a web process without Redis."""
     with started(tmp_path, "web") as web:
         wait_for_http(f"{web.url}/health", seconds=60)
@@ -217,7 +217,7 @@ def besieged(tmp_path: Path, project: Path) -> Iterator[Besieged]:
 class Shop:
     """A web process, a worker and their Redis."""
 
-    web: Besieged
+    web: ListeningPart
     worker: Part
     redis: Valkey
     folder: Path
@@ -242,7 +242,7 @@ def shop(tmp_path: Path, project: Path) -> Iterator[Shop]:
 
 
 @pytest.fixture
-def siege(request: pytest.FixtureRequest) -> Siege:
+def within_limits(request: pytest.FixtureRequest) -> WithinLimits:
     """Let a well-behaved client send requests during the block, and assert the limits.
 
     The client must be served in time. No part may use more memory, together with its temporary
@@ -253,7 +253,9 @@ def siege(request: pytest.FixtureRequest) -> Siege:
     @contextmanager
     def holding(*parts: Part, log: int = LOG_BYTES, peak: int = 0) -> Iterator[Seen]:
         seen, over = Seen(), threading.Event()
-        web = next(part for part in parts if isinstance(part, Besieged) and part.service == "web")
+        web = next(
+            part for part in parts if isinstance(part, ListeningPart) and part.service == "web"
+        )
         written = {part.service: part.log_bytes for part in parts}
 
         def ask() -> None:

@@ -11,7 +11,7 @@ from contextlib import ExitStack, suppress
 import httpx2
 import pytest
 
-from tests.abuse.conftest import TOKEN, Besieged, Shop, Siege
+from tests.abuse.conftest import TOKEN, ListeningPart, Shop, WithinLimits
 from tests.waiting import wait_until
 
 pytestmark = pytest.mark.slow
@@ -33,11 +33,13 @@ def read_all(connection: socket.socket) -> bytes:
     return received
 
 
-def test_unfinished_heads_of_one_client_block_no_other_client(besieged: Besieged, siege: Siege):
+def test_unfinished_heads_of_one_client_block_no_other_client(
+    web: ListeningPart, within_limits: WithinLimits
+):
     """Unfinished heads of one client get 408 after ten seconds, or 429 if they are too many."""
     began = time.monotonic()
-    with ExitStack() as stack, siege(besieged):
-        connections = [stack.enter_context(besieged.connect()) for _ in range(400)]
+    with ExitStack() as stack, within_limits(web):
+        connections = [stack.enter_context(web.connect()) for _ in range(400)]
         for connection in connections:
             with suppress(OSError):
                 connection.send(HEAD)
@@ -51,17 +53,17 @@ def test_unfinished_heads_of_one_client_block_no_other_client(besieged: Besieged
     assert len(late) + len(refused) == 400
     assert all(b"Retry-After: " in answer for answer in refused if answer)
     assert took < 30
-    assert "refused a connection of 127.0.0.2" in besieged.command.output
+    assert "refused a connection of 127.0.0.2" in web.command.output
 
 
-def test_missing_bodies_are_not_waited_for(besieged: Besieged, siege: Siege):
+def test_missing_bodies_are_not_waited_for(web: ListeningPart, within_limits: WithinLimits):
     """A missing body gets 408 after twenty seconds, plus one for each 500 bytes received."""
     head = (
         "POST /signup HTTP/1.1\r\nHost: shop\r\nContent-Length: 900000\r\n"
         f"Content-Type: {FORM['Content-Type']}\r\n\r\n"
     ).encode()
-    with ExitStack() as stack, siege(besieged):
-        connections = [stack.enter_context(besieged.connect()) for _ in range(20)]
+    with ExitStack() as stack, within_limits(web):
+        connections = [stack.enter_context(web.connect()) for _ in range(20)]
         for connection in connections:
             connection.send(head + PART)
         began = time.monotonic()
@@ -73,7 +75,9 @@ def test_missing_bodies_are_not_waited_for(besieged: Besieged, siege: Siege):
     assert {answer[:12] for answer in answers} == {b"HTTP/1.1 408"}
 
 
-def test_a_body_that_is_too_large_fills_neither_memory_nor_disk(besieged: Besieged, siege: Siege):
+def test_a_body_that_is_too_large_fills_neither_memory_nor_disk(
+    web: ListeningPart, within_limits: WithinLimits
+):
     """A body of half a gigabyte gets 413, by its Content-Length or once too much has arrived."""
     sent = 0
 
@@ -84,12 +88,12 @@ def test_a_body_that_is_too_large_fills_neither_memory_nor_disk(besieged: Besieg
             sent += 1_000_000
             yield b"x" * 1_000_000
 
-    with siege(besieged, peak=200_000_000) as seen:
+    with within_limits(web, peak=200_000_000) as seen:
         announced = {**FORM, "Content-Length": str(len(PART) + 540_000_000)}
         for headers in (announced, FORM):
             with suppress(httpx2.TransportError):  # it may hang up before all is sent
                 answer = httpx2.post(
-                    f"{besieged.url}/signup", content=chunks(), headers=headers, timeout=60
+                    f"{web.url}/signup", content=chunks(), headers=headers, timeout=60
                 )
                 assert answer.status_code == 413
 
@@ -97,47 +101,47 @@ def test_a_body_that_is_too_large_fills_neither_memory_nor_disk(besieged: Besieg
     assert seen.disk < 1_000_000
 
 
-def test_a_route_may_allow_a_larger_body(besieged: Besieged, siege: Siege):
+def test_a_route_may_allow_a_larger_body(web: ListeningPart, within_limits: WithinLimits):
     """A route's ``max_body_size`` replaces the general limit."""
     content = b"x" * 2_000_000
-    with siege(besieged):
+    with within_limits(web):
         answers = [
-            httpx2.post(f"{besieged.url}{path}", files={"file": ("a", content)}, timeout=30)
+            httpx2.post(f"{web.url}{path}", files={"file": ("a", content)}, timeout=30)
             for path in ("/signup", "/large")
         ]
     assert [answer.status_code for answer in answers] == [413, 200]
     assert answers[1].json() == 2_000_000
 
 
-def test_malformed_requests_fill_no_log(besieged: Besieged, siege: Siege):
+def test_malformed_requests_fill_no_log(web: ListeningPart, within_limits: WithinLimits):
     """A thousand malformed requests get 400 each, and their log lines are limited."""
-    with siege(besieged):
+    with within_limits(web):
         for _ in range(1000):
-            with besieged.connect() as connection:
+            with web.connect() as connection:
                 connection.send(b"NONSENSE\r\n\r\n")
                 assert read_all(connection).startswith(b"HTTP/1.1 400")
 
 
-def test_malformed_bodies_fill_no_log(besieged: Besieged, siege: Siege):
+def test_malformed_bodies_fill_no_log(web: ListeningPart, within_limits: WithinLimits):
     """Each malformed body gets exactly one response, and none causes a traceback."""
     head = "{} /signup HTTP/1.1\r\nHost: shop\r\nTransfer-Encoding: chunked\r\n\r\n"
-    with siege(besieged):
+    with within_limits(web):
         for n in range(200):
-            with besieged.connect() as connection:
+            with web.connect() as connection:
                 connection.send(head.format(("POST", "HEAD", "PUT")[n % 3]).encode())
                 connection.send(b"no length\r\n")
                 answer = read_all(connection)
                 assert answer.startswith(b"HTTP/1.1 4")
                 assert answer.count(b"HTTP/1.1") == 1
 
-    assert "Traceback" not in besieged.command.output
+    assert "Traceback" not in web.command.output
 
 
-def test_event_streams_of_one_client_block_no_other_client(shop: Shop, siege: Siege):
+def test_event_streams_of_one_client_block_no_other_client(shop: Shop, within_limits: WithinLimits):
     """One client gets as many streams as a client may have, and then 429 or 503."""
     web = shop.web
     head = b"GET /events HTTP/1.1\r\nHost: shop.example\r\n\r\n"
-    with ExitStack() as stack, siege(*shop.parts):
+    with ExitStack() as stack, within_limits(*shop.parts):
         connections = [stack.enter_context(web.connect()) for _ in range(400)]
         answers = []
         for connection in connections:
@@ -154,11 +158,11 @@ def test_event_streams_of_one_client_block_no_other_client(shop: Shop, siege: Si
     assert all(b"retry-after: " in answer.lower() for answer in refused)
 
 
-def test_clients_that_do_not_read_use_no_memory(shop: Shop, siege: Siege):
+def test_clients_that_do_not_read_use_no_memory(shop: Shop, within_limits: WithinLimits):
     """Clients that ask for a long history of large events, and read nothing, use no memory."""
     web = shop.web
     head = b"GET /events HTTP/1.1\r\nHost: shop.example\r\nLast-Event-ID: 1-0\r\n\r\n"
-    with ExitStack() as stack, siege(*shop.parts, peak=250_000_000):
+    with ExitStack() as stack, within_limits(*shop.parts, peak=250_000_000):
         for _ in range(20):
             news = httpx2.post(f"{web.url}/news", params={"size": 200_000}, timeout=30)
             assert news.status_code == 202
@@ -172,15 +176,15 @@ def test_clients_that_do_not_read_use_no_memory(shop: Shop, siege: Siege):
     wait_until(lambda: "SSE_EVENT_BYTES" in web.command.output, what=lambda: "the log line")
 
 
-def test_wrong_tokens_lock_nobody_out(besieged: Besieged, siege: Siege):
+def test_wrong_tokens_lock_nobody_out(web: ListeningPart, within_limits: WithinLimits):
     """Two hundred wrong tokens of one visitor are refused, while the right token still unlocks."""
 
     def guess(token: str) -> int:
         return client.post("/_unlock-debug", data={"token": token}).status_code
 
     with (
-        httpx2.Client(base_url=besieged.url, timeout=60) as client,
-        siege(besieged),
+        httpx2.Client(base_url=web.url, timeout=60) as client,
+        within_limits(web),
         ThreadPoolExecutor(20) as pool,
     ):
         guesses = [pool.submit(guess, f"guess-{n}") for n in range(200)]
@@ -189,4 +193,4 @@ def test_wrong_tokens_lock_nobody_out(besieged: Besieged, siege: Siege):
 
     assert answers == {404}
     assert unlocked == 303
-    assert "refused a token for /debug from 127.0.0.1" in besieged.command.output
+    assert "refused a token for /debug from 127.0.0.1" in web.command.output

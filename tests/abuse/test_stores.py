@@ -14,7 +14,7 @@ import httpx2
 import pytest
 from coredis import Redis
 
-from tests.abuse.conftest import KEY, TOKEN, Shop, Siege
+from tests.abuse.conftest import KEY, TOKEN, Shop, WithinLimits
 from tests.processes import run_vibetuner
 from tests.runtime.tasks.letters.conftest import make_letter
 from tests.waiting import eventually, wait_until
@@ -57,7 +57,9 @@ def operator(shop: Shop) -> Iterator[httpx2.Client]:
         yield client
 
 
-def test_only_calls_signed_for_their_place_are_run(shop: Shop, siege: Siege, tmp_path: Path):
+def test_only_calls_signed_for_their_place_are_run(
+    shop: Shop, within_limits: WithinLimits, tmp_path: Path
+):
     """A call copied to other ids, or an attacker's pickle, isn't run but becomes a dead letter."""
     planted, stream = tmp_path / "planted", KEYS.stream("normal")
     process = shop.worker.command.process
@@ -78,12 +80,12 @@ def test_only_calls_signed_for_their_place_are_run(shop: Shop, siege: Siege, tmp
             await eventually(lambda: redis.exists([KEYS.result(task_id)]), seconds=30)
             assert (await redis.xpending(stream, GROUP)).pending == 0
 
-    with siege(*shop.parts, log=200_000):  # a letter is two lines
+    with within_limits(*shop.parts, log=200_000):  # a letter is two lines
         asyncio.run(attack())
     assert not planted.exists()
 
 
-def test_garbage_in_every_key_breaks_no_page(shop: Shop, siege: Siege, operator: httpx2.Client):
+def test_garbage_in_every_key_breaks_no_page(shop: Shop, within_limits: WithinLimits, operator: httpx2.Client):
     """With garbage in every key, each page of the dashboard answers, and the worker goes on.
 
     A task that is enqueued afterwards runs.
@@ -109,14 +111,14 @@ def test_garbage_in_every_key_breaks_no_page(shop: Shop, siege: Siege, operator:
     for name in ("add", "fail"):
         httpx2.post(f"{shop.web.url}/orders", params={"name": name}, timeout=30)
     shop.worker.command.wait_for("fail failed", seconds=30)
-    with siege(*shop.parts, log=20_000):
+    with within_limits(*shop.parts, log=20_000):
         asyncio.run(attack())
         ended = shop.worker.command.output.count("add finished")
         assert httpx2.post(f"{shop.web.url}/orders", timeout=30).status_code == 202
         wait_until(lambda: shop.worker.command.output.count("add finished") > ended, seconds=60)
 
 
-def test_a_silent_redis_leads_to_a_503_within_the_deadline(shop: Shop, siege: Siege):
+def test_a_silent_redis_leads_to_a_503_within_the_deadline(shop: Shop, within_limits: WithinLimits):
     """While Redis is frozen, forty requests get 503 in 8 seconds; later, the app serves again."""
 
     def order(_: int) -> httpx2.Response:
@@ -124,7 +126,7 @@ def test_a_silent_redis_leads_to_a_503_within_the_deadline(shop: Shop, siege: Si
 
     with (
         httpx2.Client(base_url=shop.web.url, timeout=20) as client,
-        siege(*shop.parts, log=20_000),  # what was accepted is run in the end
+        within_limits(*shop.parts, log=20_000),  # what was accepted is run in the end
     ):
         shop.redis.freeze()
         try:
@@ -142,7 +144,7 @@ def test_a_silent_redis_leads_to_a_503_within_the_deadline(shop: Shop, siege: Si
 
 
 def test_many_letters_use_no_memory_and_block_no_page(
-    shop: Shop, siege: Siege, operator: httpx2.Client
+    shop: Shop, within_limits: WithinLimits, operator: httpx2.Client
 ):
     """20,000 dead letters arrive within the memory limits, and the pages that show them answer."""
 
@@ -160,7 +162,7 @@ def test_many_letters_use_no_memory_and_block_no_page(
                     )
                 )
 
-    with siege(*shop.parts):
+    with within_limits(*shop.parts):
         for start in range(0, LETTERS, LOOK_AFTER):
             asyncio.run(bury(start))
             for path in ("", "/dead", "/dead?fingerprint=f3", "/dead/confirm?verb=retry"):
@@ -168,9 +170,11 @@ def test_many_letters_use_no_memory_and_block_no_page(
         assert f"{LETTERS} open" in operator.get(f"{HOME}/dead").text
 
 
-def test_a_password_in_an_error_is_shown_nowhere(shop: Shop, siege: Siege, operator: httpx2.Client):
+def test_a_password_in_an_error_is_shown_nowhere(
+    shop: Shop, within_limits: WithinLimits, operator: httpx2.Client
+):
     """A password in an error is masked in logs, pages, commands and stored records."""
-    with siege(*shop.parts, log=20_000):
+    with within_limits(*shop.parts, log=20_000):
         task_id = httpx2.post(f"{shop.web.url}/orders", params={"name": "fail"}, timeout=30).json()
         shop.worker.command.wait_for("fail failed", seconds=30)
 
@@ -190,10 +194,10 @@ def test_a_password_in_an_error_is_shown_nowhere(shop: Shop, siege: Siege, opera
     assert not [text for text in shown if "hunter2" in text]
 
 
-def test_a_key_that_can_be_guessed_starts_nothing(shop: Shop, siege: Siege):
+def test_a_key_that_can_be_guessed_starts_nothing(shop: Shop, within_limits: WithinLimits):
     """`run prod` ends with one line about a guessable SECRET_KEY, and other processes go on."""
     started = []
-    with siege(*shop.parts):
+    with within_limits(*shop.parts):
         for key in ("x", "   ", "changeme"):
             environment = {**shop.environment, "SECRET_KEY": key, "DEBUG_ACCESS_TOKEN": TOKEN}
             started.append(

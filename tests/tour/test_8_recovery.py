@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 import pytest
 from coredis import Redis
 
-from tests.doors import through
+from tests.listeners import open_proxy
 from tests.processes import free_port, vibetuner
 from tests.valkey import Valkey
 from tests.workshop import Workshop
@@ -99,7 +99,7 @@ async def test_a_worker_waits_for_mongodb_at_its_start(workshop: Workshop, serve
     with vibetuner(*arguments, folder=workshop.root, log=log, environment=variables) as worker:
         await asyncio.to_thread(worker.wait_for, "can't be used")
         there = urlsplit(servers.urls["mongodb"])
-        async with through(Address(host=there.hostname or "", port=there.port or 0), port=port):
+        async with open_proxy(Address(host=there.hostname or "", port=there.port or 0), port=port):
             await asyncio.to_thread(worker.wait_for, "worker ready")
             worker.process.send_signal(signal.SIGTERM)
             await asyncio.to_thread(worker.process.wait, 20)

@@ -38,7 +38,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from starlette.requests import HTTPConnection
 
@@ -314,6 +314,16 @@ def shorten(value: object, longest: int = 60) -> str:
     """
     text = repr(value)
     return text if len(text) <= longest else f"{text[:longest]}…"
+
+
+def first_few(texts: Sequence[str], most: int = 3) -> str:
+    """Return the first texts in one line, and how many more there are.
+
+    >>> first_few(["a", "b", "c", "d", "e"]), first_few(["a", "b"], 1), first_few(["a"])
+    ('a, b, c and 2 more', 'a and 1 more', 'a')
+    """
+    more = f" and {len(texts) - most} more" if len(texts) > most else ""
+    return f"{', '.join(texts[:most])}{more}"
 
 
 def counted(number: int, noun: str) -> str:

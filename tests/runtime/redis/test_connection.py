@@ -11,7 +11,7 @@ import pytest
 from coredis.exceptions import ConnectionError as Disconnected
 from coredis.exceptions import ResponseError
 
-from tests.doors import through
+from tests.listeners import open_proxy
 from tests.valkey import Valkey
 from tests.waiting import eventually
 from vibetuner.redis.blocking import ask
@@ -48,7 +48,7 @@ async def test_calls_of_one_turn_go_out_in_one_write(servers: Any):
     """The calls of one iteration of the loop are sent in one write."""
     url = servers.urls["redis"]
     reads: list[int] = []
-    async with through(parse_url(url), on_read=reads.append) as port:
+    async with open_proxy(parse_url(url), on_read=reads.append) as port:
         async with Connection(Address(host="127.0.0.1", port=port)) as wire:
             await asyncio.gather(*(wire.call("PING") for _ in range(100)))
 

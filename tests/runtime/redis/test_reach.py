@@ -14,7 +14,7 @@ from urllib.parse import quote
 import pytest
 from coredis.exceptions import ConnectionError as Disconnected
 
-from tests.doors import through
+from tests.listeners import open_proxy
 from tests.processes import run_vibetuner, wait_until
 from tests.projects import write_shop
 from vibetuner.config import Settings
@@ -69,7 +69,7 @@ async def test_a_password_of_all_characters(server: Path):
     word = quote(PASSWORD, safe="")
     await reach(f"unix://ann:{word}@{server}?db=3")
     await reach(f"unix://{server}?username=ann&password={word}")
-    async with through(Address(path=str(server))) as port:
+    async with open_proxy(Address(path=str(server))) as port:
         await reach(f"redis://ann:{word}@127.0.0.1:{port}/3")
         await reach(f"redis://127.0.0.1:{port}?username=ann&password={word}&db=2")
         await reach(f"redis://ann:{word}@[::ffff:127.0.0.1]:{port}")
@@ -118,7 +118,7 @@ async def encrypted(server: Path, certificates: Path, *, mutual: bool) -> AsyncI
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=certificates / "ca.pem")
     context.load_cert_chain(certificates / "server.pem", certificates / "server.key")
     context.verify_mode = ssl.CERT_REQUIRED if mutual else ssl.CERT_NONE
-    async with through(Address(path=str(server)), tls=context) as port:
+    async with open_proxy(Address(path=str(server)), tls=context) as port:
         yield port
 
 

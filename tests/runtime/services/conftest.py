@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.doors import opened_door
+from tests.listeners import open_listener
 
 
 @dataclass
@@ -111,7 +111,7 @@ class SmtpServer:
 @contextlib.asynccontextmanager
 async def running(server: SmtpServer) -> AsyncIterator[SmtpServer]:
     tls = server.tls if server.implicit_tls else None
-    async with opened_door(server.serve, host=server.host, tls=tls) as server.port:
+    async with open_listener(server.serve, host=server.host, tls=tls) as server.port:
         yield server
     await asyncio.gather(*server.conversations)
 

@@ -7,9 +7,6 @@ import os
 import socket
 from typing import Any
 
-# Equal to that of vibetuner.tasks.inspect.model, which would import the queue's driver.
-LIVE_SECONDS = 15.0
-
 
 def check_alive(*, here: bool, queue: str | None = None, as_json: bool) -> None:
     """Print the live workers of this queue.
@@ -21,6 +18,7 @@ def check_alive(*, here: bool, queue: str | None = None, as_json: bool) -> None:
     """
     from vibetuner.errors import CommandError
     from vibetuner.project import worker_command
+    from vibetuner.redis.keys import LIVE_SECONDS
 
     url, prefix, environment = _settings()
     workers = _workers(url, prefix, environment)

@@ -32,30 +32,22 @@ def main(arguments: list[str] | None = None) -> None:
         configure_logging(debug=settings.debug, as_json=as_json, process=options.name)
         if options.supervised:
             _die_with_parent()
-        if options.part == "frontend":
-            _serve_frontend(options)
-        elif options.part == "monitor":
-            _serve_monitor(options)
-        else:
+        if options.part == "worker":
             _serve_worker(options)
+        else:
+            _serve_pages(options)
 
 
-def _serve_frontend(options: argparse.Namespace) -> None:
+def _serve_pages(options: argparse.Namespace) -> None:
     with loading():
         import_coredis()
-        from vibetuner.cli.web import serve_frontend
+        from vibetuner.cli.web import serve_frontend, serve_monitor
 
     with socket.socket(fileno=options.fd) as listener:
-        serve_frontend(listener, dev=options.dev)
-
-
-def _serve_monitor(options: argparse.Namespace) -> None:
-    with loading():
-        import_coredis()
-        from vibetuner.cli.web import serve_monitor
-
-    with socket.socket(fileno=options.fd) as listener:
-        serve_monitor(listener, host=options.host, worker_id=options.worker)
+        if options.part == "frontend":
+            serve_frontend(listener, dev=options.dev)
+        else:
+            serve_monitor(listener, host=options.host, worker_id=options.worker)
 
 
 def _serve_worker(options: argparse.Namespace) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -73,11 +73,11 @@ def down(
 
 
 def _print_json(seen: ServicesStatus) -> None:
-    import json
     from dataclasses import asdict
 
-    content: dict[str, Any] = {"running": seen.running, **asdict(seen)}
-    print(json.dumps(content, default=str, indent=2))
+    from vibetuner.cli.console import print_json
+
+    print_json({"running": seen.running, **asdict(seen)})
 
 
 def _print_lines(seen: ServicesStatus) -> None:

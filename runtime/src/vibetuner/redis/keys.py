@@ -13,6 +13,8 @@ QUARTER_MS = 15 * MINUTE_MS
 
 #: The consumer group of a queue's streams.
 GROUP = "workers"
+#: A worker sends a heartbeat every two seconds; after this long without one it counts as lost.
+LIVE_SECONDS = 15.0
 
 
 class Keys:

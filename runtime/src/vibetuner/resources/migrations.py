@@ -28,10 +28,10 @@ from sqlalchemy.types import TypeDecorator
 from sqlmodel import SQLModel
 
 from vibetuner.config import Settings, get_settings
-from vibetuner.errors import CommandError, first_line
+from vibetuner.errors import CommandError, first_few, first_line
 from vibetuner.loader import load_project
 from vibetuner.project import ProjectInfo, project_info
-from vibetuner.resources.schema import find_differences, has_migrations, shorten
+from vibetuner.resources.schema import find_differences, has_migrations
 from vibetuner.resources.sql import POSTGRES_LOCK, table_of
 from vibetuner.resources.sql import check as ping
 
@@ -150,7 +150,7 @@ class Migrations:
         if differences:
             raise CommandError(
                 f"The database has tables and no record of a migration, and "
-                f"{shorten(differences)}. Record the migration that it is at:  "
+                f"{first_few(differences)}. Record the migration that it is at:  "
                 f"vibetuner db stamp {self._scripts.get_base()}"
             )
         await asyncio.to_thread(self.stamp, "heads")

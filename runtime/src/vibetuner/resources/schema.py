@@ -18,9 +18,7 @@ from vibetuner.project import ProjectInfo
 from vibetuner.resources.slots import sql_engine
 from vibetuner.resources.sql import open_sql, table_of
 
-__all__ = ["UtcDateTime", "find_differences", "has_migrations", "shorten"]
-
-SHOWN = 3
+__all__ = ["UtcDateTime", "find_differences", "has_migrations"]
 
 
 class UtcDateTime(TypeDecorator[datetime]):
@@ -72,16 +70,6 @@ async def find_differences(settings: Settings, models: Sequence[type[SQLModel]])
             f"SQL database: its tables can't be read: {first_line(error)}. "
             "Allow its user to read the catalogue"
         ) from error
-
-
-def shorten(differences: Sequence[str]) -> str:
-    """Return the first differences in one line.
-
-    >>> shorten(["table a is missing", "table b is missing", "table c is missing", "and d", "e"])
-    'table a is missing, table b is missing, table c is missing and 2 more'
-    """
-    more = f" and {len(differences) - SHOWN} more" if len(differences) > SHOWN else ""
-    return f"{', '.join(differences[:SHOWN])}{more}"
 
 
 def has_migrations(project: ProjectInfo) -> bool:

@@ -100,8 +100,7 @@ async def create_schema(settings: Settings, models: Sequence[type[SQLModel]]) ->
     """
     tables = [table_of(model) for model in models]
     async with open_sql(settings) as engine, engine.begin() as connection:
-        if lock := LOCKS.get(engine.dialect.name):
-            await connection.exec_driver_sql(lock)
+        await connection.exec_driver_sql(LOCKS[engine.dialect.name])
         existing = await connection.run_sync(
             lambda sync: {
                 table.name for table in tables if sync.dialect.has_table(sync, table.name)

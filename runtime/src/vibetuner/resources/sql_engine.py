@@ -72,7 +72,7 @@ def make_engine(settings: Settings) -> AsyncEngine:
     wait = min(LONGEST_WAIT, limit or LONGEST_WAIT)
     try:
         url = make_url(settings.database_url)
-        has_limit = limit is not None and url.get_driver_name() == "asyncpg"
+        has_limit = limit is not None and not _is_sqlite(url)
         options: dict[str, Any] = {"pool_pre_ping": True}
         if _is_sqlite(url):
             options = _sqlite_options(url, wait)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from vibetuner.app import VibetunerApp
 from vibetuner.config import Settings
-from vibetuner.errors import VibetunerError
+from vibetuner.errors import VibetunerError, first_few
 from vibetuner.project import project_info
 from vibetuner.redis import REDIS_MISSING
 from vibetuner.resources.slots import MONGO_MISSING, SQL_MISSING
@@ -134,7 +134,7 @@ async def probe_tables(
 async def explain_differences(settings: Settings, differences: Sequence[str]) -> str:
     """Return differences between tables and models in one line, with the cure."""
     schema, project = import_module("vibetuner.resources.schema"), project_info()
-    shown, cure = schema.shorten(differences), "Run:  vibetuner db upgrade"
+    shown, cure = first_few(differences), "Run:  vibetuner db upgrade"
     if schema.has_migrations(project):
         migrations = import_module("vibetuner.resources.migrations")  # loads Alembic
         try:

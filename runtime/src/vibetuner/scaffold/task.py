@@ -14,9 +14,9 @@ from vibetuner.scaffold.names import Name
 from vibetuner.scaffold.registered import find_tasks
 from vibetuner.scaffold.rendering import Renderer
 from vibetuner.scaffold.route import ROUTES, has_base, route_entry
+from vibetuner.timing import UNITS
 
 PROGRESS = "vibetuner.tasks.progress"
-UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 # unique=True requires a limit.
 DEFAULT_UNIQUE_TIMEOUT = timedelta(minutes=5)
 

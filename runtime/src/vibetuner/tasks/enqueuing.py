@@ -65,10 +65,8 @@ class Enqueuer:
         check_enqueue(call, self._worker.priorities)
         parts = self._parts_of(call) if call.after else []
         durable = self._durably if call.durable is None else call.durable
-        if durable:
-            await client.enqueue_durably([call], now, durable)
-        elif call.parent.unique or parts or isinstance(call.schedule, str):
-            await client.enqueue_many([call], now)
+        if durable or call.parent.unique or parts or isinstance(call.schedule, str):
+            await self._enqueue_plain([call], now)
         else:
             await client.enqueue_new(call, await call.serialize(now))
         if self._worker.on_enqueue is not None:

@@ -11,6 +11,7 @@ from tests.waiting import eventually
 from vibetuner.config import Settings, using_settings
 from vibetuner.errors import TaskError
 from vibetuner.tasks.inspect.actions import abort
+from vibetuner.tasks.inspect.line import StuckLine, find_stuck_line
 from vibetuner.tasks.inspect.queue import Queue, whole_id
 from vibetuner.tasks.letters.stream import keep
 from vibetuner.tasks.robust import Unique, robust_task
@@ -98,3 +99,14 @@ async def test_the_queue_of_a_task_is_found_among_the_oldest(queue: Queue):
     assert await queue.payloads([]) == []
     [payload] = await queue.payloads([task_id])
     assert (payload["f"], payload["a"]) == ("double", (1,))
+
+
+async def test_a_line_whose_record_cannot_be_read_is_not_reported(queue: Queue):
+    """A line is not reported as stuck if nobody can read the record of the task that it follows."""
+    keys = queue.engine_keys
+    await queue.redis.hset(keys.holder("charge"), {"holder": "a"})
+    assert await find_stuck_line(queue.redis, keys, "charge") is None
+    await queue.redis.hset(keys.unique, {"a": "no json"})
+    assert await find_stuck_line(queue.redis, keys, "charge") is None
+    await queue.redis.hset(keys.unique, {"a": '["charge", "normal", "0"]'})
+    assert await find_stuck_line(queue.redis, keys, "charge") == StuckLine("a", "charge", 0)

@@ -11,7 +11,7 @@ from streaq.types import StreaqCancelled
 from vibetuner.errors import TaskError
 from vibetuner.tasks.inspect.actions import check_arguments
 from vibetuner.tasks.inspect.detail import _result_row
-from vibetuner.tasks.inspect.line import _read_member
+from vibetuner.tasks.inspect.line import _group_of
 from vibetuner.tasks.inspect.model import State
 from vibetuner.tasks.inspect.shown import name_arguments, shown
 
@@ -74,7 +74,7 @@ def test_a_result_that_the_journal_does_not_have_is_shown(
 @pytest.mark.parametrize("stored", [None, "", "no json", "[1, 2]", "5"])
 def test_a_place_in_line_that_cannot_be_read_is_none(stored: Any):
     """A stored value that is no place in a line is read as an empty one."""
-    assert _read_member(stored) == ("", "")
+    assert _group_of(stored) == ""
 
 
 class Bare:

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from tests.doors import opened_door
+from tests.listeners import open_listener
 from tests.valkey import Valkey
 from vibetuner.config import Settings, using_settings
 
@@ -62,5 +62,5 @@ async def lossy_proxy(url: str, command: bytes) -> AsyncIterator[tuple[str, asyn
         server.close()
         await back
 
-    async with opened_door(relay) as port:
+    async with open_listener(relay) as port:
         yield there._replace(netloc=f"127.0.0.1:{port}").geturl(), lost

@@ -8,7 +8,7 @@ from vibetuner.cli.checks import Finding, of_message
 from vibetuner.cli.checks.redis import check_redis
 from vibetuner.config import EMBEDDED, Settings
 from vibetuner.embedded import running_services
-from vibetuner.errors import CommandError, cure_of, first_line
+from vibetuner.errors import CommandError, cure_of, first_few, first_line
 from vibetuner.loader import load_project
 from vibetuner.project import ProjectInfo
 from vibetuner.redis.client import innermost
@@ -69,8 +69,7 @@ async def check_tables(settings: Settings, project: ProjectInfo) -> list[Finding
         except CommandError as error:  # the database is at a revision whose file is missing
             return [of_message("SQL tables", str(error))]
     if pending:
-        more = f" and {len(pending) - 1} more" if len(pending) > 1 else ""
-        text = f"the migration {pending[0]}{more} has not run"
+        text = f"the migration {first_few(pending, 1)} has not run"
         return [Finding("error", "SQL tables", text, "vibetuner db upgrade")]
     if probes[0].problem:
         return [of_message("SQL tables", probes[0].problem)]

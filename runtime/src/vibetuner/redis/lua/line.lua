@@ -121,6 +121,14 @@ local function is_stranded(prefix, one)
   return #redis.call('xrange', prefix .. ':queues:' .. one.priority, message, message) == 0
 end
 
+-- Return the holder of a group that can't be reached and the number of tasks in its line, or
+-- nothing if the line is not stuck. ARGV: the group.
+local function stuck_line(keys, argv)
+  local holder = holder_of(keys[1] .. ':task:unique:' .. argv[1])
+  local one = holder and member(keys[1], holder)
+  if one and is_stranded(keys[1], one) then return { holder, redis.call('zcard', one.line) } end
+end
+
 -- Check some unique tasks, and remove those that left no trace of their end: their payload expired,
 -- or they ran in a worker of streaq's own.
 local function sweep_groups(prefix, now)

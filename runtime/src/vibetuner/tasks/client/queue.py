@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from coredis.exceptions import RedisError
 from streaq import StreaqError
-from streaq.task import Task, TaskResult
+from streaq.task import RegisteredTask, Task, TaskResult
 from streaq.types import StreaqCancelled
 from streaq.utils import datetime_ms, to_ms
 
@@ -42,7 +42,8 @@ ENQUEUED_AT_ONCE = 500
 TAKEN = (0, -1)
 # Answer of enqueue_unique in lua/unique.lua: sign the call for another task, and send it again.
 SIGN_AGAIN = 2
-ABORTED_RESULT_MS = 300_000
+# The result of an unknown task is kept for as long as that of any task in streaq.
+UNKNOWN_RESULT_MS = 300_000
 
 
 class QueueClient:
@@ -319,10 +320,6 @@ class QueueClient:
             data = {}
         name, now = str(data.get("f", "unknown")), time.time_ns() // 1_000_000
         created = int(data.get("t", 0))
-        task = worker.registry.get(name)
-        lifetime: int | str = ABORTED_RESULT_MS
-        if task is not None:
-            lifetime = "" if task.ttl is None else to_ms(task.ttl)
         error = StreaqCancelled("Task aborted prior to run!")
         ended = dump(
             {
@@ -339,8 +336,8 @@ class QueueClient:
             "abort",
             (keys.queue, keys.letters, keys.letter_places, keys.prefix),
             [
-                GROUP, task_id, result, lifetime, name, dump_record(entry), data.get("O") or "",
-                keys.lock(name), *queues,
+                GROUP, task_id, result, result_lifetime(worker.registry.get(name)), name,
+                dump_record(entry), data.get("O") or "", keys.lock(name), *queues,
             ],
         )  # fmt: skip
         return answer
@@ -370,6 +367,13 @@ async def open_queue_client(
             )
             async with client.durable:
                 yield client
+
+
+def result_lifetime(task: RegisteredTask | None) -> int | str:
+    """Return the milliseconds that a task's result is kept; an empty text means for ever."""
+    if task is None:
+        return UNKNOWN_RESULT_MS
+    return "" if task.ttl is None else max(0, to_ms(task.ttl))
 
 
 def line_of(task: Task[Any, Any]) -> Unique | None:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
+from coredis.exceptions import ResponseError
+
+from vibetuner.redis.functions import Scripts
 from vibetuner.redis.keys import Keys
 from vibetuner.tasks.letters.stream import Client
 
@@ -44,42 +47,23 @@ async def find_stuck_lines(redis: Client, keys: Keys) -> list[StuckLine]:
     """Return the stuck lines among those of the oldest tasks in line."""
     ids = [str(one) for one in await redis.zrange(keys.in_line, 0, LOOKED_AT - 1)]
     found = await redis.hmget(keys.unique, ids) if ids else ()
-    groups = Counter(_read_member(one)[0] for one in found if one)
-    stuck = []
-    for group in filter(None, groups):
-        holder = await holder_of(redis, keys, group)
-        if holder and await is_stranded(redis, keys, group, holder):
-            stuck.append(StuckLine(holder, group, await redis.zcard(keys.line(group))))
-    return stuck
+    groups = dict.fromkeys(filter(None, map(_group_of, found)))
+    lines = [await find_stuck_line(redis, keys, group) for group in groups]
+    return [one for one in lines if one]
 
 
-async def holder_of(redis: Client, keys: Keys, group: str) -> str:
-    """Return the task that holds a group; empty if there is none."""
-    return str(await redis.hget(keys.holder(group), "holder") or "")
+async def find_stuck_line(redis: Client, keys: Keys, group: str) -> StuckLine | None:
+    """Return the line of a group if it is stuck, or if there would be one behind its holder."""
+    with suppress(ResponseError):  # a record that can't be read
+        if found := await Scripts(redis).call("stuck_line", (keys.queue,), [group]):
+            return StuckLine(str(found[0]), group, int(found[1]))
+    return None
 
 
-async def is_stranded(redis: Client, keys: Keys, group: str, holder: str) -> bool:
-    """Return whether a holder is neither in its stream nor delayed, like lua/line.lua."""
-    known = await _holder_and_message(redis, keys, group)
-    priority = _read_member(await redis.hget(keys.unique, holder))[1]
-    if known[0] != holder or await redis.zscore(keys.delayed(priority), holder) is not None:
-        return False
-    message = known[1]
-    if message != "-" and await redis.xrange(keys.stream(priority), message, message):
-        return False
-    # If holder or message has changed meanwhile, the line moves.
-    return known == await _holder_and_message(redis, keys, group)
-
-
-async def _holder_and_message(redis: Client, keys: Keys, group: str) -> tuple[str, str]:
-    holder, message = await redis.hmget(keys.holder(group), ["holder", "message"])
-    return str(holder or ""), str(message or "-")
-
-
-def _read_member(stored: Any) -> tuple[str, str]:
-    """Return the group and the queue of a unique task; empty if they can't be read."""
+def _group_of(stored: Any) -> str:
+    """Return the group of a unique task; empty if it can't be read."""
     try:
-        group, priority, _ = json.loads(stored or "")
+        group, _, _ = json.loads(stored or "")
     except (TypeError, ValueError):
-        return "", ""
-    return str(group), str(priority)
+        return ""
+    return str(group)

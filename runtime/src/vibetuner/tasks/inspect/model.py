@@ -6,11 +6,9 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 
+from vibetuner.redis.keys import LIVE_SECONDS
 from vibetuner.stored import read_number
 from vibetuner.tasks.journal.entry import Beat, FailedTry
-
-# A worker sends a heartbeat every two seconds; after this long without one it counts as lost.
-LIVE_SECONDS = 15.0
 
 
 class State(StrEnum):

@@ -11,7 +11,7 @@ from vibetuner.config import get_settings
 from vibetuner.errors import TaskError, counted, first_line
 from vibetuner.project import worker_command
 from vibetuner.tasks.inspect.detail import Facts, find_row, find_task, gather
-from vibetuner.tasks.inspect.line import holder_of, is_stranded
+from vibetuner.tasks.inspect.line import find_stuck_line
 from vibetuner.tasks.inspect.model import ENDED, Row, State, WorkerView
 from vibetuner.tasks.inspect.outbox import read_outbox
 from vibetuner.tasks.inspect.queue import Queue, now_ms
@@ -175,14 +175,14 @@ async def _lock_holder(queue: Queue, row: Row, facts: Facts) -> Reason | None:
             return None
     if has_line:
         keys = queue.engine_keys
-        holder = await holder_of(queue.redis, keys, group)
-        if holder and await is_stranded(queue.redis, keys, group, holder):
-            who = "it" if holder == row.task_id else holder
+        if stuck := await find_stuck_line(queue.redis, keys, group):
+            who = "it" if stuck.holder == row.task_id else stuck.holder
             return Reason(
                 f"{row.name} is unique, and {who} comes first and is in no queue any more: "
                 "somebody has deleted its message",
-                f"vibetuner tasks abort {holder}   (the next one in line is queued)",
+                f"{stuck.cure}   (the next one in line is queued)",
             )
+        holder = str(await queue.redis.hget(keys.holder(group), "holder") or "")
     else:
         holder = str(await queue.redis.get(queue.engine_keys.lock(group)) or "")
     if not holder or holder == row.task_id:

@@ -10,7 +10,7 @@ from sqlalchemy import LargeBinary, Text, event, func
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session, SessionTransaction
-from sqlmodel import Field, SQLModel, col, delete, insert, select
+from sqlmodel import Field, SQLModel, col, delete, select
 
 from vibetuner.errors import TaskError
 from vibetuner.resources.schema import UtcDateTime
@@ -56,20 +56,15 @@ class SqlOutbox:
                 f"{session.sync_session.get_bind().engine.url!r}. Open one with open_session()"
             )
         connection = await session.connection()
-        statement = INSERTS.get(engine.dialect.name, insert)(Outbox)
         values = {name: getattr(row, name) for name in Row.__slots__}
-        if engine.dialect.name not in INSERTS:
-            await connection.execute(statement.values(values))
-            return None
+        statement = INSERTS[engine.dialect.name](Outbox).values(values).on_conflict_do_nothing()
         same = (col(Outbox.task_id) == row.task_id) | (col(Outbox.key) == row.key)
         known = (
             select(Outbox.task_id, Outbox.call, Outbox.key)
             .where(same)
             .order_by(col(Outbox.key) != row.key)
         )
-        while not (
-            await connection.execute(statement.values(values).on_conflict_do_nothing())
-        ).rowcount:
+        while not (await connection.execute(statement)).rowcount:
             # The other row may have been handed on and deleted in between.
             if found := (await connection.execute(known)).first():
                 return str(found[0]), found[1] if found[2] == row.key else None

@@ -12,13 +12,13 @@ from typing import Any
 
 from coredis.exceptions import RedisError, ResponseError
 from streaq import StreaqError
-from streaq.utils import to_ms, to_tuple
+from streaq.utils import to_tuple
 
 from vibetuner.errors import first_line
 from vibetuner.logs import together
 from vibetuner.redis.keys import GROUP
 from vibetuner.tasks.attempt import Attempt, Cause, End, Source
-from vibetuner.tasks.client.queue import QueueClient
+from vibetuner.tasks.client.queue import QueueClient, result_lifetime
 from vibetuner.tasks.observers import Observers
 from vibetuner.tasks.payload import KEPT, Kind, dump
 from vibetuner.tasks.run.outage import Outage
@@ -38,8 +38,6 @@ COUNTERS = {
     End.RETRYING: "retried", End.REQUEUED: "relinquished",
 }  # fmt: skip
 
-# The result of a task that ends without having run is kept for as long as in streaq.
-UNRUN_RESULT_MS = 300_000
 LARGEST_PAYLOAD = 4096
 
 
@@ -156,9 +154,7 @@ class Finisher:
         if end is End.RETRYING:
             value = attempt.retry_at
         elif end is not End.REQUEUED:
-            lifetime = UNRUN_RESULT_MS
-            if attempt.task is not None:  # an empty lifetime means for ever, as in streaq
-                lifetime = "" if attempt.task.ttl is None else max(0, to_ms(attempt.task.ttl))
+            lifetime = result_lifetime(attempt.task)
             value = self._result(attempt)
             if attempt.following:
                 extras += ("f", attempt.following)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from anyio import CancelScope
 from coredis.exceptions import RedisError
 
-from vibetuner.errors import ServiceUnavailable, counted
+from vibetuner.errors import ServiceUnavailable, counted, first_few
 from vibetuner.hooks import Hooks
 from vibetuner.redis.connection import Connection
 from vibetuner.sse.history import history_of
@@ -56,11 +56,10 @@ class EndsNotRecorded(ServiceUnavailable):
 
     def __init__(self, attempts: Sequence[Attempt]) -> None:
         names = [f"{one.fn_name} {one.task_id[:8]} ({one.end})" for one in attempts]
-        more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
         tasks = counted(len(names), "task")
         super().__init__(
             f"Redis does not answer, so the ends of {tasks} were not recorded: "
-            f"{', '.join(names[:NAMED])}{more}. They run again after WORKER_IDLE_TIMEOUT; look at "
+            f"{first_few(names, NAMED)}. They run again after WORKER_IDLE_TIMEOUT; look at "
             "what they have done already"
         )
 

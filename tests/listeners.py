@@ -9,13 +9,13 @@ from contextlib import asynccontextmanager, suppress
 
 from vibetuner.redis.url import Address
 
-__all__ = ["opened_door", "through"]
+__all__ = ["open_listener", "open_proxy"]
 
 Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None] | None]
 
 
 @asynccontextmanager
-async def opened_door(
+async def open_listener(
     serve: Serve, *, host: str = "127.0.0.1", port: int = 0, tls: ssl.SSLContext | None = None
 ) -> AsyncIterator[int]:
     """Serve each connection with ``serve`` inside the block; yield the port.
@@ -35,7 +35,7 @@ async def opened_door(
 
 
 @asynccontextmanager
-async def through(
+async def open_proxy(
     target: Address,
     *,
     port: int = 0,
@@ -76,7 +76,7 @@ async def through(
                 await writer.drain()
         writer.close()
 
-    async with opened_door(serve, port=port, tls=tls) as opened:
+    async with open_listener(serve, port=port, tls=tls) as opened:
         try:
             yield opened
         finally:

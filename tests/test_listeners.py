@@ -9,7 +9,7 @@ import warnings
 
 import pytest
 
-from tests.doors import opened_door
+from tests.listeners import open_listener
 
 
 @pytest.mark.parametrize("turns", range(4))
@@ -26,7 +26,7 @@ async def test_a_listener_that_closes_loses_no_connection(turns: int):
 
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        async with opened_door(hang_up) as port:
+        async with open_listener(hang_up) as port:
             clients = [socket.create_connection(("127.0.0.1", port)) for _ in range(3)]
             for _ in range(turns):
                 await asyncio.sleep(0)
