@@ -1,4 +1,4 @@
-"""A server that refuses for a while, or refuses some commands, is reported once and by its cause."""
+"""A server that refuses for a while, or only some commands, is reported once, with the cause."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ async def test_a_refusal_of_some_commands_is_logged_once(
     running: Running,
     caplog: pytest.LogCaptureFixture,
 ):
-    """While Redis refuses some commands and runs others, the log has one line, and one at the end."""
+    """While Redis refuses only some commands, the log has one line, and one at the end."""
     stand_in()
     caplog.set_level(logging.INFO)
     rules = ("--user", "tester", "on", ">x", "~*", "&*", "+@all")
