@@ -116,7 +116,7 @@ class Keys:
         return f"{self.queue}:task:results:{task_id}"
 
     def blamed(self, task_id: str) -> str:
-        """Return the key with the failed task, for a task that fails because it was to follow it."""
+        """Return the key with the failed task that a task was to follow, and so fails."""
         return f"{self.queue}:task:blamed:{task_id}"
 
     def failed(self, task_id: str) -> str:
