@@ -153,7 +153,9 @@ class QueueClient:
         """
         values = self.values([task], [call])
         try:  # like answering(), but cheaper
-            (answer,) = await self._ask("enqueue", task, values)
+            (answer,) = await self.functions.call("enqueue", (self.keys.queue,), values)
+            if isinstance(answer, bytes) and answer.startswith(b"?"):  # it is to follow another
+                (answer,) = await self._ask("enqueue", task, values)
         except (RedisError, OSError) as error:
             raise await unavailable(get_settings(), error, self.functions.connection) from None
         if answer in TAKEN:
