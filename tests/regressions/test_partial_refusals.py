@@ -1,4 +1,4 @@
-"""A server that refuses for a while, or refuses some commands, is reported once, by its cause."""
+"""A server that refuses for a while, or only some commands, is reported once, with the cause."""
 
 from __future__ import annotations
 

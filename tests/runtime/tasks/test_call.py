@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager
+from datetime import timedelta
 
 import pytest
+from streaq import TaskStatus
 
 from tests.waiting import eventually
 from vibetuner.config import Settings
-from vibetuner.errors import TaskError, TaskExists
+from vibetuner.errors import TaskError, TaskExists, TaskNotFound
 from vibetuner.tasks.attempt import Cause
 from vibetuner.tasks.call import TaskCall
 from vibetuner.tasks.dead_letters import get as get_letter
@@ -80,6 +82,38 @@ WAYS: dict[str, Callable[[TaskCall[[str], str], str], TaskCall[[str], str]]] = {
 
 
 @pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("regardless", [False, True])
+async def test_a_task_that_nobody_knows_is_not_waited_for(
+    worker: TaskWorker, running: Running, way: str, regardless: bool
+):
+    """`after=` an id that neither waits nor runs, and whose result is gone, enqueues nothing."""
+
+    @robust_task(name="work", ttl=timedelta(0))
+    async def work(name: str) -> str:
+        return name
+
+    async with running(worker):
+        ended = await work.enqueue("first")
+
+        async def is_forgotten() -> bool:
+            return await ended.status() is TaskStatus.NOT_FOUND
+
+        await eventually(is_forgotten)
+        for first in (ended.id, "never-enqueued"):
+            call = WAYS[way](work.enqueue("behind"), first)
+            call.after = [f"~{one}" if regardless else one for one in call.after]
+            with pytest.raises(TaskNotFound, match=f"not enqueued: it is to follow {first}, which"):
+                await call
+            assert await call.status() is TaskStatus.NOT_FOUND
+            with pytest.raises(TaskNotFound):
+                await worker.enqueue_many([work.enqueue("alone").start(after=first)])
+        pair = [work.enqueue("a"), work.enqueue("b")]
+        pair[0].start(after=pair[1].id)  # in one step, in any order
+        await worker.enqueue_many(pair)
+        await eventually(lambda: worker.counters["completed"] == 3)
+
+
+@pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("end", ["fails", "is aborted"])
 async def test_a_task_fails_whether_the_other_fails_before_or_after_its_enqueue(
     worker: TaskWorker, running: Running, way: str, end: str
@@ -105,12 +139,15 @@ async def test_a_task_fails_whether_the_other_fails_before_or_after_its_enqueue(
     def behind(other: str) -> TaskCall[[str], str]:
         return WAYS[way](work.enqueue("behind"), other)
 
-    async def ended(call: TaskCall[[str], str]) -> tuple[object, ...]:
+    async def ended(call: TaskCall[[str], str], first_id: str) -> tuple[object, ...]:
         result = await call.result(timeout=10)
         last = await (await work.enqueue("last").start(after=call.id)).result(timeout=10)
         letter = await get_letter(call.id)
+        blamed = f"Dependency failed, not running task! It was to follow work {first_id}"
+        assert letter.error == str(result.exception) == blamed
+        assert str(last.exception).endswith(f"It was to follow work {call.id}")
         return (
-            *(str(result.exception), result.success, result.tries, str(last.exception)),
+            *(result.success, result.tries),
             *(letter.cause, letter.tries, letter.args, told.count(call.id)),
         )
 
@@ -119,7 +156,7 @@ async def test_a_task_fails_whether_the_other_fails_before_or_after_its_enqueue(
         if end == "is aborted":
             await failed.abort(timeout=10)
         await failed.result(timeout=10)
-        after_the_failure = await ended(await behind(failed.id))
+        after_the_failure = await ended(await behind(failed.id), failed.id)
         await worker.redis.delete(
             [key async for key in worker.redis.scan_iter("*:once:*")] or ["-"]
         )
@@ -130,12 +167,12 @@ async def test_a_task_fails_whether_the_other_fails_before_or_after_its_enqueue(
         if end == "is aborted":
             await other.abort(timeout=0)
     async with running(worker):
-        before_the_failure = await ended(call)
+        before_the_failure = await ended(call, other.id)
 
     assert "behind" not in ran
     assert "last" not in ran
     assert after_the_failure == before_the_failure
-    assert after_the_failure[4] is Cause.FAILED_DEPENDENCY
+    assert after_the_failure[2] is Cause.FAILED_DEPENDENCY
 
 
 async def test_an_earlier_failure_counts_among_many_and_not_regardless_of_it(
@@ -162,10 +199,11 @@ async def test_an_earlier_failure_counts_among_many_and_not_regardless_of_it(
         await worker.enqueue_many([strict, lenient, pleased])
         ends = [await one.result(timeout=10) for one in (strict, lenient, pleased)]
         marks = await worker.redis.smembers(worker.client.keys.aborted)
+        assert not await worker.redis.exists([worker.client.keys.blamed(strict.id)])
         lifetime = await worker.redis.pttl(worker.client.keys.failed(first.id))
 
     assert [end.success for end in ends] == [False, True, True]
-    assert str(ends[0].exception) == "Dependency failed, not running task!"
+    assert str(ends[0].exception).endswith(f"not running task! It was to follow work {first.id}")
     assert marks == set()
     assert 0 < lifetime <= 60_000
 

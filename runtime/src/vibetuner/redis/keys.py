@@ -117,6 +117,10 @@ class Keys:
         """The result of a task."""
         return f"{self.queue}:task:results:{task_id}"
 
+    def blamed(self, task_id: str) -> str:
+        """Return the key with the failed task that a task was to follow, and so fails."""
+        return f"{self.queue}:task:blamed:{task_id}"
+
     def failed(self, task_id: str) -> str:
         """Marker: the result of a task is a failure; kept as long as the result."""
         return f"{self.queue}:task:failed:{task_id}"

@@ -95,6 +95,8 @@ class TaskCall(Task[P, R]):
             regardless: start when the tasks of ``after`` have ended, even if some have failed.
 
         Raises:
+            TaskNotFound: when the call is awaited, an id of ``after`` neither waits nor runs, and
+                no result of it is kept; nothing was enqueued. In the outbox, such a call fails.
             TaskError: an argument has a wrong type, ``after`` has too many items, or ``regardless``
                 is set without ``after``; or, when the call is awaited, one of ``after`` can't be
                 enqueued with it, or a call with ``after`` is part of a chain.

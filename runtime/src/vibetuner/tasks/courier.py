@@ -23,7 +23,7 @@ from streaq.utils import to_ms
 from vibetuner.errors import TaskExists, first_line
 from vibetuner.redis.connection import look_at
 from vibetuner.tasks.call import ReliableCall, clash, fingerprint
-from vibetuner.tasks.client.queue import QueueClient
+from vibetuner.tasks.client.queue import QueueClient, gone_in
 from vibetuner.tasks.outbox.row import (
     ANSWER_SECONDS,
     DURABLE,
@@ -42,6 +42,8 @@ CLOSING_SECONDS = 2.0
 # The server remembers for this long that it has received a row; once the row is deleted, FORGET_MS.
 NOTE_MS = 30 * 24 * 3_600_000
 FORGET_MS = 3_600_000
+# Tells hand_on in lua/queue.lua to wait for a task that the server does not know yet.
+WAIT = "~"
 # A process hands on a row within this time of reading it, or never.
 STALE_SECONDS = 600
 
@@ -219,17 +221,26 @@ class Courier:
         # The mark comes last, after the dependencies and their number.
         is_durable = len(options) > 4 and options[4 + options[3] :] == [DURABLE]
         values = [
-            NOTE_MS, row.key or "", row.keep, row.call or "", row.task_id, row.payload,
+            row.key or "", row.keep, row.call or "", row.task_id, row.payload,
             *(options[:-1] if is_durable else options),
         ]  # fmt: skip
+        about_gone = sought = ""
 
         def hand_on(own: QueueClient) -> Awaitable[Any]:
-            return own.functions.call("hand_on", (own.keys.queue,), values)
+            return own.functions.call("hand_on", (own.keys.queue,), [NOTE_MS, about_gone, *values])
 
-        if is_durable:
-            answer = await client.durable.keep(hand_on, f"{row.name} {row.task_id}")
-        else:
-            answer = await hand_on(client)
+        while True:
+            if is_durable:
+                answer = await client.durable.keep(hand_on, f"{row.name} {row.task_id}")
+            else:
+                answer = await hand_on(client)
+            if not (gone := gone_in(answer)):
+                break
+            if await _is_in_outbox(gone):
+                about_gone = WAIT
+            elif gone == sought:  # not handed on between the two questions, either
+                about_gone = gone
+            sought = gone
         if len(answer) > 1 and answer[0].decode() != row.task_id:
             same = answer[1].decode() == row.call
             logger.log(
@@ -266,6 +277,13 @@ def _known_id(call: ReliableCall[Any, Any], row: Row, task_id: str, known: str |
     if known != row.call:
         raise clash(row.key, call, task_id, known)
     return task_id
+
+
+async def _is_in_outbox(task_id: str) -> bool:
+    for store in open_stores():
+        if await store.read([task_id], 1, durable=None):
+            return True
+    return False
 
 
 async def _row(

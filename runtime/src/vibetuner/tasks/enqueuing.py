@@ -54,6 +54,7 @@ class Enqueuer:
 
         Raises:
             TaskExists: the id is taken.
+            TaskNotFound: the call is to follow a task that is gone; nothing was enqueued.
             TaskError: the call is not valid.
             PayloadError: an argument can't be stored.
             NotConfigured: REDIS_URL is empty.

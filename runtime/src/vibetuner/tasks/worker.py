@@ -310,7 +310,7 @@ class TaskWorker(Worker[Any]):
             codec = _codec(settings, keys)
             async with answering(settings, None):
                 open_client(self, client)
-                opening = open_queue_client(address, keys, codec)
+                opening = open_queue_client(address, keys, codec, self.courier.fetch)
                 self._client = await stack.enter_async_context(opening)
             self._loop = running_loop()
             stack.callback(self._close)
@@ -589,7 +589,7 @@ class TaskWorker(Worker[Any]):
         await self.courier.fetch(task_id)
         is_ended, failed = await self.client.abort(self, task_id, seconds)
         if failed is not None:
-            await (self._run or self._make_run()).publish_abort(task_id, failed)
+            await (self._run or self._make_run()).publish_abort(task_id, *failed)
         return is_ended
 
     def next_run(self, tab: str, offset: int = 0) -> int:

@@ -89,10 +89,9 @@ async def test_a_task_can_wait_for_others(worker: Worker[Any]):
     async with at_work(worker):
         earlier = await step.enqueue("earlier")
         await earlier.result(timeout=10)
-        first = step.enqueue("first")
+        first = await step.enqueue("first").start(delay=1)
         last = await step.enqueue("last").start(after=[first.id, earlier.id])
         assert await last.status() == TaskStatus.SCHEDULED
-        await first
         await last.result(timeout=10)
 
     assert done == ["earlier", "first", "last"]
@@ -134,7 +133,7 @@ async def test_a_dependent_of_a_failure_fails(worker: Worker[Any]):
         third = await (second | next_)
         for task in (second, third):
             result = await task.result(timeout=10)
-            assert str(result.exception) == "Dependency failed, not running task!"
+            assert str(result.exception).startswith("Dependency failed, not running task!")
             assert isinstance(result.exception, StreaqError)
 
 
@@ -255,9 +254,8 @@ async def test_info_has_the_arguments_of_a_waiting_task(worker: Worker[Any]):
     async def noop(*args: int, **kwargs: int) -> None: ...
 
     async with worker:
-        task = noop.enqueue(1, two=2).start(delay=100)
+        task = await noop.enqueue(1, two=2).start(delay=100)
         after = await noop.enqueue().start(after=task.id)
-        await task
         info, later = await task.info(), await after.info()
         assert info is not None
         assert later is not None

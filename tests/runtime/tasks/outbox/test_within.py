@@ -18,7 +18,7 @@ from tests.runtime.conftest import Running
 from tests.runtime.tasks.outbox.conftest import Database
 from tests.waiting import eventually
 from vibetuner.config import Settings
-from vibetuner.errors import NotConfigured, TaskError, TaskExists
+from vibetuner.errors import NotConfigured, TaskError, TaskExists, TaskNotFound
 from vibetuner.loader import load_project
 from vibetuner.redis.keys import JournalKeys
 from vibetuner.tasks.inspect.actions import abort
@@ -194,6 +194,33 @@ async def test_a_call_may_wait_for_one_of_its_own_transaction(
             await worker.enqueue_many(calls)
         await emptied(database.store)
         assert (await calls[0].info()).dependencies == {first.id}
+        assert await worker.queue_size() == 1
+
+
+async def test_a_call_may_follow_one_that_is_still_in_the_outbox(
+    database: Database, worker: TaskWorker, receipt: Any
+):
+    """A call that is enqueued after one of the outbox has that one handed on first."""
+    async with worker:
+        async with database.session() as session:
+            first = await receipt.enqueue("T1").within(session)
+            with pytest.raises(TaskNotFound, match=first.id):  # the transaction may still fail
+                await receipt.enqueue("T2").start(after=first.id)
+        second = await receipt.enqueue("T2").start(after=first.id)
+        assert (await second.info()).dependencies == {first.id}
+
+
+async def test_a_call_of_the_outbox_fails_if_nobody_knows_the_one_before(
+    database: Database, worker: TaskWorker, receipt: Any
+):
+    """A call of the outbox, which can't be refused any more, fails instead of waiting for good."""
+    async with worker:
+        async with database.session() as session:
+            second = await receipt.enqueue("T2").start(after="unknown").within(session)
+        await emptied(database.store)
+        keys = worker.client.keys
+        assert await worker.redis.smembers(keys.aborted) == {f"~{second.id}"}
+        assert await worker.redis.get(keys.blamed(second.id)) == "unknown, which is gone"
         assert await worker.queue_size() == 1
 
 

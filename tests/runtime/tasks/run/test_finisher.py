@@ -286,7 +286,7 @@ async def test_the_dependents_of_a_failed_task_end_over_an_outage(
     client: QueueClient, finisher: Finisher, recorder: Recorder, caplog: pytest.LogCaptureFixture
 ):
     """Dependents fail once the server returns their payloads, and no dependents need no request."""
-    finisher.fail([], "normal")
+    finisher.fail([], "normal", "work 1")
     assert finisher.is_settled
     loaded: list[str] = []
 
@@ -296,7 +296,7 @@ async def test_the_dependents_of_a_failed_task_end_over_an_outage(
     finisher.load_failed = load_failed
     call = client.functions.connection.call
     await call("HSET", client.keys.data("t1"), "not", "a payload")
-    finisher.fail(["t1", "t2"], "normal")
+    finisher.fail(["t1", "t2"], "normal", "work 1")
     await eventually(lambda: "Redis refuses (WRONGTYPE" in caplog.text)
     await call("DEL", client.keys.data("t1"))
     await finisher.settled()
@@ -304,7 +304,7 @@ async def test_the_dependents_of_a_failed_task_end_over_an_outage(
     assert loaded == ["t1", "t2"]
     result = await client.result("t2", seconds=10)
     assert abs(time.time() * 1000 - result.finish_time) < 60_000
-    assert str(result.exception) == "Dependency failed, not running task!"
+    assert str(result.exception).endswith("not running task! It was to follow work 1")
 
 
 async def test_a_result_is_stored_for_the_task_that_follows(

@@ -210,6 +210,44 @@ async def test_only_the_last_owner_records_the_end_of_a_lost_task(worker: TaskWo
     assert replies == [[], [[1]]]
 
 
+@pytest.mark.parametrize("kind", ["s", "r"])
+async def test_a_replica_that_never_got_a_task_records_its_end(worker: TaskWorker, kind: str):
+    """A promoted replica without the message records an end before the claim would have expired.
+
+    Until then nobody else can have taken the task over. A renewal prolongs the claim all the same.
+    """
+
+    @worker.task(name="noop")
+    async def noop() -> None: ...
+
+    async with worker:
+        await noop.enqueue()
+        functions, keys = worker.client.functions, worker.client.keys
+        await functions.call("make_groups", (keys.queue,), ["workers", "normal"])
+        head = ["workers", worker.id, 60_000, 0]
+        now, priority, message, task, *_ = await functions.call(
+            "claim", (keys.queue,), [*head, 1, 1, "normal", 1]
+        )
+        stream = keys.stream("normal")
+        await worker.redis.xdel(stream, [message])
+        await worker.redis.xgroup_destroy(stream, "workers")
+        await worker.redis.xgroup_create(stream, "workers", "0")
+        await worker.redis.delete([keys.data(task.decode())])
+        await worker.redis.hset(keys.made, {"normal": "0"})  # the stream is older than the claim
+        of_all = (keys.queue, keys.letters, keys.letter_places, keys.prefix)
+
+        async def report(step: str, claimed: int) -> Any:
+            end = [kind, priority, message, task, claimed, b"1", 0, "noop", "done", "", "", 0]
+            return await functions.call("finish", of_all, [*head, now, step, 0, *end])
+
+        renewal = ["workers", worker.id, "", 60_000, priority, message, task]
+        assert (await functions.call("renew", (keys.queue,), [*renewal, now]))[1] == 1
+        assert (await functions.call("renew", (keys.queue,), [*renewal, now - 60_000]))[1] == 0
+        assert await report("late", now - 60_000) == [[1]]
+        assert await report("in time", now) == ([] if kind == "s" else [[1, b"?"]])
+        assert await report("again", now) == [[1]]
+
+
 async def test_a_lost_answer_is_asked_for_again(stand_in, settings: Settings, running: Running):
     """A command whose answer was lost is sent again, and still fails the task's dependents."""
     stand_in()
@@ -227,9 +265,7 @@ async def test_a_lost_answer_is_asked_for_again(stand_in, settings: Settings, ru
 
             async with running(worker):
                 first = fail.enqueue()
-                following = follow.enqueue().start(after=first.id)
-                await following
-                await first
+                following = await follow.enqueue().start(after=first)
                 result = await following.result(timeout=30)
                 assert isinstance(result.exception, StreaqError)
                 assert "Dependency failed" in str(result.exception)

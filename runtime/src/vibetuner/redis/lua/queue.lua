@@ -120,6 +120,18 @@ local function claim(keys, argv)
   return load_messages(prefix, messages, { now })
 end
 
+-- Return whether the server has lost a claimed task with all its data, as in an empty restart, or in
+-- the promotion of a replica that never got the task. There is neither the message, the payload nor a
+-- result, and no other worker can have taken the task over: the stream is younger than the claim, or
+-- the claim has not expired.
+local function is_gone(prefix, one, idle, now)
+  local made = redis.call('hget', prefix .. ':made', one.priority)
+  local claimed = tonumber(one.claimed)
+  return (not made or tonumber(made) > claimed or now - claimed < tonumber(idle))
+    and not is_live(prefix, one.task) and not has_ended(prefix, one.task)
+    and #redis.call('xrange', one.stream, one.message, one.message) == 0
+end
+
 -- Renew the claim on a message; return false if another consumer has taken it over.
 local function renew_claim(stream, group, consumer, id, now)
   local mine = owns(stream, group, consumer, id, 0, 0, now)
@@ -157,15 +169,21 @@ end
 
 -- Renew the claims of running attempts, and the key that tells streaq that the worker lives; remove
 -- expired results from their index.
--- ARGV: group, consumer, the worker's heartbeat, idle ms, then priority and message of each.
--- Returns the server's time, then for each message 1, or 0 if another worker has taken it over.
+-- ARGV: group, consumer, the worker's heartbeat, idle ms, then priority, message, task and time of the
+-- claim of each. Returns the server's time, then for each message 1, or 0 if another worker has taken
+-- it over; one that the server has lost is still this worker's.
 local function renew(keys, argv)
   local reply = { clock() }
   redis.call('set', keys[1] .. ':health:' .. argv[2], argv[3], 'px', argv[4])
   redis.call('zremrangebyscore', keys[1] .. ':index:results', 0, reply[1])
-  for i = 5, #argv, 2 do
-    local stream, id = keys[1] .. ':queues:' .. argv[i], argv[i + 1]
-    reply[#reply + 1] = renew_claim(stream, argv[1], argv[2], id, reply[1]) and 1 or 0
+  for i = 5, #argv, 4 do
+    local one = {
+      stream = keys[1] .. ':queues:' .. argv[i], priority = argv[i], message = argv[i + 1],
+      task = argv[i + 2], claimed = argv[i + 3],
+    }
+    local mine = renew_claim(one.stream, argv[1], argv[2], one.message, reply[1])
+      or is_gone(keys[1], one, argv[4], reply[1])
+    reply[#reply + 1] = mine and 1 or 0
   end
   return reply
 end
@@ -242,10 +260,10 @@ local function record_end(prefix, one, batch, now)
   if ttl ~= '0' then
     if ttl == '' then
       redis.call('set', prefix .. ':task:results:' .. task, one.value)
-      if one.kind ~= 's' then redis.call('set', prefix .. ':task:failed:' .. task, '1') end
+      if one.kind ~= 's' then redis.call('set', prefix .. ':task:failed:' .. task, one.name) end
     else
       redis.call('set', prefix .. ':task:results:' .. task, one.value, 'px', ttl)
-      if one.kind ~= 's' then redis.call('set', prefix .. ':task:failed:' .. task, '1', 'px', ttl) end
+      if one.kind ~= 's' then redis.call('set', prefix .. ':task:failed:' .. task, one.name, 'px', ttl) end
     end
     local results = batch.results
     results[#results + 1], results[#results + 2] = now + (ttl == '' and 1e14 or ttl), task
@@ -291,7 +309,10 @@ local function flush_batch(prefix, group, batch, consumer)
   end
   each({ 'srem', prefix .. ':index:running' }, batch.stopped)
   if #batch.ended > 0 and redis.call('exists', prefix .. ':aborted') == 1 then
-    for i = 1, #batch.ended do append(batch.ended, '~' .. batch.ended[i]) end
+    for i = 1, #batch.ended do
+      append(batch.deleted, prefix .. ':task:blamed:' .. batch.ended[i])
+      append(batch.ended, '~' .. batch.ended[i])
+    end
     each({ 'srem', prefix .. ':aborted' }, batch.ended)
   end
   each({ 'del' }, batch.deleted)
@@ -303,14 +324,9 @@ local EXTRAS = {
   j = 'listed', l = 'lock', f = 'following', o = 'otherwise', d = 'letter', t = 'attempt', x = 'trace',
 }
 
--- Return, once, whether the server has lost a claimed task with all its data, as in an empty restart.
--- It has if the stream is younger than the claim, and there is neither the message, the payload nor a
--- result: then no other worker runs the task, or has recorded its end here.
-local function is_lost(prefix, one)
-  local made = redis.call('hget', prefix .. ':made', one.priority)
-  return (not made or tonumber(made) > tonumber(one.claimed))
-    and not is_live(prefix, one.task) and not has_ended(prefix, one.task)
-    and #redis.call('xrange', one.stream, one.message, one.message) == 0
+-- Return, once, whether the server has lost a claimed task; see is_gone.
+local function is_lost(prefix, one, idle, now)
+  return is_gone(prefix, one, idle, now)
     and redis.call('set', prefix .. ':task:lost:' .. one.task, '1', 'nx', 'px', 86400000) ~= false
 end
 
@@ -356,7 +372,7 @@ local function finish(keys, argv)
     local kind, stream, id, task = one.kind, one.stream, one.message, one.task
     local is_again = kind == 'r' or kind == 'h'
     local is_mine = id == '' or owns(stream, group, consumer, id, one.claimed, fresh, time)
-    local lost = id ~= '' and kind ~= 'u' and (is_again or not is_mine) and is_lost(prefix, one)
+    local lost = id ~= '' and kind ~= 'u' and (is_again or not is_mine) and is_lost(prefix, one, idle, time)
     if not is_mine and not lost then
       append(reply, { place })
     elseif lost and is_again then
@@ -445,9 +461,29 @@ local function declare_cron(keys, argv)
   redis.call('zrem', prefix .. ':cron:schedule', name)
 end
 
+-- Return the first of the tasks to be followed that neither waits nor runs, has no result, and is not
+-- enqueued in this step; nil if there is none. The tasks' values begin at `i`; see enqueue.
+local function gone_from(prefix, argv, i)
+  local here, first = {}, i
+  while i <= #argv do
+    here[argv[i]] = true
+    i = i + 6 + argv[i + 5]
+  end
+  i = first
+  while i <= #argv do
+    for j = i + 6, i + 5 + argv[i + 5] do
+      local task = argv[j]:gsub('^~', '')
+      if not here[task] and not is_live(prefix, task)
+        and redis.call('exists', prefix .. ':task:results:' .. task) == 0 then return task end
+    end
+    i = i + 6 + argv[i + 5]
+  end
+end
+
 -- Enqueue the tasks whose values begin at `i`; see enqueue. With `is_batch`, the others depend on
--- the first: if its id is taken, enqueue none.
-local function enqueue_from(prefix, argv, i, is_batch)
+-- the first: if its id is taken, enqueue none. With `gone`, a task that the only one was to follow and
+-- that nobody knows, it fails.
+local function enqueue_from(prefix, argv, i, is_batch, gone)
   local now, reply, soonest = whole(clock()), {}, nil
   while i <= #argv do
     local task, lifetime, priority = argv[i], argv[i + 3], argv[i + 4]
@@ -458,18 +494,21 @@ local function enqueue_from(prefix, argv, i, is_batch)
       answer = has_ended and -1 or 0
       if is_batch and #reply == 0 then return { answer } end
     else
-      local open, has_failed = {}, false
+      local open, blamed = {}, nil
       for j = i + 6, last do
         local first, regardless = argv[j]:gsub('^~', '')
         if redis.call('exists', prefix .. ':task:results:' .. first) == 0 then
           open[first] = regardless == 1 and '~' .. task or task
-        elseif regardless == 0 and redis.call('exists', prefix .. ':task:failed:' .. first) == 1 then
-          has_failed = true
+        elseif regardless == 0 then
+          local name = redis.call('get', prefix .. ':task:failed:' .. first)
+          blamed = name and name .. ' ' .. first or blamed
         end
       end
-      if has_failed then  -- it fails now, as it would if that task failed later
+      blamed = gone and argv[i + 5] ~= '0' and gone .. ', which is gone' or blamed
+      if blamed then  -- it fails now, as it would if that task failed later
         open = {}
         mark(prefix, '~' .. task)
+        redis.call('set', prefix .. ':task:blamed:' .. task, blamed, 'px', 604800000)
       end
       local waits = next(open) ~= nil
       for first, dependent in pairs(open) do
@@ -498,45 +537,61 @@ end
 -- number of dependencies, and these, with a ~ before those that may fail. A dependency whose result is
 -- kept has ended.
 -- Returns for each task 0 if its id waits or runs already, -1 if a result is kept under its id, any
--- other value if it was enqueued.
+-- other value if it was enqueued; or, with nothing enqueued, only `?` and the id of a dependency that
+-- is gone.
 local function enqueue(keys, argv)
-  return enqueue_from(keys[1], argv, 1)
+  local gone = gone_from(keys[1], argv, 1)
+  return gone and { '?' .. gone } or enqueue_from(keys[1], argv, 1)
 end
 
 -- Enqueue a task and those that it waits for, or none if its id is taken; one of the others whose
 -- id is taken stays as it is. ARGV: what enqueue takes, that task first. Returns its answer.
 local function enqueue_batch(keys, argv)
-  return enqueue_from(keys[1], argv, 1, true)[1]
+  local gone = gone_from(keys[1], argv, 1)
+  return gone and '?' .. gone or enqueue_from(keys[1], argv, 1, true)[1]
 end
 
--- Enqueue a task unless one was enqueued under its idempotency key.
--- ARGV: the key, its lifetime, a digest of the call, then what enqueue_batch takes.
--- Returns the id of the task that has the key, and the digest of its call.
-local function enqueue_once(keys, argv)
-  local once = keys[1] .. ':task:once:' .. argv[1]
+-- Enqueue a task under an idempotency key, unless one was; see enqueue_once.
+local function enqueue_keyed(prefix, argv, gone)
+  local once = prefix .. ':task:once:' .. argv[1]
   local known = redis.call('get', once)
   if known then
     local space = known:find(' ', 1, true)
     return { known:sub(1, space - 1), known:sub(space + 1) }
   end
   local task = argv[4]
+  local missing = gone == nil and gone_from(prefix, argv, 4)
+  if missing then return { '?' .. missing } end
   redis.call('set', once, task .. ' ' .. argv[3], 'px', argv[2])
-  redis.call('set', keys[1] .. ':task:keyed:' .. task, argv[1], 'px', argv[2])
-  enqueue_from(keys[1], argv, 4, true)
+  redis.call('set', prefix .. ':task:keyed:' .. task, argv[1], 'px', argv[2])
+  enqueue_from(prefix, argv, 4, true, gone)
   return { task, argv[3] }
 end
 
+-- Enqueue a task unless one was enqueued under its idempotency key.
+-- ARGV: the key, its lifetime, a digest of the call, then what enqueue_batch takes.
+-- Returns the id of the task that has the key, and the digest of its call; or only what enqueue
+-- returns if a dependency is gone.
+local function enqueue_once(keys, argv)
+  return enqueue_keyed(keys[1], argv)
+end
+
 -- Enqueue the task of an outbox row, once, however often the row is handed on.
--- ARGV: how long to remember it, the idempotency key or nothing, its lifetime, a digest of the
--- call, then the values that enqueue takes for one task.
--- Returns nothing if it was handed on before, else the task that has the key, or this task.
+-- ARGV: how long to remember it; about a dependency that is gone: nothing to do nothing, `~` to wait
+-- for it, or its id to fail; the idempotency key or nothing, its lifetime, a digest of the call, then
+-- the values that enqueue takes for one task.
+-- Returns nothing if it was handed on before, what enqueue returns if a dependency is gone, else the
+-- task that has the key, or this task.
 local function hand_on(keys, argv)
-  local task = argv[5]
-  if not redis.call('set', keys[1] .. ':task:handed:' .. task, '1', 'nx', 'px', argv[1]) then
-    return {}
-  end
-  if argv[2] ~= '' then return enqueue_once(keys, { unpack(argv, 2) }) end
-  enqueue_from(keys[1], argv, 5)
+  local task, handed = argv[6], keys[1] .. ':task:handed:' .. argv[6]
+  if redis.call('exists', handed) == 1 then return {} end
+  local gone = nil
+  if argv[2] == '~' then gone = false elseif argv[2] ~= '' then gone = argv[2] end
+  local missing = gone == nil and gone_from(keys[1], argv, 6)
+  if missing then return { '?' .. missing } end
+  redis.call('set', handed, '1', 'px', argv[1])
+  if argv[3] ~= '' then return enqueue_keyed(keys[1], { unpack(argv, 3) }, gone or false) end
+  enqueue_from(keys[1], argv, 6, nil, gone)
   return { task }
 end
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from copy import copy
 from datetime import UTC, datetime, timedelta
@@ -18,7 +18,7 @@ from streaq.types import StreaqCancelled
 from streaq.utils import datetime_ms, to_ms
 
 from vibetuner.config import get_settings
-from vibetuner.errors import TaskError, TaskExists
+from vibetuner.errors import TaskError, TaskExists, TaskNotFound
 from vibetuner.redis.client import answering, unavailable
 from vibetuner.redis.connection import Connection, server_ms
 from vibetuner.redis.functions import Functions
@@ -54,14 +54,21 @@ class QueueClient:
         listener: receives results.
         keys: the queue's keys.
         codec: signs and reads payloads.
+        fetch: enqueues a task, by its id, if it waits in the outbox.
     """
 
     #: Set by :func:`open_queue_client`; sends durable calls on connections of its own.
     durable: Durability[QueueClient]
 
     def __init__(
-        self, functions: Functions, listener: ResultListener, keys: Keys, codec: Codec
+        self,
+        functions: Functions,
+        listener: ResultListener,
+        keys: Keys,
+        codec: Codec,
+        fetch: Callable[[str], Awaitable[None]] | None = None,
     ) -> None:
+        self._fetch = fetch
         self.functions = functions
         self.listener = listener
         self.keys = keys
@@ -78,10 +85,28 @@ class QueueClient:
             ServiceUnavailable: Redis does not answer, or refuses.
         """
         async with self.answering():
-            answers: list[int | bytes] = await self.functions.call(
-                "enqueue", (self.keys.queue,), self.values(tasks, calls)
+            answers: list[int | bytes] = await self._ask(
+                "enqueue", tasks[0], self.values(tasks, calls)
             )
         return answers
+
+    async def _ask(self, name: str, task: Task[Any, Any], values: Sequence[Any]) -> Any:
+        """Enqueue by a function of lua/queue.lua.
+
+        If a task to be followed is gone, look for it in the outbox, and ask again.
+
+        Raises:
+            TaskNotFound: it is in no outbox, either; nothing was enqueued.
+        """
+        sought: set[str] = set()
+        while True:
+            answer = await self.functions.call(name, (self.keys.queue,), values)
+            if not (gone := gone_in(answer)):
+                return answer
+            if gone in sought or self._fetch is None:
+                raise _gone(task, gone)
+            sought.add(gone)
+            await self._fetch(gone)
 
     async def enqueue_once(
         self, task: ReliableCall[Any, Any], parts: Sequence[Task[Any, Any]], calls: Sequence[bytes]
@@ -97,7 +122,7 @@ class QueueClient:
         key, mine = task.key or "", fingerprint(task)
         values = [key, to_ms(task.keep), mine, *self.values([task, *parts], calls)]
         async with self.answering():
-            found = await self.functions.call("enqueue_once", (self.keys.queue,), values)
+            found = await self._ask("enqueue_once", task, values)
         task_id, known = found[0].decode(), found[1].decode()
         if known != mine:
             raise clash(key, task, task_id, known)
@@ -130,6 +155,8 @@ class QueueClient:
         values = self.values([task], [call])
         try:  # like answering(), but cheaper
             (answer,) = await self.functions.call("enqueue", (self.keys.queue,), values)
+            if isinstance(answer, bytes) and answer.startswith(b"?"):  # it is to follow another
+                (answer,) = await self._ask("enqueue", task, values)
         except (RedisError, OSError) as error:
             raise await unavailable(get_settings(), error, self.functions.connection) from None
         if answer in TAKEN:
@@ -175,7 +202,7 @@ class QueueClient:
         tasks = [task, *parts]
         values = self.values(tasks, [await one.serialize(now) for one in tasks])
         async with self.answering():
-            answer = await self.functions.call("enqueue_batch", (self.keys.queue,), values)
+            answer = await self._ask("enqueue_batch", task, values)
         if answer in TAKEN:
             raise _exists(task, answer)
 
@@ -277,21 +304,21 @@ class QueueClient:
         worker: Worker[Any],
         task_id: str,
         seconds: float | None,
-    ) -> tuple[bool, list[str] | None]:
+    ) -> tuple[bool, tuple[str, list[str]] | None]:
         """Abort a task; return whether that ended it within so many seconds.
 
         A task that is delayed or waits for others ends at once, with a result like any other; the
-        second value then names the tasks that fail with it. A task that is queued or runs is only
-        marked for its worker; with 0 seconds, this doesn't wait for that worker.
+        second value then has its name and the ids of the tasks that fail with it. A task that is
+        queued or runs is only marked for its worker; with 0 seconds, this doesn't wait for it.
 
         Raises:
             StreaqError: the result is signed with none of our keys.
             ServiceUnavailable: Redis does not answer, or refuses.
         """
         async with self.answering(), self.listener.listening(self.keys.channel(task_id)) as message:
-            outcome, *failed = await self._abort(worker, task_id)
+            name, (outcome, *failed) = await self._abort(worker, task_id)
             if outcome == b"ended":
-                return True, [name.decode() for name in failed]
+                return True, (name, [one.decode() for one in failed])
             if outcome == b"over" or seconds == 0:
                 return False, None
             try:
@@ -307,7 +334,7 @@ class QueueClient:
         async with self.answering():
             await self.functions.call("mark_abort", (self.keys.queue,), [task_id])
 
-    async def _abort(self, worker: Worker[Any], task_id: str) -> list[bytes]:
+    async def _abort(self, worker: Worker[Any], task_id: str) -> tuple[str, list[bytes]]:
         keys, call = self.keys, self.functions.connection.call
         # The task may be in a queue that tune.py no longer declares.
         stored, noted = await asyncio.gather(
@@ -340,12 +367,12 @@ class QueueClient:
                 dump_record(entry), data.get("O") or "", keys.lock(name), *queues,
             ],
         )  # fmt: skip
-        return answer
+        return name, answer
 
 
 @asynccontextmanager
 async def open_queue_client(
-    address: Address, keys: Keys, codec: Codec
+    address: Address, keys: Keys, codec: Codec, fetch: Callable[[str], Awaitable[None]]
 ) -> AsyncIterator[QueueClient]:
     """Connect to the queue, and load our functions.
 
@@ -359,10 +386,10 @@ async def open_queue_client(
         if address.cluster:  # wait while its slot is being moved
             await functions.call("ping", (keys.guard,), ())
         async with ResultListener(address) as listener:
-            client = QueueClient(functions, listener, keys, codec)
+            client = QueueClient(functions, listener, keys, codec, fetch)
             client.durable = Durability(
                 address,
-                lambda own: QueueClient(functions.on(own), listener, keys, codec),
+                lambda own: QueueClient(functions.on(own), listener, keys, codec, fetch),
                 keys.durable,
             )
             async with client.durable:
@@ -394,6 +421,22 @@ def _exists(task: Task[Any, Any], answer: int | bytes) -> TaskExists:
     return TaskExists(
         f"{task.parent.fn_name} {task.id} {where}, so nothing was enqueued. Take another id, or "
         "none: enqueue() makes one"
+    )
+
+
+def gone_in(answer: Any) -> str:
+    """Return the id of a task that is gone, if an answer says that another was to follow it."""
+    first = answer[0] if isinstance(answer, list) and answer else answer
+    if isinstance(first, bytes) and first.startswith(b"?"):
+        return first[1:].decode()
+    return ""
+
+
+def _gone(task: Task[Any, Any], first: str) -> TaskNotFound:
+    return TaskNotFound(
+        f"{task.parent.fn_name} was not enqueued: it is to follow {first}, which neither waits nor "
+        "runs, and has no result that is kept. Enqueue that task first, or give the call itself "
+        "as after="
     )
 
 

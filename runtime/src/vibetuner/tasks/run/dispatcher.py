@@ -149,7 +149,7 @@ class Dispatcher:
         group, consumer, idle, _ = self._head
         values: list[Any] = [group, consumer, state, idle]
         for one in attempts:
-            values += (one.priority, one.message_id)
+            values += (one.priority, one.message_id, one.task_id, one.claimed)
         now, *owned = await self._functions.call("renew", (self._keys.queue,), values)
         for attempt, mine in zip(attempts, owned, strict=True):
             if mine:

@@ -24,7 +24,7 @@ from vibetuner.tasks.engine import running_attempt
 from vibetuner.tasks.observers import Observers
 from vibetuner.tasks.payload import ArgumentsGone, Codec, Kind
 from vibetuner.tasks.retry import ErrorRules, named_wait, unique_of, wanted_arguments
-from vibetuner.tasks.run.finisher import DEPENDENCY_FAILED, fresh_ms
+from vibetuner.tasks.run.finisher import dependency_failed, fresh_ms
 
 logger = logging.getLogger(__name__)
 
@@ -89,6 +89,8 @@ class Executor:
         try:
             load(attempt, self._codec, self._registry, self._keys)
             check(attempt)
+            if attempt.must_fail and not attempt.fallback_of:
+                await self._reject_for_another(attempt)
             task = attempt.task
             assert task is not None  # noqa: S101 - loading rejects unknown tasks
             if task.unique and not await self._lock(attempt):
@@ -125,6 +127,13 @@ class Executor:
         if not notice.done():
             notice.cancel()
             logger.error("on_failure of %s did not return in time", attempt.fn_name)
+
+    async def _reject_for_another(self, attempt: Attempt) -> None:
+        """Reject a task that was enqueued after the failure of one that it was to follow."""
+        blamed = await self._connection.call("GET", self._keys.blamed(attempt.task_id))
+        attempt.tries = 0  # as for a task that waited when the other one failed
+        error = dependency_failed((blamed or b"").decode("utf-8", "replace"))
+        raise Rejected(error, Cause.FAILED_DEPENDENCY)
 
     async def _lock(self, attempt: Attempt) -> bool:
         """Take the lock of a unique task; return False if it waits in line for another task."""
@@ -264,16 +273,13 @@ def _text(value: object) -> str:
 
 
 def check(attempt: Attempt) -> None:
-    """Raise Rejected if the task must not run: aborted, failed, out of attempts, or too late."""
+    """Raise Rejected if the task must not run: aborted, out of attempts, or too late."""
     task, policy = attempt.task, attempt.policy
     assert task is not None  # noqa: S101 - loading rejects unknown tasks
     if attempt.cut_by is not None:  # before its first step
         raise asyncio.CancelledError
     if attempt.is_aborted:
         raise Rejected(StreaqCancelled("Task aborted prior to run!"), None)
-    if attempt.must_fail and not attempt.fallback_of:
-        attempt.tries = 0  # as for a task that waited when the other one failed
-        raise Rejected(StreaqError(DEPENDENCY_FAILED), Cause.FAILED_DEPENDENCY)
     if task.max_tries and attempt.tries > task.max_tries:
         raise Rejected(StreaqError("Max retry attempts reached for task!"), Cause.CRASHED)
     waited = (attempt.claimed or time.time_ns() // 1_000_000) - attempt.queued  # the server's clock

@@ -290,7 +290,8 @@ class Finisher:
                 if failed == LOST:
                     self._in_background(self._enqueue_anew(attempt))
                 elif failed:
-                    self.fail([name.decode() for name in failed], attempt.priority)
+                    blamed = f"{attempt.fn_name} {attempt.task_id}"
+                    self.fail([name.decode() for name in failed], attempt.priority, blamed)
 
     def _forget(self, source: Source) -> None:
         left = self.unrecorded.pop(source, 1) - 1
@@ -307,22 +308,22 @@ class Finisher:
             extra={"task_id": attempt.task_id},
         )
 
-    def fail(self, task_ids: list[str], priority: str) -> None:
-        """Record the end of tasks that waited for a failed one."""
+    def fail(self, task_ids: list[str], priority: str, blamed: str) -> None:
+        """Record the end of tasks that waited for a failed one, which ``blamed`` names."""
         if not task_ids:
             return
-        self._in_background(self._fail_dependents(task_ids, priority))
+        self._in_background(self._fail_dependents(task_ids, priority, blamed))
 
     def _in_background(self, work: Coroutine[Any, Any, None]) -> None:
         task = self._loop.create_task(work)
         self._busy.add(task)
         task.add_done_callback(self._busy.discard)
 
-    async def _fail_dependents(self, task_ids: list[str], priority: str) -> None:
+    async def _fail_dependents(self, task_ids: list[str], priority: str, blamed: str) -> None:
         for task_id in task_ids:
             attempt = Attempt(task_id, priority, tries=0)
             attempt.payload = await self._payload_of(task_id)
-            attempt.error = StreaqError(DEPENDENCY_FAILED)
+            attempt.error = dependency_failed(blamed)
             attempt.end, attempt.cause = End.FAILED, Cause.FAILED_DEPENDENCY
             attempt.finished = time.time_ns() // 1_000_000
             if self.load_failed is not None:
@@ -352,6 +353,13 @@ class Finisher:
             else:
                 self._outage.over(ask)
                 return answer
+
+
+def dependency_failed(blamed: str) -> StreaqError:
+    """Return the error of a task that was to follow a failed one, named ``charge 4f1c…``."""
+    return StreaqError(
+        f"{DEPENDENCY_FAILED} It was to follow {blamed}" if blamed else DEPENDENCY_FAILED
+    )
 
 
 def fresh_ms(idle_ms: int) -> int:

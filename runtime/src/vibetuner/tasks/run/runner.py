@@ -158,10 +158,10 @@ class Run:
             if attempt.task_id in task_ids:
                 attempt.cut(Cut.ABORT)
 
-    async def publish_abort(self, task_id: str, failed: list[str]) -> None:
+    async def publish_abort(self, task_id: str, name: str, failed: list[str]) -> None:
         """Publish the end of a delayed task, and record the tasks that fail with it."""
         self._progress.publish(task_id, ProgressStatus.ABORTED)
-        self._finisher.fail(failed, self._queue_of(""))
+        self._finisher.fail(failed, self._queue_of(""), f"{name} {task_id}")
         await self._finisher.settled()
         await self._progress.flush()
         await self._close_hooks()
