@@ -85,6 +85,23 @@ CURES = (
     ),
     (r"READONLY", "Point {} at the primary, or at Sentinels"),
     (r'database ".*" does not exist', "Create it, or correct {}"),
+    (r"\bssl_\w+=.* can't be used", "Correct the file, or its name in {}"),
+    (r"mismatch, certificate is not valid for", "Write a host of its certificate into {}"),
+    (r"verify failed: certificate has expired", "Renew the server's certificate"),
+    (r"certificate is not yet valid", "Set the clocks right, or renew the server's certificate"),
+    (
+        "CERTIFICATE_VERIFY_FAILED",
+        "Name its certificate's authority in {}, as ssl_ca_certs= (MongoDB: tlsCAFile=)",
+    ),
+    (
+        r"ALERT_CERTIFICATE_REQUIRED",
+        "Name the client's in {}, as ssl_certfile= (MongoDB: tlsCertificateKeyFile=)",
+    ),
+    (r"_ALERT_(\w*CERTIFICATE|UNKNOWN_CA)", "Take a valid certificate for the client in {}"),
+    (
+        r"WRONG_VERSION_NUMBER|RECORD_LAYER_FAILURE",
+        "It speaks no TLS there: correct the port, or leave TLS out of {}",
+    ),
 )
 
 
@@ -239,6 +256,7 @@ def explain_unusable(system: str, name: str, url: str, reason: str, *, environme
     "Redis at redis://***@cache can't be used: WRONGPASS invalid password. \
 Correct the user and the password in REDIS_URL"
     """
+    reason = re.sub(r"\.? \(_ssl\.c:\d+\)", "", reason)
     found = [cure.format(name) for pattern, cure in CURES if re.search(pattern, reason)]
     usual = f"Start it, or correct {name}"
     if name in REAL_SERVERS and environment != "production":
