@@ -15,7 +15,12 @@ from typing import Any
 import pytest
 
 from tests.processes import clean_environment, run_vibetuner
+from tests.valkey import Valkey, opened
+from tests.waiting import eventually
 from tests.workshop import Workshop
+from vibetuner.embedded.packages import valkey_binary
+from vibetuner.redis.connection import server_ms
+from vibetuner.tasks.run.delayed import Cron
 
 pytestmark = [
     pytest.mark.slow,
@@ -104,3 +109,40 @@ def test_a_schedule_of_a_host_whose_clock_is_off_begins_in_time(
     waits = [float(line) for line in ran.stdout.splitlines()]
     assert len(waits) == 2, ran.stderr
     assert all(0 <= wait <= 60 for wait in waits), waits
+
+
+@pytest.mark.parametrize("hours", [1, 24 * 365 * 10], ids=["an hour", "ten years"])
+async def test_schedules_follow_a_clock_that_is_set_back(
+    tmp_path: Path, hours: int, caplog: pytest.LogCaptureFixture
+):
+    """A schedule that waited for a wrong time runs within a minute of the right one."""
+    ahead, program = tmp_path / "ahead", tmp_path / "server"
+    library = another_clock("+0")["LD_PRELOAD"]
+    program.write_text(
+        f"#!/bin/sh\nexec env 'LD_PRELOAD={library}' FAKETIME_TIMESTAMP_FILE={ahead} "
+        f'FAKETIME_NO_CACHE=1 FAKETIME_DONT_FAKE_MONOTONIC=1 {valkey_binary()} "$@"\n'
+    )
+    program.chmod(0o700)
+    ahead.write_text(f"+{hours * 3600}\n")
+    with Valkey(tmp_path, lasting=False, program=str(program)) as server:
+        async with opened(server) as (worker, number):
+            client = worker.client
+            call, keys = client.functions.connection.call, client.keys
+            cron = Cron(client, queue_of=worker.queue_of, next_run=worker.next_run)
+            task = await number.enqueue(1).start(schedule="* * * * *")
+
+            async def wait() -> float:
+                """Return the seconds until the next run."""
+                due, now = await call("ZSCORE", keys.cron_schedule, task.id), await call("TIME")
+                return (float(due) - server_ms(now)) / 1000
+
+            async def wait_long() -> bool:
+                return await wait() > 60
+
+            await cron.schedule_due()
+            assert -5 < await wait() <= 60
+            ahead.write_text("+0\n")
+            await eventually(wait_long, what=lambda: "the right time")
+            await cron.schedule_due()
+            assert 0 <= await wait() <= 60
+    assert "the clock of Redis was set back by" in caplog.text

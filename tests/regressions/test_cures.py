@@ -61,6 +61,12 @@ def test_production_refuses_the_embedded_redis(shop: Path, environment: dict[str
         ("Authentication failed.", "Correct the user and the password in SHOP_URL"),
         ("READONLY You can't write against a read only replica.", "Point SHOP_URL at the primary"),
         ('database "shop" does not exist', "Create it, or correct SHOP_URL"),
+        ("[SSL: TLSV13_ALERT_CERTIFICATE_REQUIRED] required", "Name the client's in"),
+        ("[SSL: TLSV1_ALERT_UNKNOWN_CA] tlsv1 alert unknown ca", "Take a valid certificate for"),
+        (
+            "ssl_certfile=/a can't be used: No such file",
+            "Correct the file, or its name in SHOP_URL",
+        ),
         ("[Errno 111] Connection refused", "Start it, or correct SHOP_URL"),
     ],
 )

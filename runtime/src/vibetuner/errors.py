@@ -97,6 +97,23 @@ CURES = (
     (r"\bBUSY ", "Wait for the script that it runs, or end it:  redis-cli SCRIPT KILL"),
     (r"NOPERM", "Grant its user the right; vibetuner doctor  prints the line"),
     (r'database ".*" does not exist', "Create it, or correct {}"),
+    (r"\bssl_\w+=.* can't be used", "Correct the file, or its name in {}"),
+    (r"mismatch, certificate is not valid for", "Write a host of its certificate into {}"),
+    (r"verify failed: certificate has expired", "Renew the server's certificate"),
+    (r"certificate is not yet valid", "Set the clocks right, or renew the server's certificate"),
+    (
+        "CERTIFICATE_VERIFY_FAILED",
+        "Name its certificate's authority in {}, as ssl_ca_certs= (MongoDB: tlsCAFile=)",
+    ),
+    (
+        r"ALERT_CERTIFICATE_REQUIRED",
+        "Name the client's in {}, as ssl_certfile= (MongoDB: tlsCertificateKeyFile=)",
+    ),
+    (r"_ALERT_(\w*CERTIFICATE|UNKNOWN_CA)", "Take a valid certificate for the client in {}"),
+    (
+        r"WRONG_VERSION_NUMBER|RECORD_LAYER_FAILURE",
+        "It speaks no TLS there: correct the port, or leave TLS out of {}",
+    ),
 )
 
 
@@ -253,6 +270,7 @@ Correct the user and the password in REDIS_URL"
     """
     if url == "embedded":  # it has started, and does not answer now
         return f"Embedded {system} can't be used: {reason.rstrip('.')}. {EMBEDDED_CURE}"
+    reason = re.sub(r"\.? \(_ssl\.c:\d+\)", "", reason)
     usual = f"Start it, or correct {name}"
     if name in REAL_SERVERS and environment != "production":
         usual = f"Start it, correct {name}, or set {name}=embedded in development"

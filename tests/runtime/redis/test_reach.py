@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 import ssl
 import string
 import subprocess
@@ -13,6 +14,7 @@ from urllib.parse import quote
 
 import pytest
 from coredis.exceptions import ConnectionError as Disconnected
+from coredis.exceptions import RedisError
 
 from tests.listeners import open_proxy
 from tests.processes import run_vibetuner, wait_until
@@ -21,7 +23,7 @@ from vibetuner.config import Settings
 from vibetuner.embedded.packages import valkey_binary
 from vibetuner.errors import ServiceUnavailable
 from vibetuner.redis.blocking import ask
-from vibetuner.redis.client import check, open_redis
+from vibetuner.redis.client import check, make_client, open_redis
 from vibetuner.redis.connection import Connection
 from vibetuner.redis.url import Address, parse_url
 
@@ -89,8 +91,11 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_certificates(tmp_path_factory.mktemp("certificates"), "DNS:localhost")
 
 
-def make_certificates(folder: Path, name: str) -> Path:
-    """Make the certificates for a host of this name; return the folder."""
+def make_certificates(folder: Path, name: str, *dates: str) -> Path:
+    """Make the certificates for a host of this name; return the folder.
+
+    ``dates`` are options of ``openssl x509`` for the time in which they are valid.
+    """
 
     def openssl(*arguments: str) -> None:
         subprocess.run(["openssl", *arguments], check=True, capture_output=True, cwd=folder)
@@ -106,8 +111,9 @@ def make_certificates(folder: Path, name: str) -> Path:
     for who in ("server", "client"):
         openssl(*new, "-keyout", f"{who}.key", "-out", f"{who}.csr", "-subj", f"/CN={who}")
         openssl(
-            "x509", "-req", "-in", f"{who}.csr", "-CA", "ca.pem", "-CAkey", "ca.key", "-days", "2",
-            "-CAcreateserial", "-out", f"{who}.pem", "-extfile", "names",
+            "x509", "-req", "-in", f"{who}.csr", "-CA", "ca.pem", "-CAkey", "ca.key",
+            *(dates or ("-days", "2")), "-CAcreateserial", "-out", f"{who}.pem",
+            "-extfile", "names",
         )  # fmt: skip
     return folder
 
@@ -153,6 +159,56 @@ async def test_a_clients_certificate(server: Path, certificates: Path):
         lost = f"rediss://{user}@localhost:{port}?{ca}&ssl_certfile=/nowhere.pem"
         with pytest.raises(ServiceUnavailable, match="ssl_certfile=/nowhere.pem.*No such file"):
             await check(Settings(redis_url=lost))
+
+
+async def test_each_fault_of_a_certificate_has_its_cure(
+    server: Path, certificates: Path, tmp_path: Path
+):
+    """The client and the probe name the fault, and the part of the URL that cures it."""
+    (tmp_path / "old").mkdir()
+    expired = make_certificates(tmp_path / "old", "DNS:localhost", "-days", "-1")
+    ca = f"ssl_ca_certs={certificates}/ca.pem"
+
+    async def complaint(port: int, options: str, host: str = "localhost") -> str:
+        """Return the client's complaint; the probe has the same cure."""
+        url = f"rediss://{host}:{port}?{options}"
+        with pytest.raises(ServiceUnavailable) as raised:
+            await check(Settings(redis_url=url, environment="production"))
+        probe = await asyncio.to_thread(
+            run_vibetuner, "worker-health", folder=tmp_path, REDIS_URL=url,
+            ENVIRONMENT="production", SECRET_KEY=PASSWORD,
+        )  # fmt: skip
+        text = str(raised.value)
+        assert "_ssl.c" not in text
+        cure = text.rpartition(". ")[2]
+        assert probe.stderr.rstrip().endswith(cure), probe.stderr
+        return text
+
+    write_shop(tmp_path)
+    async with encrypted(server, certificates, mutual=False) as port:
+        text = await complaint(port, ca, host="127.0.0.1")
+        assert text.endswith("Write a host of its certificate into REDIS_URL")
+        assert "as ssl_ca_certs= " in await complaint(port, "")
+        lost = await complaint(port, "ssl_ca_certs=/nowhere.pem")
+        assert lost.endswith("Correct the file, or its name in REDIS_URL")
+    async with encrypted(server, expired, mutual=False) as port:
+        text = await complaint(port, f"ssl_ca_certs={expired}/ca.pem")
+        assert text.endswith("Renew the server's certificate")
+
+
+async def test_a_renewed_certificate_is_used(server: Path, certificates: Path, tmp_path: Path):
+    """A client that runs uses a certificate that is renewed under the same name."""
+    strange = make_certificates(tmp_path, "DNS:localhost")
+    user, ca = f"ann:{quote(PASSWORD, safe='')}", f"ssl_ca_certs={certificates}/ca.pem"
+    own = f"ssl_certfile={strange}/client.pem&ssl_keyfile={strange}/client.key"
+    async with encrypted(server, certificates, mutual=True) as port:
+        settings = Settings(redis_url=f"rediss://{user}@localhost:{port}?{ca}&{own}")
+        async with make_client(settings) as client:
+            with pytest.raises((RedisError, OSError)):
+                await client.ping()
+            for name in ("client.pem", "client.key"):
+                shutil.copy(certificates / name, strange / name)
+            assert await client.ping()
 
 
 @pytest.mark.slow

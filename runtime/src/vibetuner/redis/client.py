@@ -235,7 +235,7 @@ class ReliablePool(ConnectionPool[TCPConnection]):
         except BaseException as error:
             if _connecting.get():
                 self._available_connections.append_nowait(None)
-            if self._primary is not None and isinstance(error, OSError):
+            if (self._primary or self.address.tls) and isinstance(error, OSError):
                 raise Disconnected(first_line(error)) from None
             raise
         finally:
@@ -249,6 +249,8 @@ class ReliablePool(ConnectionPool[TCPConnection]):
 
     async def _construct_connection(self) -> TCPConnection:
         _connecting.set(True)
+        if self.address.tls:  # certificates are renewed under the same name
+            self.connection_kwargs["ssl_context"] = self.address.tls.context()
         if self._primary is None:
             return await super()._construct_connection()
         server = await self._primary.find()

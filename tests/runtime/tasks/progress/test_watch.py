@@ -189,3 +189,10 @@ async def test_an_end_that_was_not_published_is_published_by_the_next_watcher(
     ]
     with pytest.raises(LookupError, match="nobody"):
         await anext(watch_progress("nobody"))
+
+
+async def test_a_task_whose_result_cannot_be_read_is_unknown(queue: TaskWorker):
+    """A damaged or forged result raises nothing; its task has no state, as if it had expired."""
+    await queue.redis.set(queue.client.keys.result("t"), "forged")
+
+    assert await load_progress("t") is None

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from streaq import TaskStatus
+from streaq import StreaqError, TaskStatus
 from streaq.types import StreaqCancelled
 
 from vibetuner.config import get_settings
@@ -244,7 +244,7 @@ async def _ask_queue(task_id: str) -> tuple[ProgressState | None, bool]:
         return None, False
     try:
         result = await queue.result_by_id(task_id, timeout=RESULT_SECONDS)
-    except TimeoutError:
+    except (TimeoutError, StreaqError):  # it has expired meanwhile, or can't be read
         return None, False
     outcome = None if result.success else result.exception
     ended = status_of(outcome, success=result.success)

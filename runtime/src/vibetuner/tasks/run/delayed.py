@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
 import time
 from collections.abc import Callable, Collection, Sequence
@@ -18,11 +19,15 @@ from vibetuner.tasks.engine import cron_id
 from vibetuner.tasks.payload import Kind
 from vibetuner.tasks.run.outage import Outage
 
+logger = logging.getLogger(__name__)
+
 # A client of streaq's own publishes nothing about a delayed task; a worker notices it this late.
 LONGEST_SLEEP_SECONDS = 0.5
 # An event loop sleeps in whole milliseconds, rounded up; in the last one, yield until it is over.
 TICK_SECONDS = 0.001
 SWEEP_SECONDS = 0.5
+# A clock that NTP corrects steps back by less; a run would take place twice if that counted.
+SET_BACK_MS = 60_000
 
 
 class DelayedQueue:
@@ -103,11 +108,15 @@ class Cron:
         self._queue_of = queue_of
         self._next_run = next_run
         self._queues = queues
+        self._latest = 0  # ms, by the server's clock
 
     async def schedule_due(self) -> None:
-        """Schedule the cron runs that are due now."""
+        """Schedule the cron runs that are due now, or all if the server's clock was set back."""
         connection, keys = self._functions.connection, self._keys
         now = server_ms(await connection.call("TIME"))
+        if self._latest - now > SET_BACK_MS:
+            await self._follow_clock(now)
+        self._latest = now
         due = await connection.call("ZRANGE", keys.cron_schedule, "-inf", now, "BYSCORE")
         if not due:
             return
@@ -119,6 +128,16 @@ class Cron:
             queue = (noted or b"").decode() or self._queue_of(name.decode())
             if tab is not None and self._has_reader(queue):
                 await self.schedule(name.decode(), tab.decode(), queue)
+
+    async def _follow_clock(self, now: int) -> None:
+        """Make every schedule due, since it would wait until the clock is where it was before."""
+        connection, key = self._functions.connection, self._keys.cron_schedule
+        seconds = (self._latest - now) / 1000
+        logger.warning("the clock of Redis was set back by %.0f s; schedules follow it", seconds)
+        names = await connection.call("ZRANGE", key, 0, -1)
+        if names:
+            dues = [word for name in names for word in (now, name)]
+            await connection.call("ZADD", key, "XX", "LT", *dues)
 
     async def declare(self, task: Any) -> None:
         """Store a cron task and its next run; if others read its queue, only if it has none."""
