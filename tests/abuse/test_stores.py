@@ -85,7 +85,9 @@ def test_only_calls_signed_for_their_place_are_run(
     assert not planted.exists()
 
 
-def test_garbage_in_every_key_breaks_no_page(shop: Shop, within_limits: WithinLimits, operator: httpx2.Client):
+def test_garbage_in_every_key_breaks_no_page(
+    shop: Shop, within_limits: WithinLimits, operator: httpx2.Client
+):
     """With garbage in every key, each page of the dashboard answers, and the worker goes on.
 
     A task that is enqueued afterwards runs.
