@@ -15,6 +15,7 @@ from vibetuner.config import Settings
 from vibetuner.errors import TaskError, TaskExists, TaskNotFound
 from vibetuner.tasks.attempt import Cause
 from vibetuner.tasks.call import TaskCall
+from vibetuner.tasks.client.queue import ENQUEUED_AT_ONCE
 from vibetuner.tasks.dead_letters import get as get_letter
 from vibetuner.tasks.progress.state import ProgressStatus
 from vibetuner.tasks.progress.watch import load_progress, watch_progress
@@ -111,6 +112,22 @@ async def test_a_task_that_nobody_knows_is_not_waited_for(
         pair[0].start(after=pair[1].id)  # in one step, in any order
         await worker.enqueue_many(pair)
         await eventually(lambda: worker.counters["completed"] == 3)
+
+
+async def test_the_tasks_of_enqueue_many_follow_each_other_in_any_order(
+    worker: TaskWorker, running: Running
+):
+    """The first of more tasks than go into one step may follow the last of them."""
+
+    @robust_task(name="work")
+    async def work(number: int) -> int:
+        return number
+
+    tasks = [work.enqueue(number) for number in range(ENQUEUED_AT_ONCE + 1)]
+    tasks[0].start(after=tasks[-1].id)
+    async with running(worker):
+        await worker.enqueue_many(tasks)
+        await eventually(lambda: worker.counters["completed"] == len(tasks))
 
 
 @pytest.mark.parametrize("way", WAYS)

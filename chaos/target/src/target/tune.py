@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 
-from fastapi import APIRouter, UploadFile
+from fastapi import APIRouter, HTTPException, UploadFile
 from pydantic import BaseModel
+from streaq import StreaqError
 
 from vibetuner import VibetunerApp
 from vibetuner.sse import sse_endpoint
@@ -62,8 +63,11 @@ async def order(wanted: Order) -> dict[str, str]:
 
 @router.get("/orders/{task_id}")
 async def outcome(task_id: str) -> dict[str, str]:
-    """Wait for a task, and return its result."""
-    result = await get_worker().result_by_id(task_id, timeout=3)
+    """Wait for a task, and return its result; one that somebody has damaged is none."""
+    try:
+        result = await get_worker().result_by_id(task_id, timeout=3)
+    except StreaqError as error:
+        raise HTTPException(404) from error
     return {"result": str(result.result if result.success else "failed")}
 
 

@@ -209,14 +209,15 @@ class QueueClient:
     async def enqueue_many(self, tasks: Sequence[Task[Any, Any]], now: int) -> None:
         """Enqueue many tasks, hundreds in one step.
 
-        A unique task, and a task with parts, is enqueued in a step of its own.
+        A unique task, and a task with parts, is enqueued in a step of its own. Tasks that follow
+        others come last, as those must be known by then.
 
         Raises:
             TaskExists: an id is taken; the other tasks were enqueued.
         """
         once: list[Task[Any, Any]] = []
         taken: list[TaskExists] = []
-        for task in tasks:
+        for task in sorted(tasks, key=lambda one: bool(one.after)):
             try:
                 if task.parent.unique and (unique := line_of(task)):
                     await self.enqueue_unique(task, unique, await task.serialize(now))
