@@ -45,7 +45,7 @@ HEAD = """
         ("worker.task(name='a\\nb')", "name takes printable characters, not 'a\\nb'"),
         ("worker.task(silent='no')", "silent takes True or False, not 'no'"),
         ('robust_cron("0 3 * * *", backoff_max=1e308)', "backoff_max takes at most ten years"),
-        ('worker.cron("0\\t3 * * *")', "The schedule '0\\t3 * * *' holds a character that is no"),
+        ('worker.cron("0\\t3 * * *")', "The schedule '0\\t3 * * *' takes only spaces between"),
     ],
 )
 def test_a_wrong_decorator_is_refused_with_its_line(

@@ -249,8 +249,7 @@ async def test_a_cron_task_that_comes_too_late(worker: TaskWorker):
 async def test_a_task_whose_dependency_failed(worker: TaskWorker):
     """A task whose dependency failed leaves a dead letter, and a person can retry it."""
     invoice = send_invoice.enqueue("acme", cents=1)
-    after = await pack.enqueue(7).start(after=invoice.id)
-    await invoice
+    after = await pack.enqueue(7).start(after=invoice)
     await after.result(timeout=10)
 
     letter = await get(after.id)

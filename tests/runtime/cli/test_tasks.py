@@ -82,7 +82,10 @@ def test_without_a_worker_a_task_is_enqueued_explained_and_marked(typed: Typed):
 def test_beside_a_worker_health_and_doctor_see_it(
     typed: Typed, shop: Path, environment: dict[str, str], tmp_path: Path
 ):
-    """`worker-health` and `doctor` see a live worker, one with other code, and a stopped one."""
+    """`worker-health` and `doctor` see a live worker, and a stopped one.
+
+    `doctor` names a worker with other code, and one of another project with the same prefix.
+    """
     sick = typed("worker-health")
     assert sick.returncode == 1
     assert "error: No live worker of the queue" in sick.stderr
@@ -100,6 +103,12 @@ def test_beside_a_worker_health_and_doctor_see_it(
         write(shop / "src/shop/new.py", "CHANGED = 1\n")
         findings = json.loads(typed("doctor", "--json").stdout)["findings"]
         assert any("runs other code" in one["text"] for one in findings)
+        about = (shop / "pyproject.toml").read_text(encoding="utf-8")
+        write(shop / "pyproject.toml", about.replace('"corner-shop"', '"other-shop"'))
+        prefix = environment.get("REDIS_KEY_PREFIX", "corner-shop:")
+        findings = json.loads(typed("doctor", "--json", REDIS_KEY_PREFIX=prefix).stdout)["findings"]
+        assert any("belongs to another project, corner-shop" in one["text"] for one in findings)
+        write(shop / "pyproject.toml", about)
         assert typed("tasks", "abort", task_id).stdout.strip() == f"{task_id} is aborted"
         assert typed("tasks", "abort", task_id).returncode == 1
     assert typed("worker-health").returncode == 1

@@ -32,10 +32,9 @@ def no_queue() -> VibetunerError:
 
 
 def _not_configured(message: str, fixture: str) -> NotConfigured:
-    """Return the error for an empty setting; in a test, a fixture sets it, and `.env` doesn't."""
+    """Return the error for an empty setting, which a fixture sets in a test."""
     if get_settings().environment == "test":
-        problem, _, _ = message.partition(". ")
-        message = f"{problem}. In a test, request the fixture {fixture}"
+        message += f" (in a test, request the fixture {fixture})"
     return NotConfigured(message)
 
 

@@ -98,10 +98,15 @@ async def test_a_scheduled_task_is_explained_by_its_time(queue: Queue):
 
 async def test_a_task_that_waits_for_a_lost_one_is_explained(queue: Queue):
     """The reason for a task that would wait for ever is that the task it waits for is gone."""
-    task = await queue.worker.registry["double"].enqueue(1).start(after="vanished")
+    double = queue.worker.registry["double"]
+    first = await double.enqueue(1).start(delay=3600)
+    task = await double.enqueue(1).start(after=first.id)
+    keys = queue.engine_keys
+    await queue.redis.delete([f"{keys.queue}:task:data:{first.id}"])
+    await queue.redis.zrem(keys.delayed(queue.worker.priorities[-1]), [first.id])
 
     assert await state(queue, task.id) is State.WAITING
-    assert "It waits for vanished, which is gone" in await texts(queue, task.id)
+    assert f"It waits for {first.id}, which is gone" in await texts(queue, task.id)
 
 
 async def test_a_running_worker_is_looked_at_for_the_reason(queue_of: Queue, running):

@@ -126,10 +126,12 @@ async def test_arguments_that_no_longer_fit_have_no_line(queue: Queue):
 
 async def test_at_most_ten_parents_are_named(queue: Queue):
     """The reasons give the number of parents, and name ten with the command that explains each."""
-    first = await queue.worker.registry["double"].enqueue(1).start(delay=3600)
-    gone = [f"gone-{number}" for number in range(MOST_PARENTS)]
-    task = await queue.worker.registry["double"].enqueue(2).start(after=[first.id, *gone])
-    few = await queue.worker.registry["double"].enqueue(3).start(after=[first.id])
+    double = queue.worker.registry["double"]
+    first, *more = [
+        await double.enqueue(1).start(delay=3600 + number) for number in range(MOST_PARENTS + 1)
+    ]
+    task = await double.enqueue(2).start(after=[first.id, *(one.id for one in more)])
+    few = await double.enqueue(3).start(after=[first.id])
 
     found = [text for text, _ in await reasons(queue, task.id)]
     assert "It waits for 11 tasks; the first of them:" in found

@@ -168,7 +168,8 @@ async def test_the_tasks_that_wait_for_a_failed_one_fail_with_it(
     for other in others:
         result = await client.result(other.id, seconds=10)
         found = (str(result.exception), result.tries, result.success)
-        assert found == ("Dependency failed, not running task!", 0, False)
+        told = f"Dependency failed, not running task! It was to follow mail {first.id}"
+        assert found == (told, 0, False)
     assert counters == {"failed": 3}
 
 

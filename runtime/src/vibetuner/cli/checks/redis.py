@@ -59,7 +59,7 @@ async def check_redis(settings: Settings, project: ProjectInfo) -> list[Finding]
             lines = await check_lines(redis, settings)
     return [
         *found,
-        *judge_workers(workers, code_digest(project), settings, in_production=in_production),
+        *judge_workers(workers, project, settings, in_production=in_production),
         *judge_queues(
             sizes, workers, settings, in_production=in_production, declared=_declared_queues()
         ),
@@ -172,10 +172,10 @@ def judge_durability(
 
 
 def judge_workers(
-    workers: list[WorkerView], code: str, settings: Settings, *, in_production: bool
+    workers: list[WorkerView], project: ProjectInfo, settings: Settings, *, in_production: bool
 ) -> list[Finding]:
-    """Check that a worker is alive, and runs exactly this code."""
-    start = worker_command(settings.environment)
+    """Check that a worker is alive, and that each runs exactly this project's code."""
+    start, code = worker_command(settings.environment), code_digest(project)
     live = [view for view in workers if view.is_live]
     findings = [
         Finding(
@@ -203,7 +203,12 @@ def judge_workers(
         if abs(view.ahead) > CLOCK_SECONDS
     ]
     for view in live:
-        if view.beat.code != code:
+        if view.beat.project not in {"", project.slug}:
+            text = f"{view.beat.id} belongs to another project, {view.beat.project}: each fails "
+            text += "the other's tasks"
+            cure = "give each project a REDIS_KEY_PREFIX of its own"
+            findings.append(Finding("error", "worker", text, cure))
+        elif view.beat.code != code:
             text = f"{view.beat.id} runs other code (version {view.beat.version}) than is here"
             findings.append(Finding("warning", "worker", text, "restart it"))
         else:

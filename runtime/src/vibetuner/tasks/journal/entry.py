@@ -87,6 +87,7 @@ class Beat:
         code: a digest of the project's code.
         runtime: the version of vibetuner.
         queues: the queues that it reads, highest first.
+        project: the short name of the project.
     """
 
     id: str
@@ -102,6 +103,7 @@ class Beat:
     code: str = ""
     runtime: str = ""
     queues: tuple[str, ...] = ("normal",)
+    project: str = ""
 
 
 @lru_cache(1000)

@@ -231,6 +231,7 @@ class JournalObserver(Observer):
             "started": self._born,
             "concurrency": self._worker.concurrency,
             "tasks": tuple(sorted(self._worker.registry)),
+            "project": project.slug if project else "",
             "version": project.version if project else "",
             "code": code_digest(project) if project else "",
             "runtime": __version__,
