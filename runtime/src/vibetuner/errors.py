@@ -75,8 +75,8 @@ USERINFO = re.compile(
 SECRET_VALUE = re.compile(
     r"""(?i)(?:(?<=[?&;\s])|^)((?:\w+_)?(?:password|passwd|pwd|token|secret))=[^\s&;,"'<>)]+"""
 )
-# Servers for development, which a URL with the value `embedded` starts, and real ones.
 EMBEDDED_CURE = "See its state and its log:  vibetuner services status"
+# Servers for development, which a URL with the value `embedded` starts, and real ones.
 REAL_SERVERS = {"REDIS_URL": "redis://valkey:6379", "MONGODB_URL": "mongodb://mongo:27017"}
 # Packages of the extras that each project has; `uv add` would pin them a second time.
 EXTRAS = {"asyncpg": "postgres", "uvloop": "speed"}

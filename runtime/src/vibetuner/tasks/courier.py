@@ -280,6 +280,10 @@ def _known_id(call: ReliableCall[Any, Any], row: Row, task_id: str, known: str |
 
 
 async def _is_in_outbox(task_id: str) -> bool:
+    """Return whether a row is there; raise, unlike find_row, if a database does not answer.
+
+    A task would fail if its silence counted as an answer.
+    """
     for store in open_stores():
         if await store.read([task_id], 1, durable=None):
             return True

@@ -26,3 +26,12 @@ def of_message(area: str, message: str) -> Finding:
     """
     text, _, cure = message.partition(". ")
     return Finding("error", area, text, cure.removeprefix("Run:  ") or "see the message")
+
+
+def uncapitalized(cure: str) -> str:
+    """Return the sentence of an error's cure as findings write theirs.
+
+    >>> uncapitalized("Start its replicas")
+    'start its replicas'
+    """
+    return cure[0].lower() + cure[1:]

@@ -9,7 +9,7 @@ from typing import Any
 from coredis import Redis
 from coredis.exceptions import RedisError
 
-from vibetuner.cli.checks import Finding, Level
+from vibetuner.cli.checks import Finding, Level, uncapitalized
 from vibetuner.config import Settings
 from vibetuner.errors import VibetunerError, counted, first_line
 from vibetuner.loader import load_project
@@ -126,12 +126,13 @@ def judge_server(
     if info.get("role") == "slave":
         cure = "point REDIS_URL at the primary, or at Sentinels"
         findings.append(Finding("error", "Redis", "it is a read-only replica", cure))
-    if info.get("rdb_last_bgsave_status", "ok") != "ok":
-        cure = "make room on its disk; until then it refuses writes"
-        findings.append(Finding("error", "Redis", "its last snapshot has failed", cure))
-    if info.get("aof_last_write_status", "ok") != "ok":
-        cure = "make room on its disk; until then it refuses writes"
-        findings.append(Finding("error", "Redis", "it can't write its append-only file", cure))
+    for status, text in (
+        ("rdb_last_bgsave_status", "its last snapshot has failed"),
+        ("aof_last_write_status", "it can't write its append-only file"),
+    ):
+        if info.get(status, "ok") != "ok":
+            cure = "make room on its disk; until then it refuses writes"
+            findings.append(Finding("error", "Redis", text, cure))
     if config and config.get("appendonly") != "yes":
         saves = "saves only now and then" if config.get("save") else "never saves"
         text = f"it {saves}: a crash loses tasks"
@@ -167,7 +168,7 @@ def judge_durability(
         grave: Level = "error" if in_production else "warning"
         text, cure = problem
         text = f"ENQUEUE_DURABLE is set, and every enqueue is refused: {text}"
-        return [Finding(grave, "Redis", text, cure[0].lower() + cure[1:])]
+        return [Finding(grave, "Redis", text, uncapitalized(cure))]
     return [Finding("ok", "Redis", f"each enqueue waits for {keeping.places}")]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from vibetuner.cli.checks import Finding, of_message
+from vibetuner.cli.checks import Finding, of_message, uncapitalized
 from vibetuner.cli.checks.redis import check_redis
 from vibetuner.config import EMBEDDED, Settings
 from vibetuner.embedded import running_services
@@ -130,6 +130,5 @@ async def _look_at_redis(settings: Settings, project: ProjectInfo) -> list[Findi
         return [Finding("warning", "Redis", text, "check its load, and the network")]
     except Exception as error:  # noqa: BLE001 - whatever it is, the others are reported all the same
         reason = first_line(innermost(error))
-        cure = cure_of(reason, "REDIS_URL", "give its user the right to INFO")
-        cure = cure[0].lower() + cure[1:]
+        cure = uncapitalized(cure_of(reason, "REDIS_URL", "give its user the right to INFO"))
         return [Finding("warning", "Redis", f"its state can't be read: {reason}", cure)]

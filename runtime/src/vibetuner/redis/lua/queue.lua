@@ -464,19 +464,15 @@ end
 -- Return the first of the tasks to be followed that neither waits nor runs, has no result, and is not
 -- enqueued in this step; nil if there is none. The tasks' values begin at `i`; see enqueue.
 local function gone_from(prefix, argv, i)
-  local here, first = {}, i
+  local here, followed = {}, {}
   while i <= #argv do
     here[argv[i]] = true
+    for j = i + 6, i + 5 + argv[i + 5] do followed[#followed + 1] = argv[j]:gsub('^~', '') end
     i = i + 6 + argv[i + 5]
   end
-  i = first
-  while i <= #argv do
-    for j = i + 6, i + 5 + argv[i + 5] do
-      local task = argv[j]:gsub('^~', '')
-      if not here[task] and not is_live(prefix, task)
-        and redis.call('exists', prefix .. ':task:results:' .. task) == 0 then return task end
-    end
-    i = i + 6 + argv[i + 5]
+  for _, task in ipairs(followed) do
+    if not here[task] and not is_live(prefix, task)
+      and redis.call('exists', prefix .. ':task:results:' .. task) == 0 then return task end
   end
 end
 
