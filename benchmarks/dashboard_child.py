@@ -283,7 +283,7 @@ async def bury(queue: Any, number: int = DEAD) -> None:
     from vibetuner.redis.keys import Keys
     from vibetuner.resources.slots import mongo_database
     from vibetuner.tasks.dead_letters import Cause, DeadLetter
-    from vibetuner.tasks.letters.relay import count_groups, move_letters
+    from vibetuner.tasks.letters.mongo import MongoStore
 
     now, keys = datetime.now(UTC), Keys(queue.keys.prefix)
     letter = DeadLetter(
@@ -306,9 +306,9 @@ async def bury(queue: Any, number: int = DEAD) -> None:
         ]
         await asyncio.gather(*asked)
         if os.environ.get("MONGODB_URL"):
-            await move_letters(queue.redis, mongo_database.get(), queue.keys.prefix)
+            await MongoStore(queue.redis, queue.keys.prefix, mongo_database.get()).move()
     if os.environ.get("MONGODB_URL"):
-        await count_groups(queue.redis, mongo_database.get(), queue.keys.prefix)
+        await MongoStore(queue.redis, queue.keys.prefix, mongo_database.get()).count_groups()
 
 
 def letter_id(number: int) -> str:

@@ -24,13 +24,12 @@ import pytest
 
 from tests.processes import clean_environment, free_port, run_vibetuner, start_vibetuner
 from tests.projects import write_project
-from tests.runtime.tasks.letters.conftest import enqueued, make_letter, payload_of
+from tests.runtime.tasks.letters.conftest import enqueued, keep, make_letter, payload_of
 from vibetuner.cli.letters import parse_filters
 from vibetuner.config import Settings, using_settings
 from vibetuner.embedded import Lease
 from vibetuner.errors import CommandError
 from vibetuner.tasks.letters.letter import retry_id
-from vibetuner.tasks.letters.stream import keep
 from vibetuner.tasks.worker import TaskWorker
 from vibetuner.testing import name_database
 

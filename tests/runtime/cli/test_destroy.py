@@ -11,9 +11,8 @@ import pytest
 from tests.processes import run_vibetuner
 from tests.projects import write, write_project
 from tests.runtime.cli.test_new import TASK, TEST, Type, project, snapshot, type_
-from tests.runtime.tasks.letters.conftest import make_letter, payload_of
+from tests.runtime.tasks.letters.conftest import keep, make_letter, payload_of
 from vibetuner.config import Settings
-from vibetuner.tasks.letters.stream import keep
 from vibetuner.tasks.worker import open_queue
 
 __all__ = ["project", "type_"]

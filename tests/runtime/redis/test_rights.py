@@ -21,7 +21,7 @@ from vibetuner.redis.functions import Functions, FunctionsRefused, Scripts
 from vibetuner.redis.keys import Keys
 from vibetuner.redis.rights import COMMANDS, RightsMissing, acl_rules, find_missing
 from vibetuner.redis.url import parse_url
-from vibetuner.tasks.letters.stream import find_ids
+from vibetuner.tasks.letters.stream import StreamStore
 
 KEYS = Keys("shop:")
 ALL = "~* &* +@all"
@@ -140,5 +140,5 @@ async def test_a_user_with_that_line_finds_a_letter_by_its_first_characters(
     errors = (AuthorizationError, RightsMissing)
     with pytest.raises(errors, match=f"(?i){without}") if without else nullcontext():
         async with open_redis(Settings(redis_url=url, redis_key_prefix="shop")) as client:
-            assert await find_ids(client, KEYS.prefix, "abcd", 2) == ["abcdef01"]
+            assert await StreamStore(client, KEYS.prefix).ids("abcd", limit=2) == ["abcdef01"]
     ask(parse_url(server.url), ["FLUSHALL"], ["FUNCTION", "FLUSH"])

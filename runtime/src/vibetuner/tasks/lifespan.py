@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from importlib import import_module
 from typing import Any
 
 from vibetuner.config import get_settings
@@ -12,7 +13,6 @@ from vibetuner.lifespan import open_context
 from vibetuner.loader import load_project
 from vibetuner.redis import redis_client
 from vibetuner.resources.slots import mongo_database
-from vibetuner.tasks.letters.relay import relaying
 
 __all__ = ["base_lifespan", "worker_lifespan"]
 
@@ -31,8 +31,9 @@ async def base_lifespan() -> AsyncIterator[Context]:
         context = await stack.enter_async_context(open_context(settings, load_project()))
         redis, database = redis_client.peek(), mongo_database.peek()
         if redis is not None and database is not None:
-            relay = relaying(redis, database, settings.redis_key_prefix)
-            await stack.enter_async_context(relay)
+            letters = import_module("vibetuner.tasks.letters.mongo")  # loads the driver
+            store = letters.MongoStore(redis, settings.redis_key_prefix, database)
+            await stack.enter_async_context(letters.relaying(store))
         yield context
 
 

@@ -13,14 +13,13 @@ import pytest
 from httpx2 import AsyncClient
 
 from tests.runtime.frontend.debug.conftest import HOSTILE, browsing, register
-from tests.runtime.tasks.letters.conftest import make_letter, payload_of
+from tests.runtime.tasks.letters.conftest import keep, make_letter, payload_of
 from tests.valkey import Valkey
 from tests.waiting import eventually
 from vibetuner import VibetunerApp
 from vibetuner.config import Settings, get_settings, using_settings
 from vibetuner.frontend.debug.pages import ChangeStream
 from vibetuner.sse.hub import Hub
-from vibetuner.tasks.letters.stream import keep
 from vibetuner.tasks.queues import ReadOrder
 from vibetuner.tasks.worker import TaskWorker, using_worker
 

@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from tests.runtime.tasks.letters.conftest import make_letter
+from tests.runtime.tasks.letters.conftest import keep, make_letter
 from vibetuner.cli import letters, letters_view, task_view
 from vibetuner.cli.checks.redis import check_records, check_redis
 from vibetuner.config import Settings, using_settings
@@ -30,7 +30,6 @@ from vibetuner.tasks.inspect.stats import read_stats
 from vibetuner.tasks.inspect.why import explain
 from vibetuner.tasks.journal.entry import Beat, Ended, FailedTry, Outcome, Started
 from vibetuner.tasks.letters.letter import Filters
-from vibetuner.tasks.letters.stream import keep
 from vibetuner.tasks.worker import TaskWorker
 
 HOME = "/debug/tasks"

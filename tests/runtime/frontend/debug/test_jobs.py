@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from tests.runtime.tasks.letters.conftest import make_letter, payload_of
+from tests.runtime.tasks.letters.conftest import keep, make_letter, payload_of
 from tests.waiting import eventually
 from vibetuner.config import Settings, using_settings
 from vibetuner.errors import TaskNotFound
@@ -15,7 +15,6 @@ from vibetuner.tasks.dead_letters import get, open_dead_letters
 from vibetuner.tasks.dead_letters.api import find
 from vibetuner.tasks.dead_letters.bulk import Outcome, matching, settle
 from vibetuner.tasks.letters.letter import Filters
-from vibetuner.tasks.letters.stream import keep
 from vibetuner.tasks.worker import TaskWorker, get_worker
 from vibetuner.testing import held_open
 

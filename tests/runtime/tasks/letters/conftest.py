@@ -9,8 +9,12 @@ from typing import Any
 import pytest
 
 from vibetuner.config import Settings, using_settings
+from vibetuner.redis.functions import Scripts
+from vibetuner.redis.keys import Keys
+from vibetuner.resources.slots import mongo_database
 from vibetuner.tasks.dead_letters import Cause, DeadLetter, open_dead_letters
-from vibetuner.tasks.letters.stream import keep
+from vibetuner.tasks.letters.mongo import MongoStore
+from vibetuner.tasks.letters.stream import Client
 from vibetuner.tasks.payload import Kind
 from vibetuner.tasks.worker import TaskWorker, get_worker
 from vibetuner.testing import held_open
@@ -45,6 +49,18 @@ def bury(settings: Settings, queue: TaskWorker) -> Bury:
         return letter
 
     return bury
+
+
+async def keep(redis: Client, prefix: str, letter: DeadLetter) -> None:
+    """Store a dead letter in the stream, as the step that ends its task does."""
+    keys, values = Keys(prefix), [letter.task_id, letter.to_json()]
+    places = [keys.letters, keys.letter_places, keys.guard]
+    await Scripts(redis).call("bury_letter", places, values)
+
+
+def in_mongodb(queue: TaskWorker, settings: Settings) -> MongoStore:
+    """Return the store in the MongoDB that is open."""
+    return MongoStore(queue.redis, settings.redis_key_prefix, mongo_database.get())
 
 
 async def payload_of(queue: TaskWorker, *args: Any, task_id: str = "t1", **fields: Any) -> bytes:

@@ -7,15 +7,14 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from tests.runtime.tasks.letters.conftest import Bury, make_letter
+from tests.runtime.tasks.letters.conftest import Bury, keep, make_letter
 from vibetuner.config import Settings, using_settings
 from vibetuner.embedded import Lease
 from vibetuner.redis.keys import Keys
 from vibetuner.resources.mongo import open_database
 from vibetuner.resources.slots import mongo_database
 from vibetuner.tasks.dead_letters import count, discard, groups, list_letters, retry
-from vibetuner.tasks.letters.relay import count_groups, move_letters
-from vibetuner.tasks.letters.stream import keep
+from vibetuner.tasks.letters.mongo import MongoStore
 from vibetuner.tasks.worker import TaskWorker
 from vibetuner.testing import held_open, name_database
 
@@ -96,22 +95,23 @@ async def test_letters_in_mongodb_are_counted_by_the_workers(
 ):
     """Workers count letters as they are there, come and are settled, and once a day all anew."""
     database, keys = mongo_database.get(), Keys(in_mongodb.redis_key_prefix)
+    store = MongoStore(queue.redis, keys.prefix, database)
     for task_id in ("a", "b", "c"):
         await keep(queue.redis, keys.prefix, make_letter(task_id))
-    await move_letters(queue.redis, database, keys.prefix)
+    await store.move()
     await queue.redis.delete([keys.letter_groups])
 
-    await count_groups(queue.redis, database, keys.prefix)
+    await store.count_groups()
     await keep(queue.redis, keys.prefix, make_letter("d"))
     await discard("a")
-    await count_groups(queue.redis, database, keys.prefix)
+    await store.count_groups()
 
     assert await counted() == {"f1": 3}
     assert await count() == 3
     await database["dead_letters"].delete_one({"_id": "b"})
     await queue.redis.delete([keys.letters_counted])
     assert await counted() == {"f1": 2}
-    await count_groups(queue.redis, database, keys.prefix)
+    await store.count_groups()
     assert await counted() == {"f1": 2}
 
 

@@ -7,14 +7,13 @@ import logging
 
 import pytest
 
-from tests.runtime.tasks.letters.conftest import Bury, make_letter
+from tests.runtime.tasks.letters.conftest import Bury, in_mongodb, make_letter
 from tests.waiting import eventually
 from vibetuner.config import Settings
 from vibetuner.resources.slots import mongo_database
 from vibetuner.tasks.dead_letters import count, get
-from vibetuner.tasks.letters.mongo_store import NEWEST_FIRST
-from vibetuner.tasks.letters.relay import move_letters, relaying
-from vibetuner.tasks.letters.stream import read_letters
+from vibetuner.tasks.letters.mongo import NEWEST_FIRST, relaying
+from vibetuner.tasks.letters.stream import StreamStore
 from vibetuner.tasks.worker import TaskWorker
 
 FILTERS: list[tuple[str, ...]] = [(), ("task_name",), ("cause",), ("fingerprint",)]
@@ -28,7 +27,7 @@ async def test_letters_arrive_and_leave_the_stream(
         await bury(f"t{number}")
     prefix = settings.redis_key_prefix
 
-    async with relaying(queue.redis, mongo_database.get(), prefix):
+    async with relaying(in_mongodb(queue, settings)):
 
         async def is_empty() -> bool:
             return not await queue.redis.xlen(f"{prefix}dead_letters")
@@ -47,7 +46,7 @@ async def test_each_list_has_an_index_with_the_order_of_its_pages(
     """A worker makes an index for each filter, as otherwise MongoDB would sort the whole list."""
     await bury("t1")
     collection = mongo_database.get()["dead_letters"]
-    async with relaying(queue.redis, mongo_database.get(), settings.redis_key_prefix):
+    async with relaying(in_mongodb(queue, settings)):
 
         async def found() -> set[tuple[str, ...]]:
             indexes = (await collection.index_information()).values()
@@ -66,13 +65,13 @@ async def test_a_letter_that_is_delivered_twice_is_one_document(
     settings: Settings, bury: Bury, queue: TaskWorker
 ):
     """Relays that move letters at once, or move one again, make one document of each letter."""
-    database, prefix = mongo_database.get(), settings.redis_key_prefix
+    store = in_mongodb(queue, settings)
     for number in range(30):
         await bury(f"t{number}")
 
-    await asyncio.gather(*(move_letters(queue.redis, database, prefix) for _ in range(4)))
+    await asyncio.gather(*(store.move() for _ in range(4)))
     await bury("t3")
-    await move_letters(queue.redis, database, prefix)
+    await store.move()
 
     assert await count() == 30
 
@@ -83,10 +82,10 @@ async def test_a_second_delivery_does_not_undo_an_act(
     """A letter that is delivered again keeps the record of its retry."""
     database = mongo_database.get()
     await bury("t1")
-    await move_letters(queue.redis, database, settings.redis_key_prefix)
+    await in_mongodb(queue, settings).move()
     await database["dead_letters"].update_one({"_id": "t1"}, {"$set": {"retried_as": "t2"}})
     await bury("t1")
-    await move_letters(queue.redis, database, settings.redis_key_prefix)
+    await in_mongodb(queue, settings).move()
 
     assert (await get("t1")).retried_as == "t2"
 
@@ -103,7 +102,7 @@ async def test_an_unreadable_entry_blocks_no_other(
 
     assert await count() == 1
     assert await queue.redis.xlen(key) == 150
-    assert await read_letters(queue.redis, settings.redis_key_prefix) == []
+    assert await StreamStore(queue.redis, settings.redis_key_prefix).oldest() == {}
 
 
 async def test_arguments_too_large_for_mongodb_leave_a_letter_without_them(

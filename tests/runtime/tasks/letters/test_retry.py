@@ -13,13 +13,12 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 
-from tests.runtime.tasks.letters.conftest import Bury, enqueued, make_letter, payload_of
+from tests.runtime.tasks.letters.conftest import Bury, enqueued, keep, make_letter, payload_of
 from vibetuner.config import Settings, using_settings
 from vibetuner.errors import DeadLetterError
 from vibetuner.tasks.dead_letters import count, discard, get, open_dead_letters, retry
 from vibetuner.tasks.letters.letter import Act, retry_id
 from vibetuner.tasks.letters.requeue import Requeue
-from vibetuner.tasks.letters.stream import keep
 from vibetuner.tasks.payload import Kind, signing_keys
 from vibetuner.tasks.worker import TaskWorker, get_worker
 

@@ -27,7 +27,7 @@ from vibetuner.tasks.dead_letters import (
     open_dead_letters,
     retry,
 )
-from vibetuner.tasks.letters.relay import count_unreadable
+from vibetuner.tasks.letters.mongo import count_unreadable
 from vibetuner.tasks.worker import TaskWorker, open_queue
 
 NOON = datetime(2026, 5, 1, 12, tzinfo=UTC)

@@ -101,7 +101,7 @@ def _answered(one: Probe) -> Finding:
 async def _look_at_letters(settings: Settings) -> list[Finding]:
     """Report unreadable dead letters in MongoDB, and rows that wait in its outbox for too long."""
     from vibetuner.resources.mongo import open_database
-    from vibetuner.tasks.letters.relay import count_unreadable
+    from vibetuner.tasks.letters.mongo import count_unreadable
 
     try:
         async with asyncio.timeout(PROBE_SECONDS), open_database(settings) as database:

@@ -20,8 +20,7 @@ from vibetuner.tasks.dead_letters.api import (
     open_dead_letters,
     retry,
 )
-from vibetuner.tasks.letters.letter import DeadLetter
-from vibetuner.tasks.letters.store import Page
+from vibetuner.tasks.letters.letter import DeadLetter, Page
 
 __all__ = [
     "Cause",

@@ -7,7 +7,6 @@ from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime
 from importlib import import_module
-from typing import cast
 
 from vibetuner.config import get_settings
 from vibetuner.embedded import open_services
@@ -15,9 +14,9 @@ from vibetuner.errors import DeadLetterError, DeadLetterNotFound, ServiceUnavail
 from vibetuner.redis.client import answering
 from vibetuner.resources.slots import mongo_database
 from vibetuner.tasks.attempt import Cause
-from vibetuner.tasks.letters.letter import Act, DeadLetter, Filters, Group, retry_id
+from vibetuner.tasks.letters.letter import Act, DeadLetter, Filters, Group, Page, retry_id
 from vibetuner.tasks.letters.requeue import Requeue
-from vibetuner.tasks.letters.store import Page, Store, StreamStore
+from vibetuner.tasks.letters.stream import StreamStore
 from vibetuner.tasks.worker import get_worker, open_queue
 
 # The beginning of an id, which has 32 characters.
@@ -180,9 +179,7 @@ async def retry(letter: str | DeadLetter, *, by: str | None = None) -> str:
     if letter.is_open:
         payload = _requeue().payload_of(letter)
         act = Act(at=datetime.now(UTC), by=by, retried_as=retry_id(letter.task_id))
-        async with _answering():
-            decided = await _store().settle(letter, act, payload)
-        letter = letter.acted_on(**decided.fields())
+        letter = await _settle(letter, act, payload)
     if letter.retried_as is None:
         raise DeadLetterError(f"{_was_acted_on(letter)}, so it is not retried")
     return letter.retried_as
@@ -199,11 +196,16 @@ async def discard(letter: str | DeadLetter, *, by: str | None = None) -> None:
     """
     letter = await get(letter) if isinstance(letter, str) else letter
     if letter.is_open:
-        async with _answering():
-            decided = await _store().settle(letter, Act(at=datetime.now(UTC), by=by), None)
-        letter = letter.acted_on(**decided.fields())
+        letter = await _settle(letter, Act(at=datetime.now(UTC), by=by), None)
     if letter.discarded_at is None:
         raise DeadLetterError(f"{_was_acted_on(letter)}, so it is not discarded")
+
+
+async def _settle(letter: DeadLetter, act: Act, payload: bytes | None) -> DeadLetter:
+    """Return the letter with the act that was decided on: this one, or an earlier one."""
+    async with _answering():
+        decided = await _store().settle(_requeue(), letter, act, payload)
+    return letter.acted_on(**decided.fields())
 
 
 def _queue_is_open() -> bool:
@@ -218,19 +220,19 @@ def _answering() -> AbstractAsyncContextManager[None]:
     return answering(get_settings(), None)
 
 
-def _store() -> Store:
-    worker, settings = get_worker(), get_settings()
-    redis, prefix = worker.redis, settings.redis_key_prefix
+def _store() -> StreamStore:
+    settings, redis = get_settings(), get_worker().redis
     if not settings.mongodb_url:
-        return StreamStore(redis, prefix, _requeue())
+        return StreamStore(redis, settings.redis_key_prefix)
     database = mongo_database.peek()
     if database is None:
         raise ServiceUnavailable(
             "MongoDB is not open here. In a script:  async with open_dead_letters(): "
             "(from vibetuner.tasks.dead_letters)"
         )
-    module = import_module("vibetuner.tasks.letters.mongo_store")
-    return cast("Store", module.MongoStore(database, redis, prefix, _requeue()))
+    mongo = import_module("vibetuner.tasks.letters.mongo")
+    store: StreamStore = mongo.MongoStore(redis, settings.redis_key_prefix, database)
+    return store
 
 
 def _requeue() -> Requeue:

@@ -19,7 +19,7 @@ from vibetuner.tasks.inspect.queue import Queue, unreadable_row
 from vibetuner.tasks.inspect.shown import name_arguments, shown
 from vibetuner.tasks.journal.entry import Ended, FailedTry
 from vibetuner.tasks.letters.plain import plain_text
-from vibetuner.tasks.letters.stream import find_letter
+from vibetuner.tasks.letters.stream import StreamStore
 from vibetuner.tasks.outbox.row import Row as OutboxRow
 from vibetuner.tasks.outbox.row import find_row as find_in_outbox
 from vibetuner.tasks.payload import Kind
@@ -191,7 +191,7 @@ async def letter_of(queue: Queue, task_id: str) -> DeadLetter | None:
     except LookupError:
         return None
     except VibetunerError:
-        return await find_letter(queue.redis, queue.keys.prefix, task_id)
+        return await StreamStore(queue.redis, queue.keys.prefix).get(task_id)
 
 
 async def kept_payload(queue: Queue, entry_id: str, task_id: str) -> dict[str, Any]:

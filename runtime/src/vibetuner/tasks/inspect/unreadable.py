@@ -66,7 +66,7 @@ async def count_unreadable(redis: Redis[Any], prefix: str) -> dict[str, int]:
     groups.pop("?", None)
     counts = {
         "dead letters": sum(
-            parse_letter("", str(entry.field_values.get("letter"))) is None for entry in letters
+            parse_letter(str(entry.field_values.get("letter"))) is None for entry in letters
         ),
         "decisions about dead letters": _count(Act, acts.values()),
         "groups of dead letters": _count(Group, groups.values()),

@@ -1,4 +1,4 @@
-"""The record of a task that will not be retried, the act on it, and its group.
+"""The record of a task that will not be retried, the act on it, its group, and pages of records.
 
 Pure: nothing here does I/O.
 """
@@ -10,7 +10,7 @@ import hashlib
 import json
 import traceback
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Self
@@ -167,6 +167,21 @@ class Group:
     last: Moment
 
 
+@dataclass(frozen=True, slots=True)
+class Page:
+    """A page of letters, the newest first.
+
+    Args:
+        letters: the letters.
+        next: the position of the next page; None after the last.
+        unreadable: the ids of unreadable letters: damaged, or of a newer version.
+    """
+
+    letters: list[DeadLetter]
+    next: str | None = None
+    unreadable: list[str] = field(default_factory=list)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Filters:
     """The letters to list; a filter that is None matches all.
@@ -184,6 +199,12 @@ class Filters:
     def __post_init__(self) -> None:
         if self.since is not None and self.since.tzinfo is None:
             raise ValueError(f"since takes a time with a time zone, not {self.since!r}")
+
+    @property
+    def exact(self) -> dict[str, str]:
+        """Return the fields of a letter that must be equal."""
+        values = {"task_name": self.task, "cause": self.cause, "fingerprint": self.fingerprint}
+        return {name: str(value) for name, value in values.items() if value is not None}
 
     @property
     def narrowed(self) -> bool:
