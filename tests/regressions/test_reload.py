@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.waiting import eventually
-from vibetuner.cli.program import Program
+from vibetuner.cli.launch import Program
 from vibetuner.cli.supervisor import Supervisor
 
 pytestmark = pytest.mark.process

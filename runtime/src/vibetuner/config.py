@@ -35,7 +35,6 @@ from vibetuner.project import (
 from vibetuner.setting_files import (
     check_env_file,
     find_secret,
-    find_value,
     read_env_file,
     read_secrets,
 )
@@ -332,7 +331,7 @@ def _explain_one(detail: dict[str, Any], env_file: Path) -> str:
     variable = name.upper()
     where = "the environment" if os.environ.get(variable) else env_file.name
     secret = find_secret(name)
-    if secret and not os.environ.get(variable) and not find_value(env_file, name):
+    if secret and name not in _known(os.environ) and name not in _known(read_env_file(env_file)):
         return f"{variable}: expected {expected}, found something else in {secret}"
     return f"{variable}: expected {expected}, found {_shown(name, env_file)} in {where}"
 
@@ -340,6 +339,5 @@ def _explain_one(detail: dict[str, Any], env_file: Path) -> str:
 def _shown(name: str, env_file: Path) -> str:
     if Settings.model_fields[name].annotation == (SecretStr | None):
         return "a value that is not shown"
-    value = os.environ.get(name.upper()) or find_value(env_file, name)
-    shown = mask_url(value)
+    shown = mask_url((_known(read_env_file(env_file)) | _known(os.environ)).get(name, ""))
     return repr(shown) if len(shown) <= SHOWN else f"{shown[:SHOWN]!r}..."

@@ -41,14 +41,6 @@ def read_env_file(path: Path) -> dict[str, str | None]:
     return dotenv_values(path, encoding="utf-8") if path.exists() else {}
 
 
-def find_value(path: Path, name: str) -> str:
-    """Return a variable's last value, whatever its case; empty if it is not set."""
-    text = path.read_text(encoding="utf-8") if path.is_file() else ""
-    bindings = parse_stream(StringIO(text))
-    found = [item.value or "" for item in bindings if (item.key or "").lower() == name.lower()]
-    return found[-1] if found else ""
-
-
 # Docker's folder; SECRETS_DIR names another.
 DEFAULT_DIR = "/run/secrets"
 

@@ -30,6 +30,15 @@ def test_a_heartbeat_that_cannot_be_read_is_no_workers(
     assert (done.returncode, done.stdout) == (0, "healthy: whole\n"), done.stderr
 
 
+def test_a_variable_in_env_is_replaced_as_in_a_worker(shop: Path, environment: dict[str, str]):
+    """`worker-health` asks the server whose URL in `.env` names another variable."""
+    address = parse_url(environment["REDIS_URL"])
+    lines = f"PORT={address.port}\nREDIS_URL=redis://127.0.0.1:${{PORT}}\n"
+    (shop / ".env").write_text(lines, encoding="utf-8")
+    done = run_vibetuner("worker-health", folder=shop)
+    assert done.stderr.startswith("error: No live worker of the queue corner-shop. "), done.stderr
+
+
 @pytest.mark.parametrize(
     ("url", "words"),
     [

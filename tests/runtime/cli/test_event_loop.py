@@ -8,7 +8,7 @@ import sys
 PROGRAM = """
 import asyncio, sys
 {before}
-from vibetuner.cli.event_loop import run_in_loop
+from vibetuner.cli.complaint import run_in_loop
 
 async def name(stream):
     print(type(asyncio.get_running_loop()).__module__.split(".")[0], file=stream)

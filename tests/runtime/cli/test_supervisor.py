@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from vibetuner.cli.program import Program
+from vibetuner.cli.launch import Program
 from vibetuner.cli.supervisor import Supervisor
 
 PRINT = "import sys; sys.stdout.{}"
@@ -139,7 +139,7 @@ def test_the_supervisor_stops_in_order_when_its_output_is_closed(tmp_path: Path)
     )
     script = (
         "import asyncio, sys\n"
-        "from vibetuner.cli.program import Program\n"
+        "from vibetuner.cli.launch import Program\n"
         "from vibetuner.cli.supervisor import Supervisor\n"
         f"sys.exit(asyncio.run(Supervisor([Program('web', ('-c', {code!r}))]).run()))"
     )

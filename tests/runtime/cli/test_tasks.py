@@ -22,6 +22,7 @@ from tests.waiting import wait_until
 from vibetuner.cli.checks import Finding
 from vibetuner.cli.checks.outside import check_drift, check_version
 from vibetuner.cli.checks.redis import judge_server
+from vibetuner.config import Settings
 from vibetuner.embedded import Lease
 from vibetuner.project import ProjectInfo
 from vibetuner.redis.blocking import RefusedError, ask
@@ -237,11 +238,11 @@ OTHER_ENGINE = "another version of the queue's engine uses this server, and repl
 
 
 @pytest.mark.parametrize(
-    ("server", "in_production", "expected"),
+    ("server", "environment", "expected"),
     [
         (
             BAD,
-            True,
+            "production",
             [
                 ("error", "version 6.2.1 has no functions"),
                 ("error", "it is a read-only replica"),
@@ -253,7 +254,7 @@ OTHER_ENGINE = "another version of the queue's engine uses this server, and repl
         ),
         (
             ({**NEARLY_FULL, "used_memory": 10**8}, {"appendonly": "no", "save": "60 1"}, None),
-            False,
+            "development",
             [
                 ("warning", "it saves only now and then: a crash loses tasks"),
                 (
@@ -264,7 +265,7 @@ OTHER_ENGINE = "another version of the queue's engine uses this server, and repl
         ),
         (
             (NEARLY_FULL, {}, None),
-            True,
+            "production",
             [
                 ("warning", "its memory is 95 % full (95 of 100 MB)"),
                 ("note", "its configuration can't be read"),
@@ -276,7 +277,7 @@ OTHER_ENGINE = "another version of the queue's engine uses this server, and repl
                 {"appendonly": "yes", "save": "", "maxmemory-policy": "noeviction"},
                 None,
             ),
-            True,
+            "production",
             [("ok", "8.0.0: keeps what it is given")],
         ),
     ],
@@ -284,11 +285,11 @@ OTHER_ENGINE = "another version of the queue's engine uses this server, and repl
 )
 def test_a_redis_that_would_lose_tasks_is_named(
     server: tuple[dict[str, Any], dict[str, str], str | None],
-    in_production: bool,
+    environment: str,
     expected: list[tuple[str, str]],
 ):
     """The doctor names what would lose or refuse tasks: no persistence, a replica, full memory."""
-    found = judge_server(*server, in_production=in_production)
+    found = judge_server(Settings(environment=environment), *server)
     assert [(one.level, one.text) for one in found] == expected
     assert all(one.cure for one in found if one.level != "ok")
 
@@ -303,7 +304,7 @@ def test_a_redis_that_would_lose_tasks_is_named(
 def test_a_server_of_another_kind_is_named_with_what_to_write(mode: str, words: str, url: str):
     """A Sentinel or a node of a Cluster, taken for a server, is named with the URL to write."""
     info = {"redis_version": "8.0.0", "redis_mode": mode}
-    found, *_ = judge_server(info, {}, None, in_production=True)
+    found, *_ = judge_server(Settings(environment="production"), info, {}, None)
     assert (found.level, words in found.text) == ("error", True)
     assert url in found.cure
 

@@ -138,8 +138,9 @@ async def judged(server: Valkey) -> list[Any]:
     address = parse_url(server.url)
     async with open_redis(settings) as client:
         info = dict(await client.info())
-    assert judge_durability(info, server.settings, address, in_production=True) == []
-    return judge_durability(info, settings, address, in_production=True)
+    assert judge_durability(info, server.settings, address) == []
+    live = settings.model_copy(update={"environment": "production"})
+    return judge_durability(info, live, address)
 
 
 async def test_a_call_waits_for_the_disk(tmp_path: Path):

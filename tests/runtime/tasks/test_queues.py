@@ -284,7 +284,8 @@ async def test_a_queue_that_nobody_reads_is_reported(queue: TaskWorker, settings
             task.id: " ".join(one.text for one in (await explain(look, task.id))[1])
             for task in (queued, delayed, other)
         }
-        (finding,) = judge_queues({"bulk": 1}, workers, settings, in_production=True)
+        live = settings.model_copy(update={"environment": "production"})
+        (finding,) = judge_queues({"bulk": 1}, workers, live)
 
     assert [workers[0].beat.queues, *found] == [("critical",), *NAMES]
     assert (found["bulk"].queued, found["bulk"].scheduled, found["bulk"].is_unread) == (1, 1, True)
@@ -308,9 +309,7 @@ async def test_a_removed_queue_is_reported(queue: TaskWorker, settings: Settings
         async with changed:
             look = Queue(changed, JournalKeys(settings.redis_key_prefix))
             await eventually(look.workers)
-            judged = judge_queues(
-                {"gone": 1}, await look.workers(), settings, in_production=True, declared=NAMES
-            )
+            judged = judge_queues({"gone": 1}, await look.workers(), settings, declared=NAMES)
             assert await changed.abort_by_id(delayed.id, timeout=5)
 
     assert [one.cure.partition(": ")[0] for one in judged] == ["declare it again until it is empty"]

@@ -93,19 +93,16 @@ def _settings() -> tuple[str, str, str]:
     from vibetuner.errors import NotConfigured, SettingsError, explain_embedded
     from vibetuner.project import find_root, key_prefix
     from vibetuner.redis import REDIS_MISSING
-    from vibetuner.setting_files import check_env_file, find_value, read_secrets
+    from vibetuner.setting_files import check_env_file, read_env_file, read_secrets
 
     root = find_root()
     env_file = (root or Path.cwd()) / ".env"
     check_env_file(env_file)
     names = ("redis_url", "redis_key_prefix", "environment")
-    secrets = read_secrets(names)
-    variables = {name.lower(): value for name, value in os.environ.items() if value}
-
-    def find(name: str) -> str | None:
-        return variables.get(name) or find_value(env_file, name) or secrets.get(name)
-
-    url, prefix, environment = map(find, names)
+    values = read_secrets(names)
+    for variables in (read_env_file(env_file), os.environ):
+        values |= {name.lower(): value for name, value in variables.items() if value}
+    url, prefix, environment = map(values.get, names)
     if url == "embedded":
         if environment == "production":
             raise SettingsError(explain_embedded("REDIS_URL"))

@@ -10,14 +10,17 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
-from typing import TextIO
+from importlib.util import find_spec
+from typing import TextIO, TypeVarTuple
 
 from vibetuner.errors import VibetunerError, first_line, mask_secrets
 from vibetuner.logs import open_standard_files
 
 logger = logging.getLogger(__name__)
+
+Args = TypeVarTuple("Args")
 
 # The exit code that a shell reports for a program that SIGPIPE ended.
 READER_GONE = 141
@@ -44,6 +47,20 @@ def complaining() -> Iterator[None]:
     finally:
         if _threads():
             leave_soon(code, after=threading.main_thread())
+
+
+def run_in_loop(function: Callable[[*Args], Awaitable[None]], *args: *Args) -> None:
+    """Run ``function`` to its end, in uvloop's event loop if it is installed.
+
+    Once it has returned, threads don't keep the process for more than a second.
+    """
+    import anyio
+
+    async def run() -> None:
+        await function(*args)
+        leave_soon(0)
+
+    anyio.run(run, backend_options={"use_uvloop": find_spec("uvloop") is not None})
 
 
 def leave_soon(code: int, *, after: threading.Thread | None = None) -> None:

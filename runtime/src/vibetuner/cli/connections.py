@@ -31,14 +31,6 @@ SLOWEST_BYTES_A_SECOND = 500
 # The time that an event stream gets to send its end; a browser that doesn't read would take longer.
 STREAM_SECONDS = 0.3
 
-ANSWER = (
-    "HTTP/1.1 {}\r\nRetry-After: 5\r\nConnection: close\r\nContent-Type: text/plain\r\n"
-    "Content-Length: {}\r\n\r\n{}"
-)
-MALFORMED = (
-    "HTTP/1.1 400 Bad Request\r\nConnection: close\r\nContent-Type: text/plain\r\n"
-    "Content-Length: {}\r\n\r\n{}"
-)
 # Log lines that anybody can cause as often as they like.
 CHEAP_LINES: dict[str, tuple[str, ...]] = {
     "uvicorn.error": ("Invalid HTTP request", "Unsupported upgrade", "No supported WebSocket"),
@@ -129,6 +121,15 @@ def _quieten() -> None:
     log_sparingly(logger)
 
 
+def _answer(status: str, headers: str = "", text: str = "") -> bytes:
+    """Return a response to a client that uvicorn's protocol does not serve."""
+    text = text or status
+    return (
+        f"HTTP/1.1 {status}\r\n{headers}Connection: close\r\nContent-Type: text/plain\r\n"
+        f"Content-Length: {len(text)}\r\n\r\n{text}"
+    ).encode()
+
+
 class LimitedServer(uvicorn.Server):
     """uvicorn's server; it closes late connections, and at its end event streams first."""
 
@@ -184,8 +185,7 @@ class _Limited(asyncio.Protocol):
         self._address = str(peer[0]) if isinstance(peer, tuple) else None
         if status := self.clients.admit(self._address, len(self.connections)):
             self._refused = True
-            answer = ANSWER.format(status, len(status), status)
-            cast("asyncio.Transport", transport).write(answer.encode())
+            cast("asyncio.Transport", transport).write(_answer(status, "Retry-After: 5\r\n"))
             transport.close()
             return
         self._counted = True
@@ -229,8 +229,7 @@ class _Limited(asyncio.Protocol):
             self.transport.abort()
             return
         if self._heard and not (self.cycle and self.cycle.response_started):
-            status = "408 Request Timeout"
-            self.transport.write(ANSWER.format(status, len(status), status).encode())
+            self.transport.write(_answer("408 Request Timeout", "Retry-After: 5\r\n"))
         self.transport.close()
 
     def send_400_response(self, msg: str) -> None:
@@ -244,7 +243,7 @@ class _Limited(asyncio.Protocol):
         elif cycle is not None:
             is_answered = cycle.more_body
         if not is_answered:
-            self.transport.write(MALFORMED.format(len(msg), msg).encode())
+            self.transport.write(_answer("400 Bad Request", text=msg))
         self.transport.close()
 
     def handle_websocket_upgrade(self, *args: Any) -> None:

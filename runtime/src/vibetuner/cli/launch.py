@@ -10,12 +10,11 @@ import sys
 from collections.abc import Iterator
 from contextlib import closing, nullcontext
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from vibetuner.cli.checks.settings import check_settings
 from vibetuner.cli.console import make_env_file
 from vibetuner.cli.ports import listen
-from vibetuner.cli.program import Program
 from vibetuner.config import EMBEDDED, Settings, get_settings
 from vibetuner.embedded import open_services
 from vibetuner.errors import CommandError, NotConfigured, SettingsError
@@ -28,6 +27,14 @@ logger = logging.getLogger(__name__)
 DEFAULT_HOST = "127.0.0.1"
 WEB_PORT = 8000
 MONITOR_PORT = 11111
+
+
+class Program(NamedTuple):
+    """A process: its name, the arguments after ``python``, and a socket to inherit."""
+
+    name: str
+    arguments: tuple[str, ...]
+    fd: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,22 +130,25 @@ class Launch:
         root = project_root()
         async with open_services(settings):
             return await Supervisor(
-                [program.supervised() for program in self._programs(listener)],
+                list(self._programs(listener, "--supervised")),
                 watch=(root / "src", root / ".env") if self.mode == "dev" else (),
                 # JSON lines contain the process's name, and must stay JSON.
                 label=self.mode == "dev",
                 grace=settings.worker_grace_period,
             ).run()
 
-    def _programs(self, listener: socket.socket | None) -> Iterator[Program]:
-        dev = ["--dev"] if self.mode == "dev" else []
+    def _programs(self, listener: socket.socket | None, *options: str) -> Iterator[Program]:
+        if self.mode == "dev":
+            options = ("--dev", *options)
         if listener:
-            arguments = ["frontend", *dev, "--fd", str(listener.fileno())]
+            arguments = ["frontend", *options, "--fd", str(listener.fileno())]
             yield from self._copies("web", arguments, fd=listener.fileno())
         if self.part != "frontend":
             beside = ["--beside-web"] if listener else []  # which warns for both
             queues = [] if self.queues is None else ["--queues", self.queues]
-            yield from self._copies("worker", ["worker", *dev, *beside, *queues], monitored=True)
+            yield from self._copies(
+                "worker", ["worker", *options, *beside, *queues], monitored=True
+            )
 
     def _copies(
         self, name: str, arguments: list[str], *, fd: int | None = None, monitored: bool = False

@@ -26,12 +26,15 @@ def status(
 
     Exit code 0 if they run, 3 if they are stopped or one has failed.
     """
+    from dataclasses import asdict
+
     from vibetuner import embedded
+    from vibetuner.cli.console import print_json
     from vibetuner.config import project_root
 
     seen = embedded.status(project_root())
     if as_json:
-        _print_json(seen)
+        print_json({"running": seen.running, **asdict(seen)})
     else:
         _print_lines(seen)
     if not seen.running:
@@ -70,14 +73,6 @@ def down(
 
     embedded.down(project_root(), force=force)
     print("Embedded services are stopped.")
-
-
-def _print_json(seen: ServicesStatus) -> None:
-    from dataclasses import asdict
-
-    from vibetuner.cli.console import print_json
-
-    print_json({"running": seen.running, **asdict(seen)})
 
 
 def _print_lines(seen: ServicesStatus) -> None:

@@ -12,13 +12,16 @@ from asyncio.subprocess import STDOUT, Process
 from collections.abc import Sequence
 from contextlib import closing, suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from watchfiles import awatch
 
 from vibetuner.cli.complaint import READER_GONE
-from vibetuner.cli.program import Program
 from vibetuner.logs import is_colourful
 from vibetuner.timing import backoff
+
+if TYPE_CHECKING:
+    from vibetuner.cli.launch import Program
 
 logger = logging.getLogger(__name__)
 

@@ -11,8 +11,8 @@ import uvicorn
 from fastapi import FastAPI
 from fastapi.middleware.trustedhost import TrustedHostMiddleware
 
+from vibetuner.cli.complaint import run_in_loop
 from vibetuner.cli.connections import LimitedServer, make_config
-from vibetuner.cli.event_loop import run_in_loop
 from vibetuner.cli.loading import loading
 from vibetuner.cli.schema import make_schema
 from vibetuner.config import Settings, get_settings

@@ -11,8 +11,7 @@ from functools import partial
 import anyio
 from coredis.exceptions import RedisError
 
-from vibetuner.cli.complaint import find_known, leave_soon
-from vibetuner.cli.event_loop import run_in_loop
+from vibetuner.cli.complaint import find_known, leave_soon, run_in_loop
 from vibetuner.cli.loading import loading
 from vibetuner.cli.monitor import monitored
 from vibetuner.cli.schema import make_schema

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from vibetuner.config import Settings
 
 Level = Literal["ok", "note", "warning", "error"]
 
@@ -16,6 +19,11 @@ class Finding:
     area: str
     text: str
     cure: str = ""
+
+
+def grave(settings: Settings) -> Level:
+    """Return the level of a risk that production must not take."""
+    return "error" if settings.environment == "production" else "warning"
 
 
 def of_message(area: str, message: str) -> Finding:

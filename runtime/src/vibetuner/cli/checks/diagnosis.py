@@ -66,10 +66,10 @@ def _diagnose(project: ProjectInfo, pool: ThreadPoolExecutor) -> list[Finding]:
 
     with loading():
         import_coredis()
-        from vibetuner.cli.checks.project import check_tune
         from vibetuner.cli.checks.services import (
             check_services,
             check_tables,
+            check_tune,
             check_unset,
             load_drivers,
         )

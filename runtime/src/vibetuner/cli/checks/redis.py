@@ -9,7 +9,7 @@ from typing import Any
 from coredis import Redis
 from coredis.exceptions import RedisError
 
-from vibetuner.cli.checks import Finding, Level, uncapitalized
+from vibetuner.cli.checks import Finding, Level, grave, uncapitalized
 from vibetuner.config import Settings
 from vibetuner.errors import VibetunerError, counted, first_line
 from vibetuner.loader import load_project
@@ -32,24 +32,18 @@ CLOCK_SECONDS = 2.0
 
 async def check_redis(settings: Settings, project: ProjectInfo) -> list[Finding]:
     """Check a server that has answered."""
-    in_production = settings.environment == "production"
     address = parse_url(settings.redis_url or "", settings.redis_key_prefix)
     with ungrouped():
         async with make_client(settings) as redis:
             info = await redis.info()
             if info.get("redis_mode") == "cluster" and address.cluster is None:
-                return judge_server(dict(info), {}, None, in_production=in_production)[:1]
-            config = await _config(redis)
-            library = await _library(redis)
+                return judge_server(settings, dict(info), {}, None)[:1]
+            config, library = await _config(redis), await _library(redis)
             found = [
                 *judge_server(
-                    dict(info),
-                    config,
-                    library,
-                    in_production=in_production,
-                    in_cluster=address.cluster is not None,
+                    settings, dict(info), config, library, in_cluster=address.cluster is not None
                 ),
-                *judge_durability(dict(info), settings, address, in_production=in_production),
+                *judge_durability(dict(info), settings, address),
                 *await check_records(redis, settings.redis_key_prefix),
             ]
             if any(one.area == "records" and one.level == "error" for one in found):
@@ -59,10 +53,8 @@ async def check_redis(settings: Settings, project: ProjectInfo) -> list[Finding]
             lines = await check_lines(redis, settings)
     return [
         *found,
-        *judge_workers(workers, project, settings, in_production=in_production),
-        *judge_queues(
-            sizes, workers, settings, in_production=in_production, declared=_declared_queues()
-        ),
+        *judge_workers(workers, project, settings),
+        *judge_queues(sizes, workers, settings, declared=_declared_queues()),
         *lines,
     ]
 
@@ -92,23 +84,22 @@ async def check_records(redis: Redis[str], prefix: str) -> list[Finding]:
 
 
 def judge_server(
+    settings: Settings,
     info: dict[str, Any],
     config: dict[str, str],
     library: str | None,
     *,
-    in_production: bool,
     in_cluster: bool = False,
 ) -> list[Finding]:
     """Return findings about settings that would lose tasks, or refuse them.
 
     Args:
+        settings: the process's settings.
         info: the reply to INFO.
         config: the reply to CONFIG GET; empty if that is forbidden.
         library: the code of the engine's functions on the server; None if there are none.
-        in_production: whether settings that lose tasks are errors.
         in_cluster: whether REDIS_URL names a Cluster.
     """
-    grave: Level = "error" if in_production else "warning"
     version = str(info.get("redis_version", "0"))
     findings = []
     match info.get("redis_mode", "standalone"):
@@ -136,7 +127,7 @@ def judge_server(
     if config and config.get("appendonly") != "yes":
         saves = "saves only now and then" if config.get("save") else "never saves"
         text = f"it {saves}: a crash loses tasks"
-        findings.append(Finding(grave, "Redis", text, "set appendonly yes"))
+        findings.append(Finding(grave(settings), "Redis", text, "set appendonly yes"))
     used, most = int(info.get("used_memory", 0)), int(info.get("maxmemory", 0))
     if most and used > NEARLY_FULL * most:
         level: Level = "error" if used >= most else "warning"
@@ -147,7 +138,7 @@ def judge_server(
     policy = config.get("maxmemory-policy", "noeviction")
     if policy != "noeviction":
         text = f"it may evict tasks when memory is short (maxmemory-policy {policy})"
-        findings.append(Finding(grave, "Redis", text, "set maxmemory-policy noeviction"))
+        findings.append(Finding(grave(settings), "Redis", text, "set maxmemory-policy noeviction"))
     if not config:
         cure = "check appendonly and maxmemory-policy by hand"
         findings.append(Finding("note", "Redis", "its configuration can't be read", cure))
@@ -157,23 +148,20 @@ def judge_server(
     return findings or [Finding("ok", "Redis", f"{version}: keeps what it is given")]
 
 
-def judge_durability(
-    info: dict[str, Any], settings: Settings, address: Address, *, in_production: bool
-) -> list[Finding]:
+def judge_durability(info: dict[str, Any], settings: Settings, address: Address) -> list[Finding]:
     """Report a server that can't do what ENQUEUE_DURABLE asks for, so that each enqueue fails."""
     if not settings.enqueue_durable:
         return []
     keeping = Keeping.read(info, has_sentinels=address.guides is not None)
     if problem := keeping.problem():
-        grave: Level = "error" if in_production else "warning"
         text, cure = problem
         text = f"ENQUEUE_DURABLE is set, and every enqueue is refused: {text}"
-        return [Finding(grave, "Redis", text, uncapitalized(cure))]
+        return [Finding(grave(settings), "Redis", text, uncapitalized(cure))]
     return [Finding("ok", "Redis", f"each enqueue waits for {keeping.places}")]
 
 
 def judge_workers(
-    workers: list[WorkerView], project: ProjectInfo, settings: Settings, *, in_production: bool
+    workers: list[WorkerView], project: ProjectInfo, settings: Settings
 ) -> list[Finding]:
     """Check that a worker is alive, and that each runs exactly this project's code."""
     start, code = worker_command(settings.environment), code_digest(project)
@@ -189,9 +177,8 @@ def judge_workers(
         if not view.is_live
     ]
     if not live:
-        grave: Level = "error" if in_production else "warning"
         text = f"no live worker on the queue {settings.queue_name}"
-        findings.append(Finding(grave, "worker", text, f"start one:  {start}"))
+        findings.append(Finding(grave(settings), "worker", text, f"start one:  {start}"))
     findings += [
         Finding(
             "warning",
@@ -222,7 +209,6 @@ def judge_queues(
     workers: list[WorkerView],
     settings: Settings,
     *,
-    in_production: bool,
     declared: Collection[str] = (),
 ) -> list[Finding]:
     """Report queues with tasks that no live worker reads.
@@ -231,15 +217,13 @@ def judge_queues(
         sizes: the number of tasks in each queue.
         workers: the workers that have sent heartbeats.
         settings: the process's settings.
-        in_production: whether such a queue is an error.
         declared: the queues that tune.py declares; empty if it can't be read.
     """
-    grave: Level = "error" if in_production else "warning"
     read = {name for view in workers if view.is_live for name in view.beat.queues}
     start = worker_command(settings.environment)
     return [
         Finding(
-            grave,
+            grave(settings),
             "queues",
             f"no live worker reads the queue {name}, which holds {counted(size, 'task')}",
             start_reader(name, declared, start),

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from pydantic import SecretStr
 
-from vibetuner.cli.checks import Finding, Level
+from vibetuner.cli.checks import Finding, grave
 from vibetuner.cli.ports import open_files, raise_open_files
 from vibetuner.config import Settings
 
@@ -27,7 +27,6 @@ def check_settings(settings: Settings) -> Iterator[Finding]:
     ['SECRET_KEY is weak']
     """
     in_production = settings.environment == "production"
-    grave: Level = "error" if in_production else "warning"
     if in_production and settings.debug:
         text = "DEBUG=true in production shows source code and values to every visitor"
         yield Finding("error", "settings", text, "set DEBUG=false, or run with --allow-debug")
@@ -39,13 +38,13 @@ def check_settings(settings: Settings) -> Iterator[Finding]:
             text = "SECRET_KEY is empty; development signs with a key of its own"
             yield Finding("note", "settings", text, FRESH_KEY)
     elif _is_weak(settings.secret_key, SHORTEST_KEY):
-        yield Finding(grave, "settings", "SECRET_KEY is weak", FRESH_KEY)
+        yield Finding(grave(settings), "settings", "SECRET_KEY is weak", FRESH_KEY)
     if settings.debug_access_token is None:
         if in_production:
             text = "DEBUG_ACCESS_TOKEN is empty: nobody can open /debug"
             yield Finding("note", "settings", text, FRESH_KEY)
     elif _is_weak(settings.debug_access_token, SHORTEST_TOKEN):
-        yield Finding(grave, "settings", "DEBUG_ACCESS_TOKEN is weak", FRESH_KEY)
+        yield Finding(grave(settings), "settings", "DEBUG_ACCESS_TOKEN is weak", FRESH_KEY)
 
 
 def check_limits(settings: Settings) -> Iterator[Finding]:
