@@ -14,7 +14,7 @@ from tempfile import TemporaryDirectory
 from drain import make_project
 from lab import Figure, ask_child
 
-from vibetuner.embedded.packages import valkey_binary
+from vibetuner.embedded.folder import valkey_binary
 from vibetuner.redis.blocking import ask, responds
 from vibetuner.redis.url import parse_url
 

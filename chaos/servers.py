@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from chaos.processes import Child, free_port
-from vibetuner.embedded.packages import valkey_binary
+from vibetuner.embedded.folder import valkey_binary
 from vibetuner.embedded.servers import mongo_pid
 from vibetuner.redis.blocking import responds
 

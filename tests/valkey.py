@@ -17,7 +17,7 @@ from tests.listeners import open_listener
 from tests.processes import free_port
 from tests.waiting import eventually, wait_until
 from vibetuner.config import Settings, using_settings
-from vibetuner.embedded.packages import valkey_binary
+from vibetuner.embedded.folder import valkey_binary
 from vibetuner.errors import NotDurable, ServiceUnavailable
 from vibetuner.redis.blocking import RefusedError, Reply, ask, responds
 from vibetuner.redis.url import Address, Tls

@@ -16,7 +16,7 @@ from tests.processes import free_port
 from tests.template.test_deployment import check_schema
 from tests.waiting import wait_until
 from vibetuner.config import Settings
-from vibetuner.embedded.packages import valkey_binary
+from vibetuner.embedded.folder import valkey_binary
 from vibetuner.redis.blocking import RefusedError, ask
 from vibetuner.redis.client import check
 from vibetuner.redis.url import Address, parse_url

@@ -27,9 +27,9 @@ from tests.invoice_desk.conftest import APP, Desk, FlakySmtp
 from tests.processes import Site, clean_environment
 from tests.template.conftest import run
 from tests.waiting import eventually
-from vibetuner.scaffold.batch import draft_batch
 from vibetuner.scaffold.draft import Place
 from vibetuner.scaffold.names import Name
+from vibetuner.scaffold.task import draft_batch
 
 pytestmark = pytest.mark.slow
 

@@ -18,7 +18,7 @@ from tests.processes import clean_environment, run_vibetuner
 from tests.valkey import Valkey, opened
 from tests.waiting import eventually
 from tests.workshop import Workshop
-from vibetuner.embedded.packages import valkey_binary
+from vibetuner.embedded.folder import valkey_binary
 from vibetuner.redis.connection import server_ms
 from vibetuner.tasks.run.delayed import Cron
 

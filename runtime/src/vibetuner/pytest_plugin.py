@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncEngine
 
     from vibetuner.resources.mongo import Database
+    from vibetuner.testing.fixtures import SettingsOverride
     from vibetuner.testing.mocks import MockTasks
-    from vibetuner.testing.overrides import SettingsOverride
     from vibetuner.testing.worker import ManualWorker
 
 # Resources that libraries leave open if they are cancelled while connecting, as when a worker
@@ -85,7 +85,7 @@ def vibetuner_settings(tmp_path: Path) -> Iterator[SettingsOverride]:
     Call it to change some for the rest of the test: ``vibetuner_settings(debug=True)``.
     """
     from vibetuner.project import using_data_dir
-    from vibetuner.testing.overrides import overriding
+    from vibetuner.testing.fixtures import overriding
 
     alone = {"redis_url": None, "mongodb_url": None, "database_url": None, "smtp_url": None}
     with using_data_dir(tmp_path / ".vibetuner"), overriding() as settings:
@@ -137,7 +137,7 @@ async def vibetuner_db(
 ) -> AsyncIterator[Database]:
     """A temporary MongoDB database with the project's documents."""
     from vibetuner.testing.databases import throwaway_mongo
-    from vibetuner.testing.holding import held_open
+    from vibetuner.testing.fixtures import held_open
 
     manager = throwaway_mongo(vibetuner_settings, vibetuner_mongodb_url)
     async with held_open(manager) as database:
@@ -171,7 +171,7 @@ async def vibetuner_worker(
     vibetuner_settings: SettingsOverride, vibetuner_databases: None, vibetuner_redis_url: str
 ) -> AsyncIterator[ManualWorker]:
     """The project's worker on a real queue; it runs when the test runs it."""
-    from vibetuner.testing.holding import held_open
+    from vibetuner.testing.fixtures import held_open
     from vibetuner.testing.worker import open_manual_worker
 
     vibetuner_settings(redis_url=vibetuner_redis_url)
@@ -196,7 +196,7 @@ async def vibetuner_client(
     """An HTTP client for the project's app, with its lifespan and without a network."""
     from httpx2 import ASGITransport, AsyncClient
 
-    from vibetuner.testing.holding import held_open
+    from vibetuner.testing.fixtures import held_open
 
     async with (
         held_open(vibetuner_app.router.lifespan_context(vibetuner_app)),

@@ -17,7 +17,7 @@ from vibetuner.cli.checks.diagnosis import diagnose
 from vibetuner.cli.checks.outside import check_port
 from vibetuner.cli.services import _print_lines
 from vibetuner.embedded.control import ServicesStatus, ServiceStatus
-from vibetuner.embedded.users import User
+from vibetuner.embedded.folder import User
 from vibetuner.project import project_info
 
 

@@ -17,7 +17,7 @@ from sqlalchemy import make_url
 from tests.processes import free_port, run_code, run_vibetuner, vibetuner
 from tests.projects import write, write_project
 from vibetuner.embedded import Lease
-from vibetuner.scaffold.rendering import list_templates
+from vibetuner.scaffold.draft import list_templates
 
 MODELS = """
     from datetime import datetime

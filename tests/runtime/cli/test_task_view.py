@@ -7,12 +7,11 @@ import json
 import pytest
 
 from tests.runtime.cli.conftest import on_terminal
-from vibetuner.cli.task_view import print_detail, print_json_reasons, print_page, print_stats
+from vibetuner.cli.task_queue import print_detail, print_json_reasons, print_page, print_stats
 from vibetuner.cli.watch import _as_bar
 from vibetuner.config import Settings, using_settings
 from vibetuner.tasks.inspect.model import Counts, Page, QueueView, Row, State, TaskDetail
-from vibetuner.tasks.inspect.outbox import Outbox
-from vibetuner.tasks.inspect.stats import Span, Stats
+from vibetuner.tasks.inspect.stats import Outbox, Span, Stats
 from vibetuner.tasks.inspect.why import Reason
 from vibetuner.tasks.progress import ProgressState, ProgressStatus
 

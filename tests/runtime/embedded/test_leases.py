@@ -14,8 +14,17 @@ from pathlib import Path
 import pytest
 
 from vibetuner.embedded import Lease, User, down, join
-from vibetuner.embedded.folder import Folder, Record, last_line, write_record
-from vibetuner.embedded.users import is_held, remove_dead, sign_in, try_lock, wait_for_lock
+from vibetuner.embedded.folder import (
+    Folder,
+    Record,
+    is_held,
+    last_line,
+    remove_dead,
+    sign_in,
+    try_lock,
+    wait_for_lock,
+    write_record,
+)
 from vibetuner.errors import ServiceUnavailable
 
 USER = User(pid=1, command="test", services=("redis",), since=0.0)

@@ -12,11 +12,18 @@ from pathlib import Path
 import pytest
 
 from vibetuner.config import Settings
-from vibetuner.embedded.folder import Folder, Record, ServiceRecord, write_record
-from vibetuner.embedded.opening import running_services
-from vibetuner.embedded.packages import check_installed, valkey_binary
+from vibetuner.embedded.control import running_services
+from vibetuner.embedded.folder import (
+    Folder,
+    Record,
+    ServiceRecord,
+    check_installed,
+    is_held,
+    try_lock,
+    valkey_binary,
+    write_record,
+)
 from vibetuner.embedded.servers import Valkey
-from vibetuner.embedded.users import is_held, try_lock
 from vibetuner.errors import ServiceUnavailable
 from vibetuner.project import using_data_dir
 from vibetuner.redis.blocking import responds

@@ -13,8 +13,7 @@ from urllib.parse import urlsplit
 
 from tests.processes import free_port
 from vibetuner.embedded import down
-from vibetuner.embedded.packages import valkey_binary
-from vibetuner.embedded.users import try_lock
+from vibetuner.embedded.folder import try_lock, valkey_binary
 
 
 async def test_data_survives_a_restart(world, until, write, read):

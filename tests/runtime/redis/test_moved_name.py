@@ -15,7 +15,7 @@ import pytest
 from tests.processes import clean_environment, free_port
 from tests.projects import write_shop
 from tests.waiting import wait_until
-from vibetuner.embedded.packages import valkey_binary
+from vibetuner.embedded.folder import valkey_binary
 from vibetuner.redis.blocking import RefusedError, Reply, ask
 from vibetuner.redis.url import Address
 

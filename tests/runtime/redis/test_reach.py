@@ -20,7 +20,7 @@ from tests.listeners import open_proxy
 from tests.processes import run_vibetuner, wait_until
 from tests.projects import write_shop
 from vibetuner.config import Settings
-from vibetuner.embedded.packages import valkey_binary
+from vibetuner.embedded.folder import valkey_binary
 from vibetuner.errors import ServiceUnavailable
 from vibetuner.redis.blocking import ask
 from vibetuner.redis.client import check, make_client, open_redis

@@ -11,8 +11,7 @@ from tests.projects import write, write_project
 from vibetuner.config import Settings
 from vibetuner.errors import CommandError, NotConfigured
 from vibetuner.scaffold.auth import check_auth, check_databases, draft_auth, draft_of_auth
-from vibetuner.scaffold.draft import Place
-from vibetuner.scaffold.rendering import list_templates
+from vibetuner.scaffold.draft import Place, list_templates
 
 ROOT = Path(__file__).parents[3]
 BASE = "{% block content %}{% endblock %}"

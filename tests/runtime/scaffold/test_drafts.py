@@ -9,18 +9,22 @@ import pytest
 
 from tests.projects import write, write_project
 from vibetuner.errors import CommandError
-from vibetuner.scaffold.batch import draft_batch, draft_of_batch
 from vibetuner.scaffold.changes import apply_changes
-from vibetuner.scaffold.draft import Draft, Place
+from vibetuner.scaffold.draft import Draft, Place, tidy
 from vibetuner.scaffold.edits import Entry
 from vibetuner.scaffold.migration import draft_environment
 from vibetuner.scaffold.model import check_table_free, draft_model, draft_of_model, parse_fields
 from vibetuner.scaffold.names import Name
 from vibetuner.scaffold.plan import plan_new, plan_removal
 from vibetuner.scaffold.registered import find_models, find_tasks
-from vibetuner.scaffold.rendering import tidy
 from vibetuner.scaffold.route import draft_of_route, draft_route
-from vibetuner.scaffold.task import TaskOptions, draft_of_task, draft_task
+from vibetuner.scaffold.task import (
+    TaskOptions,
+    draft_batch,
+    draft_of_batch,
+    draft_of_task,
+    draft_task,
+)
 
 INVOICE = Name((), "invoice")
 VERSIONS = "src/shop/migrations/versions"

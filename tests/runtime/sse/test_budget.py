@@ -13,7 +13,7 @@ import pytest
 
 from tests.processes import Site, wait_until
 from vibetuner.config import Settings
-from vibetuner.sse.budget import StreamBudget, TooManyStreams, most
+from vibetuner.sse.stream import StreamBudget, TooManyStreams, most
 
 LIMITS = Settings(sse_streams=3, sse_streams_per_client=2)
 

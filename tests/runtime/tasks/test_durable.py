@@ -18,7 +18,7 @@ from tests.valkey import LASTING, Valkey, opened, until_it_works
 from tests.waiting import eventually, wait_until
 from vibetuner.cli.checks.redis import judge_durability
 from vibetuner.config import Settings
-from vibetuner.embedded.packages import valkey_binary
+from vibetuner.embedded.folder import valkey_binary
 from vibetuner.errors import NotDurable, TaskError, TaskExists
 from vibetuner.redis.blocking import ask
 from vibetuner.redis.client import open_redis

@@ -12,7 +12,7 @@ from sqlalchemy import text
 from vibetuner.config import Settings
 from vibetuner.resources.sql import open_sql
 from vibetuner.testing.databases import throwaway_sql
-from vibetuner.testing.overrides import overriding
+from vibetuner.testing.fixtures import overriding
 
 
 async def databases(url: str) -> set[str]:

@@ -7,7 +7,7 @@ import pytest
 from vibetuner.config import get_settings
 from vibetuner.errors import SettingsError
 from vibetuner.testing import SettingsOverride
-from vibetuner.testing.overrides import overriding
+from vibetuner.testing.fixtures import overriding
 
 pytestmark = pytest.mark.usefixtures("in_a_project")
 

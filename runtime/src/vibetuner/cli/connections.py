@@ -16,8 +16,8 @@ from uvicorn.protocols.http.auto import AutoHTTPProtocol
 from vibetuner.cli.ports import open_files
 from vibetuner.config import Settings
 from vibetuner.logs import log_sparingly
-from vibetuner.sse.budget import client_of
 from vibetuner.sse.hub import get_hub
+from vibetuner.sse.stream import client_of
 
 logger = logging.getLogger(__name__)
 

@@ -53,8 +53,7 @@ def list_(  # noqa: PLR0913, PLR0917 - options
 
     Exit code 0 if there are any, 3 if nothing matches.
     """
-    from vibetuner.cli.letters import fetch, parse_filters, run
-    from vibetuner.cli.letters_view import print_json_list, print_list
+    from vibetuner.cli.letters import fetch, parse_filters, print_json_list, print_list, run
 
     filters = parse_filters(task, cause, fingerprint, since, open_only=not acted)
     page, total = run(fetch(filters, limit))
@@ -91,8 +90,7 @@ def show(
 
     Exit code 3 if there is none with this id.
     """
-    from vibetuner.cli.letters import run
-    from vibetuner.cli.letters_view import print_json_letter, print_letter
+    from vibetuner.cli.letters import print_json_letter, print_letter, run
     from vibetuner.tasks.dead_letters import get
 
     letter = run(get(task_id))
@@ -114,8 +112,14 @@ def _add_act(verb: Verb, summary: str) -> None:
         yes: Yes = False,
         as_json: AsJson = False,
     ) -> None:
-        from vibetuner.cli.letters import parse_filters, run, settle_all, settle_some
-        from vibetuner.cli.letters_view import print_json_outcome, print_outcome
+        from vibetuner.cli.letters import (
+            parse_filters,
+            print_json_outcome,
+            print_outcome,
+            run,
+            settle_all,
+            settle_some,
+        )
         from vibetuner.errors import CommandError
 
         filters = parse_filters(task, cause, fingerprint, since)

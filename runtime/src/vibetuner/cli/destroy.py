@@ -39,7 +39,7 @@ def task(name: NameArgument) -> Planner:
 @writes_files
 def batch(name: NameArgument) -> Planner:
     """Remove an unchanged batch; report its queued tasks and dead letters."""
-    from vibetuner.scaffold.batch import draft_of_batch
+    from vibetuner.scaffold.task import draft_of_batch
 
     return _removal(lambda place: draft_of_batch(place, place.parse_name(name, "task")))
 

@@ -1,19 +1,23 @@
-"""Implements the commands about dead letters; ``letters_view`` prints."""
+"""Implements the commands about dead letters.
+
+It prints them on a terminal, into a pipe, and as JSON.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import getpass
+import json
 import signal
 import sys
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 import typer
 
-from vibetuner.cli.console import parse_choice, prepare_env_file
-from vibetuner.cli.letters_view import counting
+from vibetuner.cli.console import Console, one_line, parse_choice, prepare_env_file, print_json, utc
 from vibetuner.errors import CommandError, DeadLetterError, VibetunerError, counted
 from vibetuner.loader import make_importable
 from vibetuner.project import project_info
@@ -24,6 +28,14 @@ from vibetuner.tasks.letters.letter import Filters
 from vibetuner.timing import parse_moment
 
 T = TypeVar("T")
+
+LONGEST_ERROR = 100
+MOST_REFUSALS = 10
+DONE: dict[Verb, str] = {"retry": "retried", "discard": "discarded"}
+NEXT: dict[Verb, str] = {
+    "retry": "vibetuner dead-letters list   (those that fail again)",
+    "discard": "vibetuner dead-letters list --all   (the record)",
+}
 
 
 class NotConfirmed(CommandError):  # noqa: N818 - a state, as in a dialogue
@@ -112,6 +124,93 @@ async def settle_all(verb: Verb, filters: Filters, *, limit: int | None, yes: bo
     return await _settle(verb, matching(filters, limit=found), count=found)
 
 
+def print_list(page: Page, total: int) -> None:
+    """Print one line for each letter, newest first, and the next command to type."""
+    console, letters = Console(), page.letters
+    if not letters and not page.unreadable:
+        console.print("No dead letters here.")
+        return
+    names = max([len(one_line(letter.task_name)) for letter in letters], default=0)
+    causes = max([len(letter.cause.value) for letter in letters], default=0)
+    for letter in letters:
+        console.print(utc(letter.failed_at), style="dim", end="  ")
+        console.print(one_line(letter.task_id), end="  ")
+        console.print(f"{one_line(letter.task_name):<{names}}", style="bold", end="  ")
+        console.print(f"{letter.cause.value:<{causes}}", style="yellow", end="  ")
+        console.print(_error(letter), style=None if letter.is_open else "dim")
+    for place in page.unreadable:
+        console.print(f"{'':<20}  {one_line(place)}", end="  ")
+        console.print("unreadable: damaged, or of a newer version", style="red")
+    if total > len(letters):
+        console.print(f"{len(letters)} of {total}; see more with:  --limit {total}")
+    if letters and sys.stdout.isatty():
+        first = one_line(letters[0].task_id)
+        console.print(f"Next:  vibetuner dead-letters show {first}   (or retry, discard)")
+
+
+def print_letter(letter: DeadLetter) -> None:
+    """Print everything that helps a person, but never the payload itself."""
+    console = Console()
+    for name, value in _facts(letter).items():
+        if value not in {None, ""}:
+            console.print_fact(name, str(value))
+    console.print_traceback(letter.traceback)
+    if letter.is_open and sys.stdout.isatty():
+        console.print(f"\nNext:  vibetuner dead-letters retry {one_line(letter.task_id)}")
+
+
+def print_outcome(verb: Verb, outcome: Outcome) -> None:
+    """Print a summary, the reasons of refusals, and the next step."""
+    console, done = Console(), DONE[verb]
+    if len(outcome.done) == 1:
+        ((task_id, new_id),) = outcome.done.items()
+        console.print(f"{task_id} {done}" + (f" as {new_id}" if new_id else ""))
+    elif outcome.done:
+        console.print(f"{len(outcome.done)} {done}")
+    _print_refusals(outcome)
+    if not outcome.done and not outcome.refused and outcome.error is None:
+        console.print("Nothing matched.")
+    elif outcome.done:
+        console.print(f"Next:  {NEXT[verb]}")
+
+
+def print_json_list(page: Page, total: int) -> None:
+    """Print ``{"count": ..., "letters": [...], "unreadable": [...]}``, without tracebacks."""
+    shown = [_without(_plain(letter), "traceback") for letter in page.letters]
+    print_json({"count": total, "letters": shown, "unreadable": page.unreadable})
+
+
+def print_json_letter(letter: DeadLetter) -> None:
+    """Print one object, with its traceback."""
+    print_json(_plain(letter))
+
+
+def print_json_outcome(verb: Verb, outcome: Outcome) -> None:
+    """Print ``{"retried": {id: new id}, "refused": {id: reason}}``."""
+    print_json({DONE[verb]: outcome.done, "refused": outcome.refused})
+
+
+@contextmanager
+def counting(verb: str, total: int) -> Iterator[Callable[[], None]]:
+    """Show a bar that the yielded function advances; only on a terminal, and only for many."""
+    if total == 1 or not sys.stderr.isatty():
+        yield lambda: None
+        return
+    from rich.console import Console as Screen
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+
+    columns = (TextColumn(verb), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Screen(stderr=True), transient=True) as progress:
+        bar = progress.add_task(verb, total=total)
+        yield lambda: progress.advance(bar)
+
+
 async def _find(task_id: str) -> str | DeadLetter:
     try:
         return await get(task_id)
@@ -151,3 +250,58 @@ def _person() -> str | None:
         return getpass.getuser()
     except (KeyError, OSError):  # a container's user may have no name
         return None
+
+
+def _print_refusals(outcome: Outcome) -> None:
+    for reason in list(outcome.refused.values())[:MOST_REFUSALS]:
+        print(f"error: {one_line(reason)}", file=sys.stderr)
+    more = len(outcome.refused) - MOST_REFUSALS
+    if more > 0:
+        print(f"error: {more} more were refused; --json names them", file=sys.stderr)
+
+
+def _error(letter: DeadLetter) -> str:
+    text = one_line(f"{letter.error_type}: {letter.error}")
+    text = text if len(text) <= LONGEST_ERROR else f"{text[:LONGEST_ERROR]}…"
+    return text if letter.is_open else f"{text}  [{_act(letter)}]"
+
+
+def _act(letter: DeadLetter) -> str:
+    by = f" by {letter.acted_by}" if letter.acted_by else ""
+    at = letter.retried_at or letter.discarded_at
+    when = f" at {utc(at)}" if at else ""
+    verb = f"retried as {letter.retried_as}" if letter.retried_as else "discarded"
+    return one_line(f"{verb}{by}{when}")
+
+
+def _facts(letter: DeadLetter) -> dict[str, Any]:
+    return {
+        "task": letter.task_name,
+        "id": letter.task_id,
+        "cause": letter.cause.value,
+        "error": f"{letter.error_type}: {letter.error}",
+        "tries": letter.tries,
+        "failed": utc(letter.failed_at),
+        "enqueued": letter.enqueued_at and utc(letter.enqueued_at),
+        "arguments": _call(letter),
+        "payload": f"{len(letter.payload)} bytes" if letter.payload else "gone",
+        "fingerprint": letter.fingerprint,
+        "queue": letter.queue,
+        "worker": letter.worker_id,
+        "acted on": None if letter.is_open else _act(letter),
+    }
+
+
+def _call(letter: DeadLetter) -> str:
+    given = [json.dumps(value, ensure_ascii=False) for value in letter.args]
+    given += [f"{k}={json.dumps(v, ensure_ascii=False)}" for k, v in letter.kwargs.items()]
+    return ", ".join(given) or "none"
+
+
+def _plain(letter: DeadLetter) -> dict[str, Any]:
+    values = _without(letter.to_document(), "payload")
+    return {**values, "payload_bytes": len(letter.payload)}
+
+
+def _without(values: dict[str, Any], name: str) -> dict[str, Any]:
+    return {key: value for key, value in values.items() if key != name}

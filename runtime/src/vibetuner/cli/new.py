@@ -138,8 +138,7 @@ def batch(name: NameArgument, no_test: NoTest = False) -> Planner:
 
     If tune.py lists the SQL outbox, the page starts it in a transaction.
     """
-    from vibetuner.scaffold.batch import batch_tasks, draft_batch, has_outbox
-    from vibetuner.scaffold.task import check_free
+    from vibetuner.scaffold.task import batch_tasks, check_free, draft_batch, has_outbox
 
     def draft(place: Place) -> Draft:
         parsed = place.parse_name(name, "task")

@@ -8,9 +8,8 @@ from typing import Any
 from vibetuner.cli.console import Console, print_json
 from vibetuner.errors import CommandError
 from vibetuner.scaffold.changes import Change, apply_changes, diff, uninterrupted
-from vibetuner.scaffold.draft import Draft, find_place
+from vibetuner.scaffold.draft import EJECTED, Draft, find_place, list_templates
 from vibetuner.scaffold.plan import Action, Plan, Step, plan_new
-from vibetuner.scaffold.rendering import EJECTED, list_templates
 
 COLOURS = {
     Action.CREATE: "green",

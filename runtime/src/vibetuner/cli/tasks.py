@@ -44,8 +44,13 @@ def list_(  # noqa: PLR0913, PLR0917 - options
 
     Exit code 0 if there are any, 3 if nothing matches.
     """
-    from vibetuner.cli.task_queue import check_task_name, parse_filters, run
-    from vibetuner.cli.task_view import print_json_page, print_page
+    from vibetuner.cli.task_queue import (
+        check_task_name,
+        parse_filters,
+        print_json_page,
+        print_page,
+        run,
+    )
     from vibetuner.tasks.inspect.listing import list_tasks
 
     filters = parse_filters(state or [], task, since, until)
@@ -63,8 +68,7 @@ def show(task_id: Id, as_json: AsJson = False) -> None:
 
     Values that look secret are masked. Exit code 3 if the task is unknown.
     """
-    from vibetuner.cli.task_queue import run
-    from vibetuner.cli.task_view import print_detail, print_json_detail
+    from vibetuner.cli.task_queue import print_detail, print_json_detail, run
     from vibetuner.tasks.inspect.detail import find_task
 
     detail = run(find_task, of=task_id, with_project=True, with_letters=True)
@@ -103,8 +107,7 @@ def why(task_id: Id, as_json: AsJson = False) -> None:
 
     Exit code 3 if the task is unknown.
     """
-    from vibetuner.cli.task_queue import run
-    from vibetuner.cli.task_view import print_json_reasons, print_reasons
+    from vibetuner.cli.task_queue import print_json_reasons, print_reasons, run
     from vibetuner.tasks.inspect.why import explain
 
     row, reasons = run(explain, of=task_id, with_project=True, with_letters=True)
@@ -114,8 +117,7 @@ def why(task_id: Id, as_json: AsJson = False) -> None:
 @app.command()
 def stats(as_json: AsJson = False) -> None:
     """Show counts, wait and run times, and workers."""
-    from vibetuner.cli.task_queue import run
-    from vibetuner.cli.task_view import print_json_stats, print_stats
+    from vibetuner.cli.task_queue import print_json_stats, print_stats, run
     from vibetuner.tasks.inspect.stats import read_stats
 
     found = run(read_stats, with_letters=True)
@@ -133,8 +135,7 @@ def abort(
     unknown.
     """
     from vibetuner.cli.console import print_json
-    from vibetuner.cli.task_queue import run
-    from vibetuner.cli.task_view import print_reasons
+    from vibetuner.cli.task_queue import print_reasons, run
     from vibetuner.tasks.inspect.actions import abort as abort_task
     from vibetuner.tasks.inspect.why import explain
 

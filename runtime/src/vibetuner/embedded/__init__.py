@@ -8,15 +8,19 @@ killed, its servers end too; the next process that joins starts a new keeper ove
 
 from __future__ import annotations
 
-from vibetuner.embedded.control import ServicesStatus, ServiceStatus, down, status, up
-from vibetuner.embedded.leases import Lease, join
-from vibetuner.embedded.opening import (
+from vibetuner.embedded.control import (
+    ServicesStatus,
+    ServiceStatus,
+    down,
     embedded_services,
     open_services,
     running_services,
     services_root,
+    status,
+    up,
 )
-from vibetuner.embedded.users import User
+from vibetuner.embedded.folder import User
+from vibetuner.embedded.leases import Lease, join
 
 __all__ = [
     "Lease",

@@ -1,15 +1,17 @@
-"""Shows the services, keeps them running, and stops them, for commands."""
+"""The services around a process, and for commands that show, keep and stop them."""
 
 from __future__ import annotations
 
+import asyncio
+import sys
 import threading
 import time
-from collections.abc import Collection
-from contextlib import suppress
+from collections.abc import AsyncIterator, Collection
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from vibetuner.embedded.folder import (
     SERVICES,
@@ -17,14 +19,23 @@ from vibetuner.embedded.folder import (
     Record,
     Service,
     State,
+    User,
     file_errors,
+    is_held,
+    live_users,
     read_record,
 )
-from vibetuner.embedded.leases import ensure_keeper, join, starting
-from vibetuner.embedded.users import User, is_held, live_users
-from vibetuner.errors import CommandError, ServiceUnavailable
+from vibetuner.embedded.leases import Lease, ensure_keeper, join, starting
+from vibetuner.errors import CommandError, ServiceUnavailable, SettingsError, explain_embedded
+from vibetuner.project import data_dir
+
+if TYPE_CHECKING:
+    from vibetuner.config import Settings
+
 
 STOP_SECONDS = 30.0
+
+SETTINGS: dict[Service, str] = {"redis": "redis_url", "mongodb": "mongodb_url"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +117,54 @@ def down(root: Path, *, force: bool = False) -> None:
         _await_end(folder, force=force)
 
 
+def embedded_services(settings: Settings) -> tuple[Service, ...]:
+    """Return the services whose setting is ``embedded``."""
+    return tuple(name for name, field in SETTINGS.items() if getattr(settings, field) == "embedded")
+
+
+@asynccontextmanager
+async def open_services(settings: Settings) -> AsyncIterator[Settings]:
+    """Yield the settings with the URLs of running servers in place of ``embedded``.
+
+    Raises:
+        SettingsError: ENVIRONMENT is production.
+        ServiceUnavailable: a server does not start.
+    """
+    services = embedded_services(settings)
+    if not services:
+        yield settings
+        return
+    if settings.environment == "production":
+        raise SettingsError(explain_embedded(SETTINGS[services[0]].upper()))
+    lease = Lease(services_root(), services, command=_command())
+    try:
+        # If this is cancelled, leave() ends the thread's wait and releases its claim.
+        await asyncio.to_thread(lease.enter)
+        yield settings.model_copy(update={SETTINGS[name]: url for name, url in lease.urls.items()})
+    finally:
+        lease.leave()
+
+
+def running_services(settings: Settings) -> Settings:
+    """Return the settings with the URLs of embedded servers that run; start none."""
+    services = embedded_services(settings)
+    if not services:
+        return settings
+    record = read_record(Folder.of(services_root()))
+    urls = {SETTINGS[name]: record.url(name) for name in services}
+    return settings.model_copy(update={field: url for field, url in urls.items() if url})
+
+
+def services_root() -> Path:
+    """Return the folder that contains ``.vibetuner/``; create it if it is missing.
+
+    Raises:
+        ServiceUnavailable: it can't be created.
+    """
+    with file_errors(Folder.of(Path.cwd())):
+        return data_dir().parent
+
+
 def _refuse_if_used(folder: Folder) -> None:
     users = dict.fromkeys(f"{user.command} (pid {user.pid})" for user in live_users(folder))
     if users:
@@ -161,3 +220,7 @@ def _size(path: Path) -> int:
         if path.is_file():
             return path.stat().st_size
     return 0
+
+
+def _command() -> str:
+    return " ".join((Path(sys.argv[0] or "python").name, *sys.argv[1:3]))

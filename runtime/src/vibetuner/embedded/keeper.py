@@ -13,9 +13,18 @@ import sys
 import time
 from pathlib import Path
 
-from vibetuner.embedded.folder import Folder, Record, Service, read_record, write_record
+from vibetuner.embedded.folder import (
+    Folder,
+    Record,
+    Service,
+    live_users,
+    read_record,
+    remove_dead,
+    try_lock,
+    wait_for_lock,
+    write_record,
+)
 from vibetuner.embedded.servers import Mongo, Server, Valkey, stop_all
-from vibetuner.embedded.users import live_users, remove_dead, try_lock, wait_for_lock
 
 IDLE_POLL = 0.25
 START_POLL = 0.02

@@ -19,13 +19,17 @@ from vibetuner.embedded.folder import (
     Folder,
     Record,
     Service,
+    User,
+    check_installed,
     file_errors,
+    is_held,
     last_line,
     read_record,
+    sign_in,
+    try_lock,
+    wait_for_lock,
     write_record,
 )
-from vibetuner.embedded.packages import check_installed
-from vibetuner.embedded.users import User, is_held, sign_in, try_lock, wait_for_lock
 from vibetuner.errors import ServiceUnavailable
 
 # On a busy machine, the MongoDB server takes 10 s for its imports.

@@ -16,9 +16,16 @@ from contextlib import suppress
 from dataclasses import replace
 from functools import cache
 
-from vibetuner.embedded.folder import Folder, Service, ServiceRecord, State, last_line
-from vibetuner.embedded.packages import valkey_binary
-from vibetuner.embedded.users import is_held, try_lock
+from vibetuner.embedded.folder import (
+    Folder,
+    Service,
+    ServiceRecord,
+    State,
+    is_held,
+    last_line,
+    try_lock,
+    valkey_binary,
+)
 from vibetuner.errors import ServiceUnavailable
 from vibetuner.redis.blocking import RefusedError, Reply, ask, responds
 from vibetuner.redis.url import Address

@@ -7,11 +7,10 @@ from importlib.util import find_spec
 
 from vibetuner.config import Settings
 from vibetuner.errors import CommandError, NotConfigured
-from vibetuner.scaffold.draft import Draft, Place, read_module
+from vibetuner.scaffold.draft import Draft, Place, Renderer, read_module
 from vibetuner.scaffold.edits import Entry
 from vibetuner.scaffold.migration import draft_migration
 from vibetuner.scaffold.registered import find_models, find_tasks
-from vibetuner.scaffold.rendering import Renderer
 from vibetuner.scaffold.route import has_base
 
 # The templates, and the files below src/<package>/ that they make.

@@ -1,11 +1,26 @@
-"""A generator's draft: files, and entries in tune.py."""
+"""A generator's draft: files that are rendered from templates, and entries in tune.py."""
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import tomllib
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path, PurePosixPath
+from shutil import which
+from typing import Any
+
+from jinja2 import (
+    ChoiceLoader,
+    Environment,
+    FileSystemLoader,
+    PackageLoader,
+    StrictUndefined,
+    TemplateError,
+    TemplateSyntaxError,
+)
 
 from vibetuner.errors import CommandError
 from vibetuner.project import project_info
@@ -15,6 +30,10 @@ from vibetuner.scaffold.names import Name, parse_name
 FORMATTERS_WIDTH = 88
 # The least room for a name; if the package's name leaves less, lines may be too long for lint.
 SHORTEST_ROOM = 20
+
+EJECTED = "scaffold"
+PACKAGE = "vibetuner.scaffold"
+RUFF_STEPS = (("check", "--select=I", "--fix-only"), ("format",))
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +137,71 @@ def read_module(place: Place, path: str, what: str) -> str:
     if not file.is_file():
         raise CommandError(f"There is no {what}: {path} does not exist")
     return file.read_text(encoding="utf-8", errors="replace")
+
+
+class Renderer:
+    """Renders templates for a project."""
+
+    def __init__(self, place: Place) -> None:
+        self._place = place
+        self._environment = Environment(
+            loader=ChoiceLoader(
+                [FileSystemLoader(place.root / EJECTED), PackageLoader(PACKAGE, "templates")]
+            ),
+            autoescape=False,  # noqa: S701 - it writes Python, and names that were checked
+            undefined=StrictUndefined,
+            trim_blocks=True,
+            lstrip_blocks=True,
+            keep_trailing_newline=True,
+        )
+        self._environment.globals.update(
+            package=place.package,
+            # Kept for templates that were ejected from an older version.
+            import_lines=lambda module, *names: f"from {module} import {', '.join(names)}",
+            call_lines=lambda start, items, indent=0: f"{start}({', '.join(items)})",  # noqa: ARG005
+        )
+
+    def render(self, template: str, /, **values: Any) -> str:
+        """Return the text of a file.
+
+        Raises:
+            CommandError: an ejected template of the project is broken.
+        """
+        try:
+            return self._environment.get_template(f"{template}.jinja").render(values)
+        except TemplateSyntaxError as error:
+            raise CommandError(f"{error.filename}:{error.lineno}: {error.message}") from None
+        except TemplateError as error:
+            own = self._place.root / EJECTED / f"{template}.jinja"
+            raise CommandError(f"{own}: {error.message}") from None
+
+
+def tidy(place: Place, path: Path, text: str) -> str:
+    """Return Python formatted by ruff with the project's configuration and sorted imports.
+
+    Return the text unchanged if ruff is not installed or can't parse it.
+    """
+    folders = (str(Path(sys.executable).parent), os.environ.get("PATH", ""))
+    ruff = which("ruff", path=os.pathsep.join(folders))
+    if ruff is None or path.suffix != ".py":
+        return text
+    # Tell ruff which imports are the project's: their files may not be written yet.
+    ours = f'lint.isort.known-first-party = ["{place.package}"]'
+    for step in RUFF_STEPS:
+        done = subprocess.run(
+            [ruff, *step, "--quiet", "--no-cache", "--config", ours, "--stdin-filename", path, "-"],
+            cwd=place.root, input=text.encode(), capture_output=True, check=False,
+        )  # fmt: skip
+        if done.returncode:
+            return text
+        text = done.stdout.decode()
+    return text
+
+
+def list_templates() -> dict[str, str]:
+    """Return the runtime's own templates, by file name."""
+    folder = Path(__file__).parent / "templates"
+    return {path.name: path.read_text(encoding="utf-8") for path in sorted(folder.glob("*.jinja"))}
 
 
 def _line_length(root: Path) -> int:

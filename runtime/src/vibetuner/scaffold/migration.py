@@ -9,9 +9,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from vibetuner.errors import CommandError
-from vibetuner.scaffold.draft import Draft, Place
+from vibetuner.scaffold.draft import Draft, Place, Renderer
 from vibetuner.scaffold.registered import assigned
-from vibetuner.scaffold.rendering import Renderer
 
 
 def has_migrations(place: Place) -> bool:

@@ -11,12 +11,11 @@ from importlib import import_module
 from typing import NamedTuple
 
 from vibetuner.errors import CommandError, shorten
-from vibetuner.scaffold.draft import Draft, Place, read_module, test_path
+from vibetuner.scaffold.draft import Draft, Place, Renderer, read_module, test_path
 from vibetuner.scaffold.edits import Entry
 from vibetuner.scaffold.migration import draft_migration, has_migrations
 from vibetuner.scaffold.names import Name, plain_words, plural
 from vibetuner.scaffold.registered import find_models
-from vibetuner.scaffold.rendering import Renderer
 
 
 class Type(NamedTuple):

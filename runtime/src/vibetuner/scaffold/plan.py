@@ -9,9 +9,8 @@ from pathlib import Path
 
 from vibetuner.errors import CommandError
 from vibetuner.scaffold.changes import Change
-from vibetuner.scaffold.draft import Draft, Place
+from vibetuner.scaffold.draft import Draft, Place, tidy
 from vibetuner.scaffold.edits import Entry, add_entry, remove_entry
-from vibetuner.scaffold.rendering import tidy
 
 
 class Action(StrEnum):

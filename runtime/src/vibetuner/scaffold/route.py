@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from vibetuner.scaffold.draft import Draft, Place, read_module, test_path
+from vibetuner.scaffold.draft import Draft, Place, Renderer, read_module, test_path
 from vibetuner.scaffold.edits import Entry
 from vibetuner.scaffold.names import Name
-from vibetuner.scaffold.rendering import Renderer
 
 ROUTES = "frontend/routes"
 

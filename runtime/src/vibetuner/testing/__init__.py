@@ -12,9 +12,8 @@ A test module imports from here only :func:`replay_fuzz`, and types for annotati
 
 from __future__ import annotations
 
-from vibetuner.testing.holding import held_open, name_database
+from vibetuner.testing.fixtures import SettingsOverride, held_open, name_database
 from vibetuner.testing.mocks import MockTasks
-from vibetuner.testing.overrides import SettingsOverride
 from vibetuner.testing.replay import replay_fuzz
 from vibetuner.testing.worker import ManualWorker
 

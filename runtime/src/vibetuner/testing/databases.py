@@ -15,8 +15,7 @@ from vibetuner.config import Settings
 from vibetuner.loader import load_project
 from vibetuner.resources.mongo import Database, open_mongo
 from vibetuner.resources.sql import create_schema, open_sql
-from vibetuner.testing.holding import name_database
-from vibetuner.testing.overrides import SettingsOverride
+from vibetuner.testing.fixtures import SettingsOverride, name_database
 
 
 @asynccontextmanager

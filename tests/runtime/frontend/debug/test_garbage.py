@@ -15,7 +15,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from tests.runtime.tasks.letters.conftest import keep, make_letter
-from vibetuner.cli import letters, letters_view, task_view
+from vibetuner.cli import letters, task_queue
 from vibetuner.cli.checks.redis import check_records, check_redis
 from vibetuner.config import Settings, using_settings
 from vibetuner.errors import TaskNotFound
@@ -138,24 +138,24 @@ async def print_all() -> str:
     queue, out = this_queue(), io.StringIO()
     with redirect_stdout(out):
         page = await list_tasks(queue, TaskFilters())
-        task_view.print_page(page)
-        task_view.print_json_page(page)
+        task_queue.print_page(page)
+        task_queue.print_json_page(page)
         stats = await read_stats(queue)
-        task_view.print_stats(stats)
-        task_view.print_json_stats(stats)
+        task_queue.print_stats(stats)
+        task_queue.print_json_stats(stats)
         for task_id in (ID, "other"):
             try:
                 detail = await find_task(queue, task_id)
-                task_view.print_detail(detail)
-                task_view.print_json_detail(detail)
-                task_view.print_reasons(*await explain(queue, task_id))
+                task_queue.print_detail(detail)
+                task_queue.print_json_detail(detail)
+                task_queue.print_reasons(*await explain(queue, task_id))
             except TaskNotFound as error:
                 print(error)
         found, total = await letters.fetch(Filters(open_only=False), 50)
-        letters_view.print_list(found, total)
-        letters_view.print_json_list(found, total)
+        letters.print_list(found, total)
+        letters.print_json_list(found, total)
         for letter in found.letters:
-            letters_view.print_letter(letter)
+            letters.print_letter(letter)
     return out.getvalue()
 
 

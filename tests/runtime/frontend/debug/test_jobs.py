@@ -10,7 +10,7 @@ from tests.runtime.tasks.letters.conftest import keep, make_letter, payload_of
 from tests.waiting import eventually
 from vibetuner.config import Settings, using_settings
 from vibetuner.errors import TaskNotFound
-from vibetuner.frontend.debug.jobs import MOST_REASONS, Job, find_job, start_job
+from vibetuner.frontend.debug.dashboard import MOST_REASONS, Job, find_job, start_job
 from vibetuner.tasks.dead_letters import get, open_dead_letters
 from vibetuner.tasks.dead_letters.api import find
 from vibetuner.tasks.dead_letters.bulk import Outcome, matching, settle

@@ -11,8 +11,8 @@ from tests.waiting import eventually
 from vibetuner.config import Settings, using_settings
 from vibetuner.errors import TaskError
 from vibetuner.tasks.inspect.actions import abort
-from vibetuner.tasks.inspect.line import StuckLine, find_stuck_line
 from vibetuner.tasks.inspect.queue import Queue, whole_id
+from vibetuner.tasks.inspect.why import StuckLine, find_stuck_line
 from vibetuner.tasks.robust import Unique, robust_task
 from vibetuner.tasks.worker import using_worker
 

@@ -11,9 +11,9 @@ from streaq.types import StreaqCancelled
 from vibetuner.errors import TaskError
 from vibetuner.tasks.inspect.actions import check_arguments
 from vibetuner.tasks.inspect.detail import _result_row
-from vibetuner.tasks.inspect.line import _group_of
 from vibetuner.tasks.inspect.model import State
 from vibetuner.tasks.inspect.shown import name_arguments, shown
+from vibetuner.tasks.inspect.why import _group_of
 
 
 class Unsigned:

@@ -9,7 +9,7 @@ from datetime import timedelta
 from typing import Any
 
 from tests.runtime.tasks.outbox.conftest import TUNE, Database
-from vibetuner.cli import task_view
+from vibetuner.cli import task_queue
 from vibetuner.cli.checks.services import _read_outbox
 from vibetuner.config import Settings
 from vibetuner.loader import load_project
@@ -17,9 +17,8 @@ from vibetuner.resources.sql import create_schema
 from vibetuner.tasks.inspect.actions import abort, enqueue_again
 from vibetuner.tasks.inspect.detail import find_task, gather
 from vibetuner.tasks.inspect.model import State
-from vibetuner.tasks.inspect.outbox import open_outbox, read_outbox
 from vibetuner.tasks.inspect.queue import this_queue
-from vibetuner.tasks.inspect.stats import read_stats
+from vibetuner.tasks.inspect.stats import open_outbox, read_outbox, read_stats
 from vibetuner.tasks.inspect.why import explain
 from vibetuner.tasks.worker import TaskWorker, using_worker
 
@@ -81,7 +80,7 @@ async def test_a_waiting_row_is_a_task_like_any_other(
 async def shown() -> str:
     """Return the output of `vibetuner tasks stats`."""
     with redirect_stdout(io.StringIO()) as out:
-        task_view.print_stats(await read_stats(this_queue()))
+        task_queue.print_stats(await read_stats(this_queue()))
     return out.getvalue()
 
 

@@ -18,10 +18,10 @@ from vibetuner.redis.client import make_client, ungrouped
 from vibetuner.redis.keys import JournalKeys, Keys
 from vibetuner.redis.url import Address, parse_url
 from vibetuner.tasks.client.durable import Keeping
-from vibetuner.tasks.inspect.line import find_stuck_lines
 from vibetuner.tasks.inspect.model import WorkerView
 from vibetuner.tasks.inspect.queue import queue_sizes, read_workers
 from vibetuner.tasks.inspect.unreadable import count_unreadable, misused_keys
+from vibetuner.tasks.inspect.why import find_stuck_lines
 from vibetuner.tasks.queues import USUAL, start_reader
 
 OLDEST = 7

@@ -113,7 +113,7 @@ async def check_tables(settings: Settings, project: ProjectInfo) -> list[Finding
 
 async def _read_outbox() -> list[Finding]:
     """Report tasks that were committed and that no worker enqueues."""
-    from vibetuner.tasks.inspect.outbox import read_outbox
+    from vibetuner.tasks.inspect.stats import read_outbox
 
     outbox = await read_outbox()
     if outbox is None or not outbox.waiting:

@@ -1,24 +1,29 @@
-"""Numbers of ended tasks, their waits and run times, over an hour and over a day."""
+"""Numbers: ended tasks, waits and run times over an hour and a day, and rows in the outbox."""
 
 from __future__ import annotations
 
 import asyncio
 import re
 from collections import Counter
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
+from importlib import import_module
 from typing import Literal, NamedTuple
 
+from vibetuner.config import get_settings
 from vibetuner.errors import VibetunerError
+from vibetuner.project import worker_command
 from vibetuner.redis.keys import MINUTE_MS, QUARTER_MS
+from vibetuner.resources.slots import sql_engine
 from vibetuner.stored import read_number
 from vibetuner.tasks.dead_letters import count
 from vibetuner.tasks.inspect.model import Counts, WorkerView, moment
-from vibetuner.tasks.inspect.outbox import Outbox, read_outbox
 from vibetuner.tasks.inspect.queue import Queue, now_ms
 from vibetuner.tasks.journal.entry import bucket_ms
+from vibetuner.tasks.outbox.row import ANSWER_SECONDS, open_stores
+from vibetuner.timing import duration
 
 SpanName = Literal["hour", "day"]
 
@@ -26,6 +31,9 @@ SpanName = Literal["hour", "day"]
 LETTERS_SECONDS = 2.0
 # A field of a histogram: r for run times, w for waits, then the bucket's number.
 BUCKET = re.compile(r"[rw]\d{1,3}", re.ASCII)
+
+# Longer than a worker's relay ever leaves a row waiting.
+RELAY_SECONDS = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +152,74 @@ def percentile(histogram: Mapping[int, int], part: float) -> float | None:
         if seen >= part * total:
             return bucket_ms(number)
     return None
+
+
+@dataclass(frozen=True, slots=True)
+class Outbox:
+    """The rows that wait in the outboxes of the open databases.
+
+    >>> Outbox(0, 0.0).is_stuck, Outbox(3, 60.0).is_stuck
+    (False, True)
+    """
+
+    waiting: int
+    oldest_seconds: float
+
+    @property
+    def is_stuck(self) -> bool:
+        """Return whether no worker's relay runs, or Redis refuses the tasks."""
+        return self.waiting > 0 and self.oldest_seconds > RELAY_SECONDS
+
+    @property
+    def text(self) -> str:
+        """Return the state in words.
+
+        >>> Outbox(3, 120.0).text
+        '3 in the outbox, the oldest for 2 min 0 s: no worker hands them on'
+        """
+        if not self.waiting:
+            return "0 in the outbox"
+        stuck = ": no worker hands them on" if self.is_stuck else ""
+        return (
+            f"{self.waiting} in the outbox, the oldest for "
+            f"{duration(self.oldest_seconds * 1000)}{stuck}"
+        )
+
+    @property
+    def cure(self) -> str:
+        """Return the cure if it is stuck."""
+        start = worker_command(get_settings().environment)
+        return f"look at Redis and at the workers' logs, or start one:  {start}"
+
+
+async def read_outbox() -> Outbox | None:
+    """Return the waiting rows; None if no open database has an outbox, or none answers."""
+    try:
+        stores = open_stores()
+        async with asyncio.timeout(ANSWER_SECONDS):
+            found = [await store.waiting() for store in stores]
+    except Exception:  # noqa: BLE001 - a look at the queue goes on without
+        return None
+    if not found:
+        return None
+    times = [oldest for _, oldest in found if oldest is not None]
+    now = datetime.now(UTC)
+    oldest = max(((now - time).total_seconds() for time in times), default=0.0)
+    return Outbox(sum(number for number, _ in found), max(oldest, 0.0))
+
+
+@asynccontextmanager
+async def open_outbox() -> AsyncIterator[None]:
+    """Open the SQL database for a command, if one is configured and answers."""
+    async with AsyncExitStack() as stack:
+        settings = get_settings()
+        if settings.database_url and sql_engine.peek() is None:
+            # Imported here, so that a process loads only the drivers that it uses.
+            sql = import_module("vibetuner.resources.sql")
+            with suppress(VibetunerError, TimeoutError):
+                async with asyncio.timeout(ANSWER_SECONDS):
+                    await stack.enter_async_context(sql.open_sql(settings))
+        yield
 
 
 def _histogram(counts: Mapping[str, int], kind: str) -> Counter[int]:
