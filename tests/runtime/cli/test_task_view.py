@@ -7,7 +7,7 @@ import json
 import pytest
 
 from tests.runtime.cli.conftest import on_terminal
-from vibetuner.cli.task_queue import print_detail, print_json_reasons, print_page, print_stats
+from vibetuner.cli.task_queue import print_detail, print_page, print_reasons, print_stats
 from vibetuner.cli.watch import _as_bar
 from vibetuner.config import Settings, using_settings
 from vibetuner.tasks.inspect.model import Counts, Page, QueueView, Row, State, TaskDetail
@@ -55,7 +55,8 @@ def test_a_tasks_result_and_ties_are_shown(capsys: pytest.CaptureFixture[str]):
 
 def test_reasons_are_readable_by_a_program(capsys: pytest.CaptureFixture[str]):
     """The JSON of a task's reasons contains its id and its state."""
-    print_json_reasons(row(State.QUEUED), [Reason("No worker is running", "vibetuner run")])
+    reasons = [Reason("No worker is running", "vibetuner run")]
+    print_reasons(row(State.QUEUED), reasons, as_json=True)
     document = json.loads(capsys.readouterr().out)
     assert (document["id"], document["state"]) == ("a1", "queued")
     assert document["reasons"] == [{"text": "No worker is running", "cure": "vibetuner run"}]

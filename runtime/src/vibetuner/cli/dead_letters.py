@@ -53,11 +53,11 @@ def list_(  # noqa: PLR0913, PLR0917 - options
 
     Exit code 0 if there are any, 3 if nothing matches.
     """
-    from vibetuner.cli.letters import fetch, parse_filters, print_json_list, print_list, run
+    from vibetuner.cli.letters import fetch, parse_filters, print_list, run
 
     filters = parse_filters(task, cause, fingerprint, since, open_only=not acted)
     page, total = run(fetch(filters, limit))
-    (print_json_list if as_json else print_list)(page, total)
+    print_list(page, total, as_json=as_json)
     if not total:
         raise typer.Exit(NOTHING_MATCHED)
 
@@ -90,11 +90,10 @@ def show(
 
     Exit code 3 if there is none with this id.
     """
-    from vibetuner.cli.letters import print_json_letter, print_letter, run
+    from vibetuner.cli.letters import print_letter, run
     from vibetuner.tasks.dead_letters import get
 
-    letter = run(get(task_id))
-    (print_json_letter if as_json else print_letter)(letter)
+    print_letter(run(get(task_id)), as_json=as_json)
 
 
 def _add_act(verb: Verb, summary: str) -> None:
@@ -114,7 +113,6 @@ def _add_act(verb: Verb, summary: str) -> None:
     ) -> None:
         from vibetuner.cli.letters import (
             parse_filters,
-            print_json_outcome,
             print_outcome,
             run,
             settle_all,
@@ -134,7 +132,7 @@ def _add_act(verb: Verb, summary: str) -> None:
             if ids
             else settle_all(verb, filters, limit=limit, yes=yes)
         )
-        (print_json_outcome if as_json else print_outcome)(verb, outcome)
+        print_outcome(verb, outcome, as_json=as_json)
         if outcome.error is not None:
             raise outcome.error
         if outcome.refused:

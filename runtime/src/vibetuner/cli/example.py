@@ -15,9 +15,9 @@ from tempfile import TemporaryDirectory
 from vibetuner.cli.console import note_wait
 from vibetuner.cli.template_news import ANSWERS, answers_of, check_committed, read_answers, run_tool
 from vibetuner.errors import CommandError
-from vibetuner.scaffold.changes import Change
+from vibetuner.scaffold.changes import Action, Change
 from vibetuner.scaffold.draft import Place
-from vibetuner.scaffold.plan import Action, Plan, Step
+from vibetuner.scaffold.plan import Plan
 
 OURS = ("src", "tests", "README.md")
 NEXT_STEPS = ("git diff --stat", "uv run just check")
@@ -52,15 +52,13 @@ def plan_without_example(place: Place, answers: str, *, force: bool, skip: bool)
     steps = list(_steps(place.root, generated, wanted, force=force, skip=skip))
     without, known = re.subn(r"(?m)^example: .*$", "example: false", answers)
     without += "" if known else "example: false\n"
-    steps.append(
-        Step(Action.EDIT, Change(place.root / ANSWERS, answers.encode(), without.encode()))
-    )
+    steps.append(Change(place.root / ANSWERS, answers.encode(), without.encode()))
     return Plan(place, tuple(steps), NEXT_STEPS)
 
 
 def _steps(
     root: Path, generated: dict[str, bytes], wanted: dict[str, bytes], *, force: bool, skip: bool
-) -> Iterator[Step]:
+) -> Iterator[Change]:
     for name in sorted(generated.keys() | wanted.keys()):
         path, after = root / name, wanted.get(name)
         before = path.read_bytes() if path.is_file() else None
@@ -73,10 +71,10 @@ def _steps(
             keep = skip or name == "README.md"
             if keep or not force:
                 action = Action.KEEP if keep else Action.DIFFERS
-                yield Step(action, Change(path, before, after))
+                yield Change(path, before, after, action)
                 continue
         kinds = {before is None: Action.CREATE, after is None: Action.REMOVE}
-        yield Step(kinds.get(True, Action.EDIT), Change(path, before, after))
+        yield Change(path, before, after, kinds.get(True, Action.EDIT))
 
 
 def _first_answers(root: Path) -> str:

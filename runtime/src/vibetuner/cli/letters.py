@@ -124,8 +124,15 @@ async def settle_all(verb: Verb, filters: Filters, *, limit: int | None, yes: bo
     return await _settle(verb, matching(filters, limit=found), count=found)
 
 
-def print_list(page: Page, total: int) -> None:
-    """Print one line for each letter, newest first, and the next command to type."""
+def print_list(page: Page, total: int, *, as_json: bool = False) -> None:
+    """Print one line for each letter, newest first, and the next command to type.
+
+    The JSON is ``{"count": ..., "letters": [...], "unreadable": [...]}``, without tracebacks.
+    """
+    if as_json:
+        shown = [_without(_plain(letter), "traceback") for letter in page.letters]
+        print_json({"count": total, "letters": shown, "unreadable": page.unreadable})
+        return
     console, letters = Console(), page.letters
     if not letters and not page.unreadable:
         console.print("No dead letters here.")
@@ -148,8 +155,11 @@ def print_list(page: Page, total: int) -> None:
         console.print(f"Next:  vibetuner dead-letters show {first}   (or retry, discard)")
 
 
-def print_letter(letter: DeadLetter) -> None:
+def print_letter(letter: DeadLetter, *, as_json: bool = False) -> None:
     """Print everything that helps a person, but never the payload itself."""
+    if as_json:
+        print_json(_plain(letter))
+        return
     console = Console()
     for name, value in _facts(letter).items():
         if value not in {None, ""}:
@@ -159,9 +169,15 @@ def print_letter(letter: DeadLetter) -> None:
         console.print(f"\nNext:  vibetuner dead-letters retry {one_line(letter.task_id)}")
 
 
-def print_outcome(verb: Verb, outcome: Outcome) -> None:
-    """Print a summary, the reasons of refusals, and the next step."""
+def print_outcome(verb: Verb, outcome: Outcome, *, as_json: bool = False) -> None:
+    """Print a summary, the reasons of refusals, and the next step.
+
+    The JSON is ``{"retried": {id: new id}, "refused": {id: reason}}``.
+    """
     console, done = Console(), DONE[verb]
+    if as_json:
+        print_json({done: outcome.done, "refused": outcome.refused})
+        return
     if len(outcome.done) == 1:
         ((task_id, new_id),) = outcome.done.items()
         console.print(f"{task_id} {done}" + (f" as {new_id}" if new_id else ""))
@@ -172,22 +188,6 @@ def print_outcome(verb: Verb, outcome: Outcome) -> None:
         console.print("Nothing matched.")
     elif outcome.done:
         console.print(f"Next:  {NEXT[verb]}")
-
-
-def print_json_list(page: Page, total: int) -> None:
-    """Print ``{"count": ..., "letters": [...], "unreadable": [...]}``, without tracebacks."""
-    shown = [_without(_plain(letter), "traceback") for letter in page.letters]
-    print_json({"count": total, "letters": shown, "unreadable": page.unreadable})
-
-
-def print_json_letter(letter: DeadLetter) -> None:
-    """Print one object, with its traceback."""
-    print_json(_plain(letter))
-
-
-def print_json_outcome(verb: Verb, outcome: Outcome) -> None:
-    """Print ``{"retried": {id: new id}, "refused": {id: reason}}``."""
-    print_json({DONE[verb]: outcome.done, "refused": outcome.refused})
 
 
 @contextmanager

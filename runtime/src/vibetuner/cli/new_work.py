@@ -7,9 +7,9 @@ from typing import Any
 
 from vibetuner.cli.console import Console, print_json
 from vibetuner.errors import CommandError
-from vibetuner.scaffold.changes import Change, apply_changes, diff, uninterrupted
+from vibetuner.scaffold.changes import Action, Change, apply_changes, diff, uninterrupted
 from vibetuner.scaffold.draft import EJECTED, Draft, find_place, list_templates
-from vibetuner.scaffold.plan import Action, Plan, Step, plan_new
+from vibetuner.scaffold.plan import Plan, plan_new
 
 COLOURS = {
     Action.CREATE: "green",
@@ -49,7 +49,7 @@ def carry_out(
         else:
             _print_diff(plan, [*plan.changes, *plan.conflicts] if dry_run else plan.conflicts)
     if blocked:
-        names = ", ".join(c.path.relative_to(plan.place.root).as_posix() for c in plan.conflicts)
+        names = ", ".join(map(plan.path_of, plan.conflicts))
         raise CommandError(
             f"Nothing was written: {names} would be different. --force takes the new text, "
             "--skip keeps the old"
@@ -109,8 +109,8 @@ def _print_json(plan: Plan, *, written: bool, facts: dict[str, Any]) -> None:
     print_json(document)
 
 
-def _described(plan: Plan, step: Step) -> dict[str, str]:
+def _described(plan: Plan, step: Change) -> dict[str, str]:
     described = {"path": plan.path_of(step), "action": step.action.value}
     if step.action is not Action.UNCHANGED:
-        described["diff"] = diff([step.change], plan.place.root)
+        described["diff"] = diff([step], plan.place.root)
     return described

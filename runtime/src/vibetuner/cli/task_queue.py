@@ -104,8 +104,14 @@ def check_task_name(name: str) -> None:
     raise TaskNotFound(f"The project has no task {name}. {suggest(name, names, known)}")
 
 
-def print_page(page: Page) -> None:
-    """Print one line for each task, and the next command to type."""
+def print_page(page: Page, *, as_json: bool = False) -> None:
+    """Print one line for each task, and the next command to type.
+
+    The JSON is ``{"tasks": [...], "next": ...}``.
+    """
+    if as_json:
+        print_json({"tasks": [_plain_row(row) for row in page.rows], "next": page.next})
+        return
     console = Console()
     if not page.rows and page.next is None:
         console.print("No tasks here.")
@@ -123,8 +129,13 @@ def print_page(page: Page) -> None:
         console.print(f"Next:  vibetuner tasks show {one_line(page.rows[0].task_id)}")
 
 
-def print_detail(detail: TaskDetail) -> None:
+def print_detail(detail: TaskDetail, *, as_json: bool = False) -> None:
     """Print everything that is known about one task."""
+    if as_json:
+        values = asdict(detail)
+        del values["row"]
+        print_json({**_plain_row(detail.row), **values})
+        return
     console = Console()
     for name, value in _facts(detail.row).items():
         if value:
@@ -145,8 +156,14 @@ def print_detail(detail: TaskDetail) -> None:
         console.print(f"\nNext:  {_next_step(detail)}")
 
 
-def print_reasons(row: Row, reasons: Sequence[Reason]) -> None:
-    """Print the reasons why a task isn't running, each with its cure."""
+def print_reasons(row: Row, reasons: Sequence[Reason], *, as_json: bool = False) -> None:
+    """Print the reasons why a task isn't running, each with its cure.
+
+    The JSON is ``{"id": ..., "state": ..., "reasons": [{"text": ..., "cure": ...}]}``.
+    """
+    if as_json:
+        print_json({**_plain_row(row), "reasons": [asdict(reason) for reason in reasons]})
+        return
     console = Console()
     console.print(one_line(row.name or row.task_id), style="bold", end=" is ")
     console.print(row.state.value, style=COLOURS.get(row.state))
@@ -156,8 +173,11 @@ def print_reasons(row: Row, reasons: Sequence[Reason]) -> None:
             console.print(f"  {one_line(reason.cure)}", style="green")
 
 
-def print_stats(stats: Stats) -> None:
-    """Print counts, times and workers."""
+def print_stats(stats: Stats, *, as_json: bool = False) -> None:
+    """Print counts, times and workers; in JSON, times are milliseconds."""
+    if as_json:
+        print_json(_plain_stats(stats))
+        return
     console = Console()
     counts, dead = stats.counts, "unknown" if stats.dead is None else stats.dead
     console.print(
@@ -199,40 +219,6 @@ def print_stats(stats: Stats) -> None:
         console.print(f"No live worker. Start one:  {start}")
 
 
-def print_json_page(page: Page) -> None:
-    """Print ``{"tasks": [...], "next": ...}``."""
-    print_json({"tasks": [_plain_row(row) for row in page.rows], "next": page.next})
-
-
-def print_json_detail(detail: TaskDetail) -> None:
-    """Print one object."""
-    values = asdict(detail)
-    del values["row"]
-    print_json({**_plain_row(detail.row), **values})
-
-
-def print_json_reasons(row: Row, reasons: Sequence[Reason]) -> None:
-    """Print ``{"id": ..., "state": ..., "reasons": [{"text": ..., "cure": ...}]}``."""
-    print_json({**_plain_row(row), "reasons": [asdict(reason) for reason in reasons]})
-
-
-def print_json_stats(stats: Stats) -> None:
-    """Print counts, times in milliseconds, and workers."""
-    print_json(
-        {
-            **asdict(stats.counts),
-            "dead": stats.dead,
-            "outbox": stats.outbox and asdict(stats.outbox),
-            "hour": _plain_span(stats.hour),
-            "day": _plain_span(stats.day),
-            "workers": [
-                {**asdict(view.beat), "silent": view.silent, "live": view.is_live}
-                for view in stats.workers
-            ],
-        }
-    )
-
-
 async def _look(look: Callable[..., Awaitable[T]], of: str | None, with_letters: bool) -> T:
     async with AsyncExitStack() as stack:
         await stack.enter_async_context(open_queue())
@@ -246,6 +232,20 @@ async def _look(look: Callable[..., Awaitable[T]], of: str | None, with_letters:
 def _plain_row(row: Row) -> dict[str, Any]:
     values = asdict(row)
     return {"id": values.pop("task_id"), "task": values.pop("name"), **values}
+
+
+def _plain_stats(stats: Stats) -> dict[str, Any]:
+    return {
+        **asdict(stats.counts),
+        "dead": stats.dead,
+        "outbox": stats.outbox and asdict(stats.outbox),
+        "hour": _plain_span(stats.hour),
+        "day": _plain_span(stats.day),
+        "workers": [
+            {**asdict(view.beat), "silent": view.silent, "live": view.is_live}
+            for view in stats.workers
+        ],
+    }
 
 
 def _plain_span(span: Span) -> dict[str, Any]:

@@ -47,7 +47,6 @@ def list_(  # noqa: PLR0913, PLR0917 - options
     from vibetuner.cli.task_queue import (
         check_task_name,
         parse_filters,
-        print_json_page,
         print_page,
         run,
     )
@@ -57,7 +56,7 @@ def list_(  # noqa: PLR0913, PLR0917 - options
     page = run(lambda queue: list_tasks(queue, filters, limit=limit, after=after))
     if task and not page.rows:  # a task that was removed from the project may have ended tasks
         check_task_name(task)
-    (print_json_page if as_json else print_page)(page)
+    print_page(page, as_json=as_json)
     if not page.rows:
         raise typer.Exit(NOTHING_MATCHED)
 
@@ -68,11 +67,11 @@ def show(task_id: Id, as_json: AsJson = False) -> None:
 
     Values that look secret are masked. Exit code 3 if the task is unknown.
     """
-    from vibetuner.cli.task_queue import print_detail, print_json_detail, run
+    from vibetuner.cli.task_queue import print_detail, run
     from vibetuner.tasks.inspect.detail import find_task
 
     detail = run(find_task, of=task_id, with_project=True, with_letters=True)
-    (print_json_detail if as_json else print_detail)(detail)
+    print_detail(detail, as_json=as_json)
 
 
 @app.command()
@@ -107,21 +106,20 @@ def why(task_id: Id, as_json: AsJson = False) -> None:
 
     Exit code 3 if the task is unknown.
     """
-    from vibetuner.cli.task_queue import print_json_reasons, print_reasons, run
+    from vibetuner.cli.task_queue import print_reasons, run
     from vibetuner.tasks.inspect.why import explain
 
     row, reasons = run(explain, of=task_id, with_project=True, with_letters=True)
-    (print_json_reasons if as_json else print_reasons)(row, reasons)
+    print_reasons(row, reasons, as_json=as_json)
 
 
 @app.command()
 def stats(as_json: AsJson = False) -> None:
     """Show counts, wait and run times, and workers."""
-    from vibetuner.cli.task_queue import print_json_stats, print_stats, run
+    from vibetuner.cli.task_queue import print_stats, run
     from vibetuner.tasks.inspect.stats import read_stats
 
-    found = run(read_stats, with_letters=True)
-    (print_json_stats if as_json else print_stats)(found)
+    print_stats(run(read_stats, with_letters=True), as_json=as_json)
 
 
 @app.command()

@@ -9,19 +9,33 @@ import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 from types import FrameType
 
 from vibetuner.errors import CommandError
 
 
+class Action(StrEnum):
+    """An action on a file."""
+
+    CREATE = "create"
+    EDIT = "edit"
+    OVERWRITE = "overwrite"
+    REMOVE = "remove"
+    UNCHANGED = "unchanged"
+    KEEP = "keep"
+    DIFFERS = "differs"
+
+
 @dataclass(frozen=True, slots=True)
 class Change:
-    """A file's bytes before and after; None if the file does not exist."""
+    """A file's bytes before and after, None if the file does not exist, and the action on it."""
 
     path: Path
     before: bytes | None
     after: bytes | None
+    action: Action = Action.EDIT
 
 
 def apply_changes(changes: Sequence[Change]) -> None:

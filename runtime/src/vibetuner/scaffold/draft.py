@@ -131,6 +131,11 @@ def test_path(kind: str, name: Name) -> str:
     return "/".join(("tests", kind, *name.folders, f"test_{name.leaf}.py"))
 
 
+def next_steps(test: str, run: str) -> tuple[str, ...]:
+    """Return the commands to type once something is written; ``test`` is empty without a test."""
+    return (f"uv run pytest {test}" if test else "uv run just test", run, "uv run just check")
+
+
 def read_module(place: Place, path: str, what: str) -> str:
     """Return the text of a generated file; raise CommandError if it does not exist."""
     file = place.root / path

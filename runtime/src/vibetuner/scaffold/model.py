@@ -11,7 +11,7 @@ from importlib import import_module
 from typing import NamedTuple
 
 from vibetuner.errors import CommandError, shorten
-from vibetuner.scaffold.draft import Draft, Place, Renderer, read_module, test_path
+from vibetuner.scaffold.draft import Draft, Place, Renderer, next_steps, read_module, test_path
 from vibetuner.scaffold.edits import Entry
 from vibetuner.scaffold.migration import draft_migration, has_migrations
 from vibetuner.scaffold.names import Name, plain_words, plural
@@ -104,19 +104,18 @@ def draft_model(
     path = test_path("models", name)
     if test:
         files[path] = render(f"test_{kind}.py", **values)
-    steps = [f"uv run pytest {path}" if test else "uv run just test", "uv run just check"]
-    if document:
-        steps.insert(1, "uv run just local-all")
-    else:
+    run = "uv run just local-all"
+    if not document:
         migration = draft_migration(place, table, fields=ordered)
         files |= migration
         done = migration or not has_migrations(place)
-        db = "upgrade" if done else f"revision 'Create {table}'"
-        steps.insert(1, f"uv run vibetuner db {db}")
+        run = "uv run vibetuner db " + ("upgrade" if done else f"revision 'Create {table}'")
+    keyword_ = "models" if document else "sql_models"
+    imported = (name.class_name, f"{name.class_name}Model")
     return Draft(
         files=files,
-        entries=(model_entry(place, name, document=document),),
-        next_steps=tuple(steps),
+        entries=(Entry(keyword_, place.module("models", name), name.class_name, imported),),
+        next_steps=next_steps(path if test else "", run),
     )
 
 
@@ -148,13 +147,6 @@ def draft_of_model(place: Place, name: Name) -> Draft:
     status, *rest = draft.after_removal
     drop = f"uv run vibetuner db revision 'Remove {plural(name.leaf)}'"
     return replace(draft, after_removal=(status, drop, *rest))
-
-
-def model_entry(place: Place, name: Name, *, document: bool) -> Entry:
-    """Return a model's entry in tune.py."""
-    module = place.module("models", name)
-    keyword_ = "models" if document else "sql_models"
-    return Entry(keyword_, module, name.class_name, (name.class_name, f"{name.class_name}Model"))
 
 
 def _read_fields(text: str) -> list[ModelField]:

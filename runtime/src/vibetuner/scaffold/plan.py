@@ -4,33 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
 
 from vibetuner.errors import CommandError
-from vibetuner.scaffold.changes import Change
+from vibetuner.scaffold.changes import Action, Change
 from vibetuner.scaffold.draft import Draft, Place, tidy
 from vibetuner.scaffold.edits import Entry, add_entry, remove_entry
-
-
-class Action(StrEnum):
-    """An action on a file."""
-
-    CREATE = "create"
-    EDIT = "edit"
-    OVERWRITE = "overwrite"
-    REMOVE = "remove"
-    UNCHANGED = "unchanged"
-    KEEP = "keep"
-    DIFFERS = "differs"
-
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    """A file, and the action on it."""
-
-    action: Action
-    change: Change
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +17,7 @@ class Plan:
     """All steps, the commands to run afterwards, and the tasks whose code is removed."""
 
     place: Place
-    steps: tuple[Step, ...]
+    steps: tuple[Change, ...]
     next_steps: tuple[str, ...]
     lost_tasks: tuple[str, ...] = ()
 
@@ -46,16 +25,16 @@ class Plan:
     def changes(self) -> list[Change]:
         """The changes to write."""
         quiet = {Action.UNCHANGED, Action.KEEP, Action.DIFFERS}
-        return [step.change for step in self.steps if step.action not in quiet]
+        return [step for step in self.steps if step.action not in quiet]
 
     @property
     def conflicts(self) -> list[Change]:
         """Files that differ, if neither force nor skip was given."""
-        return [step.change for step in self.steps if step.action is Action.DIFFERS]
+        return [step for step in self.steps if step.action is Action.DIFFERS]
 
-    def path_of(self, step: Step) -> str:
+    def path_of(self, step: Change) -> str:
         """Return a step's file, relative to the project's root."""
-        return step.change.path.relative_to(self.place.root).as_posix()
+        return step.path.relative_to(self.place.root).as_posix()
 
 
 def plan_new(place: Place, draft: Draft, *, force: bool = False, skip: bool = False) -> Plan:
@@ -71,11 +50,11 @@ def plan_new(place: Place, draft: Draft, *, force: bool = False, skip: bool = Fa
         CommandError: tune.py can't be edited, or a module exists where a package is needed.
     """
     differing = Action.OVERWRITE if force else Action.KEEP if skip else Action.DIFFERS
-    steps: list[Step] = []
+    steps: list[Change] = []
     for path, text in _tidied(place, draft):
-        change = Change(path, _read(path), text)
-        same = Action.UNCHANGED if change.before == text else differing
-        steps.append(Step(Action.CREATE if change.before is None else same, change))
+        before = _read(path)
+        same = Action.UNCHANGED if before == text else differing
+        steps.append(Change(path, before, text, Action.CREATE if before is None else same))
     steps += _missing_packages(place, draft)
     if draft.entries:
         steps.append(_edit_tune(place, draft.entries, add_entry))
@@ -89,17 +68,17 @@ def plan_removal(place: Place, draft: Draft, *, force: bool = False, skip: bool 
     which imports it, stays as it is.
     """
     differing = Action.REMOVE if force else Action.KEEP if skip else Action.DIFFERS
-    steps: list[Step] = []
+    steps: list[Change] = []
     for path, text in _tidied(place, draft):
         before = _read(path)
         if before is not None:
             action = Action.REMOVE if before == text else differing
-            steps.append(Step(action, Change(path, before, None)))
+            steps.append(Change(path, before, None, action))
     main = place.root / next(iter(draft.files))
-    if all(step.change.path != main or step.action is Action.REMOVE for step in steps):
+    if all(step.path != main or step.action is Action.REMOVE for step in steps):
         edited = _edit_tune(place, draft.entries, remove_entry)
         steps += [edited] if edited.action is Action.EDIT else []
-    going = {step.change.path for step in steps if step.action is Action.REMOVE}
+    going = {step.path for step in steps if step.action is Action.REMOVE}
     steps += _empty_packages(place, draft, going)
     lost_tasks = tuple(entry.name for entry in draft.entries if entry.keyword == "tasks")
     return Plan(place, tuple(steps), draft.after_removal, lost_tasks)
@@ -111,7 +90,7 @@ def _tidied(place: Place, draft: Draft) -> Iterator[tuple[Path, bytes]]:
         yield path, tidy(place, path, text).encode()
 
 
-def _missing_packages(place: Place, draft: Draft) -> Iterator[Step]:
+def _missing_packages(place: Place, draft: Draft) -> Iterator[Change]:
     for folder in draft.packages:
         module, package = place.root / f"{folder}.py", place.root / folder
         if module.is_file() and not package.is_dir():
@@ -120,10 +99,10 @@ def _missing_packages(place: Place, draft: Draft) -> Iterator[Step]:
                 f"git mv {folder}.py {folder}/__init__.py"
             )
         if not (package / "__init__.py").exists():
-            yield Step(Action.CREATE, Change(package / "__init__.py", None, b""))
+            yield Change(package / "__init__.py", None, b"", Action.CREATE)
 
 
-def _empty_packages(place: Place, draft: Draft, going: set[Path]) -> Iterator[Step]:
+def _empty_packages(place: Place, draft: Draft, going: set[Path]) -> Iterator[Change]:
     """Yield steps that remove empty packages, the deepest first; keep those of a new project."""
     for folder in reversed(draft.packages):
         package = place.root / folder
@@ -133,10 +112,12 @@ def _empty_packages(place: Place, draft: Draft, going: set[Path]) -> Iterator[St
         rest = {path for path in package.iterdir() if path.name != "__pycache__"}
         if rest - {init} <= going | {path.parent for path in going if path.name == "__init__.py"}:
             going.add(init)
-            yield Step(Action.REMOVE, Change(init, b"", None))
+            yield Change(init, b"", None, Action.REMOVE)
 
 
-def _edit_tune(place: Place, entries: tuple[Entry, ...], edit: Callable[[str, Entry], str]) -> Step:
+def _edit_tune(
+    place: Place, entries: tuple[Entry, ...], edit: Callable[[str, Entry], str]
+) -> Change:
     """Edit tune.py; format it afterwards only if it was formatted before."""
     before = place.tune.read_bytes()
     try:
@@ -147,10 +128,10 @@ def _edit_tune(place: Place, entries: tuple[Entry, ...], edit: Callable[[str, En
     for entry in entries:
         edited = edit(edited, entry)
     if edited == text:
-        return Step(Action.UNCHANGED, Change(place.tune, before, before))
+        return Change(place.tune, before, before, Action.UNCHANGED)
     if tidy(place, place.tune, text) == text:
         edited = tidy(place, place.tune, edited)
-    return Step(Action.EDIT, Change(place.tune, before, edited.encode()))
+    return Change(place.tune, before, edited.encode(), Action.EDIT)
 
 
 def _read(path: Path) -> bytes | None:

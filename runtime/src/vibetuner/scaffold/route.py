@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vibetuner.scaffold.draft import Draft, Place, Renderer, read_module, test_path
+from vibetuner.scaffold.draft import Draft, Place, Renderer, next_steps, read_module, test_path
 from vibetuner.scaffold.edits import Entry
 from vibetuner.scaffold.names import Name
 
@@ -23,10 +23,8 @@ def draft_route(place: Place, name: Name, *, test: bool = True) -> Draft:
     return Draft(
         files=files,
         entries=(route_entry(place, name),),
-        next_steps=(
-            f"uv run pytest {path}" if test else "uv run just test",
-            f"uv run just local-all    # http://127.0.0.1:8000/{name.slug}",
-            "uv run just check",
+        next_steps=next_steps(
+            path if test else "", f"uv run just local-all    # http://127.0.0.1:8000/{name.slug}"
         ),
     )
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Any
 
 from vibetuner.crontab import check_crontab
 from vibetuner.errors import CommandError
-from vibetuner.scaffold.draft import Draft, Place, Renderer, read_module, test_path
+from vibetuner.scaffold.draft import Draft, Place, Renderer, next_steps, read_module, test_path
 from vibetuner.scaffold.edits import Entry
 from vibetuner.scaffold.names import Name
 from vibetuner.scaffold.registered import find_tasks
@@ -64,26 +65,22 @@ def draft_task(place: Place, name: Name, options: TaskOptions) -> Draft:
         "arguments": _decorator_arguments(options),
         "base": has_base(place),
     }
-    module, test = place.path("tasks", name), test_path("tasks", name)
-    entries = [task_entry(place, name)]
+    test = test_path("tasks", name)
+    imported = (name.leaf, f"{name.leaf}_task")
+    entries = [Entry("tasks", place.module("tasks", name), name.leaf, imported)]
     run = "uv run just worker-dev"
     if options.progress:
-        pages = f"{place.source}/templates/{name.path}"
-        files = {
-            module: render("progress_task.py", **values),
-            place.path(ROUTES, name): render("progress_route.py", **values),
-            f"{pages}.html": render("progress_page.html", **values),
-            f"{pages}_run.html": render("progress_run.html", **values),
-        }
+        files = _with_page("progress", place, name, values)
         entries.append(route_entry(place, name))
         run = f"uv run just local-all-with-worker    # http://127.0.0.1:8000/{name.slug}"
     else:
-        files = {module: render("task.py", **values)}
+        files = {place.path("tasks", name): render("task.py", **values)}
     if options.test:
         files[test] = render("test_progress.py" if options.progress else "test_task.py", **values)
-    checked = f"uv run pytest {test}" if options.test else "uv run just test"
     return Draft(
-        files=files, entries=tuple(entries), next_steps=(checked, run, "uv run just check")
+        files=files,
+        entries=tuple(entries),
+        next_steps=next_steps(test if options.test else "", run),
     )
 
 
@@ -91,11 +88,6 @@ def draft_of_task(place: Place, name: Name) -> Draft:
     """Draft a task as it was generated; raise CommandError if there is none of this name."""
     text = read_module(place, place.path("tasks", name), f"task {name.path}")
     return draft_task(place, name, _read_options(text))
-
-
-def task_entry(place: Place, name: Name) -> Entry:
-    """Return a task's entry in tune.py."""
-    return Entry("tasks", place.module("tasks", name), name.leaf, (name.leaf, f"{name.leaf}_task"))
 
 
 def check_free(place: Place, name: Name, *tasks: str) -> None:
@@ -134,13 +126,7 @@ def draft_batch(place: Place, name: Name, *, outbox: bool, test: bool = True) ->
     """
     render = Renderer(place).render
     values = {"name": name, "base": has_base(place), "outbox": outbox}
-    pages = f"{place.source}/templates/{name.path}"
-    files = {
-        place.path("tasks", name): render("batch_task.py", **values),
-        place.path(ROUTES, name): render("batch_route.py", **values),
-        f"{pages}.html": render("progress_page.html", **values),
-        f"{pages}_run.html": render("progress_run.html", **values),
-    }
+    files = _with_page("batch", place, name, values)
     path = test_path("tasks", name)
     if test:
         files[path] = render("test_batch.py", **values)
@@ -151,10 +137,9 @@ def draft_batch(place: Place, name: Name, *, outbox: bool, test: bool = True) ->
             *(Entry("tasks", module, task, (task, f"{task}_task")) for task in batch_tasks(name)),
             route_entry(place, name),
         ),
-        next_steps=(
-            f"uv run pytest {path}" if test else "uv run just test",
+        next_steps=next_steps(
+            path if test else "",
             f"uv run just local-all-with-worker    # http://127.0.0.1:8000/{name.slug}",
-            "uv run just check",
         ),
     )
 
@@ -177,6 +162,17 @@ def batch_tasks(name: Name) -> tuple[str, str]:
 def has_outbox(place: Place) -> bool:
     """Return whether tune.py lists the outbox of the SQL database."""
     return OUTBOX in place.tune.read_text(encoding="utf-8", errors="replace")
+
+
+def _with_page(kind: str, place: Place, name: Name, values: dict[str, Any]) -> dict[str, str]:
+    """Render a module of tasks, and the page that starts them and shows their progress."""
+    render, pages = Renderer(place).render, f"{place.source}/templates/{name.path}"
+    return {
+        place.path("tasks", name): render(f"{kind}_task.py", **values),
+        place.path(ROUTES, name): render(f"{kind}_route.py", **values),
+        f"{pages}.html": render("progress_page.html", **values),
+        f"{pages}_run.html": render("progress_run.html", **values),
+    }
 
 
 def _read_options(text: str) -> TaskOptions:

@@ -116,10 +116,9 @@ class _Trial:
 
     async def _run(self, tries: int, at: int | None) -> Cut:
         """Run one try, in an asyncio task with the context that a worker would set."""
-        cut = Cut(at)
         function: Any = self._task.fn  # type: ignore[attr-defined]
-        coroutine = function(*self._args, **self._kwargs)
-        running = asyncio.create_task(self._in_context(run_cut(coroutine, cut), tries))
+        cut = Cut(function(*self._args, **self._kwargs), at)
+        running = asyncio.create_task(self._in_context(cut, tries))
         try:
             await asyncio.wait({running})
         finally:
@@ -161,32 +160,20 @@ async def _called(function: Callable[[], Any]) -> Any:
 
 
 class Cut:
-    """The await at which to cancel a run, and the one at which it was cancelled.
+    """Runs a coroutine when it is awaited, and cancels it once its await number ``at`` is done.
+
+    The coroutine's cleanup runs to the end, including awaits.
 
     Attributes:
-        at: the number of the await, counted from 1; None for none.
         awaits: how often the run has waited.
         place: file, line and text of the await at which it was cancelled, or None.
     """
 
-    def __init__(self, at: int | None) -> None:
-        self.at = at
+    def __init__(self, coroutine: Coroutine[Any, Any, Any], at: int | None) -> None:
         self.awaits = 0
         self.place: str | None = None
-
-
-async def run_cut(coroutine: Coroutine[Any, Any, Any], cut: Cut) -> Any:
-    """Run ``coroutine``, and cancel it once its await number ``cut.at`` is done.
-
-    Its cleanup runs to the end, including awaits.
-    """
-    return await _Steps(coroutine, cut)
-
-
-class _Steps:
-    def __init__(self, coroutine: Coroutine[Any, Any, Any], cut: Cut) -> None:
         self._coroutine = coroutine
-        self._cut = cut
+        self._at = at
 
     def __await__(self) -> Generator[Any, Any, Any]:
         # Like `yield from`, with a check at each step.
@@ -196,12 +183,12 @@ class _Steps:
                 waits_for = self._step(error)
             except StopIteration as end:
                 return end.value
-            self._cut.awaits += 1
+            self.awaits += 1
             try:
                 yield waits_for
                 error = None
-                if self._cut.awaits == self._cut.at:
-                    self._cut.place = _place(self._coroutine)
+                if self.awaits == self._at:
+                    self.place = _place(self._coroutine)
                     _current_task().cancel()
                     yield
             except BaseException as raised:  # noqa: BLE001 - the coroutine's to handle
@@ -215,7 +202,7 @@ class _Steps:
 
 def _current_task() -> asyncio.Task[Any]:
     task = asyncio.current_task()
-    assert task is not None  # noqa: S101 - run_cut is awaited in one
+    assert task is not None  # noqa: S101 - it is awaited in one
     return task
 
 

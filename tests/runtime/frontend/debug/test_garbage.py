@@ -139,21 +139,21 @@ async def print_all() -> str:
     with redirect_stdout(out):
         page = await list_tasks(queue, TaskFilters())
         task_queue.print_page(page)
-        task_queue.print_json_page(page)
+        task_queue.print_page(page, as_json=True)
         stats = await read_stats(queue)
         task_queue.print_stats(stats)
-        task_queue.print_json_stats(stats)
+        task_queue.print_stats(stats, as_json=True)
         for task_id in (ID, "other"):
             try:
                 detail = await find_task(queue, task_id)
                 task_queue.print_detail(detail)
-                task_queue.print_json_detail(detail)
+                task_queue.print_detail(detail, as_json=True)
                 task_queue.print_reasons(*await explain(queue, task_id))
             except TaskNotFound as error:
                 print(error)
         found, total = await letters.fetch(Filters(open_only=False), 50)
         letters.print_list(found, total)
-        letters.print_json_list(found, total)
+        letters.print_list(found, total, as_json=True)
         for letter in found.letters:
             letters.print_letter(letter)
     return out.getvalue()
