@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from vibetuner.tasks.dead_letters.bulk import Verb
+    from vibetuner.tasks.dead_letters.api import Verb
 
 app = typer.Typer(
     help="Show tasks that failed for good; retry or discard them.", no_args_is_help=True

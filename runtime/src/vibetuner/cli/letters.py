@@ -22,8 +22,7 @@ from vibetuner.errors import CommandError, DeadLetterError, VibetunerError, coun
 from vibetuner.loader import make_importable
 from vibetuner.project import project_info
 from vibetuner.tasks.dead_letters import Cause, DeadLetter, Page, get, open_dead_letters
-from vibetuner.tasks.dead_letters.api import find, total
-from vibetuner.tasks.dead_letters.bulk import Outcome, Verb, matching, settle
+from vibetuner.tasks.dead_letters.api import Outcome, Verb, find, matching, settle, total
 from vibetuner.tasks.letters.letter import Filters
 from vibetuner.timing import parse_moment
 

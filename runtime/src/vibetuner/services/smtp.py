@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
 import os
 import re
 import ssl
@@ -38,6 +37,8 @@ from vibetuner.state import request_seconds
 
 logger = logging.getLogger(__name__)
 
+Encryption = Literal["tls", "starttls if offered", "off"]
+
 PORTS = {"smtp": 587, "smtps": 465}
 HOST = re.compile(r"[\w.:-]+", re.ASCII)
 LOOPBACK = frozenset(("localhost", "127.0.0.1", "::1"))
@@ -64,7 +65,7 @@ class SmtpServer:
 
     host: str
     port: int
-    encryption: Literal["tls", "starttls if offered", "off"]
+    encryption: Encryption
     username: str | None = field(default=None, repr=False)
     password: str = field(default="", repr=False)
     timeout: float = 30.0
@@ -95,39 +96,25 @@ class SmtpServer:
         host = (parts.hostname or "").encode("idna").decode()
         if not HOST.fullmatch(host) or parts.path.strip("/") or parts.fragment:
             raise ValueError
+        starttls, seconds = options.pop("starttls", None), float(options.pop("timeout", "30"))
+        if options or parts.scheme not in PORTS or not 0 < seconds <= LONGEST_TIMEOUT:
+            raise ValueError
+        if starttls is not None and (parts.scheme, starttls) != ("smtp", "off"):
+            raise ValueError
+        usual: Encryption = "tls" if parts.scheme == "smtps" else "starttls if offered"
         return cls(
             host=host,
-            port=parts.port or PORTS[_one_of(parts.scheme, *PORTS)],
-            encryption=_encryption(parts.scheme, options.pop("starttls", None)),
+            port=parts.port or PORTS[parts.scheme],
+            encryption="off" if starttls else usual,
             username=None if parts.username is None else unquote(parts.username, errors="strict"),
             password=unquote(parts.password or "", errors="strict"),
-            timeout=_timeout(options.pop("timeout", "30"), leftover=options),
+            timeout=seconds,
         )
 
     @property
     def name(self) -> str:
         """Return host and port, for people."""
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
-
-
-def _one_of(value: str, *allowed: str) -> str:
-    if value not in allowed:
-        raise ValueError
-    return value
-
-
-def _encryption(scheme: str, starttls: str | None) -> Literal["tls", "starttls if offered", "off"]:
-    if starttls is not None:
-        _one_of(f"{scheme} {starttls}", "smtp off")
-        return "off"
-    return "tls" if scheme == "smtps" else "starttls if offered"
-
-
-def _timeout(text: str, *, leftover: dict[str, str]) -> float:
-    seconds = float(text)
-    if leftover or not math.isfinite(seconds) or not 0 < seconds <= LONGEST_TIMEOUT:
-        raise ValueError
-    return seconds
 
 
 @dataclass(frozen=True, slots=True)

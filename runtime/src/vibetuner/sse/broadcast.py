@@ -37,7 +37,9 @@ async def broadcast(channel: str, event: str, data: Any = "") -> str:
     text = encode_data(event, data, settings.sse_event_bytes)
     if not settings.redis_url:
         _warn_once()
-        return _send_here(channel, event, text)
+        sent = Event(event, text, get_hub().next_id())
+        get_hub().publish(channel, sent)
+        return sent.id
     if history := open_history():
         async with answering(settings):
             return await history.send(channel, event, text)
@@ -53,8 +55,13 @@ def encode_data(event: str, data: Any, limit: int) -> str:
             than ``limit`` bytes.
     """
     check_event(event)
-    text = storable(_as_text(data))
-    _check_size(event, text, limit)
+    text = storable(data if isinstance(data, str) else _as_json(data))
+    size = len(event.encode()) + len(text if text.isascii() else text.encode())
+    if size > limit:
+        raise ValueError(
+            f"The event has {size:,} bytes, and SSE_EVENT_BYTES allows {limit:,}. Send an id, and "
+            "let the page fetch the rest"
+        )
     return text
 
 
@@ -63,25 +70,7 @@ def storable(text: str) -> str:
     return text if text.isascii() else text.encode(errors="replace").decode()
 
 
-def _check_size(event: str, text: str, limit: int) -> None:
-    size = len(event.encode()) + len(text if text.isascii() else text.encode())
-    if size > limit:
-        raise ValueError(
-            f"The event has {size:,} bytes, and SSE_EVENT_BYTES allows {limit:,}. Send an id, and "
-            "let the page fetch the rest"
-        )
-
-
-def _send_here(channel: str, event: str, text: str) -> str:
-    hub = get_hub()
-    sent = Event(event, text, hub.next_id())
-    hub.publish(channel, sent)
-    return sent.id
-
-
-def _as_text(data: Any) -> str:
-    if isinstance(data, str):
-        return data
+def _as_json(data: Any) -> str:
     try:
         return json.dumps(data, allow_nan=False)  # browsers refuse NaN
     except (TypeError, ValueError, RecursionError) as error:

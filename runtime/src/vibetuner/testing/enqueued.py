@@ -1,4 +1,4 @@
-"""The tasks that a test enqueued."""
+"""Checks of the tasks that a test enqueued."""
 
 from __future__ import annotations
 
@@ -9,35 +9,29 @@ from typing import Any
 from streaq.task import RegisteredTask, Task
 
 
-class Enqueued:
-    """The calls of tasks that were enqueued in this process, in order."""
-
-    def __init__(self) -> None:
-        self.calls: list[Task[Any, Any]] = []
-
-    def check(
-        self,
-        task: RegisteredTask,
-        args: Sequence[Any] | Mapping[str, Any] | None,
-        times: int | None,
-    ) -> None:
-        """Raise AssertionError, which lists the calls, unless ``task`` was enqueued like this."""
-        if not isinstance(task, RegisteredTask):
-            raise TypeError(f"assert_enqueued takes a task, not {task!r}")
-        if isinstance(args, str | bytes) or not isinstance(args, Sequence | Mapping | None):
-            raise TypeError(f"args takes the arguments in a tuple: args=({args!r},)")
-        if times is not None:
-            check_count("times", times)
-        same = [call for call in self.calls if call.parent.fn_name == task.fn_name]
-        fitting = same if args is None else [call for call in same if _has(call, args)]
-        if len(fitting) == times or (times is None and fitting):
-            return
-        wanted = task.fn_name if args is None else f"{task.fn_name}{_shown(args)}"
-        often = "once or more" if times is None else _often(times)
-        raise AssertionError(
-            f"{wanted} should have been enqueued {often}, and was {_often(len(fitting))}.\n"
-            f"Enqueued: {_list(same or self.calls)}"
-        )
+def check_enqueued(
+    calls: list[Task[Any, Any]],
+    task: RegisteredTask,
+    args: Sequence[Any] | Mapping[str, Any] | None,
+    times: int | None,
+) -> None:
+    """Raise AssertionError, which lists the calls, unless ``task`` was enqueued like this."""
+    if not isinstance(task, RegisteredTask):
+        raise TypeError(f"assert_enqueued takes a task, not {task!r}")
+    if isinstance(args, str | bytes) or not isinstance(args, Sequence | Mapping | None):
+        raise TypeError(f"args takes the arguments in a tuple: args=({args!r},)")
+    if times is not None:
+        check_count("times", times)
+    same = [call for call in calls if call.parent.fn_name == task.fn_name]
+    fitting = same if args is None else [call for call in same if _has(call, args)]
+    if len(fitting) == times or (times is None and fitting):
+        return
+    wanted = task.fn_name if args is None else f"{task.fn_name}{_shown(args)}"
+    often = "once or more" if times is None else _often(times)
+    raise AssertionError(
+        f"{wanted} should have been enqueued {often}, and was {_often(len(fitting))}.\n"
+        f"Enqueued: {_list(same or calls)}"
+    )
 
 
 def check_count(name: str, value: object, least: int = 0) -> None:

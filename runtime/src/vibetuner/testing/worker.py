@@ -19,7 +19,7 @@ from vibetuner.tasks.dead_letters import DeadLetter, list_letters
 from vibetuner.tasks.lifespan import worker_lifespan
 from vibetuner.tasks.worker import TaskWorker, get_worker
 from vibetuner.testing.clock import QueueClock, cron_tasks
-from vibetuner.testing.enqueued import Enqueued, check_count
+from vibetuner.testing.enqueued import check_count, check_enqueued
 from vibetuner.testing.leaks import lasting_keys
 
 logger = logging.getLogger(__name__)
@@ -50,7 +50,7 @@ class ManualWorker:
         self._engine = engine
         self._context = context
         self._clock = QueueClock(engine)
-        self._enqueued = Enqueued()
+        self._enqueued: list[Task[Any, Any]] = []
         self._allowed: list[str] = []
         # Whether the next runs of cron tasks are in the queue.
         self._cron = False
@@ -133,7 +133,7 @@ class ManualWorker:
     @property
     def enqueued(self) -> list[Task[Any, Any]]:
         """The calls that this test has enqueued, in order; each has ``args`` and ``kwargs``."""
-        return list(self._enqueued.calls)
+        return list(self._enqueued)
 
     async def results(self) -> list[TaskResult[Any]]:
         """Return the results of this test's tasks, including cron's, the latest first."""
@@ -160,7 +160,7 @@ class ManualWorker:
             TypeError: ``task`` is not a task, or ``args`` is one argument instead of all.
             ValueError: ``times`` is not a whole number.
         """
-        self._enqueued.check(task, args, times)
+        check_enqueued(self._enqueued, task, args, times)
 
     @asynccontextmanager
     async def inline(self) -> AsyncIterator[None]:
@@ -193,7 +193,7 @@ class ManualWorker:
 
     def hear(self, task: Task[Any, Any]) -> None:
         """Record a task that was enqueued in this process."""
-        self._enqueued.calls.append(task)
+        self._enqueued.append(task)
 
     async def _run_enqueued(self) -> None:
         if not _in_worker.get():  # else the worker that runs this code runs its tasks, too

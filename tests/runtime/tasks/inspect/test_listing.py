@@ -91,7 +91,7 @@ async def test_a_running_task_is_listed_first_and_not_as_queued(queue_of: Queue,
         await task.abort()
 
 
-@pytest.mark.parametrize("after", ["", "nowhere!1", "ended!x", "ended"])
+@pytest.mark.parametrize("after", ["", "nowhere!1", "ended!x", "ended", "ended!5-5"])
 async def test_a_page_can_only_begin_where_another_ended(queue: Queue, after: str):
     """A page's position that was edited raises CommandError."""
     with pytest.raises(CommandError, match="takes the `next` of an earlier page"):

@@ -7,10 +7,9 @@ with all that it uses. Meanwhile, threads wait for git, ports and services.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import asdict
-from functools import partial
 
 from vibetuner.cli.checks import Finding, of_message
 from vibetuner.cli.checks.outside import PORTS, check_drift, check_port, check_version
@@ -53,12 +52,13 @@ def print_findings(findings: Sequence[Finding], *, as_json: bool) -> bool:
 
 
 def _diagnose(project: ProjectInfo, pool: ThreadPoolExecutor) -> list[Finding]:
-    checks: list[Callable[[], Iterable[Finding]]] = [
-        partial(check_version, project),
-        partial(check_drift, project),
-        *(partial(check_port, project, port, what) for port, what in PORTS.items()),
+    checks = [
+        check_version(project),
+        check_drift(project),
+        *(check_port(project, port, what) for port, what in PORTS.items()),
     ]
-    outside = [pool.submit(_listed, check) for check in checks]
+    # The checks are generators, which run in these threads.
+    outside = [pool.submit(list[Finding], check) for check in checks]
 
     from vibetuner.config import get_settings
 
@@ -79,15 +79,7 @@ def _diagnose(project: ProjectInfo, pool: ThreadPoolExecutor) -> list[Finding]:
     services = pool.submit(lambda: asyncio.run(check_services(settings, project)))
     wait([services], ALONE_SECONDS)
     own = [*check_tune(project), *check_settings(settings), *check_limits(settings)]
-    found = [*own, *_all_of([services, *outside])]
+    found = own + [one for part in (services, *outside) for one in part.result()]
     if all(one.level != "error" for one in found if one.area in {"project", "SQL database"}):
         found += [*check_unset(settings), *asyncio.run(check_tables(settings, project))]
     return found
-
-
-def _listed(check: Callable[[], Iterable[Finding]]) -> list[Finding]:
-    return list(check())
-
-
-def _all_of(parts: Iterable[Future[list[Finding]]]) -> list[Finding]:
-    return [finding for part in parts for finding in part.result()]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
@@ -16,6 +17,8 @@ from vibetuner.tasks.letters.plain import plain_text
 CHUNK = 500
 # A page that has read this many is returned even if it is not full.
 MOST_LOOKED_AT = 5000
+# A number, for sections of several keys that of the key, then an entry or a rank in it.
+PLACE = re.compile(r"(\d{1,9}(:\d{1,20}(-\d{1,20})?)?)?", re.ASCII)
 
 Found = tuple[list[Row], str | None]
 # Rows, each with its position; None for those that another section lists.
@@ -55,7 +58,7 @@ def _begin(after: str | None, sections: list[str]) -> tuple[str, str]:
     if after is None:
         return (sections[0] if sections else "", "")
     name, mark, place = after.partition("!")
-    if not mark or name not in sections or not all(c.isdigit() or c in "-:" for c in place):
+    if not mark or name not in sections or not PLACE.fullmatch(place):
         raise CommandError(f"after= takes the `next` of an earlier page, not {after!r}")
     return name, place
 
@@ -162,25 +165,16 @@ async def _list_portions(
 
 async def _list_ended(queue: Queue, filters: Filters, limit: int, after: str) -> Found:
     """List ended tasks, the newest first."""
-    stream = _narrowest(queue, filters)
-    end = f"({after}" if after else _edge(filters.until, "+")
-    rows: list[Row] = []
-    looked, place = 0, after
-    while looked < MOST_LOOKED_AT:
+    since, until = _edge(filters.since, "-"), _edge(filters.until, "+")
+
+    async def read(stream: str, place: str) -> Portion:
         entries = await queue.redis.xrevrange(
-            stream, end=end, start=_edge(filters.since, "-"), count=min(CHUNK, 4 * limit)
+            stream, end=f"({place}" if place else until, start=since, count=min(CHUNK, 4 * limit)
         )
-        if not entries:
-            return rows, None
-        for entry_id, row in await _read_ended(queue, stream, entries, filters):
-            place = entry_id
-            if row and filters.wants(row.state) and filters.match(row.name, row.finished):
-                rows.append(row)
-            if len(rows) >= limit:
-                return rows, place
-        looked += len(entries)
-        end = f"({place}"
-    return rows, place
+        rows = await _read_ended(queue, stream, entries, filters) if entries else []
+        return [(at, row if row and filters.wants(row.state) else None) for at, row in rows]
+
+    return await _list_portions([_narrowest(queue, filters)], read, filters, limit, after)
 
 
 def _narrowest(queue: Queue, filters: Filters) -> str:
