@@ -25,13 +25,9 @@ COLOURS = {
 def carry_out(
     plan: Plan, *, dry_run: bool, as_json: bool, facts: dict[str, Any] | None = None
 ) -> None:
-    """Write the planned files, unless files differ.
+    """Write the planned files, unless files differ; with ``dry_run``, only show the whole diff.
 
-    Args:
-        plan: the steps.
-        dry_run: show the whole diff, and write nothing.
-        as_json: print one JSON document.
-        facts: further entries of the document.
+    ``facts`` are further entries of the JSON document.
 
     Raises:
         CommandError: files differ, and none was written.

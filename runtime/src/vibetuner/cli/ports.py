@@ -20,10 +20,7 @@ CURE = "Stop what uses it, or choose another:  --port {port}"
 def listen(host: str, port: int, *, cure: str = "") -> socket.socket:
     """Return a listening socket.
 
-    Args:
-        host: the address to listen on.
-        port: the port to listen on.
-        cure: what to do if the port is taken, with ``{port}`` for the next one that is free.
+    ``cure`` says what to do if the port is taken, with ``{port}`` for the next one that is free.
 
     Raises:
         CommandError: the address can't be used.

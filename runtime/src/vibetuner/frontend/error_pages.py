@@ -39,8 +39,7 @@ WORDS = {
 def error_handlers(headers: Mapping[str, str]) -> dict[Any, Any]:
     """Return the handlers of errors that a project does not handle itself.
 
-    Args:
-        headers: the headers of the page for an unexpected error, which no middleware can add.
+    The page for an unexpected error gets ``headers``, as no middleware can add them.
     """
 
     async def crashed(request: Request, _error: Exception) -> Response:
@@ -124,9 +123,6 @@ class ErrorHook:
 
     It is not called for an ``HTTPException``, nor for an exception that a handler of the project
     answers.
-
-    Args:
-        on_error: the project's function.
     """
 
     def __init__(self, on_error: Callable[[BaseException, ErrorContext], Any]) -> None:

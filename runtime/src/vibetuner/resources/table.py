@@ -79,9 +79,7 @@ class Probe:
 async def probe(settings: Settings, seconds: float = PROBE_SECONDS) -> list[Probe]:
     """Make one round trip to each configured system; return the results in the table's order.
 
-    Args:
-        settings: the settings, with URLs of running servers in place of ``embedded``.
-        seconds: the time limit of each system.
+    ``settings`` have URLs of running servers in place of ``embedded``.
     """
     configured = [resource for resource in RESOURCES if resource.enabled(settings)]
     for resource in configured:

@@ -86,13 +86,9 @@ class Place:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Draft:
-    """All files and entries of one generated thing; paths are relative to the project's root.
+    """All files of one generated thing, its entries in tune.py, and the commands to run next.
 
-    Args:
-        files: texts by path; tune.py imports the first one.
-        entries: the entries for tune.py.
-        next_steps: the commands to run next.
-        after_removal: the commands to run after everything was removed.
+    Paths are relative to the project's root. tune.py imports the first file.
     """
 
     files: dict[str, str]

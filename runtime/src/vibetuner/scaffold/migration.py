@@ -31,11 +31,7 @@ def draft_migration(
 ) -> dict[str, str]:
     """Draft the migration that creates a table; draft nothing if one does so already.
 
-    Args:
-        place: the project.
-        table: the table's name.
-        template: the migration's template.
-        values: values for the template, besides the table and the revisions.
+    The template gets ``values``, the table's name and the revisions.
 
     Raises:
         CommandError: there are several newest revisions.

@@ -40,11 +40,7 @@ class Plan:
 def plan_new(place: Place, draft: Draft, *, force: bool = False, skip: bool = False) -> Plan:
     """Plan the steps that create the draft.
 
-    Args:
-        place: the project.
-        draft: the files and entries to create.
-        force: overwrite files that differ.
-        skip: keep files that differ.
+    Files that differ are overwritten with ``force``, and kept with ``skip``.
 
     Raises:
         CommandError: tune.py can't be edited, or a module exists where a package is needed.

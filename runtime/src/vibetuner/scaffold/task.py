@@ -116,13 +116,9 @@ def parse_timeout(text: str) -> timedelta:
 
 
 def draft_batch(place: Place, name: Name, *, outbox: bool, test: bool = True) -> Draft:
-    """Draft all files of a batch with this name.
+    """Draft all files of a batch with this name, to which its tasks add ``_item`` and ``_end``.
 
-    Args:
-        place: the project.
-        name: the name of the module and the page; the two tasks add ``_item`` and ``_end`` to it.
-        outbox: whether the page enqueues the batch in a transaction of the SQL database.
-        test: whether to write a test.
+    With ``outbox``, the page enqueues it in a transaction of the SQL database.
     """
     render = Renderer(place).render
     values = {"name": name, "base": has_base(place), "outbox": outbox}

@@ -91,14 +91,10 @@ def judge_server(
     *,
     in_cluster: bool = False,
 ) -> list[Finding]:
-    """Return findings about settings that would lose tasks, or refuse them.
+    """Return findings about a server's settings that would lose tasks, or refuse them.
 
-    Args:
-        settings: the process's settings.
-        info: the reply to INFO.
-        config: the reply to CONFIG GET; empty if that is forbidden.
-        library: the code of the engine's functions on the server; None if there are none.
-        in_cluster: whether REDIS_URL names a Cluster.
+    ``info`` and ``config`` are its replies to INFO and CONFIG GET, which may be forbidden;
+    ``library`` is the code of the engine's functions there, and None if there are none.
     """
     version = str(info.get("redis_version", "0"))
     findings = []
@@ -211,14 +207,7 @@ def judge_queues(
     *,
     declared: Collection[str] = (),
 ) -> list[Finding]:
-    """Report queues with tasks that no live worker reads.
-
-    Args:
-        sizes: the number of tasks in each queue.
-        workers: the workers that have sent heartbeats.
-        settings: the process's settings.
-        declared: the queues that tune.py declares; empty if it can't be read.
-    """
+    """Report queues with tasks that no live worker reads; ``declared`` are those of tune.py."""
     read = {name for view in workers if view.is_live for name in view.beat.queues}
     start = worker_command(settings.environment)
     return [

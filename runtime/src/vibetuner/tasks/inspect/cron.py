@@ -32,9 +32,7 @@ class CronView:
     Args:
         name: the task's name, or the id of a schedule that was enqueued.
         tab: the crontab line, in UTC.
-        next: when it runs next.
         last: the last run that ended.
-        health: whether it runs on time.
         note: the problem in one line; empty if there is none.
         is_known: whether this project has the task, so that it can be run now.
     """

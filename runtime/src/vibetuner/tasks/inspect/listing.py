@@ -31,11 +31,8 @@ async def list_tasks(
 ) -> Page:
     """Return matching tasks: running, queued, scheduled, then ended ones, newest first.
 
-    Args:
-        queue: the queue to read.
-        filters: the tasks to return.
-        limit: the most tasks to return; a page with fewer may still have a next page.
-        after: the ``next`` of the page before.
+    ``after`` is the ``next`` of the page before. A page with fewer tasks than ``limit`` may still
+    have a next page.
 
     Raises:
         CommandError: ``after`` is not the ``next`` of a page.

@@ -32,11 +32,7 @@ ENDED = frozenset({State.DONE, State.FAILED, State.ABORTED})
 class Filters:
     """The tasks to list; a filter that is None matches all.
 
-    Args:
-        states: tasks in one of these states.
-        name: tasks of this name.
-        since: tasks that ended, were enqueued or are due at this time or later.
-        until: the same, before this time.
+    Tasks match that ended, were enqueued or are due at ``since`` or later, and before ``until``.
     """
 
     states: frozenset[State] = frozenset()
@@ -62,16 +58,11 @@ class Row:
     """A task in a list.
 
     Args:
-        task_id: the task's id.
         name: the task's name; empty when its payload is gone or can't be read.
-        state: the state in which it is listed.
         created: when it was enqueued.
         due: when it was or will be put into the queue.
         started: when its last attempt started.
-        finished: when it ended.
-        tries: the number of attempts.
         worker: the worker that runs it, or recorded its end.
-        error: the error in one line.
         queue: the queue that it runs from or waits in; empty if unknown.
     """
 
@@ -116,7 +107,6 @@ class QueueView:
     """A queue of the project.
 
     Args:
-        name: the queue's name.
         queued: the number of its tasks that wait for a slot.
         scheduled: the number of tasks that will be put into it later.
         readers: the number of live workers that read it.
@@ -151,12 +141,9 @@ class Counts:
 
 @dataclass(frozen=True, slots=True)
 class WorkerView:
-    """A worker, and the seconds since its last heartbeat, by the server's clock.
+    """A worker's last heartbeat, and the seconds since then, by the server's clock.
 
-    Args:
-        beat: the worker's last heartbeat.
-        silent: the seconds since then.
-        ahead: the seconds that its machine's clock is ahead of the server's.
+    Its machine's clock is ``ahead`` of the server's by so many seconds.
     """
 
     beat: Beat
@@ -179,11 +166,9 @@ class TaskDetail:
     """Everything that is known about one task.
 
     Args:
-        row: the task.
         arguments: shortened texts by name; None if they are no longer kept.
         note: the reason why there are none.
         result: the return value, as text; None if there is nothing to show.
-        traceback: the traceback of its error.
         failed_tries: the attempts before its last.
         parents: ids of the tasks that it waits for.
         children: ids of the tasks that wait for it.

@@ -144,11 +144,7 @@ class Queue:
     def read(self, raw: Any, kind: Kind, task_id: str, *, is_kept: bool = False) -> dict[str, Any]:
         """Return a payload or a result; empty if it is gone, or not signed by us for its place.
 
-        Args:
-            raw: the stored value.
-            kind: what it was signed as.
-            task_id: the task that it belongs to.
-            is_kept: whether it is a call that was kept after the task's end.
+        A call that ``is_kept`` was stored after its task's end.
         """
         if not raw:
             return {}

@@ -231,11 +231,7 @@ class StreamStore:
     ) -> AsyncIterator[tuple[str, Any]]:
         """Scan one portion of the letters after another; yield its last entry and its matches.
 
-        Args:
-            filters: the wanted letters.
-            most: the largest number of letters; None to count them.
-            before: the entry before which to begin.
-            bugs: the bugs whose letters are scanned; None for all letters.
+        With ``most`` None, the matches are counted. With ``bugs``, only their letters are scanned.
         """
         wanted = json.dumps(filters.exact)
         since, first = "", "-"
