@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from vibetuner.cli.new import Planner, writes_files
+from vibetuner.cli.new import writes_files
 
 if TYPE_CHECKING:
     from vibetuner.scaffold.draft import Draft, Place
@@ -24,56 +25,56 @@ NameArgument = Annotated[
 
 
 @app.command()
-@writes_files
-def task(name: NameArgument) -> Planner:
+@writes_files(removes=True)
+def task(place: Place, name: NameArgument) -> Draft:
     """Remove an unchanged task; report its queued tasks and dead letters.
 
     Exit code 0 if it is gone, 1 if a file was changed or there is no such task.
     """
     from vibetuner.scaffold.task import draft_of_task
 
-    return _removal(lambda place: draft_of_task(place, place.parse_name(name, "task")))
+    return draft_of_task(place, place.parse_name(name, "task"))
 
 
 @app.command()
-@writes_files
-def batch(name: NameArgument) -> Planner:
+@writes_files(removes=True)
+def batch(place: Place, name: NameArgument) -> Draft:
     """Remove an unchanged batch; report its queued tasks and dead letters."""
     from vibetuner.scaffold.task import draft_of_batch
 
-    return _removal(lambda place: draft_of_batch(place, place.parse_name(name, "task")))
+    return draft_of_batch(place, place.parse_name(name, "task"))
 
 
 @app.command()
-@writes_files
-def route(name: NameArgument) -> Planner:
+@writes_files(removes=True)
+def route(place: Place, name: NameArgument) -> Draft:
     """Remove an unchanged page."""
     from vibetuner.scaffold.route import draft_of_route
 
-    return _removal(lambda place: draft_of_route(place, place.parse_name(name, "route")))
+    return draft_of_route(place, place.parse_name(name, "route"))
 
 
 @app.command()
-@writes_files
-def model(name: NameArgument) -> Planner:
+@writes_files(removes=True)
+def model(place: Place, name: NameArgument) -> Draft:
     """Remove an unchanged model; its data and its migration stay."""
     from vibetuner.scaffold.model import draft_of_model
 
-    return _removal(lambda place: draft_of_model(place, place.parse_name(name, "model")))
+    return draft_of_model(place, place.parse_name(name, "model"))
 
 
 @app.command()
-@writes_files
-def auth() -> Planner:
+@writes_files(removes=True)
+def auth(place: Place) -> Draft:
     """Remove unchanged sign-in; its data and its migration stay."""
     from vibetuner.scaffold.auth import draft_of_auth
 
-    return _removal(draft_of_auth)
+    return draft_of_auth(place)
 
 
 @app.command()
-@writes_files
-def example() -> Planner:
+@writes_files(removes=True)
+def example(place: Place) -> Callable[..., Plan]:
     """Remove the template's example; add one page and one task instead.
 
     Exit code 0 if it is gone; 1 if a part of it was changed or is not committed, or there is no
@@ -81,12 +82,9 @@ def example() -> Planner:
     """
     from vibetuner.cli.example import answers_with_example, plan_without_example
 
-    def plan(place: Place, *, force: bool, skip: bool) -> Plan:
-        answers = answers_with_example(place.root)
-        _check_migrations(place)  # before the template is rendered, which takes seconds
-        return plan_without_example(place, answers, force=force, skip=skip)
-
-    return plan
+    answers = answers_with_example(place.root)
+    _check_migrations(place)  # before the template is rendered, which takes seconds
+    return partial(plan_without_example, place, answers)
 
 
 def _check_migrations(place: Place) -> None:
@@ -110,12 +108,3 @@ def _check_migrations(place: Place) -> None:
                 "The database has the example's tables, whose migration would go. Drop them:  "
                 "vibetuner db downgrade base"
             )
-
-
-def _removal(draft: Callable[[Place], Draft]) -> Planner:
-    def plan(place: Place, *, force: bool, skip: bool) -> Plan:
-        from vibetuner.scaffold.plan import plan_removal
-
-        return plan_removal(place, draft(place), force=force, skip=skip)
-
-    return plan
