@@ -309,7 +309,8 @@ def _load_settings() -> Settings:
     try:
         return Settings(**(stored | _known(os.environ)))
     except ValidationError as error:
-        raise SettingsError(_explain(error, env_file)) from None
+        problems = [_explain(dict(detail), env_file) for detail in error.errors()]
+        raise SettingsError("; ".join(problems)) from None
 
 
 def _known(variables: Mapping[str, str | None]) -> dict[str, Any]:
@@ -318,11 +319,7 @@ def _known(variables: Mapping[str, str | None]) -> dict[str, Any]:
     return {name: value for name, value in lowered if name in Settings.model_fields}
 
 
-def _explain(error: ValidationError, env_file: Path) -> str:
-    return "; ".join(_explain_one(dict(detail), env_file) for detail in error.errors())
-
-
-def _explain_one(detail: dict[str, Any], env_file: Path) -> str:
+def _explain(detail: dict[str, Any], env_file: Path) -> str:
     if not detail["loc"]:
         return explain_embedded(str(detail["ctx"]["error"]))
     name = str(detail["loc"][0]).lower()

@@ -99,7 +99,9 @@ class Clients:
 
 def make_config(app: Any, settings: Settings, **options: Any) -> uvicorn.Config:
     """Return uvicorn's configuration with our limits."""
-    _quieten()
+    for name, prefixes in CHEAP_LINES.items():
+        log_sparingly(logging.getLogger(name), prefixes=prefixes)
+    log_sparingly(logger)
     budget = Budget.of(open_files(), settings.connections_per_client)
     clients = Clients(budget, settings.forwarded_allow_ips)
     return uvicorn.Config(
@@ -113,12 +115,6 @@ def make_config(app: Any, settings: Settings, **options: Any) -> uvicorn.Config:
         forwarded_allow_ips=settings.forwarded_allow_ips,
         **options,
     )
-
-
-def _quieten() -> None:
-    for name, prefixes in CHEAP_LINES.items():
-        log_sparingly(logging.getLogger(name), prefixes=prefixes)
-    log_sparingly(logger)
 
 
 def _answer(status: str, headers: str = "", text: str = "") -> bytes:
@@ -213,15 +209,13 @@ class _Limited(asyncio.Protocol):
         cycle = self.cycle
         if cycle is None or cycle.response_complete or not cycle.more_body:
             return False
-        if self.flow.read_paused or self._waits_for_us(cycle):
+        # The names of uvicorn's two protocols.
+        asks = ("waiting_for_100_continue", "expect_100_continue")
+        if self.flow.read_paused or any(getattr(cycle, name, False) for name in asks):
             self._body_since, self._body_bytes = now, 0
             return False
         allowed = BODY_SECONDS + self._body_bytes / SLOWEST_BYTES_A_SECOND
         return now - self._body_since > allowed
-
-    def _waits_for_us(self, cycle: Any) -> bool:
-        asks = getattr(cycle, "waiting_for_100_continue", False)
-        return bool(asks or getattr(cycle, "expect_100_continue", False))
 
     def hang_up(self) -> None:
         logger.warning("closed a connection of %s, whose request did not come", self._address)

@@ -136,7 +136,8 @@ async def open_services(settings: Settings) -> AsyncIterator[Settings]:
         return
     if settings.environment == "production":
         raise SettingsError(explain_embedded(SETTINGS[services[0]].upper()))
-    lease = Lease(services_root(), services, command=_command())
+    command = " ".join((Path(sys.argv[0] or "python").name, *sys.argv[1:3]))
+    lease = Lease(services_root(), services, command=command)
     try:
         # If this is cancelled, leave() ends the thread's wait and releases its claim.
         await asyncio.to_thread(lease.enter)
@@ -220,7 +221,3 @@ def _size(path: Path) -> int:
         if path.is_file():
             return path.stat().st_size
     return 0
-
-
-def _command() -> str:
-    return " ".join((Path(sys.argv[0] or "python").name, *sys.argv[1:3]))

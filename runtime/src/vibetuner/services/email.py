@@ -105,7 +105,8 @@ class ConsoleMailer:
             ) from error
         logger.info("mail to %s: %s, kept in %s", message["To"], message["Subject"], path)
         if self.debug:
-            sys.stdout.write(f"{_text(message)}\n")
+            part = message.get_body(("plain",))
+            sys.stdout.write(f"{str(part.get_content()).strip() if part else ''}\n")
 
 
 def read_outbox(outbox: Path) -> list[EmailMessage]:
@@ -152,8 +153,3 @@ def _keep(content: bytes, outbox: Path) -> Path:
         return draft.rename(outbox / f"{name}.eml")
     finally:
         draft.unlink(missing_ok=True)
-
-
-def _text(message: EmailMessage) -> str:
-    part = message.get_body(("plain",))
-    return str(part.get_content()).strip() if part else ""

@@ -75,7 +75,8 @@ class SettingsOverride:
         """
         current = get_settings()
         for name in values.keys() - Settings.model_fields.keys():
-            raise SettingsError(_unknown(name))
+            hint = suggest(name, Settings.model_fields, "See vibetuner.config.Settings", "{}=")
+            raise SettingsError(f"There is no setting named {name}. {hint}")
         try:
             changed = type(current)(**{**dict(current), **values})
         except ValidationError as error:
@@ -101,11 +102,6 @@ def _asyncio_loop() -> asyncio.AbstractEventLoop:
             "vibetuner's fixtures need asyncio. With anyio's plugin, define in conftest.py a "
             "fixture anyio_backend that returns 'asyncio'"
         ) from None
-
-
-def _unknown(name: str) -> str:
-    hint = suggest(name, Settings.model_fields, "See vibetuner.config.Settings", "{}=")
-    return f"There is no setting named {name}. {hint}"
 
 
 def _explain(error: ValidationError, values: dict[str, Any]) -> str:

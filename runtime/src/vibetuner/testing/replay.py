@@ -180,7 +180,9 @@ class Cut:
         error: BaseException | None = None
         while True:
             try:
-                waits_for = self._step(error)
+                waits_for = (
+                    self._coroutine.send(None) if error is None else self._coroutine.throw(error)
+                )
             except StopIteration as end:
                 return end.value
             self.awaits += 1
@@ -193,11 +195,6 @@ class Cut:
                     yield
             except BaseException as raised:  # noqa: BLE001 - the coroutine's to handle
                 error = raised
-
-    def _step(self, error: BaseException | None) -> Any:
-        if error is None:
-            return self._coroutine.send(None)
-        return self._coroutine.throw(error)
 
 
 def _current_task() -> asyncio.Task[Any]:
@@ -213,7 +210,10 @@ def _place(coroutine: Any) -> str:
         found: FrameType | None = getattr(coroutine, "cr_frame", None) or getattr(
             coroutine, "gi_frame", None
         )
-        if found is not None and (frame is None or _is_the_projects(found)):
+        if found is not None and (
+            frame is None
+            or not ("site-packages" in found.f_code.co_filename or is_machinery(found))
+        ):
             frame = found
         coroutine = getattr(coroutine, "cr_await", None) or getattr(coroutine, "gi_yieldfrom", None)
     if frame is None:
@@ -221,10 +221,6 @@ def _place(coroutine: Any) -> str:
     file, line = frame.f_code.co_filename, frame.f_lineno
     text = linecache.getline(file, line).strip()
     return f"{_short(file)}:{line} in {frame.f_code.co_name}: {text}"
-
-
-def _is_the_projects(frame: FrameType) -> bool:
-    return "site-packages" not in frame.f_code.co_filename and not is_machinery(frame)
 
 
 def _short(file: str) -> str:

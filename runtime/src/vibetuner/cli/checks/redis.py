@@ -107,7 +107,7 @@ def judge_server(
             text = "it is a node of a Cluster, and REDIS_URL names one server"
             cure = "write redis+cluster://host:6379"
             findings.append(Finding("error", "Redis", text, cure))
-    if _is_too_old(info):
+    if int(version.split(".", maxsplit=1)[0]) < OLDEST:
         cure = "use Redis 7.2 or newer, or Valkey"
         findings.append(Finding("error", "Redis", f"version {version} has no functions", cure))
     if info.get("role") == "slave":
@@ -231,10 +231,6 @@ def _declared_queues() -> list[str]:
 
 def _mb(size: int) -> int:
     return round(size / 1_000_000)
-
-
-def _is_too_old(info: dict[str, Any]) -> bool:
-    return int(str(info.get("redis_version", "0")).split(".", maxsplit=1)[0]) < OLDEST
 
 
 def _engine_library() -> str:

@@ -87,7 +87,8 @@ class Gate:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request or connection."""
-        if scope["type"] not in {"http", "websocket"} or not _is_debug(_path(scope)):
+        path = str(scope.get("path", "")).removeprefix(str(scope.get("root_path", "")))
+        if scope["type"] not in {"http", "websocket"} or not _is_debug(path):
             await self._app(scope, receive, send)
             return
         if scope["type"] == "websocket":
@@ -146,11 +147,6 @@ def never_kept(send: Send) -> Send:
         await send(message)
 
     return sending
-
-
-def _path(scope: Scope) -> str:
-    path, root = str(scope["path"]), str(scope.get("root_path", ""))
-    return path.removeprefix(root)
 
 
 def _is_debug(path: str) -> bool:

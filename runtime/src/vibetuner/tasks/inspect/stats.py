@@ -223,10 +223,5 @@ async def open_outbox() -> AsyncIterator[None]:
 
 
 def _histogram(counts: Mapping[str, int], kind: str) -> Counter[int]:
-    return Counter(
-        {
-            int(name[1:]): n
-            for name, n in counts.items()
-            if BUCKET.fullmatch(name) and name[0] == kind
-        }
-    )
+    found = {name: n for name, n in counts.items() if BUCKET.fullmatch(name) and name[0] == kind}
+    return Counter({int(name[1:]): n for name, n in found.items()})
