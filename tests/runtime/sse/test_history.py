@@ -18,7 +18,12 @@ from vibetuner.testing import held_open
 async def history(settings: Settings) -> AsyncIterator[History]:
     """Return a history of few events, so that it overflows."""
     async with held_open(open_redis(settings)) as client:
-        yield History(client, settings.redis_key_prefix, size=5, ttl=60)
+        yield History(client, limited(settings, sse_history=5, sse_history_ttl=60))
+
+
+def limited(settings: Settings, **limits: int) -> Settings:
+    """Return the settings with other limits of a channel."""
+    return settings.model_copy(update=limits)
 
 
 async def test_a_browser_that_returns_gets_missed_events_in_order_and_once(history: History):
@@ -101,9 +106,9 @@ async def test_an_id_that_the_stream_never_gave_has_missed_everything(
     assert (await history.read("news", forged)).missed is None
 
 
-async def test_a_stream_that_has_run_out_of_time_is_told(history: History):
+async def test_a_stream_that_has_run_out_of_time_is_told(history: History, settings: Settings):
     """A browser that returns after its stream has expired is told that events are missing."""
-    short = History(history.redis, history.keys.prefix, size=5, ttl=1)
+    short = History(history.redis, limited(settings, sse_history=5, sse_history_ttl=1))
     sent = await short.send("news", "n", "x")
     silent = (await short.read("other", None)).end
 
@@ -129,9 +134,9 @@ async def test_every_key_has_a_time_to_live(history: History):
     assert all([0 < await history.redis.ttl(key) <= 60 for key in keys])
 
 
-async def test_a_channel_keeps_so_many_bytes_and_no_more(history: History):
+async def test_a_channel_keeps_so_many_bytes_and_no_more(history: History, settings: Settings):
     """A channel keeps no more than its bytes, or the last event if that is larger."""
-    small = History(history.redis, history.keys.prefix, size=1000, ttl=60, size_bytes=50_000)
+    small = History(history.redis, limited(settings, sse_history=1000, sse_history_bytes=50_000))
     ids = [await small.send("news", "n", "x" * 9_999) for _ in range(20)]
     assert [
         entry.identifier for entry in await small.redis.xrange(small.keys.events("news"))
@@ -146,10 +151,10 @@ async def test_a_channel_keeps_so_many_bytes_and_no_more(history: History):
 
 
 async def test_a_browser_that_came_before_the_first_event_learns_that_some_were_trimmed(
-    history: History,
+    history: History, settings: Settings
 ):
     """A browser that came before the first event is told if bytes have pushed events out."""
-    small = History(history.redis, history.keys.prefix, size=1000, ttl=60, size_bytes=20_000)
+    small = History(history.redis, limited(settings, sse_history=1000, sse_history_bytes=20_000))
     idle = (await small.read("news", None)).end
     await small.send("news", "n", "x" * 9_999)
     assert len((await small.read("news", idle)).missed or ()) == 1
@@ -158,9 +163,13 @@ async def test_a_browser_that_came_before_the_first_event_learns_that_some_were_
     assert (await small.read("news", idle)).missed is None
 
 
-async def test_a_long_past_is_read_in_portions_of_bounded_size(history: History):
+async def test_a_long_past_is_read_in_portions_of_bounded_size(
+    history: History, settings: Settings
+):
     """A long history is read in portions of bounded size, each after the one before."""
-    large = History(history.redis, history.keys.prefix, size=1000, ttl=60, size_bytes=10_000_000)
+    large = History(
+        history.redis, limited(settings, sse_history=1000, sse_history_bytes=10_000_000)
+    )
     ids = [await large.send("news", "n", "x" * 20_000) for _ in range(30)]
     got, portions, position, more = [], 0, ids[0], True
     while more:

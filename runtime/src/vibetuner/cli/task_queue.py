@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from vibetuner.tasks.inspect.stats import Span, Stats
     from vibetuner.tasks.inspect.why import Reason
 
-
 T = TypeVar("T")
 
 SECONDS = 30.0

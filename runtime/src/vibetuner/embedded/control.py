@@ -32,7 +32,6 @@ from vibetuner.project import data_dir
 if TYPE_CHECKING:
     from vibetuner.config import Settings
 
-
 STOP_SECONDS = 30.0
 
 SETTINGS: dict[Service, str] = {"redis": "redis_url", "mongodb": "mongodb_url"}

@@ -39,33 +39,21 @@ class Past:
 
 
 class History:
-    """The streams of all channels, below one key prefix.
+    """The streams of all channels of a project.
 
-    Args:
-        size: the number of events that a channel keeps, plus up to a hundred.
-        size_bytes: the most bytes of events that a channel keeps.
-        ttl: how many seconds it keeps them after the last event.
+    A channel keeps SSE_HISTORY events, plus up to a hundred, and at most SSE_HISTORY_BYTES bytes of
+    them, for SSE_HISTORY_TTL seconds after the last one.
     """
 
-    def __init__(
-        self,
-        redis: Redis[str] | RedisCluster[str],
-        prefix: str,
-        *,
-        size: int,
-        ttl: int,
-        size_bytes: int = 1_000_000,
-    ) -> None:
+    def __init__(self, redis: Redis[str] | RedisCluster[str], settings: Settings) -> None:
         self.redis = redis
         self.functions = Scripts(redis)
-        self.keys = Keys(prefix)
-        self.size = size
-        self.size_bytes = size_bytes
-        self.ttl = ttl
+        self.keys = Keys(settings.redis_key_prefix)
+        self._limits = settings.sse_history, settings.sse_history_bytes, settings.sse_history_ttl
 
     def arguments(self, channel: str, event: str, data: str) -> list[str | float]:
         """Return the arguments of our functions for an event."""
-        return [self.keys.topic, self.size, self.size_bytes, self.ttl, channel, event, data]
+        return [self.keys.topic, *self._limits, channel, event, data]
 
     async def send(self, channel: str, event: str, data: str) -> str:
         """Store an event and publish it to every web process; return its id."""
@@ -112,7 +100,7 @@ class History:
             return False
         # The channel was silent when this browser came. All later events may have expired together,
         # or the oldest of them may have been trimmed.
-        limit = self.ttl * 1000
+        limit = self._limits[-1] * 1000
         if oldest is None:
             return 0 <= now - idle_since < limit
         return first and 0 <= oldest[0] - idle_since < limit
@@ -126,13 +114,7 @@ def open_history() -> History | None:
 
 def history_of(client: Redis[str] | RedisCluster[str], settings: Settings) -> History:
     """Return the history of a project."""
-    return History(
-        client,
-        settings.redis_key_prefix,
-        size=settings.sse_history,
-        size_bytes=settings.sse_history_bytes,
-        ttl=settings.sse_history_ttl,
-    )
+    return History(client, settings)
 
 
 def _events(entries: Sequence[Any]) -> Iterator[Event]:
