@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from copy import copy
 from datetime import UTC, datetime, timedelta
-from functools import partial
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any
 
 from coredis.exceptions import RedisError
@@ -415,7 +415,12 @@ def result_lifetime(task: RegisteredTask | None) -> int | str:
     """Return the milliseconds that a task's result is kept; an empty text means for ever."""
     if task is None:
         return UNKNOWN_RESULT_MS
-    return "" if task.ttl is None else max(0, to_ms(task.ttl))
+    return "" if task.ttl is None else _milliseconds(task.ttl)
+
+
+@lru_cache(100)
+def _milliseconds(span: timedelta | int) -> int:
+    return max(0, to_ms(span))
 
 
 def line_of(task: Task[Any, Any]) -> Unique | None:
