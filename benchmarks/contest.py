@@ -26,7 +26,7 @@ HOW = (
     "and Celery keep no results in the drain; cauli and tarsk do. Ours are kept, signed, logged "
     "and journaled; no other engine signs, logs or journals. tarsk enqueues in Rust, and blocks "
     "the event loop until the server has answered; even a bare PING takes an asyncio client four "
-    "fifths of that time. In brackets: the lowest and the highest of {rounds} rounds; p99 is of "
+    "fifths of that time.\n\nIn brackets: the lowest and the highest of {rounds} rounds; p99 is of "
     "all rounds together. *Ours is* says how many times as fast ours is; **bold** where ours is "
     "slower.\n\n"
     "Measured: {versions}."
