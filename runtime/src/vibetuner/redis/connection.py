@@ -110,8 +110,7 @@ class Connection:
         future = self._loop.create_future()
         if command[0] in BLOCKING:
             self._patience = max(self._patience, self._timeout + _blocked(command))
-        # On an idle connection there is nothing to wait for.
-        self._send(command, future, at_once=self._line is not None and self._line.is_idle)
+        self._send(command, future, at_once=True)
         return future
 
     def tell(self, verb: str, channel: str) -> asyncio.Future[None]:
@@ -159,12 +158,18 @@ class Connection:
         self._fail(Disconnected("The connection is closed"))
 
     def _send(self, command: Command, future: asyncio.Future[Any], *, at_once: bool) -> None:
+        """Send a command with the others of this turn; ``at_once`` on an idle connection."""
         if self._closed:
             raise Disconnected("The connection is closed")
-        self._unsent.append(hiredis.pack_command(command))  # type: ignore[arg-type]
+        packed = hiredis.pack_command(command)  # type: ignore[arg-type]
+        if at_once and self._line is not None and not self._unsent and self._line.is_idle:
+            self._line.write(packed, (future,), self._patience)
+            self._patience = self._timeout
+            return
+        self._unsent.append(packed)
         self._asked.append(future)
         if len(self._unsent) == 1:
-            self._flush() if at_once else self._loop.call_soon(self._flush)
+            self._loop.call_soon(self._flush)
 
     def _flush(self) -> None:
         if not self._unsent or self._closed:

@@ -95,7 +95,7 @@ class Courier:
         store = store_for(calls[0].session)
         first = datetime.now(UTC)
         rows = [  # in the order in which they are handed on; MongoDB keeps milliseconds
-            await _row(call, client, now, first + timedelta(milliseconds=min(place, 1)))
+            _row(call, client, now, first + timedelta(milliseconds=min(place, 1)))
             for place, call in enumerate(calls)
         ]
         for call, row in zip(calls, rows, strict=True):
@@ -290,10 +290,8 @@ async def _is_in_outbox(task_id: str) -> bool:
     return False
 
 
-async def _row(
-    call: ReliableCall[Any, Any], client: QueueClient, now: int, created_at: datetime
-) -> Row:
-    values = client.values([call], [await call.serialize(now)])
+def _row(call: ReliableCall[Any, Any], client: QueueClient, now: int, created_at: datetime) -> Row:
+    values = client.values([call], now)
     if call.delay is not None:  # counts from now, however late the row is handed on
         values[2] = now + int(values[2])
     return Row(

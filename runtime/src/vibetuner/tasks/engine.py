@@ -75,6 +75,20 @@ def link_chain(last: Task[Any, Any]) -> list[Task[Any, Any]]:
     return calls
 
 
+def call_data(task: Task[Any, Any], enqueued_at: int) -> dict[str, Any]:
+    """Return the data of a call, with those of streaq's names that tie it to others of a chain."""
+    parent: Any = task.parent
+    data = {"f": parent.fn_name, "a": task.args, "k": task.kwargs, "t": enqueued_at}
+    before, following = task._after, task._triggers  # noqa: SLF001
+    if task._prev_source:  # noqa: SLF001
+        data["A"] = task._prev_source  # noqa: SLF001
+    if before is not None and before._fails_over:  # noqa: SLF001
+        data["F"] = before.id
+    if following is not None:
+        data["O" if task._fails_over else "T"] = following.id  # noqa: SLF001
+    return data
+
+
 def cron_id(name: str, moment: int) -> str:
     """Return the id of a cron task's run at a time, in milliseconds."""
     return _deterministic_id(f"{name}{moment}")

@@ -69,7 +69,7 @@ class Enqueuer:
         if durable or call.parent.unique or parts or isinstance(call.schedule, str):
             await self._enqueue_plain([call], now)
         else:
-            await client.enqueue_new(call, await call.serialize(now))
+            await client.enqueue_new(call, now)
         if self._worker.on_enqueue is not None:
             await self._notify([*parts, call])
         return call
@@ -168,15 +168,14 @@ class Enqueuer:
             rows = [replace(one.within(call.session), durable=call.durable) for one in parts]
             await self.courier.write([call, *rows], client, now)
             return call
-        data = [await one.serialize(now) for one in (call, *parts)]
         if call.durable:
             is_new = await client.durable.keep(
-                lambda line: line.enqueue_once(call, parts, data),
+                lambda line: line.enqueue_once(call, parts, now),
                 f"{call.parent.fn_name} {call.id}",
                 call.durable,
             )
         else:
-            is_new = await client.enqueue_once(call, parts, data)
+            is_new = await client.enqueue_once(call, parts, now)
         if is_new:
             await self._notify([*parts, call])
         return call

@@ -57,6 +57,8 @@ class Kind(StrEnum):
     RESULT = "r"
     ARGUMENTS = "a"
 
+    __hash__ = str.__hash__  # Enum's is a Python function, and slower than the hashes of a seal
+
 
 class Codec:
     """Signs data that goes through Redis for its place, and reads it there.

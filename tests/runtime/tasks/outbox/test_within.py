@@ -61,7 +61,7 @@ async def test_a_row_is_found_by_the_beginning_of_its_id_and_can_be_aborted(
     queue = Queue(worker, JournalKeys(settings.redis_key_prefix))
     task = receipt.enqueue("T1").start(priority=worker.priorities[-1])
     async with worker:
-        _, payload, *options = worker.client.values([task], [await task.serialize(0)])
+        _, payload, *options = worker.client.values([task], 0)
         row = Row(task.id, "receipt", payload, json.dumps(options), datetime.now(UTC))
         async with database.session() as session:
             await database.store.add(row, session)

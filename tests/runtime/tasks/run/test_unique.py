@@ -262,11 +262,10 @@ async def test_a_newer_call_is_signed_for_the_task_that_is_to_run_it(worker: Tas
         functions, keys = client.functions, client.keys
         newer = stage.charge.enqueue(1, "newer")
         own, newer.priority = newer.id, "normal"
-        body = await newer.serialize(now)
 
         async def send(signed_for: str) -> tuple[str, int]:
             newer.id = signed_for
-            values = ["charge", "replace", own, *client.values([newer], [body])]
+            values = ["charge", "replace", own, *client.values([newer], now)]
             task_id, answer = await functions.call("enqueue_unique", (keys.queue,), values)
             return task_id.decode(), answer
 
@@ -367,7 +366,7 @@ async def test_a_task_enqueued_in_another_way_joins_the_line(
                 return await worker.redis.zcard(keys.line("charge")) >= 2
 
             await eventually(both_wait, what=lambda: "two in line")
-            assert worker.running() == 1
+            await eventually(lambda: worker.running() == 1)
             go.set()
             for task_id, note in ((again, "lost"), (theirs, "theirs")):
                 result = await worker.result_by_id(task_id, timeout=10)

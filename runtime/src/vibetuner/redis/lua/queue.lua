@@ -464,16 +464,51 @@ end
 -- Return the first of the tasks to be followed that neither waits nor runs, has no result, and is not
 -- enqueued in this step; nil if there is none. The tasks' values begin at `i`; see enqueue.
 local function gone_from(prefix, argv, i)
-  local here, followed = {}, {}
+  local followed, at = {}, i
+  while at <= #argv do
+    local last = at + 5 + argv[at + 5]
+    for j = at + 6, last do followed[#followed + 1] = argv[j]:gsub('^~', '') end
+    at = last + 1
+  end
+  if #followed == 0 then return end
+  local here = {}
   while i <= #argv do
     here[argv[i]] = true
-    for j = i + 6, i + 5 + argv[i + 5] do followed[#followed + 1] = argv[j]:gsub('^~', '') end
     i = i + 6 + argv[i + 5]
   end
   for _, task in ipairs(followed) do
     if not here[task] and not is_live(prefix, task)
       and redis.call('exists', prefix .. ':task:results:' .. task) == 0 then return task end
   end
+end
+
+-- Let a new task wait for others, argv[i] to argv[last]; return whether it waits. If one of these has
+-- failed, or is `gone`, the task fails when a worker claims it.
+local function follow(prefix, task, priority, argv, i, last, gone)
+  local open, blamed = {}, nil
+  for j = i, last do
+    local first, regardless = argv[j]:gsub('^~', '')
+    if redis.call('exists', prefix .. ':task:results:' .. first) == 0 then
+      open[first] = regardless == 1 and '~' .. task or task
+    elseif regardless == 0 then
+      local name = redis.call('get', prefix .. ':task:failed:' .. first)
+      blamed = name and name .. ' ' .. first or blamed
+    end
+  end
+  blamed = gone and gone .. ', which is gone' or blamed
+  if blamed then  -- it fails now, as it would if that task failed later
+    mark(prefix, '~' .. task)
+    redis.call('set', prefix .. ':task:blamed:' .. task, blamed, 'px', 604800000)
+    return false
+  end
+  if next(open) == nil then return false end
+  for first, dependent in pairs(open) do
+    redis.call('sadd', prefix .. ':task:dependencies:' .. task, first)
+    redis.call('sadd', prefix .. ':task:dependents:' .. first, dependent)
+  end
+  if last > i then redis.call('set', prefix .. ':task:parts:' .. task, last - i + 1, 'px', 604800000) end
+  redis.call('set', prefix .. ':task:queue:' .. task, priority)
+  return true
 end
 
 -- Enqueue the tasks whose values begin at `i`; see enqueue. With `is_batch`, the others depend on
@@ -489,37 +524,12 @@ local function enqueue_from(prefix, argv, i, is_batch, gone)
     if has_ended or not store_payload(prefix, task, argv[i + 1], lifetime, 'nx') then
       answer = has_ended and -1 or 0
       if is_batch and #reply == 0 then return { answer } end
-    else
-      local open, blamed = {}, nil
-      for j = i + 6, last do
-        local first, regardless = argv[j]:gsub('^~', '')
-        if redis.call('exists', prefix .. ':task:results:' .. first) == 0 then
-          open[first] = regardless == 1 and '~' .. task or task
-        elseif regardless == 0 then
-          local name = redis.call('get', prefix .. ':task:failed:' .. first)
-          blamed = name and name .. ' ' .. first or blamed
-        end
-      end
-      blamed = gone and argv[i + 5] ~= '0' and gone .. ', which is gone' or blamed
-      if blamed then  -- it fails now, as it would if that task failed later
-        open = {}
-        mark(prefix, '~' .. task)
-        redis.call('set', prefix .. ':task:blamed:' .. task, blamed, 'px', 604800000)
-      end
-      local waits = next(open) ~= nil
-      for first, dependent in pairs(open) do
-        redis.call('sadd', prefix .. ':task:dependencies:' .. task, first)
-        redis.call('sadd', prefix .. ':task:dependents:' .. first, dependent)
-      end
-      if waits and last - i > 6 then
-        redis.call('set', prefix .. ':task:parts:' .. task, last - i - 5, 'px', 604800000)
-      end
-      if waits then redis.call('set', prefix .. ':task:queue:' .. task, priority) end
-      if not waits and moment ~= '0' then
+    elseif last == i + 5 or not follow(prefix, task, priority, argv, i + 6, last, gone) then
+      if moment == '0' then
+        answer = post(prefix .. ':queues:' .. priority, task, now)
+      else
         redis.call('zadd', prefix .. ':queues:delayed:' .. priority, moment, task)
         if not soonest or tonumber(moment) < tonumber(soonest) then soonest = moment end
-      elseif not waits then
-        answer = post(prefix .. ':queues:' .. priority, task, now)
       end
     end
     reply[#reply + 1] = answer

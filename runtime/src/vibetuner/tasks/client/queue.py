@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from copy import copy
 from datetime import UTC, datetime, timedelta
-from functools import partial
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any
 
 from coredis.exceptions import RedisError
@@ -28,7 +28,7 @@ from vibetuner.stored import dump_record
 from vibetuner.tasks.call import ReliableCall, clash, fingerprint, parts_of
 from vibetuner.tasks.client.durable import Durability
 from vibetuner.tasks.client.results import ResultListener
-from vibetuner.tasks.engine import follows_another
+from vibetuner.tasks.engine import call_data, follows_another
 from vibetuner.tasks.journal.entry import Ended, Outcome
 from vibetuner.tasks.payload import Codec, Kind, dump
 from vibetuner.tasks.retry import unique_of
@@ -74,10 +74,8 @@ class QueueClient:
         self.keys = keys
         self.codec = codec
 
-    async def enqueue(
-        self, tasks: Sequence[Task[Any, Any]], calls: Sequence[bytes]
-    ) -> list[int | bytes]:
-        """Enqueue tasks with their pickled calls, in one step.
+    async def enqueue(self, tasks: Sequence[Task[Any, Any]], now: int) -> list[int | bytes]:
+        """Enqueue tasks, in one step.
 
         Returns, for each task, one of TAKEN if its id is taken.
 
@@ -86,7 +84,7 @@ class QueueClient:
         """
         async with self.answering():
             answers: list[int | bytes] = await self._ask(
-                "enqueue", tasks[0], self.values(tasks, calls)
+                "enqueue", tasks[0], self.values(tasks, now)
             )
         return answers
 
@@ -109,18 +107,18 @@ class QueueClient:
             await self._fetch(gone)
 
     async def enqueue_once(
-        self, task: ReliableCall[Any, Any], parts: Sequence[Task[Any, Any]], calls: Sequence[bytes]
+        self, task: ReliableCall[Any, Any], parts: Sequence[Task[Any, Any]], now: int
     ) -> bool:
         """Enqueue a task and its parts; if another task has its key, only take over that task's id.
 
-        Returns whether the task is new. ``calls`` are the pickled calls of all.
+        Returns whether the task is new.
 
         Raises:
             TaskError: the key belongs to another task, or to this one with other arguments.
             ServiceUnavailable: Redis does not answer, or refuses.
         """
         key, mine = task.key or "", fingerprint(task)
-        values = [key, to_ms(task.keep), mine, *self.values([task, *parts], calls)]
+        values = [key, to_ms(task.keep), mine, *self.values([task, *parts], now)]
         async with self.answering():
             found = await self._ask("enqueue_once", task, values)
         task_id, known = found[0].decode(), found[1].decode()
@@ -134,25 +132,30 @@ class QueueClient:
         """Turn Redis errors in the block into ServiceUnavailable, without a time limit."""
         return answering(get_settings(), None)
 
-    def values(self, tasks: Sequence[Task[Any, Any]], calls: Sequence[bytes]) -> list[Any]:
-        """Return the arguments of enqueue in lua/queue.lua; each call is signed for its task."""
+    def values(self, tasks: Sequence[Task[Any, Any]], now: int) -> list[Any]:
+        """Return the arguments of enqueue in lua/queue.lua; each call is signed for its task.
+
+        Raises:
+            StreaqError: an argument can't be stored.
+        """
         values: list[Any] = []
-        for task, call in zip(tasks, calls, strict=True):
+        for task in tasks:
+            expire = task.parent.expire
             values += (
-                task.id, self.codec.seal(call, Kind.CALL, task.id),
-                _moment(task), to_ms(task.parent.expire or 0),
+                task.id, self.codec.seal(pickle_call(task, now), Kind.CALL, task.id),
+                _moment(task), to_ms(expire) if expire else 0,
                 task.priority or "", len(task.after), *task.after,
             )  # fmt: skip
         return values
 
-    async def enqueue_new(self, task: Task[Any, Any], call: bytes) -> None:
+    async def enqueue_new(self, task: Task[Any, Any], now: int) -> None:
         """Enqueue a task whose id is new.
 
         Raises:
             TaskExists: the id is taken; nothing was enqueued.
             ServiceUnavailable: Redis does not answer, or refuses.
         """
-        values = self.values([task], [call])
+        values = self.values([task], now)
         try:  # like answering(), but cheaper
             (answer,) = await self.functions.call("enqueue", (self.keys.queue,), values)
             if isinstance(answer, bytes) and answer.startswith(b"?"):  # it is to follow another
@@ -162,7 +165,7 @@ class QueueClient:
         if answer in TAKEN:
             raise _exists(task, answer)
 
-    async def enqueue_unique(self, task: Task[Any, Any], unique: Unique, call: bytes) -> bool:
+    async def enqueue_unique(self, task: Task[Any, Any], unique: Unique, now: int) -> bool:
         """Enqueue a unique task, and set its id to that of the task that runs for this call.
 
         Returns whether that is the call's own id.
@@ -177,7 +180,7 @@ class QueueClient:
         group = unique.group(parent.fn, parent.fn_name, task.args, task.kwargs)
         signed_for = copy(task)
         while True:
-            values = [group, unique.clash, task.id, *self.values([signed_for], [call])]
+            values = [group, unique.clash, task.id, *self.values([signed_for], now)]
             async with self.answering():
                 answer = await self.functions.call("enqueue_unique", (self.keys.queue,), values)
             signed_for.id = answer[0].decode()
@@ -200,7 +203,7 @@ class QueueClient:
             TaskExists: the id of the task is taken; nothing was enqueued.
         """
         tasks = [task, *parts]
-        values = self.values(tasks, [await one.serialize(now) for one in tasks])
+        values = self.values(tasks, now)
         async with self.answering():
             answer = await self._ask("enqueue_batch", task, values)
         if answer in TAKEN:
@@ -220,9 +223,9 @@ class QueueClient:
         for task in sorted(tasks, key=lambda one: bool(one.after)):
             try:
                 if task.parent.unique and (unique := line_of(task)):
-                    await self.enqueue_unique(task, unique, await task.serialize(now))
+                    await self.enqueue_unique(task, unique, now)
                 elif isinstance(task.schedule, str):
-                    await self.repeat(task, await task.serialize(now))
+                    await self.repeat(task, now)
                 elif task.after and (parts := parts_of(task)):
                     await self.enqueue_batch(task, parts, now)
                 else:
@@ -231,8 +234,7 @@ class QueueClient:
                 taken.append(error)
         for at in range(0, len(once), ENQUEUED_AT_ONCE):
             part = once[at : at + ENQUEUED_AT_ONCE]
-            answers = await self.enqueue(part, [await task.serialize(now) for task in part])
-            pairs = zip(part, answers, strict=True)
+            pairs = zip(part, await self.enqueue(part, now), strict=True)
             taken += [_exists(task, answer) for task, answer in pairs if answer in TAKEN]
         if taken:
             raise taken[0]
@@ -260,7 +262,7 @@ class QueueClient:
         if taken := await self.durable.keep(write, what, patience):
             raise taken
 
-    async def repeat(self, task: Task[Any, Any], call: bytes) -> None:
+    async def repeat(self, task: Task[Any, Any], now: int) -> None:
         """Enqueue a task at each time of the crontab line that is its schedule.
 
         All times, including the first, count by the server's clock.
@@ -269,7 +271,7 @@ class QueueClient:
             ServiceUnavailable: Redis does not answer, or refuses.
         """
         keys, tab, connection = self.keys, str(task.schedule), self.functions.connection
-        payload = self.codec.seal(call, Kind.SCHEDULE, task.id)
+        payload = self.codec.seal(pickle_call(task, now), Kind.SCHEDULE, task.id)
         next_run: Callable[..., int] = task.worker.next_run
         async with self.answering():
             offset = server_ms(await connection.call("TIME")) - time.time_ns() // 1_000_000
@@ -282,7 +284,7 @@ class QueueClient:
             )
         first = copy(task)
         first.schedule = datetime.fromtimestamp(moment / 1000, UTC)
-        await self.enqueue([first], [call])
+        await self.enqueue([first], now)
 
     async def result(self, task_id: str, seconds: float | None) -> TaskResult[Any]:
         """Wait for a task's result.
@@ -397,11 +399,28 @@ async def open_queue_client(
                 yield client
 
 
+def pickle_call(task: Task[Any, Any], now: int) -> bytes:
+    """Pickle a call that is enqueued at a time.
+
+    Raises:
+        StreaqError: an argument can't be stored.
+    """
+    try:
+        return dump(call_data(task, now))
+    except Exception as error:
+        raise StreaqError(f"Unable to serialize task {task.parent.fn_name}!") from error
+
+
 def result_lifetime(task: RegisteredTask | None) -> int | str:
     """Return the milliseconds that a task's result is kept; an empty text means for ever."""
     if task is None:
         return UNKNOWN_RESULT_MS
-    return "" if task.ttl is None else max(0, to_ms(task.ttl))
+    return "" if task.ttl is None else _milliseconds(task.ttl)
+
+
+@lru_cache(100)
+def _milliseconds(span: timedelta | int) -> int:
+    return max(0, to_ms(span))
 
 
 def line_of(task: Task[Any, Any]) -> Unique | None:

@@ -116,7 +116,7 @@ class JournalObserver(Observer):
             counts[f"r{bucket(attempt.finished - started)}"] += 1
             if attempt.tries <= 1:  # later attempts wait intentionally
                 counts[f"w{bucket(started - attempt.queued)}"] += 1
-        word = "" if end is None else end.value
+        word = "" if end is None else str(end)
         counts[word] += 1
         # A JSON list, as journal.entry.Ended reads it.
         quoted = self._quoted.get(name) or self._quoted.setdefault(name, quote(name))

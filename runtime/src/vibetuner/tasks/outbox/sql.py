@@ -57,14 +57,14 @@ class SqlOutbox:
             )
         connection = await session.connection()
         values = {name: getattr(row, name) for name in Row.__slots__}
-        statement = INSERTS[engine.dialect.name](Outbox).values(values).on_conflict_do_nothing()
-        same = (col(Outbox.task_id) == row.task_id) | (col(Outbox.key) == row.key)
-        known = (
-            select(Outbox.task_id, Outbox.call, Outbox.key)
-            .where(same)
-            .order_by(col(Outbox.key) != row.key)
-        )
-        while not (await connection.execute(statement)).rowcount:
+        statement = INSERTS[engine.dialect.name](Outbox).on_conflict_do_nothing()
+        while not (await connection.execute(statement, values)).rowcount:
+            same = (col(Outbox.task_id) == row.task_id) | (col(Outbox.key) == row.key)
+            known = (
+                select(Outbox.task_id, Outbox.call, Outbox.key)
+                .where(same)
+                .order_by(col(Outbox.key) != row.key)
+            )
             # The other row may have been handed on and deleted in between.
             if found := (await connection.execute(known)).first():
                 return str(found[0]), found[1] if found[2] == row.key else None

@@ -14,7 +14,7 @@ from coredis.exceptions import RedisError
 from streaq import StreaqError
 
 from vibetuner.redis.connection import server_ms
-from vibetuner.tasks.client.queue import QueueClient
+from vibetuner.tasks.client.queue import QueueClient, pickle_call
 from vibetuner.tasks.engine import cron_id
 from vibetuner.tasks.payload import Kind
 from vibetuner.tasks.run.outage import Outage
@@ -145,7 +145,7 @@ class Cron:
         due = await self._functions.connection.call("ZSCORE", self._keys.cron_schedule, name)
         if due is not None and not self._has_reader(queue):
             return
-        body = await task.enqueue().serialize(time.time_ns() // 1_000_000)
+        body = pickle_call(task.enqueue(), time.time_ns() // 1_000_000)
         values = [name, task.crontab, self._codec.seal(body, Kind.SCHEDULE, name)]
         await self._functions.call("declare_cron", (self._keys.queue,), values)
         await self.schedule(name, task.crontab, queue)
