@@ -87,6 +87,14 @@ def test_an_embedded_server_that_does_not_answer_has_its_state_as_the_cure():
     )
 
 
+def test_a_redis_that_hangs_up_may_use_tls():
+    """A server that resets a connection without TLS may be one that needs TLS."""
+    reset = "The connection to Redis was lost: [Errno 104] Connection reset by peer"
+    line = explain_unusable("Redis", "REDIS_URL", "redis://c", reason=reset, environment="test")
+
+    assert line.endswith("if it speaks with TLS, begin REDIS_URL with rediss, not redis")
+
+
 def test_only_development_is_told_about_embedded_servers():
     """Only development is told about embedded servers, which production refuses."""
     down = ("Redis", "REDIS_URL", "redis://cache", "no answer")
