@@ -67,6 +67,7 @@ def test_production_refuses_the_embedded_redis(shop: Path, environment: dict[str
             "ssl_certfile=/a can't be used: No such file",
             "Correct the file, or its name in SHOP_URL",
         ),
+        ("(sqlite3.OperationalError) database or disk is full", "Make room on its disk"),
         ("[Errno 111] Connection refused", "Start it, or correct SHOP_URL"),
     ],
 )
