@@ -67,6 +67,7 @@ def test_production_refuses_the_embedded_redis(shop: Path, environment: dict[str
             "ssl_certfile=/a can't be used: No such file",
             "Correct the file, or its name in SHOP_URL",
         ),
+        ("(sqlite3.OperationalError) database or disk is full", "Make room on its disk"),
         ("[Errno 111] Connection refused", "Start it, or correct SHOP_URL"),
     ],
 )
@@ -85,6 +86,14 @@ def test_an_embedded_server_that_does_not_answer_has_its_state_as_the_cure():
         "Embedded MongoDB can't be used: no answer within 10 s. "
         "See its state and its log:  vibetuner services status"
     )
+
+
+def test_a_redis_that_hangs_up_may_use_tls():
+    """A server that resets a connection without TLS may be one that needs TLS."""
+    reset = "The connection to Redis was lost: [Errno 104] Connection reset by peer"
+    line = explain_unusable("Redis", "REDIS_URL", "redis://c", reason=reset, environment="test")
+
+    assert line.endswith("if it speaks with TLS, begin REDIS_URL with rediss, not redis")
 
 
 def test_only_development_is_told_about_embedded_servers():

@@ -71,6 +71,11 @@ DISABLES_LOGGERS = """
 
     logging.config.dictConfig({"version": 1})
 """
+LEAVES_THE_FOLDER = """
+    import os
+
+    os.chdir("/")
+"""
 HAS_NO_TEXT = """
     class Wrong(Exception):
         def __str__(self):
@@ -138,9 +143,10 @@ def test_every_command_names_the_line(  # noqa: PLR0917 - fixtures
     [
         (REPLACES_STDERR, "routes.py:5: ValueError: no money"),
         (CLOSES_STDERR, "sys.stderr is closed while it is imported"),
+        (LEAVES_THE_FOLDER, "/shop during the import. Stay in it"),
         (HAS_NO_TEXT, "routes.py:5: Wrong: no message"),
     ],
-    ids=["replaced stderr", "closed stderr", "no text"],
+    ids=["replaced stderr", "closed stderr", "another folder", "no text"],
 )
 def test_an_error_reaches_the_terminal(
     tmp_path: Path, environment: dict[str, str], code: str, words: str

@@ -91,6 +91,7 @@ CURES = (
         r"MISCONF",
         "Make room on its disk, or see its log: it takes writes again once it has saved its data",
     ),
+    (r"disk is full|No space left on device", "Make room on its disk"),
     (r"LOADING", "Wait until it has loaded its data"),
     (r"NOREPLICAS", "Start its replicas, or lower its min-replicas-to-write"),
     (r"CLUSTERDOWN", "Start the missing nodes of the Cluster"),
@@ -276,8 +277,23 @@ Correct the user and the password in REDIS_URL"
         usual = f"Start it, correct {name}, or set {name}=embedded in development"
     if url.startswith("sqlite"):
         usual = f"Correct {name}, or the rights of its folder"
-    cure = cure_of(reason, name, usual)
+    cure = cure_of(reason, name, cure_of_scheme(url, reason, name) or usual)
     return f"{system} at {mask_url(url)} can't be used: {reason.rstrip('.')}. {cure}"
+
+
+def cure_of_scheme(url: str, reason: str, name: str) -> str:
+    """Return the cure for a Redis that is down, or of which the URL is wrong about TLS, or nothing.
+
+    A server without TLS waits for the rest of a command, and one with TLS hangs up.
+
+    >>> cure_of_scheme("rediss://cache", "no answer in time", "REDIS_URL")
+    'Start it; or, if it speaks without TLS, begin REDIS_URL with redis, not rediss'
+    """
+    if url.startswith("rediss") and re.search("no answer|timed out", reason):
+        return f"Start it; or, if it speaks without TLS, begin {name} with redis, not rediss"
+    if url.startswith(("redis:", "redis+")) and "reset by peer" in reason:
+        return f"Start it; or, if it speaks with TLS, begin {name} with rediss, not redis"
+    return ""
 
 
 def cure_of(reason: str, name: str, otherwise: str) -> str:

@@ -26,6 +26,7 @@ CURES = {
 
 
 END_FORK = "End it there with os._exit(0), or use the multiprocessing module in a task"
+STAY = "Stay in it, as settings and files are found from there"
 KEEP_OPEN = "Leave it open, as errors and log lines are written to it"
 
 
@@ -104,7 +105,8 @@ def import_module_of(project: ProjectInfo, name: str) -> ModuleType:
 
     Raises:
         ProjectError: the module is broken, calls ``sys.exit()``, raises KeyboardInterrupt, closes
-            stderr or forks; the message names file and line, if they are known.
+            stderr, forks or leaves the project's folder; the message names file and line, if they
+            are known.
     """
     process = os.getpid()
     try:
@@ -121,6 +123,8 @@ def import_module_of(project: ProjectInfo, name: str) -> ModuleType:
         raise ProjectError(_locate(error, project.root / "src", name)) from error
     if os.getpid() != process:
         raise ProjectError(f"{name}: a fork of this process goes on after the import. {END_FORK}")
+    if find_root() != project.root:
+        raise ProjectError(f"{name}: os.chdir() leaves {project.root} during the import. {STAY}")
     if sys.__stderr__ is None or sys.__stderr__.closed:
         raise ProjectError(f"{name}: sys.stderr is closed while it is imported. {KEEP_OPEN}")
     open_standard_files()

@@ -26,6 +26,7 @@ from vibetuner.redis.blocking import ask
 from vibetuner.redis.client import check, make_client, open_redis
 from vibetuner.redis.connection import Connection
 from vibetuner.redis.url import Address, parse_url
+from vibetuner.resources.table import probe
 
 PASSWORD = string.printable.strip()
 
@@ -126,6 +127,16 @@ async def encrypted(server: Path, certificates: Path, *, mutual: bool) -> AsyncI
     context.verify_mode = ssl.CERT_REQUIRED if mutual else ssl.CERT_NONE
     async with open_proxy(Address(path=str(server)), tls=context) as port:
         yield port
+
+
+async def test_a_url_that_is_wrong_about_tls_is_named(server: Path):
+    """The cure for a server without TLS that is asked for it names the right scheme."""
+    async with open_proxy(Address(path=str(server))) as port:
+        own = Settings(redis_url=f"rediss://127.0.0.1:{port}")
+        with pytest.raises(ServiceUnavailable, match=r"without TLS, begin REDIS_URL with redis, "):
+            await check(own)
+        (redis,) = await probe(own, seconds=0.5)
+    assert redis.problem.endswith("without TLS, begin REDIS_URL with redis, not rediss")
 
 
 async def test_tls_and_whom_it_trusts(server: Path, certificates: Path):

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 from beanie import Document, Indexed
 from pydantic import ValidationError
-from pymongo.errors import DuplicateKeyError
+from pymongo.errors import AutoReconnect, DuplicateKeyError, ServerSelectionTimeoutError
 
+from tests.mongo import running_mongo
+from tests.processes import frozen
+from tests.waiting import eventually
 from vibetuner import VibetunerApp
 from vibetuner.config import Settings
 from vibetuner.embedded import Lease
 from vibetuner.errors import ServiceUnavailable
 from vibetuner.models import UserModel
-from vibetuner.resources.mongo import check, open_mongo
+from vibetuner.resources.mongo import check, open_database, open_mongo
 from vibetuner.resources.slots import mongo_database
 
 APP = VibetunerApp()
@@ -99,3 +105,44 @@ async def test_a_refused_password_is_one_line_everywhere(settings: Settings):
         ) as caught:
             await act()
         assert "wrong" not in str(caught.value)
+
+
+async def test_a_call_that_is_cut_off_leaves_the_client_usable(tmp_path: Path):
+    """A call that is cancelled as one of its waits for a lost server ends leaves no lock held.
+
+    On Python 3.11, all later calls waited for the lock for ever, and so did the close.
+    """
+    with running_mongo(tmp_path / "mongo") as (url, server):
+        async with open_database(Settings(mongodb_url=url)) as database:
+            server.kill()
+            with suppress(AutoReconnect):
+                await database.command("ping")
+            asking = asyncio.create_task(database.command("ping"))
+            topology = await database.client._get_topology()
+            await eventually(lambda: topology._condition._waiters)
+            async with topology._lock:
+                await eventually(lambda: not topology._condition._waiters)
+                asking.cancel()
+            with suppress(asyncio.CancelledError):
+                await asking
+            async with asyncio.timeout(30):
+                with pytest.raises(ServerSelectionTimeoutError):
+                    await database.command("ping")
+
+
+async def test_an_index_may_take_longer_than_a_request_waits(tmp_path: Path):
+    """The limit of one call, as a web process has it, is not one of making the indexes."""
+
+    class Slow(Document):
+        @classmethod
+        async def custom_init(cls) -> None:
+            with frozen(server.pid):
+                freed = asyncio.create_task(asyncio.sleep(1.5))
+                making = asyncio.create_task(cls.get_pymongo_collection().create_index("name"))
+                await asyncio.wait({freed, making}, return_when=asyncio.FIRST_COMPLETED)
+            await making
+
+    with running_mongo(tmp_path / "mongo") as (url, server):
+        own = Settings(mongodb_url=f"{url}&timeoutMS=500")
+        async with open_mongo(own, VibetunerApp(models=[Slow])) as database:
+            assert "name_1" in await database["Slow"].index_information()

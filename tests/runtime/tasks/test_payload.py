@@ -6,6 +6,8 @@ import hmac
 import logging
 import pickle
 import stat
+import subprocess
+import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -131,6 +133,55 @@ class Refusing:
 
     def __reduce__(self) -> tuple[Any, ...]:
         raise TypeError(*self._reason)
+
+
+OUT_OF_MEMORY = """
+import resource
+from pathlib import Path
+
+from streaq import StreaqError
+
+from vibetuner.tasks.payload import Codec, Kind, dump
+from vibetuner.tasks.attempt import Attempt, Cause, End
+from vibetuner.tasks.observers.letters import LetterWriter
+
+codec = Codec([b"key"], "streaq:shop", accepts_unbound=False)
+sealed = codec.seal(dump({"f": "bill", "a": (bytes(100_000_000),), "k": {}}), Kind.CALL, "1")
+size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (size + 50_000_000, resource.RLIM_INFINITY))
+attempt = Attempt("1", "normal", "1-1", payload=sealed)
+try:
+    codec.load(sealed, Kind.CALL, "1")
+except StreaqError as error:
+    attempt.error, attempt.cause, attempt.end = error, Cause.UNREADABLE_PAYLOAD, End.FAILED
+LetterWriter(codec, worker_id="w", queue="shop").ending(attempt)
+print(attempt.error, "error" in attempt.letter)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux alone limits a process's memory like it")
+def test_arguments_that_memory_does_not_hold_leave_a_dead_letter():
+    """A call that is too large for a worker's memory ends with the reason, and has a letter."""
+    done = subprocess.run(
+        [sys.executable, "-c", OUT_OF_MEMORY], capture_output=True, text=True, check=False
+    )
+
+    assert done.stderr == ""
+    assert done.stdout == "Failed to deserialize data (MemoryError)! True\n"
+
+
+async def test_a_result_that_memory_does_not_hold_names_the_reason(worker: TaskWorker, running):
+    """The error of a result that can't be stored names the class of a cause without a message."""
+
+    @worker.task(name="report")
+    async def report() -> Refusing:
+        return Refusing()
+
+    async with running(worker):
+        failed = await (await report.enqueue()).result(timeout=10)
+
+    reason = "report: its result, a Refusing, can't be stored (TypeError). Return plain data"
+    assert str(failed.exception) == reason
 
 
 @pytest.mark.parametrize(

@@ -29,6 +29,19 @@ async def main() -> None:
 logging.basicConfig()
 asyncio.run(main())
 """
+LOGGING = """
+import asyncio, logging
+from vibetuner.tasks.watchdog import watching
+
+async def main() -> None:
+    async with watching(0.2):
+        while True:
+            await asyncio.sleep(0)
+            logging.warning("a line of a log that nobody reads")
+
+logging.basicConfig()
+asyncio.run(main())
+"""
 SUSPENDED = """
 import asyncio, sys
 from vibetuner.tasks.watchdog import watching
@@ -56,6 +69,15 @@ def test_a_blocked_loop_ends_its_process_and_names_the_step():
         out, error = process.communicate(timeout=30)
     assert (out, process.returncode) == ("blocked\n", EXIT_CODE)
     assert "the event loop is blocked for 0.2 s by <string>:7, blocking_step(); ending" in error
+
+
+def test_a_loop_that_is_blocked_by_its_log_ends_its_process():
+    """A process that waits for somebody to read its log ends, though it can't report that."""
+    with start(LOGGING) as process:
+        try:
+            assert process.wait(timeout=30) == EXIT_CODE
+        finally:
+            process.kill()
 
 
 def test_a_suspended_process_goes_on():

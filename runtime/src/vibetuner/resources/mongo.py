@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+import sys
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import asynccontextmanager, suppress
 from importlib import import_module
-from typing import Any
+from typing import Any, TypeVar
 
-from pymongo import AsyncMongoClient, timeout
+from pymongo import AsyncMongoClient, lock, timeout
 from pymongo.asynchronous.database import AsyncDatabase
 from pymongo.errors import ConfigurationError, ConnectionFailure, ExecutionTimeout, PyMongoError
 
@@ -34,6 +36,7 @@ NAMES_TIMEOUT = re.compile(r"(?i)[?&]timeoutMS=")
 OUTAGES = (ConnectionFailure, ExecutionTimeout)
 
 Database = AsyncDatabase[dict[str, Any]]
+T = TypeVar("T")
 
 
 @asynccontextmanager
@@ -75,7 +78,7 @@ open_resource = open_mongo
 async def _init_documents(database: Database, project: VibetunerApp) -> None:
     # Imported here: listing dead letters needs only the database.
     core = import_module("vibetuner.models").CORE_MODELS
-    with timeout(None):  # creating an index on a large collection may take long
+    with timeout(0):  # creating an index on a large collection may take long
         await import_module("beanie").init_beanie(
             database=database, document_models=[*core, *project.models]
         )
@@ -102,8 +105,10 @@ async def _connect(settings: Settings) -> AsyncIterator[AsyncMongoClient[dict[st
         await _ping(client.admin, settings)
         yield client
     finally:
-        with timeout(CLOSE_SECONDS):  # a frozen server answers no farewell
-            await client.close()
+        # PyMongo limits the farewell, which a frozen server does not answer, but not its own waits.
+        with timeout(CLOSE_SECONDS), suppress(TimeoutError):
+            async with asyncio.timeout(2 * CLOSE_SECONDS):
+                await client.close()
 
 
 async def _ping(database: Database, settings: Settings) -> None:
@@ -114,6 +119,8 @@ async def _ping(database: Database, settings: Settings) -> None:
 
 
 def _make_client(settings: Settings) -> AsyncMongoClient[dict[str, Any]]:
+    if sys.version_info < (3, 12):
+        lock.wait_for = _wait_for  # type: ignore[attr-defined, assignment]
     limits: dict[str, Any] = {
         "serverSelectionTimeoutMS": CONNECT_MS,
         "connectTimeoutMS": CONNECT_MS,
@@ -124,6 +131,16 @@ def _make_client(settings: Settings) -> AsyncMongoClient[dict[str, Any]]:
         return AsyncMongoClient(settings.mongodb_url, tz_aware=True, **limits)
     except (ConfigurationError, ValueError) as error:
         raise ServiceUnavailable(unreachable(settings, error)) from error
+
+
+async def _wait_for(work: Coroutine[Any, Any, T], seconds: float | None) -> T:
+    """Await ``work`` in the caller's task, as asyncio's ``wait_for()`` does since Python 3.12.
+
+    Python 3.11 awaits it in another task. If the caller is cancelled as the time is up, that task
+    takes the client's lock and never releases it: all further calls, and the close, wait for ever.
+    """
+    async with asyncio.timeout(seconds):
+        return await work
 
 
 def unreachable(settings: Settings, error: Exception) -> str:

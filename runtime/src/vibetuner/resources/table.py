@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from vibetuner.app import VibetunerApp
 from vibetuner.config import Settings
-from vibetuner.errors import VibetunerError, first_few
+from vibetuner.errors import VibetunerError, cure_of_scheme, first_few
 from vibetuner.project import project_info
 from vibetuner.redis import REDIS_MISSING
 from vibetuner.resources.slots import MONGO_MISSING, SQL_MISSING
@@ -88,7 +88,8 @@ async def probe(settings: Settings, seconds: float = PROBE_SECONDS) -> list[Prob
         *(
             _probe(
                 one.name, one.setting, one.check(settings), seconds,
-                f"Start it, or correct {one.setting.upper()}",
+                cure_of_scheme(getattr(settings, one.setting), "no answer", one.setting.upper())
+                or f"Start it, or correct {one.setting.upper()}",
             )
             for one in configured
         )

@@ -76,6 +76,7 @@ class Courier:
         # Durable calls, which may wait for a replica, are handed on apart and hold up no others.
         self._due: dict[tuple[Store, bool], list[str]] = {}
         self._handing: dict[bool, asyncio.Task[None]] = {}
+        self._failing: dict[tuple[Store, bool], str] = {}
 
     async def write(
         self, calls: Sequence[ReliableCall[Any, Any]], client: QueueClient, now: int
@@ -251,18 +252,18 @@ class Courier:
             )  # fmt: skip
 
     async def _relay(self, store: Store, durable: bool) -> None:
-        failed = False
+        relay = store, durable
         while True:
             try:
                 more = await self.hand_on(store, durable=durable) == ROWS_AT_ONCE
             except Exception as error:  # noqa: BLE001 - whatever breaks it, the rows are kept
-                if not failed:
-                    logger.warning("tasks wait in the outbox: %s", first_line(error))
-                failed, more = True, False
+                reason, more = first_line(error), False
+                if relay not in self._failing and reason not in self._failing.values():
+                    logger.warning("tasks wait in the outbox: %s. See:  vibetuner doctor", reason)
+                self._failing.setdefault(relay, reason)
             else:
-                if failed:
+                if self._failing.pop(relay, None) and not self._failing:
                     logger.info("tasks of the outbox are handed on again")
-                failed = False
             if not more:
                 await asyncio.sleep(POLL_SECONDS)
 

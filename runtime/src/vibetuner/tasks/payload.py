@@ -24,7 +24,7 @@ from typing import Any
 from streaq import StreaqError
 
 from vibetuner.config import Settings, data_dir
-from vibetuner.errors import PayloadError
+from vibetuner.errors import PayloadError, first_line
 
 logger = logging.getLogger(__name__)
 
@@ -118,7 +118,11 @@ class Codec:
         Raises:
             StreaqError: the data was not signed for this place, or can't be unpickled.
         """
-        return unpickle(self.open(data, kind, name))
+        try:
+            body = self.open(data, kind, name)
+        except MemoryError as error:
+            raise _unreadable(error) from error
+        return unpickle(body)
 
     def open_kept(self, data: bytes, task_id: str) -> bytes:
         """Return the pickle of a call of which the journal or a letter holds :data:`KEPT`.
@@ -197,7 +201,11 @@ def unpickle(body: bytes) -> Any:
     try:
         return pickle.loads(body)  # noqa: S301 - signed by us
     except Exception as error:
-        raise StreaqError(f"Failed to deserialize data ({type(error).__name__})!") from error
+        raise _unreadable(error) from error
+
+
+def _unreadable(error: Exception) -> StreaqError:
+    return StreaqError(f"Failed to deserialize data ({type(error).__name__})!")
 
 
 def signing_keys(settings: Settings) -> list[bytes]:
@@ -258,7 +266,7 @@ def dump(data: Any) -> bytes:
             return pickle.dumps({**data, "s": False, "r": _unstorable(data, error)})
         if isinstance(data, dict) and "a" in data:
             raise PayloadError(_unstorable_argument(data)) from None
-        raise PayloadError(f"A result can't be stored: {_text(error)}") from None
+        raise PayloadError(f"A result can't be stored: {first_line(error)}") from None
     return raw
 
 
@@ -267,8 +275,8 @@ def _unstorable(data: dict[str, Any], error: Exception) -> PayloadError:
     if isinstance(outcome, BaseException):
         return PayloadError(f"{type(outcome).__name__}: {_text(outcome)}")
     return PayloadError(
-        f"{data['f']}: its result, a {type(outcome).__name__}, can't be stored ({_text(error)}). "
-        "Return plain data"
+        f"{data['f']}: its result, a {type(outcome).__name__}, can't be stored "
+        f"({first_line(error)}). Return plain data"
     )
 
 
@@ -287,9 +295,9 @@ def _unstorable_argument(data: dict[str, Any]) -> str:
         try:
             pickle.dumps(value)
         except Exception as error:  # noqa: BLE001 - as above
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             return (
-                f"{data['f']}: {name}, a {type(value).__name__}, can't be stored ({reason}). "
+                f"{data['f']}: {name}, a {type(value).__name__}, can't be stored "
+                f"({first_line(error)}). "
                 "Pass plain data, such as an id, and load the rest in the task"
             )
     return f"{data['f']}: its arguments can't be stored. Pass plain data"

@@ -17,6 +17,7 @@ from vibetuner.logs import is_machinery
 logger = logging.getLogger(__name__)
 
 EXIT_CODE = 70  # EX_SOFTWARE of sysexits.h
+REPORT_SECONDS = 2.0
 
 
 @asynccontextmanager
@@ -65,10 +66,16 @@ class _Watchdog(threading.Thread):
         self._stopped.set()
 
     def _end(self) -> None:
+        # Logging waits for ever if the loop is blocked by a log that nobody reads.
+        report = threading.Thread(target=self._report, daemon=True)
+        report.start()
+        report.join(REPORT_SECONDS)
+        os._exit(EXIT_CODE)
+
+    def _report(self) -> None:
         where = _where(self._loop_thread)
         logger.critical("the event loop is blocked for %g s by %s; ending", self._limit, where)
         logging.shutdown()
-        os._exit(EXIT_CODE)
 
 
 def _where(thread: int) -> str:

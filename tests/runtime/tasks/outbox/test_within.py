@@ -15,15 +15,17 @@ from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from streaq.types import StreaqCancelled
 
 from tests.runtime.conftest import Running
-from tests.runtime.tasks.outbox.conftest import Database
+from tests.runtime.tasks.outbox.conftest import TUNE, Database
 from tests.waiting import eventually
-from vibetuner.config import Settings
+from vibetuner.config import Settings, using_settings
 from vibetuner.errors import NotConfigured, TaskError, TaskExists, TaskNotFound
 from vibetuner.loader import load_project
 from vibetuner.redis.keys import JournalKeys
+from vibetuner.resources.sql import open_sql, table_of
 from vibetuner.tasks.inspect.actions import abort
 from vibetuner.tasks.inspect.queue import Queue, whole_id
 from vibetuner.tasks.outbox.row import Row, Store
+from vibetuner.tasks.outbox.sql import Outbox
 from vibetuner.tasks.worker import TaskWorker
 
 
@@ -436,3 +438,25 @@ async def test_the_error_for_a_missing_table_names_the_cure(stand_in: Any, setti
 
     with pytest.raises(NotConfigured, match="Add Outbox .from vibetuner.tasks.outbox.sql. to"):
         await receipt.enqueue("T1").within(AsyncSession())
+
+
+async def test_a_missing_table_is_logged_once_with_the_way_to_the_cure(
+    stand_in: Any, settings: Settings, tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    """A worker whose database lacks the outbox's table logs one line, and one once it is there."""
+    stand_in(tune=TUNE)
+    own = settings.model_copy(update={"database_url": f"sqlite+aiosqlite:///{tmp_path}/new.db"})
+
+    def told(words: str) -> list[str]:
+        return [one for one in caplog.messages if words in one]
+
+    with using_settings(own), caplog.at_level("INFO"):
+        async with open_sql(own) as engine, TaskWorker(own) as worker, worker.courier.relaying():
+            await eventually(lambda: told("tasks wait in the outbox"))
+            async with engine.begin() as connection:
+                await connection.run_sync(table_of(Outbox).create)
+            await eventually(lambda: told("handed on again"))
+
+    (line,) = told("tasks wait in the outbox")
+    assert line.endswith("no such table: task_outbox. See:  vibetuner doctor")
+    assert len(told("handed on again")) == 1

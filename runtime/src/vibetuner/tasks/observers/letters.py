@@ -28,6 +28,12 @@ class LetterWriter(Observer):
         """Write the letter; it is stored in the step that records the end."""
         if attempt.end is not End.FAILED or (attempt.task and attempt.policy is None):
             return
+        try:
+            attempt.letter = self._letter(attempt, attempt.payload or b"")
+        except MemoryError:  # a letter without arguments is better than none
+            attempt.letter = self._letter(attempt, b"")
+
+    def _letter(self, attempt: Attempt, payload: bytes) -> str:
         error, cause = attempt.error, attempt.cause or Cause.EXCEPTION
         assert error is not None  # noqa: S101 - it has failed
         # The attempt that found the limit of tries reached did not run its function.
@@ -35,7 +41,6 @@ class LetterWriter(Observer):
         enqueued_at = None
         if attempt.created:
             enqueued_at = datetime.fromtimestamp(attempt.created / 1000, UTC)
-        payload = attempt.payload or b""
         if attempt.arguments_from and attempt.args:  # of another task, and not stored
             whole = {
                 "f": attempt.fn_name, "a": tuple(attempt.args), "k": dict(attempt.kwargs),
@@ -43,7 +48,7 @@ class LetterWriter(Observer):
             }  # fmt: skip
             with suppress(PayloadError):
                 payload = self._codec.seal(dump(whole), Kind.CALL, attempt.task_id)
-        letter = DeadLetter(
+        return DeadLetter(
             task_name=attempt.fn_name,
             task_id=attempt.task_id,
             error=plain_text(error),
@@ -60,5 +65,4 @@ class LetterWriter(Observer):
             enqueued_at=enqueued_at,
             fingerprint=fingerprint(attempt.fn_name, cause, error),
             payload=payload[KEPT],
-        )
-        attempt.letter = letter.to_json()
+        ).to_json()

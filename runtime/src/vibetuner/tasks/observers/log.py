@@ -7,6 +7,7 @@ from collections.abc import Iterable
 
 from streaq.types import StreaqCancelled
 
+from vibetuner.errors import first_line
 from vibetuner.logs import TaskLogger
 from vibetuner.tasks.attempt import Attempt, Cause, End
 from vibetuner.tasks.observers import Observer
@@ -52,8 +53,9 @@ class LogObserver(Observer):
         match attempt.end:
             case _ if attempt.started == 0:
                 level = logging.INFO if isinstance(error, StreaqCancelled) else logging.ERROR
+                reason = first_line(error) if error else ""
                 cure = f" To read it, {OTHER_KEY_CURE}" if str(error) == OTHER_KEY else ""
-                logger.log(level, "%s not run: %s%s", name, error, cure, extra=about)
+                logger.log(level, "%s not run: %s%s", name, reason, cure, extra=about)
             case End.ABORTED:
                 logger.info("%s aborted after %s", name, took, extra=about)
             case End.REQUEUED:
