@@ -15,6 +15,7 @@ import importlib
 import json
 import os
 import pkgutil
+import resource
 import runpy
 import select
 import signal
@@ -108,8 +109,8 @@ def serve(control: socket.socket) -> list[str]:
             if not pid:
                 for one in (control, awake, waking, connection, *running.values()):
                     one.close()
-                arguments, folder, environment = json.loads(request)
-                become(folder, environment, numbers[1:])
+                arguments, folder, environment, limits = json.loads(request)
+                become(folder, environment, numbers[1:], limits)
                 signal.pthread_sigmask(signal.SIG_SETMASK, mask)
                 return list(arguments)
             running[pid] = connection
@@ -135,8 +136,10 @@ def send_number(connection: socket.socket, number: int) -> None:
         connection.sendall(number.to_bytes(4, "big"))
 
 
-def become(folder: str, environment: dict[str, str], files: list[int]) -> None:
-    """Give the fork the signal handlers, files, folder and variables of a new process."""
+def become(
+    folder: str, environment: dict[str, str], files: list[int], limits: dict[str, tuple[int, int]]
+) -> None:
+    """Give the fork the signal handlers, files, folder, variables and limits of a new process."""
     signal.set_wakeup_fd(-1)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -147,6 +150,8 @@ def become(folder: str, environment: dict[str, str], files: list[int]) -> None:
     for stream in (sys.stdin, sys.stdout):
         if stream.isatty() and not environment.get("PYTHONUNBUFFERED"):
             stream.reconfigure(line_buffering=True)
+    for name, both in limits.items():
+        resource.setrlimit(getattr(resource, f"RLIMIT_{name.upper()}"), both)
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(environment)

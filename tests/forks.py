@@ -27,7 +27,10 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import IO
 
-__all__ = ["Forked", "Forks"]
+__all__ = ["Forked", "Forks", "Limits"]
+
+# The soft and the hard limit of resources, by their names in lower case, such as `nofile`.
+Limits = Mapping[str, tuple[int, int]]
 
 # The beginnings of variables that the interpreter and libraries in C read at their start, where
 # no read can be recorded.
@@ -130,12 +133,15 @@ class Forks:
         folder: Path,
         environment: Mapping[str, str],
         files: Sequence[IO[str] | IO[bytes] | int],
+        limits: Limits | None = None,
     ) -> Forked:
         """Start ``python -m …`` or ``-c …`` with these files as its input, output and errors."""
         sys.audit("subprocess.Popen", "python", arguments, folder, environment)
         ours, theirs = socket.socketpair()
         with theirs:
-            request = json.dumps([list(arguments), str(folder), dict(environment)]).encode()
+            request = json.dumps(
+                [list(arguments), str(folder), dict(environment), dict(limits or {})]
+            ).encode()
             numbers = [file if isinstance(file, int) else file.fileno() for file in files]
             socket.send_fds(self._control, [request], [theirs.fileno(), *numbers])
         return Forked(arguments, ours)

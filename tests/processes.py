@@ -19,7 +19,7 @@ from typing import IO
 
 import httpx2
 
-from tests.forks import Forked, Forks
+from tests.forks import Forked, Forks, Limits
 from tests.waiting import wait_until
 from vibetuner.config import Settings
 
@@ -89,10 +89,11 @@ def vibetuner(
     log: Path,
     environment: Mapping[str, str],
     under: Sequence[str] = (),
+    limits: Limits | None = None,
 ) -> Iterator[Command]:
     """Run ``vibetuner …`` in ``folder``, and kill it at the end if it still runs.
 
-    ``under`` is a program that sets limits and becomes this one, such as prlimit.
+    ``under`` is a program that starts this one.
     """
     with log.open("w", encoding="utf-8") as file, Path(os.devnull).open("rb") as nothing:
         process = start_vibetuner(
@@ -101,6 +102,7 @@ def vibetuner(
             environment=environment,
             files=(nothing, file, file),
             under=under,
+            limits=limits,
         )
     running = Command(process, log)
     try:
@@ -120,12 +122,17 @@ def start_vibetuner(
     environment: Mapping[str, str],
     files: tuple[IO[bytes] | int, IO[str] | int, IO[str] | int],
     under: Sequence[str] = (),
+    limits: Limits | None = None,
 ) -> subprocess.Popen[str] | Forked:
     """Start ``vibetuner …`` with these files as its input, output and errors."""
     command = ("-m", "vibetuner", *arguments)
     variables = clean_environment(**environment)
     if not under and (forks := _forks_for(variables)):
-        return forks.start(command, folder=folder, environment=variables, files=files)
+        return forks.start(
+            command, folder=folder, environment=variables, files=files, limits=limits
+        )
+    if limits:
+        under = ("prlimit", *(f"--{name}={low}:{high}" for name, (low, high) in limits.items()))
     stdin, stdout, stderr = files
     return subprocess.Popen(
         [*under, sys.executable, *command],

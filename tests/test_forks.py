@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from tests.forks import Forks
+from tests.forks import Forked, Forks
 from tests.processes import clean_environment, free_port, run_code, run_vibetuner, vibetuner
 from tests.projects import write_project
 
@@ -114,6 +114,25 @@ def test_a_command_can_not_tell_that_it_is_a_fork(project: Path, tmp_path: Path)
     assert forked == started
     assert forked["variables"]["COLOUR"] == "blue"
     assert "COLOUR" not in os.environ
+
+
+def test_a_fork_has_the_limits_that_prlimit_gives(project: Path, tmp_path: Path):
+    """A limit that is asked for holds in the fork from its start, as under `prlimit`."""
+    limits = {"nofile": (200, 300), "data": (2 << 30, 2 << 30)}
+    with vibetuner(
+        *("db", "create-schema"),
+        folder=project,
+        log=tmp_path / "log",
+        environment={"REPORT": str(tmp_path / "forked")},
+        limits=limits,
+    ) as command:
+        command.process.wait(60)
+    assert isinstance(command.process, Forked)
+    assert command.process.returncode == 1, command.output  # there is no DATABASE_URL
+
+    forked = described(tmp_path / "forked")["limits"]
+    assert re.search(r"Max open files +(200|300) +300 ", forked), forked
+    assert re.search(rf"Max data size +{2 << 30} +{2 << 30} ", forked), forked
 
 
 def test_a_command_at_a_terminal_can_not_tell_that_it_is_a_fork(project: Path, tmp_path: Path):

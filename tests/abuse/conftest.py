@@ -182,7 +182,7 @@ def started(tmp_path: Path, service: str, **environment: str) -> Iterator[Listen
         pytest.skip("prlimit is not installed")
     temporary, port = tmp_path / f"{service}-temporary", free_port()
     temporary.mkdir()
-    limits = f"--nofile={FILES}:{FILES}", f"--data={memory_limit(service)}"
+    memory = memory_limit(service)
     with vibetuner(
         *("run", "prod", "frontend" if service == "web" else service, "--port", str(port)),
         folder=tmp_path / "shop",
@@ -193,7 +193,7 @@ def started(tmp_path: Path, service: str, **environment: str) -> Iterator[Listen
             "TMPDIR": str(temporary),
             **environment,
         },
-        under=("prlimit", *limits),
+        limits={"nofile": (FILES, FILES), "data": (memory, memory)},
     ) as command:
         yield ListeningPart(service, command, temporary, port)
 

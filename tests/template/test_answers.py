@@ -8,13 +8,14 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
 from copier import run_copy
 from plumbum import local
+from ruff import find_ruff_bin
 
 from tests.template.conftest import rendered_files
 
@@ -220,17 +221,20 @@ def answered(template: Path, folder: Path, **answers: str) -> Path:
 def assert_whole(project: Path) -> None:
     """Assert that every file parses, and that the code is formatted and free of lint."""
     for name, text in rendered_files(project).items():
-        if name.endswith(".py"):
-            ast.parse(text, name)
-        elif name.endswith((".yml", ".yaml")):
-            load_yaml(text)
+        if name.endswith((".py", ".yml", ".yaml")):
+            parse(Path(name).suffix, text)
     for command in (["format", "--check"], ["check"]):
         process = subprocess.run(
-            [sys.executable, "-m", "ruff", *command, "--no-cache", "--quiet", "."],
+            [find_ruff_bin(), *command, "--no-cache", "--quiet", "."],
             cwd=project, capture_output=True, text=True, check=False,
         )  # fmt: skip
         assert process.returncode == 0, process.stdout + process.stderr
 
 
-def load_yaml(text: str) -> Any:
-    return yaml.safe_load(text)
+@cache
+def parse(suffix: str, text: str) -> None:
+    """Parse a file; most are the same in every project."""
+    if suffix == ".py":
+        ast.parse(text)
+    else:
+        yaml.safe_load(text)

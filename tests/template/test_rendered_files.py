@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import subprocess
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -310,3 +311,16 @@ def test_a_recipe_of_the_users_wins_and_arguments_are_passed_on_whole(project: P
         justfile.write_text(original)
     assert output == "<-k><one or two>"
     assert default.startswith("Available recipes:")
+
+
+def test_our_mypy_reads_libraries_as_a_projects_does(project: Path):
+    """Our options of mypy that count for libraries are a project's, which can use our cache."""
+    ours, theirs = (
+        tomllib.loads((folder / "pyproject.toml").read_text("utf-8"))["tool"]["mypy"]
+        for folder in (ROOT, project)
+    )
+    for own in ("files", "mypy_path", "overrides", "python_version"):
+        ours.pop(own, None)
+        theirs.pop(own, None)
+
+    assert ours == theirs

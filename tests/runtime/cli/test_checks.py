@@ -78,7 +78,7 @@ def test_few_open_files_are_a_warning(shop: Path, environment: dict[str, str], t
         folder=shop,
         log=tmp_path / "log",
         environment=environment,
-        under=("prlimit", "--nofile=200:300"),
+        limits={"nofile": (200, 300)},
     ) as command:
         command.process.wait(60)
     findings = [Finding(**one) for one in json.loads(command.output)["findings"]]
