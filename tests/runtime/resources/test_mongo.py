@@ -107,6 +107,8 @@ async def test_a_refused_password_is_one_line_everywhere(settings: Settings):
         assert "wrong" not in str(caught.value)
 
 
+@pytest.mark.process
+@pytest.mark.slow
 async def test_a_call_that_is_cut_off_leaves_the_client_usable(tmp_path: Path):
     """A call that is cancelled as one of its waits for a lost server ends leaves no lock held.
 
@@ -130,6 +132,8 @@ async def test_a_call_that_is_cut_off_leaves_the_client_usable(tmp_path: Path):
                     await database.command("ping")
 
 
+@pytest.mark.process
+@pytest.mark.slow
 async def test_an_index_may_take_longer_than_a_request_waits(tmp_path: Path):
     """The limit of one call, as a web process has it, is not one of making the indexes."""
 

@@ -159,6 +159,7 @@ print(attempt.error, "error" in attempt.letter)
 """
 
 
+@pytest.mark.process
 @pytest.mark.skipif(sys.platform != "linux", reason="Linux alone limits a process's memory like it")
 def test_arguments_that_memory_does_not_hold_leave_a_dead_letter():
     """A call that is too large for a worker's memory ends with the reason, and has a letter."""
