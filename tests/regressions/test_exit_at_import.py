@@ -209,7 +209,7 @@ def test_a_command_without_stderr_has_its_exit_code(tmp_path: Path, environment:
         env=clean_environment(**environment),
         check=False,
     )
-    assert done.returncode == 1
+    assert done.returncode == 3
 
 
 def test_signals_that_the_parent_blocks_stop_a_worker(tmp_path: Path, environment: dict[str, str]):
@@ -263,9 +263,9 @@ def test_a_thread_of_the_project_does_not_hold_up_a_command(
     done = run_vibetuner("tasks", "enqueue", "ad", folder=shop, **environment)
 
     first, last = done.stderr.splitlines()
-    assert first.startswith("error: This project has no task named ad.")
+    assert first.startswith("error: The project has no task ad.")
     assert last.startswith("leaving without threads that still run: Thread-")
-    assert done.returncode == 1
+    assert done.returncode == 3
 
 
 @pytest.mark.parametrize("part", ["worker", "frontend"])

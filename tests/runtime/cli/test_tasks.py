@@ -66,7 +66,7 @@ def test_without_a_worker_a_task_is_enqueued_explained_and_marked(typed: Typed):
         (("show", "nobody"), 3, "There is no task nobody"),
         (("why", "nobody"), 3, "There is no task nobody"),
         (("abort", "nobody"), 3, "There is no task nobody"),
-        (("enqueue", "ad"), 1, "Did you mean add?"),
+        (("enqueue", "ad"), 3, "Did you mean add?"),
         (("enqueue", "add", "--args", "1"), 1, "--args takes JSON such as"),
         (("enqueue", "add", "--args", "[1"), 1, "--args takes JSON such as"),
         (("enqueue", "add", "--kwargs", '{"a": 1}'), 1, "missing a required argument: 'b'"),

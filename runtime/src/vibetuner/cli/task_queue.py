@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from vibetuner.cli.console import Console, one_line, parse_choice, prepare_env_file, print_json, utc
 from vibetuner.config import get_settings
-from vibetuner.errors import ServiceUnavailable, TaskNotFound, counted, suggest
+from vibetuner.errors import ServiceUnavailable, counted
 from vibetuner.loader import load_project, make_importable
 from vibetuner.project import project_info, worker_command
 from vibetuner.tasks.inspect.model import ENDED, Filters, Page, Row, State, TaskDetail
 from vibetuner.tasks.inspect.queue import answering, this_queue, whole_id
 from vibetuner.tasks.inspect.stats import open_outbox
-from vibetuner.tasks.registry import import_tasks
+from vibetuner.tasks.registry import find_named, import_tasks
 from vibetuner.tasks.worker import get_worker, open_queue
 from vibetuner.timing import duration, parse_moment
 
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 SECONDS = 30.0
-MOST_NAMES = 5
 
 COLOURS = {
     State.RUNNING: "cyan",
@@ -96,11 +95,7 @@ def check_task_name(name: str) -> None:
     """
     load_project()
     import_tasks(project_info())
-    names = sorted(get_worker().registry)
-    if name in names:
-        return
-    known = f"There are: {', '.join(names[:MOST_NAMES])}" if names else "The project has no tasks"
-    raise TaskNotFound(f"The project has no task {name}. {suggest(name, names, known)}")
+    find_named(get_worker(), name)
 
 
 def print_page(page: Page, *, as_json: bool = False) -> None:

@@ -158,7 +158,10 @@ def enqueue(
     kwargs: Annotated[str, typer.Option(help="Its named arguments as a JSON object.")] = "{}",
     as_json: AsJson = False,
 ) -> None:
-    """Enqueue a task by name, after checking its arguments."""
+    """Enqueue a task by name, after checking its arguments.
+
+    Exit code 1 if they don't fit, 3 if the project has no such task.
+    """
     from vibetuner.cli.console import print_json
     from vibetuner.cli.task_queue import run
     from vibetuner.tasks.inspect.actions import enqueue as enqueue_task

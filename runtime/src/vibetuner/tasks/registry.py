@@ -13,7 +13,7 @@ from streaq.task import RegisteredTask
 
 from vibetuner.app import VibetunerApp
 from vibetuner.crontab import find_ambiguity
-from vibetuner.errors import ProjectError
+from vibetuner.errors import ProjectError, TaskNotFound, first_few, suggest
 from vibetuner.loader import import_module_of
 from vibetuner.project import ProjectInfo
 from vibetuner.tasks.queues import declared_queue, suggest_queue
@@ -66,6 +66,18 @@ def check_name(worker: Worker[Any], name: str, function: Callable[..., Any]) -> 
         f"Two tasks are named {name}: one{_place(other)} and one{_place(function)}. "
         "Pass name=... to the decorator of one"
     )
+
+
+def find_named(worker: Worker[Any], name: str) -> Any:
+    """Return the task of this name.
+
+    Raises:
+        TaskNotFound: there is none; the message suggests a similar name.
+    """
+    if name in (tasks := worker.registry):
+        return tasks[name]
+    known = f"There are: {first_few(sorted(tasks), 5)}" if tasks else "tune.py lists no tasks"
+    raise TaskNotFound(f"The project has no task {name}. {suggest(name, tasks, known)}")
 
 
 def find_warnings(worker: Worker[Any]) -> list[str]:

@@ -199,7 +199,7 @@ async def test_arguments_of_a_task_enqueued_by_name_must_fit(queue: Queue):
     task_id = await enqueue(queue, "double", [3], {"day": "2026-05-01"})
     assert (await find_task(queue, task_id)).arguments == {"number": "3", "day": "2026-05-01"}
 
-    with pytest.raises(TaskError, match="no task named doubel. Did you mean double"):
+    with pytest.raises(TaskNotFound, match="no task doubel. Did you mean double"):
         await enqueue(queue, "doubel")
     with pytest.raises(TaskError, match=r"double\(number: .*missing a required argument"):
         await enqueue(queue, "double")

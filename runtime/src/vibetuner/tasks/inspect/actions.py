@@ -10,7 +10,7 @@ from typing import Any, get_type_hints
 from pydantic import TypeAdapter, ValidationError
 from pydantic.errors import PydanticUserError
 
-from vibetuner.errors import TaskError, TaskNotFound, suggest
+from vibetuner.errors import TaskError, TaskNotFound
 from vibetuner.tasks.depends import is_injected
 from vibetuner.tasks.inspect.detail import (
     Facts,
@@ -24,6 +24,7 @@ from vibetuner.tasks.inspect.model import ENDED
 from vibetuner.tasks.inspect.queue import Queue
 from vibetuner.tasks.outbox.row import find_row as find_in_outbox
 from vibetuner.tasks.payload import Kind
+from vibetuner.tasks.registry import find_named
 
 CONFIRM_SECONDS = 3
 JOURNAL_LOOKS = 6
@@ -61,9 +62,10 @@ async def enqueue(
     """Check the arguments of a task, enqueue it by its name, and return the id.
 
     Raises:
-        TaskError: there is no such task here, or the arguments don't fit its function.
+        TaskNotFound: the project has no such task.
+        TaskError: the arguments don't fit its function.
     """
-    task = _task(queue, name)
+    task = find_named(queue.worker, name)
     args, kwargs = check_arguments(task.fn, name, args, kwargs or {})
     enqueued = await task.enqueue(*args, **kwargs)
     return str(enqueued.id)
@@ -92,7 +94,7 @@ async def enqueue_again(queue: Queue, task_id: str) -> str:
             f"{task_id} can't be enqueued again: its arguments are not kept. "
             "Enqueue it with arguments of your own:  vibetuner tasks enqueue NAME --args '[...]'"
         )
-    task = _task(queue, str(data["f"]))
+    task = find_named(queue.worker, str(data["f"]))
     enqueued = await task.enqueue(*data["a"], **data["k"])
     return str(enqueued.id)
 
@@ -149,12 +151,3 @@ def _hints(function: Any) -> dict[str, Any]:
 def _signature_text(sign: inspect.Signature) -> str:
     wanted = [p for p in sign.parameters.values() if not is_injected(p.default)]
     return f"({', '.join(str(parameter) for parameter in wanted)})"
-
-
-def _task(queue: Queue, name: str) -> Any:
-    registry = queue.worker.registry
-    if name in registry:
-        return registry[name]
-    known = ", ".join(sorted(registry)) or "none; tune.py lists no tasks"
-    hint = suggest(name, registry, f"There are: {known}")
-    raise TaskError(f"This project has no task named {name}. {hint}")
