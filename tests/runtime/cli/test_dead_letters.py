@@ -190,6 +190,14 @@ def test_many_are_done_with_filters_and_yes(desk: Desk):
     assert (nothing.returncode, nothing.stdout) == (3, "Nothing matched.\n")
 
 
+def test_an_error_without_a_message_is_named_by_its_class(desk: Desk):
+    """The class of an error that has no message is listed and shown without a colon."""
+    desk.bury("t1", error="", error_type="MemoryError")
+
+    assert desk.type("list").stdout.endswith("  exception  MemoryError\n")
+    assert re.search(r"^error +MemoryError$", desk.type("show", "t1").stdout, re.MULTILINE)
+
+
 @pytest.mark.parametrize("desk", ["stream"], indirect=True)
 def test_what_is_refused_is_named_and_the_rest_is_done(desk: Desk):
     """Each refused letter is named in a line, with exit code 1, and the others are retried."""

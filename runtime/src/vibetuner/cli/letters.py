@@ -24,6 +24,7 @@ from vibetuner.project import project_info
 from vibetuner.tasks.dead_letters import Cause, DeadLetter, Page, get, open_dead_letters
 from vibetuner.tasks.dead_letters.api import Outcome, Verb, find, matching, settle, total
 from vibetuner.tasks.letters.letter import Filters
+from vibetuner.tasks.letters.plain import headline
 from vibetuner.timing import parse_moment
 
 T = TypeVar("T")
@@ -260,7 +261,7 @@ def _print_refusals(outcome: Outcome) -> None:
 
 
 def _error(letter: DeadLetter) -> str:
-    text = one_line(f"{letter.error_type}: {letter.error}")
+    text = one_line(headline(letter.error_type, letter.error))
     text = text if len(text) <= LONGEST_ERROR else f"{text[:LONGEST_ERROR]}…"
     return text if letter.is_open else f"{text}  [{_act(letter)}]"
 
@@ -278,7 +279,7 @@ def _facts(letter: DeadLetter) -> dict[str, Any]:
         "task": letter.task_name,
         "id": letter.task_id,
         "cause": letter.cause.value,
-        "error": f"{letter.error_type}: {letter.error}",
+        "error": headline(letter.error_type, letter.error),
         "tries": letter.tries,
         "failed": utc(letter.failed_at),
         "enqueued": letter.enqueued_at and utc(letter.enqueued_at),

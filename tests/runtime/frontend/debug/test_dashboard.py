@@ -162,7 +162,7 @@ async def test_a_task_is_aborted_and_enqueued_again(
         night = await client.post(f"{HOME}/cron/run", data={"name": "nightly"})
         assert "Enqueued. This is the new task." in night.text
         missing = await client.post(f"{HOME}/cron/run", data={"name": "nobody"})
-        assert missing.status_code == 409
+        assert missing.status_code == 404
 
 
 async def test_one_dead_letter_is_retried_and_one_discarded(
@@ -184,6 +184,16 @@ async def test_one_dead_letter_is_retried_and_one_discarded(
     assert refused.status_code == 409
     assert "was discarded by the dashboard" in refused.text
     assert (await client.post(f"{HOME}/dead/d9/retry")).status_code == 404
+
+
+async def test_an_error_without_a_message_is_named_by_its_class(
+    client: AsyncClient, worker: TaskWorker
+):
+    """A letter's error and its group have the class, without a colon, if there is no message."""
+    await bury(worker, "d1", error="", error_type="MemoryError")
+    page = (await client.get(f"{HOME}/dead")).text
+    assert page.count("MemoryError<") == 2
+    assert "MemoryError:" not in page
 
 
 @pytest.mark.parametrize("store", ["mongodb", "stream"])

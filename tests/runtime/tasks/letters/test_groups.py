@@ -59,6 +59,15 @@ async def test_a_letter_is_counted_until_somebody_decides(bury: Bury, queue: Tas
     assert await count() == await count(fingerprint="f1") == 1
 
 
+async def test_a_group_of_an_error_without_a_message_has_its_class(bury: Bury, queue: TaskWorker):
+    """A group is named by the class of its error if the error has no message."""
+    await bury("a", error="", error_type="MemoryError")
+
+    (group,) = await groups()
+
+    assert group.error == "MemoryError"
+
+
 async def test_a_group_has_its_newest_error_and_its_span(bury: Bury, queue: TaskWorker):
     """A group has its newest error and its first and last time, in whatever order letters come."""
     await bury("new", failed_at=NOW, error="now")

@@ -64,7 +64,7 @@ local function count_letter(letters, about, n, place)
     if about.failed_at < tostring(group.first) then group.first = about.failed_at end
     if about.failed_at >= group.last then
       group.task, group.cause, group.last = about.task_name, about.cause, about.failed_at
-      group.error = about.error_type .. ': ' .. about.error
+      group.error = about.error_type .. (about.error == '' and '' or ': ' .. about.error)
     end
   end
   redis.call('hset', groups, about.fingerprint, cjson.encode(group))

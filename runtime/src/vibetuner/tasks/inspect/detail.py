@@ -18,7 +18,7 @@ from vibetuner.tasks.inspect.model import ENDED, Row, State, TaskDetail, moment
 from vibetuner.tasks.inspect.queue import Queue, unreadable_row
 from vibetuner.tasks.inspect.shown import name_arguments, shown
 from vibetuner.tasks.journal.entry import Ended, FailedTry
-from vibetuner.tasks.letters.plain import plain_text
+from vibetuner.tasks.letters.plain import headline, plain_text
 from vibetuner.tasks.letters.stream import StreamStore
 from vibetuner.tasks.outbox.row import Row as OutboxRow
 from vibetuner.tasks.outbox.row import find_row as find_in_outbox
@@ -180,7 +180,7 @@ def _letter_row(letter: DeadLetter) -> Row:
         finished=letter.failed_at,
         tries=letter.tries,
         worker=letter.worker_id,
-        error=f"{letter.error_type}: {letter.error}",
+        error=headline(letter.error_type, letter.error),
     )
 
 

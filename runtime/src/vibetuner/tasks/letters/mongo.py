@@ -26,6 +26,7 @@ from vibetuner.resources.mongo import Database, unreachable
 from vibetuner.state import request_seconds
 from vibetuner.stored import Unreadable, dump_record, read_or_none, read_record
 from vibetuner.tasks.letters.letter import Act, DeadLetter, Filters, Group, Page
+from vibetuner.tasks.letters.plain import headline
 from vibetuner.tasks.letters.requeue import Requeue
 from vibetuner.tasks.letters.stream import BATCH, Client, StreamStore, bad_end, by_size
 from vibetuner.timing import backoff
@@ -212,7 +213,7 @@ class MongoStore(StreamStore):
         groups = []
         async for one in await self._letters.aggregate(steps):
             values = {**one, "fingerprint": one["_id"], "task": one.get("task_name")}
-            values["error"] = f"{one.get('error_type')}: {one.get('error')}"
+            values["error"] = headline(str(one.get("error_type")), str(one.get("error") or ""))
             if group := read_or_none(Group, values):
                 groups.append(group)
         return groups

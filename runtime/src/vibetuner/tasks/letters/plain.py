@@ -88,3 +88,12 @@ def plain_traceback(error: BaseException, longest: int = LONGEST_TRACEBACK) -> s
         return plain_text(format_traceback(error), longest)
     except Exception as failure:  # noqa: BLE001 - somebody's __str__ must not cost the record
         return f"can't be shown ({type(failure).__name__})"
+
+
+def headline(error_type: str, error: str) -> str:
+    """Return an error's class and message in one text.
+
+    >>> headline("ValueError", "no money"), headline("MemoryError", "")
+    ('ValueError: no money', 'MemoryError')
+    """
+    return f"{error_type}: {error}" if error else error_type

@@ -25,7 +25,7 @@ from vibetuner.redis.keys import MINUTE_MS, JournalKeys
 from vibetuner.stored import dump_record
 from vibetuner.tasks.attempt import Attempt, End
 from vibetuner.tasks.journal.entry import Beat, FailedTry, Started, bucket
-from vibetuner.tasks.letters.plain import plain_text, plain_traceback
+from vibetuner.tasks.letters.plain import headline, plain_text, plain_traceback
 from vibetuner.tasks.observers import Observer
 
 if TYPE_CHECKING:
@@ -246,6 +246,5 @@ def _now() -> int:
 def _one_line(error: BaseException) -> str:
     kind = type(error).__name__
     # Converted to text first: an error in __str__ must not lose the entry.
-    text = next(iter(plain_text(error, LONGEST_TRACEBACK).splitlines()), kind)
-    text = plain_text(text, LONGEST_ERROR)
-    return text if text == kind else f"{kind}: {text}"
+    text = next(iter(plain_text(error, LONGEST_TRACEBACK).splitlines()), "")
+    return headline(kind, plain_text(text, LONGEST_ERROR))
