@@ -34,4 +34,4 @@ def test_the_readme_compares_with_the_figures_of_the_benchmarks():
         return " and ".join(name for name, row in peers.items() if row[column].startswith("**"))
 
     assert faster(DRAINED) == "cauli"
-    assert f"{faster(ENQUEUED)} enqueue faster." in readme
+    assert f"{faster(ENQUEUED)} enqueues faster." in readme
