@@ -48,7 +48,7 @@ async def test_a_withdrawn_message_ends_nothing(worker: TaskWorker):
     async with worker:
         task = await charge.enqueue("old")
         functions, keys = worker.client.functions, worker.client.keys
-        await functions.call("make_groups", (keys.queue,), ["workers", "normal"])
+        await functions.call("make_groups", (keys.queue,), ["workers", 86_400_000, "normal"])
         head = ["workers", worker.id, 60_000, 900]
         now, *claimed = await functions.call("claim", (keys.queue,), [*head, 1, 1, "normal", 1])
         message = claimed[1]

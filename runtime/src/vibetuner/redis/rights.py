@@ -21,7 +21,8 @@ COMMANDS = (
     "lrange", "ltrim", "mget", "mset", "multi", "pexpire", "ping", "pttl", "publish", "rpush",
     "sadd", "scan", "scard", "script|load", "select", "set", "sismember", "smembers", "spublish",
     "srem", "ssubscribe", "subscribe", "time", "unsubscribe", "wait", "waitaof",
-    "xack", "xadd", "xautoclaim", "xclaim", "xdel", "xgroup|create", "xinfo|groups", "xlen",
+    "xack", "xadd", "xautoclaim", "xclaim", "xdel", "xgroup|create", "xgroup|delconsumer",
+    "xinfo|consumers", "xinfo|groups", "xlen",
     "xpending", "xrange", "xreadgroup", "xrevrange", "xtrim", "zadd", "zcard", "zrange", "zrem",
     "zremrangebyscore", "zscan", "zscore",
 )  # fmt: skip

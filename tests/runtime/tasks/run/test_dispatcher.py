@@ -14,7 +14,7 @@ from vibetuner.redis.keys import GROUP
 from vibetuner.tasks.attempt import Attempt
 from vibetuner.tasks.observers import Observers
 from vibetuner.tasks.queues import ReadOrder
-from vibetuner.tasks.run.dispatcher import MOST_TRIES, Dispatcher, Lookahead, _number
+from vibetuner.tasks.run.dispatcher import FORGET_MS, MOST_TRIES, Dispatcher, Lookahead, _number
 from vibetuner.tasks.run.finisher import Finisher
 from vibetuner.tasks.run.outage import Outage
 from vibetuner.tasks.worker import TaskWorker
@@ -90,7 +90,7 @@ async def test_a_lost_message_is_found_behind_many_that_run(worker: TaskWorker):
         calls = [noop.enqueue() for _ in range(150)]
         await worker.enqueue_many(calls)
         functions, keys = worker.client.functions, worker.client.keys
-        await functions.call("make_groups", (keys.queue,), ["workers", "normal"])
+        await functions.call("make_groups", (keys.queue,), ["workers", 86_400_000, "normal"])
 
         async def claim(consumer: str, count: int) -> list[bytes]:
             head = ["workers", consumer, 60_000, 900]
@@ -105,6 +105,30 @@ async def test_a_lost_message_is_found_behind_many_that_run(worker: TaskWorker):
         found = [await claim("other", 1) for _ in range(2)]
         assert [one[2].decode() for one in found if one] == [calls[-1].id]
         assert await claim("other", 1) == []
+
+
+async def test_consumers_of_ended_workers_are_removed(worker: TaskWorker):
+    """A start removes consumers that were idle for long, except those that hold messages."""
+
+    @worker.task(name="noop")
+    async def noop() -> None: ...
+
+    async def start(forget_ms: int) -> list[str]:
+        values = ["workers", forget_ms, "normal"]
+        await functions.call("make_groups", (keys.queue,), values)
+        found = await call("XINFO", "CONSUMERS", stream, "workers")
+        return sorted(dict(zip(one[::2], one[1::2], strict=True))[b"name"].decode() for one in found)
+
+    async with worker:
+        functions, keys = worker.client.functions, worker.client.keys
+        call, stream = functions.connection.call, keys.stream("normal")
+        await noop.enqueue()
+        assert await start(FORGET_MS) == []
+        for name in ("busy", "idle"):
+            await call("XREADGROUP", "GROUP", "workers", name, "STREAMS", stream, ">")
+        await call("XGROUP", "CREATECONSUMER", stream, "workers", "new")
+        assert await start(FORGET_MS) == ["busy", "idle", "new"]
+        assert await start(0) == ["busy"]
 
 
 @pytest.fixture

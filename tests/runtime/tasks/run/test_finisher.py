@@ -16,6 +16,7 @@ from vibetuner.tasks.attempt import Attempt, Cause, End
 from vibetuner.tasks.client.queue import QueueClient
 from vibetuner.tasks.observers import Observer, Observers
 from vibetuner.tasks.payload import KEPT, Kind
+from vibetuner.tasks.run.dispatcher import FORGET_MS
 from vibetuner.tasks.run.finisher import Batch, Finisher, _split, fresh_ms
 from vibetuner.tasks.run.outage import Outage
 from vibetuner.tasks.worker import TaskWorker
@@ -155,7 +156,7 @@ async def test_the_tasks_that_wait_for_a_failed_one_fail_with_it(
     first = await mail.enqueue()
     others = [await mail.enqueue().start(after=first.id) for _ in range(2)]
     call, stream = client.functions.connection.call, client.keys.stream(worker.queue_of("mail"))
-    await client.functions.call("make_groups", (client.keys.queue,), [GROUP, "normal"])
+    await client.functions.call("make_groups", (client.keys.queue,), [GROUP, FORGET_MS, "normal"])
     reply = await call("XREADGROUP", "GROUP", GROUP, "w1", "STREAMS", stream, ">")
     attempt = done("mail", first.id, end=End.FAILED)
     attempt.message_id = reply[0][1][0][0].decode()

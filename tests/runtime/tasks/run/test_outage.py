@@ -192,7 +192,7 @@ async def test_only_the_last_owner_records_the_end_of_a_lost_task(worker: TaskWo
     async with worker:
         await noop.enqueue()
         functions, keys = worker.client.functions, worker.client.keys
-        groups = ["workers", "normal"]
+        groups = ["workers", 86_400_000, "normal"]
         await functions.call("make_groups", (keys.queue,), groups)
         head = ["workers", worker.id, 60_000, 0]
         now, priority, message, task, *_ = await functions.call(
@@ -223,7 +223,7 @@ async def test_a_replica_that_never_got_a_task_records_its_end(worker: TaskWorke
     async with worker:
         await noop.enqueue()
         functions, keys = worker.client.functions, worker.client.keys
-        await functions.call("make_groups", (keys.queue,), ["workers", "normal"])
+        await functions.call("make_groups", (keys.queue,), ["workers", 86_400_000, "normal"])
         head = ["workers", worker.id, 60_000, 0]
         now, priority, message, task, *_ = await functions.call(
             "claim", (keys.queue,), [*head, 1, 1, "normal", 1]

@@ -153,14 +153,29 @@ local function load(keys, argv)
   return load_messages(keys[1], messages, { now })
 end
 
+-- Remove consumers that were idle for so long: each worker is one of its own, and the server would keep
+-- them for ever. One that holds messages stays, as they would be lost with it.
+local function remove_consumers(stream, group, idle)
+  local found = redis.pcall('xinfo', 'consumers', stream, group)
+  for _, one in ipairs(found.err and {} or found) do
+    local about = {}
+    for i = 1, #one, 2 do about[one[i]] = one[i + 1] end
+    if about.pending == 0 and about.idle >= tonumber(idle) then
+      redis.pcall('xgroup', 'delconsumer', stream, group, about.name)
+    end
+  end
+end
+
 -- Create the streams of these priorities and their consumer group, where they are missing, and note
--- when: messages that were claimed before that are not in them. ARGV: group, priorities.
+-- when: messages that were claimed before that are not in them.
+-- ARGV: group, the milliseconds after which an idle consumer is removed, priorities.
 local function make_groups(keys, argv)
-  for i = 2, #argv do
+  for i = 3, #argv do
     local stream = keys[1] .. ':queues:' .. argv[i]
     local answer = redis.pcall('xgroup', 'create', stream, argv[1], '0', 'mkstream')
     if answer.err then  -- it exists
       redis.call('hsetnx', keys[1] .. ':made', argv[i], '0')
+      remove_consumers(stream, argv[1], argv[2])
     else
       redis.call('hset', keys[1] .. ':made', argv[i], whole(clock()))
     end

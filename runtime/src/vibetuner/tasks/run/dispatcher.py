@@ -25,6 +25,8 @@ FRESH_SECONDS = 0.2
 BLOCK_MS = 1000
 LOOK_SECONDS = 0.5
 BURST_SECONDS = 0.02
+# The consumer of a worker that ended is removed after a day: even a frozen one is back by then.
+FORGET_MS = 86_400_000
 MOST_TRIES = 1_000_000
 # The number of values that the server returns of each message.
 VALUES = 7
@@ -111,8 +113,9 @@ class Dispatcher:
                     await self._requeue_unknown()
 
     async def make_groups(self) -> None:
-        """Create the streams and their consumer group if they are missing."""
-        await self._functions.call("make_groups", (self._keys.queue,), [GROUP, *self._order.names])
+        """Create missing streams and groups; remove the consumers of workers that ended."""
+        values = [GROUP, FORGET_MS, *self._order.names]
+        await self._functions.call("make_groups", (self._keys.queue,), values)
 
     def release(self, attempt: Attempt) -> None:
         """Free the slot of an attempt whose end is being recorded."""
