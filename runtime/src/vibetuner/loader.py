@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import traceback
 from functools import cache
@@ -52,6 +53,28 @@ class Terminating:
 def was_received(handler: object) -> bool:
     """Return whether a signal's former handler has received it in vain."""
     return isinstance(handler, Terminating) and handler.received
+
+
+@cache
+def end_forks_by_signal() -> None:
+    """Let SIGTERM end the processes that the project's code forks from this one, and only those.
+
+    A fork inherits the handlers, and asyncio's pipe: through it, a signal for the fork would reach
+    the event loop of this process and stop it. A signal that comes earlier waits.
+    """
+
+    def hold() -> None:
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+
+    def release() -> None:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+
+    def restore() -> None:
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        release()
+
+    os.register_at_fork(before=hold, after_in_parent=release, after_in_child=restore)
 
 
 @cache

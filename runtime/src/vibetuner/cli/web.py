@@ -20,7 +20,7 @@ from vibetuner.errors import VibetunerError
 from vibetuner.frontend.app import create_app
 from vibetuner.frontend.debug.gate import is_loopback
 from vibetuner.frontend.monitor import Attention, create_monitor
-from vibetuner.loader import load_project, was_received
+from vibetuner.loader import end_forks_by_signal, load_project, was_received
 from vibetuner.project import project_info
 from vibetuner.sse.hub import KEEPALIVE_SECONDS
 from vibetuner.tasks.registry import import_tasks
@@ -56,6 +56,7 @@ async def _serve_frontend(app: FastAPI, listener: socket.socket, dev: bool) -> N
         config = make_config(app, settings, access_log=dev, timeout_graceful_shutdown=CLOSE_SECONDS)
         # uvicorn raises a signal again after closing everything, when nothing is left to stop.
         before = signal.signal(signal.SIGTERM, lambda *_: None)
+        end_forks_by_signal()
         if was_received(before):
             return
         await WebServer(config).serve(sockets=[listener])

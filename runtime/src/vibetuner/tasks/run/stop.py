@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from vibetuner.loader import was_received
+from vibetuner.loader import end_forks_by_signal, was_received
 
 logger = logging.getLogger(__name__)
 
@@ -49,6 +49,7 @@ class Stop:
         Args:
             is_last: the process ends after the block, so a late signal must not kill it.
         """
+        end_forks_by_signal()
         loop = asyncio.get_running_loop()
         before = {number: signal.getsignal(number) for number in SIGNALS}
         for number in SIGNALS:
