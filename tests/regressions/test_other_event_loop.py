@@ -1,8 +1,9 @@
-"""A connection that is used from another event loop raises an error before anything is sent."""
+"""A connection used in another event loop or process raises an error before anything is sent."""
 
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any
 
@@ -17,6 +18,7 @@ from vibetuner.redis import redis_client
 from vibetuner.redis.client import open_resource
 from vibetuner.resources.sql import open_session, open_sql
 from vibetuner.sse.broadcast import broadcast
+from vibetuner.tasks.worker import TaskWorker, enqueue_sync
 from vibetuner.testing import held_open
 
 
@@ -65,3 +67,38 @@ async def test_the_cure_works():
     )
 
     assert sent.partition("-")[0].isdigit()
+
+
+def error_in_a_fork(function: Callable[[], object]) -> str:
+    """Return the error that a function raises in a fork of this process."""
+    reading, writing = os.pipe()
+    if not os.fork():
+        try:
+            function()
+        except WrongEventLoop as error:
+            os.write(writing, str(error).encode())
+        finally:
+            os._exit(0)
+    os.close(writing)
+    with os.fdopen(reading) as answer:
+        os.wait()
+        return answer.read()
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")  # of a process with threads
+@pytest.mark.usefixtures("opened")
+async def test_a_fork_gets_an_error_with_the_cure(worker: TaskWorker):
+    """A fork that uses a connection of the first process gets WrongEventLoop at once."""
+
+    @worker.task(name="noop")
+    async def noop() -> None: ...
+
+    async with worker:
+        uses: dict[str, Callable[[], object]] = {
+            "The queue": lambda: enqueue_sync(noop.enqueue()),
+            "Redis": redis_client.get,
+        }
+        for name, use in uses.items():
+            error = await asyncio.to_thread(error_in_a_fork, use)
+            assert error.startswith(f"{name} is open in the process that this one was forked from")
+            assert error.endswith('multiprocessing.get_context("spawn")')

@@ -89,7 +89,7 @@ async def test_a_signal_for_a_fork_ends_the_fork_alone():
     with stop.on_signals():
         child = os.fork()
         if not child:
-            time.sleep(5)
+            time.sleep(5)  # noqa: ASYNC251 - no loop runs in the fork
             os._exit(0)
         os.kill(child, signal.SIGTERM)
         _, status = await asyncio.to_thread(os.waitpid, child, 0)
@@ -105,7 +105,10 @@ def test_a_signal_ends_a_fork_of_a_web_process(environment: dict[str, str], tmp_
 
         app = VibetunerApp(routes=[router])
     """
-    project, port = write_project(tmp_path / "project", {"routes.py": FORKS}, tune=tune), free_port()
+    project, port = (
+        write_project(tmp_path / "project", {"routes.py": FORKS}, tune=tune),
+        free_port(),
+    )
     with vibetuner(
         *("run", "dev", "frontend", "--port", str(port)),
         folder=project, log=tmp_path / "log", environment=environment,

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
 
 import pytest
 
 from vibetuner.errors import NotConfigured, WrongEventLoop
-from vibetuner.state import Slot, check_loop, running_loop
+from vibetuner.state import Place, Slot
 
 
 def test_an_empty_slot_raises_its_error():
@@ -68,12 +67,17 @@ async def _read(slot: Slot[str]) -> str:
 
 
 async def test_the_loop_that_owns_something_may_use_it():
-    """`check_loop` accepts the loop that owns something, and refuses another loop."""
-    check_loop(running_loop(), "The queue")
-    check_loop(None, "The queue")
-    with closing(asyncio.new_event_loop()) as other:
+    """`Place` accepts the loop that something was opened in, and refuses another loop."""
+    here = Place()
+    here.check("The queue")
+    with ThreadPoolExecutor() as pool:
+        pool.submit(Place).result().check("The queue")  # opened where no loop runs
         with pytest.raises(WrongEventLoop, match=r"anyio\.from_thread\.run\(function"):
-            check_loop(other, "The queue")
+            pool.submit(asyncio.run, _check(here)).result()
+
+
+async def _check(place: Place) -> None:
+    place.check("The queue")
 
 
 def test_of_two_equal_objects_the_one_whose_block_ends_is_removed():

@@ -9,7 +9,7 @@
     ├── ServiceUnavailable   an outside system does not answer, or refuses
     │   └── RedisFull        Redis has no memory left for new tasks and events
     ├── NotDurable           a durable enqueue is not confirmed: a crash or failover may lose it
-    ├── WrongEventLoop       a connection is used in another event loop (also a RuntimeError)
+    ├── WrongEventLoop       a connection is used in another loop or process (also a RuntimeError)
     ├── PayloadError         a task's arguments or result can't be stored
     ├── DeadLetterError      a dead letter can't be retried or discarded
     │   └── DeadLetterNotFound   no letter has this id (also a LookupError)
@@ -161,7 +161,7 @@ class NotDurable(VibetunerError):  # noqa: N818 - a state, as above
 
 
 class WrongEventLoop(VibetunerError, RuntimeError):  # noqa: N818 - as asyncio's own RuntimeError
-    """A connection is used in another event loop than the one it was opened in."""
+    """A connection is used in another event loop or process than the one it was opened in."""
 
 
 class PayloadError(VibetunerError):

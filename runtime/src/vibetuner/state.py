@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -50,14 +51,14 @@ class Slot(Generic[T]):
     def __init__(self, missing: Callable[[], Exception], *, name: str = "") -> None:
         self._missing = missing
         self._name = name
-        self._held: list[tuple[T, asyncio.AbstractEventLoop | None]] = []
+        self._held: list[tuple[T, Place]] = []
 
     def get(self) -> T:
         """Return the open value.
 
         Raises:
             Exception: nothing is open; ``missing`` makes this error.
-            WrongEventLoop: it is open in another event loop.
+            WrongEventLoop: it is open in another event loop or process.
         """
         if not self._held:
             raise self._missing()
@@ -70,7 +71,7 @@ class Slot(Generic[T]):
     @contextmanager
     def hold(self, value: T) -> Iterator[T]:
         """Set the value for the length of the block."""
-        held = (value, running_loop())
+        held = (value, Place())
         self._held.append(held)
         try:
             yield value
@@ -79,29 +80,41 @@ class Slot(Generic[T]):
             self._held[:] = [one for one in self._held if one is not held]
 
     def _newest(self) -> T:
-        value, loop = self._held[-1]
+        value, place = self._held[-1]
         if self._name:
-            check_loop(loop, self._name)
+            place.check(self._name)
         return value
 
 
-def check_loop(owner: asyncio.AbstractEventLoop | None, name: str) -> None:
-    """Raise if the running event loop is not ``owner``, in which ``name`` is open.
+class Place:
+    """The process and the event loop that a connection is opened in, and works in."""
 
-    Call it before anything is sent. Without a running loop nothing can be awaited, so nothing is
-    refused.
+    def __init__(self) -> None:
+        self.loop = running_loop()
+        self._process = os.getpid()
 
-    Raises:
-        WrongEventLoop: the running loop is not ``owner``.
-    """
-    here = running_loop()
-    if owner is None or here is None or here is owner:
-        return
-    raise WrongEventLoop(
-        f"{name} is open in another event loop than the one that runs here, so nothing was sent. "
-        "In a function that is not async, put  anyio.from_thread.run(function, *arguments)  in "
-        "place of asyncio.run(); elsewhere, open it in this loop"
-    )
+    def check(self, name: str) -> None:
+        """Raise if this is not the place in which ``name`` is open.
+
+        Call it before anything is sent. Without a running loop nothing can be awaited, so nothing
+        is refused for it.
+
+        Raises:
+            WrongEventLoop: another event loop runs here, or this process is a fork.
+        """
+        if self._process != os.getpid():
+            raise WrongEventLoop(
+                f"{name} is open in the process that this one was forked from, so nothing was "
+                'sent. Start this one with  multiprocessing.get_context("spawn")'
+            )
+        here = running_loop()
+        if self.loop is None or here is None or here is self.loop:
+            return
+        raise WrongEventLoop(
+            f"{name} is open in another event loop than the one that runs here, so nothing was "
+            "sent. In a function that is not async, put  anyio.from_thread.run(function, "
+            "*arguments)  in place of asyncio.run(); elsewhere, open it in this loop"
+        )
 
 
 def running_loop() -> asyncio.AbstractEventLoop | None:

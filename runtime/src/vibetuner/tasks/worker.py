@@ -41,7 +41,7 @@ from vibetuner.redis.client import answering, open_resource, ungrouped
 from vibetuner.redis.keys import Keys
 from vibetuner.redis.url import parse_url
 from vibetuner.resources.slots import no_queue, task_queue
-from vibetuner.state import Slot, check_loop, running_loop
+from vibetuner.state import Place, Slot, running_loop
 from vibetuner.tasks.attempt import current_task_id
 from vibetuner.tasks.call import (
     AsyncTask,
@@ -111,7 +111,8 @@ def enqueue_sync(call: Task[P, R]) -> Task[P, R]:
     tests without one; those connect for each call. The call may be delayed, or a chain.
 
     Raises:
-        WrongEventLoop: an event loop runs in this thread; await the call instead.
+        WrongEventLoop: an event loop runs in this thread, so await the call instead; or this
+            process was forked from one that has the queue open.
         NotConfigured: REDIS_URL is empty.
         ServiceUnavailable: Redis or the event loop does not answer within 30 seconds.
         RedisFull: Redis has no memory left.
@@ -179,7 +180,7 @@ class TaskWorker(Worker[Any]):
         self._priorities = []  # streaq has set its default
         self.enqueuer = Enqueuer(self, durably=settings.enqueue_durable)
         self.courier = self.enqueuer.courier
-        self._loop: asyncio.AbstractEventLoop | None = None
+        self._place = Place()
         # Set by the test kit: functions called for each task that was enqueued here, and before the
         # enqueue returns; and how far the clock of cron is ahead.
         self.on_enqueue: Callable[[Task[Any, Any]], None] | None = None
@@ -250,7 +251,7 @@ class TaskWorker(Worker[Any]):
         """The open queue; raises NotConfigured or ServiceUnavailable if there is none."""
         if self._client is None:
             raise no_queue()
-        check_loop(self._loop, "The queue")
+        self._place.check("The queue")
         return self._client
 
     def signing_client(self) -> QueueClient:
@@ -264,14 +265,14 @@ class TaskWorker(Worker[Any]):
     @property
     def is_connected(self) -> bool:
         """Return whether the queue is open here, on this event loop."""
-        return self._client is not None and self._loop is running_loop()
+        return self._client is not None and self._place.loop is running_loop()
 
     @property
     def redis(self) -> Redis[str] | RedisCluster[str]:
         """The open connection; raises NotConfigured or ServiceUnavailable if there is none."""
         if not is_open(self):
             raise no_queue()
-        check_loop(self._loop, "The queue")
+        self._place.check("The queue")
         return super().redis
 
     @property
@@ -312,7 +313,7 @@ class TaskWorker(Worker[Any]):
                 open_client(self, client)
                 opening = open_queue_client(address, keys, codec, self.courier.fetch)
                 self._client = await stack.enter_async_context(opening)
-            self._loop = running_loop()
+            self._place = Place()
             stack.callback(self._close)
             stack.push_async_callback(self.courier.close)
             stack.enter_context(task_queue.hold(self))
@@ -459,8 +460,10 @@ class TaskWorker(Worker[Any]):
                 f"enqueue_sync() would stop the event loop that runs here, so {name} was not "
                 f"enqueued. Write  await {name}.enqueue(...)"
             )
+        if is_open(self):
+            self._place.check("The queue")
         with self._connecting:  # one thread at a time
-            loop = self._loop if is_open(self) else None
+            loop = self._place.loop if is_open(self) else None
             if loop is None:
                 return asyncio.run(self._connect_and(call))
         if not loop.is_running():  # as in a sync test with async fixtures

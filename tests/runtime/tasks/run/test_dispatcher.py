@@ -117,7 +117,9 @@ async def test_consumers_of_ended_workers_are_removed(worker: TaskWorker):
         values = ["workers", forget_ms, "normal"]
         await functions.call("make_groups", (keys.queue,), values)
         found = await call("XINFO", "CONSUMERS", stream, "workers")
-        return sorted(dict(zip(one[::2], one[1::2], strict=True))[b"name"].decode() for one in found)
+        return sorted(
+            dict(zip(one[::2], one[1::2], strict=True))[b"name"].decode() for one in found
+        )
 
     async with worker:
         functions, keys = worker.client.functions, worker.client.keys
