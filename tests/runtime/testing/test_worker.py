@@ -6,7 +6,9 @@ import asyncio
 import re
 from datetime import UTC, datetime, timedelta
 
+import freezegun
 import pytest
+import time_machine
 
 from vibetuner.errors import TaskExists
 from vibetuner.tasks.robust import robust_task
@@ -372,3 +374,28 @@ async def test_no_test_sees_what_another_has_left(vibetuner_worker: ManualWorker
     await local.enqueue()
     await note.enqueue("waiting")
     await vibetuner_worker.skip(hours=3)
+
+
+@tasks.task()
+async def tell_the_date() -> str:
+    return datetime.now(UTC).date().isoformat()
+
+
+async def test_tasks_see_the_date_of_time_machine(vibetuner_worker: ManualWorker):
+    """A task within time-machine sees its date, while retries and the queue go on."""
+    with time_machine.travel("2030-01-01 12:00 +0000", tick=False):
+        await tell_the_date.enqueue()
+        await fails.enqueue(1)
+        await vibetuner_worker.run_until_idle()
+        await vibetuner_worker.advance(minutes=1, cron=False)
+    results = {one.fn_name: one.result for one in await vibetuner_worker.results()}
+    assert results == {"tell_the_date": "2030-01-01", "fails": "at last"}
+
+
+async def test_freezegun_is_refused(vibetuner_worker: ManualWorker):
+    """Within freezegun, whose event loop waits for ever, the worker refuses to run."""
+    with freezegun.freeze_time("2030-01-01"):
+        with pytest.raises(AssertionError, match=r"^freezegun stops .* time_machine\.travel"):
+            await vibetuner_worker.run_until_idle()
+        with pytest.raises(AssertionError, match=r"^freezegun stops"):
+            await vibetuner_worker.advance(hours=1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, nullcontext
 from contextvars import ContextVar
@@ -215,6 +216,7 @@ class ManualWorker:
         await (self._clock.start_cron() if wanted else self._clock.stop_cron())
 
     async def _run_until_idle(self, limit: float = IDLE_SECONDS) -> None:
+        _check_clocks()
         async with self._lock:
             token = _in_worker.set(True)
             try:
@@ -321,6 +323,14 @@ def _forget_local_tasks(engine: TaskWorker) -> None:
     for name, task in list(engine.registry.items()):
         if "<locals>" in getattr(task.fn, "__qualname__", ""):
             del engine.registry[name]
+
+
+def _check_clocks() -> None:
+    if str(getattr(time.monotonic, "__module__", "")).startswith("freezegun"):
+        raise AssertionError(
+            "freezegun stops the clocks of the event loop and the queue, too, so that the test "
+            "would wait for ever. Set the time with time-machine:  with time_machine.travel(...)"
+        )
 
 
 def _check_limit(limit: object) -> None:
