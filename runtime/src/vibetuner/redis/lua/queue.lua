@@ -208,7 +208,7 @@ local function release(prefix, stream, task, dependent, now, result)
   local dependencies = prefix .. ':task:dependencies:' .. dependent
   redis.call('srem', dependencies, task)
   if redis.call('scard', dependencies) > 0 then return end
-  if result then redis.call('set', prefix .. ':task:fallback:' .. dependent, result) end
+  if result then redis.call('set', prefix .. ':task:fallback:' .. dependent, result, 'px', 604800000) end
   post(queue_of(prefix, dependent, stream), dependent, now)
 end
 
@@ -221,28 +221,41 @@ local function release_dependents(prefix, stream, task, result, otherwise, now)
   redis.call('del', prefix .. ':task:dependents:' .. task, prefix .. ':task:dependencies:' .. task)
 end
 
--- Return all tasks that depend on a failed one, directly or not, except its fallback, the tasks
--- after the fallback, and those that start even if it fails.
-local function fail_dependents(prefix, stream, task, otherwise, now)
-  local seen, failed, open = {}, {}, { task }
-  while #open > 0 do
-    local current = table.remove(open)
-    if not seen[current] then
-      seen[current] = true
-      for _, noted in ipairs(members(prefix .. ':task:dependents:' .. current)) do
-        local dependent, regardless = noted:gsub('^~', '')
-        if regardless == 1 then
-          release(prefix, stream, current, dependent, now)
-        else
-          redis.call('srem', prefix .. ':task:dependencies:' .. dependent, current)
-          if dependent ~= otherwise then open[#open + 1] = dependent end
-        end
-      end
-      redis.call('del', prefix .. ':task:dependents:' .. current)
-      if current ~= task then failed[#failed + 1] = current end
+-- Let a task fail because of another, which `blamed` names: the worker that claims it records its end.
+local function blame(prefix, task, blamed)
+  mark(prefix, '~' .. task)
+  redis.call('set', prefix .. ':task:blamed:' .. task, blamed, 'px', 604800000)
+end
+
+-- Remove a task's dependencies; return whether it had any.
+local function stop_waiting(prefix, task)
+  local dependencies = prefix .. ':task:dependencies:' .. task
+  local first = members(dependencies)
+  for _, other in ipairs(first) do
+    redis.pcall('srem', prefix .. ':task:dependents:' .. other, task, '~' .. task)
+  end
+  redis.call('del', dependencies)
+  return #first > 0
+end
+
+-- Queue all dependents of a failed task but its fallback: those that start even if it failed, and
+-- the others to fail in turn. They are queued in the step that records its end, so that none is lost
+-- with the worker that takes this step.
+local function fail_dependents(prefix, one, now)
+  local dependents = prefix .. ':task:dependents:' .. one.task
+  for _, noted in ipairs(members(dependents)) do
+    local dependent, regardless = noted:gsub('^~', '')
+    if regardless == 1 then
+      release(prefix, one.stream, one.task, dependent, now)
+    elseif dependent == one.otherwise then
+      redis.call('srem', prefix .. ':task:dependencies:' .. dependent, one.task)
+    else
+      stop_waiting(prefix, dependent)
+      blame(prefix, dependent, one.name .. ' ' .. one.task)
+      post(queue_of(prefix, dependent, one.stream), dependent, now)
     end
   end
-  return failed
+  redis.call('del', dependents)
 end
 
 -- A larger result is not published, but looked up: a message of more than 32 MB exceeds a limit of the
@@ -252,9 +265,9 @@ local LARGEST_MESSAGE = 8388608
 
 -- Record the end of a task: its result, its dead letter, its dependents and its journal entry.
 -- `one` holds the values that the worker sent, by name; `batch` collects the keys to delete and to
--- index together. Returns the tasks that fail with it.
+-- index together.
 local function record_end(prefix, one, batch, now)
-  local task, ttl, failed = one.task, one.ttl, {}
+  local task, ttl = one.task, one.ttl
   local is_small = ttl == '0' or #one.value <= LARGEST_MESSAGE
   redis.call('publish', prefix .. ':channels:' .. task, is_small and one.value or '')
   if ttl ~= '0' then
@@ -285,13 +298,12 @@ local function record_end(prefix, one, batch, now)
       release_dependents(prefix, one.stream, task, one.value, one.otherwise, now)
     end
   else
-    if batch.linked then failed = fail_dependents(prefix, one.stream, task, one.otherwise, now) end
+    if batch.linked then fail_dependents(prefix, one, now) end
     if one.otherwise and not has_ended(prefix, one.otherwise) then
       post(queue_of(prefix, one.otherwise, one.stream), one.otherwise, now)
     end
   end
   if one.entry ~= '' then journal_end(batch.journal, one) end
-  return failed
 end
 
 local function new_batch(keys)
@@ -339,8 +351,8 @@ end
 -- the result, task name, outcome, journal entry, payload for the journal, number of extras, and two
 -- values of each extra.
 -- Returns an entry for each attempt that did not simply end: its position, then nothing if another
--- worker has taken its message over, `?` if the server has lost the task, which is to be tried again
--- and must be enqueued anew, else the tasks that fail with it.
+-- worker has taken its message over, or `?` if the server has lost the task, which is to be tried
+-- again and must be enqueued anew.
 local function finish(keys, argv)
   local prefix, group, consumer, idle = keys[1], argv[1], argv[2], argv[3]
   local fresh, time = freshness(prefix, argv[4]), clock()
@@ -399,11 +411,7 @@ local function finish(keys, argv)
         redis.call('zadd', prefix .. ':queues:delayed:' .. one.priority, whole(moment), task)
         if not soonest or moment < soonest then soonest = moment end
       elseif kind == 's' or kind == 'f' then
-        local failed = record_end(prefix, one, batch, now)
-        if #failed > 0 then
-          table.insert(failed, 1, place)
-          append(reply, failed)
-        end
+        record_end(prefix, one, batch, now)
       end
       if one.attempt then journal_attempt(batch.journal, task, one.attempt) end
       if one.listed then append(batch.journal.unlisted, task) end
@@ -497,8 +505,7 @@ local function follow(prefix, task, priority, argv, i, last, gone)
   end
   blamed = gone and gone .. ', which is gone' or blamed
   if blamed then  -- it fails now, as it would if that task failed later
-    mark(prefix, '~' .. task)
-    redis.call('set', prefix .. ':task:blamed:' .. task, blamed, 'px', 604800000)
+    blame(prefix, task, blamed)
     return false
   end
   if next(open) == nil then return false end
@@ -601,27 +608,16 @@ local function hand_on(keys, argv)
   return { task }
 end
 
--- Remove a task's dependencies; return whether it had any.
-local function stop_waiting(prefix, task)
-  local dependencies = prefix .. ':task:dependencies:' .. task
-  local first = members(dependencies)
-  for _, other in ipairs(first) do
-    redis.pcall('srem', prefix .. ':task:dependents:' .. other, task, '~' .. task)
-  end
-  redis.call('del', dependencies)
-  return #first > 0
-end
-
 -- Abort a task: one that is delayed, in line, stranded or waits for others ends here; one that is
 -- queued or runs is marked.
 -- KEYS as for finish. ARGV: group, task, its result, the result's lifetime, its name, its
 -- journal entry, its fallback, its unique lock, then the priorities.
--- Returns `over` (ended or unknown), `marked`, or `ended` and the tasks that fail with it.
+-- Returns `over` (ended or unknown), `marked` or `ended`.
 local function abort(keys, argv)
   local prefix, now, task = keys[1], whole(clock()), argv[2]
   if redis.call('exists', prefix .. ':task:results:' .. task) == 1
     or redis.call('exists', prefix .. ':task:data:' .. task) == 0 then
-    return { 'over' }
+    return 'over'
   end
   local one = member(prefix, task)
   local is_idle = one and (leave_line(one) or is_stranded(prefix, one)) or stop_waiting(prefix, task)
@@ -635,14 +631,13 @@ local function abort(keys, argv)
         otherwise = argv[7] ~= '' and argv[7] or nil,
       }
       if redis.call('get', argv[8]) == task then append(batch.deleted, argv[8]) end
-      local failed = record_end(prefix, one, batch, now)
+      record_end(prefix, one, batch, now)
       flush_batch(prefix, argv[1], batch)
-      table.insert(failed, 1, 'ended')
-      return failed
+      return 'ended'
     end
   end
   mark(prefix, task)
-  return { 'marked' }
+  return 'marked'
 end
 
 -- Return every message that this consumer has claimed. ARGV: group, consumer, priorities.
