@@ -294,10 +294,9 @@ class Run:
         functions, keys, idle = self._client.functions, self._client.keys, self._worker.idle_timeout
         while True:
             try:
-                await self._dispatcher.renew(str(self._worker))
-                locks = [
-                    text for one in self.running if one.lock for text in (one.lock, one.task_id)
-                ]
+                kept = await self._dispatcher.renew(str(self._worker))
+                holding = (one for one in kept if one.lock and one.started and one in self.running)
+                locks = [text for one in holding for text in (one.lock, one.task_id)]
                 if locks:
                     await functions.call("renew_locks", (keys.queue,), [idle, *locks])
             except (RedisError, OSError) as error:
