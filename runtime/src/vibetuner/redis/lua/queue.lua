@@ -289,6 +289,7 @@ local function record_end(prefix, one, batch, now)
   if not one.message or one.message == '' then
     append(batch.deleted, prefix .. ':task:queue:' .. task)
   end
+  if one.taken_over then append(batch.deleted, prefix .. ':task:fallback:' .. task) end
   if one.letter then keep_letter(batch.letters, batch.places, task, one.letter) end
   if one.following then
     redis.call('set', prefix .. ':task:previous:' .. task, one.following, 'px', 604800000)
@@ -334,6 +335,7 @@ end
 
 local EXTRAS = {
   j = 'listed', l = 'lock', f = 'following', o = 'otherwise', d = 'letter', t = 'attempt', x = 'trace',
+  b = 'taken_over',
 }
 
 -- Return, once, whether the server has lost a claimed task; see is_gone.
@@ -575,16 +577,17 @@ local function enqueue_keyed(prefix, argv, gone)
   local task = argv[4]
   local missing = gone == nil and gone_from(prefix, argv, 4)
   if missing then return { '?' .. missing } end
+  local answer = enqueue_from(prefix, argv, 4, true, gone)[1]
+  if answer == 0 or answer == -1 then return { answer } end
   redis.call('set', once, task .. ' ' .. argv[3], 'px', argv[2])
   redis.call('set', prefix .. ':task:keyed:' .. task, argv[1], 'px', argv[2])
-  enqueue_from(prefix, argv, 4, true, gone)
   return { task, argv[3] }
 end
 
 -- Enqueue a task unless one was enqueued under its idempotency key.
 -- ARGV: the key, its lifetime, a digest of the call, then what enqueue_batch takes.
 -- Returns the id of the task that has the key, and the digest of its call; or only what enqueue
--- returns if a dependency is gone.
+-- returns if its id is taken or a dependency is gone.
 local function enqueue_once(keys, argv)
   return enqueue_keyed(keys[1], argv)
 end
@@ -593,8 +596,8 @@ end
 -- ARGV: how long to remember it; about a dependency that is gone: nothing to do nothing, `~` to wait
 -- for it, or its id to fail; the idempotency key or nothing, its lifetime, a digest of the call, then
 -- the values that enqueue takes for one task.
--- Returns nothing if it was handed on before, what enqueue returns if a dependency is gone, else the
--- task that has the key, or this task.
+-- Returns nothing if it was handed on before, what enqueue_once returns if there is a key, what
+-- enqueue returns if a dependency is gone, else this task.
 local function hand_on(keys, argv)
   local task, handed = argv[6], keys[1] .. ':task:handed:' .. argv[6]
   if redis.call('exists', handed) == 1 then return {} end

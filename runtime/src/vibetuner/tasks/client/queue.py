@@ -114,6 +114,7 @@ class QueueClient:
         Returns whether the task is new.
 
         Raises:
+            TaskExists: the id is taken, and the key is free; nothing was enqueued.
             TaskError: the key belongs to another task, or to this one with other arguments.
             ServiceUnavailable: Redis does not answer, or refuses.
         """
@@ -121,6 +122,8 @@ class QueueClient:
         values = [key, to_ms(task.keep), mine, *self.values([task, *parts], now)]
         async with self.answering():
             found = await self._ask("enqueue_once", task, values)
+        if found[0] in TAKEN:
+            raise _exists(task, found[0])
         task_id, known = found[0].decode(), found[1].decode()
         if known != mine:
             raise clash(key, task, task_id, known)

@@ -153,6 +153,8 @@ class Finisher:
             value = self._result(attempt)
             if attempt.following:
                 extras += ("f", attempt.following)
+            if attempt.fallback_of:
+                extras += ("b", "")
             if attempt.otherwise:
                 extras += ("o", attempt.otherwise)
             if attempt.letter:
