@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from tests.waiting import eventually
 from vibetuner.config import Settings, using_settings
-from vibetuner.errors import TaskError
+from vibetuner.errors import TaskError, TaskExists
 from vibetuner.redis.keys import GROUP, Keys
 from vibetuner.tasks.call import fingerprint
 from vibetuner.tasks.dead_letters import open_dead_letters, retry
@@ -87,6 +87,21 @@ async def test_another_task_is_an_error(worker: TaskWorker, charge: Any):
     first = await charge.enqueue(5).once("evt")
     with pytest.raises(TaskError, match=f"refund: the key 'evt' belongs to charge {first.id}"):
         await refund.enqueue(5).once("evt")
+
+
+async def test_a_key_goes_to_no_task_that_has_the_id_already(worker: TaskWorker, charge: Any):
+    """A call whose own id is taken raises TaskExists, and its key stays free."""
+    first = charge.enqueue(5)
+    first.id = "acme"
+    await first
+    second = charge.enqueue(6).once("evt")
+    second.id = "acme"
+    with pytest.raises(TaskExists, match="charge acme waits or runs already"):
+        await second
+    assert await queued(worker) == 1
+    third = await charge.enqueue(6).once("evt")
+    assert third.id != first.id
+    assert await queued(worker) == 2
 
 
 async def test_the_server_forgets_a_key_after_its_time(

@@ -50,7 +50,7 @@ class Keys:
         # Set: the running tasks.
         self.running = f"{queue}:index:running"
         # Set: the tasks to be aborted; with a ~ before them, those to be failed, because a task
-        # that they were to follow had failed before they were enqueued.
+        # that they were to follow has failed.
         self.aborted = f"{queue}:aborted"
         # The key that a durable enqueue writes before it waits; expires after a second.
         self.durable = f"{queue}:durable"

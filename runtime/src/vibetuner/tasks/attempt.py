@@ -85,7 +85,7 @@ class Attempt:
         payload: the signed call, as it was stored; None if it has expired.
         tries: the number of this attempt, from 1.
         is_aborted: whether somebody asked to abort the task before this attempt.
-        must_fail: whether a task that this one was to follow had failed before it was enqueued.
+        must_fail: whether a task that this one was to follow has failed.
         claimed: when this worker claimed the message, by the server's clock.
         claimed_at: the time of the claim by the event loop's clock, in seconds.
         context: the context that the worker's lifespan yielded.

@@ -23,7 +23,7 @@ from streaq.utils import to_ms
 from vibetuner.errors import TaskExists, first_line
 from vibetuner.redis.connection import look_at
 from vibetuner.tasks.call import ReliableCall, clash, fingerprint
-from vibetuner.tasks.client.queue import QueueClient, gone_in
+from vibetuner.tasks.client.queue import TAKEN, QueueClient, gone_in
 from vibetuner.tasks.outbox.row import (
     ANSWER_SECONDS,
     DURABLE,
@@ -242,7 +242,9 @@ class Courier:
             elif gone == sought:  # not handed on between the two questions, either
                 about_gone = gone
             sought = gone
-        if len(answer) > 1 and answer[0].decode() != row.task_id:
+        if answer and answer[0] in TAKEN:
+            logger.warning("%s %s was not enqueued: its id is taken", row.name, row.task_id)
+        elif len(answer) > 1 and answer[0].decode() != row.task_id:
             same = answer[1].decode() == row.call
             logger.log(
                 logging.DEBUG if same else logging.WARNING,

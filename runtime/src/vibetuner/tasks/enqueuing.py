@@ -143,7 +143,7 @@ class Enqueuer:
 
         Raises:
             TaskError: the key belongs to another call, or a crontab line repeats the call.
-            TaskExists: the outbox holds the call, and it has no key.
+            TaskExists: the id is taken, or the outbox holds the call, which has no key.
             NotConfigured: REDIS_URL is empty.
             ServiceUnavailable: the queue is not open here, or Redis does not answer, or refuses.
         """

@@ -590,10 +590,10 @@ class TaskWorker(Worker[Any]):
         """
         seconds = check_wait(timeout)
         await self.courier.fetch(task_id)
-        is_ended, failed = await self.client.abort(self, task_id, seconds)
-        if failed is not None:
-            await (self._run or self._make_run()).publish_abort(task_id, *failed)
-        return is_ended
+        is_aborted, here = await self.client.abort(self, task_id, seconds)
+        if here:
+            await (self._run or self._make_run()).publish_abort(task_id)
+        return is_aborted
 
     def next_run(self, tab: str, offset: int = 0) -> int:
         """Return when a crontab line is next due, in milliseconds, by the worker's calendar.

@@ -150,14 +150,16 @@ async def test_both_leave_the_same_behind(stand_in, settings: Settings):
         worker = maker(settings.model_copy(update={"redis_key_prefix": f"{name}-leaves:"}))
         left.append(await leave(worker))
 
-    # Four differences are deliberate: ours keeps the server's answers for a while, in case one is
+    # Five differences are deliberate: ours keeps the server's answers for a while, in case one is
     # lost; a result that becomes arguments for so long that it outlives a backlog; the times at
-    # which streams were created; and a marker beside the result of each task that failed.
+    # which streams were created; and a marker beside the result of each task that failed. It
+    # deletes a result that a fallback has taken over.
     answered = [keys for name in list(left[1]) if "answered" in name for keys in left[1].pop(name)]
     assert answered
     assert all(kind == "string" and ttl == 0 for kind, _, ttl in answered)  # in hundreds
     handed_on = [keys.pop(":task:previous") for keys in left]
     assert [len(keys) for keys in handed_on] == [2, 2]
+    assert left[0].pop(":task:fallback") == [("string", None, -1)]
     assert left[1].pop(":made") == [("hash", 1, -1)]
     markers = left[1].pop(":task:failed")
     assert len(markers) == 5

@@ -89,6 +89,17 @@ async def test_a_lost_task_waits_for_the_next_worker(queue: Queue):
     assert "Its worker w1 sends no heartbeat; another worker" in await texts(queue, task.id)
 
 
+async def test_a_task_that_is_to_fail_with_another_names_it(queue: Queue):
+    """The reason for a queued task is that it fails with the one that it was to follow."""
+    first = await queue.worker.registry["double"].enqueue(1).start(delay=60)
+    behind = await queue.worker.registry["double"].enqueue(2).start(after=first.id)
+    assert await first.abort(timeout=0)
+    await beat(queue)
+    assert (
+        f"It was to follow double {first.id}, and so fails: the next worker that takes it ends it"
+    ) in await texts(queue, behind.id)
+
+
 async def test_full_slots_are_a_reason(queue: Queue):
     """The reason for a queued task is that all slots are in use, or that it waits for its turn."""
     task = await queue.worker.registry["double"].enqueue(1)

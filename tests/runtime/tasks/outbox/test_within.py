@@ -212,6 +212,24 @@ async def test_a_call_may_follow_one_that_is_still_in_the_outbox(
         assert (await second.info()).dependencies == {first.id}
 
 
+async def test_a_key_of_the_outbox_goes_to_no_task_that_has_the_id_already(
+    database: Database, worker: TaskWorker, receipt: Any, caplog: pytest.LogCaptureFixture
+):
+    """A row whose id was taken before the hand-on is dropped with a warning; its key stays free."""
+    async with worker:
+        first = receipt.enqueue("T1").start(delay=3600)
+        first.id = "acme"
+        await first
+        async with database.session() as session:
+            call = receipt.enqueue("T2").once("evt").within(session)
+            call.id = "acme"
+            await call
+        await emptied(database.store)
+        assert "receipt acme was not enqueued: its id is taken" in caplog.messages
+        assert not await worker.redis.exists([worker.client.keys.once("evt")])
+        assert await worker.queue_size() == 1
+
+
 async def test_a_call_of_the_outbox_fails_if_nobody_knows_the_one_before(
     database: Database, worker: TaskWorker, receipt: Any
 ):

@@ -145,16 +145,16 @@ async def test_a_result_is_kept_for_the_tasks_ttl(
     assert finisher._values(attempt)[6] == lifetime
 
 
-async def test_the_tasks_that_wait_for_a_failed_one_fail_with_it(
+async def test_the_tasks_that_wait_for_a_failed_one_are_queued_to_fail(
     worker: TaskWorker, client: QueueClient, finisher: Finisher, counters: dict[str, int]
 ):
-    """Tasks that wait for a failed one get a failure as their result, without a try."""
+    """Tasks that wait for a failed one are queued and marked in the step that records its end."""
 
     @worker.task(name="mail")
     async def mail() -> None: ...
 
     first = await mail.enqueue()
-    others = [await mail.enqueue().start(after=first.id) for _ in range(2)]
+    others = {(await mail.enqueue().start(after=first.id)).id for _ in range(2)}
     call, stream = client.functions.connection.call, client.keys.stream(worker.queue_of("mail"))
     await client.functions.call("make_groups", (client.keys.queue,), [GROUP, FORGET_MS, "normal"])
     reply = await call("XREADGROUP", "GROUP", GROUP, "w1", "STREAMS", stream, ">")
@@ -166,12 +166,12 @@ async def test_the_tasks_that_wait_for_a_failed_one_fail_with_it(
     await finisher.settled()
 
     assert str((await client.result(first.id, seconds=10)).exception) == "no address"
+    messages = await call("XRANGE", stream, "-", "+")
+    assert {fields[1].decode() for _, fields in messages} == others
     for other in others:
-        result = await client.result(other.id, seconds=10)
-        found = (str(result.exception), result.tries, result.success)
-        told = f"Dependency failed, not running task! It was to follow mail {first.id}"
-        assert found == (told, 0, False)
-    assert counters == {"failed": 3}
+        assert await call("SISMEMBER", client.keys.aborted, f"~{other}") == 1
+        assert await call("GET", client.keys.blamed(other)) == f"mail {first.id}".encode()
+    assert counters == {"failed": 1}
 
 
 async def test_a_message_that_never_began_is_requeued_without_an_attempt(finisher: Finisher):
@@ -282,31 +282,6 @@ async def test_a_closed_finisher_waits_for_no_answer(finisher: Finisher, recorde
     assert finisher.close() == [first]
     await finisher.settled()
     assert recorder.names == []
-
-
-async def test_the_dependents_of_a_failed_task_end_over_an_outage(
-    client: QueueClient, finisher: Finisher, recorder: Recorder, caplog: pytest.LogCaptureFixture
-):
-    """Dependents fail once the server returns their payloads, and no dependents need no request."""
-    finisher.fail([], "normal", "work 1")
-    assert finisher.is_settled
-    loaded: list[str] = []
-
-    async def load_failed(attempt: Attempt) -> None:
-        loaded.append(attempt.task_id)
-
-    finisher.load_failed = load_failed
-    call = client.functions.connection.call
-    await call("HSET", client.keys.data("t1"), "not", "a payload")
-    finisher.fail(["t1", "t2"], "normal", "work 1")
-    await eventually(lambda: "Redis refuses (WRONGTYPE" in caplog.text)
-    await call("DEL", client.keys.data("t1"))
-    await finisher.settled()
-    assert recorder.names == ["unknown", "unknown"]
-    assert loaded == ["t1", "t2"]
-    result = await client.result("t2", seconds=10)
-    assert abs(time.time() * 1000 - result.finish_time) < 60_000
-    assert str(result.exception).endswith("not running task! It was to follow work 1")
 
 
 async def test_a_result_is_stored_for_the_task_that_follows(

@@ -334,6 +334,35 @@ async def test_a_lock_is_renewed_and_short(stand_in, settings: Settings, running
         stage.go.set()
 
 
+async def test_a_running_task_has_its_lock_for_as_long_as_it_runs(
+    stand_in, settings: Settings, running: Running
+):
+    """A task renews the lock that it has at its start, and takes it again once it has expired.
+
+    Otherwise another call would begin beside it after a takeover, or after an outage.
+    """
+    stand_in()
+    worker = TaskWorker(settings.model_copy(update={"worker_idle_timeout": 3}))
+    stage = Stage(worker, True, timeout=3600)
+    async with running(worker):
+        lock = worker.client.keys.lock("charge")
+        task = stage.charge.enqueue(1)
+        await worker.redis.set(lock, task.id, px=1000)
+        await task
+        await eventually(lambda: bool(stage.ran))
+        assert 1000 < await worker.redis.pttl(lock) <= 3000
+        await worker.redis.delete([lock])
+
+        async def is_taken_again() -> bool:
+            return await worker.redis.get(lock) == task.id
+
+        await eventually(is_taken_again, what=lambda: "the lock")
+        assert not (await (await stage.charge.enqueue(2)).result(timeout=10)).success
+        stage.go.set()
+        assert (await task.result(timeout=10)).success
+        assert not await worker.redis.exists([lock])
+
+
 async def test_a_task_enqueued_in_another_way_joins_the_line(
     worker: TaskWorker, running: Running, settings: Settings
 ):

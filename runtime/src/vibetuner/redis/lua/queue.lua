@@ -223,7 +223,7 @@ local function release(prefix, stream, task, dependent, now, result)
   local dependencies = prefix .. ':task:dependencies:' .. dependent
   redis.call('srem', dependencies, task)
   if redis.call('scard', dependencies) > 0 then return end
-  if result then redis.call('set', prefix .. ':task:fallback:' .. dependent, result) end
+  if result then redis.call('set', prefix .. ':task:fallback:' .. dependent, result, 'px', 604800000) end
   post(queue_of(prefix, dependent, stream), dependent, now)
 end
 
@@ -236,28 +236,41 @@ local function release_dependents(prefix, stream, task, result, otherwise, now)
   redis.call('del', prefix .. ':task:dependents:' .. task, prefix .. ':task:dependencies:' .. task)
 end
 
--- Return all tasks that depend on a failed one, directly or not, except its fallback, the tasks
--- after the fallback, and those that start even if it fails.
-local function fail_dependents(prefix, stream, task, otherwise, now)
-  local seen, failed, open = {}, {}, { task }
-  while #open > 0 do
-    local current = table.remove(open)
-    if not seen[current] then
-      seen[current] = true
-      for _, noted in ipairs(members(prefix .. ':task:dependents:' .. current)) do
-        local dependent, regardless = noted:gsub('^~', '')
-        if regardless == 1 then
-          release(prefix, stream, current, dependent, now)
-        else
-          redis.call('srem', prefix .. ':task:dependencies:' .. dependent, current)
-          if dependent ~= otherwise then open[#open + 1] = dependent end
-        end
-      end
-      redis.call('del', prefix .. ':task:dependents:' .. current)
-      if current ~= task then failed[#failed + 1] = current end
+-- Let a task fail because of another, which `blamed` names: the worker that claims it records its end.
+local function blame(prefix, task, blamed)
+  mark(prefix, '~' .. task)
+  redis.call('set', prefix .. ':task:blamed:' .. task, blamed, 'px', 604800000)
+end
+
+-- Remove a task's dependencies; return whether it had any.
+local function stop_waiting(prefix, task)
+  local dependencies = prefix .. ':task:dependencies:' .. task
+  local first = members(dependencies)
+  for _, other in ipairs(first) do
+    redis.pcall('srem', prefix .. ':task:dependents:' .. other, task, '~' .. task)
+  end
+  redis.call('del', dependencies)
+  return #first > 0
+end
+
+-- Queue all dependents of a failed task but its fallback: those that start even if it failed, and
+-- the others to fail in turn. They are queued in the step that records its end, so that none is lost
+-- with the worker that takes this step.
+local function fail_dependents(prefix, one, now)
+  local dependents = prefix .. ':task:dependents:' .. one.task
+  for _, noted in ipairs(members(dependents)) do
+    local dependent, regardless = noted:gsub('^~', '')
+    if regardless == 1 then
+      release(prefix, one.stream, one.task, dependent, now)
+    elseif dependent == one.otherwise then
+      redis.call('srem', prefix .. ':task:dependencies:' .. dependent, one.task)
+    else
+      stop_waiting(prefix, dependent)
+      blame(prefix, dependent, one.name .. ' ' .. one.task)
+      post(queue_of(prefix, dependent, one.stream), dependent, now)
     end
   end
-  return failed
+  redis.call('del', dependents)
 end
 
 -- A larger result is not published, but looked up: a message of more than 32 MB exceeds a limit of the
@@ -267,9 +280,9 @@ local LARGEST_MESSAGE = 8388608
 
 -- Record the end of a task: its result, its dead letter, its dependents and its journal entry.
 -- `one` holds the values that the worker sent, by name; `batch` collects the keys to delete and to
--- index together. Returns the tasks that fail with it.
+-- index together.
 local function record_end(prefix, one, batch, now)
-  local task, ttl, failed = one.task, one.ttl, {}
+  local task, ttl = one.task, one.ttl
   local is_small = ttl == '0' or #one.value <= LARGEST_MESSAGE
   redis.call('publish', prefix .. ':channels:' .. task, is_small and one.value or '')
   if ttl ~= '0' then
@@ -291,6 +304,7 @@ local function record_end(prefix, one, batch, now)
   if not one.message or one.message == '' then
     append(batch.deleted, prefix .. ':task:queue:' .. task)
   end
+  if one.taken_over then append(batch.deleted, prefix .. ':task:fallback:' .. task) end
   if one.letter then keep_letter(batch.letters, batch.places, task, one.letter) end
   if one.following then
     redis.call('set', prefix .. ':task:previous:' .. task, one.following, 'px', 604800000)
@@ -300,13 +314,12 @@ local function record_end(prefix, one, batch, now)
       release_dependents(prefix, one.stream, task, one.value, one.otherwise, now)
     end
   else
-    if batch.linked then failed = fail_dependents(prefix, one.stream, task, one.otherwise, now) end
+    if batch.linked then fail_dependents(prefix, one, now) end
     if one.otherwise and not has_ended(prefix, one.otherwise) then
       post(queue_of(prefix, one.otherwise, one.stream), one.otherwise, now)
     end
   end
   if one.entry ~= '' then journal_end(batch.journal, one) end
-  return failed
 end
 
 local function new_batch(keys)
@@ -337,6 +350,7 @@ end
 
 local EXTRAS = {
   j = 'listed', l = 'lock', f = 'following', o = 'otherwise', d = 'letter', t = 'attempt', x = 'trace',
+  b = 'taken_over',
 }
 
 -- Return, once, whether the server has lost a claimed task; see is_gone.
@@ -354,8 +368,8 @@ end
 -- the result, task name, outcome, journal entry, payload for the journal, number of extras, and two
 -- values of each extra.
 -- Returns an entry for each attempt that did not simply end: its position, then nothing if another
--- worker has taken its message over, `?` if the server has lost the task, which is to be tried again
--- and must be enqueued anew, else the tasks that fail with it.
+-- worker has taken its message over, or `?` if the server has lost the task, which is to be tried
+-- again and must be enqueued anew.
 local function finish(keys, argv)
   local prefix, group, consumer, idle = keys[1], argv[1], argv[2], argv[3]
   local fresh, time = freshness(prefix, argv[4]), clock()
@@ -414,11 +428,7 @@ local function finish(keys, argv)
         redis.call('zadd', prefix .. ':queues:delayed:' .. one.priority, whole(moment), task)
         if not soonest or moment < soonest then soonest = moment end
       elseif kind == 's' or kind == 'f' then
-        local failed = record_end(prefix, one, batch, now)
-        if #failed > 0 then
-          table.insert(failed, 1, place)
-          append(reply, failed)
-        end
+        record_end(prefix, one, batch, now)
       end
       if one.attempt then journal_attempt(batch.journal, task, one.attempt) end
       if one.listed then append(batch.journal.unlisted, task) end
@@ -512,8 +522,7 @@ local function follow(prefix, task, priority, argv, i, last, gone)
   end
   blamed = gone and gone .. ', which is gone' or blamed
   if blamed then  -- it fails now, as it would if that task failed later
-    mark(prefix, '~' .. task)
-    redis.call('set', prefix .. ':task:blamed:' .. task, blamed, 'px', 604800000)
+    blame(prefix, task, blamed)
     return false
   end
   if next(open) == nil then return false end
@@ -583,16 +592,17 @@ local function enqueue_keyed(prefix, argv, gone)
   local task = argv[4]
   local missing = gone == nil and gone_from(prefix, argv, 4)
   if missing then return { '?' .. missing } end
+  local answer = enqueue_from(prefix, argv, 4, true, gone)[1]
+  if answer == 0 or answer == -1 then return { answer } end
   redis.call('set', once, task .. ' ' .. argv[3], 'px', argv[2])
   redis.call('set', prefix .. ':task:keyed:' .. task, argv[1], 'px', argv[2])
-  enqueue_from(prefix, argv, 4, true, gone)
   return { task, argv[3] }
 end
 
 -- Enqueue a task unless one was enqueued under its idempotency key.
 -- ARGV: the key, its lifetime, a digest of the call, then what enqueue_batch takes.
 -- Returns the id of the task that has the key, and the digest of its call; or only what enqueue
--- returns if a dependency is gone.
+-- returns if its id is taken or a dependency is gone.
 local function enqueue_once(keys, argv)
   return enqueue_keyed(keys[1], argv)
 end
@@ -601,8 +611,8 @@ end
 -- ARGV: how long to remember it; about a dependency that is gone: nothing to do nothing, `~` to wait
 -- for it, or its id to fail; the idempotency key or nothing, its lifetime, a digest of the call, then
 -- the values that enqueue takes for one task.
--- Returns nothing if it was handed on before, what enqueue returns if a dependency is gone, else the
--- task that has the key, or this task.
+-- Returns nothing if it was handed on before, what enqueue_once returns if there is a key, what
+-- enqueue returns if a dependency is gone, else this task.
 local function hand_on(keys, argv)
   local task, handed = argv[6], keys[1] .. ':task:handed:' .. argv[6]
   if redis.call('exists', handed) == 1 then return {} end
@@ -616,27 +626,16 @@ local function hand_on(keys, argv)
   return { task }
 end
 
--- Remove a task's dependencies; return whether it had any.
-local function stop_waiting(prefix, task)
-  local dependencies = prefix .. ':task:dependencies:' .. task
-  local first = members(dependencies)
-  for _, other in ipairs(first) do
-    redis.pcall('srem', prefix .. ':task:dependents:' .. other, task, '~' .. task)
-  end
-  redis.call('del', dependencies)
-  return #first > 0
-end
-
 -- Abort a task: one that is delayed, in line, stranded or waits for others ends here; one that is
 -- queued or runs is marked.
 -- KEYS as for finish. ARGV: group, task, its result, the result's lifetime, its name, its
 -- journal entry, its fallback, its unique lock, then the priorities.
--- Returns `over` (ended or unknown), `marked`, or `ended` and the tasks that fail with it.
+-- Returns `over` (ended or unknown), `marked` or `ended`.
 local function abort(keys, argv)
   local prefix, now, task = keys[1], whole(clock()), argv[2]
   if redis.call('exists', prefix .. ':task:results:' .. task) == 1
     or redis.call('exists', prefix .. ':task:data:' .. task) == 0 then
-    return { 'over' }
+    return 'over'
   end
   local one = member(prefix, task)
   local is_idle = one and (leave_line(one) or is_stranded(prefix, one)) or stop_waiting(prefix, task)
@@ -650,14 +649,13 @@ local function abort(keys, argv)
         otherwise = argv[7] ~= '' and argv[7] or nil,
       }
       if redis.call('get', argv[8]) == task then append(batch.deleted, argv[8]) end
-      local failed = record_end(prefix, one, batch, now)
+      record_end(prefix, one, batch, now)
       flush_batch(prefix, argv[1], batch)
-      table.insert(failed, 1, 'ended')
-      return failed
+      return 'ended'
     end
   end
   mark(prefix, task)
-  return { 'marked' }
+  return 'marked'
 end
 
 -- Return every message that this consumer has claimed. ARGV: group, consumer, priorities.

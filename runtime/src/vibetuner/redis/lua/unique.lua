@@ -129,16 +129,17 @@ local function hold(keys, argv)
   return redis.call('get', prefix .. ':task:data:' .. task) or ''
 end
 
--- Take a lock unless another task has it. KEYS: the lock. ARGV: the task, the lifetime.
+-- Take or renew a lock unless another task has it. KEYS: the lock. ARGV: the task, the lifetime.
 -- Returns the task that has it.
 local function lock(keys, argv)
-  redis.call('set', keys[1], argv[1], 'nx', 'px', argv[2])
-  return redis.call('get', keys[1])
+  local holder = redis.call('get', keys[1])
+  if holder and holder ~= argv[1] then return holder end
+  redis.call('set', keys[1], argv[1], 'px', argv[2])
+  return argv[1]
 end
 
--- Renew the locks of unique tasks that run. ARGV: lifetime, then lock and task of each.
+-- Renew the locks of unique tasks that run, or take those that have expired meanwhile. ARGV: lifetime,
+-- then lock and task of each.
 local function renew_locks(keys, argv)
-  for i = 2, #argv, 2 do
-    if redis.call('get', argv[i]) == argv[i + 1] then redis.call('pexpire', argv[i], argv[1]) end
-  end
+  for i = 2, #argv, 2 do lock({ argv[i] }, { argv[i + 1], argv[1] }) end
 end

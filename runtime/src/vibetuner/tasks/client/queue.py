@@ -114,6 +114,7 @@ class QueueClient:
         Returns whether the task is new.
 
         Raises:
+            TaskExists: the id is taken, and the key is free; nothing was enqueued.
             TaskError: the key belongs to another task, or to this one with other arguments.
             ServiceUnavailable: Redis does not answer, or refuses.
         """
@@ -121,6 +122,8 @@ class QueueClient:
         values = [key, to_ms(task.keep), mine, *self.values([task, *parts], now)]
         async with self.answering():
             found = await self._ask("enqueue_once", task, values)
+        if found[0] in TAKEN:
+            raise _exists(task, found[0])
         task_id, known = found[0].decode(), found[1].decode()
         if known != mine:
             raise clash(key, task, task_id, known)
@@ -307,37 +310,37 @@ class QueueClient:
         worker: Worker[Any],
         task_id: str,
         seconds: float | None,
-    ) -> tuple[bool, tuple[str, list[str]] | None]:
-        """Abort a task; return whether that ended it within so many seconds.
+    ) -> tuple[bool, bool]:
+        """Abort a task; return whether that ended it within so many seconds, and whether here.
 
-        A task that is delayed or waits for others ends at once, with a result like any other; the
-        second value then has its name and the ids of the tasks that fail with it. A task that is
-        queued or runs is only marked for its worker; with 0 seconds, this doesn't wait for it.
+        A task that is delayed or waits for others ends here, with a result like any other. A task
+        that is queued or runs is only marked for its worker; with 0 seconds, this doesn't wait for
+        it.
 
         Raises:
             StreaqError: the result is signed with none of our keys.
             ServiceUnavailable: Redis does not answer, or refuses.
         """
         async with self.answering(), self.listener.listening(self.keys.channel(task_id)) as message:
-            name, (outcome, *failed) = await self._abort(worker, task_id)
+            outcome = await self._abort(worker, task_id)
             if outcome == b"ended":
-                return True, (name, [one.decode() for one in failed])
+                return True, True
             if outcome == b"over" or seconds == 0:
-                return False, None
+                return False, False
             try:
                 async with asyncio.timeout(seconds):
                     raw = await message or await self._stored_result(task_id)
                     data = self.codec.load(raw, Kind.RESULT, task_id)
             except TimeoutError:
-                return False, None
-            return not data["s"] and isinstance(data["r"], StreaqCancelled), None
+                return False, False
+            return not data["s"] and isinstance(data["r"], StreaqCancelled), False
 
     async def mark_abort(self, task_id: str) -> None:
         """Mark a task that waits in the outbox for the worker that claims it."""
         async with self.answering():
             await self.functions.call("mark_abort", (self.keys.queue,), [task_id])
 
-    async def _abort(self, worker: Worker[Any], task_id: str) -> tuple[str, list[bytes]]:
+    async def _abort(self, worker: Worker[Any], task_id: str) -> bytes:
         keys, call = self.keys, self.functions.connection.call
         # The task may be in a queue that tune.py no longer declares.
         stored, noted = await asyncio.gather(
@@ -362,7 +365,7 @@ class QueueClient:
             task_id, name, Outcome.ABORTED, created, created, 0, now, 0, worker.id,
             "aborted before it was due",
         )  # fmt: skip
-        answer: list[bytes] = await self.functions.call(
+        answer: bytes = await self.functions.call(
             "abort",
             (keys.queue, keys.letters, keys.letter_places, keys.prefix),
             [
@@ -370,7 +373,7 @@ class QueueClient:
                 dump_record(entry), data.get("O") or "", keys.lock(name), *queues,
             ],
         )  # fmt: skip
-        return name, answer
+        return answer
 
 
 @asynccontextmanager

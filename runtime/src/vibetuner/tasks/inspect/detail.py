@@ -35,6 +35,7 @@ class Facts:
     entry_id: str
     due: float | None
     in_abort_set: bool
+    blamed: str
     tries: int
     failed_tries: list[FailedTry]
     parents: list[str]
@@ -93,6 +94,7 @@ async def gather(queue: Queue, task_id: str) -> Facts:
         result = pipe.get(keys.result(task_id))
         scores = [pipe.zscore(keys.delayed(name), task_id) for name in names]
         aborted = pipe.sismember(keys.aborted, task_id)
+        blamed = pipe.get(keys.blamed(task_id))
         tries = pipe.get(keys.retry(task_id))
         failed = pipe.lrange(ours.tries(task_id), 0, -1)
         parents = pipe.smembers(keys.dependencies(task_id))
@@ -117,6 +119,7 @@ async def gather(queue: Queue, task_id: str) -> Facts:
         entry_id=entry_id,
         due=next(iter(dues.values()), None),
         in_abort_set=bool(await aborted),
+        blamed=str(await blamed or ""),
         tries=read_number(await tries),
         failed_tries=[one for text in await failed if (one := read_or_none(FailedTry, text))],
         parents=sorted(map(str, await parents)),

@@ -117,6 +117,10 @@ async def _reasons(
         )
     if facts.in_abort_set:
         yield Reason("Somebody has asked to abort it: the next worker that takes it ends it")
+    if facts.blamed:
+        yield Reason(
+            f"It was to follow {facts.blamed}, and so fails: the next worker that takes it ends it"
+        )
     live = [view for view in workers if view.is_live]
     if not live:
         yield _no_worker(queue, workers)

@@ -142,8 +142,10 @@ class Dispatcher:
             return False
         return True
 
-    async def renew(self, state: str) -> None:
+    async def renew(self, state: str) -> list[Attempt]:
         """Renew the claims on all messages in flight, so that nobody takes them over.
+
+        Returns the attempts that nobody has taken over.
 
         Args:
             state: the worker's heartbeat.
@@ -154,9 +156,10 @@ class Dispatcher:
         for one in attempts:
             values += (one.priority, one.message_id, one.task_id, one.claimed)
         now, *owned = await self._functions.call("renew", (self._keys.queue,), values)
-        for attempt, mine in zip(attempts, owned, strict=True):
-            if mine:
-                attempt.claimed = now
+        kept = [attempt for attempt, mine in zip(attempts, owned, strict=True) if mine]
+        for attempt in kept:
+            attempt.claimed = now
+        return kept
 
     async def _claim_some(self) -> None:
         """Claim the messages that are there; if there are none, wait for the first new ones."""

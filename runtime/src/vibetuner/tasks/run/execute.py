@@ -24,7 +24,7 @@ from vibetuner.tasks.engine import running_attempt
 from vibetuner.tasks.observers import Observers
 from vibetuner.tasks.payload import ArgumentsGone, Codec, Kind
 from vibetuner.tasks.retry import ErrorRules, named_wait, unique_of, wanted_arguments
-from vibetuner.tasks.run.finisher import dependency_failed, fresh_ms
+from vibetuner.tasks.run.finisher import fresh_ms
 
 logger = logging.getLogger(__name__)
 
@@ -129,11 +129,13 @@ class Executor:
             logger.error("on_failure of %s did not return in time", attempt.fn_name)
 
     async def _reject_for_another(self, attempt: Attempt) -> None:
-        """Reject a task that was enqueued after the failure of one that it was to follow."""
+        """Reject a task because one that it was to follow has failed."""
         blamed = await self._connection.call("GET", self._keys.blamed(attempt.task_id))
-        attempt.tries = 0  # as for a task that waited when the other one failed
-        error = dependency_failed((blamed or b"").decode("utf-8", "replace"))
-        raise Rejected(error, Cause.FAILED_DEPENDENCY)
+        attempt.tries = 0
+        text = "Dependency failed, not running task!"
+        if blamed:
+            text += f" It was to follow {blamed.decode('utf-8', 'replace')}"
+        raise Rejected(StreaqError(text), Cause.FAILED_DEPENDENCY)
 
     async def _lock(self, attempt: Attempt) -> bool:
         """Take the lock of a unique task; return False if it waits in line for another task."""

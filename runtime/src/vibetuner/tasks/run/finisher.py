@@ -11,7 +11,6 @@ from itertools import count
 from typing import Any
 
 from coredis.exceptions import RedisError, ResponseError
-from streaq import StreaqError
 from streaq.utils import to_tuple
 
 from vibetuner.errors import first_line
@@ -31,8 +30,6 @@ KINDS = {
     End.DONE: SUCCESS, End.FAILED: FAILURE, End.ABORTED: FAILURE,
     End.RETRYING: RETRY, End.REQUEUED: REQUEUE,
 }  # fmt: skip
-LOST = [b"?"]
-DEPENDENCY_FAILED = "Dependency failed, not running task!"
 COUNTERS = {
     End.DONE: "completed", End.FAILED: "failed", End.ABORTED: "aborted",
     End.RETRYING: "retried", End.REQUEUED: "relinquished",
@@ -73,12 +70,10 @@ class Finisher:
         outage: Outage,
     ) -> None:
         self.unrecorded: dict[Source, int] = {}  # number of ends being recorded
-        self.load_failed: Callable[[Attempt], Any] | None = None
         keys = client.keys
         self._functions = client.functions
         self._codec = client.codec
         self._keys = (keys.queue, keys.letters, keys.letter_places, keys.prefix)
-        self._data_key = keys.data
         self._worker_id = worker_id
         self._head = (GROUP, worker_id, idle_ms, fresh_ms(idle_ms))
         self._observers = observers
@@ -158,6 +153,8 @@ class Finisher:
             value = self._result(attempt)
             if attempt.following:
                 extras += ("f", attempt.following)
+            if attempt.fallback_of:
+                extras += ("b", "")
             if attempt.otherwise:
                 extras += ("o", attempt.otherwise)
             if attempt.letter:
@@ -286,12 +283,8 @@ class Finisher:
                 if attempt.end is not None:
                     self._observers.ended(attempt)
                 attempt.error = None  # its traceback's frames refer to the attempt
-                failed = exceptions.get(place)
-                if failed == LOST:
+                if place in exceptions:
                     self._in_background(self._enqueue_anew(attempt))
-                elif failed:
-                    blamed = f"{attempt.fn_name} {attempt.task_id}"
-                    self.fail([name.decode() for name in failed], attempt.priority, blamed)
 
     def _forget(self, source: Source) -> None:
         left = self.unrecorded.pop(source, 1) - 1
@@ -308,27 +301,10 @@ class Finisher:
             extra={"task_id": attempt.task_id},
         )
 
-    def fail(self, task_ids: list[str], priority: str, blamed: str) -> None:
-        """Record the end of tasks that waited for a failed one, which ``blamed`` names."""
-        if not task_ids:
-            return
-        self._in_background(self._fail_dependents(task_ids, priority, blamed))
-
     def _in_background(self, work: Coroutine[Any, Any, None]) -> None:
         task = self._loop.create_task(work)
         self._busy.add(task)
         task.add_done_callback(self._busy.discard)
-
-    async def _fail_dependents(self, task_ids: list[str], priority: str, blamed: str) -> None:
-        for task_id in task_ids:
-            attempt = Attempt(task_id, priority, tries=0)
-            attempt.payload = await self._payload_of(task_id)
-            attempt.error = dependency_failed(blamed)
-            attempt.end, attempt.cause = End.FAILED, Cause.FAILED_DEPENDENCY
-            attempt.finished = time.time_ns() // 1_000_000
-            if self.load_failed is not None:
-                await self.load_failed(attempt)
-            self.add(attempt)
 
     async def _enqueue_anew(self, attempt: Attempt) -> None:
         """Enqueue a task that Redis has lost, for its next attempt; its attempts count anew."""
@@ -336,12 +312,6 @@ class Finisher:
         moment = f"+{wait}" if attempt.end is End.RETRYING else "0"
         values = [attempt.task_id, attempt.payload, moment, 0, attempt.priority, 0]
         await self._ask(lambda: self._functions.call("enqueue", self._keys[:1], values))
-
-    async def _payload_of(self, task_id: str) -> bytes | None:
-        stored: bytes | None = await self._ask(
-            lambda: self._functions.connection.call("GET", self._data_key(task_id))
-        )
-        return stored
 
     async def _ask(self, ask: Callable[[], Awaitable[Any]]) -> Any:
         """Ask until there is an answer."""
@@ -353,13 +323,6 @@ class Finisher:
             else:
                 self._outage.over(ask)
                 return answer
-
-
-def dependency_failed(blamed: str) -> StreaqError:
-    """Return the error of a task that was to follow a failed one, named ``charge 4f1c…``."""
-    return StreaqError(
-        f"{DEPENDENCY_FAILED} It was to follow {blamed}" if blamed else DEPENDENCY_FAILED
-    )
 
 
 def fresh_ms(idle_ms: int) -> int:

@@ -29,7 +29,7 @@ from vibetuner.tasks.progress.state import ProgressStatus
 from vibetuner.tasks.queues import ReadOrder
 from vibetuner.tasks.run.delayed import Cron, DelayedQueue, sweep
 from vibetuner.tasks.run.dispatcher import Dispatcher
-from vibetuner.tasks.run.execute import Executor, Rejected, load
+from vibetuner.tasks.run.execute import Executor
 from vibetuner.tasks.run.finisher import Finisher
 from vibetuner.tasks.run.outage import Outage
 from vibetuner.tasks.run.stop import Stop
@@ -95,7 +95,6 @@ class Run:
         self._client = client
         self._listener = Connection(functions.connection.address)  # for blocking reads
         self._stop = stop
-        self._queue_of = queue_of
         self._outage = Outage()
         self._context = context
         self._base: Context = copy_context()
@@ -120,7 +119,6 @@ class Run:
             counters=worker.counters,
             outage=self._outage,
         )
-        self._finisher.load_failed = self._load_failed
         self._dispatcher = Dispatcher(
             client,
             self._listener,
@@ -158,13 +156,10 @@ class Run:
             if attempt.task_id in task_ids:
                 attempt.cut(Cut.ABORT)
 
-    async def publish_abort(self, task_id: str, name: str, failed: list[str]) -> None:
-        """Publish the end of a delayed task, and record the tasks that fail with it."""
+    async def publish_abort(self, task_id: str) -> None:
+        """Publish the end of a task that was aborted before a worker claimed it."""
         self._progress.publish(task_id, ProgressStatus.ABORTED)
-        self._finisher.fail(failed, self._queue_of(""), f"{name} {task_id}")
-        await self._finisher.settled()
         await self._progress.flush()
-        await self._close_hooks()
 
     async def prepare(self) -> None:
         """Create the streams, and schedule the cron tasks."""
@@ -294,20 +289,14 @@ class Run:
                 self._finisher.add(attempt)
             self._dispatcher.release(attempt)
 
-    async def _load_failed(self, attempt: Attempt) -> None:
-        with suppress(Rejected):
-            load(attempt, self._client.codec, self._worker.registry, self._client.keys)
-        await self._executor.give_up(attempt)
-
     async def _renew(self) -> None:
         """Renew claims, at a third of their expiry time, and streaq's mark of a live worker."""
         functions, keys, idle = self._client.functions, self._client.keys, self._worker.idle_timeout
         while True:
             try:
-                await self._dispatcher.renew(str(self._worker))
-                locks = [
-                    text for one in self.running if one.lock for text in (one.lock, one.task_id)
-                ]
+                kept = await self._dispatcher.renew(str(self._worker))
+                holding = (one for one in kept if one.lock and one.started and one in self.running)
+                locks = [text for one in holding for text in (one.lock, one.task_id)]
                 if locks:
                     await functions.call("renew_locks", (keys.queue,), [idle, *locks])
             except (RedisError, OSError) as error:

@@ -1,0 +1,124 @@
+"""Tasks that follow a failed one: each ends once, whatever happens to the worker."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from tests.runtime.conftest import Running
+from tests.waiting import eventually
+from vibetuner.stored import read_record
+from vibetuner.tasks.journal.entry import Ended
+from vibetuner.tasks.robust import GiveUp, robust_task
+from vibetuner.tasks.worker import TaskWorker, using_worker
+
+
+@pytest.fixture
+def gate() -> asyncio.Event:
+    """Return the event that the task named `gated` waits for."""
+    return asyncio.Event()
+
+
+@pytest.fixture
+def work(worker: TaskWorker, gate: asyncio.Event) -> Any:
+    """Return a task that fails if its name begins with `bad`."""
+    return define(worker, gate)
+
+
+def define(worker: TaskWorker, gate: asyncio.Event, **options: Any) -> Any:
+    with using_worker(worker):
+
+        @robust_task(name="work", max_retries=1, **options)
+        async def work(name: str, *_: Any) -> str:
+            if name.endswith("gated"):
+                await gate.wait()
+            if name.startswith("bad"):
+                raise GiveUp(name)
+            return name
+
+    return work
+
+
+async def ends(worker: TaskWorker) -> dict[str, list[Ended]]:
+    """Return the journal's entries of each task."""
+    found: dict[str, list[Ended]] = {}
+    for entry in await worker.redis.xrange(worker.client.keys.journal.ended):
+        one = read_record(Ended, entry.field_values["d"])
+        found.setdefault(one.task_id, []).append(one)
+    return found
+
+
+@pytest.mark.parametrize("other", ["bad and gated", "good and gated"])
+@pytest.mark.parametrize("ttl", [60, 0])
+async def test_a_task_that_follows_two_ends_once_when_one_fails(
+    worker: TaskWorker, running: Running, gate: asyncio.Event, other: str, ttl: int
+):
+    """A task of `after=[first, second]` ends with the first failure, and not again later."""
+    work = define(worker, gate, ttl=ttl)
+    async with running(worker):
+        second = await work.enqueue(other)
+        first = work.enqueue("bad")
+        behind = await work.enqueue("behind").start(after=[second.id, first])
+        await eventually(lambda: worker.counters["failed"] == 2)
+        gate.set()
+        await eventually(lambda: worker.counters["failed"] + worker.counters["completed"] == 3)
+        last = await work.enqueue("last")
+
+        async def is_recorded() -> bool:
+            return last.id in await ends(worker)
+
+        await eventually(is_recorded)
+        found = await ends(worker)
+        (end,) = found[behind.id]
+        assert end.name == "work"
+        assert end.error.endswith(f"It was to follow work {first.id}")
+        assert {*found} == {first.id, second.id, behind.id, last.id}
+
+
+async def test_a_follower_outlives_the_process_that_aborts_the_task_before_it(
+    worker: TaskWorker, running: Running, work: Any
+):
+    """A follower of an aborted task ends in a worker, even if the aborting process is killed."""
+    async with worker:
+        first = await work.enqueue("first").start(delay=3600)
+        behind = await work.enqueue("behind").start(after=first.id)
+        last = await work.enqueue("last").start(after=behind.id)
+        assert await worker.client.abort(worker, first.id, 0) == (True, True)
+    async with running(worker):
+        for task, blamed in [(behind, first), (last, behind)]:
+            error = (await task.result(timeout=10)).exception
+            assert str(error).endswith(f"It was to follow work {blamed.id}")
+        await eventually(lambda: worker.counters["failed"] == 2)
+        keys = worker.client.keys
+        for name in (keys.data, keys.dependencies, keys.waits_for, keys.blamed):
+            assert not await worker.redis.exists([name(behind.id), name(last.id)])
+
+
+async def test_a_fallback_of_a_follower_ends_once(worker: TaskWorker, running: Running, work: Any):
+    """A fallback runs if its task fails with the one before it, and gets one end."""
+    async with running(worker):
+        first = await work.enqueue("bad")
+        await first.result(timeout=10)
+        second = await work.enqueue("gated bad").start(delay=3600)
+        risky = work.enqueue("behind").start(after=second.id)
+        safe = risky ^ work
+        last = await safe.then(work)
+        await second.abort(timeout=10)
+
+        assert not (await risky.result(timeout=10)).success
+        assert (await safe.result(timeout=10)).result == "behind"
+        assert (await last.result(timeout=10)).result == "behind"
+        await eventually(lambda: worker.counters["completed"] == 2)
+        assert [len(one) for one in (await ends(worker)).values()] == [1] * 5
+
+
+async def test_what_a_skipped_fallback_takes_over_is_deleted(
+    worker: TaskWorker, running: Running, work: Any
+):
+    """The result that a fallback takes over is deleted with the fallback's end."""
+    async with running(worker):
+        safe = await (work.enqueue("good") ^ work)
+        assert (await safe.result(timeout=10)).result == "good"
+        assert not await worker.redis.exists([worker.client.keys.fallback(safe.id)])
