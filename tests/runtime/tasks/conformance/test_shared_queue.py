@@ -105,6 +105,28 @@ async def test_one_worker_takes_over_the_others_tasks(
     assert begun == [2]
 
 
+async def test_streaq_does_not_run_what_follows_a_task_that_we_aborted(
+    pair: dict[str, Worker[Any]],
+):
+    """A follower of a task that our queue has aborted does not run in streaq's worker."""
+    ran: list[str] = []
+    for one in pair.values():
+
+        @one.task(name="note")
+        async def note(text: str) -> None:
+            ran.append(text)
+
+        if one is pair["vibetuner"]:
+            async with one:
+                first = await note.enqueue("first").start(delay=3600)
+                behind = await note.enqueue("behind").start(after=first.id)
+                await first.abort(timeout=0)
+    async with at_work(pair["streaq"]):
+        result = await task_of(pair["streaq"], behind.id).result(timeout=10)
+    assert result.success is False
+    assert ran == []
+
+
 @pytest.mark.parametrize("clash", ["skip", "wait", "replace"])
 async def test_a_unique_task_of_ours_runs_with_streaq(stand_in, settings: Settings, clash: Any):
     """A unique task that streaq's worker runs loses no call, as our worker watches the line.

@@ -35,10 +35,10 @@ local function load_messages(prefix, messages, reply)
       message[1], message[2], message[3], message[4]
     reply[n + 5], reply[n + 6] = found[2 * i - 1], found[2 * i] or '0'
     reply[n + 7] = 0
-    if has_marks and is_marked(prefix, message[3]) then
-      reply[n + 7] = 1
-    elseif has_marks and is_marked(prefix, '~' .. message[3]) then
+    if has_marks and is_marked(prefix, '~' .. message[3]) then
       reply[n + 7] = 2
+    elseif has_marks and is_marked(prefix, message[3]) then
+      reply[n + 7] = 1
     end
     n = n + 7
   end
@@ -237,8 +237,10 @@ local function release_dependents(prefix, stream, task, result, otherwise, now)
 end
 
 -- Let a task fail because of another, which `blamed` names: the worker that claims it records its end.
+-- One of streaq's own does not know the mark, and aborts it.
 local function blame(prefix, task, blamed)
   mark(prefix, '~' .. task)
+  mark(prefix, task)
   redis.call('set', prefix .. ':task:blamed:' .. task, blamed, 'px', 604800000)
 end
 

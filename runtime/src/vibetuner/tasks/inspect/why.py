@@ -115,12 +115,12 @@ async def _reasons(
             "What was enqueued can't be read: it was signed with another SECRET_KEY, or is damaged",
             OTHER_KEY_CURE,
         )
-    if facts.in_abort_set:
-        yield Reason("Somebody has asked to abort it: the next worker that takes it ends it")
     if facts.blamed:
         yield Reason(
             f"It was to follow {facts.blamed}, and so fails: the next worker that takes it ends it"
         )
+    elif facts.in_abort_set:
+        yield Reason("Somebody has asked to abort it: the next worker that takes it ends it")
     live = [view for view in workers if view.is_live]
     if not live:
         yield _no_worker(queue, workers)

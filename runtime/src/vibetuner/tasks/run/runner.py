@@ -153,7 +153,7 @@ class Run:
     def abort(self, task_ids: set[str]) -> None:
         """Cancel those of the tasks that run here."""
         for attempt in tuple(self.running):
-            if attempt.task_id in task_ids:
+            if attempt.task_id in task_ids and not attempt.must_fail:
                 attempt.cut(Cut.ABORT)
 
     async def publish_abort(self, task_id: str) -> None:
