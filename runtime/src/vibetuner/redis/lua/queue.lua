@@ -227,12 +227,16 @@ local function blame(prefix, task, blamed)
   redis.call('set', prefix .. ':task:blamed:' .. task, blamed, 'px', 604800000)
 end
 
--- Remove a task's dependencies; return whether it had any.
-local function stop_waiting(prefix, task)
+-- Remove a task's dependencies; return whether it had any. With `heir`, that one waits for them.
+local function stop_waiting(prefix, task, heir)
   local dependencies = prefix .. ':task:dependencies:' .. task
   local first = members(dependencies)
   for _, other in ipairs(first) do
     redis.pcall('srem', prefix .. ':task:dependents:' .. other, task, '~' .. task)
+    if heir and is_live(prefix, heir) then
+      redis.call('sadd', prefix .. ':task:dependencies:' .. heir, other)
+      redis.pcall('sadd', prefix .. ':task:dependents:' .. other, heir)
+    end
   end
   redis.call('del', dependencies)
   return #first > 0
@@ -300,7 +304,9 @@ local function record_end(prefix, one, batch, now)
     end
   else
     if batch.linked then fail_dependents(prefix, one, now) end
-    if one.otherwise and not has_ended(prefix, one.otherwise) then
+    -- The fallback of a task that was aborted while it waited may have to wait, too.
+    if one.otherwise and not has_ended(prefix, one.otherwise)
+      and redis.call('exists', prefix .. ':task:dependencies:' .. one.otherwise) == 0 then
       post(queue_of(prefix, one.otherwise, one.stream), one.otherwise, now)
     end
   end
@@ -624,8 +630,9 @@ local function abort(keys, argv)
     or redis.call('exists', prefix .. ':task:data:' .. task) == 0 then
     return 'over'
   end
-  local one = member(prefix, task)
-  local is_idle = one and (leave_line(one) or is_stranded(prefix, one)) or stop_waiting(prefix, task)
+  local one, fallback = member(prefix, task), argv[7] ~= '' and argv[7] or nil
+  local is_idle = one and (leave_line(one) or is_stranded(prefix, one))
+    or stop_waiting(prefix, task, fallback)
   for i = 9, #argv do
     if is_idle or redis.call('zrem', prefix .. ':queues:delayed:' .. argv[i], task) == 1 then
       local batch = new_batch(keys)
@@ -633,7 +640,7 @@ local function abort(keys, argv)
       local one = {
         kind = 'f', stream = prefix .. ':queues:' .. argv[i], task = task, value = argv[3],
         ttl = argv[4], name = argv[5], outcome = 'aborted', entry = argv[6], payload = '',
-        otherwise = argv[7] ~= '' and argv[7] or nil,
+        otherwise = fallback,
       }
       if redis.call('get', argv[8]) == task then append(batch.deleted, argv[8]) end
       record_end(prefix, one, batch, now)
