@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable
-from contextlib import AsyncExitStack, suppress
+from contextlib import suppress
 from random import Random
 from secrets import token_hex
 from typing import Any, cast
@@ -207,12 +207,13 @@ async def _settle_letters(chance: Random) -> None:
         await anyio.sleep(chance.uniform(1, 4))
         new_id = ""
         with suppress(*PASSING, PyMongoError, ExceptionGroup), anyio.fail_after(ANSWER_SECONDS):
-            letters = (await dead_letters.list_letters(limit=20)).letters
-            letter = chance.choice(letters) if letters else None
-            if letter and chance.randrange(4):
-                new_id = await dead_letters.retry(letter)
-            elif letter:
-                await dead_letters.discard(letter)
+            async with open_database(get_settings()):
+                letters = (await dead_letters.list_letters(limit=20)).letters
+                letter = chance.choice(letters) if letters else None
+                if letter and chance.randrange(4):
+                    new_id = await dead_letters.retry(letter)
+                elif letter:
+                    await dead_letters.discard(letter)
         if new_id and letter:
             note("accepted", id=new_id, kind="retried letter")
 
@@ -232,11 +233,7 @@ async def _abort(task: AnyTask, patience: float) -> None:
 
 async def main(seed: str, seconds: float) -> None:
     """Produce for ``seconds``, then wait for the last aborts."""
-    settings = get_settings()
-    async with AsyncExitStack() as stack:
-        await stack.enter_async_context(open_sql(settings))
-        await stack.enter_async_context(open_database(settings))
-        queue = await stack.enter_async_context(anyio.create_task_group())
+    async with open_sql(get_settings()), anyio.create_task_group() as queue:
         queue.start_soon(_hold_queue_open)
         queue.start_soon(_settle_letters, Random(f"{seed} letters"))  # noqa: S311 - as above
         async with anyio.create_task_group() as aborts:
