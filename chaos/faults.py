@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from random import Random
 from typing import Literal, NamedTuple, get_args
@@ -15,6 +15,8 @@ from chaos.processes import Child, descendants, gone, send
 from chaos.replication import Replication
 from chaos.servers import Server
 from chaos.story import FORCED, Effect
+from vibetuner.redis.blocking import RefusedError, ask
+from vibetuner.redis.url import Address
 
 __all__ = ["Faults", "PlannedFault", "Topology", "plan"]
 
@@ -41,6 +43,7 @@ FAULTS = {
     "supervisor killed": Chance(1, (0, 0), "stop"),
     "valkey killed": Chance(2, (0, 4), "outage", ("single",)),
     "valkey stopped": Chance(2, (0, 4), "outage", ("single",)),
+    "connections cut": Chance(2, (0, 0), "outage", ("single",)),
     "mongodb killed": Chance(2, (1, 8), "none"),
     "mongodb frozen": Chance(2, (2, 12), "none"),
     "primary killed": Chance(2, (0, 0), "failover", REPLICATED),
@@ -131,6 +134,8 @@ class Faults:
             case "valkey killed" | "valkey stopped":
                 assert isinstance(self._redis, Server)  # noqa: S101 - as the plan has it
                 await self._restart(self._redis, fault)
+            case "connections cut":
+                await self._cut_connections(fault)
             case "mongodb killed":
                 await self._restart(self._mongo, fault)
             case "mongodb frozen":
@@ -193,6 +198,16 @@ class Faults:
             await asyncio.sleep(fault.seconds)
             server.launch()
             await server.ready()
+
+    async def _cut_connections(self, fault: PlannedFault) -> None:
+        assert isinstance(self._redis, Server)  # noqa: S101 - as above
+        if not _is_free(self._redis):
+            return
+        address = Address(host="127.0.0.1", port=self._redis.port)
+        async with self._redis.busy, _noted(fault, [self._redis.pid]):
+            for kind in ("normal", "pubsub"):
+                with suppress(OSError, RefusedError):
+                    await asyncio.to_thread(ask, address, ["CLIENT", "KILL", "TYPE", kind])
 
     async def _strike_replication(self, fault: PlannedFault) -> None:
         """Inflict one fault at a time: durable tasks survive the loss of only one server."""

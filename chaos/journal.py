@@ -10,10 +10,13 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-__all__ = ["JOURNAL", "note", "read_notes"]
+__all__ = ["JOURNAL", "QUEUES", "note", "read_notes"]
 
 # The environment variable that has the file's path for every process of a run.
 JOURNAL = "CHAOS_JOURNAL"
+
+# The queues of the project, highest first.
+QUEUES = ("urgent", "normal", "bulk")
 
 Note = dict[str, Any]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from statistics import median
 from typing import Any, Literal
@@ -43,6 +43,7 @@ class Stored:
     results: Mapping[str, Result] = field(default_factory=dict)
     letters: Mapping[str, Letter] = field(default_factory=dict)
     letters_not_moved: int = 0
+    left_over: frozenset[str] = frozenset()
 
 
 @dataclass(slots=True)
@@ -134,7 +135,7 @@ def judge(notes: Iterable[Note], stored: Stored, *, durable: bool = False) -> Le
         unknown=_unknown(tasks.values(), stored),
         lost=[_lost(task, stored) for task in counted if fates[task.task_id] == "lost"],
         rises=[rise for found in charged.values() for rise in found],
-        broken=broken_promises(story, durable=durable),
+        broken=[*broken_promises(story, durable=durable), *_untidy(story, counted, stored)],
         two_ends=[task.task_id for task in counted if _has_two_ends(task, stored)],
         causes=dict(Counter(str(letter.cause) for letter in letters.values()).most_common()),
         without_cause=[name for name, letter in letters.items() if letter.cause not in CAUSES],
@@ -212,6 +213,19 @@ def _unknown(tasks: Iterable[TaskStory], stored: Stored) -> dict[str, int]:
     fates = Counter[str](_fate(task, stored) for task in unknown if task.runs)
     never = sum(not task.runs for task in unknown)
     return {"all": len(unknown), "never begun": never, **fates}
+
+
+def _untidy(story: Story, tasks: Iterable[TaskStory], stored: Stored) -> Iterator[str]:
+    """Yield a sentence for each task without a result, and each key that no task needs.
+
+    After a failover both may be: the new primary has not got the last writes.
+    """
+    if any(fault.effect == "failover" for fault in story.faults):
+        return
+    for task in tasks if stored.results else ():
+        if task.origin == "accepted" and task.task_id not in stored.results:
+            yield f"{task.kind} {task.task_id} has no result"
+    yield from (f"left in Redis: {one}" for one in sorted(stored.left_over))
 
 
 def _lost(task: TaskStory, stored: Stored) -> Lost:

@@ -9,10 +9,14 @@ from collections import defaultdict
 from collections.abc import Iterator
 from itertools import pairwise
 
-from chaos.story import Fault, Story, TaskStory
+from chaos.story import Fault, Run, Story, TaskStory
 from chaos.tries import LOSSES
 
 __all__ = ["broken_promises"]
+
+
+# A run notes its end a little after the server has recorded it.
+SLACK_SECONDS = 0.05
 
 
 def broken_promises(story: Story, *, durable: bool = False) -> list[str]:
@@ -20,7 +24,10 @@ def broken_promises(story: Story, *, durable: bool = False) -> list[str]:
 
     Unless enqueues are ``durable``, a key may be lost with the primary that acknowledged it.
     """
-    return [*_withdrawn(story), *_keys(story, durable=durable), *_done_twice(story)]
+    return [
+        *_withdrawn(story), *_keys(story, durable=durable), *_done_twice(story),
+        *_together(story), *_too_early(story),
+    ]  # fmt: skip
 
 
 def _withdrawn(story: Story) -> Iterator[str]:
@@ -51,6 +58,40 @@ def _done_twice(story: Story) -> Iterator[str]:
     for task in story.tasks.values():
         if task.completions > 1 and not _is_explained(task, story.faults):
             yield f"{task.kind} {task.task_id} was done {task.completions} times, nothing was lost"
+
+
+def _together(story: Story) -> Iterator[str]:
+    """Yield a sentence for each two unique tasks that ran at the same time without a reason."""
+    groups: defaultdict[str, list[tuple[Run, str]]] = defaultdict(list)
+    for task in story.tasks.values():
+        group = next((line["group"] for line in task.lines if line.get("group")), None)
+        if group:
+            groups[group] += [(run, task.task_id) for run in task.runs]
+    losses = [fault for fault in story.faults if fault.effect in LOSSES]
+    for group, runs in groups.items():
+        runs.sort(key=lambda one: one[0].began)
+        for (run, task_id), (following, other) in pairwise(runs):
+            # A worker that was killed has noted no end.
+            overlaps = run.ended is not None and run.ended > following.began + SLACK_SECONDS
+            if (
+                task_id != other
+                and overlaps
+                and not any(
+                    fault.hits(run.pid) and fault.within(run.began, following.began)
+                    for fault in losses
+                )
+            ):
+                yield f"{group}: {task_id} and {other} ran at the same time"
+
+
+def _too_early(story: Story) -> Iterator[str]:
+    """Yield a sentence for each task that ran before those that it follows were done."""
+    for task in story.tasks.values():
+        for line in task.lines:
+            for first in line.get("after", ()) if task.runs else ():
+                before = story.tasks.get(first)
+                if line["strict"] and not (before and before.completions):
+                    yield f"{task.kind} {task.task_id} ran, and {first} before it was not done"
 
 
 def _is_explained(task: TaskStory, faults: list[Fault]) -> bool:

@@ -14,7 +14,9 @@ from pymongo import AsyncMongoClient
 from streaq.types import StreaqCancelled
 
 from chaos import outbox
+from chaos.journal import QUEUES
 from chaos.ledger import Letter, Result, Stored
+from vibetuner.app import VibetunerApp
 from vibetuner.config import Settings, using_settings
 from vibetuner.tasks.worker import TaskWorker
 
@@ -23,6 +25,10 @@ __all__ = ["look", "wait_until_idle"]
 LETTERS = "dead_letters"
 RELAY_SECONDS = 45
 CHUNK = 500
+# The keys of tasks that have not ended; those of cron tasks wait for the next minute.
+LEFT_OVER = (
+    "retry", "dependents", "dependencies", "queue", "fallback", "lock", "unique", "line", "blamed",
+)  # fmt: skip
 
 
 async def wait_until_idle(
@@ -52,6 +58,7 @@ async def look(settings: Settings, task_ids: Iterable[str]) -> Stored:
             results=await _results(worker, list(task_ids)),
             letters=streamed | await _moved_letters(settings),
             letters_not_moved=len(streamed),
+            left_over=frozenset(await _left_over(worker)),
         )
 
 
@@ -59,12 +66,12 @@ async def look(settings: Settings, task_ids: Iterable[str]) -> Stored:
 async def _opened(settings: Settings) -> AsyncIterator[TaskWorker]:
     """Open a worker that is connected and runs nothing."""
     with using_settings(settings):
-        async with TaskWorker(settings) as worker:
+        async with TaskWorker(settings, lambda: VibetunerApp(queues=[*QUEUES])) as worker:
             yield worker
 
 
 async def _queued(settings: Settings, worker: TaskWorker) -> set[str]:
-    """Return the tasks that wait in the outbox, wait for a worker, are delayed, or run."""
+    """Return the tasks that wait in the outbox, for a worker or for other tasks, or run."""
     found = await outbox.waiting(settings)  # read first, as they move from there to the queue
     for priority in worker.priorities:
         entries = await worker.redis.xrange(worker.stream_key + priority)
@@ -72,7 +79,22 @@ async def _queued(settings: Settings, worker: TaskWorker) -> set[str]:
         found |= {
             str(name) for name in await worker.redis.zrange(worker.queue_key + priority, 0, -1)
         }
-    return found
+    return found | await _ids_of(worker, "data")
+
+
+async def _ids_of(worker: TaskWorker, kind: str) -> set[str]:
+    """Return the tasks that have a key of this kind."""
+    start = f"{worker.prefix}:task:{kind}:"
+    return {str(key)[len(start) :] async for key in worker.redis.scan_iter(f"{start}*", count=1000)}
+
+
+async def _left_over(worker: TaskWorker) -> set[str]:
+    """Return what no task of an idle queue needs."""
+    found = {f"{kind} {one}" for kind in LEFT_OVER for one in await _ids_of(worker, kind)}
+    keys, redis = worker.client.keys, worker.redis
+    found |= {f"unique {one}" for one in await redis.hkeys(keys.unique)}
+    found |= {f"in line {one}" for one in await redis.zrange(keys.in_line, 0, -1)}
+    return found | {f"marked {one}" for one in await redis.smembers(keys.aborted)}
 
 
 async def _results(worker: TaskWorker, task_ids: Sequence[str]) -> dict[str, Result]:

@@ -114,6 +114,23 @@ async def test_a_fallback_of_a_follower_ends_once(worker: TaskWorker, running: R
         assert [len(one) for one in (await ends(worker)).values()] == [1] * 5
 
 
+async def test_the_fallback_of_a_waiting_task_that_is_aborted_waits_for_its_arguments(
+    worker: TaskWorker, running: Running, work: Any, gate: asyncio.Event
+):
+    """A fallback of an aborted task runs when the task before has ended, with its result."""
+    async with running(worker):
+        first = work.enqueue("gated")
+        risky = first | work
+        safe = risky ^ work
+        last = await safe.then(work)
+        await eventually(lambda: worker.running() == 1)
+        assert await risky.abort(timeout=0)
+        assert (await safe.info()).dependencies == {first.id}
+        gate.set()
+        assert (await safe.result(timeout=10)).result == "gated"
+        assert (await last.result(timeout=10)).result == "gated"
+
+
 async def test_what_a_skipped_fallback_takes_over_is_deleted(
     worker: TaskWorker, running: Running, work: Any
 ):

@@ -465,10 +465,51 @@ def test_each_topology_has_faults_of_its_own():
     """Each topology plans faults of the servers that it has."""
     kinds = ({one.kind for one in plan(7, 6000, topology)} for topology in get_args(Topology))
     single, sentinel, cluster = kinds
-    assert single - sentinel == single - cluster == {"valkey killed", "valkey stopped"}
+    own = {"valkey killed", "valkey stopped", "connections cut"}
+    assert single - sentinel == single - cluster == own
     assert sentinel - single == {
         *("primary killed", "primary killed with a lag", "primary frozen"),
         *("replica promoted", "failover ordered", "replica killed", "replica frozen"),
     }
     assert cluster - sentinel == {"slot moved", "other primary killed"}
     assert sentinel <= cluster
+
+
+def group(journal: Journal, name: str, *, pid: int = WORKER) -> None:
+    journal.say(
+        "start", id=name, kind="waiting", tries=1, pid=pid, run=f"{name}-{pid}-1", group="A"
+    )
+
+
+@pytest.mark.parametrize("effect", ["stop", "freeze"])
+def test_unique_tasks_run_one_at_a_time_unless_a_worker_was_lost(journal: Journal, effect: str):
+    """Two tasks of a group that run at the same time break a promise, except beside a freeze."""
+    group(journal, "a")
+    journal.fault(effect, WORKER)
+    group(journal, "b", pid=OTHER)
+    journal.mend()
+    journal.end(1, "done")
+    journal.end(1, "done", pid=OTHER, name="b")
+    expected = ["A: a and b ran at the same time"] if effect == "stop" else []
+    assert judge(journal.notes, Stored()).broken == expected
+
+
+@pytest.mark.parametrize("strict", [True, False])
+def test_a_task_runs_after_those_that_it_follows(journal: Journal, strict: bool):
+    """A task that ran before the one that it follows was done breaks a promise if it is strict."""
+    journal.accept("b")
+    journal.say("accepted", id="a", kind="batch", after=["b"], strict=strict)
+    journal.run(1, "raised", name="b")
+    journal.run(1, "done")
+    expected = ["batch a ran, and b before it was not done"] if strict else []
+    assert judge(journal.notes, Stored()).broken == expected
+
+
+def test_a_task_without_a_result_and_a_key_without_a_task_are_not_clean(journal: Journal):
+    """An accepted task without a result, or a key that no task needs, breaks a promise."""
+    journal.accept("a")
+    journal.run(1, "done")
+    stored = Stored(results={"b": "done"}, left_over=frozenset({"lock charge"}))
+    ledger = judge(journal.notes, stored)
+    assert ledger.broken == ["slow a has no result", "left in Redis: lock charge"]
+    assert not ledger.is_clean

@@ -16,14 +16,17 @@ from typing import Any, cast
 import anyio
 from anyio.abc import TaskGroup
 from coredis.exceptions import RedisError
+from pymongo.errors import PyMongoError
 from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 from streaq.task import Task
 
-from chaos.journal import note
+from chaos.journal import QUEUES, note
 from vibetuner.config import get_settings
 from vibetuner.errors import VibetunerError
+from vibetuner.resources.mongo import open_database
 from vibetuner.resources.sql import open_session, open_sql
+from vibetuner.tasks import dead_letters
 from vibetuner.tasks.call import TaskCall
 from vibetuner.tasks.worker import open_queue
 
@@ -41,10 +44,17 @@ SAME_KEY, ROLLED_BACK = 3, 4
 
 # How many of a hundred tasks are of each kind.
 SHARES = {
-    "quick": 26, "committed": 10, "keyed": 10, "slow": 13, "threaded": 6, "hopeless": 6, "flaky": 8,
-    "too_slow": 3, "sick": 1, "poisonous": 1, "one_at_a_time": 4, "perishable": 5, "endless": 5,
-    "ticking": 2,
+    "quick": 20, "committed": 8, "keyed": 8, "slow": 10, "threaded": 4, "hopeless": 4, "flaky": 6,
+    "too_slow": 3, "sick": 1, "poisonous": 1, "one_at_a_time": 4, "perishable": 4, "endless": 4,
+    "ticking": 2, "chain": 6, "fallback": 4, "batch": 8, "clashing": 3, "skipping": 5,
+    "waiting": 7, "replacing": 7,
 }  # fmt: skip
+UNIQUE = {"clashing", "skipping", "waiting", "replacing"}
+ACCOUNTS = "ABC"
+
+# How many of a hundred steps meet each fate; and of a hundred tasks, how many are aborted.
+FATES = {"done": 45, "flaky": 12, "later": 12, "fail": 10, "give up": 6, "long": 15}
+ABORTED = 15
 
 
 class Producer:
@@ -69,10 +79,12 @@ class Producer:
             await _commit(task, is_kept=bool(self._chance.randrange(ROLLED_BACK)))
         elif kind == "keyed":
             await _enqueue_keyed(task)
+        elif kind == "batch":
+            await self._enqueue_batch(cast("TaskCall[Any, Any]", task))
         else:
             await _enqueue(task, kind)
-        if kind == "endless":
-            self._aborts.start_soon(_abort, task, patience)
+        if kind == "endless" or self._chance.randrange(100) < ABORTED:
+            self._aborts.start_soon(_abort, self._chance.choice(_chain_of(task)), patience)
         await anyio.sleep(pause)
 
     def _draw(self, kind: str) -> AnyTask:
@@ -86,11 +98,58 @@ class Producer:
             "one_at_a_time": lambda: mix.one_at_a_time.enqueue(round(chance.uniform(0.2, 1.5), 1)),
             "committed": lambda: mix.committed.enqueue(token_hex(8)),
             "keyed": self._draw_keyed,
+            "chain": self._draw_chain,
+            "fallback": lambda: self._draw_step() ^ mix.step,
+            "batch": self._draw_step,
             # Every second one is delayed beyond its expiry.
             "perishable": lambda: mix.perishable.enqueue().start(delay=chance.choice([None, 4])),
         }
-        draw: Callable[[], AnyTask] = draws.get(kind, getattr(mix, kind).enqueue)
+        if kind in UNIQUE:
+            account, fate = chance.choice(ACCOUNTS), self._draw_fate()
+            delay = chance.choice([None, None, 1, 3])
+            queue = chance.choice(QUEUES)
+            task: AnyTask = getattr(mix, kind).enqueue(account, fate=fate)
+            return task.start(delay=delay, priority=queue)
+        draw: Callable[[], AnyTask] = draws[kind] if kind in draws else getattr(mix, kind).enqueue
         return draw()
+
+    def _draw_fate(self) -> str:
+        return self._chance.choices(list(FATES), list(FATES.values()))[0]
+
+    def _draw_step(self) -> TaskCall[Any, Any]:
+        delay, queue = self._chance.choice([None, None, None, 2]), self._chance.choice(QUEUES)
+        step: TaskCall[Any, Any] = mix.step.enqueue(fate=self._draw_fate())
+        return step.start(delay=delay, priority=queue)
+
+    def _draw_chain(self) -> AnyTask:
+        chain: Any = self._draw_step()
+        for _ in range(self._chance.randint(1, 3)):
+            chain = chain.then(mix.step, fate=self._draw_fate())
+        return cast("AnyTask", chain)
+
+    async def _enqueue_batch(self, last: TaskCall[Any, Any]) -> None:
+        """Enqueue some steps and one that waits for them: by itself, under a key or in a commit."""
+        chance = self._chance
+        parts = [self._draw_step() for _ in range(chance.randint(1, 5))]
+        is_strict = bool(chance.randrange(2))
+        last.delay = None
+        last.start(after=parts, regardless=not is_strict, priority=chance.choice(QUEUES))
+        facts: dict[str, Any] = {"after": [part.id for part in parts], "strict": is_strict}
+        verdict, way = "unknown", chance.choice(["plain", "keyed", "committed"])
+        known = last.id
+        with suppress(*PASSING, SQLAlchemyError, ExceptionGroup), anyio.fail_after(ANSWER_SECONDS):
+            if way == "plain":
+                await last
+            elif way == "keyed":
+                last = await last.once(f"batch-{known}")
+            else:
+                async with open_session() as session:
+                    await last.within(session)
+                    await session.commit()
+            verdict = "accepted"
+        for part in parts:
+            note(verdict, id=part.id, kind="part")
+        note(verdict, id=known, kind="batch", **facts)
 
     def _draw_keyed(self) -> AnyTask:
         self._keys += 1
@@ -119,6 +178,7 @@ async def _enqueue_keyed(task: AnyTask) -> None:
     with suppress(*PASSING, ExceptionGroup), anyio.fail_after(ANSWER_SECONDS):
         await call
         verdict = "accepted"
+    task.id = call.id
     note(verdict, id=call.id, kind="keyed", key=key)
 
 
@@ -127,7 +187,35 @@ async def _enqueue(task: AnyTask, kind: str) -> None:
     with suppress(*PASSING, ExceptionGroup), anyio.fail_after(ANSWER_SECONDS):
         await task
         verdict = "accepted"
-    note(verdict, id=task.id, kind=kind)
+    before: list[str] = []
+    for one in _chain_of(task):
+        note(verdict, id=one.id, kind=kind, after=before, strict=kind != "fallback")
+        before = [one.id]
+
+
+def _chain_of(task: AnyTask) -> list[AnyTask]:
+    """Return the tasks of a chain, the first one first."""
+    chain = [task]
+    while (first := chain[0]._after) is not None:  # noqa: SLF001 - streaq's own name
+        chain.insert(0, first)
+    return chain
+
+
+async def _settle_letters(chance: Random) -> None:
+    """Retry or discard a dead letter now and then, as a person would."""
+    while True:
+        await anyio.sleep(chance.uniform(1, 4))
+        new_id = ""
+        with suppress(*PASSING, PyMongoError, ExceptionGroup), anyio.fail_after(ANSWER_SECONDS):
+            async with open_database(get_settings()):
+                letters = (await dead_letters.list_letters(limit=20)).letters
+                letter = chance.choice(letters) if letters else None
+                if letter and chance.randrange(4):
+                    new_id = await dead_letters.retry(letter)
+                elif letter:
+                    await dead_letters.discard(letter)
+        if new_id and letter:
+            note("accepted", id=new_id, kind="retried letter")
 
 
 async def _abort(task: AnyTask, patience: float) -> None:
@@ -147,6 +235,7 @@ async def main(seed: str, seconds: float) -> None:
     """Produce for ``seconds``, then wait for the last aborts."""
     async with open_sql(get_settings()), anyio.create_task_group() as queue:
         queue.start_soon(_hold_queue_open)
+        queue.start_soon(_settle_letters, Random(f"{seed} letters"))  # noqa: S311 - as above
         async with anyio.create_task_group() as aborts:
             await Producer(seed, aborts).produce(seconds)
         queue.cancel_scope.cancel()

@@ -42,8 +42,6 @@ CLOSING_SECONDS = 2.0
 # The server remembers for this long that it has received a row; once the row is deleted, FORGET_MS.
 NOTE_MS = 30 * 24 * 3_600_000
 FORGET_MS = 3_600_000
-# Tells hand_on in lua/queue.lua to wait for a task that the server does not know yet.
-WAIT = "~"
 # A process hands on a row within this time of reading it, or never.
 STALE_SECONDS = 600
 
@@ -129,8 +127,9 @@ class Courier:
         rows = await store.read(task_ids, ROWS_AT_ONCE, durable=durable)
         if not rows or time.monotonic() - read_at > STALE_SECONDS:
             return 0
+        beside = {row.task_id for row in rows}
         answers = await asyncio.gather(
-            *(self._send(client, row) for row in rows), return_exceptions=True
+            *(self._send(client, row, beside) for row in rows), return_exceptions=True
         )
         sent = [
             row.task_id
@@ -216,19 +215,27 @@ class Courier:
                 except Exception as error:  # noqa: BLE001 - whatever it is, the rows are kept
                     logger.debug("left in the outbox: %s", first_line(error))
 
-    async def _send(self, client: QueueClient, row: Row) -> None:
-        """Enqueue a row's task, unless that was done before, or another task has its key."""
+    async def _send(self, client: QueueClient, row: Row, beside: set[str]) -> None:
+        """Enqueue a row's task, unless that was done before, or another task has its key.
+
+        The task waits for those of ``beside``, which are handed on with it. If the server had to
+        ask for one of them, that might end meanwhile.
+        """
         options = json.loads(row.options)
         # The mark comes last, after the dependencies and their number.
         is_durable = len(options) > 4 and options[4 + options[3] :] == [DURABLE]
+        followed = {str(one).removeprefix("~") for one in options[4:]}
+        in_outbox, sought, blamed = followed & beside, set[str](), ""
         values = [
             row.key or "", row.keep, row.call or "", row.task_id, row.payload,
             *(options[:-1] if is_durable else options),
         ]  # fmt: skip
-        about_gone = sought = ""
 
         def hand_on(own: QueueClient) -> Awaitable[Any]:
-            return own.functions.call("hand_on", (own.keys.queue,), [NOTE_MS, about_gone, *values])
+            waits = json.dumps(sorted(in_outbox))
+            return own.functions.call(
+                "hand_on", (own.keys.queue,), [NOTE_MS, waits, blamed, *values]
+            )
 
         while True:
             if is_durable:
@@ -237,11 +244,10 @@ class Courier:
                 answer = await hand_on(client)
             if not (gone := gone_in(answer)):
                 break
-            if await _is_in_outbox(gone):
-                about_gone = WAIT
-            elif gone == sought:  # not handed on between the two questions, either
-                about_gone = gone
-            sought = gone
+            if gone in sought:  # not handed on between the two questions, either
+                blamed = gone
+            sought.add(gone)
+            in_outbox |= await _held_by_outbox(followed)
         if answer and answer[0] in TAKEN:
             logger.warning("%s %s was not enqueued: its id is taken", row.name, row.task_id)
         elif len(answer) > 1 and answer[0].decode() != row.task_id:
@@ -282,15 +288,16 @@ def _known_id(call: ReliableCall[Any, Any], row: Row, task_id: str, known: str |
     return task_id
 
 
-async def _is_in_outbox(task_id: str) -> bool:
-    """Return whether a row is there; raise, unlike find_row, if a database does not answer.
+async def _held_by_outbox(task_ids: set[str]) -> set[str]:
+    """Return those of the tasks that have a row; raise, unlike find_row, if a database is silent.
 
     A task would fail if its silence counted as an answer.
     """
-    for store in open_stores():
-        if await store.read([task_id], 1, durable=None):
-            return True
-    return False
+    return {
+        row.task_id
+        for store in open_stores()
+        for row in await store.read(sorted(task_ids), len(task_ids), durable=None)
+    }
 
 
 def _row(call: ReliableCall[Any, Any], client: QueueClient, now: int, created_at: datetime) -> Row:

@@ -53,6 +53,7 @@ from vibetuner.tasks.call import (
 from vibetuner.tasks.client.queue import QueueClient, open_queue_client
 from vibetuner.tasks.depends import inject
 from vibetuner.tasks.engine import (
+    cron_id,
     is_open,
     open_client,
     set_open,
@@ -406,7 +407,7 @@ class TaskWorker(Worker[Any]):
         return declared_queue(self.registry.get(name)) or default_queue(self.priorities)
 
     async def unschedule_by_id(self, task_id: str) -> bool:
-        """Stop scheduling a repeated task; return whether there was one.
+        """Stop scheduling a repeated task, and abort its next run; return whether there was one.
 
         Raises:
             NotConfigured: REDIS_URL is empty.
@@ -414,8 +415,16 @@ class TaskWorker(Worker[Any]):
         """
         client = self.client
         async with client.answering():
-            await client.functions.connection.call("HDEL", client.keys.cron_queues, task_id)
-            return await super().unschedule_by_id(task_id)
+            call, keys = client.functions.connection.call, client.keys
+            due, _ = await asyncio.gather(
+                call("ZSCORE", keys.cron_schedule, task_id), call("HDEL", keys.cron_queues, task_id)
+            )
+            was_scheduled = await super().unschedule_by_id(task_id)
+        # The first run of a repeated task has the task's own id.
+        for run_id in (task_id, cron_id(task_id, int(due))) if due else ():
+            if await self.status_by_id(run_id) is State.SCHEDULED:
+                await self.abort_by_id(run_id, timeout=0)
+        return was_scheduled
 
     async def queue_size(self, include_scheduled: bool = True) -> int:
         """Return how many tasks wait, including scheduled ones.

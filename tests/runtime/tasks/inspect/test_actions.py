@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from datetime import UTC, date, datetime, timedelta
 
 import pytest
@@ -262,6 +263,24 @@ def test_a_schedule_is_judged_by_its_last_run(due, last, seen, running, health):
         assert found is health
     assert found is health
     assert bool(note) == (health in {CronHealth.LATE, CronHealth.MISSED})
+
+
+@pytest.mark.parametrize("ended", [False, True])
+async def test_an_abort_of_a_repeated_task_removes_its_schedule(queue: Queue, ended: bool):
+    """The id of a repeated task removes its schedule and the next run, also after the first run."""
+    worker = queue.worker
+    task = await worker.registry["double"].enqueue(1).start(schedule="0 3 * * *")
+    if ended:
+        assert await task.abort(timeout=0)
+        await queue.redis.zadd(worker.cron_schedule_key, {task.id: time.time() * 1000})
+        await worker.queue_due()
+        assert len(await list_crons(queue)) == 1
+    assert await worker.queue_size() == 1
+    assert await abort(queue, task.id)
+    assert await list_crons(queue) == []
+    assert await worker.queue_size() == 0
+    with pytest.raises(TaskError, match="has ended already: aborted"):
+        await abort(queue, task.id)
 
 
 async def test_the_schedule_of_a_deleted_task_is_named_and_removed(queue: Queue):

@@ -28,6 +28,8 @@ from vibetuner.tasks.outbox.row import Row, Store
 from vibetuner.tasks.outbox.sql import Outbox
 from vibetuner.tasks.worker import TaskWorker
 
+ROUNDS = 5
+
 
 async def emptied(store: Store) -> None:
     """Wait until no row is left in the outbox."""
@@ -242,6 +244,58 @@ async def test_a_call_of_the_outbox_fails_if_nobody_knows_the_one_before(
         assert await worker.redis.smembers(keys.aborted) == {f"~{second.id}"}
         assert await worker.redis.get(keys.blamed(second.id)) == "unknown, which is gone"
         assert await worker.queue_size() == 1
+
+
+async def test_a_call_of_the_outbox_fails_if_one_of_those_before_is_unknown(
+    database: Database, worker: TaskWorker, receipt: Any
+):
+    """An id that nobody knows is not waited for because the outbox holds another task before."""
+    async with worker:
+        part = receipt.enqueue("T1")
+        async with database.session() as session:
+            last = await receipt.enqueue("T2").start(after=[part, "unknown"]).within(session)
+        await emptied(database.store)
+        assert await worker.redis.smembers(worker.client.keys.aborted) == {f"~{last.id}"}
+        assert await worker.queue_size() == 2
+
+
+async def test_a_call_of_the_outbox_follows_one_that_keeps_no_result(
+    database: Database, worker: TaskWorker, running: Running
+):
+    """A task follows a part that keeps no result, which is handed on with it, and not before."""
+
+    @worker.task(name="brief", ttl=0)
+    async def brief() -> None: ...
+
+    @worker.task(name="last")
+    async def last() -> str:
+        return "after all"
+
+    async with running(worker):
+        for _ in range(ROUNDS):
+            async with database.session() as session:
+                call = last.enqueue().start(after=[brief.enqueue() for _ in range(3)])
+                await call.within(session)
+            assert (await call.result(timeout=20)).result == "after all"
+
+
+async def test_a_row_that_was_handed_on_and_ended_is_waited_for_no_more(
+    database: Database, worker: TaskWorker, receipt: Any
+):
+    """A task fails if the one before it was handed on, and has ended without a result."""
+    async with worker:
+        async with database.session() as session:
+            first = await receipt.enqueue("T1").within(session)
+        await emptied(database.store)
+        keys, queue = worker.client.keys, worker.client.functions
+        await worker.redis.delete([keys.data(first.id)])
+        values = worker.client.values([receipt.enqueue("T2").start(after=first.id)], 0)
+        head = [1000, json.dumps([first.id])]
+        answer = await queue.call("hand_on", (keys.queue,), [*head, "", "", 0, "", *values])
+        assert answer == [b"?" + first.id.encode()]
+        answer = await queue.call("hand_on", (keys.queue,), [*head, first.id, "", 0, "", *values])
+        assert answer == [values[0].encode()]
+        assert await worker.redis.smembers(keys.aborted) == {f"~{values[0]}"}
 
 
 async def test_a_call_of_the_outbox_fails_with_a_task_that_has_failed_before(

@@ -10,15 +10,17 @@ import asyncio
 import os
 import signal
 import time
+from datetime import timedelta
 
 from chaos.journal import note
-from vibetuner.tasks.robust import robust_cron, robust_task
+from vibetuner.tasks.robust import GiveUp, RetryLater, Unique, robust_cron, robust_task
 
 from .recorded import recorded
 
 __all__ = [
-    "committed", "endless", "flaky", "hopeless", "keyed", "one_at_a_time", "perishable",
-    "poisonous", "quick", "sick", "slow", "threaded", "ticking", "too_slow",
+    "clashing", "committed", "endless", "flaky", "hopeless", "keyed", "one_at_a_time",
+    "perishable", "poisonous", "quick", "replacing", "sick", "skipping", "slow", "step",
+    "threaded", "ticking", "too_slow", "waiting",
 ]  # fmt: skip
 
 TIMEOUT = 1
@@ -130,11 +132,77 @@ async def endless() -> None:
         await asyncio.sleep(20)
 
 
+async def tell(_name: str, _task_id: str, _error: Exception) -> None:
+    """Take some time, so that a worker is stopped or killed meanwhile."""
+    await asyncio.sleep(0.5)
+
+
+@robust_task(max_retries=4, backoff_base=0.5, ttl=None, on_failure=tell)
+async def step(*_: str, fate: str = "done") -> str:
+    """Run as part of a chain or a batch, or behind other tasks."""
+    with recorded(step) as run:
+        await _meet(fate, run.tries)
+    return fate
+
+
+@robust_task(
+    max_retries=6, backoff_base=0.5, ttl=None, unique=Unique(by=("account",), clash="skip")
+)
+async def skipping(account: str, fate: str = "done") -> str:
+    """Run once for several calls."""
+    with recorded(skipping, group=f"skipping {account}") as run:
+        await _meet(fate, run.tries)
+    return fate
+
+
+@robust_task(
+    max_retries=6, backoff_base=0.5, ttl=None, unique=Unique(by=("account",), clash="wait")
+)
+async def waiting(account: str, fate: str = "done") -> str:
+    """Run behind other calls for the account."""
+    with recorded(waiting, group=f"waiting {account}") as run:
+        await _meet(fate, run.tries)
+    return fate
+
+
+@robust_task(
+    max_retries=6, backoff_base=0.5, ttl=None, unique=Unique(by=("account",), clash="replace")
+)
+async def replacing(account: str, fate: str = "done") -> str:
+    """Run in place of earlier calls for the account."""
+    with recorded(replacing, group=f"replacing {account}") as run:
+        await _meet(fate, run.tries)
+    return fate
+
+
+@robust_task(
+    max_retries=4, backoff_base=0.5, timeout=LONG_ENOUGH, ttl=None,
+    unique=Unique(by=("account",), clash="fail"),
+)  # fmt: skip
+async def clashing(account: str, fate: str = "done") -> str:
+    """Run, unless another call for the account runs."""
+    with recorded(clashing, LONG_ENOUGH, group=f"clashing {account}") as run:
+        await _meet(fate, run.tries)
+    return fate
+
+
 @robust_cron("* * * * *", max_retries=4, backoff_base=0.5, ttl=None)
 async def ticking() -> None:
     """Run every minute, and whenever the producer enqueues it."""
     with recorded(ticking, 3600):
         await asyncio.sleep(0.5)
+
+
+async def _meet(fate: str, tries: int) -> None:
+    await asyncio.sleep({"done": 0.05, "long": 4}.get(fate, 0.3))
+    if fate == "fail":
+        raise ValueError(fate)
+    if fate == "give up":
+        raise GiveUp(fate)
+    if fate == "later" and tries == 1:
+        raise RetryLater(fate, after=timedelta(seconds=0.7))
+    if fate == "flaky" and tries == 1:
+        raise ConnectionError(fate)
 
 
 def _kill_this_worker() -> None:

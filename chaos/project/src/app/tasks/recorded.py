@@ -19,10 +19,17 @@ CLOCK_SECONDS = 0.02
 
 
 @contextmanager
-def recorded(task: RegisteredTask, limit: float | None = None) -> Iterator[TaskContext]:
-    """Note the run of a task's body; ``limit`` is its timeout, to tell it from a planned stop."""
+def recorded(
+    task: RegisteredTask, limit: float | None = None, *, group: str = ""
+) -> Iterator[TaskContext]:
+    """Note the run of a task's body.
+
+    ``limit`` is its timeout, to tell it from a planned stop. Tasks of one ``group`` run one at a
+    time.
+    """
     run, token, began = task.context, token_hex(6), time.monotonic()
-    note("start", id=run.task_id, kind=run.fn_name, tries=run.tries, run=token)
+    facts = {"group": group} if group else {}
+    note("start", id=run.task_id, kind=run.fn_name, tries=run.tries, run=token, **facts)
     outcome = "done"
     try:
         yield run

@@ -244,12 +244,16 @@ local function blame(prefix, task, blamed)
   redis.call('set', prefix .. ':task:blamed:' .. task, blamed, 'px', 604800000)
 end
 
--- Remove a task's dependencies; return whether it had any.
-local function stop_waiting(prefix, task)
+-- Remove a task's dependencies; return whether it had any. With `heir`, that one waits for them.
+local function stop_waiting(prefix, task, heir)
   local dependencies = prefix .. ':task:dependencies:' .. task
   local first = members(dependencies)
   for _, other in ipairs(first) do
     redis.pcall('srem', prefix .. ':task:dependents:' .. other, task, '~' .. task)
+    if heir and is_live(prefix, heir) then
+      redis.call('sadd', prefix .. ':task:dependencies:' .. heir, other)
+      redis.pcall('sadd', prefix .. ':task:dependents:' .. other, heir)
+    end
   end
   redis.call('del', dependencies)
   return #first > 0
@@ -317,7 +321,9 @@ local function record_end(prefix, one, batch, now)
     end
   else
     if batch.linked then fail_dependents(prefix, one, now) end
-    if one.otherwise and not has_ended(prefix, one.otherwise) then
+    -- The fallback of a task that was aborted while it waited may have to wait, too.
+    if one.otherwise and not has_ended(prefix, one.otherwise)
+      and redis.call('exists', prefix .. ':task:dependencies:' .. one.otherwise) == 0 then
       post(queue_of(prefix, one.otherwise, one.stream), one.otherwise, now)
     end
   end
@@ -489,8 +495,9 @@ local function declare_cron(keys, argv)
 end
 
 -- Return the first of the tasks to be followed that neither waits nor runs, has no result, and is not
--- enqueued in this step; nil if there is none. The tasks' values begin at `i`; see enqueue.
-local function gone_from(prefix, argv, i)
+-- enqueued in this step; nil if there is none. The tasks' values begin at `i`; see enqueue. `outbox`
+-- lists tasks that an outbox holds; one of these is gone if it was handed on.
+local function gone_from(prefix, argv, i, outbox)
   local followed, at = {}, i
   while at <= #argv do
     local last = at + 5 + argv[at + 5]
@@ -499,6 +506,9 @@ local function gone_from(prefix, argv, i)
   end
   if #followed == 0 then return end
   local here = {}
+  for _, task in ipairs(outbox or {}) do
+    here[task] = redis.call('exists', prefix .. ':task:handed:' .. task) == 0
+  end
   while i <= #argv do
     here[argv[i]] = true
     i = i + 6 + argv[i + 5]
@@ -584,7 +594,7 @@ local function enqueue_batch(keys, argv)
 end
 
 -- Enqueue a task under an idempotency key, unless one was; see enqueue_once.
-local function enqueue_keyed(prefix, argv, gone)
+local function enqueue_keyed(prefix, argv, gone, is_checked)
   local once = prefix .. ':task:once:' .. argv[1]
   local known = redis.call('get', once)
   if known then
@@ -592,7 +602,7 @@ local function enqueue_keyed(prefix, argv, gone)
     return { known:sub(1, space - 1), known:sub(space + 1) }
   end
   local task = argv[4]
-  local missing = gone == nil and gone_from(prefix, argv, 4)
+  local missing = not is_checked and gone_from(prefix, argv, 4)
   if missing then return { '?' .. missing } end
   local answer = enqueue_from(prefix, argv, 4, true, gone)[1]
   if answer == 0 or answer == -1 then return { answer } end
@@ -610,21 +620,19 @@ local function enqueue_once(keys, argv)
 end
 
 -- Enqueue the task of an outbox row, once, however often the row is handed on.
--- ARGV: how long to remember it; about a dependency that is gone: nothing to do nothing, `~` to wait
--- for it, or its id to fail; the idempotency key or nothing, its lifetime, a digest of the call, then
--- the values that enqueue takes for one task.
+-- ARGV: how long to remember it; as JSON, the dependencies that an outbox holds, to wait for them; a
+-- dependency that is gone, to fail, or nothing; the idempotency key or nothing, its lifetime, a digest
+-- of the call, then the values that enqueue takes for one task.
 -- Returns nothing if it was handed on before, what enqueue_once returns if there is a key, what
 -- enqueue returns if a dependency is gone, else this task.
 local function hand_on(keys, argv)
-  local task, handed = argv[6], keys[1] .. ':task:handed:' .. argv[6]
+  local task, handed = argv[7], keys[1] .. ':task:handed:' .. argv[7]
   if redis.call('exists', handed) == 1 then return {} end
-  local gone = nil
-  if argv[2] == '~' then gone = false elseif argv[2] ~= '' then gone = argv[2] end
-  local missing = gone == nil and gone_from(keys[1], argv, 6)
-  if missing then return { '?' .. missing } end
+  local gone = gone_from(keys[1], argv, 7, cjson.decode(argv[2]))
+  if gone and gone ~= argv[3] then return { '?' .. gone } end
   redis.call('set', handed, '1', 'px', argv[1])
-  if argv[3] ~= '' then return enqueue_keyed(keys[1], { unpack(argv, 3) }, gone or false) end
-  enqueue_from(keys[1], argv, 6, nil, gone)
+  if argv[4] ~= '' then return enqueue_keyed(keys[1], { unpack(argv, 4) }, gone, true) end
+  enqueue_from(keys[1], argv, 7, nil, gone)
   return { task }
 end
 
@@ -639,8 +647,9 @@ local function abort(keys, argv)
     or redis.call('exists', prefix .. ':task:data:' .. task) == 0 then
     return 'over'
   end
-  local one = member(prefix, task)
-  local is_idle = one and (leave_line(one) or is_stranded(prefix, one)) or stop_waiting(prefix, task)
+  local one, fallback = member(prefix, task), argv[7] ~= '' and argv[7] or nil
+  local is_idle = one and (leave_line(one) or is_stranded(prefix, one))
+    or stop_waiting(prefix, task, fallback)
   for i = 9, #argv do
     if is_idle or redis.call('zrem', prefix .. ':queues:delayed:' .. argv[i], task) == 1 then
       local batch = new_batch(keys)
@@ -648,7 +657,7 @@ local function abort(keys, argv)
       local one = {
         kind = 'f', stream = prefix .. ':queues:' .. argv[i], task = task, value = argv[3],
         ttl = argv[4], name = argv[5], outcome = 'aborted', entry = argv[6], payload = '',
-        otherwise = argv[7] ~= '' and argv[7] or nil,
+        otherwise = fallback,
       }
       if redis.call('get', argv[8]) == task then append(batch.deleted, argv[8]) end
       record_end(prefix, one, batch, now)

@@ -20,7 +20,7 @@ from vibetuner.tasks.inspect.detail import (
     kept_payload,
     letter_of,
 )
-from vibetuner.tasks.inspect.model import ENDED
+from vibetuner.tasks.inspect.model import ENDED, State
 from vibetuner.tasks.inspect.queue import Queue
 from vibetuner.tasks.outbox.row import find_row as find_in_outbox
 from vibetuner.tasks.payload import Kind
@@ -32,7 +32,7 @@ JOURNAL_SECONDS = 0.25
 
 
 async def abort(queue: Queue, task_id: str) -> bool:
-    """Abort a task, or remove a schedule of that name.
+    """Abort a task, and remove a schedule of that name.
 
     Returns True if the task has ended, False if it is only marked for the worker that claims it.
 
@@ -42,9 +42,10 @@ async def abort(queue: Queue, task_id: str) -> bool:
     """
     facts = await gather(queue, task_id)
     row = await find_row(queue, task_id, facts)
+    was_scheduled = await queue.worker.unschedule_by_id(task_id)
+    if was_scheduled and (row is None or row.state in {*ENDED, State.SCHEDULED}):
+        return True
     if row is None:
-        if await queue.worker.unschedule_by_id(task_id):
-            return True
         raise TaskNotFound(f"There is no task {task_id} to abort. See:  vibetuner tasks list")
     if row.state in ENDED:
         raise TaskError(f"{row.name} {task_id} has ended already: {row.state}")
