@@ -12,10 +12,13 @@ from sqlmodel import SQLModel
 from tests.processes import free_port, run_vibetuner
 from vibetuner.app import VibetunerApp
 from vibetuner.cli.ports import listen
-from vibetuner.config import Settings
-from vibetuner.errors import CommandError, explain_unusable
+from vibetuner.config import Settings, using_settings
+from vibetuner.errors import CommandError, NotConfigured, explain_unusable
 from vibetuner.models import UserModel
+from vibetuner.redis import redis_client
+from vibetuner.resources.slots import mongo_database, sql_engine
 from vibetuner.resources.table import find_unset
+from vibetuner.state import Slot
 
 
 @pytest.mark.slow
@@ -185,3 +188,34 @@ def test_an_address_of_another_machine_needs_another_host():
     """The error for an address of another machine suggests another host, not another port."""
     with pytest.raises(CommandError, match=r"can't be used: .*\. Name an address of this machine"):
         listen("203.0.113.1", 8000)
+
+
+@pytest.mark.parametrize(
+    ("slot", "name", "fixture"),
+    [
+        (redis_client, "Redis", "vibetuner_worker"),
+        (mongo_database, "MongoDB", "vibetuner_db"),
+        (sql_engine, "The SQL database", "vibetuner_sql"),
+    ],
+)
+def test_a_client_that_nothing_has_opened_is_not_called_unconfigured(
+    slot: Slot[object], name: str, fixture: str
+):
+    """With a URL, the cure is to open the client; without one, it is the line in `.env`."""
+    urls = {"redis_url": "redis://cache", "mongodb_url": "mongodb://db"}
+    urls["database_url"] = "sqlite+aiosqlite:///app.db"
+    with using_settings(Settings(**urls)), pytest.raises(NotConfigured) as closed:
+        slot.get()
+    nothing = dict.fromkeys(urls)
+    with using_settings(Settings(**nothing)), pytest.raises(NotConfigured) as missing:
+        slot.get()
+    test = Settings(**nothing, environment="test")
+    with using_settings(test), pytest.raises(NotConfigured) as in_a_test:
+        slot.get()
+
+    assert str(closed.value) == (
+        f"{name} is not open here. In a script:  async with base_lifespan(): "
+        f"(from vibetuner.frontend.lifespan); in a test: the fixture {fixture}"
+    )
+    assert "Add to .env" in str(missing.value)
+    assert str(in_a_test.value) == f"{missing.value} (in a test, request the fixture {fixture})"
