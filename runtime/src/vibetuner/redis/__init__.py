@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING
 
-from vibetuner.config import get_settings
 from vibetuner.errors import NotConfigured
 from vibetuner.state import Slot, request_seconds
 
@@ -34,7 +34,8 @@ def not_open(name: str, setting: str, missing: str, fixture: str) -> NotConfigur
         missing: the message for an empty one.
         fixture: opens it in a test.
     """
-    settings = get_settings()
+    # `worker-health` imports this package, and must not wait for pydantic.
+    settings = import_module("vibetuner.config").get_settings()
     if getattr(settings, setting):
         missing = closed(name, IN_A_SCRIPT, fixture)
     elif settings.environment == "test":
