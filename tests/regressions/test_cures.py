@@ -16,6 +16,8 @@ from vibetuner.config import Settings, using_settings
 from vibetuner.errors import CommandError, NotConfigured, explain_unusable
 from vibetuner.models import UserModel
 from vibetuner.redis import redis_client
+from vibetuner.redis.client import unavailable
+from vibetuner.resources.mongo import unreachable
 from vibetuner.resources.slots import mongo_database, sql_engine
 from vibetuner.resources.table import find_unset
 from vibetuner.state import Slot
@@ -71,6 +73,7 @@ def test_production_refuses_the_embedded_redis(shop: Path, environment: dict[str
             "Correct the file, or its name in SHOP_URL",
         ),
         ("(sqlite3.OperationalError) database or disk is full", "Make room on its disk"),
+        ("(sqlite3.OperationalError) disk I/O error", "Make room on its disk, or check the disk"),
         ("[Errno 111] Connection refused", "Start it, or correct SHOP_URL"),
     ],
 )
@@ -89,6 +92,20 @@ def test_an_embedded_server_that_does_not_answer_has_its_state_as_the_cure():
         "Embedded MongoDB can't be used: no answer within 10 s. "
         "See its state and its log:  vibetuner services status"
     )
+
+
+async def test_a_dead_embedded_server_is_not_advised_to_be_embedded():
+    """A Redis and a MongoDB that `embedded` has started keep that name, whatever their port is."""
+    embedded = Settings(redis_url="embedded", mongodb_url="embedded")
+    urls = {"redis_url": "redis://127.0.0.1:1", "mongodb_url": "mongodb://127.0.0.1:1"}
+    with using_settings(embedded):
+        live = embedded.model_copy(update=urls)
+        redis = str(await unavailable(live, OSError("Connection refused")))
+        mongo = unreachable(live, OSError("Connection refused"))
+
+    cure = "can't be used: Connection refused. See its state and its log:  vibetuner services stat"
+    assert redis.startswith(f"Embedded Redis {cure}")
+    assert mongo.startswith(f"Embedded MongoDB {cure}")
 
 
 def test_a_redis_that_hangs_up_may_use_tls():
