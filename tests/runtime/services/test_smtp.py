@@ -171,7 +171,7 @@ async def test_a_server_that_does_not_answer_properly_is_unavailable(start_smtp,
 
 
 async def test_a_server_that_waits_for_tls_is_not_only_to_be_started(start_smtp):
-    """Where a server waits in silence, as one with TLS does, the cure names smtps."""
+    """A server that waits in silence, as one with TLS does, has smtps among its cures."""
     cure = "Start it, or correct SMTP_URL; if it speaks TLS from the start, begin SMTP_URL with smt"
     async with start_smtp(silent=True) as server:
         with pytest.raises(ServiceUnavailable, match=f"does not answer .*{cure}"):
