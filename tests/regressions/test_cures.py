@@ -12,10 +12,15 @@ from sqlmodel import SQLModel
 from tests.processes import free_port, run_vibetuner
 from vibetuner.app import VibetunerApp
 from vibetuner.cli.ports import listen
-from vibetuner.config import Settings
-from vibetuner.errors import CommandError, explain_unusable
+from vibetuner.config import Settings, using_settings
+from vibetuner.errors import CommandError, NotConfigured, explain_unusable
 from vibetuner.models import UserModel
+from vibetuner.redis import redis_client
+from vibetuner.redis.client import unavailable
+from vibetuner.resources.mongo import unreachable
+from vibetuner.resources.slots import mongo_database, sql_engine
 from vibetuner.resources.table import find_unset
+from vibetuner.state import Slot
 
 
 @pytest.mark.slow
@@ -68,6 +73,7 @@ def test_production_refuses_the_embedded_redis(shop: Path, environment: dict[str
             "Correct the file, or its name in SHOP_URL",
         ),
         ("(sqlite3.OperationalError) database or disk is full", "Make room on its disk"),
+        ("(sqlite3.OperationalError) disk I/O error", "Make room on its disk, or check the disk"),
         ("[Errno 111] Connection refused", "Start it, or correct SHOP_URL"),
     ],
 )
@@ -86,6 +92,20 @@ def test_an_embedded_server_that_does_not_answer_has_its_state_as_the_cure():
         "Embedded MongoDB can't be used: no answer within 10 s. "
         "See its state and its log:  vibetuner services status"
     )
+
+
+async def test_a_dead_embedded_server_is_not_advised_to_be_embedded():
+    """A Redis and a MongoDB that `embedded` has started keep that name, whatever their port is."""
+    embedded = Settings(redis_url="embedded", mongodb_url="embedded")
+    urls = {"redis_url": "redis://127.0.0.1:1", "mongodb_url": "mongodb://127.0.0.1:1"}
+    with using_settings(embedded):
+        live = embedded.model_copy(update=urls)
+        redis = str(await unavailable(live, OSError("Connection refused")))
+        mongo = unreachable(live, OSError("Connection refused"))
+
+    cure = "can't be used: Connection refused. See its state and its log:  vibetuner services stat"
+    assert redis.startswith(f"Embedded Redis {cure}")
+    assert mongo.startswith(f"Embedded MongoDB {cure}")
 
 
 def test_a_redis_that_hangs_up_may_use_tls():
@@ -185,3 +205,34 @@ def test_an_address_of_another_machine_needs_another_host():
     """The error for an address of another machine suggests another host, not another port."""
     with pytest.raises(CommandError, match=r"can't be used: .*\. Name an address of this machine"):
         listen("203.0.113.1", 8000)
+
+
+@pytest.mark.parametrize(
+    ("slot", "name", "fixture"),
+    [
+        (redis_client, "Redis", "vibetuner_worker"),
+        (mongo_database, "MongoDB", "vibetuner_db"),
+        (sql_engine, "The SQL database", "vibetuner_sql"),
+    ],
+)
+def test_a_client_that_nothing_has_opened_is_not_called_unconfigured(
+    slot: Slot[object], name: str, fixture: str
+):
+    """With a URL, the cure is to open the client; without one, it is the line in `.env`."""
+    urls = {"redis_url": "redis://cache", "mongodb_url": "mongodb://db"}
+    urls["database_url"] = "sqlite+aiosqlite:///app.db"
+    with using_settings(Settings(**urls)), pytest.raises(NotConfigured) as closed:
+        slot.get()
+    nothing = dict.fromkeys(urls)
+    with using_settings(Settings(**nothing)), pytest.raises(NotConfigured) as missing:
+        slot.get()
+    test = Settings(**nothing, environment="test")
+    with using_settings(test), pytest.raises(NotConfigured) as in_a_test:
+        slot.get()
+
+    assert str(closed.value) == (
+        f"{name} is not open here. In a script:  async with base_lifespan(): "
+        f"(from vibetuner.frontend.lifespan); in a test: the fixture {fixture}"
+    )
+    assert "Add to .env" in str(missing.value)
+    assert str(in_a_test.value) == f"{missing.value} (in a test, request the fixture {fixture})"

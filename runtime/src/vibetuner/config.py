@@ -296,6 +296,12 @@ def get_settings() -> Settings:
     return _override.peek() or _load_settings()
 
 
+def url_for_people(settings: Settings, field: str) -> str:
+    """Return a server's URL for a message; ``embedded`` where the project has that."""
+    configured = getattr(get_settings(), field)
+    return EMBEDDED if configured == EMBEDDED else getattr(settings, field) or ""
+
+
 def using_settings(settings: Settings) -> AbstractContextManager[Settings]:
     """Make :func:`get_settings` return ``settings`` for the length of the block."""
     return _override.hold(settings)

@@ -92,6 +92,7 @@ CURES = (
         "Make room on its disk, or see its log: it takes writes again once it has saved its data",
     ),
     (r"disk is full|No space left on device", "Make room on its disk"),
+    (r"disk I/O error", "Make room on its disk, or check the disk"),
     (r"LOADING", "Wait until it has loaded its data"),
     (r"NOREPLICAS", "Start its replicas, or lower its min-replicas-to-write"),
     (r"CLUSTERDOWN", "Start the missing nodes of the Cluster"),

@@ -6,14 +6,17 @@ import os
 import pty
 import select
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stdout
+from contextlib import AbstractContextManager, contextmanager, redirect_stdout
+from typing import TextIO
+
+Redirect = Callable[[TextIO], AbstractContextManager[object]]
 
 
 @contextmanager
-def on_terminal() -> Iterator[Callable[[str], str]]:
+def on_terminal(redirect: Redirect = redirect_stdout) -> Iterator[Callable[[str], str]]:
     """Print to a terminal in the block; yield its reader, which waits for a text."""
     ours, theirs = pty.openpty()
-    with os.fdopen(ours, "rb", 0), os.fdopen(theirs, "w") as output, redirect_stdout(output):
+    with os.fdopen(ours, "rb", 0), os.fdopen(theirs, "w") as output, redirect(output):
 
         def read(text: str) -> str:
             output.flush()

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+from contextlib import redirect_stderr
+from pathlib import Path
 
 import pytest
 
 from tests.runtime.cli.conftest import on_terminal
+from vibetuner.cli.console import note_start
 from vibetuner.cli.task_queue import print_detail, print_page, print_reasons, print_stats
 from vibetuner.cli.watch import _as_bar
 from vibetuner.config import Settings, using_settings
+from vibetuner.project import using_data_dir
 from vibetuner.tasks.inspect.model import Counts, Page, QueueView, Row, State, TaskDetail
 from vibetuner.tasks.inspect.stats import Outbox, Span, Stats
 from vibetuner.tasks.inspect.why import Reason
@@ -18,6 +22,17 @@ from vibetuner.tasks.progress import ProgressState, ProgressStatus
 
 def row(state: State) -> Row:
     return Row(task_id="a1", name="charge", state=state)
+
+
+def test_a_start_of_the_embedded_services_is_announced(tmp_path: Path):
+    """A terminal shows that servers are started, unless none is embedded."""
+    with using_data_dir(tmp_path / ".vibetuner"), on_terminal(redirect_stderr) as read:
+        with using_settings(Settings(redis_url="redis://cache:6379", mongodb_url=None)):
+            note_start()
+        with using_settings(Settings(redis_url="embedded", mongodb_url=None)):
+            note_start()
+
+        assert read("…\n") == "starting the embedded services …\n"
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,8 @@ import pytest
 from tests.processes import run_vibetuner
 from tests.projects import write_project
 from vibetuner.cli.checks.outside import check_version
+from vibetuner.cli.template_news import check_committed, run_tool
+from vibetuner.errors import CommandError
 from vibetuner.project import ProjectInfo
 
 CHANGELOG = "# Changelog\n\n## [0.2.0]\n- Mail\n\n## [0.1.0]\n- Tasks\n"
@@ -104,3 +106,12 @@ def test_what_cannot_be_compared_is_one_line(
     assert refused.returncode == 1
     assert refused.stderr.startswith(f"error: {words}")
     assert refused.stderr.count("\n") == 1
+
+
+def test_git_is_asked_for_if_it_is_missing(tmp_path: Path):
+    """Without a repository, and without git, a command names what to do first."""
+    with pytest.raises(CommandError, match="is in no git repository.* git init && git add --all"):
+        check_committed(tmp_path)
+
+    with pytest.raises(CommandError, match=r"^nogit is not installed. Install it, and repeat$"):
+        run_tool("nogit", "status", cwd=tmp_path)

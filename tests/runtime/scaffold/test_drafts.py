@@ -17,7 +17,7 @@ from vibetuner.scaffold.model import check_table_free, draft_model, draft_of_mod
 from vibetuner.scaffold.names import Name
 from vibetuner.scaffold.plan import plan_new, plan_removal
 from vibetuner.scaffold.registered import find_models, find_tasks
-from vibetuner.scaffold.route import draft_of_route, draft_route
+from vibetuner.scaffold.route import check_page_free, draft_of_route, draft_route
 from vibetuner.scaffold.task import (
     TaskOptions,
     draft_batch,
@@ -153,6 +153,34 @@ def test_no_two_models_have_one_table(place: Place, name: Name):
         f"Try:  {name.path}_record"
     )
     check_table_free(place, Name((), "order"))
+
+
+def test_no_two_pages_have_one_address(place: Place):
+    """An address is refused if another file has its page, with that file and a free name."""
+    write(
+        place.root / "src/shop/frontend/routes/auth.py",
+        """
+        @router.get("/my-account", response_class=HTMLResponse)
+        async def account() -> str: ...
+        @router.post("/orders")
+        async def order() -> None: ...
+        """,
+    )
+    write(
+        place.root / "src/shop/frontend/routes/admin.py",
+        """
+        router = APIRouter(prefix="/admin")
+        @router.get("/orders")
+        async def orders() -> None: ...
+        """,
+    )
+    with pytest.raises(CommandError) as refused:
+        check_page_free(place, Name((), "my_account"))
+
+    assert str(refused.value) == (
+        "src/shop/frontend/routes/auth.py:1 has the page /my-account already. Try:  my_account_page"
+    )
+    check_page_free(place, Name((), "orders"))
 
 
 @pytest.mark.parametrize(

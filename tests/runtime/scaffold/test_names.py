@@ -48,7 +48,8 @@ def test_a_name_is_taken_as_it_is_meant(typed: str, path: str):
 @pytest.mark.parametrize(
     ("typed", "problem", "suggestion"),
     [
-        ("", "is empty", "send_report"),
+        ("", "The name is empty", "send_report"),
+        ("  ", "The name is empty", "send_report"),
         ("/", "would leave the folder", "send_report"),
         ("class", "a keyword of Python", "class_job"),
         ("match", "a keyword of Python", "match_job"),

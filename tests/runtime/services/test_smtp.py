@@ -158,9 +158,7 @@ async def test_a_temporary_refusal_has_its_time_to_wait(start_smtp, refusal, wai
     assert caught.value.retry_after == wait
 
 
-@pytest.mark.parametrize(
-    "answers", [{"silent": True}, {"greeting": "554 closed"}, {"greeting": "\x1b[31mno\x1b[0m"}]
-)
+@pytest.mark.parametrize("answers", [{"greeting": "554 closed"}, {"greeting": "\x1b[31mno\x1b[0m"}])
 async def test_a_server_that_does_not_answer_properly_is_unavailable(start_smtp, answers):
     """A server without a proper answer is unavailable after the URL's timeout.
 
@@ -170,6 +168,24 @@ async def test_a_server_that_does_not_answer_properly_is_unavailable(start_smtp,
         with pytest.raises(ServiceUnavailable, match="does not answer") as caught:
             await mailer(server, options="?timeout=0.3").send(message())
     assert one_line(caught).isprintable()
+
+
+async def test_a_server_that_waits_for_tls_is_not_only_to_be_started(start_smtp):
+    """A server that waits in silence, as one with TLS does, has smtps among its cures."""
+    cure = "Start it, or correct SMTP_URL; if it speaks TLS from the start, begin SMTP_URL with smt"
+    async with start_smtp(silent=True) as server:
+        with pytest.raises(ServiceUnavailable, match=f"does not answer .*{cure}"):
+            await mailer(server, options="?timeout=0.3").send(message())
+
+
+async def test_a_server_without_a_login_is_not_blamed_for_the_message(smtp):
+    """A server that offers no login is named, with three ways out."""
+    with pytest.raises(MailError) as caught:
+        await mailer(smtp, "ann:right@").send(message())
+    assert one_line(caught) == (
+        f"Email: 127.0.0.1:{smtp.port} offers no login on this connection. Use smtps in SMTP_URL, "
+        "correct its port, or leave out user and password"
+    )
 
 
 @pytest.mark.parametrize(

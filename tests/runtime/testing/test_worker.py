@@ -126,6 +126,18 @@ async def test_a_retry_waits_for_the_clock(vibetuner_worker: ManualWorker):
     assert (await task.result(timeout=10)).result == "at last"
 
 
+async def test_a_result_that_nothing_makes_is_not_waited_for(vibetuner_worker: ManualWorker):
+    """``result()`` fails when its task waits for its next try and nothing runs the worker."""
+    task = await fails.enqueue(1)
+    await vibetuner_worker.run_until_idle()
+
+    with pytest.raises(AssertionError, match=f"{task.id} is scheduled, and nothing runs the wor"):
+        await task.result()
+
+    outcome, _ = await asyncio.gather(task.result(), vibetuner_worker.advance(minutes=1))
+    assert outcome.result == "at last"
+
+
 async def test_one_long_step_runs_all_tries_on_the_way(vibetuner_worker: ManualWorker):
     """A long step of the clock runs all tries of a task on its way."""
     await fails.enqueue(9)

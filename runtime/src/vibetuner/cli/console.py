@@ -81,6 +81,16 @@ def note_wait(text: str) -> None:
         print(f"{text} …", file=sys.stderr, flush=True)
 
 
+def note_start() -> None:
+    """Tell a person at a terminal that the command starts the embedded services first."""
+    from vibetuner.config import EMBEDDED, get_settings
+    from vibetuner.embedded import running_services
+
+    settings = running_services(get_settings())
+    if EMBEDDED in {settings.redis_url, settings.mongodb_url}:
+        note_wait("starting the embedded services")
+
+
 def make_env_file() -> None:
     """Create `.env` from `.env.example` if there is none, and report it."""
     if made := ensure_env_file():

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+from vibetuner.cli.console import note_start
 from vibetuner.config import EMBEDDED, get_settings
 from vibetuner.errors import VibetunerError, counted
 from vibetuner.project import project_root
@@ -25,7 +26,7 @@ def ask_left_over(*tasks: str) -> dict[str, Any]:
     ``{"queued": None}`` means that the queue could not be reached.
     """
     try:
-        found = asyncio.run(_count(tasks)) if _is_worth_asking() else {}
+        found = _ask(tasks) if _is_worth_asking() else {}
     except VibetunerError as error:
         print(f"note: queued and dead tasks were not looked for. {error}", file=sys.stderr)
         return {"queued": None, "dead": None}
@@ -46,6 +47,11 @@ def ask_left_over(*tasks: str) -> dict[str, Any]:
         "queued": sum(queued for queued, _ in found.values()),
         "dead": sum(dead for _, dead in found.values()),
     }
+
+
+def _ask(tasks: Sequence[str]) -> dict[str, tuple[int, int]]:
+    note_start()
+    return asyncio.run(_count(tasks))
 
 
 def _is_worth_asking() -> bool:

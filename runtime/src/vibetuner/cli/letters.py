@@ -17,7 +17,15 @@ from typing import Any, TypeVar
 
 import typer
 
-from vibetuner.cli.console import Console, one_line, parse_choice, prepare_env_file, print_json, utc
+from vibetuner.cli.console import (
+    Console,
+    note_start,
+    one_line,
+    parse_choice,
+    prepare_env_file,
+    print_json,
+    utc,
+)
 from vibetuner.errors import CommandError, DeadLetterError, VibetunerError, counted
 from vibetuner.loader import make_importable
 from vibetuner.project import project_info
@@ -51,6 +59,7 @@ def run(work: Coroutine[Any, Any, T]) -> T:
         prepare_env_file()
         # Arguments may be of the project's classes, and are loaded before they are enqueued again.
         make_importable(project_info())
+        note_start()
         async with open_dead_letters():
             return await work
 

@@ -122,6 +122,7 @@ def task(  # noqa: PLR0913, PLR0917 - options
     Exit code 0 when it exists, 1 when a file differs or can't be written.
     """
     from vibetuner.crontab import find_ambiguity
+    from vibetuner.scaffold.route import check_page_free
     from vibetuner.scaffold.task import TaskOptions, check_free, draft_task, parse_timeout
 
     options = TaskOptions(
@@ -134,6 +135,8 @@ def task(  # noqa: PLR0913, PLR0917 - options
     )
     parsed = place.parse_name(name, "task")
     check_free(place, parsed)
+    if progress:
+        check_page_free(place, parsed)
     if warning := find_ambiguity(cron or ""):
         print(f"warning: {warning}", file=sys.stderr)
     return draft_task(place, parsed, options)
@@ -146,10 +149,12 @@ def batch(place: Place, name: NameArgument, no_test: NoTest = False) -> Draft:
 
     If tune.py lists the SQL outbox, the page starts it in a transaction.
     """
+    from vibetuner.scaffold.route import check_page_free
     from vibetuner.scaffold.task import batch_tasks, check_free, draft_batch, has_outbox
 
     parsed = place.parse_name(name, "task")
     check_free(place, parsed, *batch_tasks(parsed))
+    check_page_free(place, parsed)
     return draft_batch(place, parsed, outbox=has_outbox(place), test=not no_test)
 
 
@@ -157,9 +162,11 @@ def batch(place: Place, name: NameArgument, no_test: NoTest = False) -> Draft:
 @writes_files()
 def route(place: Place, name: NameArgument, no_test: NoTest = False) -> Draft:
     """Write a page: a route and its template."""
-    from vibetuner.scaffold.route import draft_route
+    from vibetuner.scaffold.route import check_page_free, draft_route
 
-    return draft_route(place, place.parse_name(name, "route"), test=not no_test)
+    parsed = place.parse_name(name, "route")
+    check_page_free(place, parsed)
+    return draft_route(place, parsed, test=not no_test)
 
 
 @app.command()

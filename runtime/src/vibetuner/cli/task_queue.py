@@ -10,7 +10,15 @@ from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from vibetuner.cli.console import Console, one_line, parse_choice, prepare_env_file, print_json, utc
+from vibetuner.cli.console import (
+    Console,
+    note_start,
+    one_line,
+    parse_choice,
+    prepare_env_file,
+    print_json,
+    utc,
+)
 from vibetuner.config import get_settings
 from vibetuner.errors import ServiceUnavailable, counted
 from vibetuner.loader import load_project, make_importable
@@ -59,6 +67,7 @@ def run(
     if with_project:
         load_project()
         import_tasks(project_info())
+    note_start()
     return asyncio.run(_look(look, of, with_letters))
 
 

@@ -34,6 +34,11 @@ class News:
 
 def check_committed(root: Path) -> None:
     """Raise CommandError unless everything is committed, so that an update can be undone."""
+    if not any((folder / ".git").exists() for folder in (root, *root.parents)):
+        raise CommandError(
+            "The project is in no git repository, so there would be no way back. First:  "
+            "git init && git add --all && git commit --message Start"
+        )
     changed = run_tool("git", "status", "--porcelain", cwd=root).splitlines()
     if clashes := [line[3:] for line in changed if "U" in line[:2] or line[:2] in {"AA", "DD"}]:
         raise CommandError(
@@ -150,6 +155,8 @@ def run_tool(*command: str, cwd: Path, seconds: float = TOOL_SECONDS) -> str:
             timeout=seconds,
             check=False,
         )
+    except FileNotFoundError as error:
+        raise CommandError(f"{error.filename} is not installed. Install it, and repeat") from None
     except (OSError, subprocess.TimeoutExpired) as error:
         raise CommandError(f"{' '.join(command[:2])} did not work: {error}") from None
     if done.returncode:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
 from vibetuner.cli.complaint import reader_is_gone
-from vibetuner.cli.console import one_line, prepare_env_file
+from vibetuner.cli.console import note_start, one_line, prepare_env_file
 from vibetuner.cli.task_queue import open_databases
 from vibetuner.config import get_settings, mask_url
 from vibetuner.embedded import running_services
@@ -57,6 +57,7 @@ def show_until_end(task_id: str, *, as_json: bool) -> ProgressState:
     # blamed, and Ctrl-C not heard. The project also has the classes of results.
     prepare_env_file()
     load_project()
+    note_start()
     as_text = _as_bar if sys.stdout.isatty() else _as_lines
     with (_as_json if as_json else as_text)() as view:
         return asyncio.run(_watch(task_id, view))

@@ -30,7 +30,7 @@ from coredis.patterns.pipeline import Pipeline
 from coredis.retry import ConstantRetryPolicy
 
 from vibetuner.app import VibetunerApp
-from vibetuner.config import Settings, mask_url
+from vibetuner.config import Settings, mask_url, url_for_people
 from vibetuner.errors import (
     NotConfigured,
     RedisFull,
@@ -397,7 +397,7 @@ async def unavailable(
 
 
 def _unusable(settings: Settings, reason: str) -> ServiceUnavailable:
-    url, environment = settings.redis_url or "", settings.environment
+    url, environment = url_for_people(settings, "redis_url"), settings.environment
     return ServiceUnavailable(
         explain_unusable("Redis", "REDIS_URL", url, reason, environment=environment)
     )

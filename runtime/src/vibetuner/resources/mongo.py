@@ -15,7 +15,7 @@ from pymongo.asynchronous.database import AsyncDatabase
 from pymongo.errors import ConfigurationError, ConnectionFailure, ExecutionTimeout, PyMongoError
 
 from vibetuner.app import VibetunerApp
-from vibetuner.config import Settings
+from vibetuner.config import Settings, url_for_people
 from vibetuner.errors import ServiceUnavailable, explain_unusable, first_line
 from vibetuner.resources.slots import mongo_database
 from vibetuner.state import request_seconds
@@ -146,5 +146,5 @@ async def _wait_for(work: Coroutine[Any, Any, T], seconds: float | None) -> T:
 def unreachable(settings: Settings, error: Exception) -> str:
     """Return the message for a MongoDB that can't be used: its address, the reason, the cure."""
     reason = first_line(error).split(",", 1)[0]
-    url, environment = settings.mongodb_url or "", settings.environment
+    url, environment = url_for_people(settings, "mongodb_url"), settings.environment
     return explain_unusable("MongoDB", "MONGODB_URL", url, reason, environment=environment)

@@ -97,7 +97,7 @@ def parse_name(
     if problem:
         shown = text if text.isprintable() and len(text) <= 2 * LONGEST else f"{text[:LONGEST]!r}…"
         suggestion = _suggest(parts, kind, is_taken, room)
-        raise CommandError(f"{shown or 'The name'} {problem}. Try:  {suggestion}")
+        raise CommandError(f"{shown.strip() or 'The name'} {problem}. Try:  {suggestion}")
     return Name(tuple(parts[:-1]), parts[-1])
 
 

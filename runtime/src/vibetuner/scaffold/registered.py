@@ -1,4 +1,4 @@
-"""Finds the tasks and models of a project in its code, without running it."""
+"""Finds the tasks, models and pages of a project in its code, without running it."""
 
 from __future__ import annotations
 
@@ -29,6 +29,20 @@ def find_models(source: Path) -> Iterator[tuple[str, str, Found]]:
             is_document = any(ast.unparse(base).endswith("Document") for base in node.bases)
             if is_document or any(keyword.arg == "table" for keyword in node.keywords):
                 yield node.name, _table_name(node), (path, node.lineno)
+
+
+def find_pages(source: Path) -> Iterator[tuple[str, Found]]:
+    """Yield path, file and line of every page below ``source``, except of routers with a prefix."""
+    prefixed = {
+        path
+        for path, node in _walk(source)
+        if isinstance(node, ast.Call) and any(one.arg == "prefix" for one in node.keywords)
+    }
+    for path, node in _walk(source):
+        match node:
+            case ast.Call(func=ast.Attribute(attr="get"), args=[ast.Constant(value=str(url)), *_]):
+                if url.startswith("/") and path not in prefixed:
+                    yield url, (path, node.lineno)
 
 
 def _walk(source: Path) -> Iterator[tuple[Path, ast.AST]]:

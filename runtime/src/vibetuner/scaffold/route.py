@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from vibetuner.errors import CommandError
 from vibetuner.scaffold.draft import Draft, Place, Renderer, next_steps, read_module, test_path
 from vibetuner.scaffold.edits import Entry
 from vibetuner.scaffold.names import Name
+from vibetuner.scaffold.registered import find_pages
 
 ROUTES = "frontend/routes"
 
@@ -27,6 +29,17 @@ def draft_route(place: Place, name: Name, *, test: bool = True) -> Draft:
             path if test else "", f"uv run just local-all    # http://127.0.0.1:8000/{name.slug}"
         ),
     )
+
+
+def check_page_free(place: Place, name: Name) -> None:
+    """Raise CommandError if another file has a page at the address of this one."""
+    for url, (path, line) in find_pages(place.root / place.source):
+        if url == f"/{name.slug}" and path != place.root / place.path(ROUTES, name):
+            suggestion = "/".join((*name.folders, f"{name.leaf}_page"))
+            raise CommandError(
+                f"{path.relative_to(place.root)}:{line} has the page {url} already. "
+                f"Try:  {suggestion}"
+            )
 
 
 def draft_of_route(place: Place, name: Name) -> Draft:

@@ -194,8 +194,12 @@ def _explained(error: SMTPException | OSError, server: SmtpServer) -> VibetunerE
             | SMTPResponseException(code=-1)  # the server does not speak SMTP
             | OSError()
         ):
+            # A server that speaks TLS from the start waits for the client's first word.
+            is_silent = isinstance(error, SMTPTimeoutError) and server.encryption != "tls"
+            smtps = "; if it speaks TLS from the start, begin SMTP_URL with smtps" * is_silent
             return ServiceUnavailable(
                 f"Email: {server.name} does not answer ({said}). Start it, or correct SMTP_URL"
+                f"{smtps}"
             )
         case _ if 0 < _code(error) < PERMANENT:
             passing = MailError(
@@ -211,6 +215,11 @@ def _refused(error: SMTPException | OSError, said: str, server: SmtpServer) -> M
     for kind, what, cure in REFUSALS:
         if isinstance(error, kind):
             return MailRefused(f"Email: {server.name} refused {what} ({said}). {cure}")
+    if "AUTH extension" in said:  # the words of aiosmtplib, which has no class for it
+        return MailError(
+            f"Email: {server.name} offers no login on this connection. Use smtps in SMTP_URL, "
+            "correct its port, or leave out user and password"
+        )
     # An error without a code did not come from the server.
     refused = MailRefused if _code(error) else MailError
     return refused(

@@ -182,10 +182,12 @@ class TaskWorker(Worker[Any]):
         self.enqueuer = Enqueuer(self, durably=settings.enqueue_durable)
         self.courier = self.enqueuer.courier
         self._place = Place()
-        # Set by the test kit: functions called for each task that was enqueued here, and before the
-        # enqueue returns; and how far the clock of cron is ahead.
+        # Set by the test kit: functions called for each task that was enqueued here, before the
+        # enqueue returns, and in place of a wait without a limit; and how far the clock of cron is
+        # ahead.
         self.on_enqueue: Callable[[Task[Any, Any]], None] | None = None
         self.after_enqueue: Callable[[], Awaitable[None]] | None = None
+        self.on_endless_wait: Callable[[str], Awaitable[TaskResult[Any]]] | None = None
         self.ahead = timedelta(0)
 
     if TYPE_CHECKING:
@@ -579,6 +581,8 @@ class TaskWorker(Worker[Any]):
             StreaqError: the result is not signed by us for this task, or can't be read.
         """
         seconds = check_wait(timeout)
+        if seconds is None and self.on_endless_wait is not None:
+            return await self.on_endless_wait(task_id)
         return await self.client.result(task_id, seconds)
 
     async def abort_by_id(

@@ -6,7 +6,13 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, nullcontext
+from contextlib import (
+    AsyncExitStack,
+    asynccontextmanager,
+    contextmanager,
+    nullcontext,
+    suppress,
+)
 from contextvars import ContextVar
 from datetime import datetime, timedelta
 from typing import Any
@@ -26,6 +32,8 @@ from vibetuner.testing.leaks import lasting_keys
 logger = logging.getLogger(__name__)
 
 IDLE_SECONDS = 30.0
+# A wait for a result has no end if nothing has run the worker for so long.
+QUIET_SECONDS = 2
 MOST_LETTERS = MOST_RESULTS = 1000
 # The most times at which tasks may fall due in one advance; each takes about a tenth of a second.
 MOST_MOMENTS = 1000
@@ -196,6 +204,24 @@ class ManualWorker:
         """Record a task that was enqueued in this process."""
         self._enqueued.append(task)
 
+    async def wait(self, task_id: str) -> TaskResult[Any]:
+        """Return a task's result once a run of the worker has ended the task.
+
+        Raises:
+            AssertionError: there is no result, and nothing runs the worker.
+        """
+        while True:
+            was_running = self._lock.locked()
+            with suppress(TimeoutError):
+                return await self._engine.result_by_id(task_id, timeout=QUIET_SECONDS)
+            if not (was_running or self._lock.locked()):
+                status = (await self._engine.status_by_id(task_id)).value
+                raise AssertionError(
+                    f"{task_id} is {status}, and nothing runs the worker, so it gets no result. "
+                    "Call run_until_idle() first, or advance() for a delay or the next try; why a "
+                    "try failed is in the log"
+                )
+
     async def _run_enqueued(self) -> None:
         if not _in_worker.get():  # else the worker that runs this code runs its tasks, too
             await self.run_until_idle()
@@ -276,7 +302,7 @@ async def open_manual_worker() -> AsyncIterator[ManualWorker]:
         stack.push_async_callback(engine.redis.flushall)
         async with worker_lifespan() as context:
             worker = ManualWorker(engine, context)
-            engine.on_enqueue = worker.hear
+            engine.on_enqueue, engine.on_endless_wait = worker.hear, worker.wait
             # A first run, with nothing to do, creates the streams.
             with _without_cron(engine):
                 await engine.run_async(lifespan=nullcontext(context))
@@ -289,7 +315,14 @@ def _prepared(engine: TaskWorker) -> Iterator[None]:
     """Make the worker stop when there is nothing to do; restore it afterwards."""
     as_it_was = {
         name: getattr(engine, name)
-        for name in ("burst", "handle_signals", "on_enqueue", "after_enqueue", "ahead")
+        for name in (
+            "burst",
+            "handle_signals",
+            "on_enqueue",
+            "after_enqueue",
+            "on_endless_wait",
+            "ahead",
+        )
     }
     engine.burst, engine.handle_signals = True, False
     chatter = logging.getLogger("streaq")
