@@ -77,7 +77,9 @@ def create_app() -> FastAPI:
     )
     app.include_router(health.router)
     app.include_router(unlock.make_router())
-    app.include_router(make_dashboard())
+    # FastAPI would derive the parameters of an included router's routes again for each app, which
+    # is most of the time that a test's app takes.
+    app.router.routes.extend(make_dashboard().routes)
     for router in declared.routes:
         app.include_router(router)
     for path, mounted in declared.mounts.items():

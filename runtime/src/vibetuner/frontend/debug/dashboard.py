@@ -41,6 +41,7 @@ STALE_MS = 15_000
 MOST_REASONS = 10
 
 
+@cache
 def make_dashboard() -> APIRouter:
     """Return every page and action below ``/debug/tasks``, to put behind the gate."""
     dashboard = APIRouter(include_in_schema=False)
