@@ -47,8 +47,9 @@ def plan_new(place: Place, draft: Draft, *, force: bool = False, skip: bool = Fa
     """
     differing = Action.OVERWRITE if force else Action.KEEP if skip else Action.DIFFERS
     steps: list[Change] = []
-    for path, text in _tidied(place, draft):
-        before = _read(path)
+    for name, untidy in draft.files.items():
+        path = place.root / name
+        before, text = _read(path), tidy(place, path, untidy).encode()
         same = Action.UNCHANGED if before == text else differing
         steps.append(Change(path, before, text, Action.CREATE if before is None else same))
     steps += _missing_packages(place, draft)
@@ -65,10 +66,12 @@ def plan_removal(place: Place, draft: Draft, *, force: bool = False, skip: bool 
     """
     differing = Action.REMOVE if force else Action.KEEP if skip else Action.DIFFERS
     steps: list[Change] = []
-    for path, text in _tidied(place, draft):
+    for name, text in draft.files.items():
+        path = place.root / name
         before = _read(path)
         if before is not None:
-            action = Action.REMOVE if before == text else differing
+            as_generated = before == tidy(place, path, text).encode()
+            action = Action.REMOVE if as_generated else differing
             steps.append(Change(path, before, None, action))
     main = place.root / next(iter(draft.files))
     if all(step.path != main or step.action is Action.REMOVE for step in steps):
@@ -78,12 +81,6 @@ def plan_removal(place: Place, draft: Draft, *, force: bool = False, skip: bool 
     steps += _empty_packages(place, draft, going)
     lost_tasks = tuple(entry.name for entry in draft.entries if entry.keyword == "tasks")
     return Plan(place, tuple(steps), draft.after_removal, lost_tasks)
-
-
-def _tidied(place: Place, draft: Draft) -> Iterator[tuple[Path, bytes]]:
-    for name, text in draft.files.items():
-        path = place.root / name
-        yield path, tidy(place, path, text).encode()
 
 
 def _missing_packages(place: Place, draft: Draft) -> Iterator[Change]:
