@@ -37,6 +37,8 @@ Limits = Mapping[str, tuple[int, int]]
 READ_IN_C = ("PYTHON", "LC_", "LANG", "LD_", "MALLOC_", "GLIBC_", "OPENSSL_")
 # The lines of /proc/self/status that a process has from its parent.
 INHERITED = ("Umask", "Uid", "Gid", "Groups", "SigBlk", "SigIgn", "Cap", "NoNewPrivs", "Cpus_")
+# glibc's own signals, 32 and 33. `uv run` lets a process ignore them, until its first thread.
+OF_GLIBC = 0b11 << 31
 SERVER = Path(__file__).with_name("fork_server.py")
 LARGEST_ANSWER = 1 << 18
 # coverage.py sets it for the processes that it measures.
@@ -197,10 +199,16 @@ def _inherited() -> list[str]:
         return []
     status = Path("/proc/thread-self/status").read_text("utf-8").splitlines()
     return [
-        *(line for line in status if line.startswith(INHERITED)),
+        *(_without_glibc(line) for line in status if line.startswith(INHERITED)),
         Path("/proc/self/limits").read_text("utf-8"),
         f"{os.getpgrp()} {os.getsid(0)} {os.getpriority(os.PRIO_PROCESS, 0)}",
     ]
+
+
+def _without_glibc(line: str) -> str:
+    """Return a line of a process's status; among signals, leave out those of glibc."""
+    name, _, value = line.partition(":\t")
+    return f"{name} {int(value, 16) & ~OF_GLIBC:x}" if name in {"SigBlk", "SigIgn"} else line
 
 
 def _read_number(connection: socket.socket) -> int:

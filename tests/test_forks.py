@@ -12,6 +12,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from textwrap import dedent
 from typing import Any
 
 import pytest
@@ -292,6 +293,30 @@ def test_what_a_test_lets_processes_inherit_needs_a_started_process(forks: Forks
     finally:
         os.umask(mask)
     assert forks.suit(clean_environment())
+
+
+def test_the_first_thread_rules_out_no_fork_under_uv():
+    """The first thread of a process does not rule out forks.
+
+    `uv run` lets a process ignore glibc's own signals, which glibc handles from then on.
+    """
+    program = """
+        from threading import Thread
+        from tests.forks import _inherited
+        before = _inherited()
+        Thread(target=print).start()
+        assert _inherited() == before
+    """
+    command = ("uv", "run", "--no-project", "--python", sys.executable, "python", "-c")
+    done = subprocess.run(
+        [*command, dedent(program)],
+        cwd=Path(__file__).parents[1],
+        env=clean_environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
 
 
 def test_a_fork_outlives_a_test_that_does_not_wait(forks: Forks, tmp_path: Path):
