@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -16,16 +17,16 @@ from tests.template.conftest import Repository, make_repository, run
 # The part of a runtime that an installer reads; to build the real one, it would need much more.
 RUNTIME = """
 [build-system]
-requires = ["hatchling"]
-build-backend = "hatchling.build"
+requires = ["uv_build"]
+build-backend = "uv_build"
 
 [project]
 name = "vibetuner-runtime"
 version = "0.9.1"
 optional-dependencies = { speed = [], embedded = [] }
 
-[tool.hatch.build.targets.wheel]
-packages = ["src/vibetuner"]
+[tool.uv.build-backend]
+module-name = "vibetuner"
 """
 
 pytestmark = pytest.mark.slow
@@ -56,9 +57,11 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Repository:
     repository.commit("Next", tag="v0.9.1")
     folder = repository.folder.parent / "my-project"
     repository.copy(str(repository.folder), folder, "--quiet")
-    project = Repository(folder, repository.environment)
+    # As in an activated environment: without isolation, installers look for uv_build on the path.
+    path = os.pathsep.join((str(folder / ".venv" / "bin"), os.environ["PATH"]))
+    project = Repository(folder, repository.environment | {"PATH": path})
     uv(project, "venv", "--seed", "--quiet", "--python", sys.executable)
-    uv(project, "pip", "install", "--quiet", "hatchling", "editables")
+    uv(project, "pip", "install", "--quiet", "uv_build")
     return project
 
 
