@@ -436,7 +436,8 @@ local function due(keys, argv)
     local first = redis.call('zrange', delayed, 0, 0, 'withscores')[2]
     if first and (not soonest or tonumber(first) < tonumber(soonest)) then soonest = first end
   end
-  return soonest and whole(soonest - now)
+  local time = redis.call('time')  -- with its microseconds, or the client would sleep too long
+  return soonest and string.format('%.3f', soonest - time[1] * 1000 - time[2] / 1000)
 end
 
 -- Schedule the next run of a cron task, unless another worker has done so.
