@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from coredis.exceptions import ConnectionError as Disconnected
@@ -15,8 +16,11 @@ from tests.listeners import open_proxy
 from tests.valkey import Valkey
 from tests.waiting import eventually
 from vibetuner.redis.blocking import ask
-from vibetuner.redis.connection import Connection
+from vibetuner.redis.connection import LARGEST_SHARED, Connection
 from vibetuner.redis.url import Address, parse_url
+
+#: A script that appends its values to a list, and replies with them.
+APPEND = "redis.call('rpush', KEYS[1], unpack(ARGV)) return ARGV"
 
 
 @pytest.fixture
@@ -161,6 +165,45 @@ async def test_a_silent_server_is_given_up(tmp_path: Path):
                     with pytest.raises(Disconnected, match=r"lost: no answer for \d+ s"):
                         await connection.call("PING")
             assert await connection.call("PING") == b"PONG"
+
+
+async def test_calls_that_share_a_command_are_given_up_together(tmp_path: Path):
+    """All callers of a shared command fail with a silent server, and with a connection's close."""
+    with Valkey(tmp_path) as valkey:
+        async with Connection(parse_url(valkey.url), timeout=0.5) as connection:
+            with valkey.frozen():
+                waiting = [connection.share(("MGET",), [f"key {n}"]) for n in range(40)]
+                lost = await asyncio.gather(*waiting, return_exceptions=True)
+            assert {type(one) for one in lost} == {Disconnected}
+            waiting = [connection.share(("MGET",), [f"key {n}"]) for n in range(40)]
+            assert await asyncio.gather(*waiting) == [[None]] * 40
+            left = [connection.share(("MGET",), [f"key {n}"]) for n in range(40)]
+        for one in left:
+            with pytest.raises(Disconnected, match="closed|lost"):
+                await one
+        with pytest.raises(Disconnected, match="closed"):
+            connection.share(("MGET",), ["key"])
+
+
+async def test_a_shared_command_keeps_the_order_of_the_calls(wire: Connection):
+    """Commands run in the order of their calls, shared or not, and large values go alone."""
+    key, other = f"order-{uuid4().hex}", f"order-{uuid4().hex}"
+    head = ("EVAL", APPEND, 1, key)
+    words = [str(n) for n in range(60)]
+    words[20] = "x" * (LARGEST_SHARED + 1)
+    calls: list[Any] = []
+    for n, word in enumerate(words):
+        shared = n % 15 != 14
+        calls.append(wire.share(head, [word]) if shared else wire.call("RPUSH", key, word))
+    others = [wire.share(("EVAL", APPEND, 1, other), ["1"]), wire.share(head, ["last"])]
+    replies = await asyncio.gather(*calls, *others)
+
+    stored = [word.decode() for word in await wire.call("LRANGE", key, 0, -1)]
+    assert stored == [*words, "last"]
+    assert [one for one in replies if isinstance(one, list)] == [
+        [word.encode()] for n, word in enumerate(words) if n % 15 != 14
+    ] + [[b"1"], [b"last"]]
+    await wire.call("DEL", key, other)
 
 
 async def test_a_subscription_to_a_silent_server_is_given_up(tmp_path: Path):

@@ -7,8 +7,9 @@ import math
 import socket
 from collections import deque
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Self, cast
+from typing import Any, Self, TypeAlias, cast
 
 import hiredis
 from coredis.exceptions import ConnectionError as Disconnected
@@ -22,6 +23,10 @@ from vibetuner.redis.url import Address
 CONNECT_SECONDS = 5
 #: Seconds to wait before asking again for a Cluster slot that is being moved.
 MOVING_PAUSE = 0.05
+#: The callers of one shared command: the server runs it while this process packs the next one.
+MOST_SHARED = 16
+#: Values of more bytes are sent alone.
+LARGEST_SHARED = 65_536
 LOOK_SECONDS = 0.5
 LEAVE_SECONDS = 1.0
 #: Commands that may block on the server.
@@ -42,6 +47,7 @@ AWAY = ("READONLY", "LOADING", "MASTERDOWN", "NOREPLICAS", "UNBLOCKED", "CLUSTER
 #: Refusals of a Cluster node whose slot is on another node, or is being moved.
 MOVING = ("MOVED", "ASK", "TRYAGAIN")
 
+Asker: TypeAlias = "asyncio.Future[Any] | _Shared"
 Push = Callable[[list[Any]], None]
 Command = Sequence[str | bytes | float]
 
@@ -87,7 +93,8 @@ class Connection:
         self._former: _Line | None = None
         self._primary: Primary | None = None
         self._unsent: list[bytes] = []
-        self._asked: list[asyncio.Future[Any]] = []
+        self._asked: list[Asker] = []
+        self._shared: _Shared | None = None
         self._patience = self._timeout
         self._connecting: asyncio.Task[None] | None = None
         self._closed = False
@@ -111,6 +118,33 @@ class Connection:
         if command[0] in BLOCKING:
             self._patience = max(self._patience, self._timeout + _blocked(command))
         self._send(command, future, at_once=True)
+        return future
+
+    def share(self, head: Command, values: Command) -> asyncio.Future[list[Any]]:
+        """Send a command whose reply is a list; the future holds a list with these values' item.
+
+        On an idle connection it is sent at once. Otherwise it becomes one command with the calls
+        directly before it in this event loop turn, if they have the same head. The item may be an
+        exception; the future raises the same errors as that of :meth:`call`.
+        """
+        future, line = self._loop.create_future(), self._line
+        if line is not None and line.is_idle and not (self._asked or self._closed):
+            packed = hiredis.pack_command((*head, *values))  # type: ignore[arg-type]
+            line.write(packed, (future,), self._timeout)
+            return future
+        if self._closed or len(body := _arguments(values)) > LARGEST_SHARED:
+            return self.call(*head, *values)
+        shared = self._shared
+        if shared is None or shared.head != head:
+            shared = _Shared(head, len(self._unsent), len(head))
+            self._add(b"", shared)
+            self._shared = shared
+        shared.askers.append(future)
+        shared.length += len(values)
+        self._unsent.append(body)
+        if len(shared.askers) == MOST_SHARED:
+            self._close_shared()
+            self._flush()
         return future
 
     def tell(self, verb: str, channel: str) -> asyncio.Future[None]:
@@ -162,21 +196,32 @@ class Connection:
         if self._closed:
             raise Disconnected("The connection is closed")
         packed = hiredis.pack_command(command)  # type: ignore[arg-type]
-        if at_once and self._line is not None and not self._unsent and self._line.is_idle:
+        if at_once and self._line is not None and not self._asked and self._line.is_idle:
             self._line.write(packed, (future,), self._patience)
             self._patience = self._timeout
             return
+        self._add(packed, future)
+
+    def _close_shared(self) -> None:
+        """Let the next call begin another command, so that the server keeps the order of calls."""
+        if (shared := self._shared) is not None:
+            head = b"*%d\r\n%b" % (shared.length, _arguments(shared.head))
+            self._unsent[shared.place], self._shared = head, None
+
+    def _add(self, packed: bytes, asker: Asker) -> None:
+        self._close_shared()
         self._unsent.append(packed)
-        self._asked.append(future)
-        if len(self._unsent) == 1:
+        self._asked.append(asker)
+        if len(self._asked) == 1:
             self._loop.call_soon(self._flush)
 
     def _flush(self) -> None:
-        if not self._unsent or self._closed:
+        if not self._asked or self._closed:
             return
         if self._line is None:
             self._start_connecting()
             return
+        self._close_shared()
         packed, asked = b"".join(self._unsent), self._asked
         self._unsent, self._asked = [], []
         self._line.write(packed, asked, self._patience)
@@ -233,7 +278,7 @@ class Connection:
             self._flush()
 
     def _fail(self, error: BaseException) -> None:
-        asked, self._asked, self._unsent = self._asked, [], []
+        asked, self._asked, self._unsent, self._shared = self._asked, [], [], None
         for future in asked:
             _settle(future, error)
 
@@ -250,6 +295,27 @@ class Connection:
             self._on_loss()
 
 
+@dataclass(slots=True, eq=False)
+class _Shared:
+    """A command that several callers share; each gets its own item of the reply."""
+
+    head: Command
+    place: int
+    length: int
+    askers: list[asyncio.Future[list[Any]]] = field(default_factory=list)
+
+    def done(self) -> bool:
+        return False
+
+    def set_result(self, reply: list[Any]) -> None:
+        for asker, item in zip(self.askers, reply, strict=True):
+            _settle(asker, [item])
+
+    def set_exception(self, error: BaseException) -> None:
+        for asker in self.askers:
+            _settle(asker, error)
+
+
 class _Line(asyncio.Protocol):
     """The protocol of one connection: parses bytes into replies and resolves the futures."""
 
@@ -258,7 +324,7 @@ class _Line(asyncio.Protocol):
         self.on_loss: Callable[[], None] | None = None
         self.gone = asyncio.Event()
         self._on_push = on_push
-        self._waiting: deque[asyncio.Future[Any]] = deque()
+        self._waiting: deque[Asker] = deque()
         self._loop = asyncio.get_running_loop()
         self._looking: asyncio.TimerHandle | None = None
         self._heard = self._patience = 0.0
@@ -272,7 +338,7 @@ class _Line(asyncio.Protocol):
         """Return whether no reply is awaited."""
         return not self._waiting
 
-    def write(self, packed: bytes, asked: Sequence[asyncio.Future[Any]], patience: float) -> None:
+    def write(self, packed: bytes, asked: Sequence[Asker], patience: float) -> None:
         if self.is_idle:
             self._heard, self._patience = self._loop.time(), 0.0
         if self._looking is None:
@@ -387,6 +453,12 @@ def misplaced(server: Address, refusal: str) -> WrongNodeError | None:
     )
 
 
+def _arguments(values: Command) -> bytes:
+    """Return a part of a command as it is sent."""
+    packed: bytes = hiredis.pack_command(tuple(values))  # type: ignore[arg-type]
+    return packed[packed.index(b"\n") + 1 :]
+
+
 def _blocked(command: Command) -> float:
     """Return the seconds that a command may block."""
     words = [word.upper() if isinstance(word, str) else word for word in command]
@@ -413,7 +485,7 @@ def look_at(future: asyncio.Future[Any]) -> None:
         future.exception()
 
 
-def _settle(future: asyncio.Future[Any], reply: Any) -> None:
+def _settle(future: Asker, reply: Any) -> None:
     if future.done():  # the caller has stopped waiting
         return
     if isinstance(reply, BaseException):

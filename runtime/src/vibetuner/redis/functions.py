@@ -32,8 +32,8 @@ logger = logging.getLogger(__name__)
 
 #: Functions that add tasks, events and progress.
 GROWING = frozenset({
-    "broadcast", "enqueue", "enqueue_batch", "enqueue_once", "enqueue_unique", "hand_on",
-    "register_progress", "settle_letter", "write_progress",
+    "broadcast", "enqueue", "enqueue_batch", "enqueue_each", "enqueue_once", "enqueue_unique",
+    "hand_on", "register_progress", "settle_letter", "write_progress",
 })  # fmt: skip
 CALLABLE = re.compile(r"^local function (\w+)\(keys, argv\)", re.MULTILINE)
 FORGOTTEN = ("Function not found", "NOSCRIPT")
@@ -107,12 +107,22 @@ class Functions:
                     "or run. Allow one of them; vibetuner doctor  prints the line"
                 ) from None
 
-    def ask(self, name: str, keys: Sequence[str], values: Sequence[Any]) -> asyncio.Future[Any]:
-        """Call a function; the call fails, with nothing done, if the server has forgotten it."""
-        return self.connection.call(*self._heads[name], len(keys), *keys, *values)
+    def ask(
+        self, name: str, keys: Sequence[str], values: Sequence[Any], *, shared: bool = False
+    ) -> asyncio.Future[Any]:
+        """Call a function; the call fails, with nothing done, if the server has forgotten it.
 
-    async def call(self, name: str, keys: Sequence[str], values: Sequence[Any]) -> Any:
-        """Call a function; reload it first if the server has forgotten it.
+        With ``shared``, it may share a call: see ``Connection.share``.
+        """
+        head: tuple[Any, ...] = (*self._heads[name], len(keys), *keys)
+        if shared:
+            return self.connection.share(head, values)
+        return self.connection.call(*head, *values)
+
+    async def call(
+        self, name: str, keys: Sequence[str], values: Sequence[Any], *, shared: bool = False
+    ) -> Any:
+        """Call a function like :meth:`ask`; reload it first if the server has forgotten it.
 
         In a Cluster, wait while a slot is being moved. In both cases the refused call did nothing,
         so calling again doesn't do the work twice.
@@ -120,7 +130,7 @@ class Functions:
         end = 0.0
         while True:
             try:
-                return await self.ask(name, keys, values)
+                return await self.ask(name, keys, values, shared=shared)
             except Moving:
                 end = end or time.monotonic() + self._seconds
                 if time.monotonic() > end:
@@ -131,7 +141,7 @@ class Functions:
                     raise
                 break
         await self.load()
-        return await self.ask(name, keys, values)
+        return await self.ask(name, keys, values, shared=shared)
 
     async def _load_library(self) -> None:
         library, code, names = _library()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import subprocess
+import sys
 from contextlib import redirect_stdout
 from dataclasses import replace
 from datetime import timedelta
@@ -94,3 +96,15 @@ async def test_a_command_opens_the_database_for_its_look(stand_in: Any, settings
         found = await read_outbox()
     assert found is not None
     assert (found.waiting, found.text) == (0, "0 in the outbox")
+
+
+def test_the_outbox_loads_no_driver_and_no_dialect():
+    """Importing the outbox's table loads no database's dialect; PostgreSQL's is 8 MB."""
+    program = (
+        "import sys, vibetuner.tasks.outbox.sql\n"
+        "print(*(name for name in sys.modules if name.startswith('sqlalchemy.dialects.')))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], check=True, capture_output=True, text=True
+    )
+    assert done.stdout.split() == []

@@ -19,9 +19,9 @@ local function moment_of(text, now)
   return whole(now + text:sub(2))
 end
 
--- Add a message for a task to a stream; return the message's id.
-local function post(stream, task, due)
-  return redis.call('xadd', stream, '*', 'task_id', task, 'enqueue_time', due)
+-- Add a message for a task to a stream; return the message's id, or with `call` as redis.pcall an error.
+local function post(stream, task, due, call)
+  return (call or redis.call)('xadd', stream, '*', 'task_id', task, 'enqueue_time', due)
 end
 
 -- Store a task's payload for `lifetime` milliseconds, '0' for ever; with 'nx', only if it has none.

@@ -469,7 +469,8 @@ local function due(keys, argv)
     local first = redis.call('zrange', delayed, 0, 0, 'withscores')[2]
     if first and (not soonest or tonumber(first) < tonumber(soonest)) then soonest = first end
   end
-  return soonest and whole(soonest - now)
+  local time = redis.call('time')  -- with its microseconds, or the client would sleep too long
+  return soonest and string.format('%.3f', soonest - time[1] * 1000 - time[2] / 1000)
 end
 
 -- Schedule the next run of a cron task, unless another worker has done so.
@@ -549,8 +550,10 @@ end
 
 -- Enqueue the tasks whose values begin at `i`; see enqueue. With `is_batch`, the others depend on
 -- the first: if its id is taken, enqueue none. With `gone`, a task that the only one was to follow and
--- that nobody knows, it fails.
-local function enqueue_from(prefix, argv, i, is_batch, gone)
+-- that nobody knows, it fails. With `call` as redis.pcall, a task whose queue refuses it has that error
+-- as its reply, and the others are enqueued.
+local function enqueue_from(prefix, argv, i, is_batch, gone, call)
+  call = call or redis.call
   local now, reply, soonest = whole(clock()), {}, nil
   while i <= #argv do
     local task, lifetime, priority = argv[i], argv[i + 3], argv[i + 4]
@@ -562,9 +565,10 @@ local function enqueue_from(prefix, argv, i, is_batch, gone)
       if is_batch and #reply == 0 then return { answer } end
     elseif last == i + 5 or not follow(prefix, task, priority, argv, i + 6, last, gone) then
       if moment == '0' then
-        answer = post(prefix .. ':queues:' .. priority, task, now)
+        answer = post(prefix .. ':queues:' .. priority, task, now, call)
       else
-        redis.call('zadd', prefix .. ':queues:delayed:' .. priority, moment, task)
+        local added = call('zadd', prefix .. ':queues:delayed:' .. priority, moment, task)
+        answer = type(added) == 'table' and added or answer
         if not soonest or tonumber(moment) < tonumber(soonest) then soonest = moment end
       end
     end
@@ -584,6 +588,12 @@ end
 local function enqueue(keys, argv)
   local gone = gone_from(keys[1], argv, 1)
   return gone and { '?' .. gone } or enqueue_from(keys[1], argv, 1)
+end
+
+-- Enqueue the tasks of several callers, none of which follows another: like enqueue, and the error of
+-- one is in its place of the reply.
+local function enqueue_each(keys, argv)
+  return enqueue_from(keys[1], argv, 1, false, nil, redis.pcall)
 end
 
 -- Enqueue a task and those that it waits for, or none if its id is taken; one of the others whose

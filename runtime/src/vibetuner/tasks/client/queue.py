@@ -160,9 +160,14 @@ class QueueClient:
         """
         values = self.values([task], now)
         try:  # like answering(), but cheaper
-            (answer,) = await self.functions.call("enqueue", (self.keys.queue,), values)
-            if isinstance(answer, bytes) and answer.startswith(b"?"):  # it is to follow another
+            if task.after:
                 (answer,) = await self._ask("enqueue", task, values)
+            else:
+                (answer,) = await self.functions.call(
+                    "enqueue_each", (self.keys.queue,), values, shared=True
+                )
+            if isinstance(answer, Exception):
+                raise answer
         except (RedisError, OSError) as error:
             raise await unavailable(get_settings(), error, self.functions.connection) from None
         if answer in TAKEN:
@@ -231,6 +236,8 @@ class QueueClient:
                     await self.repeat(task, now)
                 elif task.after and (parts := parts_of(task)):
                     await self.enqueue_batch(task, parts, now)
+                elif len(tasks) == 1:
+                    await self.enqueue_new(task, now)
                 else:
                     once.append(task)
             except TaskExists as error:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from datetime import datetime
-from typing import Any
+from importlib import import_module
 
 from sqlalchemy import LargeBinary, Text, event, func
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session, SessionTransaction
 from sqlmodel import Field, SQLModel, col, delete, select
@@ -18,8 +17,6 @@ from vibetuner.resources.slots import sql_engine
 from vibetuner.tasks.outbox.row import DURABLE_END, TABLE, Row
 
 __all__ = ["Outbox", "SqlOutbox"]
-
-INSERTS: dict[str, Any] = {"postgresql": postgresql.insert, "sqlite": sqlite.insert}
 
 
 class Outbox(SQLModel, table=True):
@@ -57,7 +54,8 @@ class SqlOutbox:
             )
         connection = await session.connection()
         values = {name: getattr(row, name) for name in Row.__slots__}
-        statement = INSERTS[engine.dialect.name](Outbox).on_conflict_do_nothing()
+        dialect = import_module(f"sqlalchemy.dialects.{engine.dialect.name}")  # no other's: 8 MB
+        statement = dialect.insert(Outbox).on_conflict_do_nothing()
         while not (await connection.execute(statement, values)).rowcount:
             same = (col(Outbox.task_id) == row.task_id) | (col(Outbox.key) == row.key)
             known = (
