@@ -20,8 +20,11 @@ from vibetuner.tasks.dead_letters import count
 from vibetuner.tasks.robust import robust_task
 from vibetuner.tasks.worker import TaskWorker, using_worker
 
+# The last ones only remove what ended workers left.
+WITHOUT = ["", "-fcall", "-evalsha -eval", "-xinfo|consumers -xgroup|delconsumer"]
 
-@pytest.mark.parametrize("without", ["", "-fcall", "-evalsha -eval"])
+
+@pytest.mark.parametrize("without", WITHOUT)
 async def test_tasks_letters_and_events_work(
     stand_in: Callable[..., Path], tmp_path: Path, running: Running, without: str
 ):
@@ -59,6 +62,8 @@ async def test_tasks_letters_and_events_work(
                 assert not result.success
                 assert await count() == 1
                 assert await broadcast("news", "n", "x")
+            async with running(worker):  # the next start finds the queue
+                assert (await (await double.enqueue(5)).result(timeout=10)).result == 10
         (denied,) = ask(parse_url(valkey.url), ["ACL", "LOG"])
         refused = {str(entry[entry.index("object") + 1]) for entry in denied}  # type: ignore[union-attr]
         assert refused <= set(without.replace("-", "").split())

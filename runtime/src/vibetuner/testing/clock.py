@@ -8,6 +8,7 @@ has a clock of its own, whose offset is stored.
 from __future__ import annotations
 
 import math
+import time
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -27,16 +28,22 @@ def cron_tasks(worker: TaskWorker) -> list[Any]:
 
 
 class QueueClock:
-    """The time of a worker's queue. Move it while the worker does not run."""
+    """The time of a worker's queue. Move it while the worker does not run.
 
-    def __init__(self, worker: TaskWorker) -> None:
+    Args:
+        worker: the worker, connected.
+        server_time: the server's time, in seconds; a test may have set that of this process.
+    """
+
+    def __init__(self, worker: TaskWorker, server_time: float) -> None:
         self._worker = worker
         self._redis: Any = worker.redis
+        self._start = server_time - time.monotonic()
 
     @property
     def now(self) -> datetime:
         """The time, UTC, of the clock that cron uses."""
-        return datetime.now(UTC) + self._worker.ahead
+        return datetime.fromtimestamp(self._start + time.monotonic(), UTC) + self._worker.ahead
 
     async def next_due(self) -> datetime | None:
         """Return when the next waiting task is due; it may be in the past."""

@@ -54,11 +54,11 @@ class ManualWorker:
         dead_letters: the dead letters of the last run, in the order of the failures.
     """
 
-    def __init__(self, engine: TaskWorker, context: Any) -> None:
+    def __init__(self, engine: TaskWorker, context: Any, clock: QueueClock) -> None:
         self.dead_letters: list[DeadLetter] = []
         self._engine = engine
         self._context = context
-        self._clock = QueueClock(engine)
+        self._clock = clock
         self._enqueued: list[Task[Any, Any]] = []
         self._allowed: list[str] = []
         # Whether the next runs of cron tasks are in the queue.
@@ -301,7 +301,9 @@ async def open_manual_worker() -> AsyncIterator[ManualWorker]:
         await engine.redis.flushall()
         stack.push_async_callback(engine.redis.flushall)
         async with worker_lifespan() as context:
-            worker = ManualWorker(engine, context)
+            seconds, microseconds = await engine.client.functions.connection.call("TIME")
+            clock = QueueClock(engine, int(seconds) + int(microseconds) / 1_000_000)
+            worker = ManualWorker(engine, context, clock)
             engine.on_enqueue, engine.on_endless_wait = worker.hear, worker.wait
             # A first run, with nothing to do, creates the streams.
             with _without_cron(engine):
