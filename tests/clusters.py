@@ -73,14 +73,7 @@ class Clustered(Servers):
 
     def primary_of(self, slot: int) -> int:
         """Return the port of the primary that claims to serve a slot, or 0."""
-        for port in self.primaries:
-            ranges = self.on(port, "CLUSTER", "SLOTS")
-            assert isinstance(ranges, list)
-            found: list[Any] = ranges
-            for first, last, (_, owner, *_), *_ in found:
-                if first <= slot <= last and owner == port:
-                    return port
-        return 0
+        return next((port for port in self.primaries if self._named_by(port, slot) == port), 0)
 
     def start(self) -> None:
         """Start all nodes, assign the slots, and wait until each node knows all the others."""
@@ -118,10 +111,14 @@ class Clustered(Servers):
         wait_until(self.is_whole, what=lambda: "a whole Cluster")
 
     def is_whole(self) -> bool:
-        """Return whether each shard has a replica that follows, and each node serves."""
+        """Return whether each shard has a replica that follows, and each node serves.
+
+        Also, all nodes name one primary for the queue's slot, which may have been moved before.
+        """
         try:
             followed = ("connected_slaves:1" in self._info(port) for port in self.primaries)
-            return all(map(self._is_ready, self.nodes)) and all(followed)
+            named = {self._named_by(port, self.slot) for port in self.nodes}
+            return all(map(self._is_ready, self.nodes)) and all(followed) and len(named) == 1
         except (OSError, RefusedError):
             return False
 
@@ -184,6 +181,14 @@ class Clustered(Servers):
         finally:
             self.move_keys(source, target)
             self.end_move(target)
+
+    def _named_by(self, port: int, slot: int) -> int:
+        """Return the port of the primary that a node names for a slot, or 0."""
+        ranges = self.on(port, "CLUSTER", "SLOTS")
+        assert isinstance(ranges, list)
+        found: list[Any] = ranges
+        owners = (owner for first, last, (_, owner, *_), *_ in found if first <= slot <= last)
+        return next(owners, 0)
 
     def _serves(self, port: int) -> bool:
         try:
