@@ -41,6 +41,7 @@ from vibetuner.redis.client import answering, open_resource, ungrouped
 from vibetuner.redis.keys import Keys
 from vibetuner.redis.url import parse_url
 from vibetuner.resources.slots import no_queue, task_queue
+from vibetuner.sse.history import history_of
 from vibetuner.state import Place, Slot, running_loop
 from vibetuner.tasks.attempt import current_task_id
 from vibetuner.tasks.call import (
@@ -62,7 +63,9 @@ from vibetuner.tasks.engine import (
 from vibetuner.tasks.enqueuing import Enqueuer
 from vibetuner.tasks.lifespan import worker_lifespan
 from vibetuner.tasks.limits import check_options, check_wait
+from vibetuner.tasks.observers.progress import ProgressObserver
 from vibetuner.tasks.payload import Codec, Kind, dump, signing_keys
+from vibetuner.tasks.progress.state import ProgressStatus
 from vibetuner.tasks.queues import (
     USUAL,
     ReadOrder,
@@ -361,7 +364,7 @@ class TaskWorker(Worker[Any]):
             task_status.started()
             await run.serve()
 
-    def _make_run(self, context: Any = None) -> Run:
+    def _make_run(self, context: Any) -> Run:
         order = self.order or ReadOrder(self.priorities)
         order.check(self.priorities)
         return Run(
@@ -605,7 +608,11 @@ class TaskWorker(Worker[Any]):
         await self.courier.fetch(task_id)
         is_aborted, here = await self.client.abort(self, task_id, seconds)
         if here:
-            await (self._run or self._make_run()).publish_abort(task_id)
+            progress = ProgressObserver(
+                self.client.functions, history_of(self.redis, get_settings())
+            )
+            progress.publish(task_id, ProgressStatus.ABORTED)
+            await progress.flush()
         return is_aborted
 
     def next_run(self, tab: str, offset: int = 0) -> int:

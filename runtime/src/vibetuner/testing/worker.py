@@ -22,6 +22,7 @@ from streaq.constants import REDIS_GROUP
 from streaq.task import RegisteredTask, Task, TaskResult
 
 from vibetuner.errors import counted
+from vibetuner.redis.connection import server_ms
 from vibetuner.tasks.dead_letters import DeadLetter, list_letters
 from vibetuner.tasks.lifespan import worker_lifespan
 from vibetuner.tasks.worker import TaskWorker, get_worker
@@ -301,9 +302,8 @@ async def open_manual_worker() -> AsyncIterator[ManualWorker]:
         await engine.redis.flushall()
         stack.push_async_callback(engine.redis.flushall)
         async with worker_lifespan() as context:
-            seconds, microseconds = await engine.client.functions.connection.call("TIME")
-            clock = QueueClock(engine, int(seconds) + int(microseconds) / 1_000_000)
-            worker = ManualWorker(engine, context, clock)
+            now = server_ms(await engine.client.functions.connection.call("TIME"))
+            worker = ManualWorker(engine, context, QueueClock(engine, now / 1000))
             engine.on_enqueue, engine.on_endless_wait = worker.hear, worker.wait
             # A first run, with nothing to do, creates the streams.
             with _without_cron(engine):

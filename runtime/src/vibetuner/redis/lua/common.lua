@@ -33,8 +33,8 @@ end
 
 -- Mark a task for the worker that claims it: its id asks to abort it, `~` and its id to fail it
 -- because one that it was to follow has failed.
-local function mark(prefix, marked)
-  redis.call('sadd', prefix .. ':aborted', marked)
+local function mark(prefix, ...)
+  redis.call('sadd', prefix .. ':aborted', ...)
   redis.call('expire', prefix .. ':aborted', 604800)
 end
 

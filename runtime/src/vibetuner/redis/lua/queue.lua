@@ -239,18 +239,17 @@ end
 -- Let a task fail because of another, which `blamed` names: the worker that claims it records its end.
 -- One of streaq's own does not know the mark, and aborts it.
 local function blame(prefix, task, blamed)
-  mark(prefix, '~' .. task)
-  mark(prefix, task)
+  mark(prefix, '~' .. task, task)
   redis.call('set', prefix .. ':task:blamed:' .. task, blamed, 'px', 604800000)
 end
 
 -- Remove a task's dependencies; return whether it had any. With `heir`, that one waits for them.
 local function stop_waiting(prefix, task, heir)
   local dependencies = prefix .. ':task:dependencies:' .. task
-  local first = members(dependencies)
+  local first, is_inherited = members(dependencies), heir and is_live(prefix, heir)
   for _, other in ipairs(first) do
     redis.pcall('srem', prefix .. ':task:dependents:' .. other, task, '~' .. task)
-    if heir and is_live(prefix, heir) then
+    if is_inherited then
       redis.call('sadd', prefix .. ':task:dependencies:' .. heir, other)
       redis.pcall('sadd', prefix .. ':task:dependents:' .. other, heir)
     end

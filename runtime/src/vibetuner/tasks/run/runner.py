@@ -25,7 +25,6 @@ from vibetuner.tasks.observers.journal import JournalObserver
 from vibetuner.tasks.observers.letters import LetterWriter
 from vibetuner.tasks.observers.log import LogObserver
 from vibetuner.tasks.observers.progress import ProgressObserver
-from vibetuner.tasks.progress.state import ProgressStatus
 from vibetuner.tasks.queues import ReadOrder
 from vibetuner.tasks.run.delayed import Cron, DelayedQueue, sweep
 from vibetuner.tasks.run.dispatcher import Dispatcher
@@ -155,11 +154,6 @@ class Run:
         for attempt in tuple(self.running):
             if attempt.task_id in task_ids and not attempt.must_fail:
                 attempt.cut(Cut.ABORT)
-
-    async def publish_abort(self, task_id: str) -> None:
-        """Publish the end of a task that was aborted before a worker claimed it."""
-        self._progress.publish(task_id, ProgressStatus.ABORTED)
-        await self._progress.flush()
 
     async def prepare(self) -> None:
         """Create the streams, and schedule the cron tasks."""
