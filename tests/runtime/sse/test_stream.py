@@ -161,6 +161,18 @@ def test_the_answer_says_what_it_is_and_how_soon_to_return(two_sites: tuple[Site
     assert [parameter["name"] for parameter in described["parameters"]] == ["channel"]
 
 
+def test_a_stream_opens_when_its_place_in_the_channel_is_known(
+    two_sites: tuple[Site, Site], channel: str
+):
+    """The first bytes name the place from which events follow, so a page that acts once its stream
+    is open misses nothing.
+    """
+    one, two = two_sites
+    ids = send(two, channel, "before")
+    with httpx2.stream("GET", f"{one.url}/events/{channel}", timeout=30) as response:
+        assert next(response.iter_text()) == f"retry: 1000\n\nid: {ids[0]}\n\n"
+
+
 def test_an_endpoint_refuses_before_it_streams(two_sites: tuple[Site, Site]):
     """An endpoint refuses by its own error, a dependency's, or an unusable name."""
     one, _ = two_sites

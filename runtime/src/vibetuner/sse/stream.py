@@ -125,7 +125,10 @@ class EventStream(Response):
             await self.background()
 
     async def run(self, subscriber: Subscriber, write: Write) -> None:
-        """Send the events; return at the end of the stream."""
+        """Send the events; return at the end of the stream.
+
+        The first write, even of nothing, opens the stream in the browser.
+        """
         await self._replay(subscriber, write)
         while (data := await subscriber.batch()) is not None:
             await write(data or KEEPALIVE)
@@ -133,32 +136,38 @@ class EventStream(Response):
                 await self._write_first(write)
 
     async def _stream(self, receive: Receive, send: Send) -> None:
+        head = {
+            "type": "http.response.start",
+            "status": self.status_code,
+            "headers": self.raw_headers,
+        }
+        opened = False
+
         async def write(data: bytes, *, more: bool = True) -> None:
+            nonlocal opened
+            if not opened:
+                opened, data = True, RETRY + data
+                await send(head)
             await send({"type": "http.response.body", "body": data, "more_body": more})
 
         with get_hub().subscribe(self.channel) as subscriber:
             watch = asyncio.create_task(_close_when_gone(receive, subscriber))
             try:
-                await send(
-                    {
-                        "type": "http.response.start",
-                        "status": self.status_code,
-                        "headers": self.raw_headers,
-                    }
-                )
-                await write(RETRY)
                 await self.run(subscriber, write)
                 await write(b"", more=False)
             finally:
                 watch.cancel()
 
     async def _replay(self, subscriber: Subscriber, write: Write) -> None:
-        """Send the events that the browser missed, one portion at a time."""
+        """Send the events that the browser missed, one portion at a time.
+
+        The browser's place is known before the stream opens: what a page starts when its stream is
+        open is sent to it.
+        """
         last_id = self.last_id
         history = open_history()
         if history is None:
-            if last_id:
-                await write(Event(RESET, "").frame)
+            await write(Event(RESET, "").frame if last_id else b"")
             await self._write_first(write)
             return
         more, is_whole = True, bool(last_id)
@@ -167,7 +176,9 @@ class EventStream(Response):
                 async with answering(get_settings()):
                     past = await history.read(self.channel, last_id)
             except OUTAGES:
-                # The relay logs the outage. The browser gets its events when Redis is back.
+                # The relay logs the outage. The browser gets its events when Redis is back; an
+                # answer that is late or an error would make it give up.
+                await write(b"")
                 await subscriber.pause(OUTAGE_SECONDS)
                 continue
             subscriber.begin_after(past.end)

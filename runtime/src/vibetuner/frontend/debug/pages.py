@@ -110,6 +110,7 @@ class ChangeStream(EventStream):
 
     async def run(self, subscriber: Subscriber, write: Write) -> None:
         """Poll and send until the browser has gone or the process stops."""
+        await write(b"")
         last, quiet = await _pulse(), 0
         # The page reloads at once, as something may have happened before its stream was opened.
         await write(CHANGED)

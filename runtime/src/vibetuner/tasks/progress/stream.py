@@ -54,6 +54,7 @@ class ProgressStream(EventStream):
 
     async def run(self, subscriber: Subscriber, write: Write) -> None:
         """Send the states as they are rendered."""
+        await write(b"")
         async for step in follow_progress(subscriber):
             if step is None:
                 await write(KEEPALIVE)
