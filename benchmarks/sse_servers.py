@@ -22,7 +22,7 @@ def ours(url: str) -> FastAPI:
     from vibetuner.config import Settings
     from vibetuner.redis.client import open_resource
     from vibetuner.sse import sse_endpoint
-    from vibetuner.sse.history import history_of
+    from vibetuner.sse.history import History
     from vibetuner.sse.hub import get_hub
     from vibetuner.sse.relay import open_relay
 
@@ -32,7 +32,7 @@ def ours(url: str) -> FastAPI:
     async def lifespan(_app: FastAPI):
         async with open_resource(settings, None) as client:
             with get_hub().serving():
-                async with open_relay(history_of(client, settings), get_hub()):
+                async with open_relay(History(client, settings), get_hub()):
                     yield
 
     app = FastAPI(lifespan=lifespan)

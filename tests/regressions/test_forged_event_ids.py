@@ -11,7 +11,7 @@ from tests.waiting import eventually
 from vibetuner.config import Settings
 from vibetuner.redis.client import open_resource
 from vibetuner.sse import broadcast
-from vibetuner.sse.history import history_of
+from vibetuner.sse.history import History
 from vibetuner.sse.hub import get_hub
 from vibetuner.sse.relay import open_relay
 from vibetuner.sse.stream import EventStream
@@ -39,7 +39,7 @@ async def test_a_stream_with_a_forged_id_sends_reset_and_goes_on(settings: Setti
 
     async with open_resource(settings, None) as client:
         with get_hub().serving():
-            async with open_relay(history_of(client, settings), get_hub()):
+            async with open_relay(History(client, settings), get_hub()):
                 stream = EventStream("news", last_id=forged)
                 serving = asyncio.create_task(stream({"type": "http"}, receive, send))
                 await eventually(lambda: b"event: reset" in b"".join(sent))

@@ -18,7 +18,7 @@ from vibetuner.config import using_settings
 from vibetuner.errors import VibetunerError
 from vibetuner.redis import ANSWER_SECONDS
 from vibetuner.redis.client import open_redis
-from vibetuner.sse.history import history_of
+from vibetuner.sse.history import History
 from vibetuner.tasks.worker import TaskWorker
 
 pytestmark = pytest.mark.slow
@@ -57,7 +57,7 @@ async def test_nobody_waits_for_a_frozen_redis_without_limit(
 
         async with worker, open_redis(valkey.settings) as client:
             task = await noop.enqueue()
-            history = history_of(client, valkey.settings)
+            history = History(client, valkey.settings)
             with valkey.frozen():
                 begun = time.monotonic()
                 waits = {

@@ -132,8 +132,8 @@ def test_a_person_looks_retries_and_discards(desk: Desk):
     nothing = desk.type("list")
     assert (nothing.returncode, nothing.stdout) == (3, "No dead letters here.\n")
     record = desk.type("list", "--all").stdout
-    assert re.search(rf"t1 .*\[retried as {retry_id('t1')} by \S+ at 20.*Z\]", record)
-    assert re.search(r"t2 .*\[discarded by \S+ at 20.*Z\]", record)
+    assert re.search(rf"t1 .*\[retried as {retry_id('t1')} by \S+ on 20.* UTC\]", record)
+    assert re.search(r"t2 .*\[discarded by \S+ on 20.* UTC\]", record)
 
 
 @pytest.mark.parametrize("desk", ["mongodb"], indirect=True)

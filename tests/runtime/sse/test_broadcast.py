@@ -11,7 +11,7 @@ from vibetuner.errors import ServiceUnavailable
 from vibetuner.redis.client import open_redis, open_resource
 from vibetuner.sse import broadcast
 from vibetuner.sse.broadcast import _warn_once
-from vibetuner.sse.history import history_of
+from vibetuner.sse.history import History
 from vibetuner.sse.hub import get_hub
 
 
@@ -44,7 +44,7 @@ async def test_the_id_that_it_returns_is_that_of_the_stream(settings: Settings):
     async with open_resource(settings, None):
         shared = await broadcast("news", "hello", ["two"])
     async with open_redis(settings) as client:
-        past = await history_of(client, settings).read("news", "0-0")
+        past = await History(client, settings).read("news", "0-0")
         kept = await client.xrange(f"{settings.redis_key_prefix}sse:news")
     assert past.missed is None
     assert [entry.identifier for entry in kept] == [alone, shared]

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from vibetuner.config import Settings
 from vibetuner.redis.client import open_redis
-from vibetuner.sse.history import history_of
+from vibetuner.sse.history import History
 from vibetuner.sse.hub import Hub
 from vibetuner.sse.relay import open_relay
 from vibetuner.tasks.progress.state import (
@@ -75,7 +75,7 @@ def test_no_message_on_the_topic_stops_the_relay(servers, garbage: list[bytes]):
         settings = Settings(redis_url=servers.urls["redis"], redis_key_prefix="garbage")
         hub = Hub()
         async with open_redis(settings) as client:
-            history = history_of(client, settings)
+            history = History(client, settings)
             async with open_relay(history, hub):
                 with hub.subscribe("news") as subscriber:
                     first = await history.send("news", "n", "first")
@@ -109,7 +109,7 @@ async def test_a_stream_that_holds_something_else_can_be_read(
     The streams of other channels are intact.
     """
     async with open_redis(settings) as client:
-        history = history_of(client, settings)
+        history = History(client, settings)
         await spoil(client, history.keys.events("news"))
         for after in (None, "1-1", FAR, "0-0"):
             past = await history.read("news", after)
@@ -126,7 +126,7 @@ async def test_a_channel_that_was_spoilt_keeps_no_relay_from_coming_back(setting
     """
     hub = Hub()
     async with open_redis(settings) as client:
-        history = history_of(client, settings)
+        history = History(client, settings)
         with hub.subscribe("spoilt") as one, hub.subscribe("whole") as two:
             for subscriber in (one, two):
                 sent = await history.send(subscriber.channel, "n", "first")
@@ -149,7 +149,7 @@ def test_no_entry_of_a_stream_ends_a_replay(
     async def run() -> None:
         settings = Settings(redis_url=servers.urls["redis"], redis_key_prefix="garbage")
         async with open_redis(settings) as client:
-            history = history_of(client, settings)
+            history = History(client, settings)
             await client.delete([history.keys.events("entries")])
             first = await history.send("entries", "n", "first")
             await client.xadd(history.keys.events("entries"), one)
@@ -172,7 +172,7 @@ def test_no_stored_state_stops_whoever_watches_the_task(servers, stored: Any):
     async def run() -> None:
         settings = Settings(redis_url=servers.urls["redis"], redis_key_prefix="garbage")
         async with open_redis(settings) as client:
-            history = history_of(client, settings)
+            history = History(client, settings)
             key = f"{settings.redis_key_prefix}progress:t"
             await client.delete([key])
             await client.hset(key, {"state": data})
@@ -191,4 +191,4 @@ async def test_a_key_of_progress_that_holds_something_else_reads_as_none(setting
     """A progress key of another type reads as no state."""
     async with open_redis(settings) as client:
         await client.set(f"{settings.redis_key_prefix}progress:t", "x", ex=60)
-        assert (await read_progress(history_of(client, settings), "t"))[0] is None
+        assert (await read_progress(History(client, settings), "t"))[0] is None

@@ -16,7 +16,7 @@ from vibetuner.config import Settings
 from vibetuner.redis.client import make_client, open_redis
 from vibetuner.sse.event import Event
 from vibetuner.sse.feed import Subscriber
-from vibetuner.sse.history import History, history_of
+from vibetuner.sse.history import History
 from vibetuner.sse.hub import Hub
 from vibetuner.sse.relay import open_relay
 
@@ -43,7 +43,7 @@ async def relaying(
 ) -> AsyncIterator[tuple[Subscriber, History]]:
     """Run a relay; yield a subscriber of the channel ``news``, and the history."""
     async with open_redis(settings) as client:
-        history = history_of(client, settings)
+        history = History(client, settings)
         async with open_relay(history, hub, **options):
             with hub.subscribe("news") as subscriber:
                 subscriber.begin_after((await history.read("news", None)).end)
@@ -65,7 +65,7 @@ async def send(settings: Settings, *texts: str, event: str = "hello") -> None:
     """Send events as another process does, with a connection of its own."""
     async with open_redis(settings) as client:
         for text in texts:
-            await history_of(client, settings).send("news", event, text)
+            await History(client, settings).send("news", event, text)
 
 
 async def until_said(caplog: pytest.LogCaptureFixture, words: str, times: int = 1) -> None:
@@ -175,7 +175,7 @@ async def test_a_web_process_starts_while_redis_is_away(
     caplog.set_level(logging.INFO, "vibetuner")
     hub = Hub()
     async with make_client(valkey.settings) as client, asyncio.timeout(20):
-        async with open_relay(history_of(client, valkey.settings), hub):
+        async with open_relay(History(client, valkey.settings), hub):
             valkey.start()
             await until_said(caplog, "reconnected to Redis")
             with hub.subscribe("news") as subscriber:
@@ -221,7 +221,7 @@ async def test_the_relay_ends_with_its_block(settings: Settings):
     hub = Hub()
     before = len(asyncio.all_tasks())
     async with open_redis(settings) as client:
-        history = history_of(client, settings)
+        history = History(client, settings)
         async with open_relay(history, hub):
             assert (await client.pubsub_numsub(history.keys.topic))[history.keys.topic] == 1
         with hub.subscribe("news") as subscriber:

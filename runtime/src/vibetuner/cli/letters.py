@@ -272,15 +272,7 @@ def _print_refusals(outcome: Outcome) -> None:
 def _error(letter: DeadLetter) -> str:
     text = one_line(headline(letter.error_type, letter.error))
     text = text if len(text) <= LONGEST_ERROR else f"{text[:LONGEST_ERROR]}…"
-    return text if letter.is_open else f"{text}  [{_act(letter)}]"
-
-
-def _act(letter: DeadLetter) -> str:
-    by = f" by {letter.acted_by}" if letter.acted_by else ""
-    at = letter.retried_at or letter.discarded_at
-    when = f" at {utc(at)}" if at else ""
-    verb = f"retried as {letter.retried_as}" if letter.retried_as else "discarded"
-    return one_line(f"{verb}{by}{when}")
+    return text if letter.is_open else f"{text}  [{one_line(letter.act)}]"
 
 
 def _facts(letter: DeadLetter) -> dict[str, Any]:
@@ -297,7 +289,7 @@ def _facts(letter: DeadLetter) -> dict[str, Any]:
         "fingerprint": letter.fingerprint,
         "queue": letter.queue,
         "worker": letter.worker_id,
-        "acted on": None if letter.is_open else _act(letter),
+        "acted on": one_line(letter.act) or None,
     }
 
 

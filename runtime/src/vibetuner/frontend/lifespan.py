@@ -11,7 +11,7 @@ from vibetuner.context import Context
 from vibetuner.lifespan import open_context
 from vibetuner.loader import load_project
 from vibetuner.redis import redis_client
-from vibetuner.sse.history import history_of
+from vibetuner.sse.history import History
 from vibetuner.sse.hub import get_hub
 from vibetuner.sse.relay import open_relay
 from vibetuner.state import for_requests
@@ -37,7 +37,7 @@ async def base_lifespan() -> AsyncIterator[Context]:
             stack.enter_context(get_hub().serving())
             if client := redis_client.peek():
                 await stack.enter_async_context(get_worker())
-                relay = open_relay(history_of(client, settings), get_hub())
+                relay = open_relay(History(client, settings), get_hub())
                 await stack.enter_async_context(relay)
         yield context
 

@@ -22,7 +22,7 @@ from vibetuner.frontend.debug.dashboard import make_dashboard
 from vibetuner.frontend.debug.gate import Gate, is_local, is_loopback, is_open
 from vibetuner.frontend.templates import ASSETS_PATH
 from vibetuner.project import project_info
-from vibetuner.sse.history import history_of
+from vibetuner.sse.history import History
 from vibetuner.sse.hub import get_hub
 from vibetuner.sse.relay import open_relay
 from vibetuner.tasks.dead_letters import open_dead_letters
@@ -102,7 +102,7 @@ class _Door:
 async def _open_queue_and_relay() -> AsyncIterator[None]:
     async with (
         open_queue() as worker,
-        open_relay(history_of(worker.redis, get_settings()), get_hub()),
+        open_relay(History(worker.redis, get_settings()), get_hub()),
     ):
         yield
 

@@ -12,7 +12,7 @@ from vibetuner.embedded import open_services
 from vibetuner.errors import first_line
 from vibetuner.redis.client import answering, open_redis
 from vibetuner.sse.event import Event, check_channel, check_event
-from vibetuner.sse.history import history_of, open_history
+from vibetuner.sse.history import History, open_history
 from vibetuner.sse.hub import get_hub
 
 logger = logging.getLogger(__name__)
@@ -44,7 +44,7 @@ async def broadcast(channel: str, event: str, data: Any = "") -> str:
         async with answering(settings):
             return await history.send(channel, event, text)
     async with open_services(settings) as live, open_redis(live) as client, answering(live):
-        return await history_of(client, live).send(channel, event, text)
+        return await History(client, live).send(channel, event, text)
 
 
 def encode_data(event: str, data: Any, limit: int) -> str:

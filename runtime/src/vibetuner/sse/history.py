@@ -109,12 +109,7 @@ class History:
 def open_history() -> History | None:
     """Return the history that uses the process's open connection; None if there is none."""
     client = redis_client.peek()
-    return None if client is None else history_of(client, get_settings())
-
-
-def history_of(client: Redis[str] | RedisCluster[str], settings: Settings) -> History:
-    """Return the history of a project."""
-    return History(client, settings)
+    return None if client is None else History(client, get_settings())
 
 
 def _events(entries: Sequence[Any]) -> Iterator[Event]:

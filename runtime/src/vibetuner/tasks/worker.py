@@ -41,7 +41,7 @@ from vibetuner.redis.client import answering, open_resource, ungrouped
 from vibetuner.redis.keys import Keys
 from vibetuner.redis.url import parse_url
 from vibetuner.resources.slots import no_queue, task_queue
-from vibetuner.sse.history import history_of
+from vibetuner.sse.history import History
 from vibetuner.state import Place, Slot, running_loop
 from vibetuner.tasks.attempt import current_task_id
 from vibetuner.tasks.call import (
@@ -608,9 +608,7 @@ class TaskWorker(Worker[Any]):
         await self.courier.fetch(task_id)
         is_aborted, here = await self.client.abort(self, task_id, seconds)
         if here:
-            progress = ProgressObserver(
-                self.client.functions, history_of(self.redis, get_settings())
-            )
+            progress = ProgressObserver(self.client.functions, History(self.redis, get_settings()))
             progress.publish(task_id, ProgressStatus.ABORTED)
             await progress.flush()
         return is_aborted

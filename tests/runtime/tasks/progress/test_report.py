@@ -17,7 +17,7 @@ from tests.valkey import Valkey
 from tests.waiting import eventually
 from vibetuner.config import Settings, using_settings
 from vibetuner.sse.event import Event
-from vibetuner.sse.history import History, history_of
+from vibetuner.sse.history import History
 from vibetuner.tasks.observers.progress import ProgressObserver
 from vibetuner.tasks.progress import Progress, ProgressState, ProgressStatus, watch_progress
 from vibetuner.tasks.progress.state import (
@@ -52,7 +52,7 @@ async def watch(task_id: str, seconds: float = 30) -> list[ProgressState]:
 
 async def events_of(worker: TaskWorker, settings: Settings, channel: str) -> list[Event]:
     """Return the events of a channel that Redis keeps."""
-    past = await history_of(worker.redis, settings).read(channel, "0-0")
+    past = await History(worker.redis, settings).read(channel, "0-0")
     assert past.missed is None  # a read from 0-0 can't detect missed events
     entries = await worker.redis.xrange(f"{settings.redis_key_prefix}sse:{channel}")
     return [
@@ -482,4 +482,4 @@ def test_a_value_that_is_no_state_is_refused(text: str):
 
 
 def history(worker: TaskWorker, settings: Settings) -> History:
-    return history_of(worker.redis, settings)
+    return History(worker.redis, settings)

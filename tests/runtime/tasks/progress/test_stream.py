@@ -78,7 +78,7 @@ ROUTES = """
 
     from shop import jobs
     from vibetuner.config import get_settings
-    from vibetuner.sse.history import history_of
+    from vibetuner.sse.history import History
     from vibetuner.tasks.progress import ProgressState, progress_endpoint
     from vibetuner.tasks.progress.state import read_progress
     from vibetuner.tasks.worker import get_worker
@@ -89,7 +89,7 @@ ROUTES = """
     @router.get("/known/{task_id}")
     async def known(task_id: str) -> dict[str, bool]:
         worker = get_worker()
-        history = history_of(worker.redis, get_settings())
+        history = History(worker.redis, get_settings())
         state, _ = await read_progress(history, task_id)
         return {
             "recorded": await worker.status_by_id(task_id) == "done",

@@ -12,7 +12,7 @@ from tests.waiting import eventually
 from vibetuner.config import Settings
 from vibetuner.sse.event import RESET, Event
 from vibetuner.sse.feed import Subscriber
-from vibetuner.sse.history import history_of
+from vibetuner.sse.history import History
 from vibetuner.sse.hub import Hub
 from vibetuner.tasks.progress import ProgressState, ProgressStatus, watch_progress
 from vibetuner.tasks.progress.state import PROGRESS, read_progress, register_watch, write_progress
@@ -66,11 +66,11 @@ async def test_a_task_that_redis_has_lost_has_failed(queue: TaskWorker, settings
 
         async def woken() -> bool:
             subscriber.wake()
-            state, _ = await read_progress(history_of(queue.redis, settings), task.id)
+            state, _ = await read_progress(History(queue.redis, settings), task.id)
             return state is not None and state.is_over
 
         await eventually(woken)
-        state, end = await read_progress(history_of(queue.redis, settings), task.id)
+        state, end = await read_progress(History(queue.redis, settings), task.id)
         assert state is not None
         assert state.status is ProgressStatus.FAILED
         hub.publish(task.id, Event("failed", state.to_json(), end))
@@ -86,7 +86,7 @@ async def test_a_running_task_has_not_failed_because_redis_was_emptied(
 ):
     """A watcher waits on after Redis was emptied, as the worker still reports the end."""
     task = await queue.registry["count"].enqueue()
-    history = history_of(queue.redis, settings)
+    history = History(queue.redis, settings)
     hub, seen = Hub(), []
     with hub.subscribe(task.id) as subscriber:
         following = asyncio.create_task(steps_of(subscriber, seen))
@@ -111,7 +111,7 @@ async def test_an_end_that_was_not_published_is_found_after_a_silence(
     with hub.subscribe(task.id) as subscriber:
         following = asyncio.create_task(steps_of(subscriber, seen))
         await eventually(lambda: seen)
-        await queue.redis.delete([history_of(queue.redis, settings).keys.progress(task.id)])
+        await queue.redis.delete([History(queue.redis, settings).keys.progress(task.id)])
         assert await task.abort(0)
 
         def woken() -> bool:
@@ -125,7 +125,7 @@ async def test_an_end_that_was_not_published_is_found_after_a_silence(
 async def test_after_a_gap_the_state_is_read_again(queue: TaskWorker, settings: Settings):
     """A watcher reads the stored state again when the relay has missed events."""
     task = await queue.registry["count"].enqueue()
-    history = history_of(queue.redis, settings)
+    history = History(queue.redis, settings)
     hub, seen = Hub(), []
     with hub.subscribe(task.id) as subscriber:
         following = asyncio.create_task(steps_of(subscriber, seen))
@@ -178,7 +178,7 @@ async def test_an_end_that_was_not_published_is_published_by_the_next_watcher(
     An unknown task raises LookupError.
     """
     task = await queue.registry["count"].enqueue().start(delay=3600)
-    history = history_of(queue.redis, settings)
+    history = History(queue.redis, settings)
     await register_watch(history, ProgressState(task_id=task.id))
     assert await queue.abort_by_id(task.id, timeout=1) is True
     state = await load_progress(task.id)

@@ -14,7 +14,7 @@ from vibetuner.errors import CommandError, VibetunerError
 from vibetuner.frontend.debug.render import FOLDER, HEADERS, DebugRoute, draw, page
 from vibetuner.sse.event import Event
 from vibetuner.sse.feed import Subscriber
-from vibetuner.sse.history import history_of
+from vibetuner.sse.history import History
 from vibetuner.sse.stream import KEEPALIVE, EventStream, Write
 from vibetuner.tasks.inspect.cron import list_crons
 from vibetuner.tasks.inspect.detail import find_task
@@ -156,7 +156,7 @@ def _state(text: str) -> State:
 
 async def _reported(queue: Queue, task_id: str) -> ProgressState | None:
     """Return the progress that a task has reported; None if it reported none."""
-    state, _ = await read_progress(history_of(queue.redis, get_settings()), task_id)
+    state, _ = await read_progress(History(queue.redis, get_settings()), task_id)
     # Watching a task that reports nothing stores a state, too.
     told = state is not None and (state.done or state.total is not None or state.message)
     return state if told else None

@@ -187,7 +187,7 @@ async def retry(letter: str | DeadLetter, *, by: str | None = None) -> str:
         act = Act(at=datetime.now(UTC), by=by, retried_as=retry_id(letter.task_id))
         letter = await _settle(letter, act, payload)
     if letter.retried_as is None:
-        raise DeadLetterError(f"{_was_acted_on(letter)}, so it is not retried")
+        raise DeadLetterError(_refusal(letter, "retried"))
     return letter.retried_as
 
 
@@ -204,7 +204,7 @@ async def discard(letter: str | DeadLetter, *, by: str | None = None) -> None:
     if letter.is_open:
         letter = await _settle(letter, Act(at=datetime.now(UTC), by=by), None)
     if letter.discarded_at is None:
-        raise DeadLetterError(f"{_was_acted_on(letter)}, so it is not discarded")
+        raise DeadLetterError(_refusal(letter, "discarded"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -307,10 +307,5 @@ def _requeue() -> Requeue:
     return Requeue(worker, worker.client.codec, get_settings().redis_key_prefix)
 
 
-def _was_acted_on(letter: DeadLetter) -> str:
-    verb, at = "discarded", letter.discarded_at
-    if letter.retried_as:
-        verb, at = f"retried as {letter.retried_as}", letter.retried_at
-    by = f" by {letter.acted_by}" if letter.acted_by else ""
-    when = f" on {at.astimezone(UTC):%Y-%m-%d %H:%M} UTC" if at else ""
-    return f"{letter.task_name} {letter.task_id} was {verb}{by}{when}"
+def _refusal(letter: DeadLetter, verb: str) -> str:
+    return f"{letter.task_name} {letter.task_id} was {letter.act}, so it is not {verb}"

@@ -11,7 +11,7 @@ import json
 import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self
 
@@ -74,6 +74,18 @@ class DeadLetter:
     def is_open(self) -> bool:
         """Return whether it was neither retried nor discarded."""
         return self.retried_as is None and self.discarded_at is None
+
+    @property
+    def act(self) -> str:
+        """Return what was done with it, by whom and when; empty while it is open."""
+        if self.is_open:
+            return ""
+        verb, at = f"retried as {self.retried_as}", self.retried_at
+        if self.retried_as is None:
+            verb, at = "discarded", self.discarded_at
+        by = f" by {self.acted_by}" if self.acted_by else ""
+        when = f" on {at.astimezone(UTC):%Y-%m-%d %H:%M} UTC" if at else ""
+        return f"{verb}{by}{when}"
 
     def to_json(self) -> str:
         """Return one line of JSON that :meth:`from_json` reads back."""

@@ -15,7 +15,7 @@ from vibetuner.redis.client import answering
 from vibetuner.resources.slots import task_queue
 from vibetuner.sse.event import RESET, Event
 from vibetuner.sse.feed import Subscriber
-from vibetuner.sse.history import OUTAGES, History, history_of
+from vibetuner.sse.history import OUTAGES, History
 from vibetuner.sse.hub import Hub
 from vibetuner.sse.relay import open_relay
 from vibetuner.tasks.outbox.row import find_row, open_stores
@@ -280,4 +280,4 @@ def _newest_step(events: list[Event]) -> Step | None:
 
 
 def _history() -> History:
-    return history_of(task_queue.get().redis, get_settings())
+    return History(task_queue.get().redis, get_settings())

@@ -17,7 +17,7 @@ from coredis.exceptions import RedisError
 from vibetuner.errors import ServiceUnavailable, counted, first_few
 from vibetuner.hooks import Hooks
 from vibetuner.redis.connection import Connection
-from vibetuner.sse.history import history_of
+from vibetuner.sse.history import History
 from vibetuner.tasks.attempt import Attempt, Cut
 from vibetuner.tasks.observers import Observer, Observers
 from vibetuner.tasks.observers.hooks import HookObserver
@@ -102,7 +102,7 @@ class Run:
         self._decimal = decimal.getcontext() if has_decimal else None
         self._log = LogObserver()
         self._journal = JournalObserver(functions, worker, client.keys.journal, queues=order.names)
-        self._history = history_of(worker.redis, settings)
+        self._history = History(worker.redis, settings)
         self._progress = ProgressObserver(functions, self._history)
         letters = LetterWriter(client.codec, worker_id=worker.id, queue=worker.queue_name)
         heard: list[Observer] = [letters, self._journal, self._log, self._progress]
