@@ -1,11 +1,13 @@
-"""What happens while somebody begins to listen, or after a connection broke unnoticed, arrives."""
+"""Events and results that come while somebody begins to listen, or after a loss nobody saw."""
 
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 from uuid import uuid4
 
 from tests.listeners import open_proxy
+from tests.valkey import Valkey
 from tests.waiting import eventually
 from vibetuner.config import Settings
 from vibetuner.embedded import Lease
@@ -18,7 +20,7 @@ from vibetuner.sse.hub import Hub
 from vibetuner.sse.relay import open_relay
 from vibetuner.sse.stream import EventStream
 from vibetuner.state import request_seconds
-from vibetuner.tasks.client.results import ResultListener
+from vibetuner.tasks.client.results import PAUSES_SECONDS, ResultListener
 
 
 class Held:
@@ -96,3 +98,25 @@ async def test_a_result_arrives_though_its_connection_has_broken_unnoticed(
             await held.seen.wait()
             assert await asyncio.wait_for(waiting, 20) == b"the result"
         held.released.set()
+
+
+async def test_each_loss_of_a_long_wait_is_mended_as_quickly_as_the_first(tmp_path: Path):
+    """A wait for a result goes on after many losses, however many there were before."""
+    with Valkey(tmp_path, lasting=False) as valkey:
+        address = parse_url(valkey.url)
+        async with Connection(address) as direct, ResultListener(address) as listener:
+
+            async def read() -> bytes:
+                return await direct.call("GET", "key") or b""
+
+            async def is_subscribed() -> bool:
+                return (await direct.call("PUBSUB", "NUMSUB", "channel"))[1] > 0
+
+            waiting = asyncio.create_task(listener.wait("channel", "key", read))
+            async with asyncio.timeout(15):  # the pauses of one outage are longer
+                for _ in range(len(PAUSES_SECONDS) + 1):
+                    await eventually(is_subscribed)
+                    await direct.call("CLIENT", "KILL", "TYPE", "pubsub")
+                await eventually(is_subscribed)
+                await direct.call("PUBLISH", "channel", "the result")
+                assert await waiting == b"the result"
