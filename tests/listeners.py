@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
@@ -41,8 +42,13 @@ async def open_proxy(
     port: int = 0,
     tls: ssl.SSLContext | None = None,
     on_read: Callable[[int], object] = lambda _size: None,
+    on_answer: Callable[[bytes], Awaitable[object]] | None = None,
 ) -> AsyncIterator[int]:
-    """Run a proxy in front of a server; yield its port. ``on_read`` gets the size of each read."""
+    """Run a proxy in front of a server; yield its port.
+
+    ``on_read`` gets the size of each read. ``on_answer`` gets what the server sends; it is passed
+    on after that, and nothing else of the same connection before.
+    """
     connections: set[asyncio.Task[None] | None] = set()
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -55,8 +61,8 @@ async def open_proxy(
                 else await asyncio.open_connection(target.host, target.port)
             )
             async with asyncio.TaskGroup() as pumps:
-                pumps.create_task(pump(reader, back, on_read))
-                pumps.create_task(pump(there, writer, lambda _size: None))
+                pumps.create_task(pump(reader, back, lambda data: on_read(len(data))))
+                pumps.create_task(pump(there, writer, on_answer or (lambda _data: None)))
         except asyncio.CancelledError:  # the listener closes
             pass
         finally:
@@ -67,11 +73,12 @@ async def open_proxy(
     async def pump(
         reader: asyncio.StreamReader,
         writer: asyncio.StreamWriter,
-        on_read: Callable[[int], object],
+        look: Callable[[bytes], object],
     ) -> None:
         with suppress(OSError):
             while data := await reader.read(1 << 20):
-                on_read(len(data))
+                if inspect.isawaitable(looked := look(data)):
+                    await looked
                 writer.write(data)
                 await writer.drain()
         writer.close()

@@ -24,6 +24,14 @@ pytestmark = pytest.mark.slow
 TOKEN = "a token that nobody guesses"
 # axe-core reports violations only.
 OPTIONS = "{resultTypes: ['violations']}"
+# Reports a change to the page, and returns once the page has handled the answer.
+REFRESH = """
+    new Promise((done, failed) => {
+        document.addEventListener("htmx:afterRequest", () => done(true), {once: true});
+        setTimeout(() => failed("no request"), 5000);
+        htmx.trigger("[sse-connect] [hx-get]", "sse:changed");
+    })
+"""
 JOBS = """
     import asyncio
 
@@ -128,13 +136,38 @@ def test_an_operator_unlocks_watches_aborts_retries_and_locks(
 
     page.get_by_role("link", name="Dead letters").click()
     playwright.expect(page.get_by_text("1 open, by bug")).to_be_visible()
-    page.locator("#retry-1").click()
+    page.locator("button[id^=retry-]").click()
     playwright.expect(page.get_by_text("Enqueued again.")).to_be_visible()
     playwright.expect(page.locator(".badge").first).to_have_text("failed", timeout=60_000)
 
     page.goto("/debug/tasks")
     page.get_by_role("button", name="Lock").click()
     assert page.goto("/debug/tasks").status == 404
+
+
+def test_a_page_is_fetched_again_for_each_change(site: Site, page: playwright.Page):
+    """Two changes that arrive together are both shown; the second one waits for its turn."""
+    page.goto(f"/_unlock-debug?token={TOKEN}")
+    page.goto("/debug/tasks")
+    for _ in range(2):
+        assert page.evaluate(REFRESH)
+
+
+def test_a_page_can_be_used_while_it_changes(site: Site, page: playwright.Page):
+    """A link keeps the focus when its page is fetched again, and can be clicked meanwhile."""
+    page.goto(f"/_unlock-debug?token={TOKEN}")
+    page.goto("/debug/tasks/list")
+    link = page.locator("tbody th a").first
+    link.focus()
+    assert page.evaluate(REFRESH)
+    playwright.expect(link).to_be_focused()
+
+    link.hover()
+    page.mouse.down()
+    assert page.evaluate(REFRESH)
+    with page.expect_request(lambda one: "hx-request" in one.headers):  # what was put off
+        page.mouse.up()
+    page.wait_for_url("**/debug/tasks/task/*")
 
 
 def test_each_page_is_accessible(site: Site, page: playwright.Page, axe: str):

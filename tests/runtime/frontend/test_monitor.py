@@ -34,7 +34,8 @@ async def test_the_monitor_names_the_fault_while_redis_is_away(settings: Setting
                 answer = await client.get("/debug/tasks")
             assert answer.status_code == 503
             assert "Redis at redis://127.0.0.1:1 can&#39;t be used" in answer.text
-            assert (await client.get("/debug/tasks/debug.css")).status_code == 200
+            for name in ("debug.css", "debug.js"):
+                assert (await client.get(f"/debug/tasks/{name}")).status_code == 200
             assert (await client.get("/health")).json()["status"] == "ok"
 
             with using_settings(settings):

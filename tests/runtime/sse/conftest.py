@@ -43,7 +43,17 @@ ROUTES = """
         return channel
 
 
+    failures: list[Exception] = []
+
+
+    @router.post("/fail", status_code=204)
+    async def fail() -> None:
+        failures.append(OSError("the database is away"))
+
+
     async def count(channel: str) -> tuple[str, int]:
+        if failures:
+            raise failures.pop()
         return "state", len(channel)
 
 

@@ -147,7 +147,7 @@ async def test_a_connection_that_is_silent_is_noticed(
     valkey = lasting_valkey
     caplog.set_level(logging.INFO, "vibetuner")
     valkey.start()
-    async with relaying(valkey.settings, Hub(), watch=0.2, silence=0.6) as (subscriber, _):
+    async with relaying(valkey.settings, Hub(), silence=0.6) as (subscriber, _):
         valkey.freeze()
         await until_said(caplog, "lost Redis")
         valkey.thaw()
@@ -160,8 +160,8 @@ async def test_a_connection_that_is_silent_is_noticed(
 async def test_a_quiet_relay_is_not_taken_for_a_lost_one(
     settings: Settings, caplog: pytest.LogCaptureFixture
 ):
-    """A quiet relay is kept alive by its own messages, and is not logged as lost."""
-    async with relaying(settings, Hub(), watch=0.1, silence=2) as (subscriber, _):
+    """A quiet relay asks the server for replies, and is not logged as lost."""
+    async with relaying(settings, Hub(), silence=1) as (subscriber, _):
         await asyncio.sleep(2.5)
         await send(settings, "hello")
         assert await next_of(subscriber) == [("hello", "hello")]

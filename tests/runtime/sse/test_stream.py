@@ -170,7 +170,21 @@ def test_a_stream_opens_when_its_place_in_the_channel_is_known(
     one, two = two_sites
     ids = send(two, channel, "before")
     with httpx2.stream("GET", f"{one.url}/events/{channel}", timeout=30) as response:
-        assert next(response.iter_text()) == f"retry: 1000\n\nid: {ids[0]}\n\n"
+        first = "retry: 1000\n\nid: 0-0\n\n"
+        assert next(response.iter_text()) == f"{first}id: {ids[0]}\n\n"
+
+
+def test_a_page_gets_the_state_though_its_function_fails_at_first(
+    two_sites: tuple[Site, Site], channel: str
+):
+    """A stream that ends before the state is sent begins with it when the browser is back."""
+    one, _ = two_sites
+    for last_id in ("", "1-1"):  # new, and too late for what it missed
+        httpx2.post(f"{one.url}/fail", timeout=30)
+        with listening(f"{one.url}/counted/{channel}", last_id=last_id) as browser:
+            browser.wait_until_open(2)
+            wait_until(lambda: browser.last_id not in {"", "0-0", "1-1"}, what=lambda: "an id")
+            assert browser.pairs[-2:] == [("reset", ""), ("state", str(len(channel)))]
 
 
 def test_an_endpoint_refuses_before_it_streams(two_sites: tuple[Site, Site]):
@@ -419,13 +433,47 @@ def test_a_browser_that_comes_while_redis_is_away_is_served_later(
             last = send(site, channel, "1")[0]
             valkey.kill()
             site.command.wait_for("lost Redis")
-            with listening(f"{site.url}/events/{channel}", last_id=last) as browser:
+            with (
+                listening(f"{site.url}/events/{channel}", last_id=last) as browser,
+                listening(f"{site.url}/events/{channel}") as new,
+                listening(f"{site.url}/events/{channel}", returns=False) as gone,
+            ):
+                gone.close()
                 valkey.start()
                 site.command.wait_for("reconnected to Redis")
                 send(site, channel, "2")
                 browser.wait_for(1)
                 assert browser.pairs == [("n", "2")]
                 assert browser.opened == 1
+                # Nobody knows which events came after it opened.
+                assert new.wait_for(1)[0].name == "reset"
+                assert new.opened == 1
+                assert gone.last_id == "0-0"
+            with listening(f"{site.url}/events/{channel}", last_id=gone.last_id) as back:
+                assert back.wait_for(1)[0].name == "reset"
+    finally:
+        valkey.kill()
+
+
+def test_a_page_gets_the_state_again_with_a_reset_though_its_function_fails(
+    serve, tmp_path: Path, channel: str
+):
+    """A page that was reset gets the state, also if that fails at first."""
+    valkey = Valkey(tmp_path, lasting=False)
+    valkey.start()
+    state = ("state", str(len(channel)))
+    try:
+        with serve(REDIS_URL=valkey.url, REDIS_KEY_PREFIX="reset") as site:
+            with listening(f"{site.url}/counted/{channel}") as browser:
+                send(site, channel, "1")
+                browser.wait_for(2)
+                valkey.kill()
+                site.command.wait_for("lost Redis")
+                httpx2.post(f"{site.url}/fail", timeout=30)
+                valkey.start()
+                browser.wait_until_open(2)
+                browser.wait_for(4)
+                assert browser.pairs == [state, ("n", "1"), ("reset", ""), state]
     finally:
         valkey.kill()
 
@@ -437,8 +485,11 @@ def test_without_redis_events_reach_the_same_process(serve, channel: str):
         browser.wait_for(2)
         assert browser.data == ["1", "2"]
         assert site.command.output.count("Events reach this process only") == 1
-        with listening(f"{site.url}/events/{channel}", last_id=browser.last_id) as back:
-            assert back.wait_for(1)[0].name == "reset"
+        with listening(f"{site.url}/events/other") as quiet:
+            wait_until(lambda: quiet.last_id, what=lambda: "an id")
+        for last_id in (browser.last_id, quiet.last_id):
+            with listening(f"{site.url}/events/{channel}", last_id=last_id) as back:
+                assert back.wait_for(1)[0].name == "reset"
 
 
 @contextmanager

@@ -89,7 +89,7 @@ class _Door:
 
     async def passed(self, request: Request) -> None:
         """Wait a moment for the queue; raise ServiceUnavailable if it does not open."""
-        if request.url.path.endswith("/debug.css"):
+        if request.url.path.endswith(("/debug.css", "/debug.js")):
             return
         try:
             async with asyncio.timeout(OPEN_SECONDS):

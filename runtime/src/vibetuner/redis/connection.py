@@ -29,6 +29,7 @@ MOST_SHARED = 16
 LARGEST_SHARED = 65_536
 LOOK_SECONDS = 0.5
 LEAVE_SECONDS = 1.0
+PING = hiredis.pack_command(("PING",))
 #: Commands that may block on the server.
 BLOCKING = frozenset(
     {
@@ -72,7 +73,8 @@ class Connection:
         timeout: seconds that the server may be silent, beyond the time that a command blocks for;
             by default :func:`vibetuner.redis.answer_seconds` of this context.
         on_push: receives the messages of subscriptions; the connection speaks RESP3 then, in which
-            it can also send other commands.
+            it can also send other commands. A server that has sent nothing for half of the timeout
+            is asked for a reply, as a connection can break unnoticed.
         on_loss: called when an open connection is lost.
     """
 
@@ -257,7 +259,7 @@ class Connection:
 
     async def _open(self, address: Address) -> _Line:
         loop = self._loop
-        new = lambda: _Line(self._on_push, address)  # noqa: E731
+        new = lambda: _Line(self._on_push, address, self._timeout)  # noqa: E731
         if address.path:
             _, line = await loop.create_unix_connection(new, address.path)
         else:
@@ -319,8 +321,9 @@ class _Shared:
 class _Line(asyncio.Protocol):
     """The protocol of one connection: parses bytes into replies and resolves the futures."""
 
-    def __init__(self, on_push: Push | None, server: Address) -> None:
+    def __init__(self, on_push: Push | None, server: Address, timeout: float) -> None:
         self.server = server
+        self._timeout = timeout
         self.on_loss: Callable[[], None] | None = None
         self.gone = asyncio.Event()
         self._on_push = on_push
@@ -352,11 +355,14 @@ class _Line(asyncio.Protocol):
 
     def _look(self, *, again: bool = False) -> None:
         """Disconnect from a server that has been silent for too long."""
-        if self.is_idle:
-            self._looking = None
-            return
         silent = self._loop.time() - self._heard
-        if silent <= self._patience:
+        if self.is_idle and self._on_push is None:
+            self._looking = None
+        elif self.is_idle and silent > self._timeout / 2:
+            self._looking, asked = None, self._loop.create_future()
+            asked.add_done_callback(look_at)
+            self.write(PING, (asked,), self._timeout)
+        elif self.is_idle or silent <= self._patience:
             self._looking = self._loop.call_later(LOOK_SECONDS, self._look)
         elif not again:  # this process may have been suspended, with the answer unread
             self._looking = self._loop.call_later(0.1, partial(self._look, again=True))

@@ -14,6 +14,9 @@ Position = tuple[int, int]
 #: the event that tells a browser that events it missed are no longer kept
 RESET = "reset"
 
+#: the id before a browser's position in the channel is known; whoever returns with it gets a reset
+NOWHERE = "0-0"
+
 NAME = re.compile(r"[^\x00-\x20\x7f-\x9f\u2028\u2029\ud800-\udfff]{1,200}")
 ID = re.compile(r"(\d{1,20})-(\d{1,20})", re.ASCII)
 LARGEST = 2**64 - 1

@@ -29,6 +29,8 @@ class Feed:
         self.channel = channel
         #: the id of the newest event; before the first event, the earliest id of a subscriber
         self.cursor = ""
+        #: how often the relay has subscribed anew, so that events may have passed by unnoticed
+        self.gaps = 0
         self.subscribers: set[Subscriber] = set()
         self.start = 0
         self.events: deque[Event] = deque()
@@ -121,6 +123,11 @@ class Subscriber:
     def channel(self) -> str:
         """The channel's name."""
         return self._feed.channel
+
+    @property
+    def gaps(self) -> int:
+        """The feed's count of gaps; if it grows while the history is read, read on from there."""
+        return self._feed.gaps
 
     def begin_after(self, event_id: str) -> None:
         """Skip queued events up to this id: the subscriber received them from the history."""

@@ -8,7 +8,6 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from functools import partial
-from secrets import token_hex
 from typing import Any, cast
 
 from coredis.exceptions import ConnectionError as Disconnected
@@ -24,11 +23,6 @@ logger = logging.getLogger(__name__)
 
 BACKOFF_SECONDS = (0.1, 0.5, 1, 2)
 
-# A connection can break unnoticed. The relay sends itself a message this often, and reconnects if
-# it has received nothing for too long.
-WATCH_SECONDS = 5.0
-SILENCE_SECONDS = 12.0
-
 # A message whose id is further in the future is checked against its stream: a forged id would make
 # all later events look like old ones.
 FUTURE_MS = 3_600_000
@@ -40,11 +34,7 @@ LOST = b"lost"
 
 @asynccontextmanager
 async def open_relay(
-    history: History,
-    hub: Hub,
-    *,
-    watch: float = WATCH_SECONDS,
-    silence: float = SILENCE_SECONDS,
+    history: History, hub: Hub, *, silence: float | None = None
 ) -> AsyncIterator[None]:
     """Pass the events of every process to ``hub``; subscribed when the block begins.
 
@@ -52,10 +42,9 @@ async def open_relay(
     subscribers get a ``reset``.
 
     Args:
-        watch: the seconds between two messages to itself.
-        silence: the seconds without any message after which it reconnects.
+        silence: the ``timeout`` of its connection.
     """
-    relay = _Relay(history, hub, watch=watch, silence=silence)
+    relay = _Relay(history, hub, silence)
     listener = asyncio.create_task(relay.listen())
     try:
         await relay.tried.wait()
@@ -67,14 +56,11 @@ async def open_relay(
 
 
 class _Relay:
-    def __init__(self, history: History, hub: Hub, *, watch: float, silence: float) -> None:
+    def __init__(self, history: History, hub: Hub, silence: float | None) -> None:
         self.tried = asyncio.Event()
         self._history = history
         self._hub = hub
-        self._watch_seconds = watch
-        self._silence_seconds = silence
-        self._own = f"{history.keys.topic}:{token_hex(8)}"
-        self._heard_at = 0.0
+        self._silence = silence
         self._lost = False
         self._failures = 0
         log_sparingly(logger, prefixes=("event relay ignored",))
@@ -99,21 +85,18 @@ class _Relay:
         address = cast("ReliablePool", self._history.redis.connection_pool).address
         arrived: asyncio.Queue[list[Any]] = asyncio.Queue()
         async with Connection(
-            address, on_push=arrived.put_nowait, on_loss=partial(arrived.put_nowait, [LOST])
+            address,
+            timeout=self._silence,
+            on_push=arrived.put_nowait,
+            on_loss=partial(arrived.put_nowait, [LOST]),
         ) as connection:
             subscribe = "SSUBSCRIBE" if self._history.keys.is_sharded else "SUBSCRIBE"
-            for channel in (self._history.keys.topic, self._own):
-                await connection.tell(subscribe, channel)
-            self._heard_at = asyncio.get_running_loop().time()
-            async with asyncio.TaskGroup() as group:
-                watch = group.create_task(self._watch(connection))
-                for channel, cursor in self._hub.cursors().items():
-                    await self._fill_gap(channel, cursor)
-                self._connected()
-                while (message := await arrived.get())[0] in MESSAGES:
-                    self._heard_at = asyncio.get_running_loop().time()
-                    await self._take(*message[1:])
-                watch.cancel()
+            await connection.tell(subscribe, self._history.keys.topic)
+            for channel, cursor in self._hub.cursors().items():
+                await self._fill_gap(channel, cursor)
+            self._connected()
+            while (message := await arrived.get())[0] in MESSAGES:
+                await self._take(message[2])
             if message[0] == LOST:
                 raise Disconnected("The subscription was lost")
 
@@ -122,17 +105,6 @@ class _Relay:
             logger.info("event relay reconnected to Redis")
         self._lost, self._failures = False, 0
         self.tried.set()
-
-    async def _watch(self, connection: Connection) -> None:
-        """Raise TimeoutError if no message arrives any more, not even the relay's own."""
-        loop = asyncio.get_running_loop()
-        publish = "SPUBLISH" if self._history.keys.is_sharded else "PUBLISH"
-        while True:
-            async with asyncio.timeout(self._silence_seconds):
-                await connection.call(publish, self._own, "")
-            await asyncio.sleep(self._watch_seconds)
-            if loop.time() - self._heard_at > self._silence_seconds:
-                raise TimeoutError("no message arrived")
 
     async def _fill_gap(self, channel: str, cursor: str) -> None:
         """Pass on the events that a channel's stream has after ``cursor``."""
@@ -146,9 +118,7 @@ class _Relay:
                 return
             cursor = past.end
 
-    async def _take(self, source: bytes, message: bytes) -> None:
-        if source.decode() == self._own:
-            return
+    async def _take(self, message: bytes) -> None:
         match message.decode(errors="replace").split("\n", 3):
             case [channel, event_id, name, data] if is_name(name) and (at := parse_id(event_id)):
                 if self._hub.has(channel):

@@ -22,7 +22,7 @@ from vibetuner.config import Settings, get_settings
 from vibetuner.logs import log_sparingly
 from vibetuner.redis.client import answering
 from vibetuner.sse.broadcast import encode_data
-from vibetuner.sse.event import RESET, Event, check_channel
+from vibetuner.sse.event import NOWHERE, RESET, Event, check_channel
 from vibetuner.sse.feed import Subscriber
 from vibetuner.sse.history import OUTAGES, open_history
 from vibetuner.sse.hub import get_hub
@@ -131,9 +131,9 @@ class EventStream(Response):
         """
         await self._replay(subscriber, write)
         while (data := await subscriber.batch()) is not None:
+            if RESET_LINE in data:  # sent together: who has the id of the reset has the state, too
+                data += await self._state()
             await write(data or KEEPALIVE)
-            if self.first is not None and RESET_LINE in data:
-                await self._write_first(write)
 
     async def _stream(self, receive: Receive, send: Send) -> None:
         head = {
@@ -146,7 +146,8 @@ class EventStream(Response):
         async def write(data: bytes, *, more: bool = True) -> None:
             nonlocal opened
             if not opened:
-                opened, data = True, RETRY + data
+                start = RETRY if self.last_id else RETRY + _mark(NOWHERE)
+                opened, data = True, start + data
                 await send(head)
             await send({"type": "http.response.body", "body": data, "more_body": more})
 
@@ -161,17 +162,18 @@ class EventStream(Response):
     async def _replay(self, subscriber: Subscriber, write: Write) -> None:
         """Send the events that the browser missed, one portion at a time.
 
-        The browser's place is known before the stream opens: what a page starts when its stream is
-        open is sent to it.
+        The browser's position is known before the stream opens, so that a page gets all events of
+        what it starts once its stream is open. While Redis is away, it is NOWHERE instead. The
+        browser does not get a later id before it has the state.
         """
-        last_id = self.last_id
-        history = open_history()
+        last_id, history = self.last_id, open_history()
         if history is None:
             await write(Event(RESET, "").frame if last_id else b"")
-            await self._write_first(write)
+            await write(await self._state())
             return
         more, is_whole = True, bool(last_id)
         while more and not subscriber.closed:
+            gaps = subscriber.gaps
             try:
                 async with answering(get_settings()):
                     past = await history.read(self.channel, last_id)
@@ -179,26 +181,33 @@ class EventStream(Response):
                 # The relay logs the outage. The browser gets its events when Redis is back; an
                 # answer that is late or an error would make it give up.
                 await write(b"")
+                last_id = last_id or NOWHERE
                 await subscriber.pause(OUTAGE_SECONDS)
                 continue
             subscriber.begin_after(past.end)
+            last_id, more = past.end, past.more or gaps != subscriber.gaps
             if past.missed is None:
                 is_whole = False
-                await write(Event(RESET, "", past.end).frame)
+                await write(Event(RESET, "", "" if self.first else last_id).frame)
+            elif is_whole or self.first is None:
+                await write(b"".join(event.frame for event in past.missed) + _mark(last_id))
             else:
-                # An id alone is not an event; it tells the browser where to continue.
-                end = f"id: {past.end}\n\n".encode()
-                await write(b"".join([*(event.frame for event in past.missed), end]))
-            last_id, more = past.end, past.more
+                await write(b"")  # the state includes the events
         if not (is_whole or subscriber.closed):
-            await self._write_first(write)
+            await write(await self._state(last_id))
 
-    async def _write_first(self, write: Write) -> None:
-        """Send the current state as the project's function returns it."""
-        if self.first is not None:
-            name, data = await self.first(self.channel)
-            text = encode_data(name, data, get_settings().sse_event_bytes)
-            await write(Event(name, text).frame)
+    async def _state(self, event_id: str | None = "") -> bytes:
+        """Return the current state as the project's function returns it, as an event."""
+        if self.first is None:
+            return b""
+        name, data = await self.first(self.channel)
+        text = encode_data(name, data, get_settings().sse_event_bytes)
+        return Event(name, text, event_id or "").frame
+
+
+def _mark(event_id: str) -> bytes:
+    """Return what tells a browser where to continue; an id alone is not an event."""
+    return f"id: {event_id}\n\n".encode()
 
 
 async def _close_when_gone(receive: Receive, subscriber: Subscriber) -> None:

@@ -281,7 +281,8 @@ async def test_wrong_addresses_are_answered_in_words(client: AsyncClient):
         assert answer.status_code == 409, cursor
     assert (await client.get(f"{HOME}/task/nobody")).status_code == 404
     assert (await client.get(f"{HOME}/dead/job/nobody")).status_code == 404
-    assert (await client.get(f"{HOME}/debug.css")).headers["content-type"].startswith("text/css")
+    for name, kind in (("debug.css", "text/css"), ("debug.js", "text/javascript")):
+        assert (await client.get(f"{HOME}/{name}")).headers["content-type"].startswith(kind)
 
 
 async def test_an_open_page_hears_that_something_has_happened(

@@ -142,9 +142,10 @@ async def progress(task_id: str) -> str:
 
 
 @router.get("/debug.css")
-async def style() -> FileResponse:
-    """Return the style sheet."""
-    return FileResponse(FOLDER / "debug.css", media_type="text/css")
+@router.get("/debug.js")
+async def asset(request: Request) -> FileResponse:
+    """Return the style sheet or the script of all pages."""
+    return FileResponse(FOLDER / request.url.path.rpartition("/")[2])
 
 
 def _state(text: str) -> State:

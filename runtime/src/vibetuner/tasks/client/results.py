@@ -14,7 +14,7 @@ from coredis.exceptions import ConnectionError as Disconnected
 from vibetuner.redis.connection import Connection
 from vibetuner.redis.url import Address
 
-# Pauses before each reconnection; a result that was published meanwhile is looked up.
+# Pauses of an outage, before each reconnection; a result that was published meanwhile is looked up.
 PAUSES_SECONDS = (0.05, 0.1, 0.2, 0.5, 1, *[2] * 11)
 
 Waiter = asyncio.Future[bytes]
@@ -47,14 +47,28 @@ class ResultListener:
         that listens: the server publishes an empty message for it, and ends a connection instead of
         sending it more than 32 MB.
         """
-        for pause in PAUSES_SECONDS:
-            with suppress(Disconnected):
-                return await self._wait(channel, key) or await read()
+        pauses = iter(PAUSES_SECONDS)
+        while True:
+            try:
+                await self._connection.connect()
+                message, confirmed = self._join(channel)
+                try:
+                    # On the same connection, so the server reads the key after it has subscribed.
+                    stored: bytes | None = await self._connection.call("GET", key)
+                    pauses = iter(PAUSES_SECONDS)
+                    if stored is None:
+                        confirmed.result()  # raises if the subscription was refused
+                        stored = await message
+                    return stored or await read()
+                finally:
+                    self._leave(channel, message)
+            except Disconnected:
+                if (pause := next(pauses, None)) is None:
+                    raise
             await asyncio.sleep(pause)
             with suppress(Disconnected):
                 if stored := await read():
                     return stored
-        return await self._wait(channel, key) or await read()
 
     @asynccontextmanager
     async def listening(self, channel: str, hear: Hear | None = None) -> AsyncIterator[Waiter]:
@@ -77,19 +91,6 @@ class ResultListener:
         async with self.listening(channel, lambda _: heard()) as loss:
             heard()
             await loss
-
-    async def _wait(self, channel: str, key: str) -> bytes:
-        await self._connection.connect()
-        message, confirmed = self._join(channel)
-        try:
-            # On the same connection, so the server reads the key after it has subscribed.
-            stored: bytes | None = await self._connection.call("GET", key)
-            if stored is not None:
-                return stored
-            confirmed.result()  # raises if the subscription was refused
-            return await message
-        finally:
-            self._leave(channel, message)
 
     def _join(self, channel: str, hear: Hear | None = None) -> tuple[Waiter, asyncio.Future[None]]:
         waiter: Waiter = asyncio.get_running_loop().create_future()
