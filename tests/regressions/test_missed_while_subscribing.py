@@ -15,7 +15,7 @@ from vibetuner.redis.client import open_redis, open_resource
 from vibetuner.redis.connection import Connection
 from vibetuner.redis.url import Address, parse_url
 from vibetuner.sse.feed import Subscriber
-from vibetuner.sse.history import history_of
+from vibetuner.sse.history import History
 from vibetuner.sse.hub import Hub
 from vibetuner.sse.relay import open_relay
 from vibetuner.sse.stream import EventStream
@@ -52,7 +52,7 @@ async def test_an_event_arrives_that_passed_while_relay_and_stream_began(setting
         open_proxy(parse_url(settings.redis_url or ""), on_answer=held) as port,
         open_redis(settings) as client,
     ):
-        history = history_of(client, settings)
+        history = History(client, settings)
         held.part = (await history.send("news", "n", "old")).encode()
         slow = settings.model_copy(update={"redis_url": f"redis://127.0.0.1:{port}"})
         async with open_resource(slow):
