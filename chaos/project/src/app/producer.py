@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable
-from contextlib import nullcontext, suppress
+from contextlib import AsyncExitStack, nullcontext, suppress
 from random import Random
 from secrets import token_hex
 from typing import Any, cast
@@ -255,14 +255,24 @@ async def _abort(task: AnyTask, patience: float) -> None:
 
 async def main(seed: str, seconds: float) -> None:
     """Produce for ``seconds``, then wait for the last aborts."""
-    settings = get_settings()
-    opened = open_database(settings) if IN_MONGODB else open_sql(settings)
-    async with opened, anyio.create_task_group() as queue:
+    async with AsyncExitStack() as stack:
+        await _open_database(stack)
+        queue = await stack.enter_async_context(anyio.create_task_group())
         queue.start_soon(_hold_queue_open)
         queue.start_soon(_settle_letters, Random(f"{seed} letters"))  # noqa: S311 - as above
         async with anyio.create_task_group() as aborts:
             await Producer(seed, aborts).produce(seconds)
         queue.cancel_scope.cancel()
+
+
+async def _open_database(stack: AsyncExitStack) -> None:
+    """Open the database of the outbox, which may have a fault just now."""
+    open_it = open_database if IN_MONGODB else open_sql
+    while True:
+        with suppress(*PASSING_OF_DATABASES):
+            await stack.enter_async_context(open_it(get_settings()))
+            return
+        await anyio.sleep(0.2)
 
 
 async def _hold_queue_open() -> None:
