@@ -18,6 +18,7 @@ from typing import get_args
 from chaos.driver import Run, run
 from chaos.faults import Topology
 from chaos.ledger import Ledger
+from chaos.outbox import Database
 from chaos.table import show
 
 
@@ -25,13 +26,15 @@ def main() -> int:
     """Run and print; return 0 if no task was lost and no try was counted wrongly."""
     options = _parse()
     durable = ", durable" if options.durable else ""
-    _say(f"seed {options.seed}, {options.seconds:g} s of faults, {options.topology}{durable}")
+    where = f"{options.topology}, {options.database}{durable}"
+    _say(f"seed {options.seed}, {options.seconds:g} s of faults, {where}")
     with _folder(keep=options.keep) as folder:
         wanted = Run(
             seed=options.seed,
             seconds=options.seconds,
             workers=options.workers,
             topology=options.topology,
+            database=options.database,
             durable=options.durable,
             folder=folder,
             say=_say,
@@ -64,6 +67,9 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--workers", type=int, default=2, help="beside a supervisor with two more")
     parser.add_argument(
         "--topology", choices=get_args(Topology), default="single", help="the servers of the queue"
+    )
+    parser.add_argument(
+        "--database", choices=get_args(Database), default="sqlite", help="where the outbox is"
     )
     parser.add_argument("--durable", action="store_true", help="run with ENQUEUE_DURABLE set")
     parser.add_argument("--json", action="store_true", help="the ledger for scripts")

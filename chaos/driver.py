@@ -14,14 +14,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from chaos.crew import Crewman
+from chaos.deliveries import Web
 from chaos.faults import Faults, Topology, plan
-from chaos.journal import JOURNAL, read_notes
+from chaos.journal import CHANNEL, JOURNAL, read_notes
 from chaos.ledger import Ledger, judge
-from chaos.outbox import make_outbox, outbox_url
+from chaos.outbox import Database, make_outbox, small_disk
 from chaos.processes import Child
+from chaos.promises import broken_promises
+from chaos.reader import Reader
 from chaos.replication import Replication, make_replication
-from chaos.servers import Mongo, Valkey
+from chaos.servers import Mongo, Postgres, Server, Valkey
 from chaos.store import look, wait_until_idle
+from chaos.story import tell
 from vibetuner.config import Settings
 
 __all__ = ["Run", "run"]
@@ -32,6 +36,7 @@ SUPERVISED = 2
 START_SECONDS = 60
 IDLE_SECONDS = 300
 LAST_ANSWERS_SECONDS = 120
+LAST_EVENTS_SECONDS = 15
 PROGRESS_SECONDS = 10
 
 Say = Callable[[str], None]
@@ -45,6 +50,7 @@ class Run:
     seconds: float
     workers: int
     topology: Topology
+    database: Database
     durable: bool
     folder: Path
     say: Say
@@ -56,24 +62,28 @@ async def run(wanted: Run) -> Ledger:
     journal.touch()
     os.environ[JOURNAL] = str(journal)
     shutil.copytree(PROJECT, wanted.folder, dirs_exist_ok=True)
-    async with _servers(wanted) as (redis, mongo):
-        variables = _variables(redis, mongo) | {
-            "DATABASE_URL": outbox_url(wanted.folder),
-            "ENQUEUE_DURABLE": str(wanted.durable),
-        }
+    async with _servers(wanted) as (redis, mongo, database, database_url):
+        variables = _variables(redis, mongo) | {"ENQUEUE_DURABLE": str(wanted.durable)}
+        if database_url:
+            variables["DATABASE_URL"] = database_url
         environment = _environment() | variables
         settings = Settings.model_validate(
             {name.lower(): value for name, value in variables.items()}
         )
         await make_outbox(settings)
-        async with _crew(wanted, environment) as (workers, supervisor), _progress(wanted, journal):
-            faults = Faults(workers, supervisor, redis, mongo)
+        async with (
+            _crew(wanted, environment) as (workers, supervisor, web),
+            _progress(wanted, journal),
+            _listening(web.port),
+        ):
+            faults = Faults(workers, supervisor, web, redis, mongo, database)
             await _live_through(wanted, faults, environment)
             await redis.ready()
             await mongo.ready()
             wanted.say("the faults are over; waiting until the queue is idle")
             took = await wait_until_idle(settings, lambda: _known(journal), IDLE_SECONDS)
             wanted.say(f"idle after {took:.0f} s" if took is not None else "still not idle")
+            await _all_heard(journal)
             stored = await look(settings, _known(journal))
     return judge(read_notes(journal), stored, durable=wanted.durable)
 
@@ -84,7 +94,7 @@ async def _live_through(wanted: Run, faults: Faults, environment: dict[str, str]
         producer.start(
             [sys.executable, "-m", "app.producer", f"{wanted.seed} tasks", str(wanted.seconds)]
         )
-        await faults.run(plan(wanted.seed, wanted.seconds, wanted.topology))
+        await faults.run(plan(wanted.seed, wanted.seconds, wanted.topology, wanted.database))
         async with asyncio.timeout(LAST_ANSWERS_SECONDS):
             if code := await producer.ended():
                 raise RuntimeError(f"the producer ended with exit code {code}; see producer.log")
@@ -93,7 +103,10 @@ async def _live_through(wanted: Run, faults: Faults, environment: dict[str, str]
 
 
 @asynccontextmanager
-async def _servers(wanted: Run) -> AsyncIterator[tuple[Valkey | Replication, Mongo]]:
+async def _servers(
+    wanted: Run,
+) -> AsyncIterator[tuple[Valkey | Replication, Mongo, Server | Path | None, str]]:
+    """Start all servers; yield them, with what faults of the database hit, and its URL."""
     environment, folder = _environment(), wanted.folder
     mongo = Mongo("mongodb", folder, environment)
     with ExitStack() as stack:
@@ -109,28 +122,65 @@ async def _servers(wanted: Run) -> AsyncIterator[tuple[Valkey | Replication, Mon
             redis = make_replication(wanted.topology, folder / "servers")
             stack.enter_context(redis.servers)
         await redis.ready()
-        yield redis, mongo
+        database: Server | Path | None = None
+        url = ""
+        if wanted.database == "postgresql":
+            database = postgres = Postgres("postgresql", folder, environment)
+            stack.callback(postgres.end)
+            postgres.launch()
+            await postgres.ready()
+            url = postgres.url
+        elif wanted.database == "sqlite":
+            if stack.enter_context(small_disk(folder / "disk")):
+                database = folder / "disk"
+            else:
+                wanted.say("this user may mount no disk, so that none is filled")
+            url = f"sqlite+aiosqlite:///{folder / 'disk' / 'chaos.db'}"
+        yield redis, mongo, database, url
 
 
 @asynccontextmanager
 async def _crew(
     wanted: Run, environment: dict[str, str]
-) -> AsyncIterator[tuple[list[Crewman], Crewman]]:
+) -> AsyncIterator[tuple[list[Crewman], Crewman, Web]]:
     names = [f"worker-{number}" for number in range(1, wanted.workers + 1)]
     workers = [Crewman(name, wanted.folder, environment) for name in names]
     supervisor = Crewman("supervisor", wanted.folder, environment, processes=SUPERVISED)
-    crew = [*workers, supervisor]
+    web = Web("web", wanted.folder, environment)
+    crew = [*workers, supervisor, web]
     keepers = [asyncio.create_task(crewman.serve()) for crewman in crew]
     try:
         async with asyncio.timeout(START_SECONDS):
             await asyncio.gather(*(crewman.ready() for crewman in crew))
-        yield workers, supervisor
+        yield workers, supervisor, web
     finally:
         for keeper in keepers:
             keeper.cancel()
         await asyncio.gather(*keepers, return_exceptions=True)
         for crewman in crew:
             crewman.end()
+
+
+@asynccontextmanager
+async def _listening(port: int) -> AsyncIterator[None]:
+    """Let a browser listen to the project's events during the block."""
+    reader = Reader(port, CHANNEL)
+    listening = asyncio.create_task(reader.listen())
+    async with asyncio.timeout(START_SECONDS):
+        await reader.ready.wait()
+    try:
+        yield
+    finally:
+        listening.cancel()
+
+
+async def _all_heard(journal: Path) -> None:
+    """Wait until the browser has heard all events, for a limited time."""
+    deadline = time.monotonic() + LAST_EVENTS_SECONDS
+    while time.monotonic() < deadline:
+        if not any("not heard" in text for text in broken_promises(tell(read_notes(journal)))):
+            return
+        await asyncio.sleep(0.5)
 
 
 @asynccontextmanager

@@ -7,10 +7,12 @@ import signal
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from random import Random
 from typing import Literal, NamedTuple, get_args
 
 from chaos.journal import note
+from chaos.outbox import Database, filled
 from chaos.processes import Child, descendants, gone, send
 from chaos.replication import Replication
 from chaos.servers import Server
@@ -30,6 +32,7 @@ class Chance(NamedTuple):
     seconds: tuple[float, float]
     effect: Effect
     topologies: tuple[Topology, ...] = get_args(Topology)
+    databases: tuple[Database, ...] = get_args(Database)
 
 
 REPLICATED: tuple[Topology, ...] = ("sentinel", "cluster")
@@ -44,6 +47,10 @@ FAULTS = {
     "valkey killed": Chance(2, (0, 4), "outage", ("single",)),
     "valkey stopped": Chance(2, (0, 4), "outage", ("single",)),
     "connections cut": Chance(2, (0, 0), "outage", ("single",)),
+    "web killed": Chance(1, (0, 0), "none"),
+    "web stopped": Chance(1, (0, 0), "none"),
+    "disk full": Chance(2, (1, 6), "none", databases=("sqlite",)),
+    "postgresql killed": Chance(2, (0, 6), "none", databases=("postgresql",)),
     "mongodb killed": Chance(2, (1, 8), "none"),
     "mongodb frozen": Chance(2, (2, 12), "none"),
     "primary killed": Chance(2, (0, 0), "failover", REPLICATED),
@@ -76,10 +83,16 @@ class PlannedFault:
     by: signal.Signals
 
 
-def plan(seed: int, seconds: float, topology: Topology = "single") -> Iterator[PlannedFault]:
+def plan(
+    seed: int, seconds: float, topology: Topology = "single", database: Database = "sqlite"
+) -> Iterator[PlannedFault]:
     """Yield the faults of so many seconds; the same for the same seed."""
     chance = Random(f"{seed} faults")  # noqa: S311 - repeatable on purpose
-    kinds = [kind for kind, one in FAULTS.items() if topology in one.topologies]
+    kinds = [
+        kind
+        for kind, one in FAULTS.items()
+        if topology in one.topologies and database in one.databases
+    ]
     weights = [FAULTS[kind].weight for kind in kinds]
     spent, number = 0.0, 0
     while True:
@@ -100,19 +113,27 @@ def plan(seed: int, seconds: float, topology: Topology = "single") -> Iterator[P
 
 
 class Faults:
-    """Inflicts the planned faults on the processes of a run."""
+    """Inflicts the planned faults on the processes of a run.
 
-    def __init__(
+    ``database`` is a server, the small disk of an SQLite file, or None if it has no faults.
+    """
+
+    def __init__(  # noqa: PLR0913, PLR0917 - one process of each kind
         self,
         workers: Sequence[Child],
         supervisor: Child,
+        web: Child,
         redis: Server | Replication,
         mongo: Server,
+        database: Server | Path | None,
     ) -> None:
         self._workers = workers
+        self._web = web
         self._supervisor = supervisor
         self._redis = redis
         self._mongo = mongo
+        self._database = database
+        self._filling = asyncio.Lock()
 
     async def run(self, faults: Iterator[PlannedFault]) -> None:
         """Inflict all faults; return when the last one is over and everything runs again."""
@@ -124,31 +145,36 @@ class Faults:
     async def _strike(self, fault: PlannedFault) -> None:
         match fault.kind:
             case "worker killed" | "worker stopped":
-                await self._end_worker(fault)
+                await self._end(self._choose(fault), fault)
+            case "web killed" | "web stopped":
+                web = self._web
+                await self._end((web, web.pid) if _is_free(web) else None, fault)
             case "worker frozen briefly" | "worker frozen long":
                 await self._freeze_worker(fault)
             case "deploy":
                 await self._deploy(fault)
             case "supervisor stopped" | "supervisor killed":
                 await self._end_supervisor(fault)
-            case "valkey killed" | "valkey stopped":
-                assert isinstance(self._redis, Server)  # noqa: S101 - as the plan has it
-                await self._restart(self._redis, fault)
+            case "valkey killed" | "valkey stopped" | "mongodb killed" | "postgresql killed":
+                servers = {"valkey": self._redis, "mongodb": self._mongo}
+                server = servers.get(fault.kind.split()[0], self._database)
+                assert isinstance(server, Server)  # noqa: S101 - as the plan has it
+                await self._restart(server, fault)
             case "connections cut":
                 await self._cut_connections(fault)
-            case "mongodb killed":
-                await self._restart(self._mongo, fault)
+            case "disk full":
+                await self._fill_disk(fault)
             case "mongodb frozen":
                 await self._freeze(self._mongo, self._mongo.pid, fault)
             case _:
                 await self._strike_replication(fault)
 
-    async def _end_worker(self, fault: PlannedFault) -> None:
-        if (chosen := self._choose(fault)) is None:
+    async def _end(self, chosen: tuple[Child, int] | None, fault: PlannedFault) -> None:
+        if chosen is None:
             return
         child, pid = chosen
         async with child.busy:
-            if fault.kind == "worker killed":
+            if fault.kind.endswith("killed"):
                 async with _noted(fault, [pid]):
                     send(pid, signal.SIGKILL)
             else:
@@ -193,11 +219,19 @@ class Faults:
             return
         async with server.busy, _noted(fault, [server.pid]):
             stopped = fault.kind.endswith("stopped")
-            send(server.pid, signal.SIGTERM if stopped else signal.SIGKILL)
+            for pid in (server.pid, *descendants(server.pid)):
+                send(pid, signal.SIGTERM if stopped else signal.SIGKILL)
             await server.ended()
             await asyncio.sleep(fault.seconds)
             server.launch()
             await server.ready()
+
+    async def _fill_disk(self, fault: PlannedFault) -> None:
+        disk = self._database
+        if isinstance(disk, Path) and not self._filling.locked():
+            async with self._filling, _noted(fault, []):
+                with filled(disk):
+                    await asyncio.sleep(fault.seconds)
 
     async def _cut_connections(self, fault: PlannedFault) -> None:
         assert isinstance(self._redis, Server)  # noqa: S101 - as above

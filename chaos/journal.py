@@ -10,13 +10,16 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-__all__ = ["JOURNAL", "QUEUES", "note", "read_notes"]
+__all__ = ["CHANNEL", "JOURNAL", "QUEUES", "note", "read_notes"]
 
 # The environment variable that has the file's path for every process of a run.
 JOURNAL = "CHAOS_JOURNAL"
 
 # The queues of the project, highest first.
 QUEUES = ("urgent", "normal", "bulk")
+
+# The channel of the project's events.
+CHANNEL = "told"
 
 Note = dict[str, Any]
 

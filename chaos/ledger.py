@@ -174,7 +174,7 @@ def _fate(task: TaskStory, stored: Stored) -> Fate:
 def _counted_fate(task: TaskStory, story: Story, stored: Stored, durable: bool) -> Fate:
     fate = _fate(task, stored)
     # A run of a schedule is never durable.
-    if fate != "lost" or (durable and task.origin == "accepted"):
+    if fate != "lost" or ((durable or task.durable) and task.origin == "accepted"):
         return fate
     return "gap" if story.in_gap(task) else "lost"
 

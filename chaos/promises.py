@@ -5,7 +5,7 @@ It reads only the story of the run.
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from itertools import pairwise
 
@@ -26,7 +26,7 @@ def broken_promises(story: Story, *, durable: bool = False) -> list[str]:
     """
     return [
         *_withdrawn(story), *_keys(story, durable=durable), *_done_twice(story),
-        *_together(story), *_too_early(story),
+        *_together(story), *_too_early(story), *_unheard(story), *_heard_twice(story),
     ]  # fmt: skip
 
 
@@ -92,6 +92,31 @@ def _too_early(story: Story) -> Iterator[str]:
                 before = story.tasks.get(first)
                 if line["strict"] and not (before and before.completions):
                     yield f"{task.kind} {task.task_id} ran, and {first} before it was not done"
+
+
+def _unheard(story: Story) -> Iterator[str]:
+    """Yield a sentence for each event that a browser has not heard, and no later reset covers.
+
+    After a failover, events of the lost primary are gone.
+    """
+    heard = {note["event"] for note in story.heard}
+    resets = [_position(note["event"]) for note in story.heard if note["kind"] == "reset"]
+    for note in story.sent:
+        event = note["event"]
+        is_covered = event in heard or any(_position(event) <= end for end in resets)
+        if not is_covered and not story.is_gap(note["at"]):
+            yield f"the event {event} was sent, and not heard"
+
+
+def _heard_twice(story: Story) -> Iterator[str]:
+    heard = Counter(note["event"] for note in story.heard if note["kind"] != "reset")
+    yield from (
+        f"the event {event} was heard {count} times" for event, count in heard.items() if count > 1
+    )
+
+
+def _position(event: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in event.split("-"))
 
 
 def _is_explained(task: TaskStory, faults: list[Fault]) -> bool:

@@ -1,9 +1,11 @@
-"""Valkey and the MongoDB-protocol server, each with one port and one data folder for a run."""
+"""Valkey, the MongoDB-protocol server and PostgreSQL, each with a port and a data folder."""
 
 from __future__ import annotations
 
 import asyncio
 import os
+import shutil
+import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,7 +15,7 @@ from vibetuner.embedded.folder import valkey_binary
 from vibetuner.embedded.servers import mongo_pid
 from vibetuner.redis.blocking import responds
 
-__all__ = ["Mongo", "Server", "Valkey"]
+__all__ = ["Mongo", "Postgres", "Server", "Valkey"]
 
 START_SECONDS = 30
 
@@ -89,3 +91,41 @@ class Mongo(Server):
     def answers(self) -> bool:
         """Return whether the server accepts commands."""
         return mongo_pid(self.port) is not None
+
+
+class Postgres(Server):
+    """PostgreSQL of the system's packages, which runs as another user if this one is root."""
+
+    def __init__(self, name: str, folder: Path, environment: Mapping[str, str]) -> None:
+        super().__init__(name, folder, environment)
+        self._programs = max(Path("/usr/lib/postgresql").glob("*/bin"))
+        self._as: list[str] = []
+        if os.geteuid() == 0:
+            self._as = ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups", "--"]
+            folder.chmod(0o711)  # that user has to reach its data
+            shutil.chown(self.data, "postgres", "postgres")
+        initdb = [str(self._programs / "initdb"), "-D", str(self.data), "-U", "app", "-A", "trust"]
+        subprocess.run(
+            [*self._as, *initdb, "--no-sync", "-E", "UTF8"],
+            cwd="/",
+            check=True,
+            stdout=subprocess.DEVNULL,
+        )
+
+    @property
+    def url(self) -> str:
+        """Return the value of DATABASE_URL."""
+        return f"postgresql+asyncpg://app@127.0.0.1:{self.port}/postgres"
+
+    def launch(self) -> None:
+        """Start the server on its port; its data survives a kill."""
+        options = ["-p", str(self.port), "-h", "127.0.0.1", "-k", ""]
+        self.start([*self._as, self._programs / "postgres", "-D", self.data, *options])
+
+    def answers(self) -> bool:
+        """Return whether the server accepts connections."""
+        if self.code is not None:  # what a killed one has left was still there
+            self.launch()
+        program = str(self._programs / "pg_isready")
+        asked = [program, "--quiet", "-h", "127.0.0.1", "-p", str(self.port)]
+        return subprocess.run(asked, check=False).returncode == 0

@@ -46,6 +46,7 @@ class TaskStory:
     kind: str
     origin: Origin = "scheduled"
     enqueued: float | None = None
+    durable: bool = False
     runs: list[Run] = field(default_factory=list)
     aborts: list[str] = field(default_factory=list)
     lines: list[Note] = field(default_factory=list)
@@ -77,16 +78,25 @@ class Fault:
 
 @dataclass(slots=True)
 class Story:
-    """A whole run; ``injected`` lists the planned faults, ``faults`` all of them."""
+    """A whole run; ``injected`` lists the planned faults, ``faults`` all of them.
+
+    ``sent`` lists the acknowledged events, ``heard`` what browsers got, with resets.
+    """
 
     tasks: dict[str, TaskStory] = field(default_factory=dict)
     faults: list[Fault] = field(default_factory=list)
     injected: list[Fault] = field(default_factory=list)
     exits: list[Note] = field(default_factory=list)
+    sent: list[Note] = field(default_factory=list)
+    heard: list[Note] = field(default_factory=list)
 
     def in_gap(self, task: TaskStory) -> bool:
         """Return whether a task was acknowledged by a primary that was lost right afterwards."""
         at = task.enqueued if task.enqueued is not None else min(run.began for run in task.runs)
+        return self.is_gap(at)
+
+    def is_gap(self, at: float) -> bool:
+        """Return whether a write of this time may have been lost with its primary."""
         failovers = (fault for fault in self.faults if fault.effect == "failover")
         return any(fault.within(at, at + LAG_SECONDS) for fault in failovers)
 
@@ -123,6 +133,7 @@ class _Teller:
             case "accepted" | "unknown" | "withdrawn" as origin:
                 # The task may begin before its producer notes that it was accepted.
                 known = at if task.enqueued is None else task.enqueued
+                task.durable = entry.get("durable", False)
                 task.origin, task.enqueued = origin, min(known, *(r.began for r in task.runs), at)
             case "abort":
                 task.aborts.append(entry["answer"])
@@ -147,6 +158,10 @@ class _Teller:
                 self._open.pop(entry["number"]).ended = at
             case "suicide":
                 self._lose("suicide", at, entry["pid"])
+            case "sent":
+                self.story.sent.append(entry)
+            case "heard":
+                self.story.heard.append(entry)
             case "exit":
                 self.story.exits.append(entry)
                 self._lose("exit", at, entry["worker"])

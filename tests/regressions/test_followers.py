@@ -96,6 +96,20 @@ async def test_a_follower_outlives_the_process_that_aborts_the_task_before_it(
             assert not await worker.redis.exists([name(behind.id), name(last.id)])
 
 
+async def test_a_fallback_that_gets_no_arguments_names_the_task_that_failed(
+    worker: TaskWorker, running: Running, work: Any
+):
+    """A fallback fails because of the task whose result it was to take, and names that one."""
+    async with running(worker):
+        first = work.enqueue("bad")
+        safe = (first | work) ^ work
+        last = await (safe ^ work)
+        for task in (safe, last):
+            result = await task.result(timeout=10)
+            assert str(result.exception).endswith(f"It was to follow work {first.id}")
+            assert result.tries == 0
+
+
 async def test_a_fallback_of_a_follower_ends_once(worker: TaskWorker, running: Running, work: Any):
     """A fallback runs if its task fails with the one before it, and gets one end."""
     async with running(worker):

@@ -8,6 +8,7 @@ import pytest
 
 from chaos.faults import Topology, plan
 from chaos.ledger import Ledger, Letter, Row, Stored, judge
+from chaos.outbox import Database
 from chaos.table import show
 
 WORKER, OTHER = 100, 200
@@ -428,6 +429,10 @@ def test_a_task_that_is_lost_with_its_primary_is_counted(journal: Journal, durab
     assert only_row(ledger) == Row(accepted=2, done=1, lost=durable, gap=not durable)
     assert ledger.is_clean is not durable
     assert [lost.task_id for lost in ledger.lost] == ["gone"] * durable
+    # A single call may be durable, too.
+    journal.notes[3]["durable"] = True
+    assert only_row(judge(journal.notes, Stored())) == Row(accepted=2, done=1, lost=1)
+    del journal.notes[3]["durable"]
     if not durable:
         assert "none lost, 1 gone with a primary before its replicas" in show(ledger)
 
@@ -461,6 +466,14 @@ def test_the_same_seed_plans_the_same_faults():
     assert list(plan(7, 30)) == list(plan(7, 60))[: len(list(plan(7, 30)))]
 
 
+def test_each_database_has_faults_of_its_own():
+    """The disk of SQLite is filled and PostgreSQL is killed; MongoDB has faults in each plan."""
+    kinds = ({one.kind for one in plan(7, 6000, database=name)} for name in get_args(Database))
+    sqlite, postgresql, mongodb = kinds
+    assert (sqlite - mongodb, postgresql - mongodb) == ({"disk full"}, {"postgresql killed"})
+    assert mongodb == sqlite & postgresql
+
+
 def test_each_topology_has_faults_of_its_own():
     """Each topology plans faults of the servers that it has."""
     kinds = ({one.kind for one in plan(7, 6000, topology)} for topology in get_args(Topology))
@@ -473,6 +486,38 @@ def test_each_topology_has_faults_of_its_own():
     }
     assert cluster - sentinel == {"slot moved", "other primary killed"}
     assert sentinel <= cluster
+
+
+@pytest.mark.parametrize(("heard", "is_whole"), [
+    (["7-0"], True), (["8-0 reset"], True), ([], False), (["6-9 reset"], False),
+    (["7-0", "7-0"], False),
+])  # fmt: skip
+def test_each_event_is_heard_once_or_covered_by_a_reset(
+    journal: Journal, heard: list[str], is_whole: bool
+):
+    """An event that was sent must be heard once, or a reset must follow it."""
+    journal.accept()
+    journal.run(1, "done")
+    journal.say("sent", channel="told", event="7-0")
+    for one in heard:
+        event, _, kind = one.partition(" ")
+        journal.say("heard", channel="told", event=event, kind=kind or "told")
+
+    broken = judge(journal.notes, Stored()).broken
+
+    expected = "heard 2 times" if len(heard) > 1 else "was sent, and not heard"
+    assert broken == ([] if is_whole else [broken[0]])
+    assert is_whole or expected in broken[0]
+
+
+def test_an_event_may_be_lost_with_its_primary(journal: Journal):
+    """An event that was sent right before a failover may not be heard."""
+    journal.accept()
+    journal.run(1, "done")
+    journal.say("sent", channel="told", event="7-0")
+    journal.fault("failover", kind="primary killed")
+    journal.mend()
+    assert judge(journal.notes, Stored()).is_clean
 
 
 def group(journal: Journal, name: str, *, pid: int = WORKER) -> None:

@@ -13,16 +13,20 @@ from typing import Any
 
 import pytest
 
+from tests.runtime.tasks.letters.conftest import keep, make_letter, payload_of
 from tests.sentinels import Replicated
 from tests.valkey import LASTING, Valkey, opened, until_it_works
 from tests.waiting import eventually, wait_until
 from vibetuner.cli.checks.redis import judge_durability
-from vibetuner.config import Settings
+from vibetuner.config import Settings, get_settings
 from vibetuner.embedded.folder import valkey_binary
 from vibetuner.errors import NotDurable, TaskError, TaskExists
 from vibetuner.redis.blocking import ask
 from vibetuner.redis.client import open_redis
 from vibetuner.redis.url import parse_url
+from vibetuner.tasks import dead_letters
+from vibetuner.tasks.dead_letters.api import matching, settle
+from vibetuner.tasks.letters.letter import Filters
 from vibetuner.tasks.robust import robust_task
 from vibetuner.tasks.unique import Unique
 from vibetuner.tasks.worker import TaskWorker, enqueue_sync, using_worker
@@ -45,6 +49,7 @@ def serving(
     folder: Path, *options: str, program: str | None = None, replicas: int = 0
 ) -> Iterator[tuple[Valkey, ...]]:
     """Yield a server, which without ``options`` keeps nothing on disk, and its replicas."""
+    folder.mkdir(exist_ok=True)
     with ExitStack() as stack:
         servers: list[Valkey] = []
         for number in range(1 + replicas):
@@ -130,6 +135,38 @@ async def test_memory_alone_is_refused_before_anything_is_written(tmp_path: Path
     assert finding.level == "error"
     assert "every enqueue is refused: it keeps tasks in memory alone" in finding.text
     assert finding.cure == "set appendonly yes there, or start a replica"
+
+
+async def test_a_retry_of_a_dead_letter_is_durable(tmp_path: Path):
+    """With ENQUEUE_DURABLE, a retry on a server that may lose it raises NotDurable.
+
+    The letter stays open, and a discard needs no durability. Many retries share their waits.
+    """
+    with serving(tmp_path / "memory") as (server,):
+        async with opened(server, enqueue_durable=True) as (worker, _):
+            with using_worker(worker):
+                await bury(worker, ["t1", "t2"])
+                with pytest.raises(NotDurable, match="not enqueued, .*keeps tasks in memory alone"):
+                    await dead_letters.retry("t1")
+                await dead_letters.discard("t2")
+                assert (await dead_letters.get("t1")).is_open
+                assert await worker.queue_size() == 0
+    with serving(tmp_path / "disk", *LASTING) as (server,):
+        async with opened(server, enqueue_durable=True) as (worker, _):
+            with using_worker(worker):
+                await bury(worker, [f"t{number}" for number in range(60)])
+                found = [one async for one in settle("retry", matching(Filters()), by=None)]
+                assert {one.refusal for one in found} == {""}
+                assert len({one.new_id for one in found}) == await worker.queue_size() == 60
+                assert 1 <= await calls_of(server, "waitaof") <= 12
+
+
+async def bury(worker: TaskWorker, task_ids: list[str]) -> None:
+    """Store dead letters of these tasks."""
+    for task_id in task_ids:
+        payload = await payload_of(worker, "acme", task_id=task_id)
+        letter = make_letter(task_id, args=["acme"], payload=payload)
+        await keep(worker.redis, get_settings().redis_key_prefix, letter)
 
 
 async def judged(server: Valkey) -> list[Any]:

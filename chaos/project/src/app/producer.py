@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import AsyncExitStack, nullcontext, suppress
 from random import Random
 from secrets import token_hex
 from typing import Any, cast
@@ -17,25 +17,27 @@ import anyio
 from anyio.abc import TaskGroup
 from coredis.exceptions import RedisError
 from pymongo.errors import PyMongoError
-from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 from streaq.task import Task
 
 from chaos.journal import QUEUES, note
+from chaos.outbox import transaction
 from vibetuner.config import get_settings
 from vibetuner.errors import VibetunerError
 from vibetuner.resources.mongo import open_database
-from vibetuner.resources.sql import open_session, open_sql
+from vibetuner.resources.sql import open_sql
 from vibetuner.tasks import dead_letters
 from vibetuner.tasks.call import TaskCall
-from vibetuner.tasks.worker import open_queue
+from vibetuner.tasks.worker import get_worker, open_queue
 
 from .tasks import mix
 
 AnyTask = Task[Any, Any]
 
 PASSING = (VibetunerError, RedisError, OSError, TimeoutError, anyio.ClosedResourceError)
-INSERT = text("INSERT INTO orders (number) VALUES (:number)")
+PASSING_OF_DATABASES = (*PASSING, SQLAlchemyError, PyMongoError, ExceptionGroup)
+# Whether the outbox is in MongoDB.
+IN_MONGODB = not get_settings().database_url
 ANSWER_SECONDS = 10
 MEAN_PAUSE = 0.22
 
@@ -47,7 +49,7 @@ SHARES = {
     "quick": 20, "committed": 8, "keyed": 8, "slow": 10, "threaded": 4, "hopeless": 4, "flaky": 6,
     "too_slow": 3, "sick": 1, "poisonous": 1, "one_at_a_time": 4, "perishable": 4, "endless": 4,
     "ticking": 2, "chain": 6, "fallback": 4, "batch": 8, "clashing": 3, "skipping": 5,
-    "waiting": 7, "replacing": 7,
+    "waiting": 7, "replacing": 7, "many": 4, "telling": 4,
 }  # fmt: skip
 UNIQUE = {"clashing", "skipping", "waiting", "replacing"}
 ACCOUNTS = "ABC"
@@ -79,6 +81,8 @@ class Producer:
             await _commit(task, is_kept=bool(self._chance.randrange(ROLLED_BACK)))
         elif kind == "keyed":
             await _enqueue_keyed(task)
+        elif kind == "many":
+            await self._enqueue_many(cast("TaskCall[Any, Any]", task))
         elif kind == "batch":
             await self._enqueue_batch(cast("TaskCall[Any, Any]", task))
         else:
@@ -90,6 +94,9 @@ class Producer:
     def _draw(self, kind: str) -> AnyTask:
         chance = self._chance
         draws: dict[str, Callable[[], AnyTask]] = {
+            "quick": lambda: mix.quick.enqueue().start(durable=chance.choice([None, None, True])),
+            "many": self._draw_step,
+            "telling": lambda: mix.telling.enqueue(chance.randint(1, 20)),
             "slow": lambda: mix.slow.enqueue(round(chance.uniform(2, 6), 1)),
             "threaded": lambda: mix.threaded.enqueue(round(chance.uniform(0.1, 2.5), 1)),
             "hopeless": lambda: mix.hopeless.enqueue("there is no hope"),
@@ -137,19 +144,33 @@ class Producer:
         facts: dict[str, Any] = {"after": [part.id for part in parts], "strict": is_strict}
         verdict, way = "unknown", chance.choice(["plain", "keyed", "committed"])
         known = last.id
-        with suppress(*PASSING, SQLAlchemyError, ExceptionGroup), anyio.fail_after(ANSWER_SECONDS):
+        with suppress(*PASSING_OF_DATABASES), anyio.fail_after(ANSWER_SECONDS):
             if way == "plain":
                 await last
             elif way == "keyed":
                 last = await last.once(f"batch-{known}")
             else:
-                async with open_session() as session:
+                async with transaction(None, in_mongodb=IN_MONGODB) as (session, commit):
                     await last.within(session)
-                    await session.commit()
+                    await commit()
             verdict = "accepted"
         for part in parts:
             note(verdict, id=part.id, kind="part")
         note(verdict, id=known, kind="batch", **facts)
+
+    async def _enqueue_many(self, first: TaskCall[Any, Any]) -> None:
+        """Enqueue a step and others that follow it or stand alone, all with one call."""
+        others = [self._draw_step() for _ in range(self._chance.randint(1, 5))]
+        follows = [bool(self._chance.randrange(2)) for _ in others]
+        for one, is_behind in zip(others, follows, strict=True):
+            one.delay = None
+            one.start(after=first.id if is_behind else [])
+        verdict = "unknown"
+        with suppress(*PASSING, ExceptionGroup), anyio.fail_after(ANSWER_SECONDS):
+            await get_worker().enqueue_many([first, *others])
+            verdict = "accepted"
+        for one in (first, *others):
+            note(verdict, id=one.id, kind="many", after=one.after, strict=True)
 
     def _draw_keyed(self) -> AnyTask:
         self._keys += 1
@@ -161,13 +182,11 @@ class Producer:
 async def _commit(task: AnyTask, *, is_kept: bool) -> None:
     """Store an order and its task in one transaction, which may be rolled back."""
     verdict = "unknown"
-    with suppress(*PASSING, SQLAlchemyError, ExceptionGroup), anyio.fail_after(ANSWER_SECONDS):
-        async with open_session() as session:
-            connection = await session.connection()
-            await connection.execute(INSERT, {"number": task.args[0]})
+    with suppress(*PASSING_OF_DATABASES), anyio.fail_after(ANSWER_SECONDS):
+        async with transaction(task.args[0], in_mongodb=IN_MONGODB) as (session, commit):
             await cast("TaskCall[Any, Any]", task).within(session)
             if is_kept:
-                await session.commit()
+                await commit()
         verdict = "accepted" if is_kept else "withdrawn"
     note(verdict, id=task.id, kind="committed")
 
@@ -188,8 +207,11 @@ async def _enqueue(task: AnyTask, kind: str) -> None:
         await task
         verdict = "accepted"
     before: list[str] = []
+    durable = bool(getattr(task, "durable", None))
     for one in _chain_of(task):
-        note(verdict, id=one.id, kind=kind, after=before, strict=kind != "fallback")
+        note(
+            verdict, id=one.id, kind=kind, after=before, strict=kind != "fallback", durable=durable
+        )
         before = [one.id]
 
 
@@ -207,7 +229,7 @@ async def _settle_letters(chance: Random) -> None:
         await anyio.sleep(chance.uniform(1, 4))
         new_id = ""
         with suppress(*PASSING, PyMongoError, ExceptionGroup), anyio.fail_after(ANSWER_SECONDS):
-            async with open_database(get_settings()):
+            async with nullcontext() if IN_MONGODB else open_database(get_settings()):
                 letters = (await dead_letters.list_letters(limit=20)).letters
                 letter = chance.choice(letters) if letters else None
                 if letter and chance.randrange(4):
@@ -233,12 +255,24 @@ async def _abort(task: AnyTask, patience: float) -> None:
 
 async def main(seed: str, seconds: float) -> None:
     """Produce for ``seconds``, then wait for the last aborts."""
-    async with open_sql(get_settings()), anyio.create_task_group() as queue:
+    async with AsyncExitStack() as stack:
+        await _open_database(stack)
+        queue = await stack.enter_async_context(anyio.create_task_group())
         queue.start_soon(_hold_queue_open)
         queue.start_soon(_settle_letters, Random(f"{seed} letters"))  # noqa: S311 - as above
         async with anyio.create_task_group() as aborts:
             await Producer(seed, aborts).produce(seconds)
         queue.cancel_scope.cancel()
+
+
+async def _open_database(stack: AsyncExitStack) -> None:
+    """Open the database of the outbox, which may have a fault just now."""
+    open_it = open_database if IN_MONGODB else open_sql
+    while True:
+        with suppress(*PASSING_OF_DATABASES):
+            await stack.enter_async_context(open_it(get_settings()))
+            return
+        await anyio.sleep(0.2)
 
 
 async def _hold_queue_open() -> None:

@@ -225,29 +225,32 @@ async def test_an_old_message_of_a_task_that_was_delayed_again_is_dropped(
     assert stage.ran == [(1, "late")]
 
 
-async def test_a_call_that_was_claimed_runs_with_the_arguments_that_hold_when_it_begins(
-    worker: TaskWorker,
-):
-    """A claimed call begins with the newest arguments, and never once another worker has it."""
+async def test_a_newer_call_replaces_one_that_was_claimed(worker: TaskWorker, running: Running):
+    """A newer call withdraws a claimed message, and runs with its own arguments and first try."""
     stage = Stage(worker, Unique(clash="replace"))
     async with worker:
         call = await stage.charge.enqueue(1, "claimed")
         functions, keys = worker.client.functions, worker.client.keys
         await worker.redis.xgroup_create(keys.stream("normal"), "workers", "0")
+        await worker.redis.set(keys.retry(call.id), "2")  # two attempts have failed
         head = ["workers", worker.id, 60_000, 900]
         now, *claimed = await functions.call("claim", (keys.queue,), [*head, 1, 1, "normal", 1])
-        message, payload = claimed[1], claimed[4]
+        message, tries = claimed[1], int(claimed[5]) + 1
+        assert tries == 3
         await stage.charge.enqueue(1, "newer")
+        # The worker counts and begins what it has claimed.
+        count = ["normal", message, call.id, tries, now]
+        await functions.call("claim", (keys.queue,), [*head, 0, 0, *count])
         begin = ["charge", call.id, "normal", message, now, "workers", worker.id, 900]
-        held = await functions.call("hold", (keys.queue,), begin)
-
-        def read(payload: bytes) -> Any:
-            return worker.client.codec.load(payload, Kind.CALL, call.id)["a"]
-
-        assert [read(payload), read(held)] == [(1, "claimed"), (1, "newer")]
+        assert await functions.call("hold", (keys.queue,), begin) is None
         late = [*begin[:4], now - 5000, "workers", "another", 900]
         assert await functions.call("hold", (keys.queue,), late) is None
         assert await worker.redis.xlen(keys.stream("normal")) == 1
+    stage.go.set()
+    async with running(worker):
+        result = await call.result(timeout=10)
+        assert (result.result, result.tries) == ("newer", 1)
+    assert stage.ran == [(1, "newer")]
 
 
 async def test_a_newer_call_is_signed_for_the_task_that_is_to_run_it(worker: TaskWorker):

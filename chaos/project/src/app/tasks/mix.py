@@ -10,21 +10,45 @@ import asyncio
 import os
 import signal
 import time
+from collections.abc import Callable, Coroutine
 from datetime import timedelta
+from typing import Any
 
-from chaos.journal import note
+from chaos.journal import CHANNEL, QUEUES, note
+from vibetuner.sse import broadcast
+from vibetuner.tasks.progress import Progress
 from vibetuner.tasks.robust import GiveUp, RetryLater, Unique, robust_cron, robust_task
+from vibetuner.tasks.worker import get_worker
 
 from .recorded import recorded
 
 __all__ = [
     "clashing", "committed", "endless", "flaky", "hopeless", "keyed", "one_at_a_time",
-    "perishable", "poisonous", "quick", "replacing", "sick", "skipping", "slow", "step",
-    "threaded", "ticking", "too_slow", "waiting",
+    "perishable", "poisonous", "quick", "replacing", "sick", "skipping", "slow", "step", "telling",
+    "threaded", "ticking", "tocking", "too_slow", "waiting",
 ]  # fmt: skip
 
 TIMEOUT = 1
 LONG_ENOUGH = 8
+
+
+Run = Callable[..., Coroutine[Any, Any, Any]]
+
+worker = get_worker()
+
+
+@worker.middleware
+def around(run: Run) -> Run:
+    """Yield to the event loop before and after each task, also after one that is cancelled."""
+
+    async def wrapped(*args: Any, **kwargs: Any) -> Any:
+        await asyncio.sleep(0)
+        try:
+            return await run(*args, **kwargs)
+        finally:
+            await asyncio.sleep(0)
+
+    return wrapped
 
 
 @robust_task(max_retries=8, backoff_base=0.5, ttl=None)
@@ -186,10 +210,29 @@ async def clashing(account: str, fate: str = "done") -> str:
     return fate
 
 
+@robust_task(max_retries=8, backoff_base=0.5, ttl=None)
+async def telling(events: int) -> None:
+    """Send events to the browsers, and report progress."""
+    with recorded(telling):
+        progress = Progress(total=events)
+        for number in range(events):
+            event = await broadcast(CHANNEL, "told", number)
+            note("sent", channel=CHANNEL, event=event)
+            await progress.advance()
+            await asyncio.sleep(0.05)
+
+
 @robust_cron("* * * * *", max_retries=4, backoff_base=0.5, ttl=None)
 async def ticking() -> None:
     """Run every minute, and whenever the producer enqueues it."""
     with recorded(ticking, 3600):
+        await asyncio.sleep(0.5)
+
+
+@robust_cron("* * * * *", max_retries=4, backoff_base=0.5, ttl=None, queue=QUEUES[0])
+async def tocking() -> None:
+    """Run every minute, from another queue."""
+    with recorded(tocking, 3600):
         await asyncio.sleep(0.5)
 
 

@@ -15,15 +15,22 @@ local function withdraw(prefix, one)
   redis.call('zrem', prefix .. ':queues:delayed:' .. one.priority, one.task)
 end
 
+-- Return whether a worker has claimed a message, and perhaps read its task's payload and tries.
+local function is_claimed(stream, message)
+  local pending = redis.pcall('xpending', stream, 'workers', message, message, 1)
+  return not pending.err and #pending > 0
+end
+
 -- Give a waiting task new arguments and a new time. A task in the stream keeps its position,
--- unless its new time is later or its priority changes.
+-- unless a worker has claimed it, its new time is later or its priority changes.
 local function renew_arguments(prefix, one, new, now)
   redis.call('del', prefix .. ':task:retry:' .. one.task)
   store_payload(prefix, one.task, new.payload, new.lifetime)
   local is_holder = holder_of(one.state) == one.task
   local message = is_holder and redis.call('hget', one.state, 'message')
   if message and message ~= '-' and tonumber(new.at) <= tonumber(now)
-    and new.priority == one.priority then return end
+    and new.priority == one.priority
+    and not is_claimed(prefix .. ':queues:' .. one.priority, message) then return end
   if is_holder then withdraw(prefix, one) end
   one = new_member(prefix, one.task, one.group, new.priority, new.at)
   if is_holder then
@@ -92,7 +99,7 @@ end
 -- Begin a unique task; or delete its message, because it is stale or the task joins the line.
 -- ARGV: its group, task, priority, message, time of its claim, consumer group, consumer,
 -- fresh ms.
--- Returns the current payload; nothing if the attempt must not go on.
+-- Returns 1; nothing if the attempt must not go on.
 local function hold(keys, argv)
   local prefix, group, task, priority, message = keys[1], argv[1], argv[2], argv[3], argv[4]
   local stream, now = prefix .. ':queues:' .. priority, clock()
@@ -126,7 +133,7 @@ local function hold(keys, argv)
     return false
   end
   redis.call('hset', state, 'holder', task, 'message', message, 'begun', '1')
-  return redis.call('get', prefix .. ':task:data:' .. task) or ''
+  return 1
 end
 
 -- Take or renew a lock unless another task has it. KEYS: the lock. ARGV: the task, the lifetime.

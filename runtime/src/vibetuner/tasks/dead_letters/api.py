@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import AsyncIterable, AsyncIterator
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib import import_module
-from typing import Literal
+from typing import Any, Literal
 
 from vibetuner.config import get_settings
 from vibetuner.embedded import open_services
@@ -16,6 +17,7 @@ from vibetuner.errors import DeadLetterError, DeadLetterNotFound, ServiceUnavail
 from vibetuner.redis.client import answering
 from vibetuner.resources.slots import mongo_database
 from vibetuner.tasks.attempt import Cause
+from vibetuner.tasks.client.queue import QueueClient
 from vibetuner.tasks.letters.letter import Act, DeadLetter, Filters, Group, Page, retry_id
 from vibetuner.tasks.letters.requeue import Requeue
 from vibetuner.tasks.letters.stream import StreamStore
@@ -26,6 +28,7 @@ BEGINNING = re.compile(r"[\w-]{8,31}", re.ASCII)
 NAMED = 3
 
 PAGE = 100
+SETTLED_AT_ONCE = 50
 
 Verb = Literal["retry", "discard"]
 
@@ -180,6 +183,8 @@ async def retry(letter: str | DeadLetter, *, by: str | None = None) -> str:
         NotConfigured: REDIS_URL is empty.
         ServiceUnavailable: the queue or MongoDB is not open here, or does not answer.
         RedisFull: Redis has no memory left for the task.
+        NotDurable: ENQUEUE_DURABLE is set, and there is no confirmation in time; a later retry
+            returns the same id once the task is durable.
     """
     letter = await get(letter) if isinstance(letter, str) else letter
     if letter.is_open:
@@ -240,19 +245,43 @@ async def settle(
 ) -> AsyncIterator[Settled]:
     """Retry or discard each letter, given as a letter or as its task's id.
 
+    Letters are settled many at once, so that durable retries share their waits.
+
     Raises:
         ServiceUnavailable: Redis or MongoDB does not answer; the letters yielded so far are done.
+        NotDurable: a durable retry is not confirmed; the letters yielded so far are done.
     """
+    some: list[str | DeadLetter] = []
     async for letter in letters:
-        task_id = letter if isinstance(letter, str) else letter.task_id
-        try:
-            if verb == "retry":
-                yield Settled(task_id, await retry(letter, by=by))
-            else:
-                await discard(letter, by=by)
-                yield Settled(task_id)
-        except DeadLetterError as error:
-            yield Settled(task_id, refusal=str(error))
+        some.append(letter)
+        if len(some) == SETTLED_AT_ONCE:
+            async for one in _settle_some(verb, some, by):
+                yield one
+            some = []
+    async for one in _settle_some(verb, some, by):
+        yield one
+
+
+async def _settle_some(
+    verb: Verb, letters: list[str | DeadLetter], by: str | None
+) -> AsyncIterator[Settled]:
+    settling = (_settle_one(verb, letter, by) for letter in letters)
+    ends = await asyncio.gather(*settling, return_exceptions=True)
+    for end in sorted(ends, key=lambda end: isinstance(end, BaseException)):
+        if isinstance(end, BaseException):
+            raise end
+        yield end
+
+
+async def _settle_one(verb: Verb, letter: str | DeadLetter, by: str | None) -> Settled:
+    task_id = letter if isinstance(letter, str) else letter.task_id
+    try:
+        if verb == "retry":
+            return Settled(task_id, await retry(letter, by=by))
+        await discard(letter, by=by)
+    except DeadLetterError as error:
+        return Settled(task_id, refusal=str(error))
+    return Settled(task_id)
 
 
 async def matching(filters: Filters, *, limit: int | None = None) -> AsyncIterator[DeadLetter]:
@@ -303,8 +332,18 @@ def _store() -> StreamStore:
 
 
 def _requeue() -> Requeue:
-    worker = get_worker()
-    return Requeue(worker, worker.client.codec, get_settings().redis_key_prefix)
+    worker, settings = get_worker(), get_settings()
+    send = _send_durably if settings.enqueue_durable else None
+    return Requeue(worker, worker.client.codec, settings.redis_key_prefix, send)
+
+
+async def _send_durably(keys: list[str], values: list[Any], what: str) -> str:
+    async def write(client: QueueClient) -> str:
+        async with client.answering():
+            decided: bytes = await client.functions.call("settle_letter", keys, values)
+        return decided.decode()
+
+    return await get_worker().client.durable.keep(write, what)
 
 
 def _refusal(letter: DeadLetter, verb: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from typing import Any
 
@@ -18,17 +19,30 @@ from vibetuner.tasks.queues import declared_queue, default_queue
 # After a letter is settled, its mark is kept for this long, for people who loaded it before.
 MARK_TIME = timedelta(days=1)
 
+# Calls settle_letter of lua/letters.lua for the task that the text names.
+Send = Callable[[list[str], list[Any], str], Awaitable[str]]
+
 ARGUMENTS = {"f", "a", "k", "t"}
 DEPENDENCIES = {"A", "T", "F", "O"}
 
 
 class Requeue:
-    """Settles letters in Redis."""
+    """Settles letters in Redis.
 
-    def __init__(self, worker: Worker[Any], codec: Codec, prefix: str) -> None:
+    Args:
+        worker: knows the tasks and the queues.
+        codec: signs the calls.
+        prefix: REDIS_KEY_PREFIX.
+        send_retry: sends retries, if they are to be durable.
+    """
+
+    def __init__(
+        self, worker: Worker[Any], codec: Codec, prefix: str, send_retry: Send | None = None
+    ) -> None:
         self._worker = worker
         self._codec = codec
         self._keys = Keys(prefix)
+        self._send_retry = send_retry
 
     def payload_of(self, letter: DeadLetter) -> bytes:
         """Return the payload to enqueue, signed again, without ties to tasks that are gone.
@@ -75,7 +89,10 @@ class Requeue:
         values: list[str | bytes | int] = [
             task_id, dump_record(act), new_id, payload or b"", int(keep), letter.fingerprint,
         ]  # fmt: skip
-        decided = await Scripts(worker.redis).call("settle_letter", keys, values)
+        if payload is not None and self._send_retry is not None:
+            decided = await self._send_retry(keys, values, f"{letter.task_name} {new_id}")
+        else:
+            decided = await Scripts(worker.redis).call("settle_letter", keys, values)
         try:
             return read_record(Act, decided)
         except Unreadable:

@@ -132,10 +132,7 @@ class Executor:
         """Reject a task because one that it was to follow has failed."""
         blamed = await self._connection.call("GET", self._keys.blamed(attempt.task_id))
         attempt.tries = 0
-        text = "Dependency failed, not running task!"
-        if blamed:
-            text += f" It was to follow {blamed.decode('utf-8', 'replace')}"
-        raise Rejected(StreaqError(text), Cause.FAILED_DEPENDENCY)
+        raise Rejected(StreaqError(_failed_dependency(blamed)), Cause.FAILED_DEPENDENCY)
 
     async def _lock(self, attempt: Attempt) -> bool:
         """Take the lock of a unique task; return False if it waits in line for another task."""
@@ -155,18 +152,12 @@ class Executor:
         return True
 
     async def _hold(self, group: str, attempt: Attempt) -> bool:
-        """Begin a unique task with its latest arguments; return False if it must not run now."""
+        """Begin a unique task; return False if it must not run now."""
         values = [
             group, attempt.task_id, attempt.priority, attempt.message_id, attempt.claimed,
             *self._consumer,
         ]  # fmt: skip
-        payload = await self._functions.call("hold", (self._keys.queue,), values)
-        if payload is None:
-            return False
-        if payload != attempt.payload:
-            attempt.payload = payload or None
-            load(attempt, self._codec, self._registry, self._keys)
-        return True
+        return await self._functions.call("hold", (self._keys.queue,), values) is not None
 
     async def _load_passed_on(self, attempt: Attempt) -> None:
         """Take the previous task's result as arguments, or as the result of a fallback."""
@@ -181,13 +172,18 @@ class Executor:
             try:
                 attempt.args = await self._previous_result(attempt)
             except ArgumentsGone as error:
+                attempt.tries = 0
                 raise Rejected(error, Cause.FAILED_DEPENDENCY) from None
 
     async def _previous_result(self, attempt: Attempt) -> Sequence[Any]:
-        stored = await self._connection.call("GET", self._keys.previous(attempt.arguments_from))
+        first = attempt.arguments_from
+        stored = await self._connection.call("GET", self._keys.previous(first))
         if stored is None:
+            # The fallback of a task that failed with the one before it: nothing was passed on.
+            if name := await self._connection.call("GET", self._keys.failed(first)):
+                raise ArgumentsGone(_failed_dependency(name + f" {first}".encode()))
             raise ArgumentsGone("Dependency failed, or its result was not kept so long!")
-        arguments: Sequence[Any] = self._codec.load(stored, Kind.ARGUMENTS, attempt.arguments_from)
+        arguments: Sequence[Any] = self._codec.load(stored, Kind.ARGUMENTS, first)
         return arguments
 
     async def _call(self, task: Any, attempt: Attempt) -> None:
@@ -252,6 +248,11 @@ def load(attempt: Attempt, codec: Codec, registry: dict[str, Any], keys: Keys) -
         unique = unique_of(attempt.task)
         if unique is None or not unique.has_line:
             attempt.lock = keys.lock(_group(attempt))
+
+
+def _failed_dependency(blamed: bytes | None) -> str:
+    text = "Dependency failed, not running task!"
+    return f"{text} It was to follow {blamed.decode('utf-8', 'replace')}" if blamed else text
 
 
 def _group(attempt: Attempt) -> str:
