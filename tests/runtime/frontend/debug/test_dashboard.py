@@ -117,7 +117,7 @@ async def test_what_an_attacker_names_is_escaped(
     """A hostile task name, argument, error, filter or id is escaped on every page."""
     async with running(runner):
         task = await worker.registry[HOSTILE].enqueue('"><img src=x onerror=alert(1)>')
-        await task.result(timeout=10)
+        await task.result(timeout=30)
         await bury(worker, f"{HOSTILE}-id", error=HOSTILE, task_name=HOSTILE, args=[HOSTILE])
         texts = [
             (await client.get(path)).text
