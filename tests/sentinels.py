@@ -127,11 +127,14 @@ class Replicated(Servers):
 
         The leading Sentinel then asks the replica once a second whether it is the primary. The
         others turn it into a replica again after four of their publish periods, unless they are
-        informed before; so these are made longer.
+        informed before; so these are made longer. The leader would give up after its timeout, and
+        try by itself only if the primary is lost.
         """
-        for port in self.sentinels:
-            self.on(port, "SENTINEL", "DEBUG", "publish-period", "500")
-        self.on(self.sentinels[0], "SENTINEL", "FAILOVER", NAME, *options)
+        leader, *others = self.sentinels
+        for port in others:
+            self.on(port, "SENTINEL", "DEBUG", "publish-period", "2000")
+        self.on(leader, "SENTINEL", "SET", NAME, "failover-timeout", "60000")
+        self.on(leader, "SENTINEL", "FAILOVER", NAME, *options)
 
     def notice_after(self, milliseconds: int) -> None:
         """Set the milliseconds of silence after which a server counts as gone."""
@@ -143,8 +146,11 @@ class Replicated(Servers):
     def _timeouts(milliseconds: int) -> dict[str, int]:
         return {"down-after-milliseconds": milliseconds, "failover-timeout": 2 * milliseconds}
 
-    def wait_for_promotion(self, old: int, *, seconds: float = 20) -> float:
-        """Wait until another server is the primary; return the time, by the monotonic clock."""
+    def wait_for_promotion(self, old: int, *, seconds: float = 90) -> float:
+        """Wait until another server is the primary; return the time, by the monotonic clock.
+
+        A Sentinel that was held up for two seconds observes only, for the next thirty.
+        """
         wait_until(
             lambda: (new := self.primary) != old and "role:master" in str(self.on(new, "INFO")),
             seconds=seconds,

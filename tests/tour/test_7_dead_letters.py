@@ -199,7 +199,7 @@ async def test_a_task_of_a_function_that_no_worker_knows(worker: TaskWorker):
 async def test_a_payload_that_cannot_be_read(worker: TaskWorker):
     """An unreadable payload leaves a dead letter that keeps its bytes and can't be retried."""
     garbage = b"\x80garbage" * 5
-    task = await pack.enqueue(1).start(delay=1)
+    task = await pack.enqueue(1).start(delay=3)
     await worker.redis.set(worker.task_key + task.id, garbage)
     await task.result(timeout=30)
 
@@ -216,7 +216,7 @@ async def test_a_forged_payload_is_never_unpickled(worker: TaskWorker, tmp_path:
     """A payload with a wrong signature is not unpickled by the worker, its letter or a retry."""
     trap = tmp_path / "unpickled"
     forged = pickle.dumps({"f": "pack", "a": Trap(trap), "k": {}, "t": 1}) + b"s" * 32
-    task = await pack.enqueue(1).start(delay=1)
+    task = await pack.enqueue(1).start(delay=3)
     await worker.redis.set(worker.task_key + task.id, forged)
     await task.result(timeout=30)
 

@@ -89,7 +89,7 @@ async def test_a_task_can_wait_for_others(worker: Worker[Any]):
     async with at_work(worker):
         earlier = await step.enqueue("earlier")
         await earlier.result(timeout=30)
-        first = await step.enqueue("first").start(delay=1)
+        first = await step.enqueue("first").start(delay=3)
         last = await step.enqueue("last").start(after=[first.id, earlier.id])
         assert await last.status() == TaskStatus.SCHEDULED
         await last.result(timeout=30)
