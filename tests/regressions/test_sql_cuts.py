@@ -227,7 +227,7 @@ async def test_a_cut_leaves_no_lock_no_connection_and_no_half_transaction(
             assert len(_sqlite_threads()) == engine.pool.checkedin() == 1
         threads = _sqlite_threads()
     for thread in threads:
-        thread.join(5)
+        thread.join(60)
     assert not _sqlite_threads()
     assert not caplog.records
 

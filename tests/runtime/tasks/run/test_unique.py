@@ -677,7 +677,7 @@ async def test_a_lock_outlives_no_kill_by_more_than_the_idle_timeout(
     async with worker:
         first = await charge.enqueue("first")
         assert process.stdout is not None
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             assert await process.stdout.readline() == b"begun\n"
         second = await charge.enqueue("second") if clash == "wait" else None
         process.kill()
