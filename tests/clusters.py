@@ -89,7 +89,7 @@ class Clustered(Servers):
                 if port < other:
                     bus = str(self._buses[other])
                     self.on(port, "CLUSTER", "MEET", "127.0.0.1", str(other), bus)
-        wait_until(self._know_each_other, what=lambda: "six nodes")
+        wait_until(self._know_each_other, seconds=60, what=lambda: "six nodes")
         for port, primary in zip(replicas, primaries, strict=True):
             self.on(port, "CLUSTER", "REPLICATE", self._id(primary))
         self.wait_until_whole()
@@ -108,7 +108,7 @@ class Clustered(Servers):
 
     def wait_until_whole(self) -> None:
         """Wait until the Cluster is whole."""
-        wait_until(self.is_whole, what=lambda: "a whole Cluster")
+        wait_until(self.is_whole, seconds=60, what=lambda: "a whole Cluster")
 
     def is_whole(self) -> bool:
         """Return whether each shard has a replica that follows, and each node serves.
@@ -130,7 +130,7 @@ class Clustered(Servers):
                 self.launch(port)
         self.wait_until_whole()
 
-    def wait_for_promotion(self, old: int, *, seconds: float = 20) -> float:
+    def wait_for_promotion(self, old: int, *, seconds: float = 60) -> float:
         """Wait until another node serves the queue's slot; return the monotonic time."""
         others = [port for port in self.nodes if port != old]
         wait_until(

@@ -169,7 +169,7 @@ class Forks:
                 code = process.wait(seconds)
             except BaseException:
                 process.kill()
-                process.wait(10)
+                process.wait(60)
                 raise
         return subprocess.CompletedProcess(process.args, code, *texts)
 

@@ -61,7 +61,7 @@ class Command:
         """Return the output so far."""
         return self.log.read_text(encoding="utf-8", errors="replace")
 
-    def wait_for(self, text: str, seconds: float = 20) -> None:
+    def wait_for(self, text: str, seconds: float = 60) -> None:
         """Wait until ``text`` is printed; fail with the output if it isn't."""
         wait_until(
             lambda: text in self.output or self.process.poll() is not None,
@@ -112,7 +112,7 @@ def vibetuner(
             running.stop(signal.SIGTERM)
         except subprocess.TimeoutExpired:
             process.kill()  # its children see that and end by themselves
-            process.wait(10)
+            process.wait(60)
             raise
 
 
@@ -269,7 +269,7 @@ def _is_free(port: int) -> bool:
     return False
 
 
-def wait_for_http(url: str, seconds: float = 20) -> None:
+def wait_for_http(url: str, seconds: float = 60) -> None:
     """Wait until ``url`` answers."""
 
     def answers() -> bool:

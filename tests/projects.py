@@ -71,7 +71,7 @@ ROUTES = """
 
     @router.get("/tasks/{task_id}")
     async def outcome(task_id: str) -> dict[str, str]:
-        result = await jobs.worker.result_by_id(task_id, timeout=10)
+        result = await jobs.worker.result_by_id(task_id, timeout=30)
         return {"outcome": str(result.result if result.success else result.exception)}
 
 

@@ -21,6 +21,8 @@ PERIODS = (
     "info-period", "100", "ping-period", "400", "ask-period", "100", "publish-period", "100",
     "election-timeout", "500", "min-link-reconnect-period", "100",
 )  # fmt: skip
+#: Milliseconds of silence that mean nothing before the first fault, as the machine may be busy.
+BUSY_MS = 60_000
 
 
 class Replicated(Servers):
@@ -30,7 +32,8 @@ class Replicated(Servers):
         folder: the folder for their data.
         options: more options of the servers.
         sentinel_options: more lines of the Sentinels' configuration.
-        down_after: milliseconds of silence after which a server counts as gone.
+        down_after: milliseconds of silence after which a server counts as gone, from the first
+            fault on.
         program: the server; without it, the embedded Valkey, which has no TLS.
         tls: certificates for all of them; they require one from clients, too.
     """
@@ -53,6 +56,7 @@ class Replicated(Servers):
         self._options = options
         self._sentinel_options = sentinel_options
         self._down_after = down_after
+        self._has_fault = False
 
     @property
     def url(self) -> str:
@@ -75,7 +79,7 @@ class Replicated(Servers):
                 f"sentinel monitor {NAME} 127.0.0.1 {first} 2",
                 *(
                     f"sentinel {name} {NAME} {value}"
-                    for name, value in self._timeouts(self._down_after).items()
+                    for name, value in self._timeouts(BUSY_MS).items()
                 ),
                 *(f"sentinel known-replica {NAME} 127.0.0.1 {other}" for other in others),
                 *(
@@ -105,6 +109,20 @@ class Replicated(Servers):
         )  # fmt: skip
         self.wait_for(port)
 
+    def __exit__(self, *_: object) -> None:
+        self._has_fault = True
+        super().__exit__()
+
+    def kill(self, port: int) -> None:
+        """Kill a server, which the Sentinels notice."""
+        self._begin_faults(port)
+        super().kill(port)
+
+    def freeze(self, port: int) -> None:
+        """Stop a server's process, which the Sentinels notice; its connections stay open."""
+        self._begin_faults(port)
+        super().freeze(port)
+
     def launch_replica(self, port: int) -> None:
         """Start a server that was a replica when it was killed."""
         self.launch(port, replica_of=self.primary)
@@ -129,9 +147,10 @@ class Replicated(Servers):
         others turn it into a replica again after four of their publish periods, unless they are
         informed before; so these are made longer.
         """
-        for port in self.sentinels:
-            self.on(port, "SENTINEL", "DEBUG", "publish-period", "500")
-        self.on(self.sentinels[0], "SENTINEL", "FAILOVER", NAME, *options)
+        leader, *others = self.sentinels
+        for port in others:
+            self.on(port, "SENTINEL", "DEBUG", "publish-period", "2000")
+        self.on(leader, "SENTINEL", "FAILOVER", NAME, *options)
 
     def notice_after(self, milliseconds: int) -> None:
         """Set the milliseconds of silence after which a server counts as gone."""
@@ -143,8 +162,17 @@ class Replicated(Servers):
     def _timeouts(milliseconds: int) -> dict[str, int]:
         return {"down-after-milliseconds": milliseconds, "failover-timeout": 2 * milliseconds}
 
-    def wait_for_promotion(self, old: int, *, seconds: float = 20) -> float:
-        """Wait until another server is the primary; return the time, by the monotonic clock."""
+    def _begin_faults(self, port: int) -> None:
+        """Let the Sentinels notice from now on that a server is silent."""
+        if port in self.servers and not self._has_fault:
+            self._has_fault = True
+            self.notice_after(self._down_after)
+
+    def wait_for_promotion(self, old: int, *, seconds: float = 90) -> float:
+        """Wait until another server is the primary; return the time, by the monotonic clock.
+
+        A Sentinel that was held up for two seconds observes only, for the next thirty.
+        """
         wait_until(
             lambda: (new := self.primary) != old and "role:master" in str(self.on(new, "INFO")),
             seconds=seconds,

@@ -115,7 +115,7 @@ class Valkey:
             seen.release()
 
         async with open_listener(hang_up, port=self.port):
-            async with asyncio.timeout(15):
+            async with asyncio.timeout(60):
                 for _ in range(wanted):
                     await seen.acquire()
 

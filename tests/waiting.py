@@ -16,7 +16,7 @@ What = Callable[[], str]
 
 async def eventually(
     condition: Callable[[], Awaitable[T] | T],
-    seconds: float = 20,
+    seconds: float = 60,
     *,
     what: What = lambda: "a condition",
 ) -> T:
@@ -34,7 +34,7 @@ async def eventually(
 def wait_until(
     condition: Callable[[], T],
     *,
-    seconds: float = 20,
+    seconds: float = 60,
     pause: float = 0.05,
     what: What = lambda: "a condition",
 ) -> T:

@@ -173,7 +173,8 @@ def test_clients_that_do_not_read_use_no_memory(shop: Shop, within_limits: Withi
         for _ in range(20):
             stack.enter_context(web.connect()).sendall(head)
         for _ in range(100):
-            httpx2.post(f"{web.url}/news", params={"size": 200_000}, timeout=30)
+            news = httpx2.post(f"{web.url}/news", params={"size": 200_000}, timeout=30)
+            assert news.status_code == 202
         large = httpx2.post(f"{web.url}/news", params={"size": 300_000}, timeout=30)
 
     assert large.status_code == 500

@@ -111,7 +111,8 @@ def test_garbage_in_every_key_breaks_no_page(
                 assert operator.get(f"{HOME}/task/x").status_code in {200, 404}
 
     for name in ("add", "fail"):
-        httpx2.post(f"{shop.web.url}/orders", params={"name": name}, timeout=30)
+        ordered = httpx2.post(f"{shop.web.url}/orders", params={"name": name}, timeout=30)
+        assert ordered.status_code == 202
     shop.worker.command.wait_for("fail failed", seconds=30)
     with within_limits(*shop.parts, log=20_000):
         asyncio.run(attack())

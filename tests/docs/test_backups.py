@@ -121,7 +121,7 @@ async def test_tasks_come_back_with_the_dump_of_redis(tmp_path: Path, stand_in, 
             worker = make()
             await worker.run_async()
             async with held_open(worker):
-                assert (await worker.result_by_id(task.id, timeout=10)).result == 3
+                assert (await worker.result_by_id(task.id, timeout=30)).result == 3
 
 
 def test_tables_come_back_with_the_dump_of_postgresql(tmp_path: Path):

@@ -145,7 +145,7 @@ def kill(command: Command) -> None:
     for pid in victims:
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
-    command.process.wait(20)
+    command.process.wait(60)
 
 
 @pytest.fixture

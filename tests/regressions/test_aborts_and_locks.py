@@ -22,7 +22,7 @@ async def test_an_abort_of_a_delayed_task_gives_a_result(worker: TaskWorker):
     async with worker:
         task = await later.enqueue().start(delay=60)
         assert await task.abort()
-        result = await task.result(timeout=20)
+        result = await task.result(timeout=30)
         assert isinstance(result.exception, StreaqCancelled)
         assert result.fn_name == "later"
 
@@ -41,7 +41,7 @@ async def test_an_abort_of_a_task_that_waits_for_its_retry_gives_a_result(
         while await worker.redis.zscore(worker.queue_key + "normal", task.id) is None:
             pass
         assert await task.abort()
-        assert isinstance((await task.result(timeout=20)).exception, StreaqCancelled)
+        assert isinstance((await task.result(timeout=30)).exception, StreaqCancelled)
 
 
 async def test_an_abort_of_a_task_that_waits_for_others_gives_a_result(
@@ -65,11 +65,11 @@ async def test_an_abort_of_a_task_that_waits_for_others_gives_a_result(
         last = await sum_up.enqueue().start(after=middle)
         careless = await sum_up.enqueue().start(after=middle.id, regardless=True)
         assert await middle.abort(0)
-        assert isinstance((await middle.result(timeout=20)).exception, StreaqCancelled)
+        assert isinstance((await middle.result(timeout=30)).exception, StreaqCancelled)
     async with running(worker):
-        assert (await first.result(timeout=20)).result == "done"
-        assert not (await last.result(timeout=20)).success
-        assert (await careless.result(timeout=20)).success
+        assert (await first.result(timeout=30)).result == "done"
+        assert not (await last.result(timeout=30)).success
+        assert (await careless.result(timeout=30)).success
         keys = worker.client.keys
         left = [keys.dependents(first.id), keys.dependencies(middle.id), keys.aborted]
         assert await worker.redis.exists(left) == 0
@@ -92,7 +92,7 @@ async def test_an_aborted_fallback_is_not_queued(worker: TaskWorker, running: Ru
         await fallback
         assert await fallback.abort(0)
     async with running(worker):
-        assert not (await first.result(timeout=20)).success
+        assert not (await first.result(timeout=30)).success
         stream = await worker.redis.xinfo_stream(worker.stream_key + "normal")
         assert stream["entries-added"] == 1
 
@@ -113,7 +113,7 @@ async def test_a_task_aborted_before_its_first_step_ends(worker: TaskWorker, run
         aborted.append(calls[1].id)
         await worker.enqueue_many(calls)
     async with running(worker):
-        result = await calls[1].result(timeout=10)
+        result = await calls[1].result(timeout=30)
         assert isinstance(result.exception, StreaqCancelled)
         assert result.fn_name == "second"
 
@@ -127,7 +127,7 @@ async def test_an_aborted_task_does_not_wait_for_its_retry(worker: TaskWorker, r
         raise RetryLater(after=60)
 
     async with running(worker):
-        result = await (await again.enqueue()).result(timeout=10)
+        result = await (await again.enqueue()).result(timeout=30)
         assert isinstance(result.exception, StreaqCancelled)
 
 
@@ -140,7 +140,7 @@ async def test_an_abort_of_an_ended_task_marks_nothing(worker: TaskWorker, runni
 
     async with running(worker):
         task = await noop.enqueue()
-        await task.result(timeout=10)
+        await task.result(timeout=30)
         assert await task.abort() is False
         assert await worker.abort_by_id("nobody", timeout=1) is False
         assert await worker.redis.exists([worker.client.keys.aborted]) == 0
@@ -159,5 +159,5 @@ async def test_a_unique_task_that_was_given_up_holds_no_lock(worker: TaskWorker,
         await worker.redis.set(keys.retry(lost.id), "1")  # its only try has started,
         await worker.redis.set(keys.lock("single"), lost.id)  # and its worker has died
         await lost
-        assert not (await lost.result(timeout=10)).success
-        assert (await (await single.enqueue()).result(timeout=10)).result == "ran"
+        assert not (await lost.result(timeout=30)).success
+        assert (await (await single.enqueue()).result(timeout=30)).result == "ran"

@@ -123,7 +123,7 @@ def nginx(folder: Path, port: int, front: int) -> Iterator[None]:
         yield
     finally:
         process.terminate()
-        process.wait(20)
+        process.wait(60)
 
 
 def answers(client: httpx2.Client, url: str) -> bool:

@@ -55,9 +55,9 @@ async def test_a_worker_whose_clock_is_off_is_alive_and_in_time(
             late = await queue.enqueue_unsafe("work", str(workshop.journal), 0).start(delay=2)
             dead = await queue.enqueue_unsafe("work", str(tmp_path / "none" / "none"), 0)
             assert (await late.result(timeout=30)).success
-            assert 2 <= time.monotonic() - began < 8
+            assert 2 <= time.monotonic() - began < 60  # not 90 s off
             assert not (await dead.result(timeout=30)).success  # after a retry
-            assert time.monotonic() - began < 12
+            assert time.monotonic() - began < 80
         ran = [
             await asyncio.to_thread(
                 run_vibetuner, *command, folder=workshop.root, **workshop.variables

@@ -179,7 +179,7 @@ def test_a_worker_without_standard_files_stops_as_usual(
                 lambda: log.exists() and "worker ready" in log.read_text("utf-8"), seconds=60
             )
             process.terminate()
-            assert process.wait(30) == 0
+            assert process.wait(60) == 0
         finally:
             process.kill()
     assert "worker stopped" in log.read_text("utf-8").splitlines()[-1]
@@ -294,7 +294,7 @@ def test_ctrl_c_ends_a_slow_import_at_once(tmp_path: Path, environment: dict[str
             assert process.stdout
             assert process.stdout.readline() == "importing\n"
             os.kill(process.pid, signal.SIGINT)
-            _, output = process.communicate(timeout=30)
+            _, output = process.communicate(timeout=60)
         finally:
             process.kill()
 

@@ -88,7 +88,7 @@ async def test_a_follower_outlives_the_process_that_aborts_the_task_before_it(
         assert await worker.client.abort(worker, first.id, 0) == (True, True)
     async with running(worker):
         for task, blamed in [(behind, first), (last, behind)]:
-            error = (await task.result(timeout=10)).exception
+            error = (await task.result(timeout=30)).exception
             assert str(error).endswith(f"It was to follow work {blamed.id}")
         await eventually(lambda: worker.counters["failed"] == 2)
         keys = worker.client.keys
@@ -114,16 +114,16 @@ async def test_a_fallback_of_a_follower_ends_once(worker: TaskWorker, running: R
     """A fallback runs if its task fails with the one before it, and gets one end."""
     async with running(worker):
         first = await work.enqueue("bad")
-        await first.result(timeout=10)
+        await first.result(timeout=30)
         second = await work.enqueue("gated bad").start(delay=3600)
         risky = work.enqueue("behind").start(after=second.id)
         safe = risky ^ work
         last = await safe.then(work)
-        await second.abort(timeout=10)
+        await second.abort(timeout=30)
 
-        assert not (await risky.result(timeout=10)).success
-        assert (await safe.result(timeout=10)).result == "behind"
-        assert (await last.result(timeout=10)).result == "behind"
+        assert not (await risky.result(timeout=30)).success
+        assert (await safe.result(timeout=30)).result == "behind"
+        assert (await last.result(timeout=30)).result == "behind"
         await eventually(lambda: worker.counters["completed"] == 2)
         assert [len(one) for one in (await ends(worker)).values()] == [1] * 5
 
@@ -141,8 +141,8 @@ async def test_the_fallback_of_a_waiting_task_that_is_aborted_waits_for_its_argu
         assert await risky.abort(timeout=0)
         assert (await safe.info()).dependencies == {first.id}
         gate.set()
-        assert (await safe.result(timeout=10)).result == "gated"
-        assert (await last.result(timeout=10)).result == "gated"
+        assert (await safe.result(timeout=30)).result == "gated"
+        assert (await last.result(timeout=30)).result == "gated"
 
 
 async def test_what_a_skipped_fallback_takes_over_is_deleted(
@@ -151,5 +151,5 @@ async def test_what_a_skipped_fallback_takes_over_is_deleted(
     """The result that a fallback takes over is deleted with the fallback's end."""
     async with running(worker):
         safe = await (work.enqueue("good") ^ work)
-        assert (await safe.result(timeout=10)).result == "good"
+        assert (await safe.result(timeout=30)).result == "good"
         assert not await worker.redis.exists([worker.client.keys.fallback(safe.id)])

@@ -39,7 +39,7 @@ async def test_a_dead_letter_of_a_timeout_shows_the_line_that_hung(
 
         async with running(worker):
             task = await hangs.enqueue()
-            await task.result(timeout=10)
+            await task.result(timeout=30)
             letter = await get(task.id)
 
     assert letter.cause is Cause.TIMEOUT

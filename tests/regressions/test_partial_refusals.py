@@ -127,7 +127,7 @@ async def test_a_refusal_of_some_commands_is_logged_once(
                 await eventually(lambda: refused in caplog.text)
 
                 async def has_refused_more() -> bool:
-                    assert (await (await again.enqueue()).result(timeout=20)).result == 1
+                    assert (await (await again.enqueue()).result(timeout=30)).result == 1
                     (log,) = await asyncio.to_thread(ask, address, ["ACL", "LOG"])
                     return int(log[0][1]) > 3
 

@@ -38,14 +38,14 @@ async def test_an_id_that_is_taken_is_refused_and_nothing_is_stored(
         with pytest.raises(TaskExists, match=r"^charge order-7 waits or runs already, so nothing"):
             await call(2)
         async with running(worker):
-            assert (await first.result(timeout=10)).result == 1
+            assert (await first.result(timeout=30)).result == 1
             with pytest.raises(TaskExists, match="order-7 has ended, and its result is kept"):
                 await call(3)
             other = charge.enqueue(4)
             with pytest.raises(TaskExists, match="order-7"):
                 await worker.enqueue_many([call(3), other])
-            assert (await other.result(timeout=10)).result == 4  # all others were enqueued
+            assert (await other.result(timeout=30)).result == 4  # all others were enqueued
             await worker.redis.delete([worker.results_key + "order-7"])
             again = await call(5)
-            assert (await again.result(timeout=10)).result == 5
+            assert (await again.result(timeout=30)).result == 5
     assert ran == [1, 4, 5]

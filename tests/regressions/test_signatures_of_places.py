@@ -123,18 +123,18 @@ async def test_a_moved_call_becomes_a_dead_letter_and_a_moved_result_is_refused(
         first = await pay.enqueue(5)
         call: Any = await worker.redis.get(worker.task_key + first.id)
     async with running(worker):
-        assert (await first.result(timeout=10)).result == 5
+        assert (await first.result(timeout=30)).result == 5
         result: Any = await worker.redis.get(worker.results_key + first.id)
         stream = worker.stream_key + worker.priorities[-1]
         for name, moved in (("moved", call), ("swapped", result), ("half", call[KEPT])):
             await worker.redis.set(worker.task_key + name, moved)
             await worker.redis.xadd(stream, {"task_id": name})
-            assert not (await worker.result_by_id(name, timeout=10)).success
+            assert not (await worker.result_by_id(name, timeout=30)).success
             assert await worker.redis.hexists(worker.client.keys.letter_places, name)
         await worker.redis.set(worker.results_key + "fake", result)
         with pytest.raises(StreaqError, match="another place"):
-            await worker.result_by_id("fake", timeout=10)
-        assert (await (await pay.enqueue(6)).result(timeout=10)).result == 6
+            await worker.result_by_id("fake", timeout=30)
+        assert (await (await pay.enqueue(6)).result(timeout=30)).result == 6
     assert ran == [5, 6]
 
 
@@ -168,9 +168,9 @@ async def test_a_call_whose_id_changes_is_signed_for_its_last_id(
         assert set(runs) > {repeated.id}
         await worker.redis.zadd(delayed, runs)
     async with running(worker):
-        assert (older.id, (await older.result(timeout=10)).result) == (newer.id, "newest")
+        assert (older.id, (await older.result(timeout=30)).result) == (newer.id, "newest")
         for run in runs:
-            assert (await worker.result_by_id(run, timeout=10)).result == "tick"
+            assert (await worker.result_by_id(run, timeout=30)).result == "tick"
 
 
 async def test_an_exchanged_schedule_runs_nothing(stand_in, running, settings: Settings):
@@ -204,6 +204,6 @@ async def test_an_exchanged_schedule_runs_nothing(stand_in, running, settings: S
 
         await eventually(is_scheduled_anew, what=lambda: "the next run of yearly")
         await worker.redis.zadd(worker.queue_key + worker.priorities[-1], {run: 1})
-        assert not (await worker.result_by_id(run, timeout=10)).success
+        assert not (await worker.result_by_id(run, timeout=30)).success
         assert await worker.redis.hexists(worker.client.keys.letter_places, run)
     assert ran == []

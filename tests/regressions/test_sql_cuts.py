@@ -227,7 +227,7 @@ async def test_a_cut_leaves_no_lock_no_connection_and_no_half_transaction(
             assert len(_sqlite_threads()) == engine.pool.checkedin() == 1
         threads = _sqlite_threads()
     for thread in threads:
-        thread.join(5)
+        thread.join(60)
     assert not _sqlite_threads()
     assert not caplog.records
 
@@ -251,7 +251,7 @@ async def by_time_limit(worker: TaskWorker, engine: AsyncEngine, delays: list[fl
             async def work(number: int) -> None:
                 await go_on(WORKS[number % len(WORKS)], engine, batches)
 
-            ended = await (await work.enqueue(number)).result(timeout=20)
+            ended = await (await work.enqueue(number)).result(timeout=30)
             assert isinstance(ended.exception, TimeoutError)
 
 
@@ -271,7 +271,7 @@ async def by_abort(worker: TaskWorker, engine: AsyncEngine, delays: list[float])
             await begun.wait()
             await asyncio.sleep(delay)
             worker.abort_tasks({task.id})  # as it does when it finds the abort mark
-            assert isinstance((await task.result(timeout=20)).exception, StreaqCancelled)
+            assert isinstance((await task.result(timeout=30)).exception, StreaqCancelled)
 
 
 async def by_stop(worker: TaskWorker, engine: AsyncEngine, delays: list[float]) -> None:

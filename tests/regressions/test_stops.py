@@ -46,7 +46,7 @@ async def exit_code_of_the_group(
     with workshop.worker(*options, under=UV_RUN_IN_A_GROUP, WORKER_GRACE_PERIOD=grace) as group:
         await workshop.begin(seconds)
         os.killpg(group.process.pid, signal.SIGTERM)
-        return await asyncio.to_thread(group.process.wait, 20)
+        return await asyncio.to_thread(group.process.wait, 60)
 
 
 @pytest.mark.slow
@@ -55,7 +55,7 @@ async def test_two_signals_at_once_let_a_task_finish(workshop: Workshop):
     with workshop.worker(WORKER_GRACE_PERIOD="30") as worker:
         await workshop.begin(seconds=2)
         signal_twice(worker)
-        assert await asyncio.to_thread(worker.process.wait, 20) == 0
+        assert await asyncio.to_thread(worker.process.wait, 60) == 0
 
     assert workshop.lines == ["begun, try 1", "done"]
 
@@ -69,7 +69,7 @@ async def test_two_signals_at_once_cost_no_attempt(workshop: Workshop):
                 await workshop.begin(seconds=30)
             workshop.wait_for(*["begun, try 1"] * begun)
             signal_twice(worker)
-            assert await asyncio.to_thread(worker.process.wait, 20) == 0
+            assert await asyncio.to_thread(worker.process.wait, 60) == 0
 
 
 @pytest.mark.slow
@@ -103,7 +103,7 @@ async def test_a_later_signal_requeues_running_tasks(workshop: Workshop):
         await asyncio.to_thread(worker.wait_for, "received SIGTERM; stopping")
         await asyncio.sleep(1.1)  # until then a second signal is the same one
         worker.process.send_signal(signal.SIGTERM)
-        assert await asyncio.to_thread(worker.process.wait, 20) == 0
+        assert await asyncio.to_thread(worker.process.wait, 60) == 0
     with workshop.worker(WORKER_GRACE_PERIOD="0"):
         workshop.wait_for("begun, try 1", "begun, try 1")
 
@@ -117,7 +117,7 @@ async def test_a_thread_does_not_hold_up_a_stop(workshop: Workshop):
     with workshop.worker(WORKER_GRACE_PERIOD="1") as worker:
         await workshop.begin(60, "work_in_a_thread")
         worker.process.send_signal(signal.SIGTERM)
-        assert await asyncio.to_thread(worker.process.wait, 20) == 0
+        assert await asyncio.to_thread(worker.process.wait, 60) == 0
         assert "leaving without threads that still run: " in worker.output
     with workshop.worker():
         workshop.wait_for("begun, try 1", "begun, try 1")
@@ -132,4 +132,4 @@ async def test_a_worker_that_waits_at_its_start_ends_at_once(workshop: Workshop)
     with vibetuner(*arguments, folder=workshop.root, log=log, environment=variables) as worker:
         await asyncio.to_thread(worker.wait_for, "can't be used", 60)
         signal_twice(worker)
-        assert await asyncio.to_thread(worker.process.wait, 20) == 0
+        assert await asyncio.to_thread(worker.process.wait, 60) == 0

@@ -34,8 +34,8 @@ async def test_a_call_after_an_abort_is_not_aborted(
         new = await charge.enqueue("new").start(delay=delay)
         assert new.id != old.id
     async with running(worker):
-        assert isinstance((await old.result(timeout=10)).exception, StreaqCancelled)
-        assert (await new.result(timeout=10)).result == "new"
+        assert isinstance((await old.result(timeout=30)).exception, StreaqCancelled)
+        assert (await new.result(timeout=30)).result == "new"
 
 
 async def test_a_withdrawn_message_ends_nothing(worker: TaskWorker):
@@ -87,12 +87,12 @@ async def test_a_second_message_of_an_ended_task_ends_nothing(
 
     async with running(worker):
         task = await charge.enqueue()
-        await task.result(timeout=10)
+        await task.result(timeout=30)
         stream = worker.client.keys.stream("normal")
         await worker.redis.xadd(stream, {"task_id": task.id, "enqueue_time": "1700000000000"})
-        assert (await (await charge.enqueue()).result(timeout=10)).success
+        assert (await (await charge.enqueue()).result(timeout=30)).success
     async with worker:
-        assert (await task.result(timeout=10)).result == "done"
+        assert (await task.result(timeout=30)).result == "done"
         assert await worker.redis.xlen(stream) == 0
 
 
@@ -117,7 +117,7 @@ async def test_a_task_whose_payload_expired_has_a_result(
             await worker.redis.delete([worker.client.keys.data(call.id)])
     async with running(worker):
         for call in calls:
-            result = await call.result(timeout=10)
+            result = await call.result(timeout=30)
             assert str(result.exception) == "Task expired!"
 
 
@@ -136,7 +136,7 @@ async def test_a_worker_that_was_frozen_begins_only_what_is_still_its_own(
             runs.append(note)
 
         async with running(worker):
-            await (await charge.enqueue("first")).result(timeout=10)
+            await (await charge.enqueue("first")).result(timeout=30)
             task = await charge.enqueue("second").start(delay=3600)
             stream = worker.client.keys.stream("normal")
             await asyncio.sleep(0.1)  # the worker waits in a blocking read
@@ -147,7 +147,7 @@ async def test_a_worker_that_was_frozen_begins_only_what_is_still_its_own(
             taker = "other" if taken_over else worker.id
             ask(address, ["XCLAIM", stream, "workers", taker, "0", str(message)])
 
-            await (await charge.enqueue("third")).result(timeout=10)
+            await (await charge.enqueue("third")).result(timeout=30)
             assert runs == ["first", *(["second"] * (not taken_over)), "third"]
             retry = worker.client.keys.retry(task.id)
             assert await worker.redis.exists([retry]) == 0

@@ -79,5 +79,5 @@ def test_a_hook_that_outlives_its_loop_disturbs_nobody():
 
     asyncio.run(main())
     go.set()
-    threads[0].join(20)
+    threads[0].join(60)
     assert not threads[0].is_alive()

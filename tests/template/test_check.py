@@ -51,7 +51,7 @@ def test_a_fresh_project_passes_its_own_check_and_stays_as_it_is(project: Reposi
     text = (project.folder / "AGENTS.md").read_text("utf-8")
     [block] = re.findall(r"(?s)```bash\n(.+?)```", text)
     # The project's tests run once, in `just check`.
-    quick = {"uv run just test -q": {"PYTEST_ADDOPTS": "--collect-only"}}
+    quick = {"uv run just test -q": {"PYTEST_ADDOPTS": "--version"}}
     printed = {
         line: uv(project, *shlex.split(line)[1:], **quick.get(line, {}))
         for line in block.splitlines()

@@ -59,14 +59,14 @@ async def test_a_task_runs_in_the_worker_and_returns_its_value(worker: TaskWorke
     """The result of an enqueued task is the value that its function returned."""
     task = await generate_report.enqueue("acme")
 
-    result = await task.result(timeout=5)
+    result = await task.result(timeout=30)
 
     assert result.result == {"status": "complete", "account_id": "acme"}
 
 
 async def test_a_task_that_takes_longer_than_its_timeout_is_ended(worker: TaskWorker):
     """A try that exceeds its timeout fails with TimeoutError."""
-    result = await (await process_large_file.enqueue("video")).result(timeout=5)
+    result = await (await process_large_file.enqueue("video")).result(timeout=30)
 
     assert not result.success
     assert isinstance(result.exception, TimeoutError)
@@ -74,7 +74,7 @@ async def test_a_task_that_takes_longer_than_its_timeout_is_ended(worker: TaskWo
 
 async def test_a_sync_function_is_a_task_too(worker: TaskWorker):
     """A sync function can be a task, and its result is the function's return value."""
-    result = await (await crunch.enqueue([1, 2, 3])).result(timeout=5)
+    result = await (await crunch.enqueue([1, 2, 3])).result(timeout=30)
 
     assert result.result == 6
 
@@ -83,21 +83,21 @@ async def test_a_task_receives_the_context_of_its_worker(worker: TaskWorker):
     """A parameter with `WorkerDepends` receives the context that the worker's lifespan yields."""
     task = await who_am_i.enqueue("hello")
 
-    assert (await task.result(timeout=5)).result == "hello, tour 1.2.3"
+    assert (await task.result(timeout=30)).result == "hello, tour 1.2.3"
 
 
 async def test_a_sync_task_receives_the_context_too(worker: TaskWorker):
     """A sync task, which runs in a thread, receives the worker's context like an async one."""
     task = await who_am_i_in_a_thread.enqueue()
 
-    assert (await task.result(timeout=5)).result == "test"
+    assert (await task.result(timeout=30)).result == "test"
 
 
 async def test_tasks_share_one_http_client(worker: TaskWorker):
     """The worker's context has an open HTTP client, and ``ctx`` refers to the same one."""
     task = await shared_client.enqueue()
 
-    assert (await task.result(timeout=5)).result == (False, True)
+    assert (await task.result(timeout=30)).result == (False, True)
 
 
 async def test_the_context_is_there_when_the_function_is_called_directly():
@@ -124,7 +124,7 @@ async def test_every_log_line_of_a_task_can_carry_its_id(worker: TaskWorker):
     """`current_task_id()` returns the id that `enqueue` returned to the caller."""
     task = await own_id.enqueue()
 
-    assert (await task.result(timeout=5)).result == task.id
+    assert (await task.result(timeout=30)).result == task.id
 
 
 async def test_an_argument_that_cannot_be_stored_is_named(worker: TaskWorker):

@@ -35,10 +35,10 @@ async def test_a_cron_task_can_be_enqueued_like_any_other(worker: TaskWorker):
     """A cron task can be enqueued by hand, such as after a missed run, and has its context."""
     task = await morning_digest.enqueue()
 
-    assert (await task.result(timeout=5)).result == "digest of tour"
+    assert (await task.result(timeout=30)).result == "digest of tour"
 
 
 async def test_a_sync_function_can_be_a_cron_task(worker: TaskWorker):
     """A sync function can be a cron task: it has its crontab line, and can be enqueued."""
     assert check_expired_sessions.crontab == "*/15 * * * *"
-    assert (await (await check_expired_sessions.enqueue()).result(timeout=5)).result == 0
+    assert (await (await check_expired_sessions.enqueue()).result(timeout=30)).result == 0

@@ -36,15 +36,15 @@ async def test_a_task_stays_queued_until_a_worker_comes():
 async def test_the_status_follows_the_task(worker: TaskWorker):
     """The status is DONE once the result is stored."""
     task = await divide.enqueue(6, 3)
-    await task.result(timeout=5)
+    await task.result(timeout=30)
 
     assert await task.status() == TaskStatus.DONE
 
 
 async def test_a_result_carries_the_value_or_the_exception(worker: TaskWorker):
     """``success`` is whether a result holds the task's value or its exception."""
-    good = await (await divide.enqueue(6, 3)).result(timeout=5)
-    bad = await (await divide.enqueue(6, 0)).result(timeout=5)
+    good = await (await divide.enqueue(6, 3)).result(timeout=30)
+    bad = await (await divide.enqueue(6, 0)).result(timeout=30)
 
     assert good.success
     assert good.result == 2
@@ -68,7 +68,7 @@ async def test_an_aborted_task_is_stopped_where_it_waits(worker: TaskWorker):
 
     assert await task.abort() is True
 
-    result = await task.result(timeout=5)
+    result = await task.result(timeout=30)
     assert isinstance(result.exception, StreaqCancelled)
 
 

@@ -58,7 +58,7 @@ async def patient() -> None:
 
 async def test_a_failing_task_is_tried_again_until_it_succeeds(worker: TaskWorker):
     """A robust task is retried until it succeeds, and its result is that of the last try."""
-    result = await (await send_webhook.enqueue({"good_from": 3})).result(timeout=10)
+    result = await (await send_webhook.enqueue({"good_from": 3})).result(timeout=30)
 
     assert result.result == 3
     assert result.tries == 3
@@ -68,7 +68,7 @@ async def test_a_task_that_never_succeeds_becomes_a_dead_letter(worker: TaskWork
     """A robust task whose last try fails leaves a dead letter."""
     task = await critical_sync.enqueue("this")
 
-    result = await task.result(timeout=10)
+    result = await task.result(timeout=30)
 
     assert isinstance(result.exception, ValueError)
     letter = await letter_of(task.id)
@@ -83,8 +83,8 @@ async def test_on_failure_may_be_sync_or_async(worker: TaskWorker):
     """``on_failure``, sync or async, is called with name, id and exception after the last try."""
     later = await critical_sync.enqueue("that")
     thread = await in_a_thread.enqueue()
-    await later.result(timeout=10)
-    await thread.result(timeout=10)
+    await later.result(timeout=30)
+    await thread.result(timeout=30)
 
     assert ("critical_sync", later.id, "that is no use") in failures
     assert ("in_a_thread", thread.id, "nothing there") in failures
@@ -94,7 +94,7 @@ async def test_a_timeout_is_a_failed_try_like_any_other(worker: TaskWorker):
     """A try that times out is retried, and after the last one the task leaves a dead letter."""
     task = await too_slow.enqueue()
 
-    result = await task.result(timeout=10)
+    result = await task.result(timeout=30)
 
     assert isinstance(result.exception, TimeoutError)
     assert (await letter_of(task.id))["tries"] == 2

@@ -102,7 +102,7 @@ async def test_a_worker_waits_for_mongodb_at_its_start(workshop: Workshop, serve
         async with open_proxy(Address(host=there.hostname or "", port=there.port or 0), port=port):
             await asyncio.to_thread(worker.wait_for, "worker ready")
             worker.process.send_signal(signal.SIGTERM)
-            await asyncio.to_thread(worker.process.wait, 20)
+            await asyncio.to_thread(worker.process.wait, 60)
 
     assert worker.output.count("trying again") == 1
 
@@ -112,6 +112,6 @@ async def test_a_blocked_event_loop_ends_its_worker(workshop: Workshop):
     with workshop.worker(WORKER_WATCHDOG_TIMEOUT="1") as worker:
         await workshop.enqueue("block")
 
-        assert worker.process.wait(20) == 70
+        assert worker.process.wait(60) == 70
         assert "jobs.py:" in worker.output
         assert "block()" in worker.output

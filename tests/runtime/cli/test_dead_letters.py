@@ -414,4 +414,4 @@ def on_terminal(
         os.close(ours)
         if process.poll() is None and time.monotonic() >= deadline:
             process.kill()
-    return process.wait(10), output.decode(errors="replace")
+    return process.wait(60), output.decode(errors="replace")

@@ -148,5 +148,5 @@ def test_the_supervisor_stops_in_order_when_its_output_is_closed(tmp_path: Path)
         assert process.stderr.readline() == b"line\n"
         process.stderr.close()
 
-        assert process.wait(30) == 141
+        assert process.wait(60) == 141
     assert trace.exists()

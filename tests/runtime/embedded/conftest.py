@@ -52,7 +52,7 @@ class UserProcess:
         return self._urls
 
     def leave(self) -> None:
-        self._process.communicate(timeout=10)
+        self._process.communicate(timeout=60)
 
     def kill(self) -> None:
         self._process.kill()

@@ -30,7 +30,7 @@ async def test_the_monitor_names_the_fault_while_redis_is_away(settings: Setting
     with using_settings(away):
         app = create_monitor()
         async with held_open(app.router.lifespan_context(app)), visiting(app) as client:
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(60):
                 answer = await client.get("/debug/tasks")
             assert answer.status_code == 503
             assert "Redis at redis://127.0.0.1:1 can&#39;t be used" in answer.text

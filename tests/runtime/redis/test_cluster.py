@@ -147,7 +147,7 @@ async def test_commands_wait_for_a_slot_that_moves(cluster: Clustered):
             with pytest.raises(AskError):
                 async with client.pipeline(transaction=False) as writing:
                     writing.set(f"{PREFIX}new", "v")
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             assert await asyncio.gather(*asked) == ["v"] * len(keys)
             assert await together == [["v"] * len(keys), [1] * len(keys)]
     assert cluster.primary == target
@@ -167,12 +167,12 @@ async def test_a_worker_that_starts_while_its_slot_moves_waits(
     async def count() -> int:
         async with working(cluster, running) as worker:
             task = await worker.registry["number"].enqueue(7)
-            return int((await task.result(timeout=10)).result)
+            return int((await task.result(timeout=30)).result)
 
     with cluster.moving(target):
         counting = asyncio.create_task(count())
         assert not (await asyncio.wait([counting], timeout=0.3))[0]
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         assert await counting == 7
 
 
@@ -217,21 +217,21 @@ async def test_each_kind_of_task_works(
     stand_in()
     async with working(cluster, running) as worker:
         number, break_down = worker.registry["number"], worker.registry["break_down"]
-        assert (await (await number.enqueue(1).then(number)).result(timeout=10)).result == 1
-        assert (await (await number.enqueue(2).start(delay=0.05)).result(timeout=10)).result == 2
+        assert (await (await number.enqueue(1).then(number)).result(timeout=30)).result == 1
+        assert (await (await number.enqueue(2).start(delay=0.05)).result(timeout=30)).result == 2
 
         calls = [await number.enqueue(3).once("key") for _ in range(2)]
         assert calls[0].id == calls[1].id
         unique = [await worker.registry["sum_up"].enqueue() for _ in range(2)]
         assert unique[0].id == unique[1].id
-        assert (await unique[0].result(timeout=10)).result == "summed"
+        assert (await unique[0].result(timeout=30)).result == "summed"
 
         broken = await break_down.enqueue(tries=3)
-        assert not (await broken.result(timeout=10)).success
+        assert not (await broken.result(timeout=30)).success
         assert await dead_letters.count() == 1
         assert [group.count for group in await dead_letters.groups()] == [1]
         again = await dead_letters.retry(broken.id)
-        assert (await worker.result_by_id(again, timeout=10)).result == 3
+        assert (await worker.result_by_id(again, timeout=30)).result == 3
 
         delayed = worker.client.keys.delayed(worker.queue_of("yearly"))
         (run,) = await worker.redis.zrange(delayed, 0, -1)
@@ -322,18 +322,18 @@ async def test_a_worker_goes_on_with_the_next_primary(
         relaying(settings_of(cluster), Hub()) as (subscriber, history),
     ):
         number = worker.registry["number"]
-        assert (await (await number.enqueue(1)).result(timeout=20)).result == 1
+        assert (await (await number.enqueue(1)).result(timeout=30)).result == 1
         late = await number.enqueue(2).start(delay=1)
         await history.send("news", "message", "before")
         assert await next_of(subscriber) == [("message", "before")]
-        waiting = asyncio.create_task(late.result(timeout=20))
+        waiting = asyncio.create_task(late.result(timeout=30))
         await asyncio.to_thread(cluster.on, old, "WAIT", "1", "1000")
 
         getattr(cluster, how)(old)
         promoted = await asyncio.to_thread(cluster.wait_for_promotion, old)
 
         async def enqueue() -> int:
-            return int((await (await number.enqueue(3)).result(timeout=20)).result)
+            return int((await (await number.enqueue(3)).result(timeout=30)).result)
 
         assert await until_it_works(enqueue) == 3
         await until_it_works(lambda: history.send("news", "message", "after"))

@@ -64,7 +64,7 @@ async def test_the_next_primary_is_found_and_let_in_by_all_of_them(
                     lambda: stack.enter_async_context(open_redis(settings))
                 )
                 connection = await stack.enter_async_context(Connection(parse_url(url)))
-                before = await task.enqueue(1).start(durable=True)
+                before = await until_it_works(lambda: task.enqueue(1).start(durable=True))
 
                 servers.kill(old)
                 promoted = await asyncio.to_thread(servers.wait_for_promotion, old)

@@ -50,20 +50,20 @@ async def test_tasks_letters_and_events_work(
 
             async with running(worker):
                 durable = await double.enqueue(2).start(durable=True)
-                assert (await durable.result(timeout=10)).result == 4
+                assert (await durable.result(timeout=30)).result == 4
                 first = await double.enqueue(3)
                 following = await double.enqueue(4).start(after=first.id)
-                assert (await following.result(timeout=10)).result == 8
+                assert (await following.result(timeout=30)).result == 8
                 later = await double.enqueue(1).start(delay=0.2)
-                assert (await later.result(timeout=10)).result == 2
+                assert (await later.result(timeout=30)).result == 2
                 never = await double.enqueue(1).start(delay=600)
-                assert await never.abort(timeout=10)
-                result = await (await fail.enqueue()).result(timeout=10)
+                assert await never.abort(timeout=30)
+                result = await (await fail.enqueue()).result(timeout=30)
                 assert not result.success
                 assert await count() == 1
                 assert await broadcast("news", "n", "x")
             async with running(worker):  # the next start finds the queue
-                assert (await (await double.enqueue(5)).result(timeout=10)).result == 10
+                assert (await (await double.enqueue(5)).result(timeout=30)).result == 10
         (denied,) = ask(parse_url(valkey.url), ["ACL", "LOG"])
         refused = {str(entry[entry.index("object") + 1]) for entry in denied}  # type: ignore[union-attr]
         assert refused <= set(without.replace("-", "").split())

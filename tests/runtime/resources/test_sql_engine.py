@@ -44,7 +44,7 @@ async def test_every_task_may_open_a_second_session_in_its_first(tmp_path: Path)
             await inner.exec(text("SELECT 1"))
             await gate.wait()
 
-    async with open_sql(settings) as engine, asyncio.timeout(20):
+    async with open_sql(settings) as engine, asyncio.timeout(60):
         async with asyncio.TaskGroup() as group:
             for _ in range(slots):
                 group.create_task(task())
@@ -123,7 +123,7 @@ async def test_a_writer_that_is_cancelled_gives_up_its_turn(tmp_path: Path):
                 await asyncio.Event().wait()
             await session.commit()
 
-    async with open_sql(settings) as engine, asyncio.timeout(20):
+    async with open_sql(settings) as engine, asyncio.timeout(60):
         async with engine.begin() as connection:
             await connection.execute(text("CREATE TABLE turns (number INTEGER)"))
         first = asyncio.create_task(write(forever=True))
@@ -148,7 +148,7 @@ async def test_a_task_that_writes_in_two_sessions_gets_the_error_of_sqlite(tmp_p
         async with open_session() as outer, open_session() as inner:
             await outer.exec(text("INSERT INTO turns VALUES (1)"))
             await inner.exec(text("PRAGMA busy_timeout=10"))
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(60):
                 with pytest.raises(OperationalError, match="database is locked"):
                     await inner.exec(text("INSERT INTO turns VALUES (2)"))
 

@@ -102,6 +102,6 @@ async def test_a_pause_ends_when_its_subscriber_is_closed():
         await asyncio.sleep(0)
         assert not pausing.done()
         end()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         await pausing
         await subscriber.pause(60)

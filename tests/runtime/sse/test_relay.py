@@ -53,7 +53,7 @@ async def relaying(
 async def next_of(subscriber: Subscriber, count: int = 1) -> list[tuple[str, str]]:
     """Return names and data of the next events, at least ``count``."""
     got: list[Event] = []
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while len(got) < count:
             events = await subscriber.events()
             assert events is not None
@@ -174,7 +174,7 @@ async def test_a_web_process_starts_while_redis_is_away(
     """A web process starts without Redis, and its relay joins when Redis answers."""
     caplog.set_level(logging.INFO, "vibetuner")
     hub = Hub()
-    async with make_client(valkey.settings) as client, asyncio.timeout(20):
+    async with make_client(valkey.settings) as client, asyncio.timeout(60):
         async with open_relay(History(client, valkey.settings), hub):
             valkey.start()
             await until_said(caplog, "reconnected to Redis")
@@ -238,7 +238,7 @@ async def test_the_relay_ends_with_its_block(settings: Settings):
 async def test_a_relay_ends_while_redis_is_away(lasting_valkey: Valkey):
     """A relay that is closed while Redis is away ends without waiting for its return."""
     lasting_valkey.start()
-    async with asyncio.timeout(20), relaying(lasting_valkey.settings, Hub()) as (subscriber, _):
+    async with asyncio.timeout(60), relaying(lasting_valkey.settings, Hub()) as (subscriber, _):
         await send(lasting_valkey.settings, "before")
         assert await next_of(subscriber) == [("hello", "before")]
         lasting_valkey.kill()

@@ -63,11 +63,11 @@ async def test_a_task_starts_once_all_before_it_have_ended_though_some_have_fail
         await worker.enqueue_many([*parts, last, strict])
         await aborted.abort(timeout=0)
     async with running(worker):
-        assert (await last.result(timeout=10)).result == "all have ended"
-        refused = await strict.result(timeout=10)
+        assert (await last.result(timeout=30)).result == "all have ended"
+        refused = await strict.result(timeout=30)
 
         late = await end.enqueue("late").start(after=done.id, regardless=True)
-        assert (await late.result(timeout=10)).success
+        assert (await late.result(timeout=30)).success
 
     assert not refused.success
     assert sorted(order[:2]) == ["done", "fails"]
@@ -157,8 +157,8 @@ async def test_a_task_fails_whether_the_other_fails_before_or_after_its_enqueue(
         return WAYS[way](work.enqueue("behind"), other)
 
     async def ended(call: TaskCall[[str], str], first_id: str) -> tuple[object, ...]:
-        result = await call.result(timeout=10)
-        last = await (await work.enqueue("last").start(after=call.id)).result(timeout=10)
+        result = await call.result(timeout=30)
+        last = await (await work.enqueue("last").start(after=call.id)).result(timeout=30)
         letter = await get_letter(call.id)
         blamed = f"Dependency failed, not running task! It was to follow work {first_id}"
         assert letter.error == str(result.exception) == blamed
@@ -171,8 +171,8 @@ async def test_a_task_fails_whether_the_other_fails_before_or_after_its_enqueue(
     async with running(worker):
         failed = await first()
         if end == "is aborted":
-            await failed.abort(timeout=10)
-        await failed.result(timeout=10)
+            await failed.abort(timeout=30)
+        await failed.result(timeout=30)
         after_the_failure = await ended(await behind(failed.id), failed.id)
         await worker.redis.delete(
             [key async for key in worker.redis.scan_iter("*:once:*")] or ["-"]
@@ -208,13 +208,13 @@ async def test_an_earlier_failure_counts_among_many_and_not_regardless_of_it(
 
     async with running(worker):
         first, done = await work.enqueue("first"), await work.enqueue("done")
-        await asyncio.gather(first.result(timeout=10), done.result(timeout=10))
+        await asyncio.gather(first.result(timeout=30), done.result(timeout=30))
         both = [first.id, done.id]
         strict = work.enqueue("strict").start(after=both)
         lenient = work.enqueue("lenient").start(after=both, regardless=True)
         pleased = work.enqueue("pleased").start(after=done.id)
         await worker.enqueue_many([strict, lenient, pleased])
-        ends = [await one.result(timeout=10) for one in (strict, lenient, pleased)]
+        ends = [await one.result(timeout=30) for one in (strict, lenient, pleased)]
         marks = await worker.redis.smembers(worker.client.keys.aborted)
         assert not await worker.redis.exists([worker.client.keys.blamed(strict.id)])
         lifetime = await worker.redis.pttl(worker.client.keys.failed(first.id))
@@ -301,7 +301,7 @@ async def test_a_call_is_enqueued_with_those_that_it_waits_for(
         last = await work.enqueue("last").start(after=end)
         empty = await work.enqueue("empty").start(after=[], regardless=True)
     async with running(worker):
-        await asyncio.gather(last.result(timeout=10), empty.result(timeout=10))
+        await asyncio.gather(last.result(timeout=30), empty.result(timeout=30))
 
     assert sorted(order[:-3]) == ["a", "b", "before", "c", "empty", "other"]
     assert order[-3:] == ["portion", "end", "last"]

@@ -124,7 +124,7 @@ async def test_a_task_receives_what_the_projects_lifespan_yields(
 
     async with running(worker):
         for task in (asynchronous, synchronous, nightly):
-            result = await (await task.enqueue()).result(timeout=10)
+            result = await (await task.enqueue()).result(timeout=30)
             assert result.result == expected
 
 

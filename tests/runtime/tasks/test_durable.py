@@ -421,7 +421,7 @@ async def infos(worker: TaskWorker, calls: list[Any]) -> list[tuple[Any, Any]]:
 
 async def until_it_is_alone(number: Any) -> None:
     """Enqueue until the primary has noticed that its replica has gone."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while True:
             try:
                 await number.enqueue(4).start(durable=SHORT)

@@ -53,8 +53,8 @@ async def test_a_result_that_cannot_be_stored_ends_as_a_failure(worker: TaskWork
         return "fine"
 
     async with running(worker):
-        failed = await (await lock.enqueue()).result(timeout=10)
-        after = await (await fine.enqueue()).result(timeout=10)
+        failed = await (await lock.enqueue()).result(timeout=30)
+        after = await (await fine.enqueue()).result(timeout=30)
 
     assert not failed.success
     assert isinstance(failed.exception, PayloadError)
@@ -77,8 +77,8 @@ async def test_an_exception_that_cannot_be_stored_ends_as_a_failure_that_names_i
         raise ValueError(threading.Lock())
 
     async with running(worker):
-        first = await (await stubborn.enqueue()).result(timeout=10)
-        second = await (await holding_a_lock.enqueue()).result(timeout=10)
+        first = await (await stubborn.enqueue()).result(timeout=30)
+        second = await (await holding_a_lock.enqueue()).result(timeout=30)
 
     assert isinstance(first.exception, PayloadError)
     assert str(first.exception) == "Stubborn: the till: is empty"
@@ -179,7 +179,7 @@ async def test_a_result_that_memory_does_not_hold_names_the_reason(worker: TaskW
         return Refusing()
 
     async with running(worker):
-        failed = await (await report.enqueue()).result(timeout=10)
+        failed = await (await report.enqueue()).result(timeout=30)
 
     reason = "report: its result, a Refusing, can't be stored (TypeError). Return plain data"
     assert str(failed.exception) == reason
@@ -323,8 +323,8 @@ async def test_a_forged_payload_is_never_unpickled(
             await worker.redis.set(worker.task_key + forged.id, attack)
     async with running(worker):
         with pytest.raises(StreaqError, match="Invalid signature"):
-            raise (await forged.result(timeout=10)).exception
-        assert (await (await greet.enqueue("you")).result(timeout=10)).result == "hello you"
+            raise (await forged.result(timeout=30)).exception
+        assert (await (await greet.enqueue("you")).result(timeout=30)).result == "hello you"
 
     assert not trace.exists()
     assert (
@@ -347,5 +347,5 @@ async def test_a_forged_result_is_never_unpickled(worker: TaskWorker, tmp_path: 
             worker.results_key + task.id, pickle.dumps(Attack(trace)) + bytes(32)
         )
         with pytest.raises(StreaqError, match="Invalid signature"):
-            await task.result(timeout=10)
+            await task.result(timeout=30)
     assert not trace.exists()

@@ -310,7 +310,7 @@ async def test_a_removed_queue_is_reported(queue: TaskWorker, settings: Settings
             look = Queue(changed, JournalKeys(settings.redis_key_prefix))
             await eventually(look.workers)
             judged = judge_queues({"gone": 1}, await look.workers(), settings, declared=NAMES)
-            assert await changed.abort_by_id(delayed.id, timeout=5)
+            assert await changed.abort_by_id(delayed.id, timeout=30)
 
     assert [one.cure.partition(": ")[0] for one in judged] == ["declare it again until it is empty"]
 

@@ -66,7 +66,7 @@ def start(code: str) -> subprocess.Popen[str]:
 def test_a_blocked_loop_ends_its_process_and_names_the_step():
     """A process whose loop is blocked logs the blocking step, and ends with its own exit code."""
     with start(BLOCKED) as process:
-        out, error = process.communicate(timeout=30)
+        out, error = process.communicate(timeout=60)
     assert (out, process.returncode) == ("blocked\n", EXIT_CODE)
     assert "the event loop is blocked for 0.2 s by <string>:7, blocking_step(); ending" in error
 
@@ -75,7 +75,7 @@ def test_a_loop_that_is_blocked_by_its_log_ends_its_process():
     """A process that waits for somebody to read its log ends, though it can't report that."""
     with start(LOGGING) as process:
         try:
-            assert process.wait(timeout=30) == EXIT_CODE
+            assert process.wait(timeout=60) == EXIT_CODE
         finally:
             process.kill()
 
@@ -89,7 +89,7 @@ def test_a_suspended_process_goes_on():
         os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WNOWAIT)
         threading.Event().wait(0.5)  # longer than the loop may take
         os.kill(process.pid, signal.SIGCONT)
-        out, error = process.communicate("go on\n", timeout=30)
+        out, error = process.communicate("go on\n", timeout=60)
     assert (out, error, process.returncode) == ("went on\n", "", 0)
 
 
@@ -104,7 +104,7 @@ async def test_without_a_limit_there_is_no_watchdog(limit: float):
         await asyncio.sleep(0)
         assert len(watchdogs()) == (1 if limit else 0)
     for one in watchdogs():
-        one.join(10)
+        one.join(60)
     assert not watchdogs()
 
 

@@ -70,8 +70,8 @@ async def test_a_def_task_enqueues_another(worker: TaskWorker, running: Running)
     """A sync task enqueues from its thread, in the loop that has the connection."""
     async with running(worker):
         task = await worker.registry["plain"].enqueue(21)
-        other = (await task.result(timeout=10)).result
-        assert (await worker.result_by_id(other, timeout=10)).result == 42
+        other = (await task.result(timeout=30)).result
+        assert (await worker.result_by_id(other, timeout=30)).result == 42
 
 
 async def test_a_def_route_enqueues_a_task(worker: TaskWorker, running: Running):
@@ -88,7 +88,7 @@ async def test_a_def_route_enqueues_a_task(worker: TaskWorker, running: Running)
     ):
         answers = await asyncio.gather(*(visitor.post(f"/double/{n}") for n in range(50)))
         ids = [answer.json()["id"] for answer in answers]
-        results = [await worker.result_by_id(one, timeout=10) for one in ids]
+        results = [await worker.result_by_id(one, timeout=30) for one in ids]
     assert [result.result for result in results] == [2 * n for n in range(50)]
 
 
@@ -103,8 +103,8 @@ def test_a_script_enqueues_without_a_loop(worker: TaskWorker, running: Running):
     async def look() -> None:
         async with running(worker):
             for number, call in enumerate(calls):
-                assert (await call.result(timeout=10)).result == 2 * number
-            assert (await chain.result(timeout=10)).result == 16
+                assert (await call.result(timeout=30)).result == 2 * number
+            assert (await chain.result(timeout=30)).result == 16
             assert await later.status() == "scheduled"
 
     asyncio.run(look())

@@ -41,7 +41,7 @@ async def use() -> None:
     assert_type(await robust("acme", days=3), dict[str, int])
     assert_type(in_a_thread(1), str)
     task = await robust.enqueue("acme", days=3)
-    assert_type((await task.result(timeout=5)).result, dict[str, int])
+    assert_type((await task.result(timeout=30)).result, dict[str, int])
     assert_type((await (await in_a_thread.enqueue(1)).result()).result, str)
     assert_type((await (await plain.enqueue("acme")).result()).result, int)
     await nightly.enqueue()

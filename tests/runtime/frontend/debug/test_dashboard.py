@@ -117,7 +117,7 @@ async def test_what_an_attacker_names_is_escaped(
     """A hostile task name, argument, error, filter or id is escaped on every page."""
     async with running(runner):
         task = await worker.registry[HOSTILE].enqueue('"><img src=x onerror=alert(1)>')
-        await task.result(timeout=10)
+        await task.result(timeout=30)
         await bury(worker, f"{HOSTILE}-id", error=HOSTILE, task_name=HOSTILE, args=[HOSTILE])
         texts = [
             (await client.get(path)).text
@@ -292,7 +292,7 @@ async def test_an_open_page_hears_that_something_has_happened(
     heard: asyncio.Queue[bytes] = asyncio.Queue()
     with Hub().subscribe("a page") as subscriber:
         streaming = asyncio.create_task(ChangeStream().run(subscriber, heard.put))
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             assert await heard.get() == b""  # opens the stream
             # In case the page is older than the stream.
             assert await heard.get() == b"event: changed\ndata: \n\n"

@@ -25,7 +25,7 @@ async def test_a_success_is_recorded_whole(worker: Worker[Any]):
 
     async with at_work(worker):
         task = await add.enqueue(1, right=2)
-        result = await task.result(timeout=10)
+        result = await task.result(timeout=30)
 
         assert result.success
         assert result.result == 3
@@ -52,8 +52,8 @@ async def test_a_task_without_async_runs_in_a_thread(worker: Worker[Any]):
     async with at_work(worker):
         even, odd = await halve.enqueue(4), await halve.enqueue(3)
 
-        assert (await even.result(timeout=10)).result == 2
-        assert str((await odd.result(timeout=10)).exception) == "odd"
+        assert (await even.result(timeout=30)).result == 2
+        assert str((await odd.result(timeout=30)).exception) == "odd"
 
 
 async def test_an_exception_is_the_end(worker: Worker[Any]):
@@ -64,7 +64,7 @@ async def test_an_exception_is_the_end(worker: Worker[Any]):
         raise LookupError("not here")
 
     async with at_work(worker):
-        result = await (await fail.enqueue()).result(timeout=10)
+        result = await (await fail.enqueue()).result(timeout=30)
 
         assert not result.success
         assert isinstance(result.exception, LookupError)
@@ -84,7 +84,7 @@ async def test_a_task_may_ask_for_another_try(worker: Worker[Any]):
         return later.context.tries
 
     async with at_work(worker):
-        result = await (await later.enqueue()).result(timeout=10)
+        result = await (await later.enqueue()).result(timeout=30)
 
         assert result.result == result.tries == 3
         assert worker.counters["retried"] == 2
@@ -101,7 +101,7 @@ async def test_a_retry_without_a_delay_waits_for_tries_squared(worker: Worker[An
 
     async with at_work(worker):
         began = asyncio.get_running_loop().time()
-        result = await (await again.enqueue()).result(timeout=10)
+        result = await (await again.enqueue()).result(timeout=30)
 
         assert result.result - began >= 0.99
 
@@ -116,7 +116,7 @@ async def test_the_try_after_the_last_is_refused(worker: Worker[Any]):
         raise StreaqRetry(delay=soon(0.05))
 
     async with at_work(worker):
-        result = await (await stubborn.enqueue()).result(timeout=10)
+        result = await (await stubborn.enqueue()).result(timeout=30)
 
         assert str(result.exception) == "Max retry attempts reached for task!"
         assert begun == [1, 2]
@@ -131,7 +131,7 @@ async def test_a_timeout_is_the_end(worker: Worker[Any]):
         await asyncio.sleep(30)
 
     async with at_work(worker):
-        result = await (await slow.enqueue()).result(timeout=10)
+        result = await (await slow.enqueue()).result(timeout=30)
 
         assert isinstance(result.exception, TimeoutError)
         assert result.tries == 1
@@ -147,13 +147,13 @@ async def test_a_timeout_is_retried_where_that_is_asked_for(worker: Worker[Any])
         return slow.context.tries
 
     async with at_work(worker):
-        assert (await (await slow.enqueue()).result(timeout=10)).result == 2
+        assert (await (await slow.enqueue()).result(timeout=30)).result == 2
 
 
 async def test_an_unknown_function_is_refused(worker: Worker[Any]):
     """A call of an unknown function fails, and its result names the function."""
     async with at_work(worker):
-        result = await (await worker.enqueue_unsafe("nobody")).result(timeout=10)
+        result = await (await worker.enqueue_unsafe("nobody")).result(timeout=30)
 
         assert str(result.exception) == "Missing function nobody!"
         assert result.fn_name == "nobody"
@@ -171,7 +171,7 @@ async def test_an_expired_task_is_not_run(worker: Worker[Any]):
         await eventually(lambda: _is_gone(worker, worker.task_key + task.id))
     await drain(worker)
     async with worker:
-        assert str((await task.result(timeout=10)).exception) == "Task expired!"
+        assert str((await task.result(timeout=30)).exception) == "Task expired!"
 
 
 async def test_a_forged_payload_is_not_run(worker: Worker[Any]):
@@ -185,7 +185,7 @@ async def test_a_forged_payload_is_not_run(worker: Worker[Any]):
         await worker.redis.set(worker.task_key + task.id, b"\xff" * 99)
     await drain(worker)
     async with worker:
-        result = await task.result(timeout=10)
+        result = await task.result(timeout=30)
         assert str(result.exception) == "Invalid signature for task data!"
 
 
@@ -231,10 +231,10 @@ async def test_a_unique_task_runs_once_at_a_time(worker: Worker[Any]):
     async with at_work(worker):
         first = await single.enqueue(1)
         await eventually(lambda: worker.running() == 1)
-        clash = await (await single.enqueue(2)).result(timeout=10)
+        clash = await (await single.enqueue(2)).result(timeout=30)
         go.set()
-        assert (await first.result(timeout=10)).result == 1
-        third = await (await single.enqueue(3)).result(timeout=10)
+        assert (await first.result(timeout=30)).result == 1
+        third = await (await single.enqueue(3)).result(timeout=30)
 
     assert str(clash.exception).startswith("Task is unique and another instance")
     assert third.result == 3
@@ -258,7 +258,7 @@ async def test_a_middleware_stands_around_each_try(worker: Worker[Any]):
         return 0
 
     async with at_work(worker):
-        assert (await (await zero.enqueue()).result(timeout=10)).result == 2
+        assert (await (await zero.enqueue()).result(timeout=30)).result == 2
     assert seen == ["outer", "inner"]
 
 
@@ -280,7 +280,7 @@ async def test_an_abort(worker: Worker[Any], when: str):
             ours = isinstance(worker, TaskWorker)
             assert await task.status() == (TaskStatus.DONE if ours else TaskStatus.NOT_FOUND)
             if ours:
-                result = await task.result(timeout=20)
+                result = await task.result(timeout=30)
                 assert isinstance(result.exception, StreaqCancelled)
         return
     if when == "queued":
@@ -289,7 +289,7 @@ async def test_an_abort(worker: Worker[Any], when: str):
             assert await task.abort(timeout=0) is False
         await drain(worker)
         async with worker:
-            aborted = await task.result(timeout=20)
+            aborted = await task.result(timeout=30)
             assert str(aborted.exception) == "Task aborted prior to run!"
             assert isinstance(aborted.exception, StreaqCancelled)
         return
@@ -298,12 +298,12 @@ async def test_an_abort(worker: Worker[Any], when: str):
         await eventually(lambda: worker.running() == 1)
         if when == "done":
             release.set()
-            await task.result(timeout=10)
+            await task.result(timeout=30)
             assert await task.abort(timeout=1) is False
             return
         assert await task.status() == TaskStatus.RUNNING
-        assert await task.abort(timeout=10) is True
-        assert str((await task.result(timeout=20)).exception) == "Task aborted by user!"
+        assert await task.abort(timeout=30) is True
+        assert str((await task.result(timeout=30)).exception) == "Task aborted by user!"
         assert worker.counters["aborted"] == 1
 
 

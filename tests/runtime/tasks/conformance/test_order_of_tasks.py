@@ -73,8 +73,8 @@ async def test_a_delayed_task_is_not_early(worker: Worker[Any]):
         planned = await now.enqueue().start(schedule=datetime.now(UTC) + soon(0.4))
         far = await now.enqueue().start(delay=3600)
 
-        assert (await delayed.result(timeout=10)).result - began >= 0.299
-        assert (await planned.result(timeout=10)).result - began >= 0.399
+        assert (await delayed.result(timeout=30)).result - began >= 0.299
+        assert (await planned.result(timeout=30)).result - began >= 0.399
         assert await far.status() == TaskStatus.SCHEDULED
 
 
@@ -88,11 +88,11 @@ async def test_a_task_can_wait_for_others(worker: Worker[Any]):
 
     async with at_work(worker):
         earlier = await step.enqueue("earlier")
-        await earlier.result(timeout=10)
-        first = await step.enqueue("first").start(delay=1)
+        await earlier.result(timeout=30)
+        first = await step.enqueue("first").start(delay=3)
         last = await step.enqueue("last").start(after=[first.id, earlier.id])
         assert await last.status() == TaskStatus.SCHEDULED
-        await last.result(timeout=10)
+        await last.result(timeout=30)
 
     assert done == ["earlier", "first", "last"]
 
@@ -114,7 +114,7 @@ async def test_a_chain_hands_results_on(worker: Worker[Any]):
 
     async with at_work(worker):
         task = await (pair.enqueue(3).then(add, more=10) | show)
-        assert (await task.result(timeout=10)).result == "<17>"
+        assert (await task.result(timeout=30)).result == "<17>"
 
 
 async def test_a_dependent_of_a_failure_fails(worker: Worker[Any]):
@@ -132,7 +132,7 @@ async def test_a_dependent_of_a_failure_fails(worker: Worker[Any]):
         second = fail.enqueue() | next_
         third = await (second | next_)
         for task in (second, third):
-            result = await task.result(timeout=10)
+            result = await task.result(timeout=30)
             assert str(result.exception).startswith("Dependency failed, not running task!")
             assert isinstance(result.exception, StreaqError)
 
@@ -159,8 +159,8 @@ async def test_a_fallback_runs_when_a_task_fails(worker: Worker[Any]):
         needed = await (risky.enqueue(-1) ^ safe)
         skipped = await (risky.enqueue(1) ^ safe)
 
-        assert (await needed.result(timeout=10)).result == "safe -1"
-        assert (await skipped.result(timeout=10)).result == "risky 1"
+        assert (await needed.result(timeout=30)).result == "safe -1"
+        assert (await skipped.result(timeout=30)).result == "risky 1"
     assert ran == [-1]
 
 
@@ -186,7 +186,7 @@ async def test_a_follower_of_a_fallback_gets_the_result_of_the_one_that_ran(work
 
     async with at_work(worker):
         ends = [await ((risky.enqueue(n) ^ safe) | last) for n in (5, -7)]
-        results = [await end.result(timeout=10) for end in ends]
+        results = [await end.result(timeout=30) for end in ends]
 
     assert results[0].result == "last 5"
     # streaq looks for the first task's result, and there is none if the fallback ran.
@@ -243,7 +243,7 @@ async def test_a_cron_task_that_comes_too_late_is_dropped(worker: Worker[Any]):
         await worker.redis.xadd(stream, {"task_id": task.id, "enqueue_time": late})
     await drain(worker)
     async with worker:
-        result = await task.result(timeout=20)
+        result = await task.result(timeout=30)
         assert str(result.exception) == "Cron task exceeded max schedule drift!"
 
 
@@ -283,4 +283,4 @@ async def test_a_chain_may_begin_with_a_name(make: Make):
     await drain(worker)
 
     async with worker:
-        assert (await chain.result(timeout=10)).result == 12
+        assert (await chain.result(timeout=30)).result == 12

@@ -31,17 +31,17 @@ async def test_one_enqueues_and_the_other_runs(
     add, fail, later, endless, fallback = register(pair[client])
     register(pair[runner])
     async with at_work(pair[runner]), pair[client]:
-        value = await (await add.enqueue(1, 2)).result(timeout=10)
-        failed = await (await fail.enqueue(-1)).result(timeout=10)
-        again = await (await later.enqueue()).result(timeout=10)
-        chained = await (await (add.enqueue(1, 2) | fail)).result(timeout=10)
-        fallen = await (await (fail.enqueue(-4) ^ fallback)).result(timeout=10)
+        value = await (await add.enqueue(1, 2)).result(timeout=30)
+        failed = await (await fail.enqueue(-1)).result(timeout=30)
+        again = await (await later.enqueue()).result(timeout=30)
+        chained = await (await (add.enqueue(1, 2) | fail)).result(timeout=30)
+        fallen = await (await (fail.enqueue(-4) ^ fallback)).result(timeout=30)
         many = [add.enqueue(n, n) for n in range(50)]
         await pair[client].enqueue_many(many)
-        doubled = [(await task.result(timeout=10)).result for task in many]
+        doubled = [(await task.result(timeout=30)).result for task in many]
         stuck = await endless.enqueue()
         await eventually(lambda: pair[runner].running() == 1)
-        aborted = await stuck.abort(timeout=10)
+        aborted = await stuck.abort(timeout=30)
 
     assert value.result == 3
     assert value.worker_id == pair[runner].id
@@ -100,7 +100,7 @@ async def test_one_worker_takes_over_the_others_tasks(
         await first.redis.incr(first._retry_key + task.id)
     await asyncio.sleep(1.1)
     async with at_work(second):
-        assert (await task_of(second, task.id).result(timeout=10)).result == 2
+        assert (await task_of(second, task.id).result(timeout=30)).result == 2
 
     assert begun == [2]
 
@@ -122,7 +122,7 @@ async def test_streaq_does_not_run_what_follows_a_task_that_we_aborted(
                 behind = await note.enqueue("behind").start(after=first.id)
                 await first.abort(timeout=0)
     async with at_work(pair["streaq"]):
-        result = await task_of(pair["streaq"], behind.id).result(timeout=10)
+        result = await task_of(pair["streaq"], behind.id).result(timeout=30)
     assert result.success is False
     assert ran == []
 
@@ -157,10 +157,10 @@ async def test_a_unique_task_of_ours_runs_with_streaq(stand_in, settings: Settin
         second = await charge.enqueue(2)
         assert (second.id == first.id) is (clash == "skip")
         go.set()
-        await first.result(timeout=10)
+        await first.result(timeout=30)
         async with at_work(ours):  # whose sweep notices that the first one has ended
             expected = 1 if clash == "skip" else 2
-            assert (await second.result(timeout=10)).result == expected
+            assert (await second.result(timeout=30)).result == expected
     assert ran == [1] if clash == "skip" else [1, 2]
 
 
@@ -204,7 +204,7 @@ async def leave(worker: Worker[Any]) -> dict[str, Any]:
             await worker.enqueue_unsafe("nobody"),
         ]
         for task in ends:
-            await task.result(timeout=10)
+            await task.result(timeout=30)
         await add.enqueue(3, 4).start(delay=3600)
         redis, shape = worker.redis, {}
         async for key in redis.scan_iter(match=f"{worker.prefix}:*"):

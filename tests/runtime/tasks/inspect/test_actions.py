@@ -51,8 +51,8 @@ async def test_a_task_is_shown_before_and_after_its_end(queue_of: Queue, running
         assert before.arguments == {"number": "21", "token": "•••"}
     async with running(worker):
         bad = await worker.registry["fails"].enqueue()
-        await good.result(timeout=10)
-        await bad.result(timeout=10)
+        await good.result(timeout=30)
+        await bad.result(timeout=30)
         done = await eventually(lambda: ended(queue_of, good.id))
         failed = await eventually(lambda: ended(queue_of, bad.id))
 
@@ -183,7 +183,7 @@ async def test_a_task_is_enqueued_again_with_its_arguments(queue_of: Queue, runn
     """enqueue_again() copies the arguments to a new id, and an unknown id raises TaskNotFound."""
     async with running(queue_of.worker):
         first = await queue_of.worker.registry["double"].enqueue(4)
-        await first.result(timeout=10)
+        await first.result(timeout=30)
         await eventually(lambda: ended(queue_of, first.id))
         again = await enqueue_again(queue_of, first.id)
         done = await eventually(lambda: ended(queue_of, again))
@@ -219,7 +219,7 @@ async def test_an_hour_and_a_day_add_up(queue_of: Queue, running):
     async with running(queue_of.worker):
         for name in ("double", "fails"):
             args = (1,) if name == "double" else ()
-            await (await queue_of.worker.registry[name].enqueue(*args)).result(timeout=10)
+            await (await queue_of.worker.registry[name].enqueue(*args)).result(timeout=30)
         hour = await eventually(lambda: counted(queue_of))
         day = await read_span(queue_of, "day")
 

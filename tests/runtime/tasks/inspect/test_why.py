@@ -166,7 +166,7 @@ async def test_a_failed_task_has_its_error_as_the_reason(queue_of: Queue, runnin
     worker: TaskWorker = queue_of.worker
     async with running(worker):
         task = await worker.registry["fails"].enqueue()
-        await task.result(timeout=10)
+        await task.result(timeout=30)
         await eventually(lambda: worker.redis.hget(queue_of.keys.ids, task.id))
         [(text, cure)] = await reasons(queue_of, task.id)
     assert text.startswith("It has failed at ")

@@ -48,7 +48,7 @@ def make(stand_in: Callable[..., Any], settings: Settings) -> Iterator[Make]:
 async def run(worker: TaskWorker, name: str, *args: object) -> str:
     """Run a task to its end, and return its id."""
     task = await worker.registry[name].enqueue(*args)
-    await task.result(timeout=10)
+    await task.result(timeout=30)
     return str(task.id)
 
 

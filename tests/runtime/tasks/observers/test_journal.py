@@ -80,8 +80,8 @@ async def test_each_end_is_written_down_with_its_moments(
     async with running(worker):
         good = await worker.registry["double"].enqueue(21)
         bad = await worker.registry["fails"].enqueue()
-        await good.result(timeout=10)
-        await bad.result(timeout=10)
+        await good.result(timeout=30)
+        await bad.result(timeout=30)
         entries = await journal(worker, keys.ended, 2)
         of_double = await journal(worker, keys.of("double"), 1)
         (failed,) = await journal(worker, keys.failed, 1)
@@ -129,7 +129,7 @@ async def test_failed_tries_are_kept_with_their_reasons(
     """Each failed try that was retried is kept with its number and its error."""
     async with running(worker):
         task = await worker.registry["fails"].enqueue(3)
-        await task.result(timeout=20)
+        await task.result(timeout=30)
         await journal(worker, keys.ended, 1)
         tries = await worker.redis.lrange(keys.tries(task.id), 0, -1)
 
@@ -144,7 +144,7 @@ async def test_the_counts_of_a_minute_add_up(worker: TaskWorker, keys: JournalKe
     async with running(worker):
         tasks = [await worker.registry["double"].enqueue(n) for n in range(5)]
         for task in tasks:
-            await task.result(timeout=10)
+            await task.result(timeout=30)
         entries = await journal(worker, keys.ended, 5)
         counts: dict[str, int] = {}
 
@@ -177,7 +177,7 @@ async def test_an_outage_loses_no_entry(
     with using_settings(settings.model_copy(update={"redis_url": server.url})):
         async with running(worker):
             first = await worker.registry["double"].enqueue(1)
-            await first.result(timeout=10)
+            await first.result(timeout=30)
             second = await held.enqueue()
             await eventually(worker.running)
             await asyncio.to_thread(server.kill)
@@ -198,10 +198,10 @@ async def test_a_journal_that_cannot_be_written_blocks_no_end(
         await worker.redis.set(keys.ended, "no stream")
     async with running(worker):
         bad = await worker.registry["unspeakable"].enqueue()
-        assert isinstance((await bad.result(timeout=10)).exception, Unspeakable)
+        assert isinstance((await bad.result(timeout=30)).exception, Unspeakable)
         await worker.redis.delete([keys.ended])
         good = await worker.registry["unspeakable"].enqueue()
-        await good.result(timeout=10)
+        await good.result(timeout=30)
         (entry,) = await journal(worker, keys.ended, 1)
         assert "Unspeakable" in read_record(Ended, entry["d"]).error
 

@@ -31,7 +31,7 @@ async def test_a_committed_task_is_known_before_it_is_handed_on(
             assert await anext(states) == ProgressState(task_id=end.id)
             following = asyncio.create_task(anext(states))
             await worker.courier.hand_on_all()
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(60):
                 assert await following == ProgressState(task_id=end.id, total=2)
 
 

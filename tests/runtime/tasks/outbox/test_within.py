@@ -73,7 +73,7 @@ async def test_a_row_is_found_by_the_beginning_of_its_id_and_can_be_aborted(
         assert await abort(queue, task.id) is False
         await worker.courier.hand_on_all()
     async with running(worker):
-        result = await task.result(timeout=20)
+        result = await task.result(timeout=30)
     assert isinstance(result.exception, StreaqCancelled)
 
 
@@ -276,7 +276,7 @@ async def test_a_call_of_the_outbox_follows_one_that_keeps_no_result(
             async with database.session() as session:
                 call = last.enqueue().start(after=[brief.enqueue() for _ in range(3)])
                 await call.within(session)
-            assert (await call.result(timeout=20)).result == "after all"
+            assert (await call.result(timeout=30)).result == "after all"
 
 
 async def test_a_row_that_was_handed_on_and_ended_is_waited_for_no_more(

@@ -144,7 +144,7 @@ async def test_the_last_report_is_shown_even_if_the_task_then_falls_silent(
         await go_on.wait()
 
     task = await pause.enqueue()
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         async for state in watch_progress(task.id):
             if (state.done, state.message) == (2, "resting"):
                 go_on.set()

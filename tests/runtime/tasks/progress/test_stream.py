@@ -194,7 +194,7 @@ def kill(command: Command) -> None:
     for pid in children_of(command.process.pid):
         os.kill(pid, signal.SIGKILL)
     command.process.kill()
-    command.process.wait(20)
+    command.process.wait(60)
 
 
 def done(source: EventSource) -> list[int]:

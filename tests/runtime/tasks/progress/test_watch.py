@@ -94,7 +94,7 @@ async def test_a_running_task_has_not_failed_because_redis_was_emptied(
         async for key in queue.redis.scan_iter(f"*{settings.redis_key_prefix}*"):
             await queue.redis.delete([key])
         hub.reset(task.id, Event(RESET, "", hub.next_id()))
-        await eventually(lambda: len(seen) == 2)
+        await eventually(lambda: len(seen) == 2, what=lambda: f"{seen}, {following}")
         end = ProgressState(task_id=task.id, done=7, status=ProgressStatus.COMPLETE)
         await write_progress(history, end)
         hub.publish(task.id, Event("complete", end.to_json(), hub.next_id()))

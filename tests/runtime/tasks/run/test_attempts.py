@@ -74,9 +74,9 @@ async def test_a_function_is_cut_off_once(stand_in, settings: Settings, running:
         task = await slow.enqueue()
         await begun.wait()
         if by == "abort":
-            assert await task.abort(timeout=10)
+            assert await task.abort(timeout=30)
         elif by == "time limit":
-            result = await task.result(timeout=10)
+            result = await task.result(timeout=30)
             assert isinstance(result.exception, TimeoutError)
 
     assert cleaned == ["cut", "cleaned up"]
@@ -105,7 +105,7 @@ async def test_every_attempt_has_a_context_of_its_own(
     with decimal.localcontext(own) if own else nullcontext():
         async with running(worker):
             for task in [*tasks, *tasks]:
-                await (await task.enqueue()).result(timeout=10)
+                await (await task.enqueue()).result(timeout=30)
 
     assert set(seen) == {("none", precision or decimal.DefaultContext.prec)}
     assert len(seen) == 4
@@ -140,7 +140,7 @@ async def test_a_claimed_message_without_a_slot_is_requeued(
                 await eventually(lambda: held.count(second) == second.concurrency)
             finally:
                 go.set()
-            results = [await one.result(timeout=10) for one in tasks]
+            results = [await one.result(timeout=30) for one in tasks]
 
     assert [result.tries for result in results] == [1] * many
 
@@ -193,7 +193,7 @@ async def test_messages_of_a_stopping_worker_are_free_for_others_at_once(
         await eventually(lambda: len(begun) == worker.concurrency)
         worker.stop()
         async with running(second):
-            results = [await second.result_by_id(task.id, timeout=20) for task in tasks[-5:]]
+            results = [await second.result_by_id(task.id, timeout=30) for task in tasks[-5:]]
         go.set()
 
     assert [result.tries for result in results] == [1] * 5
@@ -224,6 +224,6 @@ async def test_on_failure_costs_no_letter(worker: TaskWorker, running: Running, 
         if failing == "does not return":
             worker.stop()
     async with worker:
-        assert not (await task.result(timeout=10)).success
+        assert not (await task.result(timeout=30)).success
         assert await worker.redis.hexists(worker.client.keys.letter_places, task.id)
     assert called == ["fails"]

@@ -61,7 +61,7 @@ async def test_a_task_that_gives_up_is_a_dead_letter_at_once(
 
         async with running(worker), open_dead_letters():
             task = await close.enqueue()
-            result = await task.result(timeout=10)
+            result = await task.result(timeout=30)
             letter = await get(task.id)
 
     assert (result.tries, letter.tries, letter.cause) == (1, 1, Cause.GAVE_UP)
@@ -97,9 +97,9 @@ async def test_on_failure_gets_the_arguments_that_it_declares(worker: TaskWorker
 
         async with running(worker):
             task = await ship.enqueue("A-7", fast=True)
-            await task.result(timeout=10)
+            await task.result(timeout=30)
             other = await plainly.enqueue("A-8")
-            error = (await other.result(timeout=10)).exception
+            error = (await other.result(timeout=30)).exception
 
     assert reported[0] == ("ship", task.id, ("A-7",), {"fast": True})
     [_, ((name, task_id, given_error), named)] = reported
@@ -117,7 +117,7 @@ async def test_a_task_without_retries_that_gives_up_has_failed(
 
     async with running(worker):
         task = await plain.enqueue()
-        result = await task.result(timeout=10)
+        result = await task.result(timeout=30)
         assert await worker.redis.exists([worker.client.keys.letters]) == 0
     assert repr(result.exception) == "GiveUp('account closed')"
 
@@ -162,7 +162,7 @@ async def test_retry_later_ends_after_max_retries(
 
         async with running(worker), open_dead_letters():
             task = await later.enqueue()
-            result = await task.result(timeout=10)
+            result = await task.result(timeout=30)
             letter = await get(task.id)
     assert (result.tries, letter.cause) == (3, Cause.EXCEPTION)
     assert "not yet" in letter.error

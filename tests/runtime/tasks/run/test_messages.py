@@ -97,8 +97,8 @@ async def test_whatever_a_function_raises_is_the_end_of_its_task_alone(
 
     async with running(worker):
         failed = await fails.enqueue()
-        assert not (await failed.result(timeout=10)).success
-        assert (await (await noop.enqueue()).result(timeout=10)).result == "here"
+        assert not (await failed.result(timeout=30)).success
+        assert (await (await noop.enqueue()).result(timeout=30)).result == "here"
         assert (worker.counters["failed"], worker.counters["completed"]) == (1, 1)
 
 
@@ -116,7 +116,7 @@ async def test_a_robust_task_has_a_letter_for_any_error(
 
     async with running(worker):
         task = await fails.enqueue()
-        await task.result(timeout=10)
+        await task.result(timeout=30)
         assert await worker.redis.hexists(worker.client.keys.letter_places, task.id)
 
 
@@ -134,10 +134,10 @@ async def test_a_result_that_cannot_be_stored_fails_its_task(worker: TaskWorker,
 
     async with running(worker):
         for place in range(len(values)):
-            result = await (await give.enqueue(place)).result(timeout=10)
+            result = await (await give.enqueue(place)).result(timeout=30)
             assert isinstance(result.exception, PayloadError), place
         following = await give.enqueue(0).then(take)
-        assert not (await following.result(timeout=10)).success
+        assert not (await following.result(timeout=30)).success
 
 
 @pytest.mark.parametrize("moment", ["wrapping", "before", "after"])
@@ -171,10 +171,10 @@ async def test_a_middleware_that_raises_fails_its_task(
         return 1
 
     async with running(worker):
-        failed = await (await noop.enqueue()).result(timeout=10)
+        failed = await (await noop.enqueue()).result(timeout=30)
         assert str(failed.exception) == "no middleware"
         broken.clear()
-        assert (await (await noop.enqueue()).result(timeout=10)).result == 1
+        assert (await (await noop.enqueue()).result(timeout=30)).result == 1
 
 
 SHAPES = st.recursive(

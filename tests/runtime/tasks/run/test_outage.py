@@ -61,7 +61,7 @@ async def test_free_slots_go_on_beside_a_long_task(
                 return await quick.enqueue()
 
         task = await eventually(enqueue, what=lambda: "Redis to be back")
-        assert (await task.result(timeout=10)).result == 1
+        assert (await task.result(timeout=30)).result == 1
         assert worker.running() == 1
         go.set()
         await eventually(lambda: worker.running() == 0)
@@ -123,7 +123,7 @@ async def test_a_changed_password_is_named(
             await eventually(lambda: "Redis refuses (WRONGPASS" in caplog.text)
             await asyncio.to_thread(ask, address, ["ACL", "SETUSER", "tester", ">x"])
             await eventually(lambda: "Redis is back" in caplog.messages)
-            assert (await (await quick.enqueue()).result(timeout=20)).result == 1
+            assert (await (await quick.enqueue()).result(timeout=30)).result == 1
 
 
 @pytest.mark.parametrize("loss", ["FLUSHALL", "empty restart"])
@@ -174,9 +174,9 @@ async def test_an_emptied_server_loses_no_end_of_a_running_task(  # noqa: PLR091
                 await eventually(lambda: redis.exists([keys.made]))
                 await asyncio.sleep(1)  # until then nobody else can claim it, and nobody asks
                 go.set()
-                assert (await done.result(timeout=20)).result == 1
-                assert (await retried.result(timeout=20)).result == 2
-                assert isinstance((await failed.result(timeout=20)).exception, ValueError)
+                assert (await done.result(timeout=30)).result == 1
+                assert (await retried.result(timeout=30)).result == 2
+                assert isinstance((await failed.result(timeout=30)).exception, ValueError)
                 await eventually(lambda: worker.running() == 0)
                 assert await redis.xlen(keys.letters) == 1
                 assert await redis.xlen(keys.journal.ended) == 3
@@ -315,7 +315,7 @@ async def test_scripts_stand_in_for_functions(
 
         async with running(worker):
             chain = await double.enqueue(2).then(double)
-            assert (await chain.result(timeout=20)).result == 8
+            assert (await chain.result(timeout=30)).result == 8
 
 
 @pytest.mark.parametrize("server", ["-function -script -eval -evalsha"], indirect=True)

@@ -39,7 +39,7 @@ async def test_the_walk_is_as_short_as_the_page_says(
             raise ValueError("no")
 
     async with running(worker):
-        await (await fails.enqueue()).result(timeout=10)  # fills caches
+        await (await fails.enqueue()).result(timeout=30)  # fills caches
         await eventually(lambda: "fails failed" in caplog.text)  # logged after the result
         with stops() as idle:
             await asyncio.sleep(1.5)
