@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 
 from vibetuner.cli.checks import Finding, of_message, uncapitalized
 from vibetuner.cli.checks.redis import check_redis
@@ -20,6 +21,7 @@ from vibetuner.errors import (
 from vibetuner.loader import load_project
 from vibetuner.project import ProjectInfo
 from vibetuner.redis.client import innermost
+from vibetuner.redis.url import parse_url
 from vibetuner.resources.table import (
     PROBE_SECONDS,
     RESOURCES,
@@ -161,5 +163,10 @@ async def _look_at_redis(settings: Settings, project: ProjectInfo) -> list[Findi
         return [Finding("warning", "Redis", text, "check its load, and the network")]
     except Exception as error:  # noqa: BLE001 - whatever it is, the others are reported all the same
         reason = first_line(innermost(error))
-        cure = uncapitalized(cure_of(reason, "REDIS_URL", "give its user the right to INFO"))
+        refused = re.search("permissions to run the '([^']+)' command", reason)
+        rule = refused[1] if refused else "info"
+        allow = (
+            f"allow it:  ACL SETUSER {parse_url(settings.redis_url).username or 'default'} +{rule}"
+        )
+        cure = uncapitalized(cure_of(reason, "REDIS_URL", allow))
         return [Finding("warning", "Redis", f"its state can't be read: {reason}", cure)]
