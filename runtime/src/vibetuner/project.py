@@ -9,6 +9,7 @@ import secrets
 import tomllib
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -137,8 +138,12 @@ def worker_command(environment: str) -> str:
     return f"vibetuner run {'prod' if environment == 'production' else 'dev'} worker"
 
 
+@cache
 def code_digest(project: ProjectInfo) -> str:
-    """Return a digest of the Python files of the project's package, wherever it is installed."""
+    """Return a digest of the Python files of the project's package, wherever it is installed.
+
+    The first digest is kept: it is that of the code that this process has imported.
+    """
     package = project.root / "src" / project.package
     digest = hashlib.sha256()
     for path in sorted(package.rglob("*.py")):
