@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.mongo import running_mongo
-from tests.processes import run_vibetuner
+from tests.processes import free_port, run_vibetuner
 from tests.projects import write_shop
 from tests.valkey import Valkey
 from vibetuner.redis.blocking import ask
@@ -69,6 +69,20 @@ def test_the_doctor_names_the_rights_that_are_missing(tmp_path: Path, server: Va
         )
         assert refused.returncode == 1
         assert cures[0] in refused.stdout + refused.stderr
+
+
+def test_the_doctor_names_a_mail_server_that_does_not_answer(tmp_path: Path):
+    """The doctor logs in to the mail server, and names one that is away, with the cure."""
+    shop, variables = write_shop(tmp_path / "shop"), {"SECRET_KEY": "Wq9-tests-4kJx81_ZrtPq0-LmNv7"}
+    url = f"smtp://127.0.0.1:{free_port()}"
+    for more, text in (
+        ({"SMTP_URL": url}, f"{url[7:]} does not answer (Connection refused)"),
+        ({"SMTP_URL": url, "ENVIRONMENT": "production"}, "no sender configured"),
+    ):
+        done = run_vibetuner("doctor", "--json", folder=shop, seconds=60, **variables, **more)
+        (found,) = [one for one in json.loads(done.stdout)["findings"] if one["area"] == "mail"]
+        assert (found["level"], found["text"]) == ("error", text)
+        assert "SMTP_URL" in found["cure"] or "MAIL_FROM=" in found["cure"]
 
 
 def test_the_documented_rights_are_enough_for_the_doctor(tmp_path: Path, server: Valkey):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import re
+import time
+from importlib import import_module
 
 from vibetuner.cli.checks import Finding, of_message, uncapitalized
 from vibetuner.cli.checks.redis import check_redis
@@ -60,6 +62,8 @@ def load_drivers(settings: Settings) -> None:
     for resource in RESOURCES:
         if resource.enabled(settings):
             resource.load()
+    if settings.smtp_url:
+        import_module("vibetuner.services.email")
 
 
 async def check_services(settings: Settings, project: ProjectInfo) -> list[Finding]:
@@ -71,14 +75,16 @@ async def check_services(settings: Settings, project: ProjectInfo) -> list[Findi
         for name in (one.removesuffix("_url") for one in stopped)
     ]
     asked = live.model_copy(update=dict.fromkeys(stopped))
-    probes, of_redis = await asyncio.gather(probe(asked), _look_at_redis(asked, project))
+    probes, of_redis, of_mail = await asyncio.gather(
+        probe(asked), _look_at_redis(asked, project), _look_at_mail(asked)
+    )
     for one in probes:
         findings.append(_answered(one))
         if one.setting == "redis_url" and not one.problem:
             findings += of_redis
         if one.setting == "mongodb_url" and not one.problem:
             findings += await _look_at_letters(asked)
-    return findings
+    return findings + of_mail
 
 
 def check_unset(settings: Settings) -> list[Finding]:
@@ -150,6 +156,21 @@ async def _look_at_letters(settings: Settings) -> list[Finding]:
     )
     cure = "find out what else writes to the collection dead_letters"
     return [*outbox, Finding("warning", "records", text, cure)]
+
+
+async def _look_at_mail(settings: Settings) -> list[Finding]:
+    """Log in to the mail server, and send nothing."""
+    if not settings.smtp_url:
+        return []
+    from vibetuner.services.email import check_mail
+
+    began = time.perf_counter()
+    try:
+        await check_mail(settings, PROBE_SECONDS)
+    except VibetunerError as error:
+        return [of_message("mail", str(error).removeprefix("Email: "))]
+    milliseconds = 1000 * (time.perf_counter() - began)
+    return [Finding("ok", "mail", f"answers in {milliseconds:.0f} ms")]
 
 
 async def _look_at_redis(settings: Settings, project: ProjectInfo) -> list[Finding]:
