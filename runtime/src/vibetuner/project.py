@@ -176,6 +176,9 @@ def ensure_env_file() -> Path | None:
     """Create `.env` from `.env.example`, with a new SECRET_KEY, unless it exists.
 
     Returns the new file's path, or None if it existed.
+
+    Raises:
+        ProjectError: the folder is read-only, or its disk is full.
     """
     root = find_root()
     if root is None or (root / ".env").exists() or not (root / ".env.example").is_file():
@@ -183,13 +186,19 @@ def ensure_env_file() -> Path | None:
     example = (root / ".env.example").read_text(encoding="utf-8")
     text = re.sub(r"(?m)^SECRET_KEY=$", f"SECRET_KEY={secrets.token_urlsafe(48)}", example)
     draft = root / f".env.{secrets.token_hex(4)}"
-    draft.touch(mode=0o600)
     try:
+        draft.touch(mode=0o600)
         draft.write_text(text, encoding="utf-8")
         # link() refuses to replace a file: of two commands that start at once, one wins.
         os.link(draft, root / ".env")
     except FileExistsError:
         return None
+    except OSError as error:
+        raise ProjectError(
+            f"{root / '.env'} can't be made from .env.example ({error.strerror}). "
+            "Make room, or make its folder one that you may write to"
+        ) from None
     finally:
-        draft.unlink()
+        with suppress(OSError):
+            draft.unlink()
     return root / ".env"
